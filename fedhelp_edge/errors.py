@@ -1,0 +1,412 @@
+"""Every refusal of this kit: a tree of exceptions, each with a code, a cause and a remedy.
+
+The code is stable and may be relied on by programs. The cause says what was met this time; the remedy says what a
+person does next. Both are one line, lower case, without a full stop, and never hold a key, a tensor or a private path.
+`docs/errors.md` is generated from this file: a class without a code is a chapter, its docstring the heading.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from typing import ClassVar
+
+
+class FedhelpError(Exception):
+    """Anything that this kit refuses or cannot do."""
+
+    code: ClassVar[str] = ""
+    remedy: str = ""
+
+    def __init_subclass__(cls, code: str = "", remedy: str = "") -> None:
+        cls.code, cls.remedy = code, remedy
+
+    def __init__(self, cause: str, *, remedy: str = "") -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.remedy = remedy or type(self).remedy
+
+
+def tree(root: type[FedhelpError] = FedhelpError) -> Iterator[type[FedhelpError]]:
+    """Every class below `root`, chapters before their codes, in the order in which they are written here."""
+    for child in root.__subclasses__():
+        yield child
+        yield from tree(child)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+class MachineError(FedhelpError):
+    """This machine, its disk and the command line"""
+
+
+class Usage(MachineError, code="E_USAGE", remedy="add --help to the command to see what it takes"):
+    """The command line itself is wrong: an unknown command or option, a missing argument. Exit code 2."""
+
+
+class Interrupted(MachineError, code="E_INTERRUPTED", remedy="run the same command again; it goes on where it stopped"):
+    """Somebody pressed Ctrl-C."""
+
+
+class FileMissing(MachineError, code="E_FILE_MISSING", remedy="check the name, and that the stick or disk is plugged in"):
+    """A file or folder that was named is not there."""
+
+
+class FileKind(MachineError, code="E_FILE_KIND", remedy="name an ordinary file, not a folder, a link or a device"):
+    """What was named is there, but it is not an ordinary file."""
+
+
+class FileExists(MachineError, code="E_FILE_EXISTS", remedy="choose another name, or move the old file away first"):
+    """Files are written once: what would be written is there already."""
+
+
+class Permission(MachineError, code="E_PERMISSION", remedy="ask for the right to read and write there, or name another folder"):
+    """The system does not let this user read or write there (or the disk is mounted read-only)."""
+
+
+class Storage(MachineError, code="E_STORAGE", remedy="free some space or plug the disk in again, then run the same command again"):
+    """The disk is full, broken or gone. What was there before is untouched and nothing is half-written."""
+
+
+class Busy(MachineError, code="E_BUSY", remedy="wait until the other command has ended, then run this one again"):
+    """Another command is at work in the same folder."""
+
+
+class Extra(MachineError, code="E_EXTRA", remedy="install the part that is missing"):
+    """An optional part of the kit is not installed."""
+
+
+class Internal(MachineError, code="E_INTERNAL", remedy="run again with --debug and send the text to the makers"):
+    """A mistake in this program. Nothing was lost, but please report it."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+class PlanError(FedhelpError):
+    """The plan"""
+
+
+class BadPlan(PlanError, code="E_PLAN", remedy="correct the lines that are named, then run 'fedhelp-edge plan check' on the file"):
+    """The plan has mistakes. All of them are listed at once, with their lines."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+class ParcelError(FedhelpError):
+    """A parcel is not whole"""
+
+
+_AGAIN = "ask for the file again, and copy it as it is"
+
+
+class BadMagic(ParcelError, code="E_MAGIC", remedy="this is another kind of file, or it was altered on its way (text-mode copying changes line ends); " + _AGAIN):
+    """The file does not begin as a parcel does."""
+
+
+class Truncated(ParcelError, code="E_TRUNCATED", remedy="the copy is not complete; copy it again, and take the stick out only when the copy has ended"):
+    """The file ends too early."""
+
+
+class Trailing(ParcelError, code="E_TRAILING", remedy=_AGAIN):
+    """The file goes on after its end."""
+
+
+class StatementSize(ParcelError, code="E_STATEMENT_SIZE", remedy=_AGAIN):
+    """The statement, or all that stands before the payload, is longer than the format allows."""
+
+
+class StatementCanon(ParcelError, code="E_STATEMENT_CANON", remedy=_AGAIN):
+    """The statement is not written in its one canonical form (spaces, order of keys, escapes, a key twice)."""
+
+
+class StatementType(ParcelError, code="E_STATEMENT_TYPE", remedy=_AGAIN):
+    """The statement holds a value that the format does not know: a fraction, null, a negative number, a letter outside ASCII."""
+
+
+class StatementSchema(ParcelError, code="E_STATEMENT_SCHEMA", remedy="the file may come from a newer version of this kit; update it, or ask for the file again"):
+    """The statement lacks a key, has one too many, or one of them holds the wrong thing."""
+
+
+class StatementDepth(ParcelError, code="E_STATEMENT_DEPTH", remedy=_AGAIN):
+    """The statement is nested too deeply."""
+
+
+class SigCount(ParcelError, code="E_SIG_COUNT", remedy=_AGAIN):
+    """A parcel carries one to eight signatures."""
+
+
+class SigFormat(ParcelError, code="E_SIG_FORMAT", remedy=_AGAIN):
+    """A signature is not written as SSHSIG rules, in its one form."""
+
+
+class SigNamespace(ParcelError, code="E_SIG_NAMESPACE", remedy="this signature was made for another purpose; do not trust the file"):
+    """The signature holds for another purpose than this one."""
+
+
+class SigAlg(ParcelError, code="E_SIG_ALG", remedy="sign with an Ed25519 key and SHA-512"):
+    """The signature uses a kind of key or hash that is not accepted here."""
+
+
+class SigBad(ParcelError, code="E_SIG_BAD", remedy="the file was altered after it was signed, or never signed by that key; do not trust it, ask for it again"):
+    """The signature does not hold."""
+
+
+class PayloadSize(ParcelError, code="E_PAYLOAD_SIZE", remedy=_AGAIN):
+    """The payload has another size than the statement says, or one that cannot be or is not allowed."""
+
+
+class PayloadHash(ParcelError, code="E_PAYLOAD_HASH", remedy=_AGAIN):
+    """The payload is not the one that was signed."""
+
+
+class BadBody(ParcelError, code="E_BODY", remedy="the file may come from a newer version of this kit; update it, or ask for the file again"):
+    """What the parcel holds is not what its kind should hold."""
+
+
+class InnerContext(ParcelError, code="E_INNER_CONTEXT", remedy="do not use the file; tell the coordinator, for somebody may have signed another site's work as their own"):
+    """What was encrypted names another sender, round or federation than the signed outside."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+class AgeError(FedhelpError):
+    """Decryption"""
+
+
+class ArmorError(AgeError, code="E_AGE_ARMOR", remedy="copy the whole text, from its BEGIN line to its END line"):
+    """The text form of an encrypted file is damaged."""
+
+
+class HeaderError(AgeError, code="E_AGE_HEADER", remedy=_AGAIN):
+    """The encrypted part does not begin as an age file does."""
+
+
+class MacError(AgeError, code="E_AGE_MAC", remedy=_AGAIN):
+    """The beginning of the encrypted part was altered."""
+
+
+class PayloadError(AgeError, code="E_AGE_PAYLOAD", remedy=_AGAIN):
+    """The encrypted part was altered, cut short or lengthened. Nothing of it was released."""
+
+
+class NoMatch(AgeError, code="E_NO_MATCH", remedy="it was encrypted for somebody else; ask for one that is meant for this site"):
+    """No key here opens it."""
+
+
+class RecipientType(AgeError, code="E_AGE_RECIPIENT_TYPE", remedy="this kind of recipient is not accepted here; encrypt to the age1… key of the task"):
+    """It is encrypted in a way that this kit does not accept here."""
+
+
+class RoundKeyGone(AgeError, code="E_ROUND_KEY_GONE", remedy="the round is over and its key destroyed; take part in the present round"):
+    """The key that opens it belonged to a round that is over, and was destroyed."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+class KeyStoreError(FedhelpError):
+    """The keys of this site"""
+
+
+class NoKeys(KeyStoreError, code="E_KEYS_MISSING", remedy="make them with 'fedhelp-edge keys new', or bring them back with 'fedhelp-edge keys restore'"):
+    """There are no keys here yet."""
+
+
+class KeysExist(KeyStoreError, code="E_KEYS_EXIST", remedy="keep the keys that are there; to begin anew choose another folder with --home"):
+    """There are keys here already, and they are never overwritten."""
+
+
+class KeysMode(KeyStoreError, code="E_KEYS_MODE", remedy="let nobody else read it: chmod 600 on the file, chmod 700 on its folder, and no links"):
+    """The key file can be read by other users, or is a link."""
+
+
+class KeysCorrupt(KeyStoreError, code="E_KEYS_CORRUPT", remedy="bring the keys back with 'fedhelp-edge keys restore' from the backup, or ask the coordinator for a new invite"):
+    """The key file is damaged."""
+
+
+class WrongPassphrase(KeyStoreError, code="E_PASSPHRASE", remedy="type it again (five words with hyphens, if it was made here); without it only the backup or a new invite helps"):
+    """The passphrase does not open the keys."""
+
+
+class PassphraseNeeded(KeyStoreError, code="E_PASSPHRASE_NEEDED", remedy="type it at the prompt, or name a file that holds it with --passphrase-file"):
+    """The keys are locked and nobody is there to ask for the passphrase."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+class TrustError(FedhelpError):
+    """Who may send what, and when"""
+
+
+class SignerUnknown(TrustError, code="E_SIGNER_UNKNOWN", remedy="ask the coordinator whether this site is in the roster"):
+    """The key that signed belongs to nobody in the roster."""
+
+
+class SignerMismatch(TrustError, code="E_SIGNER_MISMATCH", remedy="do not trust the file; tell the coordinator"):
+    """The key that signed is not the key of the sender that is named."""
+
+
+class SignerRevoked(TrustError, code="E_SIGNER_REVOKED", remedy="ask the coordinator why; a site that lost its PC needs a new invite"):
+    """The sender's key was revoked."""
+
+
+class SignerWindow(TrustError, code="E_SIGNER_WINDOW", remedy="wait for the round from which this site takes part"):
+    """The sender does not take part in this round yet."""
+
+
+class Role(TrustError, code="E_ROLE", remedy="do not trust the file; tell the coordinator"):
+    """The key is known, but its owner may not sign this kind of parcel."""
+
+
+class Rollback(TrustError, code="E_ROLLBACK", remedy="this is old news; run download again, or ask for a newer stick"):
+    """Older orders than those that are known here already."""
+
+
+class Equivocation(TrustError, code="E_EQUIVOCATION", remedy="keep both files and phone the coordinator: two different orders carry the same number"):
+    """Two different parcels claim to be the same version."""
+
+
+class Expired(TrustError, code="E_EXPIRED", remedy="run download, or ask the coordinator for a newer roster"):
+    """The orders are too old to act on."""
+
+
+class RootChain(TrustError, code="E_ROOT_CHAIN", remedy="run download again so that every version of the charter arrives, one after the other"):
+    """The new charter does not follow from the one that is known here."""
+
+
+class Threshold(TrustError, code="E_THRESHOLD", remedy="let as many different root keys sign as the charter asks for"):
+    """Too few of the root keys have signed."""
+
+
+class Pin(TrustError, code="E_PIN", remedy="stop, and phone the coordinator on a number you know: compare the words of both"):
+    """This is another federation than the one that this site joined."""
+
+
+class TaskRoster(TrustError, code="E_TASK_ROSTER", remedy="run download again so that roster and task arrive together"):
+    """The task rests on another roster than the one that is here."""
+
+
+class RotateProof(TrustError, code="E_ROTATE_PROOF", remedy="sign the new keys with the old key as well as with the new one"):
+    """New keys must be signed by the old key and by the new one."""
+
+
+class KeyReused(TrustError, code="E_KEY_REUSED", remedy="make new keys for each site and each federation: 'fedhelp-edge keys new' in a new folder"):
+    """This key is somebody's already."""
+
+
+class InviteCode(TrustError, code="E_INVITE_CODE", remedy="compare the code letter by letter with the one that was given"):
+    """The invite code is mistyped."""
+
+
+class InviteUnknown(TrustError, code="E_INVITE_UNKNOWN", remedy="ask the coordinator for a new invite"):
+    """There is no such invite."""
+
+
+class InviteUsed(TrustError, code="E_INVITE_USED", remedy="each invite works once; ask the coordinator for a new one"):
+    """The invite was used already."""
+
+
+class InviteExpired(TrustError, code="E_INVITE_EXPIRED", remedy="ask the coordinator for a new invite"):
+    """The invite is too old."""
+
+
+class InviteProof(TrustError, code="E_INVITE_PROOF", remedy="join again with the code that the coordinator gave to this site"):
+    """The request does not prove that its sender knows the invite code."""
+
+
+class Federation(TrustError, code="E_FEDERATION", remedy="take the file that belongs to this federation"):
+    """The parcel belongs to another federation."""
+
+
+class Kind(TrustError, code="E_KIND", remedy="take the right file: 'fedhelp-edge inspect FILE' says what each is"):
+    """The parcel is of another kind than what is wanted here."""
+
+
+class RoundUnknown(TrustError, code="E_ROUND_UNKNOWN", remedy="run download first"):
+    """No such round has been opened."""
+
+
+class RoundClosed(TrustError, code="E_ROUND_CLOSED", remedy="run download, and take part in the present round"):
+    """The round is over."""
+
+
+class WrongTask(TrustError, code="E_TASK", remedy="run download, then train or distill again"):
+    """The share was made under another task than the one of this round."""
+
+
+class BaseModel(TrustError, code="E_BASE_MODEL", remedy="run download, then train or distill again"):
+    """The share starts from another model than the one of this round."""
+
+
+class Recipients(TrustError, code="E_RECIPIENTS", remedy="run download, then upload again"):
+    """The parcel is encrypted for others than the task names."""
+
+
+class Replay(TrustError, code="E_REPLAY", remedy="nothing to do if it was sent twice by mistake; otherwise tell the coordinator"):
+    """This was seen before, or is older than what was seen from the same sender."""
+
+
+class LogRollback(TrustError, code="E_LOG_ROLLBACK", remedy="phone the coordinator: its log is shorter than it was; a restored backup needs the root key"):
+    """The coordinator's log is shorter than one that it showed before."""
+
+
+class SplitView(TrustError, code="E_SPLIT_VIEW", remedy="keep both files and phone the coordinator: it tells different sites different things"):
+    """The coordinator's log differs from one of the same length that it showed before."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+class ShareError(FedhelpError):
+    """The numbers of a share"""
+
+
+_MAKE_AGAIN = "update the kit, then train or distill again"
+
+
+class NotSafetensors(ShareError, code="E_SAFETENSORS", remedy="weights travel as safetensors only; nothing else is ever opened"):
+    """The weights are not in the safetensors format."""
+
+
+class StHeader(ShareError, code="E_ST_HEADER", remedy=_MAKE_AGAIN):
+    """The header of the weights has an impossible or forbidden length."""
+
+
+class StLayout(ShareError, code="E_ST_LAYOUT", remedy=_MAKE_AGAIN):
+    """The tensors overlap, leave gaps, stand in another order than the header's, or do not fill the file."""
+
+
+class StMeta(ShareError, code="E_ST_META", remedy=_MAKE_AGAIN):
+    """The weights carry notes that are not allowed."""
+
+
+class SchemaNames(ShareError, code="E_SCHEMA_NAMES", remedy=_MAKE_AGAIN):
+    """A tensor is missing, has another name, or is one too many."""
+
+
+class SchemaShape(ShareError, code="E_SCHEMA_SHAPE", remedy=_MAKE_AGAIN):
+    """A tensor has another shape than the task says."""
+
+
+class SchemaDtype(ShareError, code="E_SCHEMA_DTYPE", remedy=_MAKE_AGAIN):
+    """A tensor has another number format than the task says."""
+
+
+class NonFinite(ShareError, code="E_NONFINITE", remedy="training went wrong; lower the learning rate in the plan, or look for broken images with 'fedhelp-edge check'"):
+    """A tensor holds numbers that are no numbers."""
+
+
+class BnStats(ShareError, code="E_BN_STATS", remedy=_MAKE_AGAIN):
+    """The statistics of a normalisation layer are impossible."""
+
+
+class Range(ShareError, code="E_RANGE", remedy="training went wrong; lower the learning rate in the plan"):
+    """A tensor holds numbers far outside what training gives."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+def from_os(fault: OSError) -> FedhelpError:
+    """What the system said, as one of ours. Only the last part of a path is shown."""
+    name = str(fault.filename or "").replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or "a file"
+    if fault.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return Storage(f"no space left while writing {name}")
+    if fault.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return Permission(f"not allowed to read or write {name}")
+    if fault.errno in (errno.ENOENT, errno.ENOTDIR):
+        return FileMissing(f"{name} is not there")
+    if fault.errno in (errno.EISDIR, errno.ELOOP):
+        return FileKind(f"{name} is not an ordinary file")
+    if fault.errno == errno.EEXIST:
+        return FileExists(f"{name} is there already")
+    return Storage(f"cannot read or write {name}: {(fault.strerror or 'the disk does not answer').lower()}")

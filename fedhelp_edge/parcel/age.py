@@ -1,0 +1,402 @@
+"""age v1 files (C2SP age.md): encryption that the ordinary `age` tool opens, in constant memory.
+
+Recipients are X25519 (`age1…`) or one passphrase (scrypt). Nothing of a plaintext is released before its last chunk has
+been verified: a seekable source is read twice, a pipe is first kept as ciphertext. Every choice that the format leaves
+to a reader is taken strictly: one spelling of base64, one of the header, nothing after the end.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import io
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+from fedhelp_edge.errors import ArmorError, HeaderError, MacError, NoMatch, PayloadError, RecipientType
+from fedhelp_edge.parcel import bech32
+
+CHUNK = 65536
+TAG = 16
+STANZAS = 1024
+HEADER_LIMIT = 256 * 1024  # bytes; 1,024 recipients need 110 KiB
+WORK_FACTOR = 16  # 64 MiB: old PCs have no more to spare
+WORK_FACTOR_LIMIT = 20
+
+_MAGIC = b"age-encryption.org/v1\n"
+_X25519_INFO = b"age-encryption.org/v1/X25519"
+_SCRYPT_SALT = b"age-encryption.org/v1/scrypt"
+_LINE = 64
+_ARGUMENT = re.compile(rb"[\x21-\x7e]+")
+_DECIMAL = re.compile(rb"[1-9][0-9]*")
+_ARMOR_BEGIN, _ARMOR_END = b"-----BEGIN AGE ENCRYPTED FILE-----", b"-----END AGE ENCRYPTED FILE-----"
+
+
+@dataclass(frozen=True)
+class Passphrase:
+    """A passphrase as recipient or identity. `work_factor` is log2 of scrypt's N when encrypting."""
+
+    text: str = field(repr=False)
+    work_factor: int = WORK_FACTOR
+
+
+def new_identity() -> str:
+    """A fresh `AGE-SECRET-KEY-1…`."""
+    return bech32.encode("age-secret-key-", X25519PrivateKey.generate().private_bytes_raw()).upper()
+
+
+def recipient_of(identity: str) -> str:
+    """The `age1…` that belongs to an identity."""
+    return bech32.encode("age", _private(identity).public_key().public_bytes_raw())
+
+
+def check_recipient(recipient: str) -> None:
+    """Raise `RecipientType` unless this is an `age1…` string to which one can encrypt."""
+    _public(recipient)
+
+
+def encrypt(source: BinaryIO, sink: BinaryIO, recipients: Sequence[str | Passphrase], *, armor: bool = False) -> None:
+    """Encrypt `source` to each of the `recipients`, or to one passphrase."""
+    if armor:
+        with _ArmorWriter(sink) as binary:
+            return encrypt(source, binary, recipients)
+    if not 1 <= len(recipients) <= STANZAS or (len(recipients) > 1 and any(isinstance(r, Passphrase) for r in recipients)):
+        raise RecipientType(f"encrypt to 1 to {STANZAS} keys, or to one passphrase alone")
+    file_key = os.urandom(16)
+    header = _MAGIC + b"".join(_wrap(file_key, recipient) for recipient in recipients) + b"---"
+    sink.write(header + b" " + _b64(_mac(file_key, header)) + b"\n")
+    nonce = os.urandom(16)
+    sink.write(nonce)
+    cipher = ChaCha20Poly1305(_hkdf(file_key, nonce, b"payload"))
+    chunk, counter = _read_full(source, CHUNK), 0
+    while True:
+        following = _read_full(source, CHUNK) if len(chunk) == CHUNK else b""
+        sink.write(cipher.encrypt(_nonce(counter, last=not following), chunk, None))
+        if not following:
+            return
+        chunk, counter = following, counter + 1
+
+
+def encrypted_size(plain: int, recipients: int) -> int:
+    """How long the binary file for `recipients` X25519 keys is: every byte of it is foreseeable but its content."""
+    header = len(_MAGIC) + recipients * len(_stanza([b"X25519", b"x" * 43], bytes(32))) + len("--- \n") + 43
+    return header + 16 + plain + TAG * max(1, -(-plain // CHUNK))
+
+
+def decrypt(source: BinaryIO, sink: BinaryIO, identities: Iterable[str | Passphrase], *, armor: bool = False) -> None:
+    """Decrypt `source` into `sink`, which receives nothing unless all of it is whole."""
+    with tempfile.SpooledTemporaryFile(max_size=16 * CHUNK) as spool:
+        if armor:
+            _unarmor(source, spool)
+        elif source.seekable():
+            return shutil.copyfileobj(reader(source, identities), sink, CHUNK)
+        else:
+            shutil.copyfileobj(source, spool, CHUNK)
+        spool.seek(0)
+        shutil.copyfileobj(reader(spool, identities), sink, CHUNK)  # type: ignore[arg-type]  # a file in all but name
+
+
+def reader(
+    source: BinaryIO, identities: Iterable[str | Passphrase], *, watch: Callable[[bytes], object] | None = None
+) -> Reader:
+    """The plaintext of the rest of a seekable `source`, whole and verified: `watch` sees every chunk on the way."""
+    header, stanzas, mac = _read_header(source)
+    file_key = _unwrap(stanzas, identities)
+    if not hmac.compare_digest(_mac(file_key, header), mac):
+        raise MacError("the header was altered")
+    nonce = _read_full(source, 16)
+    if len(nonce) < 16:
+        raise HeaderError("the file ends before its content")
+    start = source.tell()
+    size = source.seek(0, os.SEEK_END) - start
+    plain = Reader(source, ChaCha20Poly1305(_hkdf(file_key, nonce, b"payload")), start, size)
+    for chunk in plain.chunks():
+        if watch:
+            watch(chunk)
+    return plain
+
+
+class Reader(io.RawIOBase):
+    """A verified age file as a read-only, seekable file of its plaintext; one chunk is in memory at a time."""
+
+    def __init__(self, source: BinaryIO, cipher: ChaCha20Poly1305, start: int, size: int) -> None:
+        self._source, self._cipher, self._start, self._end = source, cipher, start, start + size
+        self._last = max(0, -(-size // (CHUNK + TAG)) - 1)
+        self._held, self._chunk, self._at = -1, b"", 0
+        self.size = size - TAG * (self._last + 1)
+        if self.size < 0 or (self._last and size % (CHUNK + TAG) == TAG):
+            raise PayloadError("the content is cut short or has an empty last part")
+
+    def chunks(self) -> Iterator[bytes]:
+        return (self._decrypt(index) for index in range(self._last + 1))
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = max(0, offset + (0, self._at, self.size)[whence])
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's Buffer has no len
+        index, offset = divmod(self._at, CHUNK)
+        if self._at >= self.size:
+            return 0
+        if index != self._held:
+            self._chunk, self._held = self._decrypt(index), index
+        count = min(len(buffer), len(self._chunk) - offset)
+        memoryview(buffer)[:count] = memoryview(self._chunk)[offset : offset + count]
+        self._at += count
+        return count
+
+    def _decrypt(self, index: int) -> bytes:
+        at = self._start + index * (CHUNK + TAG)
+        self._source.seek(at)
+        sealed = _read_full(self._source, min(CHUNK + TAG, self._end - at))
+        try:
+            return self._cipher.decrypt(_nonce(index, last=index == self._last), sealed, None)
+        except InvalidTag:
+            raise PayloadError("the content was altered, cut short or lengthened") from None
+
+
+# --- the header ------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Stanza:
+    arguments: list[bytes]
+    body: bytes
+
+
+def _stanza(arguments: list[bytes], body: bytes) -> bytes:
+    text = _b64(body)
+    lines = [text[at : at + _LINE] for at in range(0, len(text) + 1, _LINE)]
+    return b"-> " + b" ".join(arguments) + b"\n" + b"".join(line + b"\n" for line in lines)
+
+
+def _read_header(source: BinaryIO) -> tuple[bytes, list[_Stanza], bytes]:
+    """The bytes under the MAC, the stanzas, the MAC. `source` is left at the first byte after the header."""
+    begin = source.tell()
+    left = HEADER_LIMIT
+
+    def line() -> bytes:
+        nonlocal left
+        text = source.readline(left)
+        left -= len(text)
+        if not text.endswith(b"\n"):
+            raise HeaderError("the header is cut short or too long")
+        return text[:-1]
+
+    if line() + b"\n" != _MAGIC:
+        raise HeaderError("not an age file, version 1")
+    stanzas: list[_Stanza] = []
+    while (text := line()).startswith(b"-> "):
+        arguments = text[3:].split(b" ")
+        if not all(map(_ARGUMENT.fullmatch, arguments)):
+            raise HeaderError("a recipient line is malformed")
+        body = b""
+        while len(part := line()) == _LINE:
+            body += part
+        if len(part) > _LINE:
+            raise HeaderError("a line is too long")
+        stanzas.append(_Stanza(arguments, _unb64(body + part)))
+        if len(stanzas) > STANZAS:
+            raise HeaderError(f"more than {STANZAS} recipients")
+    if not stanzas or not text.startswith(b"--- "):
+        raise HeaderError("the header does not end as it should")
+    mac = _unb64(text[4:])
+    if len(mac) != 32:
+        raise HeaderError("the header's MAC has the wrong length")
+    end = source.tell()
+    source.seek(begin)
+    header = _read_full(source, end - begin - len(text) - 1) + b"---"
+    source.seek(end)
+    return header, stanzas, mac
+
+
+def _wrap(file_key: bytes, recipient: str | Passphrase) -> bytes:
+    if isinstance(recipient, Passphrase):
+        salt = os.urandom(16)
+        key = _scrypt(recipient.text, salt, recipient.work_factor)
+        arguments = [b"scrypt", _b64(salt), str(recipient.work_factor).encode()]
+    else:
+        public = _public(recipient)
+        ephemeral = X25519PrivateKey.generate()
+        share = ephemeral.public_key().public_bytes_raw()
+        key = _hkdf(ephemeral.exchange(public), share + public.public_bytes_raw(), _X25519_INFO)
+        arguments = [b"X25519", _b64(share)]
+    return _stanza(arguments, ChaCha20Poly1305(key).encrypt(bytes(12), file_key, None))
+
+
+def _unwrap(stanzas: list[_Stanza], identities: Iterable[str | Passphrase]) -> bytes:
+    types = [stanza.arguments[0] for stanza in stanzas]
+    if b"scrypt" in types and len(stanzas) > 1:
+        raise HeaderError("a passphrase must be the only recipient")
+    for identity in identities:
+        for stanza, kind in zip(stanzas, types, strict=True):
+            if kind == b"X25519" and not isinstance(identity, Passphrase):
+                key = _x25519_key(stanza, _private(identity))
+            elif kind == b"scrypt" and isinstance(identity, Passphrase):
+                key = _scrypt_key(stanza, identity)
+            else:
+                continue
+            try:
+                return ChaCha20Poly1305(key).decrypt(bytes(12), stanza.body, None)
+            except InvalidTag:
+                continue
+    raise NoMatch("no key here opens it")
+
+
+def _x25519_key(stanza: _Stanza, private: X25519PrivateKey) -> bytes:
+    share = _stanza_value(stanza, arguments=2, length=32)
+    try:
+        shared = private.exchange(X25519PublicKey.from_public_bytes(share))
+    except ValueError:
+        raise HeaderError("a key share of low order") from None
+    return _hkdf(shared, share + private.public_key().public_bytes_raw(), _X25519_INFO)
+
+
+def _scrypt_key(stanza: _Stanza, passphrase: Passphrase) -> bytes:
+    salt = _stanza_value(stanza, arguments=3, length=16)
+    factor = stanza.arguments[2]
+    if not _DECIMAL.fullmatch(factor) or len(factor) > 2 or int(factor) > WORK_FACTOR_LIMIT:
+        raise HeaderError(f"the passphrase's work factor is malformed or above {WORK_FACTOR_LIMIT}")
+    return _scrypt(passphrase.text, salt, int(factor))
+
+
+def _stanza_value(stanza: _Stanza, arguments: int, length: int) -> bytes:
+    """The first argument's bytes, once the stanza has the right form: its body must be one wrapped file key, no more."""
+    if len(stanza.arguments) != arguments or len(stanza.body) != 16 + TAG:
+        raise HeaderError("a recipient is malformed")
+    value = _unb64(stanza.arguments[1])
+    if len(value) != length:
+        raise HeaderError("a recipient is malformed")
+    return value
+
+
+def _private(identity: str) -> X25519PrivateKey:
+    raw = bech32.decode("age-secret-key-", identity.lower()) if identity.isupper() else None
+    if raw is None or len(raw) != 32:
+        raise RecipientType("not an AGE-SECRET-KEY-1… identity")
+    return X25519PrivateKey.from_private_bytes(raw)
+
+
+def _public(recipient: str) -> X25519PublicKey:
+    raw = bech32.decode("age", recipient)
+    if raw is None or len(raw) != 32:
+        raise RecipientType("not an age1… recipient")
+    try:  # a point of low order would give everybody the same secret
+        X25519PrivateKey.generate().exchange(public := X25519PublicKey.from_public_bytes(raw))
+    except ValueError:
+        raise RecipientType("an age1… recipient of low order") from None
+    return public
+
+
+# --- the armor -------------------------------------------------------------------------------------------------------
+class _ArmorWriter(io.RawIOBase):
+    def __init__(self, sink: BinaryIO) -> None:
+        self._sink, self._rest = sink, b""
+        sink.write(_ARMOR_BEGIN + b"\n")
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        self._rest += data
+        whole = len(self._rest) // 48 * 48
+        for at in range(0, whole, 48):
+            self._sink.write(base64.b64encode(self._rest[at : at + 48]) + b"\n")
+        self._rest = self._rest[whole:]
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            if self._rest:
+                self._sink.write(base64.b64encode(self._rest) + b"\n")
+            self._sink.write(_ARMOR_END + b"\n")
+        super().close()
+
+
+def _unarmor(source: BinaryIO, sink: BinaryIO | tempfile.SpooledTemporaryFile[bytes]) -> None:
+    """Decode a whole armor into `sink`: blank space may stand before and after it, line ends may be CR LF."""
+
+    def line() -> bytes:
+        text = source.readline(4096)
+        return text[:-2] if text.endswith(b"\r\n") else text.removesuffix(b"\n")
+
+    while not (first := source.readline(4096)).strip() and first:
+        pass
+    if first.removesuffix(b"\n").removesuffix(b"\r").lstrip() != _ARMOR_BEGIN:
+        raise ArmorError("no BEGIN line")
+    short = False
+    while (text := line()) != _ARMOR_END:
+        if short or not text or len(text) > _LINE:
+            raise ArmorError("a line is too short or too long, or the END line is missing")
+        short = len(text) < _LINE
+        try:
+            data = base64.b64decode(text, validate=True)
+        except binascii.Error:
+            raise ArmorError("a line is not base64") from None
+        if base64.b64encode(data) != text:
+            raise ArmorError("a line is not in the one spelling of base64")
+        short = short or len(data) < 48
+        sink.write(data)
+    while rest := source.read(CHUNK):
+        if rest.strip():
+            raise ArmorError("something follows the END line")
+
+
+# --- small things ----------------------------------------------------------------------------------------------------
+def _hkdf(secret: bytes, salt: bytes, info: bytes) -> bytes:
+    return HKDF(SHA256(), 32, salt or None, info).derive(secret)
+
+
+def _mac(file_key: bytes, header: bytes) -> bytes:
+    return hmac.digest(_hkdf(file_key, b"", b"header"), header, hashlib.sha256)
+
+
+def _scrypt(text: str, salt: bytes, work_factor: int) -> bytes:
+    return Scrypt(_SCRYPT_SALT + salt, 32, 2**work_factor, 8, 1).derive(text.encode())
+
+
+def _nonce(counter: int, *, last: bool) -> bytes:
+    return counter.to_bytes(11, "big") + bytes([last])
+
+
+def _b64(data: bytes) -> bytes:
+    return base64.b64encode(data).rstrip(b"=")
+
+
+def _unb64(text: bytes) -> bytes:
+    try:
+        data = base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
+    except binascii.Error:
+        data = b""
+    if _b64(data) != text:
+        raise HeaderError("not in the one spelling of base64")
+    return data
+
+
+def _read_full(source: BinaryIO, count: int) -> bytes:
+    """`count` bytes, or fewer only at the end: pipes hand out less than was asked for."""
+    data = source.read(count)
+    while len(data) < count and (more := source.read(count - len(data))):
+        data += more
+    return data

@@ -1,0 +1,95 @@
+"""Canonical JSON: a value has one spelling, and a spelling that differs by a byte is refused.
+
+Values are printable-ASCII strings, integers from 0 to 2^53 - 1, booleans, arrays and objects with keys of
+`[a-z0-9_]{1,32}`. On this subset RFC 8785 and `json.dumps` with sorted keys and no spaces agree, so either can check us.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NoReturn
+
+from fedhelp_edge.errors import StatementCanon, StatementDepth, StatementType
+
+Value = str | int | bool | list["Value"] | dict[str, "Value"]
+
+DEPTH = 4  # an object in an object in an object in an object
+MEMBERS = 64  # of one object; arrays are bounded by the length of the line
+_KEY = re.compile(r"[a-z0-9_]{1,32}")
+_STRING = re.compile(r"[\x20-\x7e]*")
+_OUTSIDE_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"?')
+
+
+def encode(value: Value) -> bytes:
+    """The one spelling of a value, without a line end."""
+    _check(value, DEPTH)
+    return _spell(value)
+
+
+def decode(line: bytes) -> Value:
+    """The value of a line (without its line end), which must be spelled as `encode` spells it."""
+    if nesting(line) > DEPTH:
+        raise StatementDepth(f"nested more than {DEPTH} deep")
+    try:
+        value: Value = json.loads(
+            line.decode("ascii"), object_pairs_hook=_members, parse_float=_no_fraction, parse_constant=_no_fraction
+        )
+    except UnicodeDecodeError:
+        raise StatementType("a letter outside ASCII") from None
+    except ValueError:  # covers JSONDecodeError and integers of more digits than Python reads
+        raise StatementCanon("not JSON") from None
+    _check(value, DEPTH)
+    if _spell(value) != line:
+        raise StatementCanon("not in canonical form")
+    return value
+
+
+def _spell(value: Value) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
+
+
+def nesting(line: bytes) -> int:
+    """How deep the brackets go, found without recursion before any parser recurses."""
+    depth = deepest = 0
+    for byte in _OUTSIDE_STRINGS.sub(b"", line):
+        depth += (byte in b"{[") - (byte in b"}]")
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _members(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise StatementCanon("a key stands twice")
+    return members
+
+
+def _no_fraction(text: str) -> NoReturn:
+    raise StatementType(f"{text[:20]} is not a whole number")
+
+
+def _check(value: Any, depth: int) -> None:
+    match value:
+        case bool():
+            pass
+        case int():
+            if not 0 <= value < 2**53:
+                raise StatementType("a whole number below 0 or above 2^53 - 1")
+        case str():
+            if not _STRING.fullmatch(value):
+                raise StatementType("a string with a character outside printable ASCII")
+        case list() | dict() if depth == 0:
+            raise StatementDepth(f"nested more than {DEPTH} deep")
+        case list():
+            for item in value:
+                _check(item, depth - 1)
+        case dict():
+            if len(value) > MEMBERS:
+                raise StatementType(f"an object of more than {MEMBERS} members")
+            for key, item in value.items():
+                if not isinstance(key, str) or not _KEY.fullmatch(key):
+                    raise StatementType("a key outside [a-z0-9_], or of no or more than 32 letters")
+                _check(item, depth - 1)
+        case _:
+            raise StatementType(f"a value of kind {type(value).__name__}")

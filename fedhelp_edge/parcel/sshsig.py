@@ -1,0 +1,154 @@
+"""SSHSIG signatures (OpenSSH PROTOCOL.sshsig) with Ed25519 and SHA-512: what `ssh-keygen -Y sign` and `-Y verify` use.
+
+The key inside a signature proves nothing: `verify` wants the key that the caller trusts. A signature has one spelling;
+another line length, other padding or another order of fields is refused even where `ssh-keygen` would be lenient.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import struct
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from fedhelp_edge.errors import SigAlg, SigBad, SigFormat, SigNamespace
+
+BEGIN, END = "-----BEGIN SSH SIGNATURE-----\n", "-----END SSH SIGNATURE-----\n"
+LIMIT = 4096  # bytes of one armor
+_COLUMNS = 70
+_TYPE, _HASH = b"ssh-ed25519", b"sha512"
+
+# y coordinates of the points of small order on edwards25519: a key there lets anybody forge.
+_P = 2**255 - 19
+_Y8 = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD83D3D706A17C7
+_SMALL_ORDER = {0, 1, _P - 1, _Y8, _P - _Y8}
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What an armor says, before anything of it is believed."""
+
+    key: bytes
+    namespace: str
+    signature: bytes
+
+    def verify(self, message: bytes) -> None:
+        """Raise `SigBad` unless `message` was signed by the key inside, in the namespace inside."""
+        try:
+            _public(self.key).verify(self.signature, _signed(message, self.namespace))
+        except InvalidSignature:
+            raise SigBad("the signature does not hold") from None
+
+
+def sign(message: bytes, private_key: Ed25519PrivateKey, namespace: str) -> str:
+    """The armor of a signature over `message`, good for `namespace` alone."""
+    key = private_key.public_key().public_bytes_raw()
+    return _armor(Signature(key, namespace, private_key.sign(_signed(message, namespace))))
+
+
+def verify(message: bytes, armor: str, public_key: Ed25519PublicKey, namespace: str) -> None:
+    """Return if `armor` is `public_key`'s signature over `message` for `namespace`; raise otherwise."""
+    found = parse(armor)
+    if found.namespace != namespace:
+        raise SigNamespace(f"made for {found.namespace!r}, wanted for {namespace!r}")
+    if found.key != public_key.public_bytes_raw():
+        raise SigBad("signed by another key")
+    found.verify(message)
+
+
+def parse(armor: str) -> Signature:
+    """Read an armor strictly; nothing is verified yet."""
+    if len(armor) > LIMIT or not (armor.startswith(BEGIN) and armor.endswith(END)):
+        raise SigFormat("not an SSH signature")
+    try:
+        blob = base64.b64decode(armor[len(BEGIN) : -len(END)].replace("\n", "").encode("ascii"), validate=True)
+    except (binascii.Error, UnicodeEncodeError):
+        raise SigFormat("not base64") from None
+    fields = _Fields(blob)
+    if fields.take(6) != b"SSHSIG" or fields.take(4) != struct.pack(">I", 1):
+        raise SigFormat("not SSHSIG, version 1")
+    key, namespace, reserved, hash_name, signature = (fields.string() for _ in range(5))
+    key_fields, signature_fields = _Fields(key), _Fields(signature)
+    if key_fields.string() != _TYPE or signature_fields.string() != _TYPE or hash_name != _HASH:
+        raise SigAlg("only Ed25519 with SHA-512 is accepted")
+    try:
+        found = Signature(key_fields.string(), namespace.decode("ascii"), signature_fields.string())
+    except UnicodeDecodeError:
+        raise SigFormat("a namespace outside ASCII") from None
+    if len(found.key) != 32 or len(found.signature) != 64 or reserved or not found.namespace.isprintable():
+        raise SigFormat("a field has the wrong length")
+    if _armor(found) != armor:
+        raise SigFormat("not in the one canonical spelling")
+    return found
+
+
+def public_line(key: Ed25519PublicKey | bytes) -> str:
+    """A public key as OpenSSH writes it, without a comment: how keys are named everywhere in this kit."""
+    raw = key if isinstance(key, bytes) else key.public_bytes_raw()
+    return f"{_TYPE.decode()} {base64.b64encode(_string(_TYPE) + _string(raw)).decode()}"
+
+
+def public_raw(line: str) -> bytes:
+    """The 32 bytes of a key written by `public_line`; any other spelling is refused."""
+    _, _, text = line.partition(" ")
+    try:
+        raw = base64.b64decode(text.encode("ascii"), validate=True)[-32:]
+    except (binascii.Error, UnicodeEncodeError):
+        raw = b""
+    if len(raw) != 32 or public_line(raw) != line:
+        raise SigAlg("not an Ed25519 public key as OpenSSH writes it")
+    _public(raw)
+    return raw
+
+
+def fingerprint(line: str) -> str:
+    """The SHA256:… that `ssh-keygen -l` prints."""
+    blob = base64.b64decode(line.split(" ")[1])
+    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
+
+
+def _public(raw: bytes) -> Ed25519PublicKey:
+    y = int.from_bytes(raw, "little") & (2**255 - 1)
+    if y >= _P or y in _SMALL_ORDER:
+        raise SigBad("a public key of small order or in a second spelling")
+    try:
+        return Ed25519PublicKey.from_public_bytes(raw)
+    except ValueError:
+        raise SigBad("not a public key") from None
+
+
+def _signed(message: bytes, namespace: str) -> bytes:
+    digest = hashlib.sha512(message).digest()
+    return b"SSHSIG" + b"".join(map(_string, (namespace.encode("ascii"), b"", _HASH, digest)))
+
+
+def _armor(parts: Signature) -> str:
+    key = _string(_TYPE) + _string(parts.key)
+    signature = _string(_TYPE) + _string(parts.signature)
+    fields = map(_string, (key, parts.namespace.encode("ascii"), b"", _HASH, signature))
+    text = base64.b64encode(b"SSHSIG" + struct.pack(">I", 1) + b"".join(fields)).decode("ascii")
+    return BEGIN + "".join(text[at : at + _COLUMNS] + "\n" for at in range(0, len(text), _COLUMNS)) + END
+
+
+def _string(data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + data
+
+
+class _Fields:
+    """SSH wire fields, taken one after the other."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 0
+
+    def take(self, count: int) -> bytes:
+        if self._at + count > len(self._data):
+            raise SigFormat("a field is cut short")
+        self._at += count
+        return self._data[self._at - count : self._at]
+
+    def string(self) -> bytes:
+        return self.take(struct.unpack(">I", self.take(4))[0])

@@ -1,0 +1,181 @@
+"""The statement: the one signed line of a parcel, which says what it is, from whom, for which round, and its payload."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from fedhelp_edge.errors import PayloadSize, StatementSchema
+from fedhelp_edge.parcel import canon
+
+_HASH = re.compile(r"[0-9a-f]{64}")
+NO_HASH = "0" * 64  # where there is nothing to name yet
+
+_COUNTED = {"count": int, "sha256": _HASH}  # a list that stands inside; the statement has its length and hash
+_FIELDS: dict[str, Any] = {
+    "kind": re.compile(r"[a-z]+"),
+    "created": re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"),  # for people; no decision rests on it alone
+    "nonce": re.compile(r"[0-9a-f]{32}"),
+    "federation": re.compile(r"fh-[0-9a-f]{32}"),
+    "epoch": int,  # raised when a hub is restored from a backup
+    "version": int,
+    "previous": _HASH,  # the statement of the version before
+    "charter": _HASH,
+    "roster": _HASH,
+    "roster_version": int,
+    "round": int,
+    "task": _HASH,
+    "base": _HASH,  # a model: the SHA-256 of its canonical safetensors
+    "sender": re.compile(r"[a-z0-9][a-z0-9-]{0,31}"),
+    "sender_key": re.compile(r"SHA256:[A-Za-z0-9+/]{43}"),
+    "seq": int,  # strictly rising for each sender
+    "about": _HASH,  # the statement that a receipt answers
+    "recipients": [re.compile(r"age1[a-z0-9]{58}")],
+    "readers": _COUNTED,
+    "inputs": _COUNTED,
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a kind of parcel holds: `age` is encrypted, `json` and `pack` are plain."""
+
+    form: str
+    limit: int
+    fields: tuple[str, ...]
+
+
+_JSON, _PACK, _AGE = 4 << 20, 256 << 20, 1 << 40
+_ALL = ("kind", "created")
+KINDS = {
+    "charter": Kind("json", _JSON, (*_ALL, "epoch", "version", "previous")),
+    "roster": Kind("json", _JSON, (*_ALL, "federation", "epoch", "version", "charter")),
+    "task": Kind("json", _JSON, (*_ALL, "federation", "epoch", "round", "roster", "roster_version", "base")),
+    "update": Kind(
+        "age", _AGE,
+        (*_ALL, "federation", "round", "task", "base", "sender", "sender_key", "recipients", "nonce", "seq"),
+    ),
+    "global": Kind("age", _AGE, (*_ALL, "federation", "epoch", "round", "base", "readers", "inputs")),
+    "receipt": Kind("json", _JSON, (*_ALL, "federation", "epoch", "sender", "about")),
+    "enrol": Kind("json", _JSON, (*_ALL, "federation", "nonce")),
+    "rotate": Kind("json", _JSON, (*_ALL, "federation", "sender", "nonce", "seq")),
+    "knowledge": Kind("pack", _PACK, (*_ALL, "federation")),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Statement:
+    context: Mapping[str, Any]
+    form: str  # "age" | "plain"
+    sha256: str
+    size: int
+
+    @property
+    def kind(self) -> str:
+        return str(self.context["kind"])
+
+    @property
+    def line(self) -> bytes:
+        """The signed bytes: canonical JSON without a line end."""
+        payload = {"form": self.form, "sha256": self.sha256, "size": self.size}
+        return canon.encode({"context": dict(self.context), "payload": payload, "v": 1})
+
+    @property
+    def hash(self) -> str:
+        """The name of the parcel, for ever."""
+        return hashlib.sha256(self.line).hexdigest()
+
+    @property
+    def namespace(self) -> str:
+        return namespace(self.kind)
+
+    @property
+    def holds(self) -> Kind:
+        return KINDS[self.kind]
+
+
+def namespace(kind: str) -> str:
+    """The SSHSIG namespace: a signature for one kind is worth nothing for another."""
+    return f"{kind}.v1.fedhelp-edge"
+
+
+def form_of(kind: str) -> str:
+    return "age" if KINDS[kind].form == "age" else "plain"
+
+
+def stamped(kind: str, now: datetime | None = None, **fields: canon.Value) -> dict[str, Any]:
+    """A context with the time, and a fresh nonce if the kind has one."""
+    context: dict[str, Any] = {"kind": kind, "created": iso(now or datetime.now(timezone.utc)), **fields}
+    if "nonce" in KINDS[kind].fields:
+        context.setdefault("nonce", os.urandom(16).hex())
+    return context
+
+
+def iso(moment: datetime) -> str:
+    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def when(text: str) -> datetime:
+    """The moment that a text names, as `iso` writes it."""
+    try:
+        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+    except ValueError:
+        raise StatementSchema(f"{text[:30]!r} is no time") from None
+
+
+def make(context: Mapping[str, Any], sha256: str, size: int) -> Statement:
+    check_context(context)
+    return Statement(context, form_of(context["kind"]), sha256, size)
+
+
+def parse(line: bytes) -> Statement:
+    """A statement from its line, whole and of a known kind, or a refusal."""
+    value = canon.decode(line)
+    _match(value, {"context": dict, "payload": dict, "v": int}, "the statement")
+    assert isinstance(value, dict)  # noqa: S101 - seen by _match, said for mypy
+    context: Any = value["context"]
+    payload: Any = value["payload"]
+    if value["v"] != 1:
+        raise StatementSchema("written for another version of this format")
+    _match(payload, {"form": re.compile("age|plain"), "sha256": _HASH, "size": int}, "the payload")
+    check_context(context)
+    if payload["form"] != form_of(context["kind"]):
+        raise StatementSchema(f"a {context['kind']} travels as {form_of(context['kind'])}, not as {payload['form']}")
+    if payload["size"] > KINDS[context["kind"]].limit:
+        raise PayloadSize(f"a {context['kind']} may not be that large")
+    return Statement(context, payload["form"], payload["sha256"], payload["size"])
+
+
+def check_context(context: Mapping[str, Any]) -> None:
+    kind = context.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise StatementSchema("of an unknown kind")
+    _match(context, {name: _FIELDS[name] for name in KINDS[kind].fields}, f"the context of a {kind}")
+    when(context["created"])
+
+
+def _match(value: Any, shape: Any, what: str) -> None:
+    """Whether a value has a shape: a type, a pattern for the whole string, a list of one shape, or a dict of shapes."""
+    match shape:
+        case dict():
+            good = isinstance(value, Mapping) and value.keys() == shape.keys()
+            if not good:
+                raise StatementSchema(f"{what} should hold exactly {', '.join(sorted(shape))}")
+            for name, part in shape.items():
+                _match(value[name], part, name)
+        case list():
+            if not isinstance(value, list):
+                raise StatementSchema(f"{what} should be a list")
+            for item in value:
+                _match(item, shape[0], what)
+        case re.Pattern():
+            if not isinstance(value, str) or not shape.fullmatch(value):
+                raise StatementSchema(f"{what} is malformed")
+        case _:
+            if type(value) is not shape:
+                raise StatementSchema(f"{what} is malformed")
