@@ -42,7 +42,7 @@ def writing(path: Path, *, private: bool = True) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(descriptor)
-        os.rename(part, path)
+        part.rename(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise

@@ -18,7 +18,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -73,8 +73,9 @@ def encrypt(source: BinaryIO, sink: BinaryIO, recipients: Sequence[str | Passphr
     """Encrypt `source` to each of the `recipients`, or to one passphrase."""
     if armor:
         with _ArmorWriter(sink) as binary:
-            return encrypt(source, binary, recipients)
-    if not 1 <= len(recipients) <= STANZAS or (len(recipients) > 1 and any(isinstance(r, Passphrase) for r in recipients)):
+            return encrypt(source, cast(BinaryIO, binary), recipients)
+    alone = any(isinstance(recipient, Passphrase) for recipient in recipients)
+    if not 1 <= len(recipients) <= (1 if alone else STANZAS):
         raise RecipientType(f"encrypt to 1 to {STANZAS} keys, or to one passphrase alone")
     file_key = os.urandom(16)
     header = _MAGIC + b"".join(_wrap(file_key, recipient) for recipient in recipients) + b"---"
@@ -87,7 +88,7 @@ def encrypt(source: BinaryIO, sink: BinaryIO, recipients: Sequence[str | Passphr
         following = _read_full(source, CHUNK) if len(chunk) == CHUNK else b""
         sink.write(cipher.encrypt(_nonce(counter, last=not following), chunk, None))
         if not following:
-            return
+            return None
         chunk, counter = following, counter + 1
 
 
@@ -100,14 +101,16 @@ def encrypted_size(plain: int, recipients: int) -> int:
 def decrypt(source: BinaryIO, sink: BinaryIO, identities: Iterable[str | Passphrase], *, armor: bool = False) -> None:
     """Decrypt `source` into `sink`, which receives nothing unless all of it is whole."""
     with tempfile.SpooledTemporaryFile(max_size=16 * CHUNK) as spool:
+        kept = cast(BinaryIO, spool)
         if armor:
-            _unarmor(source, spool)
-        elif source.seekable():
-            return shutil.copyfileobj(reader(source, identities), sink, CHUNK)
+            _unarmor(source, kept)
+        elif not source.seekable():
+            shutil.copyfileobj(source, kept, CHUNK)
         else:
-            shutil.copyfileobj(source, spool, CHUNK)
-        spool.seek(0)
-        shutil.copyfileobj(reader(spool, identities), sink, CHUNK)  # type: ignore[arg-type]  # a file in all but name
+            kept = source
+        if kept is not source:
+            kept.seek(0)
+        shutil.copyfileobj(reader(kept, identities), sink, CHUNK)
 
 
 def reader(
@@ -282,7 +285,7 @@ def _scrypt_key(stanza: _Stanza, passphrase: Passphrase) -> bytes:
 
 
 def _stanza_value(stanza: _Stanza, arguments: int, length: int) -> bytes:
-    """The first argument's bytes, once the stanza has the right form: its body must be one wrapped file key, no more."""
+    """The first argument's bytes, once the stanza has the right form: its body is one wrapped file key and no more."""
     if len(stanza.arguments) != arguments or len(stanza.body) != 16 + TAG:
         raise HeaderError("a recipient is malformed")
     value = _unb64(stanza.arguments[1])
@@ -334,7 +337,7 @@ class _ArmorWriter(io.RawIOBase):
         super().close()
 
 
-def _unarmor(source: BinaryIO, sink: BinaryIO | tempfile.SpooledTemporaryFile[bytes]) -> None:
+def _unarmor(source: BinaryIO, sink: BinaryIO) -> None:
     """Decode a whole armor into `sink`: blank space may stand before and after it, line ends may be CR LF."""
 
     def line() -> bytes:

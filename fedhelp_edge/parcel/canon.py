@@ -1,18 +1,19 @@
 """Canonical JSON: a value has one spelling, and a spelling that differs by a byte is refused.
 
 Values are printable-ASCII strings, integers from 0 to 2^53 - 1, booleans, arrays and objects with keys of
-`[a-z0-9_]{1,32}`. On this subset RFC 8785 and `json.dumps` with sorted keys and no spaces agree, so either can check us.
+`[a-z0-9_]{1,32}`. On this subset RFC 8785 and `json.dumps` with sorted keys and no spaces agree, so each checks us.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from fedhelp_edge.errors import StatementCanon, StatementDepth, StatementType
 
-Value = str | int | bool | list["Value"] | dict[str, "Value"]
+Value = str | int | bool | Sequence["Value"] | Mapping[str, "Value"]
 
 DEPTH = 4  # an object in an object in an object in an object
 MEMBERS = 64  # of one object; arrays are bounded by the length of the line
@@ -43,6 +44,24 @@ def decode(line: bytes) -> Value:
     if _spell(value) != line:
         raise StatementCanon("not in canonical form")
     return value
+
+
+def misfit(value: Any, shape: Any, what: str) -> str:
+    """Why a value does not have a shape, or "". A shape is a type, a pattern for the whole of a string, a list of one
+    shape, or an object of shapes whose keys are all there and no others."""
+    match shape:
+        case dict():
+            if not isinstance(value, Mapping) or value.keys() != shape.keys():
+                return f"{what} should hold exactly {', '.join(sorted(shape))}"
+            return next(filter(None, (misfit(value[name], part, name) for name, part in shape.items())), "")
+        case list():
+            if not isinstance(value, list):
+                return f"{what} should be a list"
+            return next(filter(None, (misfit(item, shape[0], what) for item in value)), "")
+        case re.Pattern():
+            return "" if isinstance(value, str) and shape.fullmatch(value) else f"{what} is malformed"
+        case _:
+            return "" if type(value) is shape else f"{what} is malformed"
 
 
 def _spell(value: Value) -> bytes:

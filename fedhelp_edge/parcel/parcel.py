@@ -75,7 +75,7 @@ def seal(
 ) -> Statement:
     """Write a parcel: signed by each `signer`, encrypted to the `recipients` if its kind is private.
 
-    The prologue's length does not depend on the hash in it, so the payload is written once, behind a gap of that length.
+    The prologue's length does not depend on the hash in it: the payload is written once, behind a gap of that length.
     """
     signers = [signer] if isinstance(signer, Ed25519PrivateKey) else list(signer)
     source = io.BytesIO(body) if isinstance(body, bytes) else body
@@ -101,7 +101,7 @@ def seal(
         if encrypted:
             age.encrypt(source, cast(BinaryIO, sink), recipients)
         else:
-            shutil.copyfileobj(source, sink, age.CHUNK)  # type: ignore[misc]
+            shutil.copyfileobj(source, sink, age.CHUNK)
         done = statement.make(context, sink.hash.hexdigest(), size)
         file.seek(0)
         file.write(_prologue(done, signers))

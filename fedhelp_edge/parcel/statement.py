@@ -1,4 +1,4 @@
-"""The statement: the one signed line of a parcel, which says what it is, from whom, for which round, and its payload."""
+"""The statement: the one signed line of a parcel. It says what the parcel is, from whom, for when, and what it holds."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from fedhelp_edge.errors import PayloadSize, StatementSchema
 from fedhelp_edge.parcel import canon
 
 _HASH = re.compile(r"[0-9a-f]{64}")
+_PAYLOAD = {"form": re.compile("age|plain"), "sha256": _HASH, "size": int}
 NO_HASH = "0" * 64  # where there is nothing to name yet
 
 _COUNTED = {"count": int, "sha256": _HASH}  # a list that stands inside; the statement has its length and hash
@@ -82,7 +83,7 @@ class Statement:
     @property
     def line(self) -> bytes:
         """The signed bytes: canonical JSON without a line end."""
-        payload = {"form": self.form, "sha256": self.sha256, "size": self.size}
+        payload: dict[str, canon.Value] = {"form": self.form, "sha256": self.sha256, "size": self.size}
         return canon.encode({"context": dict(self.context), "payload": payload, "v": 1})
 
     @property
@@ -135,14 +136,11 @@ def make(context: Mapping[str, Any], sha256: str, size: int) -> Statement:
 
 def parse(line: bytes) -> Statement:
     """A statement from its line, whole and of a known kind, or a refusal."""
-    value = canon.decode(line)
-    _match(value, {"context": dict, "payload": dict, "v": int}, "the statement")
-    assert isinstance(value, dict)  # noqa: S101 - seen by _match, said for mypy
-    context: Any = value["context"]
-    payload: Any = value["payload"]
+    value: Any = canon.decode(line)
+    _check(value, {"context": dict, "payload": _PAYLOAD, "v": int}, "the statement")
+    context, payload = value["context"], value["payload"]
     if value["v"] != 1:
         raise StatementSchema("written for another version of this format")
-    _match(payload, {"form": re.compile("age|plain"), "sha256": _HASH, "size": int}, "the payload")
     check_context(context)
     if payload["form"] != form_of(context["kind"]):
         raise StatementSchema(f"a {context['kind']} travels as {form_of(context['kind'])}, not as {payload['form']}")
@@ -155,27 +153,10 @@ def check_context(context: Mapping[str, Any]) -> None:
     kind = context.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise StatementSchema("of an unknown kind")
-    _match(context, {name: _FIELDS[name] for name in KINDS[kind].fields}, f"the context of a {kind}")
+    _check(context, {name: _FIELDS[name] for name in KINDS[kind].fields}, f"the context of a {kind}")
     when(context["created"])
 
 
-def _match(value: Any, shape: Any, what: str) -> None:
-    """Whether a value has a shape: a type, a pattern for the whole string, a list of one shape, or a dict of shapes."""
-    match shape:
-        case dict():
-            good = isinstance(value, Mapping) and value.keys() == shape.keys()
-            if not good:
-                raise StatementSchema(f"{what} should hold exactly {', '.join(sorted(shape))}")
-            for name, part in shape.items():
-                _match(value[name], part, name)
-        case list():
-            if not isinstance(value, list):
-                raise StatementSchema(f"{what} should be a list")
-            for item in value:
-                _match(item, shape[0], what)
-        case re.Pattern():
-            if not isinstance(value, str) or not shape.fullmatch(value):
-                raise StatementSchema(f"{what} is malformed")
-        case _:
-            if type(value) is not shape:
-                raise StatementSchema(f"{what} is malformed")
+def _check(value: Any, shape: Any, what: str) -> None:
+    if complaint := canon.misfit(value, shape, what):
+        raise StatementSchema(complaint)

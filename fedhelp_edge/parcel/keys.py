@@ -1,0 +1,167 @@
+"""The two private keys of a site: Ed25519 to sign, age X25519 to receive. One file holds both, under a passphrase.
+
+`keys.age` is an ordinary passphrase-encrypted age file: `age -d keys.age` shows an OpenSSH private key and, below it,
+an age identity. A backup is the same in text form. `keys.pub` has the public halves: showing them needs no passphrase.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import stat
+import unicodedata
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_ssh_private_key,
+)
+
+from fedhelp_edge import files
+from fedhelp_edge.errors import (
+    FedhelpError,
+    FileKind,
+    KeysCorrupt,
+    KeysExist,
+    KeysMode,
+    NoKeys,
+    NoMatch,
+    WrongPassphrase,
+)
+from fedhelp_edge.parcel import age, sshsig
+
+_PEM_END = b"-----END OPENSSH PRIVATE KEY-----\n"
+_LIMIT = 64 << 10
+_LOCKED, _OPEN, _PUBLIC = "keys.age", "keys.txt", "keys.pub"
+
+
+@dataclass(frozen=True)
+class Public:
+    """The halves that others may know."""
+
+    sign: str  # as OpenSSH writes it: "ssh-ed25519 AAAA…"
+    recipient: str  # "age1…"
+
+
+@dataclass(frozen=True)
+class Keys:
+    sign: Ed25519PrivateKey = field(repr=False)
+    identity: str = field(repr=False)
+
+    @property
+    def public(self) -> Public:
+        return Public(sshsig.public_line(self.sign.public_key()), age.recipient_of(self.identity))
+
+
+def new() -> Keys:
+    return Keys(Ed25519PrivateKey.generate(), age.new_identity())
+
+
+def save(folder: Path, keys: Keys, passphrase: str | None) -> Path:
+    """Keep keys in a folder that has none yet. Without a passphrase only the file's permissions guard them."""
+    if _stored(folder):
+        raise KeysExist(f"there are keys in {folder.name}")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(FileNotFoundError):  # left by an attempt that was cut off
+        (folder / _PUBLIC).unlink()
+    with files.writing(folder / _PUBLIC, private=False) as file:
+        file.write(json.dumps(vars(keys.public), indent=1).encode() + b"\n")
+    path = folder / (_OPEN if passphrase is None else _LOCKED)
+    _write(path, keys, passphrase, armor=False)
+    return path
+
+
+def load(folder: Path, ask: Callable[[], str]) -> Keys:
+    """The keys of a folder; `ask` is called for the passphrase if they have one."""
+    path = _stored(folder)
+    if not path:
+        raise NoKeys(f"there are no keys in {folder.name}")
+    _guarded(path)
+    return _read(path, ask() if path.name == _LOCKED else None, armor=False)
+
+
+def public(folder: Path) -> Public:
+    """The public halves, without a passphrase."""
+    if not _stored(folder):
+        raise NoKeys(f"there are no keys in {folder.name}")
+    try:
+        with files.reading(folder / _PUBLIC) as file:
+            found = Public(**json.loads(file.read(_LIMIT)))
+        sshsig.public_raw(found.sign)
+        age.check_recipient(found.recipient)
+    except (ValueError, TypeError, AttributeError, FileNotFoundError, FedhelpError):
+        raise KeysCorrupt(f"{_PUBLIC} is damaged") from None
+    return found
+
+
+def is_locked(folder: Path) -> bool:
+    return (folder / _LOCKED).exists()
+
+
+def backup(path: Path, keys: Keys, passphrase: str) -> None:
+    """Write keys in text form, under a passphrase."""
+    _write(path, keys, passphrase, armor=True)
+
+
+def restore(path: Path, passphrase: str) -> Keys:
+    """The keys of a backup."""
+    return _read(path, passphrase, armor=True)
+
+
+def _stored(folder: Path) -> Path | None:
+    return next((path for name in (_LOCKED, _OPEN) if os.path.lexists(path := folder / name)), None)
+
+
+def _guarded(path: Path) -> None:
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode):
+        raise KeysMode(f"{path.name} is a link or no ordinary file")
+    if os.name != "nt" and found.st_mode & 0o077:
+        raise KeysMode(f"{path.name} can be read by other users of this machine")
+
+
+def _secret(passphrase: str) -> age.Passphrase:
+    return age.Passphrase(unicodedata.normalize("NFC", passphrase.strip()))
+
+
+def _write(path: Path, keys: Keys, passphrase: str | None, *, armor: bool) -> None:
+    pem = keys.sign.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    plain = io.BytesIO(pem + keys.identity.encode() + b"\n")
+    with files.writing(path) as file:
+        if passphrase is None:
+            file.write(plain.getvalue())
+        else:
+            age.encrypt(plain, file, [_secret(passphrase)], armor=armor)
+
+
+def _read(path: Path, passphrase: str | None, *, armor: bool) -> Keys:
+    plain = io.BytesIO()
+    try:
+        with files.reading(path) as file:
+            if passphrase is None:
+                plain.write(file.read(_LIMIT))
+            else:
+                age.decrypt(io.BytesIO(file.read(_LIMIT)), plain, [_secret(passphrase)], armor=armor)
+    except NoMatch:
+        raise WrongPassphrase("the passphrase does not fit") from None
+    except FileKind:
+        raise
+    except FedhelpError:
+        raise KeysCorrupt(f"{path.name} is damaged") from None
+    pem, end, identity = plain.getvalue().partition(_PEM_END)
+    try:
+        sign = load_ssh_private_key(pem + end, password=None)
+        keys = Keys(sign, identity.decode().strip()) if isinstance(sign, Ed25519PrivateKey) else None
+        age.recipient_of(keys.identity if keys else "")
+    except (ValueError, FedhelpError):
+        keys = None
+    if not keys:
+        raise KeysCorrupt(f"{path.name} does not hold the two keys")
+    return keys

@@ -1,0 +1,128 @@
+"""The floor: what a site has verified so far, and never goes back below, whoever brings it news and whatever its clock.
+
+Each method takes news that was verified by signature and gives the new floor, or says why the news is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from fedhelp_edge.errors import Equivocation, Expired, LogRollback, Rollback, RootChain, SplitView, TaskRoster
+from fedhelp_edge.parcel.statement import Statement
+from fedhelp_edge.trust import charter, roster, task
+from fedhelp_edge.trust.charter import Charter
+from fedhelp_edge.trust.roster import Roster, Site
+from fedhelp_edge.trust.task import Log, Task
+
+_Ranked = TypeVar("_Ranked", Charter, Roster, Task)
+
+
+@dataclass(frozen=True)
+class Floor:
+    charter: Charter
+    roster: Roster | None = None
+    task: Task | None = None
+    log: Log = field(default_factory=Log)
+    models: Mapping[int, str] = field(default_factory=dict)  # the merged model of each round, by its hash
+
+    def now(self, clock: datetime) -> datetime:
+        """The time to judge by: a clock that is set back revives no old orders."""
+        return max([clock, *(news.created for news in (self.charter, self.roster, self.task) if news)])
+
+    def is_late(self, clock: datetime, by: timedelta = timedelta(days=1)) -> bool:
+        """Whether this machine's clock is behind what it has verified: worth a warning, never a refusal."""
+        return self.now(clock) - clock > by
+
+    # --- who may sign what ---------------------------------------------------------------------------------------
+    def trust(self, said: Statement, keys: tuple[str, ...]) -> Site | None:
+        """For `parcel.look`: return, or raise what is wrong. The roster's key decides, never the armor's."""
+        if said.kind in ("update", "rotate", "receipt") and self.roster is None:
+            raise Expired("no roster has arrived yet")
+        match said.kind:
+            case "charter":
+                if not set(keys) & set(self.charter.roots):
+                    roster.refuse(said, keys, self.charter, self.roster)
+            case "update" if self.roster:
+                return roster.of_site(said, keys, self.roster, said.context["round"])
+            case "rotate" if self.roster:  # the new key signs too, and is nobody's yet
+                return roster.of_site(said, keys[:1], self.roster, self.round)
+            case "receipt" if self.roster and said.context["sender"] == "front":
+                roster.of_front(said, keys, self.charter, self.roster)
+            case "enrol":
+                pass  # its proof is inside: the invite's code
+            case _:
+                roster.of_coordinator(said, keys, self.charter, self.roster)
+        return None
+
+    @property
+    def round(self) -> int:
+        return self.task.round if self.task else 0
+
+    # --- news ----------------------------------------------------------------------------------------------------
+    def with_charter(self, said: Statement, keys: tuple[str, ...], holds: dict[str, Any]) -> Floor:
+        if said.hash == self.charter.hash:
+            return self
+        if said.context["version"] == self.charter.version:
+            raise Equivocation(f"another charter of version {self.charter.version}")
+        if said.context["version"] < self.charter.version:
+            raise Rollback(f"charter {said.context['version']}, when {self.charter.version} is known")
+        return replace(self, charter=charter.follow(self.charter, said, keys, holds))
+
+    def with_roster(self, said: Statement, keys: tuple[str, ...], holds: dict[str, Any]) -> Floor:
+        new = roster.read(said, keys, holds, self.charter)
+        if new.charter != self.charter.hash:
+            raise RootChain("the roster rests on another charter than the one that is here")
+        return replace(self, roster=self._newer(self.roster, new, "roster"))
+
+    def with_task(self, said: Statement, keys: tuple[str, ...], holds: dict[str, Any]) -> Floor:
+        if self.roster is None:
+            raise TaskRoster("no roster has arrived yet")
+        new = task.read(said, keys, holds, self.charter, self.roster)
+        if (new.epoch, new.roster_version) > self.roster.rank:
+            raise TaskRoster(f"the task rests on roster {new.roster_version}, but {self.roster.version} is here")
+        if (new.epoch, new.roster_version) == self.roster.rank and new.roster != self.roster.hash:
+            raise TaskRoster("the task rests on another roster of the same number")
+        newest = self._newer(self.task, new, "task")
+        return replace(self.with_log(new.log), task=newest)
+
+    def with_model(self, said: Statement) -> Floor:
+        """A merged model. Other readers are no equivocation: a newcomer gets the same model, sealed again."""
+        round_, model = said.context["round"], said.context["base"]
+        if said.context["epoch"] < self.charter.epoch:
+            raise Rollback("a model from before the federation was restored")
+        if self.models.get(round_, model) != model:
+            raise Equivocation(f"two different models of round {round_}")
+        if round_ < max(self.models, default=0) and round_ not in self.models:
+            raise Rollback(f"the model of round {round_}, when that of round {max(self.models)} is known")
+        return replace(self, models={**self.models, round_: model})
+
+    def with_log(self, log: Log) -> Floor:
+        if log.length < self.log.length:
+            raise LogRollback(f"{log.length} lines, when {self.log.length} were seen")
+        if log.length == self.log.length and log.head != self.log.head:
+            raise SplitView(f"line {log.length} is another one than was seen")
+        return replace(self, log=log)
+
+    def overdue(self, clock: datetime) -> timedelta:
+        """How long ago the roster ended; below zero while it holds. Beyond nothing: warn. Beyond the grace: refuse."""
+        if self.roster is None:
+            raise Expired("no roster has arrived yet")
+        return self.now(clock) - self.roster.expires
+
+    def check_fresh(self, clock: datetime, grace: timedelta) -> None:
+        """Raise when the roster is so old that no order under it should be followed any more."""
+        if (late := self.overdue(clock)) > grace:
+            raise Expired(f"the roster ended {late.days} days ago")
+
+    def _newer(self, old: _Ranked | None, new: _Ranked, what: str) -> _Ranked:
+        number = new.rank[1]
+        if new.epoch < self.charter.epoch:
+            raise Rollback(f"{what} {number} is from before the federation was restored")
+        if old and new.rank < old.rank:
+            raise Rollback(f"{what} {number}, when {old.rank[1]} is known")
+        if old and new.rank == old.rank and new.hash != old.hash:
+            raise Equivocation(f"two different parcels are {what} {number}")
+        return new

@@ -1,0 +1,134 @@
+"""The task: the signed order for one round. And the judgement of a share that says it was made under it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from fedhelp_edge.errors import (
+    BadBody,
+    BaseModel,
+    Kind,
+    PayloadSize,
+    Recipients,
+    Replay,
+    RoundClosed,
+    RoundUnknown,
+    WrongTask,
+)
+from fedhelp_edge.parcel import age
+from fedhelp_edge.parcel.canon import misfit
+from fedhelp_edge.parcel.statement import Statement, iso, when
+from fedhelp_edge.share import Schema
+from fedhelp_edge.trust import roster
+from fedhelp_edge.trust.charter import Charter
+from fedhelp_edge.trust.roster import Roster, Site
+
+_HASH_OR_NONE = re.compile(r"[0-9a-f]{64}|")
+_SHAPE = {
+    "plan": str, "schema": [str], "recipients": [str], "limit": int, "knowledge": _HASH_OR_NONE,
+    "opens": str, "closes": str, "log": {"length": int, "head": _HASH_OR_NONE},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Log:
+    """The coordinator's log as it stood: how many lines, and the hash that stands for all of them."""
+
+    length: int = 0
+    head: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    federation: str
+    epoch: int
+    round: int
+    roster: str
+    roster_version: int
+    base: str
+    plan: str  # the TOML, byte for byte
+    schema: Schema
+    recipients: tuple[str, ...]  # the round's key, and the archive's
+    limit: int  # bytes of a share's payload
+    knowledge: str  # the SHA-256 of the pack, or ""
+    opens: datetime
+    closes: datetime
+    log: Log
+    hash: str
+    created: datetime
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        return self.epoch, self.round
+
+
+def body(
+    plan: str, schema: Schema, recipients: Sequence[str], limit: int, knowledge: str,
+    opens: datetime, closes: datetime, log: Log,
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        "plan": plan, "schema": schema.lines(), "recipients": list(recipients), "limit": limit, "knowledge": knowledge,
+        "opens": iso(opens), "closes": iso(closes), "log": {"length": log.length, "head": log.head},
+    }  # fmt: skip
+
+
+def read(said: Statement, keys: tuple[str, ...], holds: dict[str, Any], charter: Charter, known: Roster) -> Task:
+    """A task that the coordinator signed. Whether it fits the roster and is not old is for `Floor` to say."""
+    if said.kind != "task":
+        raise Kind(f"a {said.kind}, where a task is wanted")
+    roster.of_coordinator(said, keys, charter, known)
+    if complaint := misfit(holds, _SHAPE, "the task"):
+        raise BadBody(complaint)
+    for recipient in holds["recipients"]:
+        age.check_recipient(recipient)
+    if not holds["recipients"]:
+        raise BadBody("the task names nobody to encrypt to")
+    context = said.context
+    return Task(
+        context["federation"], context["epoch"], context["round"], context["roster"], context["roster_version"],
+        context["base"], holds["plan"], Schema.parse(holds["schema"]), tuple(holds["recipients"]), holds["limit"],
+        holds["knowledge"], when(holds["opens"]), when(holds["closes"]), Log(**holds["log"]),
+        said.hash, when(context["created"]),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What came before from one sender."""
+
+    seq: int = 0
+    nonces: frozenset[str] = field(default_factory=frozenset)
+
+
+def judge_update(
+    said: Statement, keys: tuple[str, ...], known: Roster, tasks: Mapping[int, Task], seen: Seen, *, stale: int = 0
+) -> Site:
+    """The sender of a share that may be received, judged by its statement alone: no byte of payload is needed.
+
+    `tasks` are those that were opened, by round; a share of an older round is taken while it is at most `stale` behind.
+    """
+    if said.kind != "update":
+        raise Kind(f"a {said.kind}, where a share is wanted")
+    context = said.context
+    sender = roster.of_site(said, keys, known, context["round"])
+    newest = max(tasks, default=0)
+    if context["round"] < newest - stale:
+        raise RoundClosed(f"round {context['round']} is over; this is round {newest}")
+    task = tasks.get(context["round"])
+    if task is None:
+        raise RoundUnknown(f"round {context['round']} has not been opened")
+    if context["task"] != task.hash:
+        raise WrongTask(f"made under another task than that of round {task.round}")
+    if context["base"] != task.base:
+        raise BaseModel(f"made from another model than that of round {task.round}")
+    if tuple(context["recipients"]) != task.recipients:
+        raise Recipients("encrypted for others than the task names")
+    if said.size > task.limit:
+        raise PayloadSize(f"larger than the {task.limit} bytes that the task allows")
+    if context["seq"] <= seen.seq or context["nonce"] in seen.nonces:
+        raise Replay(f"number {context['seq']} or its nonce was seen from {sender.id} before")
+    return sender
