@@ -45,6 +45,8 @@ class Cast:
         return {name: self._narrow(name, array) for name, array in arrays.items()}, memory
 
     def decode(self, wire: Arrays, base: Arrays) -> Arrays:
+        if self.dtype == "F32":
+            return wire
         return {name: a.astype(np.float32) if a.dtype == np.float16 else a for name, a in wire.items()}
 
     def _narrow(self, name: str, array: Array) -> Array:

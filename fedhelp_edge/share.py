@@ -141,10 +141,10 @@ def read_header(file: BinaryIO, *, limit: int = HEADER_LIMIT, metadata: Sequence
     end = file.seek(0, 2)
     file.seek(0)
     start = file.read(8)
-    if start.startswith(_OTHERS):
-        raise NotSafetensors("this is another kind of file, which is never opened")
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
     if not 2 <= length <= min(limit, end - 8):
+        if start.startswith(_OTHERS):
+            raise NotSafetensors("this is another kind of file, which is never opened")
         raise StHeader("an impossible or forbidden length")
     text = file.read(length)
     entries, notes = _read_text(text, metadata)
@@ -175,7 +175,7 @@ def check_schema(found: Sequence[Tensor], schema: Schema) -> None:
     names = [tensor.name for tensor in found]
     if set(names) != set(wanted):
         odd = sorted(set(names) ^ set(wanted))
-        raise SchemaNames(f"{len(odd)} names differ, the first is {odd[0]!r}")
+        raise SchemaNames(f"{len(odd)} names differ, the first is {odd[0][:60]!r}")
     for tensor in found:
         if tensor.dtype != wanted[tensor.name].dtype:
             raise SchemaDtype(f"{tensor.name} is {tensor.dtype}, not {wanted[tensor.name].dtype}")
@@ -234,7 +234,7 @@ def _entry(name: str, entry: Any) -> tuple[Tensor, int, int]:
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(stop)]} if len(entry) == 3:
             if dtype not in _DTYPES:
-                raise SchemaDtype(f"{name[:60]!r} is {dtype[:8]}, which does not travel")
+                raise SchemaDtype(f"{name[:60]!r} is {dtype[:8]!r}, which does not travel")
             if not all(type(side) is int and 0 < side < 2**31 for side in shape) or len(shape) > 8:
                 raise SchemaShape(f"{name[:60]!r} has a side that cannot be")
             return Tensor(name, dtype, tuple(shape)), begin, stop

@@ -19,8 +19,8 @@ def decode(prefix: str, text: str) -> bytes | None:
     words = [_ALPHABET.find(letter) for letter in tail]
     if found != prefix or len(words) < 6 or min(words) < 0 or _polymod(_expand(prefix) + words) != 1:
         return None
-    data = bytes(_regroup(words[:-6], 5, 8)[: (len(words) - 6) * 5 // 8])
-    return data if encode(prefix, data) == text else None  # refuses padding that is not zero
+    data = _regroup(words[:-6], 5, 8)[: (len(words) - 6) * 5 // 8]
+    return bytes(data) if _regroup(data, 8, 5) == words[:-6] else None  # refuses padding that is not zero
 
 
 def _expand(prefix: str) -> list[int]:

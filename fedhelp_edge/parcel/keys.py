@@ -66,8 +66,7 @@ def new() -> Keys:
 
 def save(folder: Path, keys: Keys, passphrase: str | None) -> Path:
     """Keep keys in a folder that has none yet. Without a passphrase only the file's permissions guard them."""
-    if _stored(folder):
-        raise KeysExist(f"there are keys in {folder.name}")
+    check_none(folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with suppress(FileNotFoundError):  # left by an attempt that was cut off
         (folder / _PUBLIC).unlink()
@@ -78,19 +77,20 @@ def save(folder: Path, keys: Keys, passphrase: str | None) -> Path:
     return path
 
 
+def check_none(folder: Path) -> None:
+    if _stored(folder):
+        raise KeysExist(f"there are keys in {folder.name}")
+
+
 def load(folder: Path, ask: Callable[[], str]) -> Keys:
     """The keys of a folder; `ask` is called for the passphrase if they have one."""
-    path = _stored(folder)
-    if not path:
-        raise NoKeys(f"there are no keys in {folder.name}")
-    _guarded(path)
+    path = check_guarded(folder)
     return _read(path, ask() if path.name == _LOCKED else None, armor=False)
 
 
 def public(folder: Path) -> Public:
     """The public halves, without a passphrase."""
-    if not _stored(folder):
-        raise NoKeys(f"there are no keys in {folder.name}")
+    _found(folder)
     try:
         with files.reading(folder / _PUBLIC) as file:
             found = Public(**json.loads(file.read(_LIMIT)))
@@ -119,12 +119,21 @@ def _stored(folder: Path) -> Path | None:
     return next((path for name in (_LOCKED, _OPEN) if os.path.lexists(path := folder / name)), None)
 
 
-def _guarded(path: Path) -> None:
+def _found(folder: Path) -> Path:
+    if path := _stored(folder):
+        return path
+    raise NoKeys(f"there are no keys in {folder.name}")
+
+
+def check_guarded(folder: Path) -> Path:
+    """Where the keys are, if nobody else can read them."""
+    path = _found(folder)
     found = path.lstat()
     if not stat.S_ISREG(found.st_mode):
         raise KeysMode(f"{path.name} is a link or no ordinary file")
     if os.name != "nt" and found.st_mode & 0o077:
         raise KeysMode(f"{path.name} can be read by other users of this machine")
+    return path
 
 
 def _secret(passphrase: str) -> age.Passphrase:

@@ -1,4 +1,4 @@
-"""The statement: the one signed line of a parcel. It says what the parcel is, from whom, for when, and what it holds."""
+"""The statement: the one signed line of a parcel. It says what the parcel is, from whom, and what it holds."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def body(name: str, roots: tuple[str, ...], coordinator: str, threshold: int = 1
 
 def first(said: Statement, keys: tuple[str, ...], holds: dict[str, Any], federation: str | None = None) -> Charter:
     """Version 1, signed by its own roots. With `federation`, it must be the one that was named beforehand."""
-    if said.kind == "charter" and said.context["previous"] != NO_HASH:
+    if said.kind == "charter" and (said.context["previous"], said.context["version"]) != (NO_HASH, 1):
         raise RootChain("this is a later version; the first one is needed to begin with")
     found = _read(said, holds, federation_of(said))
     if federation is not None and found.federation != federation:

@@ -40,8 +40,9 @@ from fedhelp_edge.trust.roster import Roster, Site
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _ALIKE = str.maketrans("ILO", "110")
+_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]{0,200}")  # safe to show on a screen
 _REQUEST = {
-    "invite": re.compile(r"[0-9a-f]{32}"), "name": str, "sign": str, "recipient": str,
+    "invite": re.compile(r"[0-9a-f]{32}"), "name": _NAME, "sign": str, "recipient": str,
     "proof": re.compile(r"[0-9a-f]{64}"),
 }  # fmt: skip
 _ROTATION = {"sign": str, "recipient": str}
@@ -64,7 +65,8 @@ def new_code() -> str:
 
 def read_code(typed: str) -> str:
     """A code as it was meant: spaces, hyphens, case and look-alike letters do not matter; a wrong letter is noticed."""
-    letters = re.sub(r"[\s-]", "", typed.upper().strip()).removeprefix("FH1").translate(_ALIKE)
+    letters = re.sub(r"[\s-]", "", typed.upper()).translate(_ALIKE)
+    letters = letters[3:] if len(letters) == 24 and letters.startswith("FH1") else letters
     if len(letters) != 21 or set(letters) - set(_ALPHABET) or letters[20] != _check_letter(letters[:20]):
         raise InviteCode("the code has a wrong letter, one too many or one too few")
     return _spell(letters[:20])

@@ -63,13 +63,15 @@ class Floor:
 
     # --- news ----------------------------------------------------------------------------------------------------
     def with_charter(self, said: Statement, keys: tuple[str, ...], holds: dict[str, Any]) -> Floor:
+        """A raised epoch voids all that was known: orders, models and log begin anew."""
         if said.hash == self.charter.hash:
             return self
         if said.context["version"] == self.charter.version:
             raise Equivocation(f"another charter of version {self.charter.version}")
         if said.context["version"] < self.charter.version:
             raise Rollback(f"charter {said.context['version']}, when {self.charter.version} is known")
-        return replace(self, charter=charter.follow(self.charter, said, keys, holds))
+        new = charter.follow(self.charter, said, keys, holds)
+        return Floor(new) if new.epoch > self.charter.epoch else replace(self, charter=new)
 
     def with_roster(self, said: Statement, keys: tuple[str, ...], holds: dict[str, Any]) -> Floor:
         new = roster.read(said, keys, holds, self.charter)
@@ -81,6 +83,8 @@ class Floor:
         if self.roster is None:
             raise TaskRoster("no roster has arrived yet")
         new = task.read(said, keys, holds, self.charter, self.roster)
+        if self.task and new.hash == self.task.hash:
+            return self
         if (new.epoch, new.roster_version) > self.roster.rank:
             raise TaskRoster(f"the task rests on roster {new.roster_version}, but {self.roster.version} is here")
         if (new.epoch, new.roster_version) == self.roster.rank and new.roster != self.roster.hash:
@@ -91,8 +95,7 @@ class Floor:
     def with_model(self, said: Statement) -> Floor:
         """A merged model. Other readers are no equivocation: a newcomer gets the same model, sealed again."""
         round_, model = said.context["round"], said.context["base"]
-        if said.context["epoch"] < self.charter.epoch:
-            raise Rollback("a model from before the federation was restored")
+        self._of_this_epoch(said.context["epoch"], f"the model of round {round_}")
         if self.models.get(round_, model) != model:
             raise Equivocation(f"two different models of round {round_}")
         if round_ < max(self.models, default=0) and round_ not in self.models:
@@ -119,10 +122,16 @@ class Floor:
 
     def _newer(self, old: _Ranked | None, new: _Ranked, what: str) -> _Ranked:
         number = new.rank[1]
-        if new.epoch < self.charter.epoch:
-            raise Rollback(f"{what} {number} is from before the federation was restored")
+        self._of_this_epoch(new.epoch, f"{what} {number}")
         if old and new.rank < old.rank:
             raise Rollback(f"{what} {number}, when {old.rank[1]} is known")
         if old and new.rank == old.rank and new.hash != old.hash:
             raise Equivocation(f"two different parcels are {what} {number}")
         return new
+
+    def _of_this_epoch(self, epoch: int, what: str) -> None:
+        """Only the root keys raise the epoch: whoever stole the coordinator's cannot put orders beyond its reach."""
+        if epoch < self.charter.epoch:
+            raise Rollback(f"{what} is from before the federation was restored")
+        if epoch > self.charter.epoch:
+            raise RootChain(f"{what} is from an epoch that no charter here has begun")

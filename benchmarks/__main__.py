@@ -1,0 +1,26 @@
+"""Run every benchmark and print a table of what each printed."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+import subprocess
+import sys
+
+import benchmarks
+
+
+def main() -> None:
+    for module in sorted(found.name for found in pkgutil.iter_modules(benchmarks.__path__) if found.name != "__main__"):
+        done = subprocess.run(
+            [sys.executable, "-m", f"benchmarks.{module}", *sys.argv[1:]], check=True, stdout=subprocess.PIPE, text=True
+        )
+        for line in done.stdout.splitlines():
+            found = json.loads(line)
+            print(f"\n{found.pop('figure')}")
+            for name, value in found.items():
+                print(f"  {name:<28}{value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+"""One file for each command: read the arguments, call one function, print."""
+
+COMMANDS = ("doctor", "plan", "keys", "inspect")

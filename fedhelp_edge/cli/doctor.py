@@ -1,0 +1,31 @@
+"""`doctor`."""
+
+import typer
+
+from fedhelp_edge import shell
+
+app = shell.app()
+
+
+@app.command()
+def doctor(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) -> None:
+    """Check this machine, and say what to put right. Exit code 1 if something fails.
+
+    Example: fedhelp-edge doctor
+    """
+    from fedhelp_edge import doctor
+
+    found = []
+    for check in doctor.checks(shell.home(home)):
+        found.append(check)
+        if not json:
+            print(f"{check.state.upper():<5} {check.name:<10} {check.detail}", flush=True)
+            if check.remedy:
+                print(f"      {'':<10} -> {check.remedy}", flush=True)
+    state = doctor.verdict(found)
+    if json:
+        shell.result(checks=[vars(check) for check in found], state=state)
+    elif state == doctor.PASS:
+        print("this machine is ready")
+    if state == doctor.FAIL:
+        raise typer.Exit(1)

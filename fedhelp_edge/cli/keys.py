@@ -1,0 +1,126 @@
+"""`keys new`, `show`, `words`, `backup`, `restore`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedhelp_edge import shell
+
+app = shell.app(no_args_is_help=True, help="The keys of this site: make, show, back up, restore.")
+
+
+@app.command()
+def new(
+    home: shell.Home = shell.DEFAULT_HOME,
+    passphrase_file: shell.PassphraseFile = None,
+    no_passphrase: Annotated[bool, typer.Option("--no-passphrase", help="Leave it to file permissions.")] = False,
+    own: Annotated[bool, typer.Option("--own", help="Type a passphrase of your own.")] = False,
+) -> None:
+    """Make the keys of this site. They never leave it; joining a federation makes them too, if there are none.
+
+    Example: fedhelp-edge keys new
+    """
+    from fedhelp_edge.parcel import keys
+    from fedhelp_edge.trust import words
+
+    folder = shell.home(home)
+    if no_passphrase:
+        secret, shown = None, ""
+        shell.say("warning: without a passphrase, whoever can read this disk can sign as this site")
+    elif passphrase_file or own:
+        secret, shown = shell.asker(passphrase_file, "new passphrase", twice=True)(), ""
+    else:
+        secret = shown = words.passphrase()
+    path = keys.save(folder, keys.new(), secret)
+    print(f"keys made: {path}")
+    if shown:
+        print(f"passphrase: {shown}")
+        shell.say("write these five words on paper and keep them away from this computer; nobody can bring them back")
+    shell.say("next: 'fedhelp-edge keys backup FILE' writes a copy to a stick")
+
+
+@app.command()
+def show(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) -> None:
+    """Show the public halves of the keys, which others may know.
+
+    Example: fedhelp-edge keys show
+    """
+    from fedhelp_edge.parcel import keys, sshsig
+
+    folder = shell.home(home)
+    found = keys.public(folder)
+    fingerprint = sshsig.fingerprint(found.sign)
+    if json:
+        shell.result(sign=found.sign, recipient=found.recipient, fingerprint=fingerprint, locked=keys.is_locked(folder))
+    else:
+        lock = "a passphrase" if keys.is_locked(folder) else "file permissions alone"
+        print(f"signs with    {found.sign}\nfingerprint   {fingerprint}\nreceives at   {found.recipient}")
+        print(f"guarded by    {lock}")
+
+
+@app.command()
+def words(
+    home: shell.Home = shell.DEFAULT_HOME,
+    federation: Annotated[str, typer.Option(help="The federation's id (fh-…), once joined.")] = "",
+    json: shell.AsJson = False,
+) -> None:
+    """Show eight words that stand for this site's keys, to compare by phone.
+
+    Example: fedhelp-edge keys words
+    """
+    from fedhelp_edge.parcel import keys
+    from fedhelp_edge.trust import words
+
+    spelled = words.of_keys(federation, keys.public(shell.home(home)))
+    if json:
+        shell.result(words=spelled)
+    else:
+        print(" ".join(spelled))
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="Where to write it, best on a stick that is kept elsewhere.")],
+    home: shell.Home = shell.DEFAULT_HOME,
+    passphrase_file: shell.PassphraseFile = None,
+) -> None:
+    """Write the keys to one text file under their passphrase. It can also be printed and typed in again.
+
+    Example: fedhelp-edge keys backup /media/stick/keys-backup.txt
+    """
+    from fedhelp_edge.parcel import keys
+
+    folder = shell.home(home)
+    locked = keys.is_locked(folder)
+    prompt = "passphrase" if locked else "passphrase for the backup"
+    secret = ""
+
+    def ask() -> str:
+        nonlocal secret
+        secret = shell.asker(passphrase_file, prompt, twice=not locked)()
+        return secret
+
+    found = keys.load(folder, ask)
+    keys.backup(file, found, secret or ask())
+    print(f"backup written: {file}")
+    shell.say("next: 'fedhelp-edge keys restore FILE --home DIR' brings the keys back, with the same passphrase")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="The backup.")],
+    home: shell.Home = shell.DEFAULT_HOME,
+    passphrase_file: shell.PassphraseFile = None,
+) -> None:
+    """Bring the keys back from a backup, under the backup's passphrase.
+
+    Example: fedhelp-edge keys restore /media/stick/keys-backup.txt
+    """
+    from fedhelp_edge.parcel import keys
+
+    folder = shell.home(home)
+    keys.check_none(folder)
+    secret = shell.asker(passphrase_file)()
+    path = keys.save(folder, keys.restore(file, secret), secret)
+    print(f"keys restored: {path}")

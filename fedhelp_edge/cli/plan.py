@@ -1,0 +1,47 @@
+"""`plan new`, `plan check`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedhelp_edge import shell
+
+app = shell.app(no_args_is_help=True, help="Write and check the plan of a federation.")
+
+
+@app.command()
+def new(file: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("plan.toml")) -> None:
+    """Write a plan with every key, its default and what it means.
+
+    Example: fedhelp-edge plan new plan.toml
+    """
+    from fedhelp_edge import files, plan
+    from fedhelp_edge.methods.registry import METHODS
+
+    with files.writing(file, private=False) as out:
+        out.write(plan.template(METHODS).encode())
+    print(f"{file}: a plan with every default")
+    shell.say(f"next: change name and classes, then run 'fedhelp-edge plan check {file}'")
+
+
+@app.command()
+def check(file: Annotated[Path, typer.Argument(help="The plan.")], json: shell.AsJson = False) -> None:
+    """Read a plan and name all its mistakes at once, with their lines.
+
+    Example: fedhelp-edge plan check plan.toml
+    """
+    from fedhelp_edge import plan
+    from fedhelp_edge.methods.registry import METHODS
+
+    try:
+        found = plan.load(file, METHODS)
+    except plan.Mistaken as fault:
+        if json:
+            shell.result(ok=False, mistakes=[vars(mistake) for mistake in fault.mistakes])
+            raise typer.Exit(1) from None
+        raise
+    if json:
+        shell.result(ok=True, mistakes=[], name=found.name, method=found.method, classes=list(found.classes))
+    else:
+        print(f"{file}: no mistakes; {found.method}, {len(found.classes)} classes, at most {found.rounds} rounds")

@@ -1,0 +1,197 @@
+"""The check of this machine: can it do what the kit needs, and what should be put right first."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from fedhelp_edge.errors import FedhelpError, NoKeys
+from fedhelp_edge.parcel import keys, parcel, sshsig, statement
+from fedhelp_edge.site import folder
+
+PASS, WARN, FAIL = "pass", "warn", "fail"
+_ORDER = (PASS, WARN, FAIL)
+_ABILITIES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16")  # what speeds nets up
+_WAIT = 120  # seconds for a check in a process of its own
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    state: str
+    detail: str
+    remedy: str = ""
+
+
+def checks(home: Path) -> Iterator[Check]:
+    """Every check, as it is done."""
+    for check in (_python, _packages, _processor, _memory, _parcel, _telemetry, _training):
+        yield check()
+    for check_home in (_disk, _keys, _clock):
+        yield check_home(home)
+
+
+def verdict(found: list[Check]) -> str:
+    return max((check.state for check in found), key=_ORDER.index)
+
+
+def _python() -> Check:
+    bits = struct.calcsize("P") * 8
+    detail = f"{platform.python_version()}, {bits} bits, {platform.system()} {platform.machine()}"
+    if sys.version_info < (3, 10) or bits < 64:
+        return Check("python", FAIL, detail, "install a 64-bit Python, 3.10 or newer")
+    return Check("python", PASS, detail)
+
+
+def _packages() -> Check:
+    found = {name: _version(name) for name in ("cryptography", "numpy", "pillow", "onnxruntime", "typer", "rich")}
+    detail = ", ".join(f"{name} {number or 'missing'}" for name, number in found.items())
+    if not all(found.values()):
+        return Check("packages", FAIL, detail, "install the kit again: pip install fedhelp-edge")
+    return Check("packages", PASS, detail)
+
+
+def _processor() -> Check:
+    flags = _cpu_flags()
+    known = [name for name in _ABILITIES if name in flags]
+    detail = f"{os.cpu_count() or 1} cores; {', '.join(known) or 'no special abilities known'}"
+    if flags and "avx2" not in flags and platform.machine() in ("x86_64", "AMD64"):
+        return Check("processor", WARN, detail, "training will be slow here; diagnosing will not")
+    return Check("processor", PASS, detail)
+
+
+def _memory() -> Check:
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    except (AttributeError, ValueError, OSError):
+        return Check("memory", PASS, "not known on this system")
+    if total < 1.5:
+        return Check("memory", WARN, f"{total:.1f} GiB", "close other programs while training")
+    return Check("memory", PASS, f"{total:.1f} GiB")
+
+
+def _parcel() -> Check:
+    """Seal a parcel and open it again: the keys, the signature, the encryption and the disk, all at once."""
+    with tempfile.TemporaryDirectory() as temporary:
+        made, path = keys.new(), Path(temporary) / "doctor.fhx"
+        signer = sshsig.fingerprint(made.public.sign)
+        context = statement.stamped(
+            "update", federation=f"fh-{'0' * 32}", round=0, task=statement.NO_HASH, base=statement.NO_HASH,
+            sender="doctor", sender_key=signer, recipients=[made.public.recipient], seq=1,
+        )  # fmt: skip
+        try:
+            parcel.seal(path, context, b"well", made.sign, [made.public.recipient])
+            with parcel.open(path, parcel.anyone, [made.identity]) as opened:
+                if opened.body.read() == b"well":
+                    return Check("parcel", PASS, "sealed one, opened it again")
+        except (FedhelpError, OSError) as fault:
+            return Check("parcel", FAIL, f"cannot seal and open: {fault}", "install the kit again; check the disk")
+    return Check("parcel", FAIL, "what was opened is not what was sealed", "install the kit again")
+
+
+def _telemetry() -> Check:
+    """onnxruntime reports home unless told not to before its first import: watch an empty home while it starts."""
+    if not _version("onnxruntime"):
+        return Check("telemetry", FAIL, "onnxruntime is missing", "install the kit again: pip install fedhelp-edge")
+    with tempfile.TemporaryDirectory() as empty:
+        quiet = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_RUNNING_UNIT_TESTS")}
+        quiet |= {"HOME": empty, "XDG_CACHE_HOME": empty, "ORT_DISABLE_TELEMETRY": "1"}
+        fault = _process(["-c", "import onnxruntime"], env=quiet)[1]
+        if fault:
+            return Check("telemetry", FAIL, "onnxruntime does not start", f"install it again; it said: {fault}")
+        if any(Path(empty).iterdir()):
+            return Check(
+                "telemetry", FAIL, "onnxruntime left traces", "install the version that the kit names"
+            )
+    return Check("telemetry", PASS, "onnxruntime starts without a trace")
+
+
+def _training() -> Check:
+    """torch is not imported here: another process says what there is."""
+    out, fault = _process(["-m", "fedhelp_edge.knowledge.vision"])
+    if fault:
+        return Check("training", FAIL, "torch does not start", f"install it again; it said: {fault}")
+    found = json.loads(out)
+    if not found["torch"]:
+        return Check("training", PASS, "not installed: this computer diagnoses, and does not train")
+    detail = f"torch {found['torch']} on {found['device']}, onnx {found['onnx'] or 'missing'}"
+    if "vision" in found:
+        detail += f", torchvision {found['torchvision']} ({found['vision']})"
+    if not (found["onnx"] and found["onnxscript"]):
+        return Check("training", WARN, detail, "to export models: pip install 'fedhelp-edge[train]'")
+    return Check("training", PASS, detail)
+
+
+def _disk(home: Path) -> Check:
+    place = next(path for path in (home, *home.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free / 2**30
+    if not os.access(place, os.W_OK):
+        return Check("disk", FAIL, f"cannot write to {home}", "name another folder with --home")
+    detail = f"{free:.1f} GiB free for {home}"
+    if free < 0.2:
+        return Check("disk", FAIL, detail, "free some space, or name another folder with --home")
+    return Check("disk", WARN if free < 2 else PASS, detail, "free some space before training" if free < 2 else "")
+
+
+def _keys(home: Path) -> Check:
+    try:
+        found = keys.public(home)
+        keys.check_guarded(home)
+    except NoKeys:
+        return Check("keys", PASS, f"none yet in {home}; joining makes them")
+    except FedhelpError as fault:
+        return Check("keys", FAIL, fault.cause, fault.remedy)
+    return Check("keys", PASS, sshsig.fingerprint(found.sign) + ("" if keys.is_locked(home) else ", no passphrase"))
+
+
+def _clock(home: Path) -> Check:
+    """No clock is asked over the network: what is signed, and the kit's own files, cannot be from the future."""
+    now = datetime.now(timezone.utc)
+    oldest = datetime.fromtimestamp(Path(__file__).stat().st_mtime, timezone.utc)
+    try:
+        known = folder.floor(home)
+    except FedhelpError as fault:
+        return Check("clock", FAIL, f"the news in {home} cannot be read: {fault.cause}", fault.remedy)
+    floor = known.now(oldest) if known else oldest
+    if now < floor:
+        days = (floor - now).days
+        return Check("clock", WARN, f"{now:%Y-%m-%d %H:%M} UTC is at least {days} days slow", "set the clock")
+    return Check("clock", PASS, f"{now:%Y-%m-%d %H:%M} UTC")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return set()
+    lines = [line.split(":", 1)[1] for line in text.splitlines() if line.startswith(("flags", "Features"))]
+    return set(lines[0].split()) if lines else set()
+
+
+def _process(arguments: list[str], env: dict[str, str] | None = None) -> tuple[str, str]:
+    """What a Python of its own prints, and the last line of its complaint if it fails."""
+    try:
+        done = subprocess.run(
+            [sys.executable, *arguments], capture_output=True, text=True, env=env, timeout=_WAIT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return "", f"no answer in {_WAIT} s"
+    return done.stdout, (done.stderr.strip().splitlines() or ["no reason"])[-1] if done.returncode else ""

@@ -1,0 +1,1 @@
+"""Foundation models, asked once about public images."""

@@ -1,0 +1,1 @@
+"""One file for each method. `registry` names them without importing any."""

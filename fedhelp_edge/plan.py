@@ -1,0 +1,355 @@
+"""The plan: what a federation agreed on, in one TOML file. It is read whole, and all its mistakes are told at once.
+
+Each table is a dataclass whose fields carry default, note and bounds: reading, checking and the commented template all
+come from them. A method's own table is handed in by the caller (`methods.registry`), for the plan knows no method.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+from fedhelp_edge import files
+from fedhelp_edge.errors import BadPlan
+
+LIMIT = 64 << 10  # bytes
+
+
+def key(default: Any, note: str, *, low: float = -math.inf, high: float = math.inf, of: tuple[str, ...] = ()) -> Any:
+    """A key of the plan: its default (whose type is its type), a note for people, and what is allowed."""
+    return field(default=default, metadata={"note": note, "low": low, "high": high, "of": of})
+
+
+@dataclass(frozen=True)
+class Image:
+    """fixed for all sites: raw pixels are brought to this"""
+
+    size: int = key(64, "pixels a side", low=8, high=1024)
+    channels: int = key(3, "3 colour, 1 grey", low=1, high=3)
+    mean: tuple[float, ...] = key((0.485, 0.456, 0.406), "of each channel, on a scale from 0 to 1", low=0, high=1)
+    std: tuple[float, ...] = key((0.229, 0.224, 0.225), "of each channel", low=0.001, high=10)
+
+    def complaints(self) -> Iterator[tuple[str, str]]:
+        if self.channels == 2:
+            yield "channels", "1 or 3"
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                yield name, f"needs {self.channels} numbers, one for each channel"
+
+
+@dataclass(frozen=True)
+class Data:
+    """how each site splits its images, once"""
+
+    val: float = key(0.1, "part kept to choose by", low=0, high=0.5)
+    test: float = key(0.2, "part kept to measure by", low=0, high=0.5)
+
+
+@dataclass(frozen=True)
+class Nets:
+    """which nets are trained"""
+
+    small: str = key(
+        "resnet20",
+        "travels: a small site's net, a large site's proxy",
+        of=("resnet20", "resnet32", "resnet56", "resnet110"),
+    )
+    large: str = key(
+        "resnet110", "a large site's own net, never leaves it", of=("resnet20", "resnet32", "resnet56", "resnet110")
+    )
+    norm: str = key("batch", "normalisation layers", of=("batch", "group"))
+
+
+@dataclass(frozen=True)
+class Training:
+    """what each site does in a round"""
+
+    epochs: int = key(2, "passes over a site's images in a round", low=1, high=1000)
+    batch: int = key(32, "images in a step", low=2, high=4096)
+    optimiser: str = key("adam", "", of=("adam", "sgd"))
+    lr: float = key(1e-3, "learning rate", low=1e-7, high=10)
+    weight_decay: float = key(1e-4, "", low=0, high=1)
+    schedule: str = key("cosine", "of the learning rate over all rounds", of=("cosine", "constant"))
+    loss: str = key(
+        "ce",
+        "cross-entropy, with a correction for rare classes, or for wrong labels",
+        of=("ce", "logit-adjusted", "symmetric"),
+    )
+    precision: str = key("auto", "bf16 where the processor has it", of=("auto", "fp32", "bf16"))
+    yardstick: bool = key(True, "also train alone, to know what taking part is worth")
+
+
+@dataclass(frozen=True)
+class Start:
+    """where everybody's first weights come from"""
+
+    # `from` is a word of Python's own
+    source: str = field(
+        default="seed",
+        metadata={
+            "note": "drawn from the seed, or trained once on the knowledge pack",
+            "of": ("seed", "pack"),
+            "name": "from",
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Round:
+    """when a round opens, closes and counts"""
+
+    quorum: int = key(2, "sites without which nothing is merged", low=1, high=1000)
+    days: int = key(7, "until the deadline", low=1, high=365)
+    stale: int = key(1, "how many rounds late a share may come", low=0, high=10)
+    patience: int = key(10, "rounds without improvement before the federation stops; 0: never", low=0, high=10000)
+    enrolment: str = key(
+        "invite", "an invite is enough, or the coordinator approves each by hand", of=("invite", "manual")
+    )
+    roster_days: int = key(90, "how long a roster holds", low=1, high=365)
+    grace_days: int = key(30, "how long a site may still train under an old one", low=0, high=365)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """how shares become one model"""
+
+    rule: str = key("mean", "", of=("mean", "median", "trimmed"))
+    weight: str = key(
+        "examples", "by number of images, all alike, or as the method says", of=("examples", "uniform", "method")
+    )
+    cap: float = key(1.0, "largest part that one site may have", low=0.01, high=1)
+    clip: str = key("auto", "limit how far one share may pull", of=("auto", "none"))
+
+
+@dataclass(frozen=True)
+class Wire:
+    """how shares travel"""
+
+    up: str = key("f32", "f16 halves the bytes", of=("f32", "f16"))
+    down: str = key("f32", "", of=("f32", "f16"))
+    norm: str = key("shared", "normalisation layers travel, or stay at each site (FedBN)", of=("shared", "local"))
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """what else protects a site"""
+
+    mode: str = key("plain", "", of=("plain",))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan, read and found right. `text` is the file, byte for byte; `tables` has the numbers of each method."""
+
+    name: str = key("skin-lesions", "what people call this federation")
+    task: str = key("classification", "", of=("classification",))
+    classes: tuple[str, ...] = key(("benign", "malignant"), "what the model tells apart; sites name their folders so")
+    method: str = key("fedhelp", "")
+    rounds: int = key(100, "at most", low=1, high=100000)
+    seed: int = key(0, "every draw in the federation follows from it", low=0, high=2**53 - 1)
+    image: Image = field(default_factory=Image)
+    data: Data = field(default_factory=Data)
+    nets: Nets = field(default_factory=Nets)
+    training: Training = field(default_factory=Training)
+    start: Start = field(default_factory=Start)
+    round: Round = field(default_factory=Round)
+    merge: Merge = field(default_factory=Merge)
+    wire: Wire = field(default_factory=Wire)
+    privacy: Privacy = field(default_factory=Privacy)
+    tables: Mapping[str, Any] = field(default_factory=dict)
+    text: str = ""
+
+    @property
+    def numbers(self) -> Any:
+        """The table of the plan's own method."""
+        return self.tables[self.method]
+
+    def complaints(self) -> Iterator[tuple[str, str]]:
+        if len(self.classes) < 2:
+            yield "classes", "name at least two"
+        if len({name.strip().casefold() for name in self.classes}) < len(self.classes):
+            yield "classes", "a name stands twice"
+        if not all(name.strip() == name != "" and name.isprintable() for name in self.classes):
+            yield "classes", "a name is empty, or has spaces around it"
+        if not self.name.strip() or not self.name.isprintable() or len(self.name) > 100:
+            yield "name", "1 to 100 letters on one line"
+
+
+@dataclass(frozen=True, order=True)
+class Mistake:
+    line: int  # 0: nowhere in particular
+    where: str
+    cause: str
+
+    def __str__(self) -> str:
+        return (f"line {self.line}: " if self.line else "") + f"{self.where}: {self.cause}"
+
+
+class Mistaken(BadPlan, code=BadPlan.code, remedy=BadPlan.remedy):
+    """A plan with its mistakes, each with its line."""
+
+    def __init__(self, mistakes: list[Mistake]) -> None:
+        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        super().__init__("\n  ".join([f"the plan has {count}", *map(str, mistakes)]))
+        self.mistakes = mistakes
+
+
+_TABLES = {f.name: f.default_factory for f in fields(Plan) if f.default_factory not in (MISSING, dict)}
+
+
+def load(path: Path, methods: Mapping[str, type]) -> Plan:
+    """The plan in a file."""
+    with files.reading(path) as file:
+        data = file.read(LIMIT + 1)
+    try:
+        return read(data.decode("utf-8-sig"), methods)
+    except UnicodeDecodeError:
+        raise Mistaken([Mistake(0, "plan", "not a text in UTF-8")]) from None
+
+
+def read(text: str, methods: Mapping[str, type]) -> Plan:
+    """The plan that a text holds, or `Mistaken` with everything that is wrong in it."""
+    if len(text.encode()) > LIMIT:
+        raise Mistaken([Mistake(0, "plan", f"longer than {LIMIT // 1024} KiB")])
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as fault:
+        line = re.search(r"at line (\d+)", str(fault))
+        cause = re.sub(r" \(at .*\)$", "", str(fault)).lower()
+        raise Mistaken([Mistake(int(line[1]) if line else 0, "TOML", cause)]) from None
+    except RecursionError:
+        raise Mistaken([Mistake(0, "TOML", "nested too deeply")]) from None
+    complaints: list[tuple[str, str, str]] = []
+
+    def wrong(table: str, name: str, cause: str) -> None:
+        complaints.append((table, name, cause))
+
+    kinds: dict[str, Any] = {**_TABLES, **methods}
+    top = {name: value for name, value in raw.items() if not isinstance(value, dict)}
+    found = {name: value for name, value in raw.items() if isinstance(value, dict)}
+    for name in found.keys() - kinds.keys():
+        wrong(name, "", "no such table" + _meant(name, kinds))
+    read_tables = {name: _table(kind, found.get(name, {}), name, wrong) for name, kind in kinds.items()}
+    own = {name: read_tables[name] for name in _TABLES}
+    plan: Plan = _table(Plan, top, "", wrong, **own, tables={name: read_tables[name] for name in methods}, text=text)
+    if plan.method not in methods:
+        wrong("", "method", f"{plan.method!r} is not one of {', '.join(methods)}" + _meant(plan.method, methods))
+    if "classes" not in raw:
+        wrong("", "classes", "say what the model is to tell apart")
+    if complaints:
+        lines = _lines(text)
+        raise Mistaken(sorted(Mistake(_line(lines, *at), _where(*at), cause) for *at, cause in complaints))
+    return plan
+
+
+def _line(lines: Mapping[tuple[str, str], int], table: str, name: str) -> int:
+    return lines.get((table, name), lines.get((table, ""), 0))
+
+
+def _where(table: str, name: str) -> str:
+    return f"[{table}] {name}".strip() if table else name
+
+
+def template(methods: Mapping[str, type]) -> str:
+    """A commented plan in which everything has its default."""
+    parts = [_template(Plan, "")]
+    parts += [_template(kind, name) for name, kind in {**_TABLES, **methods}.items()]
+    return "\n".join(filter(None, parts))
+
+
+def _template(kind: Any, table: str) -> str:
+    said = [(_name(f), f.default, f.metadata) for f in fields(kind) if "note" in f.metadata]
+    rows = [(f"{name} = {_toml(default)}", _note(meta)) for name, default, meta in said]
+    width = max((len(row) for row, _ in rows), default=0)
+    head = [f"[{table}]  # {(kind.__doc__ or '').splitlines()[0]}"] if table else []
+    lines = [f"{row.ljust(width)}  # {note}" if note else row for row, note in rows]
+    return "\n".join([*head, *lines, ""]) if rows else ""
+
+
+def _note(meta: Mapping[str, Any]) -> str:
+    return "; ".join(filter(None, (meta["note"], " | ".join(meta["of"]) if len(meta["of"]) > 1 else "")))
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _name(part: Any) -> str:
+    return str(part.metadata.get("name", part.name))
+
+
+def _table(kind: Any, raw: Mapping[str, Any], table: str, wrong: Callable[..., None], **given: Any) -> Any:
+    """One table, with its mistakes told to `wrong`; what is wrong has its default, so that the rest can be judged."""
+    known = {_name(part): part for part in fields(kind) if "note" in part.metadata}
+    for name in raw.keys() - known.keys():
+        wrong(table, name, "no such key" + _meant(name, known))
+    values = dict(given)
+    for name in raw.keys() & known.keys():
+        part = known[name]
+        value, complaint = _fit(raw[name], part.default, part.metadata)
+        if complaint:
+            wrong(table, name, complaint)
+        else:
+            values[part.name] = value
+    made = kind(**values)
+    for name, complaint in getattr(made, "complaints", tuple)():
+        wrong(table, name, complaint)
+    return made
+
+
+def _fit(value: Any, default: Any, meta: Mapping[str, Any]) -> tuple[Any, str]:
+    """The value in its right type, or why it cannot be."""
+    if isinstance(default, tuple):
+        if not isinstance(value, list):
+            return None, "should be a list"
+        items = [_fit(item, default[0], meta) for item in value]
+        return tuple(item for item, _ in items), next((complaint for _, complaint in items if complaint), "")
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if type(value) is not type(default):
+        kinds = {str: "text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
+        return None, f"should be {kinds[type(default)]}"
+    if meta["of"] and value not in meta["of"]:
+        return None, f"{value!r} is not one of {', '.join(meta['of'])}" + _meant(value, meta["of"])
+    if isinstance(value, int | float) and not meta.get("low", value) <= value <= meta.get("high", value):
+        return None, f"should be from {meta['low']:g} to {meta['high']:g}"
+    return value, ""
+
+
+def _meant(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; do you mean {close[0]!r}?" if close else ""
+
+
+def _lines(text: str) -> dict[tuple[str, str], int]:
+    """The line of each key. A statement of TOML is the shortest run of lines that reads on its own."""
+    found: dict[tuple[str, str], int] = {}
+    table, begin, held = "", 1, ""
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        held += line
+        try:
+            value = tomllib.loads(held)
+        except tomllib.TOMLDecodeError:
+            continue
+        if re.match(r"\s*\[", held) and len(value) == 1:
+            table = next(iter(value))
+            found.setdefault((table, ""), begin)
+        else:
+            for name in value:
+                found.setdefault((table, name), begin)
+        begin, held = number + 1, ""
+    return found

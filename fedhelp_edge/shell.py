@@ -1,0 +1,163 @@
+"""What both command lines share: lazy commands, the home folder, passphrases, results on stdout, errors on stderr."""
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from fedhelp_edge import errors
+
+SCHEMA_VERSION = 1
+
+Home = Annotated[
+    Path, typer.Option("--home", envvar="FEDHELP_HOME", help="Where this site lives.", show_default="~/fedhelp")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
+PassphraseFile = Annotated[
+    Path | None,
+    typer.Option("--passphrase-file", envvar="FEDHELP_PASSPHRASE_FILE", help="A file that holds the passphrase."),
+]
+DEFAULT_HOME = Path("~/fedhelp")
+
+
+class Commands(MutableMapping[str, Any]):
+    """Command names and, in a package, the module of each, imported when the command is asked for."""
+
+    def __init__(self, package: str, names: Sequence[str]) -> None:
+        self._package, self._names = package, list(names)
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._made:
+            command = typer.main.get_command(importlib.import_module(f"{self._package}.{name}").app)
+            command.name = name
+            self._made[name] = command
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __setitem__(self, name: str, command: Any) -> NoReturn:
+        raise TypeError("commands are files")
+
+    __delitem__ = __setitem__  # type: ignore[assignment]
+
+
+def app(**options: Any) -> typer.Typer:
+    """A Typer as every file of commands makes one: plain text, no tracebacks of its own, quick to start."""
+    return typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False, **options)
+
+
+def group(package: str, names: Sequence[str], program: str, about: str, version: str) -> TyperGroup:
+    """The whole command line of a program."""
+    root = app(no_args_is_help=True, help=about, epilog="Every command has --help with an example.")
+
+    def show_version(wanted: bool) -> None:
+        if wanted:
+            print(f"{program} {version}")
+            raise typer.Exit
+
+    @root.callback()
+    def main(
+        version: Annotated[
+            bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show it.")
+        ] = False,
+        debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    ) -> None:
+        pass
+
+    made = typer.main.get_command(root)
+    assert isinstance(made, TyperGroup)  # noqa: S101 - a callback makes it one
+    made.name = program
+    made.commands = Commands(package, names)
+    return made
+
+
+def run(commands: TyperGroup, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line and leave: 0 done, 1 refused, failed or not ready, 2 wrong usage."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments or bool(os.environ.get("FEDHELP_DEBUG"))
+    if "--debug" in arguments:  # wherever it stands
+        arguments.remove("--debug")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a console that lacks a letter shows "?" and goes on
+    try:
+        code = commands.main(args=arguments, prog_name=commands.name, standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code if isinstance(code, int) else 0)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as fault:
+        if debug:
+            raise
+        _fail(_ours(fault), as_json="--json" in arguments)
+
+
+def _ours(fault: BaseException) -> errors.FedhelpError:
+    match fault:
+        case errors.FedhelpError():
+            return fault
+        case typer.Abort() | KeyboardInterrupt():
+            return errors.Interrupted("stopped by hand")
+        case OSError():
+            return errors.from_os(fault)
+        case MemoryError():
+            return errors.Storage("not enough memory", remedy="close other programs, then run the same command again")
+    if hasattr(fault, "format_message"):
+        said = str(fault.format_message()).strip().removesuffix(".")
+        return errors.Usage(said[:1].lower() + said[1:])
+    return errors.Internal(f"{type(fault).__name__} in this program")
+
+
+def _fail(fault: errors.FedhelpError, *, as_json: bool) -> NoReturn:
+    print(f"error: {fault.code}: {fault.cause}\nhint: {fault.remedy}", file=sys.stderr)
+    if as_json:
+        result(error={"code": fault.code, "cause": fault.cause, "remedy": fault.remedy})
+    sys.exit(2 if isinstance(fault, errors.Usage) else 1)
+
+
+def result(**values: Any) -> None:
+    """One line, one object: what a program reads."""
+    print(json.dumps({"schema_version": SCHEMA_VERSION, **values}, ensure_ascii=True))
+
+
+def say(text: str) -> None:
+    """To the person, not to the program that reads stdout."""
+    print(text, file=sys.stderr)
+
+
+def home(given: Path) -> Path:
+    return given.expanduser()
+
+
+def asker(file: Path | None, prompt: str = "passphrase", *, twice: bool = False) -> Callable[[], str]:
+    """What gives the passphrase when it is needed: a file, else a prompt, else a refusal."""
+
+    def ask() -> str:
+        if file is not None:
+            return _from_file(file)
+        if not sys.stdin.isatty():
+            raise errors.PassphraseNeeded("the keys are locked, and there is nobody to ask")
+        return str(typer.prompt(prompt, hide_input=True, err=True, confirmation_prompt=twice))
+
+    return ask
+
+
+def _from_file(file: Path) -> str:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    if not lines or not lines[0].strip():
+        raise errors.PassphraseNeeded(f"{file.name} is empty")
+    return lines[0]

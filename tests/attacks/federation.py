@@ -1,0 +1,238 @@
+"""A federation in memory: every key is here and every signature is real, so a test changes one thing and sees who objects.
+
+A `News` is what a reader of a parcel knows: the statement, the keys whose signatures hold, and the body. `signed` makes
+one from a context, a body and the signers; the methods of `Federation` fill in what an honest coordinator would say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fedhelp_edge import share
+from fedhelp_edge.parcel import age, keys, parcel, sshsig, statement
+from fedhelp_edge.parcel.statement import NO_HASH, Statement
+from fedhelp_edge.share import Schema
+from fedhelp_edge.trust import charter, roster, task
+from fedhelp_edge.trust.charter import Charter
+from fedhelp_edge.trust.floor import Floor
+from fedhelp_edge.trust.roster import Roster, Site
+from fedhelp_edge.trust.task import Log, Task
+
+START = datetime(2026, 3, 1, 8, tzinfo=timezone.utc)
+DAY = timedelta(days=1)
+SCHEMA = Schema.parse(["linear.weight F32 2x4", "linear.bias F32 2"])
+BASE = hashlib.sha256(b"the first weights").hexdigest()
+LAST = 2**53 - 1  # the largest number that a statement can hold
+
+
+class News(NamedTuple):
+    said: Statement
+    keys: tuple[str, ...]
+    holds: dict[str, Any]
+
+
+def signed(context: dict[str, Any], body: dict[str, Any] | bytes, *signers: Ed25519PrivateKey) -> News:
+    """What a reader knows once the statement was parsed and each of the signatures was found good."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    said = statement.parse(statement.make(context, hashlib.sha256(data).hexdigest(), len(data)).line)
+    found = [sshsig.parse(sshsig.sign(said.line, signer, said.namespace)) for signer in signers]
+    for signature in found:
+        signature.verify(said.line)
+    holds = {} if isinstance(body, bytes) else parcel.read_json(data)
+    return News(said, tuple(sshsig.public_line(signature.key) for signature in found), holds)
+
+
+def line(key: Ed25519PrivateKey) -> str:
+    """The public half, as a charter or roster names it."""
+    return sshsig.public_line(key.public_key())
+
+
+def weights(seed: int = 0) -> dict[str, share.Array]:
+    """A share that fits `SCHEMA`."""
+    draw = np.random.default_rng(seed)
+    return {tensor.name: draw.standard_normal(tensor.shape).astype(np.float32) for tensor in SCHEMA.tensors}
+
+
+def string(data: bytes) -> bytes:
+    """A field as SSH writes it."""
+    return struct.pack(">I", len(data)) + data
+
+
+def tuple_of(value: Site | Sequence[Site]) -> tuple[Site, ...]:
+    return (value,) if isinstance(value, Site) else tuple(value)
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Roots, coordinator, front, archive and three sites: two small clinics and a large hospital."""
+
+    threshold: int = 1
+    roots: tuple[Ed25519PrivateKey, ...] = field(
+        default_factory=lambda: tuple(Ed25519PrivateKey.generate() for _ in range(3))
+    )
+    coordinator: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+    front: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+    archive: str = field(default_factory=age.new_identity)
+    round_key: str = field(default_factory=age.new_identity)
+    people: dict[str, keys.Keys] = field(
+        default_factory=lambda: {name: keys.new() for name in ("site-001", "site-002", "site-003")}
+    )
+
+    # --- what the coordinator says -----------------------------------------------------------------------------------
+    def charter(
+        self,
+        after: Charter | None = None,
+        *,
+        roots: Sequence[Ed25519PrivateKey] | None = None,
+        coordinator: Ed25519PrivateKey | None = None,
+        threshold: int | None = None,
+        signers: Sequence[Ed25519PrivateKey] | None = None,
+        created: datetime = START,
+        **context: Any,
+    ) -> News:
+        """Version 1, or the version that follows `after`."""
+        roots = self.roots if roots is None else tuple(roots)
+        said = {
+            "epoch": after.epoch if after else 1,
+            "version": after.version + 1 if after else 1,
+            "previous": after.hash if after else NO_HASH,
+            **context,
+        }
+        holds = charter.body(
+            "Clinics of the valley",
+            tuple(line(root) for root in roots),
+            line(coordinator or self.coordinator),
+            self.threshold if threshold is None else threshold,
+        )
+        return signed(statement.stamped("charter", created, **said), holds, *(roots if signers is None else signers))
+
+    @cached_property
+    def pinned(self) -> Charter:
+        return charter.first(*self.charter())
+
+    @property
+    def id(self) -> str:
+        return self.pinned.federation
+
+    def site(self, name: str, **changes: Any) -> Site:
+        public = self.people[name].public
+        tier = "large" if name == "site-003" else "small"
+        return replace(Site(name, f"Clinic {name[-1]}", tier, public.sign, public.recipient), **changes)
+
+    def roster(
+        self,
+        version: int = 1,
+        *,
+        sites: Site | Sequence[Site] = (),
+        under: Charter | None = None,
+        expires: datetime = START + 90 * DAY,
+        created: datetime = START,
+        signer: Ed25519PrivateKey | None = None,
+        **context: Any,
+    ) -> News:
+        """The three sites, those named in `sites` changed as given there."""
+        changed = {site.id: site for site in tuple_of(sites)}
+        listed = [changed.pop(name, self.site(name)) for name in self.people] + list(changed.values())
+        under = under or self.pinned
+        said = {"federation": self.id, "epoch": under.epoch, "version": version, "charter": under.hash, **context}
+        holds = roster.body(listed, line(self.front), age.recipient_of(self.archive), expires)
+        return signed(statement.stamped("roster", created, **said), holds, signer or self.coordinator)
+
+    def task(
+        self,
+        rests_on: News,
+        round_: int = 1,
+        *,
+        log: Log | None = None,
+        closes: datetime = START + 14 * DAY,
+        created: datetime = START,
+        signer: Ed25519PrivateKey | None = None,
+        **context: Any,
+    ) -> News:
+        said = {
+            "federation": self.id,
+            "epoch": rests_on.said.context["epoch"],
+            "round": round_,
+            "roster": rests_on.said.hash,
+            "roster_version": rests_on.said.context["version"],
+            "base": BASE,
+            **context,
+        }
+        holds = task.body(
+            "[plan]\n", SCHEMA, self.recipients, 1 << 20, "", created, closes, log or Log(round_, f"{round_:064x}")
+        )
+        return signed(statement.stamped("task", created, **said), holds, signer or self.coordinator)
+
+    def model(self, round_: int, base: str = BASE, **context: Any) -> Statement:
+        """The statement of a merged model."""
+        counted = {"count": 3, "sha256": "0" * 64}
+        said = {"federation": self.id, "epoch": 1, "round": round_, "base": base, "readers": counted, "inputs": counted}
+        return signed(statement.stamped("global", START, **{**said, **context}), b"sealed", self.coordinator).said
+
+    def receipt(self, sender: str, signer: Ed25519PrivateKey, **context: Any) -> News:
+        said = {"federation": self.id, "epoch": 1, "sender": sender, "about": BASE, **context}
+        return signed(statement.stamped("receipt", START, **said), {}, signer)
+
+    # --- what a site says --------------------------------------------------------------------------------------------
+    @property
+    def recipients(self) -> list[str]:
+        return [age.recipient_of(self.round_key), age.recipient_of(self.archive)]
+
+    def share(self, name: str, order: News, created: datetime = START, **context: Any) -> dict[str, Any]:
+        """The context of a share that a site makes under a task."""
+        said = {
+            "federation": self.id,
+            "round": order.said.context["round"],
+            "task": order.said.hash,
+            "base": order.said.context["base"],
+            "sender": name,
+            "sender_key": sshsig.fingerprint(self.people[name].public.sign),
+            "recipients": self.recipients,
+            "seq": 1,
+        }
+        return statement.stamped("update", created, **{**said, **context})
+
+    def update(self, name: str, order: News, *signers: Ed25519PrivateKey, **context: Any) -> News:
+        return signed(self.share(name, order, **context), b"sealed", *(signers or (self.people[name].sign,)))
+
+    def enrol(self, holds: dict[str, Any], context: dict[str, Any], *signers: Ed25519PrivateKey) -> News:
+        return signed(context, holds, *signers)
+
+    def rotate(self, name: str, new: keys.Public, *signers: Ed25519PrivateKey, **context: Any) -> News:
+        said = {"federation": self.id, "sender": name, "seq": 2, **context}
+        return signed(
+            statement.stamped("rotate", START, **said), {"sign": new.sign, "recipient": new.recipient}, *signers
+        )
+
+    # --- what a reader makes of it -----------------------------------------------------------------------------------
+    def floor(self, *news: News) -> Floor:
+        """What a site knows that pinned the charter and then read this news."""
+        known = Floor(self.pinned)
+        for one in news:
+            known = {"charter": known.with_charter, "roster": known.with_roster, "task": known.with_task}[
+                one.said.kind
+            ](*one)
+        return known
+
+    def read_roster(self, news: News) -> Roster:
+        return roster.read(*news, self.pinned)
+
+    def read_task(self, news: News, known: Roster) -> Task:
+        return task.read(*news, self.pinned, known)
+
+
+def write_parcel(path: Path, said: Statement, armors: Sequence[str], payload: bytes) -> Path:
+    """A parcel with whatever signatures one likes."""
+    path.write_bytes(parcel.MAGIC + said.line + b"\n" + "".join(armors).encode() + payload)
+    return path

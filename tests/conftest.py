@@ -1,0 +1,56 @@
+"""What tests of every room share: a site's and a hub's keys, and the outside of an update from one to the other."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from fedhelp_edge.parcel import keys, parcel, sshsig, statement
+
+settings.register_profile("house", deadline=None)  # a slow machine is no mistake
+settings.load_profile("house")
+
+
+@pytest.fixture(scope="session")
+def site() -> keys.Keys:
+    return keys.new()
+
+
+@pytest.fixture(scope="session")
+def hub() -> keys.Keys:
+    return keys.new()
+
+
+@pytest.fixture
+def context(site: keys.Keys, hub: keys.Keys) -> dict[str, Any]:
+    """The context of an update from `site` that only `hub` can open."""
+    return statement.stamped(
+        "update",
+        federation="fh-" + "3c" * 16,
+        round=12,
+        task="a1" * 32,
+        base="9f" * 32,
+        sender="site-017",
+        sender_key=sshsig.fingerprint(site.public.sign),
+        recipients=[hub.public.recipient],
+        seq=31,
+    )
+
+
+@pytest.fixture
+def signed(tmp_path: Path, context: dict[str, Any], site: keys.Keys) -> Callable[..., Path]:
+    """Puts any bytes whatever into an update whose outside is right; `said` changes what the statement says of them."""
+
+    def put(payload: bytes, **said: Any) -> Path:
+        truth = {"sha256": hashlib.sha256(payload).hexdigest(), "size": len(payload)}
+        outside = statement.Statement(context, "age", **{**truth, **said})
+        path = tmp_path / "signed.fhx"
+        path.write_bytes(parcel._prologue(outside, [site.sign]) + payload)
+        return path
+
+    return put

@@ -1,0 +1,62 @@
+"""The age community's own vectors: each file opens, or is refused by the layer that must refuse it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import BinaryIO, cast
+
+import pytest
+
+from fedhelp_edge.errors import AgeError, ArmorError, HeaderError, MacError, NoMatch, PayloadError
+from fedhelp_edge.parcel import age
+from tests.unit.parcel import vectors
+
+pytestmark = vectors.needed
+
+REFUSALS: dict[str, type[AgeError]] = {
+    "no match": NoMatch,
+    "header failure": HeaderError,
+    "HMAC failure": MacError,
+    "payload failure": PayloadError,
+    "armor failure": ArmorError,
+}
+
+
+class Pipe(io.RawIOBase):
+    """Bytes that come once and in small pieces."""
+
+    def __init__(self, data: bytes) -> None:
+        self._rest = io.BytesIO(data)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        return self._rest.readinto(memoryview(buffer)[:1000])
+
+
+@pytest.mark.parametrize("source", [io.BytesIO, Pipe])
+@pytest.mark.parametrize("name", vectors.age_names())
+def test_a_vector_opens_or_is_refused_by_the_right_layer(name: str, source: type[io.IOBase]) -> None:
+    vector = vectors.age_vector(name)
+    sink, fault = io.BytesIO(), None
+    try:
+        age.decrypt(cast(BinaryIO, source(vector.file)), sink, vector.identities, armor=vector.armored)
+    except AgeError as met:
+        fault = type(met)
+    assert fault is REFUSALS.get(vector.expect)
+    if fault:
+        assert sink.getvalue() == b"", "something was released although the file is not whole"
+    else:
+        assert hashlib.sha256(sink.getvalue()).hexdigest() == vector.payload
+
+
+def test_every_answer_that_a_vector_may_expect_is_known() -> None:
+    expected = {vectors.age_vector(name).expect for name in vectors.age_names()}
+    assert expected == {"success", *REFUSALS}
+
+
+def test_only_the_vectors_with_post_quantum_recipients_are_left_out() -> None:
+    left_out = set(vectors.all_age_names()) - set(vectors.age_names())
+    assert len(left_out) == 19, "their recipient type, mlkem768x25519, is not part of this kit"

@@ -1,0 +1,50 @@
+"""The public test vectors: where they lie, and how an age vector is written."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fedhelp_edge.parcel import age
+
+_ROOT = Path(__file__).resolve().parents[3]
+FOLDER = (_ROOT / os.environ.get("FEDHELP_DATA", "../shared/data")).parent / "vectors"
+
+needed = pytest.mark.skipif(not FOLDER.is_dir(), reason="the folder 'vectors' beside FEDHELP_DATA is not here")
+
+
+@dataclass(frozen=True)
+class AgeVector:
+    expect: str
+    payload: str  # SHA-256 of the plaintext, in hexadecimal digits
+    identities: list[str | age.Passphrase]
+    armored: bool
+    file: bytes
+
+
+def age_names() -> list[str]:
+    """The vectors of everything this kit reads: post-quantum recipients (`hybrid`) it does not."""
+    return [name for name in all_age_names() if "hybrid" not in name]
+
+
+def all_age_names() -> list[str]:
+    return sorted(path.name for path in FOLDER.glob("age/testdata/*"))
+
+
+def age_vector(name: str) -> AgeVector:
+    header, _, file = (FOLDER / "age/testdata" / name).read_bytes().partition(b"\n\n")
+    said: dict[str, list[str]] = {}
+    for line in header.decode().splitlines():
+        key, _, value = line.partition(": ")
+        said.setdefault(key, []).append(value)
+    return AgeVector(
+        expect=said["expect"][0],
+        payload=said.get("payload", [""])[0],
+        identities=[*said.get("identity", []), *map(age.Passphrase, said.get("passphrase", []))],
+        armored=said.get("armored") == ["yes"],
+        file=zlib.decompress(file) if said.get("compressed") == ["zlib"] else file,
+    )
