@@ -24,9 +24,10 @@ _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 def reading(path: Path, *, follow: bool = True) -> Iterator[BinaryIO]:
     """An ordinary file, opened for reading; a folder, a device, a pipe (or, unless `follow`, a link) is refused."""
     descriptor = os.open(path, os.O_RDONLY | _BINARY | _NO_WAIT | (0 if follow else _NO_LINK))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileKind(f"{path.name} is not an ordinary file")
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise FileKind(f"{path.name} is not an ordinary file")
         yield file
 
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -85,7 +86,10 @@ def check_none(folder: Path) -> None:
 def load(folder: Path, ask: Callable[[], str]) -> Keys:
     """The keys of a folder; `ask` is called for the passphrase if they have one."""
     path = check_guarded(folder)
-    return _read(path, ask() if path.name == _LOCKED else None, armor=False)
+    keys = _read(path, ask() if path.name == _LOCKED else None, armor=False)
+    if keys.public != public(folder):
+        raise KeysCorrupt(f"{path.name} and {_PUBLIC} do not belong together")
+    return keys
 
 
 def public(folder: Path) -> Public:
@@ -96,7 +100,7 @@ def public(folder: Path) -> Public:
             found = Public(**json.loads(file.read(_LIMIT)))
         sshsig.public_raw(found.sign)
         age.check_recipient(found.recipient)
-    except (ValueError, TypeError, AttributeError, FileNotFoundError, FedhelpError):
+    except (ValueError, TypeError, AttributeError, RecursionError, FileNotFoundError, FedhelpError):
         raise KeysCorrupt(f"{_PUBLIC} is damaged") from None
     return found
 
@@ -169,7 +173,7 @@ def _read(path: Path, passphrase: str | None, *, armor: bool) -> Keys:
         sign = load_ssh_private_key(pem + end, password=None)
         keys = Keys(sign, identity.decode().strip()) if isinstance(sign, Ed25519PrivateKey) else None
         age.recipient_of(keys.identity if keys else "")
-    except (ValueError, FedhelpError):
+    except (ValueError, TypeError, UnsupportedAlgorithm, FedhelpError):
         keys = None
     if not keys:
         raise KeysCorrupt(f"{path.name} does not hold the two keys")

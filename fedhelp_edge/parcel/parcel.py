@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,7 @@ from fedhelp_edge.errors import (
     BadBody,
     BadMagic,
     InnerContext,
+    ParcelError,
     PayloadHash,
     PayloadSize,
     SigCount,
@@ -92,6 +93,8 @@ def seal(
                 "salt": os.urandom(32).hex(),
             }
         )
+        if len(inner) >= INNER_LIMIT:
+            raise BadBody("the facts are too long")
         source.seek(begin)
         source = cast(BinaryIO, _Chained(io.BytesIO(inner + b"\n"), source))
         size = age.encrypted_size(len(inner) + 1 + size, len(recipients))
@@ -286,7 +289,10 @@ class _Inner:
 
     def check(self, said: Statement) -> Mapping[str, Any]:
         """The facts, once the line has the right form and names this very parcel."""
-        value = canon.decode(self._line) if self._whole and self.length <= INNER_LIMIT else None
+        value: canon.Value = ""
+        if self._whole and self.length <= INNER_LIMIT:
+            with suppress(ParcelError):  # which speak of the outer line
+                value = canon.decode(self._line)
         if not isinstance(value, dict) or value.keys() != {"body_sha256", "context_sha256", "facts", "salt"}:
             raise BadBody("what was encrypted does not begin with its facts")
         if value["context_sha256"] != _context_hash(said.context):

@@ -131,6 +131,7 @@ def when(text: str) -> datetime:
 
 def make(context: Mapping[str, Any], sha256: str, size: int) -> Statement:
     check_context(context)
+    _check_size(context["kind"], size)
     return Statement(context, form_of(context["kind"]), sha256, size)
 
 
@@ -144,8 +145,7 @@ def parse(line: bytes) -> Statement:
     check_context(context)
     if payload["form"] != form_of(context["kind"]):
         raise StatementSchema(f"a {context['kind']} travels as {form_of(context['kind'])}, not as {payload['form']}")
-    if payload["size"] > KINDS[context["kind"]].limit:
-        raise PayloadSize(f"a {context['kind']} may not be that large")
+    _check_size(context["kind"], payload["size"])
     return Statement(context, payload["form"], payload["sha256"], payload["size"])
 
 
@@ -155,6 +155,11 @@ def check_context(context: Mapping[str, Any]) -> None:
         raise StatementSchema("of an unknown kind")
     _check(context, {name: _FIELDS[name] for name in KINDS[kind].fields}, f"the context of a {kind}")
     when(context["created"])
+
+
+def _check_size(kind: str, size: int) -> None:
+    if size > KINDS[kind].limit:
+        raise PayloadSize(f"a {kind} may not be that large")
 
 
 def _check(value: Any, shape: Any, what: str) -> None:

@@ -1,4 +1,4 @@
-"""A federation in memory: every key is here and every signature is real, so a test changes one thing and sees who objects.
+"""A federation in memory: all keys are here and all signatures real, so a test changes one thing and sees who objects.
 
 A `News` is what a reader of a parcel knows: the statement, the keys whose signatures hold, and the body. `signed` makes
 one from a context, a body and the signers; the methods of `Federation` fill in what an honest coordinator would say.
@@ -23,7 +23,7 @@ from fedhelp_edge import share
 from fedhelp_edge.parcel import age, keys, parcel, sshsig, statement
 from fedhelp_edge.parcel.statement import NO_HASH, Statement
 from fedhelp_edge.share import Schema
-from fedhelp_edge.trust import charter, roster, task
+from fedhelp_edge.trust import charter, enrol, roster, task
 from fedhelp_edge.trust.charter import Charter
 from fedhelp_edge.trust.floor import Floor
 from fedhelp_edge.trust.roster import Roster, Site
@@ -206,8 +206,10 @@ class Federation:
     def update(self, name: str, order: News, *signers: Ed25519PrivateKey, **context: Any) -> News:
         return signed(self.share(name, order, **context), b"sealed", *(signers or (self.people[name].sign,)))
 
-    def enrol(self, holds: dict[str, Any], context: dict[str, Any], *signers: Ed25519PrivateKey) -> News:
-        return signed(context, holds, *signers)
+    def enrol(self, code: str, who: keys.Keys, *signers: Ed25519PrivateKey, name: str = "Clinic 4") -> News:
+        """A request to join by somebody who was given an invite's code."""
+        context = statement.stamped("enrol", START, federation=self.id)
+        return signed(context, enrol.request(code, name, who.public, context), *(signers or (who.sign,)))
 
     def rotate(self, name: str, new: keys.Public, *signers: Ed25519PrivateKey, **context: Any) -> News:
         said = {"federation": self.id, "sender": name, "seq": 2, **context}

@@ -95,7 +95,18 @@ def test_a_value_outside_the_subset_is_not_written(value: Any) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"1.0", b"1e1", b"NaN", b"-Infinity", b"null", b"-1", b"9007199254740992", b'"\\u0441"', b'"\xd1\x81"', b'{"A":1}'],
+    [
+        b"1.0",
+        b"1e1",
+        b"NaN",
+        b"-Infinity",
+        b"null",
+        b"-1",
+        b"9007199254740992",
+        b'"\\u0441"',
+        b'"\xd1\x81"',
+        b'{"A":1}',
+    ],
 )
 def test_a_value_outside_the_subset_is_not_read(line: bytes) -> None:
     with pytest.raises(StatementType):

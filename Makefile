@@ -1,0 +1,37 @@
+# Every target works from a clean clone; `setup` makes the environment that the others use.
+PYTHON := .venv/bin/python
+FUZZ_SECONDS ?= 3600
+
+.PHONY: setup test lint bench proofs fuzz docs kit
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	python3 -m venv .venv
+	.venv/bin/pip install -c constraints.txt -e '.[all,dev]'
+	touch $@
+
+test: setup
+	$(PYTHON) -m pytest
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	$(PYTHON) -m mypy
+	.venv/bin/lint-imports
+
+bench: setup
+	$(PYTHON) -m benchmarks
+
+proofs: setup
+	$(PYTHON) -m pytest -m proof --proofs
+
+fuzz: setup
+	$(PYTHON) -m tests.fuzz --all $(FUZZ_SECONDS)
+
+docs: setup
+	$(PYTHON) docs/generate.py
+
+kit: setup
+	.venv/bin/pip wheel -c constraints.txt -w build/kit .
+	@echo "build/kit: pip install --no-index --find-links build/kit fedhelp-edge"

@@ -1,0 +1,569 @@
+"""Faults B01-B19 of the catalogue: signatures and trust. What slows down who tries invite codes needs a hub, and is
+tested with it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from fedhelp_edge.errors import (
+    BadBody,
+    Equivocation,
+    Expired,
+    InviteCode,
+    InviteExpired,
+    InviteProof,
+    InviteUnknown,
+    InviteUsed,
+    KeyReused,
+    Pin,
+    Role,
+    Rollback,
+    RootChain,
+    RotateProof,
+    SigAlg,
+    SigBad,
+    SigNamespace,
+    SignerMismatch,
+    SignerRevoked,
+    SignerUnknown,
+    SignerWindow,
+    TaskRoster,
+    Threshold,
+)
+from fedhelp_edge.parcel import keys, parcel, sshsig
+from fedhelp_edge.trust import charter, enrol, task
+from fedhelp_edge.trust.enrol import Invite
+from fedhelp_edge.trust.floor import Floor
+from fedhelp_edge.trust.roster import Roster, Site
+from fedhelp_edge.trust.task import Log, Seen
+from tests.attacks.federation import (
+    DAY,
+    LAST,
+    START,
+    Federation,
+    News,
+    signed,
+    string,
+    write_parcel,
+)
+
+ORDER = 2**252 + 27742317777372353535851937790883648493  # of the group in which Ed25519 signs
+PRIME = 2**255 - 19
+EIGHTH = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD83D3D706A17C7  # y of a point of order 8
+
+
+@pytest.fixture(scope="module")
+def fed() -> Federation:
+    return Federation()
+
+
+@pytest.fixture(scope="module")
+def order(fed: Federation) -> News:
+    return fed.task(fed.roster())
+
+
+@pytest.fixture(scope="module")
+def stranger() -> keys.Keys:
+    return keys.new()
+
+
+def judge(fed: Federation, update: News, order: News, *sites: Site) -> Site:
+    """What the hub says of a share under the newest roster, in which `sites` stand as given."""
+    known = fed.read_roster(fed.roster(2, sites=sites))
+    return task.judge_update(update.said, update.keys, known, {1: fed.read_task(order, known)}, Seen())
+
+
+def test_the_honest_share_is_taken(fed: Federation, order: News) -> None:
+    assert judge(fed, fed.update("site-001", order), order).id == "site-001"
+
+
+def test_b01_a_share_signed_by_nobodys_key_is_refused(fed: Federation, order: News, stranger: keys.Keys) -> None:
+    update = fed.update("site-001", order, stranger.sign, sender_key=sshsig.fingerprint(stranger.public.sign))
+    with pytest.raises(SignerUnknown):
+        judge(fed, update, order)
+
+
+def test_b01_a_share_of_a_sender_that_nobody_knows_is_refused(
+    fed: Federation, order: News, stranger: keys.Keys
+) -> None:
+    with pytest.raises(SignerUnknown):
+        judge(fed, fed.update("site-001", order, stranger.sign, sender="site-009"), order)
+
+
+@pytest.mark.parametrize("sender", ["site-002", "site-009"])
+def test_b02_a_good_key_under_another_senders_name_is_refused(fed: Federation, order: News, sender: str) -> None:
+    with pytest.raises(SignerMismatch, match="site-001"):
+        judge(fed, fed.update("site-001", order, sender=sender), order)
+
+
+def test_b03_a_share_of_a_revoked_sender_is_refused(fed: Federation, order: News) -> None:
+    with pytest.raises(SignerRevoked):
+        judge(fed, fed.update("site-001", order), order, fed.site("site-001", status="revoked", since_round=1))
+
+
+def test_b03_a_sender_revoked_while_its_share_travels_is_refused_when_asked_again(fed: Federation, order: News) -> None:
+    update = fed.update("site-001", order)
+    judge(fed, update, order)
+    with pytest.raises(SignerRevoked):
+        judge(fed, update, order, fed.site("site-001", status="revoked"))
+
+
+@pytest.mark.parametrize("changes", [{"status": "suspended"}, {"status": "left"}, {"from_round": 2}], ids=str)
+def test_b04_a_sender_that_does_not_take_part_in_the_round_is_refused(
+    fed: Federation, order: News, changes: dict[str, str | int]
+) -> None:
+    with pytest.raises(SignerWindow):
+        judge(fed, fed.update("site-001", order), order, fed.site("site-001", **changes))
+
+
+@pytest.mark.parametrize("namespace", ["global.v1.fedhelp-edge", "update.v2.fedhelp-edge", "git", "file"])
+def test_b05_a_signature_made_for_another_purpose_is_refused(
+    fed: Federation, order: News, tmp_path: Path, namespace: str
+) -> None:
+    said = fed.update("site-001", order).said
+    armor = sshsig.sign(said.line, fed.people["site-001"].sign, namespace)
+    with pytest.raises(SigNamespace):
+        parcel.look(write_parcel(tmp_path / "a.fhx", said, [armor], b"sealed"), parcel.anyone)
+
+
+def armor(namespace: str, key: bytes, signature: bytes, hash_name: bytes = b"sha512") -> str:
+    """An SSHSIG with any kind of key, for signatures that this kit itself would never write."""
+    fields = (key, namespace.encode(), b"", hash_name, signature)
+    text = base64.b64encode(b"SSHSIG\0\0\0\x01" + b"".join(map(string, fields))).decode()
+    lines = "".join(text[at : at + 70] + "\n" for at in range(0, len(text), 70))
+    return sshsig.BEGIN + lines + sshsig.END
+
+
+def to_sign(message: bytes, namespace: str, hash_name: str = "sha512") -> bytes:
+    digest = hashlib.new(hash_name, message).digest()
+    return b"SSHSIG" + b"".join(map(string, (namespace.encode(), b"", hash_name.encode(), digest)))
+
+
+def key_blob(public: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> bytes:
+    return base64.b64decode(public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).split()[1])
+
+
+def ed25519(raw: bytes, kind: bytes = b"ssh-ed25519") -> bytes:
+    return string(kind) + string(raw)
+
+
+def test_the_hand_made_armor_is_the_real_one() -> None:
+    key = Ed25519PrivateKey.generate()
+    ours = armor("file", ed25519(key.public_key().public_bytes_raw()), ed25519(key.sign(to_sign(b"x", "file"))))
+    assert ours == sshsig.sign(b"x", key, "file")
+
+
+def test_b06_a_good_rsa_signature_is_refused() -> None:
+    key = rsa.generate_private_key(65537, 2048)
+    signature = key.sign(to_sign(b"x", "file"), padding.PKCS1v15(), hashes.SHA512())
+    with pytest.raises(SigAlg):
+        sshsig.parse(armor("file", key_blob(key.public_key()), string(b"rsa-sha2-512") + string(signature)))
+
+
+def test_b06_a_good_ecdsa_signature_is_refused() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    signature = key.sign(to_sign(b"x", "file"), ec.ECDSA(hashes.SHA256()))
+    with pytest.raises(SigAlg):
+        sshsig.parse(armor("file", key_blob(key.public_key()), string(b"ecdsa-sha2-nistp256") + string(signature)))
+
+
+def test_b06_a_key_on_a_security_stick_is_refused(stranger: keys.Keys) -> None:
+    kind = b"sk-ssh-ed25519@openssh.com"
+    key = ed25519(stranger.sign.public_key().public_bytes_raw(), kind) + string(b"ssh:")
+    with pytest.raises(SigAlg):
+        sshsig.parse(armor("file", key, ed25519(bytes(64), kind) + b"\x01\0\0\0\x07"))
+
+
+def test_b06_a_good_signature_over_another_hash_is_refused(stranger: keys.Keys) -> None:
+    key = ed25519(stranger.sign.public_key().public_bytes_raw())
+    signature = ed25519(stranger.sign.sign(to_sign(b"x", "file", "sha256")))
+    with pytest.raises(SigAlg):
+        sshsig.parse(armor("file", key, signature, b"sha256"))
+
+
+def test_b07_a_second_spelling_of_a_good_signature_is_refused(stranger: keys.Keys) -> None:
+    good = stranger.sign.sign(to_sign(b"x", "file"))
+    scalar = int.from_bytes(good[32:], "little") + ORDER
+    again = good[:32] + scalar.to_bytes(32, "little")
+    key = ed25519(stranger.sign.public_key().public_bytes_raw())
+    with pytest.raises(SigBad):
+        sshsig.parse(armor("file", key, ed25519(again))).verify(b"x")
+
+
+def test_b07_the_signature_that_needs_no_private_key_is_refused() -> None:
+    identity, forged = (1).to_bytes(32, "little"), (1).to_bytes(32, "little") + bytes(32)
+    Ed25519PublicKey.from_public_bytes(identity).verify(forged, b"whatever")  # the library lets it pass
+    with pytest.raises(SigBad):
+        sshsig.parse(armor("file", ed25519(identity), ed25519(forged))).verify(b"x")
+
+
+@pytest.mark.parametrize("y", [0, 1, PRIME - 1, EIGHTH, PRIME - EIGHTH, PRIME, PRIME + 1], ids=hex)
+@pytest.mark.parametrize("sign", [0, 1])
+def test_b07_a_key_under_which_anybody_can_sign_belongs_in_no_charter(fed: Federation, y: int, sign: int) -> None:
+    weak = sshsig.public_line((y | sign << 255).to_bytes(32, "little"))
+    said, signers, holds = fed.charter()
+    with pytest.raises(SigBad):
+        charter.first(said, signers, {**holds, "coordinator": weak})
+
+
+def test_b08_a_key_inside_the_signature_that_is_not_the_senders_is_refused(fed: Federation, order: News) -> None:
+    with pytest.raises(SignerMismatch, match="site-002"):
+        judge(fed, fed.update("site-001", order, fed.people["site-002"].sign), order)
+
+
+def test_b08_a_statement_that_names_another_key_than_the_one_that_signed_is_refused(
+    fed: Federation, order: News, stranger: keys.Keys
+) -> None:
+    with pytest.raises(SignerMismatch):
+        judge(fed, fed.update("site-001", order, sender_key=sshsig.fingerprint(stranger.public.sign)), order)
+
+
+def test_b08_a_second_signature_beside_the_senders_is_refused(fed: Federation, order: News) -> None:
+    both = [fed.people[name].sign for name in ("site-001", "site-002")]
+    with pytest.raises(SignerMismatch):
+        judge(fed, fed.update("site-001", order, *both), order)
+
+
+def test_b09_an_older_roster_is_a_rollback(fed: Federation) -> None:
+    with pytest.raises(Rollback):
+        fed.floor(fed.roster(2)).with_roster(*fed.roster(1))
+
+
+def test_b10_another_roster_of_the_same_version_is_an_equivocation(fed: Federation) -> None:
+    other = fed.roster(2, sites=fed.site("site-001", status="revoked"))
+    with pytest.raises(Equivocation):
+        fed.floor(fed.roster(2)).with_roster(*other)
+
+
+def test_b10_the_same_roster_again_changes_nothing(fed: Federation) -> None:
+    known = fed.floor(fed.roster(2))
+    assert known.with_roster(*fed.roster(2)) == known
+
+
+def test_b11_a_roster_that_ended_is_overdue_and_still_followed_in_its_grace(fed: Federation) -> None:
+    known, clock = fed.floor(fed.roster(expires=START + 10 * DAY)), START + 12 * DAY
+    known.check_fresh(clock, grace=2 * DAY)
+    assert known.overdue(clock) == 2 * DAY
+
+
+def test_b11_a_roster_beyond_its_grace_is_followed_no_more(fed: Federation) -> None:
+    with pytest.raises(Expired, match="2 days"):
+        fed.floor(fed.roster(expires=START + 10 * DAY)).check_fresh(START + 12 * DAY, grace=DAY)
+
+
+def test_b11_without_any_roster_no_order_is_followed(fed: Federation) -> None:
+    with pytest.raises(Expired):
+        fed.floor().check_fresh(START, grace=DAY)
+
+
+def test_b12_a_charter_that_skips_a_version_is_refused(fed: Federation) -> None:
+    second = charter.follow(fed.pinned, *fed.charter(fed.pinned))
+    with pytest.raises(RootChain):
+        fed.floor().with_charter(*fed.charter(second))
+
+
+def test_b12_a_charter_that_does_not_name_the_one_before_is_refused(fed: Federation) -> None:
+    with pytest.raises(RootChain):
+        fed.floor().with_charter(*fed.charter(fed.pinned, previous="e" * 64))
+
+
+def test_b12_a_charter_that_lowers_the_epoch_is_refused(fed: Federation) -> None:
+    with pytest.raises(RootChain):
+        fed.floor().with_charter(*fed.charter(fed.pinned, epoch=0))
+
+
+@pytest.mark.parametrize("again", [1, 2], ids=["too few", "one key twice"])
+def test_b12_a_charter_signed_by_too_few_different_roots_is_refused(again: int) -> None:
+    strict = Federation(threshold=2)
+    with pytest.raises(Threshold, match="1 of 2"):
+        strict.floor().with_charter(*strict.charter(strict.pinned, signers=[strict.roots[0]] * again))
+
+
+def test_b12_new_roots_without_the_old_ones_are_refused(fed: Federation, stranger: keys.Keys) -> None:
+    with pytest.raises(Threshold):
+        fed.floor().with_charter(*fed.charter(fed.pinned, roots=[stranger.sign], signers=[stranger.sign]))
+
+
+def test_b12_new_roots_that_did_not_sign_themselves_are_refused(fed: Federation, stranger: keys.Keys) -> None:
+    with pytest.raises(Threshold):
+        fed.floor().with_charter(*fed.charter(fed.pinned, roots=[stranger.sign], signers=fed.roots))
+
+
+def recovered(fed: Federation, known: Floor, honest: Ed25519PrivateKey) -> Floor:
+    """The floor after the root keys named a new coordinator and raised the epoch, and that coordinator spoke."""
+    known = known.with_charter(*fed.charter(fed.pinned, epoch=2, coordinator=honest))
+    order = fed.roster(1, under=known.charter, signer=honest)
+    known = known.with_roster(*order)
+    return known.with_task(*fed.task(order, 1, signer=honest)).with_model(fed.model(1, epoch=2))
+
+
+def test_b13_orders_pushed_to_the_last_number_are_undone_by_a_new_charter(fed: Federation) -> None:
+    stolen = fed.roster(LAST)
+    known = fed.floor(stolen, fed.task(stolen, LAST, log=Log(LAST, "f" * 64))).with_model(fed.model(LAST))
+    again = recovered(fed, known, Ed25519PrivateKey.generate())
+    assert (again.charter.rank, again.roster and again.roster.rank, again.round) == ((2, 2), (2, 1), 1)
+
+
+def test_b13_orders_dated_in_the_far_future_are_undone_by_a_new_charter(fed: Federation) -> None:
+    late = START + 365_000 * DAY
+    stolen = fed.roster(LAST, created=late, expires=late)
+    again = recovered(fed, fed.floor(stolen, fed.task(stolen, created=late)), Ed25519PrivateKey.generate())
+    again.check_fresh(START, grace=DAY)
+
+
+def test_b13_a_stolen_coordinator_key_cannot_raise_the_epoch(fed: Federation) -> None:
+    with pytest.raises(RootChain):
+        fed.floor().with_roster(*fed.roster(epoch=LAST))
+
+
+def test_b13_a_stolen_coordinator_key_cannot_send_a_model_from_a_later_epoch(fed: Federation) -> None:
+    with pytest.raises(RootChain):
+        fed.floor().with_model(fed.model(1, epoch=LAST))
+
+
+def test_b13_what_the_thief_signed_is_void_after_the_recovery(fed: Federation) -> None:
+    again = recovered(fed, fed.floor(), Ed25519PrivateKey.generate())
+    with pytest.raises(SignerUnknown):
+        again.with_roster(*fed.roster(LAST, under=again.charter))
+
+
+def test_b13_orders_of_the_time_before_are_void_even_when_the_coordinator_kept_its_key(fed: Federation) -> None:
+    before = fed.roster(7)
+    again = recovered(fed, fed.floor(before), fed.coordinator)
+    with pytest.raises(Rollback):
+        again.with_task(*fed.task(before, 9))
+
+
+@pytest.mark.parametrize("changes", [{"roster": "e" * 64}, {"roster_version": 2}], ids=str)
+def test_b14_a_task_that_rests_on_another_roster_is_refused(fed: Federation, changes: dict[str, str | int]) -> None:
+    rests_on = fed.roster()
+    with pytest.raises(TaskRoster):
+        fed.floor(rests_on).with_task(*fed.task(rests_on, **changes))
+
+
+def test_b14_a_task_before_any_roster_is_refused(fed: Federation, order: News) -> None:
+    with pytest.raises(TaskRoster):
+        fed.floor().with_task(*order)
+
+
+def test_b14_a_roster_under_another_charter_is_refused(fed: Federation) -> None:
+    with pytest.raises(RootChain):
+        fed.floor().with_roster(*fed.roster(charter="e" * 64))
+
+
+def test_b15_a_clinic_may_sign_no_orders(fed: Federation) -> None:
+    rests_on, clinic = fed.roster(), fed.people["site-001"].sign
+    for news in (fed.roster(2, signer=clinic), fed.task(rests_on, signer=clinic), fed.receipt("coordinator", clinic)):
+        with pytest.raises(Role):
+            fed.floor(rests_on).trust(news.said, news.keys)
+
+
+def test_b15_a_clinic_may_sign_no_model_and_no_charter(fed: Federation) -> None:
+    clinic = fed.people["site-001"].public.sign
+    for said in (fed.model(1), fed.charter(fed.pinned).said):
+        with pytest.raises(Role):
+            fed.floor(fed.roster()).trust(said, (clinic,))
+
+
+def test_b15_the_front_may_sign_its_own_receipts_and_nothing_else(fed: Federation) -> None:
+    rests_on = fed.roster()
+    known = fed.floor(rests_on)
+    known.trust(*fed.receipt("front", fed.front)[:2])
+    for news in (fed.receipt("coordinator", fed.front), fed.task(rests_on, signer=fed.front)):
+        with pytest.raises(Role):
+            known.trust(news.said, news.keys)
+
+
+def test_b15_nobody_signs_receipts_in_the_fronts_name(fed: Federation) -> None:
+    news = fed.receipt("front", fed.people["site-001"].sign)
+    with pytest.raises(Role):
+        fed.floor(fed.roster()).trust(news.said, news.keys)
+
+
+def test_b15_the_coordinator_may_not_sign_a_charter_nor_a_root_a_task(fed: Federation) -> None:
+    rests_on = fed.roster()
+    for news in (fed.charter(fed.pinned, signers=[fed.coordinator]), fed.task(rests_on, signer=fed.roots[0])):
+        with pytest.raises(Role):
+            fed.floor(rests_on).trust(news.said, news.keys)
+
+
+def test_b15_the_coordinators_signature_with_another_beside_it_is_refused(fed: Federation, order: News) -> None:
+    with pytest.raises(Role):
+        fed.floor(fed.roster()).trust(order.said, (*order.keys, fed.people["site-001"].public.sign))
+
+
+def test_b16_new_keys_signed_by_the_old_and_the_new_one_are_taken(fed: Federation, stranger: keys.Keys) -> None:
+    news = fed.rotate("site-001", stranger.public, fed.people["site-001"].sign, stranger.sign)
+    site, public = enrol.judge_rotation(*news, fed.read_roster(fed.roster()))
+    assert (site.id, public) == ("site-001", stranger.public)
+
+
+@pytest.mark.parametrize("signers", ["new", "old", "new old", "other new", "old new new"])
+def test_b16_new_keys_with_any_other_signatures_are_refused(fed: Federation, stranger: keys.Keys, signers: str) -> None:
+    hands = {"old": fed.people["site-001"].sign, "new": stranger.sign, "other": fed.people["site-002"].sign}
+    news = fed.rotate("site-001", stranger.public, *(hands[name] for name in signers.split()))
+    with pytest.raises(RotateProof):
+        enrol.judge_rotation(*news, fed.read_roster(fed.roster()))
+
+
+def test_b16_a_thief_cannot_change_the_keys_of_a_revoked_site(fed: Federation, stranger: keys.Keys) -> None:
+    news = fed.rotate("site-001", stranger.public, fed.people["site-001"].sign, stranger.sign)
+    with pytest.raises(SignerRevoked):
+        enrol.judge_rotation(*news, fed.read_roster(fed.roster(sites=fed.site("site-001", status="revoked"))))
+
+
+def judge_request(fed: Federation, news: News, *invites: Invite, known: Roster | None = None) -> Invite:
+    return enrol.judge_request(
+        *news,
+        federation=fed.id,
+        invites={invite.id: invite for invite in invites},
+        known=known or fed.read_roster(fed.roster()),
+        now=START + DAY,
+    )
+
+
+@pytest.fixture(scope="module")
+def code() -> str:
+    return enrol.new_code()
+
+
+@pytest.fixture(scope="module")
+def invite(code: str) -> Invite:
+    return enrol.invite_of(code, "small", START + 14 * DAY)
+
+
+def test_b17_a_request_with_a_live_invite_is_taken(
+    fed: Federation, stranger: keys.Keys, code: str, invite: Invite
+) -> None:
+    assert judge_request(fed, fed.enrol(code, stranger), invite) == invite
+
+
+def test_b17_a_used_invite_is_refused(fed: Federation, stranger: keys.Keys, code: str, invite: Invite) -> None:
+    with pytest.raises(InviteUsed):
+        judge_request(fed, fed.enrol(code, stranger), replace(invite, used=True))
+
+
+def test_b17_an_invite_that_ended_is_refused(fed: Federation, stranger: keys.Keys, code: str, invite: Invite) -> None:
+    with pytest.raises(InviteExpired):
+        judge_request(fed, fed.enrol(code, stranger), replace(invite, expires=START))
+
+
+def test_b17_a_code_that_nobody_gave_out_is_refused(fed: Federation, stranger: keys.Keys, invite: Invite) -> None:
+    with pytest.raises(InviteUnknown):
+        judge_request(fed, fed.enrol(enrol.new_code(), stranger), invite)
+
+
+def test_b17_a_request_that_only_names_an_invite_is_refused(
+    fed: Federation, stranger: keys.Keys, invite: Invite
+) -> None:
+    said, _, holds = fed.enrol(enrol.new_code(), stranger)
+    guessed = signed(dict(said.context), {**holds, "invite": invite.id}, stranger.sign)
+    with pytest.raises(InviteProof):
+        judge_request(fed, guessed, invite)
+
+
+def test_b17_a_proof_seen_in_anothers_request_is_worth_nothing(
+    fed: Federation, stranger: keys.Keys, code: str, invite: Invite
+) -> None:
+    seen, thief = fed.enrol(code, stranger), keys.new()
+    mine = {"sign": thief.public.sign, "recipient": thief.public.recipient}
+    with pytest.raises(InviteProof):
+        judge_request(fed, signed(dict(seen.said.context), {**seen.holds, **mine}, thief.sign), invite)
+
+
+def test_b17_whoever_knows_no_code_learns_nothing_about_an_invite(
+    fed: Federation, stranger: keys.Keys, invite: Invite
+) -> None:
+    said, _, holds = fed.enrol(enrol.new_code(), stranger)
+    guessed = signed(dict(said.context), {**holds, "invite": invite.id}, stranger.sign)
+    with pytest.raises(InviteProof):
+        judge_request(fed, guessed, replace(invite, used=True, expires=START))
+
+
+def test_b17_every_single_wrong_letter_of_a_code_is_noticed(code: str) -> None:
+    alphabet = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+    for place, letter in enumerate(code):
+        if place < 4 or letter == "-":
+            continue
+        for other in set(alphabet) - {letter}:
+            with pytest.raises(InviteCode):
+                enrol.read_code(code[:place] + other + code[place + 1 :])
+
+
+@pytest.mark.parametrize("name", ["\ud800", "\x1b[2J", "two\nlines", "\u202eekaf", "a" * 201], ids=ascii)
+def test_b17_a_name_that_no_screen_can_show_safely_is_refused(
+    fed: Federation, stranger: keys.Keys, code: str, invite: Invite, name: str
+) -> None:
+    said, _, holds = fed.enrol(code, stranger)
+    with pytest.raises(BadBody):
+        judge_request(fed, signed(dict(said.context), {**holds, "name": name}, stranger.sign), invite)
+
+
+@pytest.mark.parametrize("status", ["active", "left", "revoked"])
+def test_b18_a_signing_key_of_another_site_does_not_join_again(
+    fed: Federation, stranger: keys.Keys, code: str, invite: Invite, status: str
+) -> None:
+    known = fed.read_roster(fed.roster(sites=fed.site("site-001", status=status)))
+    taken = keys.Keys(fed.people["site-001"].sign, stranger.identity)
+    with pytest.raises(KeyReused, match="site-001"):
+        judge_request(fed, fed.enrol(code, taken), invite, known=known)
+
+
+def test_b18_a_receiving_key_of_another_site_does_not_join(
+    fed: Federation, stranger: keys.Keys, code: str, invite: Invite
+) -> None:
+    taken = keys.Keys(stranger.sign, fed.people["site-002"].identity)
+    with pytest.raises(KeyReused, match="site-002"):
+        judge_request(fed, fed.enrol(code, taken), invite)
+
+
+def test_b18_a_public_key_copied_from_another_site_cannot_be_proved(
+    fed: Federation, stranger: keys.Keys, code: str, invite: Invite
+) -> None:
+    with pytest.raises(SignerMismatch):
+        judge_request(fed, fed.enrol(code, fed.people["site-001"], stranger.sign), invite)
+
+
+def test_b18_keys_are_not_changed_for_those_of_another_site(fed: Federation) -> None:
+    first, second = fed.people["site-001"], fed.people["site-002"]
+    news = fed.rotate("site-001", second.public, first.sign, second.sign)
+    with pytest.raises(KeyReused, match="site-002"):
+        enrol.judge_rotation(*news, fed.read_roster(fed.roster()))
+
+
+def test_b19_the_charter_of_another_federation_is_a_hard_stop_that_names_both(fed: Federation) -> None:
+    other = Federation()
+    with pytest.raises(Pin) as stopped:
+        charter.first(*other.charter(), fed.id)
+    assert other.id in stopped.value.cause
+    assert fed.id in stopped.value.cause
+
+
+def test_b19_a_charter_altered_by_a_byte_is_another_federation(fed: Federation) -> None:
+    said, signers, holds = fed.charter(coordinator=fed.front)
+    with pytest.raises(Pin):
+        charter.first(said, signers, holds, fed.id)
+
+
+def test_b19_a_later_charter_does_not_found_a_federation(fed: Federation) -> None:
+    with pytest.raises(RootChain):
+        charter.first(*fed.charter(fed.pinned))
+
+
+def test_b19_a_charter_that_begins_at_a_later_version_founds_nothing(fed: Federation) -> None:
+    with pytest.raises(RootChain):
+        charter.first(*fed.charter(version=LAST))
+
+
+def test_b19_a_site_invited_by_code_notices_a_charter_from_somebody_who_does_not_know_it(code: str) -> None:
+    false = Federation()
+    assert enrol.vouch(enrol.new_code(), false.id) != enrol.vouch(code, false.id)

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedhelp_edge import share
+from fedhelp_edge.nets import spec
+from fedhelp_edge.share import Schema
+
+_ROOT = Path(__file__).resolve().parents[3]
+WEIGHTS = (_ROOT / os.environ.get("FEDHELP_DATA", "../shared/data")).parent / "weights"
+NORMS = ("running_mean", "running_var")
+
+published = pytest.mark.parametrize("net", ["resnet20", "resnet32", "resnet56"])
+every = pytest.mark.parametrize("net", sorted(spec.DEPTHS))
+
+
+def published_file(net: str) -> Path:
+    path = WEIGHTS / f"{net}_cifar10.safetensors"
+    if not path.exists():
+        pytest.skip("the folder 'weights' beside FEDHELP_DATA is not here")
+    return path
+
+
+def trainable(schema: Schema) -> int:
+    return sum(math.prod(tensor.shape) for tensor in schema.tensors if not tensor.name.endswith(NORMS))
+
+
+@pytest.mark.parametrize(("net", "numbers"), [("resnet20", 269_592), ("resnet110", 1_727_832)])
+def test_a_net_has_as_many_trainable_numbers_as_the_papers_say(net: str, numbers: int) -> None:
+    assert trainable(spec.schema(net, classes=8, channels=3)) == numbers
+
+
+@pytest.mark.parametrize(("net", "numbers"), [("resnet20", 269_722), ("resnet32", 464_154), ("resnet56", 853_018)])
+def test_a_net_for_cifar_has_as_many_trainable_numbers_as_were_published(net: str, numbers: int) -> None:
+    assert trainable(spec.schema(net, classes=10, channels=3)) == numbers
+
+
+@published
+def test_names_and_shapes_are_those_of_the_published_weights(net: str) -> None:
+    with published_file(net).open("rb") as file:
+        header = share.read_header(file)
+    ours = spec.schema(net, classes=10, channels=3).tensors
+    assert {tensor for tensor, _ in header.entries} == set(ours)
+
+
+@published
+def test_the_published_weights_are_numbers_that_training_gives(net: str) -> None:
+    with published_file(net).open("rb") as file:
+        share.check_numbers(share.Arrays(file, share.read_header(file)))
+
+
+@every
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_the_first_weights_fit_the_schema(net: str, norm: str) -> None:
+    schema = spec.schema(net, classes=8, channels=1, norm=norm)
+    first = spec.start(schema, seed=1)
+    assert share.Share(first).schema() == schema
+    share.check_numbers(first)
+
+
+def test_the_same_seed_gives_the_same_bytes() -> None:
+    schema = spec.schema("resnet20", 8, 3)
+    one, other = spec.start(schema, 7), spec.start(schema, 7)
+    assert [a.tobytes() for a in one.values()] == [a.tobytes() for a in other.values()]
+
+
+def test_another_seed_gives_other_weights() -> None:
+    schema = spec.schema("resnet20", 8, 3)
+    one, other = spec.start(schema, 7), spec.start(schema, 8)
+    assert all((one[name] != other[name]).any() for name in one if one[name].ndim > 1)
+
+
+def test_no_two_tensors_of_a_net_begin_alike() -> None:
+    first = spec.start(spec.schema("resnet20", 8, 3), 7)
+    convolutions = [array.tobytes() for array in first.values() if array.ndim > 1]
+    assert len(set(convolutions)) == len(convolutions)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_multiplies_is_drawn_with_the_spread_of_he(seed: int) -> None:
+    first = spec.start(spec.schema("resnet20", 8, 3), seed)
+    for name, array in first.items():
+        if array.ndim < 2:
+            continue
+        spread = math.sqrt(2 / math.prod(array.shape[1:]))
+        assert abs(array.std() / spread - 1) < 5 / math.sqrt(2 * array.size), name
+        assert abs(array.mean()) < 5 * spread / math.sqrt(array.size), name
+
+
+@pytest.mark.parametrize(("part", "number"), [("bn1.weight", 1), ("running_var", 1), ("bias", 0), ("running_mean", 0)])
+def test_norms_and_biases_begin_as_if_they_were_not_there(part: str, number: int) -> None:
+    first = spec.start(spec.schema("resnet20", 8, 3), 7)
+    assert {float(x) for name, array in first.items() if name.endswith(part) for x in np.unique(array)} == {number}
+
+
+@every
+def test_group_norm_has_no_running_statistics(net: str) -> None:
+    grouped = spec.schema(net, 8, 3, norm="group")
+    assert not [tensor.name for tensor in grouped.tensors if tensor.name.endswith(NORMS)]
+    assert trainable(grouped) == trainable(spec.schema(net, 8, 3))
+
+
+def test_a_grey_image_needs_one_third_of_the_first_layer() -> None:
+    assert spec.schema("resnet20", 8, 1).tensors[0].shape == (16, 1, 3, 3)
+
+
+def test_batch_norms_counters_stay_at_home() -> None:
+    assert not [tensor for tensor in spec.schema("resnet20", 8, 3).tensors if "num_batches" in tensor.name]

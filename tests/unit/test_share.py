@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from fedhelp_edge import share
+from fedhelp_edge.errors import FedhelpError, SchemaNames
+from fedhelp_edge.share import Array, Schema, Share, Tensor
+
+DTYPES = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "U8": "u1", "I8": "i1", "I32": "<i4", "I64": "<i8"}
+
+names = st.text("abcXYZ019._-", min_size=1, max_size=12)
+shapes = st.lists(st.integers(1, 4), max_size=4).map(tuple)
+schemas = st.lists(
+    st.builds(Tensor, names, st.sampled_from(list(DTYPES)), shapes), max_size=6, unique_by=lambda tensor: tensor.name
+).map(lambda tensors: Schema(tuple(tensors)))
+
+
+@st.composite
+def shares(draw: st.DrawFn) -> dict[str, Array]:
+    """Arrays of a drawn schema with any bits, NaN's among them."""
+    return {
+        tensor.name: draw(npst.arrays(np.dtype(DTYPES[tensor.dtype]), tensor.shape)) for tensor in draw(schemas).tensors
+    }
+
+
+def spelled(arrays: Mapping[str, Array]) -> bytes:
+    file = io.BytesIO()
+    share.write(file, arrays)
+    return file.getvalue()
+
+
+def same(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
+    return list(one) == list(other) and all(
+        (one[name].dtype, one[name].shape, one[name].tobytes())
+        == (other[name].dtype, other[name].shape, other[name].tobytes())
+        for name in one
+    )
+
+
+@given(shares())
+def test_what_is_written_is_read_to_the_bit(arrays: dict[str, Array]) -> None:
+    assert same(share.read(io.BytesIO(spelled(arrays)), Share(arrays).schema()), arrays)
+
+
+@given(shares())
+def test_the_size_of_a_file_is_known_before_it_is_written(arrays: dict[str, Array]) -> None:
+    assert Share(arrays).schema().size == len(spelled(arrays))
+
+
+@given(schemas, st.sampled_from(["weights", "table"]))
+def test_a_schema_is_read_back_from_its_lines(schema: Schema, holds: str) -> None:
+    meant = Schema(schema.tensors, holds)
+    assert Schema.parse(meant.lines(), holds) == meant
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a F32",
+        "a F32 ",
+        "a F32 0",
+        "a F32 2x",
+        "a F32 2x0",
+        "a F32 -2",
+        "a F32 02",
+        "a F32 2 ",
+        "a F32 2\n",
+        "a BF16 2",
+        "a f32 2",
+        "a  F32 2",
+        " F32 2",
+        "a b F32 2",
+        "é F32 2",
+        "a F32 2X2",
+    ],
+)
+def test_a_line_that_describes_no_tensor_is_refused(line: str) -> None:
+    with pytest.raises(SchemaNames):
+        Schema.parse([line])
+
+
+def test_a_schema_names_no_tensor_twice() -> None:
+    with pytest.raises(SchemaNames):
+        Schema.parse(["a F32 2", "a F16 2"])
+
+
+def test_the_bytes_of_a_share_are_the_same_on_every_machine() -> None:
+    arrays = {
+        "conv1.weight": np.arange(6, dtype=np.float32).reshape(2, 3) / 4,
+        "bn1.running_var": np.array([0.5, 2.0], np.float32),
+        "count": np.array(7, np.int64),
+    }
+    data = spelled(arrays)
+    assert data[8:41] == b'{"conv1.weight":{"dtype":"F32","s'
+    assert hashlib.sha256(data).hexdigest() == "DIGEST"
+
+
+def test_an_array_that_lies_otherwise_in_memory_has_the_same_bytes() -> None:
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert spelled({"a": np.asfortranarray(array)}) == spelled({"a": array})
+
+
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408])
+def test_a_header_whose_length_looks_like_the_first_bytes_of_a_pickle_is_read(length: int) -> None:
+    arrays = {f"a{place}": np.zeros(1, np.float32) for place in range(10)}
+    longer = length - len(spelled(arrays)) + 8 + 4 * len(arrays)
+    if longer < 0:
+        arrays = {f"a{place}": np.zeros(1, np.float32) for place in range(4)}
+        longer = length - len(spelled(arrays)) + 8 + 4 * len(arrays)
+    arrays["a0" + "x" * longer] = arrays.pop("a0")
+    data = spelled(arrays)
+    assert int.from_bytes(data[:8], "little") == length
+    assert same(share.read(io.BytesIO(data), Share(arrays).schema()), arrays)
+
+
+@given(shares())
+def test_the_reference_library_reads_what_is_written(arrays: dict[str, Array]) -> None:
+    theirs = safetensors.numpy.load(spelled(arrays))
+    assert same({name: theirs[name] for name in arrays}, arrays)
+
+
+@given(shares().filter(bool))
+def test_what_the_reference_library_writes_is_read(arrays: dict[str, Array]) -> None:
+    file = io.BytesIO(safetensors.numpy.save(arrays))
+    ours = share.Arrays(file, share.read_header(file))
+    assert same({name: ours[name] for name in arrays}, arrays)
+
+
+def test_notes_are_read_where_they_are_allowed() -> None:
+    data = safetensors.numpy.save({"a": np.zeros(2, np.float32)}, {"format": "np"})
+    assert share.read_header(io.BytesIO(data), metadata=["format"]).metadata == {"format": "np"}
+
+
+SMALL = {"a": np.array([7, 8], np.uint8)}
+
+
+def test_no_altered_byte_of_a_header_is_overlooked() -> None:
+    data, schema = spelled(SMALL), Share(SMALL).schema()
+    for place in range(len(data) - 2):
+        for flipped in range(1, 256):
+            altered = bytearray(data)
+            altered[place] ^= flipped
+            with pytest.raises(FedhelpError):
+                share.read(io.BytesIO(altered), schema)
+
+
+def test_an_altered_byte_of_the_data_alters_one_number_and_nothing_else() -> None:
+    data, schema = spelled(SMALL), Share(SMALL).schema()
+    for flipped in range(1, 256):
+        found = share.read(io.BytesIO(data[:-1] + bytes([data[-1] ^ flipped])), schema)
+        assert found["a"].tolist() == [7, 8 ^ flipped]
+
+
+def test_no_shortened_file_is_read() -> None:
+    data, schema = spelled(SMALL), Share(SMALL).schema()
+    for size in range(len(data)):
+        with pytest.raises(FedhelpError):
+            share.read(io.BytesIO(data[:size]), schema)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_bring_the_reader_down(data: bytes) -> None:
+    with pytest.raises(FedhelpError):
+        share.read(io.BytesIO(len(data).to_bytes(8, "little") + data), Share(SMALL).schema())
+
+
+def test_a_reader_may_ask_for_the_tensors_in_any_order() -> None:
+    arrays = {"a": np.zeros(3, np.float32), "b": np.ones((2, 2), np.float16)}
+    found = share.read(io.BytesIO(spelled(arrays)), Share(arrays).schema())
+    assert same({"b": found["b"], "a": found["a"]}, {"b": arrays["b"], "a": arrays["a"]})
+
+
+def test_numbers_that_training_gives_pass() -> None:
+    share.check_numbers({"a": np.array([-1e4, 0, 1e4], np.float32), "n": np.array([2**40], np.int64)})
