@@ -111,9 +111,7 @@ def _telemetry() -> Check:
         if fault:
             return Check("telemetry", FAIL, "onnxruntime does not start", f"install it again; it said: {fault}")
         if any(Path(empty).iterdir()):
-            return Check(
-                "telemetry", FAIL, "onnxruntime left traces", "install the version that the kit names"
-            )
+            return Check("telemetry", FAIL, "onnxruntime left traces", "install the version that the kit names")
     return Check("telemetry", PASS, "onnxruntime starts without a trace")
 
 

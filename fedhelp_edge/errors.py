@@ -8,7 +8,7 @@ person does next. Both are one line, lower case, without a full stop, and never 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 
@@ -86,6 +86,11 @@ class PlanError(FedhelpError):
 
 class BadPlan(PlanError, code="E_PLAN", remedy="correct the lines that are named, then run 'fedhelp-edge plan check' on the file"):
     """The plan has mistakes. All of them are listed at once, with their lines."""
+
+    def __init__(self, mistakes: Sequence[object]) -> None:
+        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        super().__init__("\n  ".join([f"the plan has {count}", *map(str, mistakes)]))
+        self.mistakes = mistakes
 
 
 # ---------------------------------------------------------------------------------------------------------------------

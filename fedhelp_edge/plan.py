@@ -197,15 +197,6 @@ class Mistake:
         return (f"line {self.line}: " if self.line else "") + f"{self.where}: {self.cause}"
 
 
-class Mistaken(BadPlan, code=BadPlan.code, remedy=BadPlan.remedy):
-    """A plan with its mistakes, each with its line."""
-
-    def __init__(self, mistakes: list[Mistake]) -> None:
-        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        super().__init__("\n  ".join([f"the plan has {count}", *map(str, mistakes)]))
-        self.mistakes = mistakes
-
-
 _TABLES = {f.name: f.default_factory for f in fields(Plan) if f.default_factory not in (MISSING, dict)}
 
 
@@ -216,21 +207,21 @@ def load(path: Path, methods: Mapping[str, type]) -> Plan:
     try:
         return read(data.decode("utf-8-sig"), methods)
     except UnicodeDecodeError:
-        raise Mistaken([Mistake(0, "plan", "not a text in UTF-8")]) from None
+        raise BadPlan([Mistake(0, "plan", "not a text in UTF-8")]) from None
 
 
 def read(text: str, methods: Mapping[str, type]) -> Plan:
-    """The plan that a text holds, or `Mistaken` with everything that is wrong in it."""
+    """The plan that a text holds, or `BadPlan` with everything that is wrong in it."""
     if len(text.encode()) > LIMIT:
-        raise Mistaken([Mistake(0, "plan", f"longer than {LIMIT // 1024} KiB")])
+        raise BadPlan([Mistake(0, "plan", f"longer than {LIMIT // 1024} KiB")])
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as fault:
         line = re.search(r"at line (\d+)", str(fault))
         cause = re.sub(r" \(at .*\)$", "", str(fault)).lower()
-        raise Mistaken([Mistake(int(line[1]) if line else 0, "TOML", cause)]) from None
+        raise BadPlan([Mistake(int(line[1]) if line else text.count("\n") + 1, "TOML", cause)]) from None
     except RecursionError:
-        raise Mistaken([Mistake(0, "TOML", "nested too deeply")]) from None
+        raise BadPlan([Mistake(0, "TOML", "nested too deeply")]) from None
     complaints: list[tuple[str, str, str]] = []
 
     def wrong(table: str, name: str, cause: str) -> None:
@@ -250,12 +241,12 @@ def read(text: str, methods: Mapping[str, type]) -> Plan:
         wrong("", "classes", "say what the model is to tell apart")
     if complaints:
         lines = _lines(text)
-        raise Mistaken(sorted(Mistake(_line(lines, *at), _where(*at), cause) for *at, cause in complaints))
+        raise BadPlan(sorted(Mistake(_line(lines, *at), _where(*at), cause) for *at, cause in complaints))
     return plan
 
 
 def _line(lines: Mapping[tuple[str, str], int], table: str, name: str) -> int:
-    return lines.get((table, name), lines.get((table, ""), 0))
+    return next((lines[at] for at in ((table, name), (table, ""), (name, "")) if at in lines), 0)
 
 
 def _where(table: str, name: str) -> str:

@@ -16,14 +16,27 @@ from fedhelp_edge import errors
 SCHEMA_VERSION = 1
 
 Home = Annotated[
-    Path, typer.Option("--home", envvar="FEDHELP_HOME", help="Where this site lives.", show_default="~/fedhelp")
+    Path,
+    typer.Option(
+        "--home", envvar="FEDHELP_HOME", help="Where this site lives.", show_default="~/fedhelp", readable=False
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 PassphraseFile = Annotated[
     Path | None,
-    typer.Option("--passphrase-file", envvar="FEDHELP_PASSPHRASE_FILE", help="A file that holds the passphrase."),
+    typer.Option(
+        "--passphrase-file",
+        envvar="FEDHELP_PASSPHRASE_FILE",
+        help="A file that holds the passphrase.",
+        readable=False,
+    ),
 ]
 DEFAULT_HOME = Path("~/fedhelp")
+
+
+def named(what: str) -> Any:
+    """An argument that names a file or folder. Whether it can be read is found out on reading: no usage error."""
+    return typer.Argument(help=what, readable=False)
 
 
 class Commands(MutableMapping[str, Any]):
@@ -71,7 +84,7 @@ def group(package: str, names: Sequence[str], program: str, about: str, version:
     @root.callback()
     def main(
         version: Annotated[
-            bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show it.")
+            bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")
         ] = False,
         debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     ) -> None:

@@ -24,7 +24,7 @@ _KINDS = {
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A parcel (.fhx).")],
+    file: Annotated[Path, shell.named("A parcel (.fhx).")],
     home: shell.Home = shell.DEFAULT_HOME,
     json: shell.AsJson = False,
 ) -> None:

@@ -81,7 +81,7 @@ def words(
 
 @app.command()
 def backup(
-    file: Annotated[Path, typer.Argument(help="Where to write it, best on a stick that is kept elsewhere.")],
+    file: Annotated[Path, shell.named("Where to write it, best on a stick that is kept elsewhere.")],
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
 ) -> None:
@@ -109,7 +109,7 @@ def backup(
 
 @app.command()
 def restore(
-    file: Annotated[Path, typer.Argument(help="The backup.")],
+    file: Annotated[Path, shell.named("The backup.")],
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
 ) -> None:

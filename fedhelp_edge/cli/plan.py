@@ -11,7 +11,7 @@ app = shell.app(no_args_is_help=True, help="Write and check the plan of a federa
 
 
 @app.command()
-def new(file: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("plan.toml")) -> None:
+def new(file: Annotated[Path, shell.named("Where to write it.")] = Path("plan.toml")) -> None:
     """Write a plan with every key, its default and what it means.
 
     Example: fedhelp-edge plan new plan.toml
@@ -26,17 +26,18 @@ def new(file: Annotated[Path, typer.Argument(help="Where to write it.")] = Path(
 
 
 @app.command()
-def check(file: Annotated[Path, typer.Argument(help="The plan.")], json: shell.AsJson = False) -> None:
+def check(file: Annotated[Path, shell.named("The plan.")], json: shell.AsJson = False) -> None:
     """Read a plan and name all its mistakes at once, with their lines.
 
     Example: fedhelp-edge plan check plan.toml
     """
     from fedhelp_edge import plan
+    from fedhelp_edge.errors import BadPlan
     from fedhelp_edge.methods.registry import METHODS
 
     try:
         found = plan.load(file, METHODS)
-    except plan.Mistaken as fault:
+    except BadPlan as fault:
         if json:
             shell.result(ok=False, mistakes=[vars(mistake) for mistake in fault.mistakes])
             raise typer.Exit(1) from None

@@ -99,9 +99,10 @@ def test_the_bytes_of_a_share_are_the_same_on_every_machine() -> None:
         "bn1.running_var": np.array([0.5, 2.0], np.float32),
         "count": np.array(7, np.int64),
     }
-    data = spelled(arrays)
-    assert data[8:41] == b'{"conv1.weight":{"dtype":"F32","s'
-    assert hashlib.sha256(data).hexdigest() == "DIGEST"
+    assert (
+        hashlib.sha256(spelled(arrays)).hexdigest()
+        == "c9f5c2573e64beb3edfbbb0591696e11945cfa40e7a9c90f50f991a922edcd41"
+    )
 
 
 def test_an_array_that_lies_otherwise_in_memory_has_the_same_bytes() -> None:
@@ -111,12 +112,9 @@ def test_an_array_that_lies_otherwise_in_memory_has_the_same_bytes() -> None:
 
 @pytest.mark.parametrize("length", [640, 896, 1152, 1408])
 def test_a_header_whose_length_looks_like_the_first_bytes_of_a_pickle_is_read(length: int) -> None:
-    arrays = {f"a{place}": np.zeros(1, np.float32) for place in range(10)}
-    longer = length - len(spelled(arrays)) + 8 + 4 * len(arrays)
-    if longer < 0:
-        arrays = {f"a{place}": np.zeros(1, np.float32) for place in range(4)}
-        longer = length - len(spelled(arrays)) + 8 + 4 * len(arrays)
-    arrays["a0" + "x" * longer] = arrays.pop("a0")
+    arrays = {f"a{place}": np.zeros(1, np.float32) for place in range(8)}
+    room = length - int.from_bytes(spelled(arrays)[:8], "little")
+    arrays["a0" + "x" * room] = arrays.pop("a0")
     data = spelled(arrays)
     assert int.from_bytes(data[:8], "little") == length
     assert same(share.read(io.BytesIO(data), Share(arrays).schema()), arrays)

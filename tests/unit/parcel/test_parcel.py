@@ -51,7 +51,7 @@ NUMBERS = ("epoch", "version", "roster_version", "round", "seq")
 def outside(kind: str, **fields: Any) -> dict[str, Any]:
     """A context of any kind."""
     names = statement.KINDS[kind].fields
-    numbers = {name: 7 for name in NUMBERS}
+    numbers = dict.fromkeys(NUMBERS, 7)
     every = dict.fromkeys(names, "a1" * 32) | EXAMPLES | numbers | {"kind": kind} | fields
     return {name: every[name] for name in names}
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -19,10 +17,8 @@ from tests.unit.parcel import vectors
 
 pytestmark = vectors.needed
 
-Case = dict[str, Any]
 
-
-def ed25519(case: Case) -> bool:
+def ed25519(case: vectors.Case) -> bool:
     try:
         sshsig._public(case["pk"]).verify(case["sig"], case["msg"])
     except (FedhelpError, InvalidSignature):
@@ -30,7 +26,7 @@ def ed25519(case: Case) -> bool:
     return True
 
 
-def x25519(case: Case) -> bool:
+def x25519(case: vectors.Case) -> bool:
     try:
         private = X25519PrivateKey.from_private_bytes(case["private"])
         return private.exchange(X25519PublicKey.from_public_bytes(case["public"])) == case["shared"]
@@ -38,7 +34,7 @@ def x25519(case: Case) -> bool:
         return False
 
 
-def chacha20_poly1305(case: Case) -> bool:
+def chacha20_poly1305(case: vectors.Case) -> bool:
     sealed = case["ct"] + case["tag"]
     try:
         cipher = ChaCha20Poly1305(case["key"])
@@ -48,7 +44,7 @@ def chacha20_poly1305(case: Case) -> bool:
         return False
 
 
-def hkdf_sha256(case: Case) -> bool:
+def hkdf_sha256(case: vectors.Case) -> bool:
     if case["size"] == 32:
         return age._hkdf(case["ikm"], case["salt"], case["info"]) == case["okm"]
     try:
@@ -57,30 +53,21 @@ def hkdf_sha256(case: Case) -> bool:
         return False
 
 
-def cases(name: str) -> Iterator[Case]:
-    """Every case with its group's public key, hexadecimal digits turned into bytes."""
-    binary = {"pk", "msg", "sig", "private", "public", "shared", "key", "iv", "aad", "ct", "tag", "ikm", "salt", "okm"}
-    for group in json.loads((vectors.FOLDER / f"wycheproof/{name}.json").read_text())["testGroups"]:
-        for test in group["tests"]:
-            case = {**test, "info": bytes.fromhex(test.get("info", "")), "pk": group.get("publicKey", {}).get("pk", "")}
-            yield {key: bytes.fromhex(value) if key in binary else value for key, value in case.items()}
-
-
-def should_pass(case: Case) -> bool:
+def should_pass(case: vectors.Case) -> bool:
     return case["result"] == "valid" or (case["result"] == "acceptable" and "LowOrderPublic" not in case["flags"])
 
 
 @pytest.mark.parametrize(
     ("check", "count"), [(ed25519, 151), (x25519, 518), (chacha20_poly1305, 325), (hkdf_sha256, 86)]
 )
-def test_valid_cases_pass_and_all_others_are_refused(check: Callable[[Case], bool], count: int) -> None:
-    given = list(cases(check.__name__))
+def test_valid_cases_pass_and_all_others_are_refused(check: Callable[[vectors.Case], bool], count: int) -> None:
+    given = list(vectors.wycheproof(check.__name__))
     assert [case["tcId"] for case in given if check(case) != should_pass(case)] == []
     assert len(given) == count
 
 
 def test_a_share_of_low_order_gives_no_secret() -> None:
-    low = [case["public"] for case in cases("x25519") if "LowOrderPublic" in case["flags"]]
+    low = [case["public"] for case in vectors.wycheproof("x25519") if "LowOrderPublic" in case["flags"]]
     assert len(low) == 31
     for public in low:
         with pytest.raises(ValueError):
@@ -88,14 +75,14 @@ def test_a_share_of_low_order_gives_no_secret() -> None:
 
 
 def test_nobody_encrypts_to_a_recipient_of_low_order() -> None:
-    for case in cases("x25519"):
+    for case in vectors.wycheproof("x25519"):
         if "LowOrderPublic" in case["flags"]:
             with pytest.raises(FedhelpError, match="low order"):
                 age.check_recipient(age.bech32.encode("age", case["public"]))
 
 
 def test_good_signatures_of_wycheproof_keys_fit_into_an_armor_and_back() -> None:
-    for case in cases("ed25519"):
+    for case in vectors.wycheproof("ed25519"):
         if len(case["sig"]) == 64:
             parts = sshsig.Signature(case["pk"], "update.v1.fedhelp-edge", case["sig"])
             assert sshsig.parse(sshsig._armor(parts)) == parts

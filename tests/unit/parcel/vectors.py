@@ -1,11 +1,14 @@
-"""The public test vectors: where they lie, and how an age vector is written."""
+"""The public test vectors: where they lie, and how they are written."""
 
 from __future__ import annotations
 
+import json
 import os
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +18,8 @@ _ROOT = Path(__file__).resolve().parents[3]
 FOLDER = (_ROOT / os.environ.get("FEDHELP_DATA", "../shared/data")).parent / "vectors"
 
 needed = pytest.mark.skipif(not FOLDER.is_dir(), reason="the folder 'vectors' beside FEDHELP_DATA is not here")
+
+Case = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -48,3 +53,12 @@ def age_vector(name: str) -> AgeVector:
         armored=said.get("armored") == ["yes"],
         file=zlib.decompress(file) if said.get("compressed") == ["zlib"] else file,
     )
+
+
+def wycheproof(name: str) -> Iterator[Case]:
+    """Every case of a file with its group's public key, hexadecimal digits turned into bytes."""
+    binary = {"pk", "msg", "sig", "private", "public", "shared", "key", "iv", "aad", "ct", "tag", "ikm", "salt", "okm"}
+    for group in json.loads((FOLDER / f"wycheproof/{name}.json").read_text())["testGroups"]:
+        for test in group["tests"]:
+            case = {**test, "info": bytes.fromhex(test.get("info", "")), "pk": group.get("publicKey", {}).get("pk", "")}
+            yield {key: bytes.fromhex(value) if key in binary else value for key, value in case.items()}

@@ -1,0 +1,370 @@
+"""Attacks on the outside of a parcel (catalogue A): cut, altered, padded or misspelled, it is refused whole."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fedhelp_edge.errors import FedhelpError
+from fedhelp_edge.parcel import age, keys, parcel, sshsig
+
+NAMESPACE = "update.v1.fedhelp-edge"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("parcel")
+
+
+@pytest.fixture
+def small(folder: Path, context: dict[str, Any], site: keys.Keys, hub: keys.Keys) -> Path:
+    """A whole update of a few bytes, alone in its folder."""
+    path = folder / "small.fhx"
+    path.unlink(missing_ok=True)
+    parcel.seal(path, context, b"body", site.sign, [hub.public.recipient])
+    return path
+
+
+@pytest.fixture
+def refusal(folder: Path, hub: keys.Keys) -> Callable[[bytes], FedhelpError]:
+    """What is said of these bytes, given as a file to somebody who has the key; nothing may be left or released."""
+    path = folder / "attack.fhx"
+
+    def met(data: bytes) -> FedhelpError:
+        path.write_bytes(data)
+        before = set(folder.iterdir())
+        with pytest.raises(FedhelpError) as fault:
+            parcel.open(path, parcel.anyone, [hub.identity])
+        assert set(folder.iterdir()) == before
+        assert fault.value.code
+        assert fault.value.remedy
+        return fault.value
+
+    return met
+
+
+@pytest.fixture
+def spelled(site: keys.Keys) -> Callable[[bytes], bytes]:
+    """A parcel with any statement line whatever, signed rightly."""
+
+    def put(line: bytes) -> bytes:
+        return parcel.MAGIC + line + b"\n" + sshsig.sign(line, site.sign, NAMESPACE).encode() + b"payload"
+
+    return put
+
+
+def line_of(data: bytes) -> bytes:
+    return data.split(b"\n")[1]
+
+
+def regions(data: bytes) -> dict[str, range]:
+    line, first = len(parcel.MAGIC), data.index(sshsig.BEGIN.encode())
+    payload = data.index(sshsig.END.encode()) + len(sshsig.END)
+    return {
+        "magic": range(line),
+        "statement": range(line, first),
+        "signature": range(first, payload),
+        "payload": range(payload, len(data)),
+    }
+
+
+def test_the_whole_parcel_opens(small: Path, hub: keys.Keys) -> None:
+    with parcel.open(small, parcel.anyone, [hub.identity]) as found:
+        assert found.body.read() == b"body"
+
+
+# --- cut, flipped, lengthened ----------------------------------------------------------------------------------------
+def test_a01_a_file_cut_anywhere_is_refused(small: Path, refusal: Callable[[bytes], FedhelpError]) -> None:
+    data = small.read_bytes()
+    codes = {refusal(data[:length]).code for length in range(len(data))}
+    assert codes == {"E_TRUNCATED"}
+
+
+def test_a01_a_large_file_cut_around_its_chunks_is_refused(
+    folder: Path,
+    context: dict[str, Any],
+    site: keys.Keys,
+    hub: keys.Keys,
+    refusal: Callable[[bytes], FedhelpError],
+) -> None:
+    path = folder / "large.fhx"
+    parcel.seal(path, context, bytes(200_000), site.sign, [hub.public.recipient])
+    data, start = path.read_bytes(), parcel.look(path, parcel.anyone).offset
+    content = start + len(data[start:].split(b"\n--- ")[0]) + len("\n--- ") + 43 + 1 + 16
+    borders = [base + 65536 * count for base in (0, start, content) for count in (1, 2, 3)]
+    borders += [content + (65536 + age.TAG) * count for count in (0, 1, 2, 3)]
+    codes = {refusal(data[: border + near]).code for border in borders for near in (-1, 0, 1)}
+    assert codes == {"E_TRUNCATED"}
+
+
+def test_a01_an_encrypted_part_cut_before_it_was_signed_is_refused(
+    small: Path, hub: keys.Keys, signed: Callable[..., Path]
+) -> None:
+    payload = small.read_bytes()[parcel.look(small, parcel.anyone).offset :]
+    for length in range(len(payload)):
+        with pytest.raises(FedhelpError) as met:
+            parcel.open(signed(payload[:length]), parcel.anyone, [hub.identity])
+        assert met.value.code in {"E_AGE_HEADER", "E_AGE_PAYLOAD"}
+
+
+@pytest.mark.parametrize(
+    ("region", "codes"),
+    [
+        ("magic", r"E_MAGIC"),
+        ("statement", r"E_STATEMENT_\w+|E_SIG_BAD"),
+        ("signature", r"E_SIG_\w+|E_TRUNCATED"),
+        ("payload", r"E_PAYLOAD_HASH"),
+    ],
+)
+def test_a02_any_flipped_bit_is_refused(
+    region: str, codes: str, small: Path, refusal: Callable[[bytes], FedhelpError]
+) -> None:
+    data = bytearray(small.read_bytes())
+    for place in regions(data)[region]:
+        for bit in range(8):
+            data[place] ^= 1 << bit
+            assert re.fullmatch(codes, refusal(data).code), (place, bit)
+            data[place] ^= 1 << bit
+
+
+def test_a02_any_flipped_bit_is_refused_though_it_was_signed(
+    small: Path, hub: keys.Keys, signed: Callable[..., Path]
+) -> None:
+    payload = bytearray(small.read_bytes()[parcel.look(small, parcel.anyone).offset :])
+    for bit in range(8 * len(payload)):
+        payload[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(FedhelpError) as met:
+            parcel.open(signed(bytes(payload)), parcel.anyone, [hub.identity])
+        assert met.value.code.startswith(("E_AGE_", "E_NO_MATCH"))
+        payload[bit // 8] ^= 1 << bit % 8
+
+
+@pytest.mark.parametrize("more", [b"\0", b"\n", b"x", bytes(1 << 20)], ids=["zero", "line", "letter", "megabyte"])
+def test_a03_a_byte_or_a_megabyte_appended_is_refused(
+    more: bytes, small: Path, refusal: Callable[[bytes], FedhelpError]
+) -> None:
+    assert refusal(small.read_bytes() + more).code == "E_TRAILING"
+
+
+def test_a03_a_second_copy_appended_is_refused(small: Path, refusal: Callable[[bytes], FedhelpError]) -> None:
+    assert refusal(small.read_bytes() * 2).code == "E_TRAILING"
+
+
+# --- the first line --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "magic",
+    [
+        b"fedhelp-edge/v2\n",
+        b"Fedhelp-edge/v1\n",
+        b"FEDHELP-EDGE/V1\n",
+        b"\xef\xbb\xbffedhelp-edge/v1\n",
+        b" fedhelp-edge/v1\n",
+        b"\nfedhelp-edge/v1\n",
+        b"fedhelp-edge/v1 \n",
+        b"fedhelp-edge/v1\0\n",
+    ],
+)
+def test_a04_another_first_line_is_refused(magic: bytes, small: Path, refusal: Callable[[bytes], FedhelpError]) -> None:
+    assert refusal(small.read_bytes().replace(parcel.MAGIC, magic)).code == "E_MAGIC"
+
+
+def test_a05_windows_line_ends_are_refused_with_a_hint(small: Path, refusal: Callable[[bytes], FedhelpError]) -> None:
+    fault = refusal(small.read_bytes().replace(b"\n", b"\r\n"))
+    assert fault.code == "E_MAGIC"
+    assert "altered on its way" in fault.remedy
+    assert "line ends" in fault.remedy
+
+
+# --- the statement ---------------------------------------------------------------------------------------------------
+def test_a06_a_statement_over_64_kib_is_refused(
+    small: Path, spelled: Callable[[bytes], bytes], refusal: Callable[[bytes], FedhelpError]
+) -> None:
+    line = line_of(small.read_bytes())
+    longest = line.replace(b'"site-017"', b'"%s"' % (b"s" * (65536 - len(line) + len("site-017"))))
+    assert refusal(spelled(longest)).code == "E_STATEMENT_SCHEMA"  # not too long, but no sender's name
+    assert refusal(spelled(longest.replace(b"sss", b"ssss", 1))).code == "E_STATEMENT_SIZE"
+
+
+def test_a06_a_statement_that_never_ends_is_refused_after_80_kib(folder: Path) -> None:
+    class Counting(io.FileIO):
+        """A file that knows how many bytes were read from it."""
+
+        count = 0
+
+        def readinto(self, buffer: Any) -> int:
+            got = super().readinto(buffer) or 0
+            self.count += got
+            return got
+
+    endless = folder / "endless.fhx"
+    endless.write_bytes(parcel.MAGIC + b'{"context":')
+    os.truncate(endless, 1 << 30)  # zeros to the end; the disk holds none of them
+    with Counting(endless) as raw, pytest.raises(FedhelpError) as met:
+        parcel.read_prologue(io.BufferedReader(raw, 4096))
+    assert met.value.code == "E_STATEMENT_SIZE"
+    assert raw.count <= parcel.PROLOGUE_LIMIT
+    with pytest.raises(FedhelpError) as met:
+        parcel.look(endless, parcel.anyone)
+    assert met.value.code == "E_STATEMENT_SIZE"
+
+
+CHANGES: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "a07_a_space": ("E_STATEMENT_CANON", lambda line: line.replace(b'"round":', b'"round": ')),
+    "a07_a_space_at_the_end": ("E_STATEMENT_CANON", lambda line: line + b" "),
+    "a07_keys_in_another_order": (
+        "E_STATEMENT_CANON",
+        lambda line: re.sub(rb'("kind":"update"),("nonce":"\w+")', rb"\2,\1", line),
+    ),
+    "a07_an_escape": ("E_STATEMENT_CANON", lambda line: line.replace(b'"update"', b'"\\u0075pdate"')),
+    "a07_an_escaped_slash": ("E_STATEMENT_CANON", lambda line: re.sub(rb"SHA256:.{3}", rb"SHA256:\/AA", line)),
+    "a08_a_key_twice": ("E_STATEMENT_CANON", lambda line: line.replace(b'"round":12', b'"round":12,"round":12')),
+    "a08_a_key_twice_that_differs": (
+        "E_STATEMENT_CANON",
+        lambda line: line.replace(b'"round":12', b'"round":12,"round":13'),
+    ),
+    **{
+        f"a09_the_number_{number.decode()}": (
+            "E_STATEMENT_TYPE",
+            lambda line, number=number: line.replace(b'"round":12', b'"round":' + number),
+        )
+        for number in (b"12.0", b"1e1", b"9007199254740992", b"-1", b"NaN", b"Infinity", b"null")
+    },
+    "a10_an_unknown_key": ("E_STATEMENT_SCHEMA", lambda line: line.replace(b'"v":1', b'"v":1,"w":1')),
+    "a10_an_unknown_key_in_the_context": (
+        "E_STATEMENT_SCHEMA",
+        lambda line: line.replace(b'"round":12', b'"round":12,"rounds":12'),
+    ),
+    "a10_a_missing_key": ("E_STATEMENT_SCHEMA", lambda line: line.replace(b'"round":12,', b"")),
+    "a10_no_version": ("E_STATEMENT_SCHEMA", lambda line: line.replace(b',"v":1', b"")),
+    "a10_another_version": ("E_STATEMENT_SCHEMA", lambda line: line.replace(b'"v":1', b'"v":2')),
+    "a10_another_kind": ("E_STATEMENT_SCHEMA", lambda line: line.replace(b'"update"', b'"upload"')),
+    "a10_another_form": ("E_STATEMENT_SCHEMA", lambda line: line.replace(b'"form":"age"', b'"form":"plain"')),
+    "a11_a_thousand_brackets": (
+        "E_STATEMENT_DEPTH",
+        lambda line: line.replace(b'"round":12', b'"round":' + b"[" * 1000 + b"]" * 1000),
+    ),
+    "a11_brackets_to_the_end": ("E_STATEMENT_DEPTH", lambda line: b"[" * 60_000),
+    "a12_a_cyrillic_letter": ("E_STATEMENT_TYPE", lambda line: line.replace(b"site-017", "ѕite-017".encode())),
+    "a12_an_escaped_cyrillic_letter": ("E_STATEMENT_TYPE", lambda line: line.replace(b"site-017", b"\\u0455ite-017")),
+    "a12_a_zero": ("E_STATEMENT_TYPE", lambda line: line.replace(b"site-017", b"site-017\\u0000")),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a07_to_a12_a_signed_statement_that_is_misspelled_is_refused(
+    name: str, small: Path, spelled: Callable[[bytes], bytes], refusal: Callable[[bytes], FedhelpError]
+) -> None:
+    code, change = CHANGES[name]
+    line = line_of(small.read_bytes())
+    assert change(line) != line
+    assert refusal(spelled(change(line))).code == code
+
+
+# --- the signatures --------------------------------------------------------------------------------------------------
+def resigned(data: bytes, armors: list[str]) -> bytes:
+    """The parcel with other signatures."""
+    head, _, rest = data.partition(sshsig.BEGIN.encode())
+    return head + "".join(armors).encode() + rest.partition(sshsig.END.encode())[2]
+
+
+def test_a13_eight_signatures_pass_and_nine_are_refused(
+    small: Path, folder: Path, refusal: Callable[[bytes], FedhelpError]
+) -> None:
+    line = line_of(small.read_bytes())
+    armors = [sshsig.sign(line, Ed25519PrivateKey.generate(), NAMESPACE) for _ in range(9)]
+    (folder / "eight.fhx").write_bytes(resigned(small.read_bytes(), armors[:8]))
+    assert len(parcel.look(folder / "eight.fhx", parcel.anyone).keys) == 8
+    assert refusal(resigned(small.read_bytes(), armors)).code == "E_SIG_COUNT"
+
+
+def test_a13_no_signature_is_refused(small: Path, refusal: Callable[[bytes], FedhelpError]) -> None:
+    assert refusal(resigned(small.read_bytes(), [])).code == "E_SIG_COUNT"
+
+
+@pytest.mark.parametrize("filling", ["A" * 5000, ("A" * 70 + "\n") * 80], ids=["one line", "many lines"])
+def test_a13_a_signature_over_4_kib_is_refused(
+    filling: str, small: Path, refusal: Callable[[bytes], FedhelpError]
+) -> None:
+    armor = sshsig.BEGIN + filling + sshsig.END
+    assert refusal(resigned(small.read_bytes(), [armor])).code == "E_SIG_FORMAT"
+
+
+def test_a13_a_signature_that_never_ends_is_refused(small: Path, refusal: Callable[[bytes], FedhelpError]) -> None:
+    data = resigned(small.read_bytes(), [sshsig.BEGIN + ("A" * 70 + "\n") * 10_000])
+    assert refusal(data).code == "E_SIG_FORMAT"
+
+
+def wrapped(armor: str, columns: int) -> str:
+    text = armor[len(sshsig.BEGIN) : -len(sshsig.END)].replace("\n", "")
+    return sshsig.BEGIN + "".join(text[at : at + columns] + "\n" for at in range(0, len(text), columns)) + sshsig.END
+
+
+@pytest.mark.parametrize("columns", [64, 69, 71, 76, 1000])
+def test_a14_an_armor_wrapped_otherwise_is_refused(
+    columns: int, small: Path, site: keys.Keys, refusal: Callable[[bytes], FedhelpError]
+) -> None:
+    armor = sshsig.sign(line_of(small.read_bytes()), site.sign, NAMESPACE)
+    assert wrapped(armor, 70) == armor
+    assert refusal(resigned(small.read_bytes(), [wrapped(armor, columns)])).code == "E_SIG_FORMAT"
+
+
+def test_a14_base64_with_loose_bits_is_refused(site: keys.Keys) -> None:
+    armor = sshsig.sign(b"a statement", site.sign, "charter.v1.fedhelp-edge")
+    text = armor[: -len(sshsig.END)].rstrip()
+    assert text.endswith("==")
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    loose = text[:-3] + letters[letters.index(text[-3]) | 1] + "==\n" + sshsig.END
+    assert base64.b64decode(loose.split("\n", 1)[1][: -len(sshsig.END)]) == base64.b64decode(
+        armor.split("\n", 1)[1][: -len(sshsig.END)]
+    )
+    with pytest.raises(FedhelpError) as met:
+        sshsig.verify(b"a statement", loose, site.sign.public_key(), "charter.v1.fedhelp-edge")
+    assert met.value.code == "E_SIG_FORMAT"
+
+
+# --- other things than files, and other files than parcels -----------------------------------------------------------
+def test_a15_an_empty_file_is_refused(refusal: Callable[[bytes], FedhelpError]) -> None:
+    assert refusal(b"").code == "E_TRUNCATED"
+
+
+@pytest.mark.parametrize("read", [parcel.look, parcel.open])
+@pytest.mark.parametrize("what", ["folder", "fifo", "device"])
+def test_a15_what_is_no_ordinary_file_is_refused(
+    what: str, read: Callable[[Path, parcel.Trust], object], tmp_path: Path
+) -> None:
+    path = {"folder": tmp_path, "fifo": tmp_path / "fifo", "device": Path("/dev/zero")}[what]
+    if what == "fifo":
+        if not hasattr(os, "mkfifo"):
+            pytest.skip("this system has no named pipes")
+        os.mkfifo(path)
+    elif not path.exists():
+        pytest.skip("this system has no /dev/zero")
+    with pytest.raises(FedhelpError) as met:
+        read(path, parcel.anyone)
+    assert met.value.code == "E_FILE_KIND"
+
+
+def a_zip() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("statement", "{}")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [a_zip(), pickle.dumps({"a": 1}), b"\x89PNG\r\n\x1a\n" + bytes(100), b"age-encryption.org/v1\n", bytes(100)],
+    ids=["zip", "pickle", "png", "age", "zeros"],
+)
+def test_a16_another_kind_of_file_is_refused(data: bytes, refusal: Callable[[bytes], FedhelpError]) -> None:
+    assert refusal(data).code == "E_MAGIC"

@@ -1,0 +1,54 @@
+"""The command line as a person runs it: a process of its own, an empty home, a plain terminal of 80 columns."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+SITE = (sys.executable, "-m", "fedhelp_edge")
+COORDINATOR = (sys.executable, "-c", "from server_ref.cli import main; main()")
+
+
+def run(
+    *arguments: str | Path,
+    home: Path,
+    program: tuple[str, ...] = SITE,
+    before: tuple[str, ...] = (),
+    typed: str = "",
+    env: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command; `before` is put in front (setpriv, say), `typed` is what stdin holds."""
+    kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TMPDIR") if name in os.environ}
+    plain = {"HOME": str(home), "COLUMNS": "80", "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONUTF8": "1"}
+    return subprocess.run(
+        [*before, *program, *map(str, arguments)],
+        env={**kept, **plain, **(env or {})},
+        cwd=home,
+        input=typed,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+
+
+def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """What `--json` printed: exactly one line, one object."""
+    assert done.stdout.count("\n") == 1, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert found["schema_version"] == 1
+    return dict(found)
+
+
+def refusal(done: subprocess.CompletedProcess[str]) -> str:
+    """The code of an error that was reported as the house rules: two lines, no traceback."""
+    assert done.returncode in (1, 2), done.stdout + done.stderr
+    lines = done.stderr.splitlines()
+    assert "Traceback" not in done.stderr
+    assert any(line.startswith("hint: ") for line in lines), done.stderr
+    return next(line.split(": ")[1] for line in lines if line.startswith("error: "))

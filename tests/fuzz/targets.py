@@ -1,0 +1,186 @@
+"""What is fuzzed: every parser of bytes from outside, each as a function that may raise nothing but a `FedhelpError`.
+
+Each also states what must hold of whatever it accepts. `SEEDS` makes real artefacts to start from.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from fedhelp_edge import share
+from fedhelp_edge.errors import FedhelpError
+from fedhelp_edge.parcel import age, canon, keys, parcel, sshsig, statement
+
+_SITE, _HUB = keys.new(), keys.new()
+_FOLDER = tempfile.TemporaryDirectory(prefix="fuzz-")
+_FILE = Path(_FOLDER.name) / "file.fhx"
+
+
+# --- targets ---------------------------------------------------------------------------------------------------------
+def _canon(data: bytes) -> None:
+    assert canon.encode(canon.decode(data)) == data
+
+
+def _statement(data: bytes) -> None:
+    assert statement.parse(data).line == data
+
+
+def _json(data: bytes) -> None:
+    assert isinstance(parcel.read_json(data), dict)
+
+
+def _armor(data: bytes) -> None:
+    armor = data.decode("latin-1")
+    assert sshsig._armor(sshsig.parse(armor)) == armor
+
+
+def _key_line(data: bytes) -> None:
+    line = data.decode("latin-1")
+    assert sshsig.public_line(sshsig.public_raw(line)) == line
+
+
+def _recipient(data: bytes) -> None:
+    text = data.decode("latin-1")
+    age.check_recipient(text)
+    assert text.startswith("age1")
+
+
+def _age(data: bytes, armor: bool = False) -> None:
+    sink = io.BytesIO()
+    try:
+        age.decrypt(io.BytesIO(data), sink, [_SITE.identity, _HUB.identity], armor=armor)
+    except FedhelpError:
+        assert sink.getvalue() == b""
+        raise
+    assert len(sink.getvalue()) < len(data)
+
+
+def _age_text(data: bytes) -> None:
+    _age(data, armor=True)
+
+
+def _safetensors(data: bytes) -> None:
+    header = share.read_header(io.BytesIO(data))
+    assert header.start + sum(tensor.size for tensor, _ in header.entries) == len(data)
+
+
+def _look(data: bytes) -> None:
+    _FILE.write_bytes(data)
+    seen = parcel.look(_FILE, parcel.anyone)
+    assert seen.offset + seen.statement.size == len(data)
+
+
+def _open(data: bytes) -> None:
+    _FILE.write_bytes(data)
+    with parcel.open(_FILE, parcel.anyone, [_HUB.identity]) as found:
+        found.body.read()
+
+
+def _inside(data: bytes) -> None:
+    """A plaintext that a site, whose signature is good, has made up."""
+    inner = parcel._Inner()
+    for at in range(0, len(data), 100):
+        inner.feed(data[at : at + 100])
+    inner.check(statement.Statement(_context(), "age", statement.NO_HASH, 0))
+
+
+def _quiet(check: Callable[[bytes], None]) -> Callable[[bytes], None]:
+    def run(data: bytes) -> None:
+        with suppress(FedhelpError):
+            check(data)
+
+    return run
+
+
+CHECKS: dict[str, Callable[[bytes], None]] = {
+    "canon": _canon,
+    "statement": _statement,
+    "json": _json,
+    "armor": _armor,
+    "key-line": _key_line,
+    "recipient": _recipient,
+    "age": _age,
+    "age-text": _age_text,
+    "safetensors": _safetensors,
+    "inside": _inside,
+    "look": _look,
+    "open": _open,
+}
+"""They return where the bytes are good, and raise a `FedhelpError` where they are not."""
+
+TARGETS: dict[str, Callable[[bytes], None]] = {name: _quiet(check) for name, check in CHECKS.items()}
+"""The same, as a fuzzer wants them: whatever they raise is a mistake."""
+
+
+# --- seeds -----------------------------------------------------------------------------------------------------------
+def _context() -> dict[str, canon.Value]:
+    names = statement.KINDS["update"].fields
+    return dict.fromkeys(names, "a1" * 32) | {
+        "kind": "update",
+        "created": "2026-11-21T08:00:00Z",
+        "federation": "fh-" + "3c" * 16,
+        "round": 12,
+        "sender": "site-017",
+        "sender_key": sshsig.fingerprint(_SITE.public.sign),
+        "recipients": [_HUB.public.recipient],
+        "nonce": "5e" * 16,
+        "seq": 31,
+    }
+
+
+def _share() -> bytes:
+    file = io.BytesIO()
+    share.write(file, {"conv.weight": np.zeros((2, 3, 3, 3), "<f4"), "steps": np.array(7, "<i8")})
+    return file.getvalue()
+
+
+def _encrypted(armor: bool) -> bytes:
+    file = io.BytesIO()
+    age.encrypt(io.BytesIO(b"body"), file, [_SITE.public.recipient, _HUB.public.recipient], armor=armor)
+    return file.getvalue()
+
+
+def _parcels() -> list[bytes]:
+    charter = {
+        "kind": "charter", "created": "2026-11-21T08:00:00Z", "epoch": 0, "version": 1, "previous": statement.NO_HASH,
+    }  # fmt: skip
+    found = []
+    for context, body, recipients in ((_context(), _share(), [_HUB.public.recipient]), (charter, b'{"name":"x"}', [])):
+        _FILE.unlink(missing_ok=True)
+        parcel.seal(_FILE, context, body, [_SITE.sign, _HUB.sign], recipients, facts={"examples": 120})
+        found.append(_FILE.read_bytes())
+    return found
+
+
+def _insides() -> list[bytes]:
+    plain = io.BytesIO()
+    file = io.BytesIO(_parcels()[0])
+    parcel.read_prologue(file)
+    age.decrypt(file, plain, [_HUB.identity])
+    return [plain.getvalue()]
+
+
+def _lines() -> list[bytes]:
+    return [data.split(b"\n")[1] for data in _parcels()]
+
+
+SEEDS: dict[str, Callable[[], list[bytes]]] = {
+    "canon": _lines,
+    "statement": _lines,
+    "json": lambda: [*_lines(), '{"name":"Klinik Süd","rates":[0.5,1e-3,null,true]}'.encode()],
+    "armor": lambda: [sshsig.sign(b"message", _SITE.sign, f"{kind}.v1.fedhelp-edge").encode() for kind in "ab"],
+    "key-line": lambda: [_SITE.public.sign.encode()],
+    "recipient": lambda: [_SITE.public.recipient.encode()],
+    "age": lambda: [_encrypted(armor=False)],
+    "age-text": lambda: [_encrypted(armor=True)],
+    "safetensors": lambda: [_share()],
+    "inside": _insides,
+    "look": _parcels,
+    "open": _parcels,
+}

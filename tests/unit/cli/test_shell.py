@@ -1,0 +1,115 @@
+"""The command lines start at once, report every error in one way, and import nothing that they do not need."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from fedhelp_edge import cli, shell
+from fedhelp_edge.shell import Commands
+from server_ref import cli as coordinator
+from tests.command import COORDINATOR, SITE, answer, refusal, run
+
+HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "open_clip", "numpy", "cryptography")
+
+
+def leaves(commands: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every command of a command line, as its words."""
+    found = []
+    for name in commands:
+        command = commands[name]
+        found += leaves(command.commands, (*path, name)) if hasattr(command, "commands") else [(*path, name)]
+    return found
+
+
+COMMANDS = leaves(Commands("fedhelp_edge.cli", cli.COMMANDS))
+
+
+@pytest.mark.parametrize("program", [SITE, COORDINATOR], ids=["site", "coordinator"])
+def test_help_imports_nothing_heavy(program: tuple[str, ...], tmp_path: Path) -> None:
+    entry = "fedhelp_edge.__main__" if program is SITE else "server_ref.cli"
+    code = (
+        f"import sys; sys.argv[1:] = ['--help']; from {entry} import main\n"
+        f"try: main()\nexcept SystemExit as end: assert end.code == 0\n"
+        f"print(sorted(set(sys.modules) & set({HEAVY})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_has_an_example_in_its_help(words: tuple[str, ...], tmp_path: Path) -> None:
+    shown = run(*words, "--help", home=tmp_path).stdout
+    assert f"Example: fedhelp-edge {' '.join(words)}" in shown
+
+
+@pytest.mark.parametrize("name", [*cli.COMMANDS, *coordinator.COMMANDS])
+def test_every_command_is_a_file_of_its_own_with_one_app(name: str) -> None:
+    package = "fedhelp_edge.cli" if name in cli.COMMANDS else "server_ref.cli"
+    assert isinstance(importlib.import_module(f"{package}.{name}").app, typer.Typer)
+
+
+def test_no_command_file_is_left_out() -> None:
+    files = {path.stem for path in Path(cli.__file__).parent.glob("*.py")} - {"__init__"}
+    assert files == set(cli.COMMANDS)
+
+
+def test_a_mistyped_command_is_wrong_usage_and_says_what_may_be_meant(tmp_path: Path) -> None:
+    done = run("kyes", home=tmp_path)
+    assert (done.returncode, refusal(done)) == (2, "E_USAGE")
+    assert "'keys'" in done.stderr
+
+
+def test_a_missing_argument_is_wrong_usage(tmp_path: Path) -> None:
+    assert run("inspect", home=tmp_path).returncode == 2
+
+
+def test_an_error_under_json_is_one_object_too(tmp_path: Path) -> None:
+    done = run("keys", "show", "--json", home=tmp_path)
+    assert done.returncode == 1
+    assert answer(done)["error"]["code"] == "E_KEYS_MISSING"
+
+
+def test_a_mistake_of_the_program_shows_no_traceback_unless_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("a secret")
+
+    group = shell.group("fedhelp_edge.cli", cli.COMMANDS, "fedhelp-edge", "", "0")
+    monkeypatch.setattr(group, "main", broken)
+    with pytest.raises(SystemExit) as end:
+        shell.run(group, [])
+    shown = capsys.readouterr()
+    assert end.value.code == 1
+    assert "E_INTERNAL" in shown.err
+    assert "secret" not in shown.err + shown.out
+    with pytest.raises(KeyError):
+        shell.run(group, ["--debug"])
+
+
+@pytest.mark.parametrize("encoding", ["cp437", "cp1252", "ascii"])
+def test_a_console_without_our_letters_gets_an_answer_all_the_same(encoding: str, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.toml"
+    plan.write_text('classes = ["naïve", "ćelija"]\nname = "…"\nlr = 1\n', encoding="utf-8")
+    env = {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    assert refusal(run("plan", "check", plan, home=tmp_path, env=env)) == "E_PLAN"
+
+
+def test_output_into_a_closed_pipe_is_no_error_to_talk_about(tmp_path: Path) -> None:
+    command = f"'{sys.executable}' -m fedhelp_edge --help | true"
+    done = subprocess.run(
+        command, shell=True, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3]
+    )
+    assert done.stderr == ""
+
+
+def test_version_is_told_by_both_programs(tmp_path: Path) -> None:
+    assert run("--version", home=tmp_path).stdout.startswith("fedhelp-edge ")
+    assert run("--version", home=tmp_path, program=COORDINATOR).stdout.startswith("fedhelp-coordinator ")

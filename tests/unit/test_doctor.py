@@ -1,0 +1,89 @@
+"""`doctor` says what a machine can do, and what to put right."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from fedhelp_edge import doctor
+from fedhelp_edge.parcel import keys
+from tests.command import answer, run
+
+SHAPE = {
+    "type": "object",
+    "required": ["schema_version", "checks", "state"],
+    "properties": {
+        "state": {"enum": ["pass", "warn", "fail"]},
+        "checks": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["name", "state", "detail", "remedy"],
+                "properties": {"state": {"enum": ["pass", "warn", "fail"]}},
+            },
+        },
+    },
+}
+
+
+def check(home: Path, name: str) -> doctor.Check:
+    return next(found for found in doctor.checks(home) if found.name == name)
+
+
+def test_this_machine_passes_and_says_so_in_one_line_of_json(tmp_path: Path) -> None:
+    done = run("doctor", "--json", home=tmp_path)
+    found = answer(done)
+    jsonschema.validate(found, SHAPE)
+    assert (done.returncode, found["state"]) == (0, "pass"), found
+
+
+def test_doctor_writes_nothing_into_the_home_of_the_person(tmp_path: Path) -> None:
+    run("doctor", home=tmp_path, env={"CI": ""})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_keys_that_others_can_read_are_a_failure_with_a_remedy(tmp_path: Path) -> None:
+    keys.save(tmp_path, keys.new(), None).chmod(0o644)
+    done = run("doctor", "--home", tmp_path, home=tmp_path)
+    assert done.returncode == 1
+    assert "FAIL  keys" in done.stdout
+    assert "chmod 600" in done.stdout
+
+
+def test_a_clock_that_stands_in_the_past_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(datetime):
+        @classmethod
+        def now(cls, tz: timezone | None = None) -> datetime:  # type: ignore[override]
+            return datetime(1999, 12, 31, tzinfo=tz)
+
+    monkeypatch.setattr(doctor, "datetime", Slow)
+    found = doctor._clock(tmp_path)
+    assert found.state == doctor.WARN
+    assert "slow" in found.detail
+
+
+def test_the_worst_check_is_the_verdict() -> None:
+    states = [doctor.Check("a", state, "") for state in (doctor.PASS, doctor.FAIL, doctor.WARN)]
+    assert doctor.verdict(states) == doctor.FAIL
+    assert doctor.verdict(states[:1]) == doctor.PASS
+
+
+def test_a_kit_without_torch_is_a_machine_that_diagnoses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blank = '{"torch": "", "torchvision": "", "open_clip_torch": "", "onnx": "", "onnxscript": ""}'
+    monkeypatch.setattr(doctor, "_process", lambda arguments, env=None: (blank, ""))
+    assert doctor._training().state == doctor.PASS
+    assert "does not train" in doctor._training().detail
+
+
+def test_a_process_that_hangs_is_a_failure_not_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_WAIT", 0.2)
+    begin = datetime.now(timezone.utc)
+    _, fault = doctor._process(["-c", "import time; time.sleep(60)"])
+    assert "no answer" in fault
+    assert datetime.now(timezone.utc) - begin < timedelta(seconds=30)

@@ -1,0 +1,56 @@
+"""The tree of errors: stable codes, plain words, one page."""
+
+from __future__ import annotations
+
+import errno
+import os
+import runpy
+from pathlib import Path
+
+import pytest
+
+from fedhelp_edge import errors
+
+ROOT = Path(__file__).parents[2]
+CODED = [kind for kind in errors.tree() if kind.code]
+
+
+def test_every_code_is_one_error() -> None:
+    codes = [kind.code for kind in CODED]
+    assert len(set(codes)) == len(codes)
+
+
+@pytest.mark.parametrize("kind", CODED, ids=lambda kind: str(kind.code))
+def test_every_error_has_a_code_a_meaning_and_a_remedy_in_the_house_style(kind: type[errors.FedhelpError]) -> None:
+    assert kind.code.startswith("E_")
+    assert (kind.__doc__ or "").endswith(".")
+    assert kind.remedy
+    assert "\n" not in kind.remedy
+    assert not kind.remedy.endswith(".")
+    assert kind.remedy[0].islower()
+
+
+def test_the_page_of_errors_is_what_the_tree_says() -> None:
+    written = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    assert written == runpy.run_path(str(ROOT / "docs" / "generate.py"))["page"](), "run 'make docs'"
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENOSPC, errors.Storage),
+        (errno.EACCES, errors.Permission),
+        (errno.EROFS, errors.Permission),
+        (errno.ENOENT, errors.FileMissing),
+        (errno.EISDIR, errors.FileKind),
+        (errno.ELOOP, errors.FileKind),
+        (errno.EEXIST, errors.FileExists),
+        (errno.EIO, errors.Storage),
+    ],
+)
+def test_what_the_system_says_becomes_one_of_ours_without_its_path(
+    number: int, kind: type[errors.FedhelpError]
+) -> None:
+    found = errors.from_os(OSError(number, os.strerror(number), "/home/nurse/patients/x.png"))
+    assert type(found) is kind
+    assert "nurse" not in found.cause

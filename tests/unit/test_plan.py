@@ -1,0 +1,147 @@
+"""The plan is read whole, and every mistake in it is told at once."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedhelp_edge import codec, plan
+from fedhelp_edge.errors import BadPlan, FedhelpError
+from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge.nets import spec
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+LEAST = 'classes = ["a", "b"]\n'
+
+
+def mistakes(text: str) -> list[str]:
+    with pytest.raises(BadPlan) as caught:
+        plan.read(text, METHODS)
+    return [str(mistake) for mistake in caught.value.mistakes]
+
+
+def test_every_key_has_a_default_but_the_classes() -> None:
+    found = plan.read(LEAST, METHODS)
+    assert (found.method, found.rounds, found.numbers.lambda_j) == ("fedhelp", 100, 0.2)
+    assert mistakes("") == ["classes: say what the model is to tell apart"]
+
+
+def test_the_template_says_exactly_the_defaults() -> None:
+    written = plan.read(plan.template(METHODS), METHODS)
+    plain = plan.read(LEAST, METHODS)
+    for part in fields(plan.Plan):
+        if part.name not in ("classes", "text"):
+            assert getattr(written, part.name) == getattr(plain, part.name)
+
+
+def test_the_template_names_every_key() -> None:
+    raw = tomllib.loads(plan.template(METHODS))
+    assert set(raw) == {plan._name(f) for f in fields(plan.Plan) if f.name not in ("tables", "text")} | {
+        name for name, kind in METHODS.items() if fields(kind)
+    }
+    assert "from" in raw["start"]
+
+
+def test_the_text_is_kept_byte_for_byte() -> None:
+    text = "# a note\n" + LEAST + "\n\n[image]\nsize   =  32\n"
+    assert plan.read(text, METHODS).text == text
+
+
+def test_all_mistakes_are_told_at_once_with_their_lines() -> None:
+    text = """name = "x"
+classes = [
+  "a",
+  "b",
+]
+metod = "fedhelp"
+rounds = "3"
+[image]
+size = 4
+mean = [1]
+[fedhlp]
+x = 1
+[start]
+from = "pak"
+"""
+    assert mistakes(text) == [
+        "line 6: metod: no such key; do you mean 'method'?",
+        "line 7: rounds: should be a whole number",
+        "line 9: [image] size: should be from 8 to 1024",
+        "line 10: [image] mean: needs 3 numbers, one for each channel",
+        "line 11: [fedhlp]: no such table; do you mean 'fedhelp'?",
+        "line 14: [start] from: 'pak' is not one of seed, pack; do you mean 'pack'?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ("classes = [", "line 1: TOML: "),
+        ('classes = ["a", "a "]', "line 1: classes: a name stands twice"),
+        ('classes = ["a", ""]', "line 1: classes: a name is empty, or has spaces around it"),
+        ('classes = ["a"]', "line 1: classes: name at least two"),
+        ('classes = ["a", 1]', "line 1: classes: should be text in quotes"),
+        (LEAST + "rounds = true", "line 2: rounds: should be a whole number"),
+        (LEAST + "seed = -1", "line 2: seed: should be from 0"),
+        (LEAST + "[training]\nlr = nan", "line 3: [training] lr: should be from"),
+        (LEAST + "[image]\nchannels = 2", "line 3: [image] channels: 1 or 3"),
+        (LEAST + 'method = "fedsgd"', "line 2: method: 'fedsgd' is not one of fedhelp, fedavg, fedprox, local"),
+        (LEAST + "[[image]]\nsize = 3", "line 2: image: no such key"),
+        (LEAST + "[fedhelp]\nlambda_f = 0\nproxy_ce = false", "line 3: [fedhelp] lambda_f: with 0 here"),
+        ("#" * plan.LIMIT + "#", "plan: longer than 64 KiB"),
+        ("a = " + "[" * 20000, "TOML: "),
+    ],
+)
+def test_a_mistake_is_told_where_it_stands(text: str, mistake: str) -> None:
+    assert any(mistake in found for found in mistakes(text)), mistakes(text)
+
+
+def test_a_whole_number_will_do_for_a_fraction() -> None:
+    assert plan.read(LEAST + "[training]\nlr = 1", METHODS).training.lr == 1.0
+
+
+def test_the_numbers_of_other_methods_may_stand_in_a_plan() -> None:
+    found = plan.read(LEAST + 'method = "fedprox"\n[fedhelp]\ntop = 1\n[fedprox]\nmu = 0.5', METHODS)
+    assert (found.numbers.mu, found.tables["fedhelp"].top) == (0.5, 1)
+
+
+def test_the_nets_and_codecs_of_a_plan_are_those_that_exist() -> None:
+    allowed = {f"{kind.__name__}.{f.name}": f.metadata["of"] for kind in (plan.Nets, plan.Wire) for f in fields(kind)}
+    assert set(allowed["Nets.small"]) == set(allowed["Nets.large"]) == set(spec.DEPTHS)
+    assert set(allowed["Wire.up"]) == set(allowed["Wire.down"]) == set(codec.CODECS)
+
+
+_VALUES = st.one_of(st.integers(), st.floats(), st.booleans(), st.text(max_size=5), st.lists(st.integers(), max_size=3))
+_KEYS = st.sampled_from(
+    [("", "rounds"), ("", "name"), ("", "classes"), ("image", "size"), ("image", "mean"), ("training", "lr"),
+     ("training", "yardstick"), ("fedhelp", "top"), ("wire", "up"), ("nowhere", "x"), ("start", "from")]
+)  # fmt: skip
+
+
+@given(st.dictionaries(_KEYS, _VALUES, max_size=6))
+def test_whatever_the_values_the_answer_is_a_plan_or_mistakes(values: dict[tuple[str, str], Any]) -> None:
+    tables: dict[str, list[str]] = {}
+    for (table, name), value in values.items():
+        tables.setdefault(table, []).append(f"{name} = {_spell(value)}")
+    text = "\n".join(tables.pop("", [])) + "".join(f"\n[{t}]\n" + "\n".join(rows) for t, rows in tables.items())
+    try:
+        plan.read(text, METHODS)
+    except FedhelpError as fault:
+        assert fault.code == "E_PLAN"
+
+
+def _spell(value: Any) -> str:
+    if isinstance(value, float):
+        return repr(value) if value == value and abs(value) != float("inf") else "nan"
+    if isinstance(value, str):
+        return '"' + "".join(f"\\U{ord(c):08x}" for c in value if not 0xD800 <= ord(c) < 0xE000) + '"'
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,92 @@
+"""What the README shows is what the programs print, and every command line in the documents exists."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from fedhelp_edge import cli
+from fedhelp_edge.shell import Commands
+from server_ref import cli as coordinator
+from tests.command import run
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+SESSIONS = re.findall(r"```console\n(.*?)```", README, re.S)
+PROGRAMS = {
+    "fedhelp-edge": Commands("fedhelp_edge.cli", cli.COMMANDS),
+    "fedhelp-coordinator": Commands("server_ref.cli", coordinator.COMMANDS),
+}
+
+
+def as_pattern(shown: str) -> str:
+    """What is shown, where `...` stands for anything on a line."""
+    return re.escape(shown).replace(re.escape("..."), ".*")
+
+
+def steps(session: str) -> list[tuple[str, str]]:
+    """Each command of a session with what is shown after it."""
+    parts = re.split(r"^\$ (.*)\n", session, flags=re.M)
+    return list(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.mark.parametrize("session", SESSIONS, ids=lambda session: str(session).splitlines()[0])
+def test_a_session_in_the_readme_shows_what_is_printed(session: str, tmp_path: Path) -> None:
+    for command, shown in steps(session):
+        words = shlex.split(command)
+        assert words[0] == "fedhelp-edge"
+        done = run(*words[1:], home=tmp_path)
+        printed = done.stdout if done.returncode == 0 else done.stdout + done.stderr
+        assert re.fullmatch(as_pattern(shown), printed), f"{command} printed:\n{printed}"
+
+
+def test_the_readme_shows_every_command() -> None:
+    assert set(re.findall(r"fedhelp-edge ([a-z]+)", README)) >= set(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_line_in_a_document_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for program, words in re.findall(r"`(fedhelp-edge|fedhelp-coordinator) ([a-z][^`\n]*)`", text):
+        command = PROGRAMS[program]
+        for word in words.split():
+            if not hasattr(command, "commands") and not isinstance(command, Commands):
+                break
+            inside = command if isinstance(command, Commands) else command.commands
+            assert word in inside, f"{page.name}: {program} {words}"
+            command = inside[word]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_between_documents_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_test_that_the_threat_model_names_is_there() -> None:
+    text = (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "attacks").glob("test_*.py"))
+    for name in re.findall(r"`(tests/[^`]+)`", text):
+        assert (ROOT / name).exists(), name
+    for group, first, last in re.findall(r"\b([A-E])(\d\d)(?:-[A-E](\d\d))?", text):
+        for number in range(int(first), int(last or first) + 1):
+            assert f"test_{group.lower()}{number:02}_" in tests, f"{group}{number:02}"
+
+
+@pytest.mark.parametrize("marker", ["first-command", "test-command"])
+def test_the_two_commands_that_ci_runs_can_be_found(marker: str) -> None:
+    found = re.search(rf"<!-- {marker} -->\n```sh\n(.*)\n```", README)
+    assert found
+    assert found[1].startswith("python3 -m venv .venv")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the command is written for sh")
+def test_the_first_command_is_one_line_that_a_shell_can_read() -> None:
+    found = re.search(r"<!-- first-command -->\n```sh\n(.*)\n```", README)
+    assert found
+    assert [part[0] for part in (shlex.split(p) for p in found[1].split("&&"))][-1].endswith("fedhelp-edge")

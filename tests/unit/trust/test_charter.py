@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fedhelp_edge.errors import BadBody, Kind, RootChain, Threshold
+from fedhelp_edge.trust import charter
+from tests.attacks.federation import START, Federation, line
+
+
+@pytest.fixture(scope="module")
+def fed() -> Federation:
+    """Two of its three roots must sign."""
+    return Federation(threshold=2)
+
+
+@pytest.fixture(scope="module")
+def newcomer() -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.generate()
+
+
+def test_a_federation_is_named_by_the_hash_of_its_first_charter(fed: Federation) -> None:
+    said = fed.charter().said
+    assert fed.pinned.federation == "fh-" + said.hash[:32]
+
+
+def test_a_charter_is_read_as_it_was_written(fed: Federation) -> None:
+    found = fed.pinned
+    assert (found.name, found.threshold, found.rank) == ("Clinics of the valley", 2, (1, 1))
+    assert found.roots == tuple(line(root) for root in fed.roots)
+    assert (found.coordinator, found.created) == (line(fed.coordinator), START)
+
+
+@pytest.mark.parametrize("pair", [(0, 1), (0, 2), (1, 2), (2, 1)])
+def test_any_two_of_three_roots_found_a_federation(fed: Federation, pair: tuple[int, int]) -> None:
+    charter.first(*fed.charter(signers=[fed.roots[place] for place in pair]))
+
+
+def test_one_of_three_roots_founds_nothing(fed: Federation) -> None:
+    with pytest.raises(Threshold):
+        charter.first(*fed.charter(signers=fed.roots[:1]))
+
+
+def test_a_later_charter_keeps_the_name_of_the_federation(fed: Federation) -> None:
+    second = charter.follow(fed.pinned, *fed.charter(fed.pinned, coordinator=fed.front))
+    third = charter.follow(second, *fed.charter(second))
+    assert (third.federation, third.rank) == (fed.id, (1, 3))
+
+
+@pytest.mark.parametrize("pair", [(0, 1), (0, 2), (1, 2)])
+def test_any_two_of_three_roots_name_another_coordinator(fed: Federation, pair: tuple[int, int]) -> None:
+    news = fed.charter(fed.pinned, coordinator=fed.front, signers=[fed.roots[place] for place in pair])
+    assert charter.follow(fed.pinned, *news).coordinator == line(fed.front)
+
+
+def test_a_lost_root_is_replaced_by_the_two_that_are_left(fed: Federation, newcomer: Ed25519PrivateKey) -> None:
+    roots = [*fed.roots[:2], newcomer]
+    after = charter.follow(fed.pinned, *fed.charter(fed.pinned, roots=roots, signers=fed.roots[:2]))
+    assert after.roots == tuple(line(root) for root in roots)
+
+
+def test_a_replaced_root_has_no_say_any_more(fed: Federation, newcomer: Ed25519PrivateKey) -> None:
+    roots = [*fed.roots[:2], newcomer]
+    after = charter.follow(fed.pinned, *fed.charter(fed.pinned, roots=roots, signers=fed.roots[:2]))
+    with pytest.raises(Threshold, match="version 2"):
+        charter.follow(after, *fed.charter(after, roots=roots, signers=fed.roots[1:]))
+
+
+def test_all_roots_change_when_old_and_new_ones_sign(fed: Federation) -> None:
+    fresh = [Ed25519PrivateKey.generate() for _ in range(3)]
+    news = fed.charter(fed.pinned, roots=fresh, signers=[*fed.roots[:2], *fresh[:2]])
+    assert charter.follow(fed.pinned, *news).roots == tuple(line(root) for root in fresh)
+
+
+@pytest.mark.parametrize(("old", "new"), [(1, 2), (2, 1), (0, 3), (3, 0)])
+def test_roots_do_not_change_without_two_of_the_old_and_two_of_the_new(fed: Federation, old: int, new: int) -> None:
+    fresh = [Ed25519PrivateKey.generate() for _ in range(3)]
+    with pytest.raises(Threshold):
+        charter.follow(fed.pinned, *fed.charter(fed.pinned, roots=fresh, signers=[*fed.roots[:old], *fresh[:new]]))
+
+
+def test_a_charter_cannot_lower_its_own_threshold_with_fewer_signatures(fed: Federation) -> None:
+    with pytest.raises(Threshold):
+        charter.follow(fed.pinned, *fed.charter(fed.pinned, threshold=1, signers=fed.roots[:1]))
+
+
+def test_the_charter_of_another_federation_does_not_follow(fed: Federation) -> None:
+    other = Federation(threshold=2)
+    with pytest.raises(RootChain):
+        charter.follow(fed.pinned, *other.charter(other.pinned))
+
+
+@pytest.mark.parametrize("threshold", [0, 4])
+def test_a_threshold_that_cannot_be_is_refused(fed: Federation, threshold: int) -> None:
+    with pytest.raises(BadBody):
+        charter.first(*fed.charter(threshold=threshold))
+
+
+def test_a_root_that_is_listed_twice_is_refused(fed: Federation) -> None:
+    with pytest.raises(BadBody):
+        charter.first(*fed.charter(roots=[fed.roots[0], fed.roots[0]], signers=fed.roots[:1]))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"threshold": True}, {"threshold": 1.0}, {"roots": "a"}, {"roots": [1]}, {"name": None}, {"x": 1}],
+    ids=str,
+)
+def test_a_body_of_another_form_is_refused(fed: Federation, changes: dict[str, object]) -> None:
+    said, keys, holds = fed.charter()
+    with pytest.raises(BadBody):
+        charter.first(said, keys, {**holds, **changes})
+
+
+def test_a_roster_is_no_charter(fed: Federation) -> None:
+    with pytest.raises(Kind):
+        charter.first(*fed.roster())
+    with pytest.raises(Kind):
+        charter.follow(fed.pinned, *fed.roster())

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedhelp_edge.errors import BadBody, InviteCode, InviteProof, Kind, SignerMismatch
+from fedhelp_edge.errors import Federation as OtherFederation
+from fedhelp_edge.parcel import keys
+from fedhelp_edge.trust import enrol
+from fedhelp_edge.trust.enrol import Invite
+from tests.attacks.federation import DAY, START, Federation, News, signed
+
+CODE = "FH1-01234-56789-ABCDE-FGHJK-"
+codes = st.text("0123456789ABCDEFGHJKMNPQRSTVWXYZ", min_size=20, max_size=20).map(enrol._spell)
+
+
+@pytest.fixture(scope="module")
+def fed() -> Federation:
+    return Federation()
+
+
+@pytest.fixture(scope="module")
+def newcomer() -> keys.Keys:
+    return keys.new()
+
+
+def test_a_code_looks_as_the_manual_says() -> None:
+    assert re.fullmatch(r"FH1(-[0-9A-HJKMNP-TV-Z]{5}){4}-[0-9A-HJKMNP-TV-Z]", enrol.new_code())
+
+
+def test_no_two_codes_are_alike() -> None:
+    assert len({enrol.new_code() for _ in range(100)}) == 100
+
+
+@given(codes)
+def test_a_code_is_read_as_it_was_given(code: str) -> None:
+    assert enrol.read_code(code) == code
+
+
+@given(codes, st.data())
+def test_case_spaces_hyphens_and_look_alikes_do_not_matter(code: str, data: st.DataObject) -> None:
+    alike = {"0": "0Oo", "1": "1IiLl"}
+    typed = ""
+    for sign in code.replace("-", ""):
+        typed += data.draw(st.sampled_from(alike.get(sign, sign + sign.lower())))
+        typed += data.draw(st.sampled_from(["", "", "-", " ", "\t", " - "]))
+    assert enrol.read_code(typed) == code
+
+
+@given(codes)
+def test_a_code_is_read_without_its_beginning(code: str) -> None:
+    assert enrol.read_code(code.removeprefix("FH1-")) == code
+
+
+def test_a_code_whose_own_letters_begin_as_all_codes_do_is_read() -> None:
+    code = enrol._spell("FH1" + "7" * 17)
+    assert enrol.read_code(code) == enrol.read_code(code.removeprefix("FH1-")) == code
+
+
+@pytest.mark.parametrize("typed", ["", "FH1", "FH2-", CODE, CODE * 2, "ÜÜÜÜÜ" * 5, "\ud800" * 21], ids=ascii)
+def test_what_is_no_code_is_refused(typed: str) -> None:
+    with pytest.raises(InviteCode):
+        enrol.read_code(typed)
+
+
+@given(codes, st.integers(0, 20), st.sampled_from("0123456789ABCDEFGHJKMNPQRSTVWXYZ"))
+def test_a_letter_left_out_or_put_in_is_noticed(code: str, place: int, letter: str) -> None:
+    letters = code.replace("-", "")[3:]
+    for typed in (letters[:place] + letters[place + 1 :], letters[:place] + letter + letters[place:]):
+        with pytest.raises(InviteCode):
+            enrol.read_code(typed)
+
+
+@given(codes, codes)
+def test_an_invite_does_not_show_its_code(one: str, other: str) -> None:
+    kept = enrol.invite_of(one, "small", START)
+    assert (one == other) == (enrol.invite_of(other, "small", START) == kept)
+    assert one.encode() not in kept.key
+
+
+def test_an_invite_holds_to_the_last_second_of_its_time(fed: Federation, newcomer: keys.Keys) -> None:
+    code = enrol.new_code()
+    invite = enrol.invite_of(code, "large", START)
+    assert judge(fed, fed.enrol(code, newcomer), invite) == invite
+
+
+def judge(fed: Federation, news: News, invite: Invite, now: timedelta = timedelta()) -> Invite:
+    return enrol.judge_request(*news, federation=fed.id, invites={invite.id: invite}, known=None, now=START + now)
+
+
+def test_the_first_site_joins_before_there_is_a_roster(fed: Federation, newcomer: keys.Keys) -> None:
+    code = enrol.new_code()
+    assert judge(fed, fed.enrol(code, newcomer), enrol.invite_of(code, "small", START + DAY)).tier == "small"
+
+
+@pytest.mark.parametrize("name", ["Zdravotní středisko Šumperk", "क्लिनिक", "诊所", "N'Djaména — 3", ""])
+def test_a_clinic_is_called_as_it_likes(fed: Federation, newcomer: keys.Keys, name: str) -> None:
+    code = enrol.new_code()
+    invite = enrol.invite_of(code, "small", START + DAY)
+    assert judge(fed, fed.enrol(code, newcomer, name=name), invite) == invite
+
+
+@pytest.mark.parametrize("changes", [{"nonce": "0" * 32}, {"created": "2026-03-01T08:00:01Z"}], ids=str)
+def test_a_proof_holds_for_one_request_only(fed: Federation, newcomer: keys.Keys, changes: dict[str, str]) -> None:
+    code = enrol.new_code()
+    said, _, holds = fed.enrol(code, newcomer)
+    with pytest.raises(InviteProof):
+        judge(
+            fed,
+            signed({**said.context, **changes}, holds, newcomer.sign),
+            enrol.invite_of(code, "small", START + DAY),
+        )
+
+
+def test_a_request_cannot_change_its_name_afterwards(fed: Federation, newcomer: keys.Keys) -> None:
+    code = enrol.new_code()
+    said, _, holds = fed.enrol(code, newcomer)
+    other = signed(dict(said.context), {**holds, "name": "Clinic 5"}, newcomer.sign)
+    with pytest.raises(InviteProof):
+        judge(fed, other, enrol.invite_of(code, "small", START + DAY))
+
+
+def test_a_request_to_another_federation_is_refused(fed: Federation, newcomer: keys.Keys) -> None:
+    code = enrol.new_code()
+    with pytest.raises(OtherFederation):
+        judge(fed, Federation().enrol(code, newcomer), enrol.invite_of(code, "small", START + DAY))
+
+
+def test_a_request_with_a_second_signature_is_refused(fed: Federation, newcomer: keys.Keys) -> None:
+    code = enrol.new_code()
+    with pytest.raises(SignerMismatch):
+        judge(
+            fed,
+            fed.enrol(code, newcomer, newcomer.sign, fed.front),
+            enrol.invite_of(code, "small", START + DAY),
+        )
+
+
+@pytest.mark.parametrize("changes", [{"invite": "a"}, {"proof": ""}, {"name": 1}, {"tier": "large"}], ids=str)
+def test_a_request_of_another_form_is_refused(fed: Federation, newcomer: keys.Keys, changes: dict[str, Any]) -> None:
+    said, signers, holds = fed.enrol(enrol.new_code(), newcomer)
+    with pytest.raises(BadBody):
+        judge(fed, News(said, signers, {**holds, **changes}), enrol.invite_of(enrol.new_code(), "small", START))
+
+
+def test_a_rotation_is_no_request(fed: Federation, newcomer: keys.Keys) -> None:
+    with pytest.raises(Kind):
+        judge(
+            fed,
+            fed.rotate("site-001", newcomer.public, newcomer.sign),
+            enrol.invite_of(enrol.new_code(), "small", START),
+        )
+
+
+def test_a_rotation_seen_before_does_not_bring_old_keys_back(fed: Federation, newcomer: keys.Keys) -> None:
+    first = fed.people["site-001"]
+    there = fed.rotate("site-001", newcomer.public, first.sign, newcomer.sign)
+    now = fed.site("site-001", sign=newcomer.public.sign, recipient=newcomer.public.recipient)
+    with pytest.raises(enrol.RotateProof):
+        enrol.judge_rotation(*there, fed.read_roster(fed.roster(2, sites=now)))
+
+
+def test_a_site_that_does_not_take_part_yet_may_change_its_keys(fed: Federation, newcomer: keys.Keys) -> None:
+    news = fed.rotate("site-001", newcomer.public, fed.people["site-001"].sign, newcomer.sign)
+    known = fed.read_roster(fed.roster(sites=fed.site("site-001", from_round=9)))
+    assert enrol.judge_rotation(*news, known)[0].id == "site-001"
+
+
+def test_a_charter_is_vouched_for_by_whoever_knows_the_code(fed: Federation) -> None:
+    code = enrol.new_code()
+    assert enrol.vouch(code, fed.id) == enrol.vouch(enrol.read_code(code.lower()), fed.id)
+    assert enrol.vouch(code, fed.id) != enrol.vouch(enrol.new_code(), fed.id)

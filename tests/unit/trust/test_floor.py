@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from fedhelp_edge.errors import Expired, SignerUnknown, TrustError
+from fedhelp_edge.parcel import keys
+from fedhelp_edge.trust.charter import Charter
+from fedhelp_edge.trust.floor import Floor
+from fedhelp_edge.trust.task import Log
+from tests.attacks.federation import DAY, START, Federation, News
+
+FED = Federation()
+ROSTER = FED.read_roster(FED.roster())
+TASK = FED.read_task(FED.task(FED.roster()), ROSTER)
+
+moments = st.datetimes(datetime(1970, 1, 1), datetime(2199, 1, 1), timezones=st.just(timezone.utc))
+spans = st.timedeltas(timedelta(), timedelta(days=400))
+
+
+def floor(charter: datetime, roster: datetime, task: datetime, expires: datetime = START) -> Floor:
+    """A floor whose news bear these dates."""
+    return Floor(
+        replace(FED.pinned, created=charter),
+        replace(ROSTER, created=roster, expires=expires),
+        replace(TASK, created=task),
+    )
+
+
+# --- time ------------------------------------------------------------------------------------------------------------
+@given(moments, moments, moments, moments)
+def test_the_time_is_the_latest_that_is_known(clock: datetime, one: datetime, two: datetime, three: datetime) -> None:
+    assert floor(one, two, three).now(clock) == sorted([clock, one, two, three])[-1]
+
+
+@given(moments, spans, moments, moments, moments)
+def test_the_time_never_runs_backwards_while_the_clock_runs_on(
+    clock: datetime, passed: timedelta, one: datetime, two: datetime, three: datetime
+) -> None:
+    known = floor(one, two, three)
+    assert known.now(clock) <= known.now(clock + passed) <= known.now(clock) + passed
+
+
+@given(moments, moments, spans, st.timedeltas(timedelta(seconds=1), timedelta(days=400)))
+def test_no_clock_revives_a_roster_that_verified_news_outlived(
+    clock: datetime, expires: datetime, grace: timedelta, late: timedelta
+) -> None:
+    with pytest.raises(Expired):
+        floor(START, START, expires + grace + late, expires).check_fresh(clock, grace)
+
+
+@given(moments, moments, moments)
+def test_no_clock_that_is_behind_locks_a_clinic_out(clock: datetime, expires: datetime, news: datetime) -> None:
+    assume(clock <= expires and news <= expires)
+    floor(news, news, news, expires).check_fresh(clock, timedelta())
+
+
+@given(moments, moments)
+def test_a_clock_is_late_when_it_is_a_day_behind_the_news(clock: datetime, news: datetime) -> None:
+    assert floor(news, news, news).is_late(clock) == (news - clock > DAY)
+
+
+def test_a_charter_alone_gives_the_time_too() -> None:
+    assert Floor(FED.pinned).now(START - 9 * DAY) == START
+
+
+# --- who may sign what -----------------------------------------------------------------------------------------------
+def test_a_floor_trusts_whom_the_roster_names_for_each_kind() -> None:
+    rests_on = FED.roster()
+    known, first, new = FED.floor(rests_on, FED.task(rests_on)), FED.people["site-001"], keys.new()
+    news = [
+        FED.charter(FED.pinned),
+        FED.roster(2),
+        FED.task(rests_on, 2),
+        FED.receipt("front", FED.front),
+        FED.receipt("coordinator", FED.coordinator),
+        FED.enrol("FH1-AAAAA-AAAAA-AAAAA-AAAAA-0", new),
+    ]
+    assert [known.trust(one.said, one.keys) for one in news] == [None] * len(news)
+    assert known.trust(FED.model(1), news[1].keys) is None
+    for mine in (FED.update("site-001", FED.task(rests_on)), FED.rotate("site-001", new.public, first.sign, new.sign)):
+        assert known.trust(mine.said, mine.keys) == FED.site("site-001")
+
+
+@pytest.mark.parametrize("kind", ["charter", "roster", "task", "global", "receipt", "update", "rotate"])
+def test_a_floor_trusts_no_stranger(kind: str) -> None:
+    rests_on, stranger = FED.roster(), keys.new()
+    said = {
+        "charter": FED.charter(FED.pinned).said,
+        "roster": FED.roster(2).said,
+        "task": FED.task(rests_on).said,
+        "global": FED.model(1),
+        "receipt": FED.receipt("coordinator", FED.coordinator).said,
+        "update": FED.update("site-001", FED.task(rests_on)).said,
+        "rotate": FED.rotate("site-001", stranger.public, stranger.sign).said,
+    }[kind]
+    with pytest.raises(SignerUnknown):
+        FED.floor(rests_on).trust(said, (stranger.public.sign,))
+
+
+@pytest.mark.parametrize("kind", ["update", "rotate", "receipt"])
+def test_what_a_roster_governs_is_not_trusted_before_there_is_one(kind: str) -> None:
+    first = FED.people["site-001"]
+    news = {
+        "update": FED.update("site-001", FED.task(FED.roster())),
+        "rotate": FED.rotate("site-001", first.public, first.sign),
+        "receipt": FED.receipt("front", FED.front),
+    }[kind]
+    with pytest.raises(Expired):
+        FED.floor().trust(news.said, news.keys)
+
+
+def test_a_task_stays_valid_under_a_newer_roster() -> None:
+    order = FED.task(FED.roster(1))
+    known = FED.floor(FED.roster(2)).with_task(*order)
+    assert known.task and known.task.hash == order.said.hash
+
+
+def test_a_newer_charter_keeps_what_is_known() -> None:
+    rests_on = FED.roster()
+    known = FED.floor(rests_on, FED.task(rests_on)).with_model(FED.model(1))
+    after = known.with_charter(*FED.charter(FED.pinned))
+    assert after == replace(known, charter=after.charter)
+
+
+# --- the floor never sinks -------------------------------------------------------------------------------------------
+few = st.integers(1, 4)
+variants = st.integers(0, 1)
+charters = st.integers(0, 20)
+
+
+class AnyNews(RuleBasedStateMachine):
+    """News of every age and origin, in any order, against a model that remembers the highest of each kind."""
+
+    @initialize()
+    def pin(self) -> None:
+        self.floor = Floor(FED.pinned)
+        self.charters: list[tuple[Charter, News]] = [(FED.pinned, FED.charter())]
+        self.forget()
+
+    def forget(self) -> None:
+        self.roster: tuple[int, str] | None = None
+        self.task: tuple[int, str] | None = None
+        self.log = (0, "")
+        self.models: dict[int, str] = {}
+
+    def offer(self, welcome: bool, with_news: Any, *news: Any) -> bool:
+        before = self.floor
+        try:
+            self.floor = with_news(*news)
+        except TrustError:
+            assert not welcome
+        else:
+            assert welcome or self.floor == before
+        return welcome
+
+    @staticmethod
+    def newer(old: tuple[int, str] | None, number: int, name: str) -> bool:
+        return old is None or number > old[0] or (number, name) == old
+
+    def under(self, place: int) -> Charter:
+        """The charter here, more often than one that came before it."""
+        return self.charters[place if place < len(self.charters) else -1][0]
+
+    @rule(version=few, variant=variants, place=charters)
+    def roster_arrives(self, version: int, variant: int, place: int) -> None:
+        charter = self.under(place)
+        news = FED.roster(version, under=charter, expires=START + (90 + variant) * DAY)
+        welcome = charter == self.floor.charter and self.newer(self.roster, version, news.said.hash)
+        if self.offer(welcome, self.floor.with_roster, *news):
+            self.roster = version, news.said.hash
+
+    @rule(version=few, variant=variants, place=charters, number=few, base=variants, length=few, head=variants)
+    def task_arrives(
+        self, version: int, variant: int, place: int, number: int, base: int, length: int, head: int
+    ) -> None:
+        charter, log = self.under(place), Log(length, f"{head:064x}")
+        rests_on = FED.roster(version, under=charter, expires=START + (90 + variant) * DAY)
+        news = FED.task(rests_on, number, log=log, base=f"{base:064x}")
+        fits = self.roster is not None and self.newer((version, rests_on.said.hash), *self.roster)
+        again = self.task == (number, news.said.hash)
+        fresh = self.newer(self.task, number, news.said.hash) and self.newer(self.log, length, log.head)
+        welcome = charter.epoch == self.floor.charter.epoch and fits and (again or fresh)
+        if self.offer(welcome, self.floor.with_task, *news) and not again:
+            self.task, self.log = (number, news.said.hash), (length, log.head)
+
+    @rule(length=few, head=variants)
+    def log_is_seen(self, length: int, head: int) -> None:
+        log = Log(length, f"{head:064x}")
+        if self.offer(self.newer(self.log, length, log.head), self.floor.with_log, log):
+            self.log = length, log.head
+
+    @rule(number=few, base=variants, epoch=few)
+    def model_arrives(self, number: int, base: int, epoch: int) -> None:
+        name = f"{base:064x}"
+        known = self.models.get(number) == name
+        newest = number > max(self.models, default=0)
+        welcome = epoch == self.floor.charter.epoch and (known or newest)
+        if self.offer(welcome, self.floor.with_model, FED.model(number, name, epoch=epoch)):
+            self.models[number] = name
+
+    @rule(raised=st.sampled_from([0, 0, 1]), place=charters)
+    def charter_arrives(self, raised: int, place: int) -> None:
+        charter = self.under(place)
+        news = FED.charter(charter, epoch=charter.epoch + raised)
+        known = news.said.hash in [one.hash for one, _ in self.charters]
+        if self.offer(charter == self.floor.charter, self.floor.with_charter, *news):
+            assert not known
+            self.charters.append((self.floor.charter, news))
+            if raised:
+                self.forget()
+
+    @rule(place=charters)
+    def charter_comes_again(self, place: int) -> None:
+        charter, news = self.charters[place % len(self.charters)]
+        self.offer(charter == self.floor.charter, self.floor.with_charter, *news)
+
+    @rule(version=few)
+    def stranger_sends_orders(self, version: int) -> None:
+        stranger = Ed25519PrivateKey.generate()
+        self.offer(False, self.floor.with_roster, *FED.roster(version, under=self.floor.charter, signer=stranger))
+
+    @invariant()
+    def stands_where_the_model_does(self) -> None:
+        known = self.floor
+        assert known.charter == self.charters[-1][0]
+        assert (known.roster and (known.roster.version, known.roster.hash)) == self.roster
+        assert (known.task and (known.task.round, known.task.hash)) == self.task
+        assert (known.log.length, known.log.head) == self.log
+        assert known.models == self.models
+
+
+TestTheFloorNeverSinks = AnyNews.TestCase
+TestTheFloorNeverSinks.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

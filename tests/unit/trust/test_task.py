@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fedhelp_edge.errors import BadBody, FedhelpError, Kind, SchemaNames
+from fedhelp_edge.trust import task
+from fedhelp_edge.trust.task import Log
+from tests.attacks.federation import BASE, DAY, SCHEMA, START, Federation, News
+
+
+@pytest.fixture(scope="module")
+def fed() -> Federation:
+    return Federation()
+
+
+@pytest.fixture(scope="module")
+def rests_on(fed: Federation) -> News:
+    return fed.roster(5)
+
+
+def test_a_task_is_read_as_it_was_written(fed: Federation, rests_on: News) -> None:
+    news = fed.task(rests_on, 3, log=Log(9, "a" * 64), closes=START + DAY)
+    found = fed.read_task(news, fed.read_roster(rests_on))
+    assert (found.federation, found.rank, found.base) == (fed.id, (1, 3), BASE)
+    assert (found.roster, found.roster_version) == (rests_on.said.hash, 5)
+    assert (found.plan, found.schema, found.recipients) == ("[plan]\n", SCHEMA, tuple(fed.recipients))
+    assert (found.limit, found.knowledge, found.log) == (1 << 20, "", Log(9, "a" * 64))
+    assert (found.opens, found.closes, found.hash) == (START, START + DAY, news.said.hash)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"recipients": []},
+        {"recipients": ["age1"]},
+        {"limit": "1"},
+        {"knowledge": "e" * 63},
+        {"log": {"length": 1}},
+        {"log": {"length": 1, "head": "a"}},
+        {"opens": "now"},
+        {"closes": ""},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_a_body_of_another_form_is_refused(fed: Federation, rests_on: News, changes: dict[str, Any]) -> None:
+    said, keys, holds = fed.task(rests_on)
+    with pytest.raises(FedhelpError):
+        task.read(said, keys, {**holds, **changes}, fed.pinned, fed.read_roster(rests_on))
+
+
+def test_a_plan_that_is_no_text_is_refused(fed: Federation, rests_on: News) -> None:
+    said, keys, holds = fed.task(rests_on)
+    with pytest.raises(BadBody):
+        task.read(said, keys, {**holds, "plan": ["a"]}, fed.pinned, fed.read_roster(rests_on))
+
+
+def test_a_schema_that_names_a_tensor_twice_is_refused(fed: Federation, rests_on: News) -> None:
+    said, keys, holds = fed.task(rests_on)
+    with pytest.raises(SchemaNames):
+        task.read(said, keys, {**holds, "schema": ["a F32 2"] * 2}, fed.pinned, fed.read_roster(rests_on))
+
+
+def test_a_roster_is_no_task(fed: Federation, rests_on: News) -> None:
+    with pytest.raises(Kind):
+        task.read(*rests_on, fed.pinned, fed.read_roster(rests_on))
