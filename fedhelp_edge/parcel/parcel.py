@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -154,10 +155,12 @@ class Opened:
 
 
 def read_json(data: bytes) -> dict[str, Any]:
-    """One JSON object in UTF-8: no key twice, no NaN, not deep."""
+    """One JSON object in UTF-8: no key twice, no number but finite ones, not deep."""
 
-    def refuse(name: str) -> None:
-        raise ValueError(name)
+    def finite(text: str) -> float:
+        if not math.isfinite(number := float(text)):
+            raise ValueError(text)
+        return number
 
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) < len(pairs):
@@ -167,7 +170,7 @@ def read_json(data: bytes) -> dict[str, Any]:
     try:
         if canon.nesting(data) > 16:
             raise ValueError("deep")
-        value = json.loads(data.decode(), object_pairs_hook=members, parse_constant=refuse)
+        value = json.loads(data.decode(), object_pairs_hook=members, parse_float=finite, parse_constant=finite)
     except ValueError:
         raise BadBody("what it holds is not one plain JSON object") from None
     if not isinstance(value, dict):

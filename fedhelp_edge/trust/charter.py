@@ -43,7 +43,7 @@ def first(said: Statement, keys: tuple[str, ...], holds: dict[str, Any], federat
     found = _read(said, holds, federation_of(said))
     if federation is not None and found.federation != federation:
         raise Pin(f"this is federation {found.federation}, not {federation}")
-    _signed_by(found, keys)
+    check_signed(found, keys)
     return found
 
 
@@ -52,8 +52,8 @@ def follow(old: Charter, said: Statement, keys: tuple[str, ...], holds: dict[str
     new = _read(said, holds, old.federation)
     if said.context["previous"] != old.hash or new.version != old.version + 1 or new.epoch < old.epoch:
         raise RootChain(f"version {new.version} does not follow version {old.version}")
-    _signed_by(old, keys)
-    _signed_by(new, keys)
+    check_signed(old, keys)
+    check_signed(new, keys)
     return new
 
 
@@ -73,13 +73,15 @@ def _read(said: Statement, holds: dict[str, Any], federation: str) -> Charter:
     if not 1 <= threshold <= len(set(roots)) == len(roots) <= 8:
         raise BadBody("the charter needs 1 to 8 different roots, and no more signatures than it has roots")
     context = said.context
+    if holds["coordinator"] in roots:
+        raise BadBody("the coordinator's key may not be a root: a root takes its power away when it is stolen")
     return Charter(
         federation, context["version"], context["epoch"], holds["name"],
         roots, threshold, holds["coordinator"], said.hash, when(context["created"]),
     )  # fmt: skip
 
 
-def _signed_by(charter: Charter, keys: tuple[str, ...]) -> None:
+def check_signed(charter: Charter, keys: tuple[str, ...]) -> None:
     count = len(set(keys) & set(charter.roots))
     if count < charter.threshold:
         raise Threshold(f"{count} of {charter.threshold} root signatures of version {charter.version}")

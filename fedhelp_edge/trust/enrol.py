@@ -37,6 +37,7 @@ from fedhelp_edge.parcel.keys import Public
 from fedhelp_edge.parcel.statement import Statement
 from fedhelp_edge.trust import roster
 from fedhelp_edge.trust.roster import Roster, Site
+from fedhelp_edge.trust.task import Seen
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _ALIKE = str.maketrans("ILO", "110")
@@ -120,7 +121,9 @@ def judge_request(
     return invite
 
 
-def judge_rotation(said: Statement, keys: tuple[str, ...], holds: dict[str, Any], known: Roster) -> tuple[Site, Public]:
+def judge_rotation(
+    said: Statement, keys: tuple[str, ...], holds: dict[str, Any], known: Roster, seen: Seen
+) -> tuple[Site, Public]:
     """The site that changes its keys, and the new ones, both of which signed: old key first."""
     _kind(said, "rotate", holds, _ROTATION)
     asked = _public(holds)
@@ -128,6 +131,7 @@ def judge_rotation(said: Statement, keys: tuple[str, ...], holds: dict[str, Any]
     if sender is None or keys != (sender.sign, asked.sign):
         raise RotateProof("new keys must be signed by the old key, then by the new one")
     roster.of_site(said, keys[:1], known, sender.from_round)
+    seen.check_new(said)
     _fresh(asked, known)
     return sender, asked
 

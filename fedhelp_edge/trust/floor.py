@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from fedhelp_edge.errors import Equivocation, Expired, LogRollback, Rollback, RootChain, SplitView, TaskRoster
+from fedhelp_edge.errors import Equivocation, Expired, Kind, LogRollback, Rollback, RootChain, SplitView, TaskRoster
 from fedhelp_edge.parcel.statement import Statement
 from fedhelp_edge.trust import charter, roster, task
 from fedhelp_edge.trust.charter import Charter
@@ -25,7 +25,9 @@ class Floor:
     charter: Charter
     roster: Roster | None = None
     task: Task | None = None
-    log: Log = field(default_factory=Log)
+    heads: Mapping[int, str] = field(
+        default_factory=dict
+    )  # of the log, at each length seen
     models: Mapping[int, str] = field(default_factory=dict)  # the merged model of each round, by its hash
 
     def now(self, clock: datetime) -> datetime:
@@ -66,10 +68,11 @@ class Floor:
         """A raised epoch voids all that was known: orders, models and log begin anew."""
         if said.hash == self.charter.hash:
             return self
-        if said.context["version"] == self.charter.version:
-            raise Equivocation(f"another charter of version {self.charter.version}")
-        if said.context["version"] < self.charter.version:
+        if said.kind == "charter" and said.context["version"] < self.charter.version:
             raise Rollback(f"charter {said.context['version']}, when {self.charter.version} is known")
+        if said.kind == "charter" and said.context["version"] == self.charter.version:
+            charter.check_signed(self.charter, keys)  # whoever is nobody raises no alarm
+            raise Equivocation(f"another charter of version {self.charter.version}")
         new = charter.follow(self.charter, said, keys, holds)
         return Floor(new) if new.epoch > self.charter.epoch else replace(self, charter=new)
 
@@ -85,15 +88,20 @@ class Floor:
         new = task.read(said, keys, holds, self.charter, self.roster)
         if self.task and new.hash == self.task.hash:
             return self
+        known = self.with_log(new.log)
         if (new.epoch, new.roster_version) > self.roster.rank:
             raise TaskRoster(f"the task rests on roster {new.roster_version}, but {self.roster.version} is here")
         if (new.epoch, new.roster_version) == self.roster.rank and new.roster != self.roster.hash:
             raise TaskRoster("the task rests on another roster of the same number")
         newest = self._newer(self.task, new, "task")
-        return replace(self.with_log(new.log), task=newest)
+        if self.task and new.log.length < self.task.log.length:
+            raise LogRollback(f"{new.log.length} lines, when the last task had {self.task.log.length}")
+        return replace(known, task=newest)
 
     def with_model(self, said: Statement) -> Floor:
         """A merged model. Other readers are no equivocation: a newcomer gets the same model, sealed again."""
+        if said.kind != "global":
+            raise Kind(f"a {said.kind}, where a merged model is wanted")
         round_, model = said.context["round"], said.context["base"]
         self._of_this_epoch(said.context["epoch"], f"the model of round {round_}")
         if self.models.get(round_, model) != model:
@@ -103,11 +111,10 @@ class Floor:
         return replace(self, models={**self.models, round_: model})
 
     def with_log(self, log: Log) -> Floor:
-        if log.length < self.log.length:
-            raise LogRollback(f"{log.length} lines, when {self.log.length} were seen")
-        if log.length == self.log.length and log.head != self.log.head:
+        """What a receipt says of the log. It may come late, so a shorter log is no rollback; only a later task's is."""
+        if self.heads.get(log.length, log.head) != log.head:
             raise SplitView(f"line {log.length} is another one than was seen")
-        return replace(self, log=log)
+        return replace(self, heads={**self.heads, log.length: log.head})
 
     def overdue(self, clock: datetime) -> timedelta:
         """How long ago the roster ended; below zero while it holds. Beyond nothing: warn. Beyond the grace: refuse."""

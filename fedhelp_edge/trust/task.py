@@ -103,6 +103,10 @@ class Seen:
     seq: int = 0
     nonces: frozenset[str] = field(default_factory=frozenset)
 
+    def check_new(self, said: Statement) -> None:
+        if said.context["seq"] <= self.seq or said.context["nonce"] in self.nonces:
+            raise Replay(f"number {said.context['seq']} or its nonce was seen from {said.context['sender']} before")
+
 
 def judge_update(
     said: Statement, keys: tuple[str, ...], known: Roster, tasks: Mapping[int, Task], seen: Seen, *, stale: int = 0
@@ -129,6 +133,5 @@ def judge_update(
         raise Recipients("encrypted for others than the task names")
     if said.size > task.limit:
         raise PayloadSize(f"larger than the {task.limit} bytes that the task allows")
-    if context["seq"] <= seen.seq or context["nonce"] in seen.nonces:
-        raise Replay(f"number {context['seq']} or its nonce was seen from {sender.id} before")
+    seen.check_new(said)
     return sender

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from fedhelp_edge.errors import (
@@ -201,7 +201,6 @@ def test_b07_a_second_spelling_of_a_good_signature_is_refused(stranger: keys.Key
 
 def test_b07_the_signature_that_needs_no_private_key_is_refused() -> None:
     identity, forged = (1).to_bytes(32, "little"), (1).to_bytes(32, "little") + bytes(32)
-    Ed25519PublicKey.from_public_bytes(identity).verify(forged, b"whatever")  # the library lets it pass
     with pytest.raises(SigBad):
         sshsig.parse(armor("file", ed25519(identity), ed25519(forged))).verify(b"x")
 
@@ -403,7 +402,7 @@ def test_b15_the_coordinators_signature_with_another_beside_it_is_refused(fed: F
 
 def test_b16_new_keys_signed_by_the_old_and_the_new_one_are_taken(fed: Federation, stranger: keys.Keys) -> None:
     news = fed.rotate("site-001", stranger.public, fed.people["site-001"].sign, stranger.sign)
-    site, public = enrol.judge_rotation(*news, fed.read_roster(fed.roster()))
+    site, public = enrol.judge_rotation(*news, fed.read_roster(fed.roster()), Seen())
     assert (site.id, public) == ("site-001", stranger.public)
 
 
@@ -412,13 +411,13 @@ def test_b16_new_keys_with_any_other_signatures_are_refused(fed: Federation, str
     hands = {"old": fed.people["site-001"].sign, "new": stranger.sign, "other": fed.people["site-002"].sign}
     news = fed.rotate("site-001", stranger.public, *(hands[name] for name in signers.split()))
     with pytest.raises(RotateProof):
-        enrol.judge_rotation(*news, fed.read_roster(fed.roster()))
+        enrol.judge_rotation(*news, fed.read_roster(fed.roster()), Seen())
 
 
 def test_b16_a_thief_cannot_change_the_keys_of_a_revoked_site(fed: Federation, stranger: keys.Keys) -> None:
     news = fed.rotate("site-001", stranger.public, fed.people["site-001"].sign, stranger.sign)
     with pytest.raises(SignerRevoked):
-        enrol.judge_rotation(*news, fed.read_roster(fed.roster(sites=fed.site("site-001", status="revoked"))))
+        enrol.judge_rotation(*news, fed.read_roster(fed.roster(sites=fed.site("site-001", status="revoked"))), Seen())
 
 
 def judge_request(fed: Federation, news: News, *invites: Invite, known: Roster | None = None) -> Invite:
@@ -537,7 +536,7 @@ def test_b18_keys_are_not_changed_for_those_of_another_site(fed: Federation) -> 
     first, second = fed.people["site-001"], fed.people["site-002"]
     news = fed.rotate("site-001", second.public, first.sign, second.sign)
     with pytest.raises(KeyReused, match="site-002"):
-        enrol.judge_rotation(*news, fed.read_roster(fed.roster()))
+        enrol.judge_rotation(*news, fed.read_roster(fed.roster()), Seen())
 
 
 def test_b19_the_charter_of_another_federation_is_a_hard_stop_that_names_both(fed: Federation) -> None:

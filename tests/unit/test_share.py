@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from fedhelp_edge import share
-from fedhelp_edge.errors import FedhelpError, SchemaNames
+from fedhelp_edge.errors import FedhelpError, SchemaNames, StLayout
 from fedhelp_edge.share import Array, Schema, Share, Tensor
 
 DTYPES = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "U8": "u1", "I8": "i1", "I32": "<i4", "I64": "<i8"}
@@ -136,6 +136,13 @@ def test_what_the_reference_library_writes_is_read(arrays: dict[str, Array]) -> 
 def test_notes_are_read_where_they_are_allowed() -> None:
     data = safetensors.numpy.save({"a": np.zeros(2, np.float32)}, {"format": "np"})
     assert share.read_header(io.BytesIO(data), metadata=["format"]).metadata == {"format": "np"}
+
+
+@pytest.mark.parametrize("stop", [4, 12])
+def test_a_tensor_takes_the_bytes_that_its_shape_asks_for(stop: int) -> None:
+    text = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,%d]}}' % stop
+    with pytest.raises(StLayout):
+        share.read_header(io.BytesIO(len(text).to_bytes(8, "little") + text + bytes(stop)))
 
 
 SMALL = {"a": np.array([7, 8], np.uint8)}

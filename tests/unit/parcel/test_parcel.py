@@ -448,7 +448,18 @@ def test_a_statement_that_names_another_payload_is_refused(signed: Callable[...,
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"[]", b'"x"', b"{", b'{"a":1,"a":2}', b'{"a":NaN}', b'{"a":Infinity}', b'{"a":"\xff"}', b'{"a":' * 9999],
+    [
+        b"",
+        b"[]",
+        b'"x"',
+        b"{",
+        b'{"a":1,"a":2}',
+        b'{"a":NaN}',
+        b'{"a":-Infinity}',
+        b'{"a":1e999}',
+        b'{"a":"\xff"}',
+        b'{"a":' * 9999,
+    ],
     ids=lambda text: text[:20],
 )
 def test_a_body_that_is_not_one_plain_object_is_refused(text: bytes) -> None:

@@ -5,7 +5,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedhelp_edge.errors import BadBody, Kind, RootChain, Threshold
 from fedhelp_edge.trust import charter
-from tests.attacks.federation import START, Federation, line
+from tests.attacks.federation import LAST, START, Federation, line
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,12 @@ def test_the_charter_of_another_federation_does_not_follow(fed: Federation) -> N
         charter.follow(fed.pinned, *other.charter(other.pinned))
 
 
+@pytest.mark.parametrize("version", [1, 3, LAST])
+def test_a_charter_has_the_next_number_and_no_other(fed: Federation, version: int) -> None:
+    with pytest.raises(RootChain):
+        charter.follow(fed.pinned, *fed.charter(fed.pinned, version=version))
+
+
 @pytest.mark.parametrize("threshold", [0, 4])
 def test_a_threshold_that_cannot_be_is_refused(fed: Federation, threshold: int) -> None:
     with pytest.raises(BadBody):
@@ -98,7 +104,7 @@ def test_a_threshold_that_cannot_be_is_refused(fed: Federation, threshold: int) 
 
 def test_a_root_that_is_listed_twice_is_refused(fed: Federation) -> None:
     with pytest.raises(BadBody):
-        charter.first(*fed.charter(roots=[fed.roots[0], fed.roots[0]], signers=fed.roots[:1]))
+        charter.first(*fed.charter(roots=[fed.roots[0]] * 2, threshold=1, signers=fed.roots[:1]))
 
 
 @pytest.mark.parametrize(
@@ -117,3 +123,16 @@ def test_a_roster_is_no_charter(fed: Federation) -> None:
         charter.first(*fed.roster())
     with pytest.raises(Kind):
         charter.follow(fed.pinned, *fed.roster())
+
+
+def test_the_coordinators_key_may_not_be_a_root_that_would_have_to_take_its_power_away() -> None:
+    fed = Federation()
+    with pytest.raises(BadBody):
+        charter.first(*fed.charter(coordinator=fed.roots[0]))
+
+
+def test_a_stranger_with_another_charter_of_the_same_number_raises_no_alarm() -> None:
+    fed = Federation()
+    other = Federation()
+    with pytest.raises(Threshold):
+        fed.floor().with_charter(*other.charter())

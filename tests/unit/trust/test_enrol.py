@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedhelp_edge.errors import BadBody, InviteCode, InviteProof, Kind, SignerMismatch
+from fedhelp_edge.errors import BadBody, InviteCode, InviteProof, Kind, Replay, SignerMismatch
 from fedhelp_edge.errors import Federation as OtherFederation
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.trust import enrol
 from fedhelp_edge.trust.enrol import Invite
+from fedhelp_edge.trust.task import Seen
 from tests.attacks.federation import DAY, START, Federation, News, signed
 
 CODE = "FH1-01234-56789-ABCDE-FGHJK-"
@@ -162,13 +163,21 @@ def test_a_rotation_seen_before_does_not_bring_old_keys_back(fed: Federation, ne
     there = fed.rotate("site-001", newcomer.public, first.sign, newcomer.sign)
     now = fed.site("site-001", sign=newcomer.public.sign, recipient=newcomer.public.recipient)
     with pytest.raises(enrol.RotateProof):
-        enrol.judge_rotation(*there, fed.read_roster(fed.roster(2, sites=now)))
+        enrol.judge_rotation(*there, fed.read_roster(fed.roster(2, sites=now)), Seen())
+
+
+def test_an_old_change_of_keys_is_not_repeated_even_when_the_old_key_is_back(
+    fed: Federation, newcomer: keys.Keys
+) -> None:
+    there = fed.rotate("site-001", newcomer.public, fed.people["site-001"].sign, newcomer.sign)
+    with pytest.raises(Replay):
+        enrol.judge_rotation(*there, fed.read_roster(fed.roster()), Seen(seq=there.said.context["seq"]))
 
 
 def test_a_site_that_does_not_take_part_yet_may_change_its_keys(fed: Federation, newcomer: keys.Keys) -> None:
     news = fed.rotate("site-001", newcomer.public, fed.people["site-001"].sign, newcomer.sign)
     known = fed.read_roster(fed.roster(sites=fed.site("site-001", from_round=9)))
-    assert enrol.judge_rotation(*news, known)[0].id == "site-001"
+    assert enrol.judge_rotation(*news, known, Seen())[0].id == "site-001"
 
 
 def test_a_charter_is_vouched_for_by_whoever_knows_the_code(fed: Federation) -> None:

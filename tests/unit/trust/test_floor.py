@@ -148,7 +148,8 @@ class AnyNews(RuleBasedStateMachine):
     def forget(self) -> None:
         self.roster: tuple[int, str] | None = None
         self.task: tuple[int, str] | None = None
-        self.log = (0, "")
+        self.heads: dict[int, str] = {}
+        self.longest = 0
         self.models: dict[int, str] = {}
 
     def offer(self, welcome: bool, with_news: Any, *news: Any) -> bool:
@@ -186,16 +187,18 @@ class AnyNews(RuleBasedStateMachine):
         news = FED.task(rests_on, number, log=log, base=f"{base:064x}")
         fits = self.roster is not None and self.newer((version, rests_on.said.hash), *self.roster)
         again = self.task == (number, news.said.hash)
-        fresh = self.newer(self.task, number, news.said.hash) and self.newer(self.log, length, log.head)
+        grows = length >= self.longest and self.heads.get(length, log.head) == log.head
+        fresh = self.newer(self.task, number, news.said.hash) and grows
         welcome = charter.epoch == self.floor.charter.epoch and fits and (again or fresh)
         if self.offer(welcome, self.floor.with_task, *news) and not again:
-            self.task, self.log = (number, news.said.hash), (length, log.head)
+            self.task, self.longest = (number, news.said.hash), length
+            self.heads[length] = log.head
 
     @rule(length=few, head=variants)
     def log_is_seen(self, length: int, head: int) -> None:
         log = Log(length, f"{head:064x}")
-        if self.offer(self.newer(self.log, length, log.head), self.floor.with_log, log):
-            self.log = length, log.head
+        if self.offer(self.heads.get(length, log.head) == log.head, self.floor.with_log, log):
+            self.heads[length] = log.head
 
     @rule(number=few, base=variants, epoch=few)
     def model_arrives(self, number: int, base: int, epoch: int) -> None:
@@ -233,7 +236,7 @@ class AnyNews(RuleBasedStateMachine):
         assert known.charter == self.charters[-1][0]
         assert (known.roster and (known.roster.version, known.roster.hash)) == self.roster
         assert (known.task and (known.task.round, known.task.hash)) == self.task
-        assert (known.log.length, known.log.head) == self.log
+        assert known.heads == self.heads
         assert known.models == self.models
 
 
