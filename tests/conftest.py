@@ -16,6 +16,16 @@ settings.register_profile("house", deadline=None)  # a slow machine is no mistak
 settings.load_profile("house")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--proofs", action="store_true", help="run the tests marked 'proof' in their full length")
+
+
+@pytest.fixture
+def effort(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
+    """How much a proof does: little by default, all of it with --proofs."""
+    return lambda short, full: full if request.config.getoption("--proofs") else short
+
+
 @pytest.fixture(scope="session")
 def site() -> keys.Keys:
     return keys.new()

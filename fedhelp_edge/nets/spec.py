@@ -13,6 +13,7 @@ from fedhelp_edge.share import Array, Schema, Tensor
 DEPTHS = {"resnet20": 3, "resnet32": 5, "resnet56": 9, "resnet110": 18}  # n, the blocks of a stage
 WIDTHS = (16, 32, 64)
 FEATURES = WIDTHS[-1]
+GROUPS = 8  # of group norm: 2 to 8 channels each; one channel each would be another method
 
 
 def schema(net: str, classes: int, channels: int, norm: str = "batch") -> Schema:

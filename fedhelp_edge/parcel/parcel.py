@@ -151,7 +151,10 @@ class Opened:
     def json(self) -> dict[str, Any]:
         """The body of a plain parcel that holds one JSON object."""
         self.body.seek(0)
-        return read_json(self.body.read())
+        data = self.body.read()
+        if hashlib.sha256(data).hexdigest() != self.statement.sha256:  # what was hashed before may have changed since
+            raise PayloadHash("the file was changed while it was read")
+        return read_json(data)
 
 
 def read_json(data: bytes) -> dict[str, Any]:

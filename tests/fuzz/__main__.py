@@ -1,4 +1,4 @@
-"""Fuzz one target: python -m tests.fuzz NAME SECONDS
+"""Fuzz one target, or each in turn: python -m tests.fuzz NAME|--all SECONDS
 
 It runs atheris from a corpus of real artefacts in a temporary folder, and ends with another exit code than 0 where a
 target met what it should not; the input that did it is kept, and its place is printed.
@@ -16,11 +16,15 @@ from pathlib import Path
 
 def main(arguments: list[str]) -> int:
     match arguments:
+        case ["--all", seconds] if seconds.isdecimal():
+            from tests.fuzz.targets import TARGETS
+
+            return max(start(name, int(seconds)) for name in TARGETS)
         case [name, seconds] if seconds.isdecimal():
             return start(name, int(seconds))
         case [name, seconds, folder]:
             return fuzz(name, int(seconds), Path(folder))
-    print("usage: python -m tests.fuzz NAME SECONDS", file=sys.stderr)
+    print("usage: python -m tests.fuzz NAME|--all SECONDS", file=sys.stderr)
     return 2
 
 
@@ -51,7 +55,8 @@ def fuzz(name: str, seconds: int, folder: Path) -> int:
     corpus.mkdir()
     for number, seed in enumerate(SEEDS[name]()):
         (corpus / f"seed-{number}").write_bytes(seed)
-    options = [f"-max_total_time={seconds}", f"-artifact_prefix={folder}/", "-max_len=8192", "-print_final_stats=1"]
+    options = [f"-max_total_time={seconds}", f"-artifact_prefix={folder}/", "-max_len=8192"]
+    options += ["-print_final_stats=1", "-verbosity=0"]
     atheris.Setup([sys.argv[0], *options, str(corpus)], TARGETS[name])
     atheris.Fuzz()
     return 0

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fedhelp_edge import share
+from fedhelp_edge import plan, share
 from fedhelp_edge.errors import FedhelpError
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.parcel import age, canon, keys, parcel, sshsig, statement
 
 _SITE, _HUB = keys.new(), keys.new()
@@ -70,6 +71,14 @@ def _safetensors(data: bytes) -> None:
     assert header.start + sum(tensor.size for tensor, _ in header.entries) == len(data)
 
 
+def _plan(data: bytes) -> None:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return
+    assert plan.read(text, METHODS).text == text
+
+
 def _look(data: bytes) -> None:
     _FILE.write_bytes(data)
     seen = parcel.look(_FILE, parcel.anyone)
@@ -109,6 +118,7 @@ CHECKS: dict[str, Callable[[bytes], None]] = {
     "age-text": _age_text,
     "safetensors": _safetensors,
     "inside": _inside,
+    "plan": _plan,
     "look": _look,
     "open": _open,
 }
@@ -181,6 +191,7 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "age-text": lambda: [_encrypted(armor=True)],
     "safetensors": lambda: [_share()],
     "inside": _insides,
+    "plan": lambda: [plan.template(METHODS).encode(), b'classes = ["a", "b"]\n[image]\nsize = 32\n'],
     "look": _parcels,
     "open": _parcels,
 }

@@ -26,6 +26,7 @@ from fedhelp_edge.errors import (
     PayloadSize,
     RecipientType,
     SigCount,
+    SigNamespace,
     SignerUnknown,
     StatementSchema,
     StatementSize,
@@ -243,6 +244,28 @@ def test_facts_that_would_not_open_are_not_sealed(
     with pytest.raises(BadBody):
         seal(parcel.INNER_LIMIT - around + 1)
     assert len(names(tmp_path)) == 1
+
+
+def test_a_signature_made_for_another_kind_is_worth_nothing(update: Path, site: keys.Keys) -> None:
+    data = update.read_bytes()
+    line = data.split(b"\n")[1]
+    ours, other = (sshsig.sign(line, site.sign, statement.namespace(kind)).encode() for kind in ("update", "global"))
+    update.write_bytes(data.replace(ours, other))
+    with pytest.raises(SigNamespace):
+        parcel.look(update, anyone)
+
+
+def test_every_parcel_has_a_salt_of_its_own(
+    tmp_path: Path, context: dict[str, Any], site: keys.Keys, hub: keys.Keys
+) -> None:
+    salts = set()
+    for name in ("a", "b"):
+        said = parcel.seal(tmp_path / name, context, b"body", site.sign, [hub.public.recipient])
+        plain = io.BytesIO()
+        age.decrypt(io.BytesIO((tmp_path / name).read_bytes()[-said.size :]), plain, [hub.identity])
+        salts.add(parcel.read_json(plain.getvalue().split(b"\n")[0])["salt"])
+    assert len(salts) == 2
+    assert all(re.fullmatch("[0-9a-f]{64}", salt) for salt in salts)
 
 
 # --- memory and reading ----------------------------------------------------------------------------------------------

@@ -1,0 +1,95 @@
+"""CIFAR-style ResNets (He et al. 2016, section 4.2) with shortcuts that have no parameters.
+
+One 3x3 convolution, three stages of n blocks with 16, 32 and 64 channels, global average pooling, one linear layer. The
+names of its parameters are those of `nets.spec`, in the same order; public CIFAR weights fit as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fedhelp_edge.nets.spec import DEPTHS, FEATURES, GROUPS, WIDTHS
+from fedhelp_edge.share import Array
+
+
+class Block(nn.Module):
+    """Two convolutions beside a shortcut that halves the picture and pads the channels with zeros where they grow."""
+
+    def __init__(self, inside: int, outside: int, norm: str) -> None:
+        super().__init__()
+        stride = 1 if inside == outside else 2
+        self.conv1 = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
+        self.bn1 = _norm(outside, norm)
+        self.conv2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
+        self.bn2 = _norm(outside, norm)
+        self.pad = (outside - inside) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        if self.pad:
+            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.pad, self.pad))
+        return F.relu(out + x)
+
+
+class ResNet(nn.Module):
+    def __init__(self, net: str, classes: int, channels: int = 3, norm: str = "batch") -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, WIDTHS[0], 3, 1, 1, bias=False)
+        self.bn1 = _norm(WIDTHS[0], norm)
+        inside = (WIDTHS[0], *WIDTHS[:-1])
+        for stage, (narrow, wide) in enumerate(zip(inside, WIDTHS, strict=True), 1):
+            blocks = [Block(narrow if place == 0 else wide, wide, norm) for place in range(DEPTHS[net])]
+            self.add_module(f"layer{stage}", nn.Sequential(*blocks))
+        self.linear = nn.Linear(FEATURES, classes)
+
+    def maps(self, x: Tensor) -> Tensor:
+        """The last feature maps, N x 64 x h x w, whose mean over h and w is the feature."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        for stage in (self.layer1, self.layer2, self.layer3):
+            x = stage(x)
+        return x
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.maps(x).mean((2, 3))  # N x 64
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.features(x))  # N x classes, logits
+
+
+@contextmanager
+def still_statistics(net: nn.Module) -> Iterator[None]:
+    """Batch norm normalises by the batch, as in training, but the batch leaves no trace in its running statistics."""
+    layers = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
+
+
+def arrays(net: nn.Module) -> dict[str, Array]:
+    """What travels of a net, in the order of its schema: all but batch norm's counters."""
+    kept = {name: t for name, t in net.state_dict().items() if not name.endswith("num_batches_tracked")}
+    return {name: t.detach().cpu().numpy().copy() for name, t in kept.items()}
+
+
+def load(net: nn.Module, values: Mapping[str, Array]) -> None:
+    """Put arrays into a net, which must have exactly these; batch norm's counters stay."""
+    state = {name: torch.from_numpy(np.array(value)) for name, value in values.items()}
+    missing, extra = net.load_state_dict(state, strict=False)
+    wrong = [name for name in missing if not name.endswith("num_batches_tracked")] + extra
+    if wrong:
+        raise ValueError(f"these arrays are for another net: {wrong[0]}")
+
+
+def _norm(width: int, norm: str) -> nn.Module:
+    return nn.BatchNorm2d(width) if norm == "batch" else nn.GroupNorm(GROUPS, width)

@@ -1,0 +1,296 @@
+"""How good a model is on test images, and how certain that is.
+
+Intervals are 95 %: Wilson's for plain proportions, else the percentiles of 1,000 draws of the test images with
+replacement. Classes may be missing from a small test set: means run over the classes that can be judged. What cannot be
+computed is None with a reason, never a NaN and never an exception.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+BINS = 15
+DRAWS = 1000
+FEWEST = 10  # images; below it, draws of so few tell nothing
+FEWEST_SIDE = 5  # images of a class, and of the others, for an interval of that class alone
+_Z = 1.959963984540054  # 97.5 % of a normal distribution lie below it
+_CELLS = 1 << 20  # draws x images held at once
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number and its interval; `reason` says why the number, or only its interval, is missing."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class OfClass:
+    """One class against the rest."""
+
+    images: int
+    sensitivity: Figure
+    specificity: Figure
+    auc: Figure
+    f1: Figure
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All figures of a model on a test set.
+
+    `sensitivity` and `specificity` are those of class 1 where there are two classes. `auc` and `f1` are means over the
+    classes; for `f1`, as in scikit-learn, over those that stand in the labels or in the answers. `brier` runs from 0 to
+    1 for two classes and to 2 for more. The draws behind the interval of `ece` add calibration error of their own, so
+    that it leans upwards.
+    """
+
+    images: int
+    accuracy: Figure
+    balanced_accuracy: Figure
+    auc: Figure
+    sensitivity: Figure
+    specificity: Figure
+    f1: Figure
+    ece: Figure
+    brier: Figure
+    classes: tuple[OfClass, ...]
+    confusion: tuple[tuple[int, ...], ...]  # a row a label, a column an answer
+
+    def to_json(self) -> dict[str, Any]:
+        return _plain(self)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """By how much one model's figures lie above another's on the same images."""
+
+    images: int
+    accuracy: Figure
+    balanced_accuracy: Figure
+    auc: Figure
+
+    def to_json(self) -> dict[str, Any]:
+        return _plain(self)
+
+
+def scores(probabilities: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Scores:
+    """The figures of `probabilities` (images x classes) against the true `labels`."""
+    answers = _Answers.read(probabilities, labels)
+    images, classes = answers.probabilities.shape
+    confusion = answers.confusion()
+    why = answers.flaw()
+    truths, guesses, hits = confusion.sum(1), confusion.sum(0), confusion.diagonal()
+    blank = dict.fromkeys(("balanced_accuracy", "auc", "f1", "ece", "brier"), math.nan)
+    blanks = dict.fromkeys(("aucs", "f1s"), np.full(classes, math.nan))
+    value: dict[str, Any] = {**blank, **blanks} if why else answers.figures(np.ones((1, images)), squeeze=True)
+    draws = {} if why or images < FEWEST else _drawn(answers, seed)
+
+    def drawn(name: str, missing: str = "") -> Figure:
+        return _figure(float(value[name]), draws.get(name), why or missing)
+
+    def of_class(one: int) -> OfClass:
+        truth, rest = int(truths[one]), images - int(truths[one])
+        side = "no image of this class" if not truth else "every image is of this class" if not rest else ""
+        few = "" if min(truth, rest) >= FEWEST_SIDE else f"fewer than {FEWEST_SIDE} images of this class, or of others"
+
+        def each(name: str, missing: str) -> Figure:
+            spread = draws[name][:, one] if draws and not few else None
+            return _figure(float(value[name][one]), spread, why or missing, few)
+
+        return OfClass(
+            truth,
+            _wilson(int(hits[one]), truth, why or side),
+            _wilson(rest - int(guesses[one] - hits[one]), rest, why or side),
+            each("aucs", side),
+            each("f1s", "a class neither in the labels nor in the answers"),
+        )
+
+    each = tuple(map(of_class, range(classes)))
+    many = Figure(None, reason=why or "more than two classes: each has its own")
+    return Scores(
+        images,
+        _wilson(int(hits.sum()), images, why),
+        drawn("balanced_accuracy"),
+        drawn("auc", "all images are of one class"),
+        each[1].sensitivity if classes == 2 else many,
+        each[1].specificity if classes == 2 else many,
+        drawn("f1"),
+        drawn("ece"),
+        drawn("brier"),
+        each,
+        tuple(tuple(map(int, row)) for row in confusion),
+    )
+
+
+def paired(probabilities_a: ArrayLike, probabilities_b: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Difference:
+    """How far a lies above b, both judged on the same images in every draw: what they share in luck cancels out."""
+    both = [_Answers.read(probabilities, labels) for probabilities in (probabilities_a, probabilities_b)]
+    images = len(both[0].labels)
+    names = ("accuracy", "balanced_accuracy", "auc")
+    why = both[0].flaw() or both[1].flaw()
+    if why:
+        return Difference(images, *(Figure(None, reason=why) for _ in names))
+    one, other = (answers.figures(np.ones((1, images)), squeeze=True) for answers in both)
+    draws = [_drawn(answers, seed) for answers in both] if images >= FEWEST else []
+    return Difference(
+        images,
+        *(
+            _figure(
+                float(one[name] - other[name]),
+                draws[0][name] - draws[1][name] if draws else None,
+                "all images are of one class",
+                still=True,
+            )
+            for name in names
+        ),
+    )
+
+
+def with_prior(probabilities: ArrayLike, prior_from: ArrayLike, prior_to: ArrayLike) -> Floats:
+    """Probabilities learned where classes have the frequencies `prior_from`, as they are where they have `prior_to`.
+
+    Rows add up to one again, without which an AUC of them would be wrong. A class that `prior_from` does not know
+    cannot be corrected and keeps its weight; a row that loses all its weight becomes `prior_to` itself.
+    """
+    given = np.asarray(probabilities, np.float64)
+    source, target = (np.asarray(prior, np.float64) / np.sum(prior) for prior in (prior_from, prior_to))
+    ratio = np.divide(target, source, out=(target > 0).astype(np.float64), where=source > 0)
+    weighed = given * ratio
+    total = weighed.sum(-1, keepdims=True)
+    return np.where(total > 0, weighed / np.where(total > 0, total, 1), target)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """A model's answers beside the truth, ready for being judged under many weightings of the images at once."""
+
+    probabilities: Floats
+    labels: Ints
+
+    @classmethod
+    def read(cls, probabilities: ArrayLike, labels: ArrayLike) -> _Answers:
+        return cls(np.asarray(probabilities, np.float64), np.asarray(labels, np.int64).reshape(-1))
+
+    def flaw(self) -> str:
+        """Why nothing at all can be said of these answers, or nothing."""
+        if not len(self.labels):
+            return "no images"
+        return "" if np.isfinite(self.probabilities).all() else "the model's answers are no finite numbers"
+
+    @property
+    def answers(self) -> Ints:
+        return self.probabilities.argmax(1) if len(self.labels) else self.labels
+
+    def confusion(self) -> Ints:
+        classes = self.probabilities.shape[1]
+        return np.bincount(self.labels * classes + self.answers, minlength=classes**2).reshape(classes, classes)
+
+    def figures(self, weights: Floats, *, squeeze: bool = False) -> dict[str, Any]:
+        """Each figure for each row of `weights` (draws x images: how often an image counts); NaN: not defined."""
+        classes = self.probabilities.shape[1]
+        truth, guess = np.eye(classes)[self.labels], np.eye(classes)[self.answers]
+        right = self.answers == self.labels
+        sure = self.probabilities.max(1)
+        bins = np.eye(BINS)[np.clip(np.ceil(sure * BINS).astype(int) - 1, 0, BINS - 1)]
+        miss = ((self.probabilities - truth) ** 2).sum(1) / (2 if classes == 2 else 1)
+        total = weights.sum(1)
+        truths, guesses, hits = weights @ truth, weights @ guess, weights @ (truth * right[:, None])
+        aucs = np.stack([_auc(weights, self._score(one), self.labels == one) for one in range(classes)], 1)
+        with np.errstate(invalid="ignore"):
+            f1s = 2 * hits / (truths + guesses)
+            recalls = hits / truths
+        found = {
+            "accuracy": hits.sum(1) / total,
+            "balanced_accuracy": _mean(recalls),
+            "auc": _mean(aucs),
+            "aucs": aucs,
+            "f1": _mean(f1s),
+            "f1s": f1s,
+            "ece": np.abs(weights @ (bins * (right - sure)[:, None])).sum(1) / total,
+            "brier": weights @ miss / total,
+        }
+        return {name: values[0] for name, values in found.items()} if squeeze else found
+
+    def _score(self, one: int) -> Floats:
+        """What ranks the images for a class. Of two classes, one ranks as the other backwards, rounding or not."""
+        backwards = self.probabilities.shape[1] == 2 and one == 0
+        return -self.probabilities[:, 1] if backwards else self.probabilities[:, one]
+
+
+def _auc(weights: Floats, score: Floats, positive: NDArray[np.bool_]) -> Floats:
+    """How often a positive image ranks above a negative one; a tie counts half."""
+    if positive.all() or not positive.any():
+        return np.full(len(weights), math.nan)
+    order = np.argsort(score, kind="stable")
+    starts = np.flatnonzero(np.concatenate([[True], np.diff(score[order]) > 0]))
+    ranked, yes = weights[:, order], positive[order]
+    above = np.add.reduceat(ranked * yes, starts, axis=1)
+    below = np.add.reduceat(ranked * ~yes, starts, axis=1)
+    pairs = (above * (np.cumsum(below, axis=1) - below / 2)).sum(1)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(pairs / (above.sum(1) * below.sum(1)))
+
+
+def _mean(values: Floats) -> Floats:
+    """The mean of each row over what is defined in it."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.nansum(values, 1) / (~np.isnan(values)).sum(1))
+
+
+def _drawn(answers: _Answers, seed: int) -> dict[str, Floats]:
+    """Every figure for every draw. The draws hang on the seed and the number of images alone."""
+    blocks = [answers.figures(weights) for weights in _weights(len(answers.labels), seed)]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def _weights(images: int, seed: int) -> Iterator[Floats]:
+    random = np.random.Generator(np.random.Philox(key=seed))
+    rows = max(1, _CELLS // images)
+    for start in range(0, DRAWS, rows):
+        block = min(rows, DRAWS - start)
+        drawn = random.integers(images, size=(block, images)) + images * np.arange(block)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=block * images).reshape(block, images).astype(np.float64)
+
+
+def _figure(
+    value: float, draws: Floats | None, missing: str, few: str = f"fewer than {FEWEST} images", *, still: bool = False
+) -> Figure:
+    """A figure with the percentiles of its draws (`still`: even where they all agree), or why it has none."""
+    if math.isnan(value):
+        return Figure(None, reason=missing)
+    if draws is None:
+        return Figure(value, reason=f"no interval: {few or f'fewer than {FEWEST} images'}")
+    low, high = map(float, np.percentile(draws[~np.isnan(draws)], [2.5, 97.5]))
+    if low == high == value and not still:
+        return Figure(value, reason="no interval: every draw agrees, which so few mistakes make likely")
+    return Figure(value, min(low, value), max(high, value))
+
+
+def _wilson(hits: int, of: int, missing: str) -> Figure:
+    """A proportion with Wilson's score interval, which holds near 0 and 1 and for few images."""
+    if missing or not of:
+        return Figure(None, reason=missing)
+    share = hits / of
+    middle = share + _Z**2 / (2 * of)
+    spread = _Z * math.sqrt(share * (1 - share) / of + _Z**2 / (4 * of**2))
+    low, high = ((middle + sign * spread) / (1 + _Z**2 / of) for sign in (-1, 1))
+    return Figure(share, max(0.0, min(low, share)), min(1.0, max(high, share)))
+
+
+def _plain(what: Any) -> dict[str, Any]:
+    made: dict[str, Any] = json.loads(json.dumps(asdict(what), allow_nan=False))
+    return made
