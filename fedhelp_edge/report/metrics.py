@@ -68,7 +68,7 @@ class Scores:
     ece: Figure
     brier: Figure
     classes: tuple[OfClass, ...]
-    confusion: tuple[tuple[int, ...], ...]  # a row a label, a column an answer
+    confusion: tuple[tuple[int, ...], ...]  # a row a label, a column an answer; empty where nothing can be judged
 
     def to_json(self) -> dict[str, Any]:
         return _plain(self)
@@ -132,7 +132,7 @@ def scores(probabilities: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Sco
         drawn("ece"),
         drawn("brier"),
         each,
-        tuple(tuple(map(int, row)) for row in confusion),
+        () if why else tuple(tuple(map(int, row)) for row in confusion),
     )
 
 
@@ -171,7 +171,8 @@ def with_prior(probabilities: ArrayLike, prior_from: ArrayLike, prior_to: ArrayL
     ratio = np.divide(target, source, out=(target > 0).astype(np.float64), where=source > 0)
     weighed = given * ratio
     total = weighed.sum(-1, keepdims=True)
-    return np.where(total > 0, weighed / np.where(total > 0, total, 1), target)
+    made: Floats = np.where(total > 0, weighed / np.where(total > 0, total, 1), target)
+    return made
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,8 @@ class _Answers:
 
     @classmethod
     def read(cls, probabilities: ArrayLike, labels: ArrayLike) -> _Answers:
-        return cls(np.asarray(probabilities, np.float64), np.asarray(labels, np.int64).reshape(-1))
+        given, truth = np.asarray(probabilities, np.float64), np.asarray(labels, np.int64).reshape(-1)
+        return cls(given if given.size else given.reshape(0, given.shape[1] if given.ndim > 1 else 0), truth)
 
     def flaw(self) -> str:
         """Why nothing at all can be said of these answers, or nothing."""
@@ -209,7 +211,8 @@ class _Answers:
         miss = ((self.probabilities - truth) ** 2).sum(1) / (2 if classes == 2 else 1)
         total = weights.sum(1)
         truths, guesses, hits = weights @ truth, weights @ guess, weights @ (truth * right[:, None])
-        aucs = np.stack([_auc(weights, self._score(one), self.labels == one) for one in range(classes)], 1)
+        counts = np.ascontiguousarray(weights.T)
+        aucs = np.stack([_auc(counts, self._score(one), self.labels == one) for one in range(classes)], 1)
         with np.errstate(invalid="ignore"):
             f1s = 2 * hits / (truths + guesses)
             recalls = hits / truths
@@ -231,18 +234,18 @@ class _Answers:
         return -self.probabilities[:, 1] if backwards else self.probabilities[:, one]
 
 
-def _auc(weights: Floats, score: Floats, positive: NDArray[np.bool_]) -> Floats:
-    """How often a positive image ranks above a negative one; a tie counts half."""
+def _auc(counts: Floats, score: Floats, positive: NDArray[np.bool_]) -> Floats:
+    """How often a positive image ranks above a negative one, a tie counting half; `counts` is images x draws."""
     if positive.all() or not positive.any():
-        return np.full(len(weights), math.nan)
+        return np.full(counts.shape[1], math.nan)
     order = np.argsort(score, kind="stable")
-    starts = np.flatnonzero(np.concatenate([[True], np.diff(score[order]) > 0]))
-    ranked, yes = weights[:, order], positive[order]
-    above = np.add.reduceat(ranked * yes, starts, axis=1)
-    below = np.add.reduceat(ranked * ~yes, starts, axis=1)
-    pairs = (above * (np.cumsum(below, axis=1) - below / 2)).sum(1)
+    yes, no = order[positive[order]], order[~positive[order]]
+    below = np.zeros((len(no) + 1, counts.shape[1]))
+    np.cumsum(counts[no], axis=0, out=below[1:])
+    ties = (np.searchsorted(score[no], score[yes], side) for side in ("left", "right"))
     with np.errstate(invalid="ignore"):
-        return np.asarray(pairs / (above.sum(1) * below.sum(1)))
+        beaten = np.einsum("ij,ij->j", counts[yes], sum(below[rank] for rank in ties)) / 2
+        return np.asarray(beaten / (counts[yes].sum(0) * below[-1]))
 
 
 def _mean(values: Floats) -> Floats:
@@ -266,17 +269,15 @@ def _weights(images: int, seed: int) -> Iterator[Floats]:
         yield np.bincount(drawn.ravel(), minlength=block * images).reshape(block, images).astype(np.float64)
 
 
-def _figure(
-    value: float, draws: Floats | None, missing: str, few: str = f"fewer than {FEWEST} images", *, still: bool = False
-) -> Figure:
+def _figure(value: float, draws: Floats | None, missing: str, few: str = "", *, still: bool = False) -> Figure:
     """A figure with the percentiles of its draws (`still`: even where they all agree), or why it has none."""
     if math.isnan(value):
         return Figure(None, reason=missing)
     if draws is None:
-        return Figure(value, reason=f"no interval: {few or f'fewer than {FEWEST} images'}")
+        return Figure(value, reason="no interval: " + (few or f"fewer than {FEWEST} images"))
     low, high = map(float, np.percentile(draws[~np.isnan(draws)], [2.5, 97.5]))
     if low == high == value and not still:
-        return Figure(value, reason="no interval: every draw agrees, which so few mistakes make likely")
+        return Figure(value, reason="no interval: every draw agrees, so that they tell nothing")
     return Figure(value, min(low, value), max(high, value))
 
 
