@@ -25,9 +25,7 @@ class Floor:
     charter: Charter
     roster: Roster | None = None
     task: Task | None = None
-    heads: Mapping[int, str] = field(
-        default_factory=dict
-    )  # of the log, at each length seen
+    heads: Mapping[int, str] = field(default_factory=dict)  # of the log, at each length seen
     models: Mapping[int, str] = field(default_factory=dict)  # the merged model of each round, by its hash
 
     def now(self, clock: datetime) -> datetime:

@@ -16,6 +16,7 @@ from fedhelp_edge.errors import (
     Recipients,
     Replay,
     RoundClosed,
+    RoundKeyGone,
     RoundUnknown,
     WrongTask,
 )
@@ -106,6 +107,13 @@ class Seen:
     def check_new(self, said: Statement) -> None:
         if said.context["seq"] <= self.seq or said.context["nonce"] in self.nonces:
             raise Replay(f"number {said.context['seq']} or its nonce was seen from {said.context['sender']} before")
+
+
+def key_of(round_: int, identities: Mapping[int, str]) -> str:
+    """The identity that opens the shares of a round, while it is kept."""
+    if round_ not in identities:
+        raise RoundKeyGone(f"the key of round {round_} was destroyed when the round was over")
+    return identities[round_]
 
 
 def judge_update(

@@ -1,6 +1,6 @@
 """Attacks on the encryption (catalogue D). The outside is signed rightly each time: the inner layer must object.
 
-D10 (post-quantum recipients) is no part of this kit; D11 (a destroyed round key) is the coordinator's.
+D10 (post-quantum recipients) is no part of this kit.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from fedhelp_edge.errors import FedhelpError
+from fedhelp_edge.errors import FedhelpError, NoMatch, RoundKeyGone
 from fedhelp_edge.parcel import age, keys, parcel
+from fedhelp_edge.trust import task
 from tests.unit.parcel import vectors
 
 Refusal = Callable[..., str]
@@ -200,6 +201,19 @@ def code_of(store: Path, passphrase: str) -> str:
         keys.load(store.parent, lambda: passphrase)
     assert met.value.remedy
     return met.value.code
+
+
+def test_d11_a_destroyed_round_key_is_told_from_a_key_that_does_not_fit(
+    signed: Callable[..., Path], hub: keys.Keys
+) -> None:
+    path = signed(encrypted(b"{}\n", hub.public.recipient))
+    kept = {13: keys.new().identity}
+    round_ = parcel.look(path, parcel.anyone).statement.context["round"]
+    assert round_ == 12
+    with pytest.raises(RoundKeyGone):
+        task.key_of(round_, kept)
+    with pytest.raises(NoMatch):
+        parcel.open(path, parcel.anyone, [task.key_of(13, kept)])
 
 
 def test_d12_a_wrong_passphrase_and_a_damaged_key_store_are_told_apart(store: Path) -> None:

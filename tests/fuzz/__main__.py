@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
         case ["--all", seconds] if seconds.isdecimal():
             from tests.fuzz.targets import TARGETS
 
-            return max(start(name, int(seconds)) for name in TARGETS)
+            return max(abs(start(name, int(seconds))) for name in TARGETS)  # below 0: ended by a signal
         case [name, seconds] if seconds.isdecimal():
             return start(name, int(seconds))
         case [name, seconds, folder]:
