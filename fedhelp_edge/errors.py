@@ -94,6 +94,100 @@ class BadPlan(PlanError, code="E_PLAN", remedy="correct the lines that are named
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+class DataError(FedhelpError):
+    """Images and labels"""
+
+
+class NoImages(DataError, code="E_NO_IMAGES", remedy="name a folder with one folder of images for each class, a table (CSV) or an NPZ; 'fedhelp-edge check' says what is wrong with each file"):
+    """There is nothing to learn from: no images, or none that can be used."""
+
+
+class OneClass(DataError, code="E_ONE_CLASS", remedy="add images of another class, or correct the labels; a net learns to tell at least two apart"):
+    """All usable images are of one class."""
+
+
+class BadTable(DataError, code="E_TABLE", remedy="save it as CSV in UTF-8 with a first line of names: path, label and, if known, group, split and centre"):
+    """The table of images cannot be read, or one of its rows cannot."""
+
+
+class BadNpz(DataError, code="E_NPZ", remedy="lay it out as MedMNIST does: train_images, train_labels and so on, or images and labels, in whole numbers of 8 or 16 bit"):
+    """The NPZ does not hold images and labels as it should."""
+
+
+class LabelUnknown(DataError, code="E_LABEL", remedy="rename the folder or the label to a class of the plan, or add --map 'NAME=CLASS'"):
+    """A label, or the name of a folder, is no class of the plan. Its images are not used."""
+
+
+class LabelConflict(DataError, code="E_CONFLICT", remedy="find out which label is right and remove the other file; until then none of them is used"):
+    """The same image stands under two labels."""
+
+
+class Duplicate(DataError, code="E_DUPLICATE", remedy="nothing needs doing, for it counts once; remove one of the two if you like"):
+    """The same image is there twice, under the same label."""
+
+
+class NearDuplicate(DataError, code="E_NEAR_DUPLICATE", remedy="look at both; if they show the same, keep one, or give them the same group in a table"):
+    """Two images are almost the same."""
+
+
+class Leak(DataError, code="E_LEAK", remedy="put both into the same part, or give all images of one patient the same group in a table; else the figures come out too good"):
+    """An image, one that is almost the same, or the same patient is in two of the parts train, val and test."""
+
+
+class GroupElsewhere(DataError, code="E_GROUP", remedy="nothing needs doing; the image is left out so that the figures stay honest"):
+    """A new image shows a patient (or lesion) whose other images are kept to choose or to measure by. It is not used."""
+
+
+class ImageBroken(DataError, code="E_IMAGE", remedy="copy the file again from where it came, or remove it"):
+    """The file cannot be read as an image. It is not used."""
+
+
+class ImageKind(DataError, code="E_IMAGE_KIND", remedy="export it as one ordinary image (PNG, JPEG, or DICOM with one frame)"):
+    """The file is of a kind that cannot be learned from here. It is not used."""
+
+
+class ImageSize(DataError, code="E_IMAGE_SIZE", remedy="export it at an ordinary size, or cut out the part that matters"):
+    """The image has more pixels than any single picture should. It is not opened."""
+
+
+class ImageDoubt(DataError, code="E_IMAGE_DOUBT", remedy="look whether it shows what is meant; if not, export it again"):
+    """The image is used, but its file holds more than one picture, or raw data that are not meant to be looked at."""
+
+
+class ClassMissing(DataError, code="E_CLASS_MISSING", remedy="nothing needs doing if this site has no such images; else look for a folder with another name"):
+    """A class of the plan has no image here."""
+
+
+class ClassTiny(DataError, code="E_CLASS_TINY", remedy="add more if there are any; figures for so few images say little"):
+    """A class has very few images."""
+
+
+class KeptSplit(DataError, code="E_SPLIT", remedy="bring split.json back from a backup; without it images that were learned from may be measured by"):
+    """The file that keeps which image is in which part is damaged."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+class TrainingError(FedhelpError):
+    """Training"""
+
+
+class NoImagesNamed(TrainingError, code="E_IMAGES", remedy="name the folder, table or NPZ of images once; it is remembered"):
+    """It is not known which images to train on."""
+
+
+class NotTrained(TrainingError, code="E_NOT_TRAINED", remedy="run 'fedhelp-edge train' or 'fedhelp-edge distill' first"):
+    """Nothing has been trained here yet."""
+
+
+class BadPack(TrainingError, code="E_PACK", remedy="build the pack again with 'fedhelp-edge knowledge build', or ask the coordinator for it again"):
+    """The knowledge, or what it is made from, is not as it should be."""
+
+
+class Diverged(TrainingError, code="E_DIVERGED", remedy="lower the learning rate in the plan, or look at the images that are named; the last good state is kept"):
+    """The loss became no number. Training stopped at once."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 class ParcelError(FedhelpError):
     """A parcel is not whole"""
 

@@ -200,18 +200,21 @@ class Mistake:
 _TABLES = {f.name: f.default_factory for f in fields(Plan) if f.default_factory not in (MISSING, dict)}
 
 
-def load(path: Path, methods: Mapping[str, type]) -> Plan:
+def load(path: Path, methods: Mapping[str, type], settings: Mapping[str, str] | None = None) -> Plan:
     """The plan in a file."""
     with files.reading(path) as file:
         data = file.read(LIMIT + 1)
     try:
-        return read(data.decode("utf-8-sig"), methods)
+        return read(data.decode("utf-8-sig"), methods, settings)
     except UnicodeDecodeError:
         raise BadPlan([Mistake(0, "plan", "not a text in UTF-8")]) from None
 
 
-def read(text: str, methods: Mapping[str, type]) -> Plan:
-    """The plan that a text holds, or `BadPlan` with everything that is wrong in it."""
+def read(text: str, methods: Mapping[str, type], settings: Mapping[str, str] | None = None) -> Plan:
+    """The plan that a text holds, or `BadPlan` with everything that is wrong in it.
+
+    `settings` are laid over the text: `{"fedhelp.lambda_j": "0.4"}`, each value as TOML writes it (or a bare word).
+    """
     if len(text.encode()) > LIMIT:
         raise BadPlan([Mistake(0, "plan", f"longer than {LIMIT // 1024} KiB")])
     try:
@@ -222,6 +225,9 @@ def read(text: str, methods: Mapping[str, type]) -> Plan:
         raise BadPlan([Mistake(int(line[1]) if line else text.count("\n") + 1, "TOML", cause)]) from None
     except RecursionError:
         raise BadPlan([Mistake(0, "TOML", "nested too deeply")]) from None
+    for name, value in (settings or {}).items():
+        table, _, last = name.rpartition(".")
+        (raw.setdefault(table, {}) if table else raw)[last] = _value(value)
     complaints: list[tuple[str, str, str]] = []
 
     def wrong(table: str, name: str, cause: str) -> None:
@@ -243,6 +249,13 @@ def read(text: str, methods: Mapping[str, type]) -> Plan:
         lines = _lines(text)
         raise BadPlan(sorted(Mistake(_line(lines, *at), _where(*at), cause) for *at, cause in complaints))
     return plan
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def _line(lines: Mapping[tuple[str, str], int], table: str, name: str) -> int:

@@ -100,9 +100,9 @@ class Share:
         return Schema(tuple(Tensor(name, _NAMES[a.dtype], a.shape) for name, a in self.arrays.items()), holds)
 
 
-def write(file: BinaryIO, arrays: Mapping[str, Array]) -> None:
-    """The canonical safetensors of arrays, in the order in which they stand, tensor by tensor."""
-    file.write(_header(Share(arrays).schema().tensors))
+def write(file: BinaryIO, arrays: Mapping[str, Array], notes: Mapping[str, str] | None = None) -> None:
+    """The canonical safetensors of arrays, in the order in which they stand, tensor by tensor. A share has no notes."""
+    file.write(_header(Share(arrays).schema().tensors, notes or {}))
     for array in arrays.values():
         file.write(array.tobytes())
 
@@ -157,7 +157,10 @@ def read_header(file: BinaryIO, *, limit: int = HEADER_LIMIT, metadata: Sequence
         raise StLayout("the tensors do not fill the file")
     tensors = tuple(tensor for tensor, _, _ in entries)
     return Header(
-        tuple((tensor, begin) for tensor, begin, _ in entries), 8 + length, notes, start + text == _header(tensors)
+        tuple((tensor, begin) for tensor, begin, _ in entries),
+        8 + length,
+        notes,
+        start + text == _header(tensors, notes),
     )
 
 
@@ -199,9 +202,10 @@ def check_numbers(arrays: Mapping[str, Array], *, largest: float = LARGEST) -> N
             raise Range(f"{name}: a number beyond {largest:g}")
 
 
-def _header(tensors: Sequence[Tensor]) -> bytes:
+def _header(tensors: Sequence[Tensor], notes: Mapping[str, str] | None = None) -> bytes:
     """The one spelling: the order of the tensors, no spaces but those that bring the data to a multiple of 8."""
-    entries, at = {}, 0
+    entries: dict[str, Any] = {"__metadata__": dict(sorted(notes.items()))} if notes else {}
+    at = 0
     for tensor in tensors:
         entries[tensor.name] = {
             "dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [at, at + tensor.size],

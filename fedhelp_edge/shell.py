@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -32,6 +33,10 @@ PassphraseFile = Annotated[
     ),
 ]
 DEFAULT_HOME = Path("~/fedhelp")
+_EXTRAS = {
+    "torch": "train", "onnx": "train", "onnxscript": "train", "torchvision": "foundation", "open_clip": "foundation",
+    "pydicom": "medical", "nibabel": "medical",
+}  # fmt: skip
 
 
 def named(what: str) -> Any:
@@ -127,6 +132,9 @@ def _ours(fault: BaseException) -> errors.FedhelpError:
             return errors.Interrupted("stopped by hand")
         case OSError():
             return errors.from_os(fault)
+        case ModuleNotFoundError() if fault.name in _EXTRAS:
+            remedy = f"pip install 'fedhelp-edge[{_EXTRAS[fault.name]}]'"
+            return errors.Extra(f"{fault.name} is not installed", remedy=remedy)
         case MemoryError():
             return errors.Storage("not enough memory", remedy="close other programs, then run the same command again")
     if hasattr(fault, "format_message"):
@@ -145,6 +153,26 @@ def _fail(fault: errors.FedhelpError, *, as_json: bool) -> NoReturn:
 def result(**values: Any) -> None:
     """One line, one object: what a program reads."""
     print(json.dumps({"schema_version": SCHEMA_VERSION, **values}, ensure_ascii=True))
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[..., None] | None]:
+    """A bar with the time left, for whoever watches a terminal; None where nobody does."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=None)
+
+        def show(done: int, total: int, rate: float | None = None) -> None:
+            speed = f", {rate:.0f} images/s" if rate else ""
+            bar.update(task, completed=done, total=total, description=f"{what}{speed}")
+
+        yield show
 
 
 def say(text: str) -> None:

@@ -17,10 +17,10 @@ def new(file: Annotated[Path, shell.named("Where to write it.")] = Path("plan.to
     Example: fedhelp-edge plan new plan.toml
     """
     from fedhelp_edge import files, plan
-    from fedhelp_edge.methods.registry import METHODS
+    from fedhelp_edge.methods.registry import TABLES
 
     with files.writing(file, private=False) as out:
-        out.write(plan.template(METHODS).encode())
+        out.write(plan.template(TABLES).encode())
     print(f"{file}: a plan with every default")
     shell.say(f"next: change name and classes, then run 'fedhelp-edge plan check {file}'")
 
@@ -33,10 +33,10 @@ def check(file: Annotated[Path, shell.named("The plan.")], json: shell.AsJson = 
     """
     from fedhelp_edge import plan
     from fedhelp_edge.errors import BadPlan
-    from fedhelp_edge.methods.registry import METHODS
+    from fedhelp_edge.methods.registry import TABLES
 
     try:
-        found = plan.load(file, METHODS)
+        found = plan.load(file, TABLES)
     except BadPlan as fault:
         if json:
             shell.result(ok=False, mistakes=[vars(mistake) for mistake in fault.mistakes])

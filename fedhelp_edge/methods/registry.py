@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from fedhelp_edge.plan import key
+from fedhelp_edge.nets import spec
+from fedhelp_edge.plan import Plan, key
+from fedhelp_edge.share import Array, Schema
 
 
 @dataclass(frozen=True)
@@ -51,4 +53,32 @@ class FedHelp:
             yield "lambda_f", "with 0 here and proxy_ce = false the proxy would learn nothing"
 
 
-METHODS: Mapping[str, type] = {"fedhelp": FedHelp, "fedavg": FedAvg, "fedprox": FedProx, "local": Local}
+@dataclass(frozen=True)
+class Method:
+    """What a plan's method name stands for. Its learner is named, not imported: that takes torch."""
+
+    table: type
+    learner: str  # module:name
+    exchanges: bool = True
+    two_tiers: bool = False  # large sites keep a large net of their own
+
+    def schema(self, plan: Plan) -> Schema:
+        """Exactly what may travel."""
+        whole = spec.schema(plan.nets.small, len(plan.classes), plan.image.channels, plan.nets.norm)
+        kept = tuple(t for t in whole.tensors if plan.wire.norm == "shared" or ".bn" not in f".{t.name}")
+        return Schema(kept if self.exchanges else ())
+
+    def start(self, plan: Plan) -> dict[str, Array]:
+        """Round 0's model: the same first weights for everybody."""
+        whole = spec.schema(plan.nets.small, len(plan.classes), plan.image.channels, plan.nets.norm)
+        return spec.start(whole, plan.seed)
+
+
+_HERE = "fedhelp_edge.methods"
+METHODS: Mapping[str, Method] = {
+    "fedhelp": Method(FedHelp, f"{_HERE}.fedhelp:learner", two_tiers=True),
+    "fedavg": Method(FedAvg, f"{_HERE}.fedavg:FedAvg"),
+    "fedprox": Method(FedProx, f"{_HERE}.fedprox:FedProx"),
+    "local": Method(Local, f"{_HERE}.local:Local", exchanges=False),
+}
+TABLES: Mapping[str, type] = {name: method.table for name, method in METHODS.items()}

@@ -39,6 +39,10 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+
     def __init__(self, net: str, classes: int, channels: int = 3, norm: str = "batch") -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, WIDTHS[0], 3, 1, 1, bias=False)
@@ -60,7 +64,8 @@ class ResNet(nn.Module):
         return self.maps(x).mean((2, 3))  # N x 64
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(self.features(x))  # N x classes, logits
+        logits: Tensor = self.linear(self.features(x))  # N x classes
+        return logits
 
 
 @contextmanager
@@ -84,11 +89,11 @@ def arrays(net: nn.Module) -> dict[str, Array]:
 
 def load(net: nn.Module, values: Mapping[str, Array]) -> None:
     """Put arrays into a net, which must have exactly these; batch norm's counters stay."""
-    state = {name: torch.from_numpy(np.array(value)) for name, value in values.items()}
-    missing, extra = net.load_state_dict(state, strict=False)
-    wrong = [name for name in missing if not name.endswith("num_batches_tracked")] + extra
+    wanted = {name: tuple(t.shape) for name, t in net.state_dict().items() if not name.endswith("num_batches_tracked")}
+    wrong = wanted.items() ^ {name: value.shape for name, value in values.items()}.items()
     if wrong:
-        raise ValueError(f"these arrays are for another net: {wrong[0]}")
+        raise ValueError(f"these arrays are for another net: {min(wrong)[0]}")
+    net.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in values.items()}, strict=False)
 
 
 def _norm(width: int, norm: str) -> nn.Module:

@@ -104,7 +104,7 @@ def scores(probabilities: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Sco
 
     def of_class(one: int) -> OfClass:
         truth, rest = int(truths[one]), images - int(truths[one])
-        side = "no image of this class" if not truth else "every image is of this class" if not rest else ""
+        none, full = "no image of this class", "every image is of this class"
         few = "" if min(truth, rest) >= FEWEST_SIDE else f"fewer than {FEWEST_SIDE} images of this class, or of others"
 
         def each(name: str, missing: str) -> Figure:
@@ -113,9 +113,9 @@ def scores(probabilities: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Sco
 
         return OfClass(
             truth,
-            _wilson(int(hits[one]), truth, why or side),
-            _wilson(rest - int(guesses[one] - hits[one]), rest, why or side),
-            each("aucs", side),
+            _wilson(int(hits[one]), truth, why, none),
+            _wilson(rest - int(guesses[one] - hits[one]), rest, why, full),
+            each("aucs", full if truth else none),
             each("f1s", "a class neither in the labels nor in the answers"),
         )
 
@@ -137,23 +137,32 @@ def scores(probabilities: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Sco
 
 
 def paired(probabilities_a: ArrayLike, probabilities_b: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Difference:
-    """How far a lies above b, both judged on the same images in every draw: what they share in luck cancels out."""
-    both = [_Answers.read(probabilities, labels) for probabilities in (probabilities_a, probabilities_b)]
-    images = len(both[0].labels)
+    """How far a lies above b, both judged on the same images in every draw: what they share in luck cancels out.
+
+    Each may be several runs (runs x images x classes): then it is the mean over runs, the images of which are drawn
+    together, for more runs make no more images.
+    """
+    runs = [
+        [_Answers.read(one, labels) for one in (said if np.ndim(said) == 3 else [said])]
+        for said in map(np.asarray, (probabilities_a, probabilities_b))
+    ]
+    images = len(runs[0][0].labels)
     names = ("accuracy", "balanced_accuracy", "auc")
-    why = both[0].flaw() or both[1].flaw()
+    why = next(filter(None, (answers.flaw() for side in runs for answers in side)), "")
     if why:
         return Difference(images, *(Figure(None, reason=why) for _ in names))
-    one, other = (answers.figures(np.ones((1, images)), squeeze=True) for answers in both)
-    draws = [_drawn(answers, seed) for answers in both] if images >= FEWEST else []
+    whole = [[answers.figures(np.ones((1, images)), squeeze=True) for answers in side] for side in runs]
+    drawn = [[_drawn(answers, seed) for answers in side] for side in runs] if images >= FEWEST else []
+
+    def gap(sides: list[list[Any]], name: str) -> Any:
+        one, other = (np.mean([figures[name] for figures in side], axis=0) for side in sides)
+        return one - other
+
     return Difference(
         images,
         *(
             _figure(
-                float(one[name] - other[name]),
-                draws[0][name] - draws[1][name] if draws else None,
-                "all images are of one class",
-                still=True,
+                float(gap(whole, name)), gap(drawn, name) if drawn else None, "all images are of one class", still=True
             )
             for name in names
         ),
@@ -281,10 +290,10 @@ def _figure(value: float, draws: Floats | None, missing: str, few: str = "", *, 
     return Figure(value, min(low, value), max(high, value))
 
 
-def _wilson(hits: int, of: int, missing: str) -> Figure:
+def _wilson(hits: int, of: int, flaw: str, missing: str = "") -> Figure:
     """A proportion with Wilson's score interval, which holds near 0 and 1 and for few images."""
-    if missing or not of:
-        return Figure(None, reason=missing)
+    if flaw or not of:
+        return Figure(None, reason=flaw or missing)
     share = hits / of
     middle = share + _Z**2 / (2 * of)
     spread = _Z * math.sqrt(share * (1 - share) / of + _Z**2 / (4 * of**2))

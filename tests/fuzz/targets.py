@@ -15,7 +15,7 @@ import numpy as np
 
 from fedhelp_edge import plan, share
 from fedhelp_edge.errors import FedhelpError
-from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.parcel import age, canon, keys, parcel, sshsig, statement
 
 _SITE, _HUB = keys.new(), keys.new()
@@ -76,7 +76,7 @@ def _plan(data: bytes) -> None:
         text = data.decode()
     except UnicodeDecodeError:
         return
-    assert plan.read(text, METHODS).text == text
+    assert plan.read(text, TABLES).text == text
 
 
 def _look(data: bytes) -> None:
@@ -191,7 +191,7 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "age-text": lambda: [_encrypted(armor=True)],
     "safetensors": lambda: [_share()],
     "inside": _insides,
-    "plan": lambda: [plan.template(METHODS).encode(), b'classes = ["a", "b"]\n[image]\nsize = 32\n'],
+    "plan": lambda: [plan.template(TABLES).encode(), b'classes = ["a", "b"]\n[image]\nsize = 32\n'],
     "look": _parcels,
     "open": _parcels,
 }

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fedhelp_edge import codec, plan
 from fedhelp_edge.errors import BadPlan, FedhelpError
-from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.nets import spec
 
 if sys.version_info >= (3, 11):
@@ -25,35 +25,35 @@ LEAST = 'classes = ["a", "b"]\n'
 
 def mistakes(text: str) -> list[str]:
     with pytest.raises(BadPlan) as caught:
-        plan.read(text, METHODS)
+        plan.read(text, TABLES)
     return [str(mistake) for mistake in caught.value.mistakes]
 
 
 def test_every_key_has_a_default_but_the_classes() -> None:
-    found = plan.read(LEAST, METHODS)
+    found = plan.read(LEAST, TABLES)
     assert (found.method, found.rounds, found.numbers.lambda_j) == ("fedhelp", 100, 0.2)
     assert mistakes("") == ["classes: say what the model is to tell apart"]
 
 
 def test_the_template_says_exactly_the_defaults() -> None:
-    written = plan.read(plan.template(METHODS), METHODS)
-    plain = plan.read(LEAST, METHODS)
+    written = plan.read(plan.template(TABLES), TABLES)
+    plain = plan.read(LEAST, TABLES)
     for part in fields(plan.Plan):
         if part.name not in ("classes", "text"):
             assert getattr(written, part.name) == getattr(plain, part.name)
 
 
 def test_the_template_names_every_key() -> None:
-    raw = tomllib.loads(plan.template(METHODS))
+    raw = tomllib.loads(plan.template(TABLES))
     assert set(raw) == {plan._name(f) for f in fields(plan.Plan) if f.name not in ("tables", "text")} | {
-        name for name, kind in METHODS.items() if fields(kind)
+        name for name, kind in TABLES.items() if fields(kind)
     }
     assert "from" in raw["start"]
 
 
 def test_the_text_is_kept_byte_for_byte() -> None:
     text = "# a note\n" + LEAST + "\n\n[image]\nsize   =  32\n"
-    assert plan.read(text, METHODS).text == text
+    assert plan.read(text, TABLES).text == text
 
 
 def test_all_mistakes_are_told_at_once_with_their_lines() -> None:
@@ -106,11 +106,11 @@ def test_a_mistake_is_told_where_it_stands(text: str, mistake: str) -> None:
 
 
 def test_a_whole_number_will_do_for_a_fraction() -> None:
-    assert plan.read(LEAST + "[training]\nlr = 1", METHODS).training.lr == 1.0
+    assert plan.read(LEAST + "[training]\nlr = 1", TABLES).training.lr == 1.0
 
 
 def test_the_numbers_of_other_methods_may_stand_in_a_plan() -> None:
-    found = plan.read(LEAST + 'method = "fedprox"\n[fedhelp]\ntop = 1\n[fedprox]\nmu = 0.5', METHODS)
+    found = plan.read(LEAST + 'method = "fedprox"\n[fedhelp]\ntop = 1\n[fedprox]\nmu = 0.5', TABLES)
     assert (found.numbers.mu, found.tables["fedhelp"].top) == (0.5, 1)
 
 
@@ -134,7 +134,7 @@ def test_whatever_the_values_the_answer_is_a_plan_or_mistakes(values: dict[tuple
         tables.setdefault(table, []).append(f"{name} = {_spell(value)}")
     text = "\n".join(tables.pop("", [])) + "".join(f"\n[{t}]\n" + "\n".join(rows) for t, rows in tables.items())
     try:
-        plan.read(text, METHODS)
+        plan.read(text, TABLES)
     except FedhelpError as fault:
         assert fault.code == "E_PLAN"
 

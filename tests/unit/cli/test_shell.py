@@ -94,6 +94,14 @@ def test_a_mistake_of_the_program_shows_no_traceback_unless_asked(
         shell.run(group, ["--debug"])
 
 
+def test_a_part_of_the_kit_that_is_not_installed_is_named_with_the_way_to_get_it(tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text('classes = ["a", "b"]')
+    without = "import sys; sys.modules['torch'] = None; from fedhelp_edge.__main__ import main; main()"
+    done = run("train", "--plan", "plan.toml", home=tmp_path, program=(sys.executable, "-c", without))
+    assert refusal(done) == "E_EXTRA"
+    assert "fedhelp-edge[train]" in done.stderr
+
+
 @pytest.mark.parametrize("encoding", ["cp437", "cp1252", "ascii"])
 def test_a_console_without_our_letters_gets_an_answer_all_the_same(encoding: str, tmp_path: Path) -> None:
     plan = tmp_path / "plan.toml"

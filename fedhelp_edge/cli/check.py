@@ -1,0 +1,93 @@
+"""`check`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedhelp_edge import shell
+
+if TYPE_CHECKING:
+    from fedhelp_edge.data import Problem, Report
+
+app = shell.app()
+
+_SHOWN = 5  # problems of a kind in the table; --json has all
+
+
+@app.command()
+def check(
+    images: Annotated[Path, shell.named("A folder with a folder of images for each class, a table (CSV) or an NPZ.")],
+    plan: Annotated[Path | None, typer.Option("--plan", help="The plan that they are for.", readable=False)] = None,
+    mapping: Annotated[
+        list[str] | None, typer.Option("--map", metavar="NAME=CLASS", help="Another name for a class; may be repeated.")
+    ] = None,
+    home: shell.Home = shell.DEFAULT_HOME,
+    json: shell.AsJson = False,
+) -> None:
+    """Look for what is wrong with images and labels before training. Exit code 1 if they are not ready.
+
+    Without a plan the folders' names are the classes.
+
+    Example: fedhelp-edge check images --plan plan.toml
+    """
+    from fedhelp_edge import data
+    from fedhelp_edge import plan as plans
+    from fedhelp_edge.methods.registry import TABLES
+
+    names = _names(mapping or [])
+    agreed = plans.load(plan, TABLES) if plan else None
+    with shell.progress("reading images") as progress:
+        kept = shell.home(home) / "images"
+        found = data.check(images, agreed, kept=kept, mapping=names, progress=progress)
+    if json:
+        problems = [vars(problem) for problem in found.problems]
+        shell.result(
+            classes=found.classes, images=found.images, problems=problems, ready=found.ready, parts=found.parts
+        )
+    else:
+        _show(found)
+    if not found.ready:
+        raise typer.Exit(1)
+
+
+def _names(given: list[str]) -> dict[str, str]:
+    """`NAME=CLASS`, each."""
+    names = {}
+    for text in given:
+        name, equals, meant = text.partition("=")
+        if not (equals and name.strip() and meant.strip()):
+            raise typer.BadParameter(f"--map {text!r} is not of the form NAME=CLASS")
+        names[name] = meant
+    return names
+
+
+def _show(found: Report) -> None:
+    from fedhelp_edge import errors
+    from fedhelp_edge.data.images import SPLITS
+
+    sums = [sum(part[split] for part in found.parts.values()) for split in SPLITS]
+    rows: list[list[object]] = [["class", *SPLITS, "all"]]
+    rows += [[name, *map(part.get, SPLITS), sum(part.values())] for name, part in found.parts.items()]
+    rows.append(["all", *sums, found.images])
+    width = max(len(str(row[0])) for row in rows)
+    for name, *counts in rows if found.parts else ():
+        print(f"{name:<{width}}" + "".join(f"  {count:>6}" for count in counts))
+    if found.sizes:
+        (small, *_, large) = [f"{across} x {down}" for across, down in (found.sizes[0], found.sizes[-1])]
+        print(f"images of {small} pixels" + (f" to {large}" if small != large else ""))
+    kinds = {kind.code: kind for kind in errors.tree() if kind.code}
+    by_code: dict[str, list[Problem]] = defaultdict(list)
+    for problem in found.problems:
+        by_code[problem.code].append(problem)
+    for code, problems in by_code.items():
+        print(f"\n{code} ({len(problems)}): {kinds[code].remedy}")
+        for problem in problems[:_SHOWN]:
+            print(f"  {problem.file}{': ' if problem.file else ''}{problem.cause}")
+        if len(problems) > _SHOWN:
+            print(f"  and {len(problems) - _SHOWN} more; --json names all")
+    stops = ", ".join(f"{code} ({len(by_code[code])})" for code in dict.fromkeys(one.code for one in found.stops))
+    print(f"\nnot ready: first put right {stops}" if stops else "\nready to train")

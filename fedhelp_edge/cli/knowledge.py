@@ -1,0 +1,103 @@
+"""`knowledge build`, `show`, `start`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedhelp_edge import shell
+
+app = shell.app(no_args_is_help=True, help="Public images and what foundation models say of them, asked once.")
+
+
+@app.command()
+def build(
+    public: Annotated[Path, typer.Option("--public", help="Public images: an NPZ, a folder, a table.", readable=False)],
+    source: Annotated[list[str], typer.Option("--source", help="clip:MODEL@FILE, torchvision:…, nets:…, files:…")],
+    out: Annotated[Path, typer.Option("--out", help="Where to write the pack.", readable=False)],
+    size: Annotated[int | None, typer.Option("--size", min=1, help="How many of the images to take.")] = None,
+    licence: Annotated[str, typer.Option("--licence", help="The images' licence, for whoever gets the pack.")] = "",
+    json: shell.AsJson = False,
+) -> None:
+    """Ask each source once about each public image, and keep every answer. Run again, it goes on where it stopped.
+
+    Example: fedhelp-edge knowledge build --public images.npz --source clip:ViT-L-14@weights.pt --out pack.safetensors
+    """
+    from dataclasses import replace
+
+    from fedhelp_edge.data import pack
+    from fedhelp_edge.knowledge import build
+    from fedhelp_edge.knowledge.public import read
+
+    kept = out.with_name(f"{out.name}.answers")
+    pixels, labels, classes = read(public, kept)
+    with shell.progress("asking") as progress:
+        found = build.build(pixels, labels, classes, source, kept, progress)
+    about = {name: text for name, text in (("origin", public.name), ("licence", licence)) if text}
+    pack.save(out, replace(found.chosen(size or len(found)), about=about))
+    if json:
+        return shell.result(pack=str(out), images=min(size or len(found), len(found)), sources=list(found.sources))
+    print(f"pack written: {out}, {out.stat().st_size / 1e6:.1f} MB")
+    shell.say(f"next: 'fedhelp-edge knowledge show {out}'; the answers are kept in {kept.name}")
+    return None
+
+
+@app.command()
+def show(
+    file: Annotated[Path, shell.named("The pack.")],
+    json: shell.AsJson = False,
+) -> None:
+    """Say what a pack holds, and how often each source is right about the public labels.
+
+    Example: fedhelp-edge knowledge show pack.safetensors
+    """
+    from fedhelp_edge.data import pack
+
+    found = pack.load(file)
+    right = [float((said.argmax(1) == found.labels).mean()) for said in found.probabilities]
+    sources = [{"name": name, "accuracy": part} for name, part in zip(found.sources, right, strict=True)]
+    side, channels = found.pixels.shape[1], found.pixels.shape[3]
+    if json:
+        about = dict(found.about)
+        return shell.result(
+            images=len(found), classes=list(found.classes), sources=sources, side=side, channels=channels, about=about
+        )
+    print(f"{file.name}: {len(found)} images of {side} pixels, {'colour' if channels == 3 else 'grey'}")
+    print(f"  classes   {', '.join(found.classes)}")
+    for name, part in zip(found.sources, right, strict=True):
+        print(f"  source    {name}, right in {part:.1%}")
+    for name, text in found.about.items():
+        print(f"  {name:<10}{text}")
+    return None
+
+
+@app.command()
+def start(
+    plan: Annotated[Path, shell.named("The plan.")],
+    pack: Annotated[Path, shell.named("The pack.")],
+    out: Annotated[Path, typer.Option("--out", help="Where to write the first weights.", readable=False)],
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the pack.")] = 10,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Processor cores to use.")] = None,
+) -> None:
+    """Train one surrogate on the pack: first weights for everybody, so that knowledge costs a clinic nothing.
+
+    Example: fedhelp-edge knowledge start plan.toml pack.safetensors --out start.safetensors
+    """
+    from fedhelp_edge import files, share
+    from fedhelp_edge import plan as plans
+    from fedhelp_edge.data import pack as packs
+    from fedhelp_edge.methods.registry import TABLES
+    from fedhelp_edge.train import speed
+    from fedhelp_edge.train import start as training
+
+    agreed = plans.load(plan, TABLES)
+    known = packs.load(pack).fitted(agreed.tables["fedhelp"].public_size, agreed.image.channels)
+    speed.settle(threads)
+    with shell.progress("training") as progress:
+        arrays = training.start(agreed, known, speed.bench(agreed.training.precision), epochs=epochs, progress=progress)
+    with files.writing(out, private=False) as file:
+        share.write(file, arrays)
+    print(f"first weights written: {out}")
+    shell.say(f"next: 'fedhelp-edge lab run {plan} --start {out} …', or give them to the coordinator")

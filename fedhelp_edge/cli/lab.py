@@ -1,0 +1,105 @@
+"""`lab run`, `lab compare`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedhelp_edge import shell
+
+app = shell.app(no_args_is_help=True, help="Whole federations on this machine, to try a plan out or compare methods.")
+
+PlanFile = Annotated[Path, shell.named("The plan.")]
+Data = Annotated[Path, typer.Option("--data", help="Images: an NPZ, a folder or a table.", readable=False)]
+Split = Annotated[str, typer.Option("--split", help="natural:centers | dirichlet:ALPHA | sizes:TRAIN/TEST,…")]
+Sites = Annotated[int, typer.Option("--sites", help="How many sites a dirichlet split makes.")]
+Large = Annotated[int, typer.Option("--large", help="How many sites are hospitals: those with most images.")]
+Known = Annotated[Path | None, typer.Option("--knowledge", help="The pack.", readable=False)]
+First = Annotated[Path | None, typer.Option("--start", help="First weights.", readable=False)]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="Change the plan: fedhelp.lambda_j=0.4")]
+Out = Annotated[Path, typer.Option("--out", help="Where the results go.", readable=False)]
+Threads = Annotated[int | None, typer.Option("--threads", help="Processor cores to use.")]
+
+
+class Bench:
+    """What `run` and `compare` set up alike."""
+
+    def __init__(self, plan: Path, data: Path, split: str, sites: int, large: int, known: Path | None,
+                 start: Path | None, changes: list[str] | None, out: Path, threads: int | None) -> None:  # fmt: skip
+        from fedhelp_edge import share
+        from fedhelp_edge.data import load, pack
+        from fedhelp_edge.lab import partition
+        from fedhelp_edge.train import speed
+
+        speed.settle(threads)
+        self.plan_file, self.changes, self.out = plan, changes or [], out
+        first = self.plan()
+        images = load(data, first, kept=out / "data")
+        self.parts = partition.deal(images, split, first.seed, sites=sites, large=large, val=first.data.val)
+        side, channels = first.tables["fedhelp"].public_size, first.image.channels
+        self.pack = pack.load(known).fitted(side, channels) if known else None
+        self.start: dict[str, Any] = {}
+        if start:
+            with start.open("rb") as file:
+                self.start = dict(share.Arrays(file, share.read_header(file)))
+
+    def plan(self, settings: dict[str, str] | None = None) -> Any:
+        from fedhelp_edge import plan
+        from fedhelp_edge.methods.registry import TABLES
+
+        pairs = [change.partition("=") for change in self.changes]
+        return plan.load(self.plan_file, TABLES, {**{key: value for key, _, value in pairs}, **(settings or {})})
+
+    def run(self, plan: Any, out: Path) -> dict[str, Any]:
+        from fedhelp_edge.lab import run
+        from fedhelp_edge.train import speed
+
+        where = speed.bench(plan.training.precision)
+        return run.run(plan, self.parts, out, bench=where, pack=self.pack, start=self.start, progress=shell.say)
+
+
+@app.command()
+def run(
+    plan: PlanFile, data: Data, out: Out, split: Split = "natural:centers", sites: Sites = 0, large: Large = 1,
+    knowledge: Known = None, start: First = None, change: Settings = None, threads: Threads = None,
+    json: shell.AsJson = False,
+) -> None:  # fmt: skip
+    """Train one federation on this machine, with the same learners, codecs and merging as between machines.
+
+    Example: fedhelp-edge lab run plan.toml --data images.npz --split natural:centers --large 2 --out try
+    """
+    bench = Bench(plan, data, split, sites, large, knowledge, start, change, out, threads)
+    found = bench.run(bench.plan(), out)
+    if json:
+        return shell.result(runs=[found])
+    for site in found["sites"]:
+        print(f"{site['name']:<24}{site['tier']:<7}{site['n_train']:>6} images   accuracy {site['accuracy']:.3f}")
+    print(f"results: {out / 'run.json'}")
+    return None
+
+
+@app.command()
+def compare(
+    plan: PlanFile, data: Data, out: Out,
+    methods: Annotated[str, typer.Option("--methods", help="fedhelp,fedavg,fedhelp+sources=none,…")],
+    seeds: Annotated[str, typer.Option("--seeds", help="0,1,2")] = "0",
+    split: Split = "natural:centers", sites: Sites = 0, large: Large = 1, knowledge: Known = None,
+    start: First = None, change: Settings = None, threads: Threads = None, json: shell.AsJson = False,
+) -> None:  # fmt: skip
+    """Run methods and seeds side by side; goes on where it was cut off. Writes table.md and results.json.
+
+    Example: fedhelp-edge lab compare plan.toml --methods local,fedavg,fedhelp --seeds 0,1,2 --data images.npz --out try
+    """
+    from fedhelp_edge.lab import compare
+
+    bench = Bench(plan, data, split, sites, large, knowledge, start, change, out, threads)
+
+    def one(name: str, seed: int, folder: Path) -> dict[str, Any]:
+        method, settings = compare.settings_of(name)
+        return bench.run(bench.plan({**settings, "method": method, "seed": str(seed)}), folder)
+
+    runs = compare.compare(methods.split(","), [int(seed) for seed in seeds.split(",")], out, one)
+    if json:
+        return shell.result(runs=runs)
+    print((out / "table.md").read_text(encoding="utf-8"))
+    return None

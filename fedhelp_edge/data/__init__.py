@@ -1,0 +1,9 @@
+"""Images in: from a folder, a table, an NPZ or DICOM to arrays that stay on the disk until they are asked for."""
+
+from fedhelp_edge.data.augment import augment
+from fedhelp_edge.data.check import Report, check
+from fedhelp_edge.data.gather import load
+from fedhelp_edge.data.images import Images, Pixels, Problem
+from fedhelp_edge.data.picture import resize
+
+__all__ = ["Images", "Pixels", "Problem", "Report", "augment", "check", "load", "resize"]

@@ -1,0 +1,26 @@
+"""What is done to a batch before a net sees it, so that it does not learn images by heart."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def augment(batch: NDArray[np.uint8], draw: np.random.Generator) -> NDArray[np.uint8]:
+    """Each image mirrored left to right with probability 1/2 and shifted by up to 1/8 of its side, edges reflected."""
+    count, height, width, channels = batch.shape
+    flip = draw.integers(0, 2, size=(count,))
+    down = draw.integers(-(height // 8), height // 8 + 1, size=(count,))
+    right = draw.integers(-(width // 8), width // 8 + 1, size=(count,))
+    rows = _reflect(np.arange(height) + down[:, None], height)
+    columns = _reflect(np.arange(width) + right[:, None], width)
+    columns = np.where(flip[:, None] == 1, columns[:, ::-1], columns)
+    place = (np.arange(count)[:, None] * height + rows)[:, :, None] * width + columns[:, None, :]
+    pixels = np.ascontiguousarray(batch).view(f"V{channels}").reshape(-1)
+    moved: NDArray[np.uint8] = pixels.take(place).view(np.uint8).reshape(batch.shape)
+    return moved
+
+
+def _reflect(place: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Places before the first and after the last, mirrored at the edge without repeating it."""
+    return np.asarray((size - 1) - np.abs((size - 1) - np.abs(place)))

@@ -1,0 +1,112 @@
+"""What is right and wrong with a site's images, before anything is learned from them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedhelp_edge.data import gather as gathering
+from fedhelp_edge.data import near, store
+from fedhelp_edge.data.images import SPLITS, Images, Problem
+from fedhelp_edge.errors import (
+    ClassMissing,
+    ClassTiny,
+    LabelConflict,
+    LabelUnknown,
+    Leak,
+    NearDuplicate,
+    NoImages,
+    OneClass,
+)
+from fedhelp_edge.plan import Plan
+
+TINY = 10  # images of a class
+# what a person should put right first; all else is left out or noted, and training goes on
+_STOPS = tuple(kind.code for kind in (NoImages, OneClass, LabelUnknown, LabelConflict, Leak))
+
+
+@dataclass(frozen=True)
+class Report:
+    parts: Mapping[str, Mapping[str, int]]  # of each class, how many images in train, val and test
+    problems: Sequence[Problem]
+    sizes: Sequence[tuple[int, int]]  # of every image as it was, smallest first
+
+    @property
+    def classes(self) -> dict[str, int]:
+        return {name: sum(counts.values()) for name, counts in self.parts.items()}
+
+    @property
+    def images(self) -> int:
+        return sum(self.classes.values())
+
+    @property
+    def stops(self) -> list[Problem]:
+        """The problems for which it is not ready."""
+        return [problem for problem in self.problems if problem.code in _STOPS]
+
+    @property
+    def ready(self) -> bool:
+        return not self.stops
+
+
+def check(
+    source: Path,
+    plan: Plan | None,
+    *,
+    kept: Path,
+    mapping: Mapping[str, str] = {},
+    workers: int | None = None,
+    progress: store.Progress | None = None,
+) -> Report:
+    """Look at a source as training will. What is decoded is kept for training; a split is only tried, not kept."""
+    found = gathering.gather(source, plan, kept=kept, mapping=mapping, workers=workers, progress=progress)
+    plan = plan or Plan(classes=found.classes)
+    images = gathering.assign(found, plan, kept / gathering.SPLIT_FILE, write=False)
+    problems = [*_of_classes(source, images, plan), *images.problems, *found.doubts, *_of_groups(images)]
+    for early, late in near.pairs(images.pixels, images.splits):
+        problems.append(_almost(images, early, late))
+    parts = {name: Counter(dict.fromkeys(SPLITS, 0)) for name in plan.classes}
+    for label, split in zip(images.labels, images.splits, strict=True):
+        parts[plan.classes[label]][split] += 1
+    return Report(parts, problems, sorted(found.sizes, key=lambda size: size[0] * size[1]))
+
+
+def _of_classes(source: Path, images: Images, plan: Plan) -> Iterator[Problem]:
+    counts = Counter(int(label) for label in images.labels)
+    if not counts:
+        yield Problem.of("", NoImages(gathering.nothing(source, images.problems)))
+        return
+    if len(counts) == 1:
+        yield Problem.of(
+            "", OneClass(f"all {len(images)} usable images are of the class {plan.classes[min(counts)]!r}")
+        )
+    for place, name in enumerate(plan.classes):
+        if not counts[place]:
+            yield Problem.of("", ClassMissing(f"there is no image of the class {name!r}"))
+        elif counts[place] < TINY:
+            number = "1 image" if counts[place] == 1 else f"{counts[place]} images"
+            yield Problem.of("", ClassTiny(f"the class {name!r} has only {number}"))
+
+
+def _of_groups(images: Images) -> Iterator[Problem]:
+    """Patients who are in more than one part, which only a source that makes the parts itself can bring about."""
+    where: dict[str, list[int]] = defaultdict(list)
+    for i, group in enumerate(images.groups):
+        if group:
+            where[group].append(i)
+    for members in where.values():
+        first, *others = sorted(members, key=lambda i: SPLITS.index(images.splits[i]))
+        for i in others:
+            if images.splits[i] != images.splits[first]:
+                cause = f"in {images.splits[i]}, while {images.names[first]} of the same patient is in "
+                yield Problem.of(images.names[i], Leak(cause + images.splits[first]))
+
+
+def _almost(images: Images, early: int, late: int) -> Problem:
+    name, other = images.names[late], images.names[early]
+    here, there = images.splits[late], images.splits[early]
+    if here != there:
+        return Problem.of(name, Leak(f"in {here}, while {other}, which is almost the same image, is in {there}"))
+    return Problem.of(name, NearDuplicate(f"almost the same image as {other}"))

@@ -1,0 +1,122 @@
+"""A folder of images for each class; a folder above it may be a part (train, val, test) or a centre."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from fedhelp_edge import files, plan
+from fedhelp_edge.data import dicom, picture
+from fedhelp_edge.data.images import Problem
+from fedhelp_edge.data.row import Decoded, Job, Row, split_word
+from fedhelp_edge.errors import FileMissing, ImageKind
+
+# what lies beside images and is meant for somebody else
+_NOT_MEANT = frozenset(
+    (".txt", ".csv", ".tsv", ".json", ".xml", ".md", ".pdf", ".html", ".yaml", ".ini", ".db", ".log")
+)
+_GONE = "it was there when the folder was listed, and is gone"
+
+
+@dataclass(frozen=True)
+class Files:
+    """Rows that are files below `root`."""
+
+    root: Path
+    image: plan.Image
+    rows: Sequence[Row]
+    problems: Sequence[Problem]
+
+    def jobs(self, wanted: Sequence[int]) -> Iterator[Job]:
+        for i in wanted:
+            yield partial(decode, self.root / self.rows[i].name, self.image)
+
+
+def decode(path: Path, image: plan.Image) -> Decoded:
+    """The image in a file, whatever its name says that it is."""
+    try:
+        with picture.refusing(), files.reading(path) as file:
+            head = file.read(132)
+            file.seek(0)
+            is_dicom = dicom.is_dicom(head) or path.suffix.lower() in dicom.SUFFIXES
+            return (dicom.decode if is_dicom else picture.decode)(file, image)
+    except FileMissing:
+        raise FileMissing(_GONE) from None
+
+
+def read(root: Path, image: plan.Image, known: Callable[[str], bool] | None) -> Files:
+    """Every image below a folder. `known` tells which names are classes; without it the first folder is one."""
+    rows, problems = [], []
+    for name, stamp in listing(root):
+        try:
+            if not is_image(root, name):
+                continue
+            *folders, _ = name.split("/")
+            label, split, centre = _place(folders, known)
+            rows.append(Row(name, label, stamp, split=split, centre=centre))
+        except ImageKind as fault:
+            problems.append(Problem.of(name, fault))
+    return Files(root, image, rows, problems)
+
+
+def listing(root: Path) -> Iterator[tuple[str, str]]:
+    """Name and stamp of every file below a folder, in order. Links to folders are followed, each folder once."""
+    seen: set[tuple[int, int]] = set()
+
+    def walk(folder: Path, prefix: str) -> Iterator[tuple[str, str]]:
+        here = folder.stat()
+        if (here.st_dev, here.st_ino) in seen:
+            return
+        seen.add((here.st_dev, here.st_ino))
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from walk(Path(entry.path), f"{prefix}{entry.name}/")
+            else:
+                yield f"{prefix}{entry.name}", _stamp(entry)
+
+    yield from walk(root, "")
+
+
+def is_image(root: Path, name: str) -> bool:
+    """Whether a file is an image; what might be meant as one but cannot be read here is refused."""
+    path = root / name
+    suffix = path.suffix.lower()
+    if suffix in picture.SUFFIXES or suffix in dicom.SUFFIXES:
+        return True
+    if suffix in _NOT_MEANT or path.name.upper() in ("DICOMDIR", "THUMBS.DB"):
+        return False
+    try:
+        with files.reading(path) as file:
+            if dicom.is_dicom(file.read(132)):  # often without a suffix, or with what looks like one
+                return True
+    except OSError:
+        pass
+    raise ImageKind("this kind of file is not read here")
+
+
+def _stamp(entry: os.DirEntry[str]) -> str:
+    try:
+        stat = entry.stat()
+    except OSError:  # a link to nowhere, or gone already: decoding says so
+        return ""
+    return f"{stat.st_size}:{stat.st_mtime_ns}"
+
+
+def _place(folders: Sequence[str], known: Callable[[str], bool] | None) -> tuple[str, str, str]:
+    """Label, split and centre from the folders that an image stands in."""
+    is_class = known or (lambda name: not split_word(name))
+    at = next((i for i, name in enumerate(folders) if is_class(name)), None)
+    if at is None:
+        plain = [name for name in folders if not split_word(name)]
+        return (plain[0] if plain else ""), "", ""
+    above = folders[:at]
+    split = next(filter(None, map(split_word, above)), "")
+    centre = next((name for name in above if not split_word(name)), "")
+    return folders[at], split, centre

@@ -1,0 +1,40 @@
+"""Which class of the plan a folder's name, a table's label or a number means."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+from fedhelp_edge.data.row import normal
+from fedhelp_edge.errors import LabelUnknown
+
+
+class Classes:
+    """The plan's classes as people name them; `mapping` has other names for them, as `--map` gives."""
+
+    def __init__(self, names: Sequence[str], mapping: Mapping[str, str]) -> None:
+        self.names = tuple(names)
+        self._places = {normal(name): place for place, name in enumerate(names)}
+        for other, name in mapping.items():
+            if normal(name) not in self._places:
+                raise LabelUnknown(f"cannot map {other!r} to {name!r}: {self._unknown(name)}")
+        self._places |= {normal(other): self._places[normal(name)] for other, name in mapping.items()}
+
+    def place(self, label: str | int) -> int | None:
+        """The index of the class that a label means; None if it means none."""
+        found = self._places.get(normal(str(label)))
+        if found is None and isinstance(label, int) and 0 <= label < len(self.names):
+            return label
+        return found
+
+    def why(self, label: str | int) -> str:
+        """Why a label means no class."""
+        if isinstance(label, int):
+            return f"label {label} is out of range: the plan has {len(self.names)} classes, counted from 0"
+        return self._unknown(label) if label.strip() else "it has no label, or stands in no class's folder"
+
+    def _unknown(self, label: str) -> str:
+        shown = label if label.isprintable() and len(label) <= 60 else f"{label[:60]!r}..."
+        close = difflib.get_close_matches(normal(label), self._places, n=1)
+        meant = f"; do you mean {self.names[self._places[close[0]]]!r}?" if close else ""
+        return f"{shown!r} is no class of the plan{meant}"

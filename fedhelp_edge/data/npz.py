@@ -1,0 +1,119 @@
+"""An NPZ laid out as MedMNIST's: `{train,val,test}_{images,labels}`, or `images` and `labels`; `…centers` if known."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhelp_edge import files, plan
+from fedhelp_edge.data import picture
+from fedhelp_edge.data.images import SPLITS, Problem
+from fedhelp_edge.data.row import Decoded, Job, Row
+from fedhelp_edge.errors import BadNpz
+
+_CENTRES = ("centers", "centres")
+
+
+@dataclass(frozen=True)
+class Npz:
+    """Rows that are entries of an array, named `train/12`, or `12` where the file makes no parts."""
+
+    path: Path
+    image: plan.Image
+    rows: Sequence[Row]
+    problems: Sequence[Problem] = ()
+
+    def jobs(self, wanted: Sequence[int]) -> Iterator[Job]:
+        loaded, array = "", np.empty(0, np.uint8)
+        for i in wanted:
+            part, _, place = self.rows[i].name.rpartition("/")
+            key = f"{part}_images" if part else "images"
+            if key != loaded:  # one array at a time: they may be large
+                with _opened(self.path) as archive:
+                    loaded, array = key, archive[key]
+            yield partial(_decode, array[int(place)], self.image)
+
+
+def read(path: Path, image: plan.Image) -> Npz:
+    """Every image of an NPZ, of which only labels are loaded yet: names if `class_names` is there, else numbers."""
+    with files.reading(path) as file:
+        stat = os.fstat(file.fileno())
+    stamp = f"{stat.st_size}:{stat.st_mtime_ns}"
+    rows: list[Row] = []
+    with _opened(path) as archive:
+        names = [str(name) for name in archive["class_names"].ravel()] if "class_names" in archive else []
+        parts = [part for part in SPLITS if f"{part}_images" in archive]
+        if not parts and "images" not in archive:
+            raise BadNpz("there is neither 'train_images' nor 'images' in it")
+        for part in parts or [""]:
+            prefix = f"{part}_" if part else ""
+            count = _count(path, f"{prefix}images")
+            labels = _labels(archive, f"{prefix}labels", count)
+            centres = next((archive[prefix + key].ravel() for key in _CENTRES if prefix + key in archive), None)
+            if centres is not None and len(centres) != count:
+                raise BadNpz(f"'{prefix}images' and '{prefix}centers' differ in length")
+            for i, number in enumerate(labels):
+                label: str | int = names[number] if 0 <= number < len(names) else number
+                centre = str(centres[i]) if centres is not None else ""
+                rows.append(Row(f"{part}/{i}" if part else str(i), label, stamp, split=part, centre=centre))
+    return Npz(path, image, rows)
+
+
+def _labels(archive: Any, key: str, count: int) -> list[int]:
+    if key not in archive:
+        raise BadNpz(f"there is no '{key}' in it")
+    labels = archive[key]
+    if labels.dtype.kind not in "iu" or labels.size != len(labels):
+        raise BadNpz(f"'{key}' should be one whole number for each image")
+    if len(labels) != count:
+        raise BadNpz(f"'{key}' has {len(labels)} entries for {count} images")
+    return [int(label) for label in labels.ravel()]
+
+
+def _count(path: Path, key: str) -> int:
+    """How many images an array has, and whether they are images, from its header alone."""
+    with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(file)
+    if (
+        dtype not in (np.uint8, np.uint16)
+        or len(shape) not in (3, 4)
+        or (len(shape) == 4 and shape[3] not in (1, 3, 4))
+    ):
+        sides = " x ".join(map(str, shape))
+        raise BadNpz(
+            f"'{key}' is {sides} of {dtype}; it should be images x height x width (x 1, 3 or 4), uint8 or uint16"
+        )
+    if 0 in shape[1:]:
+        raise BadNpz(f"the images of '{key}' have no pixels")
+    return int(shape[0])
+
+
+def _decode(one: NDArray[Any], image: plan.Image) -> Decoded:
+    with picture.refusing():
+        array = one if one.dtype == np.uint8 else picture.stretch(one)
+        return Decoded(picture.fit(array, image), array.shape[1], array.shape[0])
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with files.reading(path) as file:
+            archive = np.load(file, allow_pickle=False)
+            if not hasattr(archive, "files"):
+                raise BadNpz("it holds one array, not several with names")
+            yield archive
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as fault:
+        pickled = "pickle" in str(fault) or "Object arrays" in str(fault)
+        raise BadNpz("it holds pickled objects, which are never read" if pickled else "it is damaged") from None

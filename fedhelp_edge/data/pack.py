@@ -1,0 +1,93 @@
+"""The pack: public images and what foundation models said of them, in one safetensors file that every site may read.
+
+It holds `images` (uint8), `labels`, and `probabilities` (sources x images x classes, half precision); names, origin and
+licence stand in its notes. A site's kit brings the images to the plan's channels and to the side that the plan wants.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhelp_edge import files, share
+from fedhelp_edge.data.picture import resize
+from fedhelp_edge.errors import BadPack
+
+NOTES = ("classes", "sources", "origin", "licence")
+
+
+@dataclass(frozen=True)
+class Pack:
+    pixels: NDArray[np.uint8]  # P x side x side x channels
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    sources: tuple[str, ...]
+    probabilities: NDArray[np.float16]  # sources x P x classes
+    about: Mapping[str, str] = field(default_factory=dict)  # origin, licence
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def chosen(self, size: int, seed: int = 0) -> Pack:
+        """`size` of the images, every class with its part of them; the first of a bigger choice are a smaller one's."""
+        if size >= len(self):
+            return self
+        order = np.random.Generator(np.random.Philox(seed)).permutation(len(self))
+        rank = np.empty(len(self))  # an image's place among those of its class, as a part of the class
+        for label in np.unique(self.labels):
+            own = order[self.labels[order] == label]
+            rank[own] = (np.arange(len(own)) + 0.5) / len(own)
+        kept = np.sort(np.argsort(rank, kind="stable")[:size])
+        return replace(
+            self, pixels=self.pixels[kept], labels=self.labels[kept], probabilities=self.probabilities[:, kept]
+        )
+
+    def fitted(self, side: int, channels: int) -> Pack:
+        """The images as a net of the plan sees them."""
+        pixels = self.pixels
+        if pixels.shape[3] != channels:
+            grey = np.rint(pixels.mean(3, keepdims=True)).astype(np.uint8)
+            pixels = np.repeat(grey, channels, 3) if channels > 1 else grey
+        if pixels.shape[1] != side or pixels.shape[2] != side:
+            pixels = np.stack([resize(image, side) for image in pixels])
+        return replace(self, pixels=pixels)
+
+
+def save(path: Path, pack: Pack) -> None:
+    notes = {"classes": json.dumps(pack.classes), "sources": json.dumps(pack.sources), **pack.about}
+    arrays: dict[str, share.Array] = {"images": pack.pixels, "labels": pack.labels, "probabilities": pack.probabilities}
+    with files.writing(path, private=False) as file:
+        share.write(file, arrays, notes)
+
+
+def load(path: Path) -> Pack:
+    """A pack, judged before anything of it is used."""
+    with files.reading(path) as file:
+        header = share.read_header(file, metadata=NOTES)
+        arrays = dict(share.Arrays(file, header))
+    try:
+        classes, sources = (tuple(map(str, json.loads(header.metadata[name]))) for name in ("classes", "sources"))
+        pixels, labels, said = (arrays.pop(name) for name in ("images", "labels", "probabilities"))
+    except (KeyError, ValueError, TypeError, RecursionError):
+        raise BadPack(f"{path.name} does not hold images, labels and probabilities") from None
+    fits = (
+        pixels.dtype == np.uint8 and pixels.ndim == 4 and pixels.shape[3] in (1, 3) and labels.dtype == np.int64
+        and said.dtype == np.float16 and said.shape == (len(sources), len(pixels), len(classes))
+        and labels.shape == (len(pixels),) and not arrays and len(pixels) > 0
+        and 0 <= labels.min() <= labels.max() < len(classes)
+    )  # fmt: skip
+    if not fits:
+        raise BadPack(f"{path.name}: images, labels and probabilities do not fit together")
+    if (
+        not np.isfinite(said).all()
+        or said.min(initial=0) < 0
+        or np.abs(said.sum(2, dtype=np.float32) - 1).max(initial=0) > 0.02
+    ):
+        raise BadPack(f"{path.name}: what the sources said are no probabilities")
+    about = {name: text for name, text in header.metadata.items() if name not in ("classes", "sources")}
+    return Pack(pixels, labels, classes, sources, said, about)

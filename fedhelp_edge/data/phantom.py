@@ -1,0 +1,282 @@
+"""Phantoms: labelled images that look like microscopy and show nobody, for the demo, the tests and the tutorials.
+
+Two families. `cells` are stained blood cells among red ones; `tissue` are cuts of tissue, for a public set. All kinds
+of a family come from one formula, whose numbers differ by kind; difficulty pulls these numbers together, lets each
+image stray further, and adds blur and noise. Stains take light away as in a microscope (Beer and Lambert). No shape
+here is anybody's anatomy, and no model trained on them diagnoses anything.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]  # of four bytes: half the time of eight
+
+CLASSES = ("round", "lobed", "granular", "sickle", "speckled", "ringed")  # by nucleus, or by what fills the cell
+TISSUES = ("bubbles", "glands", "crowded", "fibres", "swirls", "plain")
+FAMILIES = {"cells": CLASSES, "tissue": TISSUES}
+
+#            nucleus: radius, lobes, bite: away, bite: radius; cell: grains, specks, blue
+_CELLS = np.array(
+    [
+        [0.66, 0.0, 0.00, 0.00, 0.0, 0.0, 0.9],
+        [0.60, 1.0, 0.00, 0.00, 0.1, 0.0, 0.2],
+        [0.52, 0.4, 0.00, 0.00, 1.0, 0.0, 0.3],
+        [0.72, 0.0, 0.52, 0.56, 0.0, 0.0, 0.7],
+        [0.56, 0.2, 0.00, 0.00, 0.0, 1.0, 0.4],
+        [0.66, 0.0, 0.06, 0.36, 0.0, 0.1, 0.4],
+    ],
+    np.float32,
+)
+#            fibres, swirls, bubbles, glands, nuclei
+_TISSUES = np.array(
+    [
+        [0.0, 0.0, 1.0, 0.0, 0.1],
+        [0.0, 0.0, 0.0, 1.0, 0.2],
+        [0.0, 0.0, 0.0, 0.0, 1.0],
+        [1.0, 0.0, 0.0, 0.0, 0.3],
+        [0.0, 1.0, 0.0, 0.0, 0.3],
+        [0.1, 0.1, 0.0, 0.0, 0.1],
+    ],
+    np.float32,
+)
+_AZURE, _EOSIN, _ORANGE = np.array([[0.95, 1.05, 0.38], [0.14, 0.56, 0.36], [0.12, 0.50, 0.85]], np.float32)
+_HAEMATOXYLIN, _ROSE = np.array([[0.95, 0.95, 0.42], [0.10, 0.80, 0.42]], np.float32)
+_BLOCK = 1 << 18  # pixels drawn at once
+_NUMBERS = 512  # random numbers an image may take for its shapes
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+def draw(
+    count: int,
+    classes: int,
+    *,
+    size: int = 64,
+    channels: int = 3,
+    seed: int = 0,
+    difficulty: float = 0.5,
+    site: int = 0,
+    family: str = "cells",
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """`count` images (count x size x size x channels) of the family's first `classes` kinds, and their labels.
+
+    Image i is the same however many are drawn. Sites other than 0 stain, light and focus in their own way, whatever the
+    seed, and see the kinds in their own frequencies. Difficulty runs from 0, plain to see, to 1, all but lost.
+    """
+    kinds = FAMILIES[family]
+    if not 2 <= classes <= len(kinds) or channels not in (1, 3) or not 0 <= difficulty <= 1:
+        raise ValueError(f"2 to {len(kinds)} classes, 1 or 3 channels, a difficulty from 0 to 1")
+    stream = 2 * site + list(FAMILIES).index(family)
+    labels = _labels(count, classes, seed, stream, site)
+    images = np.empty((count, size, size, channels), np.uint8)
+    step = max(1, _BLOCK // size**2)
+    for start in range(0, count, step):
+        block = slice(start, min(start + step, count))
+        chances = [_random(seed, stream, index) for index in range(block.start, block.stop)]
+        chance = _Chance(np.stack([each.random(_NUMBERS, np.float32) for each in chances]))
+        noise = np.stack([each.standard_normal((size, size, channels), np.float32) for each in chances])
+        scene = _Scene(chance, size, difficulty, _Style(site))
+        light = (_cells if family == "cells" else _tissue)(scene, labels[block])
+        images[block] = _photograph(scene, light, noise)
+    return images, labels
+
+
+def _random(seed: int, stream: int, index: int, purpose: int = 0) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, index, purpose]))
+
+
+def _labels(count: int, classes: int, seed: int, stream: int, site: int) -> NDArray[np.int64]:
+    """Labels that keep to the site's frequencies as evenly as can be from the first image on."""
+    tilt = _random(site, 0, 0, 2).standard_normal(len(CLASSES))[:classes] if site else np.zeros(classes)
+    shares = np.exp(0.3 * tilt) / np.exp(0.3 * tilt).sum()
+    at = (_random(seed, stream, 0, 1).random() + _GOLDEN * np.arange(count)) % 1
+    return np.minimum(np.searchsorted(shares.cumsum(), at, side="right"), classes - 1)
+
+
+class _Chance:
+    """Every image's own random numbers, handed out one after the other."""
+
+    def __init__(self, numbers: Floats) -> None:
+        self._numbers, self._at = numbers, 0
+
+    def between(self, low: Any, high: Any, *shape: int) -> Floats:
+        """Of images x shape; for one number an image, of images x 1 x 1, which meets pixels."""
+        size = int(np.prod(shape))
+        taken = self._numbers[:, self._at : self._at + size].reshape(len(self._numbers), *(shape or (1, 1)))
+        self._at += size
+        return np.asarray(low + (high - low) * taken, np.float32)
+
+    def around(self, spread: Any, *shape: int) -> Floats:
+        """More often near zero than at either end."""
+        return self.between(-spread, spread, *shape) + self.between(-spread, spread, *shape)
+
+
+class _Style:
+    """How a site stains, lights and focuses. Site 0 is the middle of them all."""
+
+    def __init__(self, site: int) -> None:
+        drift = _random(site, 0, 0, 3).uniform(-1, 1, 12).astype(np.float32) * bool(site)
+        self.stain = 1 + 0.16 * drift[:3]  # a colour
+        self.strength = 1 + 0.18 * drift[3:5]  # a stain
+        self.light = (1 + 0.06 * drift[5:8]) * (1 + 0.05 * drift[8])
+        self.slope = 0.08 * drift[9:11]
+        self.blur = 0.35 * abs(drift[11])
+
+
+class _Scene:
+    """The pixels of a block of images, from -1 to 1 across, and what is common to all that is drawn on them."""
+
+    def __init__(self, chance: _Chance, size: int, difficulty: float, style: _Style) -> None:
+        self.chance, self.size, self.difficulty, self.style = chance, size, np.float32(difficulty), style
+        self.line = ((np.arange(size, dtype=np.float32) + 0.5) * 2 / size - 1).astype(np.float32)
+        self.x, self.y = self.line[None, None, :], self.line[None, :, None]
+
+    def kind(self, table: Floats, labels: NDArray[np.int64]) -> list[Floats]:
+        """The numbers of each image's kind: pulled to the middle, and strayed from, as difficulty says."""
+        middle, spread = table.mean(0), table.std(0)
+        pulled = middle + (1 - 0.85 * self.difficulty) * (table[labels] - middle)
+        stray = self.chance.around(0.08 + 0.42 * self.difficulty, table.shape[1])
+        return [column[:, None, None] for column in np.maximum(pulled + stray * spread, 0).T]
+
+    def waves(self, low: float, high: float, turn: Floats | None = None, count: int = 14) -> Floats:
+        """A texture of `low` to `high` waves across, with a variance of about one; along `turn`, or all ways.
+
+        A plane wave is a product of one along x and one along y, so that a texture is a product of two matrices.
+        """
+        angle = self.chance.between(0, 2 * np.pi, count) if turn is None else turn + self.chance.around(0.09, count)
+        pace = np.pi * self.chance.between(low, high, count)
+        along = (pace * np.cos(angle))[:, :, None] * self.line + self.chance.between(0, 2 * np.pi, count, 1)
+        down = (pace * np.sin(angle))[:, :, None] * self.line
+        left = np.concatenate([np.cos(down), -np.sin(down)], 1).transpose(0, 2, 1)
+        return np.asarray(left @ np.concatenate([np.cos(along), np.sin(along)], 1) * (2 / count) ** 0.5)
+
+    def inside(self, depth: Floats, soft: float = 1.0) -> Floats:
+        """1 where `depth` is above zero, 0 where below, and in between over about a pixel."""
+        return np.asarray(np.clip(depth * (self.size / (2.4 * soft)) + 0.5, 0, 1))
+
+
+def _cells(scene: _Scene, labels: NDArray[np.int64]) -> Floats:
+    """Light that comes through a stained cell among red cells."""
+    chance, hard = scene.chance, scene.difficulty
+    radius, lobes, away, bite, grains, specks, blue = scene.kind(_CELLS, labels)
+    scale = chance.between(0.5, 0.62) + chance.around(0.04 + 0.05 * hard)
+    x, y = (side - chance.around(0.07 + 0.08 * hard) for side in (scene.x, scene.y))
+    turn = chance.between(0, 2 * np.pi)
+    u, v = (x * np.cos(turn) + y * np.sin(turn)) / scale, (y * np.cos(turn) - x * np.sin(turn)) / scale
+    v = v * chance.between(0.9, 1.1)
+    far = np.sqrt(u * u + v * v) + np.float32(1e-6)
+    c1, s1 = u / far, v / far
+    c2, s2 = c1 * c1 - s1 * s1, 2 * c1 * s1
+    rim = 1 + chance.around(0.04) * c2 + chance.around(0.04) * s2 + chance.around(0.03) * (c1 * c2 - s1 * s2)
+    cell = scene.inside((rim - far) * scale)
+
+    depth = radius * (1 + chance.around(0.05) * c1 + chance.around(0.07) * c2 + chance.around(0.05) * s2) - far
+    trefoil = _lobes(chance, u, v)
+    depth = depth + np.minimum(lobes, 1) * (trefoil - depth)
+    gone = np.sqrt((u - away) ** 2 + (v - chance.around(0.06)) ** 2) - (1.3 * bite - 0.18)
+    nucleus = scene.inside(np.minimum(depth, gone) * scale) * cell
+
+    chromatin = scene.waves(5, 11)
+    grain = np.clip(scene.waves(11, 17, count=24) * 1.6 - 0.5, 0, 1) * cell * (1 - 0.75 * nucleus) * grains
+    speck = np.clip(scene.waves(12, 20, count=24) * 1.8 - 1.2, 0, 1) * cell * specks
+    red = _red_cells(scene) * (1 - cell)
+    azure = nucleus * (1.15 + 0.16 * chromatin) + cell * (0.06 + 0.22 * blue) + speck * 0.9
+    eosin = red + cell * (0.16 + 0.03 * chromatin) + nucleus * 0.25 + 0.05 + 0.02 * scene.waves(1, 4)
+    return _through(scene, [(azure, _AZURE), (eosin, _EOSIN), (grain * 0.95, _ORANGE)])
+
+
+def _lobes(chance: _Chance, u: Floats, v: Floats) -> Floats:
+    """How deep a point lies in three discs that melt into each other."""
+    discs = []
+    for turn in (-1.75, 0.1, 1.85):
+        angle, away = turn + chance.around(0.2), chance.between(0.36, 0.46)
+        far = np.sqrt((u - away * np.cos(angle)) ** 2 + (v - away * np.sin(angle)) ** 2)
+        discs.append(chance.between(0.26, 0.34) - far)
+    depth, *others = discs
+    for disc in others:
+        near = np.maximum(0.22 - np.abs(depth - disc), 0)
+        depth = np.maximum(depth, disc) + near * near * (0.25 / 0.22)
+    return np.asarray(depth)
+
+
+def _red_cells(scene: _Scene) -> Floats:
+    """How thick the red cells around the middle lie: discs, paler in their middle."""
+    chance = scene.chance
+    thick = np.float32(0)
+    size, pale = chance.between(0.34, 0.44), chance.between(0.3, 0.6)
+    for _ in range(6):
+        angle, away = chance.between(0, 2 * np.pi), chance.between(0.85, 1.35)
+        x, y = scene.x - away * np.cos(angle), scene.y - away * np.sin(angle)
+        reach = size * chance.between(0.9, 1.1)
+        far = (x * x + y * y * chance.between(0.85, 1.15)) / (reach * reach)
+        disc = scene.inside((1 - far) * reach * 0.5) * (1 - pale * np.maximum(1 - 1.6 * far, 0))
+        thick = np.maximum(thick, disc * chance.between(0.75, 1.0))
+    return np.asarray(thick)
+
+
+def _tissue(scene: _Scene, labels: NDArray[np.int64]) -> Floats:
+    """Light that comes through a cut of stained tissue."""
+    chance = scene.chance
+    fibres, swirls, bubbles, glands, nuclei = scene.kind(_TISSUES, labels)
+    turn = chance.between(0, np.pi)
+    slow = scene.waves(0.5, 2.5)
+    strand = scene.waves(6, 9, turn[:, :, 0])
+    across = scene.x * np.cos(turn) + scene.y * np.sin(turn)
+    swirl = np.sin(chance.between(6, 10) * across + 2.2 * slow + chance.between(0, 6.3))
+    near, wall = _neighbours(scene)
+    lumen = scene.inside(wall - 0.1, 3) * np.minimum(bubbles, 1)
+    reach = chance.between(0.2, 0.27)
+    ring = np.clip(1 - np.abs(near - reach) / 0.085, 0, 1) * np.minimum(glands, 1.2)
+    hollow = scene.inside(reach - 0.08 - near, 3) * np.minimum(glands, 1)
+    dots = np.clip(scene.waves(8, 13, count=24) * 1.7 - 1.9 + nuclei, 0, 1)
+    rose = (
+        (0.62 + 0.1 * slow + 0.22 * fibres * strand + 0.22 * swirls * swirl) * (1 - 0.92 * lumen) * (1 - 0.85 * hollow)
+    )
+    purple = 0.1 + 0.75 * dots * (1 - lumen) * (1 - hollow) + ring * (0.65 + 0.25 * strand) + 0.12 * swirls * swirl
+    return _through(scene, [(np.maximum(purple, 0), _HAEMATOXYLIN), (np.maximum(rose, 0), _ROSE)])
+
+
+def _neighbours(scene: _Scene) -> tuple[Floats, Floats]:
+    """How far the nearest of some scattered points is, and how much further the second."""
+    chance = scene.chance
+    nearest = second = np.full((1, 1, 1), 9, np.float32)
+    shift = chance.between(-0.35, 0.35, 2)
+    for row in (-1.4, -0.7, 0, 0.7, 1.4):
+        for column in (-1.4, -0.7, 0, 0.7, 1.4):
+            x = scene.x - column - shift[:, :1, None] - chance.around(0.12)
+            y = scene.y - row - shift[:, 1:, None] - chance.around(0.12)
+            far = x * x + y * y
+            second = np.minimum(second, np.maximum(nearest, far))
+            nearest = np.minimum(nearest, far)
+    near, next_ = np.sqrt(nearest), np.sqrt(second)
+    return near, next_ - near
+
+
+def _through(scene: _Scene, stains: list[tuple[Floats, Floats]]) -> Floats:
+    """White light after the stains: images x colours x rows x columns."""
+    chance, style = scene.chance, scene.style
+    pale = 1 - 0.3 * scene.difficulty
+    strengths = [style.strength[min(place, 1)] * chance.between(0.85, 1.15) * pale for place in range(len(stains))]
+    tints = [colour * style.stain * (1 + chance.around(0.05, 3)) for _, colour in stains]
+    dense = [amount * strength for (amount, _), strength in zip(stains, strengths, strict=True)]
+    planes = [sum(d * t[:, c, None, None] for d, t in zip(dense, tints, strict=True)) for c in range(3)]
+    return np.asarray(np.exp(-np.stack(planes, 1)))
+
+
+def _photograph(scene: _Scene, light: Floats, noise: Floats) -> NDArray[np.uint8]:
+    """What the camera makes of it: uneven lamp, focus, colours or grey, noise, bytes."""
+    chance, style, hard = scene.chance, scene.style, scene.difficulty
+    across, down = (chance.around(0.04) + slope for slope in style.slope)
+    lamp = 1 + across * scene.x + down * scene.y - 0.05 * (scene.x**2 + scene.y**2)
+    width = (chance.between(0.35, 0.6) + style.blur + hard * chance.between(0.3, 1.1)) * (scene.size / 64)
+    steps = np.arange(scene.size, dtype=np.float32)
+    kernel = np.exp(-((steps[:, None] - steps) ** 2) / (2 * width * width))
+    kernel = (kernel / kernel.sum(2, keepdims=True))[:, None]
+    sharp = light * (lamp * chance.between(0.94, 1.0))[:, None] * (style.light * 246)[:, None, None]
+    seen = (kernel @ sharp @ kernel.transpose(0, 1, 3, 2)).transpose(0, 2, 3, 1)
+    if noise.shape[3] == 1:
+        seen = seen @ np.array([[0.299], [0.587], [0.114]], np.float32)
+    return np.asarray(np.clip(seen + noise * (2.5 + 17 * hard * hard) + 0.5, 0, 255).astype(np.uint8))

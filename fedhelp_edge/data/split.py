@@ -1,0 +1,100 @@
+"""Which images are learned from, chosen by and measured by: drawn once from the plan's seed, kept, never changed.
+
+Only the hash of an image's pixels counts, never its name or place: renaming, moving or packing images changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fedhelp_edge import files
+from fedhelp_edge.data.images import SPLITS
+from fedhelp_edge.errors import KeptSplit
+from fedhelp_edge.plan import Plan
+
+_PURPOSE = int.from_bytes(hashlib.sha256(b"split").digest()[:8], "big")
+
+
+def draw(
+    hashes: Sequence[str], labels: Sequence[int], groups: Sequence[str], given: Sequence[str], plan: Plan
+) -> list[str]:
+    """A part for each image: whole groups, every class in its proportion, at least one image of it to learn from.
+
+    What a file says of its images (`given`) holds; if it says nothing of val, that is cut from its train.
+    """
+    splits = [split or "train" for split in given]
+    if "val" in splits:
+        return splits
+    parts = {"val": plan.data.val} if any(given) else {"test": plan.data.test, "val": plan.data.val}
+    bundles: dict[tuple[bool, str], list[int]] = defaultdict(list)
+    for i, split in enumerate(splits):
+        if split == "train":
+            bundles[(True, groups[i]) if groups[i] else (False, hashes[i])].append(i)
+    members = sorted(bundles.values(), key=lambda bundle: min(hashes[i] for i in bundle))
+    order = np.random.Generator(np.random.Philox(key=[plan.seed, _PURPOSE])).permutation(len(members))
+    queues: dict[int, list[list[int]]] = defaultdict(list)
+    for place in order:
+        queues[_label(members[place], labels)].append(members[place])
+    owed = dict.fromkeys(parts, 0.0)  # what rounding and whole groups left over goes to the next class
+    for label in sorted(queues):
+        queue = queues[label]
+        total = sum(map(len, queue))
+        for part, fraction in parts.items():
+            owed[part] += fraction * total
+            for bundle in list(queue):
+                if len(queue) > 1 and len(bundle) <= 2 * owed[part]:
+                    queue.remove(bundle)
+                    owed[part] -= len(bundle)
+                    for i in bundle:
+                        splits[i] = part
+    return splits
+
+
+def join(hashes: Sequence[str], groups: Sequence[str], given: Sequence[str], kept: Mapping[str, str]) -> list[str]:
+    """The parts that were kept; new images are learned from, unless their file says otherwise.
+
+    A new image of a group that is kept to choose or measure by gets no part: "".
+    """
+    old = [kept.get(sha256, "") for sha256 in hashes]
+    held = {group for group, split in zip(groups, old, strict=True) if group and split in ("val", "test")}
+    return [
+        split or said or ("" if group in held else "train")
+        for split, said, group in zip(old, given, groups, strict=True)
+    ]
+
+
+def load(path: Path, kind: str) -> dict[str, str] | None:
+    """What was kept for images of one kind (size and channels), by the hash of their pixels; None if nothing was."""
+    try:
+        found = json.loads(path.read_bytes())["parts"].get(kind)
+        if found is not None and not all(split in SPLITS for split in found.values()):
+            raise ValueError("a part that is none")
+        return None if found is None else {str(sha256): str(split) for sha256, split in found.items()}
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise KeptSplit(f"{path.name} cannot be read") from None
+
+
+def keep(path: Path, kind: str, splits: Mapping[str, str]) -> None:
+    """Keep the parts of one kind of images, beside what was kept for others."""
+    parts = json.loads(path.read_bytes())["parts"] if path.exists() else {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.urandom(6).hex()}.new")
+    with files.writing(part) as out:
+        out.write(json.dumps({"schema_version": 1, "parts": {**parts, kind: dict(splits)}}, indent=0).encode())
+    part.replace(path)
+    files.sync_folder(path.parent)
+
+
+def _label(bundle: Sequence[int], labels: Sequence[int]) -> int:
+    """The label that most of a bundle's images have."""
+    counts = Counter(int(labels[i]) for i in bundle)
+    return min(counts, key=lambda label: (-counts[label], label))

@@ -1,0 +1,134 @@
+"""A table (CSV or TSV) of images: path, label and, if known, group, split and centre. DICOM also by identifiers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath, PurePosixPath
+
+from fedhelp_edge import files, plan
+from fedhelp_edge.data import dicom, folder, picture
+from fedhelp_edge.data.images import Problem
+from fedhelp_edge.data.row import Row, normal, split_word
+from fedhelp_edge.errors import BadTable, FedhelpError, FileMissing, ImageBroken, ImageKind, LabelUnknown
+
+SUFFIXES = frozenset((".csv", ".tsv", ".txt"))
+LIMIT = 256 << 20  # bytes
+COLUMNS = {  # what each may be called; the first that is there counts
+    "path": ("path", "file", "filename", "file_name", "image", "image_path", "image_id"),
+    "label": ("label", "class", "class_name", "diagnosis", "dx", "target"),
+    "group": ("group", "patient", "patientid", "patient_id", "lesion", "lesion_id"),
+    "split": ("split", "fold"),
+    "centre": ("centre", "center", "site"),
+    "instance": ("sopinstanceuid", "sop_instance_uid"),
+    "patient": ("patientid", "patient_id"),
+}
+
+
+def read(path: Path, image: plan.Image) -> folder.Files:
+    """Every row of a table. Paths are relative to it; an image's name alone, even without suffix, does if unique."""
+    root = path.parent
+    lines, columns = _lines(path)
+    stamps = dict(folder.listing(root))
+    by = next(what for what in ("path", "instance", "patient") if what in columns)
+    places = _by_name(stamps) if by == "path" else _by_identifier(root, stamps, by)
+    rows, problems = [], []
+    for number, line in enumerate(lines, 2):
+        cell = {what: (line.get(column) or "").strip() for what, column in columns.items()}
+        try:
+            split = _split(cell.get("split", ""))
+            if not cell["label"]:
+                raise LabelUnknown("it has no label")
+            names = [_find(cell["path"], root, stamps, places)] if by == "path" else places[cell[by]]
+            if not names:
+                raise FileMissing("no DICOM file below the table's folder has this identifier")
+            for name in names:
+                stamp = stamps.get(name) or _stamp(root / name)
+                rows.append(Row(name, cell["label"], stamp, cell.get("group", ""), split, cell.get("centre", "")))
+        except FedhelpError as fault:  # identifiers are in no message: the line is
+            file = PurePath(cell["path"].replace("\\", "/")).name if by == "path" else ""
+            problems.append(Problem.of(file or f"line {number} of {path.name}", fault))
+    return folder.Files(root, image, rows, problems)
+
+
+def _lines(path: Path) -> tuple[list[dict[str, str | None]], dict[str, str]]:
+    """The rows, and which of their columns is what."""
+    with files.reading(path) as file:
+        data = file.read(LIMIT + 1)
+    if len(data) > LIMIT:
+        raise BadTable(f"{path.name} is larger than {LIMIT >> 20} MiB")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise BadTable(f"{path.name} is not a text in UTF-8") from None
+    head = text.partition("\n")[0]
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max("\t;,", key=head.count))
+    try:
+        lines = list(reader)
+    except csv.Error as fault:
+        raise BadTable(f"{path.name}, line {reader.line_num}: {fault}") from None
+    headers = {normal(header or "").replace(" ", "_"): header for header in reversed(reader.fieldnames or ())}
+    found = {what: next((headers[name] for name in names if name in headers), None) for what, names in COLUMNS.items()}
+    columns = {what: header for what, header in found.items() if header is not None}
+    if "label" not in columns:
+        raise BadTable(f"{path.name} has no column for the label ({', '.join(COLUMNS['label'])})")
+    if not columns.keys() & {"path", "instance", "patient"}:
+        raise BadTable(f"{path.name} has no column for the image ({', '.join(COLUMNS['path'])}, or SOPInstanceUID)")
+    return lines, columns
+
+
+def _split(word: str) -> str:
+    if word and not split_word(word):
+        raise BadTable(f"its part {word!r} is not train, val or test")
+    return split_word(word)
+
+
+def _by_name(names: Mapping[str, str]) -> dict[str, list[str]]:
+    """Files by what they are called, with and without suffix."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        last = PurePosixPath(name)
+        for called in {normal(last.name), normal(last.stem)}:
+            places[called].append(name)
+    return places
+
+
+def _by_identifier(root: Path, names: Mapping[str, str], by: str) -> dict[str, list[str]]:
+    """DICOM files by SOPInstanceUID or PatientID."""
+    places: dict[str, list[str]] = defaultdict(list)
+    with picture.quietly():
+        for name in names:
+            try:
+                if folder.is_image(root, name):
+                    instance, patient = dicom.who(root / name)
+                    places[instance if by == "instance" else patient].append(name)
+            except (ImageKind, ImageBroken, FileMissing):  # another kind of file, of which no row speaks
+                continue
+    return places
+
+
+def _find(wanted: str, root: Path, stamps: Mapping[str, str], places: Mapping[str, Sequence[str]]) -> str:
+    """The file that a cell means, relative to the table's folder."""
+    if not wanted:
+        raise BadTable("no image is named")
+    path = PurePath(wanted if wanted in stamps else wanted.replace("\\", "/"))
+    try:
+        name = PurePath(os.path.relpath(root / path, root)).as_posix()
+        if name in stamps or (root / name).is_file():
+            return name
+    except (OSError, ValueError):  # another drive, or no name that a file can have
+        pass
+    called = places.get(normal(path.name), ())
+    if len(called) > 1:
+        raise BadTable(f"{len(called)} files are called so; give the path")
+    if not called:
+        raise FileMissing("there is no such file")
+    return called[0]
+
+
+def _stamp(path: Path) -> str:
+    stat = path.stat()
+    return f"{stat.st_size}:{stat.st_mtime_ns}"

@@ -1,0 +1,94 @@
+"""Asking foundation models, once: each source sees each public image one time, and every answer is kept.
+
+A source is a kind and what it needs, as `clip:ViT-L-14@weights.pt`, `torchvision:resnet18@weights.safetensors`,
+`nets:resnet20@weights.safetensors` or `files:answers.npz`. A run that was cut off asks only what was not answered yet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhelp_edge import files
+from fedhelp_edge.data.pack import Pack
+from fedhelp_edge.errors import BadPack, FileMissing, Usage
+
+BLOCK = 256  # images asked at once
+KINDS = ("clip", "torchvision", "nets", "files")
+Progress = Callable[[int, int], None]
+
+
+class Source(Protocol):
+    """One that can be asked: probabilities over the public classes, in the order of the images."""
+
+    def probabilities(self, images: NDArray[np.uint8], first: int) -> NDArray[np.float32]:
+        """For a block of images; `first` is the place of its first one among all."""
+
+
+def source(spec: str, classes: Sequence[str]) -> Source:
+    """The source that a text names; its file makes one in a module of its own, and imports what it needs there."""
+    kind, _, what = spec.partition(":")
+    if kind not in KINDS or not what:
+        raise Usage(f"a source is one of {', '.join(f'{name}:…' for name in KINDS)}, not {spec!r}")
+    _, file = _parted(spec)
+    if file and not Path(file).exists():
+        raise FileMissing(f"{Path(file).name} is not there")
+    made: Source = importlib.import_module(f"fedhelp_edge.knowledge.{kind}").make(what, classes)
+    return made
+
+
+def build(
+    pixels: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    classes: Sequence[str],
+    specs: Sequence[str],
+    kept: Path,
+    progress: Progress | None = None,
+) -> Pack:
+    """A pack of these images and what each source said of them. Answers are kept in a folder as they come."""
+    kept.mkdir(parents=True, exist_ok=True)
+    asked = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+    blocks = range(0, len(pixels), BLOCK)
+    said = []
+    for place, spec in enumerate(specs):
+        name = hashlib.sha256(f"{spec}/{asked}/{'/'.join(classes)}".encode()).hexdigest()[:24]
+        made: Source | None = None
+        answers = []
+        for first in blocks:
+            path = kept / f"{name}-{first:07}.npy"
+            if not path.exists():
+                made = made or source(spec, classes)
+                block = pixels[first : first + BLOCK]
+                answer = _checked(made.probabilities(block, first), spec, (len(block), len(classes)))
+                with files.writing(path) as file:
+                    np.save(file, answer, allow_pickle=False)
+            answers.append(np.load(path, allow_pickle=False))
+            if progress:
+                progress(place * len(pixels) + first + len(answers[-1]), len(specs) * len(pixels))
+        said.append(np.concatenate(answers))
+    whole = np.stack(said) if said else np.zeros((0, len(pixels), len(classes)), np.float16)
+    return Pack(pixels, labels, tuple(classes), tuple(specs_shown(specs)), whole.astype(np.float16))
+
+
+def specs_shown(specs: Sequence[str]) -> list[str]:
+    """Sources as others may see them: without the folders of this machine."""
+    return [head + Path(file).name for head, file in map(_parted, specs)]
+
+
+def _parted(spec: str) -> tuple[str, str]:
+    """What stands before the file of a source, and the file."""
+    head, mark, file = spec.partition(":" if spec.startswith("files:") else "@")
+    return head + mark, file
+
+
+def _checked(answer: NDArray[np.float32], spec: str, shape: tuple[int, int]) -> NDArray[np.float32]:
+    fits = answer.shape == shape and np.isfinite(answer).all() and (answer >= 0).all()
+    if not fits or np.abs(answer.sum(1) - 1).max(initial=0) > 1e-3:
+        raise BadPack(f"{specs_shown([spec])[0]} did not answer with probabilities of {shape[1]} classes for each image")
+    return answer.astype(np.float32)

@@ -1,0 +1,39 @@
+"""The public images that foundation models are asked about: an NPZ as it is, or a folder or table at one size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhelp_edge.data.gather import gather
+from fedhelp_edge.errors import BadPack
+
+Public = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]
+
+
+def read(path: Path, kept: Path) -> Public:
+    """Images, labels and class names. An NPZ keeps the order and the size of its images: answers may rest on them."""
+    if path.suffix.lower() == ".npz":
+        return _npz(path)
+    found = gather(path, None, kept=kept, mapping={})
+    return np.asarray(found.images.pixels), found.images.labels, found.classes
+
+
+def _npz(path: Path) -> Public:
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            prefix = "" if "images" in held else "train_"
+            pixels, labels = held[f"{prefix}images"], held[f"{prefix}labels"].astype(np.int64)
+            names = held.get("class_names")
+    except (ValueError, KeyError, OSError):
+        raise BadPack(f"{path.name} is no NPZ that holds 'images' and 'labels'") from None
+    labels = labels.reshape(len(labels), -1)[:, 0]
+    pixels = pixels[..., None] if pixels.ndim == 3 else pixels
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3) or len(labels) != len(pixels):
+        raise BadPack(f"{path.name}: images should be 8-bit, grey or colour, with a label each")
+    classes = tuple(map(str, names)) if names is not None else tuple(f"class {n}" for n in range(int(labels.max()) + 1))
+    if labels.min(initial=0) < 0 or labels.max(initial=0) >= len(classes):
+        raise BadPack(f"{path.name}: a label is outside its {len(classes)} classes")
+    return np.ascontiguousarray(pixels), labels, classes

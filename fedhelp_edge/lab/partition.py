@@ -1,0 +1,93 @@
+"""Images of one source, dealt out to the sites of a federation on one machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhelp_edge.data.images import Images
+from fedhelp_edge.errors import Usage
+
+
+@dataclass(frozen=True)
+class Part:
+    """One site's images."""
+
+    id: str
+    name: str
+    tier: str
+    images: Images
+
+    def of(self, split: str) -> Images:
+        return self.images.part(split)
+
+
+def deal(images: Images, how: str, seed: int, *, sites: int = 0, large: int = 0, val: float = 0.1) -> list[Part]:
+    """`natural:…`, `dirichlet:ALPHA` or `sizes:TRAIN/TEST,…`. The large sites are those with most training images."""
+    kind, _, what = how.partition(":")
+    if kind == "natural":
+        dealt = _natural(images)
+    elif kind == "dirichlet":
+        dealt = _dirichlet(images, _number(what), sites or 2, seed)
+    elif kind == "sizes":
+        dealt = _sizes(images, what, seed, val)
+    else:
+        raise Usage(f"a split is natural:…, dirichlet:ALPHA or sizes:TRAIN/TEST,…, not {how!r}")
+    train = [sum(split == "train" for split in part.splits) for _, part in dealt]
+    ranked = sorted(range(len(dealt)), key=lambda place: (-train[place], place))
+    big = set(ranked[:large])
+    return [
+        Part(f"site-{place + 1:03}", name, "large" if place in big else "small", part)
+        for place, (name, part) in enumerate(dealt)
+    ]
+
+
+def _natural(images: Images) -> list[tuple[str, Images]]:
+    """As the source has them: by centre. Fewest digits first, so that 10 follows 9."""
+    centres = sorted(set(images.centres), key=lambda name: (len(name), name))
+    if len(centres) < 2:
+        raise Usage("these images name no centres to split by")
+    return [(name, images.only(np.flatnonzero(np.array(images.centres) == name))) for name in centres]
+
+
+def _dirichlet(images: Images, alpha: float, sites: int, seed: int) -> list[tuple[str, Images]]:
+    """Each class to the sites in proportions drawn from Dirichlet(alpha): train, val and test alike."""
+    stream = np.random.Generator(np.random.Philox(seed))
+    owner = np.zeros(len(images), np.int64)
+    for label in np.unique(images.labels):
+        bounds = np.cumsum(stream.dirichlet([alpha] * sites))[:-1]
+        for split in ("train", "val", "test"):
+            own = np.flatnonzero((images.labels == label) & (np.array(images.splits) == split))
+            own = own[stream.permutation(len(own))]
+            owner[own] = np.searchsorted(bounds, (np.arange(len(own)) + 0.5) / max(len(own), 1))
+    return [(f"site {place + 1}", images.only(np.flatnonzero(owner == place))) for place in range(sites)]
+
+
+def _sizes(images: Images, what: str, seed: int, val: float) -> list[tuple[str, Images]]:
+    """So many training and test images each, drawn from all images whatever their split; val is cut from train."""
+    pairs = [text.partition("/") for text in what.split(",")]
+    wanted = [(int(_number(train)), int(_number(test))) for train, _, test in pairs]
+    needed = sum(train + test for train, test in wanted)
+    if needed > len(images):
+        raise Usage(f"the sizes ask for {needed} images, and there are {len(images)}")
+    order: NDArray[np.int64] = np.random.Generator(np.random.Philox(seed)).permutation(len(images))
+    dealt, at = [], 0
+    for place, (train, test) in enumerate(wanted):
+        part = images.only(order[at : at + train + test])
+        kept = round(train * val)
+        splits = ("val",) * kept + ("train",) * (train - kept) + ("test",) * test
+        dealt.append((f"site {place + 1}", replace(part, splits=splits)))
+        at += train + test
+    return dealt
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise Usage(f"{text!r} is not a number above 0")
+    return number

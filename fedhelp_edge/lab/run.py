@@ -1,0 +1,216 @@
+"""One federation on one machine: the same learners, codecs and merging, in the same order, as between machines.
+
+A run keeps, after each round, the merged model and every learner's state, and goes on from there when it was cut off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhelp_edge import files, share
+from fedhelp_edge.codec import CODECS
+from fedhelp_edge.data.pack import Pack
+from fedhelp_edge.lab.partition import Part
+from fedhelp_edge.merge import rules
+from fedhelp_edge.methods.base import Bench, Knowledge, Learner, Site
+from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge.plan import Plan
+from fedhelp_edge.report import metrics
+from fedhelp_edge.share import Array, Schema
+from fedhelp_edge.train import checkpoint, loop
+
+Progress = Callable[[str], None]
+
+
+def run(
+    plan: Plan,
+    parts: Sequence[Part],
+    out: Path,
+    *,
+    bench: Bench,
+    pack: Pack | None = None,
+    start: Mapping[str, Array] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train the plan's method over these sites, and say how good everybody became. `out/run.json` has the same."""
+    done = out / "run.json"
+    if done.exists():
+        return dict(json.loads(done.read_text(encoding="utf-8")))
+    method = METHODS[plan.method]
+    schema = method.schema(plan)
+    merged = {**method.start(plan), **(start or {})}
+    learners = {part.id: learner(plan, part, schema, pack, bench) for part in parts}
+    first, seconds, sent = _resume(out, learners)
+    if first:
+        merged = {**merged, **_load(out / f"round-{first:04}" / "merged.safetensors")}
+    examples = {part.id: len(part.of("train")) for part in parts}
+    shares_of = rules.weights([examples[i] for i in sorted(examples)], plan.merge.weight, plan.merge.cap)
+    parts_of = dict(zip(sorted(examples), shares_of, strict=True))
+    for round_ in range(first + 1, plan.rounds + 1):
+        begun = time.monotonic()
+        shares: dict[str, Mapping[str, Array]] = {}
+        for part in parts:
+            one = learners[part.id]
+            one.receive(_through(plan.wire.down, merged, schema, merged)[0], round_)
+            loop.train(one, sets(part, pack), round_)
+            if method.exchanges:
+                shares[part.id], size = _through(plan.wire.up, one.give().arrays, schema, merged)
+                sent += size
+        if shares:
+            merged = {**merged, **rules.mean(shares, parts_of)}
+        seconds += time.monotonic() - begun
+        _keep(out, round_, learners, {t.name: merged[t.name] for t in schema.tensors}, seconds, sent)
+        if progress:
+            progress(f"{plan.method} seed {plan.seed}: round {round_} of {plan.rounds}, {seconds:.0f} s")
+    record = _record(plan, parts, learners, merged if method.exchanges else None, schema, seconds, sent, out)
+    with files.writing(done, private=False) as file:
+        file.write(json.dumps(record).encode())
+    for folder in out.glob("round-*"):
+        shutil.rmtree(folder)
+    return record
+
+
+def learner(plan: Plan, part: Part, schema: Schema, pack: Pack | None, bench: Bench) -> Learner:
+    """The plan's learner for a site."""
+    module, _, name = METHODS[plan.method].learner.partition(":")
+    counts = np.bincount(part.of("train").labels, minlength=len(plan.classes))
+    site = Site(part.id, part.tier, tuple(int(count) for count in counts))
+    known = Knowledge(pack.probabilities, pack.labels, len(pack.classes)) if pack else None
+    made: Learner = getattr(importlib.import_module(module), name)(plan, site, schema, known, bench)
+    return made
+
+
+def sets(part: Part, pack: Pack | None) -> dict[str, loop.Set]:
+    """What a site draws from."""
+    return {"private": part.of("train"), **({"public": pack} if pack else {})}
+
+
+def model_hash(merged: Mapping[str, Array], schema: Schema) -> str:
+    """What names a merged model: the hash of its canonical safetensors."""
+    file = io.BytesIO()
+    share.write(file, {t.name: merged[t.name] for t in schema.tensors})
+    return hashlib.sha256(file.getvalue()).hexdigest()
+
+
+def _through(
+    codec: str, arrays: Mapping[str, Array], schema: Schema, base: Mapping[str, Array]
+) -> tuple[dict[str, Array], int]:
+    """What arrives of arrays that travel, and how many bytes they were on the way."""
+    wire, _ = CODECS[codec].encode({t.name: arrays[t.name] for t in schema.tensors}, base, {})
+    return dict(CODECS[codec].decode(wire, base)), CODECS[codec].wire(schema).size
+
+
+def _keep(
+    out: Path, round_: int, learners: Mapping[str, Learner], merged: Mapping[str, Array], seconds: float, sent: int
+) -> None:
+    """A round is there once its folder has its name; the one before is then no longer needed."""
+    folder, part = out / f"round-{round_:04}", out / f".round-{round_:04}"
+    shutil.rmtree(part, ignore_errors=True)
+    for name, one in learners.items():
+        one.optimisers = {}  # new in each round
+        checkpoint.save(part / name, round_, {"seconds": seconds, "sent": sent}, one.state())
+    with files.writing(part / "merged.safetensors") as file:
+        share.write(file, merged)
+    part.rename(folder)
+    shutil.rmtree(out / f"round-{round_ - 1:04}", ignore_errors=True)
+
+
+def _resume(out: Path, learners: Mapping[str, Learner]) -> tuple[int, float, int]:
+    rounds = sorted(out.glob("round-*"))
+    if not rounds:
+        return 0, 0.0, 0
+    facts: dict[str, Any] = {}
+    for name, one in learners.items():
+        found = checkpoint.newest(rounds[-1] / name)
+        if found is None:
+            raise FileNotFoundError(2, "a kept state is gone", str(rounds[-1] / name))
+        facts, state = found
+        one.load(state, 1)
+    return int(rounds[-1].name[-4:]), float(facts["seconds"]), int(facts["sent"])
+
+
+def _load(path: Path) -> dict[str, Array]:
+    with files.reading(path) as file:
+        return dict(share.Arrays(file, share.read_header(file)))
+
+
+def _record(
+    plan: Plan,
+    parts: Sequence[Part],
+    learners: Mapping[str, Learner],
+    merged: Mapping[str, Array] | None,
+    schema: Schema,
+    seconds: float,
+    sent: int,
+    out: Path,
+) -> dict[str, Any]:
+    """The figures, and every answer on val and test beside them, from which comparisons and averages are made later."""
+    from fedhelp_edge.nets import resnet
+
+    sites: list[dict[str, Any]] = []
+    common: list[dict[str, float | None]] = []
+    answers: dict[str, NDArray[np.float64]] = {}
+    for part in parts:
+        one = learners[part.id]
+        held: dict[str, NDArray[np.float64]] = {}
+        for split in ("val", "test"):
+            images = part.of(split)
+            held[f"{split}_labels"] = images.labels.astype(np.float64)
+            held[f"{split}_own"] = loop.probabilities(one, one.model, images.pixels)
+        if merged is not None:
+            own = resnet.arrays(one.net)
+            resnet.load(one.net, {**own, **{t.name: merged[t.name] for t in schema.tensors}})
+            for split in ("val", "test"):
+                held[f"{split}_merged"] = loop.probabilities(one, one.net, part.of(split).pixels)
+            common.append(_figures(held["test_merged"], part.of("test").labels))
+        answers |= {f"{part.id}/{name}": values for name, values in held.items()}
+        figures = _figures(held["test_own"], part.of("test").labels)
+        sizes = {"n_train": len(part.of("train")), "n_test": len(part.of("test"))}
+        sites.append({"name": part.name, "tier": part.tier, **sizes, **figures})
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "answers.npz").unlink(missing_ok=True)
+    with files.writing(out / "answers.npz", private=False) as file:
+        np.savez_compressed(file, **answers)  # type: ignore[arg-type]  # typeshed takes a name for allow_pickle
+    return {
+        "method": plan.method,
+        "seed": plan.seed,
+        "rounds": plan.rounds,
+        "merged_sha256": model_hash(merged, schema) if merged is not None else None,
+        "sites": sites,
+        "mean": _mean(sites),
+        "merged": _mean(common) if common else None,
+        "bytes_up": sent,
+        "bytes_down": sent
+        if plan.wire.up == plan.wire.down
+        else sum(CODECS[plan.wire.down].wire(schema).size for _ in range(plan.rounds * len(parts))),
+        "seconds": round(seconds, 1),
+    }
+
+
+_FIGURES = ("accuracy", "balanced_accuracy", "auc")
+
+
+def _figures(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, float | None]:
+    found = metrics.scores(probabilities, labels)
+    return {name: getattr(found, name).value for name in _FIGURES}
+
+
+def _mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    values = {name: [row[name] for row in rows if row[name] is not None] for name in _FIGURES}
+    return {name: float(np.mean(found)) if found else None for name, found in values.items()}
+
+
+def with_method(plan: Plan, method: str, seed: int) -> Plan:
+    return replace(plan, method=method, seed=seed)

@@ -1,0 +1,55 @@
+"""What is minimised. Logits come in float32, batch first; every function is a mean over the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+CE_PART, REVERSE_PART = 0.1, 1.0  # of the symmetric loss, as RHFL has them
+_LEAST_LABEL, _LEAST_PROBABILITY = 1e-4, 1e-7
+
+
+def loss_of(name: str, examples: Sequence[int]) -> Loss:
+    """The plan's loss, for a site with so many examples of each class."""
+    if name == "logit-adjusted":
+        shift = prior(examples).log()
+        return lambda logits, labels: F.cross_entropy(logits + shift.to(logits.device), labels)
+    return symmetric if name == "symmetric" else F.cross_entropy
+
+
+def prior(examples: Sequence[int]) -> Tensor:
+    """A site's class frequencies, with one imagined example of each class so that none is zero."""
+    counts = torch.tensor(examples, dtype=torch.float32) + 1
+    return counts / counts.sum()
+
+
+def symmetric(logits: Tensor, labels: Tensor) -> Tensor:
+    """Symmetric cross-entropy (Wang et al. 2019): robust to wrong labels by a bounded reverse part."""
+    target = F.one_hot(labels, logits.shape[1]).to(logits.dtype).clamp(_LEAST_LABEL, 1)
+    guess = logits.softmax(1).clamp(_LEAST_PROBABILITY, 1)
+    reverse = -(guess * target.log()).sum(1).mean()
+    return CE_PART * F.cross_entropy(logits, labels) + REVERSE_PART * reverse
+
+
+def divergence(teacher: Tensor, logits: Tensor) -> Tensor:
+    """KL(teacher || softmax(logits)), the teacher in probabilities and taken as given."""
+    return F.kl_div(logits.log_softmax(1), teacher.detach(), reduction="batchmean")
+
+
+def ranked(logits: Tensor, guide: Tensor, top: int) -> Tensor:
+    """Minus the log probabilities of the `top` classes of `guide`, summed (FedHelp, Eq. 5-6).
+
+    Only which classes are on top matters, so no gradient reaches the guide.
+    """
+    chosen = guide.detach().topk(top, 1).indices.sort(1).values  # B x top; their order among themselves leaves no trace
+    return -logits.log_softmax(1).gather(1, chosen).sum(1).mean()
+
+
+def mixed(parts: Tensor, weights: Tensor) -> Tensor:
+    """Sources mixed for each image: B x sources x classes by B x sources."""
+    return torch.einsum("bsc,bs->bc", parts, weights)

@@ -1,0 +1,124 @@
+"""A site's training: the round's net, and beside it the yardstick, the same net trained alone with as many steps.
+
+A round is a folder of files that are written once: the learner's state, what travels, the yardstick's state, and last
+`report.json`, without which the round is not over and goes on where it was cut off.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhelp_edge import files, share
+from fedhelp_edge.data.images import Images
+from fedhelp_edge.data.pack import Pack
+from fedhelp_edge.methods.base import Bench, Knowledge, Learner, Site
+from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge.plan import Plan
+from fedhelp_edge.report import metrics
+from fedhelp_edge.share import Array
+from fedhelp_edge.train import checkpoint, loop
+
+Watch = Callable[[str], loop.Progress | None]  # a bar for each part of the work
+
+
+@dataclass(frozen=True)
+class Place:
+    """Who trains, by which plan, on what."""
+
+    plan: Plan
+    site: str
+    tier: str
+    images: Images
+    pack: Pack | None
+    bench: Bench
+
+    def learner(self, method: str = "") -> Learner:
+        """The learner of the plan's method, or of another one, for this site."""
+        plan = replace(self.plan, method=method or self.plan.method)
+        train = self.images.part("train")
+        counts = np.bincount(train.labels, minlength=len(plan.classes))
+        tier = self.tier if METHODS[self.plan.method].two_tiers or not method else "small"  # the same net
+        site = Site(self.site, tier, tuple(int(count) for count in counts))
+        known = Knowledge(self.pack.probabilities, self.pack.labels, len(self.pack.classes)) if self.pack else None
+        module, _, name = METHODS[plan.method].learner.partition(":")
+        schema = METHODS[self.plan.method].schema(plan)
+        made: Learner = getattr(importlib.import_module(module), name)(plan, site, schema, known, self.bench)
+        return made
+
+    def sets(self) -> dict[str, loop.Set]:
+        return {"private": self.images.part("train"), **({"public": self.pack} if self.pack else {})}
+
+
+def learn(
+    place: Place, round_: int, merged: Mapping[str, Array], folder: Path, before: Path | None, watch: Watch
+) -> dict[str, Any]:
+    """One round at a site, from the merged model; `before` is the folder of its last round."""
+    done = folder / "report.json"
+    if done.exists():
+        return dict(json.loads(done.read_text(encoding="utf-8")))
+    learner = place.learner()
+    _take_up(learner, before and before / "own", round_)
+    learner.receive(merged, round_)
+    told = _train(learner, place, round_, folder / "own", watch("training"))
+    if not (folder / "share.safetensors").exists():
+        with files.writing(folder / "share.safetensors") as file:
+            share.write(file, learner.give().arrays)
+    figures = {"own": _accuracy(learner, place)}
+    if place.plan.training.yardstick and METHODS[place.plan.method].exchanges:
+        alone = place.learner("local")
+        _take_up(alone, before and before / "alone", round_)
+        alone.receive(merged, round_)
+        _train(alone, place, round_, folder / "alone", watch("training alone, to compare"))
+        figures["alone"] = _accuracy(alone, place)
+    report = {
+        "round": round_, "method": place.plan.method, "tier": place.tier, "examples": sum(learner.site.examples),
+        "loss": told.means(), "val": figures, "seconds": round(told.seconds, 1),
+        "cpu_seconds": round(told.cpu_seconds, 1), "images": told.images,
+    }  # fmt: skip
+    with files.writing(done) as file:
+        file.write(json.dumps(report, indent=1).encode())
+    return report
+
+
+def answers(place: Place, folder: Path, split: str) -> dict[str, NDArray[np.float64]]:
+    """What the nets of a finished round say of a part of the images."""
+    found: dict[str, NDArray[np.float64]] = {}
+    for name, method in (("own", ""), ("alone", "local")):
+        state = checkpoint.newest(folder / name)
+        if state:
+            learner = place.learner(method)
+            learner.load(state[1], 1)
+            found[name] = loop.probabilities(learner, learner.model, place.images.part(split).pixels)
+    return found
+
+
+def _train(learner: Learner, place: Place, round_: int, kept: Path, progress: loop.Progress | None) -> loop.Report:
+    """Train a round, and keep the state that it ends with."""
+    told = loop.train(learner, place.sets(), round_, kept=kept, progress=progress)
+    learner.optimisers = {}  # new in each round
+    checkpoint.save(kept, _LAST, {"round": round_, "done": _LAST, "report": vars(told)}, learner.state())
+    return told
+
+
+_LAST = 999_999_999  # above any step: the state at the end of a round
+
+
+def _take_up(learner: Learner, before: Path | None, round_: int) -> None:
+    state = checkpoint.newest(before) if before else None
+    if state:
+        learner.load(state[1], round_)
+
+
+def _accuracy(learner: Learner, place: Place) -> float | None:
+    """On the part that is kept to choose by."""
+    images = place.images.part("val")
+    said = loop.probabilities(learner, learner.model, images.pixels)
+    return metrics.scores(said, images.labels).accuracy.value

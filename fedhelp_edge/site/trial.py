@@ -1,0 +1,92 @@
+"""Trying a plan out without having joined: one site, a federation of itself alone, in a folder of its own."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fedhelp_edge import data, files, share
+from fedhelp_edge.data import pack as packs
+from fedhelp_edge.errors import NoImagesNamed, NotTrained
+from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge.plan import Plan
+from fedhelp_edge.report import metrics
+from fedhelp_edge.share import Array
+from fedhelp_edge.site import learn
+from fedhelp_edge.train import speed
+
+SITE = "site-001"
+_IMAGES = "images.txt"
+
+
+def train(
+    home: Path, plan: Plan, tier: str, images: Path | None, watch: learn.Watch,
+    *, rounds: int = 1, knowledge: Path | None = None, device: str = "cpu", threads: int | None = None,
+) -> tuple[Path, dict[str, Any]]:  # fmt: skip
+    """Train so many rounds, each from what the one before gave; the folder and the report of the last."""
+    speed.settle(threads)
+    source = _remembered(home, images)
+    found = data.load(source, plan, kept=home / "images")
+    side = plan.tables["fedhelp"].public_size
+    pack = packs.load(knowledge).fitted(side, plan.image.channels) if knowledge else None
+    place = learn.Place(plan, SITE, tier, found, pack, speed.bench(plan.training.precision, device))
+    root = _root(home, plan, tier, source, knowledge)
+    merged: dict[str, Array] = METHODS[plan.method].start(plan)
+    before: Path | None = None
+    for round_ in range(1, rounds + 1):
+        folder = root / f"round-{round_:04}"
+        report = learn.learn(place, round_, merged, folder, before, watch)
+        with files.reading(folder / "share.safetensors") as file:
+            merged |= dict(share.Arrays(file, share.read_header(file)))
+        before = folder
+    return folder, report
+
+
+def evaluate(
+    home: Path, plan: Plan, tier: str, images: Path | None, *, threads: int | None = None
+) -> tuple[metrics.Scores, dict[str, Any]]:
+    """How good the net that was trained last by this plan is: on the test part, or on all of other images."""
+    rounds = [
+        done
+        for root in (home / "trial").glob(f"*-{tier}")
+        if (root / "plan.toml").read_text(encoding="utf-8") == plan.text
+        for done in root.glob("round-*/report.json")
+    ]
+    if not rounds:
+        raise NotTrained("nothing was trained here by this plan")
+    last = max(rounds, key=lambda done: done.stat().st_mtime_ns).parent
+    speed.settle(threads)
+    if images is None:
+        found = data.load(_remembered(home, None), plan, kept=home / "images")
+    else:
+        found = data.load(images, plan, kept=home / "others")
+        found = replace(found, splits=("test",) * len(found))
+    place = learn.Place(plan, SITE, tier, found, None, speed.bench(plan.training.precision))
+    said, labels = learn.answers(place, last, "test"), found.part("test").labels
+    others = {name: metrics.scores(answer, labels).to_json() for name, answer in said.items() if name != "own"}
+    return metrics.scores(said["own"], labels), others
+
+
+def _root(home: Path, plan: Plan, tier: str, source: Path, knowledge: Path | None) -> Path:
+    """Where the rounds of this plan, on these images, with this knowledge are kept."""
+    key = "\n".join((plan.text, str(source.absolute()), str(knowledge.absolute() if knowledge else "")))
+    root = home / "trial" / f"{hashlib.sha256(key.encode()).hexdigest()[:12]}-{tier}"
+    root.mkdir(parents=True, exist_ok=True)
+    if not (root / "plan.toml").exists():
+        with files.writing(root / "plan.toml") as file:
+            file.write(plan.text.encode())
+    return root
+
+
+def _remembered(home: Path, images: Path | None) -> Path:
+    """The images that are named, or those that were named last."""
+    note = home / _IMAGES
+    if images is not None:
+        home.mkdir(parents=True, exist_ok=True)
+        note.write_text(str(images.absolute()), encoding="utf-8")
+        return images
+    if not note.exists():
+        raise NoImagesNamed("no images were named yet")
+    return Path(note.read_text(encoding="utf-8"))

@@ -1,0 +1,45 @@
+"""A learner's state on disk: one line of facts, then safetensors. Written whole or not at all, and never pickled."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedhelp_edge import files, share
+from fedhelp_edge.errors import Diverged
+from fedhelp_edge.share import Array
+
+_HEADER_LIMIT = 4 << 20
+
+
+def save(folder: Path, number: int, facts: Mapping[str, Any], state: Mapping[str, Array]) -> None:
+    """Keep state number `number`, and drop all others, and what a kill left half-written, once it is safe."""
+    if bad := next((name for name, a in state.items() if a.dtype.kind == "f" and not np.isfinite(a).all()), ""):
+        raise Diverged(f"{bad} holds what is no number")  # the state before it is the last good one
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{number:09}.state"
+    path.unlink(missing_ok=True)  # the same moment, reached again after a fall back
+    with files.writing(path) as file:
+        file.write(json.dumps(facts, sort_keys=True).encode() + b"\n")
+        share.write(file, state)
+    for other in {*_all(folder), *folder.glob(".*.part")} - {path}:
+        other.unlink()
+
+
+def newest(folder: Path) -> tuple[dict[str, Any], dict[str, Array]] | None:
+    """The facts and state that were kept last."""
+    kept = _all(folder)
+    if not kept:
+        return None
+    line, _, body = kept[-1].read_bytes().partition(b"\n")
+    file = io.BytesIO(body)
+    return json.loads(line), dict(share.Arrays(file, share.read_header(file, limit=_HEADER_LIMIT)))
+
+
+def _all(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.state"))

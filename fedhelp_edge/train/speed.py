@@ -1,0 +1,42 @@
+"""What this machine can do: threads, number formats, memory that is not given back at every step."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from fedhelp_edge.errors import Usage
+from fedhelp_edge.methods.base import Bench
+
+_HALF = ("avx512_bf16", "amx_bf16")
+_THRESHOLD, _TRIM = -3, -1  # mallopt's M_MMAP_THRESHOLD and M_TRIM_THRESHOLD
+
+
+def bench(precision: str = "auto", device: str = "cpu") -> Bench:
+    """Where to work and in which numbers. bf16 only where it is native: elsewhere it is emulated, and slow."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise Usage("there is no CUDA device here; use --device cpu")
+    native = torch.cuda.is_bf16_supported() if device == "cuda" else bool(set(_HALF) & _flags())
+    return Bench(device, half=native if precision == "auto" else precision == "bf16")
+
+
+def settle(threads: int | None = None) -> None:
+    """Set the threads, and keep big activations from being handed back to the system and fetched again each step."""
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            libc.mallopt(_THRESHOLD, 1 << 30)
+            libc.mallopt(_TRIM, -1)
+
+
+def _flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return set(next((line.split(":")[1] for line in lines if line.startswith("flags")), "").split())

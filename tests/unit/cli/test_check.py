@@ -1,0 +1,136 @@
+"""`check` counts the images, names what is wrong, and ends with a verdict."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from tests.command import answer, refusal, run
+from tests.faults.conftest import humble  # noqa: F401 - a fixture
+from tests.unit.data import made
+
+README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+SHAPE = {
+    "type": "object",
+    "required": ["schema_version", "classes", "images", "problems", "ready"],
+    "properties": {
+        "classes": {"type": "object", "additionalProperties": {"type": "integer"}},
+        "images": {"type": "integer"},
+        "problems": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["file", "code", "cause"],
+                "additionalProperties": False,
+                "properties": {name: {"type": "string"} for name in ("file", "code", "cause")},
+            },
+        },
+        "ready": {"type": "boolean"},
+    },
+}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A folder with good images, and a plan for them."""
+    made.folder(tmp_path / "images", 20, ("benign", "malignant"))
+    run("plan", "new", "plan.toml", home=tmp_path)
+    return tmp_path
+
+
+def test_good_images_are_ready_to_train(home: Path) -> None:
+    done = run("check", "images", "--plan", "plan.toml", home=home)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "ready to train"
+    assert re.search(r"^benign +14 +2 +4 +20$", done.stdout, re.M)
+
+
+def test_what_is_wrong_is_abbreviated_with_a_remedy_and_ends_with_the_verdict(home: Path) -> None:
+    for i in range(20):
+        (home / "images" / "benign" / f"x{i}.png").write_bytes(b"x")
+    made.folder(home / "images", 2, ("malign",), seed=3)
+    done = run("check", "images", "--plan", "plan.toml", home=home)
+    assert done.returncode == 1
+    assert "E_IMAGE (20): copy the file again" in done.stdout
+    assert "  benign/x0.png: it cannot be read as an image\n" in done.stdout
+    assert "  and 15 more; --json names all\n" in done.stdout
+    assert "do you mean 'malignant'?" in done.stdout
+    assert done.stdout.splitlines()[-1] == "not ready: first put right E_LABEL (2)"
+
+
+def test_json_has_every_problem(home: Path) -> None:
+    for i in range(20):
+        (home / "images" / "benign" / f"x{i}.png").write_bytes(b"x")
+    done = run("check", "images", "--plan", "plan.toml", "--json", home=home)
+    found = answer(done)
+    jsonschema.validate(found, SHAPE)
+    assert (done.returncode, found["ready"], found["images"]) == (0, True, 40)
+    assert found["classes"] == {"benign": 20, "malignant": 20}
+    assert len(found["problems"]) == 20
+
+
+def test_an_empty_folder_is_not_ready_in_the_same_shape(home: Path) -> None:
+    (home / "empty").mkdir()
+    done = run("check", "empty", "--json", home=home)
+    found = answer(done)
+    jsonschema.validate(found, SHAPE)
+    assert (done.returncode, found["ready"], found["images"]) == (1, False, 0)
+    assert run("check", "empty", home=home).stdout.splitlines()[-1] == "not ready: first put right E_NO_IMAGES (1)"
+
+
+def test_other_names_are_mapped(home: Path) -> None:
+    made.folder(home / "images", 2, ("naevus",), seed=3)
+    done = run("check", "images", "--plan", "plan.toml", "--map", "Naevus = benign", "--json", home=home)
+    assert answer(done)["classes"] == {"benign": 22, "malignant": 20}
+
+
+@pytest.mark.parametrize("text", ["naevus", "=benign", "naevus="])
+def test_a_map_without_both_names_is_wrong_usage(text: str, home: Path) -> None:
+    done = run("check", "images", "--map", text, home=home)
+    assert (done.returncode, refusal(done)) == (2, "E_USAGE")
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        (("nowhere",), "E_FILE_MISSING"),
+        (("images", "--plan", "images"), "E_FILE_KIND"),
+        (("plan.toml",), "E_NO_IMAGES"),
+    ],
+)
+def test_what_is_no_source_or_no_plan_is_refused(given: tuple[str, ...], code: str, home: Path) -> None:
+    assert refusal(run("check", *given, home=home)) == code
+
+
+@pytest.mark.parametrize("locked", ["images", "images/benign"])
+def test_a_folder_that_may_not_be_read_is_refused(locked: str, home: Path, humble: tuple[str, ...]) -> None:  # noqa: F811
+    (home / locked).chmod(0)
+    try:
+        assert refusal(run("check", "images", home=home, before=humble)) == "E_PERMISSION"
+    finally:
+        (home / locked).chmod(0o700)
+
+
+def test_a_file_that_may_not_be_read_is_one_problem(home: Path, humble: tuple[str, ...]) -> None:  # noqa: F811
+    (home / "images" / "benign" / "000.png").chmod(0)
+    (problem,) = answer(run("check", "images", "--json", home=home, before=humble))["problems"]
+    assert (problem["file"], problem["code"]) == ("benign/000.png", "E_PERMISSION")
+
+
+def test_the_session_in_the_readme_is_what_is_printed(home: Path) -> None:
+    (home / "images" / "benign" / "scan7.png").write_bytes(b"\x89PNG")
+    found = re.search(r"```text\n\$ fedhelp-edge (check .*)\n((?:.*\n)*?)```", README)
+    assert found
+    assert run(*found[1].split(), home=home).stdout == found[2]
+
+
+@pytest.mark.parametrize("name", ["pydicom", "torch", "onnxruntime"])
+def test_checking_pictures_imports_nothing_that_it_does_not_need(name: str, home: Path) -> None:
+    import sys
+
+    code = f"import sys; from fedhelp_edge.__main__ import main\ntry: main()\nfinally: print({name!r} in sys.modules)"
+    done = run("check", "images", home=home, program=(sys.executable, "-c", code))
+    assert done.stdout.splitlines()[-1] == "False"

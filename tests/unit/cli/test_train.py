@@ -1,0 +1,123 @@
+"""`train`, `distill` and `evaluate` with a plan and no federation: what a person tries first."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedhelp_edge.data import phantom
+from tests.command import SITE, answer, refusal, run
+
+PLAN = """classes = ["round", "lobed"]
+rounds = 3
+[image]
+size = 16
+[nets]
+large = "resnet20"
+[training]
+epochs = 1
+precision = "fp32"
+"""
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    path = tmp_path / "plan.toml"
+    path.write_text(PLAN)
+    return path
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder with a folder for each class."""
+    pixels, labels = phantom.draw(60, 2, size=16, seed=3, difficulty=0.0)
+    for place, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+        folder = tmp_path / "images" / phantom.CLASSES[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{place}.png")
+    return tmp_path / "images"
+
+
+def test_a_clinic_trains_from_a_folder_and_measures_what_came_of_it(plan: Path, images: Path, tmp_path: Path) -> None:
+    trained = answer(run("train", images, "--plan", plan, "--threads", "1", "--json", home=tmp_path))
+    assert trained["examples"] == 42
+    assert set(trained["val"]) == {"own", "alone"}
+    measured = answer(run("evaluate", "--plan", plan, "--threads", "1", "--json", home=tmp_path))
+    assert measured["own"]["images"] == 12
+    assert 0 <= measured["own"]["accuracy"]["value"] <= 1
+
+
+def test_the_images_are_remembered_and_a_finished_round_is_not_trained_again(
+    plan: Path, images: Path, tmp_path: Path
+) -> None:
+    first = answer(run("train", images, "--plan", plan, "--threads", "1", "--json", home=tmp_path))
+    again = answer(run("train", "--plan", plan, "--threads", "1", "--json", home=tmp_path))
+    assert first == again
+
+
+def test_a_hospital_distils_and_only_the_small_net_is_given(plan: Path, images: Path, tmp_path: Path) -> None:
+    done = answer(run("distill", images, "--plan", plan, "--threads", "1", "--json", home=tmp_path))
+    assert done["tier"] == "large"
+    small = answer(run("train", images, "--plan", plan, "--threads", "1", "--json", home=tmp_path))
+    sizes = {(Path(one["folder"]) / "share.safetensors").stat().st_size for one in (done, small)}
+    assert len(sizes) == 1
+
+
+def test_other_images_are_all_measured_on_and_join_nothing(plan: Path, images: Path, tmp_path: Path) -> None:
+    run("train", images, "--plan", plan, "--threads", "1", home=tmp_path)
+    pixels, labels = phantom.draw(20, 2, size=16, seed=9, difficulty=0.0)
+    np.savez(tmp_path / "other.npz", images=pixels, labels=labels, class_names=np.array(phantom.CLASSES[:2]))
+    before = (tmp_path / "fedhelp" / "images" / "split.json").read_bytes()
+    found = answer(run("evaluate", "--plan", plan, "--images", "other.npz", "--threads", "1", "--json", home=tmp_path))
+    assert found["own"]["images"] == 20
+    assert (tmp_path / "fedhelp" / "images" / "split.json").read_bytes() == before
+
+
+def test_a_killed_training_goes_on_to_the_same_bits(plan: Path, images: Path, tmp_path: Path) -> None:
+    quiet, killed = tmp_path / "quiet", tmp_path / "killed"
+    arguments = ("train", images, "--plan", plan, "--threads", "1", "--rounds", "3")
+    whole = answer(run(*arguments, "--home", quiet, "--json", home=tmp_path))
+    started = subprocess.Popen(
+        [*SITE, *map(str, arguments), "--home", str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while not list(killed.glob("trial/*/round-0001/report.json")) and started.poll() is None:
+        time.sleep(0.01)
+    started.send_signal(signal.SIGKILL)
+    started.wait()
+    resumed = answer(run(*arguments, "--home", killed, "--json", home=tmp_path))
+    shares = [Path(one["folder"], "share.safetensors").read_bytes() for one in (whole, resumed)]
+    assert shares[0] == shares[1]
+
+
+def test_without_images_or_training_it_is_said_what_to_do(plan: Path, tmp_path: Path) -> None:
+    assert refusal(run("train", "--plan", plan, home=tmp_path)) == "E_IMAGES"
+    assert refusal(run("evaluate", "--plan", plan, home=tmp_path)) == "E_NOT_TRAINED"
+
+
+def test_an_empty_folder_and_a_single_class_are_refused(plan: Path, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert refusal(run("train", "empty", "--plan", plan, home=tmp_path)) == "E_NO_IMAGES"
+    for image in (images / "lobed").iterdir():
+        image.unlink()
+    assert refusal(run("train", images, "--plan", plan, home=tmp_path)) == "E_ONE_CLASS"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
+def test_ctrl_c_ends_with_a_word_and_not_with_a_traceback(plan: Path, images: Path, tmp_path: Path) -> None:
+    started = subprocess.Popen(
+        [*SITE, "train", str(images), "--plan", str(plan), "--rounds", "500", "--home", str(tmp_path / "home")],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    while not list((tmp_path / "home").glob("trial/*/round-0001/report.json")) and started.poll() is None:
+        time.sleep(0.01)
+    started.send_signal(signal.SIGINT)
+    _, told = started.communicate()
+    assert started.returncode != 0
+    assert "Traceback" not in told

@@ -1,0 +1,148 @@
+"""A picture comes out as a person sees it, at the plan's size, whatever file it came in."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from fedhelp_edge import data, errors, plan
+from fedhelp_edge.data import picture
+from fedhelp_edge.data.row import Decoded
+
+GREY, COLOUR = plan.Image(16, 1), plan.Image(16, 3)
+
+
+def through(image: Image.Image, wanted: plan.Image, kind: str = "PNG", **options: Any) -> NDArray[np.uint8]:
+    """The pixels after saving and decoding."""
+    return decoded(image, wanted, kind, **options).pixels
+
+
+def decoded(image: Image.Image, wanted: plan.Image, kind: str, **options: Any) -> Decoded:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    with picture.quietly():
+        return picture.decode(file, wanted)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP", "GIF", "JPEG"])
+@pytest.mark.parametrize("wanted", [GREY, COLOUR], ids=["grey", "colour"])
+def test_every_common_kind_of_file_gives_the_plan_s_size_and_channels(kind: str, wanted: plan.Image) -> None:
+    found = decoded(Image.new("RGB", (40, 24), (200, 100, 50)), wanted, kind)
+    assert found.pixels.shape == (16, 16, wanted.channels)
+    assert (found.width, found.height) == (40, 24)
+    expected = [200, 100, 50] if wanted.channels == 3 else [124]
+    assert np.abs(found.pixels.reshape(-1, wanted.channels).astype(int) - expected).max() <= 3
+
+
+def test_a_photo_taken_sideways_is_turned_upright() -> None:
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:8] = 255
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the camera was turned: what was up is on the right
+    found = through(Image.fromarray(pixels), COLOUR, exif=turned)
+    assert found[:, 8:].min() == 255
+    assert found[:, :8].max() == 0
+
+
+def test_a_palette_is_looked_up() -> None:
+    image = Image.new("P", (16, 16), 1)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    assert through(image, COLOUR)[0, 0].tolist() == [10, 20, 30]
+
+
+def test_cmyk_becomes_rgb() -> None:
+    assert through(Image.new("CMYK", (16, 16), (255, 0, 0, 0)), COLOUR, "TIFF")[0, 0].tolist() == [0, 255, 255]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_what_is_transparent_lies_on_white(mode: str) -> None:
+    clear = Image.new(mode, (16, 16), (0, 0, 0, 0) if mode == "RGBA" else (0, 0))
+    assert through(clear, COLOUR).min() == 255
+    solid = Image.new(mode, (16, 16), (9, 9, 9, 255) if mode == "RGBA" else (9, 255))
+    assert through(solid, COLOUR).max() == 9
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_of_grey_are_stretched_by_the_file_s_own_range(kind: str) -> None:
+    values = np.linspace(1000, 1255, 256).astype(np.uint16).reshape(16, 16)
+    found = through(Image.fromarray(values), GREY, kind)
+    assert np.array_equal(found[..., 0], (values - 1000).astype(np.uint8))
+
+
+def test_fractions_in_a_tiff_are_stretched_too_and_one_that_is_no_number_is_refused() -> None:
+    values = np.linspace(-1, 1, 256, dtype=np.float32).reshape(16, 16)
+    found = through(Image.fromarray(values), GREY, "TIFF")
+    assert (found.min(), found.max()) == (0, 255)
+    values[3, 3] = np.nan
+    with pytest.raises(errors.ImageBroken):
+        through(Image.fromarray(values), GREY, "TIFF")
+
+
+def test_a_flat_image_of_sixteen_bits_is_black_and_no_division_by_zero() -> None:
+    assert through(Image.fromarray(np.full((16, 16), 700, np.uint16)), GREY).max() == 0
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF", "PNG"])
+def test_of_an_animation_the_first_frame_is_used_and_that_is_said(kind: str) -> None:
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("white", "black", "red")]
+    found = decoded(frames[0], COLOUR, kind, save_all=True, append_images=frames[1:])
+    assert found.pixels.min() >= 250
+    assert found.doubt == "it has 3 frames, of which the first is used"
+
+
+def test_a_still_image_leaves_no_doubt() -> None:
+    assert decoded(Image.new("RGB", (16, 16)), COLOUR, "PNG").doubt == ""
+
+
+def test_a_picture_too_large_to_be_true_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for side in (40, 100):  # PIL warns of the one and refuses the other
+        with pytest.raises(errors.ImageSize):
+            through(Image.new("L", (side, side)), GREY)
+
+
+def test_a_picture_cut_short_ends_too_early() -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(file, "JPEG")
+    with pytest.raises(errors.ImageBroken, match="ends too early"):
+        picture.decode(io.BytesIO(file.getvalue()[:-500]), COLOUR)
+
+
+@given(
+    st.binary(max_size=300),
+    st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"II*\0", b"BM"]),
+)
+def test_whatever_bytes_come_the_answer_is_an_image_or_a_refusal(junk: bytes, magic: bytes) -> None:
+    with picture.quietly():
+        try:
+            assert picture.decode(io.BytesIO(magic + junk), COLOUR).pixels.shape == (16, 16, 3)
+        except errors.FedhelpError as fault:
+            assert fault.code in ("E_IMAGE", "E_IMAGE_SIZE")
+
+
+def test_a_kind_of_picture_that_is_not_named_is_not_decoded(tmp_path: Path) -> None:
+    with pytest.raises(errors.ImageBroken):
+        through(Image.new("RGB", (4, 4)), COLOUR, "PPM")
+
+
+def test_resizing_averages_what_it_drops() -> None:
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    small = data.resize(stripes, 8)
+    assert small.shape == (8, 8, 3)
+    assert np.abs(small.astype(int) - 127).max() <= 6
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_image_of_the_right_size_is_left_as_it_is(channels: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, channels), dtype=np.uint8)
+    assert np.array_equal(data.resize(pixels, 16), pixels)
+    assert np.array_equal(picture.fit(pixels, plan.Image(16, channels)), pixels)

@@ -1,0 +1,185 @@
+"""Images are split once: by whole groups, each class in its proportion, by pixels and seed alone, and never again."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedhelp_edge import data, errors
+from fedhelp_edge.data import split
+from fedhelp_edge.plan import Plan
+from tests.unit.data import made
+
+Case: TypeAlias = tuple[list[str], list[int], list[str], Plan]
+
+
+@st.composite
+def cases(draw: st.DrawFn, *, grouped: bool = True) -> Case:
+    """Hashes, labels, groups and a plan."""
+    count = draw(st.integers(1, 80))
+    hashes = draw(st.lists(st.integers(0, 2**40), min_size=count, max_size=count, unique=True))
+    labels = draw(st.lists(st.integers(0, 3), min_size=count, max_size=count))
+    group = st.sampled_from(["", *"pqrstuvw"]) if grouped else st.just("")
+    groups = draw(st.lists(group, min_size=count, max_size=count))
+    val, test = draw(st.sampled_from([(0.1, 0.2), (0.0, 0.0), (0.5, 0.5), (0.0, 0.3), (0.25, 0.0)]))
+    plan = made.plan("a", "b", "c", "d", seed=draw(st.integers(0, 2**53 - 1)), val=val, test=test)
+    return [f"{value:064x}" for value in hashes], labels, groups, plan
+
+
+def drawn(case: Case, given: list[str] | None = None) -> list[str]:
+    hashes, labels, groups, plan = case
+    return split.draw(hashes, labels, groups, given or [""] * len(hashes), plan)
+
+
+@given(cases())
+def test_every_image_is_in_one_part_and_every_group_in_one_part_whole(case: Case) -> None:
+    splits = drawn(case)
+    assert set(splits) <= {"train", "val", "test"}
+    where = {(group, part) for group, part in zip(case[2], splits, strict=True) if group}
+    assert len(where) == len({group for group, _ in where})
+
+
+@given(cases(), st.randoms())
+def test_the_order_of_the_images_changes_nothing(case: Case, random: st.random.Random) -> None:
+    hashes, labels, groups, plan = case
+    order = list(range(len(hashes)))
+    random.shuffle(order)
+    mixed = ([hashes[i] for i in order], [labels[i] for i in order], [groups[i] for i in order], plan)
+    assert dict(zip(mixed[0], drawn(mixed), strict=True)) == dict(zip(hashes, drawn(case), strict=True))
+
+
+@given(cases())
+def test_what_a_group_is_called_changes_nothing(case: Case) -> None:
+    hashes, labels, groups, plan = case
+    renamed = [f"patient {group}" if group else "" for group in groups]
+    assert drawn((hashes, labels, renamed, plan)) == drawn(case)
+
+
+@given(cases(grouped=False))
+def test_every_class_is_split_in_the_plan_s_proportions_and_is_learned_from(case: Case) -> None:
+    _, labels, _, plan = case
+    counts = Counter(zip(labels, drawn(case), strict=True))
+    for label, total in Counter(labels).items():
+        assert counts[label, "train"] >= 1
+        if plan.data.val + plan.data.test < 1:  # else there is not always one left
+            assert abs(counts[label, "val"] - plan.data.val * total) <= 2
+            assert abs(counts[label, "test"] - plan.data.test * total) <= 2
+
+
+def test_classes_too_small_for_a_part_of_their_own_give_some_together() -> None:
+    hashes = [f"{i:064x}" for i in range(40)]
+    splits = drawn((hashes, [i // 4 for i in range(40)], [""] * 40, made.plan(*"abcdefghij")))
+    assert Counter(splits) == {"train": 28, "test": 8, "val": 4}
+
+
+def test_another_seed_gives_another_split() -> None:
+    hashes, labels = [f"{i:064x}" for i in range(100)], [0] * 100
+    parts = {tuple(drawn((hashes, labels, [""] * 100, made.plan(seed=seed)))) for seed in range(3)}
+    assert len(parts) == 3
+
+
+@given(cases(), st.data())
+def test_what_a_file_says_of_its_images_holds_and_a_missing_val_comes_from_its_train(
+    case: Case, draw: st.DataObject
+) -> None:
+    count = len(case[0])
+    given_ = draw.draw(st.lists(st.sampled_from(["train", "test"]), min_size=count, max_size=count))
+    splits = drawn(case, given_)
+    assert [part == "test" for part in splits] == [part == "test" for part in given_]
+    given_[0] = "val"
+    assert drawn(case, given_) == given_
+
+
+@given(cases(), st.data())
+def test_new_images_are_learned_from_and_old_ones_stay_where_they_were(case: Case, draw: st.DataObject) -> None:
+    hashes, _, groups, _ = case
+    old = draw.draw(st.integers(0, len(hashes)))
+    kept = dict(zip(hashes, drawn(case), strict=True))
+    known = {sha256: kept[sha256] for sha256 in hashes[:old]}
+    splits = split.join(hashes, groups, [""] * len(hashes), known)
+    assert splits[:old] == [kept[sha256] for sha256 in hashes[:old]]
+    held = {group for group, part in zip(groups[:old], splits, strict=False) if group and part != "train"}
+    assert splits[old:] == ["" if group in held else "train" for group in groups[old:]]
+
+
+def parts(images: data.Images) -> dict[bytes, str]:
+    """The part of each image, by its pixels."""
+    return {images.pixels[i].tobytes(): own for i, own in enumerate(images.splits)}
+
+
+def test_a_split_is_kept_though_files_are_renamed_removed_and_the_seed_changes(tmp_path: Path) -> None:
+    source = made.folder(tmp_path / "images")
+    first = parts(data.load(source, made.plan(), kept=tmp_path / "kept"))
+    (source / "a" / "000.png").unlink()
+    for path in sorted(source.glob("*/*.png")):
+        path.rename(path.with_name(f"renamed {path.name}"))
+    again = parts(data.load(source, made.plan(seed=7), kept=tmp_path / "kept"))
+    assert again.items() <= first.items()
+    assert len(again) == 19
+
+
+def test_new_files_join_train(tmp_path: Path) -> None:
+    source = made.folder(tmp_path / "images")
+    first = parts(data.load(source, made.plan(), kept=tmp_path / "kept"))
+    made.folder(source / "later", seed=1)
+    again = parts(data.load(source, made.plan(), kept=tmp_path / "kept"))
+    assert first.items() <= again.items()
+    assert {again[pixels] for pixels in again.keys() - first.keys()} == {"train"}
+
+
+def test_a_new_image_of_a_patient_who_is_measured_by_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    source = made.folder(tmp_path / "images")
+    names = sorted(path.relative_to(source).as_posix() for path in source.glob("*/*.png"))
+    table = source / "table.csv"
+    table.write_text(
+        "path,label,patient\n" + "".join(f"{n},{n[0]},p{i}\n" for i, n in enumerate(names)), encoding="utf-8"
+    )
+    first = data.load(table, made.plan(), kept=tmp_path / "kept")
+    held, free = (first.groups[first.splits.index(part)] for part in ("test", "train"))
+    for place, group in enumerate((held, free)):
+        made.save(source / "a" / f"new{place}.png", made.noise(1, seed=50 + place)[0])
+        with table.open("a", encoding="utf-8") as file:
+            file.write(f"a/new{place}.png,a,{group}\n")
+    again = data.load(table, made.plan(), kept=tmp_path / "kept")
+    assert [(problem.file, problem.code) for problem in again.problems] == [("a/new0.png", "E_GROUP")]
+    assert parts(first).items() <= parts(again).items()
+    assert again.splits[again.names.index("a/new1.png")] == "train"
+
+
+def test_each_size_of_image_keeps_a_split_of_its_own(tmp_path: Path) -> None:
+    source = made.folder(tmp_path / "images")
+    small, large = (
+        data.load(source, made.plan(size=size), kept=tmp_path / "kept").splits.count("test") for size in (8, 16)
+    )
+    assert small == large == 4
+    kept = json.loads((tmp_path / "kept" / "split.json").read_bytes())["parts"]
+    assert {kind: len(found) for kind, found in kept.items()} == {"8x8x3": 20, "16x16x3": 20}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"parts": {"16x16x3": {"00": "tset"}}}', '{"parts": {"16x16x3": 1}}'])
+def test_a_damaged_split_is_not_drawn_anew(text: str, tmp_path: Path) -> None:
+    source = made.folder(tmp_path / "images")
+    (tmp_path / "split.json").write_text(text, encoding="utf-8")
+    with pytest.raises(errors.KeptSplit):
+        data.load(source, made.plan(), kept=tmp_path)
+    assert (tmp_path / "split.json").read_text(encoding="utf-8") == text
+
+
+def test_a_part_of_the_images_is_a_view_and_no_copy(tmp_path: Path) -> None:
+    images = data.load(made.folder(tmp_path / "images"), made.plan(), kept=tmp_path / "kept")
+    train = images.part("train")
+    assert set(train.splits) == {"train"}
+    assert isinstance(train.pixels, data.Pixels)
+    assert train.pixels.shape == (len(train), 16, 16, 3)
+    whole = [i for i, own in enumerate(images.splits) if own == "train"]
+    assert np.array_equal(train.pixels[:], images.pixels[np.asarray(whole)])
+    assert np.array_equal(train.pixels[[2, 0]], np.asarray(train.pixels)[[2, 0]])
+    assert np.array_equal(train.labels, images.labels[whole])
+    assert [images.names[i] for i in whole] == list(train.names)

@@ -1,0 +1,127 @@
+"""Images are decoded once; a second run reads a map of what was kept, whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedhelp_edge import data, files
+from fedhelp_edge.data import folder, picture
+from tests.unit.data import made
+
+
+@pytest.fixture
+def decoding(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are decoded."""
+    names: list[str] = []
+    decode = folder.decode
+
+    def noted(path: Path, image: object) -> object:
+        names.append(path.name)
+        return decode(path, image)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(folder, "decode", noted)
+    return names
+
+
+def stored(kept: Path) -> list[Path]:
+    return sorted(path for path in (kept / "decoded").rglob("*") if path.is_file())
+
+
+def test_a_second_run_decodes_nothing_and_maps_the_file(tmp_path: Path, decoding: list[str]) -> None:
+    source = made.folder(tmp_path / "images")
+    (source / "a" / "broken.png").write_bytes(b"x")
+    first = data.load(source, made.plan(), kept=tmp_path / "kept")
+    assert len(decoding) == 21
+    before = stored(tmp_path / "kept")
+    again = data.load(source, made.plan(), kept=tmp_path / "kept")
+    assert len(decoding) == 21
+    assert stored(tmp_path / "kept") == before
+    assert np.array_equal(first.pixels[:], again.pixels[:])
+    assert first.problems == again.problems
+    assert isinstance(again.pixels, data.Pixels)
+    assert isinstance(again.pixels._rows, np.memmap)
+
+
+def test_only_what_is_new_or_changed_is_decoded_and_the_old_file_goes(tmp_path: Path, decoding: list[str]) -> None:
+    source = made.folder(tmp_path / "images")
+    data.load(source, made.plan(), kept=tmp_path / "kept")
+    (old,) = stored(tmp_path / "kept")
+    decoding.clear()
+    made.save(source / "a" / "new.png", made.noise(1, seed=8)[0])
+    made.save(source / "a" / "003.png", made.noise(1, 20, 16, 3, seed=9)[0])
+    (source / "b" / "001.png").unlink()
+    found = data.load(source, made.plan(), kept=tmp_path / "kept")
+    assert sorted(decoding) == ["003.png", "new.png"]
+    assert stored(tmp_path / "kept") != [old]
+    assert len(stored(tmp_path / "kept")) == 1
+    fresh = data.load(source, made.plan(), kept=tmp_path / "other")
+    assert np.array_equal(found.pixels[:], fresh.pixels[:])
+    assert found.names == fresh.names
+
+
+def test_another_size_or_another_kit_decodes_anew(
+    tmp_path: Path, decoding: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = made.folder(tmp_path / "images")
+    data.load(source, made.plan(), kept=tmp_path / "kept")
+    data.load(source, made.plan(size=8), kept=tmp_path / "kept")
+    data.load(source, made.plan(channels=1), kept=tmp_path / "kept")
+    monkeypatch.setattr(picture, "VERSION", 99)
+    data.load(source, made.plan(), kept=tmp_path / "kept")
+    assert len(decoding) == 80
+    assert len(stored(tmp_path / "kept")) == 4
+
+
+@pytest.mark.parametrize("harm", ["cut", "empty", "longer", "index"])
+def test_a_damaged_file_is_made_again(harm: str, tmp_path: Path) -> None:
+    source = made.folder(tmp_path / "images")
+    first = data.load(source, made.plan(), kept=tmp_path / "kept")
+    whole = first.pixels[:]
+    (path,) = stored(tmp_path / "kept")
+    text = path.read_bytes()
+    first = None  # type: ignore[assignment]  # Windows lets nobody write to what is mapped
+    path.write_bytes({"cut": text[:-100], "empty": b"", "longer": b"x" + text, "index": text[:-40] + bytes(40)}[harm])
+    assert np.array_equal(data.load(source, made.plan(), kept=tmp_path / "kept").pixels[:], whole)
+    assert stored(tmp_path / "kept") != [path]
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = made.folder(tmp_path / "images")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        data.load(source, made.plan(), kept=tmp_path / "kept")
+    assert stored(tmp_path / "kept") == []
+    assert not (tmp_path / "kept" / "split.json").exists()
+    monkeypatch.undo()
+    assert len(data.load(source, made.plan(), kept=tmp_path / "kept")) == 20
+
+
+def test_what_a_killed_run_left_is_never_read_and_goes_in_time(tmp_path: Path) -> None:
+    source = made.folder(tmp_path / "images")
+    data.load(source, made.plan(), kept=tmp_path / "kept")
+    (path,) = stored(tmp_path / "kept")
+    old, fresh = (path.with_name(f".{name}.images.part") for name in ("old", "fresh"))
+    for part in (old, fresh):
+        part.write_bytes(path.read_bytes()[:-50])
+    os.utime(old, (0, 0))
+    made.save(source / "a" / "new.png", made.noise(1, seed=8)[0])
+    assert len(data.load(source, made.plan(), kept=tmp_path / "kept")) == 21
+    assert (old.exists(), fresh.exists()) == (False, True)
+
+
+@pytest.mark.parametrize("workers", [1, 3, 16])
+def test_the_number_of_workers_changes_nothing(workers: int, tmp_path: Path) -> None:
+    source = made.folder(tmp_path / "images", 40)
+    one = data.load(source, made.plan(), kept=tmp_path / "one", workers=1)
+    many = data.load(source, made.plan(), kept=tmp_path / "many", workers=workers)
+    assert np.array_equal(one.pixels[:], many.pixels[:])
+    assert (one.names, one.splits) == (many.names, many.splits)

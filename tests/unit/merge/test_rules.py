@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedhelp_edge.merge import rules
+from fedhelp_edge.share import Array
+
+examples = st.lists(st.integers(1, 10**6), min_size=1, max_size=60)
+
+
+def shares(sites: int, seed: int = 0) -> dict[str, dict[str, Array]]:
+    draw = np.random.default_rng(seed)
+    return {
+        f"site-{place:03}": {
+            "b.weight": draw.standard_normal((3, 4)).astype(np.float32),
+            "a.bias": (draw.standard_normal(5) * 1e3).astype(np.float32),
+        }
+        for place in range(1, sites + 1)
+    }
+
+
+def test_parts_are_by_examples() -> None:
+    assert rules.weights([1, 3]) == [0.25, 0.75]
+
+
+def test_parts_may_be_all_alike() -> None:
+    assert rules.weights([1, 3, 1000, 2], "uniform") == [0.25] * 4
+
+
+def test_a_site_alone_has_all() -> None:
+    assert rules.weights([17]) == [1.0]
+
+
+@given(examples, st.floats(0.01, 1), st.sampled_from(["examples", "uniform"]))
+def test_parts_sum_to_one_and_none_is_negative(counts: list[int], cap: float, kind: str) -> None:
+    parts = rules.weights(counts, kind, cap)
+    assert sum(parts) == pytest.approx(1, abs=1e-9)
+    assert min(parts) > 0
+
+
+@given(examples, st.floats(0.01, 1))
+def test_no_part_is_above_the_cap_where_all_can_keep_to_it(counts: list[int], cap: float) -> None:
+    assert max(rules.weights(counts, cap=cap)) <= max(cap, 1 / len(counts)) * (1 + 1e-9)
+
+
+@given(examples, st.floats(0.01, 1))
+def test_more_examples_never_give_a_smaller_part(counts: list[int], cap: float) -> None:
+    found = sorted(zip(counts, rules.weights(counts, cap=cap), strict=True))
+    assert all(one[1] <= other[1] * (1 + 1e-9) for one, other in itertools.pairwise(found))
+
+
+@given(examples)
+def test_a_cap_that_nobody_reaches_changes_nothing(counts: list[int]) -> None:
+    assert rules.weights(counts, cap=1.0) == [float(part) for part in np.array(counts) / np.sum(counts)]
+
+
+def test_what_is_cut_goes_to_the_others_in_proportion() -> None:
+    assert rules.weights([80, 15, 5], cap=0.6) == pytest.approx([0.6, 0.3, 0.1])
+
+
+def test_what_is_cut_may_bring_another_to_the_cap() -> None:
+    assert rules.weights([90, 9, 1], cap=0.5) == pytest.approx([0.5, 0.45, 0.05])
+    assert rules.weights([90, 9, 1], cap=0.4) == pytest.approx([0.4, 0.4, 0.2])
+
+
+def test_a_cap_that_not_all_can_keep_to_makes_all_alike() -> None:
+    assert rules.weights([90, 9, 1], cap=0.01) == pytest.approx([1 / 3] * 3)
+
+
+def test_a_site_without_examples_cannot_take_what_is_cut() -> None:
+    assert rules.weights([10, 0], cap=0.5) == [1.0, 0.0]
+
+
+def test_the_mean_is_weighted() -> None:
+    given_ = {"a": {"x": np.array([1, 0], np.float32)}, "b": {"x": np.array([5, 4], np.float32)}}
+    assert rules.mean(given_, {"a": 0.25, "b": 0.75})["x"].tolist() == [4, 3]
+
+
+def test_the_mean_has_the_same_bits_in_whatever_order_sites_come() -> None:
+    found, parts = shares(4), dict(zip(shares(4), rules.weights([3, 5, 7, 11]), strict=True))
+    merged = [rules.mean({site: found[site] for site in order}, parts) for order in itertools.permutations(found)]
+    assert len({tuple(array.tobytes() for array in each.values()) for each in merged}) == 1
+
+
+def test_the_mean_is_summed_in_double_precision() -> None:
+    parts = dict.fromkeys(shares(1000), 1 / 1000)
+    found = {site: {"x": np.array([1.1], np.float32)} for site in parts}
+    assert rules.mean(found, parts)["x"][0] == np.float32(1.1)
+
+
+def test_the_mean_keeps_names_order_shapes_and_single_precision() -> None:
+    found = shares(2)
+    merged = rules.mean(found, dict.fromkeys(found, 0.5))
+    assert list(merged) == ["b.weight", "a.bias"]
+    assert {name: (array.shape, array.dtype) for name, array in merged.items()} == {
+        "b.weight": ((3, 4), np.dtype(np.float32)),
+        "a.bias": ((5,), np.dtype(np.float32)),
+    }
+
+
+def test_shares_in_half_precision_are_merged_in_single() -> None:
+    found = {site: {"x": np.array([1, 2], np.float16)} for site in "ab"}
+    assert rules.mean(found, {"a": 0.5, "b": 0.5})["x"].dtype == np.float32
+
+
+def test_merging_changes_no_share() -> None:
+    found, before = shares(3), shares(3)
+    rules.mean(found, dict.fromkeys(found, 1 / 3))
+    assert all(np.array_equal(found[s][n], before[s][n]) for s in found for n in found[s])

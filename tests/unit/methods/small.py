@@ -1,0 +1,117 @@
+"""Small things to learn with: plans, learners, knowledge, and sets of a few random images."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedhelp_edge import plan as plans
+from fedhelp_edge.methods import registry
+from fedhelp_edge.methods.base import Batch, Bench, Knowledge, Learner, Site
+from fedhelp_edge.plan import Plan
+from fedhelp_edge.share import Array
+
+SIDE = 8
+EVERYBODY = [
+    ("local", "small", {}),
+    ("local", "large", {}),
+    ("fedavg", "small", {}),
+    ("fedavg", "large", {}),
+    ("fedprox", "small", {}),
+    ("fedprox", "large", {}),
+    ("fedhelp", "small", {}),
+    ("fedhelp", "large", {}),
+    ("fedhelp", "large", {"schedule": "alternate"}),
+]  # method, tier, numbers of the method
+
+
+def plan(method: str = "fedavg", classes: int = 4, **tables: Mapping[str, Any]) -> Plan:
+    """A plan read from TOML: small images, a large net that is soon trained, and what the test says of each table."""
+    settled: dict[str, dict[str, Any]] = {
+        "image": {"size": SIDE},
+        "nets": {"large": "resnet32"},
+        "training": {"batch": 4, "precision": "fp32"},
+        "fedhelp": {"public_every": 2, "public_size": SIDE},
+    }
+    names = [f"class {number}" for number in range(classes)]
+    lines = [f"method = {json.dumps(method)}", f"classes = {json.dumps(names)}", "rounds = 4", "seed = 3"]
+    for table in {**settled, **tables}:
+        lines.append(f"[{table}]")
+        keys = {**settled.get(table, {}), **tables.get(table, {})}
+        lines += [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+    return plans.read("\n".join(lines), registry.TABLES)
+
+
+def learner(
+    plan: Plan, tier: str = "small", knowledge: Knowledge | None = None, site: str = "site-001", half: bool = False
+) -> Learner:
+    """What the plan's method is at a site, as the first round begins."""
+    method = registry.METHODS[plan.method]
+    module, name = method.learner.split(":")
+    examples = tuple(range(1, len(plan.classes) + 1))
+    make = getattr(importlib.import_module(module), name)
+    made: Learner = make(plan, Site(site, tier, examples), method.schema(plan), knowledge, Bench(half=half))
+    made.receive(method.start(plan), 1)
+    return made
+
+
+def knowledge(images: int = 6, sources: int = 2, classes: int = 5, seed: int = 0) -> Knowledge:
+    """What sources said, as it comes from a file: it may not be written to."""
+    draw = np.random.Generator(np.random.Philox(seed))
+    said = draw.dirichlet(np.ones(classes), (sources, images)).astype(np.float16)
+    labels = np.arange(images, dtype=np.int64) % classes
+    for array in (said, labels):
+        array.flags.writeable = False
+    return Knowledge(said, labels, classes)
+
+
+@dataclass(frozen=True)
+class Images:
+    """A set to draw from, as a file mapped into memory: it may not be written to."""
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def images(count: int, classes: int = 4, channels: int = 3, seed: int = 0, side: int = SIDE) -> Images:
+    draw = np.random.Generator(np.random.Philox(seed))
+    pixels = draw.integers(0, 256, (count, side, side, channels), np.uint8)
+    pixels.flags.writeable = False
+    return Images(pixels, np.arange(count, dtype=np.int64) % classes, tuple(f"{n}.png" for n in range(count)))
+
+
+def sets(plan: Plan, tier: str = "small", count: int = 10) -> dict[str, Images]:
+    """What a site has to draw from: its own images, and public ones that fit `knowledge()`."""
+    private = images(count, len(plan.classes), plan.image.channels, seed=1)
+    return {"private": private, "public": images(6, 5, plan.image.channels, seed=2)} if tier == "small" else {
+        "private": private
+    }  # fmt: skip
+
+
+def batch(count: int = 4, classes: int = 4, channels: int = 3, seed: int = 0) -> Batch:
+    """A batch as a step gets it."""
+    draw = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(count, channels, SIDE, SIDE, generator=draw)
+    return Batch(pixels, torch.arange(count) % classes, torch.arange(count))
+
+
+def same(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
+    """Whether two states hold the same names and the same bits."""
+    return list(one) == list(other) and all(one[name].tobytes() == other[name].tobytes() for name in one)
+
+
+def differing(one: Mapping[str, Array], other: Mapping[str, Array]) -> set[str]:
+    """The names of what is not the same to the bit."""
+    assert set(one) == set(other)
+    return {name for name in one if one[name].tobytes() != other[name].tobytes()}

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fedhelp_edge.merge import rules
+from fedhelp_edge.methods.base import Batch, Learner, Phase
+from fedhelp_edge.nets import resnet
+from tests.unit.methods import small
+
+TRAIN = Phase("train")
+
+
+def prox(mu: float, **training: object) -> Learner:
+    return small.learner(small.plan("fedprox", fedprox={"mu": mu}, training={"schedule": "constant", **training}))
+
+
+def gradients(learner: Learner, batch: Batch) -> list[torch.Tensor]:
+    """What a step finds for the net's parameters, the step itself left out."""
+    learner.optimisers.clear()
+    learner.net.zero_grad(set_to_none=True)
+    learner.step(TRAIN, {"private": batch})
+    return [parameter.grad for parameter in learner.net.parameters() if parameter.grad is not None]
+
+
+def moved(learner: Learner) -> float:
+    """How far the net has come in some steps."""
+    before = resnet.arrays(learner.net)
+    for seed in range(12):
+        learner.step(TRAIN, {"private": small.batch(seed=seed)})
+    after = resnet.arrays(learner.net)
+    return sum(float(((after[name] - before[name]) ** 2).sum()) for name in after if "running" not in name) ** 0.5
+
+
+def test_the_mean_of_equal_models_is_that_model() -> None:
+    arrays = small.learner(small.plan()).give().arrays
+    merged = rules.mean(dict.fromkeys("abc", arrays), dict(zip("abc", rules.weights([5, 1, 1]), strict=True)))
+    assert all(np.allclose(merged[name], arrays[name], rtol=1e-6, atol=0) for name in arrays)
+    assert list(merged) == list(arrays)
+
+
+def test_a_federation_of_one_is_training_alone() -> None:
+    learner, alone = small.learner(small.plan()), small.learner(small.plan())
+    for round_ in (1, 2):
+        for one in (learner, alone):
+            one.step(TRAIN, {"private": small.batch(seed=round_)})
+        learner.receive(rules.mean({"a": learner.give().arrays}, {"a": 1.0}), round_ + 1)
+        alone.begin(round_ + 1)
+    assert small.same(learner.state(), alone.state())
+
+
+def test_one_step_at_each_site_with_all_its_images_is_one_step_with_all_images_together() -> None:
+    plan = small.plan(nets={"norm": "group"}, training={"optimiser": "sgd", "lr": 0.1})
+    whole = small.batch(8)
+    given, counts = {}, {"one": 2, "three": 6}
+    for site, place in (("one", slice(0, 2)), ("three", slice(2, 8))):
+        learner = small.learner(plan, site=site)
+        learner.step(TRAIN, {"private": Batch(whole.images[place], whole.labels[place], whole.index[place])})
+        given[site] = learner.give().arrays
+    parts = dict(zip(counts, rules.weights(list(counts.values())), strict=True))
+    merged = rules.mean(given, parts)
+    together = small.learner(plan)
+    first = together.give().arrays
+    together.step(TRAIN, {"private": whole})
+    after = together.give().arrays
+    assert parts == {"one": 0.25, "three": 0.75}
+    assert all(np.allclose(merged[name], after[name], rtol=0, atol=1e-6) for name in merged)
+    assert max(np.abs(after[name] - first[name]).max() for name in after) > 1e-3
+
+
+@pytest.mark.parametrize("tier", ["small", "large"])
+def test_without_a_pull_fedprox_is_fedavg_to_the_bit(tier: str) -> None:
+    prox = small.learner(small.plan("fedprox", fedprox={"mu": 0}), tier)
+    plain = small.learner(small.plan("fedavg"), tier)
+    for round_ in (1, 2):
+        for seed in range(3):
+            batches = {"private": small.batch(seed=seed)}
+            assert prox.step(TRAIN, batches) == plain.step(TRAIN, batches)
+        prox.receive(prox.give().arrays, round_ + 1)
+        plain.receive(plain.give().arrays, round_ + 1)
+    assert small.same(prox.give().arrays, plain.give().arrays)
+
+
+def test_the_first_step_of_a_round_feels_no_pull() -> None:
+    found, plain = gradients(prox(5.0), small.batch()), gradients(prox(0.0), small.batch())
+    assert all(torch.equal(one, other) for one, other in zip(found, plain, strict=True))
+
+
+def test_the_pull_is_mu_times_the_way_that_the_net_has_come() -> None:
+    mu, learner, plain = 0.5, prox(0.5, lr=0.1), prox(0.0, lr=0.1)
+    begun = [parameter.detach().clone() for parameter in learner.net.parameters()]
+    learner.step(TRAIN, {"private": small.batch()})
+    resnet.load(plain.net, resnet.arrays(learner.net))
+    way = [parameter.detach() - before for parameter, before in zip(learner.net.parameters(), begun, strict=True)]
+    with_pull, without = gradients(learner, small.batch(seed=1)), gradients(plain, small.batch(seed=1))
+    for one, other, come in zip(with_pull, without, way, strict=True):
+        assert torch.allclose(one - other, mu * come, rtol=1e-3, atol=1e-4)
+    assert max(come.abs().max() for come in way) > 0.01
+
+
+def test_the_pull_is_half_of_mu_times_the_squared_distance() -> None:
+    learner = prox(0.5, lr=0.1)
+    begun = [parameter.detach().clone() for parameter in learner.net.parameters()]
+    learner.step(TRAIN, {"private": small.batch()})
+    pairs = zip(learner.net.parameters(), begun, strict=True)
+    expected = 0.25 * sum(float(((parameter.detach() - before) ** 2).sum()) for parameter, before in pairs)
+    assert learner.step(TRAIN, {"private": small.batch()})["pull"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_huge_pull_nearly_freezes_the_net() -> None:
+    assert moved(prox(1000.0, optimiser="sgd")) < 0.2 * moved(prox(0.0, optimiser="sgd"))
+
+
+def test_each_round_pulls_to_its_own_model() -> None:
+    learner = prox(5.0)
+    learner.step(TRAIN, {"private": small.batch()})
+    learner.receive({name: array + 1 for name, array in learner.give().arrays.items()}, 2)
+    assert learner.step(TRAIN, {"private": small.batch()})["pull"] == 0
+
+
+def test_a_cut_round_still_pulls_to_where_it_began() -> None:
+    learner, other = prox(5.0), prox(5.0)
+    learner.step(TRAIN, {"private": small.batch()})
+    other.load(learner.state(), 1)
+    assert other.step(TRAIN, {"private": small.batch()})["pull"] > 0

@@ -1,0 +1,208 @@
+"""What holds for every method's learner."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fedhelp_edge import share
+from fedhelp_edge.methods import registry
+from fedhelp_edge.methods.base import Learner
+from fedhelp_edge.nets import resnet, spec
+from tests.unit.methods import small
+
+everybody = pytest.mark.parametrize(("method", "tier", "numbers"), small.EVERYBODY)
+exchanging = pytest.mark.parametrize(
+    ("method", "tier", "numbers"), [who for who in small.EVERYBODY if who[0] != "local"]
+)
+
+
+def made(method: str, tier: str, numbers: dict[str, Any], **tables: Any) -> Learner:
+    plan = small.plan(method, **{**tables, method: {**numbers, **tables.get(method, {})}})
+    return small.learner(plan, tier, small.knowledge())
+
+
+def walk(learner: Learner, steps: int = 2) -> list[dict[str, float]]:
+    """Steps of the first phase, and what each said."""
+    phase = learner.phases(1, False)[0]
+    batches = {"private": small.batch(), "public": small.batch(classes=5, seed=9)}
+    return [learner.step(phase, batches) for _ in range(steps)]
+
+
+@everybody
+def test_a_step_lowers_the_loss_of_the_batch_it_saw(method: str, tier: str, numbers: dict[str, Any]) -> None:
+    first, *_, last = walk(made(method, tier, numbers), 8)
+    assert last["loss"] < first["loss"]
+
+
+@everybody
+def test_two_learners_of_one_site_do_the_same_to_the_bit(method: str, tier: str, numbers: dict[str, Any]) -> None:
+    one, other = made(method, tier, numbers), made(method, tier, numbers)
+    torch.manual_seed(99)  # what is drawn elsewhere is of no account
+    assert walk(one) == walk(other)
+    assert small.same(one.state(), other.state())
+
+
+@everybody
+def test_making_a_learner_draws_nothing_from_torch(method: str, tier: str, numbers: dict[str, Any]) -> None:
+    before = torch.random.get_rng_state()
+    made(method, tier, numbers)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@everybody
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+def test_a_state_taken_up_goes_on_as_if_it_had_never_been_put_down(
+    method: str, tier: str, numbers: dict[str, Any], optimiser: str
+) -> None:
+    one = made(method, tier, numbers, training={"optimiser": optimiser})
+    other = made(method, tier, numbers, training={"optimiser": optimiser})
+    walk(one)
+    other.load(one.state(), 1)
+    assert small.same(one.state(), other.state())
+    assert walk(one) == walk(other)
+    assert small.same(one.state(), other.state())
+
+
+@everybody
+def test_a_state_is_what_a_file_can_hold(method: str, tier: str, numbers: dict[str, Any]) -> None:
+    learner, file = made(method, tier, numbers), io.BytesIO()
+    walk(learner)
+    share.write(file, learner.state())
+    assert small.same(dict(share.Arrays(file, share.read_header(file, limit=4 << 20))), learner.state())
+
+
+@exchanging
+@pytest.mark.parametrize("norm", ["shared", "local"])
+def test_what_is_given_is_exactly_what_the_schema_says(
+    method: str, tier: str, numbers: dict[str, Any], norm: str
+) -> None:
+    learner = made(method, tier, numbers, wire={"norm": norm})
+    walk(learner)
+    assert learner.give().schema() == registry.METHODS[method].schema(learner.plan)
+
+
+@exchanging
+def test_small_and_large_sites_give_the_same_names_and_shapes(method: str, tier: str, numbers: dict[str, Any]) -> None:
+    assert made(method, tier, numbers).give().schema() == made(method, "small", {}).give().schema()
+
+
+@exchanging
+def test_a_share_says_how_many_examples_are_behind_it(method: str, tier: str, numbers: dict[str, Any]) -> None:
+    learner = made(method, tier, numbers)
+    assert learner.give().facts == {"examples": sum(learner.site.examples)}
+
+
+@pytest.mark.parametrize("tier", ["small", "large"])
+def test_a_share_has_the_bytes_of_one_resnet20(tier: str) -> None:
+    learner, file = small.learner(small.plan("fedhelp", classes=8), tier, small.knowledge()), io.BytesIO()
+    share.write(file, learner.give().arrays)
+    assert len(file.getvalue()) == learner.schema.size == 1_092_040
+
+
+@exchanging
+def test_a_merged_model_is_taken_as_it_is(method: str, tier: str, numbers: dict[str, Any]) -> None:
+    learner = made(method, tier, numbers)
+    walk(learner)
+    merged = spec.start(learner.schema, 42)
+    learner.receive(merged, 2)
+    assert small.same(resnet.arrays(learner.net), merged)
+
+
+@exchanging
+def test_optimisers_are_new_in_each_round(method: str, tier: str, numbers: dict[str, Any]) -> None:
+    learner = made(method, tier, numbers)
+    walk(learner)
+    learner.receive(learner.give().arrays, 2)
+    assert not [name for name in learner.state() if "!" in name]
+
+
+@exchanging
+def test_norm_layers_that_do_not_travel_are_not_sent(method: str, tier: str, numbers: dict[str, Any]) -> None:
+    learner = made(method, tier, numbers, wire={"norm": "local"})
+    names = set(learner.give().arrays)
+    assert names == {name for name in resnet.arrays(learner.net) if "bn" not in name}
+    assert any("conv" in name for name in names)
+
+
+@exchanging
+def test_norm_layers_that_do_not_travel_stay_as_the_site_has_them(
+    method: str, tier: str, numbers: dict[str, Any]
+) -> None:
+    learner = made(method, tier, numbers, wire={"norm": "local"})
+    walk(learner)
+    own = resnet.arrays(learner.net)
+    learner.receive({name: array + 1 for name, array in learner.give().arrays.items()}, 2)
+    assert small.differing(own, resnet.arrays(learner.net)) == set(learner.give().arrays)
+
+
+@pytest.mark.parametrize(("round_", "part"), [(1, 1.0), (2, (1 + 0.5**0.5) / 2), (3, 0.5), (4, (1 - 0.5**0.5) / 2)])
+def test_the_learning_rate_falls_as_a_cosine_over_the_rounds(round_: int, part: float) -> None:
+    learner = small.learner(small.plan("fedavg", training={"lr": 0.01}))
+    learner.begin(round_)
+    assert learner.optimisers["net"].param_groups[0]["lr"] == pytest.approx(0.01 * part)
+
+
+def test_a_constant_learning_rate_stays() -> None:
+    learner = small.learner(small.plan("fedavg", training={"lr": 0.01, "schedule": "constant"}))
+    learner.begin(4)
+    assert learner.optimisers["net"].param_groups[0]["lr"] == 0.01
+
+
+@everybody
+def test_half_precision_trains_and_keeps_single_precision(method: str, tier: str, numbers: dict[str, Any]) -> None:
+    plan = small.plan(method, **{method: numbers})
+    learner = small.learner(plan, tier, small.knowledge(), half=True)
+    first, *_, last = walk(learner, 8)
+    assert last["loss"] < first["loss"]
+    assert {array.dtype for array in learner.state().values()} <= {np.dtype(np.float32), np.dtype(np.int64)}
+
+
+@everybody
+@pytest.mark.parametrize("loss", ["logit-adjusted", "symmetric"])
+def test_every_loss_of_the_plan_is_the_learners(method: str, tier: str, numbers: dict[str, Any], loss: str) -> None:
+    plain, other = made(method, tier, numbers), made(method, tier, numbers, training={"loss": loss})
+    assert walk(plain)[0]["loss"] != walk(other)[0]["loss"]
+
+
+@everybody
+def test_grey_images_and_group_norm_are_learned_too(method: str, tier: str, numbers: dict[str, Any]) -> None:
+    image = {"channels": 1, "mean": [0.5], "std": [0.25]}
+    learner = made(method, tier, numbers, image=image, nets={"norm": "group"})
+    batches = {"private": small.batch(channels=1), "public": small.batch(classes=5, channels=1)}
+    first, *_, last = [learner.step(learner.phases(1, False)[0], batches) for _ in range(8)]
+    assert last["loss"] < first["loss"]
+
+
+# --- the yardstick -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("tier", "net"), [("small", "resnet20"), ("large", "resnet32")])
+def test_alone_a_site_trains_the_net_it_would_diagnose_with(tier: str, net: str) -> None:
+    learner = made("local", tier, {})
+    assert share.Share(resnet.arrays(learner.model)).schema() == spec.schema(net, 4, 3)
+
+
+@pytest.mark.parametrize("tier", ["small", "large"])
+def test_alone_a_site_gives_nothing_and_takes_nothing(tier: str) -> None:
+    learner = made("local", tier, {})
+    walk(learner)
+    before = resnet.arrays(learner.net)
+    learner.receive(spec.start(spec.schema("resnet20", 4, 3), 42), 2)
+    assert not learner.give().arrays
+    assert small.same(resnet.arrays(learner.net), before)
+
+
+def test_alone_a_small_site_begins_where_everybody_begins() -> None:
+    learner = made("local", "small", {})
+    assert small.same(resnet.arrays(learner.net), registry.METHODS["local"].start(learner.plan))
+
+
+def test_alone_a_small_site_trains_its_first_round_as_in_a_federation() -> None:
+    alone, together = made("local", "small", {}), made("fedavg", "small", {})
+    walk(alone), walk(together)
+    assert small.same(alone.state(), together.state())

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fedhelp_edge import share
+from fedhelp_edge.nets import resnet, spec
+from fedhelp_edge.nets.resnet import Block, ResNet
+
+_ROOT = Path(__file__).resolve().parents[3]
+DATA = _ROOT / os.environ.get("FEDHELP_DATA", "../shared/data")
+
+every = pytest.mark.parametrize("net", sorted(spec.DEPTHS))
+both = pytest.mark.parametrize("norm", ["batch", "group"])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def published(net: str) -> dict[str, share.Array]:
+    path = DATA.parent / "weights" / f"{net}_cifar10.safetensors"
+    if not path.exists():
+        pytest.skip("the folder 'weights' beside FEDHELP_DATA is not here")
+    with path.open("rb") as file:
+        return dict(share.Arrays(file, share.read_header(file)))
+
+
+def made(net: str = "resnet20", classes: int = 4, channels: int = 3, norm: str = "batch", seed: int = 0) -> ResNet:
+    """A net with the first weights of a seed."""
+    made = ResNet(net, classes, channels, norm)
+    resnet.load(made, spec.start(spec.schema(net, classes, channels, norm), seed))
+    return made
+
+
+def noise(count: int = 4, channels: int = 3, side: int = 8, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, channels, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("net", "numbers"), [("resnet20", 269_592), ("resnet110", 1_727_832)])
+def test_a_net_has_as_many_parameters_as_the_papers_say(net: str, numbers: int) -> None:
+    assert sum(parameter.numel() for parameter in ResNet(net, 8).parameters()) == numbers
+
+
+@every
+@both
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_a_net_holds_is_what_the_schema_says_in_its_order(net: str, norm: str, channels: int) -> None:
+    schema = share.Share(resnet.arrays(ResNet(net, 5, channels, norm))).schema()
+    assert schema == spec.schema(net, 5, channels, norm)
+
+
+@pytest.mark.parametrize("net", ["resnet20", "resnet32", "resnet56"])
+def test_the_published_weights_fit_as_they_are(net: str) -> None:
+    weights, made = published(net), ResNet(net, 10)
+    resnet.load(made, weights)
+    held = resnet.arrays(made)
+    assert all(np.array_equal(held[name], weights[name]) for name in weights)
+
+
+def test_the_published_net_is_as_often_right_as_was_measured() -> None:
+    net, path = ResNet("resnet20", 10).eval(), DATA / "public" / "cifar10_5k.npz"
+    resnet.load(net, published("resnet20"))
+    if not path.exists():
+        pytest.skip("public/cifar10_5k.npz of FEDHELP_DATA is not here")
+    with np.load(path, allow_pickle=False) as found:
+        pixels, labels = found["images"][:1000], found["labels"][:1000]
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    seen = torch.from_numpy(((pixels / 255 - mean) / std).astype(np.float32)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        said = torch.cat([net(part).argmax(1) for part in seen.split(250)]).numpy()
+    measured = 0.8103  # on the ten thousand that these are from
+    assert abs((said == labels).mean() - measured) < 3.3 * math.sqrt(measured * (1 - measured) / len(labels))
+
+
+@every
+def test_features_are_64_numbers_of_which_the_last_layer_makes_the_answer(net: str) -> None:
+    made_, x = made(net).eval(), noise()
+    features = made_.features(x)
+    assert features.shape == (4, spec.FEATURES) == (4, 64)
+    assert torch.equal(made_.linear(features), made_(x))
+
+
+def test_the_last_maps_are_a_quarter_of_the_picture_and_their_mean_is_the_feature() -> None:
+    net, x = made().eval(), noise(side=16)
+    maps = net.maps(x)
+    assert maps.shape == (4, 64, 4, 4)
+    assert torch.equal(maps.mean((2, 3)), net.features(x))
+
+
+@pytest.mark.parametrize(("inside", "outside"), [(16, 16), (16, 32), (32, 64)])
+def test_a_shortcut_has_no_parameters(inside: int, outside: int) -> None:
+    names = {name.split(".")[0] for name, _ in Block(inside, outside, "batch").named_parameters()}
+    assert names == {"conv1", "bn1", "conv2", "bn2"}
+
+
+def test_a_shortcut_takes_every_other_pixel_and_has_zeros_for_new_channels() -> None:
+    block, x = Block(16, 32, "batch").eval(), noise(channels=16).relu()
+    nn.init.zeros_(block.conv2.weight)  # the shortcut alone
+    out = block(x)
+    assert torch.equal(out[:, 8:24], x[:, :, ::2, ::2])
+    assert not out[:, :8].any()
+    assert not out[:, 24:].any()
+
+
+def test_still_statistics_leave_the_running_ones_as_they_are() -> None:
+    net = made().train()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with resnet.still_statistics(net):
+        net(noise())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_still_statistics_still_normalise_by_the_batch() -> None:
+    net, x = made().train(), noise()
+    with resnet.still_statistics(net):
+        still = net(x)
+    assert torch.equal(still, net(x))  # as in training
+    assert not torch.allclose(still, net.eval()(x))  # and not as in use
+
+
+def test_gradients_flow_as_if_the_statistics_were_not_still() -> None:
+    one, other = made().train(), made().train()
+    one(noise()).square().sum().backward()
+    with resnet.still_statistics(other):
+        other(noise()).square().sum().backward()
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    assert all(a.grad is not None and b.grad is not None and torch.equal(a.grad, b.grad) for a, b in pairs)
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in other.parameters())
+
+
+def test_statistics_run_again_after_they_stood_still_even_where_that_ended_in_an_error() -> None:
+    net = made().train()
+    with pytest.raises(ZeroDivisionError), resnet.still_statistics(net):
+        raise ZeroDivisionError
+    before = net.bn1.running_mean.clone()
+    net(noise())
+    assert not torch.equal(net.bn1.running_mean, before)
+
+
+@both
+@pytest.mark.parametrize("channels", [1, 3])
+def test_arrays_put_into_another_net_make_it_the_same(channels: int, norm: str) -> None:
+    one, other = made(channels=channels, norm=norm, seed=1), made(channels=channels, norm=norm, seed=2)
+    one.train()(noise(channels=channels))
+    resnet.load(other, resnet.arrays(one))
+    x = noise(channels=channels, seed=5)
+    assert torch.equal(one.eval()(x), other.eval()(x))
+
+
+def test_arrays_are_copies() -> None:
+    net = made()
+    resnet.arrays(net)["conv1.weight"][:] = 7
+    assert not (net.conv1.weight == 7).any()
+
+
+def test_counters_do_not_travel_and_stay_as_they_were() -> None:
+    net = made().train()
+    net(noise())
+    assert not [name for name in resnet.arrays(net) if name.endswith("num_batches_tracked")]
+    resnet.load(net, resnet.arrays(made(seed=1)))
+    assert int(net.bn1.num_batches_tracked) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ResNet("resnet32", 4),
+        ResNet("resnet20", 5),
+        ResNet("resnet20", 4, channels=1),
+        ResNet("resnet20", 4, norm="group"),
+    ],
+    ids=["deeper", "more classes", "grey", "another norm"],
+)
+def test_arrays_of_another_net_are_refused_and_change_nothing(other: ResNet) -> None:
+    net = made()
+    before = resnet.arrays(net)
+    with pytest.raises(ValueError, match="for another net"):
+        resnet.load(net, resnet.arrays(other))
+    assert all(np.array_equal(array, before[name]) for name, array in resnet.arrays(net).items())
+
+
+def test_an_array_that_lacks_is_named() -> None:
+    values = resnet.arrays(made())
+    del values["layer2.0.conv1.weight"]
+    with pytest.raises(ValueError, match=r"layer2\.0\.conv1\.weight"):
+        resnet.load(made(), values)
+
+
+@every
+def test_group_norm_has_no_running_statistics(net: str) -> None:
+    assert not list(ResNet(net, 4, norm="group").buffers())
+
+
+def test_with_group_norm_an_image_is_seen_alike_whatever_is_beside_it() -> None:
+    net, x = made(norm="group").train(), noise()
+    assert torch.allclose(net(x)[:1], net(x[:1]), atol=1e-5)

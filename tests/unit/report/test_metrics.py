@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as theirs
+
+from fedhelp_edge.report import metrics
+from fedhelp_edge.report.metrics import FEWEST, Difference, Figure, paired, scores, with_prior
+
+Case = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Answers and labels of a small test set, in which classes may be missing and many answers are alike."""
+    classes, images = draw(st.integers(2, 5)), draw(st.integers(1, 30))
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    present = random.choice(classes, draw(st.integers(1, classes)), replace=False)
+    parts = random.integers(1, draw(st.sampled_from([3, 50])), (images, classes))
+    return parts / parts.sum(1, keepdims=True), random.choice(present, images)
+
+
+def simulated(images: int, classes: int, seed: int, skill: float = 1.0) -> Case:
+    labels = np.random.default_rng(seed).integers(classes, size=images)
+    return answered(labels, classes, seed + 10_000, skill), labels
+
+
+def answered(labels: np.ndarray[Any, Any], classes: int, seed: int, skill: float = 1.0) -> np.ndarray[Any, Any]:
+    """Answers that know something of the labels."""
+    logits = np.random.default_rng(seed).normal(size=(len(labels), classes)) + skill * np.eye(classes)[labels]
+    return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+
+
+def numbers(value: Any) -> list[float]:
+    if isinstance(value, dict):
+        return [number for part in value.values() for number in numbers(part)]
+    if isinstance(value, list):
+        return [number for part in value for number in numbers(part)]
+    return [value] if isinstance(value, int | float) else []
+
+
+def close(figure: Figure, value: float) -> bool:
+    return figure.value is not None and math.isclose(figure.value, value, abs_tol=1e-12)
+
+
+@given(cases())
+def test_proportions_and_f1_are_those_of_scikit_learn(case: Case) -> None:
+    probabilities, labels = case
+    found, answers = scores(*case), probabilities.argmax(1)
+    classes = list(range(probabilities.shape[1]))
+    assert close(found.accuracy, theirs.accuracy_score(labels, answers))
+    recalls = theirs.recall_score(labels, answers, labels=np.unique(labels), average=None)
+    assert close(found.balanced_accuracy, float(np.mean(recalls)))
+    assert close(found.f1, theirs.f1_score(labels, answers, average="macro"))
+    assert np.array_equal(found.confusion, theirs.confusion_matrix(labels, answers, labels=classes))
+    each = theirs.f1_score(labels, answers, labels=classes, average=None, zero_division=0.0)
+    for one, of in enumerate(found.classes):
+        assert of.images == np.sum(labels == one)
+        assert of.f1.value is None or close(of.f1, each[one])
+        assert (of.f1.value is None) == (one not in labels and one not in answers)
+
+
+@given(cases())
+def test_sensitivity_and_specificity_are_recalls_of_a_class_and_of_the_rest(case: Case) -> None:
+    probabilities, labels = case
+    answers = probabilities.argmax(1)
+    for one, of in enumerate(scores(*case).classes):
+        for figure, chosen in ((of.sensitivity, labels == one), (of.specificity, labels != one)):
+            if chosen.any():
+                assert close(figure, float(np.mean((answers[chosen] == one) == (labels[chosen] == one))))
+            else:
+                assert figure.value is None and figure.reason
+
+
+@given(cases())
+def test_the_auc_is_that_of_scikit_learn_ties_and_missing_classes_included(case: Case) -> None:
+    probabilities, labels = case
+    found, wanted = scores(*case), []
+    for one, of in enumerate(found.classes):
+        if 0 < np.sum(labels == one) < len(labels):
+            wanted.append(float(theirs.roc_auc_score(labels == one, probabilities[:, one])))
+            assert close(of.auc, wanted[-1])
+        else:
+            assert of.auc.value is None and of.auc.reason
+    if wanted:
+        assert close(found.auc, float(np.mean(wanted)))
+    else:
+        assert found.auc == Figure(None, reason="all images are of one class")
+
+
+@given(cases())
+def test_the_brier_score_is_that_of_scikit_learn(case: Case) -> None:
+    probabilities, labels = case
+    wanted = theirs.brier_score_loss(labels, probabilities, labels=range(probabilities.shape[1]))
+    assert close(scores(*case).brier, wanted)
+
+
+@given(cases())
+@settings(max_examples=50)
+def test_every_number_is_finite_and_lies_in_its_interval(case: Case) -> None:
+    found = scores(*case)  # a warning of numpy's would fail here too
+    said = found.to_json()
+    assert json.loads(json.dumps(said, allow_nan=False)) == said
+    assert all(math.isfinite(number) for number in numbers(said))
+    for name in ("accuracy", "balanced_accuracy", "auc", "f1", "ece", "brier"):
+        figure = getattr(found, name)
+        assert figure.value is not None or figure.reason
+        if figure.low is None:
+            assert figure.high is None and figure.reason
+        else:
+            assert figure.low <= figure.value <= figure.high and not figure.reason
+
+
+@pytest.mark.parametrize("hits", range(11))
+def test_an_interval_of_wilson_ends_where_the_proportion_is_just_not_refused(hits: int) -> None:
+    answers = np.eye(2)[[1] * hits + [0] * (10 - hits)]
+    figure = scores(answers, np.ones(10)).accuracy
+    assert figure.low is not None and figure.high is not None
+    for end in (figure.low, figure.high):
+        if 0 < end < 1:
+            assert abs(hits / 10 - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / 10), rel=1e-6)
+
+
+def test_an_interval_of_wilson_is_the_published_one() -> None:
+    labels = np.zeros(263)  # Newcombe 1998, table I: 81 of 263
+    figure = scores(np.eye(2)[[0] * 81 + [1] * 182], labels).accuracy
+    assert (round(figure.low or 0, 4), round(figure.high or 0, 4)) == (0.2553, 0.3662)
+
+
+def test_of_two_classes_sensitivity_is_that_of_class_one() -> None:
+    labels = np.array([0] * 8 + [1] * 4)
+    found = scores(np.eye(2)[[0] * 7 + [1] * 1 + [0] * 3 + [1] * 1], labels)
+    assert (found.sensitivity.value, found.specificity.value) == (1 / 4, 7 / 8)
+
+
+def test_of_more_classes_sensitivity_stands_with_each_class() -> None:
+    found = scores(*simulated(40, 3, seed=1))
+    assert found.sensitivity.value is None and found.sensitivity.reason
+    assert all(of.sensitivity.value is not None for of in found.classes)
+
+
+def test_of_two_classes_both_rank_alike_though_one_of_their_probabilities_is_rounded() -> None:
+    high = np.array([1e-20, 2e-20, 3e-20, 4e-20])
+    found = scores(np.stack([1 - high, high], 1), [0, 0, 1, 1])
+    assert [of.auc.value for of in found.classes] == [1, 1]
+
+
+def test_draws_cover_the_truth_about_as_often_as_they_say() -> None:
+    probabilities, labels = simulated(200_000, 2, seed=999)
+    right = probabilities.argmax(1) == labels
+    truth = {
+        "auc": float(theirs.roc_auc_score(labels, probabilities[:, 1])),
+        "balanced_accuracy": float(np.mean([right[labels == one].mean() for one in range(2)])),
+    }
+    small = [scores(*simulated(80, 2, seed), seed=seed) for seed in range(120)]
+    for name, value in truth.items():
+        figures = [getattr(found, name) for found in small]
+        covered = np.mean([figure.low <= value <= figure.high for figure in figures])
+        assert 0.88 <= covered <= 0.99
+
+
+def test_the_interval_of_a_difference_covers_the_truth_about_as_often_as_it_says() -> None:
+    figures = []
+    for seed in range(120):
+        one, labels = simulated(80, 2, seed)
+        other = answered(labels, 2, seed + 5000)  # of the same skill: the true difference is none
+        figures.append(paired(one, other, labels, seed=seed).auc)
+    assert 0.88 <= np.mean([figure.low <= 0 <= figure.high for figure in figures]) <= 0.99
+
+
+def test_the_same_seed_gives_the_same_intervals_and_another_seed_others() -> None:
+    case = simulated(60, 3, seed=2)
+    assert scores(*case, seed=7) == scores(*case, seed=7)
+    assert scores(*case, seed=7).auc.low != scores(*case, seed=8).auc.low
+
+
+def test_the_draws_do_not_hang_on_how_many_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = simulated(60, 3, seed=2)
+    whole = scores(*case)
+    monkeypatch.setattr(metrics, "_CELLS", 60 * 7)
+    assert numbers(scores(*case).to_json()) == pytest.approx(numbers(whole.to_json()))
+
+
+@pytest.mark.parametrize("images", [FEWEST, 50])
+def test_a_model_does_not_differ_from_itself(images: int) -> None:
+    probabilities, labels = simulated(images, 3, seed=3)
+    same = Figure(0.0, 0.0, 0.0)
+    assert paired(probabilities, probabilities.copy(), labels) == Difference(images, same, same, same)
+
+
+def test_a_difference_is_of_the_figures_and_turns_around_with_the_models() -> None:
+    one, labels = simulated(200, 3, seed=4, skill=2.0)
+    other = answered(labels, 3, seed=5, skill=0.5)
+    found, back = paired(one, other, labels), paired(other, one, labels)
+    for name in ("accuracy", "balanced_accuracy", "auc"):
+        figure, turned = getattr(found, name), getattr(back, name)
+        assert close(figure, getattr(scores(one, labels), name).value - getattr(scores(other, labels), name).value)
+        assert 0 < figure.low < figure.high
+        assert (turned.value, turned.low, turned.high) == pytest.approx((-figure.value, -figure.high, -figure.low))
+
+
+def test_pairing_makes_the_interval_of_two_models_that_err_alike_narrow() -> None:
+    one, labels = simulated(300, 2, seed=6)
+    other = one.copy()
+    other[:5] = other[:5, ::-1]
+    pair, alone = paired(one, other, labels).accuracy, scores(one, labels).accuracy
+    assert (pair.high or 0) - (pair.low or 0) < ((alone.high or 0) - (alone.low or 0)) / 2
+
+
+def test_a_model_that_means_what_it_says_is_calibrated_and_a_boaster_is_not() -> None:
+    random = np.random.default_rng(8)
+    honest = random.dirichlet(np.ones(3), 20_000)
+    labels = (honest.cumsum(1) > random.random((20_000, 1))).argmax(1)
+    boasting = honest**6 / (honest**6).sum(1, keepdims=True)
+    first, second = scores(honest[:4000], labels[:4000]).ece, scores(boasting[:4000], labels[:4000]).ece
+    assert first.value is not None and first.value < 0.03
+    assert second.value is not None and second.value > 0.2
+
+
+def test_the_calibration_error_is_the_mean_gap_over_fifteen_bins() -> None:
+    high = np.array([0.61, 0.62, 0.95, 0.96])  # two bins, half of the first and all of the second right
+    labels = np.array([0, 1, 0, 0])
+    gap = (abs(1 - 0.61 - 0.62) + abs(2 - 0.95 - 0.96)) / 4
+    assert close(scores(np.stack([high, 1 - high], 1), labels).ece, gap)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (0,)])
+def test_of_no_images_nothing_is_said(shape: tuple[int, ...]) -> None:
+    found = scores(np.zeros(shape), [])
+    assert (found.images, found.accuracy) == (0, Figure(None, reason="no images"))
+    assert numbers(found.to_json()) == [0] * (1 + len(found.classes))
+    assert paired(np.zeros(shape), np.zeros(shape), []).auc == Figure(None, reason="no images")
+
+
+def test_of_answers_that_are_no_numbers_nothing_is_said() -> None:
+    probabilities, labels = simulated(20, 2, seed=9)
+    broken = probabilities.copy()
+    broken[3] = math.nan
+    assert scores(broken, labels).accuracy.value is None
+    assert paired(probabilities, broken, labels).accuracy.value is None
+
+
+def test_of_one_class_only_the_rest_is_still_said() -> None:
+    probabilities, _ = simulated(20, 2, seed=10)
+    labels, hits = np.ones(20, int), float(np.mean(probabilities.argmax(1)))
+    found = scores(probabilities, labels)
+    assert [found.accuracy.value, found.balanced_accuracy.value, found.sensitivity.value] == [hits] * 3
+    assert (found.auc.value, found.specificity.value) == (None, None)
+    assert paired(probabilities, probabilities, labels).auc.value is None
+
+
+def test_few_images_have_figures_and_no_drawn_interval() -> None:
+    found = scores(*simulated(FEWEST - 1, 2, seed=11))
+    assert found.balanced_accuracy.value is not None and found.balanced_accuracy.low is None
+    assert found.accuracy.low is not None
+    pair = paired(np.eye(2)[[0, 1]], np.eye(2)[[1, 0]], [0, 1]).accuracy
+    assert (pair.value, pair.low, pair.high) == (1, None, None) and pair.reason
+
+
+def test_a_class_of_few_images_has_no_interval_of_its_own() -> None:
+    probabilities, _ = simulated(40, 2, seed=12)
+    found = scores(probabilities, [0] * 38 + [1] * 2)
+    assert found.classes[1].auc.value is not None and found.classes[1].auc.low is None
+
+
+def test_draws_that_all_agree_pass_for_no_certainty() -> None:
+    labels = np.arange(20) % 2
+    found = scores(np.eye(2)[labels], labels)
+    assert (found.auc.value, found.auc.low) == (1, None)
+    assert found.accuracy.low is not None and found.accuracy.low < 0.9
+
+
+def test_a_prior_is_exchanged_as_bayes_says() -> None:
+    likelihood = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])
+    old, new = np.array([0.5, 0.3, 0.2]), np.array([0.1, 0.1, 0.8])
+    learned, wanted = ((likelihood * prior) / (likelihood * prior).sum(1, keepdims=True) for prior in (old, new))
+    assert np.allclose(with_prior(learned, old * 100, new), wanted)  # counts will do for frequencies
+
+
+@given(cases())
+def test_priors_leave_probabilities(case: Case) -> None:
+    probabilities, labels = case
+    seen = np.bincount(labels, minlength=probabilities.shape[1])  # some class may never have been seen
+    even = np.ones(len(seen))
+    for prior_from, prior_to in ((seen, even), (even, seen)):
+        found = with_prior(probabilities, prior_from, prior_to)
+        assert np.allclose(found.sum(1), 1) and (found >= 0).all()
+    assert np.allclose(with_prior(probabilities, even, even), probabilities)
+
+
+def test_a_row_whose_classes_cannot_be_becomes_the_prior() -> None:
+    assert with_prior([[0.0, 1.0, 0.0]], [1, 1, 1], [3, 0, 1]).tolist() == [[0.75, 0, 0.25]]

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedhelp_edge import files
+from fedhelp_edge.errors import FedhelpError
+from fedhelp_edge.train import checkpoint
+from tests.unit.methods import small
+
+STATE = {
+    "net/weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "net/counter": np.array(7),
+    "net!0/step": np.array(3, np.float32),
+}
+
+
+def test_what_was_kept_comes_back_to_the_bit(tmp_path: Path) -> None:
+    facts = {"round": 2, "loss": 0.1 + 0.2}
+    checkpoint.save(tmp_path / "new" / "folder", 5, facts, STATE)
+    found = checkpoint.newest(tmp_path / "new" / "folder")
+    assert found is not None
+    assert found[0] == facts
+    assert small.same(found[1], STATE)
+
+
+def test_nothing_was_kept_in_an_empty_folder_or_where_there_is_none(tmp_path: Path) -> None:
+    assert checkpoint.newest(tmp_path) is None
+    assert checkpoint.newest(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("numbers", [[1, 2], [9, 10], [5, 5], [9, 3]], ids=str)
+def test_only_what_was_kept_last_stays(numbers: list[int], tmp_path: Path) -> None:
+    for number in numbers:
+        checkpoint.save(tmp_path, number, {"number": number}, STATE)
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found[0]["number"] == numbers[-1]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_a_kill_left_half_written_is_not_read_and_goes(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 1, {}, STATE)
+    (tmp_path / ".000000002.state.0123456789ab.part").write_bytes(b"half")
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert small.same(found[1], STATE)
+    checkpoint.save(tmp_path, 2, {}, STATE)
+    assert [path.name for path in tmp_path.iterdir()] == ["000000002.state"]
+
+
+def test_other_files_in_the_folder_stay(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text("{}")
+    checkpoint.save(tmp_path, 1, {}, STATE)
+    assert (tmp_path / "report.json").exists()
+
+
+def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.save(tmp_path, 1, {"number": 1}, STATE)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(tmp_path, 2, {"number": 2}, STATE)
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found[0] == {"number": 1}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("body", [b"\x80\x04\x95", b"PK\x03\x04"], ids=["pickle", "archive"])
+def test_what_could_hold_code_is_refused(body: bytes, tmp_path: Path) -> None:
+    (tmp_path / "000000001.state").write_bytes(b"{}\n" + body + bytes(64))
+    with pytest.raises(FedhelpError) as caught:
+        checkpoint.newest(tmp_path)
+    assert caught.value.code == "E_SAFETENSORS"

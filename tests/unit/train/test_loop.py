@@ -1,0 +1,456 @@
+"""How the loop draws, and what comes of a round that was cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fedhelp_edge import share
+from fedhelp_edge.errors import Diverged
+from fedhelp_edge.methods import registry
+from fedhelp_edge.methods.base import Batch, Bench, Learner, Phase, Site
+from fedhelp_edge.methods.fedavg import FedAvg
+from fedhelp_edge.train import checkpoint, loop
+from tests.unit.methods import small
+
+Drawn = list[dict[str, list[int]]]
+
+everybody = pytest.mark.parametrize(("method", "tier", "numbers"), small.EVERYBODY)
+
+
+class PowerCut(Exception):
+    """Nothing that the kit knows."""
+
+
+class Watched(FedAvg):
+    """Learns nothing, and remembers what it was shown."""
+
+    phase = Phase("train", ("private", "public"), epochs=2)
+    shown: list[Mapping[str, Batch]]
+
+    def phases(self, round_: int, last: bool) -> list[Phase]:
+        return [self.phase]
+
+    def step(self, phase: Phase, batches: Mapping[str, Batch]) -> dict[str, float]:
+        self.shown.append(dict(batches))
+        return {"loss": float(len(self.shown))}
+
+
+def watched(batch: int = 4, site: str = "site-001", seed: int = 3, **phase: Any) -> Watched:
+    plan = replace(small.plan(training={"batch": batch}), seed=seed)
+    made = Watched(plan, Site(site, "small", (1, 1, 1, 1)), registry.METHODS["fedavg"].schema(plan), None, Bench())
+    made.shown, made.phase = [], replace(Watched.phase, **phase)
+    return made
+
+
+def drawn(learner: Watched, private: int = 10, public: int = 6, round_: int = 1) -> Drawn:
+    """The places of the images that each step of a round had."""
+    loop.train(learner, {"private": small.images(private), "public": small.images(public, seed=1)}, round_)
+    return [{name: batch.index.tolist() for name, batch in shown.items()} for shown in learner.shown]
+
+
+def of(steps: Drawn, name: str) -> list[int]:
+    return [place for step in steps for place in step.get(name, [])]
+
+
+# --- what is drawn -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [2, 3, 4, 32])
+@pytest.mark.parametrize("count", [*range(1, 14), 31, 32, 33])
+def test_every_image_is_drawn_exactly_once_in_an_epoch(count: int, batch: int) -> None:
+    steps = drawn(watched(batch, epochs=2), count)
+    half = len(steps) // 2
+    assert sorted(of(steps[:half], "private")) == list(range(count))
+    assert sorted(of(steps[half:], "private")) == list(range(count))
+
+
+@pytest.mark.parametrize("batch", [2, 3, 4, 32])
+@pytest.mark.parametrize("count", [*range(2, 14), 31, 32, 33])
+def test_no_image_is_alone_in_a_batch_and_batches_are_of_nearly_one_size(count: int, batch: int) -> None:
+    sizes = [len(step["private"]) for step in drawn(watched(batch), count)]
+    assert min(sizes) >= 2
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= max(batch, 3)
+
+
+def test_a_set_of_one_image_is_a_batch_of_one() -> None:
+    assert of(drawn(watched(epochs=1), 1), "private") == [0]
+
+
+def test_epochs_come_in_different_orders() -> None:
+    steps = drawn(watched(epochs=2), 30)
+    places = of(steps, "private")
+    assert places[:30] != places[30:]
+    assert places[:30] != sorted(places[:30])
+
+
+@pytest.mark.parametrize(("every", "seen"), [(1, [0, 1, 2, 3, 4, 5]), (2, [0, 2, 4]), (4, [0, 4]), (100, [0])])
+def test_the_public_set_is_drawn_at_every_so_many_steps(every: int, seen: list[int]) -> None:
+    steps = drawn(watched(4, every=every), 12)
+    assert len(steps) == 6
+    assert [number for number, step in enumerate(steps) if "public" in step] == seen
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_the_public_set_goes_round_and_round(every: int) -> None:
+    steps = drawn(watched(4, every=every, epochs=4), 24, public=12)
+    places = of(steps, "public")
+    rounds = [sorted(places[at : at + 12]) for at in range(0, len(places), 12)]
+    assert len(rounds) == 8 // every
+    assert all(found == list(range(12)) for found in rounds)
+    assert places[:12] != places[12:24]
+
+
+def test_over_time_all_of_a_public_set_is_drawn_that_no_batch_divides() -> None:
+    places = of(drawn(watched(4, epochs=8), 24, public=7), "public")
+    assert set(places) == set(range(7))
+    assert len(places) == 48 * 4
+
+
+def test_a_public_set_smaller_than_a_batch_is_drawn_whole() -> None:
+    assert all(sorted(step["public"]) == [0, 1, 2] for step in drawn(watched(8), 24, public=3))
+
+
+def test_a_step_is_shown_the_images_and_labels_that_its_places_name() -> None:
+    learner, images = watched(draw=("private",), train=False), small.images(10)
+    loop.train(learner, {"private": images}, 1)
+    batch = learner.shown[1]["private"]
+    expected = loop.tensor(images.pixels[batch.index.numpy()], learner.plan.image)
+    assert torch.equal(batch.images, expected)
+    assert batch.labels.tolist() == images.labels[batch.index.numpy()].tolist()
+
+
+def test_a_phase_without_training_is_one_pass_in_order_of_images_as_they_are() -> None:
+    learner = watched(4, train=False, draw=("private",), epochs=1)
+    assert of(drawn(learner), "private") == list(range(10))
+
+
+def test_a_phase_that_trains_sees_images_mirrored_and_shifted() -> None:
+    learner, images = watched(), small.images(10)
+    loop.train(learner, {"private": images, "public": images}, 1)
+    batch = learner.shown[0]["private"]
+    assert not torch.equal(batch.images, loop.tensor(images.pixels[batch.index.numpy()], learner.plan.image))
+
+
+def test_pixels_are_brought_to_the_plans_scale() -> None:
+    pixels = np.full((1, 8, 8, 3), 255, np.uint8)
+    image = small.plan().image
+    seen = loop.tensor(pixels, image)
+    expected = [(1 - mean) / std for mean, std in zip(image.mean, image.std, strict=True)]
+    assert seen.shape == (1, 3, 8, 8)
+    assert seen[0, :, 4, 4].tolist() == pytest.approx(expected, rel=1e-5)
+
+
+# --- chance --------------------------------------------------------------------------------------------------------
+
+
+def pixels(learner: Watched) -> list[bytes]:
+    return [batch.images.numpy().tobytes() for shown in learner.shown for batch in shown.values()]
+
+
+def test_the_same_round_is_drawn_alike_whatever_was_drawn_before() -> None:
+    one, other = watched(), watched()
+    first = drawn(one)
+    drawn(watched(site="site-009"), 31)
+    np.random.default_rng().random()
+    torch.manual_seed(77)
+    assert drawn(other) == first
+    assert pixels(one) == pixels(other)
+
+
+@pytest.mark.parametrize(
+    ("learner", "round_"),
+    [(watched(seed=4), 1), (watched(site="site-002"), 1), (watched(), 2)],
+    ids=["seed", "site", "round"],
+)
+def test_another_seed_site_or_round_is_drawn_differently(learner: Watched, round_: int) -> None:
+    one = watched()
+    assert of(drawn(one, 30), "private") != of(drawn(learner, 30, round_=round_), "private")
+    assert pixels(one) != pixels(learner)
+
+
+def test_streams_of_different_purposes_differ() -> None:
+    draw = loop.Draw(3, "site-001", 1)
+    streams = [draw.stream(*purpose).random(4).tobytes() for purpose in [(0, 0, "private"), (0, 0, "public"), (0, 1)]]
+    assert len(set(streams)) == 3
+
+
+def test_a_stream_is_the_same_on_every_machine() -> None:
+    assert loop.Draw(3, "site-001", 1).order(8, 0, 0, "private").tolist() == [6, 0, 4, 3, 1, 7, 5, 2]
+
+
+# --- the report ----------------------------------------------------------------------------------------------------
+
+
+def test_a_report_has_the_mean_of_each_part_of_the_loss() -> None:
+    report = loop.train(watched(4, draw=("private",)), {"private": small.images(10)}, 1)
+    assert report.means() == {"train": {"loss": pytest.approx(3.5)}}  # of 1 to 6
+    assert report.images == 20
+
+
+def test_a_part_that_only_some_steps_have_is_a_mean_over_these() -> None:
+    learner = small.learner(small.plan("fedhelp", fedhelp={"public_every": 3}), "small", small.knowledge())
+    report = loop.train(learner, small.sets(learner.plan), 1)
+    counts = {name: count for name, (_, count) in report.losses["surrogate"].items()}
+    assert counts == {"loss": 6, "public": 2, "sources": 2}
+
+
+def test_progress_counts_steps_to_their_end() -> None:
+    told: list[tuple[int, int]] = []
+    loop.train(watched(), small.sets(small.plan()), 1, progress=lambda done, total, _: told.append((done, total)))
+    assert told == [(step, 6) for step in range(1, 7)]
+
+
+# --- a round that was cut off --------------------------------------------------------------------------------------
+
+
+def fresh(method: str, tier: str, numbers: dict[str, Any], **training: Any) -> Learner:
+    plan = small.plan(method, **{method: numbers}, training=training)
+    return small.learner(plan, tier, small.knowledge())
+
+
+def cut(at: int) -> Callable[[int, int, float], None]:
+    """The power goes when so many steps are done, before the last of them was kept."""
+
+    def progress(done: int, total: int, rate: float) -> None:
+        if done == at:
+            raise PowerCut
+
+    return progress
+
+
+def finished(
+    make: Callable[[], Learner], kept: Path, cuts: Sequence[int], tier: str, round_: int = 1
+) -> tuple[Learner, loop.Report]:
+    """A round that is cut off again and again, each time begun by a new process, and in the end is not."""
+    for at in cuts:
+        learner = make()
+        with pytest.raises(PowerCut):
+            loop.train(learner, small.sets(learner.plan, tier), round_, kept=kept, every=0, progress=cut(at))
+    learner = make()
+    return learner, loop.train(learner, small.sets(learner.plan, tier), round_, kept=kept, every=0)
+
+
+@everybody
+@pytest.mark.parametrize("cuts", [[1], [2], [4], [6], [2, 3, 5, 6]], ids=str)
+def test_a_round_cut_at_any_step_ends_with_the_same_bits(
+    method: str, tier: str, numbers: dict[str, Any], cuts: list[int], tmp_path: Path
+) -> None:
+    whole = fresh(method, tier, numbers)
+    report = loop.train(whole, small.sets(whole.plan, tier), 1)
+    learner, resumed = finished(lambda: fresh(method, tier, numbers), tmp_path, cuts, tier)
+    assert small.same(learner.state(), whole.state())
+    assert resumed.means() == report.means()
+    assert resumed.images == report.images
+
+
+@pytest.mark.parametrize("tier", ["small", "large"])
+def test_a_cut_is_of_no_account_with_momentum_either(tier: str, tmp_path: Path) -> None:
+    def make() -> Learner:
+        return fresh("fedhelp", tier, {}, optimiser="sgd")
+
+    whole = make()
+    loop.train(whole, small.sets(whole.plan, tier), 1)
+    learner, _ = finished(make, tmp_path, [3], tier)
+    assert small.same(learner.state(), whole.state())
+
+
+@everybody
+def test_a_later_round_is_taken_up_in_the_same_way(
+    method: str, tier: str, numbers: dict[str, Any], tmp_path: Path
+) -> None:
+    one = fresh(method, tier, numbers)
+    loop.train(one, small.sets(one.plan, tier), 1)
+    between, merged = one.state(), dict(one.give().arrays)
+    one.receive(merged, 2)
+    loop.train(one, small.sets(one.plan, tier), 2)
+
+    def make() -> Learner:
+        other = fresh(method, tier, numbers)
+        other.load(between, 1)
+        other.receive(merged, 2)
+        return other
+
+    learner, _ = finished(make, tmp_path, [2], tier, round_=2)
+    assert small.same(learner.state(), one.state())
+
+
+@everybody
+def test_keeping_states_changes_nothing(method: str, tier: str, numbers: dict[str, Any], tmp_path: Path) -> None:
+    one, other = fresh(method, tier, numbers), fresh(method, tier, numbers)
+    loop.train(one, small.sets(one.plan, tier), 1)
+    loop.train(other, small.sets(one.plan, tier), 1, kept=tmp_path, every=0)
+    assert small.same(one.state(), other.state())
+
+
+def test_a_round_that_had_ended_is_not_trained_again(tmp_path: Path) -> None:
+    first = fresh("fedavg", "small", {})
+    report = loop.train(first, small.sets(first.plan), 1, kept=tmp_path, every=1e9)
+    learner, told = fresh("fedavg", "small", {}), []
+    again = loop.train(learner, small.sets(learner.plan), 1, kept=tmp_path, progress=lambda *each: told.append(each))
+    assert small.same(learner.state(), first.state())
+    assert again.means() == report.means()
+    assert not told
+
+
+def test_a_state_is_kept_as_each_phase_ends_however_soon_that_is(tmp_path: Path) -> None:
+    learner = fresh("fedhelp", "large", {"schedule": "alternate"})
+    kept: list[list[str]] = []
+    loop.train(
+        learner,
+        small.sets(learner.plan, "large"),
+        1,
+        kept=tmp_path,
+        every=1e9,
+        progress=lambda *_: kept.append([path.name for path in tmp_path.iterdir()]),
+    )
+    ends = [[], ["000000003.state"], ["000000006.state"], ["000000009.state"]]
+    assert kept == [end for end in ends for _ in range(3)]
+
+
+@pytest.mark.parametrize("epochs", [1, 3], ids=["longer than this", "shorter than this"])
+def test_what_was_kept_of_another_round_is_ignored_and_goes(epochs: int, tmp_path: Path) -> None:
+    old = fresh("fedavg", "small", {}, epochs=epochs)
+    loop.train(old, small.sets(old.plan), 1, kept=tmp_path, every=0)
+    (before,) = tmp_path.iterdir()
+
+    def make() -> Learner:
+        made = fresh("fedavg", "small", {})
+        made.receive(registry.METHODS["fedavg"].start(made.plan), 2)
+        return made
+
+    whole = make()
+    loop.train(whole, small.sets(whole.plan), 2)
+    learner, _ = finished(make, tmp_path, [1, 4], "small", round_=2)
+    assert small.same(learner.state(), whole.state())
+    assert [path.name for path in tmp_path.iterdir()] == ["000000006.state"]
+    found = checkpoint.newest(tmp_path)
+    assert before.exists() is (before.name == "000000006.state")
+    assert found is not None
+    assert found[0]["round"] == 2
+
+
+# --- numbers that are none -----------------------------------------------------------------------------------------
+
+
+class Poisoned(FedAvg):
+    """After so many steps a weight is no number: before the loss of that step is found, or once it is."""
+
+    at, before = 3, True
+    steps = 0
+
+    def step(self, phase: Phase, batches: Mapping[str, Batch]) -> dict[str, float]:
+        self.steps += 1
+        if self.steps == self.at and self.before:
+            self.poison()
+        parts = super().step(phase, batches)
+        if self.steps == self.at:
+            self.poison()
+        return parts
+
+    def poison(self) -> None:
+        with torch.no_grad():
+            self.net.conv1.weight[0, 0, 0, 0] = float("nan")
+
+
+def poisoned(before: bool, at: int = 3) -> Poisoned:
+    plan, method = small.plan(), registry.METHODS["fedavg"]
+    made = Poisoned(plan, Site("site-001", "small", (1, 1, 1, 1)), method.schema(plan), None, Bench())
+    made.receive(method.start(plan), 1)
+    made.before, made.at = before, at
+    return made
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["loss", "weights"])
+def test_what_is_no_number_stops_the_round_and_names_the_images_of_the_batch(before: bool, tmp_path: Path) -> None:
+    learner, healthy = poisoned(before), watched(4, draw=("private",))
+    with pytest.raises(Diverged) as caught:
+        loop.train(learner, small.sets(learner.plan), 1, kept=tmp_path, every=0)
+    batch = drawn(healthy)[2]["private"]
+    assert caught.value.code == "E_DIVERGED"
+    assert all(f"{place}.png" in str(caught.value) for place in batch)
+    assert str(caught.value).count(".png") == len(batch)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["loss", "weights"])
+def test_the_state_before_what_is_no_number_is_kept(before: bool, tmp_path: Path) -> None:
+    learner = poisoned(before)
+    with pytest.raises(Diverged):
+        loop.train(learner, small.sets(learner.plan), 1, kept=tmp_path, every=0)
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found[0]["done"] == 2
+    assert all(np.isfinite(array).all() for array in found[1].values())
+
+
+def test_a_last_step_that_spoils_the_net_is_seen_though_no_loss_follows_it() -> None:
+    learner = poisoned(before=False, at=6)
+    with pytest.raises(Diverged):
+        loop.train(learner, small.sets(learner.plan), 1)
+
+
+def test_a_learning_rate_far_too_high_stops_the_round(tmp_path: Path) -> None:
+    plan = small.plan(training={"lr": 10, "optimiser": "sgd", "epochs": 50}, nets={"norm": "group"})
+    learner = small.learner(plan)
+    with pytest.raises(Diverged):
+        loop.train(learner, small.sets(plan), 1, kept=tmp_path, every=0)
+
+
+# --- answers -------------------------------------------------------------------------------------------------------
+
+
+def test_probabilities_sum_to_one_for_each_image() -> None:
+    learner = small.learner(small.plan())
+    said = loop.probabilities(learner, learner.model, small.images(7).pixels)
+    assert said.shape == (7, 4)
+    assert said.min() >= 0
+    assert np.allclose(said.sum(1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7, 100])
+def test_an_answer_does_not_depend_on_the_images_beside_it(batch: int) -> None:
+    learner = small.learner(small.plan())
+    loop.train(learner, small.sets(learner.plan), 1)
+    pixels = small.images(7).pixels
+    one, other = (loop.probabilities(learner, learner.model, pixels, size) for size in (3, batch))
+    assert np.abs(one - other).max() < 1e-5
+
+
+@everybody
+def test_asking_leaves_no_trace(method: str, tier: str, numbers: dict[str, Any]) -> None:
+    learner = fresh(method, tier, numbers)
+    loop.train(learner, small.sets(learner.plan, tier), 1)
+    before = learner.state()
+    loop.probabilities(learner, learner.model, small.images(7).pixels)
+    assert small.same(learner.state(), before)
+    assert all(module.training for module in learner.model.modules())
+
+
+def test_of_no_images_there_are_no_answers() -> None:
+    learner = small.learner(small.plan())
+    assert loop.probabilities(learner, learner.model, small.images(0).pixels).shape == (0, 4)
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_state_on_disk_is_a_line_of_facts_and_then_safetensors(tmp_path: Path) -> None:
+    learner = fresh("fedhelp", "large", {})
+    loop.train(learner, small.sets(learner.plan, "large"), 1, kept=tmp_path)
+    (path,) = tmp_path.iterdir()
+    raw = path.read_bytes()
+    line, _, body = raw.partition(b"\n")
+    (tmp_path / "body").write_bytes(body)
+    assert raw[:1] == b"{"
+    assert line[-1:] == b"}"
+    with (tmp_path / "body").open("rb") as file:
+        header = share.read_header(file, limit=4 << 20)
+        assert header.canonical
+        assert small.same(dict(share.Arrays(file, header)), learner.state())

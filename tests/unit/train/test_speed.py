@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fedhelp_edge.errors import Usage
+from fedhelp_edge.train import speed
+
+
+@pytest.mark.parametrize(("precision", "half"), [("fp32", False), ("bf16", True)])
+def test_a_plan_may_fix_the_numbers_that_are_reckoned_in(precision: str, half: bool) -> None:
+    assert speed.bench(precision).half is half
+
+
+@pytest.mark.parametrize(
+    ("flags", "half"),
+    [({"avx2", "avx512f"}, False), ({"avx512f", "avx512_bf16"}, True), ({"amx_bf16"}, True), (set(), False)],
+    ids=["older", "avx512_bf16", "amx", "unknown"],
+)
+def test_left_to_the_machine_half_precision_is_used_only_where_it_is_native(
+    flags: set[str], half: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "_flags", lambda: flags)
+    assert speed.bench().half is half
+
+
+def test_a_cuda_device_that_is_not_here_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(Usage, match="--device cpu"):
+        speed.bench(device="cuda")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_as_many_threads_are_used_as_were_asked_for(threads: int) -> None:
+    speed.settle(threads)
+    assert torch.get_num_threads() == threads
