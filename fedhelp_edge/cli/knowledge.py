@@ -95,9 +95,8 @@ def start(
     agreed = plans.load(plan, TABLES)
     known = packs.load(pack).fitted(agreed.tables["fedhelp"].public_size, agreed.image.channels)
     speed.settle(threads)
-    with shell.progress("training") as progress:
-        arrays = training.start(agreed, known, speed.bench(agreed.training.precision), epochs=epochs, progress=progress)
-    with files.writing(out, private=False) as file:
-        share.write(file, arrays)
+    bench = speed.bench(agreed.training.precision)
+    with files.writing(out, private=False) as file, shell.progress("training") as progress:
+        share.write(file, training.start(agreed, known, bench, epochs=epochs, progress=progress))
     print(f"first weights written: {out}")
     shell.say(f"next: 'fedhelp-edge lab run {plan} --start {out} …', or give them to the coordinator")

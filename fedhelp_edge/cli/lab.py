@@ -5,20 +5,20 @@ from typing import Annotated, Any
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import errors, shell
 
 app = shell.app(no_args_is_help=True, help="Whole federations on this machine, to try a plan out or compare methods.")
 
 PlanFile = Annotated[Path, shell.named("The plan.")]
 Data = Annotated[Path, typer.Option("--data", help="Images: an NPZ, a folder or a table.", readable=False)]
 Split = Annotated[str, typer.Option("--split", help="natural:centers | dirichlet:ALPHA | sizes:TRAIN/TEST,…")]
-Sites = Annotated[int, typer.Option("--sites", help="How many sites a dirichlet split makes.")]
-Large = Annotated[int, typer.Option("--large", help="How many sites are hospitals: those with most images.")]
+Sites = Annotated[int, typer.Option("--sites", min=0, help="How many sites a dirichlet split makes.")]
+Large = Annotated[int, typer.Option("--large", min=0, help="How many sites are hospitals: those with most images.")]
 Known = Annotated[Path | None, typer.Option("--knowledge", help="The pack.", readable=False)]
 First = Annotated[Path | None, typer.Option("--start", help="First weights.", readable=False)]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Change the plan: fedhelp.lambda_j=0.4")]
 Out = Annotated[Path, typer.Option("--out", help="Where the results go.", readable=False)]
-Threads = Annotated[int | None, typer.Option("--threads", help="Processor cores to use.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor cores to use.")]
 
 
 class Bench:
@@ -73,7 +73,8 @@ def run(
     if json:
         return shell.result(runs=[found])
     for site in found["sites"]:
-        print(f"{site['name']:<24}{site['tier']:<7}{site['n_train']:>6} images   accuracy {site['accuracy']:.3f}")
+        accuracy = "–" if site["accuracy"] is None else f"{site['accuracy']:.3f}"
+        print(f"{site['name']:<24}{site['tier']:<7}{site['n_train']:>6} images   accuracy {accuracy}")
     print(f"results: {out / 'run.json'}")
     return None
 
@@ -92,13 +93,19 @@ def compare(
     """
     from fedhelp_edge.lab import compare
 
+    try:
+        numbers = [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        raise errors.Usage(f"seeds are whole numbers, as in 0,1,2, not {seeds!r}") from None
     bench = Bench(plan, data, split, sites, large, knowledge, start, change, out, threads)
 
-    def one(name: str, seed: int, folder: Path) -> dict[str, Any]:
+    def agreed(name: str, seed: int) -> Any:
         method, settings = compare.settings_of(name)
-        return bench.run(bench.plan({**settings, "method": method, "seed": str(seed)}), folder)
+        return bench.plan({**settings, "method": method, "seed": str(seed)})
 
-    runs = compare.compare(methods.split(","), [int(seed) for seed in seeds.split(",")], out, one)
+    names = methods.split(",")
+    plans = {(name, seed): agreed(name, seed) for name in names for seed in numbers}  # all judged before one is trained
+    runs = compare.compare(names, numbers, out, lambda name, seed, folder: bench.run(plans[name, seed], folder))
     if json:
         return shell.result(runs=runs)
     print((out / "table.md").read_text(encoding="utf-8"))

@@ -90,5 +90,7 @@ def _parted(spec: str) -> tuple[str, str]:
 def _checked(answer: NDArray[np.float32], spec: str, shape: tuple[int, int]) -> NDArray[np.float32]:
     fits = answer.shape == shape and np.isfinite(answer).all() and (answer >= 0).all()
     if not fits or np.abs(answer.sum(1) - 1).max(initial=0) > 1e-3:
-        raise BadPack(f"{specs_shown([spec])[0]} did not answer with probabilities of {shape[1]} classes for each image")
+        raise BadPack(
+            f"{specs_shown([spec])[0]} did not answer with probabilities of {shape[1]} classes for each image"
+        )
     return answer.astype(np.float32)

@@ -28,7 +28,9 @@ class Clip:
         if model not in open_clip.list_models():
             raise Usage(f"open_clip knows no model {model!r}")
         try:
-            net, _, transform = open_clip.create_model_and_transforms(model, pretrained=str(weights.resolve()))  # no tag
+            net, _, transform = open_clip.create_model_and_transforms(
+                model, pretrained=str(weights.resolve())
+            )  # no tag
         except MemoryError:
             raise
         except Exception:  # whatever the readers of its many formats may raise

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhelp_edge import files
 from fedhelp_edge.errors import BadPack
 
 
 class Files:
     def __init__(self, path: Path) -> None:
-        try:
-            with np.load(path, allow_pickle=False) as held:
-                self._rows = held["probabilities"].astype(np.float32)
-        except (ValueError, KeyError, OSError):
-            raise BadPack(f"{path.name} is no NPZ that holds 'probabilities'") from None
+        rows = arrays(path, "probabilities").get("probabilities")
+        if rows is None or rows.dtype.kind != "f" or rows.ndim != 2:
+            raise BadPack(f"{path.name} is no NPZ that holds 'probabilities', a row for each image")
+        self._rows = rows.astype(np.float32)
 
     def probabilities(self, images: NDArray[np.uint8], first: int) -> NDArray[np.float32]:
         rows: NDArray[np.float32] = self._rows[first : first + len(images)]
         if len(rows) < len(images):
             raise BadPack(f"there are {len(self._rows)} answers, and more images")
         return rows
+
+
+def arrays(path: Path, *names: str) -> dict[str, NDArray[Any]]:
+    """Those of these arrays that an NPZ holds. Nothing is unpickled."""
+    try:
+        with files.reading(path) as file, np.load(file, allow_pickle=False) as held:
+            return {name: held[name] for name in names if name in held}
+    except (ValueError, TypeError, AttributeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+        raise BadPack(f"{path.name} is no NPZ, or it is damaged") from None
 
 
 def make(what: str, classes: Sequence[str]) -> Files:

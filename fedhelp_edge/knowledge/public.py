@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fedhelp_edge.data.gather import gather
 from fedhelp_edge.errors import BadPack
+from fedhelp_edge.knowledge import files
 
 Public = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]
 
@@ -22,18 +23,18 @@ def read(path: Path, kept: Path) -> Public:
 
 
 def _npz(path: Path) -> Public:
-    try:
-        with np.load(path, allow_pickle=False) as held:
-            prefix = "" if "images" in held else "train_"
-            pixels, labels = held[f"{prefix}images"], held[f"{prefix}labels"].astype(np.int64)
-            names = held.get("class_names")
-    except (ValueError, KeyError, OSError):
-        raise BadPack(f"{path.name} is no NPZ that holds 'images' and 'labels'") from None
-    labels = labels.reshape(len(labels), -1)[:, 0]
+    held = files.arrays(path, "images", "labels", "train_images", "train_labels", "class_names")
+    prefix = "" if "images" in held else "train_"
+    pixels, labels, names = (held.get(name) for name in (f"{prefix}images", f"{prefix}labels", "class_names"))
+    if pixels is None or labels is None:
+        raise BadPack(f"{path.name} is no NPZ that holds 'images' and 'labels'")
     pixels = pixels[..., None] if pixels.ndim == 3 else pixels
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3) or len(labels) != len(pixels):
-        raise BadPack(f"{path.name}: images should be 8-bit, grey or colour, with a label each")
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3) or not len(pixels):
+        raise BadPack(f"{path.name}: images should be 8-bit, grey or colour")
+    if labels.dtype.kind not in "iu" or labels.shape not in ((len(pixels),), (len(pixels), 1)):
+        raise BadPack(f"{path.name}: labels should be one whole number for each image")
+    labels = labels.astype(np.int64).ravel()
     classes = tuple(map(str, names)) if names is not None else tuple(f"class {n}" for n in range(int(labels.max()) + 1))
-    if labels.min(initial=0) < 0 or labels.max(initial=0) >= len(classes):
+    if labels.min() < 0 or labels.max() >= len(classes):
         raise BadPack(f"{path.name}: a label is outside its {len(classes)} classes")
     return np.ascontiguousarray(pixels), labels, classes

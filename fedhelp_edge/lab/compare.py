@@ -132,6 +132,8 @@ def _spread(values: Sequence[float | None]) -> str:
 def _interval(figure: metrics.Figure) -> str:
     if figure.value is None:
         return "–"
+    if figure.low is None:
+        return f"{figure.value:+.3f} ({figure.reason})"
     return f"{figure.value:+.3f} [{figure.low:+.3f}, {figure.high:+.3f}]"
 
 

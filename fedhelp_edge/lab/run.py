@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from fedhelp_edge import files, share
 from fedhelp_edge.codec import CODECS
 from fedhelp_edge.data.pack import Pack
+from fedhelp_edge.errors import SchemaShape
 from fedhelp_edge.lab.partition import Part
 from fedhelp_edge.merge import rules
 from fedhelp_edge.methods.base import Bench, Knowledge, Learner, Site
@@ -50,11 +51,12 @@ def run(
         return dict(json.loads(done.read_text(encoding="utf-8")))
     method = METHODS[plan.method]
     schema = method.schema(plan)
-    merged = {**method.start(plan), **(start or {})}
+    merged = _first(method.start(plan), start or {})
+    whole = share.Share(merged).schema()
     learners = {part.id: learner(plan, part, schema, pack, bench) for part in parts}
     first, seconds, sent = _resume(out, learners)
     if first:
-        merged = {**merged, **_load(out / f"round-{first:04}" / "merged.safetensors")}
+        merged = {**merged, **_load(out / f"round-{first:06}" / "merged.safetensors")}
     examples = {part.id: len(part.of("train")) for part in parts}
     shares_of = rules.weights([examples[i] for i in sorted(examples)], plan.merge.weight, plan.merge.cap)
     parts_of = dict(zip(sorted(examples), shares_of, strict=True))
@@ -63,7 +65,8 @@ def run(
         shares: dict[str, Mapping[str, Array]] = {}
         for part in parts:
             one = learners[part.id]
-            one.receive(_through(plan.wire.down, merged, schema, merged)[0], round_)
+            told = whole if round_ == 1 else schema  # first weights are everybody's, also where they then stay at home
+            one.receive(_through(plan.wire.down, merged, told, merged)[0], round_)
             loop.train(one, sets(part, pack), round_)
             if method.exchanges:
                 shares[part.id], size = _through(plan.wire.up, one.give().arrays, schema, merged)
@@ -104,6 +107,14 @@ def model_hash(merged: Mapping[str, Array], schema: Schema) -> str:
     return hashlib.sha256(file.getvalue()).hexdigest()
 
 
+def _first(drawn: Mapping[str, Array], given: Mapping[str, Array]) -> dict[str, Array]:
+    """The model of round 0: as drawn from the seed, or as given, all of it or a part."""
+    odd = [name for name, array in given.items() if name not in drawn or array.shape != drawn[name].shape]
+    if odd:
+        raise SchemaShape(f"the first weights are for another net: {len(odd)} differ, the first is {odd[0][:60]!r}")
+    return {**drawn, **given}
+
+
 def _through(
     codec: str, arrays: Mapping[str, Array], schema: Schema, base: Mapping[str, Array]
 ) -> tuple[dict[str, Array], int]:
@@ -116,7 +127,7 @@ def _keep(
     out: Path, round_: int, learners: Mapping[str, Learner], merged: Mapping[str, Array], seconds: float, sent: int
 ) -> None:
     """A round is there once its folder has its name; the one before is then no longer needed."""
-    folder, part = out / f"round-{round_:04}", out / f".round-{round_:04}"
+    folder, part = out / f"round-{round_:06}", out / f".round-{round_:06}"
     shutil.rmtree(part, ignore_errors=True)
     for name, one in learners.items():
         one.optimisers = {}  # new in each round
@@ -124,7 +135,7 @@ def _keep(
     with files.writing(part / "merged.safetensors") as file:
         share.write(file, merged)
     part.rename(folder)
-    shutil.rmtree(out / f"round-{round_ - 1:04}", ignore_errors=True)
+    shutil.rmtree(out / f"round-{round_ - 1:06}", ignore_errors=True)
 
 
 def _resume(out: Path, learners: Mapping[str, Learner]) -> tuple[int, float, int]:
@@ -138,7 +149,7 @@ def _resume(out: Path, learners: Mapping[str, Learner]) -> tuple[int, float, int
             raise FileNotFoundError(2, "a kept state is gone", str(rounds[-1] / name))
         facts, state = found
         one.load(state, 1)
-    return int(rounds[-1].name[-4:]), float(facts["seconds"]), int(facts["sent"])
+    return int(rounds[-1].name[-6:]), float(facts["seconds"]), int(facts["sent"])
 
 
 def _load(path: Path) -> dict[str, Array]:
@@ -192,9 +203,7 @@ def _record(
         "mean": _mean(sites),
         "merged": _mean(common) if common else None,
         "bytes_up": sent,
-        "bytes_down": sent
-        if plan.wire.up == plan.wire.down
-        else sum(CODECS[plan.wire.down].wire(schema).size for _ in range(plan.rounds * len(parts))),
+        "bytes_down": 0 if merged is None else plan.rounds * len(parts) * CODECS[plan.wire.down].wire(schema).size,
         "seconds": round(seconds, 1),
     }
 

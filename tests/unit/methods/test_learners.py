@@ -11,7 +11,7 @@ import torch
 
 from fedhelp_edge import share
 from fedhelp_edge.methods import registry
-from fedhelp_edge.methods.base import Learner
+from fedhelp_edge.methods.base import Bench, Learner, Site
 from fedhelp_edge.nets import resnet, spec
 from tests.unit.methods import small
 
@@ -64,6 +64,19 @@ def test_a_state_taken_up_goes_on_as_if_it_had_never_been_put_down(
     walk(one)
     other.load(one.state(), 1)
     assert small.same(one.state(), other.state())
+    assert walk(one) == walk(other)
+    assert small.same(one.state(), other.state())
+
+
+@everybody
+def test_a_state_is_taken_up_by_a_learner_that_has_just_been_made(
+    method: str, tier: str, numbers: dict[str, Any]
+) -> None:
+    one, site = made(method, tier, numbers), Site("site-001", tier, (1, 2, 3, 4))
+    one.receive(one.give().arrays, 3)
+    walk(one)
+    other = type(one)(one.plan, site, one.schema, small.knowledge(), Bench())
+    other.load(one.state(), 3)
     assert walk(one) == walk(other)
     assert small.same(one.state(), other.state())
 

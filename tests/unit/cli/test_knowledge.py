@@ -1,0 +1,129 @@
+"""`knowledge build`, `show` and `start`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from fedhelp_edge.data import phantom
+from tests.command import answer, refusal, run
+
+PLAN = """classes = ["round", "lobed", "granular"]
+method = "fedhelp"
+[image]
+size = 8
+[training]
+epochs = 1
+precision = "fp32"
+[fedhelp]
+public_size = 8
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A plan, public images of four kinds, and what somebody said of them: right about half of them."""
+    pixels, labels = phantom.draw(16, 4, size=12, family="tissue")
+    names = np.array(phantom.TISSUES[:4])
+    np.savez(tmp_path / "public.npz", images=pixels, labels=labels.astype(np.uint8), class_names=names)
+    said = np.eye(4, dtype=np.float32)[(labels + (np.arange(16) % 2)) % 4] * 0.6 + 0.1
+    np.savez(tmp_path / "said.npz", probabilities=said)
+    (tmp_path / "plan.toml").write_text(PLAN)
+    return tmp_path
+
+
+def build(home: Path, *more: str) -> None:
+    given = ("--public", "public.npz", "--source", "files:said.npz", "--out", "pack.safetensors")
+    done = run("knowledge", "build", *given, *more, home=home)
+    assert done.returncode == 0, done.stderr
+
+
+def test_build_writes_a_pack_that_show_explains(home: Path) -> None:
+    given = ("--public", "public.npz", "--source", "files:said.npz", "--out", "pack.safetensors", "--licence", "CC0")
+    assert answer(run("knowledge", "build", *given, "--json", home=home)) == {
+        "schema_version": 1, "pack": "pack.safetensors", "images": 16, "sources": ["files:said.npz"],
+    }  # fmt: skip
+    assert answer(run("knowledge", "show", "pack.safetensors", "--json", home=home)) == {
+        "schema_version": 1,
+        "images": 16,
+        "classes": list(phantom.TISSUES[:4]),
+        "sources": [{"name": "files:said.npz", "accuracy": 0.5}],
+        "side": 12,
+        "channels": 3,
+        "about": {"origin": "public.npz", "licence": "CC0"},
+    }
+
+
+def test_show_tells_people_the_same(home: Path) -> None:
+    build(home)
+    shown = run("knowledge", "show", "pack.safetensors", home=home).stdout
+    assert "16 images of 12 pixels, colour" in shown
+    assert "files:said.npz, right in 50.0%" in shown
+
+
+def test_a_pack_has_the_size_that_was_asked_for(home: Path) -> None:
+    build(home, "--size", "6")
+    assert answer(run("knowledge", "show", "pack.safetensors", "--json", home=home))["images"] == 6
+
+
+def test_answers_are_kept_so_that_another_pack_asks_nobody(home: Path) -> None:
+    build(home)
+    kept = sorted(path.name for path in (home / "pack.safetensors.answers").iterdir())
+    assert len(kept) == 1
+    (home / "pack.safetensors").rename(home / "first")
+    (home / "said.npz").write_bytes(b"no longer an archive, so that asking would fail")
+    build(home)
+    assert (home / "pack.safetensors").read_bytes() == (home / "first").read_bytes()
+
+
+def test_a_pack_is_not_overwritten(home: Path) -> None:
+    (home / "pack.safetensors").write_text("mine")
+    given = ("--public", "public.npz", "--source", "files:said.npz", "--out", "pack.safetensors")
+    assert refusal(run("knowledge", "build", *given, home=home)) == "E_FILE_EXISTS"
+    assert (home / "pack.safetensors").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("public", "source", "code"),
+    [
+        ("gone.npz", "files:said.npz", "E_FILE_MISSING"),
+        ("gone", "files:said.npz", "E_FILE_MISSING"),
+        ("said.npz", "files:said.npz", "E_PACK"),
+        ("public.npz", "files:gone.npz", "E_FILE_MISSING"),
+        ("public.npz", "files:public.npz", "E_PACK"),
+        ("public.npz", "oracle:me", "E_USAGE"),
+        ("public.npz", "nets:resnet20", "E_USAGE"),
+    ],
+)
+def test_bad_input_to_build_is_refused_with_a_code(home: Path, public: str, source: str, code: str) -> None:
+    done = run("knowledge", "build", "--public", public, "--source", source, "--out", "pack", home=home)
+    assert refusal(done) == code
+    assert not (home / "pack").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "code"), [("gone", "E_FILE_MISSING"), ("said.npz", "E_SAFETENSORS"), ("plan.toml", "E_ST_HEADER")]
+)
+def test_show_refuses_what_is_no_pack(home: Path, file: str, code: str) -> None:
+    assert refusal(run("knowledge", "show", file, home=home)) == code
+
+
+def test_start_writes_first_weights_for_the_plans_net(home: Path) -> None:
+    build(home)
+    options = ("--out", "start.safetensors", "--epochs", "1", "--threads", "1")
+    done = run("knowledge", "start", "plan.toml", "pack.safetensors", *options, home=home)
+    assert done.returncode == 0, done.stderr
+    weights = load_file(home / "start.safetensors")
+    assert weights["linear.weight"].shape == (3, 64)
+    assert sum(array.size for name, array in weights.items() if "running" not in name) == 269_267  # with 3 classes
+
+
+def test_start_does_not_overwrite_nor_train_for_nothing(home: Path) -> None:
+    build(home)
+    (home / "start.safetensors").write_text("mine")
+    given = ("plan.toml", "pack.safetensors", "--out", "start.safetensors", "--epochs", "100000")
+    assert refusal(run("knowledge", "start", *given, home=home)) == "E_FILE_EXISTS"
+    assert (home / "start.safetensors").read_text() == "mine"

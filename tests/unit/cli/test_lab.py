@@ -1,0 +1,134 @@
+"""`lab run` and `lab compare`, each as a process of its own on a few small phantoms."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from fedhelp_edge.data import pack as packs
+from fedhelp_edge.data import phantom
+from tests.command import answer, refusal, run
+
+PLAN = """classes = ["round", "lobed", "granular"]
+method = "fedavg"
+rounds = 1
+[image]
+size = 8
+[nets]
+large = "resnet20"
+[training]
+epochs = 1
+batch = 8
+precision = "fp32"
+[fedhelp]
+public_size = 8
+"""
+RUN = ("lab", "run", "plan.toml", "--data", "images.npz", "--out", "out", "--threads", "1")
+COMPARE = ("lab", "compare", "plan.toml", "--data", "images.npz", "--out", "out", "--threads", "1")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A plan, images of two centres, and a pack."""
+    arrays = {}
+    for part, count in (("train", 16), ("val", 4), ("test", 12)):
+        drawn = [phantom.draw(count, 3, size=8, site=site, seed=count) for site in (1, 2)]
+        arrays[f"{part}_images"] = np.concatenate([pixels for pixels, _ in drawn])
+        arrays[f"{part}_labels"] = np.concatenate([labels for _, labels in drawn]).astype(np.uint8)
+        arrays[f"{part}_centers"] = np.repeat([1, 2], count)
+    np.savez(tmp_path / "images.npz", class_names=np.array(phantom.CLASSES[:3]), **arrays)
+    pixels, labels = phantom.draw(8, 4, size=8, family="tissue")
+    said = np.full((1, 8, 4), 0.25, np.float16)
+    packs.save(tmp_path / "pack", packs.Pack(pixels, labels, phantom.TISSUES[:4], ("files:a",), said))
+    (tmp_path / "plan.toml").write_text(PLAN)
+    return tmp_path
+
+
+def test_run_trains_a_federation_of_the_centres_and_says_how_good_each_became(home: Path) -> None:
+    (record,) = answer(run(*RUN, "--json", home=home))["runs"]
+    assert record["method"] == "fedavg"
+    assert [(site["name"], site["n_train"], site["n_test"]) for site in record["sites"]] == [
+        ("1", 16, 12),
+        ("2", 16, 12),
+    ]
+    assert json.loads((home / "out" / "run.json").read_text()) == record
+
+
+def test_run_tells_people_where_the_results_are(home: Path) -> None:
+    done = run(*RUN, "--set", "method=fedhelp", "--knowledge", "pack", "--split", "sizes:20/10,10/5", home=home)
+    assert done.returncode == 0, done.stderr
+    assert "round 1 of 1" in done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[:2] for line in lines[:2]] == [["site", "1"], ["site", "2"]]
+    assert ("large" in lines[0], "small" in lines[1]) == (True, True)
+    assert lines[-1] == f"results: {Path('out') / 'run.json'}"
+
+
+def test_a_site_without_test_images_has_no_accuracy(home: Path) -> None:
+    with np.load(home / "images.npz") as held:
+        arrays = dict(held)
+    arrays["test_centers"] = np.ones_like(arrays["test_centers"])
+    np.savez(home / "images.npz", **arrays)
+    done = run(*RUN, home=home)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[-1] for line in done.stdout.splitlines()[1:2]] == ["–"]
+
+
+def test_compare_writes_the_table_that_it_prints_and_goes_on_where_it_was(home: Path) -> None:
+    given = (*COMPARE, "--methods", "fedavg,local", "--seeds", "0,1")
+    done = run(*given, home=home)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == (home / "out" / "table.md").read_text(encoding="utf-8").strip()
+    held = json.loads((home / "out" / "results.json").read_text())
+    again = run(*given, "--json", home=home)
+    assert answer(again)["runs"] == held["runs"]
+    assert "round" not in again.stderr  # nothing was trained
+    wanted = [("fedavg", 0), ("fedavg", 1), ("local", 0), ("local", 1)]
+    assert [(found["method"], found["seed"]) for found in held["runs"]] == wanted
+
+
+@pytest.mark.parametrize(
+    ("changed", "code"),
+    [
+        (("--data", "gone.npz"), "E_FILE_MISSING"),
+        (("--split", "random"), "E_USAGE"),
+        (("--split", "sizes:1000/10"), "E_USAGE"),
+        (("--split", "dirichlet:x"), "E_USAGE"),
+        (("--split", "dirichlet:1", "--sites", "-1"), "E_USAGE"),
+        (("--set", "method=fedbest"), "E_PLAN"),
+        (("--set", "fedhelp.lambda_x=1"), "E_PLAN"),
+        (("--knowledge", "gone"), "E_FILE_MISSING"),
+        (("--knowledge", "plan.toml"), "E_ST_HEADER"),
+        (("--start", "gone"), "E_FILE_MISSING"),
+        (("--start", "pack"), "E_ST_META"),
+        (("--start", "other"), "E_SCHEMA_SHAPE"),
+    ],
+)
+def test_bad_input_to_run_is_refused_with_a_code(home: Path, changed: tuple[str, ...], code: str) -> None:
+    save_file({"linear.weight": np.zeros((10, 64), np.float32)}, home / "other")
+    assert refusal(run(*RUN, *changed, home=home)) == code
+    assert not (home / "out" / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "code"),
+    [
+        (("--methods", "fedavg,fedbest"), "E_PLAN"),
+        (("--methods", "fedavg+mu=1"), "E_PLAN"),
+        (("--methods", "fedavg", "--seeds", "0,one"), "E_USAGE"),
+        (("--methods", "fedavg", "--seeds", ""), "E_USAGE"),
+        ((), "E_USAGE"),
+    ],
+)
+def test_bad_input_to_compare_is_refused_with_a_code(home: Path, changed: tuple[str, ...], code: str) -> None:
+    assert refusal(run(*COMPARE, *changed, home=home)) == code
+    assert not (home / "out" / "runs").exists()  # nothing is trained before all is judged
+
+
+def test_a_plan_that_is_missing_is_said_to_be_missing(home: Path) -> None:
+    (home / "plan.toml").unlink()
+    assert refusal(run(*RUN, home=home)) == "E_FILE_MISSING"

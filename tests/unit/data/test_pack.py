@@ -1,0 +1,232 @@
+"""The knowledge file: written and read back, cut to a size, brought to a plan's images, and refused where it is odd."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from fedhelp_edge.data import pack as packs
+from fedhelp_edge.data.pack import Pack
+from fedhelp_edge.errors import BadPack, FileExists, NotSafetensors, ShareError, StMeta
+
+Arrays = dict[str, Any]
+
+
+def made(images: int = 40, side: int = 8, channels: int = 3, seed: int = 0) -> Pack:
+    """Noise in three classes, of which one is rare, and what two sources said."""
+    draw = np.random.Generator(np.random.Philox(seed))
+    return Pack(
+        draw.integers(0, 256, (images, side, side, channels), np.uint8),
+        np.array([0, 0, 0, 1, 1, 1, 1, 2, 0, 1] * (images // 10), np.int64),
+        ("a", "b", "c"),
+        ("clip:one@w", "files:two.npz"),
+        draw.dirichlet(np.ones(3), (2, images)).astype(np.float16),
+        {"origin": "noise.npz", "licence": "CC0"},
+    )
+
+
+def held(pack: Pack) -> Arrays:
+    return {"images": pack.pixels, "labels": pack.labels, "probabilities": pack.probabilities}
+
+
+def names(pack: Pack) -> dict[str, str]:
+    return {"classes": json.dumps(pack.classes), "sources": json.dumps(pack.sources)}
+
+
+def places(part: Pack, whole: Pack) -> list[int]:
+    """Where the images of a part stand in the whole."""
+    at = {image.tobytes(): place for place, image in enumerate(whole.pixels)}
+    return [at[image.tobytes()] for image in part.pixels]
+
+
+def test_a_pack_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    pack = made()
+    packs.save(tmp_path / "pack.safetensors", pack)
+    found = packs.load(tmp_path / "pack.safetensors")
+    for name in ("pixels", "labels", "probabilities"):
+        one, other = getattr(found, name), getattr(pack, name)
+        assert (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
+    assert (found.classes, found.sources, dict(found.about)) == (pack.classes, pack.sources, pack.about)
+    assert len(found) == 40
+
+
+def test_a_pack_is_a_safetensors_file_as_others_read_them(tmp_path: Path) -> None:
+    pack = made()
+    packs.save(tmp_path / "pack.safetensors", pack)
+    with safe_open(tmp_path / "pack.safetensors", "numpy") as file:
+        assert {name: file.get_tensor(name).tobytes() for name in file.keys()} == {  # noqa: SIM118 - no mapping
+            name: array.tobytes() for name, array in held(pack).items()
+        }
+        assert file.metadata() == {**names(pack), **pack.about}
+
+
+def test_a_pack_that_another_program_wrote_is_read(tmp_path: Path) -> None:
+    pack = made()
+    save_file(held(pack), tmp_path / "pack.safetensors", names(pack))
+    assert packs.load(tmp_path / "pack.safetensors").pixels.tobytes() == pack.pixels.tobytes()
+
+
+def test_a_pack_is_never_overwritten(tmp_path: Path) -> None:
+    packs.save(tmp_path / "pack.safetensors", made())
+    with pytest.raises(FileExists):
+        packs.save(tmp_path / "pack.safetensors", made(seed=1))
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 20, 39])
+def test_a_choice_has_its_size_and_every_class_its_part_of_it(size: int) -> None:
+    whole = made()
+    part = whole.chosen(size)
+    assert len(part) == len(part.pixels) == part.probabilities.shape[1] == size
+    fair = np.bincount(whole.labels) * size / len(whole)
+    assert (np.abs(np.bincount(part.labels, minlength=3) - fair) < 1).all()
+
+
+def test_what_was_said_of_an_image_goes_with_it() -> None:
+    whole = made()
+    part = whole.chosen(13)
+    kept = places(part, whole)
+    assert part.labels.tolist() == whole.labels[kept].tolist()
+    assert part.probabilities.tobytes() == whole.probabilities[:, kept].tobytes()
+
+
+def test_a_smaller_choice_is_a_part_of_every_bigger_one() -> None:
+    whole = made()
+    choices = [set(places(whole.chosen(size), whole)) for size in range(1, 41)]
+    assert all(small < big for small, big in pairwise(choices))
+
+
+def test_a_choice_hangs_on_its_seed_alone() -> None:
+    whole = made()
+    assert whole.chosen(10).pixels.tobytes() == whole.chosen(10).pixels.tobytes()
+    assert whole.chosen(10).pixels.tobytes() != whole.chosen(10, seed=1).pixels.tobytes()
+
+
+def test_a_choice_of_more_than_there_is_takes_all() -> None:
+    whole = made()
+    assert whole.chosen(41) is whole
+
+
+def test_grey_becomes_colour_with_three_equal_channels() -> None:
+    pack = made(channels=1)
+    found = pack.fitted(8, 3).pixels
+    assert found.shape == (40, 8, 8, 3)
+    assert (found == pack.pixels).all()
+
+
+def test_colour_becomes_the_grey_of_its_mean() -> None:
+    pack = made(channels=3)
+    found = pack.fitted(8, 1).pixels
+    assert (found.shape, found.dtype) == ((40, 8, 8, 1), np.uint8)
+    assert np.abs(found[..., 0] - pack.pixels.mean(3)).max() <= 0.5
+
+
+@pytest.mark.parametrize("side", [4, 16])
+def test_images_come_to_the_side_that_the_plan_wants(side: int) -> None:
+    flat = replace(made(), pixels=np.full((40, 8, 8, 3), 77, np.uint8))
+    found = flat.fitted(side, 3)
+    assert found.pixels.shape == (40, side, side, 3)
+    assert (found.pixels == 77).all()
+    assert found.probabilities is flat.probabilities
+
+
+def test_images_that_fit_stay_as_they_are() -> None:
+    pack = made()
+    assert pack.fitted(8, 3).pixels is pack.pixels
+
+
+def rows(change: Callable[[Any], None]) -> Callable[[Arrays], None]:
+    """A change to what the sources said."""
+
+    def changed(arrays: Arrays) -> None:
+        said = arrays["probabilities"].copy()
+        change(said)
+        arrays["probabilities"] = said
+
+    return changed
+
+
+ODD: dict[str, Callable[[Arrays], Any]] = {
+    "no images": lambda a: a.pop("images"),
+    "no labels": lambda a: a.pop("labels"),
+    "no probabilities": lambda a: a.pop("probabilities"),
+    "something more": lambda a: a.update(more=np.zeros(3, np.float32)),
+    "fewer labels": lambda a: a.update(labels=a["labels"][:-1]),
+    "fewer images": lambda a: a.update(images=a["images"][:-1]),
+    "fewer answers": lambda a: a.update(probabilities=a["probabilities"][:, :-1]),
+    "one source less": lambda a: a.update(probabilities=a["probabilities"][:1]),
+    "one class less": lambda a: a.update(probabilities=a["probabilities"][:, :, :2]),
+    "images without channels": lambda a: a.update(images=a["images"][..., 0]),
+    "two channels": lambda a: a.update(images=a["images"][..., :2].copy()),
+    "images of floats": lambda a: a.update(images=a["images"].astype(np.float32)),
+    "labels of 32 bit": lambda a: a.update(labels=a["labels"].astype(np.int32)),
+    "labels in two columns": lambda a: a.update(labels=np.stack([a["labels"]] * 2, 1)),
+    "answers of 32 bit": lambda a: a.update(probabilities=a["probabilities"].astype(np.float32)),
+    "a label too large": lambda a: a.update(labels=a["labels"] + 1),
+    "a label below zero": lambda a: a.update(labels=a["labels"] - 1),
+    "a sum that is not one": rows(lambda said: said.__setitem__((0, 0), [0.5, 0.2, 0.2])),
+    "a sum of zero": rows(lambda said: said.__setitem__((1, 3), 0)),
+    "below zero": rows(lambda said: said.__setitem__((0, 1), [1.5, -0.5, 0])),
+    "no number": rows(lambda said: said.__setitem__((0, 0, 0), np.nan)),
+    "infinite": rows(lambda said: said.__setitem__((0, 0, 0), np.inf)),
+}
+
+
+@pytest.mark.parametrize("change", ODD.values(), ids=ODD)
+def test_a_pack_whose_arrays_are_odd_is_refused(tmp_path: Path, change: Callable[[Arrays], Any]) -> None:
+    pack = made()
+    arrays = held(pack)
+    change(arrays)
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, tmp_path / "pack", names(pack))
+    with pytest.raises(BadPack):
+        packs.load(tmp_path / "pack")
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [
+        {},
+        {"classes": '["a", "b", "c"]'},
+        {"classes": "a, b, c", "sources": '["x", "y"]'},
+        {"classes": "3", "sources": '["x", "y"]'},
+        {"classes": '["a", "b"]', "sources": '["x", "y"]'},
+        {"classes": '["a", "b", "c"]', "sources": '["x"]'},
+        {"classes": "[" * 20000, "sources": '["x", "y"]'},
+    ],
+)
+def test_a_pack_whose_names_are_odd_is_refused(tmp_path: Path, notes: dict[str, str]) -> None:
+    save_file(held(made()), tmp_path / "pack", notes or None)
+    with pytest.raises(BadPack):
+        packs.load(tmp_path / "pack")
+
+
+def test_a_pack_with_notes_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    pack = made()
+    save_file(held(pack), tmp_path / "pack", {**names(pack), "more": "of them"})
+    with pytest.raises(StMeta):
+        packs.load(tmp_path / "pack")
+
+
+def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
+    import pickle
+
+    path = tmp_path / "pack"
+    path.write_bytes(pickle.dumps({"images": [1, 2, 3]}))
+    with pytest.raises(NotSafetensors):
+        packs.load(path)
+
+
+@pytest.mark.parametrize("kept", [0, 7, 100, -1])
+def test_a_pack_that_was_cut_off_is_refused(tmp_path: Path, kept: int) -> None:
+    packs.save(tmp_path / "pack", made())
+    (tmp_path / "cut").write_bytes((tmp_path / "pack").read_bytes()[:kept])
+    with pytest.raises(ShareError):
+        packs.load(tmp_path / "cut")

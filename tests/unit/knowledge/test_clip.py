@@ -1,0 +1,193 @@
+"""The open_clip path with real weight files. The models are tiny and random: what is checked is how they are asked."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pickle
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+
+from fedhelp_edge.errors import BadPack, FileMissing, Usage
+from fedhelp_edge.knowledge import build, clip, vision
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("open_clip") is None, reason="open_clip is not installed (extra: foundation)"
+)
+CLASSES = ("horse", "ship", "frog")
+SIDE = 16
+TINY = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": SIDE, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # as CLIP was trained
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for a socket fails."""
+
+    def refuse(*arguments: Any, **options: Any) -> NoReturn:
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture(scope="module")
+def open_clip(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """open_clip, which knows a tiny model more."""
+    vision.ready()
+    import open_clip
+
+    path = tmp_path_factory.mktemp("models") / "tiny-for-tests.json"
+    path.write_text(json.dumps(TINY))
+    open_clip.add_model_config(path)
+    return open_clip
+
+
+@pytest.fixture
+def saved(open_clip: Any, tmp_path: Path) -> Callable[..., tuple[Any, str]]:
+    """A model of random weights, and the source that its weight file makes."""
+
+    def make(seed: int = 0, suffix: str = ".safetensors") -> tuple[Any, str]:
+        torch.manual_seed(seed)
+        net = open_clip.create_model("tiny-for-tests").eval()
+        path = tmp_path / f"weights{seed}{suffix}"
+        state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+        save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+        return net, f"clip:tiny-for-tests@{path}"
+
+    return make
+
+
+def noise(count: int = 5, side: int = SIDE, channels: int = 3) -> NDArray[np.uint8]:
+    return np.random.Generator(np.random.Philox(7)).integers(0, 256, (count, side, side, channels), np.uint8)
+
+
+@torch.no_grad()
+def by_hand(net: Any, tokens: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Zero-shot probabilities, class by class and sentence by sentence."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    seen = net.encode_image((torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std)
+    logits = torch.zeros(len(images), len(CLASSES))
+    for place, name in enumerate(CLASSES):
+        total = torch.zeros(TINY["embed_dim"])  # type: ignore[call-overload]
+        for prompt in clip.PROMPTS:
+            sentence = net.encode_text(tokens([prompt.format(name)]))[0]
+            total += sentence / sentence.norm()
+        for row, image in enumerate(seen):
+            logits[row, place] = net.logit_scale.exp() * torch.cosine_similarity(image, total, 0)
+    return np.asarray(torch.softmax(logits, 1).numpy())
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_clip_says_what_the_same_model_says_by_hand(
+    open_clip: Any, saved: Callable[..., tuple[Any, str]], tmp_path: Path, suffix: str
+) -> None:
+    net, spec = saved(0, suffix)
+    wanted = by_hand(net, open_clip.get_tokenizer("tiny-for-tests"), noise())
+    said = build.source(spec, CLASSES).probabilities(noise(), 0)
+    assert np.abs(said - wanted).max() < 1e-5
+    assert np.ptp(wanted, axis=0).max() > 0.01  # it tells the images apart, so that the comparison means something
+    pack = build.build(noise(), np.zeros(5, np.int64), CLASSES, [spec], tmp_path / "kept")
+    assert np.abs(pack.probabilities[0] - wanted).max() < 1e-3
+    assert pack.sources == (f"clip:tiny-for-tests@weights0{suffix}",)
+
+
+def test_there_are_several_prompts_and_each_counts(
+    saved: Callable[..., tuple[Any, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, spec = saved()
+    assert len(clip.PROMPTS) > 1
+    all_of_them = build.source(spec, CLASSES).probabilities(noise(), 0)
+    monkeypatch.setattr(clip, "PROMPTS", clip.PROMPTS[1:])
+    assert not np.allclose(build.source(spec, CLASSES).probabilities(noise(), 0), all_of_them, atol=1e-6)
+
+
+def test_other_weights_give_other_answers(saved: Callable[..., tuple[Any, str]]) -> None:
+    one, other = (build.source(saved(seed)[1], CLASSES).probabilities(noise(), 0) for seed in (0, 1))
+    assert np.abs(one - other).max() > 0.01
+
+
+def test_answers_follow_the_names_of_the_classes(saved: Callable[..., tuple[Any, str]]) -> None:
+    _, spec = saved()
+    forward = build.source(spec, CLASSES).probabilities(noise(), 0)
+    backward = build.source(spec, CLASSES[::-1]).probabilities(noise(), 0)
+    assert np.abs(forward - backward[:, ::-1]).max() < 1e-5
+
+
+def test_grey_images_are_seen_as_colour(saved: Callable[..., tuple[Any, str]]) -> None:
+    asked = build.source(saved()[1], CLASSES)
+    grey = noise(channels=1)
+    assert asked.probabilities(grey, 0).tobytes() == asked.probabilities(np.repeat(grey, 3, 3), 0).tobytes()
+
+
+def test_images_of_any_size_are_taken(saved: Callable[..., tuple[Any, str]]) -> None:
+    said = build.source(saved()[1], CLASSES).probabilities(noise(side=40), 0)
+    assert said.shape == (5, 3)
+    assert np.abs(said.sum(1) - 1).max() < 1e-5
+
+
+def test_an_unknown_model_is_wrong_usage(saved: Callable[..., tuple[Any, str]]) -> None:
+    path = saved()[1].partition("@")[2]
+    for model in ("ViT-Z-99", "hf-hub:somebody/something", "local-dir:somewhere"):
+        with pytest.raises(Usage, match="knows no model"):
+            build.source(f"clip:{model}@{path}", CLASSES)
+
+
+def test_a_missing_file_is_said_to_be_missing(open_clip: Any, tmp_path: Path) -> None:
+    with pytest.raises(FileMissing, match=r"gone\.pt"):
+        build.source(f"clip:tiny-for-tests@{tmp_path / 'gone.pt'}", CLASSES)
+
+
+def test_a_file_named_like_a_known_tag_is_read_and_nothing_is_downloaded(
+    open_clip: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "laion400m_e32").write_text("no weights at all")
+    assert "laion400m_e32" in open_clip.list_pretrained_tags_by_model("ViT-B-32")
+    asked: list[str] = []
+    monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *at, **how: asked.append("download"))
+    monkeypatch.setattr(open_clip.factory, "get_model_config", lambda name: json.loads(json.dumps(TINY)))
+    with pytest.raises(BadPack, match="laion400m_e32 does not hold"):
+        build.source("clip:ViT-B-32@laion400m_e32", CLASSES)
+    assert asked == []
+
+
+def write_text(path: Path) -> None:
+    path.write_text("no weights at all, but some text that is long enough to be read")
+
+
+def write_nothing(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def write_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"a": Path}))
+
+
+def write_other_net(path: Path) -> None:
+    state = {"conv.weight": torch.zeros(3, 3)}
+    save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".npz"])
+@pytest.mark.parametrize("write", [write_text, write_nothing, write_pickle, write_other_net])
+def test_a_file_that_holds_other_things_is_refused(
+    open_clip: Any, tmp_path: Path, write: Callable[[Path], None], suffix: str
+) -> None:
+    path = tmp_path / f"wrong{suffix}"
+    write(path)
+    with pytest.raises(BadPack, match=f"wrong{suffix} does not hold the weights of tiny-for-tests"):
+        build.source(f"clip:tiny-for-tests@{path}", CLASSES)

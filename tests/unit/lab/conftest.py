@@ -1,0 +1,97 @@
+"""A small federation: phantoms of three sites, a pack of public ones, and a plan of small nets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fedhelp_edge import plan as plans
+from fedhelp_edge.data import phantom
+from fedhelp_edge.data.images import Images
+from fedhelp_edge.data.pack import Pack
+from fedhelp_edge.lab import partition, run
+from fedhelp_edge.lab.partition import Part
+from fedhelp_edge.methods.base import Bench
+from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.plan import Plan
+
+SIDE = 8
+COUNTS = {"2": 14, "10": 20, "9": 12}  # of each centre
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """What is this small is slower with more, and the same bits need the same threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _images(counts: dict[str, int], classes: int = 3) -> Images:
+    """Images of some centres: of ten, six to train with, one to choose by, three to measure by."""
+    pixels, labels, splits, centres = [], [], [], []
+    for place, (centre, count) in enumerate(counts.items()):
+        drawn, kinds = phantom.draw(count, classes, size=SIDE, site=place + 1)
+        pixels.append(drawn)
+        labels.append(kinds)
+        splits += [("train", "test", "train", "train", "val", "train", "test", "train", "train", "test")[n % 10]
+                   for n in range(count)]  # fmt: skip
+        centres += [centre] * count
+    total = len(splits)
+    names = tuple(f"{number}.png" for number in range(total))
+    return Images(np.concatenate(pixels), np.concatenate(labels), tuple(splits), names, ("",) * total, tuple(centres))
+
+
+@pytest.fixture(scope="session")
+def images_of() -> Callable[..., Images]:
+    return _images
+
+
+@pytest.fixture(scope="session")
+def images() -> Images:
+    return _images(COUNTS)
+
+
+@pytest.fixture(scope="session")
+def parts(images: Images) -> list[Part]:
+    """Three sites; the one with most images is large."""
+    return partition.deal(images, "natural:centers", 0, large=1)
+
+
+@pytest.fixture(scope="session")
+def pack() -> Pack:
+    pixels, labels = phantom.draw(12, 4, size=SIDE, family="tissue")
+    said = np.random.Generator(np.random.Philox(1)).dirichlet(np.ones(4), (2, 12)).astype(np.float16)
+    return Pack(pixels, labels, phantom.TISSUES[:4], ("files:a", "files:b"), said)
+
+
+@pytest.fixture(scope="session")
+def plan_of() -> Callable[..., Plan]:
+    """A plan of one method, with settings laid over it."""
+
+    def make(method: str = "fedavg", settings: dict[str, str] | None = None, **keys: Any) -> Plan:
+        top = {"method": method, "classes": list(phantom.CLASSES[:3]), "rounds": 2, "seed": 3, **keys}
+        lines = [f"{key} = {json.dumps(value)}" for key, value in top.items()]
+        lines += ["[image]", f"size = {SIDE}", "[nets]", 'large = "resnet20"', "[training]", "epochs = 1", "batch = 8"]
+        lines += ['precision = "fp32"', "[fedhelp]", "public_every = 1", f"public_size = {SIDE}"]
+        return plans.read("\n".join(lines), TABLES, settings or {})
+
+    return make
+
+
+@pytest.fixture
+def go(parts: list[Part], pack: Pack) -> Callable[..., dict[str, Any]]:
+    """Runs a plan over the three sites."""
+
+    def start(plan: Plan, out: Path, **options: Any) -> dict[str, Any]:
+        known = pack if plan.method == "fedhelp" else None
+        return run.run(plan, parts, out, **{"bench": Bench(), "pack": known, **options})
+
+    return start

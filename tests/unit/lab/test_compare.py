@@ -1,0 +1,182 @@
+"""Methods and seeds side by side: one list of results, one table, intervals beside every difference."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedhelp_edge.lab import compare, run
+from fedhelp_edge.lab.partition import Part
+from fedhelp_edge.methods.base import Bench
+from fedhelp_edge.plan import Plan
+
+One = Callable[[str, int, Path], dict[str, Any]]
+
+
+class Cut(Exception):
+    """The power goes."""
+
+
+@pytest.fixture(scope="module")
+def one(parts: list[Part], plan_of: Callable[..., Plan]) -> One:
+    """Runs a method for a round."""
+
+    def start(name: str, seed: int, folder: Path) -> dict[str, Any]:
+        method, settings = compare.settings_of(name)
+        return run.run(plan_of(method, settings, seed=seed, rounds=1), parts, folder, bench=Bench())
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def compared(one: One, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], Path]:
+    """Three methods, the last of which is the first in other words, and two seeds."""
+    out = tmp_path_factory.mktemp("compared")
+    return compare.compare(["fedavg", "local", "fedprox+mu=0"], [1, 0], out, one), out
+
+
+def runs_in(out: Path) -> list[tuple[str, int]]:
+    held = json.loads((out / "results.json").read_text())
+    assert held["schema_version"] == 1
+    return [(found["method"], found["seed"]) for found in held["runs"]]
+
+
+def rows(out: Path, heading: str) -> Iterator[list[str]]:
+    """The rows of the part of the table that begins with a line like this."""
+    text = (out / "table.md").read_text(encoding="utf-8")
+    for line in text[text.index(heading) :].split("\n\n")[heading[0] != "|"].splitlines()[2:]:
+        yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "settings"),
+    [
+        ("fedavg", "fedavg", {}),
+        ("fedhelp+sources=none", "fedhelp", {"fedhelp.sources": "none"}),
+        ("fedhelp+lambda_j=0.4+top=1", "fedhelp", {"fedhelp.lambda_j": "0.4", "fedhelp.top": "1"}),
+        ("fedavg+wire.norm=local", "fedavg", {"wire.norm": "local"}),
+    ],
+)
+def test_a_name_carries_the_settings_of_its_method(name: str, method: str, settings: dict[str, str]) -> None:
+    assert compare.settings_of(name) == (method, settings)
+
+
+def test_results_stand_in_the_order_given(compared: tuple[list[dict[str, Any]], Path]) -> None:
+    runs, out = compared
+    wanted = [(name, seed) for name in ("fedavg", "local", "fedprox+mu=0") for seed in (1, 0)]
+    assert [(found["method"], found["seed"]) for found in runs] == wanted == runs_in(out)
+    assert json.loads((out / "results.json").read_text())["runs"] == runs
+
+
+def test_results_and_table_are_written_anew_after_each_run(one: One, tmp_path: Path) -> None:
+    seen: list[tuple[list[tuple[str, int]], str]] = []
+
+    def watching(name: str, seed: int, folder: Path) -> dict[str, Any]:
+        if (tmp_path / "results.json").exists():
+            seen.append((runs_in(tmp_path), (tmp_path / "table.md").read_text(encoding="utf-8")))
+        return one(name, seed, folder)
+
+    compare.compare(["local", "fedavg"], [0, 1], tmp_path, watching)
+    everything = [("local", 0), ("local", 1), ("fedavg", 0), ("fedavg", 1)]
+    assert [found for found, _ in seen] == [everything[:count] for count in (1, 2, 3)]
+    assert ["| fedavg |" in text for _, text in seen] == [False, False, True]
+
+
+def test_a_comparison_that_was_cut_off_goes_on(
+    one: One, compared: tuple[list[dict[str, Any]], Path], tmp_path: Path
+) -> None:
+    done: list[tuple[str, int]] = []
+
+    def some(name: str, seed: int, folder: Path) -> dict[str, Any]:
+        if len(done) == 3:
+            raise Cut
+        found = one(name, seed, folder)
+        done.append((name, seed))
+        return found
+
+    methods, seeds = ["fedavg", "local", "fedprox+mu=0"], [1, 0]
+    with pytest.raises(Cut):
+        compare.compare(methods, seeds, tmp_path, some)
+    kept = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("run.json")}
+    assert len(kept) == 3
+    runs = compare.compare(methods, seeds, tmp_path, one)
+    assert all(path.read_bytes() == before for path, before in kept.items())  # these were not run again
+
+    def timeless(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{**record, "seconds": 0} for record in found]
+
+    assert timeless(runs) == timeless(compared[0])
+    assert re.sub(r"\d+ \|\n", "", (tmp_path / "table.md").read_text()) == re.sub(
+        r"\d+ \|\n", "", (compared[1] / "table.md").read_text()
+    )
+
+
+def test_the_table_names_every_method_and_every_site(
+    compared: tuple[list[dict[str, Any]], Path], parts: list[Part]
+) -> None:
+    _, out = compared
+    for heading in ("| method | seeds", "| method | 2 (small"):
+        assert [row[0] for row in rows(out, heading)] == ["fedavg", "local", "fedprox+mu=0"]
+    text = (out / "table.md").read_text(encoding="utf-8")
+    for part in parts:
+        assert f"{part.name} ({part.tier}, {len(part.of('train'))}/{len(part.of('test'))})" in text
+
+
+def test_the_table_gives_the_mean_over_seeds_with_its_spread(compared: tuple[list[dict[str, Any]], Path]) -> None:
+    runs, out = compared
+    for row in rows(out, "| method | seeds"):
+        mine = [found["mean"]["accuracy"] for found in runs if found["method"] == row[0]]
+        assert row[1:3] == ["2", f"{np.mean(mine):.3f} ± {np.std(mine, ddof=1):.3f}"]
+
+
+def test_only_methods_that_merge_have_a_merged_net(compared: tuple[list[dict[str, Any]], Path]) -> None:
+    merged = {row[0]: row[5] for row in rows(compared[1], "| method | seeds")}
+    assert merged["local"] == "–"
+    assert merged["fedavg"] != "–"
+
+
+def test_every_difference_from_the_first_method_has_an_interval(
+    compared: tuple[list[dict[str, Any]], Path],
+) -> None:
+    found = {row[0]: row[1:] for row in rows(compared[1], "Difference from fedavg")}
+    assert list(found) == ["local", "fedprox+mu=0"]
+    for cell in found["local"]:
+        value, low, high = map(float, re.fullmatch(r"(\S+) \[(\S+), (\S+)\]", cell).groups())  # type: ignore[union-attr]
+        assert low <= value <= high
+        assert low < high
+
+
+def test_a_difference_is_that_of_all_test_images_together(compared: tuple[list[dict[str, Any]], Path]) -> None:
+    _, out = compared
+    right: dict[str, list[bool]] = {"fedavg": [], "local": []}
+    for name in right:
+        for seed in (0, 1):
+            with np.load(out / "runs" / f"{name}-{seed}" / "answers.npz") as held:
+                for site in ("site-001", "site-002", "site-003"):
+                    right[name] += (held[f"{site}/test_own"].argmax(1) == held[f"{site}/test_labels"]).tolist()
+    found = next(row for row in rows(out, "Difference from fedavg") if row[0] == "local")
+    assert float(found[1].split()[0]) == pytest.approx(np.mean(right["local"]) - np.mean(right["fedavg"]), abs=6e-4)
+
+
+def test_methods_that_are_the_same_differ_by_nothing(compared: tuple[list[dict[str, Any]], Path]) -> None:
+    """FedProx that pulls with no strength is FedAvg."""
+    found = next(row for row in rows(compared[1], "Difference from fedavg") if row[0] == "fedprox+mu=0")
+    assert found[1:] == ["+0.000 [+0.000, +0.000]"] * 3
+
+
+def test_too_few_test_images_give_a_difference_and_the_reason_why_it_has_no_interval(
+    one: One, plan_of: Callable[..., Plan], parts: list[Part], tmp_path: Path
+) -> None:
+    def two_sites(name: str, seed: int, folder: Path) -> dict[str, Any]:
+        return run.run(plan_of(name, seed=seed, rounds=1), [parts[0], parts[1]], folder, bench=Bench())
+
+    assert sum(len(part.of("test")) for part in parts[:2]) < 10
+    compare.compare(["fedavg", "local"], [0], tmp_path, two_sites)
+    (found,) = rows(tmp_path, "Difference from fedavg")
+    assert all(re.fullmatch(r"[+-]\d\.\d{3} \(no interval: fewer than 10 images\)", cell) for cell in found[1:])

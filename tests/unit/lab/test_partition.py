@@ -1,0 +1,138 @@
+"""How images are dealt out to sites."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from fedhelp_edge.data.images import SPLITS, Images
+from fedhelp_edge.errors import Usage
+from fedhelp_edge.lab.partition import Part, deal
+
+
+@pytest.fixture(scope="module")
+def many(images_of: Callable[..., Images]) -> Images:
+    return images_of({"": 300})
+
+
+def names(parts: list[Part]) -> list[tuple[str, ...]]:
+    return [part.images.names for part in parts]
+
+
+def test_a_natural_split_gives_each_centre_its_own_images_in_order_of_their_numbers(images: Images) -> None:
+    parts = deal(images, "natural:centers", 0)
+    assert [(part.id, part.name) for part in parts] == [("site-001", "2"), ("site-002", "9"), ("site-003", "10")]
+    for part in parts:
+        assert set(part.images.centres) == {part.name}
+        own = [name for name, centre in zip(images.names, images.centres, strict=True) if centre == part.name]
+        assert list(part.images.names) == own
+
+
+def test_a_natural_split_keeps_the_splits_of_the_images(images: Images) -> None:
+    kept = dict(zip(images.names, images.splits, strict=True))
+    for part in deal(images, "natural:centers", 0):
+        assert part.images.splits == tuple(kept[name] for name in part.images.names)
+        assert sum(len(part.of(split)) for split in SPLITS) == len(part.images)
+
+
+def test_pixels_and_labels_go_with_their_names(images: Images) -> None:
+    for part in deal(images, "dirichlet:1", 0, sites=2):
+        at = [images.names.index(name) for name in part.images.names]
+        assert np.asarray(part.images.pixels).tobytes() == np.asarray(images.pixels)[at].tobytes()
+        assert part.images.labels.tolist() == images.labels[at].tolist()
+
+
+@pytest.mark.parametrize("how", ["dirichlet:0.5", "dirichlet:100"])
+def test_a_dirichlet_split_gives_every_image_to_one_site(many: Images, how: str) -> None:
+    parts = deal(many, how, 3, sites=3)
+    assert len(parts) == 3
+    assert Counter(name for part in parts for name in part.images.names) == Counter(many.names)
+
+
+def test_a_dirichlet_split_cuts_train_and_test_alike(many: Images) -> None:
+    """A site's part of a class is the same in each split, up to one image."""
+    for part in deal(many, "dirichlet:1", 5, sites=3):
+        for label in range(3):
+            shares = []
+            for split in ("train", "test"):
+                whole = many.part(split).labels
+                shares.append(((part.of(split).labels == label).sum(), (whole == label).sum()))
+            (train, of_train), (test, of_test) = shares
+            assert abs(train / of_train - test / of_test) <= 1 / of_train + 1 / of_test
+
+
+def test_a_smaller_alpha_gives_more_unequal_sites_on_average(many: Images) -> None:
+    def spread(alpha: float) -> float:
+        found = []
+        for seed in range(12):
+            try:
+                parts = deal(many, f"dirichlet:{alpha}", seed, sites=2)
+            except Usage:
+                continue  # a site without training images: more unequal than any that count here
+            mixes = [np.bincount(part.of("train").labels, minlength=3) / len(part.of("train")) for part in parts]
+            found.append(np.abs(mixes[0] - mixes[1]).sum())
+        assert len(found) > 6
+        return float(np.mean(found))
+
+    assert spread(0.2) > spread(2) > spread(100)
+
+
+def test_a_dirichlet_split_hangs_on_its_seed_alone(many: Images) -> None:
+    assert names(deal(many, "dirichlet:1", 1, sites=3)) == names(deal(many, "dirichlet:1", 1, sites=3))
+    assert names(deal(many, "dirichlet:1", 1, sites=3)) != names(deal(many, "dirichlet:1", 2, sites=3))
+
+
+def test_sizes_are_kept_to_the_image_and_val_is_cut_from_train(many: Images) -> None:
+    parts = deal(many, "sizes:100/30,50/20,20/5", 0, val=0.1)
+    assert [tuple(len(part.of(split)) for split in SPLITS) for part in parts] == [(90, 10, 30), (45, 5, 20), (18, 2, 5)]
+    dealt = [name for part in parts for name in part.images.names]
+    assert len(set(dealt)) == len(dealt) == 225
+
+
+def test_sizes_draw_from_all_images_by_the_seed(many: Images) -> None:
+    one, other = (deal(many, "sizes:100/30,50/20", seed) for seed in (0, 1))
+    assert names(one) != names(other)
+    assert names(one) == names(deal(many, "sizes:100/30,50/20", 0))
+    held = dict(zip(many.names, many.splits, strict=True))
+    assert {held[name] for name in one[0].of("train").names} == set(SPLITS)
+
+
+def test_the_large_sites_are_those_with_most_training_images(many: Images) -> None:
+    parts = deal(many, "sizes:30/40,60/5,50/5,10/5", 0, large=2)
+    assert [part.tier for part in parts] == ["small", "large", "large", "small"]
+    assert {part.tier for part in deal(many, "sizes:30/4,60/5", 0)} == {"small"}
+
+
+def test_of_sites_with_equally_many_images_the_first_are_large(many: Images) -> None:
+    assert [part.tier for part in deal(many, "sizes:30/4,30/5,30/6", 0, large=1)] == ["large", "small", "small"]
+
+
+@pytest.mark.parametrize(
+    ("how", "cause"),
+    [
+        ("", "a split is"),
+        ("random", "a split is"),
+        ("natural:centers", "no centres"),
+        ("dirichlet:", "above 0"),
+        ("dirichlet:0", "above 0"),
+        ("dirichlet:-1", "above 0"),
+        ("dirichlet:nan", "above 0"),
+        ("dirichlet:inf", "above 0"),
+        ("sizes:", "above 0"),
+        ("sizes:10", "above 0"),
+        ("sizes:10/", "above 0"),
+        ("sizes:10/5,a/b", "above 0"),
+        ("sizes:200/50,40/11", "301 images, and there are 300"),
+    ],
+)
+def test_a_split_that_cannot_be_is_wrong_usage(many: Images, how: str, cause: str) -> None:
+    with pytest.raises(Usage, match=cause):
+        deal(many, how, 0)
+
+
+def test_a_site_without_training_images_is_refused(images: Images) -> None:
+    with pytest.raises(Usage, match="without training images"):
+        deal(images, "dirichlet:1", 0, sites=40)

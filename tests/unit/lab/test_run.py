@@ -1,0 +1,253 @@
+"""A whole federation on one machine: the same bits each time, cut off or not, and honest figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedhelp_edge.data.pack import Pack
+from fedhelp_edge.errors import SchemaShape
+from fedhelp_edge.lab import run
+from fedhelp_edge.lab.partition import Part
+from fedhelp_edge.merge import rules
+from fedhelp_edge.methods.base import Bench
+from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge.nets import resnet
+from fedhelp_edge.plan import Plan
+from fedhelp_edge.report import metrics
+from fedhelp_edge.train import loop
+
+Go = Callable[..., dict[str, Any]]
+PlanOf = Callable[..., Plan]
+EVERYBODY = ["local", "fedavg", "fedprox", "fedhelp"]
+
+
+class Cut(Exception):
+    """The power goes."""
+
+
+def timeless(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != "seconds"}
+
+
+def answers(out: Path) -> dict[str, bytes]:
+    with np.load(out / "answers.npz") as held:
+        return {name: held[name].tobytes() for name in held}
+
+
+@pytest.mark.parametrize("method", EVERYBODY)
+def test_a_run_that_was_cut_off_ends_as_an_undisturbed_one(
+    go: Go, plan_of: PlanOf, tmp_path: Path, method: str
+) -> None:
+    def cut(text: str) -> None:
+        raise Cut(text)
+
+    plan = plan_of(method)
+    with pytest.raises(Cut, match="round 1 of 2"):
+        go(plan, tmp_path / "cut", progress=cut)
+    assert not (tmp_path / "cut" / "run.json").exists()
+    seen: list[str] = []
+    resumed = go(plan, tmp_path / "cut", progress=seen.append)
+    assert [text.split(",")[0] for text in seen] == [f"{method} seed 3: round 2 of 2"]  # and not round 1 once more
+    whole = go(plan, tmp_path / "whole")
+    assert timeless(resumed) == timeless(whole)
+    assert answers(tmp_path / "cut") == answers(tmp_path / "whole")
+    assert timeless(json.loads((tmp_path / "cut" / "run.json").read_text())) == timeless(whole)
+
+
+def test_a_run_that_was_cut_off_twice_ends_as_an_undisturbed_one(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
+    def cut(text: str) -> None:
+        raise Cut
+
+    plan = plan_of("fedhelp")
+    for _ in range(2):
+        with pytest.raises(Cut):
+            go(plan, tmp_path / "cut", progress=cut)
+    assert timeless(go(plan, tmp_path / "cut")) == timeless(go(plan, tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("trainings", [1, 4, 5])
+def test_a_run_that_was_cut_off_within_a_round_ends_as_an_undisturbed_one(
+    go: Go, plan_of: PlanOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainings: int
+) -> None:
+    train, done = loop.train, []
+
+    def some(*at: Any, **how: Any) -> loop.Report:
+        if len(done) == trainings:
+            raise Cut
+        done.append(at)
+        return train(*at, **how)
+
+    plan = plan_of("fedhelp")
+    with monkeypatch.context() as patched, pytest.raises(Cut):
+        patched.setattr(loop, "train", some)
+        go(plan, tmp_path / "cut")
+    assert timeless(go(plan, tmp_path / "cut")) == timeless(go(plan, tmp_path / "whole"))
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
+    one, same = (go(plan_of("fedhelp"), tmp_path / name) for name in ("one", "same"))
+    other = go(plan_of("fedhelp", seed=4), tmp_path / "other")
+    assert one["merged_sha256"] == same["merged_sha256"] != other["merged_sha256"]
+    assert answers(tmp_path / "one") == answers(tmp_path / "same")
+    assert answers(tmp_path / "one") != answers(tmp_path / "other")
+
+
+def test_a_finished_run_is_not_run_again(
+    go: Go, plan_of: PlanOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = go(plan_of(rounds=1), tmp_path)
+    monkeypatch.setattr(loop, "train", lambda *at, **how: pytest.fail("trained again"))
+    assert go(plan_of(rounds=1), tmp_path) == first
+
+
+def test_what_a_run_leaves_is_its_record_and_its_answers(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
+    record = go(plan_of(rounds=1), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.npz", "run.json"]
+    assert json.loads((tmp_path / "run.json").read_text()) == record
+
+
+def test_a_record_has_what_programs_rely_on(go: Go, plan_of: PlanOf, parts: list[Part], tmp_path: Path) -> None:
+    record = go(plan_of(), tmp_path)
+    figures = {"accuracy", "balanced_accuracy", "auc"}
+    assert record.keys() >= {
+        "method", "seed", "rounds", "merged_sha256", "sites", "mean", "merged", "bytes_up", "bytes_down", "seconds",
+    }  # fmt: skip
+    assert record["mean"].keys() >= figures <= record["merged"].keys()
+    assert all(site.keys() >= {"name", "tier", "n_train", "n_test", *figures} for site in record["sites"])
+    assert (record["method"], record["seed"], record["rounds"]) == ("fedavg", 3, 2)
+    found = [(site["name"], site["tier"], site["n_train"], site["n_test"]) for site in record["sites"]]
+    assert found == [(part.name, part.tier, len(part.of("train")), len(part.of("test"))) for part in parts]
+    assert len(record["merged_sha256"]) == 64
+
+
+def test_figures_are_those_of_the_kept_answers(go: Go, plan_of: PlanOf, parts: list[Part], tmp_path: Path) -> None:
+    record = go(plan_of(rounds=1), tmp_path)
+    with np.load(tmp_path / "answers.npz") as held:
+        for part, site in zip(parts, record["sites"], strict=True):
+            truth = held[f"{part.id}/test_labels"].astype(np.int64)
+            assert truth.tolist() == part.of("test").labels.tolist()
+            assert site["accuracy"] == metrics.scores(held[f"{part.id}/test_own"], truth).accuracy.value
+    sites = [site["accuracy"] for site in record["sites"]]
+    assert record["mean"]["accuracy"] == pytest.approx(np.mean(sites))
+
+
+def test_bytes_are_those_of_the_files_that_travel(go: Go, plan_of: PlanOf, parts: list[Part], tmp_path: Path) -> None:
+    plan = plan_of("fedhelp")
+    record = go(plan, tmp_path)
+    size = METHODS["fedhelp"].schema(plan).size
+    assert record["bytes_up"] == record["bytes_down"] == len(parts) * 2 * size
+    assert size > 4 * 269_000  # a ResNet20
+
+
+def test_half_precision_on_the_wire_halves_the_bytes(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
+    full = go(plan_of(rounds=1), tmp_path / "full")
+    half = go(plan_of(rounds=1, settings={"wire.up": "f16"}), tmp_path / "half")
+    assert half["bytes_up"] / full["bytes_up"] == pytest.approx(0.5, abs=0.01)
+    assert half["bytes_down"] == full["bytes_down"]
+    assert half["merged_sha256"] != full["merged_sha256"]
+    both = go(plan_of(rounds=1, settings={"wire.up": "f16", "wire.down": "f16"}), tmp_path / "both")
+    assert both["bytes_down"] == both["bytes_up"] == half["bytes_up"]
+
+
+def test_local_sends_nothing_and_has_no_merged_model(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
+    record = go(plan_of("local", settings={"wire.up": "f16"}), tmp_path)
+    assert (record["bytes_up"], record["bytes_down"], record["merged"], record["merged_sha256"]) == (0, 0, None, None)
+    assert not any(name.endswith("merged") for name in answers(tmp_path))
+
+
+def test_norm_layers_that_stay_at_home_do_not_travel(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
+    plan = plan_of(rounds=1, settings={"wire.norm": "local"})
+    assert not any("bn" in tensor.name for tensor in METHODS["fedavg"].schema(plan).tensors)
+    record = go(plan, tmp_path / "home")
+    shared = go(plan_of(rounds=1), tmp_path / "shared")
+    assert record["bytes_up"] == 3 * METHODS["fedavg"].schema(plan).size < shared["bytes_up"]
+    assert record["merged_sha256"] != shared["merged_sha256"]
+
+
+def trained(plan: Plan, parts: list[Part], pack: Pack | None, first: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Every site's share after one round from these first weights."""
+    schema = METHODS[plan.method].schema(plan)
+    shares, examples = {}, {}
+    for part in reversed(parts):  # the order in which sites train does not matter
+        one = run.learner(plan, part, schema, pack, Bench())
+        one.receive(first, 1)
+        loop.train(one, run.sets(part, pack), 1)
+        shares[part.id] = one.give().arrays
+        examples[part.id] = len(part.of("train"))
+    return shares, examples
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedhelp"])
+def test_the_merged_model_is_the_mean_of_the_shares(
+    go: Go, plan_of: PlanOf, parts: list[Part], pack: Pack, tmp_path: Path, method: str
+) -> None:
+    plan = plan_of(method, rounds=1)
+    record = go(plan, tmp_path)
+    shares, examples = trained(plan, parts, pack if method == "fedhelp" else None, METHODS[method].start(plan))
+    total = sum(examples.values())
+    merged = rules.mean(shares, {site: count / total for site, count in examples.items()})
+    assert record["merged_sha256"] == run.model_hash(merged, METHODS[method].schema(plan))
+
+
+def test_the_merged_model_is_judged_on_every_sites_test_images(
+    go: Go, plan_of: PlanOf, parts: list[Part], tmp_path: Path
+) -> None:
+    plan = plan_of(rounds=1)
+    go(plan, tmp_path)
+    shares, examples = trained(plan, parts, None, METHODS["fedavg"].start(plan))
+    total = sum(examples.values())
+    merged = rules.mean(shares, {site: count / total for site, count in examples.items()})
+    judge = run.learner(plan, parts[0], METHODS["fedavg"].schema(plan), None, Bench())
+    resnet.load(judge.net, merged)
+    with np.load(tmp_path / "answers.npz") as held:
+        for part in parts:
+            said = loop.probabilities(judge, judge.net, part.of("test").pixels)
+            assert held[f"{part.id}/test_merged"].tobytes() == said.tobytes()
+
+
+def test_first_weights_that_are_given_take_the_place_of_drawn_ones(
+    go: Go, plan_of: PlanOf, parts: list[Part], tmp_path: Path
+) -> None:
+    plan = plan_of(rounds=1)
+    drawn = METHODS["fedavg"].start(plan)
+    given = {"conv1.weight": drawn["conv1.weight"] * np.float32(0.5)}
+    record = go(plan, tmp_path, start=given)
+    shares, examples = trained(plan, parts, None, {**drawn, **given})
+    total = sum(examples.values())
+    merged = rules.mean(shares, {site: count / total for site, count in examples.items()})
+    assert record["merged_sha256"] == run.model_hash(merged, METHODS["fedavg"].schema(plan))
+
+
+def test_a_small_site_alone_begins_from_everybodys_first_weights(
+    go: Go, plan_of: PlanOf, parts: list[Part], tmp_path: Path
+) -> None:
+    plan = plan_of("local", rounds=1)
+    given = {"conv1.weight": METHODS["local"].start(plan)["conv1.weight"] * np.float32(0.5)}
+    for place, start in enumerate(({}, given)):
+        go(plan, tmp_path / str(place), start=start)
+        small = parts[0]
+        one = run.learner(plan, small, METHODS["local"].schema(plan), None, Bench())
+        one.receive({**METHODS["local"].start(plan), **start}, 1)
+        loop.train(one, run.sets(small, None), 1)
+        said = loop.probabilities(one, one.model, small.of("test").pixels)
+        assert answers(tmp_path / str(place))[f"{small.id}/test_own"] == said.tobytes()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"linear.weight": np.zeros((10, 64), np.float32)},
+        {"layer1.7.conv1.weight": np.zeros((16, 16, 3, 3), np.float32)},
+    ],
+)
+def test_first_weights_for_another_net_are_refused(
+    go: Go, plan_of: PlanOf, tmp_path: Path, given: dict[str, Any]
+) -> None:
+    with pytest.raises(SchemaShape, match=next(iter(given))):
+        go(plan_of(rounds=1), tmp_path, start=given)

@@ -1,0 +1,79 @@
+"""First weights that have seen the public images: the same bits each time, a body that learned, a head as drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from fedhelp_edge.data.pack import Pack
+from fedhelp_edge.methods.base import Bench
+from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge.plan import Plan
+from fedhelp_edge.share import Array
+from fedhelp_edge.train import start
+
+PlanOf = Callable[..., Plan]
+
+
+@pytest.fixture(scope="module")
+def drawn(plan_of: PlanOf) -> dict[str, Array]:
+    return METHODS["fedhelp"].start(plan_of("fedhelp"))
+
+
+@pytest.fixture(scope="module")
+def learned(plan_of: PlanOf, pack: Pack) -> dict[str, Array]:
+    return start.start(plan_of("fedhelp"), pack, Bench(), epochs=2)
+
+
+def test_the_same_plan_and_pack_give_the_same_bits(plan_of: PlanOf, pack: Pack, learned: dict[str, Array]) -> None:
+    again = start.start(plan_of("fedhelp"), pack, Bench(), epochs=2)
+    assert {name: array.tobytes() for name, array in again.items()} == {
+        name: array.tobytes() for name, array in learned.items()
+    }
+
+
+def test_another_seed_gives_other_weights(plan_of: PlanOf, pack: Pack, learned: dict[str, Array]) -> None:
+    other = start.start(plan_of("fedhelp", seed=4), pack, Bench(), epochs=2)
+    assert other["conv1.weight"].tobytes() != learned["conv1.weight"].tobytes()
+
+
+def test_first_weights_fit_what_travels(learned: dict[str, Array], plan_of: PlanOf) -> None:
+    schema = METHODS["fedhelp"].schema(plan_of("fedhelp"))
+    assert [(name, array.shape) for name, array in learned.items()] == [(t.name, t.shape) for t in schema.tensors]
+    assert all(np.isfinite(array).all() for array in learned.values())
+
+
+def test_the_head_stays_as_it_was_drawn_and_the_extractor_learns(
+    drawn: dict[str, Array], learned: dict[str, Array]
+) -> None:
+    same = {name for name in drawn if drawn[name].tobytes() == learned[name].tobytes()}
+    assert same == {"linear.weight", "linear.bias"}
+
+
+def test_running_statistics_are_those_of_the_public_images(drawn: dict[str, Array], learned: dict[str, Array]) -> None:
+    for name in drawn:
+        if name.endswith("running_mean"):
+            assert not drawn[name].any()
+            assert np.abs(learned[name]).max() > 1e-3
+        if name.endswith("running_var"):
+            assert (learned[name] > 0).all()
+            assert np.abs(learned[name] - 1).max() > 1e-3
+
+
+def test_it_learns_whatever_weight_the_plan_gives_to_knowledge(plan_of: PlanOf, pack: Pack) -> None:
+    without = plan_of("fedhelp", settings={"fedhelp.lambda_j": "0"})
+    found = start.start(without, pack, Bench(), epochs=1)
+    assert found["conv1.weight"].tobytes() != METHODS["fedhelp"].start(without)["conv1.weight"].tobytes()
+
+
+def test_what_the_sources_said_counts(plan_of: PlanOf, pack: Pack, learned: dict[str, Array]) -> None:
+    deaf = start.start(plan_of("fedhelp", settings={"fedhelp.sources": "none"}), pack, Bench(), epochs=2)
+    assert deaf["conv1.weight"].tobytes() != learned["conv1.weight"].tobytes()
+
+
+def test_progress_counts_every_step(plan_of: PlanOf, pack: Pack) -> None:
+    seen: list[tuple[int, int]] = []
+    start.start(plan_of("fedhelp"), pack, Bench(), epochs=3, progress=lambda done, total, _: seen.append((done, total)))
+    assert seen == [(step, 6) for step in range(1, 7)]  # twelve images in batches of eight at most, three times
