@@ -227,7 +227,10 @@ def read(text: str, methods: Mapping[str, type], settings: Mapping[str, str] | N
         raise BadPlan([Mistake(0, "TOML", "nested too deeply")]) from None
     for name, value in (settings or {}).items():
         table, _, last = name.rpartition(".")
-        (raw.setdefault(table, {}) if table else raw)[last] = _value(value)
+        place = raw.setdefault(table, {}) if table else raw
+        if not isinstance(place, dict):
+            raise BadPlan([Mistake(0, name, "no such key")])
+        place[last] = _value(value)
     complaints: list[tuple[str, str, str]] = []
 
     def wrong(table: str, name: str, cause: str) -> None:

@@ -22,7 +22,7 @@ _STD = torch.tensor([0.229, 0.224, 0.225]).view(-1, 1, 1)
 class Nets:
     def __init__(self, net: str, weights: Path, classes: int) -> None:
         with files.reading(weights) as file:
-            arrays = dict(share.Arrays(file, share.read_header(file, limit=1 << 20)))
+            arrays = dict(share.Arrays(file, share.read_header(file, limit=1 << 20, metadata=("format",))))
         wanted = spec.schema(net, classes, 3)
         if {name: a.shape for name, a in arrays.items()} != {t.name: t.shape for t in wanted.tensors}:
             raise SchemaNames(f"{weights.name} does not hold a {net} with {classes} classes")

@@ -27,7 +27,7 @@ class Torchvision:
         if model not in torchvision.models.list_models(module=torchvision.models):
             raise Usage(f"torchvision knows no classifier {model!r}")
         with files.reading(weights) as file:
-            arrays = dict(share.Arrays(file, share.read_header(file, limit=4 << 20)))
+            arrays = dict(share.Arrays(file, share.read_header(file, limit=4 << 20, metadata=("format",))))
         self._net = torchvision.models.get_model(model, weights=None, num_classes=classes).eval()
         state = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
         try:

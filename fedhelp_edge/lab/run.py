@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from fedhelp_edge import files, share
 from fedhelp_edge.codec import CODECS
 from fedhelp_edge.data.pack import Pack
-from fedhelp_edge.errors import SchemaShape
+from fedhelp_edge.errors import FileExists, SchemaShape, Usage
 from fedhelp_edge.lab.partition import Part
 from fedhelp_edge.merge import rules
 from fedhelp_edge.methods.base import Bench, Knowledge, Learner, Site
@@ -47,6 +47,9 @@ def run(
 ) -> dict[str, Any]:
     """Train the plan's method over these sites, and say how good everybody became. `out/run.json` has the same."""
     done = out / "run.json"
+    if plan.merge.rule != "mean":
+        raise Usage(f"the lab merges by mean only, not yet by {plan.merge.rule}")
+    _same_run(plan, parts, pack, start, out)
     if done.exists():
         return dict(json.loads(done.read_text(encoding="utf-8")))
     method = METHODS[plan.method]
@@ -83,6 +86,25 @@ def run(
     for folder in out.glob("round-*"):
         shutil.rmtree(folder)
     return record
+
+
+def _same_run(
+    plan: Plan, parts: Sequence[Part], pack: Pack | None, start: Mapping[str, Array] | None, out: Path
+) -> None:
+    """A folder holds one run: with other settings or images it would go on from, or answer with, another's."""
+    digest = hashlib.sha256(repr(replace(plan, text="")).encode())
+    for part in parts:
+        digest.update(f"{part.id} {part.tier} {part.images.splits} {part.images.labels.tobytes().hex()}".encode())
+    if pack:
+        digest.update(pack.pixels.tobytes() + pack.probabilities.tobytes())
+    for name, array in sorted((start or {}).items()):
+        digest.update(name.encode() + array.tobytes())
+    note = out / "run.sha256"
+    if note.exists() and note.read_text() != digest.hexdigest():
+        raise FileExists(f"{out.name} holds a run of another plan, or on other images")
+    if not note.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        note.write_text(digest.hexdigest())
 
 
 def learner(plan: Plan, part: Part, schema: Schema, pack: Pack | None, bench: Bench) -> Learner:

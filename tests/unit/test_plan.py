@@ -145,3 +145,14 @@ def _spell(value: Any) -> str:
     if isinstance(value, str):
         return '"' + "".join(f"\\U{ord(c):08x}" for c in value if not 0xD800 <= ord(c) < 0xE000) + '"'
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def test_settings_are_laid_over_the_text_and_judged_with_it() -> None:
+    found = plan.read(LEAST, TABLES, {"fedhelp.lambda_j": "0.4", "method": "fedavg", "rounds": "7"})
+    assert (found.tables["fedhelp"].lambda_j, found.method, found.rounds) == (0.4, "fedavg", 7)
+
+
+@pytest.mark.parametrize("name", ["rounds.x", "fedhelp.lambda_q", "nowhere.x", "round"])
+def test_a_setting_that_is_no_key_is_a_mistake(name: str) -> None:
+    with pytest.raises(BadPlan):
+        plan.read(LEAST + "rounds = 3\n", TABLES, {name: "1"})

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fedhelp_edge.data.pack import Pack
-from fedhelp_edge.errors import SchemaShape
+from fedhelp_edge.errors import FileExists, SchemaShape
 from fedhelp_edge.lab import run
 from fedhelp_edge.lab.partition import Part
 from fedhelp_edge.merge import rules
@@ -108,7 +108,7 @@ def test_a_finished_run_is_not_run_again(
 
 def test_what_a_run_leaves_is_its_record_and_its_answers(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
     record = go(plan_of(rounds=1), tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.npz", "run.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.npz", "run.json", "run.sha256"]
     assert json.loads((tmp_path / "run.json").read_text()) == record
 
 
@@ -251,3 +251,9 @@ def test_first_weights_for_another_net_are_refused(
 ) -> None:
     with pytest.raises(SchemaShape, match=next(iter(given))):
         go(plan_of(rounds=1), tmp_path, start=given)
+
+
+def test_a_folder_does_not_answer_with_the_run_of_another_plan(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
+    go(plan_of(rounds=1), tmp_path)
+    with pytest.raises(FileExists):
+        go(plan_of(rounds=1, seed=5), tmp_path)
