@@ -129,7 +129,8 @@ def costs(count: int, repeats: int) -> None:
     site, bench = ("site-001", (1,) * CLASSES), speed.bench("auto")
 
     def epoch(tier: str, private: _Set, shown: _Set, alone: bool = False, **settings: str) -> Callable[[], object]:
-        plan = plan_of(private.pixels.shape[1], **{f"fedhelp.{key}": value for key, value in settings.items()})
+        changes = {f"fedhelp.{key}": value for key, value in settings.items()}
+        plan = plan_of(private.pixels.shape[1], **changes, **{"training.batch": str(count // 8)})  # 8 steps an epoch
         known = Knowledge(said, labels, CLASSES)
         where = Site(site[0], tier, site[1])
 

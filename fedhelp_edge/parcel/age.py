@@ -66,7 +66,7 @@ def recipient_of(identity: str) -> str:
 
 def check_recipient(recipient: str) -> None:
     """Raise `RecipientType` unless this is an `age1…` string to which one can encrypt."""
-    _public(recipient)
+    _exchange(X25519PrivateKey.generate(), _public(recipient))
 
 
 def encrypt(source: BinaryIO, sink: BinaryIO, recipients: Sequence[str | Passphrase], *, armor: bool = False) -> None:
@@ -243,7 +243,7 @@ def _wrap(file_key: bytes, recipient: str | Passphrase) -> bytes:
         public = _public(recipient)
         ephemeral = X25519PrivateKey.generate()
         share = ephemeral.public_key().public_bytes_raw()
-        key = _hkdf(ephemeral.exchange(public), share + public.public_bytes_raw(), _X25519_INFO)
+        key = _hkdf(_exchange(ephemeral, public), share + public.public_bytes_raw(), _X25519_INFO)
         arguments = [b"X25519", _b64(share)]
     return _stanza(arguments, ChaCha20Poly1305(key).encrypt(bytes(12), file_key, None))
 
@@ -305,11 +305,14 @@ def _public(recipient: str) -> X25519PublicKey:
     raw = bech32.decode("age", recipient)
     if raw is None or len(raw) != 32:
         raise RecipientType("not an age1… recipient")
-    try:  # a point of low order would give everybody the same secret
-        X25519PrivateKey.generate().exchange(public := X25519PublicKey.from_public_bytes(raw))
-    except ValueError:
+    return X25519PublicKey.from_public_bytes(raw)
+
+
+def _exchange(private: X25519PrivateKey, public: X25519PublicKey) -> bytes:
+    try:
+        return private.exchange(public)
+    except ValueError:  # a point of low order gives everybody the same secret
         raise RecipientType("an age1… recipient of low order") from None
-    return public
 
 
 # --- the armor -------------------------------------------------------------------------------------------------------

@@ -82,9 +82,13 @@ def test_the_mean_is_weighted() -> None:
 
 
 def test_the_mean_has_the_same_bits_in_whatever_order_sites_come() -> None:
-    found, parts = shares(4), dict(zip(shares(4), rules.weights([3, 5, 7, 11]), strict=True))
-    merged = [rules.mean({site: found[site] for site in order}, parts) for order in itertools.permutations(found)]
-    assert len({tuple(array.tobytes() for array in each.values()) for each in merged}) == 1
+    numbers = {"a": 2.0**60, "b": 1.0, "c": -(2.0**60), "d": 3.0}  # whose sum depends on the order
+    found = {site: {"x": np.array([number], np.float32)} for site, number in numbers.items()}
+    merged = [
+        rules.mean({site: found[site] for site in order}, dict.fromkeys(order, 0.25))
+        for order in itertools.permutations(found)
+    ]
+    assert {float(each["x"][0]) for each in merged} == {0.75}
 
 
 def test_the_mean_is_summed_in_double_precision() -> None:
