@@ -23,7 +23,7 @@ def build(
 ) -> None:
     """Ask each source once about each public image, and keep every answer. Run again, it goes on where it stopped.
 
-    Example: fedhelp-edge knowledge build --public images.npz --source clip:ViT-L-14@weights.pt --out pack.safetensors
+    Example: fedhelp-edge knowledge build --public images.npz --source clip:RN50@rn50.safetensors --out pack.safetensors
     """
     from dataclasses import replace
 

@@ -1,6 +1,6 @@
 """Asking foundation models, once: each source sees each public image one time, and every answer is kept.
 
-A source is a kind and what it needs, as `clip:ViT-L-14@weights.pt`, `torchvision:resnet18@weights.safetensors`,
+A source is a kind and what it needs: `clip:ViT-L-14@weights.safetensors`, `torchvision:resnet18@weights.safetensors`,
 `nets:resnet20@weights.safetensors` or `files:answers.npz`. A run that was cut off asks only what was not answered yet.
 """
 

@@ -60,6 +60,6 @@ def _unit(vectors: torch.Tensor) -> torch.Tensor:
 
 def make(what: str, classes: Sequence[str]) -> Clip:
     model, _, weights = what.partition("@")
-    if not weights:
-        raise Usage("write clip:MODEL@FILE, as in clip:ViT-L-14@weights.safetensors")
+    if not weights.endswith(".safetensors"):  # other files would be unpickled
+        raise Usage("write clip:MODEL@FILE with a safetensors file, as in clip:ViT-L-14@weights.safetensors")
     return Clip(model, Path(weights), classes)

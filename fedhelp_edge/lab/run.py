@@ -6,7 +6,6 @@ A run keeps, after each round, the merged model and every learner's state, and g
 from __future__ import annotations
 
 import hashlib
-import importlib
 import io
 import json
 import shutil
@@ -25,12 +24,12 @@ from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import FileExists, SchemaShape, Usage
 from fedhelp_edge.lab.partition import Part
 from fedhelp_edge.merge import rules
-from fedhelp_edge.methods.base import Bench, Knowledge, Learner, Site
+from fedhelp_edge.methods.base import Bench, Learner
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics
 from fedhelp_edge.share import Array, Schema
-from fedhelp_edge.train import checkpoint, loop
+from fedhelp_edge.train import checkpoint, learners, loop
 
 Progress = Callable[[str], None]
 
@@ -56,8 +55,8 @@ def run(
     schema = method.schema(plan)
     merged = _first(method.start(plan), start or {})
     whole = share.Share(merged).schema()
-    learners = {part.id: learner(plan, part, schema, pack, bench) for part in parts}
-    first, seconds, sent = _resume(out, learners)
+    made = {part.id: learners.learner(plan, part.id, part.tier, part.of("train"), pack, bench) for part in parts}
+    first, seconds, sent = _resume(out, made)
     if first:
         merged = {**merged, **_load(out / f"round-{first:06}" / "merged.safetensors")}
     examples = {part.id: len(part.of("train")) for part in parts}
@@ -67,20 +66,20 @@ def run(
         begun = time.monotonic()
         shares: dict[str, Mapping[str, Array]] = {}
         for part in parts:
-            one = learners[part.id]
+            one = made[part.id]
             told = whole if round_ == 1 else schema  # first weights are everybody's, also where they then stay at home
             one.receive(_through(plan.wire.down, merged, told, merged)[0], round_)
-            loop.train(one, sets(part, pack), round_)
+            loop.train(one, learners.sets(part.of("train"), pack), round_)
             if method.exchanges:
                 shares[part.id], size = _through(plan.wire.up, one.give().arrays, schema, merged)
                 sent += size
         if shares:
             merged = {**merged, **rules.mean(shares, parts_of)}
         seconds += time.monotonic() - begun
-        _keep(out, round_, learners, {t.name: merged[t.name] for t in schema.tensors}, seconds, sent)
+        _keep(out, round_, made, {t.name: merged[t.name] for t in schema.tensors}, seconds, sent)
         if progress:
             progress(f"{plan.method} seed {plan.seed}: round {round_} of {plan.rounds}, {seconds:.0f} s")
-    record = _record(plan, parts, learners, merged if method.exchanges else None, schema, seconds, sent, out)
+    record = _record(plan, parts, made, merged if method.exchanges else None, schema, seconds, sent, out)
     with files.writing(done, private=False) as file:
         file.write(json.dumps(record).encode())
     for folder in out.glob("round-*"):
@@ -107,21 +106,6 @@ def _same_run(
         note.write_text(digest.hexdigest())
 
 
-def learner(plan: Plan, part: Part, schema: Schema, pack: Pack | None, bench: Bench) -> Learner:
-    """The plan's learner for a site."""
-    module, _, name = METHODS[plan.method].learner.partition(":")
-    counts = np.bincount(part.of("train").labels, minlength=len(plan.classes))
-    site = Site(part.id, part.tier, tuple(int(count) for count in counts))
-    known = Knowledge(pack.probabilities, pack.labels, len(pack.classes)) if pack else None
-    made: Learner = getattr(importlib.import_module(module), name)(plan, site, schema, known, bench)
-    return made
-
-
-def sets(part: Part, pack: Pack | None) -> dict[str, loop.Set]:
-    """What a site draws from."""
-    return {"private": part.of("train"), **({"public": pack} if pack else {})}
-
-
 def model_hash(merged: Mapping[str, Array], schema: Schema) -> str:
     """What names a merged model: the hash of its canonical safetensors."""
     file = io.BytesIO()
@@ -146,12 +130,12 @@ def _through(
 
 
 def _keep(
-    out: Path, round_: int, learners: Mapping[str, Learner], merged: Mapping[str, Array], seconds: float, sent: int
+    out: Path, round_: int, made: Mapping[str, Learner], merged: Mapping[str, Array], seconds: float, sent: int
 ) -> None:
     """A round is there once its folder has its name; the one before is then no longer needed."""
     folder, part = out / f"round-{round_:06}", out / f".round-{round_:06}"
     shutil.rmtree(part, ignore_errors=True)
-    for name, one in learners.items():
+    for name, one in made.items():
         one.optimisers = {}  # new in each round
         checkpoint.save(part / name, round_, {"seconds": seconds, "sent": sent}, one.state())
     with files.writing(part / "merged.safetensors") as file:
@@ -160,12 +144,12 @@ def _keep(
     shutil.rmtree(out / f"round-{round_ - 1:06}", ignore_errors=True)
 
 
-def _resume(out: Path, learners: Mapping[str, Learner]) -> tuple[int, float, int]:
+def _resume(out: Path, made: Mapping[str, Learner]) -> tuple[int, float, int]:
     rounds = sorted(out.glob("round-*"))
     if not rounds:
         return 0, 0.0, 0
     facts: dict[str, Any] = {}
-    for name, one in learners.items():
+    for name, one in made.items():
         found = checkpoint.newest(rounds[-1] / name)
         if found is None:
             raise FileNotFoundError(2, "a kept state is gone", str(rounds[-1] / name))
@@ -182,7 +166,7 @@ def _load(path: Path) -> dict[str, Array]:
 def _record(
     plan: Plan,
     parts: Sequence[Part],
-    learners: Mapping[str, Learner],
+    made: Mapping[str, Learner],
     merged: Mapping[str, Array] | None,
     schema: Schema,
     seconds: float,
@@ -196,7 +180,7 @@ def _record(
     common: list[dict[str, float | None]] = []
     answers: dict[str, NDArray[np.float64]] = {}
     for part in parts:
-        one = learners[part.id]
+        one = made[part.id]
         held: dict[str, NDArray[np.float64]] = {}
         for split in ("val", "test"):
             images = part.of(split)

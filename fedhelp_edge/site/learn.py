@@ -6,7 +6,6 @@ A round is a folder of files that are written once: the learner's state, what tr
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,12 +18,12 @@ from numpy.typing import NDArray
 from fedhelp_edge import files, share
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.pack import Pack
-from fedhelp_edge.methods.base import Bench, Knowledge, Learner, Site
+from fedhelp_edge.methods.base import Bench, Learner
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics
 from fedhelp_edge.share import Array
-from fedhelp_edge.train import checkpoint, loop
+from fedhelp_edge.train import checkpoint, learners, loop
 
 Watch = Callable[[str], loop.Progress | None]  # a bar for each part of the work
 
@@ -43,18 +42,11 @@ class Place:
     def learner(self, method: str = "") -> Learner:
         """The learner of the plan's method, or of another one, for this site."""
         plan = replace(self.plan, method=method or self.plan.method)
-        train = self.images.part("train")
-        counts = np.bincount(train.labels, minlength=len(plan.classes))
         tier = self.tier if METHODS[self.plan.method].two_tiers or not method else "small"  # the same net
-        site = Site(self.site, tier, tuple(int(count) for count in counts))
-        known = Knowledge(self.pack.probabilities, self.pack.labels, len(self.pack.classes)) if self.pack else None
-        module, _, name = METHODS[plan.method].learner.partition(":")
-        schema = METHODS[self.plan.method].schema(plan)
-        made: Learner = getattr(importlib.import_module(module), name)(plan, site, schema, known, self.bench)
-        return made
+        return learners.learner(plan, self.site, tier, self.images.part("train"), self.pack, self.bench)
 
     def sets(self) -> dict[str, loop.Set]:
-        return {"private": self.images.part("train"), **({"public": self.pack} if self.pack else {})}
+        return learners.sets(self.images.part("train"), self.pack)
 
 
 def learn(

@@ -20,7 +20,7 @@ from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets import resnet
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics
-from fedhelp_edge.train import loop
+from fedhelp_edge.train import learners, loop
 
 Go = Callable[..., dict[str, Any]]
 PlanOf = Callable[..., Plan]
@@ -172,12 +172,11 @@ def test_norm_layers_that_stay_at_home_do_not_travel(go: Go, plan_of: PlanOf, tm
 
 def trained(plan: Plan, parts: list[Part], pack: Pack | None, first: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Every site's share after one round from these first weights."""
-    schema = METHODS[plan.method].schema(plan)
     shares, examples = {}, {}
     for part in reversed(parts):  # the order in which sites train does not matter
-        one = run.learner(plan, part, schema, pack, Bench())
+        one = learners.learner(plan, part.id, part.tier, part.of("train"), pack, Bench())
         one.receive(first, 1)
-        loop.train(one, run.sets(part, pack), 1)
+        loop.train(one, learners.sets(part.of("train"), pack), 1)
         shares[part.id] = one.give().arrays
         examples[part.id] = len(part.of("train"))
     return shares, examples
@@ -203,7 +202,7 @@ def test_the_merged_model_is_judged_on_every_sites_test_images(
     shares, examples = trained(plan, parts, None, METHODS["fedavg"].start(plan))
     total = sum(examples.values())
     merged = rules.mean(shares, {site: count / total for site, count in examples.items()})
-    judge = run.learner(plan, parts[0], METHODS["fedavg"].schema(plan), None, Bench())
+    judge = learners.learner(plan, parts[0].id, parts[0].tier, parts[0].of("train"), None, Bench())
     resnet.load(judge.net, merged)
     with np.load(tmp_path / "answers.npz") as held:
         for part in parts:
@@ -232,9 +231,9 @@ def test_a_small_site_alone_begins_from_everybodys_first_weights(
     for place, start in enumerate(({}, given)):
         go(plan, tmp_path / str(place), start=start)
         small = parts[0]
-        one = run.learner(plan, small, METHODS["local"].schema(plan), None, Bench())
+        one = learners.learner(plan, small.id, small.tier, small.of("train"), None, Bench())
         one.receive({**METHODS["local"].start(plan), **start}, 1)
-        loop.train(one, run.sets(small, None), 1)
+        loop.train(one, learners.sets(small.of("train"), None), 1)
         said = loop.probabilities(one, one.model, small.of("test").pixels)
         assert answers(tmp_path / str(place))[f"{small.id}/test_own"] == said.tobytes()
 
