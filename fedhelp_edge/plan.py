@@ -131,6 +131,7 @@ class Merge:
     )
     cap: float = key(1.0, "largest part that one site may have", low=0.01, high=1)
     clip: str = key("auto", "limit how far one share may pull", of=("auto", "none"))
+    trim: float = key(0.2, "part of the sites cut off at either end, by the trimmed mean", low=0, high=0.49)
 
 
 @dataclass(frozen=True)

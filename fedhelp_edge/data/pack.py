@@ -33,6 +33,11 @@ class Pack:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """For messages: public images have no names of their own."""
+        return tuple(f"public image {place}" for place in range(len(self)))
+
     def chosen(self, size: int, seed: int = 0) -> Pack:
         """`size` of the images, every class with its part of them; the first of a bigger choice are a smaller one's."""
         if size >= len(self):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhelp_edge import shell
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.errors import Usage
 
@@ -68,12 +69,20 @@ def _dirichlet(images: Images, alpha: float, sites: int, seed: int) -> list[tupl
 
 
 def _sizes(images: Images, what: str, seed: int, val: float) -> list[tuple[str, Images]]:
-    """So many training and test images each, drawn from all images whatever their split; val is cut from train."""
+    """So many training and test images each, drawn from all images whatever their split; val is cut from train.
+
+    Sizes are given by what a data set is said to hold: what it holds twice is missing from the largest site.
+    """
     pairs = [text.partition("/") for text in what.split(",")]
     wanted = [(int(_number(train)), int(_number(test))) for train, _, test in pairs]
     needed = sum(train + test for train, test in wanted)
-    if needed > len(images):
+    missing = max(needed - len(images), 0)
+    largest = wanted.index(max(wanted))
+    wanted[largest] = wanted[largest][0] - missing, wanted[largest][1]
+    if missing > len(images.problems) or wanted[largest][0] < 1:
         raise Usage(f"the sizes ask for {needed} images, and there are {len(images)}")
+    if missing:
+        shell.say(f"{missing} images cannot be used or are there twice: site {largest + 1} has so many fewer")
     order: NDArray[np.int64] = np.random.Generator(np.random.Philox(seed)).permutation(len(images))
     dealt, at = [], 0
     for place, (train, test) in enumerate(wanted):

@@ -5,6 +5,7 @@ A run keeps, after each round, the merged model and every learner's state, and g
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -16,16 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fedhelp_edge import files, share
-from fedhelp_edge.codec import CODECS
 from fedhelp_edge.data.pack import Pack
-from fedhelp_edge.errors import FileExists, SchemaShape, Usage
+from fedhelp_edge.errors import FileExists, SchemaShape
 from fedhelp_edge.lab.partition import Part
+from fedhelp_edge.lab.post import Post, through
 from fedhelp_edge.merge import rules
 from fedhelp_edge.methods.base import Bench, Learner
 from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge.nets import resnet
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics
 from fedhelp_edge.share import Array, Schema
@@ -42,12 +45,11 @@ def run(
     bench: Bench,
     pack: Pack | None = None,
     start: Mapping[str, Array] | None = None,
+    post: Post | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train the plan's method over these sites, and say how good everybody became. `out/run.json` has the same."""
     done = out / "run.json"
-    if plan.merge.rule != "mean":
-        raise Usage(f"the lab merges by mean only, not yet by {plan.merge.rule}")
     _same_run(plan, parts, pack, start, out)
     if done.exists():
         return dict(json.loads(done.read_text(encoding="utf-8")))
@@ -56,30 +58,32 @@ def run(
     merged = _first(method.start(plan), start or {})
     whole = share.Share(merged).schema()
     made = {part.id: learners.learner(plan, part.id, part.tier, part.of("train"), pack, bench) for part in parts}
-    first, seconds, sent = _resume(out, made)
+    first, facts = _resume(out, made)
     if first:
         merged = {**merged, **_load(out / f"round-{first:06}" / "merged.safetensors")}
     examples = {part.id: len(part.of("train")) for part in parts}
-    shares_of = rules.weights([examples[i] for i in sorted(examples)], plan.merge.weight, plan.merge.cap)
-    parts_of = dict(zip(sorted(examples), shares_of, strict=True))
     for round_ in range(first + 1, plan.rounds + 1):
         begun = time.monotonic()
         shares: dict[str, Mapping[str, Array]] = {}
         for part in parts:
             one = made[part.id]
             told = whole if round_ == 1 else schema  # first weights are everybody's, also where they then stay at home
-            one.receive(_through(plan.wire.down, merged, told, merged)[0], round_)
+            base, size = through(plan.wire.down, merged, told, merged, post)
+            facts["received"] += size if method.exchanges else 0
+            one.receive(base, round_)
             loop.train(one, learners.sets(part.of("train"), pack), round_)
             if method.exchanges:
-                shares[part.id], size = _through(plan.wire.up, one.give().arrays, schema, merged)
-                sent += size
+                shares[part.id], size = through(plan.wire.up, one.give().arrays, schema, merged, post)
+                facts["sent"] += size
         if shares:
-            merged = {**merged, **rules.mean(shares, parts_of)}
-        seconds += time.monotonic() - begun
-        _keep(out, round_, made, {t.name: merged[t.name] for t in schema.tensors}, seconds, sent)
+            merged = {**merged, **rules.merge(merged, shares, examples, plan.merge)}
+        facts["seconds"] += time.monotonic() - begun
+        common = {t.name: merged[t.name] for t in schema.tensors}
+        facts["curve"].append(_step(parts, made, common, round_))
+        _keep(out, round_, made, common, facts)
         if progress:
-            progress(f"{plan.method} seed {plan.seed}: round {round_} of {plan.rounds}, {seconds:.0f} s")
-    record = _record(plan, parts, made, merged if method.exchanges else None, schema, seconds, sent, out)
+            progress(f"{plan.method} seed {plan.seed}: round {round_} of {plan.rounds}, {facts['seconds']:.0f} s")
+    record = _record(plan, parts, made, merged if method.exchanges else None, schema, facts, out)
     with files.writing(done, private=False) as file:
         file.write(json.dumps(record).encode())
     for folder in out.glob("round-*"):
@@ -121,41 +125,54 @@ def _first(drawn: Mapping[str, Array], given: Mapping[str, Array]) -> dict[str, 
     return {**drawn, **given}
 
 
-def _through(
-    codec: str, arrays: Mapping[str, Array], schema: Schema, base: Mapping[str, Array]
-) -> tuple[dict[str, Array], int]:
-    """What arrives of arrays that travel, and how many bytes they were on the way."""
-    wire, _ = CODECS[codec].encode({t.name: arrays[t.name] for t in schema.tensors}, base, {})
-    return dict(CODECS[codec].decode(wire, base)), CODECS[codec].wire(schema).size
+def _step(
+    parts: Sequence[Part], made: Mapping[str, Learner], common: Mapping[str, Array], round_: int
+) -> dict[str, Any]:
+    """A round's point in the curves, on the images kept to choose by: of the sites' own nets, and of the merged one."""
+    said: dict[str, list[dict[str, float | None]]] = {"own": [], "merged": []}
+    for part in parts:
+        one, val = made[part.id], part.of("val")
+        said["own"].append(_figures(loop.probabilities(one, one.model, val.pixels), val.labels))
+        if common:
+            said["merged"].append(_figures(loop.probabilities(one, _merged(one, common), val.pixels), val.labels))
+    return {"round": round_, **{name: _mean(rows) for name, rows in said.items() if rows}}
+
+
+def _merged(one: Learner, common: Mapping[str, Array]) -> torch.nn.Module:
+    """A learner's net with the merged weights; its own stays as it is."""
+    net = copy.deepcopy(one.net)
+    resnet.load(net, {**resnet.arrays(net), **common})
+    return net
 
 
 def _keep(
-    out: Path, round_: int, made: Mapping[str, Learner], merged: Mapping[str, Array], seconds: float, sent: int
+    out: Path, round_: int, made: Mapping[str, Learner], merged: Mapping[str, Array], facts: Mapping[str, Any]
 ) -> None:
     """A round is there once its folder has its name; the one before is then no longer needed."""
     folder, part = out / f"round-{round_:06}", out / f".round-{round_:06}"
     shutil.rmtree(part, ignore_errors=True)
     for name, one in made.items():
         one.optimisers = {}  # new in each round
-        checkpoint.save(part / name, round_, {"seconds": seconds, "sent": sent}, one.state())
+        checkpoint.save(part / name, round_, facts, one.state())
     with files.writing(part / "merged.safetensors") as file:
         share.write(file, merged)
     part.rename(folder)
     shutil.rmtree(out / f"round-{round_ - 1:06}", ignore_errors=True)
 
 
-def _resume(out: Path, made: Mapping[str, Learner]) -> tuple[int, float, int]:
+def _resume(out: Path, made: Mapping[str, Learner]) -> tuple[int, dict[str, Any]]:
+    """The last round that is whole, and what is known of the run until then."""
     rounds = sorted(out.glob("round-*"))
+    facts: dict[str, Any] = {"seconds": 0.0, "sent": 0, "received": 0, "curve": []}
     if not rounds:
-        return 0, 0.0, 0
-    facts: dict[str, Any] = {}
+        return 0, facts
     for name, one in made.items():
         found = checkpoint.newest(rounds[-1] / name)
         if found is None:
             raise FileNotFoundError(2, "a kept state is gone", str(rounds[-1] / name))
         facts, state = found
         one.load(state, 1)
-    return int(rounds[-1].name[-6:]), float(facts["seconds"]), int(facts["sent"])
+    return int(rounds[-1].name[-6:]), facts
 
 
 def _load(path: Path) -> dict[str, Array]:
@@ -169,13 +186,10 @@ def _record(
     made: Mapping[str, Learner],
     merged: Mapping[str, Array] | None,
     schema: Schema,
-    seconds: float,
-    sent: int,
+    facts: Mapping[str, Any],
     out: Path,
 ) -> dict[str, Any]:
     """The figures, and every answer on val and test beside them, from which comparisons and averages are made later."""
-    from fedhelp_edge.nets import resnet
-
     sites: list[dict[str, Any]] = []
     common: list[dict[str, float | None]] = []
     answers: dict[str, NDArray[np.float64]] = {}
@@ -187,10 +201,9 @@ def _record(
             held[f"{split}_labels"] = images.labels.astype(np.float64)
             held[f"{split}_own"] = loop.probabilities(one, one.model, images.pixels)
         if merged is not None:
-            own = resnet.arrays(one.net)
-            resnet.load(one.net, {**own, **{t.name: merged[t.name] for t in schema.tensors}})
+            net = _merged(one, {t.name: merged[t.name] for t in schema.tensors})
             for split in ("val", "test"):
-                held[f"{split}_merged"] = loop.probabilities(one, one.net, part.of(split).pixels)
+                held[f"{split}_merged"] = loop.probabilities(one, net, part.of(split).pixels)
             common.append(_figures(held["test_merged"], part.of("test").labels))
         answers |= {f"{part.id}/{name}": values for name, values in held.items()}
         figures = _figures(held["test_own"], part.of("test").labels)
@@ -208,9 +221,10 @@ def _record(
         "sites": sites,
         "mean": _mean(sites),
         "merged": _mean(common) if common else None,
-        "bytes_up": sent,
-        "bytes_down": 0 if merged is None else plan.rounds * len(parts) * CODECS[plan.wire.down].wire(schema).size,
-        "seconds": round(seconds, 1),
+        "bytes_up": facts["sent"],
+        "bytes_down": facts["received"],
+        "seconds": round(facts["seconds"], 1),
+        "curve": facts["curve"],
     }
 
 

@@ -1,13 +1,37 @@
-"""Rules that make one array out of every site's, tensor by tensor. Sites come in the order of their ids, so the bits do
-not depend on who was first."""
+"""Rules that make one model out of every site's. Sites come in the order of their ids, so the bits do not depend on who
+was first; a share is read tensor by tensor when its turn comes, and `shares[site]` may open a file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fedhelp_edge.merge import clip
+from fedhelp_edge.merge.clip import Arrays
+from fedhelp_edge.plan import Merge
 from fedhelp_edge.share import Array
+
+Shares = Mapping[str, Arrays]
+
+_COLUMNS = 1 << 20  # numbers that a rule over all sites looks at together
+
+
+def merge(
+    base: Arrays, shares: Shares, examples: Mapping[str, int], how: Merge, pulls: Mapping[str, clip.Pull] | None = None
+) -> dict[str, Array]:
+    """What the round makes of its shares. `pulls` where they are known already."""
+    sites = sorted(shares)
+    if how.clip == "auto":
+        if pulls is None:
+            pulls = {site: clip.pull(base, shares[site]) for site in sites}
+        shares = _Clipped(base, shares, clip.factors({site: pulls[site] for site in sites}))
+    if how.rule == "mean":
+        return mean(shares, dict(zip(sites, weights([examples[i] for i in sites], how.weight, how.cap), strict=True)))
+    if how.rule == "median":
+        return median(shares)
+    return trimmed(shares, how.trim)
 
 
 def weights(examples: Sequence[int], kind: str = "examples", cap: float = 1.0) -> list[float]:
@@ -25,13 +49,53 @@ def weights(examples: Sequence[int], kind: str = "examples", cap: float = 1.0) -
     return [float(part) for part in parts]
 
 
-def mean(shares: Mapping[str, Mapping[str, Array]], parts: Mapping[str, float]) -> dict[str, Array]:
-    """The weighted mean, summed in float64; one tensor of one site is in memory at a time."""
+def mean(shares: Shares, parts: Mapping[str, float]) -> dict[str, Array]:
+    """The weighted mean, summed in float64; one share is read at a time."""
+    totals: dict[str, NDArray[np.float64]] = {}
+    for site in sorted(shares):
+        arrays = shares[site]
+        for name in arrays:
+            term = arrays[name] * np.float64(parts[site])
+            totals[name] = totals[name] + term if name in totals else term
+    return {name: total.astype(np.float32) for name, total in totals.items()}
+
+
+def median(shares: Shares) -> dict[str, Array]:
+    """Number by number the median of all sites."""
+    return _across(shares, lambda numbers: np.median(numbers, axis=0))
+
+
+def trimmed(shares: Shares, trim: float) -> dict[str, Array]:
+    """Number by number the mean without the lowest and the highest `trim` of the sites."""
+    cut = int(trim * len(shares))
+    return _across(shares, lambda numbers: np.sort(numbers, axis=0)[cut : len(numbers) - cut].mean(axis=0, dtype="f8"))
+
+
+def _across(shares: Shares, rule: Callable[[Array], Array]) -> dict[str, Array]:
+    """A rule that sees all sites at once: one tensor of every site is in memory at a time."""
     sites = sorted(shares)
     merged: dict[str, Array] = {}
     for name in shares[sites[0]]:
-        total = np.zeros(shares[sites[0]][name].shape, np.float64)
-        for site in sites:
-            total += parts[site] * shares[site][name].astype(np.float64)
-        merged[name] = total.astype(np.float32)
+        stack = np.stack([shares[site][name] for site in sites])
+        rows = stack.reshape(len(sites), -1)
+        width = max(_COLUMNS // len(sites), 1)
+        blocks = [rule(rows[:, at : at + width]) for at in range(0, rows.shape[1], width)]
+        merged[name] = np.concatenate(blocks).reshape(stack.shape[1:]).astype(np.float32)
     return merged
+
+
+class _Clipped(Mapping[str, Arrays]):
+    """The shares, those that pull too far brought closer to the base."""
+
+    def __init__(self, base: Arrays, shares: Shares, factors: Mapping[str, clip.Pull]) -> None:
+        self.base, self.shares, self.factors = base, shares, factors
+
+    def __getitem__(self, site: str) -> Arrays:
+        share = self.shares[site]
+        return clip.Closer(self.base, share, self.factors[site]) if site in self.factors else share
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shares)
+
+    def __len__(self) -> int:
+        return len(self.shares)

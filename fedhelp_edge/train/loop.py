@@ -37,6 +37,9 @@ class Set(Protocol):
     @property
     def labels(self) -> NDArray[np.int64]: ...
 
+    @property
+    def names(self) -> Sequence[str]: ...  # to tell a person which
+
 
 @dataclass
 class Report:
@@ -88,30 +91,38 @@ def train(
     lengths = [_steps(phase, sets, plan.training.batch) * phase.epochs for phase in phases]
     total, saved, first = sum(lengths), time.monotonic(), done
     begun, cpu = time.monotonic(), time.process_time()
-    learner.net.train()
+    before = report.seconds, report.cpu_seconds
+
+    def spend() -> None:
+        report.seconds = before[0] + time.monotonic() - begun
+        report.cpu_seconds = before[1] + time.process_time() - cpu
+
     for number in range(done, total):
         place, step = _place(lengths, number)
         phase = phases[place]
+        if step == 0 or number == done:
+            for module in learner.kept().values():
+                module.train(phase.train)
         batches = {
             name: _batch(learner, sets[name], chosen, draw.stream(place, step, name, "augment"), phase.train)
             for name, chosen in _chosen(phase, place, step, sets, plan.training.batch, draw)
         }
         parts = learner.step(phase, batches)
-        if not all(map(math.isfinite, parts.values())):
-            raise _diverged("the loss is no number", phase, sets, batches)
+        if odd := [name for name, part in parts.items() if not math.isfinite(part)]:
+            raise _diverged(f"its part {odd[0]!r} of the loss is no number", sets, batches)
         _tally(report, phase, parts, len(batches[phase.draw[0]].labels))
         if progress:
             rate = (number + 1 - first) * plan.training.batch / max(time.monotonic() - begun, 1e-9)
             progress(number + 1, total, rate)
         if time.monotonic() - saved > every or step + 1 == lengths[place]:
+            spend()
             state, facts = learner.state(), {"round": round_, "done": number + 1, "report": vars(report)}
             if not all(np.isfinite(array).all() for array in state.values()):
-                raise _diverged("the net holds what is no number", phase, sets, batches)
+                raise _diverged("the net holds what is no number", sets, batches)
             if kept:
                 checkpoint.save(kept, number + 1, facts, state)
             saved = time.monotonic()
-    report.seconds += time.monotonic() - begun
-    report.cpu_seconds += time.process_time() - cpu
+    spend()
     return report
 
 
@@ -175,10 +186,9 @@ def _batch(learner: Learner, images: Set, chosen: NDArray[np.int64], stream: np.
     return Batch(tensor(pixels, learner.plan.image, device), labels, torch.from_numpy(chosen).to(device))
 
 
-def _diverged(what: str, phase: Phase, sets: Mapping[str, Set], batches: Mapping[str, Batch]) -> Diverged:
-    names = getattr(sets[phase.draw[0]], "names", ())
-    chosen = [names[place] for place in batches[phase.draw[0]].index.tolist()] if names else []
-    return Diverged(f"{what}; the images were " + (", ".join(chosen) or "public ones"))
+def _diverged(what: str, sets: Mapping[str, Set], batches: Mapping[str, Batch]) -> Diverged:
+    chosen = [sets[name].names[place] for name, batch in batches.items() for place in batch.index.tolist()]
+    return Diverged(f"{what}; the images were {', '.join(chosen)}")
 
 
 def _tally(report: Report, phase: Phase, parts: Mapping[str, float], images: int) -> None:
