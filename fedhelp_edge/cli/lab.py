@@ -15,6 +15,11 @@ Split = Annotated[str, typer.Option("--split", help="natural:centers | dirichlet
 Sites = Annotated[int, typer.Option("--sites", min=0, help="How many sites a dirichlet split makes.")]
 Large = Annotated[int, typer.Option("--large", min=0, help="How many sites are hospitals: those with most images.")]
 Known = Annotated[Path | None, typer.Option("--knowledge", help="The pack.", readable=False)]
+Public = Annotated[
+    Path | None, typer.Option("--public", help="Public images that nobody was asked about.", readable=False)
+]
+Sealed = Annotated[bool, typer.Option("--sealed", help="All that travels goes through real parcels.")]
+Engine = Annotated[str, typer.Option("--engine", help="What runs the sites: local, one after the other.")]
 First = Annotated[Path | None, typer.Option("--start", help="First weights.", readable=False)]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Change the plan: fedhelp.lambda_j=0.4")]
 Out = Annotated[Path, typer.Option("--out", help="Where the results go.", readable=False)]
@@ -25,19 +30,26 @@ class Bench:
     """What `run` and `compare` set up alike."""
 
     def __init__(self, plan: Path, data: Path, split: str, sites: int, large: int, known: Path | None,
-                 start: Path | None, changes: list[str] | None, out: Path, threads: int | None) -> None:  # fmt: skip
+                 public: Path | None, start: Path | None, changes: list[str] | None, sealed: bool, engine: str,
+                 out: Path, threads: int | None) -> None:  # fmt: skip
         from fedhelp_edge import share
         from fedhelp_edge.data import load, pack
+        from fedhelp_edge.knowledge.public import read
         from fedhelp_edge.lab import partition
         from fedhelp_edge.train import speed
 
+        if engine != "local":
+            raise errors.Usage(f"the only engine here is local, not {engine!r}")
+        if known and public:
+            raise errors.Usage("a pack has public images of its own: give --knowledge or --public, not both")
         speed.settle(threads)
-        self.plan_file, self.changes, self.out = plan, changes or [], out
+        self.plan_file, self.changes, self.sealed = plan, changes or [], sealed
         first = self.plan()
         images = load(data, first, kept=out / "data")
         self.parts = partition.deal(images, split, first.seed, sites=sites, large=large, val=first.data.val)
+        found = pack.load(known) if known else pack.unasked(*read(public, out / "public")) if public else None
         side, channels = first.tables["fedhelp"].public_size, first.image.channels
-        self.pack = pack.load(known).fitted(side, channels) if known else None
+        self.pack = found.fitted(side, channels) if found else None
         self.start: dict[str, Any] = {}
         if start:
             with start.open("rb") as file:
@@ -51,24 +63,26 @@ class Bench:
         return plan.load(self.plan_file, TABLES, {**{key: value for key, _, value in pairs}, **(settings or {})})
 
     def run(self, plan: Any, out: Path) -> dict[str, Any]:
-        from fedhelp_edge.lab import run
+        from fedhelp_edge.lab import post, run
         from fedhelp_edge.train import speed
 
-        where = speed.bench(plan.training.precision)
-        return run.run(plan, self.parts, out, bench=where, pack=self.pack, start=self.start, progress=shell.say)
+        return run.run(
+            plan, self.parts, out, bench=speed.bench(plan.training.precision), pack=self.pack, start=self.start,
+            post=post.Post() if self.sealed else None, progress=shell.say,
+        )  # fmt: skip
 
 
 @app.command()
 def run(
     plan: PlanFile, data: Data, out: Out, split: Split = "natural:centers", sites: Sites = 0, large: Large = 1,
-    knowledge: Known = None, start: First = None, change: Settings = None, threads: Threads = None,
-    json: shell.AsJson = False,
+    knowledge: Known = None, public: Public = None, start: First = None, change: Settings = None,
+    sealed: Sealed = False, engine: Engine = "local", threads: Threads = None, json: shell.AsJson = False,
 ) -> None:  # fmt: skip
     """Train one federation on this machine, with the same learners, codecs and merging as between machines.
 
     Example: fedhelp-edge lab run plan.toml --data images.npz --split natural:centers --large 2 --out try
     """
-    bench = Bench(plan, data, split, sites, large, knowledge, start, change, out, threads)
+    bench = Bench(plan, data, split, sites, large, knowledge, public, start, change, sealed, engine, out, threads)
     found = bench.run(bench.plan(), out)
     if json:
         return shell.result(runs=[found])
@@ -85,7 +99,8 @@ def compare(
     methods: Annotated[str, typer.Option("--methods", help="fedhelp,fedavg,fedhelp+sources=none,…")],
     seeds: Annotated[str, typer.Option("--seeds", help="0,1,2")] = "0",
     split: Split = "natural:centers", sites: Sites = 0, large: Large = 1, knowledge: Known = None,
-    start: First = None, change: Settings = None, threads: Threads = None, json: shell.AsJson = False,
+    public: Public = None, start: First = None, change: Settings = None, sealed: Sealed = False,
+    engine: Engine = "local", threads: Threads = None, json: shell.AsJson = False,
 ) -> None:  # fmt: skip
     """Run methods and seeds side by side; goes on where it was cut off. Writes table.md and results.json.
 
@@ -97,7 +112,7 @@ def compare(
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError:
         raise errors.Usage(f"seeds are whole numbers, as in 0,1,2, not {seeds!r}") from None
-    bench = Bench(plan, data, split, sites, large, knowledge, start, change, out, threads)
+    bench = Bench(plan, data, split, sites, large, knowledge, public, start, change, sealed, engine, out, threads)
 
     def agreed(name: str, seed: int) -> Any:
         method, settings = compare.settings_of(name)

@@ -1,13 +1,14 @@
 """The pack: public images and what foundation models said of them, in one safetensors file that every site may read.
 
-It holds `images` (uint8), `labels`, and `probabilities` (sources x images x classes, half precision); names, origin and
-licence stand in its notes. A site's kit brings the images to the plan's channels and to the side that the plan wants.
+It holds `images` (uint8), `labels`, and, if any source was asked, `probabilities` (sources x images x classes, half
+precision); names, origin and licence stand in its notes. A site's kit brings the images to the plan's channels and to
+the side that the plan wants.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -63,9 +64,16 @@ class Pack:
         return replace(self, pixels=pixels)
 
 
+def unasked(pixels: NDArray[np.uint8], labels: NDArray[np.int64], classes: Sequence[str]) -> Pack:
+    """Public images with their labels alone."""
+    return Pack(pixels, labels, tuple(classes), (), _silence(len(pixels), len(classes)))
+
+
 def save(path: Path, pack: Pack) -> None:
     notes = {"classes": json.dumps(pack.classes), "sources": json.dumps(pack.sources), **pack.about}
-    arrays: dict[str, share.Array] = {"images": pack.pixels, "labels": pack.labels, "probabilities": pack.probabilities}
+    arrays: dict[str, share.Array] = {"images": pack.pixels, "labels": pack.labels}
+    if pack.sources:  # safetensors here know no empty arrays
+        arrays["probabilities"] = pack.probabilities
     with files.writing(path, private=False) as file:
         share.write(file, arrays, notes)
 
@@ -77,7 +85,8 @@ def load(path: Path) -> Pack:
         arrays = dict(share.Arrays(file, header))
     try:
         classes, sources = (tuple(map(str, json.loads(header.metadata[name]))) for name in ("classes", "sources"))
-        pixels, labels, said = (arrays.pop(name) for name in ("images", "labels", "probabilities"))
+        pixels, labels = arrays.pop("images"), arrays.pop("labels")
+        said = arrays.pop("probabilities") if sources else _silence(len(pixels), len(classes))
     except (KeyError, ValueError, TypeError, RecursionError):
         raise BadPack(f"{path.name} does not hold images, labels and probabilities") from None
     fits = (
@@ -96,3 +105,7 @@ def load(path: Path) -> Pack:
         raise BadPack(f"{path.name}: what the sources said are no probabilities")
     about = {name: text for name, text in header.metadata.items() if name not in ("classes", "sources")}
     return Pack(pixels, labels, classes, sources, said, about)
+
+
+def _silence(images: int, classes: int) -> NDArray[np.float16]:
+    return np.zeros((0, images, classes), np.float16)

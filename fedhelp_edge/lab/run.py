@@ -50,7 +50,7 @@ def run(
 ) -> dict[str, Any]:
     """Train the plan's method over these sites, and say how good everybody became. `out/run.json` has the same."""
     done = out / "run.json"
-    _same_run(plan, parts, pack, start, out)
+    _same_run(plan, parts, pack, start, post is not None, out)
     if done.exists():
         return dict(json.loads(done.read_text(encoding="utf-8")))
     method = METHODS[plan.method]
@@ -92,7 +92,7 @@ def run(
 
 
 def _same_run(
-    plan: Plan, parts: Sequence[Part], pack: Pack | None, start: Mapping[str, Array] | None, out: Path
+    plan: Plan, parts: Sequence[Part], pack: Pack | None, start: Mapping[str, Array] | None, sealed: bool, out: Path
 ) -> None:
     """A folder holds one run: with other settings or images it would go on from, or answer with, another's."""
     digest = hashlib.sha256(repr(replace(plan, text="")).encode())
@@ -102,9 +102,11 @@ def _same_run(
         digest.update(pack.pixels.tobytes() + pack.probabilities.tobytes())
     for name, array in sorted((start or {}).items()):
         digest.update(name.encode() + array.tobytes())
+    if sealed:
+        digest.update(b"sealed")
     note = out / "run.sha256"
     if note.exists() and note.read_text() != digest.hexdigest():
-        raise FileExists(f"{out.name} holds a run of another plan, or on other images")
+        raise FileExists(f"{out.name} holds a run of another plan, on other images, or not sealed alike")
     if not note.exists():
         out.mkdir(parents=True, exist_ok=True)
         note.write_text(digest.hexdigest())

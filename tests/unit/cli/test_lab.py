@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import save_file
 
 from fedhelp_edge.data import pack as packs
@@ -68,6 +69,27 @@ def test_run_tells_people_where_the_results_are(home: Path) -> None:
     assert lines[-1] == f"results: {Path('out') / 'run.json'}"
 
 
+def test_a_sealed_run_ends_with_the_same_model_and_sends_more_bytes(home: Path) -> None:
+    (bare,) = answer(run(*RUN, "--json", home=home))["runs"]
+    (sealed,) = answer(run(*RUN, "--out", "sealed", "--sealed", "--json", home=home))["runs"]
+    assert sealed["merged_sha256"] == bare["merged_sha256"]
+    assert sealed["bytes_up"] > bare["bytes_up"]
+
+
+def test_public_images_from_an_npz_or_a_folder_are_learned_from(home: Path) -> None:
+    pixels, labels = phantom.draw(12, 3, size=12, family="tissue")
+    np.savez(home / "public.npz", images=pixels, labels=labels)
+    for place, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+        folder = home / "public" / phantom.TISSUES[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{place}.png")
+    found = set()
+    for out, more in (("none", ()), ("npz", ("--public", "public.npz")), ("folder", ("--public", "public"))):
+        done = run(*RUN, "--set", "method=fedhelp", "--out", out, *more, "--json", home=home)
+        found.add(answer(done)["runs"][0]["merged_sha256"])
+    assert len(found) == 3
+
+
 def test_a_site_without_test_images_has_no_accuracy(home: Path) -> None:
     with np.load(home / "images.npz") as held:
         arrays = dict(held)
@@ -102,6 +124,10 @@ def test_compare_writes_the_table_that_it_prints_and_goes_on_where_it_was(home: 
         (("--set", "method=fedbest"), "E_PLAN"),
         (("--set", "fedhelp.lambda_x=1"), "E_PLAN"),
         (("--knowledge", "gone"), "E_FILE_MISSING"),
+        (("--public", "gone.npz"), "E_FILE_MISSING"),
+        (("--public", "plan.toml"), "E_NO_IMAGES"),
+        (("--public", "images.npz", "--knowledge", "pack"), "E_USAGE"),
+        (("--engine", "ray"), "E_USAGE"),
         (("--knowledge", "plan.toml"), "E_ST_HEADER"),
         (("--start", "gone"), "E_FILE_MISSING"),
         (("--start", "pack"), "E_ST_META"),

@@ -59,6 +59,15 @@ def test_a_pack_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert len(found) == 40
 
 
+def test_public_images_that_nobody_was_asked_about_are_a_pack_too(tmp_path: Path) -> None:
+    asked = made()
+    packs.save(tmp_path / "pack.safetensors", packs.unasked(asked.pixels, asked.labels, asked.classes))
+    found = packs.load(tmp_path / "pack.safetensors")
+    assert (found.sources, found.probabilities.shape) == ((), (0, 40, 3))
+    assert found.pixels.tobytes() == asked.pixels.tobytes()
+    assert found.chosen(7).fitted(4, 1).probabilities.shape == (0, 7, 3)
+
+
 def test_a_pack_is_a_safetensors_file_as_others_read_them(tmp_path: Path) -> None:
     pack = made()
     packs.save(tmp_path / "pack.safetensors", pack)
@@ -199,6 +208,7 @@ def test_a_pack_whose_arrays_are_odd_is_refused(tmp_path: Path, change: Callable
         {"classes": "3", "sources": '["x", "y"]'},
         {"classes": '["a", "b"]', "sources": '["x", "y"]'},
         {"classes": '["a", "b", "c"]', "sources": '["x"]'},
+        {"classes": '["a", "b", "c"]', "sources": "[]"},
         {"classes": "[" * 20000, "sources": '["x", "y"]'},
     ],
 )

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import FileExists, SchemaShape
-from fedhelp_edge.lab import run
+from fedhelp_edge.lab import post, run
 from fedhelp_edge.lab.partition import Part
 from fedhelp_edge.merge import rules
 from fedhelp_edge.methods.base import Bench
@@ -143,6 +144,34 @@ def test_bytes_are_those_of_the_files_that_travel(go: Go, plan_of: PlanOf, parts
     size = METHODS["fedhelp"].schema(plan).size
     assert record["bytes_up"] == record["bytes_down"] == len(parts) * 2 * size
     assert size > 4 * 269_000  # a ResNet20
+
+
+@pytest.mark.parametrize("wire", ["f32", "f16"])
+def test_a_sealed_run_is_the_same_run_and_sends_more_bytes(go: Go, plan_of: PlanOf, tmp_path: Path, wire: str) -> None:
+    plan = plan_of("fedhelp", settings={"wire.up": wire, "wire.norm": "local"})
+    bare = go(plan, tmp_path / "bare")
+    sealed = go(plan, tmp_path / "sealed", post=post.Post())
+    assert sealed["merged_sha256"] == bare["merged_sha256"]
+    assert answers(tmp_path / "sealed") == answers(tmp_path / "bare")
+    assert 0 < sealed["bytes_up"] - bare["bytes_up"] < 6 * 4096  # the outside of three parcels in each of two rounds
+
+
+def test_a_folder_does_not_answer_a_sealed_run_with_the_bytes_of_a_bare_one(
+    go: Go, plan_of: PlanOf, tmp_path: Path
+) -> None:
+    go(plan_of(rounds=1), tmp_path)
+    with pytest.raises(FileExists, match="sealed"):
+        go(plan_of(rounds=1), tmp_path, post=post.Post())
+
+
+def test_public_images_alone_train_as_a_pack_whose_sources_are_not_asked(
+    go: Go, plan_of: PlanOf, pack: Pack, tmp_path: Path
+) -> None:
+    deaf = go(plan_of("fedhelp", {"fedhelp.sources": "none"}), tmp_path / "deaf")
+    images = packs.unasked(pack.pixels, pack.labels, pack.classes)
+    bare = go(plan_of("fedhelp"), tmp_path / "bare", pack=images)
+    asked = go(plan_of("fedhelp"), tmp_path / "asked")
+    assert bare["merged_sha256"] == deaf["merged_sha256"] != asked["merged_sha256"]
 
 
 def test_half_precision_on_the_wire_halves_the_bytes(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
