@@ -1,0 +1,311 @@
+"""Rules that bear some shares that are not honest: the clip, the median, the trimmed mean."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import weakref
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from fedhelp_edge.merge import clip, rules
+from fedhelp_edge.plan import Merge
+from fedhelp_edge.share import Array
+
+Arrays = dict[str, Array]
+
+SHAPES = {
+    "conv.weight": (4, 3, 3, 3),
+    "bn.bias": (4,),
+    "bn.running_mean": (4,),
+    "bn.running_var": (4,),
+    "linear.weight": (2, 5),
+}
+WEIGHTS = ("conv.weight", "bn.bias", "linear.weight")
+STATISTICS = ("bn.running_mean", "bn.running_var")
+
+
+def drawn(draw: np.random.Generator, scale: float = 1.0) -> Arrays:
+    return {name: (draw.standard_normal(shape) * scale).astype(np.float32) for name, shape in SHAPES.items()}
+
+
+def moved(base: Arrays, change: Arrays, times: float = 1.0, names: tuple[str, ...] = tuple(SHAPES)) -> Arrays:
+    return {name: base[name] + np.float32(times if name in names else 1) * change[name] for name in base}
+
+
+def federation(sites: int, seed: int, spread: float = 1.0) -> tuple[Arrays, dict[str, Arrays]]:
+    """A base and what honest sites make of it; the longest change is at most `spread` times the shortest, or so."""
+    draw = np.random.default_rng(seed)
+    base = drawn(draw)
+    scales = draw.uniform(0.1, 0.1 * spread, sites)
+    return base, {f"site-{n:03}": moved(base, drawn(draw, scale)) for n, scale in enumerate(scales, 1)}
+
+
+def distance(one: Mapping[str, Array], other: Mapping[str, Array], names: tuple[str, ...]) -> float:
+    return math.sqrt(sum(float(((one[name].astype(np.float64) - other[name]) ** 2).sum()) for name in names))
+
+
+def bits(merged: Mapping[str, Array]) -> dict[str, bytes]:
+    return {name: array.tobytes() for name, array in merged.items()}
+
+
+def flower_trimmed(stack: Array, part: float) -> Array:
+    """As Flower's strategy FedTrimmedAvg has it."""
+    low = int(part * len(stack))
+    high = len(stack) - low
+    return np.asarray(np.partition(stack, (low, high - 1), 0)[low:high].mean(axis=0))
+
+
+# --- median and trimmed mean ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sites", range(1, 8))
+def test_the_median_is_that_of_each_number(sites: int) -> None:
+    _, shares = federation(sites, seed=sites)
+    merged = rules.median(shares)
+    for name in SHAPES:
+        assert merged[name].tobytes() == np.median(np.stack([one[name] for one in shares.values()]), axis=0).tobytes()
+
+
+@given(st.integers(1, 12), st.floats(0, 0.49), st.integers(0, 2**32))
+def test_the_trimmed_mean_is_flowers(sites: int, part: float, seed: int) -> None:
+    _, shares = federation(sites, seed)
+    merged = rules.trimmed(shares, part)
+    for name in SHAPES:
+        wanted = flower_trimmed(np.stack([one[name] for one in shares.values()]), part)
+        assert np.abs(merged[name] - wanted).max() < 1e-6
+
+
+def test_nothing_trimmed_is_the_plain_mean() -> None:
+    _, shares = federation(4, seed=0)
+    plain = rules.mean(shares, dict.fromkeys(shares, 0.25))
+    assert all(np.abs(rules.trimmed(shares, 0.2)[name] - plain[name]).max() < 1e-6 for name in plain)
+
+
+@pytest.mark.parametrize("rule", ["median", "trimmed"])
+def test_two_of_five_cannot_take_a_number_out_of_what_the_others_say(rule: str) -> None:
+    base, shares = federation(5, seed=1)
+    honest = np.stack([shares[site]["conv.weight"] for site in list(shares)[:3]])
+    for site in list(shares)[3:]:
+        shares[site] = moved(base, dict.fromkeys(SHAPES, np.float32(1e3)))
+    how = Merge(rule=rule, clip="none", trim=0.4)
+    merged = rules.merge(base, shares, dict.fromkeys(shares, 1), how)["conv.weight"]
+    assert (honest.min(0) <= merged).all()
+    assert (merged <= honest.max(0)).all()
+
+
+@pytest.mark.parametrize("rule", ["median", "trimmed"])
+def test_a_tensor_larger_than_what_is_looked_at_together_is_merged_alike(
+    rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, shares = federation(5, seed=2)
+    how = Merge(rule=rule)
+    whole = rules.merge(base, shares, dict.fromkeys(shares, 1), how)
+    monkeypatch.setattr(rules, "_COLUMNS", 35)
+    assert bits(rules.merge(base, shares, dict.fromkeys(shares, 1), how)) == bits(whole)
+
+
+@pytest.mark.parametrize("rule", ["mean", "median", "trimmed"])
+def test_every_rule_gives_the_same_bits_in_whatever_order_shares_come(rule: str) -> None:
+    base, shares = federation(4, seed=3)
+    shares["site-002"] = moved(base, shares["site-002"], 50)
+    examples = {"site-001": 10, "site-002": 20, "site-003": 5, "site-004": 1}
+    found = [
+        bits(rules.merge(base, {site: shares[site] for site in order}, examples, Merge(rule=rule, trim=0.25)))
+        for order in itertools.permutations(shares)
+    ]
+    assert all(each == found[0] for each in found)
+
+
+@pytest.mark.parametrize("rule", ["median", "trimmed"])
+def test_the_rules_without_weights_take_no_account_of_examples(rule: str) -> None:
+    base, shares = federation(5, seed=4)
+    one, other = (
+        rules.merge(base, shares, dict(zip(shares, counts, strict=True)), Merge(rule=rule))
+        for counts in ([1] * 5, [1, 1000, 2, 50, 7])
+    )
+    assert bits(one) == bits(other)
+
+
+# --- the clip ------------------------------------------------------------------------------------------------------
+
+ATTACKS: dict[str, tuple[float, tuple[str, ...]]] = {
+    "scaled up": (50, tuple(SHAPES)),
+    "turned round and scaled up": (-50, tuple(SHAPES)),
+    "in the weights alone": (50, WEIGHTS),
+    "in the running statistics alone": (50, STATISTICS),
+    "almost without end": (1e12, tuple(SHAPES)),
+}
+
+
+def attacked(sites: int, seed: int, attack: str, spread: float = 3.0) -> tuple[Arrays, dict[str, Arrays]]:
+    base, shares = federation(sites, seed, spread)
+    odd = list(shares)[seed % sites]
+    times, names = ATTACKS[attack]
+    shares[odd] = moved(base, {name: shares[odd][name] - base[name] for name in base}, times, names)
+    return base, shares
+
+
+@given(
+    st.integers(3, 9),
+    st.integers(0, 2**32),
+    st.sampled_from(list(ATTACKS)),
+    st.lists(st.integers(1, 5000), min_size=9, max_size=9),
+)
+def test_a_share_that_pulls_hard_moves_the_mean_by_no_more_than_the_clip_allows(
+    sites: int, seed: int, attack: str, counts: list[int]
+) -> None:
+    base, shares = attacked(sites, seed, attack)
+    examples = dict(zip(shares, counts[:sites], strict=True))
+    merged = rules.merge(base, shares, examples, Merge())
+    parts = rules.weights(list(examples.values()))
+    for what, names in (("weights", WEIGHTS), ("statistics", STATISTICS)):
+        median = float(np.median([distance(share, base, names) for share in shares.values()]))
+        bound = sum(part * 5 * median for part in parts)
+        assert distance(merged, base, names) <= bound * (1 + 1e-5) + 1e-5, what
+
+
+@pytest.mark.parametrize("attack", ["scaled up", "turned round and scaled up", "in the running statistics alone"])
+def test_without_the_clip_the_same_share_moves_the_mean_further(attack: str) -> None:
+    base, shares = attacked(5, 7, attack)
+    examples = dict.fromkeys(shares, 1)
+    bare, clipped = (rules.merge(base, shares, examples, Merge(clip=how)) for how in ("none", "auto"))
+    assert distance(bare, base, STATISTICS) > 3 * distance(clipped, base, STATISTICS)
+
+
+@given(st.integers(3, 9), st.integers(0, 2**32))
+def test_shares_within_five_medians_are_merged_as_they_are_to_the_bit(sites: int, seed: int) -> None:
+    base, shares = federation(sites, seed, spread=4.0)
+    pulls = {site: clip.pull(base, share) for site, share in shares.items()}
+    for what in ("weights", "statistics"):
+        lengths = [own[what] for own in pulls.values()]
+        assume(max(lengths) <= 5 * np.median(lengths))  # eight numbers may happen to be less alike
+    assert clip.factors(pulls) == {}
+    examples = dict.fromkeys(shares, 3)
+    bare, clipped = (rules.merge(base, shares, examples, Merge(clip=how)) for how in ("none", "auto"))
+    assert bits(bare) == bits(clipped)
+
+
+def test_a_share_clipped_in_its_statistics_keeps_its_weights_to_the_bit() -> None:
+    base, shares = attacked(4, 0, "in the running statistics alone", spread=1.0)
+    (odd, own), *others = clip.factors({site: clip.pull(base, share) for site, share in shares.items()}).items()
+    assert not others
+    closer = clip.Closer(base, shares[odd], own)
+    assert {name for name in SHAPES if closer[name].tobytes() != shares[odd][name].tobytes()} == set(STATISTICS)
+    assert list(closer) == list(shares[odd])
+
+
+def test_what_is_clipped_keeps_its_direction_and_ends_at_five_medians() -> None:
+    base, shares = attacked(5, 1, "scaled up", spread=1.0)
+    pulls = {site: clip.pull(base, share) for site, share in shares.items()}
+    ((odd, own),) = clip.factors(pulls).items()
+    closer = clip.Closer(base, shares[odd], own)
+    for names in (WEIGHTS, STATISTICS):
+        median = float(np.median([distance(share, base, names) for share in shares.values()]))
+        assert distance(closer, base, names) == pytest.approx(5 * median, rel=1e-5)
+    before, after = (np.ravel(each["conv.weight"] - base["conv.weight"]) for each in (shares[odd], closer))
+    assert np.dot(before, after) / np.linalg.norm(before) / np.linalg.norm(after) == pytest.approx(1, abs=1e-6)
+
+
+def test_of_two_shares_neither_is_clipped() -> None:
+    base, shares = attacked(2, 0, "scaled up")
+    assert clip.factors({site: clip.pull(base, share) for site, share in shares.items()}) == {}
+
+
+def test_shares_that_change_nothing_are_no_reason_to_divide_by_nothing() -> None:
+    base, _ = federation(1, seed=0)
+    still = {f"site-{n}": dict(base) for n in range(4)}
+    assert bits(rules.merge(base, still, dict.fromkeys(still, 1), Merge())) == bits(base)
+
+
+def test_one_that_moves_among_many_that_stand_still_does_not_move_the_model() -> None:
+    base, _ = federation(1, seed=0)
+    shares = {f"site-{n}": dict(base) for n in range(4)}
+    shares["site-3"] = moved(base, dict.fromkeys(SHAPES, np.float32(1)))
+    assert bits(rules.merge(base, shares, dict.fromkeys(shares, 1), Merge())) == bits(base)
+
+
+def test_pulls_that_are_known_already_are_not_measured_again() -> None:
+    base, shares = attacked(5, 2, "scaled up")
+    pulls = {site: clip.pull(base, share) for site, share in shares.items()}
+    examples = dict.fromkeys(shares, 1)
+    opened = Files(shares)
+    merged = rules.merge(base, opened, examples, Merge(), pulls)
+    assert bits(merged) == bits(rules.merge(base, shares, examples, Merge()))
+    assert opened.opened == sorted(shares)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("bn1.running_mean", "statistics"), ("running_var", "statistics"), ("layer1.0.bn1.weight", "weights")],
+)
+def test_running_statistics_are_known_by_their_names(name: str, what: str) -> None:
+    assert clip.part(name) == what
+
+
+# --- shares that are files -----------------------------------------------------------------------------------------
+
+
+class Files(Mapping[str, Mapping[str, Array]]):
+    """Shares that are opened when their turn comes, and what was opened, and how many arrays were held at once."""
+
+    def __init__(self, shares: dict[str, Arrays]) -> None:
+        self._shares = shares
+        self.opened: list[str] = []
+        self.held, self.most = 0, 0
+
+    def __getitem__(self, site: str) -> Mapping[str, Array]:
+        self.opened.append(site)
+        return Opened(self._shares[site], self)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shares)
+
+    def __len__(self) -> int:
+        return len(self._shares)
+
+    def hold(self, by: int) -> None:
+        self.held += by
+        self.most = max(self.most, self.held)
+
+
+class Opened(Mapping[str, Array]):
+    """A share whose arrays are read when they are asked for."""
+
+    def __init__(self, arrays: Arrays, files: Files) -> None:
+        self._arrays, self._files = arrays, files
+
+    def __getitem__(self, name: str) -> Array:
+        array = self._arrays[name].copy()
+        self._files.hold(1)
+        weakref.finalize(array, self._files.hold, -1)
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+
+@pytest.mark.parametrize(("how", "times"), [("none", 1), ("auto", 2)])
+def test_for_the_mean_shares_are_opened_one_after_another_and_one_array_is_held(how: str, times: int) -> None:
+    base, shares = attacked(5, 3, "scaled up")
+    files = Files(shares)
+    merged = rules.merge(base, files, dict.fromkeys(shares, 1), Merge(clip=how))
+    assert files.opened == sorted(shares) * times
+    assert files.most == 1
+    assert bits(merged) == bits(rules.merge(base, shares, dict.fromkeys(shares, 1), Merge(clip=how)))
+
+
+@pytest.mark.parametrize("rule", ["median", "trimmed"])
+def test_for_the_rules_over_all_sites_one_tensor_of_each_is_held(rule: str) -> None:
+    base, shares = federation(5, seed=5)
+    files = Files(shares)
+    merged = rules.merge(base, files, dict.fromkeys(shares, 1), Merge(rule=rule, clip="none"))
+    assert files.most == 5
+    assert bits(merged) == bits(rules.merge(base, shares, dict.fromkeys(shares, 1), Merge(rule=rule, clip="none")))
