@@ -15,6 +15,7 @@ import numpy as np
 from fedhelp_edge.share import Array
 
 TIMES = 5.0  # the median length; honest sites of very unlike sizes stay below it (docs/decisions/merging.md)
+FEWEST = 3  # of two shares neither is the odd one
 
 Arrays = Mapping[str, Array]
 Pull = Mapping[str, float]  # of "weights" and of "statistics": a length, or a factor
@@ -34,7 +35,9 @@ def pull(base: Arrays, share: Arrays) -> dict[str, float]:
 
 
 def factors(pulls: Mapping[str, Pull]) -> dict[str, dict[str, float]]:
-    """By how much to shorten each share that pulls too far. Of two, neither can be five times their median."""
+    """By how much to shorten each share that pulls too far."""
+    if len(pulls) < FEWEST:
+        return {}
     limits = {
         what: TIMES * float(np.median([own[what] for own in pulls.values()])) for what in ("weights", "statistics")
     }
