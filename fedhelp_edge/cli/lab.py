@@ -11,7 +11,7 @@ app = shell.app(no_args_is_help=True, help="Whole federations on this machine, t
 
 PlanFile = Annotated[Path, shell.named("The plan.")]
 Data = Annotated[Path, typer.Option("--data", help="Images: an NPZ, a folder or a table.", readable=False)]
-Split = Annotated[str, typer.Option("--split", help="natural:centers | dirichlet:ALPHA | sizes:TRAIN/TEST,…")]
+Split = Annotated[str, typer.Option("--split", help="natural:centers|folder, dirichlet:ALPHA, sizes:TRAIN/TEST,…")]
 Sites = Annotated[int, typer.Option("--sites", min=0, help="How many sites a dirichlet split makes.")]
 Large = Annotated[int, typer.Option("--large", min=0, help="How many sites are hospitals: those with most images.")]
 Known = Annotated[Path | None, typer.Option("--knowledge", help="The pack.", readable=False)]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fedhelp_edge import shell
 from fedhelp_edge.data.images import Images
+from fedhelp_edge.data.row import split_word
 from fedhelp_edge.errors import Usage
 
 
@@ -26,16 +27,19 @@ class Part:
 
 
 def deal(images: Images, how: str, seed: int, *, sites: int = 0, large: int = 0, val: float = 0.1) -> list[Part]:
-    """`natural:…`, `dirichlet:ALPHA` or `sizes:TRAIN/TEST,…`. The large sites are those with most training images."""
+    """`natural:centers`, `natural:folder`, `dirichlet:ALPHA` or `sizes:TRAIN/TEST,…`.
+
+    The large sites are those with most training images.
+    """
     kind, _, what = how.partition(":")
     if kind == "natural":
-        dealt = _natural(images)
+        dealt = _natural(images, what)
     elif kind == "dirichlet":
         dealt = _dirichlet(images, _number(what), sites or 2, seed)
     elif kind == "sizes":
         dealt = _sizes(images, what, seed, val)
     else:
-        raise Usage(f"a split is natural:…, dirichlet:ALPHA or sizes:TRAIN/TEST,…, not {how!r}")
+        raise Usage(f"a split is natural:centers, natural:folder, dirichlet:ALPHA or sizes:TRAIN/TEST,…, not {how!r}")
     train = [sum(split == "train" for split in part.splits) for _, part in dealt]
     if without := [name for (name, _), count in zip(dealt, train, strict=True) if not count]:
         raise Usage(f"{how} leaves {without[0]!r} without training images; take fewer sites, or another split")
@@ -47,12 +51,23 @@ def deal(images: Images, how: str, seed: int, *, sites: int = 0, large: int = 0,
     ]
 
 
-def _natural(images: Images) -> list[tuple[str, Images]]:
-    """As the source has them: by centre. Fewest digits first, so that 10 follows 9."""
-    centres = sorted(set(images.centres), key=lambda name: (len(name), name))
-    if len(centres) < 2:
-        raise Usage("these images name no centres to split by")
-    return [(name, images.only(np.flatnonzero(np.array(images.centres) == name))) for name in centres]
+def _natural(images: Images, by: str) -> list[tuple[str, Images]]:
+    """As the source has them: by centre, or by first folder. Fewest digits first, so that 10 follows 9."""
+    if by not in ("centers", "folder"):
+        raise Usage(f"a natural split is natural:centers or natural:folder, not natural:{by}")
+    owners = images.centres if by == "centers" else tuple(map(_first_folder, images.names))
+    names = sorted(set(owners), key=lambda name: (len(name), name))
+    dealt = [(name, images.only(np.flatnonzero(np.array(owners) == name))) for name in names]
+    if len(dealt) < 2:
+        raise Usage(f"these images name no {'centres' if by == 'centers' else 'folders'} to split by")
+    if by == "folder" and all(len(np.unique(part.labels)) == 1 for _, part in dealt):
+        raise Usage("the first folders are the classes; put a folder for each site above them")
+    return dealt
+
+
+def _first_folder(name: str) -> str:
+    """`train`, `val` and `test` are no sites."""
+    return next((folder for folder in name.split("/")[:-1] if not split_word(folder)), "")
 
 
 def _dirichlet(images: Images, alpha: float, sites: int, seed: int) -> list[tuple[str, Images]]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from fedhelp_edge import plan as plans
+from fedhelp_edge.data import load, phantom
 from fedhelp_edge.data.images import SPLITS, Images
 from fedhelp_edge.errors import Usage
 from fedhelp_edge.lab.partition import Part, deal
@@ -16,6 +20,26 @@ from fedhelp_edge.lab.partition import Part, deal
 @pytest.fixture(scope="module")
 def many(images_of: Callable[..., Images]) -> Images:
     return images_of({"": 300})
+
+
+PLAN = plans.Plan(classes=phantom.CLASSES[:2], image=plans.Image(size=8))
+OnDisk = Callable[[str], Images]
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> OnDisk:
+    """Puts 60 images of two hospitals, a third of them to measure by, where a pattern says, and reads them again."""
+
+    def put(place: str) -> Images:
+        pixels, labels = phantom.draw(60, 2, size=8)
+        for number, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+            site, part = ("south", "north", "south")[number % 3], "test" if number // 3 % 3 == 0 else "train"
+            folder = tmp_path / "images" / place.format(site=site, part=part, kind=phantom.CLASSES[label])
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"{number}.png")
+        return load(tmp_path / "images", PLAN, kept=tmp_path / "kept")
+
+    return put
 
 
 def names(parts: list[Part]) -> list[tuple[str, ...]]:
@@ -36,6 +60,35 @@ def test_a_natural_split_keeps_the_splits_of_the_images(images: Images) -> None:
     for part in deal(images, "natural:centers", 0):
         assert part.images.splits == tuple(kept[name] for name in part.images.names)
         assert sum(len(part.of(split)) for split in SPLITS) == len(part.images)
+
+
+@pytest.mark.parametrize(
+    "place", ["{site}/{kind}", "{part}/{site}/{kind}", "{site}/{part}/{kind}", "{site}/2024/{kind}"]
+)
+def test_the_first_folder_that_is_no_part_names_the_site(on_disk: OnDisk, place: str) -> None:
+    parts = deal(on_disk(place), "natural:folder", 0, large=1)
+    assert [(part.name, part.tier, len(part.images)) for part in parts] == [
+        ("north", "small", 20),
+        ("south", "large", 40),
+    ]
+    for part in parts:
+        assert all(part.name in name for name in part.images.names)
+
+
+def test_folders_name_the_sites_of_a_table_too(on_disk: OnDisk, tmp_path: Path) -> None:
+    by_folder = deal(on_disk("{site}/{kind}"), "natural:folder", 0)
+    rows = [f"{name},{name.split('/')[1]}" for part in by_folder for name in part.images.names]
+    (tmp_path / "images" / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    by_table = deal(load(tmp_path / "images", PLAN, kept=tmp_path / "again"), "natural:folder", 0)
+    assert names(by_table) == names(by_folder)
+
+
+@pytest.mark.parametrize("how", ["natural:folder", "dirichlet:10"])
+def test_a_val_that_the_source_lacks_comes_from_train_and_test_stays(on_disk: OnDisk, how: str) -> None:
+    for part in deal(on_disk("{part}/{site}/{kind}"), how, 1, sites=2):
+        assert len(part.of("val")) > 0
+        assert all(name.startswith("train/") for name in (*part.of("val").names, *part.of("train").names))
+        assert part.of("test").names == tuple(name for name in part.images.names if name.startswith("test/"))
 
 
 def test_pixels_and_labels_go_with_their_names(images: Images) -> None:
@@ -116,6 +169,9 @@ def test_of_sites_with_equally_many_images_the_first_are_large(many: Images) -> 
         ("", "a split is"),
         ("random", "a split is"),
         ("natural:centers", "no centres"),
+        ("natural:folder", "no folders"),
+        ("natural", "natural:centers or natural:folder"),
+        ("natural:cohort", "natural:centers or natural:folder"),
         ("dirichlet:", "above 0"),
         ("dirichlet:0", "above 0"),
         ("dirichlet:-1", "above 0"),
@@ -131,6 +187,11 @@ def test_of_sites_with_equally_many_images_the_first_are_large(many: Images) -> 
 def test_a_split_that_cannot_be_is_wrong_usage(many: Images, how: str, cause: str) -> None:
     with pytest.raises(Usage, match=cause):
         deal(many, how, 0)
+
+
+def test_folders_that_are_the_classes_are_not_taken_for_sites(on_disk: OnDisk) -> None:
+    with pytest.raises(Usage, match="a folder for each site above them"):
+        deal(on_disk("{kind}/{site}"), "natural:folder", 0)
 
 
 def test_a_site_without_training_images_is_refused(images: Images) -> None:
