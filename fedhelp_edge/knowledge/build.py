@@ -1,7 +1,8 @@
 """Asking foundation models, once: each source sees each public image one time, and every answer is kept.
 
 A source is a kind and what it needs: `clip:ViT-L-14@weights.safetensors`, `torchvision:resnet18@weights.safetensors`,
-`nets:resnet20@weights.safetensors` or `files:answers.npz`. A run that was cut off asks only what was not answered yet.
+`nets:resnet20@weights.safetensors` or `files:answers.npz`. A run that was cut off asks only what was not answered yet;
+answers belong to what a source's file holds, so that changed weights are asked anew and moved ones are not.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def build(
     blocks = range(0, len(pixels), BLOCK)
     said = []
     for place, spec in enumerate(specs):
-        name = hashlib.sha256(f"{spec}/{asked}/{'/'.join(classes)}".encode()).hexdigest()[:24]
+        name = hashlib.sha256(f"{_content(spec)}/{asked}/{'/'.join(classes)}".encode()).hexdigest()[:24]
         made: Source | None = None
         answers = []
         for first in blocks:
@@ -85,6 +86,17 @@ def _parted(spec: str) -> tuple[str, str]:
     """What stands before the file of a source, and the file."""
     head, mark, file = spec.partition(":" if spec.startswith("files:") else "@")
     return head + mark, file
+
+
+def _content(spec: str) -> str:
+    """A source with the hash of its file in place of the file's name."""
+    head, name = _parted(spec)
+    digest = hashlib.sha256()
+    if name:  # without one it is no source, which `source` says
+        with files.reading(Path(name)) as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return head + digest.hexdigest()
 
 
 def _checked(answer: NDArray[np.float32], spec: str, shape: tuple[int, int]) -> NDArray[np.float32]:

@@ -72,64 +72,96 @@ def labels(count: int = 10) -> NDArray[np.int64]:
     return np.arange(count, dtype=np.int64) % 3
 
 
-def test_each_source_sees_each_image_once_in_order(fake: Callable[..., Fake], tmp_path: Path) -> None:
+@pytest.fixture
+def two(tmp_path: Path) -> list[str]:
+    """Two sources, with what stands for their weights."""
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(name)
+    return [f"clip:M@{tmp_path / name}" for name in ("one", "two")]
+
+
+def test_each_source_sees_each_image_once_in_order(fake: Callable[..., Fake], two: list[str], tmp_path: Path) -> None:
     asked, images = fake(), noise()
-    build.build(images, labels(), CLASSES, ["clip:M@one", "clip:M@two"], tmp_path)
-    assert asked.made == ["clip:M@one", "clip:M@two"]
+    build.build(images, labels(), CLASSES, two, tmp_path)
+    assert asked.made == two
     assert [first for first, _ in asked.asked] == [0, 4, 8, 0, 4, 8]
     seen = b"".join(block for _, block in asked.asked)
     assert seen == images.tobytes() * 2  # the public images, and nothing besides
 
 
-def test_the_pack_holds_every_answer_beside_its_image(fake: Callable[..., Fake], tmp_path: Path) -> None:
+def test_the_pack_holds_every_answer_beside_its_image(
+    fake: Callable[..., Fake], two: list[str], tmp_path: Path
+) -> None:
     fake()
     images = noise()
-    pack = build.build(images, labels(), CLASSES, ["clip:M@one", "clip:M@two"], tmp_path)
+    pack = build.build(images, labels(), CLASSES, two, tmp_path)
     assert pack.pixels.tobytes() == images.tobytes()
     assert pack.labels.tolist() == labels().tolist()
     assert (pack.classes, pack.sources) == (CLASSES, ("clip:M@one", "clip:M@two"))
     assert pack.probabilities.tobytes() == np.stack([fair(images)] * 2).astype(np.float16).tobytes()
 
 
-def test_a_second_run_asks_nobody(fake: Callable[..., Fake], tmp_path: Path) -> None:
+def test_a_second_run_asks_nobody(fake: Callable[..., Fake], two: list[str], tmp_path: Path) -> None:
     fake()
-    first = build.build(noise(), labels(), CLASSES, ["clip:M@one"], tmp_path)
+    first = build.build(noise(), labels(), CLASSES, two[:1], tmp_path)
     again = fake()
-    second = build.build(noise(), labels(), CLASSES, ["clip:M@one"], tmp_path)
+    second = build.build(noise(), labels(), CLASSES, two[:1], tmp_path)
     assert (again.made, again.asked) == ([], [])
     assert second.probabilities.tobytes() == first.probabilities.tobytes()
 
 
 @pytest.mark.parametrize("answered", [0, 1, 2, 3, 4, 5])
 def test_a_run_that_was_cut_off_goes_on_without_asking_again(
-    fake: Callable[..., Fake], tmp_path: Path, answered: int
+    fake: Callable[..., Fake], two: list[str], tmp_path: Path, answered: int
 ) -> None:
-    specs = ["clip:M@one", "clip:M@two"]
     cut = fake(fair, answered)
     with pytest.raises(KeyboardInterrupt):
-        build.build(noise(), labels(), CLASSES, specs, tmp_path / "kept")
+        build.build(noise(), labels(), CLASSES, two, tmp_path / "kept")
     rest = fake()
-    found = build.build(noise(), labels(), CLASSES, specs, tmp_path / "kept")
+    found = build.build(noise(), labels(), CLASSES, two, tmp_path / "kept")
     assert len(cut.asked) == answered
     assert len(rest.asked) == 6 - answered
     whole = fake()
-    undisturbed = build.build(noise(), labels(), CLASSES, specs, tmp_path / "other")
+    undisturbed = build.build(noise(), labels(), CLASSES, two, tmp_path / "other")
     assert cut.asked + rest.asked == whole.asked
     assert found.probabilities.tobytes() == undisturbed.probabilities.tobytes()
 
 
-def test_other_images_are_asked_anew(fake: Callable[..., Fake], tmp_path: Path) -> None:
+def test_other_images_are_asked_anew(fake: Callable[..., Fake], two: list[str], tmp_path: Path) -> None:
     fake()
-    build.build(noise(), labels(), CLASSES, ["clip:M@one"], tmp_path)
+    build.build(noise(), labels(), CLASSES, two[:1], tmp_path)
     again = fake()
-    build.build(255 - noise(), labels(), CLASSES, ["clip:M@one"], tmp_path)
+    build.build(255 - noise(), labels(), CLASSES, two[:1], tmp_path)
     assert len(again.asked) == 3
 
 
-def test_progress_counts_images_of_all_sources(fake: Callable[..., Fake], tmp_path: Path) -> None:
+def test_changed_weights_are_asked_anew_and_moved_ones_are_not(
+    fake: Callable[..., Fake], two: list[str], tmp_path: Path
+) -> None:
+    fake()
+    build.build(noise(), labels(), CLASSES, two, tmp_path)
+    (tmp_path / "one").rename(tmp_path / "moved")
+    (tmp_path / "two").write_bytes(b"other weights")
+    again = fake()
+    build.build(noise(), labels(), CLASSES, [f"clip:M@{tmp_path / 'moved'}", two[1]], tmp_path)
+    assert again.made == two[1:]
+    assert len(again.asked) == 3
+
+
+def test_the_same_weights_in_another_net_are_another_source(
+    fake: Callable[..., Fake], two: list[str], tmp_path: Path
+) -> None:
+    fake()
+    build.build(noise(), labels(), CLASSES, two[:1], tmp_path)
+    again = fake()
+    build.build(noise(), labels(), CLASSES, [two[0].replace("clip:M", "clip:N")], tmp_path)
+    assert len(again.asked) == 3
+
+
+def test_progress_counts_images_of_all_sources(fake: Callable[..., Fake], two: list[str], tmp_path: Path) -> None:
     fake()
     seen: list[tuple[int, int]] = []
-    build.build(noise(), labels(), CLASSES, ["clip:M@1", "clip:M@2"], tmp_path, lambda *at: seen.append(at))
+    build.build(noise(), labels(), CLASSES, two, tmp_path, lambda *at: seen.append(at))
     assert seen == [(4, 20), (8, 20), (10, 20), (14, 20), (18, 20), (20, 20)]
 
 
@@ -147,12 +179,12 @@ ODD: dict[str, Answer] = {
 
 @pytest.mark.parametrize("answer", ODD.values(), ids=ODD)
 def test_an_answer_that_is_no_probabilities_is_refused_and_not_kept(
-    fake: Callable[..., Fake], tmp_path: Path, answer: Answer
+    fake: Callable[..., Fake], two: list[str], tmp_path: Path, answer: Answer
 ) -> None:
     fake(answer)
-    with pytest.raises(BadPack, match="clip:M@w"):
-        build.build(noise(), labels(), CLASSES, ["clip:M@somewhere/w"], tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(BadPack, match="clip:M@one"):
+        build.build(noise(), labels(), CLASSES, two, tmp_path / "kept")
+    assert list((tmp_path / "kept").iterdir()) == []
 
 
 @pytest.mark.parametrize(
