@@ -495,6 +495,75 @@ class Range(ShareError, code="E_RANGE", remedy="training went wrong; lower the l
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+class HubError(FedhelpError):
+    """The coordinator"""
+
+
+class NoHub(HubError, code="E_HUB", remedy="'fedhelp-coordinator init --plan plan.toml' makes a hub; --home says where it lives"):
+    """There is no hub in this folder."""
+
+
+class HubDamaged(HubError, code="E_HUB_DAMAGED", remedy="do not write to it any more; restore the newest backup with 'fedhelp-coordinator restore'"):
+    """The hub's database or one of its files is damaged."""
+
+
+class HubNewer(HubError, code="E_HUB_VERSION", remedy="update this program; an older one must not touch a newer hub"):
+    """The hub was written by a newer version of this program."""
+
+
+class NotNow(HubError, code="E_STATE", remedy="'fedhelp-coordinator status' shows where the federation stands"):
+    """The federation is in another state than this step needs."""
+
+
+class Quorum(HubError, code="E_QUORUM", remedy="wait or remind the sites that are missing; after the deadline the quorum is enough, and --now closes before it"):
+    """Too few shares have come to merge them."""
+
+
+class SiteUnknown(HubError, code="E_SITE", remedy="'fedhelp-coordinator roster' lists the sites, 'requests' those that wait"):
+    """No site or request has this name."""
+
+
+class KnowledgeMissing(HubError, code="E_KNOWLEDGE", remedy="fedhelp-edge download"):
+    """The task names knowledge that is not here."""
+
+
+class DuplicateRound(HubError, code="E_DUPLICATE_ROUND", remedy="nothing to do: the first share of a round counts"):
+    """Another share of this site for this round was accepted before."""
+
+
+class Samples(HubError, code="E_SAMPLES", remedy=_MAKE_AGAIN):
+    """The share says that it was made from an impossible number of images."""
+
+
+class Lazy(HubError, code="E_LAZY", remedy="ask the site whether it trained at all; 'review SITE --release' lets the share in all the same"):
+    """The share is the model that the site was given, unchanged."""
+
+
+class Copied(HubError, code="E_COPY", remedy="phone the sites that sent it: two sites never train the same weights"):
+    """The share holds the same weights as another site's."""
+
+
+class Opposed(HubError, code="E_OPPOSED", remedy="look at the site's data and labels before 'review SITE --release'"):
+    """The share pulls against all the others."""
+
+
+class TooFar(HubError, code="E_TOO_FAR", remedy="look at the site's data and training before 'review SITE --release'"):
+    """The share pulls many times further than the others."""
+
+
+class Resource(HubError, code="E_RESOURCE", remedy="ask the site to update its kit and to train again; the file may be an attack"):
+    """Opening the share took more memory or time than a share can need."""
+
+
+class LogBroken(HubError, code="E_LOG", remedy="keep the hub as it is and compare with a backup: the log was changed by other hands"):
+    """The chain of the audit log does not hold."""
+
+
+class Quota(HubError, code="E_QUOTA", remedy="finish or abandon the uploads that are open, then try again later"):
+    """More uploads or bytes than one site may have at a time."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 def from_os(fault: OSError) -> FedhelpError:
     """What the system said, as one of ours. Only the last part of a path is shown."""
     name = str(fault.filename or "").replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or "a file"

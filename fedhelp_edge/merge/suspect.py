@@ -1,0 +1,71 @@
+"""Shares that are well-formed and still odd. Nothing is dropped here: what is named goes before a person.
+
+Judged over a whole round at once, so that the verdict does not depend on who came first. Honest sites with rare cases
+look odd too; the thresholds are far from what honest training was seen to give (docs/decisions/merging.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhelp_edge.errors import Copied, HubError, Lazy, Opposed, TooFar
+from fedhelp_edge.merge.clip import FEWEST, Arrays, Pull, part
+
+FAR = 20.0  # times the median pull; beyond `clip.TIMES` a share is shortened, beyond this it is not believed
+AGAINST = -0.9  # cosine to the sum of all others' directions
+CROWD = 5  # shares that make a direction; where few sites have come to rest, each honestly pulls against the rest
+
+
+def suspects(base: Arrays, shares: Mapping[str, Arrays], pulls: Mapping[str, Pull]) -> dict[str, HubError]:
+    """The sites whose shares a person should look at, each with the reason."""
+    found: dict[str, HubError] = {}
+    digests: dict[str, list[str]] = {}
+    for site in sorted(shares):
+        digests.setdefault(_digest(shares[site]), []).append(site)
+    for alike in digests.values():
+        for site in alike if len(alike) > 1 else ():
+            others = ", ".join(other for other in alike if other != site)
+            found[site] = Copied(f"the same weights as {others}")
+    for site in sorted(shares):
+        if pulls[site]["weights"] == 0:
+            found[site] = Lazy("the weights are those that it was given")
+    rest = [site for site in sorted(shares) if site not in found]
+    if len(rest) < FEWEST:
+        return found
+    for what in ("weights", "statistics"):
+        median = float(np.median([pulls[site][what] for site in rest]))
+        for site in rest:
+            if median and pulls[site][what] > FAR * median:
+                found[site] = TooFar(f"{pulls[site][what] / median:.0f} times the median pull of the {what}")
+    return found | _opposed(base, {site: shares[site] for site in rest if site not in found}, pulls)
+
+
+def _opposed(base: Arrays, shares: Mapping[str, Arrays], pulls: Mapping[str, Pull]) -> dict[str, HubError]:
+    """Whoever pulls against the sum of the others' directions; two passes, one share in memory at a time."""
+    if len(shares) < CROWD:
+        return {}
+    total = sum((_direction(base, shares[site], pulls[site]) for site in sorted(shares)), np.zeros(1))
+    found: dict[str, HubError] = {}
+    for site in sorted(shares):
+        own = _direction(base, shares[site], pulls[site])
+        others = total - own
+        cosine = float(own @ others) / (float(np.linalg.norm(others)) or 1.0)
+        if cosine < AGAINST:
+            found[site] = Opposed(f"its direction has cosine {cosine:.2f} with that of the others")
+    return found
+
+
+def _direction(base: Arrays, share: Arrays, pull: Pull) -> NDArray[np.float64]:
+    parts = [(share[name] - base[name]).ravel() for name in share if part(name) == "weights"]
+    return np.concatenate(parts).astype(np.float64) / pull["weights"]
+
+
+def _digest(share: Arrays) -> str:
+    digest = hashlib.sha256()
+    for name in share:
+        digest.update(name.encode() + share[name].tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,102 @@
+"""A carrier folder: a stick, a synced folder or a network share. File names mean nothing, content decides.
+
+`to-coordinator/` is read: ordinary files only, and one that is still being copied waits. `from-coordinator/` is filled
+with what sites need now. Nothing of anybody else's is changed or removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedhelp_edge import files
+from fedhelp_edge.errors import FedhelpError, FileKind, PayloadHash, Truncated, from_os
+from server_ref import intake
+from server_ref.hub import Hub
+
+TO, FROM = "to-coordinator", "from-coordinator"
+_OURS = re.compile(r"[0-9a-f]{64}\.fhx")
+_ROUNDS = 2  # whose receipts are left
+_COPYING = (Truncated, PayloadHash)  # what a file looks like that is not all there yet
+
+
+@dataclass
+class Exchanged:
+    taken: list[intake.Answer] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
+    refused: list[dict[str, str]] = field(default_factory=list)
+    left: int = 0
+
+
+def exchange(hub: Hub, folder: Path) -> Exchanged:
+    found = Exchanged()
+    take_in(hub, folder / TO, found)
+    found.left = leave(hub, folder / FROM)
+    return found
+
+
+def take_in(hub: Hub, folder: Path, found: Exchanged) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    for name in names:
+        path = folder / name
+        try:
+            seen = path.lstat()
+            if not stat.S_ISREG(seen.st_mode) or seen.st_nlink > 1:
+                raise FileKind(f"{_shown(name)} is not an ordinary file")
+            found.taken.append(intake.receive(hub, path))
+        except _COPYING:
+            found.waiting.append(_shown(name))
+        except (FedhelpError, OSError) as fault:
+            known = from_os(fault) if isinstance(fault, OSError) else fault
+            found.refused.append({"file": _shown(name), "code": known.code, "cause": known.cause})
+            _log_once(hub, f"{name}|{seen.st_size}|{seen.st_mtime_ns}", known)
+
+
+def leave(hub: Hub, folder: Path) -> int:
+    """Everything that sites need now; what we left before and nobody needs any more goes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = {f"{hash_}.fhx": hub.store.path(hash_) for hash_ in current(hub)}
+    for name, source in wanted.items():
+        if not (folder / name).exists():
+            with files.writing(folder / name, private=False) as sink, files.reading(source) as file:
+                shutil.copyfileobj(file, sink)
+    known = {row["hash"] for row in hub.store.rows("SELECT hash FROM parcels")}
+    for path in folder.iterdir():
+        if _OURS.fullmatch(path.name) and path.name not in wanted and path.stem in known:
+            path.unlink(missing_ok=True)
+    return len(wanted)
+
+
+def current(hub: Hub) -> list[str]:
+    """The parcels that a site may need now: orders, the newest model, the knowledge, recent receipts."""
+    found = [row["hash"] for row in hub.store.rows("SELECT hash FROM parcels WHERE kind = 'charter' ORDER BY number")]
+    for kind in ("roster", "task", "global", "knowledge"):
+        query = "SELECT hash FROM parcels WHERE kind = ? ORDER BY number DESC, rowid DESC LIMIT 1"
+        found += [row["hash"] for row in hub.store.rows(query, kind)]
+    newest = hub.store.row("SELECT max(round) AS round FROM rounds")
+    since = newest["round"] - _ROUNDS if newest else 0
+    rows = hub.store.rows(
+        "SELECT hash FROM parcels WHERE kind = 'receipt' AND site IN"
+        " (SELECT hash FROM shares WHERE round >= ? UNION SELECT hash FROM requests) ORDER BY rowid", since,
+    )  # fmt: skip
+    return found + [row["hash"] for row in rows]
+
+
+def _log_once(hub: Hub, what: str, fault: FedhelpError) -> None:
+    """A file that lies there for weeks is refused at each visit, and logged at the first."""
+    key = hashlib.sha256(what.encode("utf-8", "surrogatepass")).hexdigest()
+    with hub.store.changing():
+        if hub.store.run("INSERT OR IGNORE INTO refusals VALUES (?, ?, ?)", key, fault.code, fault.cause):
+            hub.log("refused", key[:16], code=fault.code)
+
+
+def _shown(name: str) -> str:
+    """A file's name, safe to print."""
+    return re.sub(r"[^\w.,+@ ()-]", "?", name)[:80]

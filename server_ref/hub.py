@@ -1,0 +1,303 @@
+"""A hub: the folder in which a coordinator works, and who belongs to the federation.
+
+hub.db                what is known, and the log
+coordinator/ front/   their keys; the front's have no passphrase, and may sign nothing but "received"
+root/                 the root key, whose age half opens the archive, unless it was put elsewhere
+parcels/ models/      all that was sent and given out, and the merged models
+round-keys/ shares/   the key of each round that still counts; its shares, opened and checked
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fedhelp_edge import files, share
+from fedhelp_edge import plan as plans
+from fedhelp_edge.codec import CODECS
+from fedhelp_edge.errors import FileExists, NotNow, SiteUnknown
+from fedhelp_edge.methods.registry import METHODS, TABLES
+from fedhelp_edge.parcel import canon, keys, parcel, statement
+from fedhelp_edge.parcel.keys import Keys
+from fedhelp_edge.parcel.statement import NO_HASH, Statement, iso, when
+from fedhelp_edge.plan import Plan
+from fedhelp_edge.share import Array
+from fedhelp_edge.trust import charter, enrol, roster, task
+from fedhelp_edge.trust.charter import Charter
+from fedhelp_edge.trust.enrol import Invite
+from fedhelp_edge.trust.roster import Roster, Site
+from fedhelp_edge.trust.task import Task
+from server_ref.store import Store
+
+COORDINATOR, FRONT, ROOT = "coordinator", "front", "root"
+
+
+class Hub:
+    """One hub. What needs a key takes it as an argument: a hub that was opened holds none."""
+
+    def __init__(self, home: Path, *, clock: Callable[[], datetime] | None = None) -> None:
+        self.home, self.store = home, Store(home)
+        self._clock = clock or (lambda: datetime.now(timezone.utc))
+        self._charters: dict[str, Charter] = {}  # what was read from parcels, which never change
+        self._rosters: dict[str, Roster] = {}
+        self._tasks: dict[str, Task] = {}
+
+    @property
+    def now(self) -> datetime:
+        """Never before the last line of the log: a clock that is set back opens nothing again."""
+        last = self.store.row("SELECT time FROM log ORDER BY seq DESC LIMIT 1")
+        clock = self._clock().replace(microsecond=0)
+        return max(clock, when(last["time"])) if last else clock
+
+    # --- what is known -------------------------------------------------------------------------------------------
+    @cached_property
+    def plan(self) -> Plan:
+        return plans.read(self.store.fact("plan"), TABLES)
+
+    @property
+    def url(self) -> str:
+        return self.store.fact("url")
+
+    @cached_property
+    def federation(self) -> str:
+        return self.store.fact("federation")
+
+    @property
+    def charter(self) -> Charter:
+        newest = self.newest("charter")["hash"]
+        if newest not in self._charters:
+            found: Charter | None = None
+            for row in self.store.rows("SELECT hash FROM parcels WHERE kind = 'charter' ORDER BY number"):
+                said, signers, holds = self.plain(row["hash"])
+                found = charter.follow(found, said, signers, holds) if found else charter.first(said, signers, holds)
+            assert found  # noqa: S101 - `newest` is one
+            self._charters[newest] = found
+        return self._charters[newest]
+
+    @property
+    def roster(self) -> Roster:
+        newest = self.newest("roster")["hash"]
+        if newest not in self._rosters:
+            self._rosters = {newest: roster.read(*self.plain(newest), self.charter)}
+        return self._rosters[newest]
+
+    def tasks(self, least: int = 1) -> dict[int, Task]:
+        """The task of each round from `least` on."""
+        for row in self.store.rows("SELECT task FROM rounds WHERE round >= ? AND task != ''", least):
+            if row["task"] not in self._tasks:
+                self._tasks[row["task"]] = task.read(*self.plain(row["task"]), self.charter, self.roster)
+        return {found.round: found for found in self._tasks.values() if found.round >= least}
+
+    def newest(self, kind: str) -> Any:
+        found = self.store.row("SELECT * FROM parcels WHERE kind = ? ORDER BY number DESC, rowid DESC LIMIT 1", kind)
+        if found is None:
+            raise NotNow(f"there is no {kind} yet")
+        return found
+
+    def plain(self, hash_: str) -> tuple[Statement, tuple[str, ...], dict[str, Any]]:
+        """A parcel of our own that holds JSON: its statement, who signed it, what it holds."""
+        with parcel.open(self.store.path(hash_), parcel.anyone) as opened:
+            return opened.statement, opened.keys, opened.json()
+
+    def archive_of(self) -> str:
+        return self.store.fact("archive")
+
+    def front(self) -> Keys:
+        return keys.load(self.home / FRONT, _no_passphrase)
+
+    def boss(self, ask: Callable[[], str]) -> Keys:
+        """The coordinator's keys."""
+        return keys.load(self.home / COORDINATOR, ask)
+
+    # --- what is given out ---------------------------------------------------------------------------------------
+    def publish(
+        self, kind: str, body: bytes | BinaryIO, signer: Keys | Sequence[Keys], *, number: int = 0, site: str = "",
+        recipients: Sequence[str] = (), facts: Mapping[str, canon.Value] | None = None, **fields: canon.Value,
+    ) -> Statement:  # fmt: skip
+        """Seal a parcel and remember it, within a transaction."""
+        context = statement.stamped(kind, self.now, **fields)
+        signers = [signer.sign] if isinstance(signer, Keys) else [one.sign for one in signer]
+        part = self.home / f".{os.urandom(8).hex()}.part"
+        try:
+            said = parcel.seal(part, context, body, signers, recipients, facts=facts)
+            self.keep(part, said, number, site)
+        finally:
+            part.unlink(missing_ok=True)
+        return said
+
+    def keep(self, part: Path, said: Statement, number: int, site: str) -> None:
+        """Give a file that was flushed to the disk its name, and a row."""
+        path = self.store.path(said.hash)
+        part.replace(path)
+        files.sync_folder(path.parent)
+        values = said.hash, said.kind, number, site, said.line.decode()
+        self.store.run("INSERT INTO parcels VALUES (?, ?, ?, ?, ?)", *values)
+
+    def log(self, type_: str, subject: str, **detail: canon.Value) -> task.Log:
+        return self.store.log(iso(self.now), type_, subject, **detail)
+
+    # --- models --------------------------------------------------------------------------------------------------
+    def keep_model(self, arrays: Mapping[str, Array]) -> str:
+        """Keep a model as it will travel; its name is the hash of these bytes."""
+        wire, _ = CODECS[self.plan.wire.down].encode(arrays, {}, {})
+        file = io.BytesIO()
+        share.write(file, wire)
+        name = hashlib.sha256(file.getvalue()).hexdigest()
+        path = self.store.model(name)
+        if not path.exists():
+            with files.writing(path) as kept:
+                kept.write(file.getvalue())
+        return name
+
+    def model(self, name: str) -> dict[str, Array]:
+        with files.reading(self.store.model(name)) as file:
+            wire = dict(share.Arrays(file, share.read_header(file)))
+        return dict(CODECS[self.plan.wire.down].decode(wire, {}))
+
+    def send_model(self, boss: Keys, round_: int, name: str, inputs: Sequence[str]) -> Statement:
+        """Seal a model to everybody who takes part now, and to the hub itself."""
+        readers = sorted(
+            {boss.public.recipient, *(s.recipient for s in self.roster.sites if s.status == roster.ACTIVE)}
+        )
+        with files.reading(self.store.model(name)) as body:
+            return self.publish(
+                "global", body, boss, number=round_, recipients=readers,
+                facts={"inputs": list(inputs), "readers": readers}, federation=self.federation,
+                epoch=self.charter.epoch, round=round_, base=name, readers=_counted(readers), inputs=_counted(inputs),
+            )  # fmt: skip
+
+    def begin(self, plan: Plan, made: Mapping[str, Keys], url: str) -> None:
+        """The first rows of a new hub."""
+        facts = {
+            "plan": plan.text,
+            "url": url,
+            "front": made[FRONT].public.sign,
+            "archive": made[ROOT].public.recipient,
+        }
+        for name, value in facts.items():
+            self.store.keep_fact(name, value)
+        body = charter.body(plan.name, (made[ROOT].public.sign,), made[COORDINATOR].public.sign)
+        said = self.publish("charter", to_json(body), made[ROOT], number=1, epoch=1, version=1, previous=NO_HASH)
+        self.store.keep_fact("federation", charter.federation_of(said))
+        self.log("charter", COORDINATOR, version=1)
+        self.write_roster(made[COORDINATOR], [])
+        model = self.keep_model(METHODS[plan.method].start(plan))
+        values = "INSERT INTO rounds (round, state, task, base, model, closes) VALUES (0, 'merged', '', '', ?, '')"
+        self.store.run(values, model)
+        self.send_model(made[COORDINATOR], 0, model, [])
+        self.log("start", COORDINATOR, model=model)
+
+    # --- who belongs to it ---------------------------------------------------------------------------------------
+    def invite(self, name: str, tier: str, days: int) -> tuple[str, str]:
+        """A new code, which is not kept, and the id of the site that it is for."""
+        code, until = enrol.new_code(), self.now + timedelta(days=days)
+        made = enrol.invite_of(code, tier, until)
+        with self.store.changing():
+            taken = self.store.rows("SELECT site FROM invites")
+            site = f"site-{len(taken) + 1:03}"
+            values = made.id, made.key.hex(), site, name, tier, iso(until)
+            self.store.run(
+                "INSERT INTO invites (id, proof, site, name, tier, expires) VALUES (?, ?, ?, ?, ?, ?)", *values
+            )
+            self.log("invite", site, tier=tier)
+        return code, site
+
+    def invites(self) -> dict[str, Invite]:
+        return {
+            row["id"]: Invite(
+                row["id"], bytes.fromhex(row["proof"]), row["tier"], when(row["expires"]), bool(row["used"])
+            )
+            for row in self.store.rows("SELECT * FROM invites")
+        }
+
+    def write_roster(self, boss: Keys, sites: Sequence[Site]) -> Statement:
+        """The next roster, within a transaction; whoever is in it can then read the current model."""
+        law = self.charter
+        rows = self.store.row("SELECT max(number) AS last FROM parcels WHERE kind = 'roster'")
+        version = (rows["last"] or 0) + 1 if rows else 1
+        expires = self.now + timedelta(days=self.plan.round.roster_days)
+        body = roster.body(sites, self.store.fact("front"), self.archive_of(), expires)
+        return self.publish(
+            "roster", to_json(body), boss, number=version, federation=self.federation, epoch=law.epoch,
+            version=version, charter=law.hash,
+        )  # fmt: skip
+
+    def change_site(self, boss: Keys, site: Site, type_: str, **detail: canon.Value) -> None:
+        """Enter or change one site, and seal the current model anew for those who are in then."""
+        others = [one for one in self.roster.sites if one.id != site.id]
+        with self.store.changing():
+            self.write_roster(boss, sorted([*others, site], key=lambda one: one.id))
+            self.log(type_, site.id, **detail)
+            if site.status == roster.ACTIVE:
+                done = self.store.row("SELECT * FROM rounds WHERE model != '' ORDER BY round DESC LIMIT 1")
+                assert done  # noqa: S101 - round 0 is there
+                self.send_model(boss, done["round"], done["model"], self.inputs(done["round"]))
+
+    def inputs(self, round_: int) -> list[str]:
+        """The shares that a round's model was made of."""
+        rows = self.store.rows("SELECT hash FROM shares WHERE counts = ? AND state = 'merged' ORDER BY site", round_)
+        return [row["hash"] for row in rows]
+
+    def site(self, name: str) -> Site:
+        found = self.roster.site(name) or next((site for site in self.roster.sites if site.name == name), None)
+        if found is None:
+            raise SiteUnknown(f"there is no site {name!r}")
+        return found
+
+    def revoke(self, boss: Keys, name: str, since_round: int, reason: str) -> Site:
+        site = self.site(name)
+        self.change_site(
+            boss, replace(site, status=roster.REVOKED, since_round=since_round, reason=reason), "revoke",
+            since_round=since_round,
+        )  # fmt: skip
+        return site
+
+
+def make(
+    home: Path, plan: Plan, passphrase: str | None, *, root: Path | None = None, url: str = "",
+    clock: Callable[[], datetime] | None = None,
+) -> Hub:  # fmt: skip
+    """A new hub: four keys, the charter, an empty roster, and round 0's model."""
+    if home.exists() and any(home.iterdir()):
+        raise FileExists(f"{home.name} is in use already")
+    work = home.with_name(f".{home.name}.part")  # a hub is there whole or not at all
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(mode=0o700, parents=True)
+    for name in ("round-keys", "shares", "parcels", "models"):
+        (work / name).mkdir()
+    made = {office: keys.new() for office in (ROOT, COORDINATOR, FRONT)}
+    keys.save(root or work / ROOT, made[ROOT], passphrase)
+    keys.save(work / COORDINATOR, made[COORDINATOR], passphrase)
+    keys.save(work / FRONT, made[FRONT], None)
+    Store(work, new=True).close()
+    hub = Hub(work, clock=clock)
+    with hub.store.changing():
+        hub.begin(plan, made, url)
+    hub.store.close()
+    if home.exists():
+        home.rmdir()
+    work.rename(home)
+    files.sync_folder(home.parent)
+    return Hub(home, clock=clock)
+
+
+def to_json(value: Mapping[str, Any]) -> bytes:
+    """A plain body: JSON in UTF-8."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _counted(values: Sequence[str]) -> dict[str, canon.Value]:
+    return {"count": len(values), "sha256": hashlib.sha256("\n".join(values).encode()).hexdigest()}
+
+
+def _no_passphrase() -> str:
+    raise NotNow("the front's keys must have no passphrase")

@@ -1,0 +1,311 @@
+"""One way in, whoever carried the file: `receive` judges what needs no key, `judge` opens and decides.
+
+The first failure decides. What is sent twice, by whatever way, is one parcel with one answer.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sqlite3
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+from fedhelp_edge import files
+from fedhelp_edge.errors import (
+    DuplicateRound,
+    FedhelpError,
+    InnerContext,
+    Kind,
+    PayloadSize,
+    Resource,
+    RoundClosed,
+    SiteUnknown,
+)
+from fedhelp_edge.parcel import age, parcel
+from fedhelp_edge.parcel.keys import Keys
+from fedhelp_edge.parcel.statement import Statement
+from fedhelp_edge.trust import enrol, roster, task
+from fedhelp_edge.trust.roster import Site
+from fedhelp_edge.trust.task import Seen
+from server_ref.hub import FRONT, Hub, to_json
+from server_ref.opener import Job, Opener, Refused
+
+RECEIVED, ACCEPTED, QUARANTINED, REFUSED, SUPERSEDED, MERGED = (
+    "received", "accepted", "quarantined", "refused", "superseded", "merged",
+)  # fmt: skip
+RELEASABLE = ("E_LAZY", "E_COPY", "E_OPPOSED", "E_TOO_FAR")  # opened and well-formed: a person may let them in
+_REQUEST_LIMIT = 64 << 10
+_ALARMS = (InnerContext.code, Resource.code)  # for a person to look at, not only for the sender
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a parcel: the parcel of the receipt says the same."""
+
+    hash: str
+    state: str
+    receipt: str
+    new: bool = True
+
+
+# --- without a key ------------------------------------------------------------------------------
+def receive(hub: Hub, source: Path) -> Answer:
+    """Take in a file from outside, or say why not. Nothing of it is decrypted."""
+    with files.reading(source, follow=False) as file:
+        said, signers = parcel.read_prologue(file)
+        if known := already(hub, said):
+            return known
+        limit = admit(hub, said, signers)
+        file.seek(0)
+        part = hub.home / f".{os.urandom(8).hex()}.part"
+        try:
+            _copy(file, part, limit + parcel.PROLOGUE_LIMIT)
+            return keep(hub, part)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def already(hub: Hub, said: Statement) -> Answer | None:
+    """The answer that this parcel had before."""
+    found = hub.store.row("SELECT hash FROM parcels WHERE hash = ?", said.hash)
+    receipt = hub.store.row(
+        "SELECT hash FROM parcels WHERE kind = 'receipt' AND site = ? ORDER BY rowid DESC LIMIT 1", said.hash
+    )
+    if not found or not receipt:
+        return None
+    state = hub.store.row("SELECT state FROM shares WHERE hash = ?", said.hash)
+    return Answer(said.hash, state["state"] if state else RECEIVED, receipt["hash"], new=False)
+
+
+def admit(hub: Hub, said: Statement, signers: tuple[str, ...]) -> int:
+    """Judge a statement; how many bytes of payload it may bring."""
+    if said.kind == "update":
+        return _admit_share(hub, said, signers)
+    if said.kind == "rotate":
+        sender = roster.of_site(said, signers[:1], hub.roster, 10**9)
+        seen(hub, sender.id).check_new(said)
+    elif said.kind != "enrol":
+        raise Kind(f"a site does not send a {said.kind}")
+    if said.size > _REQUEST_LIMIT:
+        raise PayloadSize(f"a request is not larger than {_REQUEST_LIMIT} bytes")
+    return _REQUEST_LIMIT
+
+
+def _admit_share(hub: Hub, said: Statement, signers: tuple[str, ...]) -> int:
+    stale = hub.plan.round.stale
+    newest = hub.store.row("SELECT round, state FROM rounds ORDER BY round DESC LIMIT 1")
+    assert newest  # noqa: S101 - round 0 is there
+    tasks = hub.tasks(newest["round"] - stale)
+    sender = task.judge_update(said, signers, hub.roster, tasks, seen(hub, said.context["sender"]), stale=stale)
+    if newest["state"] != "open" and newest["round"] - stale >= said.context["round"]:
+        raise RoundClosed(f"round {said.context['round']} is over")
+    taken = hub.store.row(
+        "SELECT 1 FROM shares WHERE site = ? AND round = ? AND state NOT IN ('refused', 'quarantined')",
+        sender.id, said.context["round"],
+    )  # fmt: skip
+    if taken:
+        raise DuplicateRound(f"{sender.id} gave a share for round {said.context['round']} before")
+    return tasks[said.context["round"]].limit
+
+
+def seen(hub: Hub, site: str) -> Seen:
+    rows = hub.store.rows("SELECT seq, nonce FROM shares WHERE site = ?", site)
+    last = int(hub.store.fact(f"seq {site}", "0"))  # of changed keys
+    return Seen(max([last, *(row["seq"] for row in rows)]), frozenset(row["nonce"] for row in rows))
+
+
+def keep(hub: Hub, part: Path) -> Answer:
+    """A whole file of ours: judge it again, now that nobody can change it, keep it, and answer."""
+    limits: list[int] = []
+
+    def trust(said: Statement, signers: tuple[str, ...]) -> None:
+        limits.append(admit(hub, said, signers))
+
+    with files.reading(part) as file:
+        os.fsync(file.fileno())
+    front = hub.front()
+    with hub.store.changing():  # the roster may have changed since the first byte came
+        with files.reading(part) as file:
+            said, _ = parcel.read_prologue(file)
+        if known := already(hub, said):
+            return known
+        looked = parcel.look(part, trust)
+        if said.size > limits[0]:
+            raise PayloadSize(f"larger than the {limits[0]} bytes that are allowed")
+        hub.keep(part, said, said.context.get("round", 0), said.context.get("sender", ""))
+        _enter(hub, looked)
+        log = hub.log("received", said.hash, kind=said.kind, site=said.context.get("sender", ""))
+        receipt = _receipt(hub, front, FRONT, said.hash, RECEIVED, log)
+    return Answer(said.hash, RECEIVED, receipt)
+
+
+def _enter(hub: Hub, looked: parcel.Look) -> None:
+    said, context = looked.statement, looked.statement.context
+    if said.kind == "update":
+        values = said.hash, context["sender"], context["round"], context["seq"], context["nonce"]
+        query = (
+            "INSERT INTO shares (hash, site, round, seq, nonce, state, counts) VALUES (?, ?, ?, ?, ?, 'received', 0)"
+        )
+        hub.store.run(query, *values)
+        return
+    query = "INSERT INTO requests VALUES (?, ?, 'waiting', ?, '', '', '', '')"
+    hub.store.run(query, said.hash, said.kind, context.get("sender", ""))
+    if said.kind == "rotate":
+        hub.store.keep_fact(f"seq {context['sender']}", str(context["seq"]))
+
+
+def _receipt(hub: Hub, signer: Keys, office: str, about: str, state: str, log: task.Log, **why: str) -> str:
+    body = {"state": state, "code": "", "cause": "", **why, "log": {"length": log.length, "head": log.head}}
+    said = hub.publish(
+        "receipt", to_json(body), signer, site=about, federation=hub.federation, epoch=hub.charter.epoch,
+        sender=office, about=about,
+    )  # fmt: skip
+    return said.hash
+
+
+def _copy(file: BinaryIO, part: Path, limit: int) -> None:
+    """No more than it may have; what is longer is judged by the part that was read."""
+    with files.writing(part) as sink:
+        left = limit + 1
+        while left and (chunk := file.read(min(left, 4 * age.CHUNK))):
+            sink.write(chunk)
+            left -= len(chunk)
+
+
+# --- with the coordinator's key ------------------------------------------------------------------------------
+def judge(hub: Hub, boss: Keys) -> list[dict[str, str]]:
+    """Decide on every request and share that waits."""
+    decided = [_judge_request(hub, boss, row) for row in hub.store.rows(
+        "SELECT * FROM requests WHERE state = 'waiting' ORDER BY rowid"
+    )]  # fmt: skip
+    current = hub.store.row("SELECT * FROM rounds ORDER BY round DESC LIMIT 1")
+    waiting = hub.store.rows("SELECT * FROM shares WHERE state = 'received' ORDER BY site, round, seq")
+    if not waiting or not current or current["state"] != "open":
+        return [one for one in decided if one]
+    with Opener() as opener:
+        for row in waiting:
+            decided.append(_judge_share(hub, boss, row, current, opener))
+    return [one for one in decided if one]
+
+
+def _judge_share(hub: Hub, boss: Keys, row: sqlite3.Row, current: sqlite3.Row, opener: Opener) -> dict[str, str]:
+    counts = current["round"]
+    earlier = hub.store.row(
+        "SELECT * FROM shares WHERE site = ? AND counts = ? AND state = 'accepted'", row["site"], counts
+    )
+    if earlier and earlier["round"] >= row["round"]:
+        fault = DuplicateRound(f"{row['site']} gave a share for round {counts} before")
+        return decide(hub, boss, row, REFUSED, counts, fault.code, fault.cause)
+    try:
+        found = opener.open(job(hub, boss, row, current))
+    except (Refused, Resource) as fault:
+        state = QUARANTINED if fault.code in _ALARMS else REFUSED
+        return decide(hub, boss, row, state, counts, fault.code, fault.cause)
+    except FedhelpError as fault:
+        if fault.code == "E_ROUND_KEY_GONE":
+            return decide(hub, boss, row, REFUSED, counts, fault.code, fault.cause)
+        raise
+    facts = json.dumps({**found.facts, "pull": found.pull})
+    with hub.store.changing():
+        if earlier:
+            decide(hub, boss, earlier, SUPERSEDED, counts)
+        return decide(hub, boss, row, ACCEPTED, counts, facts=facts)
+
+
+def job(hub: Hub, boss: Keys, row: sqlite3.Row, current: sqlite3.Row) -> Job:
+    """What opening a share takes: the key of its round, and the model that it was made from."""
+    then = hub.store.row("SELECT base FROM rounds WHERE round = ?", row["round"])
+    assert then  # noqa: S101 - it was admitted under this round's task
+    schema = hub.tasks(current["round"])[current["round"]].schema
+    first, now = (str(hub.store.model(name)) for name in (then["base"], current["base"]))
+    wire = hub.plan.wire
+    return Job(
+        row["hash"], str(hub.store.path(row["hash"])), (round_key(hub, boss, row["round"]),), tuple(schema.lines()),
+        wire.up, first, now, wire.down, str(opened(hub, row["hash"])),
+    )  # fmt: skip
+
+
+def opened(hub: Hub, hash_: str) -> Path:
+    """Where the plain numbers of a share lie until its round is merged."""
+    return hub.home / "shares" / f"{hash_}.safetensors"
+
+
+def round_key(hub: Hub, boss: Keys, round_: int) -> str:
+    path = hub.home / "round-keys" / f"{round_:06}.age"
+    kept: dict[int, str] = {}
+    if path.exists():
+        sink = io.BytesIO()
+        with files.reading(path) as file:
+            age.decrypt(file, sink, [boss.identity])
+        kept[round_] = sink.getvalue().decode()
+    return task.key_of(round_, kept)
+
+
+def decide(
+    hub: Hub, boss: Keys, row: sqlite3.Row, state: str, counts: int, code: str = "", cause: str = "", facts: str = ""
+) -> dict[str, str]:
+    """Write a decision on a share, its line in the log and its receipt."""
+    with hub.store.changing():
+        hub.store.run(
+            "UPDATE shares SET state = ?, counts = ?, code = ?, cause = ?, facts = CASE ? WHEN '' THEN facts ELSE ? END"
+            " WHERE hash = ?", state, counts, code, cause, facts, facts, row["hash"],
+        )  # fmt: skip
+        log = hub.log(state, row["hash"], site=row["site"], round=row["round"], code=code)
+        _receipt(hub, boss, "coordinator", row["hash"], state, log, code=code, cause=cause)
+    return {"site": row["site"], "state": state, "code": code, "cause": cause}
+
+
+# --- requests ------------------------------------------------------------------------------------------------------
+def _judge_request(hub: Hub, boss: Keys, row: sqlite3.Row) -> dict[str, str] | None:
+    """Let a site in whose request proves a live invite, unless the plan wants a person to do it."""
+    said, signers, holds = hub.plain(row["hash"])
+    try:
+        if row["kind"] == "rotate":
+            sender, public = enrol.judge_rotation(said, signers, holds, hub.roster, Seen())
+            with hub.store.changing():
+                hub.change_site(boss, replace(sender, sign=public.sign, recipient=public.recipient), "rotate")
+                return _settle(hub, boss, row, "approved", sender.id)
+        invite = enrol.judge_request(
+            said, signers, holds, federation=hub.federation, invites=hub.invites(), known=hub.roster, now=hub.now
+        )
+    except FedhelpError as fault:
+        return _settle(hub, boss, row, REFUSED, "", fault.code, fault.cause)
+    given = hub.store.row("SELECT site FROM invites WHERE id = ?", invite.id)
+    assert given  # noqa: S101 - judged against these rows
+    with hub.store.changing():
+        query = "UPDATE requests SET site = ?, name = ?, invite = ? WHERE hash = ?"
+        hub.store.run(query, given["site"], holds["name"], invite.id, row["hash"])
+    if hub.plan.round.enrolment == "manual":
+        return None
+    return approve(hub, boss, given["site"])
+
+
+def approve(hub: Hub, boss: Keys, name: str) -> dict[str, str]:
+    """Enter a site whose request proved its invite."""
+    row = hub.store.row("SELECT * FROM requests WHERE site = ? AND kind = 'enrol' AND state = 'waiting'", name)
+    if row is None:
+        raise SiteUnknown(f"no request of {name!r} waits")
+    _, _, holds = hub.plain(row["hash"])
+    invite = hub.store.row("SELECT * FROM invites WHERE id = ?", row["invite"])
+    assert invite  # noqa: S101 - the request names it
+    newest = hub.store.row("SELECT max(round) AS last FROM rounds")
+    assert newest  # noqa: S101 - round 0 is there
+    site = Site(name, invite["name"], invite["tier"], holds["sign"], holds["recipient"], from_round=newest["last"] + 1)
+    with hub.store.changing():
+        hub.change_site(boss, site, "approve")
+        hub.store.run("UPDATE invites SET used = ? WHERE id = ?", row["hash"], invite["id"])
+        return _settle(hub, boss, row, "approved", name)
+
+
+def _settle(
+    hub: Hub, boss: Keys, row: sqlite3.Row, state: str, site: str, code: str = "", cause: str = ""
+) -> dict[str, str]:
+    with hub.store.changing():
+        query = "UPDATE requests SET state = ?, site = ?, code = ?, cause = ? WHERE hash = ?"
+        hub.store.run(query, state, site, code, cause, row["hash"])
+        log = hub.log(f"request {state}", row["hash"], site=site, code=code)
+        _receipt(hub, boss, "coordinator", row["hash"], state, log, code=code, cause=cause)
+    return {"site": site, "state": state, "code": code, "cause": cause}

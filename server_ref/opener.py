@@ -1,0 +1,182 @@
+"""Opening shares, in a process of its own with little memory: what it reads comes from outside and may be hostile.
+
+One JSON line in, one JSON line out: `python -m server_ref.opener` reads jobs until its input ends. The parent
+(`Opener`) kills it when a share takes too long, and goes on with a new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from fedhelp_edge import files, share
+from fedhelp_edge.codec import CODECS
+from fedhelp_edge.errors import FedhelpError, PayloadHash, Resource, Samples, Storage, from_os
+from fedhelp_edge.merge import clip
+from fedhelp_edge.parcel import parcel
+from fedhelp_edge.share import Array, Schema
+
+MEMORY = 1 << 30  # bytes of address space: numpy and OpenSSL take most of it
+SECONDS = 120.0
+MOST_EXAMPLES = 10**9
+
+
+@dataclass(frozen=True)
+class Job:
+    hash: str
+    path: str
+    identities: tuple[str, ...]
+    schema: tuple[str, ...]
+    codec: str
+    then: str  # the model that the share was made from: a file
+    now: str  # the model of the round that it counts in: the same, unless the share is late
+    down: str  # the codec of both
+    out: str
+
+
+@dataclass(frozen=True)
+class Found:
+    facts: Mapping[str, int]
+    pull: clip.Pull
+
+
+def work(job: Job) -> Found:
+    """Open a share, judge what it holds, and leave it as plain numbers beside the base that it counts against."""
+    schema = Schema.parse(job.schema)
+    wire = CODECS[job.codec].wire(schema)
+    then, now = (_model(Path(path), job.down) for path in (job.then, job.now))
+    with parcel.open(Path(job.path), parcel.anyone, job.identities) as opened:
+        if opened.statement.hash != job.hash:
+            raise PayloadHash("another parcel lies in its place")
+        facts = _facts(opened.facts)
+        arrays = dict(CODECS[job.codec].decode(share.read(opened.body, wire), then))
+    share.check_numbers(arrays)
+    if job.then != job.now:
+        arrays = {name: now[name] + (array - then[name]) for name, array in arrays.items()}
+        share.check_numbers(arrays)
+    out = Path(job.out)
+    out.unlink(missing_ok=True)
+    with files.writing(out) as file:
+        share.write(file, arrays)
+    return Found(facts, clip.pull(now, arrays))
+
+
+def _model(path: Path, codec: str) -> dict[str, Array]:
+    with files.reading(path) as file:
+        return dict(CODECS[codec].decode(dict(share.Arrays(file, share.read_header(file))), {}))
+
+
+def _facts(said: Mapping[str, Any]) -> dict[str, int]:
+    """The counts that a share brings; `examples` weighs it."""
+    found = {name: value for name, value in said.items() if type(value) is int and 0 <= value <= MOST_EXAMPLES}
+    if not found.get("examples"):
+        raise Samples(f"made from {str(said.get('examples'))[:20]!r} images")
+    return found
+
+
+class Opener:
+    """The parent's side: a process that is started when it is needed, and replaced when it fails."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._answers: queue.Queue[str] = queue.Queue()
+
+    def __enter__(self) -> Opener:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
+        self._stop()
+
+    def open(self, job: Job) -> Found:
+        answer = self._ask(json.dumps(asdict(job)))
+        if answer is None:
+            self._stop()
+            raise Resource("opening it took too much memory or time")
+        said = json.loads(answer)
+        if "storage" in said:
+            raise Storage(said["storage"])  # our own trouble: the share waits
+        if "code" in said:
+            raise Refused(said["code"], said["cause"])
+        return Found(said["facts"], said["pull"])
+
+    def _ask(self, line: str) -> str | None:
+        if self._process is None:
+            command = [sys.executable, "-m", "server_ref.opener"]
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # each thread would take address space
+            )  # fmt: skip
+            self._answers = queue.Queue()
+            threading.Thread(target=_pump, args=(self._process, self._answers), daemon=True).start()
+        process = self._process
+        with suppress(BrokenPipeError, OSError):
+            assert process.stdin  # noqa: S101 - asked for above
+            process.stdin.write(line + "\n")
+            process.stdin.flush()
+        with suppress(queue.Empty):
+            return self._answers.get(timeout=SECONDS) or None
+        return None
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout):
+                with suppress(BrokenPipeError, OSError):
+                    if pipe:
+                        pipe.close()
+            self._process = None
+
+
+class Refused(Exception):
+    """What the other process refused, by the code and cause that it gave."""
+
+    def __init__(self, code: str, cause: str) -> None:
+        super().__init__(cause)
+        self.code, self.cause = code, cause
+
+
+def _pump(process: subprocess.Popen[str], answers: queue.Queue[str]) -> None:
+    """A queue can be waited for with a limit, on every system; a pipe cannot."""
+    assert process.stdout  # noqa: S101 - asked for
+    with suppress(ValueError, OSError):
+        for line in process.stdout:
+            answers.put(line)
+    answers.put("")
+
+
+def serve(lines: Sequence[str] | Any = sys.stdin) -> None:
+    for line in lines:
+        said = json.loads(line)
+        job = Job(**{**said, "identities": tuple(said["identities"]), "schema": tuple(said["schema"])})
+        try:
+            answer: Mapping[str, Any] = asdict(work(job))
+        except FedhelpError as fault:
+            answer = {"code": fault.code, "cause": fault.cause}
+        except OSError as fault:
+            answer = {"storage": from_os(fault).cause}
+        print(json.dumps(answer), flush=True)
+
+
+def _confine() -> None:
+    """As little as it needs, where the system knows limits."""
+    with suppress(ImportError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+if __name__ == "__main__":
+    _confine()
+    serve()

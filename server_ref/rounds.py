@@ -1,0 +1,267 @@
+"""Rounds: opened, closed, merged, and undone where a site turns out to have been false.
+
+A round is `open`, then `merged`, or `failed` where too few shares came: then its model is the one that it began with.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import mmap
+import sqlite3
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from fedhelp_edge import files, share
+from fedhelp_edge.codec import CODECS
+from fedhelp_edge.errors import NotNow, Quorum
+from fedhelp_edge.merge import rules, suspect
+from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge.parcel import age, parcel
+from fedhelp_edge.parcel.keys import Keys
+from fedhelp_edge.parcel.statement import iso, when
+from fedhelp_edge.share import Array
+from fedhelp_edge.trust import task
+from server_ref.hub import Hub, to_json
+from server_ref.intake import ACCEPTED, QUARANTINED, RELEASABLE, SUPERSEDED, decide, job, opened
+from server_ref.opener import Opener
+
+OPEN, DONE, FAILED = "open", "merged", "failed"
+
+
+def newest(hub: Hub) -> sqlite3.Row:
+    found = hub.store.row("SELECT * FROM rounds ORDER BY round DESC LIMIT 1")
+    assert found  # noqa: S101 - round 0 is there
+    return found
+
+
+def current(hub: Hub) -> sqlite3.Row:
+    found = newest(hub)
+    if found["state"] != OPEN:
+        raise NotNow("no round is open", remedy="'fedhelp-coordinator open' opens the next one")
+    return found
+
+
+# --- open ------------------------------------------------------------------------------
+def open_next(hub: Hub, boss: Keys, start: Mapping[str, Array] | None = None) -> task.Task:
+    """Open the next round: a key of its own, and the order that everybody may follow."""
+    last, plan = newest(hub), hub.plan
+    if last["state"] == OPEN:
+        raise NotNow(f"round {last['round']} is open")
+    if hub.store.fact("finished") or last["round"] >= plan.rounds:
+        raise NotNow("the federation is finished")
+    number = last["round"] + 1
+    if plan.start.source == "pack" and number == 1 and start is None:
+        raise NotNow(
+            "the plan begins from weights that were trained on the pack",
+            remedy="'fedhelp-edge knowledge start PLAN PACK --out start.safetensors' makes them; then open --start",
+        )
+    if start is not None and number > 1:
+        raise NotNow("first weights come before the first round")
+    key = age.new_identity()
+    schema = METHODS[plan.method].schema(plan)
+    wire = CODECS[plan.wire.up].wire(schema)
+    recipients = [age.recipient_of(key), hub.archive_of()]
+    with hub.store.changing():
+        model = last["model"]
+        if start is not None:
+            model = hub.keep_model(begin_from(hub.model(model), start)[0])
+            hub.store.run("UPDATE rounds SET model = ? WHERE round = 0", model)
+            hub.send_model(boss, 0, model, [])
+        _keep_key(hub, boss, number, key)
+        opens = hub.now
+        closes = opens + timedelta(days=plan.round.days)
+        known = hub.roster
+        log = hub.log("open", f"round {number}", model=model)
+        body = task.body(
+            plan.text, schema, recipients, age.encrypted_size(parcel.INNER_LIMIT + wire.size, len(recipients)),
+            hub.store.fact("knowledge"), opens, closes, log,
+        )  # fmt: skip
+        said = hub.publish(
+            "task", to_json(body), boss, number=number, federation=hub.federation, epoch=hub.charter.epoch,
+            round=number, roster=known.hash, roster_version=known.version, base=model,
+        )  # fmt: skip
+        values = number, OPEN, said.hash, model, "", iso(closes)
+        hub.store.run("INSERT INTO rounds (round, state, task, base, model, closes) VALUES (?, ?, ?, ?, ?, ?)", *values)
+        if last["state"] == FAILED:  # what came for it was made from the same model
+            query = "UPDATE shares SET counts = ? WHERE counts = ? AND state = 'accepted' AND round >= ?"
+            hub.store.run(query, number, last["round"], number - plan.round.stale)
+    return hub.tasks(number)[number]
+
+
+def begin_from(drawn: Mapping[str, Array], given: Mapping[str, Array]) -> tuple[dict[str, Array], list[str]]:
+    """First weights: what was given where it fits, what was drawn elsewhere; and the names of those."""
+    fits = {name for name, array in given.items() if name in drawn and array.shape == drawn[name].shape}
+    first = {name: given[name].astype("f4") if name in fits else array for name, array in drawn.items()}
+    share.check_numbers(first)
+    return first, [name for name in drawn if name not in fits]
+
+
+def _keep_key(hub: Hub, boss: Keys, round_: int, key: str) -> None:
+    """The key of a round lies sealed under the coordinator's."""
+    sink = io.BytesIO()
+    age.encrypt(io.BytesIO(key.encode()), sink, [boss.public.recipient])
+    path = hub.home / "round-keys" / f"{round_:06}.age"
+    path.unlink(missing_ok=True)  # of an attempt that was cut off: nobody has seen its task
+    with files.writing(path) as file:
+        file.write(sink.getvalue())
+
+
+# --- close ------------------------------------------------------------------------------
+class Shares(Mapping[str, Mapping[str, Array]]):
+    """The opened shares of a round, each read from its file when its turn comes."""
+
+    def __init__(self, paths: Mapping[str, Path], header: share.Header) -> None:
+        self._paths, self._header = paths, header
+
+    def __getitem__(self, site: str) -> share.Arrays:
+        with files.reading(self._paths[site]) as file:  # a map of it outlives the file, and goes with its last reader
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return share.Arrays(cast(BinaryIO, mapped), self._header)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+
+def standing(hub: Hub, row: sqlite3.Row) -> tuple[list[str], list[str]]:
+    """Whose share for a round was accepted, and who is missing."""
+    accepted = [r["site"] for r in hub.store.rows(
+        "SELECT site FROM shares WHERE counts = ? AND state = 'accepted' ORDER BY site", row["round"]
+    )]  # fmt: skip
+    expected = [site.id for site in hub.roster.active(row["round"])]
+    return accepted, [site for site in expected if site not in accepted]
+
+
+def aggregate(hub: Hub, boss: Keys, *, now: bool = False) -> dict[str, Any]:
+    """Close the open round if it is due, and merge what was accepted."""
+    row = current(hub)
+    _look_closer(hub, boss, row)
+    accepted, missing = standing(hub, row)
+    over = hub.now >= when(row["closes"])
+    quorum = hub.plan.round.quorum
+    if len(accepted) < quorum or (missing and not over and not now):
+        if over:
+            _fail(hub, row)
+        who = f"; missing: {', '.join(missing)}" if missing else ""
+        raise Quorum(f"{len(accepted)} of {len(accepted) + len(missing)} shares, {quorum} are needed{who}")
+    model, inputs = _merge(hub, row)
+    with hub.store.changing():
+        name = hub.keep_model(model)
+        hub.store.run("UPDATE shares SET state = 'merged' WHERE counts = ? AND state = 'accepted'", row["round"])
+        hub.store.run("UPDATE rounds SET state = 'merged', model = ? WHERE round = ?", name, row["round"])
+        hub.send_model(boss, row["round"], name, inputs)
+        hub.log("merge", f"round {row['round']}", model=name, shares=len(inputs))
+    _forget(hub, row["round"])
+    return outcome(hub, row["round"])
+
+
+def outcome(hub: Hub, round_: int) -> dict[str, Any]:
+    """What `aggregate --json` tells of a round."""
+    row = hub.store.row("SELECT * FROM rounds WHERE round = ?", round_)
+    assert row  # noqa: S101 - asked for by its number
+    shares = hub.store.rows("SELECT * FROM shares WHERE counts = ? ORDER BY site, round", round_)
+    of = {
+        state: [s for s in shares if s["state"] in state.split()]
+        for state in ("accepted merged", "quarantined", "refused")
+    }
+    why = {
+        state: [{name: s[name] for name in ("site", "code", "cause")} for s in of[state]]
+        for state in ("quarantined", "refused")
+    }
+    return {
+        "round": round_, "accepted": [s["site"] for s in of["accepted merged"]], **why,
+        "merged_sha256": row["model"] or None, "published": row["state"] == DONE,
+    }  # fmt: skip
+
+
+def _look_closer(hub: Hub, boss: Keys, row: sqlite3.Row) -> None:
+    """Statistics over all shares of the round: what is odd waits for a person."""
+    rows = {r["site"]: r for r in _accepted(hub, row)}
+    base = hub.model(row["base"])
+    pulls = {site: json.loads(r["facts"])["pull"] for site, r in rows.items()}
+    for site, fault in suspect.suspects(base, _opened(hub, row, rows), pulls).items():
+        if not rows[site]["released"]:
+            decide(hub, boss, rows[site], QUARANTINED, row["round"], fault.code, fault.cause)
+
+
+def _accepted(hub: Hub, row: sqlite3.Row) -> list[sqlite3.Row]:
+    return hub.store.rows("SELECT * FROM shares WHERE counts = ? AND state = 'accepted' ORDER BY site", row["round"])
+
+
+def _opened(hub: Hub, row: sqlite3.Row, rows: Mapping[str, sqlite3.Row]) -> Shares:
+    schema = hub.tasks(row["round"])[row["round"]].schema
+    header = share.header_of(schema)
+    return Shares({site: opened(hub, r["hash"]) for site, r in rows.items()}, header)
+
+
+def _merge(hub: Hub, row: sqlite3.Row) -> tuple[dict[str, Array], list[str]]:
+    rows = {r["site"]: r for r in _accepted(hub, row)}
+    facts = {site: json.loads(r["facts"]) for site, r in rows.items()}
+    examples = {site: found["examples"] for site, found in facts.items()}
+    pulls = {site: found["pull"] for site, found in facts.items()}
+    merged = rules.merge(hub.model(row["base"]), _opened(hub, row, rows), examples, hub.plan.merge, pulls)
+    share.check_numbers(merged)
+    return merged, [rows[site]["hash"] for site in sorted(rows)]
+
+
+def _fail(hub: Hub, row: sqlite3.Row) -> None:
+    with hub.store.changing():
+        query = "UPDATE rounds SET state = 'failed', model = base WHERE round = ?"
+        hub.store.run(query, row["round"])
+        hub.log("fail", f"round {row['round']}")
+
+
+def _forget(hub: Hub, round_: int) -> None:
+    """Destroy the keys of rounds that no share counts for any more, and what was opened of the merged ones."""
+    for path in (hub.home / "round-keys").glob("*.age"):
+        if int(path.stem) <= round_ - hub.plan.round.stale:
+            path.unlink()
+    for row in hub.store.rows("SELECT hash FROM shares WHERE counts <= ? AND state != 'quarantined'", round_):
+        opened(hub, row["hash"]).unlink(missing_ok=True)
+
+
+# --- a person decides ------------------------------------------------------------------------------
+def review(hub: Hub, boss: Keys, site: str, *, release: bool) -> dict[str, str]:
+    """Let a quarantined share in, or refuse it for good."""
+    row = hub.store.row(
+        "SELECT * FROM shares WHERE site = ? AND state = 'quarantined' ORDER BY round DESC, seq DESC LIMIT 1", site
+    )
+    if row is None:
+        raise NotNow(f"nothing of {site} waits for a decision")
+    if not release:
+        opened(hub, row["hash"]).unlink(missing_ok=True)
+        return decide(hub, boss, row, "refused", row["counts"], row["code"], row["cause"])
+    if row["code"] not in RELEASABLE:
+        raise NotNow(
+            f"a share with {row['code']} cannot be let in", remedy=f"'review {site} --refuse', then ask the site"
+        )
+    now = current(hub)
+    if row["round"] < now["round"] - hub.plan.round.stale:
+        raise NotNow(f"the share is of round {row['round']}, too old to count now")
+    facts = row["facts"]
+    if row["counts"] != now["round"]:  # its round is over: it comes in as a late one
+        with Opener() as opener:
+            found = opener.open(job(hub, boss, row, now))
+        facts = json.dumps({**found.facts, "pull": found.pull})
+    with hub.store.changing():
+        hub.store.run("UPDATE shares SET released = 1 WHERE hash = ?", row["hash"])
+        for other in hub.store.rows(
+            "SELECT * FROM shares WHERE site = ? AND counts = ? AND state = 'accepted'", site, now["round"]
+        ):
+            newer = other["round"] > row["round"]
+            decide(hub, boss, row if newer else other, SUPERSEDED, now["round"])
+            if newer:
+                return {"site": site, "state": SUPERSEDED, "code": "", "cause": ""}
+        return decide(hub, boss, row, ACCEPTED, now["round"], facts=facts)
+
+
+def finish(hub: Hub) -> None:
+    """No further rounds: the last model stays."""
+    with hub.store.changing():
+        hub.store.keep_fact("finished", iso(hub.now))
+        hub.log("finish", "coordinator")

@@ -1,0 +1,213 @@
+"""What the hub remembers: an SQLite database, and files that are named by what they hold.
+
+A file is on the disk, and its folder too, before the row that speaks of it is committed; an answer is given after that.
+The log is a chain of lines: each line's hash covers all lines before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fedhelp_edge import files
+from fedhelp_edge.errors import Busy, HubDamaged, HubNewer, LogBroken, NoHub
+from fedhelp_edge.parcel import canon
+from fedhelp_edge.trust.task import Log
+
+DATABASE = "hub.db"
+WAIT = 30.0  # seconds for another command to finish writing
+_GRACE = 3600.0  # seconds before a file that no row speaks of is taken for a leftover
+
+_MIGRATIONS = (
+    """
+    CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+    CREATE TABLE parcels (
+        hash TEXT PRIMARY KEY, kind TEXT NOT NULL, number INTEGER NOT NULL, site TEXT NOT NULL, line TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX parcels_by_kind ON parcels (kind, number);
+    CREATE TABLE invites (
+        id TEXT PRIMARY KEY, proof TEXT NOT NULL, site TEXT NOT NULL, name TEXT NOT NULL, tier TEXT NOT NULL,
+        expires TEXT NOT NULL, used TEXT NOT NULL DEFAULT '', tries INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    CREATE TABLE requests (
+        hash TEXT PRIMARY KEY REFERENCES parcels, kind TEXT NOT NULL, state TEXT NOT NULL, site TEXT NOT NULL,
+        name TEXT NOT NULL, invite TEXT NOT NULL, code TEXT NOT NULL, cause TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE rounds (
+        round INTEGER PRIMARY KEY, state TEXT NOT NULL, task TEXT NOT NULL, base TEXT NOT NULL, model TEXT NOT NULL,
+        closes TEXT NOT NULL, report TEXT NOT NULL DEFAULT '{}'
+    ) STRICT;
+    CREATE TABLE shares (
+        hash TEXT PRIMARY KEY REFERENCES parcels, site TEXT NOT NULL, round INTEGER NOT NULL, seq INTEGER NOT NULL,
+        nonce TEXT NOT NULL, state TEXT NOT NULL, counts INTEGER NOT NULL, code TEXT NOT NULL DEFAULT '',
+        cause TEXT NOT NULL DEFAULT '', facts TEXT NOT NULL DEFAULT '{}', released INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    CREATE INDEX shares_by_site ON shares (site, seq);
+    CREATE INDEX shares_by_count ON shares (counts, state);
+    CREATE TABLE refusals (hash TEXT PRIMARY KEY, code TEXT NOT NULL, cause TEXT NOT NULL) STRICT;
+    CREATE TABLE decisions (site TEXT PRIMARY KEY, what TEXT NOT NULL) STRICT;
+    CREATE TABLE log (
+        seq INTEGER PRIMARY KEY, time TEXT NOT NULL, type TEXT NOT NULL, subject TEXT NOT NULL, detail TEXT NOT NULL,
+        hash TEXT NOT NULL
+    ) STRICT;
+    """,
+)
+
+
+class Store:
+    """The database and the files of one hub. Several may be open at once: every change is one transaction."""
+
+    def __init__(self, home: Path, *, new: bool = False) -> None:
+        path = home / DATABASE
+        if not new and not path.is_file():
+            raise NoHub(f"{home.name} holds no hub")
+        self.home = home
+        self.db = sqlite3.connect(path, timeout=WAIT, isolation_level=None)
+        self.db.row_factory = sqlite3.Row
+        with _judged():
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):
+                self.db.execute(f"PRAGMA {pragma}")
+            self._migrate()
+
+    def close(self) -> None:
+        self.db.close()
+
+    # --- rows ----------------------------------------------------------------------------------------------------
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """One transaction: all of it is kept, or nothing. Within another it is a part of that."""
+        if self.db.in_transaction:
+            yield
+            return
+        with _judged():
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.db.execute("COMMIT")
+            except BaseException:
+                self.db.execute("ROLLBACK")
+                raise
+
+    def rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        with _judged():
+            return self.db.execute(query, values).fetchall()
+
+    def row(self, query: str, *values: Any) -> sqlite3.Row | None:
+        with _judged():
+            found: sqlite3.Row | None = self.db.execute(query, values).fetchone()
+        return found
+
+    def run(self, query: str, *values: Any) -> int:
+        """Change rows; how many were changed."""
+        with _judged():
+            return self.db.execute(query, values).rowcount
+
+    def fact(self, name: str, default: str = "") -> str:
+        found = self.row("SELECT value FROM facts WHERE name = ?", name)
+        return str(found["value"]) if found else default
+
+    def keep_fact(self, name: str, value: str) -> None:
+        self.run("INSERT INTO facts VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", name, value)
+
+    # --- files ---------------------------------------------------------------------------------------------------
+    def path(self, hash_: str) -> Path:
+        """Where the parcel with this statement is, or will be."""
+        folder = self.home / "parcels" / hash_[:2]
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{hash_}.fhx"
+
+    def model(self, hash_: str) -> Path:
+        folder = self.home / "models"
+        folder.mkdir(exist_ok=True)
+        return folder / f"{hash_}.safetensors"
+
+    def reconcile(self) -> None:
+        """After a crash: what no row speaks of goes, once nobody can be about to speak of it; a gap is damage."""
+        known = {row["hash"] for row in self.rows("SELECT hash FROM parcels")}
+        old = time.time() - _GRACE
+        for path in (self.home / "parcels").glob("*/*"):
+            if path.stem not in known and path.stat().st_mtime < old:
+                path.unlink(missing_ok=True)
+        if gone := next((hash_ for hash_ in sorted(known) if not self.path(hash_).exists()), ""):
+            raise HubDamaged(f"parcel {gone[:12]} is gone from the disk")
+
+    def check(self) -> None:
+        """Whether the database itself is whole."""
+        with _judged():
+            found = self.db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if found != "ok":
+            raise HubDamaged("the database is damaged")
+
+    # --- the log -------------------------------------------------------------------------------------------------
+    def log(self, now: str, type_: str, subject: str, **detail: canon.Value) -> Log:
+        """Add a line, within a transaction; the log as it then stands."""
+        before = self.head()
+        line = {"detail": detail, "seq": before.length + 1, "subject": subject, "time": now, "type": type_}
+        head = chain(before.head, line)
+        text = json.dumps(detail, sort_keys=True)
+        self.run("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", line["seq"], now, type_, subject, text, head)
+        return Log(before.length + 1, head)
+
+    def head(self) -> Log:
+        last = self.row("SELECT seq, hash FROM log ORDER BY seq DESC LIMIT 1")
+        return Log(last["seq"], last["hash"]) if last else Log()
+
+    def lines(self) -> Iterator[tuple[dict[str, Any], str]]:
+        """Every line of the log, and the hash that was kept for it."""
+        for row in self.rows("SELECT * FROM log ORDER BY seq"):
+            line = {name: row[name] for name in ("seq", "subject", "time", "type")}
+            yield {**line, "detail": json.loads(row["detail"])}, row["hash"]
+
+    def _migrate(self) -> None:
+        version = self.db.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(_MIGRATIONS):
+            raise HubNewer(f"this hub has form {version}, and this program knows {len(_MIGRATIONS)}")
+        for number, script in enumerate(_MIGRATIONS[version:], version + 1):
+            self.db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
+
+
+def chain(head: str, line: Mapping[str, Any]) -> str:
+    """The hash of a log that ended in `head` and goes on with `line`."""
+    return hashlib.sha256(head.encode() + b"\n" + canon.encode(dict(line))).hexdigest()
+
+
+def check_chain(lines: Iterator[tuple[dict[str, Any], str]]) -> Log:
+    """The log, if every line follows from those before it; else which one does not."""
+    log = Log()
+    for line, kept in lines:
+        if line["seq"] != log.length + 1:
+            raise LogBroken(f"line {log.length + 1} is missing")
+        if chain(log.head, line) != kept:
+            raise LogBroken(f"line {line['seq']} is not the one that was written")
+        log = Log(log.length + 1, kept)
+    return log
+
+
+@contextmanager
+def _judged() -> Iterator[None]:
+    """What SQLite says, as one of ours."""
+    try:
+        yield
+    except sqlite3.OperationalError as fault:
+        if "locked" in str(fault) or "busy" in str(fault):
+            raise Busy("another command is writing to this hub") from None
+        if "full" in str(fault):
+            raise OSError(28, "no space", DATABASE) from None
+        raise HubDamaged(f"the database does not answer: {fault}") from None
+    except sqlite3.DatabaseError as fault:
+        if isinstance(fault, sqlite3.IntegrityError):
+            raise
+        raise HubDamaged("the database is damaged") from None
+
+
+def write_once(path: Path, data: bytes) -> None:
+    """A file that is named by what it holds: what is there already is the same."""
+    if not path.exists():
+        with files.writing(path) as file:
+            file.write(data)

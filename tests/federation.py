@@ -1,0 +1,163 @@
+"""A federation for tests: a real hub, and sites with real keys and real parcels that draw their shares instead of
+training them."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedhelp_edge import plan as plans
+from fedhelp_edge import share
+from fedhelp_edge.codec import CODECS
+from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.parcel import keys, parcel, sshsig, statement
+from fedhelp_edge.parcel.keys import Keys
+from fedhelp_edge.share import Array
+from fedhelp_edge.trust import enrol, task
+from fedhelp_edge.trust.task import Task
+from server_ref import carrier, hub, intake, rounds
+from server_ref.hub import Hub
+
+PLAN = """
+name = "test"
+classes = ["a", "b", "c"]
+method = "fedavg"
+rounds = 12
+[image]
+size = 8
+[round]
+quorum = 2
+days = 7
+stale = 1
+"""
+
+
+class Clock:
+    """Time that a test moves."""
+
+    def __init__(self) -> None:
+        self.time = datetime.now(timezone.utc).replace(microsecond=0)
+
+    def __call__(self) -> datetime:
+        return self.time
+
+    def go_on(self, **by: float) -> None:
+        self.time += timedelta(**by)
+
+
+class Clinic:
+    """A site that holds its keys, and what it was sent last."""
+
+    def __init__(self, federation: str, folder: Path) -> None:
+        self.keys: Keys = keys.new()
+        self.federation, self.folder = federation, folder
+        self.id = ""
+        self._seq = itertools.count(1)
+
+    def ask_in(self, code: str, name: str = "") -> Path:
+        context = statement.stamped("enrol", federation=self.federation)
+        body = hub.to_json(enrol.request(code, name, self.keys.public, context))
+        return self._sealed(context, body, [])
+
+    def give(
+        self, order: Task, arrays: Mapping[str, Array], *, examples: Any = 100, codec: str = "f32", **changes: Any
+    ) -> Path:
+        """A share under a task; `changes` to what its statement says."""
+        context: dict[str, Any] = statement.stamped(
+            "update", federation=order.federation, round=order.round, task=order.hash, base=order.base,
+            sender=self.id, sender_key=sshsig.fingerprint(self.keys.public.sign),
+            recipients=list(order.recipients), seq=next(self._seq),
+        )  # fmt: skip
+        context |= changes
+        body = io.BytesIO()
+        share.write(body, CODECS[codec].encode(arrays, {}, {})[0])
+        return self._sealed(context, body.getvalue(), context["recipients"], facts={"examples": examples})
+
+    def _sealed(self, context: dict[str, Any], body: bytes, recipients: list[str], **more: Any) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self.folder / "part"
+        part.unlink(missing_ok=True)
+        said = parcel.seal(part, context, body, self.keys.sign, recipients, **more)
+        return part.rename(self.folder / f"{said.hash}.fhx")
+
+    def model(self, from_hub: Path) -> tuple[int, dict[str, Array]]:
+        """The newest merged model that this site can open."""
+        found: dict[int, dict[str, Array]] = {}
+        for path in from_hub.glob("*.fhx"):
+            if parcel.look(path, parcel.anyone).statement.kind == "global":
+                with parcel.open(path, parcel.anyone, [self.keys.identity]) as opened:
+                    arrays = dict(share.Arrays(opened.body, share.read_header(opened.body)))
+                    found[opened.statement.context["round"]] = arrays
+        return max(found.items(), key=lambda item: item[0])
+
+
+class Federation:
+    """A hub in a folder, its coordinator's keys, and its clinics."""
+
+    def __init__(self, folder: Path, text: str = PLAN, clinics: int = 3) -> None:
+        self.folder, self.clock = folder, Clock()
+        self.plan = plan = plans.read(text, TABLES)
+        self.hub: Hub = hub.make(folder / "hub", plan, None, clock=self.clock)
+        self.boss = self.hub.boss(nobody)
+        self.clinics: list[Clinic] = []
+        for _ in range(clinics):
+            self.join()
+
+    def join(self, tier: str = "small") -> Clinic:
+        clinic = Clinic(self.hub.federation, self.folder / f"clinic{len(self.clinics)}")
+        code, clinic.id = self.hub.invite(f"Clinic {len(self.clinics)}", tier, 14)
+        intake.receive(self.hub, clinic.ask_in(code))
+        self.judge()
+        self.clinics.append(clinic)
+        return clinic
+
+    def judge(self) -> list[dict[str, str]]:
+        return intake.judge(self.hub, self.boss)
+
+    def open(self) -> Task:
+        return rounds.open_next(self.hub, self.boss)
+
+    def aggregate(self, *, now: bool = False) -> dict[str, Any]:
+        self.judge()
+        return rounds.aggregate(self.hub, self.boss, now=now)
+
+    def base(self, order: Task) -> dict[str, Array]:
+        return self.hub.model(order.base)
+
+    def drawn(self, order: Task, clinic: Clinic, size: float = 0.01) -> dict[str, Array]:
+        """What a clinic might have trained: the base, a little moved, always the same way."""
+        stream = np.random.Generator(np.random.Philox(key=[order.round, int(clinic.id[-3:])]))
+        return {
+            name: (array + size * np.abs(stream.standard_normal(array.shape))).astype(np.float32)
+            for name, array in self.base(order).items()
+        }
+
+    def play(self, order: Task, *, without: tuple[str, ...] = ()) -> None:
+        for clinic in self.clinics:
+            if clinic.id not in without:
+                intake.receive(self.hub, clinic.give(order, self.drawn(order, clinic)))
+
+    def states(self) -> dict[str, str]:
+        """The state of each share, by its site and round."""
+        rows = self.hub.store.rows("SELECT site, round, state FROM shares ORDER BY site, round, seq")
+        return {f"{row['site']}/{row['round']}": row["state"] for row in rows}
+
+    def again(self) -> Hub:
+        """The hub as another process opens it."""
+        self.hub.store.close()
+        self.hub = Hub(self.folder / "hub", clock=self.clock)
+        return self.hub
+
+
+def nobody() -> str:
+    raise AssertionError("no passphrase is needed here")
+
+
+Give = Callable[..., Path]
+__all__ = ["PLAN", "Clinic", "Clock", "Federation", "carrier", "intake", "rounds", "task"]

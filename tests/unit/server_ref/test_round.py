@@ -1,0 +1,154 @@
+"""One round and the next, over a folder."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedhelp_edge.errors import DuplicateRound, NotNow, Quorum, RoundClosed
+from fedhelp_edge.merge import rules
+from server_ref import carrier, intake, rounds
+from tests.federation import PLAN, Federation
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Federation:
+    return Federation(tmp_path)
+
+
+def test_a_round_over_a_folder_gives_the_mean_of_the_shares(three: Federation, tmp_path: Path) -> None:
+    order = three.open()
+    stick = tmp_path / "stick"
+    carrier.exchange(three.hub, stick)
+    shares, examples = {}, {}
+    for number, clinic in enumerate(three.clinics):
+        round_, base = clinic.model(stick / carrier.FROM)
+        assert round_ == 0
+        arrays = {name: (array + 0.01 * (number + 1)).astype(np.float32) for name, array in base.items()}
+        shares[clinic.id], examples[clinic.id] = arrays, 100 * (number + 1)
+        path = clinic.give(order, arrays, examples=examples[clinic.id])
+        path.rename(stick / carrier.TO / f"anything {number}.bin")
+    found = carrier.exchange(three.hub, stick)
+    assert len(found.taken) == 3
+    told = three.aggregate()
+    wanted = rules.merge(base, shares, examples, three.plan.merge)
+    carrier.exchange(three.hub, stick)
+    for clinic in three.clinics:
+        round_, merged = clinic.model(stick / carrier.FROM)
+        assert round_ == 1
+        assert all((merged[name] == wanted[name]).all() for name in wanted)
+    assert told["accepted"] == ["site-001", "site-002", "site-003"]
+    assert told["published"]
+    kept = three.hub.store.model(told["merged_sha256"]).read_bytes()
+    assert told["merged_sha256"] == hashlib.sha256(kept).hexdigest()
+
+
+def test_rounds_follow_one_another_until_the_plan_is_done(tmp_path: Path) -> None:
+    three = Federation(tmp_path, PLAN.replace("rounds = 12", "rounds = 3"))
+    for number in (1, 2, 3):
+        order = three.open()
+        assert order.round == number
+        three.play(order)
+        three.aggregate()
+    with pytest.raises(NotNow, match="finished"):
+        three.open()
+
+
+def test_a_round_waits_for_everybody_until_its_deadline(three: Federation) -> None:
+    three.play(three.open(), without=("site-002",))
+    with pytest.raises(Quorum, match="missing: site-002"):
+        three.aggregate()
+    three.clock.go_on(days=8)
+    assert three.aggregate()["accepted"] == ["site-001", "site-003"]
+
+
+def test_a_round_closes_before_its_deadline_when_it_is_told_to(three: Federation) -> None:
+    three.play(three.open(), without=("site-002",))
+    assert three.aggregate(now=True)["accepted"] == ["site-001", "site-003"]
+
+
+def test_below_the_quorum_nothing_is_merged_even_when_told_to(three: Federation) -> None:
+    three.play(three.open(), without=("site-001", "site-002"))
+    with pytest.raises(Quorum):
+        three.aggregate(now=True)
+    assert rounds.newest(three.hub)["state"] == "open"
+
+
+def test_a_round_without_quorum_fails_at_its_deadline_and_the_next_begins_from_the_same_model(
+    three: Federation,
+) -> None:
+    first = three.open()
+    three.play(first, without=("site-001", "site-002"))
+    three.clock.go_on(days=8)
+    with pytest.raises(Quorum):
+        three.aggregate()
+    assert rounds.newest(three.hub)["state"] == "failed"
+    second = three.open()
+    assert second.base == first.base
+    three.play(second, without=("site-003",))  # whose share of the failed round still counts
+    assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
+
+
+def test_a_late_share_enters_the_next_round_as_what_it_changed(three: Federation) -> None:
+    first = three.open()
+    late = three.clinics[2].give(first, three.drawn(first, three.clinics[2]))
+    three.play(first, without=("site-003",))
+    three.aggregate(now=True)
+    second = three.open()
+    intake.receive(three.hub, late)
+    three.play(second, without=("site-003",))
+    told = three.aggregate()
+    assert told["accepted"] == ["site-001", "site-002", "site-003"]
+    then, now = three.base(first), three.base(second)
+    arrays = three.drawn(first, three.clinics[2])
+    shares = {clinic.id: three.drawn(second, clinic) for clinic in three.clinics[:2]}
+    shares["site-003"] = {name: now[name] + (arrays[name] - then[name]) for name in now}
+    wanted = rules.merge(now, shares, dict.fromkeys(shares, 100), three.plan.merge)
+    merged = three.hub.model(told["merged_sha256"])
+    assert all((merged[name] == wanted[name]).all() for name in wanted)
+
+
+def test_a_fresh_share_takes_the_place_of_a_late_one(three: Federation) -> None:
+    first = three.open()
+    clinic = three.clinics[2]
+    late = clinic.give(first, three.drawn(first, clinic))
+    three.play(first, without=("site-003",))
+    three.aggregate(now=True)
+    second = three.open()
+    intake.receive(three.hub, late)
+    three.judge()
+    three.play(second)
+    three.aggregate()
+    assert three.states()["site-003/1"] == "superseded"
+    assert three.states()["site-003/2"] == "merged"
+
+
+def test_a_share_of_a_round_long_over_is_refused(three: Federation) -> None:
+    first = three.open()
+    old = three.clinics[2].give(first, three.drawn(first, three.clinics[2]))
+    three.play(first, without=("site-003",))
+    three.aggregate(now=True)
+    three.play(three.open(), without=("site-003",))
+    three.aggregate(now=True)
+    with pytest.raises(RoundClosed):
+        intake.receive(three.hub, old)
+
+
+def test_a_second_share_for_one_round_is_refused(three: Federation) -> None:
+    order = three.open()
+    clinic = three.clinics[0]
+    intake.receive(three.hub, clinic.give(order, three.drawn(order, clinic)))
+    with pytest.raises(DuplicateRound):
+        intake.receive(three.hub, clinic.give(order, three.drawn(order, clinic)))
+
+
+def test_the_same_share_by_two_ways_is_one_share_with_one_answer(three: Federation) -> None:
+    order = three.open()
+    clinic = three.clinics[0]
+    path = clinic.give(order, three.drawn(order, clinic))
+    first, second = intake.receive(three.hub, path), intake.receive(three.hub, path)
+    assert (second.receipt, second.new) == (first.receipt, False)
+    assert list(three.states()) == ["site-001/1"]
