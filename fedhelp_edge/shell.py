@@ -35,7 +35,7 @@ PassphraseFile = Annotated[
 DEFAULT_HOME = Path("~/fedhelp")
 _EXTRAS = {
     "torch": "train", "onnx": "train", "onnxscript": "train", "torchvision": "foundation", "open_clip": "foundation",
-    "pydicom": "medical", "nibabel": "medical",
+    "pydicom": "medical", "nibabel": "medical", "matplotlib": "lab",
 }  # fmt: skip
 
 
@@ -133,14 +133,18 @@ def _ours(fault: BaseException) -> errors.FedhelpError:
         case OSError():
             return errors.from_os(fault)
         case ModuleNotFoundError() if fault.name in _EXTRAS:
-            remedy = f"pip install 'fedhelp-edge[{_EXTRAS[fault.name]}]'"
-            return errors.Extra(f"{fault.name} is not installed", remedy=remedy)
+            return errors.Extra(f"{fault.name} is not installed", remedy=remedy(fault.name))
         case MemoryError():
             return errors.Storage("not enough memory", remedy="close other programs, then run the same command again")
     if hasattr(fault, "format_message"):
         said = str(fault.format_message()).strip().removesuffix(".")
         return errors.Usage(said[:1].lower() + said[1:])
     return errors.Internal(f"{type(fault).__name__} in this program")
+
+
+def remedy(module: str) -> str:
+    """How to get an optional package."""
+    return f"pip install 'fedhelp-edge[{_EXTRAS[module]}]'"
 
 
 def _fail(fault: errors.FedhelpError, *, as_json: bool) -> NoReturn:

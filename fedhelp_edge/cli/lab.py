@@ -102,7 +102,7 @@ def compare(
     public: Public = None, start: First = None, change: Settings = None, sealed: Sealed = False,
     engine: Engine = "local", threads: Threads = None, json: shell.AsJson = False,
 ) -> None:  # fmt: skip
-    """Run methods and seeds side by side; goes on where it was cut off. Writes table.md and results.json.
+    """Run methods and seeds side by side; goes on where it was cut off. Writes table.md, results.json and pictures.
 
     Example: fedhelp-edge lab compare plan.toml --methods local,fedavg,fedhelp --seeds 0,1,2 --data images.npz --out try
     """
@@ -124,4 +124,5 @@ def compare(
     if json:
         return shell.result(runs=runs)
     print((out / "table.md").read_text(encoding="utf-8"))
+    shell.say(f"kept in {out}")
     return None

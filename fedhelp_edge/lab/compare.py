@@ -1,4 +1,4 @@
-"""Many runs side by side: methods and seeds over the same sites, a table with honest intervals.
+"""Many runs side by side: methods and seeds over the same sites, a table with honest intervals, and pictures.
 
 A method may carry settings of its own: `fedhelp+sources=none`. Every difference is taken against the first method
 named, on the same test images of all sites, and has a paired bootstrap interval.
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fedhelp_edge import shell
 from fedhelp_edge.report import metrics
 
 Figures = Mapping[str, Any]
@@ -31,16 +33,24 @@ def settings_of(name: str) -> tuple[str, dict[str, str]]:
 def compare(
     methods: Sequence[str], seeds: Sequence[int], out: Path, one: Callable[[str, int, Path], dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Run what is not there yet, and write `results.json` and `table.md` anew after each finished run."""
+    """Run what is not there yet, and write results, table and pictures anew after each finished run."""
     runs: list[dict[str, Any]] = []
     folders: list[Path] = []
+    drawn = find_spec("matplotlib") is not None
+    if not drawn:
+        shell.say(f"for curves.png and cost.png: {shell.remedy('matplotlib')}")
     for name in methods:
         for seed in seeds:
             folder = out / "runs" / f"{name.replace('/', '_')}-{seed}"
             runs.append({**one(name, seed, folder), "method": name})
             folders.append(folder)
-            _write(out / "results.json", json.dumps({"schema_version": 1, "runs": runs}, indent=1))
-            _write(out / "table.md", table(runs, folders))
+            _write(out / "results.json", json.dumps({"schema_version": 1, "runs": runs}, indent=1).encode())
+            _write(out / "table.md", table(runs, folders).encode())
+            if drawn:
+                from fedhelp_edge.lab import plot
+
+                _write(out / "curves.png", plot.png(plot.curves(runs)))
+                _write(out / "cost.png", plot.png(plot.cost(runs)))
     return runs
 
 
@@ -137,9 +147,9 @@ def _interval(figure: metrics.Figure) -> str:
     return f"{figure.value:+.3f} [{figure.low:+.3f}, {figure.high:+.3f}]"
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, data: bytes) -> None:
     """Replace a report by its next version, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
+    part.write_bytes(data)
     part.replace(path)

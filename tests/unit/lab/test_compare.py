@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,23 @@ def test_results_and_table_are_written_anew_after_each_run(one: One, tmp_path: P
     everything = [("local", 0), ("local", 1), ("fedavg", 0), ("fedavg", 1)]
     assert [found for found, _ in seen] == [everything[:count] for count in (1, 2, 3)]
     assert ["| fedavg |" in text for _, text in seen] == [False, False, True]
+
+
+def test_pictures_lie_beside_the_table(compared: tuple[list[dict[str, Any]], Path]) -> None:
+    plot = pytest.importorskip("fedhelp_edge.lab.plot", exc_type=ImportError)
+    runs, out = compared
+    assert (out / "curves.png").read_bytes() == plot.png(plot.curves(runs))
+    assert (out / "cost.png").read_bytes() == plot.png(plot.cost(runs))
+
+
+def test_without_matplotlib_there_is_a_table_and_a_line_that_says_how_to_get_pictures(
+    one: One, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    compare.compare(["local"], [0, 1], tmp_path, one)
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["for curves.png and cost.png: pip install 'fedhelp-edge[lab]'"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "runs", "table.md"]
 
 
 def test_a_comparison_that_was_cut_off_goes_on(

@@ -1,0 +1,75 @@
+"""Pictures of a comparison: how accuracy grew from round to round, and what it cost.
+
+Methods differ by dashes and marks, not by colour alone. The same runs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+Runs = Sequence[Mapping[str, Any]]
+
+_DASHES = ("-", "--", "-.", ":")
+_MARKS = "osD^v<>P*X"
+
+
+def curves(runs: Runs) -> Figure:
+    """Accuracy on the validation images by round: the mean over seeds, and its spread where there are several."""
+    figure = _figure("accuracy on validation images")
+    for axes, net, title in zip(figure.axes, ("own", "merged"), ("each site's own net", "merged net"), strict=True):
+        for place, (name, mine) in enumerate(_by_method(runs)):
+            lines = _lines(mine, net)
+            rounds, mean = np.arange(1, lines.shape[1] + 1), lines.mean(0)
+            axes.plot(rounds, mean, f".{_DASHES[place % len(_DASHES)]}", color=f"C{place}", label=name)
+            if len(lines) > 1:
+                spread = lines.std(0, ddof=1)
+                axes.fill_between(rounds, mean - spread, mean + spread, color=f"C{place}", alpha=0.2, linewidth=0)
+        axes.set(title=title, xlabel="round")
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    return figure
+
+
+def cost(runs: Runs) -> Figure:
+    """Accuracy on the test images against what was sent and how long it took: a point for each seed."""
+    figure = _figure("accuracy on test images")
+    for axes, what, unit in zip(figure.axes, ("bytes_up", "seconds"), (1e6, 1), strict=True):
+        for place, (name, mine) in enumerate(_by_method(runs)):
+            spent = [run[what] / unit for run in mine]
+            gained = np.array([run["mean"]["accuracy"] for run in mine], np.float64)
+            mark = _MARKS[place % len(_MARKS)]
+            axes.plot(spent, gained, mark, color=f"C{place}", label=name, clip_on=False)
+        axes.set_xlabel("MB sent by all sites" if what == "bytes_up" else what)
+        axes.set_xlim(left=0)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
+    return file.getvalue()
+
+
+def _figure(what: str) -> Figure:
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    for axes in figure.subplots(1, 2, sharey=True):
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel(what)
+    return figure
+
+
+def _by_method(runs: Runs) -> Iterator[tuple[str, Runs]]:
+    for name in dict.fromkeys(run["method"] for run in runs):
+        yield name, [run for run in runs if run["method"] == name]
+
+
+def _lines(runs: Runs, net: str) -> NDArray[np.float64]:
+    """Seeds x rounds; what is not known is NaN, which is left out of a picture."""
+    return np.array([[point[net]["accuracy"] for point in run["curve"] if net in point] for run in runs], np.float64)
