@@ -91,7 +91,8 @@ class Hub:
         return self._rosters[newest]
 
     def tasks(self, least: int = 1) -> dict[int, Task]:
-        """The task of each round from `least` on."""
+        """The task of each round from `least` on; those of an epoch that is over are void."""
+        least = max(least, int(self.store.fact("void", "0")) + 1)
         for row in self.store.rows("SELECT task FROM rounds WHERE round >= ? AND task != ''", least):
             if row["task"] not in self._tasks:
                 self._tasks[row["task"]] = task.read(*self.plain(row["task"]), self.charter, self.roster)
@@ -204,9 +205,10 @@ class Hub:
         with self.store.changing():
             taken = self.store.rows("SELECT site FROM invites")
             site = f"site-{len(taken) + 1:03}"
-            values = made.id, made.key.hex(), site, name, tier, iso(until)
+            values = made.id, made.key.hex(), site, name, tier, iso(until), enrol.vouch(code, self.federation)
             self.store.run(
-                "INSERT INTO invites (id, proof, site, name, tier, expires) VALUES (?, ?, ?, ?, ?, ?)", *values
+                "INSERT INTO invites (id, proof, site, name, tier, expires, vouch) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                *values,
             )
             self.log("invite", site, tier=tier)
         return code, site
@@ -219,8 +221,18 @@ class Hub:
             for row in self.store.rows("SELECT * FROM invites")
         }
 
+    def write_charter(self, signers: Sequence[Keys], body: Mapping[str, Any], *, epoch: int) -> Statement:
+        """The next charter, within a transaction."""
+        law = self.charter
+        said = self.publish(
+            "charter", to_json(body), signers, number=law.version + 1, epoch=epoch, version=law.version + 1,
+            previous=law.hash,
+        )  # fmt: skip
+        self.log("charter", COORDINATOR, version=law.version + 1, epoch=epoch)
+        return said
+
     def write_roster(self, boss: Keys, sites: Sequence[Site]) -> Statement:
-        """The next roster, within a transaction; whoever is in it can then read the current model."""
+        """The next roster, within a transaction."""
         law = self.charter
         rows = self.store.row("SELECT max(number) AS last FROM parcels WHERE kind = 'roster'")
         version = (rows["last"] or 0) + 1 if rows else 1

@@ -24,9 +24,11 @@ from fedhelp_edge.errors import (
     RoundClosed,
     SiteUnknown,
 )
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.parcel import age, parcel
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.parcel.statement import Statement
+from fedhelp_edge.share import Schema
 from fedhelp_edge.trust import enrol, roster, task
 from fedhelp_edge.trust.roster import Site
 from fedhelp_edge.trust.task import Seen
@@ -200,7 +202,7 @@ def _judge_share(hub: Hub, boss: Keys, row: sqlite3.Row, current: sqlite3.Row, o
         fault = DuplicateRound(f"{row['site']} gave a share for round {counts} before")
         return decide(hub, boss, row, REFUSED, counts, fault.code, fault.cause)
     try:
-        found = opener.open(job(hub, boss, row, current))
+        found = opener.open(job(hub, round_key(hub, boss, row["round"]), row, current["base"]))
     except (Refused, Resource) as fault:
         state = QUARANTINED if fault.code in _ALARMS else REFUSED
         return decide(hub, boss, row, state, counts, fault.code, fault.cause)
@@ -215,17 +217,21 @@ def _judge_share(hub: Hub, boss: Keys, row: sqlite3.Row, current: sqlite3.Row, o
         return decide(hub, boss, row, ACCEPTED, counts, facts=facts)
 
 
-def job(hub: Hub, boss: Keys, row: sqlite3.Row, current: sqlite3.Row) -> Job:
-    """What opening a share takes: the key of its round, and the model that it was made from."""
+def job(hub: Hub, identity: str, row: sqlite3.Row, base: str) -> Job:
+    """What opening a share takes: a key, the model that it was made from, and the one against which it shall count."""
     then = hub.store.row("SELECT base FROM rounds WHERE round = ?", row["round"])
     assert then  # noqa: S101 - it was admitted under this round's task
-    schema = hub.tasks(current["round"])[current["round"]].schema
-    first, now = (str(hub.store.model(name)) for name in (then["base"], current["base"]))
+    first, now = (str(hub.store.model(name)) for name in (then["base"], base))
     wire = hub.plan.wire
     return Job(
-        row["hash"], str(hub.store.path(row["hash"])), (round_key(hub, boss, row["round"]),), tuple(schema.lines()),
-        wire.up, first, now, wire.down, str(opened(hub, row["hash"])),
+        row["hash"], str(hub.store.path(row["hash"])), (identity,), tuple(schema_of(hub).lines()), wire.up, first, now,
+        wire.down, str(opened(hub, row["hash"])),
     )  # fmt: skip
+
+
+def schema_of(hub: Hub) -> Schema:
+    """What a share holds, once it is decoded."""
+    return METHODS[hub.plan.method].schema(hub.plan)
 
 
 def opened(hub: Hub, hash_: str) -> Path:

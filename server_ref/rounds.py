@@ -25,7 +25,7 @@ from fedhelp_edge.parcel.statement import iso, when
 from fedhelp_edge.share import Array
 from fedhelp_edge.trust import task
 from server_ref.hub import Hub, to_json
-from server_ref.intake import ACCEPTED, QUARANTINED, RELEASABLE, SUPERSEDED, decide, job, opened
+from server_ref.intake import ACCEPTED, QUARANTINED, RELEASABLE, SUPERSEDED, decide, job, opened, round_key, schema_of
 from server_ref.opener import Opener
 
 OPEN, DONE, FAILED = "open", "merged", "failed"
@@ -152,11 +152,14 @@ def aggregate(hub: Hub, boss: Keys, *, now: bool = False) -> dict[str, Any]:
     model, inputs = _merge(hub, row)
     with hub.store.changing():
         name = hub.keep_model(model)
+        hub.store.run("UPDATE rounds SET report = ? WHERE round = ?", json.dumps(_report(hub, row)), row["round"])
         hub.store.run("UPDATE shares SET state = 'merged' WHERE counts = ? AND state = 'accepted'", row["round"])
         hub.store.run("UPDATE rounds SET state = 'merged', model = ? WHERE round = ?", name, row["round"])
         hub.send_model(boss, row["round"], name, inputs)
         hub.log("merge", f"round {row['round']}", model=name, shares=len(inputs))
     _forget(hub, row["round"])
+    if _is_tired(hub):
+        finish(hub)
     return outcome(hub, row["round"])
 
 
@@ -194,9 +197,7 @@ def _accepted(hub: Hub, row: sqlite3.Row) -> list[sqlite3.Row]:
 
 
 def _opened(hub: Hub, row: sqlite3.Row, rows: Mapping[str, sqlite3.Row]) -> Shares:
-    schema = hub.tasks(row["round"])[row["round"]].schema
-    header = share.header_of(schema)
-    return Shares({site: opened(hub, r["hash"]) for site, r in rows.items()}, header)
+    return Shares({site: opened(hub, r["hash"]) for site, r in rows.items()}, share.header_of(schema_of(hub)))
 
 
 def _merge(hub: Hub, row: sqlite3.Row) -> tuple[dict[str, Array], list[str]]:
@@ -207,6 +208,22 @@ def _merge(hub: Hub, row: sqlite3.Row) -> tuple[dict[str, Array], list[str]]:
     merged = rules.merge(hub.model(row["base"]), _opened(hub, row, rows), examples, hub.plan.merge, pulls)
     share.check_numbers(merged)
     return merged, [rows[site]["hash"] for site in sorted(rows)]
+
+
+def _report(hub: Hub, row: sqlite3.Row) -> dict[str, int]:
+    """How many of the sites' validation images the model that this round began with got right."""
+    facts = [json.loads(r["facts"]) for r in _accepted(hub, row)]
+    told = [found for found in facts if found.get("val")]
+    return {"val": sum(found["val"] for found in told), "correct": sum(found.get("correct", 0) for found in told)}
+
+
+def _is_tired(hub: Hub) -> bool:
+    """Whether the merged model has not become better for as many rounds as the plan has patience."""
+    rows = hub.store.rows("SELECT report FROM rounds WHERE state = 'merged' AND task != '' ORDER BY round")
+    found = [json.loads(row["report"]) for row in rows]
+    rates = [one["correct"] / one["val"] for one in found if one.get("val")]
+    patience = hub.plan.round.patience
+    return bool(patience) and len(rates) > patience and max(rates[-patience:]) <= max(rates[:-patience])
 
 
 def _fail(hub: Hub, row: sqlite3.Row) -> None:
@@ -246,7 +263,7 @@ def review(hub: Hub, boss: Keys, site: str, *, release: bool) -> dict[str, str]:
     facts = row["facts"]
     if row["counts"] != now["round"]:  # its round is over: it comes in as a late one
         with Opener() as opener:
-            found = opener.open(job(hub, boss, row, now))
+            found = opener.open(job(hub, round_key(hub, boss, row["round"]), row, now["base"]))
         facts = json.dumps({**found.facts, "pull": found.pull})
     with hub.store.changing():
         hub.store.run("UPDATE shares SET released = 1 WHERE hash = ?", row["hash"])
@@ -258,6 +275,63 @@ def review(hub: Hub, boss: Keys, site: str, *, release: bool) -> dict[str, str]:
             if newer:
                 return {"site": site, "state": SUPERSEDED, "code": "", "cause": ""}
         return decide(hub, boss, row, ACCEPTED, now["round"], facts=facts)
+
+
+def undo(hub: Hub, boss: Keys, site: str, archive: Keys) -> dict[str, Any]:
+    """Merge all rounds again without a site's shares: G'_t = G'_{t-1} + merge(share_i,t - G_{t-1}) over the others.
+
+    The result is a model of a new number, from which the next round begins. An open round is called off.
+    """
+    plan = hub.plan
+    if not METHODS[plan.method].exchanges:
+        raise NotNow(f"{plan.method} merges nothing")
+    if not hub.store.row("SELECT 1 FROM shares WHERE site = ? AND state = 'merged'", site):
+        raise NotNow(f"no merged round holds a share of {site}")
+    last = newest(hub)
+    if last["state"] == OPEN:
+        call_off(hub, last)
+        last = newest(hub)
+    rounds = hub.store.rows("SELECT * FROM rounds WHERE state = 'merged' AND task != '' ORDER BY round")
+    first = hub.store.row("SELECT min(counts) AS round FROM shares WHERE site = ? AND state = 'merged'", site)
+    new = ""  # the model so far, once it differs
+    with Opener() as opener:
+        for row in rounds:
+            if first and row["round"] >= first["round"]:
+                new = _merge_again(hub, row, site, new or row["base"], archive, opener)
+    with hub.store.changing():
+        number = last["round"] + 1
+        values = number, DONE, "", last["model"], new, ""
+        hub.store.run("INSERT INTO rounds (round, state, task, base, model, closes) VALUES (?, ?, ?, ?, ?, ?)", *values)
+        hub.send_model(boss, number, new, [])
+        hub.log("undo", f"round {number}", without=site, model=new)
+    return {"round": number, "without": site, "merged_sha256": new}
+
+
+def _merge_again(hub: Hub, row: sqlite3.Row, site: str, new: str, archive: Keys, opener: Opener) -> str:
+    """One round's merge without a site, upon another base."""
+    query = "SELECT * FROM shares WHERE counts = ? AND state = 'merged' AND site != ? ORDER BY site"
+    rows = {r["site"]: r for r in hub.store.rows(query, row["round"], site)}
+    if not rows:
+        return new
+    try:
+        found = {who: opener.open(job(hub, archive.identity, r, new)) for who, r in rows.items()}
+        shares = Shares({who: opened(hub, r["hash"]) for who, r in rows.items()}, share.header_of(schema_of(hub)))
+        examples = {who: one.facts["examples"] for who, one in found.items()}
+        pulls = {who: one.pull for who, one in found.items()}
+        base = hub.model(new)
+        return hub.keep_model(rules.merge(base, shares, examples, hub.plan.merge, pulls))
+    finally:
+        for r in rows.values():
+            opened(hub, r["hash"]).unlink(missing_ok=True)
+
+
+def call_off(hub: Hub, row: sqlite3.Row) -> None:
+    """End an open round without a merge; what came for it is judged anew in the next one, as late."""
+    with hub.store.changing():
+        hub.store.run("UPDATE rounds SET state = 'failed', model = base WHERE round = ?", row["round"])
+        query = "UPDATE shares SET state = 'received', counts = 0 WHERE counts = ? AND state = 'accepted'"
+        hub.store.run(query, row["round"])
+        hub.log("call off", f"round {row['round']}")
 
 
 def finish(hub: Hub) -> None:

@@ -6,18 +6,17 @@ The log is a chain of lines: each line's hash covers all lines before it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedhelp_edge import files
-from fedhelp_edge.errors import Busy, HubDamaged, HubNewer, LogBroken, NoHub
+from fedhelp_edge.errors import Busy, HubDamaged, HubNewer, NoHub
 from fedhelp_edge.parcel import canon
+from fedhelp_edge.trust.log import chain, check_chain
 from fedhelp_edge.trust.task import Log
 
 DATABASE = "hub.db"
@@ -33,7 +32,7 @@ _MIGRATIONS = (
     CREATE INDEX parcels_by_kind ON parcels (kind, number);
     CREATE TABLE invites (
         id TEXT PRIMARY KEY, proof TEXT NOT NULL, site TEXT NOT NULL, name TEXT NOT NULL, tier TEXT NOT NULL,
-        expires TEXT NOT NULL, used TEXT NOT NULL DEFAULT '', tries INTEGER NOT NULL DEFAULT 0
+        expires TEXT NOT NULL, vouch TEXT NOT NULL, used TEXT NOT NULL DEFAULT '', tries INTEGER NOT NULL DEFAULT 0
     ) STRICT;
     CREATE TABLE requests (
         hash TEXT PRIMARY KEY REFERENCES parcels, kind TEXT NOT NULL, state TEXT NOT NULL, site TEXT NOT NULL,
@@ -164,29 +163,16 @@ class Store:
             line = {name: row[name] for name in ("seq", "subject", "time", "type")}
             yield {**line, "detail": json.loads(row["detail"])}, row["hash"]
 
+    def verify(self) -> Log:
+        """The log, if its chain holds."""
+        return check_chain(self.lines())
+
     def _migrate(self) -> None:
         version = self.db.execute("PRAGMA user_version").fetchone()[0]
         if version > len(_MIGRATIONS):
             raise HubNewer(f"this hub has form {version}, and this program knows {len(_MIGRATIONS)}")
         for number, script in enumerate(_MIGRATIONS[version:], version + 1):
             self.db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
-
-
-def chain(head: str, line: Mapping[str, Any]) -> str:
-    """The hash of a log that ended in `head` and goes on with `line`."""
-    return hashlib.sha256(head.encode() + b"\n" + canon.encode(dict(line))).hexdigest()
-
-
-def check_chain(lines: Iterator[tuple[dict[str, Any], str]]) -> Log:
-    """The log, if every line follows from those before it; else which one does not."""
-    log = Log()
-    for line, kept in lines:
-        if line["seq"] != log.length + 1:
-            raise LogBroken(f"line {log.length + 1} is missing")
-        if chain(log.head, line) != kept:
-            raise LogBroken(f"line {line['seq']} is not the one that was written")
-        log = Log(log.length + 1, kept)
-    return log
 
 
 @contextmanager
@@ -204,10 +190,3 @@ def _judged() -> Iterator[None]:
         if isinstance(fault, sqlite3.IntegrityError):
             raise
         raise HubDamaged("the database is damaged") from None
-
-
-def write_once(path: Path, data: bytes) -> None:
-    """A file that is named by what it holds: what is there already is the same."""
-    if not path.exists():
-        with files.writing(path) as file:
-            file.write(data)

@@ -66,7 +66,14 @@ class Clinic:
         return self._sealed(context, body, [])
 
     def give(
-        self, order: Task, arrays: Mapping[str, Array], *, examples: Any = 100, codec: str = "f32", **changes: Any
+        self,
+        order: Task,
+        arrays: Mapping[str, Array],
+        *,
+        examples: Any = 100,
+        facts: dict[str, Any] | None = None,
+        codec: str = "f32",
+        **changes: Any,
     ) -> Path:
         """A share under a task; `changes` to what its statement says."""
         context: dict[str, Any] = statement.stamped(
@@ -77,7 +84,7 @@ class Clinic:
         context |= changes
         body = io.BytesIO()
         share.write(body, CODECS[codec].encode(arrays, {}, {})[0])
-        return self._sealed(context, body.getvalue(), context["recipients"], facts={"examples": examples})
+        return self._sealed(context, body.getvalue(), context["recipients"], facts=facts or {"examples": examples})
 
     def _sealed(self, context: dict[str, Any], body: bytes, recipients: list[str], **more: Any) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ import pytest
 
 from fedhelp_edge.errors import DuplicateRound, NotNow, Quorum, RoundClosed
 from fedhelp_edge.merge import rules
+from fedhelp_edge.parcel import keys
 from server_ref import carrier, intake, rounds
 from tests.federation import PLAN, Federation
 
@@ -152,3 +153,64 @@ def test_the_same_share_by_two_ways_is_one_share_with_one_answer(three: Federati
     first, second = intake.receive(three.hub, path), intake.receive(three.hub, path)
     assert (second.receipt, second.new) == (first.receipt, False)
     assert list(three.states()) == ["site-001/1"]
+
+
+def test_without_a_site_all_rounds_are_merged_again_and_the_next_begins_from_that(three: Federation) -> None:
+    """The law: what the other two would have given, had the third never been there, each moved by what it changed."""
+    orders, merged = [], []
+    for _ in range(2):
+        orders.append(three.open())
+        three.play(orders[-1])
+        merged.append(three.aggregate()["merged_sha256"])
+    archive = keys.load(three.folder / "hub" / "root", lambda: "")
+    told = rounds.undo(three.hub, three.boss, "site-002", archive)
+    base = three.base(orders[0])
+    for order in orders:
+        then = three.base(order)
+        shares = {}
+        for clinic in (three.clinics[0], three.clinics[2]):
+            arrays = three.drawn(order, clinic)
+            moved = {name: base[name] + (arrays[name] - then[name]) for name in base}
+            shares[clinic.id] = arrays if order is orders[0] else moved
+        base = rules.merge(base, shares, dict.fromkeys(shares, 100), three.plan.merge)
+    found = three.hub.model(told["merged_sha256"])
+    assert all((found[name] == base[name]).all() for name in base)
+    assert three.open().base == told["merged_sha256"]
+    assert told["merged_sha256"] not in merged
+
+
+def test_undoing_a_site_calls_off_the_open_round_whose_shares_count_as_late(three: Federation) -> None:
+    three.play(three.open())
+    three.aggregate()
+    three.play(three.open(), without=("site-002",))
+    three.judge()
+    archive = keys.load(three.folder / "hub" / "root", lambda: "")
+    told = rounds.undo(three.hub, three.boss, "site-002", archive)
+    assert (told["round"], rounds.newest(three.hub)["state"]) == (3, "merged")
+    three.open()
+    three.judge()
+    assert rounds.standing(three.hub, rounds.current(three.hub)) == (["site-001", "site-003"], ["site-002"])
+
+
+def test_a_share_that_was_quarantined_waits_for_a_person(three: Federation) -> None:
+    order = three.open()
+    three.play(order, without=("site-003",))
+    lazy = three.clinics[2]
+    intake.receive(three.hub, lazy.give(order, three.base(order)))
+    with pytest.raises(Quorum, match="missing: site-003"):
+        three.aggregate()
+    assert three.states()["site-003/1"] == "quarantined"
+    rounds.review(three.hub, three.boss, "site-003", release=True)
+    assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
+
+
+def test_patience_ends_a_federation_that_does_not_get_better(tmp_path: Path) -> None:
+    three = Federation(tmp_path, PLAN.replace("stale = 1", "stale = 1\npatience = 2"))
+    for correct in (50, 60, 60, 59):
+        order = three.open()
+        for clinic in three.clinics:
+            facts = {"examples": 100, "val": 100, "correct": correct}
+            intake.receive(three.hub, clinic.give(order, three.drawn(order, clinic), facts=facts))
+        three.aggregate()
+    with pytest.raises(NotNow, match="finished"):
+        three.open()

@@ -1,0 +1,28 @@
+"""The coordinator's log: a chain of lines, in which each line's hash covers all lines before it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fedhelp_edge.errors import LogBroken
+from fedhelp_edge.parcel import canon
+from fedhelp_edge.trust.task import Log
+
+
+def chain(head: str, line: Mapping[str, Any]) -> str:
+    """The hash of a log that ended in `head` and goes on with `line`."""
+    return hashlib.sha256(head.encode() + b"\n" + canon.encode(dict(line))).hexdigest()
+
+
+def check_chain(lines: Iterable[tuple[Mapping[str, Any], str]]) -> Log:
+    """The log, if every line follows from those before it; else which one does not."""
+    log = Log()
+    for line, kept in lines:
+        if line["seq"] != log.length + 1:
+            raise LogBroken(f"line {log.length + 1} is missing")
+        if chain(log.head, line) != kept:
+            raise LogBroken(f"line {line['seq']} is not the one that was written")
+        log = Log(log.length + 1, kept)
+    return log
