@@ -49,6 +49,15 @@ class OfClass:
 
 
 @dataclass(frozen=True)
+class Bin:
+    """Answers that were about equally sure: how sure in the mean, and what part of them was right."""
+
+    images: int
+    sure: float
+    right: Figure
+
+
+@dataclass(frozen=True)
 class Scores:
     """All figures of a model on a test set.
 
@@ -69,6 +78,7 @@ class Scores:
     brier: Figure
     classes: tuple[OfClass, ...]
     confusion: tuple[tuple[int, ...], ...]  # a row a label, a column an answer; empty where nothing can be judged
+    reliability: tuple[Bin, ...]  # from least to most sure, the bins of `ece`; those that hold no answer are left out
 
     def to_json(self) -> dict[str, Any]:
         return _plain(self)
@@ -133,6 +143,7 @@ def scores(probabilities: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Sco
         drawn("brier"),
         each,
         () if why else tuple(tuple(map(int, row)) for row in confusion),
+        () if why else tuple(answers.reliability()),
     )
 
 
@@ -210,13 +221,23 @@ class _Answers:
         classes = self.probabilities.shape[1]
         return np.bincount(self.labels * classes + self.answers, minlength=classes**2).reshape(classes, classes)
 
+    def bins(self) -> Ints:
+        """Which of equally wide steps of certainty each answer stands on; its upper end belongs to it."""
+        return np.asarray(np.clip(np.ceil(self.probabilities.max(1) * BINS) - 1, 0, BINS - 1), np.int64)
+
+    def reliability(self) -> Iterator[Bin]:
+        sure, right, bins = self.probabilities.max(1), self.answers == self.labels, self.bins()
+        for one in np.unique(bins):
+            held = bins == one
+            yield Bin(int(held.sum()), float(sure[held].mean()), _wilson(int(right[held].sum()), int(held.sum()), ""))
+
     def figures(self, weights: Floats, *, squeeze: bool = False) -> dict[str, Any]:
         """Each figure for each row of `weights` (draws x images: how often an image counts); NaN: not defined."""
         classes = self.probabilities.shape[1]
         truth, guess = np.eye(classes)[self.labels], np.eye(classes)[self.answers]
         right = self.answers == self.labels
         sure = self.probabilities.max(1)
-        bins = np.eye(BINS)[np.clip(np.ceil(sure * BINS).astype(int) - 1, 0, BINS - 1)]
+        bins = np.eye(BINS)[self.bins()]
         miss = ((self.probabilities - truth) ** 2).sum(1) / (2 if classes == 2 else 1)
         total = weights.sum(1)
         truths, guesses, hits = weights @ truth, weights @ guess, weights @ (truth * right[:, None])

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as theirs
+from sklearn.calibration import calibration_curve
 
 from fedhelp_edge.report import metrics
 from fedhelp_edge.report.metrics import FEWEST, Difference, Figure, paired, scores, with_prior
@@ -228,6 +229,23 @@ def test_the_calibration_error_is_the_mean_gap_over_fifteen_bins() -> None:
     labels = np.array([0, 1, 0, 0])
     gap = (abs(1 - 0.61 - 0.62) + abs(2 - 0.95 - 0.96)) / 4
     assert close(scores(np.stack([high, 1 - high], 1), labels).ece, gap)
+
+
+def test_reliability_is_the_calibration_curve_of_scikit_learn() -> None:
+    probabilities, labels = simulated(500, 3, seed=13)
+    bins = scores(probabilities, labels).reliability
+    right, sure = calibration_curve(probabilities.argmax(1) == labels, probabilities.max(1), n_bins=metrics.BINS)
+    assert [of.sure for of in bins] == pytest.approx(sure)
+    assert [of.right.value for of in bins] == pytest.approx(right)
+    assert sum(of.images for of in bins) == 500
+
+
+@given(cases())
+def test_the_calibration_error_is_the_mean_gap_between_sure_and_right(case: Case) -> None:
+    found = scores(*case)
+    gaps = [of.images * abs((of.right.value or 0) - of.sure) for of in found.reliability]
+    assert close(found.ece, sum(gaps) / found.images)
+    assert all((of.right.low or 0) <= (of.right.value or 0) <= (of.right.high or 0) for of in found.reliability)
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (0,)])
