@@ -44,4 +44,9 @@ def evaluate(
         else:
             interval = f"  ({figure.low:.3f} to {figure.high:.3f})" if figure.low is not None else ""
             print(f"{label:<20}{figure.value:.3f}{interval}")
+    bare = others.get("without_prior")
+    if bare and found.accuracy.value is not None:
+        figures = [f"{name.replace('_', ' ')} {bare[name]['value']:.3f}" for name in ("accuracy", "balanced_accuracy")]
+        print(f"without the prior   {', '.join(figures)}")
+        shell.say("the prior is how frequent each class was in training; the figures above are with it")
     return None

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedhelp_edge.methods.losses import Loss, loss_of
+from fedhelp_edge.methods.losses import Loss, loss_of, prior
 from fedhelp_edge.nets import resnet
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.share import Array, Schema, Share
@@ -77,6 +77,8 @@ class Learner:
     def __init__(self, plan: Plan, site: Site, schema: Schema, knowledge: Knowledge | None, bench: Bench) -> None:
         self.plan, self.site, self.schema, self.knowledge, self.bench = plan, site, schema, knowledge, bench
         self.loss: Loss = loss_of(plan.training.loss, site.examples)
+        adjusted = plan.training.loss == "logit-adjusted"
+        self.prior: list[float] | None = prior(site.examples).tolist() if adjusted else None  # to be added to answers
         self.net = self.make(plan.nets.small, "net")
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
 

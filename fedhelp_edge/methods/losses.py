@@ -15,7 +15,11 @@ _LEAST_LABEL, _LEAST_PROBABILITY = 1e-4, 1e-7
 
 
 def loss_of(name: str, examples: Sequence[int]) -> Loss:
-    """The plan's loss, for a site with so many examples of each class."""
+    """The plan's loss, for a site with so many examples of each class.
+
+    Under "logit-adjusted" (Menon et al. 2021) a net is trained with the log of the site's prior added to its logits, so
+    that the logits themselves know nothing of how frequent a class is.
+    """
     if name == "logit-adjusted":
         shift = prior(examples).log()
         return lambda logits, labels: F.cross_entropy(logits + shift.to(logits.device), labels)

@@ -73,7 +73,7 @@ def learn(
     report = {
         "round": round_, "method": place.plan.method, "tier": place.tier, "examples": sum(learner.site.examples),
         "loss": told.means(), "val": figures, "seconds": round(told.seconds, 1),
-        "cpu_seconds": round(told.cpu_seconds, 1), "images": told.images,
+        "cpu_seconds": round(told.cpu_seconds, 1), "images": told.images, "prior": learner.prior,
     }  # fmt: skip
     with files.writing(done) as file:
         file.write(json.dumps(report, indent=1).encode())
@@ -81,13 +81,15 @@ def learn(
 
 
 def answers(place: Place, folder: Path, split: str) -> dict[str, NDArray[np.float64]]:
-    """What the nets of a finished round say of a part of the images."""
+    """What the nets of a finished round say of a part of the images, with the prior of what they were trained on."""
+    prior = json.loads((folder / "report.json").read_text(encoding="utf-8"))["prior"]
     found: dict[str, NDArray[np.float64]] = {}
     for name, method in (("own", ""), ("alone", "local")):
         state = checkpoint.newest(folder / name)
         if state:
             learner = place.learner(method)
             learner.load(state[1], 1)
+            learner.prior = prior
             found[name] = loop.probabilities(learner, learner.model, place.images.part(split).pixels)
     return found
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from fedhelp_edge import data, files, share
 from fedhelp_edge.data import pack as packs
@@ -47,7 +50,8 @@ def train(
 def evaluate(
     home: Path, plan: Plan, tier: str, images: Path | None, *, threads: int | None = None
 ) -> tuple[metrics.Scores, dict[str, Any]]:
-    """How good the net that was trained last by this plan is: on the test part, or on all of other images."""
+    """How good the net that was trained last by this plan is, on the test part or on all of other images; and beside it
+    the net trained alone and, where the loss kept the prior apart, the answers without it."""
     rounds = [
         done
         for root in (home / "trial").glob(f"*-{tier}")
@@ -65,6 +69,8 @@ def evaluate(
         found = replace(found, splits=("test",) * len(found))
     place = learn.Place(plan, SITE, tier, found, None, speed.bench(plan.training.precision))
     said, labels = learn.answers(place, last, "test"), found.part("test").labels
+    if prior := json.loads((last / "report.json").read_text(encoding="utf-8"))["prior"]:
+        said["without_prior"] = metrics.with_prior(said["own"], prior, np.ones(len(prior)))
     others = {name: metrics.scores(answer, labels).to_json() for name, answer in said.items() if name != "own"}
     return metrics.scores(said["own"], labels), others
 

@@ -136,14 +136,15 @@ def tensor(pixels: NDArray[np.uint8], image: Image, device: str = "cpu") -> Tens
 
 @torch.no_grad()
 def probabilities(learner: Learner, net: torch.nn.Module, pixels: Any, batch: int = 256) -> NDArray[np.float64]:
-    """What a net says of images: N x classes."""
+    """What a net says of images: N x classes. A net that was trained apart from the site's prior answers with it."""
+    shift = torch.tensor(learner.prior or 1.0).log().to(learner.bench.device)
     net.eval()
     parts = []
     for at in range(0, len(pixels), batch):
         images = tensor(np.array(pixels[at : at + batch]), learner.plan.image, learner.bench.device)
         with learner.bench.autocast():
             logits = net(images)
-        parts.append(logits.float().softmax(1).cpu().numpy())
+        parts.append((logits.float() + shift).softmax(1).cpu().numpy())
     net.train()
     return np.concatenate(parts).astype(np.float64) if parts else np.zeros((0, len(learner.plan.classes)))
 

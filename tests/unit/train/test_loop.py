@@ -16,6 +16,7 @@ from fedhelp_edge.errors import Diverged
 from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.base import Batch, Bench, Learner, Phase, Site
 from fedhelp_edge.methods.fedavg import FedAvg
+from fedhelp_edge.report import metrics
 from fedhelp_edge.train import checkpoint, loop
 from tests.unit.methods import small
 
@@ -412,6 +413,27 @@ def test_probabilities_sum_to_one_for_each_image() -> None:
     assert said.shape == (7, 4)
     assert said.min() >= 0
     assert np.allclose(said.sum(1), 1, atol=1e-6)
+
+
+def test_a_net_that_learned_apart_from_the_prior_answers_with_it() -> None:
+    learner = small.learner(small.plan(training={"loss": "logit-adjusted"}))
+    images = small.images(7)
+    said = loop.probabilities(learner, learner.model, images.pixels)
+    learner.prior = None
+    bare = loop.probabilities(learner, learner.model, images.pixels)
+    examples = np.array(learner.site.examples)
+    assert np.allclose(said, metrics.with_prior(bare, np.ones(4), examples + 1), atol=1e-6)
+    assert np.abs(said - bare).max() > 0.01
+
+
+@pytest.mark.parametrize("loss", ["ce", "symmetric"])
+def test_a_net_that_learned_the_prior_is_taken_at_its_word(loss: str) -> None:
+    learner = small.learner(small.plan(training={"loss": loss}))
+    pixels = small.images(7).pixels.copy()
+    learner.model.eval()
+    with torch.no_grad():
+        logits = learner.model(loop.tensor(pixels, learner.plan.image))
+    assert loop.probabilities(learner, learner.model, pixels).tobytes() == logits.softmax(1).double().numpy().tobytes()
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 100])

@@ -1,0 +1,114 @@
+"""A loss that keeps the classes' frequencies apart: they are kept with the round, and answers are given with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fedhelp_edge import data
+from fedhelp_edge import plan as plans
+from fedhelp_edge.data import phantom
+from fedhelp_edge.data.images import Images
+from fedhelp_edge.methods.base import Bench
+from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.plan import Plan
+from fedhelp_edge.report import metrics
+from fedhelp_edge.site import learn as learning
+from fedhelp_edge.site import trial
+from fedhelp_edge.train import checkpoint, loop
+from tests.command import answer, run
+
+PLAN = """
+classes = ["round", "lobed"]
+method = "fedavg"
+rounds = 2
+[image]
+size = 8
+[training]
+epochs = 1
+precision = "fp32"
+"""
+TRAINED, MEASURED = (40, 10), (6, 6)  # images of each class
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def plan(loss: str) -> Plan:
+    return plans.read(PLAN + f'loss = "{loss}"\n', TABLES)
+
+
+def images(path: Path, counts: tuple[int, int], part: str, seed: int) -> Path:
+    pixels, labels = phantom.draw(200, 2, size=8, seed=seed)
+    kept = np.concatenate([np.flatnonzero(labels == one)[:count] for one, count in enumerate(counts)])
+    held = {f"{part}_images": pixels[kept], f"{part}_labels": labels[kept]}
+    other = {f"{name}_{what}": array[:0] for name in ("train", "val", "test") if name != part
+             for what, array in (("images", pixels), ("labels", labels))}  # fmt: skip
+    np.savez(path, **held, **other)
+    return path
+
+
+def other_images(path: Path) -> Images:
+    """All of a file, to measure on."""
+    found = data.load(path, plan("ce"), kept=path.with_suffix(".kept"))
+    return replace(found, splits=("test",) * len(found))
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    return images(tmp_path / "own.npz", TRAINED, "train", 1)
+
+
+def learn(home: Path, loss: str, source: Path) -> tuple[Path, dict[str, Any]]:
+    return trial.train(home, plan(loss), "small", source, lambda _: None, threads=1)
+
+
+def test_the_prior_is_kept_in_the_rounds_report(trained: Path, tmp_path: Path) -> None:
+    folder, report = learn(tmp_path / "home", "logit-adjusted", trained)
+    assert report["prior"] == pytest.approx([37 / 47, 10 / 47])  # val took a tenth
+    assert json.loads((folder / "report.json").read_text())["prior"] == report["prior"]
+
+
+@pytest.mark.parametrize("loss", ["ce", "symmetric"])
+def test_other_losses_keep_none(loss: str, trained: Path, tmp_path: Path) -> None:
+    assert learn(tmp_path / "home", loss, trained)[1]["prior"] is None
+    other = images(tmp_path / "other.npz", MEASURED, "test", 2)
+    _, beside = trial.evaluate(tmp_path / "home", plan(loss), "small", other, threads=1)
+    assert set(beside) == {"alone"}
+
+
+def test_the_prior_is_that_of_what_was_trained_on_whatever_is_measured_on(trained: Path, tmp_path: Path) -> None:
+    folder, _ = learn(tmp_path / "home", "logit-adjusted", trained)
+    other = images(tmp_path / "other.npz", MEASURED, "test", 2)
+    place = learning.Place(plan("logit-adjusted"), trial.SITE, "small", other_images(other), None, Bench())
+    said = learning.answers(place, folder, "test")["own"]
+    learner, state = place.learner(), checkpoint.newest(folder / "own")
+    assert state is not None
+    learner.load(state[1], 1)
+    learner.prior = None
+    bare = loop.probabilities(learner, learner.model, place.images.pixels)
+    assert np.allclose(said, metrics.with_prior(bare, [1, 1], [37, 10]), atol=1e-6)
+
+
+def test_evaluate_says_which_figures_are_with_the_prior(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text(plan("logit-adjusted").text)
+    learn(tmp_path / "fedhelp", "logit-adjusted", trained)
+    images(tmp_path / "other.npz", MEASURED, "test", 2)
+    asked = ("evaluate", "--plan", "plan.toml", "--images", "other.npz", "--threads", "1")
+    told, found = run(*asked, home=tmp_path), answer(run(*asked, "--json", home=tmp_path))
+    without = found["without_prior"]
+    assert found["own"] != without
+    figures = (without[name]["value"] for name in ("accuracy", "balanced_accuracy"))
+    assert "without the prior   accuracy {:.3f}, balanced accuracy {:.3f}\n".format(*figures) in told.stdout
+    assert "the figures above are with it" in told.stderr
