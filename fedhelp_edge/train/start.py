@@ -11,6 +11,7 @@ from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.methods.base import Batch, Bench, Knowledge, Phase, Site
 from fedhelp_edge.methods.fedhelp import Surrogate
 from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge.nets import resnet
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.share import Array
 from fedhelp_edge.train import loop
@@ -35,7 +36,8 @@ class Student(Surrogate):
 def start(
     plan: Plan, pack: Pack, bench: Bench, *, epochs: int = 10, progress: loop.Progress | None = None
 ) -> dict[str, Array]:
-    """What travels in round 0, with an extractor that has seen the public images."""
+    """The first weights, with an extractor that has seen the public images. They hold the norm layers too where these stay
+    at home later: the extractor learned with them."""
     numbers = replace(plan.tables["fedhelp"], lambda_j=1.0)
     training = replace(plan.training, epochs=epochs, schedule="constant")
     own = replace(plan, rounds=1, training=training, tables={**plan.tables, "fedhelp": numbers})
@@ -44,5 +46,4 @@ def start(
     student = Student(own, Site(NOBODY, "small", (1,) * len(plan.classes)), schema, known, bench)
     student.receive(first, 1)
     loop.train(student, {"public": pack}, 1, progress=progress)
-    learned = student.give().arrays
-    return {name: first[name] if name.startswith("linear.") else array for name, array in learned.items()}
+    return {**resnet.arrays(student.net), **{name: first[name] for name in first if name.startswith("linear.")}}

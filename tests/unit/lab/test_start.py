@@ -39,10 +39,19 @@ def test_another_seed_gives_other_weights(plan_of: PlanOf, pack: Pack, learned: 
     assert other["conv1.weight"].tobytes() != learned["conv1.weight"].tobytes()
 
 
-def test_first_weights_fit_what_travels(learned: dict[str, Array], plan_of: PlanOf) -> None:
-    schema = METHODS["fedhelp"].schema(plan_of("fedhelp"))
-    assert [(name, array.shape) for name, array in learned.items()] == [(t.name, t.shape) for t in schema.tensors]
+def test_first_weights_fit_those_that_are_drawn(learned: dict[str, Array], drawn: dict[str, Array]) -> None:
+    shapes = [[(name, array.shape) for name, array in weights.items()] for weights in (learned, drawn)]
+    assert shapes[0] == shapes[1]
     assert all(np.isfinite(array).all() for array in learned.values())
+
+
+def test_norm_layers_that_stay_at_home_later_are_in_the_first_weights(
+    plan_of: PlanOf, pack: Pack, learned: dict[str, Array]
+) -> None:
+    local = start.start(plan_of("fedhelp", settings={"wire.norm": "local"}), pack, Bench(), epochs=2)
+    assert {name: array.tobytes() for name, array in local.items()} == {
+        name: array.tobytes() for name, array in learned.items()
+    }
 
 
 def test_the_head_stays_as_it_was_drawn_and_the_extractor_learns(
