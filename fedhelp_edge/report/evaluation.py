@@ -1,0 +1,101 @@
+"""What was measured of the nets of one round, as a file for programs and as a page for people."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedhelp_edge import files
+from fedhelp_edge.report import page
+from fedhelp_edge.report.metrics import Figure, Scores
+from fedhelp_edge.report.rounds import NETS
+
+_NETS = {**NETS, "without_prior": "without the prior"}
+_FIGURES = {
+    "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auc": "AUC", "f1": "F1",
+    "ece": "calibration error", "brier": "Brier score",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    plan: str  # its name
+    round: int
+    tier: str
+    classes: tuple[str, ...]
+    nets: Mapping[str, Scores]  # "own", and what it is compared with
+
+    def to_json(self) -> dict[str, Any]:
+        about = {"plan": self.plan, "round": self.round, "tier": self.tier, "classes": list(self.classes)}
+        return {**about, **{name: scores.to_json() for name, scores in self.nets.items()}}
+
+    def keep(self, folder: Path) -> Path:
+        """Write `evaluation.json` and `evaluation.html`, or, if they are there, `evaluation-2` and so on; the page."""
+        folder.mkdir(parents=True, exist_ok=True)
+        numbers = itertools.chain(("",), (f"-{number}" for number in itertools.count(2)))
+        pairs = ([folder / f"evaluation{number}.{kind}" for kind in ("json", "html")] for number in numbers)
+        data, shown = next(pair for pair in pairs if not any(path.exists() for path in pair))
+        with files.writing(data, private=False) as file:
+            file.write(json.dumps({"schema_version": 1, **self.to_json()}, indent=1).encode())
+        with files.writing(shown, private=False) as file:
+            file.write(self.html().encode())
+        return shown
+
+    def html(self) -> str:
+        own = self.nets["own"]
+        return page.page(
+            f"{self.plan}: evaluation after round {self.round}",
+            page.paragraph(f"{own.images} images, {self.tier} site. In brackets: 95 % intervals."),
+            page.table(
+                ("", *(_NETS[name] for name in self.nets)),
+                [
+                    (label, *(_shown(getattr(scores, name)) for scores in self.nets.values()))
+                    for name, label in _FIGURES.items()
+                ],
+            ),
+            *self._classes(own),
+            *self._confusion(own),
+            *self._calibration(own),
+        )
+
+    def _classes(self, own: Scores) -> Iterator[page.Html]:
+        yield page.heading("Each class against the others")
+        yield page.table(
+            ("class", "images", "sensitivity", "specificity", "AUC"),
+            [
+                (name, of.images, _shown(of.sensitivity), _shown(of.specificity), _shown(of.auc))
+                for name, of in zip(self.classes, own.classes, strict=True)
+            ],
+        )
+
+    def _confusion(self, own: Scores) -> Iterator[page.Html]:
+        yield page.heading("What was taken for what")
+        yield page.paragraph("A row for each true class, a column for each answer.")
+        yield page.table(
+            ("", *self.classes), [(name, *row) for name, row in zip(self.classes, own.confusion, strict=False)]
+        )
+
+    def _calibration(self, own: Scores) -> Iterator[page.Html]:
+        yield page.heading("Is it as often right as it is sure?")
+        yield page.chart(
+            {
+                "as it should be": [(0.0, 0.0), (1.0, 1.0)],
+                "this net": [(of.sure, of.right.value) for of in own.reliability],
+            },
+            "how sure", "how often right",
+        )  # fmt: skip
+        yield page.table(
+            ("sure", "images", "right"), [(f"{of.sure:.2f}", of.images, _shown(of.right)) for of in own.reliability]
+        )
+
+
+def _shown(figure: Figure) -> str:
+    """A number, and below it its interval, or why it has none."""
+    value = "–" if figure.value is None else f"{figure.value:.3f}"
+    interval = f"({figure.low:.3f} to {figure.high:.3f})" if figure.low is not None else figure.reason or ""
+    return f"{value}\n{textwrap.fill(interval, 20)}"

@@ -1,0 +1,122 @@
+"""The pieces of a report: one HTML file without script or anything from elsewhere, that reads well without colour too.
+
+Every piece takes plain text and escapes it. A line break in a cell stays one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import NewType
+
+Html = NewType("Html", str)
+Line = Sequence[tuple[float, float | None]]  # across and up; None leaves a gap
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+_STYLE = """
+body { max-width: 80ch; margin: 2em auto; padding: 0 1em; font: 16px/1.5 system-ui, sans-serif }
+body { color: #111; background: #fff }
+h1, h2 { line-height: 1.2 }
+div { overflow-x: auto }
+table { border-collapse: collapse; font-size: .9em }
+th, td { padding: .2em .6em; border-bottom: 1px solid #999; vertical-align: top }
+th, td { text-align: right; white-space: pre-line }
+th:first-child, td:first-child { padding-left: 0; text-align: left }
+figure { margin: 1em 0 }
+svg { width: 100%; font: 12px system-ui, sans-serif }
+@media print { body { max-width: none; margin: 0; padding: 0 } tr, figure { break-inside: avoid } }
+"""
+
+_WIDE, _HIGH, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 320, 60, 20, 30, 70
+_LOOKS = (  # mark, dashes, colour: any one of them tells the lines apart
+    ("●", "none", "#0072b2"),
+    ("○", "6 4", "#d55e00"),
+    ("■", "2 3", "#007a5e"),
+    ("□", "9 3 2 3", "#8b3a8b"),
+    ("▲", "12 4", "#7a5c00"),
+    ("△", "4 2", "#444444"),
+)
+
+
+def page(title: str, *parts: Html) -> str:
+    """A whole report."""
+    head = (
+        f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f'<meta name="viewport" content="width=device-width">\n<title>{escape(title)}</title>\n<style>{_STYLE}</style>'
+    )
+    body = "\n".join((f"<h1>{escape(title)}</h1>", *parts))
+    return f'<!doctype html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
+
+
+def heading(text: str) -> Html:
+    return Html(f"<h2>{escape(text)}</h2>")
+
+
+def paragraph(text: str) -> Html:
+    return Html(f"<p>{escape(text)}</p>")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Html:
+    lines = [_row("th", head), *(_row("td", row) for row in rows)]
+    return Html("<div><table>\n" + "\n".join(lines) + "\n</table></div>")
+
+
+def chart(lines: Mapping[str, Line], across: str, up: str) -> Html:
+    """Lines over common axes. What they show should stand in a table as well."""
+    points = [(x, y) for line in lines.values() for x, y in line if y is not None]
+    xs, ys = ([point[axis] for point in points] or [0.0] for axis in (0, 1))
+    (left, right), (low, high) = _span(xs), _span(ys)
+
+    def at(x: float, y: float) -> tuple[str, str]:
+        inner = _WIDE - _LEFT - _RIGHT, _HIGH - _TOP - _BOTTOM
+        found = _LEFT + (x - left) / (right - left) * inner[0], _HIGH - _BOTTOM - (y - low) / (high - low) * inner[1]
+        return f"{found[0]:.1f}", f"{found[1]:.1f}"
+
+    drawn = [_text(up, 0, 12, "start"), _text(across, _WIDE / 2, _HIGH - 34, "middle")]
+    for tick in _ticks(low, high):
+        y = at(left, tick)[1]
+        drawn.append(
+            f'<path d="M{_LEFT} {y}H{_WIDE - _RIGHT}" stroke="#ccc"/>{_text(f"{tick:g}", _LEFT - 8, y, "end")}'
+        )
+    whole = all(float(x).is_integer() for x in xs)
+    for tick in _ticks(left, right):
+        if not whole or float(tick).is_integer():
+            drawn.append(_text(f"{tick:g}", at(tick, low)[0], _HIGH - 54, "middle"))
+    for place, (name, line) in enumerate(lines.items()):
+        mark, dashes, colour = _LOOKS[place % len(_LOOKS)]
+        seen = [at(x, y) if y is not None else None for x, y in line]
+        steps = zip([None, *seen], seen, strict=False)
+        path = "".join(f"{'L' if before else 'M'}{here[0]} {here[1]}" for before, here in steps if here)
+        marks = "".join(_text(mark, *here, "middle") for here in filter(None, seen))
+        named = _text(f"{mark} {name}", _LEFT + place * (_WIDE - _LEFT) / len(lines), _HIGH - 8, "start")
+        drawn.append(
+            f'<g fill="{colour}"><path d="{path}" fill="none" stroke="{colour}" stroke-width="2" '
+            f'stroke-dasharray="{dashes}"/>{marks}{named}</g>'
+        )
+    label = escape(f"{up}, {across}: {', '.join(lines)}")
+    inside = "\n".join(drawn)
+    return Html(
+        f'<figure><svg viewBox="0 0 {_WIDE} {_HIGH}" role="img" aria-label="{label}">\n{inside}\n</svg></figure>'
+    )
+
+
+def _row(kind: str, cells: Sequence[object]) -> str:
+    return "<tr>" + "".join(f"<{kind}>{escape(str(cell))}</{kind}>" for cell in cells) + "</tr>"
+
+
+def _text(text: str, x: float | str, y: float | str, anchor: str) -> str:
+    return f'<text x="{x}" y="{y}" text-anchor="{anchor}" dominant-baseline="central">{escape(text)}</text>'
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    """From the smallest to the largest, and never nothing."""
+    low, high = min(values), max(values)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Three to ten round numbers within a span."""
+    step = 10.0 ** math.floor(math.log10(high - low))
+    step /= next(part for part in (1, 2, 5) if (high - low) / step * part >= 3)
+    return [round(step * n, 10) for n in range(math.ceil(low / step), math.floor(high / step) + 1)]

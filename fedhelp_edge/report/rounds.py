@@ -1,0 +1,56 @@
+"""The report of a round at a site: what was trained, what it is worth, and how it went so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedhelp_edge.report import page
+
+Round = Mapping[str, Any]  # what a round's report.json holds
+
+NETS = {"own": "this net", "alone": "trained alone"}
+
+
+def report(name: str, rounds: Sequence[Round]) -> str:
+    """The page of the last of these rounds; `name` is the federation's."""
+    last = rounds[-1]
+    nets = [net for net in NETS if net in last["val"]]
+    losses = _losses(last)
+    return page.page(
+        f"{name}: round {last['round']}",
+        page.paragraph(
+            f"{last['method']} at a {last['tier']} site: {last['examples']} images to learn from, "
+            f"{last['images']} seen in {last['seconds']} s ({last['cpu_seconds']} s of processor time)."
+        ),
+        page.heading("Accuracy on the images kept to choose by"),
+        page.table(("net", "accuracy"), [(NETS[net], _number(last["val"][net])) for net in nets]),
+        page.paragraph("Trained alone is the same net with as many steps on the same images, without the others.")
+        if "alone" in nets
+        else page.paragraph("No net was trained alone beside it."),
+        page.heading("Loss, its parts in the mean over the steps"),
+        page.table(("phase", "part", "loss"), [(*part, _number(loss)) for part, loss in losses.items()]),
+        page.heading("From round to round"),
+        page.chart(
+            {NETS[net]: [(one["round"], one["val"].get(net)) for one in rounds] for net in nets}, "round", "accuracy"
+        ),
+        page.chart(
+            {" ".join(part): [(one["round"], _losses(one).get(part)) for one in rounds] for part in losses},
+            "round", "loss",
+        ),
+        page.table(
+            ("round", *(NETS[net] for net in nets), "seconds", "images"),
+            [
+                (one["round"], *(_number(one["val"].get(net)) for net in nets), one["seconds"], one["images"])
+                for one in rounds
+            ],
+        ),
+    )  # fmt: skip
+
+
+def _losses(one: Round) -> dict[tuple[str, str], float]:
+    return {(phase, part): loss for phase, parts in one["loss"].items() for part, loss in parts.items()}
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -1,0 +1,107 @@
+"""Pages that open anywhere: escaped, whole in one file, readable without colour."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from fedhelp_edge.report import page
+from tests.unit.report import reading
+
+HOSTILE = "<script>alert(1)</script>&\"'"
+LINES: dict[str, page.Line] = {"one": [(1, 0.2), (2, 0.4), (3, 0.8)], "other": [(1, 0.5), (2, None), (3, 0.5)]}
+
+
+def svg(lines: dict[str, page.Line], across: str = "round", up: str = "accuracy") -> ElementTree.Element:
+    return ElementTree.fromstring(page.chart(lines, across, up))[0]
+
+
+def drawn(chart: ElementTree.Element) -> list[list[tuple[float, float]]]:
+    """Of each line the places of its marks."""
+    marks = [list(group.iter("text"))[:-1] for group in chart.iter("g")]
+    return [[(float(text.get("x", "")), float(text.get("y", ""))) for text in line] for line in marks]
+
+
+def test_whatever_is_given_is_shown_and_never_taken_for_html() -> None:
+    parts = [
+        page.heading(HOSTILE),
+        page.paragraph(HOSTILE),
+        page.table([HOSTILE], [[HOSTILE]]),
+        page.chart({HOSTILE: [(1, 1)]}, HOSTILE, HOSTILE),
+    ]
+    made = page.page(HOSTILE, *parts)
+    assert "<script" not in made
+    shown = ["".join(element.itertext()) for element in reading.body(made).iter() if element.text]
+    assert sum(HOSTILE in text for text in shown) >= 7
+    assert HOSTILE in (next(reading.body(made).iter("svg")).get("aria-label") or "")
+
+
+def test_a_page_loads_and_runs_nothing() -> None:
+    made = page.page("title", page.heading("part"), page.table(["a"], [["b"]]), page.chart(LINES, "x", "y"))
+    assert not re.search(r"<script|<link|<iframe|src=|href=|url\(|@import|http:|https:|\bon\w+=", made)
+    assert "default-src 'none'" in made
+    assert 'charset="utf-8"' in made
+
+
+def test_a_page_holds_its_parts_in_order() -> None:
+    made = page.page("title", page.paragraph("first"), page.table(["a"], [["b"]]), page.heading("last"))
+    assert [child.tag for child in reading.body(made)] == ["h1", "p", "div", "h2"]
+
+
+def test_a_table_has_its_head_and_rows() -> None:
+    assert reading.tables(page.page("", page.table(["net", "accuracy"], [["own", 0.5], ["alone", "0.4\nlow"]]))) == [
+        [["net", "accuracy"], ["own", "0.5"], ["alone", "0.4\nlow"]]
+    ]
+
+
+def test_what_is_more_stands_higher_and_what_is_later_further_right() -> None:
+    (one, _) = drawn(svg(LINES))
+    across, up = zip(*one, strict=True)
+    assert list(across) == sorted(across)
+    assert list(up) == sorted(up, reverse=True)
+    assert (up[0] - up[1]) * 2 == pytest.approx(up[1] - up[2], abs=0.3)  # 0.2 and 0.4, to scale
+
+
+def test_lines_of_one_chart_share_its_axes() -> None:
+    first, second = drawn(svg({"one": [(1, 0.0), (3, 1.0)], "other": [(2, 0.5), (3, 1.0)]}))
+    assert first[1] == second[1]
+    assert second[0] == pytest.approx([(a + b) / 2 for a, b in zip(*first, strict=True)], abs=0.1)
+
+
+def test_what_is_not_known_leaves_a_gap() -> None:
+    one, other = (group.find("path") for group in svg(LINES).iter("g"))
+    assert one is not None and other is not None
+    assert re.findall("[ML]", one.get("d", "")) == ["M", "L", "L"]
+    assert re.findall("[ML]", other.get("d", "")) == ["M", "M"]
+
+
+def test_six_lines_differ_by_mark_and_by_dashes_without_any_colour() -> None:
+    chart = svg({str(number): [(0, number), (1, 1)] for number in range(6)})
+    groups = list(chart.iter("g"))
+    assert len({group[1].text for group in groups}) == 6
+    assert len({group[0].get("stroke-dasharray") for group in groups}) == 6
+
+
+def test_a_chart_names_its_lines_and_axes() -> None:
+    texts = ["".join(text.itertext()) for text in svg(LINES).iter("text")]
+    assert {"● one", "○ other", "round", "accuracy"} <= set(texts)
+
+
+@pytest.mark.parametrize(
+    ("line", "ticks"),
+    [
+        ([(1, 0), (3, 1)], ["0", "0.2", "0.4", "0.6", "0.8", "1", "1", "2", "3"]),
+        ([(1, 0.5)], ["0", "0.2", "0.4", "0.6", "0.8", "1", "1"]),
+        ([(0.5, 130), (1.0, 170)], ["130", "140", "150", "160", "170", "0.5", "0.6", "0.7", "0.8", "0.9", "1"]),
+    ],
+)
+def test_axes_carry_round_numbers_and_whole_ones_where_all_are_whole(line: page.Line, ticks: list[str]) -> None:
+    texts = [text.text for text in svg({"line": line}) if text.tag == "text" and text.text not in ("round", "accuracy")]
+    assert texts == ticks
+
+
+@pytest.mark.parametrize("lines", [{}, {"none": []}, {"none": [(1, None)]}, {"flat": [(1, 0.5), (2, 0.5)]}])
+def test_a_chart_of_nothing_much_is_still_a_chart(lines: dict[str, page.Line]) -> None:
+    assert svg(lines).tag == "svg"
