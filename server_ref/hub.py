@@ -284,7 +284,7 @@ def make(
     work = home.with_name(f".{home.name}.part")  # a hub is there whole or not at all
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(mode=0o700, parents=True)
-    for name in ("round-keys", "shares", "parcels", "models"):
+    for name in ("round-keys", "shares", "models", "parcels", *(f"parcels/{first:02x}" for first in range(256))):
         (work / name).mkdir()
     made = {office: keys.new() for office in (ROOT, COORDINATOR, FRONT)}
     keys.save(root or work / ROOT, made[ROOT], passphrase)
@@ -295,6 +295,8 @@ def make(
     with hub.store.changing():
         hub.begin(plan, made, url)
     hub.store.close()
+    for folder in (work / "parcels", work):
+        files.sync_folder(folder)
     if home.exists():
         home.rmdir()
     work.rename(home)

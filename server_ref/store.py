@@ -6,11 +6,12 @@ The log is a chain of lines: each line's hash covers all lines before it.
 
 from __future__ import annotations
 
+import errno
 import json
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from fedhelp_edge.trust.task import Log
 DATABASE = "hub.db"
 WAIT = 30.0  # seconds for another command to finish writing
 _GRACE = 3600.0  # seconds before a file that no row speaks of is taken for a leftover
+
+_SYSTEM = {"full": errno.ENOSPC, "readonly": errno.EROFS, "disk I/O": errno.EIO, "unable to open": errno.EIO}
 
 _MIGRATIONS = (
     """
@@ -67,9 +70,9 @@ class Store:
         if not new and not path.is_file():
             raise NoHub(f"{home.name} holds no hub")
         self.home = home
-        self.db = sqlite3.connect(path, timeout=WAIT, isolation_level=None)
-        self.db.row_factory = sqlite3.Row
         with _judged():
+            self.db = sqlite3.connect(path, timeout=WAIT, isolation_level=None)
+            self.db.row_factory = sqlite3.Row
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):
                 self.db.execute(f"PRAGMA {pragma}")
             self._migrate()
@@ -90,7 +93,8 @@ class Store:
                 yield
                 self.db.execute("COMMIT")
             except BaseException:
-                self.db.execute("ROLLBACK")
+                if self.db.in_transaction:  # on a full disk SQLite has rolled back by itself
+                    self.db.execute("ROLLBACK")
                 raise
 
     def rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
@@ -117,22 +121,20 @@ class Store:
     # --- files ---------------------------------------------------------------------------------------------------
     def path(self, hash_: str) -> Path:
         """Where the parcel with this statement is, or will be."""
-        folder = self.home / "parcels" / hash_[:2]
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"{hash_}.fhx"
+        return self.home / "parcels" / hash_[:2] / f"{hash_}.fhx"
 
     def model(self, hash_: str) -> Path:
-        folder = self.home / "models"
-        folder.mkdir(exist_ok=True)
-        return folder / f"{hash_}.safetensors"
+        return self.home / "models" / f"{hash_}.safetensors"
 
     def reconcile(self) -> None:
         """After a crash: what no row speaks of goes, once nobody can be about to speak of it; a gap is damage."""
         known = {row["hash"] for row in self.rows("SELECT hash FROM parcels")}
         old = time.time() - _GRACE
-        for path in (self.home / "parcels").glob("*/*"):
-            if path.stem not in known and path.stat().st_mtime < old:
-                path.unlink(missing_ok=True)
+        left = [path for path in (self.home / "parcels").glob("*/*") if path.stem not in known]
+        for path in [*left, *self.home.glob(".*.part"), *self.home.glob("*/.*.part")]:
+            with suppress(FileNotFoundError):  # another has ended meanwhile, and taken its own away
+                if path.stat().st_mtime < old:
+                    path.unlink()
         if gone := next((hash_ for hash_ in sorted(known) if not self.path(hash_).exists()), ""):
             raise HubDamaged(f"parcel {gone[:12]} is gone from the disk")
 
@@ -183,8 +185,9 @@ def _judged() -> Iterator[None]:
     except sqlite3.OperationalError as fault:
         if "locked" in str(fault) or "busy" in str(fault):
             raise Busy("another command is writing to this hub") from None
-        if "full" in str(fault):
-            raise OSError(28, "no space", DATABASE) from None
+        for what, number in _SYSTEM.items():
+            if what in str(fault):
+                raise OSError(number, str(fault), DATABASE) from None
         raise HubDamaged(f"the database does not answer: {fault}") from None
     except sqlite3.DatabaseError as fault:
         if isinstance(fault, sqlite3.IntegrityError):

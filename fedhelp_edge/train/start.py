@@ -36,8 +36,8 @@ class Student(Surrogate):
 def start(
     plan: Plan, pack: Pack, bench: Bench, *, epochs: int = 10, progress: loop.Progress | None = None
 ) -> dict[str, Array]:
-    """The first weights, with an extractor that has seen the public images. They hold the norm layers too where these stay
-    at home later: the extractor learned with them."""
+    """The first weights, with an extractor that has seen the public images. Norm layers are among them also where they
+    stay at home later: the extractor learned with them."""
     numbers = replace(plan.tables["fedhelp"], lambda_j=1.0)
     training = replace(plan.training, epochs=epochs, schedule="constant")
     own = replace(plan, rounds=1, training=training, tables={**plan.tables, "fedhelp": numbers})

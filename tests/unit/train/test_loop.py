@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from fedhelp_edge import share
+from fedhelp_edge.data.pack import unasked
 from fedhelp_edge.errors import Diverged
 from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.base import Batch, Bench, Learner, Phase, Site
@@ -133,6 +134,60 @@ def test_a_phase_without_training_is_one_pass_in_order_of_images_as_they_are() -
     assert of(drawn(learner), "private") == list(range(10))
 
 
+class Looking(FedAvg):
+    """Trains in one phase, and looks at its images in another, which a method may well ask for in between."""
+
+    modes: dict[str, set[bool]]
+
+    def phases(self, round_: int, last: bool) -> list[Phase]:
+        return [Phase("before"), Phase("look", train=False), Phase("after")]
+
+    def step(self, phase: Phase, batches: Mapping[str, Batch]) -> dict[str, float]:
+        self.modes.setdefault(phase.name, set()).update(module.training for module in self.net.modules())
+        if phase.train:
+            return super().step(phase, batches)
+        with torch.no_grad():
+            return {"loss": float(self.loss(self.net(batches["private"].images), batches["private"].labels))}
+
+
+def looking() -> Looking:
+    plan, method = small.plan(), registry.METHODS["fedavg"]
+    made = Looking(plan, Site("site-001", "small", (1, 1, 1, 1)), method.schema(plan), None, Bench())
+    made.receive(method.start(plan), 1)
+    made.modes = {}
+    return made
+
+
+def test_modules_are_in_the_mode_that_each_phase_asks_for() -> None:
+    learner = looking()
+    loop.train(learner, {"private": small.images(10)}, 1)
+    assert learner.modes == {"before": {True}, "look": {False}, "after": {True}}
+
+
+def test_a_phase_that_only_looks_leaves_no_trace_in_running_statistics() -> None:
+    learner, statistics = looking(), []
+
+    def keep(done: int, total: int, rate: float) -> None:
+        if done in (3, 6):  # the last step before it looks, and the last look
+            statistics.append(learner.net.bn1.running_mean.numpy().tobytes())
+
+    loop.train(learner, {"private": small.images(10)}, 1, progress=keep)
+    assert statistics[0] == statistics[1]
+
+
+@pytest.mark.parametrize("at", [4, 5])
+def test_a_phase_that_only_looks_is_taken_up_in_its_mode(at: int, tmp_path: Path) -> None:
+    whole = looking()
+    loop.train(whole, small.sets(whole.plan), 1)
+    learner = looking()
+    with pytest.raises(PowerCut):
+        loop.train(learner, small.sets(learner.plan), 1, kept=tmp_path, every=0, progress=cut(at))
+    learner = looking()
+    loop.train(learner, small.sets(learner.plan), 1, kept=tmp_path, every=0)
+    assert learner.modes == {"look": {False}, "after": {True}}
+    assert small.same(learner.state(), whole.state())
+
+
 def test_a_phase_that_trains_sees_images_mirrored_and_shifted() -> None:
     learner, images = watched(), small.images(10)
     loop.train(learner, {"private": images, "public": images}, 1)
@@ -201,6 +256,22 @@ def test_a_part_that_only_some_steps_have_is_a_mean_over_these() -> None:
     report = loop.train(learner, small.sets(learner.plan), 1)
     counts = {name: count for name, (_, count) in report.losses["surrogate"].items()}
     assert counts == {"loss": 6, "public": 2, "sources": 2}
+
+
+def test_time_spent_before_a_cut_counts(tmp_path: Path) -> None:
+    learner = fresh("fedavg", "small", {})
+    with pytest.raises(PowerCut):
+        loop.train(learner, small.sets(learner.plan), 1, kept=tmp_path, every=0, progress=cut(4))
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    before = found[0]["report"]
+    assert before["seconds"] > 0
+    kept = {**found[0], "report": {**before, "seconds": 1000.0, "cpu_seconds": 2000.0}}
+    checkpoint.save(tmp_path, 3, kept, found[1])
+    learner = fresh("fedavg", "small", {})
+    report = loop.train(learner, small.sets(learner.plan), 1, kept=tmp_path, every=0)
+    assert report.seconds > 1000
+    assert report.cpu_seconds > 2000
 
 
 def test_progress_counts_steps_to_their_end() -> None:
@@ -361,9 +432,9 @@ class Poisoned(FedAvg):
             self.net.conv1.weight[0, 0, 0, 0] = float("nan")
 
 
-def poisoned(before: bool, at: int = 3) -> Poisoned:
+def poisoned(before: bool, at: int = 3, kind: type[Poisoned] = Poisoned) -> Poisoned:
     plan, method = small.plan(), registry.METHODS["fedavg"]
-    made = Poisoned(plan, Site("site-001", "small", (1, 1, 1, 1)), method.schema(plan), None, Bench())
+    made = kind(plan, Site("site-001", "small", (1, 1, 1, 1)), method.schema(plan), None, Bench())
     made.receive(method.start(plan), 1)
     made.before, made.at = before, at
     return made
@@ -378,6 +449,29 @@ def test_what_is_no_number_stops_the_round_and_names_the_images_of_the_batch(bef
     assert caught.value.code == "E_DIVERGED"
     assert all(f"{place}.png" in str(caught.value) for place in batch)
     assert str(caught.value).count(".png") == len(batch)
+
+
+class Guided(Poisoned):
+    """A small site with public images, whose second part of the loss is no number at the third step."""
+
+    def phases(self, round_: int, last: bool) -> list[Phase]:
+        return [Phase("train", ("private", "public"))]
+
+    def step(self, phase: Phase, batches: Mapping[str, Batch]) -> dict[str, float]:
+        self.steps += 1
+        return {"loss": 1.0, "public": float("inf") if self.steps == self.at else 1.0}
+
+
+def test_a_part_of_the_loss_that_is_no_number_is_named_and_so_are_public_images() -> None:
+    learner, healthy = poisoned(True, kind=Guided), watched(4)
+    public = small.images(6, seed=1)
+    known = unasked(public.pixels, public.labels, ("a", "b", "c", "d"))
+    with pytest.raises(Diverged) as caught:
+        loop.train(learner, {"private": small.images(10), "public": known}, 1)
+    shown = drawn(healthy)[2]
+    assert "its part 'public' of the loss is no number" in str(caught.value)
+    named = str(caught.value).partition("the images were ")[2].split(", ")
+    assert named == [f"{place}.png" for place in shown["private"]] + [f"public image {n}" for n in shown["public"]]
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["loss", "weights"])
