@@ -511,6 +511,10 @@ class HubNewer(HubError, code="E_HUB_VERSION", remedy="update this program; an o
     """The hub was written by a newer version of this program."""
 
 
+class BadBackup(HubError, code="E_BACKUP", remedy="take another backup; a damaged one cannot be restored in part"):
+    """This is no backup of a hub, or a damaged one."""
+
+
 class NotNow(HubError, code="E_STATE", remedy="'fedhelp-coordinator status' shows where the federation stands"):
     """The federation is in another state than this step needs."""
 
@@ -561,6 +565,63 @@ class LogBroken(HubError, code="E_LOG", remedy="keep the hub as it is and compar
 
 class Quota(HubError, code="E_QUOTA", remedy="finish or abandon the uploads that are open, then try again later"):
     """More uploads or bytes than one site may have at a time."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+class NetworkError(FedhelpError):
+    """Between a site and the hub"""
+
+
+class BadRequest(NetworkError, code="E_REQUEST", remedy="update the kit on this side; docs/spec/http.md says how a request looks"):
+    """The request is not one that the hub understands."""
+
+
+class Unsigned(NetworkError, code="E_UNSIGNED", remedy="sign the request with the site's key and the nonce that came with this answer"):
+    """The request asks for what only members may see, and does not say who asks."""
+
+
+class Nonce(NetworkError, code="E_NONCE", remedy="sign the request again with the nonce that came with this answer"):
+    """The request was signed with a nonce that was used before, is too old, or is not the hub's."""
+
+
+class NotHere(NetworkError, code="E_NOT_HERE", remedy="run download again; if this was an upload, begin it anew"):
+    """The hub has nothing of this name, or nothing that this site may see."""
+
+
+class Method(NetworkError, code="E_METHOD", remedy="docs/spec/http.md says what can be done at this address"):
+    """This cannot be done at this address of the hub."""
+
+
+class UploadOffset(NetworkError, code="E_UPLOAD_OFFSET", remedy="ask where the upload stands with HEAD, and go on from there"):
+    """The upload stands elsewhere, or a newer request goes on with it."""
+
+
+class UploadProtocol(NetworkError, code="E_UPLOAD_PROTOCOL", remedy="send Tus-Resumable: 1.0.0"):
+    """The upload does not speak version 1.0.0 of the tus protocol."""
+
+
+class Media(NetworkError, code="E_MEDIA", remedy="send the bytes as they are, as application/offset+octet-stream, without Content-Encoding"):
+    """The body is declared to be of a kind, or compressed in a way, that the hub does not take."""
+
+
+class BytesRange(NetworkError, code="E_BYTES_RANGE", remedy="ask for the whole, or for bytes that are there"):
+    """The bytes that were asked for lie outside the parcel."""
+
+
+class RequestHeaders(NetworkError, code="E_HEADERS", remedy="send fewer and shorter headers, and a shorter address"):
+    """The address or the headers of the request are too long."""
+
+
+class Slow(NetworkError, code="E_SLOW", remedy="try again on a better line; an upload goes on where it stood"):
+    """Too little of the request came in too long a time."""
+
+
+class RateLimit(NetworkError, code="E_RATE", remedy="wait as long as Retry-After says, then send it again"):
+    """Too many requests from one sender."""
+
+
+class Listen(NetworkError, code="E_LISTEN", remedy="choose another --port or --host, and check the files named with --tls-cert and --tls-key"):
+    """The front cannot listen at this address, or not with this certificate."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ PassphraseFile = Annotated[
 DEFAULT_HOME = Path("~/fedhelp")
 _EXTRAS = {
     "torch": "train", "onnx": "train", "onnxscript": "train", "torchvision": "foundation", "open_clip": "foundation",
-    "pydicom": "medical", "nibabel": "medical", "matplotlib": "lab",
+    "pydicom": "medical", "nibabel": "medical", "matplotlib": "lab", "segno": "server",
 }  # fmt: skip
 
 

@@ -117,7 +117,11 @@ class Hub:
 
     def boss(self, ask: Callable[[], str]) -> Keys:
         """The coordinator's keys."""
-        return keys.load(self.home / COORDINATOR, ask)
+        return keys.load(self.boss_folder, ask)
+
+    @property
+    def boss_folder(self) -> Path:
+        return self.home / self.store.fact("boss", COORDINATOR)
 
     # --- what is given out ---------------------------------------------------------------------------------------
     def publish(
@@ -250,9 +254,21 @@ class Hub:
             self.write_roster(boss, sorted([*others, site], key=lambda one: one.id))
             self.log(type_, site.id, **detail)
             if site.status == roster.ACTIVE:
-                done = self.store.row("SELECT * FROM rounds WHERE model != '' ORDER BY round DESC LIMIT 1")
-                assert done  # noqa: S101 - round 0 is there
-                self.send_model(boss, done["round"], done["model"], self.inputs(done["round"]))
+                self.send_newest(boss)
+
+    def publish_pack(self, boss: Keys, body: BinaryIO) -> Statement:
+        """Seal the knowledge; the next task names it."""
+        with self.store.changing():
+            said = self.publish("knowledge", body, boss, number=self.store.head().length, federation=self.federation)
+            self.store.keep_fact("knowledge", said.sha256)
+            self.log("knowledge", said.sha256)
+        return said
+
+    def send_newest(self, boss: Keys) -> None:
+        """The newest model again, to whoever takes part now."""
+        done = self.store.row("SELECT * FROM rounds WHERE model != '' ORDER BY round DESC LIMIT 1")
+        assert done  # noqa: S101 - round 0 is there
+        self.send_model(boss, done["round"], done["model"], self.inputs(done["round"]))
 
     def inputs(self, round_: int) -> list[str]:
         """The shares that a round's model was made of."""

@@ -50,7 +50,7 @@ def open_next(hub: Hub, boss: Keys, start: Mapping[str, Array] | None = None) ->
     last, plan = newest(hub), hub.plan
     if last["state"] == OPEN:
         raise NotNow(f"round {last['round']} is open")
-    if hub.store.fact("finished") or last["round"] >= plan.rounds:
+    if is_finished(hub):
         raise NotNow("the federation is finished")
     number = last["round"] + 1
     if plan.start.source == "pack" and number == 1 and start is None:
@@ -70,7 +70,7 @@ def open_next(hub: Hub, boss: Keys, start: Mapping[str, Array] | None = None) ->
             model = hub.keep_model(begin_from(hub.model(model), start)[0])
             hub.store.run("UPDATE rounds SET model = ? WHERE round = 0", model)
             hub.send_model(boss, 0, model, [])
-        _keep_key(hub, boss, number, key)
+        keep_key(hub, boss, number, key)
         opens = hub.now
         closes = opens + timedelta(days=plan.round.days)
         known = hub.roster
@@ -91,6 +91,11 @@ def open_next(hub: Hub, boss: Keys, start: Mapping[str, Array] | None = None) ->
     return hub.tasks(number)[number]
 
 
+def is_finished(hub: Hub) -> bool:
+    last = newest(hub)
+    return last["state"] != OPEN and bool(hub.store.fact("finished") or last["round"] >= hub.plan.rounds)
+
+
 def begin_from(drawn: Mapping[str, Array], given: Mapping[str, Array]) -> tuple[dict[str, Array], list[str]]:
     """First weights: what was given where it fits, what was drawn elsewhere; and the names of those."""
     fits = {name for name, array in given.items() if name in drawn and array.shape == drawn[name].shape}
@@ -99,7 +104,7 @@ def begin_from(drawn: Mapping[str, Array], given: Mapping[str, Array]) -> tuple[
     return first, [name for name in drawn if name not in fits]
 
 
-def _keep_key(hub: Hub, boss: Keys, round_: int, key: str) -> None:
+def keep_key(hub: Hub, boss: Keys, round_: int, key: str) -> None:
     """The key of a round lies sealed under the coordinator's."""
     sink = io.BytesIO()
     age.encrypt(io.BytesIO(key.encode()), sink, [boss.public.recipient])

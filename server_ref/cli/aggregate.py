@@ -1,0 +1,34 @@
+"""`aggregate`."""
+
+from typing import Annotated
+
+import typer
+
+from fedhelp_edge import shell
+
+app = shell.app()
+
+
+@app.command()
+def aggregate(
+    now: Annotated[bool, typer.Option("--now", help="Before the deadline, if there is a quorum.")] = False,
+    home: shell.Home = shell.DEFAULT_HOME,
+    passphrase_file: shell.PassphraseFile = None,
+    json: shell.AsJson = False,
+) -> None:
+    """Close the open round, merge its shares and publish the better model.
+
+    Example: fedhelp-coordinator aggregate
+    """
+    from server_ref import desk, rounds
+
+    with desk.working(home, passphrase_file) as (hub, boss):
+        told = rounds.aggregate(hub, boss, now=now)
+    if json:
+        return shell.result(**told)
+    print(f"round {told['round']}: {len(told['accepted'])} shares merged\nmodel {told['merged_sha256']}")
+    for state in ("quarantined", "refused"):
+        for one in told[state]:
+            print(f"  {one['site']} {state}: {one['code']}: {one['cause']}")
+    shell.say("next: 'fedhelp-coordinator open' opens the next round; 'exchange' or 'serve' hands the model out")
+    return None

@@ -1,0 +1,66 @@
+"""`audit verify`, `audit show`, `audit export`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedhelp_edge import shell
+
+app = shell.app(no_args_is_help=True, help="The log of every decision: verify it, read it, hand a round out for audit.")
+
+
+@app.command()
+def verify(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) -> None:
+    """Check that no line of the log was changed, and that the hub is whole.
+
+    Example: fedhelp-coordinator audit verify
+    """
+    from server_ref import desk
+
+    with desk.opened(home) as hub:
+        hub.store.check()
+        log = hub.store.verify()
+    if json:
+        return shell.result(length=log.length, head=log.head)
+    print(f"{log.length} lines, the chain holds\nhead {log.head}")
+    return None
+
+
+@app.command()
+def show(
+    last: Annotated[int, typer.Option("--last", min=1, help="So many lines.")] = 20,
+    home: shell.Home = shell.DEFAULT_HOME,
+) -> None:
+    """Show the newest lines of the log.
+
+    Example: fedhelp-coordinator audit show --last 50
+    """
+    from server_ref import desk
+
+    with desk.opened(home) as hub:
+        lines = [line for line, _ in hub.store.lines()][-last:]
+    for line in lines:
+        detail = " ".join(f"{name}={value}" for name, value in sorted(line["detail"].items()) if value != "")
+        print(f"{line['seq']:>6}  {line['time']}  {line['type']:<16} {line['subject'][:16]:<16}  {detail}")
+
+
+@app.command()
+def export(
+    round_: Annotated[int, typer.Argument(metavar="ROUND", help="The round.")],
+    out: Annotated[Path, typer.Argument(help="A new folder.", readable=False)],
+    home: shell.Home = shell.DEFAULT_HOME,
+    json: shell.AsJson = False,
+) -> None:
+    """Hand out a round for audit: 'fedhelp-edge audit DIR' or plain shell tools check it without any key.
+
+    Example: fedhelp-coordinator audit export 3 round-3
+    """
+    from server_ref import audit, desk
+
+    with desk.opened(home) as hub:
+        count = audit.export(hub, round_, out)
+    if json:
+        return shell.result(round=round_, parcels=count, folder=str(out))
+    print(f"{count} parcels, the log and the keys are in {out}")
+    return None

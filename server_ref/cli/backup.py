@@ -1,0 +1,26 @@
+"""`backup`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedhelp_edge import shell
+
+app = shell.app()
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="The backup, a new file.", readable=False)],
+    home: shell.Home = shell.DEFAULT_HOME,
+) -> None:
+    """Write the whole hub into one file, but not the root key. The hub may go on working meanwhile.
+
+    Example: fedhelp-coordinator backup /media/stick/hub-2026-11.tar
+    """
+    from server_ref import desk, vault
+
+    with desk.opened(home) as hub, desk.writing(hub):
+        vault.backup(hub, file)
+    print(f"backup: {file} ({file.stat().st_size / 1e6:.1f} MB)")

@@ -1,0 +1,40 @@
+"""`exchange`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from fedhelp_edge import shell
+
+app = shell.app()
+
+
+@app.command()
+def exchange(
+    folder: Annotated[Path, shell.named("The carrier: a stick, a synced folder, a network share.")],
+    home: shell.Home = shell.DEFAULT_HOME,
+    passphrase_file: shell.PassphraseFile = None,
+    json: shell.AsJson = False,
+) -> None:
+    """Take in what sites left in a folder, judge it, and leave what they need.
+
+    Example: fedhelp-coordinator exchange /media/stick
+    """
+    from server_ref import carrier, desk, intake
+
+    with desk.working(home, passphrase_file) as (hub, boss):
+        found = carrier.Exchanged()
+        carrier.take_in(hub, folder / carrier.TO, found)
+        decided = intake.judge(hub, boss)
+        found.left = carrier.leave(hub, folder / carrier.FROM)
+    if json:
+        return shell.result(**asdict(found), decided=decided)
+    new = [answer for answer in found.taken if answer.new]
+    print(f"{len(new)} new parcels taken in, {len(found.taken) - len(new)} known already; {found.left} left for sites")
+    for one in decided:
+        print(f"  {one['site'] or 'a request'}: {one['state']}{' ' + one['code'] if one['code'] else ''}")
+    for name in found.waiting:
+        print(f"  {name}: not all there yet; it is looked at again next time")
+    for refused in found.refused:
+        print(f"  {refused['file']}: {refused['code']}: {refused['cause']}")
+    return None

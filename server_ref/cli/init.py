@@ -1,0 +1,48 @@
+"""`init`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedhelp_edge import shell
+
+app = shell.app()
+
+
+@app.command()
+def init(
+    plan: Annotated[Path, typer.Option("--plan", help="The plan of the federation.", readable=False)],
+    url: Annotated[str, typer.Option("--url", help="Where sites will reach this hub.")] = "",
+    root_key: Annotated[
+        Path | None, typer.Option("--root-key", help="A folder for the root key, outside the hub.", readable=False)
+    ] = None,
+    home: shell.Home = shell.DEFAULT_HOME,
+    passphrase_file: shell.PassphraseFile = None,
+    no_passphrase: Annotated[bool, typer.Option("--no-passphrase", help="Leave keys to file permissions.")] = False,
+    json: shell.AsJson = False,
+) -> None:
+    """Make a hub: its keys, the federation's charter, and the first model.
+
+    Example: fedhelp-coordinator init --plan plan.toml --url https://hub.example --root-key /media/stick/root
+    """
+    from fedhelp_edge import plan as plans
+    from fedhelp_edge.methods.registry import TABLES
+    from server_ref import hub as hubs
+
+    agreed = plans.load(plan, TABLES)
+    secret = None if no_passphrase else shell.asker(passphrase_file, "new passphrase", twice=True)()
+    if no_passphrase:
+        shell.say("warning: without a passphrase, whoever can read this disk can give orders to every site")
+    folder = shell.home(home)
+    made = hubs.make(folder, agreed, secret, root=root_key, url=url)
+    root = root_key or folder / hubs.ROOT
+    if json:
+        return shell.result(federation=made.federation, home=str(folder), root_key=str(root))
+    print(f"federation {made.federation} of {agreed.name}\nhub        {folder}\nroot key   {root}")
+    shell.say(
+        "Move the root key to a stick and lock it away: it is needed again only to restore this hub,\n"
+        "to change its keys, or to merge rounds again without a site.\n"
+        "next: 'fedhelp-coordinator invite \"Clinic A\" --tier small'"
+    )
+    return None

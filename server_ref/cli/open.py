@@ -1,0 +1,45 @@
+"""`open`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedhelp_edge import shell
+
+app = shell.app()
+
+
+@app.command("open")
+def open_round(
+    start: Annotated[
+        Path | None, typer.Option("--start", help="First weights, before the first round.", readable=False)
+    ] = None,
+    home: shell.Home = shell.DEFAULT_HOME,
+    passphrase_file: shell.PassphraseFile = None,
+    json: shell.AsJson = False,
+) -> None:
+    """Open the next round: from now on sites can train and send.
+
+    Example: fedhelp-coordinator open
+    """
+    from fedhelp_edge import share
+    from server_ref import desk, rounds
+
+    given = None
+    if start:
+        with start.open("rb") as file:
+            given = dict(share.Arrays(file, share.read_header(file)))
+    with desk.working(home, passphrase_file) as (hub, boss):
+        if given is not None:
+            drawn = rounds.begin_from(hub.model(rounds.newest(hub)["model"]), given)[1]
+            if drawn:
+                shell.say(
+                    f"{len(drawn)} tensors keep their drawn values, for their shapes differ: {', '.join(drawn[:3])}"
+                )
+        order = rounds.open_next(hub, boss, given)
+    if json:
+        return shell.result(round=order.round, closes=f"{order.closes:%Y-%m-%dT%H:%M:%SZ}", base=order.base)
+    print(f"round {order.round} is open until {order.closes:%Y-%m-%d %H:%M} UTC")
+    shell.say("next: 'fedhelp-coordinator exchange DIR' or 'serve' brings it to the sites")
+    return None

@@ -1,0 +1,33 @@
+"""`restore`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedhelp_edge import shell
+
+app = shell.app()
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, shell.named("The backup.")],
+    root_key: Annotated[Path, typer.Option("--root-key", help="The folder of the root key.", readable=False)],
+    root_passphrase_file: Annotated[
+        Path | None, typer.Option("--root-passphrase-file", help="The root key's passphrase.", readable=False)
+    ] = None,
+    home: shell.Home = shell.DEFAULT_HOME,
+    passphrase_file: shell.PassphraseFile = None,
+) -> None:
+    """Bring a hub back from its backup. The open round is called off; sites follow by themselves.
+
+    Example: fedhelp-coordinator restore hub-2026-11.tar --root-key /media/stick/root
+    """
+    from fedhelp_edge.parcel import keys
+    from server_ref import rounds, vault
+
+    root = keys.load(root_key, shell.asker(root_passphrase_file or passphrase_file, "root key's passphrase"))
+    hub = vault.restore(shell.home(home), file, root, shell.asker(passphrase_file, "coordinator's passphrase"))
+    print(f"restored: {hub.federation}, epoch {hub.charter.epoch}, round {rounds.newest(hub)['round']}")
+    shell.say("next: 'fedhelp-coordinator open'")

@@ -1,0 +1,36 @@
+"""`revoke`."""
+
+from typing import Annotated
+
+import typer
+
+from fedhelp_edge import shell
+
+app = shell.app()
+
+
+@app.command()
+def revoke(
+    site: Annotated[str, typer.Argument(help="The site's id or name.")],
+    since_round: Annotated[
+        int, typer.Option("--since-round", min=0, help="From this round on its shares are not to be trusted.")
+    ] = 0,
+    reason: Annotated[str, typer.Option("--reason", help="Why; every site can read it.")] = "",
+    home: shell.Home = shell.DEFAULT_HOME,
+    passphrase_file: shell.PassphraseFile = None,
+    json: shell.AsJson = False,
+) -> None:
+    """Shut a site out: a lost PC, a stolen key. What it sends from now on is refused.
+
+    Example: fedhelp-coordinator revoke site-003 --since-round 7 --reason "PC stolen"
+    """
+    from server_ref import desk
+
+    with desk.working(home, passphrase_file) as (hub, boss):
+        known = hub.revoke(boss, site, since_round, reason)
+    if json:
+        return shell.result(site=known.id, since_round=since_round)
+    print(f"{known.id}  {known.name} is revoked")
+    if since_round:
+        shell.say(f"next: 'fedhelp-coordinator reaggregate --without {known.id}' merges the rounds again without it")
+    return None

@@ -1,0 +1,40 @@
+"""`roster`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedhelp_edge import shell
+
+app = shell.app()
+
+
+@app.command()
+def roster(
+    signers: Annotated[
+        Path | None,
+        typer.Option("--allowed-signers", help="Write the keys for ssh-keygen -Y verify.", readable=False),
+    ] = None,
+    home: shell.Home = shell.DEFAULT_HOME,
+    json: shell.AsJson = False,
+) -> None:
+    """Show every site, its standing, and when it was last heard of.
+
+    Example: fedhelp-coordinator roster --allowed-signers allowed_signers
+    """
+    from fedhelp_edge import files
+    from server_ref import audit, desk, people
+
+    with desk.opened(home) as hub:
+        known, found = hub.roster, people.sites(hub)
+        if signers:
+            with files.writing(signers, private=False) as file:
+                file.write(audit.allowed_signers(hub, known).encode())
+    if json:
+        return shell.result(version=known.version, sites=found)
+    for site in found:
+        news = site["last_news"] or "nothing yet"
+        print(f"{site['id']}  {site['name']:<28.28}  {site['tier']:<5}  {site['status']:<9}  last news {news}")
+    print(f"roster {known.version}, {len(found)} sites, holds until {known.expires:%Y-%m-%d}")
+    return None

@@ -1,0 +1,41 @@
+"""`status`."""
+
+from fedhelp_edge import shell
+
+app = shell.app()
+
+
+@app.command()
+def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) -> None:
+    """Show where the federation stands, who is late, and what waits for you.
+
+    Example: fedhelp-coordinator status
+    """
+    from server_ref import desk, people
+
+    with desk.opened(home) as hub:
+        told = people.status(hub)
+    if json:
+        return shell.result(**told)
+    until = f", until {told['closes']}" if told["state"] == "open" else ""
+    print(f"{told['name']}: round {told['round']} of {told['rounds']}, {told['state']}{until}")
+    for title, found in (("shares in", told["accepted"]), ("missing", told["missing"])):
+        if found:
+            print(f"{title:<12}{', '.join(found)}")
+    for one in told["quarantined"]:
+        print(f"quarantine  {one['site']}: {one['code']}: {one['cause']}")
+    print(f"waiting     {told['received']} shares, {told['requests']} requests")
+    shell.say(f"next: {_next(told)}")
+    return None
+
+
+def _next(told: dict[str, object]) -> str:
+    if told["requests"]:
+        return "'fedhelp-coordinator requests'"
+    if told["quarantined"]:
+        return "'fedhelp-coordinator review'"
+    if told["state"] == "open":
+        return "'fedhelp-coordinator aggregate', once the shares are in"
+    if told["state"] == "finished":
+        return "nothing; the last model stays"
+    return "'fedhelp-coordinator open'"

@@ -1,0 +1,46 @@
+"""The coordinator at work: the hub open, its keys at hand, nobody else writing, and everything that waited judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fedhelp_edge import shell
+from fedhelp_edge.errors import NoHub
+from fedhelp_edge.parcel.keys import Keys
+from server_ref import intake, lock
+from server_ref.hub import Hub
+
+LOCK = "writer.lock"
+
+
+@contextmanager
+def opened(home: Path) -> Iterator[Hub]:
+    """A hub to look at."""
+    hub = Hub(shell.home(home))
+    try:
+        yield hub
+    finally:
+        hub.store.close()
+
+
+@contextmanager
+def working(home: Path, passphrase_file: Path | None, *, judge: bool = True) -> Iterator[tuple[Hub, Keys]]:
+    """A hub to work on."""
+    with opened(home) as hub:
+        boss = hub.boss(shell.asker(passphrase_file, "coordinator's passphrase"))
+        with writing(hub):
+            if judge:
+                intake.judge(hub, boss)
+            yield hub, boss
+
+
+@contextmanager
+def writing(hub: Hub) -> Iterator[None]:
+    """One command at a time changes a hub; what a crash left behind goes first."""
+    if not hub.home.is_dir():
+        raise NoHub(f"{hub.home.name} holds no hub")
+    with lock.held(hub.home / LOCK):
+        hub.store.reconcile()
+        yield

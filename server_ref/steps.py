@@ -1,0 +1,42 @@
+"""One look of the unattended coordinator: everything that is due now, and no more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedhelp_edge.errors import Quorum
+from fedhelp_edge.parcel.keys import Keys
+from server_ref import carrier, intake, rounds
+from server_ref.hub import Hub
+
+
+def step(hub: Hub, boss: Keys, via: Path | None) -> tuple[bool, list[str]]:
+    """Take in, judge, merge what is due, open the next round, hand out; whether all is done, and what is new."""
+    news: list[str] = []
+    if via:
+        found = carrier.Exchanged()
+        carrier.take_in(hub, via / carrier.TO, found)
+        news += [f"{answer.state}: {answer.hash[:12]}" for answer in found.taken if answer.new]
+    news += [f"{one['site'] or 'a request'}: {one['state']} {one['code']}".rstrip() for one in intake.judge(hub, boss)]
+    done = _move_on(hub, boss, news)
+    if via:
+        carrier.leave(hub, via / carrier.FROM)
+    return done, news
+
+
+def _move_on(hub: Hub, boss: Keys, news: list[str]) -> bool:
+    if rounds.newest(hub)["state"] == rounds.OPEN:
+        try:
+            told = rounds.aggregate(hub, boss)
+        except Quorum as fault:
+            if rounds.newest(hub)["state"] == rounds.OPEN:
+                return False  # it is not due
+            news.append(f"the round failed: {fault.cause}")
+        else:
+            news.append(f"round {told['round']}: {len(told['accepted'])} shares merged")
+    if rounds.is_finished(hub):
+        return True
+    if not hub.roster.active(rounds.newest(hub)["round"] + 1):
+        return False  # nobody would come
+    news.append(f"round {rounds.open_next(hub, boss).round} is open")
+    return False

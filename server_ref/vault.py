@@ -1,0 +1,119 @@
+"""What happens once in years: a backup, a hub that comes back from one, and new keys.
+
+A hub from a backup has forgotten what it said since, and a new coordinator's key makes the old one's orders void. Both
+begin a new epoch, which only the root key can: sites compare (epoch, version) and never go back.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import tarfile
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fedhelp_edge import files
+from fedhelp_edge.errors import BadBackup, FileExists, Role
+from fedhelp_edge.parcel import keys
+from fedhelp_edge.parcel.keys import Keys
+from fedhelp_edge.trust import charter
+from fedhelp_edge.trust.roster import Site
+from server_ref import rounds
+from server_ref.hub import FRONT, Hub
+from server_ref.intake import round_key
+from server_ref.store import DATABASE
+
+_KEPT = (FRONT, "parcels", "models", "round-keys", "shares")  # the root key is none of a backup's business
+
+
+def backup(hub: Hub, path: Path) -> None:
+    """The whole hub in one file, as it is at this moment; the keys in it are locked as they are in the hub."""
+    with tempfile.TemporaryDirectory(dir=hub.home) as folder:
+        copy = Path(folder) / DATABASE
+        hub.store.rows("VACUUM INTO ?", str(copy))
+        with files.writing(path) as file, tarfile.open(fileobj=file, mode="w") as tar:
+            tar.add(copy, DATABASE)
+            for name in (*_KEPT, hub.boss_folder.name):
+                tar.add(hub.home / name, name, filter=_whole)
+
+
+def _whole(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    return None if Path(member.name).name.startswith(".") else member
+
+
+def restore(home: Path, path: Path, root: Keys, ask: Callable[[], str]) -> Hub:
+    """A hub from its backup, in a new epoch: what it said after the backup, nobody holds against it."""
+    if home.exists() and any(home.iterdir()):
+        raise FileExists(f"{home.name} is in use already")
+    work = home.with_name(f".{home.name}.part")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(mode=0o700, parents=True)
+    try:
+        with files.reading(path) as file, tarfile.open(fileobj=file) as tar:
+            tar.extractall(work, filter="data")
+        hub = Hub(work)
+    except (tarfile.TarError, sqlite3.DatabaseError):
+        raise BadBackup(f"{path.name} is no backup of a hub, or it is damaged") from None
+    hub.store.check()
+    hub.store.reconcile()
+    hub.store.verify()
+    new_epoch(hub, hub.boss(ask), [root])
+    hub.store.close()
+    if home.exists():
+        home.rmdir()
+    work.rename(home)
+    return Hub(home)
+
+
+def new_epoch(hub: Hub, boss: Keys, roots: Sequence[Keys]) -> None:
+    """A charter that voids all earlier orders, and the roster and model anew under it."""
+    law, sites = hub.charter, hub.roster.sites
+    _check_root(law, roots[0])
+    with hub.store.changing():
+        _call_off(hub)
+        body = charter.body(law.name, law.roots, boss.public.sign, law.threshold)
+        hub.write_charter(roots, body, epoch=law.epoch + 1)
+        _say_again(hub, boss, sites)
+
+
+def rotate_coordinator(hub: Hub, old: Keys, new: Keys, root: Keys, passphrase: str | None) -> None:
+    """Another coordinator's key; the keys of rounds that still count are sealed under it."""
+    folder = hub.home / f"coordinator-{hub.charter.version + 1}"
+    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut off
+    keys.save(folder, new, passphrase)
+    with hub.store.changing():
+        new_epoch(hub, new, [root])
+        hub.store.keep_fact("boss", folder.name)
+        kept = {int(path.stem): path for path in (hub.home / "round-keys").glob("*.age")}
+        for round_ in kept:
+            rounds.keep_key(hub, new, round_, round_key(hub, old, round_))
+
+
+def rotate_root(hub: Hub, boss: Keys, old: Keys, new: Keys) -> None:
+    """Another root key, to which later shares are archived. Both sign, so that every site follows."""
+    law, sites = hub.charter, hub.roster.sites
+    _check_root(law, old)
+    with hub.store.changing():
+        hub.store.keep_fact("archive", new.public.recipient)
+        body = charter.body(law.name, (new.public.sign,), law.coordinator, law.threshold)
+        hub.write_charter([old, new], body, epoch=law.epoch)
+        _say_again(hub, boss, sites)
+
+
+def _check_root(law: charter.Charter, root: Keys) -> None:
+    if root.public.sign not in law.roots:
+        raise Role("this is not the root key of this federation")
+
+
+def _call_off(hub: Hub) -> None:
+    """The open round's order is void with its epoch."""
+    last = rounds.newest(hub)
+    if last["state"] == rounds.OPEN:
+        rounds.call_off(hub, last)
+    hub.store.keep_fact("void", str(last["round"]))
+
+
+def _say_again(hub: Hub, boss: Keys, sites: Sequence[Site]) -> None:
+    hub.write_roster(boss, sites)
+    hub.send_newest(boss)

@@ -1,0 +1,125 @@
+"""Backups, and new keys: what sites see of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedhelp_edge.errors import BadBackup, Role, Rollback
+from fedhelp_edge.parcel import keys, parcel
+from fedhelp_edge.parcel.keys import Keys
+from fedhelp_edge.trust import charter
+from fedhelp_edge.trust.floor import Floor
+from server_ref import rounds, vault
+from server_ref.hub import Hub
+from tests.federation import Federation, nobody
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Federation:
+    made = Federation(tmp_path)
+    made.play(made.open())
+    made.aggregate()
+    return made
+
+
+def root(three: Federation) -> Keys:
+    return keys.load(three.folder / "hub" / "root", nobody)
+
+
+class Site:
+    """What a site knows, that follows the hub's news in their order."""
+
+    def __init__(self, hub: Hub) -> None:
+        first = hub.store.rows("SELECT hash FROM parcels WHERE kind = 'charter' ORDER BY number")[0]
+        self.floor = Floor(charter.first(*hub.plain(first["hash"])))
+        self.follow(hub)
+
+    def follow(self, hub: Hub) -> None:
+        for kind, take in (("charter", "with_charter"), ("roster", "with_roster"), ("task", "with_task")):
+            rows = hub.store.rows("SELECT hash FROM parcels WHERE kind = ? ORDER BY rowid", kind)
+            for row in rows if kind == "charter" else rows[-1:]:
+                said, signers, holds = hub.plain(row["hash"])
+                if kind != "charter" or said.context["version"] > self.floor.charter.version:
+                    self.floor = getattr(self.floor, take)(said, signers, holds)
+
+
+def test_a_restored_hub_begins_a_new_epoch_that_every_site_follows(three: Federation, tmp_path: Path) -> None:
+    vault.backup(three.hub, tmp_path / "backup.tar")
+    three.play(three.open())
+    three.aggregate()
+    site = Site(three.hub)
+    restored = vault.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
+    assert restored.charter.epoch == 2
+    boss = restored.boss(nobody)
+    rounds.open_next(restored, boss)
+    site.follow(restored)
+    assert (site.floor.round, site.floor.charter.epoch) == (2, 2)
+
+
+def test_the_hub_that_was_replaced_gives_orders_that_nobody_follows_any_more(three: Federation, tmp_path: Path) -> None:
+    vault.backup(three.hub, tmp_path / "backup.tar")
+    restored = vault.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
+    boss = restored.boss(nobody)
+    rounds.open_next(restored, boss)
+    site = Site(restored)
+    old = three.open()
+    with pytest.raises(Rollback):
+        site.floor.with_task(*three.hub.plain(old.hash))
+
+
+def test_a_restored_hub_has_the_models_and_shares_that_the_backup_had(three: Federation, tmp_path: Path) -> None:
+    three.play(three.open(), without=("site-003",))
+    three.judge()
+    vault.backup(three.hub, tmp_path / "backup.tar")
+    restored = vault.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
+    assert rounds.newest(restored)["model"] == rounds.newest(three.hub)["base"]
+    states = [row["state"] for row in restored.store.rows("SELECT state FROM shares WHERE round = 2")]
+    assert states == ["received", "received"]  # made under an order that is void, from a model that is not
+
+
+def test_another_key_than_the_root_restores_nothing(three: Federation, tmp_path: Path) -> None:
+    vault.backup(three.hub, tmp_path / "backup.tar")
+    with pytest.raises(Role):
+        vault.restore(tmp_path / "again", tmp_path / "backup.tar", keys.new(), nobody)
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"PK" + data, lambda data: b""])
+def test_a_damaged_backup_is_refused(three: Federation, tmp_path: Path, damage: object) -> None:
+    vault.backup(three.hub, tmp_path / "backup.tar")
+    whole = (tmp_path / "backup.tar").read_bytes()
+    (tmp_path / "backup.tar").write_bytes(damage(whole))  # type: ignore[operator]
+    with pytest.raises(BadBackup):
+        vault.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
+
+
+def test_no_private_key_of_the_root_is_in_a_backup(three: Federation, tmp_path: Path) -> None:
+    vault.backup(three.hub, tmp_path / "backup.tar")
+    assert root(three).identity.encode() not in (tmp_path / "backup.tar").read_bytes()
+
+
+def test_a_new_coordinators_key_opens_what_was_sealed_for_the_old_one(three: Federation) -> None:
+    order = three.open()
+    three.play(order)
+    new = keys.new()
+    vault.rotate_coordinator(three.hub, three.boss, new, root(three), None)
+    hub = three.again()
+    three.boss = hub.boss(nobody)
+    assert three.boss.identity == new.identity
+    three.open()
+    assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]  # late, and not lost
+    Site(hub)
+
+
+def test_a_site_follows_a_new_root_key_and_later_shares_are_archived_for_it(three: Federation) -> None:
+    site, new = Site(three.hub), keys.new()
+    vault.rotate_root(three.hub, three.boss, root(three), new)
+    order = three.open()
+    site.follow(three.hub)
+    assert site.floor.charter.roots == (new.public.sign,)
+    assert new.public.recipient in order.recipients
+    path = three.clinics[0].give(order, three.base(order))
+    with parcel.open(path, parcel.anyone, [new.identity]) as opened:
+        assert opened.facts["examples"] == 100
