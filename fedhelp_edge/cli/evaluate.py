@@ -19,6 +19,14 @@ def evaluate(
     images: Annotated[
         Path | None, typer.Option("--images", help="Other images than those trained on.", readable=False)
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="A folder for evaluation.json and evaluation.html; earlier ones stay, the next is evaluation-2.",
+            readable=False,
+        ),
+    ] = None,
     tier: Annotated[str, typer.Option("--tier", help="small or large: what was trained.")] = "small",
     threads: Threads = None,
     home: shell.Home = shell.DEFAULT_HOME,
@@ -33,20 +41,24 @@ def evaluate(
     from fedhelp_edge.site import trial
 
     agreed = plans.load(plan, TABLES)
-    found, others = trial.evaluate(shell.home(home), agreed, tier, images, threads=threads)
+    found = trial.evaluate(shell.home(home), agreed, tier, images, threads=threads)
+    page = found.keep(out) if out else None
     if json:
-        return shell.result(own=found.to_json(), **others)
+        return shell.result(**found.to_json(), **({"page": str(page)} if page else {}))
+    own = found.nets["own"]
     for name in ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity", "f1", "ece"):
-        figure = getattr(found, name)
+        figure = getattr(own, name)
         label = name.replace("_", " ")
         if figure.value is None:
             print(f"{label:<20}{figure.reason}")
         else:
             interval = f"  ({figure.low:.3f} to {figure.high:.3f})" if figure.low is not None else ""
             print(f"{label:<20}{figure.value:.3f}{interval}")
-    bare = others.get("without_prior")
-    if bare and found.accuracy.value is not None:
-        figures = [f"{name.replace('_', ' ')} {bare[name]['value']:.3f}" for name in ("accuracy", "balanced_accuracy")]
+    bare = found.nets.get("without_prior")
+    if bare and bare.accuracy.value is not None:
+        figures = [f"accuracy {bare.accuracy.value:.3f}", f"balanced accuracy {bare.balanced_accuracy.value:.3f}"]
         print(f"without the prior   {', '.join(figures)}")
         shell.say("the prior is how frequent each class was in training; the figures above are with it")
+    if page:
+        shell.say(f"with calibration and each class: {page}")
     return None

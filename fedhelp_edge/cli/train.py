@@ -59,5 +59,6 @@ def try_out(
         shown = "too few images to say" if figure is None else f"{figure:.3f}"
         whose = "this net" if name == "own" else "trained alone"
         print(f"  {whose:<14} accuracy {shown} on the images kept to choose by")
-    shell.say(f"kept in {folder}\nnext: 'fedhelp-edge evaluate --plan {plan}' measures it on the test part")
+    shell.say(f"kept in {folder}; report.html there shows it")
+    shell.say(f"next: 'fedhelp-edge evaluate --plan {plan}' measures it on the test part")
     return None

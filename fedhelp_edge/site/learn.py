@@ -1,7 +1,7 @@
 """A site's training: the round's net, and beside it the yardstick, the same net trained alone with as many steps.
 
 A round is a folder of files that are written once: the learner's state, what travels, the yardstick's state, and last
-`report.json`, without which the round is not over and goes on where it was cut off.
+`report.json`, without which the round is not over and goes on where it was cut off. `report.html` shows the same.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.methods.base import Bench, Learner
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
-from fedhelp_edge.report import metrics
+from fedhelp_edge.report import metrics, rounds
 from fedhelp_edge.share import Array
 from fedhelp_edge.train import checkpoint, learners, loop
 
 Watch = Callable[[str], loop.Progress | None]  # a bar for each part of the work
+
+_DONE = "report.json"
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,27 @@ class Place:
 def learn(
     place: Place, round_: int, merged: Mapping[str, Array], folder: Path, before: Path | None, watch: Watch
 ) -> dict[str, Any]:
-    """One round at a site, from the merged model; `before` is the folder of its last round."""
-    done = folder / "report.json"
-    if done.exists():
-        return dict(json.loads(done.read_text(encoding="utf-8")))
+    """One round at a site, from the merged model, in a folder beside its other rounds; `before` is the last."""
+    if not (folder / _DONE).exists():
+        report = _round(place, round_, merged, folder, before, watch)
+        with files.writing(folder / _DONE) as file:
+            file.write(json.dumps(report, indent=1).encode())
+    if not (folder / "report.html").exists():
+        told = [read(done.parent) for done in folder.parent.glob(f"*/{_DONE}")]
+        so_far = sorted((one for one in told if one["round"] <= round_), key=itemgetter("round"))
+        with files.writing(folder / "report.html") as file:
+            file.write(rounds.report(place.plan.name, so_far).encode())
+    return read(folder)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The report of a finished round."""
+    return dict(json.loads((folder / _DONE).read_text(encoding="utf-8")))
+
+
+def _round(
+    place: Place, round_: int, merged: Mapping[str, Array], folder: Path, before: Path | None, watch: Watch
+) -> dict[str, Any]:
     learner = place.learner()
     _take_up(learner, before and before / "own", round_)
     learner.receive(merged, round_)
@@ -70,19 +90,16 @@ def learn(
         alone.receive(merged, round_)
         _train(alone, place, round_, folder / "alone", watch("training alone, to compare"))
         figures["alone"] = _accuracy(alone, place)
-    report = {
+    return {
         "round": round_, "method": place.plan.method, "tier": place.tier, "examples": sum(learner.site.examples),
         "loss": told.means(), "val": figures, "seconds": round(told.seconds, 1),
         "cpu_seconds": round(told.cpu_seconds, 1), "images": told.images, "prior": learner.prior,
     }  # fmt: skip
-    with files.writing(done) as file:
-        file.write(json.dumps(report, indent=1).encode())
-    return report
 
 
 def answers(place: Place, folder: Path, split: str) -> dict[str, NDArray[np.float64]]:
     """What the nets of a finished round say of a part of the images, with the prior of what they were trained on."""
-    prior = json.loads((folder / "report.json").read_text(encoding="utf-8"))["prior"]
+    prior = read(folder)["prior"]
     found: dict[str, NDArray[np.float64]] = {}
     for name, method in (("own", ""), ("alone", "local")):
         state = checkpoint.newest(folder / name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from fedhelp_edge.errors import NoImagesNamed, NotTrained
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics
+from fedhelp_edge.report.evaluation import Evaluation
 from fedhelp_edge.share import Array
 from fedhelp_edge.site import learn
 from fedhelp_edge.train import speed
@@ -47,9 +47,7 @@ def train(
     return folder, report
 
 
-def evaluate(
-    home: Path, plan: Plan, tier: str, images: Path | None, *, threads: int | None = None
-) -> tuple[metrics.Scores, dict[str, Any]]:
+def evaluate(home: Path, plan: Plan, tier: str, images: Path | None, *, threads: int | None = None) -> Evaluation:
     """How good the net that was trained last by this plan is, on the test part or on all of other images; and beside it
     the net trained alone and, where the loss kept the prior apart, the answers without it."""
     rounds = [
@@ -69,10 +67,11 @@ def evaluate(
         found = replace(found, splits=("test",) * len(found))
     place = learn.Place(plan, SITE, tier, found, None, speed.bench(plan.training.precision))
     said, labels = learn.answers(place, last, "test"), found.part("test").labels
-    if prior := json.loads((last / "report.json").read_text(encoding="utf-8"))["prior"]:
+    told = learn.read(last)
+    if prior := told["prior"]:
         said["without_prior"] = metrics.with_prior(said["own"], prior, np.ones(len(prior)))
-    others = {name: metrics.scores(answer, labels).to_json() for name, answer in said.items() if name != "own"}
-    return metrics.scores(said["own"], labels), others
+    nets = {name: metrics.scores(answer, labels) for name, answer in said.items()}
+    return Evaluation(plan.name, told["round"], tier, plan.classes, nets)
 
 
 def _root(home: Path, plan: Plan, tier: str, source: Path, knowledge: Path | None) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -52,6 +53,20 @@ def test_a_clinic_trains_from_a_folder_and_measures_what_came_of_it(plan: Path, 
     measured = answer(run("evaluate", "--plan", plan, "--threads", "1", "--json", home=tmp_path))
     assert measured["own"]["images"] == 12
     assert 0 <= measured["own"]["accuracy"]["value"] <= 1
+
+
+def test_what_was_measured_is_left_in_a_folder_as_figures_and_as_a_page(
+    plan: Path, images: Path, tmp_path: Path
+) -> None:
+    run("train", images, "--plan", plan, "--threads", "1", home=tmp_path)
+    given = ("evaluate", "--plan", plan, "--threads", "1", "--out", "measured")
+    first = answer(run(*given, "--json", home=tmp_path))
+    assert first.pop("page") == str(Path("measured") / "evaluation.html")
+    assert json.loads((tmp_path / "measured" / "evaluation.json").read_text()) == first
+    assert {"own", "alone"} <= first.keys()
+    again = run(*given, home=tmp_path)
+    assert again.stderr.splitlines()[-1].endswith(str(Path("measured") / "evaluation-2.html"))
+    assert (tmp_path / "measured" / "evaluation-2.html").exists()
 
 
 def test_the_images_are_remembered_and_a_finished_round_is_not_trained_again(

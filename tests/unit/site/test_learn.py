@@ -1,0 +1,88 @@
+"""A site's rounds: what each leaves for programs and for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedhelp_edge import plan as plans
+from fedhelp_edge.data import phantom
+from fedhelp_edge.data.images import Images
+from fedhelp_edge.methods.base import Bench
+from fedhelp_edge.methods.registry import METHODS, TABLES
+from fedhelp_edge.site import learn
+from fedhelp_edge.train import loop
+from tests.unit.report import reading
+
+PLAN = """name = "lesions"
+classes = ["round", "lobed"]
+method = "fedavg"
+rounds = 3
+[image]
+size = 8
+[training]
+epochs = 1
+precision = "fp32"
+"""
+Learn = Callable[[int], dict[str, Any]]
+
+
+@pytest.fixture
+def round_of(tmp_path: Path) -> Learn:
+    """Trains a round of a small site, each in a folder of its own, all from the same model."""
+    plan = plans.read(PLAN, TABLES)
+    pixels, labels = phantom.draw(24, 2, size=8)
+    splits, blank = ("train",) * 16 + ("val",) * 8, ("",) * 24
+    place = learn.Place(plan, "site-001", "small", Images(pixels, labels, splits, blank, blank, blank), None, Bench())
+    merged = METHODS["fedavg"].start(plan)
+
+    def train(number: int) -> dict[str, Any]:
+        before = tmp_path / f"round-{number - 1}"
+        return learn.learn(
+            place, number, merged, tmp_path / f"round-{number}", before if before.exists() else None, lambda what: None
+        )
+
+    return train
+
+
+def course(tmp_path: Path, number: int) -> list[str]:
+    """The rounds that the page of a round shows."""
+    page = (tmp_path / f"round-{number}" / "report.html").read_text(encoding="utf-8")
+    return [row[0] for row in reading.tables(page)[-1][1:]]
+
+
+def test_a_round_leaves_the_same_figures_for_programs_and_for_people(round_of: Learn, tmp_path: Path) -> None:
+    told = round_of(1)
+    assert json.loads((tmp_path / "round-1" / "report.json").read_text()) == told
+    accuracy, losses, _ = reading.tables((tmp_path / "round-1" / "report.html").read_text(encoding="utf-8"))
+    assert accuracy[1:] == [
+        ["this net", f"{told['val']['own']:.3f}"],
+        ["trained alone", f"{told['val']['alone']:.3f}"],
+    ]
+    assert losses[1:] == [["train", "loss", f"{told['loss']['train']['loss']:.3f}"]]
+
+
+def test_a_round_shows_the_earlier_ones_and_these_stay_as_they_were(round_of: Learn, tmp_path: Path) -> None:
+    round_of(1)
+    first = (tmp_path / "round-1" / "report.html").read_bytes()
+    round_of(2)
+    assert course(tmp_path, 2) == ["1", "2"]
+    round_of(1)
+    assert (tmp_path / "round-1" / "report.html").read_bytes() == first
+    assert course(tmp_path, 1) == ["1"]
+
+
+def test_a_page_that_a_power_cut_left_out_is_made_without_training_again(
+    round_of: Learn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = round_of(1), round_of(2)
+    page = tmp_path / "round-1" / "report.html"
+    before = page.read_bytes()
+    page.unlink()
+    monkeypatch.setattr(loop, "train", lambda *at, **how: pytest.fail("trained again"))
+    assert round_of(1) == told[0]
+    assert page.read_bytes() == before  # without the round that came later
