@@ -6,6 +6,7 @@ with what sites need now. Nothing of anybody else's is changed or removed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -15,14 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedhelp_edge import files
-from fedhelp_edge.errors import FedhelpError, FileKind, PayloadHash, Truncated, from_os
+from fedhelp_edge.errors import Busy, FedhelpError, FileKind, HubDamaged, PayloadHash, Truncated, from_os
 from server_ref import intake
 from server_ref.hub import Hub
 
 TO, FROM = "to-coordinator", "from-coordinator"
-_OURS = re.compile(r"[0-9a-f]{64}\.fhx")
+_OURS = re.compile(r"\.?([0-9a-f]{64})\.fhx(\.[0-9a-f]{12}\.part)?")  # whole, or what a copy that was cut off has left
 _ROUNDS = 2  # whose receipts are left
 _COPYING = (Truncated, PayloadHash)  # what a file looks like that is not all there yet
+_NO_FILES_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)  # the hub's own trouble
 
 
 @dataclass
@@ -44,19 +46,28 @@ def take_in(hub: Hub, folder: Path, found: Exchanged) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    refused: dict[str, FedhelpError] = {}
     for name in names:
         path = folder / name
         try:
             seen = path.lstat()
+        except FileNotFoundError:  # taken away meanwhile
+            continue
+        try:
             if not stat.S_ISREG(seen.st_mode) or seen.st_nlink > 1:
                 raise FileKind(f"{_shown(name)} is not an ordinary file")
             found.taken.append(intake.receive(hub, path))
         except _COPYING:
             found.waiting.append(_shown(name))
         except (FedhelpError, OSError) as fault:
+            if isinstance(fault, (Busy, HubDamaged)) or (isinstance(fault, OSError) and fault.errno in _NO_FILES_FAULT):
+                raise
             known = from_os(fault) if isinstance(fault, OSError) else fault
             found.refused.append({"file": _shown(name), "code": known.code, "cause": known.cause})
-            _log_once(hub, f"{name}|{seen.st_size}|{seen.st_mtime_ns}", known)
+            refused[f"{name}|{seen.st_size}|{seen.st_mtime_ns}"] = known
+    with hub.store.changing():
+        for what, known in refused.items():
+            _log_once(hub, what, known)
 
 
 def leave(hub: Hub, folder: Path) -> int:
@@ -69,7 +80,8 @@ def leave(hub: Hub, folder: Path) -> int:
                 shutil.copyfileobj(file, sink)
     known = {row["hash"] for row in hub.store.rows("SELECT hash FROM parcels")}
     for path in folder.iterdir():
-        if _OURS.fullmatch(path.name) and path.name not in wanted and path.stem in known:
+        ours = _OURS.fullmatch(path.name)
+        if ours and path.name not in wanted and ours[1] in known:
             path.unlink(missing_ok=True)
     return len(wanted)
 
@@ -91,10 +103,9 @@ def current(hub: Hub) -> list[str]:
 
 def _log_once(hub: Hub, what: str, fault: FedhelpError) -> None:
     """A file that lies there for weeks is refused at each visit, and logged at the first."""
-    key = hashlib.sha256(what.encode("utf-8", "surrogatepass")).hexdigest()
-    with hub.store.changing():
-        if hub.store.run("INSERT OR IGNORE INTO refusals VALUES (?, ?, ?)", key, fault.code, fault.cause):
-            hub.log("refused", key[:16], code=fault.code)
+    key = hashlib.sha256(what.encode("utf-8", "surrogateescape")).hexdigest()
+    if hub.store.run("INSERT OR IGNORE INTO refusals VALUES (?, ?, ?)", key, fault.code, fault.cause):
+        hub.log("refused", key[:16], code=fault.code)
 
 
 def _shown(name: str) -> str:

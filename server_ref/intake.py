@@ -22,6 +22,8 @@ from fedhelp_edge.errors import (
     PayloadSize,
     Resource,
     RoundClosed,
+    RoundKeyGone,
+    SignerRevoked,
     SiteUnknown,
 )
 from fedhelp_edge.methods.registry import METHODS
@@ -198,23 +200,30 @@ def _judge_share(hub: Hub, boss: Keys, row: sqlite3.Row, current: sqlite3.Row, o
     earlier = hub.store.row(
         "SELECT * FROM shares WHERE site = ? AND counts = ? AND state = 'accepted'", row["site"], counts
     )
-    if earlier and earlier["round"] >= row["round"]:
-        fault = DuplicateRound(f"{row['site']} gave a share for round {counts} before")
-        return decide(hub, boss, row, REFUSED, counts, fault.code, fault.cause)
+    query = "SELECT count(*) AS n FROM rounds WHERE task != '' AND round > ? AND round <= ?"
+    since = hub.store.row(query, row["round"], counts)
     try:
+        check_sender(hub, row)
+        if earlier and earlier["round"] >= row["round"]:
+            raise DuplicateRound(f"{row['site']} gave a share for round {counts} before")
+        if since and since["n"] > hub.plan.round.stale:
+            raise RoundClosed(f"round {row['round']} is over; this is round {counts}")
         found = opener.open(job(hub, round_key(hub, boss, row["round"]), row, current["base"]))
-    except (Refused, Resource) as fault:
+    except (SignerRevoked, DuplicateRound, RoundClosed, RoundKeyGone, Refused, Resource) as fault:
         state = QUARANTINED if fault.code in _ALARMS else REFUSED
         return decide(hub, boss, row, state, counts, fault.code, fault.cause)
-    except FedhelpError as fault:
-        if fault.code == "E_ROUND_KEY_GONE":
-            return decide(hub, boss, row, REFUSED, counts, fault.code, fault.cause)
-        raise
     facts = json.dumps({**found.facts, "pull": found.pull})
     with hub.store.changing():
         if earlier:
             decide(hub, boss, earlier, SUPERSEDED, counts)
         return decide(hub, boss, row, ACCEPTED, counts, facts=facts)
+
+
+def check_sender(hub: Hub, row: sqlite3.Row) -> None:
+    """Raise where a site was revoked after it sent a share, and that share is not to be trusted."""
+    site = hub.roster.site(row["site"])
+    if site and site.status == roster.REVOKED and row["round"] >= site.since_round:
+        raise SignerRevoked(f"the key of {site.id} was revoked")
 
 
 def job(hub: Hub, identity: str, row: sqlite3.Row, base: str) -> Job:

@@ -21,7 +21,16 @@ from typing import Any
 
 from fedhelp_edge import files, share
 from fedhelp_edge.codec import CODECS
-from fedhelp_edge.errors import FedhelpError, PayloadHash, Resource, Samples, Storage, from_os
+from fedhelp_edge.errors import (
+    FedhelpError,
+    Internal,
+    MachineError,
+    PayloadHash,
+    Resource,
+    Samples,
+    Storage,
+    from_os,
+)
 from fedhelp_edge.merge import clip
 from fedhelp_edge.parcel import parcel
 from fedhelp_edge.share import Array, Schema
@@ -99,7 +108,7 @@ class Opener:
 
     def open(self, job: Job) -> Found:
         answer = self._ask(json.dumps(asdict(job)))
-        if answer is None:
+        if not answer:
             self._stop()
             raise Resource("opening it took too much memory or time")
         said = json.loads(answer)
@@ -109,7 +118,7 @@ class Opener:
             raise Refused(said["code"], said["cause"])
         return Found(said["facts"], said["pull"])
 
-    def _ask(self, line: str) -> str | None:
+    def _ask(self, line: str) -> str:
         if self._process is None:
             command = [sys.executable, "-m", "server_ref.opener"]
             self._process = subprocess.Popen(
@@ -118,14 +127,20 @@ class Opener:
             )  # fmt: skip
             self._answers = queue.Queue()
             threading.Thread(target=_pump, args=(self._process, self._answers), daemon=True).start()
+            if not self._answer():
+                self._stop()
+                raise Internal("the process that opens shares does not start")
         process = self._process
         with suppress(BrokenPipeError, OSError):
             assert process.stdin  # noqa: S101 - asked for above
             process.stdin.write(line + "\n")
             process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> str:
         with suppress(queue.Empty):
-            return self._answers.get(timeout=SECONDS) or None
-        return None
+            return self._answers.get(timeout=SECONDS)
+        return ""
 
     def _stop(self) -> None:
         if self._process is not None:
@@ -156,15 +171,16 @@ def _pump(process: subprocess.Popen[str], answers: queue.Queue[str]) -> None:
 
 
 def serve(lines: Sequence[str] | Any = sys.stdin) -> None:
+    print(flush=True)  # ready: what comes from here on is about shares
     for line in lines:
         said = json.loads(line)
         job = Job(**{**said, "identities": tuple(said["identities"]), "schema": tuple(said["schema"])})
         try:
             answer: Mapping[str, Any] = asdict(work(job))
+        except (MachineError, OSError) as fault:
+            answer = {"storage": from_os(fault).cause if isinstance(fault, OSError) else fault.cause}
         except FedhelpError as fault:
             answer = {"code": fault.code, "cause": fault.cause}
-        except OSError as fault:
-            answer = {"storage": from_os(fault).cause}
         print(json.dumps(answer), flush=True)
 
 

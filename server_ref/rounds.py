@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 
 from fedhelp_edge import files, share
 from fedhelp_edge.codec import CODECS
-from fedhelp_edge.errors import NotNow, Quorum
+from fedhelp_edge.errors import NotNow, Quorum, SignerRevoked
 from fedhelp_edge.merge import rules, suspect
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.parcel import age, parcel
@@ -25,7 +25,19 @@ from fedhelp_edge.parcel.statement import iso, when
 from fedhelp_edge.share import Array
 from fedhelp_edge.trust import task
 from server_ref.hub import Hub, to_json
-from server_ref.intake import ACCEPTED, QUARANTINED, RELEASABLE, SUPERSEDED, decide, job, opened, round_key, schema_of
+from server_ref.intake import (
+    ACCEPTED,
+    QUARANTINED,
+    REFUSED,
+    RELEASABLE,
+    SUPERSEDED,
+    check_sender,
+    decide,
+    job,
+    opened,
+    round_key,
+    schema_of,
+)
 from server_ref.opener import Opener
 
 OPEN, DONE, FAILED = "open", "merged", "failed"
@@ -144,10 +156,14 @@ def standing(hub: Hub, row: sqlite3.Row) -> tuple[list[str], list[str]]:
 
 def aggregate(hub: Hub, boss: Keys, *, now: bool = False) -> dict[str, Any]:
     """Close the open round if it is due, and merge what was accepted."""
+    _forget(hub)  # what a run that was cut off has left
     row = current(hub)
-    _look_closer(hub, boss, row)
+    _refuse_revoked(hub, boss, row)
     accepted, missing = standing(hub, row)
     over = hub.now >= when(row["closes"])
+    if over or now or not missing:
+        _look_closer(hub, boss, row)
+        accepted, missing = standing(hub, row)
     quorum = hub.plan.round.quorum
     if len(accepted) < quorum or (missing and not over and not now):
         if over:
@@ -162,9 +178,9 @@ def aggregate(hub: Hub, boss: Keys, *, now: bool = False) -> dict[str, Any]:
         hub.store.run("UPDATE rounds SET state = 'merged', model = ? WHERE round = ?", name, row["round"])
         hub.send_model(boss, row["round"], name, inputs)
         hub.log("merge", f"round {row['round']}", model=name, shares=len(inputs))
-    _forget(hub, row["round"])
-    if _is_tired(hub):
-        finish(hub)
+        if _is_tired(hub):
+            finish(hub)
+    _forget(hub)
     return outcome(hub, row["round"])
 
 
@@ -187,14 +203,30 @@ def outcome(hub: Hub, round_: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _refuse_revoked(hub: Hub, boss: Keys, row: sqlite3.Row) -> None:
+    """A site that was revoked after its share was accepted does not count either."""
+    for accepted in _accepted(hub, row):
+        try:
+            check_sender(hub, accepted)
+        except SignerRevoked as fault:
+            decide(hub, boss, accepted, REFUSED, row["round"], fault.code, fault.cause)
+
+
 def _look_closer(hub: Hub, boss: Keys, row: sqlite3.Row) -> None:
-    """Statistics over all shares of the round: what is odd waits for a person."""
-    rows = {r["site"]: r for r in _accepted(hub, row)}
+    """Statistics over all shares of the round, once it is to close: what is odd waits for a person.
+
+    What waits already is looked at again: a copy is one also when its twin was put aside before.
+    """
+    query = "SELECT * FROM shares WHERE counts = ? AND state = 'quarantined' ORDER BY seq"
+    odd = {r["site"]: r for r in hub.store.rows(query, row["round"]) if r["code"] in RELEASABLE}
+    rows = odd | {r["site"]: r for r in _accepted(hub, row)}
     base = hub.model(row["base"])
     pulls = {site: json.loads(r["facts"])["pull"] for site, r in rows.items()}
-    for site, fault in suspect.suspects(base, _opened(hub, row, rows), pulls).items():
-        if not rows[site]["released"]:
-            decide(hub, boss, rows[site], QUARANTINED, row["round"], fault.code, fault.cause)
+    found = suspect.suspects(base, _opened(hub, row, rows), pulls)
+    with hub.store.changing():  # all of them or none: the verdict on each rests on all
+        for site, fault in found.items():
+            if rows[site]["state"] == ACCEPTED and not rows[site]["released"]:
+                decide(hub, boss, rows[site], QUARANTINED, row["round"], fault.code, fault.cause)
 
 
 def _accepted(hub: Hub, row: sqlite3.Row) -> list[sqlite3.Row]:
@@ -238,8 +270,11 @@ def _fail(hub: Hub, row: sqlite3.Row) -> None:
         hub.log("fail", f"round {row['round']}")
 
 
-def _forget(hub: Hub, round_: int) -> None:
+def _forget(hub: Hub) -> None:
     """Destroy the keys of rounds that no share counts for any more, and what was opened of the merged ones."""
+    last = hub.store.row("SELECT max(round) AS merged FROM rounds WHERE state = 'merged'")
+    assert last  # noqa: S101 - round 0 is there
+    round_ = last["merged"]
     for path in (hub.home / "round-keys").glob("*.age"):
         if int(path.stem) <= round_ - hub.plan.round.stale:
             path.unlink()
