@@ -563,6 +563,10 @@ class LogBroken(HubError, code="E_LOG", remedy="keep the hub as it is and compar
     """The chain of the audit log does not hold."""
 
 
+class AuditGap(HubError, code="E_AUDIT", remedy="ask the coordinator for the whole round: 'fedhelp-coordinator audit export'"):
+    """What was handed out for audit is not all there, or does not fit together."""
+
+
 class Quota(HubError, code="E_QUOTA", remedy="finish or abandon the uploads that are open, then try again later"):
     """More uploads or bytes than one site may have at a time."""
 
@@ -618,6 +622,10 @@ class Slow(NetworkError, code="E_SLOW", remedy="try again on a better line; an u
 
 class RateLimit(NetworkError, code="E_RATE", remedy="wait as long as Retry-After says, then send it again"):
     """Too many requests from one sender."""
+
+    def __init__(self, cause: str, seconds: float = 1.0) -> None:
+        super().__init__(cause)
+        self.seconds = seconds
 
 
 class Listen(NetworkError, code="E_LISTEN", remedy="choose another --port or --host, and check the files named with --tls-cert and --tls-key"):

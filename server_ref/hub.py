@@ -177,7 +177,8 @@ class Hub:
             return self.publish(
                 "global", body, boss, number=round_, recipients=readers,
                 facts={"inputs": list(inputs), "readers": readers}, federation=self.federation,
-                epoch=self.charter.epoch, round=round_, base=name, readers=_counted(readers), inputs=_counted(inputs),
+                epoch=self.charter.epoch, round=round_, base=name,
+                readers=statement.counted(readers), inputs=statement.counted(inputs),
             )  # fmt: skip
 
     def begin(self, plan: Plan, made: Mapping[str, Keys], url: str) -> None:
@@ -323,10 +324,6 @@ def make(
 def to_json(value: Mapping[str, Any]) -> bytes:
     """A plain body: JSON in UTF-8."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _counted(values: Sequence[str]) -> dict[str, canon.Value]:
-    return {"count": len(values), "sha256": hashlib.sha256("\n".join(values).encode()).hexdigest()}
 
 
 def _no_passphrase() -> str:

@@ -97,9 +97,6 @@ def open_next(hub: Hub, boss: Keys, start: Mapping[str, Array] | None = None) ->
         )  # fmt: skip
         values = number, OPEN, said.hash, model, "", iso(closes)
         hub.store.run("INSERT INTO rounds (round, state, task, base, model, closes) VALUES (?, ?, ?, ?, ?, ?)", *values)
-        if last["state"] == FAILED:  # what came for it was made from the same model
-            query = "UPDATE shares SET counts = ? WHERE counts = ? AND state = 'accepted' AND round >= ?"
-            hub.store.run(query, number, last["round"], number - plan.round.stale)
     return hub.tasks(number)[number]
 
 
@@ -167,7 +164,7 @@ def aggregate(hub: Hub, boss: Keys, *, now: bool = False) -> dict[str, Any]:
     quorum = hub.plan.round.quorum
     if len(accepted) < quorum or (missing and not over and not now):
         if over:
-            _fail(hub, row)
+            call_off(hub, row, "fail")
         who = f"; missing: {', '.join(missing)}" if missing else ""
         raise Quorum(f"{len(accepted)} of {len(accepted) + len(missing)} shares, {quorum} are needed{who}")
     model, inputs = _merge(hub, row)
@@ -261,13 +258,6 @@ def _is_tired(hub: Hub) -> bool:
     rates = [one["correct"] / one["val"] for one in found if one.get("val")]
     patience = hub.plan.round.patience
     return bool(patience) and len(rates) > patience and max(rates[-patience:]) <= max(rates[:-patience])
-
-
-def _fail(hub: Hub, row: sqlite3.Row) -> None:
-    with hub.store.changing():
-        query = "UPDATE rounds SET state = 'failed', model = base WHERE round = ?"
-        hub.store.run(query, row["round"])
-        hub.log("fail", f"round {row['round']}")
 
 
 def _forget(hub: Hub) -> None:
@@ -365,13 +355,13 @@ def _merge_again(hub: Hub, row: sqlite3.Row, site: str, new: str, archive: Keys,
             opened(hub, r["hash"]).unlink(missing_ok=True)
 
 
-def call_off(hub: Hub, row: sqlite3.Row) -> None:
+def call_off(hub: Hub, row: sqlite3.Row, type_: str = "call off") -> None:
     """End an open round without a merge; what came for it is judged anew in the next one, as late."""
     with hub.store.changing():
         hub.store.run("UPDATE rounds SET state = 'failed', model = base WHERE round = ?", row["round"])
         query = "UPDATE shares SET state = 'received', counts = 0 WHERE counts = ? AND state = 'accepted'"
         hub.store.run(query, row["round"])
-        hub.log("call off", f"round {row['round']}")
+        hub.log(type_, f"round {row['round']}")
 
 
 def finish(hub: Hub) -> None:

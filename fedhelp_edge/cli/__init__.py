@@ -1,3 +1,3 @@
 """One file for each command: read the arguments, call one function, print."""
 
-COMMANDS = ("doctor", "check", "train", "distill", "evaluate", "plan", "keys", "inspect", "knowledge", "lab")
+COMMANDS = ("doctor", "check", "train", "distill", "evaluate", "plan", "keys", "inspect", "knowledge", "lab", "audit")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -115,6 +115,11 @@ def stamped(kind: str, now: datetime | None = None, **fields: canon.Value) -> di
     if "nonce" in KINDS[kind].fields:
         context.setdefault("nonce", os.urandom(16).hex())
     return context
+
+
+def counted(values: Sequence[str]) -> dict[str, canon.Value]:
+    """A list that stands inside, as the statement names it."""
+    return {"count": len(values), "sha256": hashlib.sha256("\n".join(values).encode()).hexdigest()}
 
 
 def iso(moment: datetime) -> str:

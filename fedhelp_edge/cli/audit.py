@@ -1,0 +1,33 @@
+"""`audit`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from fedhelp_edge import shell
+
+app = shell.app()
+
+
+@app.command()
+def audit(
+    folder: Annotated[Path, shell.named("What 'fedhelp-coordinator audit export' wrote.")], json: shell.AsJson = False
+) -> None:
+    """Check a round that the coordinator handed out: every signature, every receipt, every line of the log. No key.
+
+    Example: fedhelp-edge audit round-3
+    """
+    from fedhelp_edge.site import audit as audits
+
+    found = audits.check(folder)
+    if json:
+        return shell.result(
+            federation=found.federation, round=found.round, merged_sha256=found.model, merged=found.merged,
+            others=found.others, log={"length": found.log.length, "head": found.log.head},
+        )  # fmt: skip
+    print(
+        f"federation {found.federation}, round {found.round}\nmodel {found.model}, made of {len(found.merged)} shares"
+    )
+    for one in (*found.merged, *found.others):
+        print(f"  {one['site']}  {one['share'][:16]}  {one['state']}")
+    print(f"the log's {found.log.length} lines follow from one another; every signature and receipt holds")
+    return None
