@@ -146,6 +146,13 @@ def test_bytes_are_those_of_the_files_that_travel(go: Go, plan_of: PlanOf, parts
     assert size > 4 * 269_000  # a ResNet20
 
 
+def test_a_sealed_run_of_sites_that_send_nothing_is_the_same_run(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
+    go(plan_of("local"), tmp_path / "bare")
+    sealed = go(plan_of("local"), tmp_path / "sealed", post=post.Post())
+    assert sealed["bytes_up"] == 0
+    assert answers(tmp_path / "sealed") == answers(tmp_path / "bare")
+
+
 @pytest.mark.parametrize("wire", ["f32", "f16"])
 def test_a_sealed_run_is_the_same_run_and_sends_more_bytes(go: Go, plan_of: PlanOf, tmp_path: Path, wire: str) -> None:
     plan = plan_of("fedhelp", settings={"wire.up": wire, "wire.norm": "local"})
