@@ -36,6 +36,7 @@ DEFAULT_HOME = Path("~/fedhelp")
 _EXTRAS = {
     "torch": "train", "onnx": "train", "onnxscript": "train", "torchvision": "foundation", "open_clip": "foundation",
     "pydicom": "medical", "nibabel": "medical", "matplotlib": "lab", "segno": "server",
+    "starlette": "server", "uvicorn": "server",
 }  # fmt: skip
 
 

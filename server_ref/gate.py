@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from fedhelp_edge import errors
-from fedhelp_edge.errors import BadRequest, FedhelpError, Media, PayloadSize, RateLimit, Slow, UploadOffset
+from fedhelp_edge.errors import BadRequest, FedhelpError, PayloadSize, RateLimit, Slow, UploadOffset
 from server_ref.hub import Hub
 from server_ref.incoming import Upload
 
@@ -28,6 +30,7 @@ class Limits:
     header_seconds: float = 20.0  # for the head of a request, and for the rest of one that was answered early
     body_seconds: float = 60.0  # in which at least this much must come:
     body_least: int = 4096
+    reading_seconds: float = 300.0  # in which a client takes the next part of an answer
     open_uploads: int = 4  # of one site
     open_requests: int = 64  # to join, of all together
     waiting_requests: int = 1000
@@ -38,29 +41,185 @@ class Limits:
 
 
 class Buckets:
-    """A bucket of tokens for each name, which fills up again. A full bucket is as good as none, so few are kept."""
+    """A bucket of tokens for each name, which fills up again. A full one need not be kept."""
 
     def __init__(self, rate: float, most: float) -> None:
         self._rate, self._most = rate, most
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # name: tokens, and when
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, and when that was
 
     def take(self, name: str) -> None:
         now = time.monotonic()
         tokens, before = self._left.pop(name, (self._most, now))
         tokens = min(self._most, tokens + (now - before) * self._rate)
-        self._left[name] = max(tokens - 1, 0.0) if tokens >= 1 else tokens, now
-        while self._left and self._is_full(*next(iter(self._left.values())), now):
+        self._left[name] = (tokens - 1 if tokens >= 1 else tokens), now
+        while self._left:
+            kept, since = next(iter(self._left.values()))
+            if kept + (now - since) * self._rate < self._most:
+                break
             self._left.popitem(last=False)
         if tokens < 1:
-            raise Wait("too many requests", (1 - tokens) / self._rate)
-
-    def _is_full(self, tokens: float, before: float, now: float) -> bool:
-        return tokens + (now - before) * self._rate >= self._most
+            raise RateLimit("too many requests", (1 - tokens) / self._rate)
 
 
-class Wait(RateLimit, code=RateLimit.code, remedy=RateLimit.remedy):
-    """Too many requests, and how long it takes until one more is welcome."""
+class Clerk:
+    """A thread with a hub of its own: a connection to the database belongs to the thread that opened it."""
 
-    def __init__(self, cause: str, seconds: float) -> None:
-        super().__init__(cause)
-        self.seconds = seconds
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._pool = ThreadPoolExecutor(1)
+        self._hub: Hub | None = None
+
+    async def ask(self, work: Callable[Concatenate[Hub, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, lambda: work(self._open(), *args, **kwargs))
+
+    def close(self) -> None:
+        self._pool.submit(self._close).result()
+        self._pool.shutdown()
+
+    def _open(self) -> Hub:
+        self._hub = self._hub or Hub(self._home)
+        return self._hub
+
+    def _close(self) -> None:
+        if self._hub:
+            self._hub.store.close()
+
+
+class Front:
+    """What the requests share. Reading waits for nobody; writing may wait for a coordinator's command."""
+
+    def __init__(self, home: Path, limits: Limits) -> None:
+        self.home, self.limits = home, limits
+        self.reading, self.writing = Clerk(home), Clerk(home)
+        self.uploads: dict[str, Upload] = {}
+        self.beginning = asyncio.Lock()
+        self.addresses, self.senders, self.invites = (
+            Buckets(*rate) for rate in (limits.address, limits.sender, limits.invite)
+        )
+
+    def close(self) -> None:
+        self.reading.close()
+        self.writing.close()
+
+
+def front(request: Request) -> Front:
+    found: Front = request.app.state.front
+    return found
+
+
+def address(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+# --- bodies --------------------------------------------------------------------------------------------------------
+def whole_number(request: Request, header: str, most: int = 2**53 - 1) -> int:
+    text = request.headers.get(header, "")
+    if not re.fullmatch(r"[0-9]{1,16}", text) or int(text) > most:
+        raise BadRequest(f"{header} is missing, or no whole number from 0 to {most}")
+    return int(text)
+
+
+def announced(request: Request) -> int | None:
+    """The length of the body, where it was told beforehand."""
+    return whole_number(request, "content-length") if "content-length" in request.headers else None
+
+
+async def chunks(request: Request, limits: Limits, stop: asyncio.Event | None = None) -> AsyncIterator[bytes]:
+    """The body as it comes, until it ends, becomes too slow, or `stop` is set."""
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.ensure_future((stop or asyncio.Event()).wait())
+    until, came = loop.time() + limits.body_seconds, 0
+    try:
+        while True:
+            coming = asyncio.ensure_future(request.receive())
+            await asyncio.wait({coming, stopped}, timeout=until - loop.time(), return_when=asyncio.FIRST_COMPLETED)
+            if stopped.done() or not coming.done():
+                coming.cancel()
+                raise (
+                    UploadOffset("a newer request goes on with this upload")
+                    if stopped.done()
+                    else Slow(f"less than {limits.body_least} bytes came in {limits.body_seconds:.0f} seconds")
+                )
+            message = coming.result()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            if chunk := message.get("body", b""):
+                yield chunk
+            came += len(chunk)
+            if came >= limits.body_least:
+                until, came = loop.time() + limits.body_seconds, 0
+            if not message.get("more_body"):
+                return
+    finally:
+        stopped.cancel()
+
+
+async def body(request: Request, most: int) -> bytes:
+    """The whole of a body that is short."""
+    data = bytearray()
+    if (announced(request) or 0) <= most:
+        async for chunk in chunks(request, front(request).limits):
+            data += chunk
+            if len(data) > most:
+                break
+        else:
+            return bytes(data)
+    raise PayloadSize(f"the body is longer than {most} bytes")
+
+
+# --- refusals ------------------------------------------------------------------------------------------------------
+_STATUS: dict[type[FedhelpError], int] = {  # of a kind and of all below it
+    errors.ParcelError: 400,
+    errors.StatementSize: 413,
+    errors.PayloadSize: 413,
+    errors.SigBad: 401,
+    errors.SigNamespace: 401,
+    errors.AgeError: 400,
+    errors.TrustError: 409,
+    errors.RoundClosed: 410,
+    errors.SignerUnknown: 401,
+    errors.SignerMismatch: 403,
+    errors.SignerRevoked: 403,
+    errors.SignerWindow: 403,
+    errors.Role: 403,
+    errors.Kind: 403,
+    errors.InviteUnknown: 403,
+    errors.Quota: 429,
+    errors.DuplicateRound: 409,
+    errors.NotNow: 409,
+    errors.Busy: 503,
+    errors.Storage: 507,
+    errors.BadRequest: 400,
+    errors.Unsigned: 401,
+    errors.Nonce: 401,
+    errors.NotHere: 404,
+    errors.Method: 405,
+    errors.Slow: 408,
+    errors.UploadOffset: 409,
+    errors.UploadProtocol: 412,
+    errors.Media: 415,
+    errors.BytesRange: 416,
+    errors.RateLimit: 429,
+    errors.RequestHeaders: 431,
+}
+
+
+def status(fault: FedhelpError) -> int:
+    return next((_STATUS[kind] for kind in type(fault).__mro__ if kind in _STATUS), 500)
+
+
+def problem(fault: FedhelpError) -> dict[str, Any]:
+    return {
+        "type": "about:blank", "title": (type(fault).__doc__ or "").strip(), "status": status(fault),
+        "code": fault.code, "detail": fault.cause, "remedy": fault.remedy,
+    }  # fmt: skip
+
+
+def refusal(fault: FedhelpError, nonce: str = "") -> Response:
+    headers = {"Cache-Control": "no-store"}
+    if status(fault) == 401 and nonce:
+        headers |= {"WWW-Authenticate": "SSHSIG", "Fedhelp-Nonce": nonce}
+    if isinstance(fault, RateLimit):
+        headers["Retry-After"] = str(math.ceil(fault.seconds))
+    return JSONResponse(problem(fault), status(fault), headers, "application/problem+json")

@@ -36,6 +36,10 @@ class Upload:
     _newest: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
+    def hash(self) -> str:
+        return self.said.hash
+
+    @property
     def sender(self) -> str:
         return str(self.said.context.get("sender", ""))
 

@@ -1,0 +1,43 @@
+"""`serve`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedhelp_edge import shell
+
+app = shell.app()
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option("--host", help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any that is free.")] = 8470,
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", help="A certificate, if no proxy has one.", readable=False)
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="The key of it.", readable=False)] = None,
+    home: shell.Home = shell.DEFAULT_HOME,
+    json: shell.AsJson = False,
+) -> None:
+    """Take in what sites send and give out what they need, until it is stopped. It needs no passphrase.
+
+    Example: fedhelp-coordinator serve --host 0.0.0.0 --tls-cert hub.pem --tls-key hub.key
+    """
+    from fedhelp_edge import errors
+    from server_ref import front
+
+    if bool(tls_cert) != bool(tls_key):
+        raise errors.Usage("--tls-cert and --tls-key belong together")
+
+    def ready(url: str) -> None:
+        if json:
+            shell.result(url=url)
+        else:
+            print(f"serving   {url}")
+        sys.stdout.flush()
+        shell.say("next: judge and merge what comes in with 'fedhelp-coordinator run'; Ctrl-C stops serving")
+
+    front.serve(shell.home(home), host, port, tls_cert, tls_key, ready)

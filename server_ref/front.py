@@ -1,0 +1,271 @@
+"""The front: the network side of a hub. It holds no key that decrypts what sites send, and needs no passphrase.
+
+It takes in what sites send and gives out what they need, also while a coordinator's command works on the hub.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import h11
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from fedhelp_edge import shell
+from fedhelp_edge.errors import (
+    BadRequest,
+    FedhelpError,
+    Internal,
+    Listen,
+    Method,
+    NotHere,
+    RequestHeaders,
+    Storage,
+)
+from server_ref import reads, uploads
+from server_ref.gate import Front, Limits, front, problem, refusal, status
+from server_ref.hub import Hub
+from server_ref.lock import held
+
+LOCK = "front.lock"
+_HEAD_BYTES, _MOST_HEADERS, _LONGEST_PATH = 16 << 10, 64, 4096
+_DRAIN = 10  # seconds for what is under way when we are told to end
+_SWEEP = 3600.0
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def app(home: Path, limits: Limits) -> ASGIApp:
+    @asynccontextmanager
+    async def life(made: Starlette) -> AsyncIterator[None]:
+        made.state.front, made.state.nonces = Front(home, limits), reads.Nonces()
+        await uploads.recover(made.state.front)
+        sweeping = asyncio.create_task(_sweep(made.state.front))
+        yield
+        sweeping.cancel()
+        made.state.front.close()
+
+    routes = [
+        _at("/healthz", GET=_health),
+        _at("/v1/charters", GET=reads.charters),
+        _at("/v1/current", GET=reads.current),
+        _at("/v1/parcels/{hash}", GET=reads.content),
+        _at("/v1/uploads", POST=uploads.create, OPTIONS=uploads.options),
+        _at(
+            "/v1/uploads/{hash}",
+            HEAD=uploads.where, PATCH=uploads.append, DELETE=uploads.cancel, OPTIONS=uploads.options,
+        ),
+    ]  # fmt: skip
+    faults = {FedhelpError: _refuse, OSError: _refuse, HTTPException: _refuse}
+    made = Starlette(routes=routes, lifespan=life, exception_handlers=faults)
+    made.router.redirect_slashes = False
+    return _Careful(made)
+
+
+def _at(path: str, **doing: Endpoint) -> Route:
+    async def do(request: Request) -> Response:
+        return await (doing.get(request.method) or doing["GET"])(request)
+
+    return Route(path, do, methods=list(doing))
+
+
+async def _health(request: Request) -> Response:
+    await front(request).reading.ask(lambda hub: hub.federation)
+    return JSONResponse({"status": "ok"}, headers={"Cache-Control": "no-store"})
+
+
+async def _sweep(hall: Front) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP)
+        with suppress(FedhelpError, OSError):
+            await uploads.sweep(hall)
+
+
+async def _refuse(request: Request, fault: Exception) -> Response:
+    match fault:
+        case FedhelpError():
+            return refusal(fault, request.app.state.nonces.give())
+        case HTTPException(status_code=405):
+            answer = refusal(Method(f"{request.method} cannot be done here"))
+            answer.headers.update(fault.headers or {})
+            return answer
+        case HTTPException():
+            return refusal(NotHere("there is nothing at this address"))
+    return refusal(Storage("the hub's disk is full or does not answer"))
+
+
+class _Careful:
+    """Around everything: odd requests get no further, and no mistake of ours shows more than that it is one."""
+
+    def __init__(self, inner: ASGIApp) -> None:
+        self._inner = inner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._inner(scope, receive, send)
+        begun = False
+
+        async def safely(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
+            await send(message)
+
+        try:
+            if fault := _odd(scope):
+                raise fault
+            await self._inner(scope, receive, safely)
+        except ClientDisconnect:
+            return None
+        except FedhelpError as fault:
+            await refusal(fault)(scope, receive, safely)
+        except Exception as fault:
+            kind = type(fault).__name__
+            shell.say(f"error: {Internal.code}: {kind} in this program")
+            if not begun:
+                await refusal(Internal(f"{kind} in this program"))(scope, receive, safely)
+        return None
+
+
+def _odd(scope: Scope) -> FedhelpError | None:
+    names = [name for name, _ in scope["headers"]]
+    if len(names) > _MOST_HEADERS:
+        return RequestHeaders(f"more than {_MOST_HEADERS} headers")
+    if len(scope["raw_path"]) + len(scope["query_string"]) > _LONGEST_PATH:
+        return RequestHeaders(f"an address of more than {_LONGEST_PATH} letters")
+    if b"transfer-encoding" in names and b"content-length" in names:
+        return BadRequest("the length of the body is told in two ways")
+    length = dict(scope["headers"]).get(b"content-length", b"0")
+    if scope["method"] not in ("POST", "PATCH") and (length != b"0" or b"transfer-encoding" in names):
+        return BadRequest(f"a {scope['method']} has no body here")
+    return None
+
+
+class _Protocol(H11Protocol):
+    """uvicorn's, with an end to its patience, and with refusals of our form."""
+
+    def __init__(self, limits: Limits, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._limits = limits
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait(self._limits.header_seconds, self._give_up)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._wait(0, None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        with suppress(h11.LocalProtocolError):  # more of a request that we have refused
+            super().data_received(data)
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self.cycle and not self.cycle.response_complete:
+            self._wait(0, None)
+
+    def on_response_complete(self) -> None:
+        self._wait(self._limits.header_seconds, self._give_up)
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        self._wait(self._limits.reading_seconds, self.transport.abort)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._wait(0, None)
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        """Of a request whose head cannot be read, or is too long."""
+        fault = sys.exc_info()[1]
+        long = isinstance(fault, h11.RemoteProtocolError) and fault.error_status_hint == 431
+        said = RequestHeaders("the head is too long") if long else BadRequest("this is not HTTP as it should be")
+        answer = JSONResponse(problem(said), status(said), {"Connection": "close"}, "application/problem+json")
+        with suppress(h11.LocalProtocolError):  # the answer was under way
+            for event in (
+                h11.Response(status_code=answer.status_code, headers=answer.raw_headers),
+                h11.Data(data=bytes(answer.body)),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def _give_up(self) -> None:
+        self.transport.close()
+        self._wait(self._limits.reading_seconds, self.transport.abort)
+
+    def _wait(self, seconds: float, then: Callable[[], None] | None) -> None:
+        if self._timer:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(seconds, then) if then else None
+
+
+# --- the process ---------------------------------------------------------------------------------------------------
+def serve(
+    home: Path, host: str, port: int, cert: Path | None, key: Path | None, ready: Callable[[str], None]
+) -> None:  # fmt: skip
+    """Run until SIGTERM or Ctrl-C, then end what is under way. `ready` is told the address."""
+    hub = Hub(home)
+    with held(home / LOCK, wait=0):
+        hub.front()
+        hub.store.reconcile()
+        hub.store.close()
+        made = server(home, Limits(), cert, key)
+        _many_files()
+        with listening(host, port) as sock:
+            shown = f"[{host}]" if ":" in host else host
+            ready(f"{'https' if cert else 'http'}://{shown}:{sock.getsockname()[1]}")
+            for name in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises again what it was ended by
+                signal.signal(name, lambda *_: None)
+            made.run(sockets=[sock])
+        if not made.started:
+            raise Internal("the front did not start")
+
+
+def server(home: Path, limits: Limits, cert: Path | None = None, key: Path | None = None) -> uvicorn.Server:
+    config = uvicorn.Config(
+        app(home, limits), http=partial(_Protocol, limits), ws="none", lifespan="on",  # type: ignore[arg-type]
+        log_config=None, log_level="critical", access_log=False, server_header=False,
+        timeout_graceful_shutdown=_DRAIN, h11_max_incomplete_event_size=_HEAD_BYTES,
+        ssl_certfile=cert, ssl_keyfile=key,
+    )  # fmt: skip
+    try:
+        config.load()
+    except OSError:  # ssl's errors are such
+        raise Listen("the certificate and its key cannot be used") from None
+    return uvicorn.Server(config)
+
+
+def listening(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError):
+        raise Listen(f"nothing can listen at {host}, port {port}") from None
+
+
+def _many_files() -> None:
+    """As many connections as the system lets us have."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,0 +1,296 @@
+"""Uploads: tus 1.0.0 with creation-with-upload and termination, at an address made of the parcel's hash."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+from dataclasses import dataclass
+from datetime import datetime
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fedhelp_edge.errors import (
+    BadRequest,
+    Federation,
+    FedhelpError,
+    InviteUnknown,
+    Kind,
+    Media,
+    NotHere,
+    PayloadSize,
+    Quota,
+    SignerUnknown,
+    UploadOffset,
+    UploadProtocol,
+)
+from fedhelp_edge.parcel import parcel, statement
+from fedhelp_edge.parcel.statement import Statement
+from server_ref import incoming, intake
+from server_ref.gate import Front, Limits, address, announced, body, chunks, front, status, whole_number
+from server_ref.hub import Hub
+from server_ref.incoming import Upload
+from server_ref.intake import Answer
+
+VERSION = "1.0.0"
+FIRST_LIMIT = parcel.PROLOGUE_LIMIT + (64 << 10)  # a request to join comes whole with its first bytes
+_BLOCK = 1 << 20  # what is lost at most when the line breaks
+_CONTENT = "application/offset+octet-stream"
+
+
+@dataclass(frozen=True)
+class Done:
+    """An upload that has ended well."""
+
+    hash: str
+    length: int
+    receipt: str
+
+    @property
+    def offset(self) -> int:
+        return self.length
+
+
+# --- what a site may send ------------------------------------------------------------------------------------------
+async def options(_request: Request) -> Response:
+    return Response(status_code=204, headers={
+        "Tus-Resumable": VERSION, "Tus-Version": VERSION, "Tus-Extension": "creation,creation-with-upload,termination",
+    })  # fmt: skip
+
+
+async def create(request: Request) -> Response:
+    """Begin an upload: the first bytes hold the prologue, which is judged before anything is kept."""
+    hall = front(request)
+    hall.addresses.take(address(request))
+    _check_protocol(request)
+    _check_media(request)
+    length = whole_number(request, "upload-length")
+    data = await body(request, FIRST_LIMIT)
+    async with hall.beginning:
+        upload, new = await _begin(hall, data, length)
+    code = 201 if new else 200
+    if isinstance(upload, Done):
+        return _answer(code, upload)
+    async with upload.turn():
+        return _answer(code, await _finish(hall, upload) if upload.offset == upload.length else upload)
+
+
+async def _begin(hall: Front, data: bytes, length: int) -> tuple[Upload | Done, bool]:
+    said, start, known = await hall.reading.ask(_judge, data)
+    if length != start + said.size:
+        raise BadRequest(f"Upload-Length is {length}, but the parcel has {start + said.size} bytes")
+    if len(data) > length:
+        raise PayloadSize("the body is longer than the parcel")
+    if known:
+        return Done(said.hash, length, known.receipt), False
+    if sender := said.context.get("sender"):
+        hall.senders.take(sender)
+    if upload := hall.uploads.get(said.hash):
+        return upload, False
+    _check_open(hall, said)
+    now = await hall.reading.ask(_check_room, said, list(hall.uploads.values()), hall.limits)
+    upload = await asyncio.to_thread(incoming.begin, hall.home, said, length, data, now)
+    hall.uploads[said.hash] = upload
+    return upload, True
+
+
+async def append(request: Request) -> Response:
+    hall = front(request)
+    _check_protocol(request)
+    _check_media(request)
+    offset = whole_number(request, "upload-offset")
+    upload = await _found(request)
+    if isinstance(upload, Done):
+        return _answer(204, upload)
+    hall.senders.take(upload.sender or upload.hash)
+    async with upload.turn() as stop:
+        if offset != upload.offset:
+            raise UploadOffset(f"the upload stands at {upload.offset}")
+        await _take_in(request, upload, stop)
+        return _answer(204, await _finish(hall, upload) if upload.offset == upload.length else upload)
+
+
+async def _take_in(request: Request, upload: Upload, stop: asyncio.Event) -> None:
+    start, block = upload.offset, bytearray()
+    left = upload.length - start
+    if (announced(request) or 0) > left:
+        raise PayloadSize(f"only {left} bytes are missing")
+    try:
+        async for chunk in chunks(request, front(request).limits, stop):
+            left -= len(chunk)
+            if left < 0:
+                block.clear()
+                await asyncio.to_thread(upload.go_back, start)
+                raise PayloadSize("more bytes came than are missing")
+            block += chunk
+            if len(block) >= _BLOCK:
+                data = bytes(block)
+                block.clear()
+                await asyncio.to_thread(upload.write, data)
+    finally:
+        if block:  # also where the line broke
+            await asyncio.to_thread(upload.write, bytes(block))
+
+
+async def where(request: Request) -> Response:
+    _check_protocol(request)
+    upload = await _found(request)
+    if isinstance(upload, Done):
+        return _answer(200, upload)
+    front(request).senders.take(upload.sender or upload.hash)
+    async with upload.turn():  # whoever asks will go on from here, so nobody else does
+        return _answer(200, upload)
+
+
+async def cancel(request: Request) -> Response:
+    _check_protocol(request)
+    upload = await _found(request)
+    if isinstance(upload, Done):
+        raise NotHere("this upload has ended")
+    async with upload.turn():
+        await asyncio.to_thread(_end, front(request), upload)
+    return Response(status_code=204, headers={"Tus-Resumable": VERSION})
+
+
+# --- judged with the hub -------------------------------------------------------------------------------------------
+def _judge(hub: Hub, data: bytes) -> tuple[Statement, int, Answer | None]:
+    """What is to come, where its payload begins, and the answer if it came before. What is cheap is asked first."""
+    _check_sender(hub, data)
+    file = io.BytesIO(data)
+    said, signers = parcel.read_prologue(file)
+    known = intake.already(hub, said)
+    if not known:
+        intake.admit(hub, said, signers)
+    return said, file.tell(), known
+
+
+def _check_sender(hub: Hub, data: bytes) -> None:
+    """Whether it can be for us and from one of us, before a signature is worth verifying."""
+    lines = data[: parcel.STATEMENT_LIMIT + len(parcel.MAGIC) + 1].split(b"\n", 2)
+    if len(lines) < 3 or lines[0] + b"\n" != parcel.MAGIC:
+        return  # the parser says what is wrong
+    said = statement.parse(lines[1])
+    if said.kind not in ("update", "enrol", "rotate"):
+        raise Kind(f"a site does not send a {said.kind}")
+    if said.context["federation"] != hub.federation:
+        raise Federation(f"made for {said.context['federation']}")
+    if said.kind != "enrol" and not hub.roster.site(said.context["sender"]):
+        raise SignerUnknown("the sender is not in the roster")
+
+
+def _check_open(hall: Front, said: Statement) -> None:
+    sender = said.context.get("sender", "")
+    others = [one for one in hall.uploads.values() if one.sender == sender]
+    most = hall.limits.open_uploads if sender else hall.limits.open_requests
+    if len(others) >= most:
+        raise Quota(f"{len(others)} uploads are open")
+
+
+def _check_room(hub: Hub, said: Statement, uploads: list[Upload], limits: Limits) -> datetime:
+    """Whether there is room and time for it; the time that it is now."""
+    now = hub.now
+    if said.kind == "update":
+        incoming.check_time(hub, said, now)
+        site, round_ = said.context["sender"], said.context["round"]
+        order = hub.tasks(round_)[round_]
+        rows = hub.store.rows("SELECT hash FROM shares WHERE site = ? AND round = ?", site, round_)
+        used = sum(hub.store.path(row["hash"]).stat().st_size for row in rows)
+        used += sum(one.length for one in uploads if one.sender == site and one.said.context.get("round") == round_)
+        if used + said.size > limits.rounds_worth * (order.limit + parcel.PROLOGUE_LIMIT):
+            raise Quota(f"{site} has left {used} bytes for round {round_} already")
+        return now
+    waiting = hub.store.row("SELECT count(*) AS count FROM requests WHERE state = 'waiting'")
+    if waiting and waiting["count"] >= limits.waiting_requests:
+        raise Quota("too many requests wait for the coordinator")
+    return now
+
+
+async def _finish(hall: Front, upload: Upload) -> Done:
+    """All is there: judge it again, since much may have changed, and keep it. On our own trouble the upload stays."""
+    try:
+        answer = await hall.writing.ask(_keep, upload, hall)
+    except FedhelpError as fault:
+        if status(fault) < 500:
+            await asyncio.to_thread(_end, hall, upload)
+        raise
+    _end(hall, upload)
+    return Done(upload.hash, upload.length, answer.receipt)
+
+
+def _keep(hub: Hub, upload: Upload, hall: Front) -> Answer:
+    incoming.check_time(hub, upload.said, upload.begun)
+    if upload.said.kind == "enrol":
+        with parcel.open(upload.path, parcel.anyone) as opened:
+            invite = str(opened.json().get("invite"))
+        if invite not in hub.invites():
+            raise InviteUnknown("no such invite was given out")
+        hall.invites.take(invite)
+    os.utime(upload.path)  # however long ago its last byte came, it is no leftover
+    return intake.keep(hub, upload.path)
+
+
+def _end(hall: Front, upload: Upload) -> None:
+    upload.end()
+    hall.uploads.pop(upload.hash, None)
+
+
+async def recover(hall: Front) -> None:
+    """After a start: go on with what an earlier front left, and finish what was whole."""
+    for upload in await asyncio.to_thread(incoming.found, hall.home):
+        hall.uploads[upload.hash] = upload
+    for upload in list(hall.uploads.values()):
+        if upload.offset == upload.length:
+            try:
+                await _finish(hall, upload)
+            except FedhelpError:
+                continue  # its sender is told so when it comes back
+    await sweep(hall)
+
+
+async def sweep(hall: Front) -> None:
+    """Forget uploads that nobody goes on with."""
+    now = await hall.reading.ask(lambda hub: hub.now)
+    for upload in list(hall.uploads.values()):
+        if incoming.is_old(upload, now):
+            _end(hall, upload)
+
+
+# --- answers -------------------------------------------------------------------------------------------------------
+async def _found(request: Request) -> Upload | Done:
+    hash_ = request.path_params["hash"]
+    if upload := front(request).uploads.get(hash_):
+        return upload
+    front(request).addresses.take(address(request))
+    done = await front(request).reading.ask(_kept, hash_)
+    if done is None:
+        raise NotHere("there is no such upload")
+    return done
+
+
+def _kept(hub: Hub, hash_: str) -> Done | None:
+    row = hub.store.row("SELECT line FROM parcels WHERE hash = ? AND kind IN ('update', 'enrol', 'rotate')", hash_)
+    answer = intake.already(hub, statement.parse(row["line"].encode())) if row else None
+    return Done(hash_, hub.store.path(hash_).stat().st_size, answer.receipt) if answer else None
+
+
+def _check_protocol(request: Request) -> None:
+    if request.headers.get("tus-resumable") != VERSION:
+        raise UploadProtocol("the request does not say Tus-Resumable: 1.0.0")
+
+
+def _check_media(request: Request) -> None:
+    if request.headers.get("content-type") != _CONTENT or "content-encoding" in request.headers:
+        raise Media("the body is not declared as plain application/offset+octet-stream")
+
+
+def _answer(code: int, upload: Upload | Done) -> Response:
+    headers = {
+        "Tus-Resumable": VERSION, "Cache-Control": "no-store", "Upload-Offset": str(upload.offset),
+        "Upload-Length": str(upload.length),
+    }  # fmt: skip
+    if code in (200, 201):  # as seen from the address that uploads are created at
+        headers["Location"] = f"uploads/{upload.hash}"
+    if isinstance(upload, Done):
+        headers["Fedhelp-Receipt"] = upload.receipt
+    return Response(status_code=code, headers=headers)
