@@ -11,20 +11,22 @@ import os
 import sqlite3
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from fedhelp_edge import files
 from fedhelp_edge.errors import (
+    AgeError,
     DuplicateRound,
-    FedhelpError,
     InnerContext,
     Kind,
+    ParcelError,
     PayloadSize,
     Resource,
     RoundClosed,
     RoundKeyGone,
     SignerRevoked,
     SiteUnknown,
+    TrustError,
 )
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.parcel import age, parcel
@@ -32,6 +34,7 @@ from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.parcel.statement import Statement
 from fedhelp_edge.share import Schema
 from fedhelp_edge.trust import enrol, roster, task
+from fedhelp_edge.trust.enrol import Invite
 from fedhelp_edge.trust.roster import Site
 from fedhelp_edge.trust.task import Seen
 from server_ref.hub import FRONT, Hub, to_json
@@ -276,17 +279,14 @@ def decide(
 # --- requests ------------------------------------------------------------------------------------------------------
 def _judge_request(hub: Hub, boss: Keys, row: sqlite3.Row) -> dict[str, str] | None:
     """Let a site in whose request proves a live invite, unless the plan wants a person to do it."""
-    said, signers, holds = hub.plain(row["hash"])
     try:
         if row["kind"] == "rotate":
-            sender, public = enrol.judge_rotation(said, signers, holds, hub.roster, Seen())
+            sender, public = enrol.judge_rotation(*hub.plain(row["hash"]), hub.roster, Seen())
             with hub.store.changing():
                 hub.change_site(boss, replace(sender, sign=public.sign, recipient=public.recipient), "rotate")
                 return _settle(hub, boss, row, "approved", sender.id)
-        invite = enrol.judge_request(
-            said, signers, holds, federation=hub.federation, invites=hub.invites(), known=hub.roster, now=hub.now
-        )
-    except FedhelpError as fault:
+        invite, holds = _invited(hub, row)
+    except (TrustError, ParcelError, AgeError) as fault:
         return _settle(hub, boss, row, REFUSED, "", fault.code, fault.cause)
     given = hub.store.row("SELECT site FROM invites WHERE id = ?", invite.id)
     assert given  # noqa: S101 - judged against these rows
@@ -298,12 +298,21 @@ def _judge_request(hub: Hub, boss: Keys, row: sqlite3.Row) -> dict[str, str] | N
     return approve(hub, boss, given["site"])
 
 
+def _invited(hub: Hub, row: sqlite3.Row) -> tuple[Invite, dict[str, Any]]:
+    """The live invite that a request proves, and what the request holds."""
+    said, signers, holds = hub.plain(row["hash"])
+    invite = enrol.judge_request(
+        said, signers, holds, federation=hub.federation, invites=hub.invites(), known=hub.roster, now=hub.now
+    )
+    return invite, holds
+
+
 def approve(hub: Hub, boss: Keys, name: str) -> dict[str, str]:
     """Enter a site whose request proved its invite."""
     row = hub.store.row("SELECT * FROM requests WHERE site = ? AND kind = 'enrol' AND state = 'waiting'", name)
     if row is None:
         raise SiteUnknown(f"no request of {name!r} waits")
-    _, _, holds = hub.plain(row["hash"])
+    _, holds = _invited(hub, row)  # whose keys another may have brought since it was judged
     invite = hub.store.row("SELECT * FROM invites WHERE id = ?", row["invite"])
     assert invite  # noqa: S101 - the request names it
     newest = hub.store.row("SELECT max(round) AS last FROM rounds")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
+from tests.federation import Federation
 
 settings.register_profile("house", deadline=None)  # a slow machine is no mistake
 settings.load_profile("house")
@@ -34,6 +35,22 @@ def site() -> keys.Keys:
 @pytest.fixture(scope="session")
 def hub() -> keys.Keys:
     return keys.new()
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    """A federation of three clinics, made once for those who only need a copy."""
+    made = Federation(tmp_path_factory.mktemp("federation") / "made")
+    yield made
+    made.hub.store.close()
+
+
+@pytest.fixture
+def three(made: Federation, tmp_path: Path) -> Iterator[Federation]:
+    """Three clinics that joined a hub."""
+    three = made.copied(tmp_path / "federation")
+    yield three
+    three.hub.store.close()
 
 
 @pytest.fixture

@@ -3,8 +3,10 @@ training them."""
 
 from __future__ import annotations
 
+import copy
 import io
 import itertools
+import shutil
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -154,6 +156,19 @@ class Federation:
         """The state of each share, by its site and round."""
         rows = self.hub.store.rows("SELECT site, round, state FROM shares ORDER BY site, round, seq")
         return {f"{row['site']}/{row['round']}": row["state"] for row in rows}
+
+    def copied(self, folder: Path) -> Federation:
+        """The same federation in another folder, from where each goes its own way."""
+        self.hub.store.close()
+        shutil.copytree(self.folder, folder)
+        self.again()
+        other = copy.copy(self)
+        other.folder, other.clock = folder, copy.copy(self.clock)
+        other.clinics = [copy.copy(clinic) for clinic in self.clinics]
+        for clinic in other.clinics:
+            clinic.folder, clinic._seq = folder / clinic.folder.name, copy.copy(clinic._seq)
+        other.again()
+        return other
 
     def again(self) -> Hub:
         """The hub as another process opens it."""

@@ -1,0 +1,407 @@
+"""Faults B03, B17, B18, C01-C12, C15 and D11 of the catalogue at a real hub, whose sites come by folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedhelp_edge import errors
+from fedhelp_edge.errors import (
+    BadBody,
+    BaseModel,
+    DuplicateRound,
+    FedhelpError,
+    InviteExpired,
+    InviteProof,
+    InviteUnknown,
+    InviteUsed,
+    KeyReused,
+    Kind,
+    Recipients,
+    Replay,
+    RoundClosed,
+    RoundKeyGone,
+    RoundUnknown,
+    SignerRevoked,
+    WrongTask,
+)
+from fedhelp_edge.parcel import parcel, sshsig, statement
+from fedhelp_edge.trust import enrol
+from fedhelp_edge.trust.task import Task
+from server_ref import carrier, hub, intake, rounds
+from server_ref.hub import Hub
+from tests.federation import PLAN, Clinic, Federation
+
+
+def given(fed: Federation, order: Task, number: int = 0, **changes: Any) -> Path:
+    clinic = fed.clinics[number]
+    return clinic.give(order, fed.drawn(order, clinic), **changes)
+
+
+def kept(fed: Federation) -> tuple[int, int, int]:
+    """How many shares, lines of the log and parcels there are."""
+    store = fed.hub.store
+    counts = [store.row(f"SELECT count(*) AS n FROM {table}") for table in ("shares", "log", "parcels")]
+    first, second, third = (count["n"] for count in counts if count)
+    return first, second, third
+
+
+def refused(fed: Federation, path: Path, fault: type[FedhelpError]) -> None:
+    """The hub says why, and keeps nothing of it."""
+    before = kept(fed)
+    with pytest.raises(fault):
+        intake.receive(fed.hub, path)
+    assert kept(fed) == before
+    assert list(fed.hub.home.glob(".*.part")) == []
+
+
+# --- B: who may send ---------------------------------------------------------------------------------------------
+def test_b03_a_sender_revoked_between_the_first_byte_and_the_last_is_refused(three: Federation, tmp_path: Path) -> None:
+    path = given(three, three.open())
+    with path.open("rb") as file:
+        said, signers = parcel.read_prologue(file)
+    intake.admit(three.hub, said, signers)
+    three.hub.revoke(three.boss, "site-001", 1, "PC stolen")
+    part = Path(shutil.copy(path, tmp_path / "part"))
+    with pytest.raises(SignerRevoked):
+        intake.keep(three.hub, part)
+    assert three.states() == {}
+
+
+@pytest.mark.parametrize("judged", [False, True])
+def test_b03_a_share_of_a_site_that_was_revoked_since_is_not_merged(three: Federation, judged: bool) -> None:
+    three.play(three.open())
+    if judged:
+        three.judge()
+    three.hub.revoke(three.boss, "site-001", 1, "PC stolen")
+    told = three.aggregate()
+    assert told["accepted"] == ["site-002", "site-003"]
+    assert told["refused"] == [
+        {"site": "site-001", "code": "E_SIGNER_REVOKED", "cause": "the key of site-001 was revoked"}
+    ]
+
+
+def test_b03_what_a_site_gave_before_the_round_from_which_it_is_distrusted_counts(three: Federation) -> None:
+    three.play(three.open())
+    three.hub.revoke(three.boss, "site-001", 2, "PC stolen")
+    assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
+
+
+@pytest.fixture
+def stranger(three: Federation) -> Clinic:
+    return Clinic(three.hub.federation, three.folder / "stranger")
+
+
+def asked(fed: Federation, path: Path) -> str:
+    """What became of a request to join."""
+    about = intake.receive(fed.hub, path).hash
+    fed.judge()
+    row = fed.hub.store.row("SELECT state, code FROM requests WHERE hash = ?", about)
+    assert row
+    return str(row["code"] or row["state"])
+
+
+def test_b17_a_code_lets_in_whoever_proves_it_once(three: Federation, stranger: Clinic) -> None:
+    code, site = three.hub.invite("Clinic 4", "small", 14)
+    assert asked(three, stranger.ask_in(code)) == "approved"
+    second = Clinic(three.hub.federation, three.folder / "second")
+    assert asked(three, second.ask_in(code)) == InviteUsed.code
+    assert [one.id for one in three.hub.roster.sites].count(site) == 1
+
+
+def test_b17_of_two_requests_that_came_together_with_one_code_the_first_counts(
+    three: Federation, stranger: Clinic
+) -> None:
+    code, site = three.hub.invite("Clinic 4", "small", 14)
+    intake.receive(three.hub, stranger.ask_in(code))
+    second = Clinic(three.hub.federation, three.folder / "second")
+    assert asked(three, second.ask_in(code)) == InviteUsed.code
+    assert three.hub.site(site).sign == stranger.keys.public.sign
+
+
+def test_b17_an_invite_ends(three: Federation, stranger: Clinic) -> None:
+    code, _ = three.hub.invite("Clinic 4", "small", 14)
+    three.clock.go_on(days=15)
+    assert asked(three, stranger.ask_in(code)) == InviteExpired.code
+
+
+def test_b17_a_code_that_was_never_given_out_opens_nothing(three: Federation, stranger: Clinic) -> None:
+    assert asked(three, stranger.ask_in(enrol.new_code())) == InviteUnknown.code
+
+
+def test_b17_a_request_that_names_an_invite_without_its_code_opens_nothing(three: Federation, stranger: Clinic) -> None:
+    _, site = three.hub.invite("Clinic 4", "small", 14)
+    invite = three.hub.store.row("SELECT id FROM invites WHERE site = ?", site)
+    assert invite
+    context = statement.stamped("enrol", federation=three.hub.federation)
+    body = enrol.request(enrol.new_code(), "Clinic 4", stranger.keys.public, context) | {"invite": invite["id"]}
+    assert asked(three, stranger._sealed(context, hub.to_json(body), [])) == InviteProof.code
+
+
+@pytest.mark.parametrize("taken", ["sign", "identity"])
+def test_b18_a_key_of_another_clinic_does_not_join(three: Federation, stranger: Clinic, taken: str) -> None:
+    stranger.keys = replace(stranger.keys, **{taken: getattr(three.clinics[0].keys, taken)})
+    code, site = three.hub.invite("Clinic 4", "small", 14)
+    assert asked(three, stranger.ask_in(code)) == KeyReused.code
+    assert three.hub.roster.site(site) is None
+
+
+def test_b18_two_who_ask_with_one_key_are_not_both_approved_by_hand(tmp_path: Path) -> None:
+    fed = Federation(tmp_path, PLAN.replace("stale = 1", 'stale = 1\nenrolment = "manual"'), clinics=0)
+    one = Clinic(fed.hub.federation, tmp_path / "one")
+    for name in ("Clinic 1", "Clinic 2"):
+        code, _ = fed.hub.invite(name, "small", 14)
+        intake.receive(fed.hub, one.ask_in(code))
+    fed.judge()
+    intake.approve(fed.hub, fed.boss, "site-001")
+    with pytest.raises(KeyReused):
+        intake.approve(fed.hub, fed.boss, "site-002")
+    assert [site.id for site in fed.hub.roster.sites] == ["site-001"]
+    fed.hub.store.close()
+
+
+@pytest.mark.parametrize("body", [b"\xff", b"[", b"[]", b"{}", b'{"a":1,"a":2}'], ids=ascii)
+def test_a_request_that_holds_no_request_is_refused_and_holds_nobody_up(
+    three: Federation, stranger: Clinic, body: bytes
+) -> None:
+    context = statement.stamped("enrol", federation=three.hub.federation)
+    assert asked(three, stranger._sealed(context, body, [])) == BadBody.code
+    code, _ = three.hub.invite("Clinic 4", "small", 14)
+    assert asked(three, stranger.ask_in(code)) == "approved"
+
+
+# --- C: the right thing in the wrong place ----------------------------------------------------------------------
+def test_c01_one_file_through_two_carriers_is_one_share_one_line_and_one_receipt(three: Federation) -> None:
+    path = given(three, three.open())
+    sticks = [three.folder / name for name in ("stick", "cloud")]
+    for stick in sticks:
+        (stick / carrier.TO).mkdir(parents=True)
+        shutil.copy(path, stick / carrier.TO / f"from {stick.name}")
+    first = carrier.exchange(three.hub, sticks[0]).taken[0]
+    before = kept(three)
+    second = carrier.exchange(three.hub, sticks[1]).taken[0]
+    assert (first.hash, first.receipt, first.new) == (second.hash, second.receipt, True)
+    assert not second.new
+    assert kept(three) == before
+    about = three.hub.store.rows("SELECT * FROM log WHERE subject = ?", first.hash)
+    assert [line["type"] for line in about] == ["received"]
+
+
+def test_c01_a_file_that_comes_again_after_its_verdict_is_answered_with_the_verdict(three: Federation) -> None:
+    path = given(three, three.open())
+    first = intake.receive(three.hub, path)
+    three.judge()
+    before = kept(three)
+    second = intake.receive(three.hub, path)
+    assert (second.state, second.new) == (intake.ACCEPTED, False)
+    assert second.receipt != first.receipt
+    assert kept(three) == before
+
+
+def test_c02_a_second_different_share_for_a_round_is_refused(three: Federation) -> None:
+    order = three.open()
+    intake.receive(three.hub, given(three, order))
+    refused(three, given(three, order, examples=999), DuplicateRound)
+
+
+def test_c02_after_the_verdict_too(three: Federation) -> None:
+    order = three.open()
+    intake.receive(three.hub, given(three, order))
+    three.judge()
+    refused(three, given(three, order, examples=999), DuplicateRound)
+
+
+def test_c03_eight_at_once_are_one_share_with_one_answer(three: Federation) -> None:
+    path = given(three, three.open())
+
+    def send(_: int) -> intake.Answer:
+        own = Hub(three.hub.home, clock=three.clock)
+        try:
+            return intake.receive(own, path)
+        finally:
+            own.store.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(send, range(8)))
+    assert len({answer.receipt for answer in answers}) == 1
+    assert [answer.new for answer in answers].count(True) == 1
+    assert kept(three)[0] == 1
+    lines = three.hub.store.rows("SELECT * FROM log WHERE subject = ?", answers[0].hash)
+    assert [line["type"] for line in lines] == ["received"]
+    assert list(three.hub.home.glob(".*.part")) == []
+    three.hub.store.verify()
+
+
+def test_c03_eight_clinics_at_once_are_eight_shares(tmp_path: Path) -> None:
+    fed = Federation(tmp_path, clinics=8)
+    order = fed.open()
+    paths = [given(fed, order, number) for number in range(8)]
+
+    def send(path: Path) -> bool:
+        own = Hub(fed.hub.home, clock=fed.clock)
+        try:
+            return intake.receive(own, path).new
+        finally:
+            own.store.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(send, paths))
+    assert kept(fed)[0] == 8
+    fed.hub.store.verify()
+    fed.hub.store.close()
+
+
+def two_rounds_on(fed: Federation) -> tuple[Task, Task]:
+    """A task of a round that no share may be of any more, and the open one."""
+    first = fed.open()
+    fed.play(first)
+    fed.aggregate()
+    fed.play(fed.open())
+    fed.aggregate()
+    return first, fed.open()
+
+
+def test_c04_a_share_of_a_round_that_is_over_is_refused(three: Federation) -> None:
+    first, _ = two_rounds_on(three)
+    refused(three, given(three, first), RoundClosed)
+
+
+def test_c04_a_share_of_a_round_to_come_is_refused(three: Federation) -> None:
+    order = three.open()
+    refused(three, given(three, order, round=order.round + 1), RoundUnknown)
+
+
+def test_c05_a_share_under_the_task_of_another_round_is_refused(three: Federation) -> None:
+    first = three.open()
+    three.play(first)
+    three.aggregate()
+    refused(three, given(three, three.open(), task=first.hash), WrongTask)
+
+
+def test_c06_a_share_for_another_federation_is_refused(three: Federation) -> None:
+    refused(three, given(three, three.open(), federation="fh-" + "e" * 32), errors.Federation)
+
+
+def test_c06_a_request_to_join_another_federation_is_refused(three: Federation, stranger: Clinic) -> None:
+    code, _ = three.hub.invite("Clinic 4", "small", 14)
+    stranger.federation = "fh-" + "e" * 32
+    assert asked(three, stranger.ask_in(code)) == errors.Federation.code
+
+
+def test_c07_a_share_made_from_another_model_is_refused(three: Federation) -> None:
+    refused(three, given(three, three.open(), base="e" * 64), BaseModel)
+
+
+def test_c08_a_number_that_does_not_rise_is_a_replay_and_one_that_jumps_is_not(three: Federation) -> None:
+    order = three.open()
+    intake.receive(three.hub, given(three, order, seq=1000))
+    three.play(order, without=("site-001",))
+    three.aggregate()
+    later = three.open()
+    for number in (0, 7, 1000):
+        refused(three, given(three, later, seq=number), Replay)
+    assert intake.receive(three.hub, given(three, later, seq=1001)).new
+
+
+def test_c09_a_nonce_seen_before_is_a_replay_whatever_its_number(three: Federation) -> None:
+    order = three.open()
+    intake.receive(three.hub, given(three, order, nonce="7" * 32))
+    three.play(order, without=("site-001",))
+    three.aggregate()
+    refused(three, given(three, three.open(), nonce="7" * 32), Replay)
+
+
+@pytest.mark.parametrize("kind", ["charter", "roster", "task", "global", "receipt"])
+def test_a_hub_takes_in_nothing_that_only_hubs_say(three: Federation, kind: str) -> None:
+    intake.receive(three.hub, given(three, three.open()))
+    with three.hub.store.path(three.hub.newest(kind)["hash"]).open("rb") as file:
+        said, signers = parcel.read_prologue(file)
+    with pytest.raises(Kind):
+        intake.admit(three.hub, said, signers)
+
+
+@pytest.mark.parametrize("more", [True, False])
+def test_c11_a_share_for_other_readers_than_the_task_names_is_refused(three: Federation, more: bool) -> None:
+    order = three.open()
+    spy = three.clinics[1].keys.public.recipient
+    readers = [*order.recipients, spy] if more else list(order.recipients[:1])
+    refused(three, given(three, order, recipients=readers), Recipients)
+
+
+def stolen(fed: Federation, path: Path, thief: Clinic) -> Path:
+    """A share off the wire, its ciphertext signed by another clinic as its own."""
+    seen = parcel.look(path, parcel.anyone)
+    payload = path.read_bytes()[seen.offset :]
+    context = dict(seen.statement.context) | {
+        "sender": thief.id,
+        "sender_key": sshsig.fingerprint(thief.keys.public.sign),
+        "nonce": os.urandom(16).hex(),
+    }
+    outside = statement.Statement(context, "age", hashlib.sha256(payload).hexdigest(), len(payload))
+    mine = fed.folder / "stolen.fhx"
+    mine.write_bytes(parcel._prologue(outside, [thief.keys.sign]) + payload)
+    return mine
+
+
+def test_c12_a_share_that_was_stolen_and_signed_anew_is_put_aside_with_an_alarm(three: Federation) -> None:
+    order = three.open()
+    honest = given(three, order)
+    intake.receive(three.hub, stolen(three, honest, three.clinics[1]))
+    intake.receive(three.hub, honest)
+    three.play(order, without=("site-001", "site-002"))
+    three.judge()
+    assert three.states() == {"site-001/1": "accepted", "site-002/1": "quarantined", "site-003/1": "accepted"}
+    told = three.aggregate(now=True)
+    assert told["accepted"] == ["site-001", "site-003"]
+    assert [odd["code"] for odd in told["quarantined"]] == ["E_INNER_CONTEXT"]
+    with pytest.raises(errors.NotNow, match="cannot be let in"):
+        rounds.review(three.hub, three.boss, "site-002", release=True)
+
+
+def test_c12_the_robbed_and_even_the_thief_can_still_give_their_own(three: Federation) -> None:
+    order = three.open()
+    intake.receive(three.hub, stolen(three, given(three, order, seq=1), three.clinics[1]))
+    three.judge()
+    three.play(order, without=("site-002",))
+    intake.receive(three.hub, given(three, order, 1, seq=2))
+    assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
+
+
+@pytest.mark.parametrize("year", [1970, 2099])
+def test_c15_the_date_on_a_share_changes_nothing(three: Federation, year: int) -> None:
+    order = three.open()
+    intake.receive(three.hub, given(three, order, created=f"{year}-01-01T00:00:00Z"))
+    three.play(order, without=("site-001",))
+    assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
+    assert three.hub.now == three.clock.time
+
+
+# --- D11 ---------------------------------------------------------------------------------------------------------
+def test_d11_a_share_whose_rounds_key_is_destroyed_is_refused_as_such(three: Federation) -> None:
+    order = three.open()
+    three.play(order, without=("site-001",))
+    three.aggregate(now=True)
+    intake.receive(three.hub, given(three, order))
+    three.play(three.open(), without=("site-001",))
+    (three.hub.home / "round-keys" / "000001.age").unlink()
+    three.judge()
+    row = three.hub.store.row("SELECT state, code FROM shares WHERE site = 'site-001'")
+    assert row
+    assert (row["state"], row["code"]) == ("refused", RoundKeyGone.code)
+    assert three.aggregate(now=True)["accepted"] == ["site-002", "site-003"]
+
+
+def test_d11_a_rounds_key_lives_for_as_long_as_a_late_share_may_come_and_no_longer(three: Federation) -> None:
+    found = []
+    for _ in range(3):
+        three.play(three.open())
+        three.aggregate()
+        found.append(sorted(path.stem for path in (three.hub.home / "round-keys").iterdir()))
+    assert found == [["000001"], ["000002"], ["000003"]]
