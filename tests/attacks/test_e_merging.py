@@ -1,0 +1,294 @@
+"""Faults E11-E22 of the catalogue at a real hub: shares that are well-formed and still not to be believed.
+
+Labels turned round (E19) pass every check on weights; whoever measures sees them. No share claims differential privacy
+(E20).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedhelp_edge.errors import NonFinite, Quorum
+from fedhelp_edge.merge import clip, rules
+from fedhelp_edge.parcel import canon
+from fedhelp_edge.plan import Merge
+from fedhelp_edge.share import Array
+from fedhelp_edge.trust.task import Task
+from server_ref import intake, rounds
+from tests.federation import Federation
+
+Arrays = dict[str, Array]
+
+
+@pytest.fixture(scope="module")
+def made_of_five(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    made = Federation(tmp_path_factory.mktemp("five") / "made", clinics=5)
+    yield made
+    made.hub.store.close()
+
+
+@pytest.fixture
+def five(made_of_five: Federation, tmp_path: Path) -> Iterator[Federation]:
+    five = made_of_five.copied(tmp_path / "federation")
+    yield five
+    five.hub.store.close()
+
+
+def honest(fed: Federation, order: Task, number: int) -> Arrays:
+    """Much the same change for everybody, with something of a site's own."""
+    common = np.random.default_rng(order.round)
+    own = np.random.default_rng([order.round, number])
+    return {
+        name: (
+            array
+            + 0.01 * np.abs(common.standard_normal(array.shape))
+            + 0.002 * np.abs(own.standard_normal(array.shape))
+        ).astype(np.float32)
+        for name, array in fed.base(order).items()
+    }
+
+
+def pulled(base: Arrays, share: Arrays, times: float) -> Arrays:
+    """A share whose change is so many times as long."""
+    return {name: (base[name] + times * (share[name] - base[name])).astype(np.float32) for name in base}
+
+
+def give(fed: Federation, order: Task, number: int, arrays: Arrays, **changes: Any) -> None:
+    intake.receive(fed.hub, fed.clinics[number].give(order, arrays, **changes))
+
+
+def told_of(fed: Federation, site: str) -> tuple[str, str]:
+    row = fed.hub.store.row("SELECT state, code FROM shares WHERE site = ? ORDER BY seq DESC LIMIT 1", site)
+    assert row
+    return row["state"], row["code"]
+
+
+def test_e11_the_weights_that_were_given_out_are_no_training(three: Federation) -> None:
+    order = three.open()
+    three.play(order, without=("site-003",))
+    give(three, order, 2, three.base(order))
+    assert three.aggregate(now=True)["quarantined"] == [
+        {"site": "site-003", "code": "E_LAZY", "cause": "the weights are those that it was given"}
+    ]
+
+
+def test_e12_of_two_copies_both_are_put_aside(three: Federation) -> None:
+    order = three.open()
+    for number in (0, 1):
+        give(three, order, number, honest(three, order, 0))
+    give(three, order, 2, honest(three, order, 2))
+    with pytest.raises(Quorum):
+        three.aggregate(now=True)
+    assert [told_of(three, clinic.id) for clinic in three.clinics] == [
+        ("quarantined", "E_COPY"), ("quarantined", "E_COPY"), ("accepted", ""),
+    ]  # fmt: skip
+
+
+def test_e12_a_copy_that_comes_after_its_twin_was_put_aside_is_one_too(three: Federation) -> None:
+    order = three.open()
+    for number in (0, 1):
+        give(three, order, number, honest(three, order, 0))
+    with pytest.raises(Quorum):
+        three.aggregate(now=True)
+    give(three, order, 1, honest(three, order, 0), examples=7)
+    give(three, order, 2, honest(three, order, 2))
+    with pytest.raises(Quorum):
+        three.aggregate(now=True)
+    assert told_of(three, "site-002") == ("quarantined", "E_COPY")
+
+
+def test_e13_a_pull_of_fifty_times_the_median_waits_for_a_person(three: Federation) -> None:
+    order = three.open()
+    three.play(order, without=("site-003",))
+    give(three, order, 2, pulled(three.base(order), honest(three, order, 2), 50))
+    assert three.aggregate(now=True)["accepted"] == ["site-001", "site-002"]
+    assert told_of(three, "site-003") == ("quarantined", "E_TOO_FAR")
+
+
+@pytest.mark.parametrize(("sites", "verdict"), [(5, ("quarantined", "E_OPPOSED")), (4, ("merged", ""))])
+def test_e13_a_sign_turned_round_is_seen_from_five_shares_on(
+    five: Federation, sites: int, verdict: tuple[str, str]
+) -> None:
+    order = five.open()
+    for number in range(sites - 1):
+        give(five, order, number, honest(five, order, number))
+    give(five, order, 4, pulled(five.base(order), honest(five, order, 4), -1))
+    told = five.aggregate(now=True)
+    assert told_of(five, "site-005") == verdict
+    assert told["accepted"][:4] == [f"site-00{number + 1}" for number in range(sites - 1)] + (
+        ["site-005"] if sites == 4 else []
+    )
+
+
+def test_e13_a_person_lets_an_odd_share_in(five: Federation) -> None:
+    order = five.open()
+    for number in range(4):
+        give(five, order, number, honest(five, order, number))
+    give(five, order, 4, pulled(five.base(order), honest(five, order, 4), -1))
+    with pytest.raises(Quorum):
+        five.aggregate()
+    rounds.review(five.hub, five.boss, "site-005", release=True)
+    assert len(five.aggregate()["accepted"]) == 5
+
+
+@pytest.mark.parametrize("times", [6, 19])
+def test_e14_a_scaled_share_moves_the_model_no_further_than_five_medians_of_its_part(
+    three: Federation, times: float
+) -> None:
+    order = three.open()
+    base = three.base(order)
+    shares = {clinic.id: honest(three, order, number) for number, clinic in enumerate(three.clinics)}
+    shares["site-003"] = pulled(base, shares["site-003"], times)
+    for number, clinic in enumerate(three.clinics):
+        give(three, order, number, shares[clinic.id])
+    told = three.aggregate()
+    assert told["accepted"] == ["site-001", "site-002", "site-003"]
+    moved = clip.pull(base, three.hub.model(told["merged_sha256"]))
+    pulls = [clip.pull(base, arrays) for arrays in shares.values()]
+    for what in moved:
+        median = float(np.median([one[what] for one in pulls]))
+        bound = sum(min(one[what], clip.TIMES * median) for one in pulls) / 3
+        assert moved[what] <= bound * (1 + 1e-5)
+        assert moved[what] < sum(one[what] for one in pulls) / 3
+
+
+@pytest.mark.parametrize("count", [0, 10**12, "NaN", "12", True], ids=repr)
+def test_e15_a_number_of_images_that_cannot_be_is_refused(three: Federation, count: Any) -> None:
+    order = three.open()
+    three.play(order, without=("site-001",))
+    give(three, order, 0, honest(three, order, 0), examples=count)
+    three.judge()
+    assert told_of(three, "site-001") == ("refused", "E_SAMPLES")
+
+
+def test_e15_a_share_of_no_stated_size_is_refused(three: Federation) -> None:
+    order = three.open()
+    give(three, order, 0, honest(three, order, 0), facts={"val": 10})
+    three.judge()
+    assert told_of(three, "site-001") == ("refused", "E_SAMPLES")
+
+
+@pytest.mark.parametrize("count", [-5, 1.5, math.nan], ids=repr)
+def test_e15_a_number_that_the_format_does_not_know_is_refused(
+    three: Federation, count: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = three.open()
+    monkeypatch.setattr(
+        canon, "encode", lambda value: json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    )
+    path = three.clinics[0].give(order, honest(three, order, 0), examples=count)
+    monkeypatch.undo()
+    intake.receive(three.hub, path)
+    three.judge()
+    assert told_of(three, "site-001") == ("refused", "E_BODY")
+
+
+def test_e15_a_site_of_a_million_images_weighs_no_more_than_the_plan_allows(three: Federation) -> None:
+    parts = rules.weights([10**6, 100, 100], cap=0.4)
+    assert parts[0] == pytest.approx(0.4)
+    assert sum(parts) == pytest.approx(1)
+
+
+NUMBERS = st.floats(-1e4, 1e4, width=32)
+
+
+@pytest.mark.parametrize("rule", ["median", "trimmed"])
+@given(
+    honest=st.lists(st.lists(NUMBERS, min_size=4, max_size=4), min_size=3, max_size=3),
+    colluding=st.lists(st.lists(NUMBERS, min_size=4, max_size=4), min_size=2, max_size=2),
+)
+def test_e16_two_of_five_that_collude_stay_within_what_the_honest_say(
+    rule: str, honest: list[list[float]], colluding: list[list[float]]
+) -> None:
+    shares = {f"site-{n}": {"w": np.array(row, "f4")} for n, row in enumerate([*colluding, *honest])}
+    how = Merge(rule, clip="none", trim=0.4)
+    merged = rules.merge({"w": np.zeros(4, "f4")}, shares, dict.fromkeys(shares, 1), how)["w"]
+    said = np.array(honest, "f4")
+    assert (said.min(0) <= merged).all()
+    assert (merged <= said.max(0)).all()
+
+
+@pytest.mark.parametrize("rule", ["median", "trimmed"])
+@given(
+    honest=st.lists(st.lists(NUMBERS, min_size=4, max_size=4), min_size=3, max_size=3),
+    colluding=st.lists(st.lists(NUMBERS, min_size=4, max_size=4), min_size=2, max_size=2),
+)
+def test_e16_with_the_clip_they_stay_within_what_the_honest_say_and_the_base(
+    rule: str, honest: list[list[float]], colluding: list[list[float]]
+) -> None:
+    shares = {f"site-{n}": {"w": np.array(row, "f4")} for n, row in enumerate([*colluding, *honest])}
+    merged = rules.merge({"w": np.zeros(4, "f4")}, shares, dict.fromkeys(shares, 1), Merge(rule, trim=0.4))["w"]
+    said = np.array([[0] * 4, *honest], "f4")
+    assert (said.min(0) <= merged).all()
+    assert (merged <= said.max(0)).all()
+
+
+def test_e17_a_round_of_which_nothing_is_believed_fails_and_the_old_model_stays(three: Federation) -> None:
+    order = three.open()
+    for number in range(3):
+        give(three, order, number, three.base(order))
+    with pytest.raises(Quorum):
+        three.aggregate()
+    three.clock.go_on(days=8)
+    before = three.hub.newest("global")["hash"]
+    with pytest.raises(Quorum):
+        three.aggregate()
+    assert rounds.newest(three.hub)["state"] == rounds.FAILED
+    assert three.hub.newest("global")["hash"] == before
+    assert set(three.states().values()) == {"quarantined"}
+    again = three.open()
+    assert again.base == order.base
+    three.play(again)
+    assert three.aggregate()["published"]
+
+
+def test_e18_a_model_with_a_number_that_is_none_is_never_signed(
+    three: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = three.open()
+    three.play(order)
+    before = three.hub.newest("global")["hash"]
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            rules, "merge", lambda base, *_: {name: array * np.float32(np.nan) for name, array in base.items()}
+        )
+        with pytest.raises(NonFinite):
+            three.aggregate()
+    assert three.hub.newest("global")["hash"] == before
+    assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
+
+
+def test_e21_one_number_too_many_is_refused(three: Federation) -> None:
+    order = three.open()
+    arrays = honest(three, order, 0)
+    arrays["linear.bias"] = np.append(arrays["linear.bias"], np.float32(0))
+    give(three, order, 0, arrays)
+    three.judge()
+    assert told_of(three, "site-001") == ("refused", "E_SCHEMA_SHAPE")
+
+
+def test_e22_the_merged_model_does_not_depend_on_who_came_first(three: Federation) -> None:
+    order = three.open()
+    paths = [clinic.give(order, honest(three, order, number)) for number, clinic in enumerate(three.clinics)]
+    merged = set()
+    for number, arrivals in enumerate(itertools.permutations(paths)):
+        fed = three.copied(three.folder.with_name(f"copy {number}"))
+        for path in arrivals:
+            intake.receive(fed.hub, path)
+            if number % 2:  # judged one by one, or all at once
+                fed.judge()
+        told = fed.aggregate()
+        inputs = json.loads(fed.hub.newest("global")["line"])["context"]["inputs"]
+        merged.add((told["merged_sha256"], inputs["sha256"]))
+        fed.hub.store.close()
+    assert len(merged) == 1
