@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, cast
 from fedhelp_edge import files, share
 from fedhelp_edge.codec import CODECS
 from fedhelp_edge.errors import NotNow, Quorum, SignerRevoked
-from fedhelp_edge.merge import rules, suspect
+from fedhelp_edge.merge import patience, rules, suspect
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.parcel import age, parcel
 from fedhelp_edge.parcel.keys import Keys
@@ -256,8 +256,7 @@ def _is_tired(hub: Hub) -> bool:
     rows = hub.store.rows("SELECT report FROM rounds WHERE state = 'merged' AND task != '' ORDER BY round")
     found = [json.loads(row["report"]) for row in rows]
     rates = [one["correct"] / one["val"] for one in found if one.get("val")]
-    patience = hub.plan.round.patience
-    return bool(patience) and len(rates) > patience and max(rates[-patience:]) <= max(rates[:-patience])
+    return patience.is_spent(rates, hub.plan.round.patience)
 
 
 def _forget(hub: Hub) -> None:

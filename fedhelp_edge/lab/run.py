@@ -21,11 +21,12 @@ import torch
 from numpy.typing import NDArray
 
 from fedhelp_edge import files, share
+from fedhelp_edge.codec import CODECS
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import FileExists, SchemaShape
 from fedhelp_edge.lab.partition import Part
 from fedhelp_edge.lab.post import Post, through
-from fedhelp_edge.merge import rules
+from fedhelp_edge.merge import patience, rules
 from fedhelp_edge.methods.base import Bench, Learner
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets import resnet
@@ -57,12 +58,17 @@ def run(
     schema = method.schema(plan)
     merged = _first(method.start(plan), start or {})
     whole = share.Share(merged).schema()
+    merged = dict(through(plan.wire.down, merged, whole, merged)[0])  # a model is what everybody holds of it
     made = {part.id: learners.learner(plan, part.id, part.tier, part.of("train"), pack, bench) for part in parts}
     first, facts = _resume(out, made)
     if first:
         merged = {**merged, **_load(out / f"round-{first:06}" / "merged.safetensors")}
     examples = {part.id: len(part.of("train")) for part in parts}
     for round_ in range(first + 1, plan.rounds + 1):
+        if method.exchanges and plan.round.patience:
+            if patience.is_spent(facts["rates"], plan.round.patience):
+                break  # a round's shares tell how good the model was that it began with
+            facts["rates"].append(_rate(parts, made, merged))
         begun = time.monotonic()
         shares: dict[str, Mapping[str, Array]] = {}
         for part in parts:
@@ -76,7 +82,8 @@ def run(
                 shares[part.id], size = through(plan.wire.up, one.give().arrays, schema, merged, post)
                 facts["sent"] += size
         if shares:
-            merged = {**merged, **rules.merge(merged, shares, examples, plan.merge)}
+            new = rules.merge(merged, shares, examples, plan.merge)
+            merged = {**merged, **through(plan.wire.down, new, schema, merged)[0]}
         facts["seconds"] += time.monotonic() - begun
         common = {t.name: merged[t.name] for t in schema.tensors}
         facts["curve"].append(_step(parts, made, common, round_))
@@ -112,10 +119,10 @@ def _same_run(
         note.write_text(digest.hexdigest())
 
 
-def model_hash(merged: Mapping[str, Array], schema: Schema) -> str:
-    """What names a merged model: the hash of its canonical safetensors."""
+def model_hash(merged: Mapping[str, Array], schema: Schema, codec: str = "f32") -> str:
+    """What names a merged model: the hash of its canonical safetensors, as it travels down."""
     file = io.BytesIO()
-    share.write(file, {t.name: merged[t.name] for t in schema.tensors})
+    share.write(file, CODECS[codec].encode({t.name: merged[t.name] for t in schema.tensors}, {}, {})[0])
     return hashlib.sha256(file.getvalue()).hexdigest()
 
 
@@ -138,6 +145,16 @@ def _step(
         if common:
             said["merged"].append(_figures(loop.probabilities(one, _merged(one, common), val.pixels), val.labels))
     return {"round": round_, **{name: _mean(rows) for name, rows in said.items() if rows}}
+
+
+def _rate(parts: Sequence[Part], made: Mapping[str, Learner], merged: Mapping[str, Array]) -> float:
+    """How many of all sites' images that are kept to choose by the model gets right that a round begins with."""
+    right = total = 0
+    for part in parts:
+        val = part.of("val")
+        said = loop.probabilities(made[part.id], _merged(made[part.id], merged), val.pixels)
+        right, total = right + int((said.argmax(1) == val.labels).sum()), total + len(val)
+    return right / max(total, 1)
 
 
 def _merged(one: Learner, common: Mapping[str, Array]) -> torch.nn.Module:
@@ -165,7 +182,7 @@ def _keep(
 def _resume(out: Path, made: Mapping[str, Learner]) -> tuple[int, dict[str, Any]]:
     """The last round that is whole, and what is known of the run until then."""
     rounds = sorted(out.glob("round-*"))
-    facts: dict[str, Any] = {"seconds": 0.0, "sent": 0, "received": 0, "curve": []}
+    facts: dict[str, Any] = {"seconds": 0.0, "sent": 0, "received": 0, "curve": [], "rates": []}
     if not rounds:
         return 0, facts
     for name, one in made.items():
@@ -218,8 +235,8 @@ def _record(
     return {
         "method": plan.method,
         "seed": plan.seed,
-        "rounds": plan.rounds,
-        "merged_sha256": model_hash(merged, schema) if merged is not None else None,
+        "rounds": len(facts["curve"]),
+        "merged_sha256": model_hash(merged, schema, plan.wire.down) if merged is not None else None,
         "sites": sites,
         "mean": _mean(sites),
         "merged": _mean(common) if common else None,

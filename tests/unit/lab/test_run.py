@@ -292,3 +292,19 @@ def test_a_folder_does_not_answer_with_the_run_of_another_plan(go: Go, plan_of: 
     go(plan_of(rounds=1), tmp_path)
     with pytest.raises(FileExists):
         go(plan_of(rounds=1, seed=5), tmp_path)
+
+
+def test_a_federation_that_does_not_get_better_ends_before_its_rounds_do(
+    go: Go, plan_of: PlanOf, tmp_path: Path
+) -> None:
+    settings = {"round.patience": "2", "training.lr": "1e-7", "nets.norm": "group"}  # nothing moves
+    record = go(plan_of(settings=settings, rounds=6), tmp_path)
+    assert record["rounds"] == len(record["curve"]) == 3
+
+
+def test_the_merged_model_is_what_every_site_holds_of_it(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
+    """Half precision on the way down: the next round is merged upon the numbers that sites began from."""
+    halved = go(plan_of(settings={"wire.down": "f16"}), tmp_path / "halved")
+    whole = go(plan_of(), tmp_path / "whole")
+    assert halved["merged_sha256"] != whole["merged_sha256"]
+    assert halved["bytes_down"] < 0.6 * whole["bytes_down"]
