@@ -24,6 +24,7 @@ from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.parcel.statement import iso, when
 from fedhelp_edge.share import Array
 from fedhelp_edge.trust import task
+from server_ref import incoming
 from server_ref.hub import Hub, to_json
 from server_ref.intake import (
     ACCEPTED,
@@ -157,7 +158,8 @@ def aggregate(hub: Hub, boss: Keys, *, now: bool = False) -> dict[str, Any]:
     row = current(hub)
     _refuse_revoked(hub, boss, row)
     accepted, missing = standing(hub, row)
-    over = hub.now >= when(row["closes"])
+    closes = when(row["closes"])
+    over = hub.now >= closes and not incoming.awaited(hub, row["round"], closes)
     if over or now or not missing:
         _look_closer(hub, boss, row)
         accepted, missing = standing(hub, row)
