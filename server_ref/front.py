@@ -144,8 +144,8 @@ class _Careful:
 
 def _odd(scope: Scope) -> FedhelpError | None:
     names = [name for name, _ in scope["headers"]]
-    if len(names) > _MOST_HEADERS:
-        return RequestHeaders(f"more than {_MOST_HEADERS} headers")
+    if len(names) > _MOST_HEADERS or sum(len(name) + len(value) for name, value in scope["headers"]) > _HEAD_BYTES:
+        return RequestHeaders(f"more than {_MOST_HEADERS} headers or {_HEAD_BYTES} bytes of them")
     if len(scope["raw_path"]) + len(scope["query_string"]) > _LONGEST_PATH:
         return RequestHeaders(f"an address of more than {_LONGEST_PATH} letters")
     if b"transfer-encoding" in names and b"content-length" in names:

@@ -197,7 +197,7 @@ def _check_room(hub: Hub, said: Statement, uploads: list[Upload], limits: Limits
         rows = hub.store.rows("SELECT hash FROM shares WHERE site = ? AND round = ?", site, round_)
         used = sum(hub.store.path(row["hash"]).stat().st_size for row in rows)
         used += sum(one.length for one in uploads if one.sender == site and one.said.context.get("round") == round_)
-        if used + said.size > limits.rounds_worth * (order.limit + parcel.PROLOGUE_LIMIT):
+        if used + said.size > limits.rounds_worth * order.limit:
             raise Quota(f"{site} has left {used} bytes for round {round_} already")
         return now
     waiting = hub.store.row("SELECT count(*) AS count FROM requests WHERE state = 'waiting'")

@@ -134,9 +134,11 @@ def prologue(data: bytes) -> int:
 
 
 @contextmanager
-def running(home: Path, limits: Limits | None = None) -> Iterator[int]:
+def running(
+    home: Path, limits: Limits | None = None, cert: Path | None = None, key: Path | None = None
+) -> Iterator[int]:
     """A front in a thread of its own; the port that it listens at."""
-    server = front.server(home, limits or Limits())
+    server = front.server(home, limits or Limits(), cert, key)
     with front.listening("127.0.0.1", 0) as sock:
         port: int = sock.getsockname()[1]
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})

@@ -1,0 +1,646 @@
+"""Faults F01-F20 of the catalogue, C01, C03 and revocation while an upload is under way: a real front on loopback.
+
+There is no checksum per PATCH (F03): the whole is judged by the hash that was signed. There is no RFC 9421 signature
+(F15 tests ours instead) and nothing is signed that a proxy rewrites (F18).
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import itertools
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from http.client import HTTPException
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from fedhelp_edge.errors import Listen, Quorum
+from fedhelp_edge.parcel import keys, sshsig
+from server_ref import carrier, front, intake
+from server_ref.gate import Limits
+from tests.chaos import Fate, network
+from tests.federation import Clinic, Federation
+from tests.net import BYTES, TUS, Answer, Client, prologue, raw, running
+
+
+@pytest.fixture
+def fed(tmp_path: Path) -> Federation:
+    return Federation(tmp_path, clinics=2)
+
+
+@pytest.fixture
+def client(fed: Federation) -> Iterator[Client]:
+    with running(fed.hub.home) as port:
+        yield Client(port, fed.hub.federation)
+
+
+@pytest.fixture
+def draw(fed: Federation) -> Callable[..., Path]:
+    """Another share of a clinic for the open round."""
+    order = fed.open()
+
+    def give(place: int = 0, **more: object) -> Path:
+        clinic = fed.clinics[place]
+        return clinic.give(order, fed.drawn(order, clinic), **more)
+
+    return give
+
+
+@pytest.fixture
+def share(draw: Callable[..., Path]) -> Path:
+    return draw()
+
+
+def patch(port: int, path: Path, offset: int, length: int) -> socket.socket:
+    """A PATCH that announces a body, on a line that stays open; the front is waiting for the first byte of it."""
+    line = socket.create_connection(("127.0.0.1", port), timeout=60)
+    asked = {**BYTES, "Upload-Offset": offset, "Content-Length": length, "Expect": "100-continue", "Host": "x"}
+    head = "".join(f"{name}: {value}\r\n" for name, value in asked.items())
+    line.sendall(f"PATCH /v1/uploads/{path.stem} HTTP/1.1\r\n{head}\r\n".encode())
+    assert line.recv(1000).startswith(b"HTTP/1.1 100")
+    return line
+
+
+def received(fed: Federation, share: Path) -> int:
+    """How often the log says that a parcel was received."""
+    return len(fed.hub.store.rows("SELECT 1 FROM log WHERE type = 'received' AND subject = ?", share.stem))
+
+
+# --- uploads -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("offset", ["0", "+1", "high", "-1", "x", "1.0", "", str(2**53 - 1), str(2**64)])
+def test_f01_a_wrong_offset_changes_nothing(client: Client, share: Path, offset: str) -> None:
+    begun = client.begin(share).offset
+    asked = {"+1": str(begun + 1), "high": str(share.stat().st_size + 1)}.get(offset, offset)
+    answer = client.ask("PATCH", f"/v1/uploads/{share.stem}", b"x", {**BYTES, "Upload-Offset": asked})
+    assert (answer.status, answer.code) in ((409, "E_UPLOAD_OFFSET"), (400, "E_REQUEST"))
+    assert client.where(share.stem).offset == begun
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_f02_more_bytes_than_are_missing_are_refused_and_none_is_kept(
+    client: Client, fed: Federation, share: Path, chunked: bool
+) -> None:
+    begun = client.begin(share).offset
+    data = share.read_bytes()[begun:] + b"x"
+    if chunked:
+        head = "".join(f"{name}: {value}\r\n" for name, value in {**BYTES, "Upload-Offset": begun}.items())
+        request = f"PATCH /v1/uploads/{share.stem} HTTP/1.1\r\nHost: x\r\n{head}Transfer-Encoding: chunked\r\n\r\n"
+        answer = raw(client.port, request.encode() + b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data))
+        assert answer.startswith(b"HTTP/1.1 413")
+    else:
+        assert client.go_on(share.stem, begun, data).code == "E_PAYLOAD_SIZE"
+    assert client.where(share.stem).offset == begun
+    assert client.send(share).status == 204
+    assert fed.hub.store.path(share.stem).read_bytes() == share.read_bytes()
+
+
+@pytest.mark.parametrize("came", [0, 1000])
+def test_f04_of_two_patches_the_newer_wins_and_the_bytes_are_right(
+    client: Client, fed: Federation, share: Path, came: int
+) -> None:
+    data, begun = share.read_bytes(), client.begin(share).offset
+    with patch(client.port, share, begun, len(data) - begun) as older:
+        older.sendall(data[begun : begun + came])
+        stands = client.where(share.stem).offset if came else begun
+        assert begun <= stands <= begun + came
+        assert client.go_on(share.stem, stands, data[stands:]).status == 204
+        assert older.recv(1000).startswith(b"HTTP/1.1 409")
+    assert fed.hub.store.path(share.stem).read_bytes() == data
+    assert received(fed, share) == 1
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_f05_an_upload_goes_on_where_the_line_broke(client: Client, fed: Federation, share: Path, reset: bool) -> None:
+    size = share.stat().st_size
+    fates = iter([Fate(), *(Fate(cut=cut, reset=reset) for cut in (size // 3, size // 2))])
+    with network(client.port, fates) as port:
+        bad = Client(port, client.federation)
+        stands = bad.begin(share).offset
+        for _ in range(2):
+            with pytest.raises((OSError, HTTPException)):
+                bad.go_on(share.stem, stands, share.read_bytes()[stands:])
+            stands = client.where(share.stem).offset
+    assert stands > client.begin(share).offset - 1
+    assert client.go_on(share.stem, stands, share.read_bytes()[stands:]).status == 204
+    assert fed.hub.store.path(share.stem).read_bytes() == share.read_bytes()
+
+
+def test_f06_answers_that_were_lost_are_given_again(client: Client, fed: Federation, share: Path) -> None:
+    data = share.read_bytes()
+    first, again = client.begin(share), client.begin(share)
+    assert (first.status, again.status) == (201, 200)
+    assert (first.offset, first.headers["location"]) == (again.offset, again.headers["location"])
+    done = client.go_on(share.stem, first.offset, data[first.offset :])
+    for repeated in (
+        client.go_on(share.stem, first.offset, data[first.offset :]),
+        client.begin(share),
+        client.where(share.stem),
+    ):
+        assert repeated.headers["fedhelp-receipt"] == done.headers["fedhelp-receipt"]
+        assert repeated.offset == len(data)
+    assert received(fed, share) == 1
+
+
+def test_f07_those_who_drip_are_cut_and_hinder_nobody(fed: Federation, draw: Callable[..., Path]) -> None:
+    first, second = draw(0), draw(1)
+    limits = Limits(header_seconds=1, body_seconds=1, body_least=64)
+    with running(fed.hub.home, limits) as port:
+        client = Client(port, fed.hub.federation)
+        begun = client.begin(first).offset
+        slow = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(100)]
+        for place, line in enumerate(slow):
+            line.sendall((b"GET / HTTP/1.1\r\nX-Drip: ", b"G", b"POST /v1/uploads HTTP/1.1\r\n")[place % 3])
+        drip = patch(port, first, begun, 10**6)
+        drip.sendall(b"x")
+        assert client.send(second).status == 204
+        assert all(line.recv(1) == b"" for line in slow)
+        assert b"E_SLOW" in b"".join(iter(lambda: drip.recv(1000), b""))
+        for line in (*slow, drip):
+            line.close()
+        assert client.where(first.stem).offset == begun + 1
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"X: " + b"x" * (64 << 10),
+        b"".join(b"X-%d: x\r\n" % place for place in range(1000)),
+        b"".join(b"X-%d: x\r\n" % place for place in range(70)),
+    ],
+    ids=["64 KiB", "1000", "70"],
+)
+def test_f08_too_many_or_too_long_headers_are_refused(client: Client, head: bytes) -> None:
+    answer = raw(client.port, b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 431")
+    assert b"E_HEADERS" in answer
+
+
+@pytest.mark.parametrize("length", [5_000, 100_000])
+def test_f08_too_long_an_address_is_refused(client: Client, length: int) -> None:
+    answer = raw(client.port, b"GET /" + b"a" * length + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 431")
+    assert b"E_HEADERS" in answer
+
+
+def test_f09_a_body_without_a_length_is_counted_as_it_comes(client: Client, fed: Federation, share: Path) -> None:
+    data, begun = share.read_bytes(), client.begin(share).offset
+    head = "".join(f"{name}: {value}\r\n" for name, value in {**BYTES, "Upload-Offset": begun}.items())
+    head += "Connection: close\r\nTransfer-Encoding: chunked\r\n"
+    request = f"PATCH /v1/uploads/{share.stem} HTTP/1.1\r\nHost: x\r\n{head}\r\n"
+    rest = data[begun:]
+    assert raw(client.port, request.encode() + b"%x\r\n%s\r\n0\r\n\r\n" % (len(rest), rest)).startswith(b"HTTP/1.1 204")
+    assert fed.hub.store.path(share.stem).read_bytes() == data
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        b"Content-Length: 5\r\nContent-Length: 6\r\n",
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: chunked, chunked\r\n",
+        b"Transfer-Encoding: gzip\r\n",
+        b"Content-Length: +5\r\n",
+        b"Content-Length : 5\r\n",
+        b"Content-Length: 5_0\r\n",
+    ],
+)
+def test_f09_a_length_that_is_told_in_two_ways_or_badly_is_refused(client: Client, lengths: bytes) -> None:
+    answer = raw(client.port, b"POST /v1/uploads HTTP/1.1\r\nHost: x\r\n" + lengths + b"\r\n5\r\nhello\r\n0\r\n\r\n")
+    assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 501"))
+    assert b"E_REQUEST" in answer
+
+
+def test_f09_an_upload_that_brings_nothing_is_refused(client: Client) -> None:
+    assert client.ask("POST", "/v1/uploads", b"", {**BYTES, "Upload-Length": "5"}).code == "E_TRUNCATED"
+    assert client.ask("POST", "/v1/uploads", b"x", BYTES).code == "E_REQUEST"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../etc/passwd", "%2e%2e%2fhub.db", "..%2f..%2fhub.db", "%00", "a%00b", "%ff", "x" * 4096, "a" * 64,
+        "..", "hub.db", "%2Fetc%2Fpasswd",
+    ],
+)  # fmt: skip
+def test_f10_a_name_is_looked_up_and_never_a_path(client: Client, fed: Federation, name: str) -> None:
+    before = sorted(fed.hub.home.rglob("*"))
+    for method, place in (("PATCH", "uploads"), ("DELETE", "uploads"), ("GET", "parcels")):
+        headers = {**BYTES, "Upload-Offset": "0"} if place == "uploads" else {}
+        if place == "parcels":
+            headers = client.signature(fed.clinics[0].keys, client.nonce(), method, f"/v1/{place}/{name}")
+        answer = client.ask(method, f"/v1/{place}/{name}", headers=headers)
+        assert (answer.status, answer.code) in ((404, "E_NOT_HERE"), (431, "E_HEADERS"))
+    assert sorted(fed.hub.home.rglob("*")) == before
+
+
+@pytest.mark.parametrize("method", ["BREW", "PROPFIND", "TRACE", "PUT", "get"])
+def test_f11_other_methods_are_refused(client: Client, method: str) -> None:
+    for path in ("/v1/uploads", "/v1/current", "/healthz"):
+        answer = client.ask(method, path)
+        assert (answer.status, answer.code) == (405, "E_METHOD")
+        assert answer.headers["allow"]
+
+
+def test_f11_a_method_is_not_changed_by_a_header(client: Client, share: Path) -> None:
+    begun = client.begin(share).offset
+    headers = {**TUS, "X-HTTP-Method-Override": "DELETE", "X-HTTP-Method": "DELETE"}
+    assert client.ask("POST", f"/v1/uploads/{share.stem}", headers=headers).code == "E_METHOD"
+    assert client.where(share.stem).offset == begun
+
+
+def test_f12_a_body_of_another_kind_is_refused_and_never_inflated(client: Client, share: Path) -> None:
+    data = share.read_bytes()
+    head, length = data[: prologue(data)], {"Upload-Length": str(len(data))}
+    for headers, body in (
+        ({**TUS, **length, "Content-Type": "application/json"}, head),
+        ({**TUS, **length}, head),
+        ({**BYTES, **length, "Content-Encoding": "gzip"}, gzip.compress(head)),
+        ({**BYTES, **length, "Content-Encoding": "identity"}, head),
+    ):
+        answer = client.ask("POST", "/v1/uploads", body, headers)
+        assert (answer.status, answer.code) == (415, "E_MEDIA")
+    answer = client.ask("POST", "/v1/uploads", gzip.compress(bytes(10**6)), {**BYTES, **length})
+    assert (answer.status, answer.code) == (400, "E_MAGIC")
+
+
+def test_f13_a_thousand_uploads_of_one_signer_are_four(
+    client: Client, fed: Federation, draw: Callable[..., Path], effort: Callable[[int, int], int]
+) -> None:
+    first = draw()
+    answers = [client.patient(partial(client.begin, first))]
+    answers += [client.patient(partial(client.begin, share)) for share in _others(fed, first, effort(99, 999))]
+    assert [answer.status for answer in answers[:5]] == [201, 201, 201, 201, 429]
+    assert {answer.code for answer in answers[4:]} == {"E_QUOTA"}
+    assert client.send(draw(1)).status == 204
+    assert client.ask("DELETE", f"/v1/uploads/{first.stem}", headers=TUS).status == 204
+    assert client.begin(draw()).status == 201
+
+
+def _others(fed: Federation, share: Path, count: int) -> Iterator[Path]:
+    """More shares with the same payload."""
+    from fedhelp_edge.parcel import parcel, statement
+
+    data, at = share.read_bytes(), prologue(share.read_bytes())
+    said = parcel.look(share, parcel.anyone).statement
+    for number in range(count):
+        context = {**said.context, "seq": 1000 + number, "nonce": f"{number:032x}"}
+        other = statement.make(context, said.sha256, said.size)
+        path = share.with_name(f"{other.hash}.fhx")
+        path.write_bytes(parcel._prologue(other, [fed.clinics[0].keys.sign]) + data[at:])
+        yield path
+        path.unlink()
+
+
+def test_f13_what_a_site_may_leave_in_a_round_is_bounded(
+    client: Client, fed: Federation, draw: Callable[..., Path]
+) -> None:
+    order = fed.hub.tasks()[1]
+    broken = {name: np.full_like(array, np.nan) for name, array in fed.base(order).items()}
+    answers = []
+    while not answers or answers[-1].status == 204:
+        answers.append(client.send(fed.clinics[0].give(order, broken)))
+        fed.judge()
+    assert (answers[-1].status, answers[-1].code) == (429, "E_QUOTA")
+    assert 4 <= len(answers) - 1 <= 4 * order.limit // draw().stat().st_size
+    assert client.send(draw(1)).status == 204
+
+
+def test_f14_who_is_not_in_the_roster_is_refused_before_a_signature_is_verified(
+    client: Client, draw: Callable[..., Path]
+) -> None:
+    share = draw(sender="site-999")
+    data = bytearray(share.read_bytes())
+    data[prologue(bytes(data)) - 60] ^= 1  # a letter of the signature
+    share.write_bytes(data)
+    answer = client.begin(share)
+    assert (answer.status, answer.code) == (401, "E_SIGNER_UNKNOWN")
+
+
+def test_f14_a_flood_from_one_address_has_to_wait(fed: Federation, share: Path) -> None:
+    with running(fed.hub.home, Limits(address=(0.01, 20))) as port:
+        client = Client(port, fed.hub.federation)
+        answers = [client.ask("POST", "/v1/uploads", b"junk", {**BYTES, "Upload-Length": "4"}) for _ in range(30)]
+        assert [answer.code for answer in answers] == ["E_MAGIC"] * 20 + ["E_RATE"] * 10
+        assert 0 < int(answers[-1].headers["retry-after"]) <= 100
+
+
+def test_f14_requests_to_join_need_an_invite_and_are_few_for_each(client: Client, fed: Federation) -> None:
+    code, _ = fed.hub.invite("Clinic 3", "small", 14)
+    stranger = Clinic(fed.hub.federation, fed.folder / "stranger")
+    assert client.begin(stranger.ask_in(fed.hub.invite("x", "small", 14)[0]), first=10**6).status == 201
+    unknown = Federation(fed.folder / "other", clinics=0).hub.invite("x", "small", 14)[0]
+    assert client.begin(stranger.ask_in(unknown), first=10**6).code == "E_INVITE_UNKNOWN"
+    answers = [client.begin(stranger.ask_in(code), first=10**6) for _ in range(6)]
+    assert [answer.status for answer in answers] == [201] * 5 + [429]
+    assert not list((fed.hub.home / "incoming").iterdir())
+
+
+# --- reads ---------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def keyed(fed: Federation) -> keys.Keys:
+    return fed.clinics[0].keys
+
+
+PATH = "/v1/current"
+
+
+def test_f15_a_signed_request_is_good_once(client: Client, keyed: keys.Keys) -> None:
+    signed = client.signature(keyed, client.nonce(), "GET", PATH)
+    assert client.ask("GET", PATH, headers=signed).status == 200
+    again = client.ask("GET", PATH, headers=signed)
+    assert (again.status, again.code) == (401, "E_NONCE")
+    assert again.headers["fedhelp-nonce"]
+    assert again.headers["www-authenticate"] == "SSHSIG"
+
+
+def test_f15_eight_replays_at_once_are_one_reading(client: Client, keyed: keys.Keys) -> None:
+    signed = client.signature(keyed, client.nonce(), "GET", PATH)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: client.ask("GET", PATH, headers=signed).status, range(8)))
+    assert sorted(answers) == [200] + [401] * 7
+
+
+def test_f15_a_signature_is_good_for_its_own_request_only(client: Client, fed: Federation, keyed: keys.Keys) -> None:
+    roster = f"/v1/parcels/{fed.hub.newest('roster')['hash']}"
+    for method, path, changes in (
+        ("GET", roster, {}),
+        ("HEAD", PATH, {}),
+        ("GET", PATH + "?all=1", {}),
+        ("GET", PATH, {"body_sha256": hashlib.sha256(b"x").hexdigest()}),
+        ("GET", PATH, {"federation": "fh-" + "e" * 32}),
+    ):
+        signed = client.signature(keyed, client.nonce(), "GET", PATH, **changes)
+        answer = client.ask(method, path, headers=signed)
+        assert answer.status == 401
+        assert method == "HEAD" or answer.code == "E_SIG_BAD"
+
+
+def test_f15_a_signature_of_another_kind_is_refused(client: Client, keyed: keys.Keys) -> None:
+    nonce = client.nonce()
+    armor = sshsig.sign(b"{}", keyed.sign, "update.v1.fedhelp-edge")
+    blob = "".join(armor.splitlines()[1:-1])
+    answer = client.ask("GET", PATH, headers={"Authorization": f'SSHSIG nonce="{nonce}", signature="{blob}"'})
+    assert (answer.status, answer.code) == (401, "E_SIG_NAMESPACE")
+
+
+def test_f15_a_nonce_that_we_did_not_give_is_refused(client: Client, keyed: keys.Keys) -> None:
+    given = client.nonce()
+    for nonce in ("0" * 64, "f" + given[1:], given[:-1] + ("0" if given[-1] != "0" else "1")):
+        answer = client.ask("GET", PATH, headers=client.signature(keyed, nonce, "GET", PATH))
+        assert (answer.status, answer.code) == (401, "E_NONCE")
+
+
+def test_f15_only_members_may_read(client: Client, fed: Federation, keyed: keys.Keys) -> None:
+    answer = client.read(keys.new(), PATH)
+    assert (answer.status, answer.code) == (401, "E_SIGNER_UNKNOWN")
+    fed.hub.revoke(fed.boss, "site-001", 1, "lost PC")
+    answer = client.read(keyed, PATH)
+    assert (answer.status, answer.code) == (403, "E_SIGNER_REVOKED")
+
+
+@pytest.mark.parametrize("header", ["", "Basic eDp5", "SSHSIG", 'SSHSIG nonce="x", signature="y"', "SSHSIG " * 100])
+def test_f15_a_request_that_is_not_signed_gets_a_nonce(client: Client, header: str) -> None:
+    answer = client.ask("GET", PATH, headers={"Authorization": header})
+    assert (answer.status, answer.code) == (401, "E_UNSIGNED")
+    assert len(answer.headers["fedhelp-nonce"]) == 64
+
+
+def test_f17_a_model_that_is_cut_is_fetched_on(client: Client, fed: Federation, keyed: keys.Keys) -> None:
+    hash_ = fed.hub.newest("global")["hash"]
+    whole, path = fed.hub.store.path(hash_).read_bytes(), f"/v1/parcels/{hash_}"
+    found = b""
+    with network(client.port, itertools.cycle([Fate(cut_answer=400_000)])) as port:
+        bad, tries = Client(port, client.federation), 0
+        while len(found) < len(whole):
+            headers = {"Range": f"bytes={len(found)}-", "If-Range": f'"{hash_}"'} if found else {}
+            signed = client.signature(keyed, client.nonce(), "GET", path)
+            found += _what_comes(bad, path, {**signed, **headers})
+            tries += 1
+    assert tries > 1
+    assert found == whole
+
+
+def _what_comes(client: Client, path: str, headers: dict[str, str]) -> bytes:
+    from http.client import HTTPConnection, IncompleteRead
+
+    connection = HTTPConnection("127.0.0.1", client.port, timeout=60)
+    connection.request("GET", path, headers=headers)
+    answer = connection.getresponse()
+    assert answer.status in (200, 206)
+    try:
+        return answer.read()
+    except IncompleteRead as cut:
+        return cut.partial
+    finally:
+        connection.close()
+
+
+def test_f17_parts_and_copies_that_are_there_already(client: Client, fed: Federation, keyed: keys.Keys) -> None:
+    hash_ = fed.hub.newest("global")["hash"]
+    whole, path = fed.hub.store.path(hash_).read_bytes(), f"/v1/parcels/{hash_}"
+    size, tag = len(whole), f'"{hash_}"'
+    for asked, part in (
+        ("bytes=0-0", whole[:1]), ("bytes=10-19", whole[10:20]), ("bytes=-5", whole[-5:]), ("bytes=5-", whole[5:]),
+        (f"bytes=0-{size + 9}", whole), (f"bytes=-{size + 9}", whole),
+    ):  # fmt: skip
+        answer = client.read(keyed, path, Range=asked)
+        assert (answer.status, answer.body) == (206, part)
+    for asked in (f"bytes={size}-", "bytes=5-4", "bytes=-0"):
+        answer = client.read(keyed, path, Range=asked)
+        assert (answer.status, answer.code) == (416, "E_BYTES_RANGE")
+    for ignored in ("bytes=-", "lines=1-2", "bytes=0-1,3-4"):
+        assert client.read(keyed, path, Range=ignored).status == 200
+    assert client.read(keyed, path, **{"If-None-Match": tag}).status == 304
+    assert client.read(keyed, path, **{"Range": "bytes=5-", "If-Range": '"other"'}).status == 200
+    head = client.read(keyed, path, "HEAD")
+    assert (head.status, head.headers["etag"], head.headers["content-length"]) == (200, tag, str(size))
+
+
+# --- time and trust --------------------------------------------------------------------------------------------------
+def _time_passes(fed: Federation, **by: float) -> None:
+    """The hub's clock never goes back behind its log."""
+    fed.clock.go_on(**by)
+    with fed.hub.store.changing():
+        fed.hub.log("test", "time")
+
+
+def test_f16_what_was_begun_before_the_deadline_may_end_soon_after_it(
+    client: Client, fed: Federation, draw: Callable[..., Path]
+) -> None:
+    first, second = draw(0), draw(1)
+    begun = client.begin(first).offset
+    _time_passes(fed, days=7, minutes=10)
+    answer = client.begin(second)
+    assert (answer.status, answer.code) == (410, "E_ROUND_CLOSED")
+    assert client.go_on(first.stem, begun, first.read_bytes()[begun:]).status == 204
+
+
+def test_f16_what_was_begun_before_the_deadline_may_not_end_long_after_it(
+    client: Client, fed: Federation, draw: Callable[..., Path]
+) -> None:
+    share = draw()
+    begun = client.begin(share).offset
+    _time_passes(fed, days=7, minutes=61)
+    answer = client.go_on(share.stem, begun, share.read_bytes()[begun:])
+    assert (answer.status, answer.code) == (410, "E_ROUND_CLOSED")
+    assert client.ask("PATCH", f"/v1/uploads/{share.stem}", b"", {**BYTES, "Upload-Offset": "0"}).status == 404
+
+
+def test_f16_a_round_waits_a_little_for_what_is_on_its_way(
+    client: Client, fed: Federation, draw: Callable[..., Path]
+) -> None:
+    first, second = draw(0), draw(1)
+    assert client.send(first).status == 204
+    begun = client.begin(second).offset
+    _time_passes(fed, days=7, minutes=10)
+    with pytest.raises(Quorum, match="missing: site-002"):
+        fed.aggregate()
+    assert client.go_on(second.stem, begun, second.read_bytes()[begun:]).status == 204
+    assert fed.aggregate()["accepted"] == ["site-001", "site-002"]
+
+
+def test_a_site_that_is_revoked_while_it_sends_is_refused_at_the_end(
+    client: Client, fed: Federation, draw: Callable[..., Path]
+) -> None:
+    share = draw()
+    begun = client.begin(share).offset
+    fed.hub.revoke(fed.boss, "site-001", 1, "lost PC")
+    answer = client.go_on(share.stem, begun, share.read_bytes()[begun:])
+    assert (answer.status, answer.code) == (403, "E_SIGNER_REVOKED")
+    assert not list((fed.hub.home / "incoming").iterdir())
+    assert fed.states() == {}
+
+
+def _certificate(folder: Path, *, name: str = "localhost", days: int = 1) -> tuple[Path, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(timezone.utc)
+    made = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=3))
+        .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    cert, secret = folder / f"{name}{days}.pem", folder / f"{name}{days}.key"
+    cert.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    secret.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return cert, secret
+
+
+def test_f19_a_share_goes_in_over_tls(fed: Federation, share: Path, tmp_path: Path) -> None:
+    cert, key = _certificate(tmp_path)
+    with running(fed.hub.home, cert=cert, key=key) as port:
+        trust = ssl.create_default_context(cafile=str(cert))
+        assert Client(port, fed.hub.federation, trust).send(share).status == 204
+
+
+@pytest.mark.parametrize(
+    ("name", "days", "trusted"), [("localhost", -1, True), ("other", 1, True), ("localhost", 1, False)]
+)
+def test_f19_a_client_refuses_an_expired_a_wrong_and_an_unknown_certificate(
+    fed: Federation, tmp_path: Path, name: str, days: int, trusted: bool
+) -> None:
+    cert, key = _certificate(tmp_path, name=name, days=days)
+    with running(fed.hub.home, cert=cert, key=key) as port:
+        trust = ssl.create_default_context(cafile=str(cert) if trusted else None)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            Client(port, fed.hub.federation, trust).ask("GET", "/healthz")
+
+
+def test_f19_a_certificate_that_is_none_is_said_to_be_so(fed: Federation, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("x")
+    with pytest.raises(Listen):
+        front.server(fed.hub.home, Limits(), tmp_path / "x", tmp_path / "x")
+
+
+def test_f19_without_tls_whatever_is_changed_on_the_way_is_refused(
+    client: Client, fed: Federation, share: Path
+) -> None:
+    stands = client.begin(share).offset
+    with network(client.port, iter([Fate(corrupt=500_000)])) as port:
+        answer = Client(port, client.federation).go_on(share.stem, stands, share.read_bytes()[stands:])
+    assert (answer.status, answer.code) == (400, "E_PAYLOAD_HASH")
+    assert client.send(share).status == 204
+    assert fed.hub.store.path(share.stem).read_bytes() == share.read_bytes()
+
+
+# --- once ----------------------------------------------------------------------------------------------------------
+def test_c01_the_same_share_by_http_and_by_stick_has_one_answer(client: Client, fed: Federation, share: Path) -> None:
+    receipt = client.send(share).headers["fedhelp-receipt"]
+    stick = fed.folder / "stick" / carrier.TO
+    stick.mkdir(parents=True)
+    (stick / "share").write_bytes(share.read_bytes())
+    (answer,) = carrier.exchange(fed.hub, stick.parent).taken
+    assert (answer.receipt, answer.new) == (receipt, False)
+    assert received(fed, share) == 1
+
+
+def test_c01_a_share_that_came_by_stick_need_not_be_sent(client: Client, fed: Federation, share: Path) -> None:
+    receipt = intake.receive(fed.hub, share).receipt
+    answer = client.begin(share)
+    assert (answer.status, answer.offset, answer.headers["fedhelp-receipt"]) == (200, share.stat().st_size, receipt)
+
+
+def test_c03_eight_at_once_begin_one_upload_that_is_accepted_once(client: Client, fed: Federation, share: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: client.begin(share), range(8)))
+        assert sorted(answer.status for answer in answers if answer.status < 300) == [200] * 7 + [201]
+        assert len(list((fed.hub.home / "incoming").iterdir())) == 1
+        ended = list(pool.map(lambda _: _stubborn(client, share), range(8)))
+    assert len({answer.headers["fedhelp-receipt"] for answer in ended}) == 1
+    assert received(fed, share) == 1
+    assert fed.states() == {"site-001/1": "received"}
+
+
+def _stubborn(client: Client, share: Path, mind: Callable[[Answer], bool] = lambda answer: False) -> Answer:
+    """Send, whatever happens, until there is a receipt."""
+    data = share.read_bytes()
+    while True:
+        with suppress(OSError, HTTPException):
+            answer = client.begin(share)
+            while answer.status < 300 and "fedhelp-receipt" not in answer.headers:
+                answer = client.go_on(share.stem, answer.offset, data[answer.offset : answer.offset + (256 << 10)])
+            if "fedhelp-receipt" in answer.headers:
+                return answer
+
+
+def test_a_bad_network_costs_time_and_nothing_else(
+    client: Client, fed: Federation, draw: Callable[..., Path], effort: Callable[[int, int], int]
+) -> None:
+    """F05, F06 and F19 at random: cut, reset, repeated and corrupted requests, lost answers."""
+    stream = np.random.default_rng(7)
+
+    def fates() -> Iterator[Fate]:
+        for _ in range(effort(40, 400)):
+            cut, corrupt = (int(stream.integers(1, 600_000)) for _ in range(2))
+            yield stream.choice(
+                np.array([
+                    Fate(cut=cut), Fate(cut=cut, reset=True), Fate(cut_answer=int(stream.integers(0, 300))),
+                    Fate(corrupt=corrupt), Fate(again=True), Fate(pause=0.001), Fate(),
+                ])
+            )  # fmt: skip
+
+    with network(client.port, fates()) as port:
+        bad = Client(port, client.federation)
+        for place in (0, 1):
+            share = draw(place)
+            receipt = _stubborn(bad, share).headers["fedhelp-receipt"]
+            assert client.begin(share).headers["fedhelp-receipt"] == receipt
+            assert fed.hub.store.path(share.stem).read_bytes() == share.read_bytes()
+            assert received(fed, share) == 1
+    assert not list((fed.hub.home / "incoming").iterdir())
