@@ -628,6 +628,10 @@ class RateLimit(NetworkError, code="E_RATE", remedy="wait as long as Retry-After
         self.seconds = seconds
 
 
+class Dashboard(NetworkError, code="E_DASHBOARD", remedy="open the link that 'fedhelp-coordinator serve' showed; it works once, and a new start shows a new one"):
+    """The dashboard is for whoever started the front."""
+
+
 class Listen(NetworkError, code="E_LISTEN", remedy="choose another --port or --host, and check the files named with --tls-cert and --tls-key"):
     """The front cannot listen at this address, or not with this certificate."""
 
