@@ -495,6 +495,35 @@ class Range(ShareError, code="E_RANGE", remedy="training went wrong; lower the l
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+class SiteError(FedhelpError):
+    """Taking part"""
+
+
+class NotJoined(SiteError, code="E_NOT_JOINED", remedy="'fedhelp-edge join INVITE' joins; --plan tries a plan out without joining"):
+    """This computer has joined no federation."""
+
+
+class JoinedAlready(SiteError, code="E_JOINED", remedy="use another --home for another federation, or 'fedhelp-edge leave' first"):
+    """This folder belongs to a site that has joined a federation."""
+
+
+class BadInvite(SiteError, code="E_INVITE_FILE", remedy="ask the coordinator for the invite file again, or type the code with --url or --via"):
+    """The invite file is damaged, or is none."""
+
+
+class NotYet(SiteError, code="E_NOT_YET", remedy="fedhelp-edge download"):
+    """Something must come from the coordinator first: admission, an order, or the model that it names."""
+
+
+class Tier(SiteError, code="E_TIER", remedy="clinics run 'fedhelp-edge train', hospitals 'fedhelp-edge distill'"):
+    """The command is for sites of the other tier."""
+
+
+class NoCarrier(SiteError, code="E_CARRIER", remedy="name a folder or stick with --via DIR"):
+    """Nobody said how parcels travel to the coordinator."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 class HubError(FedhelpError):
     """The coordinator"""
 

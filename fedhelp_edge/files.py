@@ -50,6 +50,15 @@ def writing(path: Path, *, private: bool = True) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
+def replace(path: Path, data: bytes) -> None:
+    """The next version of a small note: the old one or the new one is there, never a part of it."""
+    part = path.with_name(f".{path.name}.{os.urandom(6).hex()}.part")
+    with writing(part) as file:
+        file.write(data)
+    part.replace(path)
+    sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable, where the system has a way to say so."""
     if os.name == "nt":

@@ -1,34 +1,115 @@
-"""The folder where a site lives: its keys, and the news that it has verified, as write-once files.
+"""The folder where a site lives: its keys, and the news that it has verified, as files that are written once.
 
 keys.age, keys.pub       its two keys
+joined.json              where its coordinator is reached
 charter/0001.fhx, …      every version of the charter, the first one pinned when joining
-roster/0-0007.fhx, …     rosters, by epoch and version
+roster/0001-0007.fhx, …  rosters, by epoch and version; task/0001-000003.fhx orders, by epoch and round
+global/…, receipt/…      merged models and receipts as they came, by epoch and what they are about
+base/…, pack/…           models and knowledge, opened, by the hash of what they hold
+rounds/0001-000003/      a round that was trained here, with its share
+outbox/…                 parcels that were made here and not yet received
 """
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
-from fedhelp_edge.errors import FedhelpError
+from fedhelp_edge import files
+from fedhelp_edge.errors import BadBody, FedhelpError, NotJoined
 from fedhelp_edge.parcel import keys, parcel, sshsig
 from fedhelp_edge.parcel.statement import Statement
 from fedhelp_edge.trust import charter
 from fedhelp_edge.trust.floor import Floor
+from fedhelp_edge.trust.roster import Site
+from fedhelp_edge.trust.task import Log
+
+NOTE = "joined.json"
 
 
 def floor(home: Path) -> Floor | None:
     """What this site has verified so far, verified again; None before it has joined."""
     found: Floor | None = None
     for path in sorted((home / "charter").glob("*.fhx")):
-        with parcel.open(path, parcel.anyone) as seen:
-            if found is None:
+        if found is None:
+            with parcel.open(path, parcel.anyone) as seen:
                 found = Floor(charter.first(seen.statement, seen.keys, seen.json()))
-            else:
-                found = found.with_charter(seen.statement, seen.keys, seen.json())
-    for path in sorted((home / "roster").glob("*.fhx"))[-1:] if found else ():
-        with parcel.open(path, parcel.anyone) as seen:
-            found = found.with_roster(seen.statement, seen.keys, seen.json()) if found else None
+        else:
+            found = take(found, path)
+    for kind in ("roster", "task", "global", "receipt") if found else ():
+        kept = sorted((home / kind).glob(f"{found.charter.epoch:04}-*.fhx")) if found else []
+        for path in kept[-1:] if kind in ("roster", "task") else kept:
+            found = take(found, path) if found else None
     return found
+
+
+def take(known: Floor, path: Path) -> Floor:
+    """The floor with the news in a parcel, or why it is refused."""
+    said = parcel.look(path, known.trust).statement
+    if said.kind == "global":
+        return known.with_model(said)
+    if said.kind not in ("charter", "roster", "task", "receipt"):
+        return known
+    with parcel.open(path, known.trust) as seen:
+        holds = seen.json()
+        if said.kind == "receipt":
+            if said.context["sender"] == "front" and holds.get("state") != "received":
+                raise BadBody("the front may say that it received something, and nothing else")
+            return known.with_log(Log(**holds["log"]))
+        grow = {"charter": known.with_charter, "roster": known.with_roster, "task": known.with_task}[said.kind]
+        return grow(seen.statement, seen.keys, holds)
+
+
+def place(home: Path, said: Statement) -> Path:
+    """Where news of this kind is kept."""
+    context = said.context
+    name = {
+        "charter": lambda: f"{context['version']:04}",
+        "roster": lambda: f"{context['epoch']:04}-{context['version']:04}",
+        "task": lambda: f"{context['epoch']:04}-{context['round']:06}",
+        "global": lambda: f"{context['epoch']:04}-{context['round']:06}-{said.hash}",
+        "receipt": lambda: f"{context['epoch']:04}-{context['about']}-{said.hash}",
+    }[said.kind]()
+    return home / said.kind / f"{name}.fhx"
+
+
+def keep(home: Path, path: Path, said: Statement) -> None:
+    """Keep a copy of news that were verified."""
+    kept = place(home, said)
+    if not kept.exists():
+        kept.parent.mkdir(exist_ok=True)
+        with files.writing(kept) as sink, files.reading(path) as file:
+            shutil.copyfileobj(file, sink)
+
+
+def joined(home: Path) -> Floor:
+    """The floor of a site that has joined."""
+    found = floor(home)
+    if found is None:
+        raise NotJoined("this computer has joined no federation")
+    return found
+
+
+def me(home: Path, known: Floor) -> Site | None:
+    """This site as the roster has it; None while its request waits."""
+    return known.roster.owner(_own(home)) if known.roster else None
+
+
+def note(home: Path) -> dict[str, Any]:
+    """What was written down when joining."""
+    path = home / NOTE
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def receipts(home: Path, about: str) -> list[dict[str, Any]]:
+    """What the coordinator said of a parcel, in the order in which its log has it."""
+    found = []
+    for path in (home / "receipt").glob(f"*-{about}-*.fhx"):
+        with parcel.open(path, parcel.anyone) as seen:
+            found.append(seen.json())
+    return sorted(found, key=lambda one: int(one["log"]["length"]))
 
 
 def judge(home: Path, said: Statement, signers: tuple[str, ...]) -> str:

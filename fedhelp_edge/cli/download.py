@@ -1,0 +1,37 @@
+"""`download`."""
+
+from dataclasses import asdict
+
+from fedhelp_edge import shell
+from fedhelp_edge.cli.join import Via
+
+app = shell.app()
+
+
+@app.command()
+def download(
+    via: Via = None,
+    home: shell.Home = shell.DEFAULT_HOME,
+    passphrase_file: shell.PassphraseFile = None,
+    json: shell.AsJson = False,
+) -> None:
+    """Fetch orders, knowledge, the merged model and receipts, verify them, and open the model.
+
+    Example: fedhelp-edge download --via /media/stick
+    """
+    from fedhelp_edge.site import carry, joined
+
+    place = shell.home(home)
+    if via:
+        carry.remember(place, via)
+    taken = carry.download(place, joined.carriers(place, via), shell.asker(passphrase_file))
+    told = joined.status(place)
+    if json:
+        return shell.result(**asdict(taken), state=told["state"], next=told["next"])
+    for what in taken.new:
+        print(f"new: {what}")
+    for one in taken.refused:
+        print(f"refused: {one['file']}: {one['code']}: {one['cause']}")
+    print(f"{len(taken.new)} new parcels")
+    shell.say(f"next: '{told['next']}'")
+    return None

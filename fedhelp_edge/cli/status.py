@@ -1,0 +1,30 @@
+"""`status`."""
+
+from fedhelp_edge import shell
+
+app = shell.app()
+
+
+@app.command()
+def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) -> None:
+    """Show where this site stands, what to do next, and what the coordinator said of its shares.
+
+    Example: fedhelp-edge status
+    """
+    from fedhelp_edge.site import joined
+
+    told = joined.status(shell.home(home))
+    if json:
+        return shell.result(**told)
+    who = f"{told['site']} ({told['tier']})" if told["site"] else "not let in yet"
+    print(f"{told['name']}: {who}\nround {told['round']}: {told['state']}")
+    if told["closes"]:
+        print(f"closes {told['closes']} UTC")
+    for one in told["receipts"][:5]:
+        print(f"share of round {one['round']}: {one['state']}{' ' + one['code'] if one['code'] else ''}")
+    if told["outbox"]:
+        print(f"{len(told['outbox'])} parcels wait to be sent, or for their receipt")
+    if told["orders_are_old"]:
+        print("the orders are old: fetch new ones with 'fedhelp-edge download'")
+    shell.say(f"next: {told['next']}")
+    return None

@@ -1,0 +1,33 @@
+"""`upload`."""
+
+from fedhelp_edge import shell
+from fedhelp_edge.cli.join import Via
+
+app = shell.app()
+
+
+@app.command()
+def upload(
+    via: Via = None,
+    home: shell.Home = shell.DEFAULT_HOME,
+    passphrase_file: shell.PassphraseFile = None,
+    json: shell.AsJson = False,
+) -> None:
+    """Seal the share of the round that was trained, and send what was not yet received.
+
+    Example: fedhelp-edge upload --via /media/stick
+    """
+    from fedhelp_edge.site import carry, joined
+
+    place = shell.home(home)
+    if via:
+        carry.remember(place, via)
+    ways = joined.carriers(place, via)
+    if joined.status(place)["state"] == joined.TRAINED:
+        carry.seal_newest(place, shell.asker(passphrase_file))
+    sent = carry.upload(place, ways)
+    if json:
+        return shell.result(sent=sent)
+    print(f"{len(sent)} parcels sent")
+    shell.say("next: 'fedhelp-edge download' brings the receipt" if sent else f"next: '{joined.status(place)['next']}'")
+    return None

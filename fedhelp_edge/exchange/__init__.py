@@ -1,0 +1,18 @@
+"""How parcels travel between a site and its coordinator: a carrier takes what is to be sent, and brings what is there.
+
+Nothing is trusted for having come by a carrier, and sending twice is no harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+
+class Carrier(Protocol):
+    def put(self, parcel: Path) -> None:
+        """Send a parcel, whose file is named by its statement's hash; one that was sent before is done."""
+
+    def fetch(self, have: frozenset[str]) -> Iterator[Path]:
+        """Files that may be parcels for this site, but for those that it has, by their hash."""

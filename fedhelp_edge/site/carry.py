@@ -1,0 +1,327 @@
+"""What a site sends and fetches: joining, orders and models in, shares out. No torch."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fedhelp_edge import exchange, files, share
+from fedhelp_edge import plan as plans
+from fedhelp_edge.codec import CODECS
+from fedhelp_edge.errors import BadInvite, FedhelpError, InviteCode, InviteProof, JoinedAlready, NotYet, Pin
+from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.parcel import keys, parcel, sshsig, statement
+from fedhelp_edge.parcel.keys import Keys
+from fedhelp_edge.plan import Plan
+from fedhelp_edge.share import Array
+from fedhelp_edge.site import folder
+from fedhelp_edge.trust import charter, enrol
+from fedhelp_edge.trust.floor import Floor
+from fedhelp_edge.trust.task import Task
+
+_ORDER = ("charter", "roster", "task", "knowledge", "global", "receipt")  # each rests on those before it
+
+
+# --- joining ---------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Invite:
+    code: str
+    url: str
+    federation: str
+    charters: tuple[bytes, ...]
+
+
+def read_invite(path: Path) -> Invite:
+    """An invite file holds all that joining takes."""
+    try:
+        with files.reading(path) as file:
+            said = json.loads(file.read(1 << 20))
+        return Invite(
+            enrol.read_code(str(said["code"])), str(said["url"]), str(said["federation"]),
+            tuple(base64.b64decode(text, validate=True) for text in said["charters"]),
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError, RecursionError, InviteCode):
+        raise BadInvite(f"{path.name} is no invite, or it is damaged") from None
+
+
+def typed_invite(code: str, found: Iterable[Path], vouches: Callable[[str], str]) -> Invite:
+    """A typed code, with a charter from a carrier: taken only if whoever left it knows the code."""
+    code = enrol.read_code(code)
+    parcels = [path for path in found if _kind(path) == "charter"]
+    parcels.sort(key=lambda path: int(parcel.look(path, parcel.anyone).statement.context["version"]))
+    if not parcels:
+        raise NotYet("the carrier holds no charter", remedy="ask the coordinator for the invite as a file")
+    with parcel.open(parcels[0], parcel.anyone) as seen:
+        federation = charter.first(seen.statement, seen.keys, seen.json()).federation
+    if vouches(enrol.invite_of(code, "", datetime.max).id) != enrol.vouch(code, federation):
+        raise InviteProof("whoever left this charter does not know the code")
+    return Invite(code, "", federation, tuple(path.read_bytes() for path in parcels))
+
+
+def join(home: Path, invite: Invite, name: str, passphrase: Callable[[], str | None]) -> Path:
+    """Pin the charter, make keys if there are none, and put the request into the outbox."""
+    if folder.floor(home) is not None:
+        raise JoinedAlready(f"{home.name} belongs to a site that has joined a federation")
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with scratch(home) as work:
+        known: Floor | None = None
+        parts = []
+        for place, data in enumerate(invite.charters):
+            part = work / f"{place}.fhx"
+            part.write_bytes(data)
+            parts.append(part)
+            if known is None:
+                with parcel.open(part, parcel.anyone) as seen:
+                    known = Floor(charter.first(seen.statement, seen.keys, seen.json(), invite.federation))
+            else:
+                known = folder.take(known, part)
+        if known is None:
+            raise Pin("the invite holds no charter")
+        own = _own_keys(home, passphrase)
+        context = statement.stamped("enrol", federation=invite.federation)
+        body = json.dumps(enrol.request(invite.code, name, own.public, context), ensure_ascii=False).encode()
+        for earlier in (home / "request").glob("*.fhx"):  # of an attempt that was cut off
+            earlier.unlink()
+        sealed = _seal(home, home / "request", context, body, own)
+        files.replace(home / folder.NOTE, json.dumps({"url": invite.url, "name": name}).encode())
+        for part in parts:  # last, for they make it joined
+            folder.keep(home, part, parcel.look(part, parcel.anyone).statement)
+    return sealed
+
+
+def _own_keys(home: Path, passphrase: Callable[[], str | None]) -> Keys:
+    try:
+        keys.check_none(home)
+    except FedhelpError:
+        return keys.load(home, lambda: passphrase() or "")
+    made = keys.new()
+    keys.save(home, made, passphrase())
+    return made
+
+
+# --- in --------------------------------------------------------------------------------------------------------------
+@dataclass
+class Taken:
+    new: list[str] = field(default_factory=list)  # what came, in words
+    refused: list[dict[str, str]] = field(default_factory=list)
+
+
+def download(home: Path, carriers: Sequence[exchange.Carrier], ask: Callable[[], str]) -> Taken:
+    """Fetch what is there, verify it, keep it; open the model that the order names."""
+    known = folder.joined(home)
+    taken = Taken()
+    with scratch(home) as work:
+        copies: dict[str, Path] = {}
+        for carrier in carriers:
+            for path in carrier.fetch(_have(home)):
+                copy = work / os.urandom(8).hex()
+                shutil.copyfile(path, copy)  # what is judged must not change meanwhile
+                try:
+                    copies[parcel.look(copy, parcel.anyone).statement.hash] = copy
+                except FedhelpError as fault:
+                    taken.refused.append({"file": path.name[:80], "code": fault.code, "cause": fault.cause})
+        rows = [(parcel.look(copy, parcel.anyone).statement, copy) for copy in copies.values()]
+        for said, copy in sorted(rows, key=lambda row: _rank(row[0])):
+            if said.kind in _ORDER and not _is_kept(home, said):
+                try:
+                    known = _take(home, known, copy, said, taken)
+                except FedhelpError as fault:
+                    taken.refused.append(
+                        {"file": f"{said.kind} {said.hash[:12]}", "code": fault.code, "cause": fault.cause}
+                    )
+    _open_base(home, known, ask)
+    return taken
+
+
+def _take(home: Path, known: Floor, copy: Path, said: statement.Statement, taken: Taken) -> Floor:
+    if said.kind == "knowledge":
+        parcel.look(copy, known.trust)
+        _keep_pack(home, copy, said)
+        taken.new.append(f"knowledge, {said.size / 1e6:.1f} MB")
+        return known
+    if said.kind == "receipt" and not _is_mine(home, said.context["about"]):
+        return known
+    known = folder.take(known, copy)
+    folder.keep(home, copy, said)
+    number = said.context.get("round", said.context.get("version"))
+    taken.new.append(f"{said.kind}{'' if number is None else f' {number}'}")
+    return known
+
+
+def _keep_pack(home: Path, copy: Path, said: statement.Statement) -> None:
+    path = home / "pack" / f"{said.sha256}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    with parcel.open(copy, parcel.anyone) as seen, files.writing(path) as sink:
+        shutil.copyfileobj(seen.body, sink)
+
+
+def _open_base(home: Path, known: Floor, ask: Callable[[], str]) -> None:
+    """The model that the newest order names, opened once."""
+    if known.task is None or base_of(home, known.task).exists():
+        return
+    sealed = sorted((home / "global").glob(f"{known.charter.epoch:04}-*.fhx"))
+    named = [path for path in sealed if parcel.look(path, parcel.anyone).statement.context["base"] == known.task.base]
+    if not named:
+        return
+    own = keys.load(home, ask)
+    with parcel.open(named[-1], known.trust, [own.identity]) as seen:
+        path = base_of(home, known.task)
+        path.parent.mkdir(exist_ok=True)
+        with files.writing(path) as sink:
+            shutil.copyfileobj(seen.body, sink)
+
+
+def base_of(home: Path, order: Task) -> Path:
+    return home / "base" / f"{order.base}.safetensors"
+
+
+def pack_of(home: Path, order: Task) -> Path | None:
+    return home / "pack" / f"{order.knowledge}.safetensors" if order.knowledge else None
+
+
+def lacks_pack(home: Path, order: Task) -> bool:
+    path = pack_of(home, order)
+    return path is not None and not path.exists()
+
+
+def base(home: Path, order: Task, plan: Plan) -> dict[str, Array]:
+    """The model that a round begins with, as numbers."""
+    path = base_of(home, order)
+    if not path.exists():
+        raise NotYet(f"the model that round {order.round} begins with is not here yet")
+    with files.reading(path) as file:
+        return dict(CODECS[plan.wire.down].decode(dict(share.Arrays(file, share.read_header(file))), {}))
+
+
+def plan_of(order: Task) -> Plan:
+    return plans.read(order.plan, TABLES)
+
+
+# --- out -------------------------------------------------------------------------------------------------------------
+def round_folder(home: Path, order: Task) -> Path:
+    return home / "rounds" / f"{order.epoch:04}-{order.round:06}"
+
+
+def seal_share(home: Path, known: Floor, order: Task, ask: Callable[[], str]) -> Path:
+    """The share of a finished round, sealed once: it lies beside the round, by the hash of its statement."""
+    at = round_folder(home, order)
+    if done := next(at.glob("*.fhx"), None):
+        return done
+    if not (at / "report.json").exists():
+        raise NotYet(f"round {order.round} has not been trained yet", remedy="'fedhelp-edge train' or 'distill' first")
+    site = folder.me(home, known)
+    if site is None:
+        raise NotYet("this site is not in the roster yet")
+    plan, report = plan_of(order), json.loads((at / "report.json").read_text(encoding="utf-8"))
+    with files.reading(at / "share.safetensors") as file:
+        arrays = dict(share.Arrays(file, share.read_header(file)))
+    wire, _ = CODECS[plan.wire.up].encode(arrays, base(home, order, plan), {})
+    body = io.BytesIO()
+    share.write(body, wire)
+    own = keys.load(home, ask)
+    context = statement.stamped(
+        "update", federation=order.federation, round=order.round, task=order.hash, base=order.base, sender=site.id,
+        sender_key=sshsig.fingerprint(own.public.sign), recipients=list(order.recipients), seq=_next_number(home),
+    )  # fmt: skip
+    return _seal(
+        home, at, context, body.getvalue(), own, order.recipients, {"examples": report["examples"], **report["base"]}
+    )
+
+
+def seal_newest(home: Path, ask: Callable[[], str]) -> Path:
+    """The share of the round that is ordered now."""
+    known = folder.joined(home)
+    if known.task is None:
+        raise NotYet("no round has been ordered yet")
+    return seal_share(home, known, known.task, ask)
+
+
+def _next_number(home: Path) -> int:
+    """Above all that this site has used: it is used up before the parcel that has it is made."""
+    path = home / "number.txt"
+    number = int(path.read_text()) + 1 if path.exists() else 1
+    files.replace(path, str(number).encode())
+    return number
+
+
+def upload(home: Path, carriers: Sequence[exchange.Carrier]) -> list[str]:
+    """Send what was sealed and not yet received, by every carrier."""
+    waiting = outbox(home)
+    for carrier in carriers:
+        for path in waiting:
+            carrier.put(path)
+    return [path.stem for path in waiting]
+
+
+def outbox(home: Path) -> list[Path]:
+    """What was sealed here and has no receipt."""
+    made = [*(home / "request").glob("*.fhx"), *(home / "rounds").glob("*/*.fhx")]
+    return sorted((path for path in made if not folder.receipts(home, path.stem)), key=lambda path: path.name)
+
+
+def _seal(
+    home: Path, place: Path, context: dict[str, Any], body: bytes, own: Keys, recipients: Sequence[str] = (),
+    facts: dict[str, Any] | None = None,
+) -> Path:  # fmt: skip
+    """Seal a parcel into a folder, under the hash of its statement."""
+    with scratch(home) as work:
+        part = work / "sealed"
+        said = parcel.seal(part, context, body, own.sign, recipients, facts=facts)
+        place.mkdir(exist_ok=True)
+        path = place / f"{said.hash}.fhx"
+        part.rename(path)
+        files.sync_folder(place)
+    return path
+
+
+def remember(home: Path, via: Path) -> None:
+    """The way that parcels travel from now on."""
+    files.replace(home / folder.NOTE, json.dumps({**folder.note(home), "via": str(via.absolute())}).encode())
+
+
+@contextmanager
+def scratch(home: Path) -> Iterator[Path]:
+    """A folder for the length of a step, on the same disk."""
+    with tempfile.TemporaryDirectory(prefix=".", dir=home) as name:
+        yield Path(name)
+
+
+# --- helpers -----------------------------------------------------------------------------------------------------
+def _is_mine(home: Path, about: str) -> bool:
+    return (home / "request" / f"{about}.fhx").exists() or any((home / "rounds").glob(f"*/{about}.fhx"))
+
+
+def _have(home: Path) -> frozenset[str]:
+    """What need not be fetched again."""
+    names = [path.stem.rsplit("-", 1)[-1] for kind in ("global", "receipt") for path in (home / kind).glob("*.fhx")]
+    return frozenset(names)
+
+
+def _is_kept(home: Path, said: statement.Statement) -> bool:
+    if said.kind == "knowledge":
+        return (home / "pack" / f"{said.sha256}.safetensors").exists()
+    path = folder.place(home, said)
+    return path.exists() and parcel.look(path, parcel.anyone).statement.hash == said.hash
+
+
+def _rank(said: statement.Statement) -> tuple[int, int, int]:
+    place = _ORDER.index(said.kind) if said.kind in _ORDER else len(_ORDER)
+    context = said.context
+    return place, context.get("epoch", 0), context.get("version", context.get("round", 0))
+
+
+def _kind(path: Path) -> str:
+    try:
+        return parcel.look(path, parcel.anyone).statement.kind
+    except FedhelpError:
+        return ""

@@ -1,0 +1,79 @@
+"""A site that takes part: how far it is, what comes next, and training by order."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+from fedhelp_edge import exchange
+from fedhelp_edge.errors import NoCarrier
+from fedhelp_edge.exchange.folder import Folder
+from fedhelp_edge.site import carry, folder
+from fedhelp_edge.trust.floor import Floor
+
+JOINING, WAITING, READY, TRAINING, TRAINED, SENT, RECEIVED, JUDGED = (
+    "joining", "waiting", "ready", "training", "trained", "sent", "received", "judged",
+)  # fmt: skip
+
+
+def carriers(home: Path, via: Path | None) -> list[exchange.Carrier]:
+    """The folder that is named, else the one that was named last."""
+    note = folder.note(home)
+    named = via or (Path(note["via"]) if note.get("via") else None)
+    if named is None:
+        raise NoCarrier("nobody said how parcels travel to the coordinator")
+    return [Folder(named)]
+
+
+def status(home: Path, clock: datetime | None = None) -> dict[str, Any]:
+    """Where this site stands, read from its files alone."""
+    known = folder.joined(home)
+    site, order = folder.me(home, known), known.task
+    state, receipts = _state(home, known), _receipts(home)
+    overdue = known.overdue(clock or datetime.now(timezone.utc)) if known.roster else timedelta(0)
+    news = f"{known.now(known.charter.created):%Y-%m-%d %H:%M}"
+    return {
+        "federation": known.charter.federation, "name": known.charter.name, "site": site.id if site else None,
+        "tier": site.tier if site else None, "round": order.round if order else 0, "state": state,
+        "next": _next(state, site.tier if site else ""), "last_news": news,
+        "closes": f"{order.closes:%Y-%m-%d %H:%M}" if order else None, "orders_are_old": overdue > timedelta(0),
+        "outbox": [path.stem for path in carry.outbox(home)], "receipts": receipts,
+    }  # fmt: skip
+
+
+def _state(home: Path, known: Floor) -> str:
+    if folder.me(home, known) is None:
+        return JOINING
+    order = known.task
+    if order is None or not carry.base_of(home, order).exists() or carry.lacks_pack(home, order):
+        return WAITING
+    at = carry.round_folder(home, order)
+    if not at.exists():
+        return READY
+    if not (at / "report.json").exists():
+        return TRAINING
+    sealed = next(at.glob("*.fhx"), None)
+    if sealed is None:
+        return TRAINED
+    states = [receipt["state"] for receipt in folder.receipts(home, sealed.stem)]
+    return (RECEIVED if states == ["received"] else JUDGED) if states else SENT
+
+
+def _receipts(home: Path) -> list[dict[str, str]]:
+    """The last word on each share, newest round first."""
+    found = []
+    for at in sorted((home / "rounds").glob("*"), reverse=True):
+        for sealed in at.glob("*.fhx"):
+            for receipt in folder.receipts(home, sealed.stem)[-1:]:
+                found.append({"round": at.name[-6:].lstrip("0"), **{k: receipt[k] for k in ("state", "code", "cause")}})
+    return found
+
+
+def _next(state: str, tier: str) -> str:
+    learn = "fedhelp-edge distill" if tier == "large" else "fedhelp-edge train"
+    return {
+        JOINING: "fedhelp-edge upload, then wait for the coordinator and run fedhelp-edge download",
+        WAITING: "fedhelp-edge download", READY: learn, TRAINING: learn, TRAINED: "fedhelp-edge upload",
+        SENT: "fedhelp-edge upload", RECEIVED: "fedhelp-edge download", JUDGED: "fedhelp-edge download",
+    }[state]  # fmt: skip

@@ -1,0 +1,208 @@
+"""A site and its coordinator over a stick: what each trip brings, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fedhelp_edge import share
+from fedhelp_edge.errors import BadInvite, FileMissing, InviteProof, JoinedAlready, NotYet, Pin
+from fedhelp_edge.exchange.folder import FROM, TO, Folder
+from fedhelp_edge.parcel import parcel
+from fedhelp_edge.site import carry, folder, joined
+from server_ref import carrier, intake, invites
+from tests.federation import Federation, nobody
+
+
+class Clinic:
+    """A real site at a real stick; what it trains is drawn."""
+
+    def __init__(self, federation: Federation, folder_: Path) -> None:
+        self.federation, self.home, self.stick = federation, folder_ / "home", folder_ / "stick"
+        self.stick.mkdir(parents=True)
+        self.invite = folder_ / "clinic.invite"
+        invites.write(self.invite, invites.make(federation.hub, "Clinic", "small", 14))
+
+    def join(self) -> None:
+        carry.join(self.home, carry.read_invite(self.invite), "we", lambda: None)
+        self.upload()
+
+    def upload(self) -> list[str]:
+        return carry.upload(self.home, [Folder(self.stick)])
+
+    def trip(self) -> None:
+        """The stick goes to the coordinator and back."""
+        found = carrier.Exchanged()
+        carrier.take_in(self.federation.hub, self.stick / TO, found)
+        intake.judge(self.federation.hub, self.federation.boss)
+        carrier.leave(self.federation.hub, self.stick / FROM)
+
+    def download(self) -> carry.Taken:
+        return carry.download(self.home, [Folder(self.stick)], nobody)
+
+    @property
+    def state(self) -> str:
+        return str(joined.status(self.home)["state"])
+
+    def train(self) -> None:
+        """What training leaves."""
+        known = folder.joined(self.home)
+        order, site = known.task, folder.me(self.home, known)
+        assert order
+        assert site
+        base = carry.base(self.home, order, carry.plan_of(order))
+        at = carry.round_folder(self.home, order)
+        at.mkdir(parents=True)
+        with (at / "share.safetensors").open("wb") as file:
+            share.write(file, {name: (array * 1.01).astype("f4") for name, array in base.items()})
+        (at / "report.json").write_text(json.dumps({"examples": 70, "base": {"val": 10, "correct": 4}}))
+
+
+@pytest.fixture
+def clinic(tmp_path: Path) -> Clinic:
+    return Clinic(Federation(tmp_path / "coordinator", clinics=2), tmp_path / "clinic")
+
+
+def test_three_trips_of_a_stick_bring_a_site_from_its_invite_to_its_receipt(clinic: Clinic) -> None:
+    clinic.join()
+    assert clinic.state == joined.JOINING
+    clinic.trip()
+    order = clinic.federation.open()
+    clinic.trip()
+    assert clinic.download().refused == []
+    assert clinic.state == joined.READY
+    assert folder.joined(clinic.home).task == order
+    clinic.train()
+    assert clinic.state == joined.TRAINED
+    carry.seal_newest(clinic.home, nobody)
+    assert len(clinic.upload()) == 1
+    assert clinic.state == joined.SENT
+    clinic.trip()
+    clinic.download()
+    assert clinic.state == joined.JUDGED
+    assert joined.status(clinic.home)["receipts"] == [{"round": "1", "state": "accepted", "code": "", "cause": ""}]
+    assert clinic.upload() == []
+
+
+def test_the_next_round_brings_the_merged_model(clinic: Clinic) -> None:
+    clinic.join()
+    clinic.trip()
+    clinic.federation.play(clinic.federation.open())
+    clinic.trip()
+    clinic.download()
+    clinic.train()
+    carry.seal_newest(clinic.home, nobody)
+    clinic.upload()
+    clinic.trip()
+    told = clinic.federation.aggregate()
+    assert told["accepted"] == ["site-001", "site-002", "site-003"]
+    order = clinic.federation.open()
+    clinic.trip()
+    clinic.download()
+    base = carry.base(clinic.home, order, carry.plan_of(order))
+    wanted = clinic.federation.hub.model(told["merged_sha256"])
+    assert all((base[name] == wanted[name]).all() for name in wanted)
+    facts = clinic.federation.hub.store.row("SELECT report FROM rounds WHERE round = 1")
+    assert facts
+    assert json.loads(facts["report"]) == {"val": 10, "correct": 4}
+
+
+def test_what_was_sealed_is_not_sealed_again(clinic: Clinic) -> None:
+    clinic.join()
+    clinic.trip()
+    clinic.federation.open()
+    clinic.trip()
+    clinic.download()
+    clinic.train()
+    assert carry.seal_newest(clinic.home, nobody) == carry.seal_newest(clinic.home, nobody)
+
+
+def test_before_it_is_let_in_a_site_has_nothing_to_send_but_its_request(clinic: Clinic) -> None:
+    clinic.join()
+    assert [path.parent.name for path in carry.outbox(clinic.home)] == ["request"]
+    with pytest.raises(NotYet):
+        carry.seal_newest(clinic.home, nobody)
+
+
+def test_a_folder_joins_one_federation(clinic: Clinic) -> None:
+    clinic.join()
+    with pytest.raises(JoinedAlready):
+        clinic.join()
+
+
+def test_a_join_that_was_cut_off_is_done_again_with_the_same_keys(clinic: Clinic) -> None:
+    clinic.join()
+    shutil.rmtree(clinic.home / "charter")  # the last thing that joining writes
+    before = (clinic.home / "keys.pub").read_bytes()
+    clinic.join()
+    assert (clinic.home / "keys.pub").read_bytes() == before
+    assert len(carry.outbox(clinic.home)) == 1
+
+
+@pytest.mark.parametrize("text", ["", "{}", "FH1-00000", '{"code": 5, "url": "", "federation": "", "charters": []}'])
+def test_what_is_no_invite_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.invite").write_text(text)
+    with pytest.raises(BadInvite):
+        carry.read_invite(tmp_path / "a.invite")
+
+
+def test_an_invite_whose_charter_is_another_federations_is_refused(clinic: Clinic, tmp_path: Path) -> None:
+    other = Federation(tmp_path / "other", clinics=0)
+    said = json.loads(clinic.invite.read_text())
+    said["charters"] = json.loads(Clinic(other, tmp_path / "their").invite.read_text())["charters"]
+    clinic.invite.write_text(json.dumps(said))
+    with pytest.raises(Pin):
+        clinic.join()
+    assert folder.floor(clinic.home) is None
+
+
+def test_a_typed_code_takes_the_charter_of_whoever_knows_it(clinic: Clinic) -> None:
+    clinic.trip()
+    code = json.loads(clinic.invite.read_text())["code"]
+    found = sorted((clinic.stick / FROM).glob("*.fhx"))
+    rows = {row["id"]: row["vouch"] for row in clinic.federation.hub.store.rows("SELECT id, vouch FROM invites")}
+    said = carry.typed_invite(code.lower(), found, lambda invite: rows.get(invite, ""))
+    assert said.federation == clinic.federation.hub.federation
+    with pytest.raises(InviteProof):
+        carry.typed_invite(code, found, lambda invite: "0" * 64)
+
+
+def test_news_of_another_hand_are_refused_and_the_rest_is_taken(clinic: Clinic, tmp_path: Path) -> None:
+    other = Federation(tmp_path / "other", clinics=0)
+    clinic.join()
+    clinic.trip()
+    clinic.federation.open()
+    clinic.trip()
+    for path in (row["hash"] for row in other.hub.store.rows("SELECT hash FROM parcels")):
+        shutil.copy(other.hub.store.path(path), clinic.stick / FROM)
+    taken = clinic.download()
+    assert {one["code"] for one in taken.refused} <= {"E_FEDERATION", "E_SIGNER_UNKNOWN", "E_PIN", "E_ROOT_CHAIN"}
+    assert len(taken.refused) == 3
+    assert clinic.state == joined.READY
+
+
+def test_a_file_that_is_half_there_is_named_and_comes_later(clinic: Clinic) -> None:
+    clinic.join()
+    clinic.trip()
+    clinic.federation.open()
+    clinic.trip()
+    task = next(
+        path for path in (clinic.stick / FROM).iterdir() if parcel.look(path, parcel.anyone).statement.kind == "task"
+    )
+    whole = task.read_bytes()
+    task.write_bytes(whole[:-10])
+    assert [one["code"] for one in clinic.download().refused] == ["E_TRUNCATED"]
+    task.write_bytes(whole)
+    assert clinic.download().refused == []
+    assert clinic.state == joined.READY
+
+
+def test_a_stick_that_is_not_there_is_said(clinic: Clinic) -> None:
+    clinic.join()
+    clinic.stick.rename(clinic.stick.with_name("pulled"))
+    with pytest.raises(FileMissing):
+        clinic.upload()
+    assert len(carry.outbox(clinic.home)) == 1
