@@ -9,7 +9,7 @@ from pathlib import Path
 from fedhelp_edge import shell
 from fedhelp_edge.errors import NoHub
 from fedhelp_edge.parcel.keys import Keys
-from server_ref import intake, lock
+from server_ref import decisions, intake, lock
 from server_ref.hub import Hub
 
 LOCK = "writer.lock"
@@ -32,6 +32,7 @@ def working(home: Path, passphrase_file: Path | None, *, judge: bool = True) -> 
         boss = hub.boss(shell.asker(passphrase_file, "coordinator's passphrase"))
         with writing(hub):
             if judge:
+                decisions.carry_out(hub, boss)
                 intake.judge(hub, boss)
             yield hub, boss
 

@@ -36,7 +36,7 @@ from fedhelp_edge.errors import (
     RequestHeaders,
     Storage,
 )
-from server_ref import reads, uploads
+from server_ref import dashboard, reads, uploads
 from server_ref.gate import Front, Limits, front, problem, refusal, status
 from server_ref.hub import Hub
 from server_ref.lock import held
@@ -49,10 +49,10 @@ _SWEEP = 3600.0
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def app(home: Path, limits: Limits) -> ASGIApp:
+def app(home: Path, limits: Limits, door: dashboard.Door) -> ASGIApp:
     @asynccontextmanager
     async def life(made: Starlette) -> AsyncIterator[None]:
-        made.state.front, made.state.nonces = Front(home, limits), reads.Nonces()
+        made.state.front, made.state.nonces, made.state.door = Front(home, limits), reads.Nonces(), door
         await uploads.recover(made.state.front)
         sweeping = asyncio.create_task(_sweep(made.state.front))
         yield
@@ -60,6 +60,9 @@ def app(home: Path, limits: Limits) -> ASGIApp:
         made.state.front.close()
 
     routes = [
+        _at("/", GET=dashboard.show),
+        _at("/enter/{token}", GET=dashboard.enter),
+        _at("/decisions", POST=dashboard.decide),
         _at("/healthz", GET=_health),
         _at("/v1/charters", GET=reads.charters),
         _at("/v1/current", GET=reads.current),
@@ -220,19 +223,21 @@ class _Protocol(H11Protocol):
 
 # --- the process ---------------------------------------------------------------------------------------------------
 def serve(
-    home: Path, host: str, port: int, cert: Path | None, key: Path | None, ready: Callable[[str], None]
+    home: Path, host: str, port: int, cert: Path | None, key: Path | None, ready: Callable[[str, str], None]
 ) -> None:  # fmt: skip
-    """Run until SIGTERM or Ctrl-C, then end what is under way. `ready` is told the address."""
+    """Run until SIGTERM or Ctrl-C, then end what is under way. `ready` is told the address, and the dashboard's."""
     hub = Hub(home)
     with held(home / LOCK, wait=0):
         hub.front()
         hub.store.reconcile()
         hub.store.close()
-        made = server(home, Limits(), cert, key)
+        door = dashboard.Door()
+        made = server(home, Limits(), door, cert, key)
         _many_files()
         with listening(host, port) as sock:
             shown = f"[{host}]" if ":" in host else host
-            ready(f"{'https' if cert else 'http'}://{shown}:{sock.getsockname()[1]}")
+            url = f"{'https' if cert else 'http'}://{shown}:{sock.getsockname()[1]}"
+            ready(url, f"{url}/enter/{door.token}")
             for name in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises again what it was ended by
                 signal.signal(name, lambda *_: None)
             made.run(sockets=[sock])
@@ -240,9 +245,11 @@ def serve(
             raise Internal("the front did not start")
 
 
-def server(home: Path, limits: Limits, cert: Path | None = None, key: Path | None = None) -> uvicorn.Server:
+def server(
+    home: Path, limits: Limits, door: dashboard.Door, cert: Path | None = None, key: Path | None = None
+) -> uvicorn.Server:
     config = uvicorn.Config(
-        app(home, limits), http=partial(_Protocol, limits), ws="none", lifespan="on",  # type: ignore[arg-type]
+        app(home, limits, door), http=partial(_Protocol, limits), ws="none", lifespan="on",  # type: ignore[arg-type]
         log_config=None, log_level="critical", access_log=False, server_header=False,
         timeout_graceful_shutdown=_DRAIN, h11_max_incomplete_event_size=_HEAD_BYTES,
         ssl_certfile=cert, ssl_keyfile=key,

@@ -193,6 +193,7 @@ _STATUS: dict[type[FedhelpError], int] = {  # of a kind and of all below it
     errors.BadRequest: 400,
     errors.Unsigned: 401,
     errors.Nonce: 401,
+    errors.Dashboard: 403,
     errors.NotHere: 404,
     errors.Method: 405,
     errors.Slow: 408,

@@ -18,7 +18,7 @@ from typing import Any
 
 from fedhelp_edge.parcel import sshsig
 from fedhelp_edge.parcel.keys import Keys
-from server_ref import front
+from server_ref import dashboard, front
 from server_ref.gate import Limits
 
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -135,10 +135,14 @@ def prologue(data: bytes) -> int:
 
 @contextmanager
 def running(
-    home: Path, limits: Limits | None = None, cert: Path | None = None, key: Path | None = None
+    home: Path,
+    limits: Limits | None = None,
+    cert: Path | None = None,
+    key: Path | None = None,
+    door: dashboard.Door | None = None,
 ) -> Iterator[int]:
     """A front in a thread of its own; the port that it listens at."""
-    server = front.server(home, limits or Limits(), cert, key)
+    server = front.server(home, limits or Limits(), door or dashboard.Door(), cert, key)
     with front.listening("127.0.0.1", 0) as sock:
         port: int = sock.getsockname()[1]
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})

@@ -32,11 +32,11 @@ def serve(
     if bool(tls_cert) != bool(tls_key):
         raise errors.Usage("--tls-cert and --tls-key belong together")
 
-    def ready(url: str) -> None:
+    def ready(url: str, dashboard: str) -> None:
         if json:
-            shell.result(url=url)
+            shell.result(url=url, dashboard=dashboard)
         else:
-            print(f"serving   {url}")
+            print(f"serving    {url}\ndashboard  {dashboard}  (this link works once)")
         sys.stdout.flush()
         shell.say("next: judge and merge what comes in with 'fedhelp-coordinator run'; Ctrl-C stops serving")
 

@@ -28,7 +28,7 @@ from cryptography.x509.oid import NameOID
 
 from fedhelp_edge.errors import Listen, Quorum
 from fedhelp_edge.parcel import keys, sshsig
-from server_ref import carrier, front, intake
+from server_ref import carrier, dashboard, front, intake
 from server_ref.gate import Limits
 from tests.chaos import Fate, network
 from tests.federation import Clinic, Federation
@@ -565,7 +565,7 @@ def test_f19_a_client_refuses_an_expired_a_wrong_and_an_unknown_certificate(
 def test_f19_a_certificate_that_is_none_is_said_to_be_so(fed: Federation, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("x")
     with pytest.raises(Listen):
-        front.server(fed.hub.home, Limits(), tmp_path / "x", tmp_path / "x")
+        front.server(fed.hub.home, Limits(), dashboard.Door(), tmp_path / "x", tmp_path / "x")
 
 
 def test_f19_without_tls_whatever_is_changed_on_the_way_is_refused(

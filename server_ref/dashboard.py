@@ -1,0 +1,189 @@
+"""What a coordinator looks at in a browser: one page, made here, without script and without anything from elsewhere.
+
+Whoever starts the front gets a link that works once; the browser then holds a cookie until the front ends. A button
+only writes a decision down.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+import secrets
+from html import escape
+from typing import Any
+from urllib.parse import parse_qs
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from fedhelp_edge import errors
+from fedhelp_edge.errors import BadRequest, Dashboard, Media, Method
+from fedhelp_edge.parcel.statement import iso
+from fedhelp_edge.report import page
+from fedhelp_edge.report.page import Html
+from server_ref import decisions, people
+from server_ref.gate import address, body, front, problem
+from server_ref.hub import Hub
+from server_ref.intake import RELEASABLE
+
+_COOKIE = "fedhelp_dashboard"
+_LINES = 20
+_REFRESH = 60  # seconds
+
+
+class Door:
+    """Who may look: a link that opens once, and the cookie that it gives."""
+
+    def __init__(self) -> None:
+        self.token = secrets.token_urlsafe(24)
+        self._cookie = ""
+
+    def enter(self, token: str) -> str:
+        if self._cookie or not hmac.compare_digest(token.encode(), self.token.encode()):
+            raise Dashboard("this link was used before, or is not of this hub")
+        self._cookie = secrets.token_urlsafe(24)
+        return self._cookie
+
+    def check(self, request: Request) -> None:
+        given = request.cookies.get(_COOKIE, "")
+        if not self._cookie or not hmac.compare_digest(given.encode(), self._cookie.encode()):
+            raise Dashboard("this page is for the coordinator")
+
+    @property
+    def form(self) -> str:
+        """What a form of ours brings back, and nobody else's can."""
+        return hmac.digest(self._cookie.encode(), b"form", "sha256").hex()
+
+
+def _door(request: Request) -> Door:
+    found: Door = request.app.state.door
+    return found
+
+
+async def enter(request: Request) -> Response:
+    front(request).addresses.take(address(request))
+    if request.method != "GET":  # of a program that looks where a link leads
+        raise Method("a link is opened with GET")
+    answer = RedirectResponse("..", 303, {"Cache-Control": "no-store"})
+    cookie = _door(request).enter(request.path_params["token"])
+    answer.set_cookie(_COOKIE, cookie, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+    return answer
+
+
+async def show(request: Request) -> Response:
+    front(request).addresses.take(address(request))
+    try:
+        _door(request).check(request)
+    except Dashboard as fault:
+        if "text/html" not in request.headers.get("accept", ""):
+            raise
+        return _html(page.page("fedhelp", page.paragraph(f"{fault.cause}: {fault.remedy}.")), problem(fault)["status"])
+    made = await front(request).reading.ask(_page, _door(request).form)
+    return _html(made, 200)
+
+
+async def decide(request: Request) -> Response:
+    front(request).addresses.take(address(request))
+    _door(request).check(request)
+    if request.headers.get("content-type") != "application/x-www-form-urlencoded":
+        raise Media("a decision comes from the form on the dashboard")
+    given = parse_qs((await body(request, 4096)).decode("ascii", "replace"))
+    form, site, what = (given.get(name, [""])[0] for name in ("form", "site", "what"))
+    if not hmac.compare_digest(form.encode(), _door(request).form.encode()):
+        raise BadRequest("this form is not of this page")
+    await front(request).writing.ask(decisions.record, site, what)
+    return RedirectResponse(".", 303, {"Cache-Control": "no-store"})
+
+
+def _html(text: str, code: int) -> Response:
+    style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)
+    mark = base64.b64encode(hashlib.sha256(style[1].encode() if style else b"").digest()).decode()
+    return HTMLResponse(text, code, {
+        "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{mark}'; form-action 'self'; "
+        "frame-ancestors 'none'; base-uri 'none'",
+        "Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "Refresh": str(_REFRESH),
+    })  # fmt: skip
+
+
+# --- the page ------------------------------------------------------------------------------------------------------
+def _page(hub: Hub, form: str) -> str:
+    told = people.status(hub)
+    until = f", open until {_time(told['closes'])}" if told["state"] == "open" else ""
+    expected = len(told["accepted"]) + len(told["missing"])
+    return page.page(
+        f"{told['name']}: round {told['round']} of {told['rounds']}, {told['state']}",
+        page.paragraph(f"Federation {told['federation']}{until}. It is {_time(iso(hub.now))}."),
+        page.paragraph(
+            f"{len(told['accepted'])} of {expected} shares accepted, {told['received']} wait to be judged, "
+            f"{len(told['quarantined'])} in quarantine, {told['requests']} sites ask to join."
+        ),
+        *_quarantine(hub, told["quarantined"], form),
+        page.heading("Sites"),
+        page.table(("site", "name", "tier", "standing", "this round", "last news"), _sites(hub, told)),
+        page.heading("Merged models"),
+        *_models(hub),
+        page.heading("Last lines of the log"),
+        page.table(("line", "time", "what", "about"), _log(hub)),
+    )
+
+
+def _sites(hub: Hub, told: dict[str, Any]) -> list[tuple[object, ...]]:
+    shares = hub.store.rows("SELECT site, state FROM shares WHERE round = ? ORDER BY seq", told["round"])
+    given = {row["site"]: row["state"] for row in shares}
+    over = told["closes"] <= iso(hub.now)
+    missing = dict.fromkeys(told["missing"], "late" if over else "missing")
+    return [
+        (
+            one["id"], one["name"], one["tier"], one["status"], given.get(one["id"]) or missing.get(one["id"], "–"),
+            _time(one["last_news"] or "") or "never",
+        )
+        for one in told["sites"]
+    ]  # fmt: skip
+
+
+def _quarantine(hub: Hub, shares: list[dict[str, Any]], form: str) -> list[Html]:
+    if not shares:
+        return []
+    remedies = {kind.code: kind.remedy for kind in errors.tree() if kind.code}
+    decided = decisions.waiting(hub)
+    parts = [page.heading("In quarantine")]
+    for one in shares:
+        said = f"{one['site']}, round {one['round']}: {one['cause']} ({one['code']})."
+        parts.append(page.paragraph(f"{said} What to do: {remedies.get(one['code'], '')}."))
+        if what := decided.get(one["site"]):
+            parts.append(page.paragraph(f"Decided: {what}. The next coordinator's command carries it out."))
+        choices = [decisions.REFUSE] + [decisions.RELEASE] * (one["code"] in RELEASABLE)
+        parts.append(_form(one["site"], choices, form))
+    return parts
+
+
+def _form(site: str, choices: list[str], form: str) -> Html:
+    buttons = " ".join(f'<button name="what" value="{what}">{what.title()} {escape(site)}</button>' for what in choices)
+    hidden = f'<input type="hidden" name="site" value="{escape(site)}"><input type="hidden" name="form" value="{form}">'
+    return Html(f'<form method="post" action="decisions">{hidden}{buttons}</form>')
+
+
+def _models(hub: Hub) -> list[Html]:
+    rows = hub.store.rows(
+        "SELECT r.round, r.model, count(s.hash) AS shares FROM rounds r LEFT JOIN shares s"
+        " ON s.counts = r.round AND s.state = 'merged' WHERE r.state = 'merged' GROUP BY r.round ORDER BY r.round"
+    )
+    rates = {one["round"]: one for one in people.accuracy(hub)}
+    said = {number: f"{rate['accuracy']:.3f} of {rate['images']} images" for number, rate in rates.items()}
+    listed = [(row["round"], row["shares"], row["model"][:16], said.get(row["round"], "–")) for row in rows]
+    parts = [page.table(("round", "shares", "model", "accuracy at the sites"), listed[::-1])]
+    if rates:
+        line = [(float(number), rate["accuracy"]) for number, rate in rates.items()]
+        parts.append(page.chart({"accuracy": line}, "round", "accuracy on the sites' own images"))
+    return parts
+
+
+def _log(hub: Hub) -> list[tuple[object, ...]]:
+    rows = hub.store.rows("SELECT seq, time, type, subject FROM log ORDER BY seq DESC LIMIT ?", _LINES)
+    return [(row["seq"], _time(row["time"]), row["type"], row["subject"][:24]) for row in rows]
+
+
+def _time(text: str) -> str:
+    return text.replace("T", " ").replace("Z", " UTC")

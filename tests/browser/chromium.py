@@ -1,0 +1,110 @@
+"""A real browser without a screen, driven through its devtools over a pipe. Pages run no script here."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+class Browser:
+    """One tab. What it loads, and what it complains of, is kept."""
+
+    def __init__(self, send: int, receive: int) -> None:
+        self._send, self._receive = send, receive
+        self._count, self._rest = 0, b""
+        self._session = ""
+        self.loaded: list[str] = []
+        self.complaints: list[str] = []
+        target = self._call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for part in ("Page", "DOM", "Network", "Log"):
+            self._call(f"{part}.enable")
+        self._call("Emulation.setScriptExecutionDisabled", value=True)
+
+    def open(self, url: str) -> None:
+        self._call("Page.navigate", url=url)
+        self._until("Page.loadEventFired")
+
+    def html(self) -> str:
+        return str(self._call("DOM.getOuterHTML", nodeId=self._root())["outerHTML"])
+
+    def click(self, selector: str) -> None:
+        """Press the middle of what is there, and wait for the page that follows."""
+        node = self._call("DOM.querySelector", nodeId=self._root(), selector=selector)["nodeId"]
+        self._call("DOM.scrollIntoViewIfNeeded", nodeId=node)
+        corners = self._call("DOM.getContentQuads", nodeId=node)["quads"][0]
+        at = {"x": sum(corners[0::2]) / 4, "y": sum(corners[1::2]) / 4, "button": "left", "clickCount": 1}
+        for kind in ("mousePressed", "mouseReleased"):
+            self._call("Input.dispatchMouseEvent", type=kind, **at)
+        self._until("Page.loadEventFired")
+
+    def screenshot(self, path: Path) -> None:
+        shot = self._call("Page.captureScreenshot", captureBeyondViewport=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(base64.b64decode(shot["data"]))
+
+    def _root(self) -> int:
+        return int(self._call("DOM.getDocument")["root"]["nodeId"])
+
+    def _call(self, method: str, **params: Any) -> dict[str, Any]:
+        self._count += 1
+        said = {"id": self._count, "method": method, "params": params}
+        os.write(
+            self._send, json.dumps(said | ({"sessionId": self._session} if self._session else {})).encode() + b"\0"
+        )
+        while True:
+            heard = self._hear()
+            if heard.get("id") == self._count:
+                assert "error" not in heard, heard
+                return dict(heard["result"])
+
+    def _until(self, event: str) -> None:
+        while self._hear().get("method") != event:
+            pass
+
+    def _hear(self) -> dict[str, Any]:
+        while b"\0" not in self._rest:
+            part = os.read(self._receive, 1 << 16)
+            assert part, "the browser has ended"
+            self._rest += part
+        line, _, self._rest = self._rest.partition(b"\0")
+        heard: dict[str, Any] = json.loads(line)
+        params = heard.get("params", {})
+        if heard.get("method") == "Network.requestWillBeSent":
+            self.loaded.append(params["request"]["url"])
+        if heard.get("method") == "Log.entryAdded":
+            self.complaints.append(params["entry"]["text"])
+        return heard
+
+
+@contextmanager
+def browser(profile: Path) -> Iterator[Browser]:
+    assert PROGRAM
+    theirs, send = os.pipe()
+    receive, other = os.pipe()
+    started = subprocess.Popen(
+        [
+            "bash", "-c", f'exec 3<&{theirs} 4>&{other}; exec "$@"', "-", PROGRAM, "--headless=new",
+            "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+            f"--user-data-dir={profile}", "--window-size=1000,1400",
+        ],
+        pass_fds=(theirs, other), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    os.close(theirs)
+    os.close(other)
+    try:
+        yield Browser(send, receive)
+    finally:
+        os.close(send)
+        os.close(receive)
+        started.terminate()
+        started.wait()

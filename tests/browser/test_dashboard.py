@@ -1,0 +1,56 @@
+"""The dashboard in a real browser that runs no script: the link, the cookie, the policy, the buttons."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from server_ref import decisions
+from server_ref.dashboard import Door
+from tests.browser.chromium import PROGRAM, browser
+from tests.federation import Federation, intake, rounds
+from tests.net import running
+
+pytestmark = pytest.mark.skipif(not PROGRAM, reason="not installed: chromium")
+PICTURES = Path(os.environ.get("FEDHELP_PICTURES", Path(__file__).parents[2] / "build" / "pictures"))
+
+
+@pytest.fixture
+def fed(tmp_path: Path) -> Federation:
+    """Three rounds; in the last one a share waits for a person, and a site is missing."""
+    fed = Federation(tmp_path)
+    for _ in range(2):
+        order = fed.open()
+        for place, clinic in enumerate(fed.clinics):
+            facts = {"examples": 100, "val": 50, "correct": 30 + 4 * order.round + place}
+            intake.receive(fed.hub, clinic.give(order, fed.drawn(order, clinic), facts=facts))
+        fed.aggregate()
+    order = fed.open()
+    fed.play(order, without=("site-002", "site-003"))
+    intake.receive(fed.hub, fed.clinics[1].give(order, fed.base(order)))
+    fed.judge()
+    rounds._look_closer(fed.hub, fed.boss, rounds.current(fed.hub))
+    return fed
+
+
+def test_a_coordinator_opens_the_link_sees_the_round_and_lets_a_share_in(fed: Federation, tmp_path: Path) -> None:
+    door = Door()
+    with running(fed.hub.home, door=door) as port, browser(tmp_path / "profile") as tab:
+        here = f"http://127.0.0.1:{port}"
+        tab.open(here)
+        assert "this page is for the coordinator" in tab.html()
+        tab.complaints.clear()
+        tab.open(f"{here}/enter/{door.token}")
+        shown = tab.html()
+        assert "<h1>test: round 3 of 12, open</h1>" in shown
+        assert "<svg" in shown
+        tab.screenshot(PICTURES / "dashboard.png")
+        tab.click("button[value=release]")
+        assert "Decided: release." in tab.html()
+        tab.screenshot(PICTURES / "dashboard-decided.png")
+        loaded, complaints = tab.loaded, tab.complaints
+    assert decisions.waiting(fed.hub) == {"site-002": "release"}
+    assert {url.split("/enter/")[0].removeprefix(here) for url in loaded} <= {"", "/", "/decisions", "/favicon.ico"}
+    assert complaints == []
