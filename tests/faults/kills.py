@@ -1,0 +1,140 @@
+"""Steps of a coordinator in a process of their own that dies before the n-th thing it makes durable.
+
+What is durable: a flush, a rename, a removal, a commit. A kill leaves all that was written; a power cut also takes
+whatever was not flushed: what a file held, and the names in a folder.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fedhelp_edge.errors import FedhelpError, NotNow
+from server_ref import desk, intake, opener, rounds
+from server_ref.hub import Hub
+from server_ref.opener import Found, Job, Refused
+
+_PROCESSES = multiprocessing.get_context("forkserver" if os.name != "nt" else "spawn")
+_PROCESSES.set_forkserver_preload(["pytest", "tests.faults.kills"])  # what a child imports again
+KILLED = -signal.SIGKILL if os.name != "nt" else 1
+
+
+def run(
+    home: Path, step: str, time: datetime, shares: Sequence[Path] = (), *, dies_before: int = 0, power_cut: bool = False
+) -> int:
+    """Take a step in a new process; its exit code."""
+    process = _PROCESSES.Process(target=_run, args=(home, step, time, shares, dies_before, power_cut))
+    process.start()
+    process.join()
+    return int(process.exitcode or 0)
+
+
+def _run(home: Path, step: str, time: datetime, shares: Sequence[Path], dies_before: int, power_cut: bool) -> None:
+    intake.Opener = _Here  # type: ignore[assignment, misc]
+    if dies_before:
+        stash = home.with_name(f"{home.name} removed")
+        stash.mkdir()
+        Fate(dies_before, power_cut, stash).watch()
+    hub = Hub(home, clock=lambda: time)
+    boss = hub.boss(lambda: "")
+    with desk.writing(hub):
+        for share in shares:
+            intake.receive(hub, share)
+        if step == "judge":
+            intake.judge(hub, boss)
+        with suppress(NotNow):  # it was done, all but the answer
+            if step == "aggregate":
+                rounds.aggregate(hub, boss)
+            if step == "open":
+                rounds.open_next(hub, boss)
+    hub.store.close()
+
+
+class _Here:
+    """Opens shares in this process, so that it can be killed while it does."""
+
+    def __enter__(self) -> _Here:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def open(self, job: Job) -> Found:
+        try:
+            return opener.work(job)
+        except FedhelpError as fault:
+            raise Refused(fault.code, fault.cause) from None
+
+
+class Fate:
+    """Counts what this process makes durable, and ends it."""
+
+    def __init__(self, dies_before: int, power_cut: bool, stash: Path) -> None:
+        self._left, self._power_cut, self._stash = dies_before, power_cut, stash
+        self._unflushed: set[Path] = set()  # files
+        self._undo: list[tuple[Path, Callable[[], object]]] = []  # what changed in folders that were not flushed
+        self._fsync = os.fsync
+
+    def watch(self) -> None:
+        count = self._count
+
+        class Connection(sqlite3.Connection):
+            def execute(self, query: str, *values: Any) -> sqlite3.Cursor:
+                if query == "COMMIT":
+                    count()
+                return super().execute(query, *values)
+
+        sqlite3.connect = partial(sqlite3.connect, factory=Connection)
+        os.fsync = self._flush
+        sys.addaudithook(self._see)
+
+    def _see(self, event: str, what: tuple[Any, ...]) -> None:
+        if self._left <= 0:
+            return
+        if event == "open" and not isinstance(what[0], int) and what[2] & os.O_CREAT:
+            path = Path(what[0])
+            if not path.exists():
+                self._unflushed.add(path)
+                self._undo.append((path.parent, path.unlink))
+        elif event == "os.rename":
+            self._count()
+            source, target = Path(what[0]), Path(what[1])
+            if source in self._unflushed:
+                self._unflushed.add(target)
+            self._undo.append((target.parent, partial(target.rename, source)))
+        elif event == "os.remove":
+            self._count()
+            path = Path(what[0])
+            if path.exists():
+                kept = self._stash / str(len(self._undo))
+                kept.hardlink_to(path)
+                self._undo.append((path.parent, partial(kept.rename, path)))
+
+    def _flush(self, descriptor: int) -> None:
+        self._count()
+        self._fsync(descriptor)
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        self._unflushed.discard(path)
+        self._undo = [change for change in self._undo if change[0] != path]
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            if self._power_cut:
+                self._cut()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _cut(self) -> None:
+        for path in self._unflushed:
+            with suppress(FileNotFoundError):
+                os.truncate(path, 0)
+        for _, undo in reversed(self._undo):
+            undo()

@@ -1,0 +1,114 @@
+"""Faults G01 and G04: the coordinator is killed, or its power cut, before each thing that it makes durable.
+
+Exhaustive over a small round: three shares received, judged and merged, and the next round opened.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server_ref import intake, rounds
+from server_ref.hub import Hub
+from tests.faults import kills
+from tests.federation import Federation
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="SIGKILL and folder flushes are POSIX")
+
+STEPS = ("receive", "judge", "aggregate", "open")
+
+
+@dataclass
+class Round:
+    """The hub before each step of one round, and what undisturbed steps make of it."""
+
+    fed: Federation
+    shares: list[Path]
+    before: dict[str, Path]
+    after: dict[str, dict[str, Any]]
+
+    def take(self, home: Path, step: str, **fate: Any) -> int:
+        return kills.run(home, step, self.fed.clock.time, self.shares if step == "receive" else (), **fate)
+
+
+@pytest.fixture(scope="module")
+def played(made: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
+    fed = made.copied(tmp_path_factory.mktemp("round") / "federation")
+    order = fed.open()
+    shares = [clinic.give(order, fed.drawn(order, clinic)) for clinic in fed.clinics]
+    fed.hub.store.close()
+    found = Round(fed, shares, {}, {})
+    home = fed.hub.home
+    for step in STEPS:
+        found.before[step] = home
+        home = Path(shutil.copytree(home, fed.folder / f"after {step}"))
+        assert found.take(home, step) == 0
+        found.after[step] = seen(home)
+    yield found
+
+
+def seen(home: Path) -> dict[str, Any]:
+    """All that does not differ between two hubs that did the same: draws of keys, salts and nonces aside."""
+    hub = Hub(home)
+    store = hub.store
+    store.check()
+    store.verify()
+    age(home)
+    store.reconcile()
+    found = {
+        "shares": [tuple(row) for row in store.rows("SELECT * FROM shares ORDER BY hash")],
+        "rounds": [
+            (row["round"], row["state"], row["base"], row["model"]) for row in store.rows("SELECT * FROM rounds")
+        ],
+        "log": [row["type"] for row in store.rows("SELECT type FROM log ORDER BY seq")],
+        "parcels": sorted(row["kind"] for row in store.rows("SELECT kind FROM parcels")),
+        "parcel files": len(list((home / "parcels").glob("*/*"))),
+        "keys": sorted(path.name for path in (home / "round-keys").iterdir()),
+        "opened": {path.name: path.read_bytes() for path in (home / "shares").iterdir()},
+        "models": {path.name: path.read_bytes() for path in (home / "models").iterdir()},
+        "temporary": [path.name for path in home.rglob("*.part")],
+    }
+    for name in found["keys"]:
+        assert intake.round_key(hub, hub.boss(lambda: ""), int(Path(name).stem)).startswith("AGE-SECRET-KEY-")
+    store.close()
+    return found
+
+
+def age(home: Path) -> None:
+    """Let leftovers be old enough that nobody can be at work on them."""
+    for path in home.rglob("*"):
+        os.utime(path, (0, 0))
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("power_cut", [False, True], ids=["g01-killed", "g04-power-cut"])
+def test_whenever_it_ends_the_same_step_again_gives_what_it_would_have_given(
+    played: Round, step: str, power_cut: bool, tmp_path: Path, effort: Callable[[int, int], int]
+) -> None:
+    deaths = 0
+    stride = effort(2, 1)
+    for before in range(1 + power_cut * (stride - 1), 1000, stride):
+        home = Path(shutil.copytree(played.before[step], tmp_path / f"{before}"))
+        code = played.take(home, step, dies_before=before, power_cut=power_cut)
+        if code == 0:
+            break
+        assert code == kills.KILLED
+        deaths += 1
+        assert played.take(home, step) == 0, before
+        assert seen(home) == played.after[step], before
+        shutil.rmtree(home)
+    print(f"{step}: killed at {deaths} places")
+    assert deaths >= 10 // stride
+
+
+def test_the_round_itself_was_whole(played: Round) -> None:
+    assert [row[:2] for row in played.after["aggregate"]["rounds"]] == [(0, "merged"), (1, rounds.DONE)]
+    assert len(played.after["open"]["keys"]) == 2
+    assert all(after["temporary"] == [] for after in played.after.values())
