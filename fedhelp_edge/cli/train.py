@@ -48,10 +48,13 @@ def try_out(
             bars.close()
             return bars.enter_context(shell.progress(what))
 
-        folder, report = trial.train(
+        told = trial.train(
             shell.home(home), agreed, tier, images, watch,  # type: ignore[arg-type]
             rounds=rounds, knowledge=knowledge, device=device, threads=threads,
         )  # fmt: skip
+    if told is None:
+        return None  # one of several processes, of which the first says what came of it
+    folder, report = told
     if json:
         return shell.result(**report, folder=str(folder))
     print(f"trained: {report['examples']} images, {report['seconds']} s")

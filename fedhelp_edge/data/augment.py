@@ -6,12 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def augment(batch: NDArray[np.uint8], draw: np.random.Generator) -> NDArray[np.uint8]:
-    """Each image mirrored left to right with probability 1/2 and shifted by up to 1/8 of its side, edges reflected."""
+def augment(
+    batch: NDArray[np.uint8], draw: np.random.Generator, own: slice = slice(None), of: int | None = None
+) -> NDArray[np.uint8]:
+    """Each image mirrored left to right with probability 1/2 and shifted by up to 1/8 of its side, edges reflected.
+
+    A batch that is only the `own` part of one of `of` images is drawn for as in the whole.
+    """
     count, height, width, channels = batch.shape
-    flip = draw.integers(0, 2, size=(count,))
-    down = draw.integers(-(height // 8), height // 8 + 1, size=(count,))
-    right = draw.integers(-(width // 8), width // 8 + 1, size=(count,))
+    whole = (count if of is None else of,)
+    flip = draw.integers(0, 2, size=whole)[own]
+    down = draw.integers(-(height // 8), height // 8 + 1, size=whole)[own]
+    right = draw.integers(-(width // 8), width // 8 + 1, size=whole)[own]
     rows = _reflect(np.arange(height) + down[:, None], height)
     columns = _reflect(np.arange(width) + right[:, None], width)
     columns = np.where(flip[:, None] == 1, columns[:, ::-1], columns)

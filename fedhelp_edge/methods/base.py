@@ -40,6 +40,7 @@ class Batch:
     images: Tensor  # B x channels x side x side, normalised
     labels: Tensor  # B
     index: Tensor  # B, place in its set: for whatever is kept of each image
+    part: float = 1.0  # of the step's images, where several processes share them
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,12 @@ class Knowledge:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where the work is done: on what, and in which numbers."""
+    """Where the work is done: on what, in which numbers, and as which of how many processes."""
 
     device: str = "cpu"
     half: bool = False  # bf16 autocast
+    rank: int = 0
+    ranks: int = 1
 
     def autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device, torch.bfloat16) if self.half else nullcontext()
@@ -109,7 +112,7 @@ class Learner:
         private = batches["private"]
         with self.bench.autocast():
             logits = self.net(private.images)
-        return self.descend({"loss": self.loss(logits.float(), private.labels)})
+        return self.descend((private, {"loss": self.loss(logits.float(), private.labels)}))
 
     def give(self) -> Share:
         own = resnet.arrays(self.net)
@@ -164,14 +167,36 @@ class Learner:
         """The parameters that learn alike."""
         return [{"params": list(module.parameters())}]
 
-    def descend(self, parts: Mapping[str, Tensor]) -> dict[str, float]:
-        """One step down the sum of the parts, by every optimiser whose module had a part in it."""
+    def descend(self, *means: tuple[Batch, Mapping[str, Tensor]]) -> dict[str, float]:
+        """One step down the sum of all parts, by every optimiser whose module had a part in it.
+
+        Each part is a mean over the batch beside which it stands: where several processes share that batch, the step,
+        and what is returned, is that of the whole.
+        """
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
-        torch.stack(list(parts.values())).sum().backward()
+        parts = {name: batch.part * part for batch, found in means for name, part in found.items()}
+        losses = torch.stack(list(parts.values()))
+        losses.sum().backward()
+        losses = losses.detach()
+        if self.bench.ranks > 1:
+            self._together(losses)
         for optimiser in self.optimisers.values():
             optimiser.step()
-        return {name: float(part.detach()) for name, part in parts.items()}
+        return dict(zip(parts, losses.tolist(), strict=True))
+
+    def _together(self, losses: Tensor) -> None:
+        """Gradients and losses become their sums over all processes, batch norm's running statistics their means."""
+        modules = self.trained().values()
+        gradients = [p.grad for module in modules for p in module.parameters() if p.grad is not None]
+        statistics = [b for module in modules for b in module.buffers() if b.is_floating_point()]
+        for statistic in statistics:
+            statistic.div_(self.bench.ranks)
+        found = [*gradients, *statistics, losses]
+        summed = torch.cat([tensor.flatten() for tensor in found])
+        torch.distributed.all_reduce(summed)  # the same bits at every process
+        for tensor, values in zip(found, summed.split([tensor.numel() for tensor in found]), strict=True):
+            tensor.copy_(values.view(tensor.shape))
 
 
 def draw_seed(*parts: object) -> int:

@@ -86,10 +86,10 @@ class Surrogate(Learner):
         private = batches["private"]
         with self.bench.autocast():
             logits = self.net(private.images)
-        parts = {"loss": self.loss(logits.float(), private.labels)}
+        means = [(private, {"loss": self.loss(logits.float(), private.labels)})]
         if self.public and "public" in batches:
-            parts |= self.guided(self.public, batches["public"])
-        return self.descend(parts)
+            means.append((batches["public"], self.guided(self.public, batches["public"])))
+        return self.descend(*means)
 
     def guided(self, public: Public, batch: Batch) -> dict[str, Tensor]:
         """lambda_J R, its two parts apart (Eq. 1)."""
@@ -153,7 +153,7 @@ class Proxy(Learner):
                 parts["forward"] = self.numbers.lambda_f * divergence(large.softmax(1), small)  # Eq. 4
             if self.numbers.proxy_ce:
                 parts["proxy"] = self.loss(small, private.labels)
-        return self.descend(parts)
+        return self.descend((private, parts))
 
     def look(self, net: ResNet, images: Tensor, learns: bool) -> Tensor:
         """Logits: of a net that learns, or of one that stands still while the other does."""

@@ -32,4 +32,4 @@ class FedProx(Learner):
         if mu:
             pairs = zip(self.net.parameters(), self.common.parameters(), strict=True)
             parts["pull"] = mu / 2 * torch.stack([((w - g) ** 2).sum() for w, g in pairs]).sum()
-        return self.descend(parts)
+        return self.descend((private, parts))

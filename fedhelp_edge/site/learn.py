@@ -97,6 +97,13 @@ def _round(
     }  # fmt: skip
 
 
+def follow(place: Place) -> None:
+    """What every process but the first does in its stead: it helps to train, until the first has ended."""
+    loop.follow(
+        lambda method, tier: replace(place, plan=replace(place.plan, method=method), tier=tier).learner(), place.sets()
+    )
+
+
 def answers(place: Place, folder: Path, split: str) -> dict[str, NDArray[np.float64]]:
     """What the nets of a finished round say of a part of the images, with the prior of what they were trained on."""
     prior = read(folder)["prior"]

@@ -18,7 +18,7 @@ from fedhelp_edge.report import metrics
 from fedhelp_edge.report.evaluation import Evaluation
 from fedhelp_edge.share import Array
 from fedhelp_edge.site import learn
-from fedhelp_edge.train import speed
+from fedhelp_edge.train import parallel, speed
 
 SITE = "site-001"
 _IMAGES = "images.txt"
@@ -27,14 +27,23 @@ _IMAGES = "images.txt"
 def train(
     home: Path, plan: Plan, tier: str, images: Path | None, watch: learn.Watch,
     *, rounds: int = 1, knowledge: Path | None = None, device: str = "cpu", threads: int | None = None,
-) -> tuple[Path, dict[str, Any]]:  # fmt: skip
-    """Train so many rounds, each from what the one before gave; the folder and the report of the last."""
+) -> tuple[Path, dict[str, Any]] | None:  # fmt: skip
+    """Train so many rounds, each from what the one before gave; the folder and the report of the last.
+
+    Of several processes the first does so; to the others, which help it, this is None.
+    """
     speed.settle(threads)
-    source = _remembered(home, images)
-    found = data.load(source, plan, kept=home / "images")
+    bench = parallel.join(speed.bench(plan.training.precision, device))
+    with parallel.first(bench):
+        source = _remembered(home, None if bench.rank else images)
+        found = data.load(source, plan, kept=home / "images")
     side = plan.tables["fedhelp"].public_size
     pack = packs.load(knowledge).fitted(side, plan.image.channels) if knowledge else None
-    place = learn.Place(plan, SITE, tier, found, pack, speed.bench(plan.training.precision, device))
+    place = learn.Place(plan, SITE, tier, found, pack, bench)
+    if bench.rank:
+        learn.follow(place)
+        parallel.leave(bench)
+        return None
     root = _root(home, plan, tier, source, knowledge)
     merged: dict[str, Array] = METHODS[plan.method].start(plan)
     before: Path | None = None
@@ -44,6 +53,7 @@ def train(
         with files.reading(folder / "share.safetensors") as file:
             merged |= dict(share.Arrays(file, share.read_header(file)))
         before = folder
+    parallel.leave(bench)
     return folder, report
 
 

@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -25,8 +25,7 @@ def save(folder: Path, number: int, facts: Mapping[str, Any], state: Mapping[str
     path = folder / f"{number:09}.state"
     path.unlink(missing_ok=True)  # the same moment, reached again after a fall back
     with files.writing(path) as file:
-        file.write(json.dumps(facts, sort_keys=True).encode() + b"\n")
-        share.write(file, state)
+        write(file, facts, state)
     for other in {*_all(folder), *folder.glob(".*.part")} - {path}:
         other.unlink()
 
@@ -36,7 +35,16 @@ def newest(folder: Path) -> tuple[dict[str, Any], dict[str, Array]] | None:
     kept = _all(folder)
     if not kept:
         return None
-    line, _, body = kept[-1].read_bytes().partition(b"\n")
+    return read(kept[-1].read_bytes())
+
+
+def write(file: BinaryIO, facts: Mapping[str, Any], state: Mapping[str, Array]) -> None:
+    file.write(json.dumps(facts, sort_keys=True).encode() + b"\n")
+    share.write(file, state)
+
+
+def read(data: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
+    line, _, body = data.partition(b"\n")
     file = io.BytesIO(body)
     return json.loads(line), dict(share.Arrays(file, share.read_header(file, limit=_HEADER_LIMIT)))
 

@@ -1,7 +1,8 @@
 """The one training loop, for every learner and phase.
 
 All chance comes from Philox streams named by (seed, site, round, phase, epoch, step, purpose): a round that was cut off
-goes on from its last checkpoint and ends with the same bits as one that was not.
+goes on from its last checkpoint and ends with the same bits as one that was not. Several processes draw alike, and each
+takes its slice of every step (`train.parallel`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,10 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedhelp_edge.data.augment import augment
-from fedhelp_edge.errors import Diverged
+from fedhelp_edge.errors import Diverged, Usage
 from fedhelp_edge.methods.base import Batch, Learner, Phase
 from fedhelp_edge.plan import Image
-from fedhelp_edge.train import checkpoint
+from fedhelp_edge.train import checkpoint, parallel
 
 Progress = Callable[[int, int, float], None]  # steps done, steps in all, images a second
 
@@ -84,10 +86,35 @@ def train(
     progress: Progress | None = None,
 ) -> Report:
     """One round's training. With `kept`, its state is saved there every so many seconds and as a phase ends, and taken
-    up from there."""
+    up from there. Where there are several processes, this is the first, and the others `follow`."""
+    report, done = _resume(learner, round_, kept)
+    if learner.bench.ranks > 1:
+        _enough(learner, sets, round_)
+        who = {"method": learner.plan.method, "tier": learner.site.tier}
+        parallel.tell({**who, "round": round_, "done": done}, learner.state())
+    _go_on(learner, sets, round_, report, done, kept, every, progress)
+    return report
+
+
+def follow(make: Callable[[str, str], Learner], sets: Mapping[str, Set]) -> None:
+    """What each process but the first does: train what the first trains, until that has ended. `make` a learner by its
+    method and tier."""
+    with parallel.helping():
+        while told := parallel.heard():
+            facts, state = told
+            learner = make(facts["method"], facts["tier"])
+            learner.load(state, facts["round"])
+            with suppress(Diverged):  # at the first too, which says so
+                _go_on(learner, sets, facts["round"], Report(), facts["done"], None, math.inf, None)
+
+
+def _go_on(
+    learner: Learner, sets: Mapping[str, Set], round_: int, report: Report, done: int, kept: Path | None, every: float,
+    progress: Progress | None,
+) -> None:  # fmt: skip
+    """The steps of a round from number `done` on."""
     plan, draw = learner.plan, Draw(learner.plan.seed, learner.site.id, round_)
     phases = learner.phases(round_, round_ == plan.rounds)
-    report, done = _resume(learner, round_, kept)
     lengths = [_steps(phase, sets, plan.training.batch) * phase.epochs for phase in phases]
     total, saved, first = sum(lengths), time.monotonic(), done
     begun, cpu = time.monotonic(), time.process_time()
@@ -103,14 +130,15 @@ def train(
         if step == 0 or number == done:
             for module in learner.kept().values():
                 module.train(phase.train)
+        chosen = dict(_chosen(phase, place, step, sets, plan.training.batch, draw))
         batches = {
-            name: _batch(learner, sets[name], chosen, draw.stream(place, step, name, "augment"), phase.train)
-            for name, chosen in _chosen(phase, place, step, sets, plan.training.batch, draw)
+            name: _batch(learner, sets[name], places, draw.stream(place, step, name, "augment"), phase.train)
+            for name, places in chosen.items()
         }
         parts = learner.step(phase, batches)
         if odd := [name for name, part in parts.items() if not math.isfinite(part)]:
-            raise _diverged(f"its part {odd[0]!r} of the loss is no number", sets, batches)
-        _tally(report, phase, parts, len(batches[phase.draw[0]].labels))
+            raise _diverged(f"its part {odd[0]!r} of the loss is no number", sets, chosen)
+        _tally(report, phase, parts, len(chosen[phase.draw[0]]))
         if progress:
             rate = (number + 1 - first) * plan.training.batch / max(time.monotonic() - begun, 1e-9)
             progress(number + 1, total, rate)
@@ -118,12 +146,11 @@ def train(
             spend()
             state, facts = learner.state(), {"round": round_, "done": number + 1, "report": vars(report)}
             if not all(np.isfinite(array).all() for array in state.values()):
-                raise _diverged("the net holds what is no number", sets, batches)
+                raise _diverged("the net holds what is no number", sets, chosen)
             if kept:
                 checkpoint.save(kept, number + 1, facts, state)
             saved = time.monotonic()
     spend()
-    return report
 
 
 def tensor(pixels: NDArray[np.uint8], image: Image, device: str = "cpu") -> Tensor:
@@ -180,16 +207,31 @@ def _chosen(
 
 
 def _batch(learner: Learner, images: Set, chosen: NDArray[np.int64], stream: np.random.Generator, train: bool) -> Batch:
-    pixels = images.pixels[chosen]
-    pixels = augment(pixels, stream) if train else pixels
-    device = learner.bench.device
-    labels = torch.from_numpy(images.labels[chosen]).to(device)
-    return Batch(tensor(pixels, learner.plan.image, device), labels, torch.from_numpy(chosen).to(device))
+    """This process's part of a step's images; all of them where nothing is learned."""
+    bench, count = learner.bench, len(chosen)
+    own = slice(count * bench.rank // bench.ranks, count * (bench.rank + 1) // bench.ranks) if train else slice(None)
+    places = chosen[own]
+    pixels = images.pixels[places]
+    pixels = augment(pixels, stream, own, count) if train else pixels
+    labels = torch.from_numpy(images.labels[places]).to(bench.device)
+    index = torch.from_numpy(places).to(bench.device)
+    return Batch(tensor(pixels, learner.plan.image, bench.device), labels, index, len(places) / count)
 
 
-def _diverged(what: str, sets: Mapping[str, Set], batches: Mapping[str, Batch]) -> Diverged:
-    chosen = [sets[name].names[place] for name, batch in batches.items() for place in batch.index.tolist()]
-    return Diverged(f"{what}; the images were {', '.join(chosen)}")
+def _enough(learner: Learner, sets: Mapping[str, Set], round_: int) -> None:
+    """Batch norm needs two images at every process, at every step."""
+    batch, ranks = learner.plan.training.batch, learner.bench.ranks
+    for phase in learner.phases(round_, round_ == learner.plan.rounds):
+        first, *others = (len(sets[name].pixels) for name in phase.draw)
+        sizes = [first // _steps(phase, sets, batch), *(min(count, batch) for count in others)]
+        if phase.train and min(sizes) < 2 * ranks:
+            cause = f"{ranks} processes are too many for steps of {min(sizes)} images: each takes two or more"
+            raise Usage(cause, remedy="start fewer processes: torchrun --nproc-per-node")
+
+
+def _diverged(what: str, sets: Mapping[str, Set], chosen: Mapping[str, NDArray[np.int64]]) -> Diverged:
+    named = [sets[name].names[place] for name, places in chosen.items() for place in places]
+    return Diverged(f"{what}; the images were {', '.join(named)}")
 
 
 def _tally(report: Report, phase: Phase, parts: Mapping[str, float], images: int) -> None:

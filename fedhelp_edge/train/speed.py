@@ -26,7 +26,8 @@ def bench(precision: str = "auto", device: str = "cpu") -> Bench:
 
 def settle(threads: int | None = None) -> None:
     """Set the threads, and keep big activations from being handed back to the system and fetched again each step."""
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes that torchrun started here
+    torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // beside))
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):

@@ -27,7 +27,7 @@ class Student(Surrogate):
 
     def step(self, phase: Phase, batches: Mapping[str, Batch]) -> dict[str, float]:
         assert self.public is not None  # noqa: S101 - `start` gives it a pack
-        return self.descend(self.guided(self.public, batches["public"]))
+        return self.descend((batches["public"], self.guided(self.public, batches["public"])))
 
     def apart(self) -> AbstractContextManager[None]:
         return nullcontext()  # there are no private statistics yet: these are the first

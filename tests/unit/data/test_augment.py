@@ -61,3 +61,10 @@ def test_pixels_read_from_a_map_can_be_augmented() -> None:
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_batch_of_none_or_one_is_a_batch(count: int) -> None:
     assert augment(made.noise(2)[:count], np.random.default_rng(0)).shape == (count, 16, 16, 3)
+
+
+@given(st.integers(0, 2**32), st.integers(0, 7), st.integers(0, 7))
+def test_a_part_of_a_batch_is_changed_as_in_the_whole(seed: int, begin: int, end: int) -> None:
+    batch, own = made.noise(7, 16, 16, 3, seed=2), slice(begin, end)
+    whole = augment(batch, np.random.default_rng(seed))
+    assert np.array_equal(augment(batch[own], np.random.default_rng(seed), own, len(batch)), whole[own])

@@ -19,6 +19,7 @@ from fedhelp_edge.plan import Plan
 from fedhelp_edge.share import Array
 
 SIDE = 8
+HERE = Bench()
 EVERYBODY = [
     ("local", "small", {}),
     ("local", "large", {}),
@@ -50,14 +51,18 @@ def plan(method: str = "fedavg", classes: int = 4, **tables: Mapping[str, Any]) 
 
 
 def learner(
-    plan: Plan, tier: str = "small", knowledge: Knowledge | None = None, site: str = "site-001", half: bool = False
+    plan: Plan,
+    tier: str = "small",
+    knowledge: Knowledge | None = None,
+    site: str = "site-001",
+    bench: Bench = HERE,
 ) -> Learner:
     """What the plan's method is at a site, as the first round begins."""
     method = registry.METHODS[plan.method]
     module, name = method.learner.split(":")
     examples = tuple(range(1, len(plan.classes) + 1))
     make = getattr(importlib.import_module(module), name)
-    made: Learner = make(plan, Site(site, tier, examples), method.schema(plan), knowledge, Bench(half=half))
+    made: Learner = make(plan, Site(site, tier, examples), method.schema(plan), knowledge, bench)
     made.receive(method.start(plan), 1)
     return made
 

@@ -169,7 +169,7 @@ def test_a_constant_learning_rate_stays() -> None:
 @everybody
 def test_half_precision_trains_and_keeps_single_precision(method: str, tier: str, numbers: dict[str, Any]) -> None:
     plan = small.plan(method, **{method: numbers})
-    learner = small.learner(plan, tier, small.knowledge(), half=True)
+    learner = small.learner(plan, tier, small.knowledge(), bench=Bench(half=True))
     first, *_, last = walk(learner, 8)
     assert last["loss"] < first["loss"]
     assert {array.dtype for array in learner.state().values()} <= {np.dtype(np.float32), np.dtype(np.int64)}

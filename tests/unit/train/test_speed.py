@@ -34,3 +34,10 @@ def test_a_cuda_device_that_is_not_here_is_a_clear_error(monkeypatch: pytest.Mon
 def test_as_many_threads_are_used_as_were_asked_for(threads: int) -> None:
     speed.settle(threads)
     assert torch.get_num_threads() == threads
+
+
+def test_processes_on_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed.os, "cpu_count", lambda: 8)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    speed.settle()
+    assert torch.get_num_threads() == 2

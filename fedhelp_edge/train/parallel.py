@@ -1,0 +1,96 @@
+"""Several processes that train one net, as `torchrun` starts them: on one machine, or on several that share a folder.
+
+All draw the same batches and each takes its slice of every step; gradients are added up (`Learner.descend`), so that
+all take the same step and end with the same bits. The first process alone decides and writes; the others are told.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from fedhelp_edge.errors import Interrupted
+from fedhelp_edge.methods.base import Bench
+from fedhelp_edge.share import Array
+from fedhelp_edge.train import checkpoint
+
+_PATIENCE = timedelta(days=1)  # the others wait while the first decodes images or measures
+
+
+def join(bench: Bench) -> Bench:
+    """The bench as this process's place among those that torchrun started."""
+    ranks = int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+    if ranks == 1:
+        return bench
+    cuda = bench.device == "cuda"
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_PATIENCE)
+    return replace(bench, rank=dist.get_rank(), ranks=ranks)
+
+
+def leave(bench: Bench) -> None:
+    """The end, which the first process announces."""
+    if bench.ranks > 1:
+        if not bench.rank:
+            _send(b"")
+        dist.destroy_process_group()
+
+
+@contextmanager
+def first(bench: Bench) -> Iterator[None]:
+    """The first process goes ahead; the others follow when it is through, and find done what it did."""
+    if bench.rank:
+        with helping():
+            _receive()
+    yield
+    if bench.ranks > 1 and not bench.rank:
+        _send(b"")
+
+
+@contextmanager
+def helping() -> Iterator[None]:
+    """For all but the first: whatever ends that one, it says itself, and here it is no mistake of this program."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as fault:  # a connection that is gone has no kind of its own
+        remedy = "see what that one says, or run the same command again; it goes on where it stopped"
+        raise Interrupted("another of the processes has ended", remedy=remedy) from fault
+
+
+def tell(facts: Mapping[str, Any], state: Mapping[str, Array]) -> None:
+    """To the other processes, from the first."""
+    data = io.BytesIO()
+    checkpoint.write(data, facts, state)
+    _send(data.getvalue())
+
+
+def heard() -> tuple[dict[str, Any], dict[str, Array]] | None:
+    """What the first process tells; None when it leaves."""
+    data = _receive()
+    return checkpoint.read(data) if data else None
+
+
+def _send(data: bytes) -> None:
+    dist.broadcast(torch.tensor([len(data)]), 0)
+    if data:
+        dist.broadcast(torch.frombuffer(bytearray(data), dtype=torch.uint8), 0)
+
+
+def _receive() -> bytes:
+    size = torch.zeros(1, dtype=torch.int64)
+    dist.broadcast(size, 0)
+    data = torch.empty(int(size), dtype=torch.uint8)
+    if size:
+        dist.broadcast(data, 0)
+    return data.numpy().tobytes()

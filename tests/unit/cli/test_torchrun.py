@@ -1,0 +1,90 @@
+"""`torchrun -m fedhelp_edge distill`: one site's net, trained by two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedhelp_edge.data import phantom
+from tests import torchrun
+from tests.command import answer, run
+
+PLAN = """classes = ["round", "lobed"]
+rounds = 2
+[image]
+size = 8
+[nets]
+large = "resnet20"
+[training]
+epochs = 1
+batch = 8
+precision = "fp32"
+"""
+
+
+def place(folder: Path) -> Path:
+    """A folder with a plan and a few images."""
+    pixels, labels = phantom.draw(40, 2, size=8, seed=3, difficulty=0.0)
+    np.savez(folder / "own.npz", images=pixels, labels=labels, class_names=np.array(phantom.CLASSES[:2]))
+    (folder / "plan.toml").write_text(PLAN)
+    return folder
+
+
+def distill(home: str) -> tuple[str, ...]:
+    return ("distill", "own.npz", "--plan", "plan.toml", "--rounds", "2", "--threads", "1", "--home", home, "--json")
+
+
+def files(home: Path) -> set[str]:
+    """What a home holds, by name; two runs decode into files of unlike names."""
+    return {str(path.relative_to(home)) for path in home.rglob("*") if path.suffix != ".images"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Where two processes trained together undisturbed, and what they printed."""
+    folder = place(tmp_path_factory.mktemp("whole"))
+    done = torchrun.run(2, "-m", "fedhelp_edge", *distill("home"), folder=folder)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    return folder, json.loads(line)
+
+
+def share(folder: Path, told: dict[str, Any]) -> bytes:
+    return (folder / told["folder"] / "share.safetensors").read_bytes()
+
+
+def test_two_processes_keep_and_say_what_one_does(whole: tuple[Path, dict[str, Any]]) -> None:
+    folder, told = whole
+    alone = answer(run(*distill("alone"), home=folder))
+    assert set(told) == set(alone)
+    assert told["images"] == alone["images"]
+    assert files(folder / "home") == files(folder / "alone")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
+def test_stopped_they_go_on_to_the_same_bits(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    with torchrun.start(2, "-m", "fedhelp_edge", *distill("home"), folder=place(tmp_path)) as process:
+        while not list(tmp_path.glob("home/trial/*/round-0001/own/*.state")) and process.poll() is None:
+            time.sleep(0.01)
+        process.terminate()
+        process.communicate()
+    assert process.returncode != 0
+    resumed = torchrun.run(2, "-m", "fedhelp_edge", *distill("home"), folder=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert share(tmp_path, json.loads(resumed.stdout)) == share(*whole)
+
+
+def test_what_the_first_refuses_is_no_mistake_of_the_others(tmp_path: Path) -> None:
+    place(tmp_path)
+    (tmp_path / "own.npz").unlink()
+    done = torchrun.run(2, "-m", "fedhelp_edge", *distill("home"), folder=tmp_path)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 1
+    assert errors[0] == "error: E_FILE_MISSING: own.npz is not there"
+    assert set(errors[1:]) <= {"error: E_INTERRUPTED: another of the processes has ended"}

@@ -1,0 +1,94 @@
+"""One net trained by several processes, as torchrun starts them on the processor: they end alike, and as one would."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedhelp_edge.errors import Usage
+from fedhelp_edge.methods.base import Bench
+from fedhelp_edge.share import Array
+from fedhelp_edge.train import checkpoint, loop, parallel
+from tests import torchrun
+from tests.unit.methods import small
+from tests.unit.train import together
+
+every_case = pytest.mark.parametrize("case", together.CASES, ids=together.name)
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def ended(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """Where so many processes have kept what they ended with."""
+    out = tmp_path_factory.mktemp("together")
+    done = torchrun.run(request.param, together.__file__, out, folder=out)
+    assert done.returncode == 0, done.stderr
+    return out, request.param
+
+
+def kept(folder: Path) -> tuple[dict[str, Any], Mapping[str, Array]]:
+    found = checkpoint.newest(folder)
+    assert found is not None
+    return found
+
+
+@every_case
+def test_all_processes_end_with_the_same_bits(case: Any, ended: tuple[Path, int]) -> None:
+    out, ranks = ended
+    first, *others = (kept(out / str(rank) / together.name(case))[1] for rank in range(ranks))
+    assert len(others) == ranks - 1
+    assert all(small.same(other, first) for other in others)
+
+
+@pytest.mark.parametrize("case", [case for case in together.CASES if case[3] == "group"], ids=together.name)
+def test_with_group_norm_several_processes_learn_what_one_does(case: Any, ended: tuple[Path, int]) -> None:
+    one = together.learner(*case, Bench())
+    before, report = one.state(), loop.train(one, together.sets(case[1]), 1)
+    (_, state), (losses, _) = (
+        kept(ended[0] / "0" / together.name(case)),
+        kept(ended[0] / "reports" / together.name(case)),
+    )
+    alone = one.state()
+    assert list(state) == list(alone)
+    for name, array in alone.items():
+        assert np.allclose(state[name], array, rtol=1e-4, atol=1e-5), name
+    assert max(np.abs(alone[name] - before[name]).max() for name in before) > 1e-3
+    for phase, parts in report.means().items():
+        assert losses[phase] == pytest.approx(parts, rel=1e-4)
+
+
+def test_batch_norm_keeps_the_mean_of_what_the_processes_saw(ended: tuple[Path, int]) -> None:
+    case = ("fedavg", "small", {}, "batch")
+    one = together.learner(*case, Bench())
+    loop.train(one, together.sets("small"), 1)
+    found, alone = kept(ended[0] / "0" / together.name(case))[1], one.state()
+    first = "net/bn1.running_mean"  # of the first layer, which sees the images themselves
+    assert np.allclose(found[first], alone[first], atol=0.02)
+    assert np.abs(found[first]).max() > 0.05
+
+
+def test_a_loss_that_is_no_number_at_one_process_stops_all_and_names_the_whole_step(ended: tuple[Path, int]) -> None:
+    told = (ended[0] / "diverged").read_text()
+    assert told.count(".png") in (6, 7)
+
+
+def test_too_many_processes_for_a_sites_images_are_refused() -> None:
+    learner = together.learner("fedavg", "small", {}, "batch", Bench(ranks=4))
+    with pytest.raises(Usage, match="4 processes are too many for steps of 6 images"):
+        loop.train(learner, together.sets("small"), 1)
+
+
+@pytest.mark.parametrize(
+    "environment", [{}, {"WORLD_SIZE": "4", "RANK": "1"}, {"TORCHELASTIC_RUN_ID": "none"}], ids=str
+)
+def test_a_process_that_torchrun_started_alone_or_not_at_all_is_alone(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WORLD_SIZE", "RANK", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"WORLD_SIZE": "1", **environment}.items():
+        monkeypatch.setenv(name, value)
+    assert parallel.join(Bench()) == Bench()
