@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import json
 import re
 import secrets
 from html import escape
@@ -181,8 +182,9 @@ def _models(hub: Hub) -> list[Html]:
 
 
 def _log(hub: Hub) -> list[tuple[object, ...]]:
-    rows = hub.store.rows("SELECT seq, time, type, subject FROM log ORDER BY seq DESC LIMIT ?", _LINES)
-    return [(row["seq"], _time(row["time"]), row["type"], row["subject"][:24]) for row in rows]
+    rows = hub.store.rows("SELECT seq, time, type, subject, detail FROM log ORDER BY seq DESC LIMIT ?", _LINES)
+    about = {row["seq"]: json.loads(row["detail"]).get("site") or row["subject"][:24] for row in rows}
+    return [(row["seq"], _time(row["time"]), row["type"], about[row["seq"]]) for row in rows]
 
 
 def _time(text: str) -> str:

@@ -36,7 +36,7 @@ from fedhelp_edge.errors import (
     RequestHeaders,
     Storage,
 )
-from server_ref import dashboard, reads, uploads
+from server_ref import dashboard, openapi, reads, uploads
 from server_ref.gate import Front, Limits, front, problem, refusal, status
 from server_ref.hub import Hub
 from server_ref.lock import held
@@ -64,6 +64,7 @@ def app(home: Path, limits: Limits, door: dashboard.Door) -> ASGIApp:
         _at("/enter/{token}", GET=dashboard.enter),
         _at("/decisions", POST=dashboard.decide),
         _at("/healthz", GET=_health),
+        _at("/openapi.json", GET=_openapi),
         _at("/v1/charters", GET=reads.charters),
         _at("/v1/current", GET=reads.current),
         _at("/v1/parcels/{hash}", GET=reads.content),
@@ -81,6 +82,9 @@ def app(home: Path, limits: Limits, door: dashboard.Door) -> ASGIApp:
 
 def _at(path: str, **doing: Endpoint) -> Route:
     async def do(request: Request) -> Response:
+        bodies = "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"
+        if bodies and request.method not in ("POST", "PATCH"):
+            raise BadRequest(f"a {request.method} has no body here")
         return await (doing.get(request.method) or doing["GET"])(request)
 
     return Route(path, do, methods=list(doing))
@@ -89,6 +93,10 @@ def _at(path: str, **doing: Endpoint) -> Route:
 async def _health(request: Request) -> Response:
     await front(request).reading.ask(lambda hub: hub.federation)
     return JSONResponse({"status": "ok"}, headers={"Cache-Control": "no-store"})
+
+
+async def _openapi(_request: Request) -> Response:
+    return JSONResponse(openapi.DOCUMENT)
 
 
 async def _sweep(hall: Front) -> None:
@@ -153,9 +161,6 @@ def _odd(scope: Scope) -> FedhelpError | None:
         return RequestHeaders(f"an address of more than {_LONGEST_PATH} letters")
     if b"transfer-encoding" in names and b"content-length" in names:
         return BadRequest("the length of the body is told in two ways")
-    length = dict(scope["headers"]).get(b"content-length", b"0")
-    if scope["method"] not in ("POST", "PATCH") and (length != b"0" or b"transfer-encoding" in names):
-        return BadRequest(f"a {scope['method']} has no body here")
     return None
 
 

@@ -9,8 +9,12 @@ from __future__ import annotations
 import gzip
 import hashlib
 import itertools
+import json
+import os
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -644,3 +648,38 @@ def test_a_bad_network_costs_time_and_nothing_else(
             assert fed.hub.store.path(share.stem).read_bytes() == share.read_bytes()
             assert received(fed, share) == 1
     assert not list((fed.hub.home / "incoming").iterdir())
+
+
+def test_f20_no_request_whatever_breaks_the_front(
+    fed: Federation, share: Path, tmp_path: Path, effort: Callable[[int, int], int]
+) -> None:
+    """Schemathesis, with a member's signature and real uploads where it is lucky, against what /openapi.json says."""
+    keys.save(tmp_path / "member", fed.clinics[0].keys, None)
+    hashes = [row["hash"] for row in fed.hub.store.rows("SELECT hash FROM parcels")]
+    checks = (
+        "not_a_server_error", "status_code_conformance", "content_type_conformance", "response_headers_conformance",
+        "response_schema_conformance", "unsupported_method", "allow_header_conformance",
+    )  # fmt: skip
+    with running(fed.hub.home, Limits(address=(1e6, 1e6), sender=(1e6, 1e6))) as port:
+        setting = {
+            "port": port, "federation": fed.hub.federation, "keys": str(tmp_path / "member"), "share": str(share),
+            "hashes": hashes,
+        }  # fmt: skip
+        done = subprocess.run(
+            [
+                Path(sys.executable).with_name("schemathesis"), "run", f"http://127.0.0.1:{port}/openapi.json",
+                "--phases", "coverage,fuzzing", "--checks", ",".join(checks), "--continue-on-failure",
+                "--max-examples", str(effort(15, 500)), "--seed", "1", "--warnings", "off",
+            ],
+            env={
+                **os.environ, "SCHEMATHESIS_HOOKS": "tests.attacks.api_hooks", "FEDHELP_API_TEST": json.dumps(setting),
+                "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUTF8": "1",
+            },
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout
+        client = Client(port, fed.hub.federation)
+        if client.where(share.stem).status == 404:
+            assert client.begin(share).status == 201
+        client.ask("DELETE", f"/v1/uploads/{share.stem}", headers=TUS)
+        assert client.send(share).status == 204
