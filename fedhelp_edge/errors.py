@@ -523,6 +523,18 @@ class NoCarrier(SiteError, code="E_CARRIER", remedy="name a folder or stick with
     """Nobody said how parcels travel to the coordinator."""
 
 
+class Offline(SiteError, code="E_OFFLINE", remedy="nothing is lost: run the same command again later, or carry it on a stick with --via DIR"):
+    """The coordinator cannot be reached over the network now."""
+
+
+class RefusedThere(SiteError, code="E_REFUSED"):
+    """The coordinator's front refused what was sent or asked for; the cause has its own code."""
+
+    def __init__(self, there: str, cause: str, remedy: str) -> None:
+        super().__init__(f"{there}: {cause}", remedy=remedy)
+        self.there = there
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 class HubError(FedhelpError):
     """The coordinator"""

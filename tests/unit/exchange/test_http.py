@@ -1,0 +1,145 @@
+"""A site at a real front on loopback: what is cut off goes on, and nobody else's files are to be had."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fedhelp_edge.errors import Offline, RefusedThere, Usage
+from fedhelp_edge.exchange.http import Http
+from fedhelp_edge.parcel import keys, parcel
+from server_ref import intake
+from tests import chaos, net
+from tests.federation import Clinic, Federation
+
+pytest.importorskip("uvicorn")
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Federation:
+    return Federation(tmp_path)
+
+
+@pytest.fixture
+def port(three: Federation) -> Iterator[int]:
+    with net.running(three.folder / "hub") as found:
+        yield found
+
+
+def line(three: Federation, clinic: Clinic, port: int, **more: object) -> Http:
+    url = f"http://127.0.0.1:{port}"
+    return Http(url, three.hub.federation, lambda: clinic.keys, clinic.folder / "in", **more)  # type: ignore[arg-type]
+
+
+def test_a_share_arrives_as_it_was_sealed(three: Federation, port: int) -> None:
+    order, clinic = three.open(), three.clinics[0]
+    path = clinic.give(order, three.drawn(order, clinic))
+    line(three, clinic, port).put(path)
+    assert three.hub.store.path(path.stem).read_bytes() == path.read_bytes()
+    assert three.states() == {"site-001/1": "received"}
+
+
+def test_sending_it_again_changes_nothing(three: Federation, port: int) -> None:
+    order, clinic = three.open(), three.clinics[0]
+    path = clinic.give(order, three.drawn(order, clinic))
+    for _ in range(3):
+        line(three, clinic, port).put(path)
+    assert len(three.states()) == 1
+
+
+def test_a_request_to_join_is_sent_by_somebody_whom_nobody_knows(three: Federation, port: int) -> None:
+    code, _ = three.hub.invite("New", "small", 14)
+    clinic = Clinic(three.hub.federation, three.folder / "new")
+    line(three, clinic, port).put(clinic.ask_in(code))
+    assert [one["state"] for one in three.judge()] == ["approved"]
+
+
+def test_everything_that_a_site_needs_comes_whole(three: Federation, port: int) -> None:
+    three.open()
+    clinic = three.clinics[0]
+    found = {
+        parcel.look(path, parcel.anyone).statement.kind: path for path in line(three, clinic, port).fetch(frozenset())
+    }
+    assert set(found) == {"charter", "roster", "task", "global", "receipt"}
+    for path in found.values():
+        assert path.read_bytes() == three.hub.store.path(path.stem).read_bytes()
+
+
+def test_what_a_site_has_is_not_fetched_again(three: Federation, port: int) -> None:
+    clinic = three.clinics[0]
+    first = {path.stem for path in line(three, clinic, port).fetch(frozenset())}
+    assert list(line(three, clinic, port).fetch(frozenset(first))) == []
+
+
+def test_a_download_goes_on_from_what_is_there(three: Federation, port: int) -> None:
+    order, clinic = three.open(), three.clinics[0]
+    name = three.hub.newest("global")["hash"]
+    whole = three.hub.store.path(name).read_bytes()
+    (clinic.folder / "in").mkdir()
+    (clinic.folder / "in" / f"{name}.part").write_bytes(whole[:500_000])
+    found = {path.stem: path for path in line(three, clinic, port).fetch(frozenset())}
+    assert found[name].read_bytes() == whole
+    assert order.base
+
+
+def test_another_key_gets_nothing_but_the_charter(three: Federation, port: int) -> None:
+    stranger = Clinic(three.hub.federation, three.folder / "stranger")
+    with pytest.raises(RefusedThere, match="E_SIGNER_UNKNOWN"):
+        list(line(three, stranger, port).fetch(frozenset()))
+    assert len(list(line(three, stranger, port).charters())) == 1
+
+
+def test_what_the_front_refuses_is_told_with_its_own_code(three: Federation, port: int) -> None:
+    order, clinic = three.open(), three.clinics[0]
+    three.hub.revoke(three.boss, clinic.id, 1, "")
+    path = clinic.give(order, three.drawn(order, clinic))
+    with pytest.raises(RefusedThere, match="E_SIGNER_REVOKED") as caught:
+        line(three, clinic, port).put(path)
+    assert caught.value.remedy
+
+
+def test_a_front_that_is_not_there_is_said_and_nothing_is_lost(three: Federation) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        nobody = taken.getsockname()[1]
+    with pytest.raises(Offline):
+        list(line(three, three.clinics[0], nobody, patience=0.1).fetch(frozenset()))
+
+
+def test_an_address_that_is_none_is_refused(three: Federation) -> None:
+    site = Http("ftp://hub", "fh-" + "0" * 32, keys.new, three.folder / "in")
+    with pytest.raises(Usage):
+        list(site.charters())
+
+
+def test_an_upload_that_was_begun_before_goes_on(three: Federation, port: int) -> None:
+    order, clinic = three.open(), three.clinics[0]
+    path = clinic.give(order, three.drawn(order, clinic))
+    client = net.Client(port, three.hub.federation)
+    begun = client.begin(path)
+    client.go_on(path.stem, begun.offset, path.read_bytes()[begun.offset : begun.offset + 300_000])
+    line(three, clinic, port).put(path)
+    assert intake.judge(three.hub, three.boss)[0]["state"] == "accepted"
+
+
+def test_over_a_line_that_breaks_again_and_again_everything_arrives_once_and_whole(
+    three: Federation, port: int
+) -> None:
+    order, clinic = three.open(), three.clinics[0]
+    path = clinic.give(order, three.drawn(order, clinic))
+    breaks = [
+        chaos.Fate(cut=700), chaos.Fate(cut_answer=10), chaos.Fate(cut=150_000), chaos.Fate(reset=True, cut=90_000),
+        chaos.Fate(again=True), chaos.Fate(cut_answer=0), chaos.Fate(cut=300_000, reset=True),
+    ]  # fmt: skip
+    with chaos.network(port, iter(breaks)) as bad:
+        line(three, clinic, bad, patience=30).put(path)
+    assert three.hub.store.path(path.stem).read_bytes() == path.read_bytes()
+    assert three.states() == {"site-001/1": "received"}
+    breaks = [chaos.Fate(cut_answer=count) for count in (0, 100, 400_000, 20, 700_000, 900_000)]
+    with chaos.network(port, iter(breaks)) as bad:
+        found = {one.stem: one for one in line(three, clinic, bad, patience=30).fetch(frozenset())}
+    assert all(one.read_bytes() == three.hub.store.path(name).read_bytes() for name, one in found.items())
+    assert len(found) >= 5
