@@ -1,6 +1,5 @@
 """`requests`."""
 
-
 from fedhelp_edge import shell
 
 app = shell.app()
