@@ -6,8 +6,11 @@ import base64
 import hashlib
 import http.client
 import json
+import os
+import signal
 import socket
 import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -20,6 +23,7 @@ from fedhelp_edge.parcel import sshsig
 from fedhelp_edge.parcel.keys import Keys
 from server_ref import dashboard, front
 from server_ref.gate import Limits
+from tests.command import COORDINATOR
 
 TUS = {"Tus-Resumable": "1.0.0"}
 BYTES = {**TUS, "Content-Type": "application/offset+octet-stream"}
@@ -168,3 +172,44 @@ def raw(port: int, data: bytes, *, seconds: float = 30) -> bytes:
             if b"content-length: " in head and len(rest) >= int(head.split(b"content-length: ")[1].split(b"\r\n")[0]):
                 break
         return found
+
+
+@dataclass
+class Process:
+    """A front in a process of its own, as 'fedhelp-coordinator serve' starts it."""
+
+    popen: subprocess.Popen[str]
+    port: int
+    dashboard: str
+
+    def memory(self, name: str = "VmRSS") -> int:
+        """Kilobytes, as Linux counts them."""
+        status = Path(f"/proc/{self.popen.pid}/status").read_text()
+        return int(next(line for line in status.splitlines() if line.startswith(name)).split()[1])
+
+    def end(self, number: signal.Signals) -> int:
+        self.popen.send_signal(number)
+        return self.popen.wait()
+
+
+@contextmanager
+def serving(home: Path) -> Iterator[Process]:
+    command = [*COORDINATOR, "serve", "--home", str(home), "--port", "0", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    popen = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert popen.stdout
+        said = json.loads(popen.stdout.readline())
+        process = Process(popen, int(said["url"].rsplit(":", 1)[1]), said["dashboard"])
+        while True:  # it listens before it answers
+            try:
+                Client(process.port, "").ask("GET", "/healthz")
+                break
+            except OSError:
+                time.sleep(0.05)
+        yield process
+    finally:
+        popen.kill()
+        popen.wait()
+        if popen.stdout:
+            popen.stdout.close()

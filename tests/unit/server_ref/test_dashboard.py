@@ -20,9 +20,9 @@ FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 @pytest.fixture
-def fed(tmp_path: Path) -> Federation:
+def fed(three: Federation) -> Federation:
     """A merged round, and a second one in which a site gave back what it was given."""
-    fed = Federation(tmp_path)
+    fed = three
     fed.play(fed.open())
     fed.aggregate()
     order = fed.open()

@@ -14,11 +14,6 @@ from tests.net import Client, running
 
 
 @pytest.fixture
-def three(tmp_path: Path) -> Federation:
-    return Federation(tmp_path)
-
-
-@pytest.fixture
 def client(three: Federation) -> Iterator[Client]:
     with running(three.hub.home) as port:
         yield Client(port, three.hub.federation)

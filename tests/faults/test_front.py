@@ -1,0 +1,213 @@
+"""A front that is killed, told to end, full or kept waiting; what its process holds; and many sites at once."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from fedhelp_edge.parcel import bech32, parcel
+from fedhelp_edge.trust.roster import Site
+from server_ref import incoming, intake, store
+from tests.attacks.test_f_http import patch
+from tests.command import COORDINATOR, refusal, run
+from tests.federation import Clinic, Federation
+from tests.net import BYTES, TUS, Client, running, serving
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what a process holds")
+
+
+@pytest.fixture
+def share(three: Federation) -> Path:
+    order = three.open()
+    return three.clinics[0].give(order, three.drawn(order, three.clinics[0]))
+
+
+def test_what_was_answered_outlives_a_kill_and_the_upload_goes_on(three: Federation, share: Path) -> None:
+    data = share.read_bytes()
+    with serving(three.hub.home) as process:
+        client = Client(process.port, three.hub.federation)
+        begun = client.begin(share).offset
+        client.go_on(share.stem, begun, data[begun : begun + 500_000])
+        process.end(signal.SIGKILL)
+    with serving(three.hub.home) as process:
+        client = Client(process.port, three.hub.federation)
+        assert client.where(share.stem).offset == begun + 500_000
+        assert client.begin(share).status == 200
+        assert client.go_on(share.stem, begun + 500_000, data[begun + 500_000 :]).status == 204
+    assert three.hub.store.path(share.stem).read_bytes() == data
+
+
+@pytest.mark.parametrize("extra", [b"", b"beyond its end"])
+def test_an_upload_that_was_whole_before_a_kill_is_received_at_the_next_start(
+    three: Federation, share: Path, extra: bytes
+) -> None:
+    data = share.read_bytes()
+    said = parcel.look(share, parcel.anyone).statement
+    incoming.begin(three.hub.home, said, len(data), data + extra, three.hub.now)
+    with running(three.hub.home) as port:
+        answer = Client(port, three.hub.federation).begin(share)
+    if extra:  # what a crash may have left is not believed
+        assert (answer.status, three.states()) == (201, {})
+    else:
+        assert answer.headers["fedhelp-receipt"]
+        assert three.states() == {"site-001/1": "received"}
+
+
+def test_what_is_no_upload_is_cleared_away_at_a_start(three: Federation) -> None:
+    folder = three.hub.home / incoming.FOLDER
+    folder.mkdir()
+    for name in ("x", "x.y", f"{'a' * 64}.12"):
+        (folder / name).write_bytes(b"junk")
+    with running(three.hub.home) as port:
+        assert Client(port, three.hub.federation).ask("GET", "/healthz").status == 200
+    assert {path.name for path in folder.iterdir()} <= {"x"}
+
+
+def test_a_front_that_is_told_to_end_keeps_what_came(three: Federation, share: Path) -> None:
+    data = share.read_bytes()
+    with serving(three.hub.home) as process:
+        client = Client(process.port, three.hub.federation)
+        begun = client.begin(share).offset
+        with patch(process.port, share, begun, len(data) - begun) as line:
+            line.sendall(data[begun : begun + 1000])
+            process.popen.send_signal(signal.SIGTERM)
+            line.sendall(data[begun + 1000 :])
+            assert line.recv(1000).startswith(b"HTTP/1.1 204")
+        assert process.popen.wait() == 0
+    assert three.states() == {"site-001/1": "received"}
+
+
+def test_a_second_front_is_refused(three: Federation) -> None:
+    with serving(three.hub.home):
+        done = run("serve", "--home", three.hub.home, "--port", "0", home=three.folder, program=COORDINATOR)
+        assert refusal(done) == "E_BUSY"
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        (("--tls-cert", "x"), "E_USAGE"),
+        (("--tls-cert", "x", "--tls-key", "x"), "E_LISTEN"),
+        (("--host", "192.0.2.1"), "E_LISTEN"),
+        (("--home", "nowhere"), "E_HUB"),
+    ],
+)
+def test_a_front_that_cannot_start_says_why(three: Federation, more: tuple[str, ...], code: str) -> None:
+    done = run("serve", "--home", three.hub.home, "--port", "0", *more, home=three.folder, program=COORDINATOR)
+    assert refusal(done) == code
+
+
+def test_while_a_command_writes_an_upload_ends_later(
+    three: Federation, share: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "WAIT", 0.2)
+    with running(three.hub.home) as port:
+        client = Client(port, three.hub.federation)
+        with three.hub.store.changing():
+            answer = client.send(share)
+            assert (answer.status, answer.code) == (503, "E_BUSY")
+            assert client.where(share.stem).offset == share.stat().st_size
+            assert client.listed(three.clinics[1].keys)["task"]
+        assert client.begin(share).headers["fedhelp-receipt"]
+    assert three.states() == {"site-001/1": "received"}
+
+
+def test_on_a_full_disk_an_upload_stands_where_it_was_and_goes_on_later(
+    three: Federation, share: Path, tiny_disk: Callable[[int], Path]
+) -> None:
+    disk = tiny_disk(4096)
+    (three.hub.home / incoming.FOLDER).symlink_to(disk)
+    ballast = disk / "ballast"
+    with running(three.hub.home) as port:
+        client = Client(port, three.hub.federation)
+        begun = client.begin(share).offset
+        ballast.write_bytes(bytes((4096 - 300) << 10))
+        answer = client.go_on(share.stem, begun, share.read_bytes()[begun:])
+        assert (answer.status, answer.code) == (507, "E_STORAGE")
+        assert client.where(share.stem).offset == begun
+        ballast.unlink()
+        assert client.ask("DELETE", f"/v1/uploads/{share.stem}", headers=TUS).status == 204
+    assert list(disk.iterdir()) == []
+
+
+# --- what it holds -------------------------------------------------------------------------------------------------
+def _regions(pid: int) -> Iterator[bytes]:
+    """The memory of a process, as far as it can be read."""
+    with Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            span, rights = line.split()[:2]
+            first, last = (int(end, 16) for end in span.split("-"))
+            if "r" in rights and "[v" not in line:
+                try:
+                    memory.seek(first)
+                    yield memory.read(last - first)
+                except OSError:
+                    continue
+
+
+@linux
+def test_the_process_of_the_front_holds_no_key_that_decrypts_or_orders(three: Federation, share: Path) -> None:
+    order = three.hub.tasks()[1]
+    boss, root = three.boss, three.hub.home / "root" / "keys.txt"
+    identities = [boss.identity, intake.round_key(three.hub, three.boss, order.round)]
+    identities.append(next(line for line in root.read_text().splitlines() if line.startswith("AGE-SECRET-KEY-")))
+    forbidden = [identity.encode() for identity in identities]
+    forbidden += [bytes(bech32.decode("age-secret-key-", identity.lower())) for identity in identities]
+    forbidden.append(boss.sign.private_bytes_raw())
+    with serving(three.hub.home) as process:
+        client = Client(process.port, three.hub.federation)
+        assert client.send(share).headers["fedhelp-receipt"]
+        client.listed(three.clinics[0].keys)
+        client.ask("GET", process.dashboard.split(str(process.port))[1])
+        found = {needle for region in _regions(process.popen.pid) for needle in forbidden if needle in region}
+        known = process.dashboard.rsplit("/", 1)[1].encode()
+        assert any(known in region for region in _regions(process.popen.pid)), "the search finds what is there"
+        folder = Path(f"/proc/{process.popen.pid}")
+        opened = " ".join(str(link.readlink()) for link in (folder / "fd").iterdir() if link.is_symlink())
+        said = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
+    assert found == set()
+    assert not any(f"/{name}/" in opened for name in ("coordinator", "root", "round-keys", "shares"))
+    assert b"AGE-SECRET-KEY" not in said
+
+
+# --- many ----------------------------------------------------------------------------------------------------------
+@linux
+@pytest.mark.proof
+def test_many_sites_send_at_once_and_each_share_is_accepted_exactly_once(
+    tmp_path: Path, effort: Callable[[int, int], int]
+) -> None:
+    """G15 and F14: a share of 1.1 MB from each site, junk in between, and memory that does not grow with them."""
+    fed = Federation(tmp_path, clinics=1)
+    first = fed.hub.roster.sites[0]
+    fed.clinics = [Clinic(fed.hub.federation, tmp_path / "clinics" / str(place)) for place in range(effort(50, 500))]
+    for place, clinic in enumerate(fed.clinics, 1):
+        clinic.id = f"site-{place:03}"
+    sites = [Site(one.id, one.id, first.tier, one.keys.public.sign, one.keys.public.recipient) for one in fed.clinics]
+    with fed.hub.store.changing():
+        fed.hub.write_roster(fed.boss, sites)
+    order = fed.open()
+    arrays = fed.base(order)
+    shares = [clinic.give(order, arrays) for clinic in fed.clinics]
+    assert all(share.stat().st_size > 1_050_000 for share in shares)
+    with serving(fed.hub.home) as process, ThreadPoolExecutor(8) as pool:
+        client = Client(process.port, fed.hub.federation)
+
+        def send(share: Path) -> str:
+            client.ask("POST", "/v1/uploads", bytes(100_000), {**BYTES, "Upload-Length": "100000"})
+            return client.send(share).headers["fedhelp-receipt"]
+
+        receipts = list(pool.map(send, shares[:10]))
+        before = process.memory("VmHWM")
+        receipts += list(pool.map(send, shares[10:]))
+        grown = process.memory("VmHWM") - before
+    assert len(set(receipts)) == len(shares)
+    assert fed.states() == {f"{clinic.id}/1": "received" for clinic in fed.clinics}
+    assert len(fed.hub.store.rows("SELECT 1 FROM log WHERE type = 'received' AND detail LIKE '%update%'")) == len(
+        shares
+    )
+    assert grown < 24 << 10, f"{grown} KiB more than after ten"
