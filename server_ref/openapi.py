@@ -10,7 +10,7 @@ _HASH = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _WHOLE = {"type": "integer", "minimum": 0, "maximum": 2**53 - 1}
 _BYTES = {"application/offset+octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _PROBLEM = {"$ref": "#/components/responses/Problem"}
-_MEMBER = [{"member": []}]
+_MEMBER: list[dict[str, list[str]]] = [{"member": []}]
 
 
 def _header(name: str, schema: dict[str, Any], *, required: bool = True) -> dict[str, Any]:

@@ -102,6 +102,13 @@ def test_a_front_that_cannot_start_says_why(three: Federation, more: tuple[str, 
     assert refusal(done) == code
 
 
+def test_without_its_extra_the_front_says_what_to_install(three: Federation) -> None:
+    code = "import sys; sys.modules['uvicorn'] = None; from server_ref.cli import main; main()"
+    done = run("serve", "--home", three.hub.home, home=three.folder, program=(sys.executable, "-c", code))
+    assert refusal(done) == "E_EXTRA"
+    assert "fedhelp-edge[server]" in done.stderr
+
+
 def test_while_a_command_writes_an_upload_ends_later(
     three: Federation, share: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

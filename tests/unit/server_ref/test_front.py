@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 
+from fedhelp_edge.errors import Nonce, RateLimit
 from fedhelp_edge.parcel import parcel
+from server_ref.gate import Buckets
+from server_ref.reads import Nonces
 from tests.federation import Clinic, Federation
 from tests.net import Client, running
 
@@ -100,3 +106,96 @@ def test_a_coordinator_works_while_the_front_runs(three: Federation, client: Cli
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
     found = client.listed(three.clinics[0].keys)["global"]
     assert found == [three.hub.newest("global")["hash"]]
+
+
+@pytest.mark.filterwarnings("ignore")  # tuspy leaves files open
+def test_a_tus_client_that_others_made_goes_on_with_an_upload(three: Federation, client: Client, share: Path) -> None:
+    """tuspy cannot begin one: it has no creation-with-upload, and we judge the prologue before there is an upload."""
+    from tusclient.client import TusClient
+    from tusclient.exceptions import TusCommunicationError
+
+    place = f"http://127.0.0.1:{client.port}/v1/uploads"
+    with pytest.raises(TusCommunicationError, match="415"):
+        TusClient(place).uploader(str(share)).upload()
+    begun = client.begin(share)
+    uploader = TusClient(place).uploader(str(share), url=urljoin(place, begun.headers["location"]), chunk_size=300_000)
+    uploader.upload()
+    assert uploader.offset == share.stat().st_size
+    assert three.hub.store.path(share.stem).read_bytes() == share.read_bytes()
+    assert three.states() == {"site-001/1": "received"}
+
+
+def test_tus_says_what_it_speaks(client: Client, share: Path) -> None:
+    answer = client.ask("OPTIONS", "/v1/uploads")
+    assert (answer.status, answer.headers["tus-version"]) == (204, "1.0.0")
+    assert answer.headers["tus-extension"] == "creation,creation-with-upload,termination"
+    length = {"Upload-Length": str(share.stat().st_size), "Content-Type": "application/offset+octet-stream"}
+    for version in ({}, {"Tus-Resumable": "0.2.2"}):
+        refused = client.ask("POST", "/v1/uploads", b"x", {**length, **version})
+        assert (refused.status, refused.code) == (412, "E_UPLOAD_PROTOCOL")
+        assert refused.headers["tus-version"] == "1.0.0"
+
+
+def test_an_upload_that_is_abandoned_is_gone(three: Federation, client: Client, share: Path) -> None:
+    client.begin(share)
+    assert client.ask("DELETE", f"/v1/uploads/{share.stem}", headers={"Tus-Resumable": "1.0.0"}).status == 204
+    assert client.where(share.stem).status == 404
+    assert not list((three.hub.home / "incoming").iterdir())
+    assert client.send(share).headers["fedhelp-receipt"]
+
+
+def test_a_share_may_come_whole_with_its_first_request_if_it_is_small_enough(client: Client, share: Path) -> None:
+    answer = client.begin(share, first=share.stat().st_size)
+    assert (answer.status, answer.code) == (413, "E_PAYLOAD_SIZE")
+
+
+def test_an_announced_length_that_is_not_the_parcels_is_refused(client: Client, share: Path) -> None:
+    answer = client.begin(share, **{"Upload-Length": "5"})
+    assert (answer.status, answer.code) == (400, "E_REQUEST")
+
+
+def test_uploads_that_nobody_goes_on_with_are_forgotten(three: Federation, share: Path) -> None:
+    with running(three.hub.home) as port:
+        Client(port, three.hub.federation).begin(share)
+    (file,) = (three.hub.home / "incoming").iterdir()
+    long_ago = three.hub.now.timestamp() - 15 * 24 * 3600
+    os.utime(file, (long_ago, long_ago))
+    file.rename(file.with_name(f"{share.stem}.{int(long_ago)}"))
+    with running(three.hub.home) as port:
+        assert Client(port, three.hub.federation).where(share.stem).status == 404
+
+
+def test_a_bucket_fills_up_again_and_is_forgotten_when_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    buckets = Buckets(2, 3)
+    for _ in range(3):
+        buckets.take("a")
+    with pytest.raises(RateLimit) as refused:
+        buckets.take("a")
+    assert refused.value.seconds == 0.5
+    buckets.take("b")
+    now[0] = 0.5
+    buckets.take("a")
+    with pytest.raises(RateLimit):
+        buckets.take("a")
+    now[0] = 10
+    buckets.take("c")
+    assert list(buckets._left) == ["c"]
+
+
+def test_nonces_are_good_once_and_for_a_while_and_few_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    nonces = Nonces()
+    first, second = nonces.give(), nonces.give()
+    nonces.use(first)
+    with pytest.raises(Nonce, match="before"):
+        nonces.use(first)
+    now[0] += 301
+    with pytest.raises(Nonce, match="old"):
+        nonces.use(second)
+    with pytest.raises(Nonce):
+        Nonces().use(nonces.give())
+    nonces.use(nonces.give())
+    assert len(nonces._used) == 1
