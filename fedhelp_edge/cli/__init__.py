@@ -1,3 +1,6 @@
 """One file for each command: read the arguments, call one function, print."""
 
-COMMANDS = ("doctor", "check", "train", "distill", "evaluate", "plan", "keys", "inspect", "knowledge", "lab", "audit")
+COMMANDS = (
+    "doctor", "join", "check", "train", "distill", "upload", "download", "status", "evaluate", "plan", "keys",
+    "inspect", "knowledge", "lab", "audit",
+)  # fmt: skip

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from fedhelp_edge import shell
-from fedhelp_edge.cli.train import Device, Images, Knowledge, PlanFile, Rounds, Threads, try_out
+from fedhelp_edge.cli.train import Device, Images, Knowledge, PlanFile, Rounds, Threads, learn
 
 app = shell.app()
 
 
 @app.command()
 def distill(
-    plan: PlanFile, images: Images = None, knowledge: Knowledge = None, rounds: Rounds = 1, threads: Threads = None,
-    device: Device = "cpu", home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False,
+    images: Images = None, plan: PlanFile = None, knowledge: Knowledge = None, rounds: Rounds = 1,
+    threads: Threads = None, device: Device = "cpu", home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False,
 ) -> None:  # fmt: skip
     """Train a hospital's large net and the proxy that travels in its place. Cut off, it goes on where it stopped.
 
-    Example: fedhelp-edge distill images --plan plan.toml
+    Example: fedhelp-edge distill images
     """
-    try_out("large", plan, images, knowledge, rounds, threads, device, home, json)
+    learn("large", plan, images, knowledge, rounds, threads, device, home, json)

@@ -1,5 +1,6 @@
 """`download`."""
 
+import functools
 from dataclasses import asdict
 
 from fedhelp_edge import shell
@@ -24,7 +25,8 @@ def download(
     place = shell.home(home)
     if via:
         carry.remember(place, via)
-    taken = carry.download(place, joined.carriers(place, via), shell.asker(passphrase_file))
+    ask = functools.cache(shell.asker(passphrase_file))
+    taken = carry.download(place, joined.carriers(place, via, ask), ask)
     told = joined.status(place)
     if json:
         return shell.result(**asdict(taken), state=told["state"], next=told["next"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ app = shell.app()
 
 @app.command()
 def evaluate(
-    plan: PlanFile,
+    plan: PlanFile = None,
     images: Annotated[
         Path | None, typer.Option("--images", help="Other images than those trained on.", readable=False)
     ] = None,
@@ -34,14 +34,9 @@ def evaluate(
 ) -> None:
     """Measure what was trained on the images kept for that: every figure with its interval.
 
-    Example: fedhelp-edge evaluate --plan plan.toml
+    Example: fedhelp-edge evaluate --out results
     """
-    from fedhelp_edge import plan as plans
-    from fedhelp_edge.methods.registry import TABLES
-    from fedhelp_edge.site import trial
-
-    agreed = plans.load(plan, TABLES)
-    found = trial.evaluate(shell.home(home), agreed, tier, images, threads=threads)
+    found = _measured(plan, shell.home(home), tier, images, threads)
     page = found.keep(out) if out else None
     if json:
         return shell.result(**found.to_json(), **({"page": str(page)} if page else {}))
@@ -62,3 +57,17 @@ def evaluate(
     if page:
         shell.say(f"with calibration and each class: {page}")
     return None
+
+
+def _measured(plan: Path | None, home: Path, tier: str, images: Path | None, threads: int | None) -> Any:
+    """What was trained by order; or by a plan alone, to try it out."""
+    if plan is None:
+        from fedhelp_edge.site import folder, order
+
+        folder.joined(home)  # before torch is loaded
+        return order.evaluate(home, images, threads=threads)
+    from fedhelp_edge import plan as plans
+    from fedhelp_edge.methods.registry import TABLES
+    from fedhelp_edge.site import trial
+
+    return trial.evaluate(home, plans.load(plan, TABLES), tier, images, threads=threads)

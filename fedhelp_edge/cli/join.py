@@ -26,9 +26,8 @@ def join(
 
     Example: fedhelp-edge join clinic-a.invite --via /media/stick
     """
-    from fedhelp_edge.exchange.folder import Folder
     from fedhelp_edge.parcel import keys
-    from fedhelp_edge.site import carry, folder
+    from fedhelp_edge.site import carry, folder, joined
     from fedhelp_edge.trust import words
 
     place, shown = shell.home(home), ""
@@ -44,16 +43,18 @@ def join(
     carry.join(place, said, name, passphrase)
     if via:
         carry.remember(place, via)
-        carry.upload(place, [Folder(via)])
+    sent = bool(via or said.url)
+    if sent:
+        carry.upload(place, joined.carriers(place, via, shell.asker(passphrase_file)))
     spoken = words.of_keys(folder.joined(place).charter.federation, keys.public(place))
     if json:
-        return shell.result(federation=said.federation, words=spoken, sent=bool(via))
+        return shell.result(federation=said.federation, words=spoken, sent=sent)
     print(f"joining {folder.joined(place).charter.name}\nwords: {' '.join(spoken)}")
     if shown:
         print(f"passphrase: {shown}")
         shell.say("write these five words on paper and keep them away from this computer; nobody can bring them back")
     shell.say("The coordinator will phone and compare the eight words above.")
     shell.say(
-        "next: " + ("'fedhelp-edge download', once you were let in" if via else "'fedhelp-edge upload --via DIR'")
+        "next: " + ("'fedhelp-edge download', once you were let in" if sent else "'fedhelp-edge upload --via DIR'")
     )
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,7 +11,7 @@ from fedhelp_edge import shell
 
 app = shell.app()
 
-PlanFile = Annotated[Path, typer.Option("--plan", help="The plan, to try it out without joining.", readable=False)]
+PlanFile = Annotated[Path | None, typer.Option("--plan", help="A plan, to try it out without joining.", readable=False)]
 Images = Annotated[Path | None, shell.named("Folder, table or NPZ of images; remembered.")]
 Knowledge = Annotated[Path | None, typer.Option("--knowledge", help="The pack.", readable=False)]
 Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Rounds, each from what the last one gave.")]
@@ -21,37 +21,29 @@ Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 
 @app.command()
 def train(
-    plan: PlanFile, images: Images = None, knowledge: Knowledge = None, rounds: Rounds = 1, threads: Threads = None,
-    device: Device = "cpu", home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False,
+    images: Images = None, plan: PlanFile = None, knowledge: Knowledge = None, rounds: Rounds = 1,
+    threads: Threads = None, device: Device = "cpu", home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False,
 ) -> None:  # fmt: skip
-    """Train a clinic's net by the plan. Ctrl-C or a power cut: run it again, it goes on where it stopped.
+    """Train a clinic's net for the open round. Ctrl-C or a power cut: run it again, it goes on where it stopped.
 
-    Example: fedhelp-edge train images --plan plan.toml
+    Example: fedhelp-edge train images
     """
-    try_out("small", plan, images, knowledge, rounds, threads, device, home, json)
+    learn("small", plan, images, knowledge, rounds, threads, device, home, json)
 
 
-def try_out(
-    tier: str, plan: Path, images: Path | None, knowledge: Path | None, rounds: int, threads: int | None,
+def learn(
+    tier: str, plan: Path | None, images: Path | None, knowledge: Path | None, rounds: int, threads: int | None,
     device: str, home: Path, json: bool,
 ) -> None:  # fmt: skip
     from contextlib import ExitStack
 
-    from fedhelp_edge import plan as plans
-    from fedhelp_edge.methods.registry import TABLES
-    from fedhelp_edge.site import trial
-
-    agreed = plans.load(plan, TABLES)
     with ExitStack() as bars:
 
         def watch(what: str) -> object:
             bars.close()
             return bars.enter_context(shell.progress(what))
 
-        told = trial.train(
-            shell.home(home), agreed, tier, images, watch,  # type: ignore[arg-type]
-            rounds=rounds, knowledge=knowledge, device=device, threads=threads,
-        )  # fmt: skip
+        told = _train(shell.home(home), tier, images, watch, plan, rounds, knowledge, device, threads)
     if told is None:
         return None  # one of several processes, of which the first says what came of it
     folder, report = told
@@ -63,5 +55,26 @@ def try_out(
         whose = "this net" if name == "own" else "trained alone"
         print(f"  {whose:<14} accuracy {shown} on the images kept to choose by")
     shell.say(f"kept in {folder}; report.html there shows it")
-    shell.say(f"next: 'fedhelp-edge evaluate --plan {plan}' measures it on the test part")
+    if plan:
+        shell.say(f"next: 'fedhelp-edge evaluate --plan {plan}' measures it on the test part")
+    else:
+        shell.say("next: 'fedhelp-edge upload' seals the share and sends it")
     return None
+
+
+def _train(
+    home: Path, tier: str, images: Path | None, watch: Any, plan: Path | None, rounds: int, knowledge: Path | None,
+    device: str, threads: int | None,
+) -> tuple[Path, dict[str, Any]] | None:  # fmt: skip
+    """By order; or by a plan alone, to try it out."""
+    if plan is None:
+        from fedhelp_edge.site import folder, order
+
+        folder.joined(home)  # before torch is loaded
+        return order.train(home, tier, images, watch, device=device, threads=threads)
+    from fedhelp_edge import plan as plans
+    from fedhelp_edge.methods.registry import TABLES
+    from fedhelp_edge.site import trial
+
+    agreed, how = plans.load(plan, TABLES), {"device": device, "threads": threads}
+    return trial.train(home, agreed, tier, images, watch, rounds=rounds, knowledge=knowledge, **how)  # type: ignore[arg-type]

@@ -1,5 +1,7 @@
 """`upload`."""
 
+import functools
+
 from fedhelp_edge import shell
 from fedhelp_edge.cli.join import Via
 
@@ -22,9 +24,10 @@ def upload(
     place = shell.home(home)
     if via:
         carry.remember(place, via)
-    ways = joined.carriers(place, via)
+    ask = functools.cache(shell.asker(passphrase_file))
+    ways = joined.carriers(place, via, ask)
     if joined.status(place)["state"] == joined.TRAINED:
-        carry.seal_newest(place, shell.asker(passphrase_file))
+        carry.seal_newest(place, ask)
     sent = carry.upload(place, ways)
     if json:
         return shell.result(sent=sent)

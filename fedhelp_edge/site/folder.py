@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fedhelp_edge import files
-from fedhelp_edge.errors import BadBody, FedhelpError, NotJoined
+from fedhelp_edge.errors import BadBody, FedhelpError, NoImagesNamed, NotJoined
 from fedhelp_edge.parcel import keys, parcel, sshsig
 from fedhelp_edge.parcel.statement import Statement
 from fedhelp_edge.trust import charter
@@ -101,6 +101,18 @@ def note(home: Path) -> dict[str, Any]:
     """What was written down when joining."""
     path = home / NOTE
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def remembered(home: Path, images: Path | None) -> Path:
+    """The images that are named, or those that were named last."""
+    kept = home / "images.txt"
+    if images is not None:
+        home.mkdir(parents=True, exist_ok=True)
+        kept.write_text(str(images.absolute()), encoding="utf-8")
+        return images
+    if not kept.exists():
+        raise NoImagesNamed("no images were named yet")
+    return Path(kept.read_text(encoding="utf-8"))
 
 
 def receipts(home: Path, about: str) -> list[dict[str, Any]]:

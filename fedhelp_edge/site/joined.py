@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ from typing import Any
 from fedhelp_edge import exchange
 from fedhelp_edge.errors import NoCarrier
 from fedhelp_edge.exchange.folder import Folder
+from fedhelp_edge.exchange.http import Http
+from fedhelp_edge.parcel import keys
 from fedhelp_edge.site import carry, folder
 from fedhelp_edge.trust.floor import Floor
 
@@ -17,13 +21,15 @@ JOINING, WAITING, READY, TRAINING, TRAINED, SENT, RECEIVED, JUDGED = (
 )  # fmt: skip
 
 
-def carriers(home: Path, via: Path | None) -> list[exchange.Carrier]:
-    """The folder that is named, else the one that was named last."""
+def carriers(home: Path, via: Path | None, ask: Callable[[], str]) -> list[exchange.Carrier]:
+    """The folder that is named, else the one that was named last, else the address in the invite."""
     note = folder.note(home)
-    named = via or (Path(note["via"]) if note.get("via") else None)
-    if named is None:
+    if named := via or note.get("via"):
+        return [Folder(Path(named))]
+    if not note.get("url"):
         raise NoCarrier("nobody said how parcels travel to the coordinator")
-    return [Folder(named)]
+    own = functools.cache(lambda: keys.load(home, ask))  # asked for once, and only where a read must be signed
+    return [Http(note["url"], folder.joined(home).charter.federation, own, home / "incoming")]
 
 
 def status(home: Path, clock: datetime | None = None) -> dict[str, Any]:

@@ -7,7 +7,8 @@ A round is a folder of files that are written once: the learner's state, what tr
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
@@ -16,15 +17,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_edge import files, share
+from fedhelp_edge import data, files, share
+from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.methods.base import Bench, Learner
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics, rounds
+from fedhelp_edge.report.evaluation import Evaluation
 from fedhelp_edge.share import Array
-from fedhelp_edge.train import checkpoint, learners, loop
+from fedhelp_edge.site import folder
+from fedhelp_edge.train import checkpoint, learners, loop, parallel, speed
 
 Watch = Callable[[str], loop.Progress | None]  # a bar for each part of the work
 
@@ -52,48 +56,65 @@ class Place:
         return learners.sets(self.images.part("train"), self.pack)
 
 
+@contextmanager
+def at_work(
+    home: Path, plan: Plan, site: str, tier: str, images: Path | None, knowledge: Path | None,
+    *, device: str = "cpu", threads: int | None = None,
+) -> Iterator[Place]:  # fmt: skip
+    """A place with its images decoded and its processes together; of several the first decides what is done."""
+    speed.settle(threads)
+    bench = parallel.join(speed.bench(plan.training.precision, device))
+    with parallel.first(bench):
+        found = data.load(folder.remembered(home, None if bench.rank else images), plan, kept=home / "images")
+    side = plan.tables["fedhelp"].public_size
+    pack = packs.load(knowledge).fitted(side, plan.image.channels) if knowledge else None
+    yield Place(plan, site, tier, found, pack, bench)
+    parallel.leave(bench)
+
+
 def learn(
-    place: Place, round_: int, merged: Mapping[str, Array], folder: Path, before: Path | None, watch: Watch
+    place: Place, round_: int, merged: Mapping[str, Array], at: Path, before: Path | None, watch: Watch
 ) -> dict[str, Any]:
     """One round at a site, from the merged model, in a folder beside its other rounds; `before` is the last."""
-    if not (folder / _DONE).exists():
-        report = _round(place, round_, merged, folder, before, watch)
-        with files.writing(folder / _DONE) as file:
+    if not (at / _DONE).exists():
+        report = _round(place, round_, merged, at, before, watch)
+        with files.writing(at / _DONE) as file:
             file.write(json.dumps(report, indent=1).encode())
-    if not (folder / "report.html").exists():
-        told = [read(done.parent) for done in folder.parent.glob(f"*/{_DONE}")]
+    if not (at / "report.html").exists():
+        told = [read(done.parent) for done in at.parent.glob(f"*/{_DONE}")]
         so_far = sorted((one for one in told if one["round"] <= round_), key=itemgetter("round"))
-        with files.writing(folder / "report.html") as file:
+        with files.writing(at / "report.html") as file:
             file.write(rounds.report(place.plan.name, so_far).encode())
-    return read(folder)
+    return read(at)
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read(at: Path) -> dict[str, Any]:
     """The report of a finished round."""
-    return dict(json.loads((folder / _DONE).read_text(encoding="utf-8")))
+    return dict(json.loads((at / _DONE).read_text(encoding="utf-8")))
 
 
 def _round(
-    place: Place, round_: int, merged: Mapping[str, Array], folder: Path, before: Path | None, watch: Watch
+    place: Place, round_: int, merged: Mapping[str, Array], at: Path, before: Path | None, watch: Watch
 ) -> dict[str, Any]:
     learner = place.learner()
     _take_up(learner, before and before / "own", round_)
     learner.receive(merged, round_)
-    told = _train(learner, place, round_, folder / "own", watch("training"))
-    if not (folder / "share.safetensors").exists():
-        with files.writing(folder / "share.safetensors") as file:
+    base = _right(learner, place) if METHODS[place.plan.method].exchanges else {}
+    told = _train(learner, place, round_, at / "own", watch("training"))
+    if not (at / "share.safetensors").exists():
+        with files.writing(at / "share.safetensors") as file:
             share.write(file, learner.give().arrays)
     figures = {"own": _accuracy(learner, place)}
     if place.plan.training.yardstick and METHODS[place.plan.method].exchanges:
         alone = place.learner("local")
         _take_up(alone, before and before / "alone", round_)
         alone.receive(merged, round_)
-        _train(alone, place, round_, folder / "alone", watch("training alone, to compare"))
+        _train(alone, place, round_, at / "alone", watch("training alone, to compare"))
         figures["alone"] = _accuracy(alone, place)
     return {
         "round": round_, "method": place.plan.method, "tier": place.tier, "examples": sum(learner.site.examples),
         "loss": told.means(), "val": figures, "seconds": round(told.seconds, 1),
-        "cpu_seconds": round(told.cpu_seconds, 1), "images": told.images, "prior": learner.prior,
+        "cpu_seconds": round(told.cpu_seconds, 1), "images": told.images, "prior": learner.prior, "base": base,
     }  # fmt: skip
 
 
@@ -104,18 +125,37 @@ def follow(place: Place) -> None:
     )
 
 
-def answers(place: Place, folder: Path, split: str) -> dict[str, NDArray[np.float64]]:
+def answers(place: Place, at: Path, split: str) -> dict[str, NDArray[np.float64]]:
     """What the nets of a finished round say of a part of the images, with the prior of what they were trained on."""
-    prior = read(folder)["prior"]
+    prior = read(at)["prior"]
     found: dict[str, NDArray[np.float64]] = {}
     for name, method in (("own", ""), ("alone", "local")):
-        state = checkpoint.newest(folder / name)
+        state = checkpoint.newest(at / name)
         if state:
             learner = place.learner(method)
             learner.load(state[1], 1)
             learner.prior = prior
             found[name] = loop.probabilities(learner, learner.model, place.images.part(split).pixels)
     return found
+
+
+def measure(
+    home: Path, plan: Plan, site: str, tier: str, at: Path, images: Path | None, *, threads: int | None = None
+) -> Evaluation:
+    """How good the nets of a finished round are, on the test part or on all of other images."""
+    speed.settle(threads)
+    if images is None:
+        found = data.load(folder.remembered(home, None), plan, kept=home / "images")
+    else:
+        found = data.load(images, plan, kept=home / "others")
+        found = replace(found, splits=("test",) * len(found))
+    place = Place(plan, site, tier, found, None, speed.bench(plan.training.precision))
+    said, labels = answers(place, at, "test"), found.part("test").labels
+    told = read(at)
+    if prior := told["prior"]:
+        said["without_prior"] = metrics.with_prior(said["own"], prior, np.ones(len(prior)))
+    nets = {name: metrics.scores(answer, labels) for name, answer in said.items()}
+    return Evaluation(plan.name, told["round"], tier, plan.classes, nets)
 
 
 def _train(learner: Learner, place: Place, round_: int, kept: Path, progress: loop.Progress | None) -> loop.Report:
@@ -133,6 +173,13 @@ def _take_up(learner: Learner, before: Path | None, round_: int) -> None:
     state = checkpoint.newest(before) if before else None
     if state:
         learner.load(state[1], round_)
+
+
+def _right(learner: Learner, place: Place) -> dict[str, int]:
+    """How many images that are kept to choose by the model of the round gets right, before anything is learned."""
+    images = place.images.part("val")
+    said = loop.probabilities(learner, learner.net, images.pixels)
+    return {"val": len(images), "correct": int((said.argmax(1) == images.labels).sum())}
 
 
 def _accuracy(learner: Learner, place: Place) -> float | None:

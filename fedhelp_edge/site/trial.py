@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from fedhelp_edge import data, files, share
-from fedhelp_edge.data import pack as packs
-from fedhelp_edge.errors import NoImagesNamed, NotTrained
+from fedhelp_edge import files, share
+from fedhelp_edge.errors import NotTrained
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
-from fedhelp_edge.report import metrics
 from fedhelp_edge.report.evaluation import Evaluation
 from fedhelp_edge.share import Array
-from fedhelp_edge.site import learn
-from fedhelp_edge.train import parallel, speed
+from fedhelp_edge.site import folder, learn
 
 SITE = "site-001"
-_IMAGES = "images.txt"
 
 
 def train(
@@ -32,29 +25,20 @@ def train(
 
     Of several processes the first does so; to the others, which help it, this is None.
     """
-    speed.settle(threads)
-    bench = parallel.join(speed.bench(plan.training.precision, device))
-    with parallel.first(bench):
-        source = _remembered(home, None if bench.rank else images)
-        found = data.load(source, plan, kept=home / "images")
-    side = plan.tables["fedhelp"].public_size
-    pack = packs.load(knowledge).fitted(side, plan.image.channels) if knowledge else None
-    place = learn.Place(plan, SITE, tier, found, pack, bench)
-    if bench.rank:
-        learn.follow(place)
-        parallel.leave(bench)
-        return None
-    root = _root(home, plan, tier, source, knowledge)
-    merged: dict[str, Array] = METHODS[plan.method].start(plan)
-    before: Path | None = None
-    for round_ in range(1, rounds + 1):
-        folder = root / f"round-{round_:04}"
-        report = learn.learn(place, round_, merged, folder, before, watch)
-        with files.reading(folder / "share.safetensors") as file:
-            merged |= dict(share.Arrays(file, share.read_header(file)))
-        before = folder
-    parallel.leave(bench)
-    return folder, report
+    with learn.at_work(home, plan, SITE, tier, images, knowledge, device=device, threads=threads) as place:
+        if place.bench.rank:
+            learn.follow(place)
+            return None
+        root = _root(home, plan, tier, folder.remembered(home, None), knowledge)
+        merged: dict[str, Array] = METHODS[plan.method].start(plan)
+        before: Path | None = None
+        for round_ in range(1, rounds + 1):
+            at = root / f"round-{round_:04}"
+            report = learn.learn(place, round_, merged, at, before, watch)
+            with files.reading(at / "share.safetensors") as file:
+                merged |= dict(share.Arrays(file, share.read_header(file)))
+            before = at
+        return at, report
 
 
 def evaluate(home: Path, plan: Plan, tier: str, images: Path | None, *, threads: int | None = None) -> Evaluation:
@@ -69,19 +53,7 @@ def evaluate(home: Path, plan: Plan, tier: str, images: Path | None, *, threads:
     if not rounds:
         raise NotTrained("nothing was trained here by this plan")
     last = max(rounds, key=lambda done: done.stat().st_mtime_ns).parent
-    speed.settle(threads)
-    if images is None:
-        found = data.load(_remembered(home, None), plan, kept=home / "images")
-    else:
-        found = data.load(images, plan, kept=home / "others")
-        found = replace(found, splits=("test",) * len(found))
-    place = learn.Place(plan, SITE, tier, found, None, speed.bench(plan.training.precision))
-    said, labels = learn.answers(place, last, "test"), found.part("test").labels
-    told = learn.read(last)
-    if prior := told["prior"]:
-        said["without_prior"] = metrics.with_prior(said["own"], prior, np.ones(len(prior)))
-    nets = {name: metrics.scores(answer, labels) for name, answer in said.items()}
-    return Evaluation(plan.name, told["round"], tier, plan.classes, nets)
+    return learn.measure(home, plan, SITE, tier, last, images, threads=threads)
 
 
 def _root(home: Path, plan: Plan, tier: str, source: Path, knowledge: Path | None) -> Path:
@@ -93,15 +65,3 @@ def _root(home: Path, plan: Plan, tier: str, source: Path, knowledge: Path | Non
         with files.writing(root / "plan.toml") as file:
             file.write(plan.text.encode())
     return root
-
-
-def _remembered(home: Path, images: Path | None) -> Path:
-    """The images that are named, or those that were named last."""
-    note = home / _IMAGES
-    if images is not None:
-        home.mkdir(parents=True, exist_ok=True)
-        note.write_text(str(images.absolute()), encoding="utf-8")
-        return images
-    if not note.exists():
-        raise NoImagesNamed("no images were named yet")
-    return Path(note.read_text(encoding="utf-8"))

@@ -1,0 +1,49 @@
+"""Training by order: the round that the coordinator opened, from the model that it names."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+from fedhelp_edge.errors import KnowledgeMissing, NotTrained, NotYet, Tier
+from fedhelp_edge.report.evaluation import Evaluation
+from fedhelp_edge.site import carry, folder, learn
+
+
+def train(
+    home: Path, tier: str, images: Path | None, watch: learn.Watch, *, device: str = "cpu", threads: int | None = None
+) -> tuple[Path, dict[str, Any]] | None:
+    """The round's folder and its report; None to processes that only helped."""
+    known = folder.joined(home)
+    site, order = folder.me(home, known), known.task
+    if site is None:
+        raise NotYet("this site was not let in yet")
+    if site.tier != tier:
+        word = "train" if site.tier == "small" else "distill"
+        raise Tier(f"this site's tier is {site.tier}", remedy=f"fedhelp-edge {word}")
+    if order is None:
+        raise NotYet("no round has been opened yet")
+    plan = carry.plan_of(order)
+    known.check_fresh(datetime.now(timezone.utc), timedelta(days=plan.round.grace_days))
+    if carry.lacks_pack(home, order):
+        raise KnowledgeMissing(f"round {order.round} names knowledge that is not here")
+    base, at = carry.base(home, order, plan), carry.round_folder(home, order)
+    done = sorted(path.parent for path in at.parent.glob("*/report.json") if path.parent.name < at.name)
+    with learn.at_work(
+        home, plan, site.id, tier, images, carry.pack_of(home, order), device=device, threads=threads
+    ) as place:
+        if place.bench.rank:
+            learn.follow(place)
+            return None
+        return at, learn.learn(place, order.round, base, at, done[-1] if done else None, watch)
+
+
+def evaluate(home: Path, images: Path | None, *, threads: int | None = None) -> Evaluation:
+    """How good this site's nets of the newest round are that was trained here."""
+    known = folder.joined(home)
+    site, order = folder.me(home, known), known.task
+    done = sorted(path.parent for path in (home / "rounds").glob("*/report.json"))
+    if site is None or order is None or not done:
+        raise NotTrained("nothing was trained here yet")
+    return learn.measure(home, carry.plan_of(order), site.id, site.tier, done[-1], images, threads=threads)
