@@ -223,6 +223,8 @@ def refusal(fault: FedhelpError, nonce: str = "") -> Response:
         headers |= {"WWW-Authenticate": "SSHSIG", "Fedhelp-Nonce": nonce}
     if isinstance(fault, RateLimit):
         headers["Retry-After"] = str(math.ceil(fault.seconds))
+    if isinstance(fault, errors.Busy):
+        headers["Retry-After"] = "5"
     if isinstance(fault, errors.UploadProtocol):
         headers["Tus-Version"] = "1.0.0"
     return JSONResponse(problem(fault), status(fault), headers, "application/problem+json")

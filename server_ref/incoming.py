@@ -91,7 +91,7 @@ def found(home: Path) -> list[Upload]:
         if not name:
             continue
         try:
-            with files.reading(path) as file:
+            with path.open("r+b") as file:
                 os.fsync(file.fileno())
                 said, _ = parcel.read_prologue(file)
                 length = file.tell() + said.size

@@ -35,7 +35,7 @@ from server_ref.intake import Answer
 
 VERSION = "1.0.0"
 FIRST_LIMIT = parcel.PROLOGUE_LIMIT + (64 << 10)  # a request to join comes whole with its first bytes
-_BLOCK = 1 << 20  # what is lost at most when the line breaks
+_BLOCK = 256 << 10  # what is kept in memory of each
 _CONTENT = "application/offset+octet-stream"
 
 
@@ -84,10 +84,11 @@ async def _begin(hall: Front, data: bytes, length: int) -> tuple[Upload | Done, 
         raise PayloadSize("the body is longer than the parcel")
     if known:
         return Done(said.hash, length, known.receipt), False
-    if sender := said.context.get("sender"):
-        hall.senders.take(sender)
     if upload := hall.uploads.get(said.hash):
         return upload, False
+    if said.kind == "enrol" and len(data) < length:  # so that nobody can keep the places of others taken
+        raise BadRequest("a request to join comes whole with its first bytes")
+    hall.senders.take(said.context.get("sender", said.hash))
     _check_open(hall, said)
     now = await hall.reading.ask(_check_room, said, list(hall.uploads.values()), hall.limits)
     upload = await asyncio.to_thread(incoming.begin, hall.home, said, length, data, now)

@@ -279,6 +279,7 @@ def test_f12_a_body_of_another_kind_is_refused_and_never_inflated(client: Client
     assert (answer.status, answer.code) == (400, "E_MAGIC")
 
 
+@pytest.mark.proof
 def test_f13_a_thousand_uploads_of_one_signer_are_four(
     client: Client, fed: Federation, draw: Callable[..., Path], effort: Callable[[int, int], int]
 ) -> None:
@@ -344,6 +345,8 @@ def test_f14_requests_to_join_need_an_invite_and_are_few_for_each(client: Client
     code, _ = fed.hub.invite("Clinic 3", "small", 14)
     stranger = Clinic(fed.hub.federation, fed.folder / "stranger")
     assert client.begin(stranger.ask_in(fed.hub.invite("x", "small", 14)[0]), first=10**6).status == 201
+    part = client.begin(stranger.ask_in(code))
+    assert (part.status, part.code) == (400, "E_REQUEST")
     unknown = Federation(fed.folder / "other", clinics=0).hub.invite("x", "small", 14)[0]
     assert client.begin(stranger.ask_in(unknown), first=10**6).code == "E_INVITE_UNKNOWN"
     answers = [client.begin(stranger.ask_in(code), first=10**6) for _ in range(6)]
@@ -623,6 +626,7 @@ def _stubborn(client: Client, share: Path, mind: Callable[[Answer], bool] = lamb
                 return answer
 
 
+@pytest.mark.proof
 def test_a_bad_network_costs_time_and_nothing_else(
     client: Client, fed: Federation, draw: Callable[..., Path], effort: Callable[[int, int], int]
 ) -> None:
@@ -650,6 +654,7 @@ def test_a_bad_network_costs_time_and_nothing_else(
     assert not list((fed.hub.home / "incoming").iterdir())
 
 
+@pytest.mark.proof
 def test_f20_no_request_whatever_breaks_the_front(
     fed: Federation, share: Path, tmp_path: Path, effort: Callable[[int, int], int]
 ) -> None:

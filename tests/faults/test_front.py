@@ -117,7 +117,7 @@ def test_while_a_command_writes_an_upload_ends_later(
         client = Client(port, three.hub.federation)
         with three.hub.store.changing():
             answer = client.send(share)
-            assert (answer.status, answer.code) == (503, "E_BUSY")
+            assert (answer.status, answer.code, answer.headers["retry-after"]) == (503, "E_BUSY", "5")
             assert client.where(share.stem).offset == share.stat().st_size
             assert client.listed(three.clinics[1].keys)["task"]
         assert client.begin(share).headers["fedhelp-receipt"]

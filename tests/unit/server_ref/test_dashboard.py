@@ -81,6 +81,13 @@ def test_it_shows_sites_the_round_the_quarantine_models_and_the_log(client: Clie
     assert "quarantined" in seen
 
 
+def test_who_is_missing_after_the_deadline_is_late(client: Client, cookie: dict[str, str], fed: Federation) -> None:
+    fed.clock.go_on(days=8)
+    with fed.hub.store.changing():
+        fed.hub.log("test", "time")
+    assert re.search(r"site-003\s+Clinic 2\s+small\s+active\s+late", text(client.ask("GET", "/", headers=cookie)))
+
+
 def test_nobody_sees_it_without_the_link_and_the_link_works_once(
     client: Client, door: Door, cookie: dict[str, str]
 ) -> None:
