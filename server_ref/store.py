@@ -73,9 +73,13 @@ class Store:
         with _judged():
             self.db = sqlite3.connect(path, timeout=WAIT, isolation_level=None)
             self.db.row_factory = sqlite3.Row
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):
-                self.db.execute(f"PRAGMA {pragma}")
-            self._migrate()
+            try:
+                for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):
+                    self.db.execute(f"PRAGMA {pragma}")
+                self._migrate()
+            except BaseException:
+                self.db.close()
+                raise
 
     def close(self) -> None:
         self.db.close()

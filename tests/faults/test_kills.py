@@ -93,7 +93,7 @@ def test_whenever_it_ends_the_same_step_again_gives_what_it_would_have_given(
     played: Round, step: str, power_cut: bool, tmp_path: Path, effort: Callable[[int, int], int]
 ) -> None:
     deaths = 0
-    stride = effort(2, 1)
+    stride = effort(8, 1)
     for before in range(1 + power_cut * (stride - 1), 1000, stride):
         home = Path(shutil.copytree(played.before[step], tmp_path / f"{before}"))
         code = played.take(home, step, dies_before=before, power_cut=power_cut)
@@ -105,7 +105,7 @@ def test_whenever_it_ends_the_same_step_again_gives_what_it_would_have_given(
         assert seen(home) == played.after[step], before
         shutil.rmtree(home)
     print(f"{step}: killed at {deaths} places")
-    assert deaths >= 10 // stride
+    assert deaths
 
 
 def test_the_round_itself_was_whole(played: Round) -> None:

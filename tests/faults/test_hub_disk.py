@@ -1,0 +1,239 @@
+"""Faults G02, G03, G05 and G08 of the catalogue: disks and databases that fail under a hub, and full sticks."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fedhelp_edge import errors
+from fedhelp_edge.errors import Busy, Equivocation, FedhelpError, HubDamaged
+from fedhelp_edge.trust.floor import Floor
+from server_ref import carrier, intake, rounds, store
+from server_ref.hub import Hub
+from tests.federation import Federation
+
+Disk = Callable[[int], Path]
+
+
+def failure(step: Callable[[], object]) -> str:
+    """The code of what went wrong, or ""."""
+    try:
+        step()
+    except OSError as fault:
+        return errors.from_os(fault).code
+    except FedhelpError as fault:
+        return fault.code
+    return ""
+
+
+@pytest.fixture
+def on_a_disk(made: Federation, tiny_disk: Disk) -> Iterator[Federation]:
+    fed = made.copied(tiny_disk(20_000) / "federation")
+    yield fed
+    fed.hub.store.close()
+
+
+@pytest.mark.parametrize("left", [0, 40, 200, 1100, 1300, 2300], ids=lambda kib: f"{kib} KiB left")
+def test_g02_on_a_full_disk_each_step_fails_as_one_and_goes_on_once_there_is_room(
+    on_a_disk: Federation, left: int
+) -> None:
+    fed = on_a_disk
+    paths: list[Path] = []
+
+    def give() -> None:
+        order = fed.hub.tasks()[1]
+        for clinic in fed.clinics[len(paths) :]:
+            paths.append(clinic.give(order, fed.drawn(order, clinic)))
+
+    steps: list[Callable[[], object]] = [
+        fed.open,
+        lambda: [intake.receive(fed.hub, path) for path in paths],
+        fed.judge,
+        lambda: rounds.aggregate(fed.hub, fed.boss),
+    ]
+    for number, step in enumerate(steps):
+        if number == 1:
+            give()
+        filler = fill(fed.folder.parent, left)
+        found = failure(step)
+        filler.unlink()
+        assert found in ("", "E_STORAGE")
+        assert list(fed.hub.home.rglob("*.part")) == []
+        fed.hub.store.verify()
+        if found:
+            step()
+    assert rounds.newest(fed.hub)["state"] == rounds.DONE
+    assert set(fed.states().values()) == {"merged"}
+
+
+def fill(disk: Path, left: int) -> Path:
+    filler = disk / "pictures"
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    filler.write_bytes(bytes(max(free - left * 1024, 0)))
+    return filler
+
+
+def test_g02_nothing_is_refused_because_the_hub_is_full(on_a_disk: Federation, tmp_path: Path) -> None:
+    fed = on_a_disk
+    order = fed.open()
+    stick = tmp_path / "stick"
+    (stick / carrier.TO).mkdir(parents=True)
+    shutil.copy(fed.clinics[0].give(order, fed.drawn(order, fed.clinics[0])), stick / carrier.TO)
+    filler = fill(fed.folder.parent, 100)
+    with pytest.raises(OSError) as caught:
+        carrier.exchange(fed.hub, stick)
+    assert type(errors.from_os(caught.value)) is errors.Storage
+    filler.unlink()
+    assert [answer.state for answer in carrier.exchange(fed.hub, stick).taken] == [intake.RECEIVED]
+
+
+def test_g03_a_disk_that_became_read_only_is_an_error_until_it_is_mended(on_a_disk: Federation) -> None:
+    fed = on_a_disk
+    order = fed.open()
+    path = fed.clinics[0].give(order, fed.drawn(order, fed.clinics[0]))
+    fed.hub.store.close()
+    disk = str(fed.folder.parent)
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    try:
+        assert failure(fed.again) in ("E_PERMISSION", "E_STORAGE")
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+    assert intake.receive(fed.again(), path).new
+
+
+def test_g03_a_flush_that_fails_is_no_receipt(three: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = three.open()
+    path = three.clinics[0].give(order, three.drawn(order, three.clinics[0]))
+    flush, left = os.fsync, iter(range(100))
+    for good in range(20):  # the disk fails at each flush in turn
+        calls = iter(range(good))
+
+        def fails(descriptor: int, calls: Iterator[int] = calls) -> None:
+            if next(calls, None) is None and Path(f"/proc/self/fd/{descriptor}").resolve().is_file():
+                raise OSError(errno.EIO, "input/output error")
+            flush(descriptor)
+
+        monkeypatch.setattr(os, "fsync", fails)
+        code = failure(lambda: intake.receive(three.hub, path))
+        monkeypatch.undo()
+        if not code:
+            break
+        next(left)
+        assert code == "E_STORAGE"
+        assert three.states() == {}
+        assert list(three.hub.home.glob(".*.part")) == []
+    assert next(left) >= 2
+    assert three.states() == {"site-001/1": "received"}
+
+
+def test_g03_a_process_with_too_many_open_files_refuses_nobody(three: Federation, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    order = three.open()
+    stick = tmp_path / "stick"
+    (stick / carrier.TO).mkdir(parents=True)
+    three.clinics[0].give(order, three.drawn(order, three.clinics[0])).rename(stick / carrier.TO / "share")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(stick, os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, limits[1]))  # one more: enough to look, not to copy
+    try:
+        found = failure(lambda: carrier.exchange(three.hub, stick))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert found == "E_STORAGE"
+    assert [answer.state for answer in carrier.exchange(three.hub, stick).taken] == [intake.RECEIVED]
+
+
+def test_g05_a_database_that_another_holds_is_busy_and_later_not(
+    three: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = three.open()
+    path = three.clinics[0].give(order, three.drawn(order, three.clinics[0]))
+    monkeypatch.setattr(store, "WAIT", 0.05)
+    three.again()
+    other = sqlite3.connect(three.hub.home / store.DATABASE, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Busy):
+        intake.receive(three.hub, path)
+    assert list(three.hub.home.glob(".*.part")) == []
+    other.execute("ROLLBACK")
+    other.close()
+    assert intake.receive(three.hub, path).new
+
+
+def test_g05_a_damaged_page_is_found(three: Federation) -> None:
+    three.hub.store.close()
+    path = three.hub.home / store.DATABASE
+    data = bytearray(path.read_bytes())
+    data[4096 : len(data) - 4096] = bytes(len(data) - 8192)
+    path.write_bytes(data)
+    with pytest.raises(HubDamaged):
+        Hub(three.hub.home).store.check()
+
+
+def test_g05_a_database_that_is_none_is_damaged(three: Federation) -> None:
+    three.hub.store.close()
+    (three.hub.home / store.DATABASE).write_bytes(b"not a database, but long enough to be taken for one" * 100)
+    with pytest.raises(HubDamaged):
+        Hub(three.hub.home)
+
+
+def test_g05_a_parcel_that_is_gone_from_the_disk_is_found(three: Federation) -> None:
+    three.hub.store.path(three.hub.newest("roster")["hash"]).unlink()
+    with pytest.raises(HubDamaged, match="is gone"):
+        three.hub.store.reconcile()
+
+
+def test_g05_a_hub_without_its_unmerged_journal_stands_where_it_stood_before_and_sites_see_it(
+    three: Federation, tmp_path: Path
+) -> None:
+    """What was committed last is in the journal; a hub that lost it looks whole, and only its sites know better."""
+    law = three.hub.charter
+    order = three.open()
+    lost = Path(shutil.copytree(three.hub.home, tmp_path / "lost"))
+    (lost / "hub.db-wal").unlink()
+    (lost / "hub.db-shm").unlink(missing_ok=True)
+    three.play(order, without=("site-003",))
+    behind = Hub(lost, clock=three.clock)
+    behind.store.check()
+    assert behind.store.verify().length < order.log.length
+    assert rounds.newest(behind)["round"] == 0
+    again = rounds.open_next(behind, three.boss)
+    known = Floor(law).with_roster(*behind.plain(behind.newest("roster")["hash"]))
+    known = known.with_task(*three.hub.plain(order.hash))
+    with pytest.raises(Equivocation):
+        known.with_task(*behind.plain(again.hash))
+    behind.store.close()
+
+
+def test_g08_a_stick_that_is_full_is_filled_once_there_is_room(three: Federation, tiny_disk: Disk) -> None:
+    three.open()
+    stick = tiny_disk(1_500)
+    (stick / "pictures").write_bytes(bytes(1_000_000))
+    with pytest.raises(OSError) as caught:
+        carrier.exchange(three.hub, stick)
+    assert type(errors.from_os(caught.value)) is errors.Storage
+    assert list(stick.rglob("*.part")) == []
+    (stick / "pictures").unlink()
+    left = carrier.exchange(three.hub, stick).left
+    assert len(list((stick / carrier.FROM).iterdir())) == left
+
+
+def test_g08_what_a_copy_that_was_cut_off_left_on_the_stick_goes(three: Federation, tmp_path: Path) -> None:
+    three.open()
+    hash_ = three.hub.newest("task")["hash"]
+    part = tmp_path / carrier.FROM / f".{hash_}.fhx.0123456789ab.part"
+    others = tmp_path / carrier.FROM / f".{'0' * 64}.fhx.0123456789ab.part"
+    part.parent.mkdir()
+    part.write_bytes(b"half")
+    others.write_bytes(b"somebody else's")
+    carrier.exchange(three.hub, tmp_path)
+    assert not part.exists()
+    assert others.exists()
