@@ -18,6 +18,9 @@ def build(
     source: Annotated[list[str], typer.Option("--source", help="clip:MODEL@FILE, torchvision:…, nets:…, files:…")],
     out: Annotated[Path, typer.Option("--out", help="Where to write the pack.", readable=False)],
     size: Annotated[int | None, typer.Option("--size", min=1, help="How many of the images to take.")] = None,
+    quality: Annotated[
+        int, typer.Option("--quality", min=1, max=100, help="Of the images, kept as WebP; 100 keeps every pixel.")
+    ] = 100,
     licence: Annotated[str, typer.Option("--licence", help="The images' licence, for whoever gets the pack.")] = "",
     json: shell.AsJson = False,
 ) -> None:
@@ -36,10 +39,12 @@ def build(
     with shell.progress("asking") as progress:
         found = build.build(pixels, labels, classes, source, kept, progress)
     about = {name: text for name, text in (("origin", public.name), ("licence", licence)) if text}
-    pack.save(out, replace(found.chosen(size or len(found)), about=about))
+    found = replace(found.chosen(size or len(found)), about=about)
+    pack.save(out, found, quality)
+    took = out.stat().st_size
     if json:
-        return shell.result(pack=str(out), images=min(size or len(found), len(found)), sources=list(found.sources))
-    print(f"pack written: {out}, {out.stat().st_size / 1e6:.1f} MB")
+        return shell.result(pack=str(out), images=len(found), sources=list(found.sources), size=took)
+    print(f"pack written: {out}, {took / 1e6:.1f} MB")
     shell.say(f"next: 'fedhelp-edge knowledge show {out}'; the answers are kept in {kept.name}")
     return None
 
@@ -58,13 +63,14 @@ def show(
     found = pack.load(file)
     right = [float((said.argmax(1) == found.labels).mean()) for said in found.probabilities]
     sources = [{"name": name, "accuracy": part} for name, part in zip(found.sources, right, strict=True)]
-    side, channels = found.pixels.shape[1], found.pixels.shape[3]
+    side, channels, took = found.pixels.shape[1], found.pixels.shape[3], file.stat().st_size
     if json:
-        about = dict(found.about)
         return shell.result(
-            images=len(found), classes=list(found.classes), sources=sources, side=side, channels=channels, about=about
-        )
-    print(f"{file.name}: {len(found)} images of {side} pixels, {'colour' if channels == 3 else 'grey'}")
+            images=len(found), classes=list(found.classes), sources=sources, side=side, channels=channels, size=took,
+            about=dict(found.about),
+        )  # fmt: skip
+    kind = "colour" if channels == 3 else "grey"
+    print(f"{file.name}: {len(found)} images of {side} pixels, {kind}, {took / 1e6:.1f} MB")
     print(f"  classes   {', '.join(found.classes)}")
     for name, part in zip(found.sources, right, strict=True):
         print(f"  source    {name}, right in {part:.1%}")

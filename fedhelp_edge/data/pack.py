@@ -1,7 +1,8 @@
 """The pack: public images and what foundation models said of them, in one safetensors file that every site may read.
 
-It holds `images` (uint8), `labels`, and, if any source was asked, `probabilities` (sources x images x classes, half
-precision); names, origin and licence stand in its notes. A site's kit brings the images to the plan's channels and to
+It holds `images` (uint8) or `webp` (their files in one row of bytes, where each of them `ends`, and a note of their
+shape), `labels`, and, if any source was asked, `probabilities` (sources x images x classes, half precision); names,
+origin and licence stand in its notes. A site's kit brings the images to the plan's channels and to
 the side that the plan wants.
 """
 
@@ -16,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge import files, share
+from fedhelp_edge.data import webp
 from fedhelp_edge.data.picture import resize
-from fedhelp_edge.errors import BadPack
+from fedhelp_edge.errors import BadPack, ImageBroken
 
-NOTES = ("classes", "sources", "origin", "licence")
+_ABOUT = ("origin", "licence")
+NOTES = ("classes", "sources", "shape", *_ABOUT)
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,14 @@ def unasked(pixels: NDArray[np.uint8], labels: NDArray[np.int64], classes: Seque
     return Pack(pixels, labels, tuple(classes), (), _silence(len(pixels), len(classes)))
 
 
-def save(path: Path, pack: Pack) -> None:
+def save(path: Path, pack: Pack, quality: int | None = None) -> None:
+    """Write a pack, its images as they are, or as WebP of a quality from 1 to `webp.LOSSLESS`."""
     notes = {"classes": json.dumps(pack.classes), "sources": json.dumps(pack.sources), **pack.about}
-    arrays: dict[str, share.Array] = {"images": pack.pixels, "labels": pack.labels}
+    arrays: dict[str, share.Array] = {"images": pack.pixels}
+    if quality:
+        arrays = dict(zip(("webp", "ends"), webp.encode(pack.pixels, quality), strict=True))
+        notes["shape"] = json.dumps(pack.pixels.shape[1:])
+    arrays["labels"] = pack.labels
     if pack.sources:  # safetensors here know no empty arrays
         arrays["probabilities"] = pack.probabilities
     with files.writing(path, private=False) as file:
@@ -85,8 +93,14 @@ def load(path: Path) -> Pack:
         arrays = dict(share.Arrays(file, header))
     try:
         classes, sources = (tuple(map(str, json.loads(header.metadata[name]))) for name in ("classes", "sources"))
-        pixels, labels = arrays.pop("images"), arrays.pop("labels")
+        if "webp" in arrays:
+            pixels = webp.decode(arrays.pop("webp"), arrays.pop("ends"), json.loads(header.metadata["shape"]))
+        else:
+            pixels = arrays.pop("images")
+        labels = arrays.pop("labels")
         said = arrays.pop("probabilities") if sources else _silence(len(pixels), len(classes))
+    except ImageBroken as fault:
+        raise BadPack(f"{path.name}: {fault.cause}") from None
     except (KeyError, ValueError, TypeError, RecursionError):
         raise BadPack(f"{path.name} does not hold images, labels and probabilities") from None
     fits = (
@@ -103,7 +117,7 @@ def load(path: Path) -> Pack:
         or np.abs(said.sum(2, dtype=np.float32) - 1).max(initial=0) > 0.02
     ):
         raise BadPack(f"{path.name}: what the sources said are no probabilities")
-    about = {name: text for name, text in header.metadata.items() if name not in ("classes", "sources")}
+    about = {name: text for name, text in header.metadata.items() if name in _ABOUT}
     return Pack(pixels, labels, classes, sources, said, about)
 
 

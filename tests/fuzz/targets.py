@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from fedhelp_edge import plan, share
+from fedhelp_edge.data import pack as packs
+from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import FedhelpError
 from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.parcel import age, canon, keys, parcel, sshsig, statement
@@ -79,6 +81,12 @@ def _plan(data: bytes) -> None:
     assert plan.read(text, TABLES).text == text
 
 
+def _pack(data: bytes) -> None:
+    _FILE.write_bytes(data)
+    found = packs.load(_FILE)
+    assert found.pixels.shape[0] == len(found.labels) == found.probabilities.shape[1]
+
+
 def _look(data: bytes) -> None:
     _FILE.write_bytes(data)
     seen = parcel.look(_FILE, parcel.anyone)
@@ -119,6 +127,7 @@ CHECKS: dict[str, Callable[[bytes], None]] = {
     "safetensors": _safetensors,
     "inside": _inside,
     "plan": _plan,
+    "pack": _pack,
     "look": _look,
     "open": _open,
 }
@@ -148,6 +157,21 @@ def _share() -> bytes:
     file = io.BytesIO()
     share.write(file, {"conv.weight": np.zeros((2, 3, 3, 3), "<f4"), "steps": np.array(7, "<i8")})
     return file.getvalue()
+
+
+def _packs() -> list[bytes]:
+    """With the pixels as they are, and as WebP."""
+    draw = np.random.default_rng(0)
+    pack = Pack(
+        draw.integers(0, 256, (2, 8, 8, 3), np.uint8), np.array([0, 1]), ("a", "b"), ("files:x",),
+        np.full((1, 2, 2), 0.5, np.float16),
+    )  # fmt: skip
+    found = []
+    for quality in (None, 90, 100):
+        _FILE.unlink(missing_ok=True)
+        packs.save(_FILE, pack, quality)
+        found.append(_FILE.read_bytes())
+    return found
 
 
 def _encrypted(armor: bool) -> bytes:
@@ -192,6 +216,7 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "safetensors": lambda: [_share()],
     "inside": _insides,
     "plan": lambda: [plan.template(TABLES).encode(), b'classes = ["a", "b"]\n[image]\nsize = 32\n'],
+    "pack": _packs,
     "look": _parcels,
     "open": _parcels,
 }

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data import phantom
 from tests.command import answer, refusal, run
 
@@ -43,8 +44,10 @@ def build(home: Path, *more: str) -> None:
 
 def test_build_writes_a_pack_that_show_explains(home: Path) -> None:
     given = ("--public", "public.npz", "--source", "files:said.npz", "--out", "pack.safetensors", "--licence", "CC0")
-    assert answer(run("knowledge", "build", *given, "--json", home=home)) == {
-        "schema_version": 1, "pack": "pack.safetensors", "images": 16, "sources": ["files:said.npz"],
+    built = answer(run("knowledge", "build", *given, "--json", home=home))
+    size = (home / "pack.safetensors").stat().st_size
+    assert built == {
+        "schema_version": 1, "pack": "pack.safetensors", "images": 16, "sources": ["files:said.npz"], "size": size,
     }  # fmt: skip
     assert answer(run("knowledge", "show", "pack.safetensors", "--json", home=home)) == {
         "schema_version": 1,
@@ -53,6 +56,7 @@ def test_build_writes_a_pack_that_show_explains(home: Path) -> None:
         "sources": [{"name": "files:said.npz", "accuracy": 0.5}],
         "side": 12,
         "channels": 3,
+        "size": size,
         "about": {"origin": "public.npz", "licence": "CC0"},
     }
 
@@ -60,13 +64,23 @@ def test_build_writes_a_pack_that_show_explains(home: Path) -> None:
 def test_show_tells_people_the_same(home: Path) -> None:
     build(home)
     shown = run("knowledge", "show", "pack.safetensors", home=home).stdout
-    assert "16 images of 12 pixels, colour" in shown
+    assert "16 images of 12 pixels, colour, 0.0 MB" in shown
     assert "files:said.npz, right in 50.0%" in shown
 
 
 def test_a_pack_has_the_size_that_was_asked_for(home: Path) -> None:
     build(home, "--size", "6")
     assert answer(run("knowledge", "show", "pack.safetensors", "--json", home=home))["images"] == 6
+
+
+def test_a_pack_keeps_every_pixel_unless_a_lower_quality_is_asked_for(home: Path) -> None:
+    pixels = np.load(home / "public.npz")["images"]
+    for quality, same in (((), True), (("--quality", "60"), False)):
+        build(home, *quality)
+        found = packs.load(home / "pack.safetensors")
+        assert bool((found.pixels == pixels).all()) is same
+        assert np.abs(found.pixels.astype(int) - pixels).mean() < 20
+        (home / "pack.safetensors").unlink()
 
 
 def test_answers_are_kept_so_that_another_pack_asks_nobody(home: Path) -> None:

@@ -1,0 +1,167 @@
+"""Faults G06 and G07 of the catalogue: what lies about in a folder that others can write to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from server_ref import carrier, intake
+from tests.federation import Federation
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "cloud" / carrier.TO
+    path.mkdir(parents=True)
+    return path
+
+
+@pytest.fixture
+def share(three: Federation) -> Path:
+    order = three.open()
+    return three.clinics[0].give(order, three.drawn(order, three.clinics[0]))
+
+
+def visit(fed: Federation, folder: Path) -> carrier.Exchanged:
+    return carrier.exchange(fed.hub, folder.parent)
+
+
+def refusals(fed: Federation) -> int:
+    return len(fed.hub.store.rows("SELECT * FROM log WHERE type = 'refused'"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX has these")
+def test_g06_links_pipes_sockets_and_folders_are_never_read_and_said_once(
+    three: Federation, folder: Path, share: Path
+) -> None:
+    (folder / "link").symlink_to(share)
+    (folder / "hard").hardlink_to(share)
+    os.mkfifo(folder / "pipe")
+    (folder / "folder").mkdir()
+    os.chdir(folder)  # the name of a socket may not be long
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("socket")
+        found = visit(three, folder)
+    assert found.taken == []
+    assert {odd["file"]: odd["code"] for odd in found.refused} == dict.fromkeys(
+        ("link", "hard", "pipe", "folder", "socket"), "E_FILE_KIND"
+    )
+    assert refusals(three) == 5
+    visit(three, folder)
+    assert refusals(three) == 5
+    assert three.states() == {}
+
+
+NAMES = ["-rf", "two\nlines", "\u202eexe.fhx", "\x1b[2J", "$(reboot)", "..fhx", " ", "*", "a" * 255]
+
+
+def test_g06_whatever_a_file_is_called_its_content_decides(three: Federation, folder: Path) -> None:
+    order = three.open()
+    for clinic, name in zip(three.clinics, NAMES, strict=False):
+        clinic.give(order, three.drawn(order, clinic)).rename(folder / name)
+    found = visit(three, folder)
+    assert len(found.taken) == 3
+    assert sorted(path.name for path in folder.iterdir()) == sorted(NAMES[:3])
+
+
+def test_g06_no_name_reaches_a_screen_or_the_log_as_it_is(three: Federation, folder: Path) -> None:
+    for name in NAMES:
+        (folder / name).write_bytes(b"PK\x03\x04 no parcel")
+    found = visit(three, folder)
+    assert {odd["code"] for odd in found.refused} == {"E_MAGIC"}
+    assert len(found.refused) == len(NAMES) - 1  # a name with a dot in front is somebody's own
+    assert all(odd["file"].isprintable() and "\u202e" not in odd["file"] for odd in found.refused)
+    lines = three.hub.store.rows("SELECT subject, detail FROM log WHERE type = 'refused'")
+    assert all("fhx" not in row["subject"] + row["detail"] for row in lines)
+
+
+def test_g06_a_name_in_no_known_alphabet_is_refused_like_any_other(three: Federation, folder: Path) -> None:
+    try:
+        Path(os.fsdecode(os.fsencode(folder) + b"/\xff\xfe")).write_bytes(b"no parcel")
+    except OSError:
+        pytest.skip("this disk takes no such names")
+    assert [odd["code"] for odd in visit(three, folder).refused] == ["E_MAGIC"]
+
+
+def test_g06_ten_thousand_files_that_are_none_do_not_hide_the_one_that_is(
+    three: Federation, folder: Path, share: Path
+) -> None:
+    for number in range(10_000):
+        (folder / f"{number:05}").write_bytes(b"")
+    share.rename(folder / "99999")
+    found = visit(three, folder)
+    assert [answer.state for answer in found.taken] == [intake.RECEIVED]
+    assert len(found.waiting) == 10_000  # an empty file may be one that is only beginning to be copied
+    assert refusals(three) == 0
+
+
+def test_g06_ten_thousand_files_of_another_kind_are_ten_thousand_lines_once(three: Federation, folder: Path) -> None:
+    for number in range(10_000):
+        (folder / f"{number:05}").write_bytes(b"no parcel, but long enough to be judged as one")
+    assert len(visit(three, folder).refused) == 10_000
+    assert refusals(three) == 10_000
+    visit(three, folder)
+    assert refusals(three) == 10_000
+    three.hub.store.verify()
+
+
+def test_g07_a_file_that_is_still_being_copied_waits_and_is_taken_when_it_is_whole(
+    three: Federation, folder: Path, share: Path
+) -> None:
+    data = share.read_bytes()
+    for size in (0, 10, 500, len(data) // 2, len(data) - 1):
+        (folder / "share").write_bytes(data[:size])
+        found = visit(three, folder)
+        assert (found.taken, found.waiting, found.refused) == ([], ["share"], [])
+        assert list(three.hub.home.glob(".*.part")) == []
+    (folder / "share").write_bytes(data)
+    assert len(visit(three, folder).taken) == 1
+    assert refusals(three) == 0
+
+
+def test_g07_a_file_of_full_length_that_is_not_filled_yet_waits(three: Federation, folder: Path, share: Path) -> None:
+    data = share.read_bytes()
+    (folder / "share").write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+    assert visit(three, folder).waiting == ["share"]
+    (folder / "share").write_bytes(data)
+    assert len(visit(three, folder).taken) == 1
+
+
+def test_g07_a_conflict_copy_is_the_same_share(three: Federation, folder: Path, share: Path) -> None:
+    for name in ("share.fhx", "share.sync-conflict-20260301-080000-ABCDEFG.fhx", "share (1).fhx", "Copy of share.fhx"):
+        shutil.copy(share, folder / name)
+    found = visit(three, folder)
+    assert [answer.new for answer in found.taken].count(True) == 1
+    assert len({answer.receipt for answer in found.taken}) == 1
+    assert three.states() == {"site-001/1": "received"}
+
+
+def test_a_file_that_goes_away_while_the_folder_is_read_is_no_matter(
+    three: Federation, folder: Path, share: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share.rename(folder / "b")
+    (folder / "a").write_bytes(b"gone")
+    scan = os.scandir
+
+    def taken_away(path: Path) -> object:
+        entries = scan(path)
+        if (folder / "a").exists():
+            listed = list(entries)
+            (folder / "a").unlink()
+            entries.close()
+            return _Listed(listed)
+        return entries
+
+    monkeypatch.setattr(os, "scandir", taken_away)
+    assert len(visit(three, folder).taken) == 1
+
+
+class _Listed(list):  # type: ignore[type-arg]
+    def __enter__(self) -> _Listed:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...

@@ -1,0 +1,287 @@
+"""Faults G09, G10, G12, G14, G16 and G17 of the catalogue: two at once, a log in other hands, clocks, versions,
+secrets, and shares that eat memory or time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sqlite3
+import stat
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedhelp_edge import plan as plans
+from fedhelp_edge.errors import Busy, HubNewer, LogBroken, NotNow
+from fedhelp_edge.methods.registry import TABLES
+from server_ref import hub as hubs
+from server_ref import intake, lock, opener, rounds, store
+from server_ref.hub import Hub
+from server_ref.store import DATABASE, Store
+from tests import command
+from tests.federation import PLAN, Federation
+
+
+# --- G09 -----------------------------------------------------------------------------------------------------------
+def hold(path: Path, taken: object, done: object) -> None:
+    with lock.held(path):
+        taken.set()  # type: ignore[attr-defined]
+        done.wait(60)  # type: ignore[attr-defined]
+
+
+def test_g09_a_second_writer_waits_and_then_says_that_another_is_at_work(tmp_path: Path) -> None:
+    path = tmp_path / "writer.lock"
+    start = multiprocessing.get_context("spawn")
+    taken, done = start.Event(), start.Event()
+    other = start.Process(target=hold, args=(path, taken, done))
+    other.start()
+    assert taken.wait(60)
+    with pytest.raises(Busy), lock.held(path, wait=0.1):
+        pass
+    done.set()
+    with lock.held(path, wait=60):
+        pass
+    other.join()
+
+
+def test_g09_a_writer_that_is_killed_holds_nobody_up(tmp_path: Path) -> None:
+    path = tmp_path / "writer.lock"
+    start = multiprocessing.get_context("spawn")
+    taken, done = start.Event(), start.Event()
+    other = start.Process(target=hold, args=(path, taken, done))
+    other.start()
+    assert taken.wait(60)
+    other.kill()
+    other.join()
+    with lock.held(path, wait=5):
+        pass
+
+
+def test_g09_two_that_read_at_once_do_not_both_open_the_round(three: Federation) -> None:
+    one, other = three.hub, Hub(three.hub.home, clock=three.clock)
+    order = rounds.open_next(one, three.boss)
+    key = intake.round_key(one, three.boss, order.round)
+    with pytest.raises(NotNow):
+        rounds.open_next(other, three.boss)
+    other.store.close()
+    assert intake.round_key(one, three.boss, order.round) == key
+
+
+# --- G10 -----------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def logged(three: Federation) -> Federation:
+    three.play(three.open())
+    return three
+
+
+def by_other_hands(fed: Federation, query: str, *values: object) -> None:
+    with sqlite3.connect(fed.hub.home / DATABASE) as db:
+        db.execute(query, values)
+    db.close()
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("time", "2020-01-01T00:00:00Z"), ("type", "refused"), ("subject", "site-009"), ("detail", '{"name":"other"}')],
+)
+def test_g10_a_line_that_was_edited_is_named(logged: Federation, column: str, value: str) -> None:
+    by_other_hands(logged, f"UPDATE log SET {column} = ? WHERE seq = 5", value)
+    with pytest.raises(LogBroken, match="line 5 is not the one"):
+        logged.hub.store.verify()
+
+
+def test_g10_a_line_whose_hash_was_made_to_fit_breaks_the_next(logged: Federation) -> None:
+    lines = list(logged.hub.store.lines())
+    line = {**lines[4][0], "subject": "site-009"}
+    fitting = store.chain(lines[3][1], line)
+    by_other_hands(logged, "UPDATE log SET subject = 'site-009', hash = ? WHERE seq = 5", fitting)
+    with pytest.raises(LogBroken, match="line 6"):
+        logged.hub.store.verify()
+
+
+def test_g10_a_line_that_was_deleted_is_named(logged: Federation) -> None:
+    by_other_hands(logged, "DELETE FROM log WHERE seq = 5")
+    with pytest.raises(LogBroken, match="line 5 is missing"):
+        logged.hub.store.verify()
+
+
+def test_g10_a_tail_that_was_cut_off_holds_by_itself_and_is_seen_against_any_head_that_was_given_out(
+    logged: Federation,
+) -> None:
+    given_out = logged.hub.store.head()
+    by_other_hands(logged, "DELETE FROM log WHERE seq > ?", given_out.length - 2)
+    found = logged.hub.store.verify()
+    assert found.length == given_out.length - 2
+    assert found != given_out
+
+
+# --- G12 -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("days", [-1, 1])
+def test_g12_a_clock_that_jumps_by_a_day_closes_no_round_and_opens_none_again(three: Federation, days: int) -> None:
+    order = three.open()
+    three.play(order, without=("site-003",))
+    three.clock.go_on(days=days)
+    with pytest.raises(Exception, match="missing: site-003"):
+        three.aggregate()
+    three.clock.go_on(days=-days)
+    intake.receive(three.hub, three.clinics[2].give(order, three.drawn(order, three.clinics[2])))
+    assert len(three.aggregate()["accepted"]) == 3
+    with pytest.raises(NotNow):
+        three.aggregate()
+
+
+def test_g12_a_deadline_that_has_passed_does_not_come_back_when_the_clock_is_set_back(three: Federation) -> None:
+    order = three.open()
+    three.play(order, without=("site-003",))
+    three.clock.go_on(days=8)
+    told = three.aggregate()
+    assert told["accepted"] == ["site-001", "site-002"]
+    three.clock.go_on(days=-9)
+    assert three.hub.now >= order.closes
+    later = three.open()
+    assert later.opens >= order.closes
+    assert later.closes - later.opens == timedelta(days=7)
+    times = [row["time"] for row in three.hub.store.rows("SELECT time FROM log ORDER BY seq")]
+    assert times == sorted(times)
+
+
+# --- G14 -----------------------------------------------------------------------------------------------------------
+def test_g14_a_hub_of_a_newer_form_is_not_touched(three: Federation) -> None:
+    three.hub.store.db.execute("PRAGMA user_version = 99")
+    three.hub.store.close()
+    before = (three.hub.home / DATABASE).read_bytes()
+    with pytest.raises(HubNewer):
+        Hub(three.hub.home)
+    assert (three.hub.home / DATABASE).read_bytes() == before
+
+
+def test_g14_a_hub_of_an_older_form_is_brought_up_to_date_once(
+    three: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three.play(three.open())
+    monkeypatch.setattr(store, "_MIGRATIONS", (*store._MIGRATIONS, "CREATE TABLE later (what TEXT NOT NULL) STRICT;"))
+    for _ in range(2):
+        three.again()
+        assert three.hub.store.rows("SELECT * FROM later") == []
+    assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
+
+
+def test_g14_a_step_up_that_fails_leaves_the_hub_as_it_was(three: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = three.hub.store.row("PRAGMA user_version")
+    with monkeypatch.context() as patch:
+        broken = (*store._MIGRATIONS, "CREATE TABLE later (what TEXT) STRICT; SELECT * FROM nowhere;")
+        patch.setattr(store, "_MIGRATIONS", broken)
+        with pytest.raises(Exception, match="nowhere"):
+            Store(three.hub.home)
+    three.again()
+    assert tuple(three.hub.store.row("PRAGMA user_version") or ()) == tuple(version or ())
+    assert three.hub.store.rows("SELECT * FROM sqlite_master WHERE name = 'later'") == []
+
+
+# --- G16 -----------------------------------------------------------------------------------------------------------
+PASSPHRASE = "amber-violin-sketch-lemon-harbour"
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[Federation]:
+    """A federation whose coordinator has a passphrase, after a round in which one share was odd."""
+    fed = Federation.__new__(Federation)
+    fed.folder, fed.plan = tmp_path, plans.read(PLAN, TABLES)
+    from tests.federation import Clock
+
+    fed.clock = Clock()
+    fed.hub = hubs.make(tmp_path / "hub", fed.plan, PASSPHRASE, clock=fed.clock)
+    fed.boss, fed.clinics = fed.hub.boss(lambda: PASSPHRASE), []
+    for _ in range(3):
+        fed.join()
+    yield fed
+    fed.hub.store.close()
+
+
+def test_g16_no_secret_and_no_number_of_a_share_is_in_what_is_printed_logged_or_kept_in_rows(
+    guarded: Federation, tmp_path: Path
+) -> None:
+    fed = guarded
+    order = fed.open()
+    key = intake.round_key(fed.hub, fed.boss, 1)
+    arrays = [fed.drawn(order, clinic) for clinic in fed.clinics]
+    arrays[2]["linear.bias"][:] = np.float32(np.nan)
+    for clinic, drawn in zip(fed.clinics, arrays, strict=True):
+        intake.receive(fed.hub, clinic.give(order, drawn))
+    fed.hub.store.close()
+    (tmp_path / "passphrase").write_text(PASSPHRASE)
+    (tmp_path / "passphrase").chmod(0o600)
+    given = ("--home", fed.hub.home, "--passphrase-file", tmp_path / "passphrase")
+    printed = b""
+    for arguments in (("aggregate", "--now"), ("open",), ("open", "--debug"), ("aggregate", "--json")):
+        done = command.run(*arguments, *given, home=tmp_path, program=command.COORDINATOR)
+        printed += (done.stdout + done.stderr).encode()
+    assert b"E_NONFINITE" in printed
+    fed.again()
+    lines = "\n".join(f"{line}" for line, _ in fed.hub.store.lines()).encode()
+    rows = b"".join(path.read_bytes() for path in fed.hub.home.glob("hub.db*"))
+    root = hubs.keys.load(fed.hub.home / hubs.ROOT, lambda: PASSPHRASE)
+    secrets = [PASSPHRASE.encode(), key.encode()]
+    for who in (fed.boss, root, fed.hub.front(), *(clinic.keys for clinic in fed.clinics)):
+        seed = who.sign.private_bytes_raw()
+        secrets += [who.identity.encode(), seed, seed.hex().encode()]
+    numbers = [array["conv1.weight"].tobytes()[:32] for array in arrays]
+    numbers += [repr(float(array["conv1.weight"].flat[0])).encode()[:9] for array in arrays]
+    for where in (printed, lines, rows):
+        assert not [secret for secret in (*secrets, *numbers) if secret in where]
+
+
+# --- G17 -----------------------------------------------------------------------------------------------------------
+HUNGRY = """#!{python}
+import sys
+from server_ref import opener
+honest = opener.work
+def work(job):
+    if job.hash == "{hash}":
+        {does}
+    return honest(job)
+opener.work = work
+opener._confine()
+opener.serve()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of memory is Linux's")
+@pytest.mark.parametrize(
+    "does", ["bytearray(2 << 30)", "import time; time.sleep(600)", "import os; os._exit(1)"],
+    ids=["memory", "time", "death"],
+)  # fmt: skip
+def test_g17_a_share_that_takes_too_much_is_put_aside_and_the_round_goes_on(
+    three: Federation, does: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    order = three.open()
+    evil = three.clinics[1].give(order, three.drawn(order, three.clinics[1]))
+    intake.receive(three.hub, evil)
+    three.play(order, without=("site-002",))
+    program = tmp_path / "python"
+    program.write_text(HUNGRY.format(python=sys.executable, hash=evil.stem, does=does))
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", str(program))
+        if "sleep" in does:
+            patch.setattr(opener, "SECONDS", 8.0)
+        three.judge()
+    assert three.states() == {"site-001/1": "accepted", "site-002/1": "quarantined", "site-003/1": "accepted"}
+    told = three.aggregate(now=True)
+    assert [odd["code"] for odd in told["quarantined"]] == ["E_RESOURCE"]
+    assert told["accepted"] == ["site-001", "site-003"]
+
+
+def test_g17_a_process_that_does_not_even_start_refuses_nobody(
+    three: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three.play(three.open())
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/bin/false")
+        with pytest.raises(Exception, match="does not start"):
+            three.judge()
+    assert set(three.states().values()) == {"received"}
+    assert len(three.aggregate()["accepted"]) == 3

@@ -1,0 +1,192 @@
+"""Packs whose images are WebP: the same pixels in fewer bytes, or nearly the same in far fewer, and nothing odd."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from fedhelp_edge.data import pack as packs
+from fedhelp_edge.data import phantom, webp
+from fedhelp_edge.data.pack import Pack
+from fedhelp_edge.errors import BadPack
+
+SIDE, COUNT = 16, 12
+
+
+def made(channels: int = 3) -> Pack:
+    """Phantoms in three classes, and what one source said."""
+    pixels, labels = phantom.draw(COUNT, 3, size=SIDE, family="tissue")
+    said = np.full((1, COUNT, 3), 1 / 3, np.float16)
+    return Pack(pixels[..., :channels].copy(), labels, ("a", "b", "c"), ("files:a",), said, {"licence": "CC0"})
+
+
+def enlarged(pack: Pack) -> Pack:
+    """As smooth as photographs are: what is all noise takes as many bytes as pixels."""
+    return replace(pack, pixels=np.repeat(np.repeat(pack.pixels, 4, 1), 4, 2))
+
+
+def saved(path: Path, pack: Pack, quality: int | None = None) -> Path:
+    packs.save(path, pack, quality)
+    return path
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_lossless_every_pixel_comes_back_in_fewer_bytes(channels: int, tmp_path: Path) -> None:
+    pack = enlarged(made(channels))
+    small, raw = saved(tmp_path / "small", pack, webp.LOSSLESS), saved(tmp_path / "raw", pack)
+    found = packs.load(small)
+    assert (found.pixels.dtype, found.pixels.shape) == (np.uint8, pack.pixels.shape)
+    assert found.pixels.tobytes() == pack.pixels.tobytes()
+    assert small.stat().st_size < raw.stat().st_size
+
+
+def test_a_lower_quality_keeps_nearly_the_pixels_in_fewer_bytes_still(tmp_path: Path) -> None:
+    pack = enlarged(made())
+    paths = [saved(tmp_path / f"{quality}", pack, quality) for quality in (30, 90, 100)]
+    sizes = [path.stat().st_size for path in paths]
+    assert sizes == sorted(set(sizes))
+    far = [np.abs(packs.load(path).pixels.astype(int) - pack.pixels).mean() for path in paths]
+    assert far[0] > far[1] > far[2] == 0
+    assert far[1] < 5
+
+
+@pytest.mark.parametrize("quality", [None, 90, 100])
+def test_all_but_the_images_is_the_same_however_they_are_kept(quality: int | None, tmp_path: Path) -> None:
+    pack = made()
+    found = packs.load(saved(tmp_path / "pack", pack, quality))
+    assert found.labels.tolist() == pack.labels.tolist()
+    assert found.probabilities.tobytes() == pack.probabilities.tobytes()
+    assert (found.classes, found.sources, dict(found.about)) == (pack.classes, pack.sources, pack.about)
+
+
+def test_images_may_be_higher_than_wide(tmp_path: Path) -> None:
+    pack = replace(made(), pixels=made().pixels[:, :, : SIDE // 2].copy())
+    assert packs.load(saved(tmp_path / "pack", pack, 100)).pixels.tobytes() == pack.pixels.tobytes()
+
+
+def test_any_webp_reader_opens_the_images(tmp_path: Path) -> None:
+    pack = made()
+    held = load_file(saved(tmp_path / "pack", pack, 100))
+    for place, (begin, end) in enumerate(zip([0, *held["ends"]], held["ends"], strict=False)):
+        opened = Image.open(io.BytesIO(held["webp"][begin:end].tobytes()))
+        assert opened.format == "WEBP"
+        assert np.array_equal(np.asarray(opened), pack.pixels[place])
+
+
+# --- what is refused -----------------------------------------------------------------------------------------------
+
+Held = dict[str, Any]
+
+
+def held() -> Held:
+    row, ends = webp.encode(made().pixels, 100)
+    pack = made()
+    return {"webp": row, "ends": ends, "labels": pack.labels, "probabilities": pack.probabilities,
+            "shape": json.dumps([SIDE, SIDE, 3])}  # fmt: skip
+
+
+def instead(place: int, data: bytes) -> Callable[[Held], None]:
+    """Other bytes in the place of an image's."""
+
+    def change(held: Held) -> None:
+        ends = held["ends"]
+        begin, end = (int(ends[place - 1]) if place else 0), int(ends[place])
+        row = held["webp"].tobytes()
+        held["webp"] = np.frombuffer(row[:begin] + data + row[end:], np.uint8)
+        held["ends"] = np.where(np.arange(COUNT) < place, ends, ends + len(data) - (end - begin))
+
+    return change
+
+
+def picture(kind: str = "WEBP", side: int = SIDE, mode: str = "RGB", frames: int = 1) -> bytes:
+    file = io.BytesIO()
+    first, *rest = (Image.new(mode, (side, side), (n * 40,) * len(mode)) for n in range(frames))
+    more = {"save_all": True, "append_images": rest} if rest else {}
+    first.putpixel((0, 0), (0,) * len(mode))
+    first.save(file, kind, lossless=True, **more) if kind == "WEBP" else first.save(file, kind)
+    return file.getvalue()
+
+
+ODD: dict[str, Callable[[Held], Any]] = {
+    "another size": instead(3, picture(side=SIDE + 1)),
+    "much larger": instead(3, picture(side=4000)),
+    "see-through": instead(3, picture(mode="RGBA")),
+    "moving": instead(3, picture(frames=2)),
+    "a PNG": instead(3, picture("PNG")),
+    "no picture": instead(0, b"no picture at all"),
+    "cut short": instead(COUNT - 1, picture()[:-9]),
+    "no shape": lambda h: h.pop("shape"),
+    "a shape of two": lambda h: h.update(shape="[16, 16]"),
+    "a shape of fractions": lambda h: h.update(shape="[16.0, 16, 3]"),
+    "a shape of nothing": lambda h: h.update(shape="[0, 16, 3]"),
+    "a number for a shape": lambda h: h.update(shape="16"),
+    "two channels": lambda h: h.update(shape="[16, 16, 2]"),
+    "larger than any plan asks for": lambda h: h.update(shape="[1025, 16, 3]"),
+    "no ends": lambda h: h.pop("ends"),
+    "an end too few": lambda h: h.update(ends=h["ends"][:-1]),
+    "ends beyond the bytes": lambda h: h.update(ends=h["ends"] + 1),
+    "ends that go back": lambda h: h.update(ends=np.sort(h["ends"])[np.r_[1, 0, 2:COUNT]]),
+    "an image of no bytes": lambda h: h.update(ends=np.r_[h["ends"][0], h["ends"][0], h["ends"][2:]]),
+    "ends in 32 bit": lambda h: h.update(ends=h["ends"].astype(np.int32)),
+    "bytes in two columns": lambda h: h.update(webp=np.stack([h["webp"]] * 2, 1)),
+    "pixels as well": lambda h: h.update(images=made().pixels),
+    "a label too few": lambda h: h.update(labels=h["labels"][:-1]),
+}
+
+
+def written(path: Path, held: Held) -> Path:
+    notes = {"classes": '["a", "b", "c"]', "sources": '["files:a"]'}
+    if "shape" in held:
+        notes["shape"] = held.pop("shape")
+    save_file({name: np.ascontiguousarray(array) for name, array in held.items()}, path, notes)
+    return path
+
+
+@pytest.mark.parametrize("change", ODD.values(), ids=ODD)
+def test_odd_bytes_are_refused(change: Callable[[Held], Any], tmp_path: Path) -> None:
+    assert len(packs.load(written(tmp_path / "whole", held()))) == COUNT
+    odd = held()
+    change(odd)
+    with pytest.raises(BadPack):
+        packs.load(written(tmp_path / "odd", odd))
+
+
+def test_the_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    odd = held()
+    instead(3, b"no picture at all")(odd)
+    with pytest.raises(BadPack, match=r"odd: public image 3 is no WebP"):
+        packs.load(written(tmp_path / "odd", odd))
+
+
+def test_more_pixels_than_memory_should_hold_are_refused_before_any_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path / "pack", held())
+    monkeypatch.setattr(webp, "LARGEST", COUNT * SIDE * SIDE * 3 - 1)
+    monkeypatch.setattr(webp.Image, "open", lambda *_, **__: pytest.fail("it was opened"))
+    with pytest.raises(BadPack, match="too many"):
+        packs.load(path)
+
+
+@given(st.integers(0, 5000), st.integers(1, 255))
+def test_a_byte_that_was_changed_gives_other_pixels_or_a_refusal(at: int, by: int) -> None:
+    row, ends = webp.encode(made().pixels, 100)
+    changed: NDArray[np.uint8] = row.copy()
+    changed[at % len(row)] ^= by
+    try:
+        found = webp.decode(changed, ends, (SIDE, SIDE, 3))
+    except packs.ImageBroken:
+        return
+    assert found.shape == (COUNT, SIDE, SIDE, 3)
