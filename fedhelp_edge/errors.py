@@ -499,7 +499,7 @@ class SiteError(FedhelpError):
     """Taking part"""
 
 
-class NotJoined(SiteError, code="E_NOT_JOINED", remedy="'fedhelp-edge join INVITE' joins; --plan tries a plan out without joining"):
+class NotJoined(SiteError, code="E_NOT_JOINED", remedy="join with 'fedhelp-edge join INVITE', or try a plan out without joining by --plan"):
     """This computer has joined no federation."""
 
 
@@ -527,7 +527,7 @@ class Offline(SiteError, code="E_OFFLINE", remedy="nothing is lost: run the same
     """The coordinator cannot be reached over the network now."""
 
 
-class RefusedThere(SiteError, code="E_REFUSED"):
+class RefusedThere(SiteError, code="E_REFUSED", remedy="do what the coordinator's answer says, for its cause has a code too"):
     """The coordinator's front refused what was sent or asked for; the cause has its own code."""
 
     def __init__(self, there: str, cause: str, remedy: str) -> None:
@@ -540,7 +540,7 @@ class HubError(FedhelpError):
     """The coordinator"""
 
 
-class NoHub(HubError, code="E_HUB", remedy="'fedhelp-coordinator init --plan plan.toml' makes a hub; --home says where it lives"):
+class NoHub(HubError, code="E_HUB", remedy="make one with 'fedhelp-coordinator init --plan plan.toml', or say with --home where it lives"):
     """There is no hub in this folder."""
 
 
@@ -556,7 +556,7 @@ class BadBackup(HubError, code="E_BACKUP", remedy="take another backup; a damage
     """This is no backup of a hub, or a damaged one."""
 
 
-class NotNow(HubError, code="E_STATE", remedy="'fedhelp-coordinator status' shows where the federation stands"):
+class NotNow(HubError, code="E_STATE", remedy="see with 'fedhelp-coordinator status' where the federation stands"):
     """The federation is in another state than this step needs."""
 
 
@@ -564,7 +564,7 @@ class Quorum(HubError, code="E_QUORUM", remedy="wait or remind the sites that ar
     """Too few shares have come to merge them."""
 
 
-class SiteUnknown(HubError, code="E_SITE", remedy="'fedhelp-coordinator roster' lists the sites, 'requests' those that wait"):
+class SiteUnknown(HubError, code="E_SITE", remedy="see the sites with 'fedhelp-coordinator roster', and those that wait with 'requests'"):
     """No site or request has this name."""
 
 

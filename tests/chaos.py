@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 _NEVER = 1 << 60
@@ -29,31 +29,38 @@ class Network:
     def __init__(self, port: int, fates: Iterator[Fate]) -> None:
         self._to, self._fates = port, fates
         self.port = 0
+        self._stop: asyncio.Future[None] | None = None
 
-    async def run(self, started: threading.Event, stop: asyncio.Event) -> None:
+    async def run(self, started: threading.Event) -> None:
         server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
+        self._stop = asyncio.get_running_loop().create_future()
         started.set()
         async with server:
-            await stop.wait()
+            await self._stop
+
+    def stop(self) -> None:
+        assert self._stop
+        self._stop.get_loop().call_soon_threadsafe(self._stop.set_result, None)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         fate = next(self._fates, Fate())
         seen = bytearray()
-        with suppress(OSError):
+        with suppress(OSError), ExitStack() as ends:
+            ends.callback(_close, writer, reset=fate.reset)
             back, forth = await asyncio.open_connection("127.0.0.1", self._to)
+            ends.callback(_close, forth, reset=fate.reset)
             ways = (_pump(reader, forth, fate, fate.cut, seen), _pump(back, writer, fate, fate.cut_answer))
             tasks = [asyncio.ensure_future(way) for way in ways]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 task.cancel()
-            for end in (writer, forth):
-                _close(end, reset=fate.reset)
-            if fate.again:
+        if fate.again:
+            with suppress(OSError), ExitStack() as ends:
                 back, forth = await asyncio.open_connection("127.0.0.1", self._to)
+                ends.callback(_close, forth, reset=False)
                 forth.write(seen)
                 await back.read(1)
-                _close(forth, reset=False)
 
 
 async def _pump(
@@ -85,18 +92,11 @@ def _close(writer: asyncio.StreamWriter, *, reset: bool) -> None:
 def network(port: int, fates: Iterator[Fate]) -> Iterator[int]:
     """The port at which the one at `port` is reached badly: each connection has the next fate, then good luck."""
     bad, started = Network(port, fates), threading.Event()
-    loop = asyncio.new_event_loop()
-    stop = asyncio.Event()
-    thread = threading.Thread(target=lambda: loop.run_until_complete(bad.run(started, stop)))
+    thread = threading.Thread(target=lambda: asyncio.run(bad.run(started)))
     thread.start()
     started.wait()
     try:
         yield bad.port
     finally:
-        loop.call_soon_threadsafe(stop.set)
+        bad.stop()
         thread.join()
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                loop.run_until_complete(task)
-        loop.close()
