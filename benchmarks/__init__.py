@@ -34,7 +34,7 @@ def peak_mb(module: str, *arguments: str) -> float:
     return int(done.stderr.split()[-1]) / 1024
 
 
-def report(figure: str, packages: tuple[str, ...], **values: object) -> None:
+def report(figure: str, packages: tuple[str, ...], /, **values: object) -> None:
     """One JSON line, with what it depends on."""
     where = {"python": platform.python_version(), "cores": os.cpu_count(), "machine": platform.machine()}
     print(json.dumps({"figure": figure, **values, **where, **{name: version(name) for name in packages}}))

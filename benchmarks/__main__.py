@@ -11,7 +11,9 @@ import benchmarks
 
 
 def main() -> None:
-    for module in sorted(found.name for found in pkgutil.iter_modules(benchmarks.__path__) if found.name != "__main__"):
+    for module in sorted(
+        one.name for one in pkgutil.iter_modules(benchmarks.__path__) if not one.ispkg and one.name != "__main__"
+    ):
         done = subprocess.run(
             [sys.executable, "-m", f"benchmarks.{module}", *sys.argv[1:]], check=True, stdout=subprocess.PIPE, text=True
         )

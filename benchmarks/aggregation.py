@@ -1,0 +1,184 @@
+"""Bytes on disk to one merged model, of ResNet20 shares in fp32: ours, Flower's functions, NVFlare's.
+
+`plain` merges files that were opened before. `sealed` is what a hub does with a sealed share until it is merged: the
+signature, the hash, decryption, the names and shapes, the numbers, how far it pulls, the clip. `hub` is a whole round
+of a real hub: also taking in, receipts, the log and the database, everything flushed to the disk. The peers read plain
+updates that nobody signed. Every measurement is a process of its own; its imports do not count, its CPU time does, and
+its memory is the most that the process and a child of it had.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import peers, report
+from benchmarks.peers import updates
+from fedhelp_edge import share
+from fedhelp_edge.merge import rules
+from fedhelp_edge.plan import Merge
+from fedhelp_edge.share import Array
+from server_ref import intake, opener, rounds
+from server_ref.hub import Hub
+from server_ref.intake import Job
+
+PLAN = """
+classes = ["a", "b", "c", "d", "e", "f", "g", "h"]
+method = "fedavg"
+rounds = 2
+[image]
+size = 32
+"""
+
+
+# --- what is measured ------------------------------------------------------------------------------------------------
+def plain(folder: Path, count: int, rule: str) -> dict[str, Array]:
+    paths = {f"site-{place:04}": path for place, path in enumerate(updates.paths(folder, count))}
+    with updates.paths(folder, 1)[0].open("rb") as file:
+        header = share.read_header(file)
+    examples = {site: updates.examples(place) for place, site in enumerate(paths)}
+    return rules.merge({}, rounds.Shares(paths, header), examples, Merge(rule=rule, clip="none", trim=0.2))
+
+
+def sealed(folder: Path, count: int) -> dict[str, Array]:
+    hub = Hub(folder / "federation" / "hub")
+    key = intake.round_key(hub, hub.boss(nobody), 1)
+    base = rounds.current(hub)["base"]
+    schema = intake.schema_of(hub)
+    opened: dict[str, Path] = {}
+    found: dict[str, opener.Found] = {}
+    for path in sorted((folder / "federation" / "outbox").iterdir())[:count]:
+        site, hash_ = path.stem.split("_")
+        opened[site] = path.with_suffix(".opened")
+        model = str(hub.store.model(base))
+        job = Job(hash_, str(path), (key,), tuple(schema.lines()), "f32", model, model, "f32", str(opened[site]))
+        found[site] = opener.work(job)
+    examples = {site: one.facts["examples"] for site, one in found.items()}
+    pulls = {site: one.pull for site, one in found.items()}
+    shares = rounds.Shares(opened, share.header_of(schema))
+    return rules.merge(hub.model(base), shares, examples, hub.plan.merge, pulls)
+
+
+def whole_hub(folder: Path, count: int) -> dict[str, Array]:
+    hub = Hub(folder / "federation" / "hub")
+    boss = hub.boss(nobody)
+    for path in sorted((folder / "federation" / "outbox").iterdir())[:count]:
+        intake.receive(hub, path)
+    intake.judge(hub, boss)
+    said = rounds.aggregate(hub, boss, now=True)
+    assert len(said["accepted"]) == count, said
+    return hub.model(said["merged_sha256"])
+
+
+def nobody() -> str:
+    raise AssertionError("no passphrase is needed here")
+
+
+# --- what it is measured on ------------------------------------------------------------------------------------------
+def write(folder: Path, count: int) -> None:
+    """Plain updates as an honest round gives them, and the same sealed for a hub that knows as many sites."""
+    from fedhelp_edge.trust.roster import Site
+    from tests.federation import Clinic, Federation
+
+    made = Federation(folder / "federation", PLAN, clinics=0)
+    sites = []
+    for place in range(count):
+        clinic = Clinic(made.hub.federation, folder / "federation" / "part")
+        clinic.id = f"site-{place + 1:04}"
+        public = clinic.keys.public
+        sites.append(Site(clinic.id, clinic.id, "small", public.sign, public.recipient, from_round=1))
+        made.clinics.append(clinic)
+    with made.hub.store.changing():
+        made.hub.write_roster(made.boss, sites)
+    order = made.open()
+    outbox = folder / "federation" / "outbox"
+    outbox.mkdir()
+    for place, (clinic, path) in enumerate(zip(made.clinics, updates.paths(folder, count), strict=True)):
+        arrays = made.drawn(order, clinic)
+        with path.open("wb") as file:
+            share.write(file, arrays)
+        parcel = clinic.give(order, arrays, examples=updates.examples(place))
+        parcel.rename(outbox / f"{clinic.id}_{parcel.name}")
+    made.hub.store.close()
+
+
+CONTESTANTS: Mapping[str, Callable[[Path, int], dict[str, Array]]] = {
+    "plain": lambda folder, count: plain(folder, count, "mean"),
+    "median": lambda folder, count: plain(folder, count, "median"),
+    "trimmed": lambda folder, count: plain(folder, count, "trimmed"),
+    "sealed": sealed,
+    "hub": whole_hub,
+}
+
+
+def once(contestant: str, folder: Path, count: int, out: Path) -> dict[str, Any]:
+    """One measurement of one contestant, on a hub as it was before."""
+    kind, _, what = contestant.rpartition(" ")
+    if kind == "flower":
+        return peers.ask("flwr", what, folder, count, out)
+    if kind == "nvflare":
+        return peers.ask("nvflare", what, folder, count, out)
+    if what in ("sealed", "hub"):
+        for path in folder.glob("federation/outbox/*.opened"):
+            path.unlink()
+        hub, before = folder / "federation" / "hub", folder / "federation" / "before"
+        if not before.exists():
+            shutil.copytree(hub, before)
+        shutil.rmtree(hub)
+        shutil.copytree(before, hub)
+    return peers.said_by(sys.executable, "-m", "benchmarks.aggregation", "--once", what, folder, count, out)
+
+
+def compare(folder: Path, count: int, contestants: list[str], repeats: int) -> tuple[dict[str, Any], dict[str, float]]:
+    """Updates a CPU second and peak memory of each, in turn; and how far each one's model is from the first one's."""
+    told: dict[str, list[dict[str, Any]]] = {name: [] for name in contestants}
+    for _ in range(repeats):
+        for name in contestants:
+            told[name].append(once(name, folder, count, folder / f"{name}.npy"))
+    rates = {name: count / statistics.median(one["cpu"] for one in all_) for name, all_ in told.items()}
+    memory = {f"{name} mb": round(statistics.median(one["peak_mb"] for one in all_)) for name, all_ in told.items()}
+    first = np.load(folder / f"{contestants[0]}.npy")
+    off = {name: float(np.abs(np.load(folder / f"{name}.npy") - first).max()) for name in contestants[1:]}
+    values: dict[str, Any] = {name: round(rate, 1) for name, rate in rates.items()} | memory
+    return values | {"largest difference of a number": max(off.values(), default=0.0)}, rates
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--once"]:
+        _, _, what, folder, count, out = sys.argv
+        return updates.measured(lambda: CONTESTANTS[what](Path(folder), int(count)), Path(out))
+    short = "--short" in sys.argv
+    theirs = {"flwr": ["flower message", "flower mean"], "nvflare": ["nvflare mean"]}
+    others = [name for peer in peers.found() for name in theirs[peer]]
+    counts = (6, 64) if short else (6, 64, 256, 1000)
+    for count in counts:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder, repeats = Path(temporary), 3 if short else 5
+            write(folder, count)
+            if "flwr" in peers.found():
+                peers.ask("flwr", "write", folder, count)
+            values, rates = compare(folder, count, ["plain", *others, "sealed", "hub"], repeats)
+            ratios = {}
+            if "flower message" in rates:
+                ratios |= {"plain of flower": rates["plain"] / rates["flower message"], "aim of plain of flower": 5}
+                ratios |= {"sealed of flower": rates["sealed"] / rates["flower message"], "aim of sealed of flower": 2}
+            if "nvflare mean" in rates:
+                ratios |= {"plain of nvflare": rates["plain"] / rates["nvflare mean"], "aim of plain of nvflare": 1}
+            rounded = {name: round(value, 2) for name, value in ratios.items()}
+            report(f"aggregation of {count} shares, updates a CPU second", ("numpy",), **values, **rounded)
+            for rule in ("median", "trimmed") if count <= 64 else ():
+                same = [rule, *([f"flower {rule}"] if "flwr" in peers.found() else [])]
+                values, _ = compare(folder, count, same, repeats)
+                report(f"{rule} of {count} shares, updates a CPU second", ("numpy",), **values)
+    return None
+
+
+if __name__ == "__main__":
+    main()
