@@ -146,6 +146,10 @@ class ImageKind(DataError, code="E_IMAGE_KIND", remedy="export it as one ordinar
     """The file is of a kind that cannot be learned from here. It is not used."""
 
 
+class PhonePicture(ImageKind, code="E_HEIC", remedy="export it as JPEG; an iPhone takes JPEG from now on with Settings, Camera, Formats, Most Compatible"):
+    """A phone's picture in a form (HEIC, AVIF) that is not read here. It is not used."""
+
+
 class ImageSize(DataError, code="E_IMAGE_SIZE", remedy="export it at an ordinary size, or cut out the part that matters"):
     """The image has more pixels than any single picture should. It is not opened."""
 

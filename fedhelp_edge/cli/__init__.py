@@ -2,5 +2,5 @@
 
 COMMANDS = (
     "doctor", "join", "check", "train", "distill", "upload", "download", "status", "evaluate", "plan", "keys",
-    "inspect", "knowledge", "lab", "audit",
+    "inspect", "knowledge", "lab", "audit", "label",
 )  # fmt: skip

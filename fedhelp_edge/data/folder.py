@@ -12,12 +12,13 @@ from fedhelp_edge import files, plan
 from fedhelp_edge.data import dicom, picture
 from fedhelp_edge.data.images import Problem
 from fedhelp_edge.data.row import Decoded, Job, Row, split_word
-from fedhelp_edge.errors import FileMissing, ImageKind
+from fedhelp_edge.errors import FileMissing, ImageKind, PhonePicture
 
 # what lies beside images and is meant for somebody else
 _NOT_MEANT = frozenset(
     (".txt", ".csv", ".tsv", ".json", ".xml", ".md", ".pdf", ".html", ".yaml", ".ini", ".db", ".log")
 )
+_PHONE = frozenset((".heic", ".heif", ".hif", ".avif"))
 _GONE = "it was there when the folder was listed, and is gone"
 
 
@@ -98,6 +99,8 @@ def is_image(root: Path, name: str) -> bool:
                 return True
     except OSError:
         pass
+    if suffix in _PHONE:
+        raise PhonePicture(f"{suffix[1:].upper()} is a form of phones that is not read here")
     raise ImageKind("this kind of file is not read here")
 
 

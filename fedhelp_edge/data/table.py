@@ -7,6 +7,7 @@ import io
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 
 from fedhelp_edge import files, plan
@@ -28,21 +29,31 @@ COLUMNS = {  # what each may be called; the first that is there counts
 }
 
 
+@dataclass(frozen=True)
+class Sheet:
+    """A table as it is written."""
+
+    lines: list[dict[str, str | None]]
+    headers: list[str]
+    columns: Mapping[str, str]  # what each of ours is called there
+    delimiter: str
+
+
 def read(path: Path, image: plan.Image) -> folder.Files:
     """Every row of a table. Paths are relative to it; an image's name alone, even without suffix, does if unique."""
     root = path.parent
-    lines, columns = _lines(path)
+    written = sheet(path)
     stamps = dict(folder.listing(root))
-    by = next(what for what in ("path", "instance", "patient") if what in columns)
-    places = _by_name(stamps) if by == "path" else _by_identifier(root, stamps, by)
+    by = next(what for what in ("path", "instance", "patient") if what in written.columns)
+    places = by_name(stamps) if by == "path" else _by_identifier(root, stamps, by)
     rows, problems = [], []
-    for number, line in enumerate(lines, 2):
-        cell = {what: (line.get(column) or "").strip() for what, column in columns.items()}
+    for number, line in enumerate(written.lines, 2):
+        cell = {what: (line.get(column) or "").strip() for what, column in written.columns.items()}
         try:
             split = _split(cell.get("split", ""))
             if not cell["label"]:
                 raise LabelUnknown("it has no label")
-            names = [_find(cell["path"], root, stamps, places)] if by == "path" else places[cell[by]]
+            names = [find(cell["path"], root, stamps, places)] if by == "path" else places[cell[by]]
             if not names:
                 raise FileMissing("no DICOM file below the table's folder has this identifier")
             for name in names:
@@ -54,7 +65,7 @@ def read(path: Path, image: plan.Image) -> folder.Files:
     return folder.Files(root, image, rows, problems)
 
 
-def _lines(path: Path) -> tuple[list[dict[str, str | None]], dict[str, str]]:
+def sheet(path: Path) -> Sheet:
     """The rows, and which of their columns is what."""
     with files.reading(path) as file:
         data = file.read(LIMIT + 1)
@@ -65,7 +76,8 @@ def _lines(path: Path) -> tuple[list[dict[str, str | None]], dict[str, str]]:
     except UnicodeDecodeError:
         raise BadTable(f"{path.name} is not a text in UTF-8") from None
     head = text.partition("\n")[0]
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max("\t;,", key=head.count))
+    delimiter = max("\t;,", key=head.count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         lines = list(reader)
     except csv.Error as fault:
@@ -77,7 +89,7 @@ def _lines(path: Path) -> tuple[list[dict[str, str | None]], dict[str, str]]:
         raise BadTable(f"{path.name} has no column for the label ({', '.join(COLUMNS['label'])})")
     if not columns.keys() & {"path", "instance", "patient"}:
         raise BadTable(f"{path.name} has no column for the image ({', '.join(COLUMNS['path'])}, or SOPInstanceUID)")
-    return lines, columns
+    return Sheet(lines, list(reader.fieldnames or ()), columns, delimiter)
 
 
 def _split(word: str) -> str:
@@ -86,7 +98,7 @@ def _split(word: str) -> str:
     return split_word(word)
 
 
-def _by_name(names: Mapping[str, str]) -> dict[str, list[str]]:
+def by_name(names: Mapping[str, str]) -> dict[str, list[str]]:
     """Files by what they are called, with and without suffix."""
     places: dict[str, list[str]] = defaultdict(list)
     for name in names:
@@ -110,7 +122,7 @@ def _by_identifier(root: Path, names: Mapping[str, str], by: str) -> dict[str, l
     return places
 
 
-def _find(wanted: str, root: Path, stamps: Mapping[str, str], places: Mapping[str, Sequence[str]]) -> str:
+def find(wanted: str, root: Path, stamps: Mapping[str, str], places: Mapping[str, Sequence[str]]) -> str:
     """The file that a cell means, relative to the table's folder."""
     if not wanted:
         raise BadTable("no image is named")

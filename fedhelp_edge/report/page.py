@@ -5,15 +5,21 @@ Every piece takes plain text and escapes it. A line break in a cell stays one.
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import NewType
+from typing import Any, NewType
+
+import numpy as np
+from numpy.typing import NDArray
 
 Html = NewType("Html", str)
 Line = Sequence[tuple[float, float | None]]  # across and up; None leaves a gap
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _STYLE = """
 body { max-width: 80ch; margin: 2em auto; padding: 0 1em; font: 16px/1.5 system-ui, sans-serif }
 body { color: #111; background: #fff }
@@ -39,11 +45,15 @@ _LOOKS = (  # mark, dashes, colour: any one of them tells the lines apart
 )
 
 
-def page(title: str, *parts: Html) -> str:
-    """A whole report."""
+def page(title: str, *parts: Html, style: str = "", script: str = "") -> str:
+    """A whole page. A report has no script; a page that our own programs serve may bring one, and no other runs."""
+    policy = _POLICY
+    if script:
+        policy += f"; script-src 'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
     head = (
-        f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        f'<meta name="viewport" content="width=device-width">\n<title>{escape(title)}</title>\n<style>{_STYLE}</style>'
+        f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f'<meta name="viewport" content="width=device-width">\n<title>{escape(title)}</title>\n'
+        f"<style>{_STYLE}{style}</style>" + (f"\n<script>{script}</script>" if script else "")
     )
     body = "\n".join((f"<h1>{escape(title)}</h1>", *parts))
     return f'<!doctype html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
@@ -60,6 +70,17 @@ def paragraph(text: str) -> Html:
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Html:
     lines = [_row("th", head), *(_row("td", row) for row in rows)]
     return Html("<div><table>\n" + "\n".join(lines) + "\n</table></div>")
+
+
+def picture(pixels: NDArray[np.uint8], said: str, width: int, height: int) -> Html:
+    """An image (height x width x 1 or 3) within the page, shown at a size; `said` is for who cannot see it."""
+    from PIL import Image
+
+    sink = io.BytesIO()
+    array: NDArray[Any] = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    Image.fromarray(array).save(sink, "PNG")
+    data = base64.b64encode(sink.getvalue()).decode()
+    return Html(f'<img src="data:image/png;base64,{data}" alt="{escape(said)}" width="{width}" height="{height}">')
 
 
 def chart(lines: Mapping[str, Line], across: str, up: str) -> Html:

@@ -1,4 +1,4 @@
-"""A real browser without a screen, driven through its devtools over a pipe. Pages run no script here."""
+"""A real browser without a screen, driven through its devtools over a pipe. Pages run no script unless a test lets them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ class Browser:
         self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for part in ("Page", "DOM", "Network", "Log"):
             self._call(f"{part}.enable")
-        self._call("Emulation.setScriptExecutionDisabled", value=True)
+        self.scripts(False)
+
+    def scripts(self, allowed: bool) -> None:
+        self._call("Emulation.setScriptExecutionDisabled", value=not allowed)
 
     def open(self, url: str) -> None:
         self._call("Page.navigate", url=url)
@@ -45,6 +48,12 @@ class Browser:
         at = {"x": sum(corners[0::2]) / 4, "y": sum(corners[1::2]) / 4, "button": "left", "clickCount": 1}
         for kind in ("mousePressed", "mouseReleased"):
             self._call("Input.dispatchMouseEvent", type=kind, **at)
+        self._until("Page.loadEventFired")
+
+    def press(self, key: str) -> None:
+        """Press a key, and wait for the page that follows."""
+        for kind in ("keyDown", "keyUp"):
+            self._call("Input.dispatchKeyEvent", type=kind, key=key)
         self._until("Page.loadEventFired")
 
     def screenshot(self, path: Path) -> None:

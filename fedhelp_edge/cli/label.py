@@ -1,0 +1,69 @@
+"""`label`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedhelp_edge import shell
+
+app = shell.app()
+
+
+@app.command()
+def label(
+    images: Annotated[Path, shell.named("A folder of pictures.")],
+    plan: Annotated[Path | None, typer.Option("--plan", help="The plan with the classes.", readable=False)] = None,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any that is free.")] = 0,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the link.")] = False,
+    home: shell.Home = shell.DEFAULT_HOME,
+    json: shell.AsJson = False,
+) -> None:
+    """Sort a folder of pictures into the plan's classes, on a page of this computer that nobody else sees.
+
+    Every choice is kept at once in labels.csv in that folder; the same command goes on where it was left.
+
+    Example: fedhelp-edge label pictures --plan plan.toml
+    """
+    import contextlib
+    import webbrowser
+
+    from fedhelp_edge.data.sorting import FILE, Sorting
+    from fedhelp_edge.page import door
+    from fedhelp_edge.page.label import Label
+
+    sorting = Sorting(images, _classes(plan, shell.home(home)))
+    with door.opened(Label(sorting), port) as server, contextlib.suppress(KeyboardInterrupt):
+        shell.say(
+            f"the page is at {server.link}\nit is open to this computer alone; Ctrl-C ends it, and nothing is lost"
+        )
+        if not no_browser:
+            webbrowser.open(server.link)
+        server.done.wait()
+    counts = dict(zip(sorting.classes, sorting.counts(), strict=True))
+    rest = len(sorting.names) - sum(counts.values())
+    if json:
+        return shell.result(classes=counts, unlabelled=rest, file=str(images / FILE))
+    for name, count in counts.items():
+        print(f"{name:<24}{count:>6}")
+    print(f"{'no class yet':<24}{rest:>6}")
+    shell.say(f"next: {f'fedhelp-edge label {images} goes on' if rest else f'fedhelp-edge check {images}'}")
+    return None
+
+
+def _classes(plan: Path | None, home: Path) -> tuple[str, ...]:
+    """Of the plan that is named, else of the plan in the coordinator's order."""
+    from fedhelp_edge import plan as plans
+    from fedhelp_edge.errors import NotYet
+    from fedhelp_edge.methods.registry import TABLES
+
+    if plan:
+        return plans.load(plan, TABLES).classes
+    from fedhelp_edge.site import carry, folder
+
+    order = folder.joined(home).task
+    if order is None:
+        raise NotYet("no round has been ordered yet, so the classes are not known", remedy="name a plan with --plan")
+    return carry.plan_of(order).classes

@@ -1,0 +1,102 @@
+"""A folder of pictures that a person sorts into classes. What was decided stands in its `labels.csv` after each step.
+
+What another program wrote there stays: its columns, its rows, its order. Pictures that stand in a class's folder begin
+with that class.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedhelp_edge import files, plan
+from fedhelp_edge.data import folder, table
+from fedhelp_edge.data.images import Problem
+from fedhelp_edge.data.labels import Classes
+from fedhelp_edge.data.row import Decoded
+from fedhelp_edge.errors import BadTable, FedhelpError, NoImages
+
+FILE = "labels.csv"
+
+
+class Sorting:
+    def __init__(self, root: Path, classes: Sequence[str]) -> None:
+        """The pictures below a folder, in order, and what they were called so far."""
+        self.root, self.classes = root, tuple(classes)
+        self._known = Classes(classes, {})
+        found = folder.read(root, plan.Image(), lambda name: self._known.place(name) is not None)
+        self.names = tuple(row.name for row in found.rows)
+        self.problems: tuple[Problem, ...] = tuple(found.problems)
+        if not self.names:
+            raise NoImages(f"{root.name} holds no images that can be read")
+        self._sheet = _sheet(root / FILE)
+        self._lines: dict[str, dict[str, str | None]] = {}
+        places = table.by_name(dict.fromkeys(self.names, ""))
+        for line in self._sheet.lines:
+            try:
+                name = table.find((line.get(self._path) or "").strip(), root, dict.fromkeys(self.names, ""), places)
+            except FedhelpError:
+                continue  # of a picture that is not here: the line stays
+            self._lines.setdefault(name, line)
+        for row in found.rows:
+            if row.name not in self._lines and self._known.place(row.label) is not None:
+                self._add(row.name, str(row.label), split=row.split, centre=row.centre)
+
+    def label(self, name: str) -> int | None:
+        """The place of a picture's class."""
+        return self._known.place(self._lines.get(name, {}).get(self._label) or "")
+
+    def put(self, name: str, place: int | None) -> None:
+        """Call a picture by a class, or by none, and keep that."""
+        label = "" if place is None else self.classes[place]
+        if name in self._lines:
+            self._lines[name][self._label] = label
+        else:
+            self._add(name, label)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._sheet.headers, delimiter=self._sheet.delimiter, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(self._sheet.lines)
+        files.replace(self.root / FILE, text.getvalue().encode())
+
+    def next(self, after: int = -1) -> int | None:
+        """The next picture without a label, from the beginning again behind the last; None if all have one."""
+        around = [*range(after + 1, len(self.names)), *range(after + 1)]
+        return next((place for place in around if self.label(self.names[place]) is None), None)
+
+    def counts(self) -> list[int]:
+        """How many pictures each class has."""
+        found = Counter(self.label(name) for name in self.names)
+        return [found[place] for place in range(len(self.classes))]
+
+    def shown(self, name: str, side: int) -> Decoded:
+        """A picture for the screen: a square of pixels that is to be shown in its own proportions."""
+        return folder.decode(self.root / name, plan.Image(size=side))
+
+    def _add(self, name: str, label: str, **more: str) -> None:
+        line: dict[str, str | None] = {self._path: name, self._label: label}
+        line |= {self._sheet.columns[what]: said for what, said in more.items() if what in self._sheet.columns}
+        self._lines[name] = line
+        self._sheet.lines.append(line)
+
+    @property
+    def _path(self) -> str:
+        return self._sheet.columns["path"]
+
+    @property
+    def _label(self) -> str:
+        return self._sheet.columns["label"]
+
+
+def _sheet(path: Path) -> table.Sheet:
+    """The table that is there, or a new one."""
+    if not path.exists():
+        names = ["path", "label", "split", "centre"]
+        return table.Sheet([], names, dict(zip(names, names, strict=True)), ",")
+    found = table.sheet(path)
+    if "path" not in found.columns:
+        raise BadTable(f"{path.name} names no files", remedy="move it away; then a new one is made here")
+    return found

@@ -1,0 +1,48 @@
+"""The labelling page in a real browser: by keys with its script, by buttons without, and nothing from elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from fedhelp_edge.data import phantom
+from fedhelp_edge.data.sorting import Sorting
+from fedhelp_edge.page import door
+from fedhelp_edge.page.label import Label
+from tests.browser.chromium import PROGRAM, browser
+from tests.browser.test_dashboard import PICTURES
+from tests.unit.data import made
+
+pytestmark = pytest.mark.skipif(not PROGRAM, reason="not installed: chromium")
+
+
+def test_a_person_sorts_by_keys_and_by_buttons(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    for place, pixels in enumerate(phantom.draw(4, 2, size=96)[0]):
+        made.save(folder / f"smear{place}.png", pixels)
+    (folder / "IMG_0001.HEIC").write_bytes(b"ftypheic")
+    sorting = Sorting(folder, ("round", "lobed"))
+    with door.opened(Label(sorting)) as server, browser(tmp_path / "profile") as tab:
+        tab.scripts(True)
+        tab.open(server.link)
+        assert "<h1>Picture 1 of 4</h1>" in tab.html()
+        tab.screenshot(PICTURES / "label.png")
+        tab.press("2")
+        tab.press("ArrowRight")
+        tab.press("1")
+        assert [sorting.label(name) for name in sorting.names] == [1, None, 0, None]
+        assert "<h1>Picture 4 of 4</h1>" in tab.html()
+        tab.scripts(False)
+        tab.click('button[value="0"]')
+        assert "<h1>Picture 2 of 4</h1>" in tab.html()
+        tab.click('button[value="1"]')
+        assert "Every picture has a class" in tab.html()
+        tab.click('form[action="end"] button')
+        assert "All is kept" in tab.html()
+        assert server.done.is_set()
+        loaded, complaints = tab.loaded, tab.complaints
+    assert {urlsplit(url).netloc for url in loaded if not url.startswith("data:")} == {server.here}
+    assert [text for text in complaints if "favicon" not in text] == []
+    assert Sorting(folder, ("round", "lobed")).counts() == [2, 2]

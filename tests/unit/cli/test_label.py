@@ -1,0 +1,43 @@
+"""`label` from the command line to the file that `check` reads. The person is a thread that sends what buttons send."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.request
+import webbrowser
+from pathlib import Path
+
+import pytest
+
+from fedhelp_edge import cli, shell
+from tests import command
+from tests.unit.data import made
+
+PLAN = 'classes = ["a", "b"]\n[image]\nsize = 16\n'
+
+
+def test_pictures_are_sorted_on_the_page_that_the_command_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place, pixels in enumerate(made.noise(3)):
+        made.save(tmp_path / "pictures" / f"{place}.png", pixels)
+    (tmp_path / "plan.toml").write_text(PLAN)
+
+    def person(link: str) -> None:
+        for path, said in (("1", b"class=1"), ("3", b"class=0"), ("end", b"")):
+            urllib.request.urlopen(link + path, said).close()
+
+    monkeypatch.setattr(webbrowser, "open", lambda link: threading.Thread(target=person, args=(link,)).start())
+    program = shell.group("fedhelp_edge.cli", cli.COMMANDS, "fedhelp-edge", "", "")
+    words = ["label", str(tmp_path / "pictures"), "--plan", str(tmp_path / "plan.toml"), "--json"]
+    program.main(args=words, standalone_mode=False)
+    printed = capsys.readouterr()
+    told = json.loads(printed.out)
+    assert (told["classes"], told["unlabelled"]) == ({"a": 1, "b": 1}, 1)
+    assert Path(told["file"]).read_text().splitlines()[1:] == ["0.png,b,,", "2.png,a,,"]
+    assert "the page is at http://127.0.0.1:" in printed.err
+
+
+def test_without_a_plan_or_an_order_the_classes_are_not_known(tmp_path: Path) -> None:
+    assert command.refusal(command.run("label", "pictures", home=tmp_path)) == "E_NOT_JOINED"

@@ -1,0 +1,86 @@
+"""Sorting pictures into classes: what is decided is kept at once, and what others wrote stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedhelp_edge import data
+from fedhelp_edge.data.sorting import FILE, Sorting
+from fedhelp_edge.errors import BadTable, NoImages
+from tests.unit.data import made
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    for place, pixels in enumerate(made.noise(4)):
+        made.save(tmp_path / "pictures" / f"scan{place}.png", pixels)
+    return tmp_path / "pictures"
+
+
+def test_a_choice_is_kept_at_once_and_found_again(pictures: Path) -> None:
+    Sorting(pictures, ("a", "b")).put("scan2.png", 1)
+    again = Sorting(pictures, ("a", "b"))
+    assert again.label("scan2.png") == 1
+    assert again.counts() == [0, 1]
+
+
+def test_the_next_picture_is_the_first_without_a_class_behind_this_one(pictures: Path) -> None:
+    sorting = Sorting(pictures, ("a", "b"))
+    assert sorting.next() == 0
+    sorting.put("scan3.png", 0)
+    assert sorting.next(2) == 0
+    for name in sorting.names:
+        sorting.put(name, 0)
+    assert sorting.next() is None
+    sorting.put("scan1.png", None)
+    assert sorting.next() == 1
+
+
+def test_training_reads_what_was_sorted(pictures: Path, tmp_path: Path) -> None:
+    sorting = Sorting(pictures, ("a", "b"))
+    for place in range(3):
+        sorting.put(f"scan{place}.png", place % 2)
+    found = data.check(pictures, made.plan(), kept=tmp_path / "kept")
+    assert found.classes == {"a": 2, "b": 1}
+
+
+def test_pictures_in_a_classs_folder_begin_with_that_class_and_keep_their_part(pictures: Path, tmp_path: Path) -> None:
+    made.save(pictures / "test" / "B" / "known.png", made.noise(1, seed=9)[0])
+    sorting = Sorting(pictures, ("a", "b"))
+    assert sorting.label("test/B/known.png") == 1
+    sorting.put("scan0.png", 0)
+    assert data.load(pictures, made.plan(), kept=tmp_path / "kept").splits.count("test") == 1
+
+
+def test_what_another_program_wrote_stays(pictures: Path) -> None:
+    (pictures / FILE).write_text("id;dx;image_id\n1;;scan1\n2;A;gone.png\n")
+    sorting = Sorting(pictures, ("a", "b"))
+    sorting.put("scan1.png", 1)
+    sorting.put("scan0.png", 0)
+    assert (pictures / FILE).read_text().splitlines() == ["id;dx;image_id", "1;b;scan1", "2;A;gone.png", ";a;scan0.png"]
+
+
+def test_a_phones_pictures_are_told_apart_with_what_to_do(pictures: Path) -> None:
+    (pictures / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    for problems in (
+        Sorting(pictures, ("a", "b")).problems,
+        [one for one in data.check(pictures, made.plan(), kept=pictures.parent / "kept").problems if "IMG" in one.file],
+    ):
+        assert [(one.file, one.code) for one in problems] == [("IMG_1.HEIC", "E_HEIC")]
+
+
+def test_a_folder_without_pictures_and_a_table_of_no_files_are_refused(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NoImages):
+        Sorting(tmp_path / "empty", ("a", "b"))
+    (pictures / FILE).write_text("PatientID,label\n1,a\n")
+    with pytest.raises(BadTable):
+        Sorting(pictures, ("a", "b"))
+
+
+def test_a_picture_is_shown_in_its_own_proportions(pictures: Path) -> None:
+    made.save(pictures / "wide.png", made.noise(1, 10, 40, 3)[0])
+    shown = Sorting(pictures, ("a", "b")).shown("wide.png", 32)
+    assert (shown.width, shown.height, shown.pixels.shape) == (40, 10, (32, 32, 3))

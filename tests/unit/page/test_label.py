@@ -1,0 +1,117 @@
+"""The labelling page behind its door: every button works without script, and nobody without the link gets in."""
+
+from __future__ import annotations
+
+import http.client
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from fedhelp_edge.data.sorting import Sorting
+from fedhelp_edge.page import door
+from fedhelp_edge.page.label import KEYS, Label
+from tests.unit.data import made
+
+CLASSES = ("naevus", "<b>melanoma</b>")
+
+
+class Visitor:
+    def __init__(self, server: door.Server) -> None:
+        self.server, self.base = server, urlsplit(server.link).path
+
+    def ask(self, path: str, body: str | None = None, **headers: str) -> http.client.HTTPResponse:
+        line = http.client.HTTPConnection(door.HOST, self.server.server_address[1], timeout=10)
+        line.request("GET" if body is None else "POST", path, body, headers)
+        found = line.getresponse()
+        self.text = found.read().decode()
+        line.close()
+        return found
+
+    def go(self, path: str, body: str | None = None) -> str:
+        """Where a step leads."""
+        found = self.ask(self.base + path, body)
+        assert found.status == 303
+        return found.headers["Location"].removeprefix(self.base)
+
+
+@pytest.fixture
+def sorting(tmp_path: Path) -> Sorting:
+    for place, pixels in enumerate(made.noise(3)):
+        made.save(tmp_path / f"scan{place}.png", pixels)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "phone.heic").write_bytes(b"no picture")
+    return Sorting(tmp_path, CLASSES)
+
+
+@pytest.fixture
+def visitor(sorting: Sorting) -> Iterator[Visitor]:
+    with door.opened(Label(sorting)) as server:
+        yield Visitor(server)
+
+
+def test_a_class_is_given_and_the_next_picture_comes(visitor: Visitor, sorting: Sorting) -> None:
+    assert sorting.names[1] == "scan0.png"
+    assert visitor.go("2", "class=1") == "3"
+    assert sorting.label("scan0.png") == 1
+    visitor.ask(visitor.base + "2")
+    assert re.search(r'value="1"[^>]*aria-pressed="true"', visitor.text)
+    assert visitor.go("2", "class=") == "2"
+    assert sorting.label("scan0.png") is None
+
+
+def test_a_picture_is_in_the_page_and_names_are_text(visitor: Visitor) -> None:
+    visitor.ask(visitor.base + "2")
+    assert 'src="data:image/png;base64,' in visitor.text
+    assert "<b>melanoma" not in visitor.text
+    assert "&lt;b&gt;melanoma" in visitor.text
+    assert [f'data-key="{key}"' in visitor.text for key in KEYS[:3]] == [True, True, False]
+
+
+def test_a_file_that_is_no_picture_says_what_to_do_and_takes_no_class(visitor: Visitor) -> None:
+    visitor.ask(visitor.base + "1")
+    assert "it cannot be read as an image" in visitor.text
+    assert "copy the file again" in visitor.text
+    assert 'name="class"' not in visitor.text
+    assert "Most Compatible" in visitor.text  # of phone.heic
+
+
+def test_the_end_comes_when_all_have_a_class_or_the_person_stops(visitor: Visitor, sorting: Sorting) -> None:
+    for name in sorting.names[:-1]:
+        sorting.put(name, 0)
+    assert visitor.go(str(len(sorting.names)), "class=0") == "end"
+    visitor.ask(visitor.base + "end")
+    assert "Every picture has a class" in visitor.text
+    assert not visitor.server.done.is_set()
+    assert visitor.ask(visitor.base + "end", "").status == 200
+    assert visitor.server.done.wait(10)
+
+
+def test_without_the_secret_link_there_is_nothing(visitor: Visitor) -> None:
+    here = visitor.server.here
+    for path, headers in (
+        ("/", {}), ("/2", {}), ("/" + "x" * 32 + "/2", {}), ("/%C3%A9/2", {}),
+        (visitor.base + "2", {"Host": "clinic.example"}), (visitor.base + "2", {"Host": here, "Origin": "https://evil"}),
+    ):  # fmt: skip
+        assert visitor.ask(path, **headers).status == 404
+        assert visitor.text == "404\n"
+
+
+def test_what_no_button_sends_is_refused_and_changes_nothing(visitor: Visitor, sorting: Sorting) -> None:
+    for path, body in (("0", None), ("6", None), ("%C2%B2", None), ("../2", None), ("2", "class=2"), ("2", "class=-1")):
+        assert visitor.ask(visitor.base + path, body).status == 404, path
+    assert visitor.ask(visitor.base + "2", "class=0&" + "x" * 2000).status == 413
+    assert sorting.counts() == [0, 0]
+
+
+def test_every_answer_forbids_to_load_frame_or_keep_anything(visitor: Visitor) -> None:
+    for path in (visitor.base + "2", visitor.base, "/"):
+        said = visitor.ask(path).headers
+        policy = said["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'")
+        assert "frame-ancestors 'none'" in policy
+        assert (said["Cache-Control"], said["Referrer-Policy"]) == ("no-store", "no-referrer")
+        assert said["X-Content-Type-Options"] == "nosniff"
+        assert said["Server"] == "fedhelp-edge"
