@@ -1,4 +1,4 @@
-"""One writer and one front at a time: a lock that the system lets go of when its process ends, however it ends."""
+"""One command at a time in a folder: a lock that the system lets go of when its process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from pathlib import Path
 
 from fedhelp_edge.errors import Busy
 
+WAIT = 30.0  # seconds for another command to end
+
 
 @contextmanager
-def held(path: Path, *, wait: float = 30.0) -> Iterator[None]:
+def held(path: Path, *, wait: float | None = None) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        until = time.monotonic() + wait
+        until = time.monotonic() + (WAIT if wait is None else wait)
         while not _taken(descriptor):
             if time.monotonic() > until:
-                raise Busy("another command works on this hub")
+                raise Busy(f"another command is at work in {path.parent.name}")
             time.sleep(0.05)
         yield
     finally:
@@ -35,6 +37,6 @@ def _taken(descriptor: int) -> bool:
             import fcntl
 
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except (BlockingIOError, PermissionError):  # POSIX, Windows
         return False
     return True

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -178,6 +178,18 @@ def progress(what: str) -> Iterator[Callable[..., None] | None]:
             bar.update(task, completed=done, total=total, description=f"{what}{speed}")
 
         yield show
+
+
+@contextmanager
+def bars() -> Iterator[Callable[[str], Callable[..., None] | None]]:
+    """A bar for each part of long work, the last one at a time."""
+    with ExitStack() as shown:
+
+        def watch(what: str) -> Callable[..., None] | None:
+            shown.close()
+            return shown.enter_context(progress(what))
+
+        yield watch
 
 
 def say(text: str) -> None:

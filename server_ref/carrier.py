@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -17,10 +18,10 @@ from pathlib import Path
 
 from fedhelp_edge import files
 from fedhelp_edge.errors import Busy, FedhelpError, FileKind, HubDamaged, PayloadHash, Truncated, from_os
+from fedhelp_edge.exchange.folder import FROM, TO, VOUCHES
 from server_ref import intake
 from server_ref.hub import Hub
 
-TO, FROM = "to-coordinator", "from-coordinator"
 _OURS = re.compile(r"\.?([0-9a-f]{64})\.fhx(\.[0-9a-f]{12}\.part)?")  # whole, or what a copy that was cut off has left
 _ROUNDS = 2  # whose receipts are left
 _COPYING = (Truncated, PayloadHash)  # what a file looks like that is not all there yet
@@ -78,6 +79,7 @@ def leave(hub: Hub, folder: Path) -> int:
         if not (folder / name).exists():
             with files.writing(folder / name, private=False) as sink, files.reading(source) as file:
                 shutil.copyfileobj(file, sink)
+    files.replace(folder / VOUCHES, json.dumps(hub.vouches()).encode())
     known = {row["hash"] for row in hub.store.rows("SELECT hash FROM parcels")}
     for path in folder.iterdir():
         ours = _OURS.fullmatch(path.name)

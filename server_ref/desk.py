@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedhelp_edge import shell
+from fedhelp_edge import lock, shell
 from fedhelp_edge.errors import NoHub
 from fedhelp_edge.parcel.keys import Keys
-from server_ref import decisions, intake, lock
+from server_ref import decisions, intake
 from server_ref.hub import Hub
 
 LOCK = "writer.lock"
@@ -31,6 +31,7 @@ def working(home: Path, passphrase_file: Path | None, *, judge: bool = True) -> 
     with opened(home) as hub:
         boss = hub.boss(shell.asker(passphrase_file, "coordinator's passphrase"))
         with writing(hub):
+            hub.check()
             if judge:
                 decisions.carry_out(hub, boss)
                 intake.judge(hub, boss)

@@ -25,7 +25,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from fedhelp_edge import shell
+from fedhelp_edge import lock, shell
 from fedhelp_edge.errors import (
     BadRequest,
     FedhelpError,
@@ -39,7 +39,6 @@ from fedhelp_edge.errors import (
 from server_ref import dashboard, openapi, reads, uploads
 from server_ref.gate import Front, Limits, front, problem, refusal, status
 from server_ref.hub import Hub
-from server_ref.lock import held
 
 LOCK = "front.lock"
 _HEAD_BYTES, _MOST_HEADERS, _LONGEST_PATH = 16 << 10, 64, 4096
@@ -66,6 +65,7 @@ def app(home: Path, limits: Limits, door: dashboard.Door) -> ASGIApp:
         _at("/healthz", GET=_health),
         _at("/openapi.json", GET=_openapi),
         _at("/v1/charters", GET=reads.charters),
+        _at("/v1/vouches/{invite}", GET=reads.vouch),
         _at("/v1/current", GET=reads.current),
         _at("/v1/parcels/{hash}", GET=reads.content),
         _at("/v1/uploads", POST=uploads.create, OPTIONS=uploads.options),
@@ -232,9 +232,10 @@ def serve(
 ) -> None:  # fmt: skip
     """Run until SIGTERM or Ctrl-C, then end what is under way. `ready` is told the address, and the dashboard's."""
     hub = Hub(home)
-    with held(home / LOCK, wait=0):
+    with lock.held(home / LOCK, wait=0):
         hub.front()
         hub.store.reconcile()
+        hub.check()
         hub.store.close()
         door = dashboard.Door()
         made = server(home, Limits(), door, cert, key)

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 from fedhelp_edge import files, share
 from fedhelp_edge import plan as plans
 from fedhelp_edge.codec import CODECS
-from fedhelp_edge.errors import FileExists, NotNow, SiteUnknown
+from fedhelp_edge.errors import FileExists, LogBroken, NotNow, SiteUnknown
 from fedhelp_edge.methods.registry import METHODS, TABLES
 from fedhelp_edge.parcel import canon, keys, parcel, statement
 from fedhelp_edge.parcel.keys import Keys
@@ -35,7 +35,7 @@ from fedhelp_edge.trust import charter, enrol, roster, task
 from fedhelp_edge.trust.charter import Charter
 from fedhelp_edge.trust.enrol import Invite
 from fedhelp_edge.trust.roster import Roster, Site
-from fedhelp_edge.trust.task import Task
+from fedhelp_edge.trust.task import Log, Task
 from server_ref.store import Store
 
 COORDINATOR, FRONT, ROOT = "coordinator", "front", "root"
@@ -62,6 +62,18 @@ class Hub:
     @cached_property
     def plan(self) -> Plan:
         return plans.read(self.store.fact("plan"), TABLES)
+
+    def check(self) -> Log:
+        """The log, if the hub is whole and the log the one of which the hub has told others."""
+        told = self.store.row("SELECT hash FROM parcels WHERE kind IN ('receipt', 'task') ORDER BY rowid DESC LIMIT 1")
+        self.store.check()
+        log = self.store.verify()
+        if told:
+            said = Log(**self.plain(told["hash"])[2]["log"])
+            line = self.store.row("SELECT hash FROM log WHERE seq = ?", said.length)
+            if line is None or line["hash"] != said.head:
+                raise LogBroken(f"line {said.length} is not there as others were told of it")
+        return log
 
     @property
     def url(self) -> str:
@@ -147,7 +159,7 @@ class Hub:
         values = said.hash, said.kind, number, site, said.line.decode()
         self.store.run("INSERT INTO parcels VALUES (?, ?, ?, ?, ?)", *values)
 
-    def log(self, type_: str, subject: str, **detail: canon.Value) -> task.Log:
+    def log(self, type_: str, subject: str, **detail: canon.Value) -> Log:
         return self.store.log(iso(self.now), type_, subject, **detail)
 
     # --- models --------------------------------------------------------------------------------------------------
@@ -225,6 +237,10 @@ class Hub:
             )
             for row in self.store.rows("SELECT * FROM invites")
         }
+
+    def vouches(self) -> dict[str, str]:
+        """By invite, what shows those who know its code that this hub knows it too."""
+        return {row["id"]: row["vouch"] for row in self.store.rows("SELECT id, vouch FROM invites WHERE used = ''")}
 
     def write_charter(self, signers: Sequence[Keys], body: Mapping[str, Any], *, epoch: int) -> Statement:
         """The next charter, within a transaction."""

@@ -35,6 +35,9 @@ _PARCELS = {
 }
 
 
+_VOUCH = {"type": "object", "required": ["vouch"], "properties": {"vouch": _HASH}}
+
+
 def _does(what: str, answers: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"summary": what, "responses": {**answers, "default": _PROBLEM}, **more}
 
@@ -59,6 +62,17 @@ DOCUMENT: dict[str, Any] = {
             "get": _does("Whether it works", {"200": _json("It does.", {"type": "object", "required": ["status"]})})
         },
         "/v1/charters": {"get": _does("Every version of the charter", {"200": _json("Oldest first.", _PARCELS)})},
+        "/v1/vouches/{invite}": {
+            "parameters": [
+                {
+                    "name": "invite",
+                    "in": "path",
+                    "required": True,
+                    "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+                }
+            ],
+            "get": _does("That the hub knows an invite's code", {"200": _json("It does.", _VOUCH)}),
+        },
         "/v1/current": {
             "get": _does("What this site may need", {"200": _json("In order.", _PARCELS)}, security=_MEMBER)
         },

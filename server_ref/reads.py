@@ -93,6 +93,15 @@ async def charters(request: Request) -> Response:
     return JSONResponse({"parcels": await front(request).reading.ask(_listed, None)}, headers=_FRESH)
 
 
+async def vouch(request: Request) -> Response:
+    """What shows somebody who typed a code that this hub knows it. Nobody finds an invite's id without its code."""
+    front(request).addresses.take(address(request))
+    found = (await front(request).reading.ask(Hub.vouches)).get(request.path_params["invite"])
+    if found is None:
+        raise NotHere("there is no such invite")
+    return JSONResponse({"vouch": found}, headers=_FRESH)
+
+
 async def current(request: Request) -> Response:
     """What this site may need now."""
     reader = await _reader(request)

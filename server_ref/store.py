@@ -35,7 +35,7 @@ _MIGRATIONS = (
     CREATE INDEX parcels_by_kind ON parcels (kind, number);
     CREATE TABLE invites (
         id TEXT PRIMARY KEY, proof TEXT NOT NULL, site TEXT NOT NULL, name TEXT NOT NULL, tier TEXT NOT NULL,
-        expires TEXT NOT NULL, vouch TEXT NOT NULL, used TEXT NOT NULL DEFAULT '', tries INTEGER NOT NULL DEFAULT 0
+        expires TEXT NOT NULL, vouch TEXT NOT NULL, used TEXT NOT NULL DEFAULT ''
     ) STRICT;
     CREATE TABLE requests (
         hash TEXT PRIMARY KEY REFERENCES parcels, kind TEXT NOT NULL, state TEXT NOT NULL, site TEXT NOT NULL,

@@ -55,9 +55,8 @@ def restore(home: Path, path: Path, root: Keys, ask: Callable[[], str]) -> Hub:
         hub = Hub(work)
     except (tarfile.TarError, sqlite3.DatabaseError):
         raise BadBackup(f"{path.name} is no backup of a hub, or it is damaged") from None
-    hub.store.check()
     hub.store.reconcile()
-    hub.store.verify()
+    hub.check()
     new_epoch(hub, hub.boss(ask), [root])
     hub.store.close()
     if home.exists():

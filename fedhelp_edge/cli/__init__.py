@@ -1,6 +1,6 @@
 """One file for each command: read the arguments, call one function, print."""
 
 COMMANDS = (
-    "doctor", "join", "check", "train", "distill", "upload", "download", "status", "evaluate", "plan", "keys",
-    "inspect", "knowledge", "lab", "audit", "label",
+    "doctor", "join", "check", "train", "distill", "upload", "download", "sync", "status", "leave", "evaluate",
+    "export", "predict", "plan", "keys", "inspect", "knowledge", "lab", "audit", "label",
 )  # fmt: skip

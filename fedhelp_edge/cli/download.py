@@ -4,7 +4,7 @@ import functools
 from dataclasses import asdict
 
 from fedhelp_edge import shell
-from fedhelp_edge.cli.join import Via
+from fedhelp_edge.cli.join import CaFile, Url, Via
 
 app = shell.app()
 
@@ -12,6 +12,8 @@ app = shell.app()
 @app.command()
 def download(
     via: Via = None,
+    url: Url = "",
+    ca_file: CaFile = None,
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
@@ -23,10 +25,8 @@ def download(
     from fedhelp_edge.site import carry, joined
 
     place = shell.home(home)
-    if via:
-        carry.remember(place, via)
     ask = functools.cache(shell.asker(passphrase_file))
-    taken = carry.download(place, joined.carriers(place, via, ask), ask)
+    taken = carry.download(place, joined.carriers(place, ask, via, url, ca_file), ask)
     told = joined.status(place)
     if json:
         return shell.result(**asdict(taken), state=told["state"], next=told["next"])

@@ -10,13 +10,19 @@ from fedhelp_edge import shell
 app = shell.app()
 
 Via = Annotated[Path | None, typer.Option("--via", help="A stick, a synced folder or a network share.", readable=False)]
+Url = Annotated[str, typer.Option("--url", help="The coordinator's address.")]
+CaFile = Annotated[
+    Path | None, typer.Option("--ca-file", help="Whose certificates to trust besides the usual ones.", readable=False)
+]
 
 
 @app.command()
 def join(
-    invite: Annotated[str, typer.Argument(help="The invite: a file.")],
+    invite: Annotated[str, typer.Argument(help="The invite: a file, or the code.", readable=False)],
     name: Annotated[str, typer.Option("--name", help="What this site calls itself.")] = "",
     via: Via = None,
+    url: Url = "",
+    ca_file: CaFile = None,
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
     no_passphrase: Annotated[bool, typer.Option("--no-passphrase", help="Leave keys to file permissions.")] = False,
@@ -25,6 +31,7 @@ def join(
     """Join a federation: make keys here, pin its charter, ask to be let in. Shows eight words to compare by phone.
 
     Example: fedhelp-edge join clinic-a.invite --via /media/stick
+    Example: fedhelp-edge join FH1-TYCPQ-3M406-8QPJF-76ZCQ-X --url https://hub.example.org
     """
     from fedhelp_edge.parcel import keys
     from fedhelp_edge.site import carry, folder, joined
@@ -39,13 +46,11 @@ def join(
         shown = words.passphrase()
         return shown
 
-    said = carry.read_invite(Path(invite))
+    said = joined.invited(place, invite, via, url, ca_file)
     carry.join(place, said, name, passphrase)
-    if via:
-        carry.remember(place, via)
-    sent = bool(via or said.url)
+    sent = bool(via or url or said.url)
     if sent:
-        carry.upload(place, joined.carriers(place, via, shell.asker(passphrase_file)))
+        carry.upload(place, joined.carriers(place, shell.asker(passphrase_file), via, url, ca_file))
     spoken = words.of_keys(folder.joined(place).charter.federation, keys.public(place))
     if json:
         return shell.result(federation=said.federation, words=spoken, sent=sent)

@@ -35,14 +35,7 @@ def learn(
     tier: str, plan: Path | None, images: Path | None, knowledge: Path | None, rounds: int, threads: int | None,
     device: str, home: Path, json: bool,
 ) -> None:  # fmt: skip
-    from contextlib import ExitStack
-
-    with ExitStack() as bars:
-
-        def watch(what: str) -> object:
-            bars.close()
-            return bars.enter_context(shell.progress(what))
-
+    with shell.bars() as watch:
         told = _train(shell.home(home), tier, images, watch, plan, rounds, knowledge, device, threads)
     if told is None:
         return None  # one of several processes, of which the first says what came of it

@@ -3,7 +3,7 @@
 import functools
 
 from fedhelp_edge import shell
-from fedhelp_edge.cli.join import Via
+from fedhelp_edge.cli.join import CaFile, Url, Via
 
 app = shell.app()
 
@@ -11,6 +11,8 @@ app = shell.app()
 @app.command()
 def upload(
     via: Via = None,
+    url: Url = "",
+    ca_file: CaFile = None,
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
@@ -22,10 +24,8 @@ def upload(
     from fedhelp_edge.site import carry, joined
 
     place = shell.home(home)
-    if via:
-        carry.remember(place, via)
     ask = functools.cache(shell.asker(passphrase_file))
-    ways = joined.carriers(place, via, ask)
+    ways = joined.carriers(place, ask, via, url, ca_file)
     if joined.status(place)["state"] == joined.TRAINED:
         carry.seal_newest(place, ask)
     sent = carry.upload(place, ways)

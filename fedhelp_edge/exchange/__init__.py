@@ -16,3 +16,12 @@ class Carrier(Protocol):
 
     def fetch(self, have: frozenset[str]) -> Iterator[Path]:
         """Files that may be parcels for this site, but for those that it has, by their hash."""
+
+    def receipts(self, have: frozenset[str]) -> Iterator[Path]:
+        """Those among them that say what became of what was just sent, where that is known at once."""
+
+    def charters(self) -> Iterator[Path]:
+        """Files that may be the charter, which anybody may see."""
+
+    def vouch(self, invite: str) -> str:
+        """What the coordinator left to show that it knows an invite's code, by the invite's id; or ""."""

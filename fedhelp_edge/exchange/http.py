@@ -84,14 +84,19 @@ class Http:
 
     def fetch(self, have: frozenset[str]) -> Iterator[Path]:
         """What the front lists for us, each file whole; a download that was cut off goes on."""
-        self.store.mkdir(parents=True, exist_ok=True)
-        listed = json.loads(self._keep_trying(lambda: self._read("/v1/current")).body)["parcels"]
-        for one in listed:
-            if one["hash"] not in have:
-                yield self._fetched(str(one["hash"]), int(one["size"]))
+        return (self._fetched(one) for one in self._current() if one["hash"] not in have)
+
+    def receipts(self, have: frozenset[str]) -> Iterator[Path]:
+        wanted = (one for one in self._current() if one["kind"] == "receipt" and one["hash"] not in have)
+        return map(self._fetched, wanted)
+
+    def vouch(self, invite: str) -> str:
+        try:
+            return str(json.loads(self._keep_trying(lambda: self._ask("GET", f"/v1/vouches/{invite}")).body)["vouch"])
+        except RefusedThere:
+            return ""
 
     def charters(self) -> Iterator[Path]:
-        """The charter's versions, which anybody may see."""
         self.store.mkdir(parents=True, exist_ok=True)
         for one in json.loads(self._keep_trying(lambda: self._ask("GET", "/v1/charters")).body)["parcels"]:
             path = self.store / f"{one['hash']}.fhx"
@@ -99,7 +104,12 @@ class Http:
             path.write_bytes(body)
             yield path
 
-    def _fetched(self, hash_: str, size: int) -> Path:
+    def _current(self) -> list[dict[str, Any]]:
+        self.store.mkdir(parents=True, exist_ok=True)
+        return list(json.loads(self._keep_trying(lambda: self._read("/v1/current")).body)["parcels"])
+
+    def _fetched(self, one: Mapping[str, Any]) -> Path:
+        hash_, size = str(one["hash"]), int(one["size"])
         path, part = self.store / f"{hash_}.fhx", self.store / f"{hash_}.part"
         while not path.exists():
             at = part.stat().st_size if part.exists() else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from fedhelp_edge import exchange, files, share
+from fedhelp_edge import exchange, files, lock, share
 from fedhelp_edge import plan as plans
 from fedhelp_edge.codec import CODECS
 from fedhelp_edge.errors import BadInvite, FedhelpError, InviteCode, InviteProof, JoinedAlready, NotYet, Pin
@@ -29,6 +30,8 @@ from fedhelp_edge.trust import charter, enrol
 from fedhelp_edge.trust.floor import Floor
 from fedhelp_edge.trust.task import Task
 
+LOCK = "carry.lock"
+_NOT_THE_FEDERATIONS = {"left", "images", "images.txt", "others", LOCK}
 _ORDER = ("charter", "roster", "task", "knowledge", "global", "receipt")  # each rests on those before it
 
 
@@ -54,26 +57,26 @@ def read_invite(path: Path) -> Invite:
         raise BadInvite(f"{path.name} is no invite, or it is damaged") from None
 
 
-def typed_invite(code: str, found: Iterable[Path], vouches: Callable[[str], str]) -> Invite:
+def typed_invite(code: str, way: exchange.Carrier, url: str = "") -> Invite:
     """A typed code, with a charter from a carrier: taken only if whoever left it knows the code."""
     code = enrol.read_code(code)
-    parcels = [path for path in found if _kind(path) == "charter"]
+    parcels = [path for path in way.charters() if _kind(path) == "charter"]
     parcels.sort(key=lambda path: int(parcel.look(path, parcel.anyone).statement.context["version"]))
     if not parcels:
         raise NotYet("the carrier holds no charter", remedy="ask the coordinator for the invite as a file")
     with parcel.open(parcels[0], parcel.anyone) as seen:
         federation = charter.first(seen.statement, seen.keys, seen.json()).federation
-    if vouches(enrol.invite_of(code, "", datetime.max).id) != enrol.vouch(code, federation):
+    if way.vouch(enrol.invite_of(code, "", datetime.max).id) != enrol.vouch(code, federation):
         raise InviteProof("whoever left this charter does not know the code")
-    return Invite(code, "", federation, tuple(path.read_bytes() for path in parcels))
+    return Invite(code, url, federation, tuple(path.read_bytes() for path in parcels))
 
 
 def join(home: Path, invite: Invite, name: str, passphrase: Callable[[], str | None]) -> Path:
     """Pin the charter, make keys if there are none, and put the request into the outbox."""
-    if folder.floor(home) is not None:
-        raise JoinedAlready(f"{home.name} belongs to a site that has joined a federation")
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with scratch(home) as work:
+    with lock.held(home / LOCK), scratch(home) as work:
+        if folder.floor(home) is not None:
+            raise JoinedAlready(f"{home.name} belongs to a site that has joined a federation")
         known: Floor | None = None
         parts = []
         for place, data in enumerate(invite.charters):
@@ -118,18 +121,25 @@ class Taken:
 
 def download(home: Path, carriers: Sequence[exchange.Carrier], ask: Callable[[], str]) -> Taken:
     """Fetch what is there, verify it, keep it; open the model that the order names."""
-    known = folder.joined(home)
     taken = Taken()
+    with lock.held(home / LOCK):
+        known = _take_in(home, (path for carrier in carriers for path in carrier.fetch(_have(home))), taken)
+        _open_base(home, known, ask)
+    return taken
+
+
+def _take_in(home: Path, found: Iterable[Path], taken: Taken) -> Floor:
+    """Judge what a carrier brought, and keep what is news."""
+    known = folder.joined(home)
     with scratch(home) as work:
         copies: dict[str, Path] = {}
-        for carrier in carriers:
-            for path in carrier.fetch(_have(home)):
-                copy = work / os.urandom(8).hex()
-                shutil.copyfile(path, copy)  # what is judged must not change meanwhile
-                try:
-                    copies[parcel.look(copy, parcel.anyone).statement.hash] = copy
-                except FedhelpError as fault:
-                    taken.refused.append({"file": path.name[:80], "code": fault.code, "cause": fault.cause})
+        for path in found:
+            copy = work / os.urandom(8).hex()
+            shutil.copyfile(path, copy)  # what is judged must not change meanwhile
+            try:
+                copies[parcel.look(copy, parcel.anyone).statement.hash] = copy
+            except FedhelpError as fault:
+                taken.refused.append({"file": path.name[:80], "code": fault.code, "cause": fault.cause})
         rows = [(parcel.look(copy, parcel.anyone).statement, copy) for copy in copies.values()]
         for said, copy in sorted(rows, key=lambda row: _rank(row[0])):
             if said.kind in _ORDER and not _is_kept(home, said):
@@ -139,8 +149,7 @@ def download(home: Path, carriers: Sequence[exchange.Carrier], ask: Callable[[],
                     taken.refused.append(
                         {"file": f"{said.kind} {said.hash[:12]}", "code": fault.code, "cause": fault.cause}
                     )
-    _open_base(home, known, ask)
-    return taken
+    return known
 
 
 def _take(home: Path, known: Floor, copy: Path, said: statement.Statement, taken: Taken) -> Floor:
@@ -243,7 +252,8 @@ def seal_newest(home: Path, ask: Callable[[], str]) -> Path:
     known = folder.joined(home)
     if known.task is None:
         raise NotYet("no round has been ordered yet")
-    return seal_share(home, known, known.task, ask)
+    with lock.held(home / LOCK):
+        return seal_share(home, known, known.task, ask)
 
 
 def _next_number(home: Path) -> int:
@@ -255,11 +265,13 @@ def _next_number(home: Path) -> int:
 
 
 def upload(home: Path, carriers: Sequence[exchange.Carrier]) -> list[str]:
-    """Send what was sealed and not yet received, by every carrier."""
-    waiting = outbox(home)
-    for carrier in carriers:
-        for path in waiting:
-            carrier.put(path)
+    """Send what was sealed and not yet received, by every carrier, and keep the receipts that come at once."""
+    with lock.held(home / LOCK):
+        waiting = outbox(home)
+        for carrier in carriers if waiting else ():
+            for path in waiting:
+                carrier.put(path)
+            _take_in(home, carrier.receipts(_have(home)), Taken())
     return [path.stem for path in waiting]
 
 
@@ -284,9 +296,29 @@ def _seal(
     return path
 
 
-def remember(home: Path, via: Path) -> None:
-    """The way that parcels travel from now on."""
-    files.replace(home / folder.NOTE, json.dumps({**folder.note(home), "via": str(via.absolute())}).encode())
+def remember(home: Path, via: Path | None = None, url: str = "", ca_file: Path | None = None) -> None:
+    """The way that parcels travel from now on: a folder, or the network at an address."""
+    note = dict(folder.note(home))
+    if url:
+        note.pop("via", None)
+    told = {"url": url, "via": via and str(via.absolute()), "ca_file": ca_file and str(ca_file.absolute())}
+    note |= {name: value for name, value in told.items() if value}
+    if note != folder.note(home):
+        files.replace(home / folder.NOTE, json.dumps(note).encode())
+
+
+def leave(home: Path) -> Path:
+    """Put aside all that belongs to the federation, the keys too; the decoded images stay."""
+    folder.joined(home)
+    with lock.held(home / LOCK):
+        aside = next(
+            path for n in itertools.count(1) if not (path := home / "left" / f"{n:03}").joinpath("charter").exists()
+        )
+        aside.mkdir(parents=True, exist_ok=True)  # or there already, where leaving was cut off
+        names = sorted({path.name for path in home.iterdir()} - _NOT_THE_FEDERATIONS)
+        for name in sorted(names, key="charter".__eq__):  # the charter last: until then it is joined
+            (home / name).rename(aside / name)
+    return aside
 
 
 @contextmanager

@@ -21,15 +21,30 @@ JOINING, WAITING, READY, TRAINING, TRAINED, SENT, RECEIVED, JUDGED = (
 )  # fmt: skip
 
 
-def carriers(home: Path, via: Path | None, ask: Callable[[], str]) -> list[exchange.Carrier]:
-    """The folder that is named, else the one that was named last, else the address in the invite."""
+def invited(home: Path, told: str, via: Path | None = None, url: str = "", ca_file: Path | None = None) -> carry.Invite:
+    """An invite from its file; or its code as typed, with the charter that lies in a folder or at an address."""
+    if not told.upper().startswith("FH1") or Path(told).exists():
+        return carry.read_invite(Path(told))
+    if via is None and not url:
+        raise NoCarrier("a code alone does not say where the coordinator is", remedy="add --url URL or --via DIR")
+    way = Folder(via) if via else Http(url, "", lambda: keys.load(home, str), home / "incoming", ca_file)
+    return carry.typed_invite(told, way, url)
+
+
+def carriers(
+    home: Path, ask: Callable[[], str], via: Path | None = None, url: str = "", ca_file: Path | None = None
+) -> list[exchange.Carrier]:
+    """The folder or address that is named, and remembered; else what was named last, else the invite's address."""
+    known = folder.joined(home)
+    carry.remember(home, via, url, ca_file)
     note = folder.note(home)
-    if named := via or note.get("via"):
+    if named := note.get("via"):
         return [Folder(Path(named))]
     if not note.get("url"):
         raise NoCarrier("nobody said how parcels travel to the coordinator")
     own = functools.cache(lambda: keys.load(home, ask))  # asked for once, and only where a read must be signed
-    return [Http(note["url"], folder.joined(home).charter.federation, own, home / "incoming")]
+    authority = note.get("ca_file")
+    return [Http(note["url"], known.charter.federation, own, home / "incoming", authority and Path(authority))]
 
 
 def status(home: Path, clock: datetime | None = None) -> dict[str, Any]:

@@ -19,8 +19,7 @@ def verify(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
     from server_ref import desk
 
     with desk.opened(home) as hub:
-        hub.store.check()
-        log = hub.store.verify()
+        log = hub.check()
     if json:
         return shell.result(length=log.length, head=log.head)
     print(f"{log.length} lines, the chain holds\nhead {log.head}")

@@ -20,13 +20,14 @@ def exchange(
 
     Example: fedhelp-coordinator exchange /media/stick
     """
+    from fedhelp_edge.exchange.folder import FROM, TO
     from server_ref import carrier, desk, intake
 
     with desk.working(home, passphrase_file) as (hub, boss):
         found = carrier.Exchanged()
-        carrier.take_in(hub, folder / carrier.TO, found)
+        carrier.take_in(hub, folder / TO, found)
         decided = intake.judge(hub, boss)
-        found.left = carrier.leave(hub, folder / carrier.FROM)
+        found.left = carrier.leave(hub, folder / FROM)
     if json:
         return shell.result(**asdict(found), decided=decided)
     new = [answer for answer in found.taken if answer.new]

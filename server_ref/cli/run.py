@@ -27,6 +27,7 @@ def run(
 
     with desk.opened(home) as hub:
         boss = hub.boss(shell.asker(passphrase_file, "coordinator's passphrase"))
+        hub.check()
         while True:
             with desk.writing(hub):
                 done, news = steps.step(hub, boss, via)

@@ -1,0 +1,21 @@
+"""`leave`."""
+
+from fedhelp_edge import shell
+
+app = shell.app()
+
+
+@app.command()
+def leave(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) -> None:
+    """Leave the federation. Nothing is deleted: what belongs to it, keys too, is put aside in the home folder.
+
+    Example: fedhelp-edge leave
+    """
+    from fedhelp_edge.site import carry
+
+    kept = carry.leave(shell.home(home))
+    if json:
+        return shell.result(kept=str(kept))
+    print(f"left; everything of this federation is kept in {kept}")
+    shell.say("next: tell the coordinator, who ends your part with 'fedhelp-coordinator revoke SITE --reason left'")
+    return None

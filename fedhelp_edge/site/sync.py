@@ -1,0 +1,55 @@
+"""Everything that a site can do now, in one go: send what waits, fetch, train, send. What cannot be reached now is tried next time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedhelp_edge import exchange
+from fedhelp_edge.errors import FileMissing, Offline
+from fedhelp_edge.parcel import keys
+from fedhelp_edge.site import carry, joined
+
+
+@dataclass
+class Synced:
+    new: list[str] = field(default_factory=list)
+    refused: list[dict[str, str]] = field(default_factory=list)
+    trained: int | None = None  # the round
+    sent: list[str] = field(default_factory=list)
+    unreached: str = ""
+
+
+def sync(
+    home: Path, ways: Sequence[exchange.Carrier], ask: Callable[[], str], watch: Callable[[str], Any],
+    *, device: str = "cpu", threads: int | None = None,
+) -> Synced:  # fmt: skip
+    found = Synced()
+    with _if_reached(found):
+        found.sent = carry.upload(home, ways)  # what waited
+        taken = carry.download(home, ways, ask)
+        found.new, found.refused = taken.new, taken.refused
+    told = joined.status(home)
+    if told["state"] in (joined.READY, joined.TRAINING):
+        keys.load(home, ask)  # asks before the long work, not after
+        from fedhelp_edge.site import order  # brings torch
+
+        order.train(home, told["tier"], None, watch, device=device, threads=threads)
+        found.trained = told["round"]
+    if joined.status(home)["state"] == joined.TRAINED:
+        carry.seal_newest(home, ask)
+    with _if_reached(found):
+        found.sent += carry.upload(home, ways)
+    return found
+
+
+@contextmanager
+def _if_reached(found: Synced) -> Iterator[None]:
+    """No network, or no stick, is nothing bad."""
+    try:
+        yield
+    except (Offline, FileMissing) as fault:
+        found.unreached = fault.cause

@@ -1,0 +1,143 @@
+"""Joining by a code that was typed, and leaving."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fedhelp_edge.errors import BadInvite, InviteCode, InviteProof, NoCarrier, NotJoined, NotYet
+from fedhelp_edge.exchange.folder import FROM, VOUCHES
+from fedhelp_edge.site import carry, folder, joined
+from server_ref import carrier, intake
+from tests import net
+from tests.federation import Federation, nobody
+
+
+@pytest.fixture
+def federation(made: Federation, tmp_path: Path) -> Iterator[Federation]:
+    copy = made.copied(tmp_path / "coordinator")
+    yield copy
+    copy.hub.store.close()
+
+
+@pytest.fixture
+def stick(federation: Federation, tmp_path: Path) -> Path:
+    return tmp_path / "stick"
+
+
+def code_of(federation: Federation, stick: Path, tier: str = "small") -> str:
+    code, _ = federation.hub.invite("Typed", tier, 14)
+    carrier.exchange(federation.hub, stick)
+    return code
+
+
+def join(home: Path, invite: carry.Invite) -> Path:
+    return carry.join(home, invite, "Typed", lambda: None)
+
+
+def test_a_code_as_it_was_spoken_joins_with_the_charter_on_a_stick(
+    federation: Federation, stick: Path, tmp_path: Path
+) -> None:
+    spoken = code_of(federation, stick).lower().replace("-", " ")
+    home = tmp_path / "clinic"
+    join(home, joined.invited(home, spoken, via=stick))
+    carry.upload(home, joined.carriers(home, nobody, via=stick))
+    carrier.exchange(federation.hub, stick)
+    intake.judge(federation.hub, federation.boss)
+    carrier.exchange(federation.hub, stick)
+    carry.download(home, joined.carriers(home, nobody), nobody)
+    assert joined.status(home)["site"] == "site-004"
+
+
+def test_a_code_joins_over_the_network_and_the_receipt_comes_with_the_roster_that_tells_whose_it_is(
+    federation: Federation, stick: Path, tmp_path: Path
+) -> None:
+    code, home = code_of(federation, stick), tmp_path / "clinic"
+    with net.running(federation.folder / "hub") as port:
+        url = f"http://127.0.0.1:{port}"
+        join(home, joined.invited(home, code, url=url))
+        assert len(carry.upload(home, joined.carriers(home, nobody))) == 1
+        assert len(carry.outbox(home)) == 1
+        assert [one["state"] for one in intake.judge(federation.hub, federation.boss)] == ["approved"]
+        carry.download(home, joined.carriers(home, nobody), nobody)
+    assert carry.outbox(home) == []
+    assert joined.status(home)["site"] == "site-004"
+
+
+def test_a_charter_whose_owner_does_not_know_the_code_is_not_taken(
+    federation: Federation, stick: Path, tmp_path: Path
+) -> None:
+    code = code_of(federation, stick)
+    (stick / FROM / VOUCHES).write_text("{}")
+    with pytest.raises(InviteProof):
+        joined.invited(tmp_path / "clinic", code, via=stick)
+    (stick / FROM / VOUCHES).write_text("[]")
+    with pytest.raises(InviteProof):
+        joined.invited(tmp_path / "clinic", code, via=stick)
+
+
+def test_an_invite_that_was_used_is_vouched_for_no_more(federation: Federation, stick: Path, tmp_path: Path) -> None:
+    code, home = code_of(federation, stick), tmp_path / "clinic"
+    join(home, joined.invited(home, code, via=stick))
+    carry.upload(home, joined.carriers(home, nobody, via=stick))
+    carrier.exchange(federation.hub, stick)
+    intake.judge(federation.hub, federation.boss)
+    carrier.exchange(federation.hub, stick)
+    with pytest.raises(InviteProof):
+        joined.invited(tmp_path / "other", code, via=stick)
+
+
+def test_a_code_with_a_wrong_letter_or_without_a_way_is_refused(
+    federation: Federation, stick: Path, tmp_path: Path
+) -> None:
+    code = code_of(federation, stick)
+    with pytest.raises(NoCarrier):
+        joined.invited(tmp_path, code)
+    with pytest.raises(InviteCode):
+        joined.invited(tmp_path, code[:-1] + ("A" if code[-1] != "A" else "B"), via=stick)
+    (stick / FROM).rename(stick / "elsewhere")
+    with pytest.raises(NotYet):
+        joined.invited(tmp_path, code, via=stick)
+
+
+def test_who_leaves_keeps_everything_and_may_join_again(federation: Federation, stick: Path, tmp_path: Path) -> None:
+    home = tmp_path / "clinic"
+    sealed = join(home, joined.invited(home, code_of(federation, stick), via=stick))
+    aside = carry.leave(home)
+    assert (aside / "request" / sealed.name).exists()
+    assert (aside / "keys.txt").exists()
+    with pytest.raises(NotJoined):
+        carry.leave(home)
+    join(home, joined.invited(home, code_of(federation, stick), via=stick))
+    assert carry.leave(home) != aside
+    assert folder.floor(home) is None
+
+
+def test_leaving_that_was_cut_off_goes_on(federation: Federation, stick: Path, tmp_path: Path) -> None:
+    home = tmp_path / "clinic"
+    join(home, joined.invited(home, code_of(federation, stick), via=stick))
+    (home / "left" / "001").mkdir(parents=True)
+    (home / "keys.pub").rename(home / "left" / "001" / "keys.pub")
+    assert carry.leave(home) == home / "left" / "001"
+    assert (home / "left" / "001" / "charter").is_dir()
+    assert {path.name for path in home.iterdir()} <= {"left", carry.LOCK}
+
+
+def test_the_network_is_used_again_once_an_address_is_named(
+    federation: Federation, stick: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "clinic"
+    join(home, joined.invited(home, code_of(federation, stick), via=stick))
+    carry.remember(home, via=stick)
+    carry.remember(home, url="https://hub.example.org")
+    assert folder.note(home)["url"] == "https://hub.example.org"
+    assert "via" not in folder.note(home)
+    assert type(joined.carriers(home, nobody)[0]).__name__ == "Http"
+
+
+def test_a_file_that_is_no_invite_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "FH1.invite").write_text("{}")
+    with pytest.raises(BadInvite):
+        joined.invited(tmp_path, str(tmp_path / "FH1.invite"))
