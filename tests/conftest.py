@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
+from tests.clinic import Clinic
 from tests.federation import Federation
 
 settings.register_profile("house", deadline=None)  # a slow machine is no mistake
@@ -51,6 +52,12 @@ def three(made: Federation, tmp_path: Path) -> Iterator[Federation]:
     three = made.copied(tmp_path / "federation")
     yield three
     three.hub.store.close()
+
+
+@pytest.fixture
+def clinic(three: Federation, tmp_path: Path) -> Clinic:
+    """A real site, which those three's hub has invited."""
+    return Clinic(three, tmp_path / "clinic")
 
 
 @pytest.fixture

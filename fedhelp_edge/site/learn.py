@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_edge import data, files, share
+from fedhelp_edge import data, files, lock, share
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.pack import Pack
@@ -32,6 +32,7 @@ from fedhelp_edge.train import checkpoint, learners, loop, parallel, speed
 
 Watch = Callable[[str], loop.Progress | None]  # a bar for each part of the work
 
+LOCK = "train.lock"
 _DONE = "report.json"
 
 
@@ -64,12 +65,14 @@ def at_work(
     """A place with its images decoded and its processes together; of several the first decides what is done."""
     speed.settle(threads)
     bench = parallel.join(speed.bench(plan.training.precision, device))
-    with parallel.first(bench):
-        found = data.load(folder.remembered(home, None if bench.rank else images), plan, kept=home / "images")
-    side = plan.tables["fedhelp"].public_size
-    pack = packs.load(knowledge).fitted(side, plan.image.channels) if knowledge else None
-    yield Place(plan, site, tier, found, pack, bench)
-    parallel.leave(bench)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with nullcontext() if bench.rank else lock.held(home / LOCK, wait=0):
+        with parallel.first(bench):
+            found = data.load(folder.remembered(home, None if bench.rank else images), plan, kept=home / "images")
+        side = plan.tables["fedhelp"].public_size
+        pack = packs.load(knowledge).fitted(side, plan.image.channels) if knowledge else None
+        yield Place(plan, site, tier, found, pack, bench)
+        parallel.leave(bench)
 
 
 def learn(

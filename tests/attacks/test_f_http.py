@@ -341,7 +341,7 @@ def test_f14_a_flood_from_one_address_has_to_wait(fed: Federation, share: Path) 
         assert 0 < int(answers[-1].headers["retry-after"]) <= 100
 
 
-def test_f14_requests_to_join_need_an_invite_and_are_few_for_each(client: Client, fed: Federation) -> None:
+def test_b17_requests_to_join_need_an_invite_and_are_few_for_each(client: Client, fed: Federation) -> None:
     code, _ = fed.hub.invite("Clinic 3", "small", 14)
     stranger = Clinic(fed.hub.federation, fed.folder / "stranger")
     assert client.begin(stranger.ask_in(fed.hub.invite("x", "small", 14)[0]), first=10**6).status == 201
@@ -518,7 +518,7 @@ def test_f16_a_round_waits_a_little_for_what_is_on_its_way(
     assert fed.aggregate()["accepted"] == ["site-001", "site-002"]
 
 
-def test_a_site_that_is_revoked_while_it_sends_is_refused_at_the_end(
+def test_b03_a_site_that_is_revoked_while_it_sends_is_refused_at_the_end(
     client: Client, fed: Federation, draw: Callable[..., Path]
 ) -> None:
     share = draw()
@@ -627,10 +627,10 @@ def _stubborn(client: Client, share: Path, mind: Callable[[Answer], bool] = lamb
 
 
 @pytest.mark.proof
-def test_a_bad_network_costs_time_and_nothing_else(
+def test_f05_a_bad_network_costs_time_and_nothing_else(
     client: Client, fed: Federation, draw: Callable[..., Path], effort: Callable[[int, int], int]
 ) -> None:
-    """F05, F06 and F19 at random: cut, reset, repeated and corrupted requests, lost answers."""
+    """And F06 and F19, at random: cut, reset, repeated and corrupted requests, lost answers."""
     stream = np.random.default_rng(7)
 
     def fates() -> Iterator[Fate]:

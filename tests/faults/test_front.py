@@ -27,7 +27,7 @@ def share(three: Federation) -> Path:
     return three.clinics[0].give(order, three.drawn(order, three.clinics[0]))
 
 
-def test_what_was_answered_outlives_a_kill_and_the_upload_goes_on(three: Federation, share: Path) -> None:
+def test_g01_what_was_answered_outlives_a_kill_and_the_upload_goes_on(three: Federation, share: Path) -> None:
     data = share.read_bytes()
     with serving(three.hub.home) as process:
         client = Client(process.port, three.hub.federation)
@@ -43,7 +43,7 @@ def test_what_was_answered_outlives_a_kill_and_the_upload_goes_on(three: Federat
 
 
 @pytest.mark.parametrize("extra", [b"", b"beyond its end"])
-def test_an_upload_that_was_whole_before_a_kill_is_received_at_the_next_start(
+def test_g01_an_upload_that_was_whole_before_a_kill_is_received_at_the_next_start(
     three: Federation, share: Path, extra: bytes
 ) -> None:
     data = share.read_bytes()
@@ -68,7 +68,7 @@ def test_what_is_no_upload_is_cleared_away_at_a_start(three: Federation) -> None
     assert {path.name for path in folder.iterdir()} <= {"x"}
 
 
-def test_a_front_that_is_told_to_end_keeps_what_came(three: Federation, share: Path) -> None:
+def test_g18_a_front_that_is_told_to_end_keeps_what_came(three: Federation, share: Path) -> None:
     data = share.read_bytes()
     with serving(three.hub.home) as process:
         client = Client(process.port, three.hub.federation)
@@ -82,7 +82,7 @@ def test_a_front_that_is_told_to_end_keeps_what_came(three: Federation, share: P
     assert three.states() == {"site-001/1": "received"}
 
 
-def test_a_second_front_is_refused(three: Federation) -> None:
+def test_g09_a_second_front_is_refused(three: Federation) -> None:
     with serving(three.hub.home):
         done = run("serve", "--home", three.hub.home, "--port", "0", home=three.folder, program=COORDINATOR)
         assert refusal(done) == "E_BUSY"
@@ -109,7 +109,7 @@ def test_without_its_extra_the_front_says_what_to_install(three: Federation) -> 
     assert "fedhelp-edge[server]" in done.stderr
 
 
-def test_while_a_command_writes_an_upload_ends_later(
+def test_g05_while_a_command_writes_an_upload_ends_later(
     three: Federation, share: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "WAIT", 0.2)
@@ -124,7 +124,7 @@ def test_while_a_command_writes_an_upload_ends_later(
     assert three.states() == {"site-001/1": "received"}
 
 
-def test_on_a_full_disk_an_upload_stands_where_it_was_and_goes_on_later(
+def test_g02_on_a_full_disk_an_upload_stands_where_it_was_and_goes_on_later(
     three: Federation, share: Path, tiny_disk: Callable[[int], Path]
 ) -> None:
     disk = tiny_disk(4096)
@@ -185,7 +185,7 @@ def test_the_process_of_the_front_holds_no_key_that_decrypts_or_orders(three: Fe
 # --- many ----------------------------------------------------------------------------------------------------------
 @linux
 @pytest.mark.proof
-def test_many_sites_send_at_once_and_each_share_is_accepted_exactly_once(
+def test_g15_many_sites_send_at_once_and_each_share_is_accepted_exactly_once(
     tmp_path: Path, effort: Callable[[int, int], int]
 ) -> None:
     """G15 and F14: a share of 1.1 MB from each site, junk in between, and memory that does not grow with them."""

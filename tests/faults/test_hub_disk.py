@@ -15,7 +15,7 @@ import pytest
 from fedhelp_edge import errors
 from fedhelp_edge.errors import Busy, Equivocation, FedhelpError, HubDamaged
 from fedhelp_edge.trust.floor import Floor
-from server_ref import carrier, intake, rounds, store
+from server_ref import carrier, desk, front, intake, rounds, store, vault
 from server_ref.hub import Hub
 from tests.federation import Federation
 
@@ -176,6 +176,22 @@ def test_g05_a_damaged_page_is_found(three: Federation) -> None:
     path.write_bytes(data)
     with pytest.raises(HubDamaged):
         Hub(three.hub.home).store.check()
+    with pytest.raises(HubDamaged), desk.working(three.hub.home, None):
+        pass
+    with pytest.raises(HubDamaged):
+        front.serve(three.hub.home, "127.0.0.1", 0, None, None, lambda *_: pytest.fail("it serves"))
+
+
+def test_g05_whoever_only_reads_holds_up_nobody_who_writes(three: Federation, tmp_path: Path) -> None:
+    """As a backup does, or a look at the dashboard."""
+    order = three.open()
+    other = sqlite3.connect(three.hub.home / store.DATABASE, isolation_level=None)
+    other.execute("BEGIN")
+    (before,) = other.execute("SELECT count(*) FROM log").fetchone()
+    assert intake.receive(three.hub, three.clinics[0].give(order, three.drawn(order, three.clinics[0]))).new
+    vault.backup(three.hub, tmp_path / "backup.tar")
+    assert other.execute("SELECT count(*) FROM log").fetchone() == (before,)
+    other.close()
 
 
 def test_g05_a_database_that_is_none_is_damaged(three: Federation) -> None:
@@ -223,7 +239,7 @@ def test_g08_a_stick_that_is_full_is_filled_once_there_is_room(three: Federation
     assert list(stick.rglob("*.part")) == []
     (stick / "pictures").unlink()
     left = carrier.exchange(three.hub, stick).left
-    assert len(list((stick / carrier.FROM).iterdir())) == left
+    assert len(list((stick / carrier.FROM).glob("*.fhx"))) == left
 
 
 def test_g08_what_a_copy_that_was_cut_off_left_on_the_stick_goes(three: Federation, tmp_path: Path) -> None:

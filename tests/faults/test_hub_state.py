@@ -7,18 +7,19 @@ import multiprocessing
 import sqlite3
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fedhelp_edge import lock
 from fedhelp_edge import plan as plans
 from fedhelp_edge.errors import Busy, HubNewer, LogBroken, NotNow
 from fedhelp_edge.methods.registry import TABLES
+from server_ref import desk, front, intake, opener, rounds, store
 from server_ref import hub as hubs
-from server_ref import intake, lock, opener, rounds, store
 from server_ref.hub import Hub
 from server_ref.store import DATABASE, Store
 from tests import command
@@ -108,14 +109,41 @@ def test_g10_a_line_that_was_deleted_is_named(logged: Federation) -> None:
         logged.hub.store.verify()
 
 
-def test_g10_a_tail_that_was_cut_off_holds_by_itself_and_is_seen_against_any_head_that_was_given_out(
-    logged: Federation,
+def cut_off(fed: Federation) -> None:
+    by_other_hands(fed, "DELETE FROM log WHERE seq > ?", fed.hub.store.head().length - 2)
+
+
+def written_anew(fed: Federation) -> None:
+    """All from one line on, so that the chain holds."""
+    head = ""
+    for line, _ in list(fed.hub.store.lines()):
+        changed = {**line, "subject": "site-009"} if line["seq"] == 5 else line
+        head = store.chain(head, changed)
+        by_other_hands(fed, "UPDATE log SET subject = ?, hash = ? WHERE seq = ?", changed["subject"], head, line["seq"])
+
+
+@pytest.mark.parametrize("change", [cut_off, written_anew])
+def test_g10_a_log_whose_chain_holds_is_still_not_the_one_that_was_given_out(
+    logged: Federation, change: Callable[[Federation], None]
 ) -> None:
-    given_out = logged.hub.store.head()
-    by_other_hands(logged, "DELETE FROM log WHERE seq > ?", given_out.length - 2)
-    found = logged.hub.store.verify()
-    assert found.length == given_out.length - 2
-    assert found != given_out
+    change(logged)
+    logged.hub.store.verify()
+    with pytest.raises(LogBroken, match="as others were told"):
+        logged.hub.check()
+
+
+@pytest.mark.parametrize("change", [cut_off, written_anew])
+def test_g10_a_hub_whose_log_was_changed_is_worked_on_no_more(
+    logged: Federation, change: Callable[[Federation], None]
+) -> None:
+    before = logged.hub.check()
+    change(logged)
+    length = logged.hub.store.head().length
+    with pytest.raises(LogBroken), desk.working(logged.hub.home, None):
+        pass
+    with pytest.raises(LogBroken):
+        front.serve(logged.hub.home, "127.0.0.1", 0, None, None, lambda *_: pytest.fail("it serves"))
+    assert logged.hub.store.head().length == length <= before.length
 
 
 # --- G12 -----------------------------------------------------------------------------------------------------------

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from fedhelp_edge.errors import BadBackup, Role, Rollback
+from fedhelp_edge.errors import BadBackup, Equivocation, LogRollback, Role, Rollback
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.trust import charter
@@ -16,12 +18,20 @@ from server_ref.hub import Hub
 from tests.federation import Federation, nobody
 
 
+@pytest.fixture(scope="module")
+def after_a_round(made: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    played = made.copied(tmp_path_factory.mktemp("round") / "federation")
+    played.play(played.open())
+    played.aggregate()
+    yield played
+    played.hub.store.close()
+
+
 @pytest.fixture
-def three(tmp_path: Path) -> Federation:
-    made = Federation(tmp_path)
-    made.play(made.open())
-    made.aggregate()
-    return made
+def three(after_a_round: Federation, tmp_path: Path) -> Iterator[Federation]:
+    three = after_a_round.copied(tmp_path / "federation")
+    yield three
+    three.hub.store.close()
 
 
 def root(three: Federation) -> Keys:
@@ -56,6 +66,35 @@ def test_a_restored_hub_begins_a_new_epoch_that_every_site_follows(three: Federa
     rounds.open_next(restored, boss)
     site.follow(restored)
     assert (site.floor.round, site.floor.charter.epoch) == (2, 2)
+
+
+def test_g11_a_hub_put_back_from_an_old_copy_is_noticed_until_the_root_key_says_so(
+    three: Federation, tmp_path: Path
+) -> None:
+    three.hub.store.close()
+    shutil.copytree(three.hub.home, tmp_path / "copy")
+    three.again()
+    for number in range(20):
+        three.hub.invite(f"Clinic {number}", "small", 14)
+    three.open()
+    site = Site(three.hub)
+    three.hub.store.close()
+    shutil.rmtree(three.hub.home)
+    (tmp_path / "copy").rename(three.hub.home)
+    three.again()
+    order = three.open()
+    with pytest.raises(Equivocation):
+        site.floor.with_task(*three.hub.plain(order.hash))
+    three.play(order)
+    three.aggregate()
+    with pytest.raises(LogRollback):
+        site.floor.with_task(*three.hub.plain(three.open().hash))
+    vault.backup(three.hub, tmp_path / "backup.tar")
+    restored = vault.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
+    rounds.open_next(restored, restored.boss(nobody))
+    site.follow(restored)
+    assert site.floor.charter.epoch == 2
+    restored.store.close()
 
 
 def test_the_hub_that_was_replaced_gives_orders_that_nobody_follows_any_more(three: Federation, tmp_path: Path) -> None:

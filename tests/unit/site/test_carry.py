@@ -8,62 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from fedhelp_edge import share
 from fedhelp_edge.errors import BadInvite, FileMissing, InviteProof, JoinedAlready, NotYet, Pin
-from fedhelp_edge.exchange.folder import FROM, TO, Folder
+from fedhelp_edge.exchange.folder import FROM
 from fedhelp_edge.parcel import parcel
 from fedhelp_edge.site import carry, folder, joined
-from server_ref import carrier, intake, invites
+from tests.clinic import Clinic
 from tests.federation import Federation, nobody
-
-
-class Clinic:
-    """A real site at a real stick; what it trains is drawn."""
-
-    def __init__(self, federation: Federation, folder_: Path) -> None:
-        self.federation, self.home, self.stick = federation, folder_ / "home", folder_ / "stick"
-        self.stick.mkdir(parents=True)
-        self.invite = folder_ / "clinic.invite"
-        invites.write(self.invite, invites.make(federation.hub, "Clinic", "small", 14))
-
-    def join(self) -> None:
-        carry.join(self.home, carry.read_invite(self.invite), "we", lambda: None)
-        self.upload()
-
-    def upload(self) -> list[str]:
-        return carry.upload(self.home, [Folder(self.stick)])
-
-    def trip(self) -> None:
-        """The stick goes to the coordinator and back."""
-        found = carrier.Exchanged()
-        carrier.take_in(self.federation.hub, self.stick / TO, found)
-        intake.judge(self.federation.hub, self.federation.boss)
-        carrier.leave(self.federation.hub, self.stick / FROM)
-
-    def download(self) -> carry.Taken:
-        return carry.download(self.home, [Folder(self.stick)], nobody)
-
-    @property
-    def state(self) -> str:
-        return str(joined.status(self.home)["state"])
-
-    def train(self) -> None:
-        """What training leaves."""
-        known = folder.joined(self.home)
-        order, site = known.task, folder.me(self.home, known)
-        assert order
-        assert site
-        base = carry.base(self.home, order, carry.plan_of(order))
-        at = carry.round_folder(self.home, order)
-        at.mkdir(parents=True)
-        with (at / "share.safetensors").open("wb") as file:
-            share.write(file, {name: (array * 1.01).astype("f4") for name, array in base.items()})
-        (at / "report.json").write_text(json.dumps({"examples": 70, "base": {"val": 10, "correct": 4}}))
-
-
-@pytest.fixture
-def clinic(tmp_path: Path) -> Clinic:
-    return Clinic(Federation(tmp_path / "coordinator", clinics=2), tmp_path / "clinic")
 
 
 def test_three_trips_of_a_stick_bring_a_site_from_its_invite_to_its_receipt(clinic: Clinic) -> None:
@@ -98,7 +48,7 @@ def test_the_next_round_brings_the_merged_model(clinic: Clinic) -> None:
     clinic.upload()
     clinic.trip()
     told = clinic.federation.aggregate()
-    assert told["accepted"] == ["site-001", "site-002", "site-003"]
+    assert told["accepted"] == ["site-001", "site-002", "site-003", "site-004"]
     order = clinic.federation.open()
     clinic.trip()
     clinic.download()

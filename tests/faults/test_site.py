@@ -1,0 +1,139 @@
+"""Faults G08 and G13 of the catalogue at a site: a stick that is pulled or full, a disk that became read-only, locked
+keys, and two commands at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from fedhelp_edge import errors, lock, shell
+from fedhelp_edge.errors import Busy, FileMissing, PassphraseNeeded, WrongPassphrase
+from fedhelp_edge.exchange.folder import TO
+from fedhelp_edge.parcel import keys
+from fedhelp_edge.site import carry, folder, joined, learn
+from tests.clinic import Clinic
+from tests.federation import Federation, nobody
+
+Disk = Callable[[int], Path]
+
+
+@pytest.fixture
+def trained(clinic: Clinic) -> Clinic:
+    """A clinic that has trained the open round."""
+    clinic.join()
+    clinic.trip()
+    clinic.federation.open()
+    clinic.trip()
+    clinic.download()
+    clinic.train()
+    return clinic
+
+
+# --- G08 -----------------------------------------------------------------------------------------------------------
+def test_g08_a_share_that_did_not_fit_on_the_stick_is_there_at_the_next_try(trained: Clinic, tiny_disk: Disk) -> None:
+    carry.seal_newest(trained.home, nobody)
+    trained.stick = tiny_disk(1200)
+    (trained.stick / "pictures").write_bytes(bytes(600_000))
+    with pytest.raises(OSError) as caught:
+        trained.upload()
+    assert type(errors.from_os(caught.value)) is errors.Storage
+    assert list((trained.stick / TO).iterdir()) == []
+    (trained.stick / "pictures").unlink()
+    (sent,) = trained.upload()
+    trained.collect()
+    assert trained.federation.states() == {"site-004/1": "accepted"}
+    assert trained.federation.hub.store.path(sent).read_bytes() == carry.outbox(trained.home)[0].read_bytes()
+
+
+def test_g08_a_stick_that_is_pulled_while_a_share_is_copied_costs_another_try(
+    trained: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sealed = carry.seal_newest(trained.home, nobody)
+    pulled = trained.stick.with_name("pulled")
+    flush = os.fsync
+
+    def pull(descriptor: int) -> None:
+        if not pulled.exists():
+            trained.stick.rename(pulled)
+        flush(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", pull)
+        with pytest.raises(FileNotFoundError):
+            trained.upload()
+    with pytest.raises(FileMissing):
+        trained.upload()
+    assert carry.outbox(trained.home) == [sealed]
+    pulled.rename(trained.stick)
+    trained.upload()
+    trained.trip()
+    assert trained.federation.states() == {"site-004/1": "accepted"}
+
+
+# --- G13 -----------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def on_a_disk(three: Federation, tiny_disk: Disk) -> Iterator[tuple[Clinic, str]]:
+    disk = tiny_disk(20_000)
+    yield Clinic(three, disk / "clinic"), str(disk)
+
+
+def test_g13_a_disk_that_became_read_only_is_an_error_until_it_is_mended(on_a_disk: tuple[Clinic, str]) -> None:
+    clinic, disk = on_a_disk
+    clinic.join()
+    clinic.trip()
+    clinic.federation.open()
+    clinic.trip()
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    try:
+        with pytest.raises(OSError) as caught:
+            clinic.download()
+        assert errors.from_os(caught.value).code in ("E_PERMISSION", "E_STORAGE")
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+    assert clinic.download().refused == []
+    assert clinic.state == joined.READY
+
+
+def test_g13_locked_keys_and_nobody_to_ask_are_said_and_nothing_is_sealed(trained: Clinic) -> None:
+    own = keys.load(trained.home, nobody)
+    for kept in trained.home.glob("keys.*"):
+        kept.unlink()
+    keys.save(trained.home, own, "amber violin sketch lemon harbour")
+    wrong = trained.home / "wrong"
+    wrong.write_text("another passphrase\n")
+    for ask, fault in ((shell.asker(None), PassphraseNeeded), (shell.asker(wrong), WrongPassphrase)):
+        with pytest.raises(fault):
+            carry.seal_newest(trained.home, ask)
+    assert trained.state == joined.TRAINED
+
+
+@pytest.mark.parametrize("does", ["join", "download", "upload", "seal"])
+def test_g13_of_two_commands_at_once_the_second_waits_and_then_says_so(
+    trained: Clinic, does: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step: Callable[[], object] = {
+        "join": trained.join, "download": trained.download, "upload": trained.upload,
+        "seal": lambda: carry.seal_newest(trained.home, nobody),
+    }[does]  # fmt: skip
+    monkeypatch.setattr(lock, "WAIT", 0.1)
+    with lock.held(trained.home / carry.LOCK), pytest.raises(Busy):
+        step()
+
+
+def test_g13_two_that_seal_one_share_at_once_seal_it_once(trained: Clinic) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        sealed = list(pool.map(lambda _: carry.seal_newest(trained.home, nobody), range(3)))
+    assert sealed == carry.outbox(trained.home) * 3
+
+
+def test_g13_of_two_that_train_at_once_the_second_says_so(trained: Clinic) -> None:
+    order = folder.joined(trained.home).task
+    assert order
+    given = trained.home, carry.plan_of(order), "site-004", "small", None, None
+    with lock.held(trained.home / learn.LOCK), pytest.raises(Busy), learn.at_work(*given):
+        pass
