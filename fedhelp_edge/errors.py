@@ -540,6 +540,35 @@ class RefusedThere(SiteError, code="E_REFUSED", remedy="do what the coordinator'
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+class BundleError(FedhelpError):
+    """The exported model, and diagnosing with it"""
+
+
+class NoSignature(BundleError, code="E_BUNDLE_UNSIGNED", remedy="copy the file that ends in .onnx.sig beside it; without one, do not use the model"):
+    """No signature lies beside the model. It is not opened."""
+
+
+class BadBundle(BundleError, code="E_BUNDLE", remedy="export the model again with this version of the kit, or ask for the file again"):
+    """The file is no model as this kit exports it, or what it says of itself does not fit."""
+
+
+class Disagrees(BundleError, code="E_PARITY", remedy="do not diagnose with it here; update onnxruntime, or export the model again on this machine"):
+    """The model gives other answers here than it should."""
+
+
+class TooFew(BundleError, code="E_CALIBRATION", remedy="raise [data] val in the plan, or add images and train anew"):
+    """Too few images were kept to choose by: it cannot be said when the model does not know."""
+
+
+class OtherClasses(BundleError, code="E_CLASSES", remedy="compare models of one federation, on images labelled with its classes"):
+    """Two models, or a model and the images, know different classes."""
+
+
+class OtherAnswers(BundleError, code="E_ANSWERS", remedy="name another folder with --out"):
+    """The folder holds the answers of another model, or they are damaged. They are never mixed."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 class HubError(FedhelpError):
     """The coordinator"""
 

@@ -34,6 +34,11 @@ class Npz:
     problems: Sequence[Problem] = ()
 
     def jobs(self, wanted: Sequence[int]) -> Iterator[Job]:
+        for one in self.arrays(wanted):
+            yield partial(decode, one, self.image)
+
+    def arrays(self, wanted: Sequence[int]) -> Iterator[NDArray[Any]]:
+        """What the file holds of each wanted row."""
         loaded, array = "", np.empty(0, np.uint8)
         for i in wanted:
             part, _, place = self.rows[i].name.rpartition("/")
@@ -41,7 +46,7 @@ class Npz:
             if key != loaded:  # one array at a time: they may be large
                 with _opened(self.path) as archive:
                     loaded, array = key, archive[key]
-            yield partial(_decode, array[int(place)], self.image)
+            yield array[int(place)]
 
 
 def read(path: Path, image: plan.Image) -> Npz:
@@ -52,10 +57,7 @@ def read(path: Path, image: plan.Image) -> Npz:
     rows: list[Row] = []
     with _opened(path) as archive:
         names = [str(name) for name in archive["class_names"].ravel()] if "class_names" in archive else []
-        parts = [part for part in SPLITS if f"{part}_images" in archive]
-        if not parts and "images" not in archive:
-            raise BadNpz("there is neither 'train_images' nor 'images' in it")
-        for part in parts or [""]:
+        for part in _parts(archive):
             prefix = f"{part}_" if part else ""
             count = _count(path, f"{prefix}images")
             labels = _labels(archive, f"{prefix}labels", count)
@@ -67,6 +69,24 @@ def read(path: Path, image: plan.Image) -> Npz:
                 centre = str(centres[i]) if centres is not None else ""
                 rows.append(Row(f"{part}/{i}" if part else str(i), label, stamp, split=part, centre=centre))
     return Npz(path, image, rows)
+
+
+def unlabelled(path: Path, image: plan.Image) -> Npz:
+    """Every image of an NPZ, whether it has labels or not: they are not looked at."""
+    rows: list[Row] = []
+    with _opened(path) as archive:
+        for part in _parts(archive):
+            count = _count(path, f"{part}_images" if part else "images")
+            rows += [Row(f"{part}/{i}" if part else str(i), "", "", split=part) for i in range(count)]
+    return Npz(path, image, rows)
+
+
+def _parts(archive: Any) -> list[str]:
+    """Which of train, val and test it has; "" stands for images that it puts into none."""
+    parts = [part for part in SPLITS if f"{part}_images" in archive]
+    if not parts and "images" not in archive:
+        raise BadNpz("there is neither 'train_images' nor 'images' in it")
+    return parts or [""]
 
 
 def _labels(archive: Any, key: str, count: int) -> list[int]:
@@ -100,7 +120,8 @@ def _count(path: Path, key: str) -> int:
     return int(shape[0])
 
 
-def _decode(one: NDArray[Any], image: plan.Image) -> Decoded:
+def decode(one: NDArray[Any], image: plan.Image) -> Decoded:
+    """An entry of an array of images, as the plan wants it."""
     with picture.refusing():
         array = one if one.dtype == np.uint8 else picture.stretch(one)
         return Decoded(picture.fit(array, image), array.shape[1], array.shape[0])

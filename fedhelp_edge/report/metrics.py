@@ -180,6 +180,11 @@ def paired(probabilities_a: ArrayLike, probabilities_b: ArrayLike, labels: Array
     )
 
 
+def proportion(hits: int, of: int) -> Figure:
+    """A part of so many, with Wilson's interval."""
+    return _wilson(hits, of, "", "there are none")
+
+
 def with_prior(probabilities: ArrayLike, prior_from: ArrayLike, prior_to: ArrayLike) -> Floats:
     """Probabilities learned where classes have the frequencies `prior_from`, as they are where they have `prior_to`.
 

@@ -1,6 +1,7 @@
 """The folder where a site lives: its keys, and the news that it has verified, as files that are written once.
 
 keys.age, keys.pub       its two keys
+next-keys/               those that it asked to be known by, until the roster names them
 joined.json              where its coordinator is reached
 charter/0001.fhx, …      every version of the charter, the first one pinned when joining
 roster/0001-0007.fhx, …  rosters, by epoch and version; task/0001-000003.fhx orders, by epoch and round
@@ -18,15 +19,24 @@ from pathlib import Path
 from typing import Any
 
 from fedhelp_edge import files
-from fedhelp_edge.errors import BadBody, FedhelpError, NoImagesNamed, NotJoined
+from fedhelp_edge.errors import (
+    BadBody,
+    FedhelpError,
+    NoImagesNamed,
+    NotJoined,
+    SignerMismatch,
+    SignerRevoked,
+    SignerUnknown,
+    SignerWindow,
+)
 from fedhelp_edge.parcel import keys, parcel, sshsig
 from fedhelp_edge.parcel.statement import Statement
 from fedhelp_edge.trust import charter
 from fedhelp_edge.trust.floor import Floor
-from fedhelp_edge.trust.roster import Site
+from fedhelp_edge.trust.roster import ACTIVE, REVOKED, Site
 from fedhelp_edge.trust.task import Log
 
-NOTE = "joined.json"
+NOTE, NEXT_KEYS = "joined.json", "next-keys"
 
 
 def floor(home: Path) -> Floor | None:
@@ -97,6 +107,13 @@ def me(home: Path, known: Floor) -> Site | None:
     return known.roster.owner(_own(home)) if known.roster else None
 
 
+def take_up_new_keys(home: Path, known: Floor) -> None:
+    """The keys that this site asked for are its own from the roster on that names them."""
+    made = home / NEXT_KEYS
+    if made.exists() and known.roster and known.roster.owner(sshsig.public_line(sshsig.public_raw(keys.public(made).sign))):
+        keys.take_over(home, made)
+
+
 def note(home: Path) -> dict[str, Any]:
     """What was written down when joining."""
     path = home / NOTE
@@ -136,6 +153,27 @@ def judge(home: Path, said: Statement, signers: tuple[str, ...]) -> str:
     except FedhelpError as fault:
         return f"{fault.code}: {fault.cause}"
     return ""
+
+
+def vouch(home: Path, key: str, wanted: str | None) -> str:
+    """Why the signer of a model is not vouched for here, or ""; refused where a home says that it is a stranger.
+
+    `wanted` is the fingerprint that a person asks for. With keys or a federation in the home the signer must be this
+    site or one that takes part; without, the signature alone counts, and the answer says so.
+    """
+    if wanted and sshsig.fingerprint(key) != wanted:
+        raise SignerMismatch(f"signed by {sshsig.fingerprint(key)}")
+    own, known = _own(home), floor(home)
+    site = known.roster.owner(key) if known and known.roster else None
+    if site and site.status == REVOKED:
+        raise SignerRevoked(f"the key of {site.id} was revoked")
+    if wanted or key == own or (site and site.status == ACTIVE):
+        return ""
+    if site:
+        raise SignerWindow(f"{site.id} takes part no more")
+    if own or known:
+        raise SignerUnknown(f"signed by {sshsig.fingerprint(key)}, which is nobody's key here")
+    return "there is no home here that could say whose key signed"
 
 
 def _own(home: Path) -> str:

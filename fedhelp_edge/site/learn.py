@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.methods.base import Bench, Learner
 from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge.nets.resnet import ResNet
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics, rounds
 from fedhelp_edge.report.evaluation import Evaluation
@@ -130,16 +131,31 @@ def follow(place: Place) -> None:
 
 def answers(place: Place, at: Path, split: str) -> dict[str, NDArray[np.float64]]:
     """What the nets of a finished round say of a part of the images, with the prior of what they were trained on."""
+    pixels = place.images.part(split).pixels
+    return {name: loop.probabilities(learner, learner.model, pixels) for name, learner in _taken_up(place, at)}
+
+
+def nets(place: Place, at: Path, merged: Mapping[str, Array] | None) -> dict[str, ResNet]:
+    """What a site could diagnose with after a round: its own net, the one trained alone, and the merged one."""
+    found = dict(_taken_up(place, at))
+    made = {name: cast(ResNet, learner.model) for name, learner in found.items()}
+    if merged is not None:
+        _, learner = next(_taken_up(place, at))
+        learner.receive(merged, 1)
+        made["merged"] = learner.net
+    return made
+
+
+def _taken_up(place: Place, at: Path) -> Iterator[tuple[str, Learner]]:
+    """The learners of a finished round as it left them; they answer with the prior of what they were trained on."""
     prior = read(at)["prior"]
-    found: dict[str, NDArray[np.float64]] = {}
     for name, method in (("own", ""), ("alone", "local")):
         state = checkpoint.newest(at / name)
         if state:
             learner = place.learner(method)
             learner.load(state[1], 1)
             learner.prior = prior
-            found[name] = loop.probabilities(learner, learner.model, place.images.part(split).pixels)
-    return found
+            yield name, learner
 
 
 def measure(

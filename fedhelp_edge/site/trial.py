@@ -44,16 +44,23 @@ def train(
 def evaluate(home: Path, plan: Plan, tier: str, images: Path | None, *, threads: int | None = None) -> Evaluation:
     """How good the net that was trained last by this plan is, on the test part or on all of other images; and beside it
     the net trained alone and, where the loss kept the prior apart, the answers without it."""
+    return learn.measure(home, plan, SITE, tier, newest(home, plan, tier), images, threads=threads)
+
+
+def newest(home: Path, plan: Plan, tier: str, round_: int | None = None) -> Path:
+    """The folder of the round that was trained last by this plan, or of the one with this number."""
+    number = "*" if round_ is None else f"{round_:04}"
     rounds = [
         done
         for root in (home / "trial").glob(f"*-{tier}")
         if (root / "plan.toml").read_text(encoding="utf-8") == plan.text
-        for done in root.glob("round-*/report.json")
+        for done in root.glob(f"round-{number}/report.json")
     ]
     if not rounds:
-        raise NotTrained("nothing was trained here by this plan")
-    last = max(rounds, key=lambda done: done.stat().st_mtime_ns).parent
-    return learn.measure(home, plan, SITE, tier, last, images, threads=threads)
+        raise NotTrained(
+            "nothing was trained here by this plan" if round_ is None else f"no round {round_} by this plan"
+        )
+    return max(rounds, key=lambda done: done.stat().st_mtime_ns).parent
 
 
 def _root(home: Path, plan: Plan, tier: str, source: Path, knowledge: Path | None) -> Path:

@@ -1,0 +1,126 @@
+"""What a site's validation images say of a model's probabilities: how sure it may be, and when it does not know.
+
+Everything here is worked out from what the exported graph itself answers. docs/decisions/bundle.md tells why it is done
+so, and what a small sample cannot promise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhelp_edge.errors import TooFew
+from fedhelp_edge.infer.facts import Calibration, Likeness, Rate, Threshold
+from fedhelp_edge.report import metrics
+
+Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.int64]
+
+LEVEL = 0.05  # how often a set may lack the true class
+FEWEST = 4  # images from which a level of its own can be promised: 1/5
+SURE = 0.5  # a class at least as likely as not is never ruled out
+UNLIKE = 0.02  # how often an image of the site's own kind may be called unlike
+FEWEST_FLAGGED = 10  # images of a class, for a threshold
+_TEMPERATURES = np.exp(np.linspace(-3, 3, 601))
+_SLACK = 1e-5  # what another processor may round differently
+
+
+def calibrate(logits: Floats, labels: Ints, wanted: float) -> Calibration:
+    """From the logits (images x classes) of validation images, as the graph gives them, with their true classes."""
+    if len(labels) < FEWEST:
+        raise TooFew(f"{len(labels)} images were kept to choose by; {FEWEST} are the least")
+    heat = temperature(logits, labels)
+    raw, calm = softmax(logits), softmax(logits / heat)
+    errors = metrics.scores(raw, labels).ece.value, metrics.scores(calm, labels).ece.value
+    least, level, own = zip(*_sets(calm, labels), strict=True)
+    return Calibration(
+        tuple(int(count) for count in np.bincount(labels, minlength=logits.shape[1])), heat,
+        (errors[0], errors[1]) if errors[0] is not None and errors[1] is not None else None,
+        least, level, own, wanted, tuple(_thresholds(calm, labels, wanted)),
+    )  # fmt: skip
+
+
+def softmax(logits: Floats) -> NDArray[np.float64]:
+    powers = np.exp(np.asarray(logits, np.float64) - logits.max(1, keepdims=True))
+    return np.asarray(powers / powers.sum(1, keepdims=True))
+
+
+def temperature(logits: Floats, labels: Ints) -> float:
+    """By what logits should be divided (Guo et al. 2017): the most likely value under a log-normal prior around 1.
+
+    The prior counts where images are few: a few right answers alone would ask for certainty without end.
+    """
+
+    def unlikely(heat: float) -> float:
+        return float(log_loss(softmax(logits / heat), labels) * len(labels) + math.log(heat) ** 2 / 2)
+
+    return float(np.float32(min(_TEMPERATURES, key=unlikely)))
+
+
+def log_loss(probabilities: Floats, labels: Ints) -> float:
+    true = np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)
+    return float(-np.log(true).mean())
+
+
+def _sets(probabilities: Floats, labels: Ints) -> Iterator[tuple[float, float, bool]]:
+    """For each class the least probability with which it stays in a set, the level, and whether that is its own.
+
+    Split-conformal, by class (Vovk 2012): of n images of a class, at most floor(level (n + 1)) - 1 lie below. Classes
+    with too few images take what all images together give.
+    """
+    true = np.asarray(probabilities[np.arange(len(labels)), labels], np.float64)
+    for one in range(probabilities.shape[1]):
+        own = bool((labels == one).sum() >= FEWEST)
+        scores = np.sort(true[labels == one] if own else true)
+        level = max(LEVEL, 1 / (len(scores) + 1))
+        rank = math.floor(level * (len(scores) + 1) + 1e-9)
+        yield max(0.0, min(float(scores[rank - 1]), SURE) - _SLACK), level, own
+
+
+def _thresholds(probabilities: Floats, labels: Ints, wanted: float) -> Iterator[Threshold]:
+    """For each class the highest probability that, as a threshold, misses no more of its images than is allowed."""
+    for one in range(probabilities.shape[1]):
+        mine, others = (np.sort(probabilities[(labels == one) == side, one]) for side in (True, False))
+        if min(len(mine), len(others)) < FEWEST_FLAGGED:
+            few = f"fewer than {FEWEST_FLAGGED} validation images of this class, or of others"
+            yield Threshold(None, len(mine), reason=few)
+            continue
+        at = max(0.0, float(mine[math.floor((1 - wanted) * len(mine) + 1e-9)]) - _SLACK)
+        found, passed = int((mine >= at).sum()), int((others < at).sum())
+        yield Threshold(at, len(mine), _rate(found, len(mine)), _rate(passed, len(others)))
+
+
+def _rate(hits: int, of: int) -> Rate:
+    figure = metrics.proportion(hits, of)
+    value, low, high = (float(part or 0) for part in (figure.value, figure.low, figure.high))
+    return Rate(value, low, high)
+
+
+def likeness(train: Floats, kept: Floats) -> Likeness:
+    """Mahalanobis distance with the mean and the shrunk covariance of training embeddings (images x features).
+
+    The limit comes from validation images alone: embeddings of images that were learned from lie too close together.
+    """
+    mean = train.mean(0).astype(np.float32)
+    values, vectors = np.linalg.eigh(_covariance(np.asarray(train, np.float64)))
+    root = (vectors / np.sqrt(values)).astype(np.float32)
+    away = np.sort(Likeness(mean, root, 1.0, 0.0, 0).distance(kept))
+    level = max(UNLIKE, 1 / (len(kept) + 1))
+    rank = math.ceil((1 - level) * (len(kept) + 1) - 1e-9)
+    return Likeness(mean, root, float(away[rank - 1]), level, len(train))
+
+
+def _covariance(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Shrunk towards a multiple of the identity by as much as the sample asks for (Ledoit and Wolf 2004)."""
+    count, features = x.shape
+    x = x - x.mean(0)
+    sample = x.T @ x / count
+    level = float(np.trace(sample)) / features or 1.0
+    spread = float(((sample - level * np.eye(features)) ** 2).sum())
+    noise = float(((x**2).T @ (x**2)).sum() / count - (sample**2).sum()) / count
+    part = min(noise, spread) / spread if spread else 1.0
+    return np.asarray((1 - part) * sample + part * level * np.eye(features) + 1e-6 * level * np.eye(features))

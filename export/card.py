@@ -1,0 +1,136 @@
+"""The model's card: what it is, what it was measured to do, and what it cannot promise. In the bundle and beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from fedhelp_edge.infer.facts import Facts, Rate
+
+_NETS = {
+    "own": "this site's own net", "merged": "the merged net of all sites",
+    "alone": "the net that this site trained alone", "average": "the average of these",
+}  # fmt: skip
+_SMALL = 100  # images of a class, below which figures of it are called few
+
+
+def text(facts: Facts) -> str:
+    """The whole card, as Markdown with the header that model hubs read."""
+    parts = (_header(facts), _use(facts), _origin(facts), _choice(facts), _knowing(facts), _flags(facts), _test(facts))
+    return "\n".join(line for part in parts for line in part)
+
+
+def _header(facts: Facts) -> Iterator[str]:
+    yield from ("---", "library_name: onnxruntime", "pipeline_tag: image-classification")
+    yield from ("tags: [medical, federated-learning, onnx]", "---", "", f"# {facts.name}, round {facts.round}", "")
+    yield f"Tells apart, in {'grey' if facts.image.channels == 1 else 'colour'} images: {', '.join(facts.classes)}."
+
+
+def _use(facts: Facts) -> Iterator[str]:
+    yield from ("", "## What it is for", "")
+    yield "To help trained staff of the site that exported it, on images as that site takes them. A person decides."
+    yield from ("", "**It is not a medical device.** No authority has examined it. Do not use it on other kinds of")
+    yield "images, on patients unlike those that it was trained on, or as the only ground of a decision. After each new"
+    yield "round, and after a change of camera, scanner or staining, export again: the limits below hold no longer."
+
+
+def _origin(facts: Facts) -> Iterator[str]:
+    together = f"{facts.sites} sites" if facts.sites > 1 else "one site, by itself"
+    yield from ("", "## Where it comes from", "")
+    yield f"Trained by {together}; this site is {facts.tier} and gave {facts.examples} images, none of which left it."
+    yield f"Images are brought to {facts.image.size} x {facts.image.size} pixels inside the model."
+    yield f"Its numbers are {facts.precision}."
+    if facts.federation:
+        yield f"Federation `{facts.federation}`."
+    yield f"Signed with the key `{facts.signer}`."
+
+
+def _choice(facts: Facts) -> Iterator[str]:
+    count = sum(facts.calibration.images)
+    yield from ("", "## Which net it is", "")
+    yield f"It is {_NETS[facts.net]} ({', '.join(facts.members)}):"
+    yield f"the best on the {count} images that were kept to choose by."
+    yield ""
+    yield from _table(
+        ("net", "accuracy", "balanced accuracy", "AUC", "log loss"),
+        [
+            (_NETS[name], *(_number(one[key]) for key in ("accuracy", "balanced_accuracy", "auc", "loss")))
+            for name, one in facts.figures.items()
+        ],
+    )
+
+
+def _knowing(facts: Facts) -> Iterator[str]:
+    said = facts.calibration
+    yield from ("", "## When it does not know", "")
+    errors = f", calibration error {said.ece[0]:.3f} before and {said.ece[1]:.3f} after" if said.ece else ""
+    yield f"Probabilities are calibrated (temperature {said.temperature:.2f}{errors})."
+    yield "A class stays possible while its probability is at least the one below. With more than one possible class,"
+    yield 'or with none, the answer is "don\'t know".'
+    yield ""
+    yield from _table(
+        ("class", "images", "possible from", "true class kept at least"),
+        [
+            (name, images, f"{least:.3f}", f"{1 - level:.1%}" + ("" if own else " (of all classes together)"))
+            for name, images, least, level, own in zip(
+                facts.classes, said.images, said.least, said.level, said.own, strict=True
+            )
+        ],
+    )
+    yield ""
+    yield "An image whose features lie too far from those of the training images is called unlike them and not"
+    yield f"answered; about {facts.likeness.level:.1%} of this site's own images are, though nothing is wrong."
+    yield from ("", "### What so few images cannot promise", "")
+    yield "These promises hold on average over samples like this one, for patients who come as those did; this sample"
+    yield "may have been a lucky one. The net was chosen and the temperature fitted on the same images, which flatters"
+    yield "a little."
+    for name, images, level, own in zip(facts.classes, said.images, said.level, said.own, strict=True):
+        if not own:
+            yield f"- {name}: {images} images; nothing is promised of this class by itself."
+        elif level > 0.0501:
+            yield f"- {name}: {images} images; no more than {1 - level:.0%} can be promised."
+        elif images < _SMALL:
+            yield f"- {name}: {images} images are few; the true rate may lie some per cent off."
+
+
+def _flags(facts: Facts) -> Iterator[str]:
+    said = facts.calibration
+    yield from ("", f"## Thresholds for a sensitivity of {said.wanted:.0%}", "")
+    yield "At or above its threshold a class is flagged, also where the answer is another. In brackets: 95 % intervals."
+    yield ""
+    yield from _table(
+        ("class", "threshold", "sensitivity", "specificity"),
+        [
+            (name, _number(one.at), _rate(one.sensitivity), _rate(one.specificity))
+            if one.at is not None
+            else (name, f"none: {one.reason}", "–", "–")
+            for name, one in zip(facts.classes, said.thresholds, strict=True)
+        ],
+    )
+
+
+def _test(facts: Facts) -> Iterator[str]:
+    yield from ("", "## How it did on images that played no part in it", "")
+    found = facts.test
+    if not found:
+        yield "This site has no such images, so nothing is known."
+        return
+    counts = {name: f"{found[name]:.0f}" for name in ("images", "answered", "right", "in_set", "unlike")}
+    yield f"Of this site's {counts['images']} test images it answered {counts['answered']}, {counts['right']} of them"
+    yield f"rightly. The true class was possible for {counts['in_set']}; {counts['unlike']} were called unlike."
+    accuracy, balanced, auc, error = (_number(found[name]) for name in ("accuracy", "balanced_accuracy", "auc", "ece"))
+    yield f"Taking the likeliest class each time: accuracy {accuracy}, balanced accuracy {balanced}, AUC {auc},"
+    yield f"calibration error {error}."
+    yield ""
+
+
+def _table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> Iterator[str]:
+    for row in (head, ["---"] * len(head), *rows):
+        yield "| " + " | ".join(str(cell).replace("|", "/") for cell in row) + " |"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _rate(rate: Rate | None) -> str:
+    return "–" if rate is None else f"{rate.value:.3f} ({rate.low:.3f} to {rate.high:.3f})"

@@ -1,0 +1,97 @@
+"""`predict`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedhelp_edge import shell
+from fedhelp_edge.cli.train import Threads
+
+app = shell.app()
+
+Model = Annotated[Path, shell.named("The model, MODEL.onnx; its signature lies beside it.")]
+Signer = Annotated[str | None, typer.Option("--signer", help="SHA256:…, the key whose signature you trust.")]
+_POLL = 2.0  # seconds between two looks into a drop folder
+
+
+@app.command()
+def predict(
+    model: Model,
+    images: Annotated[list[Path] | None, shell.named("Image files, folders, DICOM or NPZ.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="A folder for the answers; a run that was cut off goes on.", readable=False),
+    ] = None,
+    kind: Annotated[str, typer.Option("--format", help="table, csv, json or html.")] = "table",
+    signer: Signer = None,
+    watch: Annotated[
+        Path | None, typer.Option("--watch", help="A folder to answer whatever comes into it.", readable=False)
+    ] = None,
+    threads: Threads = None,
+    home: shell.Home = shell.DEFAULT_HOME,
+) -> None:
+    """Diagnose images, offline. Exit code 1 if a file could not be used; "don't know" is an answer.
+
+    Example: fedhelp-edge predict model.onnx images --out answers --format html
+    """
+    from fedhelp_edge.errors import NoImages, Usage
+
+    if kind not in ("table", "csv", "json", "html"):
+        raise Usage(f"--format {kind!r} is none of table, csv, json, html")
+    if bool(images) == bool(watch) or (watch and not out):
+        raise Usage("name images, or a folder with --watch and another with --out")
+    from fedhelp_edge.infer import bundle, run, show
+    from fedhelp_edge.site import folder
+
+    made = bundle.load(model, lambda key: folder.vouch(shell.home(home), key, signer), threads=threads)
+    if doubts := show.doubts(made):
+        shell.say(f"warning: {doubts}")
+    if watch and out:
+        shell.say(f"waiting for images; Ctrl-C ends it; the answers are in {out}")
+        return run.watch(out, made, watch, kind, _wait, shell.say)
+    if out:
+        with shell.progress("looking at images") as progress:
+            path, count, bad = run.into(out, made, images or [], kind, progress)
+        shell.say(f"{count} images; the answers are in {path}")
+    else:
+        count, bad = _print(made, images or [], kind)
+    if not count:
+        raise NoImages(
+            "there is no image in what was named", remedy="name image files, DICOM, an NPZ, or a folder of them"
+        )
+    shell.say(show.NOTICE)
+    if bad:
+        shell.say(f"{bad} of {count} files could not be used; their rows say why")
+        raise typer.Exit(1)
+    return None
+
+
+def _print(made: object, images: list[Path], kind: str) -> tuple[int, int]:
+    """Answers to stdout as they come; how many, and how many files were bad."""
+    from fedhelp_edge.data import picture
+    from fedhelp_edge.infer import images as sources
+    from fedhelp_edge.infer import run, show
+
+    counted = [0, 0]
+
+    def rows() -> object:
+        for row in run.rows(made, sources.items(images), pictures=kind == "html"):  # type: ignore[arg-type]
+            counted[0] += 1
+            counted[1] += row["error"] is not None
+            yield row
+
+    with picture.quietly():
+        for part in show.KINDS[kind].text(made, rows()):  # type: ignore[arg-type]
+            sys.stdout.write(part)
+    return counted[0], counted[1]
+
+
+def _wait() -> bool:
+    import time
+
+    time.sleep(_POLL)
+    return True

@@ -1,0 +1,63 @@
+"""The only importer of onnxruntime, whose telemetry must be off before it is imported: later is too late."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from fedhelp_edge.errors import BadBundle
+
+_ERRORS_ONLY = 3
+onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a graph says of images; all are float32 and begin with the batch."""
+
+    logits: NDArray[np.float32]  # N x classes
+    probabilities: NDArray[np.float32]  # N x classes
+    cam: NDArray[np.float32]  # N x classes x rows x columns; its mean plus the bias is the logit
+    embedding: NDArray[np.float32]  # N x features
+
+
+class Engine:
+    def __init__(self, model: bytes, threads: int | None = None) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _ERRORS_ONLY
+        options.inter_op_num_threads = 1
+        options.intra_op_num_threads = threads or os.cpu_count() or 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads sleep
+        options.enable_cpu_mem_arena = False  # memory goes back: batches are small, patients many
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as fault:
+            raise BadBundle("onnxruntime cannot open the model") from fault
+
+    def __call__(self, images: NDArray[np.uint8]) -> Outputs:
+        """What the model says of images of one size, N x height x width x channels."""
+        names = list(Outputs.__dataclass_fields__)
+        try:
+            return Outputs(*self._session.run(names, {"image": np.ascontiguousarray(images)}))
+        except Exception as fault:
+            raise BadBundle("the model does not take these images, or fails on them") from fault
+
+
+def version() -> str:
+    return str(onnxruntime.__version__)
+
+
+def quantization() -> ModuleType:
+    """onnxruntime's own tools for 8-bit models; they need the package onnx."""
+    from onnxruntime import quantization as tools
+
+    made: Any = tools
+    return made  # type: ignore[no-any-return]

@@ -1,0 +1,218 @@
+"""What a bundle says of itself, read without opening the model; `export` writes it. docs/spec/bundle.md"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhelp_edge import plan
+from fedhelp_edge.errors import BadBundle
+
+SCHEMA_VERSION = 1
+FACTS, CARD, PARITY = "fedhelp.bundle", "fedhelp.card", "fedhelp.parity"
+_LIMIT = 8 << 20  # bytes of one note
+_METADATA, _STRING = 14, 2  # the field of ModelProto, and how protobuf marks bytes with a length
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A part of so many images, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """From which probability on a class is flagged, to miss few of its images; `reason` says why there is none."""
+
+    at: float | None
+    images: int
+    sensitivity: Rate | None = None
+    specificity: Rate | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the site's validation images say of the probabilities; a number a class where there are several."""
+
+    images: tuple[int, ...]
+    temperature: float
+    ece: tuple[float, float] | None  # calibration error before and after
+    least: tuple[float, ...]  # the probability with which a class stays in the set
+    level: tuple[float, ...]  # how often the set may lack this class where it is the true one
+    own: tuple[bool, ...]  # from images of the class itself, or, where they are too few, from all
+    wanted: float  # the sensitivity that thresholds were chosen for
+    thresholds: tuple[Threshold, ...]
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How far embeddings of images lie from those of the training images (Mahalanobis), and how far is too far."""
+
+    mean: NDArray[np.float32]
+    root: NDArray[np.float32]  # times a difference: its length is the distance
+    limit: float
+    level: float  # how often an image of this site's kind lies beyond the limit
+    images: int  # that the mean comes from
+
+    def distance(self, embedding: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """In limits: above 1 is too far."""
+        away = (np.asarray(embedding, np.float64) - self.mean) @ np.asarray(self.root, np.float64)
+        return np.asarray(np.sqrt((away**2).sum(-1)) / self.limit)
+
+
+@dataclass(frozen=True)
+class Facts:
+    name: str  # of the plan
+    federation: str  # "" where it was tried out alone
+    round: int
+    tier: str
+    sites: int  # that took part in the round
+    examples: int  # images that this site trained on
+    classes: tuple[str, ...]
+    image: plan.Image
+    net: str  # which was chosen
+    members: tuple[str, ...]  # what it is made of
+    precision: str  # "fp32" | "int8"
+    bias: tuple[float, ...]  # of the logits: mean(heat-map) + bias = logit
+    figures: Mapping[str, Mapping[str, float | None]]  # of each net that could have been chosen
+    calibration: Calibration
+    likeness: Likeness
+    test: Mapping[str, float | None]  # how it did on this site's test images; empty where it has none
+    signer: str  # fingerprint of the key that signed it
+
+    def text(self) -> str:
+        """The note that holds all this."""
+        said = {**asdict(self), "schema_version": SCHEMA_VERSION}
+        for name in ("mean", "root"):
+            said["likeness"][name] = packed(said["likeness"][name])
+        return json.dumps(said, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def read(text: str) -> Facts:
+    """Facts from their note; a key of a newer version is passed over, a missing one is refused."""
+    try:
+        said = json.loads(text)
+        if said["schema_version"] != SCHEMA_VERSION:
+            raise BadBundle("it was made by another version of this kit")
+        calibration = {
+            **said["calibration"],
+            "thresholds": tuple(_threshold(one) for one in said["calibration"]["thresholds"]),
+        }
+        likeness = {**said["likeness"], **{name: unpacked(said["likeness"][name]) for name in ("mean", "root")}}
+        made: Facts = _of(
+            Facts,
+            {
+                **said,
+                "image": _of(plan.Image, said["image"]),
+                "calibration": _of(Calibration, calibration),
+                "likeness": _of(Likeness, likeness),
+            },
+        )
+        _check(made)
+        return made
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise BadBundle("what it says of itself cannot be read") from None
+
+
+def packed(array: NDArray[Any]) -> dict[str, Any]:
+    """Numbers as text: shape, kind and bytes (little-endian, row after row, base64)."""
+    kind = "u1" if array.dtype == np.uint8 else "<f4"
+    data = np.ascontiguousarray(array, kind).tobytes()
+    return {"shape": list(array.shape), "kind": kind, "data": base64.b64encode(data).decode("ascii")}
+
+
+def unpacked(said: Mapping[str, Any]) -> NDArray[Any]:
+    if said["kind"] not in ("u1", "<f4"):
+        raise BadBundle("numbers of an unknown kind")
+    data = np.frombuffer(base64.b64decode(said["data"], validate=True), said["kind"])
+    return data.reshape([int(side) for side in said["shape"]])
+
+
+def notes(model: bytes) -> dict[str, str]:
+    """The notes (metadata_props) of an ONNX file, found by walking over its top-level fields; nothing else is read."""
+    found: dict[str, str] = {}
+    for field, value in _fields(memoryview(model)):
+        if field == _METADATA:
+            entry = {number: bytes(part) for number, part in _fields(value)}
+            if len(entry.get(2, b"")) > _LIMIT:
+                raise BadBundle("what it says of itself is too long")
+            try:
+                name, text = (entry.get(number, b"").decode("utf-8") for number in (1, 2))
+            except UnicodeDecodeError:
+                raise BadBundle("what it says of itself cannot be read") from None
+            if name in found:
+                raise BadBundle("it says one thing twice")
+            found[name] = text
+    if FACTS not in found:
+        raise BadBundle("it is no model that this kit exported")
+    return found
+
+
+def _fields(data: memoryview) -> Any:
+    """Each field of a protobuf message, with its bytes where it has a length."""
+    at = 0
+    while at < len(data):
+        key, at = _number(data, at)
+        field, kind = key >> 3, key & 7
+        if kind == 0:
+            _, at = _number(data, at)
+        elif kind == _STRING:
+            size, at = _number(data, at)
+            if at + size > len(data):
+                raise BadBundle("it ends too early")
+            yield field, data[at : at + size]
+            at += size
+        elif kind in (1, 5):
+            at += 8 if kind == 1 else 4
+        else:
+            raise BadBundle("it is no ONNX file")
+
+
+def _number(data: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for place in range(10):
+        if at + place >= len(data):
+            break
+        byte = data[at + place]
+        value |= (byte & 0x7F) << (7 * place)
+        if byte < 0x80:
+            return value, at + place + 1
+    raise BadBundle("it is no ONNX file")
+
+
+def _of(kind: Any, said: Mapping[str, Any]) -> Any:
+    """A dataclass of what JSON holds: lists become tuples."""
+    known = {one.name for one in fields(kind)}
+    return kind(**{name: _tuples(value) for name, value in said.items() if name in known})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _threshold(said: Mapping[str, Any]) -> Threshold:
+    rates = {name: _of(Rate, said[name]) if said[name] else None for name in ("sensitivity", "specificity")}
+    return Threshold(said["at"], said["images"], rates["sensitivity"], rates["specificity"], said["reason"])
+
+
+def _check(made: Facts) -> None:
+    """Raise `ValueError` where counts do not fit each other; a signer is trusted to mean well, not to be whole."""
+    cal, count = made.calibration, len(made.classes)
+    lengths = {len(part) for part in (made.bias, cal.images, cal.least, cal.level, cal.own, cal.thresholds)}
+    features = made.likeness.mean.shape
+    if lengths != {count} or made.likeness.root.shape != features * 2 or not made.likeness.limit > 0:
+        raise ValueError
+    if not all(isinstance(name, str) for name in made.classes) or made.image.channels not in (1, 3):
+        raise ValueError
+    if not 1 <= made.image.size <= 1024 or not len(made.image.mean) == len(made.image.std) == made.image.channels:
+        raise ValueError

@@ -1,0 +1,223 @@
+"""Answers as a table, CSV, JSON or pages of HTML: each a stream, however many there are."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fedhelp_edge import files, plan
+from fedhelp_edge.data.row import Decoded
+from fedhelp_edge.infer.bundle import Bundle
+from fedhelp_edge.infer.decide import Answer
+from fedhelp_edge.infer.facts import Facts
+from fedhelp_edge.parcel import sshsig
+from fedhelp_edge.report import page
+from fedhelp_edge.trust import words
+
+Row = Mapping[str, Any]
+
+NOTICE = "Not a medical device: a help for trained staff, who decide."
+_SIDE = 144  # pixels of a picture on a page
+_A_PAGE = 200  # images
+_FOR, _AGAINST = np.array([[230, 120, 0], [0, 90, 200]], np.float32)  # orange and blue, told apart by everybody
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would work out instead of showing
+_STYLE = "img { vertical-align: top } section { border-top: 1px solid #999; break-inside: avoid }"
+
+
+def model(bundle: Bundle) -> dict[str, Any]:
+    """What every answer says of the model that gave it."""
+    return {
+        "name": bundle.facts.name, "sha256": bundle.sha256, "round": bundle.facts.round,
+        "signer": sshsig.fingerprint(bundle.signer), "words": " ".join(words.of_text(bundle.signer)),
+        "trusted": not bundle.why, "why": bundle.why,
+    }  # fmt: skip
+
+
+def doubts(bundle: Bundle) -> str:
+    """What a person must know of a model whose signer is not vouched for, or ""."""
+    said = model(bundle)
+    return (
+        "" if said["trusted"] else f"not trusted: {bundle.why}; signed by {said['signer']}, in words: {said['words']}"
+    )
+
+
+class Table:
+    suffix = "txt"
+
+    def text(self, bundle: Bundle, rows: Iterable[Row]) -> Iterator[str]:
+        yield f"{'file':<40} {'answer':<16} {'sure':>6}  why not\n"
+        for row in rows:
+            sure = max(row["probabilities"].values(), default=None)
+            shown = "–" if sure is None else f"{sure:.1%}"
+            code = f"{row['error']['code']}: " if row["error"] else ""
+            line = f"{_plain(row['file']):<40} {row['answer'] or '–':<16} {shown:>6}  {_plain(code + row['reason'])}"
+            yield line.rstrip() + "\n"
+
+    def keep(self, folder: Path, bundle: Bundle, rows: Iterable[Row]) -> Path:
+        """Write the file into a folder, in place of an earlier one."""
+        path = folder / f"answers.{self.suffix}"
+        _replace(path, self.text(bundle, rows))
+        return path
+
+
+class Csv(Table):
+    suffix = "csv"
+
+    def text(self, bundle: Bundle, rows: Iterable[Row]) -> Iterator[str]:
+        names, trusted = bundle.facts.classes, "no" if bundle.why else "yes"
+        head = ["file", "answer", "reason", "set", "flags", "distance", *(f"p({name})" for name in names)]
+        yield self._line([*head, "error", "model", "trusted"])
+        for row in rows:
+            numbers = [row["distance"], *(row["probabilities"].get(name) for name in names)]
+            error = row["error"]["code"] if row["error"] else ""
+            yield self._line(
+                [row["file"], row["answer"], row["reason"], ";".join(row["set"]), ";".join(row["flags"]), *numbers,
+                 error, bundle.sha256, trusted]
+            )  # fmt: skip
+
+    def _line(self, cells: Iterable[object]) -> str:
+        sink = io.StringIO()
+        csv.writer(sink, lineterminator="\n").writerow([self._cell(cell) for cell in cells])
+        return sink.getvalue()
+
+    def _cell(self, cell: object) -> object:
+        text = _writable(cell) if isinstance(cell, str) else cell
+        return f"'{text}" if isinstance(text, str) and text.startswith(_FORMULA) else text
+
+
+class Json(Table):
+    suffix = "json"
+
+    def text(self, bundle: Bundle, rows: Iterable[Row]) -> Iterator[str]:
+        yield f'{{"schema_version": 1, "model": {json.dumps(model(bundle))}, "results": ['
+        for place, row in enumerate(rows):
+            kept = {name: value for name, value in row.items() if name not in ("stamp", "picture")}
+            yield (", " if place else "") + json.dumps(kept)
+        yield "]}\n"
+
+
+class Html(Table):
+    """Pages that link to each other; the first is answers.html."""
+
+    suffix = "html"
+
+    def text(self, bundle: Bundle, rows: Iterable[Row]) -> Iterator[str]:
+        yield self._page(bundle, list(rows), 1, last=True)
+
+    def keep(self, folder: Path, bundle: Bundle, rows: Iterable[Row]) -> Path:
+        rows = iter(rows)
+        some, number = list(itertools.islice(rows, _A_PAGE)), 1
+        while True:
+            more = list(itertools.islice(rows, _A_PAGE))
+            _replace(folder / self._name(number), [self._page(bundle, some, number, last=not more)])
+            if not more:
+                return folder / self._name(1)
+            some, number = more, number + 1
+
+    def _name(self, number: int) -> str:
+        return "answers.html" if number == 1 else f"answers-{number}.html"
+
+    def _page(self, bundle: Bundle, rows: list[Row], number: int, *, last: bool) -> str:
+        facts = bundle.facts
+        fields = -(-facts.image.size // 4)
+        links = [(number - 1, "earlier")] * (number > 1) + [(number + 1, "later")] * (not last)
+        return page.page(
+            f"{facts.name}: answers" + (f", page {number}" if number > 1 else ""),
+            page.paragraph(NOTICE),
+            *([page.paragraph(f"This model is {doubts(bundle)}.")] if bundle.why else []),
+            page.paragraph(
+                "Beside each picture: where it speaks for the likeliest class (orange) and against it (blue), against "
+                f"the mean of all classes, in {fields} x {fields} fields."
+            ),
+            *(part for row in rows for part in self._one(facts, row)),
+            *(page.Html(f'<p><a href="{self._name(to)}">{word} images</a></p>') for to, word in links),
+            page.paragraph(f"Model {bundle.sha256}, round {facts.round}."),
+            style=_STYLE,
+        )
+
+    def _one(self, facts: Facts, row: Row) -> Iterator[page.Html]:
+        yield page.Html("<section>")
+        yield page.heading(_plain(row["file"]))
+        if row["error"]:
+            yield page.paragraph(f"{row['error']['code']}: {row['reason']}. {row['error']['remedy']}.")
+        else:
+            if row.get("picture"):
+                yield _shown(row["picture"])
+            yield page.paragraph(row["answer"] or f"Don't know: {row['reason']}.")
+            if row["doubt"]:
+                yield page.paragraph(f"Note: {row['doubt']}.")
+            yield page.table(("class", "probability", "possible", "flagged"), list(_lines(facts, row)))
+        yield page.Html("</section>")
+
+
+KINDS: Mapping[str, Table] = {"table": Table(), "csv": Csv(), "json": Json(), "html": Html()}
+
+
+def shown_as(image: plan.Image) -> plan.Image:
+    """How an image is decoded for a person to look at."""
+    return plan.Image(_SIDE, image.channels, image.mean, image.std)
+
+
+def overlay(pixels: NDArray[np.uint8], heatmaps: NDArray[np.float32], one: int) -> NDArray[np.uint8]:
+    """Side x side x 3: a picture in grey, and over it what speaks for a class and against it, against all classes."""
+    evidence = heatmaps[one] - heatmaps.mean(0)
+    strength = evidence / max(float(np.abs(evidence).max()), 1e-9)
+    side = pixels.shape[0]
+    smooth = np.asarray(Image.fromarray(strength.astype(np.float32)).resize((side, side), Image.Resampling.BILINEAR))
+    grey = pixels.mean(2, dtype=np.float32)[..., None].repeat(3, 2)
+    part = 0.6 * np.abs(smooth)[..., None]
+    return np.asarray(grey * (1 - part) + np.where(smooth[..., None] > 0, _FOR, _AGAINST) * part, np.uint8)
+
+
+def picture(facts: Facts, answer: Answer, shown: Decoded) -> dict[str, Any]:
+    """What a page shows of an image: it, and beside it where the model looked. As JPEG, for there may be thousands."""
+    likeliest = max(range(len(facts.classes)), key=lambda one: answer.probabilities[facts.classes[one]])
+    colour = shown.pixels.repeat(3, 2) if shown.pixels.shape[2] == 1 else shown.pixels
+    both = np.concatenate([colour, overlay(shown.pixels, answer.heatmaps, likeliest)], 1)
+    sink = io.BytesIO()
+    Image.fromarray(both).save(sink, "JPEG", quality=85)
+    width = round(min(max(2 * _SIDE * shown.width / max(shown.height, 1), _SIDE), 4 * _SIDE))
+    said = f"the image, and beside it what speaks for {facts.classes[likeliest]}"
+    return {"jpeg": base64.b64encode(sink.getvalue()).decode(), "width": width, "alt": said}
+
+
+def _lines(facts: Facts, row: Row) -> Iterator[tuple[str, ...]]:
+    for name in facts.classes:
+        marks = ("yes" if name in row[of] else "" for of in ("set", "flags"))
+        yield name, f"{row['probabilities'][name]:.1%}", *marks
+
+
+def _shown(said: Mapping[str, Any]) -> page.Html:
+    source = f"data:image/jpeg;base64,{said['jpeg']}"
+    return page.Html(f'<img src="{source}" alt="{escape(said["alt"])}" width="{said["width"]}" height="{_SIDE}">')
+
+
+def _plain(text: str) -> str:
+    """Without signs that would steer a terminal."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
+
+
+def _writable(text: str) -> str:
+    """A file's name may hold bytes that are no letters."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _replace(path: Path, parts: Iterable[str]) -> None:
+    """Write a file bit by bit, in place of an earlier one."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    with files.writing(fresh, private=False) as file:
+        for part in parts:
+            file.write(part.encode("utf-8", "replace"))
+    fresh.replace(path)

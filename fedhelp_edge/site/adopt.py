@@ -1,0 +1,71 @@
+"""A round becomes what this site diagnoses with: its nets, the merged one, and the site's key make a signed bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from export import bundle
+from fedhelp_edge import data, files, share
+from fedhelp_edge.codec import CODECS
+from fedhelp_edge.errors import NoMatch, NotTrained
+from fedhelp_edge.parcel import keys, parcel
+from fedhelp_edge.parcel.keys import Keys
+from fedhelp_edge.plan import Plan
+from fedhelp_edge.share import Array
+from fedhelp_edge.site import carry, folder, learn, trial
+from fedhelp_edge.train import speed
+from fedhelp_edge.trust.floor import Floor
+
+
+def export(
+    home: Path, round_: int | None, ask: Callable[[], str], *, int8: bool, wanted: float, threads: int | None = None
+) -> bundle.Made:
+    """Of a round of the federation, the newest that was trained here if none is named."""
+    known = folder.joined(home)
+    site, order = folder.me(home, known), known.task
+    number = "*" if round_ is None else f"{round_:06}"
+    done = sorted((home / "rounds").glob(f"{known.charter.epoch:04}-{number}/report.json"))
+    if site is None or order is None or not done:
+        raise NotTrained("nothing was trained here yet" if round_ is None else f"round {round_} was not trained here")
+    own, plan, at = keys.load(home, ask), carry.plan_of(order), done[-1].parent
+    number_of = learn.read(at)["round"]
+    merged, sites = _merged(home, known, number_of, own, plan)
+    sites = sites or len(known.roster.active(number_of) if known.roster else ())
+    origin = bundle.Origin(known.charter.federation, number_of, site.tier, sites, learn.read(at)["prior"])
+    return _made(home, plan, site.id, at, merged, origin, own, int8, wanted, threads)
+
+
+def try_out(
+    home: Path, plan: Plan, tier: str, round_: int | None, ask: Callable[[], str],
+    *, int8: bool, wanted: float, threads: int | None = None,
+) -> bundle.Made:  # fmt: skip
+    """Of a plan that was tried out without joining: what travels there is the merged model."""
+    at = trial.newest(home, plan, tier, round_)
+    own, report = keys.load(home, ask), learn.read(at)
+    with files.reading(at / "share.safetensors") as file:
+        merged = dict(share.Arrays(file, share.read_header(file)))
+    origin = bundle.Origin("", report["round"], tier, 1, report["prior"])
+    return _made(home, plan, trial.SITE, at, merged, origin, own, int8, wanted, threads)
+
+
+def _made(
+    home: Path, plan: Plan, site: str, at: Path, merged: Mapping[str, Array] | None, origin: bundle.Origin, own: Keys,
+    int8: bool, wanted: float, threads: int | None,
+) -> bundle.Made:  # fmt: skip
+    speed.settle(threads)
+    images = data.load(folder.remembered(home, None), plan, kept=home / "images")
+    place = learn.Place(plan, site, origin.tier, images, None, speed.bench("fp32"))
+    return bundle.make(learn.nets(place, at, merged), images, plan, origin, own.sign, int8=int8, wanted=wanted)
+
+
+def _merged(home: Path, known: Floor, round_: int, own: Keys, plan: Plan) -> tuple[dict[str, Array] | None, int]:
+    """The merged model of a round, if it is here, and of how many shares it was made."""
+    for path in sorted((home / "global").glob(f"{known.charter.epoch:04}-{round_:06}-*.fhx")):
+        try:
+            with parcel.open(path, known.trust, [own.identity]) as seen:
+                wire = dict(share.Arrays(seen.body, share.read_header(seen.body)))
+                return dict(CODECS[plan.wire.down].decode(wire, {})), int(seen.statement.context["inputs"]["count"])
+        except NoMatch:  # sealed for those who were here before this site
+            continue
+    return None, 0
