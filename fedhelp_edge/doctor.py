@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from fedhelp_edge.errors import FedhelpError, NoKeys
+from fedhelp_edge.infer import bundle
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
 from fedhelp_edge.site import folder
 
@@ -34,12 +35,14 @@ class Check:
     remedy: str = ""
 
 
-def checks(home: Path) -> Iterator[Check]:
-    """Every check, as it is done."""
+def checks(home: Path, model: Path | None = None) -> Iterator[Check]:
+    """Every check, as it is done; with a model, also whether it answers here as it did where it was exported."""
     for check in (_python, _packages, _processor, _memory, _parcel, _telemetry, _training):
         yield check()
     for check_home in (_disk, _keys, _clock):
         yield check_home(home)
+    if model:
+        yield _model(home, model)
 
 
 def verdict(found: list[Check]) -> str:
@@ -166,6 +169,19 @@ def _clock(home: Path) -> Check:
         days = (floor - now).days
         return Check("clock", WARN, f"{now:%Y-%m-%d %H:%M} UTC is at least {days} days slow", "set the clock")
     return Check("clock", PASS, f"{now:%Y-%m-%d %H:%M} UTC")
+
+
+def _model(home: Path, path: Path) -> Check:
+    """onnxruntime sees the model only if its signer is not a stranger here."""
+    try:
+        made = bundle.load(path, lambda key: folder.vouch(home, key, None))
+        part = made.parity()
+    except FedhelpError as fault:
+        return Check("model", FAIL, f"{fault.code}: {fault.cause}", fault.remedy)
+    detail = f"{made.facts.name}, round {made.facts.round}: answers as at export, within {part:.0%} of what is allowed"
+    if made.why:
+        return Check("model", WARN, f"{detail}; not trusted: {made.why}", "compare the words that 'inspect' shows")
+    return Check("model", PASS, detail)
 
 
 def _version(package: str) -> str:

@@ -2,5 +2,5 @@
 
 COMMANDS = (
     "doctor", "join", "check", "train", "distill", "upload", "download", "sync", "status", "leave", "evaluate",
-    "export", "predict", "plan", "keys", "inspect", "knowledge", "lab", "audit", "label",
+    "export", "predict", "compare", "plan", "keys", "inspect", "knowledge", "lab", "audit", "label",
 )  # fmt: skip

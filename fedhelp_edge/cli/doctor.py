@@ -1,5 +1,8 @@
 """`doctor`."""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from fedhelp_edge import shell
@@ -8,7 +11,11 @@ app = shell.app()
 
 
 @app.command()
-def doctor(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) -> None:
+def doctor(
+    model: Annotated[Path | None, shell.named("A model (.onnx), to see whether it answers here as it should.")] = None,
+    home: shell.Home = shell.DEFAULT_HOME,
+    json: shell.AsJson = False,
+) -> None:
     """Check this machine, and say what to put right. Exit code 1 if something fails.
 
     Example: fedhelp-edge doctor
@@ -16,7 +23,7 @@ def doctor(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
     from fedhelp_edge import doctor
 
     found = []
-    for check in doctor.checks(shell.home(home)):
+    for check in doctor.checks(shell.home(home), model):
         found.append(check)
         if not json:
             print(f"{check.state.upper():<5} {check.name:<10} {check.detail}", flush=True)

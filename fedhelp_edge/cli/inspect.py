@@ -24,20 +24,21 @@ _KINDS = {
 
 @app.command()
 def inspect(
-    file: Annotated[Path, shell.named("A parcel (.fhx).")],
+    file: Annotated[Path, shell.named("A parcel (.fhx), or a model (.onnx).")],
     home: shell.Home = shell.DEFAULT_HOME,
     json: shell.AsJson = False,
 ) -> None:
-    """Say what a parcel is, who signed it, whether it is whole, and whether it may be trusted here.
+    """Say what a parcel or a model is, who signed it, whether it is whole, and whether it may be trusted here.
 
     Example: fedhelp-edge inspect share.fhx
     """
     from fedhelp_edge.errors import FedhelpError
-    from fedhelp_edge.parcel import parcel, sshsig
+    from fedhelp_edge.parcel import parcel
     from fedhelp_edge.site import folder
-    from fedhelp_edge.trust import words
 
     try:
+        if file.suffix.lower() == ".onnx":
+            return _model(file, shell.home(home), json)
         seen = parcel.look(file, parcel.anyone)
     except FedhelpError as fault:
         if json:
@@ -47,9 +48,7 @@ def inspect(
         raise
     said, context = seen.statement, seen.statement.context
     why = folder.judge(shell.home(home), said, seen.keys)
-    signers = [
-        {"key": key, "fingerprint": sshsig.fingerprint(key), "words": " ".join(words.of_text(key))} for key in seen.keys
-    ]
+    signers = [_signer(key) for key in seen.keys]
     recipients = context.get("recipients", context["readers"]["count"] if "readers" in context else [])
     facts: dict[str, Any] = {
         "kind": said.kind,
@@ -76,6 +75,53 @@ def inspect(
         count = recipients if isinstance(recipients, int) else len(recipients)
         rows.append(("encrypted", f"for {count} {'reader' if count == 1 else 'readers'}"))
     rows += [("made", context["created"]), ("size", f"{said.size:,} bytes")]
+    _print(rows)
+    return None
+
+
+def _model(file: Path, home: Path, json: bool) -> None:
+    """A model; onnxruntime sees it only if this home does not call its signer a stranger."""
+    from fedhelp_edge.errors import FedhelpError
+    from fedhelp_edge.infer import bundle
+    from fedhelp_edge.site import folder
+
+    refused = []
+
+    def vouch(key: str) -> str:
+        try:
+            return folder.vouch(home, key, None)
+        except FedhelpError as fault:
+            refused.append(fault)
+            return f"{fault.code}: {fault.cause}"
+
+    made = bundle.load(file, vouch)
+    parity = None if refused else made.parity()
+    said, signer = made.facts, _signer(made.signer)
+    if json:
+        return shell.result(
+            kind="bundle", whole=True, trusted=not made.why, why=made.why, signers=[signer],
+            federation=said.federation or None, round=said.round, sender=None, recipients=[], size=len(made.model),
+            sha256=made.sha256, name=said.name, classes=list(said.classes), net=said.net, members=list(said.members),
+            precision=said.precision, parity=parity, card=made.card,
+        )  # fmt: skip
+    print(f"{file.name}: a model to diagnose with: {said.name}, round {said.round}")
+    rows = [("whole", "yes"), ("trusted", f"no: {made.why}" if made.why else "yes")]
+    rows += [("federation", said.federation)] if said.federation else []
+    rows += [("classes", ", ".join(said.classes)), ("net", ", ".join(said.members)), ("numbers", said.precision)]
+    rows += [("signed by", signer["fingerprint"]), ("in words", signer["words"])]
+    rows += [("answers", "as at export" if parity is not None else "not tried, for its signer is not trusted")]
+    rows += [("size", f"{len(made.model):,} bytes"), ("sha256", made.sha256)]
+    _print(rows)
+    return None
+
+
+def _signer(key: str) -> dict[str, str]:
+    from fedhelp_edge.parcel import sshsig
+    from fedhelp_edge.trust import words
+
+    return {"key": key, "fingerprint": sshsig.fingerprint(key), "words": " ".join(words.of_text(key))}
+
+
+def _print(rows: list[tuple[str, str]]) -> None:
     for name, value in rows:
         print(f"  {name:<11}{value}")
-    return None
