@@ -1,4 +1,4 @@
-"""`keys new`, `show`, `words`, `backup`, `restore`."""
+"""`keys new`, `show`, `words`, `backup`, `restore`, `rotate`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -124,3 +124,23 @@ def restore(
     secret = shell.asker(passphrase_file)()
     path = keys.save(folder, keys.restore(file, secret), secret)
     print(f"keys restored: {path}")
+
+
+@app.command()
+def rotate(
+    home: shell.Home = shell.DEFAULT_HOME, passphrase_file: shell.PassphraseFile = None, json: shell.AsJson = False
+) -> None:
+    """Make new keys for a site that has joined. They are used once the coordinator's roster names them.
+
+    Example: fedhelp-edge keys rotate
+    """
+    import functools
+
+    from fedhelp_edge.site import carry
+
+    made = carry.ask_for_new_keys(shell.home(home), functools.cache(shell.asker(passphrase_file)))
+    if json:
+        return shell.result(request=made.stem)
+    print("new keys made, under the same passphrase")
+    shell.say("next: 'fedhelp-edge upload' asks for them; 'fedhelp-edge download' later begins to use them")
+    return None

@@ -78,6 +78,15 @@ def save(folder: Path, keys: Keys, passphrase: str | None) -> Path:
     return path
 
 
+def take_over(folder: Path, made: Path) -> None:
+    """Put the keys of `made` into the place of the folder's; called again, it ends what was cut off."""
+    for name in (_LOCKED, _OPEN, _PUBLIC):  # the public half last: while it is there, this has not ended
+        if (made / name).exists():
+            (made / name).replace(folder / name)
+    made.rmdir()
+    files.sync_folder(folder)
+
+
 def check_none(folder: Path) -> None:
     if _stored(folder):
         raise KeysExist(f"there are keys in {folder.name}")
@@ -95,6 +104,11 @@ def load(folder: Path, ask: Callable[[], str]) -> Keys:
 def public(folder: Path) -> Public:
     """The public halves, without a passphrase."""
     _found(folder)
+    return public_half(folder)
+
+
+def public_half(folder: Path) -> Public:
+    """What `keys.pub` says, whether or not the private halves are there."""
     try:
         with files.reading(folder / _PUBLIC) as file:
             found = Public(**json.loads(file.read(_LIMIT)))

@@ -10,16 +10,18 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from fedhelp_edge import exchange, files, lock, share
 from fedhelp_edge import plan as plans
 from fedhelp_edge.codec import CODECS
-from fedhelp_edge.errors import BadInvite, FedhelpError, InviteCode, InviteProof, JoinedAlready, NotYet, Pin
+from fedhelp_edge.errors import BadInvite, FedhelpError, InviteCode, InviteProof, JoinedAlready, NoMatch, NotYet, Pin
 from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
 from fedhelp_edge.parcel.keys import Keys
@@ -90,25 +92,26 @@ def join(home: Path, invite: Invite, name: str, passphrase: Callable[[], str | N
                 known = folder.take(known, part)
         if known is None:
             raise Pin("the invite holds no charter")
-        own = _own_keys(home, passphrase)
+        own = _keys_in(home, passphrase)
         context = statement.stamped("enrol", federation=invite.federation)
         body = json.dumps(enrol.request(invite.code, name, own.public, context), ensure_ascii=False).encode()
         for earlier in (home / "request").glob("*.fhx"):  # of an attempt that was cut off
             earlier.unlink()
-        sealed = _seal(home, home / "request", context, body, own)
+        sealed = _seal(home, home / "request", context, body, [own.sign])
         files.replace(home / folder.NOTE, json.dumps({"url": invite.url, "name": name}).encode())
         for part in parts:  # last, for they make it joined
             folder.keep(home, part, parcel.look(part, parcel.anyone).statement)
     return sealed
 
 
-def _own_keys(home: Path, passphrase: Callable[[], str | None]) -> Keys:
+def _keys_in(place: Path, passphrase: Callable[[], str | None]) -> Keys:
+    """The keys of a folder, made if there are none."""
     try:
-        keys.check_none(home)
+        keys.check_none(place)
     except FedhelpError:
-        return keys.load(home, lambda: passphrase() or "")
+        return keys.load(place, lambda: passphrase() or "")
     made = keys.new()
-    keys.save(home, made, passphrase())
+    keys.save(place, made, passphrase())
     return made
 
 
@@ -123,7 +126,9 @@ def download(home: Path, carriers: Sequence[exchange.Carrier], ask: Callable[[],
     """Fetch what is there, verify it, keep it; open the model that the order names."""
     taken = Taken()
     with lock.held(home / LOCK):
+        folder.take_up_new_keys(home, folder.joined(home))  # where that was cut off
         known = _take_in(home, (path for carrier in carriers for path in carrier.fetch(_have(home))), taken)
+        folder.take_up_new_keys(home, known)
         _open_base(home, known, ask)
     return taken
 
@@ -183,11 +188,13 @@ def _open_base(home: Path, known: Floor, ask: Callable[[], str]) -> None:
     if not named:
         return
     own = keys.load(home, ask)
-    with parcel.open(named[-1], known.trust, [own.identity]) as seen:
-        path = base_of(home, known.task)
-        path.parent.mkdir(exist_ok=True)
-        with files.writing(path) as sink:
-            shutil.copyfileobj(seen.body, sink)
+    for path in named:
+        with suppress(NoMatch), parcel.open(path, known.trust, [own.identity]) as seen:
+            base_of(home, known.task).parent.mkdir(exist_ok=True)
+            with files.writing(base_of(home, known.task)) as sink:
+                shutil.copyfileobj(seen.body, sink)
+            return
+    raise NoMatch("the model that this round begins with is not sealed for this site's keys")
 
 
 def base_of(home: Path, order: Task) -> Path:
@@ -242,9 +249,8 @@ def seal_share(home: Path, known: Floor, order: Task, ask: Callable[[], str]) ->
         "update", federation=order.federation, round=order.round, task=order.hash, base=order.base, sender=site.id,
         sender_key=sshsig.fingerprint(own.public.sign), recipients=list(order.recipients), seq=_next_number(home),
     )  # fmt: skip
-    return _seal(
-        home, at, context, body.getvalue(), own, order.recipients, {"examples": report["examples"], **report["base"]}
-    )
+    facts = {"examples": report["examples"], **report["base"]}
+    return _seal(home, at, context, body.getvalue(), [own.sign], order.recipients, facts)
 
 
 def seal_newest(home: Path, ask: Callable[[], str]) -> Path:
@@ -254,6 +260,24 @@ def seal_newest(home: Path, ask: Callable[[], str]) -> Path:
         raise NotYet("no round has been ordered yet")
     with lock.held(home / LOCK):
         return seal_share(home, known, known.task, ask)
+
+
+def ask_for_new_keys(home: Path, ask: Callable[[], str]) -> Path:
+    """Make new keys under the same passphrase, and a request that the old and the new ones sign."""
+    known = folder.joined(home)
+    site, made = folder.me(home, known), home / folder.NEXT_KEYS
+    if site is None:
+        raise NotYet("this site is not in the roster yet")
+    with lock.held(home / LOCK):
+        own = keys.load(home, ask)
+        new = _keys_in(made, ask if keys.is_locked(home) else lambda: None)
+        for path in (home / "request").glob("*.fhx"):
+            if new.public.sign in parcel.look(path, parcel.anyone).keys and not folder.receipts(home, path.stem):
+                return path
+        context = statement.stamped(
+            "rotate", federation=known.charter.federation, sender=site.id, seq=_next_number(home)
+        )
+        return _seal(home, home / "request", context, json.dumps(vars(new.public)).encode(), [own.sign, new.sign])
 
 
 def _next_number(home: Path) -> int:
@@ -282,13 +306,13 @@ def outbox(home: Path) -> list[Path]:
 
 
 def _seal(
-    home: Path, place: Path, context: dict[str, Any], body: bytes, own: Keys, recipients: Sequence[str] = (),
-    facts: dict[str, Any] | None = None,
+    home: Path, place: Path, context: dict[str, Any], body: bytes, signers: Sequence[Ed25519PrivateKey],
+    recipients: Sequence[str] = (), facts: dict[str, Any] | None = None,
 ) -> Path:  # fmt: skip
     """Seal a parcel into a folder, under the hash of its statement."""
     with scratch(home) as work:
         part = work / "sealed"
-        said = parcel.seal(part, context, body, own.sign, recipients, facts=facts)
+        said = parcel.seal(part, context, body, signers, recipients, facts=facts)
         place.mkdir(exist_ok=True)
         path = place / f"{said.hash}.fhx"
         part.rename(path)

@@ -110,7 +110,7 @@ def me(home: Path, known: Floor) -> Site | None:
 def take_up_new_keys(home: Path, known: Floor) -> None:
     """The keys that this site asked for are its own from the roster on that names them."""
     made = home / NEXT_KEYS
-    if made.exists() and known.roster and known.roster.owner(sshsig.public_line(sshsig.public_raw(keys.public(made).sign))):
+    if (made / "keys.pub").exists() and known.roster and known.roster.owner(_line(keys.public_half(made))):
         keys.take_over(home, made)
 
 
@@ -178,6 +178,10 @@ def vouch(home: Path, key: str, wanted: str | None) -> str:
 
 def _own(home: Path) -> str:
     try:
-        return sshsig.public_line(sshsig.public_raw(keys.public(home).sign))
+        return _line(keys.public(home))
     except FedhelpError:
         return ""
+
+
+def _line(own: keys.Public) -> str:
+    return sshsig.public_line(sshsig.public_raw(own.sign))

@@ -43,8 +43,10 @@ def carriers(
     if not note.get("url"):
         raise NoCarrier("nobody said how parcels travel to the coordinator")
     own = functools.cache(lambda: keys.load(home, ask))  # asked for once, and only where a read must be signed
+    made = home / folder.NEXT_KEYS
+    new = functools.cache(lambda: keys.load(made, ask)) if made.exists() else None
     authority = note.get("ca_file")
-    return [Http(note["url"], known.charter.federation, own, home / "incoming", authority and Path(authority))]
+    return [Http(note["url"], known.charter.federation, own, home / "incoming", authority and Path(authority), new)]
 
 
 def status(home: Path, clock: datetime | None = None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Everything that a site can do now, in one go: send what waits, fetch, train, send. What cannot be reached now is tried next time."""
+"""Everything that a site can do now: send what waits, fetch, train, send. What cannot be reached is tried next time."""
 
 from __future__ import annotations
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fedhelp_edge.errors import BadInvite, FileMissing, InviteProof, JoinedAlready, NotYet, Pin
+from fedhelp_edge.errors import BadInvite, FileMissing, JoinedAlready, NotYet, Pin
 from fedhelp_edge.exchange.folder import FROM
-from fedhelp_edge.parcel import parcel
+from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.site import carry, folder, joined
 from tests.clinic import Clinic
 from tests.federation import Federation, nobody
@@ -109,17 +109,6 @@ def test_an_invite_whose_charter_is_another_federations_is_refused(clinic: Clini
     assert folder.floor(clinic.home) is None
 
 
-def test_a_typed_code_takes_the_charter_of_whoever_knows_it(clinic: Clinic) -> None:
-    clinic.trip()
-    code = json.loads(clinic.invite.read_text())["code"]
-    found = sorted((clinic.stick / FROM).glob("*.fhx"))
-    rows = {row["id"]: row["vouch"] for row in clinic.federation.hub.store.rows("SELECT id, vouch FROM invites")}
-    said = carry.typed_invite(code.lower(), found, lambda invite: rows.get(invite, ""))
-    assert said.federation == clinic.federation.hub.federation
-    with pytest.raises(InviteProof):
-        carry.typed_invite(code, found, lambda invite: "0" * 64)
-
-
 def test_news_of_another_hand_are_refused_and_the_rest_is_taken(clinic: Clinic, tmp_path: Path) -> None:
     other = Federation(tmp_path / "other", clinics=0)
     clinic.join()
@@ -156,3 +145,39 @@ def test_a_stick_that_is_not_there_is_said(clinic: Clinic) -> None:
     with pytest.raises(FileMissing):
         clinic.upload()
     assert len(carry.outbox(clinic.home)) == 1
+
+
+def test_new_keys_are_used_once_the_roster_names_them(clinic: Clinic) -> None:
+    clinic.join()
+    clinic.trip()
+    clinic.download()
+    old = keys.public(clinic.home)
+    asked = carry.ask_for_new_keys(clinic.home, nobody)
+    assert carry.ask_for_new_keys(clinic.home, nobody) == asked  # a second time asks for nothing else
+    assert keys.public(clinic.home) == old
+    clinic.upload()
+    clinic.trip()
+    clinic.federation.open()
+    clinic.trip()
+    assert clinic.download().refused == []
+    assert keys.public(clinic.home) != old
+    assert not (clinic.home / folder.NEXT_KEYS).exists()
+    assert clinic.state == joined.READY
+    assert joined.status(clinic.home)["site"] == "site-004"
+
+
+@pytest.mark.parametrize("moved", [0, 1])
+def test_a_change_of_keys_that_was_cut_off_ends_with_the_next_download(clinic: Clinic, moved: int) -> None:
+    clinic.join()
+    clinic.trip()
+    clinic.download()
+    carry.ask_for_new_keys(clinic.home, nobody)
+    clinic.upload()
+    clinic.trip()
+    new, made = keys.public(clinic.home / folder.NEXT_KEYS), clinic.home / folder.NEXT_KEYS
+    for name in ("keys.txt", "keys.pub")[:moved]:
+        (made / name).replace(clinic.home / name)
+    clinic.download()
+    clinic.download()
+    assert keys.load(clinic.home, nobody).public == new
+    assert clinic.state == joined.WAITING

@@ -9,6 +9,7 @@ import pytest
 
 from fedhelp_edge.errors import BadInvite, InviteCode, InviteProof, NoCarrier, NotJoined, NotYet
 from fedhelp_edge.exchange.folder import FROM, VOUCHES
+from fedhelp_edge.parcel import keys
 from fedhelp_edge.site import carry, folder, joined
 from server_ref import carrier, intake
 from tests import net
@@ -141,3 +142,20 @@ def test_a_file_that_is_no_invite_is_refused(tmp_path: Path) -> None:
     (tmp_path / "FH1.invite").write_text("{}")
     with pytest.raises(BadInvite):
         joined.invited(tmp_path, str(tmp_path / "FH1.invite"))
+
+
+def test_new_keys_are_known_over_the_network_too(federation: Federation, stick: Path, tmp_path: Path) -> None:
+    code, home = code_of(federation, stick), tmp_path / "clinic"
+    with net.running(federation.folder / "hub") as port:
+        join(home, joined.invited(home, code, url=f"http://127.0.0.1:{port}"))
+        old = keys.public(home)
+        for step in ("join", "change"):
+            if step == "change":
+                carry.ask_for_new_keys(home, nobody)
+            carry.upload(home, joined.carriers(home, nobody))
+            intake.judge(federation.hub, federation.boss)
+            carry.download(home, joined.carriers(home, nobody), nobody)
+        assert keys.public(home) != old
+        assert carry.download(home, joined.carriers(home, nobody), nobody).refused == []
+    assert joined.status(home)["site"] == "site-004"
+    assert carry.outbox(home) == []
