@@ -1,0 +1,144 @@
+"""Two rounds of a real site among others, over a network that breaks, with a PC that is killed, a stale share, a site
+that comes late, one that leaves, a coordinator who goes back to an old backup: the model is that of quiet rounds."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from fedhelp_edge.parcel import keys
+from fedhelp_edge.site import carry, joined
+from server_ref import intake, vault
+from server_ref.hub import Hub
+from tests import net
+from tests.chaos import Fate, network
+from tests.clinic import Clinic
+from tests.federation import Federation, nobody
+
+pytestmark = [pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX"), pytest.mark.proof]
+
+STATES = {
+    joined.JOINING, joined.WAITING, joined.READY, joined.TRAINING, joined.TRAINED, joined.SENT, joined.RECEIVED,
+    joined.JUDGED,
+}  # fmt: skip
+
+
+def bad_luck(draw: random.Random) -> Iterator[Fate]:
+    """One connection in two is cut somewhere, on its way there or back."""
+    while True:
+        place = draw.randrange(0, 400_000)
+        fates = Fate(cut=place), Fate(cut_answer=place), Fate(cut=place, reset=True)
+        yield draw.choice([*fates, Fate(), Fate(), Fate()])
+
+
+class Life:
+    def __init__(self, three: Federation, clinic: Clinic, draw: random.Random, deaths: int) -> None:
+        self.three, self.clinic, self._draw, self._deaths = three, clinic, draw, deaths
+
+    def sync(self, kills: int) -> None:
+        """The site's sync, killed so many times and then left in peace."""
+        with net.running(self.three.folder / "hub") as port, self._line(port) as bad:
+            carry.remember(self.clinic.home, url=f"http://127.0.0.1:{bad}")
+            for _ in range(kills if self._deaths else 0):
+                process = self._start()
+                try:
+                    process.communicate(timeout=self._draw.uniform(0.2, 2.5))
+                except subprocess.TimeoutExpired:
+                    process.send_signal(signal.SIGKILL)
+                    process.communicate()
+                told = joined.status(self.clinic.home)
+                assert told["state"] in STATES
+                assert told["next"].startswith("fedhelp-edge ")
+            process = self._start()
+            out, err = process.communicate(timeout=120)
+            assert process.returncode == 0, out + err
+
+    @contextmanager
+    def _line(self, port: int) -> Iterator[int]:
+        if self._deaths:
+            with network(port, bad_luck(self._draw)) as bad:
+                yield bad
+        else:
+            yield port
+
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.clinic", str(self.clinic.home)], cwd=Path(__file__).parents[2], text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    @property
+    def state(self) -> str:
+        return str(joined.status(self.clinic.home)["state"])
+
+
+def live(three: Federation, clinic: Clinic, tmp_path: Path, draw: random.Random, deaths: int) -> str:
+    """What becomes of it; `deaths` in each of five syncs, and with any the coordinator goes back once."""
+    life = Life(three, clinic, draw, deaths)
+    carry.join(clinic.home, carry.read_invite(clinic.invite), "we", lambda: None)
+    life.sync(deaths)
+    three.judge()
+    assert life.state == joined.JOINING
+
+    if deaths:  # a round that the coordinator will know nothing of
+        vault.backup(three.hub, tmp_path / "backup.tar")
+        three.play(three.open())
+        life.sync(deaths)
+        three.aggregate()
+        life.sync(deaths)
+        assert life.state == joined.JUDGED
+        back(three, tmp_path / "backup.tar")
+
+    first = three.open()
+    life.sync(deaths)
+    assert life.state == joined.RECEIVED
+    stale = three.clinics[0].give(first, three.drawn(first, three.clinics[0]))
+    three.play(first, without=(three.clinics[0].id,))
+    three.clock.go_on(days=8)
+    assert three.aggregate()["accepted"] == ["site-002", "site-003", "site-004"]
+    late = three.join()
+    three.hub.revoke(three.boss, three.clinics[1].id, 2, "left")
+    second = three.open()
+    intake.receive(three.hub, stale)
+    for one in (three.clinics[2], late):
+        intake.receive(three.hub, one.give(second, three.drawn(second, one)))
+    life.sync(deaths)
+    assert life.state == joined.RECEIVED
+    three.clock.go_on(days=8)
+    told = three.aggregate()
+    assert told["accepted"] == ["site-001", "site-003", "site-004", "site-005"]
+    life.sync(deaths)
+    assert life.state == joined.JUDGED
+    assert carry.outbox(clinic.home) == []
+    return str(told["merged_sha256"])
+
+
+def back(three: Federation, backup: Path) -> None:
+    """The hub's disk died; what the backup does not have never was."""
+    root = keys.load(three.folder / "hub" / "root", nobody)
+    three.hub.store.close()
+    (three.folder / "hub").rename(three.folder / "died")
+    vault.restore(three.folder / "hub", backup, root, nobody).store.close()
+    three.hub = Hub(three.folder / "hub", clock=three.clock)
+    three.boss = three.hub.boss(nobody)
+
+
+def test_two_hard_rounds_end_with_the_model_of_two_quiet_ones(
+    three: Federation, tmp_path: Path, effort: Callable[[int, int], int]
+) -> None:
+    quiet = three.copied(tmp_path / "quiet")
+    three.again()
+    seed = random.SystemRandom().randrange(1 << 32)
+    print("seed", seed)
+    there = live(three, Clinic(three, tmp_path / "hard"), tmp_path, random.Random(seed), effort(1, 10))
+    here = live(quiet, Clinic(quiet, tmp_path / "calm"), tmp_path, random.Random(seed), 0)
+    quiet.hub.store.close()
+    assert there == here
