@@ -52,17 +52,18 @@ def sealed(folder: Path, count: int) -> dict[str, Array]:
     key = intake.round_key(hub, hub.boss(nobody), 1)
     base = rounds.current(hub)["base"]
     schema = intake.schema_of(hub)
+    lines = tuple(schema.lines())
     opened: dict[str, Path] = {}
     found: dict[str, opener.Found] = {}
     for path in sorted((folder / "federation" / "outbox").iterdir())[:count]:
         site, hash_ = path.stem.split("_")
         opened[site] = path.with_suffix(".opened")
         model = str(hub.store.model(base))
-        job = Job(hash_, str(path), (key,), tuple(schema.lines()), "f32", model, model, "f32", str(opened[site]))
+        job = Job(hash_, str(path), (key,), lines, "f32", model, model, "f32", str(opened[site]))
         found[site] = opener.work(job)
     examples = {site: one.facts["examples"] for site, one in found.items()}
     pulls = {site: one.pull for site, one in found.items()}
-    shares = rounds.Shares(opened, share.header_of(schema))
+    shares = rounds.Shares(opened, schema.header)
     return rules.merge(hub.model(base), shares, examples, hub.plan.merge, pulls)
 
 

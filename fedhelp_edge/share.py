@@ -6,12 +6,15 @@ layout, the names, shapes and number formats are all judged before an array is m
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import mmap
 import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -70,10 +73,21 @@ class Schema:
         """As a task carries it: `name dtype 64x16x3x3`."""
         return [str(tensor) for tensor in self.tensors]
 
-    @property
+    @cached_property
+    def spelled(self) -> bytes:
+        """How every file that holds exactly this begins."""
+        return _header(self.tensors)
+
+    @cached_property
+    def header(self) -> Header:
+        """The header of every file that was found to be exactly this."""
+        ends = list(itertools.accumulate((tensor.size for tensor in self.tensors), initial=0))
+        return Header(tuple(zip(self.tensors, ends[:-1], strict=True)), len(self.spelled), {}, True)
+
+    @cached_property
     def size(self) -> int:
         """The length of the safetensors file, known before it is written: every site's has the same."""
-        return len(_header(self.tensors)) + sum(tensor.size for tensor in self.tensors)
+        return len(self.spelled) + sum(tensor.size for tensor in self.tensors)
 
     @classmethod
     def parse(cls, lines: Iterable[str], holds: str = "weights") -> Schema:
@@ -108,22 +122,23 @@ def write(file: BinaryIO, arrays: Mapping[str, Array], notes: Mapping[str, str] 
 
 
 class Arrays(Mapping[str, Array]):
-    """The arrays of a safetensors file, each read from the file when it is asked for."""
+    """The arrays of a safetensors file, each read when it is asked for; out of memory or a map, nothing is copied."""
 
-    def __init__(self, file: BinaryIO, header: Header) -> None:
-        self._file, self._start = file, header.start
-        self._entries = {tensor.name: (tensor, begin) for tensor, begin in header.entries}
+    def __init__(self, file: BinaryIO | bytes | mmap.mmap, header: Header) -> None:
+        self._file, self._places = file, header.places
 
     def __getitem__(self, name: str) -> Array:
-        tensor, begin = self._entries[name]
-        self._file.seek(self._start + begin)
-        return np.frombuffer(self._file.read(tensor.size), _DTYPES[tensor.dtype]).reshape(tensor.shape)
+        dtype, shape, count, at = self._places[name]
+        if isinstance(self._file, bytes | mmap.mmap):
+            return np.frombuffer(self._file, dtype, count, at).reshape(shape)
+        self._file.seek(at)
+        return np.frombuffer(self._file.read(count * dtype.itemsize), dtype).reshape(shape)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
+        return iter(self._places)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._places)
 
 
 @dataclass(frozen=True)
@@ -134,6 +149,14 @@ class Header:
     start: int
     metadata: Mapping[str, str]
     canonical: bool
+
+    @cached_property
+    def places(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...], int, int]]:
+        """Of each array: its numbers' format, its shape, how many they are, and where in the file they begin."""
+        return {
+            tensor.name: (_DTYPES[tensor.dtype], tensor.shape, math.prod(tensor.shape), self.start + begin)
+            for tensor, begin in self.entries
+        }
 
 
 def read_header(file: BinaryIO, *, limit: int = HEADER_LIMIT, metadata: Sequence[str] = ()) -> Header:
@@ -164,22 +187,17 @@ def read_header(file: BinaryIO, *, limit: int = HEADER_LIMIT, metadata: Sequence
     )
 
 
-def header_of(schema: Schema) -> Header:
-    """The header of every file that was found to be exactly what `schema` says."""
-    entries, at = [], 0
-    for tensor in schema.tensors:
-        entries.append((tensor, at))
-        at += tensor.size
-    return Header(tuple(entries), len(_header(schema.tensors)), {}, True)
-
-
 def read(file: BinaryIO, schema: Schema) -> Arrays:
-    """The arrays of an untrusted file that must be exactly what `schema` says, in its one spelling."""
-    header = read_header(file)
-    check_schema([tensor for tensor, _ in header.entries], schema)
-    if not header.canonical:
-        raise StLayout("not in the one canonical spelling")
-    return Arrays(file, header)
+    """The arrays of an untrusted file that must be exactly what `schema` says, in its one spelling: all in memory.
+
+    Only a header that is that spelling to the byte is taken; any other is read to say what is wrong with it.
+    """
+    if file.seek(0, 2) == schema.size:
+        file.seek(0)
+        if (data := file.read(schema.size)).startswith(schema.spelled):
+            return Arrays(data, schema.header)
+    check_schema([tensor for tensor, _ in read_header(file).entries], schema)
+    raise StLayout("not in the one canonical spelling")
 
 
 def check_schema(found: Sequence[Tensor], schema: Schema) -> None:
@@ -201,13 +219,15 @@ def check_numbers(arrays: Mapping[str, Array], *, largest: float = LARGEST) -> N
     """Refuse numbers that training does not give. One array is in memory at a time."""
     for name in arrays:
         array = arrays[name]
-        if not np.issubdtype(array.dtype, np.floating):
+        if array.dtype.kind != "f":
             continue
-        if not np.isfinite(array).all():
+        low, high = array.min(initial=0), array.max(initial=0)
+        near = -largest <= low <= high <= largest  # not so where one is no number: then that is both low and high
+        if not near and not np.isfinite(array).all():
             raise NonFinite(f"{name}: {int((~np.isfinite(array)).sum())} of {array.size} are no numbers")
-        if name.endswith("running_var") and (array.min(initial=0) < 0 or not array.any()):
+        if name.endswith("running_var") and (low < 0 or not high):
             raise BnStats(f"{name}: a variance below zero, or none above")
-        if np.abs(array).max(initial=0) > largest:
+        if not near:
             raise Range(f"{name}: a number beyond {largest:g}")
 
 

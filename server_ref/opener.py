@@ -15,6 +15,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -61,9 +62,8 @@ class Found:
 
 def work(job: Job) -> Found:
     """Open a share, judge what it holds, and leave it as plain numbers beside the base that it counts against."""
-    schema = Schema.parse(job.schema)
-    wire = CODECS[job.codec].wire(schema)
-    then, now = (_model(Path(path), job.down) for path in (job.then, job.now))
+    schema, wire = _schemas(job.schema, job.codec)
+    then, now = (_model(path, job.down) for path in (job.then, job.now))
     with parcel.open(Path(job.path), parcel.anyone, job.identities) as opened:
         if opened.statement.hash != job.hash:
             raise PayloadHash("another parcel lies in its place")
@@ -76,12 +76,21 @@ def work(job: Job) -> Found:
     out = Path(job.out)
     out.unlink(missing_ok=True)
     with files.writing(out) as file:
-        share.write(file, arrays)
+        file.write(b"".join([schema.spelled, *(array.data for array in arrays.values())]))
     return Found(facts, clip.pull(now, arrays))
 
 
-def _model(path: Path, codec: str) -> dict[str, Array]:
-    with files.reading(path) as file:
+@lru_cache(1)
+def _schemas(lines: tuple[str, ...], codec: str) -> tuple[Schema, Schema]:
+    """What a share holds, and what travels in its place."""
+    schema = Schema.parse(lines)
+    return schema, CODECS[codec].wire(schema)
+
+
+@lru_cache(2)
+def _model(path: str, codec: str) -> dict[str, Array]:
+    """A kept model, which never changes: its name is its hash."""
+    with files.reading(Path(path)) as file:
         return dict(CODECS[codec].decode(dict(share.Arrays(file, share.read_header(file))), {}))
 
 

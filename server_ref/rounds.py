@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from fedhelp_edge import files, share
 from fedhelp_edge.codec import CODECS
@@ -134,7 +134,7 @@ class Shares(Mapping[str, Mapping[str, Array]]):
     def __getitem__(self, site: str) -> share.Arrays:
         with files.reading(self._paths[site]) as file:  # a map of it outlives the file, and goes with its last reader
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return share.Arrays(cast(BinaryIO, mapped), self._header)
+        return share.Arrays(mapped, self._header)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._paths)
@@ -233,7 +233,7 @@ def _accepted(hub: Hub, row: sqlite3.Row) -> list[sqlite3.Row]:
 
 
 def _opened(hub: Hub, row: sqlite3.Row, rows: Mapping[str, sqlite3.Row]) -> Shares:
-    return Shares({site: opened(hub, r["hash"]) for site, r in rows.items()}, share.header_of(schema_of(hub)))
+    return Shares({site: opened(hub, r["hash"]) for site, r in rows.items()}, schema_of(hub).header)
 
 
 def _merge(hub: Hub, row: sqlite3.Row) -> tuple[dict[str, Array], list[str]]:
@@ -346,7 +346,7 @@ def _merge_again(hub: Hub, row: sqlite3.Row, site: str, new: str, archive: Keys,
         return new
     try:
         found = {who: opener.open(job(hub, archive.identity, r, new)) for who, r in rows.items()}
-        shares = Shares({who: opened(hub, r["hash"]) for who, r in rows.items()}, share.header_of(schema_of(hub)))
+        shares = Shares({who: opened(hub, r["hash"]) for who, r in rows.items()}, schema_of(hub).header)
         examples = {who: one.facts["examples"] for who, one in found.items()}
         pulls = {who: one.pull for who, one in found.items()}
         base = hub.model(new)

@@ -3,6 +3,7 @@ was first; a share is read tensor by tensor when its turn comes, and `shares[sit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -50,14 +51,17 @@ def weights(examples: Sequence[int], kind: str = "examples", cap: float = 1.0) -
 
 
 def mean(shares: Shares, parts: Mapping[str, float]) -> dict[str, Array]:
-    """The weighted mean, summed in float64; one share is read at a time."""
-    totals: dict[str, NDArray[np.float64]] = {}
-    for site in sorted(shares):
+    """The weighted mean, summed in float64; one share is read at a time, into one row of all its numbers."""
+    first, *others = sorted(shares)
+    row, shapes = _row(shares[first])
+    total, places = row * parts[first], _named(row, shapes)
+    for site in others:
         arrays = shares[site]
-        for name in arrays:
-            term = arrays[name] * np.float64(parts[site])
-            totals[name] = totals[name] + term if name in totals else term
-    return {name: total.astype(np.float32) for name, total in totals.items()}
+        for name, place in places.items():
+            place[...] = arrays[name]
+        row *= parts[site]
+        total += row
+    return {name: summed.astype(np.float32) for name, summed in _named(total, shapes).items()}
 
 
 def median(shares: Shares) -> dict[str, Array]:
@@ -82,6 +86,18 @@ def _across(shares: Shares, rule: Callable[[Array], Array]) -> dict[str, Array]:
         blocks = [rule(rows[:, at : at + width]) for at in range(0, rows.shape[1], width)]
         merged[name] = np.concatenate(blocks).reshape(stack.shape[1:]).astype(np.float32)
     return merged
+
+
+def _row(arrays: Arrays) -> tuple[NDArray[np.float64], dict[str, tuple[int, ...]]]:
+    """All numbers of a share one after another, and the shapes that they had."""
+    doubles = {name: arrays[name].astype(np.float64) for name in arrays}
+    return np.concatenate([array.ravel() for array in doubles.values()]), {n: a.shape for n, a in doubles.items()}
+
+
+def _named(row: NDArray[np.float64], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.float64]]:
+    """The same numbers in their shapes again."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+    return {n: part.reshape(shapes[n]) for n, part in zip(shapes, np.split(row, ends[:-1]), strict=True)}
 
 
 class _Clipped(Mapping[str, Arrays]):

@@ -7,7 +7,7 @@ look odd too; the thresholds are far from what honest training was seen to give 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,16 +41,18 @@ def suspects(base: Arrays, shares: Mapping[str, Arrays], pulls: Mapping[str, Pul
         for site in rest:
             if median and pulls[site][what] > FAR * median:
                 found[site] = TooFar(f"{pulls[site][what] / median:.0f} times the median pull of the {what}")
-    return found | _opposed(base, {site: shares[site] for site in rest if site not in found}, pulls)
+    return found | _opposed(base, shares, [site for site in rest if site not in found], pulls)
 
 
-def _opposed(base: Arrays, shares: Mapping[str, Arrays], pulls: Mapping[str, Pull]) -> dict[str, HubError]:
-    """Whoever pulls against the sum of the others' directions; two passes, one share in memory at a time."""
-    if len(shares) < CROWD:
+def _opposed(
+    base: Arrays, shares: Mapping[str, Arrays], sites: Sequence[str], pulls: Mapping[str, Pull]
+) -> dict[str, HubError]:
+    """Who of `sites` pulls against the sum of the others' directions; two passes, one share in memory at a time."""
+    if len(sites) < CROWD:
         return {}
-    total = sum((_direction(base, shares[site], pulls[site]) for site in sorted(shares)), np.zeros(1))
+    total = sum((_direction(base, shares[site], pulls[site]) for site in sites), np.zeros(1))
     found: dict[str, HubError] = {}
-    for site in sorted(shares):
+    for site in sites:
         own = _direction(base, shares[site], pulls[site])
         others = total - own
         cosine = float(own @ others) / (float(np.linalg.norm(others)) or 1.0)

@@ -31,6 +31,7 @@ from fedhelp_edge.errors import ArmorError, HeaderError, MacError, NoMatch, Payl
 from fedhelp_edge.parcel import bech32
 
 CHUNK = 65536
+KEPT = 2 << 20  # bytes: so much is kept in memory once it was verified; what is larger is decrypted a second time
 TAG = 16
 STANZAS = 1024
 HEADER_LIMIT = 256 * 1024  # bytes; 1,024 recipients need 110 KiB
@@ -130,16 +131,20 @@ def reader(
     for chunk in plain.chunks():
         if watch:
             watch(chunk)
+        if size <= KEPT:
+            plain.kept.append(chunk)
     return plain
 
 
 class Reader(io.RawIOBase):
-    """A verified age file as a read-only, seekable file of its plaintext; one chunk is in memory at a time."""
+    """A verified age file as a read-only, seekable file of its plaintext; of a large one, a chunk at a time is in
+    memory."""
 
     def __init__(self, source: BinaryIO, cipher: ChaCha20Poly1305, start: int, size: int) -> None:
         self._source, self._cipher, self._start, self._end = source, cipher, start, start + size
         self._last = max(0, -(-size // (CHUNK + TAG)) - 1)
         self._held, self._chunk, self._at = -1, b"", 0
+        self.kept: list[bytes] = []
         self.size = size - TAG * (self._last + 1)
         if self.size < 0 or (self._last and size % (CHUNK + TAG) == TAG):
             raise PayloadError("the content is cut short or has an empty last part")
@@ -174,6 +179,8 @@ class Reader(io.RawIOBase):
     def _decrypt(self, index: int) -> bytes:
         at = self._start + index * (CHUNK + TAG)
         self._source.seek(at)
+        if index < len(self.kept):
+            return self.kept[index]
         sealed = _read_full(self._source, min(CHUNK + TAG, self._end - at))
         try:
             return self._cipher.decrypt(_nonce(index, last=index == self._last), sealed, None)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fedhelp_edge.merge import clip, rules
+from fedhelp_edge.merge import clip, rules, suspect
 from fedhelp_edge.plan import Merge
 from fedhelp_edge.share import Array
 
@@ -256,11 +256,19 @@ class Files(Mapping[str, Mapping[str, Array]]):
     def __init__(self, shares: dict[str, Arrays]) -> None:
         self._shares = shares
         self.opened: list[str] = []
+        self.open, self.most_open = 0, 0
         self.held, self.most = 0, 0
 
     def __getitem__(self, site: str) -> Mapping[str, Array]:
         self.opened.append(site)
-        return Opened(self._shares[site], self)
+        found = Opened(self._shares[site], self)
+        self.open += 1
+        self.most_open = max(self.most_open, self.open)
+        weakref.finalize(found, self.close)
+        return found
+
+    def close(self) -> None:
+        self.open -= 1
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shares)
@@ -309,3 +317,12 @@ def test_for_the_rules_over_all_sites_one_tensor_of_each_is_held(rule: str) -> N
     merged = rules.merge(base, files, dict.fromkeys(shares, 1), Merge(rule=rule, clip="none"))
     assert files.most == 5
     assert bits(merged) == bits(rules.merge(base, shares, dict.fromkeys(shares, 1), Merge(rule=rule, clip="none")))
+
+
+def test_while_odd_shares_are_looked_for_no_more_than_two_are_open() -> None:
+    base, shares = federation(8, seed=6)
+    pulls = {site: clip.pull(base, share) for site, share in shares.items()}
+    files = Files(shares)
+    assert suspect.suspects(base, files, pulls) == {}
+    assert len(files.opened) > 2 * len(shares)
+    assert files.most_open <= 2
