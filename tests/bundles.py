@@ -63,8 +63,8 @@ class Site:
 def site() -> Site:
     torch.set_num_threads(1)
     plan = plans.read(PLAN, TABLES)
-    pixels, labels = phantom.draw(300, len(CLASSES), size=SIDE, seed=5, difficulty=0.0)
-    splits = ("train",) * 150 + ("val",) * 90 + ("test",) * 60
+    pixels, labels = phantom.draw(220, len(CLASSES), size=SIDE, seed=5, difficulty=0.0)
+    splits = ("train",) * 120 + ("val",) * 60 + ("test",) * 40
     names = tuple(f"{place}.png" for place in range(len(labels)))
     images = Images(pixels, labels, splits, names, ("",) * len(labels), ("",) * len(labels))
     place = learn.Place(plan, "site-001", "small", images, None, Bench())

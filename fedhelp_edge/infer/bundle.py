@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,12 +32,12 @@ Vouch = Callable[[str], str]  # a public key -> "" if it is trusted, else why no
 
 @dataclass(frozen=True)
 class Bundle:
-    model: bytes
+    model: bytes = field(repr=False)
     sha256: str
     signer: str  # the public key whose signature holds
     why: str  # it is not trusted, or "" if it is
-    notes: dict[str, str]
-    facts: facts.Facts
+    notes: dict[str, str] = field(repr=False)
+    facts: facts.Facts = field(repr=False)
     threads: int | None = None
 
     @cached_property

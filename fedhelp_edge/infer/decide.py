@@ -25,8 +25,9 @@ class Answer:
     heatmaps: NDArray[np.float32]  # classes x rows x columns: the mean of each, plus the bias, is its logit
 
     def to_json(self) -> dict[str, Any]:
+        rounded = {name: round(p, 6) for name, p in self.probabilities.items()}
         return {
-            "answer": self.answer, "reason": self.reason, "probabilities": self.probabilities, "set": list(self.set),
+            "answer": self.answer, "reason": self.reason, "probabilities": rounded, "set": list(self.set),
             "flags": list(self.flags), "distance": round(self.distance, 4),
         }  # fmt: skip
 
@@ -65,6 +66,6 @@ def decide(facts: Facts, probabilities: NDArray[np.float32], distance: float, ca
         reason = ""
     return Answer(
         None if reason else likeliest, reason,
-        {name: round(float(p), 6) for name, p in zip(names, probabilities, strict=True)},
+        {name: float(p) for name, p in zip(names, probabilities, strict=True)},
         tuple(kept), tuple(flags), distance, cam,
     )  # fmt: skip

@@ -1,0 +1,127 @@
+"""`export` after a trial, and what `inspect` and `doctor` say of the model that it leaves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from fedhelp_edge.data import phantom
+from fedhelp_edge.parcel import keys
+from tests import bundles
+from tests.bundles import typed
+from tests.unit.cli.test_inspect import SHAPE
+
+PLAN = """name = "smears"
+classes = ["round", "lobed"]
+method = "fedavg"
+rounds = 2
+[image]
+size = 8
+[nets]
+large = "resnet20"
+[training]
+epochs = 1
+precision = "fp32"
+"""
+Capsys = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def trial(tmp_path: Path, capsys: Capsys) -> Path:
+    """A folder with a plan, images, and a home with keys where two rounds were trained."""
+    pixels, labels = phantom.draw(60, 2, size=8, seed=2)
+    parts = {"train": slice(0, 24), "val": slice(24, 48), "test": slice(48, 60)}
+    arrays = {f"{name}_images": pixels[part] for name, part in parts.items()}
+    np.savez(tmp_path / "images.npz", **arrays, **{f"{name}_labels": labels[part] for name, part in parts.items()})
+    (tmp_path / "plan.toml").write_text(PLAN)
+    keys.save(tmp_path / "home", keys.new(), None)
+    done = typed(
+        capsys, "train", tmp_path / "images.npz", "--plan", tmp_path / "plan.toml", "--home", tmp_path / "home",
+        "--rounds", "2", "--threads", "1",
+    )  # fmt: skip
+    assert done[0] == 0, done
+    return tmp_path
+
+
+def test_a_trained_round_becomes_a_model_that_answers_and_older_ones_stay(trial: Path, capsys: Capsys) -> None:
+    words = ("export", "--plan", trial / "plan.toml", "--home", trial / "home", "--threads", "1")
+    code, out, err = typed(capsys, *words)
+    assert code == 0, err
+    assert "  chosen" in out
+    newest = trial / "home" / "bundles" / "round-000002.onnx"
+    assert newest.exists()
+    said = json.loads(typed(capsys, *words, "--round", "1", "--json")[1])
+    assert (said["round"], said["precision"]) == (1, "fp32")
+    assert {"own", "alone", "average"} >= set(said["figures"]) >= {"own"}  # alone in its federation: merged is own
+    assert newest.exists()
+    assert Path(said["path"]).name == "round-000001.onnx"
+    for path in (newest, said["path"]):
+        rows = json.loads(
+            typed(capsys, "predict", path, trial / "images.npz", "--home", trial / "home", "--format", "json")[1]
+        )["results"]
+        assert len(rows) == 60
+    assert "E_NOT_TRAINED" in typed(capsys, *words, "--round", "7")[2]
+
+
+def test_without_keys_nothing_is_exported(trial: Path, capsys: Capsys) -> None:
+    for path in (trial / "home").glob("keys.*"):
+        path.unlink()
+    code, _, err = typed(capsys, "export", "--plan", trial / "plan.toml", "--home", trial / "home")
+    assert code == 1
+    assert "E_KEYS_MISSING" in err
+
+
+def test_without_a_plan_or_a_federation_it_is_said_what_to_do(tmp_path: Path, capsys: Capsys) -> None:
+    assert "E_NOT_JOINED" in typed(capsys, "export", "--home", tmp_path)[2]
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Path:
+    bundles.kept(tmp_path)
+    keys.save(tmp_path / "home", bundles.site().keys, None)
+    return tmp_path
+
+
+def test_inspect_says_what_a_model_is_and_asks_its_test_images(shelf: Path, capsys: Capsys) -> None:
+    model = shelf / "model.onnx"
+    code, out, _ = typed(capsys, "inspect", model, "--home", shelf / "home", "--json")
+    found = json.loads(out)
+    jsonschema.validate(found, SHAPE)
+    assert (code, found["kind"], found["whole"], found["trusted"]) == (0, "bundle", True, True)
+    assert found["parity"] <= 1
+    shown = typed(capsys, "inspect", model, "--home", shelf / "home")[1]
+    assert "answers    as at export" in shown
+    stranger = json.loads(typed(capsys, "inspect", model, "--home", shelf / "nowhere", "--json")[1])
+    assert (stranger["trusted"], stranger["whole"]) == (False, True)
+
+
+def test_a_strangers_model_is_told_about_but_not_run(shelf: Path, capsys: Capsys) -> None:
+    keys.save(shelf / "other", keys.new(), None)
+    found = json.loads(typed(capsys, "inspect", shelf / "model.onnx", "--home", shelf / "other", "--json")[1])
+    assert (found["whole"], found["trusted"], found["parity"]) == (True, False, None)
+    assert found["why"].startswith("E_SIGNER_UNKNOWN")
+
+
+def test_a_damaged_model_is_not_whole(shelf: Path, capsys: Capsys) -> None:
+    data = bytearray((shelf / "model.onnx").read_bytes())
+    data[1000] ^= 1
+    (shelf / "model.onnx").write_bytes(data)
+    code, out, _ = typed(capsys, "inspect", shelf / "model.onnx", "--json")
+    assert (code, json.loads(out)["whole"]) == (1, False)
+
+
+def test_doctor_asks_a_model_its_test_images(shelf: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fedhelp_edge import doctor
+
+    here = doctor._model(shelf / "home", shelf / "model.onnx")
+    assert (here.state, "answers as at export" in here.detail) == (doctor.PASS, True)
+    assert doctor._model(shelf / "nowhere", shelf / "model.onnx").state == doctor.WARN
+    shutil.copy(shelf / "model_CARD.md", shelf / "model.onnx.sig")
+    assert doctor._model(shelf / "home", shelf / "model.onnx").state == doctor.FAIL

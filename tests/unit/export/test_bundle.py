@@ -1,0 +1,179 @@
+"""What an export leaves: the best net, the same bytes each time, and nothing of the machine that made it."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from export import choose, quantize
+from fedhelp_edge.errors import FileExists, TooFew
+from fedhelp_edge.infer import bundle, facts
+from fedhelp_edge.infer.engine import Engine
+from fedhelp_edge.nets.resnet import ResNet
+from fedhelp_edge.parcel import keys
+from fedhelp_edge.site import folder
+from tests import bundles
+
+
+def blank() -> ResNet:
+    """A net that knows nothing."""
+    torch.manual_seed(1)
+    return ResNet("resnet20", len(bundles.CLASSES))
+
+
+def test_the_same_model_gives_the_same_bytes_whatever_the_threads() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    again = bundles.site().make()
+    torch.set_num_threads(threads)
+    assert again.model == bundles.made().model
+    assert again.signature == bundles.made().signature
+
+
+def test_the_file_holds_no_path_name_of_a_person_or_line_of_source() -> None:
+    data = bundles.made().model
+    for secret in (str(Path.cwd()), str(Path.home()) + "/", getpass.getuser() + "@", ".py", "stack_trace"):
+        assert secret.encode() not in data
+    onnx.checker.check_model(onnx.load_from_string(data), full_check=True)
+
+
+def test_what_is_signed_can_be_checked_with_ssh_keygen(tmp_path: Path) -> None:
+    path = bundles.kept(tmp_path)
+    (tmp_path / "signers").write_text(f"site {bundles.site().keys.public.sign}\n")
+    words = [
+        "ssh-keygen",
+        "-Y",
+        "verify",
+        "-f",
+        "signers",
+        "-I",
+        "site",
+        "-n",
+        bundle.NAMESPACE,
+        "-s",
+        "model.onnx.sig",
+    ]
+    try:
+        done = subprocess.run(words, cwd=tmp_path, input=path.read_bytes(), capture_output=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("ssh-keygen is not installed")
+    assert b"Good" in done.stdout, done.stderr
+
+
+def test_the_best_net_on_the_validation_images_is_chosen_and_all_figures_are_told() -> None:
+    own = bundles.site().nets["own"]
+    made = bundles.site().make(nets={"merged": blank(), "own": own})
+    assert made.facts.net in ("own", "average")
+    assert set(made.facts.figures) == {"merged", "own", "average"}
+    best = max(one["accuracy"] or 0 for one in made.facts.figures.values())
+    assert made.facts.figures[made.facts.net]["accuracy"] == best
+    assert best >= (made.facts.figures["own"]["accuracy"] or 0)
+
+
+def test_an_average_is_one_graph_of_all_nets(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = bundles.site()
+    some = site.images.part("val").pixels[:4]
+    said = [choose.logits(net, some, site.plan.image, None) for net in site.nets.values()]
+    figures = bundles.made().facts.figures
+    monkeypatch.setattr(choose, "choose", lambda *given: (choose.AVERAGE, figures))
+    made = site.make()
+    assert made.facts.members == ("own: resnet20", "alone: resnet20")
+    assert np.allclose(Engine(made.model)(some).logits, np.mean(said, 0), atol=1e-4)
+    assert made.facts.likeness.mean.shape == (128,)
+
+
+def test_a_net_that_is_there_twice_counts_once() -> None:
+    own = bundles.site().nets["own"]
+    assert list(choose.distinct({"own": own, "merged": own, "alone": bundles.site().nets["alone"]})) == ["own", "alone"]
+
+
+def test_the_prior_that_training_kept_apart_is_part_of_the_answers() -> None:
+    prior = (0.7, 0.2, 0.1)
+    one = {"own": bundles.site().nets["own"]}
+    without = bundles.site().make(nets=one)
+    made = bundles.site().make(nets=one, origin=replace(bundles.LAST, prior=prior))
+    images = bundles.noise(2, 20, 20, 3)
+    shift = Engine(made.model)(images).logits - Engine(without.model)(images).logits
+    assert np.allclose(shift, np.log(prior), atol=1e-4)
+    said = Engine(made.model)(images)
+    assert np.allclose(said.cam.mean((2, 3)) + made.facts.bias, said.logits, atol=1e-4)
+
+
+def test_files_are_written_once_and_the_same_again_is_no_mistake(tmp_path: Path) -> None:
+    path = bundles.kept(tmp_path)
+    before = {one.name: one.stat().st_mtime_ns for one in tmp_path.iterdir()}
+    assert set(before) == {"model.onnx", "model.onnx.sig", "model_CARD.md"}
+    bundles.kept(tmp_path)
+    assert {one.name: one.stat().st_mtime_ns for one in tmp_path.iterdir()} == before
+    with pytest.raises(FileExists):
+        bundles.site().make(nets={"own": blank()}).keep(path)
+
+
+def test_a_model_without_its_signature_yet_is_finished_by_the_next_export(tmp_path: Path) -> None:
+    path = bundles.kept(tmp_path)
+    bundle.beside(path).unlink()  # a power cut
+    bundles.kept(tmp_path)
+    assert bundle.load(path, lambda key: "").parity() <= 1
+
+
+def test_too_few_validation_images_are_refused_before_any_work() -> None:
+    images = bundles.site().images
+    few = images.only(np.flatnonzero([split == "train" or i in (130, 131) for i, split in enumerate(images.splits)]))
+    with pytest.raises(TooFew):
+        bundles.site().make(images=few)
+
+
+def test_the_notes_are_those_that_other_programs_know() -> None:
+    notes = facts.notes(bundles.made().model)
+    assert notes["Image.BitmapPixelFormat"] == "Rgb8"
+    assert notes["Image.NominalPixelRange"] == "NominalRange_0_255"
+    said = json.loads(notes[facts.FACTS])
+    assert (said["round"], said["federation"], said["sites"]) == (3, "fh-" + "3c" * 16, 4)
+    engine = Engine(bundles.made().model)
+    assert engine._session.get_modelmeta().custom_metadata_map == notes
+
+
+def test_the_card_has_no_gaps_and_says_what_it_is_not_for(tmp_path: Path) -> None:
+    bundles.kept(tmp_path)
+    card = (tmp_path / "model_CARD.md").read_text(encoding="utf-8")
+    assert card == facts.notes(bundles.made().model)[facts.CARD]
+    assert card.startswith("---\n")
+    for word in ("not a medical device", "What so few images cannot promise", *bundles.CLASSES, "40 test images"):
+        assert word in card
+    for gap in ("None", "nan", "TODO", "More Information", "[]", "{}"):
+        assert gap not in card
+
+
+def test_eight_bits_are_kept_only_where_they_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert quantize.why(0.995, 0.0, 1.5) == ""
+    assert "98.0% of the answers" in quantize.why(0.98, 0.0, 3.0)
+    assert "right less often" in quantize.why(1.0, -0.01, 3.0)
+    assert "1.10 times as fast" in quantize.why(1.0, 0.0, 1.1)
+    for verdict, precision in (("", "int8"), ("it is slow", "fp32")):
+        monkeypatch.setattr(quantize, "why", lambda *measured, verdict=verdict: verdict)
+        made = bundles.site().make(int8=True)
+        assert made.facts.precision == precision
+        assert made.int8
+        assert made.int8.agreement > 0.9
+    assert made.model == bundles.made().model
+
+
+def test_an_eight_bit_model_is_smaller_and_checked_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantize, "why", lambda *measured: "")
+    made = bundles.site().make(int8=True)
+    assert len(made.model) < 0.5 * len(bundles.made().model)
+    made.keep(tmp_path / "small.onnx")
+    keys.save(tmp_path / "home", bundles.site().keys, None)
+    opened = bundle.load(tmp_path / "small.onnx", lambda key: folder.vouch(tmp_path / "home", key, None))
+    assert opened.parity() <= 1
+    assert opened.facts.precision == "int8"

@@ -1,0 +1,103 @@
+"""Before a newer model is adopted: who gets better, who worse, and how certain that is."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedhelp_edge import data
+from fedhelp_edge.errors import NoImages, OtherClasses
+from fedhelp_edge.infer import bundle, compare
+from fedhelp_edge.infer.bundle import Bundle
+from tests import bundles
+from tests.bundles import typed
+
+
+@functools.cache
+def forgetful_model() -> bytes:
+    """A model that has lost the first class: its answers go to others."""
+    net = bundles.site().nets["own"]
+    bias = net.linear.bias.data.clone()
+    net.linear.bias.data[0] -= 30
+    try:
+        return bundles.site().make(nets={"own": net}).model
+    finally:
+        net.linear.bias.data = bias
+
+
+@pytest.fixture
+def forgetful(opened: Bundle) -> Bundle:
+    model = forgetful_model()
+    notes = bundle.facts.notes(model)
+    return Bundle(model, "ff" * 32, opened.signer, "", notes, bundle.facts.read(notes[bundle.facts.FACTS]), 1)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The test part, in a folder for each class."""
+    folder, test = tmp_path_factory.mktemp("labelled"), bundles.site().images.part("test")
+    for place, (pixels, label) in enumerate(zip(test.pixels[:], test.labels, strict=True)):
+        (folder / bundles.CLASSES[label]).mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(folder / bundles.CLASSES[label] / f"{place}.png")
+    return folder
+
+
+def test_who_gets_worse_is_named_with_an_interval(
+    opened: Bundle, forgetful: Bundle, images: Path, tmp_path: Path
+) -> None:
+    found = compare.compare(opened, forgetful, images, kept=tmp_path)
+    labels = bundles.site().images.part("test").labels
+    assert found.images == len(labels)
+    assert [one.images for one in found.classes] == np.bincount(labels).tolist()
+    lost = found.classes[0]
+    assert lost.new < lost.old / 2
+    assert lost.difference.high is not None
+    assert lost.difference.high < 0
+    assert f"recognises fewer of {bundles.CLASSES[0]}" in found.verdict
+    assert found.difference.accuracy.value == pytest.approx((found.better - found.worse) / found.images)
+    back = compare.compare(forgetful, opened, images, kept=tmp_path)
+    assert (back.better, back.worse) == (found.worse, found.better)
+
+
+def test_a_model_is_no_better_than_itself(opened: Bundle, images: Path, tmp_path: Path) -> None:
+    found = compare.compare(opened, opened, images, kept=tmp_path)
+    assert (found.better, found.worse, found.difference.accuracy.value) == (0, 0, 0)
+    assert found.verdict.endswith("do not tell them apart")
+
+
+def test_images_that_the_site_learned_from_or_chose_by_are_left_out(
+    opened: Bundle, images: Path, tmp_path: Path
+) -> None:
+    plan = bundles.site().plan
+    own = data.load(images, plan, kept=tmp_path / "own")  # which splits them, and keeps how
+    found = compare.compare(opened, opened, images, kept=tmp_path / "kept", learned=tmp_path / "own" / "split.json")
+    assert found.images == own.splits.count("test")
+    assert found.left_out == len(own) - found.images
+
+
+def test_models_of_other_classes_and_unlabelled_images_are_refused(opened: Bundle, tmp_path: Path) -> None:
+    other = replace(opened, facts=replace(opened.facts, classes=("x", "y", "z")))
+    with pytest.raises(OtherClasses):
+        compare.compare(opened, other, tmp_path, kept=tmp_path)
+    bundles.pictures(tmp_path / "in", 2)
+    with pytest.raises(NoImages):
+        compare.compare(opened, opened, tmp_path / "in", kept=tmp_path)
+
+
+def test_the_command_prints_both_sides_and_the_verdict(
+    model: Path, home: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = typed(capsys, "compare", model, model, images, "--home", home)
+    assert code == 0
+    assert "balanced accuracy" in out
+    assert out.splitlines()[-1].endswith("do not tell them apart")
+    said = json.loads(typed(capsys, "compare", model, model, images, "--home", home, "--json")[1])
+    assert said["images"] == said["classes"][0]["images"] + said["classes"][1]["images"] + said["classes"][2]["images"]
+    assert said["verdict"] == out.splitlines()[-1]
+    assert err == ""

@@ -1,0 +1,76 @@
+"""An answer, or "don't know" and why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedhelp_edge.infer import decide
+from fedhelp_edge.infer.bundle import Bundle
+from fedhelp_edge.infer.decide import Answer
+from tests import bundles
+
+A, B, C = bundles.CLASSES
+
+
+@pytest.fixture
+def ask(opened: Bundle) -> Any:
+    calibration = replace(opened.facts.calibration, least=(0.2, 0.3, 0.5))
+    facts = replace(opened.facts, calibration=calibration)
+
+    def ask(*probabilities: float, distance: float = 0.5) -> Answer:
+        return decide.decide(facts, np.array(probabilities, np.float32), distance, np.zeros((3, 2, 2), np.float32))
+
+    return ask
+
+
+def test_one_possible_class_is_the_answer(ask: Any) -> None:
+    found = ask(0.9, 0.06, 0.04)
+    assert (found.answer, found.reason, found.set) == (A, "", (A,))
+
+
+def test_two_possible_classes_are_no_answer(ask: Any) -> None:
+    found = ask(0.55, 0.4, 0.05)
+    assert (found.answer, found.set) == (None, (A, B))
+    assert found.reason == f"it may be {A} or {B}"
+
+
+def test_no_class_likely_enough_is_no_answer(ask: Any) -> None:
+    found = ask(0.15, 0.29, 0.45)
+    assert (found.answer, found.set, found.reason) == (None, (), "no class is likely enough")
+
+
+def test_a_possible_class_that_is_not_the_likeliest_is_no_answer(ask: Any) -> None:
+    found = ask(0.3, 0.25, 0.45)
+    assert (found.answer, found.set) == (None, (A,))
+    assert C in found.reason
+
+
+@pytest.mark.parametrize("distance", [1.01, 40.0, float("nan")])
+def test_an_image_unlike_those_trained_on_is_no_answer_however_sure_the_net_is(ask: Any, distance: float) -> None:
+    found = ask(0.999, 0.0005, 0.0005, distance=distance)
+    assert found.answer is None
+    assert found.reason.startswith("unlike the images it was trained on")
+
+
+def test_a_whole_answer_comes_from_a_model_and_pixels_alone(opened: Bundle) -> None:
+    pixels = np.asarray(bundles.site().images.part("test").pixels[:5])
+    found = decide.answers(opened, pixels)
+    assert [len(one.probabilities) for one in found] == [3] * 5
+    said = opened.engine(pixels)
+    for one, logits in zip(found, said.logits, strict=True):
+        assert one.heatmaps.mean((1, 2)) + opened.facts.bias == pytest.approx(logits, abs=1e-4)
+    assert decide.answers(opened, pixels[:0]) == []
+
+
+def test_noise_is_unlike_cells_and_most_cells_are_answered(opened: Bundle) -> None:
+    test = bundles.site().images.part("test")
+    assert all(one.distance > 1 for one in decide.answers(opened, bundles.noise(8, bundles.SIDE, bundles.SIDE, 3)))
+    found = decide.answers(opened, np.asarray(test.pixels[:]))
+    assert sum(one.distance <= 1 for one in found) >= 0.85 * len(found)
+    right = [one.answer == bundles.CLASSES[label] for one, label in zip(found, test.labels, strict=True) if one.answer]
+    assert len(right) >= 0.25 * len(found)
+    assert np.mean(right) > 0.8

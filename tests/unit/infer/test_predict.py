@@ -1,0 +1,318 @@
+"""`predict`: any file gives an answer or a row that says why; any number of files; any of four forms."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedhelp_edge.errors import OtherAnswers
+from fedhelp_edge.infer import run, show
+from fedhelp_edge.infer.bundle import Bundle
+from tests import bundles
+from tests.bundles import typed
+from tests.unit.data import made
+
+ROW = {
+    "type": "object",
+    "required": ["file", "answer", "reason", "probabilities", "set", "error"],
+    "properties": {
+        "answer": {"type": ["string", "null"]},
+        "reason": {"type": "string"},
+        "probabilities": {"type": "object", "additionalProperties": {"type": "number", "minimum": 0, "maximum": 1}},
+        "set": {"type": "array", "items": {"enum": list(bundles.CLASSES)}},
+        "error": {"anyOf": [{"type": "null"}, {"type": "object", "required": ["code", "cause", "remedy"]}]},
+    },
+}
+SHAPE = {
+    "type": "object",
+    "required": ["schema_version", "model", "results"],
+    "properties": {
+        "model": {"type": "object", "required": ["sha256", "round", "signer", "trusted"]},
+        "results": {"type": "array", "items": ROW},
+    },
+}
+Capsys = pytest.CaptureFixture[str]
+
+
+def asked(capsys: Capsys, home: Path, model: Path, *words: str | Path) -> dict[str, dict[str, Any]]:
+    """The rows of `--format json`, by file."""
+    _, out, _ = typed(capsys, "predict", model, *words, "--format", "json", "--home", home)
+    assert out.count("\n") == 1
+    found = json.loads(out)
+    jsonschema.validate(found, SHAPE)
+    return {row["file"]: row for row in found["results"]}
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def huge_header(path: Path) -> None:
+    head = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)))
+
+
+def bomb(path: Path) -> None:
+    """Small on the disk, 400 million pixels when opened."""
+    rows = zlib.compressobj(9)
+    data = b"".join(rows.compress(b"\0" * 2501) for _ in range(20_000)) + rows.flush()
+    head = struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b""))
+
+
+def cut(path: Path) -> None:
+    sink = io.BytesIO()
+    Image.fromarray(bundles.noise(64, 64, 3)).save(sink, "JPEG")
+    path.write_bytes(sink.getvalue()[:400])
+
+
+BAD = {
+    "header.png": (huge_header, "E_IMAGE_SIZE"),
+    "bomb.png": (bomb, "E_IMAGE_SIZE"),
+    "cut.jpg": (cut, "E_IMAGE"),
+    "empty.png": (lambda path: path.write_bytes(b""), "E_IMAGE"),
+    "words.jpg": (lambda path: path.write_text("not an image"), "E_IMAGE"),
+    "page.docx": (lambda path: path.write_bytes(b"PK\3\4"), "E_IMAGE_KIND"),
+}
+
+
+def test_each_bad_file_is_a_row_with_its_reason_and_the_rest_is_answered(
+    model: Path, home: Path, tmp_path: Path, capsys: Capsys
+) -> None:
+    bundles.pictures(tmp_path / "in", 3)
+    for name, (write, _) in BAD.items():
+        write(tmp_path / "in" / name)
+    (tmp_path / "in" / "notes.txt").write_text("meant for somebody else")
+    code, out, err = typed(capsys, "predict", model, tmp_path / "in", "--home", home, "--format", "json")
+    rows = {row["file"]: row for row in json.loads(out)["results"]}
+    assert code == 1
+    assert f"{len(BAD)} of {len(BAD) + 3} files could not be used" in err
+    assert {name: row["error"]["code"] for name, row in rows.items() if row["error"]} == {
+        name: code for name, (_, code) in BAD.items()
+    }
+    assert all(row["error"]["remedy"] and row["answer"] is None for row in rows.values() if row["error"])
+    assert sum(row["error"] is None for row in rows.values()) == 3
+
+
+def test_the_same_picture_in_any_form_gives_the_same_answer(
+    model: Path, home: Path, tmp_path: Path, capsys: Capsys
+) -> None:
+    upright = np.asarray(bundles.site().images.part("test").pixels[0]).repeat(3, 0).repeat(3, 1)
+    plain = Image.fromarray(upright)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be shown a quarter turn clockwise
+    plain.save(tmp_path / "plain.png")
+    plain.rotate(90).save(tmp_path / "turned.png", exif=turned)
+    plain.convert("RGBA").save(tmp_path / "clear.webp", lossless=True)
+    plain.save(tmp_path / "frames.gif", save_all=True, append_images=[Image.new("RGB", plain.size)])
+    plain.convert("CMYK").save(tmp_path / "print.tif")
+    np.savez(tmp_path / "array.npz", images=upright[None])
+    rows = asked(capsys, home, model, *sorted(tmp_path.iterdir()))
+    wanted = rows["plain.png"]["probabilities"]
+    for name, row in rows.items():
+        near = 0.2 if name in ("frames.gif",) else 0.02  # 256 colours
+        assert row["probabilities"] == pytest.approx(wanted, abs=near), name
+    assert "2 frames" in rows["frames.gif"]["doubt"]
+    assert "array.npz/0" in rows
+
+
+def test_grey_of_16_bits_is_answered(model: Path, home: Path, tmp_path: Path, capsys: Capsys) -> None:
+    grey = np.asarray(bundles.site().images.part("test").pixels[0]).mean(2).astype(np.uint16)
+    Image.fromarray(grey * 200).save(tmp_path / "deep.png")
+    Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "flat.png")
+    rows = asked(capsys, home, model, tmp_path)
+    assert all(row["error"] is None for row in rows.values())
+
+
+def dicoms(folder: Path) -> dict[str, str]:
+    """DICOM files with each of the field's known defects, and what should become of each: a code, or ""."""
+    values = (
+        np.asarray(bundles.site().images.part("test").pixels[0]).mean(2).astype(np.uint16).repeat(2, 0).repeat(2, 1)
+    )
+    many = {"NumberOfFrames": 3, "PixelData": values.tobytes() * 3}
+    wanted = {
+        "plain.dcm": ({}, ""),
+        "no-slope.dcm": ({"RescaleSlope": None, "RescaleIntercept": None}, ""),
+        "no-width.dcm": ({"WindowCenter": 128, "WindowWidth": 0}, ""),
+        "windows.dcm": ({"WindowCenter": [128, 40], "WindowWidth": [256, 80]}, ""),
+        "inverse.dcm": ({"PresentationLUTShape": "INVERSE"}, ""),
+        "frames.dcm": (many, "E_IMAGE_KIND"),
+        "palette.dcm": ({"PhotometricInterpretation": "PALETTE COLOR"}, "E_IMAGE_KIND"),
+        "no-pixels.dcm": ({"PixelData": None}, "E_IMAGE_KIND"),
+        "large.dcm": ({"Rows": 50_000, "Columns": 50_000}, "E_IMAGE_SIZE"),
+        "short.dcm": ({"PixelData": values.tobytes()[:100]}, "E_IMAGE"),
+    }
+    for name, (tags, _) in wanted.items():
+        made.dicom(folder / name, values, PatientName="Doe^Jane", PatientID="0815", **tags)
+    made.dicom(
+        folder / "negative.dcm", values.max() - values, PhotometricInterpretation="MONOCHROME1", PatientID="0815"
+    )
+    return {**{name: code for name, (_, code) in wanted.items()}, "negative.dcm": ""}
+
+
+def test_dicom_with_each_known_defect_is_answered_or_says_why(
+    model: Path, home: Path, tmp_path: Path, capsys: Capsys
+) -> None:
+    pytest.importorskip("pydicom")
+    wanted = dicoms(tmp_path)
+    rows = asked(capsys, home, model, tmp_path)
+    assert {name: row["error"]["code"] if row["error"] else "" for name, row in rows.items()} == wanted
+    assert rows["negative.dcm"]["probabilities"] == pytest.approx(rows["plain.dcm"]["probabilities"], abs=0.02)
+    assert rows["inverse.dcm"]["probabilities"] != pytest.approx(rows["plain.dcm"]["probabilities"], abs=0.01)
+
+
+def test_no_patients_name_gets_out(model: Path, home: Path, tmp_path: Path, capsys: Capsys) -> None:
+    pytest.importorskip("pydicom")
+    dicoms(tmp_path / "in")
+    words = ("predict", model, tmp_path / "in", "--home", home, "--out", tmp_path / "out")
+    said = "".join(str(typed(capsys, *words, "--format", kind)) for kind in show.KINDS)
+    said += "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "out").iterdir())
+    assert "frames.dcm" in said
+    for secret in ("Doe", "Jane", "0815"):
+        assert secret not in said
+
+
+def test_what_is_said_on_stderr_names_no_file(model: Path, home: Path, tmp_path: Path, capsys: Capsys) -> None:
+    (tmp_path / "Jane Doe.png").write_bytes(b"")
+    _, out, err = typed(capsys, "predict", model, tmp_path, "--home", home)
+    assert "Jane Doe.png" in out
+    assert "Doe" not in err
+
+
+def test_a_table_and_csv_show_file_names_that_would_do_harm_as_harmless(
+    model: Path, home: Path, tmp_path: Path, capsys: Capsys
+) -> None:
+    source = bundles.pictures(tmp_path / "one", 1) / "000.png"
+    (tmp_path / "in").mkdir()
+    for name in ("=1+1.png", "red\x1b[31m.png"):
+        (tmp_path / "in" / name).write_bytes(source.read_bytes())
+    _, out, _ = typed(capsys, "predict", model, tmp_path / "in", "--home", home, "--format", "csv")
+    assert {row["file"] for row in csv.DictReader(io.StringIO(out))} == {"'=1+1.png", "red\x1b[31m.png"}
+    _, out, _ = typed(capsys, "predict", model, tmp_path / "in", "--home", home)
+    assert "\x1b" not in out
+
+
+def test_an_untrusted_model_says_so_in_every_form(model: Path, tmp_path: Path, capsys: Capsys) -> None:
+    words = ("predict", model, bundles.pictures(tmp_path / "in", 1), "--home", tmp_path / "none", "--format")
+    found = {kind: typed(capsys, *words, kind) for kind in show.KINDS}
+    assert all(code == 0 and "not trusted" in err for code, _, err in found.values())
+    assert json.loads(found["json"][1])["model"]["trusted"] is False
+    assert len(json.loads(found["json"][1])["model"]["words"].split()) == 8
+    assert found["csv"][1].splitlines()[1].endswith(",no")
+    assert "not trusted" in found["html"][1]
+
+
+def test_pages_hold_each_picture_with_its_heat_map_and_nothing_from_elsewhere(
+    model: Path, home: Path, tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(show, "_A_PAGE", 4)
+    bundles.pictures(tmp_path / "in", 6)
+    typed(capsys, "predict", model, tmp_path / "in", "--home", home, "--format", "html", "--out", tmp_path / "out")
+    first, second = ((tmp_path / "out" / name).read_text("utf-8") for name in ("answers.html", "answers-2.html"))
+    assert (first.count("<img"), second.count("<img")) == (4, 2)
+    assert 'href="answers-2.html"' in first
+    assert "<script" not in first
+    assert "http" not in first.replace("http-equiv", "")
+    assert "Not a medical device" in first
+
+
+def test_the_overlay_marks_what_speaks_for_a_class_in_orange_and_against_it_in_blue() -> None:
+    heatmaps = np.zeros((2, 2, 2), np.float32)
+    heatmaps[0, 0, 0], heatmaps[0, 1, 1] = 4, -4
+    found = show.overlay(np.full((64, 64, 1), 128, np.uint8), heatmaps, 0).astype(int)
+    assert found[4, 4, 0] > found[4, 4, 2] + 50
+    assert found[60, 60, 2] > found[60, 60, 0] + 50
+    assert found[4, 60].tolist() == pytest.approx([128] * 3, abs=30)
+
+
+def test_a_run_that_was_cut_off_goes_on_where_it_stopped(
+    opened: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundles.pictures(tmp_path / "in", 7)
+    whole, _, _ = run.into(tmp_path / "whole", opened, [tmp_path / "in"], "json")
+    log = tmp_path / "out" / run.LOG
+    run.into(tmp_path / "out", opened, [tmp_path / "in"], "json")
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join(lines[:4]) + lines[4][:30])  # a power cut within the fourth answer
+    (tmp_path / "out" / "answers.json").unlink()
+    looked: list[str] = []
+    monkeypatch.setattr(run, "_asked", _counting(run._asked, looked))
+    path, count, bad = run.into(tmp_path / "out", opened, [tmp_path / "in"], "json")
+    assert looked == ["003.png", "004.png", "005.png", "006.png"]
+    assert (count, bad) == (7, 0)
+    assert path.read_bytes() == whole.read_bytes()
+
+
+def _counting(asked: Any, looked: list[str]) -> Any:
+    def counting(bundle: Bundle, done: Any) -> Any:
+        looked.extend(item.name for item, _ in done)
+        return asked(bundle, done)
+
+    return counting
+
+
+def test_a_file_that_changed_is_asked_again_and_one_that_is_gone_is_left_out(opened: Bundle, tmp_path: Path) -> None:
+    folder = bundles.pictures(tmp_path / "in", 3)
+    run.into(tmp_path / "out", opened, [folder], "json")
+    (folder / "000.png").unlink()
+    Image.fromarray(bundles.noise(40, 40, 3)).save(folder / "001.png")
+    path, count, _ = run.into(tmp_path / "out", opened, [folder], "json")
+    rows = {row["file"]: row for row in json.loads(path.read_text())["results"]}
+    assert (count, set(rows)) == (2, {"001.png", "002.png"})
+    assert rows["001.png"]["answer"] is None
+
+
+def test_answers_of_two_models_are_never_mixed(opened: Bundle, tmp_path: Path) -> None:
+    folder = bundles.pictures(tmp_path / "in", 1)
+    run.into(tmp_path / "out", opened, [folder], "csv")
+    other = Bundle(opened.model, "00" * 32, opened.signer, "", opened.notes, opened.facts)
+    with pytest.raises(OtherAnswers):
+        run.into(tmp_path / "out", other, [folder], "csv")
+
+
+def test_a_drop_folder_is_answered_as_files_come_and_growing_ones_wait(opened: Bundle, tmp_path: Path) -> None:
+    drop, out, looks = bundles.pictures(tmp_path / "in", 2), tmp_path / "out", []
+    for path in drop.iterdir():
+        os.utime(path, (0, 0))
+    (drop / "bad.png").write_bytes(b"")
+    os.utime(drop / "bad.png", (0, 0))
+
+    def wait() -> bool:
+        looks.append(json.loads((out / "answers.json").read_text())["results"])
+        if len(looks) == 1:
+            bundles.pictures(drop, 3)  # a new one, still being written
+        if len(looks) == 2:
+            os.utime(drop / "002.png", (0, 0))
+        return len(looks) < 4
+
+    said: list[str] = []
+    run.watch(out, opened, drop, "json", wait, said.append)
+    assert [len(rows) for rows in looks] == [3, 3, 4, 4]
+    assert said == ["3 new, 1 of them bad", "1 new, 0 of them bad"]
+
+
+def test_several_folders_of_one_name_are_told_apart(model: Path, home: Path, tmp_path: Path, capsys: Capsys) -> None:
+    folders = [bundles.pictures(tmp_path / ward / "images", 1) for ward in ("a", "b")]
+    rows = asked(capsys, home, model, *folders, bundles.pictures(tmp_path / "other", 1) / "000.png")
+    assert len(rows) == 3
+
+
+def test_nothing_to_look_at_and_wrong_words_are_said(model: Path, home: Path, tmp_path: Path, capsys: Capsys) -> None:
+    (tmp_path / "none").mkdir()
+    assert "E_NO_IMAGES" in typed(capsys, "predict", model, tmp_path / "none", "--home", home)[2]
+    assert typed(capsys, "predict", model, "--home", home)[0] == 2
+    assert typed(capsys, "predict", model, tmp_path, "--format", "xml", "--home", home)[0] == 2
+    code, out, _ = typed(capsys, "predict", model, tmp_path / "gone.png", "--home", home)
+    assert code == 1
+    assert "E_FILE_MISSING" in out

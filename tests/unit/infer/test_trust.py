@@ -1,0 +1,173 @@
+"""Signature first, then the signer, then what the file says of itself; onnxruntime last."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedhelp_edge.errors import (
+    BadBundle,
+    Disagrees,
+    FedhelpError,
+    SignerMismatch,
+    SignerRevoked,
+    SignerUnknown,
+    SignerWindow,
+)
+from fedhelp_edge.infer import bundle, facts
+from fedhelp_edge.infer.bundle import Bundle
+from fedhelp_edge.parcel import keys, sshsig
+from fedhelp_edge.site import folder
+from tests import bundles
+from tests.clinic import Clinic
+from tests.federation import Federation
+
+
+@pytest.fixture
+def copy(model: Path, tmp_path: Path) -> Path:
+    for path in (model, bundle.beside(model)):
+        shutil.copy(path, tmp_path)
+    return tmp_path / model.name
+
+
+def tamper(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def lengthen(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
+def unsign(path: Path) -> None:
+    bundle.beside(path).unlink()
+
+
+def garble(path: Path) -> None:
+    bundle.beside(path).write_bytes(b"\xff" * 300)
+
+
+def swap(path: Path) -> None:
+    """The signature of another model, by the same site."""
+    bundle.beside(path).write_text(sshsig.sign(b"another model", bundles.site().keys.sign, bundle.NAMESPACE))
+
+
+def misuse(path: Path) -> None:
+    """A signature over these bytes that was made for something else."""
+    bundle.beside(path).write_text(sshsig.sign(path.read_bytes(), bundles.site().keys.sign, "git"))
+
+
+FALSE: dict[Callable[[Path], None], str] = {
+    tamper: "E_SIG_BAD", truncate: "E_SIG_BAD", lengthen: "E_SIG_BAD", unsign: "E_BUNDLE_UNSIGNED",
+    garble: "E_SIG_FORMAT", swap: "E_SIG_BAD", misuse: "E_SIG_NAMESPACE",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spoil", FALSE, ids=lambda spoil: spoil.__name__)
+def test_a_model_that_was_not_signed_as_it_is_is_refused_with_or_without_a_home(
+    spoil: Callable[[Path], None], copy: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(copy)
+    monkeypatch.setattr(Bundle, "engine", property(lambda self: pytest.fail("onnxruntime saw it")))
+    for at in (home, tmp_path / "nowhere"):
+        with pytest.raises(FedhelpError) as refused:
+            bundle.load(copy, lambda key, at=at: folder.vouch(at, key, None))
+        assert refused.value.code == FALSE[spoil]
+
+
+def test_a_refused_model_is_not_even_worth_importing_onnxruntime(copy: Path, tmp_path: Path) -> None:
+    tamper(copy)
+    code = (
+        "import sys; from fedhelp_edge.__main__ import main\n"
+        f"sys.argv = ['fedhelp-edge', 'predict', {str(copy)!r}, {str(copy)!r}, '--home', {str(tmp_path)!r}]\n"
+        "try: main()\nexcept SystemExit as end: print(end.code, 'onnxruntime' in sys.modules, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "1 False False\n"
+    assert "E_SIG_BAD" in done.stderr
+
+
+def test_without_a_home_the_answer_says_that_nobody_vouches(model: Path, tmp_path: Path) -> None:
+    assert "no home here" in bundle.load(model, lambda key: folder.vouch(tmp_path, key, None)).why
+
+
+def test_what_this_site_signed_is_trusted_and_a_strangers_is_refused(home: Path, tmp_path: Path) -> None:
+    assert folder.vouch(home, bundles.site().keys.public.sign, None) == ""
+    with pytest.raises(SignerUnknown):
+        folder.vouch(home, keys.new().public.sign, None)
+
+
+def test_a_person_may_name_the_key_that_counts(home: Path, tmp_path: Path) -> None:
+    stranger = keys.new().public.sign
+    assert folder.vouch(home, stranger, sshsig.fingerprint(stranger)) == ""
+    assert folder.vouch(tmp_path, stranger, sshsig.fingerprint(stranger)) == ""
+    with pytest.raises(SignerMismatch):
+        folder.vouch(home, stranger, sshsig.fingerprint(bundles.site().keys.public.sign))
+
+
+def test_in_a_federation_the_roster_says_whose_models_are_trusted(three: Federation, tmp_path: Path) -> None:
+    clinic = Clinic(three, tmp_path)
+    clinic.join()
+    clinic.trip()
+    clinic.download()
+    active, revoked = (one.keys.public.sign for one in three.clinics[:2])
+    assert folder.vouch(clinic.home, active, None) == ""
+    three.hub.revoke(three.boss, three.clinics[1].id, 1, "stolen")
+    clinic.trip()
+    clinic.download()
+    for named in (None, sshsig.fingerprint(revoked)):
+        with pytest.raises(SignerRevoked):
+            folder.vouch(clinic.home, revoked, named)
+    with pytest.raises((SignerUnknown, SignerWindow)):
+        folder.vouch(clinic.home, keys.new().public.sign, None)
+
+
+def test_answers_that_differ_from_those_at_export_are_found(opened: Bundle) -> None:
+    assert opened.parity() <= 0.1
+    said = opened.notes[facts.PARITY]
+    other = {**opened.notes, facts.PARITY: said.replace('"data":"', '"data":"AACAPw', 1)}
+    with pytest.raises((Disagrees, BadBundle)):
+        Bundle(opened.model, "", "", "", other, opened.facts).parity()
+
+
+def test_facts_come_back_as_they_were_written(opened: Bundle) -> None:
+    assert facts.read(opened.facts.text()).text() == opened.facts.text()
+    assert opened.facts.classes == bundles.CLASSES
+
+
+@pytest.mark.parametrize(
+    "change", ['"classes":[]', '"bias":[]', '"schema_version":2', '"calibration":7', '"image":null']
+)
+def test_facts_that_do_not_fit_are_refused(change: str, opened: Bundle) -> None:
+    key = change.partition(":")[0]
+    text = opened.facts.text()
+    begin = text.index(key + ":")
+    with pytest.raises(BadBundle):
+        facts.read(text[:begin] + change + ',"was' + text[begin + 1 :])
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_whatever_are_no_model(data: bytes) -> None:
+    with pytest.raises(BadBundle):
+        facts.notes(data)
+
+
+@given(st.integers(0, 10**9), st.integers(0, 255))
+def test_a_model_with_any_byte_changed_is_read_or_refused_but_nothing_worse(place: int, byte: int) -> None:
+    data = bytearray(bundles.made().model)
+    data[place % len(data)] = byte
+    with suppress(BadBundle):
+        facts.read(facts.notes(bytes(data))[facts.FACTS])
