@@ -1,4 +1,4 @@
-"""Steps of a coordinator in a process of their own that dies before the n-th thing it makes durable.
+"""Work in a process of its own that dies before the n-th thing it makes durable, or sends.
 
 What is durable: a flush, a rename, a removal, a commit. A kill leaves all that was written; a power cut also takes
 whatever was not flushed: what a file held, and the names in a folder.
@@ -11,6 +11,7 @@ import os
 import signal
 import sqlite3
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -19,7 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from fedhelp_edge.errors import FedhelpError, NotNow
-from server_ref import desk, intake, opener, rounds
+from fedhelp_edge.exchange.folder import Folder
+from fedhelp_edge.exchange.http import Http
+from fedhelp_edge.parcel.keys import Keys
+from server_ref import desk, intake, opener, rounds, steps
 from server_ref.hub import Hub
 from server_ref.opener import Found, Job, Refused
 
@@ -28,22 +32,23 @@ _PROCESSES.set_forkserver_preload(["pytest", "tests.faults.kills"])  # what a ch
 KILLED = -signal.SIGKILL if os.name != "nt" else 1
 
 
-def run(
-    home: Path, step: str, time: datetime, shares: Sequence[Path] = (), *, dies_before: int = 0, power_cut: bool = False
-) -> int:
-    """Take a step in a new process; its exit code."""
-    process = _PROCESSES.Process(target=_run, args=(home, step, time, shares, dies_before, power_cut))
+def run(work: Callable[..., None], home: Path, *given: Any, dies_before: int = 0, power_cut: bool = False) -> int:
+    """Do something in a folder, in a new process; its exit code."""
+    process = _PROCESSES.Process(target=_run, args=(work, home, given, dies_before, power_cut))
     process.start()
     process.join()
     return int(process.exitcode or 0)
 
 
-def _run(home: Path, step: str, time: datetime, shares: Sequence[Path], dies_before: int, power_cut: bool) -> None:
-    intake.Opener = _Here  # type: ignore[assignment, misc]
+def _run(work: Callable[..., None], home: Path, given: tuple[Any, ...], dies_before: int, power_cut: bool) -> None:
+    intake.Opener = Here  # type: ignore[assignment, misc]
     if dies_before:
-        stash = home.with_name(f"{home.name} removed")
-        stash.mkdir()
-        Fate(dies_before, power_cut, stash).watch()
+        Fate(dies_before, power_cut, Path(tempfile.mkdtemp(dir=home.parent))).watch()
+    work(home, *given)
+
+
+def take(home: Path, step: str, time: datetime, shares: Sequence[Path] = ()) -> None:
+    """One step of a coordinator."""
     hub = Hub(home, clock=lambda: time)
     boss = hub.boss(lambda: "")
     with desk.writing(hub):
@@ -59,10 +64,33 @@ def _run(home: Path, step: str, time: datetime, shares: Sequence[Path], dies_bef
     hub.store.close()
 
 
-class _Here:
+def look(home: Path, stick: Path, time: datetime) -> None:
+    """What 'fedhelp-coordinator run' does at each of its looks."""
+    hub = Hub(home, clock=lambda: time)
+    boss = hub.boss(lambda: "")
+    hub.check()
+    with desk.writing(hub):
+        steps.step(hub, boss, stick)
+    hub.store.close()
+
+
+def copy(stick: Path, share: Path) -> None:
+    """What a site's 'upload' does with a stick, and with the network."""
+    Folder(stick).put(share)
+
+
+def send(folder: Path, url: str, federation: str, share: Path) -> None:
+    Http(url, federation, _no_keys, folder).put(share)
+
+
+def _no_keys() -> Keys:
+    raise AssertionError("who only sends signs no read")
+
+
+class Here:
     """Opens shares in this process, so that it can be killed while it does."""
 
-    def __enter__(self) -> _Here:
+    def __enter__(self) -> Here:
         return self
 
     def __exit__(self, *_: object) -> None: ...
@@ -75,7 +103,7 @@ class _Here:
 
 
 class Fate:
-    """Counts what this process makes durable, and ends it."""
+    """Counts what this process makes durable or sends, and ends it."""
 
     def __init__(self, dies_before: int, power_cut: bool, stash: Path) -> None:
         self._left, self._power_cut, self._stash = dies_before, power_cut, stash
@@ -99,7 +127,9 @@ class Fate:
     def _see(self, event: str, what: tuple[Any, ...]) -> None:
         if self._left <= 0:
             return
-        if event == "open" and not isinstance(what[0], int) and what[2] & os.O_CREAT:
+        if event == "http.client.send":
+            self._count()
+        elif event == "open" and not isinstance(what[0], int) and what[2] & os.O_CREAT:
             path = Path(what[0])
             if not path.exists():
                 self._unflushed.add(path)

@@ -34,7 +34,8 @@ class Round:
     after: dict[str, dict[str, Any]]
 
     def take(self, home: Path, step: str, **fate: Any) -> int:
-        return kills.run(home, step, self.fed.clock.time, self.shares if step == "receive" else (), **fate)
+        shares = self.shares if step == "receive" else ()
+        return kills.run(kills.take, home, step, self.fed.clock.time, shares, **fate)
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +89,25 @@ def age(home: Path) -> None:
 
 @pytest.mark.proof
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("power_cut", [False, True], ids=["g01-killed", "g04-power-cut"])
-def test_whenever_it_ends_the_same_step_again_gives_what_it_would_have_given(
-    played: Round, step: str, power_cut: bool, tmp_path: Path, effort: Callable[[int, int], int]
+def test_g01_a_step_that_was_killed_gives_what_it_would_have_given_when_it_is_taken_again(
+    played: Round, step: str, tmp_path: Path, effort: Callable[[int, int], int]
 ) -> None:
-    deaths = 0
+    _dies_everywhere(played, step, tmp_path, range(1, 1000, effort(8, 1)), power_cut=False)
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("step", STEPS)
+def test_g04_a_step_whose_power_was_cut_gives_what_it_would_have_given_when_it_is_taken_again(
+    played: Round, step: str, tmp_path: Path, effort: Callable[[int, int], int]
+) -> None:
     stride = effort(8, 1)
-    for before in range(1 + power_cut * (stride - 1), 1000, stride):
-        home = Path(shutil.copytree(played.before[step], tmp_path / f"{before}"))
+    _dies_everywhere(played, step, tmp_path, range(stride, 1000, stride), power_cut=True)
+
+
+def _dies_everywhere(played: Round, step: str, folder: Path, places: range, *, power_cut: bool) -> None:
+    deaths = 0
+    for before in places:
+        home = Path(shutil.copytree(played.before[step], folder / f"{before}"))
         code = played.take(home, step, dies_before=before, power_cut=power_cut)
         if code == 0:
             break

@@ -1,0 +1,159 @@
+"""Ten rounds in which the coordinator, its front and the sites' uploads are killed again and again, and files are lost,
+doubled, come in any order, a round late, or once more after weeks: they end with the same bits as ten quiet ones."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from fedhelp_edge.exchange.folder import TO
+from server_ref import intake, steps
+from tests.faults import kills
+from tests.federation import Federation
+from tests.net import Process, serving
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
+
+ROUNDS = 10
+
+
+# --- the rounds ----------------------------------------------------------------------------------------------------
+def rounds(fed: Federation, late: dict[int, int]) -> Iterator[list[Path]]:
+    """The shares that come in each round; the one that is late comes in the next, in place of that site's own."""
+    kept: list[Path] = []
+    for number in range(1, ROUNDS + 1):
+        order, due, kept = fed.hub.tasks()[number], kept, []
+        for place, clinic in enumerate(fed.clinics):
+            if place != late.get(number - 1):
+                share = clinic.give(order, fed.drawn(order, clinic))
+                (kept if place == late.get(number) else due).append(share)
+        yield due
+
+
+def quiet(fed: Federation, late: dict[int, int]) -> None:
+    for number, due in enumerate(rounds(fed, late), 1):
+        for share in due:
+            intake.receive(fed.hub, share)
+        if number in late:
+            fed.clock.go_on(days=8)
+        steps.step(fed.hub, fed.boss, None)
+
+
+class Storm:
+    def __init__(self, fed: Federation, draw: random.Random, deaths: int) -> None:
+        self.fed, self._draw, self._deaths = fed, draw, deaths
+        self.stick, self.sent, self.met = fed.folder / "stick", list[Path](), Counter[str]()
+        self._copies, self._fronts = itertools.count(), ExitStack()
+        self._front: Process
+        self._serve()
+        (self.stick / TO).mkdir(parents=True)
+
+    def rage(self, late: dict[int, int]) -> None:
+        with self._fronts:
+            for number, due in enumerate(rounds(self.fed, late), 1):
+                self.sent += due
+                while (missing := [share for share in due if not self._is_here(share)]) or number in late:
+                    if not missing:
+                        self.fed.clock.go_on(days=8)
+                        break
+                    self._happens(number, missing)
+                while not self._is_merged(number):
+                    self._look(number)
+
+    def _happens(self, number: int, missing: list[Path]) -> None:
+        what = self._draw.choices([self._upload, self._lose, self._double, self._look], [5, 1, 1, 4])[0]
+        what(number) if what == self._look else what(self._draw.choice(missing))
+
+    def _upload(self, share: Path) -> None:
+        dies = self._draw.randint(1, 6) if self.met["uploads killed"] < self._deaths // 4 else 0
+        if self._draw.random() < 0.5:
+            code = kills.run(kills.copy, self.stick, share, dies_before=dies)
+        else:
+            url = f"http://127.0.0.1:{self._front.port}"
+            code = kills.run(kills.send, self.fed.folder / "net", url, self.fed.hub.federation, share, dies_before=dies)
+        self._died("uploads", code)
+
+    def _lose(self, share: Path) -> None:
+        path = self.stick / TO / share.name
+        self.met["files lost"] += path.exists()
+        path.unlink(missing_ok=True)
+
+    def _double(self, _: Path) -> None:
+        shutil.copy(self._draw.choice(self.sent), self.stick / TO / f"copy {next(self._copies)}")
+        self.met["files doubled"] += 1
+
+    def _look(self, number: int) -> None:
+        if self.met["front killed"] < self._deaths // 20 * number // ROUNDS:
+            self._front.end(signal.SIGKILL)
+            self.met["front killed"] += 1
+            self._serve()
+        most = 40 if number < ROUNDS else 8  # in the last round none gets to its end until enough have died
+        dies = (
+            self._draw.randint(1, most) if self.met["coordinator killed"] < 0.65 * self._deaths * number / ROUNDS else 0
+        )
+        self._died(
+            "coordinator", kills.run(kills.look, self.fed.hub.home, self.stick, self.fed.clock.time, dies_before=dies)
+        )
+
+    def _died(self, who: str, code: int) -> None:
+        assert code in (0, kills.KILLED)
+        self.met[f"{who} killed"] += code != 0
+
+    def _serve(self) -> None:
+        self._front = self._fronts.enter_context(serving(self.fed.hub.home))
+
+    def _is_here(self, share: Path) -> bool:
+        return bool(self.fed.hub.store.row("SELECT 1 FROM parcels WHERE hash = ?", share.stem))
+
+    def _is_merged(self, number: int) -> bool:
+        return bool(self.fed.hub.store.row("SELECT 1 FROM rounds WHERE round = ? AND state = 'merged'", number))
+
+
+def models(fed: Federation) -> list[str]:
+    query = "SELECT model FROM rounds WHERE state = 'merged' AND round BETWEEN 1 AND ? ORDER BY round"
+    return [row["model"] for row in fed.hub.store.rows(query, ROUNDS)]
+
+
+@pytest.mark.proof
+def test_ten_rounds_in_a_storm_give_the_bits_of_ten_quiet_ones(
+    made: Federation, tmp_path: Path, effort: Callable[[int, int], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "Opener", kills.Here)
+    draw = random.Random(4)
+    late: dict[int, int] = {}
+    for number in range(1, ROUNDS):
+        if draw.random() < 0.4:
+            late[number] = draw.choice([place for place in range(3) if place != late.get(number - 1)])
+    calm, stormy = made.copied(tmp_path / "calm"), made.copied(tmp_path / "stormy")
+    calm.open()
+    stormy.open()
+    quiet(calm, late)
+    storm = Storm(stormy, draw, effort(20, 200))
+    storm.rage(late)
+
+    assert len(models(stormy)) == ROUNDS
+    assert models(stormy) == models(calm)
+    store = stormy.hub.store
+    counted = store.rows("SELECT hash, site, counts FROM shares WHERE state = 'merged'")
+    assert sorted(row["hash"] for row in counted) == sorted(share.stem for share in storm.sent)
+    assert len({(row["site"], row["counts"]) for row in counted}) == len(counted)
+    for what in ("received", "accepted"):
+        named = [row["subject"] for row in store.rows("SELECT subject FROM log WHERE type = ?", what)]
+        assert max(Counter(named).values()) == 1
+    stormy.hub.check()
+    met = {"files late": len(late), **storm.met}
+    assert sum(count for what, count in met.items() if "killed" in what) >= effort(20, 200)
+    assert all(met[what] for what in ("coordinator killed", "uploads killed", "front killed", "files lost"))
+    print(f"\n{ROUNDS} rounds, {len(counted)} shares; {', '.join(f'{count} {what}' for what, count in met.items())}")
+    print(f"0 rounds lost, 0 shares counted twice; the last model is {models(stormy)[-1][:16]} in both")
+    for fed in (calm, stormy):
+        fed.hub.store.close()
