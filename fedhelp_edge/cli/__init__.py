@@ -1,6 +1,6 @@
 """One file for each command: read the arguments, call one function, print."""
 
 COMMANDS = (
-    "doctor", "join", "check", "train", "distill", "upload", "download", "sync", "status", "leave", "evaluate",
-    "export", "predict", "compare", "plan", "keys", "inspect", "knowledge", "lab", "audit", "label",
+    "demo", "doctor", "join", "label", "check", "train", "distill", "upload", "download", "sync", "status", "leave",
+    "evaluate", "export", "predict", "compare", "plan", "keys", "inspect", "knowledge", "lab", "audit",
 )  # fmt: skip

@@ -80,7 +80,7 @@ def picture(pixels: NDArray[np.uint8], said: str, width: int, height: int) -> Ht
     array: NDArray[Any] = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
     Image.fromarray(array).save(sink, "PNG")
     data = base64.b64encode(sink.getvalue()).decode()
-    return Html(f'<img src="data:image/png;base64,{data}" alt="{escape(said)}" width="{width}" height="{height}">')
+    return Html(f'<img src="data:image/png;base64,{data}" alt="{escape(said)}" width="{width}" height="{height}"/>')
 
 
 def chart(lines: Mapping[str, Line], across: str, up: str) -> Html:

@@ -1,4 +1,4 @@
-"""A real browser without a screen, driven through its devtools over a pipe. Pages run no script unless a test lets them."""
+"""A real browser without a screen, driven through its devtools over a pipe. Pages run no script unless told so."""
 
 from __future__ import annotations
 

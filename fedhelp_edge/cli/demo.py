@@ -1,0 +1,61 @@
+"""`demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedhelp_edge import shell
+
+app = shell.app()
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="A new folder for all of it.", readable=False)] = Path(
+        "fedhelp-demo"
+    ),
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Your own: a folder, a table or an NPZ.", readable=False)
+    ] = None,
+    method: Annotated[str, typer.Option("--method", help="fedhelp, fedavg or fedprox.")] = "fedhelp",
+    rounds: Annotated[int, typer.Option("--rounds", min=1, max=100, help="How many.")] = 2,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Processor cores; more help little here.")] = 1,
+    json: shell.AsJson = False,
+) -> None:
+    """Play the whole story here: a hospital and three clinics train one model, and no image leaves its folder.
+
+    Example: fedhelp-edge demo
+    """
+    import time
+    from contextlib import ExitStack
+
+    from fedhelp_edge import demo
+
+    begun = time.monotonic()
+    with ExitStack() as bars:
+
+        def watch(what: str) -> object:
+            bars.close()
+            return bars.enter_context(shell.progress(what))
+
+        def say(text: str) -> None:
+            bars.close()
+            shell.say(text)
+
+        told = demo.play(out, say, watch, images=images, method=method, number=rounds, threads=threads)  # type: ignore[arg-type]
+    if json:
+        return shell.result(**told, folder=str(out), report=str(out / "report.html"))
+    print(f"{'':<12}{'images':>8}{'alone':>10}{'together':>10}   right, of {told['sites'][0]['test']} test images each")
+    for site in told["sites"]:
+        alone, together = (f"{site[name]:.0%}" for name in ("alone", "together"))
+        print(f"{site['name']:<12}{site['images']:>8}{alone:>10}{together:>10}")
+    size = max(one["size"] for one in told["parcels"] if one["kind"] == "update") / 1e6
+    print(f"a share has {size:.1f} MB, signed and encrypted; no image left its folder")
+    shell.say(f"{time.monotonic() - begun:.0f} s; {out / 'report.html'} tells all of it: open it in a browser")
+    shell.say(
+        f"next: 'fedhelp-edge status --home {out / 'sites' / 'clinic-a'}', or '--images DIR' with images of your own"
+    )
+    return None

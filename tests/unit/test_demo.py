@@ -1,0 +1,172 @@
+"""The demo, with small nets and few images: a real federation, whose page tells what was and suggests what works."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from fedhelp_edge import cli, data, demo, shell  # noqa: E402 - torch may be missing
+from fedhelp_edge import plan as plans  # noqa: E402
+from fedhelp_edge.data import pack as packs  # noqa: E402
+from fedhelp_edge.data import phantom  # noqa: E402
+from fedhelp_edge.errors import FileExists, Usage  # noqa: E402
+from fedhelp_edge.lab import run  # noqa: E402
+from fedhelp_edge.lab.partition import Part  # noqa: E402
+from fedhelp_edge.methods.registry import TABLES  # noqa: E402
+from fedhelp_edge.parcel import parcel  # noqa: E402
+from fedhelp_edge.train import speed  # noqa: E402
+from server_ref import cli as coordinator  # noqa: E402
+from tests.unit.report import reading  # noqa: E402
+
+SMALL = (
+    demo.PLAN.replace("size = 24", "size = 8").replace("epochs = 6", "epochs = 1").replace("resnet32", "resnet20")
+)  # of images, and of the public ones
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small() -> Iterator[None]:
+    before = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("PLAN", SMALL), ("LEARN", (16, 8, 8, 8)), ("VAL", 6), ("TEST", 12)):
+            patch.setattr(demo, name, value)
+        for name in ("PUBLIC", "TAUGHT"):
+            patch.setattr(demo, name, 12)
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], list[str]]:
+    out, said = tmp_path_factory.mktemp("demo") / "played", []
+    return out, demo.play(out, said.append, lambda _: None, threads=1), said
+
+
+def type_(words: list[str]) -> None:
+    """A command line, in this process."""
+    package, made = {"fedhelp-edge": ("fedhelp_edge.cli", cli), "fedhelp-coordinator": ("server_ref.cli", coordinator)}[
+        words[0]
+    ]
+    shell.group(package, made.COMMANDS, words[0], "", "").main(args=words[1:], standalone_mode=False)
+
+
+def test_it_is_a_federation_whose_model_the_lab_makes_too(
+    played: tuple[Path, dict[str, Any], list[str]], tmp_path: Path
+) -> None:
+    out, told, _ = played
+    plan = plans.load(out / "plan.toml", TABLES)
+    parts = [
+        Part(f"site-{place:03}", site["name"], site["tier"], data.load(out / "images" / at, plan, kept=tmp_path / at))
+        for place, (site, at) in enumerate(zip(told["sites"], sorted_by_site(out), strict=True), 1)
+    ]
+    pack = packs.load(out / "pack.safetensors").fitted(plan.tables["fedhelp"].public_size, plan.image.channels)
+    speed.settle(1)
+    assert (
+        run.run(plan, parts, tmp_path / "lab", bench=speed.bench(), pack=pack)["merged_sha256"] == told["merged_sha256"]
+    )
+
+
+def sorted_by_site(out: Path) -> list[str]:
+    names = [path.name for path in (out / "images").iterdir()]
+    return sorted(names, key=lambda name: (name != "hospital", name))
+
+
+def test_every_parcel_that_it_tells_of_is_a_real_one_and_none_was_left_out(
+    played: tuple[Path, dict[str, Any], list[str]],
+) -> None:
+    out, told, _ = played
+    listed = {one["hash"] for one in told["parcels"]}
+    carried = {path.stem for path in (out / "carrier").rglob("*.fhx")}
+    assert carried < listed  # what nobody needs any more was taken away again
+    counts = {kind: sum(one["kind"] == kind for one in told["parcels"]) for kind in ("enrol", "update", "task")}
+    assert counts == {"enrol": 4, "update": 8, "task": 2}
+    for one in told["parcels"]:
+        path = out / "hub" / "parcels" / one["hash"][:2] / f"{one['hash']}.fhx"
+        assert parcel.look(path, parcel.anyone).statement.kind == one["kind"]
+
+
+def test_its_page_shows_the_figures_the_parcel_and_what_was_tried_with_it(
+    played: tuple[Path, dict[str, Any], list[str]],
+) -> None:
+    out, told, _ = played
+    shown = (out / "report.html").read_text(encoding="utf-8")
+    assert json.loads((out / "results.json").read_text())["sites"] == told["sites"]
+    worth, curve, kinds, _, life, tried = reading.tables(shown)
+    assert [row[0] for row in worth[1:]] == list(demo.SITES)
+    assert [row[2:4] for row in worth[1:]] == [
+        [f"{site[net]:.0%}" for net in ("alone", "together")] for site in told["sites"]
+    ]
+    assert [row[0] for row in curve] == ["round", "0", "1", "2"]
+    assert ["shares of the sites", "8"] in [row[:2] for row in kinds]
+    assert len(life) == 5
+    assert [row[1].split(":")[0] for row in tried[1:]] == [
+        "E_NO_MATCH", "E_PAYLOAD_HASH", "E_SIGNER_MISMATCH", "known already",
+    ]  # fmt: skip
+    assert not re.search(r"<script|<link|http:|https:|url\(", shown)
+    assert 'src="data:image/png' in shown
+
+
+def test_what_its_page_suggests_works(
+    played: tuple[Path, dict[str, Any], list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, _, _ = played
+    monkeypatch.chdir(out)
+    monkeypatch.setenv("FEDHELP_HOME", str(out / "nowhere"))
+    commands = re.findall(r"<code>(.*?)</code>", (out / "report.html").read_text(encoding="utf-8"))
+    assert len(commands) == 5
+    for command in commands:
+        type_(shlex.split(unescape(command)))
+        assert capsys.readouterr().out, command
+
+
+def test_images_of_ones_own_are_shared_out_among_the_sites(tmp_path: Path) -> None:
+    pixels, labels = phantom.draw(90, 2, size=8)
+    np.savez(tmp_path / "own.npz", images=pixels, labels=labels, class_names=np.array(["yes", "no"]))
+    told = demo.play(
+        tmp_path / "out",
+        lambda _: None,
+        lambda _: None,
+        images=tmp_path / "own.npz",
+        method="fedavg",
+        number=1,
+        threads=1,
+    )
+    assert sum(site["images"] + site["test"] for site in told["sites"]) < 90
+    assert min(site["images"] for site in told["sites"]) >= 4
+    assert {path.name for path in (tmp_path / "out" / "images" / "hospital" / "train").iterdir()} == {"yes", "no"}
+    assert "The images are yours" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_folder_of_something_else_stays_and_a_demo_that_was_cut_off_begins_anew(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter").touch()
+    with pytest.raises(FileExists, match="mine is there already"):
+        demo.play(tmp_path / "mine", print, lambda _: None)
+    (tmp_path / "cut").mkdir()
+    for name in ("unfinished", "hub"):
+        (tmp_path / "cut" / name).touch()
+    demo._begin(tmp_path / "cut")
+    assert [path.name for path in (tmp_path / "cut").iterdir()] == ["unfinished"]
+
+
+@pytest.mark.parametrize("method", ["local", "nonsense"])
+def test_a_method_that_is_no_federations_is_refused_before_anything_is_written(method: str, tmp_path: Path) -> None:
+    with pytest.raises(Usage, match="one of fedhelp, fedavg, fedprox"):
+        demo.play(tmp_path / "out", print, lambda _: None, method=method)
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_few_images_are_refused_with_how_many_it_takes(tmp_path: Path) -> None:
+    pixels, labels = phantom.draw(20, 2, size=8)
+    np.savez(tmp_path / "few.npz", images=pixels, labels=labels)
+    with pytest.raises(Usage, match="20 images that can be used; four sites need 80"):
+        demo.play(tmp_path / "out", lambda _: None, lambda _: None, images=tmp_path / "few.npz")
