@@ -1,0 +1,24 @@
+"""A site under NVFlare's simulator, which starts this script: `flare_client.py FOLDER`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import nvflare.client as flare
+import work
+
+
+def main() -> None:
+    flare.init()
+    site = f"site-{int(flare.get_site_name().rpartition('-')[2]):03}"
+    while flare.is_running():
+        given = flare.receive()
+        row, count = work.clinic(Path(sys.argv[1]), site).train(given.params["numpy_key"], given.current_round + 1)
+        told = {"NUM_STEPS_CURRENT_ROUND": count}
+        flare.send(flare.FLModel(params={"numpy_key": row}, params_type=given.params_type, meta=told))
+
+
+main()
