@@ -66,7 +66,7 @@ class Storm:
                         self.fed.clock.go_on(days=8)
                         break
                     self._happens(number, missing)
-                while not self._is_merged(number):
+                while not self._is_open(number + 1):
                     self._look(number)
 
     def _happens(self, number: int, missing: list[Path]) -> None:
@@ -98,7 +98,7 @@ class Storm:
             self._serve()
         most = 40 if number < ROUNDS else 8  # in the last round none gets to its end until enough have died
         dies = (
-            self._draw.randint(1, most) if self.met["coordinator killed"] < 0.65 * self._deaths * number / ROUNDS else 0
+            self._draw.randint(1, most) if self.met["coordinator killed"] < 0.7 * self._deaths * number / ROUNDS else 0
         )
         self._died(
             "coordinator", kills.run(kills.look, self.fed.hub.home, self.stick, self.fed.clock.time, dies_before=dies)
@@ -114,8 +114,8 @@ class Storm:
     def _is_here(self, share: Path) -> bool:
         return bool(self.fed.hub.store.row("SELECT 1 FROM parcels WHERE hash = ?", share.stem))
 
-    def _is_merged(self, number: int) -> bool:
-        return bool(self.fed.hub.store.row("SELECT 1 FROM rounds WHERE round = ? AND state = 'merged'", number))
+    def _is_open(self, number: int) -> bool:
+        return bool(self.fed.hub.store.row("SELECT 1 FROM rounds WHERE round = ?", number))
 
 
 def models(fed: Federation) -> list[str]:

@@ -1,0 +1,203 @@
+"""Whatever coordinator and sites do, in whatever order: a hub stands where a few lines of arithmetic say it should."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from fedhelp_edge.errors import DuplicateRound, NotNow, Quorum, RoundClosed
+from fedhelp_edge.methods.registry import METHODS, Method
+from fedhelp_edge.plan import Plan
+from fedhelp_edge.share import Array, Schema
+from fedhelp_edge.trust.task import Task
+from server_ref import intake
+from tests.faults import kills
+from tests.federation import Federation
+
+SITES, QUORUM, STALE = 3, 2, 1  # as in the plan of all tests
+
+
+class Tiny(Method):
+    """FedAvg of four numbers."""
+
+    def schema(self, plan: Plan) -> Schema:
+        return Schema.parse(["numbers F32 4"])
+
+    def start(self, plan: Plan) -> dict[str, Array]:
+        return {"numbers": np.arange(4, dtype=np.float32)}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METHODS, "fedavg", Tiny(METHODS["fedavg"].table, METHODS["fedavg"].learner))  # type: ignore[arg-type]
+        patch.setattr(intake, "Opener", kills.Here)
+        made = Federation(tmp_path_factory.mktemp("tiny") / "made")
+        yield made
+        made.hub.store.close()
+
+
+@dataclass
+class Share:
+    path: Path
+    site: int
+    round: int
+    change: Array
+    state: str = "received"
+
+
+@dataclass
+class Round:
+    order: Task
+    base: Array
+    closes: datetime
+    state: str = "open"
+    model: Array | None = None
+
+
+class Course(RuleBasedStateMachine):
+    """The hub, and beside it what it should know."""
+
+    made: Federation
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.fed = self.made.copied(self.folder / "federation")
+        self.rounds: dict[int, Round] = {}
+        self.shares: list[Share] = []
+        self.changes = count(64)
+
+    def teardown(self) -> None:
+        self.fed.hub.store.close()
+        shutil.rmtree(self.folder)
+
+    # --- what may happen -----------------------------------------------------------------------------------------
+    @property
+    def open(self) -> bool:
+        return bool(self.rounds) and self.rounds[len(self.rounds)].state == "open"
+
+    @initialize()
+    def begins(self) -> None:
+        self.opens()
+
+    @precondition(lambda self: not self.open)
+    @rule()
+    def opens(self) -> None:
+        with pytest.raises(NotNow):
+            self.fed.aggregate()
+        last = self.rounds.get(len(self.rounds))
+        base = last.model if last else np.arange(4, dtype=np.float32)
+        assert base is not None
+        order = self.fed.open()
+        self.rounds[order.round] = Round(order, base, order.closes)
+        with pytest.raises(NotNow):
+            self.fed.open()
+
+    @precondition(lambda self: self.rounds)
+    @rule(sites=st.sets(st.integers(0, SITES - 1), min_size=1), ago=st.sampled_from([0, 0, 0, STALE, STALE + 1]))
+    def send(self, sites: set[int], ago: int) -> None:
+        last = len(self.rounds)
+        number = max(last - ago, 1)
+        about = self.rounds[number]
+        late = number < last - STALE or (number == last - STALE and not self.open)
+        for site in sites:
+            change = next(self.changes) / 64 * np.arange(1, 5)
+            path = self.fed.clinics[site].give(about.order, {"numbers": (about.base + change).astype(np.float32)})
+            again = any((one.site, one.round) == (site, number) and one.state != "refused" for one in self.shares)
+            with pytest.raises(RoundClosed if late else DuplicateRound) if late or again else nullcontext():
+                assert intake.receive(self.fed.hub, path).new
+                self.shares.append(Share(path, site, number, change))
+
+    @precondition(lambda self: self.shares)
+    @rule(data=st.data())
+    def sends_again(self, data: st.DataObject) -> None:
+        share = data.draw(st.sampled_from(self.shares))
+        answer = intake.receive(self.fed.hub, share.path)
+        assert (answer.state, answer.new) == (share.state, False)
+
+    @rule(anew=st.booleans())
+    def judges(self, anew: bool) -> None:
+        """By a program that goes on running, or by one that was started anew."""
+        if anew:
+            self.fed.again().store.reconcile()
+        self.fed.judge()
+        self._judged()
+
+    @precondition(lambda self: self.open)
+    @rule(sites=st.sets(st.integers(0, SITES - 1)), days=st.sampled_from([0, 0, 3, 8]), now=st.booleans())
+    def closes(self, sites: set[int], days: int, now: bool) -> None:
+        self.send(sites, 0)
+        self.fed.clock.go_on(days=days)
+        self._judged()
+        last = self.rounds[len(self.rounds)]
+        accepted = [share for share in self.shares if share.state == "accepted"]
+        over = self.fed.clock() >= last.closes
+        enough = len(accepted) >= QUORUM and (len(accepted) == SITES or over or now)
+        with nullcontext() if enough else pytest.raises(Quorum):
+            self.fed.aggregate(now=now)
+        if enough:
+            last.state, last.model = "merged", last.base + np.mean([share.change for share in accepted], axis=0)
+        elif over:
+            last.state, last.model = "failed", last.base
+        for share in accepted:
+            share.state = {"merged": "merged", "failed": "received", "open": "accepted"}[last.state]
+
+    # --- what is so, then ----------------------------------------------------------------------------------------
+    def _judged(self) -> None:
+        """Shares are judged while a round is open: the newest of each site counts."""
+        number = len(self.rounds)
+        for share in sorted(self.shares, key=lambda share: (share.site, share.round)):
+            if self.open and share.state == "received":
+                others = [one for one in self.shares if one.site == share.site and one.state == "accepted"]
+                late = share.round < number - STALE or any(one.round > share.round for one in others)
+                share.state = "refused" if late else "accepted"
+                for one in () if late else others:
+                    one.state = "superseded"
+
+    @invariant()
+    def the_hub_knows_the_same(self) -> None:
+        store = self.fed.hub.store
+        found = {row["hash"]: row["state"] for row in store.rows("SELECT hash, state FROM shares")}
+        assert found == {share.path.stem: share.state for share in self.shares}
+        rows = {row["round"]: row for row in store.rows("SELECT * FROM rounds WHERE round > 0")}
+        assert {number: row["state"] for number, row in rows.items()} == {
+            n: one.state for n, one in self.rounds.items()
+        }
+        for number, one in self.rounds.items():
+            if one.model is not None:
+                model = self.fed.hub.model(rows[number]["model"])["numbers"]
+                np.testing.assert_allclose(model, one.model, rtol=1e-5)
+                one.model = model  # to the bit, for those that rest on it
+        self.fed.hub.check()
+
+
+@pytest.mark.proof
+def test_whatever_happens_a_hub_stands_where_it_should(tiny: Federation, effort: Callable[[int, int], int]) -> None:
+    class Here(Course):
+        made = tiny
+
+    quick = settings(
+        max_examples=effort(15, 1000), stateful_step_count=effort(30, 60), deadline=None, derandomize=True,
+        database=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow],
+    )  # fmt: skip
+    run_state_machine_as_test(Here, settings=quick)  # type: ignore[no-untyped-call]
