@@ -34,7 +34,7 @@ def test_what_travels_is_known_from_the_schema_alone(name: str, arrays: Arrays, 
 
 
 @given(arrays_of_any_kind)
-def test_f32_leaves_everything_as_it_is(arrays: Arrays) -> None:
+def test_single_leaves_everything_as_it_is(arrays: Arrays) -> None:
     back = there_and_back("f32", arrays)
     assert {name: (a.dtype, a.tobytes()) for name, a in back.items()} == {
         name: (a.dtype, a.tobytes()) for name, a in arrays.items()
@@ -42,37 +42,37 @@ def test_f32_leaves_everything_as_it_is(arrays: Arrays) -> None:
 
 
 @given(npst.arrays(np.float32, st.integers(1, 40), elements=usual))
-def test_f16_errs_by_no_more_than_half_a_last_place(array: np.ndarray) -> None:
+def test_half_errs_by_no_more_than_half_a_last_place(array: np.ndarray) -> None:
     back = there_and_back("f16", {"a": array})["a"]
     assert back.dtype == np.float32
     assert (np.abs(back.astype(float) - array) <= np.abs(array.astype(float)) * 2**-11).all()
 
 
 @given(npst.arrays(np.float16, st.integers(1, 40), elements=st.floats(width=16, allow_infinity=False)))
-def test_f16_keeps_what_fits_to_the_bit(array: np.ndarray) -> None:
+def test_half_keeps_what_fits_to_the_bit(array: np.ndarray) -> None:
     wide = array.astype(np.float32)
     assert np.array_equal(there_and_back("f16", {"a": wide})["a"], wide, equal_nan=True)
 
 
-def test_f16_halves_the_bytes() -> None:
+def test_half_halves_the_bytes() -> None:
     schema = Schema((Tensor("a", "F32", (64, 16, 3, 3)), Tensor("b", "F32", (64,))))
     assert sum(t.size for t in CODECS["f16"].wire(schema).tensors) * 2 == sum(t.size for t in schema.tensors)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int8, np.int32, np.int64, np.float64])
-def test_f16_touches_nothing_but_float32(kind: type[np.generic]) -> None:
+def test_half_touches_nothing_but_float32(kind: type[np.generic]) -> None:
     array = np.array([1, 0, 100], kind)
     back = there_and_back("f16", {"a": array})["a"]
     assert (back.dtype, back.tobytes()) == (array.dtype, array.tobytes())
 
 
 @pytest.mark.parametrize("number", [65505, -1e5, np.inf])
-def test_f16_refuses_a_number_that_it_cannot_hold(number: float) -> None:
+def test_half_refuses_a_number_that_it_cannot_hold(number: float) -> None:
     with pytest.raises(Range, match="conv1"):
         CODECS["f16"].encode({"conv1": np.array([0, number], np.float32)}, {}, {})
 
 
-def test_f16_holds_its_largest_number() -> None:
+def test_half_holds_its_largest_number() -> None:
     assert there_and_back("f16", {"a": np.array([65504], np.float32)})["a"] == 65504
 
 
