@@ -1,0 +1,63 @@
+"""A site that takes part exports: its own net, the merged one and the one trained alone are all weighed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from fedhelp_edge.data import phantom
+from fedhelp_edge.errors import NotTrained
+from fedhelp_edge.infer import bundle
+from fedhelp_edge.site import adopt, folder, order
+from tests.clinic import Clinic
+from tests.federation import Federation, nobody
+
+
+@pytest.fixture
+def clinic(three: Federation, tmp_path: Path) -> Clinic:
+    """A clinic that trained the first round, with three others."""
+    clinic = Clinic(three, tmp_path / "clinic")
+    clinic.join()
+    clinic.trip()
+    task = three.open()
+    clinic.trip()
+    clinic.download()
+    pixels, labels = phantom.draw(60, 3, size=8, seed=1)
+    parts = {"train": slice(0, 30), "val": slice(30, 50), "test": slice(50, 60)}
+    arrays = {f"{name}_images": pixels[part] for name, part in parts.items()}
+    np.savez(tmp_path / "images.npz", **arrays, **{f"{name}_labels": labels[part] for name, part in parts.items()})
+    order.train(clinic.home, "small", tmp_path / "images.npz", lambda what: None, threads=1)
+    three.play(task)
+    return clinic
+
+
+def export(clinic: Clinic, **how: int | None) -> adopt.bundle.Made:
+    return adopt.export(clinic.home, how.get("round"), nobody, int8=False, wanted=0.9, threads=1)
+
+
+def test_before_the_round_is_merged_a_site_weighs_its_own_nets(clinic: Clinic) -> None:
+    made = export(clinic)
+    assert set(made.facts.figures) == {"own"}  # from the same start, what it trained alone is the same net yet
+    assert made.facts.sites == 4
+
+
+def test_the_merged_net_is_weighed_as_soon_as_it_has_come(clinic: Clinic, three: Federation, tmp_path: Path) -> None:
+    three.aggregate(now=True)
+    clinic.trip()
+    clinic.download()
+    made = export(clinic)
+    assert set(made.facts.figures) == {"own", "merged", "average"}
+    assert (made.facts.round, made.facts.sites) == (1, 3)  # this site's share was not sent
+    assert made.facts.federation == three.hub.federation
+    made.keep(tmp_path / "model.onnx")
+    opened = bundle.load(tmp_path / "model.onnx", lambda key: folder.vouch(clinic.home, key, None))
+    assert (opened.why, opened.parity() <= 1) == ("", True)
+
+
+def test_a_round_that_was_not_trained_here_cannot_be_exported(clinic: Clinic) -> None:
+    with pytest.raises(NotTrained):
+        export(clinic, round=7)
