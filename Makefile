@@ -1,6 +1,7 @@
 # Every target works from a clean clone; `setup` makes the environment that the others use.
 PYTHON := .venv/bin/python
 FUZZ_SECONDS ?= 3600
+PLATFORM ?= manylinux_2_28_x86_64
 
 .PHONY: setup test lint bench proofs fuzz docs kit
 
@@ -33,5 +34,5 @@ docs: setup
 	$(PYTHON) docs/generate.py
 
 kit: setup
-	.venv/bin/pip wheel -c constraints.txt -w build/kit .
-	@echo "build/kit: pip install --no-index --find-links build/kit fedhelp-edge"
+	rm -rf build/kit-$(PLATFORM)
+	.venv/bin/fedhelp-coordinator kit --platform $(PLATFORM) --out build/kit-$(PLATFORM)

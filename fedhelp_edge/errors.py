@@ -577,6 +577,10 @@ class NoHub(HubError, code="E_HUB", remedy="make one with 'fedhelp-coordinator i
     """There is no hub in this folder."""
 
 
+class KitIncomplete(HubError, code="E_KIT", remedy="check the line to the internet; if a package has no file for that system, name another Python with --python"):
+    """A package that a kit needs could not be fetched."""
+
+
 class HubDamaged(HubError, code="E_HUB_DAMAGED", remedy="do not write to it any more; restore the newest backup with 'fedhelp-coordinator restore'"):
     """The hub's database or one of its files is damaged."""
 

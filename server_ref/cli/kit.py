@@ -1,0 +1,36 @@
+"""`kit`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedhelp_edge import shell
+
+app = shell.app()
+
+
+@app.command()
+def kit(
+    platform: Annotated[str, typer.Option("--platform", help="win_amd64, manylinux_2_28_x86_64 or macosx_14_0_arm64.")],
+    out: Annotated[Path, typer.Option("--out", help="A new folder, on a stick or to be copied there.", readable=False)],
+    train: Annotated[bool, typer.Option("--train", help="To train as well: several times as large.")] = False,
+    invite: Annotated[
+        Path | None, typer.Option("--invite", help="The site's invite goes with it.", readable=False)
+    ] = None,
+    python: Annotated[str, typer.Option("--python", help="The Python of the site's computer, as 3.12.")] = "",
+    json: shell.AsJson = False,
+) -> None:
+    """Make a folder from which a site installs everything without internet: wheels, installer, invite, leaflet.
+
+    Example: fedhelp-coordinator kit --platform win_amd64 --out /media/stick/kit --invite clinic-a.invite
+    """
+    from server_ref.kit import make
+
+    made = make.make(platform, out, shell.say, python=python, train=train, invite=invite)
+    if json:
+        return shell.result(**vars(made), folder=str(out))
+    kind = "train and diagnose" if train else "diagnose"
+    print(f"{made.wheels} wheels, {made.size / 1e6:.0f} MB, to {kind} on {platform}\nfingerprint  {made.fingerprint}")
+    shell.say(f"next: print {out / 'leaflet.html'}, and send it or read the fingerprint out another way than the stick")
+    return None

@@ -1,0 +1,204 @@
+"""Kits for sites without internet: what another system needs is worked out here, and installs with the network cut."""
+
+from __future__ import annotations
+
+import ensurepip
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("packaging")
+
+from fedhelp_edge.errors import FileExists, KitIncomplete, Usage
+from server_ref.kit import make
+from server_ref.kit.make import SYSTEMS
+from tests import command
+
+HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
+LINUX, WINDOWS = "manylinux_2_28_x86_64", "win_amd64"
+CUT = ("unshare", "--net", "--map-root-user")
+can_cut = shutil.which("unshare") and not subprocess.run([*CUT, "true"], capture_output=True, check=False).returncode
+
+
+def wheel(
+    into: Path, name: str, *requires: str, version: str = "1.0", tag: str = "py3-none-any", prints: str = ""
+) -> None:
+    """A wheel of one module, with a program of its name that prints something."""
+    stem = f"{name.replace('-', '_')}-{version}"
+    lines = [
+        "Metadata-Version: 2.1",
+        f"Name: {name}",
+        f"Version: {version}",
+        *(f"Requires-Dist: {r}" for r in requires),
+    ]
+    held = {
+        f"{name.replace('-', '_')}.py": f"def main(): print({prints!r})\n",
+        f"{stem}.dist-info/METADATA": "\n".join(lines) + "\n",
+        f"{stem}.dist-info/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n",
+        f"{stem}.dist-info/entry_points.txt": f"[console_scripts]\n{name} = {name.replace('-', '_')}:main\n",
+    }
+    held[f"{stem}.dist-info/RECORD"] = "".join(f"{path},,\n" for path in [*held, f"{stem}.dist-info/RECORD"])
+    into.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(into / f"{stem}-{tag}.whl", "w") as archive:
+        for path, text in held.items():
+            archive.writestr(path, text)
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where pip fetches from, instead of a registry: a program that needs one more package on Windows."""
+    shop = tmp_path / "shop"
+    wheel(shop, "alpha-for-kits", "beta-for-kits; sys_platform == 'win32'", "gamma-for-kits; extra == 'more'")
+    wheel(shop, "beta-for-kits", tag="py3-none-win_amd64")
+    wheel(shop, "gamma-for-kits", version="2.0")
+    (bundled,) = (Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl")
+    shutil.copy(bundled, shop)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(shop))
+    version = bundled.name.split("-")[1]
+    monkeypatch.setattr(make.metadata, "version", lambda name: version if name == "pip" else known(name))
+    return shop
+
+
+def known(name: str) -> str:
+    raise make.metadata.PackageNotFoundError(name)
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A program in place of ours, which needs little."""
+
+    def put(*requires: str) -> None:
+        def own(into: Path) -> None:
+            wheel(into, "fedhelp-edge", *requires, prints="doctor: this machine is ready")
+
+        monkeypatch.setattr(make, "own_wheel", own)
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("platform", "extra", "found"),
+    [
+        (WINDOWS, "", {"alpha-for-kits", "beta-for-kits"}),
+        ("macosx_14_0_arm64", "[more]", {"alpha-for-kits", "gamma-for-kits"}),
+    ],
+)
+def test_what_another_system_needs_is_fetched_and_nothing_else(
+    platform: str, extra: str, found: set[str], shop: Path, tmp_path: Path
+) -> None:
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    make.collect([f"alpha-for-kits{extra}"], SYSTEMS[platform], HERE, wheels, lambda _: None)
+    assert set(make._held(wheels)) == found
+
+
+def test_a_package_that_cannot_be_had_leaves_no_half_kit(
+    shop: Path, program: Callable[..., None], tmp_path: Path
+) -> None:
+    program("no-such-package")
+    with pytest.raises(KitIncomplete, match="no-such-package"):
+        make.make(LINUX, tmp_path / "kit", lambda _: None)
+    assert not (tmp_path / "kit").exists()
+
+
+def test_versions_that_do_not_fit_together_are_refused(
+    shop: Path, program: Callable[..., None], tmp_path: Path
+) -> None:
+    wheel(shop, "delta-for-kits", "gamma-for-kits<2")
+    program("gamma-for-kits", "delta-for-kits")
+    with pytest.raises(KitIncomplete, match=r"gamma-for-kits 2.0 came, where gamma-for-kits<2 is needed"):
+        make.make(LINUX, tmp_path / "kit", lambda _: None)
+
+
+def test_our_own_wheel_holds_every_file_and_is_the_same_each_time(tmp_path: Path) -> None:
+    (tmp_path / "again").mkdir()
+    first, again = make.own_wheel(tmp_path), make.own_wheel(tmp_path / "again")
+    assert first.read_bytes() == again.read_bytes()
+    with zipfile.ZipFile(first) as archive:
+        names = archive.namelist()
+    assert {"fedhelp_edge/trust/words.txt", "server_ref/kit/install.py", "export/__init__.py"} <= set(names)
+    assert not [name for name in names if "__pycache__" in name]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", tmp_path / "in",
+         first],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "in" / "bin" / "fedhelp-edge").exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or not can_cut, reason="the network cannot be cut here")
+def test_a_kit_installs_with_the_network_cut_and_not_once_it_was_touched(
+    shop: Path, program: Callable[..., None], tmp_path: Path
+) -> None:
+    program("alpha-for-kits")
+    (tmp_path / "a.invite").write_text("{}")
+    made = make.make(LINUX, tmp_path / "kit", lambda _: None, invite=tmp_path / "a.invite")
+    assert {path.name for path in (tmp_path / "kit").iterdir()} == {
+        "a.invite", "install.py", "install.sh", "kit.json", "leaflet.html", "requirements.txt", "wheels",
+    }  # fmt: skip
+    assert made.fingerprint in (tmp_path / "kit" / "leaflet.html").read_text()
+    done = install(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert made.fingerprint in done.stdout
+    assert "doctor: this machine is ready" in done.stdout
+    assert f"join {tmp_path / 'kit' / 'a.invite'}" in done.stdout
+    with next((tmp_path / "kit" / "wheels").glob("alpha*")).open("ab") as file:
+        file.write(b"more")
+    shutil.rmtree(tmp_path / "installed")
+    done = install(tmp_path)
+    assert done.returncode == 1
+    assert "a file of the kit is damaged or missing" in done.stderr
+
+
+def install(folder: Path) -> subprocess.CompletedProcess[str]:
+    words = [*CUT, "sh", folder / "kit" / "install.sh", folder / "installed"]
+    env = {"PATH": str(Path(sys.executable).resolve().parent) + ":/usr/bin:/bin", "HOME": str(folder)}
+    return subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+
+
+def test_another_python_or_system_is_told_before_anything_is_done(
+    shop: Path, program: Callable[..., None], tmp_path: Path
+) -> None:
+    program()
+    make.make(WINDOWS, tmp_path / "kit", lambda _: None)
+    assert (tmp_path / "kit" / "install.cmd").read_bytes().count(b"\r\n") == 5
+    words = [sys.executable, tmp_path / "kit" / "install.py", tmp_path / "installed"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert "this kit is for another kind of computer" in done.stderr
+    (tmp_path / "kit" / "kit.json").write_text(json.dumps({"python": "3.9"}))
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert "install the 64-bit Python 3.9" in done.stderr
+    assert not (tmp_path / "installed").exists()
+
+
+def test_the_command_refuses_an_unknown_platform_and_a_folder_in_use(tmp_path: Path) -> None:
+    with pytest.raises(Usage, match="win_amd64"):
+        make.make("amiga", tmp_path / "kit", print)
+    with pytest.raises(FileExists):
+        make.make(LINUX, tmp_path.parent, print)
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("platform", SYSTEMS)
+def test_real_kits_are_whole_and_the_one_for_here_installs_with_the_network_cut(
+    platform: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if not request.config.getoption("--proofs"):
+        pytest.skip("fetches 200 MB: make proofs")
+    words = ("kit", "--platform", platform, "--out", tmp_path / "kit", "--json")
+    told = command.answer(command.run(*words, home=tmp_path, program=command.COORDINATOR))
+    assert 20 <= told["wheels"] <= 40
+    assert 30e6 < told["size"] < 120e6
+    if platform == LINUX and can_cut:
+        done = install(tmp_path)
+        assert done.stdout.splitlines()[-2:] == [
+            "this machine is ready", f"next: {tmp_path / 'installed' / 'bin' / 'fedhelp-edge'} join INVITE",
+        ]  # fmt: skip
