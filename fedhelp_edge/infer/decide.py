@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,7 @@ class Answer:
         rounded = {name: round(p, 6) for name, p in self.probabilities.items()}
         return {
             "answer": self.answer, "reason": self.reason, "probabilities": rounded, "set": list(self.set),
-            "flags": list(self.flags), "distance": round(self.distance, 4),
+            "flags": list(self.flags), "distance": round(self.distance, 4) if math.isfinite(self.distance) else None,
         }  # fmt: skip
 
 

@@ -13,11 +13,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from fedhelp_edge import lock
 from fedhelp_edge.data import picture
 from fedhelp_edge.data.row import Decoded
 from fedhelp_edge.errors import FedhelpError, ImageSize, OtherAnswers
@@ -86,7 +88,6 @@ class Log:
     """The answers of one model in a folder, a line each; a line that a power cut left half-written does not count."""
 
     def __init__(self, folder: Path, bundle: Bundle, *, pictures: bool) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.path, self._pictures = folder / LOG, pictures
         head = json.dumps({"schema_version": 1, "model": bundle.sha256}).encode() + b"\n"
         if not self.path.exists():
@@ -143,8 +144,6 @@ def into(
 ) -> tuple[Path, int, int]:
     """Answer all that has no answer in the folder yet, and write the file of this kind; it, all rows, and how many of
     them have no answer because the file is bad."""
-    pictures = kind == "html"
-    log = Log(folder, bundle, pictures=pictures)
     names: set[str] = set()
     total = images.count(given) if progress else 0
 
@@ -156,10 +155,20 @@ def into(
             if log.lacks(item):
                 yield item
 
-    with picture.quietly():
-        for _ in log.add(rows(bundle, todo(), pictures=pictures)):
-            pass
-    return finish(folder, bundle, log, names, kind)
+    with _alone(folder):
+        log = Log(folder, bundle, pictures=kind == "html")
+        with picture.quietly():
+            for _ in log.add(rows(bundle, todo(), pictures=kind == "html")):
+                pass
+        return finish(folder, bundle, log, names, kind)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """A folder for answers in which no other run is at work."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock.held(folder / ".lock", wait=0.0):
+        yield
 
 
 def finish(folder: Path, bundle: Bundle, log: Log, names: set[str], kind: str) -> tuple[Path, int, int]:
@@ -182,23 +191,31 @@ def watch(
 ) -> None:
     """Answer whatever comes to lie in a drop folder, until `wait` says that it is enough. A file that still grows, or
     that was written to a moment ago, waits for the next look."""
-    log = Log(folder, bundle, pictures=kind == "html")
-    failed: dict[str, str] = {}
-    while True:
-        now = time.time_ns()
-        new = [
-            item
-            for item in images.items([drop], apart=folder)
-            if log.lacks(item) and failed.get(item.name, "-") != item.stamp and now - _written(item) > _STILL
-        ]
-        if new:
+    with _alone(folder):
+        log = Log(folder, bundle, pictures=kind == "html")
+        failed: dict[str, str] = {}
+        before: dict[str, str] = {}
+        while True:
+            now = {item.name: item for item in images.items([drop], apart=folder)}
+            new = [
+                item
+                for item in now.values()
+                if log.lacks(item)
+                and failed.get(item.name) != item.stamp
+                and (before.get(item.name) == item.stamp or time.time_ns() - _written(item) > _STILL)
+            ]
+            before = {name: item.stamp for name, item in now.items()}
+            bad = 0
             with picture.quietly():
-                found = list(log.add(rows(bundle, new, pictures=kind == "html")))
-            failed |= {row["file"]: row["stamp"] for row in found if row["error"]}
-            finish(folder, bundle, log, {row["file"] for row in log.rows()}, kind)
-            say(f"{len(found)} new, {sum(row['error'] is not None for row in found)} of them bad")
-        if not wait():
-            return
+                for row in log.add(rows(bundle, new, pictures=kind == "html")):
+                    if row["error"]:
+                        failed[row["file"]] = row["stamp"]
+                        bad += 1
+            if new:
+                finish(folder, bundle, log, {row["file"] for row in log.rows()}, kind)
+                say(f"{len(new)} new, {bad} of them bad")
+            if not wait():
+                return
 
 
 _STILL = 2_000_000_000  # nanoseconds

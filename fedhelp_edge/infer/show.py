@@ -59,7 +59,7 @@ class Table:
         yield f"{'file':<40} {'answer':<16} {'sure':>6}  why not\n"
         for row in rows:
             sure = max(row["probabilities"].values(), default=None)
-            shown = "–" if sure is None else f"{sure:.1%}"
+            shown = "–" if sure is None else _part(sure)
             code = f"{row['error']['code']}: " if row["error"] else ""
             line = f"{_plain(row['file']):<40} {row['answer'] or '–':<16} {shown:>6}  {_plain(code + row['reason'])}"
             yield line.rstrip() + "\n"
@@ -150,11 +150,11 @@ class Html(Table):
         yield page.Html("<section>")
         yield page.heading(_plain(row["file"]))
         if row["error"]:
-            yield page.paragraph(f"{row['error']['code']}: {row['reason']}. {row['error']['remedy']}.")
+            yield page.paragraph(f"{row['error']['code']}: {row['reason']}; {row['error']['remedy']}.")
         else:
             if row.get("picture"):
                 yield _shown(row["picture"])
-            yield page.paragraph(row["answer"] or f"Don't know: {row['reason']}.")
+            yield page.paragraph(f"Answer: {row['answer']}." if row["answer"] else f"Don't know: {row['reason']}.")
             if row["doubt"]:
                 yield page.paragraph(f"Note: {row['doubt']}.")
             yield page.table(("class", "probability", "possible", "flagged"), list(_lines(facts, row)))
@@ -195,12 +195,17 @@ def picture(facts: Facts, answer: Answer, shown: Decoded) -> dict[str, Any]:
 def _lines(facts: Facts, row: Row) -> Iterator[tuple[str, ...]]:
     for name in facts.classes:
         marks = ("yes" if name in row[of] else "" for of in ("set", "flags"))
-        yield name, f"{row['probabilities'][name]:.1%}", *marks
+        yield name, _part(row["probabilities"][name]), *marks
 
 
 def _shown(said: Mapping[str, Any]) -> page.Html:
     source = f"data:image/jpeg;base64,{said['jpeg']}"
     return page.Html(f'<img src="{source}" alt="{escape(said["alt"])}" width="{said["width"]}" height="{_SIDE}">')
+
+
+def _part(value: float) -> str:
+    """A probability, which is never quite nothing or all."""
+    return ">99.9%" if value > 0.999 else "<0.1%" if value < 0.001 else f"{value:.1%}"
 
 
 def _plain(text: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedhelp_edge.errors import OtherAnswers
+from fedhelp_edge.errors import Busy, OtherAnswers
 from fedhelp_edge.infer import run, show
 from fedhelp_edge.infer.bundle import Bundle
 from tests import bundles
@@ -281,6 +281,18 @@ def test_answers_of_two_models_are_never_mixed(opened: Bundle, tmp_path: Path) -
         run.into(tmp_path / "out", other, [folder], "csv")
 
 
+def test_pages_asked_for_after_a_table_get_their_pictures(opened: Bundle, tmp_path: Path) -> None:
+    folder = bundles.pictures(tmp_path / "in", 2)
+    run.into(tmp_path / "out", opened, [folder], "csv")
+    path, count, _ = run.into(tmp_path / "out", opened, [folder], "html")
+    assert (count, path.read_text(encoding="utf-8").count("<img")) == (2, 2)
+
+
+def test_two_runs_never_write_into_one_folder(opened: Bundle, tmp_path: Path) -> None:
+    with run._alone(tmp_path / "out"), pytest.raises(Busy):
+        run.into(tmp_path / "out", opened, [bundles.pictures(tmp_path / "in", 1)], "csv")
+
+
 def test_a_drop_folder_is_answered_as_files_come_and_growing_ones_wait(opened: Bundle, tmp_path: Path) -> None:
     drop, out, looks = bundles.pictures(tmp_path / "in", 2), tmp_path / "out", []
     for path in drop.iterdir():
@@ -300,6 +312,18 @@ def test_a_drop_folder_is_answered_as_files_come_and_growing_ones_wait(opened: B
     run.watch(out, opened, drop, "json", wait, said.append)
     assert [len(rows) for rows in looks] == [3, 3, 4, 4]
     assert said == ["3 new, 1 of them bad", "1 new, 0 of them bad"]
+
+
+def test_a_file_from_a_clock_that_runs_ahead_is_answered_once_it_stands_still(opened: Bundle, tmp_path: Path) -> None:
+    drop, looks = bundles.pictures(tmp_path / "in", 1), []
+    os.utime(drop / "000.png", (4e9, 4e9))
+
+    def wait() -> bool:
+        looks.append((tmp_path / "out" / "answers.csv").exists())
+        return len(looks) < 2
+
+    run.watch(tmp_path / "out", opened, drop, "csv", wait, lambda said: None)
+    assert looks == [False, True]
 
 
 def test_several_folders_of_one_name_are_told_apart(model: Path, home: Path, tmp_path: Path, capsys: Capsys) -> None:
