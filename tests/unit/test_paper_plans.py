@@ -1,0 +1,81 @@
+"""The plans of the paper's two tasks: its numbers, and a federation of its shape that trains by them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from fedhelp_edge import cli  # noqa: E402 - torch may be missing
+from fedhelp_edge import plan as plans  # noqa: E402
+from fedhelp_edge.data import phantom  # noqa: E402
+from fedhelp_edge.data.images import Images  # noqa: E402
+from fedhelp_edge.data.pack import Pack  # noqa: E402
+from fedhelp_edge.lab import partition, run  # noqa: E402
+from fedhelp_edge.methods.base import Bench  # noqa: E402
+from fedhelp_edge.methods.registry import TABLES  # noqa: E402
+from fedhelp_edge.shell import Commands  # noqa: E402
+from fedhelp_edge.train import speed  # noqa: E402
+
+PAPER = Path(__file__).parents[2] / "examples" / "paper"
+SMALL = {
+    "rounds": "1", "image.size": "8", "fedhelp.public_size": "8", "nets.large": "resnet32", "training.epochs": "1",
+    "training.precision": "fp32",
+}  # fmt: skip
+LINES = [
+    shlex.split(line)
+    for line in re.findall(r"^fedhelp-edge .*", (PAPER / "README.md").read_text(encoding="utf-8"), re.M)
+]
+COMMANDS = {Path(words[3]).stem: words for words in LINES if words[1] == "lab"}
+
+
+def option(name: str, words: list[str]) -> str:
+    return words[words.index(f"--{name}") + 1]
+
+
+@pytest.mark.parametrize("words", LINES, ids=lambda words: " ".join(words[1:4]))
+def test_the_commands_beside_the_plans_take_these_options(words: list[str]) -> None:
+    command = Commands("fedhelp_edge.cli", cli.COMMANDS)[words[1]].commands[words[2]]
+    known = {option for parameter in command.params for option in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= known
+
+
+@pytest.mark.parametrize(("name", "classes", "top"), [("fed-isic19", 8, 3), ("pneumonia", 2, 1)])
+def test_a_plan_of_the_paper_has_its_numbers(name: str, classes: int, top: int) -> None:
+    plan = plans.load(PAPER / f"{name}.toml", TABLES)
+    own = plan.numbers
+    assert (own.lambda_r, own.lambda_j, own.lambda_f, own.lambda_b) == (0.1, 0.2, 1.0, 0.2)
+    assert (own.top, own.public_every, own.proxy_ce) == (top, 1, False)
+    assert (plan.nets.small, plan.nets.large, plan.rounds, plan.round.quorum) == ("resnet20", "resnet110", 100, 6)
+    assert len(plan.classes) == classes
+
+
+@pytest.mark.parametrize("name", ["fed-isic19", "pneumonia"])
+def test_a_federation_of_the_papers_shape_trains_by_its_plan(name: str, tmp_path: Path) -> None:
+    plan = plans.load(PAPER / f"{name}.toml", TABLES, SMALL)
+    kinds, words = len(plan.classes), COMMANDS[name]
+    large, split = int(option("large", words)), option("split", words)
+    if split.startswith("sizes:"):  # the paper's sizes, each a hundred and twentieth
+        split = re.sub(r"\d+", lambda size: str(max(int(size[0]) // 120, 4)), split)
+    pixels, labels = phantom.draw(120, min(kinds, 6), size=8, channels=plan.image.channels)
+    splits = tuple(("train", "train", "train", "val", "test")[place // 6 % 5] for place in range(120))
+    centres = tuple(str(min(place % 11, 5)) for place in range(120))
+    images = Images(pixels, labels, splits, *(tuple(map(str, range(120))),) * 2, centres)
+    parts = partition.deal(images, split, plan.seed, large=large)
+    assert [part.tier for part in parts].count("large") == large
+    assert len(parts) == 6
+    said = np.full((2, 16, 4), 0.25, np.float16)
+    drawn, marks = phantom.draw(16, 4, size=8, family="tissue", channels=plan.image.channels)
+    pack = Pack(drawn, marks, phantom.TISSUES[:4], ("clip:a", "clip:b"), said)
+    before = torch.get_num_threads()
+    speed.settle(1)
+    told = run.run(replace(plan, seed=1), parts, tmp_path / "run", bench=Bench(), pack=pack)
+    torch.set_num_threads(before)
+    assert told["rounds"] == 1
+    assert len(told["sites"]) == 6
