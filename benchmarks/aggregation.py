@@ -4,7 +4,8 @@
 signature, the hash, decryption, the names and shapes, the numbers, how far it pulls, the clip. `hub` is a whole round
 of a real hub: also taking in, receipts, the log and the database, everything flushed to the disk. The peers read plain
 updates that nobody signed. Every measurement is a process of its own; its imports do not count, its CPU time does, and
-its memory is the most that the process and a child of it had.
+its memory is the most that the process and a child of it had. Each is measured five times in turn, with more than 64
+shares three times. `python -m benchmarks.aggregation 6 64` measures those numbers of shares.
 """
 
 from __future__ import annotations
@@ -158,10 +159,10 @@ def main() -> None:
     short = "--short" in sys.argv
     theirs = {"flwr": ["flower message", "flower mean"], "nvflare": ["nvflare mean"]}
     others = [name for peer in peers.found() for name in theirs[peer]]
-    counts = (6, 64) if short else (6, 64, 256, 1000)
+    counts = [int(word) for word in sys.argv[1:] if word.isdigit()] or ((6, 64) if short else (6, 64, 256, 1000))
     for count in counts:
         with tempfile.TemporaryDirectory() as temporary:
-            folder, repeats = Path(temporary), 3 if short else 5
+            folder, repeats = Path(temporary), 3 if short or count > 64 else 5
             write(folder, count)
             if "flwr" in peers.found():
                 peers.ask("flwr", "write", folder, count)

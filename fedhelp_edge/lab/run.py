@@ -60,6 +60,7 @@ def run(
     whole = share.Share(merged).schema()
     merged = dict(through(plan.wire.down, merged, whole, merged)[0])  # a model is what everybody holds of it
     made = {part.id: learners.learner(plan, part.id, part.tier, part.of("train"), pack, bench) for part in parts}
+    spare = {name: copy.deepcopy(one.net) for name, one in made.items()}  # for the merged model to be judged in
     first, facts = _resume(out, made)
     if first:
         merged = {**merged, **_load(out / f"round-{first:06}" / "merged.safetensors")}
@@ -68,7 +69,7 @@ def run(
         if method.exchanges and plan.round.patience:
             if patience.is_spent(facts["rates"], plan.round.patience):
                 break  # a round's shares tell how good the model was that it began with
-            facts["rates"].append(_rate(parts, made, merged))
+            facts["rates"].append(_rate(parts, made, spare, merged))
         begun = time.monotonic()
         shares: dict[str, Mapping[str, Array]] = {}
         for part in parts:
@@ -86,11 +87,11 @@ def run(
             merged = {**merged, **through(plan.wire.down, new, schema, merged)[0]}
         facts["seconds"] += time.monotonic() - begun
         common = {t.name: merged[t.name] for t in schema.tensors}
-        facts["curve"].append(_step(parts, made, common, round_))
+        facts["curve"].append(_step(parts, made, spare, common, round_))
         _keep(out, round_, made, common, facts)
         if progress:
             progress(f"{plan.method} seed {plan.seed}: round {round_} of {plan.rounds}, {facts['seconds']:.0f} s")
-    record = _record(plan, parts, made, merged if method.exchanges else None, schema, facts, out)
+    record = _record(plan, parts, made, spare, merged if method.exchanges else None, schema, facts, out)
     with files.writing(done, private=False) as file:
         file.write(json.dumps(record).encode())
     for folder in out.glob("round-*"):
@@ -135,7 +136,11 @@ def _first(drawn: Mapping[str, Array], given: Mapping[str, Array]) -> dict[str, 
 
 
 def _step(
-    parts: Sequence[Part], made: Mapping[str, Learner], common: Mapping[str, Array], round_: int
+    parts: Sequence[Part],
+    made: Mapping[str, Learner],
+    spare: Mapping[str, torch.nn.Module],
+    common: Mapping[str, Array],
+    round_: int,
 ) -> dict[str, Any]:
     """A round's point in the curves, on the images kept to choose by: of the sites' own nets, and of the merged one."""
     said: dict[str, list[dict[str, float | None]]] = {"own": [], "merged": []}
@@ -143,25 +148,31 @@ def _step(
         one, val = made[part.id], part.of("val")
         said["own"].append(_figures(loop.probabilities(one, one.model, val.pixels), val.labels))
         if common:
-            said["merged"].append(_figures(loop.probabilities(one, _merged(one, common), val.pixels), val.labels))
+            net = _merged(one, spare[part.id], common)
+            said["merged"].append(_figures(loop.probabilities(one, net, val.pixels), val.labels))
     return {"round": round_, **{name: _mean(rows) for name, rows in said.items() if rows}}
 
 
-def _rate(parts: Sequence[Part], made: Mapping[str, Learner], merged: Mapping[str, Array]) -> float:
+def _rate(
+    parts: Sequence[Part],
+    made: Mapping[str, Learner],
+    spare: Mapping[str, torch.nn.Module],
+    merged: Mapping[str, Array],
+) -> float:
     """How many of all sites' images that are kept to choose by the model gets right that a round begins with."""
     right = total = 0
     for part in parts:
         val = part.of("val")
-        said = loop.probabilities(made[part.id], _merged(made[part.id], merged), val.pixels)
+        one = made[part.id]
+        said = loop.probabilities(one, _merged(one, spare[part.id], merged), val.pixels)
         right, total = right + int((said.argmax(1) == val.labels).sum()), total + len(val)
     return right / max(total, 1)
 
 
-def _merged(one: Learner, common: Mapping[str, Array]) -> torch.nn.Module:
-    """A learner's net with the merged weights; its own stays as it is."""
-    net = copy.deepcopy(one.net)
-    resnet.load(net, {**resnet.arrays(net), **common})
-    return net
+def _merged(one: Learner, spare: torch.nn.Module, common: Mapping[str, Array]) -> torch.nn.Module:
+    """A spare of a learner's net, with the merged weights and what the learner keeps to itself."""
+    resnet.load(spare, {**resnet.arrays(one.net), **common})
+    return spare
 
 
 def _keep(
@@ -203,6 +214,7 @@ def _record(
     plan: Plan,
     parts: Sequence[Part],
     made: Mapping[str, Learner],
+    spare: Mapping[str, torch.nn.Module],
     merged: Mapping[str, Array] | None,
     schema: Schema,
     facts: Mapping[str, Any],
@@ -220,7 +232,7 @@ def _record(
             held[f"{split}_labels"] = images.labels.astype(np.float64)
             held[f"{split}_own"] = loop.probabilities(one, one.model, images.pixels)
         if merged is not None:
-            net = _merged(one, {t.name: merged[t.name] for t in schema.tensors})
+            net = _merged(one, spare[part.id], {t.name: merged[t.name] for t in schema.tensors})
             for split in ("val", "test"):
                 held[f"{split}_merged"] = loop.probabilities(one, net, part.of(split).pixels)
             common.append(_figures(held["test_merged"], part.of("test").labels))
