@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -206,13 +207,18 @@ def _threshold(said: Mapping[str, Any]) -> Threshold:
 
 
 def _check(made: Facts) -> None:
-    """Raise `ValueError` where counts do not fit each other; a signer is trusted to mean well, not to be whole."""
-    cal, count = made.calibration, len(made.classes)
+    """Raise `ValueError` where what is said does not fit: a signer is trusted to mean well, not to be without fault."""
+    cal, like, count = made.calibration, made.likeness, len(made.classes)
     lengths = {len(part) for part in (made.bias, cal.images, cal.least, cal.level, cal.own, cal.thresholds)}
-    features = made.likeness.mean.shape
-    if lengths != {count} or made.likeness.root.shape != features * 2 or not made.likeness.limit > 0:
-        raise ValueError
-    if not all(isinstance(name, str) for name in made.classes) or made.image.channels not in (1, 3):
-        raise ValueError
-    if not 1 <= made.image.size <= 1024 or not len(made.image.mean) == len(made.image.std) == made.image.channels:
-        raise ValueError
+    marks = [one.at for one in cal.thresholds if one.at is not None]
+    numbers = (*made.bias, *cal.least, *cal.level, *marks, cal.temperature, cal.wanted, like.limit, like.level)
+    fits = (
+        lengths == {count} and count > 1 and all(isinstance(name, str) for name in (made.name, *made.classes))
+        and all(type(one) is float and math.isfinite(one) for one in numbers) and cal.temperature > 0
+        and like.limit > 0 and like.mean.ndim == 1 and like.root.shape == like.mean.shape * 2
+        and all(type(one) is int for one in (made.round, made.sites, made.examples, *cal.images, made.image.size))
+        and made.image.channels in (1, 3) and 1 <= made.image.size <= 1024
+        and len(made.image.mean) == len(made.image.std) == made.image.channels
+    )  # fmt: skip
+    if not fits:
+        raise ValueError("what it says of itself does not fit")

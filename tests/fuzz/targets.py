@@ -17,6 +17,7 @@ from fedhelp_edge import plan, share
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import FedhelpError
+from fedhelp_edge.infer import decide, facts
 from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.parcel import age, canon, keys, parcel, sshsig, statement
 
@@ -107,6 +108,16 @@ def _inside(data: bytes) -> None:
     inner.check(statement.Statement(_context(), "age", statement.NO_HASH, 0))
 
 
+def _bundle(data: bytes) -> None:
+    """What a model says of itself, once its signature holds."""
+    notes = facts.notes(data)
+    found = facts.read(notes[facts.FACTS])
+    features = np.ones((1, len(found.likeness.mean)))
+    probabilities = np.full(len(found.classes), 0.5, np.float32)
+    answer = decide.decide(found, probabilities, float(found.likeness.distance(features)[0]), np.zeros((1, 1, 1), "f4"))
+    assert set(answer.set) <= set(found.classes)
+
+
 def _quiet(check: Callable[[bytes], None]) -> Callable[[bytes], None]:
     def run(data: bytes) -> None:
         with suppress(FedhelpError):
@@ -130,6 +141,7 @@ CHECKS: dict[str, Callable[[bytes], None]] = {
     "pack": _pack,
     "look": _look,
     "open": _open,
+    "bundle": _bundle,
 }
 """They return where the bytes are good, and raise a `FedhelpError` where they are not."""
 
@@ -200,6 +212,27 @@ def _insides() -> list[bytes]:
     return [plain.getvalue()]
 
 
+def _bundles() -> list[bytes]:
+    """The top of an ONNX file: a version, and notes as protobuf has them."""
+    none = facts.Threshold(None, 4, reason="few")
+    some = facts.Threshold(0.4, 60, facts.Rate(0.9, 0.8, 0.95), facts.Rate(0.8, 0.7, 0.9))
+    calibration = facts.Calibration((4, 60), 1.5, (0.1, 0.05), (0.2, 0.5), (0.2, 0.05), (True, True), 0.9, (none, some))
+    likeness = facts.Likeness(np.zeros(2, "f4"), np.eye(2, dtype="f4"), 2.5, 0.02, 300)
+    said = facts.Facts(
+        "cells", "fh-3c", 3, "small", 4, 300, ("a", "b"), plan.Image(8, 1, (0.5,), (0.2,)), "own", ("own: resnet20",),
+        "fp32", (0.1, -0.1), {"own": {"accuracy": 0.9}}, calibration, likeness, {}, "SHA256:x",
+    )  # fmt: skip
+    entry = _counted(0x0A, facts.FACTS.encode()) + _counted(0x12, said.text().encode())
+    return [b"\x08\x08" + _counted(0x3A, b"graph") + _counted(0x72, entry)]
+
+
+def _counted(key: int, data: bytes) -> bytes:
+    size, length = len(data), b""
+    while size > 127:
+        length, size = length + bytes([size & 127 | 128]), size >> 7
+    return bytes([key]) + length + bytes([size]) + data
+
+
 def _lines() -> list[bytes]:
     return [data.split(b"\n")[1] for data in _parcels()]
 
@@ -217,6 +250,7 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "inside": _insides,
     "plan": lambda: [plan.template(TABLES).encode(), b'classes = ["a", "b"]\n[image]\nsize = 32\n'],
     "pack": _packs,
+    "bundle": _bundles,
     "look": _parcels,
     "open": _parcels,
 }
