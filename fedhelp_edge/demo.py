@@ -24,6 +24,9 @@ from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.errors import FedhelpError, FileExists, Usage
 from fedhelp_edge.exchange.folder import FROM, TO, Folder
+from fedhelp_edge.infer import bundle
+from fedhelp_edge.infer import images as pictures
+from fedhelp_edge.infer import run as answers
 from fedhelp_edge.knowledge import build, nets
 from fedhelp_edge.lab import partition
 from fedhelp_edge.methods.registry import METHODS, TABLES
@@ -31,8 +34,8 @@ from fedhelp_edge.nets import resnet
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import story
+from fedhelp_edge.site import adopt, carry, folder, order, sync
 from fedhelp_edge.site import audit as audits
-from fedhelp_edge.site import carry, folder, order, sync
 from fedhelp_edge.site.learn import Watch
 from fedhelp_edge.train import learners, loop, speed
 from server_ref import audit, carrier, intake, invites, rounds
@@ -65,6 +68,7 @@ PUBLIC, TAUGHT = 200, 300  # public images; those that each source of knowledge 
 _KINDS = phantom.CLASSES[:3]
 _DIFFICULTY = 0.35
 _LEAST = 80  # images, for four sites with three parts each
+_SENSITIVITY = 0.9
 _UNFINISHED = "unfinished"
 
 Say = Callable[[str], None]
@@ -107,8 +111,9 @@ def play(
         say(f"4. round {round_} of {number}: each site fetches the order, trains, seals its share and sends it")
         told = story_of.round(out / "audit")
         say(f"   {len(told['accepted'])} shares, merged into one model")
-    say("5. each site fetches the last model, and measures what it has on images that nobody learned from")
-    story_of.measure()
+    say("5. each site fetches the last model, keeps the best that it has, and diagnoses with it, offline")
+    story_of.measure(out / "models")
+    shown = _asked(sites[1], out / "models", agreed)
     parcels = story_of.travelled()
     hub.store.close()
     record = {
@@ -120,7 +125,7 @@ def play(
         file.write(json.dumps({"schema_version": 1, **record}, indent=1).encode())
     curves = {site.name: site.curve for site in sites}
     with files.writing(out / "report.html", private=False) as file:
-        file.write(story.page(record, curves, _samples(dealt, agreed.classes), story_of.life).encode())
+        file.write(story.page(record, curves, _samples(dealt, agreed.classes), story_of.life, shown).encode())
     shutil.rmtree(out / ".given", ignore_errors=True)
     (out / _UNFINISHED).unlink()
     return record
@@ -154,16 +159,16 @@ def _shared_out(source: Path, plan: Plan, kept: Path) -> list[Images]:
     found = data.load(source, plan, kept=kept)
     if len(found) < _LEAST:
         raise Usage(f"{source.name} holds {len(found)} images that can be used; four sites need {_LEAST}")
-    parts = [max(len(found) * count // sum(LEARN), 8) for count in LEARN[1:]]
+    parts = [max(len(found) * count // sum(LEARN), _LEAST // 4) for count in LEARN[1:]]
     parts.insert(0, len(found) - sum(parts))
     sizes = ",".join(f"{part - part // 3}/{part // 3}" for part in parts)
-    return [part.images for part in partition.deal(found, f"sizes:{sizes}", plan.seed, val=0.2)]
+    return [part.images for part in partition.deal(found, f"sizes:{sizes}", plan.seed, val=0.3)]
 
 
 def _site(out: Path, name: str, images: Images, plan: Plan) -> Site:
     """A site, its images as files: a folder for each part, in it one for each class."""
     called = name.lower().replace(" ", "-")
-    site = Site(name, "small" if name != SITES[0] else "large", out / "sites" / called, out / "images" / called)
+    site = Site(name, "large" if name == SITES[0] else "small", out / "sites" / called, out / "images" / called)
     for place, (pixels, label, split) in enumerate(zip(images.pixels[:], images.labels, images.splits, strict=True)):
         path = site.images / split / plan.classes[label] / f"{place:04}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -179,6 +184,15 @@ def _samples(dealt: Sequence[Images], classes: Sequence[str]) -> dict[str, list[
         firsts = {int(label): place for place, label in reversed(list(enumerate(images.labels)))}
         found[name] = [(classes[label], images.pixels[place]) for label, place in sorted(firsts.items())]
     return found
+
+
+def _asked(site: Site, models: Path, plan: Plan) -> list[dict[str, Any]]:
+    """What a site's model says of some of its test images, and where it looks."""
+    made = bundle.load(models / f"{site.home.name}.onnx", lambda key: folder.vouch(site.home, key, None))
+    found = [sorted((site.images / "test" / name).glob("*"))[:2] for name in plan.classes]
+    chosen = [path for paths in found for path in paths]
+    rows = answers.rows(made, pictures.items(chosen), pictures=True)
+    return [{"true": path.parent.name, **row} for path, row in zip(chosen, rows, strict=True)]
 
 
 # --- knowledge ----------------------------------------------------------------------------------------------------
@@ -241,11 +255,14 @@ class _Rounds:
             self._follow(checked / "round-1")
         return told
 
-    def measure(self) -> None:
+    def measure(self, models: Path) -> None:
         for site in self.sites:
             carry.download(site.home, [Folder(self.stick)], str)
             found = order.evaluate(site.home, None, threads=self.threads).nets
             site.figures |= {"alone": found["alone"].accuracy.value, "together": found["own"].accuracy.value}
+            made = adopt.export(site.home, None, str, int8=False, wanted=_SENSITIVITY, threads=self.threads)
+            made.keep(models / f"{site.home.name}.onnx")
+            site.figures |= {"kept": made.facts.test["accuracy"], "net": made.facts.net}
             for path in sorted((site.home / "rounds").glob("*/report.json")):
                 site.curve.append(json.loads(path.read_text(encoding="utf-8")))
 

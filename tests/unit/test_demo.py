@@ -101,9 +101,10 @@ def test_its_page_shows_the_figures_the_parcel_and_what_was_tried_with_it(
     shown = (out / "report.html").read_text(encoding="utf-8")
     assert json.loads((out / "results.json").read_text())["sites"] == told["sites"]
     worth, curve, kinds, _, life, tried = reading.tables(shown)
+    assert shown.count('class="answer"') == 6
     assert [row[0] for row in worth[1:]] == list(demo.SITES)
-    assert [row[2:4] for row in worth[1:]] == [
-        [f"{site[net]:.0%}" for net in ("alone", "together")] for site in told["sites"]
+    assert [row[2:5] for row in worth[1:]] == [
+        [f"{site[net]:.0%}" for net in ("alone", "together", "kept")] for site in told["sites"]
     ]
     assert [row[0] for row in curve] == ["round", "0", "1", "2"]
     assert ["shares of the sites", "8"] in [row[:2] for row in kinds]
@@ -113,6 +114,8 @@ def test_its_page_shows_the_figures_the_parcel_and_what_was_tried_with_it(
     ]  # fmt: skip
     assert not re.search(r"<script|<link|http:|https:|url\(", shown)
     assert 'src="data:image/png' in shown
+    for name in ("hospital", "clinic-a", "clinic-b", "clinic-c"):
+        assert (out / "models" / f"{name}.onnx.sig").exists()
 
 
 def test_what_its_page_suggests_works(
@@ -122,7 +125,7 @@ def test_what_its_page_suggests_works(
     monkeypatch.chdir(out)
     monkeypatch.setenv("FEDHELP_HOME", str(out / "nowhere"))
     commands = re.findall(r"<code>(.*?)</code>", (out / "report.html").read_text(encoding="utf-8"))
-    assert len(commands) == 5
+    assert len(commands) == 6
     for command in commands:
         type_(shlex.split(unescape(command)))
         assert capsys.readouterr().out, command
@@ -141,7 +144,7 @@ def test_images_of_ones_own_are_shared_out_among_the_sites(tmp_path: Path) -> No
         threads=1,
     )
     assert sum(site["images"] + site["test"] for site in told["sites"]) < 90
-    assert min(site["images"] for site in told["sites"]) >= 4
+    assert min(site["images"] for site in told["sites"]) >= 10
     assert {path.name for path in (tmp_path / "out" / "images" / "hospital" / "train").iterdir()} == {"yes", "no"}
     assert "The images are yours" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
