@@ -1,15 +1,23 @@
-"""How long the command line takes to say what it can do."""
+"""How long the command line takes to say what it can do, and what an installation takes on the disk: ours, for a site
+that only diagnoses, beside the peers' plain packages. Of each the environment of `benchmarks.peers` is taken, where it
+is there; compiled files and pip's own are counted, for all alike."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from functools import partial
 
-from benchmarks import interleaved, report
+from benchmarks import interleaved, peers, report
 
 
 def run(*command: str) -> None:
-    subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+    said_by(sys.executable, *command)
+
+
+def said_by(*command: object) -> None:
+    subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
 
 
 def main() -> None:
@@ -22,10 +30,15 @@ def main() -> None:
             "coordinator_help": lambda: run(
                 "-c", "import server_ref.cli as c, sys; sys.argv[1:] = ['--help']; c.main()"
             ),
+            **{f"{name}_help": partial(said_by, peers.program(name, name), "--help") for name in peers.found()},
         },
         repeats,
     )
     report("cold start, seconds", ("typer",), aim_s=0.3, **{name: round(value, 3) for name, value in seconds.items()})
+    for name in (*peers.PINNED, "fedhelp-edge"):
+        note = peers.home() / name / "size.json"
+        if note.exists():
+            report(f"installed: {name}", (), aim_mb=280, **json.loads(note.read_text()))
 
 
 if __name__ == "__main__":
