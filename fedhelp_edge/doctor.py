@@ -129,7 +129,7 @@ def _training() -> Check:
     detail = f"torch {found['torch']} on {found['device']}, onnx {found['onnx'] or 'missing'}"
     if "vision" in found:
         detail += f", torchvision {found['torchvision']} ({found['vision']})"
-    if not (found["onnx"] and found["onnxscript"]):
+    if not found["onnx"]:
         return Check("training", WARN, detail, "to export models: pip install 'fedhelp-edge[train]'")
     return Check("training", PASS, detail)
 

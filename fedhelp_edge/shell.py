@@ -34,7 +34,7 @@ PassphraseFile = Annotated[
 ]
 DEFAULT_HOME = Path("~/fedhelp")
 _EXTRAS = {
-    "torch": "train", "onnx": "train", "onnxscript": "train", "torchvision": "foundation", "open_clip": "foundation",
+    "torch": "train", "onnx": "train", "torchvision": "foundation", "open_clip": "foundation",
     "pydicom": "medical", "nibabel": "medical", "matplotlib": "lab", "segno": "server",
     "starlette": "server", "uvicorn": "server",
 }  # fmt: skip

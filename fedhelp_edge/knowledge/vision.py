@@ -72,7 +72,7 @@ def _loads(torch: Any, folder: Path) -> bool:
 def state() -> dict[str, str]:
     """What of torch is installed and how torchvision comes up; for `doctor`, which must not import torch itself."""
     found = {}
-    for package in ("torch", "torchvision", "open_clip_torch", "onnx", "onnxscript"):
+    for package in ("torch", "torchvision", "open_clip_torch", "onnx"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

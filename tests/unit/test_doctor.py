@@ -75,7 +75,7 @@ def test_the_worst_check_is_the_verdict() -> None:
 
 
 def test_a_kit_without_torch_is_a_machine_that_diagnoses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blank = '{"torch": "", "torchvision": "", "open_clip_torch": "", "onnx": "", "onnxscript": ""}'
+    blank = '{"torch": "", "torchvision": "", "open_clip_torch": "", "onnx": ""}'
     monkeypatch.setattr(doctor, "_process", lambda arguments, env=None: (blank, ""))
     assert doctor._training().state == doctor.PASS
     assert "does not train" in doctor._training().detail

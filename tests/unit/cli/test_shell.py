@@ -16,7 +16,7 @@ from fedhelp_edge.shell import Commands
 from server_ref import cli as coordinator
 from tests.command import COORDINATOR, SITE, answer, refusal, run
 
-HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "open_clip", "numpy", "cryptography")
+HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "open_clip", "numpy", "cryptography")
 
 
 def leaves(commands: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
