@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import struct
@@ -17,7 +18,7 @@ import pytest
 from PIL import Image
 
 from fedhelp_edge.errors import Busy, OtherAnswers
-from fedhelp_edge.infer import run, show
+from fedhelp_edge.infer import images, run, show
 from fedhelp_edge.infer.bundle import Bundle
 from tests import bundles
 from tests.bundles import typed
@@ -234,6 +235,17 @@ def test_the_overlay_marks_what_speaks_for_a_class_in_orange_and_against_it_in_b
     assert found[4, 4, 0] > found[4, 4, 2] + 50
     assert found[60, 60, 2] > found[60, 60, 0] + 50
     assert found[4, 60].tolist() == pytest.approx([128] * 3, abs=30)
+
+
+def test_however_many_files_there_are_only_a_few_are_held_at_once(opened: Bundle, tmp_path: Path) -> None:
+    (item,) = images.items([bundles.pictures(tmp_path, 1) / "000.png"])
+    drawn = itertools.count(1)
+    stream = (item for _ in drawn)  # without end
+    count = 0
+    for count, _ in enumerate(run.rows(opened, stream), 1):
+        if count == 300:
+            break
+    assert next(drawn) - count <= run._AHEAD + run._BATCH
 
 
 def test_a_run_that_was_cut_off_goes_on_where_it_stopped(
