@@ -1,0 +1,96 @@
+"""The examples run as they stand."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fedhelp_edge.data import phantom
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+ALWAYS_ON = EXAMPLES / "always-on"
+
+
+def pictures(folder: Path, count: int, seed: int) -> Path:
+    """A folder of pictures for each class of the plans."""
+    pixels, labels = phantom.draw(count, 2, size=32, seed=seed)
+    for place, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+        path = folder / ("benign", "malignant")[label] / f"{place:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return folder
+
+
+def play(example: str, images: Path, folder: Path, **environment: str) -> str:
+    """Run an example's script, with the commands of this environment."""
+    if os.name == "nt" or shutil.which("sh") is None:
+        pytest.skip("the examples are shell scripts")
+    commands = folder / "bin"
+    commands.mkdir()
+    for name, module in (("fedhelp-edge", "fedhelp_edge.__main__"), ("fedhelp-coordinator", "server_ref.cli")):
+        (commands / name).write_text(f"#!{sys.executable}\nfrom {module} import main\nmain()\n")
+        (commands / name).chmod(0o755)
+    environment |= {
+        "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}", "HOME": str(folder), "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(EXAMPLES.parent),
+    }  # fmt: skip
+    done = subprocess.run(
+        ["sh", str(EXAMPLES / example / "play.sh"), str(images)], cwd=folder, env=environment, text=True,
+        capture_output=True, check=False, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_clinic_without_any_network_trains_two_rounds(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    told = play("usb-clinic", pictures(tmp_path / "images", 40, 0), tmp_path)
+    assert told.count("ready to train") == 2
+    assert "share of round 2: accepted" in told
+    assert "share of round 1: accepted" in told
+    assert "balanced accuracy" in told
+
+
+@pytest.mark.proof
+def test_six_sites_train_over_the_network(tmp_path: Path, effort: Callable[[int, int], int]) -> None:
+    """A hospital and a clinic in the short form."""
+    pytest.importorskip("torch")
+    sites = [1, 3, 2, 4, 5, 6][: effort(2, 6)]
+    for site in sites:
+        pictures(tmp_path / "images" / f"site-{site}", 20, site)
+    told = play("six-sites", tmp_path / "images", tmp_path, SITES=" ".join(map(str, sites)))
+    assert "finished: all rounds are done" in told
+    assert "balanced accuracy" in told
+
+
+def test_systemd_finds_no_fault_with_the_units(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd is not here")
+    units = [shutil.copy(path, tmp_path) for path in sorted(ALWAYS_ON.glob("fedhelp-edge.*"))]
+    done = subprocess.run(["systemd-analyze", "verify", "--user", *units], capture_output=True, text=True, check=False)
+    said = [line for line in done.stderr.splitlines() if "fedhelp-edge" in line]
+    assert (len(units), said) == (2, []), done.stderr
+
+
+def test_the_windows_task_runs_sync_every_quarter_of_an_hour() -> None:
+    task = ET.parse(ALWAYS_ON / "windows-task.xml").getroot()
+    found = {re.sub(r"{.*}", "", element.tag): element.text for element in task.iter()}
+    assert found["Command"] == r"C:\fedhelp\.venv\Scripts\fedhelp-edge.exe"
+    assert str(found["Arguments"]).startswith("sync ")
+    assert found["Interval"] == "PT15M"
+
+
+def test_the_crontab_has_one_line_that_runs_sync() -> None:
+    (line,) = (ALWAYS_ON / "crontab").read_text().splitlines()
+    minute, *rest = line.split(maxsplit=5)
+    assert (minute, rest[:4]) == ("*/15", ["*"] * 4)
+    assert "fedhelp-edge sync >>" in rest[4]
