@@ -38,7 +38,7 @@ def compare(
     from fedhelp_edge.site import folder
 
     place = shell.home(home)
-    one, other = (bundle.load(path, lambda key: folder.vouch(place, key, signer)) for path in (old, new))
+    one, other = (bundle.ready(path, lambda key: folder.vouch(place, key, signer)) for path in (old, new))
     for doubts in filter(None, map(show.doubts, (one, other))):
         shell.say(f"warning: {doubts}")
     split = place / "images" / "split.json"

@@ -47,7 +47,7 @@ def predict(
     from fedhelp_edge.infer import bundle, run, show
     from fedhelp_edge.site import folder
 
-    made = bundle.load(model, lambda key: folder.vouch(shell.home(home), key, signer), threads=threads)
+    made = bundle.ready(model, lambda key: folder.vouch(shell.home(home), key, signer), threads=threads)
     if doubts := show.doubts(made):
         shell.say(f"warning: {doubts}")
     if watch and out:

@@ -86,6 +86,13 @@ def load(path: Path, vouch: Vouch, *, threads: int | None = None) -> Bundle:
     return Bundle(model, hashlib.sha256(model).hexdigest(), signer, why, found, facts.read(found[facts.FACTS]), threads)
 
 
+def ready(path: Path, vouch: Vouch, *, threads: int | None = None) -> Bundle:
+    """A bundle to diagnose with: loaded, and its answers on this machine are those that it should give."""
+    made = load(path, vouch, threads=threads)
+    made.parity()
+    return made
+
+
 def beside(path: Path) -> Path:
     """Where the signature of a model lies."""
     return path.with_name(f"{path.name}.sig")

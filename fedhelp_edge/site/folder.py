@@ -163,16 +163,20 @@ def vouch(home: Path, key: str, wanted: str | None) -> str:
     """
     if wanted and sshsig.fingerprint(key) != wanted:
         raise SignerMismatch(f"signed by {sshsig.fingerprint(key)}")
-    own, known = _own(home), floor(home)
+    own = _own(home)
+    if key == own:
+        return ""
+    known = floor(home)
     site = known.roster.owner(key) if known and known.roster else None
     if site and site.status == REVOKED:
         raise SignerRevoked(f"the key of {site.id} was revoked")
-    if wanted or key == own or (site and site.status == ACTIVE):
+    if wanted or (site and site.status == ACTIVE):
         return ""
+    trust = "export it again here, or name the key that you trust with --signer"
     if site:
-        raise SignerWindow(f"{site.id} takes part no more")
+        raise SignerWindow(f"{site.id} takes part no more", remedy=trust)
     if own or known:
-        raise SignerUnknown(f"signed by {sshsig.fingerprint(key)}, which is nobody's key here")
+        raise SignerUnknown(f"signed by {sshsig.fingerprint(key)}, which is nobody's key here", remedy=trust)
     return "there is no home here that could say whose key signed"
 
 

@@ -80,6 +80,9 @@ def test_a_clinics_first_round_over_a_stick(tmp_path: Path) -> None:
     assert "trained: 24 images" in clinic.site("train", "images.npz").stdout
     assert clinic.state == "trained"
     assert "accuracy" in clinic.site("evaluate").stdout
+    assert "  chosen" in clinic.site("export", "--out", "model.onnx").stdout
+    assert "answer" in clinic.site("predict", "model.onnx", "images.npz").stdout
+    assert "trusted    yes" in clinic.site("inspect", "model.onnx").stdout
     assert "1 parcels sent" in clinic.site("upload").stdout
     assert clinic.state == "sent"
 

@@ -143,6 +143,15 @@ def test_answers_that_differ_from_those_at_export_are_found(opened: Bundle) -> N
         Bundle(opened.model, "", "", "", other, opened.facts).parity()
 
 
+def test_nothing_is_diagnosed_on_a_machine_that_gives_other_answers(
+    model: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(bundle.TOLERANCE, "fp32", 1e-12)  # as if this processor rounded otherwise
+    code, out, err = bundles.typed(capsys, "predict", model, bundles.pictures(tmp_path, 1), "--home", home)
+    assert (code, out) == (1, "")
+    assert "E_PARITY" in err
+
+
 def test_facts_come_back_as_they_were_written(opened: Bundle) -> None:
     assert facts.read(opened.facts.text()).text() == opened.facts.text()
     assert opened.facts.classes == bundles.CLASSES
