@@ -70,6 +70,7 @@ _DIFFICULTY = 0.35
 _LEAST = 80  # images, for four sites with three parts each
 _SENSITIVITY = 0.9
 _UNFINISHED = "unfinished"
+_ODD = set('/\\:*?"<>|')
 
 Say = Callable[[str], None]
 
@@ -94,24 +95,26 @@ def play(
         raise Usage(f"the method of a federation is one of {named}, not {method!r}")
     _begin(out)
     classes = gather.gather(images, None, kept=out / ".given", mapping={}).classes if images else _KINDS
+    if odd := [name for name in classes if _ODD & set(name) or name.startswith(".")]:
+        raise Usage(f"{odd[0]!r} cannot be the name of a folder, and each class needs one; give it another name")
     agreed = plans.read(PLAN.format(classes=json.dumps(classes), method=method, rounds=number), TABLES)
     (out / "plan.toml").write_text(agreed.text, encoding="utf-8")
     dealt = _shared_out(images, agreed, out / ".given") if images else _drawn(agreed)
     sites = [_site(out, name, part, agreed) for name, part in zip(SITES, dealt, strict=True)]
-    say(f"1. images: {sum(map(len, dealt))} in four folders, which nobody else reads")
-    say("2. knowledge: two sources are trained here for seconds, and asked once about public images")
+    say(f"1. images: {sum(map(len, dealt))}, in a folder for each of four sites")
+    say("2. knowledge: two nets, trained for seconds, are asked once about public images")
     sources = _knowledge(out, watch, threads)
-    say("3. a coordinator makes a hub; a hospital and three clinics make keys and join by invite")
+    say("3. a coordinator makes a hub; a hospital and three clinics join by invite")
     hub = hubs.make(out / "hub", agreed, None)
     story_of = _Rounds(hub, sites, out / "carrier", watch, threads)
     with files.reading(out / "pack.safetensors") as body:
         hub.publish_pack(story_of.boss, body)
     story_of.join()
     for round_ in range(1, number + 1):
-        say(f"4. round {round_} of {number}: each site fetches the order, trains, seals its share and sends it")
+        say(f"4. round {round_} of {number}: each site trains, seals its share and sends it")
         told = story_of.round(out / "audit")
         say(f"   {len(told['accepted'])} shares, merged into one model")
-    say("5. each site fetches the last model, keeps the best that it has, and diagnoses with it, offline")
+    say("5. each site keeps the best model that it has, and diagnoses with it, offline")
     story_of.measure(out / "models")
     shown = _asked(sites[1], out / "models", agreed)
     parcels = story_of.travelled()

@@ -36,11 +36,9 @@ def label(
 
     sorting = Sorting(images, _classes(plan, shell.home(home)))
     with door.opened(Label(sorting), port) as server, contextlib.suppress(KeyboardInterrupt):
-        shell.say(
-            f"the page is at {server.link}\nit is open to this computer alone; Ctrl-C ends it, and nothing is lost"
-        )
+        shell.say(f"the page is at\n{server.link}\nit is open to you alone; Ctrl-C ends it, and nothing is lost")
         if not no_browser:
-            webbrowser.open(server.link)
+            webbrowser.open(server.once)
         server.done.wait()
     counts = dict(zip(sorting.classes, sorting.counts(), strict=True))
     rest = len(sorting.names) - sum(counts.values())

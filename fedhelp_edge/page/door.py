@@ -65,7 +65,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, app: App, port: int) -> None:
         super().__init__((HOST, port), _Asking)
-        self.app, self.secret = app, secrets.token_urlsafe(24)
+        self.app, self.secret, self._first = app, secrets.token_urlsafe(24), secrets.token_urlsafe(24)
         self.turn, self.done = threading.Lock(), threading.Event()
 
     @property
@@ -75,6 +75,17 @@ class Server(ThreadingHTTPServer):
     @property
     def link(self) -> str:
         return f"http://{self.here}/{self.secret}/"
+
+    @property
+    def once(self) -> str:
+        """A link that works once, to start a browser with: others on this computer see how a program was started."""
+        return f"http://{self.here}/{self._first}"
+
+    def is_first(self, given: str) -> bool:
+        if not self._first or not hmac.compare_digest(given.encode(), self._first.encode()):
+            return False
+        self._first = ""
+        return True
 
 
 @contextmanager
@@ -108,11 +119,13 @@ class _Asking(BaseHTTPRequestHandler):
         secret, _, path = self.path.partition("?")[0].removeprefix("/").partition("/")
         ours = self.headers.get("Host") == self.server.here
         ours &= self.headers.get("Origin", f"http://{self.server.here}") in (f"http://{self.server.here}", "null")
-        if not ours or not hmac.compare_digest(secret.encode(), self.server.secret.encode()):
-            self.send_error(404)
-            return
         with self.server.turn:
-            found = self.server.app.answer(Asked(path, body))
+            if ours and self.server.is_first(secret):
+                found: Answer | None = Answer(to="")
+            elif ours and hmac.compare_digest(secret.encode(), self.server.secret.encode()):
+                found = self.server.app.answer(Asked(path, body))
+            else:
+                found = None
         if found is None:
             self.send_error(404)
         elif found.to is not None:

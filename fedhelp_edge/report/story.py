@@ -99,9 +99,9 @@ def _worth(told: Told) -> list[Html]:
         ),
         pages.paragraph(
             f"How many of its test images, {told['sites'][0]['test']} at the hospital, a site gets right; nobody "
-            "learned from these. Alone is the same net with as many steps on the same images, without the others. What a "
-            "site keeps to diagnose with is whichever does best on images that it set aside for choosing. Few test images "
-            "make for wide margins: with 100, a figure is good to about plus or minus 10 in 100."
+            "learned from these. Alone is the same net with as many steps on the same images, without the others. "
+            "What a site keeps to diagnose with is whichever does best on images that it set aside for choosing. Few "
+            "test images make for wide margins: with 100, a figure is good to about plus or minus 10 in 100."
         ),
     ]
 

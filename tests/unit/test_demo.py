@@ -161,6 +161,13 @@ def test_a_folder_of_something_else_stays_and_a_demo_that_was_cut_off_begins_ane
     assert [path.name for path in (tmp_path / "cut").iterdir()] == ["unfinished"]
 
 
+def test_a_class_that_cannot_name_a_folder_is_refused(tmp_path: Path) -> None:
+    pixels, labels = phantom.draw(8, 2, size=8)
+    np.savez(tmp_path / "own.npz", images=pixels, labels=labels, class_names=np.array(["yes", "../no"]))
+    with pytest.raises(Usage, match="cannot be the name of a folder"):
+        demo.play(tmp_path / "out", print, lambda _: None, images=tmp_path / "own.npz")
+
+
 @pytest.mark.parametrize("method", ["local", "nonsense"])
 def test_a_method_that_is_no_federations_is_refused_before_anything_is_written(method: str, tmp_path: Path) -> None:
     with pytest.raises(Usage, match="one of fedhelp, fedavg, fedprox"):

@@ -99,6 +99,14 @@ def test_without_the_secret_link_there_is_nothing(visitor: Visitor) -> None:
         assert visitor.text == "404\n"
 
 
+def test_the_link_that_a_browser_is_started_with_works_once(visitor: Visitor) -> None:
+    path = urlsplit(visitor.server.once).path
+    found = visitor.ask(path)
+    assert (found.status, found.headers["Location"]) == (303, visitor.base)
+    for again in (path, "/", "//2"):
+        assert visitor.ask(again).status == 404
+
+
 def test_what_no_button_sends_is_refused_and_changes_nothing(visitor: Visitor, sorting: Sorting) -> None:
     for path, body in (("0", None), ("6", None), ("%C2%B2", None), ("../2", None), ("2", "class=2"), ("2", "class=-1")):
         assert visitor.ask(visitor.base + path, body).status == 404, path
