@@ -199,8 +199,8 @@ def _lines(facts: Facts, row: Row) -> Iterator[tuple[str, ...]]:
 
 
 def _shown(said: Mapping[str, Any]) -> page.Html:
-    source = f"data:image/jpeg;base64,{said['jpeg']}"
-    return page.Html(f'<img src="{source}" alt="{escape(said["alt"])}" width="{said["width"]}" height="{_SIDE}">')
+    source, alt, width = (escape(str(said[name])) for name in ("jpeg", "alt", "width"))
+    return page.Html(f'<img src="data:image/jpeg;base64,{source}" alt="{alt}" width="{width}" height="{_SIDE}">')
 
 
 def _part(value: float) -> str:

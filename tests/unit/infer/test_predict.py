@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedhelp_edge.cli import predict as command
 from fedhelp_edge.errors import Busy, OtherAnswers
 from fedhelp_edge.infer import images, run, show
 from fedhelp_edge.infer.bundle import Bundle
@@ -324,6 +325,18 @@ def test_a_drop_folder_is_answered_as_files_come_and_growing_ones_wait(opened: B
     run.watch(out, opened, drop, "json", wait, said.append)
     assert [len(rows) for rows in looks] == [3, 3, 3, 4]
     assert said == ["3 new, 1 of them bad", "1 new, 0 of them bad"]
+
+
+def test_watch_wants_a_folder_to_write_to_and_tells_where_the_answers_are(
+    model: Path, home: Path, tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "_wait", lambda: not (tmp_path / "out" / "answers.csv").exists())
+    words = ("predict", model, "--home", home, "--format", "csv", "--watch", bundles.pictures(tmp_path / "in", 2))
+    assert typed(capsys, *words)[0] == 2
+    code, _, err = typed(capsys, *words, "--out", tmp_path / "out")
+    assert code == 0
+    assert "2 new, 0 of them bad" in err
+    assert (tmp_path / "out" / "answers.csv").read_text().count("\n") == 3
 
 
 def test_a_file_from_a_clock_that_runs_ahead_is_answered_once_it_stands_still(opened: Bundle, tmp_path: Path) -> None:
