@@ -34,10 +34,11 @@ class Sorting:
             raise NoImages(f"{root.name} holds no images that can be read")
         self._sheet = _sheet(root / FILE)
         self._lines: dict[str, dict[str, str | None]] = {}
-        places = table.by_name(dict.fromkeys(self.names, ""))
+        known = dict.fromkeys(self.names, "")
+        places = table.by_name(known)
         for line in self._sheet.lines:
             try:
-                name = table.find((line.get(self._path) or "").strip(), root, dict.fromkeys(self.names, ""), places)
+                name = table.find((line.get(self._path) or "").strip(), root, known, places)
             except FedhelpError:
                 continue  # of a picture that is not here: the line stays
             self._lines.setdefault(name, line)
