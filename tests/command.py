@@ -6,10 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+
+SHAPES = json.loads((Path(__file__).parents[1] / "docs" / "spec" / "json-output.json").read_text(encoding="utf-8"))
 SITE = (sys.executable, "-m", "fedhelp_edge")
 COORDINATOR = (sys.executable, "-c", "from server_ref.cli import main; main()")
 
@@ -38,11 +41,24 @@ def run(
 
 
 def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    """What `--json` printed: exactly one line, one object."""
+    """What `--json` printed: exactly one line, one object of the shape that docs/spec/json-output.json gives."""
     assert done.stdout.count("\n") == 1, done.stdout + done.stderr
     found = json.loads(done.stdout)
-    assert found["schema_version"] == 1
+    check_shape("error" if "error" in found else _command(done.args), found)
     return dict(found)
+
+
+def check_shape(command: str, found: object) -> None:
+    jsonschema.validate(found, {**SHAPES, "$ref": f"#/$defs/{command}"})
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """The command that was typed, as docs/spec/json-output.json names it."""
+    coordinator = COORDINATOR[-1] in arguments
+    name = "fedhelp-coordinator" if coordinator else "fedhelp-edge"
+    typed = arguments[arguments.index(COORDINATOR[-1] if coordinator else SITE[-1]) + 1 :]
+    words = [word for word in typed if not word.startswith("-")]
+    return max((key for key in SHAPES["$defs"] if f"{name} {' '.join(words)} ".startswith(f"{key} ")), key=len)
 
 
 def refusal(done: subprocess.CompletedProcess[str]) -> str:
