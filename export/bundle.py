@@ -97,19 +97,23 @@ def make(
         wants = verify.reference(list(members.values()), plan.image, origin.prior, said.calibration.temperature, asked)
     else:
         wants = Engine(model.SerializeToString())(asked)
-    answers = {name: facts.packed(array) for name, array in vars(wants).items()}
     text = card.text(said)
+    _note(model, said, text, {"image": asked, **vars(wants)})
+    data = model.SerializeToString(deterministic=True)
+    return Made(data, sshsig.sign(data, signer, bundle.NAMESPACE), text, said, parity, gain)
+
+
+def _note(model: ModelProto, said: Facts, text: str, parity: Mapping[str, NDArray[Any]]) -> None:
+    """Write into the model what it says of itself."""
+    packed = {name: facts.packed(array) for name, array in parity.items()}
     notes = {
         facts.FACTS: said.text(), facts.CARD: text,
-        facts.PARITY: json.dumps({"image": facts.packed(asked), **answers}, sort_keys=True, separators=(",", ":")),
-        "Image.BitmapPixelFormat": "Rgb8" if plan.image.channels == 3 else "Gray8",
+        facts.PARITY: json.dumps(packed, sort_keys=True, separators=(",", ":")),
+        "Image.BitmapPixelFormat": "Rgb8" if said.image.channels == 3 else "Gray8",
         "Image.ColorSpaceGamma": "SRGB", "Image.NominalPixelRange": "NominalRange_0_255",
     }  # fmt: skip
     for name in sorted(notes):
         model.metadata_props.add(key=name, value=notes[name])
-    data = model.SerializeToString(deterministic=True)
-    signature = sshsig.sign(data, signer, bundle.NAMESPACE)
-    return Made(data, signature, text, said, parity, gain)
 
 
 def _smaller(model: ModelProto, kept: Images, common: NDArray[np.uint8]) -> tuple[ModelProto, quantize.Gain]:
