@@ -26,6 +26,14 @@ class Clinic:
         carry.join(self.home, carry.read_invite(self.invite), "we", lambda: None)
         self.upload()
 
+    def take_up(self) -> None:
+        """Join, and fetch the order of a round that is open then."""
+        self.join()
+        self.trip()
+        self.federation.open()
+        self.trip()
+        self.download()
+
     def upload(self) -> list[str]:
         return carry.upload(self.home, [Folder(self.stick)])
 

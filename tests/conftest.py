@@ -49,9 +49,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
 @pytest.fixture
 def three(made: Federation, tmp_path: Path) -> Iterator[Federation]:
     """Three clinics that joined a hub."""
-    three = made.copied(tmp_path / "federation")
-    yield three
-    three.hub.store.close()
+    with made.lent(tmp_path / "federation") as three:
+        yield three
 
 
 @pytest.fixture

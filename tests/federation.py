@@ -7,7 +7,8 @@ import copy
 import io
 import itertools
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,13 @@ class Federation:
             clinic.folder, clinic._seq = folder / clinic.folder.name, copy.copy(clinic._seq)
         other.again()
         return other
+
+    @contextmanager
+    def lent(self, folder: Path) -> Iterator[Federation]:
+        """A copy for one test."""
+        other = self.copied(folder)
+        yield other
+        other.hub.store.close()
 
     def again(self) -> Hub:
         """The hub as another process opens it."""

@@ -39,9 +39,8 @@ def made_of_five(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federatio
 
 @pytest.fixture
 def five(made_of_five: Federation, tmp_path: Path) -> Iterator[Federation]:
-    five = made_of_five.copied(tmp_path / "federation")
-    yield five
-    five.hub.store.close()
+    with made_of_five.lent(tmp_path / "federation") as five:
+        yield five
 
 
 def honest(fed: Federation, order: Task, number: int) -> Arrays:

@@ -18,9 +18,9 @@ PICTURES = Path(os.environ.get("FEDHELP_PICTURES", Path(__file__).parents[2] / "
 
 
 @pytest.fixture
-def fed(tmp_path: Path) -> Federation:
+def fed(three: Federation) -> Federation:
     """Three rounds; in the last one a share waits for a person, and a site is missing."""
-    fed = Federation(tmp_path)
+    fed = three
     for _ in range(2):
         order = fed.open()
         for place, clinic in enumerate(fed.clinics):

@@ -25,11 +25,7 @@ Disk = Callable[[int], Path]
 @pytest.fixture
 def trained(clinic: Clinic) -> Clinic:
     """A clinic that has trained the open round."""
-    clinic.join()
-    clinic.trip()
-    clinic.federation.open()
-    clinic.trip()
-    clinic.download()
+    clinic.take_up()
     clinic.train()
     return clinic
 

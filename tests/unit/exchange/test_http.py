@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -16,11 +15,6 @@ from tests import chaos, net
 from tests.federation import Clinic, Federation
 
 pytest.importorskip("uvicorn")
-
-
-@pytest.fixture
-def three(tmp_path: Path) -> Federation:
-    return Federation(tmp_path)
 
 
 @pytest.fixture

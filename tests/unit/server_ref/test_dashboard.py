@@ -19,21 +19,27 @@ from tests.net import Answer, Client, running
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
-@pytest.fixture
-def fed(three: Federation) -> Federation:
+@pytest.fixture(scope="module")
+def with_an_odd_share(made: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     """A merged round, and a second one in which a site gave back what it was given."""
-    fed = three
-    fed.play(fed.open())
-    fed.aggregate()
-    order = fed.open()
-    fed.play(order, without=("site-002", "site-003"))
-    intake.receive(fed.hub, fed.clinics[1].give(order, fed.base(order)))
-    fed.judge()
-    with pytest.raises(NotNow):
-        decisions.record(fed.hub, "site-002", "release")
-    rounds._look_closer(fed.hub, fed.boss, rounds.current(fed.hub))
-    assert fed.states()["site-002/2"] == "quarantined"
-    return fed
+    with made.lent(tmp_path_factory.mktemp("odd") / "federation") as fed:
+        fed.play(fed.open())
+        fed.aggregate()
+        order = fed.open()
+        fed.play(order, without=("site-002", "site-003"))
+        intake.receive(fed.hub, fed.clinics[1].give(order, fed.base(order)))
+        fed.judge()
+        with pytest.raises(NotNow):
+            decisions.record(fed.hub, "site-002", "release")
+        rounds._look_closer(fed.hub, fed.boss, rounds.current(fed.hub))
+        assert fed.states()["site-002/2"] == "quarantined"
+        yield fed
+
+
+@pytest.fixture
+def fed(with_an_odd_share: Federation, tmp_path: Path) -> Iterator[Federation]:
+    with with_an_odd_share.lent(tmp_path / "federation") as fed:
+        yield fed
 
 
 @pytest.fixture

@@ -15,11 +15,6 @@ from server_ref import carrier, intake, rounds
 from tests.federation import PLAN, Federation
 
 
-@pytest.fixture
-def three(tmp_path: Path) -> Federation:
-    return Federation(tmp_path)
-
-
 def test_a_round_over_a_folder_gives_the_mean_of_the_shares(three: Federation, tmp_path: Path) -> None:
     order = three.open()
     stick = tmp_path / "stick"

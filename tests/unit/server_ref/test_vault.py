@@ -20,18 +20,16 @@ from tests.federation import Federation, nobody
 
 @pytest.fixture(scope="module")
 def after_a_round(made: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
-    played = made.copied(tmp_path_factory.mktemp("round") / "federation")
-    played.play(played.open())
-    played.aggregate()
-    yield played
-    played.hub.store.close()
+    with made.lent(tmp_path_factory.mktemp("round") / "federation") as played:
+        played.play(played.open())
+        played.aggregate()
+        yield played
 
 
 @pytest.fixture
 def three(after_a_round: Federation, tmp_path: Path) -> Iterator[Federation]:
-    three = after_a_round.copied(tmp_path / "federation")
-    yield three
-    three.hub.store.close()
+    with after_a_round.lent(tmp_path / "federation") as three:
+        yield three
 
 
 def root(three: Federation) -> Keys:

@@ -61,11 +61,7 @@ def test_the_next_round_brings_the_merged_model(clinic: Clinic) -> None:
 
 
 def test_what_was_sealed_is_not_sealed_again(clinic: Clinic) -> None:
-    clinic.join()
-    clinic.trip()
-    clinic.federation.open()
-    clinic.trip()
-    clinic.download()
+    clinic.take_up()
     clinic.train()
     assert carry.seal_newest(clinic.home, nobody) == carry.seal_newest(clinic.home, nobody)
 
