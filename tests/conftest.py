@@ -11,7 +11,9 @@ import pytest
 from hypothesis import settings
 
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
+from server_ref import intake, rounds
 from tests.clinic import Clinic
+from tests.faults import kills
 from tests.federation import Federation
 
 settings.register_profile("house", deadline=None)  # a slow machine is no mistake
@@ -51,6 +53,13 @@ def three(made: Federation, tmp_path: Path) -> Iterator[Federation]:
     """Three clinics that joined a hub."""
     with made.lent(tmp_path / "federation") as three:
         yield three
+
+
+@pytest.fixture
+def opens_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shares are opened in this process, which is quicker; tests/unit/server_ref/test_opener.py has the other one."""
+    monkeypatch.setattr(intake, "Opener", kills.Here)
+    monkeypatch.setattr(rounds, "Opener", kills.Here)
 
 
 @pytest.fixture

@@ -39,6 +39,8 @@ from server_ref import carrier, hub, intake, rounds
 from server_ref.hub import Hub
 from tests.federation import PLAN, Clinic, Federation
 
+pytestmark = pytest.mark.usefixtures("opens_here")
+
 
 def given(fed: Federation, order: Task, number: int = 0, **changes: Any) -> Path:
     clinic = fed.clinics[number]

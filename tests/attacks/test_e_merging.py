@@ -29,6 +29,8 @@ from tests.federation import Federation
 
 Arrays = dict[str, Array]
 
+pytestmark = pytest.mark.usefixtures("opens_here")
+
 
 @pytest.fixture(scope="module")
 def made_of_five(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:

@@ -682,7 +682,7 @@ def test_f20_no_request_whatever_breaks_the_front(
             [
                 Path(sys.executable).with_name("schemathesis"), "run", f"http://127.0.0.1:{port}/openapi.json",
                 "--phases", "coverage,fuzzing", "--checks", ",".join(checks), "--continue-on-failure",
-                "--max-examples", str(effort(15, 500)), "--seed", "1", "--warnings", "off",
+                "--max-examples", str(effort(6, 500)), "--seed", "1", "--warnings", "off",
             ],
             env={
                 **os.environ, "SCHEMATHESIS_HOOKS": "tests.attacks.api_hooks", "FEDHELP_API_TEST": json.dumps(setting),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -87,25 +88,31 @@ def test_g06_a_name_in_no_known_alphabet_is_refused_like_any_other(three: Federa
     assert [odd["code"] for odd in visit(three, folder).refused] == ["E_MAGIC"]
 
 
-def test_g06_ten_thousand_files_that_are_none_do_not_hide_the_one_that_is(
-    three: Federation, folder: Path, share: Path
+@pytest.mark.proof
+def test_g06_thousands_of_files_that_are_none_do_not_hide_the_one_that_is(
+    three: Federation, folder: Path, share: Path, effort: Callable[[int, int], int]
 ) -> None:
-    for number in range(10_000):
+    many = effort(1_000, 10_000)
+    for number in range(many):
         (folder / f"{number:05}").write_bytes(b"")
     share.rename(folder / "99999")
     found = visit(three, folder)
     assert [answer.state for answer in found.taken] == [intake.RECEIVED]
-    assert len(found.waiting) == 10_000  # an empty file may be one that is only beginning to be copied
+    assert len(found.waiting) == many  # an empty file may be one that is only beginning to be copied
     assert refusals(three) == 0
 
 
-def test_g06_ten_thousand_files_of_another_kind_are_ten_thousand_lines_once(three: Federation, folder: Path) -> None:
-    for number in range(10_000):
+@pytest.mark.proof
+def test_g06_thousands_of_files_of_another_kind_are_as_many_lines_once(
+    three: Federation, folder: Path, effort: Callable[[int, int], int]
+) -> None:
+    many = effort(1_000, 10_000)
+    for number in range(many):
         (folder / f"{number:05}").write_bytes(b"no parcel, but long enough to be judged as one")
-    assert len(visit(three, folder).refused) == 10_000
-    assert refusals(three) == 10_000
+    assert len(visit(three, folder).refused) == many
+    assert refusals(three) == many
     visit(three, folder)
-    assert refusals(three) == 10_000
+    assert refusals(three) == many
     three.hub.store.verify()
 
 

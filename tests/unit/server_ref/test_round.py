@@ -14,6 +14,8 @@ from fedhelp_edge.parcel import keys
 from server_ref import carrier, intake, rounds
 from tests.federation import PLAN, Federation
 
+pytestmark = pytest.mark.usefixtures("opens_here")
+
 
 def test_a_round_over_a_folder_gives_the_mean_of_the_shares(three: Federation, tmp_path: Path) -> None:
     order = three.open()

@@ -17,6 +17,8 @@ from server_ref import rounds, vault
 from server_ref.hub import Hub
 from tests.federation import Federation, nobody
 
+pytestmark = pytest.mark.usefixtures("opens_here")
+
 
 @pytest.fixture(scope="module")
 def after_a_round(made: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
