@@ -26,6 +26,7 @@ from fedhelp_edge.methods.registry import TABLES  # noqa: E402
 from fedhelp_edge.parcel import parcel  # noqa: E402
 from fedhelp_edge.train import speed  # noqa: E402
 from server_ref import cli as coordinator  # noqa: E402
+from tests import command  # noqa: E402
 from tests.unit.report import reading  # noqa: E402
 
 SMALL = (
@@ -99,7 +100,9 @@ def test_its_page_shows_the_figures_the_parcel_and_what_was_tried_with_it(
 ) -> None:
     out, told, _ = played
     shown = (out / "report.html").read_text(encoding="utf-8")
-    assert json.loads((out / "results.json").read_text())["sites"] == told["sites"]
+    kept = json.loads((out / "results.json").read_text())
+    assert kept["sites"] == told["sites"]
+    command.check_shape("fedhelp-edge demo", {**kept, "folder": str(out), "report": str(out / "report.html")})
     worth, curve, kinds, _, life, tried = reading.tables(shown)
     assert shown.count('class="answer"') == 6
     assert [row[0] for row in worth[1:]] == list(demo.SITES)
@@ -126,9 +129,9 @@ def test_what_its_page_suggests_works(
     monkeypatch.setenv("FEDHELP_HOME", str(out / "nowhere"))
     commands = re.findall(r"<code>(.*?)</code>", (out / "report.html").read_text(encoding="utf-8"))
     assert len(commands) == 6
-    for command in commands:
-        type_(shlex.split(unescape(command)))
-        assert capsys.readouterr().out, command
+    for line in commands:
+        type_(shlex.split(unescape(line)))
+        assert capsys.readouterr().out, line
 
 
 def test_images_of_ones_own_are_shared_out_among_the_sites(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def test_pictures_are_sorted_on_the_page_that_the_command_opens(
     program.main(args=words, standalone_mode=False)
     printed = capsys.readouterr()
     told = json.loads(printed.out)
+    command.check_shape("fedhelp-edge label", told)
     assert (told["classes"], told["unlabelled"]) == ({"a": 1, "b": 1}, 1)
     assert Path(told["file"]).read_text().splitlines()[1:] == ["0.png,b,,", "2.png,a,,"]
     assert "http://127.0.0.1:" in printed.err
