@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import urllib.request
 import webbrowser
@@ -40,6 +41,21 @@ def test_pictures_are_sorted_on_the_page_that_the_command_opens(
     assert (told["classes"], told["unlabelled"]) == ({"a": 1, "b": 1}, 1)
     assert Path(told["file"]).read_text().splitlines()[1:] == ["0.png,b,,", "2.png,a,,"]
     assert "http://127.0.0.1:" in printed.err
+
+
+WITHOUT = "import sys; sys.modules.update(torch=None, onnxruntime=None); from fedhelp_edge.__main__ import main; main()"
+
+
+def test_a_computer_without_torch_sorts_pictures_and_says_what_a_demo_lacks(tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text(PLAN)
+    (tmp_path / "empty").mkdir()
+    program = (sys.executable, "-c", WITHOUT)
+    done = command.run("label", "empty", "--plan", "plan.toml", home=tmp_path, program=program)
+    assert command.refusal(done) == "E_NO_IMAGES"
+    done = command.run("demo", home=tmp_path, program=program)
+    assert command.refusal(done) == "E_EXTRA"
+    assert "fedhelp-edge[train]" in done.stderr
+    assert not (tmp_path / "fedhelp-demo").exists()
 
 
 def test_without_a_plan_or_an_order_the_classes_are_not_known(tmp_path: Path) -> None:
