@@ -34,6 +34,6 @@ def download(
         print(f"new: {what}")
     for one in taken.refused:
         print(f"refused: {one['file']}: {one['code']}: {one['cause']}")
-    print(f"{len(taken.new)} new parcels")
+    print(f"new parcels: {len(taken.new)}")
     shell.say(f"next: '{told['next']}'")
     return None

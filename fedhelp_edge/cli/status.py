@@ -17,13 +17,13 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
     if json:
         return shell.result(**told)
     who = f"{told['site']} ({told['tier']})" if told["site"] else "not let in yet"
-    print(f"{told['name']}: {who}\nround {told['round']}: {told['state']}")
+    print(f"{told['name']}: {who}\nround {told['round']}: {told['means']}")
     if told["closes"]:
-        print(f"closes {told['closes']} UTC")
+        print(f"takes shares until {told['closes']} UTC")
     for one in told["receipts"][:5]:
         print(f"share of round {one['round']}: {one['state']}{' ' + one['code'] if one['code'] else ''}")
     if told["outbox"]:
-        print(f"{len(told['outbox'])} parcels wait to be sent, or for their receipt")
+        print(f"waiting to be sent, or for a receipt: {len(told['outbox'])}")
     if told["orders_are_old"]:
         print("the orders are old: fetch new ones with 'fedhelp-edge download'")
     shell.say(f"next: {told['next']}")

@@ -52,9 +52,9 @@ def sync(
                 *(f"new: {what}" for what in done.new),
                 *(f"refused: {one['file']}: {one['code']}: {one['cause']}" for one in done.refused),
                 *([f"trained: round {done.trained}"] if done.trained else []),
-                *([f"{len(done.sent)} parcels sent"] if done.sent else []),
+                *([f"parcels sent: {len(done.sent)}"] if done.sent else []),
                 *([f"not reached now: {done.unreached}"] if done.unreached else []),
-                f"round {told['round']}: {told['state']}",
+                f"round {told['round']}: {told['means']}",
             ]
         if (text := "\n".join(lines)) != last and not json:
             print(text, flush=True)

@@ -31,6 +31,6 @@ def upload(
     sent = carry.upload(place, ways)
     if json:
         return shell.result(sent=sent)
-    print(f"{len(sent)} parcels sent")
+    print(f"parcels sent: {len(sent)}")
     shell.say("next: 'fedhelp-edge download' brings the receipt" if sent else f"next: '{joined.status(place)['next']}'")
     return None

@@ -167,9 +167,16 @@ def _take(home: Path, known: Floor, copy: Path, said: statement.Statement, taken
         return known
     known = folder.take(known, copy)
     folder.keep(home, copy, said)
-    number = said.context.get("round", said.context.get("version"))
-    taken.new.append(f"{said.kind}{'' if number is None else f' {number}'}")
+    taken.new.append(_in_words(said))
     return known
+
+
+def _in_words(said: statement.Statement) -> str:
+    if said.kind == "global":
+        return f"model after round {said.context['round']}" if said.context["round"] else "the first model"
+    if said.kind == "task":
+        return f"task for round {said.context['round']}"
+    return f"{said.kind} {said.context['version']}" if "version" in said.context else said.kind
 
 
 def _keep_pack(home: Path, copy: Path, said: statement.Statement) -> None:

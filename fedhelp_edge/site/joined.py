@@ -19,6 +19,16 @@ from fedhelp_edge.trust.floor import Floor
 JOINING, WAITING, READY, TRAINING, TRAINED, SENT, RECEIVED, JUDGED = (
     "joining", "waiting", "ready", "training", "trained", "sent", "received", "judged",
 )  # fmt: skip
+_MEANS = {
+    JOINING: "this site asked to join and was not let in yet",
+    WAITING: "nothing to do until a new round, or its model, is here",
+    READY: "a round is open, and nothing was trained for it yet",
+    TRAINING: "training was begun; it goes on where it stopped",
+    TRAINED: "trained; the share was not sent yet",
+    SENT: "the share was sent, and its receipt is not here yet",
+    RECEIVED: "the coordinator has the share, and has not judged it yet",
+    JUDGED: "the share was judged; nothing to do until the next round",
+}
 
 
 def invited(home: Path, told: str, via: Path | None = None, url: str = "", ca_file: Path | None = None) -> carry.Invite:
@@ -59,7 +69,7 @@ def status(home: Path, clock: datetime | None = None) -> dict[str, Any]:
     return {
         "federation": known.charter.federation, "name": known.charter.name, "site": site.id if site else None,
         "tier": site.tier if site else None, "round": order.round if order else 0, "state": state,
-        "next": _next(state, site.tier if site else ""), "last_news": news,
+        "means": _MEANS[state], "next": _next(state, site.tier if site else ""), "last_news": news,
         "closes": f"{order.closes:%Y-%m-%d %H:%M}" if order else None, "orders_are_old": overdue > timedelta(0),
         "outbox": [path.stem for path in carry.outbox(home)], "receipts": receipts,
     }  # fmt: skip

@@ -73,7 +73,7 @@ def test_a_clinics_first_round_over_a_stick(tmp_path: Path) -> None:
     clinic.hub("exchange", clinic.stick)
     clinic.hub("open")
     clinic.hub("exchange", clinic.stick)
-    assert "new: task 1" in clinic.site("download").stdout
+    assert "new: task for round 1" in clinic.site("download").stdout
     assert clinic.state == "ready"
     assert command.refusal(clinic.site("distill", "images.npz", fails=True)) == "E_TIER"
 
@@ -83,7 +83,7 @@ def test_a_clinics_first_round_over_a_stick(tmp_path: Path) -> None:
     assert "  chosen" in clinic.site("export", "--out", "model.onnx").stdout
     assert "answer" in clinic.site("predict", "model.onnx", "images.npz").stdout
     assert "trusted    yes" in clinic.site("inspect", "model.onnx").stdout
-    assert "1 parcels sent" in clinic.site("upload").stdout
+    assert "parcels sent: 1" in clinic.site("upload").stdout
     assert clinic.state == "sent"
 
     clinic.hub("exchange", clinic.stick)

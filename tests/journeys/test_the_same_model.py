@@ -149,6 +149,6 @@ def test_two_rounds_give_the_model_that_the_lab_gives(
             assert told["accepted"] == ["site-001", "site-002", "site-003"]
             at_the_hub()
         for site in sites:
-            assert "global 2" in " ".join(site.sync().new)
+            assert "model after round 2" in site.sync().new
             assert joined.status(site.home)["state"] == joined.JUDGED
     assert told["merged_sha256"] == in_the_lab

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,9 @@ from tests.command import run
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted(
+    path for where in (".", "docs", "docs/spec", "docs/decisions", "examples/*") for path in ROOT.glob(f"{where}/*.md")
+)
 SESSIONS = re.findall(r"```console\n(.*?)```", README, re.S)
 PROGRAMS = {
     "fedhelp-edge": Commands("fedhelp_edge.cli", cli.COMMANDS),
@@ -52,14 +55,17 @@ def test_the_readme_shows_every_command() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_line_in_a_document_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    for program, words in re.findall(r"`(fedhelp-edge|fedhelp-coordinator) ([a-z][^`\n]*)`", text):
-        command = PROGRAMS[program]
+    lines = re.findall(r"(?:`|^(?:\$ )?)(fedhelp-edge|fedhelp-coordinator) ([a-z][^`\n#|]*)", text, re.M)
+    for program, words in lines:
+        command: Any = PROGRAMS[program]
         for word in words.split():
-            if not hasattr(command, "commands") and not isinstance(command, Commands):
-                break
-            inside = command if isinstance(command, Commands) else command.commands
-            assert word in inside, f"{page.name}: {program} {words}"
-            command = inside[word]
+            inside = command if isinstance(command, Commands) else vars(command).get("commands")
+            if inside is not None:
+                assert word in inside, f"{page.name}: {program} {words}"
+                command = inside[word]
+            elif word.startswith("--"):
+                known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+                assert re.split(r"[=.,;:]", word)[0] in known, f"{page.name}: {program} {words}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -125,7 +125,7 @@ def test_a_file_that_is_half_there_is_named_and_comes_later(clinic: Clinic) -> N
     clinic.federation.open()
     clinic.trip()
     task = next(
-        path for path in (clinic.stick / FROM).iterdir() if parcel.look(path, parcel.anyone).statement.kind == "task"
+        path for path in (clinic.stick / FROM).glob("*.fhx") if parcel.look(path, parcel.anyone).statement.kind == "task"
     )
     whole = task.read_bytes()
     task.write_bytes(whole[:-10])
