@@ -292,7 +292,7 @@ class NoMatch(AgeError, code="E_NO_MATCH", remedy="it was encrypted for somebody
     """No key here opens it."""
 
 
-class RecipientType(AgeError, code="E_AGE_RECIPIENT_TYPE", remedy="this kind of recipient is not accepted here; encrypt to the age1… key of the task"):
+class RecipientType(AgeError, code="E_AGE_RECIPIENT_TYPE", remedy="this kind of recipient is not accepted here; encrypt to the age1... key of the task"):
     """It is encrypted in a way that this kit does not accept here."""
 
 

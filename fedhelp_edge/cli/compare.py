@@ -67,10 +67,10 @@ def _show(found: Comparison) -> None:
 
 
 def _number(value: float | None) -> str:
-    return f"{'–' if value is None else format(value, '.3f'):>8}"
+    return f"{'-' if value is None else format(value, '.3f'):>8}"
 
 
 def _gap(figure: Figure) -> str:
     if figure.value is None or figure.low is None:
-        return figure.reason or "–"
+        return figure.reason or "-"
     return f"{figure.value:+.3f} ({figure.low:+.3f} to {figure.high:+.3f})"

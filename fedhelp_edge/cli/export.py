@@ -55,7 +55,7 @@ def export(
         )  # fmt: skip
     print(f"{'net':<22}{'accuracy':>10}{'balanced':>10}{'AUC':>10}{'log loss':>10}")
     for net, figures in said.figures.items():
-        numbers = "".join(f"{'–' if value is None else format(value, '.3f'):>10}" for value in figures.values())
+        numbers = "".join(f"{'-' if value is None else format(value, '.3f'):>10}" for value in figures.values())
         print(f"{_NETS[net]:<22}{numbers}{'  chosen' if net == said.net else ''}")
     print(f"on the {sum(said.calibration.images)} images kept to choose by; differs from the net by {made.parity:.0e}")
     if made.int8:

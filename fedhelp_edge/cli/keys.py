@@ -62,7 +62,7 @@ def show(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) -> N
 @app.command()
 def words(
     home: shell.Home = shell.DEFAULT_HOME,
-    federation: Annotated[str, typer.Option(help="The federation's id (fh-…), once joined.")] = "",
+    federation: Annotated[str, typer.Option(help="The federation's id (fh-...), once joined.")] = "",
     json: shell.AsJson = False,
 ) -> None:
     """Show eight words that stand for this site's keys, to compare by phone.

@@ -11,7 +11,7 @@ app = shell.app(no_args_is_help=True, help="Whole federations on this machine, t
 
 PlanFile = Annotated[Path, shell.named("The plan.")]
 Data = Annotated[Path, typer.Option("--data", help="Images: an NPZ, a folder or a table.", readable=False)]
-Split = Annotated[str, typer.Option("--split", help="natural:centers|folder, dirichlet:ALPHA, sizes:TRAIN/TEST,…")]
+Split = Annotated[str, typer.Option("--split", help="natural:centers|folder, dirichlet:ALPHA, sizes:TRAIN/TEST,...")]
 Sites = Annotated[int, typer.Option("--sites", min=0, help="How many sites a dirichlet split makes.")]
 Large = Annotated[int, typer.Option("--large", min=0, help="How many sites are hospitals: those with most images.")]
 Known = Annotated[Path | None, typer.Option("--knowledge", help="The pack.", readable=False)]
@@ -87,7 +87,7 @@ def run(
     if json:
         return shell.result(runs=[found])
     for site in found["sites"]:
-        accuracy = "–" if site["accuracy"] is None else f"{site['accuracy']:.3f}"
+        accuracy = "-" if site["accuracy"] is None else f"{site['accuracy']:.3f}"
         print(f"{site['name']:<24}{site['tier']:<7}{site['n_train']:>6} images   accuracy {accuracy}")
     print(f"results: {out / 'run.json'}")
     return None
@@ -96,7 +96,7 @@ def run(
 @app.command()
 def compare(
     plan: PlanFile, data: Data, out: Out,
-    methods: Annotated[str, typer.Option("--methods", help="fedhelp,fedavg,fedhelp+sources=none,…")],
+    methods: Annotated[str, typer.Option("--methods", help="fedhelp,fedavg,fedhelp+sources=none,...")],
     seeds: Annotated[str, typer.Option("--seeds", help="0,1,2")] = "0",
     split: Split = "natural:centers", sites: Sites = 0, large: Large = 1, knowledge: Known = None,
     public: Public = None, start: First = None, change: Settings = None, sealed: Sealed = False,

@@ -36,7 +36,7 @@ def source(spec: str, classes: Sequence[str]) -> Source:
     """The source that a text names; its file makes one in a module of its own, and imports what it needs there."""
     kind, _, what = spec.partition(":")
     if kind not in KINDS or not what:
-        raise Usage(f"a source is one of {', '.join(f'{name}:…' for name in KINDS)}, not {spec!r}")
+        raise Usage(f"a source is one of {', '.join(f'{name}:...' for name in KINDS)}, not {spec!r}")
     _, file = _parted(spec)
     if file and not Path(file).exists():
         raise FileMissing(f"{Path(file).name} is not there")

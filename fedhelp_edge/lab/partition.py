@@ -39,7 +39,7 @@ def deal(images: Images, how: str, seed: int, *, sites: int = 0, large: int = 0,
     elif kind == "sizes":
         dealt = _sizes(images, what, seed, val)
     else:
-        raise Usage(f"a split is natural:centers, natural:folder, dirichlet:ALPHA or sizes:TRAIN/TEST,…, not {how!r}")
+        raise Usage(f"a split is natural:centers, natural:folder, dirichlet:ALPHA or sizes:TRAIN/TEST,..., not {how!r}")
     train = [sum(split == "train" for split in part.splits) for _, part in dealt]
     if without := [name for (name, _), count in zip(dealt, train, strict=True) if not count]:
         raise Usage(f"{how} leaves {without[0]!r} without training images; take fewer sites, or another split")

@@ -304,14 +304,14 @@ def _stanza_value(stanza: _Stanza, arguments: int, length: int) -> bytes:
 def _private(identity: str) -> X25519PrivateKey:
     raw = bech32.decode("age-secret-key-", identity.lower()) if identity.isupper() else None
     if raw is None or len(raw) != 32:
-        raise RecipientType("not an AGE-SECRET-KEY-1… identity")
+        raise RecipientType("not an AGE-SECRET-KEY-1... identity")
     return X25519PrivateKey.from_private_bytes(raw)
 
 
 def _public(recipient: str) -> X25519PublicKey:
     raw = bech32.decode("age", recipient)
     if raw is None or len(raw) != 32:
-        raise RecipientType("not an age1… recipient")
+        raise RecipientType("not an age1... recipient")
     return X25519PublicKey.from_public_bytes(raw)
 
 
@@ -319,7 +319,7 @@ def _exchange(private: X25519PrivateKey, public: X25519PublicKey) -> bytes:
     try:
         return private.exchange(public)
     except ValueError:  # a point of low order gives everybody the same secret
-        raise RecipientType("an age1… recipient of low order") from None
+        raise RecipientType("an age1... recipient of low order") from None
 
 
 # --- the armor -------------------------------------------------------------------------------------------------------

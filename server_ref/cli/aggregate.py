@@ -30,5 +30,5 @@ def aggregate(
     for state in ("quarantined", "refused"):
         for one in told[state]:
             print(f"  {one['site']} {state}: {one['code']}: {one['cause']}")
-    shell.say("next: 'fedhelp-coordinator open' opens the next round; 'exchange' or 'serve' hands the model out")
+    shell.say("next: 'fedhelp-coordinator open'; 'exchange' or 'serve' hands the model out")
     return None

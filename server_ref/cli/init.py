@@ -41,7 +41,7 @@ def init(
         return shell.result(federation=made.federation, home=str(folder), root_key=str(root))
     print(f"federation {made.federation} of {agreed.name}\nhub        {folder}\nroot key   {root}")
     shell.say(
-        "Move the root key to a stick and lock it away: it is needed again only to restore this hub,\n"
+        "Move the root key to a stick and lock it away. It is needed only to restore this hub,\n"
         "to change its keys, or to merge rounds again without a site.\n"
         "next: 'fedhelp-coordinator invite \"Clinic A\" --tier small'"
     )
