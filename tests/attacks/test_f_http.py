@@ -682,7 +682,8 @@ def test_f20_no_request_whatever_breaks_the_front(
         done = subprocess.run(
             [
                 Path(sys.executable).with_name("schemathesis"), "run", f"http://127.0.0.1:{port}/openapi.json",
-                "--phases", effort("fuzzing", "coverage,fuzzing"), "--checks", ",".join(checks), "--continue-on-failure",
+                "--phases", effort("fuzzing", "coverage,fuzzing"), "--checks", ",".join(checks),
+                "--continue-on-failure",
                 "--max-examples", str(effort(15, 500)), "--seed", "1", "--warnings", "off",
             ],
             env={
