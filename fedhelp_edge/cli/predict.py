@@ -14,7 +14,7 @@ from fedhelp_edge.cli.train import Threads
 app = shell.app()
 
 Model = Annotated[Path, shell.named("The model, MODEL.onnx; its signature lies beside it.")]
-Signer = Annotated[str | None, typer.Option("--signer", help="SHA256:…, the key whose signature you trust.")]
+Signer = Annotated[str | None, typer.Option("--signer", help="SHA256:..., the key whose signature you trust.")]
 _POLL = 2.0  # seconds between two looks into a drop folder
 
 
@@ -44,7 +44,9 @@ def predict(
         raise Usage(f"--format {kind!r} is none of table, csv, json, html")
     if bool(images) == bool(watch) or (watch and not out):
         raise Usage("name images, or a folder with --watch and another with --out")
+    from fedhelp_edge.data import picture
     from fedhelp_edge.infer import bundle, run, show
+    from fedhelp_edge.infer import images as sources
     from fedhelp_edge.site import folder
 
     made = bundle.ready(model, lambda key: folder.vouch(shell.home(home), key, signer), threads=threads)
@@ -55,39 +57,24 @@ def predict(
         return run.watch(out, made, watch, kind, _wait, shell.say)
     if out:
         with shell.progress("looking at images") as progress:
-            path, count, bad = run.into(out, made, images or [], kind, progress)
-        shell.say(f"{count} images; the answers are in {path}")
+            path, tally = run.into(out, made, images or [], kind, progress)
     else:
-        count, bad = _print(made, images or [], kind)
-    if not count:
+        path, tally = None, run.Tally()
+        with picture.quietly():
+            found = run.rows(made, sources.items(images or []), pictures=kind == "html")
+            for part in show.KINDS[kind].text(made, tally.counting(found)):
+                sys.stdout.write(part)
+    if not tally.images:
         raise NoImages(
             "there is no image in what was named", remedy="name image files, DICOM, an NPZ, or a folder of them"
         )
+    where = f"; the answers are in {path}" if path else ""
+    shell.say(f"{tally.answered} of {tally.images} images answered{where}")
     shell.say(show.NOTICE)
-    if bad:
-        shell.say(f"{bad} of {count} files could not be used; their rows say why")
+    if tally.bad:
+        shell.say(f"{tally.bad} of {tally.images} files could not be used; their rows say why")
         raise typer.Exit(1)
     return None
-
-
-def _print(made: object, images: list[Path], kind: str) -> tuple[int, int]:
-    """Answers to stdout as they come; how many, and how many files were bad."""
-    from fedhelp_edge.data import picture
-    from fedhelp_edge.infer import images as sources
-    from fedhelp_edge.infer import run, show
-
-    counted = [0, 0]
-
-    def rows() -> object:
-        for row in run.rows(made, sources.items(images), pictures=kind == "html"):  # type: ignore[arg-type]
-            counted[0] += 1
-            counted[1] += row["error"] is not None
-            yield row
-
-    with picture.quietly():
-        for part in show.KINDS[kind].text(made, rows()):  # type: ignore[arg-type]
-            sys.stdout.write(part)
-    return counted[0], counted[1]
 
 
 def _wait() -> bool:

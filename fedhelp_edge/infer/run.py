@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -33,6 +34,22 @@ Progress: TypeAlias = Callable[[int, int], None]
 LOG = "answers.jsonl"
 _BATCH = 64
 _AHEAD = 2 * _BATCH  # images that are being decoded or wait
+
+
+@dataclass
+class Tally:
+    """How many rows there were, how many of them are answers, and how many say that a file is bad."""
+
+    images: int = 0
+    answered: int = 0
+    bad: int = 0
+
+    def counting(self, found: Iterable[Row]) -> Iterator[Row]:
+        for row in found:
+            self.images += 1
+            self.answered += row["answer"] is not None
+            self.bad += row["error"] is not None
+            yield row
 
 
 def rows(bundle: Bundle, items: Iterable[Item], *, pictures: bool = False) -> Iterator[Row]:
@@ -141,9 +158,8 @@ class Log:
 
 def into(
     folder: Path, bundle: Bundle, given: Sequence[Path], kind: str, progress: Progress | None = None
-) -> tuple[Path, int, int]:
-    """Answer all that has no answer in the folder yet, and write the file of this kind; it, all rows, and how many of
-    them have no answer because the file is bad."""
+) -> tuple[Path, Tally]:
+    """Answer all that has no answer in the folder yet, and write the file of this kind."""
     names: set[str] = set()
     total = images.count(given) if progress else 0
 
@@ -171,19 +187,11 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def finish(folder: Path, bundle: Bundle, log: Log, names: set[str], kind: str) -> tuple[Path, int, int]:
+def finish(folder: Path, bundle: Bundle, log: Log, names: set[str], kind: str) -> tuple[Path, Tally]:
     """The file of a kind, made of the rows of these names."""
-    counted = [0, 0]
-
-    def wanted() -> Iterator[Row]:
-        for row in log.rows():
-            if row["file"] in names:
-                counted[0] += 1
-                counted[1] += row["error"] is not None
-                yield row
-
-    path = show.KINDS[kind].keep(folder, bundle, wanted())
-    return path, counted[0], counted[1]
+    tally = Tally()
+    wanted = (row for row in log.rows() if row["file"] in names)
+    return show.KINDS[kind].keep(folder, bundle, tally.counting(wanted)), tally
 
 
 def watch(

@@ -58,10 +58,9 @@ class Table:
     def text(self, bundle: Bundle, rows: Iterable[Row]) -> Iterator[str]:
         yield f"{'file':<40} {'answer':<16} {'sure':>6}  why not\n"
         for row in rows:
-            sure = max(row["probabilities"].values(), default=None)
-            shown = "–" if sure is None else _part(sure)
+            shown = _part(row["probabilities"][row["answer"]]) if row["answer"] else "-"
             code = f"{row['error']['code']}: " if row["error"] else ""
-            line = f"{_plain(row['file']):<40} {row['answer'] or '–':<16} {shown:>6}  {_plain(code + row['reason'])}"
+            line = f"{_plain(row['file']):<40} {row['answer'] or '-':<16} {shown:>6}  {_plain(code + row['reason'])}"
             yield line.rstrip() + "\n"
 
     def keep(self, folder: Path, bundle: Bundle, rows: Iterable[Row]) -> Path:
