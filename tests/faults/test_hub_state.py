@@ -232,10 +232,11 @@ def test_g16_no_secret_and_no_number_of_a_share_is_in_what_is_printed_logged_or_
     (tmp_path / "passphrase").chmod(0o600)
     given = ("--home", fed.hub.home, "--passphrase-file", tmp_path / "passphrase")
     printed = b""
-    for arguments in (("aggregate", "--now"), ("open",), ("open", "--debug"), ("aggregate", "--json")):
+    for arguments in (("aggregate", "--now", "--json"), ("aggregate", "--debug")):
         done = command.run(*arguments, *given, home=tmp_path, program=command.COORDINATOR)
         printed += (done.stdout + done.stderr).encode()
     assert b"E_NONFINITE" in printed
+    assert b"Traceback" in printed
     fed.again()
     lines = "\n".join(f"{line}" for line, _ in fed.hub.store.lines()).encode()
     rows = b"".join(path.read_bytes() for path in fed.hub.home.glob("hub.db*"))
