@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from fedhelp_edge import errors, plan
@@ -16,6 +15,7 @@ from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.base import Bench, Learner, Site
 from fedhelp_edge.methods.fedavg import FedAvg
 from fedhelp_edge.train import checkpoint, loop
+from tests.threads import one_thread as one_thread
 
 PLAN = """
 method = "fedavg"
@@ -31,14 +31,6 @@ batch = 4
 class Images:
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

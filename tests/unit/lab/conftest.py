@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from fedhelp_edge import plan as plans
 from fedhelp_edge.data import phantom
@@ -20,18 +19,10 @@ from fedhelp_edge.lab.partition import Part
 from fedhelp_edge.methods.base import Bench
 from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.plan import Plan
+from tests.threads import one_thread as one_thread
 
 SIDE = 8
 COUNTS = {"2": 14, "10": 20, "9": 12}  # of each centre
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """What is this small is slower with more, and the same bits need the same threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _images(counts: dict[str, int], classes: int = 3) -> Images:

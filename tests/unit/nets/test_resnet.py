@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +12,13 @@ from torch import nn
 from fedhelp_edge import share
 from fedhelp_edge.nets import resnet, spec
 from fedhelp_edge.nets.resnet import Block, ResNet
+from tests.threads import one_thread as one_thread
 
 _ROOT = Path(__file__).resolve().parents[3]
 DATA = _ROOT / os.environ.get("FEDHELP_DATA", "../shared/data")
 
 every = pytest.mark.parametrize("net", sorted(spec.DEPTHS))
 both = pytest.mark.parametrize("norm", ["batch", "group"])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def published(net: str) -> dict[str, share.Array]:
