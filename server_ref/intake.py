@@ -17,6 +17,7 @@ from fedhelp_edge import files
 from fedhelp_edge.errors import (
     AgeError,
     DuplicateRound,
+    FedhelpError,
     InnerContext,
     Kind,
     ParcelError,
@@ -63,9 +64,9 @@ def receive(hub: Hub, source: Path) -> Answer:
     """Take in a file from outside, or say why not. Nothing of it is decrypted."""
     with files.reading(source, follow=False) as file:
         said, signers = parcel.read_prologue(file)
-        if known := already(hub, said):
+        known, limit = greet(hub, said, signers)
+        if known:
             return known
-        limit = admit(hub, said, signers)
         file.seek(0)
         part = hub.home / f".{os.urandom(8).hex()}.part"
         try:
@@ -73,6 +74,18 @@ def receive(hub: Hub, source: Path) -> Answer:
             return keep(hub, part)
         finally:
             part.unlink(missing_ok=True)
+
+
+def greet(hub: Hub, said: Statement, signers: tuple[str, ...]) -> tuple[Answer | None, int]:
+    """The answer that a parcel had before; or None, and how many bytes of payload it may bring."""
+    if known := already(hub, said):
+        return known, 0
+    try:
+        return None, admit(hub, said, signers)
+    except FedhelpError:
+        if known := already(hub, said):  # it came another way in this moment, and is refused for having come
+            return known, 0
+        raise
 
 
 def already(hub: Hub, said: Statement) -> Answer | None:

@@ -160,9 +160,7 @@ def _judge(hub: Hub, data: bytes) -> tuple[Statement, int, Answer | None]:
     _check_sender(hub, data)
     file = io.BytesIO(data)
     said, signers = parcel.read_prologue(file)
-    known = intake.already(hub, said)
-    if not known:
-        intake.admit(hub, said, signers)
+    known, _ = intake.greet(hub, said, signers)
     return said, file.tell(), known
 
 
