@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +43,22 @@ def hub() -> keys.Keys:
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
-    """A federation of three clinics, made once for those who only need a copy."""
-    made = Federation(tmp_path_factory.mktemp("federation") / "made")
-    yield made
-    made.hub.store.close()
+def made_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], Federation]]:
+    """Federations of so many clinics, made once for those who only need a copy."""
+    with ExitStack() as made:
+
+        @cache
+        def make(clinics: int) -> Federation:
+            new = Federation(tmp_path_factory.mktemp("federation") / "made", clinics=clinics)
+            made.callback(lambda: new.hub.store.close())
+            return new
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def made(made_of: Callable[[int], Federation]) -> Federation:
+    return made_of(3)
 
 
 @pytest.fixture

@@ -40,16 +40,9 @@ from tests.federation import Clinic, Federation
 from tests.net import BYTES, TUS, Answer, Client, prologue, raw, running
 
 
-@pytest.fixture(scope="module")
-def made_of_two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
-    made = Federation(tmp_path_factory.mktemp("two") / "made", clinics=2)
-    yield made
-    made.hub.store.close()
-
-
 @pytest.fixture
-def fed(made_of_two: Federation, tmp_path: Path) -> Iterator[Federation]:
-    with made_of_two.lent(tmp_path / "federation") as fed:
+def fed(made_of: Callable[[int], Federation], tmp_path: Path) -> Iterator[Federation]:
+    with made_of(2).lent(tmp_path / "federation") as fed:
         yield fed
 
 
