@@ -107,7 +107,7 @@ def likeness(train: Floats, kept: Floats) -> Likeness:
     """
     mean = train.mean(0).astype(np.float32)
     values, vectors = np.linalg.eigh(_covariance(np.asarray(train, np.float64)))
-    root = (vectors / np.sqrt(values)).astype(np.float32)
+    root = ((vectors / np.sqrt(values)) @ vectors.T).astype(np.float32)  # the one symmetric root
     away = np.sort(Likeness(mean, root, 1.0, 0.0, 0).distance(kept))
     level = max(UNLIKE, 1 / (len(kept) + 1))
     rank = math.ceil((1 - level) * (len(kept) + 1) - 1e-9)

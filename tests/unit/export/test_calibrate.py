@@ -64,6 +64,13 @@ def test_few_images_promise_less_and_say_so() -> None:
     assert said.own == (True, True, False)
 
 
+def test_a_class_without_validation_images_is_promised_nothing_and_stops_nothing() -> None:
+    logits, labels = sample(200, 10)
+    said = calibrate.calibrate(logits[labels < 2], labels[labels < 2], 0.9)
+    assert (said.images[2], said.own[2], said.thresholds[2].at) == (0, False, None)
+    assert len(said.least) == K
+
+
 def test_too_few_images_are_refused() -> None:
     with pytest.raises(TooFew):
         calibrate.calibrate(*sample(3, 5), 0.9)
