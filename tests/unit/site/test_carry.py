@@ -124,9 +124,8 @@ def test_a_file_that_is_half_there_is_named_and_comes_later(clinic: Clinic) -> N
     clinic.trip()
     clinic.federation.open()
     clinic.trip()
-    task = next(
-        path for path in (clinic.stick / FROM).glob("*.fhx") if parcel.look(path, parcel.anyone).statement.kind == "task"
-    )
+    left = (clinic.stick / FROM).glob("*.fhx")
+    task = next(path for path in left if parcel.look(path, parcel.anyone).statement.kind == "task")
     whole = task.read_bytes()
     task.write_bytes(whole[:-10])
     assert [one["code"] for one in clinic.download().refused] == ["E_TRUNCATED"]

@@ -1,0 +1,165 @@
+"""Errors that people meet at a site and at a hub: what the hint says is done, and the same command works."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedhelp_edge import errors
+from tests import command
+from tests.federation import PLAN
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+class Desk:
+    """A person at a site and one at a hub, with a stick between them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.stick = folder, folder / "stick"
+        self.stick.mkdir()
+        (folder / "plan.toml").write_text(PLAN)
+        (folder / "pass").write_text("four quiet words here\n")
+
+    def site(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        return self._type("site", command.SITE, words)
+
+    def hub(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        return self._type("hub", command.COORDINATOR, words)
+
+    def _type(
+        self, home: str, program: tuple[str, ...], words: tuple[str | Path, ...]
+    ) -> subprocess.CompletedProcess[str]:
+        env = {"FEDHELP_HOME": str(self.folder / home), "FEDHELP_PASSPHRASE_FILE": str(self.folder / "pass")}
+        return command.run(*words, home=self.folder, program=program, env=env)
+
+    def join(self) -> None:
+        for step in (("init", "--plan", "plan.toml"), ("invite", "A", "--tier", "small", "--out", "a.invite")):
+            works(self.hub(*step))
+        works(self.site("join", "a.invite", "--via", self.stick))
+        works(self.hub("exchange", self.stick))
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def works(done: subprocess.CompletedProcess[str]) -> None:
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def fails(done: subprocess.CompletedProcess[str], code: str, hint: str) -> None:
+    """It fails with this code, and the hint says this."""
+    assert command.refusal(done) == code
+    assert hint in next(line for line in done.stderr.splitlines() if line.startswith("hint: "))
+    assert code in {kind.code for kind in errors.tree()}
+
+
+def test_a_site_that_has_not_joined_joins_and_one_that_has_leaves(desk: Desk) -> None:
+    fails(desk.site("status"), "E_NOT_JOINED", "fedhelp-edge join INVITE")
+    desk.join()
+    works(desk.site("status"))
+    works(desk.hub("invite", "A", "--tier", "small", "--out", "again.invite"))
+    fails(desk.site("join", "again.invite", "--via", desk.stick), "E_JOINED", "fedhelp-edge leave")
+    works(desk.site("leave"))
+    works(desk.site("join", "again.invite", "--via", desk.stick))
+
+
+def test_a_code_needs_a_way_and_its_letters(desk: Desk) -> None:
+    works(desk.hub("init", "--plan", "plan.toml"))
+    code = str(command.answer(desk.hub("invite", "A", "--tier", "small", "--json"))["code"])
+    works(desk.hub("exchange", desk.stick))
+    fails(desk.site("join", code), "E_CARRIER", "--via DIR")
+    wrong = code[:-1] + ("A" if code[-1] != "A" else "B")
+    fails(desk.site("join", wrong, "--via", desk.stick), "E_INVITE_CODE", "compare the code letter by letter")
+    works(desk.site("join", code, "--via", desk.stick))
+
+
+def test_the_stick_is_plugged_in_again(desk: Desk) -> None:
+    desk.join()
+    desk.stick.rename(desk.folder / "pocket")
+    fails(desk.site("download"), "E_FILE_MISSING", "plugged in")
+    (desk.folder / "pocket").rename(desk.stick)
+    works(desk.site("download"))
+
+
+def test_what_is_not_there_yet_is_downloaded(desk: Desk) -> None:
+    pytest.importorskip("torch")
+    desk.join()
+    images = np.zeros((8, 8, 8, 3), np.uint8) + np.arange(8, dtype=np.uint8)[:, None, None, None]
+    np.savez(desk.folder / "images.npz", images=images, labels=np.arange(8) % 3)
+    works(desk.hub("open"))
+    works(desk.hub("exchange", desk.stick))
+    fails(desk.site("train", "images.npz"), "E_NOT_YET", "fedhelp-edge download")
+    works(desk.site("download"))
+    fails(desk.site("distill", "images.npz"), "E_TIER", "fedhelp-edge train")
+    fails(desk.site("train"), "E_IMAGES", "name the folder, table or NPZ")
+    fails(desk.site("evaluate"), "E_NOT_TRAINED", "fedhelp-edge train")
+    works(desk.site("train", "images.npz"))
+    works(desk.site("evaluate"))
+
+
+def test_keys_are_locked_guarded_there_or_brought_back(desk: Desk) -> None:
+    fails(desk.site("keys", "show"), "E_KEYS_MISSING", "fedhelp-edge keys new")
+    works(desk.site("keys", "new"))
+    works(desk.site("keys", "show"))
+    works(desk.site("keys", "backup", "backup.txt"))
+    kept = desk.folder / "site" / "keys.age"
+    kept.chmod(0o644)
+    fails(desk.site("keys", "backup", "other.txt"), "E_KEYS_MODE", "chmod 600")
+    kept.chmod(0o600)
+    works(desk.site("keys", "backup", "other.txt"))
+    (desk.folder / "pass").write_text("other words\n")
+    fails(desk.site("keys", "backup", "third.txt"), "E_PASSPHRASE", "type it again")
+    (desk.folder / "pass").write_text("four quiet words here\n")
+    works(desk.site("keys", "backup", "third.txt"))
+    kept.write_bytes(kept.read_bytes()[:-20])
+    fails(desk.site("keys", "backup", "fourth.txt"), "E_KEYS_CORRUPT", "fedhelp-edge keys restore")
+    kept.rename(desk.folder / "damaged")
+    works(desk.site("keys", "restore", "backup.txt"))
+    works(desk.site("keys", "backup", "fourth.txt"))
+
+
+def test_a_file_that_is_in_the_way_is_moved_and_one_that_is_wrong_corrected(desk: Desk) -> None:
+    fails(desk.site("plan", "new", "plan.toml"), "E_FILE_EXISTS", "move the old file away")
+    (desk.folder / "plan.toml").rename(desk.folder / "old.toml")
+    works(desk.site("plan", "new", "plan.toml"))
+    (desk.folder / "old.toml").write_text(PLAN.replace("rounds = 12", "rounds = 0"))
+    fails(desk.hub("init", "--plan", "old.toml"), "E_PLAN", "correct the lines that are named")
+    (desk.folder / "old.toml").write_text(PLAN)
+    works(desk.hub("init", "--plan", "old.toml"))
+
+
+def test_a_hub_is_made_and_says_what_it_waits_for(desk: Desk) -> None:
+    fails(desk.hub("status"), "E_HUB", "fedhelp-coordinator init --plan plan.toml")
+    desk.join()
+    works(desk.hub("status"))
+    fails(desk.hub("aggregate"), "E_STATE", "fedhelp-coordinator open")
+    works(desk.hub("open"))
+    fails(desk.hub("aggregate"), "E_QUORUM", "remind the sites")
+    fails(desk.hub("revoke", "site-009"), "E_SITE", "fedhelp-coordinator roster")
+    works(desk.hub("roster"))
+    works(desk.hub("revoke", "site-001"))
+
+
+def test_images_that_cannot_be_learned_from_are_put_right(desk: Desk) -> None:
+    from PIL import Image
+
+    images = desk.folder / "images"
+    (images / "a").mkdir(parents=True)
+    told = desk.site("check", "images", "--plan", "plan.toml")
+    assert (told.returncode, "E_NO_IMAGES" in told.stdout) == (1, True)
+    assert "name a folder with one folder of images for each class" in told.stdout
+    for number in range(12):
+        path = images / ("a", "x", "c")[number % 3] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)).save(path)
+    told = desk.site("check", "images", "--plan", "plan.toml")
+    assert "E_LABEL" in told.stdout
+    assert "--map 'NAME=CLASS'" in told.stdout
+    works(desk.site("check", "images", "--plan", "plan.toml", "--map", "x=b"))
