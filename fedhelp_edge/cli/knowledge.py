@@ -15,9 +15,7 @@ app = shell.app(no_args_is_help=True, help="Public images and what foundation mo
 @app.command()
 def build(
     public: Annotated[Path, typer.Option("--public", help="Public images: an NPZ, a folder, a table.", readable=False)],
-    source: Annotated[
-        list[str], typer.Option("--source", help="clip:MODEL@FILE, torchvision:FILE, nets:..., files:FILE")
-    ],
+    source: Annotated[list[str], typer.Option("--source", help="clip:, torchvision: or nets:MODEL@FILE, files:FILE")],
     out: Annotated[Path, typer.Option("--out", help="Where to write the pack.", readable=False)],
     size: Annotated[int | None, typer.Option("--size", min=1, help="How many of the images to take.")] = None,
     quality: Annotated[
