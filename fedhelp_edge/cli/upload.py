@@ -26,8 +26,7 @@ def upload(
     place = shell.home(home)
     ask = functools.cache(shell.asker(passphrase_file))
     ways = joined.carriers(place, ask, via, url, ca_file)
-    if joined.status(place)["state"] == joined.TRAINED:
-        carry.seal_newest(place, ask)
+    joined.seal(place, ask)
     sent = carry.upload(place, ways)
     if json:
         return shell.result(sent=sent)

@@ -33,6 +33,7 @@ from fedhelp_edge.trust.floor import Floor
 from fedhelp_edge.trust.task import Task
 
 LOCK = "carry.lock"
+_FIRST_NEW_KEYS = "'fedhelp-edge upload' asks for them; after the coordinator's answer 'download', then 'upload' again"
 _NOT_THE_FEDERATIONS = {"left", "images", "images.txt", "others", LOCK}
 _ORDER = ("charter", "roster", "task", "knowledge", "global", "receipt")  # each rests on those before it
 
@@ -245,6 +246,8 @@ def seal_share(home: Path, known: Floor, order: Task, ask: Callable[[], str]) ->
     site = folder.me(home, known)
     if site is None:
         raise NotYet("this site is not in the roster yet")
+    if (home / folder.NEXT_KEYS).exists():
+        raise NotYet("new keys were asked for, and the roster does not name them yet", remedy=_FIRST_NEW_KEYS)
     plan, report = plan_of(order), json.loads((at / "report.json").read_text(encoding="utf-8"))
     with files.reading(at / "share.safetensors") as file:
         arrays = dict(share.Arrays(file, share.read_header(file)))
@@ -276,6 +279,8 @@ def ask_for_new_keys(home: Path, ask: Callable[[], str]) -> Path:
     if site is None:
         raise NotYet("this site is not in the roster yet")
     with lock.held(home / LOCK):
+        if any(path.parent.parent.name == "rounds" for path in outbox(home)):
+            raise NotYet("a share of the old keys has no receipt yet", remedy="fedhelp-edge upload, then download")
         own = keys.load(home, ask)
         new = _keys_in(made, ask if keys.is_locked(home) else lambda: None)
         for path in (home / "request").glob("*.fhx"):

@@ -59,6 +59,12 @@ def carriers(
     return [Http(note["url"], known.charter.federation, own, home / "incoming", authority and Path(authority), new)]
 
 
+def seal(home: Path, ask: Callable[[], str]) -> None:
+    """Seal the share of the round that is ordered now, if it was trained and the keys are not being changed."""
+    if status(home)["state"] == TRAINED and not (home / folder.NEXT_KEYS).exists():
+        carry.seal_newest(home, ask)
+
+
 def status(home: Path, clock: datetime | None = None) -> dict[str, Any]:
     """Where this site stands, read from its files alone."""
     known = folder.joined(home)

@@ -39,8 +39,7 @@ def sync(
 
         order.train(home, told["tier"], None, watch, device=device, threads=threads)
         found.trained = told["round"]
-    if joined.status(home)["state"] == joined.TRAINED:
-        carry.seal_newest(home, ask)
+    joined.seal(home, ask)
     with _if_reached(found):
         found.sent += carry.upload(home, ways)
     return found

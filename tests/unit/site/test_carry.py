@@ -176,3 +176,27 @@ def test_a_change_of_keys_that_was_cut_off_ends_with_the_next_download(clinic: C
     clinic.download()
     assert keys.load(clinic.home, nobody).public == new
     assert clinic.state == joined.WAITING
+
+
+def test_no_share_is_sealed_while_keys_change_nor_keys_changed_while_a_share_is_on_its_way(clinic: Clinic) -> None:
+    clinic.join()
+    clinic.trip()
+    clinic.federation.open()
+    clinic.trip()
+    clinic.download()
+    clinic.train()
+    asked = carry.ask_for_new_keys(clinic.home, nobody)
+    with pytest.raises(NotYet, match="new keys"):
+        carry.seal_newest(clinic.home, nobody)
+    joined.seal(clinic.home, nobody)
+    assert clinic.upload() == [asked.stem]
+    clinic.trip()
+    clinic.download()
+    joined.seal(clinic.home, nobody)
+    with pytest.raises(NotYet, match="a share"):
+        carry.ask_for_new_keys(clinic.home, nobody)
+    clinic.upload()
+    clinic.trip()
+    clinic.download()
+    assert joined.status(clinic.home)["receipts"][0]["state"] in ("accepted", "received")
+    carry.ask_for_new_keys(clinic.home, nobody)
