@@ -202,7 +202,7 @@ def test_whatever_happens_a_hub_stands_where_it_should(tiny: Federation, effort:
         made = tiny
 
     quick = settings(
-        max_examples=effort(15, 1000), stateful_step_count=effort(30, 60), deadline=None, derandomize=True,
+        max_examples=effort(15, 300), stateful_step_count=effort(30, 60), deadline=None, derandomize=True,
         database=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow],
     )  # fmt: skip
     run_state_machine_as_test(Here, settings=quick)  # type: ignore[no-untyped-call]
