@@ -290,6 +290,13 @@ def test_a_file_that_changed_is_asked_again_and_one_that_is_gone_is_left_out(ope
     assert rows["001.png"]["answer"] is None
 
 
+def test_answers_that_lie_among_the_images_are_not_asked_about(opened: Bundle, tmp_path: Path) -> None:
+    folder = bundles.pictures(tmp_path / "in", 2)
+    for _ in range(2):
+        _, tally = run.into(folder / "answers", opened, [folder], "html")
+        assert (tally.images, tally.bad) == (2, 0)
+
+
 def test_answers_of_two_models_are_never_mixed(opened: Bundle, tmp_path: Path) -> None:
     folder = bundles.pictures(tmp_path / "in", 1)
     run.into(tmp_path / "out", opened, [folder], "csv")
