@@ -167,7 +167,7 @@ def test_what_lies_beside_images_is_passed_over_and_what_might_be_meant_is_named
     for name in ("a/notes.txt", "a/Thumbs.db", "a/.DS_Store", "README.md", "DICOMDIR"):
         (source / name).write_bytes(b"x")
     (source / "a" / "photo.heic").write_bytes(b"x")
-    assert made.codes(data.load(source, made.plan(), kept=tmp_path / "kept")) == [("a/photo.heic", "E_IMAGE_KIND")]
+    assert made.codes(data.load(source, made.plan(), kept=tmp_path / "kept")) == [("a/photo.heic", "E_HEIC")]
 
 
 def test_nothing_heavy_is_imported_to_read_images(tmp_path: Path) -> None:
