@@ -13,7 +13,8 @@ export FEDHELP_PASSPHRASE_FILE=passphrase OMP_NUM_THREADS=1 FEDHELP_HOME=hub
 echo "correct horse battery staple anyway" >passphrase # each would have their own, and type it
 fedhelp-coordinator init --plan "$here/plan.toml"
 fedhelp-coordinator serve --port 0 --json >address &
-trap "kill $!" EXIT
+serve=$!
+trap "kill $serve" EXIT
 until [ -s address ]; do sleep 0.2; done
 url=$(sed 's/.*"url": *"\([^"]*\)".*/\1/' address)
 
@@ -25,9 +26,10 @@ for site in $sites; do
   FEDHELP_HOME=site-$site fedhelp-edge join site-$site.invite --url "$url"
 done
 
-fedhelp-coordinator requests # lets in whoever had an invite
+fedhelp-coordinator open # lets in whoever had an invite, and opens the first round
 fedhelp-coordinator run --every 1 &
 run=$!
+trap "kill $serve $run 2>/dev/null || true" EXIT
 
 # Each site's computer; `sync --watch` would do all three by itself, once it knows the images.
 for site in $sites; do
