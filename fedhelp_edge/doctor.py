@@ -19,7 +19,7 @@ from pathlib import Path
 from fedhelp_edge.errors import FedhelpError, NoKeys
 from fedhelp_edge.infer import bundle
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
-from fedhelp_edge.site import folder
+from fedhelp_edge.site import folder, joined
 
 PASS, WARN, FAIL = "pass", "warn", "fail"
 _ORDER = (PASS, WARN, FAIL)
@@ -39,7 +39,7 @@ def checks(home: Path, model: Path | None = None) -> Iterator[Check]:
     """Every check, as it is done; with a model, also whether it answers here as it did where it was exported."""
     for check in (_python, _packages, _processor, _memory, _parcel, _telemetry, _training):
         yield check()
-    for check_home in (_disk, _keys, _clock):
+    for check_home in (_disk, _keys, _clock, _carrier):
         yield check_home(home)
     if model:
         yield _model(home, model)
@@ -169,6 +169,18 @@ def _clock(home: Path) -> Check:
         days = (floor - now).days
         return Check("clock", WARN, f"{now:%Y-%m-%d %H:%M} UTC is at least {days} days slow", "set the clock")
     return Check("clock", PASS, f"{now:%Y-%m-%d %H:%M} UTC")
+
+
+def _carrier(home: Path) -> Check:
+    """Whether parcels can travel now. It is no fault if they cannot: training goes on without."""
+    try:
+        if folder.floor(home) is None:
+            return Check("carrier", PASS, "no federation was joined yet")
+        for way in joined.carriers(home, str, patience=3):
+            way.check()
+    except FedhelpError as fault:
+        return Check("carrier", WARN, fault.cause, fault.remedy)
+    return Check("carrier", PASS, "is reached" if "via" not in folder.note(home) else "the folder is there")
 
 
 def _model(home: Path, path: Path) -> Check:

@@ -11,6 +11,9 @@ from typing import Protocol
 
 
 class Carrier(Protocol):
+    def check(self) -> None:
+        """Raise what is wrong, if the coordinator cannot be reached this way now."""
+
     def put(self, parcel: Path) -> None:
         """Send a parcel, whose file is named by its statement's hash; one that was sent before is done."""
 

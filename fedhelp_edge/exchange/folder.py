@@ -19,9 +19,13 @@ VOUCHES = "vouches.json"  # by an invite's id, what shows that the coordinator k
 class Folder:
     root: Path
 
-    def put(self, parcel: Path) -> None:
+    def check(self) -> None:
+        """Whether the folder is there."""
         if not self.root.is_dir():
             raise FileMissing(f"{self.root.name} is not there")
+
+    def put(self, parcel: Path) -> None:
+        self.check()
         place = self.root / TO / parcel.name
         place.parent.mkdir(exist_ok=True)
         if place.exists():
@@ -32,8 +36,7 @@ class Folder:
             shutil.copyfileobj(file, sink)
 
     def fetch(self, have: frozenset[str]) -> Iterator[Path]:
-        if not self.root.is_dir():
-            raise FileMissing(f"{self.root.name} is not there")
+        self.check()
         for path in sorted((self.root / FROM).glob("*")):
             parcel = path.name != VOUCHES and not path.name.startswith(".")
             if parcel and path.stem not in have and path.is_file() and not path.is_symlink():

@@ -97,6 +97,10 @@ class Http:
         except RefusedThere:
             return ""
 
+    def check(self) -> None:
+        """Whether a front answers at all."""
+        self._keep_trying(lambda: self._ask("GET", "/healthz"))
+
     def charters(self) -> Iterator[Path]:
         self.store.mkdir(parents=True, exist_ok=True)
         for one in json.loads(self._keep_trying(lambda: self._ask("GET", "/v1/charters")).body)["parcels"]:

@@ -42,8 +42,9 @@ def invited(home: Path, told: str, via: Path | None = None, url: str = "", ca_fi
 
 
 def carriers(
-    home: Path, ask: Callable[[], str], via: Path | None = None, url: str = "", ca_file: Path | None = None
-) -> list[exchange.Carrier]:
+    home: Path, ask: Callable[[], str], via: Path | None = None, url: str = "", ca_file: Path | None = None,
+    *, patience: float = 60,
+) -> list[exchange.Carrier]:  # fmt: skip
     """The folder or address that is named, and remembered; else what was named last, else the invite's address."""
     known = folder.joined(home)
     carry.remember(home, via, url, ca_file)
@@ -56,7 +57,11 @@ def carriers(
     made = home / folder.NEXT_KEYS
     new = functools.cache(lambda: keys.load(made, ask)) if made.exists() else None
     authority = note.get("ca_file")
-    return [Http(note["url"], known.charter.federation, own, home / "incoming", authority and Path(authority), new)]
+    return [
+        Http(
+            note["url"], known.charter.federation, own, home / "incoming", authority and Path(authority), new, patience
+        )
+    ]  # fmt: skip
 
 
 def seal(home: Path, ask: Callable[[], str]) -> None:

@@ -11,6 +11,9 @@ import pytest
 
 from fedhelp_edge import doctor
 from fedhelp_edge.parcel import keys
+from fedhelp_edge.site import carry
+from tests import net
+from tests.clinic import Clinic
 from tests.command import answer, run
 
 SHAPE = {
@@ -87,3 +90,18 @@ def test_a_process_that_hangs_is_a_failure_not_a_wait(monkeypatch: pytest.Monkey
     _, fault = doctor._process(["-c", "import time; time.sleep(60)"])
     assert "no answer" in fault
     assert datetime.now(timezone.utc) - begin < timedelta(seconds=30)
+
+
+def test_how_parcels_travel_is_tried_and_no_network_is_no_fault(clinic: Clinic) -> None:
+    assert doctor._carrier(clinic.home).state == doctor.PASS
+    clinic.join()
+    carry.remember(clinic.home, via=clinic.stick)
+    assert doctor._carrier(clinic.home).detail == "the folder is there"
+    clinic.stick.rename(clinic.stick.with_name("pulled"))
+    assert doctor._carrier(clinic.home).state == doctor.WARN
+    with net.running(clinic.federation.folder / "hub") as port:
+        carry.remember(clinic.home, url=f"http://127.0.0.1:{port}")
+        assert doctor._carrier(clinic.home).detail == "is reached"
+    found = doctor._carrier(clinic.home)
+    assert (found.state, "cannot be reached" in found.detail) == (doctor.WARN, True)
+    assert "run the same command again" in found.remedy
