@@ -97,7 +97,7 @@ def test_a_site_without_test_images_has_no_accuracy(home: Path) -> None:
     np.savez(home / "images.npz", **arrays)
     done = run(*RUN, home=home)
     assert done.returncode == 0, done.stderr
-    assert [line.split()[-1] for line in done.stdout.splitlines()[1:2]] == ["–"]
+    assert [line.split()[-1] for line in done.stdout.splitlines()[1:2]] == ["-"]
 
 
 def test_compare_writes_the_table_that_it_prints_and_goes_on_where_it_was(home: Path) -> None:
