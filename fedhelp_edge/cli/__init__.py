@@ -2,5 +2,5 @@
 
 COMMANDS = (
     "demo", "doctor", "join", "label", "check", "train", "distill", "upload", "download", "sync", "status", "leave",
-    "evaluate", "export", "predict", "compare", "plan", "keys", "inspect", "knowledge", "lab", "audit",
+    "evaluate", "export", "predict", "serve", "compare", "plan", "keys", "inspect", "knowledge", "lab", "audit",
 )  # fmt: skip

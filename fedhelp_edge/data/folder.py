@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from fedhelp_edge import files, plan
 from fedhelp_edge.data import dicom, picture
@@ -40,12 +41,21 @@ def decode(path: Path, image: plan.Image) -> Decoded:
     """The image in a file, whatever its name says that it is."""
     try:
         with picture.refusing(), files.reading(path) as file:
-            head = file.read(132)
-            file.seek(0)
-            is_dicom = dicom.is_dicom(head) or path.suffix.lower() in dicom.SUFFIXES
-            return (dicom.decode if is_dicom else picture.decode)(file, image)
+            return opened(file, path.name, image)
     except FileMissing:
         raise FileMissing(_GONE) from None
+
+
+def opened(file: BinaryIO, name: str, image: plan.Image) -> Decoded:
+    """The image in an open file."""
+    suffix = Path(name).suffix.lower()
+    head = file.read(132)
+    file.seek(0)
+    if dicom.is_dicom(head) or suffix in dicom.SUFFIXES:
+        return dicom.decode(file, image)
+    if suffix in _PHONE:
+        raise PhonePicture(f"{suffix[1:].upper()} is a form of phones that is not read here")
+    return picture.decode(file, image)
 
 
 def read(root: Path, image: plan.Image, known: Callable[[str], bool] | None) -> Files:

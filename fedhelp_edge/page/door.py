@@ -9,17 +9,21 @@ from __future__ import annotations
 import hmac
 import re
 import secrets
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
+
+from fedhelp_edge import shell
 
 HOST = "127.0.0.1"
 _WAIT = 30  # seconds that a browser may stay silent
 _LOOK = 0.05  # seconds between two looks whether it should end
+_PART = 1 << 20  # bytes that are passed over at once
 _HEADERS = {
     "Cache-Control": "no-store",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -29,6 +33,7 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
 }
 _POLICY = "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+_NAMED = re.compile(rb'filename="([^"]*)"')
 _PAGES = re.compile('<meta http-equiv="Content-Security-Policy" content="([^"]*)">')
 
 
@@ -38,10 +43,20 @@ class Asked:
 
     path: str
     body: bytes | None = None
+    languages: str = ""  # that the browser asks for, as Accept-Language
 
     def field(self, name: str) -> str:
         """What a form says."""
         return parse_qs((self.body or b"").decode("utf-8", "replace")).get(name, [""])[0]
+
+    def files(self) -> Iterator[tuple[str, bytes]]:
+        """Name and bytes of each file that a form (multipart/form-data) brings."""
+        line, _, rest = (self.body or b"").partition(b"\r\n")
+        for part in (b"\r\n" + rest).split(b"\r\n" + line)[:-1] if line else []:
+            head, _, data = part.removeprefix(b"\r\n").partition(b"\r\n\r\n")
+            name = _NAMED.search(head)
+            if name and name[1]:
+                yield unquote(name[1].decode("utf-8", "replace")), data
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,9 @@ class App(Protocol):
 
     def answer(self, asked: Asked) -> Answer | None:
         """None where there is nothing. One at a time."""
+
+    def too_large(self, asked: Asked) -> Answer | None:
+        """What is said to a form that is larger than the limit, of which nothing was kept."""
 
 
 class Server(ThreadingHTTPServer):
@@ -87,6 +105,12 @@ class Server(ThreadingHTTPServer):
         self._first = ""
         return True
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that goes away is no event; of a mistake in this program only its kind is told."""
+        fault = sys.exc_info()[1]
+        if not isinstance(fault, OSError):
+            shell.say(f"error: E_INTERNAL: {type(fault).__name__} in this program")
+
 
 @contextmanager
 def opened(app: App, port: int = 0) -> Iterator[Server]:
@@ -110,30 +134,41 @@ class _Asking(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         size = self.headers.get("Content-Length", "")
-        if not size.isdecimal() or int(size) > self.server.app.limit:
-            self.send_error(413)
+        if not re.fullmatch("[0-9]{1,18}", size):
+            self.send_error(411)
             return
-        self._answer(self.rfile.read(int(size)))
+        self._answer(int(size))
 
-    def _answer(self, body: bytes | None) -> None:
+    def _answer(self, size: int | None) -> None:
+        """Only of those who know the secret anything is read."""
         secret, _, path = self.path.partition("?")[0].removeprefix("/").partition("/")
         ours = self.headers.get("Host") == self.server.here
         ours &= self.headers.get("Origin", f"http://{self.server.here}") in (f"http://{self.server.here}", "null")
+        code = 404
+        found: Answer | None = None
         with self.server.turn:
             if ours and self.server.is_first(secret):
-                found: Answer | None = Answer(to="")
+                found = Answer(to="")
             elif ours and hmac.compare_digest(secret.encode(), self.server.secret.encode()):
-                found = self.server.app.answer(Asked(path, body))
-            else:
-                found = None
+                code, found = self._found(path, size)
         if found is None:
-            self.send_error(404)
+            self.send_error(code)
         elif found.to is not None:
             self._send(303, "", {"Location": f"/{self.server.secret}/{found.to}"})
         else:
-            self._send(200, found.page)
+            self._send(code, found.page)
         if found and found.last:
             self.server.done.set()
+
+    def _found(self, path: str, size: int | None) -> tuple[int, Answer | None]:
+        app, languages = self.server.app, self.headers.get("Accept-Language", "")
+        if size is not None and size > app.limit:
+            while size > 0 and (part := self.rfile.read(min(size, _PART))):  # a browser listens when it has said all
+                size -= len(part)
+            return 413, app.too_large(Asked(path, None, languages))
+        body = None if size is None else self.rfile.read(size)
+        found = app.answer(Asked(path, body, languages))
+        return (200 if found else 404), found
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Plain, and the same for whoever guesses."""

@@ -53,6 +53,9 @@ class Label:
             return None
         return Answer(self._picture(place)) if asked.body is None else self._put(place, asked.field("class"))
 
+    def too_large(self, asked: Asked) -> None:
+        """No form of ours is."""
+
     def _to(self, place: int | None) -> Answer:
         return Answer(to=_END if place is None else str(place + 1))
 

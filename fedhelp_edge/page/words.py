@@ -1,4 +1,10 @@
-"""What the local pages say. Another language is another file like this one."""
+"""All that the local pages say. Where `reviewed` is False, no speaker of the language has looked at it yet."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 LABEL_TITLE = "Picture {number} of {total}"
 LABEL_PROGRESS = "{done} of {total} have a class."
@@ -21,3 +27,270 @@ PICTURES = "pictures"
 FILE = "file"
 CAUSE = "why"
 REMEDY = "what to do"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the page of `serve` says, in one language."""
+
+    reviewed: bool  # by a person who speaks it and works in a clinic
+    title: str
+    notice: str
+    private: str
+    choose: str
+    file: str
+    ask: str
+    busy: str
+    answer: str
+    unknown: str
+    unlike: str
+    none: str
+    several: str
+    either: str
+    unsure: str
+    picture: str
+    heat: str
+    legend: str
+    strength: str
+    columns: tuple[str, str, str, str]
+    yes: str
+    set: str
+    note: str
+    refused: str
+    cause: str
+    remedy: str
+    model: str
+    doubt: str
+    card: str
+    stop: str
+    ended: str
+    ended_how: str
+    unreviewed: str
+    codes: Mapping[str, str] = field(default_factory=dict)  # what an error means; in English it says so itself
+
+
+DIAGNOSIS = {
+    "en": Diagnosis(
+        reviewed=True,
+        title="{name}: diagnosis",
+        notice="Not a medical device: a help for trained staff, who decide.",
+        private="Images stay on this computer: they are sent nowhere, and neither they nor the answers are kept.",
+        choose="Choose images or DICOM files, or drop them anywhere on this page.",
+        file="Images or DICOM files",
+        ask="Diagnose",
+        busy="Looking at it ...",
+        answer="Answer: {name}",
+        unknown="Don't know: {reason}",
+        unlike="unlike the images it was trained on ({times} times as far as they may lie)",
+        none="no class is likely enough",
+        several="it may be {names}",
+        either=" or ",
+        unsure="{name} is likeliest, but not likely enough to be sure",
+        picture="The image",
+        heat="The image with the heat-map for {name}",
+        legend="Orange speaks for {name} and blue against it, compared with the mean of all classes, in {fields} x "
+        "{fields} fields. It shows where the model looked, not where a disease is.",
+        strength="Strength of the heat-map",
+        columns=("class", "probability", "possible", "flagged"),
+        yes="yes",
+        set="Cannot be ruled out: {names}.",
+        note="Note",
+        refused="This file cannot be used",
+        cause="Why",
+        remedy="What to do",
+        model="Model {sha256}, round {round}.",
+        doubt="This model is not trusted here",
+        card="The model's card",
+        stop="Stop",
+        ended="It has ended",
+        ended_how="You may close this page.",
+        unreviewed="",
+    ),
+    "fr": Diagnosis(
+        reviewed=False,
+        title="{name} : diagnostic",
+        notice="Ce n'est pas un dispositif médical : c'est une aide pour du personnel formé, qui décide.",
+        private="Les images restent sur cet ordinateur : elles ne sont envoyées nulle part, et ni elles ni les "
+        "réponses ne sont conservées.",
+        choose="Choisissez des images ou des fichiers DICOM, ou déposez-les n'importe où sur cette page.",
+        file="Images ou fichiers DICOM",
+        ask="Diagnostiquer",
+        busy="Examen en cours ...",
+        answer="Réponse : {name}",
+        unknown="Ne sait pas : {reason}",
+        unlike="différente des images de l'apprentissage ({times} fois la distance permise)",
+        none="aucune classe n'est assez probable",
+        several="ce peut être {names}",
+        either=" ou ",
+        unsure="{name} est la plus probable, mais pas assez pour être sûr",
+        picture="L'image",
+        heat="L'image avec la carte de chaleur pour {name}",
+        legend="L'orange parle pour {name}, le bleu contre, par rapport à la moyenne de toutes les classes, en "
+        "{fields} x {fields} champs. Cela montre où le modèle a regardé, pas où se trouve une maladie.",
+        strength="Intensité de la carte de chaleur",
+        columns=("classe", "probabilité", "possible", "signalée"),
+        yes="oui",
+        set="Ne peut être exclu : {names}.",
+        note="Remarque",
+        refused="Ce fichier ne peut pas être utilisé",
+        cause="Pourquoi",
+        remedy="Que faire",
+        model="Modèle {sha256}, tour {round}.",
+        doubt="Ce modèle n'est pas reconnu ici",
+        card="La fiche du modèle",
+        stop="Arrêter",
+        ended="C'est terminé",
+        ended_how="Vous pouvez fermer cette page.",
+        unreviewed="Cette traduction n'a pas encore été relue. En cas de doute, la version anglaise fait foi.",
+        codes={
+            "E_IMAGE": "Le fichier ne peut pas être lu comme une image : copiez-le de nouveau depuis l'original.",
+            "E_IMAGE_KIND": "Ce genre de fichier n'est pas lu ici : exportez une seule image (PNG, JPEG ou DICOM).",
+            "E_IMAGE_SIZE": "L'image est trop grande : exportez-la à une taille ordinaire.",
+            "E_HEIC": "Les photos HEIC ne sont pas lues ici : exportez en JPEG.",
+            "E_NO_IMAGES": "Aucun fichier n'a été choisi, ou il y en a trop à la fois.",
+        },
+    ),
+    "es": Diagnosis(
+        reviewed=False,
+        title="{name}: diagnóstico",
+        notice="No es un dispositivo médico: es una ayuda para personal formado, que es quien decide.",
+        private="Las imágenes se quedan en este ordenador: no se envían a ninguna parte, y no se guardan ni ellas ni "
+        "las respuestas.",
+        choose="Elija imágenes o archivos DICOM, o suéltelos en cualquier lugar de esta página.",
+        file="Imágenes o archivos DICOM",
+        ask="Diagnosticar",
+        busy="Examinando ...",
+        answer="Respuesta: {name}",
+        unknown="No lo sabe: {reason}",
+        unlike="distinta de las imágenes con las que se entrenó ({times} veces la distancia permitida)",
+        none="ninguna clase es bastante probable",
+        several="puede ser {names}",
+        either=" o ",
+        unsure="{name} es la más probable, pero no lo bastante para estar seguro",
+        picture="La imagen",
+        heat="La imagen con el mapa de calor para {name}",
+        legend="El naranja habla a favor de {name}, el azul en contra, respecto a la media de todas las clases, en "
+        "{fields} x {fields} campos. Muestra dónde miró el modelo, no dónde hay una enfermedad.",
+        strength="Intensidad del mapa de calor",
+        columns=("clase", "probabilidad", "posible", "señalada"),
+        yes="sí",
+        set="No se puede descartar: {names}.",
+        note="Nota",
+        refused="Este archivo no se puede usar",
+        cause="Por qué",
+        remedy="Qué hacer",
+        model="Modelo {sha256}, ronda {round}.",
+        doubt="Aquí no se confía en este modelo",
+        card="La ficha del modelo",
+        stop="Terminar",
+        ended="Ha terminado",
+        ended_how="Puede cerrar esta página.",
+        unreviewed="Esta traducción aún no ha sido revisada. En caso de duda vale la versión inglesa.",
+        codes={
+            "E_IMAGE": "El archivo no se puede leer como imagen: cópielo de nuevo desde el original.",
+            "E_IMAGE_KIND": "Esta clase de archivo no se lee aquí: exporte una sola imagen (PNG, JPEG o DICOM).",
+            "E_IMAGE_SIZE": "La imagen es demasiado grande: expórtela a un tamaño corriente.",
+            "E_HEIC": "Las fotos HEIC no se leen aquí: expórtelas como JPEG.",
+            "E_NO_IMAGES": "No se ha elegido ningún archivo, o son demasiados a la vez.",
+        },
+    ),
+    "pt": Diagnosis(
+        reviewed=False,
+        title="{name}: diagnóstico",
+        notice="Não é um dispositivo médico: é uma ajuda para pessoal formado, que é quem decide.",
+        private="As imagens ficam neste computador: não são enviadas para lado nenhum, e nem elas nem as respostas são "
+        "guardadas.",
+        choose="Escolha imagens ou ficheiros DICOM, ou largue-os em qualquer lugar desta página.",
+        file="Imagens ou ficheiros DICOM",
+        ask="Diagnosticar",
+        busy="A examinar ...",
+        answer="Resposta: {name}",
+        unknown="Não sabe: {reason}",
+        unlike="diferente das imagens com que foi treinado ({times} vezes a distância permitida)",
+        none="nenhuma classe é bastante provável",
+        several="pode ser {names}",
+        either=" ou ",
+        unsure="{name} é a mais provável, mas não o bastante para ter a certeza",
+        picture="A imagem",
+        heat="A imagem com o mapa de calor para {name}",
+        legend="O laranja fala a favor de {name}, o azul contra, em relação à média de todas as classes, em {fields} x "
+        "{fields} campos. Mostra para onde o modelo olhou, não onde há uma doença.",
+        strength="Intensidade do mapa de calor",
+        columns=("classe", "probabilidade", "possível", "assinalada"),
+        yes="sim",
+        set="Não se pode excluir: {names}.",
+        note="Nota",
+        refused="Este ficheiro não pode ser usado",
+        cause="Porquê",
+        remedy="O que fazer",
+        model="Modelo {sha256}, ronda {round}.",
+        doubt="Aqui não se confia neste modelo",
+        card="A ficha do modelo",
+        stop="Terminar",
+        ended="Terminou",
+        ended_how="Pode fechar esta página.",
+        unreviewed="Esta tradução ainda não foi revista. Em caso de dúvida vale a versão inglesa.",
+        codes={
+            "E_IMAGE": "O ficheiro não pode ser lido como imagem: copie-o de novo a partir do original.",
+            "E_IMAGE_KIND": "Este tipo de ficheiro não é lido aqui: exporte uma só imagem (PNG, JPEG ou DICOM).",
+            "E_IMAGE_SIZE": "A imagem é demasiado grande: exporte-a num tamanho comum.",
+            "E_HEIC": "As fotografias HEIC não são lidas aqui: exporte como JPEG.",
+            "E_NO_IMAGES": "Nenhum ficheiro foi escolhido, ou são demasiados de uma vez.",
+        },
+    ),
+    "sw": Diagnosis(
+        reviewed=False,
+        title="{name}: uchunguzi",
+        notice="Hiki si kifaa cha tiba: ni msaada kwa wahudumu waliofunzwa, ambao ndio wanaoamua.",
+        private="Picha zinabaki kwenye kompyuta hii: hazitumwi popote, na wala picha wala majibu hayahifadhiwi.",
+        choose="Chagua picha au faili za DICOM, au ziachie popote kwenye ukurasa huu.",
+        file="Picha au faili za DICOM",
+        ask="Chunguza",
+        busy="Inaangalia ...",
+        answer="Jibu: {name}",
+        unknown="Haijui: {reason}",
+        unlike="haifanani na picha ilizofunzwa nazo (mara {times} ya umbali unaoruhusiwa)",
+        none="hakuna kundi lenye uwezekano wa kutosha",
+        several="huenda ni {names}",
+        either=" au ",
+        unsure="{name} ina uwezekano mkubwa zaidi, lakini hautoshi kuwa na uhakika",
+        picture="Picha",
+        heat="Picha pamoja na ramani ya joto ya {name}",
+        legend="Rangi ya machungwa inaunga mkono {name}, buluu inapinga, ikilinganishwa na wastani wa makundi yote, "
+        "katika sehemu {fields} x {fields}. Inaonyesha mahali modeli ilipoangalia, si mahali penye ugonjwa.",
+        strength="Nguvu ya ramani ya joto",
+        columns=("kundi", "uwezekano", "inawezekana", "imewekewa alama"),
+        yes="ndiyo",
+        set="Haiwezi kuondolewa: {names}.",
+        note="Angalizo",
+        refused="Faili hii haiwezi kutumika",
+        cause="Kwa nini",
+        remedy="La kufanya",
+        model="Modeli {sha256}, mzunguko {round}.",
+        doubt="Modeli hii haiaminiki hapa",
+        card="Maelezo ya modeli",
+        stop="Maliza",
+        ended="Imekwisha",
+        ended_how="Unaweza kufunga ukurasa huu.",
+        unreviewed="Tafsiri hii bado haijakaguliwa. Ukiwa na shaka, fuata Kiingereza.",
+        codes={
+            "E_IMAGE": "Faili haisomeki kama picha: inakili tena kutoka ilikotoka.",
+            "E_IMAGE_KIND": "Aina hii ya faili haisomwi hapa: toa picha moja ya kawaida (PNG, JPEG au DICOM).",
+            "E_IMAGE_SIZE": "Picha ni kubwa mno: itoe kwa ukubwa wa kawaida.",
+            "E_HEIC": "Picha za HEIC hazisomwi hapa: zitoe kama JPEG.",
+            "E_NO_IMAGES": "Hakuna faili iliyochaguliwa, au ni nyingi mno kwa mara moja.",
+        },
+    ),
+}
+
+
+def language(accepted: str) -> str:
+    """The one of our languages that a browser (its Accept-Language) likes best; English if it names none of them."""
+    best, liked = "en", 0.0
+    for part in accepted.lower().replace(" ", "").split(","):
+        name, _, weight = part.partition(";q=")
+        known = "en" if name == "*" else name.partition("-")[0]
+        likes = float(weight) if re.fullmatch(r"[01](\.\d{1,3})?", weight) else float(not weight)
+        if known in DIAGNOSIS and likes > liked:
+            best, liked = known, likes
+    return best

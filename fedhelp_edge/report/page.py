@@ -45,7 +45,7 @@ _LOOKS = (  # mark, dashes, colour: any one of them tells the lines apart
 )
 
 
-def page(title: str, *parts: Html, style: str = "", script: str = "") -> str:
+def page(title: str, *parts: Html, style: str = "", script: str = "", lang: str = "en") -> str:
     """A whole page. A report has no script; a page that our own programs serve may bring one, and no other runs."""
     policy = _POLICY
     if script:
@@ -56,7 +56,7 @@ def page(title: str, *parts: Html, style: str = "", script: str = "") -> str:
         f"<style>{_STYLE}{style}</style>" + (f"\n<script>{script}</script>" if script else "")
     )
     body = "\n".join((f"<h1>{escape(title)}</h1>", *parts))
-    return f'<!doctype html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
+    return f'<!doctype html>\n<html lang="{lang}">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
 
 
 def heading(text: str) -> Html:
@@ -80,7 +80,8 @@ def picture(pixels: NDArray[np.uint8], said: str, width: int, height: int) -> Ht
     array: NDArray[Any] = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
     Image.fromarray(array).save(sink, "PNG")
     data = base64.b64encode(sink.getvalue()).decode()
-    return Html(f'<img src="data:image/png;base64,{data}" alt="{escape(said)}" width="{width}" height="{height}"/>')
+    size = f'width="{width}" height="{height}" style="aspect-ratio:{width}/{height}"'
+    return Html(f'<img src="data:image/png;base64,{data}" alt="{escape(said)}" {size}/>')
 
 
 def chart(lines: Mapping[str, Line], across: str, up: str) -> Html:

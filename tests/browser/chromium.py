@@ -42,7 +42,7 @@ class Browser:
 
     def click(self, selector: str) -> None:
         """Press the middle of what is there, and wait for the page that follows."""
-        node = self._call("DOM.querySelector", nodeId=self._root(), selector=selector)["nodeId"]
+        node = self._node(selector)
         self._call("DOM.scrollIntoViewIfNeeded", nodeId=node)
         corners = self._call("DOM.getContentQuads", nodeId=node)["quads"][0]
         at = {"x": sum(corners[0::2]) / 4, "y": sum(corners[1::2]) / 4, "button": "left", "clickCount": 1}
@@ -50,16 +50,46 @@ class Browser:
             self._call("Input.dispatchMouseEvent", type=kind, **at)
         self._until("Page.loadEventFired")
 
-    def press(self, key: str) -> None:
+    def press(self, key: str, text: str = "") -> None:
         """Press a key, and wait for the page that follows."""
-        for kind in ("keyDown", "keyUp"):
-            self._call("Input.dispatchKeyEvent", type=kind, key=key)
+        self._call("Input.dispatchKeyEvent", type="keyDown", key=key, text=text)
+        self._call("Input.dispatchKeyEvent", type="keyUp", key=key)
         self._until("Page.loadEventFired")
+
+    def put(self, selector: str, *files: Path) -> None:
+        """Choose files in a field, as its dialogue would."""
+        self._call("DOM.setFileInputFiles", files=[str(file) for file in files], nodeId=self._node(selector))
+
+    def drop(self, *files: Path) -> None:
+        """Drop files from the desktop on the middle of what is seen, and wait for the page that follows."""
+        data = {"items": [], "files": [str(file) for file in files], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self._call("Input.dispatchDragEvent", type=kind, x=400, y=300, data=data)
+        self._until("Page.loadEventFired")
+
+    def type(self, key: str, code: int) -> None:
+        """Press a key on a page that stays."""
+        for kind in ("rawKeyDown", "keyUp"):
+            self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+
+    def ask(self, script: str) -> Any:
+        """What a script, run by the devtools, finds in the page."""
+        found = self._call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+    def said(self) -> list[tuple[str, str]]:
+        """Role and name of all that a screen reader meets, in order."""
+        nodes = self._call("Accessibility.getFullAXTree")["nodes"]
+        return [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
 
     def screenshot(self, path: Path) -> None:
         shot = self._call("Page.captureScreenshot", captureBeyondViewport=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(shot["data"]))
+
+    def _node(self, selector: str) -> int:
+        return int(self._call("DOM.querySelector", nodeId=self._root(), selector=selector)["nodeId"])
 
     def _root(self) -> int:
         return int(self._call("DOM.getDocument")["root"]["nodeId"])

@@ -55,7 +55,7 @@ def test_a_name_that_the_console_lacks_is_shown_as_far_as_it_can_be(page: str, t
 
 
 @pytest.mark.parametrize(
-    "command", ["join", "train", "upload", "download", "sync", "status", "check", "label", "predict"]
+    "command", ["join", "train", "upload", "download", "sync", "status", "check", "label", "predict", "serve"]
 )
 def test_a_clinics_commands_explain_themselves_in_80_columns(command: str, tmp_path: Path) -> None:
     shown = run(command, "--help", home=tmp_path).stdout

@@ -1,0 +1,53 @@
+"""`serve`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fedhelp_edge import shell
+from fedhelp_edge.cli.predict import Model, Signer
+from fedhelp_edge.cli.train import Threads
+
+app = shell.app()
+
+
+@app.command()
+def serve(
+    model: Model,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any that is free.")] = 0,
+    language: Annotated[
+        str | None, typer.Option("--language", help="en, fr, es, pt or sw; else what the browser asks for.")
+    ] = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the link.")] = False,
+    signer: Signer = None,
+    threads: Threads = None,
+    home: shell.Home = shell.DEFAULT_HOME,
+) -> None:
+    """Diagnose on a page of this computer: drop an image, see the answer and where the model looked.
+
+    Nobody else sees the page, and nothing is kept. Without network.
+
+    Example: fedhelp-edge serve model.onnx
+    """
+    import contextlib
+    import webbrowser
+
+    from fedhelp_edge.errors import Usage
+    from fedhelp_edge.infer import bundle, show
+    from fedhelp_edge.page import door, words
+    from fedhelp_edge.page.serve import Serve
+    from fedhelp_edge.site import folder
+
+    if language and language not in words.DIAGNOSIS:
+        raise Usage(f"--language {language!r} is none of {', '.join(words.DIAGNOSIS)}")
+    made = bundle.ready(model, lambda key: folder.vouch(shell.home(home), key, signer), threads=threads)
+    if doubts := show.doubts(made):
+        shell.say(f"warning: {doubts}")
+    with door.opened(Serve(made, language), port) as server, contextlib.suppress(KeyboardInterrupt):
+        shell.say(f"the page is at\n{server.link}\nit is open to you alone; Ctrl-C ends it, and nothing is kept")
+        shell.say(show.NOTICE)
+        if not no_browser:
+            webbrowser.open(server.once)
+        server.done.wait()

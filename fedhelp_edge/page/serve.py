@@ -1,0 +1,272 @@
+"""The page on which images are diagnosed: choose or drop files, and see what the model says and where it looked.
+
+All works without script; the script takes what is dropped, lays the heat-map over the image and moves its strength.
+Images come as a form, are answered within it, and are gone with it.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+from html import escape
+
+from fedhelp_edge import plan
+from fedhelp_edge.data import folder, picture
+from fedhelp_edge.data.row import Decoded
+from fedhelp_edge.errors import FedhelpError, ImageSize, NoImages
+from fedhelp_edge.infer import decide, show
+from fedhelp_edge.infer.bundle import Bundle
+from fedhelp_edge.page import words
+from fedhelp_edge.page.door import Answer, Asked
+from fedhelp_edge.page.words import Diagnosis
+from fedhelp_edge.report import page
+from fedhelp_edge.report.page import Html
+
+_LIMIT = 128 << 20  # bytes of all files of a form
+_FILES = 20  # of a form
+_SIDE = 480  # pixels on the screen
+_END = "end"
+_STYLE = """
+form { margin: 1em 0 }
+form, section { border: 1px solid #767676; border-radius: .4em; padding: .5em 1em; margin: 1em 0 }
+form.end { border: 0; padding: 0 }
+form.over { outline: .3em solid #0072b2 }
+button, input { font: inherit }
+button { padding: .4em 1em; border: 2px solid #555; border-radius: .3em; background: #fff; color: #111 }
+button.first { background: #0072b2; border-color: #0072b2; color: #fff }
+:focus-visible { outline: 3px solid #d55e00; outline-offset: 2px }
+h2:focus-visible { outline: none }
+figure .pair { display: flex; flex-wrap: wrap; gap: .5em }
+figure .pair.laid { display: inline-grid }
+figure .pair.laid > * { grid-area: 1 / 1 }
+img { max-width: 100%; height: auto; display: block }
+input[type=range] { width: 16em; max-width: 100%; vertical-align: middle }
+.bar { display: block; height: 1.1em; background: #0072b2; min-width: 1px }
+td.track { width: 12em; padding: .2em 0 }
+.warn { border-left: .4em solid #d55e00; padding-left: .6em }
+.file { margin: 0; color: #444; overflow-wrap: anywhere }
+summary { cursor: pointer; font-weight: bold }
+"""
+_SCRIPT = """
+addEventListener("DOMContentLoaded", () => {
+  for (const figure of document.querySelectorAll("figure")) {
+    const slider = figure.querySelector("input"), pair = figure.querySelector(".pair")
+    const show = () => { pair.lastElementChild.style.opacity = slider.value / 100 }
+    pair.classList.add("laid")
+    slider.closest("p").hidden = false
+    slider.addEventListener("input", show)
+    show()
+  }
+  const form = document.querySelector("form")
+  const busy = () => {
+    const said = form.querySelector("[role=status]")
+    said.textContent = said.dataset.busy
+  }
+  form.addEventListener("submit", busy)
+  addEventListener("dragover", event => { event.preventDefault(); form.classList.add("over") })
+  addEventListener("dragleave", event => { if (!event.relatedTarget) form.classList.remove("over") })
+  addEventListener("drop", event => {
+    event.preventDefault()
+    form.classList.remove("over")
+    if (!event.dataTransfer.files.length) return
+    form.elements.file.files = event.dataTransfer.files
+    form.requestSubmit()
+  })
+})
+"""
+
+
+class Serve:
+    limit = _LIMIT
+
+    def __init__(self, bundle: Bundle, language: str | None = None) -> None:
+        self.bundle, self._language = bundle, language
+
+    def answer(self, asked: Asked) -> Answer | None:
+        view = self._view(asked)
+        if asked.path == _END and asked.body is not None:
+            return Answer(view.ended(), last=True)
+        if asked.path:
+            return None
+        if asked.body is None:
+            return Answer(view.page())
+        with picture.quietly():
+            return Answer(view.page(*view.files(asked)))
+
+    def too_large(self, asked: Asked) -> Answer | None:
+        view = self._view(asked)
+        return Answer(view.page(view.refused("", ImageSize(f"what was sent is larger than {_LIMIT >> 20} MiB"), 0)))
+
+    def _view(self, asked: Asked) -> _View:
+        lang = self._language or words.language(asked.languages)
+        return _View(self.bundle, lang, words.DIAGNOSIS[lang])
+
+
+class _View:
+    """What one person sees, in one language."""
+
+    def __init__(self, bundle: Bundle, lang: str, said: Diagnosis) -> None:
+        self.bundle, self.facts, self.lang, self.said = bundle, bundle.facts, lang, said
+
+    def page(self, *answers: Html) -> str:
+        said, facts = self.said, self.facts
+        return page.page(
+            said.title.format(name=facts.name),
+            page.paragraph(said.notice),
+            *([_warning(said.unreviewed)] if not said.reviewed else []),
+            *([_warning(said.doubt, show.doubts(self.bundle))] if self.bundle.why else []),
+            *answers,
+            self._form(first=not answers),
+            Html(f"<details><summary>{escape(said.card)}</summary>{_card(self.bundle.card)}</details>"),
+            page.paragraph(said.model.format(sha256=self.bundle.sha256[:16], round=facts.round)),
+            Html(f'<form class="end" method="post" action="{_END}"><button>{escape(said.stop)}</button></form>'),
+            style=_STYLE,
+            script=_SCRIPT,
+            lang=self.lang,
+        )
+
+    def ended(self) -> str:
+        return page.page(self.said.ended, page.paragraph(self.said.ended_how), lang=self.lang)
+
+    def files(self, asked: Asked) -> list[Html]:
+        """What is said of each file."""
+        files = list(asked.files())
+        if not files:
+            return [self.refused("", NoImages("no file was chosen", remedy="choose an image or a DICOM file"), 0)]
+        if len(files) > _FILES:
+            cause = f"{len(files)} files are too many at once"
+            return [self.refused("", NoImages(cause, remedy="for many there is fedhelp-edge predict"), 0)]
+        return [self._file(name, data, place) for place, (name, data) in enumerate(files)]
+
+    def _file(self, name: str, data: bytes, place: int) -> Html:
+        def decoded(size: plan.Image) -> Decoded:
+            with picture.refusing():
+                return folder.opened(io.BytesIO(data), name, size)
+
+        image = self.facts.image
+        try:
+            seen = decoded(image)
+            shown = decoded(plan.Image(_SIDE, image.channels, image.mean, image.std))
+            answer = decide.answers(self.bundle, seen.pixels[None])[0]
+        except FedhelpError as fault:
+            return self.refused(name, fault, place)
+        except MemoryError:
+            return self.refused(name, ImageSize("there is not enough memory to open it"), place)
+        said = self.said
+        head = said.answer.format(name=answer.answer)
+        if answer.answer is None:
+            head = said.unknown.format(reason=_reason(said, answer))
+        note = f'<p class="warn">{escape(said.note)}: <span lang="en">{escape(seen.doubt)}</span></p>'
+        return Html(
+            f"<section>{_named(name)}{_heading(head, place)}{self._possible(answer)}"
+            + (note if seen.doubt else "") + self._figure(answer, shown, place) + self._bars(answer) + "</section>"
+        )  # fmt: skip
+
+    def refused(self, name: str, fault: FedhelpError, place: int) -> Html:
+        said = self.said
+        known = said.codes.get(fault.code)
+        return Html(
+            f'<section class="warn">{_named(name)}{_heading(f"{said.refused} ({fault.code})", place)}'
+            + (page.paragraph(known) if known else "")
+            + f'<p>{escape(said.cause)}: <span lang="en">{escape(fault.cause)}</span></p>'
+            f'<p>{escape(said.remedy)}: <span lang="en">{escape(fault.remedy)}</span></p></section>'
+        )
+
+    def _form(self, *, first: bool) -> Html:
+        said = self.said
+        return Html(
+            f'<form method="post" action="./" enctype="multipart/form-data"><p>{escape(said.choose)}</p>'
+            f'<p><label>{escape(said.file)} <input type="file" name="file" multiple required{" autofocus" * first}>'
+            f'</label></p><p><button class="first">{escape(said.ask)}</button> '
+            f'<span role="status" data-busy="{escape(said.busy)}"></span></p><p>{escape(said.private)}</p></form>'
+        )
+
+    def _possible(self, answer: decide.Answer) -> Html:
+        return page.paragraph(self.said.set.format(names=", ".join(answer.set))) if answer.set else Html("")
+
+    def _figure(self, answer: decide.Answer, shown: Decoded, place: int) -> Html:
+        """The image, and what speaks for the likeliest class; with script one lies over the other."""
+        said, likeliest = self.said, _likeliest(answer)
+        over = show.overlay(shown.pixels, answer.heatmaps, self.facts.classes.index(likeliest))
+        scale = _SIDE / max(shown.width, shown.height)
+        width, height = (max(1, round(length * scale)) for length in (shown.width, shown.height))
+        fields = answer.heatmaps.shape[-1]
+        return Html(
+            f'<figure><div class="pair">{page.picture(shown.pixels, said.picture, width, height)}'
+            f"{page.picture(over, said.heat.format(name=likeliest), width, height)}</div>"
+            f'<p hidden><label>{escape(said.strength)} <input type="range" min="0" max="100" step="5" value="60">'
+            f"</label></p><figcaption>{escape(said.legend.format(name=likeliest, fields=fields))}</figcaption></figure>"
+        )
+
+    def _bars(self, answer: decide.Answer) -> Html:
+        named, probability, *marks = map(escape, self.said.columns)
+        lines = []
+        for name, p in answer.probabilities.items():
+            yes = "".join(
+                f"<td>{escape(self.said.yes) if name in of else ''}</td>" for of in (answer.set, answer.flags)
+            )
+            lines.append(
+                f'<tr><th scope="row">{escape(name)}</th><td class="track" aria-hidden="true">'
+                f'<span class="bar" style="width:{100 * p:.1f}%"></span></td><td>{escape(show._part(p))}</td>{yes}</tr>'
+            )
+        head = f'<th scope="col">{named}</th><td></td>' + "".join(
+            f'<th scope="col">{one}</th>' for one in (probability, *marks)
+        )
+        return Html(f"<div><table><tr>{head}</tr>{''.join(lines)}</table></div>")
+
+
+def _likeliest(answer: decide.Answer) -> str:
+    return max(answer.probabilities, key=lambda name: answer.probabilities[name])
+
+
+def _reason(said: Diagnosis, answer: decide.Answer) -> str:
+    """Why it does not know: in English the reason that `predict` gives."""
+    if not answer.distance <= 1:
+        return said.unlike.format(times=f"{answer.distance:.1f}")
+    if not answer.set:
+        return said.none
+    if len(answer.set) > 1:
+        return said.several.format(names=said.either.join(answer.set))
+    return said.unsure.format(name=_likeliest(answer))
+
+
+def _heading(text: str, place: int) -> Html:
+    """The first one is where a keyboard and a screen reader begin."""
+    return Html(f"<h2{' tabindex=-1 autofocus' * (place == 0)}>{escape(text)}</h2>")
+
+
+def _named(name: str) -> str:
+    return f'<p class="file">{escape(name)}</p>' if name else ""
+
+
+def _warning(text: str, more: str = "") -> Html:
+    detail = f': <span lang="en">{escape(more)}</span>' if more else ""
+    return Html(f'<p class="warn">{escape(text)}{detail}</p>')
+
+
+def _card(text: str) -> Html:
+    """The model's card, which is Markdown below a header for hubs: headings, tables, lists, paragraphs."""
+    parts = []
+    body = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.S)
+    for mark, lines in itertools.groupby(_plain(body).splitlines(), _mark):
+        if mark == "#":
+            levels = (line.partition(" ")[::2] for line in lines)
+            parts += [f"<h{len(marks) + 1}>{said}</h{len(marks) + 1}>" for marks, said in levels]
+        elif mark == "|":
+            rows = [line.strip("|").split("|") for line in lines if not line.startswith("| ---")]
+            cells = ("".join(f"<td>{cell.strip()}</td>" for cell in row) for row in rows)
+            parts.append(f"<div><table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table></div>")
+        elif mark == "-":
+            parts.append(f"<ul>{''.join(f'<li>{line[2:]}</li>' for line in lines)}</ul>")
+        elif mark:
+            parts.append(f"<p>{' '.join(lines)}</p>")
+    return Html(f'<div lang="en">{"".join(parts)}</div>')
+
+
+def _mark(line: str) -> str:
+    return line[:1] if line[:1] in "#|-" else " "  # "" for an empty line
+
+
+def _plain(text: str) -> str:
+    return escape(text.replace("**", "").replace("`", ""))

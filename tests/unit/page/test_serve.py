@@ -1,0 +1,237 @@
+"""The page to diagnose on behind its door: any file is answered or refused in words, in the person's language."""
+
+from __future__ import annotations
+
+import html
+import http.client
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from fedhelp_edge.data.picture import decode
+from fedhelp_edge.infer import decide, show
+from fedhelp_edge.infer.bundle import Bundle
+from fedhelp_edge.page import door, serve, words
+from fedhelp_edge.page.serve import Serve
+from tests import bundles
+from tests.unit.data import made
+from tests.unit.infer.test_predict import BAD, dicoms
+
+LINE = "----a-line-that-is-nowhere-else"
+
+
+class Visitor:
+    def __init__(self, server: door.Server) -> None:
+        self.server, self.base = server, urlsplit(server.link).path
+
+    def ask(self, path: str, body: bytes | None = None, **headers: str) -> http.client.HTTPResponse:
+        line = http.client.HTTPConnection(door.HOST, self.server.server_address[1], timeout=10)
+        line.request("GET" if body is None else "POST", path, body, headers)
+        found = line.getresponse()
+        self.text = found.read().decode()
+        line.close()
+        return found
+
+    def send(self, *files: tuple[str, bytes], **headers: str) -> str:
+        """The page after these files were sent."""
+        assert self.ask(self.base, form(*files), **headers).status == 200
+        return self.text
+
+
+def form(*files: tuple[str, bytes]) -> bytes:
+    """What a browser sends."""
+    sink = io.BytesIO()
+    for name, data in files:
+        said = f'Content-Disposition: form-data; name="file"; filename="{name}"\r\nContent-Type: image/png'
+        sink.write(f"--{LINE}\r\n{said}\r\n\r\n".encode() + data + b"\r\n")
+    return sink.getvalue() + f"--{LINE}--\r\n".encode()
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return bundles.opened(tmp_path_factory.mktemp("shelf"))
+
+
+@pytest.fixture
+def visitor(bundle: Bundle) -> Iterator[Visitor]:
+    with door.opened(Serve(bundle)) as server:
+        yield Visitor(server)
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return (bundles.pictures(tmp_path_factory.mktemp("in"), 1) / "000.png").read_bytes()
+
+
+def test_an_image_gets_the_answer_that_the_model_gives(visitor: Visitor, bundle: Bundle, picture: bytes) -> None:
+    page = visitor.send(("Jane <Doe>.png", picture))
+    given = decide.answers(bundle, decode(io.BytesIO(picture), bundle.facts.image).pixels[None])[0]
+    head = f"Answer: {given.answer}" if given.answer else f"Don't know: {given.reason}"
+    assert re.findall("<h2[^>]*>([^<]*)<", html.unescape(page))[0] == head
+    assert page.count('src="data:image/png;base64,') == 2
+    assert "Jane &lt;Doe&gt;.png" in page
+    assert "Doe" not in re.findall("<title>(.*)</title>", page)[0]
+    widths = [float(one) for one in re.findall(r'class="bar" style="width:([\d.]+)%', page)]
+    assert widths == pytest.approx([100 * p for p in given.probabilities.values()], abs=0.06)
+    assert bundle.sha256[:16] in page
+
+
+def test_several_files_are_answered_each_and_bytes_stay_as_they_are(visitor: Visitor, picture: bytes) -> None:
+    page = visitor.send(("a.png", picture), ("b.png", b"\r\n--" + picture), ("c.png", picture))
+    assert page.count("<figure>") == 2
+    assert page.count("E_IMAGE") == 1
+    names = [f"{place}.png" for place in range(21)]
+    assert "21 files are too many" in visitor.send(*((name, b"") for name in names))
+    assert list(door.Asked("", form(("a", b"\r\n\r\n-\r\n"), ("%22é", b""))).files()) == [
+        ("a", b"\r\n\r\n-\r\n"),
+        ('"é', b""),
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name in BAD if not name.endswith(".docx")])
+def test_a_bad_file_is_refused_with_code_cause_and_remedy(name: str, visitor: Visitor, tmp_path: Path) -> None:
+    write, code = BAD[name]
+    write(tmp_path / name)
+    page = visitor.send((name, (tmp_path / name).read_bytes()))
+    assert f"This file cannot be used ({code})" in page
+    assert re.search(r"Why: <span[^>]*>[^<]+</span>", page)
+    assert re.search(r"What to do: <span[^>]*>[^<]+</span>", page)
+    assert "<figure>" not in page
+
+
+def test_a_phones_picture_and_no_file_at_all_are_told_apart(visitor: Visitor) -> None:
+    assert "(E_HEIC)" in visitor.send(("IMG_1.HEIC", b"ftypheic"))
+    for empty in (form(("", b"")), b"", b"\r\n", b"x", form(("a.png", b"x"))[:-30]):
+        assert visitor.ask(visitor.base, empty).status == 200
+        assert "(E_NO_IMAGES)" in visitor.text
+
+
+def test_dicom_is_answered_or_refused_and_no_patients_name_gets_out(
+    visitor: Visitor, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pydicom")
+    dicoms(tmp_path)
+    for name, code in {"plain": "", "frames": "E_IMAGE_KIND", "large": "E_IMAGE_SIZE", "short": "E_IMAGE"}.items():
+        page = visitor.send(("upload", (tmp_path / f"{name}.dcm").read_bytes()))
+        assert code in page
+        assert ("<figure>" in page) == (not code)
+        assert not re.search("Secretperson|Hildegard|patient-number", page)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_is_too_large_is_refused_on_the_page_and_not_kept(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch, picture: bytes
+) -> None:
+    monkeypatch.setattr(visitor.server.app, "limit", 1000)
+    assert visitor.ask(visitor.base, form(("large.png", bytes(3 << 20)))).status == 413
+    assert "This file cannot be used (E_IMAGE_SIZE)" in visitor.text
+    assert visitor.ask(visitor.base, form(("small.png", b"x"))).status == 200
+
+
+def test_of_a_stranger_nothing_is_read(visitor: Visitor, monkeypatch: pytest.MonkeyPatch, picture: bytes) -> None:
+    monkeypatch.setattr(Serve, "answer", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(door._Asking, "_found", lambda *_: pytest.fail("read"))
+    for path, headers in (
+        ("/", {}), ("/" + "x" * 32 + "/", {}), (visitor.base, {"Host": "clinic.example"}),
+        (visitor.base, {"Host": visitor.server.here, "Origin": "https://evil.example"}),
+    ):  # fmt: skip
+        assert visitor.ask(path, form(("a.png", picture)), **headers).status == 404
+        assert visitor.text == "404\n"
+
+
+def test_the_page_forbids_to_load_frame_or_keep_anything(visitor: Visitor, picture: bytes) -> None:
+    for body in (None, form(("a.png", picture))):
+        said = visitor.ask(visitor.base, body).headers
+        policy = said["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-")
+        assert "form-action 'self'; frame-ancestors 'none'; base-uri 'none'" in policy
+        assert (said["Cache-Control"], said["Referrer-Policy"]) == ("no-store", "no-referrer")
+        assert not re.search(r'(src|href)="(?!data:)', visitor.text)
+
+
+def test_nothing_else_is_there_and_the_person_may_stop_it(visitor: Visitor) -> None:
+    for path in ("2", "end", "../", "favicon.ico"):
+        assert visitor.ask(visitor.base + path).status == 404
+    assert not visitor.server.done.is_set()
+    assert visitor.ask(visitor.base + "end", b"").status == 200
+    assert visitor.server.done.wait(10)
+
+
+def test_a_model_that_nobody_vouches_for_says_so(bundle: Bundle) -> None:
+    with door.opened(Serve(replace(bundle, why="a <reason>"))) as server:
+        visitor = Visitor(server)
+        visitor.ask(visitor.base)
+    assert "This model is not trusted here" in visitor.text
+    assert "a &lt;reason&gt;" in visitor.text
+
+
+def test_the_card_is_shown_in_headings_tables_and_lists_and_its_words_are_text() -> None:
+    shown = serve._card(
+        "---\ntags: [x]\n---\n\n# **A** <b>\n\none\ntwo `c`\n- x\n\n| h |\n| --- |\n| 1 |\n### Few\nend"
+    )
+    assert "<h2>A &lt;b&gt;</h2><p>one two c</p><ul><li>x</li></ul>" in shown
+    assert "<tr><td>h</td></tr><tr><td>1</td></tr></table></div><h4>Few</h4><p>end</p>" in shown
+    assert "tags" not in shown
+
+
+@pytest.mark.parametrize("lang", list(words.DIAGNOSIS))
+def test_every_language_says_everything_and_marks_what_nobody_reviewed(
+    lang: str, bundle: Bundle, picture: bytes
+) -> None:
+    said = words.DIAGNOSIS[lang]
+    english = words.DIAGNOSIS["en"]
+    for one in fields(said):
+        texts = [getattr(of, one.name) for of in (said, english)]
+        if isinstance(texts[1], str) and texts[1]:
+            places = [re.findall(r"\{\w+\}", text) for text in texts]
+            assert texts[0], one.name
+            assert sorted(places[0]) == sorted(places[1]), one.name
+    with door.opened(Serve(bundle, lang)) as server:
+        page = Visitor(server).send(("bad.png", b""), ("good.png", picture), **{"Accept-Language": "de"})
+    assert f'<html lang="{lang}">' in page
+    assert said.reviewed == (lang == "en")
+    if not said.reviewed:
+        assert said.unreviewed.split(".")[0] in page.replace("&#x27;", "'")
+        assert said.codes["E_IMAGE"].replace("'", "&#x27;") in page
+    assert said.strength in page
+
+
+@pytest.mark.parametrize(
+    ("accepted", "lang"),
+    [
+        ("fr-CA,fr;q=0.9,en;q=0.8", "fr"), ("de, es;q=0.5, en;q=0.4", "es"), ("en;q=0.2, sw", "sw"),
+        ("pt;q=0, *", "en"), ("", "en"), ("de", "en"), ("fr;q=nan", "en"), ("fr;q=1e9,,;q=", "en"),
+        ("PT-br;q=1.000", "pt"),
+    ],
+)  # fmt: skip
+def test_the_browsers_language_counts(accepted: str, lang: str) -> None:
+    assert words.language(accepted) == lang
+
+
+def test_english_says_of_a_doubt_what_predict_says(bundle: Bundle) -> None:
+    facts, english = bundle.facts, words.DIAGNOSIS["en"]
+    cam = np.zeros((3, 2, 2), np.float32)
+    seen = set()
+    for least in ((0.0, 0.0, 0.0), (0.9, 0.9, 0.9), (0.9, 0.0, 0.9), (0.0, 0.9, 0.9)):
+        calibrated = replace(facts, calibration=replace(facts.calibration, least=least))
+        for distance in (0.5, 3.0, float("nan")):
+            answer = decide.decide(calibrated, np.array([0.6, 0.3, 0.1], np.float32), distance, cam)
+            if answer.answer is None:
+                assert serve._reason(english, answer) == answer.reason
+                seen.add(answer.reason)
+    assert len(seen) == 5
+    assert english.notice == show.NOTICE
+
+
+def test_a_picture_keeps_its_own_proportions(visitor: Visitor, tmp_path: Path) -> None:
+    made.save(tmp_path / "wide.png", bundles.noise(20, 80, 3))
+    page = visitor.send(("wide.png", (tmp_path / "wide.png").read_bytes()))
+    assert page.count('width="480" height="120" style="aspect-ratio:480/120"') == 2
