@@ -6,6 +6,7 @@ A site that has no DICOM needs no pydicom. PatientID groups images but never lea
 from __future__ import annotations
 
 import hashlib
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +20,7 @@ from fedhelp_edge.data.row import Decoded
 from fedhelp_edge.errors import Extra, FedhelpError, ImageBroken, ImageKind, ImageSize
 
 SUFFIXES = frozenset((".dcm", ".dicom", ".ima"))
+_INFLATED = 4 * (MAX_IMAGE_PIXELS or 0)  # bytes that a deflated file may become
 _INSTALL = "pip install 'fedhelp-edge[medical]'"
 _DECODERS = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg pylibjpeg-rle"
 
@@ -60,9 +62,25 @@ def _read(file: BinaryIO, **options: Any) -> Any:
     except ImportError:
         raise Extra("reading DICOM needs pydicom, which is not installed", remedy=_INSTALL) from None
     try:
+        _no_bomb(file)
         return pydicom.dcmread(file, **options)
     except pydicom.errors.InvalidDicomError:
         raise ImageBroken("it is no DICOM file") from None
+
+
+def _no_bomb(file: BinaryIO) -> None:
+    """A deflated file is inflated whole by pydicom, however large it becomes."""
+    from pydicom import filereader, uid
+
+    filereader.read_preamble(file, False)
+    syntax = filereader._read_file_meta_info(file).get("TransferSyntaxUID")
+    if syntax == uid.DeflatedExplicitVRLittleEndian:
+        inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while part := file.read(1 << 14):  # which becomes 16 MiB at most
+            size += len(inflater.decompress(part))
+            if size > _INFLATED:
+                raise ImageSize(f"it becomes larger than {_INFLATED >> 20} MiB when it is opened")
+    file.seek(0)
 
 
 def _refuse(dataset: Any) -> None:

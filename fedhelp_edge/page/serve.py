@@ -29,7 +29,8 @@ _SIDE = 480  # pixels on the screen
 _END = "end"
 _STYLE = """
 form { margin: 1em 0 }
-form, section { border: 1px solid #767676; border-radius: .4em; padding: .5em 1em; margin: 1em 0 }
+form, section { border: 1px solid #767676; border-radius: .4em; padding: .5em 1em 1em; margin: 1em 0 }
+form { border: 2px dashed #767676 }
 form.end { border: 0; padding: 0 }
 form.over { outline: .3em solid #0072b2 }
 button, input { font: inherit }
@@ -37,13 +38,14 @@ button { padding: .4em 1em; border: 2px solid #555; border-radius: .3em; backgro
 button.first { background: #0072b2; border-color: #0072b2; color: #fff }
 :focus-visible { outline: 3px solid #d55e00; outline-offset: 2px }
 h2:focus-visible { outline: none }
-figure .pair { display: flex; flex-wrap: wrap; gap: .5em }
+figure .pair { display: flex; gap: .5em; margin-bottom: .5em }
+figure .pair:not(.laid) img { max-width: calc(50% - .25em) }
 figure .pair.laid { display: inline-grid }
 figure .pair.laid > * { grid-area: 1 / 1 }
 img { max-width: 100%; height: auto; display: block }
 input[type=range] { width: 16em; max-width: 100%; vertical-align: middle }
-.bar { display: block; height: 1.1em; background: #0072b2; min-width: 1px }
-td.track { width: 12em; padding: .2em 0 }
+.bar { display: block; height: 1.5em; background: #0072b2; min-width: 1px }
+td.track { width: 12em; padding: .2em 0; background: #eee content-box }
 .warn { border-left: .4em solid #d55e00; padding-left: .6em }
 .file { margin: 0; color: #444; overflow-wrap: anywhere }
 summary { cursor: pointer; font-weight: bold }

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fedhelp_edge import data, errors
-from fedhelp_edge.data import folder, picture
+from fedhelp_edge.data import dicom, folder, picture
 from fedhelp_edge.plan import Image
 from tests.unit.data import made
 
@@ -164,6 +164,15 @@ def test_without_pydicom_each_dicom_file_is_a_row_with_a_reason_until_it_is_ther
     monkeypatch.undo()
     found = data.load(source, made.plan(), kept=tmp_path / "kept")
     assert (len(found), found.problems) == (21, ())
+
+
+def test_what_is_deflated_is_opened_unless_it_is_a_bomb(shown: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    assert np.array_equal(shown(RAMP, syntax=DeflatedExplicitVRLittleEndian), RAMP)
+    monkeypatch.setattr(dicom, "_INFLATED", 2 << 20)
+    with pytest.raises(errors.ImageSize, match="larger than 2 MiB"):
+        shown(np.zeros((1500, 1500), np.int16), syntax=DeflatedExplicitVRLittleEndian)
 
 
 def test_a_file_that_is_dicom_by_name_only_is_broken(tmp_path: Path) -> None:
