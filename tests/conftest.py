@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
@@ -18,6 +19,7 @@ from tests.clinic import Clinic
 from tests.faults import kills
 from tests.federation import Federation
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that started us in the background has it ignored
 settings.register_profile("house", deadline=None)  # a slow machine is no mistake
 settings.load_profile("house")
 
