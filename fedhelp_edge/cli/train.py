@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,8 +38,8 @@ def learn(
 ) -> None:  # fmt: skip
     with shell.bars() as watch:
         told = _train(shell.home(home), tier, images, watch, plan, rounds, knowledge, device, threads)
-    if told is None:
-        return None  # one of several processes, of which the first says what came of it
+    if told is None:  # one of several processes, of which the first says what came of it
+        os._exit(0)  # at an ordinary end torch's threads are at times still there, and abort
     folder, report = told
     if json:
         return shell.result(**report, folder=str(folder))
