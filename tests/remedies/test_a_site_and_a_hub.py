@@ -2,62 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fedhelp_edge import errors
 from tests import command
+from tests.desk import Desk, fails, works
 from tests.federation import PLAN
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-class Desk:
-    """A person at a site and one at a hub, with a stick between them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.stick = folder, folder / "stick"
-        self.stick.mkdir()
-        (folder / "plan.toml").write_text(PLAN)
-        (folder / "pass").write_text("four quiet words here\n")
-
-    def site(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
-        return self._type("site", command.SITE, words)
-
-    def hub(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
-        return self._type("hub", command.COORDINATOR, words)
-
-    def _type(
-        self, home: str, program: tuple[str, ...], words: tuple[str | Path, ...]
-    ) -> subprocess.CompletedProcess[str]:
-        env = {"FEDHELP_HOME": str(self.folder / home), "FEDHELP_PASSPHRASE_FILE": str(self.folder / "pass")}
-        return command.run(*words, home=self.folder, program=program, env=env)
-
-    def join(self) -> None:
-        for step in (("init", "--plan", "plan.toml"), ("invite", "A", "--tier", "small", "--out", "a.invite")):
-            works(self.hub(*step))
-        works(self.site("join", "a.invite", "--via", self.stick))
-        works(self.hub("exchange", self.stick))
 
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
-
-
-def works(done: subprocess.CompletedProcess[str]) -> None:
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def fails(done: subprocess.CompletedProcess[str], code: str, hint: str) -> None:
-    """It fails with this code, and the hint says this."""
-    assert command.refusal(done) == code
-    assert hint in next(line for line in done.stderr.splitlines() if line.startswith("hint: "))
-    assert code in {kind.code for kind in errors.tree()}
+    return Desk(tmp_path, PLAN)
 
 
 def test_a_site_that_has_not_joined_joins_and_one_that_has_leaves(desk: Desk) -> None:

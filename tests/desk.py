@@ -1,0 +1,48 @@
+"""A person at a site and one at a hub, with a stick between them: commands as they are typed."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from fedhelp_edge import errors
+from tests import command
+
+Done = subprocess.CompletedProcess[str]
+
+
+class Desk:
+    def __init__(self, folder: Path, plan: str) -> None:
+        self.folder, self.stick = folder, folder / "stick"
+        self.stick.mkdir()
+        (folder / "plan.toml").write_text(plan)
+        (folder / "pass").write_text("four quiet words here\n")
+
+    def site(self, *words: str | Path) -> Done:
+        return self.type("site", command.SITE, words)
+
+    def hub(self, *words: str | Path) -> Done:
+        return self.type("hub", command.COORDINATOR, words)
+
+    def type(self, home: str, program: tuple[str, ...], words: tuple[str | Path, ...]) -> Done:
+        env = {"FEDHELP_HOME": str(self.folder / home), "FEDHELP_PASSPHRASE_FILE": str(self.folder / "pass")}
+        return command.here(*words, home=self.folder, program=program, env=env)
+
+    def join(self, tier: str = "small") -> None:
+        for step in (("init", "--plan", "plan.toml"), ("invite", "A", "--tier", tier, "--out", "a.invite")):
+            works(self.hub(*step))
+        works(self.site("join", "a.invite", "--via", self.stick))
+        works(self.hub("exchange", self.stick))
+
+
+def works(done: Done) -> Done:
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def fails(done: Done, code: str, hint: str) -> None:
+    """It fails with this code, and the hint says this."""
+    assert command.refusal(done) == code
+    assert hint in next(line for line in done.stderr.splitlines() if line.startswith("hint: "))
+    assert code in {kind.code for kind in errors.tree()}
