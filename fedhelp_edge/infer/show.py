@@ -58,7 +58,7 @@ class Table:
     def text(self, bundle: Bundle, rows: Iterable[Row]) -> Iterator[str]:
         yield f"{'file':<40} {'answer':<16} {'sure':>6}  why not\n"
         for row in rows:
-            shown = _part(row["probabilities"][row["answer"]]) if row["answer"] else "-"
+            shown = percent(row["probabilities"][row["answer"]]) if row["answer"] else "-"
             code = f"{row['error']['code']}: " if row["error"] else ""
             line = f"{_plain(row['file']):<40} {row['answer'] or '-':<16} {shown:>6}  {_plain(code + row['reason'])}"
             yield line.rstrip() + "\n"
@@ -194,7 +194,7 @@ def picture(facts: Facts, answer: Answer, shown: Decoded) -> dict[str, Any]:
 def _lines(facts: Facts, row: Row) -> Iterator[tuple[str, ...]]:
     for name in facts.classes:
         marks = ("yes" if name in row[of] else "" for of in ("set", "flags"))
-        yield name, _part(row["probabilities"][name]), *marks
+        yield name, percent(row["probabilities"][name]), *marks
 
 
 def _shown(said: Mapping[str, Any]) -> page.Html:
@@ -202,7 +202,7 @@ def _shown(said: Mapping[str, Any]) -> page.Html:
     return page.Html(f'<img src="data:image/jpeg;base64,{source}" alt="{alt}" width="{width}" height="{_SIDE}">')
 
 
-def _part(value: float) -> str:
+def percent(value: float) -> str:
     """A probability, which is never quite nothing or all."""
     return ">99.9%" if value > 0.999 else "<0.1%" if value < 0.001 else f"{value:.1%}"
 

@@ -208,9 +208,10 @@ class _View:
             yes = "".join(
                 f"<td>{escape(self.said.yes) if name in of else ''}</td>" for of in (answer.set, answer.flags)
             )
+            bar = f'<span class="bar" style="width:{100 * p:.1f}%"></span>'
             lines.append(
-                f'<tr><th scope="row">{escape(name)}</th><td class="track" aria-hidden="true">'
-                f'<span class="bar" style="width:{100 * p:.1f}%"></span></td><td>{escape(show._part(p))}</td>{yes}</tr>'
+                f'<tr><th scope="row">{escape(name)}</th><td class="track" aria-hidden="true">{bar}</td>'
+                f"<td>{escape(show.percent(p))}</td>{yes}</tr>"
             )
         head = f'<th scope="col">{named}</th><td></td>' + "".join(
             f'<th scope="col">{one}</th>' for one in (probability, *marks)

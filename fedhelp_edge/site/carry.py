@@ -61,8 +61,7 @@ def read_invite(path: Path) -> Invite:
 
 
 def typed_invite(code: str, way: exchange.Carrier, url: str = "") -> Invite:
-    """A typed code, with a charter from a carrier: taken only if whoever left it knows the code."""
-    code = enrol.read_code(code)
+    """A code, with a charter from a carrier: taken only if whoever left it knows the code."""
     parcels = [path for path in way.charters() if _kind(path) == "charter"]
     parcels.sort(key=lambda path: int(parcel.look(path, parcel.anyone).statement.context["version"]))
     if not parcels:

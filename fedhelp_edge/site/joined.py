@@ -14,6 +14,7 @@ from fedhelp_edge.exchange.folder import Folder
 from fedhelp_edge.exchange.http import Http
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.site import carry, folder
+from fedhelp_edge.trust import enrol
 from fedhelp_edge.trust.floor import Floor
 
 JOINING, WAITING, READY, TRAINING, TRAINED, SENT, RECEIVED, JUDGED = (
@@ -35,10 +36,11 @@ def invited(home: Path, told: str, via: Path | None = None, url: str = "", ca_fi
     """An invite from its file; or its code as typed, with the charter that lies in a folder or at an address."""
     if not told.upper().startswith("FH1") or Path(told).exists():
         return carry.read_invite(Path(told))
+    code = enrol.read_code(told)  # a mistyped letter is told before anything else
     if via is None and not url:
         raise NoCarrier("a code alone does not say where the coordinator is", remedy="add --url URL or --via DIR")
     way = Folder(via) if via else Http(url, "", lambda: keys.load(home, str), home / "incoming", ca_file)
-    return carry.typed_invite(told, way, url)
+    return carry.typed_invite(code, way, url)
 
 
 def carriers(

@@ -27,13 +27,13 @@ def test_a_site_that_has_not_joined_joins_and_one_that_has_leaves(desk: Desk) ->
     works(desk.site("join", "again.invite", "--via", desk.stick))
 
 
-def test_a_code_needs_a_way_and_its_letters(desk: Desk) -> None:
+def test_a_code_needs_its_letters_and_a_way(desk: Desk) -> None:
     works(desk.hub("init", "--plan", "plan.toml"))
     code = str(command.answer(desk.hub("invite", "A", "--tier", "small", "--json"))["code"])
     works(desk.hub("exchange", desk.stick))
-    fails(desk.site("join", code), "E_CARRIER", "--via DIR")
     wrong = code[:-1] + ("A" if code[-1] != "A" else "B")
-    fails(desk.site("join", wrong, "--via", desk.stick), "E_INVITE_CODE", "compare the code letter by letter")
+    fails(desk.site("join", wrong), "E_INVITE_CODE", "compare the code letter by letter")
+    fails(desk.site("join", code), "E_CARRIER", "--via DIR")
     works(desk.site("join", code, "--via", desk.stick))
 
 
