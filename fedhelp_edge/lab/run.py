@@ -107,7 +107,7 @@ def _same_run(
     for part in parts:
         digest.update(f"{part.id} {part.tier} {part.images.splits} {part.images.labels.tobytes().hex()}".encode())
     if pack:
-        digest.update(pack.pixels.tobytes() + pack.probabilities.tobytes())
+        digest.update(pack.pixels.tobytes() + pack.labels.tobytes() + pack.probabilities.tobytes())
     for name, array in sorted((start or {}).items()):
         digest.update(name.encode() + array.tobytes())
     if sealed:

@@ -53,9 +53,7 @@ class Surrogate(Learner):
         self.public: Public | None = None
         if knowledge is None or not self.numbers.lambda_j:
             return
-        said = torch.from_numpy(knowledge.probabilities.astype(np.float32)).transpose(
-            0, 1
-        )  # images x sources x classes
+        said = torch.from_numpy(knowledge.probabilities.astype(np.float32)).transpose(0, 1)  # images first
         said = {"all": said, "first": said[:, :1], "none": said[:, :0]}[self.numbers.sources]
         self.said = said.to(bench.device)
         learned = self.numbers.alpha == "learned" and said.shape[1]

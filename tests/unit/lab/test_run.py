@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,12 @@ def test_a_folder_does_not_answer_with_the_run_of_another_plan(go: Go, plan_of: 
     go(plan_of(rounds=1), tmp_path)
     with pytest.raises(FileExists):
         go(plan_of(rounds=1, seed=5), tmp_path)
+
+
+def test_nor_with_one_whose_public_images_had_other_labels(go: Go, plan_of: PlanOf, pack: Pack, tmp_path: Path) -> None:
+    go(plan_of("fedhelp", rounds=1), tmp_path)
+    with pytest.raises(FileExists):
+        go(plan_of("fedhelp", rounds=1), tmp_path, pack=replace(pack, labels=pack.labels[::-1]))
 
 
 def test_a_federation_that_does_not_get_better_ends_before_its_rounds_do(
