@@ -130,7 +130,7 @@ class NearDuplicate(DataError, code="E_NEAR_DUPLICATE", remedy="look at both; if
     """Two images are almost the same."""
 
 
-class Leak(DataError, code="E_LEAK", remedy="put both into the same part, or give all images of one patient the same group in a table; else the figures come out too good"):
+class Leak(DataError, code="E_LEAK", remedy="remove one of the two; or, before the first training, put both into the same part, by the same split or group in a table"):
     """An image, one that is almost the same, or the same patient is in two of the parts train, val and test."""
 
 

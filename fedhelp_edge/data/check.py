@@ -66,7 +66,8 @@ def check(
     images = gathering.assign(found, plan, kept / gathering.SPLIT_FILE, write=False)
     problems = [*_of_classes(source, images, plan), *images.problems, *found.doubts, *_of_groups(images)]
     for early, late in near.pairs(images.pixels, images.splits):
-        problems.append(_almost(images, early, late))
+        if not _together(images, early, late):
+            problems.append(_almost(images, early, late))
     parts = {name: Counter(dict.fromkeys(SPLITS, 0)) for name in plan.classes}
     for label, split in zip(images.labels, images.splits, strict=True):
         parts[plan.classes[label]][split] += 1
@@ -102,6 +103,12 @@ def _of_groups(images: Images) -> Iterator[Problem]:
             if images.splits[i] != images.splits[first]:
                 cause = f"in {images.splits[i]}, while {images.names[first]} of the same patient is in "
                 yield Problem.of(images.names[i], Leak(cause + images.splits[first]))
+
+
+def _together(images: Images, early: int, late: int) -> bool:
+    """Whether somebody said that they belong together, and they are in one part."""
+    group, part = ((of[early], of[late]) for of in (images.groups, images.splits))
+    return group[0] == group[1] != "" and part[0] == part[1]
 
 
 def _almost(images: Images, early: int, late: int) -> Problem:
