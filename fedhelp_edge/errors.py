@@ -34,6 +34,11 @@ def tree(root: type[FedhelpError] = FedhelpError) -> Iterator[type[FedhelpError]
         yield from tree(child)
 
 
+def remedy_of(code: str) -> str:
+    """What is done about an error of which only the code was told: in a list, in a receipt."""
+    return next((kind.remedy for kind in tree() if kind.code == code), "update this program: it does not know this code")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 class MachineError(FedhelpError):
     """This machine, its disk and the command line"""
@@ -239,11 +244,11 @@ class SigFormat(ParcelError, code="E_SIG_FORMAT", remedy=_AGAIN):
     """A signature is not written as SSHSIG rules, in its one form."""
 
 
-class SigNamespace(ParcelError, code="E_SIG_NAMESPACE", remedy="this signature was made for another purpose; do not trust the file"):
+class SigNamespace(ParcelError, code="E_SIG_NAMESPACE", remedy="this signature was made for another purpose; do not trust the file, ask for it again"):
     """The signature holds for another purpose than this one."""
 
 
-class SigAlg(ParcelError, code="E_SIG_ALG", remedy="sign with an Ed25519 key and SHA-512"):
+class SigAlg(ParcelError, code="E_SIG_ALG", remedy="ask for the file again, signed with an Ed25519 key and SHA-512"):
     """The signature uses a kind of key or hash that is not accepted here."""
 
 
@@ -263,7 +268,7 @@ class BadBody(ParcelError, code="E_BODY", remedy="the file may come from a newer
     """What the parcel holds is not what its kind should hold."""
 
 
-class InnerContext(ParcelError, code="E_INNER_CONTEXT", remedy="do not use the file; tell the coordinator, for somebody may have signed another site's work as their own"):
+class InnerContext(ParcelError, code="E_INNER_CONTEXT", remedy="do not use the file, for somebody may have signed another's work as their own: refuse it with 'review SITE --refuse', and ask the site for its own"):
     """What was encrypted names another sender, round or federation than the signed outside."""
 
 
@@ -292,7 +297,7 @@ class NoMatch(AgeError, code="E_NO_MATCH", remedy="it was encrypted for somebody
     """No key here opens it."""
 
 
-class RecipientType(AgeError, code="E_AGE_RECIPIENT_TYPE", remedy="this kind of recipient is not accepted here; encrypt to the age1... key of the task"):
+class RecipientType(AgeError, code="E_AGE_RECIPIENT_TYPE", remedy="make the key that reads with this kit ('fedhelp-edge keys new'); it begins with age1, and no other kind is accepted"):
     """It is encrypted in a way that this kit does not accept here."""
 
 

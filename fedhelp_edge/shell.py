@@ -4,7 +4,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -190,6 +190,11 @@ def bars() -> Iterator[Callable[[str], Callable[..., None] | None]]:
             return shown.enter_context(progress(what))
 
         yield watch
+
+
+def told(one: Mapping[str, str]) -> str:
+    """A refusal among others: its code and cause, and below them what to do."""
+    return f"{one['code']}: {one['cause']}\n    hint: {errors.remedy_of(one['code'])}"
 
 
 def say(text: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -28,6 +30,13 @@ class Desk:
         env = {"FEDHELP_HOME": str(self.folder / home), "FEDHELP_PASSPHRASE_FILE": str(self.folder / "pass")}
         return command.here(*words, home=self.folder, program=program, env=env)
 
+    def lent(self, folder: Path) -> Desk:
+        """The same in another folder, from where it goes its own way; what travels needs --via there."""
+        other = copy.copy(self)
+        other.folder, other.stick = folder, folder / "stick"
+        shutil.copytree(self.folder, folder)
+        return other
+
     def join(self, tier: str = "small") -> None:
         for step in (("init", "--plan", "plan.toml"), ("invite", "A", "--tier", tier, "--out", "a.invite")):
             works(self.hub(*step))
@@ -39,6 +48,14 @@ def works(done: Done) -> Done:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done
+
+
+def lists(done: Done, code: str, hint: str) -> None:
+    """It works, and lists something that was refused with this code, and below it the hint."""
+    lines = iter(works(done).stdout.splitlines())
+    assert any(code in line for line in lines), done.stdout
+    assert hint in next(lines)
+    assert hint in errors.remedy_of(code)
 
 
 def fails(done: Done, code: str, hint: str) -> None:

@@ -33,7 +33,7 @@ def download(
     for what in taken.new:
         print(f"new: {what}")
     for one in taken.refused:
-        print(f"refused: {one['file']}: {one['code']}: {one['cause']}")
+        print(f"refused: {one['file']}: {shell.told(one)}")
     print(f"new parcels: {len(taken.new)}")
     shell.say(f"next: '{told['next']}'")
     return None

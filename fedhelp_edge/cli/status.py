@@ -18,10 +18,12 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
         return shell.result(**told)
     who = f"{told['site']} ({told['tier']})" if told["site"] else "not let in yet"
     print(f"{told['name']}: {who}\nround {told['round']}: {told['means']}")
+    if told["request"]:
+        print(f"the request to join: {told['request']['state']} {shell.told(told['request'])}")
     if told["closes"]:
         print(f"takes shares until {told['closes']} UTC")
     for one in told["receipts"][:5]:
-        print(f"share of round {one['round']}: {one['state']}{' ' + one['code'] if one['code'] else ''}")
+        print(f"share of round {one['round']}: {one['state']}{' ' + shell.told(one) if one['code'] else ''}")
     if told["outbox"]:
         print(f"waiting to be sent, or for a receipt: {len(told['outbox'])}")
     if told["orders_are_old"]:

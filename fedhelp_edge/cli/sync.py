@@ -50,7 +50,7 @@ def sync(
                 shell.result(**asdict(done), state=told["state"], next=told["next"])
             lines = [
                 *(f"new: {what}" for what in done.new),
-                *(f"refused: {one['file']}: {one['code']}: {one['cause']}" for one in done.refused),
+                *(f"refused: {one['file']}: {shell.told(one)}" for one in done.refused),
                 *([f"trained: round {done.trained}"] if done.trained else []),
                 *([f"parcels sent: {len(done.sent)}"] if done.sent else []),
                 *([f"not reached now: {done.unreached}"] if done.unreached else []),

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from fedhelp_edge import files
 from fedhelp_edge.errors import (
+    ArmorError,
     FedhelpError,
     FileKind,
     KeysCorrupt,
@@ -178,7 +179,7 @@ def _read(path: Path, passphrase: str | None, *, armor: bool) -> Keys:
                 age.decrypt(io.BytesIO(file.read(_LIMIT)), plain, [_secret(passphrase)], armor=armor)
     except NoMatch:
         raise WrongPassphrase("the passphrase does not fit") from None
-    except FileKind:
+    except (FileKind, ArmorError):  # of a backup, which may have been copied or typed in badly
         raise
     except FedhelpError:
         raise KeysCorrupt(f"{path.name} is damaged") from None

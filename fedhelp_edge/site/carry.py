@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +21,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fedhelp_edge import exchange, files, lock, share
 from fedhelp_edge import plan as plans
 from fedhelp_edge.codec import CODECS
-from fedhelp_edge.errors import BadInvite, FedhelpError, InviteCode, InviteProof, JoinedAlready, NoMatch, NotYet, Pin
+from fedhelp_edge.errors import (
+    AgeError,
+    BadInvite,
+    FedhelpError,
+    InviteCode,
+    InviteProof,
+    JoinedAlready,
+    NoMatch,
+    NotYet,
+    ParcelError,
+    Pin,
+)
 from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
 from fedhelp_edge.parcel.keys import Keys
@@ -195,13 +206,19 @@ def _open_base(home: Path, known: Floor, ask: Callable[[], str]) -> None:
     if not named:
         return
     own = keys.load(home, ask)
+    fault: FedhelpError = NoMatch("the model that this round begins with is not sealed for this site's keys")
     for path in named:
-        with suppress(NoMatch), parcel.open(path, known.trust, [own.identity]) as seen:
-            base_of(home, known.task).parent.mkdir(exist_ok=True)
-            with files.writing(base_of(home, known.task)) as sink:
-                shutil.copyfileobj(seen.body, sink)
-            return
-    raise NoMatch("the model that this round begins with is not sealed for this site's keys")
+        try:
+            with parcel.open(path, known.trust, [own.identity]) as seen:
+                base_of(home, known.task).parent.mkdir(exist_ok=True)
+                with files.writing(base_of(home, known.task)) as sink:
+                    shutil.copyfileobj(seen.body, sink)
+                return
+        except NoMatch:
+            continue
+        except (AgeError, ParcelError) as found:  # sealed badly; it may have been sealed again
+            fault = found
+    raise fault
 
 
 def base_of(home: Path, order: Task) -> Path:

@@ -30,6 +30,7 @@ _MEANS = {
     RECEIVED: "the coordinator has the share, and has not judged it yet",
     JUDGED: "the share was judged; nothing to do until the next round",
 }
+_ANEW = "fedhelp-edge leave, then fedhelp-edge join with a new invite"
 
 
 def invited(home: Path, told: str, via: Path | None = None, url: str = "", ca_file: Path | None = None) -> carry.Invite:
@@ -79,10 +80,12 @@ def status(home: Path, clock: datetime | None = None) -> dict[str, Any]:
     state, receipts = _state(home, known), _receipts(home)
     overdue = known.overdue(clock or datetime.now(timezone.utc)) if known.roster else timedelta(0)
     news = f"{known.now(known.charter.created):%Y-%m-%d %H:%M}"
+    request = _refused_request(home) if state == JOINING else None
     return {
         "federation": known.charter.federation, "name": known.charter.name, "site": site.id if site else None,
         "tier": site.tier if site else None, "round": order.round if order else 0, "state": state,
-        "means": _MEANS[state], "next": _next(state, site.tier if site else ""), "last_news": news,
+        "means": "the request to join was refused" if request else _MEANS[state],
+        "next": _ANEW if request else _next(state, site.tier if site else ""), "request": request, "last_news": news,
         "closes": f"{order.closes:%Y-%m-%d %H:%M}" if order else None, "orders_are_old": overdue > timedelta(0),
         "outbox": [path.stem for path in carry.outbox(home)], "receipts": receipts,
     }  # fmt: skip
@@ -104,6 +107,15 @@ def _state(home: Path, known: Floor) -> str:
         return TRAINED
     states = [receipt["state"] for receipt in folder.receipts(home, sealed.stem)]
     return (RECEIVED if states == ["received"] else JUDGED) if states else SENT
+
+
+def _refused_request(home: Path) -> dict[str, str] | None:
+    """Why the coordinator did not let this site in, if it said so."""
+    for sealed in (home / "request").glob("*.fhx"):
+        for receipt in folder.receipts(home, sealed.stem)[-1:]:
+            if receipt["state"] == "refused":
+                return {k: receipt[k] for k in ("state", "code", "cause")}
+    return None
 
 
 def _receipts(home: Path) -> list[dict[str, str]]:

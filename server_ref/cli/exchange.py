@@ -33,9 +33,9 @@ def exchange(
     new = [answer for answer in found.taken if answer.new]
     print(f"{len(new)} new parcels taken in, {len(found.taken) - len(new)} known already; {found.left} left for sites")
     for one in decided:
-        print(f"  {one['site'] or 'a request'}: {one['state']}{' ' + one['code'] if one['code'] else ''}")
+        print(f"  {one['site'] or 'a request'}: {one['state']}{' ' + shell.told(one) if one['code'] else ''}")
     for name in found.waiting:
         print(f"  {name}: not all there yet; it is looked at again next time")
     for refused in found.refused:
-        print(f"  {refused['file']}: {refused['code']}: {refused['cause']}")
+        print(f"  {refused['file']}: {shell.told(refused)}")
     return None
