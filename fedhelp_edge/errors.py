@@ -76,7 +76,7 @@ class Busy(MachineError, code="E_BUSY", remedy="wait until the other command has
     """Another command is at work in the same folder."""
 
 
-class Extra(MachineError, code="E_EXTRA", remedy="install the part that is missing"):
+class Extra(MachineError, code="E_EXTRA", remedy="install the part that is missing: for DICOM pip install 'fedhelp-edge[medical]', for compressed DICOM also pip install 'pylibjpeg[all]'"):
     """An optional part of the kit is not installed."""
 
 

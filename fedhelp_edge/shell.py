@@ -33,6 +33,7 @@ PassphraseFile = Annotated[
     ),
 ]
 DEFAULT_HOME = Path("~/fedhelp")
+_STOPPED = 130  # what typer makes of Ctrl-C
 _EXTRAS = {
     "torch": "train", "onnx": "train", "torchvision": "foundation", "open_clip": "foundation",
     "pydicom": "medical", "nibabel": "medical", "matplotlib": "lab", "segno": "server",
@@ -115,11 +116,13 @@ def run(commands: TyperGroup, arguments: Sequence[str] | None = None) -> NoRetur
     try:
         code = commands.main(args=arguments, prog_name=commands.name, standalone_mode=False)
         sys.stdout.flush()
+        if code == _STOPPED:
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except Exception as fault:
+    except (Exception, KeyboardInterrupt) as fault:
         if debug:
             raise
         _fail(_ours(fault), as_json="--json" in arguments)
@@ -139,7 +142,8 @@ def _ours(fault: BaseException) -> errors.FedhelpError:
             return errors.Storage("not enough memory", remedy="close other programs, then run the same command again")
     if hasattr(fault, "format_message"):
         said = str(fault.format_message()).strip().removesuffix(".")
-        return errors.Usage(said[:1].lower() + said[1:])
+        at = getattr(fault, "ctx", None)  # where it is known which command was meant
+        return errors.Usage(said[:1].lower() + said[1:], remedy=f"see '{at.command_path} --help'" if at else "")
     return errors.Internal(f"{type(fault).__name__} in this program")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -54,7 +55,9 @@ def predict(
         shell.say(f"warning: {doubts}")
     if watch and out:
         shell.say(f"waiting for images; Ctrl-C ends it; the answers are in {out}")
-        return run.watch(out, made, watch, kind, _wait, shell.say)
+        with suppress(KeyboardInterrupt):
+            run.watch(out, made, watch, kind, _wait, shell.say)
+        return
     if out:
         with shell.progress("looking at images") as progress:
             path, tally = run.into(out, made, images or [], kind, progress)
@@ -74,7 +77,7 @@ def predict(
     if tally.bad:
         shell.say(f"{tally.bad} of {tally.images} files could not be used; their rows say why")
         raise typer.Exit(1)
-    return None
+    return
 
 
 def _wait() -> bool:

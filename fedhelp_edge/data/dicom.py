@@ -22,7 +22,7 @@ from fedhelp_edge.errors import Extra, FedhelpError, ImageBroken, ImageKind, Ima
 SUFFIXES = frozenset((".dcm", ".dicom", ".ima"))
 _INFLATED = 4 * (MAX_IMAGE_PIXELS or 0)  # bytes that a deflated file may become
 _INSTALL = "pip install 'fedhelp-edge[medical]'"
-_DECODERS = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg pylibjpeg-rle"
+_DECODERS = "pip install 'pylibjpeg[all]'"
 
 
 def is_dicom(head: bytes) -> bool:

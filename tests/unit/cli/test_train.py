@@ -134,5 +134,6 @@ def test_ctrl_c_ends_with_a_word_and_not_with_a_traceback(plan: Path, images: Pa
         time.sleep(0.01)
     started.send_signal(signal.SIGINT)
     _, told = started.communicate()
-    assert started.returncode != 0
+    assert started.returncode == 1
+    assert "error: E_INTERRUPTED: stopped by hand\nhint: run the same command again" in told
     assert "Traceback" not in told
