@@ -12,6 +12,7 @@ from fedhelp_edge import shell
 
 if TYPE_CHECKING:
     from fedhelp_edge.data import Problem, Report
+    from fedhelp_edge.plan import Plan
 
 app = shell.app()
 
@@ -23,14 +24,15 @@ def check(
     images: Annotated[Path, shell.named("A folder with a folder of images for each class, a table (CSV) or an NPZ.")],
     plan: Annotated[Path | None, typer.Option("--plan", help="The plan that they are for.", readable=False)] = None,
     mapping: Annotated[
-        list[str] | None, typer.Option("--map", metavar="NAME=CLASS", help="Another name for a class; may be repeated.")
+        list[str] | None,
+        typer.Option("--map", metavar="NAME=CLASS", help="Another name for a class; may be repeated. Remembered."),
     ] = None,
     home: shell.Home = shell.DEFAULT_HOME,
     json: shell.AsJson = False,
 ) -> None:
     """Look for what is wrong with images and labels before training. Exit code 1 if they are not ready.
 
-    Without a plan the folders' names are the classes.
+    Without --plan it is the plan of the round that is ordered here; where none is, the folders' names are the classes.
 
     Example: fedhelp-edge check images --plan plan.toml
     """
@@ -39,7 +41,7 @@ def check(
     from fedhelp_edge.methods.registry import TABLES
 
     names = _names(mapping or [])
-    agreed = plans.load(plan, TABLES) if plan else None
+    agreed = plans.load(plan, TABLES) if plan else _ordered(shell.home(home))
     with shell.progress("reading images") as progress:
         kept = shell.home(home) / "images"
         found = data.check(images, agreed, kept=kept, mapping=names, progress=progress)
@@ -52,6 +54,14 @@ def check(
         _show(found)
     if not found.ready:
         raise typer.Exit(1)
+
+
+def _ordered(home: Path) -> Plan | None:
+    """The plan of the round that the coordinator ordered."""
+    from fedhelp_edge.site import carry, folder
+
+    known = folder.floor(home)
+    return carry.plan_of(known.task) if known and known.task else None
 
 
 def _names(given: list[str]) -> dict[str, str]:

@@ -41,9 +41,8 @@ def compare(
     one, other = (bundle.ready(path, lambda key: folder.vouch(place, key, signer)) for path in (old, new))
     for doubts in filter(None, map(show.doubts, (one, other))):
         shell.say(f"warning: {doubts}")
-    split = place / "images" / "split.json"
     with tempfile.TemporaryDirectory() as kept:
-        found = comparing.compare(one, other, images, kept=Path(kept), learned=split)
+        found = comparing.compare(one, other, images, kept=Path(kept), site=place / "images")
     if json:
         return shell.result(**asdict(found), verdict=found.verdict)
     _show(found)

@@ -49,7 +49,8 @@ def inspect(
     said, context = seen.statement, seen.statement.context
     why = folder.judge(shell.home(home), said, seen.keys)
     signers = [_signer(key) for key in seen.keys]
-    recipients = context.get("recipients", context["readers"]["count"] if "readers" in context else [])
+    recipients = context.get("recipients", [])
+    readers = context["readers"]["count"] if "readers" in context else len(recipients)
     facts: dict[str, Any] = {
         "kind": said.kind,
         "whole": True,
@@ -60,6 +61,7 @@ def inspect(
         "round": context.get("round"),
         "sender": context.get("sender"),
         "recipients": recipients,
+        "readers": readers,
         "size": said.size,
         "statement": said.hash,
         "created": context["created"],
@@ -72,8 +74,7 @@ def inspect(
     for signer in signers:
         rows += [("signed by", signer["fingerprint"]), ("in words", signer["words"])]
     if said.form == "age":
-        count = recipients if isinstance(recipients, int) else len(recipients)
-        rows.append(("encrypted", f"for {count} {'reader' if count == 1 else 'readers'}"))
+        rows.append(("encrypted", f"for {readers} {'reader' if readers == 1 else 'readers'}"))
     rows += [("made", context["created"]), ("size", f"{said.size:,} bytes")]
     _print(rows)
     return None

@@ -62,7 +62,9 @@ def show(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) -> N
 @app.command()
 def words(
     home: shell.Home = shell.DEFAULT_HOME,
-    federation: Annotated[str, typer.Option(help="The federation's id (fh-...), once joined.")] = "",
+    federation: Annotated[
+        str, typer.Option(help="The federation's id (fh-...); default: the one that was joined.", show_default=False)
+    ] = "",
     json: shell.AsJson = False,
 ) -> None:
     """Show eight words that stand for this site's keys, to compare by phone.
@@ -70,9 +72,12 @@ def words(
     Example: fedhelp-edge keys words
     """
     from fedhelp_edge.parcel import keys
+    from fedhelp_edge.site import folder
     from fedhelp_edge.trust import words
 
-    spelled = words.of_keys(federation, keys.public(shell.home(home)))
+    place = shell.home(home)
+    known = None if federation else folder.floor(place)
+    spelled = words.of_keys(known.charter.federation if known else federation, keys.public(place))
     if json:
         shell.result(words=spelled)
     else:

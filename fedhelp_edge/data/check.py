@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedhelp_edge.data import gather as gathering
-from fedhelp_edge.data import near, store
+from fedhelp_edge.data import labels, near, store
 from fedhelp_edge.data.images import SPLITS, Images, Problem
 from fedhelp_edge.errors import (
     ClassMissing,
@@ -60,8 +60,11 @@ def check(
     workers: int | None = None,
     progress: store.Progress | None = None,
 ) -> Report:
-    """Look at a source as training will. What is decoded is kept for training; a split is only tried, not kept."""
-    found = gathering.gather(source, plan, kept=kept, mapping=mapping, workers=workers, progress=progress)
+    """Look at a source as training will. For it are kept what is decoded, and `mapping`; a split is only tried."""
+    names = mapping or (labels.kept_names(kept, plan.classes) if plan else {})
+    found = gathering.gather(source, plan, kept=kept, mapping=names, workers=workers, progress=progress)
+    if mapping:
+        labels.keep_names(kept, mapping)
     plan = plan or Plan(classes=found.classes)
     images = gathering.assign(found, plan, kept / gathering.SPLIT_FILE, write=False)
     problems = [*_of_classes(source, images, plan), *images.problems, *found.doubts, *_of_groups(images)]

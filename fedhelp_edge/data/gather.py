@@ -13,7 +13,7 @@ import numpy as np
 from fedhelp_edge import plan as plans
 from fedhelp_edge.data import folder, npz, picture, split, store, table
 from fedhelp_edge.data.images import SPLITS, Images, Pixels, Problem
-from fedhelp_edge.data.labels import Classes
+from fedhelp_edge.data.labels import Classes, kept_names
 from fedhelp_edge.data.row import Row, Source, normal
 from fedhelp_edge.errors import (
     Duplicate,
@@ -54,16 +54,18 @@ def load(
     plan: Plan,
     *,
     kept: Path,
-    mapping: Mapping[str, str] = {},
+    mapping: Mapping[str, str] | None = None,
     workers: int | None = None,
     progress: store.Progress | None = None,
 ) -> Images:
     """A site's images from a folder, a table or an NPZ, decoded once and split once.
 
-    `kept` is the site's folder for what was decoded and for split.json, which the first call writes. Give another
-    folder to look at images that are not to be learned from: here they would join train.
+    `kept` is the site's folder for what was decoded, for the other names of classes that `check` was given, and for
+    split.json, which the first call writes. Give another folder to look at images that are not to be learned from:
+    here they would join train.
     """
-    found = gather(source, plan, kept=kept, mapping=mapping, workers=workers, progress=progress)
+    names = kept_names(kept, plan.classes) if mapping is None else mapping
+    found = gather(source, plan, kept=kept, mapping=names, workers=workers, progress=progress)
     images = found.images
     if not len(images):
         raise NoImages(nothing(source, images.problems))

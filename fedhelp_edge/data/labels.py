@@ -3,10 +3,29 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from fedhelp_edge import files
 from fedhelp_edge.data.row import normal
 from fedhelp_edge.errors import LabelUnknown
+
+_NAMES = "names.json"
+
+
+def keep_names(kept: Path, mapping: Mapping[str, str]) -> None:
+    """Remember other names for classes, in place of those that were given before."""
+    kept.mkdir(parents=True, exist_ok=True)
+    files.replace(kept / _NAMES, json.dumps(dict(mapping)).encode())
+
+
+def kept_names(kept: Path, classes: Sequence[str]) -> dict[str, str]:
+    """The other names that were given last, of those classes that there are."""
+    path = kept / _NAMES
+    names = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known = set(map(normal, classes))
+    return {other: name for other, name in names.items() if normal(name) in known}
 
 
 class Classes:

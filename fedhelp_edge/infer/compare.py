@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_edge.data import gather, split
+from fedhelp_edge.data import gather, labels, split
 from fedhelp_edge.data.gather import Gathered
 from fedhelp_edge.errors import NoImages, OtherClasses
 from fedhelp_edge.infer import decide
@@ -70,17 +70,17 @@ class Comparison:
         return f"{said}; it recognises fewer of {', '.join(worse)}" if worse else said
 
 
-def compare(old: Bundle, new: Bundle, source: Path, *, kept: Path, learned: Path | None = None) -> Comparison:
-    """`kept` is a folder for what is decoded; `learned` is the site's split.json: by its word, what was learned from
-    or chosen by is left out, for both models would look too good on it."""
+def compare(old: Bundle, new: Bundle, source: Path, *, kept: Path, site: Path | None = None) -> Comparison:
+    """`kept` is a folder for what is decoded; `site` is the one where the site keeps its own. By the word of the
+    split.json there, what was learned from or chosen by is left out, for both models would look too good on it."""
     if old.facts.classes != new.facts.classes:
         raise OtherClasses(f"{', '.join(old.facts.classes)} in one, {', '.join(new.facts.classes)} in the other")
-    mine, theirs = (_gathered(one, source, kept) for one in (old, new))
+    mine, theirs = (_gathered(one, source, kept, site) for one in (old, new))
     if not len(mine.images):
         raise NoImages(gather.nothing(source, mine.images.problems))
     used = {name: place for place, name in enumerate(mine.images.names)}
     places = {name: place for place, name in enumerate(theirs.images.names)}
-    known = _known(old, mine, learned) | _known(new, theirs, learned)
+    known = _known(old, mine, site) | _known(new, theirs, site)
     names = [name for name in used if name in places and name not in known]
     if not names:
         raise NoImages("this site learned from, or chose by, every image there is")
@@ -95,15 +95,16 @@ def compare(old: Bundle, new: Bundle, source: Path, *, kept: Path, learned: Path
     )  # fmt: skip
 
 
-def _gathered(one: Bundle, source: Path, kept: Path) -> Gathered:
+def _gathered(one: Bundle, source: Path, kept: Path, site: Path | None) -> Gathered:
     plan = Plan(classes=one.facts.classes, image=one.facts.image)
-    return gather.gather(source, plan, kept=kept, mapping={})
+    names = labels.kept_names(site, plan.classes) if site else {}
+    return gather.gather(source, plan, kept=kept, mapping=names)
 
 
-def _known(one: Bundle, found: Gathered, learned: Path | None) -> set[str]:
+def _known(one: Bundle, found: Gathered, site: Path | None) -> set[str]:
     """The images that the site learned from or chose by."""
     image = one.facts.image
-    kept = split.load(learned, f"{image.size}x{image.size}x{image.channels}") if learned else None
+    kept = split.load(site / gather.SPLIT_FILE, f"{image.size}x{image.size}x{image.channels}") if site else None
     parts = zip(found.images.names, found.hashes, strict=True)
     return {name for name, sha256 in parts if (kept or {}).get(sha256, "test") != "test"}
 

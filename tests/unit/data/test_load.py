@@ -41,6 +41,17 @@ def test_a_map_to_a_class_that_is_none_is_refused_at_once(tmp_path: Path) -> Non
         data.load(made.folder(tmp_path / "images"), made.plan(), kept=tmp_path / "kept", mapping={"x": "c"})
 
 
+def test_names_that_check_was_given_hold_in_training_and_in_the_next_check(tmp_path: Path) -> None:
+    made.folder(tmp_path / "images", 10, ("mole", "b"))
+    source, plan, kept = tmp_path / "images", made.plan("nävus", "b"), tmp_path / "kept"
+    data.check(source, plan, kept=kept, mapping={"x": "b"})
+    assert data.check(source, plan, kept=kept, mapping={"Mole": "nävus"}).ready
+    assert data.check(source, plan, kept=kept).ready
+    assert data.load(source, plan, kept=kept).labels.tolist().count(0) == 10
+    with pytest.raises(errors.OneClass):
+        data.load(source, made.plan("other", "b"), kept=kept)  # of that plan no class has such a name
+
+
 def test_numbers_out_of_the_plan_are_problems(tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", images=made.noise(6), labels=np.array([0, 1, 2, -1, 1, 0]))
     found = data.load(tmp_path / "set.npz", made.plan(), kept=tmp_path / "kept")

@@ -76,7 +76,7 @@ def test_images_that_the_site_learned_from_or_chose_by_are_left_out(
 ) -> None:
     plan = bundles.site().plan
     own = data.load(images, plan, kept=tmp_path / "own")  # which splits them, and keeps how
-    found = compare.compare(opened, opened, images, kept=tmp_path / "kept", learned=tmp_path / "own" / "split.json")
+    found = compare.compare(opened, opened, images, kept=tmp_path / "kept", site=tmp_path / "own")
     assert found.images == own.splits.count("test")
     assert found.left_out == len(own) - found.images
 
