@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +13,19 @@ from fedhelp_edge.parcel import parcel
 from fedhelp_edge.trust import charter
 from server_ref.hub import Hub
 from tests import command, federation
+from tests.desk import Desk, works
 from tests.federation import PLAN, Clinic
 
 
-class Desk:
-    """The coordinator's machine: a hub, a stick, and a file with the passphrase."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "plan.toml").write_text(PLAN.replace("rounds = 12", "rounds = 2"))
-        (folder / "pass").write_text("four quiet words here\n")
-
-    def type(self, *words: str | Path, fails: bool = False) -> subprocess.CompletedProcess[str]:
-        env = {"FEDHELP_HOME": str(self.folder / "hub"), "FEDHELP_PASSPHRASE_FILE": str(self.folder / "pass")}
-        done = command.run(*words, home=self.folder, program=command.COORDINATOR, env=env)
-        assert done.returncode == int(fails), done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
-        return done
+class Coordinator(Desk):
+    """A coordinator's desk, and clinics that draw their shares."""
 
     def ask(self, *words: str | Path) -> dict[str, Any]:
-        return command.answer(self.type(*words, "--json"))
+        return command.answer(works(self.hub(*words, "--json")))
 
-    def join(self, number: int) -> Clinic:
+    def invited(self, number: int) -> Clinic:
         name, invite = f"Clinic {number}", self.folder / f"{number}.invite"
-        self.type("invite", name, "--tier", "small", "--out", invite)
+        works(self.hub("invite", name, "--tier", "small", "--out", invite))
         said = json.loads(invite.read_text())
         first = self.folder / "charter.fhx"
         first.write_bytes(base64.b64decode(said["charters"][0]))
@@ -47,11 +35,6 @@ class Desk:
         clinic.id = said["site"]
         clinic.ask_in(said["code"], name).rename(self.stick / "to-coordinator" / f"request {number}")
         return clinic
-
-    @property
-    def stick(self) -> Path:
-        (self.folder / "stick" / "to-coordinator").mkdir(parents=True, exist_ok=True)
-        return self.folder / "stick"
 
     def round(self, clinics: list[Clinic], *, factor: float = 1.0) -> None:
         hub = Hub(self.folder / "hub")
@@ -65,63 +48,66 @@ class Desk:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    return Desk(tmp_path_factory.mktemp("desk"))
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Coordinator:
+    desk = Coordinator(tmp_path_factory.mktemp("desk"), PLAN.replace("rounds = 12", "rounds = 2"))
+    (desk.stick / "to-coordinator").mkdir()
+    return desk
 
 
-def test_two_rounds_over_a_stick_as_typed(desk: Desk) -> None:
+def test_two_rounds_over_a_stick_as_typed(desk: Coordinator) -> None:
     federation_id = desk.ask("init", "--plan", "plan.toml", "--root-key", desk.folder / "root")["federation"]
-    clinics = [desk.join(number) for number in (1, 2, 3)]
+    clinics = [desk.invited(number) for number in (1, 2, 3)]
     found = desk.ask("exchange", desk.stick)
     assert [one["state"] for one in found["decided"]] == ["approved"] * 3
     assert [site["status"] for site in desk.ask("roster", "--allowed-signers", "signers")["sites"]] == ["active"] * 3
 
     assert desk.ask("open")["round"] == 1
-    desk.type("exchange", desk.stick)
+    works(desk.hub("exchange", desk.stick))
     desk.round(clinics[:2])
     found = desk.ask("exchange", desk.stick)
     assert [one["state"] for one in found["decided"]] == ["accepted"] * 2
     status = desk.ask("status")
     assert (status["federation"], status["state"], status["missing"]) == (federation_id, "open", ["site-003"])
-    assert command.refusal(desk.type("aggregate", fails=True)) == "E_QUORUM"
+    assert command.refusal(desk.hub("aggregate")) == "E_QUORUM"
     first = desk.ask("aggregate", "--now")
     assert (first["accepted"], first["published"]) == (["site-001", "site-002"], True)
 
-    desk.type("backup", desk.folder / "hub.tar")
+    works(desk.hub("backup", desk.folder / "hub.tar"))
     desk.ask("open")
-    desk.type("exchange", desk.stick)
+    works(desk.hub("exchange", desk.stick))
     desk.round(clinics)
-    desk.type("exchange", desk.stick)
+    works(desk.hub("exchange", desk.stick))
     second = desk.ask("aggregate")
     assert second["accepted"] == ["site-001", "site-002", "site-003"]
     assert desk.ask("status")["state"] == "finished"
-    desk.type("exchange", desk.stick)
+    works(desk.hub("exchange", desk.stick))
     round_, _ = clinics[0].model(desk.stick / "from-coordinator")
     assert round_ == 2
     assert desk.ask("audit", "verify")["length"] > 10
     desk.ask("audit", "export", "2", "round-2")
-    assert "3 shares" in command.run("audit", "round-2", home=desk.folder).stdout
+    assert "3 shares" in works(desk.site("audit", "round-2")).stdout
 
 
-def test_a_stolen_pc_is_shut_out_and_its_work_undone(desk: Desk) -> None:
+def test_a_stolen_pc_is_shut_out_and_its_work_undone(desk: Coordinator) -> None:
     desk.ask("revoke", "site-002", "--since-round", "1", "--reason", "PC stolen")
     assert [site["status"] for site in desk.ask("roster")["sites"]] == ["active", "revoked", "active"]
     told = desk.ask("reaggregate", "--without", "site-002", "--archive-key", desk.folder / "root")
     assert told["round"] == 3
-    assert told["merged_sha256"] != desk.ask("audit", "verify")["head"]
+    before = command.answer(works(desk.site("audit", "round-2", "--json")))
+    assert told["merged_sha256"] != before["merged_sha256"]
 
 
-def test_a_hub_comes_back_from_its_backup_with_the_root_key(desk: Desk) -> None:
+def test_a_hub_comes_back_from_its_backup_with_the_root_key(desk: Coordinator) -> None:
     words = ("restore", desk.folder / "hub.tar", "--root-key", desk.folder / "root", "--home", desk.folder / "again")
-    assert "epoch 2, round 1" in desk.type(*words).stdout
-    assert command.refusal(desk.type(*words, fails=True)) == "E_FILE_EXISTS"
+    assert "epoch 2, round 1" in works(desk.hub(*words)).stdout
+    assert command.refusal(desk.hub(*words)) == "E_FILE_EXISTS"
 
 
-def test_what_is_not_there_is_said_with_a_remedy(desk: Desk) -> None:
-    assert command.refusal(desk.type("status", "--home", "nowhere", fails=True)) == "E_HUB"
-    assert command.refusal(desk.type("approve", "site-009", fails=True)) == "E_SITE"
-    assert command.refusal(desk.type("review", "site-001", "--release", fails=True)) == "E_STATE"
-    assert command.refusal(desk.type("open", fails=True)) == "E_STATE"
+def test_what_is_not_there_is_said_with_a_remedy(desk: Coordinator) -> None:
+    assert command.refusal(desk.hub("status", "--home", "nowhere")) == "E_HUB"
+    assert command.refusal(desk.hub("approve", "site-009")) == "E_SITE"
+    assert command.refusal(desk.hub("review", "site-001", "--release")) == "E_STATE"
+    assert command.refusal(desk.hub("open")) == "E_STATE"
 
 
 def test_the_unattended_coordinator_plays_all_rounds_by_itself(tmp_path: Path) -> None:
