@@ -192,7 +192,7 @@ class BadPack(TrainingError, code="E_PACK", remedy="build the pack again with 'f
     """The knowledge, or what it is made from, is not as it should be."""
 
 
-class Diverged(TrainingError, code="E_DIVERGED", remedy="lower the learning rate in the plan, or look at the images that are named; the last good state is kept"):
+class Diverged(TrainingError, code="E_DIVERGED", remedy="look at the images that are named, or lower the learning rate in the plan (of a federation only the coordinator makes one); the last good state is kept"):
     """The loss became no number. Training stopped at once."""
 
 
@@ -460,10 +460,11 @@ class ShareError(FedhelpError):
     """The numbers of a share"""
 
 
-_MAKE_AGAIN = "update the kit, then train or distill again"
+_TRAIN_AGAIN = "update the kit, then train or distill again"
+_MAKE_AGAIN = _TRAIN_AGAIN + "; weights that you named yourself: take the file as it was made, for the net that is wanted"
 
 
-class NotSafetensors(ShareError, code="E_SAFETENSORS", remedy="weights travel as safetensors only; nothing else is ever opened"):
+class NotSafetensors(ShareError, code="E_SAFETENSORS", remedy="weights travel as safetensors only, and nothing else is ever opened; " + _MAKE_AGAIN):
     """The weights are not in the safetensors format."""
 
 
@@ -491,7 +492,7 @@ class SchemaDtype(ShareError, code="E_SCHEMA_DTYPE", remedy=_MAKE_AGAIN):
     """A tensor has another number format than the task says."""
 
 
-class NonFinite(ShareError, code="E_NONFINITE", remedy="training went wrong; lower the learning rate in the plan, or look for broken images with 'fedhelp-edge check'"):
+class NonFinite(ShareError, code="E_NONFINITE", remedy="training went wrong: look for what is odd with 'fedhelp-edge check', " + _TRAIN_AGAIN):
     """A tensor holds numbers that are no numbers."""
 
 
@@ -499,7 +500,7 @@ class BnStats(ShareError, code="E_BN_STATS", remedy=_MAKE_AGAIN):
     """The statistics of a normalisation layer are impossible."""
 
 
-class Range(ShareError, code="E_RANGE", remedy="training went wrong; lower the learning rate in the plan"):
+class Range(ShareError, code="E_RANGE", remedy="training went wrong: look for what is odd with 'fedhelp-edge check', " + _TRAIN_AGAIN):
     """A tensor holds numbers far outside what training gives."""
 
 
@@ -561,7 +562,7 @@ class Disagrees(BundleError, code="E_PARITY", remedy="do not diagnose with it he
     """The model gives other answers here than it should."""
 
 
-class TooFew(BundleError, code="E_CALIBRATION", remedy="raise [data] val in the plan, or add images and train anew"):
+class TooFew(BundleError, code="E_CALIBRATION", remedy="add new images that a table (labels.csv) puts into val by its column split; or begin in another --home, with a higher [data] val in the plan"):
     """Too few images were kept to choose by: it cannot be said when the model does not know."""
 
 
@@ -618,7 +619,7 @@ class DuplicateRound(HubError, code="E_DUPLICATE_ROUND", remedy="nothing to do: 
     """Another share of this site for this round was accepted before."""
 
 
-class Samples(HubError, code="E_SAMPLES", remedy=_MAKE_AGAIN):
+class Samples(HubError, code="E_SAMPLES", remedy=_TRAIN_AGAIN):
     """The share says that it was made from an impossible number of images."""
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fedhelp_edge import files, share
 from fedhelp_edge.data import webp
 from fedhelp_edge.data.picture import resize
-from fedhelp_edge.errors import BadPack, ImageBroken
+from fedhelp_edge.errors import BadPack, ImageBroken, ShareError
 
 _ABOUT = ("origin", "licence")
 NOTES = ("classes", "sources", "shape", *_ABOUT)
@@ -88,10 +88,10 @@ def save(path: Path, pack: Pack, quality: int | None = None) -> None:
 
 def load(path: Path) -> Pack:
     """A pack, judged before anything of it is used."""
-    with files.reading(path) as file:
-        header = share.read_header(file, metadata=NOTES)
-        arrays = dict(share.Arrays(file, header))
     try:
+        with files.reading(path) as file:
+            header = share.read_header(file, metadata=NOTES)
+            arrays = dict(share.Arrays(file, header))
         classes, sources = (tuple(map(str, json.loads(header.metadata[name]))) for name in ("classes", "sources"))
         if "webp" in arrays:
             pixels = webp.decode(arrays.pop("webp"), arrays.pop("ends"), json.loads(header.metadata["shape"]))
@@ -99,7 +99,7 @@ def load(path: Path) -> Pack:
             pixels = arrays.pop("images")
         labels = arrays.pop("labels")
         said = arrays.pop("probabilities") if sources else _silence(len(pixels), len(classes))
-    except ImageBroken as fault:
+    except (ShareError, ImageBroken) as fault:
         raise BadPack(f"{path.name}: {fault.cause}") from None
     except (KeyError, ValueError, TypeError, RecursionError):
         raise BadPack(f"{path.name} does not hold images, labels and probabilities") from None

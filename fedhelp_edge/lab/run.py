@@ -50,13 +50,12 @@ def run(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train the plan's method over these sites, and say how good everybody became. `out/run.json` has the same."""
-    done = out / "run.json"
+    done, method = out / "run.json", METHODS[plan.method]
+    schema = method.schema(plan)
+    merged = _first(method.start(plan), start or {})  # what is refused takes no folder
     _same_run(plan, parts, pack, start, post is not None, out)
     if done.exists():
         return dict(json.loads(done.read_text(encoding="utf-8")))
-    method = METHODS[plan.method]
-    schema = method.schema(plan)
-    merged = _first(method.start(plan), start or {})
     whole = share.Share(merged).schema()
     merged = dict(through(plan.wire.down, merged, whole, merged)[0])  # a model is what everybody holds of it
     made = {part.id: learners.learner(plan, part.id, part.tier, part.of("train"), pack, bench) for part in parts}

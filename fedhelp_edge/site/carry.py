@@ -252,6 +252,21 @@ def round_folder(home: Path, order: Task) -> Path:
     return home / "rounds" / f"{order.epoch:04}-{order.round:06}"
 
 
+def put_aside(home: Path, order: Task) -> None:
+    """Make room to train a round again whose share the coordinator refused."""
+    at = round_folder(home, order)
+    with lock.held(home / LOCK):
+        if any(receipt["state"] == "refused" for receipt in last_receipts(home, at)):
+            aside = home / "refused"
+            aside.mkdir(exist_ok=True)
+            at.rename(next(path for n in itertools.count(1) if not (path := aside / f"{at.name}-{n}").exists()))
+
+
+def last_receipts(home: Path, at: Path) -> list[dict[str, Any]]:
+    """The last word on the share of a round, if there is one."""
+    return [receipt for sealed in at.glob("*.fhx") for receipt in folder.receipts(home, sealed.stem)[-1:]]
+
+
 def seal_share(home: Path, known: Floor, order: Task, ask: Callable[[], str]) -> Path:
     """The share of a finished round, sealed once: it lies beside the round, by the hash of its statement."""
     at = round_folder(home, order)

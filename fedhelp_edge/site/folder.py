@@ -8,6 +8,7 @@ roster/0001-0007.fhx, …  rosters, by epoch and version; task/0001-000003.fhx o
 global/…, receipt/…      merged models and receipts as they came, by epoch and what they are about
 base/…, pack/…           models and knowledge, opened, by the hash of what they hold
 rounds/0001-000003/      a round that was trained here, with its share
+refused/0001-000003-1/   the same, put aside because its share was refused and it is trained again
 outbox/…                 parcels that were made here and not yet received
 """
 

@@ -81,11 +81,16 @@ def status(home: Path, clock: datetime | None = None) -> dict[str, Any]:
     overdue = known.overdue(clock or datetime.now(timezone.utc)) if known.roster else timedelta(0)
     news = f"{known.now(known.charter.created):%Y-%m-%d %H:%M}"
     request = _refused_request(home) if state == JOINING else None
+    tier, means = site.tier if site else "", _MEANS[state]
+    next_ = _next(state, tier)
+    if request:
+        means, next_ = "the request to join was refused", _ANEW
+    elif state == JUDGED and receipts[0]["state"] == "refused":
+        means, next_ = "the share was refused; with that put right, the round can be trained again", _next(READY, tier)
     return {
         "federation": known.charter.federation, "name": known.charter.name, "site": site.id if site else None,
         "tier": site.tier if site else None, "round": order.round if order else 0, "state": state,
-        "means": "the request to join was refused" if request else _MEANS[state],
-        "next": _ANEW if request else _next(state, site.tier if site else ""), "request": request, "last_news": news,
+        "means": means, "next": next_, "request": request, "last_news": news,
         "closes": f"{order.closes:%Y-%m-%d %H:%M}" if order else None, "orders_are_old": overdue > timedelta(0),
         "outbox": [path.stem for path in carry.outbox(home)], "receipts": receipts,
     }  # fmt: skip
@@ -122,9 +127,8 @@ def _receipts(home: Path) -> list[dict[str, str]]:
     """The last word on each share, newest round first."""
     found = []
     for at in sorted((home / "rounds").glob("*"), reverse=True):
-        for sealed in at.glob("*.fhx"):
-            for receipt in folder.receipts(home, sealed.stem)[-1:]:
-                found.append({"round": at.name[-6:].lstrip("0"), **{k: receipt[k] for k in ("state", "code", "cause")}})
+        for receipt in carry.last_receipts(home, at):
+            found.append({"round": at.name[-6:].lstrip("0"), **{k: receipt[k] for k in ("state", "code", "cause")}})
     return found
 
 

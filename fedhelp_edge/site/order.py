@@ -36,6 +36,7 @@ def train(
         if place.bench.rank:
             learn.follow(place)
             return None
+        carry.put_aside(home, order)
         return at, learn.learn(place, order.round, base, at, done[-1] if done else None, watch)
 
 

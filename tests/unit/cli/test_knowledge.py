@@ -118,7 +118,7 @@ def test_bad_input_to_build_is_refused_with_a_code(home: Path, public: str, sour
 
 
 @pytest.mark.parametrize(
-    ("file", "code"), [("gone", "E_FILE_MISSING"), ("said.npz", "E_SAFETENSORS"), ("plan.toml", "E_ST_HEADER")]
+    ("file", "code"), [("gone", "E_FILE_MISSING"), ("said.npz", "E_PACK"), ("plan.toml", "E_PACK")]
 )
 def test_show_refuses_what_is_no_pack(home: Path, file: str, code: str) -> None:
     assert refusal(run("knowledge", "show", file, home=home)) == code

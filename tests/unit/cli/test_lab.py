@@ -128,7 +128,7 @@ def test_compare_writes_the_table_that_it_prints_and_goes_on_where_it_was(home: 
         (("--public", "plan.toml"), "E_NO_IMAGES"),
         (("--public", "images.npz", "--knowledge", "pack"), "E_USAGE"),
         (("--engine", "ray"), "E_USAGE"),
-        (("--knowledge", "plan.toml"), "E_ST_HEADER"),
+        (("--knowledge", "plan.toml"), "E_PACK"),
         (("--start", "gone"), "E_FILE_MISSING"),
         (("--start", "pack"), "E_ST_META"),
         (("--start", "other"), "E_SCHEMA_SHAPE"),

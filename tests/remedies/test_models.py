@@ -1,0 +1,258 @@
+"""What is wrong with a model or with training: what the hint says is done, and it works."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+import onnx
+
+from fedhelp_edge import share
+from fedhelp_edge.infer import bundle, facts
+from fedhelp_edge.parcel import keys, sshsig
+from tests.desk import Desk, fails, lists, works
+from tests.threads import one_thread as one_thread
+from tests.unit.data import made
+
+PLAN = """name = "cells"
+classes = ["a", "b", "c"]
+method = "fedavg"
+rounds = 3
+[image]
+size = 8
+[data]
+val = 0.3
+[training]
+epochs = 1
+batch = 8
+precision = "fp32"
+yardstick = false
+"""
+Spoil = Callable[[bytes], bytes]
+TRAIN = ("train", "images", "--plan", "plan.toml", "--threads", "1")
+EXPORT = ("export", "--plan", "plan.toml", "--threads", "1", "--out")
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """A desk where two rounds of a plan were trained, and a model was made of each."""
+    desk = Desk(tmp_path_factory.mktemp("desk"), PLAN)
+    made.folder(desk.folder / "images", 12, ("a", "b", "c"))
+    works(desk.site("keys", "new"))
+    works(desk.site(*TRAIN, "--rounds", "2"))
+    for round_ in "12":
+        works(desk.site(*EXPORT, f"{round_}.onnx", "--round", round_))
+    return desk
+
+
+@pytest.fixture
+def desk(first: Desk, tmp_path: Path) -> Desk:
+    """A copy for one test."""
+    return first.lent(tmp_path / "desk")
+
+
+def noted(change: Callable[[dict[str, str]], None]) -> Spoil:
+    """The same model, and what it says of itself changed."""
+
+    def spoil(data: bytes) -> bytes:
+        model = onnx.load_from_string(data)
+        notes = {one.key: one.value for one in model.metadata_props}
+        change(notes)
+        onnx.helper.set_model_props(model, notes)
+        return bytes(model.SerializeToString())
+
+    return spoil
+
+
+def of_another_version(notes: dict[str, str]) -> None:
+    notes[facts.FACTS] = json.dumps({**json.loads(notes[facts.FACTS]), "schema_version": 9})
+
+
+def with_other_answers(notes: dict[str, str]) -> None:
+    said = json.loads(notes[facts.PARITY])
+    said["logits"] = facts.packed(facts.unpacked(said["logits"]) + np.float32(1))
+    notes[facts.PARITY] = json.dumps(said)
+
+
+def of_another_kit(notes: dict[str, str]) -> None:
+    notes.clear()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "hint"),
+    [
+        (noted(of_another_version), "E_BUNDLE", "export the model again with this version of the kit"),
+        (noted(of_another_kit), "E_BUNDLE", "or ask for the file again"),
+        (noted(with_other_answers), "E_PARITY", "update onnxruntime, or export the model again on this machine"),
+    ],
+)
+def test_a_model_that_does_not_do_here_is_exported_again(desk: Desk, spoil: Spoil, code: str, hint: str) -> None:
+    own = keys.load(desk.folder / "site", lambda: "four quiet words here")
+    data = spoil((desk.folder / "1.onnx").read_bytes())
+    odd = desk.folder / "odd.onnx"
+    odd.write_bytes(data)
+    bundle.beside(odd).write_text(sshsig.sign(data, own.sign, bundle.NAMESPACE))
+    for words in (("predict", "odd.onnx"), ("compare", "2.onnx", "odd.onnx")):
+        fails(desk.site(*words, "images"), code, hint)
+    works(desk.site(*EXPORT, "again.onnx", "--round", "1"))
+    works(desk.site("predict", "again.onnx", "images"))
+
+
+def test_a_model_is_opened_once_its_signature_lies_beside_it(desk: Desk) -> None:
+    shutil.copy(desk.folder / "1.onnx", desk.stick)
+    carried = desk.stick / "1.onnx"
+    fails(desk.site("predict", carried, "images"), "E_BUNDLE_UNSIGNED", "copy the file that ends in .onnx.sig")
+    shutil.copy(desk.folder / "1.onnx.sig", desk.stick)
+    works(desk.site("predict", carried, "images"))
+
+
+def test_models_of_one_federation_are_compared_and_the_answers_of_each_have_a_folder(desk: Desk) -> None:
+    (desk.folder / "plan.toml").write_text(PLAN.replace('"a", "b", "c"', '"b", "c"'))
+    works(desk.site(*TRAIN))
+    works(desk.site(*EXPORT, "other.onnx"))
+    made.folder(desk.folder / "new", 3, ("a", "b", "c"), seed=7)
+    fails(desk.site("compare", "1.onnx", "other.onnx", "new"), "E_CLASSES", "compare models of one federation")
+    works(desk.site("compare", "1.onnx", "2.onnx", "new"))
+    works(desk.site("predict", "1.onnx", "new", "--out", "answers"))
+    fails(desk.site("predict", "2.onnx", "new", "--out", "answers"), "E_ANSWERS", "name another folder with --out")
+    works(desk.site("predict", "2.onnx", "new", "--out", "answers of 2"))
+    works(desk.site("predict", "1.onnx", "new", "--out", "answers"))
+
+
+def test_where_too_few_images_were_kept_to_choose_by_more_are_added(desk: Desk) -> None:
+    (desk.folder / "plan.toml").write_text(PLAN.replace("val = 0.3", "val = 0.05"))
+    shutil.rmtree(desk.folder / "site" / "images")
+    works(desk.site(*TRAIN))
+    fails(desk.site(*EXPORT, "x.onnx"), "E_CALIBRATION", "add new images that a table (labels.csv) puts into val")
+    made.folder(desk.folder / "images", 2, ("d",), seed=5)
+    old = [f"{name}/{number:03}.png,{name}," for name in "abc" for number in range(12)]
+    lines = ["path,label,split", *old, "d/000.png,a,val", "d/001.png,b,val"]
+    table = desk.folder / "images" / "labels.csv"
+    table.write_text("\n".join(lines))
+    works(desk.site(*EXPORT, "x.onnx"))
+    shutil.rmtree(desk.folder / "images" / "d")
+    table.unlink()
+    (desk.folder / "plan.toml").write_text(PLAN)
+    for step in (("keys", "new"), TRAIN, (*EXPORT, "y.onnx")):
+        works(desk.site(*step, "--home", "another"))
+
+
+def test_training_that_ran_away_goes_well_with_a_lower_learning_rate(desk: Desk) -> None:
+    (desk.folder / "plan.toml").write_text(
+        PLAN.replace("epochs = 1", 'epochs = 40\noptimiser = "sgd"\nlr = 10\nweight_decay = 1.0')
+    )
+    fails(desk.site(*TRAIN), "E_DIVERGED", "lower the learning rate in the plan")
+    (desk.folder / "plan.toml").write_text(
+        PLAN.replace("epochs = 1", 'epochs = 40\noptimiser = "sgd"\nlr = 0.01\nweight_decay = 1.0')
+    )
+    works(desk.site(*TRAIN))
+
+
+def test_knowledge_that_is_not_as_it_should_be_is_built_again(desk: Desk) -> None:
+    folder = desk.folder
+    np.savez(folder / "public.npz", images=made.noise(9, 8, 8, 3), labels=np.arange(9) % 3)
+    np.savez(folder / "said.npz", probabilities=np.ones((9, 3), np.float32))
+    build = ("knowledge", "build", "--public", "public.npz", "--source", "files:said.npz", "--out", "pack")
+    fails(desk.site(*build), "E_PACK", "build the pack again")
+    np.savez(folder / "said.npz", probabilities=np.full((9, 3), 1 / 3, np.float32))
+    works(desk.site(*build))
+    whole = (folder / "pack").read_bytes()
+    for damage in (whole[:-9], b"PK\3\4" + whole, whole.replace(b"probabilities", b"possibilities")):
+        (folder / "pack").write_bytes(damage)
+        fails(desk.site("knowledge", "show", "pack"), "E_PACK", "build the pack again")
+        (folder / "pack").unlink()
+        works(desk.site(*build))
+        works(desk.site("knowledge", "show", "pack"))
+
+
+# --- a share that is refused -------------------------------------------------------------------------------
+Older = Callable[[Mapping[str, Any]], bytes]  # the share as another kit would write it
+
+
+def plainly(arrays: Mapping[str, Any], notes: Mapping[str, str] | None = None) -> bytes:
+    file = io.BytesIO()
+    WRITE(file, arrays, notes)
+    return file.getvalue()
+
+
+def changed(change: Callable[[np.ndarray], np.ndarray], name: str = "linear.bias") -> Older:
+    return lambda arrays: plainly({**arrays, name: change(np.array(arrays[name]))})
+
+
+WRITE = share.write
+OLDER: dict[str, Older] = {
+    "E_SAFETENSORS": lambda arrays: b"\x80\x04" + plainly(arrays),
+    "E_ST_HEADER": lambda arrays: struct.pack("<Q", 1 << 30) + plainly(arrays)[8:],
+    "E_ST_LAYOUT": lambda arrays: plainly(arrays)[:-4],
+    "E_ST_META": lambda arrays: plainly(arrays, {"format": "pt"}),
+    "E_SCHEMA_NAMES": lambda arrays: plainly({f"net.{name}": array for name, array in arrays.items()}),
+    "E_SCHEMA_SHAPE": changed(lambda bias: bias[:, None]),
+    "E_SCHEMA_DTYPE": changed(lambda bias: bias.astype(np.float64)),
+    "E_NONFINITE": changed(lambda bias: bias * np.float32("nan")),
+    "E_BN_STATS": changed(lambda variance: -variance, "bn1.running_var"),
+    "E_RANGE": changed(lambda bias: bias + np.float32(1e6)),
+}
+
+
+@pytest.mark.usefixtures("opens_here")
+def test_a_share_that_is_refused_is_trained_again_by_a_kit_that_was_updated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(tmp_path, PLAN)
+    desk.join()
+    made.folder(desk.folder / "images", 6, ("a", "b", "c"))
+    train = ("train", "images", "--threads", "1")
+    for home in (("open",), ("exchange", desk.stick)):
+        works(desk.hub(*home))
+    for step in (("download",), train):
+        works(desk.site(*step))
+    for code, older in OLDER.items():
+        with monkeypatch.context() as before:
+            before.setattr(share, "write", lambda file, arrays, notes=None, older=older: file.write(older(arrays)))
+            works(desk.site("upload"))
+        works(desk.hub("exchange", desk.stick))
+        works(desk.site("download"))
+        told = works(desk.site("status"))
+        assert "share of round 1: refused" in told.stdout
+        lists(told, code, "update the kit, then train or distill again")
+        assert told.stderr == "next: fedhelp-edge train\n"
+        works(desk.site(*train))
+    works(desk.site("upload"))
+    works(desk.hub("exchange", desk.stick))
+    works(desk.site("download"))
+    assert "share of round 1: accepted" in works(desk.site("status")).stdout
+
+
+def test_weights_that_are_named_are_those_that_were_made_for_the_net(desk: Desk) -> None:
+    folder = desk.folder
+    np.savez(folder / "public.npz", images=made.noise(9, 8, 8, 3), labels=np.arange(9) % 3)
+    np.savez(folder / "said.npz", probabilities=np.full((9, 3), 1 / 3, np.float32))
+    works(desk.site("knowledge", "build", "--public", "public.npz", "--source", "files:said.npz", "--out", "pack"))
+    works(desk.site("knowledge", "start", "plan.toml", "pack", "--out", "start", "--epochs", "1", "--threads", "1"))
+    run = (
+        "lab",
+        "run",
+        "plan.toml",
+        "--data",
+        "images",
+        "--split",
+        "sizes:12/4,12/4",
+        "--threads",
+        "1",
+        "--out",
+        "lab",
+    )
+    (folder / "other").write_bytes(plainly({"linear.weight": np.zeros((10, 64), np.float32)}))
+    for wrong, code in (("plan.toml", "E_ST_HEADER"), ("public.npz", "E_SAFETENSORS"), ("other", "E_SCHEMA_SHAPE")):
+        fails(desk.site(*run, "--start", wrong), code, "take the file as it was made, for the net that is wanted")
+    works(desk.site(*run, "--start", "start"))
