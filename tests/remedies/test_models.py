@@ -18,9 +18,11 @@ pytest.importorskip("torch")
 import onnx
 
 from fedhelp_edge import share
+from fedhelp_edge.cli import predict
 from fedhelp_edge.infer import bundle, facts
 from fedhelp_edge.parcel import keys, sshsig
 from tests.desk import Desk, fails, lists, works
+from tests.remedies.test_a_machine import pressed_once
 from tests.threads import one_thread as one_thread
 from tests.unit.data import made
 
@@ -127,6 +129,12 @@ def test_models_of_one_federation_are_compared_and_the_answers_of_each_have_a_fo
     fails(desk.site("predict", "2.onnx", "new", "--out", "answers"), "E_ANSWERS", "name another folder with --out")
     works(desk.site("predict", "2.onnx", "new", "--out", "answers of 2"))
     works(desk.site("predict", "1.onnx", "new", "--out", "answers"))
+
+
+def test_ctrl_c_is_how_watching_ends_well(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "_POLL", 0.01)
+    with pressed_once(desk.folder, "seen/answers.jsonl"):
+        works(desk.site("predict", "1.onnx", "--watch", "stick", "--out", "seen"))
 
 
 def test_where_too_few_images_were_kept_to_choose_by_more_are_added(desk: Desk) -> None:
