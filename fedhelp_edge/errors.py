@@ -343,7 +343,7 @@ class SignerUnknown(TrustError, code="E_SIGNER_UNKNOWN", remedy="ask the coordin
     """The key that signed belongs to nobody in the roster."""
 
 
-class SignerMismatch(TrustError, code="E_SIGNER_MISMATCH", remedy="do not trust the file; tell the coordinator"):
+class SignerMismatch(TrustError, code="E_SIGNER_MISMATCH", remedy="do not use the file, for it speaks in another's name; ask the one who is named for another"):
     """The key that signed is not the key of the sender that is named."""
 
 
@@ -355,7 +355,7 @@ class SignerWindow(TrustError, code="E_SIGNER_WINDOW", remedy="wait for the roun
     """The sender does not take part in this round yet."""
 
 
-class Role(TrustError, code="E_ROLE", remedy="do not trust the file; tell the coordinator"):
+class Role(TrustError, code="E_ROLE", remedy="do not use the file, and tell the coordinator; what is truly the coordinator's comes with the next download"):
     """The key is known, but its owner may not sign this kind of parcel."""
 
 
@@ -363,11 +363,11 @@ class Rollback(TrustError, code="E_ROLLBACK", remedy="this is old news; run down
     """Older orders than those that are known here already."""
 
 
-class Equivocation(TrustError, code="E_EQUIVOCATION", remedy="keep both files and phone the coordinator: two different orders carry the same number"):
+class Equivocation(TrustError, code="E_EQUIVOCATION", remedy="keep both files and phone the coordinator: two different orders carry the same number; if the hub was copied back by hand, 'fedhelp-coordinator backup' and 'restore' put it right"):
     """Two different parcels claim to be the same version."""
 
 
-class Expired(TrustError, code="E_EXPIRED", remedy="run download, or ask the coordinator for a newer roster"):
+class Expired(TrustError, code="E_EXPIRED", remedy="run download; if that brings nothing newer, ask the coordinator to open a round, which renews the roster"):
     """The orders are too old to act on."""
 
 
@@ -443,15 +443,15 @@ class Recipients(TrustError, code="E_RECIPIENTS", remedy="run download, then upl
     """The parcel is encrypted for others than the task names."""
 
 
-class Replay(TrustError, code="E_REPLAY", remedy="nothing to do if it was sent twice by mistake; otherwise tell the coordinator"):
+class Replay(TrustError, code="E_REPLAY", remedy="nothing to do if it was sent twice by mistake; if this site came back from a backup, leave and join again with a new invite"):
     """This was seen before, or is older than what was seen from the same sender."""
 
 
-class LogRollback(TrustError, code="E_LOG_ROLLBACK", remedy="phone the coordinator: its log is shorter than it was; a restored backup needs the root key"):
+class LogRollback(TrustError, code="E_LOG_ROLLBACK", remedy="phone the coordinator: its log is shorter than it was; if the hub was copied back by hand, 'fedhelp-coordinator backup' and 'restore' put it right"):
     """The coordinator's log is shorter than one that it showed before."""
 
 
-class SplitView(TrustError, code="E_SPLIT_VIEW", remedy="keep both files and phone the coordinator: it tells different sites different things"):
+class SplitView(TrustError, code="E_SPLIT_VIEW", remedy="keep both files and phone the coordinator: it tells different sites different things; if the hub was copied back by hand, 'fedhelp-coordinator backup' and 'restore' put it right"):
     """The coordinator's log differs from one of the same length that it showed before."""
 
 

@@ -86,6 +86,8 @@ def open_next(hub: Hub, boss: Keys, start: Mapping[str, Array] | None = None) ->
         keep_key(hub, boss, number, key)
         opens = hub.now
         closes = opens + timedelta(days=plan.round.days)
+        if hub.roster.expires < closes:  # nobody came or left for long
+            hub.write_roster(boss, hub.roster.sites)
         known = hub.roster
         log = hub.log("open", f"round {number}", model=model)
         body = task.body(

@@ -102,7 +102,8 @@ def rotate_root(hub: Hub, boss: Keys, old: Keys, new: Keys) -> None:
 
 def _check_root(law: charter.Charter, root: Keys) -> None:
     if root.public.sign not in law.roots:
-        raise Role("this is not the root key of this federation")
+        remedy = "name the folder that holds it with --root-key"
+        raise Role("this is not the root key of this federation", remedy=remedy)
 
 
 def _call_off(hub: Hub) -> None:

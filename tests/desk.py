@@ -6,16 +6,19 @@ import copy
 import shutil
 import subprocess
 from pathlib import Path
+from typing import TypeVar
 
 from fedhelp_edge import errors
 from tests import command
 
 Done = subprocess.CompletedProcess[str]
+D = TypeVar("D", bound="Desk")
 
 
 class Desk:
-    def __init__(self, folder: Path, plan: str) -> None:
-        self.folder, self.stick = folder, folder / "stick"
+    def __init__(self, folder: Path, plan: str, *, locked: bool = True) -> None:
+        """Keys that are not `locked` have no passphrase, which saves the time of working at it."""
+        self.folder, self.stick, self.locked = folder, folder / "stick", locked
         self.stick.mkdir()
         (folder / "plan.toml").write_text(plan)
         (folder / "pass").write_text("four quiet words here\n")
@@ -27,10 +30,14 @@ class Desk:
         return self.type("hub", command.COORDINATOR, words)
 
     def type(self, home: str, program: tuple[str, ...], words: tuple[str | Path, ...]) -> Done:
-        env = {"FEDHELP_HOME": str(self.folder / home), "FEDHELP_PASSPHRASE_FILE": str(self.folder / "pass")}
+        env = {"FEDHELP_HOME": str(self.folder / home)}
+        if self.locked:
+            env["FEDHELP_PASSPHRASE_FILE"] = str(self.folder / "pass")
+        elif words[0] in ("init", "join"):
+            words = (*words, "--no-passphrase")
         return command.here(*words, home=self.folder, program=program, env=env)
 
-    def lent(self, folder: Path) -> Desk:
+    def lent(self: D, folder: Path) -> D:
         """The same in another folder, from where it goes its own way; what travels needs --via there."""
         other = copy.copy(self)
         other.folder, other.stick = folder, folder / "stick"

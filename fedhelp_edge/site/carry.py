@@ -80,7 +80,10 @@ def typed_invite(code: str, way: exchange.Carrier, url: str = "") -> Invite:
     with parcel.open(parcels[0], parcel.anyone) as seen:
         federation = charter.first(seen.statement, seen.keys, seen.json()).federation
     if way.vouch(enrol.invite_of(code, "", datetime.max).id) != enrol.vouch(code, federation):
-        raise InviteProof("whoever left this charter does not know the code")
+        raise InviteProof(
+            "whoever left this charter does not know the code",
+            remedy="take the stick or the address of the coordinator who gave the code",
+        )
     return Invite(code, url, federation, tuple(path.read_bytes() for path in parcels))
 
 
@@ -174,7 +177,8 @@ def _take(home: Path, known: Floor, copy: Path, said: statement.Statement, taken
         _keep_pack(home, copy, said)
         taken.new.append(f"knowledge, {said.size / 1e6:.1f} MB")
         return known
-    if said.kind == "receipt" and not _is_mine(home, said.context["about"]):
+    context = said.context
+    if said.kind == "receipt" and not (_is_mine(home, context["about"]) and context["epoch"] >= known.charter.epoch):
         return known
     known = folder.take(known, copy)
     folder.keep(home, copy, said)

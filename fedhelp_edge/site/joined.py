@@ -97,10 +97,15 @@ def status(home: Path, clock: datetime | None = None) -> dict[str, Any]:
 
 
 def _state(home: Path, known: Floor) -> str:
-    if folder.me(home, known) is None:
+    site, order = folder.me(home, known), known.task
+    if site is None:
         return JOINING
-    order = known.task
-    if order is None or not carry.base_of(home, order).exists() or carry.lacks_pack(home, order):
+    if (
+        order is None
+        or order.round < site.from_round
+        or not carry.base_of(home, order).exists()
+        or carry.lacks_pack(home, order)
+    ):
         return WAITING
     at = carry.round_folder(home, order)
     if not at.exists():

@@ -24,6 +24,8 @@ def train(
         raise Tier(f"this site's tier is {site.tier}", remedy=f"fedhelp-edge {word}")
     if order is None:
         raise NotYet("no round has been opened yet")
+    if order.round < site.from_round:
+        raise NotYet(f"this site takes part from round {site.from_round} on; this is round {order.round}")
     plan = carry.plan_of(order)
     known.check_fresh(datetime.now(timezone.utc), timedelta(days=plan.round.grace_days))
     if carry.lacks_pack(home, order):
