@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from fedhelp_edge.parcel import keys
 from fedhelp_edge.site import carry
 from tests import net
 from tests.clinic import Clinic
-from tests.command import answer, run
+from tests.command import answer, here, run
 
 SHAPE = {
     "type": "object",
@@ -38,22 +39,34 @@ def check(home: Path, name: str) -> doctor.Check:
     return next(found for found in doctor.checks(home) if found.name == name)
 
 
-def test_this_machine_passes_and_says_so_in_one_line_of_json(tmp_path: Path) -> None:
-    done = run("doctor", "--json", home=tmp_path)
-    found = answer(done)
+@pytest.fixture(scope="module")
+def person(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("person")
+
+
+@pytest.fixture(scope="module")
+def told(person: Path) -> subprocess.CompletedProcess[str]:
+    """What is said to somebody who has nothing yet."""
+    return run("doctor", "--json", home=person, env={"CI": ""})
+
+
+def test_this_machine_passes_and_says_so_in_one_line_of_json(told: subprocess.CompletedProcess[str]) -> None:
+    found = answer(told)
     jsonschema.validate(found, SHAPE)
-    assert (done.returncode, found["state"]) == (0, "pass"), found
+    assert (told.returncode, found["state"]) == (0, "pass"), found
 
 
-def test_doctor_writes_nothing_into_the_home_of_the_person(tmp_path: Path) -> None:
-    run("doctor", home=tmp_path, env={"CI": ""})
-    assert list(tmp_path.iterdir()) == []
+def test_doctor_writes_nothing_into_the_home_of_the_person(
+    person: Path, told: subprocess.CompletedProcess[str]
+) -> None:
+    assert told.stdout
+    assert list(person.iterdir()) == []
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
 def test_keys_that_others_can_read_are_a_failure_with_a_remedy(tmp_path: Path) -> None:
     keys.save(tmp_path, keys.new(), None).chmod(0o644)
-    done = run("doctor", "--home", tmp_path, home=tmp_path)
+    done = here("doctor", "--home", tmp_path, home=tmp_path)
     assert done.returncode == 1
     assert "FAIL  keys" in done.stdout
     assert "chmod 600" in done.stdout

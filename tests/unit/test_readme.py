@@ -13,7 +13,7 @@ import pytest
 from fedhelp_edge import cli
 from fedhelp_edge.shell import Commands
 from server_ref import cli as coordinator
-from tests.command import run
+from tests.command import here
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -43,7 +43,7 @@ def test_a_session_in_the_readme_shows_what_is_printed(session: str, tmp_path: P
     for command, shown in steps(session):
         words = shlex.split(command)
         assert words[0] == "fedhelp-edge"
-        done = run(*words[1:], home=tmp_path)
+        done = here(*words[1:], home=tmp_path)
         printed = done.stdout if done.returncode == 0 else done.stdout + done.stderr
         assert re.fullmatch(as_pattern(shown), printed), f"{command} printed:\n{printed}"
 

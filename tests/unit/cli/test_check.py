@@ -8,7 +8,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from tests.command import answer, refusal, run
+from tests.command import answer, here, refusal, run
 from tests.faults.conftest import humble  # noqa: F401 - a fixture
 from tests.unit.data import made
 
@@ -37,12 +37,12 @@ SHAPE = {
 def home(tmp_path: Path) -> Path:
     """A folder with good images, and a plan for them."""
     made.folder(tmp_path / "images", 20, ("benign", "malignant"))
-    run("plan", "new", "plan.toml", home=tmp_path)
+    here("plan", "new", "plan.toml", home=tmp_path)
     return tmp_path
 
 
 def test_good_images_are_ready_to_train(home: Path) -> None:
-    done = run("check", "images", "--plan", "plan.toml", home=home)
+    done = here("check", "images", "--plan", "plan.toml", home=home)
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == "ready to train"
     assert re.search(r"^benign +14 +2 +4 +20$", done.stdout, re.M)
@@ -52,7 +52,7 @@ def test_what_is_wrong_is_abbreviated_with_a_remedy_and_ends_with_the_verdict(ho
     for i in range(20):
         (home / "images" / "benign" / f"x{i}.png").write_bytes(b"x")
     made.folder(home / "images", 2, ("malign",), seed=3)
-    done = run("check", "images", "--plan", "plan.toml", home=home)
+    done = here("check", "images", "--plan", "plan.toml", home=home)
     assert done.returncode == 1
     assert "E_IMAGE (20): copy the file again" in done.stdout
     assert "  benign/x0.png: it cannot be read as an image\n" in done.stdout
@@ -64,7 +64,7 @@ def test_what_is_wrong_is_abbreviated_with_a_remedy_and_ends_with_the_verdict(ho
 def test_json_has_every_problem(home: Path) -> None:
     for i in range(20):
         (home / "images" / "benign" / f"x{i}.png").write_bytes(b"x")
-    done = run("check", "images", "--plan", "plan.toml", "--json", home=home)
+    done = here("check", "images", "--plan", "plan.toml", "--json", home=home)
     found = answer(done)
     jsonschema.validate(found, SHAPE)
     assert (done.returncode, found["ready"], found["images"]) == (0, True, 40)
@@ -74,22 +74,22 @@ def test_json_has_every_problem(home: Path) -> None:
 
 def test_an_empty_folder_is_not_ready_in_the_same_shape(home: Path) -> None:
     (home / "empty").mkdir()
-    done = run("check", "empty", "--json", home=home)
+    done = here("check", "empty", "--json", home=home)
     found = answer(done)
     jsonschema.validate(found, SHAPE)
     assert (done.returncode, found["ready"], found["images"]) == (1, False, 0)
-    assert run("check", "empty", home=home).stdout.splitlines()[-1] == "not ready: first put right E_NO_IMAGES (1)"
+    assert here("check", "empty", home=home).stdout.splitlines()[-1] == "not ready: first put right E_NO_IMAGES (1)"
 
 
 def test_other_names_are_mapped(home: Path) -> None:
     made.folder(home / "images", 2, ("naevus",), seed=3)
-    done = run("check", "images", "--plan", "plan.toml", "--map", "Naevus = benign", "--json", home=home)
+    done = here("check", "images", "--plan", "plan.toml", "--map", "Naevus = benign", "--json", home=home)
     assert answer(done)["classes"] == {"benign": 22, "malignant": 20}
 
 
 @pytest.mark.parametrize("text", ["naevus", "=benign", "naevus="])
 def test_a_map_without_both_names_is_wrong_usage(text: str, home: Path) -> None:
-    done = run("check", "images", "--map", text, home=home)
+    done = here("check", "images", "--map", text, home=home)
     assert (done.returncode, refusal(done)) == (2, "E_USAGE")
 
 
@@ -102,7 +102,7 @@ def test_a_map_without_both_names_is_wrong_usage(text: str, home: Path) -> None:
     ],
 )
 def test_what_is_no_source_or_no_plan_is_refused(given: tuple[str, ...], code: str, home: Path) -> None:
-    assert refusal(run("check", *given, home=home)) == code
+    assert refusal(here("check", *given, home=home)) == code
 
 
 @pytest.mark.parametrize("locked", ["images", "images/benign"])
@@ -124,7 +124,7 @@ def test_the_session_in_the_readme_is_what_is_printed(home: Path) -> None:
     (home / "images" / "benign" / "scan7.png").write_bytes(b"\x89PNG")
     found = re.search(r"```text\n\$ fedhelp-edge (check .*)\n((?:.*\n)*?)```", README)
     assert found
-    assert run(*found[1].split(), home=home).stdout == found[2]
+    assert here(*found[1].split(), home=home).stdout == found[2]
 
 
 @pytest.mark.parametrize("name", ["pydicom", "torch", "onnxruntime"])

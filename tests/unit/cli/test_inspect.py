@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from fedhelp_edge.parcel import keys, parcel
-from tests.command import answer, refusal, run
+from tests.command import answer, here, refusal
 
 KEYS = ("kind", "whole", "trusted", "why", "signers", "federation", "round", "sender", "recipients", "size")
 SHAPE = {"type": "object", "required": ["schema_version", *KEYS], "properties": {"signers": {"type": "array"}}}
@@ -22,7 +22,7 @@ def share(tmp_path: Path, context: dict[str, Any], site: keys.Keys, hub: keys.Ke
 
 
 def test_a_whole_parcel_of_a_stranger_is_whole_but_not_trusted(share: Path, tmp_path: Path) -> None:
-    done = run("inspect", share, "--json", home=tmp_path)
+    done = here("inspect", share, "--json", home=tmp_path)
     found = answer(done)
     jsonschema.validate(found, SHAPE)
     assert done.returncode == 0
@@ -33,11 +33,11 @@ def test_a_whole_parcel_of_a_stranger_is_whole_but_not_trusted(share: Path, tmp_
 
 def test_what_this_site_signed_is_trusted_here(share: Path, tmp_path: Path, site: keys.Keys) -> None:
     keys.save(tmp_path / "home", site, None)
-    assert answer(run("inspect", share, "--home", tmp_path / "home", "--json", home=tmp_path))["trusted"] is True
+    assert answer(here("inspect", share, "--home", tmp_path / "home", "--json", home=tmp_path))["trusted"] is True
 
 
 def test_a_person_reads_it_in_plain_words(share: Path, tmp_path: Path) -> None:
-    shown = run("inspect", share, home=tmp_path).stdout
+    shown = here("inspect", share, home=tmp_path).stdout
     assert shown.startswith("share.fhx: a share, what a site gives in a round\n")
     assert "  trusted    no: " in shown
     assert "  encrypted  for 1 reader\n" in shown
@@ -45,8 +45,8 @@ def test_a_person_reads_it_in_plain_words(share: Path, tmp_path: Path) -> None:
 
 def test_a_damaged_parcel_is_an_error_and_not_whole(share: Path, tmp_path: Path) -> None:
     share.write_bytes(share.read_bytes()[:-1])
-    assert refusal(run("inspect", share, home=tmp_path)) == "E_TRUNCATED"
-    done = run("inspect", share, "--json", home=tmp_path)
+    assert refusal(here("inspect", share, home=tmp_path)) == "E_TRUNCATED"
+    done = here("inspect", share, "--json", home=tmp_path)
     found = answer(done)
     jsonschema.validate(found, SHAPE)
     assert (done.returncode, found["whole"]) == (1, False)
@@ -59,4 +59,4 @@ def test_a_damaged_parcel_is_an_error_and_not_whole(share: Path, tmp_path: Path)
 def test_what_is_no_parcel_is_refused_in_words(name: str, code: str, tmp_path: Path) -> None:
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "folder").mkdir()
-    assert refusal(run("inspect", name, home=tmp_path)) == code
+    assert refusal(here("inspect", name, home=tmp_path)) == code

@@ -59,4 +59,4 @@ def test_a_computer_without_torch_sorts_pictures_and_says_what_a_demo_lacks(tmp_
 
 
 def test_without_a_plan_or_an_order_the_classes_are_not_known(tmp_path: Path) -> None:
-    assert command.refusal(command.run("label", "pictures", home=tmp_path)) == "E_NOT_JOINED"
+    assert command.refusal(command.here("label", "pictures", home=tmp_path)) == "E_NOT_JOINED"

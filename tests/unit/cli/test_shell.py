@@ -14,7 +14,7 @@ import typer
 from fedhelp_edge import cli, shell
 from fedhelp_edge.shell import Commands
 from server_ref import cli as coordinator
-from tests.command import COORDINATOR, SITE, answer, refusal, run
+from tests.command import COORDINATOR, SITE, answer, here, refusal, run
 
 HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "open_clip", "numpy", "cryptography")
 
@@ -45,7 +45,7 @@ def test_help_imports_nothing_heavy(program: tuple[str, ...], tmp_path: Path) ->
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_every_command_has_an_example_in_its_help(words: tuple[str, ...], tmp_path: Path) -> None:
-    shown = run(*words, "--help", home=tmp_path).stdout
+    shown = here(*words, "--help", home=tmp_path).stdout
     assert f"Example: fedhelp-edge {' '.join(words)}" in shown
 
 
@@ -61,17 +61,17 @@ def test_no_command_file_is_left_out() -> None:
 
 
 def test_a_mistyped_command_is_wrong_usage_and_says_what_may_be_meant(tmp_path: Path) -> None:
-    done = run("kyes", home=tmp_path)
+    done = here("kyes", home=tmp_path)
     assert (done.returncode, refusal(done)) == (2, "E_USAGE")
     assert "'keys'" in done.stderr
 
 
 def test_a_missing_argument_is_wrong_usage(tmp_path: Path) -> None:
-    assert run("inspect", home=tmp_path).returncode == 2
+    assert here("inspect", home=tmp_path).returncode == 2
 
 
 def test_an_error_under_json_is_one_object_too(tmp_path: Path) -> None:
-    done = run("keys", "show", "--json", home=tmp_path)
+    done = here("keys", "show", "--json", home=tmp_path)
     assert done.returncode == 1
     assert answer(done)["error"]["code"] == "E_KEYS_MISSING"
 

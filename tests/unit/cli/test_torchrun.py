@@ -13,7 +13,8 @@ import pytest
 
 from fedhelp_edge.data import phantom
 from tests import torchrun
-from tests.command import answer, run
+from tests.command import answer, here
+from tests.threads import one_thread  # noqa: F401 - a fixture
 
 PLAN = """classes = ["round", "lobed"]
 rounds = 2
@@ -61,7 +62,7 @@ def share(folder: Path, told: dict[str, Any]) -> bytes:
 
 def test_two_processes_keep_and_say_what_one_does(whole: tuple[Path, dict[str, Any]]) -> None:
     folder, told = whole
-    alone = answer(run(*distill("alone"), home=folder))
+    alone = answer(here(*distill("alone"), home=folder))
     assert set(told) == set(alone)
     assert told["images"] == alone["images"]
     assert files(folder / "home") == files(folder / "alone")

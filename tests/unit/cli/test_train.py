@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from fedhelp_edge.data import phantom
-from tests.command import SITE, answer, refusal, run
+from tests.command import SITE, answer, here, refusal
+from tests.threads import one_thread  # noqa: F401 - a fixture
 
 PLAN = """classes = ["round", "lobed"]
 rounds = 3
@@ -47,10 +48,10 @@ def images(tmp_path: Path) -> Path:
 
 
 def test_a_clinic_trains_from_a_folder_and_measures_what_came_of_it(plan: Path, images: Path, tmp_path: Path) -> None:
-    trained = answer(run("train", images, "--plan", plan, "--threads", "1", "--json", home=tmp_path))
+    trained = answer(here("train", images, "--plan", plan, "--threads", "1", "--json", home=tmp_path))
     assert trained["examples"] == 42
     assert set(trained["val"]) == {"own", "alone"}
-    measured = answer(run("evaluate", "--plan", plan, "--threads", "1", "--json", home=tmp_path))
+    measured = answer(here("evaluate", "--plan", plan, "--threads", "1", "--json", home=tmp_path))
     assert measured["own"]["images"] == 12
     assert 0 <= measured["own"]["accuracy"]["value"] <= 1
 
@@ -58,13 +59,13 @@ def test_a_clinic_trains_from_a_folder_and_measures_what_came_of_it(plan: Path, 
 def test_what_was_measured_is_left_in_a_folder_as_figures_and_as_a_page(
     plan: Path, images: Path, tmp_path: Path
 ) -> None:
-    run("train", images, "--plan", plan, "--threads", "1", home=tmp_path)
+    here("train", images, "--plan", plan, "--threads", "1", home=tmp_path)
     given = ("evaluate", "--plan", plan, "--threads", "1", "--out", "measured")
-    first = answer(run(*given, "--json", home=tmp_path))
+    first = answer(here(*given, "--json", home=tmp_path))
     assert first.pop("page") == str(Path("measured") / "evaluation.html")
     assert json.loads((tmp_path / "measured" / "evaluation.json").read_text()) == first
     assert {"own", "alone"} <= first.keys()
-    again = run(*given, home=tmp_path)
+    again = here(*given, home=tmp_path)
     assert again.stderr.splitlines()[-1].endswith(str(Path("measured") / "evaluation-2.html"))
     assert (tmp_path / "measured" / "evaluation-2.html").exists()
 
@@ -72,25 +73,25 @@ def test_what_was_measured_is_left_in_a_folder_as_figures_and_as_a_page(
 def test_the_images_are_remembered_and_a_finished_round_is_not_trained_again(
     plan: Path, images: Path, tmp_path: Path
 ) -> None:
-    first = answer(run("train", images, "--plan", plan, "--threads", "1", "--json", home=tmp_path))
-    again = answer(run("train", "--plan", plan, "--threads", "1", "--json", home=tmp_path))
+    first = answer(here("train", images, "--plan", plan, "--threads", "1", "--json", home=tmp_path))
+    again = answer(here("train", "--plan", plan, "--threads", "1", "--json", home=tmp_path))
     assert first == again
 
 
 def test_a_hospital_distils_and_only_the_small_net_is_given(plan: Path, images: Path, tmp_path: Path) -> None:
-    done = answer(run("distill", images, "--plan", plan, "--threads", "1", "--json", home=tmp_path))
+    done = answer(here("distill", images, "--plan", plan, "--threads", "1", "--json", home=tmp_path))
     assert done["tier"] == "large"
-    small = answer(run("train", images, "--plan", plan, "--threads", "1", "--json", home=tmp_path))
+    small = answer(here("train", images, "--plan", plan, "--threads", "1", "--json", home=tmp_path))
     sizes = {(Path(one["folder"]) / "share.safetensors").stat().st_size for one in (done, small)}
     assert len(sizes) == 1
 
 
 def test_other_images_are_all_measured_on_and_join_nothing(plan: Path, images: Path, tmp_path: Path) -> None:
-    run("train", images, "--plan", plan, "--threads", "1", home=tmp_path)
+    here("train", images, "--plan", plan, "--threads", "1", home=tmp_path)
     pixels, labels = phantom.draw(20, 2, size=16, seed=9, difficulty=0.0)
     np.savez(tmp_path / "other.npz", images=pixels, labels=labels, class_names=np.array(phantom.CLASSES[:2]))
     before = (tmp_path / "fedhelp" / "images" / "split.json").read_bytes()
-    found = answer(run("evaluate", "--plan", plan, "--images", "other.npz", "--threads", "1", "--json", home=tmp_path))
+    found = answer(here("evaluate", "--plan", plan, "--images", "other.npz", "--threads", "1", "--json", home=tmp_path))
     assert found["own"]["images"] == 20
     assert (tmp_path / "fedhelp" / "images" / "split.json").read_bytes() == before
 
@@ -98,7 +99,7 @@ def test_other_images_are_all_measured_on_and_join_nothing(plan: Path, images: P
 def test_a_killed_training_goes_on_to_the_same_bits(plan: Path, images: Path, tmp_path: Path) -> None:
     quiet, killed = tmp_path / "quiet", tmp_path / "killed"
     arguments = ("train", images, "--plan", plan, "--threads", "1", "--rounds", "3")
-    whole = answer(run(*arguments, "--home", quiet, "--json", home=tmp_path))
+    whole = answer(here(*arguments, "--home", quiet, "--json", home=tmp_path))
     started = subprocess.Popen(
         [*SITE, *map(str, arguments), "--home", str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -106,22 +107,22 @@ def test_a_killed_training_goes_on_to_the_same_bits(plan: Path, images: Path, tm
         time.sleep(0.01)
     started.send_signal(signal.SIGKILL)
     started.wait()
-    resumed = answer(run(*arguments, "--home", killed, "--json", home=tmp_path))
+    resumed = answer(here(*arguments, "--home", killed, "--json", home=tmp_path))
     shares = [Path(one["folder"], "share.safetensors").read_bytes() for one in (whole, resumed)]
     assert shares[0] == shares[1]
 
 
 def test_without_images_or_training_it_is_said_what_to_do(plan: Path, tmp_path: Path) -> None:
-    assert refusal(run("train", "--plan", plan, home=tmp_path)) == "E_IMAGES"
-    assert refusal(run("evaluate", "--plan", plan, home=tmp_path)) == "E_NOT_TRAINED"
+    assert refusal(here("train", "--plan", plan, home=tmp_path)) == "E_IMAGES"
+    assert refusal(here("evaluate", "--plan", plan, home=tmp_path)) == "E_NOT_TRAINED"
 
 
 def test_an_empty_folder_and_a_single_class_are_refused(plan: Path, images: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert refusal(run("train", "empty", "--plan", plan, home=tmp_path)) == "E_NO_IMAGES"
+    assert refusal(here("train", "empty", "--plan", plan, home=tmp_path)) == "E_NO_IMAGES"
     for image in (images / "lobed").iterdir():
         image.unlink()
-    assert refusal(run("train", images, "--plan", plan, home=tmp_path)) == "E_ONE_CLASS"
+    assert refusal(here("train", images, "--plan", plan, home=tmp_path)) == "E_ONE_CLASS"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")

@@ -12,7 +12,7 @@ from fedhelp_edge.errors import FedhelpError, SignerUnknown
 from fedhelp_edge.parcel import parcel
 from fedhelp_edge.site import folder
 from tests.attacks.federation import Federation, News
-from tests.command import answer, run
+from tests.command import answer, here
 
 
 def keep(path: Path, news: News, *signers: Ed25519PrivateKey) -> Path:
@@ -67,8 +67,8 @@ def test_inspect_trusts_the_coordinator_of_the_federation_and_nobody_elses(
 ) -> None:
     keep(tmp_path / "theirs.fhx", federation.roster(3), federation.coordinator)
     keep(tmp_path / "stranger.fhx", federation.roster(3), Ed25519PrivateKey.generate())
-    assert answer(run("inspect", "theirs.fhx", "--home", home, "--json", home=tmp_path))["trusted"] is True
-    found = answer(run("inspect", "stranger.fhx", "--home", home, "--json", home=tmp_path))
+    assert answer(here("inspect", "theirs.fhx", "--home", home, "--json", home=tmp_path))["trusted"] is True
+    found = answer(here("inspect", "stranger.fhx", "--home", home, "--json", home=tmp_path))
     assert found["trusted"] is False
     assert found["why"].startswith("E_SIGNER_UNKNOWN: ")
 

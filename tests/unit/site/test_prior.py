@@ -23,7 +23,7 @@ from fedhelp_edge.report import metrics
 from fedhelp_edge.site import learn as learning
 from fedhelp_edge.site import trial
 from fedhelp_edge.train import checkpoint, loop
-from tests.command import answer, run
+from tests.command import answer, here
 
 PLAN = """
 classes = ["round", "lobed"]
@@ -106,7 +106,7 @@ def test_evaluate_says_which_figures_are_with_the_prior(trained: Path, tmp_path:
     learn(tmp_path / "fedhelp", "logit-adjusted", trained)
     images(tmp_path / "other.npz", MEASURED, "test", 2)
     asked = ("evaluate", "--plan", "plan.toml", "--images", "other.npz", "--threads", "1")
-    told, found = run(*asked, home=tmp_path), answer(run(*asked, "--json", home=tmp_path))
+    told, found = here(*asked, home=tmp_path), answer(here(*asked, "--json", home=tmp_path))
     without = found["without_prior"]
     assert found["own"] != without
     figures = (without[name]["value"] for name in ("accuracy", "balanced_accuracy"))
