@@ -587,7 +587,7 @@ class KitIncomplete(HubError, code="E_KIT", remedy="check the line to the intern
     """A package that a kit needs could not be fetched."""
 
 
-class HubDamaged(HubError, code="E_HUB_DAMAGED", remedy="do not write to it any more; restore the newest backup with 'fedhelp-coordinator restore'"):
+class HubDamaged(HubError, code="E_HUB_DAMAGED", remedy="do not write to it any more: move it away, and restore the newest backup with 'fedhelp-coordinator restore'"):
     """The hub's database or one of its files is damaged."""
 
 
@@ -627,7 +627,7 @@ class Lazy(HubError, code="E_LAZY", remedy="ask the site whether it trained at a
     """The share is the model that the site was given, unchanged."""
 
 
-class Copied(HubError, code="E_COPY", remedy="phone the sites that sent it: two sites never train the same weights"):
+class Copied(HubError, code="E_COPY", remedy="phone the sites that sent it, for two never train the same weights: 'review SITE --release' for the one that did, --refuse for the other"):
     """The share holds the same weights as another site's."""
 
 
@@ -639,11 +639,11 @@ class TooFar(HubError, code="E_TOO_FAR", remedy="look at the site's data and tra
     """The share pulls many times further than the others."""
 
 
-class Resource(HubError, code="E_RESOURCE", remedy="ask the site to update its kit and to train again; the file may be an attack"):
+class Resource(HubError, code="E_RESOURCE", remedy="'review SITE --refuse', and ask the site to update its kit and to train again; the file may be an attack"):
     """Opening the share took more memory or time than a share can need."""
 
 
-class LogBroken(HubError, code="E_LOG", remedy="keep the hub as it is and compare with a backup: the log was changed by other hands"):
+class LogBroken(HubError, code="E_LOG", remedy="keep the hub as it is, for the log was changed by other hands; 'fedhelp-coordinator restore' brings a backup back into another --home"):
     """The chain of the audit log does not hold."""
 
 

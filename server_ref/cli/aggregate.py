@@ -29,6 +29,6 @@ def aggregate(
     print(f"round {told['round']}: {len(told['accepted'])} shares merged\nmodel {told['merged_sha256']}")
     for state in ("quarantined", "refused"):
         for one in told[state]:
-            print(f"  {one['site']} {state}: {one['code']}: {one['cause']}")
+            print(f"  {one['site']} {state}: {shell.told(one)}")
     shell.say("next: 'fedhelp-coordinator open'; 'exchange' or 'serve' hands the model out")
     return None

@@ -33,7 +33,7 @@ def review(
         if json:
             return shell.result(quarantined=waiting)
         for one in waiting:
-            print(f"{one['site']}  round {one['round']}  {one['code']}: {one['cause']}")
+            print(f"{one['site']}  round {one['round']}  {shell.told(one)}")
         print(f"{len(waiting)} shares in quarantine")
         return None
     with desk.working(home, passphrase_file) as (hub, boss):

@@ -1,0 +1,207 @@
+"""Errors that a coordinator meets at its hub: what the hint says is done, and the federation goes on."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedhelp_edge.data import pack
+from fedhelp_edge.share import Array
+from fedhelp_edge.trust.task import Task
+from server_ref import carrier, opener, store
+from tests import command
+from tests.attacks.test_e_merging import honest, pulled
+from tests.desk import Desk, Done, fails, lists, works
+from tests.federation import PLAN, Federation
+from tests.unit.server_ref import test_kit
+
+Arrays = dict[str, Array]
+program, shop = test_kit.program, test_kit.shop
+
+
+class Hub:
+    """The coordinator of clinics that draw what they train, at the command line."""
+
+    def __init__(self, fed: Federation) -> None:
+        self.fed, self.folder, self.stick = fed, fed.folder, fed.folder / "stick"
+        (self.stick / carrier.TO).mkdir(parents=True)
+
+    def __call__(self, *words: str | Path) -> Done:
+        env = {"FEDHELP_HOME": str(self.folder / "hub")}
+        return command.here(*words, home=self.folder, program=command.COORDINATOR, env=env)
+
+    def give(self, order: Task, number: int, arrays: Arrays | None = None, **more: Any) -> None:
+        """A clinic's share, on the stick."""
+        clinic = self.fed.clinics[number]
+        path = clinic.give(order, honest(self.fed, order, number) if arrays is None else arrays, **more)
+        path.rename(self.stick / carrier.TO / path.name)
+
+    def exchange(self) -> Done:
+        return works(self("exchange", self.stick))
+
+
+@pytest.fixture
+def hub(made_of: Callable[[int], Federation], tmp_path: Path) -> Iterator[Hub]:
+    with made_of(5).lent(tmp_path / "federation") as fed:
+        yield Hub(fed)
+
+
+def twisted(hub: Hub, order: Task, code: str) -> Arrays:
+    """What the last clinic sends."""
+    base, own = hub.fed.base(order), honest(hub.fed, order, 4)
+    return {
+        "E_LAZY": base, "E_COPY": honest(hub.fed, order, 3), "E_OPPOSED": pulled(base, own, -1),
+        "E_TOO_FAR": pulled(base, own, 50),
+    }[code]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("code", "hint", "merged"),
+    [
+        ("E_LAZY", "'review SITE --release' lets the share in all the same", 5),
+        ("E_COPY", "'review SITE --release' for the one that did, --refuse for the other", 4),
+        ("E_OPPOSED", "look at the site's data and labels before 'review SITE --release'", 5),
+        ("E_TOO_FAR", "look at the site's data and training before 'review SITE --release'", 5),
+    ],
+)
+def test_a_share_that_looks_odd_waits_until_a_person_has_asked(hub: Hub, code: str, hint: str, merged: int) -> None:
+    order = hub.fed.open()
+    for number in range(4):
+        hub.give(order, number)
+    hub.give(order, 4, twisted(hub, order, code))
+    hub.exchange()
+    fails(hub("aggregate"), "E_QUORUM", "--now closes before it")
+    lists(hub("review"), code, hint)
+    if code == "E_COPY":
+        works(hub("review", "site-004", "--release"))
+        works(hub("review", "site-005", "--refuse"))
+    else:
+        works(hub("review", "site-005", "--release"))
+    told = command.answer(works(hub("aggregate", "--now", "--json")))
+    assert len(told["accepted"]) == merged
+
+
+def test_a_share_that_came_twice_is_counted_once_and_nothing_need_be_done(hub: Hub) -> None:
+    order = hub.fed.open()
+    for number in range(5):
+        hub.give(order, number)
+    hub.exchange()
+    hub.give(order, 0, examples=7)
+    lists(hub("exchange", hub.stick), "E_DUPLICATE_ROUND", "the first share of a round counts")
+    assert len(command.answer(works(hub("aggregate", "--json")))["accepted"]) == 5
+
+
+def test_a_share_of_an_impossible_number_of_images_is_made_again(hub: Hub) -> None:
+    order = hub.fed.open()
+    hub.give(order, 0, examples=0)
+    lists(hub("exchange", hub.stick), "E_SAMPLES", "update the kit, then train or distill again")
+    hub.give(order, 0)
+    assert "site-001: accepted" in hub.exchange().stdout
+
+
+def test_a_share_that_took_too_much_memory_is_refused_and_made_again(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = hub.fed.open()
+    hub.give(order, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(opener.Opener, "_ask", lambda *_: "")  # as when the process that opens it was killed
+        lists(hub("exchange", hub.stick), "E_RESOURCE", "'review SITE --refuse', and ask the site")
+    works(hub("review", "site-001", "--refuse"))
+    hub.give(order, 0)
+    assert "site-001: accepted" in hub.exchange().stdout
+
+
+# --- the hub itself ------------------------------------------------------------------------------------------------
+def changed(hub: Hub, query: str) -> None:
+    with closing(sqlite3.connect(hub.folder / "hub" / "hub.db")) as db, db:
+        db.execute(query)
+
+
+def test_a_damaged_hub_is_moved_away_and_its_newest_backup_restored(hub: Hub) -> None:
+    works(hub("backup", "good.tar"))
+    whole = (hub.folder / "good.tar").read_bytes()
+    (hub.folder / "cut.tar").write_bytes(whole[: len(whole) // 2])
+    (found,) = (hub.folder / "hub" / "parcels").glob(f"*/{hub.fed.hub.newest('roster')['hash']}.fhx")
+    found.unlink()
+    fails(hub("exchange", hub.stick), "E_HUB_DAMAGED", "move it away, and restore the newest backup")
+    (hub.folder / "hub").rename(hub.folder / "damaged")
+    root = ("--root-key", hub.folder / "damaged" / "root")
+    fails(hub("restore", "cut.tar", *root), "E_BACKUP", "take another backup")
+    works(hub("restore", "good.tar", *root))
+    hub.exchange()
+    works(hub("open"))
+
+
+def test_a_hub_of_a_newer_program_waits_for_that_program(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    newer = (*store._MIGRATIONS, "CREATE TABLE later (name TEXT) STRICT;")
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_MIGRATIONS", newer)
+        works(hub("status"))
+    fails(hub("status"), "E_HUB_VERSION", "update this program")
+    monkeypatch.setattr(store, "_MIGRATIONS", newer)
+    works(hub("status"))
+
+
+def test_a_log_that_was_changed_is_kept_and_a_backup_restored_elsewhere(hub: Hub) -> None:
+    works(hub("backup", "good.tar"))
+    changed(hub, "UPDATE log SET subject = 'site-009' WHERE seq = 3")
+    fails(hub("audit", "verify"), "E_LOG", "brings a backup back into another --home")
+    other = ("--home", hub.folder / "other")
+    works(hub("restore", "good.tar", "--root-key", hub.folder / "hub" / "root", *other))
+    works(hub("audit", "verify", *other))
+    fails(hub("audit", "verify"), "E_LOG", "keep the hub as it is")  # for whoever finds out what happened
+
+
+def test_a_round_for_audit_that_is_not_whole_is_asked_for_again(hub: Hub) -> None:
+    order = hub.fed.open()
+    for number in range(5):
+        hub.give(order, number)
+    hub.exchange()
+    works(hub("aggregate"))
+    works(hub("audit", "export", "1", "first"))
+    (share,) = (hub.folder / "first").glob(f"{hub.fed.hub.inputs(1)[0]}.fhx")
+    share.unlink()
+    checked = {"home": hub.folder, "program": command.SITE}
+    hint = "ask the coordinator for the whole round: 'fedhelp-coordinator audit export'"
+    fails(command.here("audit", "first", **checked), "E_AUDIT", hint)
+    works(hub("audit", "export", "1", "second"))
+    works(command.here("audit", "second", **checked))
+
+
+def test_a_package_that_could_not_be_fetched_is_fetched_when_the_line_is_there(
+    shop: Path, program: Callable[..., None], tmp_path: Path
+) -> None:
+    program("late-for-kits")
+    words = ("kit", "--platform", "manylinux_2_28_x86_64", "--out", "kit")
+    there = {"home": tmp_path, "program": command.COORDINATOR}
+    fails(command.here(*words, **there), "E_KIT", "check the line to the internet")
+    test_kit.wheel(shop, "late-for-kits")
+    works(command.here(*words, **there))
+    assert list((tmp_path / "kit" / "wheels").glob("late_for_kits*"))
+
+
+def test_knowledge_that_an_order_names_is_downloaded(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    desk = Desk(tmp_path, PLAN, locked=False)
+    desk.join()
+    draw = np.random.default_rng(0)
+    images, labels = draw.integers(0, 256, (8, 8, 8, 3), np.uint8), np.arange(8) % 3
+    said = draw.dirichlet(np.ones(3), (1, 8)).astype("f2")
+    pack.save(tmp_path / "pack", pack.Pack(images, labels, ("a", "b", "c"), ("files:x",), said))
+    np.savez(tmp_path / "images.npz", images=images, labels=labels)
+    works(desk.hub("knowledge", "publish", "pack"))
+    works(desk.hub("open"))
+    works(desk.hub("exchange", desk.stick))
+    there = {path.stat().st_size: path for path in (desk.stick / carrier.FROM).glob("*.fhx")}
+    (large,) = (path for path in there.values() if b'"kind":"knowledge"' in path.read_bytes()[:200])
+    large.rename(tmp_path / "slow.fhx")  # a synced folder has not brought it yet
+    works(desk.site("download"))
+    fails(desk.site("train", "images.npz"), "E_KNOWLEDGE", "fedhelp-edge download")
+    (tmp_path / "slow.fhx").rename(large)
+    works(desk.site("download"))
+    works(desk.site("train", "images.npz"))
