@@ -1,0 +1,232 @@
+"""Refusals of a front, met by programs and by sites over the network: what the remedy says is done, and it is taken."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("uvicorn")
+
+from fedhelp_edge import errors
+from fedhelp_edge.parcel import keys
+from fedhelp_edge.site import joined
+from server_ref.dashboard import Door
+from server_ref.gate import Limits
+from tests import clinic, command, net
+from tests.attacks.test_f_http import _certificate
+from tests.desk import Desk, Done, fails, works
+from tests.federation import PLAN, Federation
+from tests.net import BYTES, TUS, Answer, Client, prologue, raw
+
+CURRENT = "/v1/current"
+
+
+@pytest.fixture
+def fed(made_of: Callable[[int], Federation], tmp_path: Path) -> Iterator[Federation]:
+    with made_of(2).lent(tmp_path / "federation") as fed:
+        yield fed
+
+
+@pytest.fixture
+def client(fed: Federation) -> Iterator[Client]:
+    with net.running(fed.hub.home) as port:
+        yield Client(port, fed.hub.federation)
+
+
+@pytest.fixture
+def keyed(fed: Federation) -> keys.Keys:
+    return fed.clinics[0].keys
+
+
+@pytest.fixture
+def share(fed: Federation) -> Path:
+    return drawn(fed)
+
+
+def drawn(fed: Federation, **more: object) -> Path:
+    """Another share of the first clinic for the open round."""
+    order = next(iter(fed.hub.tasks().values()), None) or fed.open()
+    return fed.clinics[0].give(order, fed.drawn(order, fed.clinics[0]), **more)
+
+
+def refused(answer: Answer, code: str, remedy: str) -> None:
+    assert answer.code == code
+    assert remedy in answer.json["remedy"]
+
+
+# --- uploads -------------------------------------------------------------------------------------------------------
+def test_an_upload_is_begun_as_the_document_says(client: Client, share: Path) -> None:
+    data = share.read_bytes()
+    head, length = data[: prologue(data)], {"Upload-Length": str(len(data))}
+    refused(client.ask("POST", "/v1/uploads", head, BYTES), "E_REQUEST", "docs/spec/http.md says how a request looks")
+    old = {**BYTES, **length, "Tus-Resumable": "0.2.2"}
+    refused(client.ask("POST", "/v1/uploads", head, old), "E_UPLOAD_PROTOCOL", "send Tus-Resumable: 1.0.0")
+    packed = {**BYTES, **length, "Content-Encoding": "gzip"}
+    refused(client.ask("POST", "/v1/uploads", head, packed), "E_MEDIA", "without Content-Encoding")
+    refused(client.ask("PUT", "/v1/uploads", head, {**BYTES, **length}), "E_METHOD", "docs/spec/http.md says")
+    assert client.ask("POST", "/v1/uploads", head, {**BYTES, **length}).status == 201
+    assert client.send(share).status == 204
+
+
+def test_an_upload_goes_on_from_where_it_stands_and_one_that_is_gone_begins_anew(client: Client, share: Path) -> None:
+    data, at = share.read_bytes(), client.begin(share).offset
+    refused(
+        client.go_on(share.stem, at + 9, data[at + 9 :]), "E_UPLOAD_OFFSET", "ask where the upload stands with HEAD"
+    )
+    at = client.where(share.stem).offset
+    assert client.go_on(share.stem, at, data[at : at + 1000]).offset == at + 1000
+    client.ask("DELETE", f"/v1/uploads/{share.stem}", headers=TUS)
+    refused(client.go_on(share.stem, at, data[at:]), "E_NOT_HERE", "if this was an upload, begin it anew")
+    assert client.send(share).status == 204
+
+
+def test_who_has_too_many_uploads_open_abandons_one(client: Client, fed: Federation) -> None:
+    shares = [drawn(fed, examples=100 + number) for number in range(5)]
+    assert [client.begin(one).status for one in shares[:4]] == [201] * 4
+    refused(client.begin(shares[4]), "E_QUOTA", "finish or abandon the uploads that are open")
+    client.ask("DELETE", f"/v1/uploads/{shares[0].stem}", headers=TUS)
+    assert client.begin(shares[4]).status == 201
+
+
+def test_a_line_that_was_too_slow_goes_on_where_it_stood(fed: Federation, share: Path) -> None:
+    with net.running(fed.hub.home, Limits(body_seconds=0.3, body_least=64, header_seconds=0.3)) as port:
+        client, data = Client(port, fed.hub.federation), share.read_bytes()
+        at = client.begin(share).offset
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as line:
+            asked = {**BYTES, "Upload-Offset": at, "Content-Length": len(data) - at, "Host": "x"}
+            head = "".join(f"{name}: {value}\r\n" for name, value in asked.items())
+            line.sendall(f"PATCH /v1/uploads/{share.stem} HTTP/1.1\r\n{head}\r\n".encode() + data[at : at + 9])
+            said = b"".join(iter(lambda: line.recv(1000), b""))
+        assert b"E_SLOW" in said
+        assert b"an upload goes on where it stood" in said
+        assert client.where(share.stem).offset == at + 9
+        assert client.go_on(share.stem, at + 9, data[at + 9 :]).status == 204
+
+
+# --- reads -----------------------------------------------------------------------------------------------------------
+def test_a_read_is_signed_with_the_nonce_that_the_refusal_brings(client: Client, keyed: keys.Keys) -> None:
+    first = client.ask("GET", CURRENT)
+    refused(first, "E_UNSIGNED", "the nonce that came with this answer")
+    signed = client.signature(keyed, first.headers["fedhelp-nonce"], "GET", CURRENT)
+    assert client.ask("GET", CURRENT, headers=signed).status == 200
+    again = client.ask("GET", CURRENT, headers=signed)
+    refused(again, "E_NONCE", "sign the request again with the nonce that came with this answer")
+    signed = client.signature(keyed, again.headers["fedhelp-nonce"], "GET", CURRENT)
+    assert client.ask("GET", CURRENT, headers=signed).status == 200
+
+
+def test_bytes_that_are_there_are_asked_for(client: Client, fed: Federation, keyed: keys.Keys) -> None:
+    name = fed.hub.newest("roster")["hash"]
+    path, size = f"/v1/parcels/{name}", fed.hub.store.path(name).stat().st_size
+    refused(client.read(keyed, path, Range=f"bytes={size}-"), "E_BYTES_RANGE", "ask for the whole, or for bytes")
+    assert client.read(keyed, path, Range=f"bytes={size - 1}-").status == 206
+    assert client.read(keyed, path).status == 200
+
+
+def test_shorter_headers_and_addresses_are_read(client: Client) -> None:
+    def ask(path: bytes, *headers: bytes) -> bytes:
+        return raw(client.port, b"\r\n".join([b"GET " + path + b" HTTP/1.1", b"Host: x", *headers, b"", b""]))
+
+    for said in (ask(b"/healthz", *[b"X: x"] * 70), ask(b"/" + b"x" * 5000)):
+        assert b"E_HEADERS" in said
+        assert b"send fewer and shorter headers, and a shorter address" in said
+    assert ask(b"/healthz", b"X: x").startswith(b"HTTP/1.1 200")
+
+
+def test_who_asks_too_often_waits_as_long_as_it_is_told(fed: Federation) -> None:
+    with net.running(fed.hub.home, Limits(address=(5.0, 2.0))) as port:
+        client = Client(port, fed.hub.federation)
+        answers = [client.ask("GET", "/v1/charters") for _ in range(4)]
+        refused(answers[-1], "E_RATE", "wait as long as Retry-After says")
+        assert client.patient(lambda: client.ask("GET", "/v1/charters")).status == 200
+
+
+# --- the front ---------------------------------------------------------------------------------------------------
+def test_the_dashboard_opens_by_its_link_once(fed: Federation) -> None:
+    for _ in range(2):  # a new start shows a new link
+        door = Door()
+        with net.running(fed.hub.home, door=door) as port:
+            client = Client(port, fed.hub.federation)
+            refused(client.ask("GET", "/"), "E_DASHBOARD", "a new start shows a new one")
+            cookie = {"Cookie": client.ask("GET", f"/enter/{door.token}").headers["set-cookie"].split(";")[0]}
+            assert client.ask("GET", "/", headers=cookie).status == 200
+            refused(client.ask("GET", f"/enter/{door.token}"), "E_DASHBOARD", "it works once")
+
+
+def test_a_front_listens_at_another_port_and_with_the_right_certificate(fed: Federation, tmp_path: Path) -> None:
+    def serve(*words: str | Path) -> Done:
+        env = {"FEDHELP_HOME": str(fed.hub.home)}
+        return command.here("serve", *words, home=tmp_path, program=command.COORDINATOR, env=env)
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        fails(serve("--port", str(taken.getsockname()[1])), "E_LISTEN", "choose another --port or --host")
+        with net.serving(fed.hub.home) as process:
+            assert Client(process.port, fed.hub.federation).ask("GET", "/healthz").status == 200
+    cert, key = _certificate(tmp_path)
+    fails(
+        serve("--port", "0", "--tls-cert", cert, "--tls-key", cert), "E_LISTEN", "named with --tls-cert and --tls-key"
+    )
+    with net.running(fed.hub.home, cert=cert, key=key) as port:
+        trust = ssl.create_default_context(cafile=str(cert))
+        assert Client(port, fed.hub.federation, trust).ask("GET", "/healthz").status == 200
+
+
+# --- a site ------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path, PLAN, locked=False)
+
+
+def test_a_damaged_invite_is_asked_for_again_or_its_code_typed(desk: Desk) -> None:
+    works(desk.hub("init", "--plan", "plan.toml"))
+    works(desk.hub("invite", "A", "--tier", "small", "--out", "a.invite"))
+    works(desk.hub("exchange", desk.stick))
+    whole = (desk.folder / "a.invite").read_bytes()
+    (desk.folder / "cut.invite").write_bytes(whole[:200])
+    hint = "ask the coordinator for the invite file again, or type the code"
+    fails(desk.site("join", "cut.invite", "--via", desk.stick), "E_INVITE_FILE", hint)
+    works(desk.site("join", json.loads(whole)["code"], "--via", desk.stick))
+    works(desk.site("join", "a.invite", "--via", desk.stick, "--home", desk.folder / "other"))
+
+
+def test_without_a_network_it_is_sent_later_or_carried_on_a_stick(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(joined.carriers.__kwdefaults__ or {}, "patience", 0.1)
+    desk.join()
+    works(desk.hub("open"))
+    works(desk.hub("exchange", desk.stick))
+    works(desk.site("download"))
+    clinic.train(desk.folder / "site")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    fails(desk.site("upload", "--url", nobody), "E_OFFLINE", "carry it on a stick with --via DIR")
+    with net.running(desk.folder / "hub") as port:
+        works(desk.site("upload", "--url", f"http://127.0.0.1:{port}"))
+    works(desk.hub("exchange", desk.stick))
+    fails(desk.site("download", "--url", nobody), "E_OFFLINE", "run the same command again later")
+    works(desk.site("download", "--via", desk.stick))
+    assert "accepted" in works(desk.site("status")).stdout
+
+
+def test_what_the_front_refused_is_answered_by_the_hint_of_its_cause(desk: Desk) -> None:
+    desk.join()
+    works(desk.hub("open"))
+    works(desk.hub("exchange", desk.stick))
+    works(desk.site("download"))
+    clinic.train(desk.folder / "site")
+    works(desk.hub("revoke", "site-001", "--reason", "PC stolen"))
+    works(desk.hub("invite", "A again", "--tier", "small", "--out", "new.invite"))
+    with net.running(desk.folder / "hub") as port:
+        url = f"http://127.0.0.1:{port}"
+        refused = desk.site("upload", "--url", url)
+        fails(refused, "E_REFUSED", errors.remedy_of("E_SIGNER_REVOKED"))
+        assert "E_SIGNER_REVOKED" in refused.stderr
+        works(desk.site("leave"))
+        works(desk.site("join", "new.invite", "--url", url))
+        works(desk.hub("requests"))
+        works(desk.site("download"))
+    assert "site-002 (small)" in works(desk.site("status")).stdout
