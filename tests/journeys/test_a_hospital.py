@@ -63,8 +63,8 @@ NOWHERE = "no-home"  # a computer that has joined nothing
 class Hospital(Desk):
     """A hospital and its coordinator; `way` is how the one reaches the other, `course` how far each step led."""
 
-    def __init__(self, folder: Path, way: tuple[str, ...]) -> None:
-        super().__init__(folder, PLAN)
+    def __init__(self, folder: Path, way: tuple[str, ...], *, locked: bool = True) -> None:
+        super().__init__(folder, PLAN, locked=locked)
         self.way = way
         self.course: list[tuple[str, str, str]] = []
         self.told: dict[str, dict[str, Any]] = {}
@@ -166,7 +166,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 @pytest.fixture(scope="module")
 def by_stick(given: Desk, tmp_path_factory: pytest.TempPathFactory) -> Hospital:
     folder = tmp_path_factory.mktemp("stick")
-    hospital = Hospital(folder, ("--via", str(folder / "stick")))
+    hospital = Hospital(folder, ("--via", str(folder / "stick")), locked=False)
     hospital.boss("init", "--plan", "plan.toml")
     hospital.boss("exchange", hospital.stick)
     hospital.play(given.folder)
@@ -296,7 +296,7 @@ def test_what_came_is_known_here_and_elsewhere_only_whole(kind: str, hospital: H
 def test_new_keys_are_used_from_the_roster_on_that_names_them(hospital: Hospital) -> None:
     assert hospital.told["has new keys"]["new"][0] == "roster 3"
     now = hospital.ask("keys", "show")
-    assert (hospital.told["keys"]["locked"], now["locked"]) == (True, True)
+    assert hospital.told["keys"]["locked"] is now["locked"] is hospital.locked
     assert now["fingerprint"] != hospital.told["keys"]["fingerprint"]
     assert hospital.told["old"]["signer"] == hospital.told["keys"]["fingerprint"]
     assert hospital.told["new"]["signer"] == now["fingerprint"]
@@ -414,13 +414,13 @@ def test_elsewhere_the_answers_are_the_same_and_nobody_vouches_for_them(
 
 
 def test_with_its_keys_restored_another_computer_vouches_for_the_model(
-    by_stick: Hospital, given: Desk, tmp_path: Path
+    by_network: Hospital, given: Desk, tmp_path: Path
 ) -> None:
-    works(by_stick.site("keys", "backup", tmp_path / "backup.txt"))
-    works(by_stick.site("keys", "restore", tmp_path / "backup.txt", "--home", tmp_path / "new-pc"))
-    assert by_stick.ask("keys", "show", "--home", tmp_path / "new-pc") == by_stick.ask("keys", "show")
+    works(by_network.site("keys", "backup", tmp_path / "backup.txt"))
+    works(by_network.site("keys", "restore", tmp_path / "backup.txt", "--home", tmp_path / "new-pc"))
+    assert by_network.ask("keys", "show", "--home", tmp_path / "new-pc") == by_network.ask("keys", "show")
     ask = ("new.onnx", given.folder / "ward", "--home", tmp_path / "new-pc")
-    assert by_stick.predict(*ask)["model"]["trusted"] is True
+    assert by_network.predict(*ask)["model"]["trusted"] is True
 
 
 def test_the_page_answers_a_picture_that_is_dropped_as_predict_does(
