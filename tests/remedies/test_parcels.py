@@ -20,13 +20,11 @@ from tests.attacks.test_b_trust import armor, ed25519
 from tests.desk import Desk, fails, lists, works
 from tests.federation import PLAN
 
-SECRET = "four quiet words here"
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     """A site that has all that the coordinator said, but for a newer roster on the stick."""
-    desk = Desk(tmp_path_factory.mktemp("desk"), PLAN)
+    desk = Desk(tmp_path_factory.mktemp("desk"), PLAN, locked=False)
     desk.join()
     works(desk.hub("open"))
     works(desk.hub("exchange", desk.stick))
@@ -52,7 +50,7 @@ def download(desk: Desk) -> Any:
 
 
 def boss(desk: Desk) -> keys.Keys:
-    return keys.load(desk.folder / "hub" / "coordinator", lambda: SECRET)
+    return keys.load(desk.folder / "hub" / "coordinator", str)
 
 
 def brought(desk: Desk, kind: str) -> Path:
@@ -208,17 +206,6 @@ def test_a_model_for_others_is_left_and_the_one_for_this_site_taken(waiting: tup
     assert "fedhelp-edge train" in works(desk.site("status")).stderr
 
 
-def test_a_backup_of_keys_is_copied_to_its_last_line(desk: Desk) -> None:
-    works(desk.site("keys", "backup", "keys.txt"))
-    whole = (desk.folder / "keys.txt").read_text()
-    (desk.folder / "typed.txt").write_text(whole.partition("-----END")[0])
-    new = desk.folder / "new"
-    fails(desk.site("keys", "restore", "typed.txt", "--home", new), "E_AGE_ARMOR", "to its END line")
-    (desk.folder / "typed.txt").write_text(whole)
-    works(desk.site("keys", "restore", "typed.txt", "--home", new))
-    assert works(desk.site("keys", "words", "--home", new)).stdout == works(desk.site("keys", "words")).stdout
-
-
 def test_a_key_of_another_kind_is_made_anew_with_this_kit(desk: Desk) -> None:
     """A request that some other program made, with another kind of key to read with."""
     code, own = str(command.answer(desk.hub("invite", "C", "--tier", "small", "--json"))["code"]), keys.new()
@@ -234,20 +221,40 @@ def test_a_key_of_another_kind_is_made_anew_with_this_kit(desk: Desk) -> None:
     )
     lists(desk.hub("exchange", desk.stick), "E_AGE_RECIPIENT_TYPE", "'fedhelp-edge keys new'")
     third = ("--home", desk.folder / "third")
-    works(desk.site("keys", "new", *third))
+    works(desk.site("keys", "new", "--no-passphrase", *third))
     works(desk.site("join", code, "--via", desk.stick, *third))
     assert "site-003: approved" in works(desk.hub("exchange", desk.stick)).stdout
 
 
-def test_a_site_that_did_not_wait_keeps_its_keys_or_takes_another_folder(desk: Desk) -> None:
-    fails(desk.site("keys", "new"), "E_KEYS_EXIST", "choose another folder with --home")
-    works(desk.site("keys", "show"))
-    works(desk.site("keys", "new", "--home", desk.folder / "new"))
+# --- keys ----------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def alone(tmp_path: Path) -> Desk:
+    """A site with keys under a passphrase."""
+    desk = Desk(tmp_path, PLAN)
+    works(desk.site("keys", "new"))
+    return desk
 
 
-def test_who_is_not_asked_names_a_file_with_the_passphrase(desk: Desk) -> None:
-    (desk.folder / "pass").write_text("")
+def test_keys_that_are_there_are_kept_or_others_made_in_another_folder(alone: Desk) -> None:
+    fails(alone.site("keys", "new"), "E_KEYS_EXIST", "choose another folder with --home")
+    works(alone.site("keys", "show"))
+    works(alone.site("keys", "new", "--home", alone.folder / "new"))
+
+
+def test_who_is_not_asked_names_a_file_with_the_passphrase(alone: Desk) -> None:
+    (alone.folder / "pass").rename(alone.folder / "words")
+    (alone.folder / "pass").write_text("")
     hint = "name a file that holds it with --passphrase-file"
-    fails(desk.site("keys", "backup", "keys.txt"), "E_PASSPHRASE_NEEDED", hint)
-    (desk.folder / "words").write_text(SECRET)
-    works(desk.site("keys", "backup", "keys.txt", "--passphrase-file", "words"))
+    fails(alone.site("keys", "backup", "keys.txt"), "E_PASSPHRASE_NEEDED", hint)
+    works(alone.site("keys", "backup", "keys.txt", "--passphrase-file", "words"))
+
+
+def test_a_backup_of_keys_is_copied_to_its_last_line(alone: Desk) -> None:
+    works(alone.site("keys", "backup", "keys.txt"))
+    whole = (alone.folder / "keys.txt").read_text()
+    (alone.folder / "typed.txt").write_text(whole.partition("-----END")[0])
+    new = ("--home", alone.folder / "new")
+    fails(alone.site("keys", "restore", "typed.txt", *new), "E_AGE_ARMOR", "to its END line")
+    (alone.folder / "typed.txt").write_text(whole)
+    works(alone.site("keys", "restore", "typed.txt", *new))
+    assert works(alone.site("keys", "show", *new)).stdout == works(alone.site("keys", "show")).stdout
