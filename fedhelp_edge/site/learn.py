@@ -120,6 +120,7 @@ def _round(
         "round": round_, "method": place.plan.method, "tier": place.tier, "examples": sum(learner.site.examples),
         "loss": told.means(), "val": figures, "seconds": round(told.seconds, 1),
         "cpu_seconds": round(told.cpu_seconds, 1), "images": told.images, "prior": learner.prior, "base": base,
+        "left_out": len(place.images.problems),
     }  # fmt: skip
 
 

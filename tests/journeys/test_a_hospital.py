@@ -253,7 +253,7 @@ def test_images_in_other_words_are_not_ready_until_the_words_are_mapped_and_then
         {"E_LABEL", "E_ONE_CLASS", "E_CLASS_MISSING"},
     )
     assert (good["ready"], good["images"], good["problems"]) == (True, IMAGES, [])
-    assert (done["tier"], done["method"]) == ("large", "fedhelp")
+    assert (done["tier"], done["method"], done["left_out"]) == ("large", "fedhelp", 0)
     assert done["images"] == 3 * done["examples"]  # in three epochs
     assert done["examples"] == sum(part["train"] for part in good["parts"].values())
     assert set(done["val"]) == {"own", "alone"}

@@ -16,6 +16,7 @@ from PIL import Image
 from fedhelp_edge.data import phantom
 from tests.command import SITE, answer, here, refusal
 from tests.threads import one_thread  # noqa: F401 - a fixture
+from tests.unit.data import made
 
 PLAN = """classes = ["round", "lobed"]
 rounds = 3
@@ -54,6 +55,15 @@ def test_a_clinic_trains_from_a_folder_and_measures_what_came_of_it(plan: Path, 
     measured = answer(here("evaluate", "--plan", plan, "--threads", "1", "--json", home=tmp_path))
     assert measured["own"]["images"] == 12
     assert 0 <= measured["own"]["accuracy"]["value"] <= 1
+
+
+def test_files_that_cannot_be_learned_from_are_counted(plan: Path, images: Path, tmp_path: Path) -> None:
+    (images / "round" / "broken.png").write_bytes(b"x")
+    made.folder(images, 2, ("oval",))
+    told = here("train", images, "--plan", plan, "--threads", "1", home=tmp_path)
+    assert "3 files were left out; 'fedhelp-edge check' of the images says why\n" in told.stderr
+    again = answer(here("train", images, "--plan", plan, "--threads", "1", "--json", home=tmp_path))
+    assert (again["examples"], again["left_out"]) == (42, 3)
 
 
 def test_what_was_measured_is_left_in_a_folder_as_figures_and_as_a_page(
