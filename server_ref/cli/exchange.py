@@ -21,9 +21,10 @@ def exchange(
     Example: fedhelp-coordinator exchange /media/stick
     """
     from fedhelp_edge.exchange.folder import FROM, TO
-    from server_ref import carrier, desk, intake
+    from server_ref import carrier, decisions, desk, intake
 
-    with desk.working(home, passphrase_file) as (hub, boss):
+    with desk.working(home, passphrase_file, judge=False) as (hub, boss):
+        decisions.carry_out(hub, boss)
         found = carrier.Exchanged()
         carrier.take_in(hub, folder / TO, found)
         decided = intake.judge(hub, boss)

@@ -206,7 +206,7 @@ def test_without_a_network_it_is_sent_later_or_carried_on_a_stick(desk: Desk, mo
     fails(desk.site("upload", "--url", nobody), "E_OFFLINE", "carry it on a stick with --via DIR")
     with net.running(desk.folder / "hub") as port:
         works(desk.site("upload", "--url", f"http://127.0.0.1:{port}"))
-    works(desk.hub("exchange", desk.stick))
+    assert "site-001: accepted" in works(desk.hub("exchange", desk.stick)).stdout
     fails(desk.site("download", "--url", nobody), "E_OFFLINE", "run the same command again later")
     works(desk.site("download", "--via", desk.stick))
     assert "accepted" in works(desk.site("status")).stdout
