@@ -132,7 +132,8 @@ def pressed_once(there: Path, pattern: str) -> Iterator[None]:
     def wait() -> None:
         while not ended.is_set() and not list(there.glob(pattern)):
             time.sleep(0.001)
-        _thread.interrupt_main()
+        if not ended.is_set():
+            _thread.interrupt_main()
 
     waiting = threading.Thread(target=wait)
     waiting.start()

@@ -22,7 +22,6 @@ from fedhelp_edge.cli import predict
 from fedhelp_edge.infer import bundle, facts
 from fedhelp_edge.parcel import keys, sshsig
 from tests.desk import Desk, fails, lists, works
-from tests.remedies.test_a_machine import pressed_once
 from tests.threads import one_thread as one_thread
 from tests.unit.data import made
 
@@ -132,9 +131,11 @@ def test_models_of_one_federation_are_compared_and_the_answers_of_each_have_a_fo
 
 
 def test_ctrl_c_is_how_watching_ends_well(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict, "_POLL", 0.01)
-    with pressed_once(desk.folder, "seen/answers.jsonl"):
-        works(desk.site("predict", "1.onnx", "--watch", "stick", "--out", "seen"))
+    def pressed() -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict, "_wait", pressed)
+    works(desk.site("predict", "1.onnx", "--watch", "stick", "--out", "seen"))
 
 
 def test_where_too_few_images_were_kept_to_choose_by_more_are_added(desk: Desk) -> None:
@@ -217,11 +218,13 @@ def test_a_share_that_is_refused_is_trained_again_by_a_kit_that_was_updated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk = Desk(tmp_path, PLAN)
-    desk.join()
     made.folder(desk.folder / "images", 6, ("a", "b", "c"))
     train = ("train", "images", "--threads", "1")
-    for home in (("open",), ("exchange", desk.stick)):
-        works(desk.hub(*home))
+    works(desk.hub("init", "--plan", "plan.toml", "--no-passphrase"))
+    works(desk.hub("invite", "A", "--tier", "small", "--out", "a.invite"))
+    works(desk.site("join", "a.invite", "--via", desk.stick, "--no-passphrase"))
+    for step in (("exchange", desk.stick), ("open",), ("exchange", desk.stick)):
+        works(desk.hub(*step))
     for step in (("download",), train):
         works(desk.site(*step))
     for code, older in OLDER.items():
