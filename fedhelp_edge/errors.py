@@ -639,7 +639,7 @@ class TooFar(HubError, code="E_TOO_FAR", remedy="look at the site's data and tra
     """The share pulls many times further than the others."""
 
 
-class Resource(HubError, code="E_RESOURCE", remedy="'review SITE --refuse', and ask the site to update its kit and to train again; the file may be an attack"):
+class Resource(HubError, code="E_RESOURCE", remedy="refuse it with 'review SITE --refuse', and ask the site to update its kit and to train again; the file may be an attack"):
     """Opening the share took more memory or time than a share can need."""
 
 
