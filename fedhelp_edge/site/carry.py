@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import itertools
 import json
@@ -25,6 +26,7 @@ from fedhelp_edge.errors import (
     AgeError,
     BadInvite,
     FedhelpError,
+    FileMissing,
     InviteCode,
     InviteProof,
     JoinedAlready,
@@ -32,6 +34,7 @@ from fedhelp_edge.errors import (
     NotYet,
     ParcelError,
     Pin,
+    ShareError,
 )
 from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
@@ -197,13 +200,14 @@ def _in_words(said: statement.Statement) -> str:
 def _keep_pack(home: Path, copy: Path, said: statement.Statement) -> None:
     path = home / "pack" / f"{said.sha256}.safetensors"
     path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)  # a damaged one
     with parcel.open(copy, parcel.anyone) as seen, files.writing(path) as sink:
         shutil.copyfileobj(seen.body, sink)
 
 
 def _open_base(home: Path, known: Floor, ask: Callable[[], str]) -> None:
     """The model that the newest order names, opened once."""
-    if known.task is None or base_of(home, known.task).exists():
+    if known.task is None or is_whole(base_of(home, known.task)):
         return
     sealed = sorted((home / "global").glob(f"{known.charter.epoch:04}-*.fhx"))
     named = [path for path in sealed if parcel.look(path, parcel.anyone).statement.context["base"] == known.task.base]
@@ -215,6 +219,7 @@ def _open_base(home: Path, known: Floor, ask: Callable[[], str]) -> None:
         try:
             with parcel.open(path, known.trust, [own.identity]) as seen:
                 base_of(home, known.task).parent.mkdir(exist_ok=True)
+                base_of(home, known.task).unlink(missing_ok=True)  # a damaged one
                 with files.writing(base_of(home, known.task)) as sink:
                     shutil.copyfileobj(seen.body, sink)
                 return
@@ -223,6 +228,11 @@ def _open_base(home: Path, known: Floor, ask: Callable[[], str]) -> None:
         except (AgeError, ParcelError) as found:  # sealed badly; it may have been sealed again
             fault = found
     raise fault
+
+
+def is_whole(path: Path) -> bool:
+    """What is named by its hash is here, as it came."""
+    return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == path.stem
 
 
 def base_of(home: Path, order: Task) -> Path:
@@ -235,14 +245,14 @@ def pack_of(home: Path, order: Task) -> Path | None:
 
 def lacks_pack(home: Path, order: Task) -> bool:
     path = pack_of(home, order)
-    return path is not None and not path.exists()
+    return path is not None and not is_whole(path)
 
 
 def base(home: Path, order: Task, plan: Plan) -> dict[str, Array]:
     """The model that a round begins with, as numbers."""
     path = base_of(home, order)
-    if not path.exists():
-        raise NotYet(f"the model that round {order.round} begins with is not here yet")
+    if not is_whole(path):
+        raise NotYet(f"the model that round {order.round} begins with is {'damaged' if path.exists() else 'not'} here")
     with files.reading(path) as file:
         return dict(CODECS[plan.wire.down].decode(dict(share.Arrays(file, share.read_header(file))), {}))
 
@@ -284,8 +294,14 @@ def seal_share(home: Path, known: Floor, order: Task, ask: Callable[[], str]) ->
     if (home / folder.NEXT_KEYS).exists():
         raise NotYet("new keys were asked for, and the roster does not name them yet", remedy=_FIRST_NEW_KEYS)
     plan, report = plan_of(order), json.loads((at / "report.json").read_text(encoding="utf-8"))
-    with files.reading(at / "share.safetensors") as file:
-        arrays = dict(share.Arrays(file, share.read_header(file)))
+    try:
+        with files.reading(at / "share.safetensors") as file:
+            arrays = dict(share.Arrays(file, share.read_header(file)))
+    except (ShareError, FileMissing) as fault:
+        (at / "share.safetensors").unlink(missing_ok=True)
+        (at / "report.json").unlink()
+        learn = "'fedhelp-edge train' or 'distill' makes it again from what is kept, in no time"
+        raise NotYet(f"the share of round {order.round} was damaged on this disk", remedy=learn) from fault
     wire, _ = CODECS[plan.wire.up].encode(arrays, base(home, order, plan), {})
     body = io.BytesIO()
     share.write(body, wire)
@@ -412,7 +428,7 @@ def _have(home: Path) -> frozenset[str]:
 
 def _is_kept(home: Path, said: statement.Statement) -> bool:
     if said.kind == "knowledge":
-        return (home / "pack" / f"{said.sha256}.safetensors").exists()
+        return is_whole(home / "pack" / f"{said.sha256}.safetensors")
     path = folder.place(home, said)
     return path.exists() and parcel.look(path, parcel.anyone).statement.hash == said.hash
 

@@ -103,7 +103,7 @@ def _state(home: Path, known: Floor) -> str:
     if (
         order is None
         or order.round < site.from_round
-        or not carry.base_of(home, order).exists()
+        or not carry.is_whole(carry.base_of(home, order))
         or carry.lacks_pack(home, order)
     ):
         return WAITING

@@ -57,8 +57,19 @@ def test_what_is_not_there_yet_is_downloaded(desk: Desk) -> None:
     fails(desk.site("distill", "images.npz"), "E_TIER", "fedhelp-edge train")
     fails(desk.site("train"), "E_IMAGES", "name the folder, table or NPZ")
     fails(desk.site("evaluate"), "E_NOT_TRAINED", "fedhelp-edge train")
+    base = next((desk.folder / "site" / "base").iterdir())
+    base.write_bytes(base.read_bytes()[:-1] + b"?")
+    fails(desk.site("train", "images.npz"), "E_NOT_YET", "fedhelp-edge download")
+    works(desk.site("download"))
     works(desk.site("train", "images.npz"))
     works(desk.site("evaluate"))
+    made = next((desk.folder / "site" / "rounds").glob("*/share.safetensors"))
+    whole = made.read_bytes()
+    made.write_bytes(whole[:-100])
+    fails(desk.site("upload"), "E_NOT_YET", "makes it again")
+    works(desk.site("train"))
+    assert made.read_bytes() == whole
+    works(desk.site("upload"))
 
 
 def test_keys_are_locked_guarded_there_or_brought_back(desk: Desk) -> None:
