@@ -77,7 +77,7 @@ def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 def check_shape(command: str, found: object) -> None:
-    jsonschema.validate(found, {**SHAPES, "$ref": f"#/$defs/{command}"})
+    jsonschema.Draft202012Validator({**SHAPES, "$ref": f"#/$defs/{command}"}).validate(found)
 
 
 def _command(arguments: Sequence[str]) -> str:
