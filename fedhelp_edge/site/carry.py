@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -344,9 +345,12 @@ def ask_for_new_keys(home: Path, ask: Callable[[], str]) -> Path:
 
 
 def _next_number(home: Path) -> int:
-    """Above all that this site has used: it is used up before the parcel that has it is made."""
+    """Above all that this site has used, also where only its keys came back from a backup: seconds since 1970, at least.
+
+    It is used up before the parcel that has it is made.
+    """
     path = home / "number.txt"
-    number = int(path.read_text()) + 1 if path.exists() else 1
+    number = max(int(time.time()), int(path.read_text()) + 1 if path.exists() else 1)
     files.replace(path, str(number).encode())
     return number
 

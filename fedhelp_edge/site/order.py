@@ -29,7 +29,7 @@ def train(
     plan = carry.plan_of(order)
     known.check_fresh(datetime.now(timezone.utc), timedelta(days=plan.round.grace_days))
     if carry.lacks_pack(home, order):
-        raise KnowledgeMissing(f"round {order.round} names knowledge that is not here")
+        raise KnowledgeMissing(f"round {order.round} names knowledge that is not here, or damaged")
     base, at = carry.base(home, order, plan), carry.round_folder(home, order)
     done = sorted(path.parent for path in at.parent.glob("*/report.json") if path.parent.name < at.name)
     with learn.at_work(

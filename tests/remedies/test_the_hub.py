@@ -204,4 +204,8 @@ def test_knowledge_that_an_order_names_is_downloaded(tmp_path: Path) -> None:
     fails(desk.site("train", "images.npz"), "E_KNOWLEDGE", "fedhelp-edge download")
     (tmp_path / "slow.fhx").rename(large)
     works(desk.site("download"))
+    kept = next((tmp_path / "site" / "pack").iterdir())
+    kept.write_bytes(kept.read_bytes()[:-1])
+    fails(desk.site("train", "images.npz"), "E_KNOWLEDGE", "fedhelp-edge download")
+    works(desk.site("download"))
     works(desk.site("train", "images.npz"))

@@ -379,6 +379,7 @@ def test_a_share_of_a_round_that_is_over_is_followed_by_one_of_the_present_round
 
 def test_a_site_that_came_back_from_a_backup_joins_anew(two: Two) -> None:
     shutil.copytree(two.folder / "site", two.folder / "backup")
+    (two.folder / "site" / "number.txt").write_text(f"{2**40}")  # as of a clock that was far ahead
     upload(two)
     two.round()
     shutil.rmtree(two.folder / "site")
@@ -390,6 +391,20 @@ def test_a_site_that_came_back_from_a_backup_joins_anew(two: Two) -> None:
     joins_anew(two)
     two.round()
     download(two)
+    accepted(two)
+
+
+def test_a_site_of_which_only_the_keys_came_back_goes_on(two: Two) -> None:
+    upload(two)
+    two.round()
+    (two.folder / "site").rename(two.folder / "broken")
+    (two.folder / "site").mkdir(mode=0o700)
+    for name in ("keys.txt", "keys.pub"):
+        shutil.copy2(two.folder / "broken" / name, two.folder / "site")
+    works(two.hub("invite", "A on a new PC", "--tier", "small", "--out", "new.invite"))
+    works(two.site("join", "new.invite", "--via", two.stick))
+    lists(two.hub("exchange", two.stick), "E_KEY_REUSED", "make new keys")  # nothing need be done: it is known by them
+    assert command.answer(told(two))["site"] == "site-001"
     accepted(two)
 
 
