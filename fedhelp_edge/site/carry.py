@@ -345,7 +345,7 @@ def ask_for_new_keys(home: Path, ask: Callable[[], str]) -> Path:
 
 
 def _next_number(home: Path) -> int:
-    """Above all that this site has used, also where only its keys came back from a backup: seconds since 1970, at least.
+    """Above all that this site has used, also where only its keys came back from a backup: at least the time.
 
     It is used up before the parcel that has it is made.
     """
