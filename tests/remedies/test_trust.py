@@ -494,7 +494,7 @@ def test_a_charter_that_one_key_too_few_signed_is_signed_by_both(desk: Desk) -> 
 @pytest.mark.parametrize(
     ("code", "hint", "before", "after"),
     [
-        ("E_SPLIT_VIEW", "keep both files", 0, 0),
+        ("E_SPLIT_VIEW", "keep both files", 1, 1),
         ("E_EQUIVOCATION", "keep both files", 0, 1),
         ("E_LOG_ROLLBACK", "its log is shorter", 20, 0),
     ],
@@ -504,12 +504,12 @@ def test_a_hub_that_was_copied_back_by_hand_is_put_right_with_its_root_key(
 ) -> None:
     home, copy = late.folder / "hub", late.folder / "copy"
     shutil.copytree(home, copy)
-    opens(late, before)
+    opens(late, before, "small")
     download(late)
     for gone in (home, late.stick / "from-coordinator"):
         shutil.rmtree(gone)
     copy.rename(home)
-    opens(late, after)
+    opens(late, after, "large")
     if code == "E_LOG_ROLLBACK":
         late.round()
     lists(late.site("download", "--via", late.stick), code, "'fedhelp-coordinator backup' and 'restore' put it right")
@@ -522,10 +522,10 @@ def test_a_hub_that_was_copied_back_by_hand_is_put_right_with_its_root_key(
     accepted(late)
 
 
-def opens(desk: Desk, invites: int) -> None:
+def opens(desk: Desk, invites: int, tier: str) -> None:
     """The coordinator opens a round, after something that its log tells of."""
     for number in range(invites):
-        works(desk.hub("invite", f"Clinic {number}", "--tier", "small"))
+        works(desk.hub("invite", f"Clinic {number}", "--tier", tier))
     works(desk.hub("open"))
     exchange(desk)
 
