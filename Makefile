@@ -13,7 +13,7 @@ setup: .venv/ready
 	touch $@
 
 test: setup
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n auto --dist worksteal
 
 lint: setup
 	.venv/bin/ruff check .

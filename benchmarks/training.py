@@ -174,27 +174,32 @@ class _Set:
         self.pixels, self.labels = np.ascontiguousarray(pixels), labels
 
 
-def once(who: str, side: int, count: int) -> None:
+def once(who: str, side: int, root: Path) -> None:
     """For the measurement of memory."""
+    plan, folder, kept = plan_of(side), root / "images", root / "kept"
+    if who == "ours":
+        return ours(folder, plan, kept, Bench())
+    loaded = data.load(folder, plan, kept=kept)
+    return bare(loop.tensor(np.asarray(loaded.pixels), plan.image), torch.from_numpy(loaded.labels), Bench())
+
+
+def peaks(side: int, count: int) -> None:
     with tempfile.TemporaryDirectory() as temporary:
-        plan, folder = plan_of(side), folder_of(Path(temporary) / "images", side, count)
-        loaded = data.load(folder, plan, kept=Path(temporary) / "kept")
-        if who == "ours":
-            ours(folder, plan, Path(temporary) / "kept", Bench())
-        else:
-            bare(loop.tensor(np.asarray(loaded.pixels), plan.image), torch.from_numpy(loaded.labels), Bench())
+        root = Path(temporary)
+        data.load(folder_of(root / "images", side, count), plan_of(side), kept=root / "kept")
+        most = {who: peak_mb("benchmarks.training", "--once", who, str(side), str(root)) for who in ("bare", "ours")}
+    extra = round(most["ours"] - most["bare"], 1)
+    report(f"peak memory of training at {side} px, MB", ("torch",), images=count, **most, extra=extra, aim_extra=150)
 
 
 def main() -> None:
     speed.settle()
     if sys.argv[1:2] == ["--once"]:
-        return once(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+        return once(sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
     short = "--short" in sys.argv
     for side, count in ((32, 512),) if short else ((32, 2048), (64, 1024)):
         speeds(side, count, 3 if short else 7)
-        peaks = {who: peak_mb("benchmarks.training", "--once", who, str(side), str(count)) for who in ("ours", "bare")}
-        extra = round(peaks["ours"] - peaks["bare"], 1)
-        report(f"peak memory of training at {side} px, MB", ("torch",), **peaks, extra=extra, aim_extra=150)
+        peaks(side, count)
     costs(128 if short else 512, 3 if short else 7)
     return None
 

@@ -148,4 +148,5 @@ def rotate(
         return shell.result(request=made.stem)
     print("new keys made, under the same passphrase")
     shell.say("next: 'fedhelp-edge upload' asks for them; 'fedhelp-edge download' later begins to use them")
+    shell.say("then export your models again, for the old keys signed those")
     return None
