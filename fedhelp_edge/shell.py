@@ -206,6 +206,13 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def say_drawn(names: Sequence[str]) -> None:
+    """Of first weights that somebody gave: what of the net they lack."""
+    if names:
+        few = ", ".join(names[:3])
+        say(f"{len(names)} tensors keep their drawn values, for those given lack them or differ in shape: {few}")
+
+
 def home(given: Path) -> Path:
     return given.expanduser()
 

@@ -19,6 +19,7 @@ from fedhelp_edge.codec import CODECS
 from fedhelp_edge.errors import NotNow, Quorum, SignerRevoked
 from fedhelp_edge.merge import patience, rules, suspect
 from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge.nets import spec
 from fedhelp_edge.parcel import age, parcel
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.parcel.statement import iso, when
@@ -80,7 +81,7 @@ def open_next(hub: Hub, boss: Keys, start: Mapping[str, Array] | None = None) ->
     with hub.store.changing():
         model = last["model"]
         if start is not None:
-            model = hub.keep_model(begin_from(hub.model(model), start)[0])
+            model = hub.keep_model(spec.begin_from(hub.model(model), start)[0])
             hub.store.run("UPDATE rounds SET model = ? WHERE round = 0", model)
             hub.send_model(boss, 0, model, [])
         keep_key(hub, boss, number, key)
@@ -106,14 +107,6 @@ def open_next(hub: Hub, boss: Keys, start: Mapping[str, Array] | None = None) ->
 def is_finished(hub: Hub) -> bool:
     last = newest(hub)
     return last["state"] != OPEN and bool(hub.store.fact("finished") or last["round"] >= hub.plan.rounds)
-
-
-def begin_from(drawn: Mapping[str, Array], given: Mapping[str, Array]) -> tuple[dict[str, Array], list[str]]:
-    """First weights: what was given where it fits, what was drawn elsewhere; and the names of those."""
-    fits = {name for name, array in given.items() if name in drawn and array.shape == drawn[name].shape}
-    first = {name: given[name].astype("f4") if name in fits else array for name, array in drawn.items()}
-    share.check_numbers(first)
-    return first, [name for name in drawn if name not in fits]
 
 
 def keep_key(hub: Hub, boss: Keys, round_: int, key: str) -> None:

@@ -36,6 +36,8 @@ class Bench:
         from fedhelp_edge.data import load, pack
         from fedhelp_edge.knowledge.public import read
         from fedhelp_edge.lab import partition
+        from fedhelp_edge.methods.registry import METHODS
+        from fedhelp_edge.nets import spec
         from fedhelp_edge.train import speed
 
         if engine != "local":
@@ -54,6 +56,7 @@ class Bench:
         if start:
             with start.open("rb") as file:
                 self.start = dict(share.Arrays(file, share.read_header(file)))
+            shell.say_drawn(spec.begin_from(METHODS[first.method].start(first), self.start)[1])
 
     def plan(self, settings: dict[str, str] | None = None) -> Any:
         from fedhelp_edge import plan

@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from fedhelp_edge import files, share
 from fedhelp_edge.codec import CODECS
 from fedhelp_edge.data.pack import Pack
-from fedhelp_edge.errors import FileExists, SchemaShape
+from fedhelp_edge.errors import FileExists
 from fedhelp_edge.lab.partition import Part
 from fedhelp_edge.lab.post import Post, through
 from fedhelp_edge.merge import patience, rules
 from fedhelp_edge.methods.base import Bench, Learner
 from fedhelp_edge.methods.registry import METHODS
-from fedhelp_edge.nets import resnet
+from fedhelp_edge.nets import resnet, spec
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics
 from fedhelp_edge.share import Array, Schema
@@ -52,7 +52,9 @@ def run(
     """Train the plan's method over these sites, and say how good everybody became. `out/run.json` has the same."""
     done, method = out / "run.json", METHODS[plan.method]
     schema = method.schema(plan)
-    merged = _first(method.start(plan), start or {})  # what is refused takes no folder
+    merged = method.start(plan)
+    if start:
+        merged, _ = spec.begin_from(merged, start)  # what is refused takes no folder
     _same_run(plan, parts, pack, start, post is not None, out)
     if done.exists():
         return dict(json.loads(done.read_text(encoding="utf-8")))
@@ -124,14 +126,6 @@ def model_hash(merged: Mapping[str, Array], schema: Schema, codec: str = "f32") 
     file = io.BytesIO()
     share.write(file, CODECS[codec].encode({t.name: merged[t.name] for t in schema.tensors}, {}, {})[0])
     return hashlib.sha256(file.getvalue()).hexdigest()
-
-
-def _first(drawn: Mapping[str, Array], given: Mapping[str, Array]) -> dict[str, Array]:
-    """The model of round 0: as drawn from the seed, or as given, all of it or a part."""
-    odd = [name for name, array in given.items() if name not in drawn or array.shape != drawn[name].shape]
-    if odd:
-        raise SchemaShape(f"the first weights are for another net: {len(odd)} differ, the first is {odd[0][:60]!r}")
-    return {**drawn, **given}
 
 
 def _step(

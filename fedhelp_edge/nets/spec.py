@@ -6,9 +6,12 @@ channels, shortcuts without parameters (option A), global average pooling, one l
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from fedhelp_edge.share import Array, Schema, Tensor
+from fedhelp_edge.errors import SchemaShape
+from fedhelp_edge.share import Array, Schema, Tensor, check_numbers
 
 DEPTHS = {"resnet20": 3, "resnet32": 5, "resnet56": 9, "resnet110": 18}  # n, the blocks of a stage
 WIDTHS = (16, 32, 64)
@@ -33,6 +36,19 @@ def schema(net: str, classes: int, channels: int, norm: str = "batch") -> Schema
 def start(schema: Schema, seed: int) -> dict[str, Array]:
     """First weights, the same on every machine: He's normal law for what multiplies, one and zero for the rest."""
     return {tensor.name: _first(tensor, seed, place) for place, tensor in enumerate(schema.tensors)}
+
+
+def begin_from(drawn: Mapping[str, Array], given: Mapping[str, Array]) -> tuple[dict[str, Array], list[str]]:
+    """First weights: what was given where it fits, what was drawn elsewhere, and the names of that. A net for other
+    classes or channels gives all but its ends; another kind of net is refused."""
+    odd = [name for name in given if name not in drawn]
+    fits = {name for name in given if name in drawn and given[name].shape == drawn[name].shape}
+    if odd or not fits:
+        names = odd or list(given)
+        raise SchemaShape(f"the first weights are for another net: {len(names)} differ, the first is {names[0][:60]!r}")
+    first = {name: given[name].astype("f4") if name in fits else array for name, array in drawn.items()}
+    check_numbers(first)
+    return first, [name for name in drawn if name not in fits]
 
 
 def _first(tensor: Tensor, seed: int, place: int) -> Array:

@@ -24,6 +24,7 @@ def open_round(
     Example: fedhelp-coordinator open
     """
     from fedhelp_edge import share
+    from fedhelp_edge.nets import spec
     from server_ref import desk, rounds
 
     given = None
@@ -32,11 +33,7 @@ def open_round(
             given = dict(share.Arrays(file, share.read_header(file)))
     with desk.working(home, passphrase_file) as (hub, boss):
         if given is not None:
-            drawn = rounds.begin_from(hub.model(rounds.newest(hub)["model"]), given)[1]
-            if drawn:
-                shell.say(
-                    f"{len(drawn)} tensors keep their drawn values, for their shapes differ: {', '.join(drawn[:3])}"
-                )
+            shell.say_drawn(spec.begin_from(hub.model(rounds.newest(hub)["model"]), given)[1])
         order = rounds.open_next(hub, boss, given)
     if json:
         return shell.result(round=order.round, closes=f"{order.closes:%Y-%m-%dT%H:%M:%SZ}", base=order.base)

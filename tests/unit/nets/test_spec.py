@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fedhelp_edge import share
+from fedhelp_edge.errors import NonFinite, SchemaShape
 from fedhelp_edge.nets import spec
 from fedhelp_edge.share import Schema
 
@@ -111,3 +112,38 @@ def test_a_grey_image_needs_one_third_of_the_first_layer() -> None:
 
 def test_batch_norms_counters_stay_at_home() -> None:
     assert not [tensor for tensor in spec.schema("resnet20", 8, 3).tensors if "num_batches" in tensor.name]
+
+
+def published_weights() -> dict[str, share.Array]:
+    with published_file("resnet20").open("rb") as file:
+        return dict(share.Arrays(file, share.read_header(file)))
+
+
+@pytest.mark.parametrize(("channels", "ends"), [(3, ["linear.weight", "linear.bias"]), (1, None)])
+def test_a_net_begins_from_one_for_other_classes_and_channels_but_for_its_ends(
+    channels: int, ends: list[str] | None
+) -> None:
+    ends = ends or ["conv1.weight", "linear.weight", "linear.bias"]
+    given, drawn = published_weights(), spec.start(spec.schema("resnet20", classes=8, channels=channels), 0)
+    first, kept = spec.begin_from(drawn, given)
+    assert kept == ends
+    assert all(np.array_equal(array, (drawn if name in ends else given)[name]) for name, array in first.items())
+
+
+@pytest.mark.parametrize("other", ["resnet32", "resnet110"])
+def test_another_kind_of_net_is_no_beginning(other: str) -> None:
+    drawn = spec.start(spec.schema("resnet20", classes=8, channels=3), 0)
+    with pytest.raises(SchemaShape, match="another net"):
+        spec.begin_from(drawn, spec.start(spec.schema(other, classes=8, channels=3), 0))
+
+
+def test_a_head_for_other_classes_alone_is_no_beginning() -> None:
+    drawn = spec.start(spec.schema("resnet20", classes=8, channels=3), 0)
+    with pytest.raises(SchemaShape, match=r"linear\.bias"):
+        spec.begin_from(drawn, {"linear.bias": np.zeros(10, np.float32)})
+
+
+def test_first_weights_that_are_no_numbers_are_refused() -> None:
+    drawn = spec.start(spec.schema("resnet20", classes=8, channels=3), 0)
+    with pytest.raises(NonFinite):
+        spec.begin_from(drawn, {"conv1.weight": np.full_like(drawn["conv1.weight"], np.nan)})
