@@ -643,7 +643,7 @@ class Resource(HubError, code="E_RESOURCE", remedy="refuse it with 'review SITE 
     """Opening the share took more memory or time than a share can need."""
 
 
-class LogBroken(HubError, code="E_LOG", remedy="keep the hub as it is, for the log was changed by other hands; 'fedhelp-coordinator restore' brings a backup back into another --home"):
+class LogBroken(HubError, code="E_LOG", remedy="the log was changed by other hands: keep what is there as it is; the coordinator brings a backup back into another --home with 'fedhelp-coordinator restore'"):
     """The chain of the audit log does not hold."""
 
 

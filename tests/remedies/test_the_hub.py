@@ -150,11 +150,11 @@ def test_a_hub_of_a_newer_program_waits_for_that_program(hub: Hub, monkeypatch: 
 def test_a_log_that_was_changed_is_kept_and_a_backup_restored_elsewhere(hub: Hub) -> None:
     works(hub("backup", "good.tar"))
     changed(hub, "UPDATE log SET subject = 'site-009' WHERE seq = 3")
-    fails(hub("audit", "verify"), "E_LOG", "brings a backup back into another --home")
+    fails(hub("audit", "verify"), "E_LOG", "a backup back into another --home")
     other = ("--home", hub.folder / "other")
     works(hub("restore", "good.tar", "--root-key", hub.folder / "hub" / "root", *other))
     works(hub("audit", "verify", *other))
-    fails(hub("audit", "verify"), "E_LOG", "keep the hub as it is")  # for whoever finds out what happened
+    fails(hub("audit", "verify"), "E_LOG", "keep what is there as it is")  # for whoever finds out what happened
 
 
 def test_a_round_for_audit_that_is_not_whole_is_asked_for_again(hub: Hub) -> None:
