@@ -21,11 +21,11 @@ def keep_names(kept: Path, mapping: Mapping[str, str]) -> None:
 
 
 def kept_names(kept: Path, classes: Sequence[str]) -> dict[str, str]:
-    """The other names that were given last, of those classes that there are."""
+    """The other names that were given last, of those classes that there are; the name of a class is none of them."""
     path = kept / _NAMES
     names = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     known = set(map(normal, classes))
-    return {other: name for other, name in names.items() if normal(name) in known}
+    return {other: name for other, name in names.items() if normal(name) in known and normal(other) not in known}
 
 
 class Classes:

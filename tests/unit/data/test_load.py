@@ -52,6 +52,12 @@ def test_names_that_check_was_given_hold_in_training_and_in_the_next_check(tmp_p
         data.load(source, made.plan("other", "b"), kept=kept)  # of that plan no class has such a name
 
 
+def test_a_name_that_was_given_gives_way_to_a_class_of_that_name(tmp_path: Path) -> None:
+    source, kept = made.folder(tmp_path / "images", 4, ("a", "b", "c")), tmp_path / "kept"
+    assert data.check(source, made.plan("a", "b"), kept=kept, mapping={"C": "a"}).classes == {"a": 8, "b": 4}
+    assert np.bincount(data.load(source, made.plan("a", "b", "c"), kept=kept).labels).tolist() == [4, 4, 4]
+
+
 def test_numbers_out_of_the_plan_are_problems(tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", images=made.noise(6), labels=np.array([0, 1, 2, -1, 1, 0]))
     found = data.load(tmp_path / "set.npz", made.plan(), kept=tmp_path / "kept")
