@@ -41,6 +41,8 @@ def start(schema: Schema, seed: int) -> dict[str, Array]:
 def begin_from(drawn: Mapping[str, Array], given: Mapping[str, Array]) -> tuple[dict[str, Array], list[str]]:
     """First weights: what was given where it fits, what was drawn elsewhere, and the names of that. A net for other
     classes or channels gives all but its ends; another kind of net is refused."""
+    if not given:
+        raise SchemaShape("the first weights hold no tensor")
     odd = [name for name in given if name not in drawn]
     fits = {name for name in given if name in drawn and given[name].shape == drawn[name].shape}
     if odd or not fits:

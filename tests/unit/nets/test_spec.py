@@ -143,6 +143,11 @@ def test_a_head_for_other_classes_alone_is_no_beginning() -> None:
         spec.begin_from(drawn, {"linear.bias": np.zeros(10, np.float32)})
 
 
+def test_no_weights_are_no_beginning() -> None:
+    with pytest.raises(SchemaShape, match="no tensor"):
+        spec.begin_from(spec.start(spec.schema("resnet20", classes=8, channels=3), 0), {})
+
+
 def test_first_weights_that_are_no_numbers_are_refused() -> None:
     drawn = spec.start(spec.schema("resnet20", classes=8, channels=3), 0)
     with pytest.raises(NonFinite):
