@@ -27,7 +27,6 @@ from fedhelp_edge.errors import (
     AgeError,
     BadInvite,
     FedhelpError,
-    FileMissing,
     InviteCode,
     InviteProof,
     JoinedAlready,
@@ -298,7 +297,7 @@ def seal_share(home: Path, known: Floor, order: Task, ask: Callable[[], str]) ->
     try:
         with files.reading(at / "share.safetensors") as file:
             arrays = dict(share.Arrays(file, share.read_header(file)))
-    except (ShareError, FileMissing) as fault:
+    except (ShareError, FileNotFoundError) as fault:
         (at / "share.safetensors").unlink(missing_ok=True)
         (at / "report.json").unlink()
         learn = "'fedhelp-edge train' or 'distill' makes it again from what is kept, in no time"
@@ -331,7 +330,7 @@ def ask_for_new_keys(home: Path, ask: Callable[[], str]) -> Path:
     if site is None:
         raise NotYet("this site is not in the roster yet")
     with lock.held(home / LOCK):
-        if any(path.parent.parent.name == "rounds" for path in outbox(home)):
+        if any(path.parent.parent.name == "rounds" for path in outbox(home, known)):
             raise NotYet("a share of the old keys has no receipt yet", remedy="fedhelp-edge upload, then download")
         own = keys.load(home, ask)
         new = _keys_in(made, ask if keys.is_locked(home) else lambda: None)
@@ -366,9 +365,13 @@ def upload(home: Path, carriers: Sequence[exchange.Carrier]) -> list[str]:
     return [path.stem for path in waiting]
 
 
-def outbox(home: Path) -> list[Path]:
-    """What was sealed here and has no receipt."""
-    made = [*(home / "request").glob("*.fhx"), *(home / "rounds").glob("*/*.fhx")]
+def outbox(home: Path, known: Floor | None = None) -> list[Path]:
+    """What was sealed here and has no receipt; without shares of rounds that are over, which nobody takes any more."""
+    known = known or folder.joined(home)
+    least = max(0, known.task.round - plan_of(known.task).round.stale) if known.task else 0
+    open_ = f"{known.charter.epoch:04}-{least:06}"
+    shares = (path for path in (home / "rounds").glob("*/*.fhx") if path.parent.name >= open_)
+    made = [*(home / "request").glob("*.fhx"), *shares]
     return sorted((path for path in made if not folder.receipts(home, path.stem)), key=lambda path: path.name)
 
 

@@ -92,7 +92,7 @@ def status(home: Path, clock: datetime | None = None) -> dict[str, Any]:
         "tier": site.tier if site else None, "round": order.round if order else 0, "state": state,
         "means": means, "next": next_, "request": request, "last_news": news,
         "closes": f"{order.closes:%Y-%m-%d %H:%M}" if order else None, "orders_are_old": overdue > timedelta(0),
-        "outbox": [path.stem for path in carry.outbox(home)], "receipts": receipts,
+        "outbox": [path.stem for path in carry.outbox(home, known)], "receipts": receipts,
     }  # fmt: skip
 
 

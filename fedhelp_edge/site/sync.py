@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fedhelp_edge import exchange
-from fedhelp_edge.errors import FileMissing, Offline
+from fedhelp_edge.errors import FileMissing, Offline, RefusedThere
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.site import carry, joined
 
@@ -29,7 +29,8 @@ def sync(
 ) -> Synced:  # fmt: skip
     found = Synced()
     with _if_reached(found):
-        found.sent = carry.upload(home, ways)  # what waited
+        with suppress(RefusedThere):  # its round is over, say: that comes with the news; else the last upload says so
+            found.sent = carry.upload(home, ways)  # what waited
         taken = carry.download(home, ways, ask)
         found.new, found.refused = taken.new, taken.refused
     told = joined.status(home)

@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("uvicorn")
 
-from fedhelp_edge import errors
+from fedhelp_edge import errors, site
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import joined
+from fedhelp_edge.site import carry, joined
+from fedhelp_edge.site.sync import sync
 from server_ref.dashboard import Door
 from server_ref.gate import Limits
 from tests import clinic, command, net
 from tests.attacks.test_f_http import _certificate
 from tests.desk import Desk, Done, fails, works
-from tests.federation import PLAN, Federation
+from tests.federation import PLAN, Federation, nobody
 from tests.net import BYTES, TUS, Answer, Client, prologue, raw
 
 CURRENT = "/v1/current"
@@ -210,6 +213,30 @@ def test_without_a_network_it_is_sent_later_or_carried_on_a_stick(desk: Desk, mo
     fails(desk.site("download", "--url", nobody), "E_OFFLINE", "run the same command again later")
     works(desk.site("download", "--via", desk.stick))
     assert "accepted" in works(desk.site("status")).stdout
+
+
+def test_a_share_whose_round_is_over_holds_up_nothing_of_the_present_one(
+    fed: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = SimpleNamespace(train=clinic.train)
+    monkeypatch.setitem(sys.modules, "fedhelp_edge.site.order", drawn)
+    monkeypatch.setattr(site, "order", drawn, raising=False)
+    late = clinic.Clinic(fed, tmp_path / "late")
+    late.take_up()
+    late.train()
+    carry.seal_newest(late.home, nobody)
+    for _ in range(2):  # nobody gave anything
+        fed.clock.go_on(days=8)
+        with pytest.raises(errors.Quorum):
+            fed.aggregate()
+        fed.open()
+    with net.running(fed.hub.home) as port:
+        ways = joined.carriers(late.home, nobody, url=f"http://127.0.0.1:{port}")
+        with pytest.raises(errors.RefusedThere, match="E_ROUND_CLOSED"):
+            carry.upload(late.home, ways)
+        assert sync(late.home, ways, nobody, lambda _: None).trained == 3
+    assert late.state == joined.RECEIVED
+    assert carry.outbox(late.home) == []
 
 
 def test_what_the_front_refused_is_answered_by_the_hint_of_its_cause(desk: Desk) -> None:

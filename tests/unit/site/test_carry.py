@@ -66,6 +66,17 @@ def test_what_was_sealed_is_not_sealed_again(clinic: Clinic) -> None:
     assert carry.seal_newest(clinic.home, nobody) == carry.seal_newest(clinic.home, nobody)
 
 
+def test_a_share_that_is_gone_from_the_disk_is_made_again(clinic: Clinic) -> None:
+    clinic.take_up()
+    clinic.train()
+    next((clinic.home / "rounds").glob("*/share.safetensors")).unlink()
+    with pytest.raises(NotYet, match="damaged"):
+        carry.seal_newest(clinic.home, nobody)
+    assert clinic.state == joined.TRAINING
+    clinic.train()
+    carry.seal_newest(clinic.home, nobody)
+
+
 def test_before_it_is_let_in_a_site_has_nothing_to_send_but_its_request(clinic: Clinic) -> None:
     clinic.join()
     assert [path.parent.name for path in carry.outbox(clinic.home)] == ["request"]
