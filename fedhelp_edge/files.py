@@ -6,6 +6,7 @@ folder is flushed too where the system can. Sticks have no modes, links or folde
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -48,6 +49,14 @@ def writing(path: Path, *, private: bool = True) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def digest(file: BinaryIO) -> str:
+    """The SHA-256 of all that is still to be read."""
+    found = hashlib.sha256()
+    while chunk := file.read(1 << 18):
+        found.update(chunk)
+    return found.hexdigest()
 
 
 def replace(path: Path, data: bytes) -> None:

@@ -88,6 +88,7 @@ def open_next(hub: Hub, boss: Keys, start: Mapping[str, Array] | None = None) ->
         opens = hub.now
         closes = opens + timedelta(days=plan.round.days)
         if hub.roster.expires < closes:  # nobody came or left for long
+            hub.log("renew", "roster")
             hub.write_roster(boss, hub.roster.sites)
         known = hub.roster
         log = hub.log("open", f"round {number}", model=model)

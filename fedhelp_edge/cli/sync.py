@@ -61,4 +61,7 @@ def sync(
             last = text
         if not watch:
             return
-        time.sleep(60 * every)
+        try:
+            time.sleep(60 * every)
+        except KeyboardInterrupt:  # that is how watching ends
+            return

@@ -61,10 +61,10 @@ def check(
     progress: store.Progress | None = None,
 ) -> Report:
     """Look at a source as training will. For it are kept what is decoded, and `mapping`; a split is only tried."""
-    names = mapping or (labels.kept_names(kept, plan.classes) if plan else {})
+    names = mapping or (labels.kept_names(kept, source, plan.classes) if plan else {})
     found = gathering.gather(source, plan, kept=kept, mapping=names, workers=workers, progress=progress)
     if mapping:
-        labels.keep_names(kept, mapping)
+        labels.keep_names(kept, source, mapping)
     plan = plan or Plan(classes=found.classes)
     images = gathering.assign(found, plan, kept / gathering.SPLIT_FILE, write=False)
     problems = [*_of_classes(source, images, plan), *images.problems, *found.doubts, *_of_groups(images)]

@@ -64,7 +64,7 @@ def load(
     split.json, which the first call writes. Give another folder to look at images that are not to be learned from:
     here they would join train.
     """
-    names = kept_names(kept, plan.classes) if mapping is None else mapping
+    names = kept_names(kept, source, plan.classes) if mapping is None else mapping
     found = gather(source, plan, kept=kept, mapping=names, workers=workers, progress=progress)
     images = found.images
     if not len(images):

@@ -14,18 +14,24 @@ from fedhelp_edge.errors import LabelUnknown
 _NAMES = "names.json"
 
 
-def keep_names(kept: Path, mapping: Mapping[str, str]) -> None:
-    """Remember other names for classes, in place of those that were given before."""
+def keep_names(kept: Path, source: Path, mapping: Mapping[str, str]) -> None:
+    """Remember other names for classes, in place of those that were given for the same source before."""
     kept.mkdir(parents=True, exist_ok=True)
-    files.replace(kept / _NAMES, json.dumps(dict(mapping)).encode())
+    files.replace(kept / _NAMES, json.dumps({**_names(kept), str(source.absolute()): dict(mapping)}).encode())
 
 
-def kept_names(kept: Path, classes: Sequence[str]) -> dict[str, str]:
-    """The other names that were given last, of those classes that there are; the name of a class is none of them."""
-    path = kept / _NAMES
-    names = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    known = set(map(normal, classes))
+def kept_names(kept: Path, source: Path, classes: Sequence[str]) -> dict[str, str]:
+    """The other names that were given, of those classes that there are; the name of a class is none of them. A word
+    means the same everywhere, a number only in the source for which it was given."""
+    known, given = set(map(normal, classes)), _names(kept)
+    words = {other: name for told in given.values() for other, name in told.items() if not other.strip().isdecimal()}
+    names = words | given.get(str(source.absolute()), {})
     return {other: name for other, name in names.items() if normal(name) in known and normal(other) not in known}
+
+
+def _names(kept: Path) -> dict[str, dict[str, str]]:
+    path = kept / _NAMES
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 class Classes:
@@ -37,6 +43,8 @@ class Classes:
         for other, name in mapping.items():
             if normal(name) not in self._places:
                 raise LabelUnknown(f"cannot map {other!r} to {name!r}: {self._unknown(name)}")
+            if self._places.get(normal(other), self._places[normal(name)]) != self._places[normal(name)]:
+                raise LabelUnknown(f"cannot map {other!r} to {name!r}: it is a class of the plan itself")
         self._places |= {normal(other): self._places[normal(name)] for other, name in mapping.items()}
 
     def place(self, label: str | int) -> int | None:

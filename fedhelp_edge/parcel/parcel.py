@@ -88,7 +88,7 @@ def seal(
     if encrypted:
         inner = canon.encode(
             {
-                "body_sha256": _digest(source),
+                "body_sha256": files.digest(source),
                 "context_sha256": _context_hash(context),
                 "facts": dict(facts or {}),
                 "salt": os.urandom(32).hex(),
@@ -244,7 +244,7 @@ def _look(path: Path, file: BinaryIO, trust: Trust, limit: int | None) -> Look:
     offset = file.tell()
     size = file.seek(0, os.SEEK_END) - offset
     file.seek(offset)
-    same = _digest(file) == said.sha256
+    same = files.digest(file) == said.sha256
     if size != said.size:
         if same:
             raise PayloadSize("the statement gives its payload a wrong size")
@@ -267,13 +267,6 @@ def _prologue(said: Statement, signers: Sequence[Ed25519PrivateKey]) -> bytes:
 
 def _context_hash(context: Mapping[str, Any]) -> str:
     return hashlib.sha256(canon.encode(dict(context))).hexdigest()
-
-
-def _digest(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(4 * age.CHUNK):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 class _Inner:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import itertools
 import json
@@ -26,6 +25,7 @@ from fedhelp_edge.codec import CODECS
 from fedhelp_edge.errors import (
     AgeError,
     BadInvite,
+    DuplicateRound,
     FedhelpError,
     InviteCode,
     InviteProof,
@@ -34,7 +34,10 @@ from fedhelp_edge.errors import (
     NotYet,
     ParcelError,
     Pin,
+    RoundClosed,
+    RoundKeyGone,
     ShareError,
+    SignerRevoked,
 )
 from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
@@ -49,6 +52,7 @@ from fedhelp_edge.trust.task import Task
 LOCK = "carry.lock"
 _FIRST_NEW_KEYS = "'fedhelp-edge upload' asks for them; after the coordinator's answer 'download', then 'upload' again"
 _NOT_THE_FEDERATIONS = {"left", "images", "images.txt", "others", LOCK}
+_FINAL = {kind.code for kind in (DuplicateRound, RoundClosed, RoundKeyGone, SignerRevoked)}  # no other share is taken
 _ORDER = ("charter", "roster", "task", "knowledge", "global", "receipt")  # each rests on those before it
 
 
@@ -162,6 +166,8 @@ def _take_in(home: Path, found: Iterable[Path], taken: Taken) -> Floor:
                 copies[parcel.look(copy, parcel.anyone).statement.hash] = copy
             except FedhelpError as fault:
                 taken.refused.append({"file": path.name[:80], "code": fault.code, "cause": fault.cause})
+                if path.parent == home / "incoming":
+                    path.unlink()  # damaged here: the next download fetches it again
         rows = [(parcel.look(copy, parcel.anyone).statement, copy) for copy in copies.values()]
         for said, copy in sorted(rows, key=lambda row: _rank(row[0])):
             if said.kind in _ORDER and not _is_kept(home, said):
@@ -232,7 +238,10 @@ def _open_base(home: Path, known: Floor, ask: Callable[[], str]) -> None:
 
 def is_whole(path: Path) -> bool:
     """What is named by its hash is here, as it came."""
-    return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == path.stem
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        return files.digest(file) == path.stem
 
 
 def base_of(home: Path, order: Task) -> Path:
@@ -270,10 +279,15 @@ def put_aside(home: Path, order: Task) -> None:
     """Make room to train a round again whose share the coordinator refused."""
     at = round_folder(home, order)
     with lock.held(home / LOCK):
-        if any(receipt["state"] == "refused" for receipt in last_receipts(home, at)):
+        if may_be_made_again(home, at):
             aside = home / "refused"
             aside.mkdir(exist_ok=True)
             at.rename(next(path for n in itertools.count(1) if not (path := aside / f"{at.name}-{n}").exists()))
+
+
+def may_be_made_again(home: Path, at: Path) -> bool:
+    """Whether the share of a round was refused for what another training would put right."""
+    return any(one["state"] == "refused" and one["code"] not in _FINAL for one in last_receipts(home, at))
 
 
 def last_receipts(home: Path, at: Path) -> list[dict[str, Any]]:
@@ -366,13 +380,18 @@ def upload(home: Path, carriers: Sequence[exchange.Carrier]) -> list[str]:
 
 
 def outbox(home: Path, known: Floor | None = None) -> list[Path]:
-    """What was sealed here and has no receipt; without shares of rounds that are over, which nobody takes any more."""
+    """What was sealed here and has no receipt; without shares of rounds that are over, which nobody takes any more, and
+    requests that were granted. A receipt for a request holds in its epoch: a restored hub may not know of it."""
     known = known or folder.joined(home)
+    granted = {"enrol": folder.me(home, known) is not None, "rotate": not (home / folder.NEXT_KEYS).exists()}
     least = max(0, known.task.round - plan_of(known.task).round.stale) if known.task else 0
     open_ = f"{known.charter.epoch:04}-{least:06}"
     shares = (path for path in (home / "rounds").glob("*/*.fhx") if path.parent.name >= open_)
-    made = [*(home / "request").glob("*.fhx"), *shares]
-    return sorted((path for path in made if not folder.receipts(home, path.stem)), key=lambda path: path.name)
+    waiting = [path for path in shares if not folder.receipts(home, path.stem)]
+    for path in (home / "request").glob("*.fhx"):
+        if not granted[_kind(path)] and not folder.receipts(home, path.stem, known.charter.epoch):
+            waiting.append(path)
+    return sorted(waiting, key=lambda path: path.name)
 
 
 def _seal(

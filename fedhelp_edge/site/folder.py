@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -133,13 +134,14 @@ def remembered(home: Path, images: Path | None) -> Path:
     return Path(kept.read_text(encoding="utf-8"))
 
 
-def receipts(home: Path, about: str) -> list[dict[str, Any]]:
-    """What the coordinator said of a parcel, in the order in which its log has it."""
+def receipts(home: Path, about: str, epoch: int | None = None) -> list[dict[str, Any]]:
+    """What the coordinator said of a parcel, in the order in which its log has it; in every epoch, or in one."""
     found = []
-    for path in (home / "receipt").glob(f"*-{about}-*.fhx"):
+    for path in (home / "receipt").glob(f"{'*' if epoch is None else f'{epoch:04}'}-{about}-*.fhx"):
         with parcel.open(path, parcel.anyone) as seen:
-            found.append(seen.json())
-    return sorted(found, key=lambda one: int(one["log"]["length"]))
+            said = seen.json()
+            found.append((seen.statement.context["epoch"], int(said["log"]["length"]), said))
+    return [said for *_, said in sorted(found, key=itemgetter(0, 1))]
 
 
 def judge(home: Path, said: Statement, signers: tuple[str, ...]) -> str:

@@ -85,7 +85,7 @@ def status(home: Path, clock: datetime | None = None) -> dict[str, Any]:
     next_ = _next(state, tier)
     if request:
         means, next_ = "the request to join was refused", _ANEW
-    elif state == JUDGED and receipts[0]["state"] == "refused":
+    elif state == JUDGED and order and carry.may_be_made_again(home, carry.round_folder(home, order)):
         means, next_ = "the share was refused; with that put right, the round can be trained again", _next(READY, tier)
     return {
         "federation": known.charter.federation, "name": known.charter.name, "site": site.id if site else None,

@@ -168,7 +168,7 @@ def measure(
     if images is None:
         found = data.load(folder.remembered(home, None), plan, kept=home / "images")
     else:
-        names = kept_names(home / "images", plan.classes)
+        names = kept_names(home / "images", images, plan.classes)
         found = data.load(images, plan, kept=home / "others", mapping=names)
         found = replace(found, splits=("test",) * len(found))
     place = Place(plan, site, tier, found, None, speed.bench(plan.training.precision))

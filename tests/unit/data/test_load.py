@@ -58,6 +58,20 @@ def test_a_name_that_was_given_gives_way_to_a_class_of_that_name(tmp_path: Path)
     assert np.bincount(data.load(source, made.plan("a", "b", "c"), kept=kept).labels).tolist() == [4, 4, 4]
 
 
+def test_a_number_that_was_given_a_class_in_one_source_means_nothing_in_another(tmp_path: Path) -> None:
+    kept, plan = tmp_path / "kept", made.plan("a", "b")
+    for name in ("one", "other"):
+        np.savez(tmp_path / f"{name}.npz", images=made.noise(6), labels=np.array([0, 1, 1, 1, 1, 0]))
+    data.check(tmp_path / "one.npz", plan, kept=kept, mapping={"0": "b", "1": "a"})
+    counts = [np.bincount(data.load(tmp_path / f"{name}.npz", plan, kept=kept).labels) for name in ("one", "other")]
+    assert [count.tolist() for count in counts] == [[4, 2], [2, 4]]
+
+
+def test_a_class_of_the_plan_is_no_other_name_for_another(tmp_path: Path) -> None:
+    with pytest.raises(errors.LabelUnknown, match="a class of the plan itself"):
+        data.check(made.folder(tmp_path / "images"), made.plan(), kept=tmp_path / "kept", mapping={"B": "a"})
+
+
 def test_numbers_out_of_the_plan_are_problems(tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", images=made.noise(6), labels=np.array([0, 1, 2, -1, 1, 0]))
     found = data.load(tmp_path / "set.npz", made.plan(), kept=tmp_path / "kept")

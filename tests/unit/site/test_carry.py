@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fedhelp_edge.errors import BadInvite, FileMissing, JoinedAlready, NotYet, Pin
-from fedhelp_edge.exchange.folder import FROM
+from fedhelp_edge.exchange.folder import FROM, Folder
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.site import carry, folder, joined
 from tests.clinic import Clinic
@@ -82,6 +83,39 @@ def test_before_it_is_let_in_a_site_has_nothing_to_send_but_its_request(clinic: 
     assert [path.parent.name for path in carry.outbox(clinic.home)] == ["request"]
     with pytest.raises(NotYet):
         carry.seal_newest(clinic.home, nobody)
+
+
+def test_a_request_that_was_granted_waits_no_more_whatever_became_of_its_receipt(clinic: Clinic) -> None:
+    clinic.take_up()
+    shutil.rmtree(clinic.home / "receipt")
+    assert carry.outbox(clinic.home) == []
+
+
+def test_a_request_goes_again_to_a_hub_of_a_later_epoch_that_does_not_know_it(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clinic.join()
+    clinic.trip()
+    clinic.download()
+    monkeypatch.setattr(folder, "me", lambda *_: None)  # the roster of a hub that came back from before
+    assert carry.outbox(clinic.home) == []
+    for receipt in (clinic.home / "receipt").iterdir():
+        receipt.rename(receipt.with_name(receipt.name.replace("0001-", "0000-", 1)))
+    assert [path.parent.name for path in carry.outbox(clinic.home)] == ["request"]
+
+
+def test_what_was_damaged_on_its_way_over_the_network_is_not_kept(clinic: Clinic) -> None:
+    clinic.join()
+    store = clinic.home / "incoming"
+    store.mkdir()
+    (store / "part.fhx").write_bytes(b"half of it")
+
+    class Line(Folder):
+        def fetch(self, have: frozenset[str]) -> Iterator[Path]:
+            return store.iterdir()
+
+    assert len(carry.download(clinic.home, [Line(clinic.stick)], nobody).refused) == 1
+    assert list(store.iterdir()) == []
 
 
 def test_a_folder_joins_one_federation(clinic: Clinic) -> None:
