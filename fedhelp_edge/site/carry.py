@@ -363,7 +363,7 @@ def _next_number(home: Path) -> int:
     It is used up before the parcel that has it is made.
     """
     path = home / "number.txt"
-    number = max(int(time.time()), int(path.read_text()) + 1 if path.exists() else 1)
+    number = max(int(1000 * time.time()), int(path.read_text()) + 1 if path.exists() else 1)
     files.replace(path, str(number).encode())
     return number
 

@@ -137,7 +137,7 @@ def test_g02_on_a_full_disk_an_upload_stands_where_it_was_and_goes_on_later(
     with running(three.hub.home) as port:
         client = Client(port, three.hub.federation)
         begun = client.begin(share).offset
-        ballast.write_bytes(bytes((4096 - 300) << 10))
+        ballast.write_bytes(bytes((4096 - 200) << 10))  # less than what the front writes at a time
         answer = client.go_on(share.stem, begun, share.read_bytes()[begun:])
         assert (answer.status, answer.code) == (507, "E_STORAGE")
         assert client.where(share.stem).offset == begun

@@ -381,7 +381,7 @@ def test_a_share_of_a_round_that_is_over_is_followed_by_one_of_the_present_round
 
 def test_a_site_that_came_back_from_a_backup_joins_anew(two: Two) -> None:
     shutil.copytree(two.folder / "site", two.folder / "backup")
-    (two.folder / "site" / "number.txt").write_text(f"{2**40}")  # as of a clock that was far ahead
+    (two.folder / "site" / "number.txt").write_text(f"{2**50}")  # as of a clock that was far ahead
     upload(two)
     two.round()
     shutil.rmtree(two.folder / "site")
