@@ -9,7 +9,7 @@ global/…, receipt/…      merged models and receipts as they came, by epoch a
 base/…, pack/…           models and knowledge, opened, by the hash of what they hold
 rounds/0001-000003/      a round that was trained here, with its share
 refused/0001-000003-1/   the same, put aside because its share was refused and it is trained again
-outbox/…                 parcels that were made here and not yet received
+request/…                what it asked of the coordinator: to join, or to be known by new keys
 """
 
 from __future__ import annotations
