@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedhelp_edge import files
-from fedhelp_edge.errors import BadBackup, FileExists, Role
+from fedhelp_edge.errors import BadBackup, FileExists, HubDamaged, Role
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.trust import charter
@@ -25,6 +25,7 @@ from server_ref.intake import round_key
 from server_ref.store import DATABASE
 
 _KEPT = (FRONT, "parcels", "models", "round-keys", "shares")  # the root key is none of a backup's business
+_END = bytes(2 * tarfile.BLOCKSIZE)  # of a tar file: without it some files may be missing, which tarfile does not mind
 
 
 def backup(hub: Hub, path: Path) -> None:
@@ -51,11 +52,15 @@ def restore(home: Path, path: Path, root: Keys, ask: Callable[[], str]) -> Hub:
     work.mkdir(mode=0o700, parents=True)
     try:
         with files.reading(path) as file, tarfile.open(fileobj=file) as tar:
+            tar.getmembers()  # to its end
+            file.seek(tar.offset)
+            if file.read(len(_END)) != _END:
+                raise tarfile.ReadError("cut off between two files")
             tar.extractall(work, filter="data")
         hub = Hub(work)
-    except (tarfile.TarError, sqlite3.DatabaseError):
+        hub.store.reconcile()
+    except (tarfile.TarError, sqlite3.DatabaseError, HubDamaged):
         raise BadBackup(f"{path.name} is no backup of a hub, or it is damaged") from None
-    hub.store.reconcile()
     hub.check()
     new_epoch(hub, hub.boss(ask), [root])
     hub.store.close()
