@@ -34,7 +34,7 @@ from fedhelp_edge.nets import resnet
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import story
-from fedhelp_edge.site import adopt, carry, folder, order, sync
+from fedhelp_edge.site import adopt, folder, inbox, member, order, outbox, sync
 from fedhelp_edge.site import audit as audits
 from fedhelp_edge.site.learn import Watch
 from fedhelp_edge.train import learners, loop, speed
@@ -236,10 +236,10 @@ class _Rounds:
     def join(self) -> None:
         for site in self.sites:
             made = invites.make(self.hub, site.name, site.tier, 14)
-            said = carry.Invite(made.code, made.url, made.federation, made.charters)
-            carry.join(site.home, said, site.name, lambda: None)
-            carry.remember(site.home, self.stick)
-            carry.upload(site.home, [Folder(self.stick)])
+            said = member.Invite(made.code, made.url, made.federation, made.charters)
+            member.join(site.home, said, site.name, lambda: None)
+            member.remember(site.home, self.stick)
+            outbox.upload(site.home, [Folder(self.stick)])
             folder.remembered(site.home, site.images)
         self._collect()
 
@@ -260,7 +260,7 @@ class _Rounds:
 
     def measure(self, models: Path) -> None:
         for site in self.sites:
-            carry.download(site.home, [Folder(self.stick)], str)
+            inbox.download(site.home, [Folder(self.stick)], str)
             found = order.evaluate(site.home, None, threads=self.threads).nets
             site.figures |= {"alone": found["alone"].accuracy.value, "together": found["own"].accuracy.value}
             made = adopt.export(site.home, None, str, int8=False, wanted=_SENSITIVITY, threads=self.threads)
@@ -291,7 +291,7 @@ class _Rounds:
         said = parcel.look(path, parcel.anyone).statement
         other = keys.load(self.sites[2].home, str)
         body = io.BytesIO(path.read_bytes())
-        with carry.scratch(self.hub.home) as work:
+        with folder.scratch(self.hub.home) as work:
             changed, forged = work / "changed.fhx", work / "forged.fhx"
             data_ = bytearray(body.getvalue())
             data_[-1] ^= 1

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 from fedhelp_edge import files, share, site
 from fedhelp_edge.exchange.folder import FROM, TO, Folder
-from fedhelp_edge.site import carry, folder, joined
+from fedhelp_edge.site import folder, inbox, joined, member, outbox
 from fedhelp_edge.site.sync import sync
 from server_ref import carrier, intake, invites
 from tests.federation import Federation, nobody
@@ -23,7 +23,7 @@ class Clinic:
         invites.write(self.invite, invites.make(federation.hub, "Clinic", "small", 14))
 
     def join(self) -> None:
-        carry.join(self.home, carry.read_invite(self.invite), "we", lambda: None)
+        member.join(self.home, member.read_invite(self.invite), "we", lambda: None)
         self.upload()
 
     def take_up(self) -> None:
@@ -35,7 +35,7 @@ class Clinic:
         self.download()
 
     def upload(self) -> list[str]:
-        return carry.upload(self.home, [Folder(self.stick)])
+        return outbox.upload(self.home, [Folder(self.stick)])
 
     def trip(self) -> None:
         """The stick goes to the coordinator and back."""
@@ -47,8 +47,8 @@ class Clinic:
         carrier.take_in(self.federation.hub, self.stick / TO, carrier.Exchanged())
         intake.judge(self.federation.hub, self.federation.boss)
 
-    def download(self) -> carry.Taken:
-        return carry.download(self.home, [Folder(self.stick)], nobody)
+    def download(self) -> inbox.Taken:
+        return inbox.download(self.home, [Folder(self.stick)], nobody)
 
     @property
     def state(self) -> str:
@@ -64,8 +64,8 @@ def train(home: Path, *_: object, **__: object) -> None:
     order, site = known.task, folder.me(home, known)
     assert order
     assert site
-    base = carry.base(home, order, carry.plan_of(order))
-    at = carry.round_folder(home, order)
+    base = inbox.base(home, order, inbox.plan_of(order))
+    at = folder.round_folder(home, order)
     at.mkdir(parents=True, exist_ok=True)
     with files.writing(at / "share.safetensors") as file:
         share.write(file, {name: (array * 1.01).astype("f4") for name, array in base.items()})

@@ -58,10 +58,10 @@ def check(
 
 def _ordered(home: Path) -> Plan | None:
     """The plan of the round that the coordinator ordered."""
-    from fedhelp_edge.site import carry, folder
+    from fedhelp_edge.site import folder, inbox
 
     known = folder.floor(home)
-    return carry.plan_of(known.task) if known and known.task else None
+    return inbox.plan_of(known.task) if known and known.task else None
 
 
 def _names(given: list[str]) -> dict[str, str]:

@@ -22,11 +22,11 @@ def download(
 
     Example: fedhelp-edge download --via /media/stick
     """
-    from fedhelp_edge.site import carry, joined
+    from fedhelp_edge.site import inbox, joined
 
     place = shell.home(home)
     ask = functools.cache(shell.asker(passphrase_file))
-    taken = carry.download(place, joined.carriers(place, ask, via, url, ca_file), ask)
+    taken = inbox.download(place, joined.carriers(place, ask, via, url, ca_file), ask)
     told = joined.status(place)
     if json:
         return shell.result(**asdict(taken), state=told["state"], next=told["next"])

@@ -34,7 +34,7 @@ def join(
     Example: fedhelp-edge join FH1-TYCPQ-3M406-8QPJF-76ZCQ-X --url https://hub.example.org
     """
     from fedhelp_edge.parcel import keys
-    from fedhelp_edge.site import carry, folder, joined
+    from fedhelp_edge.site import folder, joined, member, outbox
     from fedhelp_edge.trust import words
 
     place, shown = shell.home(home), ""
@@ -47,10 +47,10 @@ def join(
         return shown
 
     said = joined.invited(place, invite, via, url, ca_file)
-    carry.join(place, said, name, passphrase)
+    member.join(place, said, name, passphrase)
     sent = bool(via or url or said.url)
     if sent:
-        carry.upload(place, joined.carriers(place, shell.asker(passphrase_file), via, url, ca_file))
+        outbox.upload(place, joined.carriers(place, shell.asker(passphrase_file), via, url, ca_file))
     spoken = words.of_keys(folder.joined(place).charter.federation, keys.public(place))
     if json:
         return shell.result(federation=said.federation, words=spoken, sent=sent)

@@ -141,9 +141,9 @@ def rotate(
     """
     import functools
 
-    from fedhelp_edge.site import carry
+    from fedhelp_edge.site import member
 
-    made = carry.ask_for_new_keys(shell.home(home), functools.cache(shell.asker(passphrase_file)))
+    made = member.ask_for_new_keys(shell.home(home), functools.cache(shell.asker(passphrase_file)))
     if json:
         return shell.result(request=made.stem)
     print("new keys made, under the same passphrase")

@@ -59,9 +59,9 @@ def _classes(plan: Path | None, home: Path) -> tuple[str, ...]:
 
     if plan:
         return plans.load(plan, TABLES).classes
-    from fedhelp_edge.site import carry, folder
+    from fedhelp_edge.site import folder, inbox
 
     order = folder.joined(home).task
     if order is None:
         raise NotYet("no round has been ordered yet, so the classes are not known", remedy="name a plan with --plan")
-    return carry.plan_of(order).classes
+    return inbox.plan_of(order).classes

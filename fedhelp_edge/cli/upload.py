@@ -21,13 +21,13 @@ def upload(
 
     Example: fedhelp-edge upload --via /media/stick
     """
-    from fedhelp_edge.site import carry, joined
+    from fedhelp_edge.site import joined, outbox
 
     place = shell.home(home)
     ask = functools.cache(shell.asker(passphrase_file))
     ways = joined.carriers(place, ask, via, url, ca_file)
     joined.seal(place, ask)
-    sent = carry.upload(place, ways)
+    sent = outbox.upload(place, ways)
     if json:
         return shell.result(sent=sent)
     print(f"parcels sent: {len(sent)}")

@@ -13,7 +13,7 @@ from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.share import Array
-from fedhelp_edge.site import carry, folder, learn, trial
+from fedhelp_edge.site import folder, inbox, learn, trial
 from fedhelp_edge.train import speed
 from fedhelp_edge.trust.floor import Floor
 
@@ -28,7 +28,7 @@ def export(
     done = sorted((home / "rounds").glob(f"{known.charter.epoch:04}-{number}/report.json"))
     if site is None or order is None or not done:
         raise NotTrained("nothing was trained here yet" if round_ is None else f"round {round_} was not trained here")
-    own, plan, at = keys.load(home, ask), carry.plan_of(order), done[-1].parent
+    own, plan, at = keys.load(home, ask), inbox.plan_of(order), done[-1].parent
     number_of = learn.read(at)["round"]
     merged, sites = _merged(home, known, number_of, own, plan)
     sites = sites or len(known.roster.active(number_of) if known.roster else ())

@@ -16,6 +16,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -36,9 +39,9 @@ from fedhelp_edge.parcel.statement import Statement
 from fedhelp_edge.trust import charter
 from fedhelp_edge.trust.floor import Floor
 from fedhelp_edge.trust.roster import ACTIVE, REVOKED, Site
-from fedhelp_edge.trust.task import Log
+from fedhelp_edge.trust.task import Log, Task
 
-NOTE, NEXT_KEYS = "joined.json", "next-keys"
+NOTE, NEXT_KEYS, LOCK = "joined.json", "next-keys", "exchange.lock"
 
 
 def floor(home: Path) -> Floor | None:
@@ -181,6 +184,38 @@ def vouch(home: Path, key: str, wanted: str | None) -> str:
     if own or known:
         raise SignerUnknown(f"signed by {sshsig.fingerprint(key)}, which is nobody's key here", remedy=trust)
     return "there is no home here that could say whose key signed"
+
+
+def round_folder(home: Path, order: Task) -> Path:
+    return home / "rounds" / f"{order.epoch:04}-{order.round:06}"
+
+
+def base_of(home: Path, order: Task) -> Path:
+    return home / "base" / f"{order.base}.safetensors"
+
+
+def pack_of(home: Path, order: Task) -> Path | None:
+    return home / "pack" / f"{order.knowledge}.safetensors" if order.knowledge else None
+
+
+def is_whole(path: Path) -> bool:
+    """What is named by its hash is here, as it came."""
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        return files.digest(file) == path.stem
+
+
+def last_receipts(home: Path, at: Path) -> list[dict[str, Any]]:
+    """The last word on the share of a round, if there is one."""
+    return [receipt for sealed in at.glob("*.fhx") for receipt in receipts(home, sealed.stem)[-1:]]
+
+
+@contextmanager
+def scratch(home: Path) -> Iterator[Path]:
+    """A folder for the length of a step, on the same disk."""
+    with tempfile.TemporaryDirectory(prefix=".", dir=home) as name:
+        yield Path(name)
 
 
 def _own(home: Path) -> str:

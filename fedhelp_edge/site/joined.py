@@ -13,7 +13,7 @@ from fedhelp_edge.errors import NoCarrier
 from fedhelp_edge.exchange.folder import Folder
 from fedhelp_edge.exchange.http import Http
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import carry, folder
+from fedhelp_edge.site import folder, inbox, member, outbox
 from fedhelp_edge.trust import enrol
 from fedhelp_edge.trust.floor import Floor
 
@@ -33,15 +33,17 @@ _MEANS = {
 _ANEW = "fedhelp-edge leave, then fedhelp-edge join with a new invite"
 
 
-def invited(home: Path, told: str, via: Path | None = None, url: str = "", ca_file: Path | None = None) -> carry.Invite:
+def invited(
+    home: Path, told: str, via: Path | None = None, url: str = "", ca_file: Path | None = None
+) -> member.Invite:
     """An invite from its file; or its code as typed, with the charter that lies in a folder or at an address."""
     if not told.upper().startswith("FH1") or Path(told).exists():
-        return carry.read_invite(Path(told))
+        return member.read_invite(Path(told))
     code = enrol.read_code(told)  # a mistyped letter is told before anything else
     if via is None and not url:
         raise NoCarrier("a code alone does not say where the coordinator is", remedy="add --url URL or --via DIR")
     way = Folder(via) if via else Http(url, "", lambda: keys.load(home, str), home / "incoming", ca_file)
-    return carry.typed_invite(code, way, url)
+    return member.typed_invite(code, way, url)
 
 
 def carriers(
@@ -50,7 +52,7 @@ def carriers(
 ) -> list[exchange.Carrier]:  # fmt: skip
     """The folder or address that is named, and remembered; else what was named last, else the invite's address."""
     known = folder.joined(home)
-    carry.remember(home, via, url, ca_file)
+    member.remember(home, via, url, ca_file)
     note = folder.note(home)
     if named := note.get("via"):
         return [Folder(Path(named))]
@@ -70,7 +72,7 @@ def carriers(
 def seal(home: Path, ask: Callable[[], str]) -> None:
     """Seal the share of the round that is ordered now, if it was trained and the keys are not being changed."""
     if status(home)["state"] == TRAINED and not (home / folder.NEXT_KEYS).exists():
-        carry.seal_newest(home, ask)
+        outbox.seal_newest(home, ask)
 
 
 def status(home: Path, clock: datetime | None = None) -> dict[str, Any]:
@@ -85,14 +87,14 @@ def status(home: Path, clock: datetime | None = None) -> dict[str, Any]:
     next_ = _next(state, tier)
     if request:
         means, next_ = "the request to join was refused", _ANEW
-    elif state == JUDGED and order and carry.may_be_made_again(home, carry.round_folder(home, order)):
+    elif state == JUDGED and order and outbox.may_be_made_again(home, folder.round_folder(home, order)):
         means, next_ = "the share was refused; with that put right, the round can be trained again", _next(READY, tier)
     return {
         "federation": known.charter.federation, "name": known.charter.name, "site": site.id if site else None,
         "tier": site.tier if site else None, "round": order.round if order else 0, "state": state,
         "means": means, "next": next_, "request": request, "last_news": news,
         "closes": f"{order.closes:%Y-%m-%d %H:%M}" if order else None, "orders_are_old": overdue > timedelta(0),
-        "outbox": [path.stem for path in carry.outbox(home, known)], "receipts": receipts,
+        "outbox": [path.stem for path in outbox.waiting(home, known)], "receipts": receipts,
     }  # fmt: skip
 
 
@@ -103,11 +105,11 @@ def _state(home: Path, known: Floor) -> str:
     if (
         order is None
         or order.round < site.from_round
-        or not carry.is_whole(carry.base_of(home, order))
-        or carry.lacks_pack(home, order)
+        or not folder.is_whole(folder.base_of(home, order))
+        or inbox.lacks_pack(home, order)
     ):
         return WAITING
-    at = carry.round_folder(home, order)
+    at = folder.round_folder(home, order)
     if not at.exists():
         return READY
     if not (at / "report.json").exists():
@@ -115,8 +117,9 @@ def _state(home: Path, known: Floor) -> str:
     sealed = next(at.glob("*.fhx"), None)
     if sealed is None:
         return TRAINED
-    states = [receipt["state"] for receipt in folder.receipts(home, sealed.stem)]
-    return (RECEIVED if states == ["received"] else JUDGED) if states else SENT
+    if states := [receipt["state"] for receipt in folder.receipts(home, sealed.stem)]:
+        return RECEIVED if states == ["received"] else JUDGED
+    return SENT if outbox.is_parcel(sealed) else TRAINED
 
 
 def _refused_request(home: Path) -> dict[str, str] | None:
@@ -132,7 +135,7 @@ def _receipts(home: Path) -> list[dict[str, str]]:
     """The last word on each share, newest round first."""
     found = []
     for at in sorted((home / "rounds").glob("*"), reverse=True):
-        for receipt in carry.last_receipts(home, at):
+        for receipt in folder.last_receipts(home, at):
             found.append({"round": at.name[-6:].lstrip("0"), **{k: receipt[k] for k in ("state", "code", "cause")}})
     return found
 

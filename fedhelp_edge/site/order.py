@@ -8,7 +8,7 @@ from typing import Any
 
 from fedhelp_edge.errors import KnowledgeMissing, NotTrained, NotYet, Tier
 from fedhelp_edge.report.evaluation import Evaluation
-from fedhelp_edge.site import carry, folder, learn
+from fedhelp_edge.site import folder, inbox, learn, outbox
 
 
 def train(
@@ -26,19 +26,19 @@ def train(
         raise NotYet("no round has been opened yet")
     if order.round < site.from_round:
         raise NotYet(f"this site takes part from round {site.from_round} on; this is round {order.round}")
-    plan = carry.plan_of(order)
+    plan = inbox.plan_of(order)
     known.check_fresh(datetime.now(timezone.utc), timedelta(days=plan.round.grace_days))
-    if carry.lacks_pack(home, order):
+    if inbox.lacks_pack(home, order):
         raise KnowledgeMissing(f"round {order.round} names knowledge that is not here, or damaged")
-    base, at = carry.base(home, order, plan), carry.round_folder(home, order)
+    base, at = inbox.base(home, order, plan), folder.round_folder(home, order)
     done = sorted(path.parent for path in at.parent.glob("*/report.json") if path.parent.name < at.name)
     with learn.at_work(
-        home, plan, site.id, tier, images, carry.pack_of(home, order), device=device, threads=threads
+        home, plan, site.id, tier, images, folder.pack_of(home, order), device=device, threads=threads
     ) as place:
         if place.bench.rank:
             learn.follow(place)
             return None
-        carry.put_aside(home, order)
+        outbox.put_aside(home, order)
         return at, learn.learn(place, order.round, base, at, done[-1] if done else None, watch)
 
 
@@ -49,4 +49,4 @@ def evaluate(home: Path, images: Path | None, *, threads: int | None = None) -> 
     done = sorted(path.parent for path in (home / "rounds").glob("*/report.json"))
     if site is None or order is None or not done:
         raise NotTrained("nothing was trained here yet")
-    return learn.measure(home, carry.plan_of(order), site.id, site.tier, done[-1], images, threads=threads)
+    return learn.measure(home, inbox.plan_of(order), site.id, site.tier, done[-1], images, threads=threads)

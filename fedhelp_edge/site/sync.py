@@ -11,7 +11,7 @@ from typing import Any
 from fedhelp_edge import exchange
 from fedhelp_edge.errors import FileMissing, Offline, RefusedThere
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import carry, joined
+from fedhelp_edge.site import inbox, joined, outbox
 
 
 @dataclass
@@ -30,8 +30,8 @@ def sync(
     found = Synced()
     with _if_reached(found):
         with suppress(RefusedThere):  # its round is over, say: that comes with the news; else the last upload says so
-            found.sent = carry.upload(home, ways)  # what waited
-        taken = carry.download(home, ways, ask)
+            found.sent = outbox.upload(home, ways)  # what waited
+        taken = inbox.download(home, ways, ask)
         found.new, found.refused = taken.new, taken.refused
     told = joined.status(home)
     if told["state"] in (joined.READY, joined.TRAINING):
@@ -42,7 +42,7 @@ def sync(
         found.trained = told["round"]
     joined.seal(home, ask)
     with _if_reached(found):
-        found.sent += carry.upload(home, ways)
+        found.sent += outbox.upload(home, ways)
     return found
 
 

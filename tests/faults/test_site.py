@@ -15,7 +15,7 @@ from fedhelp_edge import errors, lock, shell
 from fedhelp_edge.errors import Busy, FileMissing, PassphraseNeeded, WrongPassphrase
 from fedhelp_edge.exchange.folder import TO
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import carry, folder, joined, learn
+from fedhelp_edge.site import folder, inbox, joined, learn, outbox
 from tests.clinic import Clinic
 from tests.federation import Federation, nobody
 
@@ -32,7 +32,7 @@ def trained(clinic: Clinic) -> Clinic:
 
 # --- G08 -----------------------------------------------------------------------------------------------------------
 def test_g08_a_share_that_did_not_fit_on_the_stick_is_there_at_the_next_try(trained: Clinic, tiny_disk: Disk) -> None:
-    carry.seal_newest(trained.home, nobody)
+    outbox.seal_newest(trained.home, nobody)
     trained.stick = tiny_disk(1200)
     (trained.stick / "pictures").write_bytes(bytes(600_000))
     with pytest.raises(OSError) as caught:
@@ -43,13 +43,13 @@ def test_g08_a_share_that_did_not_fit_on_the_stick_is_there_at_the_next_try(trai
     (sent,) = trained.upload()
     trained.collect()
     assert trained.federation.states() == {"site-004/1": "accepted"}
-    assert trained.federation.hub.store.path(sent).read_bytes() == carry.outbox(trained.home)[0].read_bytes()
+    assert trained.federation.hub.store.path(sent).read_bytes() == outbox.waiting(trained.home)[0].read_bytes()
 
 
 def test_g08_a_stick_that_is_pulled_while_a_share_is_copied_costs_another_try(
     trained: Clinic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sealed = carry.seal_newest(trained.home, nobody)
+    sealed = outbox.seal_newest(trained.home, nobody)
     pulled = trained.stick.with_name("pulled")
     flush = os.fsync
 
@@ -64,7 +64,7 @@ def test_g08_a_stick_that_is_pulled_while_a_share_is_copied_costs_another_try(
             trained.upload()
     with pytest.raises(FileMissing):
         trained.upload()
-    assert carry.outbox(trained.home) == [sealed]
+    assert outbox.waiting(trained.home) == [sealed]
     pulled.rename(trained.stick)
     trained.upload()
     trained.trip()
@@ -104,7 +104,7 @@ def test_g13_locked_keys_and_nobody_to_ask_are_said_and_nothing_is_sealed(traine
     wrong.write_text("another passphrase\n")
     for ask, fault in ((shell.asker(None), PassphraseNeeded), (shell.asker(wrong), WrongPassphrase)):
         with pytest.raises(fault):
-            carry.seal_newest(trained.home, ask)
+            outbox.seal_newest(trained.home, ask)
     assert trained.state == joined.TRAINED
 
 
@@ -114,22 +114,22 @@ def test_g13_of_two_commands_at_once_the_second_waits_and_then_says_so(
 ) -> None:
     step: Callable[[], object] = {
         "join": trained.join, "download": trained.download, "upload": trained.upload,
-        "seal": lambda: carry.seal_newest(trained.home, nobody),
+        "seal": lambda: outbox.seal_newest(trained.home, nobody),
     }[does]  # fmt: skip
     monkeypatch.setattr(lock, "WAIT", 0.1)
-    with lock.held(trained.home / carry.LOCK), pytest.raises(Busy):
+    with lock.held(trained.home / folder.LOCK), pytest.raises(Busy):
         step()
 
 
 def test_g13_two_that_seal_one_share_at_once_seal_it_once(trained: Clinic) -> None:
     with ThreadPoolExecutor(3) as pool:
-        sealed = list(pool.map(lambda _: carry.seal_newest(trained.home, nobody), range(3)))
-    assert sealed == carry.outbox(trained.home) * 3
+        sealed = list(pool.map(lambda _: outbox.seal_newest(trained.home, nobody), range(3)))
+    assert sealed == outbox.waiting(trained.home) * 3
 
 
 def test_g13_of_two_that_train_at_once_the_second_says_so(trained: Clinic) -> None:
     order = folder.joined(trained.home).task
     assert order
-    given = trained.home, carry.plan_of(order), "site-004", "small", None, None
+    given = trained.home, inbox.plan_of(order), "site-004", "small", None, None
     with lock.held(trained.home / learn.LOCK), pytest.raises(Busy), learn.at_work(*given):
         pass

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import carry, joined
+from fedhelp_edge.site import joined, member, outbox
 from server_ref import intake, vault
 from server_ref.hub import Hub
 from tests import net
@@ -46,7 +46,7 @@ class Life:
     def sync(self, kills: int) -> None:
         """The site's sync, killed so many times and then left in peace until it has reached the coordinator."""
         with net.running(self.three.folder / "hub") as port, self._line(port) as bad:
-            carry.remember(self.clinic.home, url=f"http://127.0.0.1:{bad}")
+            member.remember(self.clinic.home, url=f"http://127.0.0.1:{bad}")
             for _ in range(kills if self._deaths else 0):
                 process = self._start()
                 try:
@@ -88,7 +88,7 @@ class Life:
 def live(three: Federation, clinic: Clinic, tmp_path: Path, draw: random.Random, deaths: int) -> str:
     """What becomes of it; `deaths` in each of five syncs, and with any the coordinator goes back once."""
     life = Life(three, clinic, draw, deaths)
-    carry.join(clinic.home, carry.read_invite(clinic.invite), "we", lambda: None)
+    member.join(clinic.home, member.read_invite(clinic.invite), "we", lambda: None)
     life.sync(deaths)
     three.judge()
     assert life.state == joined.JOINING
@@ -122,7 +122,7 @@ def live(three: Federation, clinic: Clinic, tmp_path: Path, draw: random.Random,
     assert told["accepted"] == ["site-001", "site-003", "site-004", "site-005"]
     life.sync(deaths)
     assert life.state == joined.JUDGED
-    assert carry.outbox(clinic.home) == []
+    assert outbox.waiting(clinic.home) == []
     return str(told["merged_sha256"])
 
 

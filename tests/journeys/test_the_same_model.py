@@ -18,7 +18,7 @@ from fedhelp_edge.data import pack as packs  # noqa: E402
 from fedhelp_edge.data import phantom  # noqa: E402
 from fedhelp_edge.lab import partition, run  # noqa: E402
 from fedhelp_edge.methods.registry import TABLES  # noqa: E402
-from fedhelp_edge.site import carry, joined  # noqa: E402
+from fedhelp_edge.site import joined, member  # noqa: E402
 from fedhelp_edge.site.sync import Synced, sync  # noqa: E402
 from fedhelp_edge.train import speed  # noqa: E402
 from server_ref import carrier, invites, rounds  # noqa: E402
@@ -93,8 +93,8 @@ class Site:
         folder.mkdir()
         invites.write(invite, invites.make(federation.hub, folder.name, tier, 14))
         self.home, self.via = folder / "home", None if url else stick
-        said = replace(carry.read_invite(invite), url=url)
-        carry.join(self.home, said, folder.name, lambda: None)
+        said = replace(member.read_invite(invite), url=url)
+        member.join(self.home, said, folder.name, lambda: None)
         (self.home / "images.txt").write_text(str(images))
 
     def sync(self) -> Synced:

@@ -16,7 +16,7 @@ pytest.importorskip("uvicorn")
 
 from fedhelp_edge import errors, site
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import carry, joined
+from fedhelp_edge.site import joined, outbox
 from fedhelp_edge.site.sync import sync
 from server_ref.dashboard import Door
 from server_ref.gate import Limits
@@ -224,7 +224,7 @@ def test_a_share_whose_round_is_over_holds_up_nothing_of_the_present_one(
     late = clinic.Clinic(fed, tmp_path / "late")
     late.take_up()
     late.train()
-    carry.seal_newest(late.home, nobody)
+    outbox.seal_newest(late.home, nobody)
     for _ in range(2):  # nobody gave anything
         fed.clock.go_on(days=8)
         with pytest.raises(errors.Quorum):
@@ -233,10 +233,10 @@ def test_a_share_whose_round_is_over_holds_up_nothing_of_the_present_one(
     with net.running(fed.hub.home) as port:
         ways = joined.carriers(late.home, nobody, url=f"http://127.0.0.1:{port}")
         with pytest.raises(errors.RefusedThere, match="E_ROUND_CLOSED"):
-            carry.upload(late.home, ways)
+            outbox.upload(late.home, ways)
         assert sync(late.home, ways, nobody, lambda _: None).trained == 3
     assert late.state == joined.RECEIVED
-    assert carry.outbox(late.home) == []
+    assert outbox.waiting(late.home) == []
 
 
 def test_what_the_front_refused_is_answered_by_the_hint_of_its_cause(desk: Desk) -> None:

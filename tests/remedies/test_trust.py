@@ -18,7 +18,7 @@ from fedhelp_edge import errors
 from fedhelp_edge import plan as plans
 from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
-from fedhelp_edge.site import carry, folder
+from fedhelp_edge.site import folder, outbox
 from fedhelp_edge.trust import charter, enrol
 from server_ref import carrier, hub, intake, invites, rounds
 from server_ref.hub import to_json
@@ -102,7 +102,7 @@ def own(desk: Desk) -> keys.Keys:
 
 
 def number(desk: Desk) -> int:
-    return carry._next_number(desk.folder / "site")
+    return outbox.next_number(desk.folder / "site")
 
 
 def sealed(path: Path, context: dict[str, Any], body: bytes, *signers: keys.Keys, **more: Any) -> None:
@@ -416,7 +416,7 @@ def test_a_site_that_came_late_waits_for_its_round(two: Two) -> None:
     assert "nothing to do until a new round" in works(two.site("status")).stdout
     home = two.folder / "site"
     clinic.train(home)
-    carry.seal_newest(home, str)  # as a kit might that does not wait
+    outbox.seal_newest(home, str)  # as a kit might that does not wait
     upload(two)
     lists(two.hub("exchange", two.stick), "E_SIGNER_WINDOW", "wait for the round")
     two.round()
@@ -581,7 +581,7 @@ def test_a_share_that_another_signed_as_its_own_is_refused_and_its_own_taken(lat
     )
     lists(late.hub("exchange", late.stick), "E_INNER_CONTEXT", "refuse it with 'review SITE --refuse'")
     works(late.hub("review", "site-002", "--refuse"))
-    carry._next_number(late.folder / "other")  # the stolen one took its first
+    outbox.next_number(late.folder / "other")  # the stolen one took its first
     clinic.train(late.folder / "other")
     late.other("upload", "--via", late.stick)
     assert "site-002: accepted" in exchange(late).stdout

@@ -12,7 +12,7 @@ import pytest
 
 from fedhelp_edge import doctor
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import carry
+from fedhelp_edge.site import member
 from tests import net
 from tests.clinic import Clinic
 from tests.command import answer, here, run
@@ -108,12 +108,12 @@ def test_a_process_that_hangs_is_a_failure_not_a_wait(monkeypatch: pytest.Monkey
 def test_how_parcels_travel_is_tried_and_no_network_is_no_fault(clinic: Clinic) -> None:
     assert doctor._carrier(clinic.home).state == doctor.PASS
     clinic.join()
-    carry.remember(clinic.home, via=clinic.stick)
+    member.remember(clinic.home, via=clinic.stick)
     assert doctor._carrier(clinic.home).detail == "the folder is there"
     clinic.stick.rename(clinic.stick.with_name("pulled"))
     assert doctor._carrier(clinic.home).state == doctor.WARN
     with net.running(clinic.federation.folder / "hub") as port:
-        carry.remember(clinic.home, url=f"http://127.0.0.1:{port}")
+        member.remember(clinic.home, url=f"http://127.0.0.1:{port}")
         assert doctor._carrier(clinic.home).detail == "is reached"
     found = doctor._carrier(clinic.home)
     assert (found.state, "cannot be reached" in found.detail) == (doctor.WARN, True)

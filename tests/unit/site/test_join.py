@@ -10,7 +10,7 @@ import pytest
 from fedhelp_edge.errors import BadInvite, InviteCode, InviteProof, NoCarrier, NotJoined, NotYet
 from fedhelp_edge.exchange.folder import FROM, VOUCHES
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import carry, folder, joined
+from fedhelp_edge.site import folder, inbox, joined, member, outbox
 from server_ref import carrier, intake
 from tests import net
 from tests.federation import Federation, nobody
@@ -34,8 +34,8 @@ def code_of(federation: Federation, stick: Path, tier: str = "small") -> str:
     return code
 
 
-def join(home: Path, invite: carry.Invite) -> Path:
-    return carry.join(home, invite, "Typed", lambda: None)
+def join(home: Path, invite: member.Invite) -> Path:
+    return member.join(home, invite, "Typed", lambda: None)
 
 
 def test_a_code_as_it_was_spoken_joins_with_the_charter_on_a_stick(
@@ -44,11 +44,11 @@ def test_a_code_as_it_was_spoken_joins_with_the_charter_on_a_stick(
     spoken = code_of(federation, stick).lower().replace("-", " ")
     home = tmp_path / "clinic"
     join(home, joined.invited(home, spoken, via=stick))
-    carry.upload(home, joined.carriers(home, nobody, via=stick))
+    outbox.upload(home, joined.carriers(home, nobody, via=stick))
     carrier.exchange(federation.hub, stick)
     intake.judge(federation.hub, federation.boss)
     carrier.exchange(federation.hub, stick)
-    carry.download(home, joined.carriers(home, nobody), nobody)
+    inbox.download(home, joined.carriers(home, nobody), nobody)
     assert joined.status(home)["site"] == "site-004"
 
 
@@ -59,11 +59,11 @@ def test_a_code_joins_over_the_network_and_the_receipt_comes_with_the_roster_tha
     with net.running(federation.folder / "hub") as port:
         url = f"http://127.0.0.1:{port}"
         join(home, joined.invited(home, code, url=url))
-        assert len(carry.upload(home, joined.carriers(home, nobody))) == 1
-        assert len(carry.outbox(home)) == 1
+        assert len(outbox.upload(home, joined.carriers(home, nobody))) == 1
+        assert len(outbox.waiting(home)) == 1
         assert [one["state"] for one in intake.judge(federation.hub, federation.boss)] == ["approved"]
-        carry.download(home, joined.carriers(home, nobody), nobody)
-    assert carry.outbox(home) == []
+        inbox.download(home, joined.carriers(home, nobody), nobody)
+    assert outbox.waiting(home) == []
     assert joined.status(home)["site"] == "site-004"
 
 
@@ -82,7 +82,7 @@ def test_a_charter_whose_owner_does_not_know_the_code_is_not_taken(
 def test_an_invite_that_was_used_is_vouched_for_no_more(federation: Federation, stick: Path, tmp_path: Path) -> None:
     code, home = code_of(federation, stick), tmp_path / "clinic"
     join(home, joined.invited(home, code, via=stick))
-    carry.upload(home, joined.carriers(home, nobody, via=stick))
+    outbox.upload(home, joined.carriers(home, nobody, via=stick))
     carrier.exchange(federation.hub, stick)
     intake.judge(federation.hub, federation.boss)
     carrier.exchange(federation.hub, stick)
@@ -106,13 +106,13 @@ def test_a_code_with_a_wrong_letter_or_without_a_way_is_refused(
 def test_who_leaves_keeps_everything_and_may_join_again(federation: Federation, stick: Path, tmp_path: Path) -> None:
     home = tmp_path / "clinic"
     sealed = join(home, joined.invited(home, code_of(federation, stick), via=stick))
-    aside = carry.leave(home)
+    aside = member.leave(home)
     assert (aside / "request" / sealed.name).exists()
     assert (aside / "keys.txt").exists()
     with pytest.raises(NotJoined):
-        carry.leave(home)
+        member.leave(home)
     join(home, joined.invited(home, code_of(federation, stick), via=stick))
-    assert carry.leave(home) != aside
+    assert member.leave(home) != aside
     assert folder.floor(home) is None
 
 
@@ -121,9 +121,9 @@ def test_leaving_that_was_cut_off_goes_on(federation: Federation, stick: Path, t
     join(home, joined.invited(home, code_of(federation, stick), via=stick))
     (home / "left" / "001").mkdir(parents=True)
     (home / "keys.pub").rename(home / "left" / "001" / "keys.pub")
-    assert carry.leave(home) == home / "left" / "001"
+    assert member.leave(home) == home / "left" / "001"
     assert (home / "left" / "001" / "charter").is_dir()
-    assert {path.name for path in home.iterdir()} <= {"left", carry.LOCK}
+    assert {path.name for path in home.iterdir()} <= {"left", folder.LOCK}
 
 
 def test_the_network_is_used_again_once_an_address_is_named(
@@ -131,8 +131,8 @@ def test_the_network_is_used_again_once_an_address_is_named(
 ) -> None:
     home = tmp_path / "clinic"
     join(home, joined.invited(home, code_of(federation, stick), via=stick))
-    carry.remember(home, via=stick)
-    carry.remember(home, url="https://hub.example.org")
+    member.remember(home, via=stick)
+    member.remember(home, url="https://hub.example.org")
     assert folder.note(home)["url"] == "https://hub.example.org"
     assert "via" not in folder.note(home)
     assert type(joined.carriers(home, nobody)[0]).__name__ == "Http"
@@ -151,11 +151,11 @@ def test_new_keys_are_known_over_the_network_too(federation: Federation, stick: 
         old = keys.public(home)
         for step in ("join", "change"):
             if step == "change":
-                carry.ask_for_new_keys(home, nobody)
-            carry.upload(home, joined.carriers(home, nobody))
+                member.ask_for_new_keys(home, nobody)
+            outbox.upload(home, joined.carriers(home, nobody))
             intake.judge(federation.hub, federation.boss)
-            carry.download(home, joined.carriers(home, nobody), nobody)
+            inbox.download(home, joined.carriers(home, nobody), nobody)
         assert keys.public(home) != old
-        assert carry.download(home, joined.carriers(home, nobody), nobody).refused == []
+        assert inbox.download(home, joined.carriers(home, nobody), nobody).refused == []
     assert joined.status(home)["site"] == "site-004"
-    assert carry.outbox(home) == []
+    assert outbox.waiting(home) == []

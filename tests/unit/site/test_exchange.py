@@ -12,7 +12,7 @@ import pytest
 from fedhelp_edge.errors import BadInvite, FileMissing, JoinedAlready, NotYet, Pin
 from fedhelp_edge.exchange.folder import FROM, Folder
 from fedhelp_edge.parcel import keys, parcel
-from fedhelp_edge.site import carry, folder, joined
+from fedhelp_edge.site import folder, inbox, joined, member, outbox
 from tests.clinic import Clinic
 from tests.federation import Federation, nobody
 
@@ -28,7 +28,7 @@ def test_three_trips_of_a_stick_bring_a_site_from_its_invite_to_its_receipt(clin
     assert folder.joined(clinic.home).task == order
     clinic.train()
     assert clinic.state == joined.TRAINED
-    carry.seal_newest(clinic.home, nobody)
+    outbox.seal_newest(clinic.home, nobody)
     assert len(clinic.upload()) == 1
     assert clinic.state == joined.SENT
     clinic.trip()
@@ -45,7 +45,7 @@ def test_the_next_round_brings_the_merged_model(clinic: Clinic) -> None:
     clinic.trip()
     clinic.download()
     clinic.train()
-    carry.seal_newest(clinic.home, nobody)
+    outbox.seal_newest(clinic.home, nobody)
     clinic.upload()
     clinic.trip()
     told = clinic.federation.aggregate()
@@ -53,7 +53,7 @@ def test_the_next_round_brings_the_merged_model(clinic: Clinic) -> None:
     order = clinic.federation.open()
     clinic.trip()
     clinic.download()
-    base = carry.base(clinic.home, order, carry.plan_of(order))
+    base = inbox.base(clinic.home, order, inbox.plan_of(order))
     wanted = clinic.federation.hub.model(told["merged_sha256"])
     assert all((base[name] == wanted[name]).all() for name in wanted)
     facts = clinic.federation.hub.store.row("SELECT report FROM rounds WHERE round = 1")
@@ -64,7 +64,7 @@ def test_the_next_round_brings_the_merged_model(clinic: Clinic) -> None:
 def test_what_was_sealed_is_not_sealed_again(clinic: Clinic) -> None:
     clinic.take_up()
     clinic.train()
-    assert carry.seal_newest(clinic.home, nobody) == carry.seal_newest(clinic.home, nobody)
+    assert outbox.seal_newest(clinic.home, nobody) == outbox.seal_newest(clinic.home, nobody)
 
 
 def test_a_share_that_is_gone_from_the_disk_is_made_again(clinic: Clinic) -> None:
@@ -72,23 +72,23 @@ def test_a_share_that_is_gone_from_the_disk_is_made_again(clinic: Clinic) -> Non
     clinic.train()
     next((clinic.home / "rounds").glob("*/share.safetensors")).unlink()
     with pytest.raises(NotYet, match="damaged"):
-        carry.seal_newest(clinic.home, nobody)
+        outbox.seal_newest(clinic.home, nobody)
     assert clinic.state == joined.TRAINING
     clinic.train()
-    carry.seal_newest(clinic.home, nobody)
+    outbox.seal_newest(clinic.home, nobody)
 
 
 def test_before_it_is_let_in_a_site_has_nothing_to_send_but_its_request(clinic: Clinic) -> None:
     clinic.join()
-    assert [path.parent.name for path in carry.outbox(clinic.home)] == ["request"]
+    assert [path.parent.name for path in outbox.waiting(clinic.home)] == ["request"]
     with pytest.raises(NotYet):
-        carry.seal_newest(clinic.home, nobody)
+        outbox.seal_newest(clinic.home, nobody)
 
 
 def test_a_request_that_was_granted_waits_no_more_whatever_became_of_its_receipt(clinic: Clinic) -> None:
     clinic.take_up()
     shutil.rmtree(clinic.home / "receipt")
-    assert carry.outbox(clinic.home) == []
+    assert outbox.waiting(clinic.home) == []
 
 
 def test_a_request_goes_again_to_a_hub_of_a_later_epoch_that_does_not_know_it(
@@ -98,10 +98,10 @@ def test_a_request_goes_again_to_a_hub_of_a_later_epoch_that_does_not_know_it(
     clinic.trip()
     clinic.download()
     monkeypatch.setattr(folder, "me", lambda *_: None)  # the roster of a hub that came back from before
-    assert carry.outbox(clinic.home) == []
+    assert outbox.waiting(clinic.home) == []
     for receipt in (clinic.home / "receipt").iterdir():
         receipt.rename(receipt.with_name(receipt.name.replace("0001-", "0000-", 1)))
-    assert [path.parent.name for path in carry.outbox(clinic.home)] == ["request"]
+    assert [path.parent.name for path in outbox.waiting(clinic.home)] == ["request"]
 
 
 def test_what_was_damaged_on_its_way_over_the_network_is_not_kept(clinic: Clinic) -> None:
@@ -114,7 +114,7 @@ def test_what_was_damaged_on_its_way_over_the_network_is_not_kept(clinic: Clinic
         def fetch(self, have: frozenset[str]) -> Iterator[Path]:
             return store.iterdir()
 
-    assert len(carry.download(clinic.home, [Line(clinic.stick)], nobody).refused) == 1
+    assert len(inbox.download(clinic.home, [Line(clinic.stick)], nobody).refused) == 1
     assert list(store.iterdir()) == []
 
 
@@ -130,14 +130,14 @@ def test_a_join_that_was_cut_off_is_done_again_with_the_same_keys(clinic: Clinic
     before = (clinic.home / "keys.pub").read_bytes()
     clinic.join()
     assert (clinic.home / "keys.pub").read_bytes() == before
-    assert len(carry.outbox(clinic.home)) == 1
+    assert len(outbox.waiting(clinic.home)) == 1
 
 
 @pytest.mark.parametrize("text", ["", "{}", "FH1-00000", '{"code": 5, "url": "", "federation": "", "charters": []}'])
 def test_what_is_no_invite_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.invite").write_text(text)
     with pytest.raises(BadInvite):
-        carry.read_invite(tmp_path / "a.invite")
+        member.read_invite(tmp_path / "a.invite")
 
 
 def test_an_invite_whose_charter_is_another_federations_is_refused(clinic: Clinic, tmp_path: Path) -> None:
@@ -179,12 +179,48 @@ def test_a_file_that_is_half_there_is_named_and_comes_later(clinic: Clinic) -> N
     assert clinic.state == joined.READY
 
 
+def test_a_sealed_share_that_was_damaged_on_the_own_disk_is_sealed_again(clinic: Clinic) -> None:
+    clinic.take_up()
+    clinic.train()
+    _damage(outbox.seal_newest(clinic.home, nobody))
+    assert clinic.state == joined.TRAINED
+    joined.seal(clinic.home, nobody)
+    assert clinic.state == joined.SENT
+    clinic.upload()
+    clinic.trip()
+    clinic.download()
+    assert joined.status(clinic.home)["receipts"][0]["state"] == "accepted"
+
+
+def test_a_request_that_was_damaged_on_the_own_disk_is_said_and_made_again(clinic: Clinic) -> None:
+    _damage(member.join(clinic.home, member.read_invite(clinic.invite), "we", lambda: None))
+    with pytest.raises(NotYet, match="damaged") as told:
+        clinic.upload()
+    assert "'join' with an invite" in told.value.remedy
+    member.leave(clinic.home)
+    clinic.join()
+    clinic.trip()
+    clinic.download()
+    assert clinic.state == joined.WAITING
+    _damage(member.ask_for_new_keys(clinic.home, nobody))
+    with pytest.raises(NotYet, match="damaged") as told:
+        clinic.upload()
+    assert "'fedhelp-edge keys rotate'" in told.value.remedy
+    asked = member.ask_for_new_keys(clinic.home, nobody)
+    assert clinic.upload() == [asked.stem]
+
+
+def _damage(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
 def test_a_stick_that_is_not_there_is_said(clinic: Clinic) -> None:
     clinic.join()
     clinic.stick.rename(clinic.stick.with_name("pulled"))
     with pytest.raises(FileMissing):
         clinic.upload()
-    assert len(carry.outbox(clinic.home)) == 1
+    assert len(outbox.waiting(clinic.home)) == 1
 
 
 def test_new_keys_are_used_once_the_roster_names_them(clinic: Clinic) -> None:
@@ -192,8 +228,8 @@ def test_new_keys_are_used_once_the_roster_names_them(clinic: Clinic) -> None:
     clinic.trip()
     clinic.download()
     old = keys.public(clinic.home)
-    asked = carry.ask_for_new_keys(clinic.home, nobody)
-    assert carry.ask_for_new_keys(clinic.home, nobody) == asked  # a second time asks for nothing else
+    asked = member.ask_for_new_keys(clinic.home, nobody)
+    assert member.ask_for_new_keys(clinic.home, nobody) == asked  # a second time asks for nothing else
     assert keys.public(clinic.home) == old
     clinic.upload()
     clinic.trip()
@@ -211,7 +247,7 @@ def test_a_change_of_keys_that_was_cut_off_ends_with_the_next_download(clinic: C
     clinic.join()
     clinic.trip()
     clinic.download()
-    carry.ask_for_new_keys(clinic.home, nobody)
+    member.ask_for_new_keys(clinic.home, nobody)
     clinic.upload()
     clinic.trip()
     new, made = keys.public(clinic.home / folder.NEXT_KEYS), clinic.home / folder.NEXT_KEYS
@@ -230,18 +266,18 @@ def test_no_share_is_sealed_while_keys_change_nor_keys_changed_while_a_share_is_
     clinic.trip()
     clinic.download()
     clinic.train()
-    asked = carry.ask_for_new_keys(clinic.home, nobody)
+    asked = member.ask_for_new_keys(clinic.home, nobody)
     with pytest.raises(NotYet, match="new keys"):
-        carry.seal_newest(clinic.home, nobody)
+        outbox.seal_newest(clinic.home, nobody)
     joined.seal(clinic.home, nobody)
     assert clinic.upload() == [asked.stem]
     clinic.trip()
     clinic.download()
     joined.seal(clinic.home, nobody)
     with pytest.raises(NotYet, match="a share"):
-        carry.ask_for_new_keys(clinic.home, nobody)
+        member.ask_for_new_keys(clinic.home, nobody)
     clinic.upload()
     clinic.trip()
     clinic.download()
     assert joined.status(clinic.home)["receipts"][0]["state"] in ("accepted", "received")
-    carry.ask_for_new_keys(clinic.home, nobody)
+    member.ask_for_new_keys(clinic.home, nobody)

@@ -1,0 +1,169 @@
+"""What comes into a site: orders and models, verified and kept; what an order needs, opened. No torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedhelp_edge import exchange, files, lock, share
+from fedhelp_edge import plan as plans
+from fedhelp_edge.codec import CODECS
+from fedhelp_edge.errors import (
+    AgeError,
+    FedhelpError,
+    NoMatch,
+    NotYet,
+    ParcelError,
+)
+from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.parcel import keys, parcel, statement
+from fedhelp_edge.plan import Plan
+from fedhelp_edge.share import Array
+from fedhelp_edge.site import folder
+from fedhelp_edge.trust.floor import Floor
+from fedhelp_edge.trust.task import Task
+
+_ORDER = ("charter", "roster", "task", "knowledge", "global", "receipt")  # each rests on those before it
+
+
+@dataclass
+class Taken:
+    new: list[str] = field(default_factory=list)  # what came, in words
+    refused: list[dict[str, str]] = field(default_factory=list)
+
+
+def download(home: Path, carriers: Sequence[exchange.Carrier], ask: Callable[[], str]) -> Taken:
+    """Fetch what is there, verify it, keep it; open the model that the order names."""
+    taken = Taken()
+    with lock.held(home / folder.LOCK):
+        folder.take_up_new_keys(home, folder.joined(home))  # where that was cut off
+        known = take_in(home, (path for carrier in carriers for path in carrier.fetch(have(home))), taken)
+        folder.take_up_new_keys(home, known)
+        _open_base(home, known, ask)
+    return taken
+
+
+def take_in(home: Path, found: Iterable[Path], taken: Taken) -> Floor:
+    """Judge what a carrier brought, and keep what is news."""
+    known = folder.joined(home)
+    with folder.scratch(home) as work:
+        copies: dict[str, Path] = {}
+        for path in found:
+            copy = work / os.urandom(8).hex()
+            shutil.copyfile(path, copy)  # what is judged must not change meanwhile
+            try:
+                copies[parcel.look(copy, parcel.anyone).statement.hash] = copy
+            except FedhelpError as fault:
+                taken.refused.append({"file": path.name[:80], "code": fault.code, "cause": fault.cause})
+                if path.parent == home / "incoming":
+                    path.unlink()  # damaged here: the next download fetches it again
+        rows = [(parcel.look(copy, parcel.anyone).statement, copy) for copy in copies.values()]
+        for said, copy in sorted(rows, key=lambda row: _rank(row[0])):
+            if said.kind in _ORDER and not _is_kept(home, said):
+                try:
+                    known = _take(home, known, copy, said, taken)
+                except FedhelpError as fault:
+                    taken.refused.append(
+                        {"file": f"{said.kind} {said.hash[:12]}", "code": fault.code, "cause": fault.cause}
+                    )
+    return known
+
+
+def _take(home: Path, known: Floor, copy: Path, said: statement.Statement, taken: Taken) -> Floor:
+    if said.kind == "knowledge":
+        parcel.look(copy, known.trust)
+        _keep_pack(home, copy, said)
+        taken.new.append(f"knowledge, {said.size / 1e6:.1f} MB")
+        return known
+    context = said.context
+    if said.kind == "receipt" and not (_is_mine(home, context["about"]) and context["epoch"] >= known.charter.epoch):
+        return known
+    known = folder.take(known, copy)
+    folder.keep(home, copy, said)
+    taken.new.append(_in_words(said))
+    return known
+
+
+def _in_words(said: statement.Statement) -> str:
+    if said.kind == "global":
+        return f"model after round {said.context['round']}" if said.context["round"] else "the first model"
+    if said.kind == "task":
+        return f"task for round {said.context['round']}"
+    return f"{said.kind} {said.context['version']}" if "version" in said.context else said.kind
+
+
+def _keep_pack(home: Path, copy: Path, said: statement.Statement) -> None:
+    path = home / "pack" / f"{said.sha256}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)  # a damaged one
+    with parcel.open(copy, parcel.anyone) as seen, files.writing(path) as sink:
+        shutil.copyfileobj(seen.body, sink)
+
+
+def _open_base(home: Path, known: Floor, ask: Callable[[], str]) -> None:
+    """The model that the newest order names, opened once."""
+    if known.task is None or folder.is_whole(folder.base_of(home, known.task)):
+        return
+    sealed = sorted((home / "global").glob(f"{known.charter.epoch:04}-*.fhx"))
+    named = [path for path in sealed if parcel.look(path, parcel.anyone).statement.context["base"] == known.task.base]
+    if not named:
+        return
+    own = keys.load(home, ask)
+    fault: FedhelpError = NoMatch("the model that this round begins with is not sealed for this site's keys")
+    for path in named:
+        try:
+            with parcel.open(path, known.trust, [own.identity]) as seen:
+                folder.base_of(home, known.task).parent.mkdir(exist_ok=True)
+                folder.base_of(home, known.task).unlink(missing_ok=True)  # a damaged one
+                with files.writing(folder.base_of(home, known.task)) as sink:
+                    shutil.copyfileobj(seen.body, sink)
+                return
+        except NoMatch:
+            continue
+        except (AgeError, ParcelError) as found:  # sealed badly; it may have been sealed again
+            fault = found
+    raise fault
+
+
+def lacks_pack(home: Path, order: Task) -> bool:
+    path = folder.pack_of(home, order)
+    return path is not None and not folder.is_whole(path)
+
+
+def base(home: Path, order: Task, plan: Plan) -> dict[str, Array]:
+    """The model that a round begins with, as numbers."""
+    path = folder.base_of(home, order)
+    if not folder.is_whole(path):
+        raise NotYet(f"the model that round {order.round} begins with is {'damaged' if path.exists() else 'not'} here")
+    with files.reading(path) as file:
+        return dict(CODECS[plan.wire.down].decode(dict(share.Arrays(file, share.read_header(file))), {}))
+
+
+def plan_of(order: Task) -> Plan:
+    return plans.read(order.plan, TABLES)
+
+
+def have(home: Path) -> frozenset[str]:
+    """What need not be fetched again."""
+    names = [path.stem.rsplit("-", 1)[-1] for kind in ("global", "receipt") for path in (home / kind).glob("*.fhx")]
+    return frozenset(names)
+
+
+def _is_mine(home: Path, about: str) -> bool:
+    return (home / "request" / f"{about}.fhx").exists() or any((home / "rounds").glob(f"*/{about}.fhx"))
+
+
+def _is_kept(home: Path, said: statement.Statement) -> bool:
+    if said.kind == "knowledge":
+        return folder.is_whole(home / "pack" / f"{said.sha256}.safetensors")
+    path = folder.place(home, said)
+    return path.exists() and parcel.look(path, parcel.anyone).statement.hash == said.hash
+
+
+def _rank(said: statement.Statement) -> tuple[int, int, int]:
+    place = _ORDER.index(said.kind) if said.kind in _ORDER else len(_ORDER)
+    context = said.context
+    return place, context.get("epoch", 0), context.get("version", context.get("round", 0))

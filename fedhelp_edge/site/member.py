@@ -1,0 +1,160 @@
+"""Taking part in a federation: invited, joined, known by new keys, reached by this way, gone. No torch."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from fedhelp_edge import exchange, files, lock
+from fedhelp_edge.errors import (
+    BadInvite,
+    FedhelpError,
+    InviteCode,
+    InviteProof,
+    JoinedAlready,
+    NotYet,
+    Pin,
+)
+from fedhelp_edge.parcel import keys, parcel, statement
+from fedhelp_edge.parcel.keys import Keys
+from fedhelp_edge.site import folder, outbox
+from fedhelp_edge.trust import charter, enrol
+from fedhelp_edge.trust.floor import Floor
+
+_NOT_THE_FEDERATIONS = {"left", "images", "images.txt", "others", folder.LOCK}
+
+
+@dataclass(frozen=True)
+class Invite:
+    code: str
+    url: str
+    federation: str
+    charters: tuple[bytes, ...]
+
+
+def read_invite(path: Path) -> Invite:
+    """An invite file holds all that joining takes."""
+    try:
+        with files.reading(path) as file:
+            said = json.loads(file.read(1 << 20))
+        return Invite(
+            enrol.read_code(str(said["code"])), str(said["url"]), str(said["federation"]),
+            tuple(base64.b64decode(text, validate=True) for text in said["charters"]),
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError, RecursionError, InviteCode):
+        raise BadInvite(f"{path.name} is no invite, or it is damaged") from None
+
+
+def typed_invite(code: str, way: exchange.Carrier, url: str = "") -> Invite:
+    """A code, with a charter from a carrier: taken only if whoever left it knows the code."""
+    parcels = [path for path in way.charters() if outbox.is_parcel(path)]
+    versions = {
+        path: said.context["version"]
+        for path in parcels
+        if (said := parcel.look(path, parcel.anyone).statement).kind == "charter"
+    }
+    parcels = sorted(versions, key=versions.__getitem__)
+    if not parcels:
+        raise NotYet("the carrier holds no charter", remedy="ask the coordinator for the invite as a file")
+    with parcel.open(parcels[0], parcel.anyone) as seen:
+        federation = charter.first(seen.statement, seen.keys, seen.json()).federation
+    if way.vouch(enrol.invite_of(code, "", datetime.max).id) != enrol.vouch(code, federation):
+        raise InviteProof(
+            "whoever left this charter does not know the code",
+            remedy="take the stick or the address of the coordinator who gave the code",
+        )
+    return Invite(code, url, federation, tuple(path.read_bytes() for path in parcels))
+
+
+def join(home: Path, invite: Invite, name: str, passphrase: Callable[[], str | None]) -> Path:
+    """Pin the charter, make keys if there are none, and put the request into the outbox."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with lock.held(home / folder.LOCK), folder.scratch(home) as work:
+        if folder.floor(home) is not None:
+            raise JoinedAlready(f"{home.name} belongs to a site that has joined a federation")
+        known: Floor | None = None
+        parts = []
+        for place, data in enumerate(invite.charters):
+            part = work / f"{place}.fhx"
+            part.write_bytes(data)
+            parts.append(part)
+            if known is None:
+                with parcel.open(part, parcel.anyone) as seen:
+                    known = Floor(charter.first(seen.statement, seen.keys, seen.json(), invite.federation))
+            else:
+                known = folder.take(known, part)
+        if known is None:
+            raise Pin("the invite holds no charter")
+        own = _keys_in(home, passphrase)
+        context = statement.stamped("enrol", federation=invite.federation)
+        body = json.dumps(enrol.request(invite.code, name, own.public, context), ensure_ascii=False).encode()
+        for earlier in (home / "request").glob("*.fhx"):  # of an attempt that was cut off
+            earlier.unlink()
+        sealed = outbox.seal(home, home / "request", context, body, [own.sign])
+        files.replace(home / folder.NOTE, json.dumps({"url": invite.url, "name": name}).encode())
+        for part in parts:  # last, for they make it joined
+            folder.keep(home, part, parcel.look(part, parcel.anyone).statement)
+    return sealed
+
+
+def ask_for_new_keys(home: Path, ask: Callable[[], str]) -> Path:
+    """Make new keys under the same passphrase, and a request that the old and the new ones sign."""
+    known = folder.joined(home)
+    site, made = folder.me(home, known), home / folder.NEXT_KEYS
+    if site is None:
+        raise NotYet("this site is not in the roster yet")
+    with lock.held(home / folder.LOCK):
+        if outbox.shares(home, known):
+            raise NotYet("a share of the old keys has no receipt yet", remedy="fedhelp-edge upload, then download")
+        own = keys.load(home, ask)
+        new = _keys_in(made, ask if keys.is_locked(home) else lambda: None)
+        for path in (home / "request").glob("*.fhx"):
+            if not outbox.is_parcel(path):
+                path.unlink()
+            elif new.public.sign in parcel.look(path, parcel.anyone).keys and not folder.receipts(home, path.stem):
+                return path
+        context = statement.stamped(
+            "rotate", federation=known.charter.federation, sender=site.id, seq=outbox.next_number(home)
+        )
+        return outbox.seal(home, home / "request", context, json.dumps(vars(new.public)).encode(), [own.sign, new.sign])
+
+
+def _keys_in(place: Path, passphrase: Callable[[], str | None]) -> Keys:
+    """The keys of a folder, made if there are none."""
+    try:
+        keys.check_none(place)
+    except FedhelpError:
+        return keys.load(place, lambda: passphrase() or "")
+    made = keys.new()
+    keys.save(place, made, passphrase())
+    return made
+
+
+def remember(home: Path, via: Path | None = None, url: str = "", ca_file: Path | None = None) -> None:
+    """The way that parcels travel from now on: a folder, or the network at an address."""
+    note = dict(folder.note(home))
+    if url:
+        note.pop("via", None)
+    told = {"url": url, "via": via and str(via.absolute()), "ca_file": ca_file and str(ca_file.absolute())}
+    note |= {name: value for name, value in told.items() if value}
+    if note != folder.note(home):
+        files.replace(home / folder.NOTE, json.dumps(note).encode())
+
+
+def leave(home: Path) -> Path:
+    """Put aside all that belongs to the federation, the keys too; the decoded images stay."""
+    folder.joined(home)
+    with lock.held(home / folder.LOCK):
+        aside = next(
+            path for n in itertools.count(1) if not (path := home / "left" / f"{n:03}").joinpath("charter").exists()
+        )
+        aside.mkdir(parents=True, exist_ok=True)  # or there already, where leaving was cut off
+        names = sorted({path.name for path in home.iterdir()} - _NOT_THE_FEDERATIONS)
+        for name in sorted(names, key="charter".__eq__):  # the charter last: until then it is joined
+            (home / name).rename(aside / name)
+    return aside

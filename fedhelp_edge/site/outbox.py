@@ -1,0 +1,166 @@
+"""What leaves a site: shares, sealed once, sent until they are received. No torch."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fedhelp_edge import exchange, files, lock, share
+from fedhelp_edge.codec import CODECS
+from fedhelp_edge.errors import (
+    DuplicateRound,
+    FedhelpError,
+    NotYet,
+    RoundClosed,
+    RoundKeyGone,
+    ShareError,
+    SignerRevoked,
+)
+from fedhelp_edge.parcel import keys, parcel, sshsig, statement
+from fedhelp_edge.site import folder, inbox
+from fedhelp_edge.trust.floor import Floor
+from fedhelp_edge.trust.task import Task
+
+_FIRST_NEW_KEYS = "'fedhelp-edge upload' asks for them; after the coordinator's answer 'download', then 'upload' again"
+_FINAL = {kind.code for kind in (DuplicateRound, RoundClosed, RoundKeyGone, SignerRevoked)}  # no other share is taken
+
+
+def seal_newest(home: Path, ask: Callable[[], str]) -> Path:
+    """The share of the round that is ordered now."""
+    known = folder.joined(home)
+    if known.task is None:
+        raise NotYet("no round has been ordered yet")
+    with lock.held(home / folder.LOCK):
+        return seal_share(home, known, known.task, ask)
+
+
+def seal_share(home: Path, known: Floor, order: Task, ask: Callable[[], str]) -> Path:
+    """The share of a finished round, sealed once: it lies beside the round, by the hash of its statement."""
+    at = folder.round_folder(home, order)
+    for done in at.glob("*.fhx"):
+        if is_parcel(done):
+            return done
+        done.unlink()
+    if not (at / "report.json").exists():
+        raise NotYet(f"round {order.round} has not been trained yet", remedy="'fedhelp-edge train' or 'distill' first")
+    site = folder.me(home, known)
+    if site is None:
+        raise NotYet("this site is not in the roster yet")
+    if (home / folder.NEXT_KEYS).exists():
+        raise NotYet("new keys were asked for, and the roster does not name them yet", remedy=_FIRST_NEW_KEYS)
+    plan, report = inbox.plan_of(order), json.loads((at / "report.json").read_text(encoding="utf-8"))
+    try:
+        with files.reading(at / "share.safetensors") as file:
+            arrays = dict(share.Arrays(file, share.read_header(file)))
+    except (ShareError, FileNotFoundError) as fault:
+        (at / "share.safetensors").unlink(missing_ok=True)
+        (at / "report.json").unlink()
+        learn = "'fedhelp-edge train' or 'distill' makes it again from what is kept, in no time"
+        raise NotYet(f"the share of round {order.round} was damaged on this disk", remedy=learn) from fault
+    wire, _ = CODECS[plan.wire.up].encode(arrays, inbox.base(home, order, plan), {})
+    body = io.BytesIO()
+    share.write(body, wire)
+    own = keys.load(home, ask)
+    context = statement.stamped(
+        "update", federation=order.federation, round=order.round, task=order.hash, base=order.base, sender=site.id,
+        sender_key=sshsig.fingerprint(own.public.sign), recipients=list(order.recipients), seq=next_number(home),
+    )  # fmt: skip
+    facts = {"examples": report["examples"], **report["base"]}
+    return seal(home, at, context, body.getvalue(), [own.sign], order.recipients, facts)
+
+
+def put_aside(home: Path, order: Task) -> None:
+    """Make room to train a round again whose share the coordinator refused."""
+    at = folder.round_folder(home, order)
+    with lock.held(home / folder.LOCK):
+        if may_be_made_again(home, at):
+            aside = home / "refused"
+            aside.mkdir(exist_ok=True)
+            at.rename(next(path for n in itertools.count(1) if not (path := aside / f"{at.name}-{n}").exists()))
+
+
+def may_be_made_again(home: Path, at: Path) -> bool:
+    """Whether the share of a round was refused for what another training would put right."""
+    return any(one["state"] == "refused" and one["code"] not in _FINAL for one in folder.last_receipts(home, at))
+
+
+def upload(home: Path, carriers: Sequence[exchange.Carrier]) -> list[str]:
+    """Send what was sealed and not yet received, by every carrier, and keep the receipts that come at once."""
+    with lock.held(home / folder.LOCK):
+        ready = waiting(home)
+        for carrier in carriers if ready else ():
+            for path in ready:
+                carrier.put(path)
+            inbox.take_in(home, carrier.receipts(inbox.have(home)), inbox.Taken())
+    return [path.stem for path in ready]
+
+
+def waiting(home: Path, known: Floor | None = None) -> list[Path]:
+    """What was sealed here and has no receipt."""
+    known = known or folder.joined(home)
+    return sorted([*shares(home, known), *_requests(home, known)], key=lambda path: path.name)
+
+
+def shares(home: Path, known: Floor) -> list[Path]:
+    """Those without a receipt; not those of rounds that are over, which nobody takes any more."""
+    least = max(0, known.task.round - inbox.plan_of(known.task).round.stale) if known.task else 0
+    open_ = f"{known.charter.epoch:04}-{least:06}"
+    made = (path for path in (home / "rounds").glob("*/*.fhx") if path.parent.name >= open_)
+    return [path for path in made if not folder.receipts(home, path.stem)]
+
+
+def _requests(home: Path, known: Floor) -> Iterator[Path]:
+    """Those not granted yet. A receipt for one holds in its epoch: a restored hub may not know of it."""
+    in_roster, new_keys = folder.me(home, known) is not None, (home / folder.NEXT_KEYS).exists()
+    if in_roster and not new_keys:
+        return
+    for path in (home / "request").glob("*.fhx"):
+        try:
+            kind = parcel.look(path, parcel.anyone).statement.kind
+        except FedhelpError as fault:
+            again = "'fedhelp-edge keys rotate'" if in_roster else "'fedhelp-edge leave', then 'join' with an invite,"
+            raise NotYet("a request was damaged on this disk", remedy=f"{again} makes it again") from fault
+        if kind == ("rotate" if in_roster else "enrol") and not folder.receipts(home, path.stem, known.charter.epoch):
+            yield path
+
+
+def is_parcel(path: Path) -> bool:
+    """It is whole."""
+    try:
+        parcel.look(path, parcel.anyone)
+    except FedhelpError:
+        return False
+    return True
+
+
+def seal(
+    home: Path, place: Path, context: dict[str, Any], body: bytes, signers: Sequence[Ed25519PrivateKey],
+    recipients: Sequence[str] = (), facts: dict[str, Any] | None = None,
+) -> Path:  # fmt: skip
+    """Seal a parcel into a folder, under the hash of its statement."""
+    with folder.scratch(home) as work:
+        part = work / "sealed"
+        said = parcel.seal(part, context, body, signers, recipients, facts=facts)
+        place.mkdir(exist_ok=True)
+        path = place / f"{said.hash}.fhx"
+        part.rename(path)
+        files.sync_folder(place)
+    return path
+
+
+def next_number(home: Path) -> int:
+    """Above all that this site has used, also where only its keys came back from a backup: at least the time.
+
+    It is used up before the parcel that has it is made.
+    """
+    path = home / "number.txt"
+    number = max(int(1000 * time.time()), int(path.read_text()) + 1 if path.exists() else 1)
+    files.replace(path, str(number).encode())
+    return number
