@@ -71,6 +71,22 @@ def three(made: Federation, tmp_path: Path) -> Iterator[Federation]:
 
 
 @pytest.fixture
+def fed(made_of: Callable[[int], Federation], tmp_path: Path) -> Iterator[Federation]:
+    """Two clinics that joined a hub, for tests over its front."""
+    with made_of(2).lent(tmp_path / "federation") as fed:
+        yield fed
+
+
+@pytest.fixture
+def client(fed: Federation) -> Iterator[object]:
+    """A program that speaks with the front of those two's hub."""
+    from tests import net  # which needs what only a hub needs
+
+    with net.running(fed.hub.home) as port:
+        yield net.Client(port, fed.hub.federation)
+
+
+@pytest.fixture
 def opens_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shares are opened in this process, which is quicker; tests/unit/server_ref/test_opener.py has the other one."""
     monkeypatch.setattr(intake, "Opener", kills.Here)

@@ -6,6 +6,7 @@ import base64
 import itertools
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -52,13 +53,12 @@ def read_invite(path: Path) -> Invite:
 
 def typed_invite(code: str, way: exchange.Carrier, url: str = "") -> Invite:
     """A code, with a charter from a carrier: taken only if whoever left it knows the code."""
-    parcels = [path for path in way.charters() if outbox.is_parcel(path)]
-    versions = {
-        path: said.context["version"]
-        for path in parcels
-        if (said := parcel.look(path, parcel.anyone).statement).kind == "charter"
-    }
-    parcels = sorted(versions, key=versions.__getitem__)
+    found = []
+    for path in way.charters():
+        with suppress(FedhelpError):  # anything may lie on a stick
+            if (said := parcel.look(path, parcel.anyone).statement).kind == "charter":
+                found.append((said.context["version"], path))
+    parcels = [path for _, path in sorted(found)]
     if not parcels:
         raise NotYet("the carrier holds no charter", remedy="ask the coordinator for the invite as a file")
     with parcel.open(parcels[0], parcel.anyone) as seen:

@@ -41,18 +41,6 @@ from tests.net import BYTES, TUS, Answer, Client, prologue, raw, running
 
 
 @pytest.fixture
-def fed(made_of: Callable[[int], Federation], tmp_path: Path) -> Iterator[Federation]:
-    with made_of(2).lent(tmp_path / "federation") as fed:
-        yield fed
-
-
-@pytest.fixture
-def client(fed: Federation) -> Iterator[Client]:
-    with running(fed.hub.home) as port:
-        yield Client(port, fed.hub.federation)
-
-
-@pytest.fixture
 def draw(fed: Federation) -> Callable[..., Path]:
     """Another share of a clinic for the open round."""
     order = fed.open()

@@ -6,7 +6,6 @@ import json
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,18 +26,6 @@ from tests.federation import PLAN, Federation, nobody
 from tests.net import BYTES, TUS, Answer, Client, prologue, raw
 
 CURRENT = "/v1/current"
-
-
-@pytest.fixture
-def fed(made_of: Callable[[int], Federation], tmp_path: Path) -> Iterator[Federation]:
-    with made_of(2).lent(tmp_path / "federation") as fed:
-        yield fed
-
-
-@pytest.fixture
-def client(fed: Federation) -> Iterator[Client]:
-    with net.running(fed.hub.home) as port:
-        yield Client(port, fed.hub.federation)
 
 
 @pytest.fixture

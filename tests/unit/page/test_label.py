@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,22 +13,12 @@ from fedhelp_edge.data.sorting import Sorting
 from fedhelp_edge.page import door
 from fedhelp_edge.page.label import KEYS, Label
 from tests.unit.data import made
+from tests.visitor import Visitor
 
 CLASSES = ("naevus", "<b>melanoma</b>")
 
 
-class Visitor:
-    def __init__(self, server: door.Server) -> None:
-        self.server, self.base = server, urlsplit(server.link).path
-
-    def ask(self, path: str, body: str | None = None, **headers: str) -> http.client.HTTPResponse:
-        line = http.client.HTTPConnection(door.HOST, self.server.server_address[1], timeout=10)
-        line.request("GET" if body is None else "POST", path, body, headers)
-        found = line.getresponse()
-        self.text = found.read().decode()
-        line.close()
-        return found
-
+class Labeller(Visitor):
     def go(self, path: str, body: str | None = None) -> str:
         """Where a step leads."""
         found = self.ask(self.base + path, body)
@@ -47,12 +36,12 @@ def sorting(tmp_path: Path) -> Sorting:
 
 
 @pytest.fixture
-def visitor(sorting: Sorting) -> Iterator[Visitor]:
+def visitor(sorting: Sorting) -> Iterator[Labeller]:
     with door.opened(Label(sorting)) as server:
-        yield Visitor(server)
+        yield Labeller(server)
 
 
-def test_a_class_is_given_and_the_next_picture_comes(visitor: Visitor, sorting: Sorting) -> None:
+def test_a_class_is_given_and_the_next_picture_comes(visitor: Labeller, sorting: Sorting) -> None:
     assert sorting.names[1] == "scan0.png"
     assert visitor.go("2", "class=1") == "3"
     assert sorting.label("scan0.png") == 1
@@ -78,7 +67,7 @@ def test_a_file_that_is_no_picture_says_what_to_do_and_takes_no_class(visitor: V
     assert "Most Compatible" in visitor.text  # of phone.heic
 
 
-def test_the_end_comes_when_all_have_a_class_or_the_person_stops(visitor: Visitor, sorting: Sorting) -> None:
+def test_the_end_comes_when_all_have_a_class_or_the_person_stops(visitor: Labeller, sorting: Sorting) -> None:
     for name in sorting.names[:-1]:
         sorting.put(name, 0)
     assert visitor.go(str(len(sorting.names)), "class=0") == "end"
@@ -107,7 +96,7 @@ def test_the_link_that_a_browser_is_started_with_works_once(visitor: Visitor) ->
         assert visitor.ask(again).status == 404
 
 
-def test_what_no_button_sends_is_refused_and_changes_nothing(visitor: Visitor, sorting: Sorting) -> None:
+def test_what_no_button_sends_is_refused_and_changes_nothing(visitor: Labeller, sorting: Sorting) -> None:
     for path, body in (("0", None), ("6", None), ("%C2%B2", None), ("../2", None), ("2", "class=2"), ("2", "class=-1")):
         assert visitor.ask(visitor.base + path, body).status == 404, path
     assert visitor.ask(visitor.base + "2", "class=0&" + "x" * 2000).status == 413

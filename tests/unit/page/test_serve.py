@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import html
-import http.client
 import io
 import re
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -24,22 +22,12 @@ from fedhelp_edge.page.serve import Serve
 from tests import bundles
 from tests.unit.data import made
 from tests.unit.infer.test_predict import BAD, dicoms
+from tests.visitor import Visitor
 
 LINE = "----a-line-that-is-nowhere-else"
 
 
-class Visitor:
-    def __init__(self, server: door.Server) -> None:
-        self.server, self.base = server, urlsplit(server.link).path
-
-    def ask(self, path: str, body: bytes | None = None, **headers: str) -> http.client.HTTPResponse:
-        line = http.client.HTTPConnection(door.HOST, self.server.server_address[1], timeout=10)
-        line.request("GET" if body is None else "POST", path, body, headers)
-        found = line.getresponse()
-        self.text = found.read().decode()
-        line.close()
-        return found
-
+class Guest(Visitor):
     def send(self, *files: tuple[str, bytes], **headers: str) -> str:
         """The page after these files were sent."""
         assert self.ask(self.base, form(*files), **headers).status == 200
@@ -61,9 +49,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture
-def visitor(bundle: Bundle) -> Iterator[Visitor]:
+def visitor(bundle: Bundle) -> Iterator[Guest]:
     with door.opened(Serve(bundle)) as server:
-        yield Visitor(server)
+        yield Guest(server)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +59,7 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return (bundles.pictures(tmp_path_factory.mktemp("in"), 1) / "000.png").read_bytes()
 
 
-def test_an_image_gets_the_answer_that_the_model_gives(visitor: Visitor, bundle: Bundle, picture: bytes) -> None:
+def test_an_image_gets_the_answer_that_the_model_gives(visitor: Guest, bundle: Bundle, picture: bytes) -> None:
     page = visitor.send(("Jane <Doe>.png", picture))
     given = decide.answers(bundle, decode(io.BytesIO(picture), bundle.facts.image).pixels[None])[0]
     head = f"Answer: {given.answer}" if given.answer else f"Don't know: {given.reason}"
@@ -84,7 +72,7 @@ def test_an_image_gets_the_answer_that_the_model_gives(visitor: Visitor, bundle:
     assert bundle.sha256[:16] in page
 
 
-def test_several_files_are_answered_each_and_bytes_stay_as_they_are(visitor: Visitor, picture: bytes) -> None:
+def test_several_files_are_answered_each_and_bytes_stay_as_they_are(visitor: Guest, picture: bytes) -> None:
     page = visitor.send(("a.png", picture), ("b.png", b"\r\n--" + picture), ("c.png", picture))
     assert page.count("<figure>") == 2
     assert page.count("E_IMAGE") == 1
@@ -97,7 +85,7 @@ def test_several_files_are_answered_each_and_bytes_stay_as_they_are(visitor: Vis
 
 
 @pytest.mark.parametrize("name", [name for name in BAD if not name.endswith(".docx")])
-def test_a_bad_file_is_refused_with_code_cause_and_remedy(name: str, visitor: Visitor, tmp_path: Path) -> None:
+def test_a_bad_file_is_refused_with_code_cause_and_remedy(name: str, visitor: Guest, tmp_path: Path) -> None:
     write, code = BAD[name]
     write(tmp_path / name)
     page = visitor.send((name, (tmp_path / name).read_bytes()))
@@ -115,7 +103,7 @@ def test_a_phones_picture_and_no_file_at_all_are_told_apart(visitor: Visitor) ->
 
 
 def test_dicom_is_answered_or_refused_and_no_patients_name_gets_out(
-    visitor: Visitor, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    visitor: Guest, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("pydicom")
     dicoms(tmp_path)
@@ -128,7 +116,7 @@ def test_dicom_is_answered_or_refused_and_no_patients_name_gets_out(
 
 
 def test_what_is_too_large_is_refused_on_the_page_and_not_kept(
-    visitor: Visitor, monkeypatch: pytest.MonkeyPatch, picture: bytes
+    visitor: Guest, monkeypatch: pytest.MonkeyPatch, picture: bytes
 ) -> None:
     monkeypatch.setattr(visitor.server.app, "limit", 1000)
     assert visitor.ask(visitor.base, form(("large.png", bytes(3 << 20)))).status == 413
@@ -136,7 +124,7 @@ def test_what_is_too_large_is_refused_on_the_page_and_not_kept(
     assert visitor.ask(visitor.base, form(("small.png", b"x"))).status == 200
 
 
-def test_of_a_stranger_nothing_is_read(visitor: Visitor, monkeypatch: pytest.MonkeyPatch, picture: bytes) -> None:
+def test_of_a_stranger_nothing_is_read(visitor: Guest, monkeypatch: pytest.MonkeyPatch, picture: bytes) -> None:
     monkeypatch.setattr(Serve, "answer", lambda *_: pytest.fail("asked"))
     monkeypatch.setattr(door._Asking, "_found", lambda *_: pytest.fail("read"))
     for path, headers in (
@@ -147,7 +135,7 @@ def test_of_a_stranger_nothing_is_read(visitor: Visitor, monkeypatch: pytest.Mon
         assert visitor.text == "404\n"
 
 
-def test_the_page_forbids_to_load_frame_or_keep_anything(visitor: Visitor, picture: bytes) -> None:
+def test_the_page_forbids_to_load_frame_or_keep_anything(visitor: Guest, picture: bytes) -> None:
     for body in (None, form(("a.png", picture))):
         said = visitor.ask(visitor.base, body).headers
         policy = said["Content-Security-Policy"]
@@ -167,7 +155,7 @@ def test_nothing_else_is_there_and_the_person_may_stop_it(visitor: Visitor) -> N
 
 def test_a_model_that_nobody_vouches_for_says_so(bundle: Bundle) -> None:
     with door.opened(Serve(replace(bundle, why="a <reason>"))) as server:
-        visitor = Visitor(server)
+        visitor = Guest(server)
         visitor.ask(visitor.base)
     assert "This model is not trusted here" in visitor.text
     assert "a &lt;reason&gt;" in visitor.text
@@ -195,7 +183,7 @@ def test_every_language_says_everything_and_marks_what_nobody_reviewed(
             assert texts[0], one.name
             assert sorted(places[0]) == sorted(places[1]), one.name
     with door.opened(Serve(bundle, lang)) as server:
-        page = Visitor(server).send(("bad.png", b""), ("good.png", picture), **{"Accept-Language": "de"})
+        page = Guest(server).send(("bad.png", b""), ("good.png", picture), **{"Accept-Language": "de"})
     assert f'<html lang="{lang}">' in page
     assert said.reviewed == (lang == "en")
     if not said.reviewed:
@@ -231,7 +219,7 @@ def test_english_says_of_a_doubt_what_predict_says(bundle: Bundle) -> None:
     assert english.notice == show.NOTICE
 
 
-def test_a_picture_keeps_its_own_proportions(visitor: Visitor, tmp_path: Path) -> None:
+def test_a_picture_keeps_its_own_proportions(visitor: Guest, tmp_path: Path) -> None:
     made.save(tmp_path / "wide.png", bundles.noise(20, 80, 3))
     page = visitor.send(("wide.png", (tmp_path / "wide.png").read_bytes()))
     assert page.count('width="480" height="120" style="aspect-ratio:480/120"') == 2
