@@ -85,7 +85,11 @@ class Http:
 
     def fetch(self, have: frozenset[str]) -> Iterator[Path]:
         """What the front lists for us, each file whole; a download that was cut off goes on."""
-        return (self._fetched(one) for one in self._current() if one["hash"] not in have)
+        wanted = {one["hash"]: one for one in self._current() if one["hash"] not in have}
+        for path in self.store.iterdir():
+            if path.stem not in wanted:  # the site keeps it elsewhere, or it is of no use any more
+                path.unlink()
+        return map(self._fetched, wanted.values())
 
     def receipts(self, have: frozenset[str]) -> Iterator[Path]:
         wanted = (one for one in self._current() if one["kind"] == "receipt" and one["hash"] not in have)

@@ -66,6 +66,7 @@ def test_what_a_site_has_is_not_fetched_again(three: Federation, port: int) -> N
     clinic = three.clinics[0]
     first = {path.stem for path in line(three, clinic, port).fetch(frozenset())}
     assert list(line(three, clinic, port).fetch(frozenset(first))) == []
+    assert list((clinic.folder / "in").iterdir()) == []  # and lies on its disk once
 
 
 def test_a_download_goes_on_from_what_is_there(three: Federation, port: int) -> None:
