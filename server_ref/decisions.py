@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from fedhelp_edge import shell
 from fedhelp_edge.errors import NotNow
 from fedhelp_edge.parcel.keys import Keys
-from server_ref import rounds
+from server_ref import intake, rounds
 from server_ref.hub import Hub
 from server_ref.intake import RELEASABLE
 
@@ -25,6 +28,16 @@ def record(hub: Hub, site: str, what: str) -> None:
 
 def waiting(hub: Hub) -> dict[str, str]:
     return {row["site"]: row["what"] for row in hub.store.rows("SELECT * FROM decisions ORDER BY site")}
+
+
+def judge(hub: Hub, boss: Keys) -> list[dict[str, str]]:
+    """All that waits: what a person decided, and what came in."""
+    return carry_out(hub, boss) + intake.judge(hub, boss)
+
+
+def in_words(one: Mapping[str, str]) -> str:
+    what = f"{one['site'] or 'a request'}: {one['state']}"
+    return f"{what} {shell.told(one)}" if one["code"] else what
 
 
 def carry_out(hub: Hub, boss: Keys) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from fedhelp_edge import lock, shell
 from fedhelp_edge.errors import NoHub
 from fedhelp_edge.parcel.keys import Keys
-from server_ref import decisions, intake
+from server_ref import decisions
 from server_ref.hub import Hub
 
 LOCK = "writer.lock"
@@ -33,8 +33,7 @@ def working(home: Path, passphrase_file: Path | None, *, judge: bool = True) -> 
         with writing(hub):
             hub.check()
             if judge:
-                decisions.carry_out(hub, boss)
-                intake.judge(hub, boss)
+                decisions.judge(hub, boss)
             yield hub, boss
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from fedhelp_edge.errors import Quorum
 from fedhelp_edge.exchange.folder import FROM, TO
 from fedhelp_edge.parcel.keys import Keys
-from server_ref import carrier, intake, rounds
+from server_ref import carrier, decisions, rounds
 from server_ref.hub import Hub
 
 
@@ -18,7 +18,7 @@ def step(hub: Hub, boss: Keys, via: Path | None) -> tuple[bool, list[str]]:
         found = carrier.Exchanged()
         carrier.take_in(hub, via / TO, found)
         news += [f"{answer.state}: {answer.hash[:12]}" for answer in found.taken if answer.new]
-    news += [f"{one['site'] or 'a request'}: {one['state']} {one['code']}".rstrip() for one in intake.judge(hub, boss)]
+    news += map(decisions.in_words, decisions.judge(hub, boss))
     done = _move_on(hub, boss, news)
     if via:
         carrier.leave(hub, via / FROM)

@@ -21,20 +21,19 @@ def exchange(
     Example: fedhelp-coordinator exchange /media/stick
     """
     from fedhelp_edge.exchange.folder import FROM, TO
-    from server_ref import carrier, decisions, desk, intake
+    from server_ref import carrier, decisions, desk
 
     with desk.working(home, passphrase_file, judge=False) as (hub, boss):
-        decisions.carry_out(hub, boss)
         found = carrier.Exchanged()
         carrier.take_in(hub, folder / TO, found)
-        decided = intake.judge(hub, boss)
+        decided = decisions.judge(hub, boss)
         found.left = carrier.leave(hub, folder / FROM)
     if json:
         return shell.result(**asdict(found), decided=decided)
     new = [answer for answer in found.taken if answer.new]
     print(f"{len(new)} new parcels taken in, {len(found.taken) - len(new)} known already; {found.left} left for sites")
     for one in decided:
-        print(f"  {one['site'] or 'a request'}: {one['state']}{' ' + shell.told(one) if one['code'] else ''}")
+        print(f"  {decisions.in_words(one)}")
     for name in found.waiting:
         print(f"  {name}: not all there yet; it is looked at again next time")
     for refused in found.refused:

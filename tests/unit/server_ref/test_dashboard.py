@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import pytest
 
 from fedhelp_edge.errors import NotNow
-from server_ref import decisions, rounds
+from server_ref import decisions, rounds, steps
 from server_ref.dashboard import Door
 from tests.federation import Federation, intake
 from tests.net import Answer, Client, running
@@ -136,6 +136,16 @@ def test_what_a_button_decides_the_next_command_carries_out(
     decisions.carry_out(fed.hub, fed.boss)
     assert fed.states()["site-002/2"] == state
     assert decisions.waiting(fed.hub) == {}
+
+
+def test_an_unattended_coordinator_carries_out_decisions_and_says_with_each_refusal_what_to_do(
+    client: Client, cookie: dict[str, str], fed: Federation
+) -> None:
+    assert decide(client, cookie, "refuse").status == 303
+    _, (line,) = steps.step(fed.hub, fed.boss, None)
+    assert line.startswith("site-002: refused E_")
+    assert "\n    hint: " in line
+    assert fed.states()["site-002/2"] == "refused"
 
 
 def test_a_decision_that_comes_too_late_is_logged_and_forgotten(
