@@ -161,7 +161,8 @@ def _shared_out(source: Path, plan: Plan, kept: Path) -> list[Images]:
     """Images that were given, shared out in the proportions of the phantoms."""
     found = data.load(source, plan, kept=kept)
     if len(found) < _LEAST:
-        raise Usage(f"{source.name} holds {len(found)} images that can be used; four sites need {_LEAST}")
+        few = f"{source.name} holds {len(found)} images that can be used; four sites need {_LEAST}"
+        raise Usage(few, remedy="'fedhelp-edge check' says why any cannot be used; without --images, they are drawn")
     parts = [max(len(found) * count // sum(LEARN), _LEAST // 4) for count in LEARN[1:]]
     parts.insert(0, len(found) - sum(parts))
     sizes = ",".join(f"{part - part // 3}/{part // 3}" for part in parts)
