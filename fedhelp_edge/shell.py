@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -33,6 +34,7 @@ PassphraseFile = Annotated[
     ),
 ]
 DEFAULT_HOME = Path("~/fedhelp")
+_JSON = {"--json", "--format json", "--format=json"}  # how a program asks for an answer that it can read
 _STOPPED = 130  # what typer makes of Ctrl-C
 _EXTRAS = {
     "torch": "train", "onnx": "train", "torchvision": "foundation", "open_clip": "foundation",
@@ -125,7 +127,7 @@ def run(commands: TyperGroup, arguments: Sequence[str] | None = None) -> NoRetur
     except (Exception, KeyboardInterrupt) as fault:
         if debug:
             raise
-        _fail(_ours(fault), as_json="--json" in arguments)
+        _fail(_ours(fault), as_json=not _JSON.isdisjoint([*arguments, *map(" ".join, pairwise(arguments))]))
 
 
 def _ours(fault: BaseException) -> errors.FedhelpError:

@@ -70,10 +70,18 @@ def test_a_missing_argument_is_wrong_usage(tmp_path: Path) -> None:
     assert here("inspect", home=tmp_path).returncode == 2
 
 
-def test_an_error_under_json_is_one_object_too(tmp_path: Path) -> None:
-    done = here("keys", "show", "--json", home=tmp_path)
-    assert done.returncode == 1
-    assert answer(done)["error"]["code"] == "E_KEYS_MISSING"
+@pytest.mark.parametrize(
+    ("typed", "code"),
+    [
+        (("keys", "show", "--json"), "E_KEYS_MISSING"),
+        (("predict", "no.onnx", "a.png", "--format", "json"), "E_FILE_MISSING"),
+        (("predict", "no.onnx", "--format=json"), "E_USAGE"),
+    ],
+)
+def test_an_error_under_json_is_one_object_too(typed: tuple[str, ...], code: str, tmp_path: Path) -> None:
+    done = here(*typed, home=tmp_path)
+    assert done.returncode in (1, 2)
+    assert answer(done)["error"]["code"] == code
 
 
 def test_a_mistake_of_the_program_shows_no_traceback_unless_asked(
