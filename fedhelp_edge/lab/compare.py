@@ -60,33 +60,40 @@ def table(runs: Sequence[Figures], folders: Sequence[Path]) -> str:
     by_name = {
         name: [(run, at) for run, at in zip(runs, folders, strict=True) if run["method"] == name] for name in names
     }
+    alone = {run["seed"]: at for run, at in by_name.get("local", [])}
     lines = [f"| {' | '.join(_HEAD)} |", "| --- " * len(_HEAD) + "|"]
     for name in names:
         mine = [run for run, _ in by_name[name]]
         cells = [_spread([run["mean"][figure] for run in mine]) for figure in ("accuracy", "balanced_accuracy", "auc")]
         merged = _spread([run["merged"]["accuracy"] for run in mine if run["merged"]])
-        average = _spread([_average(at, by_name.get("local", []), run["seed"]) for run, at in by_name[name]])
+        average = _spread([_accuracy(_answers(at, alone.get(run["seed"]))) for run, at in by_name[name]])
         cost = [
             f"{np.mean([run['bytes_up'] for run in mine]) / 1e6:.1f}",
             f"{np.mean([run['seconds'] for run in mine]):.0f}",
         ]
         lines.append(f"| {' | '.join([name, str(len(mine)), *cells, merged, average, *cost])} |")
-    lines += ["", *_differences(names, by_name), "", *_sites(names, by_name)]
+    lines += ["", *_differences(names, by_name, alone), "", *_sites(names, by_name)]
     return "\n".join(lines) + "\n"
 
 
-def _differences(names: Sequence[str], by_name: Mapping[str, Sequence[tuple[Figures, Path]]]) -> list[str]:
-    """Against the first method: all sites' test images together, mean over the seeds that both have."""
+def _differences(
+    names: Sequence[str], by_name: Mapping[str, Sequence[tuple[Figures, Path]]], alone: Mapping[int, Path]
+) -> list[str]:
+    """Against the first method's own nets: all sites' test images together, mean over the seeds that both have."""
     lines = [f"Difference from {names[0]} (all sites' test images together), 95 % interval over these images:", ""]
-    lines += ["| method | accuracy | balanced accuracy | AUC |", "| --- | --- | --- | --- |"]
-    first = {run["seed"]: at for run, at in by_name[names[0]]}
+    lines += ["| method | accuracy | balanced accuracy | AUC | average of nets: accuracy |", "| --- " * 5 + "|"]
+    first = {run["seed"]: _held(at) for run, at in by_name[names[0]]}
     for name in names[1:]:
-        both = [(first[run["seed"]], at) for run, at in by_name[name] if run["seed"] in first]
+        both = [(first[run["seed"]], _answers(at, alone.get(run["seed"]))) for run, at in by_name[name]
+                if run["seed"] in first]  # fmt: skip
         if not both:
             continue
-        ours, theirs = (np.stack([_all(at, "test_own") for at in side]) for side in zip(*both, strict=True))
-        found = metrics.paired(theirs, ours, _all(both[0][0], "test_labels").astype(np.int64))
+        theirs = np.stack([_all(one, "test_own") for one, _ in both])
+        own, average = (np.stack([_all(one, what) for _, one in both]) for what in ("test_own", "test_average"))
+        labels = _all(both[0][1], "test_labels")
+        found = metrics.paired(own, theirs, labels)
         cells = [_interval(getattr(found, figure)) for figure in ("accuracy", "balanced_accuracy", "auc")]
+        cells.append(_interval(metrics.paired(average, theirs, labels).accuracy))
         lines.append(f"| {' | '.join([name, *cells])} |")
     return lines if len(lines) > 4 else []
 
@@ -108,26 +115,38 @@ def _sites(names: Sequence[str], by_name: Mapping[str, Sequence[tuple[Figures, P
     return lines
 
 
-def _answers(at: Path) -> dict[str, Any]:
+def _answers(at: Path, alone: Path | None) -> dict[str, Any]:
+    """What each net of a run said, and the average of a site's nets: its own, the merged one, the one trained alone."""
+    held = _held(at)
+    beside = _held(alone) if alone and alone != at else {}
+    for site in _sites_of(held):
+        nets = held[f"{site}/test_own"], held.get(f"{site}/test_merged"), beside.get(f"{site}/test_own")
+        held[f"{site}/test_average"] = np.mean([said for said in nets if said is not None], axis=0)
+        held[f"{site}/test_labels"] = held[f"{site}/test_labels"].astype(np.int64)
+    return held
+
+
+def _held(at: Path) -> dict[str, Any]:
     with np.load(at / "answers.npz", allow_pickle=False) as held:
         return dict(held)
 
 
-def _all(at: Path, what: str) -> Any:
+def _sites_of(answers: Mapping[str, Any]) -> list[str]:
+    return sorted({name.split("/")[0] for name in answers})
+
+
+def _all(answers: Mapping[str, Any], what: str) -> Any:
     """The same of every site, one after the other."""
-    return np.concatenate([values for name, values in sorted(_answers(at).items()) if name.endswith(f"/{what}")])
+    return np.concatenate([answers[f"{site}/{what}"] for site in _sites_of(answers)])
 
 
-def _average(at: Path, alone: Sequence[tuple[Figures, Path]], seed: int) -> float | None:
-    """Accuracy of the average of a site's nets: its own, the merged one, and the one trained alone if it was run."""
-    held = _answers(at)
-    beside = next((_answers(path) for run, path in alone if run["seed"] == seed and path != at), {})
-    figures = []
-    for site in sorted({name.split("/")[0] for name in held}):
-        said = [held[f"{site}/test_own"], held.get(f"{site}/test_merged"), beside.get(f"{site}/test_own")]
-        mean = np.mean([answer for answer in said if answer is not None], axis=0)
-        figures.append(metrics.scores(mean, held[f"{site}/test_labels"].astype(np.int64)).accuracy.value)
-    known = [figure for figure in figures if figure is not None]
+def _accuracy(answers: Mapping[str, Any]) -> float | None:
+    """Of the averages of nets, the mean over sites."""
+    each = [
+        metrics.scores(answers[f"{site}/test_average"], answers[f"{site}/test_labels"]).accuracy.value
+        for site in _sites_of(answers)
+    ]
+    known = [figure for figure in each if figure is not None]
     return float(np.mean(known)) if known else None
 
 

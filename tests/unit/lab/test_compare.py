@@ -185,7 +185,24 @@ def test_a_difference_is_that_of_all_test_images_together(compared: tuple[list[d
 def test_methods_that_are_the_same_differ_by_nothing(compared: tuple[list[dict[str, Any]], Path]) -> None:
     """FedProx that pulls with no strength is FedAvg."""
     found = next(row for row in rows(compared[1], "Difference from fedavg") if row[0] == "fedprox+mu=0")
-    assert found[1:] == ["+0.000 [+0.000, +0.000]"] * 3
+    assert found[1:4] == ["+0.000 [+0.000, +0.000]"] * 3
+
+
+def test_the_average_of_a_sites_nets_is_measured_against_the_first_methods_own(
+    compared: tuple[list[dict[str, Any]], Path],
+) -> None:
+    _, out = compared
+    gains = []
+    for seed in (0, 1):
+        together, alone = (
+            dict(np.load(out / "runs" / f"{name}-{seed}" / "answers.npz")) for name in ("fedprox+mu=0", "local")
+        )
+        for site in ("site-001", "site-002", "site-003"):
+            labels, own = together[f"{site}/test_labels"], together[f"{site}/test_own"]
+            mean = (own + together[f"{site}/test_merged"] + alone[f"{site}/test_own"]) / 3
+            gains += ((mean.argmax(1) == labels).astype(int) - (own.argmax(1) == labels)).tolist()
+    found = next(row for row in rows(out, "Difference from fedavg") if row[0] == "fedprox+mu=0")
+    assert float(found[4].split()[0]) == pytest.approx(np.mean(gains), abs=6e-4)
 
 
 def test_too_few_test_images_give_a_difference_and_the_reason_why_it_has_no_interval(
