@@ -35,6 +35,7 @@ def status(hub: Hub) -> dict[str, Any]:
     return {
         "federation": hub.federation, "name": hub.plan.name, "round": row["round"], "rounds": hub.plan.rounds,
         "state": "finished" if rounds.is_finished(hub) else row["state"], "closes": row["closes"],
+        "model": row["model"] or row["base"],
         "accepted": accepted, "missing": missing, "received": received["n"] if received else 0,
         "quarantined": [dict(one) for one in waiting], "requests": len(requests(hub)), "sites": sites(hub),
         "roster_expires": iso(hub.roster.expires), "log": {"length": hub.store.head().length},

@@ -1,5 +1,7 @@
 """`status`."""
 
+from pathlib import Path
+
 from fedhelp_edge import shell
 
 app = shell.app()
@@ -15,6 +17,7 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
 
     with desk.opened(home) as hub:
         told = people.status(hub)
+        model = hub.store.model(told["model"])
     if json:
         return shell.result(**told)
     until = f", until {told['closes']}" if told["state"] == "open" else ""
@@ -25,11 +28,11 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
     for one in told["quarantined"]:
         print(f"quarantine  {one['site']}: {one['code']}: {one['cause']}")
     print(f"waiting     {told['received']} shares, {told['requests']} requests")
-    shell.say(f"next: {_next(told)}")
+    shell.say(f"next: {_next(told, model)}")
     return None
 
 
-def _next(told: dict[str, object]) -> str:
+def _next(told: dict[str, object], model: Path) -> str:
     if told["requests"]:
         return "'fedhelp-coordinator requests'"
     if told["quarantined"]:
@@ -37,5 +40,5 @@ def _next(told: dict[str, object]) -> str:
     if told["state"] == "open":
         return "'fedhelp-coordinator aggregate', once the shares are in"
     if told["state"] == "finished":
-        return "nothing; the last model stays"
+        return f"to go on by another plan, 'init' a hub of it, then 'open --start {model}'"
     return "'fedhelp-coordinator open'"

@@ -115,6 +115,18 @@ def test_a_hub_is_made_and_says_what_it_waits_for(desk: Desk) -> None:
     works(desk.hub("revoke", "site-001"))
 
 
+def test_a_federation_that_is_finished_goes_on_as_another(desk: Desk) -> None:
+    desk.join()
+    works(desk.hub("finish"))
+    fails(desk.hub("open"), "E_STATE", "fedhelp-coordinator status")
+    said = works(desk.hub("status")).stderr
+    model = said.partition("'open --start ")[2].partition("'\n")[0]
+    (desk.folder / "more.toml").write_text(PLAN.replace('"c"]', '"c", "d"]'))
+    other = "--home", desk.folder / "other"
+    works(desk.hub("init", "--plan", "more.toml", *other))
+    works(desk.hub("open", "--start", model, *other))
+
+
 def test_images_that_cannot_be_learned_from_are_put_right(desk: Desk) -> None:
     from PIL import Image
 
