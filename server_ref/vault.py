@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedhelp_edge import files
-from fedhelp_edge.errors import BadBackup, FileExists, HubDamaged, Role
+from fedhelp_edge.errors import BadBackup, FileExists, HubDamaged, NoHub, Role
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.trust import charter
@@ -51,6 +51,20 @@ def restore(home: Path, path: Path, root: Keys, ask: Callable[[], str]) -> Hub:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(mode=0o700, parents=True)
     try:
+        hub = _unpack(path, work)
+        hub.check()
+        new_epoch(hub, hub.boss(ask), [root])
+        hub.store.close()
+        if home.exists():
+            home.rmdir()
+        work.rename(home)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return Hub(home)
+
+
+def _unpack(path: Path, work: Path) -> Hub:
+    try:
         with files.reading(path) as file, tarfile.open(fileobj=file) as tar:
             tar.getmembers()  # to its end
             file.seek(tar.offset)
@@ -59,15 +73,9 @@ def restore(home: Path, path: Path, root: Keys, ask: Callable[[], str]) -> Hub:
             tar.extractall(work, filter="data")
         hub = Hub(work)
         hub.store.reconcile()
-    except (tarfile.TarError, sqlite3.DatabaseError, HubDamaged):
+    except (tarfile.TarError, sqlite3.DatabaseError, HubDamaged, NoHub):
         raise BadBackup(f"{path.name} is no backup of a hub, or it is damaged") from None
-    hub.check()
-    new_epoch(hub, hub.boss(ask), [root])
-    hub.store.close()
-    if home.exists():
-        home.rmdir()
-    work.rename(home)
-    return Hub(home)
+    return hub
 
 
 def new_epoch(hub: Hub, boss: Keys, roots: Sequence[Keys]) -> None:

@@ -123,7 +123,7 @@ def test_another_key_than_the_root_restores_nothing(three: Federation, tmp_path:
     vault.backup(three.hub, tmp_path / "backup.tar")
     with pytest.raises(Role):
         vault.restore(tmp_path / "again", tmp_path / "backup.tar", keys.new(), nobody)
-    assert not (tmp_path / "again").exists()
+    assert list(tmp_path.glob("*again*")) == []
 
 
 def test_a_backup_cut_off_anywhere_is_refused(three: Federation, tmp_path: Path) -> None:
@@ -138,6 +138,14 @@ def test_a_backup_cut_off_anywhere_is_refused(three: Federation, tmp_path: Path)
         path.write_bytes(whole[:cut])
         with pytest.raises(BadBackup):
             vault.restore(tmp_path / "again", path, root(three), nobody)
+
+
+@pytest.mark.parametrize("data", [bytes(10240), b"a plan"], ids=["an empty archive", "no archive"])
+def test_what_is_no_backup_is_refused_and_leaves_nothing(three: Federation, tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "backup.tar").write_bytes(data)
+    with pytest.raises(BadBackup):
+        vault.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
+    assert list(tmp_path.glob("*again*")) == []
 
 
 def test_a_backup_with_something_before_it_is_refused(three: Federation, tmp_path: Path) -> None:
