@@ -3,6 +3,8 @@
 keys.age, keys.pub       its two keys
 next-keys/               those that it asked to be known by, until the roster names them
 joined.json              where its coordinator is reached
+number.txt               the number of its last parcel that counts; exchange.lock is held while parcels come and go
+incoming/                downloads from the network as they grow
 charter/0001.fhx, …      every version of the charter, the first one pinned when joining
 roster/0001-0007.fhx, …  rosters, by epoch and version; task/0001-000003.fhx orders, by epoch and round
 global/…, receipt/…      merged models and receipts as they came, by epoch and what they are about
@@ -204,6 +206,15 @@ def is_whole(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return files.digest(file) == path.stem
+
+
+def is_parcel(path: Path) -> bool:
+    """A parcel is here, whole and signed; by whom, is not asked."""
+    try:
+        parcel.look(path, parcel.anyone)
+    except FedhelpError:
+        return False
+    return True
 
 
 def last_receipts(home: Path, at: Path) -> list[dict[str, Any]]:

@@ -119,7 +119,7 @@ def _state(home: Path, known: Floor) -> str:
         return TRAINED
     if states := [receipt["state"] for receipt in folder.receipts(home, sealed.stem)]:
         return RECEIVED if states == ["received"] else JUDGED
-    return SENT if outbox.is_parcel(sealed) else TRAINED
+    return SENT if folder.is_parcel(sealed) else TRAINED
 
 
 def _refused_request(home: Path) -> dict[str, str] | None:

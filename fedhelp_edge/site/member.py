@@ -114,7 +114,7 @@ def ask_for_new_keys(home: Path, ask: Callable[[], str]) -> Path:
         own = keys.load(home, ask)
         new = _keys_in(made, ask if keys.is_locked(home) else lambda: None)
         for path in (home / "request").glob("*.fhx"):
-            if not outbox.is_parcel(path):
+            if not folder.is_parcel(path):
                 path.unlink()
             elif new.public.sign in parcel.look(path, parcel.anyone).keys and not folder.receipts(home, path.stem):
                 return path

@@ -16,7 +16,6 @@ from fedhelp_edge import exchange, files, lock, share
 from fedhelp_edge.codec import CODECS
 from fedhelp_edge.errors import (
     DuplicateRound,
-    FedhelpError,
     NotYet,
     RoundClosed,
     RoundKeyGone,
@@ -45,7 +44,7 @@ def seal_share(home: Path, known: Floor, order: Task, ask: Callable[[], str]) ->
     """The share of a finished round, sealed once: it lies beside the round, by the hash of its statement."""
     at = folder.round_folder(home, order)
     for done in at.glob("*.fhx"):
-        if is_parcel(done):
+        if folder.is_parcel(done):
             return done
         done.unlink()
     if not (at / "report.json").exists():
@@ -122,22 +121,12 @@ def _requests(home: Path, known: Floor) -> Iterator[Path]:
     if in_roster and not new_keys:
         return
     for path in (home / "request").glob("*.fhx"):
-        try:
-            kind = parcel.look(path, parcel.anyone).statement.kind
-        except FedhelpError as fault:
+        if not folder.is_parcel(path):
             again = "'fedhelp-edge keys rotate'" if in_roster else "'fedhelp-edge leave', then 'join' with an invite,"
-            raise NotYet("a request was damaged on this disk", remedy=f"{again} makes it again") from fault
+            raise NotYet("a request was damaged on this disk", remedy=f"{again} makes it again")
+        kind = parcel.look(path, parcel.anyone).statement.kind
         if kind == ("rotate" if in_roster else "enrol") and not folder.receipts(home, path.stem, known.charter.epoch):
             yield path
-
-
-def is_parcel(path: Path) -> bool:
-    """It is whole."""
-    try:
-        parcel.look(path, parcel.anyone)
-    except FedhelpError:
-        return False
-    return True
 
 
 def seal(

@@ -205,7 +205,7 @@ def test_without_a_network_it_is_sent_later_or_carried_on_a_stick(desk: Desk, mo
 def test_a_share_whose_round_is_over_holds_up_nothing_of_the_present_one(
     fed: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn = SimpleNamespace(train=clinic.train)
+    drawn = SimpleNamespace(train=clinic.train)  # for a share that is drawn, not trained
     monkeypatch.setitem(sys.modules, "fedhelp_edge.site.order", drawn)
     monkeypatch.setattr(site, "order", drawn, raising=False)
     late = clinic.Clinic(fed, tmp_path / "late")

@@ -260,11 +260,7 @@ def test_a_change_of_keys_that_was_cut_off_ends_with_the_next_download(clinic: C
 
 
 def test_no_share_is_sealed_while_keys_change_nor_keys_changed_while_a_share_is_on_its_way(clinic: Clinic) -> None:
-    clinic.join()
-    clinic.trip()
-    clinic.federation.open()
-    clinic.trip()
-    clinic.download()
+    clinic.take_up()
     clinic.train()
     asked = member.ask_for_new_keys(clinic.home, nobody)
     with pytest.raises(NotYet, match="new keys"):
