@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -36,6 +37,9 @@ PassphraseFile = Annotated[
 DEFAULT_HOME = Path("~/fedhelp")
 _JSON = {"--json", "--format json", "--format=json"}  # how a program asks for an answer that it can read
 _STOPPED = 130  # what typer makes of Ctrl-C
+_CARRIED = ("--home", "--plan", "--url", "--via", "--passphrase-file")  # what the next command needs as well
+_COMMAND = re.compile(r"\b(fedhelp-(?:edge|coordinator)) ([a-z]+)(?: ([a-z]+))?(?=([^',;]*))")  # and what follows it
+_PLAIN = re.compile(r"[\w@%+=:,./\\-]+" if os.name == "nt" else r"[\w@%+=:,./-]+")  # a shell reads it as it is
 _EXTRAS = {
     "torch": "train", "onnx": "train", "torchvision": "foundation", "open_clip": "foundation",
     "pydicom": "medical", "nibabel": "medical", "matplotlib": "lab", "segno": "server",
@@ -106,12 +110,20 @@ def group(package: str, names: Sequence[str], program: str, about: str, version:
     return made
 
 
+class _Caller:
+    """The command line that runs now: its commands, and the options that its next command needs as well."""
+
+    commands: TyperGroup | None = None
+    options: Mapping[str, str] = {}
+
+
 def run(commands: TyperGroup, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command line and leave: 0 done, 1 refused, failed or not ready, 2 wrong usage."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments or bool(os.environ.get("FEDHELP_DEBUG"))
     if "--debug" in arguments:  # wherever it stands
         arguments.remove("--debug")
+    _Caller.commands, _Caller.options = commands, _carried(arguments)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a console that lacks a letter shows "?" and goes on
@@ -155,9 +167,10 @@ def remedy(module: str) -> str:
 
 
 def _fail(fault: errors.FedhelpError, *, as_json: bool) -> NoReturn:
-    print(f"error: {fault.code}: {fault.cause}\nhint: {fault.remedy}", file=sys.stderr)
+    hint = typed(fault.remedy)
+    print(f"error: {fault.code}: {fault.cause}\nhint: {hint}", file=sys.stderr)
     if as_json:
-        result(error={"code": fault.code, "cause": fault.cause, "remedy": fault.remedy})
+        result(error={"code": fault.code, "cause": fault.cause, "remedy": hint})
     sys.exit(2 if isinstance(fault, errors.Usage) else 1)
 
 
@@ -200,12 +213,59 @@ def bars() -> Iterator[Callable[[str], Callable[..., None] | None]]:
 
 def told(one: Mapping[str, str]) -> str:
     """A refusal among others: its code and cause, and below them what to do."""
-    return f"{one['code']}: {one['cause']}\n    hint: {errors.remedy_of(one['code'])}"
+    return f"{one['code']}: {one['cause']}\n    hint: {typed(errors.remedy_of(one['code']))}"
 
 
 def say(text: str) -> None:
     """To the person, not to the program that reads stdout."""
     print(text, file=sys.stderr)
+
+
+def say_next(text: str) -> None:
+    """What to do after this command. Each command in the text works as it is printed, in the shell that printed it."""
+    say(f"next: {typed(text)}")
+
+
+def typed(text: str) -> str:
+    """A text whose commands of this program carry the caller's `--home`, `--plan` and the like, where they take them.
+
+    An option that the environment gave is not repeated: the shell still holds it.
+    """
+    return _COMMAND.sub(_complete, text)
+
+
+def quoted(word: str | Path) -> str:
+    """A word as a shell reads it back. Single quotes stand around whole commands already."""
+    word = str(word)
+    if _PLAIN.fullmatch(word):
+        return word
+    if os.name == "nt" or not set(word) & set("\"'\\$`!"):
+        return f'"{word}"'
+    return re.sub(r"([^\w@%+=:,./-])", r"\\\1", word)
+
+
+def _complete(command: re.Match[str]) -> str:
+    program, first, second, rest = command.groups()
+    if _Caller.commands is None or program != _Caller.commands.name or first not in _Caller.commands.commands:
+        return command[0]
+    target: Any = _Caller.commands.commands[first]
+    name = f"{program} {first}"
+    if second in getattr(target, "commands", ()):
+        target, name = target.commands[second], f"{name} {second}"
+    takes = {option for parameter in target.params for option in parameter.opts} - set(rest.split())
+    more = [f"{option} {quoted(value)}" for option, value in _Caller.options.items() if option in takes]
+    if "--help" in rest:
+        more = []
+    return " ".join([name, *more]) + command[0].removeprefix(name)
+
+
+def _carried(arguments: Sequence[str]) -> dict[str, str]:
+    given = {}
+    for word, following in zip(arguments, [*arguments, ""][1:], strict=True):
+        option, equals, value = word.partition("=")
+        if option in _CARRIED:
+            given[option] = value if equals else following
+    return given
 
 
 def say_drawn(names: Sequence[str]) -> None:

@@ -30,5 +30,5 @@ def aggregate(
     for state in ("quarantined", "refused"):
         for one in told[state]:
             print(f"  {one['site']} {state}: {shell.told(one)}")
-    shell.say("next: 'fedhelp-coordinator open'; 'exchange' or 'serve' hands the model out")
+    shell.say_next("'fedhelp-coordinator open'; 'exchange' or 'serve' hands the model out")
     return None

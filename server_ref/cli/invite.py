@@ -37,5 +37,5 @@ def invite(
     print(f"{made.site}  {name} ({tier})\ncode   {made.code}\nholds  {days} days, for one site")
     if out:
         print(f"file   {out}\nQR     {out}.png")
-    shell.say(f"next: on the site's PC, 'fedhelp-edge join {out or made.code}'")
+    shell.say_next(f"on the site's PC, 'fedhelp-edge join {shell.quoted(out or made.code)}'")
     return None

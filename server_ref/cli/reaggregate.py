@@ -34,5 +34,5 @@ def reaggregate(
     if json:
         return shell.result(**told)
     print(f"merged again without {told['without']}: the model of round {told['round']} is {told['merged_sha256']}")
-    shell.say("next: 'fedhelp-coordinator open'")
+    shell.say_next("'fedhelp-coordinator open'")
     return None

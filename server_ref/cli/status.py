@@ -28,7 +28,7 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
     for one in told["quarantined"]:
         print(f"quarantine  {one['site']}: {one['code']}: {one['cause']}")
     print(f"waiting     {told['received']} shares, {told['requests']} requests")
-    shell.say(f"next: {_next(told, model)}")
+    shell.say_next(_next(told, model))
     return None
 
 

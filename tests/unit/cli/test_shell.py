@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -129,3 +130,33 @@ def test_output_into_a_closed_pipe_is_no_error_to_talk_about(tmp_path: Path) -> 
 def test_version_is_told_by_both_programs(tmp_path: Path) -> None:
     assert run("--version", home=tmp_path).stdout.startswith("fedhelp-edge ")
     assert run("--version", home=tmp_path, program=COORDINATOR).stdout.startswith("fedhelp-coordinator ")
+
+
+def hint(*words: str, home: Path) -> str:
+    return here(*words, home=home).stderr.splitlines()[-1]
+
+
+def test_a_command_that_is_named_as_the_next_one_carries_the_home_that_the_caller_typed(tmp_path: Path) -> None:
+    place = 'a "new" home of $HOME'
+    shown = hint("keys", "show", "--home", place, home=tmp_path)
+    command = shown.split("'")[1]
+    assert shlex.split(command) == ["fedhelp-edge", "keys", "new", "--home", place]
+    made = here(*shlex.split(command)[1:], "--no-passphrase", home=tmp_path)
+    assert (made.returncode, (tmp_path / place).is_dir()) == (0, True), made.stderr
+    assert f"--home={tmp_path / 'b'}" not in hint("keys", "show", f"--home={tmp_path / 'b'}", home=tmp_path)
+    assert f"keys new --home {tmp_path / 'b'}'" in hint("keys", "show", f"--home={tmp_path / 'b'}", home=tmp_path)
+    assert "keys new'" in hint("keys", "show", home=tmp_path), "nothing was typed, so nothing is added"
+
+
+def test_an_option_goes_only_to_commands_of_this_program_that_take_it(tmp_path: Path) -> None:
+    shown = hint("status", "--home", "h", home=tmp_path)
+    assert "'fedhelp-edge join --home h INVITE'" in shown
+    done = here("keys", "show", "--home", "h", home=tmp_path)
+    assert "--home h" in done.stderr
+    for text, wanted in (
+        ("'fedhelp-coordinator open', then 'fedhelp-edge plan check p.toml'",) * 2,
+        ("'fedhelp-edge keys --help'",) * 2,
+        ("'fedhelp-edge train --home other'",) * 2,
+        ("fedhelp-edge upload, then fedhelp-edge nonsense", "fedhelp-edge upload --home h, then fedhelp-edge nonsense"),
+    ):
+        assert shell.typed(text) == wanted
