@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,15 +13,22 @@ from numpy.typing import NDArray
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.facts import Facts
 
+Verdict = Literal["answered", "uncertain", "unlike"]
+
+SURE = 0.5  # an answer is at least as likely right as wrong
+ODDS = 1.5  # an answer is so many times as likely as the next class; 0.6 to 0.4 is the nearest that passes
+
 
 @dataclass(frozen=True)
 class Answer:
     """All that is said of one image."""
 
     answer: str | None  # None: it does not know
-    reason: str  # why it does not, "" if it does
+    verdict: Verdict
+    reason: str  # why there is no answer, "" if there is one
     probabilities: dict[str, float]
     set: tuple[str, ...]  # the classes that cannot be ruled out
+    between: tuple[str, ...]  # the two likeliest classes, where they are too near to each other for an answer
     flags: tuple[str, ...]  # the classes whose threshold for the wanted sensitivity is reached
     distance: float  # from the images it was trained on; above 1 it is unlike them
     heatmaps: NDArray[np.float32]  # classes x rows x columns: the mean of each, plus the bias, is its logit
@@ -28,8 +36,9 @@ class Answer:
     def to_json(self) -> dict[str, Any]:
         rounded = {name: round(p, 6) for name, p in self.probabilities.items()}
         return {
-            "answer": self.answer, "reason": self.reason, "probabilities": rounded, "set": list(self.set),
-            "flags": list(self.flags), "distance": round(self.distance, 4) if math.isfinite(self.distance) else None,
+            "answer": self.answer, "verdict": self.verdict, "reason": self.reason, "probabilities": rounded,
+            "set": list(self.set), "flags": list(self.flags),
+            "distance": round(self.distance, 4) if math.isfinite(self.distance) else None,
         }  # fmt: skip
 
 
@@ -54,19 +63,34 @@ def decide(facts: Facts, probabilities: NDArray[np.float32], distance: float, ca
         for name, p, threshold in zip(names, probabilities, calibration.thresholds, strict=True)
         if threshold.at is not None and p >= threshold.at
     ]
-    likeliest = names[int(probabilities.argmax())]
+    first, second = (int(place) for place in np.argsort(-probabilities, kind="stable")[:2])
+    likeliest = names[first]
+    shown = {name: float(p) for name, p in zip(names, probabilities, strict=True)}
+    near = probabilities[first] < ODDS * probabilities[second]
+    between = (likeliest, names[second]) if near and not {likeliest, names[second]} <= set(kept) else ()
     if not distance <= 1:
         reason = f"unlike the images it was trained on ({distance:.1f} times as far as they may lie)"
+    elif between:
+        reason = f"uncertain between {' and '.join(sure(between, shown))}"
     elif not kept:
         reason = "no class is likely enough"
     elif len(kept) > 1:
         reason = f"it may be {' or '.join(kept)}"
-    elif kept != [likeliest]:
+    elif kept != [likeliest] or probabilities[first] < SURE:
         reason = f"{likeliest} is likeliest, but not likely enough to be sure"
     else:
         reason = ""
+    verdict: Verdict = "answered" if not reason else "uncertain" if distance <= 1 else "unlike"
     return Answer(
-        None if reason else likeliest, reason,
-        {name: float(p) for name, p in zip(names, probabilities, strict=True)},
-        tuple(kept), tuple(flags), distance, cam,
-    )  # fmt: skip
+        None if reason else likeliest, verdict, reason, shown, tuple(kept), between, tuple(flags), distance, cam
+    )
+
+
+def sure(names: Sequence[str], probabilities: Mapping[str, float]) -> list[str]:
+    """Classes with their probabilities, as a person reads them."""
+    return [f"{name} ({percent(probabilities[name])})" for name in names]
+
+
+def percent(value: float) -> str:
+    """A probability, which is never quite nothing or all."""
+    return ">99.9%" if value > 0.999 else "<0.1%" if value < 0.001 else f"{value:.1%}"

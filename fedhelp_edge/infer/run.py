@@ -85,6 +85,7 @@ def _asked(bundle: Bundle, done: Sequence[tuple[Item, list[Decoded] | FedhelpErr
         if isinstance(found, FedhelpError):
             nothing: Row = {
                 "answer": None,
+                "verdict": None,
                 "reason": found.cause,
                 "probabilities": {},
                 "set": [],
@@ -106,7 +107,7 @@ class Log:
 
     def __init__(self, folder: Path, bundle: Bundle, *, pictures: bool) -> None:
         self.path, self._pictures = folder / LOG, pictures
-        head = json.dumps({"schema_version": 1, "model": bundle.sha256}).encode() + b"\n"
+        head = json.dumps({"schema_version": 2, "model": bundle.sha256}).encode() + b"\n"
         if not self.path.exists():
             self.path.write_bytes(head)
         with self.path.open("rb+") as file:

@@ -19,7 +19,7 @@ from PIL import Image
 from fedhelp_edge import files, plan
 from fedhelp_edge.data.row import Decoded
 from fedhelp_edge.infer.bundle import Bundle
-from fedhelp_edge.infer.decide import Answer
+from fedhelp_edge.infer.decide import Answer, percent
 from fedhelp_edge.infer.facts import Facts
 from fedhelp_edge.parcel import sshsig
 from fedhelp_edge.report import page
@@ -60,7 +60,8 @@ class Table:
         for row in rows:
             shown = percent(row["probabilities"][row["answer"]]) if row["answer"] else "-"
             code = f"{row['error']['code']}: " if row["error"] else ""
-            line = f"{_plain(row['file']):<40} {row['answer'] or '-':<16} {shown:>6}  {_plain(code + row['reason'])}"
+            answer = row["answer"] or (row["verdict"] if not row["error"] else "-")
+            line = f"{_plain(row['file']):<40} {answer:<16} {shown:>6}  {_plain(code + row['reason'])}"
             yield line.rstrip() + "\n"
 
     def keep(self, folder: Path, bundle: Bundle, rows: Iterable[Row]) -> Path:
@@ -75,14 +76,15 @@ class Csv(Table):
 
     def text(self, bundle: Bundle, rows: Iterable[Row]) -> Iterator[str]:
         names, trusted = bundle.facts.classes, "no" if bundle.why else "yes"
-        head = ["file", "answer", "reason", "set", "flags", "distance", *(f"p({name})" for name in names)]
+        head = ["file", "answer", "verdict", "reason", "set", "flags", "distance", *(f"p({name})" for name in names)]
         yield self._line([*head, "error", "model", "trusted"])
         for row in rows:
-            numbers = [row["distance"], *(row["probabilities"].get(name) for name in names)]
+            sure = {} if row["verdict"] == "unlike" else row["probabilities"]  # which would say nothing
+            numbers = [row["distance"], *map(sure.get, names)]
             error = row["error"]["code"] if row["error"] else ""
             yield self._line(
-                [row["file"], row["answer"], row["reason"], ";".join(row["set"]), ";".join(row["flags"]), *numbers,
-                 error, bundle.sha256, trusted]
+                [row["file"], row["answer"], row["verdict"], row["reason"], ";".join(row["set"]),
+                 ";".join(row["flags"]), *numbers, error, bundle.sha256, trusted]
             )  # fmt: skip
 
     def _line(self, cells: Iterable[object]) -> str:
@@ -156,7 +158,8 @@ class Html(Table):
             yield page.paragraph(f"Answer: {row['answer']}." if row["answer"] else f"Don't know: {row['reason']}.")
             if row["doubt"]:
                 yield page.paragraph(f"Note: {row['doubt']}.")
-            yield page.table(("class", "probability", "possible", "flagged"), list(_lines(facts, row)))
+            if row["verdict"] != "unlike":  # else no probability means anything
+                yield page.table(("class", "probability", "possible", "flagged"), list(_lines(facts, row)))
         yield page.Html("</section>")
 
 
@@ -180,14 +183,16 @@ def overlay(pixels: NDArray[np.uint8], heatmaps: NDArray[np.float32], one: int) 
 
 
 def picture(facts: Facts, answer: Answer, shown: Decoded) -> dict[str, Any]:
-    """What a page shows of an image: it, and beside it where the model looked. As JPEG, for there may be thousands."""
+    """What a page shows of an image: it, and beside it where the model looked, unless the image is unlike those that
+    it was trained on. As JPEG, for there may be thousands."""
     likeliest = max(range(len(facts.classes)), key=lambda one: answer.probabilities[facts.classes[one]])
-    colour = shown.pixels.repeat(3, 2) if shown.pixels.shape[2] == 1 else shown.pixels
-    both = np.concatenate([colour, overlay(shown.pixels, answer.heatmaps, likeliest)], 1)
+    parts, said = [shown.pixels.repeat(3, 2) if shown.pixels.shape[2] == 1 else shown.pixels], "the image"
+    if answer.verdict != "unlike":
+        parts.append(overlay(shown.pixels, answer.heatmaps, likeliest))
+        said = f"the image, and beside it what speaks for {facts.classes[likeliest]}"
     sink = io.BytesIO()
-    Image.fromarray(both).save(sink, "JPEG", quality=85)
-    width = round(min(max(2 * _SIDE * shown.width / max(shown.height, 1), _SIDE), 4 * _SIDE))
-    said = f"the image, and beside it what speaks for {facts.classes[likeliest]}"
+    Image.fromarray(np.concatenate(parts, 1)).save(sink, "JPEG", quality=85)
+    width = round(min(max(len(parts) * _SIDE * shown.width / max(shown.height, 1), _SIDE), 2 * len(parts) * _SIDE))
     return {"jpeg": base64.b64encode(sink.getvalue()).decode(), "width": width, "alt": said}
 
 
@@ -200,11 +205,6 @@ def _lines(facts: Facts, row: Row) -> Iterator[tuple[str, ...]]:
 def _shown(said: Mapping[str, Any]) -> page.Html:
     source, alt, width = (escape(str(said[name])) for name in ("jpeg", "alt", "width"))
     return page.Html(f'<img src="data:image/jpeg;base64,{source}" alt="{alt}" width="{width}" height="{_SIDE}">')
-
-
-def percent(value: float) -> str:
-    """A probability, which is never quite nothing or all."""
-    return ">99.9%" if value > 0.999 else "<0.1%" if value < 0.001 else f"{value:.1%}"
 
 
 def _plain(text: str) -> str:

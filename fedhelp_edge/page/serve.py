@@ -54,6 +54,7 @@ _SCRIPT = """
 addEventListener("DOMContentLoaded", () => {
   for (const figure of document.querySelectorAll("figure")) {
     const slider = figure.querySelector("input"), pair = figure.querySelector(".pair")
+    if (!slider) continue
     const show = () => { pair.lastElementChild.style.opacity = slider.value / 100 }
     pair.classList.add("laid")
     slider.closest("p").hidden = false
@@ -159,10 +160,12 @@ class _View:
         head = said.answer.format(name=answer.answer)
         if answer.answer is None:
             head = said.unknown.format(reason=_reason(said, answer))
+        unlike = answer.verdict == "unlike"  # then no probability and no heat-map means anything
+        figure = self._plain_figure(shown) if unlike else self._figure(answer, shown, place)
         note = f'<p class="warn">{escape(said.note)}: <span lang="en">{escape(seen.doubt)}</span></p>'
         return Html(
-            f"<section>{_named(name)}{_heading(head, place)}{self._possible(answer)}"
-            + (note if seen.doubt else "") + self._figure(answer, shown, place) + self._bars(answer) + "</section>"
+            f"<section>{_named(name)}{_heading(head, place)}{'' if unlike else self._possible(answer)}"
+            + (note if seen.doubt else "") + figure + ("" if unlike else self._bars(answer)) + "</section>"
         )  # fmt: skip
 
     def refused(self, name: str, fault: FedhelpError, place: int) -> Html:
@@ -187,12 +190,14 @@ class _View:
     def _possible(self, answer: decide.Answer) -> Html:
         return page.paragraph(self.said.set.format(names=", ".join(answer.set))) if answer.set else Html("")
 
+    def _plain_figure(self, shown: Decoded) -> Html:
+        return Html(f"<figure>{page.picture(shown.pixels, self.said.picture, *_sides(shown))}</figure>")
+
     def _figure(self, answer: decide.Answer, shown: Decoded, place: int) -> Html:
         """The image, and what speaks for the likeliest class; with script one lies over the other."""
         said, likeliest = self.said, _likeliest(answer)
         over = show.overlay(shown.pixels, answer.heatmaps, self.facts.classes.index(likeliest))
-        scale = _SIDE / max(shown.width, shown.height)
-        width, height = (max(1, round(length * scale)) for length in (shown.width, shown.height))
+        width, height = _sides(shown)
         fields = answer.heatmaps.shape[-1]
         return Html(
             f'<figure><div class="pair">{page.picture(shown.pixels, said.picture, width, height)}'
@@ -211,12 +216,18 @@ class _View:
             bar = f'<span class="bar" style="width:{100 * p:.1f}%"></span>'
             lines.append(
                 f'<tr><th scope="row">{escape(name)}</th><td class="track" aria-hidden="true">{bar}</td>'
-                f"<td>{escape(show.percent(p))}</td>{yes}</tr>"
+                f"<td>{escape(decide.percent(p))}</td>{yes}</tr>"
             )
         head = f'<th scope="col">{named}</th><td></td>' + "".join(
             f'<th scope="col">{one}</th>' for one in (probability, *marks)
         )
         return Html(f"<div><table><tr>{head}</tr>{''.join(lines)}</table></div>")
+
+
+def _sides(shown: Decoded) -> tuple[int, int]:
+    """Width and height on the screen."""
+    scale = _SIDE / max(shown.width, shown.height)
+    return max(1, round(shown.width * scale)), max(1, round(shown.height * scale))
 
 
 def _likeliest(answer: decide.Answer) -> str:
@@ -227,6 +238,8 @@ def _reason(said: Diagnosis, answer: decide.Answer) -> str:
     """Why it does not know: in English the reason that `predict` gives."""
     if not answer.distance <= 1:
         return said.unlike.format(times=f"{answer.distance:.1f}")
+    if answer.between:
+        return said.near.format(names=said.also.join(decide.sure(answer.between, answer.probabilities)))
     if not answer.set:
         return said.none
     if len(answer.set) > 1:

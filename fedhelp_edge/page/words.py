@@ -47,6 +47,8 @@ class Diagnosis:
     none: str
     several: str
     either: str
+    near: str
+    also: str
     unsure: str
     picture: str
     heat: str
@@ -85,6 +87,8 @@ DIAGNOSIS = {
         none="no class is likely enough",
         several="it may be {names}",
         either=" or ",
+        near="uncertain between {names}",
+        also=" and ",
         unsure="{name} is likeliest, but not likely enough to be sure",
         picture="The image",
         heat="The image with the heat-map for {name}",
@@ -122,6 +126,8 @@ DIAGNOSIS = {
         none="aucune classe n'est assez probable",
         several="ce peut être {names}",
         either=" ou ",
+        near="incertain entre {names}",
+        also=" et ",
         unsure="{name} est la plus probable, mais pas assez pour être sûr",
         picture="L'image",
         heat="L'image avec la carte de chaleur pour {name}",
@@ -166,6 +172,8 @@ DIAGNOSIS = {
         none="ninguna clase es bastante probable",
         several="puede ser {names}",
         either=" o ",
+        near="incierto entre {names}",
+        also=" y ",
         unsure="{name} es la más probable, pero no lo bastante para estar seguro",
         picture="La imagen",
         heat="La imagen con el mapa de calor para {name}",
@@ -210,6 +218,8 @@ DIAGNOSIS = {
         none="nenhuma classe é bastante provável",
         several="pode ser {names}",
         either=" ou ",
+        near="incerto entre {names}",
+        also=" e ",
         unsure="{name} é a mais provável, mas não o bastante para ter a certeza",
         picture="A imagem",
         heat="A imagem com o mapa de calor para {name}",
@@ -253,6 +263,8 @@ DIAGNOSIS = {
         none="hakuna kundi lenye uwezekano wa kutosha",
         several="huenda ni {names}",
         either=" au ",
+        near="haina uhakika kati ya {names}",
+        also=" na ",
         unsure="{name} ina uwezekano mkubwa zaidi, lakini hautoshi kuwa na uhakika",
         picture="Picha",
         heat="Picha pamoja na ramani ya joto ya {name}",

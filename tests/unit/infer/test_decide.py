@@ -49,10 +49,33 @@ def test_a_possible_class_that_is_not_the_likeliest_is_no_answer(ask: Any) -> No
     assert C in found.reason
 
 
+@pytest.mark.parametrize(
+    "probabilities", [(0.51, 0.47, 0.02), (0.5, 0.48, 0.02), (0.59, 0.405, 0.005), (0.35, 0.33, 0.32)]
+)
+def test_a_coin_flip_is_uncertain_and_both_classes_are_named(opened: Bundle, probabilities: Any) -> None:
+    facts = replace(opened.facts, calibration=replace(opened.facts.calibration, least=(0.5, 0.5, 0.5)))
+    found = decide.decide(facts, np.array(probabilities, np.float32), 0.5, np.zeros((3, 2, 2), np.float32))
+    assert (found.answer, found.verdict) == (None, "uncertain")
+    assert found.between == (A, B)
+    assert found.reason == f"uncertain between {A} ({probabilities[0]:.1%}) and {B} ({probabilities[1]:.1%})"
+
+
+def test_two_near_classes_are_both_named_where_the_set_holds_another_one(ask: Any) -> None:
+    assert ask(0.26, 0.28, 0.46).set == (A,)
+    assert ask(0.3, 0.3, 0.4).between == (C, A)
+    assert ask(0.55, 0.4, 0.05).between == ()  # the set names both
+
+
+def test_what_is_more_likely_wrong_than_right_is_no_answer(opened: Bundle) -> None:
+    facts = replace(opened.facts, calibration=replace(opened.facts.calibration, least=(0.4, 0.4, 0.4)))
+    found = decide.decide(facts, np.array([0.45, 0.28, 0.27], np.float32), 0.5, np.zeros((3, 2, 2), np.float32))
+    assert (found.answer, found.verdict, found.set) == (None, "uncertain", (A,))
+
+
 @pytest.mark.parametrize("distance", [1.01, 40.0, float("nan")])
 def test_an_image_unlike_those_trained_on_is_no_answer_however_sure_the_net_is(ask: Any, distance: float) -> None:
     found = ask(0.999, 0.0005, 0.0005, distance=distance)
-    assert found.answer is None
+    assert (found.answer, found.verdict) == (None, "unlike")
     assert found.reason.startswith("unlike the images it was trained on")
 
 

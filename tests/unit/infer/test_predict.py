@@ -27,7 +27,7 @@ from tests.unit.data import made
 
 ROW = {
     "type": "object",
-    "required": ["file", "answer", "reason", "probabilities", "set", "error"],
+    "required": ["file", "answer", "verdict", "reason", "probabilities", "set", "error"],
     "properties": {
         "answer": {"type": ["string", "null"]},
         "reason": {"type": "string"},
@@ -230,6 +230,27 @@ def test_pages_hold_each_picture_with_its_heat_map_and_nothing_from_elsewhere(
     assert "<script" not in first
     assert "http" not in first.replace("http-equiv", "")
     assert "Not a medical device" in first
+
+
+def test_every_form_says_uncertain_of_a_coin_flip_and_shows_no_probability_of_what_is_unlike(
+    opened: Bundle, tmp_path: Path
+) -> None:
+    flip = {"file": "flip.png", "answer": None, "verdict": "uncertain", "reason": "uncertain between a and b",
+            "probabilities": dict.fromkeys(bundles.CLASSES, 0.333), "set": [], "flags": [], "distance": 0.5,
+            "doubt": "", "error": None}  # fmt: skip
+    odd = {**flip, "file": "odd.png", "verdict": "unlike", "reason": "unlike the images", "distance": 3.0}
+    text = {kind: "".join(form.text(opened, [flip, odd])) for kind, form in show.KINDS.items()}
+    first, second = text["table"].splitlines()[1:]
+    assert first.split()[:3] == ["flip.png", "uncertain", "-"]
+    assert second.split()[:3] == ["odd.png", "unlike", "-"]
+    rows = list(csv.DictReader(io.StringIO(text["csv"])))
+    assert [row["verdict"] for row in rows] == ["uncertain", "unlike"]
+    assert [row[f"p({bundles.CLASSES[0]})"] for row in rows] == ["0.333", ""]
+    assert [row["answer"] for row in json.loads(text["json"])["results"]] == [None, None]
+    sections = text["html"].split("<section>")[1:]
+    assert ["<table>" in section for section in sections] == [True, False]
+    assert "33.3%" in sections[0]
+    assert "%" not in sections[1]
 
 
 def test_the_overlay_marks_what_speaks_for_a_class_in_orange_and_against_it_in_blue() -> None:

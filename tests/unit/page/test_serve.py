@@ -222,4 +222,26 @@ def test_english_says_of_a_doubt_what_predict_says(bundle: Bundle) -> None:
 def test_a_picture_keeps_its_own_proportions(visitor: Guest, tmp_path: Path) -> None:
     made.save(tmp_path / "wide.png", bundles.noise(20, 80, 3))
     page = visitor.send(("wide.png", (tmp_path / "wide.png").read_bytes()))
-    assert page.count('width="480" height="120" style="aspect-ratio:480/120"') == 2
+    assert page.count('width="480" height="120" style="aspect-ratio:480/120"') == 1
+
+
+def test_what_is_unlike_the_training_images_shows_no_bars_no_classes_and_no_heat_map(
+    visitor: Guest, tmp_path: Path
+) -> None:
+    made.save(tmp_path / "noise.png", bundles.noise(48, 48, 3))
+    page = visitor.send(("noise.png", (tmp_path / "noise.png").read_bytes()))
+    assert "unlike the images it was trained on" in page
+    section = re.findall("<section>.*?</section>", page, flags=re.S)[0]
+    assert section.count("<img") == 1
+    for sign in ('class="bar"', "%", *bundles.CLASSES):
+        assert sign not in section.split("</h2>")[1]
+
+
+def test_a_coin_flip_is_no_answer_and_both_classes_are_named_in_each_language(bundle: Bundle) -> None:
+    calibrated = replace(bundle.facts, calibration=replace(bundle.facts.calibration, least=(0.5, 0.5, 0.5)))
+    answer = decide.decide(calibrated, np.array([0.51, 0.47, 0.02], np.float32), 0.5, np.zeros((3, 2, 2), np.float32))
+    for said in words.DIAGNOSIS.values():
+        reason = serve._reason(said, answer)
+        assert f"{bundles.CLASSES[0]} (51.0%)" in reason
+        assert f"{bundles.CLASSES[1]} (47.0%)" in reason
+    assert serve._reason(words.DIAGNOSIS["en"], answer) == answer.reason
