@@ -60,7 +60,7 @@ def sealed(folder: Path, count: int) -> dict[str, Array]:
         site, hash_ = path.stem.split("_")
         opened[site] = path.with_suffix(".opened")
         model = str(hub.store.model(base))
-        job = Job(hash_, str(path), (key,), lines, "f32", model, model, "f32", str(opened[site]))
+        job = Job(hash_, str(path), (key,), lines, "f32", model, model, "f32", str(opened[site]), 10**9)
         found[site] = opener.work(job)
     examples = {site: one.facts["examples"] for site, one in found.items()}
     pulls = {site: one.pull for site, one in found.items()}

@@ -639,6 +639,10 @@ class TooFar(HubError, code="E_TOO_FAR", remedy="look at the site's data and tra
     """The share pulls many times further than the others."""
 
 
+class Inflated(HubError, code="E_CLAIM", remedy="phone the site and ask how many images it trains with; if that is true, 'review SITE --release' lets it in, from then on too"):
+    """A site claims far more training images than the others. The claim decides how much its share weighs."""
+
+
 class Resource(HubError, code="E_RESOURCE", remedy="refuse it with 'review SITE --refuse', and ask the site to update its kit and to train again; the file may be an attack"):
     """Opening the share took more memory or time than a share can need."""
 

@@ -129,7 +129,8 @@ class Merge:
     weight: str = key(
         "examples", "by number of images, all alike, or as the method says", of=("examples", "uniform", "method")
     )
-    cap: float = key(1.0, "largest part that one site may have", low=0.01, high=1)
+    cap: float = key(0.5, "largest part of the model that one site may have", low=0.01, high=1)
+    max_examples: int = key(1_000_000, "images that one site may claim; it counts with no more", low=1, high=10**9)
     clip: str = key("auto", "limit how far one share may pull", of=("auto", "none"))
     trim: float = key(0.2, "part of the sites cut off at either end, by the trimmed mean", low=0, high=0.49)
 

@@ -122,7 +122,9 @@ def _page(hub: Hub, form: str) -> str:
         ),
         *_quarantine(hub, told["quarantined"], form),
         page.heading("Sites"),
-        page.table(("site", "name", "tier", "standing", "this round", "last news"), _sites(hub, told)),
+        page.table(
+            ("site", "name", "tier", "standing", "this round", "last news", "images claimed"), _sites(hub, told)
+        ),
         page.heading("Merged models"),
         *_models(hub),
         page.heading("Last lines of the log"),
@@ -138,7 +140,7 @@ def _sites(hub: Hub, told: dict[str, Any]) -> list[tuple[object, ...]]:
     return [
         (
             one["id"], one["name"], one["tier"], one["status"], given.get(one["id"]) or missing.get(one["id"], "–"),
-            _time(one["last_news"] or "") or "never",
+            _time(one["last_news"] or "") or "never", "–" if one["examples"] is None else one["examples"],
         )
         for one in told["sites"]
     ]  # fmt: skip
@@ -151,7 +153,8 @@ def _quarantine(hub: Hub, shares: list[dict[str, Any]], form: str) -> list[Html]
     decided = decisions.waiting(hub)
     parts = [page.heading("In quarantine")]
     for one in shares:
-        said = f"{one['site']}, round {one['round']}: {one['cause']} ({one['code']})."
+        claimed = "" if one["examples"] is None else f" It claims {one['examples']} training images."
+        said = f"{one['site']}, round {one['round']}: {one['cause']} ({one['code']}).{claimed}"
         parts.append(page.paragraph(f"{said} What to do: {remedies.get(one['code'], '')}."))
         if what := decided.get(one["site"]):
             parts.append(page.paragraph(f"Decided: {what}. The next coordinator's command carries it out."))
@@ -172,12 +175,15 @@ def _models(hub: Hub) -> list[Html]:
         " ON s.counts = r.round AND s.state = 'merged' WHERE r.state = 'merged' GROUP BY r.round ORDER BY r.round"
     )
     rates = {one["round"]: one for one in people.accuracy(hub)}
-    said = {number: f"{rate['accuracy']:.3f} of {rate['images']} images" for number, rate in rates.items()}
+    said = {
+        number: f"{rate['accuracy']:.3f} ({rate['lowest']:.3f} to {rate['highest']:.3f} at {rate['sites']} sites)"
+        for number, rate in rates.items()
+    }
     listed = [(row["round"], row["shares"], row["model"][:16], said.get(row["round"], "–")) for row in rows]
     parts = [page.table(("round", "shares", "model", "accuracy at the sites"), listed[::-1])]
     if rates:
         line = [(float(number), rate["accuracy"]) for number, rate in rates.items()]
-        parts.append(page.chart({"accuracy": line}, "round", "accuracy on the sites' own images"))
+        parts.append(page.chart({"accuracy": line}, "round", "middle accuracy on the sites' own images"))
     return parts
 
 

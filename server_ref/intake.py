@@ -44,7 +44,13 @@ from server_ref.opener import Job, Opener, Refused
 RECEIVED, ACCEPTED, QUARANTINED, REFUSED, SUPERSEDED, MERGED = (
     "received", "accepted", "quarantined", "refused", "superseded", "merged",
 )  # fmt: skip
-RELEASABLE = ("E_LAZY", "E_COPY", "E_OPPOSED", "E_TOO_FAR")  # opened and well-formed: a person may let them in
+RELEASABLE = (
+    "E_LAZY",
+    "E_COPY",
+    "E_OPPOSED",
+    "E_TOO_FAR",
+    "E_CLAIM",
+)  # opened and well-formed: a person may let them in
 _REQUEST_LIMIT = 64 << 10
 _ALARMS = (InnerContext.code, Resource.code)  # for a person to look at, not only for the sender
 
@@ -250,7 +256,7 @@ def job(hub: Hub, identity: str, row: sqlite3.Row, base: str) -> Job:
     wire = hub.plan.wire
     return Job(
         row["hash"], str(hub.store.path(row["hash"])), (identity,), tuple(schema_of(hub).lines()), wire.up, first, now,
-        wire.down, str(opened(hub, row["hash"])),
+        wire.down, str(opened(hub, row["hash"])), hub.plan.merge.max_examples,
     )  # fmt: skip
 
 

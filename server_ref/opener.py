@@ -38,7 +38,7 @@ from fedhelp_edge.share import Array, Schema
 
 MEMORY = 1 << 30  # bytes of address space: numpy and OpenSSL take most of it
 SECONDS = 120.0
-MOST_EXAMPLES = 10**9
+_MOST_VALIDATED = 10**9
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Job:
     now: str  # the model of the round that it counts in: the same, unless the share is late
     down: str  # the codec of both
     out: str
+    max_examples: int
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def work(job: Job) -> Found:
     with parcel.open(Path(job.path), parcel.anyone, job.identities) as opened:
         if opened.statement.hash != job.hash:
             raise PayloadHash("another parcel lies in its place")
-        facts = _facts(opened.facts)
+        facts = _facts(opened.facts, job.max_examples)
         arrays = dict(CODECS[job.codec].decode(share.read(opened.body, wire), then))
     share.check_numbers(arrays)
     if job.then != job.now:
@@ -94,11 +95,16 @@ def _model(path: str, codec: str) -> dict[str, Array]:
         return dict(CODECS[codec].decode(dict(share.Arrays(file, share.read_header(file))), {}))
 
 
-def _facts(said: Mapping[str, Any]) -> dict[str, int]:
-    """The counts that a share brings; `examples` weighs it."""
-    found = {name: value for name, value in said.items() if type(value) is int and 0 <= value <= MOST_EXAMPLES}
-    if not found.get("examples"):
-        raise Samples(f"made from {str(said.get('examples'))[:20]!r} images")
+def _facts(said: Mapping[str, Any], max_examples: int) -> dict[str, int]:
+    """The counts that a site claims, and no other facts: `examples` weighs its share, the rest are its report."""
+    limits = {"examples": (1, max_examples), "val": (0, _MOST_VALIDATED), "correct": (0, _MOST_VALIDATED)}
+    found = {"examples": None} | {name: said[name] for name in limits if name in said}
+    for name, value in found.items():
+        low, high = limits[name]
+        if type(value) is not int or not low <= value <= high:
+            raise Samples(f"{name} is {str(value)[:20]!r}, and may be from {low} to {high}")
+    if found.get("correct", 0) > found.get("val", 0):
+        raise Samples(f"{found['correct']} of {found.get('val', 0)} validation images right")
     return found
 
 

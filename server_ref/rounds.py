@@ -42,6 +42,7 @@ from server_ref.intake import (
 )
 from server_ref.opener import Opener
 
+CLAIMS = ("examples", "val", "correct")  # what a site says about itself, and nobody else can check
 OPEN, DONE, FAILED = "open", "merged", "failed"
 
 
@@ -188,6 +189,8 @@ def outcome(hub: Hub, round_: int) -> dict[str, Any]:
         state: [s for s in shares if s["state"] in state.split()]
         for state in ("accepted merged", "quarantined", "refused")
     }
+    claims = {s["site"]: json.loads(s["facts"]) for s in of["accepted merged"]}
+    parts = rules.parts({site: facts["examples"] for site, facts in claims.items()}, hub.plan.merge)
     why = {
         state: [{name: s[name] for name in ("site", "code", "cause")} for s in of[state]]
         for state in ("quarantined", "refused")
@@ -195,6 +198,10 @@ def outcome(hub: Hub, round_: int) -> dict[str, Any]:
     return {
         "round": round_, "accepted": [s["site"] for s in of["accepted merged"]], **why,
         "merged_sha256": row["model"] or None, "published": row["state"] == DONE,
+        "claims": [
+            {"site": site, **{name: facts.get(name, 0) for name in CLAIMS}, "part": parts.get(site)}
+            for site, facts in claims.items()
+        ],
     }  # fmt: skip
 
 
@@ -216,12 +223,24 @@ def _look_closer(hub: Hub, boss: Keys, row: sqlite3.Row) -> None:
     odd = {r["site"]: r for r in hub.store.rows(query, row["round"]) if r["code"] in RELEASABLE}
     rows = odd | {r["site"]: r for r in _accepted(hub, row)}
     base = hub.model(row["base"])
-    pulls = {site: json.loads(r["facts"])["pull"] for site, r in rows.items()}
-    found = suspect.suspects(base, _opened(hub, row, rows), pulls)
+    facts = {site: json.loads(r["facts"]) for site, r in rows.items()}
+    found = suspect.suspects(base, _opened(hub, row, rows), {site: facts[site]["pull"] for site in facts})
+    if rules.weighs(hub.plan.merge):
+        claimed = {site: facts[site]["examples"] for site in facts}
+        for site, fault in suspect.inflated(claimed, _released(hub)).items():
+            found[site] = type(found[site])(f"{found[site].cause}; {fault.cause}") if site in found else fault
     with hub.store.changing():  # all of them or none: the verdict on each rests on all
         for site, fault in found.items():
             if rows[site]["state"] == ACCEPTED and not rows[site]["released"]:
                 decide(hub, boss, rows[site], QUARANTINED, row["round"], fault.code, fault.cause)
+
+
+def _released(hub: Hub) -> dict[str, int]:
+    """By site the largest number of images of a share that a person let in."""
+    claims: dict[str, int] = {}
+    for row in hub.store.rows("SELECT site, facts FROM shares WHERE released AND state IN ('accepted', 'merged')"):
+        claims[row["site"]] = max(claims.get(row["site"], 0), json.loads(row["facts"])["examples"])
+    return claims
 
 
 def _accepted(hub: Hub, row: sqlite3.Row) -> list[sqlite3.Row]:
@@ -242,19 +261,17 @@ def _merge(hub: Hub, row: sqlite3.Row) -> tuple[dict[str, Array], list[str]]:
     return merged, [rows[site]["hash"] for site in sorted(rows)]
 
 
-def _report(hub: Hub, row: sqlite3.Row) -> dict[str, int]:
-    """How many of the sites' validation images the model that this round began with got right."""
-    facts = [json.loads(r["facts"]) for r in _accepted(hub, row)]
-    told = [found for found in facts if found.get("val")]
-    return {"val": sum(found["val"] for found in told), "correct": sum(found.get("correct", 0) for found in told)}
+def _report(hub: Hub, row: sqlite3.Row) -> dict[str, dict[str, list[int]]]:
+    """By site the claimed validation images, and how many the model that this round began with got right."""
+    facts = {r["site"]: json.loads(r["facts"]) for r in _accepted(hub, row)}
+    return {"sites": {site: [found.get("val", 0), found.get("correct", 0)] for site, found in facts.items()}}
 
 
 def _is_tired(hub: Hub) -> bool:
     """Whether the merged model has not become better for as many rounds as the plan has patience."""
     rows = hub.store.rows("SELECT report FROM rounds WHERE state = 'merged' AND task != '' ORDER BY round")
-    found = [json.loads(row["report"]) for row in rows]
-    rates = [one["correct"] / one["val"] for one in found if one.get("val")]
-    return patience.is_spent(rates, hub.plan.round.patience)
+    reports = [json.loads(row["report"]).get("sites", {}) for row in rows]
+    return patience.is_spent(reports, hub.plan.round.patience)
 
 
 def _forget(hub: Hub) -> None:

@@ -65,12 +65,12 @@ def run(
     first, facts = _resume(out, made)
     if first:
         merged = {**merged, **_load(out / f"round-{first:06}" / "merged.safetensors")}
-    examples = {part.id: len(part.of("train")) for part in parts}
+    examples = {part.id: min(len(part.of("train")), plan.merge.max_examples) for part in parts}
     for round_ in range(first + 1, plan.rounds + 1):
         if method.exchanges and plan.round.patience:
-            if patience.is_spent(facts["rates"], plan.round.patience):
+            if patience.is_spent(facts["reports"], plan.round.patience):
                 break  # a round's shares tell how good the model was that it began with
-            facts["rates"].append(_rate(parts, made, spare, merged))
+            facts["reports"].append(_report(parts, made, spare, merged))
         begun = time.monotonic()
         shares: dict[str, Mapping[str, Array]] = {}
         for part in parts:
@@ -146,20 +146,20 @@ def _step(
     return {"round": round_, **{name: _mean(rows) for name, rows in said.items() if rows}}
 
 
-def _rate(
+def _report(
     parts: Sequence[Part],
     made: Mapping[str, Learner],
     spare: Mapping[str, torch.nn.Module],
     merged: Mapping[str, Array],
-) -> float:
-    """How many of all sites' images that are kept to choose by the model gets right that a round begins with."""
-    right = total = 0
+) -> dict[str, list[int]]:
+    """By site its validation images, and how many the model that a round begins with gets right: what shares claim."""
+    report: dict[str, list[int]] = {}
     for part in parts:
         val = part.of("val")
         one = made[part.id]
         said = loop.probabilities(one, _merged(one, spare[part.id], merged), val.pixels)
-        right, total = right + int((said.argmax(1) == val.labels).sum()), total + len(val)
-    return right / max(total, 1)
+        report[part.id] = [len(val), int((said.argmax(1) == val.labels).sum())]
+    return report
 
 
 def _merged(one: Learner, spare: torch.nn.Module, common: Mapping[str, Array]) -> torch.nn.Module:
@@ -186,7 +186,7 @@ def _keep(
 def _resume(out: Path, made: Mapping[str, Learner]) -> tuple[int, dict[str, Any]]:
     """The last round that is whole, and what is known of the run until then."""
     rounds = sorted(out.glob("round-*"))
-    facts: dict[str, Any] = {"seconds": 0.0, "sent": 0, "received": 0, "curve": [], "rates": []}
+    facts: dict[str, Any] = {"seconds": 0.0, "sent": 0, "received": 0, "curve": [], "reports": []}
     if not rounds:
         return 0, facts
     for name, one in made.items():

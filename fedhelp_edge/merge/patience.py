@@ -1,10 +1,32 @@
-"""When a federation has learned what it can: the same rule for the coordinator and for the lab."""
+"""When a federation has learned what it can: the same rule for the coordinator and for the lab.
+
+What a site reports about itself is a claim. Each site therefore has one vote, however many images it says it has, and
+says whether the model got better *there*: figures of unlike sites are never added up.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+
+Report = Mapping[str, Sequence[int]]  # by site: validation images, and those that the model got right
 
 
-def is_spent(rates: Sequence[float], patience: int) -> bool:
-    """Whether the last `patience` merged models were all no better than the best before; 0 waits for ever."""
-    return bool(patience) and len(rates) > patience and max(rates[-patience:]) <= max(rates[:-patience])
+def is_spent(reports: Sequence[Report], patience: int) -> bool:
+    """Whether more than half of the sites of the last round saw no better model in the last `patience` rounds.
+
+    Sites that report nothing, or have nothing to compare with, count as not spent. 0 waits for ever.
+    """
+    if not patience or len(reports) <= patience:
+        return False
+    earlier, recent = reports[:-patience], reports[-patience:]
+    votes = [_is_spent(_rates(earlier, site), _rates(recent, site)) for site in reports[-1]]
+    return 2 * sum(votes) > len(votes)
+
+
+def _is_spent(earlier: Sequence[float], recent: Sequence[float]) -> bool:
+    return bool(earlier and recent) and max(recent) <= max(earlier)
+
+
+def _rates(reports: Iterable[Report], site: str) -> list[float]:
+    counts = (report[site] for report in reports if site in report)
+    return [correct / val for val, correct in counts if val]

@@ -29,10 +29,23 @@ def merge(
             pulls = {site: clip.pull(base, shares[site]) for site in sites}
         shares = _Clipped(base, shares, clip.factors({site: pulls[site] for site in sites}))
     if how.rule == "mean":
-        return mean(shares, dict(zip(sites, weights([examples[i] for i in sites], how.weight, how.cap), strict=True)))
+        return mean(shares, parts({site: examples[site] for site in sites}, how))
     if how.rule == "median":
         return median(shares)
     return trimmed(shares, how.trim)
+
+
+def weighs(how: Merge) -> bool:
+    """Whether a site's number of images decides how much its share weighs."""
+    return how.rule == "mean" and how.weight != "uniform"
+
+
+def parts(examples: Mapping[str, int], how: Merge) -> dict[str, float]:
+    """Each site's part of the mean, in the order of their ids; nothing where the rule weighs nobody."""
+    sites = sorted(examples)
+    if not sites or how.rule != "mean":
+        return {}
+    return dict(zip(sites, weights([examples[site] for site in sites], how.weight, how.cap), strict=True))
 
 
 def weights(examples: Sequence[int], kind: str = "examples", cap: float = 1.0) -> list[float]:

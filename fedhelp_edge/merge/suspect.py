@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_edge.errors import Copied, HubError, Lazy, Opposed, TooFar
+from fedhelp_edge.errors import Copied, HubError, Inflated, Lazy, Opposed, TooFar
 from fedhelp_edge.merge.clip import FEWEST, Arrays, Pull, part
 
 FAR = 20.0  # times the median pull; beyond `clip.TIMES` a share is shortened, beyond this it is not believed
+MANY = 20.0  # times the median number of images that the other sites claim
+GROWN = 2.0  # times the largest number that a person let in before
 AGAINST = -0.9  # cosine to the sum of all others' directions
 CROWD = 5  # shares that make a direction; where few sites have come to rest, each honestly pulls against the rest
 
@@ -42,6 +44,21 @@ def suspects(base: Arrays, shares: Mapping[str, Arrays], pulls: Mapping[str, Pul
             if median and pulls[site][what] > FAR * median:
                 found[site] = TooFar(f"{pulls[site][what] / median:.0f} times the median pull of the {what}")
     return found | _opposed(base, shares, [site for site in rest if site not in found], pulls)
+
+
+def inflated(examples: Mapping[str, int], released: Mapping[str, int]) -> dict[str, HubError]:
+    """The sites that claim far more images than the others do, and than a person let in of them before.
+
+    Only what a person let in raises a site's limit: claims that grow a little each round do not add up.
+    """
+    found: dict[str, HubError] = {}
+    if len(examples) < FEWEST:
+        return found
+    for site, claimed in sorted(examples.items()):
+        median = float(np.median([other for name, other in examples.items() if name != site]))
+        if claimed > max(MANY * median, GROWN * released.get(site, 0)):
+            found[site] = Inflated(f"it claims {claimed} images; the median of the others is {median:.0f}")
+    return found
 
 
 def _opposed(

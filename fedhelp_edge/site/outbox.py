@@ -71,7 +71,7 @@ def seal_share(home: Path, known: Floor, order: Task, ask: Callable[[], str]) ->
         "update", federation=order.federation, round=order.round, task=order.hash, base=order.base, sender=site.id,
         sender_key=sshsig.fingerprint(own.public.sign), recipients=list(order.recipients), seq=next_number(home),
     )  # fmt: skip
-    facts = {"examples": report["examples"], **report["base"]}
+    facts = {"examples": min(report["examples"], plan.merge.max_examples), **report["base"]}
     return seal(home, at, context, body.getvalue(), [own.sign], order.recipients, facts)
 
 

@@ -27,6 +27,9 @@ def aggregate(
     if json:
         return shell.result(**told)
     print(f"round {told['round']}: {len(told['accepted'])} shares merged\nmodel {told['merged_sha256']}")
+    for one in told["claims"]:
+        part = "" if one["part"] is None else f", {one['part']:.1%} of the model"
+        print(f"  {one['site']} claims {one['examples']} images{part}; {one['correct']} of {one['val']} right before")
     for state in ("quarantined", "refused"):
         for one in told[state]:
             print(f"  {one['site']} {state}: {shell.told(one)}")

@@ -33,7 +33,8 @@ def review(
         if json:
             return shell.result(quarantined=waiting)
         for one in waiting:
-            print(f"{one['site']}  round {one['round']}  {shell.told(one)}")
+            claimed = "" if one["examples"] is None else f"  claims {one['examples']} images"
+            print(f"{one['site']}  round {one['round']}{claimed}  {shell.told(one)}")
         print(f"{len(waiting)} shares in quarantine")
         return None
     with desk.working(home, passphrase_file) as (hub, boss):

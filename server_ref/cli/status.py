@@ -25,6 +25,8 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
     for title, found in (("shares in", told["accepted"]), ("missing", told["missing"])):
         if found:
             print(f"{title:<12}{', '.join(found)}")
+    if claims := [f"{one['id']} {one['examples']}" for one in told["sites"] if one["examples"] is not None]:
+        print(f"{'claim':<12}{', '.join(claims)} images")
     for one in told["quarantined"]:
         print(f"quarantine  {one['site']}: {one['code']}: {one['cause']}")
     print(f"waiting     {told['received']} shares, {told['requests']} requests")

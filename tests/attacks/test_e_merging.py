@@ -24,8 +24,8 @@ from fedhelp_edge.parcel import canon
 from fedhelp_edge.plan import Merge
 from fedhelp_edge.share import Array
 from fedhelp_edge.trust.task import Task
-from server_ref import intake, rounds
-from tests.federation import Federation
+from server_ref import intake, people, rounds
+from tests.federation import PLAN, Federation
 
 Arrays = dict[str, Array]
 
@@ -187,10 +187,106 @@ def test_e15_a_number_that_the_format_does_not_know_is_refused(
     assert told_of(three, "site-001") == ("refused", "E_BODY")
 
 
-def test_e15_a_site_of_a_million_images_weighs_no_more_than_the_plan_allows(three: Federation) -> None:
-    parts = rules.weights([10**6, 100, 100], cap=0.4)
-    assert parts[0] == pytest.approx(0.4)
-    assert sum(parts) == pytest.approx(1)
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"correct": 101, "val": 100}, {"correct": 1}, {"val": 10**12, "correct": 0}, {"val": "9"}, {"val": True},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_e15_a_report_that_cannot_be_is_refused(three: Federation, claims: dict[str, Any]) -> None:
+    order = three.open()
+    give(three, order, 0, honest(three, order, 0), facts={"examples": 100, **claims})
+    three.judge()
+    assert told_of(three, "site-001") == ("refused", "E_SAMPLES")
+
+
+@pytest.mark.parametrize(("most", "verdict"), [(99, ("refused", "E_SAMPLES")), (100, ("accepted", ""))])
+def test_e15_no_site_may_claim_more_images_than_the_plan_allows(
+    tmp_path: Path, most: int, verdict: tuple[str, str]
+) -> None:
+    fed = Federation(tmp_path, PLAN + f"[merge]\nmax_examples = {most}\n", clinics=1)
+    order = fed.open()
+    give(fed, order, 0, honest(fed, order, 0), examples=100)
+    fed.judge()
+    assert told_of(fed, "site-001") == verdict
+
+
+def claim(fed: Federation, *counts: int) -> Task:
+    """Honest shares, whose sites claim so many images."""
+    order = fed.open()
+    for number, examples in enumerate(counts):
+        give(fed, order, number, honest(fed, order, number), examples=examples)
+    return order
+
+
+def test_e15_a_claim_far_beyond_the_others_waits_for_a_person_who_is_told_of_it(three: Federation) -> None:
+    claim(three, 100, 120, 10**6)
+    with pytest.raises(Quorum):
+        three.aggregate()
+    told = people.status(three.hub)
+    assert [(one["site"], one["code"], one["examples"]) for one in told["quarantined"]] == [
+        ("site-003", "E_CLAIM", 10**6)
+    ]
+    assert told["quarantined"][0]["cause"] == "it claims 1000000 images; the median of the others is 110"
+    assert {one["id"]: one["examples"] for one in told["sites"]}["site-003"] == 10**6
+
+
+def test_e15_twenty_times_the_others_is_still_believed(three: Federation) -> None:
+    claim(three, 100, 100, 2000)
+    assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
+
+
+def test_e15_a_large_site_that_a_person_let_in_is_not_asked_about_again(three: Federation) -> None:
+    claim(three, 100, 100, 5000)
+    with pytest.raises(Quorum):
+        three.aggregate()
+    rounds.review(three.hub, three.boss, "site-003", release=True)
+    told = three.aggregate()
+    assert {one["site"]: (one["examples"], one["part"]) for one in told["claims"]} == {
+        "site-001": (100, 0.25), "site-002": (100, 0.25), "site-003": (5000, 0.5),
+    }  # fmt: skip
+    claim(three, 100, 100, 9000)
+    assert len(three.aggregate()["accepted"]) == 3
+    claim(three, 100, 100, 18_001)  # more than twice what the person let in, whatever was merged since
+    with pytest.raises(Quorum):
+        three.aggregate()
+    assert told_of(three, "site-003") == ("quarantined", "E_CLAIM")
+
+
+def test_e15_claims_that_grow_from_round_to_round_do_not_raise_their_own_limit(three: Federation) -> None:
+    claim(three, 100, 100, 1900)
+    three.aggregate()
+    claim(three, 100, 100, 3000)
+    with pytest.raises(Quorum):
+        three.aggregate()
+    assert told_of(three, "site-003") == ("quarantined", "E_CLAIM")
+
+
+def test_e15_where_images_do_not_weigh_a_claim_of_many_disturbs_nobody(tmp_path: Path) -> None:
+    fed = Federation(tmp_path, PLAN + '[merge]\nweight = "uniform"\n')
+    claim(fed, 100, 100, 10**6)
+    assert {one["part"] for one in fed.aggregate()["claims"]} == {1 / 3}
+
+
+@pytest.mark.parametrize("sites", [2, 3, 6, 100])
+def test_e15_no_site_weighs_more_than_all_others_together(sites: int) -> None:
+    parts = rules.parts({"liar": 10**9, **{f"site-{number}": 100 for number in range(sites - 1)}}, Merge())
+    assert parts["liar"] == 0.5
+    assert sum(parts.values()) == pytest.approx(1)
+
+
+def test_e15_no_site_ends_a_federation_by_what_it_claims_to_have_measured(tmp_path: Path) -> None:
+    fed = Federation(tmp_path, PLAN.replace("stale = 1", "stale = 1\npatience = 2"))
+    for right, lie in ((50, 10**9), (55, 0), (60, 0), (65, 0)):
+        order = fed.open()
+        for number in range(2):
+            facts = {"examples": 100, "val": 100, "correct": right}
+            give(fed, order, number, honest(fed, order, number), facts=facts)
+        give(fed, order, 2, honest(fed, order, 2), facts={"examples": 100, "val": 10**9, "correct": lie})
+        fed.aggregate()
+    assert not rounds.is_finished(fed.hub)
+    assert [one["accuracy"] for one in people.accuracy(fed.hub)] == [0.5, 0.55, 0.6, 0.65]
 
 
 NUMBERS = st.floats(-1e4, 1e4, width=32)

@@ -57,7 +57,7 @@ def twisted(hub: Hub, order: Task, code: str) -> Arrays:
     base, own = hub.fed.base(order), honest(hub.fed, order, 4)
     return {
         "E_LAZY": base, "E_COPY": honest(hub.fed, order, 3), "E_OPPOSED": pulled(base, own, -1),
-        "E_TOO_FAR": pulled(base, own, 50),
+        "E_TOO_FAR": pulled(base, own, 50), "E_CLAIM": own,
     }[code]  # fmt: skip
 
 
@@ -68,13 +68,14 @@ def twisted(hub: Hub, order: Task, code: str) -> Arrays:
         ("E_COPY", "'review SITE --release' for the one that did, --refuse for the other", 4),
         ("E_OPPOSED", "look at the site's data and labels before 'review SITE --release'", 5),
         ("E_TOO_FAR", "look at the site's data and training before 'review SITE --release'", 5),
+        ("E_CLAIM", "phone the site and ask how many images it trains with", 5),
     ],
 )
 def test_a_share_that_looks_odd_waits_until_a_person_has_asked(hub: Hub, code: str, hint: str, merged: int) -> None:
     order = hub.fed.open()
     for number in range(4):
         hub.give(order, number)
-    hub.give(order, 4, twisted(hub, order, code))
+    hub.give(order, 4, twisted(hub, order, code), examples=50_000 if code == "E_CLAIM" else 100)
     hub.exchange()
     fails(hub("aggregate"), "E_QUORUM", "--now closes before it")
     lists(hub("review"), code, hint)

@@ -4,21 +4,59 @@ from __future__ import annotations
 
 import pytest
 
-from fedhelp_edge.merge.patience import is_spent
+from fedhelp_edge.merge.patience import Report, is_spent
 
 
 @pytest.mark.parametrize(
-    ("rates", "patience", "spent"),
+    ("right", "patience", "spent"),
     [
-        ([0.5, 0.6, 0.7, 0.8], 2, False),
-        ([0.8, 0.7, 0.8], 2, True),
-        ([0.8, 0.7, 0.81], 2, False),
-        ([0.8, 0.7], 2, False),
-        ([0.8, 0.8, 0.8], 0, False),
+        ([50, 60, 70, 80], 2, False),
+        ([80, 70, 80], 2, True),
+        ([80, 70, 81], 2, False),
+        ([80, 70], 2, False),
+        ([80, 80, 80], 0, False),
         ([], 1, False),
     ],
 )
 def test_no_better_for_as_many_rounds_as_there_is_patience_is_the_end(
-    rates: list[float], patience: int, spent: bool
+    right: list[int], patience: int, spent: bool
 ) -> None:
-    assert is_spent(rates, patience) is spent
+    assert is_spent([{"a": (100, correct)} for correct in right], patience) is spent
+
+
+def test_what_counts_is_the_rate_and_not_the_number_of_images() -> None:
+    assert not is_spent([{"a": (100, 60)}, {"a": (10, 7)}], 1)
+    assert is_spent([{"a": (10, 7)}, {"a": (100, 60)}], 1)
+
+
+BETTER, WORSE = [50, 55, 60, 65], [65, 60, 55, 50]
+LIES = {
+    "all right at first, then none": [(10**9, 10**9), *[(10**9, 0)] * 3],
+    "always better": [(10**9, 10**8 * round_) for round_ in range(4)],
+    "nothing": [(0, 0)] * 4,
+}
+
+
+def federation(honest: list[int], lie: str, sites: int = 3) -> list[Report]:
+    names = [f"site-{number}" for number in range(sites - 1)]
+    return [dict.fromkeys(names, (100, right)) | {"liar": LIES[lie][place]} for place, right in enumerate(honest)]
+
+
+@pytest.mark.parametrize("sites", [2, 3, 6, 100])
+@pytest.mark.parametrize("lie", LIES)
+def test_no_site_alone_ends_a_federation(lie: str, sites: int) -> None:
+    assert not is_spent(federation(BETTER, lie, sites), 2)
+
+
+@pytest.mark.parametrize("sites", [3, 6, 100])
+@pytest.mark.parametrize("lie", LIES)
+def test_no_site_alone_keeps_a_federation_alive(lie: str, sites: int) -> None:
+    assert is_spent(federation(WORSE, lie, sites), 2)
+
+
+def test_the_only_site_that_measures_does_not_speak_for_all() -> None:
+    assert not is_spent([{"a": (100, 50), "b": (0, 0), "c": (0, 0)}] * 4, 2)
+
+
+def test_a_site_that_came_lately_has_nothing_to_compare_and_does_not_end_it() -> None:
+    assert not is_spent([{"a": (10, 5)}, {"a": (10, 4), "b": (10, 4), "c": (10, 4)}], 1)

@@ -79,10 +79,11 @@ def test_it_shows_sites_the_round_the_quarantine_models_and_the_log(client: Clie
     seen = text(client.ask("GET", "/", headers=cookie))
     assert "test: round 2 of 12, open" in seen
     assert "1 of 3 shares accepted" in seen
-    assert re.search(r"site-001\s+Clinic 0\s+small\s+active\s+accepted\s+20\d\d-", seen)
+    assert re.search(r"site-001\s+Clinic 0\s+small\s+active\s+accepted\s+20\d\d-[\d: -]+UTC\s+100\s", seen)
     assert re.search(r"site-003\s+Clinic 2\s+small\s+active\s+missing", seen)
     assert "site-002, round 2:" in seen
     assert "E_LAZY" in seen
+    assert "It claims 100 training images." in seen
     assert re.search(r"round\s+shares\s+model\s+accuracy at the sites\s+1\s+3\s+[0-9a-f]{16}", seen)
     assert "quarantined" in seen
 
