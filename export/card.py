@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fedhelp_edge.infer.facts import Facts, Rate
+from fedhelp_edge.safe_text import visible
 
 _NETS = {
     "own": "this site's own net", "merged": "the merged net of all sites",
@@ -16,7 +17,7 @@ _SMALL = 100  # images of a class, below which figures of it are called few
 def text(facts: Facts) -> str:
     """The whole card, as Markdown with the header that model hubs read."""
     parts = (_header(facts), _use(facts), _origin(facts), _choice(facts), _knowing(facts), _flags(facts), _test(facts))
-    return "\n".join(line for part in parts for line in part)
+    return "\n".join(visible(line) for part in parts for line in part)
 
 
 def _header(facts: Facts) -> Iterator[str]:

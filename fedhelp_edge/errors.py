@@ -26,6 +26,11 @@ class FedhelpError(Exception):
         self.cause = cause
         self.remedy = remedy or type(self).remedy
 
+    @property
+    def lines(self) -> list[str]:
+        """The cause as it is printed: one line, but for a list of mistakes."""
+        return [self.cause]
+
 
 def tree(root: type[FedhelpError] = FedhelpError) -> Iterator[type[FedhelpError]]:
     """Every class below `root`, chapters before their codes, in the order in which they are written here."""
@@ -80,6 +85,10 @@ class Extra(MachineError, code="E_EXTRA", remedy="install the part that is missi
     """An optional part of the kit is not installed."""
 
 
+class BadName(MachineError, code="E_NAME", remedy="choose a name of at most 200 letters, digits and signs, on one line"):
+    """A name that other people will read holds a line end, a control character, one that cannot be seen, or is too long."""
+
+
 class Internal(MachineError, code="E_INTERNAL", remedy="run again with --debug and send the text to the makers"):
     """A mistake in this program. Nothing was lost, but please report it."""
 
@@ -94,8 +103,13 @@ class BadPlan(PlanError, code="E_PLAN", remedy="correct the lines that are named
 
     def __init__(self, mistakes: Sequence[object]) -> None:
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        super().__init__("\n  ".join([f"the plan has {count}", *map(str, mistakes)]))
+        self._lines = [f"the plan has {count}", *map(str, mistakes)]
+        super().__init__("\n  ".join(self._lines))
         self.mistakes = mistakes
+
+    @property
+    def lines(self) -> list[str]:
+        return self._lines
 
 
 # ---------------------------------------------------------------------------------------------------------------------

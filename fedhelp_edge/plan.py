@@ -21,7 +21,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-from fedhelp_edge import files
+from fedhelp_edge import files, safe_text
 from fedhelp_edge.errors import BadPlan
 
 LIMIT = 64 << 10  # bytes
@@ -207,9 +207,13 @@ def load(path: Path, methods: Mapping[str, type], settings: Mapping[str, str] | 
     with files.reading(path) as file:
         data = file.read(LIMIT + 1)
     try:
-        return read(data.decode("utf-8-sig"), methods, settings)
+        found = read(data.decode("utf-8-sig"), methods, settings)
     except UnicodeDecodeError:
         raise BadPlan([Mistake(0, "plan", "not a text in UTF-8")]) from None
+    named = (("name", found.name), *(("classes", name) for name in found.classes))
+    if mistakes := [Mistake(0, key, complaint) for key, name in named if (complaint := safe_text.misnamed(name))]:
+        raise BadPlan(mistakes)  # here and not in `read`: a round that was ordered by an older plan stays readable
+    return found
 
 
 def read(text: str, methods: Mapping[str, type], settings: Mapping[str, str] | None = None) -> Plan:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from fedhelp_edge import errors
+from fedhelp_edge import errors, safe_text
 
 SCHEMA_VERSION = 1
 
@@ -91,7 +91,7 @@ def group(package: str, names: Sequence[str], program: str, about: str, version:
 
     def show_version(wanted: bool) -> None:
         if wanted:
-            print(f"{program} {version}")
+            show(f"{program} {version}")
             raise typer.Exit
 
     @root.callback()
@@ -168,7 +168,8 @@ def remedy(module: str) -> str:
 
 def _fail(fault: errors.FedhelpError, *, as_json: bool) -> NoReturn:
     hint = typed(fault.remedy)
-    print(f"error: {fault.code}: {fault.cause}\nhint: {hint}", file=sys.stderr)
+    first, *more = fault.lines
+    say(f"error: {fault.code}: {first}", *(f"  {line}" for line in more), f"hint: {hint}")
     if as_json:
         result(error={"code": fault.code, "cause": fault.cause, "remedy": hint})
     sys.exit(2 if isinstance(fault, errors.Usage) else 1)
@@ -176,7 +177,15 @@ def _fail(fault: errors.FedhelpError, *, as_json: bool) -> NoReturn:
 
 def result(**values: Any) -> None:
     """One line, one object: what a program reads."""
-    print(json.dumps({"schema_version": SCHEMA_VERSION, **values}, ensure_ascii=True))
+    line = json.dumps({"schema_version": SCHEMA_VERSION, **values}, ensure_ascii=True)
+    print(line.replace("\x7f", "\\u007f"), flush=True)
+
+
+def show(*lines: str) -> None:
+    """Print the result, each argument as one line, whatever it holds. All that is printed goes through here or `say`,
+    for names and causes that others wrote may hold line ends and signs that steer a terminal."""
+    for line in lines:
+        print(safe_text.visible(line), flush=True)
 
 
 @contextmanager
@@ -188,8 +197,9 @@ def progress(what: str) -> Iterator[Callable[..., None] | None]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        what = safe_text.visible(what)
         task = bar.add_task(what, total=None)
 
         def show(done: int, total: int, rate: float | None = None) -> None:
@@ -211,14 +221,17 @@ def bars() -> Iterator[Callable[[str], Callable[..., None] | None]]:
         yield watch
 
 
-def told(one: Mapping[str, str]) -> str:
-    """A refusal among others: its code and cause, and below them what to do."""
-    return f"{one['code']}: {one['cause']}\n    hint: {typed(errors.remedy_of(one['code']))}"
+def told(before: str, one: Mapping[str, str]) -> list[str]:
+    """What became of something among others; if it was refused, its code and cause, and below them what to do."""
+    if not one["code"]:
+        return [before.rstrip()]
+    return [f"{before}{one['code']}: {one['cause']}", f"    hint: {typed(errors.remedy_of(one['code']))}"]
 
 
-def say(text: str) -> None:
-    """To the person, not to the program that reads stdout."""
-    print(text, file=sys.stderr)
+def say(*lines: str) -> None:
+    """To the person, not to the program that reads stdout: each argument one line, as `show` prints it."""
+    for line in lines:
+        print(safe_text.visible(line), file=sys.stderr, flush=True)
 
 
 def say_next(text: str) -> None:

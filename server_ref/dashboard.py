@@ -12,7 +12,6 @@ import hmac
 import json
 import re
 import secrets
-from html import escape
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -24,6 +23,7 @@ from fedhelp_edge.errors import BadRequest, Dashboard, Media, Method
 from fedhelp_edge.parcel.statement import iso
 from fedhelp_edge.report import page
 from fedhelp_edge.report.page import Html
+from fedhelp_edge.safe_text import visible_html
 from server_ref import decisions, people
 from server_ref.gate import address, body, front, problem
 from server_ref.hub import Hub
@@ -164,8 +164,13 @@ def _quarantine(hub: Hub, shares: list[dict[str, Any]], form: str) -> list[Html]
 
 
 def _form(site: str, choices: list[str], form: str) -> Html:
-    buttons = " ".join(f'<button name="what" value="{what}">{what.title()} {escape(site)}</button>' for what in choices)
-    hidden = f'<input type="hidden" name="site" value="{escape(site)}"><input type="hidden" name="form" value="{form}">'
+    buttons = " ".join(
+        f'<button name="what" value="{what}">{what.title()} {visible_html(site)}</button>' for what in choices
+    )
+    hidden = "".join(
+        f'<input type="hidden" name="{name}" value="{visible_html(value)}">'
+        for name, value in (("site", site), ("form", form))
+    )
     return Html(f'<form method="post" action="decisions">{hidden}{buttons}</form>')
 
 

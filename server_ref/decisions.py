@@ -35,9 +35,8 @@ def judge(hub: Hub, boss: Keys) -> list[dict[str, str]]:
     return carry_out(hub, boss) + intake.judge(hub, boss)
 
 
-def in_words(one: Mapping[str, str]) -> str:
-    what = f"{one['site'] or 'a request'}: {one['state']}"
-    return f"{what} {shell.told(one)}" if one["code"] else what
+def in_words(one: Mapping[str, str], before: str = "") -> list[str]:
+    return shell.told(f"{before}{one['site'] or 'a request'}: {one['state']} ", one)
 
 
 def carry_out(hub: Hub, boss: Keys) -> list[dict[str, str]]:

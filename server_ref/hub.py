@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fedhelp_edge import files, share
+from fedhelp_edge import files, safe_text, share
 from fedhelp_edge import plan as plans
 from fedhelp_edge.codec import CODECS
 from fedhelp_edge.errors import FileExists, LogBroken, NotNow, SiteUnknown
@@ -217,6 +217,7 @@ class Hub:
     # --- who belongs to it ---------------------------------------------------------------------------------------
     def invite(self, name: str, tier: str, days: int) -> tuple[str, str]:
         """A new code, which is not kept, and the id of the site that it is for."""
+        safe_text.check_name(name)
         code, until = enrol.new_code(), self.now + timedelta(days=days)
         made = enrol.invite_of(code, tier, until)
         with self.store.changing():
@@ -299,6 +300,7 @@ class Hub:
         return found
 
     def revoke(self, boss: Keys, name: str, since_round: int, reason: str) -> Site:
+        safe_text.check_name(reason)
         site = self.site(name)
         self.change_site(
             boss, replace(site, status=roster.REVOKED, since_round=since_round, reason=reason), "revoke",
@@ -314,6 +316,8 @@ def make(
     """A new hub: four keys, the charter, an empty roster, and round 0's model."""
     if home.exists() and any(home.iterdir()):
         raise FileExists(f"{home.name} is in use already")
+    for name in (plan.name, *plan.classes):
+        safe_text.check_name(name)
     work = home.with_name(f".{home.name}.part")  # a hub is there whole or not at all
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(mode=0o700, parents=True)

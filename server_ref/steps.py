@@ -18,7 +18,7 @@ def step(hub: Hub, boss: Keys, via: Path | None) -> tuple[bool, list[str]]:
         found = carrier.Exchanged()
         carrier.take_in(hub, via / TO, found)
         news += [f"{answer.state}: {answer.hash[:12]}" for answer in found.taken if answer.new]
-    news += map(decisions.in_words, decisions.judge(hub, boss))
+    news += [line for one in decisions.judge(hub, boss) for line in decisions.in_words(one)]
     done = _move_on(hub, boss, news)
     if via:
         carrier.leave(hub, via / FROM)

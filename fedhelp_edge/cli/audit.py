@@ -24,10 +24,11 @@ def audit(
             federation=found.federation, round=found.round, merged_sha256=found.model, merged=found.merged,
             others=found.others, log={"length": found.log.length, "head": found.log.head},
         )  # fmt: skip
-    print(
-        f"federation {found.federation}, round {found.round}\nmodel {found.model}, made of {len(found.merged)} shares"
+    shell.show(
+        f"federation {found.federation}, round {found.round}",
+        f"model {found.model}, made of {len(found.merged)} shares",
     )
     for one in (*found.merged, *found.others):
-        print(f"  {one['site']}  {one['share'][:16]}  {one['state']}")
-    print(f"the log's {found.log.length} lines follow from one another; every signature and receipt holds")
+        shell.show(f"  {one['site']}  {one['share'][:16]}  {one['state']}")
+    shell.show(f"the log's {found.log.length} lines follow from one another; every signature and receipt holds")
     return None

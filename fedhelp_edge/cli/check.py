@@ -85,19 +85,19 @@ def _show(found: Report) -> None:
     rows.append(["all", *sums, found.images])
     width = max(len(str(row[0])) for row in rows)
     for name, *counts in rows if found.parts else ():
-        print(f"{name:<{width}}" + "".join(f"  {count:>6}" for count in counts))
+        shell.show(f"{name:<{width}}" + "".join(f"  {count:>6}" for count in counts))
     if found.sizes:
         (small, *_, large) = [f"{across} x {down}" for across, down in (found.sizes[0], found.sizes[-1])]
-        print(f"images of {small} pixels" + (f" to {large}" if small != large else ""))
+        shell.show(f"images of {small} pixels" + (f" to {large}" if small != large else ""))
     kinds = {kind.code: kind for kind in errors.tree() if kind.code}
     by_code: dict[str, list[Problem]] = defaultdict(list)
     for problem in found.problems:
         by_code[problem.code].append(problem)
     for code, problems in by_code.items():
-        print(f"\n{code} ({len(problems)}): {kinds[code].remedy}")
+        shell.show("", f"{code} ({len(problems)}): {kinds[code].remedy}")
         for problem in problems[:_SHOWN]:
-            print(f"  {problem.file}{': ' if problem.file else ''}{problem.cause}")
+            shell.show(f"  {problem.file}{': ' if problem.file else ''}{problem.cause}")
         if len(problems) > _SHOWN:
-            print(f"  and {len(problems) - _SHOWN} more; --json names all")
+            shell.show(f"  and {len(problems) - _SHOWN} more; --json names all")
     stops = ", ".join(f"{code} ({len(by_code[code])})" for code in dict.fromkeys(one.code for one in found.stops))
-    print(f"\nnot ready: first put right {stops}" if stops else "\nready to train")
+    shell.show("", f"not ready: first put right {stops}" if stops else "ready to train")

@@ -48,12 +48,12 @@ def demo(
         told = demo.play(out, say, watch, images=images, method=method, number=rounds, threads=threads)  # type: ignore[arg-type]
     if json:
         return shell.result(**told, folder=str(out), report=str(out / "report.html"))
-    print(f"{'':<12}{'images':>8}{'alone':>10}{'together':>10}{'kept':>10}   of its test images right")
+    shell.show(f"{'':<12}{'images':>8}{'alone':>10}{'together':>10}{'kept':>10}   of its test images right")
     for site in told["sites"]:
         figures = "".join(f"{site[name]:>10.0%}" for name in ("alone", "together", "kept"))
-        print(f"{site['name']:<12}{site['images']:>8}{figures}")
+        shell.show(f"{site['name']:<12}{site['images']:>8}{figures}")
     size = max(one["size"] for one in told["parcels"] if one["kind"] == "update") / 1e6
-    print(f"a share has {size:.1f} MB, signed and encrypted; no image left its folder")
+    shell.show(f"a share has {size:.1f} MB, signed and encrypted; no image left its folder")
     shell.say(f"{time.monotonic() - begun:.0f} s; {out / 'report.html'} tells all of it: open it in a browser")
     shell.say(f"next: 'fedhelp-edge status --home {out / 'sites' / 'clinic-a'}' looks closer,")
     shell.say("or 'fedhelp-edge demo --out mine --images DIR' tells it with images of your own")

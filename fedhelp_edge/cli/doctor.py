@@ -26,13 +26,13 @@ def doctor(
     for check in doctor.checks(shell.home(home), model):
         found.append(check)
         if not json:
-            print(f"{check.state.upper():<5} {check.name:<10} {check.detail}", flush=True)
+            shell.show(f"{check.state.upper():<5} {check.name:<10} {check.detail}")
             if check.remedy:
-                print(f"      {'':<10} -> {check.remedy}", flush=True)
+                shell.show(f"      {'':<10} -> {check.remedy}")
     state = doctor.verdict(found)
     if json:
         shell.result(checks=[vars(check) for check in found], state=state)
     elif state == doctor.PASS:
-        print("this machine is ready")
+        shell.show("this machine is ready")
     if state == doctor.FAIL:
         raise typer.Exit(1)

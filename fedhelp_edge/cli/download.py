@@ -31,9 +31,9 @@ def download(
     if json:
         return shell.result(**asdict(taken), state=told["state"], next=told["next"])
     for what in taken.new:
-        print(f"new: {what}")
+        shell.show(f"new: {what}")
     for one in taken.refused:
-        print(f"refused: {one['file']}: {shell.told(one)}")
-    print(f"new parcels: {len(taken.new)}")
+        shell.show(*shell.told(f"refused: {one['file']}: ", one))
+    shell.show(f"new parcels: {len(taken.new)}")
     shell.say(f"next: '{told['next']}'")
     return None

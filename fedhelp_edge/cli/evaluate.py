@@ -45,14 +45,14 @@ def evaluate(
         figure = getattr(own, name)
         label = name.replace("_", " ")
         if figure.value is None:
-            print(f"{label:<20}{figure.reason}")
+            shell.show(f"{label:<20}{figure.reason}")
         else:
             interval = f"  ({figure.low:.3f} to {figure.high:.3f})" if figure.low is not None else ""
-            print(f"{label:<20}{figure.value:.3f}{interval}")
+            shell.show(f"{label:<20}{figure.value:.3f}{interval}")
     bare = found.nets.get("without_prior")
     if bare and bare.accuracy.value is not None:
         figures = [f"accuracy {bare.accuracy.value:.3f}", f"balanced accuracy {bare.balanced_accuracy.value:.3f}"]
-        print(f"without the prior   {', '.join(figures)}")
+        shell.show(f"without the prior   {', '.join(figures)}")
         shell.say("the prior is how frequent each class was in training; the figures above are with it")
     if page:
         shell.say(f"with calibration and each class: {page}")

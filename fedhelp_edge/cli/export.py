@@ -53,14 +53,16 @@ def export(
             figures=said.figures, precision=said.precision, int8=gain, parity=made.parity, test=said.test,
             temperature=said.calibration.temperature, signer=said.signer,
         )  # fmt: skip
-    print(f"{'net':<22}{'accuracy':>10}{'balanced':>10}{'AUC':>10}{'log loss':>10}")
+    shell.show(f"{'net':<22}{'accuracy':>10}{'balanced':>10}{'AUC':>10}{'log loss':>10}")
     for net, figures in said.figures.items():
         numbers = "".join(f"{'-' if value is None else format(value, '.3f'):>10}" for value in figures.values())
-        print(f"{_NETS[net]:<22}{numbers}{'  chosen' if net == said.net else ''}")
-    print(f"on the {sum(said.calibration.images)} images kept to choose by; differs from the net by {made.parity:.0e}")
+        shell.show(f"{_NETS[net]:<22}{numbers}{'  chosen' if net == said.net else ''}")
+    shell.show(
+        f"on the {sum(said.calibration.images)} images kept to choose by; differs from the net by {made.parity:.0e}"
+    )
     if made.int8:
         kept = f"not kept: {made.int8.why}" if made.int8.why else f"{made.int8.speed_up:.1f} times as fast here"
-        print(f"8 bits: {kept}; {made.int8.agreement:.1%} of the answers are the same")
+        shell.show(f"8 bits: {kept}; {made.int8.agreement:.1%} of the answers are the same")
     shell.say(f"kept as {path}, its signature and its card beside it")
     shell.say(f"next: 'fedhelp-edge predict {path} IMAGES'")
     return None

@@ -68,7 +68,7 @@ def inspect(
     }
     if json:
         return shell.result(**facts)
-    print(f"{file.name}: {_KINDS[said.kind]}")
+    shell.show(f"{file.name}: {_KINDS[said.kind]}")
     rows = [("whole", "yes"), ("trusted", "yes" if not why else f"no: {why}")]
     rows += [(name, str(facts[name])) for name in ("federation", "round", "sender") if facts[name] is not None]
     for signer in signers:
@@ -105,7 +105,7 @@ def _model(file: Path, home: Path, json: bool) -> None:
             sha256=made.sha256, name=said.name, classes=list(said.classes), net=said.net, members=list(said.members),
             precision=said.precision, parity=parity, card=made.card,
         )  # fmt: skip
-    print(f"{file.name}: a model to diagnose with: {said.name}, round {said.round}")
+    shell.show(f"{file.name}: a model to diagnose with: {said.name}, round {said.round}")
     rows = [("whole", "yes"), ("trusted", f"no: {made.why}" if made.why else "yes")]
     rows += [("federation", said.federation)] if said.federation else []
     rows += [("classes", ", ".join(said.classes)), ("net", ", ".join(said.members)), ("numbers", said.precision)]
@@ -125,4 +125,4 @@ def _signer(key: str) -> dict[str, str]:
 
 def _print(rows: list[tuple[str, str]]) -> None:
     for name, value in rows:
-        print(f"  {name:<11}{value}")
+        shell.show(f"  {name:<11}{value}")

@@ -54,9 +54,9 @@ def join(
     spoken = words.of_keys(folder.joined(place).charter.federation, keys.public(place))
     if json:
         return shell.result(federation=said.federation, words=spoken, sent=sent)
-    print(f"joining {folder.joined(place).charter.name}\nwords: {' '.join(spoken)}")
+    shell.show(f"joining {folder.joined(place).charter.name}", f"words: {' '.join(spoken)}")
     if shown:
-        print(f"passphrase: {shown}")
+        shell.show(f"passphrase: {shown}")
         shell.say("write these five words on paper and keep them away from this computer; nobody can bring them back")
     shell.say("The coordinator will phone and compare the eight words above.")
     shell.say(

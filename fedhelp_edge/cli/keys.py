@@ -33,9 +33,9 @@ def new(
     else:
         secret = shown = words.passphrase()
     path = keys.save(folder, keys.new(), secret)
-    print(f"keys made: {path}")
+    shell.show(f"keys made: {path}")
     if shown:
-        print(f"passphrase: {shown}")
+        shell.show(f"passphrase: {shown}")
         shell.say("write these five words on paper and keep them away from this computer; nobody can bring them back")
     shell.say("next: 'fedhelp-edge keys backup FILE' writes a copy to a stick")
 
@@ -55,8 +55,8 @@ def show(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) -> N
         shell.result(sign=found.sign, recipient=found.recipient, fingerprint=fingerprint, locked=keys.is_locked(folder))
     else:
         lock = "a passphrase" if keys.is_locked(folder) else "file permissions alone"
-        print(f"signs with    {found.sign}\nfingerprint   {fingerprint}\nreceives at   {found.recipient}")
-        print(f"guarded by    {lock}")
+        shell.show(f"signs with    {found.sign}", f"fingerprint   {fingerprint}", f"receives at   {found.recipient}")
+        shell.show(f"guarded by    {lock}")
 
 
 @app.command()
@@ -81,7 +81,7 @@ def words(
     if json:
         shell.result(words=spelled)
     else:
-        print(" ".join(spelled))
+        shell.show(" ".join(spelled))
 
 
 @app.command()
@@ -108,7 +108,7 @@ def backup(
 
     found = keys.load(folder, ask)
     keys.backup(file, found, secret or ask())
-    print(f"backup written: {file}")
+    shell.show(f"backup written: {file}")
     shell.say("next: 'fedhelp-edge keys restore FILE --home DIR' brings the keys back, with the same passphrase")
 
 
@@ -128,7 +128,7 @@ def restore(
     keys.check_none(folder)
     secret = shell.asker(passphrase_file)()
     path = keys.save(folder, keys.restore(file, secret), secret)
-    print(f"keys restored: {path}")
+    shell.show(f"keys restored: {path}")
 
 
 @app.command()
@@ -146,7 +146,7 @@ def rotate(
     made = member.ask_for_new_keys(shell.home(home), functools.cache(shell.asker(passphrase_file)))
     if json:
         return shell.result(request=made.stem)
-    print("new keys made, under the same passphrase")
+    shell.show("new keys made, under the same passphrase")
     shell.say("next: 'fedhelp-edge upload' asks for them; 'fedhelp-edge download' later begins to use them")
     shell.say("then export your models again, for the old keys signed those")
     return None

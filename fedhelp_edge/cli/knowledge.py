@@ -44,7 +44,7 @@ def build(
     took = out.stat().st_size
     if json:
         return shell.result(pack=str(out), images=len(found), sources=list(found.sources), size=took)
-    print(f"pack written: {out}, {took / 1e6:.1f} MB")
+    shell.show(f"pack written: {out}, {took / 1e6:.1f} MB")
     shell.say(f"next: 'fedhelp-edge knowledge show {out}'; the answers are kept in {kept.name}")
     return None
 
@@ -70,12 +70,12 @@ def show(
             about=dict(found.about),
         )  # fmt: skip
     kind = "colour" if channels == 3 else "grey"
-    print(f"{file.name}: {len(found)} images of {side} pixels, {kind}, {took / 1e6:.1f} MB")
-    print(f"  classes   {', '.join(found.classes)}")
+    shell.show(f"{file.name}: {len(found)} images of {side} pixels, {kind}, {took / 1e6:.1f} MB")
+    shell.show(f"  classes   {', '.join(found.classes)}")
     for name, part in zip(found.sources, right, strict=True):
-        print(f"  source    {name}, right in {part:.1%}")
+        shell.show(f"  source    {name}, right in {part:.1%}")
     for name, text in found.about.items():
-        print(f"  {name:<10}{text}")
+        shell.show(f"  {name:<10}{text}")
     return None
 
 
@@ -104,5 +104,5 @@ def start(
     bench = speed.bench(agreed.training.precision)
     with files.writing(out, private=False) as file, shell.progress("training") as progress:
         share.write(file, training.start(agreed, known, bench, epochs=epochs, progress=progress))
-    print(f"first weights written: {out}")
+    shell.show(f"first weights written: {out}")
     shell.say(f"next: 'fedhelp-edge lab run {plan} --start {out} ...', or give them to the coordinator")

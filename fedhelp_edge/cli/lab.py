@@ -91,8 +91,8 @@ def run(
         return shell.result(runs=[found])
     for site in found["sites"]:
         accuracy = "-" if site["accuracy"] is None else f"{site['accuracy']:.3f}"
-        print(f"{site['name']:<24}{site['tier']:<7}{site['n_train']:>6} images   accuracy {accuracy}")
-    print(f"results: {out / 'run.json'}")
+        shell.show(f"{site['name']:<24}{site['tier']:<7}{site['n_train']:>6} images   accuracy {accuracy}")
+    shell.show(f"results: {out / 'run.json'}")
     return None
 
 
@@ -126,6 +126,6 @@ def compare(
     runs = compare.compare(names, numbers, out, lambda name, seed, folder: bench.run(plans[name, seed], folder))
     if json:
         return shell.result(runs=runs)
-    print((out / "table.md").read_text(encoding="utf-8"))
+    shell.show(*(out / "table.md").read_text(encoding="utf-8").split("\n"))
     shell.say(f"kept in {out}")
     return None

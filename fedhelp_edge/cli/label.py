@@ -36,7 +36,7 @@ def label(
 
     sorting = Sorting(images, _classes(plan, shell.home(home)))
     with door.opened(Label(sorting), port) as server, contextlib.suppress(KeyboardInterrupt):
-        shell.say(f"the page is at\n{server.link}\nit is open to you alone; Ctrl-C ends it, and nothing is lost")
+        shell.say("the page is at", server.link, "it is open to you alone; Ctrl-C ends it, and nothing is lost")
         if not no_browser:
             webbrowser.open(server.once)
         server.done.wait()
@@ -45,8 +45,8 @@ def label(
     if json:
         return shell.result(classes=counts, unlabelled=rest, file=str(images / FILE))
     for name, count in counts.items():
-        print(f"{name:<24}{count:>6}")
-    print(f"{'no class yet':<24}{rest:>6}")
+        shell.show(f"{name:<24}{count:>6}")
+    shell.show(f"{'no class yet':<24}{rest:>6}")
     shell.say(f"next: {f'fedhelp-edge label {images} goes on' if rest else f'fedhelp-edge check {images}'}")
     return None
 

@@ -16,6 +16,6 @@ def leave(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) -> 
     kept = member.leave(shell.home(home))
     if json:
         return shell.result(kept=str(kept))
-    print(f"left; everything of this federation is kept in {kept}")
+    shell.show(f"left; everything of this federation is kept in {kept}")
     shell.say("next: tell the coordinator, who ends your part with 'fedhelp-coordinator revoke SITE --reason left'")
     return None

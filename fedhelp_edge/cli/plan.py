@@ -21,7 +21,7 @@ def new(file: Annotated[Path, shell.named("Where to write it.")] = Path("plan.to
 
     with files.writing(file, private=False) as out:
         out.write(plan.template(TABLES).encode())
-    print(f"{file}: a plan with every default")
+    shell.show(f"{file}: a plan with every default")
     shell.say(f"next: change name and classes, then run 'fedhelp-edge plan check {file}'")
 
 
@@ -45,4 +45,4 @@ def check(file: Annotated[Path, shell.named("The plan.")], json: shell.AsJson = 
     if json:
         shell.result(ok=True, mistakes=[], name=found.name, method=found.method, classes=list(found.classes))
     else:
-        print(f"{file}: no mistakes; {found.method}, {len(found.classes)} classes, at most {found.rounds} rounds")
+        shell.show(f"{file}: no mistakes; {found.method}, {len(found.classes)} classes, at most {found.rounds} rounds")

@@ -46,7 +46,7 @@ def serve(
     if doubts := show.doubts(made):
         shell.say(f"warning: {doubts}")
     with door.opened(Serve(made, language), port) as server, contextlib.suppress(KeyboardInterrupt):
-        shell.say(f"the page is at\n{server.link}\nit is open to you alone; Ctrl-C ends it, and nothing is kept")
+        shell.say("the page is at", server.link, "it is open to you alone; Ctrl-C ends it, and nothing is kept")
         shell.say(show.NOTICE)
         if not no_browser:
             webbrowser.open(server.once)

@@ -17,16 +17,16 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
     if json:
         return shell.result(**told)
     who = f"{told['site']} ({told['tier']})" if told["site"] else "not let in yet"
-    print(f"{told['name']}: {who}\nround {told['round']}: {told['means']}")
+    shell.show(f"{told['name']}: {who}", f"round {told['round']}: {told['means']}")
     if told["request"]:
-        print(f"the request to join: {told['request']['state']} {shell.told(told['request'])}")
+        shell.show(*shell.told(f"the request to join: {told['request']['state']} ", told["request"]))
     if told["closes"]:
-        print(f"takes shares until {told['closes']} UTC")
+        shell.show(f"takes shares until {told['closes']} UTC")
     for one in told["receipts"][:5]:
-        print(f"share of round {one['round']}: {one['state']}{' ' + shell.told(one) if one['code'] else ''}")
+        shell.show(*shell.told(f"share of round {one['round']}: {one['state']} ", one))
     if told["outbox"]:
-        print(f"waiting to be sent, or for a receipt: {len(told['outbox'])}")
+        shell.show(f"waiting to be sent, or for a receipt: {len(told['outbox'])}")
     if told["orders_are_old"]:
-        print("the orders are old: fetch new ones with 'fedhelp-edge download'")
+        shell.show("the orders are old: fetch new ones with 'fedhelp-edge download'")
     shell.say(f"next: {told['next']}")
     return None

@@ -34,7 +34,7 @@ def sync(
     place = shell.home(home)
     ask = functools.cache(shell.asker(passphrase_file))
     ways = joined.carriers(place, ask, via, url, ca_file)
-    last = ""
+    last: list[str] = []
     while True:
         try:
             with shell.bars() as bar:
@@ -50,15 +50,15 @@ def sync(
                 shell.result(**asdict(done), state=told["state"], next=told["next"])
             lines = [
                 *(f"new: {what}" for what in done.new),
-                *(f"refused: {one['file']}: {shell.told(one)}" for one in done.refused),
+                *(line for one in done.refused for line in shell.told(f"refused: {one['file']}: ", one)),
                 *([f"trained: round {done.trained}"] if done.trained else []),
                 *([f"parcels sent: {len(done.sent)}"] if done.sent else []),
                 *([f"not reached now: {done.unreached}"] if done.unreached else []),
                 f"round {told['round']}: {told['means']}",
             ]
-        if (text := "\n".join(lines)) != last and not json:
-            print(text, flush=True)
-            last = text
+        if lines != last and not json:
+            shell.show(*lines)
+            last = lines
         if not watch:
             return
         try:

@@ -43,11 +43,11 @@ def learn(
     folder, report = told
     if json:
         return shell.result(**report, folder=str(folder))
-    print(f"trained: {report['examples']} images, {report['seconds']} s")
+    shell.show(f"trained: {report['examples']} images, {report['seconds']} s")
     for name, figure in report["val"].items():
         shown = "too few images to say" if figure is None else f"{figure:.3f}"
         whose = "this net" if name == "own" else "trained alone"
-        print(f"  {whose:<14} accuracy {shown} on the images kept to choose by")
+        shell.show(f"  {whose:<14} accuracy {shown} on the images kept to choose by")
     if left_out := report.get("left_out"):
         what = "1 file was" if left_out == 1 else f"{left_out} files were"
         shell.say(f"{what} left out; 'fedhelp-edge check' of the images says why")

@@ -30,6 +30,6 @@ def upload(
     sent = outbox.upload(place, ways)
     if json:
         return shell.result(sent=sent)
-    print(f"parcels sent: {len(sent)}")
+    shell.show(f"parcels sent: {len(sent)}")
     shell.say("next: 'fedhelp-edge download' brings the receipt" if sent else f"next: '{joined.status(place)['next']}'")
     return None

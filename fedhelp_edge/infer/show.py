@@ -8,7 +8,6 @@ import io
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedhelp_edge import files, plan
+from fedhelp_edge import files, plan, safe_text
 from fedhelp_edge.data.row import Decoded
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.decide import Answer, percent
 from fedhelp_edge.infer.facts import Facts
 from fedhelp_edge.parcel import sshsig
 from fedhelp_edge.report import page
+from fedhelp_edge.safe_text import visible, visible_html
 from fedhelp_edge.trust import words
 
 Row = Mapping[str, Any]
@@ -31,7 +31,6 @@ NOTICE = "Not a medical device: a help for trained staff, who decide."
 _SIDE = 144  # pixels of a picture on a page
 _A_PAGE = 200  # images
 _FOR, _AGAINST = np.array([[230, 120, 0], [0, 90, 200]], np.float32)  # orange and blue, told apart by everybody
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would work out instead of showing
 _STYLE = "img { vertical-align: top } section { border-top: 1px solid #999; break-inside: avoid }"
 
 
@@ -61,8 +60,8 @@ class Table:
             shown = percent(row["probabilities"][row["answer"]]) if row["answer"] else "-"
             code = f"{row['error']['code']}: " if row["error"] else ""
             answer = row["answer"] or (row["verdict"] if not row["error"] else "-")
-            line = f"{_plain(row['file']):<40} {answer:<16} {shown:>6}  {_plain(code + row['reason'])}"
-            yield line.rstrip() + "\n"
+            file, answer, reason = map(visible, (row["file"], answer, code + row["reason"]))
+            yield f"{file:<40} {answer:<16} {shown:>6}  {reason}".rstrip() + "\n"
 
     def keep(self, folder: Path, bundle: Bundle, rows: Iterable[Row]) -> Path:
         """Write the file into a folder, in place of an earlier one."""
@@ -89,12 +88,8 @@ class Csv(Table):
 
     def _line(self, cells: Iterable[object]) -> str:
         sink = io.StringIO()
-        csv.writer(sink, lineterminator="\n").writerow([self._cell(cell) for cell in cells])
+        csv.writer(sink, lineterminator="\n").writerow([safe_text.cell(cell) for cell in cells])
         return sink.getvalue()
-
-    def _cell(self, cell: object) -> object:
-        text = _writable(cell) if isinstance(cell, str) else cell
-        return f"'{text}" if isinstance(text, str) and text.startswith(_FORMULA) else text
 
 
 class Json(Table):
@@ -149,7 +144,7 @@ class Html(Table):
 
     def _one(self, facts: Facts, row: Row) -> Iterator[page.Html]:
         yield page.Html("<section>")
-        yield page.heading(_plain(row["file"]))
+        yield page.heading(row["file"])
         if row["error"]:
             yield page.paragraph(f"{row['error']['code']}: {row['reason']}; {row['error']['remedy']}.")
         else:
@@ -203,18 +198,8 @@ def _lines(facts: Facts, row: Row) -> Iterator[tuple[str, ...]]:
 
 
 def _shown(said: Mapping[str, Any]) -> page.Html:
-    source, alt, width = (escape(str(said[name])) for name in ("jpeg", "alt", "width"))
+    source, alt, width = (visible_html(str(said[name])) for name in ("jpeg", "alt", "width"))
     return page.Html(f'<img src="data:image/jpeg;base64,{source}" alt="{alt}" width="{width}" height="{_SIDE}">')
-
-
-def _plain(text: str) -> str:
-    """Without signs that would steer a terminal."""
-    return "".join(sign if sign.isprintable() else "?" for sign in text)
-
-
-def _writable(text: str) -> str:
-    """A file's name may hold bytes that are no letters."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _replace(path: Path, parts: Iterable[str]) -> None:

@@ -6,7 +6,6 @@ Buttons are forms, so that all works without script; the script presses a button
 from __future__ import annotations
 
 import string
-from html import escape
 
 from fedhelp_edge import errors
 from fedhelp_edge.data.sorting import Sorting
@@ -15,6 +14,7 @@ from fedhelp_edge.page import words
 from fedhelp_edge.page.door import Answer, Asked
 from fedhelp_edge.report import page
 from fedhelp_edge.report.page import Html
+from fedhelp_edge.safe_text import visible_html
 
 KEYS = string.digits[1:] + string.ascii_lowercase
 _SIDE = 640  # pixels on the screen
@@ -102,10 +102,10 @@ class Label:
             key = KEYS[number] if number < len(KEYS) else ""
             parts.append(
                 f'<button name="class" value="{number}" data-key="{key}" aria-pressed="{str(number == label).lower()}">'
-                f"<kbd>{key}</kbd>{escape(name)}</button>"
+                f"<kbd>{key}</kbd>{visible_html(name)}</button>"
             )
         if label is not None:
-            parts.append(f'<button name="class" value="" data-key="Delete">{escape(words.LABEL_CLEAR)}</button>')
+            parts.append(f'<button name="class" value="" data-key="Delete">{visible_html(words.LABEL_CLEAR)}</button>')
         return Html(f'<form method="post" action="{place + 1}">{"".join(parts)}</form>')
 
     def _end(self, asked: Asked) -> Answer:
@@ -120,7 +120,7 @@ class Label:
         return Answer(page.page(title, counts, back, self._stop(), *self._unread(), style=_STYLE, script=_SCRIPT))
 
     def _stop(self) -> Html:
-        return Html(f'<form method="post" action="{_END}"><button>{escape(words.LABEL_END)}</button></form>')
+        return Html(f'<form method="post" action="{_END}"><button>{visible_html(words.LABEL_END)}</button></form>')
 
     def _unread(self) -> list[Html]:
         """What lies there and is no picture for us, with what to do."""
@@ -129,7 +129,7 @@ class Label:
         kinds = {kind.code: kind for kind in errors.tree() if kind.code}
         rows = [(one.file, one.cause, kinds[one.code].remedy) for one in self.sorting.problems]
         shown = page.table((words.FILE, words.CAUSE, words.REMEDY), rows)
-        head = escape(words.LABEL_UNREAD.format(count=len(rows)))
+        head = visible_html(words.LABEL_UNREAD.format(count=len(rows)))
         return [Html(f"<details><summary>{head}</summary>{shown}</details>")]
 
 
@@ -137,7 +137,7 @@ def _button(to: str | bool | int, text: str, key: str, mark: str) -> str:
     """A way to another picture, if there is one."""
     if not to:
         return ""
-    return f'<button formaction="{to}" data-key="{key}"><kbd>{mark}</kbd>{escape(text)}</button>'
+    return f'<button formaction="{to}" data-key="{key}"><kbd>{mark}</kbd>{visible_html(text)}</button>'
 
 
 def _shown(sorting: Sorting, name: str, said: str) -> Html:

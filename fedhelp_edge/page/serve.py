@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import itertools
 import re
-from html import escape
 
 from fedhelp_edge import plan
 from fedhelp_edge.data import folder, picture
@@ -22,6 +21,7 @@ from fedhelp_edge.page.door import Answer, Asked
 from fedhelp_edge.page.words import Diagnosis
 from fedhelp_edge.report import page
 from fedhelp_edge.report.page import Html
+from fedhelp_edge.safe_text import visible_html
 
 _LIMIT = 128 << 20  # bytes of all files of a form
 _FILES = 20  # of a form
@@ -121,9 +121,9 @@ class _View:
             *([_warning(said.doubt, show.doubts(self.bundle))] if self.bundle.why else []),
             *answers,
             self._form(first=not answers),
-            Html(f"<details><summary>{escape(said.card)}</summary>{_card(self.bundle.card)}</details>"),
+            Html(f"<details><summary>{visible_html(said.card)}</summary>{_card(self.bundle.card)}</details>"),
             page.paragraph(said.model.format(sha256=self.bundle.sha256[:16], round=facts.round)),
-            Html(f'<form class="end" method="post" action="{_END}"><button>{escape(said.stop)}</button></form>'),
+            Html(f'<form class="end" method="post" action="{_END}"><button>{visible_html(said.stop)}</button></form>'),
             style=_STYLE,
             script=_SCRIPT,
             lang=self.lang,
@@ -162,7 +162,7 @@ class _View:
             head = said.unknown.format(reason=_reason(said, answer))
         unlike = answer.verdict == "unlike"  # then no probability and no heat-map means anything
         figure = self._plain_figure(shown) if unlike else self._figure(answer, shown, place)
-        note = f'<p class="warn">{escape(said.note)}: <span lang="en">{escape(seen.doubt)}</span></p>'
+        note = f'<p class="warn">{visible_html(said.note)}: <span lang="en">{visible_html(seen.doubt)}</span></p>'
         return Html(
             f"<section>{_named(name)}{_heading(head, place)}{'' if unlike else self._possible(answer)}"
             + (note if seen.doubt else "") + figure + ("" if unlike else self._bars(answer)) + "</section>"
@@ -174,17 +174,19 @@ class _View:
         return Html(
             f'<section class="warn">{_named(name)}{_heading(f"{said.refused} ({fault.code})", place)}'
             + (page.paragraph(known) if known else "")
-            + f'<p>{escape(said.cause)}: <span lang="en">{escape(fault.cause)}</span></p>'
-            f'<p>{escape(said.remedy)}: <span lang="en">{escape(fault.remedy)}</span></p></section>'
+            + f'<p>{visible_html(said.cause)}: <span lang="en">{visible_html(fault.cause)}</span></p>'
+            f'<p>{visible_html(said.remedy)}: <span lang="en">{visible_html(fault.remedy)}</span></p></section>'
         )
 
     def _form(self, *, first: bool) -> Html:
         said = self.said
         return Html(
-            f'<form method="post" action="./" enctype="multipart/form-data"><p>{escape(said.choose)}</p>'
-            f'<p><label>{escape(said.file)} <input type="file" name="file" multiple required{" autofocus" * first}>'
-            f'</label></p><p><button class="first">{escape(said.ask)}</button> '
-            f'<span role="status" data-busy="{escape(said.busy)}"></span></p><p>{escape(said.private)}</p></form>'
+            f'<form method="post" action="./" enctype="multipart/form-data"><p>{visible_html(said.choose)}</p>'
+            f"<p><label>{visible_html(said.file)} "
+            f'<input type="file" name="file" multiple required{" autofocus" * first}>'
+            f'</label></p><p><button class="first">{visible_html(said.ask)}</button> '
+            f'<span role="status" data-busy="{visible_html(said.busy)}"></span></p>'
+            f"<p>{visible_html(said.private)}</p></form>"
         )
 
     def _possible(self, answer: decide.Answer) -> Html:
@@ -202,21 +204,23 @@ class _View:
         return Html(
             f'<figure><div class="pair">{page.picture(shown.pixels, said.picture, width, height)}'
             f"{page.picture(over, said.heat.format(name=likeliest), width, height)}</div>"
-            f'<p hidden><label>{escape(said.strength)} <input type="range" min="0" max="100" step="5" value="60">'
-            f"</label></p><figcaption>{escape(said.legend.format(name=likeliest, fields=fields))}</figcaption></figure>"
+            f"<p hidden><label>{visible_html(said.strength)} "
+            f'<input type="range" min="0" max="100" step="5" value="60">'
+            f"</label></p><figcaption>{visible_html(said.legend.format(name=likeliest, fields=fields))}</figcaption>"
+            "</figure>"
         )
 
     def _bars(self, answer: decide.Answer) -> Html:
-        named, probability, *marks = map(escape, self.said.columns)
+        named, probability, *marks = map(visible_html, self.said.columns)
         lines = []
         for name, p in answer.probabilities.items():
             yes = "".join(
-                f"<td>{escape(self.said.yes) if name in of else ''}</td>" for of in (answer.set, answer.flags)
+                f"<td>{visible_html(self.said.yes) if name in of else ''}</td>" for of in (answer.set, answer.flags)
             )
             bar = f'<span class="bar" style="width:{100 * p:.1f}%"></span>'
             lines.append(
-                f'<tr><th scope="row">{escape(name)}</th><td class="track" aria-hidden="true">{bar}</td>'
-                f"<td>{escape(decide.percent(p))}</td>{yes}</tr>"
+                f'<tr><th scope="row">{visible_html(name)}</th><td class="track" aria-hidden="true">{bar}</td>'
+                f"<td>{visible_html(decide.percent(p))}</td>{yes}</tr>"
             )
         head = f'<th scope="col">{named}</th><td></td>' + "".join(
             f'<th scope="col">{one}</th>' for one in (probability, *marks)
@@ -249,16 +253,16 @@ def _reason(said: Diagnosis, answer: decide.Answer) -> str:
 
 def _heading(text: str, place: int) -> Html:
     """The first one is where a keyboard and a screen reader begin."""
-    return Html(f"<h2{' tabindex=-1 autofocus' * (place == 0)}>{escape(text)}</h2>")
+    return Html(f"<h2{' tabindex=-1 autofocus' * (place == 0)}>{visible_html(text)}</h2>")
 
 
 def _named(name: str) -> str:
-    return f'<p class="file">{escape(name)}</p>' if name else ""
+    return f'<p class="file">{visible_html(name)}</p>' if name else ""
 
 
 def _warning(text: str, more: str = "") -> Html:
-    detail = f': <span lang="en">{escape(more)}</span>' if more else ""
-    return Html(f'<p class="warn">{escape(text)}{detail}</p>')
+    detail = f': <span lang="en">{visible_html(more)}</span>' if more else ""
+    return Html(f'<p class="warn">{visible_html(text)}{detail}</p>')
 
 
 def _card(text: str) -> Html:
@@ -285,4 +289,4 @@ def _mark(line: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return escape(text.replace("**", "").replace("`", ""))
+    return visible_html(text.replace("**", "").replace("`", ""))

@@ -10,11 +10,12 @@ import hashlib
 import io
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any, NewType
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fedhelp_edge.safe_text import visible_html
 
 Html = NewType("Html", str)
 Line = Sequence[tuple[float, float | None]]  # across and up; None leaves a gap
@@ -52,19 +53,19 @@ def page(title: str, *parts: Html, style: str = "", script: str = "", lang: str 
         policy += f"; script-src 'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
     head = (
         f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        f'<meta name="viewport" content="width=device-width">\n<title>{escape(title)}</title>\n'
+        f'<meta name="viewport" content="width=device-width">\n<title>{visible_html(title)}</title>\n'
         f"<style>{_STYLE}{style}</style>" + (f"\n<script>{script}</script>" if script else "")
     )
-    body = "\n".join((f"<h1>{escape(title)}</h1>", *parts))
+    body = "\n".join((f"<h1>{visible_html(title)}</h1>", *parts))
     return f'<!doctype html>\n<html lang="{lang}">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
 
 
 def heading(text: str) -> Html:
-    return Html(f"<h2>{escape(text)}</h2>")
+    return Html(f"<h2>{visible_html(text)}</h2>")
 
 
 def paragraph(text: str) -> Html:
-    return Html(f"<p>{escape(text)}</p>")
+    return Html(f"<p>{visible_html(text)}</p>")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Html:
@@ -81,7 +82,7 @@ def picture(pixels: NDArray[np.uint8], said: str, width: int, height: int) -> Ht
     Image.fromarray(array).save(sink, "PNG")
     data = base64.b64encode(sink.getvalue()).decode()
     size = f'width="{width}" height="{height}" style="aspect-ratio:{width}/{height}"'
-    return Html(f'<img src="data:image/png;base64,{data}" alt="{escape(said)}" {size}/>')
+    return Html(f'<img src="data:image/png;base64,{data}" alt="{visible_html(said)}" {size}/>')
 
 
 def chart(lines: Mapping[str, Line], across: str, up: str) -> Html:
@@ -116,7 +117,7 @@ def chart(lines: Mapping[str, Line], across: str, up: str) -> Html:
             f'<g fill="{colour}"><path d="{path}" fill="none" stroke="{colour}" stroke-width="2" '
             f'stroke-dasharray="{dashes}"/>{marks}{named}</g>'
         )
-    label = escape(f"{up}, {across}: {', '.join(lines)}")
+    label = visible_html(f"{up}, {across}: {', '.join(lines)}")
     inside = "\n".join(drawn)
     return Html(
         f'<figure><svg viewBox="0 0 {_WIDE} {_HIGH}" role="img" aria-label="{label}">\n{inside}\n</svg></figure>'
@@ -124,11 +125,11 @@ def chart(lines: Mapping[str, Line], across: str, up: str) -> Html:
 
 
 def _row(kind: str, cells: Sequence[object]) -> str:
-    return "<tr>" + "".join(f"<{kind}>{escape(str(cell))}</{kind}>" for cell in cells) + "</tr>"
+    return "<tr>" + "".join(f"<{kind}>{visible_html(str(cell))}</{kind}>" for cell in cells) + "</tr>"
 
 
 def _text(text: str, x: float | str, y: float | str, anchor: str) -> str:
-    return f'<text x="{x}" y="{y}" text-anchor="{anchor}" dominant-baseline="central">{escape(text)}</text>'
+    return f'<text x="{x}" y="{y}" text-anchor="{anchor}" dominant-baseline="central">{visible_html(text)}</text>'
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from fedhelp_edge.report import page as pages
 from fedhelp_edge.report.page import Html
+from fedhelp_edge.safe_text import visible_html
 
 Told = Mapping[str, Any]
 Pictures = Mapping[str, Sequence[tuple[str, NDArray[np.uint8]]]]
@@ -72,7 +72,7 @@ def _who(told: Told, pictures: Pictures) -> list[Html]:
         parts = [pages.picture(pixels, name, _SIDE, _SIDE) for name, pixels in pictures[site["name"]]]
         names = ", ".join(name for name, _ in pictures[site["name"]])
         caption = f"{site['name']}: {site['images']} images to learn from ({names})"
-        shown.append(Html(f"<figure>{''.join(parts)}<figcaption>{escape(caption)}</figcaption></figure>"))
+        shown.append(Html(f"<figure>{''.join(parts)}<figcaption>{visible_html(caption)}</figcaption></figure>"))
     right = " and ".join(f"{part:.0%}" for part in told["sources"].values())
     shown.append(pages.paragraph(
         "Clinics also learn from public images, of which two larger nets once said what they see; the numbers travel, "
@@ -117,8 +117,8 @@ def _answers(answers: Sequence[Told]) -> list[Html]:
     for one in answers:
         says = one["answer"] or f"does not know: {one['reason']}"
         said = one["picture"]
-        source = f'src="data:image/jpeg;base64,{said["jpeg"]}" alt="{escape(said["alt"])}"'
-        caption = escape(f"{one['true']}; the model says: {says}")
+        source = f'src="data:image/jpeg;base64,{said["jpeg"]}" alt="{visible_html(said["alt"])}"'
+        caption = visible_html(f"{one['true']}; the model says: {says}")
         shown.append(Html(f'<figure class="answer"><img {source} width="{2 * _SIDE}" height="{_SIDE}"/>'
                           f"<figcaption>{caption}</figcaption></figure>"))  # fmt: skip
     return shown
@@ -194,7 +194,9 @@ def _next() -> list[Html]:
         "fedhelp-coordinator status --home hub": "what the coordinator sees",
         "fedhelp-edge check images/clinic-a": "what training looks at first in your own images",
     }
-    rows = [f"<li><code>{escape(command)}</code><br/>{escape(what)}</li>" for command, what in commands.items()]
+    rows = [
+        f"<li><code>{visible_html(command)}</code><br/>{visible_html(what)}</li>" for command, what in commands.items()
+    ]
     return [
         pages.heading("Look closer"),
         pages.paragraph("In the folder of this page:"),

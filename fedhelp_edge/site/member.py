@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from fedhelp_edge import exchange, files, lock
+from fedhelp_edge import exchange, files, lock, safe_text
 from fedhelp_edge.errors import (
     BadInvite,
     FedhelpError,
@@ -90,6 +90,7 @@ def join(home: Path, invite: Invite, name: str, passphrase: Callable[[], str | N
                 known = folder.take(known, part)
         if known is None:
             raise Pin("the invite holds no charter")
+        safe_text.check_name(known.charter.name)
         own = _keys_in(home, passphrase)
         context = statement.stamped("enrol", federation=invite.federation)
         body = json.dumps(enrol.request(invite.code, name, own.public, context), ensure_ascii=False).encode()

@@ -19,6 +19,7 @@ from typing import Any
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from fedhelp_edge import safe_text
 from fedhelp_edge.errors import (
     BadBody,
     Federation,
@@ -41,9 +42,8 @@ from fedhelp_edge.trust.task import Seen
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _ALIKE = str.maketrans("ILO", "110")
-_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]{0,200}")  # safe to show on a screen
 _REQUEST = {
-    "invite": re.compile(r"[0-9a-f]{32}"), "name": _NAME, "sign": str, "recipient": str,
+    "invite": re.compile(r"[0-9a-f]{32}"), "name": safe_text.NAME, "sign": str, "recipient": str,
     "proof": re.compile(r"[0-9a-f]{64}"),
 }  # fmt: skip
 _ROTATION = {"sign": str, "recipient": str}
@@ -84,6 +84,7 @@ def vouch(code: str, federation: str) -> str:
 
 def request(code: str, name: str, keys: Public, context: Mapping[str, Any]) -> dict[str, Any]:
     """The body of an enrolment request whose context is `context`."""
+    safe_text.check_name(name)
     invite = invite_of(code, "", datetime.max)
     return {
         "invite": invite.id, "name": name, "sign": keys.sign, "recipient": keys.recipient,

@@ -26,12 +26,14 @@ def aggregate(
         told = rounds.aggregate(hub, boss, now=now)
     if json:
         return shell.result(**told)
-    print(f"round {told['round']}: {len(told['accepted'])} shares merged\nmodel {told['merged_sha256']}")
+    shell.show(f"round {told['round']}: {len(told['accepted'])} shares merged", f"model {told['merged_sha256']}")
     for one in told["claims"]:
         part = "" if one["part"] is None else f", {one['part']:.1%} of the model"
-        print(f"  {one['site']} claims {one['examples']} images{part}; {one['correct']} of {one['val']} right before")
+        shell.show(
+            f"  {one['site']} claims {one['examples']} images{part}; {one['correct']} of {one['val']} right before"
+        )
     for state in ("quarantined", "refused"):
         for one in told[state]:
-            print(f"  {one['site']} {state}: {shell.told(one)}")
+            shell.show(*shell.told(f"  {one['site']} {state}: ", one))
     shell.say_next("'fedhelp-coordinator open'; 'exchange' or 'serve' hands the model out")
     return None

@@ -27,5 +27,5 @@ def approve(
         known = hub.site(site)
     if json:
         return shell.result(site=known.id, name=known.name, tier=known.tier, from_round=known.from_round)
-    print(f"{known.id}  {known.name} takes part from round {known.from_round}")
+    shell.show(f"{known.id}  {known.name} takes part from round {known.from_round}")
     return None

@@ -22,7 +22,7 @@ def verify(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
         log = hub.check()
     if json:
         return shell.result(length=log.length, head=log.head)
-    print(f"{log.length} lines, the chain holds\nhead {log.head}")
+    shell.show(f"{log.length} lines, the chain holds", f"head {log.head}")
     return None
 
 
@@ -41,7 +41,7 @@ def show(
         lines = [line for line, _ in hub.store.lines()][-last:]
     for line in lines:
         detail = " ".join(f"{name}={value}" for name, value in sorted(line["detail"].items()) if value != "")
-        print(f"{line['seq']:>6}  {line['time']}  {line['type']:<16} {line['subject'][:16]:<16}  {detail}")
+        shell.show(f"{line['seq']:>6}  {line['time']}  {line['type']:<16} {line['subject'][:16]:<16}  {detail}")
 
 
 @app.command()
@@ -61,5 +61,5 @@ def export(
         count = audit.export(hub, round_, out)
     if json:
         return shell.result(round=round_, parcels=count, folder=str(out))
-    print(f"{count} parcels, the log and the keys are in {out}")
+    shell.show(f"{count} parcels, the log and the keys are in {out}")
     return None

@@ -23,4 +23,4 @@ def backup(
 
     with desk.opened(home) as hub, desk.writing(hub):
         vault.backup(hub, file)
-    print(f"backup: {file} ({file.stat().st_size / 1e6:.1f} MB)")
+    shell.show(f"backup: {file} ({file.stat().st_size / 1e6:.1f} MB)")

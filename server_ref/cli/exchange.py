@@ -31,11 +31,13 @@ def exchange(
     if json:
         return shell.result(**asdict(found), decided=decided)
     new = [answer for answer in found.taken if answer.new]
-    print(f"{len(new)} new parcels taken in, {len(found.taken) - len(new)} known already; {found.left} left for sites")
+    shell.show(
+        f"{len(new)} new parcels taken in, {len(found.taken) - len(new)} known already; {found.left} left for sites"
+    )
     for one in decided:
-        print(f"  {decisions.in_words(one)}")
+        shell.show(*decisions.in_words(one, "  "))
     for name in found.waiting:
-        print(f"  {name}: not all there yet; it is looked at again next time")
+        shell.show(f"  {name}: not all there yet; it is looked at again next time")
     for refused in found.refused:
-        print(f"  {refused['file']}: {shell.told(refused)}")
+        shell.show(*shell.told(f"  {refused['file']}: ", refused))
     return None

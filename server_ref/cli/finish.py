@@ -15,4 +15,4 @@ def finish(home: shell.Home = shell.DEFAULT_HOME) -> None:
 
     with desk.opened(home) as hub, desk.writing(hub):
         rounds.finish(hub)
-    print("finished: no further rounds")
+    shell.show("finished: no further rounds")

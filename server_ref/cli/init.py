@@ -39,10 +39,10 @@ def init(
     root = root_key or folder / hubs.ROOT
     if json:
         return shell.result(federation=made.federation, home=str(folder), root_key=str(root))
-    print(f"federation {made.federation} of {agreed.name}\nhub        {folder}\nroot key   {root}")
+    shell.show(f"federation {made.federation} of {agreed.name}", f"hub        {folder}", f"root key   {root}")
     shell.say(
-        "Move the root key to a stick and lock it away. It is needed only to restore this hub,\n"
-        "to change its keys, or to merge rounds again without a site.\n"
-        "next: 'fedhelp-coordinator invite \"Clinic A\" --tier small'"
+        "Move the root key to a stick and lock it away. It is needed only to restore this hub,",
+        "to change its keys, or to merge rounds again without a site.",
+        "next: 'fedhelp-coordinator invite \"Clinic A\" --tier small'",
     )
     return None

@@ -34,8 +34,8 @@ def invite(
         invites.write(out, made)
     if json:
         return shell.result(**made.told, file=str(out) if out else None)
-    print(f"{made.site}  {name} ({tier})\ncode   {made.code}\nholds  {days} days, for one site")
+    shell.show(f"{made.site}  {name} ({tier})", f"code   {made.code}", f"holds  {days} days, for one site")
     if out:
-        print(f"file   {out}\nQR     {out}.png")
+        shell.show(f"file   {out}", f"QR     {out}.png")
     shell.say_next(f"on the site's PC, 'fedhelp-edge join {shell.quoted(out or made.code)}'")
     return None

@@ -31,7 +31,9 @@ def kit(
     if json:
         return shell.result(**vars(made), folder=str(out))
     kind = "train and diagnose" if train else "diagnose"
-    print(f"{made.wheels} wheels, {made.size / 1e6:.0f} MB, to {kind} on {platform}\nfingerprint  {made.fingerprint}")
+    shell.show(
+        f"{made.wheels} wheels, {made.size / 1e6:.0f} MB, to {kind} on {platform}", f"fingerprint  {made.fingerprint}"
+    )
     shell.say(f"next: print {out / 'leaflet.html'}")
     shell.say("and let the fingerprint go another way than the stick: on paper, or by phone")
     return None

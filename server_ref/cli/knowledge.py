@@ -33,5 +33,5 @@ def publish(
         said = hub.publish_pack(boss, body)
     if json:
         return shell.result(sha256=said.sha256, images=len(found), sources=list(found.sources))
-    print(f"{len(found)} public images, {len(found.sources)} sources, {said.size / 1e6:.1f} MB")
+    shell.show(f"{len(found)} public images, {len(found.sources)} sources, {said.size / 1e6:.1f} MB")
     return None

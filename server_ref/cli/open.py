@@ -37,6 +37,6 @@ def open_round(
         order = rounds.open_next(hub, boss, given)
     if json:
         return shell.result(round=order.round, closes=f"{order.closes:%Y-%m-%dT%H:%M:%SZ}", base=order.base)
-    print(f"round {order.round} is open until {order.closes:%Y-%m-%d %H:%M} UTC")
+    shell.show(f"round {order.round} is open until {order.closes:%Y-%m-%d %H:%M} UTC")
     shell.say_next("'fedhelp-coordinator exchange DIR' or 'serve' brings it to the sites")
     return None

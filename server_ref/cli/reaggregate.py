@@ -33,6 +33,6 @@ def reaggregate(
         told = rounds.undo(hub, boss, hub.site(without).id, archive)
     if json:
         return shell.result(**told)
-    print(f"merged again without {told['without']}: the model of round {told['round']} is {told['merged_sha256']}")
+    shell.show(f"merged again without {told['without']}: the model of round {told['round']} is {told['merged_sha256']}")
     shell.say_next("'fedhelp-coordinator open'")
     return None

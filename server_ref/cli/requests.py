@@ -20,8 +20,8 @@ def requests(
     if json:
         return shell.result(requests=waiting)
     for one in waiting:
-        print(f"{one['site']}  {one['name']} ({one['tier']}), asks as {one['asked_as']!r}\n  {one['words']}")
-    print(f"{len(waiting)} requests wait")
+        shell.show(f"{one['site']}  {one['name']} ({one['tier']}), asks as {one['asked_as']!r}", f"  {one['words']}")
+    shell.show(f"{len(waiting)} requests wait")
     if waiting:
         shell.say("Phone the site on a number you know. If the words are the same: 'fedhelp-coordinator approve SITE'")
     return None

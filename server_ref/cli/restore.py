@@ -29,5 +29,5 @@ def restore(
 
     root = keys.load(root_key, shell.asker(root_passphrase_file or passphrase_file, "root key's passphrase"))
     hub = vault.restore(shell.home(home), file, root, shell.asker(passphrase_file, "coordinator's passphrase"))
-    print(f"restored: {hub.federation}, epoch {hub.charter.epoch}, round {rounds.newest(hub)['round']}")
+    shell.show(f"restored: {hub.federation}, epoch {hub.charter.epoch}, round {rounds.newest(hub)['round']}")
     shell.say_next("'fedhelp-coordinator status'")

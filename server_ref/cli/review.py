@@ -34,12 +34,12 @@ def review(
             return shell.result(quarantined=waiting)
         for one in waiting:
             claimed = "" if one["examples"] is None else f"  claims {one['examples']} images"
-            print(f"{one['site']}  round {one['round']}{claimed}  {shell.told(one)}")
-        print(f"{len(waiting)} shares in quarantine")
+            shell.show(*shell.told(f"{one['site']}  round {one['round']}{claimed}  ", one))
+        shell.show(f"{len(waiting)} shares in quarantine")
         return None
     with desk.working(home, passphrase_file) as (hub, boss):
         told = rounds.review(hub, boss, hub.site(site).id, release=release)
     if json:
         return shell.result(**told)
-    print(f"{told['site']}: {told['state']}")
+    shell.show(f"{told['site']}: {told['state']}")
     return None

@@ -30,7 +30,7 @@ def revoke(
         known = hub.revoke(boss, site, since_round, reason)
     if json:
         return shell.result(site=known.id, since_round=since_round)
-    print(f"{known.id}  {known.name} is revoked")
+    shell.show(f"{known.id}  {known.name} is revoked")
     if since_round:
         shell.say(f"next: 'fedhelp-coordinator reaggregate --without {known.id}' merges the rounds again without it")
     return None

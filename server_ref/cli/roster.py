@@ -35,6 +35,6 @@ def roster(
         return shell.result(version=known.version, sites=found)
     for site in found:
         news = site["last_news"] or "nothing yet"
-        print(f"{site['id']}  {site['name']:<28.28}  {site['tier']:<5}  {site['status']:<9}  last news {news}")
-    print(f"roster {known.version}, {len(found)} sites, holds until {known.expires:%Y-%m-%d}")
+        shell.show(f"{site['id']}  {site['name']:<28.28}  {site['tier']:<5}  {site['status']:<9}  last news {news}")
+    shell.show(f"roster {known.version}, {len(found)} sites, holds until {known.expires:%Y-%m-%d}")
     return None

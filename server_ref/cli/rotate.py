@@ -45,6 +45,6 @@ def rotate(
         else:
             vault.rotate_coordinator(hub, boss, keys.new(), old_root, secret)
         law = hub.charter
-    print(f"charter {law.version}, epoch {law.epoch}")
+    shell.show(f"charter {law.version}, epoch {law.epoch}")
     shell.say("keep the old root key as well: it opens the shares that were archived for it" if root else
               "next: 'fedhelp-coordinator open'")  # fmt: skip

@@ -36,4 +36,4 @@ def run(
             if done:
                 break
             time.sleep(every)
-    print("finished: all rounds are done")
+    shell.show("finished: all rounds are done")

@@ -36,7 +36,7 @@ def serve(
         if json:
             shell.result(url=url, dashboard=dashboard)
         else:
-            print(f"serving    {url}\ndashboard  {dashboard}  (this link works once)")
+            shell.show(f"serving    {url}", f"dashboard  {dashboard}  (this link works once)")
         sys.stdout.flush()
         shell.say("next: judge and merge what comes in with 'fedhelp-coordinator run'; Ctrl-C stops serving")
 

@@ -21,15 +21,15 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
     if json:
         return shell.result(**told)
     until = f", until {told['closes']}" if told["state"] == "open" else ""
-    print(f"{told['name']}: round {told['round']} of {told['rounds']}, {told['state']}{until}")
+    shell.show(f"{told['name']}: round {told['round']} of {told['rounds']}, {told['state']}{until}")
     for title, found in (("shares in", told["accepted"]), ("missing", told["missing"])):
         if found:
-            print(f"{title:<12}{', '.join(found)}")
+            shell.show(f"{title:<12}{', '.join(found)}")
     if claims := [f"{one['id']} {one['examples']}" for one in told["sites"] if one["examples"] is not None]:
-        print(f"{'claim':<12}{', '.join(claims)} images")
+        shell.show(f"{'claim':<12}{', '.join(claims)} images")
     for one in told["quarantined"]:
-        print(f"quarantine  {one['site']}: {one['code']}: {one['cause']}")
-    print(f"waiting     {told['received']} shares, {told['requests']} requests")
+        shell.show(f"quarantine  {one['site']}: {one['code']}: {one['cause']}")
+    shell.show(f"waiting     {told['received']} shares, {told['requests']} requests")
     shell.say_next(_next(told, model))
     return None
 

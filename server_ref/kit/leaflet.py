@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 
 from fedhelp_edge.report import page as pages
 from fedhelp_edge.report.page import Html
+from fedhelp_edge.safe_text import visible_html
 
 _SYSTEMS = {"win32": "Windows", "linux": "Linux", "darwin": "macOS"}
 _STYLE = "li { margin: .6em 0 } code { font-size: 1.05em }"
@@ -48,7 +48,7 @@ def page(about: About) -> str:
         pages.paragraph(
             f"For {_SYSTEMS[about.system]}. This computer then {does}. {about.size / 1e6:.0f} MB to install from."
         ),
-        Html("<ol>" + "".join(f"<li>{escape(step)}</li>" for step in steps) + "</ol>"),
+        Html("<ol>" + "".join(f"<li>{visible_html(step)}</li>" for step in steps) + "</ol>"),
         pages.paragraph("Images stay on this computer. What leaves it is a file that only the coordinator can open."),
         style=_STYLE,
     )

@@ -143,3 +143,11 @@ def test_images_that_cannot_be_learned_from_are_put_right(desk: Desk) -> None:
     assert "E_LABEL" in told.stdout
     assert "--map 'NAME=CLASS'" in told.stdout
     works(desk.site("check", "images", "--plan", "plan.toml", "--map", "x=b"))
+
+
+def test_a_name_that_would_forge_a_line_is_refused_and_an_ordinary_one_is_taken(desk: Desk) -> None:
+    works(desk.hub("init", "--plan", "plan.toml"))
+    fails(desk.hub("invite", "A\nwords: forged", "--tier", "small"), "E_NAME", "on one line")
+    works(desk.hub("invite", "A", "--tier", "small", "--out", "a.invite"))
+    fails(desk.site("join", "a.invite", "--via", desk.stick, "--name", "\x1b[2J"), "E_NAME", "on one line")
+    works(desk.site("join", "a.invite", "--via", desk.stick, "--name", "Clinic A"))

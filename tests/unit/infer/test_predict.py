@@ -203,7 +203,7 @@ def test_a_table_and_csv_show_file_names_that_would_do_harm_as_harmless(
     for name in ("=1+1.png", "red\x1b[31m.png"):
         (tmp_path / "in" / name).write_bytes(source.read_bytes())
     _, out, _ = typed(capsys, "predict", model, tmp_path / "in", "--home", home, "--format", "csv")
-    assert {row["file"] for row in csv.DictReader(io.StringIO(out))} == {"'=1+1.png", "red\x1b[31m.png"}
+    assert {row["file"] for row in csv.DictReader(io.StringIO(out))} == {"'=1+1.png", "red\\x1b[31m.png"}
     _, out, _ = typed(capsys, "predict", model, tmp_path / "in", "--home", home)
     assert "\x1b" not in out
 

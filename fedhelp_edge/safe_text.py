@@ -1,0 +1,60 @@
+"""Text that others wrote, shown without harm: on a terminal, on a page, in a table that a spreadsheet opens.
+
+A name with a line end forges a line of output; ESC repaints a terminal; a direction mark turns what is read around; an
+invisible letter makes two names look alike; a cell that begins with `=` is worked out by a spreadsheet.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+
+from fedhelp_edge.errors import BadName
+
+_UNSAFE = (
+    r"\x00-\x1f\x7f-\x9f"  # control characters: line ends, tab, ESC, C1
+    r"\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # direction, lines, invisible
+    r"\ud800-\udfff\U000e0000-\U000e007f"  # halves of letters, as of bytes that are no UTF-8; invisible tags
+)
+_ONE = re.compile(f"[{_UNSAFE}]")
+_ONE_BUT_SPACE = re.compile(rf"(?![\n\t])[{_UNSAFE}]")
+NAME = re.compile(f"[^{_UNSAFE}]{{0,200}}")  # of a federation, a site, a class
+_SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def visible(text: str) -> str:
+    """One line: each character that steers a terminal or cannot be seen is written out, `\\x1b` for ESC."""
+    return _ONE.sub(_written_out, text)
+
+
+def visible_html(text: str) -> str:
+    """For a page: entities, and written out what would steer how the text is read. Line ends are spaces there."""
+    return html.escape(_ONE_BUT_SPACE.sub(_written_out, text))
+
+
+def misnamed(name: str) -> str:
+    """Why a name may not be given, or "": `visible` would have to change it, or it is too long."""
+    if NAME.fullmatch(name):
+        return ""
+    return f"'{visible(name[:60])}' has a line end, a control or invisible character, or over 200 letters"
+
+
+def check_name(name: str) -> None:
+    """Refuse a name, or a reason, before others get to read it."""
+    if complaint := misnamed(name):
+        raise BadName(complaint)
+
+
+def cell(value: object) -> object:
+    """A cell of a CSV file that a spreadsheet shows as it is, and does not work out as a formula."""
+    if not isinstance(value, str):
+        return value
+    text = visible(value)
+    return f"'{text}" if value.lstrip().startswith(_FORMULA) or value.startswith(_FORMULA) else text
+
+
+def _written_out(found: re.Match[str]) -> str:
+    sign, number = found[0], ord(found[0])
+    width = 2 if number < 0x100 else 4 if number < 0x10000 else 8
+    return _SHORT.get(sign) or f"\\{'xuU'[width // 4]}{number:0{width}x}"
