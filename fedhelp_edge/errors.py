@@ -551,6 +551,13 @@ class Offline(SiteError, code="E_OFFLINE", remedy="nothing is lost: run the same
     """The coordinator cannot be reached over the network now."""
 
 
+class NotAFront(Offline, code="E_NO_FRONT", remedy="check the address (--url); if the network asks you to sign in, do that first; nothing is lost, and a stick with --via DIR works too"):
+    """What answers at the address does not answer as a coordinator's front does. Nothing of the answer is used."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"what answers at this address is no front of a coordinator: {why}")
+
+
 class RefusedThere(SiteError, code="E_REFUSED", remedy="do what the coordinator's answer says, for its cause has a code too"):
     """The coordinator's front refused what was sent or asked for; the cause has its own code."""
 

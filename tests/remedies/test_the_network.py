@@ -19,7 +19,7 @@ from fedhelp_edge.site import joined, outbox
 from fedhelp_edge.site.sync import sync
 from server_ref.dashboard import Door
 from server_ref.gate import Limits
-from tests import clinic, command, net
+from tests import clinic, command, hostile, net
 from tests.attacks.test_f_http import _certificate
 from tests.desk import Desk, Done, fails, works
 from tests.federation import PLAN, Federation, nobody
@@ -185,7 +185,7 @@ def test_a_damaged_invite_is_asked_for_again_or_its_code_typed(desk: Desk) -> No
 
 
 def test_without_a_network_it_is_sent_later_or_carried_on_a_stick(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(joined.carriers.__kwdefaults__ or {}, "patience", 0.1)
+    monkeypatch.setitem(joined.carriers.__kwdefaults__ or {}, "patience", 2.0)
     desk.join()
     works(desk.hub("open"))
     works(desk.hub("exchange", desk.stick))
@@ -200,6 +200,15 @@ def test_without_a_network_it_is_sent_later_or_carried_on_a_stick(desk: Desk, mo
     fails(desk.site("download", "--url", nobody), "E_OFFLINE", "run the same command again later")
     works(desk.site("download", "--via", desk.stick))
     assert "accepted" in works(desk.site("status")).stdout
+
+
+def test_an_address_that_is_no_front_is_corrected(desk: Desk) -> None:
+    desk.join()
+    page = hostile.answer(b"<html>sign in", "302 Found", "Location: http://127.0.0.1:1/", marked=True)
+    with hostile.front(lambda _: page) as portal:
+        fails(desk.site("download", "--url", portal.url), "E_NO_FRONT", "check the address (--url)")
+    with net.running(desk.folder / "hub") as port:
+        works(desk.site("download", "--url", f"http://127.0.0.1:{port}"))
 
 
 def test_a_share_whose_round_is_over_holds_up_nothing_of_the_present_one(

