@@ -145,7 +145,7 @@ class Duplicate(DataError, code="E_DUPLICATE", remedy="nothing needs doing, for 
     """The same image is there twice, under the same label."""
 
 
-class NearDuplicate(DataError, code="E_NEAR_DUPLICATE", remedy="look at both; if they show the same, keep one, or give them the same group in a table"):
+class NearDuplicate(DataError, code="E_NEAR_DUPLICATE", remedy="nothing needs doing, for both stay in one part; remove one, or give both the same group in a table, and it is not told again"):
     """Two images are almost the same."""
 
 
@@ -154,7 +154,7 @@ class Leak(DataError, code="E_LEAK", remedy="remove one of the two; or, before t
 
 
 class GroupElsewhere(DataError, code="E_GROUP", remedy="nothing needs doing; the image is left out so that the figures stay honest"):
-    """A new image shows a patient (or lesion) whose other images are kept to choose or to measure by. It is not used."""
+    """A new image shows a patient or lesion, or nearly a picture, of the validation or test images. It is not used."""
 
 
 class ImageBroken(DataError, code="E_IMAGE", remedy="copy the file again from where it came, or remove it"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,8 +49,9 @@ def check(
     if json:
         problems = [vars(problem) for problem in found.problems]
         shell.result(
-            classes=found.classes, images=found.images, problems=problems, ready=found.ready, parts=found.parts
-        )
+            classes=found.classes, images=found.images, problems=problems, ready=found.ready, parts=found.parts,
+            groups=sorted(found.groups), findings=[finding.to_json() for finding in found.findings],
+        )  # fmt: skip
     else:
         _show(found)
     if not found.ready:
@@ -75,6 +77,11 @@ def _names(given: list[str]) -> dict[str, str]:
     return names
 
 
+def _groups(sizes: Sequence[int]) -> str:
+    number = "1 group" if len(sizes) == 1 else f"{len(sizes)} groups"
+    return f"{number} of several images of one patient, lesion or picture,"
+
+
 def _show(found: Report) -> None:
     from fedhelp_edge import errors
     from fedhelp_edge.data.images import SPLITS
@@ -89,6 +96,8 @@ def _show(found: Report) -> None:
     if found.sizes:
         (small, *_, large) = [f"{across} x {down}" for across, down in (found.sizes[0], found.sizes[-1])]
         shell.show(f"images of {small} pixels" + (f" to {large}" if small != large else ""))
+    if found.groups:
+        shell.show(f"{_groups(found.groups)} kept in one part, the largest of {max(found.groups)} images")
     kinds = {kind.code: kind for kind in errors.tree() if kind.code}
     by_code: dict[str, list[Problem]] = defaultdict(list)
     for problem in found.problems:
@@ -99,5 +108,7 @@ def _show(found: Report) -> None:
             shell.show(f"  {problem.file}{': ' if problem.file else ''}{problem.cause}")
         if len(problems) > _SHOWN:
             shell.show(f"  and {len(problems) - _SHOWN} more; --json names all")
+    if found.findings:
+        shell.show("", *(f"note: {finding.sentence}" for finding in found.findings))
     stops = ", ".join(f"{code} ({len(by_code[code])})" for code in dict.fromkeys(one.code for one in found.stops))
     shell.show("", f"not ready: first put right {stops}" if stops else "ready to train")

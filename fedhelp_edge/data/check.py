@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedhelp_edge.data import gather as gathering
-from fedhelp_edge.data import labels, near, store
+from fedhelp_edge.data import groups, labels, store
+from fedhelp_edge.data.findings import Finding, findings
 from fedhelp_edge.data.images import SPLITS, Images, Problem
 from fedhelp_edge.errors import (
     ClassMissing,
@@ -16,7 +17,6 @@ from fedhelp_edge.errors import (
     LabelConflict,
     LabelUnknown,
     Leak,
-    NearDuplicate,
     NoImages,
     OneClass,
 )
@@ -32,6 +32,8 @@ class Report:
     parts: Mapping[str, Mapping[str, int]]  # of each class, how many images in train, val and test
     problems: Sequence[Problem]
     sizes: Sequence[tuple[int, int]]  # of every image as it was, smallest first
+    findings: Sequence[Finding]  # what figures from these images cannot tell, or tell too well
+    groups: Sequence[int]  # of each patient, lesion or picture that is there more than once, how many images
 
     @property
     def classes(self) -> dict[str, int]:
@@ -68,13 +70,12 @@ def check(
     plan = plan or Plan(classes=found.classes)
     images = gathering.assign(found, plan, kept / gathering.SPLIT_FILE, write=False)
     problems = [*_of_classes(source, images, plan), *images.problems, *found.doubts, *_of_groups(images)]
-    for early, late in near.pairs(images.pixels, images.splits):
-        if not _together(images, early, late):
-            problems.append(_almost(images, early, late))
     parts = {name: Counter(dict.fromkeys(SPLITS, 0)) for name in plan.classes}
     for label, split in zip(images.labels, images.splits, strict=True):
         parts[plan.classes[label]][split] += 1
-    return Report(parts, problems, sorted(found.sizes, key=lambda size: size[0] * size[1]))
+    sizes = sorted(found.sizes, key=lambda size: size[0] * size[1])
+    several = [len(places) for places in groups.members(images.groups) if len(places) > 1]
+    return Report(parts, problems, sizes, findings(images, plan.classes), several)
 
 
 def _of_classes(source: Path, images: Images, plan: Plan) -> Iterator[Problem]:
@@ -95,28 +96,12 @@ def _of_classes(source: Path, images: Images, plan: Plan) -> Iterator[Problem]:
 
 
 def _of_groups(images: Images) -> Iterator[Problem]:
-    """Patients who are in more than one part, which only a source that makes the parts itself can bring about."""
-    where: dict[str, list[int]] = defaultdict(list)
-    for i, group in enumerate(images.groups):
-        if group:
-            where[group].append(i)
-    for members in where.values():
-        first, *others = sorted(members, key=lambda i: SPLITS.index(images.splits[i]))
+    """Groups in more than one part: only a source that makes the parts itself, or an older split, has them."""
+    for places in groups.members(images.groups):
+        first, *others = sorted(places, key=lambda i: SPLITS.index(images.splits[i]))
         for i in others:
-            if images.splits[i] != images.splits[first]:
-                cause = f"in {images.splits[i]}, while {images.names[first]} of the same patient is in "
-                yield Problem.of(images.names[i], Leak(cause + images.splits[first]))
-
-
-def _together(images: Images, early: int, late: int) -> bool:
-    """Whether somebody said that they belong together, and they are in one part."""
-    group, part = ((of[early], of[late]) for of in (images.groups, images.splits))
-    return group[0] == group[1] != "" and part[0] == part[1]
-
-
-def _almost(images: Images, early: int, late: int) -> Problem:
-    name, other = images.names[late], images.names[early]
-    here, there = images.splits[late], images.splits[early]
-    if here != there:
-        return Problem.of(name, Leak(f"in {here}, while {other}, which is almost the same image, is in {there}"))
-    return Problem.of(name, NearDuplicate(f"almost the same image as {other}"))
+            if (here := images.splits[i]) != (there := images.splits[first]):
+                same = images.patients[i] and images.patients[i] == images.patients[first]
+                which = "of the same patient" if same else "which is almost the same image or of the same patient"
+                cause = f"in {here}, while {images.names[first]}, {which}, is in {there}"
+                yield Problem.of(images.names[i], Leak(cause))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL.Image import MAX_IMAGE_PIXELS
 
 from fedhelp_edge import files, plan
-from fedhelp_edge.data import picture
+from fedhelp_edge.data import picture, row
 from fedhelp_edge.data.row import Decoded
 from fedhelp_edge.errors import Extra, FedhelpError, ImageBroken, ImageKind, ImageSize
 
@@ -53,7 +53,8 @@ def who(path: Path) -> tuple[str, str]:
 
 def digest(patient: str) -> str:
     """What stands for a patient in the kit's own files."""
-    return hashlib.sha256(b"patient" + patient.strip().encode()).hexdigest()[:16] if patient.strip() else ""
+    name = row.patient(patient)
+    return hashlib.sha256(b"patient" + name.encode()).hexdigest()[:16] if name else ""
 
 
 def _read(file: BinaryIO, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A folder of images for each class; a folder above it may be a part (train, val, test) or a centre."""
+"""A folder of images for each class. Above it may be a part (train, val, test) or a centre, below it the patient."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import BinaryIO
 from fedhelp_edge import files, plan
 from fedhelp_edge.data import dicom, picture
 from fedhelp_edge.data.images import Problem
-from fedhelp_edge.data.row import Decoded, Job, Row, split_word
+from fedhelp_edge.data.row import Decoded, Job, Row, patient, split_word
 from fedhelp_edge.errors import FileMissing, ImageKind, PhonePicture
 
 # what lies beside images and is meant for somebody else
@@ -66,8 +66,8 @@ def read(root: Path, image: plan.Image, known: Callable[[str], bool] | None) -> 
             if not is_image(root, name):
                 continue
             *folders, _ = name.split("/")
-            label, split, centre = _place(folders, known)
-            rows.append(Row(name, label, stamp, split=split, centre=centre))
+            label, group, split, centre = _place(folders, known)
+            rows.append(Row(name, label, stamp, group, split, centre))
         except ImageKind as fault:
             problems.append(Problem.of(name, fault))
     return Files(root, image, rows, problems)
@@ -122,14 +122,14 @@ def _stamp(entry: os.DirEntry[str]) -> str:
     return f"{stat.st_size}:{stat.st_mtime_ns}"
 
 
-def _place(folders: Sequence[str], known: Callable[[str], bool] | None) -> tuple[str, str, str]:
-    """Label, split and centre from the folders that an image stands in."""
+def _place(folders: Sequence[str], known: Callable[[str], bool] | None) -> tuple[str, str, str, str]:
+    """Label, patient, split and centre from the folders that an image stands in."""
     is_class = known or (lambda name: not split_word(name))
     at = next((i for i, name in enumerate(folders) if is_class(name)), None)
+    plain = [name for name in folders if not split_word(name)]
     if at is None:
-        plain = [name for name in folders if not split_word(name)]
-        return (plain[0] if plain else ""), "", ""
-    above = folders[:at]
-    split = next(filter(None, map(split_word, above)), "")
-    centre = next((name for name in above if not split_word(name)), "")
-    return folders[at], split, centre
+        return (plain[0] if plain else ""), "", "", ""
+    split = next(filter(None, map(split_word, folders)), "")
+    centre = next((name for name in folders[:at] if not split_word(name)), "")
+    below = next((name for name in folders[at + 1 :] if not split_word(name)), "")
+    return folders[at], patient(below), split, centre

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from fedhelp_edge import plan as plans
-from fedhelp_edge.data import folder, npz, picture, split, store, table
+from fedhelp_edge.data import folder, groups, near, npz, picture, split, store, table
 from fedhelp_edge.data.images import SPLITS, Images, Pixels, Problem
 from fedhelp_edge.data.labels import Classes, kept_names
 from fedhelp_edge.data.row import Row, Source, normal
@@ -23,6 +23,7 @@ from fedhelp_edge.errors import (
     LabelConflict,
     LabelUnknown,
     Leak,
+    NearDuplicate,
     NoImages,
     OneClass,
 )
@@ -105,20 +106,26 @@ def gather(
     done = store.decoded(rows, wanted, image, place, workers=workers, progress=progress)
     found = [_Image(rows.rows[i], labels[i] or 0, entry) for i, entry in zip(wanted, done.entries, strict=True)]
     chosen, left_out = _once(found, classes)
+    hashes = tuple(one.entry.sha256 for one in chosen)
+    pixels = Pixels(done.pixels, np.asarray([one.entry.at for one in chosen], np.int64))
+    alike = near.first_alike(pixels)
+    by_row, by_file = _patients(chosen)
+    patients = tuple(row or file for row, file in zip(by_row, by_file, strict=True))
     images = Images(
-        Pixels(done.pixels, np.asarray([one.entry.at for one in chosen], np.int64)),
+        pixels,
         np.asarray([one.label for one in chosen], np.int64),
         tuple(one.row.split for one in chosen),
         tuple(one.row.name for one in chosen),
-        _groups(chosen),
+        groups.named(patients, groups.together(by_row, by_file, [*map(str, alike)]), hashes),
         tuple(one.row.centre for one in chosen),
         (*problems, *left_out),
+        patients,
     )
     return Gathered(
         images,
-        tuple(one.entry.sha256 for one in chosen),
+        hashes,
         tuple((one.entry.width, one.entry.height) for one in chosen),
-        tuple(Problem.of(one.row.name, ImageDoubt(one.entry.doubt)) for one in chosen if one.entry.doubt),
+        (*_doubts(chosen), *_alike(images, alike)),
         classes.names,
     )
 
@@ -134,7 +141,7 @@ def assign(found: Gathered, plan: Plan, path: Path, *, write: bool) -> Images:
             split.keep(path, kind, dict(zip(found.hashes, splits, strict=True)))
         return replace(images, splits=tuple(splits))
     splits = split.join(found.hashes, images.groups, images.splits, kept)
-    cause = "it shows the same patient as images that are kept to choose or to measure by"
+    cause = "it shows a patient, or nearly a picture, of the validation or test images"
     left_out = [
         Problem.of(name, GroupElsewhere(cause)) for name, own in zip(images.names, splits, strict=True) if not own
     ]
@@ -210,10 +217,24 @@ def _conflict(one: _Image, alike: Sequence[_Image], classes: Classes) -> Problem
     return Problem.of(one.row.name, LabelConflict(cause))
 
 
-def _groups(images: Sequence[_Image]) -> tuple[str, ...]:
-    """The group of each image: the table's word, else the patient in the DICOM file.
+def _doubts(images: Sequence[_Image]) -> Iterator[Problem]:
+    for one in images:
+        if one.entry.doubt:
+            yield Problem.of(one.row.name, ImageDoubt(one.entry.doubt))
 
-    A patient that all files share is what an anonymiser wrote, and says nothing.
+
+def _alike(images: Images, alike: Sequence[int]) -> Iterator[Problem]:
+    """Pictures that are almost the same, though nobody said that they belong together."""
+    for place, first in enumerate(alike):
+        if place != first and not images.patients[place] == images.patients[first] != "":
+            yield Problem.of(images.names[place], NearDuplicate(f"almost the same image as {images.names[first]}"))
+
+
+def _patients(images: Sequence[_Image]) -> tuple[list[str], list[str]]:
+    """Who is shown: as the table, the folder or the NPZ says, and as the DICOM files say.
+
+    A name that all share says nothing: it is an anonymiser's word, or a folder around all.
     """
-    patients = {one.entry.group for one in images} - {""}
-    return tuple(one.row.group or (one.entry.group if len(patients) > 1 else "") for one in images)
+    by_row, by_file = [one.row.group for one in images], [one.entry.group for one in images]
+    nobody = [""] * len(images)
+    return by_row if len(set(by_row)) > 1 else nobody, by_file if len(set(by_file) - {""}) > 1 else nobody

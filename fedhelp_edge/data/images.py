@@ -58,9 +58,10 @@ class Images:
     labels: NDArray[np.int64]  # index into the plan's classes
     splits: tuple[str, ...]  # "train" | "val" | "test", as kept
     names: tuple[str, ...]  # relative to the folder they came from: for messages only
-    groups: tuple[str, ...]  # patient or lesion, "" where none
+    groups: tuple[str, ...]  # what shows one patient, one lesion or nearly one picture; "" where it stands alone
     centres: tuple[str, ...]  # "" where none
     problems: tuple[Problem, ...] = ()  # what could not be used
+    patients: tuple[str, ...] = ()  # patient or lesion as the source says, "" or nothing at all where it does not
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -76,7 +77,7 @@ class Images:
             pixels = Pixels(pixels, np.arange(len(pixels)))
 
         def pick(values: tuple[str, ...]) -> tuple[str, ...]:
-            return tuple(values[i] for i in index)
+            return tuple(values[i] for i in index) if values else ()
 
         return replace(
             self,
@@ -86,4 +87,5 @@ class Images:
             names=pick(self.names),
             groups=pick(self.groups),
             centres=pick(self.centres),
+            patients=pick(self.patients),
         )

@@ -6,40 +6,46 @@ A 64-bit difference hash finds candidates, the pixels confirm them: by hash alon
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fedhelp_edge.data import groups
 from fedhelp_edge.data.images import Pixels
 
 DISTANCE = 2  # bits
 DIFFERENCE = 4.0  # mean difference of two pixels out of 255, brightness apart
 _BANDS = (22, 21, 21)  # two hashes that differ in two bits agree in one of three bands
-_CROWD = 256  # hashes compared with each other at a time, where many agree in a band
+_CROWD = 128  # hashes compared with each other at a time, where many agree in a band
+_SHARED = 16  # of them again among the next ones, so that copies hang together over many crowds
+_THUMB = 16  # side of the grey thumbnails that are compared before the pixels
+_MEAN = (1 / 3, 1 / 3, 1 / 3, 0)
 
 
-def pairs(pixels: Pixels | NDArray[np.uint8], parts: Sequence[str]) -> list[tuple[int, int]]:
-    """For each image that is almost the same as an earlier one, that one; one of another part first."""
-    hashes = np.asarray([_hash(pixels[i]) for i in range(len(pixels))], np.uint64)
-    found: dict[int, int] = {}
-    for early, late in _candidates(hashes):
-        known = found.get(late)
-        better = known is None or (parts[known] == parts[late] != parts[early])
-        if better and _same(pixels[early], pixels[late]):
-            found[late] = early
-    return sorted((early, late) for late, early in found.items())
+def first_alike(pixels: Pixels | NDArray[np.uint8]) -> list[int]:
+    """For each image the place of the first one that it is almost the same as, itself where there is none.
+
+    What is almost the same as a third image belongs together too, so that a burst of pictures is one group.
+    """
+    hashes, thumbs = np.zeros(len(pixels), np.uint64), np.zeros((len(pixels), _THUMB**2), np.int16)
+    for i in range(len(pixels)):
+        hashes[i], thumbs[i] = _look(pixels[i])
+    found = groups.Union(len(pixels))
+    for early, late in _candidates(hashes, thumbs):
+        if found.first(early) != found.first(late) and _same(pixels[early], pixels[late]):
+            found.unite(early, late)
+    return [found.first(i) for i in range(len(pixels))]
 
 
-def _hash(image: NDArray[np.uint8]) -> int:
-    """Where brightness falls from left to right, on a grid of 8 x 8."""
-    grey = np.asarray(Image.fromarray(_grey(image)).resize((9, 8), Image.Resampling.BILINEAR), np.int16)
-    return int.from_bytes(np.packbits(grey[:, 1:] < grey[:, :-1]).tobytes(), "big")
-
-
-def _grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return image[:, :, 0] if image.shape[2] == 1 else image.mean(axis=2).astype(np.uint8)
+def _look(image: NDArray[np.uint8]) -> tuple[int, NDArray[np.int16]]:
+    """Where brightness falls from left to right, on a grid of 8 x 8; and a thumbnail without its brightness."""
+    grey = Image.fromarray(image[:, :, 0]) if image.shape[2] == 1 else Image.fromarray(image).convert("L", _MEAN)
+    steps = np.asarray(grey.resize((9, 8), Image.Resampling.BILINEAR), np.int16)
+    thumb = np.asarray(grey.resize((_THUMB, _THUMB), Image.Resampling.BOX), np.int16).ravel()
+    bits = int.from_bytes(np.packbits(steps[:, 1:] < steps[:, :-1]).tobytes(), "big")
+    return bits, thumb - round(float(thumb.mean()))
 
 
 def _same(one: NDArray[np.uint8], two: NDArray[np.uint8]) -> bool:
@@ -47,10 +53,9 @@ def _same(one: NDArray[np.uint8], two: NDArray[np.uint8]) -> bool:
     return float(np.abs(difference - difference.mean(axis=(0, 1))).mean()) <= DIFFERENCE
 
 
-def _candidates(hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
-    """Pairs whose hashes are close, earlier first. Only hashes that agree in a band are compared."""
+def _candidates(hashes: NDArray[np.uint64], thumbs: NDArray[np.int16]) -> Iterator[tuple[int, int]]:
+    """Pairs whose hashes and thumbnails are close, earlier first. Only hashes that agree in a band are compared."""
     shift = 0
-    seen: set[tuple[int, int]] = set()
     for width in _BANDS:
         band = (hashes >> np.uint64(shift)) & np.uint64((1 << width) - 1)
         shift += width
@@ -58,18 +63,18 @@ def _candidates(hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
         for i in np.lexsort((hashes, band)):
             crowds[int(band[i])].append(int(i))
         for crowd in crowds.values():
-            for start in range(0, len(crowd), _CROWD):
-                yield from _close(hashes, np.sort(crowd[start : start + _CROWD]), seen)
+            for start in range(0, max(len(crowd) - _SHARED, 1), _CROWD - _SHARED):
+                yield from _close(hashes, thumbs, np.sort(crowd[start : start + _CROWD]))
 
 
 def _close(
-    hashes: NDArray[np.uint64], crowd: NDArray[np.int64], seen: set[tuple[int, int]]
+    hashes: NDArray[np.uint64], thumbs: NDArray[np.int16], crowd: NDArray[np.int64]
 ) -> Iterator[tuple[int, int]]:
+    """Pairs in a crowd. A thumbnail's cells are means, which differ by no more than the pixels do, but for rounding."""
     if len(crowd) < 2:
         return
     bits = np.unpackbits((hashes[crowd][:, None] ^ hashes[crowd]).view(np.uint8).reshape(len(crowd), -1, 8), axis=2)
-    for early, late in np.argwhere(np.triu(bits.sum(axis=2) <= DISTANCE, 1)):
-        pair = int(crowd[early]), int(crowd[late])
-        if pair not in seen:
-            seen.add(pair)
-            yield pair
+    early, late = np.nonzero(np.triu(bits.sum(axis=2) <= DISTANCE, 1))
+    apart = np.abs(thumbs[crowd[early]] - thumbs[crowd[late]]).mean(axis=1)
+    near = apart <= DIFFERENCE + 2
+    yield from zip(crowd[early[near]].tolist(), crowd[late[near]].tolist(), strict=True)

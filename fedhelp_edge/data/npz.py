@@ -1,4 +1,7 @@
-"""An NPZ laid out as MedMNIST's: `{train,val,test}_{images,labels}`, or `images` and `labels`; `…centers` if known."""
+"""An NPZ laid out as MedMNIST's: `{train,val,test}_{images,labels}`, or `images` and `labels`.
+
+`…groups` (patients or lesions, as names or whole numbers) and `…centers` if they are known.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,11 @@ from numpy.typing import NDArray
 from fedhelp_edge import files, plan
 from fedhelp_edge.data import picture
 from fedhelp_edge.data.images import SPLITS, Problem
-from fedhelp_edge.data.row import Decoded, Job, Row
+from fedhelp_edge.data.row import Decoded, Job, Row, patient
 from fedhelp_edge.errors import BadNpz
 
 _CENTRES = ("centers", "centres")
+_GROUPS = ("groups", "patients", "lesions")
 
 
 @dataclass(frozen=True)
@@ -61,13 +65,11 @@ def read(path: Path, image: plan.Image) -> Npz:
             prefix = f"{part}_" if part else ""
             count = _count(path, f"{prefix}images")
             labels = _labels(archive, f"{prefix}labels", count)
-            centres = next((archive[prefix + key].ravel() for key in _CENTRES if prefix + key in archive), None)
-            if centres is not None and len(centres) != count:
-                raise BadNpz(f"'{prefix}images' and '{prefix}centers' differ in length")
+            centres, groups = (_beside(archive, prefix, keys, count) for keys in (_CENTRES, _GROUPS))
             for i, number in enumerate(labels):
                 label: str | int = names[number] if 0 <= number < len(names) else number
-                centre = str(centres[i]) if centres is not None else ""
-                rows.append(Row(f"{part}/{i}" if part else str(i), label, stamp, split=part, centre=centre))
+                name = f"{part}/{i}" if part else str(i)
+                rows.append(Row(name, label, stamp, patient(groups[i]), part, centres[i]))
     return Npz(path, image, rows)
 
 
@@ -98,6 +100,19 @@ def _labels(archive: Any, key: str, count: int) -> list[int]:
     if len(labels) != count:
         raise BadNpz(f"'{key}' has {len(labels)} entries for {count} images")
     return [int(label) for label in labels.ravel()]
+
+
+def _beside(archive: Any, prefix: str, keys: Sequence[str], count: int) -> list[str]:
+    """A word for each image, "" where the file has none of these arrays."""
+    key = next((prefix + key for key in keys if prefix + key in archive), None)
+    if key is None:
+        return [""] * count
+    words = archive[key].ravel()
+    if words.dtype.kind not in "iuUS":
+        raise BadNpz(f"'{key}' should be one name or whole number for each image")
+    if len(words) != count:
+        raise BadNpz(f"'{prefix}images' and '{key}' differ in length")
+    return [word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word) for word in words.tolist()]
 
 
 def _count(path: Path, key: str) -> int:

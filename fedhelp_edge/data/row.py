@@ -22,13 +22,17 @@ _SPLIT_WORDS = {
     "testing": "test",
 }
 
+_NOBODY = frozenset(
+    ("", "-", "?", "n/a", "na", "nan", "none", "null", "unknown", "anonymous", "anonymized", "anonymised")
+)
+
 
 @dataclass(frozen=True)
 class Row:
     name: str  # relative to the source, with "/"
     label: str | int  # a name, or an index into the plan's classes
     stamp: str  # changes when the file does
-    group: str = ""
+    group: str = ""  # the patient or lesion
     split: str = ""
     centre: str = ""
 
@@ -65,3 +69,8 @@ def normal(name: str) -> str:
 def split_word(word: str) -> str:
     """train, val or test, or "" if the word means none of them."""
     return _SPLIT_WORDS.get(normal(word), "")
+
+
+def patient(word: str) -> str:
+    """The name of a patient or lesion, or "" where the word stands for nobody."""
+    return "" if normal(word) in _NOBODY else word.strip()

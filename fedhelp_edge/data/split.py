@@ -27,10 +27,13 @@ def draw(
 ) -> list[str]:
     """A part for each image: whole groups, every class in its proportion, at least one image of it to learn from.
 
-    What a file says of its images (`given`) holds; if it says nothing of val, that is cut from its train.
+    What a file says of its images (`given`) holds, and an image of which it says nothing goes with its group; if it
+    says nothing of val, that is cut from its train.
     """
-    splits = [split or "train" for split in given]
-    if "val" in splits:
+    held = {group: part for part in ("val", "test") for group, own in zip(groups, given, strict=True)
+            if group and own == part}  # fmt: skip
+    splits = [split or held.get(group, "train") for split, group in zip(given, groups, strict=True)]
+    if "val" in given:
         return splits
     parts = {"val": plan.data.val} if any(given) else {"test": plan.data.test, "val": plan.data.val}
     bundles: dict[tuple[bool, str], list[int]] = defaultdict(list)

@@ -13,7 +13,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from fedhelp_edge import files, plan
 from fedhelp_edge.data import dicom, folder, picture
 from fedhelp_edge.data.images import Problem
-from fedhelp_edge.data.row import Row, normal, split_word
+from fedhelp_edge.data.row import Row, normal, patient, split_word
 from fedhelp_edge.errors import BadTable, FedhelpError, FileMissing, ImageBroken, ImageKind, LabelUnknown
 
 SUFFIXES = frozenset((".csv", ".tsv", ".txt"))
@@ -58,7 +58,9 @@ def read(path: Path, image: plan.Image) -> folder.Files:
                 raise FileMissing("no DICOM file below the table's folder has this identifier")
             for name in names:
                 stamp = stamps.get(name) or _stamp(root / name)
-                rows.append(Row(name, cell["label"], stamp, cell.get("group", ""), split, cell.get("centre", "")))
+                rows.append(
+                    Row(name, cell["label"], stamp, patient(cell.get("group", "")), split, cell.get("centre", ""))
+                )
         except FedhelpError as fault:  # identifiers are in no message: the line is
             file = PurePath(cell["path"].replace("\\", "/")).name if by == "path" else ""
             problems.append(Problem.of(file or f"line {number} of {path.name}", fault))

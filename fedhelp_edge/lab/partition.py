@@ -1,13 +1,19 @@
-"""Images of one source, dealt out to the sites of a federation on one machine."""
+"""Images of one source, dealt out to the sites of a federation on one machine.
+
+What shows one patient, one lesion or nearly one picture is at one site, and there in one part unless the source says.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedhelp_edge import shell
+from fedhelp_edge.data import groups
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.row import split_word
 from fedhelp_edge.errors import Usage
@@ -55,14 +61,20 @@ def _natural(images: Images, by: str) -> list[tuple[str, Images]]:
     """As the source has them: by centre, or by first folder. Fewest digits first, so that 10 follows 9."""
     if by not in ("centers", "folder"):
         raise Usage(f"a natural split is natural:centers or natural:folder, not natural:{by}")
-    owners = images.centres if by == "centers" else tuple(map(_first_folder, images.names))
-    names = sorted(set(owners), key=lambda name: (len(name), name))
-    dealt = [(name, images.only(np.flatnonzero(np.array(owners) == name))) for name in names]
-    if len(dealt) < 2:
+    given = images.centres if by == "centers" else tuple(map(_first_folder, images.names))
+    if len(set(given)) < 2:
         raise Usage(f"these images name no {'centres' if by == 'centers' else 'folders'} to split by")
-    if by == "folder" and all(len(np.unique(part.labels)) == 1 for _, part in dealt):
+    if by == "folder" and all(len({label for label, own in zip(images.labels, given, strict=True) if own == name}) == 1
+                              for name in set(given)):  # fmt: skip
         raise Usage("the first folders are the classes; put a folder for each site above them")
-    return dealt
+    owners = list(given)
+    for places in groups.members(images.groups):
+        for i in places:
+            owners[i] = _most([given[j] for j in places])
+    if moved := sum(one != other for one, other in zip(given, owners, strict=True)):
+        shell.say(f"{moved} images moved to the site that has most images of their patient")
+    names = sorted(set(owners), key=lambda name: (len(name), name))
+    return [(name, images.only(np.flatnonzero(np.array(owners) == name))) for name in names]
 
 
 def _first_folder(name: str) -> str:
@@ -71,16 +83,27 @@ def _first_folder(name: str) -> str:
 
 
 def _dirichlet(images: Images, alpha: float, sites: int, seed: int) -> list[tuple[str, Images]]:
-    """Each class to the sites in proportions drawn from Dirichlet(alpha): train, val and test alike."""
+    """Whole groups of each class to the sites, in proportions from Dirichlet(alpha): train, val and test alike."""
     stream = np.random.Generator(np.random.Philox(seed))
     owner = np.zeros(len(images), np.int64)
-    for label in np.unique(images.labels):
+    members = groups.members(images.groups)
+    kinds = [(_most(images.labels[places].tolist()), images.splits[places[0]]) for places in members]
+    for label in np.unique([label for label, _ in kinds]):
         bounds = np.cumsum(stream.dirichlet([alpha] * sites))[:-1]
         for split in ("train", "val", "test"):
-            own = np.flatnonzero((images.labels == label) & (np.array(images.splits) == split))
-            own = own[stream.permutation(len(own))]
-            owner[own] = np.searchsorted(bounds, (np.arange(len(own)) + 0.5) / max(len(own), 1))
+            own = [places for places, kind in zip(members, kinds, strict=True) if kind == (label, split)]
+            own = [own[i] for i in stream.permutation(len(own))]
+            sizes = np.array([len(places) for places in own])
+            middles = (np.cumsum(sizes) - sizes / 2) / max(sizes.sum(), 1)
+            for places, site in zip(own, np.searchsorted(bounds, middles), strict=True):
+                owner[places] = site
     return [(f"site {place + 1}", images.only(np.flatnonzero(owner == place))) for place in range(sites)]
+
+
+def _most(values: Sequence[Any]) -> Any:
+    """The value that most have; of several the smallest."""
+    counts = Counter(values)
+    return min(counts, key=lambda value: (-counts[value], value))
 
 
 def _sizes(images: Images, what: str, seed: int, val: float) -> list[tuple[str, Images]]:
@@ -98,15 +121,46 @@ def _sizes(images: Images, what: str, seed: int, val: float) -> list[tuple[str, 
         raise Usage(f"the sizes ask for {needed} images, and there are {len(images)}")
     if missing:
         shell.say(f"{missing} images cannot be used or are there twice: site {largest + 1} has so many fewer")
-    order: NDArray[np.int64] = np.random.Generator(np.random.Philox(seed)).permutation(len(images))
-    dealt, at = [], 0
-    for place, (train, test) in enumerate(wanted):
-        part = images.only(order[at : at + train + test])
-        kept = round(train * val)
-        splits = ("val",) * kept + ("train",) * (train - kept) + ("test",) * test
-        dealt.append((f"site {place + 1}", replace(part, splits=splits)))
-        at += train + test
+    cuts = [(train, round(train * val), test) for train, test in wanted]
+    rooms = [room for train, kept, test in cuts for room in (kept, train - kept, test)]
+    members = groups.members(images.groups)
+    order = np.random.Generator(np.random.Philox(seed)).permutation(len(members))
+    filled = _filled(rooms, [members[i] for i in order])
+    dealt = []
+    for place in range(len(wanted)):
+        own = filled[3 * place : 3 * place + 3]
+        splits = [split for split, found in zip(("val", "train", "test"), own, strict=True) for _ in found]
+        part = images.only(np.array([i for found in own for i in found], np.int64))
+        dealt.append((f"site {place + 1}", replace(part, splits=tuple(splits))))
+        if differs := [
+            f"{len(found) - room:+d} {split}"
+            for split, found, room in zip(("val", "train", "test"), own, rooms[3 * place :], strict=False)
+            if len(found) != room
+        ]:
+            shell.say(f"whole groups do not fit the sizes: site {place + 1} has {', '.join(differs)} images")
     return dealt
+
+
+def _filled(rooms: Sequence[int], members: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Each group whole into the first room that still takes it; then, of those left, what brings a room nearest."""
+    filled: list[list[int]] = [[] for _ in rooms]
+    left: list[Sequence[int]] = []
+    first = 0
+    for places in members:
+        while first < len(rooms) and len(filled[first]) == rooms[first]:
+            first += 1
+        fits = (at for at in range(first, len(rooms)) if len(filled[at]) + len(places) <= rooms[at])
+        if (at := next(fits, None)) is None:
+            left.append(places)
+        else:
+            filled[at] += places
+    for room, found in zip(rooms, filled, strict=True):
+        lacks = room - len(found)
+        nearest = min(left, key=lambda places: abs(lacks - len(places)), default=())
+        if 0 < len(nearest) < 2 * lacks:
+            found += nearest
+            left.remove(nearest)
+    return filled
 
 
 def _number(text: str) -> float:

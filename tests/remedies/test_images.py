@@ -196,7 +196,7 @@ def alike(images: Path) -> list[str]:
 def test_two_images_that_are_almost_the_same_get_one_group_or_one_of_them_goes(desk: Desk, images: Path) -> None:
     lines = alike(images)
     table(images, ["path,label,split", *(f"{line},train" for line in lines)])
-    assert "keep one, or give them the same group in a table" in told(desk)["E_NEAR_DUPLICATE"]
+    assert "remove one, or give both the same group in a table" in told(desk)["E_NEAR_DUPLICATE"]
     grouped = [f"{line},train,{'lesion 1' if line[2] in 'xy' else ''}" for line in lines]
     table(images, ["path,label,split,group", *grouped])
     assert told(desk) == READY

@@ -127,21 +127,29 @@ def test_images_that_only_look_alike_to_the_hash_are_not_called_alike(monkeypatc
     dark = np.zeros((30, 32, 32, 1), np.uint8)
     for i in range(30):
         dark[i, i, 3:] = 200
-    assert near.pairs(dark, ["train"] * 30) == []
+    assert near.first_alike(dark) == list(range(30))
     monkeypatch.setattr(near, "DIFFERENCE", 255.0)
-    assert near.pairs(dark, ["train"] * 30) != []
+    assert near.first_alike(dark) != list(range(30))
 
 
-def test_pairs_are_found_among_more_images_than_can_be_compared_one_with_another() -> None:
+def test_what_is_almost_the_same_is_found_among_more_images_than_can_be_compared_one_with_another() -> None:
     pixels = made.noise(25_000, 9, 9, 1)
     for i in range(0, 1000, 100):
         pixels[24_000 + i] = pixels[i] // 2 * 2
-    assert near.pairs(pixels, ["train"] * 25_000) == [(i, 24_000 + i) for i in range(0, 1000, 100)]
+    found = near.first_alike(pixels)
+    assert {late: early for late, early in enumerate(found) if late != early} == {
+        24_000 + i: i for i in range(0, 1000, 100)
+    }
 
 
-def test_a_crowd_of_copies_gives_one_pair_for_each_and_prefers_one_in_another_part() -> None:
-    pixels = np.repeat(made.noise(1, 32, 32, 1), 200, axis=0)
-    pixels[:, 0, 0, 0] = np.arange(200)
-    pairs = near.pairs(pixels, ["train"] * 199 + ["test"])
-    assert sorted(late for _, late in pairs) == list(range(1, 200))
-    assert set(near.pairs(pixels[:4], ["train", "test", "test", "train"])) == {(0, 1), (0, 2), (1, 3)}
+def test_a_crowd_of_copies_is_one_group() -> None:
+    pixels = np.repeat(made.noise(1, 32, 32, 1), 600, axis=0)
+    pixels[:, 0, 0, 0], pixels[:, 0, 1, 0] = np.arange(600) // 4, np.arange(600) % 256
+    assert set(near.first_alike(pixels)) == {0}
+
+
+def test_what_is_almost_the_same_as_a_third_belongs_together() -> None:
+    first, last = (np.asarray(image) for image in smooth(2))
+    steps = np.stack([first + (last.astype(float) - first) * part / 40 for part in range(5)]).astype(np.uint8)
+    assert np.abs(steps[0] - steps[4].astype(float)).mean() > near.DIFFERENCE
+    assert near.first_alike(steps) == [0] * 5

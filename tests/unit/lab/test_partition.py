@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -197,3 +198,59 @@ def test_folders_that_are_the_classes_are_not_taken_for_sites(on_disk: OnDisk) -
 def test_a_site_without_training_images_is_refused(images: Images) -> None:
     with pytest.raises(Usage, match="without training images"):
         deal(images, "dirichlet:1", 0, sites=40)
+
+
+@pytest.fixture
+def patients(many: Images) -> Images:
+    """Those images, of 100 patients with one to eight images each, who may be of several classes and parts."""
+    who = np.random.default_rng(5).choice(100, len(many), p=np.arange(1, 101) / 5050)
+    return replace(many, groups=tuple(f"p{one}" for one in who))
+
+
+@pytest.mark.parametrize("how", ["sizes:100/30,50/20,20/5", "sizes:200/60,30/10", "dirichlet:1", "dirichlet:0.3"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_patient_is_at_one_site_and_where_parts_are_drawn_in_one_part(how: str, seed: int, patients: Images) -> None:
+    parts = deal(patients, how, seed, sites=3)
+    where = {(group, part.id) for part in parts for group in part.images.groups}
+    assert len(where) == len({group for group, _ in where})
+    if how.startswith("sizes"):
+        held = {
+            (group, split)
+            for part in parts
+            for group, split in zip(part.images.groups, part.images.splits, strict=True)
+        }
+        assert len(held) == len({group for group, _ in held})
+
+
+def test_sizes_are_met_as_nearly_as_whole_patients_allow_and_by_how_much_not_is_said(
+    many: Images, patients: Images, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = deal(patients, "sizes:100/30,50/20,20/5", 0, val=0.1)
+    counts = [tuple(len(part.of(split)) for split in SPLITS) for part in parts]
+    assert counts == [(90, 10, 30), (45, 5, 20), (18, 2, 5)]
+    assert capsys.readouterr().err == ""
+    pairs = replace(many, groups=tuple(f"p{i // 2}" for i in range(len(many))))
+    parts = deal(pairs, "sizes:101/31,50/21", 0, val=0.0)
+    counts = [tuple(len(part.of(split)) for split in ("train", "test")) for part in parts]
+    assert counts == [(100, 30), (50, 20)]
+    said = capsys.readouterr().err
+    assert "site 1 has -1 train, -1 test images" in said
+    assert "site 2 has -1 test images" in said
+
+
+def test_a_natural_split_gives_a_patient_of_two_centres_to_the_one_with_most_of_their_images(
+    images: Images, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = [i for i, centre in enumerate(images.centres) if centre == "9"][:3]
+    other = images.centres.index("10")
+    groups = tuple("p" if i in (*at, other) else "" for i in range(len(images)))
+    parts = deal(replace(images, groups=groups), "natural:centers", 0)
+    assert [part.name for part in parts for group in part.images.groups if group == "p"] == ["9"] * 4
+    assert "1 images moved to the site that has most images of their patient" in capsys.readouterr().err
+
+
+def test_a_patient_s_own_images_do_not_change_who_else_goes_where_by_their_number(many: Images) -> None:
+    """Groups of one are as no groups."""
+    alone = replace(many, groups=tuple(f"p{i}" for i in range(len(many))))
+    for how in ("sizes:100/30,50/20", "dirichlet:1"):
+        assert names(deal(alone, how, 2, sites=2)) == names(deal(many, how, 2, sites=2))
