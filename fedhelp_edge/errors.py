@@ -632,6 +632,10 @@ class SiteUnknown(HubError, code="E_SITE", remedy="see the sites with 'fedhelp-c
     """No site or request has this name."""
 
 
+class Ambiguous(HubError, code="E_AMBIGUOUS", remedy="name it by its id or hash, as it is listed"):
+    """The name means more than one site, request or update, or another one than was shown. Nothing was decided."""
+
+
 class KnowledgeMissing(HubError, code="E_KNOWLEDGE", remedy="fedhelp-edge download"):
     """The task names knowledge that is not here."""
 

@@ -27,7 +27,7 @@ from fedhelp_edge.safe_text import visible_html
 from server_ref import decisions, people
 from server_ref.gate import address, body, front, problem
 from server_ref.hub import Hub
-from server_ref.intake import RELEASABLE
+from server_ref.intake import RELEASABLE, SHORT
 
 _COOKIE = "fedhelp_dashboard"
 _LINES = 20
@@ -91,10 +91,10 @@ async def decide(request: Request) -> Response:
     if request.headers.get("content-type") != "application/x-www-form-urlencoded":
         raise Media("a decision comes from the form on the dashboard")
     given = parse_qs((await body(request, 4096)).decode("ascii", "replace"))
-    form, site, what = (given.get(name, [""])[0] for name in ("form", "site", "what"))
+    form, update, what = (given.get(name, [""])[0] for name in ("form", "update", "what"))
     if not hmac.compare_digest(form.encode(), _door(request).form.encode()):
         raise BadRequest("this form is not of this page")
-    await front(request).writing.ask(decisions.record, site, what)
+    await front(request).writing.ask(decisions.record, update, what)
     return RedirectResponse(".", 303, {"Cache-Control": "no-store"})
 
 
@@ -120,7 +120,8 @@ def _page(hub: Hub, form: str) -> str:
             f"{len(told['accepted'])} of {expected} shares accepted, {told['received']} wait to be judged, "
             f"{len(told['quarantined'])} in quarantine, {told['requests']} sites ask to join."
         ),
-        *_quarantine(hub, told["quarantined"], form),
+        *(page.paragraph(f"ALARM, {one['site']}: {one['cause']}.") for one in told["alarms"]),
+        *_quarantine(told["quarantined"], form),
         page.heading("Sites"),
         page.table(
             ("site", "name", "tier", "standing", "this round", "last news", "images claimed"), _sites(hub, told)
@@ -146,30 +147,29 @@ def _sites(hub: Hub, told: dict[str, Any]) -> list[tuple[object, ...]]:
     ]  # fmt: skip
 
 
-def _quarantine(hub: Hub, shares: list[dict[str, Any]], form: str) -> list[Html]:
+def _quarantine(shares: list[dict[str, Any]], form: str) -> list[Html]:
     if not shares:
         return []
     remedies = {kind.code: kind.remedy for kind in errors.tree() if kind.code}
-    decided = decisions.waiting(hub)
     parts = [page.heading("In quarantine")]
     for one in shares:
         claimed = "" if one["examples"] is None else f" It claims {one['examples']} training images."
-        said = f"{one['site']}, round {one['round']}: {one['cause']} ({one['code']}).{claimed}"
+        about = f"{one['code']}, update {one['hash'][:SHORT]}"
+        said = f"{one['site']}, round {one['round']}: {one['cause']} ({about}).{claimed}"
         parts.append(page.paragraph(f"{said} What to do: {remedies.get(one['code'], '')}."))
-        if what := decided.get(one["site"]):
-            parts.append(page.paragraph(f"Decided: {what}. The next coordinator's command carries it out."))
+        if one["decided"]:
+            parts.append(page.paragraph(f"Decided: {one['decided']}. The next coordinator's command carries it out."))
         choices = [decisions.REFUSE] + [decisions.RELEASE] * (one["code"] in RELEASABLE)
-        parts.append(_form(one["site"], choices, form))
+        parts.append(_form(one, choices, form))
     return parts
 
 
-def _form(site: str, choices: list[str], form: str) -> Html:
-    buttons = " ".join(
-        f'<button name="what" value="{what}">{what.title()} {visible_html(site)}</button>' for what in choices
-    )
+def _form(update: dict[str, Any], choices: list[str], form: str) -> Html:
+    said = visible_html(update["site"])
+    buttons = " ".join(f'<button name="what" value="{what}">{what.title()} {said}</button>' for what in choices)
     hidden = "".join(
         f'<input type="hidden" name="{name}" value="{visible_html(value)}">'
-        for name, value in (("site", site), ("form", form))
+        for name, value in (("update", update["hash"]), ("form", form))
     )
     return Html(f'<form method="post" action="decisions">{hidden}{buttons}</form>')
 

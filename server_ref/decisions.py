@@ -1,4 +1,7 @@
-"""What a person decided on the dashboard. The front writes it down; the next coordinator's command carries it out."""
+"""What a person decided on the dashboard. The front writes it down; the next coordinator's command carries it out.
+
+A decision names the update that was shown by its hash: whatever else comes of the same site is not decided by it.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,19 @@ from server_ref.intake import RELEASABLE
 RELEASE, REFUSE = "release", "refuse"
 
 
-def record(hub: Hub, site: str, what: str) -> None:
-    row = hub.store.row(
-        "SELECT code FROM shares WHERE site = ? AND state = 'quarantined' ORDER BY round DESC, seq DESC LIMIT 1", site
-    )
+def record(hub: Hub, hash_: str, what: str) -> None:
+    row = hub.store.row("SELECT code FROM shares WHERE hash = ? AND state = 'quarantined'", hash_)
     if row is None or what not in (RELEASE, REFUSE):
-        raise NotNow("nothing of this site waits for a decision")
+        raise NotNow("this update does not wait for a decision")
     if what == RELEASE and row["code"] not in RELEASABLE:
         raise NotNow(f"a share with {row['code']} cannot be let in")
     with hub.store.changing():
-        hub.store.run("INSERT OR REPLACE INTO decisions VALUES (?, ?)", site, what)
+        hub.store.run("INSERT OR REPLACE INTO decisions VALUES (?, ?)", hash_, what)
 
 
 def waiting(hub: Hub) -> dict[str, str]:
-    return {row["site"]: row["what"] for row in hub.store.rows("SELECT * FROM decisions ORDER BY site")}
+    """By the hash of an update, what was decided on it."""
+    return {row["hash"]: row["what"] for row in hub.store.rows("SELECT * FROM decisions ORDER BY rowid")}
 
 
 def judge(hub: Hub, boss: Keys) -> list[dict[str, str]]:
@@ -42,14 +44,14 @@ def in_words(one: Mapping[str, str], before: str = "") -> list[str]:
 def carry_out(hub: Hub, boss: Keys) -> list[dict[str, str]]:
     """Before anything else is judged, so that what was decided is what was seen. Letting in waits for an open round."""
     done = []
-    for site, what in waiting(hub).items():
+    for hash_, what in waiting(hub).items():
         if what == RELEASE and rounds.newest(hub)["state"] != rounds.OPEN:
             continue
         try:
-            done.append(rounds.review(hub, boss, site, release=what == RELEASE))
+            done.append(rounds.review(hub, boss, hash_, release=what == RELEASE))
         except NotNow as fault:
             with hub.store.changing():
-                hub.log("decision void", site, what=what, code=fault.code)
+                hub.log("decision void", hash_, what=what, code=fault.code)
         with hub.store.changing():
-            hub.store.run("DELETE FROM decisions WHERE site = ?", site)
+            hub.store.run("DELETE FROM decisions WHERE hash = ?", hash_)
     return done

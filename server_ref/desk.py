@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,9 +26,12 @@ def opened(home: Path) -> Iterator[Hub]:
 
 
 @contextmanager
-def working(home: Path, passphrase_file: Path | None, *, judge: bool = True) -> Iterator[tuple[Hub, Keys]]:
-    """A hub to work on."""
+def working(
+    home: Path, passphrase_file: Path | None, *, judge: bool = True, before: Callable[[Hub], object] = bool
+) -> Iterator[tuple[Hub, Keys]]:
+    """A hub to work on. `before` refuses what needs no key to refuse, so that nobody types a passphrase in vain."""
     with opened(home) as hub:
+        before(hub)
         boss = hub.boss(shell.asker(passphrase_file, "coordinator's passphrase"))
         with writing(hub):
             hub.check()

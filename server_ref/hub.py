@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 from fedhelp_edge import files, safe_text, share
 from fedhelp_edge import plan as plans
 from fedhelp_edge.codec import CODECS
-from fedhelp_edge.errors import FileExists, LogBroken, NotNow, SiteUnknown
+from fedhelp_edge.errors import FileExists, HubDamaged, LogBroken, NotNow, SiteUnknown
 from fedhelp_edge.methods.registry import METHODS, TABLES
 from fedhelp_edge.parcel import canon, keys, parcel, statement
 from fedhelp_edge.parcel.keys import Keys
@@ -119,6 +119,8 @@ class Hub:
     def plain(self, hash_: str) -> tuple[Statement, tuple[str, ...], dict[str, Any]]:
         """A parcel of our own that holds JSON: its statement, who signed it, what it holds."""
         with parcel.open(self.store.path(hash_), parcel.anyone) as opened:
+            if opened.statement.hash != hash_:
+                raise HubDamaged(f"parcel {hash_[:12]} is not the one that its name says")
             return opened.statement, opened.keys, opened.json()
 
     def archive_of(self) -> str:

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import sqlite3
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,9 +17,11 @@ from typing import Any, BinaryIO
 from fedhelp_edge import files
 from fedhelp_edge.errors import (
     AgeError,
+    Ambiguous,
     DuplicateRound,
     FedhelpError,
     InnerContext,
+    InviteUsed,
     Kind,
     ParcelError,
     PayloadSize,
@@ -31,10 +34,10 @@ from fedhelp_edge.errors import (
 )
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.parcel import age, parcel
-from fedhelp_edge.parcel.keys import Keys
+from fedhelp_edge.parcel.keys import Keys, Public
 from fedhelp_edge.parcel.statement import Statement
 from fedhelp_edge.share import Schema
-from fedhelp_edge.trust import enrol, roster, task
+from fedhelp_edge.trust import enrol, roster, task, words
 from fedhelp_edge.trust.enrol import Invite
 from fedhelp_edge.trust.roster import Site
 from fedhelp_edge.trust.task import Seen
@@ -53,6 +56,7 @@ RELEASABLE = (
 )  # opened and well-formed: a person may let them in
 _REQUEST_LIMIT = 64 << 10
 _ALARMS = (InnerContext.code, Resource.code)  # for a person to look at, not only for the sender
+SHORT = 12  # digits of a hash that people are shown and type
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,8 @@ def judge(hub: Hub, boss: Keys) -> list[dict[str, str]]:
     decided = [_judge_request(hub, boss, row) for row in hub.store.rows(
         "SELECT * FROM requests WHERE state = 'waiting' ORDER BY rowid"
     )]  # fmt: skip
+    if hub.plan.round.enrolment != "manual":
+        decided += _admit_all(hub, boss)
     current = hub.store.row("SELECT * FROM rounds ORDER BY round DESC LIMIT 1")
     waiting = hub.store.rows("SELECT * FROM shares WHERE state = 'received' ORDER BY site, round, seq")
     if not waiting or not current or current["state"] != "open":
@@ -296,8 +302,41 @@ def decide(
 
 
 # --- requests ------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Request:
+    """A request that proved its invite, and waits."""
+
+    row: sqlite3.Row
+    site: str
+    keys: Public
+    words: str  # of the keys that would go into the roster, to compare by phone
+
+    @property
+    def hash(self) -> str:
+        return str(self.row["hash"])
+
+
+def waiting(hub: Hub, invite: str = "") -> list[Request]:
+    """The requests to join that wait for a person, or for `judge`; those on one invite."""
+    query = "SELECT * FROM requests WHERE state = 'waiting' AND kind = 'enrol' AND site != '' AND ? IN ('', invite)"
+    found = []
+    for row in hub.store.rows(f"{query} ORDER BY rowid", invite):
+        holds = hub.plain(row["hash"])[2]
+        public = Public(holds["sign"], holds["recipient"])
+        found.append(Request(row, row["site"], public, " ".join(words.of_keys(hub.federation, public))))
+    return found
+
+
+def contested(requests: list[Request]) -> set[str]:
+    """The invites on which requests bring different keys: some of them are not the site's, so a person must ask."""
+    keys: dict[str, set[Public]] = {}
+    for request in requests:
+        keys.setdefault(request.row["invite"], set()).add(request.keys)
+    return {invite for invite, brought in keys.items() if len(brought) > 1}
+
+
 def _judge_request(hub: Hub, boss: Keys, row: sqlite3.Row) -> dict[str, str] | None:
-    """Let a site in whose request proves a live invite, unless the plan wants a person to do it."""
+    """Change a site's keys; see whether a request to join proves a live invite."""
     try:
         if row["kind"] == "rotate":
             sender, public = enrol.judge_rotation(*hub.plain(row["hash"]), hub.roster, Seen())
@@ -306,15 +345,41 @@ def _judge_request(hub: Hub, boss: Keys, row: sqlite3.Row) -> dict[str, str] | N
                 return _settle(hub, boss, row, "approved", sender.id)
         invite, holds = _invited(hub, row)
     except (TrustError, ParcelError, AgeError) as fault:
+        if isinstance(fault, InviteUsed) and not row["invite"]:
+            _warn_of_second(hub, row)
         return _settle(hub, boss, row, REFUSED, "", fault.code, fault.cause)
     given = hub.store.row("SELECT site FROM invites WHERE id = ?", invite.id)
     assert given  # noqa: S101 - judged against these rows
     with hub.store.changing():
         query = "UPDATE requests SET site = ?, name = ?, invite = ? WHERE hash = ?"
         hub.store.run(query, given["site"], holds["name"], invite.id, row["hash"])
-    if hub.plan.round.enrolment == "manual":
-        return None
-    return approve(hub, boss, given["site"])
+        if not row["invite"] and contested(waiting(hub, invite.id)):
+            hub.log("alarm", row["hash"], site=given["site"])
+    return None
+
+
+def _warn_of_second(hub: Hub, row: sqlite3.Row) -> None:
+    """Somebody else than the site that was let in knows its invite's code: whose keys are in is for a person to ask."""
+    holds = hub.plain(row["hash"])[2]
+    invite = hub.store.row("SELECT site FROM invites WHERE id = ?", holds["invite"])
+    known = hub.roster.site(invite["site"]) if invite else None
+    if known and (known.sign, known.recipient) != (holds["sign"], holds["recipient"]):
+        with hub.store.changing():
+            hub.log("alarm", row["hash"], site=known.id)
+
+
+def _admit_all(hub: Hub, boss: Keys) -> list[dict[str, str]]:
+    """Let in whoever proved an invite, unless another asks on the same one: which of them is the site, nobody knows."""
+    decided = []
+    requests = waiting(hub)
+    first = {request.row["invite"]: request for request in reversed(requests)}
+    unclear = contested(requests)
+    for request in [one for invite, one in first.items() if invite not in unclear][::-1]:
+        try:
+            decided.append(admit_site(hub, boss, request))
+        except (TrustError, ParcelError, AgeError) as fault:  # its keys came in for another site meanwhile
+            decided.append(_settle(hub, boss, request.row, REFUSED, request.site, fault.code, fault.cause))
+    return decided
 
 
 def _invited(hub: Hub, row: sqlite3.Row) -> tuple[Invite, dict[str, Any]]:
@@ -326,21 +391,79 @@ def _invited(hub: Hub, row: sqlite3.Row) -> tuple[Invite, dict[str, Any]]:
     return invite, holds
 
 
-def approve(hub: Hub, boss: Keys, name: str) -> dict[str, str]:
-    """Enter a site whose request proved its invite."""
-    row = hub.store.row("SELECT * FROM requests WHERE site = ? AND kind = 'enrol' AND state = 'waiting'", name)
-    if row is None:
+def request_of(hub: Hub, name: str) -> Request:
+    """The request that a person means: by its words or hash, or by its site where only one waits, as it was shown."""
+    everybody = waiting(hub)
+    spoken = " ".join(name.replace("-", " ").split()).casefold()
+    if found := [one for one in everybody if spoken == one.words or is_short(name, one.hash)]:
+        if len({one.keys for one in found}) == 1:
+            return found[0]
+    elif not (found := [one for one in everybody if one.site == name]):
         raise SiteUnknown(f"no request of {name!r} waits")
-    _, holds = _invited(hub, row)  # whose keys another may have brought since it was judged
-    invite = hub.store.row("SELECT * FROM invites WHERE id = ?", row["invite"])
+    if len({one.keys for one in found}) > 1:
+        listed = ", ".join(one.hash[:SHORT] for one in found)
+        raise Ambiguous(f"{len(found)} requests wait for {found[0].site}: {listed}", remedy=_WHICH)
+    check_shown(hub, "requests", found[0].site, found[0].hash)
+    return found[0]
+
+
+_WHICH = (
+    "see their words with 'fedhelp-coordinator requests' and phone the site; then approve, by its hash, the request"
+    " whose words it reads out"
+)
+
+
+def check_asked(hub: Hub, name: str) -> None:
+    """Refuse a name that no request can have, as far as can be seen while some are not judged yet."""
+    if not hub.store.row("SELECT 1 FROM requests WHERE state = 'waiting' AND site = ''"):
+        request_of(hub, name)
+
+
+def is_short(name: str, hash_: str) -> bool:
+    """Whether somebody names a parcel by its hash, or by so much of it as is shown."""
+    return len(name) >= SHORT and hash_.startswith(name.lower())
+
+
+def note_shown(hub: Hub, what: str, listed: Sequence[Mapping[str, Any]]) -> None:
+    """Remember what a person was shown of each site: a decision that names a site is about this, and nothing newer."""
+    hashes: dict[str, list[str]] = {}
+    for one in listed:
+        hashes.setdefault(one["site"], []).append(one["hash"])
+    with hub.store.changing():
+        hub.store.keep_fact(f"shown {what}", json.dumps(hashes))
+
+
+def check_shown(hub: Hub, what: str, site: str, hash_: str) -> None:
+    shown = json.loads(hub.store.fact(f"shown {what}", "{}"))
+    if hash_ not in shown.get(site, [hash_]):
+        remedy = f"see with 'fedhelp-coordinator {'requests' if what == 'requests' else 'review'}' what waits now"
+        raise Ambiguous(f"what waits of {site} now is not what was shown", remedy=remedy)
+
+
+def approve(hub: Hub, boss: Keys, name: str) -> dict[str, str]:
+    """Enter the site whose request is named, by its words, its hash, or its site where only one waits."""
+    return admit_site(hub, boss, request_of(hub, name))
+
+
+def admit_site(hub: Hub, boss: Keys, chosen: Request) -> dict[str, str]:
+    """Enter a site whose request proved its invite. Others who asked on the same invite are refused."""
+    _invited(hub, chosen.row)  # whose keys another may have brought since it was judged
+    invite = hub.store.row("SELECT * FROM invites WHERE id = ?", chosen.row["invite"])
     assert invite  # noqa: S101 - the request names it
     newest = hub.store.row("SELECT max(round) AS last FROM rounds")
     assert newest  # noqa: S101 - round 0 is there
-    site = Site(name, invite["name"], invite["tier"], holds["sign"], holds["recipient"], from_round=newest["last"] + 1)
+    first = newest["last"] + 1
+    site = Site(chosen.site, invite["name"], invite["tier"], chosen.keys.sign, chosen.keys.recipient, from_round=first)
     with hub.store.changing():
         hub.change_site(boss, site, "approve")
-        hub.store.run("UPDATE invites SET used = ? WHERE id = ?", row["hash"], invite["id"])
-        return _settle(hub, boss, row, "approved", name)
+        hub.store.run("UPDATE invites SET used = ? WHERE id = ?", chosen.hash, invite["id"])
+        for other in waiting(hub, invite["id"]):
+            if other.keys != chosen.keys:
+                cause = "another request on the same invite was approved"
+                _settle(hub, boss, other.row, REFUSED, site.id, InviteUsed.code, cause)
+            elif other.hash != chosen.hash:
+                _settle(hub, boss, other.row, "approved", site.id)
+        return _settle(hub, boss, chosen.row, "approved", site.id)
 
 
 def _settle(

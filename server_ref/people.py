@@ -4,45 +4,74 @@ from __future__ import annotations
 
 import json
 import statistics
+from datetime import timedelta
 from typing import Any
 
 from fedhelp_edge.parcel.keys import Public
 from fedhelp_edge.parcel.statement import iso
 from fedhelp_edge.trust import words
-from server_ref import rounds
+from fedhelp_edge.trust.roster import ACTIVE
+from server_ref import decisions, intake, rounds
 from server_ref.hub import Hub
 
+_ALARM_DAYS = 30
 
-def requests(hub: Hub) -> list[dict[str, str]]:
-    """Requests that proved their invite and wait for a person."""
-    found = []
-    query = (
-        "SELECT r.hash, r.site, r.name AS asked_as, i.name, i.tier FROM requests r JOIN invites i ON i.id = r.invite"
-        " WHERE r.state = 'waiting' AND r.kind = 'enrol' ORDER BY r.rowid"
-    )
-    for row in hub.store.rows(query):
-        _, _, holds = hub.plain(row["hash"])
-        spoken = " ".join(words.of_keys(hub.federation, Public(holds["sign"], holds["recipient"])))
-        found.append({**{name: row[name] for name in ("site", "name", "tier", "asked_as")}, "words": spoken})
-    return found
+
+def requests(hub: Hub) -> list[dict[str, Any]]:
+    """Requests that proved their invite and wait for a person; on a contested invite, requests bring different keys."""
+    found = intake.waiting(hub)
+    contested = intake.contested(found)
+    invites = {row["id"]: row for row in hub.store.rows("SELECT id, name, tier FROM invites")}
+    return [
+        {
+            "site": one.site, "name": invites[one.row["invite"]]["name"], "tier": invites[one.row["invite"]]["tier"],
+            "asked_as": one.row["name"], "words": one.words, "hash": one.hash,
+            "contested": one.row["invite"] in contested,
+        }
+        for one in found
+    ]  # fmt: skip
+
+
+def alarms(hub: Hub) -> list[dict[str, Any]]:
+    """Sites whose invite somebody else knows too: other keys asked on it, now or in the last weeks."""
+    since = iso(hub.now - timedelta(days=_ALARM_DAYS))
+    asking = {one["site"] for one in requests(hub) if one["contested"]}
+    found: dict[str, dict[str, Any]] = {}
+    for row in hub.store.rows("SELECT time, detail FROM log WHERE type = 'alarm' ORDER BY seq"):
+        site = json.loads(row["detail"])["site"]
+        known = hub.roster.site(site)
+        if site in asking or (known and known.status == ACTIVE and row["time"] >= since):
+            cause = (
+                "different keys ask on one invite: nobody is let in before a person has compared the words"
+                if site in asking
+                else "other keys asked on this invite too: phone the site, and compare its words with 'roster'"
+            )
+            found[site] = {"site": site, "time": row["time"], "cause": cause}
+    return list(found.values())
+
+
+def quarantined(hub: Hub) -> list[dict[str, Any]]:
+    """The updates that wait for a person, each with what was decided on the dashboard and not carried out yet."""
+    decided = decisions.waiting(hub)
+    return [
+        {name: row[name] for name in ("site", "round", "hash", "code", "cause")}
+        | {"examples": _claimed(row["facts"]), "decided": decided.get(row["hash"], "")}
+        for row in rounds.quarantined(hub)
+    ]
 
 
 def status(hub: Hub) -> dict[str, Any]:
     """Where the federation stands: the round, every site's last news, what waits."""
     row = rounds.newest(hub)
     accepted, missing = rounds.standing(hub, row) if row["state"] == rounds.OPEN else ([], [])
-    query = "SELECT site, round, code, cause, facts FROM shares WHERE state = 'quarantined' ORDER BY site"
-    waiting = [
-        {**{name: one[name] for name in ("site", "round", "code", "cause")}, "examples": _claimed(one["facts"])}
-        for one in hub.store.rows(query)
-    ]
     received = hub.store.row("SELECT count(*) AS n FROM shares WHERE state = 'received'")
     return {
         "federation": hub.federation, "name": hub.plan.name, "round": row["round"], "rounds": hub.plan.rounds,
         "state": "finished" if rounds.is_finished(hub) else row["state"], "closes": row["closes"],
         "model": row["model"] or row["base"],
         "accepted": accepted, "missing": missing, "received": received["n"] if received else 0,
-        "quarantined": waiting, "requests": len(requests(hub)), "sites": sites(hub),
+        "quarantined": quarantined(hub), "requests": len(intake.waiting(hub)), "alarms": alarms(hub),
+        "sites": sites(hub),
         "roster_expires": iso(hub.roster.expires), "log": {"length": hub.store.head().length},
     }  # fmt: skip
 
@@ -59,6 +88,7 @@ def sites(hub: Hub) -> list[dict[str, Any]]:
         {
             "id": site.id, "name": site.name, "tier": site.tier, "status": site.status, "from_round": site.from_round,
             "last_news": last.get(site.id), "reason": site.reason, "examples": claimed.get(site.id),
+            "words": " ".join(words.of_keys(hub.federation, Public(site.sign, site.recipient))),
         }
         for site in hub.roster.sites
     ]  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any
 
 from fedhelp_edge import files, share
 from fedhelp_edge.codec import CODECS
-from fedhelp_edge.errors import NotNow, Quorum, SignerRevoked
+from fedhelp_edge.errors import Ambiguous, NotNow, Quorum, SignerRevoked
 from fedhelp_edge.merge import patience, rules, suspect
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets import spec
@@ -32,9 +32,12 @@ from server_ref.intake import (
     QUARANTINED,
     REFUSED,
     RELEASABLE,
+    SHORT,
     SUPERSEDED,
     check_sender,
+    check_shown,
     decide,
+    is_short,
     job,
     opened,
     round_key,
@@ -287,19 +290,39 @@ def _forget(hub: Hub) -> None:
 
 
 # --- a person decides ------------------------------------------------------------------------------
-def review(hub: Hub, boss: Keys, site: str, *, release: bool) -> dict[str, str]:
-    """Let a quarantined share in, or refuse it for good."""
-    row = hub.store.row(
-        "SELECT * FROM shares WHERE site = ? AND state = 'quarantined' ORDER BY round DESC, seq DESC LIMIT 1", site
-    )
-    if row is None:
-        raise NotNow(f"nothing of {site} waits for a decision")
+def quarantined(hub: Hub) -> list[sqlite3.Row]:
+    return hub.store.rows("SELECT * FROM shares WHERE state = 'quarantined' ORDER BY site, round, seq")
+
+
+def update_of(hub: Hub, name: str) -> sqlite3.Row:
+    """The quarantined update that a person means: by its hash, or by its site where only one waits, as it was shown."""
+    rows = quarantined(hub)
+    if found := [row for row in rows if is_short(name, row["hash"])]:
+        if len(found) == 1:
+            return found[0]
+    elif not (found := [row for row in rows if row["site"] == name]):
+        raise NotNow(
+            f"nothing of {name} waits for a decision", remedy="see what waits with 'fedhelp-coordinator review'"
+        )
+    if len(found) > 1:
+        listed = ", ".join(f"{row['hash'][:SHORT]} of round {row['round']}" for row in found)
+        remedy = "see why with 'fedhelp-coordinator review', then decide on each by its hash in place of its site"
+        raise Ambiguous(f"{len(found)} updates of {found[0]['site']} wait: {listed}", remedy=remedy)
+    check_shown(hub, "updates", found[0]["site"], found[0]["hash"])
+    return found[0]
+
+
+def review(hub: Hub, boss: Keys, name: str, *, release: bool) -> dict[str, str]:
+    """Let a quarantined update in, or refuse it for good. `name` is its hash, or its site where only one waits."""
+    row = update_of(hub, name)
+    site = row["site"]
     if not release:
         opened(hub, row["hash"]).unlink(missing_ok=True)
         return decide(hub, boss, row, "refused", row["counts"], row["code"], row["cause"])
     if row["code"] not in RELEASABLE:
         raise NotNow(
-            f"a share with {row['code']} cannot be let in", remedy=f"'review {site} --refuse', then ask the site"
+            f"a share with {row['code']} cannot be let in",
+            remedy=f"'fedhelp-coordinator review {row['hash'][:SHORT]} --refuse', then ask the site",
         )
     now = current(hub)
     if row["round"] < now["round"] - hub.plan.round.stale:

@@ -59,6 +59,10 @@ _MIGRATIONS = (
         hash TEXT NOT NULL
     ) STRICT;
     """,
+    """
+    DROP TABLE decisions;
+    CREATE TABLE decisions (hash TEXT PRIMARY KEY, what TEXT NOT NULL) STRICT;
+    """,  # which named a site, and so whatever came of it next
 )
 
 

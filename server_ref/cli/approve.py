@@ -11,21 +11,24 @@ app = shell.app()
 
 @app.command()
 def approve(
-    site: Annotated[str, typer.Argument(help="The site's id, as 'requests' shows it.")],
+    request: Annotated[
+        list[str], typer.Argument(help="The eight words or the hash that 'requests' shows; or the site, if one waits.")
+    ],
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
 ) -> None:
-    """Let a site in whose request waits, once its words were compared by phone.
+    """Approve a waiting site, once its words were compared by phone.
 
     Example: fedhelp-coordinator approve site-003
     """
-    from server_ref import desk, intake
+    from server_ref import desk, intake, people
 
-    with desk.working(home, passphrase_file) as (hub, boss):
-        intake.approve(hub, boss, site)
-        known = hub.site(site)
+    name = " ".join(request)
+    with desk.working(home, passphrase_file, before=lambda hub: intake.check_asked(hub, name)) as (hub, boss):
+        site = intake.approve(hub, boss, name)["site"]
+        known = next(one for one in people.sites(hub) if one["id"] == site)
     if json:
-        return shell.result(site=known.id, name=known.name, tier=known.tier, from_round=known.from_round)
-    shell.show(f"{known.id}  {known.name} takes part from round {known.from_round}")
+        return shell.result(site=site, **{name: known[name] for name in ("name", "tier", "from_round", "words")})
+    shell.show(f"{site}  {known['name']} takes part from round {known['from_round']}", f"  {known['words']}")
     return None

@@ -11,34 +11,38 @@ app = shell.app()
 
 @app.command()
 def review(
-    site: Annotated[str, typer.Argument(help="The site whose share waits.")] = "",
-    release: Annotated[bool, typer.Option("--release", help="Let the share in.")] = False,
+    update: Annotated[str, typer.Argument(help="The update's hash; or its site, if one of it waits.")] = "",
+    release: Annotated[bool, typer.Option("--release", help="Let the update in.")] = False,
     refuse: Annotated[bool, typer.Option("--refuse", help="Keep it out for good.")] = False,
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
 ) -> None:
-    """Show the shares that are in quarantine, each with its reason; decide on one.
+    """Show the updates that are in quarantine, each with its reason; decide on one.
 
     Example: fedhelp-coordinator review site-003 --release
     """
     from fedhelp_edge import errors
-    from server_ref import desk, people, rounds
+    from server_ref import desk, intake, people, rounds
 
-    if (release and refuse) or (release or refuse) != bool(site):
-        raise errors.Usage("name a site and either --release or --refuse, or nothing to see what waits")
-    if not site:
+    if (release and refuse) or (release or refuse) != bool(update):
+        raise errors.Usage("name an update and either --release or --refuse, or nothing to see what waits")
+    if not update:
         with desk.opened(home) as hub:
-            waiting = people.status(hub)["quarantined"]
+            waiting = people.quarantined(hub)
+            intake.note_shown(hub, "updates", waiting)
         if json:
             return shell.result(quarantined=waiting)
         for one in waiting:
             claimed = "" if one["examples"] is None else f"  claims {one['examples']} images"
-            shell.show(*shell.told(f"{one['site']}  round {one['round']}{claimed}  ", one))
-        shell.show(f"{len(waiting)} shares in quarantine")
+            about = f"{one['site']}  round {one['round']}  {one['hash'][: intake.SHORT]}{claimed}  "
+            shell.show(*shell.told(about, one))
+            if one["decided"]:
+                shell.show(f"    decided on the dashboard: {one['decided']}; the next command carries it out")
+        shell.show(f"{len(waiting)} updates in quarantine")
         return None
-    with desk.working(home, passphrase_file) as (hub, boss):
-        told = rounds.review(hub, boss, hub.site(site).id, release=release)
+    with desk.working(home, passphrase_file, before=lambda hub: rounds.update_of(hub, update)) as (hub, boss):
+        told = rounds.review(hub, boss, update, release=release)
     if json:
         return shell.result(**told)
     shell.show(f"{told['site']}: {told['state']}")

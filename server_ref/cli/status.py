@@ -1,6 +1,7 @@
 """`status`."""
 
 from pathlib import Path
+from typing import Any
 
 from fedhelp_edge import shell
 
@@ -28,16 +29,19 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
     if claims := [f"{one['id']} {one['examples']}" for one in told["sites"] if one["examples"] is not None]:
         shell.show(f"{'claim':<12}{', '.join(claims)} images")
     for one in told["quarantined"]:
-        shell.show(f"quarantine  {one['site']}: {one['code']}: {one['cause']}")
+        decided = f" (decided: {one['decided']}; the next command carries it out)" if one["decided"] else ""
+        shell.show(f"quarantine  {one['site']} {one['hash'][:12]}: {one['code']}: {one['cause']}{decided}")
+    for one in told["alarms"]:
+        shell.show(f"ALARM       {one['site']}: {one['cause']}")
     shell.show(f"waiting     {told['received']} shares, {told['requests']} requests")
     shell.say_next(_next(told, model))
     return None
 
 
-def _next(told: dict[str, object], model: Path) -> str:
+def _next(told: dict[str, Any], model: Path) -> str:
     if told["requests"]:
         return "'fedhelp-coordinator requests'"
-    if told["quarantined"]:
+    if any(not one["decided"] for one in told["quarantined"]):
         return "'fedhelp-coordinator review'"
     if told["state"] == "open":
         return "'fedhelp-coordinator aggregate', once the shares are in"

@@ -1,4 +1,4 @@
-"""Faults B03, B17, B18, C01-C12, C15 and D11 of the catalogue at a real hub, whose sites come by folder."""
+"""Faults B03, B17, B18, B20, B21, C01-C12, C15 and D11 of the catalogue at a real hub, whose sites come by folder."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 
 from fedhelp_edge import errors
 from fedhelp_edge.errors import (
+    Ambiguous,
     BadBody,
     BaseModel,
     DuplicateRound,
@@ -35,7 +36,7 @@ from fedhelp_edge.errors import (
 from fedhelp_edge.parcel import parcel, sshsig, statement
 from fedhelp_edge.trust import enrol
 from fedhelp_edge.trust.task import Task
-from server_ref import carrier, hub, intake, rounds
+from server_ref import carrier, decisions, hub, intake, people, rounds
 from server_ref.hub import Hub
 from tests.federation import PLAN, Clinic, Federation
 
@@ -118,14 +119,121 @@ def test_b17_a_code_lets_in_whoever_proves_it_once(three: Federation, stranger: 
     assert [one.id for one in three.hub.roster.sites].count(site) == 1
 
 
-def test_b17_of_two_requests_that_came_together_with_one_code_the_first_counts(
+def alarms(fed: Federation) -> list[str]:
+    return [one["site"] for one in people.status(fed.hub)["alarms"]]
+
+
+@pytest.fixture
+def thief(three: Federation) -> Clinic:
+    """Somebody else who has seen the code."""
+    return Clinic(three.hub.federation, three.folder / "thief")
+
+
+def test_b20_of_two_who_ask_on_one_invite_neither_comes_in_by_itself(
+    three: Federation, stranger: Clinic, thief: Clinic
+) -> None:
+    code, site = three.hub.invite("Clinic 4", "small", 14)
+    intake.receive(three.hub, thief.ask_in(code))
+    assert asked(three, stranger.ask_in(code)) == "waiting"
+    assert three.hub.roster.site(site) is None
+    first, second = people.requests(three.hub)
+    assert (first["contested"], second["contested"]) == (True, True)
+    assert alarms(three) == [site]
+    with pytest.raises(Ambiguous, match=f"{first['hash'][:12]}, {second['hash'][:12]}"):
+        intake.approve(three.hub, three.boss, site)
+    intake.approve(three.hub, three.boss, second["words"])
+    assert three.hub.site(site).sign == stranger.keys.public.sign
+    assert asked(three, thief.ask_in(code, "again")) == InviteUsed.code
+    assert people.requests(three.hub) == []
+    states = three.hub.store.rows("SELECT state FROM requests WHERE site = ? ORDER BY rowid", site)
+    assert [row["state"] for row in states][-2:] == ["refused", "approved"]
+
+
+def test_b20_somebody_who_asks_with_other_keys_after_a_site_came_in_is_an_alarm(
+    three: Federation, stranger: Clinic, thief: Clinic
+) -> None:
+    code, site = three.hub.invite("Clinic 4", "small", 14)
+    assert asked(three, stranger.ask_in(code)) == "approved"
+    assert asked(three, stranger.ask_in(code, "typed again")) == InviteUsed.code
+    assert alarms(three) == []
+    assert asked(three, thief.ask_in(code)) == InviteUsed.code
+    assert alarms(three) == [site]
+    assert [row["type"] for row in three.hub.store.rows("SELECT type FROM log WHERE type = 'alarm'")] == ["alarm"]
+    three.hub.revoke(three.boss, site, 0, "its invite was stolen")
+    assert alarms(three) == []
+
+
+def test_b20_one_site_that_asks_twice_with_its_own_keys_is_no_alarm_and_comes_in_once(
     three: Federation, stranger: Clinic
 ) -> None:
     code, site = three.hub.invite("Clinic 4", "small", 14)
     intake.receive(three.hub, stranger.ask_in(code))
-    second = Clinic(three.hub.federation, three.folder / "second")
-    assert asked(three, second.ask_in(code)) == InviteUsed.code
+    assert asked(three, stranger.ask_in(code, "typed again")) == "approved"
+    assert (people.requests(three.hub), alarms(three)) == ([], [])
     assert three.hub.site(site).sign == stranger.keys.public.sign
+
+
+def test_b20_a_site_is_approved_by_name_only_with_the_request_that_was_shown(tmp_path: Path) -> None:
+    fed = Federation(tmp_path, PLAN.replace("stale = 1", 'stale = 1\nenrolment = "manual"'), clinics=0)
+    code, site = fed.hub.invite("Clinic 1", "small", 14)
+    clinic, thief = (Clinic(fed.hub.federation, tmp_path / name) for name in ("clinic", "thief"))
+    intake.receive(fed.hub, clinic.ask_in(code))
+    fed.judge()
+    (shown,) = people.requests(fed.hub)
+    intake.note_shown(fed.hub, "requests", [shown])
+    taken, _ = fed.hub.invite("Clinic 2", "small", 14)
+    intake.receive(fed.hub, clinic.ask_in(taken))  # which takes the shown request's keys away
+    fed.judge()
+    intake.approve(fed.hub, fed.boss, "site-002")
+    intake.receive(fed.hub, thief.ask_in(code))
+    fed.judge()
+    (left,) = people.requests(fed.hub)
+    with pytest.raises(Ambiguous, match="not what was shown"):
+        intake.approve(fed.hub, fed.boss, site)
+    assert fed.hub.roster.site(site) is None
+    intake.approve(fed.hub, fed.boss, left["hash"][:12])
+    assert fed.hub.site(site).sign == thief.keys.public.sign
+    fed.hub.store.close()
+
+
+def test_b20_a_file_put_in_place_of_the_request_that_was_shown_is_noticed(
+    three: Federation, stranger: Clinic, thief: Clinic
+) -> None:
+    code, site = three.hub.invite("Clinic 4", "small", 14)
+    mine, others = (intake.receive(three.hub, clinic.ask_in(code)).hash for clinic in (stranger, thief))
+    three.judge()
+    three.hub.store.path(others).replace(three.hub.store.path(mine))
+    with pytest.raises(errors.HubDamaged, match="not the one that its name says"):
+        intake.approve(three.hub, three.boss, mine)
+    assert three.hub.roster.site(site) is None
+
+
+def odd(fed: Federation, order: Task, number: int) -> str:
+    """A site's share that is put aside with an alarm: another's ciphertext under its own name."""
+    last = next(fed.clinics[number]._seq)
+    path = stolen(fed, given(fed, order, 0, seq=last), fed.clinics[number])
+    about = intake.receive(fed.hub, path).hash
+    path.unlink()
+    fed.judge()
+    return about
+
+
+def test_b21_a_decision_is_about_the_update_that_was_shown_and_no_other_of_its_site(three: Federation) -> None:
+    order = three.open()
+    first, second = odd(three, order, 1), odd(three, order, 1)
+    shown = people.quarantined(three.hub)
+    assert {one["hash"] for one in shown} == {first, second}
+    with pytest.raises(Ambiguous, match="2 updates of site-002 wait"):
+        rounds.review(three.hub, three.boss, "site-002", release=False)
+    decisions.record(three.hub, first, "refuse")
+    assert {one["hash"]: one["decided"] for one in people.quarantined(three.hub)} == {first: "refuse", second: ""}
+    decisions.carry_out(three.hub, three.boss)
+    assert [one["hash"] for one in people.quarantined(three.hub)] == [second]
+    intake.note_shown(three.hub, "updates", people.quarantined(three.hub))
+    rounds.review(three.hub, three.boss, second[:12], release=False)
+    odd(three, order, 1)
+    with pytest.raises(Ambiguous, match="not what was shown"):
+        rounds.review(three.hub, three.boss, "site-002", release=False)
 
 
 def test_b17_an_invite_ends(three: Federation, stranger: Clinic) -> None:

@@ -51,6 +51,7 @@ def test_a_coordinator_opens_the_link_sees_the_round_and_lets_a_share_in(fed: Fe
         assert "Decided: release." in tab.html()
         tab.screenshot(PICTURES / "dashboard-decided.png")
         loaded, complaints = tab.loaded, tab.complaints
-    assert decisions.waiting(fed.hub) == {"site-002": "release"}
+    (waiting,) = rounds.quarantined(fed.hub)
+    assert decisions.waiting(fed.hub) == {waiting["hash"]: "release"}
     assert {url.split("/enter/")[0].removeprefix(here) for url in loaded} <= {"", "/", "/decisions", "/favicon.ico"}
     assert complaints == []

@@ -216,6 +216,22 @@ def test_an_invite_to_another_federation_joins_nothing_and_the_words_are_compare
     works(fresh.hub("approve", "site-001"))
 
 
+def test_of_two_who_ask_on_one_invite_the_one_whose_words_are_read_out_by_phone_is_approved(fresh: Desk) -> None:
+    works(fresh.hub("init", "--plan", "plan.toml"))
+    works(fresh.hub("invite", "A", "--tier", "small", "--out", "a.invite"))
+    words = [
+        command.answer(works(fresh.site("join", "a.invite", "--via", fresh.stick, "--home", home, "--json")))["words"]
+        for home in ("thief", "clinic")
+    ]
+    assert "approved" not in exchange(fresh).stdout
+    shown = works(fresh.hub("requests")).stdout
+    assert shown.count("ALARM") == 2
+    assert "ALARM       site-001" in works(fresh.hub("status")).stdout
+    fails(fresh.hub("approve", "site-001"), "E_AMBIGUOUS", "phone the site; then approve, by its hash, the request")
+    known = command.answer(works(fresh.hub("approve", *words[1], "--json")))
+    assert (known["site"], known["words"]) == ("site-001", " ".join(words[1]))
+
+
 def test_new_keys_that_only_the_old_one_signed_are_signed_by_both(desk: Desk) -> None:
     download(desk)
     federation, new = folder.joined(desk.folder / "site").charter.federation, keys.new()
