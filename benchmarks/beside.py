@@ -1,0 +1,95 @@
+"""Training beside other work: ResNet20 steps at 32 px with nothing else running, and beside one busy process.
+
+A thread library reads how its threads shall wait as it loads, so each measurement is a process of its own. They take
+turns: the kit as it is, the library's own default, threads that sleep at once, one thread alone. Run it on a machine
+that does nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+from benchmarks import report
+
+WAYS = {
+    "kit": ({}, 0),
+    "library_default": ({"GOMP_SPINCOUNT": ""}, 0),  # empty: libgomp's own, and the kit leaves it
+    "passive": ({"OMP_WAIT_POLICY": "PASSIVE"}, 0),
+    "one_thread": ({}, 1),
+}
+BATCH = 64
+
+
+def rate(threads: int, seconds: float) -> float:
+    """Images a second of a bare training loop, in this process."""
+    import torch
+    import torch.nn.functional as F
+
+    from fedhelp_edge.nets.resnet import ResNet
+    from fedhelp_edge.train import speed
+
+    speed.settle(threads or None)
+    net = ResNet("resnet20", 4).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = torch.optim.Adam(net.parameters(), 1e-3)
+    images = torch.rand(BATCH, 3, 32, 32).to(memory_format=torch.channels_last)
+    labels = torch.randint(0, 4, (BATCH,))
+
+    def step() -> None:
+        loss = F.cross_entropy(net(images), labels)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+
+    for _ in range(3):
+        step()
+    begin, steps = time.perf_counter(), 0
+    while time.perf_counter() - begin < seconds:
+        step()
+        steps += 1
+    return BATCH * steps / (time.perf_counter() - begin)
+
+
+def measured(way: str, seconds: float) -> float:
+    settings, threads = WAYS[way]
+    clean = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    command = [sys.executable, "-m", "benchmarks.beside", "--once", str(threads), str(seconds)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**clean, **settings})
+    return float(json.loads(done.stdout))
+
+
+def medians(repeats: int, seconds: float) -> dict[str, float]:
+    rates: dict[str, list[float]] = {way: [] for way in WAYS}
+    for _ in range(repeats):
+        for way in WAYS:
+            rates[way].append(measured(way, seconds))
+    return {way: statistics.median(found) for way, found in rates.items()}
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--once"]:
+        print(json.dumps(rate(int(sys.argv[2]), float(sys.argv[3]))))
+        return
+    short = "--short" in sys.argv
+    repeats, seconds = (1, 1.0) if short else (5, 3.0)
+    idle = medians(repeats, seconds)
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        try:
+            busy = medians(repeats, seconds)
+        finally:
+            other.kill()
+    best = idle["library_default"]
+    report(
+        "training beside a busy process, images/s", ("torch",),
+        **{f"{way}_{when}": round(found[way]) for way in WAYS for when, found in (("idle", idle), ("busy", busy))},
+        kept_beside={way: round(busy[way] / best, 2) for way in WAYS}, aim_kept=0.45,
+        of_default_idle={way: round(idle[way] / best, 2) for way in WAYS}, aim_idle=0.95,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
