@@ -129,9 +129,18 @@ def _training() -> Check:
     detail = f"torch {found['torch']} on {found['device']}, onnx {found['onnx'] or 'missing'}"
     if "vision" in found:
         detail += f", torchvision {found['torchvision']} ({found['vision']})"
+    if sys.platform == "linux":
+        detail += f"; {_waiting()}"
     if not found["onnx"]:
         return Check("training", WARN, detail, "to export models: pip install 'fedhelp-edge[train]'")
     return Check("training", PASS, detail)
+
+
+def _waiting() -> str:
+    """How training's threads wait for each other (docs/decisions/threads.md)."""
+    if turns := os.environ.get("GOMP_SPINCOUNT"):
+        return f"{os.cpu_count() or 1} threads, which sleep after {turns} turns of waiting"
+    return f"{os.cpu_count() or 1} threads, which wait as OMP_WAIT_POLICY={os.environ.get('OMP_WAIT_POLICY')} says"
 
 
 def _disk(home: Path) -> Check:

@@ -1,6 +1,7 @@
 """A bundle, opened: first the signature over its bytes, then whether its signer is trusted, then what it says.
 
-Only then does onnxruntime see it, and it sees the bytes that were judged: the file is read once.
+Then whether its graph may do no more than a model of this kit does. Only then does onnxruntime see it, and it sees the
+bytes that were judged: the file is read once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 from fedhelp_edge import files
 from fedhelp_edge.errors import BadBundle, Disagrees, NoSignature, SigFormat, SigNamespace
-from fedhelp_edge.infer import facts
+from fedhelp_edge.infer import allowed, facts
 from fedhelp_edge.parcel import sshsig
 
 if TYPE_CHECKING:
@@ -44,7 +45,21 @@ class Bundle:
     def engine(self) -> Engine:
         from fedhelp_edge.infer.engine import Engine
 
-        return Engine(self.model, self.threads)
+        return Engine(self.model, self.threads, max(1, allowed.MOST_NUMBERS // max(1, self.cost.numbers)))
+
+    @cached_property
+    def cost(self) -> allowed.Cost:
+        """What an answer to one image costs."""
+        image = self.facts.image
+        return allowed.cost(self.model, (1, image.size, image.size, image.channels))
+
+    def check_graph(self) -> None:
+        """Raise unless the graph does no more than a model of this kit, and gives what its facts speak of."""
+        classes, features = (1, len(self.facts.classes)), (1, len(self.facts.likeness.mean))
+        expected = {"logits": classes, "probabilities": classes, "cam": classes, "embedding": features}
+        shapes = self.cost.outputs
+        if {name: shape[:2] for name, shape in shapes.items()} != expected or len(shapes["cam"]) != 4:
+            raise BadBundle("it gives other numbers than it says")
 
     @property
     def card(self) -> str:
@@ -58,6 +73,7 @@ class Bundle:
             wanted = {name: facts.unpacked(said[name]) for name in ("logits", "probabilities", "cam", "embedding")}
         except (ValueError, KeyError, TypeError):
             raise BadBundle("its test images cannot be read") from None
+        allowed.cost(self.model, images.shape)
         found, worst = vars(self.engine(images)), 0.0
         for name, values in wanted.items():
             if found[name].shape != values.shape:
@@ -83,7 +99,10 @@ def load(path: Path, vouch: Vouch, *, threads: int | None = None) -> Bundle:
     signer = _signer(model, beside(path))
     why = vouch(signer)
     found = facts.notes(model)
-    return Bundle(model, hashlib.sha256(model).hexdigest(), signer, why, found, facts.read(found[facts.FACTS]), threads)
+    known = facts.read(found[facts.FACTS])
+    made = Bundle(model, hashlib.sha256(model).hexdigest(), signer, why, found, known, threads)
+    made.check_graph()
+    return made
 
 
 def ready(path: Path, vouch: Vouch, *, threads: int | None = None) -> Bundle:

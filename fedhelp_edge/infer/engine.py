@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from fedhelp_edge.errors import BadBundle
 
+SECONDS = 120.0  # for one image, after which the model is stopped
 _ERRORS_ONLY = 3
 onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
 
@@ -30,7 +32,10 @@ class Outputs:
 
 
 class Engine:
-    def __init__(self, model: bytes, threads: int | None = None) -> None:
+    """A model at work. It sees at most `at_once` images together, so that memory does not grow with their number."""
+
+    def __init__(self, model: bytes, threads: int | None = None, at_once: int = 64) -> None:
+        self._at_once = at_once
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         options.inter_op_num_threads = 1
@@ -44,11 +49,23 @@ class Engine:
 
     def __call__(self, images: NDArray[np.uint8]) -> Outputs:
         """What the model says of images of one size, N x height x width x channels."""
-        names = list(Outputs.__dataclass_fields__)
+        parts = [self._part(images[at : at + self._at_once]) for at in range(0, max(1, len(images)), self._at_once)]
+        return Outputs(*parts[0]) if len(parts) == 1 else Outputs(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def _part(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """onnxruntime looks between two operators whether it shall stop; what one of them costs was judged before."""
+        options = onnxruntime.RunOptions()
+        alarm = threading.Timer(SECONDS * max(1, len(images)), setattr, (options, "terminate", True))
+        alarm.daemon = True
+        alarm.start()
         try:
-            return Outputs(*self._session.run(names, {"image": np.ascontiguousarray(images)}))
+            names = list(Outputs.__dataclass_fields__)
+            return list(self._session.run(names, {"image": np.ascontiguousarray(images)}, options))
         except Exception as fault:
-            raise BadBundle("the model does not take these images, or fails on them") from fault
+            slow = "; it was stopped, for it took too long" if options.terminate else ""
+            raise BadBundle(f"the model does not take these images, or fails on them{slow}") from fault
+        finally:
+            alarm.cancel()
 
 
 def version() -> str:

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from fedhelp_edge import plan
 from fedhelp_edge.errors import BadBundle
+from fedhelp_edge.infer import wire
 
 SCHEMA_VERSION = 1
 FACTS, CARD, PARITY = "fedhelp.bundle", "fedhelp.card", "fedhelp.parity"
 _LIMIT = 8 << 20  # bytes of one note
-_METADATA, _STRING = 14, 2  # the field of ModelProto, and how protobuf marks bytes with a length
+_METADATA = 14  # the field of ModelProto
 
 
 @dataclass(frozen=True)
@@ -142,9 +143,9 @@ def unpacked(said: Mapping[str, Any]) -> NDArray[Any]:
 def notes(model: bytes) -> dict[str, str]:
     """The notes (metadata_props) of an ONNX file, found by walking over its top-level fields; nothing else is read."""
     found: dict[str, str] = {}
-    for field, value in _fields(memoryview(model)):
-        if field == _METADATA:
-            entry = {number: bytes(part) for number, part in _fields(value)}
+    for field, value in wire.fields(memoryview(model)):
+        if field == _METADATA and not isinstance(value, int):
+            entry = {number: bytes(part) for number, part in wire.fields(value) if not isinstance(part, int)}
             if len(entry.get(2, b"")) > _LIMIT:
                 raise BadBundle("what it says of itself is too long")
             try:
@@ -157,38 +158,6 @@ def notes(model: bytes) -> dict[str, str]:
     if FACTS not in found:
         raise BadBundle("it is no model that this kit exported")
     return found
-
-
-def _fields(data: memoryview) -> Any:
-    """Each field of a protobuf message, with its bytes where it has a length."""
-    at = 0
-    while at < len(data):
-        key, at = _number(data, at)
-        field, kind = key >> 3, key & 7
-        if kind == 0:
-            _, at = _number(data, at)
-        elif kind == _STRING:
-            size, at = _number(data, at)
-            if at + size > len(data):
-                raise BadBundle("it ends too early")
-            yield field, data[at : at + size]
-            at += size
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
-        else:
-            raise BadBundle("it is no ONNX file")
-
-
-def _number(data: memoryview, at: int) -> tuple[int, int]:
-    value = 0
-    for place in range(10):
-        if at + place >= len(data):
-            break
-        byte = data[at + place]
-        value |= (byte & 0x7F) << (7 * place)
-        if byte < 0x80:
-            return value, at + place + 1
-    raise BadBundle("it is no ONNX file")
 
 
 def _of(kind: Any, said: Mapping[str, Any]) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -118,3 +120,22 @@ def test_how_parcels_travel_is_tried_and_no_network_is_no_fault(clinic: Clinic) 
     found = doctor._carrier(clinic.home)
     assert (found.state, "cannot be reached" in found.detail) == (doctor.WARN, True)
     assert "run the same command again" in found.remedy
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' thread libraries do not read the setting")
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({}, "sleep after 3000 turns"),
+        ({"GOMP_SPINCOUNT": "7"}, "sleep after 7 turns"),
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, "OMP_WAIT_POLICY=PASSIVE"),
+    ],
+)
+def test_it_says_how_threads_wait_and_leaves_what_a_person_chose(
+    chosen: dict[str, str], said: str, person: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.delenv("GOMP_SPINCOUNT")  # set when this process imported the kit
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    found = json.loads(run("doctor", "--json", home=person, env=chosen).stdout)
+    assert said in next(check["detail"] for check in found["checks"] if check["name"] == "training")

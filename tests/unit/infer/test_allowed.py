@@ -1,0 +1,270 @@
+"""A model of a trusted signer may do no more than a model of this kit: no loop, no file, no cost without bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
+
+from export import graph, quantize
+from fedhelp_edge import plan
+from fedhelp_edge.errors import BadBundle
+from fedhelp_edge.infer import allowed, bundle, engine
+from fedhelp_edge.infer.engine import Engine
+from fedhelp_edge.nets import resnet
+from fedhelp_edge.nets.resnet import ResNet
+from fedhelp_edge.parcel import sshsig
+from tests import bundles
+
+IMAGE = (1, bundles.SIDE, bundles.SIDE, 3)
+
+
+def model() -> ModelProto:
+    return onnx.load_from_string(bundles.made().model)
+
+
+def node(kind: str, inputs: list[str], output: str, **how: object) -> onnx.NodeProto:
+    return helper.make_node(kind, inputs, [output], **how)
+
+
+def before(made: ModelProto, *nodes: onnx.NodeProto, **constants: np.ndarray) -> ModelProto:
+    """Put operators in front of all others; the first of these sees what they make of the image."""
+    made.graph.node[0].input[0] = nodes[-1].output[0]
+    for place, one in enumerate(nodes):
+        made.graph.node.insert(place, one)
+    for name, values in constants.items():
+        made.graph.initializer.append(numpy_helper.from_array(values, name))
+    return made
+
+
+def subgraph() -> GraphProto:
+    true = helper.make_node("Constant", [], ["again"], value=numpy_helper.from_array(np.array(True)))
+    output = helper.make_tensor_value_info("again", TensorProto.BOOL, [])
+    inputs = [helper.make_tensor_value_info("count", TensorProto.INT64, []),
+              helper.make_tensor_value_info("condition", TensorProto.BOOL, [])]  # fmt: skip
+    return helper.make_graph([true], "body", inputs, [output])
+
+
+def loop(made: ModelProto) -> None:
+    """2^62 turns."""
+    before(made, node("Loop", ["turns", ""], "never", body=subgraph()), turns=np.array(2**62))
+    made.graph.node[1].input[0] = "image"
+
+
+def branch(made: ModelProto) -> None:
+    before(made, node("If", ["yes"], "x", then_branch=subgraph(), else_branch=subgraph()), yes=np.array(True))
+
+
+def hidden_loop(made: ModelProto) -> None:
+    """In an operator that is allowed."""
+    made.graph.node[0].attribute.append(helper.make_attribute("body", subgraph()))
+
+
+def function(made: ModelProto) -> None:
+    opset = [helper.make_opsetid("", 18)]
+    made.functions.append(helper.make_function("", "Relu", ["x"], ["y"], [node("Abs", ["x"], "y")], opset))
+
+
+def training(made: ModelProto) -> None:
+    made.training_info.add()
+
+
+def other_domain(made: ModelProto) -> None:
+    made.graph.node[0].domain = "com.microsoft"
+
+
+def other_operators(made: ModelProto) -> None:
+    made.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+
+
+def external(made: ModelProto) -> None:
+    """The numbers of a tensor lie in a file of the folder that the person happens to be in."""
+    tensor = next(one for one in made.graph.initializer if one.name == "mean")
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="passwords.txt")
+
+
+def named_external(made: ModelProto) -> None:
+    made.graph.initializer[0].external_data.add(key="location", value="/etc/passwd")
+
+
+def constant_external(made: ModelProto) -> None:
+    tensor = TensorProto(dims=[1], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    made.graph.node[0].attribute.append(helper.make_attribute("value", tensor))
+
+
+def sparse(made: ModelProto) -> None:
+    made.graph.sparse_initializer.add()
+
+
+def string_tensor(made: ModelProto) -> None:
+    made.graph.initializer.append(helper.make_tensor("text", TensorProto.STRING, [1], [b"x"]))
+
+
+def huge_resize(made: ModelProto) -> None:
+    side = next(one for one in made.graph.initializer if one.name == "side")
+    side.CopyFrom(numpy_helper.from_array(np.array([200_000] * 2, np.int64), "side"))
+
+
+def scaled_resize(made: ModelProto) -> None:
+    resized = next(one for one in made.graph.node if one.op_type == "Resize")
+    resized.input[2] = "mean"
+
+
+def huge_pad(made: ModelProto) -> None:
+    pad = node("Pad", ["image", "pads"], "padded")
+    before(made, pad, pads=np.array([0, 0, 0, 0, 0, 10**6, 10**6, 0], np.int64))
+
+
+def doubled_and_doubled(made: ModelProto) -> None:
+    """An image beside itself, forty times over."""
+    names = ["image", *(f"double{n}" for n in range(40))]
+    nodes = (node("Concat", [old, old], new, axis=1) for old, new in pairwise(names))
+    before(made, *nodes)
+
+
+def outer_sum(made: ModelProto) -> None:
+    """A column of numbers and a row of them, added up to a square."""
+    shapes = {"column": np.array([-1, 1], np.int64), "row": np.array([1, -1], np.int64)}
+    long = np.zeros(1 << 16, np.float32)
+    rows = [node("Reshape", ["long", name], f"{name}s") for name in shapes]
+    before(made, *rows, node("Add", ["columns", "rows"], "square"), long=long, **shapes)
+
+
+def many_at_once(made: ModelProto) -> None:
+    """Each tensor is small enough, but all are needed to the end."""
+    size = np.array([1, 4000, 4000, 3], np.int64)
+    copies = [node("Resize", ["image", "", "", "size"], f"copy{n}") for n in range(40)]
+    before(made, *copies, node("Concat", [one.output[0] for one in copies], "all", axis=1), size=size)
+
+
+def endless_work(made: ModelProto) -> None:
+    """A convolution whose kernel is as large as what it looks at."""
+    kernel = np.zeros((64, 3, 200, 200), np.float32)
+    first = node("Transpose", ["image"], "first", perm=[0, 3, 1, 2])
+    larger = node("Resize", ["first", "", "", "size"], "large")
+    steps = [first, larger, *(node("Conv", ["large", "kernel"], f"out{n}") for n in range(8))]
+    before(made, *steps, kernel=kernel, size=np.array([1, 3, 1000, 1000], np.int64))
+
+
+def unknown_input(made: ModelProto) -> None:
+    made.graph.node[3].input[0] = "nowhere"
+
+
+def made_twice(made: ModelProto) -> None:
+    made.graph.node[2].output[0] = made.graph.node[1].output[0]
+
+
+def another_input(made: ModelProto) -> None:
+    made.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [1]))
+
+
+def image_from_the_file(made: ModelProto) -> None:
+    made.graph.initializer.append(numpy_helper.from_array(np.zeros((1, 16, 16, 3), np.uint8), "image"))
+
+
+def another_output(made: ModelProto) -> None:
+    made.graph.output[2].name = "mean"
+
+
+def too_few_classes(made: ModelProto) -> None:
+    made.graph.output[0].name = "embedding"
+
+
+HOSTILE = [
+    loop, branch, hidden_loop, function, training, other_domain, other_operators, external, named_external,
+    constant_external, sparse, string_tensor, huge_resize, scaled_resize, huge_pad, doubled_and_doubled, outer_sum,
+    many_at_once, endless_work, unknown_input, made_twice, another_input, image_from_the_file, another_output,
+    too_few_classes,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spoil", HOSTILE, ids=lambda spoil: spoil.__name__)
+def test_a_model_that_could_do_more_is_refused_before_onnxruntime_sees_it(
+    spoil: Callable[[ModelProto], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = model()
+    spoil(made)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(made.SerializeToString())
+    signature = sshsig.sign(path.read_bytes(), bundles.site().keys.sign, bundle.NAMESPACE)
+    bundle.beside(path).write_text(signature)
+    monkeypatch.setattr(engine, "Engine", None)
+    with pytest.raises(BadBundle):
+        bundle.load(path, lambda key: "")
+
+
+def test_a_second_graph_in_the_file_is_refused() -> None:
+    """Libraries merge the two, so what one reads is not what another reads."""
+    data = model().SerializeToString()
+    with pytest.raises(BadBundle):
+        allowed.cost(data + ModelProto(graph=GraphProto(node=[node("Abs", ["image"], "x")])).SerializeToString(), IMAGE)
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_model_that_the_kit_exports_is_allowed_and_its_shapes_are_those_of_onnxruntime(
+    norm: str, members: int, channels: int
+) -> None:
+    nets = [resnet.arrays(ResNet("resnet20", 3, channels, norm=norm)) for _ in range(members)]
+    image = plan.Image(size=16, channels=channels, mean=(0.5,) * channels, std=(0.25,) * channels)
+    made = graph.build(nets, image, None).SerializeToString()
+    for shape in ((1, 16, 16, channels), (2, 61, 47, channels)):
+        said = Engine(made)(np.zeros(shape, np.uint8))
+        assert allowed.cost(made, shape).outputs == {name: array.shape for name, array in vars(said).items()}
+
+
+def test_an_8_bit_model_is_allowed() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (8, *IMAGE[1:]), dtype=np.uint8)
+    small = quantize.quantized(model(), images).SerializeToString()
+    assert allowed.cost(small, IMAGE).outputs == allowed.cost(bundles.made().model, IMAGE).outputs
+
+
+def test_even_the_largest_net_on_the_largest_image_is_allowed() -> None:
+    nets = [resnet.arrays(ResNet("resnet110", 3))] * 3
+    allowed.cost(graph.build(nets, plan.Image(size=1024), None).SerializeToString(), (1, 1024, 1024, 3))
+
+
+def test_what_it_costs_grows_with_the_image_and_counts_what_is_needed_at_once() -> None:
+    data = bundles.made().model
+    one, two = allowed.cost(data, IMAGE), allowed.cost(data, (2, *IMAGE[1:]))
+    assert two.numbers == 2 * one.numbers
+    assert two.work == pytest.approx(2 * one.work)
+    widest = 16 * bundles.SIDE**2  # the first stage of a ResNet20
+    assert 2 * widest <= one.numbers <= 4 * widest
+
+
+def test_a_model_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = graph.build([resnet.arrays(ResNet("resnet110", 3))], plan.Image(size=256), None).SerializeToString()
+    asked = Engine(slow, 1)
+    monkeypatch.setattr(engine, "SECONDS", 0.02)
+    with pytest.raises(BadBundle, match="too long"):
+        asked(np.zeros((4, 256, 256, 3), np.uint8))
+
+
+def test_images_are_shown_to_the_model_in_parts_that_fit_into_memory() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, *IMAGE[1:]), dtype=np.uint8)
+    whole, parts = (Engine(bundles.made().model, 1, at_once)(images) for at_once in (64, 2))
+    for one, other in zip(vars(whole).values(), vars(parts).values(), strict=True):
+        assert np.allclose(one, other, atol=1e-5)
+
+
+@given(st.data())
+def test_a_graph_with_any_bytes_changed_is_judged_and_nothing_worse(data: st.DataObject) -> None:
+    changed = bytearray(bundles.made().model)
+    for _ in range(data.draw(st.integers(1, 4))):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        allowed.cost(bytes(changed), IMAGE)
+    except BadBundle:
+        return
