@@ -15,6 +15,7 @@ from onnx import ModelProto
 
 from export import calibrate, card, choose, graph, quantize, verify
 from fedhelp_edge import files
+from fedhelp_edge.data.findings import findings
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.errors import TooFew
 from fedhelp_edge.infer import bundle, decide, facts
@@ -89,6 +90,7 @@ def make(
         "int8" if gain and not gain.why else "fp32",
         tuple(float(np.float32(one)) for one in graph.linear(arrays, origin.prior)[1]), figures,
         *_calibrated(model, kept, common, wanted), {}, sshsig.fingerprint(sshsig.public_line(signer.public_key())),
+        tuple(finding.to_json() for finding in findings(images, plan.classes)),
     )  # fmt: skip
     graph.with_temperature(model, said.calibration.temperature)
     said = replace(said, test=_measured(model, said, images.part("test")))

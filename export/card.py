@@ -16,8 +16,8 @@ _SMALL = 100  # images of a class, below which figures of it are called few
 
 def text(facts: Facts) -> str:
     """The whole card, as Markdown with the header that model hubs read."""
-    parts = (_header(facts), _use(facts), _origin(facts), _choice(facts), _knowing(facts), _flags(facts), _test(facts))
-    return "\n".join(visible(line) for part in parts for line in part)
+    parts = (_header, _use, _origin, _choice, _knowing, _flags, _test, _findings)
+    return "\n".join(visible(line) for part in parts for line in part(facts))
 
 
 def _header(facts: Facts) -> Iterator[str]:
@@ -122,6 +122,13 @@ def _test(facts: Facts) -> Iterator[str]:
     yield f"Taking the likeliest class each time: accuracy {accuracy}, balanced accuracy {balanced}, AUC {auc},"
     yield f"calibration error {error}."
     yield ""
+
+
+def _findings(facts: Facts) -> Iterator[str]:
+    if facts.findings:
+        yield from ("## What these images cannot tell", "")
+        yield from (f"- {finding['sentence']}" for finding in facts.findings)
+        yield ""
 
 
 def _table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> Iterator[str]:

@@ -281,6 +281,12 @@ def _carried(arguments: Sequence[str]) -> dict[str, str]:
     return given
 
 
+def say_findings(findings: Sequence[Mapping[str, Any]]) -> None:
+    """What figures that were just printed cannot tell, or tell too well."""
+    for finding in findings:
+        say(f"note: {finding['sentence']}")
+
+
 def say_drawn(names: Sequence[str]) -> None:
     """Of first weights that somebody gave: what of the net they lack."""
     if names:

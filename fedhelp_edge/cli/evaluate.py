@@ -54,6 +54,7 @@ def evaluate(
         figures = [f"accuracy {bare.accuracy.value:.3f}", f"balanced accuracy {bare.balanced_accuracy.value:.3f}"]
         shell.show(f"without the prior   {', '.join(figures)}")
         shell.say("the prior is how frequent each class was in training; the figures above are with it")
+    shell.say_findings(found.findings)
     if page:
         shell.say(f"with calibration and each class: {page}")
     return None

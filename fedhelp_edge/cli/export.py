@@ -52,6 +52,7 @@ def export(
             path=str(path), sha256=sha256, round=said.round, net=said.net, members=list(said.members),
             figures=said.figures, precision=said.precision, int8=gain, parity=made.parity, test=said.test,
             temperature=said.calibration.temperature, signer=said.signer,
+            findings=list(said.findings),
         )  # fmt: skip
     shell.show(f"{'net':<22}{'accuracy':>10}{'balanced':>10}{'AUC':>10}{'log loss':>10}")
     for net, figures in said.figures.items():
@@ -63,6 +64,7 @@ def export(
     if made.int8:
         kept = f"not kept: {made.int8.why}" if made.int8.why else f"{made.int8.speed_up:.1f} times as fast here"
         shell.show(f"8 bits: {kept}; {made.int8.agreement:.1%} of the answers are the same")
+    shell.say_findings(said.findings)
     shell.say(f"kept as {path}, its signature and its card beside it")
     shell.say(f"next: 'fedhelp-edge predict {path} IMAGES'")
     return None

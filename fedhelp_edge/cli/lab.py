@@ -92,6 +92,7 @@ def run(
     for site in found["sites"]:
         accuracy = "-" if site["accuracy"] is None else f"{site['accuracy']:.3f}"
         shell.show(f"{site['name']:<24}{site['tier']:<7}{site['n_train']:>6} images   accuracy {accuracy}")
+    shell.say_findings(found.get("findings", ()))
     shell.show(f"results: {out / 'run.json'}")
     return None
 

@@ -48,6 +48,7 @@ def learn(
         shown = "too few images to say" if figure is None else f"{figure:.3f}"
         whose = "this net" if name == "own" else "trained alone"
         shell.show(f"  {whose:<14} accuracy {shown} on the images kept to choose by")
+    shell.say_findings(report.get("findings", ()))
     if left_out := report.get("left_out"):
         what = "1 file was" if left_out == 1 else f"{left_out} files were"
         shell.say(f"{what} left out; 'fedhelp-edge check' of the images says why")

@@ -2,11 +2,12 @@
 
 from fedhelp_edge.data.augment import augment
 from fedhelp_edge.data.check import Report, check
-from fedhelp_edge.data.findings import Finding, findings, leaks
+from fedhelp_edge.data.findings import Finding, findings, leaks, seen_before
 from fedhelp_edge.data.gather import load
 from fedhelp_edge.data.images import Images, Pixels, Problem
 from fedhelp_edge.data.picture import resize
 
 __all__ = [
     "Finding", "Images", "Pixels", "Problem", "Report", "augment", "check", "findings", "leaks", "load", "resize",
+    "seen_before",
 ]  # fmt: skip

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from fedhelp_edge.data import groups
-from fedhelp_edge.data.images import Pixels
 
 DISTANCE = 2  # bits
 DIFFERENCE = 4.0  # mean difference of two pixels out of 255, brightness apart
@@ -24,7 +24,15 @@ _THUMB = 16  # side of the grey thumbnails that are compared before the pixels
 _MEAN = (1 / 3, 1 / 3, 1 / 3, 0)
 
 
-def first_alike(pixels: Pixels | NDArray[np.uint8]) -> list[int]:
+class Rows(Protocol):
+    """Images that are taken one by one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, place: int, /) -> NDArray[np.uint8]: ...
+
+
+def first_alike(pixels: Rows) -> list[int]:
     """For each image the place of the first one that it is almost the same as, itself where there is none.
 
     What is almost the same as a third image belongs together too, so that a burst of pictures is one group.

@@ -91,6 +91,7 @@ class Facts:
     likeness: Likeness
     test: Mapping[str, float | None]  # how it did on this site's test images; empty where it has none
     signer: str  # fingerprint of the key that signed it
+    findings: tuple[Mapping[str, Any], ...] = ()  # what the images that it was measured on cannot tell
 
     def text(self) -> str:
         """The note that holds all this."""
@@ -183,6 +184,7 @@ def _check(made: Facts) -> None:
     numbers = (*made.bias, *cal.least, *cal.level, *marks, cal.temperature, cal.wanted, like.limit, like.level)
     fits = (
         lengths == {count} and count > 1 and all(isinstance(name, str) for name in (made.name, *made.classes))
+        and all(type(finding["sentence"]) is str for finding in made.findings)
         and all(type(one) is float and math.isfinite(one) for one in numbers) and cal.temperature > 0
         and like.limit > 0 and like.mean.ndim == 1 and like.root.shape == like.mean.shape * 2
         and all(type(one) is int for one in (made.round, made.sites, made.examples, *cal.images, made.image.size))

@@ -73,6 +73,8 @@ def table(runs: Sequence[Figures], folders: Sequence[Path]) -> str:
         ]
         lines.append(f"| {' | '.join([name, str(len(mine)), *cells, merged, average, *cost])} |")
     lines += ["", *_differences(names, by_name, alone), "", *_sites(names, by_name)]
+    if said := dict.fromkeys(finding["sentence"] for run in runs for finding in run.get("findings", ())):
+        lines += ["", "What these images cannot tell:", "", *(f"- {sentence}" for sentence in said)]
     return "\n".join(lines) + "\n"
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from fedhelp_edge import files, share
 from fedhelp_edge.codec import CODECS
+from fedhelp_edge.data.findings import findings
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import FileExists
 from fedhelp_edge.lab.partition import Part
@@ -249,6 +250,10 @@ def _record(
         "bytes_down": facts["received"],
         "seconds": round(facts["seconds"], 1),
         "curve": facts["curve"],
+        "findings": [
+            finding.to_json()
+            for finding in findings(parts[0].images, plan.classes, *(part.images for part in parts[1:]))
+        ],
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,16 @@ class Evaluation:
     tier: str
     classes: tuple[str, ...]
     nets: Mapping[str, Scores]  # "own", and what it is compared with
+    findings: Sequence[Mapping[str, Any]] = ()  # what these images cannot tell
 
     def to_json(self) -> dict[str, Any]:
-        about = {"plan": self.plan, "round": self.round, "tier": self.tier, "classes": list(self.classes)}
+        about = {
+            "plan": self.plan,
+            "round": self.round,
+            "tier": self.tier,
+            "classes": list(self.classes),
+            "findings": list(self.findings),
+        }
         return {**about, **{name: scores.to_json() for name, scores in self.nets.items()}}
 
     def keep(self, folder: Path) -> Path:
@@ -58,6 +65,7 @@ class Evaluation:
                     for name, label in _FIGURES.items()
                 ],
             ),
+            *page.notes(self.findings),
             *self._classes(own),
             *self._confusion(own),
             *self._calibration(own),

@@ -68,6 +68,12 @@ def paragraph(text: str) -> Html:
     return Html(f"<p>{visible_html(text)}</p>")
 
 
+def notes(findings: Sequence[Mapping[str, Any]]) -> list[Html]:
+    """What a reader of figures must know of the images behind them, a sentence each."""
+    items = "".join(f"<li>{visible_html(finding['sentence'])}</li>" for finding in findings)
+    return [heading("What these images cannot tell"), Html(f"<ul>{items}</ul>")] if findings else []
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Html:
     lines = [_row("th", head), *(_row("td", row) for row in rows)]
     return Html("<div><table>\n" + "\n".join(lines) + "\n</table></div>")

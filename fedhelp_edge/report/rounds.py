@@ -23,6 +23,7 @@ def report(name: str, rounds: Sequence[Round]) -> str:
             f"{last['method']} at a {last['tier']} site: {last['examples']} images to learn from, "
             f"{last['images']} seen in {last['seconds']} s ({last['cpu_seconds']} s of processor time)."
         ),
+        *page.notes(last.get("findings", ())),
         page.heading("Accuracy on the images kept to choose by"),
         page.table(("net", "accuracy"), [(NETS[net], _number(last["val"][net])) for net in nets]),
         page.paragraph("Trained alone is the same net with as many steps on the same images, without the others.")

@@ -22,6 +22,7 @@ from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.labels import kept_names
 from fedhelp_edge.data.pack import Pack
+from fedhelp_edge.errors import FedhelpError
 from fedhelp_edge.methods.base import Bench, Learner
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets.resnet import ResNet
@@ -54,6 +55,10 @@ class Place:
         plan = replace(self.plan, method=method or self.plan.method)
         tier = self.tier if METHODS[self.plan.method].two_tiers or not method else "small"  # the same net
         return learners.learner(plan, self.site, tier, self.images.part("train"), self.pack, self.bench)
+
+    def findings(self) -> list[dict[str, Any]]:
+        """What whoever reads figures of these images must know of them."""
+        return [finding.to_json() for finding in data.findings(self.images, self.plan.classes)]
 
     def sets(self) -> dict[str, loop.Set]:
         return learners.sets(self.images.part("train"), self.pack)
@@ -120,7 +125,7 @@ def _round(
         "round": round_, "method": place.plan.method, "tier": place.tier, "examples": sum(learner.site.examples),
         "loss": told.means(), "val": figures, "seconds": round(told.seconds, 1),
         "cpu_seconds": round(told.cpu_seconds, 1), "images": told.images, "prior": learner.prior, "base": base,
-        "left_out": len(place.images.problems),
+        "left_out": len(place.images.problems), "findings": place.findings(),
     }  # fmt: skip
 
 
@@ -177,7 +182,18 @@ def measure(
     if prior := told["prior"]:
         said["without_prior"] = metrics.with_prior(said["own"], prior, np.ones(len(prior)))
     nets = {name: metrics.scores(answer, labels) for name, answer in said.items()}
-    return Evaluation(plan.name, told["round"], tier, plan.classes, nets)
+    findings = place.findings() if images is None else _seen_before(home, plan, found)
+    return Evaluation(plan.name, told["round"], tier, plan.classes, nets, findings)
+
+
+def _seen_before(home: Path, plan: Plan, others: Images) -> list[dict[str, Any]]:
+    """Which of other images were learned from, as far as the site's own are still there."""
+    try:
+        own = data.load(folder.remembered(home, None), plan, kept=home / "images")
+    except FedhelpError:
+        said = "the training images cannot be read here: whether these images were learned from is not known"
+        return [data.Finding("unknown-training-images", "test", len(others), len(others), said).to_json()]
+    return [finding.to_json() for finding in data.seen_before(others, own)]
 
 
 def _train(learner: Learner, place: Place, round_: int, kept: Path, progress: loop.Progress | None) -> loop.Report:

@@ -29,7 +29,7 @@ def test_a_folder_gets_the_figures_for_programs_and_a_page_for_people(tmp_path: 
     assert shown.read_text(encoding="utf-8") == found.html()
     held = json.loads(shown.with_suffix(".json").read_text())
     assert held == {
-        "schema_version": 1, "plan": "lesions", "round": 4, "tier": "small", "classes": list(CLASSES),
+        "schema_version": 1, "plan": "lesions", "round": 4, "tier": "small", "classes": list(CLASSES), "findings": [],
         "own": found.nets["own"].to_json(), "alone": found.nets["alone"].to_json(),
     }  # fmt: skip
     assert sorted(path.name for path in shown.parent.iterdir()) == ["evaluation.html", "evaluation.json"]

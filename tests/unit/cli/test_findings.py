@@ -1,0 +1,94 @@
+"""What images cannot tell is said by everything that prints figures of them, in the same words."""
+
+from __future__ import annotations
+
+import html
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from fedhelp_edge.data import phantom
+from fedhelp_edge.parcel import keys
+from tests.command import answer, here
+from tests.threads import one_thread  # noqa: F401 - a fixture
+
+PLAN = """name = "smears"
+classes = ["round", "lobed"]
+method = "fedavg"
+rounds = 1
+[image]
+size = 16
+[nets]
+large = "resnet20"
+[training]
+epochs = 1
+batch = 8
+yardstick = false
+precision = "fp32"
+"""
+BY_PLAN = ("--plan", "plan.toml", "--threads", "1")
+SAID = "2 of 24 validation images show a patient (or nearly the same picture) that is also in train"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A plan, keys, and images of which two patients are in train and in val."""
+    pixels, labels = phantom.draw(60, 2, size=16, seed=2, difficulty=0.0)
+    who, arrays = np.arange(60), {}
+    who[[24, 25]] = who[[0, 1]]
+    for name, part in {"train": slice(0, 24), "val": slice(24, 48), "test": slice(48, 60)}.items():
+        arrays |= {f"{name}_images": pixels[part], f"{name}_labels": labels[part], f"{name}_groups": who[part]}
+        arrays[f"{name}_centers"] = np.arange(60)[part] % 2
+    np.savez(tmp_path / "images.npz", class_names=np.array(phantom.CLASSES[:2]), **arrays)
+    (tmp_path / "plan.toml").write_text(PLAN)
+    keys.save(tmp_path / "fedhelp", keys.new(), None)
+    return tmp_path
+
+
+def sentences(found: dict[str, object]) -> list[str]:
+    return [finding["sentence"] for finding in found["findings"]]  # type: ignore[index, attr-defined]
+
+
+def test_a_leak_is_said_by_check_train_the_round_s_page_evaluate_export_and_the_card(home: Path) -> None:
+    assert sentences(answer(here("check", "images.npz", "--plan", "plan.toml", "--json", home=home))) == [SAID]
+    assert f"note: {SAID}\n" in here("check", "images.npz", "--plan", "plan.toml", home=home).stdout
+    assert f"note: {SAID}\n" in here("train", "images.npz", *BY_PLAN, home=home).stderr
+    trained = answer(here("train", "images.npz", *BY_PLAN, "--json", home=home))
+    assert sentences(trained) == [SAID]
+    assert html.escape(SAID) in (Path(str(trained["folder"])) / "report.html").read_text(encoding="utf-8")
+    measured = answer(here("evaluate", *BY_PLAN, "--out", "figures", "--json", home=home))
+    assert sentences(measured) == [SAID]
+    assert html.escape(SAID) in (home / "figures" / "evaluation.html").read_text(encoding="utf-8")
+    assert sentences(json.loads((home / "figures" / "evaluation.json").read_text(encoding="utf-8"))) == [SAID]
+    assert f"note: {SAID}\n" in here("evaluate", *BY_PLAN, home=home).stderr
+    exported = answer(here("export", *BY_PLAN, "--out", "model.onnx", "--json", home=home))
+    assert sentences(exported) == [SAID]
+    assert f"- {SAID}\n" in (home / "model_CARD.md").read_text(encoding="utf-8")
+    assert f"note: {SAID}\n" in here("export", *BY_PLAN, "--out", "model.onnx", home=home).stderr
+
+
+def test_a_leak_is_said_by_the_lab_in_its_results_and_in_its_table(home: Path) -> None:
+    lab = ("plan.toml", "--data", "images.npz", "--out", "out", "--threads", "1", "--split", "natural:centers")
+    (record,) = answer(here("lab", "compare", *lab, "--methods", "fedavg", "--json", home=home))["runs"]
+    assert sentences(record) == [SAID]
+    assert sentences(json.loads((home / "out" / "results.json").read_text(encoding="utf-8"))["runs"][0]) == [SAID]
+    assert f"- {SAID}\n" in (home / "out" / "table.md").read_text(encoding="utf-8")
+    assert f"note: {SAID}\n" in here("lab", "run", *lab[:4], "one", *lab[5:], home=home).stderr
+
+
+def test_other_images_that_are_measured_on_are_compared_with_those_that_were_learned_from(home: Path) -> None:
+    here("train", "images.npz", *BY_PLAN, home=home)
+    held = dict(np.load(home / "images.npz"))
+    images = np.concatenate([held["train_images"][2:5], held["test_images"][:6]])
+    labels = np.concatenate([held["train_labels"][2:5], held["test_labels"][:6]])
+    np.savez(home / "others.npz", images=images, labels=labels, class_names=held["class_names"])
+    measured = here("evaluate", *BY_PLAN, "--images", "others.npz", "--json", home=home)
+    said = "3 of 9 test images show a patient (or nearly the same picture) that is also in train"
+    assert sentences(answer(measured)) == [said]
+    (home / "images.npz").unlink()
+    measured = here("evaluate", *BY_PLAN, "--images", "others.npz", "--json", home=home)
+    assert [finding["kind"] for finding in answer(measured)["findings"]] == ["unknown-training-images"]
