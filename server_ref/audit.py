@@ -8,45 +8,50 @@ from pathlib import Path
 
 from fedhelp_edge import files
 from fedhelp_edge.errors import NotNow
-from fedhelp_edge.parcel import statement
-from fedhelp_edge.trust.roster import Roster
+from fedhelp_edge.trust import charter, roster
+from fedhelp_edge.trust.account import LOG, SIGNERS, account, allowed_signers
 from server_ref.hub import Hub
-
-LOG, SIGNERS = "log.jsonl", "allowed_signers"
 
 
 def export(hub: Hub, round_: int, out: Path) -> int:
-    """The parcels of a round, the whole log, and who may have signed what; how many parcels there are."""
-    row = hub.store.row("SELECT * FROM rounds WHERE round = ?", round_)
-    if row is None or not row["model"]:
-        raise NotNow(f"round {round_} is not over")
-    found = [r["hash"] for r in hub.store.rows("SELECT hash FROM parcels WHERE kind IN ('charter', 'roster')")]
-    found += [
-        r["hash"] for r in hub.store.rows("SELECT hash FROM parcels WHERE kind = 'global' AND number = ?", round_)
-    ]
-    found += [row["task"]] if row["task"] else []
-    for share in hub.store.rows("SELECT hash FROM shares WHERE counts = ? OR round = ?", round_, round_):
-        found.append(share["hash"])
-        query = "SELECT hash FROM parcels WHERE kind = 'receipt' AND site = ? ORDER BY rowid"
-        found += [r["hash"] for r in hub.store.rows(query, share["hash"])]
+    """The parcels of a round, the log up to its model, and who could sign what then; how many parcels there are.
+
+    All of it is bound: the receipt of the model signs the log, and the log names the rest.
+    """
+    lines = list(hub.store.lines())
+    told = account([line for line, _ in lines], round_)
+    if told is None:
+        raise NotNow(f"round {round_} has no model, or one that the log does not name")
+    end, detail = told.model["seq"], told.model["detail"]
+    law, known, hashes = _lawful(hub, detail["roster"])
+    hashes += [detail["parcel"], *([detail["task"]] if "task" in detail else []), *told.updates]
+    for about in (detail["parcel"], *told.updates):
+        for row in hub.store.rows("SELECT hash FROM parcels WHERE kind = 'receipt' AND site = ? ORDER BY rowid", about):
+            if hub.plain(row["hash"])[2]["log"]["length"] <= end:
+                hashes.append(row["hash"])
     out.mkdir(parents=True)
-    for hash_ in found:
+    for hash_ in hashes:
         shutil.copyfile(hub.store.path(hash_), out / f"{hash_}.fhx")
-    lines = (json.dumps({**line, "hash": kept}, sort_keys=True) for line, kept in hub.store.lines())
-    with files.writing(out / LOG, private=False) as file:
-        file.write("".join(f"{line}\n" for line in lines).encode())
-    with files.writing(out / SIGNERS, private=False) as file:
-        file.write(allowed_signers(hub, hub.roster).encode())
-    return len(found)
+    text = "".join(json.dumps({**line, "hash": kept}, sort_keys=True) + "\n" for line, kept in lines[:end])
+    for name, content in ((LOG, text), (SIGNERS, allowed_signers(law, known))):
+        with files.writing(out / name, private=False) as file:
+            file.write(content.encode())
+    return len(hashes)
 
 
-def allowed_signers(hub: Hub, known: Roster) -> str:
-    """For `ssh-keygen -Y verify -f`: each key, and the kinds of parcel that it may sign."""
-    law = hub.charter
-    rows: list[tuple[str, str, tuple[str, ...]]] = [("root", key, ("charter",)) for key in law.roots]
-    rows += [("coordinator", law.coordinator, ("roster", "task", "global", "receipt", "knowledge"))]
-    rows += [("front", known.front, ("receipt",))]
-    rows += [(site.id, site.sign, ("update", "enrol", "rotate")) for site in known.sites if site.status == "active"]
-    return "".join(
-        f'{who} namespaces="{",".join(map(statement.namespace, kinds))}" {key}\n' for who, key, kinds in rows
-    )
+def _lawful(hub: Hub, newest: str) -> tuple[charter.Charter, roster.Roster, list[str]]:
+    """The charter and roster of that time, and the parcels that lead to them."""
+    rosters = _until(hub, "roster", newest)
+    charters = _until(hub, "charter", hub.plain(newest)[0].context["charter"])
+    law: charter.Charter | None = None
+    for hash_ in charters:
+        said, signers, holds = hub.plain(hash_)
+        law = charter.follow(law, said, signers, holds) if law else charter.first(said, signers, holds)
+    assert law  # noqa: S101 - a roster names one
+    return law, roster.read(*hub.plain(newest), law), charters + rosters
+
+
+def _until(hub: Hub, kind: str, newest: str) -> list[str]:
+    rows = hub.store.rows("SELECT hash FROM parcels WHERE kind = ? ORDER BY number, rowid", kind)
+    hashes = [row["hash"] for row in rows]
+    return hashes[: hashes.index(newest) + 1]

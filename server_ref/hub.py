@@ -195,6 +195,25 @@ class Hub:
                 readers=statement.counted(readers), inputs=statement.counted(inputs),
             )  # fmt: skip
 
+    def publish_model(
+        self, boss: Keys, round_: int, name: str, inputs: Sequence[str], type_: str, **detail: canon.Value
+    ) -> None:
+        """Seal a round's new model, within a transaction; a line of the log binds all that it rests on, and a signed
+        receipt binds the log."""
+        said = self.send_model(boss, round_, name, inputs)
+        subject = f"round {round_}" if round_ else COORDINATOR
+        log = self.log(type_, subject, model=name, parcel=said.hash, roster=self.roster.hash, **detail)
+        self.receipt(boss, COORDINATOR, said.hash, "published", log)
+
+    def receipt(self, signer: Keys, office: str, about: str, state: str, log: Log, **why: str) -> str:
+        """What became of a parcel, signed together with the log as it stands then."""
+        body = {"state": state, "code": "", "cause": "", **why, "log": {"length": log.length, "head": log.head}}
+        said = self.publish(
+            "receipt", to_json(body), signer, site=about, federation=self.federation, epoch=self.charter.epoch,
+            sender=office, about=about,
+        )  # fmt: skip
+        return said.hash
+
     def begin(self, plan: Plan, made: Mapping[str, Keys], url: str) -> None:
         """The first rows of a new hub."""
         facts = {
@@ -213,8 +232,7 @@ class Hub:
         model = self.keep_model(METHODS[plan.method].start(plan))
         values = "INSERT INTO rounds (round, state, task, base, model, closes) VALUES (0, 'merged', '', '', ?, '')"
         self.store.run(values, model)
-        self.send_model(made[COORDINATOR], 0, model, [])
-        self.log("start", COORDINATOR, model=model)
+        self.publish_model(made[COORDINATOR], 0, model, [], "start")
 
     # --- who belongs to it ---------------------------------------------------------------------------------------
     def invite(self, name: str, tier: str, days: int) -> tuple[str, str]:

@@ -41,7 +41,7 @@ from fedhelp_edge.trust import enrol, roster, task, words
 from fedhelp_edge.trust.enrol import Invite
 from fedhelp_edge.trust.roster import Site
 from fedhelp_edge.trust.task import Seen
-from server_ref.hub import FRONT, Hub, to_json
+from server_ref.hub import FRONT, Hub
 from server_ref.opener import Job, Opener, Refused
 
 RECEIVED, ACCEPTED, QUARANTINED, REFUSED, SUPERSEDED, MERGED = (
@@ -167,8 +167,9 @@ def keep(hub: Hub, part: Path) -> Answer:
             raise PayloadSize(f"larger than the {limits[0]} bytes that are allowed")
         hub.keep(part, said, said.context.get("round", 0), said.context.get("sender", ""))
         _enter(hub, looked)
-        log = hub.log("received", said.hash, kind=said.kind, site=said.context.get("sender", ""))
-        receipt = _receipt(hub, front, FRONT, said.hash, RECEIVED, log)
+        sender, round_ = said.context.get("sender", ""), said.context.get("round", 0)
+        log = hub.log("received", said.hash, kind=said.kind, site=sender, round=round_)
+        receipt = hub.receipt(front, FRONT, said.hash, RECEIVED, log)
     return Answer(said.hash, RECEIVED, receipt)
 
 
@@ -185,15 +186,6 @@ def _enter(hub: Hub, looked: parcel.Look) -> None:
     hub.store.run(query, said.hash, said.kind, context.get("sender", ""))
     if said.kind == "rotate":
         hub.store.keep_fact(f"seq {context['sender']}", str(context["seq"]))
-
-
-def _receipt(hub: Hub, signer: Keys, office: str, about: str, state: str, log: task.Log, **why: str) -> str:
-    body = {"state": state, "code": "", "cause": "", **why, "log": {"length": log.length, "head": log.head}}
-    said = hub.publish(
-        "receipt", to_json(body), signer, site=about, federation=hub.federation, epoch=hub.charter.epoch,
-        sender=office, about=about,
-    )  # fmt: skip
-    return said.hash
 
 
 def _copy(file: BinaryIO, part: Path, limit: int) -> None:
@@ -297,7 +289,7 @@ def decide(
             " WHERE hash = ?", state, counts, code, cause, facts, facts, row["hash"],
         )  # fmt: skip
         log = hub.log(state, row["hash"], site=row["site"], round=row["round"], code=code)
-        _receipt(hub, boss, "coordinator", row["hash"], state, log, code=code, cause=cause)
+        hub.receipt(boss, "coordinator", row["hash"], state, log, code=code, cause=cause)
     return {"site": row["site"], "state": state, "code": code, "cause": cause}
 
 
@@ -473,5 +465,5 @@ def _settle(
         query = "UPDATE requests SET state = ?, site = ?, code = ?, cause = ? WHERE hash = ?"
         hub.store.run(query, state, site, code, cause, row["hash"])
         log = hub.log(f"request {state}", row["hash"], site=site, code=code)
-        _receipt(hub, boss, "coordinator", row["hash"], state, log, code=code, cause=cause)
+        hub.receipt(boss, "coordinator", row["hash"], state, log, code=code, cause=cause)
     return {"site": site, "state": state, "code": code, "cause": cause}

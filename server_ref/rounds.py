@@ -87,7 +87,7 @@ def open_next(hub: Hub, boss: Keys, start: Mapping[str, Array] | None = None) ->
         if start is not None:
             model = hub.keep_model(spec.begin_from(hub.model(model), start)[0])
             hub.store.run("UPDATE rounds SET model = ? WHERE round = 0", model)
-            hub.send_model(boss, 0, model, [])
+            hub.publish_model(boss, 0, model, [], "start")
         keep_key(hub, boss, number, key)
         opens = hub.now
         closes = opens + timedelta(days=plan.round.days)
@@ -175,8 +175,7 @@ def aggregate(hub: Hub, boss: Keys, *, now: bool = False) -> dict[str, Any]:
         hub.store.run("UPDATE rounds SET report = ? WHERE round = ?", json.dumps(_report(hub, row)), row["round"])
         hub.store.run("UPDATE shares SET state = 'merged' WHERE counts = ? AND state = 'accepted'", row["round"])
         hub.store.run("UPDATE rounds SET state = 'merged', model = ? WHERE round = ?", name, row["round"])
-        hub.send_model(boss, row["round"], name, inputs)
-        hub.log("merge", f"round {row['round']}", model=name, shares=len(inputs))
+        hub.publish_model(boss, row["round"], name, inputs, "merge", shares=len(inputs), task=row["task"])
         if _is_tired(hub):
             finish(hub)
     _forget(hub)
@@ -369,8 +368,7 @@ def undo(hub: Hub, boss: Keys, site: str, archive: Keys) -> dict[str, Any]:
         number = last["round"] + 1
         values = number, DONE, "", last["model"], new, ""
         hub.store.run("INSERT INTO rounds (round, state, task, base, model, closes) VALUES (?, ?, ?, ?, ?, ?)", *values)
-        hub.send_model(boss, number, new, [])
-        hub.log("undo", f"round {number}", without=site, model=new)
+        hub.publish_model(boss, number, new, [], "undo", without=site)
     return {"round": number, "without": site, "merged_sha256": new}
 
 

@@ -31,4 +31,5 @@ def audit(
     for one in (*found.merged, *found.others):
         shell.show(f"  {one['site']}  {one['share'][:16]}  {one['state']}")
     shell.show(f"the log's {found.log.length} lines follow from one another; every signature and receipt holds")
+    shell.show("nothing is missing and nothing is added; what the sealed files hold, only a key can show")
     return None

@@ -24,13 +24,14 @@ def roster(
     Example: fedhelp-coordinator roster --allowed-signers allowed_signers
     """
     from fedhelp_edge import files
-    from server_ref import audit, desk, people
+    from fedhelp_edge.trust.account import allowed_signers
+    from server_ref import desk, people
 
     with desk.opened(home) as hub:
         known, found = hub.roster, people.sites(hub)
         if signers:
             with files.writing(signers, private=False) as file:
-                file.write(audit.allowed_signers(hub, known).encode())
+                file.write(allowed_signers(hub.charter, known).encode())
     if json:
         return shell.result(version=known.version, sites=found)
     for site in found:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from fedhelp_edge.errors import AuditGap, FedhelpError, LogBroken
-from fedhelp_edge.parcel import parcel
+from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.site import audit
+from fedhelp_edge.trust.log import chain
+from fedhelp_edge.trust.task import Log
 from server_ref import audit as hubs
 from server_ref import intake
+from server_ref.hub import Hub
 from tests.federation import Federation
 
 
@@ -49,17 +53,150 @@ def test_every_round_of_a_federation_holds(three: Federation, tmp_path: Path) ->
         assert audit.check(tmp_path / str(round_)).round == round_
 
 
-def of_kind(out: Path, kind: str) -> Path:
-    return next(path for path in sorted(out.glob("*.fhx")) if parcel.look(path, parcel.anyone).statement.kind == kind)
+@contextmanager
+def later_than(three: Federation, folder: Path) -> Iterator[Federation]:
+    """The same federation, which goes on."""
+    with three.lent(folder / "later") as later:
+        three.hub = Hub(three.folder / "hub", clock=three.clock)
+        yield later
 
 
-@pytest.mark.parametrize("kind", ["charter", "roster", "global"])
-def test_a_parcel_that_is_kept_back_is_noticed(out: Path, kind: str) -> None:
-    for path in out.glob("*.fhx"):
-        if parcel.look(path, parcel.anyone).statement.kind == kind:
-            path.unlink()
-    with pytest.raises(AuditGap):
+def kinds(out: Path) -> dict[Path, str]:
+    return {path: parcel.look(path, parcel.anyone).statement.kind for path in sorted(out.glob("*.fhx"))}
+
+
+def fails(out: Path, *names: str) -> None:
+    """Audit ends with an error of ours that names the file."""
+    with pytest.raises(FedhelpError) as told:
         audit.check(out)
+    assert any(name in told.value.cause for name in names), told.value.cause
+
+
+def test_an_export_has_every_kind_of_file(out: Path) -> None:
+    assert set(kinds(out).values()) == {"charter", "roster", "task", "global", "update", "receipt"}
+    assert {path.name for path in out.iterdir()} - {path.name for path in kinds(out)} == {
+        "log.jsonl",
+        "allowed_signers",
+    }
+
+
+def test_whatever_file_is_removed_is_named(out: Path) -> None:
+    for path in sorted(out.iterdir()):
+        whole = path.read_bytes()
+        kind = parcel.look(path, parcel.anyone).statement.kind if path.suffix == ".fhx" else ""
+        version = parcel.look(path, parcel.anyone).statement.context["version"] if kind in ("charter", "roster") else 0
+        path.unlink()
+        what = {"receipt": "the receipt of line"}.get(kind, f"{kind} {version} is missing" if version else path.name)
+        fails(out, path.name, what)
+        path.write_bytes(whole)
+    audit.check(out)
+
+
+def test_several_files_that_are_removed_together_are_noticed(three: Federation, out: Path) -> None:
+    """An update, with its receipts; the model with the task; all receipts; everything signed."""
+    found = kinds(out)
+    updates = [path for path, kind in found.items() if kind == "update"]
+    groups = [
+        [path for path, kind in found.items() if kind == "update"],
+        [path for path, kind in found.items() if kind in ("global", "task")],
+        [path for path, kind in found.items() if kind == "receipt"],
+        [path for path, kind in found.items() if kind in ("receipt", "task", "global")],
+        [
+            path for path, kind in found.items() if path == updates[0] or (
+                kind == "receipt" and parcel.look(path, parcel.anyone).statement.context["about"] == updates[0].stem
+            )
+        ],
+    ]  # fmt: skip
+    for group in groups:
+        whole = {path: path.read_bytes() for path in group}
+        for path in group:
+            path.unlink()
+        fails(out, *(path.name for path in group), "the receipt of line")
+        for path, data in whole.items():
+            path.write_bytes(data)
+
+
+def test_wherever_a_byte_is_changed_the_file_is_named(out: Path) -> None:
+    for path in sorted(out.iterdir()):
+        whole = path.read_bytes()
+        for at in (0, len(whole) // 2, len(whole) - 2):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+            fails(out, path.name)
+        for changed in (whole[:-1], whole + b"x"):
+            path.write_bytes(changed)
+            fails(out, path.name)
+        path.write_bytes(whole)
+    audit.check(out)
+
+
+def test_whatever_file_lies_in_the_place_of_another_is_named(out: Path) -> None:
+    paths = sorted(out.iterdir())
+    for path, other in zip(paths, [*paths[1:], paths[0]], strict=True):
+        whole = path.read_bytes()
+        path.write_bytes(other.read_bytes())
+        fails(out, path.name)
+        path.write_bytes(whole)
+    audit.check(out)
+
+
+def test_a_file_under_another_name_is_named(out: Path) -> None:
+    for path in sorted(out.iterdir()):
+        other = path.rename(out / (f"{'0' * 64}.fhx" if path.suffix else "signers"))
+        fails(out, path.name, other.name)
+        other.rename(path)
+
+
+def test_whatever_does_not_belong_there_is_named(three: Federation, out: Path, tmp_path: Path) -> None:
+    known = {path.name for path in out.iterdir()}
+    for round_ in (0, 1):
+        hubs.export(three.hub, round_, tmp_path / str(round_))
+    foreign = [path for round_ in (0, 1) for path in (tmp_path / str(round_)).glob("*.fhx") if path.name not in known]
+    assert len(foreign) > 10
+    for path in foreign:
+        (out / path.name).write_bytes(path.read_bytes())
+        fails(out, path.name)
+        (out / path.name).unlink()
+    for name in ("notes.txt", ".hidden", "copy.fhx", f"{'A' * 64}.fhx"):
+        (out / name).write_bytes(b"")
+        fails(out, name)
+        (out / name).unlink()
+    path = next(path for path, kind in kinds(out).items() if kind == "update")
+    data = path.rename(tmp_path / "elsewhere.fhx")
+    path.symlink_to(data)
+    fails(out, path.name)
+
+
+def test_a_later_roster_or_one_that_nobody_named_is_noticed(three: Federation, out: Path, tmp_path: Path) -> None:
+    with later_than(three, tmp_path) as later:
+        later.join()
+        hash_ = later.hub.newest("roster")["hash"]
+        (out / f"{hash_}.fhx").write_bytes(later.hub.store.path(hash_).read_bytes())
+    fails(out, f"{hash_}.fhx")
+
+
+def test_what_an_attacker_signs_himself_is_not_the_federations(three: Federation, out: Path) -> None:
+    """A receipt that names the right line and state, by the wrong key."""
+    path = next(path for path, kind in kinds(out).items() if kind == "receipt")
+    with parcel.open(path, parcel.anyone) as opened:
+        said, body = opened.statement, opened.body.read()
+    path.unlink()
+    stranger = keys.new()
+    forged = parcel.seal(out / "forged", said.context, body, stranger.sign)
+    (out / "forged").rename(out / f"{forged.hash}.fhx")
+    fails(out, f"{forged.hash}.fhx")
+
+
+def test_an_export_of_an_early_round_stays_the_same_while_the_federation_goes_on(
+    three: Federation, tmp_path: Path
+) -> None:
+    hubs.export(three.hub, 1, tmp_path / "before")
+    with later_than(three, tmp_path) as later:
+        later.join()
+        later.play(later.open())
+        later.aggregate()
+        hubs.export(later.hub, 1, tmp_path / "after")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "before").iterdir()}
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "after").iterdir()}
 
 
 def test_a_share_that_is_kept_back_is_noticed(three: Federation, out: Path) -> None:
@@ -69,19 +206,29 @@ def test_a_share_that_is_kept_back_is_noticed(three: Federation, out: Path) -> N
         audit.check(out)
 
 
-def test_any_byte_that_is_changed_in_any_parcel_is_noticed(out: Path) -> None:
-    for path in sorted(out.glob("*.fhx")):
-        whole = path.read_bytes()
-        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-        with pytest.raises(FedhelpError):
-            audit.check(out)
-        path.write_bytes(whole)
-    audit.check(out)
-
-
 def reword(line: str) -> str:
     said = json.loads(line)
     return json.dumps({**said, "type": "accepted" if said["type"] == "quarantined" else "quarantined"}, sort_keys=True)
+
+
+def test_each_line_of_the_log_is_bound(out: Path) -> None:
+    path = out / "log.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    for at, line in [*list(enumerate(lines))[::3], (len(lines) - 1, lines[-1])]:
+        said = json.loads(line)
+        rest, spaced = lines[:at], line.replace(": ", ":  ", 1)
+        for changed in ([*rest, *lines[at + 1 :]], [*rest, line, *lines[at:]], [*rest, spaced, *lines[at + 1 :]], rest):
+            path.write_text("".join(changed))
+            fails(out, "log.jsonl")
+        anew, head = [], json.loads(lines[at - 1])["hash"] if at else ""
+        for other in ({**said, "time": "2026-01-01T00:00:00Z"}, *map(json.loads, lines[at + 1 :])):
+            other.pop("hash")
+            head = chain(head, other) if head else chain(Log().head, other)
+            anew.append(json.dumps({**other, "hash": head}, sort_keys=True) + "\n")
+        path.write_text("".join([*rest, *anew]))  # a chain that holds, and is not the one that was signed
+        fails(out, "log.jsonl")
+    path.write_text("".join(lines))
+    audit.check(out)
 
 
 @pytest.mark.parametrize(
