@@ -34,6 +34,8 @@ PassphraseFile = Annotated[
         readable=False,
     ),
 ]
+NoPassphrase = Annotated[bool, typer.Option("--no-passphrase", help="Leave keys to file permissions.")]
+OwnPassphrase = Annotated[bool, typer.Option("--own", help="Type a passphrase of your own.")]
 DEFAULT_HOME = Path("~/fedhelp")
 _JSON = {"--json", "--format json", "--format=json"}  # how a program asks for an answer that it can read
 _STOPPED = 130  # what typer makes of Ctrl-C
@@ -309,6 +311,30 @@ def asker(file: Path | None, prompt: str = "passphrase", *, twice: bool = False)
         return str(typer.prompt(prompt, hide_input=True, err=True, confirmation_prompt=twice))
 
     return ask
+
+
+def new_passphrase(make: Callable[[], str], file: Path | None, *, own: bool) -> str:
+    """The passphrase of new keys: from a file, chosen at a prompt, or made.
+
+    One that was made is shown and must be typed before anything is locked with it, so that nobody is locked out by a
+    passphrase that was never read. Where nobody watches none is made, for it would end up in a log, or be lost.
+    """
+    if file is not None:
+        return _from_file(file)
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise errors.PassphraseNeeded(
+            "new keys need a passphrase, and nobody is there to read one",
+            remedy="name a file that holds one with --passphrase-file, or add --no-passphrase",
+        )
+    if own:
+        return asker(None, "new passphrase", twice=True)()
+    made = make()
+    say(f"passphrase: {made}")
+    say("write these five words on paper and keep them away from this computer; nobody can bring them back")
+    check = asker(None, "type the passphrase, to be sure that it stands on paper")
+    while "-".join(check().replace("-", " ").split()).lower() != made:
+        say("that is another one; the passphrase is the five words above, with hyphens")
+    return made
 
 
 def _from_file(file: Path) -> str:

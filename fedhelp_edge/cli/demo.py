@@ -55,6 +55,6 @@ def demo(
     size = max(one["size"] for one in told["parcels"] if one["kind"] == "update") / 1e6
     shell.show(f"a share has {size:.1f} MB, signed and encrypted; no image left its folder")
     shell.say(f"{time.monotonic() - begun:.0f} s; {out / 'report.html'} tells all of it: open it in a browser")
-    shell.say(f"next: 'fedhelp-edge status --home {out / 'sites' / 'clinic-a'}' looks closer,")
+    shell.say_next(f"'fedhelp-edge status --home {shell.quoted(out / 'sites' / 'clinic-a')}' looks closer,")
     shell.say("or 'fedhelp-edge demo --out mine --images DIR' tells it with images of your own")
     return None

@@ -66,7 +66,7 @@ def export(
         shell.show(f"8 bits: {kept}; {made.int8.agreement:.1%} of the answers are the same")
     shell.say_findings(said.findings)
     shell.say(f"kept as {path}, its signature and its card beside it")
-    shell.say(f"next: 'fedhelp-edge predict {path} IMAGES'")
+    shell.say_next(f"'fedhelp-edge predict {shell.quoted(path)} IMAGES'")
     return None
 
 

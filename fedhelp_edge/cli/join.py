@@ -1,5 +1,6 @@
 """`join`."""
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
@@ -25,41 +26,55 @@ def join(
     ca_file: CaFile = None,
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
-    no_passphrase: Annotated[bool, typer.Option("--no-passphrase", help="Leave keys to file permissions.")] = False,
+    no_passphrase: shell.NoPassphrase = False,
+    own: shell.OwnPassphrase = False,
     json: shell.AsJson = False,
 ) -> None:
     """Join a federation: make keys here, pin its charter, ask to be let in. Shows eight words to compare by phone.
 
+    Keys that are here already are used. Typed again, it goes on where it stopped.
+
     Example: fedhelp-edge join clinic-a.invite --via /media/stick
     Example: fedhelp-edge join FH1-TYCPQ-3M406-8QPJF-76ZCQ-X --url https://hub.example.org
     """
+    from fedhelp_edge import safe_text
     from fedhelp_edge.parcel import keys
     from fedhelp_edge.site import folder, joined, member, outbox
     from fedhelp_edge.trust import words
 
-    place, shown = shell.home(home), ""
+    place = shell.home(home)
+    safe_text.check_name(name)
 
+    @functools.cache
     def passphrase() -> str | None:
-        nonlocal shown
-        if no_passphrase or passphrase_file:
-            return shell.asker(passphrase_file)() if passphrase_file else None
-        shown = words.passphrase()
-        return shown
+        if keys.are_in(place):
+            return shell.asker(passphrase_file)()
+        if no_passphrase:
+            shell.say("warning: without a passphrase, whoever can read this disk can sign as this site")
+            return None
+        return shell.new_passphrase(words.passphrase, passphrase_file, own=own)
 
-    said = joined.invited(place, invite, via, url, ca_file)
-    member.join(place, said, name, passphrase)
-    sent = bool(via or url or said.url)
+    if folder.floor(place) is None:
+        member.join(place, joined.invited(place, invite, via, url, ca_file), name, passphrase)
+    else:
+        member.check_goes_on(place, joined.code_of(invite))
+    known = folder.joined(place)
+    spoken = words.of_keys(known.charter.federation, keys.public(place))
+    if not json:
+        shell.show(f"joining {known.charter.name}", f"words: {' '.join(spoken)}")
+    # Last of all the way out: whatever happens from here on, the keys, their passphrase and the request are here.
+    sent = bool(via or url or any(folder.note(place).get(way) for way in ("via", "url")))
     if sent:
-        outbox.upload(place, joined.carriers(place, shell.asker(passphrase_file), via, url, ca_file))
-    spoken = words.of_keys(folder.joined(place).charter.federation, keys.public(place))
+        outbox.upload(place, joined.carriers(place, lambda: passphrase() or "", via, url, ca_file))
     if json:
-        return shell.result(federation=said.federation, words=spoken, sent=sent)
-    shell.show(f"joining {folder.joined(place).charter.name}", f"words: {' '.join(spoken)}")
-    if shown:
-        shell.show(f"passphrase: {shown}")
-        shell.say("write these five words on paper and keep them away from this computer; nobody can bring them back")
+        return shell.result(
+            federation=known.charter.federation, name=known.charter.name, words=spoken, sent=sent,
+            request=next((place / "request").glob("*.fhx")).stem, locked=keys.is_locked(place),
+        )  # fmt: skip
     shell.say("The coordinator will phone and compare the eight words above.")
-    shell.say(
-        "next: " + ("'fedhelp-edge download', once you were let in" if sent else "'fedhelp-edge upload --via DIR'")
-    )
+    told = joined.status(place)
+    if told["state"] != joined.JOINING or told["request"]:
+        shell.say_next(f"'{told['next']}'")
+    else:
+        shell.say_next("'fedhelp-edge download', once you were let in" if sent else "'fedhelp-edge upload --via DIR'")
     return None

@@ -1,5 +1,6 @@
 """`keys new`, `show`, `words`, `backup`, `restore`, `rotate`."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +15,8 @@ app = shell.app(no_args_is_help=True, help="The keys of this site: make, show, b
 def new(
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
-    no_passphrase: Annotated[bool, typer.Option("--no-passphrase", help="Leave it to file permissions.")] = False,
-    own: Annotated[bool, typer.Option("--own", help="Type a passphrase of your own.")] = False,
+    no_passphrase: shell.NoPassphrase = False,
+    own: shell.OwnPassphrase = False,
 ) -> None:
     """Make the keys of this site. They never leave it; joining a federation makes them too, if there are none.
 
@@ -25,19 +26,18 @@ def new(
     from fedhelp_edge.trust import words
 
     folder = shell.home(home)
+    keys.check_none(folder)
     if no_passphrase:
-        secret, shown = None, ""
+        secret = None
         shell.say("warning: without a passphrase, whoever can read this disk can sign as this site")
-    elif passphrase_file or own:
-        secret, shown = shell.asker(passphrase_file, "new passphrase", twice=True)(), ""
+    elif passphrase_file or own or sys.stdin.isatty():
+        secret = shell.new_passphrase(words.passphrase, passphrase_file, own=own)
     else:
-        secret = shown = words.passphrase()
+        secret = words.passphrase()
+        shell.show(f"passphrase: {secret}")  # before it locks anything, or it might never be read
     path = keys.save(folder, keys.new(), secret)
     shell.show(f"keys made: {path}")
-    if shown:
-        shell.show(f"passphrase: {shown}")
-        shell.say("write these five words on paper and keep them away from this computer; nobody can bring them back")
-    shell.say("next: 'fedhelp-edge keys backup FILE' writes a copy to a stick")
+    shell.say_next("'fedhelp-edge keys backup FILE' writes a copy to a stick")
 
 
 @app.command()
@@ -109,7 +109,9 @@ def backup(
     found = keys.load(folder, ask)
     keys.backup(file, found, secret or ask())
     shell.show(f"backup written: {file}")
-    shell.say("next: 'fedhelp-edge keys restore FILE --home DIR' brings the keys back, with the same passphrase")
+    shell.say_next(
+        f"'fedhelp-edge keys restore {shell.quoted(file)} --home DIR' brings the keys back, with the same passphrase"
+    )
 
 
 @app.command()
@@ -147,6 +149,6 @@ def rotate(
     if json:
         return shell.result(request=made.stem)
     shell.show("new keys made, under the same passphrase")
-    shell.say("next: 'fedhelp-edge upload' asks for them; 'fedhelp-edge download' later begins to use them")
+    shell.say_next("'fedhelp-edge upload' asks for them; 'fedhelp-edge download' later begins to use them")
     shell.say("then export your models again, for the old keys signed those")
     return None

@@ -45,7 +45,7 @@ def build(
     if json:
         return shell.result(pack=str(out), images=len(found), sources=list(found.sources), size=took)
     shell.show(f"pack written: {out}, {took / 1e6:.1f} MB")
-    shell.say(f"next: 'fedhelp-edge knowledge show {out}'; the answers are kept in {kept.name}")
+    shell.say_next(f"'fedhelp-edge knowledge show {shell.quoted(out)}'; the answers are kept in {kept.name}")
     return None
 
 
@@ -105,4 +105,6 @@ def start(
     with files.writing(out, private=False) as file, shell.progress("training") as progress:
         share.write(file, training.start(agreed, known, bench, epochs=epochs, progress=progress))
     shell.show(f"first weights written: {out}")
-    shell.say(f"next: 'fedhelp-edge lab run {plan} --start {out} ...', or give them to the coordinator")
+    shell.say_next(
+        f"'fedhelp-edge lab run {shell.quoted(plan)} --start {shell.quoted(out)} ...', or give them to the coordinator"
+    )

@@ -47,7 +47,8 @@ def label(
     for name, count in counts.items():
         shell.show(f"{name:<24}{count:>6}")
     shell.show(f"{'no class yet':<24}{rest:>6}")
-    shell.say(f"next: {f'fedhelp-edge label {images} goes on' if rest else f'fedhelp-edge check {images}'}")
+    kept = shell.quoted(images)
+    shell.say_next(f"'fedhelp-edge label {kept}' goes on" if rest else f"'fedhelp-edge check {kept}'")
     return None
 
 

@@ -17,5 +17,5 @@ def leave(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) -> 
     if json:
         return shell.result(kept=str(kept))
     shell.show(f"left; everything of this federation is kept in {kept}")
-    shell.say("next: tell the coordinator, who ends your part with 'fedhelp-coordinator revoke SITE --reason left'")
+    shell.say_next("tell the coordinator, who ends your part with 'fedhelp-coordinator revoke SITE --reason left'")
     return None

@@ -22,7 +22,7 @@ def new(file: Annotated[Path, shell.named("Where to write it.")] = Path("plan.to
     with files.writing(file, private=False) as out:
         out.write(plan.template(TABLES).encode())
     shell.show(f"{file}: a plan with every default")
-    shell.say(f"next: change name and classes, then run 'fedhelp-edge plan check {file}'")
+    shell.say_next(f"change name and classes, then run 'fedhelp-edge plan check {shell.quoted(file)}'")
 
 
 @app.command()

@@ -54,9 +54,9 @@ def learn(
         shell.say(f"{what} left out; 'fedhelp-edge check' of the images says why")
     shell.say(f"kept in {folder}; report.html there shows it")
     if plan:
-        shell.say(f"next: 'fedhelp-edge evaluate --plan {plan}' measures it on the test part")
+        shell.say_next("'fedhelp-edge evaluate' measures it on the test part")
     else:
-        shell.say("next: 'fedhelp-edge upload' seals the share and sends it")
+        shell.say_next("'fedhelp-edge upload' seals the share and sends it")
     return None
 
 

@@ -31,5 +31,5 @@ def upload(
     if json:
         return shell.result(sent=sent)
     shell.show(f"parcels sent: {len(sent)}")
-    shell.say("next: 'fedhelp-edge download' brings the receipt" if sent else f"next: '{joined.status(place)['next']}'")
+    shell.say_next("'fedhelp-edge download' brings the receipt" if sent else f"'{joined.status(place)['next']}'")
     return None

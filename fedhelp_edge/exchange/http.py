@@ -95,6 +95,7 @@ class Http:
 
     def put(self, parcel_: Path) -> None:
         """Send a parcel; where the front has a part of it, it goes on from there."""
+        self.keys()  # a wrong passphrase is told before anything is sent, and not when the receipt is read
         size = parcel_.stat().st_size
         with files.reading(parcel_) as file:
             parcel.read_prologue(file)

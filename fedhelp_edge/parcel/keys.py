@@ -88,8 +88,12 @@ def take_over(folder: Path, made: Path) -> None:
     files.sync_folder(folder)
 
 
+def are_in(folder: Path) -> bool:
+    return _stored(folder) is not None
+
+
 def check_none(folder: Path) -> None:
-    if _stored(folder):
+    if are_in(folder):
         raise KeysExist(f"there are keys in {folder.name}")
 
 

@@ -37,13 +37,22 @@ def invited(
     home: Path, told: str, via: Path | None = None, url: str = "", ca_file: Path | None = None
 ) -> member.Invite:
     """An invite from its file; or its code as typed, with the charter that lies in a folder or at an address."""
-    if not told.upper().startswith("FH1") or Path(told).exists():
+    if _is_file(told):
         return member.read_invite(Path(told))
     code = enrol.read_code(told)  # a mistyped letter is told before anything else
     if via is None and not url:
         raise NoCarrier("a code alone does not say where the coordinator is", remedy="add --url URL or --via DIR")
     way = Folder(via) if via else Http(url, "", lambda: keys.load(home, str), home / "incoming", ca_file)
     return member.typed_invite(code, way, url)
+
+
+def code_of(told: str) -> str:
+    """The code of an invite, from its file or as typed."""
+    return member.read_invite(Path(told)).code if _is_file(told) else enrol.read_code(told)
+
+
+def _is_file(told: str) -> bool:
+    return not told.upper().startswith("FH1") or Path(told).exists()
 
 
 def carriers(

@@ -103,6 +103,16 @@ def join(home: Path, invite: Invite, name: str, passphrase: Callable[[], str | N
     return sealed
 
 
+def check_goes_on(home: Path, code: str) -> None:
+    """Refuse to join again, unless this invite made the request that is here: then joining goes on where it stopped."""
+    invite = enrol.invite_of(code, "", datetime.max).id
+    for path in (home / "request").glob("*.fhx"):
+        with suppress(FedhelpError), parcel.open(path, parcel.anyone) as seen:
+            if seen.statement.kind == "enrol" and seen.json()["invite"] == invite:
+                return
+    raise JoinedAlready(f"{home.name} belongs to a site that has joined a federation")
+
+
 def ask_for_new_keys(home: Path, ask: Callable[[], str]) -> Path:
     """Make new keys under the same passphrase, and a request that the old and the new ones sign."""
     known = folder.joined(home)
@@ -127,9 +137,7 @@ def ask_for_new_keys(home: Path, ask: Callable[[], str]) -> Path:
 
 def _keys_in(place: Path, passphrase: Callable[[], str | None]) -> Keys:
     """The keys of a folder, made if there are none."""
-    try:
-        keys.check_none(place)
-    except FedhelpError:
+    if keys.are_in(place):
         return keys.load(place, lambda: passphrase() or "")
     made = keys.new()
     keys.save(place, made, passphrase())

@@ -1,0 +1,222 @@
+"""A clinic joins at a real terminal, by network, stick or code, with passphrases that are really typed."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedhelp_edge.exchange.folder import TO
+from fedhelp_edge.parcel import keys
+from fedhelp_edge.site import folder, joined
+from server_ref import carrier, intake, invites
+from tests import command, net, terminal
+from tests.federation import Federation
+from tests.terminal import Terminal, at
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals of this kind")
+
+OWN = "a passphrase of my own, äöü"
+
+
+class Clinic:
+    """An invited clinic: its computer, its stick, its invite as a file and as a code, and the coordinator's address."""
+
+    def __init__(self, federation: Federation, place: Path, port: int) -> None:
+        self.federation, self.home, self.stick = federation, place / "person", place / "stick"
+        self.home.mkdir()
+        self.url = f"http://127.0.0.1:{port}"
+        made = invites.make(federation.hub, "Clinic", "small", 14)
+        self.code, self.invite = made.code, place / "clinic.invite"
+        invites.write(self.invite, made)
+        carrier.exchange(federation.hub, self.stick)
+        self._earlier: list[str] = []
+        self._earlier = self.requests
+
+    @property
+    def site(self) -> Path:
+        return self.home / "fedhelp"
+
+    @property
+    def requests(self) -> list[str]:
+        """Those that reached the coordinator, or its stick."""
+        at_hub = [str(row["hash"]) for row in self.federation.hub.store.rows("SELECT hash FROM requests")]
+        on_stick = [path.stem for path in (self.stick / TO).glob("*.fhx")]
+        return sorted({*at_hub, *on_stick} - set(self._earlier))
+
+    @property
+    def own_requests(self) -> list[str]:
+        return [path.stem for path in (self.site / "request").glob("*.fhx")]
+
+    def way(self, name: str) -> tuple[str | Path, ...]:
+        told = self.invite if name.startswith("file") else self.code
+        return "join", told, *(("--url", self.url) if name.endswith("network") else ("--via", self.stick))
+
+    def is_let_in(self) -> None:
+        """What the coordinator does: take in, judge, hand out."""
+        carrier.exchange(self.federation.hub, self.stick)
+        intake.judge(self.federation.hub, self.federation.boss)
+        carrier.exchange(self.federation.hub, self.stick)
+
+    def unlocks(self, passphrase: str, *words: str | Path) -> str:
+        """A command that asks for the passphrase, and does what it should with it."""
+        with at(*words, home=self.home) as shown:
+            shown.sees("passphrase: ")
+            shown.types(passphrase)
+            assert shown.ends() == 0, shown.screen
+            assert passphrase not in shown.screen
+            return shown.screen
+
+
+@pytest.fixture
+def clinic(made: Federation, tmp_path: Path) -> Iterator[Clinic]:
+    with made.lent(tmp_path / "federation") as federation, net.running(federation.folder / "hub") as port:
+        yield Clinic(federation, tmp_path, port)
+
+
+def takes_down(shown: Terminal) -> str:
+    """The passphrase that is shown, once it was typed from paper."""
+    passphrase = shown.line("passphrase: ")
+    shown.sees("stands on paper: ")
+    shown.types(passphrase)
+    return passphrase
+
+
+@pytest.mark.parametrize("way", ["file by network", "code by network", "file by stick", "code by stick"])
+def test_a_made_passphrase_is_shown_before_anything_is_sent_and_opens_what_comes_back(clinic: Clinic, way: str) -> None:
+    with at(*clinic.way(way), home=clinic.home) as shown:
+        passphrase = shown.line("passphrase: ")
+        shown.sees("stands on paper: ")
+        assert clinic.requests == []
+        assert not keys.are_in(clinic.site)
+        shown.types("something else")
+        shown.sees("that is another one")
+        shown.sees("stands on paper: ")
+        shown.types(passphrase.replace("-", " ").upper())
+        words = shown.line("words: ")
+        assert shown.ends() == 0, shown.screen
+    assert shown.screen.count("words: ") == 1
+    assert shown.screen.count(passphrase) == 1
+    assert len(words.split()) == 8
+    assert clinic.requests == clinic.own_requests
+    clinic.is_let_in()
+    if way.endswith("network"):  # which answers only to who signs
+        clinic.unlocks(passphrase, "download")
+    else:
+        assert command.here("download", home=clinic.home).returncode == 0
+    assert joined.status(clinic.site)["site"] == "site-004"
+
+
+def test_a_first_round_by_network_with_a_passphrase_that_is_typed_each_time(clinic: Clinic) -> None:
+    pytest.importorskip("torch")
+    with at(*clinic.way("code by network"), "--own", home=clinic.home) as shown:
+        shown.sees("new passphrase: ")
+        shown.types(OWN)
+        shown.sees("Repeat for confirmation: ")
+        shown.types(OWN)
+        assert shown.ends() == 0, shown.screen
+        assert OWN not in shown.screen
+    clinic.is_let_in()
+    clinic.federation.open()
+    clinic.unlocks(OWN, "download")
+    drawn = np.random.default_rng(0).integers(0, 256, (18, 8, 8, 3), np.uint8)
+    np.savez(clinic.home / "images.npz", images=drawn, labels=np.arange(18) % 3)
+    with at("train", "images.npz", home=clinic.home) as shown:
+        assert shown.ends() == 0, shown.screen
+    assert "parcels sent: 1" in clinic.unlocks(OWN, "upload")
+    assert joined.status(clinic.site)["state"] == "received"
+
+
+def test_a_wrong_passphrase_for_keys_that_are_there_sends_nothing(clinic: Clinic) -> None:
+    with at("keys", "new", home=clinic.home) as shown:
+        passphrase = takes_down(shown)
+        assert shown.ends() == 0, shown.screen
+    before = keys.public(clinic.site)
+    with at(*clinic.way("file by network"), home=clinic.home) as shown:
+        shown.sees("passphrase: ")
+        shown.types("not this one")
+        assert shown.ends() == 1
+        assert "error: E_PASSPHRASE: " in shown.screen
+    assert clinic.requests == []
+    clinic.unlocks(passphrase, *clinic.way("file by network"))
+    assert clinic.requests == clinic.own_requests
+    assert keys.public(clinic.site) == before
+
+
+def test_keys_from_a_backup_join(clinic: Clinic) -> None:
+    (clinic.home / "old").write_text("words of the backup\n")
+    for words in (("keys", "new"), ("keys", "backup", "backup.txt")):
+        assert command.here(*words, "--home", "other", "--passphrase-file", "old", home=clinic.home).returncode == 0
+    clinic.unlocks("words of the backup", "keys", "restore", "backup.txt")
+    clinic.unlocks("words of the backup", *clinic.way("code by network"))
+    assert keys.public(clinic.site) == keys.public(clinic.home / "other")
+    assert clinic.requests == clinic.own_requests
+
+
+@pytest.mark.parametrize("key", [terminal.CTRL_C, terminal.CTRL_D], ids=["Ctrl-C", "end of input"])
+def test_who_stops_at_the_passphrase_has_sent_and_kept_nothing_and_may_begin_again(clinic: Clinic, key: bytes) -> None:
+    with at(*clinic.way("file by network"), home=clinic.home) as shown:
+        shown.sees("stands on paper: ")
+        shown.presses(key)
+        assert shown.ends() == 1
+        assert "E_INTERRUPTED" in shown.screen
+        assert "Traceback" not in shown.screen
+    assert clinic.requests == []
+    assert not keys.are_in(clinic.site)
+    with at(*clinic.way("file by network"), home=clinic.home) as shown:
+        takes_down(shown)
+        assert shown.ends() == 0, shown.screen
+    assert clinic.requests == clinic.own_requests
+
+
+@pytest.mark.parametrize("end", ["killed", "Ctrl-C"])
+def test_where_the_network_was_down_the_same_request_goes_out_later_by_the_same_command(
+    clinic: Clinic, end: str
+) -> None:
+    with socket.socket() as nobody_there:  # an address that is taken, where nobody answers
+        nobody_there.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody_there.getsockname()[1]}"
+        with at("join", clinic.invite, "--url", url, home=clinic.home) as shown:
+            passphrase = takes_down(shown)
+            words = shown.line("words: ")
+            if end == "killed":
+                shown.is_killed()
+            else:
+                shown.presses(terminal.CTRL_C)
+                assert shown.ends() == 1
+    made, own = clinic.own_requests, keys.public(clinic.site)
+    assert len(made) == 1
+    assert clinic.requests == []
+    screen = clinic.unlocks(passphrase, "join", clinic.invite, "--url", clinic.url)
+    assert f"words: {words}" in screen
+    assert clinic.requests == made == clinic.own_requests
+    assert keys.public(clinic.site) == own
+    assert "next: " in clinic.unlocks(passphrase, "join", clinic.invite)  # once more does no harm
+    assert clinic.requests == made
+
+
+def test_a_program_at_a_terminal_gets_one_object_and_the_person_the_passphrase(clinic: Clinic) -> None:
+    with at(*clinic.way("code by stick"), "--json", home=clinic.home) as shown:
+        passphrase = takes_down(shown)
+        told = json.loads("{" + shown.line("{"))
+        assert shown.ends() == 0, shown.screen
+    command.check_shape("fedhelp-edge join", told)
+    assert told["request"] == clinic.requests[0]
+    assert (told["name"], told["sent"], told["locked"]) == ("test", True, True)
+    assert passphrase not in json.dumps(told)
+
+
+def test_without_a_terminal_no_passphrase_is_made_that_nobody_would_read(clinic: Clinic) -> None:
+    done = command.here(*clinic.way("file by stick"), "--json", home=clinic.home)
+    assert command.refusal(done) == "E_PASSPHRASE_NEEDED"
+    assert "--passphrase-file" in done.stderr
+    assert folder.floor(clinic.site) is None
+    assert not keys.are_in(clinic.site)
+    told = command.answer(command.here(*clinic.way("file by stick"), "--no-passphrase", "--json", home=clinic.home))
+    assert told["locked"] is False
+    assert [told["request"]] == clinic.requests

@@ -1,0 +1,93 @@
+"""A person at a terminal: a program in a pseudo-terminal of its own, what it shows, and what is typed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tests.command import SITE
+
+_ROOT = str(Path(__file__).parents[1])
+_OWN = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+CTRL_C, CTRL_D = b"\x03", b"\x04"
+_PATIENCE = 60  # seconds without what is waited for, on a busy machine
+
+
+class Terminal:
+    def __init__(self, words: tuple[str | Path, ...], home: Path, program: tuple[str, ...], env: Mapping[str, str]):
+        self._master, slave = pty.openpty()
+        plain = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": _ROOT, "OMP_NUM_THREADS": "1"}
+        self.popen = subprocess.Popen(
+            [sys.executable, "-ISc", _OWN, *program, *map(str, words)], stdin=slave, stdout=slave, stderr=slave,
+            cwd=home, env={**plain, "TERM": "xterm", "COLUMNS": "200", **env}, start_new_session=True,
+        )  # fmt: skip
+        os.close(slave)
+        self.raw, self._read = b"", 0
+
+    @property
+    def screen(self) -> str:
+        return self.raw.decode("utf-8", "replace").replace("\r\n", "\n")
+
+    def sees(self, text: str) -> str:
+        """Wait until a text is shown that was not seen before; all that came up to its end."""
+        wanted, until = text.encode(), time.monotonic() + _PATIENCE
+        while (at := self.raw.find(wanted, self._read)) < 0:
+            assert time.monotonic() < until and self._more(), f"{text!r} is not in:\n{self.screen}"
+        self._read = at + len(wanted)
+        return self.screen
+
+    def line(self, start: str) -> str:
+        """The rest of the next line that begins so."""
+        self.sees(start)
+        at = self._read
+        self.sees("\n")
+        return self.raw[at : self._read].decode().strip()
+
+    def types(self, text: str) -> None:
+        os.write(self._master, f"{text}\n".encode())
+
+    def presses(self, key: bytes) -> None:
+        os.write(self._master, key)
+
+    def ends(self) -> int:
+        """Wait for the end; the exit code."""
+        while self._more():
+            pass
+        return self.popen.wait(_PATIENCE)
+
+    def is_killed(self) -> None:
+        os.kill(self.popen.pid, signal.SIGKILL)
+        self.popen.wait()
+
+    def _more(self) -> bool:
+        ready, _, _ = select.select([self._master], [], [], _PATIENCE)
+        try:
+            found = os.read(self._master, 4096) if ready else b""
+        except OSError:  # Linux, once nobody is at the other end
+            found = b""
+        self.raw += found
+        return bool(found)
+
+    def close(self) -> None:
+        if self.popen.poll() is None:
+            self.popen.kill()
+            self.popen.wait()
+        os.close(self._master)
+
+
+@contextlib.contextmanager
+def at(*words: str | Path, home: Path, program: tuple[str, ...] = SITE, **env: str) -> Iterator[Terminal]:
+    """A command at a terminal of its own, with `home` as the person's home folder."""
+    terminal = Terminal(words, home, program, env)
+    try:
+        yield terminal
+    finally:
+        terminal.close()
