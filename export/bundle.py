@@ -18,7 +18,7 @@ from fedhelp_edge import files
 from fedhelp_edge.data.findings import findings
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.errors import TooFew
-from fedhelp_edge.infer import bundle, decide, facts
+from fedhelp_edge.infer import bundle, decide, facts, looks
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.engine import Engine
 from fedhelp_edge.infer.facts import Facts
@@ -29,6 +29,7 @@ from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics
 
 WANTED = 0.9  # sensitivity
+FEWEST_LOOKED = 20  # training images whose looks a model may carry: moments of fewer would say too much of each
 _MOST = 2000  # training images that are looked at for what they have in common
 _BATCH = 64
 _SEEN = (2, 41, 53)  # test images that travel inside
@@ -131,7 +132,11 @@ def _calibrated(model: ModelProto, kept: Images, common: Any, wanted: float) -> 
     """What the graph's own answers to validation and training images say."""
     engine = Engine(model.SerializeToString())
     logits, embedding = _asked(engine, kept.pixels)
-    return calibrate.calibrate(logits, kept.labels, wanted), calibrate.likeness(_asked(engine, common)[1], embedding)
+    shown = [np.asarray(pixels) for pixels in (common, kept.pixels)]
+    few = len(common) < FEWEST_LOOKED or kept.pixels.shape[1] < looks.LEAST
+    seen = {} if few else {name: (look(shown[0]), look(shown[1])) for name, look in looks.KINDS.items()}
+    near = calibrate.likeness(_asked(engine, common)[1], embedding, seen)
+    return calibrate.calibrate(logits, kept.labels, wanted), near
 
 
 def _asked(engine: Engine, pixels: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -7,14 +7,15 @@ so, and what a small sample cannot promise.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge.errors import TooFew
-from fedhelp_edge.infer.facts import Calibration, Likeness, Rate, Threshold
+from fedhelp_edge.infer.facts import Calibration, Cloud, Likeness, Rate, Threshold
 from fedhelp_edge.report import metrics
 
 Floats = NDArray[np.floating[Any]]
@@ -26,6 +27,7 @@ SURE = 0.5  # a class at least as likely as not is never ruled out
 UNLIKE = 0.02  # how often an image of the site's own kind may be called unlike
 FEWEST_FLAGGED = 10  # images of a class, for a threshold
 _TEMPERATURES = np.exp(np.linspace(-3, 3, 601))
+_FLOOR = 0.03  # numbers of pixels that hardly differ here say little
 _SLACK = 1e-5  # what another processor may round differently
 
 
@@ -100,18 +102,38 @@ def _rate(hits: int, of: int) -> Rate:
     return Rate(value, low, high)
 
 
-def likeness(train: Floats, kept: Floats) -> Likeness:
-    """Mahalanobis distance with the mean and the shrunk covariance of training embeddings (images x features).
+Sides = tuple[Floats, Floats]  # numbers of training and of validation images: images x features
 
-    The limit comes from validation images alone: embeddings of images that were learned from lie too close together.
+
+def likeness(train: Floats, kept: Floats, seen: Mapping[str, Sides] = {}) -> Likeness:
+    """Mahalanobis distances with the mean and the shrunk covariance of training images: of the net's embeddings
+    (images x features, of training and validation images), and of what the pixels look like (`seen`).
+
+    The limits come from validation images alone: embeddings of images that were learned from lie too close together.
+    Each kind of distance is brought to one scale by its own median and 95 % quantile there; the largest of them is
+    what has one limit, by split conformal, so that more kinds of distance make no more false alarms.
     """
-    mean = train.mean(0).astype(np.float32)
-    values, vectors = np.linalg.eigh(_covariance(np.asarray(train, np.float64)))
-    root = ((vectors / np.sqrt(values)) @ vectors.T).astype(np.float32)  # the one symmetric root
-    away = np.sort(Likeness(mean, root, 1.0, 0.0, 0).distance(kept))
-    level = max(UNLIKE, 1 / (len(kept) + 1))
-    rank = math.ceil((1 - level) * (len(kept) + 1) - 1e-9)
-    return Likeness(mean, root, float(away[rank - 1]), level, len(train))
+    kinds = [_cloud(train, kept, floor=0.0), *(_cloud(*sides, floor=_FLOOR) for sides in seen.values())]
+    logs = np.log([np.maximum(away, 1e-9) for _, away in kinds])
+    middle, high = np.quantile(logs, 0.5, axis=1), np.quantile(logs, 0.95, axis=1)
+    scale = np.maximum(high - middle, 0.01)
+    worst = np.sort(((logs - middle[:, None]) / scale[:, None]).max(0))
+    level = max(UNLIKE, 1 / (len(worst) + 1))
+    furthest = worst[math.ceil((1 - level) * (len(worst) + 1) - 1e-9) - 1]
+    limits = np.exp(middle + scale * furthest) * (1 + _SLACK)
+    own, *others = (replace(cloud, limit=float(limit)) for (cloud, _), limit in zip(kinds, limits, strict=True))
+    return Likeness(own.mean, own.root, own.limit, level, len(train), dict(zip(seen, others, strict=True)))
+
+
+def _cloud(train: Floats, kept: Floats, floor: float) -> tuple[Cloud, NDArray[np.float64]]:
+    """The mean and root of training images, and how far from them validation images lie. With a floor, each number is
+    first brought to one scale, on which it spreads at least by that."""
+    numbers = np.asarray(train, np.float64)
+    spread = numbers.std(0) + floor if floor else np.ones(numbers.shape[1])
+    values, vectors = np.linalg.eigh(_covariance(numbers / spread))
+    root = (vectors / np.sqrt(values)) @ vectors.T / spread[:, None]  # of the roots the symmetric one
+    cloud = Cloud(numbers.mean(0).astype(np.float32), root.astype(np.float32), 1.0)
+    return cloud, cloud.distance(kept)
 
 
 def _covariance(x: NDArray[np.float64]) -> NDArray[np.float64]:

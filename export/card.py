@@ -78,8 +78,10 @@ def _knowing(facts: Facts) -> Iterator[str]:
         ],
     )
     yield ""
-    yield "An image whose features lie too far from those of the training images is called unlike them and not"
-    yield f"answered; about {facts.likeness.level:.1%} of this site's own images are, though nothing is wrong."
+    also = ", or what its pixels look like (contrast, colour, edges, layout)," if facts.likeness.looks else ""
+    yield f"An image is called unlike the training images, and not answered, where what the net sees of it{also}"
+    yield f"lies too far from theirs; about {facts.likeness.level:.1%} of this site's own images do, though nothing is"
+    yield "wrong."
     yield from ("", "### What so few images cannot promise", "")
     yield "These promises hold on average over samples like this one, for patients who come as those did; this sample"
     yield "may have been a lucky one. The net was chosen and the temperature fitted on the same images, which flatters"

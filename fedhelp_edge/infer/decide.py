@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhelp_edge.infer import looks
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.facts import Facts
 
@@ -47,7 +48,9 @@ def answers(bundle: Bundle, images: NDArray[np.uint8]) -> list[Answer]:
     if not len(images):
         return []
     said, facts = bundle.engine(images), bundle.facts
-    distances = facts.likeness.distance(said.embedding)
+    likeness = facts.likeness
+    clouds = [cloud.distance(looks.KINDS[name](images)) for name, cloud in likeness.looks.items()]
+    distances = np.max([likeness.distance(said.embedding), *clouds], 0)
     return [
         decide(facts, one, float(distance), cam)
         for one, distance, cam in zip(said.probabilities, distances, said.cam, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from fedhelp_edge import plan
 from fedhelp_edge.errors import BadBundle
-from fedhelp_edge.infer import wire
+from fedhelp_edge.infer import looks, wire
 
 SCHEMA_VERSION = 1
 FACTS, CARD, PARITY = "fedhelp.bundle", "fedhelp.card", "fedhelp.parity"
@@ -57,19 +58,26 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Likeness:
-    """How far embeddings of images lie from those of the training images (Mahalanobis), and how far is too far."""
+class Cloud:
+    """Where some numbers of the training images lie, and how far from there (Mahalanobis) is too far."""
 
     mean: NDArray[np.float32]
     root: NDArray[np.float32]  # times a difference: its length is the distance
     limit: float
-    level: float  # how often an image of this site's kind lies beyond the limit
-    images: int  # that the mean comes from
 
-    def distance(self, embedding: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    def distance(self, numbers: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """In limits: above 1 is too far."""
-        away = (np.asarray(embedding, np.float64) - self.mean) @ np.asarray(self.root, np.float64)
+        away = (np.asarray(numbers, np.float64) - self.mean) @ np.asarray(self.root, np.float64)
         return np.asarray(np.sqrt((away**2).sum(-1)) / self.limit)
+
+
+@dataclass(frozen=True)
+class Likeness(Cloud):
+    """Of the net's embeddings; and of what the pixels look like, by the names of `infer.looks`."""
+
+    level: float  # how often an image of this site's kind lies beyond any of the limits
+    images: int  # that the means come from
+    looks: Mapping[str, Cloud] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,8 +104,8 @@ class Facts:
     def text(self) -> str:
         """The note that holds all this."""
         said = {**asdict(self), "schema_version": SCHEMA_VERSION}
-        for name in ("mean", "root"):
-            said["likeness"][name] = packed(said["likeness"][name])
+        for cloud in (said["likeness"], *said["likeness"]["looks"].values()):
+            cloud |= {name: packed(cloud[name]) for name in ("mean", "root")}
         return json.dumps(said, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -111,7 +119,9 @@ def read(text: str) -> Facts:
             **said["calibration"],
             "thresholds": tuple(_threshold(one) for one in said["calibration"]["thresholds"]),
         }
-        likeness = {**said["likeness"], **{name: unpacked(said["likeness"][name]) for name in ("mean", "root")}}
+        clouds = said["likeness"].get("looks", {}).items()  # of a newer version there may be others: passed over
+        known = {name: _of(Cloud, _unpacked(cloud)) for name, cloud in clouds if name in looks.KINDS}
+        likeness = {**_unpacked(said["likeness"]), "looks": known}
         made: Facts = _of(
             Facts,
             {
@@ -139,6 +149,10 @@ def unpacked(said: Mapping[str, Any]) -> NDArray[Any]:
         raise BadBundle("numbers of an unknown kind")
     data = np.frombuffer(base64.b64decode(said["data"], validate=True), said["kind"])
     return data.reshape([int(side) for side in said["shape"]])
+
+
+def _unpacked(cloud: Mapping[str, Any]) -> dict[str, Any]:
+    return {**cloud, **{name: unpacked(cloud[name]) for name in ("mean", "root")}}
 
 
 def notes(model: bytes) -> dict[str, str]:
@@ -181,14 +195,18 @@ def _check(made: Facts) -> None:
     cal, like, count = made.calibration, made.likeness, len(made.classes)
     lengths = {len(part) for part in (made.bias, cal.images, cal.least, cal.level, cal.own, cal.thresholds)}
     marks = [one.at for one in cal.thresholds if one.at is not None]
-    numbers = (*made.bias, *cal.least, *cal.level, *marks, cal.temperature, cal.wanted, like.limit, like.level)
+    clouds = (like, *like.looks.values())
+    limits = [one.limit for one in clouds]
+    numbers = (*made.bias, *cal.least, *cal.level, *marks, *limits, cal.temperature, cal.wanted, like.level)
     fits = (
         lengths == {count} and count > 1 and all(isinstance(name, str) for name in (made.name, *made.classes))
         and all(type(finding["sentence"]) is str for finding in made.findings)
         and all(type(one) is float and math.isfinite(one) for one in numbers) and cal.temperature > 0
-        and like.limit > 0 and like.mean.ndim == 1 and like.root.shape == like.mean.shape * 2
+        and all(one.limit > 0 and one.mean.ndim == 1 and one.root.shape == one.mean.shape * 2 for one in clouds)
         and all(type(one) is int for one in (made.round, made.sites, made.examples, *cal.images, made.image.size))
-        and made.image.channels in (1, 3) and 1 <= made.image.size <= 1024
+        and made.image.channels in (1, 3)
+        and all(len(one.mean) == looks.SIZES[name][made.image.channels] for name, one in like.looks.items())
+        and 1 <= made.image.size <= 1024
         and len(made.image.mean) == len(made.image.std) == made.image.channels
     )  # fmt: skip
     if not fits:
