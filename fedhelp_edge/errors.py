@@ -348,6 +348,10 @@ class PassphraseNeeded(KeyStoreError, code="E_PASSPHRASE_NEEDED", remedy="type i
     """The keys are locked and nobody is there to ask for the passphrase."""
 
 
+class WeakPassphrase(KeyStoreError, code="E_PASSPHRASE_WEAK", remedy="take five words that do not belong together, or twelve and more letters that nobody would guess"):
+    """The new passphrase is too short, obvious or repeated. Whoever copies the key file can try millions."""
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 class TrustError(FedhelpError):
     """Who may send what, and when"""

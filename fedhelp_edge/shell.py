@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
@@ -38,6 +39,12 @@ NoPassphrase = Annotated[bool, typer.Option("--no-passphrase", help="Leave keys 
 OwnPassphrase = Annotated[bool, typer.Option("--own", help="Type a passphrase of your own.")]
 DEFAULT_HOME = Path("~/fedhelp")
 _JSON = {"--json", "--format json", "--format=json"}  # how a program asks for an answer that it can read
+_SAID = 10  # characters of a new passphrase that say something
+_OBVIOUS = re.compile(
+    "pass ?phrase|pass ?words?|passwort|mot de passe|secrets?|geheim|fed ?help|edge|co-?ordinator|federation|hospital"
+    "|clinic|qwert[yz](uiop)?|azerty|asdf(gh(jkl)?)?|[yz]xcvb(nm)?|let ?me ?in|welcome|admin(istrator)?|change ?me|test"
+    "|i ?love ?you|monkey|dragon|master|login|root|(19|20)[0-9]{2}"
+)
 _STOPPED = 130  # what typer makes of Ctrl-C
 _CARRIED = ("--home", "--plan", "--url", "--via", "--passphrase-file")  # what the next command needs as well
 _COMMAND = re.compile(r"\b(fedhelp-(?:edge|coordinator)) ([a-z]+)(?: ([a-z]+))?(?=([^',;]*))")  # and what follows it
@@ -301,14 +308,19 @@ def home(given: Path) -> Path:
 
 
 def asker(file: Path | None, prompt: str = "passphrase", *, twice: bool = False) -> Callable[[], str]:
-    """What gives the passphrase when it is needed: a file, else a prompt, else a refusal."""
+    """What gives the passphrase when it is needed: a file, else a prompt, else a refusal. A new one is typed `twice`,
+    and must not be weak."""
 
     def ask() -> str:
-        if file is not None:
-            return _from_file(file)
-        if not sys.stdin.isatty():
+        if file is None and not sys.stdin.isatty():
             raise errors.PassphraseNeeded("the keys are locked, and there is nobody to ask")
-        return str(typer.prompt(prompt, hide_input=True, err=True, confirmation_prompt=twice))
+        if file is not None:
+            secret = _from_file(file)
+        else:
+            secret = str(typer.prompt(prompt, hide_input=True, err=True, confirmation_prompt=twice))
+        if twice:
+            check_passphrase(secret)
+        return secret
 
     return ask
 
@@ -320,7 +332,7 @@ def new_passphrase(make: Callable[[], str], file: Path | None, *, own: bool) -> 
     passphrase that was never read. Where nobody watches none is made, for it would end up in a log, or be lost.
     """
     if file is not None:
-        return _from_file(file)
+        return asker(file, twice=True)()
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise errors.PassphraseNeeded(
             "new keys need a passphrase, and nobody is there to read one",
@@ -335,6 +347,19 @@ def new_passphrase(make: Callable[[], str], file: Path | None, *, own: bool) -> 
     while "-".join(check().replace("-", " ").split()).lower() != made:
         say("that is another one; the passphrase is the five words above, with hyphens")
     return made
+
+
+def check_passphrase(secret: str) -> None:
+    """Refuse a new passphrase that is soon guessed: whoever copies the key file may try as many as they like.
+
+    Counted are characters that say something: no spaces, no obvious words, no runs ("aaa", "123"), no repetition.
+    """
+    left = unicodedata.normalize("NFKC", secret.strip()).casefold()
+    left = next(left[:size] for size in range(len(left) + 1) if (left[:size] * len(left))[: len(left)] == left)
+    left = _OBVIOUS.sub(" ", left)
+    said = [char for before, char in pairwise(f" {left}") if char != " " and abs(ord(char) - ord(before)) > 1]
+    if len(said) < _SAID or len(set(said)) < _SAID // 2:
+        raise errors.WeakPassphrase("the passphrase would soon be guessed")
 
 
 def _from_file(file: Path) -> str:

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 from fedhelp_edge import files, safe_text, share
 from fedhelp_edge import plan as plans
 from fedhelp_edge.codec import CODECS
-from fedhelp_edge.errors import FileExists, HubDamaged, LogBroken, NotNow, SiteUnknown
+from fedhelp_edge.errors import Ambiguous, FileExists, HubDamaged, LogBroken, NotNow, SiteUnknown
 from fedhelp_edge.methods.registry import METHODS, TABLES
 from fedhelp_edge.parcel import canon, keys, parcel, statement
 from fedhelp_edge.parcel.keys import Keys
@@ -39,6 +39,7 @@ from fedhelp_edge.trust.task import Log, Task
 from server_ref.store import Store
 
 COORDINATOR, FRONT, ROOT = "coordinator", "front", "root"
+CANCELLED = "cancelled"  # in place of the request that used an invite
 
 
 class Hub:
@@ -256,8 +257,13 @@ class Hub:
             row["id"]: Invite(
                 row["id"], bytes.fromhex(row["proof"]), row["tier"], when(row["expires"]), bool(row["used"])
             )
-            for row in self.store.rows("SELECT * FROM invites")
+            for row in self.store.rows("SELECT * FROM invites WHERE used != ?", CANCELLED)
         }
+
+    def cancel_invite(self, site: str) -> None:
+        with self.store.changing():
+            self.store.run("UPDATE invites SET used = ? WHERE site = ? AND used = ''", CANCELLED, site)
+            self.log("invite cancelled", site)
 
     def vouches(self) -> dict[str, str]:
         """By invite, what shows those who know its code that this hub knows it too."""
@@ -314,10 +320,18 @@ class Hub:
         return [row["hash"] for row in rows]
 
     def site(self, name: str) -> Site:
-        found = self.roster.site(name) or next((site for site in self.roster.sites if site.name == name), None)
-        if found is None:
+        """The site with this id, or the only one that is called so."""
+        if known := self.roster.site(name):
+            return known
+        called = [site for site in self.roster.sites if site.name == name]
+        if not called:
             raise SiteUnknown(f"there is no site {name!r}")
-        return found
+        if len(called) > 1:
+            listed = ", ".join(f"{site.id} ({site.status})" for site in called)
+            raise Ambiguous(
+                f"{len(called)} sites are called {name!r}: {listed}", remedy="name the one that is meant by its id"
+            )
+        return called[0]
 
     def revoke(self, boss: Keys, name: str, since_round: int, reason: str) -> Site:
         safe_text.check_name(reason)
@@ -329,15 +343,22 @@ class Hub:
         return site
 
 
+def check_new(home: Path, plan: Plan, root: Path | None = None) -> None:
+    """Refuse what would stop a new hub, before anybody types a passphrase for it."""
+    if home.exists() and any(home.iterdir()):
+        raise FileExists(f"{home.name} is in use already")
+    if root:
+        keys.check_none(root)
+    for name in (plan.name, *plan.classes):
+        safe_text.check_name(name)
+
+
 def make(
     home: Path, plan: Plan, passphrase: str | None, *, root: Path | None = None, url: str = "",
     clock: Callable[[], datetime] | None = None,
 ) -> Hub:  # fmt: skip
     """A new hub: four keys, the charter, an empty roster, and round 0's model."""
-    if home.exists() and any(home.iterdir()):
-        raise FileExists(f"{home.name} is in use already")
-    for name in (plan.name, *plan.classes):
-        safe_text.check_name(name)
+    check_new(home, plan, root)
     work = home.with_name(f".{home.name}.part")  # a hub is there whole or not at all
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(mode=0o700, parents=True)

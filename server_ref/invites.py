@@ -5,12 +5,16 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from fedhelp_edge import files
-from server_ref.hub import Hub
+from fedhelp_edge.errors import Ambiguous, FileExists, FileMissing, NotNow, SiteUnknown
+from fedhelp_edge.parcel.statement import iso
+from server_ref.hub import CANCELLED, Hub
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,37 @@ def make(hub: Hub, name: str, tier: str, days: int) -> Made:
     return Made(site, code, hub.url, hub.federation, tuple(hub.store.path(row["hash"]).read_bytes() for row in chain))
 
 
-def write(path: Path, made: Made) -> None:
-    """The file, and beside it the picture: code, URL and federation, for a camera."""
+def check_free(path: Path) -> None:
+    """Refuse a place where the files cannot be written, before there is an invite."""
+    if not path.parent.is_dir():
+        raise FileMissing(f"the folder {path.parent.name} is not there")
+    for each in (path, _picture_of(path)):
+        if os.path.lexists(each):
+            raise FileExists(f"{each.name} is there already")
+
+
+def write(path: Path, made: Made) -> Path | None:
+    """The file, and beside it the picture: code, URL and federation, for a camera. None where nothing here can draw it.
+
+    Both are written, or nothing.
+    """
+    drawn = picture(f"{made.code} {made.url} {made.federation}") if find_spec("segno") else b""
     said = {**made.told, "charters": [base64.b64encode(charter).decode() for charter in made.charters], "v": 1}
     with files.writing(path) as file:
         file.write(json.dumps(said, indent=1).encode() + b"\n")
-    with files.writing(path.with_name(f"{path.name}.png")) as file:
-        file.write(picture(f"{made.code} {made.url} {made.federation}"))
+    if not drawn:
+        return None
+    try:
+        with files.writing(_picture_of(path)) as file:
+            file.write(drawn)
+    except BaseException:
+        path.unlink()
+        raise
+    return _picture_of(path)
+
+
+def _picture_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.png")
 
 
 def picture(text: str) -> bytes:
@@ -47,3 +75,36 @@ def picture(text: str) -> bytes:
     sink = io.BytesIO()
     segno.make(text, error="m").save(sink, kind="png", scale=6)
     return sink.getvalue()
+
+
+def listed(hub: Hub) -> list[dict[str, str]]:
+    """Every invite, and whether somebody can still come in by it."""
+    asked = {row["invite"] for row in hub.store.rows("SELECT invite FROM requests WHERE state = 'waiting'")}
+    found = []
+    for row in hub.store.rows("SELECT * FROM invites ORDER BY site"):
+        if row["used"]:
+            state = "cancelled" if row["used"] == CANCELLED else "used"
+        else:
+            state = "expired" if row["expires"] < iso(hub.now) else "asked" if row["id"] in asked else "open"
+        found.append(
+            {**{name: row[name] for name in ("site", "name", "tier")}, "until": row["expires"], "state": state}
+        )
+    return found
+
+
+def cancel(hub: Hub, name: str) -> dict[str, str]:
+    """Let nobody in any more by an invite, which is named by its site's id, or by a name that only one has."""
+    rows = listed(hub)
+    meant = [row for row in rows if row["site"] == name] or [
+        row for row in rows if row["name"] == name and row["state"] in ("open", "asked", "expired")
+    ]
+    if not meant:
+        raise SiteUnknown(f"there is no invite for {name!r}", remedy="see them with 'fedhelp-coordinator invites'")
+    if len(meant) > 1:
+        raise Ambiguous(f"{len(meant)} invites are for {name!r}: {', '.join(row['site'] for row in meant)}")
+    (row,) = meant
+    if row["state"] in ("used", "cancelled"):
+        remedy = f"'fedhelp-coordinator revoke {row['site']}' shuts a site out" if row["state"] == "used" else ""
+        raise NotNow(f"the invite of {row['site']} is {row['state']}", remedy=remedy)
+    hub.cancel_invite(row["site"])
+    return {**row, "state": "cancelled"}

@@ -64,13 +64,14 @@ def status(hub: Hub) -> dict[str, Any]:
     """Where the federation stands: the round, every site's last news, what waits."""
     row = rounds.newest(hub)
     accepted, missing = rounds.standing(hub, row) if row["state"] == rounds.OPEN else ([], [])
+    requested = hub.store.row("SELECT count(*) AS n FROM requests WHERE state = 'waiting'")
     received = hub.store.row("SELECT count(*) AS n FROM shares WHERE state = 'received'")
     return {
         "federation": hub.federation, "name": hub.plan.name, "round": row["round"], "rounds": hub.plan.rounds,
         "state": "finished" if rounds.is_finished(hub) else row["state"], "closes": row["closes"],
         "model": row["model"] or row["base"],
         "accepted": accepted, "missing": missing, "received": received["n"] if received else 0,
-        "quarantined": quarantined(hub), "requests": len(intake.waiting(hub)), "alarms": alarms(hub),
+        "quarantined": quarantined(hub), "requests": requested["n"] if requested else 0, "alarms": alarms(hub),
         "sites": sites(hub),
         "roster_expires": iso(hub.roster.expires), "log": {"length": hub.store.head().length},
     }  # fmt: skip

@@ -63,21 +63,27 @@ def current(hub: Hub) -> sqlite3.Row:
 
 
 # --- open ------------------------------------------------------------------------------
-def open_next(hub: Hub, boss: Keys, start: Mapping[str, Array] | None = None) -> task.Task:
-    """Open the next round: a key of its own, and the order that everybody may follow."""
+def check_open(hub: Hub, *, start: bool = False) -> None:
+    """Refuse to open a round where none can be opened."""
     last, plan = newest(hub), hub.plan
     if last["state"] == OPEN:
         raise NotNow(f"round {last['round']} is open")
     if is_finished(hub):
         raise NotNow("the federation is finished")
-    number = last["round"] + 1
-    if plan.start.source == "pack" and number == 1 and start is None:
+    if plan.start.source == "pack" and last["round"] == 0 and not start:
         raise NotNow(
             "the plan begins from weights that were trained on the pack",
             remedy="'fedhelp-edge knowledge start PLAN PACK --out start.safetensors' makes them; then open --start",
         )
-    if start is not None and number > 1:
+    if start and last["round"] > 0:
         raise NotNow("first weights come before the first round")
+
+
+def open_next(hub: Hub, boss: Keys, start: Mapping[str, Array] | None = None) -> task.Task:
+    """Open the next round: a key of its own, and the order that everybody may follow."""
+    check_open(hub, start=start is not None)
+    last, plan = newest(hub), hub.plan
+    number = last["round"] + 1
     key = age.new_identity()
     schema = METHODS[plan.method].schema(plan)
     wire = CODECS[plan.wire.up].wire(schema)
@@ -343,16 +349,26 @@ def review(hub: Hub, boss: Keys, name: str, *, release: bool) -> dict[str, str]:
         return decide(hub, boss, row, ACCEPTED, now["round"], facts=facts)
 
 
+def gave(hub: Hub, site: str) -> bool:
+    """Whether a merged model rests on a site's updates."""
+    return bool(hub.store.row("SELECT 1 FROM shares WHERE site = ? AND state = 'merged'", site))
+
+
+def check_undo(hub: Hub, site: str) -> None:
+    """Refuse to merge again what holds nothing of a site."""
+    plan = hub.plan
+    if not METHODS[plan.method].exchanges:
+        raise NotNow(f"{plan.method} merges nothing")
+    if not gave(hub, site):
+        raise NotNow(f"no merged round holds a share of {site}")
+
+
 def undo(hub: Hub, boss: Keys, site: str, archive: Keys) -> dict[str, Any]:
     """Merge all rounds again without a site's shares: G'_t = G'_{t-1} + merge(share_i,t - G_{t-1}) over the others.
 
     The result is a model of a new number, from which the next round begins. An open round is called off.
     """
-    plan = hub.plan
-    if not METHODS[plan.method].exchanges:
-        raise NotNow(f"{plan.method} merges nothing")
-    if not hub.store.row("SELECT 1 FROM shares WHERE site = ? AND state = 'merged'", site):
-        raise NotNow(f"no merged round holds a share of {site}")
+    check_undo(hub, site)
     last = newest(hub)
     if last["state"] == OPEN:
         call_off(hub, last)

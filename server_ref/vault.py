@@ -16,7 +16,7 @@ from pathlib import Path
 from fedhelp_edge import files
 from fedhelp_edge.errors import BadBackup, FileExists, HubDamaged, NoHub, Role
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.parcel.keys import Keys
+from fedhelp_edge.parcel.keys import Keys, Public
 from fedhelp_edge.trust import charter
 from fedhelp_edge.trust.roster import Site
 from server_ref import rounds
@@ -81,7 +81,7 @@ def _unpack(path: Path, work: Path) -> Hub:
 def new_epoch(hub: Hub, boss: Keys, roots: Sequence[Keys]) -> None:
     """A charter that voids all earlier orders, and the roster and model anew under it."""
     law, sites = hub.charter, hub.roster.sites
-    _check_root(law, roots[0])
+    check_root(law, roots[0].public)
     with hub.store.changing():
         _call_off(hub)
         body = charter.body(law.name, law.roots, boss.public.sign, law.threshold)
@@ -105,7 +105,7 @@ def rotate_coordinator(hub: Hub, old: Keys, new: Keys, root: Keys, passphrase: s
 def rotate_root(hub: Hub, boss: Keys, old: Keys, new: Keys) -> None:
     """Another root key, to which later shares are archived. Both sign, so that every site follows."""
     law, sites = hub.charter, hub.roster.sites
-    _check_root(law, old)
+    check_root(law, old.public)
     with hub.store.changing():
         hub.store.keep_fact("archive", new.public.recipient)
         body = charter.body(law.name, (new.public.sign,), law.coordinator, law.threshold)
@@ -113,8 +113,8 @@ def rotate_root(hub: Hub, boss: Keys, old: Keys, new: Keys) -> None:
         _say_again(hub, boss, sites)
 
 
-def _check_root(law: charter.Charter, root: Keys) -> None:
-    if root.public.sign not in law.roots:
+def check_root(law: charter.Charter, root: Public) -> None:
+    if root.sign not in law.roots:
         remedy = "name the folder that holds it with --root-key"
         raise Role("this is not the root key of this federation", remedy=remedy)
 

@@ -22,8 +22,9 @@ def aggregate(
     """
     from server_ref import desk, rounds
 
-    with desk.working(home, passphrase_file) as (hub, boss):
+    with desk.working(home, passphrase_file, before=rounds.current) as (hub, boss):
         told = rounds.aggregate(hub, boss, now=now)
+        done = rounds.is_finished(hub)
     if json:
         return shell.result(**told)
     shell.show(f"round {told['round']}: {len(told['accepted'])} shares merged", f"model {told['merged_sha256']}")
@@ -35,5 +36,9 @@ def aggregate(
     for state in ("quarantined", "refused"):
         for one in told[state]:
             shell.show(*shell.told(f"  {one['site']} {state}: ", one))
-    shell.say_next("'fedhelp-coordinator open'; 'exchange' or 'serve' hands the model out")
+    if done:
+        shell.say_next("'fedhelp-coordinator status': all rounds are done")
+    else:
+        shell.say_next("'fedhelp-coordinator open'")
+    shell.say(shell.typed("'fedhelp-coordinator exchange DIR' or 'fedhelp-coordinator serve' hands the model out"))
     return None

@@ -31,10 +31,11 @@ def init(
     from server_ref import hub as hubs
 
     agreed = plans.load(plan, TABLES)
+    folder = shell.home(home)
+    hubs.check_new(folder, agreed, root_key)
     secret = None if no_passphrase else shell.asker(passphrase_file, "new passphrase", twice=True)()
     if no_passphrase:
         shell.say("warning: without a passphrase, whoever can read this disk can give orders to every site")
-    folder = shell.home(home)
     made = hubs.make(folder, agreed, secret, root=root_key, url=url)
     root = root_key or folder / hubs.ROOT
     if json:
@@ -43,6 +44,6 @@ def init(
     shell.say(
         "Move the root key to a stick and lock it away. It is needed only to restore this hub,",
         "to change its keys, or to merge rounds again without a site.",
-        "next: 'fedhelp-coordinator invite \"Clinic A\" --tier small'",
     )
+    shell.say_next("'fedhelp-coordinator invite \"Clinic A\" --tier small'")
     return None

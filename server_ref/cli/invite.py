@@ -28,14 +28,35 @@ def invite(
 
     if tier not in ("small", "large"):
         raise errors.Usage(f"a tier is small or large, not {tier!r}")
-    with desk.opened(home) as hub, desk.writing(hub):
-        made = invites.make(hub, name, tier, days)
     if out:
-        invites.write(out, made)
+        invites.check_free(out)
+    picture = None
+    with desk.opened(home) as hub, desk.writing(hub):
+        others = [one for one in invites.listed(hub) if one["name"] == name and one["state"] in ("open", "asked")]
+        with hub.store.changing():  # an invite is there with its files, or not at all
+            made = invites.make(hub, name, tier, days)
+            if out:
+                picture = invites.write(out, made)
+    for one in others:
+        shell.say(
+            f"warning: another invite for {name!r} is {one['state']}, of {one['site']}, until {one['until']};",
+            shell.typed(f"'fedhelp-coordinator invites --cancel {one['site']}' ends it"),
+        )
     if json:
-        return shell.result(**made.told, file=str(out) if out else None)
+        return shell.result(**made.told, file=str(out) if out else None, picture=str(picture) if picture else None)
     shell.show(f"{made.site}  {name} ({tier})", f"code   {made.code}", f"holds  {days} days, for one site")
     if out:
-        shell.show(f"file   {out}", f"QR     {out}.png")
-    shell.say_next(f"on the site's PC, 'fedhelp-edge join {shell.quoted(out or made.code)}'")
+        missing = f"none; to have it drawn: {shell.remedy('segno')}"
+        shell.show(f"file   {out}", f"QR     {picture or missing}")
+    shell.say_next(_join(out, made.code, made.url))
     return None
+
+
+def _join(out: Path | None, code: str, url: str) -> str:
+    where = "on the site's PC, "
+    if out:
+        return f"{where}'fedhelp-edge join {shell.quoted(out)}'"
+    if url:
+        return f"{where}'fedhelp-edge join {code} --url {shell.quoted(url)}'"
+    first = "'fedhelp-coordinator exchange DIR' writes to a stick what joining by code takes; then, "
+    return f"{first}{where}'fedhelp-edge join {code} --via DIR'"

@@ -23,6 +23,8 @@ def open_round(
 
     Example: fedhelp-coordinator open
     """
+    from functools import partial
+
     from fedhelp_edge import share
     from fedhelp_edge.nets import spec
     from server_ref import desk, rounds
@@ -31,12 +33,13 @@ def open_round(
     if start:
         with start.open("rb") as file:
             given = dict(share.Arrays(file, share.read_header(file)))
-    with desk.working(home, passphrase_file) as (hub, boss):
+    ready = partial(rounds.check_open, start=given is not None)
+    with desk.working(home, passphrase_file, before=ready) as (hub, boss):
         if given is not None:
             shell.say_drawn(spec.begin_from(hub.model(rounds.newest(hub)["model"]), given)[1])
         order = rounds.open_next(hub, boss, given)
     if json:
         return shell.result(round=order.round, closes=f"{order.closes:%Y-%m-%dT%H:%M:%SZ}", base=order.base)
     shell.show(f"round {order.round} is open until {order.closes:%Y-%m-%d %H:%M} UTC")
-    shell.say_next("'fedhelp-coordinator exchange DIR' or 'serve' brings it to the sites")
+    shell.say_next("'fedhelp-coordinator exchange DIR' or 'fedhelp-coordinator serve' brings it to the sites")
     return None

@@ -13,9 +13,15 @@ app = shell.app()
 @app.command()
 def reaggregate(
     without: Annotated[str, typer.Option("--without", help="The site whose shares are taken out.")],
-    archive_key: Annotated[Path, typer.Option("--archive-key", help="The folder of the root key.", readable=False)],
+    root_key: Annotated[
+        Path | None, typer.Option("--root-key", help="The folder of the root key.", readable=False)
+    ] = None,
+    root_passphrase_file: Annotated[
+        Path | None, typer.Option("--root-passphrase-file", help="The root key's passphrase.", readable=False)
+    ] = None,
+    archive_key: Annotated[Path | None, typer.Option("--archive-key", hidden=True, readable=False)] = None,
     archive_passphrase_file: Annotated[
-        Path | None, typer.Option("--archive-passphrase-file", help="The root key's passphrase.", readable=False)
+        Path | None, typer.Option("--archive-passphrase-file", hidden=True, readable=False)
     ] = None,
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
@@ -23,16 +29,24 @@ def reaggregate(
 ) -> None:
     """Merge all rounds again from the archive, without one site; the next round begins from the result.
 
-    Example: fedhelp-coordinator reaggregate --without site-003 --archive-key /media/stick/root
+    Example: fedhelp-coordinator reaggregate --without site-003 --root-key /media/stick/root
     """
+    from fedhelp_edge import errors
     from fedhelp_edge.parcel import keys
     from server_ref import desk, rounds
 
-    archive = keys.load(archive_key, shell.asker(archive_passphrase_file or passphrase_file, "root key's passphrase"))
+    root_key = root_key or archive_key  # as it was called once
+    if root_key is None:
+        raise errors.Usage("name the folder of the root key with --root-key")
+    with desk.opened(home) as hub:
+        rounds.check_undo(hub, hub.site(without).id)
+    secret = root_passphrase_file or archive_passphrase_file or passphrase_file
+    archive = keys.load(root_key, shell.asker(secret, "root key's passphrase"))
     with desk.working(home, passphrase_file) as (hub, boss):
         told = rounds.undo(hub, boss, hub.site(without).id, archive)
+        done = rounds.is_finished(hub)
     if json:
         return shell.result(**told)
     shell.show(f"merged again without {told['without']}: the model of round {told['round']} is {told['merged_sha256']}")
-    shell.say_next("'fedhelp-coordinator open'")
+    shell.say_next("'fedhelp-coordinator status'" if done else "'fedhelp-coordinator open'")
     return None

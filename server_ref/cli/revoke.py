@@ -24,13 +24,18 @@ def revoke(
 
     Example: fedhelp-coordinator revoke site-003 --since-round 7 --reason "PC stolen"
     """
-    from server_ref import desk
+    from server_ref import desk, rounds
+    from server_ref.hub import ROOT
 
-    with desk.working(home, passphrase_file) as (hub, boss):
+    with desk.working(home, passphrase_file, before=lambda hub: hub.site(site)) as (hub, boss):
         known = hub.revoke(boss, site, since_round, reason)
+        gave = bool(since_round) and rounds.gave(hub, known.id)
+        root = hub.home / ROOT
     if json:
         return shell.result(site=known.id, since_round=since_round)
     shell.show(f"{known.id}  {known.name} is revoked")
-    if since_round:
-        shell.say(f"next: 'fedhelp-coordinator reaggregate --without {known.id}' merges the rounds again without it")
+    if gave:
+        where = shell.quoted(root) if root.is_dir() else "DIR"
+        again = f"'fedhelp-coordinator reaggregate --without {known.id} --root-key {where}'"
+        shell.say_next(f"{again} merges the rounds again without it")
     return None

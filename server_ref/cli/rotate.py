@@ -21,6 +21,9 @@ def rotate(
     root_passphrase_file: Annotated[
         Path | None, typer.Option("--root-passphrase-file", help="The root key's passphrase.", readable=False)
     ] = None,
+    new_passphrase_file: Annotated[
+        Path | None, typer.Option("--new-passphrase-file", help="The new key's passphrase.", readable=False)
+    ] = None,
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
 ) -> None:
@@ -34,10 +37,15 @@ def rotate(
 
     if root == coordinator or root != bool(new_root_key):
         raise errors.Usage("either --coordinator, or --root with --new-root-key DIR")
+    with desk.opened(home) as hub:
+        vault.check_root(hub.charter, keys.public(root_key))
+        locked = keys.is_locked(hub.boss_folder)
+    if new_root_key:
+        keys.check_none(new_root_key)
     old_root = keys.load(root_key, shell.asker(root_passphrase_file or passphrase_file, "root key's passphrase"))
-    ask = shell.asker(passphrase_file, "coordinator's passphrase")
+    new = shell.asker(new_passphrase_file or passphrase_file, "passphrase of the new key", twice=True)
+    secret = new() if locked else None
     with desk.working(home, passphrase_file) as (hub, boss):
-        secret = ask() if keys.is_locked(hub.boss_folder) else None
         if new_root_key:
             made = keys.new()
             keys.save(new_root_key, made, secret)
@@ -46,5 +54,6 @@ def rotate(
             vault.rotate_coordinator(hub, boss, keys.new(), old_root, secret)
         law = hub.charter
     shell.show(f"charter {law.version}, epoch {law.epoch}")
-    shell.say("keep the old root key as well: it opens the shares that were archived for it" if root else
-              "next: 'fedhelp-coordinator open'")  # fmt: skip
+    if root:
+        shell.say("keep the old root key as well: it opens the shares that were archived for it")
+    shell.say_next("'fedhelp-coordinator status'" if root else "'fedhelp-coordinator open'")

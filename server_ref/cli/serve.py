@@ -38,6 +38,8 @@ def serve(
         else:
             shell.show(f"serving    {url}", f"dashboard  {dashboard}  (this link works once)")
         sys.stdout.flush()
-        shell.say("next: judge and merge what comes in with 'fedhelp-coordinator run'; Ctrl-C stops serving")
+        shell.say_next(
+            "'fedhelp-coordinator run' in another window judges and merges what comes in; Ctrl-C stops serving"
+        )
 
     front.serve(shell.home(home), host, port, tls_cert, tls_key, ready)

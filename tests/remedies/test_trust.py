@@ -232,6 +232,15 @@ def test_of_two_who_ask_on_one_invite_the_one_whose_words_are_read_out_by_phone_
     assert (known["site"], known["words"]) == ("site-001", " ".join(words[1]))
 
 
+def test_a_passphrase_that_would_soon_be_guessed_is_exchanged_for_five_words(fresh: Desk) -> None:
+    (fresh.folder / "pass").write_text("secret\n")
+    words = ("init", "--plan", "plan.toml", "--passphrase-file", "pass", "--home", "locked")
+    done = command.here(*words, home=fresh.folder, program=command.COORDINATOR)
+    fails(done, "E_PASSPHRASE_WEAK", "take five words that do not belong together")
+    (fresh.folder / "pass").write_text("four quiet words here\n")
+    works(command.here(*words, home=fresh.folder, program=command.COORDINATOR))
+
+
 def test_new_keys_that_only_the_old_one_signed_are_signed_by_both(desk: Desk) -> None:
     download(desk)
     federation, new = folder.joined(desk.folder / "site").charter.federation, keys.new()

@@ -1,0 +1,36 @@
+"""`invites`."""
+
+from typing import Annotated
+
+import typer
+
+from fedhelp_edge import shell
+
+app = shell.app()
+
+
+@app.command("invites")
+def list_invites(
+    cancel: Annotated[str, typer.Option("--cancel", help="Let nobody in by the invite of this site any more.")] = "",
+    home: shell.Home = shell.DEFAULT_HOME,
+    json: shell.AsJson = False,
+) -> None:
+    """Show every invite: open, asked (a request waits), used, expired or cancelled.
+
+    Example: fedhelp-coordinator invites --cancel site-003
+    """
+    from server_ref import desk, invites
+
+    with desk.opened(home) as hub:
+        if cancel:
+            with desk.writing(hub):
+                found = [invites.cancel(hub, cancel)]
+        else:
+            found = invites.listed(hub)
+    if json:
+        return shell.result(invites=found)
+    for one in found:
+        shell.show(f"{one['site']}  {one['name']} ({one['tier']})  {one['state']:<9}  until {one['until']}")
+    if not found:
+        shell.show("no invites yet")
+    return None
