@@ -9,6 +9,7 @@ import asyncio
 import signal
 import socket
 import sys
+from asyncio import sslproto
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -37,6 +38,7 @@ from fedhelp_edge.errors import (
     Storage,
 )
 from server_ref import dashboard, openapi, reads, uploads
+from server_ref.crowd import Crowd, Entrance, Line
 from server_ref.gate import Front, Limits, front, problem, refusal, status
 from server_ref.hub import Hub
 
@@ -44,6 +46,7 @@ LOCK = "front.lock"
 _HEAD_BYTES, _MOST_HEADERS, _LONGEST_PATH = 16 << 10, 64, 4096
 _DRAIN = 10  # seconds for what is under way when we are told to end
 _SWEEP = 3600.0
+_TLS_BYTES = 32 << 10  # that asyncio holds ready for each connection over TLS: 256 KiB otherwise, sent or not
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -167,13 +170,16 @@ def _odd(scope: Scope) -> FedhelpError | None:
 class _Protocol(H11Protocol):
     """uvicorn's, with an end to its patience, and with refusals of our form."""
 
-    def __init__(self, limits: Limits, *given: Any, **named: Any) -> None:
+    def __init__(self, limits: Limits, crowd: Crowd, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        self._limits = limits
+        self._limits, self._crowd = limits, crowd
+        self._line: Line | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if line := self._crowd.lines.get(transport.get_extra_info("peername")):
+            self._line, line.abort, line.is_busy = line, transport.abort, self._is_busy
         self._wait(self._limits.header_seconds, self._give_up)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -181,6 +187,8 @@ class _Protocol(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._line:
+            self._line.brought(len(data), self._limits.body_least)
         with suppress(h11.LocalProtocolError):  # more of a request that we have refused
             super().data_received(data)
 
@@ -191,6 +199,8 @@ class _Protocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         self._wait(self._limits.header_seconds, self._give_up)
+        if self._line:
+            self._line.renew()
         super().on_response_complete()
 
     def pause_writing(self) -> None:
@@ -215,6 +225,11 @@ class _Protocol(H11Protocol):
             ):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
+
+    def _is_busy(self) -> bool:
+        """Whether the whole of a request is here, and its sender waits for us rather than we for it."""
+        cycle = self.cycle
+        return bool(cycle and not cycle.more_body and not cycle.response_complete and not self.flow.write_paused)
 
     def _give_up(self) -> None:
         self.transport.close()
@@ -254,8 +269,10 @@ def serve(
 def server(
     home: Path, limits: Limits, door: dashboard.Door, cert: Path | None = None, key: Path | None = None
 ) -> uvicorn.Server:
+    crowd = Crowd(limits.tls_connections if cert else limits.connections, limits.crowded_seconds)
     config = uvicorn.Config(
-        app(home, limits, door), http=partial(_Protocol, limits), ws="none", lifespan="on",  # type: ignore[arg-type]
+        app(home, limits, door), http=partial(_Protocol, limits, crowd), ws="none", lifespan="on",  # type: ignore[arg-type]
+        loop="asyncio",  # whose listening socket is ours to count at
         log_config=None, log_level="critical", access_log=False, server_header=False,
         timeout_graceful_shutdown=_DRAIN, h11_max_incomplete_event_size=_HEAD_BYTES,
         ssl_certfile=cert, ssl_keyfile=key,
@@ -264,7 +281,17 @@ def server(
         config.load()
     except OSError:  # ssl's errors are such
         raise Listen("the certificate and its key cannot be used") from None
-    return uvicorn.Server(config)
+    sslproto.SSLProtocol.max_size = _TLS_BYTES  # type: ignore[attr-defined]
+    return _Server(config, crowd)
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, crowd: Crowd) -> None:
+        super().__init__(config)
+        self._crowd = crowd
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().serve([Entrance(listener, self._crowd) for listener in sockets or ()])
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -27,6 +27,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Limits:
+    connections: int = 192  # at once, of all together
+    tls_connections: int = 96  # each needs about twice the memory
+    crowded_seconds: float = 1.0  # without progress, after which one of them makes room when all places are taken
     header_seconds: float = 20.0  # for the head of a request, and for the rest of one that was answered early
     body_seconds: float = 60.0  # in which at least this much must come:
     body_least: int = 4096

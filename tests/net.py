@@ -193,17 +193,19 @@ class Process:
 
 
 @contextmanager
-def serving(home: Path) -> Iterator[Process]:
-    command = [*COORDINATOR, "serve", "--home", str(home), "--port", "0", "--json"]
+def serving(home: Path, cert: Path | None = None, key: Path | None = None) -> Iterator[Process]:
+    tls = ["--tls-cert", str(cert), "--tls-key", str(key)] if cert else []
+    command = [*COORDINATOR, "serve", "--home", str(home), "--port", "0", "--json", *tls]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     popen = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     try:
         assert popen.stdout
         said = json.loads(popen.stdout.readline())
         process = Process(popen, int(said["url"].rsplit(":", 1)[1]), said["dashboard"])
+        trust = ssl.create_default_context(cafile=str(cert)) if cert else None
         while True:  # it listens before it answers
             try:
-                Client(process.port, "").ask("GET", "/healthz")
+                Client(process.port, "", trust).ask("GET", "/healthz")
                 break
             except OSError:
                 time.sleep(0.05)

@@ -1,0 +1,143 @@
+"""Faults F24: more half-sent requests at once than a front can hold, from one address and from several."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from server_ref.crowd import _group
+from server_ref.gate import Limits
+from tests.attacks.test_f_http import _certificate, _stubborn
+from tests.federation import Federation
+from tests.net import Client, running, serving
+
+_POST = "POST /v1/uploads HTTP/1.1\r\nHost: x\r\nTus-Resumable: 1.0.0\r\nUpload-Length: 147000\r\n"
+_BODY = _POST + "Content-Type: application/offset+octet-stream\r\nContent-Length: 147000\r\n\r\n"
+HALVES = {
+    "heads": b"GET /v1/current HTTP/1.1\r\nX: " + b"a" * 16_000,
+    "bodies": _BODY.encode() + bytes(146_000),
+    "first bytes": b"G",
+    "nothing": b"",
+}
+
+
+@pytest.fixture
+def share(fed: Federation) -> Path:
+    order = fed.open()
+    return fed.clinics[0].give(order, fed.drawn(order, fed.clinics[0]))
+
+
+class Flood:
+    """Lines that are begun, kept and dripped on from a thread. `hello` makes them TLS, or is no handshake at all."""
+
+    def __init__(self, port: int, count: int, addresses: int, tls: bool) -> None:
+        self._port, self._count, self._addresses, self._tls = port, count, addresses, tls
+        self._stop, self.sent = threading.Event(), threading.Event()
+        self.lines: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        kinds = [*HALVES.values(), *[HALVES["bodies"]] * 3]
+        trust = ssl.create_default_context()
+        trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
+        for number in range(self._count):
+            with suppress(OSError):
+                source = (f"127.0.0.{2 + number % self._addresses}", 0)
+                line = socket.create_connection(("127.0.0.1", self._port), timeout=5, source_address=source)
+                self.lines.append(line)
+                if self._tls and number % 2:  # the others never shake hands
+                    line = self.lines[-1] = trust.wrap_socket(line)
+                line.sendall(kinds[number // self._addresses % len(kinds)])
+        self.sent.set()
+        while not self._stop.wait(0.2):
+            for line in self.lines[::3]:
+                with suppress(OSError):
+                    line.settimeout(0)
+                    line.send(b"a")
+
+    def end(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        for line in self.lines:
+            line.close()
+
+
+@contextmanager
+def flood(port: int, count: int, addresses: int, tls: bool = False) -> Iterator[Flood]:
+    made = Flood(port, count, addresses, tls)
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("addresses", [1, 8])
+def test_f24_half_sent_requests_have_a_ceiling_and_an_honest_share_goes_through(
+    fed: Federation, share: Path, tmp_path: Path, addresses: int, tls: bool, effort: Callable[[int, int], int]
+) -> None:
+    cert, key = _certificate(tmp_path) if tls else (None, None)
+    trust = ssl.create_default_context(cafile=str(cert)) if tls else None
+    count = effort(1000, 2500)
+    with serving(fed.hub.home, cert, key) as process:
+        before = process.memory()
+        with flood(process.port, count, addresses, tls) as flooding:
+            assert _stubborn(Client(process.port, fed.hub.federation, trust), share).headers["fedhelp-receipt"]
+            flooding.sent.wait(120)
+            assert Client(process.port, fed.hub.federation, trust).ask("GET", "/healthz").status == 200
+            peak = process.memory("VmHWM")
+        print(f"\n{len(flooding.lines)} half-sent requests from {addresses}: {before} KiB before, at most {peak} KiB")
+    assert peak < 150 << 10
+    assert fed.states() == {"site-001/1": "received"}
+
+
+def test_f24_who_holds_most_places_loses_the_line_that_brought_nothing_for_longest(
+    fed: Federation, share: Path
+) -> None:
+    """Over a real front with four places: a site at another address is let in at once, and nobody else loses a line."""
+    with running(fed.hub.home, Limits(connections=4, crowded_seconds=60)) as port, ExitStack() as held:
+
+        def line(host: str) -> socket.socket:
+            made = held.enter_context(socket.create_connection(("127.0.0.1", port), 30, source_address=(host, 0)))
+            made.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
+            return made
+
+        other = line("127.0.0.3")
+        flooding = [line("127.0.0.2") for _ in range(3)]
+        site = line("127.0.0.1")  # takes the oldest place of those at 127.0.0.2
+        assert flooding[0].recv(1) == b""
+        with pytest.raises(ConnectionError):  # at the address that has the most, and none of its lines is old enough
+            line("127.0.0.2").recv(1)
+            raise ConnectionResetError  # or closed without a word
+        for kept in (other, site, *flooding[1:]):
+            kept.sendall(b"\r\n")
+            assert kept.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+def test_f24_a_new_line_of_the_same_address_waits_until_an_old_one_has_brought_nothing_for_long(
+    fed: Federation, share: Path
+) -> None:
+    with running(fed.hub.home, Limits(connections=2, crowded_seconds=0.2)) as port, ExitStack() as held:
+        for _ in range(2):
+            held.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(b"G")
+        assert _stubborn(Client(port, fed.hub.federation), share).headers["fedhelp-receipt"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("10.0.0.1", "10.0.0.1", True), ("10.0.0.1", "10.0.0.2", False), ("2001:db8::1", "2001:db8::ffff:1", True),
+        ("2001:db8:0:1::1", "2001:db8:0:2::1", False), ("::ffff:10.0.0.1", "10.0.0.1", True),
+        ("fe80::1%eth0", "fe80::2", True),
+    ],
+)  # fmt: skip
+def test_f24_a_network_that_one_machine_can_have_counts_as_one_address(one: str, other: str, same: bool) -> None:
+    assert (_group((one, 1)) == _group((other, 2))) is same
