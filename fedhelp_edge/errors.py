@@ -61,8 +61,12 @@ class FileMissing(MachineError, code="E_FILE_MISSING", remedy="check the name, a
     """A file or folder that was named is not there."""
 
 
-class FileKind(MachineError, code="E_FILE_KIND", remedy="name an ordinary file, not a folder, a link or a device"):
+class FileKind(MachineError, code="E_FILE_KIND", remedy="name an ordinary file, not a folder, a link or a device; on a carrier, move what is named away"):
     """What was named is there, but it is not an ordinary file."""
+
+
+class CarrierHome(MachineError, code="E_CARRIER_HOME", remedy="name a carrier folder of its own, neither inside --home nor around it"):
+    """The carrier is the home of a site or hub, lies inside it, or holds it."""
 
 
 class FileExists(MachineError, code="E_FILE_EXISTS", remedy="choose another name, or move the old file away first"):

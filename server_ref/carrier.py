@@ -1,20 +1,21 @@
 """A carrier folder: a stick, a synced folder or a network share. File names mean nothing, content decides.
 
 `to-coordinator/` is read: ordinary files only, and one that is still being copied waits. `from-coordinator/` is filled
-with what sites need now. Nothing of anybody else's is changed or removed.
+with what sites need now; what was damaged there is written again. Nothing of anybody else's is changed or removed, and
+no link is followed.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
+import io
 import json
-import os
 import re
-import shutil
-import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from fedhelp_edge import files
 from fedhelp_edge.errors import Busy, FedhelpError, FileKind, HubDamaged, PayloadHash, Truncated, from_os
@@ -25,7 +26,7 @@ from server_ref.hub import Hub
 _OURS = re.compile(r"\.?([0-9a-f]{64})\.fhx(\.[0-9a-f]{12}\.part)?")  # whole, or what a copy that was cut off has left
 _ROUNDS = 2  # whose receipts are left
 _COPYING = (Truncated, PayloadHash)  # what a file looks like that is not all there yet
-_NO_FILES_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)  # the hub's own trouble
+_OUR_NOTE = re.compile(rf"\.+{re.escape(VOUCHES)}(\.[0-9a-f]{{12}}\.part)+")  # which a kill has left unfinished
 
 
 @dataclass
@@ -36,56 +37,85 @@ class Exchanged:
     left: int = 0
 
 
+def check(hub: Hub, folder: Path) -> None:
+    """Raise what is wrong with a carrier before anything is taken in or left."""
+    files.check_apart(folder, hub.home)
+    for name in (TO, FROM):
+        with _opened(folder / name):
+            pass
+
+
 def exchange(hub: Hub, folder: Path) -> Exchanged:
     found = Exchanged()
     take_in(hub, folder / TO, found)
-    found.left = leave(hub, folder / FROM)
+    found.left = leave(hub, folder / FROM, found)
     return found
 
 
 def take_in(hub: Hub, folder: Path, found: Exchanged) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
     refused: dict[str, FedhelpError] = {}
-    for name in names:
-        path = folder / name
-        try:
-            seen = path.lstat()
-        except FileNotFoundError:  # taken away meanwhile
-            continue
-        try:
-            if not stat.S_ISREG(seen.st_mode) or seen.st_nlink > 1:
-                raise FileKind(f"{_shown(name)} is not an ordinary file")
-            found.taken.append(intake.receive(hub, path))
-        except _COPYING:
-            found.waiting.append(_shown(name))
-        except (FedhelpError, OSError) as fault:
-            if isinstance(fault, (Busy, HubDamaged)) or (isinstance(fault, OSError) and fault.errno in _NO_FILES_FAULT):
+    with _opened(folder) as there:
+        for name in there.names():
+            if name.startswith("."):
+                continue
+            what = name
+            try:
+                seen = there.stat(name)
+                what = f"{name}|{seen.st_size}|{seen.st_mtime_ns}"
+                with there.reading(name) as file:
+                    found.taken.append(intake.take(hub, file))
+            except FileNotFoundError:  # taken away meanwhile
+                continue
+            except _COPYING:
+                found.waiting.append(files.shown(name))
+            except (Busy, HubDamaged):
                 raise
-            known = from_os(fault) if isinstance(fault, OSError) else fault
-            found.refused.append({"file": _shown(name), "code": known.code, "cause": known.cause})
-            refused[f"{name}|{seen.st_size}|{seen.st_mtime_ns}"] = known
+            except (FedhelpError, OSError) as fault:
+                if isinstance(fault, OSError) and fault.errno in files.OWN_FAULTS:
+                    raise
+                known = from_os(fault) if isinstance(fault, OSError) else fault
+                found.refused.append({"file": files.shown(name), "code": known.code, "cause": known.cause})
+                refused[what] = known
     with hub.store.changing():
         for what, known in refused.items():
             _log_once(hub, what, known)
 
 
-def leave(hub: Hub, folder: Path) -> int:
-    """Everything that sites need now; what we left before and nobody needs any more goes."""
-    folder.mkdir(parents=True, exist_ok=True)
+def leave(hub: Hub, folder: Path, found: Exchanged | None = None) -> int:
+    """Everything that sites need now, whole; what we left before and nobody needs any more goes."""
+    found = found or Exchanged()
     wanted = {f"{hash_}.fhx": hub.store.path(hash_) for hash_ in current(hub)}
-    for name, source in wanted.items():
-        if not (folder / name).exists():
-            with files.writing(folder / name, private=False) as sink, files.reading(source) as file:
-                shutil.copyfileobj(file, sink)
-    files.replace(folder / VOUCHES, json.dumps(hub.vouches()).encode())
     known = {row["hash"] for row in hub.store.rows("SELECT hash FROM parcels")}
-    for path in folder.iterdir():
-        ours = _OURS.fullmatch(path.name)
-        if ours and path.name not in wanted and ours[1] in known:
-            path.unlink(missing_ok=True)
+    with _opened(folder) as there:
+        for name, source in wanted.items():
+            with files.reading(source) as file:
+                _put(there, name, file, found)
+        _put(there, VOUCHES, io.BytesIO(json.dumps(hub.vouches()).encode()), found)
+        for name in there.names():
+            ours = _OURS.fullmatch(name)
+            if name not in wanted and ((ours and ours[1] in known) or _OUR_NOTE.fullmatch(name)):
+                with suppress(OSError):  # a folder of this name, or a file of which another was quicker
+                    there.remove(name)
     return len(wanted)
+
+
+def _put(there: files.Directory, name: str, source: BinaryIO, found: Exchanged) -> None:
+    """Leave one file. What stands in its way and cannot be replaced is named, and the others are left all the same."""
+    try:
+        there.put(name, source)
+    except (IsADirectoryError, PermissionError):
+        with suppress(FileNotFoundError):  # then it is the whole folder that may not be written
+            there.stat(name)
+            found.refused.append({"file": name, "code": FileKind.code, "cause": f"{name} cannot be replaced"})
+            return
+        raise
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[files.Directory]:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with files.directory(folder, make=True) as there:
+        yield there
 
 
 def current(hub: Hub) -> list[str]:
@@ -108,8 +138,3 @@ def _log_once(hub: Hub, what: str, fault: FedhelpError) -> None:
     key = hashlib.sha256(what.encode("utf-8", "surrogateescape")).hexdigest()
     if hub.store.run("INSERT OR IGNORE INTO refusals VALUES (?, ?, ?)", key, fault.code, fault.cause):
         hub.log("refused", key[:16], code=fault.code)
-
-
-def _shown(name: str) -> str:
-    """A file's name, safe to print."""
-    return re.sub(r"[^\w.,+@ ()-]", "?", name)[:80]

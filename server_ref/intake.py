@@ -10,6 +10,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,10 +22,13 @@ from fedhelp_edge.errors import (
     DuplicateRound,
     FedhelpError,
     InnerContext,
+    InviteExpired,
     InviteUsed,
+    KeyReused,
     Kind,
     ParcelError,
     PayloadSize,
+    Quota,
     Resource,
     RoundClosed,
     RoundKeyGone,
@@ -55,6 +59,9 @@ RELEASABLE = (
     "E_CLAIM",
 )  # opened and well-formed: a person may let them in
 _REQUEST_LIMIT = 64 << 10
+_REQUESTS_OF_ONE, _REQUESTS_OF_ALL = 20, 10_000  # by one invite, ever, or one site, at a time; that wait
+_ROUNDS_WORTH = 4  # how many shares' bytes a site may leave in one round
+_PROVED = (InviteUsed, InviteExpired, KeyReused)  # who is refused so knew the code, and is told by a receipt
 _ALARMS = (InnerContext.code, Resource.code)  # for a person to look at, not only for the sender
 SHORT = 12  # digits of a hash that people are shown and type
 
@@ -73,17 +80,22 @@ class Answer:
 def receive(hub: Hub, source: Path) -> Answer:
     """Take in a file from outside, or say why not. Nothing of it is decrypted."""
     with files.reading(source, follow=False) as file:
-        said, signers = parcel.read_prologue(file)
-        known, limit = greet(hub, said, signers)
-        if known:
-            return known
-        file.seek(0)
-        part = hub.home / f".{os.urandom(8).hex()}.part"
-        try:
-            _copy(file, part, limit + parcel.PROLOGUE_LIMIT)
-            return keep(hub, part)
-        finally:
-            part.unlink(missing_ok=True)
+        return take(hub, file)
+
+
+def take(hub: Hub, file: BinaryIO) -> Answer:
+    """`receive` an open file. What is judged is a copy, which nobody outside can change meanwhile."""
+    said, signers = parcel.read_prologue(file)
+    known, limit = greet(hub, said, signers)
+    if known:
+        return known
+    file.seek(0)
+    part = hub.home / f".{os.urandom(8).hex()}.part"
+    try:
+        _copy(file, part, limit + parcel.PROLOGUE_LIMIT)
+        return keep(hub, part)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def greet(hub: Hub, said: Statement, signers: tuple[str, ...]) -> tuple[Answer | None, int]:
@@ -138,7 +150,12 @@ def _admit_share(hub: Hub, said: Statement, signers: tuple[str, ...]) -> int:
     )  # fmt: skip
     if taken:
         raise DuplicateRound(f"{sender.id} gave a share for round {said.context['round']} before")
-    return tasks[said.context["round"]].limit
+    limit = tasks[said.context["round"]].limit
+    rows = hub.store.rows("SELECT hash FROM shares WHERE site = ? AND round = ?", sender.id, said.context["round"])
+    used = sum(hub.store.path(row["hash"]).stat().st_size for row in rows)
+    if used + said.size > _ROUNDS_WORTH * limit:
+        raise Quota(f"{sender.id} has left {used} bytes for round {said.context['round']} already")
+    return limit
 
 
 def seen(hub: Hub, site: str) -> Seen:
@@ -165,12 +182,38 @@ def keep(hub: Hub, part: Path) -> Answer:
         looked = parcel.look(part, trust)
         if said.size > limits[0]:
             raise PayloadSize(f"larger than the {limits[0]} bytes that are allowed")
+        if said.kind != "update":
+            _check_request(hub, part)
         hub.keep(part, said, said.context.get("round", 0), said.context.get("sender", ""))
         _enter(hub, looked)
         sender, round_ = said.context.get("sender", ""), said.context.get("round", 0)
         log = hub.log("received", said.hash, kind=said.kind, site=sender, round=round_)
         receipt = hub.receipt(front, FRONT, said.hash, RECEIVED, log)
     return Answer(said.hash, RECEIVED, receipt)
+
+
+def _check_request(hub: Hub, part: Path) -> None:
+    """Only of who knows an invite's code, or is a site, a request is kept, and not many: nobody fills a hub so."""
+    with parcel.open(part, parcel.anyone) as opened:
+        said, holds = opened.statement, opened.json()
+        if said.kind == "enrol":
+            with suppress(*_PROVED):
+                enrol.judge_request(
+                    said, opened.keys, holds, federation=hub.federation, invites=hub.invites(), known=hub.roster,
+                    now=hub.now,
+                )  # fmt: skip
+    waiting = hub.store.rows("SELECT site FROM requests WHERE state = 'waiting'")
+    if said.kind == "enrol":
+        asked = int(hub.store.fact(f"asked {holds['invite']}", "0"))
+        hub.store.keep_fact(f"asked {holds['invite']}", str(asked + 1))
+    else:
+        asked = [row["site"] for row in waiting].count(said.context["sender"])
+    if asked >= _REQUESTS_OF_ONE:
+        raise Quota(
+            "too many requests came from one sender", remedy="ask the coordinator by phone, who can invite anew"
+        )
+    if len(waiting) >= _REQUESTS_OF_ALL:
+        raise Quota("too many requests wait for the coordinator")
 
 
 def _enter(hub: Hub, looked: parcel.Look) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,21 +26,16 @@ class Folder:
 
     def put(self, parcel: Path) -> None:
         self.check()
-        place = self.root / TO / parcel.name
-        place.parent.mkdir(exist_ok=True)
-        if place.exists():
-            if place.stat().st_size == parcel.stat().st_size:
-                return
-            place.unlink()  # a stick that was pulled out left a part of it
-        with files.writing(place, private=False) as sink, files.reading(parcel) as file:
-            shutil.copyfileobj(file, sink)
+        with files.directory(self.root / TO, make=True) as there, files.reading(parcel) as file:
+            there.put(parcel.name, file)  # also over a part that a stick which was pulled out has left
 
     def fetch(self, have: frozenset[str]) -> Iterator[Path]:
+        """Every file but our own notes: what it is called says nothing of what it holds, not even that it is here."""
         self.check()
-        for path in sorted((self.root / FROM).glob("*")):
-            parcel = path.name != VOUCHES and not path.name.startswith(".")
-            if parcel and path.stem not in have and path.is_file() and not path.is_symlink():
-                yield path
+        if os.path.lexists(self.root / FROM):
+            with files.directory(self.root / FROM) as there:
+                names = [name for name in there.names() if name != VOUCHES and not name.startswith(".")]
+            yield from (self.root / FROM / name for name in names)
 
     def receipts(self, have: frozenset[str]) -> Iterator[Path]:
         return iter(())
@@ -50,7 +45,7 @@ class Folder:
 
     def vouch(self, invite: str) -> str:
         try:
-            with files.reading(self.root / FROM / VOUCHES) as file:
-                return str(json.loads(file.read(1 << 20)).get(invite, ""))
+            with files.directory(self.root / FROM) as there, there.reading(VOUCHES) as file:
+                return str(json.loads(file.read(4 << 20)).get(invite, ""))
         except (FedhelpError, OSError, ValueError, AttributeError, RecursionError):
             return ""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from fedhelp_edge import exchange, files, lock, share
 from fedhelp_edge import plan as plans
@@ -17,6 +19,10 @@ from fedhelp_edge.errors import (
     NoMatch,
     NotYet,
     ParcelError,
+    PayloadSize,
+    Trailing,
+    Truncated,
+    from_os,
 )
 from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.parcel import keys, parcel, statement
@@ -26,6 +32,7 @@ from fedhelp_edge.site import folder
 from fedhelp_edge.trust.floor import Floor
 from fedhelp_edge.trust.task import Task
 
+_RECEIPT, _FIRST_MODEL, _AROUND = 64 << 10, 4 << 30, 16 << 20  # bytes; the last: what stands around a model's numbers
 _ORDER = ("charter", "roster", "task", "knowledge", "global", "receipt")  # each rests on those before it
 
 
@@ -47,29 +54,80 @@ def download(home: Path, carriers: Sequence[exchange.Carrier], ask: Callable[[],
 
 
 def take_in(home: Path, found: Iterable[Path], taken: Taken) -> Floor:
-    """Judge what a carrier brought, and keep what is news."""
-    known = folder.joined(home)
+    """Judge what a carrier brought, and keep what is news. Of what nobody trusted sent, only the prologue is read.
+
+    Of several files with one statement the first that holds counts: anybody can sign another's statement once more.
+    """
+    known, kept = folder.joined(home), set(have(home))
+    listed: list[tuple[tuple[int, int, int], Path]] = []
+    for path in found:
+        with _told(home, path, taken), prologue(path) as (_, said, _):
+            if said.kind in _ORDER and said.hash not in kept:
+                listed.append((_rank(said), path))
     with folder.scratch(home) as work:
-        copies: dict[str, Path] = {}
-        for path in found:
-            copy = work / os.urandom(8).hex()
-            shutil.copyfile(path, copy)  # what is judged must not change meanwhile
-            try:
-                copies[parcel.look(copy, parcel.anyone).statement.hash] = copy
-            except FedhelpError as fault:
-                taken.refused.append({"file": path.name[:80], "code": fault.code, "cause": fault.cause})
-                if path.parent == home / "incoming":
-                    path.unlink()  # damaged here: the next download fetches it again
-        rows = [(parcel.look(copy, parcel.anyone).statement, copy) for copy in copies.values()]
-        for said, copy in sorted(rows, key=lambda row: _rank(row[0])):
-            if said.kind in _ORDER and not _is_kept(home, said):
-                try:
+        copy = work / "copy"  # what is judged must not change meanwhile
+        for _, path in sorted(listed):
+            with _told(home, path, taken), prologue(path) as (file, said, signers):
+                if said.hash not in kept and not _is_kept(home, said) and _is_for_us(home, known, said):
+                    _check_sender(known, said, signers)
+                    _copy(file, copy, said)
                     known = _take(home, known, copy, said, taken)
-                except FedhelpError as fault:
-                    taken.refused.append(
-                        {"file": f"{said.kind} {said.hash[:12]}", "code": fault.code, "cause": fault.cause}
-                    )
+                kept.add(said.hash)
+            copy.unlink(missing_ok=True)
     return known
+
+
+@contextmanager
+def _told(home: Path, path: Path, taken: Taken) -> Iterator[None]:
+    """One odd file is named, and hides no other."""
+    try:
+        yield
+    except FileNotFoundError:  # taken away meanwhile; or the whole stick
+        path.parent.stat()
+    except (FedhelpError, OSError) as fault:
+        if isinstance(fault, OSError) and (fault.errno in files.OWN_FAULTS or _is_ours(home, fault)):
+            raise
+        known = from_os(fault) if isinstance(fault, OSError) else fault
+        taken.refused.append({"file": files.shown(path.name), "code": known.code, "cause": known.cause})
+        if isinstance(known, ParcelError) and path.parent == home / "incoming":
+            path.unlink()  # damaged here: the next download fetches it again
+
+
+def _is_ours(home: Path, fault: OSError) -> bool:
+    """Whether it is the own disk that fails, and not the carrier."""
+    return fault.filename is not None and Path(os.fsdecode(fault.filename)).is_relative_to(home)
+
+
+@contextmanager
+def prologue(path: Path) -> Iterator[tuple[BinaryIO, statement.Statement, tuple[str, ...]]]:
+    """A file of the carrier that has the length which its statement tells, and who signed that."""
+    with files.directory(path.parent) as there, there.reading(path.name) as file:
+        said, signers = parcel.read_prologue(file)
+        more = os.fstat(file.fileno()).st_size - file.tell() - said.size
+        if more:
+            raise Trailing("the file goes on too long") if more > 0 else Truncated("the file ends in its payload")
+        yield file, said, signers
+
+
+def _check_sender(known: Floor, said: statement.Statement, signers: tuple[str, ...]) -> None:
+    """Whether somebody trusted signed it, and no more comes than its kind can need."""
+    known.trust(said, signers)
+    limit = said.holds.limit
+    if said.kind == "receipt":
+        limit = _RECEIPT
+    elif said.kind == "global":
+        limit = 2 * known.task.schema.size + _AROUND if known.task else _FIRST_MODEL
+    if said.size > limit:
+        raise PayloadSize(f"larger than the {limit} bytes that a {said.kind} can need")
+
+
+def _copy(file: BinaryIO, copy: Path, said: statement.Statement) -> None:
+    left = file.tell() + said.size
+    file.seek(0)
+    with files.writing(copy) as sink:
+        while left and (chunk := file.read(min(left, 1 << 18))):
+            sink.write(chunk)
+            left -= len(chunk)
 
 
 def _take(home: Path, known: Floor, copy: Path, said: statement.Statement, taken: Taken) -> Floor:
@@ -77,9 +135,6 @@ def _take(home: Path, known: Floor, copy: Path, said: statement.Statement, taken
         parcel.look(copy, known.trust)
         _keep_pack(home, copy, said)
         taken.new.append(f"knowledge, {said.size / 1e6:.1f} MB")
-        return known
-    context = said.context
-    if said.kind == "receipt" and not (_is_mine(home, context["about"]) and context["epoch"] >= known.charter.epoch):
         return known
     known = folder.take(known, copy)
     folder.keep(home, copy, said)
@@ -150,6 +205,13 @@ def have(home: Path) -> frozenset[str]:
     """What need not be fetched again."""
     names = [path.stem.rsplit("-", 1)[-1] for kind in ("global", "receipt") for path in (home / kind).glob("*.fhx")]
     return frozenset(names)
+
+
+def _is_for_us(home: Path, known: Floor, said: statement.Statement) -> bool:
+    """All but the receipts of others, and those of an epoch that is over."""
+    if said.kind != "receipt":
+        return True
+    return said.context["epoch"] >= known.charter.epoch and _is_mine(home, said.context["about"])
 
 
 def _is_mine(home: Path, about: str) -> bool:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from fedhelp_edge import exchange
+from fedhelp_edge import exchange, files
 from fedhelp_edge.errors import NoCarrier
 from fedhelp_edge.exchange.folder import Folder
 from fedhelp_edge.exchange.http import Http
@@ -38,12 +38,16 @@ def invited(
 ) -> member.Invite:
     """An invite from its file; or its code as typed, with the charter that lies in a folder or at an address."""
     if _is_file(told):
-        return member.read_invite(Path(told))
-    code = enrol.read_code(told)  # a mistyped letter is told before anything else
-    if via is None and not url:
-        raise NoCarrier("a code alone does not say where the coordinator is", remedy="add --url URL or --via DIR")
-    way = Folder(via) if via else Http(url, "", lambda: keys.load(home, str), home / "incoming", ca_file)
-    return member.typed_invite(code, way, url)
+        found = member.read_invite(Path(told))
+    else:
+        code = enrol.read_code(told)  # a mistyped letter is told before anything else
+        if via is None and not url:
+            raise NoCarrier("a code alone does not say where the coordinator is", remedy="add --url URL or --via DIR")
+        way = Folder(via) if via else Http(url, "", lambda: keys.load(home, str), home / "incoming", ca_file)
+        found = member.typed_invite(code, way, url)
+    if via is not None:
+        files.check_apart(via, home)
+    return found
 
 
 def code_of(told: str) -> str:
@@ -61,6 +65,8 @@ def carriers(
 ) -> list[exchange.Carrier]:  # fmt: skip
     """The folder or address that is named, and remembered; else what was named last, else the invite's address."""
     known = folder.joined(home)
+    if via is not None:
+        files.check_apart(via, home)
     member.remember(home, via, url, ca_file)
     note = folder.note(home)
     if named := note.get("via"):

@@ -23,7 +23,7 @@ from fedhelp_edge.errors import (
 )
 from fedhelp_edge.parcel import keys, parcel, statement
 from fedhelp_edge.parcel.keys import Keys
-from fedhelp_edge.site import folder, outbox
+from fedhelp_edge.site import folder, inbox, outbox
 from fedhelp_edge.trust import charter, enrol
 from fedhelp_edge.trust.floor import Floor
 
@@ -52,23 +52,34 @@ def read_invite(path: Path) -> Invite:
 
 
 def typed_invite(code: str, way: exchange.Carrier, url: str = "") -> Invite:
-    """A code, with a charter from a carrier: taken only if whoever left it knows the code."""
-    found = []
+    """A code, with a charter from a carrier: taken only if whoever left it knows the code. Others may lie beside it."""
+    listed: list[tuple[int, Path]] = []
     for path in way.charters():
-        with suppress(FedhelpError):  # anything may lie on a stick
-            if (said := parcel.look(path, parcel.anyone).statement).kind == "charter":
-                found.append((said.context["version"], path))
-    parcels = [path for _, path in sorted(found)]
-    if not parcels:
+        with suppress(FedhelpError, OSError), inbox.prologue(path) as (_, said, _):  # anything may lie on a stick
+            if said.kind == "charter":
+                listed.append((said.context["version"], path))
+    if not listed:
         raise NotYet("the carrier holds no charter", remedy="ask the coordinator for the invite as a file")
-    with parcel.open(parcels[0], parcel.anyone) as seen:
-        federation = charter.first(seen.statement, seen.keys, seen.json()).federation
-    if way.vouch(enrol.invite_of(code, "", datetime.max).id) != enrol.vouch(code, federation):
+    vouched = way.vouch(enrol.invite_of(code, "", datetime.max).id)
+    known: Floor | None = None
+    charters = []
+    for _, path in sorted(listed):
+        with suppress(FedhelpError, OSError), parcel.open(path, parcel.anyone) as seen:
+            if known is not None:
+                newer = folder.take(known, path)
+            else:
+                newer = Floor(charter.first(seen.statement, seen.keys, seen.json()))
+                if enrol.vouch(code, newer.charter.federation) != vouched:
+                    continue
+            if newer is not known:
+                known = newer
+                charters.append(path.read_bytes())
+    if known is None:
         raise InviteProof(
             "whoever left this charter does not know the code",
             remedy="take the stick or the address of the coordinator who gave the code",
         )
-    return Invite(code, url, federation, tuple(path.read_bytes() for path in parcels))
+    return Invite(code, url, known.charter.federation, tuple(charters))
 
 
 def join(home: Path, invite: Invite, name: str, passphrase: Callable[[], str | None]) -> Path:

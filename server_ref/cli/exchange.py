@@ -24,10 +24,11 @@ def exchange(
     from server_ref import carrier, decisions, desk
 
     with desk.working(home, passphrase_file, judge=False) as (hub, boss):
+        carrier.check(hub, folder)
         found = carrier.Exchanged()
         carrier.take_in(hub, folder / TO, found)
         decided = decisions.judge(hub, boss)
-        found.left = carrier.leave(hub, folder / FROM)
+        found.left = carrier.leave(hub, folder / FROM, found)
     if json:
         return shell.result(**asdict(found), decided=decided)
     new = [answer for answer in found.taken if answer.new]

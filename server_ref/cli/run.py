@@ -23,11 +23,13 @@ def run(
     """
     import time
 
-    from server_ref import desk, steps
+    from server_ref import carrier, desk, steps
 
     with desk.opened(home) as hub:
         boss = hub.boss(shell.asker(passphrase_file, "coordinator's passphrase"))
         hub.check()
+        if via:
+            carrier.check(hub, via)
         while True:
             with desk.writing(hub):
                 done, news = steps.step(hub, boss, via)

@@ -25,15 +25,17 @@ from fedhelp_edge.errors import (
     InviteUsed,
     KeyReused,
     Kind,
+    Quota,
     Recipients,
     Replay,
     RoundClosed,
     RoundKeyGone,
     RoundUnknown,
+    SignerMismatch,
     SignerRevoked,
     WrongTask,
 )
-from fedhelp_edge.parcel import parcel, sshsig, statement
+from fedhelp_edge.parcel import keys, parcel, sshsig, statement
 from fedhelp_edge.trust import enrol
 from fedhelp_edge.trust.task import Task
 from server_ref import carrier, decisions, hub, intake, people, rounds
@@ -104,7 +106,11 @@ def stranger(three: Federation) -> Clinic:
 
 def asked(fed: Federation, path: Path) -> str:
     """What became of a request to join."""
-    about = intake.receive(fed.hub, path).hash
+    try:
+        about = intake.receive(fed.hub, path).hash
+    except FedhelpError as fault:  # of who knows no code nothing is kept
+        assert not fed.hub.store.row("SELECT 1 FROM parcels WHERE hash = ?", path.stem)
+        return fault.code
     fed.judge()
     row = fed.hub.store.row("SELECT state, code FROM requests WHERE hash = ?", about)
     assert row
@@ -285,6 +291,45 @@ def test_a_request_that_holds_no_request_is_refused_and_holds_nobody_up(
     assert asked(three, stranger._sealed(context, body, [])) == BadBody.code
     code, _ = three.hub.invite("Clinic 4", "small", 14)
     assert asked(three, stranger.ask_in(code)) == "approved"
+
+
+def test_c20_a_request_that_another_signed_again_does_not_take_its_place(three: Federation, stranger: Clinic) -> None:
+    code, _ = three.hub.invite("Clinic 4", "small", 14)
+    path = stranger.ask_in(code)
+    genuine, thief = path.read_bytes(), keys.new()
+    seen = parcel.look(path, parcel.anyone)
+    armor = sshsig.sign(seen.statement.line, thief.sign, seen.statement.namespace).encode()
+    path.write_bytes(parcel.MAGIC + seen.statement.line + b"\n" + armor + genuine[seen.offset :])
+    assert asked(three, path) == SignerMismatch.code
+    path.write_bytes(genuine)
+    assert asked(three, path) == "approved"
+
+
+def test_c20_strangers_requests_leave_nothing_in_a_hub(three: Federation, stranger: Clinic) -> None:
+    before = sorted(path for path in three.hub.home.rglob("*.fhx"))
+    for _ in range(5):
+        with pytest.raises(InviteUnknown):
+            intake.receive(three.hub, stranger.ask_in(enrol.new_code()))
+    assert sorted(path for path in three.hub.home.rglob("*.fhx")) == before
+
+
+def test_c20_one_code_brings_no_more_than_twenty_requests(three: Federation, stranger: Clinic) -> None:
+    code, _ = three.hub.invite("Clinic 4", "small", 14)
+    for _ in range(20):
+        intake.receive(three.hub, stranger.ask_in(code))
+    with pytest.raises(Quota):
+        intake.receive(three.hub, stranger.ask_in(code))
+
+
+def test_c20_a_site_leaves_no_more_than_a_few_shares_worth_in_a_round(three: Federation) -> None:
+    order = three.open()
+    large = {"pad": "x" * 200_000}  # without a count of images, so each is refused and another may come
+    with pytest.raises(Quota):
+        for _ in range(5 * order.limit // 200_000):
+            intake.receive(three.hub, three.clinics[0].give(order, three.drawn(order, three.clinics[0]), facts=large))
+            three.judge()
+    kept = sum(three.hub.store.path(row["hash"]).stat().st_size for row in three.hub.store.rows("SELECT * FROM shares"))
+    assert 3 * order.limit < kept <= 4 * order.limit + 5 * (80 << 10)
 
 
 # --- C: the right thing in the wrong place ----------------------------------------------------------------------

@@ -102,6 +102,11 @@ class Here:
             raise Refused(fault.code, fault.cause) from None
 
 
+def _path(name: Any, folder: int) -> Path:
+    """What a name stands for that is looked up in an open folder."""
+    return Path(name) if folder == -1 else Path(f"/proc/self/fd/{folder}").readlink() / name
+
+
 class Fate:
     """Counts what this process makes durable or sends, and ends it."""
 
@@ -109,7 +114,7 @@ class Fate:
         self._left, self._power_cut, self._stash = dies_before, power_cut, stash
         self._unflushed: set[Path] = set()  # files
         self._undo: list[tuple[Path, Callable[[], object]]] = []  # what changed in folders that were not flushed
-        self._fsync = os.fsync
+        self._fsync, self._open = os.fsync, os.open
 
     def watch(self) -> None:
         count = self._count
@@ -121,7 +126,7 @@ class Fate:
                 return super().execute(query, *values)
 
         sqlite3.connect = partial(sqlite3.connect, factory=Connection)
-        os.fsync = self._flush
+        os.fsync, os.open = self._flush, self._made
         sys.addaudithook(self._see)
 
     def _see(self, event: str, what: tuple[Any, ...]) -> None:
@@ -130,23 +135,33 @@ class Fate:
         if event == "http.client.send":
             self._count()
         elif event == "open" and not isinstance(what[0], int) and what[2] & os.O_CREAT:
-            path = Path(what[0])
-            if not path.exists():
-                self._unflushed.add(path)
-                self._undo.append((path.parent, path.unlink))
+            self._new(Path(what[0]))
         elif event == "os.rename":
             self._count()
-            source, target = Path(what[0]), Path(what[1])
+            source, target = _path(what[0], what[2]), _path(what[1], what[3])
             if source in self._unflushed:
                 self._unflushed.add(target)
             self._undo.append((target.parent, partial(target.rename, source)))
         elif event == "os.remove":
             self._count()
-            path = Path(what[0])
+            path = _path(what[0], what[1])
             if path.exists():
                 kept = self._stash / str(len(self._undo))
                 kept.hardlink_to(path)
                 self._undo.append((path.parent, partial(kept.rename, path)))
+
+    def _made(self, path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        """What the audit hook is not told: the folder in which a name is looked up."""
+        if dir_fd is None:
+            return self._open(path, flags, mode)
+        if flags & os.O_CREAT:
+            self._new(_path(path, dir_fd))
+        return self._open(path, flags, mode, dir_fd=dir_fd)
+
+    def _new(self, path: Path) -> None:
+        if path.is_absolute() and not path.exists():
+            self._unflushed.add(path)
+            self._undo.append((path.parent, path.unlink))
 
     def _flush(self, descriptor: int) -> None:
         self._count()

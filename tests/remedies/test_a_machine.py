@@ -60,6 +60,13 @@ def test_a_folder_is_named_where_a_file_is_wanted_then_the_file(desk: Desk) -> N
     works(desk.site("plan", "check", "plan.toml"))
 
 
+def test_a_carrier_in_a_home_is_put_elsewhere(desk: Desk) -> None:
+    works(desk.hub("init", "--plan", "plan.toml"))
+    fails(desk.hub("exchange", desk.folder / "hub" / "stick"), "E_CARRIER_HOME", "neither inside --home nor around it")
+    fails(desk.hub("exchange", desk.folder), "E_CARRIER_HOME", "a carrier folder of its own")
+    works(desk.hub("exchange", desk.stick))
+
+
 def test_a_folder_that_may_not_be_written_is_opened_or_another_one_is_named(
     desk: Desk, humble: tuple[str, ...]
 ) -> None:

@@ -135,7 +135,6 @@ def changed(desk: Desk, query: str) -> None:
     ("code", "query", "hint"),
     [
         ("E_INVITE_EXPIRED", "UPDATE invites SET expires = '2020-01-01T00:00:00Z'", "for a new invite"),
-        ("E_INVITE_UNKNOWN", "DELETE FROM invites", "ask the coordinator for a new invite"),
         ("E_INVITE_USED", "UPDATE invites SET used = 'by another'", "ask the coordinator for a new one"),
     ],
 )
@@ -154,6 +153,18 @@ def test_an_invite_that_holds_no_more_is_replaced_by_a_new_one(fresh: Desk, code
     assert ": approved" in exchange(fresh).stdout
     download(fresh)
     assert "(small)" in works(fresh.site("status")).stdout
+
+
+def test_a_request_without_an_invite_is_refused_and_nothing_of_it_is_kept(fresh: Desk) -> None:
+    works(fresh.hub("init", "--plan", "plan.toml"))
+    works(fresh.hub("invite", "A", "--tier", "small", "--out", "a.invite"))
+    works(fresh.site("join", "a.invite", "--via", fresh.stick))
+    changed(fresh, "DELETE FROM invites")
+    lists(fresh.hub("exchange", fresh.stick), "E_INVITE_UNKNOWN", "ask the coordinator for a new invite")
+    works(fresh.hub("invite", "A again", "--tier", "small", "--out", "new.invite"))
+    works(fresh.site("leave"))
+    works(fresh.site("join", "new.invite", "--via", fresh.stick))
+    assert ": approved" in exchange(fresh).stdout
 
 
 def request(desk: Desk, code: str, who: keys.Keys, **said: Any) -> None:

@@ -1,0 +1,105 @@
+"""Faults C17 to C19 of the catalogue: a stranger's files among the coordinator's, on a stick that a site takes in."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fedhelp_edge.exchange.folder import FROM
+from fedhelp_edge.parcel import keys, parcel, sshsig, statement
+from fedhelp_edge.site import inbox, joined
+from server_ref import rounds
+from tests.clinic import Clinic
+from tests.federation import Federation
+
+
+@pytest.fixture
+def thief() -> keys.Keys:
+    return keys.new()
+
+
+@pytest.fixture
+def sent(clinic: Clinic) -> Path:
+    """What a stick brings to a clinic that joined: a round is open."""
+    clinic.join()
+    clinic.trip()
+    clinic.federation.open()
+    clinic.trip()
+    return clinic.stick / FROM
+
+
+def signed_again(path: Path, thief: keys.Keys) -> bytes:
+    """The same statement and payload, signed by another."""
+    seen = parcel.look(path, parcel.anyone)
+    said = seen.statement
+    armor = sshsig.sign(said.line, thief.sign, said.namespace).encode()
+    return parcel.MAGIC + said.line + b"\n" + armor + path.read_bytes()[seen.offset :]
+
+
+def claimed(kind: str, clinic: Clinic, thief: keys.Keys, size: int, path: Path) -> None:
+    """A stranger's file that says it has `size` bytes of payload, and has: they are zeros that take no room."""
+    context = statement.stamped(kind, federation=clinic.federation.hub.federation)
+    said = statement.make(context, "0" * 64, size)
+    with path.open("wb") as file:
+        file.write(parcel.MAGIC + said.line + b"\n" + sshsig.sign(said.line, thief.sign, said.namespace).encode())
+        file.truncate(file.tell() + size)
+
+
+def test_c17_of_a_strangers_file_a_site_reads_no_more_than_who_signed_it(
+    clinic: Clinic, sent: Path, thief: keys.Keys
+) -> None:
+    claimed("knowledge", clinic, thief, 200 << 20, sent / "0")
+    assert [one["code"] for one in clinic.download().refused] == ["E_SIGNER_UNKNOWN"]  # its payload was not looked at
+    assert clinic.state == joined.READY
+
+
+def test_c17_a_receipt_is_small_whoever_signed_it(clinic: Clinic, sent: Path) -> None:
+    hub = clinic.federation.hub
+    (request,) = (clinic.home / "request").glob("*.fhx")
+    context = statement.stamped("receipt", federation=hub.federation, epoch=1, sender="front", about=request.stem)
+    parcel.seal(sent / "0", context, b'{"state": "received", "why": "' + b"x" * (1 << 20) + b'"}', hub.front().sign)
+    assert [one["code"] for one in clinic.download().refused] == ["E_PAYLOAD_SIZE"]
+    assert clinic.state == joined.READY
+
+
+@pytest.mark.parametrize("names", ["0{}", "z{}"], ids=["before it", "behind it"])
+def test_c18_a_statement_that_another_signed_again_hides_no_genuine_parcel(
+    clinic: Clinic, sent: Path, thief: keys.Keys, names: str
+) -> None:
+    genuine = sorted(sent.glob("*.fhx"))
+    for path in genuine:
+        (sent / names.format(path.name)).write_bytes(signed_again(path, thief))
+    taken = clinic.download()
+    assert {one["code"] for one in taken.refused} <= {"E_SIGNER_UNKNOWN", "E_ROLE"}
+    assert clinic.state == joined.READY
+    assert clinic.download().new == []
+
+
+def test_c18_a_name_that_a_site_knows_hides_nothing_new(clinic: Clinic, sent: Path) -> None:
+    clinic.download()
+    known = min(inbox.have(clinic.home))
+    rounds.call_off(clinic.federation.hub, rounds.current(clinic.federation.hub))
+    order = clinic.federation.open()
+    clinic.trip()
+    (sent / f"{order.hash}.fhx").replace(sent / f"{known}.fhx")
+    clinic.download()
+    assert joined.status(clinic.home)["round"] == order.round
+
+
+def test_c19_a_code_finds_its_charter_among_those_of_others(
+    clinic: Clinic, sent: Path, thief: keys.Keys, tmp_path: Path
+) -> None:
+    hub, other = clinic.federation.hub, Federation(tmp_path / "other", clinics=0)
+    code, _ = hub.invite("Clinic 5", "small", 14)
+    clinic.trip()
+    (charter,) = (path for path in sent.glob("*.fhx") if parcel.look(path, parcel.anyone).statement.kind == "charter")
+    (sent / "0").write_bytes(signed_again(charter, thief))
+    shutil.copy(other.hub.store.path(other.hub.newest("charter")["hash"]), sent / "00")
+    claimed("knowledge", clinic, thief, 200 << 20, sent / "000")
+    (sent / "0000").mkdir()
+    found = joined.invited(tmp_path / "new", code, via=clinic.stick)
+    assert found.federation == hub.federation
+    assert [len(data) for data in found.charters] == [charter.stat().st_size]
+    other.hub.store.close()
