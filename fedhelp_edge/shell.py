@@ -91,12 +91,14 @@ class Commands(MutableMapping[str, Any]):
 
 def app(**options: Any) -> typer.Typer:
     """A Typer as every file of commands makes one: plain text, no tracebacks of its own, quick to start."""
-    return typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False, **options)
+    plain = {"rich_markup_mode": None, "pretty_exceptions_enable": False, "add_completion": False, **options}
+    return typer.Typer(context_settings={"help_option_names": ["-h", "--help"]}, **plain)
 
 
 def group(package: str, names: Sequence[str], program: str, about: str, version: str) -> TyperGroup:
     """The whole command line of a program."""
-    root = app(no_args_is_help=True, help=about, epilog="Every command has --help with an example.")
+    epilog = "Every command has --help with an example."
+    root = app(no_args_is_help=True, help=about, epilog=epilog, add_completion=True)
 
     def show_version(wanted: bool) -> None:
         if wanted:
@@ -132,6 +134,8 @@ def run(commands: TyperGroup, arguments: Sequence[str] | None = None) -> NoRetur
     debug = "--debug" in arguments or bool(os.environ.get("FEDHELP_DEBUG"))
     if "--debug" in arguments:  # wherever it stands
         arguments.remove("--debug")
+    if "--version" in arguments:  # behind a command too
+        arguments = ["--version"]
     _Caller.commands, _Caller.options = commands, _carried(arguments)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fedhelp_edge import files
+from fedhelp_edge import files, safe_text
 from fedhelp_edge.data.row import normal
 from fedhelp_edge.errors import LabelUnknown
 
@@ -39,7 +39,8 @@ class Classes:
 
     def __init__(self, names: Sequence[str], mapping: Mapping[str, str]) -> None:
         self.names = tuple(names)
-        self._places = {normal(name): place for place, name in enumerate(names)}
+        self._places = {normal(str(safe_text.cell(name))): place for place, name in enumerate(names)}  # as we write it
+        self._places |= {normal(name): place for place, name in enumerate(names)}
         for other, name in mapping.items():
             if normal(name) not in self._places:
                 raise LabelUnknown(f"cannot map {other!r} to {name!r}: {self._unknown(name)}")

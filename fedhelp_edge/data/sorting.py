@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedhelp_edge import files, plan
+from fedhelp_edge import files, plan, safe_text
 from fedhelp_edge.data import folder, table
 from fedhelp_edge.data.images import Problem
 from fedhelp_edge.data.labels import Classes
@@ -52,7 +52,7 @@ class Sorting:
 
     def put(self, name: str, place: int | None) -> None:
         """Call a picture by a class, or by none, and keep that."""
-        label = "" if place is None else self.classes[place]
+        label = "" if place is None else str(safe_text.cell(self.classes[place]))
         if name in self._lines:
             self._lines[name][self._label] = label
         else:
@@ -78,7 +78,8 @@ class Sorting:
         return folder.decode(self.root / name, plan.Image(size=side))
 
     def _add(self, name: str, label: str, **more: str) -> None:
-        line: dict[str, str | None] = {self._path: name, self._label: label}
+        path = name if safe_text.cell(name) == name else f"./{name}"  # a spreadsheet would work `=1+1.png` out
+        line: dict[str, str | None] = {self._path: path, self._label: label}
         line |= {self._sheet.columns[what]: said for what, said in more.items() if what in self._sheet.columns}
         self._lines[name] = line
         self._sheet.lines.append(line)

@@ -91,6 +91,12 @@ class Csv(Table):
         csv.writer(sink, lineterminator="\n").writerow([safe_text.cell(cell) for cell in cells])
         return sink.getvalue()
 
+    def keep(self, folder: Path, bundle: Bundle, rows: Iterable[Row]) -> Path:
+        """In a file the mark of UTF-8 comes first: without it Excel reads names of other scripts as gibberish."""
+        path = folder / f"answers.{self.suffix}"
+        _replace(path, itertools.chain(["\ufeff"], self.text(bundle, rows)))
+        return path
+
 
 class Json(Table):
     suffix = "json"

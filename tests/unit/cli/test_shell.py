@@ -30,6 +30,7 @@ def leaves(commands: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
 
 
 COMMANDS = leaves(Commands("fedhelp_edge.cli", cli.COMMANDS))
+COORDINATORS = leaves(Commands("server_ref.cli", coordinator.COMMANDS))
 
 
 @pytest.mark.parametrize("program", [SITE, COORDINATOR], ids=["site", "coordinator"])
@@ -127,9 +128,36 @@ def test_output_into_a_closed_pipe_is_no_error_to_talk_about(tmp_path: Path) -> 
     assert done.stderr == ""
 
 
-def test_version_is_told_by_both_programs(tmp_path: Path) -> None:
-    assert run("--version", home=tmp_path).stdout.startswith("fedhelp-edge ")
-    assert run("--version", home=tmp_path, program=COORDINATOR).stdout.startswith("fedhelp-coordinator ")
+@pytest.mark.parametrize(("program", "name"), [(SITE, "fedhelp-edge"), (COORDINATOR, "fedhelp-coordinator")])
+def test_version_is_told_by_both_programs_and_behind_a_command_too(
+    program: tuple[str, ...], name: str, tmp_path: Path
+) -> None:
+    for words in ((), ("status",), ("audit", "--json")):
+        done = here(*words, "--version", home=tmp_path, program=program)
+        assert (done.returncode, done.stdout.split()[0]) == (0, name)
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [(SITE, words) for words in COMMANDS] + [(COORDINATOR, words) for words in COORDINATORS],
+    ids=lambda value: " ".join(value)[-20:],
+)
+def test_minus_h_is_help(program: tuple[str, ...], words: tuple[str, ...], tmp_path: Path) -> None:
+    short, long = (here(*words, option, home=tmp_path, program=program) for option in ("-h", "--help"))
+    assert (short.returncode, short.stdout) == (0, long.stdout)
+
+
+def test_a_shell_completes_commands_and_options(tmp_path: Path) -> None:
+    def completed(*words: str) -> list[str]:
+        typed = {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+        env = {"_FEDHELP_EDGE_COMPLETE": "complete_bash", **typed}
+        return here(home=tmp_path, env=env).stdout.split()
+
+    assert completed("fedhelp-edge", "pre") == ["predict"]
+    assert completed("fedhelp-edge", "keys", "re") == ["restore"]
+    assert "--passphrase-file" in completed("fedhelp-edge", "join", "--pass")
+    shown = here(home=tmp_path, env={"_FEDHELP_EDGE_COMPLETE": "source_zsh"}).stdout
+    assert "compdef _fedhelp_edge_completion fedhelp-edge" in shown
 
 
 def hint(*words: str, home: Path) -> str:

@@ -84,3 +84,10 @@ def test_a_picture_is_shown_in_its_own_proportions(pictures: Path) -> None:
     made.save(pictures / "wide.png", made.noise(1, 10, 40, 3)[0])
     shown = Sorting(pictures, ("a", "b")).shown("wide.png", 32)
     assert (shown.width, shown.height, shown.pixels.shape) == (40, 10, (32, 32, 3))
+
+
+def test_no_cell_of_the_table_is_a_formula_and_every_one_is_found_again(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "scan0.png").rename(pictures / "=1+1.png")
+    Sorting(pictures, ("a", "+")).put("=1+1.png", 1)
+    assert (pictures / FILE).read_text().splitlines()[1].startswith("./=1+1.png,'+")
+    assert Sorting(pictures, ("a", "+")).label("=1+1.png") == 1

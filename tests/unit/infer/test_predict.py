@@ -368,7 +368,9 @@ def test_watch_wants_a_folder_to_write_to_and_tells_where_the_answers_are(
     code, _, err = typed(capsys, *words, "--out", tmp_path / "out")
     assert code == 0
     assert "2 new, 0 of them bad" in err
-    assert (tmp_path / "out" / "answers.csv").read_text().count("\n") == 3
+    table = (tmp_path / "out" / "answers.csv").read_bytes()
+    assert table.startswith(b"\xef\xbb\xbffile,")  # Excel goes by this mark
+    assert table.count(b"\n") == 3
 
 
 def test_a_file_from_a_clock_that_runs_ahead_is_answered_once_it_stands_still(opened: Bundle, tmp_path: Path) -> None:
