@@ -632,6 +632,10 @@ class NotNow(HubError, code="E_STATE", remedy="see with 'fedhelp-coordinator sta
     """The federation is in another state than this step needs."""
 
 
+class ClockJump(HubError, code="E_CLOCK", remedy="set this machine's clock; if it is right, 'fedhelp-coordinator clock --accept' writes that into the log"):
+    """The clock is far from the last line of the hub's log. Nothing is written, for every deadline would move."""
+
+
 class Quorum(HubError, code="E_QUORUM", remedy="wait or remind the sites that are missing; after the deadline the quorum is enough, and --now closes before it"):
     """Too few shares have come to merge them."""
 

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import stat
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
@@ -366,8 +367,24 @@ def check_passphrase(secret: str) -> None:
         raise errors.WeakPassphrase("the passphrase would soon be guessed")
 
 
+def _check_private(name: str, found: os.stat_result) -> None:
+    """Refuses a passphrase file that other users can read. Windows' modes say nothing of who may read.
+
+    What root owns may have a group: systemd lends credentials so, by an access list that shows as the group's rights.
+    """
+    if os.name == "nt" or not stat.S_ISREG(found.st_mode):
+        return
+    mask = 0o007 if found.st_uid == 0 else 0o077
+    if found.st_mode & mask or found.st_uid not in (0, os.geteuid()):
+        raise errors.KeysMode(
+            f"{name} holds a passphrase, and other users can read or change it", remedy=f"chmod 600 {name}"
+        )
+
+
 def _from_file(file: Path) -> str:
-    lines = file.read_text(encoding="utf-8").splitlines()
+    with file.open(encoding="utf-8") as opened:
+        _check_private(file.name, os.fstat(opened.fileno()))
+        lines = opened.read().splitlines()
     if not lines or not lines[0].strip():
         raise errors.PassphraseNeeded(f"{file.name} is empty")
     return lines[0]

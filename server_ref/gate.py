@@ -192,6 +192,7 @@ _STATUS: dict[type[FedhelpError], int] = {  # of a kind and of all below it
     errors.DuplicateRound: 409,
     errors.NotNow: 409,
     errors.Busy: 503,
+    errors.ClockJump: 503,
     errors.Storage: 507,
     errors.BadRequest: 400,
     errors.Unsigned: 401,

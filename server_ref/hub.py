@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 from fedhelp_edge import files, safe_text, share
 from fedhelp_edge import plan as plans
 from fedhelp_edge.codec import CODECS
-from fedhelp_edge.errors import Ambiguous, FileExists, HubDamaged, LogBroken, NotNow, SiteUnknown
+from fedhelp_edge.errors import Ambiguous, ClockJump, FileExists, HubDamaged, LogBroken, NotNow, SiteUnknown
 from fedhelp_edge.methods.registry import METHODS, TABLES
 from fedhelp_edge.parcel import canon, keys, parcel, statement
 from fedhelp_edge.parcel.keys import Keys
@@ -38,6 +38,7 @@ from fedhelp_edge.trust.roster import Roster, Site
 from fedhelp_edge.trust.task import Log, Task
 from server_ref.store import Store
 
+_CLOCK_JUMP = timedelta(days=90)
 COORDINATOR, FRONT, ROOT = "coordinator", "front", "root"
 CANCELLED = "cancelled"  # in place of the request that used an invite
 
@@ -163,7 +164,24 @@ class Hub:
         self.store.run("INSERT INTO parcels VALUES (?, ?, ?, ?, ?)", *values)
 
     def log(self, type_: str, subject: str, **detail: canon.Value) -> Log:
+        self.check_clock()
         return self.store.log(iso(self.now), type_, subject, **detail)
+
+    def check_clock(self) -> None:
+        """Raises when the clock is far from what the hub knows of the time."""
+        clock, last = self._clock(), self.store.row("SELECT time FROM log ORDER BY seq DESC LIMIT 1")
+        if last is None:
+            return
+        newest = self.store.row("SELECT closes FROM rounds ORDER BY round DESC LIMIT 1")
+        written = when(last["time"])
+        latest = max(written, when(newest["closes"])) if newest and newest["closes"] else written
+        if not written - _CLOCK_JUMP <= clock <= latest + _CLOCK_JUMP:
+            raise ClockJump(f"the clock says {iso(clock)}, and the last line of the log {last['time']}")
+
+    def accept_clock(self) -> Log:
+        """Write a line that a person says has the right time; later lines follow from it."""
+        with self.store.changing():
+            return self.store.log(iso(self._clock()), "clock", COORDINATOR)
 
     # --- models --------------------------------------------------------------------------------------------------
     def keep_model(self, arrays: Mapping[str, Array]) -> str:

@@ -4,22 +4,34 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedhelp_edge.errors import Quorum
+from fedhelp_edge import unattended
+from fedhelp_edge.errors import FedhelpError, Quorum
 from fedhelp_edge.exchange.folder import FROM, TO
 from fedhelp_edge.parcel.keys import Keys
 from server_ref import carrier, decisions, rounds
 from server_ref.hub import Hub
 
 
-def step(hub: Hub, boss: Keys, via: Path | None) -> tuple[bool, list[str]]:
-    """Take in, judge, merge what is due, open the next round, hand out; whether all is done, and what is new."""
-    news: list[str] = []
+def step(hub: Hub, boss: Keys, via: Path | None, news: list[str] | None = None) -> tuple[bool, list[str]]:
+    """Take in, judge, merge what is due, open the next round, hand out; whether all is done, and what is new.
+
+    A carrier that is away hinders nothing else: it is told of once the rest is done, and `news` has what was done.
+    """
+    news = [] if news is None else news
+    away: FedhelpError | OSError | None = None
     if via:
         found = carrier.Exchanged()
-        carrier.take_in(hub, via / TO, found)
+        try:
+            carrier.take_in(hub, via / TO, found)
+        except (FedhelpError, OSError) as fault:
+            if unattended.passing(fault) is None:
+                raise
+            away = fault
         news += [f"{answer.state}: {answer.hash[:12]}" for answer in found.taken if answer.new]
     news += [line for one in decisions.judge(hub, boss) for line in decisions.in_words(one)]
     done = _move_on(hub, boss, news)
+    if away:
+        raise away
     if via:
         carrier.leave(hub, via / FROM)
     return done, news

@@ -22,6 +22,7 @@ class Desk:
         self.stick.mkdir()
         (folder / "plan.toml").write_text(plan)
         (folder / "pass").write_text("four quiet words here\n")
+        (folder / "pass").chmod(0o600)
 
     def site(self, *words: str | Path) -> Done:
         return self.type("site", command.SITE, words)

@@ -10,7 +10,7 @@ here=$(dirname "$0")
 sites=${SITES:-1 2 3 4 5 6} # the first two are hospitals
 export FEDHELP_PASSPHRASE_FILE=passphrase OMP_NUM_THREADS=1 FEDHELP_HOME=hub
 
-echo "correct horse battery staple anyway" >passphrase # each would have their own, and type it
+(umask 077 && echo "correct horse battery staple anyway" >passphrase) # each would have their own, and type it
 fedhelp-coordinator init --plan "$here/plan.toml"
 fedhelp-coordinator serve --port 0 --json >address &
 serve=$!

@@ -11,7 +11,7 @@ coordinator() { FEDHELP_HOME=hub FEDHELP_PASSPHRASE_FILE=passphrase fedhelp-coor
 clinic() { FEDHELP_HOME=clinic FEDHELP_PASSPHRASE_FILE=passphrase fedhelp-edge "$@"; }
 
 mkdir stick
-echo "correct horse battery staple anyway" >passphrase # each would have their own, and type it
+(umask 077 && echo "correct horse battery staple anyway" >passphrase) # each would have their own, and type it
 
 # The coordinator makes a federation, and an invite, which goes onto the stick.
 coordinator init --plan "$here/plan.toml"

@@ -39,13 +39,13 @@ def sync(
         try:
             with shell.bars() as bar:
                 done = sync(place, ways, ask, bar, device=device, threads=threads)
+            told = joined.status(place)
         except (FedhelpError, OSError) as fault:
             if not watch:
                 raise
             known = from_os(fault) if isinstance(fault, OSError) else fault
             lines = [f"error: {known.code}: {known.cause}", f"hint: {known.remedy}"]
         else:
-            told = joined.status(place)
             if json:
                 shell.result(**asdict(done), state=told["state"], next=told["next"])
             lines = [

@@ -21,21 +21,23 @@ def run(
 
     Example: fedhelp-coordinator run --via /srv/synced --passphrase-file /run/credentials/hub
     """
-    import time
+    from fedhelp_edge import files, unattended
+    from server_ref import desk, steps
 
-    from server_ref import carrier, desk, steps
-
-    with desk.opened(home) as hub:
+    with unattended.stopped_by_sigterm(), desk.opened(home) as hub:
         boss = hub.boss(shell.asker(passphrase_file, "coordinator's passphrase"))
         hub.check()
         if via:
-            carrier.check(hub, via)
-        while True:
-            with desk.writing(hub):
-                done, news = steps.step(hub, boss, via)
-            for line in news:
-                shell.say(line)
-            if done:
-                break
-            time.sleep(every)
+            files.check_apart(via, hub.home)
+
+        def look() -> bool:
+            news: list[str] = []
+            try:
+                with desk.writing(hub):
+                    return steps.step(hub, boss, via, news)[0]
+            finally:
+                for line in news:
+                    shell.say(line)
+
+        unattended.keep_on(look, every, shell.say)
     shell.show("finished: all rounds are done")

@@ -244,6 +244,7 @@ def test_keys_that_are_there_are_kept_or_others_made_in_another_folder(alone: De
 def test_who_is_not_asked_names_a_file_with_the_passphrase(alone: Desk) -> None:
     (alone.folder / "pass").rename(alone.folder / "words")
     (alone.folder / "pass").write_text("")
+    (alone.folder / "pass").chmod(0o600)
     hint = "name a file that holds it with --passphrase-file"
     fails(alone.site("keys", "backup", "keys.txt"), "E_PASSPHRASE_NEEDED", hint)
     works(alone.site("keys", "backup", "keys.txt", "--passphrase-file", "words"))

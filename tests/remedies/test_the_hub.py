@@ -210,3 +210,11 @@ def test_knowledge_that_an_order_names_is_downloaded(tmp_path: Path) -> None:
     fails(desk.site("train", "images.npz"), "E_KNOWLEDGE", "fedhelp-edge download")
     works(desk.site("download"))
     works(desk.site("train", "images.npz"))
+
+
+def test_a_clock_that_was_wrong_for_a_while_is_accepted_once_it_is_right(hub: Hub) -> None:
+    hub.fed.hub.store.log("2096-01-01T00:00:00Z", "renew", "roster")
+    fails(hub("open"), "E_CLOCK", "'fedhelp-coordinator clock --accept' writes that into the log")
+    fails(hub("clock"), "E_CLOCK", "set this machine's clock")
+    works(hub("clock", "--accept"))
+    works(hub("open"))

@@ -19,6 +19,7 @@ SECRETS = ("PRIVATE KEY", "AGE-SECRET-KEY")
 def secret(tmp_path: Path) -> Path:
     path = tmp_path / "secret.txt"
     path.write_text("correct horse battery staple\n")
+    path.chmod(0o600)
     return path
 
 
@@ -72,6 +73,7 @@ def test_keys_without_a_passphrase_still_get_a_backup_under_one(secret: Path, tm
 def test_a_wrong_passphrase_is_said_and_writes_nothing(home: Path, tmp_path: Path) -> None:
     wrong, backup = tmp_path / "wrong.txt", tmp_path / "backup.txt"
     wrong.write_text("wrong\n")
+    wrong.chmod(0o600)
     assert (
         refusal(here("keys", "backup", backup, "--home", home, "--passphrase-file", wrong, home=tmp_path))
         == "E_PASSPHRASE"
@@ -137,6 +139,7 @@ def test_a_damaged_key_file_is_told_from_a_wrong_passphrase(home: Path, secret: 
 
 def test_no_output_of_any_of_this_holds_a_key_or_the_passphrase(home: Path, secret: Path, tmp_path: Path) -> None:
     (tmp_path / "wrong.txt").write_text("wrong\n")
+    (tmp_path / "wrong.txt").chmod(0o600)
     said = ""
     for arguments in (
         ("keys", "show"), ("keys", "words"), ("keys", "new"), ("doctor",), ("keys", "backup", tmp_path / "a.txt"),

@@ -1,0 +1,29 @@
+"""`clock`."""
+
+from typing import Annotated
+
+import typer
+
+from fedhelp_edge import shell
+
+app = shell.app()
+
+
+@app.command()
+def clock(
+    accept: Annotated[bool, typer.Option("--accept", help="This machine's clock is right: write it down.")] = False,
+    home: shell.Home = shell.DEFAULT_HOME,
+) -> None:
+    """Check this machine's clock against the hub's log; accept it after a jump or a long pause.
+
+    Example: fedhelp-coordinator clock --accept
+    """
+    from server_ref import desk
+
+    with desk.opened(home) as hub, desk.writing(hub):
+        if accept:
+            hub.check()
+            hub.accept_clock()
+        hub.check_clock()
+        now = hub.now
+    shell.show(f"the clock fits the log; it is {now:%Y-%m-%d %H:%M} UTC")

@@ -1,0 +1,138 @@
+"""What a coordinator whom nobody watches meets in weeks: carriers that are away, locks, clocks, open files."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fedhelp_edge import lock, shell, unattended
+from fedhelp_edge.errors import Busy, ClockJump, FedhelpError, HubDamaged, KeysMode, LogBroken
+from server_ref import desk, intake, rounds, steps
+from tests.federation import Federation
+
+posix = pytest.mark.skipif(os.name == "nt", reason="Windows' modes say nothing of who may read")
+
+
+def attempts(*faults: FedhelpError | OSError | None) -> Callable[[], bool]:
+    """Meets these faults one after the other, and is done when none is left."""
+    left = list(faults)
+
+    def once() -> bool:
+        if left and (fault := left.pop(0)):
+            raise fault
+        return not left
+
+    return once
+
+
+def test_what_passes_is_waited_for_longer_and_longer_and_told_of_once() -> None:
+    said: list[str] = []
+    waits: list[float] = []
+    faults = [OSError(5, "gone", "stick")] * 12
+    unattended.keep_on(attempts(*faults, None, Busy("held"), None), 30, said.append, waits.append)
+    assert [line.split(":")[0] for line in said] == ["waiting", "it goes on", "waiting", "it goes on"]
+    assert "E_STORAGE" in said[0]
+    assert "E_BUSY" in said[2]
+    assert waits[0] <= 30 < waits[2]
+    assert 450 <= max(waits) <= 600
+
+
+@pytest.mark.parametrize("fault", [HubDamaged("x"), LogBroken("x"), ClockJump("x")], ids=lambda fault: fault.code)
+def test_what_time_does_not_mend_ends_it(fault: FedhelpError) -> None:
+    with pytest.raises(type(fault)):
+        unattended.keep_on(attempts(fault), 1, print, lambda _: None)
+
+
+def test_rounds_close_while_the_carrier_is_away(three: Federation, tmp_path: Path) -> None:
+    three.play(three.open())
+    (tmp_path / "file").write_bytes(b"")
+    news: list[str] = []
+    with pytest.raises((FedhelpError, OSError)) as told:
+        steps.step(three.hub, three.boss, tmp_path / "file" / "stick", news)
+    assert unattended.passing(told.value)
+    assert rounds.newest(three.hub)["round"] == 2
+    assert "round 1: 3 shares merged" in news
+
+
+@posix
+def test_run_waits_for_a_hub_that_another_command_holds_and_ends_by_sigterm(three: Federation, tmp_path: Path) -> None:
+    three.play(three.open())
+    env = {**os.environ, "FEDHELP_HOME": str(three.hub.home), "PYTHONPATH": str(Path(__file__).parents[2])}
+    hurry = "from fedhelp_edge import lock; lock.WAIT = 0.1; from server_ref.cli import main; main()"
+    with lock.held(three.hub.home / desk.LOCK):
+        process = subprocess.Popen(
+            [sys.executable, "-c", hurry, "run", "--every", "0.1"], env=env, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stderr
+        assert "waiting: E_BUSY" in process.stderr.readline()
+    lines = []
+    while not lines or "round 2 is open" not in lines[-1]:
+        lines.append(process.stderr.readline())
+        assert lines[-1], lines
+    assert sum("it goes on" in line for line in [*lines, process.stderr.readline()]) == 1
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    process.stderr.close()
+    assert rounds.newest(three.again())["round"] == 2
+
+
+@posix
+@pytest.mark.parametrize(
+    ("mode", "works"), [(0o600, True), (0o400, True), (0o644, False), (0o640, False), (0o602, False)]
+)
+def test_a_passphrase_file_that_others_can_read_is_refused(tmp_path: Path, mode: int, works: bool) -> None:
+    path = tmp_path / "passphrase"
+    path.write_text("four quiet words here\n")
+    path.chmod(mode)
+    if works or (mode == 0o640 and os.geteuid() == 0):  # root's files may have a group, as systemd lends credentials
+        assert shell.asker(path)() == "four quiet words here"
+    else:
+        with pytest.raises(KeysMode) as told:
+            shell.asker(path)()
+        assert told.value.remedy == "chmod 600 passphrase"
+
+
+@pytest.mark.parametrize("days", [25_000, 98, -25_000])
+def test_g12_a_clock_that_jumps_far_writes_nothing(three: Federation, days: int) -> None:
+    order = three.open()
+    three.play(order, without=("site-003",))
+    three.judge()
+    length = three.hub.store.head().length
+    three.clock.go_on(days=days)
+    late = three.clinics[2].give(order, three.drawn(order, three.clinics[2]))
+    with pytest.raises(ClockJump):
+        intake.receive(three.hub, late)
+    with pytest.raises(ClockJump):
+        three.aggregate(now=True)
+    assert three.hub.store.head().length == length
+    assert rounds.current(three.hub)["closes"]
+    three.clock.go_on(days=-days)
+    intake.receive(three.hub, late)
+    assert len(three.aggregate()["accepted"]) == 3
+
+
+def test_g12_a_long_pause_is_accepted_by_a_line_of_the_log(three: Federation) -> None:
+    three.clock.go_on(days=400)
+    with pytest.raises(ClockJump):
+        three.open()
+    three.hub.accept_clock()
+    assert three.open().round == 1
+    three.hub.check()
+
+
+def test_g12_a_line_that_was_once_dated_far_ahead_moves_no_deadline_for_ever(three: Federation) -> None:
+    three.hub.store.log("2096-01-01T00:00:00Z", "renew", "roster")
+    with pytest.raises(ClockJump):
+        three.open()
+    three.hub.accept_clock()
+    order = three.open()
+    assert order.opens == three.clock()
+    three.play(order)
+    assert three.aggregate()["published"]
+    three.hub.check()
