@@ -129,7 +129,7 @@ class OneClass(DataError, code="E_ONE_CLASS", remedy="add images of another clas
     """All usable images are of one class."""
 
 
-class BadTable(DataError, code="E_TABLE", remedy="save it as CSV in UTF-8 with a first line of names: path, label and, if known, group, split and centre"):
+class BadTable(DataError, code="E_TABLE", remedy="give it a first line of names: path, label and, if known, patient, split and centre; or say what they are called: check --columns 'image=Datei,label=Befund,patient=Fall'"):
     """The table of images cannot be read, or one of its rows cannot."""
 
 
@@ -169,8 +169,12 @@ class ImageKind(DataError, code="E_IMAGE_KIND", remedy="export it as one ordinar
     """The file is of a kind that cannot be learned from here. It is not used."""
 
 
-class PhonePicture(ImageKind, code="E_HEIC", remedy="export it as JPEG; an iPhone takes JPEG from now on with Settings, Camera, Formats, Most Compatible"):
-    """A phone's picture in a form (HEIC, AVIF) that is not read here. It is not used."""
+class PhonePicture(ImageKind, code="E_HEIC", remedy="install what reads it, pip install 'fedhelp-edge[phone]', or export it as JPEG; an iPhone takes JPEG from now on with Settings, Camera, Formats, Most Compatible"):
+    """A phone's picture in a form (HEIC, AVIF) that is not read here, whatever its file is called. It is not used."""
+
+
+class Archive(ImageKind, code="E_ARCHIVE", remedy="unpack it beside the other images, then check again"):
+    """An archive (ZIP and the like) lies among the images. What is in it is not used."""
 
 
 class ImageSize(DataError, code="E_IMAGE_SIZE", remedy="export it at an ordinary size, or cut out the part that matters"):
@@ -179,6 +183,14 @@ class ImageSize(DataError, code="E_IMAGE_SIZE", remedy="export it at an ordinary
 
 class ImageDoubt(DataError, code="E_IMAGE_DOUBT", remedy="look whether it shows what is meant; if not, export it again"):
     """The image is used, but its file holds more than one picture, or raw data that are not meant to be looked at."""
+
+
+class ImageTiny(DataError, code="E_IMAGE_TINY", remedy="export it at its full size, or remove it; a preview is not enough to learn from"):
+    """The image has fewer than 8 pixels on a side, or fewer than half as many as the plan works with. It is used."""
+
+
+class ImageBlank(DataError, code="E_IMAGE_BLANK", remedy="look at it, and remove it if it shows nothing"):
+    """The image is black, white or of one colour throughout. It is used."""
 
 
 class ClassMissing(DataError, code="E_CLASS_MISSING", remedy="nothing needs doing if this site has no such images; else look for a folder with another name"):

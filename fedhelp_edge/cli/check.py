@@ -28,6 +28,10 @@ def check(
         list[str] | None,
         typer.Option("--map", metavar="NAME=CLASS", help="Another name for a class; may be repeated. Remembered."),
     ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--columns", metavar="OURS=THEIRS,...", help="What a table's columns are called. Remembered."),
+    ] = None,
     home: shell.Home = shell.DEFAULT_HOME,
     json: shell.AsJson = False,
 ) -> None:
@@ -35,17 +39,19 @@ def check(
 
     Without --plan it is the plan of the round that is ordered here; where none is, the folders' names are the classes.
 
+    A table's columns may be named: --columns 'image=Datei,label=Befund,patient=Fall'.
+
     Example: fedhelp-edge check images --plan plan.toml
     """
     from fedhelp_edge import data
     from fedhelp_edge import plan as plans
     from fedhelp_edge.methods.registry import TABLES
 
-    names = _names(mapping or [])
+    names, called = _names(mapping or []), _columns(columns or [])
     agreed = plans.load(plan, TABLES) if plan else _ordered(shell.home(home))
     with shell.progress("reading images") as progress:
         kept = shell.home(home) / "images"
-        found = data.check(images, agreed, kept=kept, mapping=names, progress=progress)
+        found = data.check(images, agreed, kept=kept, mapping=names, columns=called, progress=progress)
     if json:
         problems = [vars(problem) for problem in found.problems]
         shell.result(
@@ -75,6 +81,20 @@ def _names(given: list[str]) -> dict[str, str]:
             raise typer.BadParameter(f"--map {text!r} is not of the form NAME=CLASS")
         names[name] = meant
     return names
+
+
+def _columns(given: list[str]) -> dict[str, str]:
+    """`OURS=THEIRS`, one or several with commas between."""
+    from fedhelp_edge.data.table import MAPPED
+
+    columns = {}
+    for text in ",".join(given).split(",") if given else []:
+        ours, equals, theirs = (part.strip() for part in text.partition("="))
+        if not (equals and theirs and ours in MAPPED):
+            ways = ", ".join(f"{name}=..." for name in MAPPED)
+            raise typer.BadParameter(f"--columns {text!r} is none of {ways}")
+        columns[ours] = theirs
+    return columns
 
 
 def _groups(sizes: Sequence[int]) -> str:

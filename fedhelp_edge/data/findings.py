@@ -20,7 +20,7 @@ _LEAKS = (("val", "train"), ("test", "train"), ("test", "val"))
 
 @dataclass(frozen=True)
 class Finding:
-    kind: str  # "leak" | "unknown-patients" | "unknown-training-images" | "no-validation-images"
+    kind: str  # "leak" | "unknown-patients" | "unknown-training-images" | "no-validation-images" | "small-images"
     part: str  # in which it was found, "" where in all
     images: int  # so many
     of: int  # of so many

@@ -13,12 +13,16 @@ from fedhelp_edge import files, plan
 from fedhelp_edge.data import dicom, picture
 from fedhelp_edge.data.images import Problem
 from fedhelp_edge.data.row import Decoded, Job, Row, patient, split_word
-from fedhelp_edge.errors import FileMissing, ImageKind, PhonePicture
+from fedhelp_edge.errors import Archive, FileMissing, ImageKind, PhonePicture
 
 # what lies beside images and is meant for somebody else
 _NOT_MEANT = frozenset(
-    (".txt", ".csv", ".tsv", ".json", ".xml", ".md", ".pdf", ".html", ".yaml", ".ini", ".db", ".log")
+    (".txt", ".csv", ".tsv", ".json", ".xml", ".md", ".html", ".yaml", ".ini", ".db", ".log", ".lnk", ".url")
 )
+_NOT_MEANT_FOLDERS = frozenset(("__macosx", "@eadir", "$recycle.bin", "system volume information"))
+_ARCHIVES = frozenset((".zip", ".7z", ".rar", ".tar", ".gz", ".tgz"))
+_DOCUMENTS = frozenset((".pdf", ".doc", ".docx", ".odt", ".rtf", ".ppt", ".pptx"))
+_SHEETS = frozenset((".xls", ".xlsx", ".ods"))
 _PHONE = frozenset((".heic", ".heif", ".hif", ".avif"))
 _GONE = "it was there when the folder was listed, and is gone"
 
@@ -53,8 +57,8 @@ def opened(file: BinaryIO, name: str, image: plan.Image) -> Decoded:
     file.seek(0)
     if dicom.is_dicom(head) or suffix in dicom.SUFFIXES:
         return dicom.decode(file, image)
-    if suffix in _PHONE:
-        raise PhonePicture(f"{suffix[1:].upper()} is a form of phones that is not read here")
+    if picture.is_phone(head) or (suffix in _PHONE and not picture.is_picture(head)):
+        return picture.decode_phone(file, image)
     return picture.decode(file, image)
 
 
@@ -87,6 +91,8 @@ def listing(root: Path) -> Iterator[tuple[str, str]]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
+            if entry.is_dir() and entry.name.casefold() in _NOT_MEANT_FOLDERS:
+                continue
             if entry.is_dir():
                 yield from walk(Path(entry.path), f"{prefix}{entry.name}/")
             else:
@@ -101,17 +107,30 @@ def is_image(root: Path, name: str) -> bool:
     suffix = path.suffix.lower()
     if suffix in picture.SUFFIXES or suffix in dicom.SUFFIXES:
         return True
-    if suffix in _NOT_MEANT or path.name.upper() in ("DICOMDIR", "THUMBS.DB"):
+    if suffix in _NOT_MEANT or path.name.upper() == "DICOMDIR" or path.name.startswith("~$"):
         return False
+    head = _head(path)
+    if dicom.is_dicom(head) or picture.is_picture(head):  # often without a suffix, or with what looks like one
+        return True
+    if picture.is_phone(head) and picture.reads_phone():
+        return True
+    if picture.is_phone(head) or suffix in _PHONE:
+        raise PhonePicture("it is a phone's picture (HEIC) that cannot be read here")
+    if suffix in _ARCHIVES:
+        raise Archive("it is an archive, whose pictures are not looked at")
+    if suffix in _SHEETS:
+        raise ImageKind("it is a spreadsheet; if it lists the images, save it as CSV")
+    if suffix in _DOCUMENTS:
+        raise ImageKind("it is a document, not a picture")
+    raise ImageKind("this kind of file is not read here")
+
+
+def _head(path: Path) -> bytes:
     try:
         with files.reading(path) as file:
-            if dicom.is_dicom(file.read(132)):  # often without a suffix, or with what looks like one
-                return True
+            return file.read(132)
     except OSError:
-        pass
-    if suffix in _PHONE:
-        raise PhonePicture(f"{suffix[1:].upper()} is a form of phones that is not read here")
-    raise ImageKind("this kind of file is not read here")
+        return b""
 
 
 def _stamp(entry: os.DirEntry[str]) -> str:

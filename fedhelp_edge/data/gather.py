@@ -13,7 +13,7 @@ import numpy as np
 from fedhelp_edge import plan as plans
 from fedhelp_edge.data import folder, groups, near, npz, picture, split, store, table
 from fedhelp_edge.data.images import SPLITS, Images, Pixels, Problem
-from fedhelp_edge.data.labels import Classes, kept_names
+from fedhelp_edge.data.labels import Classes, kept_columns, kept_names
 from fedhelp_edge.data.row import Row, Source, normal
 from fedhelp_edge.errors import (
     Duplicate,
@@ -56,6 +56,7 @@ def load(
     *,
     kept: Path,
     mapping: Mapping[str, str] | None = None,
+    columns: Mapping[str, str] | None = None,
     workers: int | None = None,
     progress: store.Progress | None = None,
 ) -> Images:
@@ -66,7 +67,8 @@ def load(
     here they would join train.
     """
     names = kept_names(kept, source, plan.classes) if mapping is None else mapping
-    found = gather(source, plan, kept=kept, mapping=names, workers=workers, progress=progress)
+    columns = kept_columns(kept, source) if columns is None else columns
+    found = gather(source, plan, kept=kept, mapping=names, columns=columns, workers=workers, progress=progress)
     images = found.images
     if not len(images):
         raise NoImages(nothing(source, images.problems))
@@ -88,13 +90,14 @@ def gather(
     *,
     kept: Path,
     mapping: Mapping[str, str],
+    columns: Mapping[str, str] = {},
     workers: int | None = None,
     progress: store.Progress | None = None,
 ) -> Gathered:
     """Everything that a source holds. Without a plan the names of its folders or labels are the classes."""
     image = plan.image if plan else plans.Image()
     known = Classes(plan.classes, mapping) if plan else None
-    rows = _open(source, image, known)
+    rows = _open(source, image, known, columns)
     classes = known or Classes(_own_classes(rows), mapping)
     problems = list(rows.problems)
     labels = [classes.place(row.label) for row in rows.rows]
@@ -149,19 +152,19 @@ def assign(found: Gathered, plan: Plan, path: Path, *, write: bool) -> Images:
     return replace(images, splits=tuple(splits), problems=(*images.problems, *left_out)).only(used)
 
 
-def _open(source: Path, image: plans.Image, known: Classes | None) -> Source:
+def _open(source: Path, image: plans.Image, known: Classes | None, columns: Mapping[str, str]) -> Source:
     """What kind of source it is tells its name; a folder with a labels.csv is a table."""
     if not source.exists():
         raise FileMissing(f"{source.name} is not there")
     if source.is_dir():
         labels = source / "labels.csv"
         if labels.is_file():
-            return table.read(labels, image)
+            return table.read(labels, image, columns)
         return folder.read(source, image, (lambda name: known.place(name) is not None) if known else None)
     if source.suffix.lower() == ".npz":
         return npz.read(source, image)
     if source.suffix.lower() in table.SUFFIXES:
-        return table.read(source, image)
+        return table.read(source, image, columns)
     raise NoImages(f"{source.name} is neither a folder nor a table nor an NPZ")
 
 

@@ -11,26 +11,40 @@ from fedhelp_edge import files, safe_text
 from fedhelp_edge.data.row import normal
 from fedhelp_edge.errors import LabelUnknown
 
-_NAMES = "names.json"
+_NAMES, _COLUMNS = "names.json", "columns.json"
 
 
 def keep_names(kept: Path, source: Path, mapping: Mapping[str, str]) -> None:
     """Remember other names for classes, in place of those that were given for the same source before."""
+    _keep(kept, _NAMES, source, mapping)
+
+
+def keep_columns(kept: Path, source: Path, columns: Mapping[str, str]) -> None:
+    """Remember what the columns of a table are called."""
+    _keep(kept, _COLUMNS, source, columns)
+
+
+def kept_columns(kept: Path, source: Path) -> dict[str, str]:
+    """What the columns of this table were said to be called."""
+    return _kept(kept, _COLUMNS).get(str(source.absolute()), {})
+
+
+def _keep(kept: Path, name: str, source: Path, given: Mapping[str, str]) -> None:
     kept.mkdir(parents=True, exist_ok=True)
-    files.replace(kept / _NAMES, json.dumps({**_names(kept), str(source.absolute()): dict(mapping)}).encode())
+    files.replace(kept / name, json.dumps({**_kept(kept, name), str(source.absolute()): dict(given)}).encode())
 
 
 def kept_names(kept: Path, source: Path, classes: Sequence[str]) -> dict[str, str]:
     """The other names that were given, of those classes that there are; the name of a class is none of them. A word
     means the same everywhere, a number only in the source for which it was given."""
-    known, given = set(map(normal, classes)), _names(kept)
+    known, given = set(map(normal, classes)), _kept(kept, _NAMES)
     words = {other: name for told in given.values() for other, name in told.items() if not other.strip().isdecimal()}
     names = words | given.get(str(source.absolute()), {})
     return {other: name for other, name in names.items() if normal(name) in known and normal(other) not in known}
 
 
-def _names(kept: Path) -> dict[str, dict[str, str]]:
-    path = kept / _NAMES
+def _kept(kept: Path, name: str) -> dict[str, dict[str, str]]:
+    path = kept / name
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 

@@ -18,18 +18,53 @@ from PIL import Image, ImageOps
 
 from fedhelp_edge import plan
 from fedhelp_edge.data.row import Decoded
-from fedhelp_edge.errors import FedhelpError, ImageBroken, ImageSize, from_os
+from fedhelp_edge.errors import FedhelpError, ImageBroken, ImageSize, PhonePicture, from_os
 
 VERSION = 1  # of decoding: raised when the same file gives other pixels than before
+PHONE = "HEIF"  # read by pillow-heif, which a site may lack
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif"))
+SUFFIXES = frozenset(
+    (".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".jfif", ".pjpeg")
+)
+_PHONE_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis"))
+_BEGINNINGS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"GIF8")  # WebP is told by its suffix
 _WITH_FRAMES = ("GIF", "WEBP", "TIFF", "PNG")  # a phone's JPEG may carry a preview as a second frame: no doubt there
 
 
-def decode(file: BinaryIO, image: plan.Image) -> Decoded:
+def is_picture(head: bytes) -> bool:
+    """Whether a file begins as a picture does, whatever it is called."""
+    return head.startswith(_BEGINNINGS)
+
+
+def is_phone(head: bytes) -> bool:
+    """Whether a file begins as a phone's picture (HEIC, HEIF, AVIF) does, whatever it is called."""
+    return head[4:8] == b"ftyp" and head[8:12] in _PHONE_BRANDS
+
+
+def reads_phone() -> bool:
+    """Whether phones' pictures can be read here."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener(thumbnails=False)
+    return True
+
+
+def decode_phone(file: BinaryIO, image: plan.Image) -> Decoded:
+    """A phone's picture; `PhonePicture` where it cannot be read here."""
+    if not reads_phone():
+        raise PhonePicture("it is a phone's picture (HEIC), and pillow-heif is not installed")
+    try:
+        return decode(file, image, (PHONE, "AVIF"))
+    except ImageBroken:
+        raise PhonePicture("it is a phone's picture (HEIC) that cannot be read here") from None
+
+
+def decode(file: BinaryIO, image: plan.Image, formats: tuple[str, ...] = FORMATS) -> Decoded:
     """A picture from an open file; `ImageBroken` or `ImageSize` if it is none that can be used."""
     with refusing():
-        opened: Image.Image = Image.open(file, formats=FORMATS)
+        opened: Image.Image = Image.open(file, formats=formats)
         frames = getattr(opened, "n_frames", 1) if opened.format in _WITH_FRAMES else 1
         opened.load()
         with suppress(Exception):  # a damaged EXIF block says nothing about which way is up

@@ -61,7 +61,11 @@ class Sorting:
         writer = csv.DictWriter(text, self._sheet.headers, delimiter=self._sheet.delimiter, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(self._sheet.lines)
-        files.replace(self.root / FILE, text.getvalue().encode())
+        try:
+            written = text.getvalue().encode(self._sheet.encoding)
+        except UnicodeEncodeError:  # a name that Windows-1252 lacks
+            written = text.getvalue().encode("utf-8-sig")
+        files.replace(self.root / FILE, written)
 
     def next(self, after: int = -1) -> int | None:
         """The next picture without a label, from the beginning again behind the last; None if all have one."""

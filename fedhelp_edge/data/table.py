@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import os
+import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,15 +21,28 @@ from fedhelp_edge.errors import BadTable, FedhelpError, FileMissing, ImageBroken
 
 SUFFIXES = frozenset((".csv", ".tsv", ".txt"))
 LIMIT = 256 << 20  # bytes
-COLUMNS = {  # what each may be called; the first that is there counts
-    "path": ("path", "file", "filename", "file_name", "image", "image_path", "image_id"),
-    "label": ("label", "class", "class_name", "diagnosis", "dx", "target"),
-    "group": ("group", "patient", "patientid", "patient_id", "lesion", "lesion_id"),
+COLUMNS = {  # what each may be called, without accents; the first that is there counts
+    "path": (
+        "path", "file", "filename", "file_name", "image", "image_path", "image_id", "datei", "dateiname", "bild",
+        "bilddatei", "pfad", "fichier", "nom_de_fichier", "nom_du_fichier", "chemin", "archivo", "nombre_de_archivo",
+        "fichero", "imagen", "ruta",
+    ),
+    "label": (
+        "label", "class", "class_name", "diagnosis", "dx", "target", "befund", "diagnose", "klasse", "diagnostic",
+        "classe", "etiquette", "diagnostico", "clase", "etiqueta",
+    ),
+    "group": (
+        "group", "patient", "patientid", "patient_id", "lesion", "lesion_id", "patienten_id", "patientennummer", "fall",
+        "fallnummer", "patient_e", "id_patient", "numero_patient", "paciente", "id_paciente", "lasion", "caso", "cas",
+    ),
     "split": ("split", "fold"),
-    "centre": ("centre", "center", "site"),
+    "centre": ("centre", "center", "site", "klinik", "zentrum", "hopital", "hospital", "clinica", "centro"),
     "instance": ("sopinstanceuid", "sop_instance_uid"),
     "patient": ("patientid", "patient_id"),
-}
+}  # fmt: skip
+MAPPED = {"image": "path", "path": "path", "label": "label", "patient": "group", "group": "group", "lesion": "group",
+          "split": "split", "centre": "centre"}  # fmt: skip  # what `--columns` calls each
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
 @dataclass(frozen=True)
@@ -37,12 +53,16 @@ class Sheet:
     headers: list[str]
     columns: Mapping[str, str]  # what each of ours is called there
     delimiter: str
+    encoding: str = "utf-8"
 
 
-def read(path: Path, image: plan.Image) -> folder.Files:
-    """Every row of a table. Paths are relative to it; an image's name alone, even without suffix, does if unique."""
+def read(path: Path, image: plan.Image, named: Mapping[str, str] = {}) -> folder.Files:
+    """Every row of a table. Paths are relative to it; an image's name alone, even without suffix, does if unique.
+
+    `named` says what its columns are called, by the words of `MAPPED`.
+    """
     root = path.parent
-    written = sheet(path)
+    written = sheet(path, named)
     stamps = dict(folder.listing(root))
     by = next(what for what in ("path", "instance", "patient") if what in written.columns)
     places = by_name(stamps) if by == "path" else _by_identifier(root, stamps, by)
@@ -67,31 +87,56 @@ def read(path: Path, image: plan.Image) -> folder.Files:
     return folder.Files(root, image, rows, problems)
 
 
-def sheet(path: Path) -> Sheet:
+def sheet(path: Path, named: Mapping[str, str] = {}) -> Sheet:
     """The rows, and which of their columns is what."""
     with files.reading(path) as file:
         data = file.read(LIMIT + 1)
     if len(data) > LIMIT:
         raise BadTable(f"{path.name} is larger than {LIMIT >> 20} MiB")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise BadTable(f"{path.name} is not a text in UTF-8") from None
-    head = text.partition("\n")[0]
-    delimiter = max("\t;,", key=head.count)
+    text, encoding = _text(data, path.name)
+    first, _, rest = text.partition("\n")
+    if first.casefold().startswith("sep=") and len(first.strip()) == 5:  # a line for Excel alone
+        text, first = rest, rest.partition("\n")[0]
+    delimiter = max("\t;,", key=lambda sign: len(next(csv.reader([first.replace("\0", "")], delimiter=sign), [])))
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         lines = list(reader)
     except csv.Error as fault:
         raise BadTable(f"{path.name}, line {reader.line_num}: {fault}") from None
-    headers = {normal(header or "").replace(" ", "_"): header for header in reversed(reader.fieldnames or ())}
+    headers = {_heading(header or ""): header for header in reversed(reader.fieldnames or ())}
     found = {what: next((headers[name] for name in names if name in headers), None) for what, names in COLUMNS.items()}
     columns = {what: header for what, header in found.items() if header is not None}
+    for what, header in named.items():
+        if _heading(header) not in headers:
+            raise BadTable(f"{path.name} has no column {header!r}; it has {', '.join(reader.fieldnames or ())}")
+        columns[MAPPED[what]] = headers[_heading(header)]
+    shown = f"; its columns are {', '.join(reader.fieldnames or ())}" if headers else ""
     if "label" not in columns:
-        raise BadTable(f"{path.name} has no column for the label ({', '.join(COLUMNS['label'])})")
+        raise BadTable(f"{path.name} has no column for the label ({', '.join(COLUMNS['label'][:6])}){shown}")
     if not columns.keys() & {"path", "instance", "patient"}:
-        raise BadTable(f"{path.name} has no column for the image ({', '.join(COLUMNS['path'])}, or SOPInstanceUID)")
-    return Sheet(lines, list(reader.fieldnames or ()), columns, delimiter)
+        called = ", ".join(COLUMNS["path"][:7])
+        raise BadTable(f"{path.name} has no column for the image ({called}, or SOPInstanceUID){shown}")
+    return Sheet(lines, list(reader.fieldnames or ()), columns, delimiter, encoding)
+
+
+def _text(data: bytes, name: str) -> tuple[str, str]:
+    """What a table says and how it is encoded: by its mark, else as UTF-8 or, as Excel writes, Windows-1252."""
+    marked = next((encoding for mark, encoding in _MARKS.items() if data.startswith(mark)), "")
+    unmarked = ("utf-16-le",) if data[1:2] == b"\0" else ("utf-8", "cp1252")
+    for encoding in (marked,) if marked else unmarked:
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if encoding != "cp1252" or "\0" not in text:
+            return text.lstrip("\r\n"), encoding
+    raise BadTable(f"{name} is not a text in UTF-8, UTF-16 or Windows-1252")
+
+
+def _heading(text: str) -> str:
+    """A heading without accents, in small letters, its words joined by "_"."""
+    plain = "".join(sign for sign in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(sign))
+    return re.sub(r"[^a-z0-9]+", "_", plain).strip("_") or text.strip()
 
 
 def _split(word: str) -> str:
@@ -101,11 +146,11 @@ def _split(word: str) -> str:
 
 
 def by_name(names: Mapping[str, str]) -> dict[str, list[str]]:
-    """Files by what they are called, with and without suffix."""
+    """Files by their path, and by what they are called with and without suffix."""
     places: dict[str, list[str]] = defaultdict(list)
     for name in names:
         last = PurePosixPath(name)
-        for called in {normal(last.name), normal(last.stem)}:
+        for called in {normal(last.name), normal(last.stem), normal(name)}:
             places[called].append(name)
     return places
 
@@ -135,7 +180,7 @@ def find(wanted: str, root: Path, stamps: Mapping[str, str], places: Mapping[str
             return name
     except (OSError, ValueError):  # another drive, or no name that a file can have
         pass
-    called = places.get(normal(path.name), ())
+    called = places.get(normal(path.as_posix())) or places.get(normal(path.name), ())
     if len(called) > 1:
         raise BadTable(f"{len(called)} files are called so; give the path")
     if not called:

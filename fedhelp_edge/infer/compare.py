@@ -98,7 +98,8 @@ def compare(old: Bundle, new: Bundle, source: Path, *, kept: Path, site: Path | 
 def _gathered(one: Bundle, source: Path, kept: Path, site: Path | None) -> Gathered:
     plan = Plan(classes=one.facts.classes, image=one.facts.image)
     names = labels.kept_names(site, source, plan.classes) if site else {}
-    return gather.gather(source, plan, kept=kept, mapping=names)
+    columns = labels.kept_columns(site, source) if site else {}
+    return gather.gather(source, plan, kept=kept, mapping=names, columns=columns)
 
 
 def _known(one: Bundle, found: Gathered, site: Path | None) -> set[str]:

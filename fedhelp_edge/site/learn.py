@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fedhelp_edge import data, files, lock, share
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.images import Images
-from fedhelp_edge.data.labels import kept_names
+from fedhelp_edge.data.labels import kept_columns, kept_names
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import FedhelpError
 from fedhelp_edge.methods.base import Bench, Learner
@@ -174,7 +174,8 @@ def measure(
         found = data.load(folder.remembered(home, None), plan, kept=home / "images")
     else:
         names = kept_names(home / "images", images, plan.classes)
-        found = data.load(images, plan, kept=home / "others", mapping=names)
+        columns = kept_columns(home / "images", images)
+        found = data.load(images, plan, kept=home / "others", mapping=names, columns=columns)
         found = replace(found, splits=("test",) * len(found))
     place = Place(plan, site, tier, found, None, speed.bench(plan.training.precision))
     said, labels = answers(place, at, "test"), found.part("test").labels

@@ -105,7 +105,7 @@ def test_missing_and_tiny_classes_and_broken_files_are_told_and_hinder_nothing(t
         tmp_path / "images" / "b" / "y.gif", save_all=True, append_images=[Image.new("L", (9, 9), 9)]
     )
     report = data.check(tmp_path / "images", made.plan("a", "b", "c", "d"), kept=tmp_path / "kept")
-    assert codes(report) == {"E_CLASS_TINY", "E_CLASS_MISSING", "E_IMAGE", "E_IMAGE_DOUBT"}
+    assert codes(report) == {"E_CLASS_TINY", "E_CLASS_MISSING", "E_IMAGE", "E_IMAGE_DOUBT", "E_IMAGE_BLANK"}
     assert report.ready
 
 

@@ -154,7 +154,7 @@ def test_a_name_that_two_files_have_is_not_guessed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "word"),
-    [("", "label"), ("path,weight\n", "label"), ("label\na\n", "image"), (b"path,label\n\xff\xfe,a\n", "UTF-8")],
+    [("", "label"), ("path,weight\n", "label"), ("label\na\n", "image"), (b"path,label\n\0\xfe,a\n", "UTF-8")],
 )
 def test_a_table_that_lacks_what_it_needs_is_refused(text: str | bytes, word: str, tmp_path: Path) -> None:
     with pytest.raises(errors.BadTable, match=word):

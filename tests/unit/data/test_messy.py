@@ -1,0 +1,191 @@
+"""Folders and tables as a clinic has them: what can be read is read, what cannot is named, the rest is passed over."""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedhelp_edge import data, errors
+from fedhelp_edge.data import table
+from fedhelp_edge.data.sorting import Sorting
+from tests.unit.data import made
+
+PLAN = ("Nävus", "Melanom")
+
+
+def found(folder: Path, **options: object) -> data.Images:
+    return data.load(folder, made.plan(*PLAN), kept=folder.parent / "kept", **options)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------------------------------------------------- a folder
+
+
+def test_a_folder_as_a_clinic_has_it_is_read_and_what_is_no_picture_is_named_or_passed_over(tmp_path: Path) -> None:
+    root, mole = tmp_path / "images", unicodedata.normalize("NFD", "nävus ")
+    for i, pixels in enumerate(made.noise(12)):
+        made.save(root / (mole if i % 2 else "MELANOM") / f"patient {i // 2}" / f"{i}.png", pixels)
+    first = root / "MELANOM" / "patient 0"
+    made.save(first / "really.png", made.noise(1, seed=3)[0]).rename(first / "a jpeg.jpg")
+    made.save(first / "no suffix.png", made.noise(1, seed=4)[0]).rename(first / "IMG_0007")
+    made.save(first / "b.jpg", made.noise(1, seed=5)[0]).rename(first / "from a browser.jfif")
+    made.save(root / "@eaDir" / "thumb.png", made.noise(1, 8, 8, 3, seed=6)[0])
+    made.save(root / "__MACOSX" / "x.png", made.noise(1, seed=7)[0])
+    for name in ("._0.png", ".DS_Store", "Thumbs.db", "desktop.ini", "~$list.docx", "all images.lnk"):
+        (first / name).write_bytes(b"\0\5\x16\7 no picture")
+    with zipfile.ZipFile(root / "MELANOM" / "more.zip", "w") as archive:
+        archive.writestr("x.png", b"x")
+    (first / "report.pdf").write_bytes(b"%PDF-1.4")
+    (first / "letter.docx").write_bytes(b"PK\3\4")
+    (root / "list.xlsx").write_bytes(b"PK\3\4")
+    (first / "empty.jpg").write_bytes(b"")
+    images = found(root)
+    assert len(images) == 15
+    assert set(images.groups) == {f"patient {i}" for i in range(6)}
+    assert made.codes(images) == [
+        ("MELANOM/more.zip", "E_ARCHIVE"),
+        ("MELANOM/patient 0/empty.jpg", "E_IMAGE"),
+        ("MELANOM/patient 0/letter.docx", "E_IMAGE_KIND"),
+        ("MELANOM/patient 0/report.pdf", "E_IMAGE_KIND"),
+        ("list.xlsx", "E_IMAGE_KIND"),
+    ]
+    assert "save it as CSV" in next(one.cause for one in images.problems if one.file == "list.xlsx")
+
+
+def heic(path: Path, pixels: np.ndarray) -> Path:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.from_pillow(Image.fromarray(pixels)).save(path, quality=95)
+    return path
+
+
+def test_a_phone_s_picture_is_read_also_when_it_is_called_jpg(tmp_path: Path) -> None:
+    root = made.folder(tmp_path / "images", 6, PLAN)
+    pictures = made.noise(2, 6, 6, 3, seed=8)
+    large = [np.asarray(Image.fromarray(one).resize((64, 64), Image.Resampling.BICUBIC)) for one in pictures]
+    heic(root / PLAN[0] / "x.heic", large[0])
+    heic(tmp_path / "y.heic", large[1]).rename(root / PLAN[1] / "y.jpg")
+    images = found(root)
+    assert made.codes(images) == []
+    for name, pixels in ((f"{PLAN[0]}/x.heic", large[0]), (f"{PLAN[1]}/y.jpg", large[1])):
+        seen = images.pixels[images.names.index(name)].astype(int)
+        assert np.abs(seen - data.resize(pixels, 16)).mean() < 6
+
+
+@pytest.mark.parametrize("name", ["x.heic", "x.jpg"])
+def test_a_phone_s_picture_that_cannot_be_read_is_named_with_what_to_install(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as where it is not installed
+    root = made.folder(tmp_path / "images", 6, PLAN)
+    (root / PLAN[0] / name).write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    report = data.check(root, made.plan(*PLAN), kept=tmp_path / "kept")
+    assert [(one.file, one.code) for one in report.problems if name in one.file] == [(f"{PLAN[0]}/{name}", "E_HEIC")]
+    assert "fedhelp-edge[phone]" in errors.remedy_of("E_HEIC")
+
+
+def test_black_white_plain_and_tiny_images_are_named_and_others_are_not(tmp_path: Path) -> None:
+    root = made.folder(tmp_path / "images", 10, PLAN)
+    for name, value in (("black", 3), ("white", 253), ("plain", 120)):
+        pixels = np.full((40, 40, 3), value, np.uint8)
+        pixels[::7, ::9] += 2
+        made.save(root / PLAN[0] / f"{name}.png", pixels)
+    made.save(root / PLAN[0] / "preview.png", made.noise(1, 24, 15, 3, seed=2)[0])
+    dark = np.zeros((40, 40, 3), np.uint8)
+    dark[10:20, 10:20] = 90
+    made.save(root / PLAN[1] / "dark.png", dark)
+    report = data.check(root, made.plan(*PLAN, size=32), kept=tmp_path / "kept")
+    seen = {
+        one.file.rpartition("/")[2]: (one.code, one.cause) for one in report.problems if one.code != "E_NEAR_DUPLICATE"
+    }
+    assert seen == {
+        "black.png": ("E_IMAGE_BLANK", "it is black throughout"),
+        "white.png": ("E_IMAGE_BLANK", "it is white throughout"),
+        "plain.png": ("E_IMAGE_BLANK", "it is of one colour throughout"),
+        "preview.png": ("E_IMAGE_TINY", "it has 15 x 24 pixels; 16 on each side are the least"),
+    }
+    assert report.ready
+
+
+def test_that_most_images_are_smaller_than_half_the_plan_s_size_is_said_once(tmp_path: Path) -> None:
+    root = made.folder(tmp_path / "images", 10, PLAN)
+    made.save(root / PLAN[0] / "speck.png", made.noise(1, 6, 30, 3, seed=2)[0])
+    report = data.check(root, made.plan(*PLAN, size=48), kept=tmp_path / "kept")
+    assert [(one.file, one.code) for one in report.problems] == [(f"{PLAN[0]}/speck.png", "E_IMAGE_TINY")]
+    (said,) = (one.sentence for one in report.findings if one.kind == "small-images")
+    assert said == "21 of 21 images have fewer than half of the plan's 48 pixels on a side"
+
+
+# ----------------------------------------------------------------------------------------------------------- a table
+
+
+def written(folder: Path, text: str, encoding: str) -> data.Images:
+    """The images of a table beside files whose names have accents."""
+    for i, pixels in enumerate(made.noise(6)):
+        made.save(folder / "Bilder" / f"Jürgen {i}.png", pixels)
+    (folder / "t.csv").write_bytes(text.encode(encoding))
+    return data.load(folder / "t.csv", made.plan(*PLAN), kept=folder / ".kept")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Datei;Befund;Patienten-ID;Größe (mm)\nJürgen 0.png;Nävus;Müller;3,5\nJürgen 1.png;Melanom;Weiß;12,25\n",
+        "sep=;\r\nBild;Diagnose;Fall\r\nBilder\\Jürgen 0.png;Nävus;Müller\r\nJürgen 1;MELANOM;Weiß\r\n",
+        "Fichier\tÉtiquette\tPatient(e)\nJürgen 0.png\tnävus\tMüller\nJürgen 1.png\tMelanom\tWeiß\n",
+        '"Archivo, nombre",Diagnóstico,Paciente,Archivo\nx,Nävus,Müller,Jürgen 0.png\ny,Melanom,Weiß,Jürgen 1.png\n',
+        "\nimage,label,patient\nJürgen 0.png,Nävus,Müller\nJürgen 1.png,Melanom,Weiß\n",
+    ],
+    ids=["German", "Excel's own line", "French, tabs", "Spanish", "an empty line first"],
+)
+def test_tables_as_excel_writes_them_are_read(text: str, encoding: str, tmp_path: Path) -> None:
+    images = written(tmp_path, text, encoding)
+    assert images.problems == ()
+    rows = sorted(zip(images.names, images.labels.tolist(), images.groups, strict=True))
+    assert rows == [("Bilder/Jürgen 0.png", 0, "Müller"), ("Bilder/Jürgen 1.png", 1, "Weiß")]
+
+
+def test_bytes_that_are_no_text_are_no_table(tmp_path: Path) -> None:
+    with pytest.raises(errors.BadTable, match="UTF-8, UTF-16 or Windows-1252"):
+        written(tmp_path, "path,label\n\0\xff,a\n", "latin-1")
+
+
+def test_columns_with_names_of_their_own_are_named_once_and_training_remembers(tmp_path: Path) -> None:
+    text = "Aufnahme;Ergebnis;Akte\n" + "".join(
+        f"Jürgen {i}.png;{PLAN[i % 2]};A{i // 2}\n" for i in range(6)
+    )  # fmt: skip
+    with pytest.raises(errors.BadTable, match=r"no column for the label.*its columns are Aufnahme, Ergebnis, Akte"):
+        written(tmp_path, text, "cp1252")
+    plan, kept, source = made.plan(*PLAN), tmp_path / ".kept", tmp_path / "t.csv"
+    columns = {"image": "aufnahme", "label": "Ergebnis", "patient": "AKTE"}
+    with pytest.raises(errors.BadTable, match="no column 'Foto'; it has Aufnahme"):
+        data.check(source, plan, kept=kept, columns={**columns, "image": "Foto"})
+    assert data.check(source, plan, kept=kept, columns=columns).images == 6
+    assert data.check(source, plan, kept=kept).images == 6
+    assert sorted(set(data.load(source, plan, kept=kept).groups)) == ["A0", "A1", "A2"]
+
+
+def test_a_path_in_a_table_meets_its_file_however_its_accents_are_written(tmp_path: Path) -> None:
+    """One file name in two folders; a Mac writes the folder's accent in two parts."""
+    for folder, seed in ((unicodedata.normalize("NFD", "Jürgen"), 1), ("b", 2)):
+        made.save(tmp_path / folder / "1.png", made.noise(1, seed=seed)[0])
+    (tmp_path / "t.csv").write_text("path,label\nJürgen/1.png,Nävus\nb/1.png,Melanom\n", encoding="utf-8")
+    images = data.load(tmp_path / "t.csv", made.plan(*PLAN), kept=tmp_path / ".kept")
+    assert (images.problems, len(images)) == ((), 2)
+
+
+def test_a_table_is_sorted_further_in_the_encoding_that_it_has(tmp_path: Path) -> None:
+    for name in ("Jürgen", "Ödem"):
+        made.save(tmp_path / f"{name}.png", made.noise(1, seed=len(name))[0])
+    path = tmp_path / "labels.csv"
+    path.write_bytes("Datei;Befund\nJürgen.png;Nävus\n".encode("cp1252"))
+    sorting = Sorting(tmp_path, PLAN)
+    assert sorting.label("Jürgen.png") == 0
+    sorting.put("Ödem.png", 1)
+    assert path.read_bytes().decode("cp1252").splitlines() == ["Datei;Befund", "Jürgen.png;Nävus", "Ödem.png;Melanom"]
+    assert table.sheet(path).encoding == "cp1252"
