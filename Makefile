@@ -35,4 +35,4 @@ docs: setup
 
 kit: setup
 	rm -rf build/kit-$(PLATFORM)
-	.venv/bin/fedhelp-coordinator kit --platform $(PLATFORM) --out build/kit-$(PLATFORM)
+	.venv/bin/fedhelp-coordinator kit --platform $(PLATFORM) --out build/kit-$(PLATFORM) --unsigned

@@ -628,6 +628,10 @@ class KitIncomplete(HubError, code="E_KIT", remedy="check the line to the intern
     """A package that a kit needs could not be fetched."""
 
 
+class KitDamaged(HubError, code="E_KIT_DAMAGED", remedy="run nothing of it; copy the kit again, and if it stays so phone whoever made it"):
+    """A file of a kit is missing, or is not what the kit's list says."""
+
+
 class HubDamaged(HubError, code="E_HUB_DAMAGED", remedy="do not write to it any more: move it away, and restore the newest backup with 'fedhelp-coordinator restore'"):
     """The hub's database or one of its files is damaged."""
 

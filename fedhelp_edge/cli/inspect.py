@@ -24,21 +24,23 @@ _KINDS = {
 
 @app.command()
 def inspect(
-    file: Annotated[Path, shell.named("A parcel (.fhx), or a model (.onnx).")],
+    file: Annotated[Path, shell.named("A parcel (.fhx), a model (.onnx), or the folder of a kit.")],
     home: shell.Home = shell.DEFAULT_HOME,
     json: shell.AsJson = False,
 ) -> None:
-    """Say what a parcel or a model is, who signed it, whether it is whole, and whether it may be trusted here.
+    """Say what a parcel, a model or a kit is, who signed it, whether it is whole, and whether it may be trusted here.
 
     Example: fedhelp-edge inspect share.fhx
     """
     from fedhelp_edge.errors import FedhelpError
-    from fedhelp_edge.parcel import parcel
+    from fedhelp_edge.parcel import kit, parcel
     from fedhelp_edge.site import folder
 
     try:
         if file.suffix.lower() == ".onnx":
             return _model(file, shell.home(home), json)
+        if (file / kit.INSTALLER).exists():
+            return _kit(file, shell.home(home), json)
         seen = parcel.look(file, parcel.anyone)
     except FedhelpError as fault:
         if json:
@@ -113,6 +115,32 @@ def _model(file: Path, home: Path, json: bool) -> None:
     rows += [("answers", "as at export" if parity is not None else "not tried, for its signer is not trusted")]
     rows += [("size", f"{len(made.model):,} bytes"), ("sha256", made.sha256)]
     _print(rows)
+    return None
+
+
+def _kit(file: Path, home: Path, json: bool) -> None:
+    """A kit, before anything of it is run: the coordinator of the federation that was joined may sign one."""
+    from fedhelp_edge.parcel import kit
+    from fedhelp_edge.site import folder
+
+    seen, known = kit.look(file), folder.floor(home)
+    if not seen.signer:
+        why = "nobody signed it; compare its fingerprint with the leaflet"
+    elif known is None:
+        why = "this computer has joined no federation, so it cannot say whose key signed"
+    else:
+        why = "" if seen.signer == known.charter.coordinator else "the coordinator did not sign it"
+    signers = [_signer(seen.signer)] if seen.signer else []
+    if json:
+        return shell.result(
+            kind="kit", whole=True, trusted=not why, why=why, signers=signers, federation=None, round=None, sender=None,
+            recipients=[], size=seen.size, fingerprint=seen.fingerprint,
+        )  # fmt: skip
+    shell.show(f"{file.name}: a kit to install from")
+    rows = [("whole", "yes"), ("trusted", f"no: {why}" if why else "yes"), ("known by", seen.fingerprint)]
+    for signer in signers:
+        rows += [("signed by", signer["fingerprint"]), ("in words", signer["words"])]
+    _print([*rows, ("size", f"{seen.size:,} bytes")])
     return None
 
 

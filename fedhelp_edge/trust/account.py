@@ -72,7 +72,7 @@ def _publishes(line: Line, subject: str, round_: int) -> bool:
 def allowed_signers(law: Charter, known: Roster) -> str:
     """For `ssh-keygen -Y verify -f`: each key, and the kinds of parcel that it may sign."""
     rows: list[tuple[str, str, tuple[str, ...]]] = [("root", key, ("charter",)) for key in law.roots]
-    rows += [("coordinator", law.coordinator, ("roster", "task", "global", "receipt", "knowledge"))]
+    rows += [("coordinator", law.coordinator, ("roster", "task", "global", "receipt", "knowledge", "kit"))]
     rows += [("front", known.front, ("receipt",))]
     rows += [(site.id, site.sign, ("update", "enrol", "rotate")) for site in known.sites if site.status == ACTIVE]
     return "".join(

@@ -1,5 +1,6 @@
 """`kit`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,15 +20,29 @@ def kit(
         Path | None, typer.Option("--invite", help="The site's invite goes with it.", readable=False)
     ] = None,
     python: Annotated[str, typer.Option("--python", help="The Python of the site's computer, as 3.12.")] = "",
+    unsigned: Annotated[bool, typer.Option("--unsigned", help="Do not sign it with the hub's key.")] = False,
+    home: shell.Home = shell.DEFAULT_HOME,
+    passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
 ) -> None:
     """Make a folder from which a site installs everything without internet: wheels, installer, invite, leaflet.
 
+    Beside a hub it is signed with the coordinator's key, so that a site which has joined can check it.
+
     Example: fedhelp-coordinator kit --platform win_amd64 --out /media/stick/kit --invite clinic-a.invite
     """
+    from fedhelp_edge.parcel.kit import NAMESPACE
+    from fedhelp_edge.parcel.sshsig import sign
+    from server_ref import desk
     from server_ref.kit import make
+    from server_ref.store import DATABASE
 
-    made = make.make(platform, out, shell.say, python=python, train=train, invite=invite)
+    signer = None
+    if not unsigned and (shell.home(home) / DATABASE).exists():
+        with desk.opened(home) as hub:
+            keys = hub.boss(shell.asker(passphrase_file, "coordinator's passphrase"))
+        signer = partial(sign, private_key=keys.sign, namespace=NAMESPACE)
+    made = make.make(platform, out, shell.say, python=python, train=train, invite=invite, sign=signer)
     if json:
         return shell.result(**vars(made), folder=str(out))
     kind = "train and diagnose" if train else "diagnose"

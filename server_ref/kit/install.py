@@ -1,44 +1,79 @@
-"""Install fedhelp-edge from this folder, without internet: python install.py [FOLDER]
+"""Install fedhelp-edge from this kit, without internet: python -I KIT/install.py [FOLDER]
 
-It needs nothing but Python itself, and changes nothing outside the folder that it makes.
+Before you start it, compare its SHA-256 with the leaflet, by the system's own means (the leaflet says how): this file
+checks every other file of the kit, and nothing but you can check this one. It needs nothing but Python itself, and
+changes nothing outside the folder that it makes.
 """
+
+import sys
+
+if not sys.flags.isolated:
+    del sys.path[0]  # this folder: no module that lies in it may take the place of Python's own
 
 import hashlib
 import json
 import os
 import platform
 import subprocess
-import sys
+import tempfile
 import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-KIT = json.loads((HERE / "kit.json").read_text("utf-8"))
+LIST = "SHA256SUMS"
+LIST_SHA256 = ""  # written here when a kit is made
 
 
 def main() -> int:
-    python = "{}.{}".format(*sys.version_info)
-    if python != KIT["python"] or sys.maxsize < 2**32:
-        return refuse(f"this is Python {python}", f"install the 64-bit Python {KIT['python']}, then start this again")
-    if (sys.platform, platform.machine()) != (KIT["system"], KIT["machine"]):
-        return refuse("this kit is for another kind of computer", "ask for one for " + platform.platform())
-    listed = (HERE / "requirements.txt").read_bytes()
-    digest = hashlib.sha256(listed).hexdigest()[:32]
-    print("this kit:", " ".join(digest[at : at + 4] for at in range(0, 32, 4)))
-    print("compare with the leaflet, or by phone; if it differs, stop here with Ctrl-C", flush=True)
-    where = Path(sys.argv[1] if len(sys.argv) > 1 else Path.home() / "fedhelp-edge").absolute()
+    with tempfile.TemporaryDirectory() as folder:
+        kit = Path(folder)  # checked copies: what lies on a stick can change meanwhile
+        try:
+            copy_checked(kit)
+        except (OSError, ValueError) as error:
+            return refuse(f"{error} is damaged, missing or not of this kit", "copy the kit again, or phone who made it")
+        facts = json.loads((kit / "kit.json").read_text("utf-8"))
+        python = "{}.{}".format(*sys.version_info)
+        if python != facts["python"] or sys.maxsize < 2**32:
+            remedy = f"install the 64-bit Python {facts['python']}, then start this again"
+            return refuse(f"this is Python {python}", remedy)
+        if (sys.platform, platform.machine()) != (facts["system"], facts["machine"]):
+            return refuse("this kit is for another kind of computer", "ask for one for " + platform.platform())
+        return install(kit, Path(sys.argv[1] if len(sys.argv) > 1 else Path.home() / "fedhelp-edge").absolute())
+
+
+def copy_checked(kit: Path) -> None:
+    """Copy every file that the list names, if it is what the list says; raise its name if it is not."""
+    listed = read(LIST, LIST_SHA256)
+    for line in listed.decode("utf-8").splitlines():
+        digest, _, name = line.partition("  ")
+        target = kit / name
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(read(name, digest))
+
+
+def read(name: str, digest: str) -> bytes:
+    try:
+        data = (HERE / name).read_bytes()
+    except OSError as error:
+        raise OSError(name) from error
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise ValueError(name)
+    return data
+
+
+def install(kit: Path, where: Path) -> int:
     if not (where / "pyvenv.cfg").exists():
         venv.create(where, with_pip=False, symlinks=os.name != "nt")
     programs = where / ("Scripts" if os.name == "nt" else "bin")
-    pip = next((HERE / "wheels").glob("pip-*.whl")) / "pip"
-    words = ["install", "--isolated", "--no-index", "--find-links", str(HERE / "wheels"), "--require-hashes"]
+    pip = next((kit / "wheels").glob("pip-*.whl")) / "pip"
+    words = ["install", "--isolated", "--no-index", "--find-links", kit / "wheels", "--require-hashes"]
     words += ["--disable-pip-version-check", "--no-warn-script-location", "--quiet"]
-    if subprocess.call([programs / "python", pip, *words, "-r", HERE / "requirements.txt"]):
-        return refuse("a file of the kit is damaged or missing", "copy the kit again, and start this again")
+    if subprocess.call([programs / "python", "-I", pip, *words, "-r", kit / "requirements.txt"]):
+        return refuse("the packages cannot be installed", "free some space, or name another folder after install.py")
     print(f"installed in {where}", flush=True)
     edge = programs / "fedhelp-edge"
     subprocess.call([edge, "doctor"])
-    invite = next(HERE.glob("*.invite"), "INVITE")
+    invite = next((HERE / path.name for path in kit.glob("*.invite")), "INVITE")
     print(f"next: {edge} join {invite}")
     return 0
 

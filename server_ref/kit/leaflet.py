@@ -9,6 +9,12 @@ from fedhelp_edge.report.page import Html
 from fedhelp_edge.safe_text import visible_html
 
 _SYSTEMS = {"win32": "Windows", "linux": "Linux", "darwin": "macOS"}
+_TERMINAL = {
+    "win32": "Press the Windows key, type cmd, and press Enter.",
+    "linux": "Open a terminal.",
+    "darwin": "Open Terminal (Cmd and space, then type Terminal).",
+}
+_HASH = {"win32": "certutil -hashfile", "linux": "sha256sum", "darwin": "shasum -a 256"}
 _STYLE = "li { margin: .6em 0 } code { font-size: 1.05em }"
 
 
@@ -18,30 +24,34 @@ class About:
     python: str
     train: bool
     size: int  # bytes
-    fingerprint: str
+    installer: str  # the SHA-256 of install.py
     invite: str  # the name of its file
+    signed: bool
 
 
 def page(about: About) -> str:
     windows = about.system == "win32"
-    start = (
-        "double-click install.cmd in this folder"
-        if windows
-        else "open a terminal in this folder and type: sh install.sh"
-    )
+    kit = "E:\\kit\\" if windows else "/media/stick/kit/"
     program = "%USERPROFILE%\\fedhelp-edge\\Scripts\\fedhelp-edge" if windows else "~/fedhelp-edge/bin/fedhelp-edge"
     steps = [
         f"This computer needs the 64-bit Python {about.python}. It is free, from python.org; without internet, bring "
         "its installer on the same stick.",
-        f"To install, {start}. It takes some minutes and needs no internet.",
-        "It shows eight groups of four letters and digits. They must be these; if one differs, stop, and phone the "
-        f"coordinator: {about.fingerprint}",
-        f"To join, type: {program} join {about.invite or 'INVITE'} --via FOLDER (the stick)"
+        f"{_TERMINAL[about.system]} Stay in the folder that it shows, and write {kit} below as it is on this computer: "
+        "a program in the kit's folder could be started by mistake.",
+        f"Type: {_HASH[about.system]} {kit}install.py{' SHA256' if windows else ''} and press Enter. It must show "
+        f"{about.installer}. The first 32 letters and digits are enough: {spaced(about.installer)}. If one "
+        "differs, stop, and phone the coordinator.",
+        f"Type: {'py -' if windows else 'python'}{about.python} -I {kit}install.py and press Enter. It checks every "
+        "other file of the kit, takes some minutes and needs no internet.",
+        f"To join, type: {program} join {kit}{about.invite or 'INVITE'} --via FOLDER (the stick)"
         + ("." if about.invite else "; the coordinator gives you the invite."),
         "Write the five words of the passphrase on paper. Eight other words appear: the coordinator phones and "
         "compares them with you.",
         f"Take the stick back to the coordinator. From then on, {program} status says what to do next.",
     ]
+    if about.signed:
+        steps.insert(2, f"If fedhelp-edge is here already and has joined: {program} inspect {kit} says whether the "
+                     "coordinator made this kit, and you can pass over the next step.")  # fmt: skip
     does = "trains and diagnoses" if about.train else "diagnoses; it does not train"
     return pages.page(
         "Install fedhelp-edge without internet",
@@ -52,3 +62,8 @@ def page(about: About) -> str:
         pages.paragraph("Images stay on this computer. What leaves it is a file that only the coordinator can open."),
         style=_STYLE,
     )
+
+
+def spaced(digest: str) -> str:
+    """The first half of a hash, in groups."""
+    return " ".join(digest[at : at + 4] for at in range(0, 32, 4))

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from email import message_from_bytes
 from importlib import metadata, resources
@@ -29,6 +29,7 @@ from packaging.version import Version
 
 from fedhelp_edge import files
 from fedhelp_edge.errors import FileExists, KitIncomplete, Usage
+from fedhelp_edge.parcel import kit
 from server_ref.kit import leaflet
 
 OWN = "fedhelp-edge"
@@ -73,9 +74,10 @@ class Made:
 
 
 def make(
-    platform: str, out: Path, say: Say, *, python: str = "", train: bool = False, invite: Path | None = None
-) -> Made:
-    """A kit in a new folder. `python` is the version there, this machine's if none is named."""
+    platform: str, out: Path, say: Say, *, python: str = "", train: bool = False, invite: Path | None = None,
+    sign: Callable[[bytes], str] | None = None,
+) -> Made:  # fmt: skip
+    """A kit in a new folder. `python` is the version there, by default this machine's; `sign` signs its installer."""
     if platform not in SYSTEMS:
         raise Usage(f"a platform is one of {', '.join(SYSTEMS)}, not {platform!r}")
     if out.exists() and any(out.iterdir()):
@@ -86,35 +88,34 @@ def make(
     try:
         own_wheel(wheels)
         collect([f"{OWN}[train]" if train else OWN, "pip"], SYSTEMS[platform], python, wheels, say)
-        return _finish(out, platform, python, train, invite)
+        return _finish(out, platform, python, train, invite, sign)
     except BaseException:
         shutil.rmtree(out)
         raise
 
 
-def _finish(out: Path, platform: str, python: str, train: bool, invite: Path | None) -> Made:
-    """All but the wheels."""
-    wheels = sorted((out / "wheels").iterdir())
-    lines = []
-    for path in wheels:
-        called, version, _, _ = parse_wheel_filename(path.name)
-        if called != "pip":
-            lines.append(f"{called}=={version} --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n")
-    listed = "".join(lines).encode()
-    made = Made(len(wheels), sum(path.stat().st_size for path in wheels), fingerprint(listed))
+def _finish(
+    out: Path, platform: str, python: str, train: bool, invite: Path | None, sign: Callable[[bytes], str] | None
+) -> Made:
+    """All but the wheels: the installer names a list, which names every other file that is used."""
     system = SYSTEMS[platform]
+    wheels = {f"wheels/{path.name}": path.read_bytes() for path in sorted((out / "wheels").iterdir())}
     facts = {"python": python, "system": system.name, "machine": system.machine}
-    texts = {"requirements.txt": listed, "kit.json": json.dumps(facts).encode()}
-    texts["install.py"] = resources.files(__package__).joinpath("install.py").read_bytes()
-    if system.name == "win32":
-        texts["install.cmd"] = _CMD.format(python=python).replace("\n", "\r\n").encode()
-    else:
-        texts["install.sh"] = _SH.format(python=python).encode()
+    used = {"requirements.txt": _requirements(wheels), "kit.json": json.dumps(facts).encode()}
     if invite:
-        for path in (invite, invite.with_name(f"{invite.name}.png")):
-            if path == invite or path.exists():
-                texts[path.name] = path.read_bytes()
-    about = leaflet.About(system.name, python, train, made.size, made.fingerprint, invite.name if invite else "")
+        used[invite.name] = invite.read_bytes()
+    listed = "".join(f"{_sha256(data)}  {name}\n" for name, data in {**used, **wheels}.items()).encode()
+    installer = resources.files(__package__).joinpath("install.py").read_text("utf-8")
+    texts = {**used, kit.LIST: listed, kit.INSTALLER: kit.naming(installer, _sha256(listed)).encode()}
+    if sign:
+        texts[kit.SIGNATURE] = sign(texts[kit.INSTALLER]).encode()
+    size = sum(map(len, wheels.values()))
+    made = Made(len(wheels), size, kit.fingerprint(texts[kit.INSTALLER]))
+    picture = invite and invite.with_name(f"{invite.name}.png")
+    if picture and picture.exists():
+        texts[picture.name] = picture.read_bytes()
+    name = invite.name if invite else ""
+    about = leaflet.About(system.name, python, train, size, _sha256(texts[kit.INSTALLER]), name, bool(sign))
     texts["leaflet.html"] = leaflet.page(about).encode()
     for name, data in texts.items():
         with files.writing(out / name, private=False) as file:
@@ -122,25 +123,16 @@ def _finish(out: Path, platform: str, python: str, train: bool, invite: Path | N
     return made
 
 
-_CMD = """\
-@echo off
-cd /d "%~dp0"
-where py >nul 2>nul
-if errorlevel 1 (python install.py %*) else (py -{python} install.py %*)
-pause
-"""
-_SH = """\
-#!/bin/sh
-cd "$(dirname "$0")" || exit 1
-command -v python{python} >/dev/null && exec python{python} install.py "$@"
-exec python3 install.py "$@"
-"""
+def _requirements(wheels: Mapping[str, bytes]) -> bytes:
+    """What pip installs, each by its hash; pip itself is run, not installed."""
+    rows = [(*parse_wheel_filename(name.partition("/")[2])[:2], _sha256(data)) for name, data in wheels.items()]
+    return "".join(
+        f"{name}=={version} --hash=sha256:{digest}\n" for name, version, digest in rows if name != "pip"
+    ).encode()
 
 
-def fingerprint(listed: bytes) -> str:
-    """What a kit is known by: short enough to compare by eye. `install.py` shows the same."""
-    digest = hashlib.sha256(listed).hexdigest()[:32]
-    return " ".join(digest[at : at + 4] for at in range(0, len(digest), 4))
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 # --- wheels ---------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -184,6 +185,18 @@ def test_a_package_that_could_not_be_fetched_is_fetched_when_the_line_is_there(
     test_kit.wheel(shop, "late-for-kits")
     works(command.here(*words, **there))
     assert list((tmp_path / "kit" / "wheels").glob("late_for_kits*"))
+
+
+def test_a_kit_that_was_damaged_on_its_way_is_copied_again(
+    shop: Path, program: Callable[..., None], tmp_path: Path
+) -> None:
+    program()
+    works(command.here("kit", "--platform", "win_amd64", "--out", "kit", home=tmp_path, program=command.COORDINATOR))
+    shutil.copytree(tmp_path / "kit", tmp_path / "stick")
+    (tmp_path / "stick" / "kit.json").write_bytes(b"{}")
+    fails(command.here("inspect", "stick", home=tmp_path), "E_KIT_DAMAGED", "copy the kit again")
+    shutil.copytree(tmp_path / "kit", tmp_path / "stick", dirs_exist_ok=True)
+    works(command.here("inspect", "stick", home=tmp_path))
 
 
 def test_knowledge_that_an_order_names_is_downloaded(tmp_path: Path) -> None:

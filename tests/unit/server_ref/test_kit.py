@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import ensurepip
-import json
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("packaging")
 
-from fedhelp_edge.errors import FileExists, KitIncomplete, Usage
+from fedhelp_edge.errors import FileExists, KitDamaged, KitIncomplete, Usage
+from fedhelp_edge.parcel import keys, sshsig
+from fedhelp_edge.parcel import kit as kits
+from fedhelp_edge.trust import account
 from server_ref.kit import make
 from server_ref.kit.make import SYSTEMS
 from tests import command
+from tests.clinic import Clinic
+from tests.command import COORDINATOR, answer, here, refusal, run
+from tests.federation import Federation
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 LINUX, WINDOWS = "manylinux_2_28_x86_64", "win_amd64"
@@ -134,33 +141,128 @@ def test_our_own_wheel_holds_every_file_and_is_the_same_each_time(tmp_path: Path
     assert (tmp_path / "in" / "bin" / "fedhelp-edge").exists()
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux") or not can_cut, reason="the network cannot be cut here")
-def test_a_kit_installs_with_the_network_cut_and_not_once_it_was_touched(
-    shop: Path, program: Callable[..., None], tmp_path: Path
-) -> None:
+@pytest.fixture
+def a_kit(shop: Path, program: Callable[..., None], tmp_path: Path) -> make.Made:
     program("alpha-for-kits")
     (tmp_path / "a.invite").write_text("{}")
-    made = make.make(LINUX, tmp_path / "kit", lambda _: None, invite=tmp_path / "a.invite")
+    (tmp_path / "a.invite.png").write_bytes(b"a picture")
+    return make.make(LINUX, tmp_path / "kit", lambda _: None, invite=tmp_path / "a.invite")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or not can_cut, reason="the network cannot be cut here")
+def test_a_kit_installs_with_the_network_cut(a_kit: make.Made, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "kit").iterdir()} == {
-        "a.invite", "install.py", "install.sh", "kit.json", "leaflet.html", "requirements.txt", "wheels",
+        "a.invite", "a.invite.png", "install.py", "SHA256SUMS", "kit.json", "leaflet.html", "requirements.txt",
+        "wheels",
     }  # fmt: skip
-    assert made.fingerprint in (tmp_path / "kit" / "leaflet.html").read_text()
     done = install(tmp_path)
     assert done.returncode == 0, done.stderr
-    assert made.fingerprint in done.stdout
     assert "doctor: this machine is ready" in done.stdout
     assert f"join {tmp_path / 'kit' / 'a.invite'}" in done.stdout
-    with next((tmp_path / "kit" / "wheels").glob("alpha*")).open("ab") as file:
-        file.write(b"more")
-    shutil.rmtree(tmp_path / "installed")
-    done = install(tmp_path)
-    assert done.returncode == 1
-    assert "a file of the kit is damaged or missing" in done.stderr
+
+
+def test_the_leaflet_says_what_the_systems_own_tool_says_of_the_installer(a_kit: make.Made, tmp_path: Path) -> None:
+    said = subprocess.run(["sha256sum", tmp_path / "kit" / "install.py"], capture_output=True, text=True, check=True)
+    digest, leaflet = said.stdout.split()[0], (tmp_path / "kit" / "leaflet.html").read_text()
+    assert digest in leaflet
+    assert a_kit.fingerprint in leaflet
+    assert a_kit.fingerprint.replace(" ", "") == digest[:32]
+
+
+def test_whatever_is_changed_or_missing_in_a_kit_is_noticed_before_anything_of_it_runs(
+    a_kit: make.Made, tmp_path: Path
+) -> None:
+    """The installer by the hash on the leaflet, everything else by the installer, and all of it by `inspect`."""
+    kit = tmp_path / "kit"
+    assert answer(run("inspect", kit, "--json", home=tmp_path))["fingerprint"] == a_kit.fingerprint
+    used = [path for path in kit.rglob("*") if path.is_file() and path.suffix not in (".html", ".png")]
+    assert {path.name.partition("-")[0] for path in used} >= {"pip", "alpha_for_kits", "fedhelp_edge", "install.py"}
+    for path in used:
+        whole = path.read_bytes()
+        for spoiled in (whole + b"\n#", whole[:-1], bytes([whole[0] ^ 1]) + whole[1:], None):
+            path.unlink() if spoiled is None else path.write_bytes(spoiled)
+            if path.name == "install.py":
+                assert spoiled is None or kits.fingerprint(spoiled) != a_kit.fingerprint
+            else:
+                done = install(tmp_path)
+                assert (done.returncode, done.stdout) == (1, "")
+                assert path.name in done.stderr
+                assert not (tmp_path / "installed").exists()
+                with pytest.raises(KitDamaged, match=re.escape(path.name)):
+                    kits.look(kit)
+        path.write_bytes(whole)
+
+
+def test_what_lies_beside_the_installer_takes_no_part(a_kit: make.Made, tmp_path: Path) -> None:
+    """Python would import a module from the folder of the program that it was given; pip would look at any wheel."""
+    for name in ("hashlib", "json", "subprocess", "tempfile", "venv", "pathlib", "platform", "os", "sitecustomize"):
+        (tmp_path / "kit" / f"{name}.py").write_text("open('stolen', 'w'); raise SystemExit(3)")
+    wheel(tmp_path / "kit" / "wheels", "alpha-for-kits", version="9.0", prints="an attacker's")
+    for isolated in (["-I"], []):
+        words = [sys.executable, *isolated, tmp_path / "kit" / "install.py", tmp_path / "installed"]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert not (tmp_path / "stolen").exists()
+        said = subprocess.run([tmp_path / "installed/bin/python", "-m", "alpha_for_kits"], check=False)
+        assert said.returncode == 0
+    asking = "from importlib import metadata; print(metadata.version('alpha-for-kits'))"
+    version = subprocess.run(
+        [tmp_path / "installed/bin/python", "-c", asking],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert version.stdout == "1.0\n"
+
+
+def test_a_site_that_has_joined_knows_a_kit_of_its_coordinator_from_any_other(
+    shop: Path, program: Callable[..., None], clinic: Clinic, three: Federation, tmp_path: Path
+) -> None:
+    program()
+    clinic.join()
+    hub, boss = three.hub, three.boss
+
+    def judged(name: str, signer: keys.Keys | None) -> dict[str, object]:
+        sign = partial(sshsig.sign, private_key=signer.sign, namespace=kits.NAMESPACE) if signer else None
+        make.make(LINUX, tmp_path / name, lambda _: None, sign=sign)
+        return answer(run("inspect", tmp_path / name, "--json", home=clinic.home))
+
+    assert judged("coordinators", boss)["trusted"]
+    (tmp_path / "allowed_signers").write_text(account.allowed_signers(hub.charter, hub.roster))
+    words = [
+        "ssh-keygen",
+        "-Y",
+        "verify",
+        "-f",
+        tmp_path / "allowed_signers",
+        "-I",
+        "coordinator",
+        "-n",
+        kits.NAMESPACE,
+    ]
+    with (tmp_path / "coordinators" / "install.py").open("rb") as installer:
+        subprocess.run([*words, "-s", tmp_path / "coordinators/install.py.sig"], stdin=installer, check=True)
+    assert judged("strangers", keys.new())["why"] == "the coordinator did not sign it"
+    assert judged("fronts", hub.front())["why"] == "the coordinator did not sign it"
+    assert str(judged("nobodys", None)["why"]).startswith("nobody signed it")
+    shutil.copy(tmp_path / "coordinators" / "install.py.sig", tmp_path / "nobodys")
+    assert refusal(run("inspect", tmp_path / "nobodys", home=clinic.home)) == "E_SIG_BAD"
+    signature = sshsig.sign((tmp_path / "nobodys/install.py").read_bytes(), boss.sign, "bundle.v1.fedhelp-edge")
+    (tmp_path / "nobodys" / "install.py.sig").write_text(signature)
+    assert refusal(run("inspect", tmp_path / "nobodys", home=clinic.home)) == "E_KIT_DAMAGED"
+
+
+def test_beside_a_hub_the_command_signs_and_elsewhere_it_does_not(
+    shop: Path, program: Callable[..., None], fed: Federation, tmp_path: Path
+) -> None:
+    program()
+    for place, signed in ((fed.hub.home, True), (tmp_path, False)):
+        words = ("kit", "--platform", LINUX, "--out", tmp_path / f"kit{signed}", "--json")
+        answer(here(*words, home=place, program=COORDINATOR))
+        assert (tmp_path / f"kit{signed}" / "install.py.sig").exists() == signed
 
 
 def install(folder: Path) -> subprocess.CompletedProcess[str]:
-    words = [*CUT, "sh", folder / "kit" / "install.sh", folder / "installed"]
-    env = {"PATH": str(Path(sys.executable).resolve().parent) + ":/usr/bin:/bin", "HOME": str(folder)}
+    words = [*CUT, sys.executable, "-I", folder / "kit" / "install.py", folder / "installed"]
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(folder)}
     return subprocess.run(words, env=env, capture_output=True, text=True, check=False)
 
 
@@ -168,14 +270,14 @@ def test_another_python_or_system_is_told_before_anything_is_done(
     shop: Path, program: Callable[..., None], tmp_path: Path
 ) -> None:
     program()
-    make.make(WINDOWS, tmp_path / "kit", lambda _: None)
-    assert (tmp_path / "kit" / "install.cmd").read_bytes().count(b"\r\n") == 5
-    words = [sys.executable, tmp_path / "kit" / "install.py", tmp_path / "installed"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert "this kit is for another kind of computer" in done.stderr
-    (tmp_path / "kit" / "kit.json").write_text(json.dumps({"python": "3.9"}))
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert "install the 64-bit Python 3.9" in done.stderr
+    for name, python in (("windows", ""), ("older", "3.9")):
+        make.make(WINDOWS, tmp_path / name, lambda _: None, python=python)
+    said = []
+    for name in ("windows", "older"):
+        words = [sys.executable, "-I", tmp_path / name / "install.py", tmp_path / "installed"]
+        said.append(subprocess.run(words, capture_output=True, text=True, check=False).stderr)
+    assert "this kit is for another kind of computer" in said[0]
+    assert "install the 64-bit Python 3.9" in said[1]
     assert not (tmp_path / "installed").exists()
 
 

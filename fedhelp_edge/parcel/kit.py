@@ -1,0 +1,87 @@
+"""A kit, looked at before anything of it is run: whole, and signed by whom.
+
+Its installer names a list by hash, and the list every other file that is used. So whoever has compared the installer's
+SHA-256 with the leaflet, or knows the key that signed it, knows all that will run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedhelp_edge import files
+from fedhelp_edge.errors import FedhelpError, KitDamaged
+from fedhelp_edge.parcel import sshsig
+
+INSTALLER, SIGNATURE, LIST = "install.py", "install.py.sig", "SHA256SUMS"
+NAMESPACE = "kit.v1.fedhelp-edge"
+_NAMED = re.compile(r'^LIST_SHA256 = "([0-9a-f]{64})?"', re.MULTILINE)
+_LINE = re.compile(r"([0-9a-f]{64})  ((?:wheels/)?[A-Za-z0-9_][^/\\:]{0,199})")
+_LIMIT = 1 << 20  # bytes of the installer, and of the list
+
+
+@dataclass(frozen=True)
+class Kit:
+    fingerprint: str
+    size: int  # bytes of the files that its list names
+    signer: str  # the public key whose signature holds, or ""
+
+
+def look(folder: Path) -> Kit:
+    """A kit that is whole, or why it is not. Nothing of it is run."""
+    installer = _read(folder / INSTALLER)
+    named = _NAMED.search(installer.decode("utf-8", "replace"))
+    listed = _read(folder / LIST)
+    if not named or hashlib.sha256(listed).hexdigest() != named[1]:
+        raise KitDamaged(f"{LIST} is not the list that {INSTALLER} names")
+    size = 0
+    for line in listed.decode("utf-8", "replace").splitlines():
+        row = _LINE.fullmatch(line)
+        if not row:
+            raise KitDamaged(f"{LIST} names what no kit holds")
+        size += _check(folder / row[2], row[1])
+    return Kit(fingerprint(installer), size, _signer(folder / SIGNATURE, installer))
+
+
+def fingerprint(installer: bytes) -> str:
+    """What a kit is known by: the first half of its installer's SHA-256, short enough to compare by eye or phone."""
+    digest = hashlib.sha256(installer).hexdigest()[:32]
+    return " ".join(digest[at : at + 4] for at in range(0, len(digest), 4))
+
+
+def naming(installer: str, digest: str) -> str:
+    """The installer of one kit: it names the list with this hash."""
+    return _NAMED.sub(f'LIST_SHA256 = "{digest}"', installer)
+
+
+def _check(path: Path, digest: str) -> int:
+    try:
+        with files.reading(path) as file:
+            if files.digest(file) == digest:
+                return file.tell()
+    except (FedhelpError, OSError) as error:
+        raise KitDamaged(f"{path.name} cannot be read") from error
+    raise KitDamaged(f"{path.name} is not what the list says")
+
+
+def _signer(path: Path, installer: bytes) -> str:
+    if not path.exists():
+        return ""
+    signature = sshsig.parse(_read(path).decode("ascii", "replace"))
+    if signature.namespace != NAMESPACE:
+        raise KitDamaged(f"{path.name} was made for something else")
+    signature.verify(installer)
+    return sshsig.public_line(signature.key)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with files.reading(path) as file:
+            data = file.read(_LIMIT + 1)
+    except (FedhelpError, OSError) as error:
+        raise KitDamaged(f"{path.name} cannot be read") from error
+    if len(data) > _LIMIT:
+        raise KitDamaged(f"{path.name} is larger than in any kit")
+    return data
