@@ -223,7 +223,7 @@ def test_a_site_that_has_joined_knows_a_kit_of_its_coordinator_from_any_other(
     def judged(name: str, signer: keys.Keys | None) -> dict[str, object]:
         sign = partial(sshsig.sign, private_key=signer.sign, namespace=kits.NAMESPACE) if signer else None
         make.make(LINUX, tmp_path / name, lambda _: None, sign=sign)
-        return answer(run("inspect", tmp_path / name, "--json", home=clinic.home))
+        return answer(run("inspect", tmp_path / name, "--home", clinic.home, "--json", home=tmp_path))
 
     assert judged("coordinators", boss)["trusted"]
     (tmp_path / "allowed_signers").write_text(account.allowed_signers(hub.charter, hub.roster))
@@ -244,10 +244,10 @@ def test_a_site_that_has_joined_knows_a_kit_of_its_coordinator_from_any_other(
     assert judged("fronts", hub.front())["why"] == "the coordinator did not sign it"
     assert str(judged("nobodys", None)["why"]).startswith("nobody signed it")
     shutil.copy(tmp_path / "coordinators" / "install.py.sig", tmp_path / "nobodys")
-    assert refusal(run("inspect", tmp_path / "nobodys", home=clinic.home)) == "E_SIG_BAD"
+    assert refusal(run("inspect", tmp_path / "nobodys", "--home", clinic.home, home=tmp_path)) == "E_SIG_BAD"
     signature = sshsig.sign((tmp_path / "nobodys/install.py").read_bytes(), boss.sign, "bundle.v1.fedhelp-edge")
     (tmp_path / "nobodys" / "install.py.sig").write_text(signature)
-    assert refusal(run("inspect", tmp_path / "nobodys", home=clinic.home)) == "E_KIT_DAMAGED"
+    assert refusal(run("inspect", tmp_path / "nobodys", "--home", clinic.home, home=tmp_path)) == "E_KIT_DAMAGED"
 
 
 def test_beside_a_hub_the_command_signs_and_elsewhere_it_does_not(
@@ -255,8 +255,8 @@ def test_beside_a_hub_the_command_signs_and_elsewhere_it_does_not(
 ) -> None:
     program()
     for place, signed in ((fed.hub.home, True), (tmp_path, False)):
-        words = ("kit", "--platform", LINUX, "--out", tmp_path / f"kit{signed}", "--json")
-        answer(here(*words, home=place, program=COORDINATOR))
+        words = ("kit", "--platform", LINUX, "--out", tmp_path / f"kit{signed}", "--home", place, "--json")
+        answer(here(*words, home=tmp_path, program=COORDINATOR))
         assert (tmp_path / f"kit{signed}" / "install.py.sig").exists() == signed
 
 
