@@ -66,7 +66,7 @@ def install(kit: Path, where: Path) -> int:
         venv.create(where, with_pip=False, symlinks=os.name != "nt")
     programs = where / ("Scripts" if os.name == "nt" else "bin")
     pip = next((kit / "wheels").glob("pip-*.whl")) / "pip"
-    words = ["install", "--isolated", "--no-index", "--find-links", kit / "wheels", "--require-hashes"]
+    words = ["install", "--isolated", "--no-index", "--find-links", str(kit / "wheels"), "--require-hashes"]
     words += ["--disable-pip-version-check", "--no-warn-script-location", "--quiet"]
     if subprocess.call([programs / "python", "-I", pip, *words, "-r", kit / "requirements.txt"]):
         return refuse("the packages cannot be installed", "free some space, or name another folder after install.py")
