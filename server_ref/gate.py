@@ -37,7 +37,6 @@ class Limits:
     open_uploads: int = 4  # of one site
     open_requests: int = 64  # to join, of all together
     waiting_requests: int = 1000
-    rounds_worth: int = 4  # how many shares' bytes a site may leave in one round
     address: tuple[float, float] = (50.0, 500.0)  # requests a second, and at once
     sender: tuple[float, float] = (20.0, 200.0)
     invite: tuple[float, float] = (5 / 3600, 5.0)

@@ -60,7 +60,7 @@ RELEASABLE = (
 )  # opened and well-formed: a person may let them in
 _REQUEST_LIMIT = 64 << 10
 _REQUESTS_OF_ONE, _REQUESTS_OF_ALL = 20, 10_000  # by one invite, ever, or one site, at a time; that wait
-_ROUNDS_WORTH = 4  # how many shares' bytes a site may leave in one round
+ROUNDS_WORTH = 4  # how many shares' bytes a site may leave in one round
 _PROVED = (InviteUsed, InviteExpired, KeyReused)  # who is refused so knew the code, and is told by a receipt
 _ALARMS = (InnerContext.code, Resource.code)  # for a person to look at, not only for the sender
 SHORT = 12  # digits of a hash that people are shown and type
@@ -89,6 +89,7 @@ def take(hub: Hub, file: BinaryIO) -> Answer:
     known, limit = greet(hub, said, signers)
     if known:
         return known
+    parcel.check_length(file, said)
     file.seek(0)
     part = hub.home / f".{os.urandom(8).hex()}.part"
     try:
@@ -151,11 +152,17 @@ def _admit_share(hub: Hub, said: Statement, signers: tuple[str, ...]) -> int:
     if taken:
         raise DuplicateRound(f"{sender.id} gave a share for round {said.context['round']} before")
     limit = tasks[said.context["round"]].limit
-    rows = hub.store.rows("SELECT hash FROM shares WHERE site = ? AND round = ?", sender.id, said.context["round"])
-    used = sum(hub.store.path(row["hash"]).stat().st_size for row in rows)
-    if used + said.size > _ROUNDS_WORTH * limit:
-        raise Quota(f"{sender.id} has left {used} bytes for round {said.context['round']} already")
+    check_room(hub, said, limit)
     return limit
+
+
+def check_room(hub: Hub, said: Statement, limit: int, coming: int = 0) -> None:
+    """Whether a site may leave another share in a round, where `coming` bytes are on their way."""
+    site, round_ = said.context["sender"], said.context["round"]
+    rows = hub.store.rows("SELECT hash FROM shares WHERE site = ? AND round = ?", site, round_)
+    used = coming + sum(hub.store.path(row["hash"]).stat().st_size for row in rows)
+    if used + said.size > ROUNDS_WORTH * limit:
+        raise Quota(f"{site} has left {used} bytes for round {round_} already")
 
 
 def seen(hub: Hub, site: str) -> Seen:

@@ -192,12 +192,8 @@ def _check_room(hub: Hub, said: Statement, uploads: list[Upload], limits: Limits
     if said.kind == "update":
         incoming.check_time(hub, said, now)
         site, round_ = said.context["sender"], said.context["round"]
-        order = hub.tasks(round_)[round_]
-        rows = hub.store.rows("SELECT hash FROM shares WHERE site = ? AND round = ?", site, round_)
-        used = sum(hub.store.path(row["hash"]).stat().st_size for row in rows)
-        used += sum(one.length for one in uploads if one.sender == site and one.said.context.get("round") == round_)
-        if used + said.size > limits.rounds_worth * order.limit:
-            raise Quota(f"{site} has left {used} bytes for round {round_} already")
+        coming = sum(one.length for one in uploads if one.sender == site and one.said.context.get("round") == round_)
+        intake.check_room(hub, said, hub.tasks(round_)[round_].limit, coming)
         return now
     waiting = hub.store.row("SELECT count(*) AS count FROM requests WHERE state = 'waiting'")
     if waiting and waiting["count"] >= limits.waiting_requests:

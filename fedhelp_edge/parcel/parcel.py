@@ -213,6 +213,13 @@ def read_prologue(file: BinaryIO) -> tuple[Statement, tuple[str, ...]]:
     return said, tuple(keys)
 
 
+def check_length(file: BinaryIO, said: Statement) -> None:
+    """Whether an open file, read up to its payload, is as long as its statement tells: before a byte more is read."""
+    more = os.fstat(file.fileno()).st_size - file.tell() - said.size
+    if more:
+        raise Trailing("the file goes on too long") if more > 0 else Truncated("the file ends in its payload")
+
+
 def _read_armor(file: BinaryIO) -> str:
     """The next armor, or "" where none begins; then `file` is left where it was."""
     begin, end = sshsig.BEGIN.encode(), sshsig.END.encode()

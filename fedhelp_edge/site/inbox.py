@@ -20,8 +20,6 @@ from fedhelp_edge.errors import (
     NotYet,
     ParcelError,
     PayloadSize,
-    Trailing,
-    Truncated,
     from_os,
 )
 from fedhelp_edge.methods.registry import TABLES
@@ -103,9 +101,7 @@ def prologue(path: Path) -> Iterator[tuple[BinaryIO, statement.Statement, tuple[
     """A file of the carrier that has the length which its statement tells, and who signed that."""
     with files.directory(path.parent) as there, there.reading(path.name) as file:
         said, signers = parcel.read_prologue(file)
-        more = os.fstat(file.fileno()).st_size - file.tell() - said.size
-        if more:
-            raise Trailing("the file goes on too long") if more > 0 else Truncated("the file ends in its payload")
+        parcel.check_length(file, said)
         yield file, said, signers
 
 
