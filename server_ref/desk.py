@@ -47,4 +47,7 @@ def writing(hub: Hub) -> Iterator[None]:
         raise NoHub(f"{hub.home.name} holds no hub")
     with lock.held(hub.home / LOCK):
         hub.store.reconcile()
+        hub.verify()
         yield
+        if hub.store.memory:
+            hub.store.memory.close()

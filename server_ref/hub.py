@@ -1,6 +1,6 @@
 """A hub: the folder in which a coordinator works, and who belongs to the federation.
 
-hub.db                what is known, and the log
+hub.db                what is known, and the log; the front writes to it, so coordinator/memory.json says what is ours
 coordinator/ front/   their keys; the front's have no passphrase, and may sign nothing but "received"
 root/                 the root key, whose age half opens the archive, unless it was put elsewhere
 parcels/ models/      all that was sent and given out, and the merged models
@@ -13,8 +13,9 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
@@ -36,11 +37,14 @@ from fedhelp_edge.trust.charter import Charter
 from fedhelp_edge.trust.enrol import Invite
 from fedhelp_edge.trust.roster import Roster, Site
 from fedhelp_edge.trust.task import Log, Task
+from server_ref import memory
+from server_ref.memory import Memory
 from server_ref.store import Store
 
 _CLOCK_JUMP = timedelta(days=90)
 COORDINATOR, FRONT, ROOT = "coordinator", "front", "root"
 CANCELLED = "cancelled"  # in place of the request that used an invite
+_ORDERS = ("charter", "roster", "task", "global", "knowledge")
 
 
 class Hub:
@@ -75,6 +79,7 @@ class Hub:
             line = self.store.row("SELECT hash FROM log WHERE seq = ?", said.length)
             if line is None or line["hash"] != said.head:
                 raise LogBroken(f"line {said.length} is not there as others were told of it")
+        self.verify()
         return log
 
     @property
@@ -112,6 +117,18 @@ class Hub:
                 self._tasks[row["task"]] = task.read(*self.plain(row["task"]), self.charter, self.roster)
         return {found.round: found for found in self._tasks.values() if found.round >= least}
 
+    def verify(self) -> None:
+        """Within a transaction: what is read in it is what the coordinator wrote."""
+        if self.store.memory:
+            self.store.memory.check()
+
+    def keys_of(self, site: str) -> Iterator[str]:
+        """A site's keys, the newest first: it may have changed them while a share was on its way."""
+        now = self.roster.site(site)
+        yield from [now.sign] if now else []
+        for row in self.store.rows("SELECT hash FROM parcels WHERE kind = 'roster' ORDER BY number DESC"):
+            yield from (one["sign"] for one in self.plain(row["hash"])[2]["sites"] if one["id"] == site)
+
     def newest(self, kind: str) -> Any:
         found = self.store.row("SELECT * FROM parcels WHERE kind = ? ORDER BY number DESC, rowid DESC LIMIT 1", kind)
         if found is None:
@@ -125,19 +142,30 @@ class Hub:
                 raise HubDamaged(f"parcel {hash_[:12]} is not the one that its name says")
             return opened.statement, opened.keys, opened.json()
 
-    def archive_of(self) -> str:
-        return self.store.fact("archive")
-
     def front(self) -> Keys:
         return keys.load(self.home / FRONT, _no_passphrase)
 
     def boss(self, ask: Callable[[], str]) -> Keys:
-        """The coordinator's keys."""
-        return keys.load(self.boss_folder, ask)
+        """The coordinator's keys, and with them its memory."""
+        boss = keys.load(self.boss_folder, ask)
+        self.remember(boss)
+        return boss
+
+    def remember(self, boss: Keys) -> None:
+        """From here on this hub knows what the coordinator did, and writes down what it does."""
+        self.store.memory = Memory(self.memory, self.boss_folder.name, boss, self.store.ledger, self.store.head)
+
+    @property
+    def memory(self) -> Path:
+        return self.home / COORDINATOR / memory.FILE
 
     @property
     def boss_folder(self) -> Path:
-        return self.home / self.store.fact("boss", COORDINATOR)
+        """Where the database and the coordinator's memory both say that its keys are."""
+        name = self.store.fact("boss", COORDINATOR)
+        if name not in (memory.folders(self.memory) or {name}) or not re.fullmatch(rf"{COORDINATOR}(-[0-9]+)?", name):
+            raise HubDamaged(f"{name[:40]!r} is not the folder of the coordinator's keys")
+        return self.home / name
 
     # --- what is given out ---------------------------------------------------------------------------------------
     def publish(
@@ -145,6 +173,10 @@ class Hub:
         recipients: Sequence[str] = (), facts: Mapping[str, canon.Value] | None = None, **fields: canon.Value,
     ) -> Statement:  # fmt: skip
         """Seal a parcel and remember it, within a transaction."""
+        if not self.store.memory and isinstance(signer, Keys) and signer.public.sign == self.charter.coordinator:
+            self.remember(signer)
+        if self.store.memory and kind in _ORDERS:
+            self.store.memory.orders = True
         context = statement.stamped(kind, self.now, **fields)
         signers = [signer.sign] if isinstance(signer, Keys) else [one.sign for one in signer]
         part = self.home / f".{os.urandom(8).hex()}.part"
@@ -190,15 +222,26 @@ class Hub:
         file = io.BytesIO()
         share.write(file, wire)
         name = hashlib.sha256(file.getvalue()).hexdigest()
-        path = self.store.model(name)
-        if not path.exists():
-            with files.writing(path) as kept:
-                kept.write(file.getvalue())
+        try:
+            self.wire(name)
+        except HubDamaged:  # not there yet, or not what its name says
+            files.replace(self.store.model(name), file.getvalue())
         return name
 
+    def wire(self, name: str) -> bytes:
+        """A kept model's file, if it is the one that has this name."""
+        try:
+            with files.reading(self.store.model(name)) as file:
+                data = file.read()
+        except FileNotFoundError:
+            raise HubDamaged(f"model {name[:12]} is gone from the disk") from None
+        if hashlib.sha256(data).hexdigest() != name:
+            raise HubDamaged(f"model {name[:12]} is not the one that was kept")
+        return data
+
     def model(self, name: str) -> dict[str, Array]:
-        with files.reading(self.store.model(name)) as file:
-            wire = dict(share.Arrays(file, share.read_header(file)))
+        data = self.wire(name)
+        wire = dict(share.Arrays(data, share.read_header(io.BytesIO(data))))
         return dict(CODECS[self.plan.wire.down].decode(wire, {}))
 
     def send_model(self, boss: Keys, round_: int, name: str, inputs: Sequence[str]) -> Statement:
@@ -206,13 +249,12 @@ class Hub:
         readers = sorted(
             {boss.public.recipient, *(s.recipient for s in self.roster.sites if s.status == roster.ACTIVE)}
         )
-        with files.reading(self.store.model(name)) as body:
-            return self.publish(
-                "global", body, boss, number=round_, recipients=readers,
-                facts={"inputs": list(inputs), "readers": readers}, federation=self.federation,
-                epoch=self.charter.epoch, round=round_, base=name,
-                readers=statement.counted(readers), inputs=statement.counted(inputs),
-            )  # fmt: skip
+        return self.publish(
+            "global", self.wire(name), boss, number=round_, recipients=readers,
+            facts={"inputs": list(inputs), "readers": readers}, federation=self.federation,
+            epoch=self.charter.epoch, round=round_, base=name,
+            readers=statement.counted(readers), inputs=statement.counted(inputs),
+        )  # fmt: skip
 
     def publish_model(
         self, boss: Keys, round_: int, name: str, inputs: Sequence[str], type_: str, **detail: canon.Value
@@ -235,19 +277,13 @@ class Hub:
 
     def begin(self, plan: Plan, made: Mapping[str, Keys], url: str) -> None:
         """The first rows of a new hub."""
-        facts = {
-            "plan": plan.text,
-            "url": url,
-            "front": made[FRONT].public.sign,
-            "archive": made[ROOT].public.recipient,
-        }
-        for name, value in facts.items():
+        for name, value in (("plan", plan.text), ("url", url)):
             self.store.keep_fact(name, value)
         body = charter.body(plan.name, (made[ROOT].public.sign,), made[COORDINATOR].public.sign)
         said = self.publish("charter", to_json(body), made[ROOT], number=1, epoch=1, version=1, previous=NO_HASH)
         self.store.keep_fact("federation", charter.federation_of(said))
         self.log("charter", COORDINATOR, version=1)
-        self.write_roster(made[COORDINATOR], [])
+        self.write_roster(made[COORDINATOR], [], made[FRONT].public.sign, made[ROOT].public.recipient)
         model = self.keep_model(METHODS[plan.method].start(plan))
         values = "INSERT INTO rounds (round, state, task, base, model, closes) VALUES (0, 'merged', '', '', ?, '')"
         self.store.run(values, model)
@@ -297,13 +333,13 @@ class Hub:
         self.log("charter", COORDINATOR, version=law.version + 1, epoch=epoch)
         return said
 
-    def write_roster(self, boss: Keys, sites: Sequence[Site]) -> Statement:
-        """The next roster, within a transaction."""
+    def write_roster(self, boss: Keys, sites: Sequence[Site], front: str = "", archive: str = "") -> Statement:
+        """The next roster, within a transaction. The front's and the archive's keys come from the one before."""
         law = self.charter
         rows = self.store.row("SELECT max(number) AS last FROM parcels WHERE kind = 'roster'")
         version = (rows["last"] or 0) + 1 if rows else 1
         expires = self.now + timedelta(days=self.plan.round.roster_days)
-        body = roster.body(sites, self.store.fact("front"), self.archive_of(), expires)
+        body = roster.body(sites, front or self.roster.front, archive or self.roster.archive, expires)
         return self.publish(
             "roster", to_json(body), boss, number=version, federation=self.federation, epoch=law.epoch,
             version=version, charter=law.hash,
@@ -311,8 +347,8 @@ class Hub:
 
     def change_site(self, boss: Keys, site: Site, type_: str, **detail: canon.Value) -> None:
         """Enter or change one site, and seal the current model anew for those who are in then."""
-        others = [one for one in self.roster.sites if one.id != site.id]
         with self.store.changing():
+            others = [one for one in self.roster.sites if one.id != site.id]
             self.write_roster(boss, sorted([*others, site], key=lambda one: one.id))
             self.log(type_, site.id, **detail)
             if site.status == roster.ACTIVE:
@@ -353,11 +389,10 @@ class Hub:
 
     def revoke(self, boss: Keys, name: str, since_round: int, reason: str) -> Site:
         safe_text.check_name(reason)
-        site = self.site(name)
-        self.change_site(
-            boss, replace(site, status=roster.REVOKED, since_round=since_round, reason=reason), "revoke",
-            since_round=since_round,
-        )  # fmt: skip
+        with self.store.changing():
+            site = self.site(name)
+            revoked = replace(site, status=roster.REVOKED, since_round=since_round, reason=reason)
+            self.change_site(boss, revoked, "revoke", since_round=since_round)
         return site
 
 
@@ -388,6 +423,7 @@ def make(
     keys.save(work / FRONT, made[FRONT], None)
     Store(work, new=True).close()
     hub = Hub(work, clock=clock)
+    hub.remember(made[COORDINATOR])
     with hub.store.changing():
         hub.begin(plan, made, url)
     hub.store.close()
@@ -397,7 +433,9 @@ def make(
         home.rmdir()
     work.rename(home)
     files.sync_folder(home.parent)
-    return Hub(home, clock=clock)
+    hub = Hub(home, clock=clock)
+    hub.remember(made[COORDINATOR])
+    return hub
 
 
 def to_json(value: Mapping[str, Any]) -> bytes:

@@ -21,6 +21,7 @@ from fedhelp_edge.errors import (
     Ambiguous,
     DuplicateRound,
     FedhelpError,
+    HubDamaged,
     InnerContext,
     InviteExpired,
     InviteUsed,
@@ -32,6 +33,7 @@ from fedhelp_edge.errors import (
     Resource,
     RoundClosed,
     RoundKeyGone,
+    SignerMismatch,
     SignerRevoked,
     SiteUnknown,
     TrustError,
@@ -255,7 +257,13 @@ def judge(hub: Hub, boss: Keys) -> list[dict[str, str]]:
     )]  # fmt: skip
     if hub.plan.round.enrolment != "manual":
         decided += _admit_all(hub, boss)
-    current = hub.store.row("SELECT * FROM rounds ORDER BY round DESC LIMIT 1")
+    with hub.store.changing():
+        hub.verify()
+        # accepted by an older program, which bound no hash of what it opened: judged again
+        hub.store.run(
+            "UPDATE shares SET state = 'received' WHERE state = 'accepted' AND instr(facts, '\"sha256\"') = 0"
+        )  # fmt: skip
+        current = hub.store.row("SELECT * FROM rounds ORDER BY round DESC LIMIT 1")
     waiting = hub.store.rows("SELECT * FROM shares WHERE state = 'received' ORDER BY site, round, seq")
     if not waiting or not current or current["state"] != "open":
         return [one for one in decided if one]
@@ -273,20 +281,34 @@ def _judge_share(hub: Hub, boss: Keys, row: sqlite3.Row, current: sqlite3.Row, o
     query = "SELECT count(*) AS n FROM rounds WHERE task != '' AND round > ? AND round <= ?"
     since = hub.store.row(query, row["round"], counts)
     try:
+        check_statement(hub, row)
         check_sender(hub, row)
         if earlier and earlier["round"] >= row["round"]:
             raise DuplicateRound(f"{row['site']} gave a share for round {counts} before")
         if since and since["n"] > hub.plan.round.stale:
             raise RoundClosed(f"round {row['round']} is over; this is round {counts}")
         found = opener.open(job(hub, round_key(hub, boss, row["round"]), row, current["base"]))
-    except (SignerRevoked, DuplicateRound, RoundClosed, RoundKeyGone, Refused, Resource) as fault:
+    except (SignerMismatch, SignerRevoked, DuplicateRound, RoundClosed, RoundKeyGone, Refused, Resource) as fault:
         state = QUARANTINED if fault.code in _ALARMS else REFUSED
         return decide(hub, boss, row, state, counts, fault.code, fault.cause)
-    facts = json.dumps({**found.facts, "pull": found.pull})
     with hub.store.changing():
         if earlier:
             decide(hub, boss, earlier, SUPERSEDED, counts)
-        return decide(hub, boss, row, ACCEPTED, counts, facts=facts)
+        return decide(hub, boss, row, ACCEPTED, counts, facts=found.told())
+
+
+def check_statement(hub: Hub, row: sqlite3.Row) -> None:
+    """Raise unless the site signed what the front says that it sent, for the task of its round."""
+    with files.reading(hub.store.path(row["hash"])) as file:
+        said, signers = parcel.read_prologue(file)
+    order = hub.store.row("SELECT task, base FROM rounds WHERE round = ?", row["round"])
+    context = said.context
+    signed = said.kind, said.hash, *(context.get(name) for name in ("sender", "round", "seq", "nonce", "task", "base"))
+    wanted = "update", *(row[name] for name in ("hash", "site", "round", "seq", "nonce")), *(order or ())
+    if signed != wanted:
+        raise SignerMismatch("the site's statement is not what the front took it for")
+    if len(signers) != 1 or not any(signers[0] == key for key in hub.keys_of(row["site"])):
+        raise SignerMismatch(f"not signed with a key of {row['site']}")
 
 
 def check_sender(hub: Hub, row: sqlite3.Row) -> None:
@@ -471,12 +493,16 @@ def note_shown(hub: Hub, what: str, listed: Sequence[Mapping[str, Any]]) -> None
     hashes: dict[str, list[str]] = {}
     for one in listed:
         hashes.setdefault(one["site"], []).append(one["hash"])
-    with hub.store.changing():
-        hub.store.keep_fact(f"shown {what}", json.dumps(hashes))
+    files.replace(_shown(hub, what), json.dumps(hashes).encode())
+
+
+def _shown(hub: Hub, what: str) -> Path:
+    return hub.memory.with_name(f"shown-{what}.json")  # where the front cannot write
 
 
 def check_shown(hub: Hub, what: str, site: str, hash_: str) -> None:
-    shown = json.loads(hub.store.fact(f"shown {what}", "{}"))
+    path = _shown(hub, what)
+    shown = json.loads(path.read_bytes()) if path.exists() else {}
     if hash_ not in shown.get(site, [hash_]):
         remedy = f"see with 'fedhelp-coordinator {'requests' if what == 'requests' else 'review'}' what waits now"
         raise Ambiguous(f"what waits of {site} now is not what was shown", remedy=remedy)
@@ -489,14 +515,16 @@ def approve(hub: Hub, boss: Keys, name: str) -> dict[str, str]:
 
 def admit_site(hub: Hub, boss: Keys, chosen: Request) -> dict[str, str]:
     """Enter a site whose request proved its invite. Others who asked on the same invite are refused."""
-    _invited(hub, chosen.row)  # whose keys another may have brought since it was judged
-    invite = hub.store.row("SELECT * FROM invites WHERE id = ?", chosen.row["invite"])
-    assert invite  # noqa: S101 - the request names it
-    newest = hub.store.row("SELECT max(round) AS last FROM rounds")
-    assert newest  # noqa: S101 - round 0 is there
-    first = newest["last"] + 1
-    site = Site(chosen.site, invite["name"], invite["tier"], chosen.keys.sign, chosen.keys.recipient, from_round=first)
     with hub.store.changing():
+        proved, _ = _invited(hub, chosen.row)  # whose keys another may have brought since it was judged
+        invite = hub.store.row("SELECT * FROM invites WHERE id = ?", proved.id)
+        assert invite  # noqa: S101 - the request proved it
+        if invite["site"] != chosen.site:
+            raise HubDamaged(f"the request for {chosen.site} proves the invite of {invite['site']}")
+        newest = hub.store.row("SELECT max(round) AS last FROM rounds")
+        assert newest  # noqa: S101 - round 0 is there
+        first, keys = newest["last"] + 1, chosen.keys
+        site = Site(chosen.site, invite["name"], invite["tier"], keys.sign, keys.recipient, from_round=first)
         hub.change_site(boss, site, "approve")
         hub.store.run("UPDATE invites SET used = ? WHERE id = ?", chosen.hash, invite["id"])
         for other in waiting(hub, invite["id"]):

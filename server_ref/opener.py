@@ -6,6 +6,8 @@ One JSON line in, one JSON line out: `python -m server_ref.opener` reads jobs un
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import queue
@@ -24,6 +26,7 @@ from fedhelp_edge import files, share
 from fedhelp_edge.codec import CODECS
 from fedhelp_edge.errors import (
     FedhelpError,
+    HubDamaged,
     Internal,
     MachineError,
     PayloadHash,
@@ -59,6 +62,11 @@ class Job:
 class Found:
     facts: Mapping[str, int]
     pull: clip.Pull
+    sha256: str  # of the file with the plain numbers
+
+    def told(self) -> str:
+        """As the hub keeps it."""
+        return json.dumps({**self.facts, "pull": self.pull, "sha256": self.sha256})
 
 
 def work(job: Job) -> Found:
@@ -76,9 +84,10 @@ def work(job: Job) -> Found:
         share.check_numbers(arrays)
     out = Path(job.out)
     out.unlink(missing_ok=True)
+    plain = b"".join([schema.spelled, *(array.data for array in arrays.values())])
     with files.writing(out) as file:
-        file.write(b"".join([schema.spelled, *(array.data for array in arrays.values())]))
-    return Found(facts, clip.pull(now, arrays))
+        file.write(plain)
+    return Found(facts, clip.pull(now, arrays), hashlib.sha256(plain).hexdigest())
 
 
 @lru_cache(1)
@@ -92,7 +101,10 @@ def _schemas(lines: tuple[str, ...], codec: str) -> tuple[Schema, Schema]:
 def _model(path: str, codec: str) -> dict[str, Array]:
     """A kept model, which never changes: its name is its hash."""
     with files.reading(Path(path)) as file:
-        return dict(CODECS[codec].decode(dict(share.Arrays(file, share.read_header(file))), {}))
+        data = file.read()
+    if hashlib.sha256(data).hexdigest() != Path(path).stem:
+        raise HubDamaged(f"model {Path(path).stem[:12]} is not the one that was kept")
+    return dict(CODECS[codec].decode(dict(share.Arrays(data, share.read_header(io.BytesIO(data)))), {}))
 
 
 def _facts(said: Mapping[str, Any], max_examples: int) -> dict[str, int]:
@@ -129,9 +141,11 @@ class Opener:
         said = json.loads(answer)
         if "storage" in said:
             raise Storage(said["storage"])  # our own trouble: the share waits
+        if "damaged" in said:
+            raise HubDamaged(said["damaged"])
         if "code" in said:
             raise Refused(said["code"], said["cause"])
-        return Found(said["facts"], said["pull"])
+        return Found(**said)
 
     def _ask(self, line: str) -> str:
         if self._process is None:
@@ -194,6 +208,8 @@ def serve(lines: Sequence[str] | Any = sys.stdin) -> None:
             answer: Mapping[str, Any] = asdict(work(job))
         except (MachineError, OSError) as fault:
             answer = {"storage": from_os(fault).cause if isinstance(fault, OSError) else fault.cause}
+        except HubDamaged as fault:
+            answer = {"damaged": fault.cause}
         except FedhelpError as fault:
             answer = {"code": fault.code, "cause": fault.cause}
         print(json.dumps(answer), flush=True)

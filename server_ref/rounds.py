@@ -5,18 +5,21 @@ A round is `open`, then `merged`, or `failed` where too few shares came: then it
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import mmap
+import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from fedhelp_edge import files, share
 from fedhelp_edge.codec import CODECS
-from fedhelp_edge.errors import Ambiguous, NotNow, Quorum, SignerRevoked
+from fedhelp_edge.errors import Ambiguous, FileKind, HubDamaged, NotNow, Quorum, SignerRevoked
 from fedhelp_edge.merge import patience, rules, suspect
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets import spec
@@ -81,14 +84,13 @@ def check_open(hub: Hub, *, start: bool = False) -> None:
 
 def open_next(hub: Hub, boss: Keys, start: Mapping[str, Array] | None = None) -> task.Task:
     """Open the next round: a key of its own, and the order that everybody may follow."""
-    check_open(hub, start=start is not None)
-    last, plan = newest(hub), hub.plan
-    number = last["round"] + 1
-    key = age.new_identity()
+    plan, key = hub.plan, age.new_identity()
     schema = METHODS[plan.method].schema(plan)
     wire = CODECS[plan.wire.up].wire(schema)
-    recipients = [age.recipient_of(key), hub.archive_of()]
     with hub.store.changing():
+        check_open(hub, start=start is not None)
+        last = newest(hub)
+        number = last["round"] + 1
         model = last["model"]
         if start is not None:
             model = hub.keep_model(spec.begin_from(hub.model(model), start)[0])
@@ -101,6 +103,7 @@ def open_next(hub: Hub, boss: Keys, start: Mapping[str, Array] | None = None) ->
             hub.log("renew", "roster")
             hub.write_roster(boss, hub.roster.sites)
         known = hub.roster
+        recipients = [age.recipient_of(key), known.archive]
         log = hub.log("open", f"round {number}", model=model)
         body = task.body(
             plan.text, schema, recipients, age.encrypted_size(parcel.INNER_LIMIT + wire.size, len(recipients)),
@@ -132,21 +135,49 @@ def keep_key(hub: Hub, boss: Keys, round_: int, key: str) -> None:
 
 # --- close ------------------------------------------------------------------------------
 class Shares(Mapping[str, Mapping[str, Array]]):
-    """The opened shares of a round, each read from its file when its turn comes."""
+    """The opened shares of a round, each read from its file when its turn comes, and only if it is what was judged.
 
-    def __init__(self, paths: Mapping[str, Path], header: share.Header) -> None:
-        self._paths, self._header = paths, header
+    What is gone or was changed is opened anew by `again`, from the parcel that the site sent; it gives the file's hash.
+    """
+
+    def __init__(
+        self, opened_as: Mapping[str, tuple[Path, str]], header: share.Header, again: Callable[[str], str]
+    ) -> None:
+        self._files, self._header, self._again = dict(opened_as), header, again
+        self._known: dict[str, tuple[int, ...]] = {}  # the files that were hashed
+
+    def only(self, sites: Iterable[str]) -> Shares:
+        fewer = Shares({site: self._files[site] for site in sites}, self._header, self._again)
+        fewer._known = self._known
+        return fewer
 
     def __getitem__(self, site: str) -> share.Arrays:
-        with files.reading(self._paths[site]) as file:  # a map of it outlives the file, and goes with its last reader
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        path, sha256 = self._files[site]
+        if (mapped := self._map(site)) is None:
+            self._files[site] = path, self._again(site)
+            if self._files[site][1] != (sha256 or self._files[site][1]) or (mapped := self._map(site)) is None:
+                raise HubDamaged(f"the share of {site} does not open to the numbers that were judged")
         return share.Arrays(mapped, self._header)
 
+    def _map(self, site: str) -> mmap.mmap | None:
+        path, sha256 = self._files[site]
+        with suppress(FileNotFoundError, FileKind, ValueError):  # an empty file cannot be mapped
+            with files.reading(path, follow=False) as file:  # a map outlives the file, and goes with its last reader
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                seen = os.fstat(file.fileno())
+            mark = seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
+            if self._known.get(site) == mark:
+                return mapped
+            if hashlib.sha256(mapped).hexdigest() == sha256:
+                self._known[site] = mark
+                return mapped
+        return None
+
     def __iter__(self) -> Iterator[str]:
-        return iter(self._paths)
+        return iter(self._files)
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._files)
 
 
 def standing(hub: Hub, row: sqlite3.Row) -> tuple[list[str], list[str]]:
@@ -161,22 +192,26 @@ def standing(hub: Hub, row: sqlite3.Row) -> tuple[list[str], list[str]]:
 def aggregate(hub: Hub, boss: Keys, *, now: bool = False) -> dict[str, Any]:
     """Close the open round if it is due, and merge what was accepted."""
     _forget(hub)  # what a run that was cut off has left
-    row = current(hub)
-    _refuse_revoked(hub, boss, row)
+    with hub.store.changing():
+        hub.verify()
+        row = current(hub)
+        _refuse_revoked(hub, boss, row)
     accepted, missing = standing(hub, row)
     closes = when(row["closes"])
     over = hub.now >= closes and not incoming.awaited(hub, row["round"], closes)
-    if over or now or not missing:
-        _look_closer(hub, boss, row)
-        accepted, missing = standing(hub, row)
+    shares = _look_closer(hub, boss, row) if over or now or not missing else None
+    accepted, missing = standing(hub, row)
     quorum = hub.plan.round.quorum
-    if len(accepted) < quorum or (missing and not over and not now):
+    if shares is None or len(accepted) < quorum or (missing and not over and not now):
         if over:
             call_off(hub, row, "fail")
         who = f"; missing: {', '.join(missing)}" if missing else ""
         raise Quorum(f"{len(accepted)} of {len(accepted) + len(missing)} shares, {quorum} are needed{who}")
-    model, inputs = _merge(hub, row)
+    rows = {r["site"]: r for r in _accepted(hub, row)}
+    model, inputs = _merge(hub, row, rows, shares.only(rows))
     with hub.store.changing():
+        if newest(hub) != row or _accepted(hub, row) != list(rows.values()):
+            raise HubDamaged("the round was changed while it was merged")
         name = hub.keep_model(model)
         hub.store.run("UPDATE rounds SET report = ? WHERE round = ?", json.dumps(_report(hub, row)), row["round"])
         hub.store.run("UPDATE shares SET state = 'merged' WHERE counts = ? AND state = 'accepted'", row["round"])
@@ -222,7 +257,7 @@ def _refuse_revoked(hub: Hub, boss: Keys, row: sqlite3.Row) -> None:
             decide(hub, boss, accepted, REFUSED, row["round"], fault.code, fault.cause)
 
 
-def _look_closer(hub: Hub, boss: Keys, row: sqlite3.Row) -> None:
+def _look_closer(hub: Hub, boss: Keys, row: sqlite3.Row) -> Shares:
     """Statistics over all shares of the round, once it is to close: what is odd waits for a person.
 
     What waits already is looked at again: a copy is one also when its twin was put aside before.
@@ -232,7 +267,14 @@ def _look_closer(hub: Hub, boss: Keys, row: sqlite3.Row) -> None:
     rows = odd | {r["site"]: r for r in _accepted(hub, row)}
     base = hub.model(row["base"])
     facts = {site: json.loads(r["facts"]) for site, r in rows.items()}
-    found = suspect.suspects(base, _opened(hub, row, rows), {site: facts[site]["pull"] for site in facts})
+
+    def again(site: str) -> str:
+        with Opener() as opener:
+            return opener.open(job(hub, round_key(hub, boss, rows[site]["round"]), rows[site], row["base"])).sha256
+
+    plain = {site: (opened(hub, r["hash"]), facts[site].get("sha256", "")) for site, r in rows.items()}
+    shares = Shares(plain, schema_of(hub).header, again)
+    found = suspect.suspects(base, shares, {site: told["pull"] for site, told in facts.items()})
     if rules.weighs(hub.plan.merge):
         claimed = {site: facts[site]["examples"] for site in facts}
         for site, fault in suspect.inflated(claimed, _released(hub)).items():
@@ -241,6 +283,7 @@ def _look_closer(hub: Hub, boss: Keys, row: sqlite3.Row) -> None:
         for site, fault in found.items():
             if rows[site]["state"] == ACCEPTED and not rows[site]["released"]:
                 decide(hub, boss, rows[site], QUARANTINED, row["round"], fault.code, fault.cause)
+    return shares
 
 
 def _released(hub: Hub) -> dict[str, int]:
@@ -255,16 +298,13 @@ def _accepted(hub: Hub, row: sqlite3.Row) -> list[sqlite3.Row]:
     return hub.store.rows("SELECT * FROM shares WHERE counts = ? AND state = 'accepted' ORDER BY site", row["round"])
 
 
-def _opened(hub: Hub, row: sqlite3.Row, rows: Mapping[str, sqlite3.Row]) -> Shares:
-    return Shares({site: opened(hub, r["hash"]) for site, r in rows.items()}, schema_of(hub).header)
-
-
-def _merge(hub: Hub, row: sqlite3.Row) -> tuple[dict[str, Array], list[str]]:
-    rows = {r["site"]: r for r in _accepted(hub, row)}
+def _merge(
+    hub: Hub, row: sqlite3.Row, rows: Mapping[str, sqlite3.Row], shares: Shares
+) -> tuple[dict[str, Array], list[str]]:
     facts = {site: json.loads(r["facts"]) for site, r in rows.items()}
     examples = {site: found["examples"] for site, found in facts.items()}
     pulls = {site: found["pull"] for site, found in facts.items()}
-    merged = rules.merge(hub.model(row["base"]), _opened(hub, row, rows), examples, hub.plan.merge, pulls)
+    merged = rules.merge(hub.model(row["base"]), shares, examples, hub.plan.merge, pulls)
     share.check_numbers(merged)
     return merged, [rows[site]["hash"] for site in sorted(rows)]
 
@@ -319,7 +359,12 @@ def update_of(hub: Hub, name: str) -> sqlite3.Row:
 
 def review(hub: Hub, boss: Keys, name: str, *, release: bool) -> dict[str, str]:
     """Let a quarantined update in, or refuse it for good. `name` is its hash, or its site where only one waits."""
-    row = update_of(hub, name)
+    with hub.store.changing():
+        hub.verify()
+        return _review(hub, boss, update_of(hub, name), release=release)
+
+
+def _review(hub: Hub, boss: Keys, row: sqlite3.Row, *, release: bool) -> dict[str, str]:
     site = row["site"]
     if not release:
         opened(hub, row["hash"]).unlink(missing_ok=True)
@@ -336,17 +381,16 @@ def review(hub: Hub, boss: Keys, name: str, *, release: bool) -> dict[str, str]:
     if row["counts"] != now["round"]:  # its round is over: it comes in as a late one
         with Opener() as opener:
             found = opener.open(job(hub, round_key(hub, boss, row["round"]), row, now["base"]))
-        facts = json.dumps({**found.facts, "pull": found.pull})
-    with hub.store.changing():
-        hub.store.run("UPDATE shares SET released = 1 WHERE hash = ?", row["hash"])
-        for other in hub.store.rows(
-            "SELECT * FROM shares WHERE site = ? AND counts = ? AND state = 'accepted'", site, now["round"]
-        ):
-            newer = other["round"] > row["round"]
-            decide(hub, boss, row if newer else other, SUPERSEDED, now["round"])
-            if newer:
-                return {"site": site, "state": SUPERSEDED, "code": "", "cause": ""}
-        return decide(hub, boss, row, ACCEPTED, now["round"], facts=facts)
+        facts = found.told()
+    hub.store.run("UPDATE shares SET released = 1 WHERE hash = ?", row["hash"])
+    for other in hub.store.rows(
+        "SELECT * FROM shares WHERE site = ? AND counts = ? AND state = 'accepted'", site, now["round"]
+    ):
+        newer = other["round"] > row["round"]
+        decide(hub, boss, row if newer else other, SUPERSEDED, now["round"])
+        if newer:
+            return {"site": site, "state": SUPERSEDED, "code": "", "cause": ""}
+    return decide(hub, boss, row, ACCEPTED, now["round"], facts=facts)
 
 
 def gave(hub: Hub, site: str) -> bool:
@@ -396,7 +440,8 @@ def _merge_again(hub: Hub, row: sqlite3.Row, site: str, new: str, archive: Keys,
         return new
     try:
         found = {who: opener.open(job(hub, archive.identity, r, new)) for who, r in rows.items()}
-        shares = Shares({who: opened(hub, r["hash"]) for who, r in rows.items()}, schema_of(hub).header)
+        plain = {who: (opened(hub, r["hash"]), found[who].sha256) for who, r in rows.items()}
+        shares = Shares(plain, schema_of(hub).header, lambda who: found[who].sha256)
         examples = {who: one.facts["examples"] for who, one in found.items()}
         pulls = {who: one.pull for who, one in found.items()}
         base = hub.model(new)

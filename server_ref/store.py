@@ -15,10 +15,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fedhelp_edge.errors import Busy, HubDamaged, HubNewer, NoHub
+from fedhelp_edge.errors import Busy, HubDamaged, HubNewer, NoHub, NotNow
 from fedhelp_edge.parcel import canon
 from fedhelp_edge.trust.log import chain, check_chain
 from fedhelp_edge.trust.task import Log
+from server_ref.memory import Ledger, Memory
 
 DATABASE = "hub.db"
 WAIT = 30.0  # seconds for another command to finish writing
@@ -74,13 +75,21 @@ class Store:
         if not new and not path.is_file():
             raise NoHub(f"{home.name} holds no hub")
         self.home = home
+        self.memory: Memory | None = None
         with _judged():
             self.db = sqlite3.connect(path, timeout=WAIT, isolation_level=None)
             self.db.row_factory = sqlite3.Row
             try:
-                for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):
+                for pragma in (
+                    "journal_mode=WAL",
+                    "synchronous=FULL",
+                    "foreign_keys=ON",
+                    "trusted_schema=OFF",
+                    "temp_store=MEMORY",
+                ):
                     self.db.execute(f"PRAGMA {pragma}")
                 self._migrate()
+                self.ledger = Ledger(self.db)
             except BaseException:
                 self.db.close()
                 raise
@@ -99,11 +108,20 @@ class Store:
             self.db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                if self.memory:
+                    self.memory.prepare()
+                elif self.ledger.changes:
+                    raise NotNow("only a command that has the coordinator's keys may change this")
                 self.db.execute("COMMIT")
             except BaseException:
                 if self.db.in_transaction:  # on a full disk SQLite has rolled back by itself
                     self.db.execute("ROLLBACK")
+                self.ledger.changes.clear()
+                if self.memory:
+                    self.memory.drop()
                 raise
+            if self.memory:
+                self.memory.settle()
 
     def rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
         with _judged():
@@ -163,8 +181,10 @@ class Store:
         self.run("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", line["seq"], now, type_, subject, text, head)
         return Log(before.length + 1, head)
 
-    def head(self) -> Log:
-        last = self.row("SELECT seq, hash FROM log ORDER BY seq DESC LIMIT 1")
+    def head(self, length: int | None = None) -> Log:
+        """The log as it stands, or as it stood when it had so many lines."""
+        most = 2**53 if length is None else length
+        last = self.row("SELECT seq, hash FROM log WHERE seq <= ? ORDER BY seq DESC LIMIT 1", most)
         return Log(last["seq"], last["hash"]) if last else Log()
 
     def lines(self) -> Iterator[tuple[dict[str, Any], str]]:

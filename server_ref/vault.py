@@ -18,13 +18,13 @@ from fedhelp_edge.errors import BadBackup, FileExists, HubDamaged, NoHub, Role
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.parcel.keys import Keys, Public
 from fedhelp_edge.trust import charter
-from fedhelp_edge.trust.roster import Site
-from server_ref import rounds
-from server_ref.hub import FRONT, Hub
+from fedhelp_edge.trust.roster import Roster
+from server_ref import memory, rounds
+from server_ref.hub import COORDINATOR, FRONT, Hub
 from server_ref.intake import round_key
 from server_ref.store import DATABASE
 
-_KEPT = (FRONT, "parcels", "models", "round-keys", "shares")  # the root key is none of a backup's business
+_KEPT = (FRONT, "parcels", "models", "round-keys")  # neither the root key nor what is plain: shares are opened again
 _END = bytes(2 * tarfile.BLOCKSIZE)  # of a tar file: without it some files may be missing, which tarfile does not mind
 
 
@@ -35,8 +35,9 @@ def backup(hub: Hub, path: Path) -> None:
         hub.store.rows("VACUUM INTO ?", str(copy))
         with files.writing(path) as file, tarfile.open(fileobj=file, mode="w") as tar:
             tar.add(copy, DATABASE)
-            for name in (*_KEPT, hub.boss_folder.name):
-                tar.add(hub.home / name, name, filter=_whole)
+            for name in dict.fromkeys((*_KEPT, hub.boss_folder.name, f"{COORDINATOR}/{memory.FILE}")):
+                if (hub.home / name).exists():
+                    tar.add(hub.home / name, name, filter=_whole)
 
 
 def _whole(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
@@ -52,15 +53,18 @@ def restore(home: Path, path: Path, root: Keys, ask: Callable[[], str]) -> Hub:
     work.mkdir(mode=0o700, parents=True)
     try:
         hub = _unpack(path, work)
+        boss = hub.boss(ask)
         hub.check()
-        new_epoch(hub, hub.boss(ask), [root])
+        new_epoch(hub, boss, [root])
         hub.store.close()
         if home.exists():
             home.rmdir()
         work.rename(home)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return Hub(home)
+    hub = Hub(home)
+    hub.remember(boss)
+    return hub
 
 
 def _unpack(path: Path, work: Path) -> Hub:
@@ -71,6 +75,8 @@ def _unpack(path: Path, work: Path) -> Hub:
             if file.read(len(_END)) != _END:
                 raise tarfile.ReadError("cut off between two files")
             tar.extractall(work, filter="data")
+        shutil.rmtree(work / "shares", ignore_errors=True)  # of an older backup: opened again from what was sent
+        (work / "shares").mkdir()
         hub = Hub(work)
         hub.store.reconcile()
     except (tarfile.TarError, sqlite3.DatabaseError, HubDamaged, NoHub):
@@ -80,13 +86,13 @@ def _unpack(path: Path, work: Path) -> Hub:
 
 def new_epoch(hub: Hub, boss: Keys, roots: Sequence[Keys]) -> None:
     """A charter that voids all earlier orders, and the roster and model anew under it."""
-    law, sites = hub.charter, hub.roster.sites
+    law, known = hub.charter, hub.roster
     check_root(law, roots[0].public)
     with hub.store.changing():
         _call_off(hub)
         body = charter.body(law.name, law.roots, boss.public.sign, law.threshold)
         hub.write_charter(roots, body, epoch=law.epoch + 1)
-        _say_again(hub, boss, sites)
+        _say_again(hub, boss, known, known.archive)
 
 
 def rotate_coordinator(hub: Hub, old: Keys, new: Keys, root: Keys, passphrase: str | None) -> None:
@@ -97,6 +103,8 @@ def rotate_coordinator(hub: Hub, old: Keys, new: Keys, root: Keys, passphrase: s
     with hub.store.changing():
         new_epoch(hub, new, [root])
         hub.store.keep_fact("boss", folder.name)
+        if hub.store.memory:
+            hub.store.memory.rekey(folder.name, new)
         kept = {int(path.stem): path for path in (hub.home / "round-keys").glob("*.age")}
         for round_ in kept:
             rounds.keep_key(hub, new, round_, round_key(hub, old, round_))
@@ -104,13 +112,12 @@ def rotate_coordinator(hub: Hub, old: Keys, new: Keys, root: Keys, passphrase: s
 
 def rotate_root(hub: Hub, boss: Keys, old: Keys, new: Keys) -> None:
     """Another root key, to which later shares are archived. Both sign, so that every site follows."""
-    law, sites = hub.charter, hub.roster.sites
+    law, known = hub.charter, hub.roster
     check_root(law, old.public)
     with hub.store.changing():
-        hub.store.keep_fact("archive", new.public.recipient)
         body = charter.body(law.name, (new.public.sign,), law.coordinator, law.threshold)
         hub.write_charter([old, new], body, epoch=law.epoch)
-        _say_again(hub, boss, sites)
+        _say_again(hub, boss, known, new.public.recipient)
 
 
 def check_root(law: charter.Charter, root: Public) -> None:
@@ -127,6 +134,6 @@ def _call_off(hub: Hub) -> None:
     hub.store.keep_fact("void", str(last["round"]))
 
 
-def _say_again(hub: Hub, boss: Keys, sites: Sequence[Site]) -> None:
-    hub.write_roster(boss, sites)
+def _say_again(hub: Hub, boss: Keys, known: Roster, archive: str) -> None:
+    hub.write_roster(boss, known.sites, known.front, archive)
     hub.send_newest(boss)

@@ -182,6 +182,7 @@ class Federation:
         """The hub as another process opens it."""
         self.hub.store.close()
         self.hub = Hub(self.folder / "hub", clock=self.clock)
+        self.hub.remember(self.boss)
         return self.hub
 
 

@@ -11,14 +11,16 @@ app = shell.app(no_args_is_help=True, help="The log of every decision: verify it
 
 
 @app.command()
-def verify(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) -> None:
-    """Check that no line of the log was changed, and that the hub is whole.
+def verify(
+    home: shell.Home = shell.DEFAULT_HOME, passphrase_file: shell.PassphraseFile = None, json: shell.AsJson = False
+) -> None:
+    """Check that no line of the log was changed, that the hub is whole, and that only your commands decided.
 
     Example: fedhelp-coordinator audit verify
     """
     from server_ref import desk
 
-    with desk.opened(home) as hub:
+    with desk.working(home, passphrase_file, judge=False) as (hub, _):
         log = hub.check()
     if json:
         return shell.result(length=log.length, head=log.head)

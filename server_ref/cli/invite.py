@@ -17,6 +17,7 @@ def invite(
     out: Annotated[Path | None, typer.Option("--out", help="The invite as a file.", readable=False)] = None,
     days: Annotated[int, typer.Option("--days", min=1, max=365, help="How long it holds.")] = 14,
     home: shell.Home = shell.DEFAULT_HOME,
+    passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
 ) -> None:
     """Invite a site: a code to read out, a file for a stick, a picture to scan.
@@ -31,7 +32,7 @@ def invite(
     if out:
         invites.check_free(out)
     picture = None
-    with desk.opened(home) as hub, desk.writing(hub):
+    with desk.working(home, passphrase_file, judge=False) as (hub, _):
         others = [one for one in invites.listed(hub) if one["name"] == name and one["state"] in ("open", "asked")]
         with hub.store.changing():  # an invite is there with its files, or not at all
             made = invites.make(hub, name, tier, days)

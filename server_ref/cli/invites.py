@@ -13,6 +13,7 @@ app = shell.app()
 def list_invites(
     cancel: Annotated[str, typer.Option("--cancel", help="Let nobody in by the invite of this site any more.")] = "",
     home: shell.Home = shell.DEFAULT_HOME,
+    passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
 ) -> None:
     """Show every invite: open, asked (a request waits), used, expired or cancelled.
@@ -21,11 +22,11 @@ def list_invites(
     """
     from server_ref import desk, invites
 
-    with desk.opened(home) as hub:
-        if cancel:
-            with desk.writing(hub):
-                found = [invites.cancel(hub, cancel)]
-        else:
+    if cancel:
+        with desk.working(home, passphrase_file, judge=False) as (hub, _):
+            found = [invites.cancel(hub, cancel)]
+    else:
+        with desk.opened(home) as hub:
             found = invites.listed(hub)
     if json:
         return shell.result(invites=found)

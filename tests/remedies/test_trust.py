@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -21,6 +19,7 @@ from fedhelp_edge.parcel import keys, parcel, sshsig, statement
 from fedhelp_edge.site import folder, outbox
 from fedhelp_edge.trust import charter, enrol
 from server_ref import carrier, hub, intake, invites, rounds
+from server_ref.desk import working
 from server_ref.hub import to_json
 from tests import clinic, command
 from tests.desk import Desk, Done, fails, lists, works
@@ -126,8 +125,9 @@ def held_back(desk: Desk, *paths: Path) -> Callable[[], None]:
 
 
 def changed(desk: Desk, query: str) -> None:
-    with closing(sqlite3.connect(desk.folder / "hub" / "hub.db")) as db, db:
-        assert db.execute(query).rowcount
+    """As the coordinator's program would: what another hand changes stops the hub."""
+    with working(desk.folder / "hub", None, judge=False) as (own, _), own.store.changing():
+        assert own.store.run(query)
 
 
 # --- joining -----------------------------------------------------------------------------------------------------

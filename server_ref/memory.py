@@ -1,0 +1,220 @@
+"""What the coordinator remembers of its hub, where the front can neither read nor write.
+
+The front must write to hub.db, so a row there is a claim. The coordinator therefore keeps one number for all rows that
+only its own commands may write: the sum of their keyed hashes, in which every change can be entered alone. Beside it
+stands how far the log had come. Both lie in `coordinator/`, under a MAC whose key comes from the coordinator's secret
+key: a changed, inserted, removed or older row is noticed by the next command, and so is a changed memory.
+
+A commit and this file are two writes. Before a commit the file names both what is and what will be; a command that was
+killed in between is found to have ended in one of the two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from fedhelp_edge import files, shell
+from fedhelp_edge.errors import HubDamaged, LogBroken
+from fedhelp_edge.parcel.keys import Keys
+from fedhelp_edge.trust.task import Log
+
+FILE = "memory.json"
+_OURS = {  # which rows of a table only the coordinator's commands write
+    "facts": "name NOT LIKE 'seq %'",
+    "invites": "true",
+    "parcels": "kind IN ('charter', 'roster', 'task', 'global', 'knowledge')",
+    "requests": "state != 'waiting'",
+    "rounds": "true",
+    "shares": "state != 'received'",
+}
+_EMPTY = ("", 0, "{}")  # says nothing: so a column that a later form of the hub adds changes no row's hash
+_MODULUS = 1 << 256
+_LIMIT = 64 << 10
+
+
+@dataclass(frozen=True)
+class State:
+    """The coordinator's rows as one number, and the log as it stood."""
+
+    keys: str  # the folder of the coordinator's keys
+    total: int
+    log: Log
+
+    def signed(self, key: bytes) -> dict[str, Any]:
+        said = {"keys": self.keys, "log": [self.log.length, self.log.head], "total": f"{self.total:064x}"}
+        return {**said, "mac": hmac.digest(key, json.dumps(said, sort_keys=True).encode(), "sha256").hex()}
+
+
+class Ledger:
+    """Collects which of the coordinator's rows a connection has changed since its last commit."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self.changes: list[tuple[int, str]] = []
+        db.create_function("ledger", -1, self._note)
+        for table, ours in _OURS.items():
+            names = [row[1] for row in db.execute(f"PRAGMA main.table_info({table})")]
+            for event, sides in (("INSERT", ("NEW",)), ("DELETE", ("OLD",)), ("UPDATE", ("OLD", "NEW"))):
+                for side in sides:
+                    sign = 1 if side == "NEW" else -1
+                    row = ", ".join(f"'{name}', {side}.{name}" for name in names)
+                    when = ours if ours == "true" else f"{side}.{ours}"
+                    db.execute(
+                        f"CREATE TEMP TRIGGER {table}_{event}_{side} AFTER {event} ON main.{table} WHEN {when}"
+                        f" BEGIN SELECT ledger({sign}, '{table}', {row}); END"
+                    )
+
+    @property
+    def version(self) -> int:
+        """Another one after another connection's commit."""
+        return int(self._db.execute("PRAGMA data_version").fetchone()[0])
+
+    def rows(self) -> Iterator[str]:
+        """All of the coordinator's rows, as they are now."""
+        for table, ours in _OURS.items():
+            found = self._db.execute(f"SELECT * FROM main.{table} WHERE {ours}")  # noqa: S608 - names of ours
+            names = [column[0] for column in found.description]
+            for row in found:
+                yield _spelled(table, dict(zip(names, row, strict=True)))
+
+    def _note(self, sign: int, table: str, *pairs: Any) -> None:
+        self.changes.append((sign, _spelled(table, dict(zip(pairs[::2], pairs[1::2], strict=True)))))
+
+
+def _spelled(table: str, row: dict[str, Any]) -> str:
+    return json.dumps([table, {name: row[name] for name in sorted(row) if row[name] not in _EMPTY}])
+
+
+class Memory:
+    """The coordinator's memory of one hub, in the hands of a command that has its keys."""
+
+    def __init__(self, path: Path, folder: str, keys: Keys, ledger: Ledger, head: Callable[[int | None], Log]) -> None:
+        self._path, self._folder, self._key = path, folder, _derive(keys)
+        self._ledger, self._head = ledger, head
+        self._next: tuple[str, bytes] | None = None  # other keys, from the next commit on
+        self._state: State | None = None
+        self._written = b""
+        self._coming: State | None = None
+        self._version = -1  # of the database, as SQLite counts what other connections commit
+        self.orders = False  # whether this transaction signs something that sites will follow
+
+    def rekey(self, folder: str, keys: Keys) -> None:
+        """From this transaction's commit on the memory belongs to other keys."""
+        self._next = folder, _derive(keys)
+
+    def check(self) -> None:
+        """Whether the coordinator's rows, and the log as far as it knows it, are as its commands left them."""
+        now = self._sum(self._key, ((1, row) for row in self._ledger.rows()))
+        here = (now - self._sum(self._key, self._ledger.changes)) % _MODULUS  # without what this transaction changes
+        known = [self._state] if self._state and self._read() == self._written else self._load(here)
+        known = [state for state in known if state.log == self._head(state.log.length)]
+        if not known:
+            raise LogBroken("the log is not as the coordinator's last command left it")
+        for state in reversed(known):  # the newest first: both fit where nothing but the log went on
+            if state.total == here:
+                self._state, self._written, self._version = state, self._read(), self._ledger.version
+                return
+        raise HubDamaged("what the coordinator decided was changed by another hand than its commands")
+
+    def prepare(self) -> None:
+        """Before a commit: write down what will be, beside what is."""
+        if not self._ledger.changes and not self._next:
+            return
+        if not self._state or self._read() != self._written or (self.orders and self._ledger.version != self._version):
+            self.check()
+        assert self._state  # noqa: S101 - just checked
+        folder, key = self._next or (self._folder, self._key)
+        total = (
+            self._sum(key, ((1, row) for row in self._ledger.rows())) if self._next
+            else self._state.total + self._sum(key, self._ledger.changes)
+        ) % _MODULUS  # fmt: skip
+        self._coming = State(folder, total, self._head(None))
+        self._write(self._state.signed(self._key), self._coming.signed(key))
+
+    def settle(self) -> None:
+        """After a commit: what will be is what is."""
+        self._ledger.changes.clear()
+        if self._coming:
+            self._state, self._coming = self._coming, None
+            self._folder, self._key = self._next or (self._folder, self._key)
+            self._next = None
+        self.orders = False
+
+    def drop(self) -> None:
+        """After a rollback."""
+        self._ledger.changes.clear()
+        self._coming = self._next = None
+        self.orders = False
+
+    def close(self) -> None:
+        """At a command's end: only what is, and the log as it now stands."""
+        if self._state and self._read() == self._written:
+            self._state = replace(self._state, log=self._head(None))
+            only = self._state.signed(self._key)
+            if json.loads(self._written) != [only]:
+                self._write(only)
+
+    def _load(self, here: int) -> list[State]:
+        """What the file says; a hub that has none yet is taken as it is, once."""
+        data = self._read()
+        if not data:
+            state = State(self._folder, here, self._head(None))
+            if here:
+                shell.say("note: the coordinator had no memory of this hub; from now on it knows it as it is today")
+            self._write(state.signed(self._key))
+            return [state]
+        try:
+            said = [State(one["keys"], int(one["total"], 16), Log(*one["log"])) for one in json.loads(data)]
+            whole = [s for s, one in zip(said, json.loads(data), strict=True) if hmac.compare_digest(
+                s.signed(self._key)["mac"], one["mac"]
+            )]  # fmt: skip
+        except (ValueError, TypeError, KeyError, RecursionError):
+            whole = []
+        if not whole:
+            raise HubDamaged("the coordinator's memory was changed by another hand")
+        return whole
+
+    def _read(self) -> bytes:
+        try:
+            with files.reading(self._path, follow=False) as file:
+                return file.read(_LIMIT)
+        except FileNotFoundError:
+            return b""
+
+    def _write(self, *states: dict[str, Any]) -> None:
+        self._written = json.dumps(states).encode()
+        files.replace(self._path, self._written)
+
+    @staticmethod
+    def _sum(key: bytes, rows: Iterable[tuple[int, str]]) -> int:
+        return sum(sign * _weight(key, row) for sign, row in rows) % _MODULUS
+
+
+def _weight(key: bytes, row: str) -> int:
+    digest = hashlib.blake2b(row.encode("utf-8", "surrogatepass"), key=key, digest_size=32).digest()
+    return int.from_bytes(digest, "big")
+
+
+def folders(path: Path) -> set[str]:
+    """The folders of keys that a memory names, whoever wrote it: where the coordinator's keys may be looked for."""
+    try:
+        with files.reading(path, follow=False) as file:
+            return {str(one["keys"]) for one in json.loads(file.read(_LIMIT))}
+    except FileNotFoundError:
+        return set()
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise HubDamaged("the coordinator's memory is damaged") from None
+
+
+def _derive(keys: Keys) -> bytes:
+    return HKDF(SHA256(), 32, None, b"fedhelp-edge/v1 coordinator's memory").derive(keys.sign.private_bytes_raw())

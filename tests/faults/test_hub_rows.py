@@ -1,0 +1,357 @@
+"""Faults G20 and G21: whoever may write to the hub's database and folders, as the front must, changes what is there.
+
+The coordinator's next command either does what it would have done, or stops before it signs anything.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedhelp_edge.errors import FedhelpError, HubDamaged, LogBroken, NotNow, Quorum
+from fedhelp_edge.parcel import keys, parcel, statement
+from fedhelp_edge.trust import enrol
+from server_ref import desk, intake, rounds, vault
+from server_ref.hub import ROOT, Hub, to_json
+from server_ref.store import DATABASE
+from tests import command
+from tests.federation import Clinic, Federation, nobody
+
+
+def by_front(fed: Federation, query: str, *values: object) -> None:
+    with closing(sqlite3.connect(fed.hub.home / DATABASE)) as db, db:
+        assert db.execute(query, values).rowcount, "the attack itself did nothing"
+
+
+def orders(fed: Federation) -> list[str]:
+    """All that the coordinator has signed for sites to follow."""
+    query = "SELECT hash FROM parcels WHERE kind IN ('charter', 'roster', 'task', 'global') ORDER BY rowid"
+    return [row["hash"] for row in fed.hub.store.rows(query)]
+
+
+@contextmanager
+def signs_nothing(fed: Federation, *faults: type[FedhelpError]) -> Iterator[None]:
+    before = orders(fed)
+    with pytest.raises(faults or (HubDamaged,)):
+        yield
+    assert orders(fed) == before
+
+
+@pytest.fixture
+def judged(three: Federation) -> Federation:
+    """A round in which two shares are accepted, and the third is in quarantine."""
+    order = three.open()
+    three.play(order, without=("site-003",))
+    lazy = three.clinics[2]
+    intake.receive(three.hub, lazy.give(order, three.base(order)))
+    with pytest.raises(Quorum):
+        three.aggregate()
+    assert set(three.states().values()) == {"accepted", "quarantined"}
+    return three
+
+
+# --- rows ----------------------------------------------------------------------------------------------------------
+THIEF = keys.new().public
+
+
+def another_archive(fed: Federation) -> None:
+    by_front(fed, "INSERT OR REPLACE INTO facts VALUES ('archive', ?)", THIEF.recipient)
+
+
+def another_front(fed: Federation) -> None:
+    by_front(fed, "INSERT OR REPLACE INTO facts VALUES ('front', ?)", THIEF.sign)
+
+
+@pytest.mark.parametrize("swap", [another_archive, another_front])
+def test_g20_keys_that_the_front_writes_into_the_database_are_in_no_order(
+    three: Federation, swap: Callable[[Federation], None]
+) -> None:
+    before = three.hub.roster
+    swap(three)
+    three.again()
+    try:
+        order = three.open()
+        three.join()
+    except HubDamaged:
+        return
+    assert order.recipients[1] == before.archive == three.hub.roster.archive
+    assert three.hub.roster.front == before.front
+
+
+def plan_changed(fed: Federation) -> None:
+    by_front(fed, "UPDATE facts SET value = replace(value, 'rounds = 12', 'rounds = 99') WHERE name = 'plan'")
+
+
+def finished(fed: Federation) -> None:
+    by_front(fed, "INSERT INTO facts VALUES ('finished', '2026-01-01T00:00:00Z')")
+
+
+def other_knowledge(fed: Federation) -> None:
+    by_front(fed, "INSERT INTO facts VALUES ('knowledge', ?)", "a" * 64)
+
+
+def no_void_epoch(fed: Federation) -> None:
+    by_front(fed, "INSERT OR REPLACE INTO facts VALUES ('void', '-1')")
+
+
+def coordinators_folder(fed: Federation) -> None:
+    shutil.copytree(fed.hub.home / "front", fed.hub.home / "coordinator-9")
+    by_front(fed, "INSERT OR REPLACE INTO facts VALUES ('boss', 'coordinator-9')")
+
+
+def invite_inserted(fed: Federation) -> None:
+    made = enrol.invite_of(enrol.new_code(), "large", fed.hub.now)
+    values = made.id, made.key.hex(), "site-009", "Clinic 9", "large", "2090-01-01T00:00:00Z", "", ""
+    by_front(fed, "INSERT INTO invites VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *values)
+
+
+def invite_edited(fed: Federation) -> None:
+    by_front(fed, "UPDATE invites SET tier = 'large' WHERE site = 'site-001'")
+
+
+def invite_unused(fed: Federation) -> None:
+    by_front(fed, "UPDATE invites SET used = '' WHERE site = 'site-001'")
+
+
+def roster_rolled_back(fed: Federation) -> None:
+    by_front(fed, "DELETE FROM parcels WHERE hash = ?", fed.hub.newest("roster")["hash"])
+
+
+def roster_renumbered(fed: Federation) -> None:
+    first = fed.hub.store.row("SELECT hash FROM parcels WHERE kind = 'roster' ORDER BY number")
+    assert first
+    by_front(fed, "UPDATE parcels SET number = 999 WHERE hash = ?", first["hash"])
+
+
+def another_base(fed: Federation) -> None:
+    by_front(fed, "UPDATE rounds SET model = ? WHERE round = 0", "b" * 64)
+
+
+def round_closes_later(fed: Federation) -> None:
+    by_front(fed, "UPDATE rounds SET closes = '2090-01-01T00:00:00Z' WHERE state = 'open'")
+
+
+def accepted_by_the_front(fed: Federation) -> None:
+    by_front(fed, "UPDATE shares SET state = 'accepted', code = '' WHERE state = 'quarantined'")
+
+
+def released_by_the_front(fed: Federation) -> None:
+    by_front(fed, "UPDATE shares SET released = 1 WHERE state = 'quarantined'")
+
+
+def unaccepted(fed: Federation) -> None:
+    by_front(fed, "UPDATE shares SET state = 'received' WHERE site = 'site-001'")
+
+
+def deleted(fed: Federation) -> None:
+    by_front(fed, "DELETE FROM shares WHERE site = 'site-001'")
+
+
+def more_examples(fed: Federation) -> None:
+    by_front(fed, "UPDATE shares SET facts = json_set(facts, '$.examples', 999999) WHERE site = 'site-001'")
+
+
+def request_undone(fed: Federation) -> None:
+    by_front(fed, "UPDATE requests SET state = 'refused' WHERE site = 'site-001'")
+
+
+SWAPS = [
+    plan_changed, finished, other_knowledge, no_void_epoch, coordinators_folder, invite_inserted, invite_edited,
+    invite_unused, roster_rolled_back, roster_renumbered, another_base, round_closes_later, accepted_by_the_front,
+    released_by_the_front, unaccepted, deleted, more_examples, request_undone,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("swap", SWAPS)
+def test_g20_a_row_of_the_coordinators_that_the_front_changes_stops_the_next_command(
+    judged: Federation, swap: Callable[[Federation], None]
+) -> None:
+    swap(judged)
+    with signs_nothing(judged), desk.working(judged.hub.home, None) as (hub, boss):
+        rounds.aggregate(hub, boss, now=True)
+
+
+@pytest.mark.parametrize("swap", [plan_changed, invite_inserted, roster_rolled_back, another_base])
+def test_g20_a_row_that_is_changed_while_a_command_works_stops_it_before_it_signs(
+    three: Federation, swap: Callable[[Federation], None]
+) -> None:
+    three.again()
+    three.hub.check()
+    swap(three)
+    with signs_nothing(three):
+        three.open()
+
+
+def test_g20_a_site_that_was_revoked_does_not_come_back_with_an_older_roster(three: Federation) -> None:
+    with closing(sqlite3.connect(three.hub.home / DATABASE)) as db, closing(sqlite3.connect(":memory:")) as before:
+        db.backup(before)
+        with desk.working(three.hub.home, None) as (hub, boss):
+            hub.revoke(boss, "site-002", 1, "stolen")
+        three.hub.store.close()
+        before.backup(db)
+    three.again()
+    with signs_nothing(three, HubDamaged, LogBroken), desk.working(three.hub.home, None) as (hub, boss):
+        rounds.open_next(hub, boss)
+
+
+def test_g20_audit_verify_names_a_hub_in_which_another_hand_wrote(three: Federation, tmp_path: Path) -> None:
+    verify = ("audit", "verify", "--home", three.hub.home)
+    assert command.run(*verify, home=tmp_path, program=command.COORDINATOR).returncode == 0
+    invite_inserted(three)
+    done = command.run(*verify, home=tmp_path, program=command.COORDINATOR)
+    assert "error: E_HUB_DAMAGED: " in done.stderr
+
+
+def test_g20_an_update_that_the_front_makes_in_a_sites_name_is_refused(three: Federation) -> None:
+    order = three.open()
+    three.play(order, without=("site-003",))
+    mask = Clinic(three.hub.federation, three.folder / "mask")
+    mask.id = "site-003"
+    path = mask.give(order, three.drawn(order, mask))
+    with parcel.open(path, parcel.anyone, [intake.round_key(three.hub, three.boss, 1)]) as opened:
+        said = opened.statement
+    path.rename(three.hub.store.path(said.hash))
+    by_front(three, "INSERT INTO parcels VALUES (?, 'update', 1, 'site-003', ?)", said.hash, said.line.decode())
+    values = said.hash, "site-003", 1, said.context["seq"], said.context["nonce"]
+    query = "INSERT INTO shares (hash, site, round, seq, nonce, state, counts) VALUES (?, ?, ?, ?, ?, 'received', 0)"
+    by_front(three, query, *values)
+    three.judge()
+    assert three.states()["site-003/1"] == "refused"
+
+
+def test_g20_a_share_that_the_front_lays_to_another_site_is_refused(three: Federation) -> None:
+    three.play(three.open(), without=("site-003",))
+    by_front(three, "UPDATE shares SET site = 'site-003' WHERE site = 'site-002'")
+    three.judge()
+    assert three.states() == {"site-001/1": "accepted", "site-003/1": "refused"}
+
+
+def test_a_share_that_was_on_its_way_when_its_site_changed_its_keys_counts(three: Federation) -> None:
+    clinic, new = three.clinics[0], keys.new()
+    three.play(three.open())
+    context = statement.stamped("rotate", federation=three.hub.federation, sender=clinic.id, seq=9)
+    body = to_json({"sign": new.public.sign, "recipient": new.public.recipient})
+    parcel.seal(three.folder / "rotate.fhx", context, body, [clinic.keys.sign, new.sign])
+    intake.receive(three.hub, three.folder / "rotate.fhx")
+    three.judge()
+    assert three.hub.roster.owner(new.public.sign) == three.hub.roster.site(clinic.id)
+    assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
+
+
+def test_g20_an_order_whose_file_is_another_one_is_not_read(three: Federation) -> None:
+    rows = three.hub.store.rows("SELECT hash FROM parcels WHERE kind = 'roster' ORDER BY number DESC")
+    newest, older = (three.hub.store.path(row["hash"]) for row in rows[:2])
+    newest.write_bytes(older.read_bytes())
+    three.again()
+    with signs_nothing(three):
+        three.open()
+
+
+def test_g20_a_model_whose_file_is_another_one_is_neither_sent_nor_merged_upon(judged: Federation) -> None:
+    path = judged.hub.store.model(rounds.current(judged.hub)["base"])
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    judged.again()
+    with signs_nothing(judged):
+        judged.aggregate(now=True)
+    with signs_nothing(judged):
+        judged.join()
+
+
+def test_g20_what_only_the_coordinator_may_change_is_not_changed_without_its_keys(three: Federation) -> None:
+    hub = Hub(three.hub.home)
+    with pytest.raises(NotNow):
+        hub.invite("Clinic 9", "small", 14)
+    assert len(hub.invites()) == 3
+    hub.store.close()
+    assert three.open().round == 1
+
+
+# --- the coordinator's own memory ----------------------------------------------------------------------------------
+def test_g20_a_memory_that_another_hand_changed_is_no_memory(three: Federation) -> None:
+    for change in ({"total": "0" * 64}, {"log": [0, ""]}, {"mac": "0" * 64}, {"keys": "front"}):
+        said = json.loads(three.hub.memory.read_bytes())
+        three.hub.memory.write_text(json.dumps([{**one, **change} for one in said]))
+        with signs_nothing(three), desk.working(three.hub.home, None) as (hub, boss):
+            rounds.open_next(hub, boss)
+        three.hub.memory.write_text(json.dumps(said))
+    three.again()
+    assert three.open().round == 1
+
+
+def test_an_older_hub_is_taken_as_it_is_once_and_that_is_said(
+    judged: Federation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged.hub.memory.unlink()
+    judged.hub.store.db.execute("UPDATE shares SET facts = json_remove(facts, '$.sha256')")
+    judged.again()
+    with desk.working(judged.hub.home, None):
+        assert "no memory of this hub" in capsys.readouterr().err
+    judged.again()
+    assert judged.aggregate(now=True)["accepted"] == ["site-001", "site-002"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_restored_hub_goes_on_with_the_memory_that_lay_in_the_backup(judged: Federation, tmp_path: Path) -> None:
+    vault.backup(judged.hub, tmp_path / "backup.tar")
+    root = keys.load(judged.hub.home / ROOT, nobody)
+    restored = vault.restore(tmp_path / "again", tmp_path / "backup.tar", root, nobody)
+    with desk.working(restored.home, None) as (hub, boss):
+        assert rounds.open_next(hub, boss).round == 2
+    restored.store.close()
+
+
+# --- what was opened -----------------------------------------------------------------------------------------------
+def plain(fed: Federation, site: str) -> Path:
+    row = fed.hub.store.row("SELECT hash FROM shares WHERE site = ?", site)
+    assert row
+    return intake.opened(fed.hub, row["hash"])
+
+
+def poisoned(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-4:] = np.float32(1e6).tobytes()
+    path.write_bytes(data)
+
+
+def of_another(path: Path) -> None:
+    other = next(one for one in path.parent.iterdir() if one != path)
+    path.write_bytes(other.read_bytes())
+
+
+@pytest.mark.parametrize("change", [poisoned, of_another, Path.unlink, lambda path: path.write_bytes(b"")])
+def test_g21_what_was_opened_and_then_changed_is_opened_again_from_what_the_site_sent(
+    three: Federation, tmp_path: Path, change: Callable[[Path], object]
+) -> None:
+    three.play(three.open())
+    three.judge()
+    with three.lent(tmp_path / "undisturbed") as same:
+        undisturbed = same.aggregate()["merged_sha256"]
+    three.again()
+    change(plain(three, "site-002"))
+    told = three.aggregate()
+    assert (told["merged_sha256"], told["quarantined"]) == (undisturbed, [])
+
+
+def test_g21_a_backup_holds_no_share_in_clear(three: Federation, tmp_path: Path) -> None:
+    three.play(three.open())
+    three.judge()
+    numbers = plain(three, "site-001").read_bytes()[-200:]
+    vault.backup(three.hub, tmp_path / "backup.tar")
+    assert numbers not in (tmp_path / "backup.tar").read_bytes()
+    root = keys.load(three.hub.home / ROOT, nobody)
+    restored = vault.restore(tmp_path / "again", tmp_path / "backup.tar", root, nobody)
+    with desk.working(restored.home, None) as (hub, boss):
+        rounds.open_next(hub, boss)
+        intake.judge(hub, boss)
+        told = rounds.aggregate(hub, boss, now=True)
+    assert told["accepted"] == ["site-001", "site-002", "site-003"]  # late, and opened again
+    restored.store.close()
