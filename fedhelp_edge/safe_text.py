@@ -17,8 +17,7 @@ _UNSAFE = (
     r"\ud800-\udfff\U000e0000-\U000e007f"  # halves of letters, as of bytes that are no UTF-8; invisible tags
 )
 _ONE = re.compile(f"[{_UNSAFE}]")
-_ONE_BUT_SPACE = re.compile(rf"(?![\n\t])[{_UNSAFE}]")
-NAME = re.compile(f"[^{_UNSAFE}]{{0,200}}")  # of a federation, a site, a class
+NAME = re.compile(f"[^{_UNSAFE}]{{0,200}}")  # of a federation or a site (a plan is stricter)
 _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -29,21 +28,14 @@ def visible(text: str) -> str:
 
 
 def visible_html(text: str) -> str:
-    """For a page: entities, and written out what would steer how the text is read. Line ends are spaces there."""
-    return html.escape(_ONE_BUT_SPACE.sub(_written_out, text))
-
-
-def misnamed(name: str) -> str:
-    """Why a name may not be given, or "": `visible` would have to change it, or it is too long."""
-    if NAME.fullmatch(name):
-        return ""
-    return f"'{visible(name[:60])}' has a line end, a control or invisible character, or over 200 letters"
+    """The same for a page, with entities for what is markup."""
+    return html.escape(visible(text))
 
 
 def check_name(name: str) -> None:
-    """Refuse a name, or a reason, before others get to read it."""
-    if complaint := misnamed(name):
-        raise BadName(complaint)
+    """Refuse a name or a reason that `visible` would have to change, or that is too long, before others read it."""
+    if not NAME.fullmatch(name):
+        raise BadName(f"'{visible(name[:60])}' has a line end, a control or invisible character, or over 200 letters")
 
 
 def cell(value: object) -> object:

@@ -402,8 +402,6 @@ def check_new(home: Path, plan: Plan, root: Path | None = None) -> None:
         raise FileExists(f"{home.name} is in use already")
     if root:
         keys.check_none(root)
-    for name in (plan.name, *plan.classes):
-        safe_text.check_name(name)
 
 
 def make(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import csv
 import io
 import itertools
@@ -94,7 +95,7 @@ class Csv(Table):
     def keep(self, folder: Path, bundle: Bundle, rows: Iterable[Row]) -> Path:
         """In a file the mark of UTF-8 comes first: without it Excel reads names of other scripts as gibberish."""
         path = folder / f"answers.{self.suffix}"
-        _replace(path, itertools.chain(["\ufeff"], self.text(bundle, rows)))
+        _replace(path, itertools.chain([codecs.BOM_UTF8.decode()], self.text(bundle, rows)))
         return path
 
 
@@ -200,7 +201,7 @@ def picture(facts: Facts, answer: Answer, shown: Decoded) -> dict[str, Any]:
 def _lines(facts: Facts, row: Row) -> Iterator[tuple[str, ...]]:
     for name in facts.classes:
         marks = ("yes" if name in row[of] else "" for of in ("set", "flags"))
-        yield name, percent(row["probabilities"][name]), *marks
+        yield visible(name), percent(row["probabilities"][name]), *marks
 
 
 def _shown(said: Mapping[str, Any]) -> page.Html:

@@ -130,8 +130,12 @@ def chart(lines: Mapping[str, Line], across: str, up: str) -> Html:
     )
 
 
+def _lines(text: str) -> str:
+    return "\n".join(map(visible_html, text.split("\n")))
+
+
 def _row(kind: str, cells: Sequence[object]) -> str:
-    return "<tr>" + "".join(f"<{kind}>{visible_html(str(cell))}</{kind}>" for cell in cells) + "</tr>"
+    return "<tr>" + "".join(f"<{kind}>{_lines(str(cell))}</{kind}>" for cell in cells) + "</tr>"
 
 
 def _text(text: str, x: float | str, y: float | str, anchor: str) -> str:

@@ -40,8 +40,8 @@ def test_a_name_with_a_sign_that_is_not_seen_is_refused_and_the_refusal_itself_i
     assert safe_text.visible(refused.value.cause) == refused.value.cause
 
 
-def test_a_page_keeps_line_ends_and_escapes_the_rest() -> None:
-    assert safe_text.visible_html("<b>\n\u202e\x1b") == "&lt;b&gt;\n\\u202e\\x1b"
+def test_on_a_page_markup_is_text_too() -> None:
+    assert safe_text.visible_html("<b>\n\u202e\x1b") == "&lt;b&gt;\\n\\u202e\\x1b"
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@a", "\t=1", "\r=1", " =1", "\n=1"])
