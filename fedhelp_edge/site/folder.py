@@ -5,6 +5,9 @@ next-keys/               those that it asked to be known by, until the roster na
 joined.json              where its coordinator is reached
 number.txt               the number of its last parcel that counts; exchange.lock is held while parcels come and go
 incoming/                downloads from the network as they grow
+pinned.fhx               the first version of the charter, as it was pinned when joining
+verified.json            the newest charter, roster and task that were verified; what is older is a rollback
+aside/…                  files that did not belong here or were damaged
 charter/0001.fhx, …      every version of the charter, the first one pinned when joining
 roster/0001-0007.fhx, …  rosters, by epoch and version; task/0001-000003.fhx orders, by epoch and round
 global/…, receipt/…      merged models and receipts as they came, by epoch and what they are about
@@ -17,10 +20,11 @@ request/…                what it asked of the coordinator: to join, or to be k
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -28,13 +32,20 @@ from typing import Any
 from fedhelp_edge import files
 from fedhelp_edge.errors import (
     BadBody,
+    Equivocation,
+    Expired,
     FedhelpError,
+    FileKind,
+    Kind,
     NoImagesNamed,
     NotJoined,
+    Rollback,
+    RootChain,
     SignerMismatch,
     SignerRevoked,
     SignerUnknown,
     SignerWindow,
+    TaskRoster,
 )
 from fedhelp_edge.parcel import keys, parcel, sshsig
 from fedhelp_edge.parcel.statement import Statement
@@ -44,22 +55,124 @@ from fedhelp_edge.trust.roster import ACTIVE, REVOKED, Site
 from fedhelp_edge.trust.task import Log, Task
 
 NOTE, NEXT_KEYS, LOCK = "joined.json", "next-keys", "exchange.lock"
+PINNED, VERIFIED = "pinned.fhx", "verified.json"
+_NEWS = ("charter", "roster", "task", "global", "receipt")
 
 
 def floor(home: Path) -> Floor | None:
-    """What this site has verified so far, verified again; None before it has joined."""
-    found: Floor | None = None
-    for path in sorted((home / "charter").glob("*.fhx")):
-        if found is None:
+    """What this site has verified so far, verified again; None before it has joined.
+
+    A damaged or foreign file counts for nothing. Where the newest roster or task that was ever verified here is gone,
+    no older one takes its place: otherwise damage on this disk would open the way for a rollback.
+    """
+    return _read(home)[0]
+
+
+def mend(home: Path) -> list[dict[str, str]]:
+    """Put aside what does not belong into this folder, so that it can be fetched again; what it was, and why."""
+    told = []
+    for path, fault in _read(home)[1].items():
+        name = f"{path.parent.name}/{path.name}"
+        _put_aside(home, path)
+        (home / "charter").mkdir(exist_ok=True)  # it says that this site has joined
+        told.append({"file": name, "code": fault.code, "cause": f"{fault.cause}; it was put aside"})
+    pinned, first = home / PINNED, home / "charter" / "0001.fhx"
+    for lost, whole in ((first, pinned), (pinned, first)):
+        if whole.exists() and not lost.exists() and (home / "charter").is_dir():
+            with files.writing(lost) as sink, files.reading(whole) as file:
+                shutil.copyfileobj(file, sink)
+    return told
+
+
+def _read(home: Path) -> tuple[Floor | None, dict[Path, FedhelpError]]:
+    """The floor, and the files that do not verify."""
+    bad: dict[Path, FedhelpError] = {}
+    for kind in _NEWS:
+        folder = home / kind
+        if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
+            bad[folder] = FileKind(f"{kind} is no folder")
+    found = _first(home, bad)
+    if found is None:
+        return None, bad
+    for path in _files(home, "charter", bad):
+        found = _taken(home, found, path, bad) or found
+    epoch = f"{found.charter.epoch:04}-"
+    for kind in ("roster", "task"):
+        newest = verified(home).get(kind, ("", ""))[0]
+        for path in reversed(_files(home, kind, bad)):
+            if path.name.startswith(epoch) and path.stem >= newest and (news := _taken(home, found, path, bad)):
+                found = news
+                break
+    for kind in ("global", "receipt"):
+        for path in _files(home, kind, bad):
+            if path.name.startswith(epoch):
+                found = _taken(home, found, path, bad) or found
+    return found, bad
+
+
+def _first(home: Path, bad: dict[Path, FedhelpError]) -> Floor | None:
+    """The charter that was pinned when joining; the copy beside it counts, whatever became of the other."""
+    fault: FedhelpError | None = None
+    if not os.path.lexists(home / "charter"):
+        return None
+    for path in (home / PINNED, home / "charter" / "0001.fhx"):
+        if not path.exists():
+            continue
+        try:
             with parcel.open(path, parcel.anyone) as seen:
-                found = Floor(charter.first(seen.statement, seen.keys, seen.json()))
-        else:
-            found = take(found, path)
-    for kind in ("roster", "task", "global", "receipt") if found else ():
-        kept = sorted((home / kind).glob(f"{found.charter.epoch:04}-*.fhx")) if found else []
-        for path in kept[-1:] if kind in ("roster", "task") else kept:
-            found = take(found, path) if found else None
-    return found
+                return Floor(charter.first(seen.statement, seen.keys, seen.json()))
+        except FedhelpError as found:
+            fault = bad[path] = found
+    if fault:
+        raise fault
+    return None
+
+
+def _files(home: Path, kind: str, bad: Mapping[Path, FedhelpError]) -> list[Path]:
+    return [] if home / kind in bad else sorted((home / kind).glob("*.fhx"))
+
+
+def _taken(home: Path, known: Floor, path: Path, bad: dict[Path, FedhelpError]) -> Floor | None:
+    """The floor with a file of ours; None where it cannot count, for now or for good."""
+    try:
+        if path.is_symlink() or not path.is_file():
+            raise FileKind(f"{path.name} is not an ordinary file")
+        said = parcel.look(path, parcel.anyone).statement
+        if said.kind != path.parent.name or place(home, said) != path:
+            raise Kind(f"a {said.kind} that does not belong here")
+        return take(known, path)
+    except (RootChain, TaskRoster, Expired):  # it rests on what is not here
+        return None
+    except FedhelpError as fault:
+        bad[path] = fault
+        return None
+
+
+def _put_aside(home: Path, path: Path) -> None:
+    aside = home / "aside"
+    aside.mkdir(exist_ok=True)
+    path.rename(aside / f"{path.parent.name}-{path.name}.{os.urandom(4).hex()}")
+
+
+def verified(home: Path) -> dict[str, tuple[str, str]]:
+    """The newest charter, roster and task that were ever verified here: the name of each, and its hash."""
+    try:
+        noted = json.loads((home / VERIFIED).read_bytes())
+        return {kind: (str(name), str(hash_)) for kind, (name, hash_) in noted.items()}
+    except (FileNotFoundError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def check_not_older(home: Path, said: Statement) -> None:
+    """Refuse what is older than news that were verified here, or another of the same number, even if those are gone."""
+    if said.kind not in ("charter", "roster", "task"):
+        return
+    name, hash_ = verified(home).get(said.kind, ("", ""))
+    here = place(home, said).stem
+    if here < name and said.kind != "charter":  # a charter rests on those before it, which may have to be fetched again
+        raise Rollback(f"{said.kind} {here}, when {name} was verified here")
+    if here == name and said.hash != hash_:
+        raise Equivocation(f"two different parcels are {said.kind} {here}")
 
 
 def take(known: Floor, path: Path) -> Floor:
@@ -95,10 +208,26 @@ def place(home: Path, said: Statement) -> Path:
 def keep(home: Path, path: Path, said: Statement) -> None:
     """Keep a copy of news that were verified."""
     kept = place(home, said)
-    if not kept.exists():
-        kept.parent.mkdir(exist_ok=True)
-        with files.writing(kept) as sink, files.reading(path) as file:
-            shutil.copyfileobj(file, sink)
+    pinned = [home / PINNED] if said.kind == "charter" and said.context["version"] == 1 else []
+    for copy in (kept, *pinned):
+        if copy.exists() and parcel_hash(copy) != said.hash:
+            _put_aside(home, copy)
+        if not copy.exists():
+            copy.parent.mkdir(exist_ok=True)
+            with files.writing(copy) as sink, files.reading(path) as file:
+                shutil.copyfileobj(file, sink)
+    noted = verified(home)
+    if said.kind in ("charter", "roster", "task") and kept.stem > noted.get(said.kind, ("", ""))[0]:
+        noted[said.kind] = kept.stem, said.hash
+        files.replace(home / VERIFIED, json.dumps(noted).encode())
+
+
+def parcel_hash(path: Path) -> str:
+    """The hash of a whole parcel's statement, or ""."""
+    try:
+        return parcel.look(path, parcel.anyone).statement.hash
+    except FedhelpError:
+        return ""
 
 
 def joined(home: Path) -> Floor:
@@ -143,7 +272,7 @@ def receipts(home: Path, about: str, epoch: int | None = None) -> list[dict[str,
     """What the coordinator said of a parcel, in the order in which its log has it; in every epoch, or in one."""
     found = []
     for path in (home / "receipt").glob(f"{'*' if epoch is None else f'{epoch:04}'}-{about}-*.fhx"):
-        with parcel.open(path, parcel.anyone) as seen:
+        with suppress(FedhelpError), parcel.open(path, parcel.anyone) as seen:  # a damaged one is fetched again
             said = seen.json()
             found.append((seen.statement.context["epoch"], int(said["log"]["length"]), said))
     return [said for *_, said in sorted(found, key=itemgetter(0, 1))]

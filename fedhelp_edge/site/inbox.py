@@ -44,6 +44,7 @@ def download(home: Path, carriers: Sequence[exchange.Carrier], ask: Callable[[],
     """Fetch what is there, verify it, keep it; open the model that the order names."""
     taken = Taken()
     with lock.held(home / folder.LOCK):
+        taken.refused += folder.mend(home)
         folder.take_up_new_keys(home, folder.joined(home))  # where that was cut off
         known = take_in(home, (path for carrier in carriers for path in carrier.fetch(have(home))), taken)
         folder.take_up_new_keys(home, known)
@@ -133,6 +134,7 @@ def _take(home: Path, known: Floor, copy: Path, said: statement.Statement, taken
         taken.new.append(f"knowledge, {said.size / 1e6:.1f} MB")
         return known
     known = folder.take(known, copy)
+    folder.check_not_older(home, said)  # once it is known who signed it
     folder.keep(home, copy, said)
     taken.new.append(_in_words(said))
     return known
@@ -218,7 +220,7 @@ def _is_kept(home: Path, said: statement.Statement) -> bool:
     if said.kind == "knowledge":
         return folder.is_whole(home / "pack" / f"{said.sha256}.safetensors")
     path = folder.place(home, said)
-    return path.exists() and parcel.look(path, parcel.anyone).statement.hash == said.hash
+    return path.exists() and folder.parcel_hash(path) == said.hash
 
 
 def _rank(said: statement.Statement) -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedhelp_edge.errors import FedhelpError, SignerUnknown
+from fedhelp_edge.errors import FedhelpError
 from fedhelp_edge.parcel import parcel
 from fedhelp_edge.site import folder
 from tests.attacks.federation import Federation, News
@@ -56,10 +56,17 @@ def test_every_version_of_the_charter_is_followed(home: Path, federation: Federa
     assert known.charter.version == 2
 
 
-def test_news_of_another_hand_in_the_folder_is_found_out(home: Path, federation: Federation) -> None:
+def test_news_of_another_hand_in_the_folder_count_for_nothing_and_are_put_aside(
+    home: Path, federation: Federation
+) -> None:
     keep(home / "roster" / "0001-0002.fhx", federation.roster(2), federation.front)
-    with pytest.raises(SignerUnknown):
-        folder.floor(home)
+    known = folder.floor(home)
+    assert known is not None
+    assert known.roster is not None
+    assert known.roster.version == 1
+    (told,) = folder.mend(home)
+    assert (told["file"], told["code"]) == ("roster/0001-0002.fhx", "E_SIGNER_UNKNOWN")
+    assert not (home / "roster" / "0001-0002.fhx").exists()
 
 
 def test_inspect_trusts_the_coordinator_of_the_federation_and_nobody_elses(

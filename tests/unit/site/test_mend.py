@@ -1,0 +1,120 @@
+"""F25: a site whose folder holds damaged or foreign files is not locked out, and is not led back to old news either."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fedhelp_edge.errors import Quorum
+from fedhelp_edge.parcel import keys, parcel, statement
+from fedhelp_edge.site import folder, joined
+from tests.clinic import Clinic
+
+
+@pytest.fixture
+def site(clinic: Clinic) -> Clinic:
+    """A site with an order."""
+    clinic.take_up()
+    return clinic
+
+
+def codes(clinic: Clinic) -> set[str]:
+    return {one["code"] for one in clinic.download().refused}
+
+
+def foreign(home: Path, path: Path) -> None:
+    """A whole charter that somebody else signed, where a front without bounds once let it be written."""
+    context = statement.stamped("charter", epoch=1, version=2, previous=statement.NO_HASH)
+    parcel.seal(path, context, b"{}", keys.new().sign)
+
+
+def spoil(home: Path, path: Path, how: str) -> None:
+    whole = path.read_bytes()
+    path.unlink()
+    match how:
+        case "a folder":
+            (path / "x").mkdir(parents=True)
+        case "a link to nowhere":
+            path.symlink_to("nowhere")
+        case "another kind":
+            other = "roster" if path.parent.name == "task" else "task"
+            shutil.copyfile(next((home / other).glob("*.fhx")), path)
+        case "another's":
+            foreign(home, path)
+        case "empty" | "junk" | "cut" | "altered":
+            path.write_bytes(
+                {"empty": b"", "junk": bytes(99), "cut": whole[:-5], "altered": whole[:-5] + b"xxxxx"}[how]
+            )
+
+
+BAD = ["empty", "junk", "cut", "altered", "a folder", "a link to nowhere", "another kind", "another's", "gone"]
+
+
+@pytest.mark.parametrize("kind", ["charter", "roster", "task", "global", "receipt"])
+@pytest.mark.parametrize("how", BAD)
+def test_f25_what_was_damaged_in_the_folder_is_said_put_aside_and_fetched_again(
+    site: Clinic, kind: str, how: str
+) -> None:
+    path = sorted((site.home / kind).glob("*.fhx"))[-1]
+    whole, before = path.read_bytes(), joined.status(site.home)
+    spoil(site.home, path, how)
+    joined.status(site.home)  # asks nothing of what is damaged
+    refused = site.download().refused
+    assert [one["file"] for one in refused] == ([f"{kind}/{path.name}"] if how != "gone" else [])
+    assert path.read_bytes() == whole
+    assert joined.status(site.home) == before
+    assert site.download().refused == []
+
+
+@pytest.mark.parametrize(
+    "name", ["charter/0002.fhx", "roster/0001-9999.fhx", "task/0001-999999.fhx", "global/0001-x.fhx"]
+)
+def test_f25_a_file_that_was_never_ours_locks_nobody_out(site: Clinic, name: str) -> None:
+    before = joined.status(site.home)
+    foreign(site.home, site.home / name)
+    assert joined.status(site.home) == before
+    assert [one["file"] for one in site.download().refused] == [name]
+    assert not (site.home / name).exists()
+    assert any((site.home / "aside").iterdir())
+    assert joined.status(site.home) == before
+
+
+@pytest.mark.parametrize("kind", ["charter", "roster", "task", "receipt"])
+def test_f25_a_folder_of_news_that_is_a_file_or_a_link_makes_room(site: Clinic, kind: str, tmp_path: Path) -> None:
+    before = joined.status(site.home)
+    shutil.move(site.home / kind, tmp_path / "elsewhere")
+    (site.home / kind).symlink_to(tmp_path / "elsewhere")
+    site.download()
+    assert not (site.home / kind).is_symlink()
+    assert joined.status(site.home) == before
+
+
+def test_f25_damage_is_no_way_back_to_an_older_order(site: Clinic) -> None:
+    """The newest order is damaged, and a carrier offers only the one before: it is refused until the newest is here."""
+    older = {kind: sorted((site.home / kind).glob("*.fhx"))[-1] for kind in ("roster", "task")}
+    kept = {path: path.read_bytes() for path in older.values()}
+    site.federation.clock.go_on(days=8)
+    with pytest.raises(Quorum):  # nobody gave anything
+        site.federation.aggregate()
+    site.federation.open()
+    site.trip()
+    site.download()
+    order = folder.joined(site.home).task
+    assert order
+    assert order.round == 2
+    for path in (folder.place(site.home, parcel.look(one, parcel.anyone).statement) for one in older.values()):
+        assert path.exists()
+    sorted((site.home / "task").glob("*.fhx"))[-1].write_bytes(b"")
+    assert folder.joined(site.home).task is None
+    for stale in (site.stick / "from-coordinator").iterdir():
+        stale.unlink()
+    for path, data in kept.items():
+        (site.stick / "from-coordinator" / path.name).write_bytes(data)
+        path.unlink()
+    assert "E_ROLLBACK" in codes(site)
+    assert folder.joined(site.home).task is None
+    site.trip()
+    site.download()
+    assert folder.joined(site.home).task == order
