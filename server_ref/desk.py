@@ -9,7 +9,7 @@ from pathlib import Path
 from fedhelp_edge import lock, shell
 from fedhelp_edge.errors import NoHub
 from fedhelp_edge.parcel.keys import Keys
-from server_ref import decisions
+from server_ref import agent, decisions
 from server_ref.hub import Hub
 
 LOCK = "writer.lock"
@@ -32,12 +32,21 @@ def working(
     """A hub to work on. `before` refuses what needs no key to refuse, so that nobody types a passphrase in vain."""
     with opened(home) as hub:
         before(hub)
-        boss = hub.boss(shell.asker(passphrase_file, "coordinator's passphrase"))
+        boss = keys_of(hub, passphrase_file)
         with writing(hub):
             hub.check()
             if judge:
                 decisions.judge(hub, boss)
             yield hub, boss
+
+
+def keys_of(hub: Hub, passphrase_file: Path | None) -> Keys:
+    """The coordinator's keys, as `unlock` holds them, else by the passphrase."""
+    held = None if passphrase_file else agent.held(hub.boss_folder)
+    if held is None:
+        return hub.boss(shell.asker(passphrase_file, "coordinator's passphrase"))
+    hub.remember(held)
+    return held
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from fedhelp_edge import __version__, shell
 COMMANDS = (
     "init", "invite", "invites", "requests", "approve", "revoke", "roster", "knowledge", "open", "serve", "exchange",
     "run", "status", "aggregate", "review", "reaggregate", "finish", "audit", "backup", "restore", "rotate", "kit",
-    "clock",
+    "clock", "unlock", "lock",
 )  # fmt: skip
 ABOUT = "Open rounds, take in what sites send, merge it, and hand back a better model."
 

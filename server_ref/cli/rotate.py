@@ -33,19 +33,20 @@ def rotate(
     """
     from fedhelp_edge import errors
     from fedhelp_edge.parcel import keys
-    from server_ref import desk, vault
+    from server_ref import agent, desk, vault
 
     if root == coordinator or root != bool(new_root_key):
         raise errors.Usage("either --coordinator, or --root with --new-root-key DIR")
     with desk.opened(home) as hub:
         vault.check_root(hub.charter, keys.public(root_key))
-        locked = keys.is_locked(hub.boss_folder)
+        locked, old_folder = keys.is_locked(hub.boss_folder), hub.boss_folder
     if new_root_key:
         keys.check_none(new_root_key)
     old_root = keys.load(root_key, shell.asker(root_passphrase_file or passphrase_file, "root key's passphrase"))
     new = shell.asker(new_passphrase_file or passphrase_file, "passphrase of the new key", twice=True)
     secret = new() if locked else None
     with desk.working(home, passphrase_file) as (hub, boss):
+        agent.end(old_folder)  # it would hold a key that is void
         if new_root_key:
             made = keys.new()
             keys.save(new_root_key, made, secret)

@@ -25,7 +25,7 @@ def run(
     from server_ref import desk, steps
 
     with unattended.stopped_by_sigterm(), desk.opened(home) as hub:
-        boss = hub.boss(shell.asker(passphrase_file, "coordinator's passphrase"))
+        boss = desk.keys_of(hub, passphrase_file)
         hub.check()
         if via:
             files.check_apart(via, hub.home)

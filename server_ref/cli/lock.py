@@ -1,0 +1,18 @@
+"""`lock`."""
+
+from fedhelp_edge import shell
+
+app = shell.app()
+
+
+@app.command()
+def lock(home: shell.Home = shell.DEFAULT_HOME) -> None:
+    """Forget the keys that 'unlock' holds: from now on commands ask for the passphrase.
+
+    Example: fedhelp-coordinator lock
+    """
+    from server_ref import agent, desk
+
+    with desk.opened(home) as hub:
+        was_unlocked = agent.end(hub.boss_folder)
+    shell.show("locked" if was_unlocked else "nothing was unlocked")

@@ -1,0 +1,29 @@
+"""`unlock`."""
+
+from typing import Annotated
+
+import typer
+
+from fedhelp_edge import shell
+
+app = shell.app()
+
+
+@app.command()
+def unlock(
+    minutes: Annotated[float, typer.Option("--minutes", min=0.01, max=720, help="How long.")] = 60,
+    home: shell.Home = shell.DEFAULT_HOME,
+    passphrase_file: shell.PassphraseFile = None,
+) -> None:
+    """Type the passphrase once: until 'lock', or until the time is over, no command of this hub asks for it.
+
+    Example: fedhelp-coordinator unlock --minutes 30
+    """
+    from server_ref import agent, desk
+
+    with desk.opened(home) as hub:
+        agent.check(hub.boss_folder)
+        boss = hub.boss(shell.asker(passphrase_file, "coordinator's passphrase"))
+        agent.hold(hub.boss_folder, boss, minutes)
+    shell.show(f"unlocked for {minutes:g} minutes, for this user of this computer")
+    shell.say_next("'fedhelp-coordinator lock' when you are done")

@@ -1,0 +1,176 @@
+"""A coordinator's round at a real terminal: a passphrase typed once, and nothing else asked until `lock`."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from fedhelp_edge.parcel import keys
+from server_ref import agent
+from tests import command, terminal
+from tests.command import COORDINATOR
+from tests.desk import fails, works
+from tests.federation import PLAN
+from tests.journeys.test_a_coordinator import Coordinator
+from tests.terminal import Terminal
+
+PASSPHRASE = "amber violin sketch lemon"
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Coordinator]:
+    """Nobody names a passphrase file here."""
+    desk = Coordinator(tmp_path, PLAN, locked=False)
+    (desk.stick / "to-coordinator").mkdir()
+    yield desk
+    if (tmp_path / "hub").exists():
+        works(desk.hub("lock"))
+
+
+def asks(screen: Terminal, *prompts: str, answer: str = PASSPHRASE) -> None:
+    for prompt in prompts:
+        screen.sees(prompt)
+        screen.types(answer)
+
+
+def at(desk: Coordinator, *words: str | Path) -> AbstractContextManager[Terminal]:
+    return terminal.at(*words, home=desk.folder, program=COORDINATOR, FEDHELP_HOME=str(desk.folder / "hub"))
+
+
+def test_a_round_from_init_to_review_asks_for_the_passphrase_when_it_is_made_and_once_more(desk: Coordinator) -> None:
+    new = ("new passphrase: ", "Repeat for confirmation: ")
+    with at(desk, "init", "--plan", "plan.toml") as screen:
+        asks(screen, *new, answer="secret")
+        screen.sees("E_PASSPHRASE_WEAK")
+        assert screen.ends() == 1
+    with at(desk, "init", "--plan", "plan.toml") as screen:
+        asks(screen, *new)
+        assert screen.ends() == 0, screen.screen
+        assert PASSPHRASE not in screen.screen
+    with at(desk, "init", "--plan", "plan.toml") as screen:
+        assert screen.ends() == 1
+        assert "E_FILE_EXISTS" in screen.screen
+        assert "passphrase: " not in screen.screen
+    with at(desk, "unlock") as screen:
+        asks(screen, "coordinator's passphrase: ", answer="another one")
+        assert screen.ends() == 1
+        assert "E_PASSPHRASE" in screen.screen
+    assert command.refusal(desk.hub("requests")) == "E_PASSPHRASE_NEEDED"
+    with at(desk, "unlock") as screen:
+        asks(screen, "coordinator's passphrase: ")
+        assert screen.ends() == 0, screen.screen
+
+    clinics = [desk.invited(number) for number in (1, 2, 3)]
+    works(desk.hub("exchange", desk.stick))
+    assert "0 requests wait" in works(desk.hub("requests")).stdout
+    works(desk.hub("open"))
+    works(desk.hub("exchange", desk.stick))
+    desk.round(clinics[:2])
+    desk.round(clinics[2:], factor=0)
+    works(desk.hub("exchange", desk.stick))
+    assert "site-003 quarantined: E_LAZY" in works(desk.hub("aggregate", "--now")).stdout
+    (odd,) = command.answer(works(desk.hub("review", "--json")))["quarantined"]
+    with at(desk, "review", odd["hash"][:12], "--refuse") as screen:
+        assert screen.ends() == 0, screen.screen
+        assert "site-003: refused" in screen.screen
+    assert command.answer(works(desk.hub("review", "--json")))["quarantined"] == []
+
+    assert "locked" in works(desk.hub("lock")).stdout
+    assert command.refusal(desk.hub("requests")) == "E_PASSPHRASE_NEEDED"
+    with at(desk, "requests") as screen:
+        asks(screen, "coordinator's passphrase: ")
+        assert screen.ends() == 0, screen.screen
+
+
+@pytest.fixture
+def locked(desk: Coordinator) -> Coordinator:
+    """A hub whose keys have a passphrase."""
+    (desk.folder / "pass").write_text(f"{PASSPHRASE}\n")
+    (desk.folder / "pass").chmod(0o600)
+    works(command.here(*["init", "--plan", "plan.toml", "--home", "hub", "--passphrase-file", "pass"], home=desk.folder,
+                       program=COORDINATOR))  # fmt: skip
+    return desk
+
+
+def test_keys_are_held_for_one_user_one_hub_and_one_time(locked: Coordinator) -> None:
+    folder = locked.folder / "hub" / "coordinator"
+    place = agent._place(folder)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(place))  # by one that was killed
+    works(locked.hub("unlock", "--passphrase-file", "pass"))
+    assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(place.stat().st_mode) & 0o077 == 0
+    assert sorted(path.suffix for path in place.parent.iterdir() if path.name.startswith(place.name)) == [".sock"]
+    held = agent.held(folder)
+    assert held is not None
+    assert held.public == keys.public(folder)
+    other = locked.folder / "other"
+    keys.save(other, keys.new(), PASSPHRASE)
+    assert agent.held(other) is None
+    works(locked.hub("unlock", "--passphrase-file", "pass", "--minutes", "0.01"))
+    until = time.monotonic() + 60
+    while place.exists():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert agent.held(folder) is None
+    assert "nothing was unlocked" in works(locked.hub("lock")).stdout
+
+
+def given_to(user: int, place: Path) -> bytes:
+    """What a socket gives to a process of another user."""
+    os.seteuid(user)
+    try:
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(str(place))
+            line.sendall(b"give\n")
+            return line.recv(4096)
+    except (ConnectionError, PermissionError):
+        return b""
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_another_user_is_given_no_keys_even_by_a_socket_that_anybody_may_open(locked: Coordinator) -> None:
+    works(locked.hub("unlock", "--passphrase-file", "pass"))
+    place = agent._place(locked.folder / "hub" / "coordinator")
+    assert given_to(65534, place) == b""
+    assert b"identity" in given_to(0, place)
+    with tempfile.TemporaryDirectory(dir="/tmp") as open_to_all:
+        Path(open_to_all).chmod(0o755)
+        place = Path(open_to_all) / "open.sock"
+        program = [sys.executable, "-m", "server_ref.agent", str(place), "1"]
+        assert subprocess.run(program, input=b"the keys", capture_output=True, check=True).stdout == b"ready\n"
+        place.chmod(0o777)
+        assert given_to(65534, place) == b""
+        assert given_to(0, place) == b"the keys"
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(str(place))
+            line.sendall(b"lock\n")
+            assert line.recv(10) == b"locked\n"
+
+
+@pytest.mark.skipif(Path(f"/run/user/{os.getuid()}").is_dir(), reason="the system keeps a folder for this user")
+def test_a_folder_that_others_may_enter_holds_no_keys(
+    locked: Coordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / f"fedhelp-{os.getuid()}").mkdir(mode=0o755)
+    fails(locked.hub("unlock", "--passphrase-file", "pass"), "E_KEYS_MODE", "let its owner do so")
+    works(locked.hub("requests", "--passphrase-file", "pass"))
+    assert command.refusal(locked.hub("requests")) == "E_PASSPHRASE_NEEDED"
+
+
+def test_keys_without_a_passphrase_need_not_be_unlocked(desk: Coordinator) -> None:
+    works(desk.hub("init", "--plan", "plan.toml"))
+    fails(desk.hub("unlock"), "E_STATE", "nothing needs to be unlocked")
