@@ -32,7 +32,7 @@ class Sorting:
         self.problems: tuple[Problem, ...] = tuple(found.problems)
         if not self.names:
             raise NoImages(f"{root.name} holds no images that can be read")
-        self._sheet = _sheet(root / FILE)
+        self._sheet = _sheet(root / FILE, with_patients=any(row.group for row in found.rows))
         self._lines: dict[str, dict[str, str | None]] = {}
         known = dict.fromkeys(self.names, "")
         places = table.by_name(known)
@@ -44,7 +44,7 @@ class Sorting:
             self._lines.setdefault(name, line)
         for row in found.rows:
             if row.name not in self._lines and self._known.place(row.label) is not None:
-                self._add(row.name, str(row.label), split=row.split, centre=row.centre)
+                self._add(row.name, str(row.label), split=row.split, centre=row.centre, group=row.group)
 
     def label(self, name: str) -> int | None:
         """The place of a picture's class."""
@@ -97,10 +97,10 @@ class Sorting:
         return self._sheet.columns["label"]
 
 
-def _sheet(path: Path) -> table.Sheet:
+def _sheet(path: Path, *, with_patients: bool) -> table.Sheet:
     """The table that is there, or a new one."""
     if not path.exists():
-        names = ["path", "label", "split", "centre"]
+        names = ["path", "label", "split", "centre", *(["group"] if with_patients else [])]
         return table.Sheet([], names, dict(zip(names, names, strict=True)), ",")
     found = table.sheet(path)
     if "path" not in found.columns:

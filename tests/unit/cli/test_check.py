@@ -127,7 +127,19 @@ def test_the_session_in_the_readme_is_what_is_printed(home: Path) -> None:
     assert here(*found[1].split(), home=home).stdout == found[2]
 
 
-@pytest.mark.parametrize("name", ["pydicom", "torch", "onnxruntime"])
+def test_the_columns_of_a_table_are_named_once(home: Path) -> None:
+    names = sorted(path.relative_to(home).as_posix() for path in home.glob("images/*/*.png"))
+    lines = [f"{name};{name.split('/')[1]};{number // 3}" for number, name in enumerate(names)]
+    (home / "list.csv").write_text("\n".join(["Aufnahme;Ergebnis;Akte", *lines]), encoding="cp1252")
+    words = ("check", "list.csv", "--plan", "plan.toml", "--json")
+    assert refusal(here(*words, home=home)) == "E_TABLE"
+    assert refusal(here(*words, "--columns", "picture=Aufnahme", home=home)) == "E_USAGE"
+    named = answer(here(*words, "--columns", "image=Aufnahme,label=Ergebnis", "--columns", "patient=Akte", home=home))
+    assert (named["images"], len(named["groups"])) == (40, 13)
+    assert answer(here(*words, home=home)) == named
+
+
+@pytest.mark.parametrize("name", ["pydicom", "torch", "onnxruntime", "pillow_heif"])
 def test_checking_pictures_imports_nothing_that_it_does_not_need(name: str, home: Path) -> None:
     import sys
 

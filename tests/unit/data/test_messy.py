@@ -189,3 +189,14 @@ def test_a_table_is_sorted_further_in_the_encoding_that_it_has(tmp_path: Path) -
     sorting.put("Ödem.png", 1)
     assert path.read_bytes().decode("cp1252").splitlines() == ["Datei;Befund", "Jürgen.png;Nävus", "Ödem.png;Melanom"]
     assert table.sheet(path).encoding == "cp1252"
+
+
+def test_patients_that_folders_name_are_still_known_when_the_folder_was_sorted_further(tmp_path: Path) -> None:
+    for i, pixels in enumerate(made.noise(12)):
+        made.save(tmp_path / "images" / PLAN[i % 2] / f"P{i // 4}" / f"{i}.png", pixels)
+    before = found(tmp_path / "images")
+    sorting = Sorting(tmp_path / "images", PLAN)
+    sorting.put(sorting.names[0], 1)
+    after = data.load(tmp_path / "images", made.plan(*PLAN), kept=tmp_path / "again")
+    assert (tmp_path / "images" / "labels.csv").is_file()
+    assert dict(zip(after.names, after.groups, strict=True)) == dict(zip(before.names, before.groups, strict=True))
