@@ -133,7 +133,7 @@ class BadTable(DataError, code="E_TABLE", remedy="give it a first line of names:
     """The table of images cannot be read, or one of its rows cannot."""
 
 
-class BadNpz(DataError, code="E_NPZ", remedy="lay it out as MedMNIST does: train_images, train_labels and so on, or images and labels, in whole numbers of 8 or 16 bit"):
+class BadNpz(DataError, code="E_NPZ", remedy="lay it out as MedMNIST does: train_images, train_labels and so on, or images and labels, in whole numbers of 8 or 16 bit; patients, if known, in train_groups or groups"):
     """The NPZ does not hold images and labels as it should."""
 
 

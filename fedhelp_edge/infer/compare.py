@@ -103,11 +103,13 @@ def _gathered(one: Bundle, source: Path, kept: Path, site: Path | None) -> Gathe
 
 
 def _known(one: Bundle, found: Gathered, site: Path | None) -> set[str]:
-    """The images that the site learned from or chose by."""
+    """The images that the site learned from or chose by, and those that show the same patient or nearly the same."""
     image = one.facts.image
     kept = split.load(site / gather.SPLIT_FILE, f"{image.size}x{image.size}x{image.channels}") if site else None
-    parts = zip(found.images.names, found.hashes, strict=True)
-    return {name for name, sha256 in parts if (kept or {}).get(sha256, "test") != "test"}
+    seen = [(kept or {}).get(sha256, "test") != "test" for sha256 in found.hashes]
+    groups = {group for group, own in zip(found.images.groups, seen, strict=True) if own and group}
+    images = zip(found.images.names, found.images.groups, seen, strict=True)
+    return {name for name, group, own in images if own or group in groups}
 
 
 def _said(one: Bundle, found: Gathered, places: list[int]) -> tuple[NDArray[np.float64], int]:

@@ -81,6 +81,18 @@ def test_images_that_the_site_learned_from_or_chose_by_are_left_out(
     assert found.left_out == len(own) - found.images
 
 
+def test_pictures_that_are_nearly_those_that_the_site_learned_from_are_left_out_too(
+    opened: Bundle, images: Path, tmp_path: Path
+) -> None:
+    own = data.load(images, bundles.site().plan, kept=tmp_path / "own")
+    name = own.names[own.splits.index("train")]
+    pixels = np.asarray(Image.open(images / name)).copy()
+    pixels[0, 0] ^= 1
+    Image.fromarray(pixels).save((images / name).with_name("again.png"))
+    found = compare.compare(opened, opened, images, kept=tmp_path / "kept", site=tmp_path / "own")
+    assert (found.images, found.left_out) == (own.splits.count("test"), len(own) - own.splits.count("test") + 1)
+
+
 def test_models_of_other_classes_and_unlabelled_images_are_refused(opened: Bundle, tmp_path: Path) -> None:
     other = replace(opened, facts=replace(opened.facts, classes=("x", "y", "z")))
     with pytest.raises(OtherClasses):
