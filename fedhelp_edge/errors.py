@@ -656,7 +656,7 @@ class Quorum(HubError, code="E_QUORUM", remedy="wait or remind the sites that ar
     """Too few shares have come to merge them."""
 
 
-class SiteUnknown(HubError, code="E_SITE", remedy="see the sites with 'fedhelp-coordinator roster', and those that wait with 'requests'"):
+class SiteUnknown(HubError, code="E_SITE", remedy="see the sites with 'fedhelp-coordinator roster', and those that wait with 'fedhelp-coordinator requests'"):
     """No site or request has this name."""
 
 

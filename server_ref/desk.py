@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fedhelp_edge import lock, shell
-from fedhelp_edge.errors import NoHub
-from fedhelp_edge.parcel.keys import Keys
+from fedhelp_edge.errors import NoHub, NoKeys
+from fedhelp_edge.parcel import keys
+from fedhelp_edge.parcel.keys import Keys, Public
 from server_ref import agent, decisions
 from server_ref.hub import Hub
 
@@ -47,6 +48,19 @@ def keys_of(hub: Hub, passphrase_file: Path | None) -> Keys:
         return hub.boss(shell.asker(passphrase_file, "coordinator's passphrase"))
     hub.remember(held)
     return held
+
+
+def root_keys(folder: Path, passphrase_file: Path | None) -> Keys:
+    """The root key, from where the person keeps it."""
+    root_public(folder)
+    return keys.load(folder, shell.asker(passphrase_file, "root key's passphrase"))
+
+
+def root_public(folder: Path) -> Public:
+    try:
+        return keys.public(folder)
+    except NoKeys as fault:
+        raise NoKeys(fault.cause, remedy="name the folder that holds the root key with --root-key") from fault
 
 
 @contextmanager

@@ -44,10 +44,17 @@ def _whole(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return None if Path(member.name).name.startswith(".") else member
 
 
-def restore(home: Path, path: Path, root: Keys, ask: Callable[[], str]) -> Hub:
-    """A hub from its backup, in a new epoch: what it said after the backup, nobody holds against it."""
+def check_place(home: Path, path: Path) -> None:
+    """Refuse a backup that is not there, or a place that is taken, before anybody types a passphrase."""
     if home.exists() and any(home.iterdir()):
         raise FileExists(f"{home.name} is in use already")
+    with files.reading(path):
+        pass
+
+
+def restore(home: Path, path: Path, root: Keys, ask: Callable[[], str]) -> Hub:
+    """A hub from its backup, in a new epoch: what it said after the backup, nobody holds against it."""
+    check_place(home, path)
     work = home.with_name(f".{home.name}.part")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(mode=0o700, parents=True)

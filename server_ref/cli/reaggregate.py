@@ -32,7 +32,6 @@ def reaggregate(
     Example: fedhelp-coordinator reaggregate --without site-003 --root-key /media/stick/root
     """
     from fedhelp_edge import errors
-    from fedhelp_edge.parcel import keys
     from server_ref import desk, rounds
 
     root_key = root_key or archive_key  # as it was called once
@@ -41,7 +40,7 @@ def reaggregate(
     with desk.opened(home) as hub:
         rounds.check_undo(hub, hub.site(without).id)
     secret = root_passphrase_file or archive_passphrase_file or passphrase_file
-    archive = keys.load(root_key, shell.asker(secret, "root key's passphrase"))
+    archive = desk.root_keys(root_key, secret)
     with desk.working(home, passphrase_file) as (hub, boss):
         told = rounds.undo(hub, boss, hub.site(without).id, archive)
         done = rounds.is_finished(hub)

@@ -24,10 +24,10 @@ def restore(
 
     Example: fedhelp-coordinator restore hub-2026-11.tar --root-key /media/stick/root
     """
-    from fedhelp_edge.parcel import keys
-    from server_ref import rounds, vault
+    from server_ref import desk, rounds, vault
 
-    root = keys.load(root_key, shell.asker(root_passphrase_file or passphrase_file, "root key's passphrase"))
+    vault.check_place(shell.home(home), file)
+    root = desk.root_keys(root_key, root_passphrase_file or passphrase_file)
     hub = vault.restore(shell.home(home), file, root, shell.asker(passphrase_file, "coordinator's passphrase"))
     shell.show(f"restored: {hub.federation}, epoch {hub.charter.epoch}, round {rounds.newest(hub)['round']}")
     shell.say_next("'fedhelp-coordinator status'")

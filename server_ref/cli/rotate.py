@@ -38,11 +38,11 @@ def rotate(
     if root == coordinator or root != bool(new_root_key):
         raise errors.Usage("either --coordinator, or --root with --new-root-key DIR")
     with desk.opened(home) as hub:
-        vault.check_root(hub.charter, keys.public(root_key))
+        vault.check_root(hub.charter, desk.root_public(root_key))
         locked, old_folder = keys.is_locked(hub.boss_folder), hub.boss_folder
     if new_root_key:
         keys.check_none(new_root_key)
-    old_root = keys.load(root_key, shell.asker(root_passphrase_file or passphrase_file, "root key's passphrase"))
+    old_root = desk.root_keys(root_key, root_passphrase_file or passphrase_file)
     new = shell.asker(new_passphrase_file or passphrase_file, "passphrase of the new key", twice=True)
     secret = new() if locked else None
     with desk.working(home, passphrase_file) as (hub, boss):

@@ -123,11 +123,15 @@ def test_nobody_is_asked_for_a_passphrase_where_the_command_is_refused_anyway(tm
         (("review", "site-001", "--refuse"), "E_STATE"),
         (("reaggregate", "--without", "site-001", "--root-key", "hub/root"), "E_SITE"),
         (("rotate", "--coordinator", "--root-key", "hub/front"), "E_ROLE"),
+        (("rotate", "--coordinator", "--root-key", "nowhere"), "E_KEYS_MISSING"),
+        (("restore", "no.tar", "--root-key", "hub/root", "--home", "again"), "E_FILE_MISSING"),
+        (("restore", "plan.toml", "--root-key", "hub/root"), "E_FILE_EXISTS"),
         (("rotate", "--root", "--root-key", "hub/root", "--new-root-key", "hub/root"), "E_KEYS_EXIST"),
     ):
         home = {"FEDHELP_HOME": str(tmp_path / "hub")}
         done = command.here(*typed, home=tmp_path, program=command.COORDINATOR, env=home)
         assert command.refusal(done) == code, typed
+        assert "fedhelp-edge keys new" not in done.stderr, "that would make a site's keys"
     done = command.here("requests", home=tmp_path, program=command.COORDINATOR, env=home)
     assert command.refusal(done) == "E_PASSPHRASE_NEEDED"
 
