@@ -30,12 +30,12 @@ from fedhelp_edge.trust.task import Log
 
 FILE = "memory.json"
 _OURS = {  # which rows of a table only the coordinator's commands write
-    "facts": "name NOT LIKE 'seq %'",
+    "facts": "{}name NOT LIKE 'seq %' AND {}name NOT LIKE 'asked %'",  # what the front counts
     "invites": "true",
-    "parcels": "kind IN ('charter', 'roster', 'task', 'global', 'knowledge')",
-    "requests": "state != 'waiting'",
+    "parcels": "{}kind IN ('charter', 'roster', 'task', 'global', 'knowledge')",
+    "requests": "{}state != 'waiting'",
     "rounds": "true",
-    "shares": "state != 'received'",
+    "shares": "{}state != 'received'",
 }
 _EMPTY = ("", 0, "{}")  # says nothing: so a column that a later form of the hub adds changes no row's hash
 _MODULUS = 1 << 256
@@ -68,7 +68,7 @@ class Ledger:
                 for side in sides:
                     sign = 1 if side == "NEW" else -1
                     row = ", ".join(f"'{name}', {side}.{name}" for name in names)
-                    when = ours if ours == "true" else f"{side}.{ours}"
+                    when = ours.replace("{}", f"{side}.")
                     db.execute(
                         f"CREATE TEMP TRIGGER {table}_{event}_{side} AFTER {event} ON main.{table} WHEN {when}"
                         f" BEGIN SELECT ledger({sign}, '{table}', {row}); END"
@@ -82,7 +82,8 @@ class Ledger:
     def rows(self) -> Iterator[str]:
         """All of the coordinator's rows, as they are now."""
         for table, ours in _OURS.items():
-            found = self._db.execute(f"SELECT * FROM main.{table} WHERE {ours}")  # noqa: S608 - names of ours
+            where = ours.replace("{}", "")
+            found = self._db.execute(f"SELECT * FROM main.{table} WHERE {where}")  # noqa: S608 - names of ours
             names = [column[0] for column in found.description]
             for row in found:
                 yield _spelled(table, dict(zip(names, row, strict=True)))
