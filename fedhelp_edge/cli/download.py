@@ -35,5 +35,5 @@ def download(
     for one in taken.refused:
         shell.show(*shell.told(f"refused: {one['file']}: ", one))
     shell.show(f"new parcels: {len(taken.new)}")
-    shell.say_next(f"'{told['next']}'")
+    shell.say_next(f"'{joined.next_typed(place, told)}'")
     return None

@@ -74,7 +74,7 @@ def join(
     shell.say("The coordinator will phone and compare the eight words above.")
     told = joined.status(place)
     if told["state"] != joined.JOINING or told["request"]:
-        shell.say_next(f"'{told['next']}'")
+        shell.say_next(f"'{joined.next_typed(place, told)}'")
     else:
         shell.say_next("'fedhelp-edge download', once you were let in" if sent else "'fedhelp-edge upload --via DIR'")
     return None

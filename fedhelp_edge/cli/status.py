@@ -28,5 +28,5 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
         shell.show(f"waiting to be sent, or for a receipt: {len(told['outbox'])}")
     if told["orders_are_old"]:
         shell.show("the orders are old: fetch new ones with 'fedhelp-edge download'")
-    shell.say_next(told["next"])
+    shell.say_next(joined.next_typed(shell.home(home), told))
     return None

@@ -31,5 +31,7 @@ def upload(
     if json:
         return shell.result(sent=sent)
     shell.show(f"parcels sent: {len(sent)}")
-    shell.say_next("'fedhelp-edge download' brings the receipt" if sent else f"'{joined.status(place)['next']}'")
+    shell.say_next(
+        "'fedhelp-edge download' brings the receipt" if sent else f"'{joined.next_typed(place, joined.status(place))}'"
+    )
     return None

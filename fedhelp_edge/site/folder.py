@@ -54,7 +54,7 @@ from fedhelp_edge.trust.floor import Floor
 from fedhelp_edge.trust.roster import ACTIVE, REVOKED, Site
 from fedhelp_edge.trust.task import Log, Task
 
-NOTE, NEXT_KEYS, LOCK = "joined.json", "next-keys", "exchange.lock"
+NOTE, NEXT_KEYS, LOCK, IMAGES = "joined.json", "next-keys", "exchange.lock", "images.txt"
 PINNED, VERIFIED = "pinned.fhx", "verified.json"
 _NEWS = ("charter", "roster", "task", "global", "receipt")
 
@@ -258,7 +258,7 @@ def note(home: Path) -> dict[str, Any]:
 
 def remembered(home: Path, images: Path | None) -> Path:
     """The images that are named, or those that were named last."""
-    kept = home / "images.txt"
+    kept = home / IMAGES
     if images is not None:
         home.mkdir(parents=True, exist_ok=True)
         kept.write_text(str(images.absolute()), encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,12 @@ def status(home: Path, clock: datetime | None = None) -> dict[str, Any]:
         "closes": f"{order.closes:%Y-%m-%d %H:%M}" if order else None, "orders_are_old": overdue > timedelta(0),
         "outbox": [path.stem for path in outbox.waiting(home, known)], "receipts": receipts,
     }  # fmt: skip
+
+
+def next_typed(home: Path, told: Mapping[str, Any]) -> str:
+    """The next step as a person types it: the first time, training must be told which images."""
+    learns = told["next"] in (_next(READY, "small"), _next(READY, "large"))
+    return f"{told['next']} IMAGES" if learns and not (home / folder.IMAGES).exists() else str(told["next"])
 
 
 def _state(home: Path, known: Floor) -> str:

@@ -91,6 +91,8 @@ def test_a_whole_round_among_hostile_names_prints_nothing_that_steers(desk: Desk
         assert "forged" in harmless(desk.site("status", *json_))
         assert "forged" in harmless(desk.site("check", "images", *mapped, *json_), refused=True)
     assert "forged" in harmless(desk.site("check", "images", "--home", "elsewhere"), refused=True)
+    again = harmless(desk.site("join", "a.invite", "--via", desk.stick)).split("\n")
+    assert sum(line.startswith("words: ") for line in again) == 1
     harmless(desk.site("train", "images"))
     harmless(desk.site("upload"))
     harmless(desk.hub("exchange", desk.stick))
@@ -139,13 +141,8 @@ def test_new_names_of_this_kind_are_refused_where_they_enter(desk: Desk) -> None
 @pytest.mark.parametrize("program", ["site", "hub"])
 def test_whatever_was_typed_comes_back_written_out(desk: Desk, program: str) -> None:
     run = desk.site if program == "site" else desk.hub
-    for words in (
-        (BAD,),
-        ("status", BAD),
-        ("status", f"--{BAD}"),
-        ("status", "--home", IN_A_FILE),
-        ("approve", f"no {BAD}"),
-    ):
+    nobody = ("approve" if program == "hub" else "keys", f"no {BAD}")
+    for words in ((BAD,), ("status", BAD), ("status", f"--{BAD}"), ("status", "--home", IN_A_FILE), nobody):
         harmless(run(*words), refused=True)
     for words in (("inspect", BAD), ("audit", BAD), ("predict", BAD, BAD), ("check", BAD), ("join", BAD)):
         harmless(desk.site(*words), refused=True)
