@@ -75,7 +75,8 @@ def make(
     if len(kept) < calibrate.FEWEST:
         raise TooFew(f"{len(kept)} images were kept to choose by; {calibrate.FEWEST} are the least")
     nets = choose.distinct(nets)
-    chosen, figures = choose.choose(nets, kept.pixels, kept.labels, plan.image, origin.prior)
+    choice = choose.choose(nets, kept, images.part("test"), plan.image, origin.prior)
+    chosen, figures = choice.name, choice.figures
     members = dict(nets) if chosen == choose.AVERAGE else {chosen: nets[chosen]}
     arrays = [resnet.arrays(net) for net in members.values()]
     model = graph.build(arrays, plan.image, origin.prior)
@@ -94,7 +95,7 @@ def make(
         tuple(finding.to_json() for finding in findings(images, plan.classes)),
     )  # fmt: skip
     graph.with_temperature(model, said.calibration.temperature)
-    said = replace(said, test=_measured(model, said, images.part("test")))
+    said = replace(said, test=_measured(model, said, images.part("test")), validation=_measured(model, said, kept))
     asked = verify.drawn(*_SEEN, plan.image.channels)
     if said.precision == "fp32":
         wants = verify.reference(list(members.values()), plan.image, origin.prior, said.calibration.temperature, asked)
@@ -144,23 +145,23 @@ def _asked(engine: Engine, pixels: Any) -> tuple[NDArray[np.float32], NDArray[np
     return np.concatenate([one.logits for one in said]), np.concatenate([one.embedding for one in said])
 
 
-def _measured(model: ModelProto, said: Facts, test: Images) -> dict[str, float | None]:
-    """How the answers do on this site's test images, of which nothing above knows."""
-    if not len(test):
+def _measured(model: ModelProto, said: Facts, part: Images) -> dict[str, float | None]:
+    """How the answers do on a part of this site's images; of the test images nothing above knows."""
+    if not len(part):
         return {}
     made = Bundle(model.SerializeToString(), "", "", "", {}, said)
     given = [
         answer
-        for at in range(0, len(test), _BATCH)
-        for answer in decide.answers(made, np.asarray(test.pixels[at : at + _BATCH]))
+        for at in range(0, len(part), _BATCH)
+        for answer in decide.answers(made, np.asarray(part.pixels[at : at + _BATCH]))
     ]
-    true = [said.classes[label] for label in test.labels]
+    true = [said.classes[label] for label in part.labels]
     known = [one.answer == name for one, name in zip(given, true, strict=True) if one.answer is not None]
-    scores = metrics.scores([list(one.probabilities.values()) for one in given], test.labels)
+    scores = metrics.scores([list(one.probabilities.values()) for one in given], part.labels)
     found = {name: getattr(scores, name).value for name in ("accuracy", "balanced_accuracy", "auc", "ece")}
     found |= {
-        "images": len(test), "answered": len(known), "right": sum(known),
-        "unlike": sum(one.distance > 1 for one in given),
+        "images": len(part), "answered": len(known), "right": sum(known),
+        "unlike": sum(one.verdict == "unlike" for one in given),
         "in_set": sum(name in one.set for one, name in zip(given, true, strict=True)),
     }  # fmt: skip
     return {name: None if value is None else round(value, 4) for name, value in found.items()}

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fedhelp_edge.infer.facts import Facts, Rate
+from fedhelp_edge.report import nets
 from fedhelp_edge.safe_text import visible
 
-_NETS = {
-    "own": "this site's own net", "merged": "the merged net of all sites",
-    "alone": "the net that this site trained alone", "average": "the average of these",
-}  # fmt: skip
 _SMALL = 100  # images of a class, below which figures of it are called few
 
 
@@ -46,18 +43,11 @@ def _origin(facts: Facts) -> Iterator[str]:
 
 
 def _choice(facts: Facts) -> Iterator[str]:
-    count = sum(facts.calibration.images)
     yield from ("", "## Which net it is", "")
-    yield f"It is {_NETS[facts.net]} ({', '.join(facts.members)}):"
-    yield f"the best on the {count} images that were kept to choose by."
+    yield f"Of the nets below it is the chosen one ({', '.join(facts.members)}): the best on the validation images."
+    yield "In brackets: the number of images, and the 95 % interval that so few allow."
     yield ""
-    yield from _table(
-        ("net", "accuracy", "balanced accuracy", "AUC", "log loss"),
-        [
-            (_NETS[name], *(_number(one[key]) for key in ("accuracy", "balanced_accuracy", "auc", "loss")))
-            for name, one in facts.figures.items()
-        ],
-    )
+    yield from _table(nets.HEAD, nets.table(facts.figures, facts.net))
 
 
 def _knowing(facts: Facts) -> Iterator[str]:
@@ -82,6 +72,8 @@ def _knowing(facts: Facts) -> Iterator[str]:
     yield f"An image is called unlike the training images, and not answered, where what the net sees of it{also}"
     yield f"lies too far from theirs; about {facts.likeness.level:.1%} of this site's own images do, though nothing is"
     yield "wrong."
+    if facts.validation:
+        yield f"It {nets.answering(facts.validation, 'validation')}."
     yield from ("", "### What so few images cannot promise", "")
     yield "These promises hold on average over samples like this one, for patients who come as those did; this sample"
     yield "may have been a lucky one. The net was chosen and the temperature fitted on the same images, which flatters"
@@ -117,9 +109,8 @@ def _test(facts: Facts) -> Iterator[str]:
     if not found:
         yield "This site has no such images, so nothing is known."
         return
-    counts = {name: f"{found[name]:.0f}" for name in ("images", "answered", "right", "in_set", "unlike")}
-    yield f"Of this site's {counts['images']} test images it answered {counts['answered']}, {counts['right']} of them"
-    yield f"rightly. The true class was possible for {counts['in_set']}; {counts['unlike']} were called unlike."
+    yield f"It {nets.answering(found, 'test')}."
+    yield f"The true class was possible for {found['in_set']:.0f} of {found['images']:.0f}."
     accuracy, balanced, auc, error = (_number(found[name]) for name in ("accuracy", "balanced_accuracy", "auc", "ece"))
     yield f"Taking the likeliest class each time: accuracy {accuracy}, balanced accuracy {balanced}, AUC {auc},"
     yield f"calibration error {error}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,12 @@ from numpy.typing import NDArray
 
 from export import calibrate
 from fedhelp_edge import plan
+from fedhelp_edge.data.images import Images
 from fedhelp_edge.nets import resnet
 from fedhelp_edge.nets.resnet import ResNet
 from fedhelp_edge.report import metrics
+from fedhelp_edge.report import nets as table
+from fedhelp_edge.report.metrics import Scores
 from fedhelp_edge.train import loop
 
 Figures = Mapping[str, float | None]
@@ -21,15 +25,38 @@ AVERAGE = "average"
 _BATCH = 256
 
 
+@dataclass(frozen=True)
+class Choice:
+    name: str  # of the best net; "average": of all
+    figures: Mapping[str, Figures]  # of each net, on validation and test images
+    test: Mapping[str, Scores]  # of each net, on test images
+
+
 def choose(
-    nets: Mapping[str, ResNet], pixels: Any, labels: NDArray[np.int64], image: plan.Image, prior: Sequence[float] | None
-) -> tuple[str, dict[str, Figures]]:
-    """The name of the best ("average": of all), and the figures of each: accuracy decides, then the calibrated loss."""
-    said = {name: logits(net, pixels, image, prior) for name, net in nets.items()}
-    if len(said) > 1:
-        said[AVERAGE] = np.mean(list(said.values()), 0)
-    figures: dict[str, Figures] = {name: _figures(answers, labels) for name, answers in said.items()}
-    return max(figures, key=lambda name: (figures[name]["accuracy"] or 0, -(figures[name]["loss"] or 0))), figures
+    nets: Mapping[str, ResNet], kept: Images, test: Images, image: plan.Image, prior: Sequence[float] | None
+) -> Choice:
+    """The net that is right most often on the validation images; of several, the one with the smaller calibrated loss.
+
+    Test images are only measured on. Without validation images there is nothing to choose by: it is the first net.
+    """
+    said = {name: logits(net, kept.pixels, image, prior) for name, net in nets.items()}
+    tested = {name: logits(net, test.pixels, image, prior) for name, net in nets.items()}
+    if len(nets) > 1:
+        for part in (said, tested):
+            part[AVERAGE] = np.mean(list(part.values()), 0)
+    figures: dict[str, Figures] = {}
+    scores: dict[str, Scores] = {}
+    for name, answers in said.items():
+        heat = calibrate.temperature(answers, kept.labels) if len(kept) else 1.0
+        scores[name] = metrics.scores(calibrate.softmax(tested[name] / heat), test.labels)
+        figures[name] = {**_figures(answers / heat, kept.labels), **table.figures(scores[name], "test_")}
+    best = max(figures, key=lambda name: (figures[name]["accuracy"] or 0, -(figures[name]["loss"] or 0)))
+    return Choice(best, figures, scores)
+
+
+def alike(nets: Mapping[str, ResNet], net: ResNet) -> str:
+    """The name of the one of these nets that is the same."""
+    return next(name for name, other in nets.items() if _same(net, other))
 
 
 def distinct(nets: Mapping[str, ResNet]) -> dict[str, ResNet]:
@@ -50,15 +77,13 @@ def logits(net: ResNet, pixels: Any, image: plan.Image, prior: Sequence[float] |
         (net(loop.tensor(np.array(pixels[at : at + _BATCH]), image)) + shift).numpy()
         for at in range(0, len(pixels), _BATCH)
     ]
-    return np.concatenate(parts)
+    return np.concatenate(parts) if parts else np.empty((0, net.linear.out_features), np.float32)
 
 
 def _figures(answers: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float | None]:
-    calm = calibrate.softmax(answers / calibrate.temperature(answers, labels))
-    scores = metrics.scores(calm, labels)
-    found = {name: getattr(scores, name).value for name in ("accuracy", "balanced_accuracy", "auc")}
-    found["loss"] = calibrate.log_loss(calm, labels)
-    return {name: None if value is None else round(value, 4) for name, value in found.items()}
+    calm = calibrate.softmax(answers)
+    loss = round(calibrate.log_loss(calm, labels), 4) if len(labels) else None
+    return {**table.figures(metrics.scores(calm, labels)), "loss": loss}
 
 
 def _same(net: ResNet, other: ResNet) -> bool:

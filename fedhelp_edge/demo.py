@@ -262,7 +262,7 @@ class _Rounds:
     def measure(self, models: Path) -> None:
         for site in self.sites:
             inbox.download(site.home, [Folder(self.stick)], str)
-            found = order.evaluate(site.home, None, threads=self.threads).nets
+            found = order.evaluate(site.home, None, str, threads=self.threads).nets
             site.figures |= {"alone": found["alone"].accuracy.value, "together": found["own"].accuracy.value}
             made = adopt.export(site.home, None, str, int8=False, wanted=_SENSITIVITY, threads=self.threads)
             made.keep(models / f"{site.home.name}.onnx")

@@ -51,7 +51,7 @@ def demo(
     shell.show(f"{'':<12}{'images':>8}{'alone':>10}{'together':>10}{'kept':>10}   of its test images right")
     for site in told["sites"]:
         figures = "".join(f"{site[name]:>10.0%}" for name in ("alone", "together", "kept"))
-        shell.show(f"{site['name']:<12}{site['images']:>8}{figures}")
+        shell.show(f"{site['name']:<12}{site['images']:>8}{figures}   n={site['test']}")
     size = max(one["size"] for one in told["parcels"] if one["kind"] == "update") / 1e6
     shell.show(f"a share has {size:.1f} MB, signed and encrypted; no image left its folder")
     shell.say(f"{time.monotonic() - begun:.0f} s; {out / 'report.html'} tells all of it: open it in a browser")

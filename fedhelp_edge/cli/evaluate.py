@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from fedhelp_edge import shell
 from fedhelp_edge.cli.train import PlanFile, Threads
+from fedhelp_edge.report import nets
 
 app = shell.app()
 
@@ -30,20 +32,24 @@ def evaluate(
     tier: Annotated[str, typer.Option("--tier", help="small or large: what was trained.")] = "small",
     threads: Threads = None,
     home: shell.Home = shell.DEFAULT_HOME,
+    passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
 ) -> None:
-    """Measure what was trained on the images kept for that: every figure with its interval.
+    """Measure every net that the site has on its test images, and say which one `export` would take.
 
     Example: fedhelp-edge evaluate --out results
     """
-    found = _measured(plan, shell.home(home), tier, images, threads)
+    place = shell.home(home)
+    found = _measured(plan, place, tier, images, shell.asker(passphrase_file), threads)
     page = found.keep(out) if out else None
     if json:
         return shell.result(**found.to_json(), **({"page": str(page)} if page else {}))
-    own = found.nets["own"]
-    for name in ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity", "f1", "ece"):
-        figure = getattr(own, name)
-        label = name.replace("_", " ")
+    shell.show(*nets.lines(found.figures, found.chosen))
+    name = found.chosen or "own"
+    shell.show("", f"{nets.NAMES[name]}, on {found.nets[name].images} test images:")
+    for key in ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity", "f1", "ece"):
+        figure = getattr(found.nets[name], key)
+        label = key.replace("_", " ")
         if figure.value is None:
             shell.show(f"{label:<20}{figure.reason}")
         else:
@@ -55,18 +61,30 @@ def evaluate(
         shell.show(f"without the prior   {', '.join(figures)}")
         shell.say("the prior is how frequent each class was in training; the figures above are with it")
     shell.say_findings(found.findings)
+    if not found.chosen:
+        shell.say("no net is chosen: there are no validation images")
+    shell.say_next(_next(place))
     if page:
         shell.say(f"with calibration and each class: {page}")
     return None
 
 
-def _measured(plan: Path | None, home: Path, tier: str, images: Path | None, threads: int | None) -> Any:
+def _next(home: Path) -> str:
+    from fedhelp_edge.parcel import keys
+
+    made = "" if keys.exist(home) else "'fedhelp-edge keys new' makes the keys that sign a model, then "
+    return f"{made}'fedhelp-edge export' makes a model to diagnose with"
+
+
+def _measured(
+    plan: Path | None, home: Path, tier: str, images: Path | None, ask: Callable[[], str], threads: int | None
+) -> Any:
     """What was trained by order; or by a plan alone, to try it out."""
     if plan is None:
         from fedhelp_edge.site import folder, order
 
         folder.joined(home)  # before torch is loaded
-        return order.evaluate(home, images, threads=threads)
+        return order.evaluate(home, images, ask, threads=threads)
     from fedhelp_edge import plan as plans
     from fedhelp_edge.methods.registry import TABLES
     from fedhelp_edge.site import trial

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,13 +10,16 @@ import typer
 
 from fedhelp_edge import shell
 from fedhelp_edge.cli.train import PlanFile, Threads
+from fedhelp_edge.report import nets
 
 if TYPE_CHECKING:
     from export.bundle import Made
+    from fedhelp_edge.infer.facts import Facts
 
 app = shell.app()
 
-_NETS = {"own": "this site's own net", "merged": "the merged net", "alone": "trained alone", "average": "their average"}
+_FEW = 0.1  # of the validation images: where a model answers fewer, that is said first
+_NOT_READY = 0.2  # and where, by the interval, it can hardly answer so many of a site's images, it is not ready
 
 
 @app.command()
@@ -36,7 +40,8 @@ def export(
     passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
 ) -> None:
-    """Make of a round a signed model file to diagnose with, offline: the best net on the images kept to choose by.
+    """Make a signed model file to diagnose with, offline: of the site's nets the best on validation images. Exit code 1
+    if it says "don't know" nearly always.
 
     Example: fedhelp-edge export --out model.onnx
     """
@@ -46,28 +51,59 @@ def export(
     name = f"round-{said.round:06}{'-int8' if said.precision == 'int8' else ''}.onnx"
     path = out or place / "bundles" / name
     sha256 = made.keep(path)
+    few, ready = _warning(said), _ready(said)
     gain = vars(made.int8) if made.int8 else None
     if json:
-        return shell.result(
+        shell.result(
             path=str(path), sha256=sha256, round=said.round, net=said.net, members=list(said.members),
             figures=said.figures, precision=said.precision, int8=gain, parity=made.parity, test=said.test,
             temperature=said.calibration.temperature, signer=said.signer,
-            findings=list(said.findings),
+            findings=list(said.findings), validation=said.validation, ready=ready,
         )  # fmt: skip
-    shell.show(f"{'net':<22}{'accuracy':>10}{'balanced':>10}{'AUC':>10}{'log loss':>10}")
-    for net, figures in said.figures.items():
-        numbers = "".join(f"{'-' if value is None else format(value, '.3f'):>10}" for value in figures.values())
-        shell.show(f"{_NETS[net]:<22}{numbers}{'  chosen' if net == said.net else ''}")
-    shell.show(
-        f"on the {sum(said.calibration.images)} images kept to choose by; differs from the net by {made.parity:.0e}"
-    )
+        raise typer.Exit(0 if ready else 1)
+    if few:
+        shell.show(*few)
+    shell.show(*nets.lines(said.figures, said.net))
+    shell.show(*(f"it {nets.answering(part, name)}" for name, part in _parts(said)))
+    shell.show(f"differs from the net by {made.parity:.0e}")
     if made.int8:
         kept = f"not kept: {made.int8.why}" if made.int8.why else f"{made.int8.speed_up:.1f} times as fast here"
         shell.show(f"8 bits: {kept}; {made.int8.agreement:.1%} of the answers are the same")
     shell.say_findings(said.findings)
     shell.say(f"kept as {path}, its signature and its card beside it")
+    if not ready:
+        shell.say("this model is written, but not ready to diagnose with")
+        raise typer.Exit(1)
     shell.say_next(f"'fedhelp-edge predict {shell.quoted(path)} IMAGES'")
-    return None
+    return
+
+
+def _parts(said: Facts) -> list[tuple[str, Mapping[str, float | None]]]:
+    return [(name, part) for name, part in (("validation", said.validation), ("test", said.test)) if part]
+
+
+def _ready(said: Facts) -> bool:
+    """Whether the model may answer a part of this site's images that is worth it, by as many as were looked at."""
+    from fedhelp_edge.report import metrics
+
+    answered, images = (int(said.validation[name] or 0) for name in ("answered", "images"))
+    return answered >= _FEW * images or (metrics.proportion(answered, images).high or 0) >= _NOT_READY
+
+
+def _warning(said: Facts) -> list[str]:
+    """What leads where the model answers next to nothing: that it does, why, and what to do."""
+    found = {name: value or 0 for name, value in said.validation.items()}
+    if found["answered"] >= _FEW * found["images"]:
+        return []
+    images, answered, unlike = (int(found[name]) for name in ("images", "answered", "unlike"))
+    accuracy = nets.shown(found["accuracy"], images)
+    return [
+        f'warning: this model says "don\'t know" nearly always: it answers {answered} of {images} validation images',
+        f"why: it tells the classes apart too poorly to be sure (accuracy {accuracy}); "
+        f"{images - answered - unlike} images are uncertain, {unlike} unlike the training images",
+        "what to do: train more rounds, or label more images of each class; then export again",
+        "",
+    ]
 
 
 def _made(

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fedhelp_edge import shell
+from fedhelp_edge.report import nets
 
 app = shell.app()
 
@@ -45,9 +46,8 @@ def learn(
         return shell.result(**report, folder=str(folder))
     shell.show(f"trained: {report['examples']} images, {report['seconds']} s")
     for name, figure in report["val"].items():
-        shown = "too few images to say" if figure is None else f"{figure:.3f}"
-        whose = "this net" if name == "own" else "trained alone"
-        shell.show(f"  {whose:<14} accuracy {shown} on the images kept to choose by")
+        shown = nets.part_right(figure, report.get("val_images", 0))
+        shell.show(f"  {nets.NAMES[name]:<20} accuracy {shown} on validation images")
     shell.say_findings(report.get("findings", ()))
     if left_out := report.get("left_out"):
         what = "1 file was" if left_out == 1 else f"{left_out} files were"

@@ -100,6 +100,9 @@ class Facts:
     test: Mapping[str, float | None]  # how it did on this site's test images; empty where it has none
     signer: str  # fingerprint of the key that signed it
     findings: tuple[Mapping[str, Any], ...] = ()  # what the images that it was measured on cannot tell
+    validation: Mapping[str, float | None] = dataclasses.field(
+        default_factory=dict
+    )  # what `test` says, of validation images
 
     def text(self) -> str:
         """The note that holds all this."""

@@ -128,6 +128,10 @@ def is_locked(folder: Path) -> bool:
     return (folder / _LOCKED).exists()
 
 
+def exist(folder: Path) -> bool:
+    return _stored(folder) is not None
+
+
 def backup(path: Path, keys: Keys, passphrase: str) -> None:
     """Write keys in text form, under a passphrase."""
     _write(path, keys, passphrase, armor=True)

@@ -6,16 +6,16 @@ import itertools
 import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fedhelp_edge import files
 from fedhelp_edge.report import page
 from fedhelp_edge.report.metrics import Figure, Scores
-from fedhelp_edge.report.rounds import NETS
+from fedhelp_edge.report.nets import HEAD, NAMES, table
 
-_NETS = {**NETS, "without_prior": "without the prior"}
+_NETS = {**NAMES, "without_prior": "without the prior"}
 _FIGURES = {
     "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auc": "AUC", "f1": "F1",
     "ece": "calibration error", "brier": "Brier score",
@@ -30,6 +30,8 @@ class Evaluation:
     classes: tuple[str, ...]
     nets: Mapping[str, Scores]  # "own", and what it is compared with
     findings: Sequence[Mapping[str, Any]] = ()  # what these images cannot tell
+    figures: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)  # of each net, for the table
+    chosen: str = ""  # by the validation images; "" without any
 
     def to_json(self) -> dict[str, Any]:
         about = {
@@ -39,7 +41,8 @@ class Evaluation:
             "classes": list(self.classes),
             "findings": list(self.findings),
         }
-        return {**about, **{name: scores.to_json() for name, scores in self.nets.items()}}
+        choice = {"chosen": self.chosen or None, "figures": dict(self.figures)} if self.figures else {}
+        return {**about, **choice, **{name: scores.to_json() for name, scores in self.nets.items()}}
 
     def keep(self, folder: Path) -> Path:
         """Write `evaluation.json` and `evaluation.html`, or, if they are there, `evaluation-2` and so on; the page."""
@@ -54,10 +57,12 @@ class Evaluation:
         return shown
 
     def html(self) -> str:
-        own = self.nets["own"]
+        name = self.chosen or "own"
+        own = self.nets[name]
         return page.page(
             f"{self.plan}: evaluation after round {self.round}",
-            page.paragraph(f"{own.images} images, {self.tier} site. In brackets: 95 % intervals."),
+            page.paragraph(f"{own.images} test images, {self.tier} site. In brackets: 95 % intervals."),
+            *([page.table(HEAD, table(self.figures, self.chosen))] if self.figures else []),
             page.table(
                 ("", *(_NETS[name] for name in self.nets)),
                 [
@@ -66,6 +71,7 @@ class Evaluation:
                 ],
             ),
             *page.notes(self.findings),
+            page.paragraph(f"Below: {NAMES[name]}."),
             *self._classes(own),
             *self._confusion(own),
             *self._calibration(own),

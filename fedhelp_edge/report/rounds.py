@@ -6,16 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedhelp_edge.report import page
+from fedhelp_edge.report.nets import NAMES, part_right
 
 Round = Mapping[str, Any]  # what a round's report.json holds
-
-NETS = {"own": "this net", "alone": "trained alone"}
 
 
 def report(name: str, rounds: Sequence[Round]) -> str:
     """The page of the last of these rounds; `name` is the federation's."""
     last = rounds[-1]
-    nets = [net for net in NETS if net in last["val"]]
+    nets = [net for net in NAMES if net in last["val"]]
     losses = _losses(last)
     return page.page(
         f"{name}: round {last['round']}",
@@ -24,8 +23,8 @@ def report(name: str, rounds: Sequence[Round]) -> str:
             f"{last['images']} seen in {last['seconds']} s ({last['cpu_seconds']} s of processor time)."
         ),
         *page.notes(last.get("findings", ())),
-        page.heading("Accuracy on the images kept to choose by"),
-        page.table(("net", "accuracy"), [(NETS[net], _number(last["val"][net])) for net in nets]),
+        page.heading("Accuracy on validation images"),
+        page.table(("net", "accuracy, validation"), [(NAMES[net], _right(last, net)) for net in nets]),
         page.paragraph("Trained alone is the same net with as many steps on the same images, without the others.")
         if "alone" in nets
         else page.paragraph("No net was trained alone beside it."),
@@ -33,16 +32,16 @@ def report(name: str, rounds: Sequence[Round]) -> str:
         page.table(("phase", "part", "loss"), [(*part, _number(loss)) for part, loss in losses.items()]),
         page.heading("From round to round"),
         page.chart(
-            {NETS[net]: [(one["round"], one["val"].get(net)) for one in rounds] for net in nets}, "round", "accuracy"
+            {NAMES[net]: [(one["round"], one["val"].get(net)) for one in rounds] for net in nets}, "round", "accuracy"
         ),
         page.chart(
             {" ".join(part): [(one["round"], _losses(one).get(part)) for one in rounds] for part in losses},
             "round", "loss",
         ),
         page.table(
-            ("round", *(NETS[net] for net in nets), "seconds", "images"),
+            ("round", *(NAMES[net] for net in nets), "seconds", "images"),
             [
-                (one["round"], *(_number(one["val"].get(net)) for net in nets), one["seconds"], one["images"])
+                (one["round"], *(_right(one, net) for net in nets), one["seconds"], one["images"])
                 for one in rounds
             ],
         ),
@@ -51,6 +50,10 @@ def report(name: str, rounds: Sequence[Round]) -> str:
 
 def _losses(one: Round) -> dict[tuple[str, str], float]:
     return {(phase, part): loss for phase, parts in one["loss"].items() for part, loss in parts.items()}
+
+
+def _right(one: Round, net: str) -> str:
+    return part_right(one["val"].get(net), one.get("val_images", 0))
 
 
 def _number(value: float | None) -> str:

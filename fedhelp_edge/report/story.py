@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge.report import page as pages
+from fedhelp_edge.report.nets import NAMES, part_right
 from fedhelp_edge.report.page import Html
 from fedhelp_edge.safe_text import visible_html
 
@@ -22,7 +23,6 @@ figcaption { font-size: .9em }
 .answer { display: inline-block; width: 13em; vertical-align: top }
 code { white-space: pre-wrap }
 """
-_NETS = {"own": "its own net", "merged": "the merged net", "alone": "trained alone", "average": "their average"}
 _KINDS = {
     "enrol": "requests to join, with a site's public keys",
     "update": "shares of the sites",
@@ -87,21 +87,21 @@ def _worth(told: Told) -> list[Html]:
         (
             site["name"],
             site["images"],
-            *(_percent(site[net]) for net in ("alone", "together", "kept")),
-            _NETS[site["net"]],
+            *(part_right(site[net], site["test"]) for net in ("alone", "together", "kept")),
+            NAMES[site["net"]],
         )
         for site in told["sites"]
     ]
     return [
         pages.heading("Each alone, and together"),
         pages.table(
-            ("", "images to learn from", "right, alone", "right, together", "right, kept", "what it keeps"), rows
+            ("", "images to learn from", "trained alone", "this site's own net", "kept", "which it keeps"), rows
         ),
         pages.paragraph(
-            f"How many of its test images, {told['sites'][0]['test']} at the hospital, a site gets right; nobody "
-            "learned from these. Alone is the same net with as many steps on the same images, without the others. "
-            "What a site keeps to diagnose with is whichever does best on images that it set aside for choosing. Few "
-            "test images make for wide margins: with 100, a figure is good to about plus or minus 10 in 100."
+            "What part of its test images a site gets right, with their number and the 95 % interval that so few "
+            "allow; nobody learned from these. Trained alone is the same net with as many steps on the same images, "
+            "without the others. What a site keeps is whichever does best on images that it set aside for choosing. "
+            "The figures come out alike on one machine, and differ between machines."
         ),
     ]
 

@@ -6,16 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from export import bundle
-from fedhelp_edge import data, files, share
-from fedhelp_edge.codec import CODECS
-from fedhelp_edge.errors import NoMatch, NotTrained
-from fedhelp_edge.parcel import keys, parcel
+from fedhelp_edge import data
+from fedhelp_edge.errors import NotTrained
+from fedhelp_edge.parcel import keys
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.share import Array
 from fedhelp_edge.site import folder, inbox, learn, trial
 from fedhelp_edge.train import speed
-from fedhelp_edge.trust.floor import Floor
 
 
 def export(
@@ -30,7 +28,7 @@ def export(
         raise NotTrained("nothing was trained here yet" if round_ is None else f"round {round_} was not trained here")
     own, plan, at = keys.load(home, ask), inbox.plan_of(order), done[-1].parent
     number_of = learn.read(at)["round"]
-    merged, sites = _merged(home, known, number_of, own, plan)
+    merged, sites = inbox.merged(home, known, number_of, own, plan)
     sites = sites or len(known.roster.active(number_of) if known.roster else ())
     origin = bundle.Origin(known.charter.federation, number_of, site.tier, sites, learn.read(at)["prior"])
     return _made(home, plan, site.id, at, merged, origin, own, int8, wanted, threads)
@@ -43,10 +41,8 @@ def try_out(
     """Of a plan that was tried out without joining: what travels there is the merged model."""
     at = trial.newest(home, plan, tier, round_)
     own, report = keys.load(home, ask), learn.read(at)
-    with files.reading(at / "share.safetensors") as file:
-        merged = dict(share.Arrays(file, share.read_header(file)))
     origin = bundle.Origin("", report["round"], tier, 1, report["prior"])
-    return _made(home, plan, trial.SITE, at, merged, origin, own, int8, wanted, threads)
+    return _made(home, plan, trial.SITE, at, trial.merged(at), origin, own, int8, wanted, threads)
 
 
 def _made(
@@ -57,15 +53,3 @@ def _made(
     images = data.load(folder.remembered(home, None), plan, kept=home / "images")
     place = learn.Place(plan, site, origin.tier, images, None, speed.bench("fp32"))
     return bundle.make(learn.nets(place, at, merged), images, plan, origin, own.sign, int8=int8, wanted=wanted)
-
-
-def _merged(home: Path, known: Floor, round_: int, own: Keys, plan: Plan) -> tuple[dict[str, Array] | None, int]:
-    """The merged model of a round, if it is here, and of how many shares it was made."""
-    for path in sorted((home / "global").glob(f"{known.charter.epoch:04}-{round_:06}-*.fhx")):
-        try:
-            with parcel.open(path, known.trust, [own.identity]) as seen:
-                wire = dict(share.Arrays(seen.body, share.read_header(seen.body)))
-                return dict(CODECS[plan.wire.down].decode(wire, {})), int(seen.statement.context["inputs"]["count"])
-        except NoMatch:  # sealed for those who were here before this site
-            continue
-    return None, 0

@@ -24,6 +24,7 @@ from fedhelp_edge.errors import (
 )
 from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.parcel import keys, parcel, statement
+from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.share import Array
 from fedhelp_edge.site import folder
@@ -227,3 +228,20 @@ def _rank(said: statement.Statement) -> tuple[int, int, int]:
     place = _ORDER.index(said.kind) if said.kind in _ORDER else len(_ORDER)
     context = said.context
     return place, context.get("epoch", 0), context.get("version", context.get("round", 0))
+
+
+def sealed_models(home: Path, known: Floor, round_: int) -> list[Path]:
+    """The merged model of a round as it came: once, or sealed for several groups of readers."""
+    return sorted((home / "global").glob(f"{known.charter.epoch:04}-{round_:06}-*.fhx"))
+
+
+def merged(home: Path, known: Floor, round_: int, own: Keys, plan: Plan) -> tuple[dict[str, Array] | None, int]:
+    """The merged model of a round, if it is here, and of how many shares it was made."""
+    for path in sealed_models(home, known, round_):
+        try:
+            with parcel.open(path, known.trust, [own.identity]) as seen:
+                wire = dict(share.Arrays(seen.body, share.read_header(seen.body)))
+                return dict(CODECS[plan.wire.down].decode(wire, {})), int(seen.statement.context["inputs"]["count"])
+        except NoMatch:  # sealed for those who were here before this site
+            continue
+    return None, 0

@@ -20,15 +20,12 @@ from numpy.typing import NDArray
 from fedhelp_edge import data, files, lock, share
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.images import Images
-from fedhelp_edge.data.labels import kept_columns, kept_names
 from fedhelp_edge.data.pack import Pack
-from fedhelp_edge.errors import FedhelpError
 from fedhelp_edge.methods.base import Bench, Learner
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets.resnet import ResNet
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics, rounds
-from fedhelp_edge.report.evaluation import Evaluation
 from fedhelp_edge.share import Array
 from fedhelp_edge.site import folder
 from fedhelp_edge.train import checkpoint, learners, loop, parallel, speed
@@ -125,7 +122,8 @@ def _round(
         "round": round_, "method": place.plan.method, "tier": place.tier, "examples": sum(learner.site.examples),
         "loss": told.means(), "val": figures, "seconds": round(told.seconds, 1),
         "cpu_seconds": round(told.cpu_seconds, 1), "images": told.images, "prior": learner.prior, "base": base,
-        "left_out": len(place.images.problems), "findings": place.findings(),
+        "val_images": len(place.images.part("val")), "left_out": len(place.images.problems),
+        "findings": place.findings(),
     }  # fmt: skip
 
 
@@ -163,38 +161,6 @@ def _taken_up(place: Place, at: Path) -> Iterator[tuple[str, Learner]]:
             learner.load(state[1], 1)
             learner.prior = prior
             yield name, learner
-
-
-def measure(
-    home: Path, plan: Plan, site: str, tier: str, at: Path, images: Path | None, *, threads: int | None = None
-) -> Evaluation:
-    """How good the nets of a finished round are, on the test part or on all of other images."""
-    speed.settle(threads)
-    if images is None:
-        found = data.load(folder.remembered(home, None), plan, kept=home / "images")
-    else:
-        names = kept_names(home / "images", images, plan.classes)
-        columns = kept_columns(home / "images", images)
-        found = data.load(images, plan, kept=home / "others", mapping=names, columns=columns)
-        found = replace(found, splits=("test",) * len(found))
-    place = Place(plan, site, tier, found, None, speed.bench(plan.training.precision))
-    said, labels = answers(place, at, "test"), found.part("test").labels
-    told = read(at)
-    if prior := told["prior"]:
-        said["without_prior"] = metrics.with_prior(said["own"], prior, np.ones(len(prior)))
-    nets = {name: metrics.scores(answer, labels) for name, answer in said.items()}
-    findings = place.findings() if images is None else _seen_before(home, plan, found)
-    return Evaluation(plan.name, told["round"], tier, plan.classes, nets, findings)
-
-
-def _seen_before(home: Path, plan: Plan, others: Images) -> list[dict[str, Any]]:
-    """Which of other images were learned from, as far as the site's own are still there."""
-    try:
-        own = data.load(folder.remembered(home, None), plan, kept=home / "images")
-    except FedhelpError:
-        said = "the training images cannot be read here: whether these images were learned from is not known"
-        return [data.Finding("unknown-training-images", "test", len(others), len(others), said).to_json()]
-    return [finding.to_json() for finding in data.seen_before(others, own)]
 
 
 def _train(learner: Learner, place: Place, round_: int, kept: Path, progress: loop.Progress | None) -> loop.Report:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from fedhelp_edge.errors import KnowledgeMissing, NotTrained, NotYet, Tier
+from fedhelp_edge.data.findings import Finding
+from fedhelp_edge.errors import KnowledgeMissing, NotTrained, NotYet, PassphraseNeeded, Tier
+from fedhelp_edge.parcel import keys
 from fedhelp_edge.report.evaluation import Evaluation
-from fedhelp_edge.site import folder, inbox, learn, outbox
+from fedhelp_edge.site import folder, inbox, learn, measuring, outbox
 
 
 def train(
@@ -42,11 +46,22 @@ def train(
         return at, learn.learn(place, order.round, base, at, done[-1] if done else None, watch)
 
 
-def evaluate(home: Path, images: Path | None, *, threads: int | None = None) -> Evaluation:
-    """How good this site's nets of the newest round are that was trained here."""
+def evaluate(home: Path, images: Path | None, ask: Callable[[], str], *, threads: int | None = None) -> Evaluation:
+    """How good this site's nets of the newest round are that was trained here, and the merged one if it has come."""
     known = folder.joined(home)
     site, order = folder.me(home, known), known.task
     done = sorted(path.parent for path in (home / "rounds").glob("*/report.json"))
     if site is None or order is None or not done:
         raise NotTrained("nothing was trained here yet")
-    return learn.measure(home, inbox.plan_of(order), site.id, site.tier, done[-1], images, threads=threads)
+    at, plan = done[-1], inbox.plan_of(order)
+    number, merged, locked = learn.read(at)["round"], None, False
+    if inbox.sealed_models(home, known, number):
+        try:
+            merged, _ = inbox.merged(home, known, number, keys.load(home, ask), plan)
+        except PassphraseNeeded:  # nobody is there: the others are measured all the same
+            locked = True
+    found = measuring.measure(home, plan, site.id, site.tier, at, merged, images, threads=threads)
+    if locked:
+        said = "the merged net is not measured, because the keys are locked: --passphrase-file opens them"
+        found = replace(found, findings=[*found.findings, Finding("net-not-measured", "", 0, 0, said).to_json()])
+    return found

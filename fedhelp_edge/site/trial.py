@@ -12,7 +12,7 @@ from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report.evaluation import Evaluation
 from fedhelp_edge.share import Array
-from fedhelp_edge.site import folder, learn
+from fedhelp_edge.site import folder, learn, measuring
 
 SITE = "site-001"
 
@@ -30,21 +30,27 @@ def train(
             learn.follow(place)
             return None
         root = _root(home, plan, tier, folder.remembered(home, None), knowledge)
-        merged: dict[str, Array] = METHODS[plan.method].start(plan)
+        model: dict[str, Array] = METHODS[plan.method].start(plan)
         before: Path | None = None
         for round_ in range(1, rounds + 1):
             at = root / f"round-{round_:04}"
-            report = learn.learn(place, round_, merged, at, before, watch)
-            with files.reading(at / "share.safetensors") as file:
-                merged |= dict(share.Arrays(file, share.read_header(file)))
+            report = learn.learn(place, round_, model, at, before, watch)
+            model |= merged(at)
             before = at
         return at, report
 
 
 def evaluate(home: Path, plan: Plan, tier: str, images: Path | None, *, threads: int | None = None) -> Evaluation:
-    """How good the net that was trained last by this plan is, on the test part or on all of other images; and beside it
-    the net trained alone and, where the loss kept the prior apart, the answers without it."""
-    return learn.measure(home, plan, SITE, tier, newest(home, plan, tier), images, threads=threads)
+    """How good the nets of the round that was trained last by this plan are; where the loss kept the prior apart, also
+    the answers without it."""
+    at = newest(home, plan, tier)
+    return measuring.measure(home, plan, SITE, tier, at, merged(at), images, threads=threads)
+
+
+def merged(at: Path) -> dict[str, Array]:
+    """What a round of one site alone gave: its own share is the merged model."""
+    with files.reading(at / "share.safetensors") as file:
+        return dict(share.Arrays(file, share.read_header(file)))
 
 
 def newest(home: Path, plan: Plan, tier: str, round_: int | None = None) -> Path:

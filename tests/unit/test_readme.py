@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import shlex
@@ -9,13 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from fedhelp_edge import cli
+from fedhelp_edge.data import phantom
 from fedhelp_edge.shell import Commands
 from server_ref import cli as coordinator
 from tests.command import here
 
 ROOT = Path(__file__).parents[2]
+FIRST_PLAN = """classes = ["benign", "malignant"]
+method = "fedavg"
+[image]
+size = 16
+[training]
+epochs = 3
+batch = 16
+precision = "fp32"
+"""
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = sorted(
     path for where in (".", "docs", "docs/spec", "docs/decisions", "examples/*") for path in ROOT.glob(f"{where}/*.md")
@@ -96,3 +108,34 @@ def test_the_first_command_is_one_line_that_a_shell_can_read() -> None:
     found = re.search(r"<!-- first-command -->\n```sh\n(.*)\n```", README)
     assert found
     assert [part[0] for part in (shlex.split(p) for p in found[1].split("&&"))][-1].endswith("fedhelp-edge")
+
+
+def test_the_readmes_way_without_joining_ends_in_a_model_that_answers(tmp_path: Path) -> None:
+    """Every line as it stands there; and one table of the nets in the terminal, the page and the card."""
+    pytest.importorskip("torch")
+    pixels, labels = phantom.draw(140, 2, size=32, seed=3, difficulty=0.2)
+    for place, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+        folder = tmp_path / "images" / ("benign", "malignant")[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{place}.png")
+    (tmp_path / "plan.toml").write_text(FIRST_PLAN)
+    (tmp_path / "secret.txt").write_text("lunar-orbit-candle-frost-mango")
+    (typed,) = re.findall(r"<!-- first-model -->\n```sh\n(.*?)```", README, re.S)
+    env = {"FEDHELP_PASSPHRASE_FILE": str(tmp_path / "secret.txt"), "OMP_NUM_THREADS": "1"}
+    done = {}
+    for command in typed.splitlines():
+        program, *words = shlex.split(command)
+        assert program == "fedhelp-edge"
+        done[words[0]] = here(*words, home=tmp_path, env=env)
+        assert done[words[0]].returncode == 0, done[words[0]].stdout + done[words[0]].stderr
+    assert "ready to train" in done["check"].stdout
+    assert re.search(r"^benign/\d+\.png +benign ", done["predict"].stdout, re.M)
+    nets = re.findall(r"^.* +\d\.\d\d \(n=14, .*\(n=28, .*$", done["export"].stdout, re.M)
+    assert nets
+    assert set(nets) <= set(done["evaluate"].stdout.splitlines())
+    elsewhere = [
+        html.unescape((tmp_path / name).read_text("utf-8")) for name in ("model_CARD.md", "measured/evaluation.html")
+    ]
+    for cell in (cell for net in nets for cell in re.split(" {2,}", net)):
+        assert all(cell in page for page in elsewhere), cell
+    assert re.search(r"^it answers \d+ of 14 validation images, \d+ of them wrongly", done["export"].stdout, re.M)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from fedhelp_edge.cli import export as command
 from fedhelp_edge.data import phantom
 from fedhelp_edge.parcel import keys
 from tests import bundles
@@ -125,3 +128,38 @@ def test_doctor_asks_a_model_its_test_images(shelf: Path, capsys: Capsys, monkey
     assert doctor._model(shelf / "nowhere", shelf / "model.onnx").state == doctor.WARN
     shutil.copy(shelf / "model_CARD.md", shelf / "model.onnx.sig")
     assert doctor._model(shelf / "home", shelf / "model.onnx").state == doctor.FAIL
+
+
+def told(answered: int, images: int) -> Any:
+    found = {"images": images, "answered": answered, "right": answered, "unlike": 0, "accuracy": 0.5}
+    return replace(bundles.made().facts, validation=found)
+
+
+def test_a_model_that_answers_next_to_nothing_is_no_success_and_the_first_line_says_so(
+    trial: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = replace(bundles.made(), facts=told(1, 28))
+    monkeypatch.setattr(command, "_made", lambda *given: made)
+    words = ("export", "--plan", trial / "plan.toml", "--home", trial / "home", "--out", trial / "model.onnx")
+    code, out, err = typed(capsys, *words)
+    assert code == 1
+    first, why, to_do, *_ = out.splitlines()
+    assert first == 'warning: this model says "don\'t know" nearly always: it answers 1 of 28 validation images'
+    assert "27 images are uncertain" in why
+    assert to_do.startswith("what to do: ")
+    assert "not ready to diagnose with" in err
+    assert "next:" not in err
+    code, out, _ = typed(capsys, *words, "--json")
+    assert (code, json.loads(out)["ready"]) == (1, False)
+    assert (trial / "model.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("answered", "images", "warns", "ready"),
+    [(1, 28, True, False), (0, 8, True, True), (2, 100, True, False), (10, 100, False, True), (20, 28, False, True)],
+)
+def test_whether_a_model_is_ready_hangs_on_what_so_many_images_can_tell(
+    answered: int, images: int, warns: bool, ready: bool
+) -> None:
+    said = told(answered, images)
+    assert (bool(command._warning(said)), command._ready(said)) == (warns, ready)

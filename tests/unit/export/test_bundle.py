@@ -83,7 +83,7 @@ def test_an_average_is_one_graph_of_all_nets(monkeypatch: pytest.MonkeyPatch) ->
     some = site.images.part("val").pixels[:4]
     said = [choose.logits(net, some, site.plan.image, None) for net in site.nets.values()]
     figures = bundles.made().facts.figures
-    monkeypatch.setattr(choose, "choose", lambda *given: (choose.AVERAGE, figures))
+    monkeypatch.setattr(choose, "choose", lambda *given: choose.Choice(choose.AVERAGE, figures, {}))
     made = site.make()
     assert made.facts.members == ("own: resnet20", "alone: resnet20")
     assert np.allclose(Engine(made.model)(some).logits, np.mean(said, 0), atol=1e-4)

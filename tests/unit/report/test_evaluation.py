@@ -47,7 +47,7 @@ def test_an_earlier_evaluation_stays_and_the_next_is_numbered(tmp_path: Path) ->
 def test_a_page_shows_every_figure_with_its_interval_for_each_net() -> None:
     found = measured(nets=("own", "alone", "without_prior"))
     head, *rows = reading.tables(found.html())[0]
-    assert head == ["", "this net", "trained alone", "without the prior"]
+    assert head == ["", "this site's own net", "trained alone", "without the prior"]
     shown = {row[0]: row[1:] for row in rows}
     names = {"accuracy": "accuracy", "AUC": "auc", "calibration error": "ece", "balanced accuracy": "balanced_accuracy"}
     for label, name in names.items():

@@ -7,12 +7,14 @@ from typing import Any
 from fedhelp_edge.report import rounds
 from tests.unit.report import reading
 
+HALF, QUARTER = "0.50 (n=20, 0.30-0.70)", "0.25 (n=20, 0.11-0.47)"
+
 
 def told(number: int, own: float | None = 0.5, **more: Any) -> dict[str, Any]:
     """A round as report.json has it."""
     return {
         "round": number, "method": "fedhelp", "tier": "small", "examples": 42, "images": 84,
-        "seconds": 10.5 + number, "cpu_seconds": 20.5, "val": {"own": own, "alone": 0.25},
+        "val_images": 20, "seconds": 10.5 + number, "cpu_seconds": 20.5, "val": {"own": own, "alone": 0.25},
         "loss": {"surrogate": {"loss": 1 / number, "public": 0.125}}, **more,
     }  # fmt: skip
 
@@ -23,14 +25,18 @@ def test_a_round_says_what_was_trained_how_well_and_how_long() -> None:
     assert "lesions: round 1" in text
     assert "fedhelp at a small site: 42 images to learn from, 84 seen in 11.5 s (20.5 s of processor time)" in text
     accuracy, losses, course = reading.tables(page)
-    assert accuracy[1:] == [["this net", "0.500"], ["trained alone", "0.250"]]
+    assert accuracy[1:] == [["this site's own net", HALF], ["trained alone", QUARTER]]
     assert losses[1:] == [["surrogate", "loss", "1.000"], ["surrogate", "public", "0.125"]]
-    assert course[1:] == [["1", "0.500", "0.250", "11.5", "84"]]
+    assert course[1:] == [["1", HALF, QUARTER, "11.5", "84"]]
 
 
 def test_earlier_rounds_stand_in_its_table_and_curves() -> None:
     page = rounds.report("lesions", [told(1), told(2, None), told(3, 0.75)])
-    assert [row[:2] for row in reading.tables(page)[2][1:]] == [["1", "0.500"], ["2", "–"], ["3", "0.750"]]
+    assert [row[:2] for row in reading.tables(page)[2][1:]] == [
+        ["1", HALF],
+        ["2", "–"],
+        ["3", "0.75 (n=20, 0.53-0.89)"],
+    ]
     accuracy, loss = reading.body(page).iter("svg")
     marks = [len(list(group.iter("text"))) - 1 for chart in (accuracy, loss) for group in chart.iter("g")]
     assert marks == [2, 3, 3, 3]  # this net, trained alone, and two parts of the loss
@@ -44,7 +50,7 @@ def test_a_part_of_the_loss_that_came_later_begins_later() -> None:
 
 def test_without_a_yardstick_there_is_one_net_and_a_word_about_it() -> None:
     page = rounds.report("lesions", [told(1, val={"own": 0.5})])
-    assert reading.tables(page)[0][1:] == [["this net", "0.500"]]
+    assert reading.tables(page)[0][1:] == [["this site's own net", HALF]]
     assert "No net was trained alone" in page
 
 

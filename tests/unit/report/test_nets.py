@@ -1,0 +1,41 @@
+"""One table of a site's nets, with the number of images beside each figure."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedhelp_edge.report import metrics, nets
+
+
+def scores(images: int, right: int) -> metrics.Scores:
+    labels = np.arange(images) % 2
+    answers = np.where(np.arange(images) < right, labels, 1 - labels)
+    return metrics.scores(np.eye(2)[answers] * 0.8 + 0.1, labels)
+
+
+def measured(images: int, right: int) -> dict[str, float | None]:
+    return {**nets.figures(scores(images, right)), **nets.figures(scores(2 * images, 2 * right), "test_")}
+
+
+def test_the_number_of_images_and_the_interval_stand_beside_each_figure() -> None:
+    rows = nets.table({"alone": measured(14, 12), "own": measured(14, 13)}, "own")
+    assert rows == [
+        ("this site's own net", "0.93 (n=14, 0.69-0.99)", "0.93 (n=28, 0.77-0.98)", "chosen"),
+        ("trained alone", "0.86 (n=14, 0.60-0.96)", "0.86 (n=28, 0.69-0.94)", ""),
+    ]
+    assert nets.lines({"own": measured(14, 13)}, "")[1].endswith("0.98)")
+
+
+def test_of_no_images_there_is_no_figure() -> None:
+    assert nets.table({"own": {**measured(10, 5), **nets.figures(None, "test_")}}, "own")[0][2] == "–"
+    assert nets.part_right(None, 20) == "–"
+
+
+def test_what_a_model_answers_is_told_with_its_error_and_the_reasons_of_the_rest() -> None:
+    found = {"images": 28, "answered": 20, "right": 19, "unlike": 3}
+    assert nets.answering(found, "validation") == (
+        "answers 20 of 28 validation images, 1 of them wrongly (error 0.05 (n=20, 0.01-0.24)); "
+        "of the other 8, 5 are uncertain and 3 unlike those trained on"
+    )
+    none = nets.answering({"images": 4, "answered": 0, "right": 0, "unlike": 0}, "test")
+    assert none == "answers 0 of 4 test images; of the other 4, 4 are uncertain and 0 unlike those trained on"
