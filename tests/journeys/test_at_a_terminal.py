@@ -150,6 +150,7 @@ def test_a_wrong_passphrase_for_keys_that_are_there_sends_nothing(clinic: Clinic
 
 def test_keys_from_a_backup_join(clinic: Clinic) -> None:
     (clinic.home / "old").write_text("words of the backup\n")
+    (clinic.home / "old").chmod(0o600)
     for words in (("keys", "new"), ("keys", "backup", "backup.txt")):
         assert command.here(*words, "--home", "other", "--passphrase-file", "old", home=clinic.home).returncode == 0
     clinic.unlocks("words of the backup", "keys", "restore", "backup.txt")
