@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 from fedhelp_edge import files, safe_text, share
 from fedhelp_edge import plan as plans
 from fedhelp_edge.codec import CODECS
-from fedhelp_edge.errors import Ambiguous, ClockJump, FileExists, HubDamaged, LogBroken, NotNow, SiteUnknown
+from fedhelp_edge.errors import Ambiguous, ClockJump, FileExists, HubDamaged, LogBroken, NotNow, Role, SiteUnknown
 from fedhelp_edge.methods.registry import METHODS, TABLES
 from fedhelp_edge.parcel import canon, keys, parcel, statement
 from fedhelp_edge.parcel.keys import Keys
@@ -137,17 +137,28 @@ class Hub:
 
     def plain(self, hash_: str) -> tuple[Statement, tuple[str, ...], dict[str, Any]]:
         """A parcel of our own that holds JSON: its statement, who signed it, what it holds."""
-        with parcel.open(self.store.path(hash_), parcel.anyone) as opened:
+        path = self.store.path(hash_)
+        if not path.exists():
+            raise HubDamaged(f"parcel {hash_[:12]} is gone from the disk")
+        with parcel.open(path, parcel.anyone) as opened:
             if opened.statement.hash != hash_:
                 raise HubDamaged(f"parcel {hash_[:12]} is not the one that its name says")
             return opened.statement, opened.keys, opened.json()
 
     def front(self) -> Keys:
-        return keys.load(self.home / FRONT, _no_passphrase)
+        return keys.load(self.front_folder, _no_passphrase)
+
+    @property
+    def front_folder(self) -> Path:
+        """Where the front is another system user, the coordinator has a copy of its keys beside its own."""
+        folder = self.home / FRONT
+        return folder if os.access(folder, os.X_OK) else self.home / COORDINATOR / FRONT
 
     def boss(self, ask: Callable[[], str]) -> Keys:
         """The coordinator's keys, and with them its memory."""
         boss = keys.load(self.boss_folder, ask)
+        if boss.public.sign != self.charter.coordinator:
+            raise Role(f"the keys in {self.boss_folder.name} are not those of the charter's coordinator")
         self.remember(boss)
         return boss
 
@@ -190,6 +201,7 @@ class Hub:
     def keep(self, part: Path, said: Statement, number: int, site: str) -> None:
         """Give a file that was flushed to the disk its name, and a row."""
         path = self.store.path(said.hash)
+        files.share_with_group(part)
         part.replace(path)
         files.sync_folder(path.parent)
         values = said.hash, said.kind, number, site, said.line.decode()

@@ -80,6 +80,7 @@ def begin(home: Path, said: Statement, length: int, data: bytes, now: datetime) 
     path = folder / f"{said.hash}.{int(now.timestamp())}"
     with files.writing(path) as file:
         file.write(data)
+    files.share_with_group(path)
     return Upload(path, said, now, length, len(data))
 
 
@@ -91,7 +92,7 @@ def found(home: Path) -> list[Upload]:
         if not name:
             continue
         try:
-            with path.open("r+b") as file:
+            with path.open("r+b" if os.name == "nt" else "rb") as file:
                 os.fsync(file.fileno())
                 said, _ = parcel.read_prologue(file)
                 length = file.tell() + said.size

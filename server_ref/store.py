@@ -158,7 +158,7 @@ class Store:
         old = time.time() - _GRACE
         left = [path for path in (self.home / "parcels").glob("*/*") if path.stem not in known]
         for path in [*left, *self.home.glob(".*.part"), *self.home.glob("*/.*.part")]:
-            with suppress(FileNotFoundError):  # another has ended meanwhile, and taken its own away
+            with suppress(FileNotFoundError, PermissionError):  # another ended meanwhile, or it is another user's
                 if path.stat().st_mtime < old:
                     path.unlink()
         if gone := next((hash_ for hash_ in sorted(known) if not self.path(hash_).exists()), ""):

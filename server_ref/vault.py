@@ -24,7 +24,7 @@ from server_ref.hub import COORDINATOR, FRONT, Hub
 from server_ref.intake import round_key
 from server_ref.store import DATABASE
 
-_KEPT = (FRONT, "parcels", "models", "round-keys")  # neither the root key nor what is plain: shares are opened again
+_KEPT = ("parcels", "models", "round-keys")  # neither the root key nor what is plain: shares are opened again
 _END = bytes(2 * tarfile.BLOCKSIZE)  # of a tar file: without it some files may be missing, which tarfile does not mind
 
 
@@ -35,6 +35,7 @@ def backup(hub: Hub, path: Path) -> None:
         hub.store.rows("VACUUM INTO ?", str(copy))
         with files.writing(path) as file, tarfile.open(fileobj=file, mode="w") as tar:
             tar.add(copy, DATABASE)
+            tar.add(hub.front_folder, FRONT, filter=_whole)
             for name in dict.fromkeys((*_KEPT, hub.boss_folder.name, f"{COORDINATOR}/{memory.FILE}")):
                 if (hub.home / name).exists():
                     tar.add(hub.home / name, name, filter=_whole)

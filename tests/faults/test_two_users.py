@@ -1,0 +1,127 @@
+"""The front and the coordinator as two users of one machine, set up as docs/coordinator.md says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server_ref import hub as hubs
+from tests import command
+from tests.federation import PLAN, Clinic
+from tests.net import Client
+
+ROOT = Path(__file__).parents[2]
+COORDINATOR, FRONT, GROUP = 61001, 61002, 61000
+ENVIRONMENT = {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+pytestmark = pytest.mark.skipif(
+    os.name == "nt" or os.geteuid() != 0 or shutil.which("setpriv") is None,
+    reason="only root on Linux can work as two users",
+)
+
+
+def user(number: int) -> tuple[str, ...]:
+    return ("setpriv", f"--reuid={number}", f"--regid={GROUP}", "--clear-groups", "--inh-caps=-all")
+
+
+@pytest.fixture(scope="module")
+def program() -> tuple[str, ...]:
+    """The command line, by a Python of this version that other users can run, too."""
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    for python in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
+        again = "import subprocess, sys, server_ref; subprocess.run([sys.executable, '-c', ''], check=True)"
+        if Path(python).exists():
+            tried = [*user(FRONT), python, "-c", again]
+            if not subprocess.run(tried, env=ENVIRONMENT, capture_output=True, check=False).returncode:
+                return (python, *command.COORDINATOR[1:])
+    pytest.skip("another user of this machine cannot run this Python")
+
+
+@pytest.fixture
+def home(program: tuple[str, ...]) -> Iterator[Path]:
+    """A hub that the coordinator's user made, shared as the page says; where both users can reach it."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        os.chown(folder, COORDINATOR, GROUP)
+        (Path(folder) / "plan.toml").write_text(PLAN)
+        made = coordinator(
+            program, Path(folder) / "hub", "init", "--plan", Path(folder) / "plan.toml", "--no-passphrase"
+        )
+        assert made.returncode == 0, made.stderr
+        page = (ROOT / "docs" / "coordinator.md").read_text(encoding="utf-8")
+        script = re.findall(r"```sh\n# two users, one hub\n(.*?)```", page, re.S)[0]
+        for name, number in (("fedhelp-front", FRONT), ("fedhelp-hub", GROUP), ("/srv/fedhelp/hub", f"{folder}/hub")):
+            script = script.replace(name, str(number))
+        subprocess.run(["sh", "-euc", re.sub(r"\bfedhelp\b(?=:)", str(COORDINATOR), script)], check=True)
+        yield Path(folder) / "hub"
+
+
+def coordinator(program: tuple[str, ...], home: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    return command.run(
+        *words, "--home", home, home=home.parent, program=program, before=user(COORDINATOR), env=ENVIRONMENT
+    )  # fmt: skip
+
+
+@contextmanager
+def ending(process: subprocess.Popen[str]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        process.kill()
+
+
+def test_a_round_is_played_while_the_front_is_a_user_who_can_read_no_key_and_no_share(
+    home: Path, program: tuple[str, ...]
+) -> None:
+    def answer(*words: str | Path) -> dict[str, Any]:
+        done = coordinator(program, home, *words, "--json")
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    environment = {**os.environ, **ENVIRONMENT, "HOME": str(home.parent)}
+    serve = [*user(FRONT), *program, "serve", "--home", str(home), "--port", "0", "--json"]
+    with subprocess.Popen(serve, env=environment, stdout=subprocess.PIPE, text=True) as front, ending(front):
+        assert front.stdout
+        port = int(json.loads(front.stdout.readline())["url"].rsplit(":", 1)[1])
+        own = hubs.Hub(home)
+        client = Client(port, own.federation)
+        clinics = []
+        for number in range(2):
+            clinic = Clinic(own.federation, home.parent / f"clinic{number}")
+            told = answer("invite", f"Clinic {number}", "--tier", "small")
+            clinic.id = str(told["site"])
+            assert client.begin(clinic.ask_in(str(told["code"])), first=10**6).status == 201
+            clinics.append(clinic)
+        assert answer("requests") == {"requests": [], "schema_version": 1}
+        assert answer("open")["round"] == 1
+        order = own.tasks(1)[1]
+        for clinic in clinics:
+            arrays = {
+                name: array + 0.01 * (clinic is clinics[0]) + 0.01 for name, array in own.model(order.base).items()
+            }
+            client.send(clinic.give(order, arrays))
+        (home.parent / "stick").mkdir()
+        os.chown(home.parent / "stick", COORDINATOR, GROUP)
+        assert answer("exchange", home.parent / "stick")["refused"] == []  # it signs "received" too
+        shut = [name for name in ("coordinator", "round-keys", "shares", "models", "root", "coordinator/keys.txt")
+                if subprocess.run([*user(FRONT), "test", "-r", home / name], check=False).returncode]  # fmt: skip
+        assert answer("aggregate")["accepted"] == ["site-001", "site-002"]
+        assert client.read(clinics[0].keys, "/v1/current").status == 200
+        listed = client.listed(clinics[0].keys)
+        assert all(client.read(clinics[0].keys, f"/v1/parcels/{hash_}").status == 200 for hash_ in listed["global"])
+        assert answer("audit", "verify")["length"]
+        backup = coordinator(program, home, "backup", home.parent / "backup.tar")
+        assert backup.returncode == 0, backup.stderr
+        own.store.close()
+    assert shut == ["coordinator", "round-keys", "shares", "models", "root", "coordinator/keys.txt"]
