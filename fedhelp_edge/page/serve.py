@@ -269,7 +269,7 @@ def _card(text: str) -> Html:
     """The model's card, which is Markdown below a header for hubs: headings, tables, lists, paragraphs."""
     parts = []
     body = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.S)
-    for mark, lines in itertools.groupby(_plain(body).splitlines(), _mark):
+    for mark, lines in itertools.groupby(map(_plain, body.split("\n")), _mark):
         if mark == "#":
             levels = (line.partition(" ")[::2] for line in lines)
             parts += [f"<h{len(marks) + 1}>{said}</h{len(marks) + 1}>" for marks, said in levels]
