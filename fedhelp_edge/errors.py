@@ -298,7 +298,7 @@ class BadBody(ParcelError, code="E_BODY", remedy="the file may come from a newer
     """What the parcel holds is not what its kind should hold."""
 
 
-class InnerContext(ParcelError, code="E_INNER_CONTEXT", remedy="do not use the file, for somebody may have signed another's work as their own: refuse it with 'review SITE --refuse', and ask the site for its own"):
+class InnerContext(ParcelError, code="E_INNER_CONTEXT", remedy="do not use the file, for somebody may have signed another's work as their own: refuse it with 'fedhelp-coordinator review SITE --refuse', and ask the site for its own"):
     """What was encrypted names another sender, round or federation than the signed outside."""
 
 
@@ -676,27 +676,27 @@ class Samples(HubError, code="E_SAMPLES", remedy=_TRAIN_AGAIN):
     """The share says that it was made from an impossible number of images."""
 
 
-class Lazy(HubError, code="E_LAZY", remedy="ask the site whether it trained at all; 'review SITE --release' lets the share in all the same"):
+class Lazy(HubError, code="E_LAZY", remedy="ask the site whether it trained at all; 'fedhelp-coordinator review SITE --release' lets the share in all the same"):
     """The share is the model that the site was given, unchanged."""
 
 
-class Copied(HubError, code="E_COPY", remedy="phone the sites that sent it, for two never train the same weights: 'review SITE --release' for the one that did, --refuse for the other"):
+class Copied(HubError, code="E_COPY", remedy="phone the sites that sent it, for two never train the same weights: 'fedhelp-coordinator review SITE --release' for the one that did, --refuse for the other"):
     """The share holds the same weights as another site's."""
 
 
-class Opposed(HubError, code="E_OPPOSED", remedy="look at the site's data and labels before 'review SITE --release'"):
+class Opposed(HubError, code="E_OPPOSED", remedy="look at the site's data and labels before 'fedhelp-coordinator review SITE --release'"):
     """The share pulls against all the others."""
 
 
-class TooFar(HubError, code="E_TOO_FAR", remedy="look at the site's data and training before 'review SITE --release'"):
+class TooFar(HubError, code="E_TOO_FAR", remedy="look at the site's data and training before 'fedhelp-coordinator review SITE --release'"):
     """The share pulls many times further than the others."""
 
 
-class Inflated(HubError, code="E_CLAIM", remedy="phone the site and ask how many images it trains with; if that is true, 'review SITE --release' lets it in, from then on too"):
+class Inflated(HubError, code="E_CLAIM", remedy="phone the site and ask how many images it trains with; if that is true, 'fedhelp-coordinator review SITE --release' lets it in, from then on too"):
     """A site claims far more training images than the others. The claim decides how much its share weighs."""
 
 
-class Resource(HubError, code="E_RESOURCE", remedy="refuse it with 'review SITE --refuse', and ask the site to update its kit and to train again; the file may be an attack"):
+class Resource(HubError, code="E_RESOURCE", remedy="refuse it with 'fedhelp-coordinator review SITE --refuse', and ask the site to update its kit and to train again; the file may be an attack"):
     """Opening the share took more memory or time than a share can need."""
 
 

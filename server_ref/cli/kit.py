@@ -40,7 +40,7 @@ def kit(
     signer = None
     if not unsigned and (shell.home(home) / DATABASE).exists():
         with desk.opened(home) as hub:
-            keys = hub.boss(shell.asker(passphrase_file, "coordinator's passphrase"))
+            keys = desk.keys_of(hub, passphrase_file)
         signer = partial(sign, private_key=keys.sign, namespace=NAMESPACE)
     made = make.make(platform, out, shell.say, python=python, train=train, invite=invite, sign=signer)
     if json:

@@ -65,10 +65,10 @@ def twisted(hub: Hub, order: Task, code: str) -> Arrays:
 @pytest.mark.parametrize(
     ("code", "hint", "merged"),
     [
-        ("E_LAZY", "'review SITE --release' lets the share in all the same", 5),
-        ("E_COPY", "'review SITE --release' for the one that did, --refuse for the other", 4),
-        ("E_OPPOSED", "look at the site's data and labels before 'review SITE --release'", 5),
-        ("E_TOO_FAR", "look at the site's data and training before 'review SITE --release'", 5),
+        ("E_LAZY", "'fedhelp-coordinator review SITE --release' lets the share in all the same", 5),
+        ("E_COPY", "'fedhelp-coordinator review SITE --release' for the one that did, --refuse for the other", 4),
+        ("E_OPPOSED", "look at the site's data and labels before 'fedhelp-coordinator review SITE --release'", 5),
+        ("E_TOO_FAR", "look at the site's data and training before 'fedhelp-coordinator review SITE --release'", 5),
         ("E_CLAIM", "phone the site and ask how many images it trains with", 5),
     ],
 )
@@ -112,7 +112,7 @@ def test_a_share_that_took_too_much_memory_is_refused_and_made_again(hub: Hub, m
     hub.give(order, 0)
     with monkeypatch.context() as patch:
         patch.setattr(opener.Opener, "_ask", lambda *_: "")  # as when the process that opens it was killed
-        lists(hub("exchange", hub.stick), "E_RESOURCE", "'review SITE --refuse', and ask the site")
+        lists(hub("exchange", hub.stick), "E_RESOURCE", "'fedhelp-coordinator review SITE --refuse', and ask the site")
     works(hub("review", "site-001", "--refuse"))
     hub.give(order, 0)
     assert "site-001: accepted" in hub.exchange().stdout

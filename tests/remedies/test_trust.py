@@ -615,7 +615,9 @@ def test_a_share_that_another_signed_as_its_own_is_refused_and_its_own_taken(lat
     (late.stick / "to-coordinator" / "stolen.fhx").write_bytes(
         parcel._prologue(said, [thief.sign]) + mine.read_bytes()[seen.offset :]
     )
-    lists(late.hub("exchange", late.stick), "E_INNER_CONTEXT", "refuse it with 'review SITE --refuse'")
+    lists(
+        late.hub("exchange", late.stick), "E_INNER_CONTEXT", "refuse it with 'fedhelp-coordinator review SITE --refuse'"
+    )
     works(late.hub("review", "site-002", "--refuse"))
     outbox.next_number(late.folder / "other")  # the stolen one took its first
     clinic.train(late.folder / "other")

@@ -120,6 +120,7 @@ def test_the_readmes_way_without_joining_ends_in_a_model_that_answers(tmp_path: 
         Image.fromarray(image).save(folder / f"{place}.png")
     (tmp_path / "plan.toml").write_text(FIRST_PLAN)
     (tmp_path / "secret.txt").write_text("lunar-orbit-candle-frost-mango")
+    (tmp_path / "secret.txt").chmod(0o600)
     (typed,) = re.findall(r"<!-- first-model -->\n```sh\n(.*?)```", README, re.S)
     env = {"FEDHELP_PASSPHRASE_FILE": str(tmp_path / "secret.txt"), "OMP_NUM_THREADS": "1"}
     done = {}
