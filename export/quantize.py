@@ -58,6 +58,8 @@ def quantized(model: ModelProto, images: NDArray[np.uint8]) -> ModelProto:
         )  # fmt: skip
         made = onnx.load(path)
     del made.metadata_props[:]
+    for tensor in made.graph.initializer:
+        tensor.ClearField("data_location")  # the tool says of each that it is in this file, as it is anyway
     return made
 
 

@@ -201,6 +201,10 @@ class ClassTiny(DataError, code="E_CLASS_TINY", remedy="add more if there are an
     """A class has very few images."""
 
 
+class ClassUnvalidated(DataError, code="E_CLASS_VALIDATION", remedy="add images of this class, of other patients, before the first training, or leave the class out at this site; once the split is kept, the column 'split' of a table puts images into val"):
+    """A class has images to learn from and no validation image: nobody would know how well it is told."""
+
+
 class KeptSplit(DataError, code="E_SPLIT", remedy="bring split.json back from a backup; without it images that were learned from may be measured by"):
     """The file that keeps which image is in which part is damaged."""
 

@@ -34,6 +34,9 @@ def export(
     sensitivity: Annotated[
         float, typer.Option("--sensitivity", min=0.5, max=0.999, help="For which thresholds are chosen.")
     ] = 0.9,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help='Take a model too that says "don\'t know" nearly always.')
+    ] = False,
     tier: Annotated[str, typer.Option("--tier", help="small or large: what was trained, with --plan.")] = "small",
     threads: Threads = None,
     home: shell.Home = shell.DEFAULT_HOME,
@@ -41,7 +44,7 @@ def export(
     json: shell.AsJson = False,
 ) -> None:
     """Make a signed model file to diagnose with, offline: of the site's nets the best on validation images. Exit code 1
-    if it says "don't know" nearly always.
+    if the model says "don't know" nearly always.
 
     Example: fedhelp-edge export --out model.onnx
     """
@@ -60,7 +63,7 @@ def export(
             temperature=said.calibration.temperature, signer=said.signer,
             findings=list(said.findings), validation=said.validation, ready=ready,
         )  # fmt: skip
-        raise typer.Exit(0 if ready else 1)
+        raise typer.Exit(0 if ready or anyway else 1)
     if few:
         shell.show(*few)
     shell.show(*nets.lines(said.figures, said.net))
@@ -71,8 +74,8 @@ def export(
         shell.show(f"8 bits: {kept}; {made.int8.agreement:.1%} of the answers are the same")
     shell.say_findings(said.findings)
     shell.say(f"kept as {path}, its signature and its card beside it")
-    if not ready:
-        shell.say("this model is written, but not ready to diagnose with")
+    if not ready and not anyway:
+        shell.say("this model is written, but not ready to diagnose with; --anyway takes it all the same")
         raise typer.Exit(1)
     shell.say_next(f"'fedhelp-edge predict {shell.quoted(path)} IMAGES'")
     return

@@ -16,6 +16,7 @@ from fedhelp_edge.data.images import SPLITS, Images, Problem
 from fedhelp_edge.errors import (
     ClassMissing,
     ClassTiny,
+    ClassUnvalidated,
     ImageBlank,
     ImageTiny,
     LabelConflict,
@@ -30,7 +31,7 @@ TINY = 10  # images of a class
 TINY_SIDE = 8  # pixels
 BLANK_SPREAD, BLANK_PART = 8, 0.99  # of 255, and of the pixels
 # what a person should put right first; all else is left out or noted, and training goes on
-_STOPS = tuple(kind.code for kind in (NoImages, OneClass, LabelUnknown, LabelConflict, Leak))
+_STOPS = tuple(kind.code for kind in (NoImages, OneClass, LabelUnknown, LabelConflict, Leak, ClassUnvalidated))
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def check(
 
 
 def _of_classes(source: Path, images: Images, plan: Plan) -> Iterator[Problem]:
-    counts = Counter(int(label) for label in images.labels)
+    counts, chosen = (Counter(part.labels.tolist()) for part in (images, images.part("val")))
     if not counts:
         yield Problem.of("", NoImages(gathering.nothing(source, images.problems)))
         return
@@ -107,6 +108,8 @@ def _of_classes(source: Path, images: Images, plan: Plan) -> Iterator[Problem]:
         elif counts[place] < TINY:
             number = "1 image" if counts[place] == 1 else f"{counts[place]} images"
             yield Problem.of("", ClassTiny(f"the class {name!r} has only {number}"))
+        if counts[place] and plan.data.val and not chosen[place]:
+            yield Problem.of("", ClassUnvalidated(f"no validation image shows the class {name!r}"))
 
 
 def _tiny(images: Images, sizes: Sequence[tuple[int, int]]) -> Iterator[Problem | Finding]:

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedhelp_edge import data
+from fedhelp_edge import plan as plans
+from fedhelp_edge.methods.registry import TABLES
 from tests.desk import Desk, fails, works
 from tests.federation import PLAN
 from tests.unit.data import made
@@ -125,6 +128,36 @@ def test_a_class_that_is_missing_has_a_folder_with_another_name_and_a_tiny_one_g
     for path in more.iterdir():
         path.rename(images / "b" / path.name)
     assert told(desk) == READY
+
+
+def test_a_class_without_a_validation_image_gets_more_images_or_is_left_out(desk: Desk, images: Path) -> None:
+    more = desk.folder / "more"
+    more.mkdir()
+    for path in sorted((images / "b").iterdir())[1:]:
+        path.rename(more / path.name)
+    found = told(desk)
+    assert found["E_CLASS_VALIDATION"].startswith("add images of this class, of other patients")
+    assert found[""] == "not ready: first put right E_CLASS_VALIDATION (1)"
+    (images / "b").rename(desk.folder / "left-out")
+    assert told(desk)[""] == "ready to train"
+    (desk.folder / "left-out").rename(images / "b")
+    for path in more.iterdir():
+        path.rename(images / "b" / path.name)
+    assert told(desk) == READY
+
+
+def test_once_the_split_is_kept_a_table_puts_images_of_a_class_into_val(desk: Desk, images: Path) -> None:
+    more = desk.folder / "more"
+    more.mkdir()
+    for path in sorted((images / "b").iterdir())[1:]:
+        path.rename(more / path.name)
+    data.load(images, plans.load(desk.folder / "plan.toml", TABLES), kept=desk.folder / "site" / "images")
+    for path in more.iterdir():
+        path.rename(images / "b" / path.name)
+    assert "puts images into val" in told(desk)["E_CLASS_VALIDATION"]
+    names = sorted(path.relative_to(images).as_posix() for path in images.rglob("*.png"))
+    table(images, ["path,label,split", *(f"{name},{name[0]},{'val' if name == 'b/005.png' else ''}" for name in names)])
+    assert told(desk, "images/labels.csv") == READY
 
 
 def test_images_of_one_class_alone_are_joined_by_those_of_another(desk: Desk, images: Path) -> None:

@@ -24,6 +24,7 @@ from fedhelp_edge.lab import run  # noqa: E402
 from fedhelp_edge.lab.partition import Part  # noqa: E402
 from fedhelp_edge.methods.registry import TABLES  # noqa: E402
 from fedhelp_edge.parcel import parcel  # noqa: E402
+from fedhelp_edge.report import nets  # noqa: E402
 from fedhelp_edge.train import speed  # noqa: E402
 from server_ref import cli as coordinator  # noqa: E402
 from tests import command  # noqa: E402
@@ -107,7 +108,7 @@ def test_its_page_shows_the_figures_the_parcel_and_what_was_tried_with_it(
     assert shown.count('class="answer"') == 6
     assert [row[0] for row in worth[1:]] == list(demo.SITES)
     assert [row[2:5] for row in worth[1:]] == [
-        [f"{site[net]:.0%}" for net in ("alone", "together", "kept")] for site in told["sites"]
+        [nets.part_right(site[net], site["test"]) for net in ("alone", "together", "kept")] for site in told["sites"]
     ]
     assert [row[0] for row in curve] == ["round", "0", "1", "2"]
     assert ["shares of the sites", "8"] in [row[:2] for row in kinds]

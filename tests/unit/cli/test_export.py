@@ -152,6 +152,8 @@ def test_a_model_that_answers_next_to_nothing_is_no_success_and_the_first_line_s
     code, out, _ = typed(capsys, *words, "--json")
     assert (code, json.loads(out)["ready"]) == (1, False)
     assert (trial / "model.onnx").exists()
+    code, out, _ = typed(capsys, *words, "--anyway")
+    assert (code, out.splitlines()[0]) == (0, first)
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_too_little_to_learn_from_is_not_ready(classes: tuple[str, ...], tmp_pat
     assert [problem.code for problem in report.stops] == ["E_ONE_CLASS" if classes else "E_NO_IMAGES"]
 
 
-def test_missing_and_tiny_classes_and_broken_files_are_told_and_hinder_nothing(tmp_path: Path) -> None:
+def test_missing_and_tiny_classes_and_broken_files_are_told(tmp_path: Path) -> None:
     made.folder(tmp_path / "images", 10, ("a", "b"))
     made.folder(tmp_path / "images", 1, ("c",), seed=1)
     (tmp_path / "images" / "a" / "x.png").write_bytes(b"x")
@@ -105,8 +105,20 @@ def test_missing_and_tiny_classes_and_broken_files_are_told_and_hinder_nothing(t
         tmp_path / "images" / "b" / "y.gif", save_all=True, append_images=[Image.new("L", (9, 9), 9)]
     )
     report = data.check(tmp_path / "images", made.plan("a", "b", "c", "d"), kept=tmp_path / "kept")
-    assert codes(report) == {"E_CLASS_TINY", "E_CLASS_MISSING", "E_IMAGE", "E_IMAGE_DOUBT", "E_IMAGE_BLANK"}
-    assert report.ready
+    told = {"E_CLASS_TINY", "E_CLASS_MISSING", "E_CLASS_VALIDATION", "E_IMAGE", "E_IMAGE_DOUBT", "E_IMAGE_BLANK"}
+    assert codes(report) == told
+    assert {problem.code for problem in report.stops} == {"E_CLASS_VALIDATION"}
+
+
+def test_a_class_that_no_validation_image_shows_is_not_ready(tmp_path: Path) -> None:
+    made.folder(tmp_path / "images", 20, ("a", "b"))
+    made.folder(tmp_path / "images", 1, ("c",), seed=1)
+    report = data.check(tmp_path / "images", made.plan("a", "b", "c"), kept=tmp_path / "kept")
+    assert report.parts["c"] == {"train": 1, "val": 0, "test": 0}
+    assert [(problem.code, "'c'" in problem.cause) for problem in report.stops] == [("E_CLASS_VALIDATION", True)]
+    assert not report.ready
+    without = data.check(tmp_path / "images", made.plan("a", "b", "c", val=0.0), kept=tmp_path / "kept")
+    assert without.ready  # whoever wants no validation images gets none
 
 
 def test_unknown_labels_and_contradictions_are_to_be_put_right(tmp_path: Path) -> None:
