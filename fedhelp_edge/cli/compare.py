@@ -52,14 +52,14 @@ def compare(
 
 
 def _show(found: Comparison) -> None:
-    shell.show(f"{'':<20}{'old':>8}{'new':>8}  difference")
+    shell.show(f"{f'n={found.images}':<20}{'old':>8}{'new':>8}  difference")
     for name in ("accuracy", "balanced_accuracy", "auc"):
         sides = "".join(_number(getattr(side, name).value) for side in (found.old, found.new))
         label = "AUC" if name == "auc" else name.replace("_", " ")
         shell.show(f"{label:<20}{sides}  {_gap(getattr(found.difference, name))}")
     for one in found.classes:
         sides = "".join(_number(count / one.images if one.images else None) for count in (one.old, one.new))
-        shell.show(f"{f'{one.name}, {one.images}':<20}{sides}  {_gap(one.difference)}")
+        shell.show(f"{f'{one.name}, n={one.images}':<20}{sides}  {_gap(one.difference)}")
     shell.show(f"{'not answered':<20}{found.old.unknown:>8}{found.new.unknown:>8}")
     shell.show(f"only the new one is right on {found.better} images, only the old one on {found.worse}")
     shell.show(found.verdict)

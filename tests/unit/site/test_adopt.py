@@ -10,8 +10,9 @@ import pytest
 pytest.importorskip("torch")
 
 from fedhelp_edge.data import phantom
-from fedhelp_edge.errors import NotTrained
+from fedhelp_edge.errors import NotTrained, PassphraseNeeded
 from fedhelp_edge.infer import bundle
+from fedhelp_edge.parcel import keys
 from fedhelp_edge.site import adopt, folder, order
 from tests.clinic import Clinic
 from tests.federation import Federation, nobody
@@ -61,3 +62,38 @@ def test_the_merged_net_is_weighed_as_soon_as_it_has_come(clinic: Clinic, three:
 def test_a_round_that_was_not_trained_here_cannot_be_exported(clinic: Clinic) -> None:
     with pytest.raises(NotTrained):
         export(clinic, round=7)
+
+
+def test_evaluate_shows_the_nets_and_figures_that_export_chooses_by(clinic: Clinic, three: Federation) -> None:
+    three.aggregate(now=True)
+    clinic.trip()
+    clinic.download()
+    found = order.evaluate(clinic.home, None, nobody, threads=1)
+    made = export(clinic)
+    assert set(found.figures) == {"own", "merged", "average"}
+    assert found.figures == made.facts.figures
+    assert found.chosen == made.facts.net
+    assert found.nets["merged"].images == 10
+    assert set(found.nets) == {"own", "alone", "merged", "average"}  # alone is the same net as the own one yet
+
+
+def test_with_locked_keys_and_nobody_there_all_but_the_merged_net_are_measured(
+    clinic: Clinic, three: Federation
+) -> None:
+    three.aggregate(now=True)
+    clinic.trip()
+    clinic.download()
+    own = keys.load(clinic.home, nobody)
+    for path in clinic.home.glob("keys.*"):
+        path.unlink()
+    keys.save(clinic.home, own, "lunar-orbit-candle-frost-mango")
+
+    def absent() -> str:
+        raise PassphraseNeeded("nobody to ask")
+
+    found = order.evaluate(clinic.home, None, absent, threads=1)
+    assert set(found.figures) == {"own"}
+    assert found.findings[-1]["kind"] == "net-not-measured"
+    assert "--passphrase-file" in found.findings[-1]["sentence"]
+    again = order.evaluate(clinic.home, None, lambda: "lunar-orbit-candle-frost-mango", threads=1)
+    assert "merged" in again.figures
