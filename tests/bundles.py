@@ -94,10 +94,10 @@ def opened(folder: Path) -> bundle.Bundle:
 
 
 def pictures(folder: Path, count: int = 6) -> Path:
-    """Files of the test part, three times as large as the net sees them."""
+    """Files of the test part, as sharp as what the net learned from."""
     folder.mkdir(parents=True, exist_ok=True)
     for place, pixels in enumerate(site().images.part("test").pixels[:count]):
-        Image.fromarray(pixels).resize((3 * SIDE, 3 * SIDE)).save(folder / f"{place:03}.png")
+        Image.fromarray(pixels).save(folder / f"{place:03}.png")
     return folder
 
 

@@ -37,7 +37,7 @@ def files(tmp_path: Path) -> Path:
     """A picture that is wider than high, a broken one, and one that is unlike all."""
     folder = bundles.pictures(tmp_path / "in", 1)
     with Image.open(folder / "000.png") as opened:
-        opened.resize((96, 48)).save(folder / "wide.png")
+        opened.resize((2 * opened.width, opened.height), Image.Resampling.NEAREST).save(folder / "wide.png")
     (folder / "broken <b>.png").write_bytes(b"no picture")
     Image.fromarray(np.indices((64, 64)).sum(0).astype(np.uint8) % 2 * 255).save(folder / "board.png")
     return folder
