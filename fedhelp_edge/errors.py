@@ -652,6 +652,10 @@ class NotNow(HubError, code="E_STATE", remedy="see with 'fedhelp-coordinator sta
     """The federation is in another state than this step needs."""
 
 
+class FederationFull(HubError, code="E_FULL", remedy="cancel invites that nobody uses, see 'fedhelp-coordinator invites'; for more sites begin a second federation"):
+    """The roster has no room for more: it holds at most 4 MiB, which is some 13,000 sites. Nothing was changed."""
+
+
 class ClockJump(HubError, code="E_CLOCK", remedy="set this machine's clock; if it is right, 'fedhelp-coordinator clock --accept' writes that into the log"):
     """The clock is far from the last line of the hub's log. Nothing is written, for every deadline would move."""
 

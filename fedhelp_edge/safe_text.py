@@ -7,7 +7,9 @@ invisible letter makes two names look alike; a cell that begins with `=` is work
 from __future__ import annotations
 
 import html
+import itertools
 import re
+from collections.abc import Iterable
 
 from fedhelp_edge.errors import BadName
 
@@ -36,6 +38,14 @@ def check_name(name: str) -> None:
     """Refuse a name or a reason that `visible` would have to change, or that is too long, before others read it."""
     if not NAME.fullmatch(name):
         raise BadName(f"'{visible(name[:60])}' has a line end, a control or invisible character, or over 200 letters")
+
+
+def shortened(names: Iterable[str], most: int = 20) -> str:
+    """A list as people read it: of many names the first ones, and how many more there are."""
+    rest = iter(names)
+    first = ", ".join(itertools.islice(rest, most))
+    more = sum(1 for _ in rest)
+    return f"{first} and {more} more" if more else first
 
 
 def cell(value: object) -> object:

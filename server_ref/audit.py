@@ -24,7 +24,8 @@ def export(hub: Hub, round_: int, out: Path) -> int:
         raise NotNow(f"round {round_} has no model, or one that the log does not name")
     end, detail = told.model["seq"], told.model["detail"]
     law, known, hashes = _lawful(hub, detail["roster"])
-    hashes += [detail["parcel"], *([detail["task"]] if "task" in detail else []), *told.updates]
+    hashes += [detail["parcel"], *detail.get("others", []), *([detail["task"]] if "task" in detail else [])]
+    hashes += told.updates
     for about in (detail["parcel"], *told.updates):
         for row in hub.store.rows("SELECT hash FROM parcels WHERE kind = 'receipt' AND site = ? ORDER BY rowid", about):
             if hub.plain(row["hash"])[2]["log"]["length"] <= end:

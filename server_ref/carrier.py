@@ -11,11 +11,11 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from fedhelp_edge import files
 from fedhelp_edge.errors import Busy, FedhelpError, FileKind, HubDamaged, PayloadHash, Truncated, from_os
@@ -119,18 +119,30 @@ def _opened(folder: Path) -> Iterator[files.Directory]:
 
 
 def current(hub: Hub) -> list[str]:
-    """The parcels that a site may need now: orders, the newest model, the knowledge, recent receipts."""
+    """The parcels that any site may need now: orders, the newest model for each group, the knowledge, receipts."""
+    about = "SELECT hash FROM shares WHERE round >= ? UNION SELECT hash FROM requests"
+    return orders(hub, hub.model_parcels()) + receipts(hub, about, since(hub))
+
+
+def orders(hub: Hub, models: Sequence[str]) -> list[str]:
+    """Charters, roster, task, models, knowledge."""
     found = [row["hash"] for row in hub.store.rows("SELECT hash FROM parcels WHERE kind = 'charter' ORDER BY number")]
     for kind in ("roster", "task", "global", "knowledge"):
         query = "SELECT hash FROM parcels WHERE kind = ? ORDER BY number DESC, rowid DESC LIMIT 1"
-        found += [row["hash"] for row in hub.store.rows(query, kind)]
+        found += models if kind == "global" else [row["hash"] for row in hub.store.rows(query, kind)]
+    return found
+
+
+def receipts(hub: Hub, about: str, *values: Any) -> list[str]:
+    """The receipts about the parcels that a query finds."""
+    query = f"SELECT hash FROM parcels WHERE kind = 'receipt' AND site IN ({about}) ORDER BY rowid"  # noqa: S608 - ours
+    return [row["hash"] for row in hub.store.rows(query, *values)]
+
+
+def since(hub: Hub) -> int:
+    """The first round whose receipts may still be wanted."""
     newest = hub.store.row("SELECT max(round) AS round FROM rounds")
-    since = newest["round"] - _ROUNDS if newest else 0
-    rows = hub.store.rows(
-        "SELECT hash FROM parcels WHERE kind = 'receipt' AND site IN"
-        " (SELECT hash FROM shares WHERE round >= ? UNION SELECT hash FROM requests) ORDER BY rowid", since,
-    )  # fmt: skip
-    return found + [row["hash"] for row in rows]
+    return int(newest["round"]) - _ROUNDS if newest else 0
 
 
 def _log_once(hub: Hub, what: str, fault: FedhelpError) -> None:

@@ -15,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
@@ -25,7 +25,17 @@ from typing import Any, BinaryIO
 from fedhelp_edge import files, safe_text, share
 from fedhelp_edge import plan as plans
 from fedhelp_edge.codec import CODECS
-from fedhelp_edge.errors import Ambiguous, ClockJump, FileExists, HubDamaged, LogBroken, NotNow, Role, SiteUnknown
+from fedhelp_edge.errors import (
+    Ambiguous,
+    ClockJump,
+    FederationFull,
+    FileExists,
+    HubDamaged,
+    LogBroken,
+    NotNow,
+    Role,
+    SiteUnknown,
+)
 from fedhelp_edge.methods.registry import METHODS, TABLES
 from fedhelp_edge.parcel import canon, keys, parcel, statement
 from fedhelp_edge.parcel.keys import Keys
@@ -45,6 +55,10 @@ _CLOCK_JUMP = timedelta(days=90)
 COORDINATOR, FRONT, ROOT = "coordinator", "front", "root"
 CANCELLED = "cancelled"  # in place of the request that used an invite
 _ORDERS = ("charter", "roster", "task", "global", "knowledge")
+GROUP = 1000  # sites for whom a model is sealed in one parcel: an age file has at most 1,024 readers
+ROSTER_LIMIT = statement.KINDS["roster"].limit
+SPARE = ROSTER_LIMIT // 16  # bytes that no newcomer and no reason takes up, so that every site can still be revoked
+_ENTRY = 300  # bytes of one site in the roster, besides its name
 
 
 class Hub:
@@ -56,6 +70,8 @@ class Hub:
         self._charters: dict[str, Charter] = {}  # what was read from parcels, which never change
         self._rosters: dict[str, Roster] = {}
         self._tasks: dict[str, Task] = {}
+        self._askers: dict[str, list[str]] = {}  # by key, the requests that it signed
+        self._asked = 0  # the last row among them
 
     @property
     def now(self) -> datetime:
@@ -256,27 +272,56 @@ class Hub:
         wire = dict(share.Arrays(data, share.read_header(io.BytesIO(data))))
         return dict(CODECS[self.plan.wire.down].decode(wire, {}))
 
-    def send_model(self, boss: Keys, round_: int, name: str, inputs: Sequence[str]) -> Statement:
-        """Seal a model to everybody who takes part now, and to the hub itself."""
-        readers = sorted(
-            {boss.public.recipient, *(s.recipient for s in self.roster.sites if s.status == roster.ACTIVE)}
-        )
-        return self.publish(
-            "global", self.wire(name), boss, number=round_, recipients=readers,
-            facts={"inputs": list(inputs), "readers": readers}, federation=self.federation,
-            epoch=self.charter.epoch, round=round_, base=name,
-            readers=statement.counted(readers), inputs=statement.counted(inputs),
-        )  # fmt: skip
+    def send_model(
+        self, boss: Keys, round_: int, name: str, inputs: Sequence[str], sites: Collection[str] = ()
+    ) -> list[Statement]:
+        """Seal a model to the active sites and to the hub itself, in one parcel for each group of sites.
+
+        With `sites`, seals only the parcels of their groups. The facts list the inputs where these fit into their line;
+        the log names them in any case, and the statement binds their hash.
+        """
+        readers: dict[str, set[str]] = {}
+        for site in self.roster.sites:
+            if site.status == roster.ACTIVE:
+                readers.setdefault(group_of(site.id), {boss.public.recipient}).add(site.recipient)
+        readers = readers or {FIRST_GROUP: {boss.public.recipient}}
+        meant = {group_of(site) for site in sites} or readers.keys()
+        listed = {"inputs": list(inputs)} if len(inputs) <= GROUP else {}
+        return [
+            self.publish(
+                "global", self.wire(name), boss, number=round_, site=group, recipients=recipients,
+                facts={**listed, "readers": recipients}, federation=self.federation,
+                epoch=self.charter.epoch, round=round_, base=name,
+                readers=statement.counted(recipients), inputs=statement.counted(inputs),
+            )
+            for group, recipients in sorted((group, sorted(readers[group])) for group in meant)
+        ]  # fmt: skip
+
+    def model_parcel(self, group: str) -> str:
+        """The newest model as it was last sealed to a group of sites: the parcel's hash, or ""."""
+        query = "SELECT hash, line FROM parcels WHERE kind = 'global' AND site = ? ORDER BY rowid DESC LIMIT 1"
+        if found := self.store.row(query, group):
+            context = statement.parse(found["line"].encode()).context
+            if (context["epoch"], context["base"]) == (self.charter.epoch, self._newest_model()["model"]):
+                return str(found["hash"])
+        return ""
+
+    def model_parcels(self) -> list[str]:
+        """The newest model, sealed to every group."""
+        groups = {FIRST_GROUP, *(group_of(site.id) for site in self.roster.sites)}
+        return [hash_ for group in sorted(groups) if (hash_ := self.model_parcel(group))]
 
     def publish_model(
         self, boss: Keys, round_: int, name: str, inputs: Sequence[str], type_: str, **detail: canon.Value
     ) -> None:
         """Seal a round's new model, within a transaction; a line of the log binds all that it rests on, and a signed
         receipt binds the log."""
-        said = self.send_model(boss, round_, name, inputs)
+        first, *others = (said.hash for said in self.send_model(boss, round_, name, inputs))
         subject = f"round {round_}" if round_ else COORDINATOR
-        log = self.log(type_, subject, model=name, parcel=said.hash, roster=self.roster.hash, **detail)
-        self.receipt(boss, COORDINATOR, said.hash, "published", log)
+        if others:  # of the other groups of sites
+            detail["others"] = others
+        log = self.log(type_, subject, model=name, parcel=first, roster=self.roster.hash, **detail)
+        self.receipt(boss, COORDINATOR, first, "published", log)
 
     def receipt(self, signer: Keys, office: str, about: str, state: str, log: Log, **why: str) -> str:
         """What became of a parcel, signed together with the log as it stands then."""
@@ -308,8 +353,9 @@ class Hub:
         code, until = enrol.new_code(), self.now + timedelta(days=days)
         made = enrol.invite_of(code, tier, until)
         with self.store.changing():
-            taken = self.store.rows("SELECT site FROM invites")
-            site = f"site-{len(taken) + 1:03}"
+            self._check_room(name)
+            taken = self.store.row("SELECT count(*) AS n FROM invites")
+            site = f"site-{taken['n'] + 1 if taken else 1:03}"
             values = made.id, made.key.hex(), site, name, tier, iso(until), enrol.vouch(code, self.federation)
             self.store.run(
                 "INSERT INTO invites (id, proof, site, name, tier, expires, vouch) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -318,12 +364,22 @@ class Hub:
             self.log("invite", site, tier=tier)
         return code, site
 
-    def invites(self) -> dict[str, Invite]:
+    def _check_room(self, name: str) -> None:
+        """Whether the roster has room for one more site, besides those that were invited and have not come."""
+        query = "SELECT count(*) AS n, total(length(CAST(name AS BLOB))) AS bytes FROM invites"
+        out = self.store.row(f"{query} WHERE used = '' AND expires >= ?", iso(self.now))
+        size = statement.parse(self.newest("roster")["line"].encode()).size + len(name.encode()) + _ENTRY
+        if out and size + out["n"] * _ENTRY + out["bytes"] > ROSTER_LIMIT - SPARE:
+            raise FederationFull("the sites and the invites that are out leave no room for another site")
+
+    def invites(self, only: str = "") -> dict[str, Invite]:
+        """The invites that were not cancelled, by id; or the one with an id."""
+        query = "SELECT * FROM invites WHERE used != ?"
         return {
             row["id"]: Invite(
                 row["id"], bytes.fromhex(row["proof"]), row["tier"], when(row["expires"]), bool(row["used"])
             )
-            for row in self.store.rows("SELECT * FROM invites WHERE used != ?", CANCELLED)
+            for row in self.store.rows(query + (" AND id = ?" if only else ""), CANCELLED, *([only] if only else []))
         }
 
     def cancel_invite(self, site: str) -> None:
@@ -335,6 +391,20 @@ class Hub:
         """By invite, what shows those who know its code that this hub knows it too."""
         return {row["id"]: row["vouch"] for row in self.store.rows("SELECT id, vouch FROM invites WHERE used = ''")}
 
+    def vouch(self, invite: str) -> str:
+        found = self.store.row("SELECT vouch FROM invites WHERE id = ? AND used = ''", invite)
+        return str(found["vouch"]) if found else ""
+
+    def requests_of(self, key: str) -> list[str]:
+        """The requests that a key signed, each of which is read once."""
+        for row in self.store.rows("SELECT rowid, hash FROM requests WHERE rowid > ? ORDER BY rowid", self._asked):
+            with files.reading(self.store.path(row["hash"])) as file:
+                signers = parcel.read_prologue(file)[1]
+            for signer in signers:
+                self._askers.setdefault(signer, []).append(row["hash"])
+            self._asked = row["rowid"]
+        return self._askers.get(key, [])
+
     def write_charter(self, signers: Sequence[Keys], body: Mapping[str, Any], *, epoch: int) -> Statement:
         """The next charter, within a transaction."""
         law = self.charter
@@ -345,26 +415,36 @@ class Hub:
         self.log("charter", COORDINATOR, version=law.version + 1, epoch=epoch)
         return said
 
-    def write_roster(self, boss: Keys, sites: Sequence[Site], front: str = "", archive: str = "") -> Statement:
-        """The next roster, within a transaction. The front's and the archive's keys come from the one before."""
+    def write_roster(
+        self, boss: Keys, sites: Sequence[Site], front: str = "", archive: str = "", *, spare: int = 0
+    ) -> Statement:
+        """The next roster, within a transaction. The front's and the archive's keys come from the one before.
+
+        Refused where it would leave less than `spare` bytes of what a roster may hold.
+        """
         law = self.charter
         rows = self.store.row("SELECT max(number) AS last FROM parcels WHERE kind = 'roster'")
         version = (rows["last"] or 0) + 1 if rows else 1
         expires = self.now + timedelta(days=self.plan.round.roster_days)
-        body = roster.body(sites, front or self.roster.front, archive or self.roster.archive, expires)
+        body = to_json(roster.body(sites, front or self.roster.front, archive or self.roster.archive, expires))
+        if len(body) > ROSTER_LIMIT - spare:
+            raise FederationFull(f"a roster of {len(sites)} sites would be too large: {len(body)} bytes")
         return self.publish(
-            "roster", to_json(body), boss, number=version, federation=self.federation, epoch=law.epoch,
+            "roster", body, boss, number=version, federation=self.federation, epoch=law.epoch,
             version=version, charter=law.hash,
         )  # fmt: skip
 
-    def change_site(self, boss: Keys, site: Site, type_: str, **detail: canon.Value) -> None:
-        """Enter or change one site, and seal the current model anew for those who are in then."""
+    def change_sites(self, boss: Keys, sites: Sequence[Site], type_: str, **detail: canon.Value) -> None:
+        """Enter or change sites by one roster, and seal the current model anew for the groups of those who are in."""
         with self.store.changing():
-            others = [one for one in self.roster.sites if one.id != site.id]
-            self.write_roster(boss, sorted([*others, site], key=lambda one: one.id))
-            self.log(type_, site.id, **detail)
-            if site.status == roster.ACTIVE:
-                self.send_newest(boss)
+            changed = {site.id: site for site in sites}
+            others = [one for one in self.roster.sites if one.id not in changed]
+            grows = any(site.reason or self.roster.site(site.id) is None for site in sites)
+            self.write_roster(boss, sorted([*others, *sites], key=lambda one: one.id), spare=SPARE if grows else 0)
+            for site in sites:
+                self.log(type_, site.id, **detail)
+            if active := [site.id for site in sites if site.status == roster.ACTIVE]:
+                self.send_newest(boss, active)
 
     def publish_pack(self, boss: Keys, body: BinaryIO) -> Statement:
         """Seal the knowledge; the next task names it."""
@@ -374,11 +454,13 @@ class Hub:
             self.log("knowledge", said.sha256)
         return said
 
-    def send_newest(self, boss: Keys) -> None:
-        """The newest model again, to whoever takes part now."""
-        done = self.store.row("SELECT * FROM rounds WHERE model != '' ORDER BY round DESC LIMIT 1")
-        assert done  # noqa: S101 - round 0 is there
-        self.send_model(boss, done["round"], done["model"], self.inputs(done["round"]))
+    def send_newest(self, boss: Keys, sites: Collection[str] = ()) -> None:
+        """The newest model again, to whoever takes part now, or to the groups of some sites."""
+        done = self._newest_model()
+        self.send_model(boss, done["round"], done["model"], self.inputs(done["round"]), sites)
+
+    def _newest_model(self) -> Any:
+        return self.store.row("SELECT round, model FROM rounds WHERE model != '' ORDER BY round DESC LIMIT 1")
 
     def inputs(self, round_: int) -> list[str]:
         """The shares that a round's model was made of."""
@@ -404,8 +486,20 @@ class Hub:
         with self.store.changing():
             site = self.site(name)
             revoked = replace(site, status=roster.REVOKED, since_round=since_round, reason=reason)
-            self.change_site(boss, revoked, "revoke", since_round=since_round)
+            try:
+                self.change_sites(boss, [revoked], "revoke", since_round=since_round)
+            except FederationFull as fault:
+                raise FederationFull(fault.cause, remedy="revoke without a --reason, which the log may say") from fault
         return site
+
+
+FIRST_GROUP = ""
+
+
+def group_of(site: str) -> str:
+    """The group of sites to which a model is sealed together: by their numbers, so that nobody ever changes groups."""
+    number = int(site.rpartition("-")[2]) - 1
+    return str(number // GROUP) if number >= GROUP else FIRST_GROUP
 
 
 def check_new(home: Path, plan: Plan, root: Path | None = None) -> None:

@@ -9,7 +9,7 @@ import io
 import json
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from fedhelp_edge.errors import (
     AgeError,
     Ambiguous,
     DuplicateRound,
+    FederationFull,
     FedhelpError,
     HubDamaged,
     InnerContext,
@@ -61,6 +62,7 @@ RELEASABLE = (
     "E_CLAIM",
 )  # opened and well-formed: a person may let them in
 _REQUEST_LIMIT = 64 << 10
+_TOGETHER = 500  # sites that are let in by one roster: each roster names all sites, and a transaction stops the front
 _REQUESTS_OF_ONE, _REQUESTS_OF_ALL = 20, 10_000  # by one invite, ever, or one site, at a time; that wait
 ROUNDS_WORTH = 4  # how many shares' bytes a site may leave in one round
 _PROVED = (InviteUsed, InviteExpired, KeyReused)  # who is refused so knew the code, and is told by a receipt
@@ -208,20 +210,22 @@ def _check_request(hub: Hub, part: Path) -> None:
         if said.kind == "enrol":
             with suppress(*_PROVED):
                 enrol.judge_request(
-                    said, opened.keys, holds, federation=hub.federation, invites=hub.invites(), known=hub.roster,
-                    now=hub.now,
+                    said, opened.keys, holds, federation=hub.federation, known=hub.roster, now=hub.now,
+                    invites=hub.invites(str(holds.get("invite"))),
                 )  # fmt: skip
-    waiting = hub.store.rows("SELECT site FROM requests WHERE state = 'waiting'")
+    waiting = hub.store.row("SELECT count(*) AS n FROM requests WHERE state = 'waiting'")
     if said.kind == "enrol":
         asked = int(hub.store.fact(f"asked {holds['invite']}", "0"))
         hub.store.keep_fact(f"asked {holds['invite']}", str(asked + 1))
     else:
-        asked = [row["site"] for row in waiting].count(said.context["sender"])
+        query = "SELECT count(*) AS n FROM requests WHERE site = ? AND state = 'waiting'"
+        of_one = hub.store.row(query, said.context["sender"])
+        asked = of_one["n"] if of_one else 0
     if asked >= _REQUESTS_OF_ONE:
         raise Quota(
             "too many requests came from one sender", remedy="ask the coordinator by phone, who can invite anew"
         )
-    if len(waiting) >= _REQUESTS_OF_ALL:
+    if waiting and waiting["n"] >= _REQUESTS_OF_ALL:
         raise Quota("too many requests wait for the coordinator")
 
 
@@ -382,9 +386,10 @@ class Request:
 
 def waiting(hub: Hub, invite: str = "") -> list[Request]:
     """The requests to join that wait for a person, or for `judge`; those on one invite."""
-    query = "SELECT * FROM requests WHERE state = 'waiting' AND kind = 'enrol' AND site != '' AND ? IN ('', invite)"
+    query = "SELECT * FROM requests WHERE state = 'waiting' AND kind = 'enrol' AND site != ''"
+    only = ("AND invite = ?", invite) if invite else ("",)
     found = []
-    for row in hub.store.rows(f"{query} ORDER BY rowid", invite):
+    for row in hub.store.rows(f"{query} {only[0]} ORDER BY rowid", *only[1:]):
         holds = hub.plain(row["hash"])[2]
         public = Public(holds["sign"], holds["recipient"])
         found.append(Request(row, row["site"], public, " ".join(words.of_keys(hub.federation, public))))
@@ -405,7 +410,7 @@ def _judge_request(hub: Hub, boss: Keys, row: sqlite3.Row) -> dict[str, str] | N
         if row["kind"] == "rotate":
             sender, public = enrol.judge_rotation(*hub.plain(row["hash"]), hub.roster, Seen())
             with hub.store.changing():
-                hub.change_site(boss, replace(sender, sign=public.sign, recipient=public.recipient), "rotate")
+                hub.change_sites(boss, [replace(sender, sign=public.sign, recipient=public.recipient)], "rotate")
                 return _settle(hub, boss, row, "approved", sender.id)
         invite, holds = _invited(hub, row)
     except (TrustError, ParcelError, AgeError) as fault:
@@ -434,24 +439,39 @@ def _warn_of_second(hub: Hub, row: sqlite3.Row) -> None:
 
 def _admit_all(hub: Hub, boss: Keys) -> list[dict[str, str]]:
     """Let in whoever proved an invite, unless another asks on the same one: which of them is the site, nobody knows."""
-    decided = []
     requests = waiting(hub)
     first = {request.row["invite"]: request for request in reversed(requests)}
     unclear = contested(requests)
-    for request in [one for invite, one in first.items() if invite not in unclear][::-1]:
-        try:
-            decided.append(admit_site(hub, boss, request))
-        except (TrustError, ParcelError, AgeError) as fault:  # its keys came in for another site meanwhile
-            decided.append(_settle(hub, boss, request.row, REFUSED, request.site, fault.code, fault.cause))
-    return decided
+    clear = [one for invite, one in first.items() if invite not in unclear][::-1]
+    return [one for at in range(0, len(clear), _TOGETHER) for one in _admit(hub, boss, clear[at : at + _TOGETHER])]
+
+
+def _admit(hub: Hub, boss: Keys, requests: Sequence[Request]) -> list[dict[str, str]]:
+    """Let in several by one roster; what cannot come in is refused, and hinders no other."""
+    try:
+        with hub.store.changing():
+            sites: dict[str, Site] = {}
+            refused = []
+            for request in requests:
+                try:
+                    sites[request.hash] = _proved(hub, request, sites.values())
+                except (TrustError, ParcelError, AgeError) as fault:  # its keys came in for another site meanwhile
+                    refused.append(_settle(hub, boss, request.row, REFUSED, request.site, fault.code, fault.cause))
+            return refused + _enter_sites(hub, boss, [one for one in requests if one.hash in sites], sites)
+    except FederationFull as fault:
+        if len(requests) == 1:
+            return [_settle(hub, boss, requests[0].row, REFUSED, requests[0].site, fault.code, fault.cause)]
+        half = len(requests) // 2
+        return _admit(hub, boss, requests[:half]) + _admit(hub, boss, requests[half:])
 
 
 def _invited(hub: Hub, row: sqlite3.Row) -> tuple[Invite, dict[str, Any]]:
     """The live invite that a request proves, and what the request holds."""
     said, signers, holds = hub.plain(row["hash"])
     invite = enrol.judge_request(
-        said, signers, holds, federation=hub.federation, invites=hub.invites(), known=hub.roster, now=hub.now
-    )
+        said, signers, holds, federation=hub.federation, invites=hub.invites(str(holds.get("invite"))),
+        known=hub.roster, now=hub.now,
+    )  # fmt: skip
     return invite, holds
 
 
@@ -516,24 +536,41 @@ def approve(hub: Hub, boss: Keys, name: str) -> dict[str, str]:
 def admit_site(hub: Hub, boss: Keys, chosen: Request) -> dict[str, str]:
     """Enter a site whose request proved its invite. Others who asked on the same invite are refused."""
     with hub.store.changing():
-        proved, _ = _invited(hub, chosen.row)  # whose keys another may have brought since it was judged
-        invite = hub.store.row("SELECT * FROM invites WHERE id = ?", proved.id)
-        assert invite  # noqa: S101 - the request proved it
-        if invite["site"] != chosen.site:
-            raise HubDamaged(f"the request for {chosen.site} proves the invite of {invite['site']}")
-        newest = hub.store.row("SELECT max(round) AS last FROM rounds")
-        assert newest  # noqa: S101 - round 0 is there
-        first, keys = newest["last"] + 1, chosen.keys
-        site = Site(chosen.site, invite["name"], invite["tier"], keys.sign, keys.recipient, from_round=first)
-        hub.change_site(boss, site, "approve")
-        hub.store.run("UPDATE invites SET used = ? WHERE id = ?", chosen.hash, invite["id"])
-        for other in waiting(hub, invite["id"]):
-            if other.keys != chosen.keys:
+        return _enter_sites(hub, boss, [chosen], {chosen.hash: _proved(hub, chosen)})[0]
+
+
+def _proved(hub: Hub, chosen: Request, with_it: Iterable[Site] = ()) -> Site:
+    """The site that a request's invite stands for, with the keys that the request brings; it must be as when judged."""
+    proved, _ = _invited(hub, chosen.row)  # whose keys another may have brought since it was judged
+    invite = hub.store.row("SELECT * FROM invites WHERE id = ?", proved.id)
+    assert invite  # noqa: S101 - the request proved it
+    if (invite["site"], invite["id"]) != (chosen.site, chosen.row["invite"]):
+        raise HubDamaged(f"the request for {chosen.site} proves the invite of {invite['site']}")
+    newest = hub.store.row("SELECT max(round) AS last FROM rounds")
+    assert newest  # noqa: S101 - round 0 is there
+    keys = chosen.keys
+    for other in with_it:
+        if keys.sign == other.sign or keys.recipient == other.recipient:
+            raise KeyReused(f"this is a key of {other.id}")
+    first = newest["last"] + 1
+    return Site(chosen.site, invite["name"], invite["tier"], keys.sign, keys.recipient, from_round=first)
+
+
+def _enter_sites(hub: Hub, boss: Keys, chosen: Sequence[Request], sites: Mapping[str, Site]) -> list[dict[str, str]]:
+    """Write a roster with those sites, within a transaction, and answer all who asked on their invites."""
+    if chosen:
+        hub.change_sites(boss, [sites[request.hash] for request in chosen], "approve")
+    decided = []
+    for request in chosen:
+        hub.store.run("UPDATE invites SET used = ? WHERE id = ?", request.hash, request.row["invite"])
+        for other in waiting(hub, request.row["invite"]):
+            if other.keys != request.keys:
                 cause = "another request on the same invite was approved"
-                _settle(hub, boss, other.row, REFUSED, site.id, InviteUsed.code, cause)
-            elif other.hash != chosen.hash:
-                _settle(hub, boss, other.row, "approved", site.id)
-        return _settle(hub, boss, chosen.row, "approved", site.id)
+                _settle(hub, boss, other.row, REFUSED, request.site, InviteUsed.code, cause)
+            elif other.hash != request.hash:
+                _settle(hub, boss, other.row, "approved", request.site)
+        decided.append(_settle(hub, boss, request.row, "approved", request.site))
+    return decided
 
 
 def _settle(

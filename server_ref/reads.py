@@ -14,14 +14,12 @@ import textwrap
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from fedhelp_edge import files
 from fedhelp_edge.errors import (
     BytesRange,
     Nonce,
@@ -32,12 +30,12 @@ from fedhelp_edge.errors import (
     SignerWindow,
     Unsigned,
 )
-from fedhelp_edge.parcel import canon, parcel, sshsig
+from fedhelp_edge.parcel import canon, sshsig
 from fedhelp_edge.parcel.statement import namespace
 from fedhelp_edge.trust import roster
 from server_ref import carrier
 from server_ref.gate import address, front
-from server_ref.hub import Hub
+from server_ref.hub import Hub, group_of
 
 _HEADER = re.compile(r'SSHSIG nonce="([0-9a-f]{64})", signature="([A-Za-z0-9+/=]{1,2048})"')
 _RANGE = re.compile(r"bytes=(\d{0,16})-(\d{0,16})")
@@ -96,8 +94,8 @@ async def charters(request: Request) -> Response:
 async def vouch(request: Request) -> Response:
     """What shows somebody who typed a code that this hub knows it. Nobody finds an invite's id without its code."""
     front(request).addresses.take(address(request))
-    found = (await front(request).reading.ask(Hub.vouches)).get(request.path_params["invite"])
-    if found is None:
+    found = await front(request).reading.ask(Hub.vouch, request.path_params["invite"])
+    if not found:
         raise NotHere("there is no such invite")
     return JSONResponse({"vouch": found}, headers=_FRESH)
 
@@ -201,7 +199,7 @@ def _path(request: Request) -> str:
 def _known(hub: Hub, key: str) -> Reader:
     site = hub.roster.owner(key)
     if site is None:
-        if not _requests_of(hub, key):
+        if not hub.requests_of(key):
             raise SignerUnknown(f"{sshsig.fingerprint(key)} is nobody's key here")
         return Reader(key, "")
     if site.status == roster.REVOKED:
@@ -214,12 +212,23 @@ def _known(hub: Hub, key: str) -> Reader:
 # --- what is for whom ----------------------------------------------------------------------------------------------
 def _listed(hub: Hub, reader: Reader | None) -> list[dict[str, Any]]:
     may, found = _readable(hub, reader), []
-    for hash_ in carrier.current(hub):
+    for hash_ in _meant(hub, reader):
         row = hub.store.row("SELECT kind, number, site FROM parcels WHERE hash = ?", hash_)
         if row and may(row["kind"], row["site"]):
             size = hub.store.path(hash_).stat().st_size
             found.append({"hash": hash_, "kind": row["kind"], "number": row["number"], "size": size})
     return found
+
+
+def _meant(hub: Hub, reader: Reader | None) -> list[str]:
+    """What one reader may need now. A model comes as it was sealed to the reader's group."""
+    if reader and reader.site:
+        own = hub.model_parcel(group_of(reader.site))  # "" if an older program sealed it, to all groups together
+        about = "SELECT hash FROM shares WHERE site = ? AND round >= ? UNION SELECT hash FROM requests WHERE site = ?"
+        answers = carrier.receipts(hub, about, reader.site, carrier.since(hub), reader.site)
+        return carrier.orders(hub, [own] if own else hub.model_parcels()) + answers
+    asked = hub.requests_of(reader.key) if reader else []
+    return carrier.orders(hub, []) + [hash_ for one in asked for hash_ in carrier.receipts(hub, "?", one)]
 
 
 def _may_read(hub: Hub, reader: Reader | None, hash_: str) -> bool:
@@ -235,17 +244,5 @@ def _readable(hub: Hub, reader: Reader | None) -> Callable[[str, str], bool]:
         query = "SELECT hash FROM shares WHERE site = ? UNION SELECT hash FROM requests WHERE site = ?"
         own = {row["hash"] for row in hub.store.rows(query, reader.site, reader.site)}
     elif reader:
-        own = set(_requests_of(hub, reader.key))
+        own = set(hub.requests_of(reader.key))
     return lambda kind, about: kind in kinds or (kind == "receipt" and about in own)
-
-
-def _requests_of(hub: Hub, key: str) -> list[str]:
-    """The requests to join that a key signed."""
-    rows = hub.store.rows("SELECT hash FROM requests ORDER BY rowid DESC LIMIT 2000")
-    return [row["hash"] for row in rows if key in _signers(hub.store.path(row["hash"]))]
-
-
-@lru_cache(4096)
-def _signers(path: Path) -> tuple[str, ...]:
-    with files.reading(path) as file:
-        return parcel.read_prologue(file)[1]

@@ -26,6 +26,7 @@ from fedhelp_edge.nets import spec
 from fedhelp_edge.parcel import age, parcel
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.parcel.statement import iso, when
+from fedhelp_edge.safe_text import shortened
 from fedhelp_edge.share import Array
 from fedhelp_edge.trust import task
 from server_ref import incoming
@@ -186,7 +187,8 @@ def standing(hub: Hub, row: sqlite3.Row) -> tuple[list[str], list[str]]:
         "SELECT site FROM shares WHERE counts = ? AND state = 'accepted' ORDER BY site", row["round"]
     )]  # fmt: skip
     expected = [site.id for site in hub.roster.active(row["round"])]
-    return accepted, [site for site in expected if site not in accepted]
+    here = set(accepted)
+    return accepted, [site for site in expected if site not in here]
 
 
 def aggregate(hub: Hub, boss: Keys, *, now: bool = False) -> dict[str, Any]:
@@ -205,7 +207,7 @@ def aggregate(hub: Hub, boss: Keys, *, now: bool = False) -> dict[str, Any]:
     if shares is None or len(accepted) < quorum or (missing and not over and not now):
         if over:
             call_off(hub, row, "fail")
-        who = f"; missing: {', '.join(missing)}" if missing else ""
+        who = f"; missing: {shortened(missing)}" if missing else ""
         raise Quorum(f"{len(accepted)} of {len(accepted) + len(missing)} shares, {quorum} are needed{who}")
     rows = {r["site"]: r for r in _accepted(hub, row)}
     model, inputs = _merge(hub, row, rows, shares.only(rows))
@@ -330,8 +332,10 @@ def _forget(hub: Hub) -> None:
     for path in (hub.home / "round-keys").glob("*.age"):
         if int(path.stem) <= round_ - hub.plan.round.stale:
             path.unlink()
-    for row in hub.store.rows("SELECT hash FROM shares WHERE counts <= ? AND state != 'quarantined'", round_):
-        opened(hub, row["hash"]).unlink(missing_ok=True)
+    for path in (hub.home / "shares").glob("*.safetensors"):
+        query = "SELECT 1 FROM shares WHERE hash = ? AND counts <= ? AND state != 'quarantined'"
+        if hub.store.row(query, path.stem, round_):
+            path.unlink()
 
 
 # --- a person decides ------------------------------------------------------------------------------

@@ -64,6 +64,12 @@ _MIGRATIONS = (
     DROP TABLE decisions;
     CREATE TABLE decisions (hash TEXT PRIMARY KEY, what TEXT NOT NULL) STRICT;
     """,  # which named a site, and so whatever came of it next
+    """
+    CREATE INDEX parcels_by_site ON parcels (site, kind);
+    CREATE INDEX requests_by_state ON requests (state, invite);
+    CREATE INDEX requests_by_site ON requests (site);
+    CREATE INDEX shares_by_state ON shares (state, site);
+    """,  # so that no answer to one site costs a look at all of them
 )
 
 

@@ -218,7 +218,7 @@ def _keep(hub: Hub, upload: Upload, hall: Front) -> Answer:
     if upload.said.kind == "enrol":
         with parcel.open(upload.path, parcel.anyone) as opened:
             invite = str(opened.json().get("invite"))
-        if invite not in hub.invites():
+        if invite not in hub.invites(invite):
             raise InviteUnknown("no such invite was given out")
         hall.invites.take(invite)
     os.utime(upload.path)  # however long ago its last byte came, it is no leftover

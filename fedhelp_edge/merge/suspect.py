@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fedhelp_edge.errors import Copied, HubError, Inflated, Lazy, Opposed, TooFar
 from fedhelp_edge.merge.clip import FEWEST, Arrays, Pull, part
+from fedhelp_edge.safe_text import shortened
 
 FAR = 20.0  # times the median pull; beyond `clip.TIMES` a share is shortened, beyond this it is not believed
 MANY = 20.0  # times the median number of images that the other sites claim
@@ -30,8 +31,7 @@ def suspects(base: Arrays, shares: Mapping[str, Arrays], pulls: Mapping[str, Pul
         digests.setdefault(_digest(shares[site]), []).append(site)
     for alike in digests.values():
         for site in alike if len(alike) > 1 else ():
-            others = ", ".join(other for other in alike if other != site)
-            found[site] = Copied(f"the same weights as {others}")
+            found[site] = Copied(f"the same weights as {shortened(other for other in alike if other != site)}")
     for site in sorted(shares):
         if pulls[site]["weights"] == 0:
             found[site] = Lazy("the weights are those that it was given")
@@ -54,11 +54,19 @@ def inflated(examples: Mapping[str, int], released: Mapping[str, int]) -> dict[s
     found: dict[str, HubError] = {}
     if len(examples) < FEWEST:
         return found
+    ordered = np.sort(np.array(list(examples.values()), dtype=np.float64))
     for site, claimed in sorted(examples.items()):
-        median = float(np.median([other for name, other in examples.items() if name != site]))
+        median = _median_without(ordered, claimed)
         if claimed > max(MANY * median, GROWN * released.get(site, 0)):
             found[site] = Inflated(f"it claims {claimed} images; the median of the others is {median:.0f}")
     return found
+
+
+def _median_without(ordered: NDArray[np.float64], value: float) -> float:
+    """The median of sorted numbers when one of them is left out."""
+    out = int(np.searchsorted(ordered, value))
+    middle = [(len(ordered) - 2) // 2, (len(ordered) - 1) // 2]
+    return float(np.mean([ordered[place + (place >= out)] for place in middle]))
 
 
 def _opposed(

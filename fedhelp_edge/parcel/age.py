@@ -136,6 +136,18 @@ def reader(
     return plain
 
 
+def opens(source: BinaryIO, identities: Iterable[str | Passphrase]) -> bool:
+    """Whether the header of a seekable age file names one of the identities; `source` is left where it was."""
+    begin = source.tell()
+    try:
+        _unwrap(_read_header(source)[1], identities)
+    except NoMatch:
+        return False
+    finally:
+        source.seek(begin)
+    return True
+
+
 class Reader(io.RawIOBase):
     """A verified age file as a read-only, seekable file of its plaintext; of a large one, a chunk at a time is in
     memory."""

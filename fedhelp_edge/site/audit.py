@@ -96,7 +96,7 @@ def check(folder: Path) -> Found:
     detail = told.model["detail"]
     law, known, laws, rosters = _lawful(found, str(detail.get("roster")))
     model = found.take(str(detail["parcel"]), "global", "the round's model")
-    signed = [model]
+    signed = [model, *(found.take(hash_, "global", "the model for other sites") for hash_ in _others(detail))]
     if "task" in detail:
         signed.append(found.take(str(detail["task"]), "task", "the round's task"))
     for one in signed:
@@ -115,12 +115,21 @@ def check(folder: Path) -> Found:
     _check_receipts(found, told, laws, rosters)
     found.check_empty(round_)
     _check_signers(folder / SIGNERS, law, known)
-    context = model.said.context
-    if (context["round"], context["base"]) != (round_, result.model):
-        raise LogBroken(f"{LOG}: line {told.model['seq']} names another model than the parcel {model.name}")
-    if context["inputs"] != statement.counted(told.inputs):
-        raise AuditGap(f"{model.name}: the model was made of other updates than the log says")
+    for one in found.of("global"):
+        context = one.said.context
+        if (context["round"], context["base"]) != (round_, result.model):
+            raise LogBroken(f"{LOG}: line {told.model['seq']} names another model than the parcel {one.name}")
+        if context["inputs"] != statement.counted(told.inputs):
+            raise AuditGap(f"{one.name}: the model was made of other updates than the log says")
     return result
+
+
+def _others(detail: dict[str, Any]) -> list[str]:
+    """The parcels of the same model for further groups of sites, where there are several."""
+    match detail.get("others", []):
+        case list(hashes) if all(isinstance(hash_, str) for hash_ in hashes):
+            return hashes
+    raise LogBroken(f"{LOG}: the last line does not name the model's parcels")
 
 
 @contextmanager
@@ -213,9 +222,8 @@ def _lawful(found: _Folder, newest: str) -> tuple[Charter, Roster, dict[str, Cha
 def _check_update(one: _Parcel, rosters: list[Roster], round_: int, detail: dict[str, Any]) -> None:
     """Its sender's key stood in a roster; whether it may still send is no question here."""
     context = one.said.context
-    if not any(
-        site.id == context["sender"] and (site.sign,) == one.signers for known in rosters for site in known.sites
-    ):
+    stood = (known.site(context["sender"]) for known in rosters)
+    if not any(site and (site.sign,) == one.signers for site in stood):
         roster.of_site(one.said, one.signers, rosters[-1], context["round"])
     if context["round"] == round_ and context["task"] != detail.get("task"):
         raise AuditGap("it was made for another task than the round's")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +24,7 @@ from fedhelp_edge.errors import (
     from_os,
 )
 from fedhelp_edge.methods.registry import TABLES
-from fedhelp_edge.parcel import keys, parcel, statement
+from fedhelp_edge.parcel import age, keys, parcel, statement
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.share import Array
@@ -47,21 +48,28 @@ def download(home: Path, carriers: Sequence[exchange.Carrier], ask: Callable[[],
     with lock.held(home / folder.LOCK):
         taken.refused += folder.mend(home)
         folder.take_up_new_keys(home, folder.joined(home))  # where that was cut off
-        known = take_in(home, (path for carrier in carriers for path in carrier.fetch(have(home))), taken)
+        found = (path for carrier in carriers for path in carrier.fetch(have(home)))
+        known = take_in(home, found, taken, functools.cache(lambda: _identities(home, ask)))
         folder.take_up_new_keys(home, known)
         _open_base(home, known, ask)
     return taken
 
 
-def take_in(home: Path, found: Iterable[Path], taken: Taken) -> Floor:
+def take_in(
+    home: Path, found: Iterable[Path], taken: Taken, identities: Callable[[], Sequence[str]] = list
+) -> Floor:  # fmt: skip
     """Judge what a carrier brought, and keep what is news. Of what nobody trusted sent, only the prologue is read.
 
     Of several files with one statement the first that holds counts: anybody can sign another's statement once more.
+    Of one model that was sealed to several groups of sites, only the parcel that the `identities` open is kept.
     """
     known, kept = folder.joined(home), set(have(home))
     listed: list[tuple[tuple[int, int, int], Path]] = []
+    models: dict[tuple[int, str], set[str]] = {}  # by round and base, the parcels that hold this model
     for path in found:
         with _told(home, path, taken), prologue(path) as (_, said, _):
+            if said.kind == "global":
+                models.setdefault(_model(said), set()).add(said.hash)
             if said.kind in _ORDER and said.hash not in kept:
                 listed.append((_rank(said), path))
     with folder.scratch(home) as work:
@@ -70,8 +78,10 @@ def take_in(home: Path, found: Iterable[Path], taken: Taken) -> Floor:
             with _told(home, path, taken), prologue(path) as (file, said, signers):
                 if said.hash not in kept and not _is_kept(home, said) and _is_for_us(home, known, said):
                     _check_sender(known, said, signers)
-                    _copy(file, copy, said)
-                    known = _take(home, known, copy, said, taken)
+                    groups = models[_model(said)] if said.kind == "global" else set()
+                    if len(groups) < 2 or (not _is_opened(home, said, groups) and age.opens(file, identities())):
+                        _copy(file, copy, said)
+                        known = _take(home, known, copy, said, taken)
                 kept.add(said.hash)
             copy.unlink(missing_ok=True)
     return known
@@ -204,6 +214,21 @@ def have(home: Path) -> frozenset[str]:
     """What need not be fetched again."""
     names = [path.stem.rsplit("-", 1)[-1] for kind in ("global", "receipt") for path in (home / kind).glob("*.fhx")]
     return frozenset(names)
+
+
+def _model(said: statement.Statement) -> tuple[int, str]:
+    return said.context["round"], said.context["base"]
+
+
+def _is_opened(home: Path, said: statement.Statement, parcels: Iterable[str]) -> bool:
+    """Whether one of the parcels that hold this model was kept and opened, so that no other is of use."""
+    opened = home / "base" / f"{said.context['base']}.safetensors"
+    return not have(home).isdisjoint(parcels) and folder.is_whole(opened)
+
+
+def _identities(home: Path, ask: Callable[[], str]) -> list[str]:
+    """What opens parcels that are for this site, also by the keys that it asked to be known by."""
+    return [keys.load(place, ask).identity for place in (home, home / folder.NEXT_KEYS) if keys.are_in(place)]
 
 
 def _is_for_us(home: Path, known: Floor, said: statement.Statement) -> bool:

@@ -152,9 +152,8 @@ def _public(holds: dict[str, Any]) -> Public:
 
 def _fresh(asked: Public, known: Roster | None) -> None:
     """A key belongs to one site, for ever: a revoked one does not come back under another name."""
-    for site in known.sites if known else ():
-        if asked.sign == site.sign or asked.recipient == site.recipient:
-            raise KeyReused(f"this is a key of {site.id}")
+    if known and (site := known.owner(asked.sign) or known.owner(asked.recipient)):
+        raise KeyReused(f"this is a key of {site.id}")
 
 
 def _proof(key: bytes, name: str, keys: Public, context: Mapping[str, Any]) -> str:

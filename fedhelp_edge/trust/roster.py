@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any, NoReturn
 
 from fedhelp_edge.errors import (
@@ -64,10 +65,19 @@ class Roster:
         return self.epoch, self.version
 
     def site(self, site_id: str) -> Site | None:
-        return next((site for site in self.sites if site.id == site_id), None)
+        return self._by_id.get(site_id)
 
     def owner(self, key: str) -> Site | None:
-        return next((site for site in self.sites if site.sign == key), None)
+        """The site whose signing key or recipient this is."""
+        return self._by_key.get(key)
+
+    @cached_property
+    def _by_id(self) -> dict[str, Site]:
+        return {site.id: site for site in self.sites}
+
+    @cached_property
+    def _by_key(self) -> dict[str, Site]:
+        return {key: site for site in reversed(self.sites) for key in (site.recipient, site.sign)}
 
     def active(self, round_: int) -> list[Site]:
         return [site for site in self.sites if site.status == ACTIVE and site.from_round <= round_]

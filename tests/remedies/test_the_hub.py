@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import server_ref.hub
 from fedhelp_edge.data import pack
+from fedhelp_edge.parcel import parcel
 from fedhelp_edge.share import Array
 from fedhelp_edge.trust.task import Task
 from server_ref import carrier, opener, store
@@ -231,3 +233,14 @@ def test_a_clock_that_was_wrong_for_a_while_is_accepted_once_it_is_right(hub: Hu
     fails(hub("clock"), "E_CLOCK", "set this machine's clock")
     works(hub("clock", "--accept"))
     works(hub("open"))
+
+
+def test_a_full_federation_has_room_again_once_an_unused_invite_is_cancelled(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = parcel.look(hub.fed.hub.store.path(hub.fed.hub.roster.hash), parcel.anyone).statement.size
+    monkeypatch.setattr(server_ref.hub, "ROSTER_LIMIT", size + 500 + server_ref.hub.SPARE)
+    works(hub("invite", "Clinic A", "--tier", "small"))
+    fails(hub("invite", "Clinic B", "--tier", "small"), "E_FULL", "fedhelp-coordinator invites")
+    works(hub("invites", "--cancel", "Clinic A"))
+    works(hub("invite", "Clinic B", "--tier", "small"))

@@ -1,0 +1,247 @@
+"""More sites than one age file can be sealed to, and more than a roster can name: here with groups of three, and a
+roster with room for a few."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fedhelp_edge.errors import AuditGap, FederationFull, KeyReused, NoMatch
+from fedhelp_edge.exchange.folder import FROM, Folder
+from fedhelp_edge.parcel import parcel
+from fedhelp_edge.parcel.statement import counted
+from fedhelp_edge.site import audit as site_audit
+from fedhelp_edge.site import folder, inbox
+from server_ref import audit, carrier, hub, intake, rounds
+from tests.clinic import Clinic as Site
+from tests.federation import Clinic, Federation, nobody
+
+
+@pytest.fixture(scope="module")
+def made_eight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(hub, "GROUP", 3)
+        made = Federation(tmp_path_factory.mktemp("eight") / "made", clinics=8)
+        made.play(made.open())
+        made.aggregate()
+    yield made
+    made.hub.store.close()
+
+
+@pytest.fixture
+def eight(made_eight: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Federation]:
+    """Eight clinics, for whom a model is sealed in three parcels; one round was merged."""
+    monkeypatch.setattr(hub, "GROUP", 3)
+    with made_eight.lent(tmp_path / "federation") as lent:
+        yield lent
+
+
+def models(federation: Federation) -> list[Path]:
+    return [federation.hub.store.path(hash_) for hash_ in federation.hub.model_parcels()]
+
+
+def opens(path: Path, clinic: Clinic) -> bool:
+    try:
+        with parcel.open(path, parcel.anyone, [clinic.keys.identity]):
+            return True
+    except NoMatch:
+        return False
+
+
+def readers(federation: Federation) -> list[list[str]]:
+    """By parcel of the newest model, the clinics that can open it."""
+    return [[clinic.id for clinic in federation.clinics if opens(path, clinic)] for path in models(federation)]
+
+
+def test_a_model_is_sealed_to_each_group_of_sites_and_to_nobody_twice(eight: Federation) -> None:
+    assert readers(eight) == [
+        ["site-001", "site-002", "site-003"], ["site-004", "site-005", "site-006"], ["site-007", "site-008"],
+    ]  # fmt: skip
+    contexts = [parcel.look(path, parcel.anyone).statement.context for path in models(eight)]
+    assert len({(context["base"], context["round"]) for context in contexts}) == 1
+    assert [context["readers"]["count"] for context in contexts] == [4, 4, 3]  # the hub reads all of them
+
+
+def test_a_newcomer_causes_one_parcel_for_its_own_group(eight: Federation) -> None:
+    before = models(eight)
+    eight.join()
+    assert models(eight)[:2] == before[:2]
+    assert readers(eight)[2] == ["site-007", "site-008", "site-009"]
+    eight.join()
+    assert [len(group) for group in readers(eight)] == [3, 3, 3, 1]
+
+
+def test_revoked_sites_get_no_model_any_more_and_a_group_that_nobody_is_left_of_no_parcel(eight: Federation) -> None:
+    revoked = ("site-005", "site-007", "site-008")
+    for site in revoked:
+        eight.hub.revoke(eight.boss, site, 1, "")
+    eight.play(eight.open(), without=revoked)
+    eight.aggregate()
+    assert readers(eight) == [["site-001", "site-002", "site-003"], ["site-004", "site-006"]]
+
+
+def test_after_a_round_without_a_merge_the_parcels_of_all_groups_are_still_given_out(eight: Federation) -> None:
+    eight.open()
+    rounds.call_off(eight.hub, rounds.current(eight.hub))
+    eight.join()
+    assert [len(group) for group in readers(eight)] == [3, 3, 3]
+
+
+def test_real_sites_find_their_parcel_on_a_stick_and_keep_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "GROUP", 2)
+    federation = Federation(tmp_path / "federation", clinics=0)
+    sites = [Site(federation, tmp_path / f"site{number}") for number in range(3)]
+    for site in sites:
+        site.join()
+    for site in sites:
+        site.trip()
+    federation.open()
+    carrier.leave(federation.hub, tmp_path / "stick" / FROM)
+    for site in sites:
+        taken = inbox.download(site.home, [Folder(tmp_path / "stick")], nobody)
+        assert taken.refused == []
+        assert site.state == "ready"
+        assert len(list((site.home / "global").glob("*.fhx"))) == 1
+        assert inbox.download(site.home, [Folder(tmp_path / "stick")], nobody).new == []
+
+
+def test_a_model_for_another_group_alone_on_the_stick_bars_the_way_for_nothing(eight: Federation) -> None:
+    """A site that took another group's parcel, since no other was there, still takes its own."""
+    site = Site(eight, eight.folder / "real")  # site-009, in the third group
+    site.take_up()
+    assert site.state == "ready"
+    order = folder.joined(site.home).task
+    assert order
+    shutil.rmtree(site.home / "global")
+    folder.base_of(site.home, order).unlink()
+    stick = site.stick / FROM
+    mine = eight.hub.model_parcel("2")
+    aside = (stick / f"{mine}.fhx").rename(eight.folder / "aside")
+    (stick / f"{eight.hub.model_parcel('1')}.fhx").unlink()
+    with pytest.raises(NoMatch):
+        site.download()
+    aside.rename(stick / f"{mine}.fhx")
+    site.download()
+    assert site.state == "ready"
+
+
+def test_over_the_network_a_site_is_given_its_own_groups_parcel(eight: Federation) -> None:
+    net = pytest.importorskip("tests.net")
+    with net.running(eight.folder / "hub") as port:
+        client = net.Client(port, eight.hub.federation)
+        for clinic in (eight.clinics[0], eight.clinics[5], eight.clinics[7]):
+            (listed,) = client.listed(clinic.keys)["global"]
+            assert opens(eight.hub.store.path(listed), clinic)
+
+
+def test_a_few_sites_get_one_parcel_which_names_them_and_the_inputs(three: Federation) -> None:
+    three.play(three.open())
+    three.aggregate()
+    (model,) = models(three)
+    with parcel.open(model, parcel.anyone, [three.clinics[2].keys.identity]) as seen:
+        assert seen.statement.context["inputs"] == counted(seen.facts["inputs"])
+        assert seen.statement.context["readers"] == counted(seen.facts["readers"])
+        assert len(seen.facts["readers"]) == 4
+    (line,) = three.hub.store.rows("SELECT detail FROM log WHERE type = 'merge'")
+    assert json.loads(line["detail"]).keys() == {"model", "parcel", "roster", "shares", "task"}
+
+
+def test_an_export_holds_the_model_for_every_group_and_misses_the_one_that_is_gone(
+    eight: Federation, tmp_path: Path
+) -> None:
+    audit.export(eight.hub, 1, tmp_path / "round")
+    assert len(site_audit.check(tmp_path / "round").merged) == 8
+    (tmp_path / "round" / models(eight)[1].name).unlink()
+    with pytest.raises(AuditGap, match="model for other sites is missing"):
+        site_audit.check(tmp_path / "round")
+
+
+def test_inputs_that_would_not_fit_into_the_parcel_are_named_by_the_log(eight: Federation) -> None:
+    """With groups of three, eight inputs are too many for the facts; the statement binds the list."""
+    with parcel.open(models(eight)[0], parcel.anyone, [eight.clinics[0].keys.identity]) as seen:
+        assert "inputs" not in seen.facts
+        assert seen.statement.context["inputs"] == counted(eight.hub.inputs(1))
+
+
+# --- many at once ------------------------------------------------------------------------------------------------
+def asking(federation: Federation, count: int) -> list[Clinic]:
+    """Clinics that asked to join, and wait."""
+    made = []
+    for _ in range(count):
+        clinic = Clinic(federation.hub.federation, federation.folder / f"new{len(made)}")
+        code, clinic.id = federation.hub.invite("New", "small", 14)
+        intake.receive(federation.hub, clinic.ask_in(code))
+        made.append(clinic)
+    return made
+
+
+def test_all_who_wait_come_in_by_one_roster(three: Federation) -> None:
+    new, before = asking(three, 6), three.hub.roster.version
+    decided = three.judge()
+    assert [(one["site"], one["state"]) for one in decided] == [(clinic.id, "approved") for clinic in new]
+    assert three.hub.roster.version == before + 1
+    assert len(three.hub.store.rows("SELECT 1 FROM parcels WHERE kind = 'global'")) == 5  # the start, three joins, now
+
+
+def test_the_same_keys_on_two_invites_come_in_once_also_when_both_wait(three: Federation) -> None:
+    first, second = asking(three, 2)
+    second.keys = first.keys
+    code, site = three.hub.invite("Again", "small", 14)
+    intake.receive(three.hub, second.ask_in(code))
+    decided = {one["site"]: one for one in three.judge()}
+    assert decided[first.id]["state"] == "approved"
+    assert (decided[site]["state"], decided[site]["code"]) == ("refused", KeyReused.code)
+
+
+# --- the roster is full ------------------------------------------------------------------------------------------
+def limit(federation: Federation, monkeypatch: pytest.MonkeyPatch, more: int) -> None:
+    """A roster may grow by so many bytes from what it is now, and then by the spare."""
+    size = parcel.look(federation.hub.store.path(federation.hub.roster.hash), parcel.anyone).statement.size
+    monkeypatch.setattr(hub, "SPARE", 200)
+    monkeypatch.setattr(hub, "ROSTER_LIMIT", size + more + 200)
+
+
+def test_an_invite_that_no_roster_has_room_for_is_refused_before_a_code_is_given(
+    three: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(three, monkeypatch, 700)
+    three.hub.invite("A", "small", 14)
+    three.hub.invite("B", "small", 14)
+    with pytest.raises(FederationFull):
+        three.hub.invite("C", "small", 14)
+    assert len(three.hub.invites()) == 5
+    three.hub.cancel_invite("site-004")  # makes room again
+    three.hub.invite("C", "small", 14)
+
+
+def test_those_who_fit_come_in_and_the_others_are_told_while_the_hub_goes_on(
+    three: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = asking(three, 4)
+    limit(three, monkeypatch, 700)  # as if the invites had been given out by an older program
+    decided = {one["site"]: one for one in three.judge()}
+    assert [decided[clinic.id]["state"] for clinic in new] == ["approved", "approved", "refused", "refused"]
+    assert decided[new[2].id]["code"] == FederationFull.code
+    assert three.judge() == []
+    three.play(three.open())
+    assert len(three.aggregate(now=True)["accepted"]) == 3
+
+
+def test_a_site_is_revoked_from_a_full_roster_if_no_reason_takes_up_room(
+    three: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(three, monkeypatch, 0)
+    before = three.hub.roster
+    with pytest.raises(FederationFull) as fault:
+        three.hub.revoke(three.boss, "site-001", 1, "a long story")
+    assert "without a --reason" in fault.value.remedy
+    assert three.hub.roster == before
+    three.hub.revoke(three.boss, "site-001", 1, "")
+    assert replace(before.sites[0], status="revoked", since_round=1) == three.hub.roster.sites[0]
