@@ -11,7 +11,8 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from server_ref.hub import Hub
 
 _OURS = re.compile(r"\.?([0-9a-f]{64})\.fhx(\.[0-9a-f]{12}\.part)?")  # whole, or what a copy that was cut off has left
 _ROUNDS = 2  # whose receipts are left
+_REMEMBERED = 10_000  # files that were refused: a line of the log counts each of them once
 _COPYING = (Truncated, PayloadHash)  # what a file looks like that is not all there yet
 _OUR_NOTE = re.compile(rf"\.+{re.escape(VOUCHES)}(\.[0-9a-f]{{12}}\.part)+")  # which a kill has left unfinished
 
@@ -76,9 +78,7 @@ def take_in(hub: Hub, folder: Path, found: Exchanged) -> None:
                 known = from_os(fault) if isinstance(fault, OSError) else fault
                 found.refused.append({"file": files.shown(name), "code": known.code, "cause": known.cause})
                 refused[what] = known
-    with hub.store.changing():
-        for what, known in refused.items():
-            _log_once(hub, what, known)
+    _log_once(hub, refused)
 
 
 def leave(hub: Hub, folder: Path, found: Exchanged | None = None) -> int:
@@ -145,8 +145,13 @@ def since(hub: Hub) -> int:
     return int(newest["round"]) - _ROUNDS if newest else 0
 
 
-def _log_once(hub: Hub, what: str, fault: FedhelpError) -> None:
-    """A file that lies there for weeks is refused at each visit, and logged at the first."""
-    key = hashlib.sha256(what.encode("utf-8", "surrogateescape")).hexdigest()
-    if hub.store.run("INSERT OR IGNORE INTO refusals VALUES (?, ?, ?)", key, fault.code, fault.cause):
-        hub.log("refused", key[:16], code=fault.code)
+def _log_once(hub: Hub, refused: Mapping[str, FedhelpError]) -> None:
+    """A file that lies there for weeks is refused at each visit, and counted at the first, in one line for all."""
+    counts: Counter[str] = Counter()
+    with hub.store.changing():
+        for what, fault in refused.items():
+            key = hashlib.sha256(what.encode("utf-8", "surrogateescape")).hexdigest()
+            counts[fault.code] += hub.store.run("INSERT OR IGNORE INTO refusals VALUES (?, ?, '')", key, fault.code)
+        if codes := ", ".join(f"{count} {code}" for code, count in sorted(counts.items()) if count):
+            hub.log("refused", "carrier", codes=codes)
+        hub.store.run("DELETE FROM refusals WHERE rowid <= (SELECT max(rowid) FROM refusals) - ?", _REMEMBERED)

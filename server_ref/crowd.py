@@ -62,7 +62,7 @@ class Crowd:
 
     def enter(self, sock: socket.socket, peer: Any) -> None:
         """Take a new connection in, and drop another or this one where there is no room."""
-        line = Line(sock, _group(peer), time.monotonic())
+        line = Line(sock, group(str(peer[0])), time.monotonic())
         if len(self.lines) >= self._most:
             self.lines = {at: one for at, one in self.lines.items() if one.sock.fileno() >= 0}
         if len(self.lines) >= self._most:
@@ -103,9 +103,12 @@ class Entrance(socket.socket):
         return sock, peer
 
 
-def _group(peer: Any) -> str:
+def group(host: str) -> str:
     """An IPv4 address; of IPv6 the network of 64 bits, which one machine has whole."""
-    address = ipaddress.ip_address(str(peer[0]).partition("%")[0])
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:  # what a proxy on this machine calls it
+        return host
     if isinstance(address, ipaddress.IPv6Address):
         return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
     return str(address)

@@ -46,7 +46,7 @@ LOCK = "front.lock"
 _HEAD_BYTES, _MOST_HEADERS, _LONGEST_PATH = 16 << 10, 64, 4096
 _DRAIN = 10  # seconds for what is under way when we are told to end
 _SWEEP = 3600.0
-_TLS_BYTES = 32 << 10  # that asyncio holds ready for each connection over TLS: 256 KiB otherwise, sent or not
+_READ_BYTES = 32 << 10  # at a time, of each connection; over TLS so much is held ready. asyncio would take 256 KiB
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -178,6 +178,7 @@ class _Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.max_size = _READ_BYTES  # type: ignore[attr-defined]
         if line := self._crowd.lines.get(transport.get_extra_info("peername")):
             self._line, line.abort, line.is_busy = line, transport.abort, self._is_busy
         self._wait(self._limits.header_seconds, self._give_up)
@@ -281,7 +282,7 @@ def server(
         config.load()
     except OSError:  # ssl's errors are such
         raise Listen("the certificate and its key cannot be used") from None
-    sslproto.SSLProtocol.max_size = _TLS_BYTES  # type: ignore[attr-defined]
+    sslproto.SSLProtocol.max_size = _READ_BYTES  # type: ignore[attr-defined]
     return _Server(config, crowd)
 
 

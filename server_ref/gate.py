@@ -7,7 +7,7 @@ import math
 import re
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 
 from fedhelp_edge import errors
 from fedhelp_edge.errors import BadRequest, FedhelpError, PayloadSize, RateLimit, Slow, UploadOffset
+from server_ref.crowd import group
 from server_ref.hub import Hub
 from server_ref.incoming import Upload
 
@@ -96,8 +97,8 @@ class Front:
         self.reading, self.writing = Clerk(home), Clerk(home)
         self.uploads: dict[str, Upload] = {}
         self.beginning = asyncio.Lock()
-        self.addresses, self.senders, self.invites = (
-            Buckets(*rate) for rate in (limits.address, limits.sender, limits.invite)
+        self.addresses, self.senders, self.invites, self.guesses = (
+            Buckets(*rate) for rate in (limits.address, limits.sender, limits.invite, limits.invite)
         )
 
     def close(self) -> None:
@@ -111,7 +112,8 @@ def front(request: Request) -> Front:
 
 
 def address(request: Request) -> str:
-    return request.client.host if request.client else ""
+    """Where a request comes from: as many addresses as one machine can have count as one."""
+    return group(request.client.host) if request.client else ""
 
 
 # --- bodies --------------------------------------------------------------------------------------------------------
@@ -157,14 +159,16 @@ async def chunks(request: Request, limits: Limits, stop: asyncio.Event | None = 
         stopped.cancel()
 
 
-async def body(request: Request, most: int) -> bytes:
-    """The whole of a body that is short."""
+async def body(request: Request, most: int, is_good: Callable[[bytes], Awaitable[bool]] | None = None) -> bytes:
+    """The whole of a body that is short; `is_good` is asked about what has come, until it says so or raises."""
     data = bytearray()
     if (announced(request) or 0) <= most:
         async for chunk in chunks(request, front(request).limits):
             data += chunk
             if len(data) > most:
                 break
+            if is_good and await is_good(bytes(data)):
+                is_good = None
         else:
             return bytes(data)
     raise PayloadSize(f"the body is longer than {most} bytes")

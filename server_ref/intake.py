@@ -93,7 +93,9 @@ def take(hub: Hub, file: BinaryIO) -> Answer:
     known, limit = greet(hub, said, signers)
     if known:
         return known
-    parcel.check_length(file, said)
+    if said.size > limit:
+        raise PayloadSize(f"larger than the {limit} bytes that are allowed")
+    parcel.check_payload(file, said)
     file.seek(0)
     part = hub.home / f".{os.urandom(8).hex()}.part"
     try:
@@ -208,11 +210,7 @@ def _check_request(hub: Hub, part: Path) -> None:
     with parcel.open(part, parcel.anyone) as opened:
         said, holds = opened.statement, opened.json()
         if said.kind == "enrol":
-            with suppress(*_PROVED):
-                enrol.judge_request(
-                    said, opened.keys, holds, federation=hub.federation, known=hub.roster, now=hub.now,
-                    invites=hub.invites(str(holds.get("invite"))),
-                )  # fmt: skip
+            check_invite(hub, said, opened.keys, holds)
     waiting = hub.store.row("SELECT count(*) AS n FROM requests WHERE state = 'waiting'")
     if said.kind == "enrol":
         asked = int(hub.store.fact(f"asked {holds['invite']}", "0"))
@@ -227,6 +225,15 @@ def _check_request(hub: Hub, part: Path) -> None:
         )
     if waiting and waiting["n"] >= _REQUESTS_OF_ALL:
         raise Quota("too many requests wait for the coordinator")
+
+
+def check_invite(hub: Hub, said: Statement, signers: tuple[str, ...], holds: dict[str, Any]) -> None:
+    """Whether a request to join comes from somebody who knows an invite's code, be the invite used or over."""
+    with suppress(*_PROVED):
+        enrol.judge_request(
+            said, signers, holds, federation=hub.federation, known=hub.roster, now=hub.now,
+            invites=hub.invites(str(holds.get("invite"))),
+        )  # fmt: skip
 
 
 def _enter(hub: Hub, looked: parcel.Look) -> None:

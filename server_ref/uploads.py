@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import os
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from fedhelp_edge.errors import (
+    BadMagic,
     BadRequest,
     Federation,
     FedhelpError,
-    InviteUnknown,
+    InviteProof,
     Kind,
     Media,
     NotHere,
+    PayloadHash,
     PayloadSize,
     Quota,
     SignerUnknown,
+    StatementSize,
     UploadOffset,
     UploadProtocol,
 )
@@ -66,7 +71,7 @@ async def create(request: Request) -> Response:
     _check_protocol(request)
     _check_media(request)
     length = whole_number(request, "upload-length")
-    data = await body(request, FIRST_LIMIT)
+    data = await body(request, FIRST_LIMIT, partial(hall.reading.ask, _check_beginning))
     async with hall.beginning:
         upload, new = await _begin(hall, data, length)
     code = 201 if new else 200
@@ -77,7 +82,7 @@ async def create(request: Request) -> Response:
 
 
 async def _begin(hall: Front, data: bytes, length: int) -> tuple[Upload | Done, bool]:
-    said, start, known = await hall.reading.ask(_judge, data)
+    said, signers, start, known = await hall.reading.ask(_judge, data)
     if length != start + said.size:
         raise BadRequest(f"Upload-Length is {length}, but the parcel has {start + said.size} bytes")
     if len(data) > length:
@@ -86,8 +91,10 @@ async def _begin(hall: Front, data: bytes, length: int) -> tuple[Upload | Done, 
         return Done(said.hash, length, known.receipt), False
     if upload := hall.uploads.get(said.hash):
         return upload, False
-    if said.kind == "enrol" and len(data) < length:  # so that nobody can keep the places of others taken
-        raise BadRequest("a request to join comes whole with its first bytes")
+    if said.kind == "enrol":
+        if len(data) < length:  # so that nobody can keep the places of others taken
+            raise BadRequest("a request to join comes whole with its first bytes")
+        await _check_invited(hall, said, signers, data[start:])
     hall.senders.take(said.context.get("sender", said.hash))
     _check_open(hall, said)
     now = await hall.reading.ask(_check_room, said, list(hall.uploads.values()), hall.limits)
@@ -155,27 +162,51 @@ async def cancel(request: Request) -> Response:
 
 
 # --- judged with the hub -------------------------------------------------------------------------------------------
-def _judge(hub: Hub, data: bytes) -> tuple[Statement, int, Answer | None]:
-    """What is to come, where its payload begins, and the answer if it came before. What is cheap is asked first."""
-    _check_sender(hub, data)
+def _judge(hub: Hub, data: bytes) -> tuple[Statement, tuple[str, ...], int, Answer | None]:
+    """What is to come, who signed it, where its payload begins, and the answer if it came before."""
     file = io.BytesIO(data)
     said, signers = parcel.read_prologue(file)
     known, _ = intake.greet(hub, said, signers)
-    return said, file.tell(), known
+    return said, signers, file.tell(), known
 
 
-def _check_sender(hub: Hub, data: bytes) -> None:
-    """Whether it can be for us and from one of us, before a signature is worth verifying."""
-    lines = data[: parcel.STATEMENT_LIMIT + len(parcel.MAGIC) + 1].split(b"\n", 2)
-    if len(lines) < 3 or lines[0] + b"\n" != parcel.MAGIC:
-        return  # the parser says what is wrong
-    said = statement.parse(lines[1])
+def _check_beginning(hub: Hub, data: bytes) -> bool:
+    """Refuse a body as soon as it cannot be for us and from one of us, before a signature is worth verifying.
+
+    False while its statement is not all there.
+    """
+    magic, line = data[: len(parcel.MAGIC)], data[len(parcel.MAGIC) :]
+    if not parcel.MAGIC.startswith(magic):
+        raise BadMagic("not a parcel")
+    line, found, _ = line.partition(b"\n")
+    if len(line) > parcel.STATEMENT_LIMIT:
+        raise StatementSize(f"the statement is longer than {parcel.STATEMENT_LIMIT} bytes")
+    if not found:
+        return False
+    said = statement.parse(line)
     if said.kind not in ("update", "enrol", "rotate"):
         raise Kind(f"a site does not send a {said.kind}")
     if said.context["federation"] != hub.federation:
         raise Federation(f"made for {said.context['federation']}")
     if said.kind != "enrol" and not hub.roster.site(said.context["sender"]):
         raise SignerUnknown("the sender is not in the roster")
+    return True
+
+
+async def _check_invited(hall: Front, said: Statement, signers: tuple[str, ...], payload: bytes) -> None:
+    """Whether a request to join proves an invite, before a byte of it is written.
+
+    Whoever knows an invite but not its code may try few codes an hour, and takes no try from the site that knows it.
+    """
+    if hashlib.sha256(payload).hexdigest() != said.sha256:
+        raise PayloadHash("the payload is not the one that was signed")
+    holds = parcel.read_json(payload)
+    try:
+        await hall.reading.ask(intake.check_invite, said, signers, holds)
+    except InviteProof:
+        hall.guesses.take(holds["invite"])
+        raise
+    hall.invites.take(holds["invite"])
 
 
 def _check_open(hall: Front, said: Statement) -> None:
@@ -204,7 +235,7 @@ def _check_room(hub: Hub, said: Statement, uploads: list[Upload], limits: Limits
 async def _finish(hall: Front, upload: Upload) -> Done:
     """All is there: judge it again, since much may have changed, and keep it. On our own trouble the upload stays."""
     try:
-        answer = await hall.writing.ask(_keep, upload, hall)
+        answer = await hall.writing.ask(_keep, upload)
     except FedhelpError as fault:
         if status(fault) < 500:
             await asyncio.to_thread(_end, hall, upload)
@@ -213,14 +244,8 @@ async def _finish(hall: Front, upload: Upload) -> Done:
     return Done(upload.hash, upload.length, answer.receipt)
 
 
-def _keep(hub: Hub, upload: Upload, hall: Front) -> Answer:
+def _keep(hub: Hub, upload: Upload) -> Answer:
     incoming.check_time(hub, upload.said, upload.begun)
-    if upload.said.kind == "enrol":
-        with parcel.open(upload.path, parcel.anyone) as opened:
-            invite = str(opened.json().get("invite"))
-        if invite not in hub.invites(invite):
-            raise InviteUnknown("no such invite was given out")
-        hall.invites.take(invite)
     os.utime(upload.path)  # however long ago its last byte came, it is no leftover
     return intake.keep(hub, upload.path)
 

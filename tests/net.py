@@ -56,8 +56,10 @@ class Answer:
 
 
 class Client:
-    def __init__(self, port: int, federation: str, trust: ssl.SSLContext | None = None) -> None:
-        self.port, self.federation, self._trust = port, federation, trust
+    def __init__(
+        self, port: int, federation: str, trust: ssl.SSLContext | None = None, source: str = "127.0.0.1"
+    ) -> None:
+        self.port, self.federation, self._trust, self._source = port, federation, trust, (source, 0)
 
     def ask(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -66,7 +68,7 @@ class Client:
         if self._trust:
             connection = http.client.HTTPSConnection("localhost", self.port, timeout=60, context=self._trust)
         else:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, 60, self._source)
         try:
             connection.request(method, path, body, dict(headers or {}))
             found = connection.getresponse()

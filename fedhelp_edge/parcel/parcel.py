@@ -220,6 +220,13 @@ def check_length(file: BinaryIO, said: Statement) -> None:
         raise Trailing("the file goes on too long") if more > 0 else Truncated("the file ends in its payload")
 
 
+def check_payload(file: BinaryIO, said: Statement) -> None:
+    """Whether what follows the prologue of an open file is what was signed: before a byte of it is copied."""
+    check_length(file, said)
+    if files.digest(file) != said.sha256:
+        raise PayloadHash("the payload is not the one that was signed")
+
+
 def _read_armor(file: BinaryIO) -> str:
     """The next armor, or "" where none begins; then `file` is left where it was."""
     begin, end = sshsig.BEGIN.encode(), sshsig.END.encode()

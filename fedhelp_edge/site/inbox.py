@@ -80,6 +80,7 @@ def take_in(
                     _check_sender(known, said, signers)
                     groups = models[_model(said)] if said.kind == "global" else set()
                     if len(groups) < 2 or (not _is_opened(home, said, groups) and age.opens(file, identities())):
+                        parcel.check_payload(file, said)
                         _copy(file, copy, said)
                         known = _take(home, known, copy, said, taken)
                 kept.add(said.hash)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from server_ref.crowd import _group
+from server_ref.crowd import group
 from server_ref.gate import Limits
 from tests.attacks.test_f_http import _certificate, _stubborn
 from tests.federation import Federation
@@ -140,4 +140,4 @@ def test_f24_a_new_line_of_the_same_address_waits_until_an_old_one_has_brought_n
     ],
 )  # fmt: skip
 def test_f24_a_network_that_one_machine_can_have_counts_as_one_address(one: str, other: str, same: bool) -> None:
-    assert (_group((one, 1)) == _group((other, 2))) is same
+    assert (group(one) == group(other)) is same

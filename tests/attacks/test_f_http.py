@@ -32,12 +32,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from fedhelp_edge.errors import Listen, Quorum
-from fedhelp_edge.parcel import keys, sshsig
+from fedhelp_edge.parcel import keys, parcel, sshsig, statement
+from fedhelp_edge.trust import enrol
 from server_ref import carrier, dashboard, front, intake
 from server_ref.gate import Limits
+from server_ref.hub import to_json
 from tests.chaos import Fate, network
 from tests.federation import Clinic, Federation
-from tests.net import BYTES, TUS, Answer, Client, prologue, raw, running
+from tests.net import BYTES, TUS, Answer, Client, prologue, raw, running, serving
 
 
 @pytest.fixture
@@ -285,8 +287,6 @@ def test_f13_a_thousand_uploads_of_one_signer_are_four(
 
 def _others(fed: Federation, share: Path, count: int) -> Iterator[Path]:
     """More shares with the same payload."""
-    from fedhelp_edge.parcel import parcel, statement
-
     data, at = share.read_bytes(), prologue(share.read_bytes())
     said = parcel.look(share, parcel.anyone).statement
     for number in range(count):
@@ -342,6 +342,71 @@ def test_b17_requests_to_join_need_an_invite_and_are_few_for_each(client: Client
     answers = [client.begin(stranger.ask_in(code), first=10**6) for _ in range(6)]
     assert [answer.status for answer in answers] == [201] * 5 + [429]
     assert not list((fed.hub.home / "incoming").iterdir())
+
+
+def _without_code(fed: Federation, code: str) -> Path:
+    """A request of somebody who has seen an invite's id, and does not know its code."""
+    stranger = Clinic(fed.hub.federation, fed.folder / "stranger")
+    context = statement.stamped("enrol", federation=fed.hub.federation)
+    asked = {**enrol.request(code, "Clinic 3", stranger.keys.public, context), "proof": "0" * 64}
+    return stranger._sealed(context, to_json(asked), [])
+
+
+def test_b17_who_does_not_know_the_code_takes_no_try_from_the_site_that_does(client: Client, fed: Federation) -> None:
+    code, _ = fed.hub.invite("Clinic 3", "small", 14)
+    wrong = [client.begin(_without_code(fed, code), first=10**6) for _ in range(8)]
+    assert [answer.code for answer in wrong] == ["E_INVITE_PROOF"] * 5 + ["E_RATE"] * 3
+    genuine = Clinic(fed.hub.federation, fed.folder / "genuine")
+    assert client.begin(genuine.ask_in(code, "Clinic 3"), first=10**6).headers["fedhelp-receipt"]
+
+
+_FOREIGN = statement.stamped("enrol", federation=f"fh-{0:032}")
+_LATER = {  # what is wrong with the first bytes, though more is announced
+    "E_MAGIC": b"P",
+    "E_STATEMENT_SIZE": parcel.MAGIC + bytes(parcel.STATEMENT_LIMIT + 1),
+    "E_STATEMENT_CANON": parcel.MAGIC + b"junk\n",
+    "E_FEDERATION": parcel.MAGIC + statement.make(_FOREIGN, "b" * 64, 1).line + b"\n",
+}
+
+
+@pytest.mark.parametrize("code", _LATER)
+def test_f26_a_body_is_refused_by_its_first_bytes_while_the_rest_is_still_to_come(client: Client, code: str) -> None:
+    head = "".join(f"{k}: {v}\r\n" for k, v in {**BYTES, "Upload-Length": 147_000, "Content-Length": 147_000}.items())
+    begun = f"POST /v1/uploads HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode() + _LATER[code]
+    assert json.loads(raw(client.port, begun).partition(b"\r\n\r\n")[2])["code"] == code
+
+
+@pytest.mark.proof
+def test_f27_a_flood_of_requests_to_join_leaves_nothing_and_a_genuine_clinic_comes_in(
+    fed: Federation, effort: Callable[[int, int], int]
+) -> None:
+    """From several addresses, each with keys and an invite of its own making."""
+    code, _ = fed.hub.invite("Clinic 3", "small", 14)
+    genuine = Clinic(fed.hub.federation, fed.folder / "genuine").ask_in(code, "Clinic 3")
+    kept = len(list((fed.hub.home / "parcels").glob("*/*")))
+    with serving(fed.hub.home) as process:
+        before, codes = 0, set()
+        for number in range(effort(300, 2000)):
+            stranger = Clinic(fed.hub.federation, fed.folder / "strangers")
+            path = stranger.ask_in(enrol.new_code())
+            client = Client(process.port, fed.hub.federation, source=f"127.0.0.{2 + number % 8}")
+            codes.add(client.patient(partial(client.begin, path, 10**6)).code)
+            path.unlink()
+            before = before or process.memory() * (number >= 100)
+        after = process.memory()
+        assert Client(process.port, fed.hub.federation).begin(genuine, 10**6).headers["fedhelp-receipt"]
+    assert codes == {"E_INVITE_UNKNOWN"}
+    assert after - before < 8 << 10, f"{after - before} KiB more than after a hundred"
+    assert [row["hash"] for row in fed.hub.store.rows("SELECT hash FROM requests WHERE state = 'waiting'")] == [
+        genuine.stem
+    ]
+    assert len(list((fed.hub.home / "parcels").glob("*/*"))) == kept + 2  # the request and its receipt
+
+
+def test_f27_a_request_without_an_invite_is_refused_before_a_byte_is_written(client: Client, fed: Federation) -> None:
+    path = Clinic(fed.hub.federation, fed.folder / "stranger").ask_in(enrol.new_code())
+    assert client.begin(path, first=10**6).code == "E_INVITE_UNKNOWN"
+    assert not (fed.hub.home / "incoming").exists()
 
 
 # --- reads ---------------------------------------------------------------------------------------------------------
