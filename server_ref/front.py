@@ -202,6 +202,7 @@ class _Protocol(H11Protocol):
         self._wait(self._limits.header_seconds, self._give_up)
         if self._line:
             self._line.renew()
+        self.cycle.body.clear()  # what came of a request that was refused meanwhile
         super().on_response_complete()
 
     def pause_writing(self) -> None:

@@ -180,7 +180,17 @@ class Hub:
 
     def remember(self, boss: Keys) -> None:
         """From here on this hub knows what the coordinator did, and writes down what it does."""
-        self.store.memory = Memory(self.memory, self.boss_folder.name, boss, self.store.ledger, self.store.head)
+        self.store.memory = Memory(
+            self.memory, self.boss_folder.name, boss, self.store.ledger, self.store.head, self._has_memory,
+            self._begin_memory,
+        )  # fmt: skip
+
+    def _has_memory(self) -> bool:
+        return bool(self.store.row("SELECT 1 FROM log WHERE type = 'memory'"))
+
+    def _begin_memory(self) -> None:
+        last = self.store.row("SELECT time FROM log ORDER BY seq DESC LIMIT 1")
+        self.store.log(last["time"] if last else iso(self.now), "memory", COORDINATOR)
 
     @property
     def memory(self) -> Path:

@@ -99,9 +99,13 @@ def _spelled(table: str, row: dict[str, Any]) -> str:
 class Memory:
     """The coordinator's memory of one hub, in the hands of a command that has its keys."""
 
-    def __init__(self, path: Path, folder: str, keys: Keys, ledger: Ledger, head: Callable[[int | None], Log]) -> None:
+    def __init__(
+        self, path: Path, folder: str, keys: Keys, ledger: Ledger, head: Callable[[int | None], Log],
+        begun: Callable[[], bool], begin: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """`begin` writes into the log that there is a memory of this hub; `begun` says whether that is there."""
         self._path, self._folder, self._key = path, folder, _derive(keys)
-        self._ledger, self._head = ledger, head
+        self._ledger, self._head, self._begun, self._begin = ledger, head, begun, begin
         self._next: tuple[str, bytes] | None = None  # other keys, from the next commit on
         self._state: State | None = None
         self._written = b""
@@ -123,6 +127,10 @@ class Memory:
             raise LogBroken("the log is not as the coordinator's last command left it")
         for state in reversed(known):  # the newest first: both fit where nothing but the log went on
             if state.total == here:
+                if state.total != known[-1].total:
+                    shell.say(
+                        "note: a command was cut off before its last step was kept; look with status, and repeat it"
+                    )
                 self._state, self._written, self._version = state, self._read(), self._ledger.version
                 return
         raise HubDamaged("what the coordinator decided was changed by another hand than its commands")
@@ -134,6 +142,8 @@ class Memory:
         if not self._state or self._read() != self._written or (self.orders and self._ledger.version != self._version):
             self.check()
         assert self._state  # noqa: S101 - just checked
+        if not self._begun():
+            self._begin()
         folder, key = self._next or (self._folder, self._key)
         total = (
             self._sum(key, ((1, row) for row in self._ledger.rows())) if self._next
@@ -166,9 +176,11 @@ class Memory:
                 self._write(only)
 
     def _load(self, here: int) -> list[State]:
-        """What the file says; a hub that has none yet is taken as it is, once."""
+        """What the file says; a hub that never had one is taken as it is, once."""
         data = self._read()
         if not data:
+            if self._begun():
+                raise HubDamaged("the coordinator's memory of this hub is gone")
             state = State(self._folder, here, self._head(None))
             if here:
                 shell.say("note: the coordinator had no memory of this hub; from now on it knows it as it is today")

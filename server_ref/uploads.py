@@ -8,7 +8,6 @@ import io
 import os
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -71,7 +70,7 @@ async def create(request: Request) -> Response:
     _check_protocol(request)
     _check_media(request)
     length = whole_number(request, "upload-length")
-    data = await body(request, FIRST_LIMIT, partial(hall.reading.ask, _check_beginning))
+    data = await body(request, FIRST_LIMIT, lambda data: hall.reading.ask(_check_beginning, data))
     async with hall.beginning:
         upload, new = await _begin(hall, data, length)
     code = 201 if new else 200

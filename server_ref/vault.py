@@ -53,14 +53,20 @@ def check_place(home: Path, path: Path) -> None:
         pass
 
 
-def restore(home: Path, path: Path, root: Keys, ask: Callable[[], str]) -> Hub:
-    """A hub from its backup, in a new epoch: what it said after the backup, nobody holds against it."""
+def restore(home: Path, path: Path, root: Keys, ask: Callable[[], str], *, older: bool = False) -> Hub:
+    """A hub from its backup, in a new epoch: what it said after the backup, nobody holds against it.
+
+    A backup without the coordinator's memory is only taken where a person says that an `older` program made it.
+    """
     check_place(home, path)
     work = home.with_name(f".{home.name}.part")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(mode=0o700, parents=True)
     try:
         hub = _unpack(path, work)
+        if not older and not hub.memory.exists():
+            remedy = "take another backup; if an older version of this program made it, add --from-older-version"
+            raise BadBackup(f"{path.name} lacks what the coordinator remembered of its hub", remedy=remedy)
         boss = hub.boss(ask)
         hub.check()
         new_epoch(hub, boss, [root])

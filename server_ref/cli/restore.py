@@ -17,6 +17,9 @@ def restore(
     root_passphrase_file: Annotated[
         Path | None, typer.Option("--root-passphrase-file", help="The root key's passphrase.", readable=False)
     ] = None,
+    from_older_version: Annotated[
+        bool, typer.Option("--from-older-version", help="The backup was made before hubs had a coordinator's memory.")
+    ] = False,
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
 ) -> None:
@@ -28,6 +31,7 @@ def restore(
 
     vault.check_place(shell.home(home), file)
     root = desk.root_keys(root_key, root_passphrase_file or passphrase_file)
-    hub = vault.restore(shell.home(home), file, root, shell.asker(passphrase_file, "coordinator's passphrase"))
+    ask = shell.asker(passphrase_file, "coordinator's passphrase")
+    hub = vault.restore(shell.home(home), file, root, ask, older=from_older_version)
     shell.show(f"restored: {hub.federation}, epoch {hub.charter.epoch}, round {rounds.newest(hub)['round']}")
     shell.say_next("'fedhelp-coordinator status'")

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedhelp_edge.errors import FedhelpError, HubDamaged, LogBroken, NotNow, Quorum
+from fedhelp_edge.errors import BadBackup, FedhelpError, HubDamaged, LogBroken, NotNow, Quorum
 from fedhelp_edge.parcel import keys, parcel, statement
 from fedhelp_edge.trust import enrol
 from server_ref import desk, intake, rounds, vault
@@ -287,17 +287,73 @@ def test_g20_a_memory_that_another_hand_changed_is_no_memory(three: Federation) 
     assert three.open().round == 1
 
 
-def test_an_older_hub_is_taken_as_it_is_once_and_that_is_said(
-    judged: Federation, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_g20_a_memory_that_is_gone_is_not_made_anew_from_what_the_front_can_write(judged: Federation) -> None:
     judged.hub.memory.unlink()
-    judged.hub.store.db.execute("UPDATE shares SET facts = json_remove(facts, '$.sha256')")
-    judged.again()
-    with desk.working(judged.hub.home, None):
+    with signs_nothing(judged), desk.working(judged.hub.home, None) as (hub, boss):
+        hub.invite("Clinic 9", "small", 14)
+        rounds.aggregate(hub, boss, now=True)
+    assert not judged.hub.memory.exists()
+
+
+@pytest.fixture
+def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Federation:
+    """A hub of a program that kept no memory of it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Hub, "_begin_memory", lambda hub: None)
+        fed = Federation(tmp_path / "old", clinics=2)
+        fed.play(fed.open())
+        fed.judge()
+    fed.hub.store.db.execute("UPDATE shares SET facts = json_remove(facts, '$.sha256')")
+    fed.hub.memory.unlink()
+    fed.again()
+    return fed
+
+
+def test_an_older_hub_is_taken_as_it_is_once_and_that_is_said(
+    old: Federation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with desk.working(old.hub.home, None):
         assert "no memory of this hub" in capsys.readouterr().err
-    judged.again()
-    assert judged.aggregate(now=True)["accepted"] == ["site-001", "site-002"]
+    old.again()
+    assert old.aggregate()["accepted"] == ["site-001", "site-002"]
     assert capsys.readouterr().err == ""
+    old.hub.memory.unlink()
+    old.again()
+    with signs_nothing(old):
+        old.open()
+
+
+def test_a_backup_without_the_coordinators_memory_is_taken_only_as_an_older_programs(
+    old: Federation, three: Federation, tmp_path: Path
+) -> None:
+    for fed in (old, three):
+        fed.hub.memory.unlink(missing_ok=True)
+        file, place = fed.folder / "backup.tar", fed.folder / "again"
+        vault.backup(fed.hub, file)
+        root = keys.load(fed.hub.home / ROOT, nobody)
+        with pytest.raises(BadBackup, match="lacks what the coordinator remembered"):
+            vault.restore(place, file, root, nobody)
+        if fed is old:
+            assert vault.restore(place, file, root, nobody, older=True).charter.epoch == 2
+        else:
+            with pytest.raises(HubDamaged, match="memory of this hub is gone"):
+                vault.restore(place, file, root, nobody, older=True)
+
+
+def test_g20_the_last_step_of_a_command_that_was_killed_cannot_be_undone_in_silence(
+    three: Federation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = three.folder / "before.db"
+    with closing(sqlite3.connect(before)) as copy:
+        three.hub.store.db.backup(copy)
+    three.hub.revoke(three.boss, "site-003", 1, "stolen")  # and the command ends without a word to its memory
+    three.hub.store.close()
+    for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
+        (three.hub.home / name).unlink(missing_ok=True)
+    shutil.copy(before, three.hub.home / DATABASE)
+    with desk.working(three.hub.home, None) as (hub, _):
+        hub.verify()
+        assert "cut off before its last step" in capsys.readouterr().err
 
 
 def test_a_restored_hub_goes_on_with_the_memory_that_lay_in_the_backup(judged: Federation, tmp_path: Path) -> None:
