@@ -122,12 +122,13 @@ class Memory:
         now = self._sum(self._key, ((1, row) for row in self._ledger.rows()))
         here = (now - self._sum(self._key, self._ledger.changes)) % _MODULUS  # without what this transaction changes
         known = [self._state] if self._state and self._read() == self._written else self._load(here)
+        newest = known[-1]
         known = [state for state in known if state.log == self._head(state.log.length)]
         if not known:
             raise LogBroken("the log is not as the coordinator's last command left it")
         for state in reversed(known):  # the newest first: both fit where nothing but the log went on
             if state.total == here:
-                if state.total != known[-1].total:
+                if state.total != newest.total:
                     shell.say(
                         "note: a command was cut off before its last step was kept; look with status, and repeat it"
                     )

@@ -223,8 +223,10 @@ def check_length(file: BinaryIO, said: Statement) -> None:
 def check_payload(file: BinaryIO, said: Statement) -> None:
     """Whether what follows the prologue of an open file is what was signed: before a byte of it is copied."""
     check_length(file, said)
+    at = file.tell()
     if files.digest(file) != said.sha256:
         raise PayloadHash("the payload is not the one that was signed")
+    file.seek(at)
 
 
 def _read_armor(file: BinaryIO) -> str:
