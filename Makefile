@@ -1,9 +1,10 @@
 # Every target works from a clean clone; `setup` makes the environment that the others use.
 PYTHON := .venv/bin/python
 FUZZ_SECONDS ?= 3600
+SAMPLE ?= 0
 PLATFORM ?= manylinux_2_28_x86_64
 
-.PHONY: setup test lint bench proofs fuzz docs kit
+.PHONY: setup test lint bench proofs fuzz mutants docs kit
 
 setup: .venv/ready
 
@@ -29,6 +30,9 @@ proofs: setup
 
 fuzz: setup
 	$(PYTHON) -m tests.fuzz --all $(FUZZ_SECONDS)
+
+mutants: setup
+	$(PYTHON) -m tests.mutants --sample $(SAMPLE)
 
 docs: setup
 	$(PYTHON) docs/generate.py

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedhelp_edge.errors import NonFinite, Quorum
+from fedhelp_edge.errors import NonFinite, NotNow, Quorum
 from fedhelp_edge.merge import clip, rules
 from fedhelp_edge.parcel import canon
 from fedhelp_edge.plan import Merge
@@ -133,6 +133,26 @@ def test_e13_a_person_lets_an_odd_share_in(five: Federation) -> None:
         five.aggregate()
     rounds.review(five.hub, five.boss, "site-005", release=True)
     assert len(five.aggregate()["accepted"]) == 5
+
+
+@pytest.mark.parametrize(("later", "counts"), [(1, True), (2, False)])
+def test_e13_a_person_lets_an_odd_share_in_while_it_is_as_stale_as_the_plan_allows_and_no_longer(
+    five: Federation, later: int, counts: bool
+) -> None:
+    order = five.open()
+    for number in range(4):
+        give(five, order, number, honest(five, order, number))
+    give(five, order, 4, pulled(five.base(order), honest(five, order, 4), -1))
+    with pytest.raises(Quorum):
+        five.aggregate()
+    for _ in range(later):  # nothing more comes, and the key of that round stays
+        rounds.call_off(five.hub, rounds.newest(five.hub))
+        five.open()
+    if counts:
+        assert rounds.review(five.hub, five.boss, "site-005", release=True)["state"] == "accepted"
+    else:
+        with pytest.raises(NotNow, match="too old"):
+            rounds.review(five.hub, five.boss, "site-005", release=True)
 
 
 @pytest.mark.parametrize("times", [6, 19])

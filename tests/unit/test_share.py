@@ -186,3 +186,15 @@ def test_a_reader_may_ask_for_the_tensors_in_any_order() -> None:
 
 def test_numbers_that_training_gives_pass() -> None:
     share.check_numbers({"a": np.array([-1e4, 0, 1e4], np.float32), "n": np.array([2**40], np.int64)})
+
+
+@pytest.mark.parametrize("behind", [1, 8, 1 << 12])
+def test_a_file_ends_with_its_last_tensor(behind: int) -> None:
+    arrays = {"conv.weight": np.ones((2, 3), np.float32)}
+    data = spelled(arrays)
+    assert share.read_header(io.BytesIO(data)).canonical
+    for longer in (data + bytes(behind), data + data[-behind:]):
+        with pytest.raises(StLayout):
+            share.read_header(io.BytesIO(longer))
+        with pytest.raises(StLayout):
+            share.read(io.BytesIO(longer), Share(arrays).schema())

@@ -13,12 +13,14 @@ import onnx
 import pytest
 import torch
 
-from export import choose, quantize
+from export import calibrate, choose, quantize
+from fedhelp_edge.data.images import Images
 from fedhelp_edge.errors import FileExists, TooFew
 from fedhelp_edge.infer import bundle, facts
 from fedhelp_edge.infer.engine import Engine
 from fedhelp_edge.nets.resnet import ResNet
 from fedhelp_edge.parcel import keys
+from fedhelp_edge.report import metrics
 from fedhelp_edge.site import folder
 from tests import bundles
 
@@ -76,6 +78,53 @@ def test_the_best_net_on_the_validation_images_is_chosen_and_all_figures_are_tol
     best = max(one["accuracy"] or 0 for one in made.facts.figures.values())
     assert made.facts.figures[made.facts.net]["accuracy"] == best
     assert best >= (made.facts.figures["own"]["accuracy"] or 0)
+
+
+def disagreeing() -> tuple[dict[str, ResNet], Images]:
+    """Two nets; on validation images one is nearly always right, on test images only the other."""
+    site = bundles.site()
+    nets = {"own": site.nets["own"], "merged": blank()}
+    labels = site.images.labels.copy()
+    for part, name in (("val", "own"), ("test", "merged")):
+        of = np.flatnonzero([split == part for split in site.images.splits])
+        labels[of] = choose.logits(nets[name], site.images.pixels[of], site.plan.image, None).argmax(1)
+        labels[of[::6]] = (labels[of[::6]] + 1) % len(bundles.CLASSES)
+    return nets, replace(site.images, labels=labels)
+
+
+def test_the_net_is_chosen_by_validation_images_whatever_the_test_images_say() -> None:
+    nets, images = disagreeing()
+    choice = choose.choose(nets, images.part("val"), images.part("test"), bundles.site().plan.image, None)
+    assert choice.name == "own"
+    assert (choice.figures["own"]["test_accuracy"] or 0) < (choice.figures["merged"]["test_accuracy"] or 0)
+    assert bundles.site().make(nets=nets, images=images).facts.net == "own"
+
+
+def test_each_net_answers_test_images_with_the_temperature_that_validation_images_ask_for() -> None:
+    nets, images = disagreeing()
+    val, test, image = images.part("val"), images.part("test"), bundles.site().plan.image
+    choice = choose.choose(nets, val, test, image, None)
+    for name, net in nets.items():
+        heat = calibrate.temperature(choose.logits(net, val.pixels, image, None), val.labels)
+        said = calibrate.softmax(choose.logits(net, test.pixels, image, None) / heat)
+        assert choice.test[name] == metrics.scores(said, test.labels)
+
+
+def test_test_images_change_nothing_of_a_model_but_what_is_said_of_them() -> None:
+    nets, images = disagreeing()
+    labels = images.labels.copy()
+    labels[180:] = (labels[180:] + 1) % len(bundles.CLASSES)
+    upside_down = images.pixels.copy()
+    upside_down[180:] = 255 - upside_down[180:]
+    others = replace(images, labels=labels, pixels=upside_down)
+    one, other = (bundles.site().make(nets=nets, images=each).facts for each in (images, others))
+    assert one.test != other.test
+    assert (one.net, one.validation, one.calibration.temperature) == (
+        other.net, other.validation, other.calibration.temperature
+    )  # fmt: skip
+    assert replace(one.calibration, ece=None) == replace(other.calibration, ece=None)
+    assert np.array_equal(one.likeness.root, other.likeness.root)
+    assert one.likeness.limit == other.likeness.limit
 
 
 def test_an_average_is_one_graph_of_all_nets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,6 +119,21 @@ def test_the_limit_lets_nearly_all_images_of_the_same_kind_pass_and_no_others() 
     assert (found.distance(random.normal(size=(500, 16)) + 2) > 1).mean() > 0.9
 
 
+@pytest.mark.parametrize("looks", [False, True])
+@pytest.mark.parametrize(("count", "beyond"), [(9, 0), (49, 0), (99, 1), (200, 3)])
+def test_of_the_validation_images_no_more_and_no_fewer_lie_beyond_the_limit_than_the_promise_needs(
+    count: int, beyond: int, looks: bool
+) -> None:
+    """So that of new images of the same kind 2 % lie beyond it: floor(0.02 (n + 1)) - 1 of n, and none of few."""
+    random = np.random.default_rng(12)
+    train, kept = random.normal(size=(300, 6)), random.normal(size=(count, 6))
+    seen = (random.normal(size=(300, 3)), random.normal(size=(count, 3)))
+    found = calibrate.likeness(train, kept, {"tone": seen} if looks else {})
+    away = [found.distance(kept), *(cloud.distance(seen[1]) for cloud in found.looks.values())]
+    assert int((np.max(away, 0) > 1).sum()) == beyond
+    assert found.level == max(0.02, 1 / (count + 1))
+
+
 def test_embeddings_that_are_all_alike_have_distances_too() -> None:
     found = calibrate.likeness(np.ones((20, 4)), np.ones((10, 4)) + np.arange(10)[:, None])
     assert np.isfinite(found.distance(np.ones((1, 4)))).all()

@@ -215,3 +215,29 @@ def test_too_few_test_images_give_a_difference_and_the_reason_why_it_has_no_inte
     compare.compare(["fedavg", "local"], [0], tmp_path, two_sites)
     (found,) = rows(tmp_path, "Difference from fedavg")
     assert all(re.fullmatch(r"[+-]\d\.\d{3} \(no interval: fewer than 10 images\)", cell) for cell in found[1:])
+
+
+def test_the_average_takes_the_net_that_was_trained_alone_with_the_same_seed(tmp_path: Path) -> None:
+    """Trained alone, one seed's net is right everywhere and the other's wrong; the federation's says nothing."""
+    labels = np.array([0, 1] * 6)
+    right = np.eye(2)[labels]
+    said = {
+        ("local", 0): right,
+        ("local", 1): 1 - right,
+        ("fedavg", 0): right * 0 + 0.5,
+        ("fedavg", 1): right * 0 + 0.5,
+    }
+    runs, folders = [], []
+    for (method, seed), own in said.items():
+        folder = tmp_path / f"{method}-{seed}"
+        folder.mkdir()
+        np.savez(folder / "answers.npz", **{"site-001/test_own": own, "site-001/test_labels": labels})
+        figures = {"accuracy": 0.5, "balanced_accuracy": 0.5, "auc": 0.5}
+        site = {"name": "a", "tier": "small", "n_train": 1, "n_test": 12, **figures}
+        cost = {"bytes_up": 0, "seconds": 0, "merged": None}
+        runs.append({"method": method, "seed": seed, "mean": figures, "sites": [site], **cost})
+        folders.append(folder)
+    lines = compare.table(runs, folders).splitlines()
+    cells = [line.strip("| ").split(" | ") for line in lines if line.startswith("| fedavg")]
+    assert cells[0][6] == "0.500 ± 0.707"  # of all right and all wrong
+    assert cells[1][4].startswith("+0.000 ")  # as the nets that were trained alone

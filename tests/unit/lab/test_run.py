@@ -315,3 +315,39 @@ def test_the_merged_model_is_what_every_site_holds_of_it(go: Go, plan_of: PlanOf
     whole = go(plan_of(), tmp_path / "whole")
     assert halved["merged_sha256"] != whole["merged_sha256"]
     assert halved["bytes_down"] < 0.6 * whole["bytes_down"]
+
+
+def test_curves_and_the_merged_nets_figures_are_those_of_its_own_answers(
+    go: Go, plan_of: PlanOf, parts: list[Part], tmp_path: Path
+) -> None:
+    """The curves are drawn by validation images, the figures by test images; the merged net speaks for itself."""
+    record = go(plan_of(settings={"training.lr": "0.01"}), tmp_path)
+    told: dict[str, dict[str, float | None]] = {}
+    with np.load(tmp_path / "answers.npz") as held:
+        for what in ("val_own", "val_merged", "test_own", "test_merged"):
+            split = what.partition("_")[0]
+            found = [
+                metrics.scores(held[f"{part.id}/{what}"], held[f"{part.id}/{split}_labels"].astype(np.int64))
+                for part in parts
+            ]
+            told[what] = {name: mean([getattr(one, name).value for one in found]) for name in record["mean"]}
+    assert len({tuple(one.values()) for one in told.values()}) == 4  # or this would show nothing
+    last = record["curve"][-1]
+    assert [told[what] for what in told] == [last["own"], last["merged"], record["mean"], record["merged"]]
+
+
+def mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def test_sites_without_validation_images_end_no_run_whatever_their_test_images_say(
+    go: Go, plan_of: PlanOf, parts: list[Part], tmp_path: Path
+) -> None:
+    settings = {"round.patience": "1", "training.lr": "1e-7", "nets.norm": "group"}  # nothing moves
+    blind = [
+        replace(part, images=replace(part.images, splits=tuple(s.replace("val", "train") for s in part.images.splits)))
+        for part in parts
+    ]
+    record = run.run(plan_of(settings=settings, rounds=3), blind, tmp_path, bench=Bench())
+    assert record["rounds"] == 3

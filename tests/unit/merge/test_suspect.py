@@ -82,3 +82,15 @@ def test_what_the_others_sent_cannot_hide_behind_one_that_is_odd_already() -> No
     shares = honest(6, own=0.1)
     shares[site(1)]["conv.weight"] = shares[site(1)]["conv.weight"] * np.float32(-1000)
     assert found(shares) == {site(1): TooFar}
+
+
+@pytest.mark.parametrize(("cosine", "fault"), [(-0.92, Opposed), (-0.88, None)])
+def test_a_site_is_held_against_the_others_alone_and_not_against_itself_too(cosine: float, fault: type | None) -> None:
+    others, aside = np.eye(64)[0], np.eye(64)[1]
+    against = 3 * (cosine * others + np.sqrt(1 - cosine**2) * aside)
+    moves = [others * (1 + 0.1 * n) for n in range(4)] + [against]
+    shares = {
+        site(n + 1): {"conv.weight": move.astype(np.float32), "bn.running_mean": np.full(4, 1 + n, np.float32)}
+        for n, move in enumerate(moves)
+    }
+    assert found(shares) == ({site(5): fault} if fault else {})

@@ -151,6 +151,26 @@ def test_the_loss_is_that_of_equations_1_to_3() -> None:
     assert parts["sources"] == pytest.approx(0.5 * 0.25 * kl.item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("alpha", ["learned", "uniform", "label_fit"])
+def test_what_the_sources_said_and_how_far_they_are_trusted_is_that_of_the_images_in_the_batch(alpha: str) -> None:
+    learner = surrogate(lambda_j=0.5, lambda_r=0.25, alpha=alpha)
+    public = replace(small.batch(classes=5, seed=8), index=torch.tensor([5, 0, 3, 4]))
+    assert learner.public is not None
+    if learner.public.trust is not None:
+        torch.nn.init.normal_(learner.public.trust, generator=torch.Generator().manual_seed(1))
+    trust = learner.fixed if learner.public.trust is None else learner.public.trust.detach().softmax(1)
+    mixes = []
+    for image, trusted in zip([5, 0, 3, 4], trust[[5, 0, 3, 4]].numpy(), strict=True):
+        mixes.append(
+            sum(part * said[image] for part, said in zip(trusted, small.knowledge().probabilities, strict=True))
+        )
+    mix = torch.from_numpy(np.array(mixes, np.float32))
+    with torch.no_grad(), resnet.still_statistics(learner.net):
+        answer = learner.public.head(learner.net.features(public.images)).log_softmax(1)
+    parts = learner.step(learner.phases(1, False)[0], {"private": small.batch(), "public": public})
+    assert parts["sources"] == pytest.approx(0.5 * 0.25 * (mix * (mix.log() - answer)).sum(1).mean().item(), rel=1e-4)
+
+
 @pytest.mark.parametrize("optimiser", ["adam", "sgd"])
 def test_without_the_public_loss_a_small_site_is_one_of_fedavg_to_the_bit(optimiser: str) -> None:
     learner = surrogate(training={"optimiser": optimiser}, lambda_j=0)

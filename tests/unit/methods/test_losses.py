@@ -292,3 +292,9 @@ def test_every_loss_of_the_plan_is_a_mean_over_the_batch(name: str) -> None:
     loss, logits = losses.loss_of(name, (3, 2, 1)), draw(3, 3)
     alone = [loss(logits[at : at + 1], labels(3, 3)[at : at + 1]).item() for at in range(3)]
     assert loss(logits, labels(3, 3)).item() == pytest.approx(sum(alone) / 3)
+
+
+def test_of_the_symmetric_loss_the_plain_part_weighs_a_tenth_of_the_reverse_one() -> None:
+    """By hand, of two classes of which nothing is known: ln 2, and half of minus the log of the least label."""
+    loss = symmetric(torch.zeros(1, 2, dtype=torch.float64), torch.tensor([0])).item()
+    assert loss == pytest.approx(0.1 * math.log(2) + 1.0 * BOUND / 2)

@@ -314,3 +314,15 @@ def test_priors_leave_probabilities(case: Case) -> None:
 
 def test_a_row_whose_classes_cannot_be_becomes_the_prior() -> None:
     assert with_prior([[0.0, 1.0, 0.0]], [1, 1, 1], [3, 0, 1]).tolist() == [[0.75, 0, 0.25]]
+
+
+def test_the_interval_of_a_difference_is_as_wide_as_95_of_100_draws_ask_for() -> None:
+    """Of many images it is that of the normal distribution: 1.96 standard errors to either side."""
+    draw = np.random.default_rng(3)
+    labels = draw.integers(0, 2, 2000)
+    one, other = (np.eye(2)[np.where(draw.random(2000) < rate, labels, 1 - labels)] for rate in (0.8, 0.7))
+    gaps = (one.argmax(1) == labels).astype(float) - (other.argmax(1) == labels)
+    found = paired(one, other, labels).accuracy
+    assert found.low is not None and found.high is not None
+    wanted = 2 * 1.96 * gaps.std() / math.sqrt(2000)
+    assert found.high - found.low == pytest.approx(wanted, rel=0.08)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedhelp_edge.errors import DuplicateRound, NotNow, Quorum, RoundClosed
+from fedhelp_edge.errors import DuplicateRound, NotNow, Quorum, RoundClosed, SignerMismatch
 from fedhelp_edge.merge import rules
 from fedhelp_edge.parcel import keys
 from server_ref import carrier, intake, rounds
@@ -133,6 +133,44 @@ def test_a_share_of_a_round_long_over_is_refused(three: Federation) -> None:
     three.aggregate(now=True)
     with pytest.raises(RoundClosed):
         intake.receive(three.hub, old)
+
+
+def test_an_update_of_failed_rounds_counts_while_the_plan_allows_it_and_no_longer(three: Federation) -> None:
+    """Its key is still there; it is its age that decides."""
+    three.play(three.open(), without=("site-001", "site-002"))
+    for failed in (1, 2):
+        assert three.judge()[0]["state"] == "accepted", failed
+        three.clock.go_on(days=8)
+        with pytest.raises(Quorum):
+            three.aggregate()
+        three.open()
+    assert three.judge() == [
+        {"site": "site-003", "state": "refused", "code": "E_ROUND_CLOSED", "cause": "round 1 is over; this is round 3"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("shares", "site", "site-002"),
+        ("shares", "round", 0),
+        ("shares", "seq", 99),
+        ("shares", "nonce", "7" * 32),
+        ("rounds", "task", "e" * 64),
+        ("rounds", "base", "e" * 64),
+    ],
+)
+def test_an_update_counts_only_for_what_its_site_signed(
+    three: Federation, table: str, column: str, value: object
+) -> None:
+    """Whatever the database says of it: the front can write there."""
+    intake.receive(three.hub, three.clinics[0].give(order := three.open(), three.drawn(order, three.clinics[0])))
+    (row,) = three.hub.store.rows("SELECT * FROM shares")
+    intake.check_statement(three.hub, row)
+    three.hub.store.run(f"UPDATE {table} SET {column} = ? WHERE round = 1", value)
+    (row,) = three.hub.store.rows("SELECT * FROM shares")
+    with pytest.raises(SignerMismatch):
+        intake.check_statement(three.hub, row)
 
 
 def test_a_second_share_for_one_round_is_refused(three: Federation) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fedhelp_edge import plan as plans
@@ -86,3 +88,23 @@ def test_a_page_that_a_power_cut_left_out_is_made_without_training_again(
     monkeypatch.setattr(loop, "train", lambda *at, **how: pytest.fail("trained again"))
     assert round_of(1) == told[0]
     assert page.read_bytes() == before  # without the round that came later
+
+
+def test_what_a_site_says_of_the_rounds_model_and_of_its_nets_is_measured_on_validation_images(tmp_path: Path) -> None:
+    """Its test images are labelled by what the net does not say, its validation images by what it says."""
+    plan = plans.read(
+        PLAN.replace("epochs = 1", "epochs = 1\nlr = 1e-7") + '[nets]\nnorm = "group"', TABLES
+    )  # nothing moves
+    pixels, labels = phantom.draw(36, 2, size=8)
+    splits, blank = ("train",) * 16 + ("val",) * 8 + ("test",) * 12, ("",) * 36
+    images = Images(pixels, labels, splits, blank, blank, blank)
+    merged = METHODS["fedavg"].start(plan)
+    learner = learn.Place(plan, "site-001", "small", images, None, Bench()).learner()
+    learner.receive(merged, 1)
+    said = loop.probabilities(learner, learner.net, pixels).argmax(1)
+    labels = np.concatenate([labels[:16], said[16:24], 1 - said[24:]])
+    place = learn.Place(plan, "site-001", "small", replace(images, labels=labels), None, Bench())
+    told = learn.learn(place, 1, merged, tmp_path / "round", None, lambda what: None)
+    assert told["base"] == {"val": 8, "correct": 8}
+    assert told["val"] == {"own": 1.0, "alone": 1.0}
+    assert told["val_images"] == 8

@@ -1,0 +1,58 @@
+"""Measuring the nets of a round: what is measured on has no say in which of them is the chosen one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from fedhelp_edge import data
+from fedhelp_edge import plan as plans
+from fedhelp_edge.data import phantom
+from fedhelp_edge.methods.base import Bench
+from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.site import learn, trial
+from tests.threads import one_thread as one_thread
+
+PLAN = """
+classes = ["round", "lobed"]
+method = "fedprox"
+rounds = 1
+[image]
+size = 8
+[training]
+epochs = 1
+precision = "fp32"
+[fedprox]
+mu = 100.0
+"""
+
+
+def archive(path: Path, pixels: np.ndarray, labels: np.ndarray, train: int = 0, val: int = 0) -> Path:
+    """So many images to train with, so many to choose by, the rest to measure by."""
+    parts = {"train": slice(0, train), "val": slice(train, train + val), "test": slice(train + val, None)}
+    held = {f"{name}_images": pixels[part] for name, part in parts.items()}
+    np.savez(path, **held, **{f"{name}_labels": labels[part] for name, part in parts.items()})
+    return path
+
+
+def test_the_chosen_net_is_that_of_the_validation_images_whichever_net_knows_the_other_images(tmp_path: Path) -> None:
+    """Other images are labelled by what one net says of them, then by what the other says."""
+    plan, home = plans.read(PLAN, TABLES), tmp_path / "home"
+    trained = trial.train(home, plan, "small", archive(tmp_path / "own.npz", *phantom.draw(60, 2, size=8), 48, 12),
+                          lambda what: None, threads=1)  # fmt: skip
+    assert trained
+    pixels, labels = phantom.draw(60, 2, size=8, seed=9)
+    found = data.load(archive(tmp_path / "all.npz", pixels, labels), plan, kept=tmp_path / "kept")
+    place = learn.Place(plan, trial.SITE, "small", found, None, Bench())
+    said = {name: answers.argmax(1) for name, answers in learn.answers(place, trained[0], "test").items()}
+    assert (said["own"] != said["alone"]).sum() > 2
+    chosen = {}
+    for name, labels in said.items():
+        labels[:2] = 0, 1  # a file has images of both
+        others = archive(tmp_path / f"{name}.npz", found.pixels[:], labels)
+        measured = trial.evaluate(home, plan, "small", others, threads=1)
+        rights = {each: scores.accuracy.value for each, scores in measured.nets.items()}
+        assert max(rights, key=lambda each: rights[each] or 0) == name, rights
+        chosen[name] = measured.chosen
+    assert chosen["own"] == chosen["alone"]
