@@ -44,6 +44,9 @@ _LINE = (urllib.error.URLError, http.client.HTTPException)  # what a bad line lo
 
 _HEAD_LIMIT, _REFUSAL_LIMIT, _LIST_LIMIT = 64 << 10, 64 << 10, 4 << 20  # bytes of an answer
 _CHARTERS_LIMIT = 64 << 20  # bytes of all of them
+_LISTED = {  # bytes of all files of a kind; of a roster, a task and a pack the newest one is enough
+    "charter": _CHARTERS_LIMIT, "roster": 8 << 20, "task": 8 << 20, "receipt": 16 << 20, "knowledge": 257 << 20,
+}  # fmt: skip
 _SLOWEST = 4096  # bytes that each stretch of patience must bring: as much as the front asks of us
 _SILENCE = 30.0  # seconds without a byte
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -90,6 +93,7 @@ class Http:
     ca_file: Path | None = None
     next_keys: Callable[[], Keys] | None = None  # those that this site asked to be known by, and perhaps is
     patience: float = 60.0
+    models: int = 4 << 30  # bytes of all models that there may be for this site
     _nonce: str = ""
     _opener: urllib.request.OpenerDirector | None = field(default=None, repr=False)
 
@@ -165,8 +169,8 @@ class Http:
 
     def charters(self) -> Iterator[Path]:
         listed = self._listed(self._keep_trying(lambda: self._ask("GET", "/v1/charters")))
-        if any(one.kind != "charter" for one in listed) or sum(one.size for one in listed) > _CHARTERS_LIMIT:
-            raise NotAFront("its list of charters holds other or too large files")
+        if any(one.kind != "charter" for one in listed):
+            raise NotAFront("its list of charters holds other files")
         for one in listed:
             _remove(self.store / f"{one.hash}.fhx")  # of an attempt before, and perhaps damaged
             yield self._fetched(one, self._ask)
@@ -184,6 +188,9 @@ class Http:
                 listed = [Listed.read(entry) for entry in entries]
             case _:
                 raise NotAFront("it gives no list of parcels")
+        for kind, most in {**_LISTED, "global": self.models}.items():
+            if (size := sum(one.size for one in listed if one.kind == kind)) > most:
+                raise NotAFront(f"it lists {size} bytes of the kind {kind}, and there can be {most}")
         self.store.mkdir(parents=True, exist_ok=True)
         if (size := sum(one.size for one in listed)) > shutil.disk_usage(self.store).free // 2:
             raise Storage(f"the front lists {size} bytes, more than half of what is free on this disk")

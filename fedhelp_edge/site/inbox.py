@@ -125,9 +125,14 @@ def _check_sender(known: Floor, said: statement.Statement, signers: tuple[str, .
     if said.kind == "receipt":
         limit = _RECEIPT
     elif said.kind == "global":
-        limit = 2 * known.task.schema.size + _AROUND if known.task else _FIRST_MODEL
+        limit = largest_model(known)
     if said.size > limit:
         raise PayloadSize(f"larger than the {limit} bytes that a {said.kind} can need")
+
+
+def largest_model(known: Floor) -> int:
+    """How many bytes a merged model can have, as far as a task has said what it looks like."""
+    return 2 * known.task.schema.size + _AROUND if known.task else _FIRST_MODEL
 
 
 def _copy(file: BinaryIO, copy: Path, said: statement.Statement) -> None:

@@ -79,7 +79,8 @@ def carriers(
     authority = note.get("ca_file")
     return [
         Http(
-            note["url"], known.charter.federation, own, home / "incoming", authority and Path(authority), new, patience
+            note["url"], known.charter.federation, own, home / "incoming", authority and Path(authority), new, patience,
+            2 * inbox.largest_model(known),
         )
     ]  # fmt: skip
 

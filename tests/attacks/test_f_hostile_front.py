@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -300,9 +301,27 @@ def test_f22_names_and_numbers_of_the_other_side_are_what_they_should_be_or_refu
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_f22_a_list_of_more_than_the_disk_can_hold_is_refused(charter: bytes, tmp_path: Path) -> None:
-    models = [entry(charter, kind="global", hash=f"{place:064x}", size=1 << 40) for place in range(1000)]
-    with hostile.front(lambda _: listing(*models)) as front:
+@pytest.mark.parametrize(
+    ("kind", "size", "count"),
+    [("global", 40 << 20, 2), ("receipt", 64 << 10, 300), ("roster", 4 << 20, 3), ("task", 4 << 20, 3),
+     ("charter", 4 << 20, 17), ("knowledge", 200 << 20, 2)],
+)  # fmt: skip
+def test_f22_a_list_of_more_than_there_can_be_of_a_kind_is_refused_before_anything_is_fetched(
+    charter: bytes, tmp_path: Path, kind: str, size: int, count: int
+) -> None:
+    listed = [entry(charter, kind=kind, hash=f"{place:064x}", size=size) for place in range(count)]
+    with hostile.front(lambda _: listing(*listed)) as front:
+        site = Http(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", patience=2, models=50 << 20)
+        with pytest.raises(NotAFront, match=f"of the kind {kind}"):
+            list(site.fetch(frozenset()))
+        assert all("/parcels/" not in asked.path for asked in front.asked)
+
+
+def test_f22_a_list_of_more_than_the_disk_can_hold_is_refused(
+    charter: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 1 << 20))
+    with hostile.front(lambda _: listing(entry(charter, kind="global", size=1 << 20))) as front:
         site = Http(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", patience=2)
         with pytest.raises(Storage):
             list(site.fetch(frozenset()))

@@ -11,6 +11,7 @@ import pytest
 
 from fedhelp_edge.errors import BadInvite, FileMissing, JoinedAlready, NotYet, Pin
 from fedhelp_edge.exchange.folder import FROM, Folder
+from fedhelp_edge.exchange.http import Http
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.site import folder, inbox, joined, member, outbox
 from tests.clinic import Clinic
@@ -36,6 +37,39 @@ def test_three_trips_of_a_stick_bring_a_site_from_its_invite_to_its_receipt(clin
     assert clinic.state == joined.JUDGED
     assert joined.status(clinic.home)["receipts"] == [{"round": "1", "state": "accepted", "code": "", "cause": ""}]
     assert clinic.upload() == []
+
+
+def test_a_task_says_how_large_the_models_of_a_front_can_be(clinic: Clinic) -> None:
+    clinic.join()
+    clinic.trip()
+    order = clinic.federation.open()
+    clinic.trip()
+    clinic.download()
+    (way,) = joined.carriers(clinic.home, nobody, url="http://127.0.0.1:9")
+    assert isinstance(way, Http)
+    sent = clinic.federation.hub.store.path(clinic.federation.hub.newest("global")["hash"]).stat().st_size
+    assert sent < way.models < 5 * order.schema.size + (40 << 20)
+
+
+def test_copies_of_a_genuine_file_with_other_bytes_are_not_written_to_a_sites_disk(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clinic.join()
+    clinic.trip()
+    clinic.federation.open()
+    clinic.trip()
+    news = clinic.stick / FROM
+    (model,) = (path for path in news.glob("*.fhx") if parcel.look(path, parcel.anyone).statement.kind == "global")
+    data = model.read_bytes()
+    for number in range(5):
+        (news / str(number)).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    copied: list[str] = []
+    copy = inbox._copy
+    monkeypatch.setattr(inbox, "_copy", lambda file, place, said: (copied.append(said.kind), copy(file, place, said)))
+    taken = clinic.download()
+    assert [one["code"] for one in taken.refused] == ["E_PAYLOAD_HASH"] * 5
+    assert copied.count("global") == 1
+    assert clinic.state == joined.READY
 
 
 def test_the_next_round_brings_the_merged_model(clinic: Clinic) -> None:
