@@ -7,6 +7,7 @@ folder is flushed too where the system can. Sticks have no modes, links or folde
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import os
 import shutil
@@ -47,6 +48,12 @@ def writing(path: Path, *, private: bool = True) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
+def clear_parts(path: Path) -> None:
+    """Delete what `writing` has left of this file where it was cut off. Nobody else may be writing it."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        left.unlink(missing_ok=True)
+
+
 def digest(file: BinaryIO) -> str:
     """The SHA-256 of all that is still to be read."""
     found = hashlib.sha256()
@@ -77,6 +84,16 @@ def sync_folder(folder: Path) -> None:
         _sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush a whole folder whose files were not made by `writing`."""
+    for path in (*folder.rglob("*"), folder):
+        if path.is_file():
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())
+        else:
+            sync_folder(path)
 
 
 # --- folders that others write to ----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from fedhelp_edge import lock, shell
 from fedhelp_edge.errors import NoHub, NoKeys
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.parcel.keys import Keys, Public
-from server_ref import agent, decisions
+from server_ref import agent, decisions, rounds, vault
 from server_ref.hub import Hub
 
 LOCK = "writer.lock"
@@ -36,6 +36,8 @@ def working(
         boss = keys_of(hub, passphrase_file)
         with writing(hub):
             hub.check()
+            vault.settle(hub, boss)
+            rounds.forget(hub)
             if judge:
                 decisions.judge(hub, boss)
             yield hub, boss

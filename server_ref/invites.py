@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from fedhelp_edge import files
-from fedhelp_edge.errors import Ambiguous, FileExists, FileMissing, NotNow, SiteUnknown
+from fedhelp_edge.errors import Ambiguous, FedhelpError, FileExists, FileMissing, NotNow, SiteUnknown
 from fedhelp_edge.parcel.statement import iso
+from fedhelp_edge.trust import enrol
 from server_ref.hub import CANCELLED, Hub
+
+_LIMIT = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,34 @@ def make(hub: Hub, name: str, tier: str, days: int) -> Made:
     return Made(site, code, hub.url, hub.federation, tuple(hub.store.path(row["hash"]).read_bytes() for row in chain))
 
 
-def check_free(path: Path) -> None:
+def check_free(hub: Hub, path: Path) -> None:
     """Refuse a place where the files cannot be written, before there is an invite."""
     if not path.parent.is_dir():
         raise FileMissing(f"the folder {path.parent.name} is not there")
+    if _was_cut_off(hub, path):
+        return
     for each in (path, _picture_of(path)):
         if os.path.lexists(each):
             raise FileExists(f"{each.name} is there already")
+
+
+def clear(hub: Hub, path: Path) -> None:
+    """Make room for the files, where an attempt that was cut off left some."""
+    check_free(hub, path)
+    for left in (_picture_of(path), path):
+        left.unlink(missing_ok=True)
+        files.clear_parts(left)
+
+
+def _was_cut_off(hub: Hub, path: Path) -> bool:
+    """Whether a file holds an invite of this hub that the hub never came to know: nobody can join by it."""
+    try:
+        with files.reading(path, follow=False) as file:
+            said = json.loads(file.read(_LIMIT))
+        id_ = enrol.invite_of(enrol.read_code(said["code"]), "", hub.now).id
+        return said["federation"] == hub.federation and not hub.store.row("SELECT 1 FROM invites WHERE id = ?", id_)
+    except (FedhelpError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return False
 
 
 def write(path: Path, made: Made) -> Path | None:

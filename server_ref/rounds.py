@@ -11,7 +11,7 @@ import json
 import mmap
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -97,7 +97,7 @@ def open_next(hub: Hub, boss: Keys, start: Mapping[str, Array] | None = None) ->
             model = hub.keep_model(spec.begin_from(hub.model(model), start)[0])
             hub.store.run("UPDATE rounds SET model = ? WHERE round = 0", model)
             hub.publish_model(boss, 0, model, [], "start")
-        keep_key(hub, boss, number, key)
+        keep_key(hub, [boss], number, key)
         opens = hub.now
         closes = opens + timedelta(days=plan.round.days)
         if hub.roster.expires < closes:  # nobody came or left for long
@@ -124,14 +124,14 @@ def is_finished(hub: Hub) -> bool:
     return last["state"] != OPEN and bool(hub.store.fact("finished") or last["round"] >= hub.plan.rounds)
 
 
-def keep_key(hub: Hub, boss: Keys, round_: int, key: str) -> None:
-    """The key of a round lies sealed under the coordinator's."""
+def keep_key(hub: Hub, readers: Sequence[Keys], round_: int, key: str) -> None:
+    """Seal the key of a round under the coordinator's; while that changes, under the old and the new one.
+
+    What is there is replaced: the same key, or that of an attempt that was cut off, whose task nobody has seen.
+    """
     sink = io.BytesIO()
-    age.encrypt(io.BytesIO(key.encode()), sink, [boss.public.recipient])
-    path = hub.home / "round-keys" / f"{round_:06}.age"
-    path.unlink(missing_ok=True)  # of an attempt that was cut off: nobody has seen its task
-    with files.writing(path) as file:
-        file.write(sink.getvalue())
+    age.encrypt(io.BytesIO(key.encode()), sink, [reader.public.recipient for reader in readers])
+    files.replace(hub.home / "round-keys" / f"{round_:06}.age", sink.getvalue())
 
 
 # --- close ------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def standing(hub: Hub, row: sqlite3.Row) -> tuple[list[str], list[str]]:
 
 def aggregate(hub: Hub, boss: Keys, *, now: bool = False) -> dict[str, Any]:
     """Close the open round if it is due, and merge what was accepted."""
-    _forget(hub)  # what a run that was cut off has left
+    forget(hub)  # what a run that was cut off has left
     with hub.store.changing():
         hub.verify()
         row = current(hub)
@@ -221,7 +221,7 @@ def aggregate(hub: Hub, boss: Keys, *, now: bool = False) -> dict[str, Any]:
         hub.publish_model(boss, row["round"], name, inputs, "merge", shares=len(inputs), task=row["task"])
         if _is_tired(hub):
             finish(hub)
-    _forget(hub)
+    forget(hub)
     return outcome(hub, row["round"])
 
 
@@ -324,8 +324,8 @@ def _is_tired(hub: Hub) -> bool:
     return patience.is_spent(reports, hub.plan.round.patience)
 
 
-def _forget(hub: Hub) -> None:
-    """Destroy the keys of rounds that no share counts for any more, and what was opened of the merged ones."""
+def forget(hub: Hub) -> None:
+    """Destroy the keys of rounds that no share counts for any more, and what was opened of merged and refused ones."""
     last = hub.store.row("SELECT max(round) AS merged FROM rounds WHERE state = 'merged'")
     assert last  # noqa: S101 - round 0 is there
     round_ = last["merged"]
@@ -333,8 +333,8 @@ def _forget(hub: Hub) -> None:
         if int(path.stem) <= round_ - hub.plan.round.stale:
             path.unlink()
     for path in (hub.home / "shares").glob("*.safetensors"):
-        query = "SELECT 1 FROM shares WHERE hash = ? AND counts <= ? AND state != 'quarantined'"
-        if hub.store.row(query, path.stem, round_):
+        row = hub.store.row("SELECT state, counts FROM shares WHERE hash = ?", path.stem)
+        if row and (row["state"] == REFUSED or (row["counts"] <= round_ and row["state"] != QUARANTINED)):
             path.unlink()
 
 
@@ -409,6 +409,11 @@ def check_undo(hub: Hub, site: str) -> None:
         raise NotNow(f"{plan.method} merges nothing")
     if not gave(hub, site):
         raise NotNow(f"no merged round holds a share of {site}")
+    last = newest(hub)
+    query = "SELECT detail FROM log WHERE type = 'undo' AND subject = ?"
+    undone = hub.store.row(query, f"round {last['round']}")
+    if undone and json.loads(undone["detail"])["without"] == site:
+        raise NotNow(f"round {last['round']} was merged again without {site} already")
 
 
 def undo(hub: Hub, boss: Keys, site: str, archive: Keys) -> dict[str, Any]:
@@ -466,6 +471,8 @@ def call_off(hub: Hub, row: sqlite3.Row, type_: str = "call off") -> None:
 
 def finish(hub: Hub) -> None:
     """No further rounds: the last model stays."""
+    if hub.store.fact("finished"):
+        return
     with hub.store.changing():
         hub.store.keep_fact("finished", iso(hub.now))
         hub.log("finish", "coordinator")

@@ -9,10 +9,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import stat
 import unicodedata
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,8 +70,10 @@ def save(folder: Path, keys: Keys, passphrase: str | None) -> Path:
     """Keep keys in a folder that has none yet. Without a passphrase only the file's permissions guard them."""
     check_none(folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with suppress(FileNotFoundError):  # left by an attempt that was cut off
-        (folder / _PUBLIC).unlink()
+    files.sync_folder(folder.parent)
+    (folder / _PUBLIC).unlink(missing_ok=True)  # left by an attempt that was cut off
+    for name in (_LOCKED, _OPEN, _PUBLIC):
+        files.clear_parts(folder / name)
     with files.writing(folder / _PUBLIC, private=False) as file:
         file.write(json.dumps(vars(keys.public), indent=1).encode() + b"\n")
     path = folder / (_OPEN if passphrase is None else _LOCKED)
@@ -84,7 +86,15 @@ def take_over(folder: Path, made: Path) -> None:
     for name in (_LOCKED, _OPEN, _PUBLIC):  # the public half last: while it is there, this has not ended
         if (made / name).exists():
             (made / name).replace(folder / name)
-    made.rmdir()
+    files.sync_folder(folder)
+    shutil.rmtree(made)  # with what an attempt that was cut off left in it
+    files.sync_folder(folder)
+
+
+def remove(folder: Path) -> None:
+    """Delete the keys of a folder. Without the private halves the public ones count for nothing."""
+    for name in (_LOCKED, _OPEN, _PUBLIC):
+        (folder / name).unlink(missing_ok=True)
     files.sync_folder(folder)
 
 

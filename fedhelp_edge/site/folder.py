@@ -23,6 +23,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from operator import itemgetter
@@ -56,6 +57,7 @@ from fedhelp_edge.trust.task import Log, Task
 
 NOTE, NEXT_KEYS, LOCK, IMAGES = "joined.json", "next-keys", "exchange.lock", "images.txt"
 PINNED, VERIFIED = "pinned.fhx", "verified.json"
+_WORK, _GRACE = ".work-", 3600.0  # begins the names of folders for a step; seconds after which none is at work
 _NEWS = ("charter", "roster", "task", "global", "receipt")
 
 
@@ -248,6 +250,9 @@ def take_up_new_keys(home: Path, known: Floor) -> None:
     made = home / NEXT_KEYS
     if (made / "keys.pub").exists() and known.roster and known.roster.owner(_line(keys.public_half(made))):
         keys.take_over(home, made)
+    elif made.exists() and not (made / "keys.pub").exists() and not keys.are_in(made):
+        # taken over, all but the folder's removal; or not made yet
+        shutil.rmtree(made)
 
 
 def note(home: Path) -> dict[str, Any]:
@@ -261,11 +266,11 @@ def remembered(home: Path, images: Path | None) -> Path:
     kept = home / IMAGES
     if images is not None:
         home.mkdir(parents=True, exist_ok=True)
-        kept.write_text(str(images.absolute()), encoding="utf-8")
+        files.replace(kept, os.fsencode(images.absolute()))
         return images
     if not kept.exists():
         raise NoImagesNamed("no images were named yet")
-    return Path(kept.read_text(encoding="utf-8"))
+    return Path(os.fsdecode(kept.read_bytes()))
 
 
 def receipts(home: Path, about: str, epoch: int | None = None) -> list[dict[str, Any]]:
@@ -354,7 +359,10 @@ def last_receipts(home: Path, at: Path) -> list[dict[str, Any]]:
 @contextmanager
 def scratch(home: Path) -> Iterator[Path]:
     """A folder for the length of a step, on the same disk."""
-    with tempfile.TemporaryDirectory(prefix=".", dir=home) as name:
+    for left in home.glob(f"{_WORK}*"):
+        if left.stat().st_mtime < time.time() - _GRACE:  # of a command that was killed
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_WORK, dir=home) as name:
         yield Path(name)
 
 

@@ -109,7 +109,7 @@ def join(home: Path, invite: Invite, name: str, passphrase: Callable[[], str | N
             earlier.unlink()
         sealed = outbox.seal(home, home / "request", context, body, [own.sign])
         files.replace(home / folder.NOTE, json.dumps({"url": invite.url, "name": name}).encode())
-        for part in parts:  # last, for they make it joined
+        for part in reversed(parts):  # last, and the first version last of all: it makes it joined
             folder.keep(home, part, parcel.look(part, parcel.anyone).statement)
     return sealed
 
@@ -170,11 +170,15 @@ def leave(home: Path) -> Path:
     """Put aside all that belongs to the federation, the keys too; the decoded images stay."""
     folder.joined(home)
     with lock.held(home / folder.LOCK):
-        aside = next(
-            path for n in itertools.count(1) if not (path := home / "left" / f"{n:03}").joinpath("charter").exists()
-        )
+        names = {path.name for path in home.iterdir()} - _NOT_THE_FEDERATIONS
+        asides = (home / "left" / f"{n:03}" for n in itertools.count(1))
+        aside = next(path for path in asides if not any((path / name).exists() for name in names))
         aside.mkdir(parents=True, exist_ok=True)  # or there already, where leaving was cut off
-        names = sorted({path.name for path in home.iterdir()} - _NOT_THE_FEDERATIONS)
-        for name in sorted(names, key="charter".__eq__):  # the charter last: until then it is joined
+        for name in sorted(names, key=lambda name: (name == "charter", name)):  # until the charter goes it is joined
+            if name == "charter":
+                for changed in (aside.parent, aside, home):
+                    files.sync_folder(changed)
             (home / name).rename(aside / name)
+        files.sync_folder(aside)
+        files.sync_folder(home)
     return aside

@@ -24,17 +24,20 @@ def invite(
 
     Example: fedhelp-coordinator invite "Clinic A" --tier small --out clinic-a.invite
     """
+    from functools import partial
+
     from fedhelp_edge import errors
     from server_ref import desk, invites
 
     if tier not in ("small", "large"):
         raise errors.Usage(f"a tier is small or large, not {tier!r}")
-    if out:
-        invites.check_free(out)
     picture = None
-    with desk.working(home, passphrase_file, judge=False) as (hub, _):
+    free = partial(invites.check_free, path=out) if out else bool
+    with desk.working(home, passphrase_file, judge=False, before=free) as (hub, _):
         others = [one for one in invites.listed(hub) if one["name"] == name and one["state"] in ("open", "asked")]
         with hub.store.changing():  # an invite is there with its files, or not at all
+            if out:
+                invites.clear(hub, out)
             made = invites.make(hub, name, tier, days)
             if out:
                 picture = invites.write(out, made)

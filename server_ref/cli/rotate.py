@@ -29,6 +29,8 @@ def rotate(
 ) -> None:
     """Change the coordinator's key, or the root key. The open round is called off; sites follow by themselves.
 
+    Typed again after it was cut off, it goes on, or says what was done.
+
     Example: fedhelp-coordinator rotate --coordinator --root-key /media/stick/root
     """
     from fedhelp_edge import errors
@@ -38,23 +40,33 @@ def rotate(
     if root == coordinator or root != bool(new_root_key):
         raise errors.Usage("either --coordinator, or --root with --new-root-key DIR")
     with desk.opened(home) as hub:
-        vault.check_root(hub.charter, desk.root_public(root_key))
+        done = vault.is_in_force(hub, new_root_key)
+        if not done:
+            vault.check_root(hub.charter, desk.root_public(root_key))
+            if new_root_key:
+                vault.check_free(hub, new_root_key)
         locked, old_folder = keys.is_locked(hub.boss_folder), hub.boss_folder
-    if new_root_key:
-        keys.check_none(new_root_key)
-    old_root = desk.root_keys(root_key, root_passphrase_file or passphrase_file)
-    new = shell.asker(new_passphrase_file or passphrase_file, "passphrase of the new key", twice=True)
-    secret = new() if locked else None
-    with desk.working(home, passphrase_file) as (hub, boss):
-        agent.end(old_folder)  # it would hold a key that is void
-        if new_root_key:
+    if done:
+        now = passphrase_file if root else new_passphrase_file or passphrase_file
+        with desk.working(home, now, judge=False) as (hub, boss):
+            law = hub.charter
+            shell.show(f"charter {law.version}, epoch {law.epoch}")
+            vault.settle(hub, boss, told=True)
+    else:
+        old_root = desk.root_keys(root_key, root_passphrase_file or passphrase_file)
+        new = shell.asker(new_passphrase_file or passphrase_file, "passphrase of the new key", twice=True)
+        secret = new() if locked else None
+        with desk.working(home, passphrase_file) as (hub, boss):
+            agent.end(old_folder)  # it would hold a key that is void
             made = keys.new()
-            keys.save(new_root_key, made, secret)
-            vault.rotate_root(hub, boss, old_root, made)
-        else:
-            vault.rotate_coordinator(hub, boss, keys.new(), old_root, secret)
-        law = hub.charter
-    shell.show(f"charter {law.version}, epoch {law.epoch}")
+            if new_root_key:
+                vault.rotate_root(hub, boss, old_root, made, new_root_key, secret)
+            else:
+                vault.rotate_coordinator(hub, boss, made, old_root, secret)
+                boss = made
+            law = hub.charter
+            shell.show(f"charter {law.version}, epoch {law.epoch}")
+            vault.settle(hub, boss, told=True)
     if root:
         shell.say("keep the old root key as well: it opens the shares that were archived for it")
     shell.say_next("'fedhelp-coordinator status'" if root else "'fedhelp-coordinator open'")

@@ -6,14 +6,18 @@ whatever was not flushed: what a file held, and the names in a folder.
 
 from __future__ import annotations
 
+import importlib
+import io
+import itertools
 import multiprocessing
 import os
+import shutil
 import signal
 import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -22,7 +26,7 @@ from typing import Any
 from fedhelp_edge.errors import FedhelpError, NotNow
 from fedhelp_edge.exchange.folder import Folder
 from fedhelp_edge.exchange.http import Http
-from fedhelp_edge.parcel.keys import Keys
+from fedhelp_edge.parcel import keys
 from server_ref import desk, intake, opener, rounds, steps
 from server_ref.hub import Hub
 from server_ref.opener import Found, Job, Refused
@@ -41,7 +45,7 @@ def run(work: Callable[..., None], home: Path, *given: Any, dies_before: int = 0
 
 
 def _run(work: Callable[..., None], home: Path, given: tuple[Any, ...], dies_before: int, power_cut: bool) -> None:
-    intake.Opener = Here  # type: ignore[assignment, misc]
+    intake.Opener = rounds.Opener = Here  # type: ignore[assignment, misc]
     if dies_before:
         Fate(dies_before, power_cut, Path(tempfile.mkdtemp(dir=home.parent))).watch()
     work(home, *given)
@@ -80,11 +84,16 @@ def copy(stick: Path, share: Path) -> None:
 
 
 def send(folder: Path, url: str, federation: str, share: Path) -> None:
-    Http(url, federation, _no_keys, folder).put(share)
+    Http(url, federation, keys.new, folder).put(share)  # which asks for keys before it sends, and signs with none
 
 
-def _no_keys() -> Keys:
-    raise AssertionError("who only sends signs no read")
+def type_in(folder: Path, program: str, words: Sequence[str], home: str) -> None:
+    """A command as a person types it; what it says goes into the file `said`."""
+    main = importlib.import_module(program).main
+    os.chdir(folder)
+    os.environ["FEDHELP_HOME"], sys.argv, sys.stdin = home, [program, *words], io.StringIO()
+    with Path("said").open("w") as said, redirect_stdout(said), redirect_stderr(said):
+        main()
 
 
 class Here:
@@ -114,6 +123,7 @@ class Fate:
         self._left, self._power_cut, self._stash = dies_before, power_cut, stash
         self._unflushed: set[Path] = set()  # files
         self._undo: list[tuple[Path, Callable[[], object]]] = []  # what changed in folders that were not flushed
+        self._kept = itertools.count()
         self._fsync, self._open = os.fsync, os.open
 
     def watch(self) -> None:
@@ -136,19 +146,31 @@ class Fate:
             self._count()
         elif event == "open" and not isinstance(what[0], int) and what[2] & os.O_CREAT:
             self._new(Path(what[0]))
+        elif event == "os.mkdir":
+            path = _path(what[0], what[2])
+            if path.is_absolute() and not path.exists():
+                self._undo.append((path.parent, partial(shutil.rmtree, path, ignore_errors=True)))
+        elif event == "os.rmdir":
+            self._count()
         elif event == "os.rename":
             self._count()
             source, target = _path(what[0], what[2]), _path(what[1], what[3])
             if source in self._unflushed:
                 self._unflushed.add(target)
+            if target.is_file():
+                self._keep(target)
             self._undo.append((target.parent, partial(target.rename, source)))
         elif event == "os.remove":
             self._count()
             path = _path(what[0], what[1])
             if path.exists():
-                kept = self._stash / str(len(self._undo))
-                kept.hardlink_to(path)
-                self._undo.append((path.parent, partial(kept.rename, path)))
+                self._keep(path)
+
+    def _keep(self, path: Path) -> None:
+        """What stood under a name until now, and does again while the folder was not flushed."""
+        kept = self._stash / str(next(self._kept))
+        kept.hardlink_to(path)
+        self._undo.append((path.parent, partial(kept.rename, path)))
 
     def _made(self, path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         """What the audit hook is not told: the folder in which a name is looked up."""

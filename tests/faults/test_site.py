@@ -102,6 +102,7 @@ def test_g13_locked_keys_and_nobody_to_ask_are_said_and_nothing_is_sealed(traine
     keys.save(trained.home, own, "amber violin sketch lemon harbour")
     wrong = trained.home / "wrong"
     wrong.write_text("another passphrase\n")
+    wrong.chmod(0o600)
     for ask, fault in ((shell.asker(None), PassphraseNeeded), (shell.asker(wrong), WrongPassphrase)):
         with pytest.raises(fault):
             outbox.seal_newest(trained.home, ask)

@@ -183,7 +183,7 @@ def test_a_new_coordinators_key_opens_what_was_sealed_for_the_old_one(three: Fed
 
 def test_a_site_follows_a_new_root_key_and_later_shares_are_archived_for_it(three: Federation) -> None:
     site, new = Site(three.hub), keys.new()
-    vault.rotate_root(three.hub, three.boss, root(three), new)
+    vault.rotate_root(three.hub, three.boss, root(three), new, three.folder / "new", None)
     order = three.open()
     site.follow(three.hub)
     assert site.floor.charter.roots == (new.public.sign,)
