@@ -181,6 +181,10 @@ class ImageSize(DataError, code="E_IMAGE_SIZE", remedy="export it at an ordinary
     """The image has more pixels than any single picture should. It is not opened."""
 
 
+class ImageCost(DataError, code="E_IMAGE_COST", remedy="export it again as one ordinary PNG or JPEG, or remove it"):
+    """Opening the file takes more memory or work than any ordinary image: thousands of parts, frames or passes. It is not used."""
+
+
 class ImageDoubt(DataError, code="E_IMAGE_DOUBT", remedy="look whether it shows what is meant; if not, export it again"):
     """The image is used, but its file holds more than one picture, or raw data that are not meant to be looked at."""
 

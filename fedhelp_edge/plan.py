@@ -25,6 +25,8 @@ from fedhelp_edge import files
 from fedhelp_edge.errors import BadPlan
 
 LIMIT = 64 << 10  # bytes
+_DOTS = 256  # in one line
+_READ_AGAIN = 1 << 20  # characters, to find the lines of mistakes
 
 
 def key(default: Any, note: str, *, low: float = -math.inf, high: float = math.inf, of: tuple[str, ...] = ()) -> Any:
@@ -219,12 +221,15 @@ def read(text: str, methods: Mapping[str, type], settings: Mapping[str, str] | N
     """
     if len(text.encode()) > LIMIT:
         raise BadPlan([Mistake(0, "plan", f"longer than {LIMIT // 1024} KiB")])
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.count(".") > _DOTS:  # a key of so many parts takes a parser minutes
+            raise BadPlan([Mistake(number, "TOML", f"more than {_DOTS} dots")])
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as fault:
-        line = re.search(r"at line (\d+)", str(fault))
+    except ValueError as fault:  # also of a number too long to be one
+        place = re.search(r"at line (\d+)", str(fault))
         cause = re.sub(r" \(at .*\)$", "", str(fault)).lower()
-        raise BadPlan([Mistake(int(line[1]) if line else text.count("\n") + 1, "TOML", cause)]) from None
+        raise BadPlan([Mistake(int(place[1]) if place else text.count("\n") + 1, "TOML", cause)]) from None
     except RecursionError:
         raise BadPlan([Mistake(0, "TOML", "nested too deeply")]) from None
     for name, value in (settings or {}).items():
@@ -259,7 +264,7 @@ def read(text: str, methods: Mapping[str, type], settings: Mapping[str, str] | N
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -345,11 +350,17 @@ def _meant(name: str, known: Any) -> str:
 
 
 def _lines(text: str) -> dict[tuple[str, str], int]:
-    """The line of each key. A statement of TOML is the shortest run of lines that reads on its own."""
+    """The line of each key, as far as they are found within the budget: each reading of a long list costs.
+
+    A statement of TOML is the shortest run of lines that reads on its own.
+    """
     found: dict[tuple[str, str], int] = {}
-    table, begin, held = "", 1, ""
+    table, begin, held, spent = "", 1, "", 0
     for number, line in enumerate(text.splitlines(keepends=True), 1):
         held += line
+        spent += len(held)
+        if spent > _READ_AGAIN:
+            break
         try:
             value = tomllib.loads(held)
         except tomllib.TOMLDecodeError:

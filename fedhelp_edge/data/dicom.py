@@ -6,21 +6,25 @@ A site that has no DICOM needs no pydicom. PatientID groups images but never lea
 from __future__ import annotations
 
 import hashlib
+import io
 import zlib
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL.Image import MAX_IMAGE_PIXELS
 
 from fedhelp_edge import files, plan
-from fedhelp_edge.data import picture, row
+from fedhelp_edge.data import budget, picture, row
 from fedhelp_edge.data.row import Decoded
-from fedhelp_edge.errors import Extra, FedhelpError, ImageBroken, ImageKind, ImageSize
+from fedhelp_edge.errors import Extra, FedhelpError, ImageBroken, ImageCost, ImageKind, ImageSize
 
 SUFFIXES = frozenset((".dcm", ".dicom", ".ima"))
-_INFLATED = 4 * (MAX_IMAGE_PIXELS or 0)  # bytes that a deflated file may become
+_DEFLATED_SYNTAX, _PLAIN_SYNTAX = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1".ljust(22, b"\0")
+_NO_SIZES = frozenset((0xC4, 0xC8, 0xCC))  # markers of JPEG that stand among those which tell height and width
+_PIXELS = (0x7FE00010,)  # what is looked at however large it is
 _INSTALL = "pip install 'fedhelp-edge[medical]'"
 _DECODERS = "pip install 'pylibjpeg[all]'"
 
@@ -31,23 +35,25 @@ def is_dicom(head: bytes) -> bool:
 
 def decode(file: BinaryIO, image: plan.Image) -> Decoded:
     """One grey or colour image from an open DICOM file, or the reason why it cannot be had."""
-    with picture.refusing():
-        dataset = _read(file)
-        _refuse(dataset)
-        values = _pixels(dataset)
-        array = picture.stretch(values) if values.dtype != np.uint8 else values
-        if values.ndim == 2:
-            array = _grey(values, dataset)
-        raw = dataset.get("PresentationIntentType") == "FOR PROCESSING"
-        doubt = "it holds raw data of the detector (FOR PROCESSING)" if raw else ""
-        height, width = values.shape[:2]
-        return Decoded(picture.fit(array, image), width, height, digest(str(dataset.get("PatientID", ""))), doubt)
+    with picture.refusing(), budget.metered(file, budget.READS) as (limited, size):
+        dataset = _read(limited)
+        with budget.memory(size + _refuse(dataset)):
+            values = _pixels(dataset)
+            if values.ndim == 2:
+                array = _grey(values, dataset)
+            else:
+                array = picture.stretch(values) if values.dtype != np.uint8 else values
+            raw = dataset.get("PresentationIntentType") == "FOR PROCESSING"
+            doubt = "it holds raw data of the detector (FOR PROCESSING)" if raw else ""
+            height, width = values.shape[:2]
+            return Decoded(picture.fit(array, image), width, height, digest(str(dataset.get("PatientID", ""))), doubt)
 
 
 def who(path: Path) -> tuple[str, str]:
     """SOPInstanceUID and PatientID of a file."""
     with picture.refusing(), files.reading(path) as file:
-        dataset = _read(file, stop_before_pixels=True, specific_tags=["SOPInstanceUID", "PatientID"])
+        with budget.metered(file, budget.READS) as (limited, _):
+            dataset = _read(limited, stop_before_pixels=True, specific_tags=["SOPInstanceUID", "PatientID"])
         return str(dataset.get("SOPInstanceUID", "")).strip(), str(dataset.get("PatientID", "")).strip()
 
 
@@ -63,36 +69,89 @@ def _read(file: BinaryIO, **options: Any) -> Any:
     except ImportError:
         raise Extra("reading DICOM needs pydicom, which is not installed", remedy=_INSTALL) from None
     try:
-        _no_bomb(file)
-        return pydicom.dcmread(file, **options)
+        dataset = pydicom.dcmread(_inflated(file), **options)
     except pydicom.errors.InvalidDicomError:
         raise ImageBroken("it is no DICOM file") from None
+    for tag in [tag for tag in dataset.keys() if tag not in _PIXELS]:  # noqa: SIM118  (a look at the value parses it)
+        if len(getattr(dataset.get_item(tag), "value", None) or b"") > budget.ELEMENT:
+            del dataset[tag]
+    return dataset
 
 
-def _no_bomb(file: BinaryIO) -> None:
-    """A deflated file is inflated whole by pydicom, however large it becomes."""
+def _inflated(file: Any) -> Any:
+    """The file, or what a deflated one holds: pydicom would inflate it whole, however large it becomes."""
     from pydicom import filereader, uid
 
     filereader.read_preamble(file, False)
     syntax = filereader._read_file_meta_info(file).get("TransferSyntaxUID")
-    if syntax == uid.DeflatedExplicitVRLittleEndian:
-        inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        while part := file.read(1 << 14):  # which becomes 16 MiB at most
-            size += len(inflater.decompress(part))
-            if size > _INFLATED:
-                raise ImageSize(f"it becomes larger than {_INFLATED >> 20} MiB when it is opened")
+    begin = file.tell()
     file.seek(0)
+    if syntax != uid.DeflatedExplicitVRLittleEndian:
+        return file
+    head = file.read(begin).replace(_DEFLATED_SYNTAX, _PLAIN_SYNTAX)
+    data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), budget.INFLATED + 1)
+    if len(data) > budget.INFLATED:
+        raise ImageSize(f"it becomes larger than {budget.INFLATED >> 20} MiB when it is opened")
+    return budget.Metered(io.BytesIO(head + data), len(data), budget.READS)
 
 
-def _refuse(dataset: Any) -> None:
+def _refuse(dataset: Any) -> int:
+    """Raise if there is not one image that can be used; else how many bytes of memory it takes to decode."""
     if "PixelData" not in dataset:
         raise ImageKind("this DICOM file has no pixels")
     if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1:
         raise ImageKind(f"this DICOM file has {frames} frames")
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         raise ImageKind("this DICOM file has palette colours")
-    if dataset.Rows * dataset.Columns > (MAX_IMAGE_PIXELS or 0):
-        raise ImageSize(f"it has more than {MAX_IMAGE_PIXELS:,} pixels")
+    rows, columns, samples = int(dataset.Rows), int(dataset.Columns), int(dataset.get("SamplesPerPixel") or 1)
+    budget.check_sides(columns, rows)
+    _refuse_frame(dataset, rows, columns)
+    stored = samples * -(-int(dataset.BitsAllocated) // 8)
+    return rows * columns * (3 * stored + (24 if samples == 1 else 12))
+
+
+def _refuse_frame(dataset: Any, rows: int, columns: int) -> None:
+    """Raise if what is compressed becomes larger than the file says; a decoder believes the compressed data."""
+    from pydicom import encaps, uid
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if not syntax.is_compressed or syntax.is_deflated:
+        return
+    frame = next(encaps.generate_frames(dataset.PixelData, number_of_frames=1))
+    if syntax == uid.RLELossless:
+        fits = all(size <= rows * columns + 1 for size in _run_lengths(frame))  # they are of even length
+    else:
+        fits = _coded_size(frame) in ((rows, columns), None)
+    if not fits:
+        raise ImageBroken("its pixels are not as many as it says")
+    if (scans := frame.count(b"\xff\xda")) > budget.SCANS and frame.startswith(b"\xff\xd8"):
+        raise ImageCost(f"it is drawn in {scans} passes")
+
+
+def _run_lengths(frame: bytes) -> Iterator[int]:
+    """How many bytes each segment of an RLE frame becomes (PS3.5 annex G)."""
+    count, *begins = np.frombuffer(frame[:64], "<u4").tolist()
+    for begin, end in pairwise([*begins[:count], len(frame)]):
+        size, at = 0, begin
+        while at < end:
+            run = frame[at]
+            size += run + 1 if run < 128 else 257 - run if run > 128 else 0
+            at += run + 2 if run < 128 else 2 if run > 128 else 1
+        yield size
+
+
+def _coded_size(frame: bytes) -> tuple[int, int] | None:
+    """Height and width as a JPEG, JPEG-LS or JPEG 2000 tells them, if they are found."""
+    if (at := frame[:256].find(b"\xff\x4f\xff\x51")) >= 0:
+        right, bottom, left, top = np.frombuffer(frame[at + 8 : at + 24], ">u4").tolist()
+        return bottom - top, right - left
+    at = 2
+    while frame[at : at + 1] == b"\xff" and at + 9 <= len(frame):
+        marker, length = frame[at + 1], int.from_bytes(frame[at + 2 : at + 4], "big")
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in _NO_SIZES):
+            return int.from_bytes(frame[at + 5 : at + 7], "big"), int.from_bytes(frame[at + 7 : at + 9], "big")
+        at += 1 if marker == 0xFF else 2 + length
+    return None
 
 
 def _pixels(dataset: Any) -> NDArray[Any]:
@@ -121,7 +180,8 @@ def _grey(stored: NDArray[Any], dataset: Any) -> NDArray[np.uint8]:
     values = np.asarray(apply_modality_lut(stored, dataset), np.float64)
     counted = _not_padding(stored, dataset)
     if (window := _window(dataset)) is not None:
-        array = (_through(values, *window, str(dataset.get("VOILUTFunction", "LINEAR"))) * 255 + 0.5).astype(np.uint8)
+        function = str(dataset.get("VOILUTFunction", "LINEAR"))
+        array = picture.by_bands(lambda band: _through(band, *window, function), values)
     elif dataset.get("VOILUTSequence"):
         array = picture.stretch(np.asarray(apply_voi(values.astype(np.int64), dataset)))
     else:

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
+import math
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge import files, plan
-from fedhelp_edge.data import picture
+from fedhelp_edge.data import arrays, budget, picture
+from fedhelp_edge.data.arrays import Archive
 from fedhelp_edge.data.images import SPLITS, Problem
 from fedhelp_edge.data.row import Decoded, Job, Row, patient
 from fedhelp_edge.errors import BadNpz
 
 _CENTRES = ("centers", "centres")
 _GROUPS = ("groups", "patients", "lesions")
+_SMALL = 256 << 20  # bytes of names
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,16 @@ class Npz:
 
     def arrays(self, wanted: Sequence[int]) -> Iterator[NDArray[Any]]:
         """What the file holds of each wanted row."""
-        loaded, array = "", np.empty(0, np.uint8)
-        for i in wanted:
-            part, _, place = self.rows[i].name.rpartition("/")
-            key = f"{part}_images" if part else "images"
-            if key != loaded:  # one array at a time: they may be large
-                with _opened(self.path) as archive:
-                    loaded, array = key, archive[key]
-            yield array[int(place)]
+        key, place = "", 0
+        with arrays.opened(self.path) as archive:
+            entries: Iterator[NDArray[Any]] = iter(())
+            for i in wanted:
+                part, _, number = self.rows[i].name.rpartition("/")
+                if _images(part) != key or int(number) < place:
+                    key, place = _images(part), 0
+                    entries = archive.rows(key)
+                yield next(islice(entries, int(number) - place, None))  # one at a time: there may be many
+                place = int(number) + 1
 
 
 def read(path: Path, image: plan.Image) -> Npz:
@@ -59,11 +62,10 @@ def read(path: Path, image: plan.Image) -> Npz:
         stat = os.fstat(file.fileno())
     stamp = f"{stat.st_size}:{stat.st_mtime_ns}"
     rows: list[Row] = []
-    with _opened(path) as archive:
-        names = [str(name) for name in archive["class_names"].ravel()] if "class_names" in archive else []
-        for part in _parts(archive):
+    with arrays.opened(path) as archive:
+        names = [str(name) for name in archive.array("class_names", _SMALL).ravel()] if "class_names" in archive else []
+        for part, count in _parts(archive).items():
             prefix = f"{part}_" if part else ""
-            count = _count(path, f"{prefix}images")
             labels = _labels(archive, f"{prefix}labels", count)
             centres, groups = (_beside(archive, prefix, keys, count) for keys in (_CENTRES, _GROUPS))
             for i, number in enumerate(labels):
@@ -76,51 +78,56 @@ def read(path: Path, image: plan.Image) -> Npz:
 def unlabelled(path: Path, image: plan.Image) -> Npz:
     """Every image of an NPZ, whether it has labels or not: they are not looked at."""
     rows: list[Row] = []
-    with _opened(path) as archive:
-        for part in _parts(archive):
-            count = _count(path, f"{part}_images" if part else "images")
+    with arrays.opened(path) as archive:
+        for part, count in _parts(archive).items():
             rows += [Row(f"{part}/{i}" if part else str(i), "", "", split=part) for i in range(count)]
     return Npz(path, image, rows)
 
 
-def _parts(archive: Any) -> list[str]:
-    """Which of train, val and test it has; "" stands for images that it puts into none."""
-    parts = [part for part in SPLITS if f"{part}_images" in archive]
+def _images(part: str) -> str:
+    return f"{part}_images" if part else "images"
+
+
+def _parts(archive: Archive) -> dict[str, int]:
+    """How many images it has in train, val and test; "" stands for images that it puts into none."""
+    parts = [part for part in SPLITS if _images(part) in archive]
     if not parts and "images" not in archive:
         raise BadNpz("there is neither 'train_images' nor 'images' in it")
-    return parts or [""]
+    counts = {part: _count(archive, _images(part)) for part in parts or [""]}
+    if sum(counts.values()) > budget.ROWS:
+        raise BadNpz(f"it has more than {budget.ROWS:,} images")
+    return counts
 
 
-def _labels(archive: Any, key: str, count: int) -> list[int]:
+def _labels(archive: Archive, key: str, count: int) -> list[int]:
     if key not in archive:
         raise BadNpz(f"there is no '{key}' in it")
-    labels = archive[key]
-    if labels.dtype.kind not in "iu" or labels.size != len(labels):
+    shape, dtype = archive.header(key).shape, archive.header(key).dtype
+    if dtype.kind not in "iu" or not shape or math.prod(shape) != shape[0]:
         raise BadNpz(f"'{key}' should be one whole number for each image")
-    if len(labels) != count:
-        raise BadNpz(f"'{key}' has {len(labels)} entries for {count} images")
-    return [int(label) for label in labels.ravel()]
+    if shape[0] != count:
+        raise BadNpz(f"'{key}' has {shape[0]} entries for {count} images")
+    return [int(label) for label in archive.array(key).ravel()]
 
 
-def _beside(archive: Any, prefix: str, keys: Sequence[str], count: int) -> list[str]:
+def _beside(archive: Archive, prefix: str, keys: Sequence[str], count: int) -> list[str]:
     """A word for each image, "" where the file has none of these arrays."""
     key = next((prefix + key for key in keys if prefix + key in archive), None)
     if key is None:
         return [""] * count
-    words = archive[key].ravel()
-    if words.dtype.kind not in "iuUS":
+    header = archive.header(key)
+    if header.dtype.kind not in "iuUS":
         raise BadNpz(f"'{key}' should be one name or whole number for each image")
-    if len(words) != count:
+    if math.prod(header.shape) != count:
         raise BadNpz(f"'{prefix}images' and '{key}' differ in length")
+    words = archive.array(key, _SMALL).ravel()
     return [word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word) for word in words.tolist()]
 
 
-def _count(path: Path, key: str) -> int:
+def _count(archive: Archive, key: str) -> int:
     """How many images an array has, and whether they are images, from its header alone."""
-    with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as file:
-        version = np.lib.format.read_magic(file)
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = header(file)
+    header = archive.header(key)
+    shape, dtype = header.shape, header.dtype
     if (
         dtype not in (np.uint8, np.uint16)
         or len(shape) not in (3, 4)
@@ -132,6 +139,8 @@ def _count(path: Path, key: str) -> int:
         )
     if 0 in shape[1:]:
         raise BadNpz(f"the images of '{key}' have no pixels")
+    if math.prod(shape[1:]) * dtype.itemsize > budget.ROW or max(shape[1:3]) > budget.SIDE:
+        raise BadNpz(f"each image of '{key}' is larger than {budget.ROW >> 20} MiB, or {budget.SIDE:,} pixels")
     return int(shape[0])
 
 
@@ -140,16 +149,3 @@ def decode(one: NDArray[Any], image: plan.Image) -> Decoded:
     with picture.refusing():
         array = one if one.dtype == np.uint8 else picture.stretch(one)
         return Decoded(picture.fit(array, image), array.shape[1], array.shape[0])
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        with files.reading(path) as file:
-            archive = np.load(file, allow_pickle=False)
-            if not hasattr(archive, "files"):
-                raise BadNpz("it holds one array, not several with names")
-            yield archive
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as fault:
-        pickled = "pickle" in str(fault) or "Object arrays" in str(fault)
-        raise BadNpz("it holds pickled objects, which are never read" if pickled else "it is damaged") from None

@@ -8,7 +8,7 @@ file's own smallest value is 0 and its largest 255; 16-bit colour keeps its uppe
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from fedhelp_edge import plan
+from fedhelp_edge.data import budget
 from fedhelp_edge.data.row import Decoded
-from fedhelp_edge.errors import FedhelpError, ImageBroken, ImageSize, PhonePicture, from_os
+from fedhelp_edge.errors import FedhelpError, ImageBroken, ImageCost, ImageSize, PhonePicture, from_os
 
 VERSION = 1  # of decoding: raised when the same file gives other pixels than before
 PHONE = "HEIF"  # read by pillow-heif, which a site may lack
@@ -29,6 +30,8 @@ SUFFIXES = frozenset(
 _PHONE_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis"))
 _BEGINNINGS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"GIF8")  # WebP is told by its suffix
 _WITH_FRAMES = ("GIF", "WEBP", "TIFF", "PNG")  # a phone's JPEG may carry a preview as a second frame: no doubt there
+_BAND = 1 << 20  # pixels that are worked on at a time where that takes several copies
+_STRIP_BYTES, _TILE_WIDTH, _TILE_HEIGHT, _TILE_BYTES = 279, 322, 323, 325  # tags of TIFF
 
 
 def is_picture(head: bytes) -> bool:
@@ -63,14 +66,19 @@ def decode_phone(file: BinaryIO, image: plan.Image) -> Decoded:
 
 def decode(file: BinaryIO, image: plan.Image, formats: tuple[str, ...] = FORMATS) -> Decoded:
     """A picture from an open file; `ImageBroken` or `ImageSize` if it is none that can be used."""
-    with refusing():
-        opened: Image.Image = Image.open(file, formats=formats)
-        frames = getattr(opened, "n_frames", 1) if opened.format in _WITH_FRAMES else 1
-        opened.load()
-        with suppress(Exception):  # a damaged EXIF block says nothing about which way is up
-            opened = ImageOps.exif_transpose(opened)
-        doubt = f"it has {frames} frames, of which the first is used" if frames > 1 else ""
-        return Decoded(_fit(opened, image), *opened.size, doubt=doubt)
+    with refusing(), budget.metered(file) as (limited, size):
+        opened: Image.Image = Image.open(limited, formats=formats)
+        budget.check_sides(*opened.size)
+        _check_parts(opened, limited, size)
+        frames = _frames(opened) if opened.format in _WITH_FRAMES else 1
+        with budget.memory(size + opened.width * opened.height * budget.PIXEL + 4 * image.size * opened.height):
+            opened.load()
+            if len(opened.info.get("exif") or b"") <= budget.EXIF:
+                with suppress(Exception):  # a damaged EXIF block says nothing about which way is up
+                    opened = ImageOps.exif_transpose(opened)
+            number = f"{frames}" if frames <= budget.FRAMES else f"more than {budget.FRAMES}"
+            doubt = f"it has {number} frames, of which the first is used" if frames > 1 else ""
+            return Decoded(_fit(opened, image), *opened.size, doubt=doubt)
 
 
 def fit(array: NDArray[np.uint8], image: plan.Image) -> NDArray[np.uint8]:
@@ -86,13 +94,22 @@ def resize(array: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 def stretch(values: NDArray[Any], count: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
     """Any numbers to 0..255 by their own full range; only those in `count` make up the range."""
-    numbers = values.astype(np.float64)
-    counted = numbers if count is None or not count.any() else numbers[count]
-    if not np.isfinite(counted).all():
-        raise ImageBroken("some of its pixels are no numbers")
+    counted = values if count is None or count.all() or not count.any() else values[count]
     low, high = float(counted.min()), float(counted.max())
-    part = np.clip((numbers - low) / (high - low), 0, 1) if high > low else np.zeros_like(numbers)
-    return (part * 255 + 0.5).astype(np.uint8)
+    if not np.isfinite((low, high)).all():
+        raise ImageBroken("some of its pixels are no numbers")
+    if not high > low:
+        return np.zeros(values.shape, np.uint8)
+    return by_bands(lambda band: np.clip((band.astype(np.float64) - low) / (high - low), 0, 1), values)
+
+
+def by_bands(shade: Callable[[NDArray[Any]], NDArray[np.float64]], values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Every value as `shade` tells, from 0 to 1, as 0..255. A band of rows at a time: fractions take much memory."""
+    shades = np.empty(values.shape, np.uint8)
+    rows = max(1, _BAND // max(1, values[:1].size))
+    for top in range(0, len(values), rows):
+        shades[top : top + rows] = (shade(values[top : top + rows]) * 255 + 0.5).astype(np.uint8)
+    return shades
 
 
 @contextmanager
@@ -100,10 +117,12 @@ def refusing() -> Iterator[None]:
     """Whatever a decoder throws at a damaged file becomes one of our refusals."""
     try:
         yield
-    except (FedhelpError, MemoryError):
+    except FedhelpError:
         raise
+    except MemoryError:
+        raise ImageCost("there is not enough memory to open it") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageSize(f"it has more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels") from None
+        raise ImageSize(f"it has more than {budget.PIXELS:,} pixels") from None
     except Exception as fault:
         if isinstance(fault, OSError) and fault.errno is not None:
             raise from_os(fault) from None
@@ -125,11 +144,61 @@ def _image(array: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(flat))
 
 
+def _frames(image: Image.Image) -> int:
+    """How many frames there are; of a TIFF they are not counted beyond the budget, for each is looked for anew."""
+    if image.format != "TIFF":
+        return int(getattr(image, "n_frames", 1))
+    count = 1
+    with suppress(EOFError):
+        while count <= budget.FRAMES:
+            image.seek(count)
+            count += 1
+    image.seek(0)
+    return count
+
+
+def _check_parts(image: Image.Image, file: BinaryIO, size: int) -> None:
+    """Refuse what would keep a decoder busy in a single call: passes over all pixels, and parts that are the same."""
+    if image.format == "JPEG":
+        scans = _scans(file)
+        if scans > budget.SCANS or scans * image.width * image.height > budget.WORK:
+            raise ImageCost(f"it is drawn in {scans} passes")
+    if image.format == "TIFF":
+        tags: Any = image.tag_v2  # type: ignore[attr-defined]
+        counts = tags.get(_STRIP_BYTES) or tags.get(_TILE_BYTES) or ()
+        width, height = (int(tags.get(tag) or 0) for tag in (_TILE_WIDTH, _TILE_HEIGHT))
+        whole = -(-image.width // width) * width * -(-image.height // height) * height if width and height else 0
+        if sum(min(int(count), size) for count in counts) > budget.FILE or whole > 2 * budget.PIXELS:
+            raise ImageCost("its parts are larger than the whole")
+
+
+def _scans(file: BinaryIO) -> int:
+    """How many passes a JPEG has at most. In compressed data 0xFF is never followed by what begins one."""
+    file.seek(0)
+    count, last = 0, b""
+    while block := file.read(1 << 20):
+        count += (last + block).count(b"\xff\xda")
+        last = block[-1:]
+    file.seek(0)
+    return count
+
+
 def _fit(image: Image.Image, wanted: plan.Image) -> NDArray[np.uint8]:
+    mode = "L" if wanted.channels == 1 else "RGB"
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = Image.fromarray(stretch(np.asarray(image)))
-    if image.has_transparency_data:
-        over = Image.new("RGBA", image.size, "white")
-        over.alpha_composite(image.convert("RGBA"))
-        image = over
-    return resize(np.asarray(image.convert("L" if wanted.channels == 1 else "RGB")), wanted.size)
+    image = _over_white(image, mode) if image.has_transparency_data else image.convert(mode)
+    small = image.resize((wanted.size, wanted.size), Image.Resampling.BILINEAR)
+    return np.asarray(small).reshape(wanted.size, wanted.size, -1)
+
+
+def _over_white(image: Image.Image, mode: str) -> Image.Image:
+    """A band of rows at a time, for it takes four copies."""
+    whole = Image.new(mode, image.size)
+    rows = max(1, _BAND // image.width)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        over = Image.new("RGBA", band.size, "white")
+        over.alpha_composite(band)
+        whole.paste(over.convert(mode), (0, top))
+    return whole

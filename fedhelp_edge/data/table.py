@@ -11,10 +11,11 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePath, PurePosixPath
 
 from fedhelp_edge import files, plan
-from fedhelp_edge.data import dicom, folder, picture
+from fedhelp_edge.data import budget, dicom, folder, picture
 from fedhelp_edge.data.images import Problem
 from fedhelp_edge.data.row import Row, normal, patient, split_word
 from fedhelp_edge.errors import BadTable, FedhelpError, FileMissing, ImageBroken, ImageKind, LabelUnknown
@@ -97,12 +98,20 @@ def sheet(path: Path, named: Mapping[str, str] = {}) -> Sheet:
     first, _, rest = text.partition("\n")
     if first.casefold().startswith("sep=") and len(first.strip()) == 5:  # a line for Excel alone
         text, first = rest, rest.partition("\n")[0]
-    delimiter = max("\t;,", key=lambda sign: len(next(csv.reader([first.replace("\0", "")], delimiter=sign), [])))
+    delimiter = max("\t;,", key=lambda sign: _fields(first, sign))
+    if text.count(delimiter) + text.count("\n") > budget.CELLS:
+        raise BadTable(f"{path.name} has more than {budget.CELLS:,} cells")
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
-        lines = list(reader)
+        width = len(reader.fieldnames or ())
+        most = min(budget.ROWS, budget.CELLS // max(1, width)) if width <= budget.COLUMNS else -1
+        lines = list(islice(reader, most + 1)) if most >= 0 else []
     except csv.Error as fault:
         raise BadTable(f"{path.name}, line {reader.line_num}: {fault}") from None
+    if most < 0:
+        raise BadTable(f"{path.name} has more than {budget.COLUMNS:,} columns")
+    if len(lines) > most:
+        raise BadTable(f"{path.name} has more than {most:,} rows")
     headers = {_heading(header or ""): header for header in reversed(reader.fieldnames or ())}
     found = {what: next((headers[name] for name in names if name in headers), None) for what, names in COLUMNS.items()}
     columns = {what: header for what, header in found.items() if header is not None}
@@ -131,6 +140,14 @@ def _text(data: bytes, name: str) -> tuple[str, str]:
         if encoding != "cp1252" or "\0" not in text:
             return text.lstrip("\r\n"), encoding
     raise BadTable(f"{name} is not a text in UTF-8, UTF-16 or Windows-1252")
+
+
+def _fields(line: str, delimiter: str) -> int:
+    """How many fields a line has."""
+    try:
+        return len(next(csv.reader([line.replace("\0", "")], delimiter=delimiter), []))
+    except csv.Error:
+        return 0
 
 
 def _heading(text: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_edge import files
-from fedhelp_edge.errors import BadPack
+from fedhelp_edge.data.arrays import opened
+from fedhelp_edge.errors import BadNpz, BadPack
 
 
 class Files:
@@ -32,10 +30,10 @@ class Files:
 def arrays(path: Path, *names: str) -> dict[str, NDArray[Any]]:
     """Those of these arrays that an NPZ holds. Nothing is unpickled."""
     try:
-        with files.reading(path) as file, np.load(file, allow_pickle=False) as held:
-            return {name: held[name] for name in names if name in held}
-    except (ValueError, TypeError, AttributeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
-        raise BadPack(f"{path.name} is no NPZ, or it is damaged") from None
+        with opened(path) as archive:
+            return {name: archive.array(name) for name in names if name in archive}
+    except BadNpz as fault:
+        raise BadPack(f"{path.name} is no NPZ, or it is damaged: {fault.cause}") from None
 
 
 def make(what: str, classes: Sequence[str]) -> Files:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhelp_edge.data import budget
 from fedhelp_edge.data.gather import gather
 from fedhelp_edge.errors import BadPack
 from fedhelp_edge.knowledge import files
@@ -34,6 +35,8 @@ def _npz(path: Path) -> Public:
     if labels.dtype.kind not in "iu" or labels.shape not in ((len(pixels),), (len(pixels), 1)):
         raise BadPack(f"{path.name}: labels should be one whole number for each image")
     labels = labels.astype(np.int64).ravel()
+    if labels.max() >= budget.COLUMNS and names is None:
+        raise BadPack(f"{path.name}: there are more than {budget.COLUMNS} classes")
     classes = tuple(map(str, names)) if names is not None else tuple(f"class {n}" for n in range(int(labels.max()) + 1))
     if labels.min() < 0 or labels.max() >= len(classes):
         raise BadPack(f"{path.name}: a label is outside its {len(classes)} classes")

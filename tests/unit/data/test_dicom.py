@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fedhelp_edge import data, errors
-from fedhelp_edge.data import dicom, folder, picture
+from fedhelp_edge.data import budget, folder, picture
 from fedhelp_edge.plan import Image
 from tests.unit.data import made
 
@@ -170,7 +170,7 @@ def test_what_is_deflated_is_opened_unless_it_is_a_bomb(shown: Any, monkeypatch:
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
     assert np.array_equal(shown(RAMP, syntax=DeflatedExplicitVRLittleEndian), RAMP)
-    monkeypatch.setattr(dicom, "_INFLATED", 2 << 20)
+    monkeypatch.setattr(budget, "INFLATED", 2 << 20)
     with pytest.raises(errors.ImageSize, match="larger than 2 MiB"):
         shown(np.zeros((1500, 1500), np.int16), syntax=DeflatedExplicitVRLittleEndian)
 

@@ -1,0 +1,139 @@
+"""The arrays of an NPZ. What one claims of its size is judged before anything is unpacked; nothing is unpickled."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhelp_edge import files
+from fedhelp_edge.data import budget
+from fedhelp_edge.errors import BadNpz
+
+_MAGIC = b"\x93NUMPY"
+_HEADER = 1 << 13  # bytes that the header of an array may have
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an array claims to be."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    by_columns: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class Archive:
+    """An open NPZ."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._zip = zipfile.ZipFile(_Careful(file))
+        self._members = {one.filename.removesuffix(".npy"): one for one in self._zip.infolist()}
+        unpacked = sum(one.file_size for one in self._members.values())
+        if unpacked > budget.UNPACKED:
+            raise BadNpz(f"it unpacks to more than {budget.UNPACKED >> 30} GiB")
+        if unpacked > max(budget.FREE, budget.RATIO * file.seek(0, 2)):
+            raise BadNpz(f"it unpacks to more than {budget.RATIO} times its size")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._members
+
+    def header(self, name: str) -> Header:
+        with self._opened(name) as (_, header):
+            return header
+
+    def array(self, name: str, most: int = budget.ARRAY) -> NDArray[Any]:
+        """A whole array, of this many bytes at most."""
+        with self._opened(name) as (file, header):
+            if header.size > most:
+                raise BadNpz(f"'{name}' is larger than it can be")
+            return _values(_exactly(file, header.size), header)
+
+    def rows(self, name: str) -> Iterator[NDArray[Any]]:
+        """Each entry of an array, one after the other."""
+        with self._opened(name) as (file, header):
+            if not header.by_columns:
+                row = Header(header.shape[1:], header.dtype, False)
+                for _ in range(header.shape[0]):
+                    yield _values(_exactly(file, row.size), row)
+                return
+        yield from self.array(name)
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[tuple[IO[bytes], Header]]:
+        """The values of an array, behind its header."""
+        member = self._members[name]
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise BadNpz("it is compressed in a way that no NPZ is")
+        with self._zip.open(member) as file:
+            start = _exactly(file, len(_MAGIC) + 2)
+            first = start[len(_MAGIC)] == 1
+            length = _exactly(file, 2 if first else 4)
+            size = int.from_bytes(length, "little")
+            if start[: len(_MAGIC)] != _MAGIC or size > _HEADER:
+                raise BadNpz(f"'{name}' is no array")
+            read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+            shape, by_columns, dtype = read(io.BytesIO(length + _exactly(file, size)))
+            if dtype.hasobject:
+                raise BadNpz("it holds pickled objects, which are never read")
+            header = Header(shape, dtype, by_columns)
+            if min(shape, default=0) < 0 or len(start) + len(length) + size + header.size != member.file_size:
+                raise BadNpz(f"'{name}' has another size than it says")
+            yield file, header
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Archive]:
+    """The arrays of an NPZ, or `BadNpz`."""
+    try:
+        with files.reading(path) as file:
+            if file.read(len(_MAGIC)) == _MAGIC:
+                raise BadNpz("it holds one array, not several with names")
+            yield Archive(file)
+    except (ValueError, EOFError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error, SyntaxError):
+        raise BadNpz("it is damaged") from None
+
+
+class _Careful:
+    """A file of which no more is read at once than an honest list of arrays has."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._end = file, file.seek(0, 2)
+
+    def read(self, size: int = -1) -> bytes:
+        size = size if size >= 0 else self._end - self._file.tell()
+        if size > budget.READ:
+            raise BadNpz("its list of arrays is too long")
+        return self._file.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def _values(data: bytearray, header: Header) -> NDArray[Any]:
+    return np.ndarray[Any, np.dtype[Any]](header.shape, header.dtype, data, order="F" if header.by_columns else "C")
+
+
+def _exactly(file: IO[bytes], size: int) -> bytearray:
+    """So many bytes, in memory that grows as they come."""
+    data = bytearray()
+    while len(data) < size:
+        part = file.read(min(size - len(data), budget.READ))
+        if not part:
+            raise BadNpz("it ends too early")
+        data += part
+    return data
