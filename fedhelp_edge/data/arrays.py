@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,12 +120,19 @@ class _Careful:
             raise BadNpz("its list of arrays is too long")
         return self._file.read(size)
 
+    def seek(self, offset: int, whence: int = 0) -> int:
+        if whence == 0 and offset < 0:
+            raise BadNpz("it is damaged")
+        return self._file.seek(offset, whence)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
 
 
 def _values(data: bytearray, header: Header) -> NDArray[Any]:
-    return np.ndarray[Any, np.dtype[Any]](header.shape, header.dtype, data, order="F" if header.by_columns else "C")
+    order: Literal["F", "C"] = "F" if header.by_columns else "C"
+    values: NDArray[Any] = np.ndarray(header.shape, header.dtype, data, order=order)
+    return values
 
 
 def _exactly(file: IO[bytes], size: int) -> bytearray:

@@ -26,7 +26,7 @@ from fedhelp_edge.errors import BadNpz
 
 _CENTRES = ("centers", "centres")
 _GROUPS = ("groups", "patients", "lesions")
-_SMALL = 256 << 20  # bytes of names
+_NAME = 512  # bytes of a patient, a centre or a class
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,11 @@ def read(path: Path, image: plan.Image) -> Npz:
     stamp = f"{stat.st_size}:{stat.st_mtime_ns}"
     rows: list[Row] = []
     with arrays.opened(path) as archive:
-        names = [str(name) for name in archive.array("class_names", _SMALL).ravel()] if "class_names" in archive else []
+        names = (
+            [str(name) for name in archive.array("class_names", _NAME * budget.COLUMNS).ravel()]
+            if "class_names" in archive
+            else []
+        )
         for part, count in _parts(archive).items():
             prefix = f"{part}_" if part else ""
             labels = _labels(archive, f"{prefix}labels", count)
@@ -120,7 +124,7 @@ def _beside(archive: Archive, prefix: str, keys: Sequence[str], count: int) -> l
         raise BadNpz(f"'{key}' should be one name or whole number for each image")
     if math.prod(header.shape) != count:
         raise BadNpz(f"'{prefix}images' and '{key}' differ in length")
-    words = archive.array(key, _SMALL).ravel()
+    words = archive.array(key, _NAME * max(count, 1000)).ravel()
     return [word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word) for word in words.tolist()]
 
 

@@ -12,14 +12,17 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from fedhelp_edge import plan, share
+from fedhelp_edge.data import folder, npz, picture, table
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import FedhelpError
 from fedhelp_edge.infer import decide, facts
 from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.parcel import age, canon, keys, parcel, sshsig, statement
+from tests.unit.data import bombs
 
 _SITE, _HUB = keys.new(), keys.new()
 _FOLDER = tempfile.TemporaryDirectory(prefix="fuzz-")
@@ -88,6 +91,27 @@ def _pack(data: bytes) -> None:
     assert found.pixels.shape[0] == len(found.labels) == found.probabilities.shape[1]
 
 
+def _image(data: bytes, name: str = "x.png") -> None:
+    with picture.quietly():
+        seen = folder.opened(io.BytesIO(data), name, plan.Image(8, 3))
+    assert seen.pixels.shape == (8, 8, 3)
+
+
+def _dicom(data: bytes) -> None:
+    _image(data, "x.dcm")
+
+
+def _npz(data: bytes) -> None:
+    _FILE.write_bytes(data)
+    found = npz.read(_FILE, plan.Image(8, 3))
+    assert len(list(found.arrays(range(len(found.rows))))) == len(found.rows)
+
+
+def _table(data: bytes) -> None:
+    _FILE.write_bytes(data)
+    assert "label" in table.sheet(_FILE).columns
+
+
 def _look(data: bytes) -> None:
     _FILE.write_bytes(data)
     seen = parcel.look(_FILE, parcel.anyone)
@@ -139,6 +163,10 @@ CHECKS: dict[str, Callable[[bytes], None]] = {
     "inside": _inside,
     "plan": _plan,
     "pack": _pack,
+    "image": _image,
+    "dicom": _dicom,
+    "npz": _npz,
+    "table": _table,
     "look": _look,
     "open": _open,
     "bundle": _bundle,
@@ -233,6 +261,15 @@ def _counted(key: int, data: bytes) -> bytes:
     return bytes([key]) + length + bytes([size]) + data
 
 
+def _images() -> list[bytes]:
+    found = []
+    for kind in picture.FORMATS:
+        file = io.BytesIO()
+        Image.new("L", (9, 7), 100).save(file, kind)
+        found.append(file.getvalue())
+    return found
+
+
 def _lines() -> list[bytes]:
     return [data.split(b"\n")[1] for data in _parcels()]
 
@@ -251,6 +288,10 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "plan": lambda: [plan.template(TABLES).encode(), b'classes = ["a", "b"]\n[image]\nsize = 32\n'],
     "pack": _packs,
     "bundle": _bundles,
+    "image": _images,
+    "dicom": lambda: [bombs.dicom(None), bombs.dicom(None, syntax="1.2.840.10008.1.2.1.99")],
+    "npz": lambda: [bombs.npz(images=bombs.IMAGES, labels=bombs.npy("(2,)", "<i8", bytes(16)))],
+    "table": lambda: [b"path,label\na.png,a\n", 'Datei;Befund\n"a;b";ä\n'.encode("cp1252")],
     "look": _parcels,
     "open": _parcels,
 }

@@ -16,7 +16,7 @@ from fedhelp_edge import plan as plans
 from fedhelp_edge.methods.registry import TABLES
 from tests.desk import Desk, fails, works
 from tests.federation import PLAN
-from tests.unit.data import made
+from tests.unit.data import bombs, made
 from tests.unit.infer.test_predict import huge_header
 
 CLASSES = ("a", "b", "c")
@@ -65,6 +65,10 @@ def frames(path: Path) -> None:
     image.save(path, save_all=True, append_images=[Image.fromarray(made.noise(1, 64, 64, seed=1)[0])])
 
 
+def passes(path: Path) -> None:
+    path.write_bytes(bombs.jpeg_of_scans())
+
+
 def document(path: Path) -> None:
     path.write_bytes(b"PK\3\4 a picture on a page")
 
@@ -95,6 +99,7 @@ def preview(path: Path) -> None:
         ("E_IMAGE_KIND", "export it as one ordinary image (PNG", "x.docx", document, "x.png"),
         ("E_HEIC", "export it as JPEG", "x.heic", phone, "x.jpg"),
         ("E_IMAGE_SIZE", "export it at an ordinary size", "x.png", huge_header, "x.png"),
+        ("E_IMAGE_COST", "export it again as one ordinary PNG", "x.jpg", passes, "x.png"),
         ("E_IMAGE_DOUBT", "if not, export it again", "x.gif", frames, "x.png"),
     ],
 )

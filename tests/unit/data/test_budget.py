@@ -1,0 +1,160 @@
+"""A small file that asks for much is refused, or costs what an ordinary one does; every bound stands in the spec."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedhelp_edge import data, errors, plan
+from fedhelp_edge.data import budget, npz, picture, table, webp
+from tests.unit.data import bombs, made
+
+ROOT = Path(__file__).parents[3]
+REFUSED = {
+    "tall.png": "E_IMAGE_SIZE",
+    "strip.tif": "E_IMAGE_COST",
+    "strips.tif": "E_IMAGE_COST",
+    "tiles.tif": "E_IMAGE_COST",
+    "scans.jpg": "E_IMAGE_COST",
+    "elements.dcm": "E_IMAGE_COST",
+    "deflated.dcm": "E_IMAGE_COST",
+    "larger.dcm": "E_IMAGE",
+    "runs.dcm": "E_IMAGE",
+    "rows.npz": "E_NPZ",
+    "confirmed.npz": "E_NPZ",
+    "labels.npz": "E_NPZ",
+    "names.npz": "E_NPZ",
+    "header.npz": "E_NPZ",
+    "members.npz": "E_NPZ",
+    "columns.csv": "E_TABLE",
+    "rows.csv": "E_TABLE",
+    "list.toml": "E_PLAN",
+    "key.toml": "E_PLAN",
+}
+LIKE_OTHERS = ("grey.png", "clear.png", "pages.tif")
+THREADS = 3
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What became of each bomb, in a process of its own; and of one in several threads."""
+    if not hasattr(sys.modules["os"], "fork"):
+        pytest.skip("this system has no fork")
+    pytest.importorskip("pydicom", reason="pydicom is not installed (extra: medical)")
+    files = tmp_path_factory.mktemp("bombs")
+    for name, make in bombs.ALL.items():
+        (files / name).write_bytes(make())
+    given = [*map(str, sorted(files.iterdir())), f"{files / 'clear.png'}*{THREADS}"]
+    done = subprocess.run([sys.executable, "-m", "tests.unit.data.bombs", *given], cwd=ROOT, capture_output=True)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(lines) == len(given), done.stderr.decode()
+    return {line["name"] + "*" * (len(line["codes"]) > 1): line for line in lines}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_bomb_is_refused_before_it_costs_anything(seen: dict[str, Any], name: str) -> None:
+    assert seen[name]["codes"] == [REFUSED[name]]
+    assert seen[name]["memory"] < 400 << 20
+    assert seen[name]["seconds"] < budget.SECONDS
+
+
+@pytest.mark.parametrize("name", LIKE_OTHERS)
+def test_a_large_picture_takes_the_memory_that_is_reckoned_with(seen: dict[str, Any], name: str) -> None:
+    assert seen[name]["codes"] == [""]
+    assert seen[name]["memory"] < budget.PIXELS * budget.PIXEL
+    assert seen[name]["seconds"] < budget.SECONDS
+
+
+def test_threads_share_one_allowance_of_memory(seen: dict[str, Any]) -> None:
+    together = seen["clear.png*"]
+    assert together["codes"] == [""] * THREADS
+    assert together["memory"] < budget.MEMORY
+
+
+def test_every_bomb_is_tried() -> None:
+    assert {*REFUSED, *LIKE_OTHERS} == bombs.ALL.keys()
+
+
+def test_who_reads_too_long_is_stopped_though_no_header_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "SECONDS", 0.2)
+    with pytest.raises(errors.ImageCost, match="more work"):
+        picture.decode(io.BytesIO(bombs.png_of_profiles()), plan.Image(16, 3))
+
+
+def test_a_bomb_among_images_is_named_and_the_others_are_used(tmp_path: Path) -> None:
+    source = made.folder(tmp_path / "images")
+    (source / "a" / "x.jpg").write_bytes(bombs.jpeg_of_scans())
+    found = data.load(source, made.plan(), kept=tmp_path / "kept")
+    assert (len(found), made.codes(found)) == (20, [("a/x.jpg", "E_IMAGE_COST")])
+
+
+def test_where_memory_ends_one_file_is_refused_and_tried_again_by_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = made.folder(tmp_path / "images")
+    made.save(source / "a" / "x.png", made.noise(1, 64, 64, 3)[0])
+    monkeypatch.setattr(budget, "MEMORY", 16 * budget.PIXEL * 16 * 4)
+    found = data.load(source, made.plan(), kept=tmp_path / "kept")
+    assert made.codes(found) == [("a/x.png", "E_IMAGE_SIZE")]
+
+
+def test_memory_is_given_back_and_waited_for() -> None:
+    order: list[str] = []
+    half = budget.MEMORY // 2 + 1
+
+    def second() -> None:
+        with budget.memory(half):
+            order.append("second")
+
+    with budget.memory(half):
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        order.append("first")
+    waiting.join()
+    assert order == ["first", "second"]
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_the_images_of_an_npz_are_read_one_by_one_in_any_order(tmp_path: Path, order: Any) -> None:
+    pixels = np.asarray(made.noise(5, 6, 6, 3), order=order)
+    np.savez_compressed(tmp_path / "x.npz", images=pixels, labels=np.arange(5))
+    rows = npz.read(tmp_path / "x.npz", plan.Image(6, 3)).arrays([0, 3, 1, 4, 4])
+    assert np.array_equal(np.stack(list(rows)), pixels[[0, 3, 1, 4, 4]])
+
+
+def test_an_npz_that_is_encrypted_or_packed_in_another_way_is_refused(tmp_path: Path) -> None:
+    whole = bytearray(bombs.npz(images=bombs.IMAGES))
+    for at in (whole.index(b"PK\3\4") + 6, whole.index(b"PK\1\2") + 8):
+        whole[at] |= 1
+    (tmp_path / "x.npz").write_bytes(whole)
+    with pytest.raises(errors.BadNpz):
+        npz.unlabelled(tmp_path / "x.npz", plan.Image())
+
+
+def test_a_table_whose_first_line_has_no_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(b"x" * 200_000)
+    with pytest.raises(errors.BadTable):
+        table.sheet(tmp_path / "x.csv")
+
+
+def test_each_bound_stands_in_the_spec_with_its_value() -> None:
+    page = (ROOT / "docs" / "spec" / "limits.md").read_text(encoding="utf-8")
+    told = {name: int(value.replace(",", "")) for name, value in re.findall(r"^\| `(\w+)` \| ([\d,]+) \|", page, re.M)}
+    own = {
+        name: value for name, value in vars(budget).items() if name.isupper() and type(value) is int and name[0] != "_"
+    }
+    assert told == {**own, "PLAN": plan.LIMIT, "TABLE": table.LIMIT, "PACK": webp.LARGEST}
+
+
+def test_a_file_behind_the_budget_is_read_as_it_is() -> None:
+    with budget.metered(io.BytesIO(b"abc")) as (file, size):
+        assert (file.read(2), file.tell(), file.read(), size) == (b"ab", 2, b"c", 3)
