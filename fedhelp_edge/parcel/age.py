@@ -18,6 +18,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import BinaryIO, cast
 
 from cryptography.exceptions import InvalidTag
@@ -67,7 +68,12 @@ def recipient_of(identity: str) -> str:
 
 def check_recipient(recipient: str) -> None:
     """Raise `RecipientType` unless this is an `age1…` string to which one can encrypt."""
-    _exchange(X25519PrivateKey.generate(), _public(recipient))
+    _exchange(_any_private(), _public(recipient))
+
+
+@cache
+def _any_private() -> X25519PrivateKey:
+    return X25519PrivateKey.generate()
 
 
 def encrypt(source: BinaryIO, sink: BinaryIO, recipients: Sequence[str | Passphrase], *, armor: bool = False) -> None:

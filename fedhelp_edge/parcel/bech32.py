@@ -27,17 +27,28 @@ def _expand(prefix: str) -> list[int]:
     return [ord(letter) >> 5 for letter in prefix] + [0] + [ord(letter) & 31 for letter in prefix]
 
 
+def _mixed(top: int) -> int:
+    mixed = 0
+    for place, value in enumerate(_GENERATOR):
+        mixed ^= value if top >> place & 1 else 0
+    return mixed
+
+
+_MIXED = [_mixed(top) for top in range(32)]
+
+
 def _polymod(words: list[int]) -> int:
     check = 1
     for word in words:
-        top = check >> 25
-        check = (check & 0x1FFFFFF) << 5 ^ word
-        for place, value in enumerate(_GENERATOR):
-            check ^= value if top >> place & 1 else 0
+        check = (check & 0x1FFFFFF) << 5 ^ word ^ _MIXED[check >> 25]
     return check
 
 
 def _regroup(words: list[int], width: int, into: int) -> list[int]:
     """The same bits in groups of another width, the last one filled up with zeros."""
-    bits = "".join(f"{word:0{width}b}" for word in words)
-    return [int(bits[at : at + into].ljust(into, "0"), 2) for at in range(0, len(bits), into)]
+    bits = 0
+    for word in words:
+        bits = bits << width | word
+    fill = -len(words) * width % into
+    most = (1 << into) - 1
+    return [bits << fill >> at & most for at in range(len(words) * width + fill - into, -1, -into)]

@@ -61,3 +61,10 @@ def test_only_the_shell_prints_and_it_prints_a_line_at_a_time() -> None:
                     texts = [text for text in ast.walk(node) if isinstance(text, ast.Constant)]
                     split = any(isinstance(part, ast.Attribute) and part.attr == "split" for part in ast.walk(node))
                     assert split or not any("\n" in str(text.value) for text in texts), path
+
+
+def test_a_long_list_of_names_is_told_by_its_first_ones_and_the_number_of_the_rest() -> None:
+    names = [f"site-{number:03}" for number in range(5000)]
+    assert safe_text.shortened(names[:3], most=3) == "site-000, site-001, site-002"
+    assert safe_text.shortened(names, most=2) == "site-000, site-001 and 4998 more"
+    assert safe_text.shortened([]) == ""

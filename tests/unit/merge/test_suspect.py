@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedhelp_edge.errors import Copied, Lazy, Opposed, TooFar
 from fedhelp_edge.merge import clip, suspect
@@ -94,3 +96,14 @@ def test_a_site_is_held_against_the_others_alone_and_not_against_itself_too(cosi
         for n, move in enumerate(moves)
     }
     assert found(shares) == ({site(5): fault} if fault else {})
+
+
+@given(st.lists(st.integers(1, 12).map(lambda power: 3**power), min_size=clip.FEWEST, max_size=9))
+def test_claims_are_measured_by_the_median_of_the_other_sites(claims: list[int]) -> None:
+    examples = {site(number): claimed for number, claimed in enumerate(claims)}
+    odd = {
+        name
+        for name, claimed in examples.items()
+        if claimed > suspect.MANY * np.median([other for who, other in examples.items() if who != name])
+    }
+    assert set(suspect.inflated(examples, {})) == odd
