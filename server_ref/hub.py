@@ -199,9 +199,11 @@ class Hub:
 
     @property
     def boss_folder(self) -> Path:
-        """Where the database and the coordinator's memory both say that its keys are."""
+        """Where the database and the coordinator's memory both say that its keys are; without one, beside its place."""
         name = self.store.fact("boss", COORDINATOR)
-        if name not in (memory.folders(self.memory) or {name}) or not re.fullmatch(rf"{COORDINATOR}(-[0-9]+)?", name):
+        if name not in (memory.folders(self.memory) or {COORDINATOR}) or not re.fullmatch(
+            rf"{COORDINATOR}(-[0-9]+)?", name
+        ):
             raise HubDamaged(f"{name[:40]!r} is not the folder of the coordinator's keys")
         return self.home / name
 

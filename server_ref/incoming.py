@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -84,25 +84,38 @@ def begin(home: Path, said: Statement, length: int, data: bytes, now: datetime) 
     return Upload(path, said, now, length, len(data))
 
 
-def found(home: Path) -> list[Upload]:
-    """The uploads that an earlier front left."""
-    uploads = []
-    for path in sorted((home / FOLDER).glob("*.*")):
-        name, _, begun = path.name.partition(".")
-        if not name:
-            continue
-        try:
-            with path.open("r+b" if os.name == "nt" else "rb") as file:
-                os.fsync(file.fileno())
-                said, _ = parcel.read_prologue(file)
-                length = file.tell() + said.size
-                here = min(file.seek(0, os.SEEK_END), length)
-            uploads.append(Upload(path, said, datetime.fromtimestamp(int(begun), timezone.utc), length, here))
-        except FileNotFoundError:  # it has ended meanwhile
-            continue
-        except (FedhelpError, ValueError):
-            path.unlink(missing_ok=True)
+def found(folder: Path, *, own: bool = False) -> list[Upload]:
+    """The uploads that a front left. In its own folder it makes them durable and clears away what is none.
+
+    For everybody else it is a folder that another writes to: no link in it is followed, and nothing is removed.
+    """
+    uploads: list[Upload] = []
+    with suppress(FileNotFoundError, PermissionError), files.directory(folder) as there:
+        for name in there.names():
+            hash_, _, begun = name.partition(".")
+            if not hash_ or not begun:
+                continue
+            path = folder / name
+            try:
+                if own:
+                    _flush(path)
+                with there.reading(name) as file:
+                    said, _ = parcel.read_prologue(file)
+                    length = file.tell() + said.size
+                    here = min(file.seek(0, os.SEEK_END), length)
+                uploads.append(Upload(path, said, datetime.fromtimestamp(int(begun), timezone.utc), length, here))
+            except FileNotFoundError:  # it has ended meanwhile
+                continue
+            except (FedhelpError, ValueError):
+                if own:
+                    there.remove(name)
     return uploads
+
+
+def _flush(path: Path) -> None:
+    with files.reading(path, follow=False) as file:
+        if os.name != "nt":  # which flushes only what is open to be written
+            os.fsync(file.fileno())
 
 
 def check_time(hub: Hub, said: Statement, begun: datetime) -> None:
@@ -117,11 +130,11 @@ def check_time(hub: Hub, said: Statement, begun: datetime) -> None:
 
 def awaited(hub: Hub, round_: int, closes: datetime) -> list[str]:
     """Whose share is on its way: begun before the deadline, so that the round waits a little longer."""
-    if not closes <= hub.now <= closes + GRACE:
+    if not closes <= hub.now <= closes + GRACE or (hub.home / FOLDER).is_symlink():
         return []
     return sorted(
         upload.sender
-        for upload in found(hub.home)
+        for upload in found(hub.home / FOLDER)
         if upload.said.context.get("round") == round_ and upload.begun <= closes
     )
 

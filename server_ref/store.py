@@ -11,11 +11,13 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from fedhelp_edge.errors import Busy, HubDamaged, HubNewer, NoHub, NotNow
+from fedhelp_edge import files
+from fedhelp_edge.errors import Busy, FileKind, HubDamaged, HubNewer, NoHub, NotNow
 from fedhelp_edge.parcel import canon
 from fedhelp_edge.trust.log import chain, check_chain
 from fedhelp_edge.trust.task import Log
@@ -95,6 +97,7 @@ class Store:
                 ):
                     self.db.execute(f"PRAGMA {pragma}")
                 self._migrate()
+                self._check_schema()
                 self.ledger = Ledger(self.db)
             except BaseException:
                 self.db.close()
@@ -113,6 +116,7 @@ class Store:
         with _judged():
             self.db.execute("BEGIN IMMEDIATE")
             try:
+                self._check_schema()
                 yield
                 if self.memory:
                     self.memory.prepare()
@@ -162,11 +166,10 @@ class Store:
         """After a crash: what no row speaks of goes, once nobody can be about to speak of it; a gap is damage."""
         known = {row["hash"] for row in self.rows("SELECT hash FROM parcels")}
         old = time.time() - _GRACE
-        left = [path for path in (self.home / "parcels").glob("*/*") if path.stem not in known]
-        for path in [*left, *self.home.glob(".*.part"), *self.home.glob("*/.*.part")]:
-            with suppress(FileNotFoundError, PermissionError):  # another ended meanwhile, or it is another user's
-                if path.stat().st_mtime < old:
-                    path.unlink()
+        parcels = self.home / "parcels"
+        for folder in [self.home, *self.home.glob("*/"), *(() if parcels.is_symlink() else parcels.glob("*/"))]:
+            with suppress(FileNotFoundError, PermissionError, FileKind), files.directory(folder) as there:
+                _clear(there, old, known if folder.parent == parcels else None)  # a link leads elsewhere
         if gone := next((hash_ for hash_ in sorted(known) if not self.path(hash_).exists()), ""):
             raise HubDamaged(f"parcel {gone[:12]} is gone from the disk")
 
@@ -203,12 +206,40 @@ class Store:
         """The log, if its chain holds."""
         return check_chain(self.lines())
 
+    def _check_schema(self) -> None:
+        """Refuse a trigger, view or table that is not ours: it would work within the coordinator's own commands."""
+        if _objects(self.db) != _schema(len(_MIGRATIONS)):
+            raise HubDamaged("the database holds a trigger, view or table that is not this program's")
+
     def _migrate(self) -> None:
         version = self.db.execute("PRAGMA user_version").fetchone()[0]
         if version > len(_MIGRATIONS):
             raise HubNewer(f"this hub has form {version}, and this program knows {len(_MIGRATIONS)}")
         for number, script in enumerate(_MIGRATIONS[version:], version + 1):
             self.db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
+
+
+def _clear(there: files.Directory, old: float, known: set[str] | None) -> None:
+    """Remove what copies that were cut off have left, and, among parcels, what no row speaks of."""
+    for name in there.names():
+        if (name.startswith(".") and name.endswith(".part")) or (known is not None and Path(name).stem not in known):
+            with suppress(FileNotFoundError, PermissionError, IsADirectoryError):  # another ended meanwhile
+                if there.stat(name).st_mtime < old:
+                    there.remove(name)
+
+
+@lru_cache
+def _schema(version: int) -> list[tuple[str, ...]]:
+    """All that a database of a form holds beside its rows, as SQLite spells it."""
+    with closing(sqlite3.connect(":memory:")) as db:
+        for script in _MIGRATIONS[:version]:
+            db.executescript(script)
+        return _objects(db)
+
+
+def _objects(db: sqlite3.Connection) -> list[tuple[str, ...]]:
+    found = db.execute("SELECT type, name, tbl_name, sql FROM main.sqlite_schema")
+    return sorted(tuple(" ".join(str(value).split()) for value in row) for row in found)
 
 
 @contextmanager

@@ -256,7 +256,7 @@ def _end(hall: Front, upload: Upload) -> None:
 
 async def recover(hall: Front) -> None:
     """After a start: go on with what an earlier front left, and finish what was whole."""
-    for upload in await asyncio.to_thread(incoming.found, hall.home):
+    for upload in await asyncio.to_thread(incoming.found, (hall.home / incoming.FOLDER).resolve(), own=True):
         hall.uploads[upload.hash] = upload
     for upload in list(hall.uploads.values()):
         if upload.offset == upload.length:

@@ -6,10 +6,11 @@ The coordinator's next command either does what it would have done, or stops bef
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import pytest
 from fedhelp_edge.errors import BadBackup, FedhelpError, HubDamaged, LogBroken, NotNow, Quorum
 from fedhelp_edge.parcel import keys, parcel, statement
 from fedhelp_edge.trust import enrol
-from server_ref import desk, intake, rounds, vault
+from server_ref import desk, incoming, intake, rounds, vault
 from server_ref.hub import ROOT, Hub, to_json
 from server_ref.store import DATABASE
 from tests import command
@@ -114,6 +115,81 @@ def invite_inserted(fed: Federation) -> None:
 
 def invite_edited(fed: Federation) -> None:
     by_front(fed, "UPDATE invites SET tier = 'large' WHERE site = 'site-001'")
+
+
+def trigger_planted(fed: Federation) -> None:
+    """It would insert an invite within the coordinator's own next transaction, which its memory would then know."""
+    made = enrol.invite_of(enrol.new_code(), "large", fed.hub.now)
+    values = f"'{made.id}', '{made.key.hex()}', 'site-009', 'Clinic 9', 'large', '2090-01-01T00:00:00Z', '', ''"
+    inserted = f"INSERT OR IGNORE INTO invites VALUES ({values})"
+    with closing(sqlite3.connect(fed.hub.home / DATABASE)) as db, db:
+        db.execute(f"CREATE TRIGGER also AFTER INSERT ON log BEGIN {inserted}; END")
+
+
+def view_planted(fed: Federation) -> None:
+    """Which shows one thing to whoever counts the rows, and another later."""
+    with closing(sqlite3.connect(fed.hub.home / DATABASE)) as db, db:
+        db.executescript("ALTER TABLE facts RENAME TO other; CREATE VIEW facts AS SELECT * FROM other;")
+
+
+@pytest.mark.parametrize("plant", [trigger_planted, view_planted])
+def test_g20_nothing_that_works_by_itself_can_be_planted_in_the_database(
+    three: Federation, plant: Callable[[Federation], None]
+) -> None:
+    """Neither before a command begins, nor while it is under way."""
+    with signs_nothing(three):
+        plant(three)
+        three.open()
+    with pytest.raises(HubDamaged, match="trigger, view or table"):
+        three.again()
+    three.hub.store.close()
+
+
+def memory_left_behind(fed: Federation) -> None:
+    """The keys moved to where a changed key would lie, and an empty folder in their place."""
+    (fed.hub.home / "coordinator").rename(fed.hub.home / "coordinator-2")
+    (fed.hub.home / "coordinator").mkdir(mode=0o700)
+    by_front(fed, "INSERT OR REPLACE INTO facts VALUES ('boss', 'coordinator-2')")
+
+
+def test_g20_the_coordinators_keys_are_not_believed_away_from_their_memory(three: Federation) -> None:
+    memory_left_behind(three)
+    with signs_nothing(three), desk.working(three.hub.home, None) as (hub, boss):
+        rounds.open_next(hub, boss)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links")
+def test_g20_a_link_that_the_front_leaves_leads_no_command_to_the_coordinators_files(
+    three: Federation, tmp_path: Path
+) -> None:
+    """What clears up after a crash, and what looks for updates on their way, removes nothing elsewhere."""
+    theirs = three.hub.home / "coordinator"
+    for path in theirs.iterdir():
+        os.utime(path, (0, 0))
+    (theirs / ".x.part").touch()
+    os.utime(theirs / ".x.part", (0, 0))
+    before = sorted(theirs.iterdir())
+    order = three.open()
+    (three.hub.home / "parcels" / "ab").rename(tmp_path / "ab")
+    (three.hub.home / "parcels" / "ab").symlink_to(theirs)
+    (three.hub.home / "elsewhere").symlink_to(theirs)
+    (three.hub.home / incoming.FOLDER).symlink_to(theirs)
+    with suppress(HubDamaged):  # where one of its own parcels lay in that folder
+        three.hub.store.reconcile()
+    assert incoming.awaited(three.hub, order.round, order.closes) == []
+    three.clock.go_on(days=7)
+    assert incoming.awaited(three.hub, order.round, order.closes) == []
+    assert sorted(theirs.iterdir()) == [path for path in before if path.name != ".x.part"]
+
+
+def test_g20_what_is_no_upload_hinders_no_command(three: Federation) -> None:
+    order = three.open()
+    (three.hub.home / incoming.FOLDER).mkdir()
+    os.mkfifo(three.hub.home / incoming.FOLDER / f"{'a' * 64}.1")
+    (three.hub.home / incoming.FOLDER / f"{'b' * 64}.1").write_bytes(b"junk")
+    three.clock.go_on(days=7)
+    assert incoming.awaited(three.hub, order.round, order.closes) == []
+    assert len(list((three.hub.home / incoming.FOLDER).iterdir())) == 2
 
 
 def invite_unused(fed: Federation) -> None:
