@@ -87,7 +87,10 @@ from = "pak"
     [
         ("classes = [", "line 1: TOML: "),
         ('classes = ["a", "a "]', "line 1: classes: a name stands twice"),
-        ('classes = ["a", ""]', "line 1: classes: a name is empty, or has spaces around it"),
+        (
+            'classes = ["a", ""]',
+            "line 1: classes: a name is empty, has spaces around it or a character that is not seen",
+        ),
         ('classes = ["a"]', "line 1: classes: name at least two"),
         ('classes = ["a", 1]', "line 1: classes: should be text in quotes"),
         (LEAST + "rounds = true", "line 2: rounds: should be a whole number"),
