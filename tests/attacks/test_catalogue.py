@@ -42,3 +42,14 @@ def test_the_threat_model_names_only_what_is_tested() -> None:
     assert named - tested == set()
     for path in re.findall(r"`(tests/[\w/.]+)`", model):
         assert (ROOT / path).exists(), path
+
+
+def test_the_page_of_attacks_names_a_test_for_each_and_each_is_there() -> None:
+    attacks = re.split(r"^## \d+\. ", (ROOT / "docs" / "attacks.md").read_text(encoding="utf-8"), flags=re.M)[1:]
+    assert len(attacks) == 17
+    for attack in attacks:
+        named = re.findall(r"`(tests/[a-z_/]+\.py)(?:::(test_[a-z0-9_]+))?`", attack)
+        assert named, attack
+        for file, test in named:
+            assert f"def {test or 'test_'}" in (ROOT / file).read_text(encoding="utf-8"), (file, test)
+        assert all(f"- **{part}:** " in attack for part in ("Possible", "Holds", "Test", "Remains")), attack
