@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 from fedhelp_edge import files
-from fedhelp_edge.errors import NotNow
+from fedhelp_edge.errors import FileExists, NotNow
 from fedhelp_edge.trust import charter, roster
 from fedhelp_edge.trust.account import LOG, SIGNERS, account, allowed_signers
 from server_ref.hub import Hub
@@ -30,13 +31,20 @@ def export(hub: Hub, round_: int, out: Path) -> int:
         for row in hub.store.rows("SELECT hash FROM parcels WHERE kind = 'receipt' AND site = ? ORDER BY rowid", about):
             if hub.plain(row["hash"])[2]["log"]["length"] <= end:
                 hashes.append(row["hash"])
-    out.mkdir(parents=True)
+    if os.path.lexists(out):
+        raise FileExists(f"{out.name} is there already")
+    part = out.with_name(f".{out.name}.part")  # the folder is there whole or not at all
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
     for hash_ in hashes:
-        shutil.copyfile(hub.store.path(hash_), out / f"{hash_}.fhx")
+        shutil.copyfile(hub.store.path(hash_), part / f"{hash_}.fhx")
     text = "".join(json.dumps({**line, "hash": kept}, sort_keys=True) + "\n" for line, kept in lines[:end])
     for name, content in ((LOG, text), (SIGNERS, allowed_signers(law, known))):
-        with files.writing(out / name, private=False) as file:
+        with files.writing(part / name, private=False) as file:
             file.write(content.encode())
+    files.sync_tree(part)
+    part.rename(out)
+    files.sync_folder(out.parent)
     return len(hashes)
 
 

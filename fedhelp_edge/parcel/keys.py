@@ -144,6 +144,7 @@ def exist(folder: Path) -> bool:
 
 def backup(path: Path, keys: Keys, passphrase: str) -> None:
     """Write keys in text form, under a passphrase."""
+    files.clear_parts(path)
     _write(path, keys, passphrase, armor=True)
 
 

@@ -356,12 +356,21 @@ def last_receipts(home: Path, at: Path) -> list[dict[str, Any]]:
     return [receipt for sealed in at.glob("*.fhx") for receipt in receipts(home, sealed.stem)[-1:]]
 
 
+def clear_left(home: Path) -> None:
+    """Delete what commands that were killed have left unfinished, once nobody can be at work on it."""
+    for pattern in (f"{_WORK}*", ".*.part", "*/.*.part"):
+        for left in home.glob(pattern):
+            if left.lstat().st_mtime < time.time() - _GRACE:
+                if left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink(missing_ok=True)
+
+
 @contextmanager
 def scratch(home: Path) -> Iterator[Path]:
     """A folder for the length of a step, on the same disk."""
-    for left in home.glob(f"{_WORK}*"):
-        if left.stat().st_mtime < time.time() - _GRACE:  # of a command that was killed
-            shutil.rmtree(left, ignore_errors=True)
+    clear_left(home)
     with tempfile.TemporaryDirectory(prefix=_WORK, dir=home) as name:
         yield Path(name)
 

@@ -170,6 +170,7 @@ def leave(home: Path) -> Path:
     """Put aside all that belongs to the federation, the keys too; the decoded images stay."""
     folder.joined(home)
     with lock.held(home / folder.LOCK):
+        folder.clear_left(home)
         names = {path.name for path in home.iterdir()} - _NOT_THE_FEDERATIONS
         asides = (home / "left" / f"{n:03}" for n in itertools.count(1))
         aside = next(path for path in asides if not any((path / name).exists() for name in names))

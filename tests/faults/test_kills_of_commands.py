@@ -48,6 +48,7 @@ COORDINATORS = {
     "reaggregate": "reaggregate --without site-001 --root-key {hub}/root",
     "aggregate": "aggregate --now",
     "exchange": "exchange {folder}/stick",
+    "audit export": "audit export 1 {folder}/audit",
     "finish": "finish",
     "clock --accept": "clock --accept",
 }
