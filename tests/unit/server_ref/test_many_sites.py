@@ -13,12 +13,13 @@ import pytest
 
 from fedhelp_edge.errors import AuditGap, FederationFull, KeyReused, NoMatch
 from fedhelp_edge.exchange.folder import FROM, Folder
-from fedhelp_edge.parcel import parcel
+from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.parcel.statement import counted
 from fedhelp_edge.site import audit as site_audit
 from fedhelp_edge.site import folder, inbox
+from fedhelp_edge.trust.roster import Site
 from server_ref import audit, carrier, hub, intake, rounds
-from tests.clinic import Clinic as Site
+from tests.clinic import Clinic as RealSite
 from tests.federation import Clinic, Federation, nobody
 
 
@@ -56,6 +57,24 @@ def opens(path: Path, clinic: Clinic) -> bool:
 def readers(federation: Federation) -> list[list[str]]:
     """By parcel of the newest model, the clinics that can open it."""
     return [[clinic.id for clinic in federation.clinics if opens(path, clinic)] for path in models(federation)]
+
+
+def test_the_1024th_site_joins_and_the_next_round_opens(three: Federation) -> None:
+    """More than one age file can have of readers. The sites in between are lines of the roster alone."""
+    sites = list(three.hub.roster.sites)
+    for number in range(len(sites) + 1, 1024):
+        public = keys.new().public
+        sites.append(Site(f"site-{number:03}", "", "small", public.sign, public.recipient))
+    rows = [(f"{number:032x}", site.id, "2020-01-01T00:00:00Z") for number, site in enumerate(sites[3:])]
+    with three.hub.store.changing():
+        for row in rows:
+            query = "INSERT INTO invites (id, proof, site, name, tier, expires, vouch) VALUES (?, '', ?, '', '', ?, '')"
+            three.hub.store.run(query, *row)
+        three.hub.write_roster(three.boss, sites)
+    newcomer = three.join()
+    assert newcomer.id == "site-1024"
+    assert three.open().round == 1
+    assert [opens(path, newcomer) for path in models(three)] == [False, True]
 
 
 def test_a_model_is_sealed_to_each_group_of_sites_and_to_nobody_twice(eight: Federation) -> None:
@@ -97,7 +116,7 @@ def test_real_sites_find_their_parcel_on_a_stick_and_keep_no_other(
 ) -> None:
     monkeypatch.setattr(hub, "GROUP", 2)
     federation = Federation(tmp_path / "federation", clinics=0)
-    sites = [Site(federation, tmp_path / f"site{number}") for number in range(3)]
+    sites = [RealSite(federation, tmp_path / f"site{number}") for number in range(3)]
     for site in sites:
         site.join()
     for site in sites:
@@ -114,7 +133,7 @@ def test_real_sites_find_their_parcel_on_a_stick_and_keep_no_other(
 
 def test_a_model_for_another_group_alone_on_the_stick_bars_the_way_for_nothing(eight: Federation) -> None:
     """A site that took another group's parcel, since no other was there, still takes its own."""
-    site = Site(eight, eight.folder / "real")  # site-009, in the third group
+    site = RealSite(eight, eight.folder / "real")  # site-009, in the third group
     site.take_up()
     assert site.state == "ready"
     order = folder.joined(site.home).task
