@@ -162,7 +162,9 @@ def _shared_out(source: Path, plan: Plan, kept: Path) -> list[Images]:
     found = data.load(source, plan, kept=kept)
     if len(found) < _LEAST:
         few = f"{source.name} holds {len(found)} images that can be used; four sites need {_LEAST}"
-        raise Usage(few, remedy="'fedhelp-edge check' says why any cannot be used; without --images, they are drawn")
+        raise Usage(
+            few, remedy="'fedhelp-edge check IMAGES' says why any cannot be used; without --images, they are drawn"
+        )
     parts = [max(len(found) * count // sum(LEARN), _LEAST // 4) for count in LEARN[1:]]
     parts.insert(0, len(found) - sum(parts))
     sizes = ",".join(f"{part - part // 3}/{part // 3}" for part in parts)

@@ -102,7 +102,7 @@ class PlanError(FedhelpError):
     """The plan"""
 
 
-class BadPlan(PlanError, code="E_PLAN", remedy="correct the lines that are named, then run 'fedhelp-edge plan check' on the file"):
+class BadPlan(PlanError, code="E_PLAN", remedy="correct the lines that are named, then run 'fedhelp-edge plan check FILE'"):
     """The plan has mistakes. All of them are listed at once, with their lines."""
 
     def __init__(self, mistakes: Sequence[object]) -> None:
@@ -121,7 +121,7 @@ class DataError(FedhelpError):
     """Images and labels"""
 
 
-class NoImages(DataError, code="E_NO_IMAGES", remedy="name a folder with one folder of images for each class, a table (CSV) or an NPZ; 'fedhelp-edge check' says what is wrong with each file"):
+class NoImages(DataError, code="E_NO_IMAGES", remedy="name a folder with one folder of images for each class, a table (CSV) or an NPZ; 'fedhelp-edge check IMAGES' says what is wrong with each file"):
     """There is nothing to learn from: no images, or none that can be used."""
 
 
@@ -226,7 +226,7 @@ class NotTrained(TrainingError, code="E_NOT_TRAINED", remedy="run 'fedhelp-edge 
     """Nothing has been trained here yet."""
 
 
-class BadPack(TrainingError, code="E_PACK", remedy="build the pack again with 'fedhelp-edge knowledge build', or ask the coordinator for it again"):
+class BadPack(TrainingError, code="E_PACK", remedy="build the pack again ('fedhelp-edge knowledge build --help' says how), or ask the coordinator for it again"):
     """The knowledge, or what it is made from, is not as it should be."""
 
 
@@ -348,7 +348,7 @@ class KeyStoreError(FedhelpError):
     """The keys of this site"""
 
 
-class NoKeys(KeyStoreError, code="E_KEYS_MISSING", remedy="make them with 'fedhelp-edge keys new', or bring them back with 'fedhelp-edge keys restore'"):
+class NoKeys(KeyStoreError, code="E_KEYS_MISSING", remedy="make them with 'fedhelp-edge keys new', or bring them back with 'fedhelp-edge keys restore FILE'"):
     """There are no keys here yet."""
 
 
@@ -360,7 +360,7 @@ class KeysMode(KeyStoreError, code="E_KEYS_MODE", remedy="let nobody else read i
     """The key file can be read by other users, or is a link."""
 
 
-class KeysCorrupt(KeyStoreError, code="E_KEYS_CORRUPT", remedy="bring the keys back with 'fedhelp-edge keys restore' from the backup, or ask the coordinator for a new invite"):
+class KeysCorrupt(KeyStoreError, code="E_KEYS_CORRUPT", remedy="bring the keys back from the backup with 'fedhelp-edge keys restore FILE', or ask the coordinator for a new invite"):
     """The key file is damaged."""
 
 
@@ -401,19 +401,19 @@ class Role(TrustError, code="E_ROLE", remedy="do not use the file, and tell the 
     """The key is known, but its owner may not sign this kind of parcel."""
 
 
-class Rollback(TrustError, code="E_ROLLBACK", remedy="this is old news; run download again, or ask for a newer stick"):
+class Rollback(TrustError, code="E_ROLLBACK", remedy="this is old news; run 'fedhelp-edge download' again, or ask for a newer stick"):
     """Older orders than those that are known here already."""
 
 
-class Equivocation(TrustError, code="E_EQUIVOCATION", remedy="keep both files and phone the coordinator: two different orders carry the same number; if the hub was copied back by hand, 'fedhelp-coordinator backup' and 'restore' put it right"):
+class Equivocation(TrustError, code="E_EQUIVOCATION", remedy="keep both files and phone the coordinator: two different orders carry the same number; if the hub was copied back by hand, 'fedhelp-coordinator backup FILE', then 'fedhelp-coordinator restore FILE --root-key DIR' put it right"):
     """Two different parcels claim to be the same version."""
 
 
-class Expired(TrustError, code="E_EXPIRED", remedy="run download; if that brings nothing newer, ask the coordinator to open a round, which renews the roster"):
+class Expired(TrustError, code="E_EXPIRED", remedy="run 'fedhelp-edge download'; if that brings nothing newer, ask the coordinator to open a round, which renews the roster"):
     """The orders are too old to act on."""
 
 
-class RootChain(TrustError, code="E_ROOT_CHAIN", remedy="run download again so that every version of the charter arrives, one after the other"):
+class RootChain(TrustError, code="E_ROOT_CHAIN", remedy="run 'fedhelp-edge download' again so that every version of the charter arrives, one after the other"):
     """The new charter does not follow from the one that is known here."""
 
 
@@ -425,7 +425,7 @@ class Pin(TrustError, code="E_PIN", remedy="stop, and phone the coordinator on a
     """This is another federation than the one that this site joined."""
 
 
-class TaskRoster(TrustError, code="E_TASK_ROSTER", remedy="run download again so that roster and task arrive together"):
+class TaskRoster(TrustError, code="E_TASK_ROSTER", remedy="run 'fedhelp-edge download' again so that roster and task arrive together"):
     """The task rests on another roster than the one that is here."""
 
 
@@ -465,23 +465,23 @@ class Kind(TrustError, code="E_KIND", remedy="take the right file: 'fedhelp-edge
     """The parcel is of another kind than what is wanted here."""
 
 
-class RoundUnknown(TrustError, code="E_ROUND_UNKNOWN", remedy="run download first"):
+class RoundUnknown(TrustError, code="E_ROUND_UNKNOWN", remedy="run 'fedhelp-edge download' first"):
     """No such round has been opened."""
 
 
-class RoundClosed(TrustError, code="E_ROUND_CLOSED", remedy="run download, and take part in the present round"):
+class RoundClosed(TrustError, code="E_ROUND_CLOSED", remedy="run 'fedhelp-edge download', and take part in the present round"):
     """The round is over."""
 
 
-class WrongTask(TrustError, code="E_TASK", remedy="run download, then train or distill again"):
+class WrongTask(TrustError, code="E_TASK", remedy="run 'fedhelp-edge download', then train or distill again"):
     """The share was made under another task than the one of this round."""
 
 
-class BaseModel(TrustError, code="E_BASE_MODEL", remedy="run download, then train or distill again"):
+class BaseModel(TrustError, code="E_BASE_MODEL", remedy="run 'fedhelp-edge download', then train or distill again"):
     """The share starts from another model than the one of this round."""
 
 
-class Recipients(TrustError, code="E_RECIPIENTS", remedy="run download, then upload again"):
+class Recipients(TrustError, code="E_RECIPIENTS", remedy="run 'fedhelp-edge download', then upload again"):
     """The parcel is encrypted for others than the task names."""
 
 
@@ -489,11 +489,11 @@ class Replay(TrustError, code="E_REPLAY", remedy="nothing to do if it was sent t
     """This was seen before, or is older than what was seen from the same sender."""
 
 
-class LogRollback(TrustError, code="E_LOG_ROLLBACK", remedy="phone the coordinator: its log is shorter than it was; if the hub was copied back by hand, 'fedhelp-coordinator backup' and 'restore' put it right"):
+class LogRollback(TrustError, code="E_LOG_ROLLBACK", remedy="phone the coordinator: its log is shorter than it was; if the hub was copied back by hand, 'fedhelp-coordinator backup FILE', then 'fedhelp-coordinator restore FILE --root-key DIR' put it right"):
     """The coordinator's log is shorter than one that it showed before."""
 
 
-class SplitView(TrustError, code="E_SPLIT_VIEW", remedy="keep both files and phone the coordinator: it tells different sites different things; if the hub was copied back by hand, 'fedhelp-coordinator backup' and 'restore' put it right"):
+class SplitView(TrustError, code="E_SPLIT_VIEW", remedy="keep both files and phone the coordinator: it tells different sites different things; if the hub was copied back by hand, 'fedhelp-coordinator backup FILE', then 'fedhelp-coordinator restore FILE --root-key DIR' put it right"):
     """The coordinator's log differs from one of the same length that it showed before."""
 
 
@@ -534,7 +534,7 @@ class SchemaDtype(ShareError, code="E_SCHEMA_DTYPE", remedy=_MAKE_AGAIN):
     """A tensor has another number format than the task says."""
 
 
-class NonFinite(ShareError, code="E_NONFINITE", remedy="training went wrong: look for what is odd with 'fedhelp-edge check', " + _TRAIN_AGAIN):
+class NonFinite(ShareError, code="E_NONFINITE", remedy="training went wrong: look for what is odd with 'fedhelp-edge check IMAGES', " + _TRAIN_AGAIN):
     """A tensor holds numbers that are no numbers."""
 
 
@@ -542,7 +542,7 @@ class BnStats(ShareError, code="E_BN_STATS", remedy=_MAKE_AGAIN):
     """The statistics of a normalisation layer are impossible."""
 
 
-class Range(ShareError, code="E_RANGE", remedy="training went wrong: look for what is odd with 'fedhelp-edge check', " + _TRAIN_AGAIN):
+class Range(ShareError, code="E_RANGE", remedy="training went wrong: look for what is odd with 'fedhelp-edge check IMAGES', " + _TRAIN_AGAIN):
     """A tensor holds numbers far outside what training gives."""
 
 
@@ -640,7 +640,7 @@ class KitDamaged(HubError, code="E_KIT_DAMAGED", remedy="run nothing of it; copy
     """A file of a kit is missing, or is not what the kit's list says."""
 
 
-class HubDamaged(HubError, code="E_HUB_DAMAGED", remedy="do not write to it any more: move it away, and restore the newest backup with 'fedhelp-coordinator restore'"):
+class HubDamaged(HubError, code="E_HUB_DAMAGED", remedy="do not write to it any more: move it away, and restore the newest backup with 'fedhelp-coordinator restore FILE --root-key DIR'"):
     """The hub's database or one of its files is damaged."""
 
 
@@ -712,11 +712,11 @@ class Resource(HubError, code="E_RESOURCE", remedy="refuse it with 'fedhelp-coor
     """Opening the share took more memory or time than a share can need."""
 
 
-class LogBroken(HubError, code="E_LOG", remedy="the log was changed by other hands: keep what is there as it is; the coordinator brings a backup back into another --home with 'fedhelp-coordinator restore'"):
+class LogBroken(HubError, code="E_LOG", remedy="the log was changed by other hands: keep what is there as it is; the coordinator brings a backup back into another --home with 'fedhelp-coordinator restore FILE --root-key DIR'"):
     """The chain of the audit log does not hold."""
 
 
-class AuditGap(HubError, code="E_AUDIT", remedy="ask the coordinator for the whole round: 'fedhelp-coordinator audit export'"):
+class AuditGap(HubError, code="E_AUDIT", remedy="ask the coordinator for the whole round: 'fedhelp-coordinator audit export ROUND DIR'"):
     """What was handed out for audit is not all there, or does not fit together."""
 
 
@@ -741,7 +741,7 @@ class Nonce(NetworkError, code="E_NONCE", remedy="sign the request again with th
     """The request was signed with a nonce that was used before, is too old, or is not the hub's."""
 
 
-class NotHere(NetworkError, code="E_NOT_HERE", remedy="run download again; if this was an upload, begin it anew"):
+class NotHere(NetworkError, code="E_NOT_HERE", remedy="run 'fedhelp-edge download' again; if this was an upload, begin it anew"):
     """The hub has nothing of this name, or nothing that this site may see."""
 
 

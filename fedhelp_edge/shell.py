@@ -151,6 +151,9 @@ def run(commands: TyperGroup, arguments: Sequence[str] | None = None) -> NoRetur
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (Exception, KeyboardInterrupt) as fault:
+        if type(fault).__name__ == "NoArgsIsHelpError":  # typer has its own, or click's, by its version
+            say(*fault.ctx.get_help().splitlines())  # type: ignore[union-attr]
+            sys.exit(2)
         if debug:
             raise
         _fail(_ours(fault), as_json=not _JSON.isdisjoint([*arguments, *map(" ".join, pairwise(arguments))]))

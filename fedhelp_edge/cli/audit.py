@@ -10,7 +10,8 @@ app = shell.app()
 
 @app.command()
 def audit(
-    folder: Annotated[Path, shell.named("What 'fedhelp-coordinator audit export' wrote.")], json: shell.AsJson = False
+    folder: Annotated[Path, shell.named("The folder of a round that the coordinator exported.")],
+    json: shell.AsJson = False,
 ) -> None:
     """Check a round that the coordinator handed out: every signature, every receipt, every line of the log. No key.
 

@@ -106,5 +106,6 @@ def start(
         share.write(file, training.start(agreed, known, bench, epochs=epochs, progress=progress))
     shell.show(f"first weights written: {out}")
     shell.say_next(
-        f"'fedhelp-edge lab run {shell.quoted(plan)} --start {shell.quoted(out)} ...', or give them to the coordinator"
+        f"'fedhelp-edge lab run {shell.quoted(plan)} --start {shell.quoted(out)} --data IMAGES --split dirichlet:1"
+        f" --sites 3 --out DIR' tries them; 'fedhelp-coordinator open --start {shell.quoted(out)}' begins with them"
     )

@@ -27,6 +27,6 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
     if told["outbox"]:
         shell.show(f"waiting to be sent, or for a receipt: {len(told['outbox'])}")
     if told["orders_are_old"]:
-        shell.show("the orders are old: fetch new ones with 'fedhelp-edge download'")
+        shell.show(shell.typed("the orders are old: fetch new ones with 'fedhelp-edge download'"))
     shell.say_next(joined.next_typed(shell.home(home), told))
     return None

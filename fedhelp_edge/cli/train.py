@@ -51,7 +51,8 @@ def learn(
     shell.say_findings(report.get("findings", ()))
     if left_out := report.get("left_out"):
         what = "1 file was" if left_out == 1 else f"{left_out} files were"
-        shell.say(f"{what} left out; 'fedhelp-edge check' of the images says why")
+        named = shell.quoted(images) if images else "IMAGES"
+        shell.say(shell.typed(f"{what} left out; 'fedhelp-edge check {named}' says why"))
     shell.say(f"kept in {folder}; report.html there shows it")
     if plan:
         shell.say_next("'fedhelp-edge evaluate' measures it on the test part")

@@ -57,16 +57,23 @@ def deal(images: Images, how: str, seed: int, *, sites: int = 0, large: int = 0,
     ]
 
 
+_DEALT = "let the program deal the images out, as with --split dirichlet:1 --sites 3"
+
+
 def _natural(images: Images, by: str) -> list[tuple[str, Images]]:
     """As the source has them: by centre, or by first folder. Fewest digits first, so that 10 follows 9."""
     if by not in ("centers", "folder"):
         raise Usage(f"a natural split is natural:centers or natural:folder, not natural:{by}")
     given = images.centres if by == "centers" else tuple(map(_first_folder, images.names))
     if len(set(given)) < 2:
-        raise Usage(f"these images name no {'centres' if by == 'centers' else 'folders'} to split by")
+        what = "centres" if by == "centers" else "folders"
+        raise Usage(f"these images name no {what} to split by", remedy=_DEALT)
     if by == "folder" and all(len({label for label, own in zip(images.labels, given, strict=True) if own == name}) == 1
                               for name in set(given)):  # fmt: skip
-        raise Usage("the first folders are the classes; put a folder for each site above them")
+        raise Usage(
+            "the first folders are the classes, not the sites",
+            remedy=f"put a folder for each site above them; or {_DEALT}",
+        )
     owners = list(given)
     for places in groups.members(images.groups):
         for i in places:

@@ -30,7 +30,7 @@ _MEANS = {
     RECEIVED: "the coordinator has the share, and has not judged it yet",
     JUDGED: "the share was judged; nothing to do until the next round",
 }
-_ANEW = "fedhelp-edge leave, then fedhelp-edge join with a new invite"
+_ANEW = "fedhelp-edge leave, then fedhelp-edge join INVITE, with a new invite"
 
 
 def invited(

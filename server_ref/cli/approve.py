@@ -31,4 +31,5 @@ def approve(
     if json:
         return shell.result(site=site, **{name: known[name] for name in ("name", "tier", "from_round", "words")})
     shell.show(f"{site}  {known['name']} takes part from round {known['from_round']}", f"  {known['words']}")
+    shell.say_next("'fedhelp-coordinator status'")
     return None

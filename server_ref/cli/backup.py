@@ -24,3 +24,5 @@ def backup(
     with desk.opened(home) as hub, desk.writing(hub):
         vault.backup(hub, file)
     shell.show(f"backup: {file} ({file.stat().st_size / 1e6:.1f} MB)")
+    again = f"'fedhelp-coordinator restore {shell.quoted(file)} --root-key DIR --home DIR'"
+    shell.say_next(f"try the way back: {again} brings it into another folder; delete that folder afterwards")

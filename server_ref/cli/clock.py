@@ -27,3 +27,4 @@ def clock(
         hub.check_clock()
         now = hub.now
     shell.show(f"the clock fits the log; it is {now:%Y-%m-%d %H:%M} UTC")
+    shell.say_next("'fedhelp-coordinator status'")

@@ -34,4 +34,5 @@ def list_invites(
         shell.show(f"{one['site']}  {one['name']} ({one['tier']})  {one['state']:<9}  until {one['until']}")
     if not found:
         shell.show("no invites yet")
+        shell.say_next("'fedhelp-coordinator invite \"Clinic A\" --tier small'")
     return None

@@ -15,7 +15,7 @@ def knowledge() -> None:
 
 @app.command()
 def publish(
-    pack: Annotated[Path, shell.named("The pack, as 'fedhelp-edge knowledge build' made it.")],
+    pack: Annotated[Path, shell.named("The pack that a site built.")],
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,

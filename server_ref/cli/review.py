@@ -40,6 +40,9 @@ def review(
             if one["decided"]:
                 shell.show(f"    decided on the dashboard: {one['decided']}; the next command carries it out")
         shell.show(f"{len(waiting)} updates in quarantine")
+        if first := next((one for one in waiting if not one["decided"]), None):
+            decide = f"fedhelp-coordinator review {first['hash'][: intake.SHORT]}"
+            shell.say_next(f"phone the site, then '{decide} --release' or '{decide} --refuse'")
         return None
     with desk.working(home, passphrase_file, before=lambda hub: rounds.update_of(hub, update)) as (hub, boss):
         told = rounds.review(hub, boss, update, release=release)

@@ -35,7 +35,7 @@ def rotate(
     """
     from fedhelp_edge import errors
     from fedhelp_edge.parcel import keys
-    from server_ref import agent, desk, vault
+    from server_ref import agent, desk, rounds, vault
 
     if root == coordinator or root != bool(new_root_key):
         raise errors.Usage("either --coordinator, or --root with --new-root-key DIR")
@@ -67,6 +67,8 @@ def rotate(
             law = hub.charter
             shell.show(f"charter {law.version}, epoch {law.epoch}")
             vault.settle(hub, boss, told=True)
+    with desk.opened(home) as hub:
+        over = rounds.is_finished(hub)
     if root:
         shell.say("keep the old root key as well: it opens the shares that were archived for it")
-    shell.say_next("'fedhelp-coordinator status'" if root else "'fedhelp-coordinator open'")
+    shell.say_next("'fedhelp-coordinator status'" if root or over else "'fedhelp-coordinator open'")

@@ -46,5 +46,6 @@ def _next(told: dict[str, Any], model: Path) -> str:
     if told["state"] == "open":
         return "'fedhelp-coordinator aggregate', once the shares are in"
     if told["state"] == "finished":
-        return f"to go on by another plan, 'init' a hub of it, then 'open --start {model}'"
+        new = "'fedhelp-coordinator init --plan FILE --home DIR' makes a hub of another plan"
+        return f"{new}; 'fedhelp-coordinator open --start {shell.quoted(model)} --home DIR' begins it from this model"
     return "'fedhelp-coordinator open'"

@@ -1,94 +1,418 @@
-"""Each next step that a site's command prints is typed as it stands, and works."""
+"""Each next step that a command prints is typed as it stands, and works. None can be forgotten: those that are typed
+here are those that the source holds."""
 
 from __future__ import annotations
 
+import ast
+import functools
 import re
 import shlex
+import signal
+import subprocess
+import threading
+import urllib.request
+import webbrowser
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests import command
-from tests.desk import Desk, Done, works
-from tests.federation import PLAN
+from tests.desk import Done, works
+from tests.federation import PLAN, Clinic
+from tests.journeys.test_a_coordinator import Coordinator
 from tests.threads import one_thread  # noqa: F401 - a fixture
 
 pytest.importorskip("torch")
 
+from fedhelp_edge import demo
+from fedhelp_edge.site import joined
+from tests.unit.test_demo import SMALL
+
+ROOT = Path(__file__).parents[2]
 NAMED = re.compile(r"fedhelp-(?:edge|coordinator) [^',;]*[^',; ]")
+OWN_WORDS = re.compile(r"fedhelp-(?:edge|coordinator) (?:(?:keys|knowledge|plan|lab|audit) )?[a-z]+")
+SITE, HUB = "fedhelp-edge", "fedhelp-coordinator"
+TYPED: set[str] = set()  # "who named it: what was named", of all tests here
 
 
-class Person(Desk):
-    """Somebody whose site is not where programs look for it, and who types what is printed."""
+def named(text: str) -> set[str]:
+    """The commands in a text, each by its own words, without what it is given."""
+    return {own[0] for line in NAMED.findall(text) if (own := OWN_WORDS.match(line))}
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, PLAN.replace("quorum = 2", "quorum = 1"), locked=False)
+
+def in_source(file: Path) -> set[str]:
+    """The commands in what a file prints: all its texts but the docstrings."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    texts = [part.value for part in ast.walk(tree) if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+    return {step for text in texts if "Example: " not in text for step in named(text)}
+
+
+def sources() -> dict[str, set[str]]:
+    """Who names a next step: each command, and the state of a site (`joined`), which several commands print."""
+    found = {"joined": in_source(ROOT / "fedhelp_edge" / "site" / "joined.py")}
+    for program, room in ((SITE, "fedhelp_edge"), (HUB, "server_ref")):
+        found |= {f"{program} {file.stem}": in_source(file) for file in (ROOT / room / "cli").glob("*.py")}
+    return found
+
+
+SOURCES = sources()
+
+
+class Person(Coordinator):
+    """Somebody whose site and hub are not where programs look for them, and who types what is printed."""
+
+    def __init__(self, folder: Path, plan: str = PLAN) -> None:
+        super().__init__(folder, plan.replace("quorum = 2", "quorum = 1"), locked=False)
+        (self.stick / "to-coordinator").mkdir()
         self.stands_for = {"IMAGES": "images.npz", "FILE": "backup.txt", "DIR": "other", "SITE": "site-001"}
+        self.typed: set[str] = set()
+        self.clinics: list[Clinic] = []
+
+    def draw(self, count: int, file: str = "images.npz") -> None:
+        pixels = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), np.uint8)
+        np.savez(self.folder / file, images=pixels, labels=np.arange(count) % 3)
+
+    def words(self, line: str) -> list[str]:
+        return [self.stands_for.get(word, word) for word in shlex.split(line)]
 
     def types(self, line: str) -> Done:
-        program, *words = (self.stands_for.get(word, word) for word in shlex.split(line))
-        if program == "fedhelp-coordinator":
-            return works(self.hub(*words))
-        env = {"FEDHELP_PASSPHRASE_FILE": str(self.folder / "pass")} if words[0] == "keys" else None
+        program, *words = self.words(line)
+        if words[0] in ("init", "join"):
+            words.append("--no-passphrase")
+        env = {"FEDHELP_PASSPHRASE_FILE": str(self.folder / "pass")} if words[0] == "keys" else {}
+        if program == HUB:
+            env["FEDHELP_HOME"] = str(self.folder / "hub")
+            return works(command.here(*words, home=self.folder, program=command.COORDINATOR, env=env))
         return works(command.here(*words, home=self.folder, env=env))
 
-    def next_of(self, done: Done) -> list[str]:
-        """The commands in what was printed as the next step. Those of a site say where it is."""
-        told = next(line for line in done.stderr.splitlines() if line.startswith("next: "))
-        found = NAMED.findall(told)
-        assert all("--home" in one for one in found if one.startswith("fedhelp-edge ")), told
-        return found
+    def steps(self, done: Done, start: str = "") -> list[str]:
+        """The commands that were printed, as they were. Those of the same program say where its home is."""
+        own = HUB if "server_ref" in done.args[2] else SITE
+        found = NAMED.findall(done.stdout + done.stderr)
+        at_home = "--home" in done.args
+        assert all("--home" in step for step in found if at_home and step.startswith(f"{own} ")), done.stderr
+        return [step for step in found if step.startswith(start)]
+
+    def follow(self, done: Done, start: str = "", types: Callable[[str], Done] | None = None) -> Done:
+        """Type the first step that was printed and begins so."""
+        step = self.steps(done, start)[0]
+        after = (types or self.types)(step)
+        program = HUB if "server_ref" in done.args[2] else SITE
+        words = done.args[len(command.COORDINATOR if program == HUB else command.SITE) :]
+        for who in (f"{program} {words[0]}", "joined"):
+            if named(step) <= SOURCES[who]:
+                self.typed |= {f"{who}: {own}" for own in named(step)}
+        return after
 
 
-def test_every_next_step_from_keys_to_leaving(tmp_path: Path) -> None:
+def follows(*steps: str) -> Callable[[Any], Any]:
+    """What a test follows, which is all true once it has passed."""
+    TYPED.update(steps)
+
+    def wrap(test: Callable[..., Person]) -> Callable[..., None]:
+        @functools.wraps(test)
+        def run(**given: Any) -> None:
+            assert set(steps) - test(**given).typed == set()
+
+        return run
+
+    return wrap
+
+
+def test_every_next_step_in_the_source_is_typed_by_a_test() -> None:
+    assert {f"{who}: {step}" for who, steps in SOURCES.items() for step in steps} == TYPED
+
+
+@follows(
+    "fedhelp-edge keys: fedhelp-edge keys backup", "fedhelp-edge keys: fedhelp-edge keys restore",
+    "fedhelp-edge keys: fedhelp-edge upload", "fedhelp-edge keys: fedhelp-edge download",
+    "fedhelp-edge join: fedhelp-edge upload", "fedhelp-edge join: fedhelp-edge download",
+    "joined: fedhelp-edge upload", "joined: fedhelp-edge download", "joined: fedhelp-edge train",
+    "fedhelp-edge train: fedhelp-edge upload", "fedhelp-edge upload: fedhelp-edge download",
+    "fedhelp-edge status: fedhelp-edge download",
+    "fedhelp-edge export: fedhelp-edge predict", "fedhelp-edge leave: fedhelp-coordinator revoke",
+)  # fmt: skip
+def test_every_next_step_from_keys_to_leaving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Person:
     person = Person(tmp_path)
     home = "--home 'my site'"
-    drawn = np.random.default_rng(0).integers(0, 256, (90, 8, 8, 3), np.uint8)
-    np.savez(tmp_path / "images.npz", images=drawn, labels=np.arange(90) % 3)
+    person.draw(90)
     works(person.hub("init", "--plan", "plan.toml"))
-    works(person.hub("invite", "A", "--tier", "small", "--out", "a.invite"))
+    for number in (1, 2):
+        works(person.hub("invite", f"{number}", "--tier", "small", "--out", f"{number}.invite"))
 
     def trip() -> None:
         works(person.hub("exchange", person.stick))
 
-    def follow(done: Done) -> Done:
-        """Type the first command of the next step."""
-        return person.types(person.next_of(done)[0])
-
-    follow(follow(person.types(f"fedhelp-edge keys new --no-passphrase {home}")))
-    joined = person.types(f"fedhelp-edge join a.invite --via stick {home}")
+    person.follow(person.follow(person.types(f"fedhelp-edge keys new --no-passphrase {home}")))
+    unsent = person.types("fedhelp-edge join 2.invite --home 'not sent'")
+    person.stands_for["DIR"] = "stick"
+    person.follow(unsent)
+    joining = person.types(f"fedhelp-edge join 1.invite --via stick {home}")
     waits = person.types(f"fedhelp-edge status {home}")
-    assert len(person.next_of(waits)) == 2
-    sent = follow(waits)
+    assert len(person.steps(waits)) == 2
+    sent = person.follow(waits)
     trip()
     works(person.hub("open"))
     trip()
-    follow(sent)
-    taken = follow(joined)
+    person.follow(sent)
+    taken = person.follow(joining)
     for step in ("train", "upload"):
-        assert step in person.next_of(taken)[0]
-        taken = follow(taken)
+        assert step in person.steps(taken)[0]
+        taken = person.follow(taken)
+    with monkeypatch.context() as patch:
+        late = type("Late", (datetime,), {"now": classmethod(lambda _, zone: datetime.now(zone) + timedelta(99))})
+        patch.setattr(joined, "datetime", late)
+        old = person.types(f"fedhelp-edge status {home}")
+    assert "the orders are old" in old.stdout
     trip()
-    works(person.hub("aggregate"))
+    works(person.hub("aggregate", "--now"))
     trip()
-    follow(follow(taken))
-    follow(person.types(f"fedhelp-edge export --out 'my model.onnx' {home}"))
+    person.follow(person.follow(taken))
+    person.follow(person.types(f"fedhelp-edge export --out 'my model.onnx' --anyway {home}"))
+    person.follow(old)
     rotated = person.types(f"fedhelp-edge keys rotate {home}")
-    follow(rotated)
+    person.follow(rotated)
     trip()
     trip()
-    person.types(person.next_of(rotated)[1])
-    follow(person.types(f"fedhelp-edge leave {home}"))
+    person.follow(rotated, "fedhelp-edge download")
+    person.follow(person.types(f"fedhelp-edge leave {home}"))
+    return person
 
 
-def test_every_next_step_of_somebody_who_tries_it_out_alone(tmp_path: Path) -> None:
+@follows("joined: fedhelp-edge distill", "joined: fedhelp-edge leave", "joined: fedhelp-edge join")
+def test_every_next_step_of_a_hospital_and_of_who_was_not_let_in(tmp_path: Path) -> Person:
     person = Person(tmp_path)
-    drawn = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), np.uint8)
-    np.savez(tmp_path / "images.npz", images=drawn, labels=np.arange(30) % 3)
-    person.types("fedhelp-edge plan new 'new plan.toml'")
-    works(command.here("plan", "check", "new plan.toml", home=tmp_path))
-    trained = person.types("fedhelp-edge train images.npz --plan plan.toml --home 'my site'")
-    (measure,) = person.next_of(trained)
-    assert "--plan plan.toml" in measure
-    person.types(measure)
+    person.draw(30)
+    works(person.hub("init", "--plan", "plan.toml"))
+    for number, tier in ((1, "large"), (2, "small"), (3, "small")):
+        works(person.hub("invite", f"{number}", "--tier", tier, "--out", f"{number}.invite"))
+    for invite, home in (("1", "hospital"), ("2", "first"), ("2", "second")):
+        person.types(f"fedhelp-edge join {invite}.invite --via stick --home {home}")
+        works(person.hub("exchange", person.stick))
+    works(person.hub("open"))
+    works(person.hub("exchange", person.stick))
+    refused = person.types("fedhelp-edge download --home second")
+    person.stands_for["INVITE"] = "3.invite"
+    person.follow(refused, "fedhelp-edge leave")
+    person.follow(refused, "fedhelp-edge join")
+    person.follow(person.types("fedhelp-edge download --home hospital"))
+    return person
+
+
+@follows(
+    "fedhelp-edge plan: fedhelp-edge plan check", "fedhelp-edge train: fedhelp-edge evaluate",
+    "fedhelp-edge train: fedhelp-edge check", "fedhelp-edge evaluate: fedhelp-edge keys new",
+    "fedhelp-edge evaluate: fedhelp-edge export",
+)  # fmt: skip
+def test_every_next_step_of_somebody_who_tries_it_out_alone(tmp_path: Path) -> Person:
+    person = Person(tmp_path)
+    person.draw(60)
+    person.follow(person.types("fedhelp-edge plan new 'new plan.toml'"))
+    loose = tmp_path / "loose pictures"
+    for number, pixels in enumerate(np.load(tmp_path / "images.npz")["images"]):
+        (loose / "abc"[number % 3]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(loose / "abc"[number % 3] / f"{number}.png")
+    (loose / "a" / "broken.png").write_bytes(b"x")
+    trained = person.types("fedhelp-edge train 'loose pictures' --plan plan.toml --home 'my site'")
+    person.follow(trained, "fedhelp-edge check")
+    measured = person.follow(trained, "fedhelp-edge evaluate")
+    assert all("--plan plan.toml" in step for step in person.steps(trained))
+    person.follow(measured, "fedhelp-edge keys new", lambda line: person.types(f"{line} --no-passphrase"))
+    person.follow(measured, "fedhelp-edge export", lambda line: person.types(f"{line} --anyway"))
+    return person
+
+
+@follows("fedhelp-edge label: fedhelp-edge label", "fedhelp-edge label: fedhelp-edge check")
+def test_every_next_step_after_sorting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Person:
+    person = Person(tmp_path)
+    for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)):
+        (tmp_path / "a heap").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "a heap" / f"{number}.png")
+    sorted_next = iter(("1", "2"))
+
+    def sort_one(link: str) -> None:
+        with urllib.request.urlopen(link) as first:
+            page = first.url.rsplit("/", 1)[0]
+        for path, said in ((next(sorted_next), b"class=1"), ("end", b"")):
+            urllib.request.urlopen(f"{page}/{path}", said).close()
+
+    monkeypatch.setattr(webbrowser, "open", lambda link: threading.Thread(target=sort_one, args=(link,)).start())
+    person.follow(person.follow(person.types("fedhelp-edge label 'a heap' --plan plan.toml")), "fedhelp-edge check",
+                  lambda line: command.here(*person.words(line)[1:], home=tmp_path))  # fmt: skip
+    return person
+
+
+@follows(
+    "fedhelp-edge knowledge: fedhelp-edge knowledge show", "fedhelp-edge knowledge: fedhelp-edge lab run",
+    "fedhelp-edge knowledge: fedhelp-coordinator open",
+)  # fmt: skip
+def test_every_next_step_of_who_asks_foundation_models(tmp_path: Path) -> Person:
+    person = Person(tmp_path, PLAN + "[training]\nepochs = 1\nyardstick = false\n[fedhelp]\npublic_size = 8\n")
+    person.draw(90)
+    works(person.hub("init", "--plan", "plan.toml"))
+    np.savez(tmp_path / "said.npz", probabilities=np.full((90, 3), 1 / 3, np.float32))
+    person.follow(
+        person.types("fedhelp-edge knowledge build --public images.npz --source files:said.npz --out 'a pack'")
+    )
+    made = person.types("fedhelp-edge knowledge start plan.toml 'a pack' --out 'first weights' --epochs 1")
+    person.follow(made, "fedhelp-edge lab run", lambda line: person.types(f"{line} --set rounds=1"))
+    person.follow(made, "fedhelp-coordinator open")
+    return person
+
+
+@follows("fedhelp-edge demo: fedhelp-edge status", "fedhelp-edge demo: fedhelp-edge demo")
+def test_every_next_step_after_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Person:
+    person = Person(tmp_path)
+    for name, value in (
+        ("PLAN", SMALL),
+        ("LEARN", (16, 8, 8, 8)),
+        ("VAL", 6),
+        ("TEST", 12),
+        ("PUBLIC", 12),
+        ("TAUGHT", 12),
+    ):
+        monkeypatch.setattr(demo, name, value)
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "own.npz", images=pixels, labels=np.arange(90) % 2, class_names=np.array(["yes", "no"]))
+    person.stands_for["DIR"] = "own.npz"
+    quick = "--method fedavg --rounds 1"
+    shown = person.types(f"fedhelp-edge demo --out 'a demo' {quick}")
+    person.follow(shown, "fedhelp-edge status")
+    person.follow(shown, "fedhelp-edge demo", lambda line: person.types(f"{line} {quick}"))
+    return person
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Person:
+    """A hub from its first command on, typing only what was printed, up to an open round whose shares are in."""
+    folder = tmp_path_factory.mktemp("federation")
+    person = Person(folder, PLAN.replace("days = 7", 'days = 7\nenrolment = "manual"'))
+    begun = person.types("fedhelp-coordinator init --plan plan.toml --home hub")
+    person.follow(person.types("fedhelp-coordinator invites --home hub"))
+    person.stands_for["DIR"] = "stick"
+    invited = person.follow(begun)
+    person.follow(invited, "fedhelp-coordinator invites")
+    person.follow(invited, "fedhelp-coordinator exchange")
+    person.follow(invited, "fedhelp-edge join")
+    person.clinics = clinics = [person.invited(number) for number in (3, 4)]
+    person.types("fedhelp-coordinator exchange stick --home hub")
+
+    def status() -> Done:
+        return person.types("fedhelp-coordinator status --home hub")
+
+    after = status()
+    for _ in range(3):
+        after = person.follow(person.follow(person.follow(after), "fedhelp-coordinator approve"))
+    opened = person.follow(after)
+    person.follow(opened, "fedhelp-coordinator exchange")
+    person.follow(opened, "fedhelp-coordinator serve", lambda line: serves(person, line))
+    person.round(clinics)
+    person.types("fedhelp-coordinator exchange stick --home hub")
+    merged = person.follow(status(), types=lambda line: person.types(f"{line} --now"))
+    person.follow(merged, "fedhelp-coordinator exchange")
+    person.follow(merged, "fedhelp-coordinator serve", lambda line: serves(person, line))
+    person.follow(merged, "fedhelp-coordinator open")
+    person.round(clinics[:1])
+    person.round(clinics[1:], factor=0)
+    person.types("fedhelp-coordinator exchange stick --home hub")
+    return person
+
+
+def serves(person: Person, line: str) -> Done:
+    """A front that runs until it is stopped. Its port may be taken here."""
+    words = [*command.COORDINATOR, *person.words(line)[1:], "--port", "0"]
+    env = {"PATH": "", "HOME": str(person.folder), "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(words, cwd=person.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True) as front:  # fmt: skip
+        assert front.stdout and front.stderr
+        said = front.stdout.readline()
+        told = front.stderr.readline()
+        with urllib.request.urlopen(f"{said.split()[1]}/healthz") as answer:
+            assert answer.status == 200
+        front.send_signal(signal.SIGTERM)
+        try:
+            assert front.wait(60) in (0, -signal.SIGTERM), told
+        finally:
+            front.kill()
+    return subprocess.CompletedProcess(words, 0, said, told)
+
+
+@follows(
+    "fedhelp-coordinator init: fedhelp-coordinator invite", "fedhelp-coordinator invites: fedhelp-coordinator invite",
+    "fedhelp-coordinator invite: fedhelp-coordinator invites", "fedhelp-coordinator invite: fedhelp-edge join",
+    "fedhelp-coordinator invite: fedhelp-coordinator exchange",
+    "fedhelp-coordinator status: fedhelp-coordinator requests",
+    "fedhelp-coordinator requests: fedhelp-coordinator approve",
+    "fedhelp-coordinator approve: fedhelp-coordinator status", "fedhelp-coordinator status: fedhelp-coordinator open",
+    "fedhelp-coordinator open: fedhelp-coordinator exchange", "fedhelp-coordinator open: fedhelp-coordinator serve",
+    "fedhelp-coordinator status: fedhelp-coordinator aggregate",
+    "fedhelp-coordinator aggregate: fedhelp-coordinator exchange",
+    "fedhelp-coordinator aggregate: fedhelp-coordinator serve",
+    "fedhelp-coordinator aggregate: fedhelp-coordinator open",
+)  # fmt: skip
+def test_every_next_step_of_a_coordinator_from_init_to_a_second_round(federation: Person) -> Person:
+    return federation
+
+
+@follows(
+    "fedhelp-coordinator revoke: fedhelp-coordinator reaggregate",
+    "fedhelp-coordinator reaggregate: fedhelp-coordinator open",
+    "fedhelp-coordinator rotate: fedhelp-coordinator open",
+)  # fmt: skip
+def test_every_next_step_where_a_site_is_shut_out_and_keys_change(federation: Person, tmp_path: Path) -> Person:
+    person = federation.lent(tmp_path / "copy")
+    shut_out = person.types("fedhelp-coordinator revoke site-004 --since-round 1 --home hub")
+    person.follow(person.follow(shut_out))
+    person.follow(person.types("fedhelp-coordinator rotate --coordinator --root-key hub/root --home hub"))
+    return person
+
+
+@follows(
+    "fedhelp-coordinator aggregate: fedhelp-coordinator status", "fedhelp-coordinator status: fedhelp-coordinator init",
+    "fedhelp-coordinator reaggregate: fedhelp-coordinator status",
+    "fedhelp-coordinator rotate: fedhelp-coordinator status",
+    "fedhelp-coordinator backup: fedhelp-coordinator restore",
+    "fedhelp-coordinator restore: fedhelp-coordinator status",
+    "fedhelp-coordinator clock: fedhelp-coordinator status", "fedhelp-coordinator serve: fedhelp-coordinator run",
+    "fedhelp-coordinator status: fedhelp-coordinator open", "fedhelp-coordinator status: fedhelp-coordinator review",
+    "fedhelp-coordinator review: fedhelp-coordinator review",
+)  # fmt: skip
+def test_every_next_step_when_all_rounds_are_done(federation: Person, tmp_path: Path) -> Person:
+    person = federation.lent(tmp_path / "copy")
+    merged = person.types("fedhelp-coordinator aggregate --now --home hub")
+    waits = person.types("fedhelp-coordinator status --home hub")
+    shown = person.follow(waits)
+    person.follow(shown, person.steps(shown)[-1])  # --refuse
+    person.follow(merged, "fedhelp-coordinator open")
+    person.round(person.clinics)
+    person.types("fedhelp-coordinator exchange stick --home hub")
+    person.types("fedhelp-coordinator finish --home hub")
+    over = person.follow(person.types("fedhelp-coordinator aggregate --now --home hub"))
+    person.stands_for |= {"FILE": "plan.toml", "DIR": "new hub"}
+    person.follow(over, "fedhelp-coordinator init")
+    person.follow(over, "fedhelp-coordinator open")
+    person.follow(person.follow(person.types("fedhelp-coordinator revoke site-004 --since-round 1 --home hub")))
+    for which in ("--coordinator", "--root --new-root-key 'new root'"):
+        root = "hub/root"
+        person.follow(person.types(f"fedhelp-coordinator rotate {which} --root-key {root} --home hub"))
+    person.follow(person.types("fedhelp-coordinator clock --accept --home hub"))
+    person.follow(serves(person, "fedhelp-coordinator serve --home hub"), "fedhelp-coordinator run")
+    saved = person.types("fedhelp-coordinator backup 'the hub.tar' --home hub")
+    person.stands_for["DIR"] = "new root"
+    person.follow(person.follow(saved, types=lambda line: person.types(f"{line.removesuffix('DIR')}drill")))
+    return person
+
+
+@follows("fedhelp-coordinator unlock: fedhelp-coordinator lock")
+def test_who_unlocked_is_told_how_to_lock(tmp_path: Path) -> Person:
+    person = Person(tmp_path)
+    person.locked = True
+    works(person.hub("init", "--plan", "plan.toml"))
+    unlocked = works(person.hub("unlock", "--home", "hub"))
+    person.follow(unlocked)
+    return person

@@ -171,7 +171,7 @@ def test_a_round_for_audit_that_is_not_whole_is_asked_for_again(hub: Hub) -> Non
     (share,) = (hub.folder / "first").glob(f"{hub.fed.hub.inputs(1)[0]}.fhx")
     share.unlink()
     checked = {"home": hub.folder, "program": command.SITE}
-    hint = "ask the coordinator for the whole round: 'fedhelp-coordinator audit export'"
+    hint = "ask the coordinator for the whole round: 'fedhelp-coordinator audit export ROUND DIR'"
     fails(command.here("audit", "first", **checked), "E_AUDIT", hint)
     works(hub("audit", "export", "1", "second"))
     works(command.here("audit", "second", **checked))

@@ -284,8 +284,12 @@ def share(desk: Desk, signer: keys.Keys, **said: Any) -> None:
     ("code", "said", "hint"),
     [
         ("E_SIGNER_MISMATCH", {"sender": "site-007"}, "ask the one who is named for another"),
-        ("E_BASE_MODEL", {"base": "e" * 64}, "run download, then train or distill again"),
-        ("E_RECIPIENTS", {"recipients": [keys.new().public.recipient]}, "run download, then upload again"),
+        ("E_BASE_MODEL", {"base": "e" * 64}, "run 'fedhelp-edge download', then train or distill again"),
+        (
+            "E_RECIPIENTS",
+            {"recipients": [keys.new().public.recipient]},
+            "run 'fedhelp-edge download', then upload again",
+        ),
     ],
 )
 def test_a_share_that_does_not_fit_the_order_is_made_again(
@@ -315,11 +319,11 @@ def restored(desk: Desk, backup: str) -> None:
 def test_a_share_for_a_hub_that_was_restored_is_made_under_its_new_order(trained: Desk) -> None:
     restored(trained, "before.tar")
     upload(trained)
-    lists(trained.hub("exchange", trained.stick), "E_ROUND_UNKNOWN", "run download first")
+    lists(trained.hub("exchange", trained.stick), "E_ROUND_UNKNOWN", "run 'fedhelp-edge download' first")
     download(trained)
     assert "new round" in works(trained.site("status")).stdout
     works(trained.hub("open"))
-    lists(trained.hub("exchange", trained.stick), "E_TASK", "run download, then train or distill again")
+    lists(trained.hub("exchange", trained.stick), "E_TASK", "run 'fedhelp-edge download', then train or distill again")
     download(trained)
     accepted(trained)
 
@@ -550,7 +554,11 @@ def test_a_hub_that_was_copied_back_by_hand_is_put_right_with_its_root_key(
     opens(late, after, "large")
     if code == "E_LOG_ROLLBACK":
         late.round()
-    lists(late.site("download", "--via", late.stick), code, "'fedhelp-coordinator backup' and 'restore' put it right")
+    lists(
+        late.site("download", "--via", late.stick),
+        code,
+        "'fedhelp-coordinator restore FILE --root-key DIR' put it right",
+    )
     assert hint in errors.remedy_of(code)
     works(late.hub("backup", "now.tar"))
     restored(late, "now.tar")

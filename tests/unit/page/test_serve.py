@@ -55,15 +55,21 @@ def visitor(bundle: Bundle) -> Iterator[Guest]:
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return (bundles.pictures(tmp_path_factory.mktemp("in"), 1) / "000.png").read_bytes()
+def picture(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> bytes:
+    """The first that the model answers: what is unlike the training images shows neither bars nor a heat-map."""
+    files = sorted(bundles.pictures(tmp_path_factory.mktemp("in"), 20).iterdir())
+    found = (path.read_bytes() for path in files)
+    return next(one for one in found if answer_of(bundle, one).answer)
+
+
+def answer_of(bundle: Bundle, picture: bytes) -> decide.Answer:
+    return decide.answers(bundle, decode(io.BytesIO(picture), bundle.facts.image).pixels[None])[0]
 
 
 def test_an_image_gets_the_answer_that_the_model_gives(visitor: Guest, bundle: Bundle, picture: bytes) -> None:
     page = visitor.send(("Jane <Doe>.png", picture))
-    given = decide.answers(bundle, decode(io.BytesIO(picture), bundle.facts.image).pixels[None])[0]
-    head = f"Answer: {given.answer}" if given.answer else f"Don't know: {given.reason}"
-    assert re.findall("<h2[^>]*>([^<]*)<", html.unescape(page))[0] == head
+    given = answer_of(bundle, picture)
+    assert re.findall("<h2[^>]*>([^<]*)<", html.unescape(page))[0] == f"Answer: {given.answer}"
     assert page.count('src="data:image/png;base64,') == 2
     assert "Jane &lt;Doe&gt;.png" in page
     assert "Doe" not in re.findall("<title>(.*)</title>", page)[0]

@@ -1,0 +1,103 @@
+"""Whatever command a message names can be typed as it stands there: it exists, and lacks no argument and no option."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedhelp_edge import cli
+from fedhelp_edge.shell import Commands
+from server_ref import cli as coordinator
+from tests.command import COORDINATOR, SITE, here
+
+ROOT = Path(__file__).parents[3]
+PROGRAMS = {
+    "fedhelp-edge": Commands("fedhelp_edge.cli", cli.COMMANDS),
+    "fedhelp-coordinator": Commands("server_ref.cli", coordinator.COMMANDS),
+}
+SOURCES = [path for room in ("fedhelp_edge", "server_ref", "export") for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+def texts(tree: ast.AST) -> Iterator[str]:
+    """Every text of a program that may be printed. What is put in when it runs is one word, VALUE."""
+    inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "VALUE" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
+            yield node.value
+
+
+def named(text: str) -> list[str]:
+    """The commands that a text names, in quotes."""
+    return re.findall(r"'(fedhelp-(?:edge|coordinator) [a-zV][^']*)'", text)
+
+
+def check(command: str) -> str:
+    """What is wrong with a command line, before anything is looked up."""
+    program, *words = re.findall(r'"[^"]*"|\S+', command)
+    target: Any = PROGRAMS[program]
+    while words and (inside := target if isinstance(target, Commands) else getattr(target, "commands", None)):
+        word = words.pop(0)
+        if word not in inside:
+            return f"there is no command {word!r}"
+        target = inside[word]
+    given, bare = set(), 0
+    options = {option: parameter for parameter in target.params for option in parameter.opts if option[:1] == "-"}
+    while words:
+        word = words.pop(0)
+        if word == "--help":
+            return ""
+        if not word.startswith("-"):
+            bare += 1
+            continue
+        name = word.partition("=")[0]
+        if name not in options:
+            return f"there is no option {name}"
+        given.add(options[name].name)
+        if not options[name].is_flag and "=" not in word and words:
+            words.pop(0)
+    places = [parameter for parameter in target.params if parameter.param_type_name == "argument"]
+    if bare < sum(parameter.required for parameter in places):
+        return "an argument is missing"
+    if bare > len(places) and all(parameter.nargs == 1 for parameter in places):
+        return "there are words too many"
+    needed = {p.name for p in target.params if p.param_type_name == "option" and p.required}
+    return f"it lacks {needed - given}" if needed - given else ""
+
+
+def test_every_command_that_a_message_names_is_complete() -> None:
+    wrong = {}
+    for path in SOURCES:
+        for text in texts(ast.parse(path.read_text(encoding="utf-8"))):
+            for command in named(text):
+                if "VALUE" not in command.split()[1] and (fault := check(command)):
+                    wrong[f"{path.relative_to(ROOT)}: {command}"] = fault
+    assert wrong == {}
+
+
+def test_an_incomplete_command_is_noticed() -> None:
+    assert check("fedhelp-edge keys restore")
+    assert check("fedhelp-edge status IMAGES")
+    assert check("fedhelp-edge statsu")
+    assert check("fedhelp-coordinator restore FILE")
+    assert check("fedhelp-edge status --plan FILE")
+    assert not check("fedhelp-coordinator restore FILE --root-key DIR")
+    assert named("do it with 'fedhelp-edge keys new', or not") == ["fedhelp-edge keys new"]
+
+
+@pytest.mark.parametrize(
+    ("program", "words"), [(SITE, ()), (SITE, ("keys",)), (COORDINATOR, ()), (COORDINATOR, ("audit",))]
+)
+def test_a_program_without_a_command_shows_its_help(
+    program: tuple[str, ...], words: tuple[str, ...], tmp_path: Path
+) -> None:
+    done = here(*words, home=tmp_path, program=program)
+    assert done.returncode == 2
+    assert "\nCommands:\n" in done.stderr
+    assert "error: " not in done.stderr
