@@ -1,0 +1,116 @@
+"""A coordinator and a clinic, each at a real terminal, with passphrases that are really typed, over HTTP: from `init` to
+the merged model. Somebody who overheard the code asks as well, and stays outside."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import command, terminal
+from tests.command import COORDINATOR
+from tests.federation import PLAN
+from tests.terminal import Terminal
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals of this kind")
+pytest.importorskip("torch")
+
+THEIRS, OWN = "amber violin sketch lemon", "a passphrase of my own, äöü"
+QUICK = "[training]\nepochs = 1\nbatch = 32\nyardstick = false\n"
+
+
+class Both:
+    def __init__(self, folder: Path) -> None:
+        self.office, self.clinic = folder / "office", folder / "clinic"
+        for place in (self.office, self.clinic):
+            place.mkdir()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = str(free.getsockname()[1])
+        plan = PLAN.replace("quorum = 2", 'quorum = 1\nenrolment = "manual"')
+        (self.office / "plan.toml").write_text(plan + QUICK)
+
+    def hub(self, *words: str) -> AbstractContextManager[Terminal]:
+        return terminal.at(*words, home=self.office, program=COORDINATOR)
+
+    def at_office(self, *words: str) -> str:
+        """A coordinator's command, for which nothing is typed any more."""
+        with self.hub(*words) as screen:
+            assert screen.ends() == 0, screen.screen
+            return screen.screen
+
+    def at_clinic(self, *words: str) -> str:
+        """A clinic's command that asks for the passphrase."""
+        with terminal.at(*words, home=self.clinic) as screen:
+            screen.sees("passphrase: ")
+            screen.types(OWN)
+            assert screen.ends() == 0, screen.screen
+            assert OWN not in screen.screen
+            return screen.screen
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> Iterator[Both]:
+    both = Both(tmp_path)
+    yield both
+    if (both.office / "fedhelp").exists():
+        both.at_office("lock")
+
+
+def test_a_first_round_with_both_sides_typed(both: Both) -> None:
+    with both.hub("init", "--plan", "plan.toml", "--url", f"http://127.0.0.1:{both.port}") as screen:
+        for prompt in ("new passphrase: ", "Repeat for confirmation: "):
+            screen.sees(prompt)
+            screen.types(THEIRS)
+        assert screen.ends() == 0, screen.screen
+    with both.hub("unlock") as screen:
+        screen.sees("coordinator's passphrase: ")
+        screen.types(THEIRS)
+        assert screen.ends() == 0, screen.screen
+    invited = both.at_office("invite", "Clinic", "--tier", "small")
+    join = re.search(r"'fedhelp-edge (join FH1\S+ --url \S+)'", invited)
+    assert join, invited
+
+    with both.hub("serve", "--port", both.port) as front:
+        front.sees("next: ")
+        with terminal.at(*join[1].split(), "--own", home=both.clinic) as screen:
+            for prompt in ("new passphrase: ", "Repeat for confirmation: "):
+                screen.sees(prompt)
+                screen.types(OWN)
+            words = screen.line("words: ")
+            screen.sees("next: 'fedhelp-edge download --url ")
+            assert screen.ends() == 0, screen.screen
+        command.here(*join[1].split(), "--no-passphrase", "--home", "thief", home=both.clinic)
+
+        shown = both.at_office("requests")
+        assert words in shown
+        assert "2 requests wait" in shown
+        assert shown.count("ALARM") == 2
+        with both.hub("approve", "site-001") as screen:
+            assert screen.ends() == 1
+            assert "error: E_AMBIGUOUS" in screen.screen
+        assert words in both.at_office("approve", *words.split())
+        both.at_office("open")
+
+        assert "next: 'fedhelp-edge train IMAGES'" in both.at_clinic("download")
+        drawn = np.random.default_rng(0).integers(0, 256, (18, 8, 8, 3), np.uint8)
+        np.savez(both.clinic / "images.npz", images=drawn, labels=np.arange(18) % 3)
+        with terminal.at("train", "images.npz", home=both.clinic) as screen:
+            screen.sees("next: 'fedhelp-edge upload'")
+            assert screen.ends() == 0, screen.screen
+        assert "parcels sent: 1" in both.at_clinic("upload")
+        assert "round 1: 1 shares merged" in both.at_office("aggregate")
+        assert "new: model after round 1" in both.at_clinic("download")
+        with terminal.at("status", home=both.clinic) as screen:
+            screen.sees("share of round 1: accepted")
+            assert screen.ends() == 0, screen.screen
+        front.presses(terminal.CTRL_C)
+        assert front.ends() == 0, front.screen
+        assert "Traceback" not in front.screen
+        assert "error: " not in front.screen
