@@ -1,4 +1,4 @@
-"""A coordinator and a clinic, each at a real terminal, with passphrases that are really typed, over HTTP: from `init` to
+"""A coordinator and a clinic at real terminals, with passphrases that are really typed, over HTTP: from `init` to
 the merged model. Somebody who overheard the code asks as well, and stays outside."""
 
 from __future__ import annotations
