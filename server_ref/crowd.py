@@ -60,6 +60,12 @@ class Crowd:
         if len(self._leaving) >= _LEAVING:
             raise BlockingIOError
 
+    def leave(self, peer: Any, line: Line) -> None:
+        """A connection has ended: nothing of it is kept."""
+        if self.lines.get(peer) is line:
+            del self.lines[peer]
+        line.abort, line.is_busy = None, lambda: False
+
     def enter(self, sock: socket.socket, peer: Any) -> None:
         """Take a new connection in, and drop another or this one where there is no room."""
         line = Line(sock, group(str(peer[0])), time.monotonic())

@@ -185,6 +185,8 @@ class _Protocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait(0, None)
+        if self._line:
+            self._crowd.leave(self.transport.get_extra_info("peername"), self._line)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

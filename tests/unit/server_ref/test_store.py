@@ -42,12 +42,12 @@ def test_of_a_change_that_fails_nothing_is_kept(store: Store) -> None:
 def test_what_is_kept_is_there_for_whoever_opens_it_next_and_not_before(store: Store) -> None:
     other = Store(store.home)
     with store.changing():
-        store.keep_fact("url", "first")
-        assert other.fact("url", "none yet") == "none yet"
-    assert other.fact("url") == "first"
+        store.keep_fact("seq site-001", "first")
+        assert other.fact("seq site-001", "none yet") == "none yet"
+    assert other.fact("seq site-001") == "first"
     with other.changing():
-        other.keep_fact("url", "second")
-    assert store.fact("url") == "second"
+        other.keep_fact("seq site-001", "second")
+    assert store.fact("seq site-001") == "second"
     other.close()
 
 
