@@ -174,12 +174,10 @@ def _keep_pack(home: Path, copy: Path, said: statement.Statement) -> None:
 
 
 def _open_base(home: Path, known: Floor, ask: Callable[[], str]) -> None:
-    """Opens the model that the newest order names, once. A round that this site does not take part in yet gives it
-    none."""
+    """Opens the model that the newest order names, once. None is sealed for a site that waits to be let in."""
     if known.task is None or folder.is_whole(folder.base_of(home, known.task)):
         return
-    site = folder.me(home, known)
-    if site is None or known.task.round < site.from_round:
+    if folder.me(home, known) is None:
         return
     sealed = sorted((home / "global").glob(f"{known.charter.epoch:04}-*.fhx"))
     named = [path for path in sealed if parcel.look(path, parcel.anyone).statement.context["base"] == known.task.base]
