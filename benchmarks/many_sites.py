@@ -141,7 +141,8 @@ def send(line: Line, path: Path, *, first: int | None = None) -> None:
 def drawn(base: Mapping[str, Array], number: int, directions: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
     """What a site might have trained: the base, a little moved, its own way."""
     own, other = directions[number % _DIRECTIONS], directions[number // _DIRECTIONS % _DIRECTIONS]
-    return {name: base[name] + own[name] + np.float32(0.3) * other[name] for name in base}
+    part = np.float32(0.3 + 1e-5 * number)  # no two sites send the same, which the hub would take for copies
+    return {name: base[name] + own[name] + part * other[name] for name in base}
 
 
 def directions(base: Mapping[str, Array]) -> list[dict[str, Array]]:
