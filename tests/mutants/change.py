@@ -98,12 +98,17 @@ def _inside(node: ast.AST, function: str) -> Iterator[tuple[str, ast.AST]]:
             changes = isinstance(child, _CHANGED)
         if changes:
             yield name, child
-        if not isinstance(child, ast.arg) and not _is_annotation(node, child):
+        if not isinstance(child, ast.arg) and not _is_annotation(node, child) and not _is_check(child):
             yield from _inside(child, name)
 
 
 def _is_annotation(node: ast.AST, child: ast.AST) -> bool:
     return child in (getattr(node, "annotation", None), getattr(node, "returns", None))
+
+
+def _is_check(child: ast.AST) -> bool:
+    """`zip(..., strict=True)` asserts what holds anyway."""
+    return isinstance(child, ast.keyword) and child.arg == "strict"
 
 
 def _count(node: ast.AST) -> int:

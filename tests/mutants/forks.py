@@ -136,10 +136,21 @@ def _run(tree: Path, tests: Sequence[str], modules: Sequence[str] | None, told: 
         "no:faulthandler",
         f"--rootdir={tree}",
     ]
-    status = int(pytest.main([*options, *tests], plugins=[] if modules is None else [reached]))
+    status = int(pytest.main([*options, *tests], plugins=[_Steady(), *([] if modules is None else [reached])]))
     if modules is not None:
         told.write_text(json.dumps(reached.found))
     return status
+
+
+class _Steady:
+    """Hypothesis draws the same each time, and does not look for the smallest example of what it has found."""
+
+    def pytest_collection_finish(self) -> None:
+        from hypothesis import Phase, settings
+
+        phases = (Phase.explicit, Phase.generate)
+        settings.register_profile("mutants", settings(), derandomize=True, database=None, phases=phases)
+        settings.load_profile("mutants")
 
 
 class _Reached:

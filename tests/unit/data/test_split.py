@@ -163,6 +163,19 @@ def test_each_size_of_image_keeps_a_split_of_its_own(tmp_path: Path) -> None:
     assert {kind: len(found) for kind, found in kept.items()} == {"8x8x3": 20, "16x16x3": 20}
 
 
+def test_what_is_kept_lies_in_a_folder_made_for_it_and_beside_what_is_kept_for_other_images(tmp_path: Path) -> None:
+    path = tmp_path / "not" / "there" / "split.json"
+    assert split.load(path, "8x8x3") is None
+    split.keep(path, "8x8x3", {"aa": "train"})
+    split.keep(path, "16x16x3", {"aa": "test", "bb": "val"})
+    split.keep(path, "8x8x3", {"aa": "train", "cc": "val"})
+    assert split.load(path, "8x8x3") == {"aa": "train", "cc": "val"}
+    assert split.load(path, "16x16x3") == {"aa": "test", "bb": "val"}
+    assert split.load(path, "16x16x1") is None
+    assert list(path.parent.iterdir()) == [path]
+    assert json.loads(path.read_bytes())["schema_version"] == 1
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"parts": {"16x16x3": {"00": "tset"}}}', '{"parts": {"16x16x3": 1}}'])
 def test_a_damaged_split_is_not_drawn_anew(text: str, tmp_path: Path) -> None:
     source = made.folder(tmp_path / "images")

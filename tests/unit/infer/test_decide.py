@@ -11,6 +11,7 @@ import pytest
 from fedhelp_edge.infer import decide
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.decide import Answer
+from fedhelp_edge.infer.facts import Threshold
 from tests import bundles
 
 A, B, C = bundles.CLASSES
@@ -97,3 +98,45 @@ def test_noise_is_unlike_cells_and_most_cells_are_answered(opened: Bundle) -> No
     right = [one.answer == bundles.CLASSES[label] for one, label in zip(found, test.labels, strict=True) if one.answer]
     assert len(right) >= 0.25 * len(found)
     assert np.mean(right) > 0.8
+
+
+def test_a_class_is_flagged_from_its_threshold_on_whatever_the_answer_and_never_without_one(opened: Bundle) -> None:
+    none, half, tenth = (Threshold(at, 20) for at in (None, 0.5, 0.125))
+    facts = replace(opened.facts, calibration=replace(opened.facts.calibration, thresholds=(half, none, tenth)))
+
+    def flags(*probabilities: float) -> tuple[str, ...]:
+        return decide.decide(facts, np.array(probabilities, np.float32), 0.5, np.zeros((3, 2, 2), np.float32)).flags
+
+    assert flags(0.5, 0.4, 0.1) == (A,)
+    assert flags(0.375, 0.5, 0.125) == (C,)
+    assert flags(0.75, 0.125, 0.125) == (A, C)
+    assert flags(0.0, 1.0, 0.0) == ()
+
+
+def test_each_limit_itself_is_still_good_enough(opened: Bundle) -> None:
+    """As likely right as wrong, so many times as likely as the next, just possible, just as far as images may lie."""
+
+    def answer(*probabilities: float, least: float = 0.5, distance: float = 0.5) -> str | None:
+        facts = replace(opened.facts, calibration=replace(opened.facts.calibration, least=(least,) * 3))
+        cam = np.zeros((3, 2, 2), np.float32)
+        return decide.decide(facts, np.array(probabilities, np.float32), distance, cam).answer
+
+    assert answer(0.5, 0.25, 0.25) == A
+    assert answer(0.75, 0.5, 0.0, least=0.625) == A
+    assert answer(0.75, 0.125, 0.125, least=0.75) == A
+    assert answer(0.75, 0.125, 0.125, distance=1.0) == A
+    assert answer(0.4375, 0.25, 0.25, least=0.375) is None
+    assert answer(0.75, 0.625, 0.0, least=0.6875) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.0, "<0.1%"), (0.0009, "<0.1%"), (0.001, "0.1%"), (0.999, "99.9%"), (0.9991, ">99.9%")]
+)
+def test_a_probability_is_never_shown_as_quite_nothing_or_all(value: float, shown: str) -> None:
+    assert decide.percent(value) == shown
+
+
+def test_programs_get_numbers_of_a_length_that_means_something(ask: Any) -> None:
+    told = ask(0.1234567, 0.8, 0.0765433, distance=0.123456).to_json()
+    assert (told["probabilities"][A], told["distance"]) == (0.123457, 0.1235)
+    assert ask(1.0, 0.0, 0.0, distance=float("inf")).to_json()["distance"] is None
