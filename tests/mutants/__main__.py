@@ -145,8 +145,8 @@ class Reach:
         return 15 + 5 * sum(self._seconds.get(test, 0) for test in tests)
 
     @property
-    def all(self) -> float:
-        return 60 + 5 * sum(self._seconds.values())
+    def everything(self) -> list[str]:
+        return list(self._seconds)
 
 
 def survivors(tests: Sequence[str], mistakes: Sequence[Mistake], workers: int) -> Iterator[Mistake]:
@@ -170,11 +170,10 @@ def survivors(tests: Sequence[str], mistakes: Sequence[Mistake], workers: int) -
             try:
                 with made(at, mistake):
                     if mistake.tests:
-                        return at.passes(mistake.tests, reach.all)
+                        return at.passes(mistake.tests, reach.limit(reach.everything))
                     near = reach.tests(mistake)
-                    if near and not at.passes(near, reach.limit(near)):
-                        return False
-                    return at.passes(tests, reach.all)
+                    rest = [test for test in reach.everything if test not in near]
+                    return all(at.passes(some, reach.limit(some)) for some in (near, rest) if some)
             finally:
                 trees.put(at)
 

@@ -107,8 +107,8 @@ def _is_annotation(node: ast.AST, child: ast.AST) -> bool:
 
 
 def _is_check(child: ast.AST) -> bool:
-    """`zip(..., strict=True)` asserts what holds anyway."""
-    return isinstance(child, ast.keyword) and child.arg == "strict"
+    """`strict=True` of zip and `frozen=True` of a dataclass assert what holds anyway."""
+    return isinstance(child, ast.keyword) and child.arg in ("strict", "frozen")
 
 
 def _count(node: ast.AST) -> int:

@@ -14,6 +14,9 @@ from fedhelp_edge.merge.patience import Report, is_spent
         ([80, 70, 80], 2, True),
         ([80, 70, 81], 2, False),
         ([80, 70], 2, False),
+        ([70, 80, 60], 2, False),  # better in the first of the last two
+        ([50, 80, 70], 1, True),  # than the best of all rounds before, not than the first
+        ([50, 80, 60, 70, 75], 2, True),
         ([80, 80, 80], 0, False),
         ([], 1, False),
     ],
