@@ -10,7 +10,6 @@ import typer
 
 from fedhelp_edge import shell
 from fedhelp_edge.cli.train import PlanFile, Threads
-from fedhelp_edge.report import nets
 
 app = shell.app()
 
@@ -39,6 +38,8 @@ def evaluate(
 
     Example: fedhelp-edge evaluate --out results
     """
+    from fedhelp_edge.report import nets
+
     place = shell.home(home)
     found = _measured(plan, place, tier, images, shell.asker(passphrase_file), threads)
     page = found.keep(out) if out else None

@@ -10,7 +10,6 @@ import typer
 
 from fedhelp_edge import shell
 from fedhelp_edge.cli.train import PlanFile, Threads
-from fedhelp_edge.report import nets
 
 if TYPE_CHECKING:
     from export.bundle import Made
@@ -48,6 +47,8 @@ def export(
 
     Example: fedhelp-edge export --out model.onnx
     """
+    from fedhelp_edge.report import nets
+
     place = shell.home(home)
     made = _made(place, plan, tier, round_, shell.asker(passphrase_file), int8, sensitivity, threads)
     said = made.facts
@@ -95,6 +96,8 @@ def _ready(said: Facts) -> bool:
 
 def _warning(said: Facts) -> list[str]:
     """What leads where the model answers next to nothing: that it does, why, and what to do."""
+    from fedhelp_edge.report import nets
+
     found = {name: value or 0 for name, value in said.validation.items()}
     if found["answered"] >= _FEW * found["images"]:
         return []

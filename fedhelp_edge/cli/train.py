@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from fedhelp_edge import shell
-from fedhelp_edge.report import nets
 
 app = shell.app()
 
@@ -37,6 +36,8 @@ def learn(
     tier: str, plan: Path | None, images: Path | None, knowledge: Path | None, rounds: int, threads: int | None,
     device: str, home: Path, json: bool,
 ) -> None:  # fmt: skip
+    from fedhelp_edge.report import nets
+
     with shell.bars() as watch:
         told = _train(shell.home(home), tier, images, watch, plan, rounds, knowledge, device, threads)
     if told is None:  # one of several processes, of which the first says what came of it
