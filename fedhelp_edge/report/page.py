@@ -25,6 +25,7 @@ _STYLE = """
 body { max-width: 80ch; margin: 2em auto; padding: 0 1em; font: 16px/1.5 system-ui, sans-serif }
 body { color: #111; background: #fff }
 h1, h2 { line-height: 1.2 }
+h1, h2, p, li { overflow-wrap: break-word }
 div { overflow-x: auto }
 table { border-collapse: collapse; font-size: .9em }
 th, td { padding: .2em .6em; border-bottom: 1px solid #999; vertical-align: top }

@@ -88,6 +88,11 @@ class Browser:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(shot["data"]))
 
+    def needs(self, width: int) -> int:
+        """How wide the page is where the window has this width: more, if something sticks out."""
+        self._call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=False)
+        return int(self._call("Page.getLayoutMetrics")["cssContentSize"]["width"])
+
     def _node(self, selector: str) -> int:
         return int(self._call("DOM.querySelector", nodeId=self._root(), selector=selector)["nodeId"])
 

@@ -27,6 +27,7 @@ def test_answers_show_their_pictures_and_lead_to_the_next_page(tmp_path: Path, m
         tab.open(page.as_uri())
         assert tab.html().count("<img") == 4
         tab.screenshot(PICTURES / "answers.png")
+        assert tab.needs(390) <= 390
         tab.click("a")
         assert "E_IMAGE" in tab.html()
         loaded, complaints = tab.loaded, tab.complaints
