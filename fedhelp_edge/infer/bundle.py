@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedhelp_edge import files
-from fedhelp_edge.errors import BadBundle, Disagrees, NoSignature, SigFormat, SigNamespace
+from fedhelp_edge.errors import BadBundle, Disagrees, FileKind, NoSignature, SigFormat, SigNamespace
 from fedhelp_edge.infer import allowed, facts
 from fedhelp_edge.parcel import sshsig
 
@@ -107,6 +107,10 @@ def load(path: Path, vouch: Vouch, *, threads: int | None = None) -> Bundle:
 
 def ready(path: Path, vouch: Vouch, *, threads: int | None = None) -> Bundle:
     """A bundle to diagnose with: loaded, and its answers on this machine are those that it should give."""
+    if path.is_dir():
+        raise FileKind(
+            f"{path.name} is a folder, not a model", remedy="name the model (MODEL.onnx) first, then the images"
+        )
     made = load(path, vouch, threads=threads)
     made.parity()
     return made

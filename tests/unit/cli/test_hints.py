@@ -13,7 +13,7 @@ import pytest
 from fedhelp_edge import cli
 from fedhelp_edge.shell import Commands
 from server_ref import cli as coordinator
-from tests.command import COORDINATOR, SITE, here
+from tests.command import COORDINATOR, SITE, here, refusal
 
 ROOT = Path(__file__).parents[3]
 PROGRAMS = {
@@ -101,3 +101,11 @@ def test_a_program_without_a_command_shows_its_help(
     assert done.returncode == 2
     assert "\nCommands:\n" in done.stderr
     assert "error: " not in done.stderr
+
+
+def test_who_names_the_images_before_the_model_is_told_the_order(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "model.onnx").touch()
+    done = here("predict", "images", "model.onnx", home=tmp_path)
+    assert refusal(done) == "E_FILE_KIND"
+    assert "hint: name the model (MODEL.onnx) first, then the images" in done.stderr
