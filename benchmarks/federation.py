@@ -57,7 +57,7 @@ def lab(folder: Path) -> None:
     from fedhelp_edge.train import loop
 
     train = loop.train
-    for name in ("_step", "_rate", "_record"):
+    for name in ("_step", "_report", "_record"):
         setattr(run, name, work.judging(folder, getattr(run, name)))
 
     def timed(learner: Any, sets: Any, round_: int) -> Any:
