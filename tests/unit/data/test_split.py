@@ -79,6 +79,13 @@ def test_classes_too_small_for_a_part_of_their_own_give_some_together() -> None:
     assert Counter(splits) == {"train": 28, "test": 8, "val": 4}
 
 
+def test_a_patient_who_is_called_as_an_image_s_pixels_hash_is_not_that_image() -> None:
+    hashes = [f"{number:064x}" for number in range(20)]
+    groups = [hashes[1], "", *[""] * 18]
+    found = (split.draw(hashes, [0, 1] * 10, groups, [""] * 20, made.plan(seed=seed)) for seed in range(20))
+    assert any(first != second for first, second, *_ in found)
+
+
 def test_another_seed_gives_another_split() -> None:
     hashes, labels = [f"{i:064x}" for i in range(100)], [0] * 100
     parts = {tuple(drawn((hashes, labels, [""] * 100, made.plan(seed=seed)))) for seed in range(3)}

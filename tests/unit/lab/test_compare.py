@@ -217,27 +217,44 @@ def test_too_few_test_images_give_a_difference_and_the_reason_why_it_has_no_inte
     assert all(re.fullmatch(r"[+-]\d\.\d{3} \(no interval: fewer than 10 images\)", cell) for cell in found[1:])
 
 
+Said = dict[tuple[str, int], np.ndarray[Any, Any]]
+
+
+def table_of(said: Said, labels: np.ndarray[Any, Any], folder: Path, **more: Any) -> list[str]:
+    """The table of runs of one site whose own nets said this of its test images."""
+    runs, folders = [], []
+    for (method, seed), own in said.items():
+        at = folder / f"{method}-{seed}"
+        at.mkdir()
+        np.savez(at / "answers.npz", **{"site-001/test_own": own, "site-001/test_labels": labels})
+        figures = {"accuracy": 0.5 + seed / 4, "balanced_accuracy": 0.25, "auc": None}
+        site = {"name": "a", "tier": "small", "n_train": 30, "n_test": 12, **figures}
+        cost = {"bytes_up": 2_500_000, "seconds": 4 + seed, "merged": None}
+        runs.append({"method": method, "seed": seed, "mean": figures, "sites": [site], **cost, **more})
+        folders.append(at)
+    return compare.table(runs, folders).splitlines()
+
+
 def test_the_average_takes_the_net_that_was_trained_alone_with_the_same_seed(tmp_path: Path) -> None:
     """Trained alone, one seed's net is right everywhere and the other's wrong; the federation's says nothing."""
     labels = np.array([0, 1] * 6)
-    right = np.eye(2)[labels]
-    said = {
-        ("local", 0): right,
-        ("local", 1): 1 - right,
-        ("fedavg", 0): right * 0 + 0.5,
-        ("fedavg", 1): right * 0 + 0.5,
-    }
-    runs, folders = [], []
-    for (method, seed), own in said.items():
-        folder = tmp_path / f"{method}-{seed}"
-        folder.mkdir()
-        np.savez(folder / "answers.npz", **{"site-001/test_own": own, "site-001/test_labels": labels})
-        figures = {"accuracy": 0.5, "balanced_accuracy": 0.5, "auc": 0.5}
-        site = {"name": "a", "tier": "small", "n_train": 1, "n_test": 12, **figures}
-        cost = {"bytes_up": 0, "seconds": 0, "merged": None}
-        runs.append({"method": method, "seed": seed, "mean": figures, "sites": [site], **cost})
-        folders.append(folder)
-    lines = compare.table(runs, folders).splitlines()
+    right, nothing = np.eye(2)[labels], np.full((12, 2), 0.5)
+    said = {("local", 0): right, ("local", 1): 1 - right, ("fedavg", 0): nothing, ("fedavg", 1): nothing}
+    lines = table_of(said, labels, tmp_path)
     cells = [line.strip("| ").split(" | ") for line in lines if line.startswith("| fedavg")]
     assert cells[0][6] == "0.500 ± 0.707"  # of all right and all wrong
     assert cells[1][4].startswith("+0.000 ")  # as the nets that were trained alone
+
+
+def test_the_table_gives_means_spreads_costs_each_site_and_what_the_images_cannot_tell(tmp_path: Path) -> None:
+    labels = np.array([0, 1] * 6)
+    right, findings = np.eye(2)[labels], [{"sentence": "Two patients are at both sites."}]
+    lines = table_of({("fedavg", 0): right, ("fedavg", 1): right}, labels, tmp_path, findings=findings)
+    assert lines[2] == "| fedavg | 2 | 0.625 ± 0.177 | 0.250 ± 0.000 | – | – | 1.000 ± 0.000 | 2.5 | 4 |"
+    assert "| method | a (small, 30/12) |" in lines
+    assert "| fedavg | 0.625 ± 0.177 (0.250 ± 0.000) |" in lines
+    assert [line for line in lines if line.startswith("- ")] == ["- Two patients are at both sites."]
+    assert not [line for line in lines if line.startswith("Difference")]  # from nobody
+    alone = table_of({("fedprox", 1): right}, labels, tmp_path)
+    assert alone[2] == "| fedprox | 1 | 0.750 | 0.250 | – | – | 1.000 | 2.5 | 5 |"
+    assert not [line for line in alone if line.startswith(("- ", "What these"))]
