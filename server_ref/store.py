@@ -208,7 +208,7 @@ class Store:
 
     def _check_schema(self) -> None:
         """Refuse a trigger, view or table that is not ours: it would work within the coordinator's own commands."""
-        if _objects(self.db) != _schema(len(_MIGRATIONS)):
+        if _objects(self.db) != _schema(_MIGRATIONS):
             raise HubDamaged("the database holds a trigger, view or table that is not this program's")
 
     def _migrate(self) -> None:
@@ -229,10 +229,10 @@ def _clear(there: files.Directory, old: float, known: set[str] | None) -> None:
 
 
 @lru_cache
-def _schema(version: int) -> list[tuple[str, ...]]:
-    """All that a database of a form holds beside its rows, as SQLite spells it."""
+def _schema(migrations: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """All that a database of this form holds beside its rows, as SQLite spells it."""
     with closing(sqlite3.connect(":memory:")) as db:
-        for script in _MIGRATIONS[:version]:
+        for script in migrations:
             db.executescript(script)
         return _objects(db)
 

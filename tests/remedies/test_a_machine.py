@@ -107,7 +107,7 @@ def test_of_two_commands_the_second_is_run_again_once_the_first_has_ended(
 def test_a_part_that_is_missing_is_installed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("pydicom")
-    images = made.folder(desk.folder / "images", 4, ("a", "b", "c"))
+    images = made.folder(desk.folder / "images", 12, ("a", "b", "c"))
     made.dicom(images / "a" / "scan.dcm", made.noise(1, 64, 64, 1)[0, :, :, 0])
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "pydicom", None)

@@ -120,7 +120,7 @@ def test_a_federation_that_is_finished_goes_on_as_another(desk: Desk) -> None:
     works(desk.hub("finish"))
     fails(desk.hub("open"), "E_STATE", "fedhelp-coordinator status")
     said = works(desk.hub("status")).stderr
-    model = said.partition("'open --start ")[2].partition("'\n")[0]
+    model = said.partition(" open --start ")[2].partition(" --home ")[0]
     (desk.folder / "more.toml").write_text(PLAN.replace('"c"]', '"c", "d"]'))
     other = "--home", desk.folder / "other"
     works(desk.hub("init", "--plan", "more.toml", *other))
@@ -135,7 +135,7 @@ def test_images_that_cannot_be_learned_from_are_put_right(desk: Desk) -> None:
     told = desk.site("check", "images", "--plan", "plan.toml")
     assert (told.returncode, "E_NO_IMAGES" in told.stdout) == (1, True)
     assert "name a folder with one folder of images for each class" in told.stdout
-    for number in range(12):
+    for number in range(36):
         path = images / ("a", "x", "c")[number % 3] / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)).save(path)

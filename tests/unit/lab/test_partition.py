@@ -191,7 +191,7 @@ def test_a_split_that_cannot_be_is_wrong_usage(many: Images, how: str, cause: st
 
 
 def test_folders_that_are_the_classes_are_not_taken_for_sites(on_disk: OnDisk) -> None:
-    with pytest.raises(Usage, match="a folder for each site above them"):
+    with pytest.raises(Usage, match="the first folders are the classes, not the sites"):
         deal(on_disk("{kind}/{site}"), "natural:folder", 0)
 
 
