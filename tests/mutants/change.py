@@ -87,6 +87,8 @@ def _nodes(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
 
 def _inside(node: ast.AST, function: str) -> Iterator[tuple[str, ast.AST]]:
     for child in ast.iter_child_nodes(node):
+        if _is_annotation(node, child):  # nobody evaluates it
+            continue
         name = function
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             name = f"{function}.{child.name}".lstrip(".")
@@ -98,7 +100,7 @@ def _inside(node: ast.AST, function: str) -> Iterator[tuple[str, ast.AST]]:
             changes = isinstance(child, _CHANGED)
         if changes:
             yield name, child
-        if not isinstance(child, ast.arg) and not _is_annotation(node, child) and not _is_check(child):
+        if not isinstance(child, ast.arg) and not _is_check(child):
             yield from _inside(child, name)
 
 
