@@ -116,7 +116,7 @@ class Share:
 
 def write(file: BinaryIO, arrays: Mapping[str, Array], notes: Mapping[str, str] | None = None) -> None:
     """The canonical safetensors of arrays, in the order in which they stand, tensor by tensor. A share has no notes."""
-    file.write(_header(Share(arrays).schema().tensors, notes or {}))
+    file.write(_header(Share(arrays).schema().tensors, notes))
     for array in arrays.values():
         file.write(array.tobytes())
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from fedhelp_edge import share
-from fedhelp_edge.errors import FedhelpError, SchemaNames, StLayout
+from fedhelp_edge.errors import FedhelpError, SchemaNames, SchemaShape, StHeader, StLayout
 from fedhelp_edge.share import Array, Schema, Share, Tensor
 
 DTYPES = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "U8": "u1", "I8": "i1", "I32": "<i4", "I64": "<i8"}
@@ -138,6 +139,53 @@ def test_notes_are_read_where_they_are_allowed() -> None:
     assert share.read_header(io.BytesIO(data), metadata=["format"]).metadata == {"format": "np"}
 
 
+def test_a_table_is_written_with_its_notes_in_their_order_and_read_with_them() -> None:
+    file, arrays = io.BytesIO(), {"a": np.arange(2, dtype=np.float32)}
+    share.write(file, arrays, {"z": "1", "format": "np"})
+    header = share.read_header(file, metadata=["format", "z"])
+    assert (list(header.metadata.items()), header.canonical) == ([("format", "np"), ("z", "1")], True)
+    assert same(share.Arrays(file, header), arrays)
+
+
+@given(shares())
+def test_the_header_that_a_schema_foretells_is_that_of_the_file(arrays: dict[str, Array]) -> None:
+    assert Share(arrays).schema().header == share.read_header(io.BytesIO(spelled(arrays)))
+
+
+def test_the_shortest_header_names_nothing_and_fills_its_file() -> None:
+    data = (2).to_bytes(8, "little") + b"{}"
+    assert share.read_header(io.BytesIO(data)).entries == ()
+    with pytest.raises(StHeader):
+        share.read_header(io.BytesIO(data), limit=1)
+    for length in (1, 3, 10):
+        with pytest.raises(StHeader):
+            share.read_header(io.BytesIO(length.to_bytes(8, "little") + b"{}"))
+
+
+def described(*entries: tuple[list[int], list[int]]) -> io.BytesIO:
+    """A file whose tensors have these shapes of single bytes, and these offsets."""
+    text = json.dumps(
+        {f"t{n}": {"dtype": "U8", "shape": shape, "data_offsets": at} for n, (shape, at) in enumerate(entries)}
+    ).encode()
+    return io.BytesIO(len(text).to_bytes(8, "little") + text + bytes(max(at[1] for _, at in entries)))
+
+
+def test_tensors_do_not_overlap_even_where_they_fill_the_file() -> None:
+    share.read_header(described(([4], [0, 4]), ([2], [4, 6]), ([2], [6, 8])))
+    with pytest.raises(StLayout):
+        share.read_header(described(([4], [0, 4]), ([2], [3, 5]), ([2], [6, 8])))
+
+
+def test_a_tensor_has_up_to_eight_sides_of_up_to_31_bits() -> None:
+    assert share.read_header(described(([1] * 8, [0, 1]))).entries[0][0].shape == (1,) * 8
+    with pytest.raises(SchemaShape):
+        share.read_header(described(([1] * 9, [0, 1])))
+    with pytest.raises(SchemaShape):
+        share.read_header(described(([2**31], [0, 1])))
+    with pytest.raises(StLayout):  # it could be, and is not there
+        share.read_header(described(([2**31 - 1], [0, 1])))
+
+
 @pytest.mark.parametrize("stop", [4, 12])
 def test_a_tensor_takes_the_bytes_that_its_shape_asks_for(stop: int) -> None:
     text = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,%d]}}' % stop
@@ -186,6 +234,7 @@ def test_a_reader_may_ask_for_the_tensors_in_any_order() -> None:
 
 def test_numbers_that_training_gives_pass() -> None:
     share.check_numbers({"a": np.array([-1e4, 0, 1e4], np.float32), "n": np.array([2**40], np.int64)})
+    share.check_numbers({"a": np.zeros(3, np.float32), "b": np.zeros(0, np.float32)})
 
 
 @pytest.mark.parametrize("behind", [1, 8, 1 << 12])

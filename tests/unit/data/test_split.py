@@ -73,6 +73,24 @@ def test_every_class_is_split_in_the_plan_s_proportions_and_is_learned_from(case
             assert abs(counts[label, "test"] - plan.data.test * total) <= 2
 
 
+@pytest.mark.parametrize("fraction", [0.25, 0.33, 0.5])
+def test_of_a_class_the_nearest_whole_number_of_images_is_taken_halves_are_rounded_up(fraction: float) -> None:
+    for count in (1, 2, 3, 5, 6, 7, 53):  # a third of 53 is 17.49
+        plan = made.plan(val=fraction, test=0.0)
+        splits = drawn(([f"{i:064x}" for i in range(count)], [0] * count, [""] * count, plan))
+        assert splits.count("val") == min(int(fraction * count + 0.5), count - 1), count
+
+
+def test_a_patient_counts_to_the_class_that_most_of_the_images_have() -> None:
+    """Three patients, of two of whom most images are of class 1: one patient of each class stays to learn from."""
+    hashes = [f"{i:064x}" for i in range(9)]
+    groups = [group for group in "pqr" for _ in range(3)]
+    for seed in range(8):
+        splits = drawn((hashes, [0, 1, 1, 0, 0, 1, 0, 1, 1], groups, made.plan(seed=seed, val=0.5, test=0.0)))
+        assert splits[3] == "train"  # the only patient of class 0
+        assert splits.count("val") == 3
+
+
 def test_classes_too_small_for_a_part_of_their_own_give_some_together() -> None:
     hashes = [f"{i:064x}" for i in range(40)]
     splits = drawn((hashes, [i // 4 for i in range(40)], [""] * 40, made.plan(*"abcdefghij")))
@@ -102,6 +120,18 @@ def test_what_a_file_says_of_its_images_holds_and_a_missing_val_comes_from_its_t
     assert [part == "test" for part in splits] == [part == "test" for part in given_]
     given_[0] = "val"
     assert drawn(case, given_) == given_
+
+
+def test_an_image_of_which_its_file_says_nothing_goes_with_its_group() -> None:
+    groups, says = ["p", "p", "q", "q", "", "", "r", "r"], ["test", "", "val", "", "test", "", "train", ""]
+    case = [f"{i:064x}" for i in range(8)], [0] * 8, groups, made.plan()
+    assert drawn(case, says) == ["test", "test", "val", "val", "test", "train", "train", "train"]
+
+
+def test_what_was_kept_holds_and_else_what_the_file_says_of_a_new_image_also_within_a_group() -> None:
+    hashes, kept = list("abcdef"), {"a": "test", "b": "val"}
+    groups, says = ["p", "", "p", "p", "", ""], ["train", "", "test", "", "val", ""]
+    assert split.join(hashes, groups, says, kept) == ["test", "val", "test", "", "val", "train"]
 
 
 @given(cases(), st.data())

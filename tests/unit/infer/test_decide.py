@@ -73,6 +73,12 @@ def test_what_is_more_likely_wrong_than_right_is_no_answer(opened: Bundle) -> No
     assert (found.answer, found.verdict, found.set) == (None, "uncertain", (A,))
 
 
+def test_an_image_just_as_far_as_images_may_lie_is_uncertain_and_not_unlike_where_two_classes_are_near(
+    ask: Any,
+) -> None:
+    assert ask(0.55, 0.4, 0.05, distance=1.0).verdict == "uncertain"
+
+
 @pytest.mark.parametrize("distance", [1.01, 40.0, float("nan")])
 def test_an_image_unlike_those_trained_on_is_no_answer_however_sure_the_net_is(ask: Any, distance: float) -> None:
     found = ask(0.999, 0.0005, 0.0005, distance=distance)

@@ -63,3 +63,15 @@ def test_the_only_site_that_measures_does_not_speak_for_all() -> None:
 
 def test_a_site_that_came_lately_has_nothing_to_compare_and_does_not_end_it() -> None:
     assert not is_spent([{"a": (10, 5)}, {"a": (10, 4), "b": (10, 4), "c": (10, 4)}], 1)
+
+
+def test_a_site_that_no_longer_measures_counts_as_not_spent() -> None:
+    assert not is_spent([{"a": (10, 5)}, {"a": (0, 0)}, {"a": (0, 0)}], 2)
+
+
+def test_the_sites_of_the_last_round_vote_and_no_others() -> None:
+    better, worse = (10, 6), (10, 4)
+    start = dict.fromkeys("abc", (10, 5))
+    assert is_spent([start, dict.fromkeys("abc", worse), {"a": worse}], 1)
+    assert is_spent([start, {"b": better, "c": better}, {"a": worse}], 1)
+    assert not is_spent([start, {"b": worse, "c": worse}, {"a": better}], 1)

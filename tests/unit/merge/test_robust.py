@@ -109,6 +109,22 @@ def test_a_tensor_larger_than_what_is_looked_at_together_is_merged_alike(
     assert bits(rules.merge(base, shares, dict.fromkeys(shares, 1), how)) == bits(whole)
 
 
+def test_of_all_sites_together_no_more_numbers_are_looked_at_than_are_meant_to_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, shares = federation(5, seed=2)
+    monkeypatch.setattr(rules, "_COLUMNS", 35)
+    sizes: list[int] = []
+
+    def counted(numbers: Array) -> Array:
+        sizes.append(numbers.size)
+        return np.asarray(np.median(numbers, axis=0))
+
+    merged = rules._across(shares, counted)
+    assert max(sizes) == 35
+    assert bits(merged) == bits(rules.median(shares))
+
+
 @pytest.mark.parametrize("rule", ["mean", "median", "trimmed"])
 def test_every_rule_gives_the_same_bits_in_whatever_order_shares_come(rule: str) -> None:
     base, shares = federation(4, seed=3)
@@ -197,6 +213,14 @@ def test_a_share_clipped_in_its_statistics_keeps_its_weights_to_the_bit() -> Non
     closer = clip.Closer(base, shares[odd], own)
     assert {name for name in SHAPES if closer[name].tobytes() != shares[odd][name].tobytes()} == set(STATISTICS)
     assert list(closer) == list(shares[odd])
+
+
+def test_a_part_that_is_not_clipped_is_the_shares_own_however_far_its_numbers_are_from_the_bases() -> None:
+    """Of 1e4 and 1e-20, the way from one to the other and back is not exact."""
+    base, share = {"w": np.array([1e4], np.float32)}, {"w": np.array([1e-20], np.float32)}
+    closer = clip.Closer(base, share, {"weights": 1.0, "statistics": 0.5})
+    assert closer["w"].tobytes() == share["w"].tobytes()
+    assert len(closer) == 1
 
 
 def test_what_is_clipped_keeps_its_direction_and_ends_at_five_medians() -> None:

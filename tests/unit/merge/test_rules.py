@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedhelp_edge.merge import rules
+from fedhelp_edge.plan import Merge
 from fedhelp_edge.share import Array
 
 examples = st.lists(st.integers(1, 10**6), min_size=1, max_size=60)
@@ -74,6 +76,25 @@ def test_a_cap_that_not_all_can_keep_to_makes_all_alike() -> None:
 
 def test_a_site_without_examples_cannot_take_what_is_cut() -> None:
     assert rules.weights([10, 0], cap=0.5) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("how", "weighs", "parts"),
+    [
+        (Merge(), True, {"a": 0.25, "b": 0.75}),
+        (Merge(weight="uniform"), False, {"a": 0.5, "b": 0.5}),
+        (Merge(rule="median"), False, {}),
+        (Merge(rule="trimmed", weight="uniform"), False, {}),
+    ],
+    ids=lambda how: f"{how.rule} {how.weight}" if isinstance(how, Merge) else "",
+)
+def test_numbers_of_images_weigh_in_a_mean_by_examples_alone(how: Merge, weighs: bool, parts: dict[str, float]) -> None:
+    assert rules.weighs(how) is weighs
+    assert rules.parts({"b": 3, "a": 1}, replace(how, cap=1.0)) == parts
+
+
+def test_a_round_that_nobody_shares_in_has_no_parts() -> None:
+    assert rules.parts({}, Merge()) == {}
 
 
 def test_the_mean_is_weighted() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedhelp_edge.errors import Copied, Lazy, Opposed, TooFar
+from fedhelp_edge.errors import Copied, HubError, Lazy, Opposed, TooFar
 from fedhelp_edge.merge import clip, suspect
 from fedhelp_edge.share import Array
 
@@ -31,9 +31,24 @@ def honest(count: int, *, own: float = 0.5) -> dict[str, Arrays]:
     }
 
 
+def faults(shares: dict[str, Arrays]) -> dict[str, HubError]:
+    return suspect.suspects(BASE, shares, {name: clip.pull(BASE, share) for name, share in shares.items()})
+
+
 def found(shares: dict[str, Arrays]) -> dict[str, type]:
-    pulls = {name: clip.pull(BASE, share) for name, share in shares.items()}
-    return {name: type(fault) for name, fault in suspect.suspects(BASE, shares, pulls).items()}
+    return {name: type(fault) for name, fault in faults(shares).items()}
+
+
+def one_way(*lengths: float, what: str = "conv.weight") -> dict[str, Arrays]:
+    """Shares whose weights, or statistics, move by exactly these lengths, the other kind by 1; no two are alike."""
+    moves = {name: np.full(len(lengths), 1.0) for name in BASE} | {what: np.array(lengths)}
+    return {
+        site(n + 1): {
+            name: np.roll(np.eye(1, BASE[name].size, dtype=np.float32)[0] * np.float32(move[n]), n % 4)
+            for name, move in moves.items()
+        }
+        for n in range(len(lengths))
+    }
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
@@ -59,6 +74,34 @@ def test_only_a_pull_far_beyond_the_median_is_not_believed(what: str, times: flo
     shares = honest(5)
     shares[site(3)][what] = shares[site(3)][what] * np.float32(times)
     assert found(shares) == ({site(3): fault} if fault else {})
+
+
+@pytest.mark.parametrize("what", list(BASE))
+@pytest.mark.parametrize(("length", "odd"), [(40.0, False), (40.125, True)])
+def test_a_pull_of_just_twenty_times_the_median_is_still_believed(what: str, length: float, odd: bool) -> None:
+    assert found(one_way(1.0, 2.0, length, what=what)) == ({site(3): TooFar} if odd else {})
+
+
+def test_where_most_statistics_stand_still_one_that_moves_is_not_held_against_nothing() -> None:
+    assert found(one_way(0.0, 0.0, 0.0, 5.0, what="bn.running_mean")) == {}
+
+
+def test_a_person_reads_which_sites_are_alike_and_how_far_one_pulls() -> None:
+    shares = honest(6)
+    shares[site(2)] = shares[site(4)] = shares[site(6)]
+    assert str(faults(shares)[site(4)]).endswith("the same weights as site-002, site-006")
+    far = {name: str(fault) for name, fault in faults(one_way(2.0, 2.0, 100.0)).items()}
+    assert far[site(3)].endswith("50 times the median pull of the weights")
+
+
+def test_directions_that_cancel_each_other_out_are_no_direction_to_be_against() -> None:
+    axes = np.eye(64, dtype=np.float32)
+    moves = [axes[0], -axes[0], axes[1], -axes[1], axes[2]]
+    shares = {
+        site(n + 1): {"conv.weight": move, "bn.running_mean": np.full(4, 1 + n, np.float32)}
+        for n, move in enumerate(moves)
+    }
+    assert found(shares) == {}
 
 
 @pytest.mark.parametrize(("count", "fault"), [(4, None), (5, Opposed), (8, Opposed)])
@@ -107,3 +150,13 @@ def test_claims_are_measured_by_the_median_of_the_other_sites(claims: list[int])
         if claimed > suspect.MANY * np.median([other for who, other in examples.items() if who != name])
     }
     assert set(suspect.inflated(examples, {})) == odd
+
+
+@pytest.mark.parametrize(("claimed", "odd"), [(2000, False), (2001, True)])
+def test_twenty_times_the_median_of_the_others_is_still_believed(claimed: int, odd: bool) -> None:
+    assert list(suspect.inflated({"a": 100, "b": 100, "c": claimed}, {})) == ["c"] * odd
+
+
+@pytest.mark.parametrize(("claimed", "odd"), [(10_000, False), (10_001, True)])
+def test_twice_what_a_person_let_in_is_still_believed(claimed: int, odd: bool) -> None:
+    assert list(suspect.inflated({"a": 100, "b": 100, "c": claimed}, {"c": 5000})) == ["c"] * odd

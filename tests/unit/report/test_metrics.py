@@ -118,6 +118,25 @@ def test_every_number_is_finite_and_lies_in_its_interval(case: Case) -> None:
             assert figure.low <= figure.value <= figure.high and not figure.reason
 
 
+def test_an_interval_ends_where_25_of_1000_draws_lie_beyond_it_on_either_side() -> None:
+    draws = np.arange(1001) / 1000
+    assert metrics._figure(0.5, draws, "") == Figure(0.5, 0.025, 0.975)
+    assert metrics._figure(0.975, draws, "") == Figure(0.975, 0.025, 0.975)
+    assert metrics._figure(0.01, draws, "") == Figure(0.01, 0.01, 0.975)  # holds the figure itself
+
+
+def test_no_proportion_and_no_end_of_its_interval_is_below_0_or_above_1() -> None:
+    for images in range(1, 300):
+        none, all_ = metrics.proportion(0, images), metrics.proportion(images, images)
+        assert (none.value, none.low, all_.value, all_.high) == (0, 0, 1, 1)
+    assert metrics.proportion(0, 0) == Figure(None, reason="there are none")
+
+
+def test_a_figure_that_is_no_number_never_goes_to_a_program() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        Difference(1, Figure(math.nan), Figure(None), Figure(None)).to_json()
+
+
 @pytest.mark.parametrize("hits", range(11))
 def test_an_interval_of_wilson_ends_where_the_proportion_is_just_not_refused(hits: int) -> None:
     answers = np.eye(2)[[1] * hits + [0] * (10 - hits)]
@@ -184,8 +203,12 @@ def test_the_same_seed_gives_the_same_intervals_and_another_seed_others() -> Non
 def test_the_draws_do_not_hang_on_how_many_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     case = simulated(60, 3, seed=2)
     whole = scores(*case)
-    monkeypatch.setattr(metrics, "_CELLS", 60 * 7)
-    assert numbers(scores(*case).to_json()) == pytest.approx(numbers(whole.to_json()))
+    for cells, most in ((60 * 7, 60 * 7), (59, 60)):  # one draw is held in any case
+        monkeypatch.setattr(metrics, "_CELLS", cells)
+        assert numbers(scores(*case).to_json()) == pytest.approx(numbers(whole.to_json()))
+        blocks = list(metrics._weights(60, 0))
+        assert max(block.size for block in blocks) == most
+        assert sum(map(len, blocks)) == 1000
 
 
 @pytest.mark.parametrize("images", [FEWEST, 50])
@@ -204,6 +227,15 @@ def test_a_difference_is_of_the_figures_and_turns_around_with_the_models() -> No
         assert close(figure, getattr(scores(one, labels), name).value - getattr(scores(other, labels), name).value)
         assert 0 < figure.low < figure.high
         assert (turned.value, turned.low, turned.high) == pytest.approx((-figure.value, -figure.high, -figure.low))
+
+
+def test_several_runs_count_in_their_mean_and_make_no_more_images() -> None:
+    one, labels = simulated(100, 3, seed=14)
+    other, third = (answered(labels, 3, seed) for seed in (15, 16))
+    alone = paired(one, third, labels)
+    assert paired(np.stack([one, one, one]), third, labels) == alone
+    both = paired(np.stack([one, other]), third[None], labels).accuracy.value
+    assert both == pytest.approx(((alone.accuracy.value or 0) + (paired(other, third, labels).accuracy.value or 0)) / 2)
 
 
 def test_pairing_makes_the_interval_of_two_models_that_err_alike_narrow() -> None:
@@ -225,10 +257,18 @@ def test_a_model_that_means_what_it_says_is_calibrated_and_a_boaster_is_not() ->
 
 
 def test_the_calibration_error_is_the_mean_gap_over_fifteen_bins() -> None:
-    high = np.array([0.61, 0.62, 0.95, 0.96])  # two bins, half of the first and all of the second right
-    labels = np.array([0, 1, 0, 0])
-    gap = (abs(1 - 0.61 - 0.62) + abs(2 - 0.95 - 0.96)) / 4
+    high = np.array([0.61, 0.62, 0.95, 0.96, 0.66, 0.67])  # two bins, one right in each; and two of one answer
+    labels = np.array([0, 1, 0, 0, 0, 1])
+    gap = (abs(2 - 0.61 - 0.62 - 0.66) + 0.67 + abs(2 - 0.95 - 0.96)) / 6
     assert close(scores(np.stack([high, 1 - high], 1), labels).ece, gap)
+
+
+def test_the_first_and_the_last_bin_are_as_wide_as_the_others() -> None:
+    unsure = np.full((2, 20), 0.94 / 19)
+    unsure[0, 0], unsure[1, 0], unsure[1, 1:] = 0.06, 0.1, 0.9 / 19
+    assert [of.images for of in scores(unsure, [0, 0]).reliability] == [1, 1]
+    rounded = [[1 + 1e-12, 0.0], [0.95, 0.05]]
+    assert [of.images for of in scores(rounded, [0, 0]).reliability] == [2]
 
 
 def test_reliability_is_the_calibration_curve_of_scikit_learn() -> None:
@@ -252,15 +292,19 @@ def test_the_calibration_error_is_the_mean_gap_between_sure_and_right(case: Case
 def test_of_no_images_nothing_is_said(shape: tuple[int, ...]) -> None:
     found = scores(np.zeros(shape), [])
     assert (found.images, found.accuracy) == (0, Figure(None, reason="no images"))
+    assert len(found.classes) == (*shape, 0)[1]
     assert numbers(found.to_json()) == [0] * (1 + len(found.classes))
     assert paired(np.zeros(shape), np.zeros(shape), []).auc == Figure(None, reason="no images")
 
 
 def test_of_answers_that_are_no_numbers_nothing_is_said() -> None:
-    probabilities, labels = simulated(20, 2, seed=9)
+    probabilities, labels = simulated(20, 3, seed=9)
     broken = probabilities.copy()
     broken[3] = math.nan
-    assert scores(broken, labels).accuracy.value is None
+    whole = scores(broken, labels)
+    figures = [getattr(whole, name) for name in ("accuracy", "balanced_accuracy", "auc", "sensitivity", "f1", "ece")]
+    figures += [figure for of in whole.classes for figure in (of.sensitivity, of.specificity, of.auc, of.f1)]
+    assert set(figures) == {Figure(None, reason="the model's answers are no finite numbers")}
     assert paired(probabilities, broken, labels).accuracy.value is None
 
 
@@ -270,12 +314,15 @@ def test_of_one_class_only_the_rest_is_still_said() -> None:
     found = scores(probabilities, labels)
     assert [found.accuracy.value, found.balanced_accuracy.value, found.sensitivity.value] == [hits] * 3
     assert (found.auc.value, found.specificity.value) == (None, None)
+    assert [of.auc.reason for of in found.classes] == ["no image of this class", "every image is of this class"]
     assert paired(probabilities, probabilities, labels).auc.value is None
 
 
-def test_few_images_have_figures_and_no_drawn_interval() -> None:
-    found = scores(*simulated(FEWEST - 1, 2, seed=11))
+def test_less_than_ten_images_have_figures_and_no_drawn_interval() -> None:
+    found = scores(*simulated(9, 2, seed=11))
     assert found.balanced_accuracy.value is not None and found.balanced_accuracy.low is None
+    assert found.balanced_accuracy.reason == "no interval: fewer than 10 images"
+    assert scores(*simulated(10, 2, seed=11)).balanced_accuracy.low is not None
     assert found.accuracy.low is not None
     pair = paired(np.eye(2)[[0, 1]], np.eye(2)[[1, 0]], [0, 1]).accuracy
     assert (pair.value, pair.low, pair.high) == (1, None, None) and pair.reason
@@ -283,8 +330,11 @@ def test_few_images_have_figures_and_no_drawn_interval() -> None:
 
 def test_a_class_of_few_images_has_no_interval_of_its_own() -> None:
     probabilities, _ = simulated(40, 2, seed=12)
-    found = scores(probabilities, [0] * 38 + [1] * 2)
-    assert found.classes[1].auc.value is not None and found.classes[1].auc.low is None
+    for few in (4, 36):
+        figure = scores(probabilities, [0] * (40 - few) + [1] * few).classes[1].auc
+        assert figure.value is not None and figure.low is None
+        assert figure.reason == "no interval: fewer than 5 images of this class, or of others"
+    assert scores(probabilities, [0] * 35 + [1] * 5).classes[1].auc.low is not None
 
 
 def test_draws_that_all_agree_pass_for_no_certainty() -> None:
@@ -310,6 +360,11 @@ def test_priors_leave_probabilities(case: Case) -> None:
         found = with_prior(probabilities, prior_from, prior_to)
         assert np.allclose(found.sum(1), 1) and (found >= 0).all()
     assert np.allclose(with_prior(probabilities, even, even), probabilities)
+
+
+def test_a_class_that_was_never_seen_keeps_its_weight_unless_there_is_none_of_it() -> None:
+    assert with_prior([[0.4, 0.4, 0.2]], [1, 1, 0], [1, 1, 2])[0] == pytest.approx([1 / 3] * 3)
+    assert with_prior([[0.4, 0.4, 0.2]], [1, 1, 0], [1, 1, 0])[0] == pytest.approx([0.5, 0.5, 0])
 
 
 def test_a_row_whose_classes_cannot_be_becomes_the_prior() -> None:
