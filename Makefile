@@ -3,8 +3,9 @@ PYTHON := .venv/bin/python
 FUZZ_SECONDS ?= 3600
 SAMPLE ?= 0
 PLATFORM ?= manylinux_2_28_x86_64
+EXTRAS ?=
 
-.PHONY: setup test lint bench proofs fuzz mutants docs kit
+.PHONY: setup test lint bench proofs fuzz mutants docs kit wheel sbom
 
 setup: .venv/ready
 
@@ -40,3 +41,16 @@ docs: setup
 kit: setup
 	rm -rf build/kit-$(PLATFORM)
 	.venv/bin/fedhelp-coordinator kit --platform $(PLATFORM) --out build/kit-$(PLATFORM) --unsigned
+
+# What a release gives out, installed from the wheel alone: no checkout, nothing editable. EXTRAS=[train,server] adds those.
+wheel: setup
+	rm -rf dist build/wheel
+	$(PYTHON) -m build
+	python3 -m venv --without-pip build/wheel
+	.venv/bin/pip --python build/wheel/bin/python install -c constraints.txt "$$(echo dist/*.whl)$(EXTRAS)"
+	cd build && wheel/bin/fedhelp-edge --version && wheel/bin/fedhelp-coordinator --version
+
+# Every package of that environment, its version and its licence, as CycloneDX.
+sbom: wheel
+	.venv/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type application --output-reproducible \
+		--output-file build/sbom.cdx.json build/wheel/bin/python

@@ -1,10 +1,26 @@
-"""Write docs/errors.md from the tree of errors: `python docs/generate.py`. A test fails while the two differ."""
+"""Write what follows from the code: `python docs/generate.py`. A test fails while the two differ.
+
+`errors.md` comes from the tree of errors, the pictures of the floors from the import contracts in `pyproject.toml`.
+"""
 
 from __future__ import annotations
 
+import re
+import sys
+from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 
 from fedhelp_edge import errors
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+
 
 HEAD = """# What can go wrong
 
@@ -25,13 +41,54 @@ This page is made from `fedhelp_edge/errors.py` by `make docs`.
 def page() -> str:
     parts = [HEAD]
     for kind in errors.tree():
-        said = (kind.__doc__ or "").strip()
+        meaning = (kind.__doc__ or "").strip()
         if kind.code:
-            parts.append(f"### {kind.code}\n\n{said}\n\n*What to do:* {kind.remedy}.\n")
+            parts.append(f"### {kind.code}\n\n{meaning}\n\n*What to do:* {kind.remedy}.\n")
         else:
-            parts.append(f"## {said}\n")
+            parts.append(f"## {meaning}\n")
     return "\n".join(parts)
 
 
+def houses() -> Iterator[tuple[str, list[list[str]]]]:
+    """Each contract of layers that has more than one: its name, and its floors from the top, each a list of rooms."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    for contract in project["tool"]["importlinter"]["contracts"]:
+        if contract["type"] == "layers" and len(contract["layers"]) > 1:
+            inside = "".join(f"{name}." for name in contract.get("containers", ()))
+            floors = [[inside + room for room in re.findall(r"[\w.]+", layer)] for layer in contract["layers"]]
+            yield contract["name"], floors
+
+
+def picture(name: str, floors: list[list[str]]) -> str:
+    """A house as SVG: a row for each floor, narrow enough for a phone."""
+    width, height, gap = 420, 34, 6
+    rows = [
+        '<svg xmlns="http://www.w3.org/2000/svg" font-family="system-ui, sans-serif" font-size="13"'
+        f' viewBox="0 0 {width} {len(floors) * (height + gap) + gap}" role="img" aria-label="{escape(name)}">',
+        '<rect width="100%" height="100%" rx="8" fill="#f6f7f9"/>',
+    ]
+    for number, floor in enumerate(floors):
+        side, y = (width - gap) / len(floor), gap + number * (height + gap)
+        for place, room in enumerate(floor):
+            x = gap + place * side
+            rows.append(
+                f'<rect x="{x:g}" y="{y}" width="{side - gap:g}" height="{height}" rx="5" fill="{_colour(room)}"/>'
+                f'<text x="{x + (side - gap) / 2:g}" y="{y + 22}" text-anchor="middle" fill="#16202c">'
+                f"{escape(room.removeprefix('fedhelp_edge.'))}</text>"
+            )
+    return "\n".join([*rows, "</svg>", ""])
+
+
+def _colour(room: str) -> str:
+    return {"fedhelp_edge": "#cfe3f7", "export": "#d6ecd2", "server_ref": "#f8dfc4"}[room.split(".")[0]]
+
+
+def files() -> dict[Path, str]:
+    """Every generated file, and its text."""
+    drawn = {DOCS / "pictures" / f"{name.replace(' ', '-')}.svg": picture(name, floors) for name, floors in houses()}
+    return {DOCS / "errors.md": page(), **drawn}
+
+
 if __name__ == "__main__":
-    Path(__file__).with_name("errors.md").write_text(page(), encoding="utf-8")
+    for path, text in files().items():
+        path.write_text(text, encoding="utf-8")

@@ -29,9 +29,8 @@ batch = 16
 precision = "fp32"
 """
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = sorted(
-    path for where in (".", "docs", "docs/spec", "docs/decisions", "examples/*") for path in ROOT.glob(f"{where}/*.md")
-)
+FOLDERS = (".", "docs", "docs/spec", "docs/decisions", "docs/methods", "examples/*")
+PAGES = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/*.md"))
 SESSIONS = re.findall(r"```console\n(.*?)```", README, re.S)
 PROGRAMS = {
     "fedhelp-edge": Commands("fedhelp_edge.cli", cli.COMMANDS),

@@ -1,0 +1,80 @@
+"""What a person who wants to join finds at the root of the repository is whole and true."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fedhelp_edge
+from fedhelp_edge.methods.registry import METHODS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[2]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PAGES = ["CONTRIBUTING.md", "SECURITY.md", "docs/compatibility.md", "docs/how-it-works.md"]
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_every_package_of_the_wheel_says_that_it_is_typed() -> None:
+    for package in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
+        assert (ROOT / package / "py.typed").exists(), package
+
+
+def test_the_licence_is_apache_2_everywhere() -> None:
+    assert PROJECT["project"]["license"] == "Apache-2.0"
+    assert "license: Apache-2.0\n" in text("CITATION.cff")
+    assert "Apache License\n                           Version 2.0, January 2004" in text("LICENSE")
+
+
+def test_who_cites_the_kit_cites_this_version() -> None:
+    assert f"\nversion: {fedhelp_edge.__version__}\n" in text("CITATION.cff")
+
+
+def test_tools_for_development_and_documents_are_pinned() -> None:
+    pinned = {re.split(r"==", line)[0].lower() for line in text("constraints.txt").splitlines() if "==" in line}
+    for extra in ("dev", "docs"):
+        for wanted in PROJECT["project"]["optional-dependencies"][extra]:
+            name = re.match(r"[A-Za-z0-9_-]+", wanted)
+            assert name
+            assert name[0].lower() in pinned | {"fedhelp-edge"}, wanted
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_a_page_for_contributors_names_is_there(page: str) -> None:
+    named = re.findall(r"`((?:fedhelp_edge|server_ref|export|tests|docs|\.ci)/[\w/.-]*)`", text(page))
+    for name in named:
+        assert (ROOT / name).exists(), f"{page}: {name}"
+
+
+def test_checks_before_a_commit_are_those_of_make_lint() -> None:
+    lint = re.search(r"^lint: setup\n((?:\t.*\n)+)", text("Makefile"), re.M)
+    assert lint
+    hooks = text(".pre-commit-config.yaml")
+    entries = "".join(re.findall(r"^ +entry: .*$", hooks, re.M))
+    tool = r"ruff check|ruff format|mypy|lint-imports"
+    assert set(re.findall(tool, lint[1])) == set(re.findall(tool, entries))
+    assert "https:" not in hooks, "a hook from elsewhere needs the network"
+
+
+def test_generated_pages_and_pictures_follow_from_the_code() -> None:
+    made: dict[Path, str] = runpy.run_path(str(ROOT / "docs" / "generate.py"))["files"]()
+    assert {path.name for path in made} >= {"errors.md", "floors.svg"}
+    for path, written in made.items():
+        assert path.read_text(encoding="utf-8") == written, f"{path.name}: run 'make docs'"
+
+
+def test_every_method_has_its_page() -> None:
+    for name in METHODS:
+        assert (ROOT / "docs" / "methods" / f"{name}.md").exists(), name
