@@ -1,8 +1,8 @@
 """Training beside other work: ResNet20 steps at 32 px with nothing else running, and beside one busy process.
 
 A thread library reads how its threads shall wait as it loads, so each measurement is a process of its own. They take
-turns: the kit as it is, the library's own default, threads that sleep at once, one thread alone. Run it on a machine
-that does nothing else.
+turns: the kit as it is, threads that always spin (the library's default), threads that sleep at once, and one thread.
+Run it on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from benchmarks import report
 
 WAYS = {
     "kit": ({}, 0),
-    "library_default": ({"GOMP_SPINCOUNT": "300000"}, 0),
+    "always_spin": ({"GOMP_SPINCOUNT": "300000"}, 0),
     "passive": ({"OMP_WAIT_POLICY": "PASSIVE"}, 0),
     "one_thread": ({}, 1),
 }
@@ -82,7 +82,7 @@ def main() -> None:
             busy = medians(repeats, seconds)
         finally:
             other.kill()
-    best = idle["library_default"]
+    best = idle["always_spin"]
     report(
         "training beside a busy process, images/s", ("torch",),
         **{f"{way}_{when}": round(found[way]) for way in WAYS for when, found in (("idle", idle), ("busy", busy))},

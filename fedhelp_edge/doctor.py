@@ -16,6 +16,7 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from fedhelp_edge.cores import usable_cores
 from fedhelp_edge.errors import FedhelpError, NoKeys
 from fedhelp_edge.infer import bundle
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
@@ -68,7 +69,7 @@ def _packages() -> Check:
 def _processor() -> Check:
     flags = _cpu_flags()
     known = [name for name in _ABILITIES if name in flags]
-    detail = f"{os.cpu_count() or 1} cores; {', '.join(known) or 'no special abilities known'}"
+    detail = f"{usable_cores()} cores; {', '.join(known) or 'no special abilities known'}"
     if flags and "avx2" not in flags and platform.machine() in ("x86_64", "AMD64"):
         return Check("processor", WARN, detail, "training will be slow here; diagnosing will not")
     return Check("processor", PASS, detail)
@@ -138,9 +139,10 @@ def _training() -> Check:
 
 def _waiting() -> str:
     """How training's threads wait for each other (docs/decisions/threads.md)."""
-    if turns := os.environ.get("GOMP_SPINCOUNT"):
-        return f"{os.cpu_count() or 1} threads, which sleep after {turns} turns of waiting"
-    return f"{os.cpu_count() or 1} threads, which wait as OMP_WAIT_POLICY={os.environ.get('OMP_WAIT_POLICY')} says"
+    fixed = [f"{name}={os.environ[name]}" for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ]
+    if fixed:
+        return f"{usable_cores()} threads, which wait as {' and '.join(fixed)} says"
+    return f"{usable_cores()} threads, which sleep while other programs need the cores"
 
 
 def _disk(home: Path) -> Check:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge import files, plan
+from fedhelp_edge.cores import usable_cores
 from fedhelp_edge.data import picture
 from fedhelp_edge.data.row import Decoded, Job, Source
 from fedhelp_edge.errors import FedhelpError, ImageBroken, ImageKind, ImageSize
@@ -90,7 +91,7 @@ def _all(
         except FedhelpError as fault:
             return fault
 
-    workers = workers or min(os.cpu_count() or 1, 16)
+    workers = workers or min(usable_cores(), 16)
     jobs = source.jobs(wanted)
     waiting: deque[Future[Decoded | FedhelpError]] = deque()
     with ThreadPoolExecutor(workers) as pool:

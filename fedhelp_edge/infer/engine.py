@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from fedhelp_edge.cores import usable_cores
 from fedhelp_edge.errors import BadBundle
 
 SECONDS = 120.0  # for one image, after which the model is stopped
@@ -39,7 +40,7 @@ class Engine:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         options.inter_op_num_threads = 1
-        options.intra_op_num_threads = threads or os.cpu_count() or 1
+        options.intra_op_num_threads = threads or usable_cores()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads sleep
         options.enable_cpu_mem_arena = False  # memory goes back: batches are small, patients many
         try:

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fedhelp_edge import lock
+from fedhelp_edge.cores import usable_cores
 from fedhelp_edge.data import picture
 from fedhelp_edge.data.row import Decoded
 from fedhelp_edge.errors import FedhelpError, ImageSize, OtherAnswers
@@ -66,7 +67,7 @@ def rows(bundle: Bundle, items: Iterable[Item], *, pictures: bool = False) -> It
             return ImageSize("there is not enough memory to open it")
 
     items = iter(items)
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+    with ThreadPoolExecutor(min(usable_cores(), 8)) as pool:
         while True:
             for item in itertools.islice(items, _AHEAD - len(waiting)):
                 waiting.append((item, pool.submit(decode, item)))

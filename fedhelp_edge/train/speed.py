@@ -9,8 +9,10 @@ from pathlib import Path
 
 import torch
 
+from fedhelp_edge.cores import usable_cores
 from fedhelp_edge.errors import Usage
 from fedhelp_edge.methods.base import Bench
+from fedhelp_edge.train import contention
 
 _HALF = ("avx512_bf16", "amx_bf16")
 _THRESHOLD, _TRIM = -3, -1  # mallopt's M_MMAP_THRESHOLD and M_TRIM_THRESHOLD
@@ -25,9 +27,13 @@ def bench(precision: str = "auto", device: str = "cpu") -> Bench:
 
 
 def settle(threads: int | None = None) -> None:
-    """Set the threads, and keep big activations from being handed back to the system and fetched again each step."""
+    """Set the threads and how they wait for each other.
+
+    Keeps big activations, too, from being handed back to the system and fetched again at each step.
+    """
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes that torchrun started here
-    torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // beside))
+    torch.set_num_threads(threads or max(1, usable_cores() // beside))
+    contention.adapt()
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):

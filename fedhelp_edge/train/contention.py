@@ -1,0 +1,111 @@
+"""Training beside other programs: PyTorch's threads spin while they wait, or sleep where another program needs a core.
+
+libgomp, PyTorch's thread library on Linux, waits by spinning: the fastest way on an idle machine, and on a busy one a
+waste of the core that the thread it waits for should have. It fixes its number of turns as it loads, with one
+exception: while it has more threads than the machine has cores, its threads sleep at once. So this module starts some
+idle threads when training must share the cores, and ends them when it need not. The threads that train stay as many
+as they were, and so do the bits that they compute (docs/decisions/threads.md).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import torch
+
+from fedhelp_edge.cores import usable_cores
+
+_THREADS = Path("/proc/self/task")
+_INTERVAL = 0.5  # seconds between two looks
+# Seconds that the process's threads wait for a core, per second, in all. An idle machine shows at most some
+# hundredths, a machine with one busy program more than a third, however the threads wait for each other.
+_SHARED, _ALONE = 0.15, 0.08
+
+
+def is_adaptive() -> bool:
+    """Whether the threads' waiting follows the load: on Linux, unless the person has fixed it."""
+    fixed = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys()
+    return sys.platform == "linux" and not fixed and (_THREADS / str(os.getpid()) / "schedstat").exists()
+
+
+def adapt() -> None:
+    """Let waiting follow the load from now on, in this process; again and again is the same as once."""
+    global _watch
+    if is_adaptive() and torch.get_num_threads() > 1 and (_watch is None or not _watch.is_alive()):
+        library = _gomp()
+        if library is not None:
+            _watch = Watch(library)
+            _watch.start()
+
+
+class Watch(threading.Thread):
+    """Looks twice a second how long this process's threads waited for a core, and lets them sleep or spin."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        super().__init__(name="contention", daemon=True)
+        self._library = library
+        self._surplus: Surplus | None = None
+
+    def run(self) -> None:
+        waited, at = waiting_seconds(), time.monotonic()
+        while True:
+            time.sleep(_INTERVAL)
+            now_waited, now = waiting_seconds(), time.monotonic()
+            self.decide((now_waited - waited) / (now - at))
+            waited, at = now_waited, now
+
+    def decide(self, waiting: float) -> None:
+        """Change over, given the seconds that threads waited for a core per second."""
+        if self._surplus is None and waiting > _SHARED:
+            self._surplus = Surplus(self._library)
+        elif self._surplus is not None and waiting < _ALONE:
+            self._surplus.end()
+            self._surplus = None
+
+    @property
+    def sleeps(self) -> bool:
+        return self._surplus is not None
+
+
+class Surplus:
+    """Idle threads of libgomp, enough that it has more than the cores. They belong to a thread, and end with it."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._keep, args=(library,), daemon=True)
+        self._thread.start()
+
+    def _keep(self, library: ctypes.CDLL) -> None:
+        nothing = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p)  # what each thread of the team is to call
+        library.GOMP_parallel(nothing, None, ctypes.c_uint(usable_cores() + 1), ctypes.c_uint(0))
+        self._over.wait()
+
+    def end(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def waiting_seconds() -> float:
+    """How long the threads that live now have waited for a core, in all. Threads that ended meanwhile count no more."""
+    total = 0
+    for thread in _THREADS.iterdir():
+        try:
+            total += int((thread / "schedstat").read_text().split()[1])
+        except (OSError, IndexError):  # it has just ended
+            continue
+    return total / 1e9
+
+
+def _gomp() -> ctypes.CDLL | None:
+    """The libgomp that PyTorch has loaded; another build of it, or none, gives None."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    paths = sorted({line.split(maxsplit=5)[5] for line in lines if "libgomp" in line})
+    return ctypes.CDLL(paths[0]) if len(paths) == 1 else None
+
+
+_watch: Watch | None = None

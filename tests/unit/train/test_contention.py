@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedhelp_edge.train import contention, speed
+
+pytestmark = pytest.mark.skipif(not contention.is_adaptive(), reason="here, threads wait in one fixed way")
+
+
+@pytest.fixture
+def watch() -> Iterator[contention.Watch]:
+    torch.ones(1 << 20).add_(1)  # PyTorch loads its thread library
+    library = contention._gomp()
+    assert library is not None
+    watch = contention.Watch(library)
+    yield watch
+    watch.decide(0.0)
+
+
+def threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+def test_threads_sleep_while_they_must_wait_for_cores_and_spin_again_when_they_need_not(
+    watch: contention.Watch,
+) -> None:
+    before = threads()
+    seen = []
+    for waiting in (0.02, 0.5, 0.5, 0.1, 0.02, 0.1, 0.5):
+        watch.decide(waiting)
+        seen.append(watch.sleeps)
+    assert seen == [False, True, True, True, False, False, True]
+    watch.decide(0.0)
+    assert threads() <= before  # the surplus has ended, however often it began
+
+
+STEPS = """
+import hashlib, torch
+from fedhelp_edge.nets.resnet import ResNet
+from fedhelp_edge.train import contention, speed
+speed.settle(2)
+torch.manual_seed(0)
+net = ResNet("resnet20", 3)
+watch = contention.Watch(contention._gomp())
+optimiser = torch.optim.SGD(net.parameters(), 0.1)
+images = torch.rand(16, 3, 32, 32)
+for step in range(4):
+    watch.decide({sequence}[step])
+    optimiser.zero_grad()
+    net(images).logsumexp(1).sum().backward()
+    optimiser.step()
+whole = b"".join(value.numpy().tobytes() for value in net.state_dict().values())
+print(watch.sleeps, torch.get_num_threads(), hashlib.sha256(whole).hexdigest())
+"""
+
+
+def test_the_way_of_waiting_changes_no_bit_of_what_is_trained() -> None:
+    found = {}
+    for name, sequence in {"alone": [0.0] * 4, "beside": [0.5] * 4, "in_turn": [0.5, 0.0, 0.5, 0.0]}.items():
+        code = STEPS.replace("{sequence}", str(sequence))
+        out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+        found[name] = out.split()
+    assert [found[name][0] for name in found] == ["False", "True", "False"]
+    assert len({tuple(values[1:]) for values in found.values()}) == 1
+
+
+@pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
+def test_a_way_of_waiting_that_a_person_has_fixed_stays(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "1")
+    assert not contention.is_adaptive()
+
+
+def test_one_thread_waits_for_nobody_and_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contention, "_watch", None)
+    speed.settle(1)
+    assert contention._watch is None
+
+
+def test_training_is_watched_once_however_often_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contention, "_watch", None)
+    before = threads()
+    speed.settle(2)
+    first = contention._watch
+    speed.settle(2)
+    assert first is not None
+    assert contention._watch is first
+    assert first.is_alive()
+    assert threads() - before <= 2  # the watch, and PyTorch's second thread
+
+
+def test_how_long_threads_waited_for_a_core_only_grows() -> None:
+    first = contention.waiting_seconds()
+    torch.ones(1 << 20).add_(1)
+    assert contention.waiting_seconds() >= first >= 0
