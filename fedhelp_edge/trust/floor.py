@@ -32,10 +32,6 @@ class Floor:
         """The time to judge by: a clock that is set back revives no old orders."""
         return max([clock, *(news.created for news in (self.charter, self.roster, self.task) if news)])
 
-    def is_late(self, clock: datetime, by: timedelta = timedelta(days=1)) -> bool:
-        """Whether this machine's clock is behind what it has verified: worth a warning, never a refusal."""
-        return self.now(clock) - clock > by
-
     # --- who may sign what ---------------------------------------------------------------------------------------
     def trust(self, said: Statement, keys: tuple[str, ...]) -> Site | None:
         """For `parcel.look`: return, or raise what is wrong. The roster's key decides, never the armor's."""

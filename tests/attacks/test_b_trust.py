@@ -88,15 +88,23 @@ def test_the_honest_share_is_taken(fed: Federation, order: News) -> None:
 
 def test_b01_a_share_signed_by_nobodys_key_is_refused(fed: Federation, order: News, stranger: keys.Keys) -> None:
     update = fed.update("site-001", order, stranger.sign, sender_key=sshsig.fingerprint(stranger.public.sign))
-    with pytest.raises(SignerUnknown):
+    with pytest.raises(SignerUnknown, match="nobody's key"):
         judge(fed, update, order)
 
 
 def test_b01_a_share_of_a_sender_that_nobody_knows_is_refused(
     fed: Federation, order: News, stranger: keys.Keys
 ) -> None:
-    with pytest.raises(SignerUnknown):
+    with pytest.raises(SignerUnknown, match="neither the sender nor the key"):
         judge(fed, fed.update("site-001", order, stranger.sign, sender="site-009"), order)
+
+
+def test_b02_a_statement_that_names_another_key_than_the_one_that_signed_is_refused(
+    fed: Federation, order: News, stranger: keys.Keys
+) -> None:
+    update = fed.update("site-001", order, sender_key=sshsig.fingerprint(stranger.public.sign))
+    with pytest.raises(SignerMismatch, match="another key"):
+        judge(fed, update, order)
 
 
 @pytest.mark.parametrize("sender", ["site-002", "site-009"])
@@ -410,6 +418,12 @@ def test_b16_new_keys_signed_by_the_old_and_the_new_one_are_taken(fed: Federatio
 def test_b16_new_keys_with_any_other_signatures_are_refused(fed: Federation, stranger: keys.Keys, signers: str) -> None:
     hands = {"old": fed.people["site-001"].sign, "new": stranger.sign, "other": fed.people["site-002"].sign}
     news = fed.rotate("site-001", stranger.public, *(hands[name] for name in signers.split()))
+    with pytest.raises(RotateProof):
+        enrol.judge_rotation(*news, fed.read_roster(fed.roster()), Seen())
+
+
+def test_b16_a_site_that_nobody_knows_cannot_change_its_keys(fed: Federation, stranger: keys.Keys) -> None:
+    news = fed.rotate("site-009", stranger.public, fed.people["site-001"].sign, stranger.sign)
     with pytest.raises(RotateProof):
         enrol.judge_rotation(*news, fed.read_roster(fed.roster()), Seen())
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedhelp_edge.errors import BadBody, Kind, RootChain, Threshold
+from fedhelp_edge.errors import BadBody, Kind, RootChain, SigAlg, Threshold
 from fedhelp_edge.trust import charter
 from tests.attacks.federation import LAST, START, Federation, line
 
@@ -116,6 +116,26 @@ def test_a_body_of_another_form_is_refused(fed: Federation, changes: dict[str, o
     said, keys, holds = fed.charter()
     with pytest.raises(BadBody):
         charter.first(said, keys, {**holds, **changes})
+
+
+def test_all_roots_may_have_to_sign_and_eight_are_the_most(fed: Federation) -> None:
+    roots = [Ed25519PrivateKey.generate() for _ in range(9)]
+    found = charter.first(*fed.charter(roots=roots[:8], threshold=8, signers=roots[:8]))
+    assert (len(found.roots), found.threshold) == (8, 8)
+    with pytest.raises(BadBody):
+        charter.first(*fed.charter(roots=roots, threshold=1, signers=roots[:1]))
+
+
+def test_one_signature_is_enough_where_nothing_is_said_of_it() -> None:
+    assert charter.body("name", ("root",), "coordinator")["threshold"] == 1
+
+
+@pytest.mark.parametrize("key", ["", "ssh-rsa AAAA", "ssh-ed25519 AAAA"])
+def test_a_key_that_is_none_is_refused_in_a_charter(fed: Federation, key: str) -> None:
+    said, signers, holds = fed.charter()
+    for changes in ({"coordinator": key}, {"roots": [*holds["roots"], key]}):
+        with pytest.raises(SigAlg):
+            charter.first(said, signers, {**holds, **changes})
 
 
 def test_a_roster_is_no_charter(fed: Federation) -> None:

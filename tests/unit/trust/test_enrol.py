@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -8,7 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedhelp_edge.errors import BadBody, InviteCode, InviteProof, Kind, Replay, SignerMismatch
+from fedhelp_edge.errors import (
+    BadBody,
+    BadName,
+    FedhelpError,
+    InviteCode,
+    InviteProof,
+    Kind,
+    RecipientType,
+    Replay,
+    SigAlg,
+    SignerMismatch,
+)
 from fedhelp_edge.errors import Federation as OtherFederation
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.trust import enrol
@@ -32,6 +44,17 @@ def newcomer() -> keys.Keys:
 
 def test_a_code_looks_as_the_manual_says() -> None:
     assert re.fullmatch(r"FH1(-[0-9A-HJKMNP-TV-Z]{5}){4}-[0-9A-HJKMNP-TV-Z]", enrol.new_code())
+
+
+def test_what_a_code_proves_never_changes_from_one_version_to_the_next() -> None:
+    """Codes that were given out by an older version let in."""
+    code = enrol.read_code(CODE + "A")
+    invite = enrol.invite_of(code, "small", START)
+    assert invite.id == "33bb76517bc9eae1698531d95875da69"
+    assert invite.key.hex() == "e43b7484ba5c9294ce1fe2df210272ed6750863f15d2e598a4f5dc3adac35640"
+    assert enrol.vouch(code, "fh-0") == "01d3f92381e51eb7b60fddb022b73f971e885e32828a7f3d8aac97235d6ef99a"
+    proof = enrol._proof(invite.key, "Clinic 4", keys.Public("sign", "recipient"), {"nonce": "0"})
+    assert proof == "7fb1728ad029b5482b0eb08117330cfc6c2ea4136fc168701954b01144b9caaf"
 
 
 def test_no_two_codes_are_alike() -> None:
@@ -63,7 +86,11 @@ def test_a_code_whose_own_letters_begin_as_all_codes_do_is_read() -> None:
     assert enrol.read_code(code) == enrol.read_code(code.removeprefix("FH1-")) == code
 
 
-@pytest.mark.parametrize("typed", ["", "FH1", "FH2-", CODE, CODE * 2, "ÜÜÜÜÜ" * 5, "\ud800" * 21], ids=ascii)
+@pytest.mark.parametrize(
+    "typed",
+    ["", "FH1", "FH2-", CODE, f"FH2{CODE[3:]}A", CODE * 2, "ÜÜÜÜÜ" * 5, "\ud800" * 21],
+    ids=ascii,
+)
 def test_what_is_no_code_is_refused(typed: str) -> None:
     with pytest.raises(InviteCode):
         enrol.read_code(typed)
@@ -147,6 +174,22 @@ def test_a_request_of_another_form_is_refused(fed: Federation, newcomer: keys.Ke
     said, signers, holds = fed.enrol(enrol.new_code(), newcomer)
     with pytest.raises(BadBody):
         judge(fed, News(said, signers, {**holds, **changes}), enrol.invite_of(enrol.new_code(), "small", START))
+
+
+def test_a_clinic_makes_no_request_under_a_name_that_would_be_refused(fed: Federation, newcomer: keys.Keys) -> None:
+    with pytest.raises(BadName):
+        fed.enrol(enrol.new_code(), newcomer, name="two\nlines")
+
+
+@pytest.mark.parametrize(("key", "error"), [("sign", SigAlg), ("recipient", RecipientType)])
+def test_a_key_that_is_none_does_not_join(
+    fed: Federation, newcomer: keys.Keys, key: str, error: type[FedhelpError]
+) -> None:
+    code, context = enrol.new_code(), dict(fed.enrol(enrol.new_code(), newcomer).said.context)
+    public = replace(newcomer.public, **{key: "none"})
+    news = signed(context, enrol.request(code, "Clinic 4", public, context), newcomer.sign)
+    with pytest.raises(error):
+        judge(fed, news, enrol.invite_of(code, "small", START + DAY))
 
 
 def test_a_rotation_is_no_request(fed: Federation, newcomer: keys.Keys) -> None:

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from fedhelp_edge.errors import Expired, SignerUnknown, TrustError
+from fedhelp_edge.errors import Expired, Kind, Role, SignerUnknown, TrustError
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.trust.charter import Charter
 from fedhelp_edge.trust.floor import Floor
@@ -62,11 +62,6 @@ def test_no_clock_that_is_behind_locks_a_clinic_out(clock: datetime, expires: da
     floor(news, news, news, expires).check_fresh(clock, timedelta())
 
 
-@given(moments, moments)
-def test_a_clock_is_late_when_it_is_a_day_behind_the_news(clock: datetime, news: datetime) -> None:
-    assert floor(news, news, news).is_late(clock) == (news - clock > DAY)
-
-
 def test_a_charter_alone_gives_the_time_too() -> None:
     assert Floor(FED.pinned).now(START - 9 * DAY) == START
 
@@ -115,6 +110,28 @@ def test_what_a_roster_governs_is_not_trusted_before_there_is_one(kind: str) -> 
     }[kind]
     with pytest.raises(Expired):
         FED.floor().trust(news.said, news.keys)
+
+
+def test_before_there_is_a_roster_the_charters_keys_are_trusted_and_a_request_may_come() -> None:
+    news = [FED.charter(FED.pinned), FED.roster(), FED.enrol("FH1-AAAAA-AAAAA-AAAAA-AAAAA-0", keys.new())]
+    assert [FED.floor().trust(one.said, one.keys) for one in news] == [None] * len(news)
+
+
+def test_news_of_one_kind_is_not_taken_for_another() -> None:
+    known = FED.floor().with_charter(*FED.charter(FED.pinned))
+    for version in (1, 2, 3):
+        with pytest.raises(Kind):
+            known.with_charter(*FED.roster(version))
+    with pytest.raises(Kind):
+        known.with_model(FED.roster().said)
+
+
+def test_an_order_is_taken_from_the_coordinator_alone() -> None:
+    rests_on = FED.roster()
+    with pytest.raises(Role):
+        FED.floor(rests_on).with_task(*FED.task(rests_on, signer=FED.people["site-001"].sign))
+    with pytest.raises(SignerUnknown):
+        FED.floor(rests_on).with_task(*FED.task(rests_on, signer=keys.new().sign))
 
 
 def test_a_task_stays_valid_under_a_newer_roster() -> None:

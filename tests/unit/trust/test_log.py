@@ -1,0 +1,50 @@
+"""A log in which each line covers all before it."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from fedhelp_edge.errors import LogBroken
+from fedhelp_edge.trust.log import chain, check_chain
+from fedhelp_edge.trust.task import Log
+
+Written = list[tuple[dict[str, Any], str]]
+
+
+def written(count: int) -> Written:
+    lines: Written = []
+    head = ""
+    for seq in range(1, count + 1):
+        line = {"seq": seq, "type": "open"}
+        head = chain(head, line)
+        lines.append((line, head))
+    return lines
+
+
+def test_a_line_covers_itself_and_the_head_before_it() -> None:
+    assert chain("aa", {"b": 1, "a": 2}) == hashlib.sha256(b'aa\n{"a":2,"b":1}').hexdigest()
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_a_whole_log_is_as_long_as_its_lines_and_ends_in_the_last_hash(count: int) -> None:
+    lines = written(count)
+    assert check_chain(lines) == Log(count, lines[-1][1] if lines else "")
+
+
+@pytest.mark.parametrize("gone", [0, 1, 2])
+def test_the_line_that_is_missing_is_named(gone: int) -> None:
+    lines = written(4)
+    with pytest.raises(LogBroken, match=f"line {gone + 1} is missing"):
+        check_chain(lines[:gone] + lines[gone + 1 :])
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_the_line_that_was_changed_is_named(place: int) -> None:
+    lines = written(4)
+    line, kept = lines[place]
+    for changed in (({**line, "type": "merge"}, kept), (line, "0" * 64)):
+        with pytest.raises(LogBroken, match=f"line {place + 1} is not the one"):
+            check_chain([*lines[:place], changed, *lines[place + 1 :]])
