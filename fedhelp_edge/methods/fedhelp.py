@@ -56,10 +56,10 @@ class Surrogate(Learner):
         said = torch.from_numpy(knowledge.probabilities.astype(np.float32)).transpose(0, 1)  # images first
         said = {"all": said, "first": said[:, :1], "none": said[:, :0]}[self.numbers.sources]
         self.said = said.to(bench.device)
-        learned = self.numbers.alpha == "learned" and said.shape[1]
+        sources = said.shape[1] if self.numbers.alpha == "learned" else 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(draw_seed(plan.seed, site.id, "public"))
-            self.public = Public(knowledge.classes, len(said), said.shape[1] if learned else 0).to(bench.device)
+            self.public = Public(knowledge.classes, len(said), sources).to(bench.device)
         labels = torch.from_numpy(np.array(knowledge.labels))
         fit = said.gather(2, labels.view(-1, 1, 1).expand(-1, said.shape[1], 1))
         fixed = (

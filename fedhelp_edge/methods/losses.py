@@ -34,8 +34,8 @@ def prior(examples: Sequence[int]) -> Tensor:
 
 def symmetric(logits: Tensor, labels: Tensor) -> Tensor:
     """Symmetric cross-entropy (Wang et al. 2019): robust to wrong labels by a bounded reverse part."""
-    target = F.one_hot(labels, logits.shape[1]).to(logits.dtype).clamp(_LEAST_LABEL, 1)
-    guess = logits.softmax(1).clamp(_LEAST_PROBABILITY, 1)
+    target = F.one_hot(labels, logits.shape[1]).to(logits.dtype).clamp_min(_LEAST_LABEL)
+    guess = logits.softmax(1).clamp_min(_LEAST_PROBABILITY)
     reverse = -(guess * target.log()).sum(1).mean()
     return CE_PART * F.cross_entropy(logits, labels) + REVERSE_PART * reverse
 

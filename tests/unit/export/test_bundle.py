@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import json
+import logging
+import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from numpy.typing import NDArray
+from onnx import TensorProto
 
-from export import calibrate, choose, quantize
+from export import calibrate, choose, graph, quantize
 from fedhelp_edge.data.images import Images
-from fedhelp_edge.errors import FileExists, TooFew
-from fedhelp_edge.infer import bundle, facts
+from fedhelp_edge.errors import Disagrees, FileExists, TooFew
+from fedhelp_edge.infer import bundle, decide, facts, looks
 from fedhelp_edge.infer.engine import Engine
+from fedhelp_edge.nets import resnet
 from fedhelp_edge.nets.resnet import ResNet
-from fedhelp_edge.parcel import keys
+from fedhelp_edge.parcel import keys, sshsig
 from fedhelp_edge.report import metrics
 from fedhelp_edge.site import folder
 from tests import bundles
@@ -226,3 +234,143 @@ def test_an_eight_bit_model_is_smaller_and_checked_like_any_other(
     opened = bundle.load(tmp_path / "small.onnx", lambda key: folder.vouch(tmp_path / "home", key, None))
     assert opened.parity() <= 1
     assert opened.facts.precision == "int8"
+
+
+def with_parts(train: int, val: int = 60, test: int = 40) -> Images:
+    """The site's images, of each part only the first."""
+    images = bundles.site().images
+    places = [np.flatnonzero([one == part for one in images.splits]) for part in ("train", "val", "test")]
+    return images.only(np.concatenate([of[:count] for of, count in zip(places, (train, val, test), strict=True)]))
+
+
+def test_unless_told_otherwise_a_model_misses_one_in_ten_and_has_whole_numbers_of_32_bits() -> None:
+    made = bundles.made()
+    assert made.facts.calibration.wanted == 0.9
+    assert (made.facts.precision, made.int8) == ("fp32", None)
+
+
+def test_all_training_images_say_what_the_sites_images_look_like() -> None:
+    said, train = bundles.made().facts.likeness, bundles.site().images.part("train").pixels
+    assert said.images == len(train)
+    for name, look in looks.KINDS.items():
+        assert said.looks[name].mean == pytest.approx(look(np.asarray(train)).mean(0), abs=1e-4)
+
+
+@pytest.mark.parametrize(("train", "known"), [(19, False), (20, True)])
+def test_the_looks_of_fewer_than_twenty_training_images_are_not_told(train: int, known: bool) -> None:
+    made = bundles.site().make(nets={"own": blank()}, images=with_parts(train))
+    assert bool(made.facts.likeness.looks) is known
+
+
+@pytest.mark.parametrize(("side", "known"), [(11, False), (12, True)])
+def test_images_of_less_than_twelve_pixels_a_side_have_no_looks(side: int, known: bool) -> None:
+    site, images = bundles.site(), with_parts(30, 20)
+    small = replace(images, pixels=np.asarray(images.pixels)[:, :side, :side])
+    plan = replace(site.plan, image=replace(site.plan.image, size=side))
+    made = replace(site, plan=plan).make(nets={"own": blank()}, images=small)
+    assert bool(made.facts.likeness.looks) is known
+
+
+def test_four_validation_images_are_enough_and_no_test_image_is_needed() -> None:
+    made = bundles.site().make(nets={"own": blank()}, images=with_parts(20, 4, 0))
+    assert made.facts.calibration.images and made.facts.test == {}
+    assert made.facts.validation["images"] == 4
+
+
+def test_too_few_validation_images_are_refused_before_a_net_is_asked() -> None:
+    with pytest.raises(TooFew):
+        bundles.site().make(nets={}, images=with_parts(20, 3))
+
+
+def test_what_is_told_of_a_part_is_what_the_model_answers_to_it(tmp_path: Path) -> None:
+    opened, images = bundles.opened(tmp_path), bundles.site().images
+    for part, told in (("test", opened.facts.test), ("val", opened.facts.validation)):
+        own = images.part(part)
+        given, true = decide.answers(opened, np.asarray(own.pixels)), [bundles.CLASSES[label] for label in own.labels]
+        right = [one.answer == name for one, name in zip(given, true, strict=True)]
+        assert (told["images"], told["right"]) == (len(own), sum(right))
+        assert told["answered"] == sum(one.answer is not None for one in given)
+        assert told["unlike"] == sum(one.distance > 1 for one in given)
+        assert told["in_set"] == sum(name in one.set for one, name in zip(given, true, strict=True))
+        scores = metrics.scores([list(one.probabilities.values()) for one in given], own.labels)
+        for name in ("accuracy", "balanced_accuracy", "auc", "ece"):
+            value = getattr(scores, name).value
+            assert told[name] == (None if value is None else round(value, 4))
+
+
+def test_a_grey_model_of_another_depth_says_so() -> None:
+    site, images = bundles.site(), with_parts(20, 8, 4)
+    grey = replace(images, pixels=np.asarray(images.pixels)[..., :1])
+    plan = replace(site.plan, image=replace(site.plan.image, channels=1, mean=(0.5,), std=(0.25,)))
+    net = ResNet("resnet32", len(bundles.CLASSES), 1)
+    made = replace(site, plan=plan).make(nets={"own": net}, images=grey)
+    assert facts.notes(made.model)["Image.BitmapPixelFormat"] == "Gray8"
+    assert made.facts.members == ("own: resnet32",)
+
+
+def test_a_model_is_kept_in_a_new_folder_for_all_to_read_and_its_hash_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "round 3" / "models" / "model.onnx"
+    assert bundles.made().keep(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    if os.name == "posix":
+        assert all(one.stat().st_mode & 0o444 == 0o444 for one in path.parent.iterdir())
+
+
+def test_a_model_that_answers_otherwise_than_it_says_is_noticed_when_it_is_kept(tmp_path: Path) -> None:
+    made = bundles.made()
+    model = onnx.load_from_string(made.model)
+    bias = next(one for one in model.graph.initializer if one.name == "bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 1, "bias"))
+    other = model.SerializeToString(deterministic=True)
+    signed = sshsig.sign(other, bundles.site().keys.sign, bundle.NAMESPACE)
+    with pytest.raises(Disagrees):
+        replace(made, model=other, signature=signed).keep(tmp_path / "model.onnx")
+
+
+# --- 8 bits --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("agreement", "accuracy", "speed_up"), [(0.99, 0.0, 1.2), (1.0, 0.5, 9.0)])
+def test_eight_bits_that_are_just_good_enough_are_taken(agreement: float, accuracy: float, speed_up: float) -> None:
+    assert quantize.why(agreement, accuracy, speed_up) == ""
+
+
+def test_eight_bits_that_are_right_less_often_are_told_by_how_much() -> None:
+    assert "by 1.0% of the validation images" in quantize.why(1.0, -0.01, 3.0)
+
+
+def test_what_eight_bits_bring_is_told_of_the_right_images_and_of_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two programs on a clock that only they move: the second gives another class to every fourth image."""
+    clock = [0.0]
+    labels = np.arange(80) % 2
+
+    def program(seconds: float, other: int) -> Any:
+        def answer(images: NDArray[np.uint8]) -> Any:
+            clock[0] += seconds * len(images)
+            chosen = images[:, 0, 0, 0] % 2
+            chosen = np.where(images[:, 0, 0, 0] % 4 == other, 1 - chosen, chosen)
+            return SimpleNamespace(logits=np.eye(2)[chosen])
+
+        return answer
+
+    monkeypatch.setattr(quantize.time, "perf_counter", lambda: clock[0])
+    images = np.arange(80, dtype=np.uint8)[:, None, None, None]
+    gain = quantize.gain(program(3.0, -1), program(1.0, 0), images, 40, labels[:40])
+    assert (gain.agreement, gain.accuracy, gain.speed_up) == (0.75, -0.25, pytest.approx(3.0))
+    assert gain.why == quantize.why(0.75, -0.25, 3.0)
+
+
+def test_eight_bit_weights_have_seven_bits_and_a_scale_for_each_channel(caplog: pytest.LogCaptureFixture) -> None:
+    site = bundles.site()
+    whole = graph.build([resnet.arrays(site.nets["own"])], site.plan.image, None)
+    before = whole.SerializeToString()
+    made = quantize.quantized(whole, np.asarray(site.images.part("train").pixels[:40]))
+    weights = [onnx.numpy_helper.to_array(one) for one in made.graph.initializer if one.data_type == TensorProto.INT8]
+    kernels = [one for one in weights if one.ndim == 4]
+    assert len(kernels) == 19
+    assert min(one.min() for one in kernels) >= -64 and max(one.max() for one in kernels) <= 64
+    scales = [one for one in made.graph.initializer if one.name.endswith("_scale") and list(one.dims) == [16]]
+    assert scales
+    assert whole.SerializeToString() == before
+    assert not any(one.HasField("data_location") for one in made.graph.initializer)
+    assert not caplog.records
+    assert logging.root.manager.disable == logging.NOTSET

@@ -134,6 +134,139 @@ def test_of_the_validation_images_no_more_and_no_fewer_lie_beyond_the_limit_than
     assert found.level == max(0.02, 1 / (count + 1))
 
 
-def test_embeddings_that_are_all_alike_have_distances_too() -> None:
+def test_embeddings_that_are_all_alike_measure_the_plain_distance_by_a_thousand() -> None:
     found = calibrate.likeness(np.ones((20, 4)), np.ones((10, 4)) + np.arange(10)[:, None])
-    assert np.isfinite(found.distance(np.ones((1, 4)))).all()
+    away = np.array([[1.0, 1, 1, 2], [4.0, 1, 1, 5]])
+    assert found.distance(away) * found.limit == pytest.approx([1000.0, 5000.0], rel=1e-3)
+
+
+def test_where_embeddings_lie_on_a_line_what_leaves_it_is_a_thousand_of_their_spreads_away() -> None:
+    train = np.array([[3.0, 3.0], [-3.0, -3.0]] * 10)
+    found = calibrate.likeness(train, train + 1)
+    assert found.distance(np.array([[3.0, -3.0]])) * found.limit == pytest.approx(1000 * 2**0.5, rel=1e-3)
+
+
+def test_one_number_is_measured_in_its_standard_deviations() -> None:
+    train = np.arange(20.0)[:, None]
+    found = calibrate.likeness(train, train + 1)
+    assert found.distance(train[:1]) * found.limit == pytest.approx(9.5 / train.std(), rel=1e-3)
+
+
+def test_what_pixels_look_like_is_measured_with_each_number_on_its_own_scale() -> None:
+    random = np.random.default_rng(14)
+    looks, other = random.normal(size=(80, 5)) * [1, 0.2, 0.05, 0.01, 3], random.normal(size=(30, 5))
+    found = calibrate.likeness(random.normal(size=(80, 4)), random.normal(size=(30, 4)), {"tone": (looks, other)})
+    scale, cloud = looks.std(0) + 0.03, found.looks["tone"]
+    oracle = np.sqrt(LedoitWolf().fit(looks / scale).mahalanobis(other / scale))
+    assert cloud.distance(other) * cloud.limit == pytest.approx(oracle, rel=1e-3)
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_every_kind_of_distance_has_its_limit_equally_many_spreads_beyond_its_median(narrow: bool) -> None:
+    """The spread: from the median to the 95 % quantile of the logarithms; where they hardly differ, one per cent."""
+    random = np.random.default_rng(15)
+    train, kept = random.normal(size=(300, 6)), random.normal(size=(100, 6))
+    looks, others = random.normal(size=(300, 3)), random.normal(size=(100, 3))
+    if narrow:
+        others[:] = [3, 0, 0]
+        others[:2] = [3.2, 0, 0]
+    found = calibrate.likeness(train, kept, {"tone": (looks, others)})
+    places = []
+    for cloud, numbers in ((found, kept), (found.looks["tone"], others)):
+        logs = np.log(cloud.distance(numbers) * cloud.limit)
+        middle, high = np.quantile(logs, [0.5, 0.95])
+        places.append((np.log(cloud.limit) - middle) / max(high - middle, 0.01))
+    assert places[0] == pytest.approx(places[1], rel=1e-2)
+
+
+# --- how many images lie on which side -----------------------------------------------------------------------------
+
+
+def unsure(count: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """So many images of class 0, each with another probability below one half for it, and 15 others."""
+    logits = np.zeros((count + 15, 2))
+    logits[:, 0] = [*np.linspace(-2, -0.5, count), *np.linspace(-3, -0.1, 15)]
+    return logits, np.array([0] * count + [1] * 15)
+
+
+@pytest.mark.parametrize(("count", "below"), [(4, 0), (9, 0), (18, 0), (19, 0), (38, 0), (39, 1), (59, 2), (100, 4)])
+def test_of_a_classs_images_as_many_fall_out_of_their_set_as_the_promise_allows(count: int, below: int) -> None:
+    """So that of new images of the class 5 % do: floor(0.05 (n + 1)) - 1 of n, and none of few."""
+    logits, labels = unsure(count)
+    said = calibrate.calibrate(logits, labels, 0.9)
+    mine = np.sort(calibrate.softmax(logits / said.temperature)[labels == 0, 0])
+    assert int((mine < said.least[0]).sum()) == below
+    assert said.least[0] == pytest.approx(mine[below], abs=2e-5)
+    assert said.level[0] == pytest.approx(max(0.05, 1 / (count + 1)))
+
+
+@pytest.mark.parametrize(("count", "own"), [(3, False), (4, True)])
+def test_four_images_of_a_class_are_enough_for_a_promise_of_its_own(count: int, own: bool) -> None:
+    assert calibrate.calibrate(*unsure(count), 0.9).own == (own, True)
+
+
+def test_four_images_are_enough_to_calibrate_by() -> None:
+    assert calibrate.calibrate(*sample(4, 5), 0.9).images
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted", "missed"),
+    [(10, 0.9, 1), (19, 0.9, 1), (20, 0.9, 2), (10, 0.95, 0), (20, 0.95, 1), (10, 0.901, 0)],
+)
+def test_a_threshold_misses_as_many_of_a_classs_images_as_are_allowed_and_no_more(
+    count: int, wanted: float, missed: int
+) -> None:
+    logits, labels = unsure(count)
+    said = calibrate.calibrate(logits, labels, wanted)
+    chances, threshold = calibrate.softmax(logits / said.temperature)[:, 0], said.thresholds[0]
+    mine = np.sort(chances[labels == 0])
+    assert threshold.at is not None and threshold.sensitivity and threshold.specificity
+    assert int((mine < threshold.at).sum()) == missed
+    assert threshold.at == pytest.approx(mine[missed], abs=2e-5)
+    assert (threshold.images, threshold.sensitivity.value) == (count, pytest.approx(1 - missed / count))
+    assert threshold.specificity.value == pytest.approx((chances[labels == 1] < threshold.at).mean())
+
+
+def test_a_class_that_is_never_thought_possible_is_always_flagged_and_never_ruled_out() -> None:
+    logits, labels = np.array([[-1e6, 0.0]] * 20), np.array([0, 1] * 10)
+    said = calibrate.calibrate(logits, labels, 0.9)
+    threshold = said.thresholds[0]
+    assert threshold.sensitivity and threshold.specificity
+    assert (said.least[0], threshold.at) == (0, 0)
+    assert (threshold.sensitivity.value, threshold.specificity.value) == (1, 0)
+
+
+# --- the temperature -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_temperature_is_the_likeliest_one_under_a_log_normal_prior(seed: int) -> None:
+    logits, labels = sample(6, seed, heat=6.0)
+
+    def unlikely(log: float) -> float:
+        chances = calibrate.softmax(logits / np.exp(log))[np.arange(6), labels]
+        return float(-np.log(chances).sum() + log**2 / 2)
+
+    oracle = min(np.linspace(-3, 3, 6001), key=unlikely)
+    assert np.log(calibrate.temperature(logits, labels)) == pytest.approx(oracle, abs=0.006)
+
+
+@pytest.mark.parametrize(("logit", "log"), [(-10.0, 3), (0.1, -3)])
+def test_the_temperature_is_no_lower_and_no_higher_than_e_to_the_third(logit: float, log: float) -> None:
+    labels = np.arange(4000) % 2
+    assert calibrate.temperature(np.eye(2)[labels] * logit, labels) == pytest.approx(np.exp(log), rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_temperature_goes_in_steps_of_one_per_cent(seed: int) -> None:
+    steps = 100 * np.log(calibrate.temperature(*sample(50, seed, 2.0)))
+    assert steps == pytest.approx(round(steps), abs=1e-3)
+
+
+def test_logits_of_any_size_have_probabilities_and_a_loss() -> None:
+    assert calibrate.softmax(np.array([[1000.0, 0.0], [-1000.0, -1000.0]])).tolist() == [[1, 0], [0.5, 0.5]]
+    assert calibrate.log_loss(np.array([[1.0, 0.0]]), np.array([1])) == pytest.approx(-np.log(1e-12))
+
+
+def test_answers_that_are_no_numbers_have_no_calibration_error() -> None:
+    assert calibrate.calibrate(np.full((20, 2), np.nan), np.arange(20) % 2, 0.9).ece is None

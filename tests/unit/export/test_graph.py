@@ -10,7 +10,7 @@ import torch
 from onnx import TensorProto, helper
 from PIL import Image
 
-from export import graph, verify
+from export import calibrate, graph, verify
 from fedhelp_edge import data, plan
 from fedhelp_edge.errors import Disagrees
 from fedhelp_edge.infer.engine import Engine
@@ -44,6 +44,7 @@ def net(name: str, channels: int, norm: str = "batch", seed: int = 0) -> ResNet:
     [
         ("resnet20", COLOUR, "batch"), ("resnet20", GREY, "batch"), ("resnet20", GREY, "group"),
         ("resnet32", COLOUR, "batch"), ("resnet56", GREY, "batch"), ("resnet110", replace(COLOUR, size=17), "batch"),
+        ("resnet20", replace(GREY, size=130), "batch"),
     ],
 )  # fmt: skip
 def test_every_net_gives_the_same_numbers_in_onnxruntime_as_in_torch(name: str, image: plan.Image, norm: str) -> None:
@@ -103,3 +104,26 @@ def test_the_input_is_marked_as_an_image_of_any_batch_and_size() -> None:
     assert taken.denotation == "IMAGE"
     sides = taken.tensor_type.shape.dim
     assert [one.dim_param or one.dim_value for one in sides] == ["batch", "height", "width", 1]
+
+
+def test_what_the_graph_says_is_tried_on_images_of_the_nets_size_on_larger_and_on_smaller_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, tried, drawn = net("resnet20", 1), [], verify.drawn
+    monkeypatch.setattr(verify, "drawn", lambda *shape: tried.append(shape) or drawn(*shape))
+    verify.parity(graph.build([resnet.arrays(one)], GREY, None).SerializeToString(), [one], GREY, None)
+    assert tried == [(1, 28, 28, 1), (2, 61, 84, 1), (5, 15, 41, 1)]
+
+
+def test_the_temperature_divides_the_logits_of_the_probabilities_alone() -> None:
+    model, images = graph.build([resnet.arrays(net("resnet20", 1))], GREY, None), noise(3, 28, 28, 1)
+    before = Engine(model.SerializeToString())(images)
+    graph.with_temperature(model, 2.5)
+    after = Engine(model.SerializeToString())(images)
+    assert np.array_equal(after.logits, before.logits)
+    assert after.probabilities == pytest.approx(calibrate.softmax(before.logits / 2.5), abs=1e-6)
+
+
+def test_the_graph_needs_no_newer_program_than_the_first_that_resizes_as_it_must() -> None:
+    model = graph.build([resnet.arrays(net("resnet20", 1))], GREY, None)
+    assert ([one.version for one in model.opset_import], model.ir_version) == ([18], 8)

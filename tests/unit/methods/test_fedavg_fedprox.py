@@ -6,6 +6,7 @@ import torch
 
 from fedhelp_edge.merge import rules
 from fedhelp_edge.methods.base import Batch, Learner, Phase
+from fedhelp_edge.methods.fedprox import FedProx
 from fedhelp_edge.nets import resnet
 from tests.unit.methods import small
 
@@ -124,3 +125,10 @@ def test_a_cut_round_still_pulls_to_where_it_began() -> None:
     learner.step(TRAIN, {"private": small.batch()})
     other.load(learner.state(), 1)
     assert other.step(TRAIN, {"private": small.batch()})["pull"] > 0
+
+
+def test_only_the_net_that_is_pulled_learns() -> None:
+    learner = small.learner(small.plan("fedprox", fedprox={"mu": 5.0}))
+    assert isinstance(learner, FedProx)
+    learner.step(TRAIN, {"private": small.batch()})
+    assert not [parameter for parameter in learner.common.parameters() if parameter.grad is not None]

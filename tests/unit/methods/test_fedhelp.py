@@ -184,6 +184,13 @@ def test_without_the_public_loss_a_small_site_is_one_of_fedavg_to_the_bit(optimi
     assert small.same(learner.state(), plain.state())
 
 
+def test_without_a_pack_a_small_site_is_one_of_fedavg_to_the_bit() -> None:
+    learner, plain = (small.learner(small.plan(method), "small") for method in ("fedhelp", "fedavg"))
+    assert learner.phases(1, False)[0].draw == ("private",)
+    assert walk(learner) == walk(plain)
+    assert small.same(learner.state(), plain.state())
+
+
 def test_without_the_public_loss_no_public_image_is_drawn() -> None:
     assert surrogate(lambda_j=0).phases(1, False)[0].draw == ("private",)
 
@@ -199,8 +206,10 @@ def test_public_images_change_what_is_learned() -> None:
 def test_sources_that_are_not_asked_leave_no_trace(numbers: dict[str, Any], alpha: str) -> None:
     one = surrogate(small.knowledge(), alpha=alpha, **numbers)
     other = surrogate(other_answers(small.knowledge()), alpha=alpha, **numbers)
-    assert walk(one) == walk(other)
+    said = walk(one)
+    assert said == walk(other)
     assert small.same(one.state(), other.state())
+    assert {part for step in said for part in step} == {"loss", "public"}
 
 
 @pytest.mark.parametrize("alpha", ["learned", "uniform", "label_fit"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 
 from fedhelp_edge import share
 from fedhelp_edge.methods import registry
-from fedhelp_edge.methods.base import Bench, Learner, Site
+from fedhelp_edge.methods.base import Bench, Learner, Phase, Site, draw_seed
+from fedhelp_edge.methods.fedhelp import Surrogate
+from fedhelp_edge.methods.losses import prior
 from fedhelp_edge.nets import resnet, spec
 from tests.unit.methods import small
 
@@ -166,6 +169,51 @@ def test_a_constant_learning_rate_stays() -> None:
     assert learner.optimisers["net"].param_groups[0]["lr"] == 0.01
 
 
+@pytest.mark.parametrize(("optimiser", "momentum"), [("adam", None), ("sgd", 0.9)])
+def test_the_optimiser_is_the_plans(optimiser: str, momentum: float | None) -> None:
+    told = {"optimiser": optimiser, "lr": 0.02, "weight_decay": 0.003}
+    own = small.learner(small.plan("fedavg", training=told)).optimisers["net"]
+    assert type(own).__name__.lower() == optimiser
+    assert (own.defaults["lr"], own.defaults["weight_decay"], own.defaults.get("momentum")) == (0.02, 0.003, momentum)
+
+
+@everybody
+def test_every_phase_trains_and_together_they_have_the_plans_epochs(
+    method: str, tier: str, numbers: dict[str, Any]
+) -> None:
+    phases = made(method, tier, numbers, training={"epochs": 3}).phases(1, False)
+    assert all(phase.train for phase in phases)
+    assert sum(phase.epochs for phase in phases) == (6 if "schedule" in numbers else 3)  # in turn: each net has three
+
+
+def test_sets_drawn_together_are_drawn_at_each_step_unless_a_phase_says_otherwise() -> None:
+    assert Phase("both", ("private", "public")).every == 1
+
+
+def test_by_itself_a_process_does_all_the_work_in_single_precision_on_the_processor() -> None:
+    assert Bench() == Bench(device="cpu", half=False, rank=0, ranks=1)
+
+
+@everybody
+def test_all_that_learns_lies_on_the_device_that_is_used(method: str, tier: str, numbers: dict[str, Any]) -> None:
+    one = made(method, tier, numbers)
+    other = type(one)(one.plan, one.site, one.schema, small.knowledge(), Bench("meta"))  # a device everywhere at hand
+    tensors = [tensor for module in other.kept().values() for tensor in module.state_dict().values()]
+    tensors += [other.said, other.fixed] if isinstance(other, Surrogate) else []
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
+@pytest.mark.parametrize("loss", ["ce", "logit-adjusted", "symmetric"])
+def test_the_prior_is_kept_for_the_answers_where_the_loss_has_taken_it_out(loss: str) -> None:
+    learner = small.learner(small.plan(training={"loss": loss}))
+    assert learner.prior == (prior((1, 2, 3, 4)).tolist() if loss == "logit-adjusted" else None)
+
+
+def test_what_is_drawn_follows_from_seed_site_and_purpose_in_every_version_of_the_program() -> None:
+    first_bytes = hashlib.sha256(b"3/site-001/teacher").hexdigest()[:14]
+    assert draw_seed(3, "site-001", "teacher") == int(first_bytes, 16)
+
+
 @everybody
 def test_half_precision_trains_and_keeps_single_precision(method: str, tier: str, numbers: dict[str, Any]) -> None:
     plan = small.plan(method, **{method: numbers})
@@ -213,6 +261,12 @@ def test_alone_a_site_gives_nothing_and_takes_nothing(tier: str) -> None:
 def test_alone_a_small_site_begins_where_everybody_begins() -> None:
     learner = made("local", "small", {})
     assert small.same(resnet.arrays(learner.net), registry.METHODS["local"].start(learner.plan))
+
+
+def test_alone_a_large_site_begins_with_weights_of_its_own() -> None:
+    learner = made("local", "large", {})
+    common = registry.METHODS["local"].start(learner.plan)
+    assert not np.array_equal(resnet.arrays(learner.net)["conv1.weight"], common["conv1.weight"])
 
 
 def test_alone_a_small_site_trains_its_first_round_as_in_a_federation() -> None:

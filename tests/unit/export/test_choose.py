@@ -1,0 +1,111 @@
+"""Which net is chosen, and what is told of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from export import calibrate, choose
+from fedhelp_edge import plan
+from fedhelp_edge.data.images import Images
+from fedhelp_edge.nets import resnet
+from fedhelp_edge.nets.resnet import ResNet
+from fedhelp_edge.report import metrics
+from fedhelp_edge.train import loop
+from tests import bundles
+from tests.threads import one_thread as one_thread
+
+IMAGE = plan.Image(8, 1, (0.5,), (0.25,))
+LABELS = np.arange(20) % 2
+
+
+def images(labels: NDArray[np.int64]) -> Images:
+    blank = ("",) * len(labels)
+    return Images(bundles.noise(len(labels), 8, 8, 1), labels, blank, blank, blank, blank)
+
+
+def told(logits: NDArray[np.float64]) -> ResNet:
+    """A net whose answers are these; only `choose.logits` asks it."""
+    net = ResNet("resnet20", 2, 1)
+    net.answers = torch.from_numpy(logits)
+    return net
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What is chosen among nets that answer the validation images like this, and no test image."""
+
+    def choice(answers: Mapping[str, NDArray[np.float64]]) -> choose.Choice:
+        def asked(net: ResNet, pixels: Any, *how: object) -> NDArray[np.float64]:
+            return np.asarray(net.answers)[: len(pixels)]
+
+        monkeypatch.setattr(choose, "logits", asked)
+        nets = {name: told(logits) for name, logits in answers.items()}
+        return choose.choose(nets, images(LABELS), images(LABELS[:0]), IMAGE, None)
+
+    return choice
+
+
+def answers(right: int, logit: float) -> NDArray[np.float64]:
+    """Right of so many of twenty images, and always as sure."""
+    truth = LABELS.copy()
+    truth[right:] = 1 - truth[right:]
+    return np.eye(2)[truth] * logit
+
+
+def test_a_net_that_is_never_right_is_not_chosen(chosen: Any) -> None:
+    assert chosen({"own": answers(0, 3.0), "merged": answers(12, 9.0)}).name == "merged"
+
+
+def test_of_nets_that_are_right_as_often_the_one_with_the_smaller_loss_is_chosen(chosen: Any) -> None:
+    vague = answers(20, 1.0)
+    vague[:10] *= 0.1
+    found = chosen({"own": vague, "merged": answers(20, 40.0)})
+    assert found.name == "merged"
+    assert (found.figures["own"]["accuracy"], found.figures["merged"]["accuracy"]) == (1, 1)
+    assert (found.figures["own"]["loss"] or 0) > (found.figures["merged"]["loss"] or 0) == 0
+
+
+def test_the_loss_of_a_net_is_that_of_its_calibrated_answers(chosen: Any) -> None:
+    logits = answers(15, 6.0)
+    calm = calibrate.softmax(logits / calibrate.temperature(logits, LABELS))
+    assert chosen({"own": logits}).figures["own"]["loss"] == round(calibrate.log_loss(calm, LABELS), 4)
+
+
+def test_one_net_has_no_average_and_several_have_one(chosen: Any) -> None:
+    assert set(chosen({"own": answers(15, 6.0)}).figures) == {"own"}
+    assert set(chosen({"own": answers(15, 6.0), "alone": answers(9, 1.0)}).figures) == {"own", "alone", "average"}
+
+
+def test_without_validation_images_the_first_net_is_taken_and_nothing_is_calibrated() -> None:
+    site = bundles.site()
+    none, test = images(LABELS[:0]), site.images.part("test")
+    found = choose.choose(site.nets, none, test, site.plan.image, None)
+    bare = calibrate.softmax(choose.logits(site.nets["own"], test.pixels, site.plan.image, None))
+    assert found.name == next(iter(site.nets))
+    assert found.figures["own"]["accuracy"] is None and found.figures["own"]["loss"] is None
+    assert found.test["own"] == metrics.scores(bare, test.labels)
+
+
+def test_a_net_is_asked_as_in_use_and_keeps_its_statistics() -> None:
+    torch.manual_seed(0)
+    net, pixels = ResNet("resnet20", 2, 1), images(np.zeros(300, np.int64)).pixels
+    net.bn1.running_mean.normal_()
+    before = resnet.arrays(net.train())
+    found = choose.logits(net, pixels, IMAGE, None)
+    with torch.no_grad():
+        wanted = net.eval()(loop.tensor(np.asarray(pixels), IMAGE)).numpy()
+    assert found == pytest.approx(wanted, abs=1e-5)
+    assert all(np.array_equal(array, before[name]) for name, array in resnet.arrays(net).items())
+    assert choose.logits(net, pixels[:0], IMAGE, None).shape == (0, 2)
+
+
+def test_nets_of_different_depth_are_not_taken_for_each_other() -> None:
+    nets = {name: ResNet(name, 2, 1) for name in ("resnet20", "resnet32")}
+    assert list(choose.distinct(nets)) == ["resnet20", "resnet32"]
+    assert choose.alike(nets, nets["resnet32"]) == "resnet32"

@@ -1,0 +1,67 @@
+"""What a plan may say of a method: without a word the paper's numbers, and within which bounds others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fedhelp_edge.errors import BadPlan
+from fedhelp_edge.methods.registry import METHODS
+from tests.unit.methods import small
+
+BOUNDS = [  # method, key, the least and the most that is allowed
+    ("fedprox", "mu", 0, 1000),
+    ("fedhelp", "lambda_r", 0, 1000),
+    ("fedhelp", "lambda_j", 0, 1000),
+    ("fedhelp", "lambda_f", 0, 1000),
+    ("fedhelp", "lambda_b", 0, 1000),
+    ("fedhelp", "top", 1, 1000),
+    ("fedhelp", "public_every", 1, 1000),
+    ("fedhelp", "public_size", 8, 1024),
+]
+
+
+def numbers(method: str, **given: Any) -> Any:
+    return small.plan(method, **{method: given}).numbers
+
+
+def test_fedhelp_has_the_papers_numbers_unless_a_plan_has_others() -> None:
+    """Section 4: lambda_R = 0.1, lambda_J = 0.2, lambda_F = 1, lambda_B = 0.2, and three classes in the ranking."""
+    own = numbers("fedhelp")
+    assert (own.lambda_r, own.lambda_j, own.lambda_f, own.lambda_b, own.top) == (0.1, 0.2, 1.0, 0.2, 3)
+    assert (own.alpha, own.sources, own.backward, own.schedule) == ("learned", "all", "rank", "joint")
+
+
+def test_where_fedhelp_departs_from_the_paper_it_does_so_as_decided() -> None:
+    own = METHODS["fedhelp"].table()
+    assert (own.public_every, own.public_size, own.proxy_ce) == (4, 32, True)
+
+
+def test_the_pull_of_fedprox_is_weak_unless_a_plan_has_a_stronger_one() -> None:
+    assert numbers("fedprox").mu == 0.01
+
+
+@pytest.mark.parametrize(("method", "key", "least", "most"), BOUNDS, ids=[key for _, key, _, _ in BOUNDS])
+def test_a_number_of_a_method_lies_within_its_bounds(method: str, key: str, least: int, most: int) -> None:
+    assert [getattr(numbers(method, **{key: value}), key) for value in (least, most)] == [least, most]
+    for value in (least - 1, most + 1):
+        with pytest.raises(BadPlan, match=key):
+            numbers(method, **{key: value})
+
+
+@pytest.mark.parametrize("own", [{"lambda_f": 0}, {"proxy_ce": False}, {"lambda_f": 0.5, "proxy_ce": False}], ids=str)
+def test_a_proxy_may_learn_from_the_large_net_or_from_labels_alone(own: dict[str, Any]) -> None:
+    assert numbers("fedhelp", **own) is not None
+
+
+def test_a_proxy_that_would_learn_nothing_is_refused() -> None:
+    with pytest.raises(BadPlan, match="lambda_f"):
+        numbers("fedhelp", lambda_f=0, proxy_ce=False)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_said_of_a_method_is_what_its_learner_does(name: str) -> None:
+    learner = small.learner(small.plan(name), "large")
+    assert METHODS[name].exchanges is bool(learner.give().arrays)
+    assert METHODS[name].two_tiers is (learner.model is not learner.net)
