@@ -24,6 +24,7 @@ from fedhelp_edge.train import speed  # noqa: E402
 from server_ref import carrier, invites, rounds  # noqa: E402
 from tests import net  # noqa: E402
 from tests.federation import Federation, nobody  # noqa: E402
+from tests.golden import api, training  # noqa: E402
 
 PLAN = f"""
 name = "smears"
@@ -50,8 +51,11 @@ SITES = 3
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return drawn(tmp_path_factory.mktemp("images"))
+
+
+def drawn(folder: Path) -> Path:
     """The images of all sites, by centre, and what two sources said of public ones."""
-    folder = tmp_path_factory.mktemp("images")
     pixels, labels = phantom.draw(96, 2, size=8)
     stream = np.random.default_rng(0)
     parts = {"train": slice(0, 60), "val": slice(60, 72), "test": slice(72, 96)}
@@ -76,6 +80,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def in_the_lab(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return by_the_lab(whole, tmp_path_factory.mktemp("lab"))
+
+
+def by_the_lab(whole: Path, out: Path) -> str:
+    """The model that the lab makes of them."""
     plan = plans.read(PLAN, TABLES)
     speed.settle(1)
     images = data.load(whole / "all.npz", plan, kept=whole / "kept")
@@ -83,7 +92,7 @@ def in_the_lab(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     assert [part.tier for part in parts] == ["large", "small", "small"]
     pack = packs.load(whole / "pack.safetensors")
     bench = speed.bench(plan.training.precision)
-    told = run.run(plan, parts, tmp_path_factory.mktemp("lab"), bench=bench, pack=pack)
+    told = run.run(plan, parts, out, bench=bench, pack=pack)
     return str(told["merged_sha256"])
 
 
@@ -152,3 +161,10 @@ def test_two_rounds_give_the_model_that_the_lab_gives(
             assert "model after round 2" in site.sync().new
             assert joined.status(site.home)["state"] == joined.JUDGED
     assert told["merged_sha256"] == in_the_lab
+
+
+def test_it_is_the_model_that_an_earlier_version_gave_on_such_a_machine(in_the_lab: str) -> None:
+    recorded = training.here(api.read("training"))
+    if recorded is None:
+        pytest.skip("no record of a machine like this; 'python -m tests.golden --write training' makes one")
+    assert in_the_lab == recorded["journey"]

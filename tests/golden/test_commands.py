@@ -1,0 +1,34 @@
+"""Who typed a command, or read a JSON answer, goes on doing so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.golden import api, commands
+
+COMMANDS: dict[str, Any] = api.read("commands")
+KEYS: dict[str, Any] = api.read("json-keys")
+
+
+@pytest.fixture(scope="module")
+def now() -> dict[str, Any]:
+    return commands.record()
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_a_command_has_the_options_arguments_and_defaults_that_it_had(command: str, now: dict[str, Any]) -> None:
+    assert now[command].items() >= COMMANDS[command].items()
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_what_is_new_in_a_command_may_be_left_out(command: str, now: dict[str, Any]) -> None:
+    new = now[command].keys() - COMMANDS[command].keys()
+    assert not [name for name in new if now[command][name]["required"]]
+
+
+@pytest.mark.parametrize("command", sorted(KEYS))
+def test_a_json_answer_keeps_its_keys(command: str) -> None:
+    now = commands.json_keys()[command]
+    assert {key: now.get(key) for key in KEYS[command]} == KEYS[command]
