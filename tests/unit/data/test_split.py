@@ -82,12 +82,12 @@ def test_of_a_class_the_nearest_whole_number_of_images_is_taken_halves_are_round
 
 
 def test_a_patient_counts_to_the_class_that_most_of_the_images_have() -> None:
-    """Three patients, of two of whom most images are of class 1: one patient of each class stays to learn from."""
-    hashes = [f"{i:064x}" for i in range(9)]
-    groups = [group for group in "pqr" for _ in range(3)]
+    """Two patients are of class 0, one is of class 1: that one stays to learn from."""
+    labels = [0, 0, 1, 0, 0, 2, 1, 1, 2]
+    hashes, groups = [f"{i:064x}" for i in range(9)], [group for group in "pqr" for _ in range(3)]
     for seed in range(8):
-        splits = drawn((hashes, [0, 1, 1, 0, 0, 1, 0, 1, 1], groups, made.plan(seed=seed, val=0.5, test=0.0)))
-        assert splits[3] == "train"  # the only patient of class 0
+        splits = drawn((hashes, labels, groups, made.plan(seed=seed, val=0.5, test=0.0)))
+        assert splits[6:] == ["train"] * 3
         assert splits.count("val") == 3
 
 

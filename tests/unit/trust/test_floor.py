@@ -15,7 +15,7 @@ from fedhelp_edge.parcel import keys
 from fedhelp_edge.trust.charter import Charter
 from fedhelp_edge.trust.floor import Floor
 from fedhelp_edge.trust.task import Log
-from tests.attacks.federation import DAY, START, Federation, News
+from tests.attacks.federation import BASE, DAY, START, Federation, News
 
 FED = Federation()
 ROSTER = FED.read_roster(FED.roster())
@@ -124,6 +124,10 @@ def test_news_of_one_kind_is_not_taken_for_another() -> None:
             known.with_charter(*FED.roster(version))
     with pytest.raises(Kind):
         known.with_model(FED.roster().said)
+
+
+def test_the_model_that_a_federation_begins_with_is_welcome() -> None:
+    assert FED.floor().with_model(FED.model(0)).models == {0: BASE}
 
 
 def test_an_order_is_taken_from_the_coordinator_alone() -> None:
