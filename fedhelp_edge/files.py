@@ -34,7 +34,13 @@ _LEADS_ELSEWHERE = 0x20000000  # in the tag of a Windows reparse point: a link o
 @contextmanager
 def reading(path: Path, *, follow: bool = True) -> Iterator[BinaryIO]:
     """An ordinary file, opened for reading; a folder, a device, a pipe (or, unless `follow`, a link) is refused."""
-    with _ordinary(os.open(path, _READ | (0 if follow else _NO_LINK)), path.name) as file:
+    try:
+        descriptor = os.open(path, _READ | (0 if follow else _NO_LINK))
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise FileKind(f"{path.name} is a link") from error
+        raise
+    with _ordinary(descriptor, path.name) as file:
         yield file
 
 

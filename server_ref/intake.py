@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -93,8 +94,6 @@ def take(hub: Hub, file: BinaryIO) -> Answer:
     known, limit = greet(hub, said, signers)
     if known:
         return known
-    if said.size > limit:
-        raise PayloadSize(f"larger than the {limit} bytes that are allowed")
     parcel.check_payload(file, said)
     file.seek(0)
     part = hub.home / f".{os.urandom(8).hex()}.part"
@@ -119,14 +118,13 @@ def greet(hub: Hub, said: Statement, signers: tuple[str, ...]) -> tuple[Answer |
 
 def already(hub: Hub, said: Statement) -> Answer | None:
     """The answer that this parcel had before."""
-    found = hub.store.row("SELECT hash FROM parcels WHERE hash = ?", said.hash)
-    receipt = hub.store.row(
+    query = "SELECT state FROM shares WHERE hash = ? UNION ALL SELECT 'received' FROM requests WHERE hash = ?"
+    if not (found := hub.store.row(query, said.hash, said.hash)):
+        return None
+    receipt = hub.store.only(
         "SELECT hash FROM parcels WHERE kind = 'receipt' AND site = ? ORDER BY rowid DESC LIMIT 1", said.hash
     )
-    if not found or not receipt:
-        return None
-    state = hub.store.row("SELECT state FROM shares WHERE hash = ?", said.hash)
-    return Answer(said.hash, state["state"] if state else RECEIVED, receipt["hash"], new=False)
+    return Answer(said.hash, found["state"], receipt["hash"], new=False)
 
 
 def admit(hub: Hub, said: Statement, signers: tuple[str, ...]) -> int:
@@ -145,8 +143,7 @@ def admit(hub: Hub, said: Statement, signers: tuple[str, ...]) -> int:
 
 def _admit_share(hub: Hub, said: Statement, signers: tuple[str, ...]) -> int:
     stale = hub.plan.round.stale
-    newest = hub.store.row("SELECT round, state FROM rounds ORDER BY round DESC LIMIT 1")
-    assert newest  # noqa: S101 - round 0 is there
+    newest = hub.store.only("SELECT round, state FROM rounds ORDER BY round DESC LIMIT 1")
     tasks = hub.tasks(newest["round"] - stale)
     sender = task.judge_update(said, signers, hub.roster, tasks, seen(hub, said.context["sender"]), stale=stale)
     if newest["state"] != "open" and newest["round"] - stale >= said.context["round"]:
@@ -179,11 +176,6 @@ def seen(hub: Hub, site: str) -> Seen:
 
 def keep(hub: Hub, part: Path) -> Answer:
     """A whole file of ours: judge it again, now that nobody can change it, keep it, and answer."""
-    limits: list[int] = []
-
-    def trust(said: Statement, signers: tuple[str, ...]) -> None:
-        limits.append(admit(hub, said, signers))
-
     with files.reading(part) as file:
         os.fsync(file.fileno())
     front = hub.front()
@@ -192,9 +184,7 @@ def keep(hub: Hub, part: Path) -> Answer:
             said, _ = parcel.read_prologue(file)
         if known := already(hub, said):
             return known
-        looked = parcel.look(part, trust)
-        if said.size > limits[0]:
-            raise PayloadSize(f"larger than the {limits[0]} bytes that are allowed")
+        looked = parcel.look(part, partial(admit, hub))
         if said.kind != "update":
             _check_request(hub, part)
         hub.keep(part, said, said.context.get("round", 0), said.context.get("sender", ""))
@@ -211,19 +201,18 @@ def _check_request(hub: Hub, part: Path) -> None:
         said, holds = opened.statement, opened.json()
         if said.kind == "enrol":
             check_invite(hub, said, opened.keys, holds)
-    waiting = hub.store.row("SELECT count(*) AS n FROM requests WHERE state = 'waiting'")
+    waiting = hub.store.only("SELECT count(*) AS n FROM requests WHERE state = 'waiting'")
     if said.kind == "enrol":
         asked = int(hub.store.fact(f"asked {holds['invite']}", "0"))
         hub.store.keep_fact(f"asked {holds['invite']}", str(asked + 1))
     else:
         query = "SELECT count(*) AS n FROM requests WHERE site = ? AND state = 'waiting'"
-        of_one = hub.store.row(query, said.context["sender"])
-        asked = of_one["n"] if of_one else 0
+        asked = hub.store.only(query, said.context["sender"])["n"]
     if asked >= _REQUESTS_OF_ONE:
         raise Quota(
             "too many requests came from one sender", remedy="ask the coordinator by phone, who can invite anew"
         )
-    if waiting and waiting["n"] >= _REQUESTS_OF_ALL:
+    if waiting["n"] >= _REQUESTS_OF_ALL:
         raise Quota("too many requests wait for the coordinator")
 
 
@@ -252,10 +241,10 @@ def _enter(hub: Hub, looked: parcel.Look) -> None:
 
 
 def _copy(file: BinaryIO, part: Path, limit: int) -> None:
-    """No more than it may have; what is longer is judged by the part that was read."""
+    """No more than it may have: it was judged before, and is again once nobody outside can change it."""
     with files.writing(part) as sink:
-        left = limit + 1
-        while left and (chunk := file.read(min(left, 4 * age.CHUNK))):
+        left = limit
+        while chunk := file.read(min(left, 4 * age.CHUNK)):
             sink.write(chunk)
             left -= len(chunk)
 
@@ -274,9 +263,9 @@ def judge(hub: Hub, boss: Keys) -> list[dict[str, str]]:
         hub.store.run(
             "UPDATE shares SET state = 'received' WHERE state = 'accepted' AND instr(facts, '\"sha256\"') = 0"
         )  # fmt: skip
-        current = hub.store.row("SELECT * FROM rounds ORDER BY round DESC LIMIT 1")
+        current = hub.store.only("SELECT * FROM rounds ORDER BY round DESC LIMIT 1")
     waiting = hub.store.rows("SELECT * FROM shares WHERE state = 'received' ORDER BY site, round, seq")
-    if not waiting or not current or current["state"] != "open":
+    if not waiting or current["state"] != "open":
         return [one for one in decided if one]
     with Opener() as opener:
         for row in waiting:
@@ -290,13 +279,13 @@ def _judge_share(hub: Hub, boss: Keys, row: sqlite3.Row, current: sqlite3.Row, o
         "SELECT * FROM shares WHERE site = ? AND counts = ? AND state = 'accepted'", row["site"], counts
     )
     query = "SELECT count(*) AS n FROM rounds WHERE task != '' AND round > ? AND round <= ?"
-    since = hub.store.row(query, row["round"], counts)
+    since = hub.store.only(query, row["round"], counts)
     try:
         check_statement(hub, row)
         check_sender(hub, row)
         if earlier and earlier["round"] >= row["round"]:
             raise DuplicateRound(f"{row['site']} gave a share for round {counts} before")
-        if since and since["n"] > hub.plan.round.stale:
+        if since["n"] > hub.plan.round.stale:
             raise RoundClosed(f"round {row['round']} is over; this is round {counts}")
         found = opener.open(job(hub, round_key(hub, boss, row["round"]), row, current["base"]))
     except (SignerMismatch, SignerRevoked, DuplicateRound, RoundClosed, RoundKeyGone, Refused, Resource) as fault:
@@ -331,8 +320,7 @@ def check_sender(hub: Hub, row: sqlite3.Row) -> None:
 
 def job(hub: Hub, identity: str, row: sqlite3.Row, base: str) -> Job:
     """What opening a share takes: a key, the model that it was made from, and the one against which it shall count."""
-    then = hub.store.row("SELECT base FROM rounds WHERE round = ?", row["round"])
-    assert then  # noqa: S101 - it was admitted under this round's task
+    then = hub.store.only("SELECT base FROM rounds WHERE round = ?", row["round"])
     first, now = (str(hub.store.model(name)) for name in (then["base"], base))
     wire = hub.plan.wire
     return Job(
@@ -421,11 +409,10 @@ def _judge_request(hub: Hub, boss: Keys, row: sqlite3.Row) -> dict[str, str] | N
                 return _settle(hub, boss, row, "approved", sender.id)
         invite, holds = _invited(hub, row)
     except (TrustError, ParcelError, AgeError) as fault:
-        if isinstance(fault, InviteUsed) and not row["invite"]:
+        if isinstance(fault, InviteUsed):
             _warn_of_second(hub, row)
         return _settle(hub, boss, row, REFUSED, "", fault.code, fault.cause)
-    given = hub.store.row("SELECT site FROM invites WHERE id = ?", invite.id)
-    assert given  # noqa: S101 - judged against these rows
+    given = hub.store.only("SELECT site FROM invites WHERE id = ?", invite.id)
     with hub.store.changing():
         query = "UPDATE requests SET site = ?, name = ?, invite = ? WHERE hash = ?"
         hub.store.run(query, given["site"], holds["name"], invite.id, row["hash"])
@@ -437,9 +424,8 @@ def _judge_request(hub: Hub, boss: Keys, row: sqlite3.Row) -> dict[str, str] | N
 def _warn_of_second(hub: Hub, row: sqlite3.Row) -> None:
     """Somebody else than the site that was let in knows its invite's code: whose keys are in is for a person to ask."""
     holds = hub.plain(row["hash"])[2]
-    invite = hub.store.row("SELECT site FROM invites WHERE id = ?", holds["invite"])
-    known = hub.roster.site(invite["site"]) if invite else None
-    if known and (known.sign, known.recipient) != (holds["sign"], holds["recipient"]):
+    known = hub.site(hub.store.only("SELECT site FROM invites WHERE id = ?", holds["invite"])["site"])
+    if (known.sign, known.recipient) != (holds["sign"], holds["recipient"]):
         with hub.store.changing():
             hub.log("alarm", row["hash"], site=known.id)
 
@@ -549,12 +535,10 @@ def admit_site(hub: Hub, boss: Keys, chosen: Request) -> dict[str, str]:
 def _proved(hub: Hub, chosen: Request, with_it: Iterable[Site] = ()) -> Site:
     """The site that a request's invite stands for, with the keys that the request brings; it must be as when judged."""
     proved, _ = _invited(hub, chosen.row)  # whose keys another may have brought since it was judged
-    invite = hub.store.row("SELECT * FROM invites WHERE id = ?", proved.id)
-    assert invite  # noqa: S101 - the request proved it
+    invite = hub.store.only("SELECT * FROM invites WHERE id = ?", proved.id)
     if (invite["site"], invite["id"]) != (chosen.site, chosen.row["invite"]):
         raise HubDamaged(f"the request for {chosen.site} proves the invite of {invite['site']}")
-    newest = hub.store.row("SELECT max(round) AS last FROM rounds")
-    assert newest  # noqa: S101 - round 0 is there
+    newest = hub.store.only("SELECT max(round) AS last FROM rounds")
     keys = chosen.keys
     for other in with_it:
         if keys.sign == other.sign or keys.recipient == other.recipient:

@@ -142,6 +142,13 @@ class Store:
             found: sqlite3.Row | None = self.db.execute(query, values).fetchone()
         return found
 
+    def only(self, query: str, *values: Any) -> sqlite3.Row:
+        """The first row, where a whole hub has at least one."""
+        found = self.row(query, *values)
+        if found is None:
+            raise HubDamaged("the database lacks a row that every hub has")
+        return found
+
     def run(self, query: str, *values: Any) -> int:
         """Change rows; how many were changed."""
         with _judged():

@@ -170,7 +170,6 @@ def _interval(figure: metrics.Figure) -> str:
 
 def _write(path: Path, data: bytes) -> None:
     """Replace a report by its next version, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(data)
     part.replace(path)

@@ -101,7 +101,7 @@ def _dirichlet(images: Images, alpha: float, sites: int, seed: int) -> list[tupl
             own = [places for places, kind in zip(members, kinds, strict=True) if kind == (label, split)]
             own = [own[i] for i in stream.permutation(len(own))]
             sizes = np.array([len(places) for places in own])
-            middles = (np.cumsum(sizes) - sizes / 2) / max(sizes.sum(), 1)
+            middles = (np.cumsum(sizes) - sizes / 2) / sizes.sum()
             for places, site in zip(own, np.searchsorted(bounds, middles), strict=True):
                 owner[places] = site
     return [(f"site {place + 1}", images.only(np.flatnonzero(owner == place))) for place in range(sites)]
@@ -163,7 +163,7 @@ def _filled(rooms: Sequence[int], members: Sequence[Sequence[int]]) -> list[list
             filled[at] += places
     for room, found in zip(rooms, filled, strict=True):
         lacks = room - len(found)
-        nearest = min(left, key=lambda places: abs(lacks - len(places)), default=())
+        nearest = min(left, key=len, default=())  # all of them are larger than what lacks
         if 0 < len(nearest) < 2 * lacks:
             found += nearest
             left.remove(nearest)

@@ -234,7 +234,6 @@ def _record(
         figures = _figures(held["test_own"], part.of("test").labels)
         sizes = {"n_train": len(part.of("train")), "n_test": len(part.of("test"))}
         sites.append({"name": part.name, "tier": part.tier, **sizes, **figures})
-    out.mkdir(parents=True, exist_ok=True)
     (out / "answers.npz").unlink(missing_ok=True)
     with files.writing(out / "answers.npz", private=False) as file:
         np.savez_compressed(file, **answers)  # type: ignore[arg-type]  # typeshed takes a name for allow_pickle
@@ -268,7 +267,3 @@ def _figures(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> d
 def _mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     values = {name: [row[name] for row in rows if row[name] is not None] for name in _FIGURES}
     return {name: float(np.mean(found)) if found else None for name, found in values.items()}
-
-
-def with_method(plan: Plan, method: str, seed: int) -> Plan:
-    return replace(plan, method=method, seed=seed)

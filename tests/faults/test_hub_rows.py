@@ -462,7 +462,13 @@ def of_another(path: Path) -> None:
     path.write_bytes(other.read_bytes())
 
 
-@pytest.mark.parametrize("change", [poisoned, of_another, Path.unlink, lambda path: path.write_bytes(b"")])
+def linked(path: Path) -> None:
+    """To where another may write at any moment, though what lies there now is right."""
+    path.rename(path.with_suffix(".moved"))
+    path.symlink_to(path.with_suffix(".moved"))
+
+
+@pytest.mark.parametrize("change", [poisoned, of_another, linked, Path.unlink, lambda path: path.write_bytes(b"")])
 def test_g21_what_was_opened_and_then_changed_is_opened_again_from_what_the_site_sent(
     three: Federation, tmp_path: Path, change: Callable[[Path], object]
 ) -> None:

@@ -54,5 +54,5 @@ def test_a_link_is_followed_only_where_that_is_wanted(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "a")
     with files.reading(tmp_path / "link") as file:
         assert file.read() == b"x"
-    with pytest.raises(OSError), files.reading(tmp_path / "link", follow=False):
+    with pytest.raises(FileKind, match="link"), files.reading(tmp_path / "link", follow=False):
         pass

@@ -258,3 +258,24 @@ def test_the_table_gives_means_spreads_costs_each_site_and_what_the_images_canno
     alone = table_of({("fedprox", 1): right}, labels, tmp_path)
     assert alone[2] == "| fedprox | 1 | 0.750 | 0.250 | – | – | 1.000 | 2.5 | 5 |"
     assert not [line for line in alone if line.startswith(("- ", "What these"))]
+
+
+def test_methods_that_have_no_seed_in_common_are_not_compared(tmp_path: Path) -> None:
+    labels = np.array([0, 1] * 6)
+    right = np.eye(2)[labels]
+    lines = table_of({("fedavg", 0): right, ("fedprox", 1): right, ("local", 0): 1 - right}, labels, tmp_path)
+    begin = next(at for at, line in enumerate(lines) if line.startswith("Difference"))
+    assert [line.split(" | ")[0] for line in lines[begin + 4 : begin + 6]] == ["| local", ""]
+
+
+def test_every_row_of_a_table_has_as_many_cells_as_its_head(compared: tuple[list[dict[str, Any]], Path]) -> None:
+    tables = (compared[1] / "table.md").read_text(encoding="utf-8").split("\n\n")
+    found = [[line.count("|") for line in one.splitlines()] for one in tables if one.startswith("|")]
+    assert [len(rows) for rows in found] == [5, 4, 5]
+    assert all(len(set(rows)) == 1 for rows in found)
+    assert all(set(one.splitlines()[1]) == set("| -") for one in tables if one.startswith("|"))
+
+
+def test_nothing_of_a_run_is_unpickled(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="allow_pickle"):
+        table_of({("local", 0): np.array([[Path("x")]], object)}, np.array([0]), tmp_path)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from fedhelp_edge import plan as plans
 from fedhelp_edge.data import load, phantom
-from fedhelp_edge.data.images import SPLITS, Images
+from fedhelp_edge.data.images import SPLITS, Images, Problem
 from fedhelp_edge.errors import Usage
 from fedhelp_edge.lab.partition import Part, deal
 
@@ -254,3 +254,86 @@ def test_a_patient_s_own_images_do_not_change_who_else_goes_where_by_their_numbe
     alone = replace(many, groups=tuple(f"p{i}" for i in range(len(many))))
     for how in ("sizes:100/30,50/20", "dirichlet:1"):
         assert names(deal(alone, how, 2, sites=2)) == names(deal(many, how, 2, sites=2))
+
+
+# --- at the bounds -------------------------------------------------------------------------------------------------
+def of(images: Images, groups: tuple[int, ...]) -> Images:
+    """As many images as groups of these sizes hold, all of one class, to train with."""
+    total = sum(groups)
+    named = tuple(f"p{place}" for place, size in enumerate(groups) for _ in range(size))
+    few = images.only(np.arange(total))
+    return replace(few, groups=named, labels=np.zeros(total, np.int64), splits=("train",) * total)
+
+
+def counts(parts: list[Part]) -> list[tuple[int, ...]]:
+    return [tuple(len(part.of(split)) for split in SPLITS) for part in parts]
+
+
+def test_what_is_not_said_is_two_sites_none_of_them_large_and_a_tenth_of_train_for_val(many: Images) -> None:
+    parts = deal(many, "dirichlet:100", 0)
+    assert [(part.id, part.name, part.tier) for part in parts] == [
+        ("site-001", "site 1", "small"), ("site-002", "site 2", "small"),
+    ]  # fmt: skip
+    (part,) = deal(many, "sizes:100/30", 0)
+    assert (part.name, counts([part])) == ("site 1", [(90, 10, 30)])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_group_goes_to_the_site_in_whose_part_its_middle_lies(many: Images, seed: int) -> None:
+    """Of seven images and one, in equal parts: whichever comes first, each site gets a group."""
+    assert sorted(len(part.images) for part in deal(of(many, (7, 1)), "dirichlet:1e9", seed)) == [1, 7]
+
+
+def test_a_class_without_images_in_a_part_is_no_matter(many: Images) -> None:
+    with np.errstate(all="raise"):
+        assert len(deal(of(many, (1,) * 40), "dirichlet:100", 0)) == 2  # no val and no test
+
+
+def test_centres_may_be_of_one_class_each(many: Images) -> None:
+    centres = tuple(str(label) for label in many.labels)
+    assert [part.name for part in deal(replace(many, centres=centres), "natural:centers", 0)] == ["0", "1", "2"]
+
+
+def test_a_folder_for_each_site_is_enough(many: Images) -> None:
+    placed = replace(many, names=tuple(f"{'ab'[i % 2]}/{i}.png" for i in range(len(many))))
+    assert [(part.name, len(part.images)) for part in deal(placed, "natural:folder", 0)] == [("a", 150), ("b", 150)]
+
+
+def test_the_site_that_has_no_training_images_is_named(images: Images) -> None:
+    splits = tuple("test" if centre == "9" else "train" for centre in images.centres)
+    with pytest.raises(Usage, match="leaves '9' without training images"):
+        deal(replace(images, splits=splits), "natural:centers", 0)
+
+
+def test_what_a_source_holds_twice_is_missing_from_the_largest_site(
+    many: Images, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lacking = replace(many, problems=(Problem("a", "E_TWICE", ""), Problem("b", "E_TWICE", "")))
+    assert counts(deal(lacking, "sizes:50/42,180/30", 0, val=0)) == [(50, 0, 42), (178, 0, 30)]
+    said = capsys.readouterr().err
+    assert "2 images cannot be used or are there twice: site 2 has so many fewer" in said
+    for sizes in ("50/42,180/31", "50/43,180/30"):
+        with pytest.raises(Usage, match="303 images, and there are 300"):
+            deal(lacking, f"sizes:{sizes}", 0)
+    assert counts(deal(lacking, "sizes:2/299", 0)) == [(1, 0, 299)]
+    with pytest.raises(Usage, match="301 images, and there are 300"):
+        deal(lacking, "sizes:1/300", 0)
+
+
+@pytest.mark.parametrize(
+    ("groups", "sizes", "wanted"),
+    [
+        ((3,), "2/1", [(3, 0, 0)]),  # one image too many is nearer than two too few; then nothing is left
+        ((3, 3), "2/2", [(3, 0, 3)]),  # each group once
+        ((3, 1, 1), "1/2", [(1, 0, 1)]),  # as far off with it as without: then without
+        ((6, 4, 4), "4/3", [(4, 0, 4)]),
+    ],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_whole_groups_come_as_near_to_the_sizes_as_they_can(
+    many: Images, groups: tuple[int, ...], sizes: str, wanted: list[tuple[int, ...]], seed: int
+) -> None:
+    parts = deal(of(many, groups), f"sizes:{sizes}", seed, val=0)
+    assert counts(parts) == wanted
+    dealt = [name for part in parts for name in part.images.names]
+    assert len(set(dealt)) == len(dealt)

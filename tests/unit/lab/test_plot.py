@@ -85,3 +85,18 @@ def test_the_same_runs_give_the_same_bytes(draw: Any) -> None:
     with Image.open(io.BytesIO(first)) as picture:
         assert (picture.format, picture.size) == ("PNG", (1200, 540))
         assert b"tEXt" not in first  # no version, no date
+
+
+def test_pictures_say_what_they_show_on_both_sides_with_one_scale_and_whole_rounds() -> None:
+    curves, cost = plot.curves(TWO), plot.cost(TWO)
+    for figure in (curves, cost):
+        plot.png(figure)  # which draws it
+        left, right = figure.axes
+        assert left.get_ylim() == right.get_ylim()
+    assert (curves.axes[0].get_ylabel(), curves.axes[1].get_ylabel()) == ("accuracy on validation images", "")
+    assert (cost.axes[0].get_ylabel(), cost.axes[1].get_ylabel()) == ("accuracy on test images", "")
+    assert [axes.get_title() for axes in curves.axes] == ["each site's own net", "merged net"]
+    assert [axes.get_xlabel() for axes in curves.axes] == ["round", "round"]
+    assert [axes.get_xlabel() for axes in cost.axes] == ["MB sent by all sites", "seconds"]
+    assert [axes.get_xlim()[0] for axes in cost.axes] == [0, 0]
+    assert all(float(tick).is_integer() for axes in curves.axes for tick in axes.get_xticks())

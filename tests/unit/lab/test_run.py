@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,10 +16,10 @@ import pytest
 
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.pack import Pack
-from fedhelp_edge.errors import FileExists, SchemaShape
+from fedhelp_edge.errors import FileExists, NonFinite, SchemaShape
 from fedhelp_edge.lab import post, run
 from fedhelp_edge.lab.partition import Part
-from fedhelp_edge.merge import rules
+from fedhelp_edge.merge import patience, rules
 from fedhelp_edge.methods.base import Bench
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets import resnet
@@ -50,12 +53,20 @@ def test_a_run_that_was_cut_off_ends_as_an_undisturbed_one(
         raise Cut(text)
 
     plan = plan_of(method)
+    left = tmp_path / "cut" / ".round-000001" / "left.part"  # by one that was cut off earlier
+    left.parent.mkdir(parents=True)
+    left.touch()
     with pytest.raises(Cut, match="round 1 of 2"):
         go(plan, tmp_path / "cut", progress=cut)
-    assert not (tmp_path / "cut" / "run.json").exists()
+    names = [path.name for path in sorted((tmp_path / "cut").iterdir())]
+    assert names == ["round-000001", "run.sha256"]
+    assert not (tmp_path / "cut" / "round-000001" / "left.part").exists()
+    (tmp_path / "cut" / "answers.npz").touch()  # as one leaves it that is cut off just before its end
     seen: list[str] = []
     resumed = go(plan, tmp_path / "cut", progress=seen.append)
     assert [text.split(",")[0] for text in seen] == [f"{method} seed 3: round 2 of 2"]  # and not round 1 once more
+    names = [path.name for path in sorted((tmp_path / "cut").iterdir())]
+    assert names == ["answers.npz", "run.json", "run.sha256"]
     whole = go(plan, tmp_path / "whole")
     assert timeless(resumed) == timeless(whole)
     assert answers(tmp_path / "cut") == answers(tmp_path / "whole")
@@ -67,9 +78,10 @@ def test_a_run_that_was_cut_off_twice_ends_as_an_undisturbed_one(go: Go, plan_of
         raise Cut
 
     plan = plan_of("fedhelp")
-    for _ in range(2):
+    for round_ in (1, 2):
         with pytest.raises(Cut):
             go(plan, tmp_path / "cut", progress=cut)
+        assert [path.name for path in (tmp_path / "cut").glob("round-*")] == [f"round-00000{round_}"]
     assert timeless(go(plan, tmp_path / "cut")) == timeless(go(plan, tmp_path / "whole"))
 
 
@@ -204,6 +216,7 @@ def test_norm_layers_that_stay_at_home_do_not_travel(go: Go, plan_of: PlanOf, tm
     record = go(plan, tmp_path / "home")
     shared = go(plan_of(rounds=1), tmp_path / "shared")
     assert record["bytes_up"] == 3 * METHODS["fedavg"].schema(plan).size < shared["bytes_up"]
+    assert record["bytes_down"] == shared["bytes_down"]  # the first weights are everybody's, also where they then stay
     assert record["merged_sha256"] != shared["merged_sha256"]
 
 
@@ -295,6 +308,25 @@ def test_a_folder_does_not_answer_with_the_run_of_another_plan(go: Go, plan_of: 
         go(plan_of(rounds=1, seed=5), tmp_path)
 
 
+def test_nor_with_one_on_other_images_or_of_other_sites_or_from_other_first_weights(
+    go: Go, plan_of: PlanOf, parts: list[Part], tmp_path: Path
+) -> None:
+    plan = plan_of(rounds=1)
+    first = go(plan, tmp_path)
+    labels, splits = parts[0].images.labels[::-1].copy(), tuple(reversed(parts[0].images.splits))
+    for other in (
+        replace(parts[0], images=replace(parts[0].images, labels=labels)),
+        replace(parts[0], images=replace(parts[0].images, splits=splits)),
+        replace(parts[0], tier="large"),
+        replace(parts[0], id="site-009"),
+    ):
+        with pytest.raises(FileExists):
+            run.run(plan, [other, *parts[1:]], tmp_path, bench=Bench())
+    with pytest.raises(FileExists):
+        go(plan, tmp_path, start={"conv1.weight": METHODS["fedavg"].start(plan)["conv1.weight"] * np.float32(0.5)})
+    assert go(plan, tmp_path) == first
+
+
 def test_nor_with_one_whose_public_images_had_other_labels(go: Go, plan_of: PlanOf, pack: Pack, tmp_path: Path) -> None:
     go(plan_of("fedhelp", rounds=1), tmp_path)
     with pytest.raises(FileExists):
@@ -351,3 +383,81 @@ def test_sites_without_validation_images_end_no_run_whatever_their_test_images_s
     ]
     record = run.run(plan_of(settings=settings, rounds=3), blind, tmp_path, bench=Bench())
     assert record["rounds"] == 3
+
+
+def test_without_a_kept_state_of_a_site_a_run_does_not_go_on(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
+    def cut(text: str) -> None:
+        raise Cut(text)
+
+    with pytest.raises(Cut):
+        go(plan_of("local"), tmp_path, progress=cut)
+    for path in (tmp_path / "round-000001" / "site-002").iterdir():
+        path.unlink()
+    with pytest.raises(FileNotFoundError) as told:
+        go(plan_of("local"), tmp_path)
+    assert (told.value.errno, told.value.filename) == (errno.ENOENT, str(tmp_path / "round-000001" / "site-002"))
+
+
+def test_patience_ends_no_run_in_which_nothing_is_exchanged(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
+    settings = {"round.patience": "1", "training.lr": "1e-7", "nets.norm": "group"}  # nothing moves
+    assert go(plan_of("local", settings=settings, rounds=3), tmp_path)["rounds"] == 3
+
+
+def test_patience_asks_how_many_validation_images_the_rounds_model_gets_right(
+    go: Go, plan_of: PlanOf, parts: list[Part], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[dict[str, list[int]]]] = []
+    monkeypatch.setattr(patience, "is_spent", lambda reports, _: asked.append(list(reports)) or False)
+    plan = plan_of(settings={"round.patience": "1"})
+    go(plan, tmp_path)
+    judge = learners.learner(plan, parts[0].id, parts[0].tier, parts[0].of("train"), None, Bench())
+    resnet.load(judge.net, METHODS["fedavg"].start(plan))
+    right = {}
+    for part in parts:
+        val = part.of("val")
+        told = loop.probabilities(judge, judge.net, val.pixels).argmax(1)
+        right[part.id] = [len(val), sum(int(guess == label) for guess, label in zip(told, val.labels, strict=True))]
+    assert asked == [[], [right]]
+    assert any(0 < 2 * hits != val for val, hits in right.values())  # or the wrong ones would be as many
+
+
+def test_a_runs_seconds_are_those_of_its_rounds(
+    go: Go, plan_of: PlanOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = itertools.count(100.0, 0.33)
+    monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    assert go(plan_of("local"), tmp_path)["seconds"] == 0.7  # of two rounds, to a tenth
+
+
+def test_whoever_may_read_the_folder_may_read_what_a_run_tells(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
+    go(plan_of("local", rounds=1), tmp_path)
+    (tmp_path / "ordinary").touch()
+    modes = [(tmp_path / name).stat().st_mode & 0o044 for name in ("ordinary", "run.json", "answers.npz")]
+    assert len(set(modes)) == 1
+
+
+def test_what_the_images_of_all_sites_cannot_tell_is_said_of_the_run(
+    plan_of: PlanOf, parts: list[Part], tmp_path: Path
+) -> None:
+    """A patient of the first site's training images is among the last site's test images."""
+
+    def of_patient(part: Part, split: str) -> Part:
+        groups = [""] * len(part.images)
+        groups[part.images.splits.index(split)] = "p"
+        return replace(part, images=replace(part.images, groups=tuple(groups)))
+
+    shared = [of_patient(parts[0], "train"), parts[1], of_patient(parts[2], "test")]
+    record = run.run(plan_of("local", rounds=1), shared, tmp_path, bench=Bench())
+    (leak,) = [one for one in record["findings"] if one["kind"] == "leak"]
+    assert (leak["part"], leak["images"]) == ("test", 1)
+    assert leak["of"] == sum(len(part.of("test")) for part in parts)
+
+
+def test_a_sealed_run_takes_no_number_that_is_none(plan_of: PlanOf) -> None:
+    schema = METHODS["fedavg"].schema(plan_of())
+    arrays = {name: array.copy() for name, array in METHODS["fedavg"].start(plan_of()).items()}
+    sealed = post.Post()
+    assert post.through("f32", arrays, schema, arrays, sealed)[1] > schema.size
+    arrays["linear.bias"][0] = np.nan
+    with pytest.raises(NonFinite):
+        post.through("f32", arrays, schema, arrays, sealed)
