@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import sqlite3
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from fedhelp_edge.share import Array
 from fedhelp_edge.trust.task import Task
 from server_ref import incoming, intake, people, rounds
 from server_ref.hub import ROOT
+from server_ref.store import DATABASE
 from tests.federation import PLAN, Federation
 
 pytestmark = pytest.mark.usefixtures("opens_here")
@@ -343,6 +346,26 @@ def test_an_update_is_named_by_its_site_or_enough_of_its_hash(three: Federation)
     with pytest.raises(Ambiguous, match=rf"2 updates of site-003 wait: {row['hash'][:12]} of round 1, .* of round 2"):
         rounds.update_of(three.hub, "site-003")
     assert rounds.update_of(three.hub, row["hash"][:12])["round"] == 1
+
+
+@pytest.mark.parametrize(
+    "decides",
+    [
+        Federation.judge,
+        lambda fed: rounds.aggregate(fed.hub, fed.boss),
+        lambda fed: rounds.review(fed.hub, fed.boss, "site-003", release=True),
+    ],
+)
+def test_nothing_is_decided_on_what_the_front_has_changed(
+    three: Federation, decides: Callable[[Federation], object]
+) -> None:
+    waits_for_a_person(three)
+    with closing(sqlite3.connect(three.hub.home / DATABASE)) as db, db:
+        db.execute("UPDATE shares SET released = 1 WHERE state = 'quarantined'")
+    length = three.hub.store.head().length
+    with pytest.raises(HubDamaged):
+        decides(three)
+    assert three.hub.store.head().length == length
 
 
 # --- undone --------------------------------------------------------------------------------------------------------
