@@ -130,6 +130,13 @@ def _merging() -> dict[str, Any]:
     odd["site-002"] = odd["site-001"]
     odd["site-003"] = base
     odd["site-005"] = {name: base[name] + 100 * (array - base[name]) for name, array in odd["site-005"].items()}
+    far = {**updates, "site-005": {name: 200 * array for name, array in updates["site-005"].items()}}
+    first = updates["site-001"]
+    alike = {
+        site: {name: first[name] + (array - base[name]) / 8 for name, array in update.items()}
+        for site, update in updates.items()
+    }
+    opposed = {**alike, "site-004": {name: 2 * base[name] - first[name] for name in base}}
     reports = [{"site-001": [10, right], "site-002": [20, 2 * right], "site-003": [5, 1]} for right in (3, 6, 6, 5, 6)]
     weights = {
         f"{kind} {cap}": [weight.hex() for weight in api.rules.weights(list(SITES.values()), kind, cap)]
@@ -140,7 +147,7 @@ def _merging() -> dict[str, Any]:
         "rules": rules,
         "weights": weights,
         "norm_limit": api.norm_factors(base, updates),
-        "suspicious": api.suspicious(base, odd),
+        "suspicious": [api.suspicious(base, those) for those in (updates, odd, far, opposed)],
         "inflated": [api.inflated({**SITES, "site-005": n}, {"site-005": r}) for n, r in ((5000, 0), (5000, 2500))],
         "stops": [api.early_stopping.is_spent(reports[:end], 2) for end in range(len(reports) + 1)],
     }
