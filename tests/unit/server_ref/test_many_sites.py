@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.parcel.statement import counted
 from fedhelp_edge.site import audit as site_audit
 from fedhelp_edge.site import folder, inbox
+from fedhelp_edge.trust import roster
 from fedhelp_edge.trust.roster import Site
 from server_ref import audit, carrier, hub, intake, rounds
 from tests.clinic import Clinic as RealSite
@@ -189,6 +190,14 @@ def test_inputs_that_would_not_fit_into_the_parcel_are_named_by_the_log(eight: F
         assert seen.statement.context["inputs"] == counted(eight.hub.inputs(1))
 
 
+def test_the_updates_of_4000_sites_make_no_line_of_a_parcel_too_long(three: Federation) -> None:
+    (start,) = three.hub.store.rows("SELECT model FROM rounds WHERE round = 0")
+    with three.hub.store.changing():
+        three.hub.send_model(three.boss, 0, start["model"], [f"{number:064x}" for number in range(4000)])
+    three.play(three.open())
+    assert three.aggregate()["published"]
+
+
 # --- many at once ------------------------------------------------------------------------------------------------
 def asking(federation: Federation, count: int) -> list[Clinic]:
     """Clinics that asked to join, and wait."""
@@ -225,6 +234,21 @@ def limit(federation: Federation, monkeypatch: pytest.MonkeyPatch, more: int) ->
     size = parcel.look(federation.hub.store.path(federation.hub.roster.hash), parcel.anyone).statement.size
     monkeypatch.setattr(hub, "SPARE", 200)
     monkeypatch.setattr(hub, "ROSTER_LIMIT", size + more + 200)
+
+
+def test_the_site_too_many_for_a_roster_of_real_size_is_refused_and_stops_nobody(three: Federation) -> None:
+    """Some 15,000 sites that left long ago; they share one key."""
+    public, sites = keys.new().public, list(three.hub.roster.sites)
+    left = Site("site-10000", "", "small", public.sign, public.recipient, "left")
+    length = len(hub.to_json(roster.body(sites, public.sign, public.recipient, three.clock())))
+    room = hub.ROSTER_LIMIT - length - 100
+    sites += [replace(left, id=f"site-{10_000 + n}") for n in range(room // (len(hub.to_json(asdict(left))) + 1))]
+    with three.hub.store.changing():
+        three.hub.write_roster(three.boss, sites)
+    with pytest.raises(FederationFull):
+        three.hub.invite("One too many", "small", 14)
+    three.play(three.open())
+    assert three.aggregate()["published"]
 
 
 def test_an_invite_that_no_roster_has_room_for_is_refused_before_a_code_is_given(
