@@ -82,6 +82,12 @@ def check_sides(width: int, height: int) -> None:
         raise ImageSize(f"it has more than {SIDE:,} pixels on a side")
 
 
+def check_passes(scans: int, width: int, height: int) -> None:
+    """Raise if a JPEG, or a part of one size of another file, is drawn in too many passes."""
+    if scans > SCANS or scans * width * height > WORK:
+        raise ImageCost(f"it is drawn in {scans} passes")
+
+
 class _Memory:
     """Threads that decode at the same time wait until there is room for all of them."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from itertools import pairwise
@@ -19,11 +20,12 @@ from numpy.typing import NDArray
 from fedhelp_edge import files, plan
 from fedhelp_edge.data import budget, picture, row
 from fedhelp_edge.data.row import Decoded
-from fedhelp_edge.errors import Extra, FedhelpError, ImageBroken, ImageCost, ImageKind, ImageSize
+from fedhelp_edge.errors import Extra, FedhelpError, ImageBroken, ImageKind, ImageSize
 
 SUFFIXES = frozenset((".dcm", ".dicom", ".ima"))
 _DEFLATED_SYNTAX, _PLAIN_SYNTAX = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1".ljust(22, b"\0")
 _NO_SIZES = frozenset((0xC4, 0xC8, 0xCC))  # markers of JPEG that stand among those which tell height and width
+_NO_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))  # markers of JPEG that stand alone
 _PIXELS = (0x7FE00010,)  # what is looked at however large it is
 _INSTALL = "pip install 'fedhelp-edge[medical]'"
 _DECODERS = "pip install 'pylibjpeg[all]'"
@@ -111,21 +113,28 @@ def _refuse(dataset: Any) -> int:
 
 
 def _refuse_frame(dataset: Any, rows: int, columns: int) -> None:
-    """Raise if what is compressed becomes larger than the file says; a decoder believes the compressed data."""
+    """Raise if what is compressed cannot be opened, or becomes larger than the file says; decoders believe the data."""
     from pydicom import encaps, uid
+    from pydicom.pixels.decoders.base import get_decoder
 
     syntax = dataset.file_meta.TransferSyntaxUID
     if not syntax.is_compressed or syntax.is_deflated:
         return
+    try:
+        decodable = get_decoder(syntax).is_available
+    except NotImplementedError:
+        decodable = False
+    if not decodable:
+        raise Extra(f"it is compressed as {syntax.name}, and nothing here can open that", remedy=_DECODERS)
     frame = next(encaps.generate_frames(dataset.PixelData, number_of_frames=1))
     if syntax == uid.RLELossless:
         fits = all(size <= rows * columns + 1 for size in _run_lengths(frame))  # they are of even length
     else:
-        fits = _coded_size(frame) in ((rows, columns), None)
+        fits = _coded_sizes(frame) == {(rows, columns)}
     if not fits:
         raise ImageBroken("its pixels are not as many as it says")
-    if (scans := frame.count(b"\xff\xda")) > budget.SCANS and frame.startswith(b"\xff\xd8"):
-        raise ImageCost(f"it is drawn in {scans} passes")
+    if frame.startswith(b"\xff\xd8"):
+        budget.check_passes(frame.count(b"\xff\xda"), columns, rows)
 
 
 def _run_lengths(frame: bytes) -> Iterator[int]:
@@ -140,32 +149,25 @@ def _run_lengths(frame: bytes) -> Iterator[int]:
         yield size
 
 
-def _coded_size(frame: bytes) -> tuple[int, int] | None:
-    """Height and width as a JPEG, JPEG-LS or JPEG 2000 tells them, if they are found."""
-    if (at := frame[:256].find(b"\xff\x4f\xff\x51")) >= 0:
-        right, bottom, left, top = np.frombuffer(frame[at + 8 : at + 24], ">u4").tolist()
-        return bottom - top, right - left
+def _coded_sizes(frame: bytes) -> set[tuple[int, int]]:
+    """Height and width as a JPEG or JPEG-LS tells them, or a JPEG 2000 wherever one may begin in it."""
+    if not frame.startswith(b"\xff\xd8"):
+        starts = (found.start() for found in re.finditer(rb"\xff\x4f\xff\x51", frame))
+        sides = (np.frombuffer(frame[at + 8 : at + 24].ljust(16, b"\0"), ">u4").tolist() for at in starts)
+        return {(bottom - top, right - left) for right, bottom, left, top in sides}
     at = 2
     while frame[at : at + 1] == b"\xff" and at + 9 <= len(frame):
         marker, length = frame[at + 1], int.from_bytes(frame[at + 2 : at + 4], "big")
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in _NO_SIZES):
-            return int.from_bytes(frame[at + 5 : at + 7], "big"), int.from_bytes(frame[at + 7 : at + 9], "big")
-        at += 1 if marker == 0xFF else 2 + length
-    return None
+            return {(int.from_bytes(frame[at + 5 : at + 7], "big"), int.from_bytes(frame[at + 7 : at + 9], "big"))}
+        at += 1 if marker == 0xFF else 2 if marker in _NO_LENGTH else 2 + length
+    return set()
 
 
 def _pixels(dataset: Any) -> NDArray[Any]:
     """The stored values; colour comes as RGB whatever it was stored as."""
-    from pydicom.pixels.decoders.base import get_decoder
     from pydicom.pixels.utils import pixel_array
 
-    syntax = dataset.file_meta.TransferSyntaxUID
-    try:
-        decodable = not syntax.is_compressed or syntax.is_deflated or get_decoder(syntax).is_available
-    except NotImplementedError:
-        decodable = False
-    if not decodable:
-        raise Extra(f"it is compressed as {syntax.name}, and nothing here can open that", remedy=_DECODERS)
     try:
         return np.asarray(pixel_array(dataset))
     except FedhelpError:

@@ -160,9 +160,7 @@ def _frames(image: Image.Image) -> int:
 def _check_parts(image: Image.Image, file: BinaryIO, size: int) -> None:
     """Refuse what would keep a decoder busy in a single call: passes over all pixels, and parts that are the same."""
     if image.format == "JPEG":
-        scans = _scans(file)
-        if scans > budget.SCANS or scans * image.width * image.height > budget.WORK:
-            raise ImageCost(f"it is drawn in {scans} passes")
+        budget.check_passes(_scans(file), *image.size)
     if image.format == "TIFF":
         tags: Any = image.tag_v2  # type: ignore[attr-defined]
         counts = tags.get(_STRIP_BYTES) or tags.get(_TILE_BYTES) or ()

@@ -43,6 +43,7 @@ COLUMNS = {  # what each may be called, without accents; the first that is there
 }  # fmt: skip
 MAPPED = {"image": "path", "path": "path", "label": "label", "patient": "group", "group": "group", "lesion": "group",
           "split": "split", "centre": "centre"}  # fmt: skip  # what `--columns` calls each
+_DELIMITERS = "\t;,"
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -95,12 +96,14 @@ def sheet(path: Path, named: Mapping[str, str] = {}) -> Sheet:
     if len(data) > LIMIT:
         raise BadTable(f"{path.name} is larger than {LIMIT >> 20} MiB")
     text, encoding = _text(data, path.name)
-    first, _, rest = text.partition("\n")
-    if first.casefold().startswith("sep=") and len(first.strip()) == 5:  # a line for Excel alone
-        text, first = rest, rest.partition("\n")[0]
-    delimiter = max("\t;,", key=lambda sign: _fields(first, sign))
-    if text.count(delimiter) + text.count("\n") > budget.CELLS:
+    del data
+    if max(map(text.count, _DELIMITERS)) + text.count("\n") > budget.CELLS:
         raise BadTable(f"{path.name} has more than {budget.CELLS:,} cells")
+    first = text[: text.find("\n") + 1]
+    if first.casefold().startswith("sep=") and len(first.strip()) == 5:  # a line for Excel alone
+        text = text[len(first) :]
+    first = text[: text.find("\n") + 1] or text
+    delimiter = max(_DELIMITERS, key=lambda sign: _fields(first, sign))
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         width = len(reader.fieldnames or ())

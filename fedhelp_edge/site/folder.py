@@ -71,9 +71,13 @@ def floor(home: Path) -> Floor | None:
 
 
 def mend(home: Path) -> list[dict[str, str]]:
-    """Put aside what does not belong into this folder, so that it can be fetched again; what it was, and why."""
+    """Put aside what does not belong into this folder, so that it can be fetched again; what it was, and why.
+
+    Also notes the newest news that are here, where whoever kept them was cut off before the note.
+    """
     told = []
-    for path, fault in _read(home)[1].items():
+    known, bad = _read(home)
+    for path, fault in bad.items():
         name = f"{path.parent.name}/{path.name}"
         _put_aside(home, path)
         (home / "charter").mkdir(exist_ok=True)  # it says that this site has joined
@@ -83,6 +87,13 @@ def mend(home: Path) -> list[dict[str, str]]:
         if whole.exists() and not lost.exists() and (home / "charter").is_dir():
             with files.writing(lost) as sink, files.reading(whole) as file:
                 shutil.copyfileobj(file, sink)
+    if known:
+        newest = {"charter": (f"{known.charter.version:04}", known.charter.hash)}
+        if known.roster:
+            newest["roster"] = f"{known.roster.epoch:04}-{known.roster.version:04}", known.roster.hash
+        if known.task:
+            newest["task"] = f"{known.task.epoch:04}-{known.task.round:06}", known.task.hash
+        _note(home, newest)
     return told
 
 
@@ -218,10 +229,15 @@ def keep(home: Path, path: Path, said: Statement) -> None:
             copy.parent.mkdir(exist_ok=True)
             with files.writing(copy) as sink, files.reading(path) as file:
                 shutil.copyfileobj(file, sink)
+    if said.kind in ("charter", "roster", "task"):
+        _note(home, {said.kind: (kept.stem, said.hash)})
+
+
+def _note(home: Path, news: Mapping[str, tuple[str, str]]) -> None:
+    """Note the newest that was verified; an older one is no news."""
     noted = verified(home)
-    if said.kind in ("charter", "roster", "task") and kept.stem > noted.get(said.kind, ("", ""))[0]:
-        noted[said.kind] = kept.stem, said.hash
-        files.replace(home / VERIFIED, json.dumps(noted).encode())
+    if newer := {kind: news_ for kind, news_ in news.items() if news_[0] > noted.get(kind, ("", ""))[0]}:
+        files.replace(home / VERIFIED, json.dumps(noted | newer).encode())
 
 
 def parcel_hash(path: Path) -> str:

@@ -120,6 +120,8 @@ def check_goes_on(home: Path, code: str) -> None:
     for path in (home / "request").glob("*.fhx"):
         with suppress(FedhelpError), parcel.open(path, parcel.anyone) as seen:
             if seen.statement.kind == "enrol" and seen.json()["invite"] == invite:
+                with lock.held(home / folder.LOCK):
+                    folder.mend(home)
                 return
     raise JoinedAlready(f"{home.name} belongs to a site that has joined a federation")
 

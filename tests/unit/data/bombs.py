@@ -149,6 +149,49 @@ def dicom_of_a_larger_jpeg() -> bytes:
     return dicom(fragment(file.getvalue() + b"\0" * (len(file.getvalue()) % 2)), syntax="1.2.840.10008.1.2.4.50")
 
 
+def jpeg_with_another_size_before_its_own() -> bytes:
+    """A marker that stands alone, whose length a careless reader takes from what follows: the real size is skipped."""
+    file = io.BytesIO()
+    Image.new("RGB", (SIDE, SIDE)).save(file, "JPEG")
+    whole, told = file.getvalue(), b"\xff\xc0" + struct.pack(">HBHHB", 11, 8, 16, 16, 1) + b"\1\x11\0"
+    note = b"\xff\xfe" + struct.pack(">H", 60_002) + bytes(60_000)
+    before = whole[:2] + b"\xff\xd0" + note + note[:4]
+    goes_on = 2 + 2 + 0xFFFE - len(before)  # the careless reader, within the second note
+    return before + bytes(goes_on) + told + bytes(60_000 - goes_on - len(told)) + whole[2:]
+
+
+def dicom_of_a_hidden_size() -> bytes:
+    frame = jpeg_with_another_size_before_its_own()
+    return dicom(fragment(frame + b"\0" * (len(frame) % 2)), syntax="1.2.840.10008.1.2.4.50")
+
+
+def dicom_of_a_wavelet_behind_notes() -> bytes:
+    """JPEG 2000, whose size stands behind a box that tells another one."""
+
+    def box(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I4s", 8 + len(data), kind) + data
+
+    file = io.BytesIO()
+    Image.new("L", (SIDE, SIDE)).save(file, "JPEG2000")
+    whole = file.getvalue()
+    at = whole.index(b"jp2c") - 4
+    told = b"\xff\x4f\xff\x51" + struct.pack(">HHIIII", 41, 0, 16, 16, 0, 0)
+    frame = whole[:at] + box(b"free", told + bytes(400)) + whole[at:]
+    return dicom(fragment(frame + b"\0" * (len(frame) % 2)), syntax="1.2.840.10008.1.2.4.90")
+
+
+def dicom_of_scans() -> bytes:
+    """Fewer passes than a JPEG may have, over so many pixels that they are too many."""
+    file = io.BytesIO()
+    side = 8000
+    Image.new("L", (side, side), 128).save(file, "JPEG", progressive=True)
+    whole = file.getvalue()
+    at = whole.index(b"\xff\xda")
+    end = min(i for i in (whole.find(b"\xff" + bytes([kind]), at + 2) for kind in (0xC4, 0xDA, 0xD9)) if i > 0)
+    frame = whole[:end] + whole[at:end] * 60 + whole[end:]
+    return dicom(fragment(frame + b"\0" * (len(frame) % 2)), syntax="1.2.840.10008.1.2.4.50", side=side)
+
+
 def dicom_of_longer_runs() -> bytes:
     """An RLE frame of 256 bytes that becomes a gigabyte."""
     head = np.zeros(16, "<u4")
@@ -211,6 +254,10 @@ def table_of_columns() -> bytes:
     return b"path,label" + b",x" * 30_000 + b"\n" + b"a,b\n" * 30_000
 
 
+def table_of_a_long_line() -> bytes:
+    return b"path,label" + b"," * 100_000_000
+
+
 def table_of_rows() -> bytes:
     return b"path,label\n" + b",\n" * 6_000_000
 
@@ -235,6 +282,9 @@ ALL: dict[str, Callable[[], bytes]] = {
     "elements.dcm": dicom_of_elements,
     "deflated.dcm": dicom_of_deflated_elements,
     "larger.dcm": dicom_of_a_larger_jpeg,
+    "hidden.dcm": dicom_of_a_hidden_size,
+    "wavelet.dcm": dicom_of_a_wavelet_behind_notes,
+    "scans.dcm": dicom_of_scans,
     "runs.dcm": dicom_of_longer_runs,
     "rows.npz": npz_of_rows,
     "confirmed.npz": npz_of_rows_that_its_list_confirms,
@@ -243,6 +293,7 @@ ALL: dict[str, Callable[[], bytes]] = {
     "header.npz": npz_of_a_header,
     "members.npz": npz_of_members,
     "columns.csv": table_of_columns,
+    "line.csv": table_of_a_long_line,
     "rows.csv": table_of_rows,
     "list.toml": plan_of_a_long_list,
     "key.toml": plan_of_a_deep_key,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from fedhelp_edge import files
 from fedhelp_edge.errors import Quorum
 from fedhelp_edge.parcel import keys, parcel, statement
 from fedhelp_edge.site import folder, joined
@@ -118,3 +120,14 @@ def test_f25_damage_is_no_way_back_to_an_older_order(site: Clinic) -> None:
     site.trip()
     site.download()
     assert folder.joined(site.home).task == order
+
+
+@pytest.mark.parametrize("kind", ["charter", "roster", "task"])
+def test_f25_what_was_kept_before_a_kill_is_noted_by_the_next_download_and_protects_from_older_orders(
+    site: Clinic, kind: str
+) -> None:
+    noted = folder.verified(site.home)
+    rest = {name: entry for name, entry in noted.items() if name != kind}
+    files.replace(site.home / folder.VERIFIED, json.dumps(rest).encode())  # as a kill between file and note leaves it
+    site.download()
+    assert folder.verified(site.home) == noted
