@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from fedhelp_edge import share
-from fedhelp_edge.errors import FedhelpError, SchemaNames, SchemaShape, StHeader, StLayout
+from fedhelp_edge.errors import FedhelpError, SchemaNames, SchemaShape, StHeader, StLayout, StMeta
 from fedhelp_edge.share import Array, Schema, Share, Tensor
 
 DTYPES = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "U8": "u1", "I8": "i1", "I32": "<i4", "I64": "<i8"}
@@ -137,6 +137,13 @@ def test_what_the_reference_library_writes_is_read(arrays: dict[str, Array]) -> 
 def test_notes_are_read_where_they_are_allowed() -> None:
     data = safetensors.numpy.save({"a": np.zeros(2, np.float32)}, {"format": "np"})
     assert share.read_header(io.BytesIO(data), metadata=["format"]).metadata == {"format": "np"}
+
+
+@pytest.mark.parametrize("note", [1, None, {"a": "b"}, ["np"]], ids=repr)
+def test_a_note_that_is_no_text_is_refused_even_where_its_name_is_allowed(note: object) -> None:
+    text = json.dumps({"__metadata__": {"format": note}}).encode()
+    with pytest.raises(StMeta):
+        share.read_header(io.BytesIO(len(text).to_bytes(8, "little") + text), metadata=["format"])
 
 
 def test_a_table_is_written_with_its_notes_in_their_order_and_read_with_them() -> None:
