@@ -177,9 +177,11 @@ def leave(home: Path) -> Path:
         asides = (home / "left" / f"{n:03}" for n in itertools.count(1))
         aside = next(path for path in asides if not any((path / name).exists() for name in names))
         aside.mkdir(parents=True, exist_ok=True)  # or there already, where leaving was cut off
+        for made in (aside.parent, home):  # before anything is moved into it
+            files.sync_folder(made)
         for name in sorted(names, key=lambda name: (name == "charter", name)):  # until the charter goes it is joined
             if name == "charter":
-                for changed in (aside.parent, aside, home):
+                for changed in (aside, home):
                     files.sync_folder(changed)
             (home / name).rename(aside / name)
         files.sync_folder(aside)
