@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -201,6 +202,20 @@ def test_all_that_learns_lies_on_the_device_that_is_used(method: str, tier: str,
     tensors = [tensor for module in other.kept().values() for tensor in module.state_dict().values()]
     tensors += [other.said, other.fixed] if isinstance(other, Surrogate) else []
     assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
+@pytest.mark.parametrize(("method", "tier"), [("fedavg", "small"), ("fedhelp", "small"), ("fedhelp", "large")])
+def test_a_step_shared_with_a_process_that_drew_the_same_is_the_step_of_one(
+    method: str, tier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the other adds to a sum is what this one adds. Real processes meet in tests/unit/train/test_parallel.py."""
+    one = made(method, tier, {})
+    half = small.learner(one.plan, tier, small.knowledge(), bench=Bench(ranks=2))
+    whole = {"private": small.batch(), "public": small.batch(classes=5, seed=9)}
+    shared = {name: replace(batch, part=0.5) for name, batch in whole.items()}
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda summed: summed.mul_(2))
+    assert half.step(half.phases(1, False)[0], shared) == one.step(one.phases(1, False)[0], whole)
+    assert small.same(half.state(), one.state())
 
 
 @pytest.mark.parametrize("loss", ["ce", "logit-adjusted", "symmetric"])
