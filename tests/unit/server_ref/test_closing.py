@@ -220,10 +220,12 @@ def test_an_odd_update_with_an_odd_claim_is_told_both(three: Federation) -> None
 
 
 def test_an_update_is_put_aside_once_however_often_the_round_is_looked_at(three: Federation) -> None:
-    waits_for_a_person(three)
-    for _ in range(2):
+    order = three.open()
+    three.play(order, without=("site-002", "site-003"))
+    lazy(three, order, 2)
+    for _ in range(3):
         with pytest.raises(Quorum):
-            three.aggregate()
+            three.aggregate(now=True)
     (row,) = rounds.quarantined(three.hub)
     assert log_types(three, row["hash"]) == ["received", "accepted", "quarantined"]
 
