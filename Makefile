@@ -37,6 +37,7 @@ mutants: setup
 
 docs: setup
 	$(PYTHON) docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build
 
 kit: setup
 	rm -rf build/kit-$(PLATFORM)

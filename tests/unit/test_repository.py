@@ -78,3 +78,11 @@ def test_generated_pages_and_pictures_follow_from_the_code() -> None:
 def test_every_method_has_its_page() -> None:
     for name in METHODS:
         assert (ROOT / "docs" / "methods" / f"{name}.md").exists(), name
+
+
+def test_the_site_fetches_nothing_from_elsewhere() -> None:
+    """`make docs` looks at what it built; this looks at what it was told."""
+    settings = text("mkdocs.yml")
+    assert "\n  font: false" in settings
+    assert not re.search(r"https?://", settings)
+    assert "```mermaid" not in "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("docs/**/*.md"))
