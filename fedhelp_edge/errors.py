@@ -720,7 +720,7 @@ class AuditGap(HubError, code="E_AUDIT", remedy="ask the coordinator for the who
     """What was handed out for audit is not all there, or does not fit together."""
 
 
-class Quota(HubError, code="E_QUOTA", remedy="finish or abandon the uploads that are open, then try again later"):
+class Quota(HubError, code="E_QUOTA", remedy="finish or abandon the uploads that are open; where none is, wait for the next round"):
     """More uploads or bytes than one site may have at a time."""
 
 

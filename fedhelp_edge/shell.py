@@ -62,6 +62,18 @@ def named(what: str) -> Any:
     return typer.Argument(help=what, readable=False)
 
 
+def check_order(first: Sequence[Path], suffix: str, others: Sequence[Path], order: str) -> None:
+    """Refuse paths in another order than the command takes, by their names alone: perhaps none of them is there."""
+    for path in (path for path in first if path.suffix.lower() != suffix):
+        swapped = any(other.suffix.lower() == suffix for other in others)
+        if not path.exists():
+            raise errors.FileMissing(
+                f"{path.name} is not there", remedy=order if swapped else f"check the name, and {order}"
+            )
+        if swapped:
+            raise errors.FileKind(f"{path.name} stands where a file that ends in {suffix} is wanted", remedy=order)
+
+
 class Commands(MutableMapping[str, Any]):
     """Command names and, in a package, the module of each, imported when the command is asked for."""
 

@@ -120,8 +120,11 @@ def _opened(folder: Path) -> Iterator[files.Directory]:
 
 def current(hub: Hub) -> list[str]:
     """The parcels that any site may need now: orders, the newest model for each group, the knowledge, receipts."""
-    about = "SELECT hash FROM shares WHERE round >= ? UNION SELECT hash FROM requests"
-    return orders(hub, hub.model_parcels()) + receipts(hub, about, since(hub))
+    about = (
+        "SELECT hash FROM shares WHERE round >= ? UNION SELECT hash FROM unkept WHERE round >= ?"
+        " UNION SELECT hash FROM requests"
+    )
+    return orders(hub, hub.model_parcels()) + receipts(hub, about, since(hub), since(hub))
 
 
 def orders(hub: Hub, models: Sequence[str]) -> list[str]:

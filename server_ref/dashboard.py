@@ -31,6 +31,12 @@ from server_ref.intake import RELEASABLE, SHORT
 
 _COOKIE = "fedhelp_dashboard"
 _LINES = 20
+_STYLE = """
+th, td { text-align: left }
+td:first-child { white-space: nowrap }
+td:nth-child(2) { max-width: 14em }
+@media (max-width: 30em) { td:nth-child(2) { max-width: 9em } }
+"""
 _REFRESH = 60  # seconds
 
 
@@ -113,8 +119,12 @@ def _page(hub: Hub, form: str) -> str:
     told = people.status(hub)
     until = f", open until {_time(told['closes'])}" if told["state"] == "open" else ""
     expected = len(told["accepted"]) + len(told["missing"])
+    stands = (
+        f"round {told['round']} of {told['rounds']}, {told['state']}" if told["round"] else "no round was opened yet"
+    )
+    none = page.paragraph("No site was let in yet: 'fedhelp-coordinator invite NAME' invites one.")
     return page.page(
-        f"{told['name']}: round {told['round']} of {told['rounds']}, {told['state']}",
+        f"{told['name']}: {stands}",
         page.paragraph(f"Federation {told['federation']}{until}. It is {_time(iso(hub.now))}."),
         page.paragraph(
             f"{len(told['accepted'])} of {expected} shares accepted, {told['received']} wait to be judged, "
@@ -123,19 +133,20 @@ def _page(hub: Hub, form: str) -> str:
         *(page.paragraph(f"ALARM, {one['site']}: {one['cause']}.") for one in told["alarms"]),
         *_quarantine(told["quarantined"], form),
         page.heading("Sites"),
-        page.table(
-            ("site", "name", "tier", "standing", "this round", "last news", "images claimed"), _sites(hub, told)
-        ),
+        page.table(("site", "name", "tier", "standing", "this round", "last news", "images claimed"), _sites(hub, told))
+        if told["sites"]
+        else none,
         page.heading("Merged models"),
         *_models(hub),
         page.heading("Last lines of the log"),
         page.table(("line", "time", "what", "about"), _log(hub)),
+        style=_STYLE,
     )
 
 
 def _sites(hub: Hub, told: dict[str, Any]) -> list[tuple[object, ...]]:
-    shares = hub.store.rows("SELECT site, state FROM shares WHERE round = ? ORDER BY seq", told["round"])
-    given = {row["site"]: row["state"] for row in shares}
+    shares = hub.store.rows("SELECT site, state, code FROM shares WHERE round = ? ORDER BY seq", told["round"])
+    given = {row["site"]: f"{row['state']} {row['code']}".strip() for row in shares}
     over = told["closes"] <= iso(hub.now)
     missing = dict.fromkeys(told["missing"], "late" if over else "missing")
     return [

@@ -65,6 +65,7 @@ RELEASABLE = (
 _REQUEST_LIMIT = 64 << 10
 _TOGETHER = 500  # sites that are let in by one roster: each roster names all sites, and a transaction stops the front
 _REQUESTS_OF_ONE, _REQUESTS_OF_ALL = 20, 10_000  # by one invite, ever, or one site, at a time; that wait
+_UNKEPT_OF_ONE = 20  # updates of one site and round that were refused at the door, each with a receipt
 ROUNDS_WORTH = 4  # how many shares' bytes a site may leave in one round
 _PROVED = (InviteUsed, InviteExpired, KeyReused)  # who is refused so knew the code, and is told by a receipt
 _ALARMS = (InnerContext.code, Resource.code)  # for a person to look at, not only for the sender
@@ -91,7 +92,11 @@ def receive(hub: Hub, source: Path) -> Answer:
 def take(hub: Hub, file: BinaryIO) -> Answer:
     """`receive` an open file. What is judged is a copy, which nobody outside can change meanwhile."""
     said, signers = parcel.read_prologue(file)
-    known, limit = greet(hub, said, signers)
+    try:
+        known, limit = greet(hub, said, signers)
+    except (TrustError, DuplicateRound, PayloadSize, Quota) as fault:
+        _note_unkept(hub, said, signers, fault)
+        raise
     if known:
         return known
     parcel.check_payload(file, said)
@@ -166,6 +171,23 @@ def check_room(hub: Hub, said: Statement, limit: int, coming: int = 0) -> None:
     used = coming + sum(hub.store.path(row["hash"]).stat().st_size for row in rows)
     if used + said.size > ROUNDS_WORTH * limit:
         raise Quota(f"{site} has left {used} bytes for round {round_} already")
+
+
+def _note_unkept(hub: Hub, said: Statement, signers: tuple[str, ...], fault: FedhelpError) -> None:
+    """Remember why an update was refused at the door: whoever sent it by a carrier hears of it by a receipt only."""
+    if said.kind != "update":
+        return
+    round_ = said.context["round"]
+    try:
+        site = roster.of_site(said, signers, hub.roster, round_).id
+    except TrustError:
+        return  # anybody may have written it
+    told = hub.store.row("SELECT count(*) AS n FROM unkept WHERE site = ? AND round = ?", site, round_)
+    newest = hub.store.row("SELECT max(round) AS round FROM rounds")
+    if newest and round_ <= newest["round"] and told and told["n"] < _UNKEPT_OF_ONE:
+        with hub.store.changing():
+            values = said.hash, site, round_, fault.code, fault.cause
+            hub.store.run("INSERT OR IGNORE INTO unkept VALUES (?, ?, ?, ?, ?)", *values)
 
 
 def seen(hub: Hub, site: str) -> Seen:
@@ -252,6 +274,7 @@ def _copy(file: BinaryIO, part: Path, limit: int) -> None:
 # --- with the coordinator's key ------------------------------------------------------------------------------
 def judge(hub: Hub, boss: Keys) -> list[dict[str, str]]:
     """Decide on every request and share that waits."""
+    _answer_unkept(hub, boss)
     decided = [_judge_request(hub, boss, row) for row in hub.store.rows(
         "SELECT * FROM requests WHERE state = 'waiting' ORDER BY rowid"
     )]  # fmt: skip
@@ -271,6 +294,18 @@ def judge(hub: Hub, boss: Keys) -> list[dict[str, str]]:
         for row in waiting:
             decided.append(_judge_share(hub, boss, row, current, opener))
     return [one for one in decided if one]
+
+
+def _answer_unkept(hub: Hub, boss: Keys) -> None:
+    """A receipt for each update that was refused at the door. No round is in its line of the log: none had it."""
+    query = (
+        "SELECT * FROM unkept AS u WHERE NOT EXISTS"
+        " (SELECT 1 FROM parcels WHERE kind = 'receipt' AND site = u.hash) ORDER BY rowid"
+    )
+    for row in hub.store.rows(query):
+        with hub.store.changing():
+            log = hub.log(REFUSED, row["hash"], site=row["site"], code=row["code"])
+            hub.receipt(boss, "coordinator", row["hash"], REFUSED, log, code=row["code"], cause=row["cause"])
 
 
 def _judge_share(hub: Hub, boss: Keys, row: sqlite3.Row, current: sqlite3.Row, opener: Opener) -> dict[str, str]:

@@ -36,6 +36,7 @@ _OURS = {  # which rows of a table only the coordinator's commands write
     "requests": "{}state != 'waiting'",
     "rounds": "true",
     "shares": "{}state != 'received'",
+    "unkept": "true",
 }
 _EMPTY = ("", 0, "{}")  # says nothing: so a column that a later form of the hub adds changes no row's hash
 _MODULUS = 1 << 256

@@ -224,8 +224,12 @@ def _meant(hub: Hub, reader: Reader | None) -> list[str]:
     """What one reader may need now. A model comes as it was sealed to the reader's group."""
     if reader and reader.site:
         own = hub.model_parcel(group_of(reader.site))  # "" if an older program sealed it, to all groups together
-        about = "SELECT hash FROM shares WHERE site = ? AND round >= ? UNION SELECT hash FROM requests WHERE site = ?"
-        answers = carrier.receipts(hub, about, reader.site, carrier.since(hub), reader.site)
+        about = (
+            "SELECT hash FROM shares WHERE site = ? AND round >= ? UNION SELECT hash FROM unkept WHERE site = ?"
+            " AND round >= ? UNION SELECT hash FROM requests WHERE site = ?"
+        )
+        of_rounds = (reader.site, carrier.since(hub))
+        answers = carrier.receipts(hub, about, *of_rounds, *of_rounds, reader.site)
         return carrier.orders(hub, [own] if own else hub.model_parcels()) + answers
     asked = hub.requests_of(reader.key) if reader else []
     return carrier.orders(hub, []) + [hash_ for one in asked for hash_ in carrier.receipts(hub, "?", one)]
@@ -241,8 +245,11 @@ def _readable(hub: Hub, reader: Reader | None) -> Callable[[str, str], bool]:
     kinds = {"charter", "roster", "task", "global", "knowledge"} if reader and reader.site else {"charter"}
     own: set[str] = set()
     if reader and reader.site:
-        query = "SELECT hash FROM shares WHERE site = ? UNION SELECT hash FROM requests WHERE site = ?"
-        own = {row["hash"] for row in hub.store.rows(query, reader.site, reader.site)}
+        query = (
+            "SELECT hash FROM shares WHERE site = ? UNION SELECT hash FROM unkept WHERE site = ?"
+            " UNION SELECT hash FROM requests WHERE site = ?"
+        )
+        own = {row["hash"] for row in hub.store.rows(query, *3 * (reader.site,))}
     elif reader:
         own = set(hub.requests_of(reader.key))
     return lambda kind, about: kind in kinds or (kind == "receipt" and about in own)

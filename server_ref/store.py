@@ -72,6 +72,12 @@ _MIGRATIONS = (
     CREATE INDEX requests_by_site ON requests (site);
     CREATE INDEX shares_by_state ON shares (state, site);
     """,  # so that no answer to one site costs a look at all of them
+    """
+    CREATE TABLE unkept (
+        hash TEXT PRIMARY KEY, site TEXT NOT NULL, round INTEGER NOT NULL, code TEXT NOT NULL, cause TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX unkept_by_site ON unkept (site, round);
+    """,  # updates that a carrier brought and that were refused at the door: their sites are told
 )
 
 

@@ -119,9 +119,9 @@ class Federation:
         for _ in range(clinics):
             self.join()
 
-    def join(self, tier: str = "small") -> Clinic:
+    def join(self, tier: str = "small", name: str = "") -> Clinic:
         clinic = Clinic(self.hub.federation, self.folder / f"clinic{len(self.clinics)}")
-        code, clinic.id = self.hub.invite(f"Clinic {len(self.clinics)}", tier, 14)
+        code, clinic.id = self.hub.invite(name or f"Clinic {len(self.clinics)}", tier, 14)
         intake.receive(self.hub, clinic.ask_in(code))
         self.judge()
         self.clinics.append(clinic)

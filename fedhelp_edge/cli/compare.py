@@ -30,6 +30,7 @@ def compare(
 
     Example: fedhelp-edge compare old.onnx new.onnx images
     """
+    shell.check_order([old, new], ".onnx", [images], "name the two models (.onnx) first, then the images")
     import tempfile
     from dataclasses import asdict
 

@@ -91,6 +91,7 @@ def start(
 
     Example: fedhelp-edge knowledge start plan.toml pack.safetensors --out start.safetensors
     """
+    shell.check_order([plan], ".toml", [pack], "name the plan (.toml) first, then the pack")
     from fedhelp_edge import files, share
     from fedhelp_edge import plan as plans
     from fedhelp_edge.data import pack as packs

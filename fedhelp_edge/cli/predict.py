@@ -39,12 +39,15 @@ def predict(
 
     Example: fedhelp-edge predict model.onnx images --out answers --format html
     """
-    from fedhelp_edge.errors import NoImages, Usage
+    from fedhelp_edge.errors import FileMissing, NoImages, Usage
 
     if kind not in ("table", "csv", "json", "html"):
         raise Usage(f"--format {kind!r} is none of table, csv, json, html")
     if bool(images) == bool(watch) or (watch and not out):
         raise Usage("name images, or a folder with --watch and another with --out")
+    if watch and not watch.is_dir():  # later it is waited for
+        raise FileMissing(f"{watch.name} is not there")
+    shell.check_order([model], ".onnx", images or [], "name the model (MODEL.onnx) first, then the images")
     from fedhelp_edge.data import picture
     from fedhelp_edge.infer import bundle, run, show
     from fedhelp_edge.infer import images as sources

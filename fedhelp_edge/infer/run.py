@@ -20,11 +20,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fedhelp_edge import lock
+from fedhelp_edge import lock, unattended
 from fedhelp_edge.cores import usable_cores
 from fedhelp_edge.data import picture
 from fedhelp_edge.data.row import Decoded
-from fedhelp_edge.errors import FedhelpError, ImageSize, OtherAnswers
+from fedhelp_edge.errors import FedhelpError, FileMissing, ImageSize, OtherAnswers
 from fedhelp_edge.infer import decide, images, show
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.images import Item
@@ -200,32 +200,53 @@ def watch(
     folder: Path, bundle: Bundle, drop: Path, kind: str, wait: Callable[[], bool], say: Callable[[str], None]
 ) -> None:
     """Answer whatever comes to lie in a drop folder, until `wait` says that it is enough. A file that still grows, or
-    that was written to a moment ago, waits for the next look."""
+    that was written to a moment ago, waits for the next look; so does everything while a folder is away or full."""
+    failed: dict[str, str] = {}
+    before: dict[str, str] = {}
+    log: Log | None = None
+    is_over = is_due = False
+
+    def look() -> bool:
+        nonlocal log, before, is_due
+        if is_over:
+            return True
+        _check_there(drop)
+        known, log = log or Log(folder, bundle, pictures=kind == "html"), None  # read anew after a fault
+        now = {item.name: item for item in images.items([drop], apart=folder)}
+        new = [
+            item
+            for item in now.values()
+            if known.lacks(item)
+            and failed.get(item.name) != item.stamp
+            and (before.get(item.name) == item.stamp or time.time_ns() - _written(item) > _STILL)
+        ]
+        before = {name: item.stamp for name, item in now.items()}
+        is_due = is_due or bool(new)
+        with picture.quietly():
+            added = known.add(rows(bundle, new, pictures=kind == "html"))
+            bad = {row["file"]: row["stamp"] for row in added if row["error"]}
+        if bad:
+            _check_there(drop)  # else it is not the files that are bad
+        failed.update(bad)
+        if is_due:
+            finish(folder, bundle, known, {row["file"] for row in known.rows()}, kind)
+            is_due = False
+        if new:
+            say(f"{len(new)} new, {len(bad)} of them bad")
+        log = known
+        return False
+
+    def rest(_: float) -> None:
+        nonlocal is_over
+        is_over = not wait()
+
     with _alone(folder):
-        log = Log(folder, bundle, pictures=kind == "html")
-        failed: dict[str, str] = {}
-        before: dict[str, str] = {}
-        while True:
-            now = {item.name: item for item in images.items([drop], apart=folder)}
-            new = [
-                item
-                for item in now.values()
-                if log.lacks(item)
-                and failed.get(item.name) != item.stamp
-                and (before.get(item.name) == item.stamp or time.time_ns() - _written(item) > _STILL)
-            ]
-            before = {name: item.stamp for name, item in now.items()}
-            bad = 0
-            with picture.quietly():
-                for row in log.add(rows(bundle, new, pictures=kind == "html")):
-                    if row["error"]:
-                        failed[row["file"]] = row["stamp"]
-                        bad += 1
-            if new:
-                finish(folder, bundle, log, {row["file"] for row in log.rows()}, kind)
-                say(f"{len(new)} new, {bad} of them bad")
-            if not wait():
-                return
+        unattended.keep_on(look, 0.0, say, rest)
+
+
+def _check_there(drop: Path) -> None:
+    if not drop.is_dir():
+        raise FileMissing(f"{drop.name} is not there")
 
 
 _STILL = 2_000_000_000  # nanoseconds

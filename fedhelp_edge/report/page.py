@@ -29,7 +29,7 @@ h1, h2, p, li { overflow-wrap: break-word }
 div { overflow-x: auto }
 table { border-collapse: collapse; font-size: .9em }
 th, td { padding: .2em .6em; border-bottom: 1px solid #999; vertical-align: top }
-th, td { text-align: right; white-space: pre-line }
+th, td { text-align: right; white-space: pre-line; max-width: 24em; overflow-wrap: break-word }
 th:first-child, td:first-child { padding-left: 0; text-align: left }
 figure { margin: 1em 0 }
 svg { width: 100%; font: 12px system-ui, sans-serif }

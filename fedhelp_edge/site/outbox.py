@@ -17,6 +17,7 @@ from fedhelp_edge.codec import CODECS
 from fedhelp_edge.errors import (
     DuplicateRound,
     NotYet,
+    Quota,
     RoundClosed,
     RoundKeyGone,
     ShareError,
@@ -28,7 +29,9 @@ from fedhelp_edge.trust.floor import Floor
 from fedhelp_edge.trust.task import Task
 
 _FIRST_NEW_KEYS = "'fedhelp-edge upload' asks for them; after the coordinator's answer 'download', then 'upload' again"
-_FINAL = {kind.code for kind in (DuplicateRound, RoundClosed, RoundKeyGone, SignerRevoked)}  # no other share is taken
+_FINAL = {
+    kind.code for kind in (DuplicateRound, Quota, RoundClosed, RoundKeyGone, SignerRevoked)
+}  # no other share is taken
 
 
 def seal_newest(home: Path, ask: Callable[[], str]) -> Path:

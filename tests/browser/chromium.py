@@ -93,6 +93,10 @@ class Browser:
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=False)
         return int(self._call("Page.getLayoutMetrics")["cssContentSize"]["width"])
 
+    def right_edge(self, selector: str) -> float:
+        """How far to the right something reaches, in the window as it was last sized."""
+        return float(max(self._call("DOM.getContentQuads", nodeId=self._node(selector))["quads"][0][0::2]))
+
     def _node(self, selector: str) -> int:
         return int(self._call("DOM.querySelector", nodeId=self._root(), selector=selector)["nodeId"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,32 @@ def test_a_coordinator_opens_the_link_sees_the_round_and_lets_a_share_in(fed: Fe
     assert decisions.waiting(fed.hub) == {waiting["hash"]: "release"}
     assert {url.split("/enter/")[0].removeprefix(here) for url in loaded} <= {"", "/", "/decisions", "/favicon.ico"}
     assert complaints == []
+
+
+@pytest.mark.usefixtures("opens_here")
+def test_a_long_name_pushes_nothing_aside_and_a_refused_share_shows_its_code(three: Federation, tmp_path: Path) -> None:
+    for name in ("Centre hospitalier universitaire de la Sainte-Trinité, service de dermatologie", "x" * 90):
+        three.join(name=name)
+    order, last = three.open(), three.clinics[-1]
+    intake.receive(three.hub, last.give(order, three.drawn(order, last), facts={"pad": "no count of images"}))
+    three.judge()
+    door = Door()
+    with running(three.hub.home, door=door) as port, browser(tmp_path / "profile") as tab:
+        tab.open(f"http://127.0.0.1:{port}/enter/{door.token}")
+        assert "<td>refused E_SAMPLES</td>" in tab.html()
+        for width, column in ((1280, "th:last-child"), (390, "th:nth-child(3)")):
+            tab.needs(width)
+            tab.screenshot(PICTURES / f"dashboard-{width}.png")
+            assert tab.right_edge(column) < width
+
+
+def test_a_hub_without_a_site_says_what_to_do(made_of: Callable[[int], Federation], tmp_path: Path) -> None:
+    door = Door()
+    with (
+        made_of(0).lent(tmp_path / "hub") as fed,
+        running(fed.hub.home, door=door) as port,
+        browser(tmp_path / "profile") as tab,
+    ):
+        tab.open(f"http://127.0.0.1:{port}/enter/{door.token}")
+        assert "<h1>test: no round was opened yet</h1>" in tab.html()
+        assert "'fedhelp-coordinator invite NAME' invites one" in tab.html().replace("&#x27;", "'")

@@ -26,6 +26,10 @@ class Coordinator(Desk):
     def invited(self, number: int) -> Clinic:
         name, invite = f"Clinic {number}", self.folder / f"{number}.invite"
         works(self.hub("invite", name, "--tier", "small", "--out", invite))
+        return self.joins(invite, number)
+
+    def joins(self, invite: Path, number: int = 1) -> Clinic:
+        """A clinic puts its request on the stick."""
         said = json.loads(invite.read_text())
         first = self.folder / "charter.fhx"
         first.write_bytes(base64.b64decode(said["charters"][0]))
@@ -33,7 +37,7 @@ class Coordinator(Desk):
             known = charter.first(opened.statement, opened.keys, opened.json(), said["federation"])
         clinic = Clinic(known.federation, self.folder / f"clinic{number}")
         clinic.id = said["site"]
-        clinic.ask_in(said["code"], name).rename(self.stick / "to-coordinator" / f"request {number}")
+        clinic.ask_in(said["code"], f"Clinic {number}").rename(self.stick / "to-coordinator" / f"request {number}")
         return clinic
 
     def round(self, clinics: list[Clinic], *, factor: float = 1.0) -> None:

@@ -103,9 +103,34 @@ def test_a_program_without_a_command_shows_its_help(
     assert "error: " not in done.stderr
 
 
-def test_who_names_the_images_before_the_model_is_told_the_order(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    (tmp_path / "model.onnx").touch()
-    done = here("predict", "images", "model.onnx", home=tmp_path)
+SWAPPED = (
+    (("predict", "images", "model.onnx"), "name the model (MODEL.onnx) first, then the images"),
+    (("predict", "scan.png", "other.png", "MODEL.ONNX"), "name the model (MODEL.onnx) first, then the images"),
+    (("compare", "images", "old.onnx", "new.onnx"), "name the two models (.onnx) first, then the images"),
+    (("compare", "old.onnx", "images", "new.onnx"), "name the two models (.onnx) first, then the images"),
+    (("knowledge", "start", "pack.safetensors", "plan.toml", "--out", "start"), "name the plan (.toml) first, then"),
+)
+
+
+@pytest.mark.parametrize(("words", "hint"), SWAPPED, ids=lambda given: " ".join(given) if type(given) is tuple else "")
+def test_who_names_two_paths_the_wrong_way_round_is_told_the_order(
+    words: tuple[str, ...], hint: str, tmp_path: Path
+) -> None:
+    done = here(*words, home=tmp_path)
+    assert refusal(done) == "E_FILE_MISSING"
+    assert f"hint: {hint}" in done.stderr
+
+
+def test_who_names_images_that_are_there_before_the_model_is_told_the_order(tmp_path: Path) -> None:
+    for name in ("scan.png", "model.onnx"):
+        (tmp_path / name).touch()
+    done = here("predict", "scan.png", "model.onnx", home=tmp_path)
     assert refusal(done) == "E_FILE_KIND"
     assert "hint: name the model (MODEL.onnx) first, then the images" in done.stderr
+
+
+def test_the_first_of_two_paths_that_is_just_not_there_is_named_with_the_order(tmp_path: Path) -> None:
+    done = here("predict", "modle", "images", home=tmp_path)
+    assert refusal(done) == "E_FILE_MISSING"
+    assert "hint: check the name, and name the model (MODEL.onnx) first" in done.stderr
+    assert "hint: check the name, and that the stick" in here("predict", "m.onnx", "images", home=tmp_path).stderr

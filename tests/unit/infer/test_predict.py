@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import itertools
 import json
 import os
+import shutil
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jsonschema
 import numpy as np
@@ -357,6 +359,73 @@ def test_a_drop_folder_is_answered_as_files_come_and_growing_ones_wait(opened: B
     run.watch(out, opened, drop, "json", wait, said.append)
     assert [len(rows) for rows in looks] == [3, 3, 3, 4]
     assert said == ["3 new, 1 of them bad", "1 new, 0 of them bad"]
+
+
+def test_a_file_whose_writer_pauses_is_answered_as_it_is_when_whole(opened: Bundle, tmp_path: Path) -> None:
+    """A PNG that is cut off cannot be read; a bitmap whose room was made beforehand can, and is another picture."""
+    drop, out, looks = bundles.pictures(tmp_path / "in", 1), tmp_path / "out", []
+    whole = {"cut.png": (drop / "000.png").read_bytes()}
+    Image.open(drop / "000.png").save(drop / "room.bmp")
+    whole["room.bmp"] = (drop / "room.bmp").read_bytes()
+    (drop / "cut.png").write_bytes(whole["cut.png"][:200])
+    (drop / "room.bmp").write_bytes(whole["room.bmp"][:100].ljust(len(whole["room.bmp"]), b"\0"))
+    for path in drop.iterdir():
+        os.utime(path, (1000, 1000))
+
+    def wait() -> bool:
+        rows = json.loads((out / "answers.json").read_text())["results"]
+        looks.append({row["file"]: (row["error"] or {}).get("code") or row["probabilities"] for row in rows})
+        for name, data in whole.items() if len(looks) == 1 else ():
+            (drop / name).write_bytes(data)
+            os.utime(drop / name, (2000, 2000))
+        return len(looks) < 2
+
+    run.watch(out, opened, drop, "json", wait, lambda said: None)
+    first, last = looks
+    assert first["cut.png"] == "E_IMAGE"
+    assert last["cut.png"] == last["room.bmp"] == last["000.png"] == first["000.png"]
+    assert set(last) == set(first) == {"000.png", "cut.png", "room.bmp"}
+
+
+def test_a_drop_folder_that_is_away_or_answers_that_find_no_room_are_waited_for(
+    opened: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop, out, looks = bundles.pictures(tmp_path / "in", 1), tmp_path / "out", []
+    away = tmp_path / "away"
+    for path in drop.iterdir():
+        os.utime(path, (1000, 1000))
+    said: list[str] = []
+    finish = run.finish
+
+    def full(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "no space", "answers.csv")
+
+    def wait() -> bool:
+        looks.append((out / "answers.csv").read_text("utf-8-sig").count("\n") if (out / "answers.csv").exists() else 0)
+        match len(looks):
+            case 1:
+                monkeypatch.setattr(run, "finish", finish)
+            case 2:
+                drop.rename(away)
+            case 4:
+                shutil.copy(away / "000.png", away / "001.png")
+                os.utime(away / "001.png", (1000, 1000))
+                away.rename(drop)
+        return len(looks) < 5
+
+    monkeypatch.setattr(run, "finish", full)
+    run.watch(out, opened, drop, "csv", wait, said.append)
+    assert looks == [0, 2, 2, 2, 3]
+    starts = ["waiting", "it goes on", "waiting", "1 new, 0 of them bad", "it goes on"]
+    assert [line.split(":")[0] for line in said] == starts
+    assert ["E_STORAGE" in said[0], "E_FILE_MISSING" in said[2]] == [True, True]
+
+
+def test_a_drop_folder_that_was_never_there_is_refused(model: Path, home: Path, tmp_path: Path, capsys: Capsys) -> None:
+    words = ("predict", model, "--home", home, "--watch", tmp_path / "typo", "--out", tmp_path / "out")
+    code, _, err = typed(capsys, *words)
+    assert code == 1
+    assert "E_FILE_MISSING: typo is not there" in err
 
 
 def test_watch_wants_a_folder_to_write_to_and_tells_where_the_answers_are(

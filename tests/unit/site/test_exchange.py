@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Iterator
@@ -9,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from fedhelp_edge.errors import BadInvite, FileMissing, JoinedAlready, NotYet, Pin
+from fedhelp_edge.errors import BadInvite, FileMissing, JoinedAlready, NotYet, Pin, SignerMismatch, WrongTask
 from fedhelp_edge.exchange.folder import FROM, Folder
 from fedhelp_edge.exchange.http import Http
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.site import folder, inbox, joined, member, outbox
+from server_ref import intake, reads
 from tests.clinic import Clinic
 from tests.federation import Federation, nobody
 
@@ -37,6 +39,80 @@ def test_three_trips_of_a_stick_bring_a_site_from_its_invite_to_its_receipt(clin
     assert clinic.state == joined.JUDGED
     assert joined.status(clinic.home)["receipts"] == [{"round": "1", "state": "accepted", "code": "", "cause": ""}]
     assert clinic.upload() == []
+
+
+def trained_for_nothing(clinic: Clinic, examples: int = 0) -> Path:
+    """A share that says that it comes of no image, which is refused; sealed anew where one was refused before."""
+    known = folder.joined(clinic.home)
+    assert known.task
+    outbox.put_aside(clinic.home, known.task)
+    clinic.train()
+    report = folder.round_folder(clinic.home, known.task) / "report.json"
+    report.write_text(json.dumps({**json.loads(report.read_text()), "examples": examples}))
+    return outbox.seal_newest(clinic.home, nobody)
+
+
+@pytest.mark.usefixtures("opens_here")
+def test_a_site_hears_that_its_fifth_share_of_a_round_found_no_room(clinic: Clinic) -> None:
+    clinic.take_up()
+    for code in (*["E_SAMPLES"] * 4, "E_QUOTA"):
+        trained_for_nothing(clinic)
+        clinic.upload()
+        clinic.trip()
+        assert clinic.download().refused == []
+        told = joined.status(clinic.home)
+        assert [receipt["code"] for receipt in told["receipts"]] == [code]
+        assert ("trained again" in told["means"]) == (code == "E_SAMPLES")
+    assert told["state"] == joined.JUDGED
+    assert told["outbox"] == []
+    assert "bytes for round 1" in told["receipts"][0]["cause"]
+    clinic.federation.hub.check()
+
+
+@pytest.mark.usefixtures("opens_here")
+def test_a_share_that_is_refused_at_the_door_is_told_once_and_only_to_its_own_site(clinic: Clinic) -> None:
+    """Here the same site, trained on another computer from a backup of its keys."""
+    clinic.take_up()
+    clinic.train()
+    first = outbox.seal_newest(clinic.home, nobody)
+    clinic.upload()
+    clinic.trip()
+    first.rename(clinic.stick / "elsewhere")
+    second = outbox.seal_newest(clinic.home, nobody)
+    clinic.upload()
+    hub = clinic.federation.hub
+    for _ in range(2):
+        clinic.trip()
+        about = [parcel.look(path, parcel.anyone).statement.context for path in (clinic.stick / FROM).glob("*.fhx")]
+        assert [one["sender"] for one in about if one.get("about") == second.stem] == ["coordinator"]
+    clinic.download()
+    assert [one["code"] for one in joined.status(clinic.home)["receipts"]] == ["E_DUPLICATE_ROUND"]
+    assert [line["type"] for line, _ in hub.store.lines() if line["subject"] == second.stem] == ["refused"]
+    own = folder.me(clinic.home, folder.joined(clinic.home))
+    assert own
+    mine, others = (reads.Reader("", site) for site in (own.id, clinic.federation.clinics[0].id))
+    (receipt,) = [row["hash"] for row in hub.store.rows("SELECT hash FROM parcels WHERE site = ?", second.stem)]
+    assert [one["hash"] for one in reads._listed(hub, mine)].count(receipt) == 1
+    assert not reads._may_read(hub, others, receipt)
+
+
+def test_of_one_site_and_round_twenty_refusals_at_the_door_are_told(three: Federation) -> None:
+    order, site = three.open(), three.clinics[0]
+    for _ in range(25):
+        with pytest.raises(WrongTask):
+            intake.receive(three.hub, site.give(order, {}, task="0" * 64))
+    three.judge()
+    assert len(three.hub.store.rows("SELECT * FROM log WHERE type = 'refused'")) == 20
+
+
+def test_nobody_is_told_of_a_share_that_only_bears_its_name(three: Federation) -> None:
+    order = three.open()
+    thief = copy.copy(three.clinics[0])
+    thief.keys = three.clinics[1].keys
+    with pytest.raises(SignerMismatch):
+        intake.receive(three.hub, thief.give(order, {}))
+    three.judge()
+    assert three.hub.store.rows("SELECT * FROM unkept") == []
 
 
 def test_a_task_says_how_large_the_models_of_a_front_can_be(clinic: Clinic) -> None:
