@@ -302,8 +302,10 @@ def _answer_unkept(hub: Hub, boss: Keys) -> None:
         "SELECT * FROM unkept AS u WHERE NOT EXISTS"
         " (SELECT 1 FROM parcels WHERE kind = 'receipt' AND site = u.hash) ORDER BY rowid"
     )
-    for row in hub.store.rows(query):
-        with hub.store.changing():
+    with hub.store.changing():
+        if rows := hub.store.rows(query):
+            hub.verify()  # what is signed here rests on them
+        for row in rows:
             log = hub.log(REFUSED, row["hash"], site=row["site"], code=row["code"])
             hub.receipt(boss, "coordinator", row["hash"], REFUSED, log, code=row["code"], cause=row["cause"])
 

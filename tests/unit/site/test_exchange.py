@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from fedhelp_edge.errors import BadInvite, FileMissing, JoinedAlready, NotYet, Pin, SignerMismatch, WrongTask
+from fedhelp_edge.errors import (
+    BadInvite,
+    FileMissing,
+    HubDamaged,
+    JoinedAlready,
+    NotYet,
+    Pin,
+    SignerMismatch,
+    WrongTask,
+)
 from fedhelp_edge.exchange.folder import FROM, Folder
 from fedhelp_edge.exchange.http import Http
 from fedhelp_edge.parcel import keys, parcel
@@ -113,6 +124,17 @@ def test_nobody_is_told_of_a_share_that_only_bears_its_name(three: Federation) -
         intake.receive(three.hub, thief.give(order, {}))
     three.judge()
     assert three.hub.store.rows("SELECT * FROM unkept") == []
+
+
+def test_a_refusal_that_another_hand_wrote_into_the_hub_is_signed_by_nobody(three: Federation) -> None:
+    order = three.open()
+    genuine = three.clinics[0].give(order, three.drawn(order, three.clinics[0]))
+    with contextlib.closing(sqlite3.connect(three.hub.home / "hub.db")) as front:
+        front.execute("INSERT INTO unkept VALUES (?, 'site-001', 1, 'E_QUOTA', 'no')", (genuine.stem,))
+        front.commit()
+    with pytest.raises(HubDamaged):
+        three.judge()
+    assert three.hub.store.rows("SELECT * FROM parcels WHERE kind = 'receipt' AND site = ?", genuine.stem) == []
 
 
 def test_a_task_says_how_large_the_models_of_a_front_can_be(clinic: Clinic) -> None:
