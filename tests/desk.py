@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +15,22 @@ from tests import command
 
 Done = subprocess.CompletedProcess[str]
 D = TypeVar("D", bound="Desk")
+
+
+def first_plan(classes: Sequence[str], name: str = "test") -> str:
+    """The plan of two quick rounds that one site alone can play."""
+    return f"""
+name = {json.dumps(name)}
+classes = {json.dumps(list(classes))}
+method = "fedavg"
+rounds = 2
+[image]
+size = 8
+[training]
+epochs = 1
+[round]
+quorum = 1
+"""
 
 
 class Desk:

@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from tests.command import SITE
 
 _ROOT = str(Path(__file__).parents[1])
@@ -91,3 +93,20 @@ def at(*words: str | Path, home: Path, program: tuple[str, ...] = SITE, **env: s
         yield terminal
     finally:
         terminal.close()
+
+
+def unlocks(passphrase: str, *words: str | Path, home: Path) -> str:
+    """What a command shows that asks for the passphrase, gets it, works, and never shows it."""
+    with at(*words, home=home) as shown:
+        shown.sees("passphrase: ")
+        shown.types(passphrase)
+        assert shown.ends() == 0, shown.screen
+        assert passphrase not in shown.screen
+        return shown.screen
+
+
+def few_images(folder: Path) -> Path:
+    """Images enough to train a round of `tests.federation.PLAN`."""
+    drawn = np.random.default_rng(0).integers(0, 256, (18, 8, 8, 3), np.uint8)
+    np.savez(folder / "images.npz", images=drawn, labels=np.arange(18) % 3)
+    return folder / "images.npz"

@@ -9,23 +9,12 @@ import pytest
 
 from fedhelp_edge.data import phantom
 from tests import command
-from tests.desk import Desk, works
+from tests.desk import Desk, first_plan, works
 from tests.threads import one_thread  # noqa: F401 - a fixture
 
 pytest.importorskip("torch")
 
-PLAN = f"""
-name = "smears"
-classes = {list(phantom.CLASSES[:2])}
-method = "fedavg"
-rounds = 2
-[image]
-size = 8
-[training]
-epochs = 1
-[round]
-quorum = 1
-""".replace("'", '"')
+PLAN = first_plan(phantom.CLASSES[:2], "smears")
 
 
 class Clinic(Desk):

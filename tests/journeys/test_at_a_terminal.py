@@ -8,7 +8,6 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from fedhelp_edge.exchange.folder import TO
@@ -65,12 +64,7 @@ class Clinic:
 
     def unlocks(self, passphrase: str, *words: str | Path) -> str:
         """A command that asks for the passphrase, and does what it should with it."""
-        with at(*words, home=self.home) as shown:
-            shown.sees("passphrase: ")
-            shown.types(passphrase)
-            assert shown.ends() == 0, shown.screen
-            assert passphrase not in shown.screen
-            return shown.screen
+        return terminal.unlocks(passphrase, *words, home=self.home)
 
 
 @pytest.fixture
@@ -124,8 +118,7 @@ def test_a_first_round_by_network_with_a_passphrase_that_is_typed_each_time(clin
     clinic.is_let_in()
     clinic.federation.open()
     clinic.unlocks(OWN, "download")
-    drawn = np.random.default_rng(0).integers(0, 256, (18, 8, 8, 3), np.uint8)
-    np.savez(clinic.home / "images.npz", images=drawn, labels=np.arange(18) % 3)
+    terminal.few_images(clinic.home)
     with at("train", "images.npz", home=clinic.home) as shown:
         assert shown.ends() == 0, shown.screen
     assert "parcels sent: 1" in clinic.unlocks(OWN, "upload")

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests import command, terminal
@@ -47,12 +46,7 @@ class Both:
 
     def at_clinic(self, *words: str) -> str:
         """A clinic's command that asks for the passphrase."""
-        with terminal.at(*words, home=self.clinic) as screen:
-            screen.sees("passphrase: ")
-            screen.types(OWN)
-            assert screen.ends() == 0, screen.screen
-            assert OWN not in screen.screen
-            return screen.screen
+        return terminal.unlocks(OWN, *words, home=self.clinic)
 
 
 @pytest.fixture
@@ -99,8 +93,7 @@ def test_a_first_round_with_both_sides_typed(both: Both) -> None:
         both.at_office("open")
 
         assert "next: 'fedhelp-edge train IMAGES'" in both.at_clinic("download")
-        drawn = np.random.default_rng(0).integers(0, 256, (18, 8, 8, 3), np.uint8)
-        np.savez(both.clinic / "images.npz", images=drawn, labels=np.arange(18) % 3)
+        terminal.few_images(both.clinic)
         with terminal.at("train", "images.npz", home=both.clinic) as screen:
             screen.sees("next: 'fedhelp-edge upload'")
             assert screen.ends() == 0, screen.screen

@@ -18,7 +18,7 @@ from PIL import Image
 from fedhelp_edge import safe_text
 from fedhelp_edge.trust import charter, enrol
 from server_ref import hub as hubs
-from tests.desk import Desk, works
+from tests.desk import Desk, first_plan, works
 from tests.threads import one_thread  # noqa: F401 - a fixture
 
 pytest.importorskip("torch")
@@ -26,18 +26,7 @@ pytest.importorskip("torch")
 BAD = "X\nwords: forged forged forged\nerror: E_FORGED: x\r\x1b[2J\x9b1m\x7f\t\u202e\u2066\u2028\u200bZ"
 IN_A_FILE = BAD.replace("\x9b", "").replace("\u2028", "")  # two more would not fit into a file's name
 STEERS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u2028\u202e\u2066\ud800-\udfff]")
-PLAN = """
-name = "test"
-classes = ["a", "b"]
-method = "fedavg"
-rounds = 2
-[image]
-size = 8
-[training]
-epochs = 1
-[round]
-quorum = 1
-"""
+PLAN = first_plan(["a", "b"])
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from fedhelp_edge import data
 from fedhelp_edge import plan as plans
@@ -24,6 +22,7 @@ from fedhelp_edge.site import learn as learning
 from fedhelp_edge.site import trial
 from fedhelp_edge.train import checkpoint, loop
 from tests.command import answer, here
+from tests.threads import one_thread  # noqa: F401 - a fixture
 
 PLAN = """
 classes = ["round", "lobed"]
@@ -36,13 +35,6 @@ epochs = 1
 precision = "fp32"
 """
 TRAINED, MEASURED = (40, 10), (6, 6)  # images of each class
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def plan(loss: str) -> Plan:
