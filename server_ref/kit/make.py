@@ -213,6 +213,8 @@ def own_wheel(into: Path) -> Path:
     held = {f"{info}/METADATA": (known.read_text("METADATA") or "").encode()}
     held[f"{info}/entry_points.txt"] = (known.read_text("entry_points.txt") or "").encode()
     held[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: fedhelp-edge\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    for name in known.metadata.get_all("License-File") or ():
+        held[f"{info}/licenses/{name}"] = (known.read_text(f"licenses/{name}") or "").encode()
     for package in _PACKAGES:
         found = importlib.util.find_spec(package)
         assert found  # noqa: S101 - they are this program

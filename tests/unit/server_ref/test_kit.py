@@ -10,6 +10,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,10 @@ def test_our_own_wheel_holds_every_file_and_is_the_same_each_time(tmp_path: Path
         names = archive.namelist()
     assert {"fedhelp_edge/trust/words.txt", "server_ref/kit/install.py", "export/__init__.py"} <= set(names)
     assert not [name for name in names if "__pycache__" in name]
+    licences = metadata.distribution(make.OWN).metadata.get_all("License-File") or []
+    assert {f"licenses/{name}" for name in licences} == {
+        name.partition("/")[2] for name in names if "/licenses/" in name
+    }, "who hands the program on hands its licence on"
     done = subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", tmp_path / "in",
          first],
