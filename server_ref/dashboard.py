@@ -122,7 +122,7 @@ def _page(hub: Hub, form: str) -> str:
     stands = (
         f"round {told['round']} of {told['rounds']}, {told['state']}" if told["round"] else "no round was opened yet"
     )
-    none = page.paragraph("No site was let in yet: 'fedhelp-coordinator invite NAME' invites one.")
+    none = page.paragraph("No site takes part yet. Invite one: fedhelp-coordinator invite NAME --tier small")
     return page.page(
         f"{told['name']}: {stands}",
         page.paragraph(f"Federation {told['federation']}{until}. It is {_time(iso(hub.now))}."),

@@ -315,7 +315,13 @@ class Hub:
         ]  # fmt: skip
 
     def model_parcel(self, group: str) -> str:
-        """The newest model as it was last sealed to a group of sites: the parcel's hash, or ""."""
+        """The newest model as it was last sealed to a group of sites: the parcel's hash, or "".
+
+        Until the first round opens no site gets one: `open --start` may still replace the first weights, and a site
+        that knows two models of one round refuses the second.
+        """
+        if not self.store.row("SELECT 1 FROM rounds WHERE round > 0"):
+            return ""
         query = "SELECT hash, line FROM parcels WHERE kind = 'global' AND site = ? ORDER BY rowid DESC LIMIT 1"
         if found := self.store.row(query, group):
             context = statement.parse(found["line"].encode()).context

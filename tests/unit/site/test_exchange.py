@@ -26,7 +26,7 @@ from fedhelp_edge.exchange.folder import FROM, Folder
 from fedhelp_edge.exchange.http import Http
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.site import folder, inbox, joined, member, outbox
-from server_ref import intake, reads
+from server_ref import intake, reads, rounds
 from tests.clinic import Clinic
 from tests.federation import Federation, nobody
 
@@ -50,6 +50,21 @@ def test_three_trips_of_a_stick_bring_a_site_from_its_invite_to_its_receipt(clin
     assert clinic.state == joined.JUDGED
     assert joined.status(clinic.home)["receipts"] == [{"round": "1", "state": "accepted", "code": "", "cause": ""}]
     assert clinic.upload() == []
+
+
+def test_a_site_that_joined_early_trains_from_the_weights_with_which_the_first_round_opens(clinic: Clinic) -> None:
+    clinic.join()
+    clinic.trip()
+    assert clinic.download().refused == []
+    hub = clinic.federation.hub
+    first = hub.model(rounds.newest(hub)["model"])
+    given = {name: array + 1 if array.dtype.kind == "f" else array for name, array in first.items()}
+    order = rounds.open_next(hub, clinic.federation.boss, given)
+    clinic.trip()
+    assert clinic.download().refused == []
+    clinic.train()
+    assert folder.joined(clinic.home).task == order
+    assert clinic.state == joined.TRAINED
 
 
 def trained_for_nothing(clinic: Clinic, examples: int = 0) -> Path:
