@@ -17,7 +17,7 @@ from export import calibrate, card, choose, graph, quantize, verify
 from fedhelp_edge import files
 from fedhelp_edge.data.findings import findings
 from fedhelp_edge.data.images import Images
-from fedhelp_edge.errors import TooFew
+from fedhelp_edge.errors import TooFewError
 from fedhelp_edge.infer import bundle, decide, facts, looks
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.engine import Engine
@@ -73,7 +73,7 @@ def make(
     """Choose among the nets, and make of it what a site diagnoses with."""
     kept, learned = images.part("val"), images.part("train")
     if len(kept) < calibrate.FEWEST:
-        raise TooFew(f"{len(kept)} images were kept to choose by; {calibrate.FEWEST} are the least")
+        raise TooFewError(f"{len(kept)} images were kept to choose by; {calibrate.FEWEST} are the least")
     nets = choose.distinct(nets)
     choice = choose.choose(nets, kept, images.part("test"), plan.image, origin.prior)
     chosen, figures = choice.name, choice.figures

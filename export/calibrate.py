@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_edge.errors import TooFew
+from fedhelp_edge.errors import TooFewError
 from fedhelp_edge.infer.facts import Calibration, Cloud, Likeness, Rate, Threshold
 from fedhelp_edge.report import metrics
 
@@ -34,7 +34,7 @@ _SLACK = 1e-5  # what another processor may round differently
 def calibrate(logits: Floats, labels: Ints, wanted: float) -> Calibration:
     """From the logits (images x classes) of validation images, as the graph gives them, with their true classes."""
     if len(labels) < FEWEST:
-        raise TooFew(f"{len(labels)} images were kept to choose by; {FEWEST} are the least")
+        raise TooFewError(f"{len(labels)} images were kept to choose by; {FEWEST} are the least")
     heat = temperature(logits, labels)
     raw, calm = softmax(logits), softmax(logits / heat)
     errors = metrics.scores(raw, labels).ece.value, metrics.scores(calm, labels).ece.value

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from fedhelp_edge import plan
-from fedhelp_edge.errors import Disagrees
+from fedhelp_edge.errors import DisagreesError
 from fedhelp_edge.infer.bundle import TOLERANCE, apart
 from fedhelp_edge.infer.engine import Engine, Outputs
 from fedhelp_edge.nets.resnet import ResNet
@@ -42,7 +42,9 @@ def parity(model: bytes, nets: Sequence[ResNet], image: plan.Image, prior: Seque
         for name in wanted:
             worst = max(worst, apart(found[name], wanted[name]))
             if not worst <= TOLERANCE["fp32"]:
-                raise Disagrees(f"{name} of {' x '.join(map(str, shape))} images differ by {worst:.1e} from the net's")
+                raise DisagreesError(
+                    f"{name} of {' x '.join(map(str, shape))} images differ by {worst:.1e} from the net's"
+                )
     return worst
 
 

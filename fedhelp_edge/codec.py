@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from fedhelp_edge.errors import Range
+from fedhelp_edge.errors import NumberRangeError
 from fedhelp_edge.share import Array, Schema
 
 Arrays = Mapping[str, Array]
@@ -53,7 +53,7 @@ class Cast:
         if self.dtype == "F32" or array.dtype != np.float32:
             return array
         if np.abs(array).max(initial=0) > np.finfo(np.float16).max:
-            raise Range(f"{name}: too large for {self.dtype.lower()}")
+            raise NumberRangeError(f"{name}: too large for {self.dtype.lower()}")
         return array.astype(np.float16)
 
 

@@ -22,7 +22,7 @@ from fedhelp_edge import plan as plans
 from fedhelp_edge.data import gather, phantom
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.images import Images
-from fedhelp_edge.errors import FedhelpError, FileExists, Usage
+from fedhelp_edge.errors import FedhelpError, TargetExistsError, UsageError
 from fedhelp_edge.exchange.folder import FROM, TO, Folder
 from fedhelp_edge.infer import bundle
 from fedhelp_edge.infer import images as pictures
@@ -92,11 +92,11 @@ def play(
     """The story from the first key to the last figure. `out` keeps all of it, with report.html and results.json."""
     if method not in METHODS or not METHODS[method].exchanges:
         named = ", ".join(name for name, one in METHODS.items() if one.exchanges)
-        raise Usage(f"the method of a federation is one of {named}, not {method!r}")
+        raise UsageError(f"the method of a federation is one of {named}, not {method!r}")
     _begin(out)
     classes = gather.gather(images, None, kept=out / ".given", mapping={}).classes if images else _KINDS
     if odd := [name for name in classes if _ODD & set(name) or name.startswith(".")]:
-        raise Usage(f"{odd[0]!r} cannot be the name of a folder, and each class needs one; give it another name")
+        raise UsageError(f"{odd[0]!r} cannot be the name of a folder, and each class needs one; give it another name")
     agreed = plans.read(PLAN.format(classes=json.dumps(classes), method=method, rounds=number), TABLES)
     (out / "plan.toml").write_text(agreed.text, encoding="utf-8")
     dealt = _shared_out(images, agreed, out / ".given") if images else _drawn(agreed)
@@ -139,7 +139,7 @@ def _begin(out: Path) -> None:
     if (out / _UNFINISHED).exists():
         shutil.rmtree(out)
     if out.exists() and any(out.iterdir()):
-        raise FileExists(f"{out.name} is there already", remedy="remove it, or name another folder with --out")
+        raise TargetExistsError(f"{out.name} is there already", remedy="remove it, or name another folder with --out")
     out.mkdir(parents=True, exist_ok=True)
     (out / _UNFINISHED).touch()
 
@@ -162,7 +162,7 @@ def _shared_out(source: Path, plan: Plan, kept: Path) -> list[Images]:
     found = data.load(source, plan, kept=kept)
     if len(found) < _LEAST:
         few = f"{source.name} holds {len(found)} images that can be used; four sites need {_LEAST}"
-        raise Usage(
+        raise UsageError(
             few, remedy="'fedhelp-edge check IMAGES' says why any cannot be used; without --images, they are drawn"
         )
     parts = [max(len(found) * count // sum(LEARN), _LEAST // 4) for count in LEARN[1:]]

@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from fedhelp_edge.cores import usable_cores
-from fedhelp_edge.errors import FedhelpError, NoKeys
+from fedhelp_edge.errors import FedhelpError, NoKeysError
 from fedhelp_edge.infer import bundle
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
 from fedhelp_edge.site import folder, joined
@@ -160,7 +160,7 @@ def _keys(home: Path) -> Check:
     try:
         found = keys.public(home)
         keys.check_guarded(home)
-    except NoKeys:
+    except NoKeysError:
         return Check("keys", PASS, f"none yet in {home}; joining makes them")
     except FedhelpError as fault:
         return Check("keys", FAIL, fault.cause, fault.remedy)

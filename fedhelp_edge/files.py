@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fedhelp_edge import safe_text
-from fedhelp_edge.errors import CarrierHome, FileExists, FileKind
+from fedhelp_edge.errors import CarrierHomeError, FileKindError, TargetExistsError
 
 OWN_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)  # no odd file brings these about
 
@@ -38,7 +38,7 @@ def reading(path: Path, *, follow: bool = True) -> Iterator[BinaryIO]:
         descriptor = os.open(path, _READ | (0 if follow else _NO_LINK))
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise FileKind(f"{path.name} is a link") from error
+            raise FileKindError(f"{path.name} is a link") from error
         raise
     with _ordinary(descriptor, path.name) as file:
         yield file
@@ -48,7 +48,7 @@ def reading(path: Path, *, follow: bool = True) -> Iterator[BinaryIO]:
 def writing(path: Path, *, private: bool = True) -> Iterator[BinaryIO]:
     """A new file that takes its place only when the block ends well. An existing file is never replaced."""
     if os.path.lexists(path):
-        raise FileExists(f"{path.name} is there already")
+        raise TargetExistsError(f"{path.name} is there already")
     with _written(path, path.with_name(_part_of(path.name)), 0o600 if private else 0o644) as file:
         yield file
     sync_folder(path.parent)
@@ -111,7 +111,7 @@ def directory(path: Path, *, make: bool = False) -> Iterator[Directory]:
             path.mkdir()
     seen = path.lstat()
     if leads_elsewhere(seen) or not stat.S_ISDIR(seen.st_mode):
-        raise FileKind(f"{shown(path.name)} must be a folder, and is a link or a file")
+        raise FileKindError(f"{shown(path.name)} must be a folder, and is a link or a file")
     if not _LOOKS_UP:
         yield Directory(path, None)
         return
@@ -146,7 +146,7 @@ class Directory:
         try:
             seen = self.stat(name)
             if leads_elsewhere(seen) or not stat.S_ISREG(seen.st_mode) or seen.st_nlink > 1:
-                raise FileKind(f"{shown(name)} is not an ordinary file")
+                raise FileKindError(f"{shown(name)} is not an ordinary file")
             descriptor = os.open(self._at(name), _READ | _NO_LINK, dir_fd=self._descriptor)
         except OSError as fault:
             fault.filename = shown(name)
@@ -178,7 +178,7 @@ class Directory:
         try:
             with self.reading(name) as file:
                 return _same(file, source)
-        except (FileKind, OSError):
+        except (FileKindError, OSError):
             return False
 
     def _at(self, name: str) -> str:
@@ -194,7 +194,7 @@ def check_apart(carrier: Path, home: Path) -> None:
     """Raise if a carrier is a home, lies in one or around one: others write to carriers, and nobody to a home."""
     one, other = carrier.resolve(), home.resolve()
     if _lies_in(one, other) or _lies_in(other, one):
-        raise CarrierHome(f"{shown(carrier.name or str(carrier))} and {shown(home.name)} lie one in the other")
+        raise CarrierHomeError(f"{shown(carrier.name or str(carrier))} and {shown(home.name)} lie one in the other")
 
 
 def shown(name: str) -> str:
@@ -213,7 +213,7 @@ def _lies_in(inner: Path, outer: Path) -> bool:
 def _ordinary(descriptor: int, name: str) -> Iterator[BinaryIO]:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise FileKind(f"{name} is not an ordinary file")
+        raise FileKindError(f"{name} is not an ordinary file")
     with os.fdopen(descriptor, "rb") as file:
         yield file
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedhelp_edge.errors import Busy
+from fedhelp_edge.errors import BusyError
 
 WAIT = 30.0  # seconds for another command to end
 
@@ -20,7 +20,7 @@ def held(path: Path, *, wait: float | None = None) -> Iterator[None]:
         until = time.monotonic() + (WAIT if wait is None else wait)
         while not _taken(descriptor):
             if time.monotonic() > until:
-                raise Busy(f"another command is at work in {path.parent.name}")
+                raise BusyError(f"another command is at work in {path.parent.name}")
             time.sleep(0.05)
         yield
     finally:

@@ -22,7 +22,7 @@ else:
     import tomli as tomllib
 
 from fedhelp_edge import files
-from fedhelp_edge.errors import BadPlan
+from fedhelp_edge.errors import BadPlanError
 
 LIMIT = 64 << 10  # bytes
 _DOTS = 256  # in one line
@@ -211,7 +211,7 @@ def load(path: Path, methods: Mapping[str, type], settings: Mapping[str, str] | 
     try:
         return read(data.decode("utf-8-sig"), methods, settings)
     except UnicodeDecodeError:
-        raise BadPlan([Mistake(0, "plan", "not a text in UTF-8")]) from None
+        raise BadPlanError([Mistake(0, "plan", "not a text in UTF-8")]) from None
 
 
 def read(text: str, methods: Mapping[str, type], settings: Mapping[str, str] | None = None) -> Plan:
@@ -220,23 +220,23 @@ def read(text: str, methods: Mapping[str, type], settings: Mapping[str, str] | N
     `settings` are laid over the text: `{"fedhelp.lambda_j": "0.4"}`, each value as TOML writes it (or a bare word).
     """
     if len(text.encode()) > LIMIT:
-        raise BadPlan([Mistake(0, "plan", f"longer than {LIMIT // 1024} KiB")])
+        raise BadPlanError([Mistake(0, "plan", f"longer than {LIMIT // 1024} KiB")])
     for number, line in enumerate(text.split("\n"), 1):
         if line.count(".") > _DOTS:  # a key of so many parts takes a parser minutes
-            raise BadPlan([Mistake(number, "TOML", f"more than {_DOTS} dots")])
+            raise BadPlanError([Mistake(number, "TOML", f"more than {_DOTS} dots")])
     try:
         raw = tomllib.loads(text)
     except ValueError as fault:  # also of a number too long to be one
         place = re.search(r"at line (\d+)", str(fault))
         cause = re.sub(r" \(at .*\)$", "", str(fault)).lower()
-        raise BadPlan([Mistake(int(place[1]) if place else text.count("\n") + 1, "TOML", cause)]) from None
+        raise BadPlanError([Mistake(int(place[1]) if place else text.count("\n") + 1, "TOML", cause)]) from None
     except RecursionError:
-        raise BadPlan([Mistake(0, "TOML", "nested too deeply")]) from None
+        raise BadPlanError([Mistake(0, "TOML", "nested too deeply")]) from None
     for name, value in (settings or {}).items():
         table, _, last = name.rpartition(".")
         place = raw.setdefault(table, {}) if table else raw
         if not isinstance(place, dict):
-            raise BadPlan([Mistake(0, name, "no such key")])
+            raise BadPlanError([Mistake(0, name, "no such key")])
         place[last] = _value(value)
     complaints: list[tuple[str, str, str]] = []
 
@@ -257,7 +257,7 @@ def read(text: str, methods: Mapping[str, type], settings: Mapping[str, str] | N
         wrong("", "classes", "say what the model is to tell apart")
     if complaints:
         lines = _lines(text)
-        raise BadPlan(sorted(Mistake(_line(lines, *at), _where(*at), cause) for *at, cause in complaints))
+        raise BadPlanError(sorted(Mistake(_line(lines, *at), _where(*at), cause) for *at, cause in complaints))
     return plan
 
 

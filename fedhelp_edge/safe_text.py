@@ -11,7 +11,7 @@ import itertools
 import re
 from collections.abc import Iterable
 
-from fedhelp_edge.errors import BadName
+from fedhelp_edge.errors import BadNameError
 
 _UNSAFE = (
     r"\x00-\x1f\x7f-\x9f"  # control characters: line ends, tab, ESC, C1
@@ -37,7 +37,9 @@ def visible_html(text: str) -> str:
 def check_name(name: str) -> None:
     """Refuse a name or a reason that `visible` would have to change, or that is too long, before others read it."""
     if not NAME.fullmatch(name):
-        raise BadName(f"'{visible(name[:60])}' has a line end, a control or invisible character, or over 200 letters")
+        raise BadNameError(
+            f"'{visible(name[:60])}' has a line end, a control or invisible character, or over 200 letters"
+        )
 
 
 def shortened(names: Iterable[str], most: int = 20) -> str:

@@ -21,16 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge.errors import (
-    BnStats,
-    NonFinite,
-    NotSafetensors,
-    Range,
-    SchemaDtype,
-    SchemaNames,
-    SchemaShape,
-    StHeader,
-    StLayout,
-    StMeta,
+    NonFiniteError,
+    NormStatisticsError,
+    NotSafetensorsError,
+    NumberRangeError,
+    SchemaDtypeError,
+    SchemaNamesError,
+    SchemaShapeError,
+    TensorHeaderError,
+    TensorLayoutError,
+    TensorMetadataError,
 )
 
 Array = NDArray[Any]
@@ -95,11 +95,11 @@ class Schema:
         for line in lines:
             found = _LINE.fullmatch(line)
             if not found or found[2] not in _DTYPES:
-                raise SchemaNames(f"{line[:60]!r} does not describe a tensor")
+                raise SchemaNamesError(f"{line[:60]!r} does not describe a tensor")
             shape = () if found[3] == "scalar" else tuple(map(int, found[3].split("x")))
             tensors.append(Tensor(found[1], found[2], shape))
         if len({tensor.name for tensor in tensors}) < len(tensors):
-            raise SchemaNames("a name stands twice")
+            raise SchemaNamesError("a name stands twice")
         return cls(tuple(tensors), holds)
 
 
@@ -167,17 +167,17 @@ def read_header(file: BinaryIO, *, limit: int = HEADER_LIMIT, metadata: Sequence
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
     if not 2 <= length <= min(limit, end - 8):
         if start.startswith(_OTHERS):
-            raise NotSafetensors("this is another kind of file, which is never opened")
-        raise StHeader("an impossible or forbidden length")
+            raise NotSafetensorsError("this is another kind of file, which is never opened")
+        raise TensorHeaderError("an impossible or forbidden length")
     text = file.read(length)
     entries, notes = _read_text(text, metadata)
     at = 0
     for tensor, begin, stop in entries:
         if begin != at or stop - begin != tensor.size:
-            raise StLayout("the tensors do not follow one another without gaps")
+            raise TensorLayoutError("the tensors do not follow one another without gaps")
         at = stop
     if at != end - 8 - length:
-        raise StLayout("the tensors do not fill the file")
+        raise TensorLayoutError("the tensors do not fill the file")
     tensors = tuple(tensor for tensor, _, _ in entries)
     return Header(
         tuple((tensor, begin) for tensor, begin, _ in entries),
@@ -197,7 +197,7 @@ def read(file: BinaryIO, schema: Schema) -> Arrays:
         if (data := file.read(schema.size)).startswith(schema.spelled):
             return Arrays(data, schema.header)
     check_schema([tensor for tensor, _ in read_header(file).entries], schema)
-    raise StLayout("not in the one canonical spelling")
+    raise TensorLayoutError("not in the one canonical spelling")
 
 
 def check_schema(found: Sequence[Tensor], schema: Schema) -> None:
@@ -205,14 +205,14 @@ def check_schema(found: Sequence[Tensor], schema: Schema) -> None:
     names = [tensor.name for tensor in found]
     if set(names) != set(wanted):
         odd = sorted(set(names) ^ set(wanted))
-        raise SchemaNames(f"{len(odd)} names differ, the first is {odd[0][:60]!r}")
+        raise SchemaNamesError(f"{len(odd)} names differ, the first is {odd[0][:60]!r}")
     for tensor in found:
         if tensor.dtype != wanted[tensor.name].dtype:
-            raise SchemaDtype(f"{tensor.name} is {tensor.dtype}, not {wanted[tensor.name].dtype}")
+            raise SchemaDtypeError(f"{tensor.name} is {tensor.dtype}, not {wanted[tensor.name].dtype}")
         if tensor.shape != wanted[tensor.name].shape:
-            raise SchemaShape(f"{tensor.name} has another shape")
+            raise SchemaShapeError(f"{tensor.name} has another shape")
     if names != list(wanted):
-        raise StLayout("the tensors stand in another order")
+        raise TensorLayoutError("the tensors stand in another order")
 
 
 def check_numbers(arrays: Mapping[str, Array], *, largest: float = LARGEST) -> None:
@@ -224,11 +224,11 @@ def check_numbers(arrays: Mapping[str, Array], *, largest: float = LARGEST) -> N
         low, high = array.min(initial=0), array.max(initial=0)
         near = -largest <= low <= high <= largest  # not so where one is no number: then that is both low and high
         if not near and not np.isfinite(array).all():
-            raise NonFinite(f"{name}: {int((~np.isfinite(array)).sum())} of {array.size} are no numbers")
+            raise NonFiniteError(f"{name}: {int((~np.isfinite(array)).sum())} of {array.size} are no numbers")
         if name.endswith("running_var") and (low < 0 or not high):
-            raise BnStats(f"{name}: a variance below zero, or none above")
+            raise NormStatisticsError(f"{name}: a variance below zero, or none above")
         if not near:
-            raise Range(f"{name}: a number beyond {largest:g}")
+            raise NumberRangeError(f"{name}: a number beyond {largest:g}")
 
 
 def _header(tensors: Sequence[Tensor], notes: Mapping[str, str] | None = None) -> bytes:
@@ -248,18 +248,18 @@ def _header(tensors: Sequence[Tensor], notes: Mapping[str, str] | None = None) -
 def _read_text(text: bytes, allowed: Sequence[str]) -> tuple[list[tuple[Tensor, int, int]], dict[str, str]]:
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) < len(pairs):
-            raise StLayout("a name stands twice")
+            raise TensorLayoutError("a name stands twice")
         return dict(pairs)
 
     try:
         value = json.loads(text, object_pairs_hook=members)
     except (ValueError, RecursionError):
-        raise NotSafetensors("the header is not JSON") from None
+        raise NotSafetensorsError("the header is not JSON") from None
     if not isinstance(value, dict):
-        raise NotSafetensors("the header is not a JSON object")
+        raise NotSafetensorsError("the header is not a JSON object")
     notes = value.pop("__metadata__", {})
     if not isinstance(notes, dict) or not all(isinstance(n, str) and k in allowed for k, n in notes.items()):
-        raise StMeta("notes that are not allowed")
+        raise TensorMetadataError("notes that are not allowed")
     return sorted((_entry(name, entry) for name, entry in value.items()), key=lambda entry: entry[1]), notes
 
 
@@ -267,8 +267,8 @@ def _entry(name: str, entry: Any) -> tuple[Tensor, int, int]:
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(stop)]} if len(entry) == 3:
             if dtype not in _DTYPES:
-                raise SchemaDtype(f"{name[:60]!r} is {dtype[:8]!r}, which does not travel")
+                raise SchemaDtypeError(f"{name[:60]!r} is {dtype[:8]!r}, which does not travel")
             if not all(type(side) is int and 0 < side < 2**31 for side in shape) or len(shape) > 8:
-                raise SchemaShape(f"{name[:60]!r} has a side that cannot be")
+                raise SchemaShapeError(f"{name[:60]!r} has a side that cannot be")
             return Tensor(name, dtype, tuple(shape)), begin, stop
-    raise StLayout(f"{name[:60]!r} is not described as a tensor")
+    raise TensorLayoutError(f"{name[:60]!r} is not described as a tensor")

@@ -67,11 +67,11 @@ def check_order(first: Sequence[Path], suffix: str, others: Sequence[Path], orde
     for path in (path for path in first if path.suffix.lower() != suffix):
         swapped = any(other.suffix.lower() == suffix for other in others)
         if not path.exists():
-            raise errors.FileMissing(
+            raise errors.FileMissingError(
                 f"{path.name} is not there", remedy=order if swapped else f"check the name, and {order}"
             )
         if swapped:
-            raise errors.FileKind(f"{path.name} stands where a file that ends in {suffix} is wanted", remedy=order)
+            raise errors.FileKindError(f"{path.name} stands where a file that ends in {suffix} is wanted", remedy=order)
 
 
 class Commands(MutableMapping[str, Any]):
@@ -176,18 +176,20 @@ def _ours(fault: BaseException) -> errors.FedhelpError:
         case errors.FedhelpError():
             return fault
         case typer.Abort() | KeyboardInterrupt():
-            return errors.Interrupted("stopped by hand")
+            return errors.StoppedByHandError("stopped by hand")
         case OSError():
             return errors.from_os(fault)
         case ModuleNotFoundError() if fault.name in _EXTRAS:
-            return errors.Extra(f"{fault.name} is not installed", remedy=remedy(fault.name))
+            return errors.MissingPackageError(f"{fault.name} is not installed", remedy=remedy(fault.name))
         case MemoryError():
-            return errors.Storage("not enough memory", remedy="close other programs, then run the same command again")
+            return errors.NoSpaceError(
+                "not enough memory", remedy="close other programs, then run the same command again"
+            )
     if hasattr(fault, "format_message"):
         said = str(fault.format_message()).strip().removesuffix(".")
         at = getattr(fault, "ctx", None)  # where it is known which command was meant
-        return errors.Usage(said[:1].lower() + said[1:], remedy=f"see '{at.command_path} --help'" if at else "")
-    return errors.Internal(f"{type(fault).__name__} in this program")
+        return errors.UsageError(said[:1].lower() + said[1:], remedy=f"see '{at.command_path} --help'" if at else "")
+    return errors.InternalError(f"{type(fault).__name__} in this program")
 
 
 def remedy(module: str) -> str:
@@ -201,7 +203,7 @@ def _fail(fault: errors.FedhelpError, *, as_json: bool) -> NoReturn:
     say(f"error: {fault.code}: {first}", *(f"  {line}" for line in more), f"hint: {hint}")
     if as_json:
         result(error={"code": fault.code, "cause": fault.cause, "remedy": hint})
-    sys.exit(2 if isinstance(fault, errors.Usage) else 1)
+    sys.exit(2 if isinstance(fault, errors.UsageError) else 1)
 
 
 def result(**values: Any) -> None:
@@ -333,7 +335,7 @@ def asker(file: Path | None, prompt: str = "passphrase", *, twice: bool = False)
 
     def ask() -> str:
         if file is None and not sys.stdin.isatty():
-            raise errors.PassphraseNeeded("the keys are locked, and there is nobody to ask")
+            raise errors.PassphraseNeededError("the keys are locked, and there is nobody to ask")
         if file is not None:
             secret = _from_file(file)
         else:
@@ -354,7 +356,7 @@ def new_passphrase(make: Callable[[], str], file: Path | None, *, own: bool) -> 
     if file is not None:
         return asker(file, twice=True)()
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise errors.PassphraseNeeded(
+        raise errors.PassphraseNeededError(
             "new keys need a passphrase, and nobody is there to read one",
             remedy="name a file that holds one with --passphrase-file, or add --no-passphrase",
         )
@@ -379,7 +381,7 @@ def check_passphrase(secret: str) -> None:
     left = _OBVIOUS.sub(" ", left)
     said = [char for before, char in pairwise(f" {left}") if char != " " and abs(ord(char) - ord(before)) > 1]
     if len(said) < _SAID or len(set(said)) < _SAID // 2:
-        raise errors.WeakPassphrase("the passphrase would soon be guessed")
+        raise errors.WeakPassphraseError("the passphrase would soon be guessed")
 
 
 def _check_private(name: str, found: os.stat_result) -> None:
@@ -391,7 +393,7 @@ def _check_private(name: str, found: os.stat_result) -> None:
         return
     mask = 0o007 if found.st_uid == 0 else 0o077
     if found.st_mode & mask or found.st_uid not in (0, os.geteuid()):
-        raise errors.KeysMode(
+        raise errors.KeysModeError(
             f"{name} holds a passphrase, and other users can read or change it", remedy=f"chmod 600 {name}"
         )
 
@@ -401,5 +403,5 @@ def _from_file(file: Path) -> str:
         _check_private(file.name, os.fstat(opened.fileno()))
         lines = opened.read().splitlines()
     if not lines or not lines[0].strip():
-        raise errors.PassphraseNeeded(f"{file.name} is empty")
+        raise errors.PassphraseNeededError(f"{file.name} is empty")
     return lines[0]

@@ -10,9 +10,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from fedhelp_edge.errors import Busy, FedhelpError, FileKind, FileMissing, Offline, Permission, Storage, from_os
+from fedhelp_edge.errors import (
+    BusyError,
+    FedhelpError,
+    FileKindError,
+    FileMissingError,
+    NoPermissionError,
+    NoSpaceError,
+    OfflineError,
+    from_os,
+)
 
-_PASSING = (Busy, FileKind, FileMissing, Offline, Permission, Storage)
+_PASSING = (BusyError, FileKindError, FileMissingError, OfflineError, NoPermissionError, NoSpaceError)
 _LONGEST = 600.0  # seconds between two attempts
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedhelp_edge.errors import FedhelpError, Internal, KeysMode, NotNow
+from fedhelp_edge.errors import FedhelpError, InternalError, KeysModeError, NotNowError
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.parcel.keys import Keys
 
@@ -36,9 +36,9 @@ def check(folder: Path) -> None:
     """Refuse where keys cannot be held, or need not be."""
     if not hasattr(socket, "AF_UNIX"):
         remedy = "name a file that holds the passphrase with --passphrase-file or FEDHELP_PASSPHRASE_FILE"
-        raise NotNow("this system has no sockets that only one user may open", remedy=remedy)
+        raise NotNowError("this system has no sockets that only one user may open", remedy=remedy)
     if not keys.is_locked(folder):
-        raise NotNow("the coordinator's keys have no passphrase", remedy="nothing needs to be unlocked")
+        raise NotNowError("the coordinator's keys have no passphrase", remedy="nothing needs to be unlocked")
     _place(folder)
 
 
@@ -66,7 +66,7 @@ def hold(folder: Path, unlocked: Keys, minutes: float) -> None:
     )
     said, _ = process.communicate(json.dumps(secret).encode())
     if said != b"ready\n":
-        raise Internal("the process that should hold the keys did not start")
+        raise InternalError("the process that should hold the keys did not start")
 
 
 def end(folder: Path) -> bool:
@@ -85,7 +85,7 @@ def _place(folder: Path) -> Path:
     found = place.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         remedy = f"remove {place}, or let its owner do so"
-        raise KeysMode(f"{place.name} is not a folder that only this user may enter", remedy=remedy)
+        raise KeysModeError(f"{place.name} is not a folder that only this user may enter", remedy=remedy)
     name = f"{folder.resolve()}\n{keys.public(folder).sign}"
     return place / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.sock"
 

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from fedhelp_edge import files
-from fedhelp_edge.errors import FileExists, NotNow
+from fedhelp_edge.errors import NotNowError, TargetExistsError
 from fedhelp_edge.trust import charter, roster
 from fedhelp_edge.trust.account import LOG, SIGNERS, account, allowed_signers
 from server_ref.hub import Hub
@@ -22,7 +22,7 @@ def export(hub: Hub, round_: int, out: Path) -> int:
     lines = list(hub.store.lines())
     told = account([line for line, _ in lines], round_)
     if told is None:
-        raise NotNow(f"round {round_} has no model, or one that the log does not name")
+        raise NotNowError(f"round {round_} has no model, or one that the log does not name")
     end, detail = told.model["seq"], told.model["detail"]
     law, known, hashes = _lawful(hub, detail["roster"])
     hashes += [detail["parcel"], *detail.get("others", []), *([detail["task"]] if "task" in detail else [])]
@@ -32,7 +32,7 @@ def export(hub: Hub, round_: int, out: Path) -> int:
             if hub.plain(row["hash"])[2]["log"]["length"] <= end:
                 hashes.append(row["hash"])
     if os.path.lexists(out):
-        raise FileExists(f"{out.name} is there already")
+        raise TargetExistsError(f"{out.name} is there already")
     part = out.with_name(f".{out.name}.part")  # the folder is there whole or not at all
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

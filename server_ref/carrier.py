@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fedhelp_edge import files
-from fedhelp_edge.errors import Busy, FedhelpError, FileKind, HubDamaged, PayloadHash, Truncated, from_os
+from fedhelp_edge.errors import (
+    BusyError,
+    FedhelpError,
+    FileKindError,
+    HubDamagedError,
+    PayloadHashError,
+    TruncatedError,
+    from_os,
+)
 from fedhelp_edge.exchange.folder import FROM, TO, VOUCHES
 from server_ref import intake
 from server_ref.hub import Hub
@@ -27,7 +35,7 @@ from server_ref.hub import Hub
 _OURS = re.compile(r"\.?([0-9a-f]{64})\.fhx(\.[0-9a-f]{12}\.part)?")  # whole, or what a copy that was cut off has left
 _ROUNDS = 2  # whose receipts are left
 _REMEMBERED = 10_000  # files that were refused: a line of the log counts each of them once
-_COPYING = (Truncated, PayloadHash)  # what a file looks like that is not all there yet
+_COPYING = (TruncatedError, PayloadHashError)  # what a file looks like that is not all there yet
 _OUR_NOTE = re.compile(rf"\.+{re.escape(VOUCHES)}(\.[0-9a-f]{{12}}\.part)+")  # which a kill has left unfinished
 
 
@@ -70,7 +78,7 @@ def take_in(hub: Hub, folder: Path, found: Exchanged) -> None:
                 continue
             except _COPYING:
                 found.waiting.append(files.shown(name))
-            except (Busy, HubDamaged):
+            except (BusyError, HubDamagedError):
                 raise
             except (FedhelpError, OSError) as fault:
                 if isinstance(fault, OSError) and fault.errno in files.OWN_FAULTS:
@@ -106,7 +114,7 @@ def _put(there: files.Directory, name: str, source: BinaryIO, found: Exchanged) 
     except (IsADirectoryError, PermissionError):
         with suppress(FileNotFoundError):  # then it is the whole folder that may not be written
             there.stat(name)
-            found.refused.append({"file": name, "code": FileKind.code, "cause": f"{name} cannot be replaced"})
+            found.refused.append({"file": name, "code": FileKindError.code, "cause": f"{name} cannot be replaced"})
             return
         raise
 

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from fedhelp_edge import errors
-from fedhelp_edge.errors import BadRequest, Dashboard, Media, Method
+from fedhelp_edge.errors import BadRequestError, DashboardLinkError, HttpMethodError, MediaTypeError
 from fedhelp_edge.parcel.statement import iso
 from fedhelp_edge.report import page
 from fedhelp_edge.report.page import Html
@@ -49,14 +49,14 @@ class Door:
 
     def enter(self, token: str) -> str:
         if self._cookie or not hmac.compare_digest(token.encode(), self.token.encode()):
-            raise Dashboard("this link was used before, or is not of this hub")
+            raise DashboardLinkError("this link was used before, or is not of this hub")
         self._cookie = secrets.token_urlsafe(24)
         return self._cookie
 
     def check(self, request: Request) -> None:
         given = request.cookies.get(_COOKIE, "")
         if not self._cookie or not hmac.compare_digest(given.encode(), self._cookie.encode()):
-            raise Dashboard("this page is for the coordinator")
+            raise DashboardLinkError("this page is for the coordinator")
 
     @property
     def form(self) -> str:
@@ -72,7 +72,7 @@ def _door(request: Request) -> Door:
 async def enter(request: Request) -> Response:
     front(request).addresses.take(address(request))
     if request.method != "GET":  # of a program that looks where a link leads
-        raise Method("a link is opened with GET")
+        raise HttpMethodError("a link is opened with GET")
     answer = RedirectResponse("..", 303, {"Cache-Control": "no-store"})
     cookie = _door(request).enter(request.path_params["token"])
     answer.set_cookie(_COOKIE, cookie, httponly=True, samesite="strict", secure=request.url.scheme == "https")
@@ -83,7 +83,7 @@ async def show(request: Request) -> Response:
     front(request).addresses.take(address(request))
     try:
         _door(request).check(request)
-    except Dashboard as fault:
+    except DashboardLinkError as fault:
         if "text/html" not in request.headers.get("accept", ""):
             raise
         return _html(page.page("fedhelp", page.paragraph(f"{fault.cause}: {fault.remedy}.")), problem(fault)["status"])
@@ -95,11 +95,11 @@ async def decide(request: Request) -> Response:
     front(request).addresses.take(address(request))
     _door(request).check(request)
     if request.headers.get("content-type") != "application/x-www-form-urlencoded":
-        raise Media("a decision comes from the form on the dashboard")
+        raise MediaTypeError("a decision comes from the form on the dashboard")
     given = parse_qs((await body(request, 4096)).decode("ascii", "replace"))
     form, update, what = (given.get(name, [""])[0] for name in ("form", "update", "what"))
     if not hmac.compare_digest(form.encode(), _door(request).form.encode()):
-        raise BadRequest("this form is not of this page")
+        raise BadRequestError("this form is not of this page")
     await front(request).writing.ask(decisions.record, update, what)
     return RedirectResponse(".", 303, {"Cache-Control": "no-store"})
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fedhelp_edge import shell
-from fedhelp_edge.errors import NotNow
+from fedhelp_edge.errors import NotNowError
 from fedhelp_edge.parcel.keys import Keys
 from server_ref import intake, rounds
 from server_ref.hub import Hub
@@ -20,9 +20,9 @@ RELEASE, REFUSE = "release", "refuse"
 def record(hub: Hub, hash_: str, what: str) -> None:
     row = hub.store.row("SELECT code FROM shares WHERE hash = ? AND state = 'quarantined'", hash_)
     if row is None or what not in (RELEASE, REFUSE):
-        raise NotNow("this update does not wait for a decision")
+        raise NotNowError("this update does not wait for a decision")
     if what == RELEASE and row["code"] not in RELEASABLE:
-        raise NotNow(f"a share with {row['code']} cannot be let in")
+        raise NotNowError(f"a share with {row['code']} cannot be let in")
     with hub.store.changing():
         hub.store.run("INSERT OR REPLACE INTO decisions VALUES (?, ?)", hash_, what)
 
@@ -49,7 +49,7 @@ def carry_out(hub: Hub, boss: Keys) -> list[dict[str, str]]:
             continue
         try:
             done.append(rounds.review(hub, boss, hash_, release=what == RELEASE))
-        except NotNow as fault:
+        except NotNowError as fault:
             with hub.store.changing():
                 hub.log("decision void", hash_, what=what, code=fault.code)
         with hub.store.changing():

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fedhelp_edge import lock, shell
-from fedhelp_edge.errors import NoHub, NoKeys
+from fedhelp_edge.errors import NoHubError, NoKeysError
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.parcel.keys import Keys, Public
 from server_ref import agent, decisions, rounds, vault
@@ -61,15 +61,15 @@ def root_keys(folder: Path, passphrase_file: Path | None) -> Keys:
 def root_public(folder: Path) -> Public:
     try:
         return keys.public(folder)
-    except NoKeys as fault:
-        raise NoKeys(fault.cause, remedy="name the folder that holds the root key with --root-key") from fault
+    except NoKeysError as fault:
+        raise NoKeysError(fault.cause, remedy="name the folder that holds the root key with --root-key") from fault
 
 
 @contextmanager
 def writing(hub: Hub) -> Iterator[None]:
     """One command at a time changes a hub; what a crash left behind goes first."""
     if not hub.home.is_dir():
-        raise NoHub(f"{hub.home.name} holds no hub")
+        raise NoHubError(f"{hub.home.name} holds no hub")
     with lock.held(hub.home / LOCK):
         hub.store.reconcile()
         hub.verify()

@@ -28,14 +28,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fedhelp_edge import lock, shell
 from fedhelp_edge.errors import (
-    BadRequest,
+    BadRequestError,
     FedhelpError,
-    Internal,
-    Listen,
-    Method,
-    NotHere,
-    RequestHeaders,
-    Storage,
+    HttpMethodError,
+    InternalError,
+    ListenError,
+    NoSpaceError,
+    NotHereError,
+    RequestHeadersError,
 )
 from server_ref import dashboard, openapi, reads, uploads
 from server_ref.crowd import Crowd, Entrance, Line
@@ -87,7 +87,7 @@ def _at(path: str, **doing: Endpoint) -> Route:
     async def do(request: Request) -> Response:
         bodies = "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"
         if bodies and request.method not in ("POST", "PATCH"):
-            raise BadRequest(f"a {request.method} has no body here")
+            raise BadRequestError(f"a {request.method} has no body here")
         return await (doing.get(request.method) or doing["GET"])(request)
 
     return Route(path, do, methods=list(doing))
@@ -114,12 +114,12 @@ async def _refuse(request: Request, fault: Exception) -> Response:
         case FedhelpError():
             return refusal(fault, request.app.state.nonces.give())
         case HTTPException(status_code=405):
-            answer = refusal(Method(f"{request.method} cannot be done here"))
+            answer = refusal(HttpMethodError(f"{request.method} cannot be done here"))
             answer.headers.update(fault.headers or {})
             return answer
         case HTTPException():
-            return refusal(NotHere("there is nothing at this address"))
-    return refusal(Storage("the hub's disk is full or does not answer"))
+            return refusal(NotHereError("there is nothing at this address"))
+    return refusal(NoSpaceError("the hub's disk is full or does not answer"))
 
 
 class _Careful:
@@ -150,20 +150,20 @@ class _Careful:
             await refusal(fault)(scope, receive, safely)
         except Exception as fault:
             kind = type(fault).__name__
-            shell.say(f"error: {Internal.code}: {kind} in this program")
+            shell.say(f"error: {InternalError.code}: {kind} in this program")
             if not begun:
-                await refusal(Internal(f"{kind} in this program"))(scope, receive, safely)
+                await refusal(InternalError(f"{kind} in this program"))(scope, receive, safely)
         return None
 
 
 def _odd(scope: Scope) -> FedhelpError | None:
     names = [name for name, _ in scope["headers"]]
     if len(names) > _MOST_HEADERS or sum(len(name) + len(value) for name, value in scope["headers"]) > _HEAD_BYTES:
-        return RequestHeaders(f"more than {_MOST_HEADERS} headers or {_HEAD_BYTES} bytes of them")
+        return RequestHeadersError(f"more than {_MOST_HEADERS} headers or {_HEAD_BYTES} bytes of them")
     if len(scope["raw_path"]) + len(scope["query_string"]) > _LONGEST_PATH:
-        return RequestHeaders(f"an address of more than {_LONGEST_PATH} letters")
+        return RequestHeadersError(f"an address of more than {_LONGEST_PATH} letters")
     if b"transfer-encoding" in names and b"content-length" in names:
-        return BadRequest("the length of the body is told in two ways")
+        return BadRequestError("the length of the body is told in two ways")
     return None
 
 
@@ -219,7 +219,9 @@ class _Protocol(H11Protocol):
         """Of a request whose head cannot be read, or is too long."""
         fault = sys.exc_info()[1]
         long = isinstance(fault, h11.RemoteProtocolError) and fault.error_status_hint == 431
-        said = RequestHeaders("the head is too long") if long else BadRequest("this is not HTTP as it should be")
+        said = (
+            RequestHeadersError("the head is too long") if long else BadRequestError("this is not HTTP as it should be")
+        )
         answer = JSONResponse(problem(said), status(said), {"Connection": "close"}, "application/problem+json")
         with suppress(h11.LocalProtocolError):  # the answer was under way
             for event in (
@@ -267,7 +269,7 @@ def serve(
                 signal.signal(name, lambda *_: None)
             made.run(sockets=[sock])
         if not made.started:
-            raise Internal("the front did not start")
+            raise InternalError("the front did not start")
 
 
 def server(
@@ -284,7 +286,7 @@ def server(
     try:
         config.load()
     except OSError:  # ssl's errors are such
-        raise Listen("the certificate and its key cannot be used") from None
+        raise ListenError("the certificate and its key cannot be used") from None
     sslproto.SSLProtocol.max_size = _READ_BYTES  # type: ignore[attr-defined]
     return _Server(config, crowd)
 
@@ -303,7 +305,7 @@ def listening(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError):
-        raise Listen(f"nothing can listen at {host}, port {port}") from None
+        raise ListenError(f"nothing can listen at {host}, port {port}") from None
 
 
 def _many_files() -> None:

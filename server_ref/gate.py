@@ -17,7 +17,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from fedhelp_edge import errors
-from fedhelp_edge.errors import BadRequest, FedhelpError, PayloadSize, RateLimit, Slow, UploadOffset
+from fedhelp_edge.errors import (
+    BadRequestError,
+    FedhelpError,
+    PayloadSizeError,
+    RateLimitError,
+    SlowError,
+    UploadOffsetError,
+)
 from server_ref.crowd import group
 from server_ref.hub import Hub
 from server_ref.incoming import Upload
@@ -61,7 +68,7 @@ class Buckets:
                 break
             self._left.popitem(last=False)
         if tokens < 1:
-            raise RateLimit("too many requests", (1 - tokens) / self._rate)
+            raise RateLimitError("too many requests", (1 - tokens) / self._rate)
 
 
 class Clerk:
@@ -120,7 +127,7 @@ def address(request: Request) -> str:
 def whole_number(request: Request, header: str, most: int = 2**53 - 1) -> int:
     text = request.headers.get(header, "")
     if not re.fullmatch(r"[0-9]{1,16}", text) or int(text) > most:
-        raise BadRequest(f"{header} is missing, or no whole number from 0 to {most}")
+        raise BadRequestError(f"{header} is missing, or no whole number from 0 to {most}")
     return int(text)
 
 
@@ -141,9 +148,9 @@ async def chunks(request: Request, limits: Limits, stop: asyncio.Event | None = 
             if stopped.done() or not coming.done():
                 coming.cancel()
                 raise (
-                    UploadOffset("a newer request goes on with this upload")
+                    UploadOffsetError("a newer request goes on with this upload")
                     if stopped.done()
-                    else Slow(f"less than {limits.body_least} bytes came in {limits.body_seconds:.0f} seconds")
+                    else SlowError(f"less than {limits.body_least} bytes came in {limits.body_seconds:.0f} seconds")
                 )
             message = coming.result()
             if message["type"] == "http.disconnect":
@@ -171,45 +178,45 @@ async def body(request: Request, most: int, is_good: Callable[[bytes], Awaitable
                 is_good = None
         else:
             return bytes(data)
-    raise PayloadSize(f"the body is longer than {most} bytes")
+    raise PayloadSizeError(f"the body is longer than {most} bytes")
 
 
 # --- refusals ------------------------------------------------------------------------------------------------------
 _STATUS: dict[type[FedhelpError], int] = {  # of a kind and of all below it
     errors.ParcelError: 400,
-    errors.StatementSize: 413,
-    errors.PayloadSize: 413,
-    errors.SigBad: 401,
-    errors.SigNamespace: 401,
+    errors.StatementSizeError: 413,
+    errors.PayloadSizeError: 413,
+    errors.SigBadError: 401,
+    errors.SigNamespaceError: 401,
     errors.AgeError: 400,
     errors.TrustError: 409,
-    errors.RoundClosed: 410,
-    errors.SignerUnknown: 401,
-    errors.SignerMismatch: 403,
-    errors.SignerRevoked: 403,
-    errors.SignerWindow: 403,
-    errors.Role: 403,
-    errors.Kind: 403,
-    errors.InviteUnknown: 403,
-    errors.Quota: 429,
-    errors.DuplicateRound: 409,
-    errors.NotNow: 409,
-    errors.Busy: 503,
-    errors.ClockJump: 503,
-    errors.Storage: 507,
-    errors.BadRequest: 400,
-    errors.Unsigned: 401,
-    errors.Nonce: 401,
-    errors.Dashboard: 403,
-    errors.NotHere: 404,
-    errors.Method: 405,
-    errors.Slow: 408,
-    errors.UploadOffset: 409,
-    errors.UploadProtocol: 412,
-    errors.Media: 415,
-    errors.BytesRange: 416,
-    errors.RateLimit: 429,
-    errors.RequestHeaders: 431,
+    errors.RoundClosedError: 410,
+    errors.SignerUnknownError: 401,
+    errors.SignerMismatchError: 403,
+    errors.SignerRevokedError: 403,
+    errors.SignerWindowError: 403,
+    errors.SignerRoleError: 403,
+    errors.ParcelKindError: 403,
+    errors.InviteUnknownError: 403,
+    errors.QuotaError: 429,
+    errors.DuplicateRoundError: 409,
+    errors.NotNowError: 409,
+    errors.BusyError: 503,
+    errors.ClockJumpError: 503,
+    errors.NoSpaceError: 507,
+    errors.BadRequestError: 400,
+    errors.UnsignedError: 401,
+    errors.NonceError: 401,
+    errors.DashboardLinkError: 403,
+    errors.NotHereError: 404,
+    errors.HttpMethodError: 405,
+    errors.SlowError: 408,
+    errors.UploadOffsetError: 409,
+    errors.UploadProtocolError: 412,
+    errors.MediaTypeError: 415,
+    errors.BytesRangeError: 416,
+    errors.RateLimitError: 429,
+    errors.RequestHeadersError: 431,
 }
 
 
@@ -228,10 +235,10 @@ def refusal(fault: FedhelpError, nonce: str = "") -> Response:
     headers = {"Cache-Control": "no-store"}
     if status(fault) == 401 and nonce:
         headers |= {"WWW-Authenticate": "SSHSIG", "Fedhelp-Nonce": nonce}
-    if isinstance(fault, RateLimit):
+    if isinstance(fault, RateLimitError):
         headers["Retry-After"] = str(math.ceil(fault.seconds))
-    if isinstance(fault, errors.Busy):
+    if isinstance(fault, errors.BusyError):
         headers["Retry-After"] = "5"
-    if isinstance(fault, errors.UploadProtocol):
+    if isinstance(fault, errors.UploadProtocolError):
         headers["Tus-Version"] = "1.0.0"
     return JSONResponse(problem(fault), status(fault), headers, "application/problem+json")

@@ -26,16 +26,16 @@ from fedhelp_edge import files, safe_text, share
 from fedhelp_edge import plan as plans
 from fedhelp_edge.codec import CODECS
 from fedhelp_edge.errors import (
-    Ambiguous,
-    ClockJump,
-    FederationFull,
+    AmbiguousError,
+    ClockJumpError,
+    FederationFullError,
     FedhelpError,
-    FileExists,
-    HubDamaged,
-    LogBroken,
-    NotNow,
-    Role,
-    SiteUnknown,
+    HubDamagedError,
+    LogBrokenError,
+    NotNowError,
+    SignerRoleError,
+    SiteUnknownError,
+    TargetExistsError,
 )
 from fedhelp_edge.methods.registry import METHODS, TABLES
 from fedhelp_edge.parcel import canon, keys, parcel, statement
@@ -95,7 +95,7 @@ class Hub:
             said = Log(**self.plain(told["hash"])[2]["log"])
             line = self.store.row("SELECT hash FROM log WHERE seq = ?", said.length)
             if line is None or line["hash"] != said.head:
-                raise LogBroken(f"line {said.length} is not there as others were told of it")
+                raise LogBrokenError(f"line {said.length} is not there as others were told of it")
         self.verify()
         return log
 
@@ -149,17 +149,17 @@ class Hub:
     def newest(self, kind: str) -> Any:
         found = self.store.row("SELECT * FROM parcels WHERE kind = ? ORDER BY number DESC, rowid DESC LIMIT 1", kind)
         if found is None:
-            raise NotNow(f"there is no {kind} yet")
+            raise NotNowError(f"there is no {kind} yet")
         return found
 
     def plain(self, hash_: str) -> tuple[Statement, tuple[str, ...], dict[str, Any]]:
         """A parcel of our own that holds JSON: its statement, who signed it, what it holds."""
         path = self.store.path(hash_)
         if not path.exists():
-            raise HubDamaged(f"parcel {hash_[:12]} is gone from the disk")
+            raise HubDamagedError(f"parcel {hash_[:12]} is gone from the disk")
         with parcel.open(path, parcel.anyone) as opened:
             if opened.statement.hash != hash_:
-                raise HubDamaged(f"parcel {hash_[:12]} is not the one that its name says")
+                raise HubDamagedError(f"parcel {hash_[:12]} is not the one that its name says")
             return opened.statement, opened.keys, opened.json()
 
     def front(self) -> Keys:
@@ -175,7 +175,7 @@ class Hub:
         """The coordinator's keys, and with them its memory."""
         boss = keys.load(self.boss_folder, ask)
         if boss.public.sign != self.charter.coordinator:
-            raise Role(f"the keys in {self.boss_folder.name} are not those of the charter's coordinator")
+            raise SignerRoleError(f"the keys in {self.boss_folder.name} are not those of the charter's coordinator")
         self.remember(boss)
         return boss
 
@@ -204,7 +204,7 @@ class Hub:
         if name not in (memory.folders(self.memory) or {COORDINATOR}) or not re.fullmatch(
             rf"{COORDINATOR}(-[0-9]+)?", name
         ):
-            raise HubDamaged(f"{name[:40]!r} is not the folder of the coordinator's keys")
+            raise HubDamagedError(f"{name[:40]!r} is not the folder of the coordinator's keys")
         return self.home / name
 
     # --- what is given out ---------------------------------------------------------------------------------------
@@ -249,13 +249,13 @@ class Hub:
         written = when(last["time"])
         latest = max(written, when(newest["closes"])) if newest and newest["closes"] else written
         if not written - _CLOCK_JUMP <= clock <= latest + _CLOCK_JUMP:
-            raise ClockJump(f"the clock says {iso(clock)}, and the last line of the log {last['time']}")
+            raise ClockJumpError(f"the clock says {iso(clock)}, and the last line of the log {last['time']}")
 
     def accept_clock(self) -> Log:
         """Write a line that a person says has the right time; later lines follow from it."""
         try:
             self.check_clock()
-        except ClockJump:
+        except ClockJumpError:
             with self.store.changing():
                 return self.store.log(iso(self._clock()), "clock", COORDINATOR)
         return self.store.head()
@@ -269,7 +269,7 @@ class Hub:
         name = hashlib.sha256(file.getvalue()).hexdigest()
         try:
             self.wire(name)
-        except HubDamaged:  # not there yet, or not what its name says
+        except HubDamagedError:  # not there yet, or not what its name says
             files.replace(self.store.model(name), file.getvalue())
         return name
 
@@ -279,9 +279,9 @@ class Hub:
             with files.reading(self.store.model(name)) as file:
                 data = file.read()
         except FileNotFoundError:
-            raise HubDamaged(f"model {name[:12]} is gone from the disk") from None
+            raise HubDamagedError(f"model {name[:12]} is gone from the disk") from None
         if hashlib.sha256(data).hexdigest() != name:
-            raise HubDamaged(f"model {name[:12]} is not the one that was kept")
+            raise HubDamagedError(f"model {name[:12]} is not the one that was kept")
         return data
 
     def model(self, name: str) -> dict[str, Array]:
@@ -393,7 +393,7 @@ class Hub:
         out = self.store.row(f"{query} WHERE used = '' AND expires >= ?", iso(self.now))
         size = statement.parse(self.newest("roster")["line"].encode()).size + len(name.encode()) + _ENTRY
         if out and size + out["n"] * _ENTRY + out["bytes"] > ROSTER_LIMIT - SPARE:
-            raise FederationFull("the sites and the invites that are out leave no room for another site")
+            raise FederationFullError("the sites and the invites that are out leave no room for another site")
 
     def invites(self, only: str = "") -> dict[str, Invite]:
         """The invites that were not cancelled, by id; or the one with an id."""
@@ -451,7 +451,7 @@ class Hub:
         expires = self.now + timedelta(days=self.plan.round.roster_days)
         body = to_json(roster.body(sites, front or self.roster.front, archive or self.roster.archive, expires))
         if len(body) > ROSTER_LIMIT - spare:
-            raise FederationFull(f"a roster of {len(sites)} sites would be too large: {len(body)} bytes")
+            raise FederationFullError(f"a roster of {len(sites)} sites would be too large: {len(body)} bytes")
         return self.publish(
             "roster", body, boss, number=version, federation=self.federation, epoch=law.epoch,
             version=version, charter=law.hash,
@@ -501,10 +501,10 @@ class Hub:
             return known
         called = [site for site in self.roster.sites if site.name == name]
         if not called:
-            raise SiteUnknown(f"there is no site {name!r}")
+            raise SiteUnknownError(f"there is no site {name!r}")
         if len(called) > 1:
             listed = ", ".join(f"{site.id} ({site.status})" for site in called)
-            raise Ambiguous(
+            raise AmbiguousError(
                 f"{len(called)} sites are called {name!r}: {listed}", remedy="name the one that is meant by its id"
             )
         return called[0]
@@ -518,8 +518,10 @@ class Hub:
                 return site
             try:
                 self.change_sites(boss, [revoked], "revoke", since_round=since_round)
-            except FederationFull as fault:
-                raise FederationFull(fault.cause, remedy="revoke without a --reason, which the log may say") from fault
+            except FederationFullError as fault:
+                raise FederationFullError(
+                    fault.cause, remedy="revoke without a --reason, which the log may say"
+                ) from fault
         return site
 
 
@@ -535,7 +537,7 @@ def group_of(site: str) -> str:
 def check_new(home: Path, plan: Plan, root: Path | None = None) -> None:
     """Refuse what would stop a new hub, before anybody types a passphrase for it."""
     if home.exists() and any(home.iterdir()):
-        raise FileExists(f"{home.name} is in use already")
+        raise TargetExistsError(f"{home.name} is in use already")
     if root and not _is_left(home, root):
         keys.check_none(root)
 
@@ -597,4 +599,4 @@ def to_json(value: Mapping[str, Any]) -> bytes:
 
 
 def _no_passphrase() -> str:
-    raise NotNow("the front's keys must have no passphrase")
+    raise NotNowError("the front's keys must have no passphrase")

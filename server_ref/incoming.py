@@ -14,7 +14,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from fedhelp_edge import files
-from fedhelp_edge.errors import FedhelpError, NotHere, RoundClosed, UploadOffset
+from fedhelp_edge.errors import FedhelpError, NotHereError, RoundClosedError, UploadOffsetError
 from fedhelp_edge.parcel import parcel
 from fedhelp_edge.parcel.statement import Statement, when
 from server_ref.hub import Hub
@@ -51,9 +51,9 @@ class Upload:
         self._newest = mine
         async with self._lock:
             if self.done:
-                raise NotHere("this upload has ended")
+                raise NotHereError("this upload has ended")
             if mine.is_set():
-                raise UploadOffset("a newer request goes on with this upload")
+                raise UploadOffsetError("a newer request goes on with this upload")
             yield mine
 
     def write(self, data: bytes) -> None:
@@ -125,7 +125,7 @@ def check_time(hub: Hub, said: Statement, begun: datetime) -> None:
         return
     closes = when(newest["closes"])
     if begun > closes or hub.now > closes + GRACE:
-        raise RoundClosed(f"round {newest['round']} took shares until {newest['closes']}")
+        raise RoundClosedError(f"round {newest['round']} took shares until {newest['closes']}")
 
 
 def awaited(hub: Hub, round_: int, closes: datetime) -> list[str]:

@@ -19,25 +19,25 @@ from typing import Any, BinaryIO
 from fedhelp_edge import files
 from fedhelp_edge.errors import (
     AgeError,
-    Ambiguous,
-    DuplicateRound,
-    FederationFull,
+    AmbiguousError,
+    DuplicateRoundError,
+    FederationFullError,
     FedhelpError,
-    HubDamaged,
-    InnerContext,
-    InviteExpired,
-    InviteUsed,
-    KeyReused,
-    Kind,
+    HubDamagedError,
+    InnerContextError,
+    InviteExpiredError,
+    InviteUsedError,
+    KeyReusedError,
     ParcelError,
-    PayloadSize,
-    Quota,
-    Resource,
-    RoundClosed,
-    RoundKeyGone,
-    SignerMismatch,
-    SignerRevoked,
-    SiteUnknown,
+    ParcelKindError,
+    PayloadSizeError,
+    QuotaError,
+    ResourceError,
+    RoundClosedError,
+    RoundKeyGoneError,
+    SignerMismatchError,
+    SignerRevokedError,
+    SiteUnknownError,
     TrustError,
 )
 from fedhelp_edge.methods.registry import METHODS
@@ -67,8 +67,12 @@ _TOGETHER = 500  # sites that are let in by one roster: each roster names all si
 _REQUESTS_OF_ONE, _REQUESTS_OF_ALL = 20, 10_000  # by one invite, ever, or one site, at a time; that wait
 _UNKEPT_OF_ONE = 20  # updates of one site and round that were refused at the door, each with a receipt
 ROUNDS_WORTH = 4  # how many shares' bytes a site may leave in one round
-_PROVED = (InviteUsed, InviteExpired, KeyReused)  # who is refused so knew the code, and is told by a receipt
-_ALARMS = (InnerContext.code, Resource.code)  # for a person to look at, not only for the sender
+_PROVED = (
+    InviteUsedError,
+    InviteExpiredError,
+    KeyReusedError,
+)  # who is refused so knew the code, and is told by a receipt
+_ALARMS = (InnerContextError.code, ResourceError.code)  # for a person to look at, not only for the sender
 SHORT = 12  # digits of a hash that people are shown and type
 
 
@@ -94,7 +98,7 @@ def take(hub: Hub, file: BinaryIO) -> Answer:
     said, signers = parcel.read_prologue(file)
     try:
         known, limit = greet(hub, said, signers)
-    except (TrustError, DuplicateRound, PayloadSize, Quota) as fault:
+    except (TrustError, DuplicateRoundError, PayloadSizeError, QuotaError) as fault:
         _note_unkept(hub, said, signers, fault)
         raise
     if known:
@@ -140,9 +144,9 @@ def admit(hub: Hub, said: Statement, signers: tuple[str, ...]) -> int:
         sender = roster.of_site(said, signers[:1], hub.roster, 10**9)
         seen(hub, sender.id).check_new(said)
     elif said.kind != "enrol":
-        raise Kind(f"a site does not send a {said.kind}")
+        raise ParcelKindError(f"a site does not send a {said.kind}")
     if said.size > _REQUEST_LIMIT:
-        raise PayloadSize(f"a request is not larger than {_REQUEST_LIMIT} bytes")
+        raise PayloadSizeError(f"a request is not larger than {_REQUEST_LIMIT} bytes")
     return _REQUEST_LIMIT
 
 
@@ -152,13 +156,13 @@ def _admit_share(hub: Hub, said: Statement, signers: tuple[str, ...]) -> int:
     tasks = hub.tasks(newest["round"] - stale)
     sender = task.judge_update(said, signers, hub.roster, tasks, seen(hub, said.context["sender"]), stale=stale)
     if newest["state"] != "open" and newest["round"] - stale >= said.context["round"]:
-        raise RoundClosed(f"round {said.context['round']} is over")
+        raise RoundClosedError(f"round {said.context['round']} is over")
     taken = hub.store.row(
         "SELECT 1 FROM shares WHERE site = ? AND round = ? AND state NOT IN ('refused', 'quarantined')",
         sender.id, said.context["round"],
     )  # fmt: skip
     if taken:
-        raise DuplicateRound(f"{sender.id} gave a share for round {said.context['round']} before")
+        raise DuplicateRoundError(f"{sender.id} gave a share for round {said.context['round']} before")
     limit = tasks[said.context["round"]].limit
     check_room(hub, said, limit)
     return limit
@@ -170,7 +174,7 @@ def check_room(hub: Hub, said: Statement, limit: int, coming: int = 0) -> None:
     rows = hub.store.rows("SELECT hash FROM shares WHERE site = ? AND round = ?", site, round_)
     used = coming + sum(hub.store.path(row["hash"]).stat().st_size for row in rows)
     if used + said.size > ROUNDS_WORTH * limit:
-        raise Quota(f"{site} has left {used} bytes for round {round_} already")
+        raise QuotaError(f"{site} has left {used} bytes for round {round_} already")
 
 
 def _note_unkept(hub: Hub, said: Statement, signers: tuple[str, ...], fault: FedhelpError) -> None:
@@ -231,11 +235,11 @@ def _check_request(hub: Hub, part: Path) -> None:
         query = "SELECT count(*) AS n FROM requests WHERE site = ? AND state = 'waiting'"
         asked = hub.store.only(query, said.context["sender"])["n"]
     if asked >= _REQUESTS_OF_ONE:
-        raise Quota(
+        raise QuotaError(
             "too many requests came from one sender", remedy="ask the coordinator by phone, who can invite anew"
         )
     if waiting["n"] >= _REQUESTS_OF_ALL:
-        raise Quota("too many requests wait for the coordinator")
+        raise QuotaError("too many requests wait for the coordinator")
 
 
 def check_invite(hub: Hub, said: Statement, signers: tuple[str, ...], holds: dict[str, Any]) -> None:
@@ -321,11 +325,19 @@ def _judge_share(hub: Hub, boss: Keys, row: sqlite3.Row, current: sqlite3.Row, o
         check_statement(hub, row)
         check_sender(hub, row)
         if earlier and earlier["round"] >= row["round"]:
-            raise DuplicateRound(f"{row['site']} gave a share for round {counts} before")
+            raise DuplicateRoundError(f"{row['site']} gave a share for round {counts} before")
         if since["n"] > hub.plan.round.stale:
-            raise RoundClosed(f"round {row['round']} is over; this is round {counts}")
+            raise RoundClosedError(f"round {row['round']} is over; this is round {counts}")
         found = opener.open(job(hub, round_key(hub, boss, row["round"]), row, current["base"]))
-    except (SignerMismatch, SignerRevoked, DuplicateRound, RoundClosed, RoundKeyGone, Refused, Resource) as fault:
+    except (
+        SignerMismatchError,
+        SignerRevokedError,
+        DuplicateRoundError,
+        RoundClosedError,
+        RoundKeyGoneError,
+        Refused,
+        ResourceError,
+    ) as fault:
         state = QUARANTINED if fault.code in _ALARMS else REFUSED
         return decide(hub, boss, row, state, counts, fault.code, fault.cause)
     with hub.store.changing():
@@ -343,16 +355,16 @@ def check_statement(hub: Hub, row: sqlite3.Row) -> None:
     signed = said.kind, said.hash, *(context.get(name) for name in ("sender", "round", "seq", "nonce", "task", "base"))
     wanted = "update", *(row[name] for name in ("hash", "site", "round", "seq", "nonce")), *(order or ())
     if signed != wanted:
-        raise SignerMismatch("the site's statement is not what the front took it for")
+        raise SignerMismatchError("the site's statement is not what the front took it for")
     if len(signers) != 1 or not any(signers[0] == key for key in hub.keys_of(row["site"])):
-        raise SignerMismatch(f"not signed with a key of {row['site']}")
+        raise SignerMismatchError(f"not signed with a key of {row['site']}")
 
 
 def check_sender(hub: Hub, row: sqlite3.Row) -> None:
     """Raise where a site was revoked after it sent a share, and that share is not to be trusted."""
     site = hub.roster.site(row["site"])
     if site and site.status == roster.REVOKED and row["round"] >= site.since_round:
-        raise SignerRevoked(f"the key of {site.id} was revoked")
+        raise SignerRevokedError(f"the key of {site.id} was revoked")
 
 
 def job(hub: Hub, identity: str, row: sqlite3.Row, base: str) -> Job:
@@ -446,7 +458,7 @@ def _judge_request(hub: Hub, boss: Keys, row: sqlite3.Row) -> dict[str, str] | N
                 return _settle(hub, boss, row, "approved", sender.id)
         invite, holds = _invited(hub, row)
     except (TrustError, ParcelError, AgeError) as fault:
-        if isinstance(fault, InviteUsed):
+        if isinstance(fault, InviteUsedError):
             _warn_of_second(hub, row)
         return _settle(hub, boss, row, REFUSED, "", fault.code, fault.cause)
     given = hub.store.only("SELECT site FROM invites WHERE id = ?", invite.id)
@@ -488,7 +500,7 @@ def _admit(hub: Hub, boss: Keys, requests: Sequence[Request]) -> list[dict[str, 
                 except (TrustError, ParcelError, AgeError) as fault:  # its keys came in for another site meanwhile
                     refused.append(_settle(hub, boss, request.row, REFUSED, request.site, fault.code, fault.cause))
             return refused + _enter_sites(hub, boss, [one for one in requests if one.hash in sites], sites)
-    except FederationFull as fault:
+    except FederationFullError as fault:
         if len(requests) == 1:
             return [_settle(hub, boss, requests[0].row, REFUSED, requests[0].site, fault.code, fault.cause)]
         half = len(requests) // 2
@@ -513,10 +525,10 @@ def request_of(hub: Hub, name: str) -> Request:
         if len({one.keys for one in found}) == 1:
             return found[0]
     elif not (found := [one for one in everybody if one.site == name]):
-        raise SiteUnknown(f"no request of {name!r} waits")
+        raise SiteUnknownError(f"no request of {name!r} waits")
     if len({one.keys for one in found}) > 1:
         listed = ", ".join(one.hash[:SHORT] for one in found)
-        raise Ambiguous(f"{len(found)} requests wait for {found[0].site}: {listed}", remedy=_WHICH)
+        raise AmbiguousError(f"{len(found)} requests wait for {found[0].site}: {listed}", remedy=_WHICH)
     check_shown(hub, "requests", found[0].site, found[0].hash)
     return found[0]
 
@@ -555,7 +567,7 @@ def check_shown(hub: Hub, what: str, site: str, hash_: str) -> None:
     shown = json.loads(path.read_bytes()) if path.exists() else {}
     if hash_ not in shown.get(site, [hash_]):
         remedy = f"see with 'fedhelp-coordinator {'requests' if what == 'requests' else 'review'}' what waits now"
-        raise Ambiguous(f"what waits of {site} now is not what was shown", remedy=remedy)
+        raise AmbiguousError(f"what waits of {site} now is not what was shown", remedy=remedy)
 
 
 def approve(hub: Hub, boss: Keys, name: str) -> dict[str, str]:
@@ -574,12 +586,12 @@ def _proved(hub: Hub, chosen: Request, with_it: Iterable[Site] = ()) -> Site:
     proved, _ = _invited(hub, chosen.row)  # whose keys another may have brought since it was judged
     invite = hub.store.only("SELECT * FROM invites WHERE id = ?", proved.id)
     if (invite["site"], invite["id"]) != (chosen.site, chosen.row["invite"]):
-        raise HubDamaged(f"the request for {chosen.site} proves the invite of {invite['site']}")
+        raise HubDamagedError(f"the request for {chosen.site} proves the invite of {invite['site']}")
     newest = hub.store.only("SELECT max(round) AS last FROM rounds")
     keys = chosen.keys
     for other in with_it:
         if keys.sign == other.sign or keys.recipient == other.recipient:
-            raise KeyReused(f"this is a key of {other.id}")
+            raise KeyReusedError(f"this is a key of {other.id}")
     first = newest["last"] + 1
     return Site(chosen.site, invite["name"], invite["tier"], keys.sign, keys.recipient, from_round=first)
 
@@ -594,7 +606,7 @@ def _enter_sites(hub: Hub, boss: Keys, chosen: Sequence[Request], sites: Mapping
         for other in waiting(hub, request.row["invite"]):
             if other.keys != request.keys:
                 cause = "another request on the same invite was approved"
-                _settle(hub, boss, other.row, REFUSED, request.site, InviteUsed.code, cause)
+                _settle(hub, boss, other.row, REFUSED, request.site, InviteUsedError.code, cause)
             elif other.hash != request.hash:
                 _settle(hub, boss, other.row, "approved", request.site)
         decided.append(_settle(hub, boss, request.row, "approved", request.site))

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from fedhelp_edge import files
-from fedhelp_edge.errors import Ambiguous, FedhelpError, FileExists, FileMissing, NotNow, SiteUnknown
+from fedhelp_edge.errors import (
+    AmbiguousError,
+    FedhelpError,
+    FileMissingError,
+    NotNowError,
+    SiteUnknownError,
+    TargetExistsError,
+)
 from fedhelp_edge.parcel.statement import iso
 from fedhelp_edge.trust import enrol
 from server_ref.hub import CANCELLED, Hub
@@ -42,12 +49,12 @@ def make(hub: Hub, name: str, tier: str, days: int) -> Made:
 def check_free(hub: Hub, path: Path) -> None:
     """Refuse a place where the files cannot be written, before there is an invite."""
     if not path.parent.is_dir():
-        raise FileMissing(f"the folder {path.parent.name} is not there")
+        raise FileMissingError(f"the folder {path.parent.name} is not there")
     if _was_cut_off(hub, path):
         return
     for each in (path, _picture_of(path)):
         if os.path.lexists(each):
-            raise FileExists(f"{each.name} is there already")
+            raise TargetExistsError(f"{each.name} is there already")
 
 
 def clear(hub: Hub, path: Path) -> None:
@@ -123,12 +130,12 @@ def cancel(hub: Hub, name: str) -> dict[str, str]:
         row for row in rows if row["name"] == name and row["state"] in ("open", "asked", "expired")
     ]
     if not meant:
-        raise SiteUnknown(f"there is no invite for {name!r}", remedy="see them with 'fedhelp-coordinator invites'")
+        raise SiteUnknownError(f"there is no invite for {name!r}", remedy="see them with 'fedhelp-coordinator invites'")
     if len(meant) > 1:
-        raise Ambiguous(f"{len(meant)} invites are for {name!r}: {', '.join(row['site'] for row in meant)}")
+        raise AmbiguousError(f"{len(meant)} invites are for {name!r}: {', '.join(row['site'] for row in meant)}")
     (row,) = meant
     if row["state"] in ("used", "cancelled"):
         remedy = f"'fedhelp-coordinator revoke {row['site']}' shuts a site out" if row["state"] == "used" else ""
-        raise NotNow(f"the invite of {row['site']} is {row['state']}", remedy=remedy)
+        raise NotNowError(f"the invite of {row['site']} is {row['state']}", remedy=remedy)
     hub.cancel_invite(row["site"])
     return {**row, "state": "cancelled"}

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedhelp_edge import files, shell
-from fedhelp_edge.errors import HubDamaged, LogBroken
+from fedhelp_edge.errors import HubDamagedError, LogBrokenError
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.trust.task import Log
 
@@ -126,7 +126,7 @@ class Memory:
         newest = known[-1]
         known = [state for state in known if state.log == self._head(state.log.length)]
         if not known:
-            raise LogBroken("the log is not as the coordinator's last command left it")
+            raise LogBrokenError("the log is not as the coordinator's last command left it")
         for state in reversed(known):  # the newest first: both fit where nothing but the log went on
             if state.total == here:
                 if state.total != newest.total:
@@ -135,7 +135,7 @@ class Memory:
                     )
                 self._state, self._written, self._version = state, self._read(), self._ledger.version
                 return
-        raise HubDamaged("what the coordinator decided was changed by another hand than its commands")
+        raise HubDamagedError("what the coordinator decided was changed by another hand than its commands")
 
     def prepare(self) -> None:
         """Before a commit: write down what will be, beside what is."""
@@ -182,7 +182,7 @@ class Memory:
         data = self._read()
         if not data:
             if self._begun():
-                raise HubDamaged("the coordinator's memory of this hub is gone")
+                raise HubDamagedError("the coordinator's memory of this hub is gone")
             state = State(self._folder, here, self._head(None))
             if here:
                 shell.say("note: the coordinator had no memory of this hub; from now on it knows it as it is today")
@@ -196,7 +196,7 @@ class Memory:
         except (ValueError, TypeError, KeyError, RecursionError):
             whole = []
         if not whole:
-            raise HubDamaged("the coordinator's memory was changed by another hand")
+            raise HubDamagedError("the coordinator's memory was changed by another hand")
         return whole
 
     def _read(self) -> bytes:
@@ -228,7 +228,7 @@ def folders(path: Path) -> set[str]:
     except FileNotFoundError:
         return set()
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise HubDamaged("the coordinator's memory is damaged") from None
+        raise HubDamagedError("the coordinator's memory is damaged") from None
 
 
 def _derive(keys: Keys) -> bytes:

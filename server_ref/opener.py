@@ -25,14 +25,14 @@ from typing import Any
 from fedhelp_edge import files, share
 from fedhelp_edge.codec import CODECS
 from fedhelp_edge.errors import (
+    ClaimedExamplesError,
     FedhelpError,
-    HubDamaged,
-    Internal,
+    HubDamagedError,
+    InternalError,
     MachineError,
-    PayloadHash,
-    Resource,
-    Samples,
-    Storage,
+    NoSpaceError,
+    PayloadHashError,
+    ResourceError,
     from_os,
 )
 from fedhelp_edge.merge import clip
@@ -75,7 +75,7 @@ def work(job: Job) -> Found:
     then, now = (_model(path, job.down) for path in (job.then, job.now))
     with parcel.open(Path(job.path), parcel.anyone, job.identities) as opened:
         if opened.statement.hash != job.hash:
-            raise PayloadHash("another parcel lies in its place")
+            raise PayloadHashError("another parcel lies in its place")
         facts = _facts(opened.facts, job.max_examples)
         arrays = dict(CODECS[job.codec].decode(share.read(opened.body, wire), then))
     share.check_numbers(arrays)
@@ -103,7 +103,7 @@ def _model(path: str, codec: str) -> dict[str, Array]:
     with files.reading(Path(path)) as file:
         data = file.read()
     if hashlib.sha256(data).hexdigest() != Path(path).stem:
-        raise HubDamaged(f"model {Path(path).stem[:12]} is not the one that was kept")
+        raise HubDamagedError(f"model {Path(path).stem[:12]} is not the one that was kept")
     return dict(CODECS[codec].decode(dict(share.Arrays(data, share.read_header(io.BytesIO(data)))), {}))
 
 
@@ -114,9 +114,9 @@ def _facts(said: Mapping[str, Any], max_examples: int) -> dict[str, int]:
     for name, value in found.items():
         low, high = limits[name]
         if type(value) is not int or not low <= value <= high:
-            raise Samples(f"{name} is {str(value)[:20]!r}, and may be from {low} to {high}")
+            raise ClaimedExamplesError(f"{name} is {str(value)[:20]!r}, and may be from {low} to {high}")
     if found.get("correct", 0) > found.get("val", 0):
-        raise Samples(f"{found['correct']} of {found.get('val', 0)} validation images right")
+        raise ClaimedExamplesError(f"{found['correct']} of {found.get('val', 0)} validation images right")
     return found
 
 
@@ -137,12 +137,12 @@ class Opener:
         answer = self._ask(json.dumps(asdict(job)))
         if not answer:
             self._stop()
-            raise Resource("opening it took too much memory or time")
+            raise ResourceError("opening it took too much memory or time")
         said = json.loads(answer)
         if "storage" in said:
-            raise Storage(said["storage"])  # our own trouble: the share waits
+            raise NoSpaceError(said["storage"])  # our own trouble: the share waits
         if "damaged" in said:
-            raise HubDamaged(said["damaged"])
+            raise HubDamagedError(said["damaged"])
         if "code" in said:
             raise Refused(said["code"], said["cause"])
         return Found(**said)
@@ -158,7 +158,7 @@ class Opener:
             threading.Thread(target=_pump, args=(self._process, self._answers), daemon=True).start()
             if not self._answer():
                 self._stop()
-                raise Internal("the process that opens shares does not start")
+                raise InternalError("the process that opens shares does not start")
         process = self._process
         with suppress(BrokenPipeError, OSError):
             assert process.stdin  # noqa: S101 - asked for above
@@ -208,7 +208,7 @@ def serve(lines: Sequence[str] | Any = sys.stdin) -> None:
             answer: Mapping[str, Any] = asdict(work(job))
         except (MachineError, OSError) as fault:
             answer = {"storage": from_os(fault).cause if isinstance(fault, OSError) else fault.cause}
-        except HubDamaged as fault:
+        except HubDamagedError as fault:
             answer = {"damaged": fault.cause}
         except FedhelpError as fault:
             answer = {"code": fault.code, "cause": fault.cause}

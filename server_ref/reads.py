@@ -21,14 +21,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from fedhelp_edge.errors import (
-    BytesRange,
-    Nonce,
-    NotHere,
-    SigNamespace,
-    SignerRevoked,
-    SignerUnknown,
-    SignerWindow,
-    Unsigned,
+    BytesRangeError,
+    NonceError,
+    NotHereError,
+    SigNamespaceError,
+    SignerRevokedError,
+    SignerUnknownError,
+    SignerWindowError,
+    UnsignedError,
 )
 from fedhelp_edge.parcel import canon, sshsig
 from fedhelp_edge.parcel.statement import namespace
@@ -58,11 +58,11 @@ class Nonces:
 
     def check(self, nonce: str) -> None:
         if not hmac.compare_digest(self._mark(nonce[:32]), nonce[32:]):
-            raise Nonce("this nonce is not of this hub, or from before it was started")
+            raise NonceError("this nonce is not of this hub, or from before it was started")
         if int(nonce[:8], 16) < time.monotonic():
-            raise Nonce("this nonce is too old")
+            raise NonceError("this nonce is too old")
         if nonce in self._used:
-            raise Nonce("this nonce was used before")
+            raise NonceError("this nonce was used before")
 
     def use(self, nonce: str) -> None:
         """Once. Only what somebody whom we know has signed is kept, so that nobody else can fill our memory."""
@@ -96,7 +96,7 @@ async def vouch(request: Request) -> Response:
     front(request).addresses.take(address(request))
     found = await front(request).reading.ask(Hub.vouch, request.path_params["invite"])
     if not found:
-        raise NotHere("there is no such invite")
+        raise NotHereError("there is no such invite")
     return JSONResponse({"vouch": found}, headers=_FRESH)
 
 
@@ -114,7 +114,7 @@ async def content(request: Request) -> Response:
         return await _parcel(request, hash_)
     reader = await _reader(request)
     if not await hall.reading.ask(_may_read, reader, hash_):
-        raise NotHere("there is no such parcel for this site")
+        raise NotHereError("there is no such parcel for this site")
     return _again(request, await _parcel(request, hash_))
 
 
@@ -150,7 +150,7 @@ def _bounds(first: str, last: str, size: int) -> tuple[int, int]:
     begin = int(first) if first else max(0, size - int(last))
     end = min(int(last) + 1, size) if first and last else size
     if not begin < end:
-        raise BytesRange(f"the parcel has {size} bytes")
+        raise BytesRangeError(f"the parcel has {size} bytes")
     return begin, end
 
 
@@ -171,7 +171,7 @@ async def _reader(request: Request) -> Reader:
     hall.addresses.take(address(request))
     header = _HEADER.fullmatch(request.headers.get("authorization", ""))
     if header is None:
-        raise Unsigned("this is for members")
+        raise UnsignedError("this is for members")
     nonce, signature = header.groups()
     nonces.check(nonce)
     message = canon.encode({
@@ -181,7 +181,7 @@ async def _reader(request: Request) -> Reader:
     armor = sshsig.BEGIN + "\n".join([*textwrap.wrap(signature, 70), ""]) + sshsig.END
     found = sshsig.parse(armor)
     if found.namespace != namespace("request"):
-        raise SigNamespace(f"signed as {found.namespace[:60]!r}, but it is a request")
+        raise SigNamespaceError(f"signed as {found.namespace[:60]!r}, but it is a request")
     found.verify(message)
     reader = await hall.reading.ask(_known, sshsig.public_line(found.key))
     hall.senders.take(reader.site or reader.key)
@@ -200,12 +200,12 @@ def _known(hub: Hub, key: str) -> Reader:
     site = hub.roster.owner(key)
     if site is None:
         if not hub.requests_of(key):
-            raise SignerUnknown(f"{sshsig.fingerprint(key)} is nobody's key here")
+            raise SignerUnknownError(f"{sshsig.fingerprint(key)} is nobody's key here")
         return Reader(key, "")
     if site.status == roster.REVOKED:
-        raise SignerRevoked(f"the key of {site.id} was revoked")
+        raise SignerRevokedError(f"the key of {site.id} was revoked")
     if site.status != roster.ACTIVE:
-        raise SignerWindow(f"{site.id} does not take part now")
+        raise SignerWindowError(f"{site.id} does not take part now")
     return Reader(key, site.id)
 
 

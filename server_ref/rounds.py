@@ -19,7 +19,14 @@ from typing import Any
 
 from fedhelp_edge import files, share
 from fedhelp_edge.codec import CODECS
-from fedhelp_edge.errors import Ambiguous, FileKind, HubDamaged, NotNow, Quorum, SignerRevoked
+from fedhelp_edge.errors import (
+    AmbiguousError,
+    FileKindError,
+    HubDamagedError,
+    NotNowError,
+    QuorumError,
+    SignerRevokedError,
+)
 from fedhelp_edge.merge import patience, rules, suspect
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets import spec
@@ -60,7 +67,7 @@ def newest(hub: Hub) -> sqlite3.Row:
 def current(hub: Hub) -> sqlite3.Row:
     found = newest(hub)
     if found["state"] != OPEN:
-        raise NotNow("no round is open", remedy="'fedhelp-coordinator open' opens the next one")
+        raise NotNowError("no round is open", remedy="'fedhelp-coordinator open' opens the next one")
     return found
 
 
@@ -69,16 +76,16 @@ def check_open(hub: Hub, *, start: bool = False) -> None:
     """Refuse to open a round where none can be opened."""
     last, plan = newest(hub), hub.plan
     if last["state"] == OPEN:
-        raise NotNow(f"round {last['round']} is open")
+        raise NotNowError(f"round {last['round']} is open")
     if is_finished(hub):
-        raise NotNow("the federation is finished")
+        raise NotNowError("the federation is finished")
     if plan.start.source == "pack" and last["round"] == 0 and not start:
-        raise NotNow(
+        raise NotNowError(
             "the plan begins from weights that were trained on the pack",
             remedy="'fedhelp-edge knowledge start PLAN PACK --out start.safetensors' makes them; then open --start",
         )
     if start and last["round"] > 0:
-        raise NotNow("first weights come before the first round")
+        raise NotNowError("first weights come before the first round")
 
 
 def open_next(hub: Hub, boss: Keys, start: Mapping[str, Array] | None = None) -> task.Task:
@@ -155,12 +162,12 @@ class Shares(Mapping[str, Mapping[str, Array]]):
         if (mapped := self._map(site)) is None:
             self._files[site] = path, self._again(site)
             if self._files[site][1] != (sha256 or self._files[site][1]) or (mapped := self._map(site)) is None:
-                raise HubDamaged(f"the share of {site} does not open to the numbers that were judged")
+                raise HubDamagedError(f"the share of {site} does not open to the numbers that were judged")
         return share.Arrays(mapped, self._header)
 
     def _map(self, site: str) -> mmap.mmap | None:
         path, sha256 = self._files[site]
-        with suppress(FileNotFoundError, FileKind, ValueError):  # an empty file cannot be mapped
+        with suppress(FileNotFoundError, FileKindError, ValueError):  # an empty file cannot be mapped
             with files.reading(path, follow=False) as file:  # a map outlives the file, and goes with its last reader
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
                 seen = os.fstat(file.fileno())
@@ -206,12 +213,12 @@ def aggregate(hub: Hub, boss: Keys, *, now: bool = False) -> dict[str, Any]:
         if over:
             call_off(hub, row, "fail")
         who = f"; missing: {shortened(missing)}" if missing else ""
-        raise Quorum(f"{len(accepted)} of {len(accepted) + len(missing)} shares, {quorum} are needed{who}")
+        raise QuorumError(f"{len(accepted)} of {len(accepted) + len(missing)} shares, {quorum} are needed{who}")
     rows = {r["site"]: r for r in _accepted(hub, row)}
     model, inputs = _merge(hub, row, rows, shares.only(rows))
     with hub.store.changing():
         if newest(hub) != row or _accepted(hub, row) != list(rows.values()):
-            raise HubDamaged("the round was changed while it was merged")
+            raise HubDamagedError("the round was changed while it was merged")
         name = hub.keep_model(model)
         hub.store.run("UPDATE rounds SET report = ? WHERE round = ?", json.dumps(_report(hub, row)), row["round"])
         hub.store.run("UPDATE shares SET state = 'merged' WHERE counts = ? AND state = 'accepted'", row["round"])
@@ -252,7 +259,7 @@ def _refuse_revoked(hub: Hub, boss: Keys, row: sqlite3.Row) -> None:
     for accepted in _accepted(hub, row):
         try:
             check_sender(hub, accepted)
-        except SignerRevoked as fault:
+        except SignerRevokedError as fault:
             decide(hub, boss, accepted, REFUSED, row["round"], fault.code, fault.cause)
 
 
@@ -345,13 +352,13 @@ def update_of(hub: Hub, name: str) -> sqlite3.Row:
         if len(found) == 1:
             return found[0]
     elif not (found := [row for row in rows if row["site"] == name]):
-        raise NotNow(
+        raise NotNowError(
             f"nothing of {name} waits for a decision", remedy="see what waits with 'fedhelp-coordinator review'"
         )
     if len(found) > 1:
         listed = ", ".join(f"{row['hash'][:SHORT]} of round {row['round']}" for row in found)
         remedy = "see why with 'fedhelp-coordinator review', then decide on each by its hash in place of its site"
-        raise Ambiguous(f"{len(found)} updates of {found[0]['site']} wait: {listed}", remedy=remedy)
+        raise AmbiguousError(f"{len(found)} updates of {found[0]['site']} wait: {listed}", remedy=remedy)
     check_shown(hub, "updates", found[0]["site"], found[0]["hash"])
     return found[0]
 
@@ -369,13 +376,13 @@ def _review(hub: Hub, boss: Keys, row: sqlite3.Row, *, release: bool) -> dict[st
         opened(hub, row["hash"]).unlink(missing_ok=True)
         return decide(hub, boss, row, "refused", row["counts"], row["code"], row["cause"])
     if row["code"] not in RELEASABLE:
-        raise NotNow(
+        raise NotNowError(
             f"a share with {row['code']} cannot be let in",
             remedy=f"'fedhelp-coordinator review {row['hash'][:SHORT]} --refuse', then ask the site",
         )
     now = current(hub)
     if row["round"] < now["round"] - hub.plan.round.stale:
-        raise NotNow(f"the share is of round {row['round']}, too old to count now")
+        raise NotNowError(f"the share is of round {row['round']}, too old to count now")
     facts = row["facts"]
     if row["counts"] != now["round"]:  # its round is over: it comes in as a late one
         with Opener() as opener:
@@ -401,14 +408,14 @@ def check_undo(hub: Hub, site: str) -> None:
     """Refuse to merge again what holds nothing of a site."""
     plan = hub.plan
     if not METHODS[plan.method].exchanges:
-        raise NotNow(f"{plan.method} merges nothing")
+        raise NotNowError(f"{plan.method} merges nothing")
     if not gave(hub, site):
-        raise NotNow(f"no merged round holds a share of {site}")
+        raise NotNowError(f"no merged round holds a share of {site}")
     last = newest(hub)
     query = "SELECT detail FROM log WHERE type = 'undo' AND subject = ?"
     undone = hub.store.row(query, f"round {last['round']}")
     if undone and json.loads(undone["detail"])["without"] == site:
-        raise NotNow(f"round {last['round']} was merged again without {site} already")
+        raise NotNowError(f"round {last['round']} was merged again without {site} already")
 
 
 def undo(hub: Hub, boss: Keys, site: str, archive: Keys) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedhelp_edge import unattended
-from fedhelp_edge.errors import FedhelpError, Quorum
+from fedhelp_edge.errors import FedhelpError, QuorumError
 from fedhelp_edge.exchange.folder import FROM, TO
 from fedhelp_edge.parcel.keys import Keys
 from server_ref import carrier, decisions, rounds
@@ -41,7 +41,7 @@ def _move_on(hub: Hub, boss: Keys, news: list[str]) -> bool:
     if rounds.newest(hub)["state"] == rounds.OPEN:
         try:
             told = rounds.aggregate(hub, boss)
-        except Quorum as fault:
+        except QuorumError as fault:
             if rounds.newest(hub)["state"] == rounds.OPEN:
                 return False  # it is not due
             news.append(f"the round failed: {fault.cause}")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fedhelp_edge import files
-from fedhelp_edge.errors import Busy, FileKind, HubDamaged, HubNewer, NoHub, NotNow
+from fedhelp_edge.errors import BusyError, FileKindError, HubDamagedError, HubNewerError, NoHubError, NotNowError
 from fedhelp_edge.parcel import canon
 from fedhelp_edge.trust.log import chain, check_chain
 from fedhelp_edge.trust.task import Log
@@ -87,7 +87,7 @@ class Store:
     def __init__(self, home: Path, *, new: bool = False) -> None:
         path = home / DATABASE
         if not new and not path.is_file():
-            raise NoHub(f"{home.name} holds no hub")
+            raise NoHubError(f"{home.name} holds no hub")
         self.home = home
         self.memory: Memory | None = None
         with _judged():
@@ -127,7 +127,7 @@ class Store:
                 if self.memory:
                     self.memory.prepare()
                 elif self.ledger.changes:
-                    raise NotNow("only a command that has the coordinator's keys may change this")
+                    raise NotNowError("only a command that has the coordinator's keys may change this")
                 self.db.execute("COMMIT")
             except BaseException:
                 if self.db.in_transaction:  # on a full disk SQLite has rolled back by itself
@@ -152,7 +152,7 @@ class Store:
         """The first row, where a whole hub has at least one."""
         found = self.row(query, *values)
         if found is None:
-            raise HubDamaged("the database lacks a row that every hub has")
+            raise HubDamagedError("the database lacks a row that every hub has")
         return found
 
     def run(self, query: str, *values: Any) -> int:
@@ -181,17 +181,17 @@ class Store:
         old = time.time() - _GRACE
         parcels = self.home / "parcels"
         for folder in [self.home, *self.home.glob("*/"), *(() if parcels.is_symlink() else parcels.glob("*/"))]:
-            with suppress(FileNotFoundError, PermissionError, FileKind), files.directory(folder) as there:
+            with suppress(FileNotFoundError, PermissionError, FileKindError), files.directory(folder) as there:
                 _clear(there, old, known if folder.parent == parcels else None)  # a link leads elsewhere
         if gone := next((hash_ for hash_ in sorted(known) if not self.path(hash_).exists()), ""):
-            raise HubDamaged(f"parcel {gone[:12]} is gone from the disk")
+            raise HubDamagedError(f"parcel {gone[:12]} is gone from the disk")
 
     def check(self) -> None:
         """Whether the database itself is whole."""
         with _judged():
             found = self.db.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if found != "ok":
-            raise HubDamaged("the database is damaged")
+            raise HubDamagedError("the database is damaged")
 
     # --- the log -------------------------------------------------------------------------------------------------
     def log(self, now: str, type_: str, subject: str, **detail: canon.Value) -> Log:
@@ -222,12 +222,12 @@ class Store:
     def _check_schema(self) -> None:
         """Refuse a trigger, view or table that is not ours: it would work within the coordinator's own commands."""
         if _objects(self.db) != _schema(_MIGRATIONS):
-            raise HubDamaged("the database holds a trigger, view or table that is not this program's")
+            raise HubDamagedError("the database holds a trigger, view or table that is not this program's")
 
     def _migrate(self) -> None:
         version = self.db.execute("PRAGMA user_version").fetchone()[0]
         if version > len(_MIGRATIONS):
-            raise HubNewer(f"this hub has form {version}, and this program knows {len(_MIGRATIONS)}")
+            raise HubNewerError(f"this hub has form {version}, and this program knows {len(_MIGRATIONS)}")
         for number, script in enumerate(_MIGRATIONS[version:], version + 1):
             self.db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
 
@@ -262,12 +262,12 @@ def _judged() -> Iterator[None]:
         yield
     except sqlite3.OperationalError as fault:
         if "locked" in str(fault) or "busy" in str(fault):
-            raise Busy("another command is writing to this hub") from None
+            raise BusyError("another command is writing to this hub") from None
         for what, number in _SYSTEM.items():
             if what in str(fault):
                 raise OSError(number, str(fault), DATABASE) from None
-        raise HubDamaged(f"the database does not answer: {fault}") from None
+        raise HubDamagedError(f"the database does not answer: {fault}") from None
     except sqlite3.DatabaseError as fault:
         if isinstance(fault, sqlite3.IntegrityError):
             raise
-        raise HubDamaged("the database is damaged") from None
+        raise HubDamagedError("the database is damaged") from None

@@ -13,21 +13,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fedhelp_edge.errors import (
-    BadMagic,
-    BadRequest,
-    Federation,
+    BadMagicError,
+    BadRequestError,
+    FederationError,
     FedhelpError,
-    InviteProof,
-    Kind,
-    Media,
-    NotHere,
-    PayloadHash,
-    PayloadSize,
-    Quota,
-    SignerUnknown,
-    StatementSize,
-    UploadOffset,
-    UploadProtocol,
+    InviteProofError,
+    MediaTypeError,
+    NotHereError,
+    ParcelKindError,
+    PayloadHashError,
+    PayloadSizeError,
+    QuotaError,
+    SignerUnknownError,
+    StatementSizeError,
+    UploadOffsetError,
+    UploadProtocolError,
 )
 from fedhelp_edge.parcel import parcel, statement
 from fedhelp_edge.parcel.statement import Statement
@@ -83,16 +83,16 @@ async def create(request: Request) -> Response:
 async def _begin(hall: Front, data: bytes, length: int) -> tuple[Upload | Done, bool]:
     said, signers, start, known = await hall.reading.ask(_judge, data)
     if length != start + said.size:
-        raise BadRequest(f"Upload-Length is {length}, but the parcel has {start + said.size} bytes")
+        raise BadRequestError(f"Upload-Length is {length}, but the parcel has {start + said.size} bytes")
     if len(data) > length:
-        raise PayloadSize("the body is longer than the parcel")
+        raise PayloadSizeError("the body is longer than the parcel")
     if known:
         return Done(said.hash, length, known.receipt), False
     if upload := hall.uploads.get(said.hash):
         return upload, False
     if said.kind == "enrol":
         if len(data) < length:  # so that nobody can keep the places of others taken
-            raise BadRequest("a request to join comes whole with its first bytes")
+            raise BadRequestError("a request to join comes whole with its first bytes")
         await _check_invited(hall, said, signers, data[start:])
     hall.senders.take(said.context.get("sender", said.hash))
     _check_open(hall, said)
@@ -113,7 +113,7 @@ async def append(request: Request) -> Response:
     hall.senders.take(upload.sender or upload.hash)
     async with upload.turn() as stop:
         if offset != upload.offset:
-            raise UploadOffset(f"the upload stands at {upload.offset}")
+            raise UploadOffsetError(f"the upload stands at {upload.offset}")
         await _take_in(request, upload, stop)
         return _answer(204, await _finish(hall, upload) if upload.offset == upload.length else upload)
 
@@ -122,14 +122,14 @@ async def _take_in(request: Request, upload: Upload, stop: asyncio.Event) -> Non
     start, block = upload.offset, bytearray()
     left = upload.length - start
     if (announced(request) or 0) > left:
-        raise PayloadSize(f"only {left} bytes are missing")
+        raise PayloadSizeError(f"only {left} bytes are missing")
     try:
         async for chunk in chunks(request, front(request).limits, stop):
             left -= len(chunk)
             if left < 0:
                 block.clear()
                 await asyncio.to_thread(upload.go_back, start)
-                raise PayloadSize("more bytes came than are missing")
+                raise PayloadSizeError("more bytes came than are missing")
             block += chunk
             if len(block) >= _BLOCK:
                 data = bytes(block)
@@ -154,7 +154,7 @@ async def cancel(request: Request) -> Response:
     _check_protocol(request)
     upload = await _found(request)
     if isinstance(upload, Done):
-        raise NotHere("this upload has ended")
+        raise NotHereError("this upload has ended")
     async with upload.turn():
         await asyncio.to_thread(_end, front(request), upload)
     return Response(status_code=204, headers={"Tus-Resumable": VERSION})
@@ -176,19 +176,19 @@ def _check_beginning(hub: Hub, data: bytes) -> bool:
     """
     magic, line = data[: len(parcel.MAGIC)], data[len(parcel.MAGIC) :]
     if not parcel.MAGIC.startswith(magic):
-        raise BadMagic("not a parcel")
+        raise BadMagicError("not a parcel")
     line, found, _ = line.partition(b"\n")
     if len(line) > parcel.STATEMENT_LIMIT:
-        raise StatementSize(f"the statement is longer than {parcel.STATEMENT_LIMIT} bytes")
+        raise StatementSizeError(f"the statement is longer than {parcel.STATEMENT_LIMIT} bytes")
     if not found:
         return False
     said = statement.parse(line)
     if said.kind not in ("update", "enrol", "rotate"):
-        raise Kind(f"a site does not send a {said.kind}")
+        raise ParcelKindError(f"a site does not send a {said.kind}")
     if said.context["federation"] != hub.federation:
-        raise Federation(f"made for {said.context['federation']}")
+        raise FederationError(f"made for {said.context['federation']}")
     if said.kind != "enrol" and not hub.roster.site(said.context["sender"]):
-        raise SignerUnknown("the sender is not in the roster")
+        raise SignerUnknownError("the sender is not in the roster")
     return True
 
 
@@ -198,11 +198,11 @@ async def _check_invited(hall: Front, said: Statement, signers: tuple[str, ...],
     Whoever knows an invite but not its code may try few codes an hour, and takes no try from the site that knows it.
     """
     if hashlib.sha256(payload).hexdigest() != said.sha256:
-        raise PayloadHash("the payload is not the one that was signed")
+        raise PayloadHashError("the payload is not the one that was signed")
     holds = parcel.read_json(payload)
     try:
         await hall.reading.ask(intake.check_invite, said, signers, holds)
-    except InviteProof:
+    except InviteProofError:
         hall.guesses.take(holds["invite"])
         raise
     hall.invites.take(holds["invite"])
@@ -213,7 +213,7 @@ def _check_open(hall: Front, said: Statement) -> None:
     others = [one for one in hall.uploads.values() if one.sender == sender]
     most = hall.limits.open_uploads if sender else hall.limits.open_requests
     if len(others) >= most:
-        raise Quota(f"{len(others)} uploads are open")
+        raise QuotaError(f"{len(others)} uploads are open")
 
 
 def _check_room(hub: Hub, said: Statement, uploads: list[Upload], limits: Limits) -> datetime:
@@ -227,7 +227,7 @@ def _check_room(hub: Hub, said: Statement, uploads: list[Upload], limits: Limits
         return now
     waiting = hub.store.row("SELECT count(*) AS count FROM requests WHERE state = 'waiting'")
     if waiting and waiting["count"] >= limits.waiting_requests:
-        raise Quota("too many requests wait for the coordinator")
+        raise QuotaError("too many requests wait for the coordinator")
     return now
 
 
@@ -283,7 +283,7 @@ async def _found(request: Request) -> Upload | Done:
     front(request).addresses.take(address(request))
     done = await front(request).reading.ask(_kept, hash_)
     if done is None:
-        raise NotHere("there is no such upload")
+        raise NotHereError("there is no such upload")
     return done
 
 
@@ -295,12 +295,12 @@ def _kept(hub: Hub, hash_: str) -> Done | None:
 
 def _check_protocol(request: Request) -> None:
     if request.headers.get("tus-resumable") != VERSION:
-        raise UploadProtocol("the request does not say Tus-Resumable: 1.0.0")
+        raise UploadProtocolError("the request does not say Tus-Resumable: 1.0.0")
 
 
 def _check_media(request: Request) -> None:
     if request.headers.get("content-type") != _CONTENT or "content-encoding" in request.headers:
-        raise Media("the body is not declared as plain application/offset+octet-stream")
+        raise MediaTypeError("the body is not declared as plain application/offset+octet-stream")
 
 
 def _answer(code: int, upload: Upload | Done) -> Response:

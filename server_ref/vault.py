@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedhelp_edge import files
-from fedhelp_edge.errors import BadBackup, FileExists, HubDamaged, NoHub, Role
+from fedhelp_edge.errors import BadBackupError, HubDamagedError, NoHubError, SignerRoleError, TargetExistsError
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.parcel.keys import Keys, Public
 from fedhelp_edge.trust import charter
@@ -52,7 +52,7 @@ def _whole(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
 def check_place(home: Path, path: Path) -> None:
     """Refuse a backup that is not there, or a place that is taken, before anybody types a passphrase."""
     if home.exists() and any(home.iterdir()):
-        raise FileExists(f"{home.name} is in use already")
+        raise TargetExistsError(f"{home.name} is in use already")
     with files.reading(path):
         pass
 
@@ -70,7 +70,7 @@ def restore(home: Path, path: Path, root: Keys, ask: Callable[[], str], *, older
         hub = _unpack(path, work)
         if not older and not hub.memory.exists():
             remedy = "take another backup; if an older version of this program made it, add --from-older-version"
-            raise BadBackup(f"{path.name} lacks what the coordinator remembered of its hub", remedy=remedy)
+            raise BadBackupError(f"{path.name} lacks what the coordinator remembered of its hub", remedy=remedy)
         boss = hub.boss(ask)
         hub.check()
         new_epoch(hub, boss, [root])
@@ -99,8 +99,8 @@ def _unpack(path: Path, work: Path) -> Hub:
         (work / "shares").mkdir()
         hub = Hub(work)
         hub.store.reconcile()
-    except (tarfile.TarError, sqlite3.DatabaseError, HubDamaged, NoHub):
-        raise BadBackup(f"{path.name} is no backup of a hub, or it is damaged") from None
+    except (tarfile.TarError, sqlite3.DatabaseError, HubDamagedError, NoHubError):
+        raise BadBackupError(f"{path.name} is no backup of a hub, or it is damaged") from None
     return hub
 
 
@@ -199,13 +199,13 @@ def _begun(hub: Hub) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (ValueError, TypeError):
-        raise HubDamaged("the note of a change of keys is damaged") from None
+        raise HubDamagedError("the note of a change of keys is damaged") from None
 
 
 def check_root(law: charter.Charter, root: Public) -> None:
     if root.sign not in law.roots:
         remedy = "name the folder that holds it with --root-key"
-        raise Role("this is not the root key of this federation", remedy=remedy)
+        raise SignerRoleError("this is not the root key of this federation", remedy=remedy)
 
 
 def _call_off(hub: Hub) -> None:

@@ -22,9 +22,9 @@ from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.share import Array
-from fedhelp_edge.trust import enrol, task
+from fedhelp_edge.trust import enrol
 from fedhelp_edge.trust.task import Task
-from server_ref import carrier, hub, intake, rounds
+from server_ref import hub, intake, rounds
 from server_ref.hub import Hub
 
 PLAN = """
@@ -191,4 +191,4 @@ def nobody() -> str:
 
 
 Give = Callable[..., Path]
-__all__ = ["PLAN", "Clinic", "Clock", "Federation", "carrier", "intake", "rounds", "task"]
+__all__ = ["PLAN", "Clinic", "Clock", "Federation"]

@@ -41,9 +41,9 @@ class Bench:
         from fedhelp_edge.train import speed
 
         if engine != "local":
-            raise errors.Usage(f"the only engine here is local, not {engine!r}")
+            raise errors.UsageError(f"the only engine here is local, not {engine!r}")
         if known and public:
-            raise errors.Usage("a pack has public images of its own: give --knowledge or --public, not both")
+            raise errors.UsageError("a pack has public images of its own: give --knowledge or --public, not both")
         speed.settle(threads)
         self.plan_file, self.changes, self.sealed = plan, changes or [], sealed
         first = self.plan()
@@ -115,7 +115,7 @@ def compare(
     try:
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError:
-        raise errors.Usage(f"seeds are whole numbers, as in 0,1,2, not {seeds!r}") from None
+        raise errors.UsageError(f"seeds are whole numbers, as in 0,1,2, not {seeds!r}") from None
     bench = Bench(plan, data, split, sites, large, knowledge, public, start, change, sealed, engine, out, threads)
 
     def agreed(name: str, seed: int) -> Any:

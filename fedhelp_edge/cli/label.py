@@ -55,7 +55,7 @@ def label(
 def _classes(plan: Path | None, home: Path) -> tuple[str, ...]:
     """Of the plan that is named, else of the plan in the coordinator's order."""
     from fedhelp_edge import plan as plans
-    from fedhelp_edge.errors import NotYet
+    from fedhelp_edge.errors import NotYetError
     from fedhelp_edge.methods.registry import TABLES
 
     if plan:
@@ -64,5 +64,7 @@ def _classes(plan: Path | None, home: Path) -> tuple[str, ...]:
 
     order = folder.joined(home).task
     if order is None:
-        raise NotYet("no round has been ordered yet, so the classes are not known", remedy="name a plan with --plan")
+        raise NotYetError(
+            "no round has been ordered yet, so the classes are not known", remedy="name a plan with --plan"
+        )
     return inbox.plan_of(order).classes

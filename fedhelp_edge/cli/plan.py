@@ -32,12 +32,12 @@ def check(file: Annotated[Path, shell.named("The plan.")], json: shell.AsJson = 
     Example: fedhelp-edge plan check plan.toml
     """
     from fedhelp_edge import plan
-    from fedhelp_edge.errors import BadPlan
+    from fedhelp_edge.errors import BadPlanError
     from fedhelp_edge.methods.registry import TABLES
 
     try:
         found = plan.load(file, TABLES)
-    except BadPlan as fault:
+    except BadPlanError as fault:
         if json:
             shell.result(ok=False, mistakes=[vars(mistake) for mistake in fault.mistakes])
             raise typer.Exit(1) from None

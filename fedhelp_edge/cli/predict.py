@@ -39,14 +39,14 @@ def predict(
 
     Example: fedhelp-edge predict model.onnx images --out answers --format html
     """
-    from fedhelp_edge.errors import FileMissing, NoImages, Usage
+    from fedhelp_edge.errors import FileMissingError, NoImagesError, UsageError
 
     if kind not in ("table", "csv", "json", "html"):
-        raise Usage(f"--format {kind!r} is none of table, csv, json, html")
+        raise UsageError(f"--format {kind!r} is none of table, csv, json, html")
     if bool(images) == bool(watch) or (watch and not out):
-        raise Usage("name images, or a folder with --watch and another with --out")
+        raise UsageError("name images, or a folder with --watch and another with --out")
     if watch and not watch.is_dir():  # later it is waited for
-        raise FileMissing(f"{watch.name} is not there")
+        raise FileMissingError(f"{watch.name} is not there")
     shell.check_order([model], ".onnx", images or [], "name the model (MODEL.onnx) first, then the images")
     from fedhelp_edge.data import picture
     from fedhelp_edge.infer import bundle, run, show
@@ -71,7 +71,7 @@ def predict(
             for part in show.KINDS[kind].text(made, tally.counting(found)):
                 sys.stdout.write(part)
     if not tally.images:
-        raise NoImages(
+        raise NoImagesError(
             "there is no image in what was named", remedy="name image files, DICOM, an NPZ, or a folder of them"
         )
     where = f"; the answers are in {path}" if path else ""

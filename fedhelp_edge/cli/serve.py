@@ -34,14 +34,14 @@ def serve(
     import contextlib
     import webbrowser
 
-    from fedhelp_edge.errors import Usage
+    from fedhelp_edge.errors import UsageError
     from fedhelp_edge.infer import bundle, show
     from fedhelp_edge.page import door, words
     from fedhelp_edge.page.serve import Serve
     from fedhelp_edge.site import folder
 
     if language and language not in words.DIAGNOSIS:
-        raise Usage(f"--language {language!r} is none of {', '.join(words.DIAGNOSIS)}")
+        raise UsageError(f"--language {language!r} is none of {', '.join(words.DIAGNOSIS)}")
     made = bundle.ready(model, lambda key: folder.vouch(shell.home(home), key, signer), threads=threads)
     if doubts := show.doubts(made):
         shell.say(f"warning: {doubts}")

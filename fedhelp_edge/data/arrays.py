@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fedhelp_edge import files
 from fedhelp_edge.data import budget
-from fedhelp_edge.errors import BadNpz
+from fedhelp_edge.errors import BadNpzError
 
 _MAGIC = b"\x93NUMPY"
 _HEADER = 1 << 13  # bytes that the header of an array may have
@@ -45,9 +45,9 @@ class Archive:
         self._members = {one.filename.removesuffix(".npy"): one for one in self._zip.infolist()}
         unpacked = sum(one.file_size for one in self._members.values())
         if unpacked > budget.UNPACKED:
-            raise BadNpz(f"it unpacks to more than {budget.UNPACKED >> 30} GiB")
+            raise BadNpzError(f"it unpacks to more than {budget.UNPACKED >> 30} GiB")
         if unpacked > max(budget.FREE, budget.RATIO * file.seek(0, 2)):
-            raise BadNpz(f"it unpacks to more than {budget.RATIO} times its size")
+            raise BadNpzError(f"it unpacks to more than {budget.RATIO} times its size")
 
     def __contains__(self, name: str) -> bool:
         return name in self._members
@@ -60,7 +60,7 @@ class Archive:
         """A whole array, of this many bytes at most."""
         with self._opened(name) as (file, header):
             if header.size > most:
-                raise BadNpz(f"'{name}' is larger than it can be")
+                raise BadNpzError(f"'{name}' is larger than it can be")
             return _values(_exactly(file, header.size), header)
 
     def rows(self, name: str) -> Iterator[NDArray[Any]]:
@@ -78,21 +78,21 @@ class Archive:
         """The values of an array, behind its header."""
         member = self._members[name]
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise BadNpz("it is compressed in a way that no NPZ is")
+            raise BadNpzError("it is compressed in a way that no NPZ is")
         with self._zip.open(member) as file:
             start = _exactly(file, len(_MAGIC) + 2)
             first = start[len(_MAGIC)] == 1
             length = _exactly(file, 2 if first else 4)
             size = int.from_bytes(length, "little")
             if start[: len(_MAGIC)] != _MAGIC or size > _HEADER:
-                raise BadNpz(f"'{name}' is no array")
+                raise BadNpzError(f"'{name}' is no array")
             read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
             shape, by_columns, dtype = read(io.BytesIO(length + _exactly(file, size)))
             if dtype.hasobject:
-                raise BadNpz("it holds pickled objects, which are never read")
+                raise BadNpzError("it holds pickled objects, which are never read")
             header = Header(shape, dtype, by_columns)
             if min(shape, default=0) < 0 or len(start) + len(length) + size + header.size != member.file_size:
-                raise BadNpz(f"'{name}' has another size than it says")
+                raise BadNpzError(f"'{name}' has another size than it says")
             yield file, header
 
 
@@ -102,10 +102,10 @@ def opened(path: Path) -> Iterator[Archive]:
     try:
         with files.reading(path) as file:
             if file.read(len(_MAGIC)) == _MAGIC:
-                raise BadNpz("it holds one array, not several with names")
+                raise BadNpzError("it holds one array, not several with names")
             yield Archive(file)
     except (ValueError, EOFError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error, SyntaxError):
-        raise BadNpz("it is damaged") from None
+        raise BadNpzError("it is damaged") from None
 
 
 class _Careful:
@@ -117,12 +117,12 @@ class _Careful:
     def read(self, size: int = -1) -> bytes:
         size = size if size >= 0 else self._end - self._file.tell()
         if size > budget.READ:
-            raise BadNpz("its list of arrays is too long")
+            raise BadNpzError("its list of arrays is too long")
         return self._file.read(size)
 
     def seek(self, offset: int, whence: int = 0) -> int:
         if whence == 0 and offset < 0:
-            raise BadNpz("it is damaged")
+            raise BadNpzError("it is damaged")
         return self._file.seek(offset, whence)
 
     def __getattr__(self, name: str) -> Any:
@@ -141,6 +141,6 @@ def _exactly(file: IO[bytes], size: int) -> bytearray:
     while len(data) < size:
         part = file.read(min(size - len(data), budget.READ))
         if not part:
-            raise BadNpz("it ends too early")
+            raise BadNpzError("it ends too early")
         data += part
     return data

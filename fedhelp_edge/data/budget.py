@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, BinaryIO
 
-from fedhelp_edge.errors import ImageCost, ImageSize
+from fedhelp_edge.errors import ImageCostError, ImageSizeError
 
 PIXELS = 89_478_485  # of one picture
 SIDE = 65_535  # pixels
@@ -55,7 +55,7 @@ class Metered:
         self._reads -= 1
         self._bytes -= len(data)
         if self._reads < 0 or self._bytes < 0 or time.thread_time() > self._end:
-            raise ImageCost("it takes more work to open than any ordinary image")
+            raise ImageCostError("it takes more work to open than any ordinary image")
         return data
 
     def __getattr__(self, name: str) -> Any:
@@ -69,7 +69,7 @@ def metered(file: BinaryIO, reads: float = math.inf) -> Iterator[tuple[Any, int]
     size = file.seek(0, 2)
     file.seek(begin)
     if size > FILE:
-        raise ImageSize(f"its file is larger than {FILE >> 20} MiB")
+        raise ImageSizeError(f"its file is larger than {FILE >> 20} MiB")
     with _LARGE if size > LARGE else nullcontext():
         yield Metered(file, size, reads), size
 
@@ -77,15 +77,15 @@ def metered(file: BinaryIO, reads: float = math.inf) -> Iterator[tuple[Any, int]
 def check_sides(width: int, height: int) -> None:
     """Raise if a picture has more pixels than any single one should."""
     if width * height > PIXELS:
-        raise ImageSize(f"it has more than {PIXELS:,} pixels")
+        raise ImageSizeError(f"it has more than {PIXELS:,} pixels")
     if max(width, height) > SIDE:
-        raise ImageSize(f"it has more than {SIDE:,} pixels on a side")
+        raise ImageSizeError(f"it has more than {SIDE:,} pixels on a side")
 
 
 def check_passes(scans: int, width: int, height: int) -> None:
     """Raise if a JPEG, or a part of one size of another file, is drawn in too many passes."""
     if scans > SCANS or scans * width * height > WORK:
-        raise ImageCost(f"it is drawn in {scans} passes")
+        raise ImageCostError(f"it is drawn in {scans} passes")
 
 
 class _Memory:
@@ -97,7 +97,7 @@ class _Memory:
     @contextmanager
     def __call__(self, size: int) -> Iterator[None]:
         if size > MEMORY:
-            raise ImageSize(f"it takes more than {MEMORY >> 20} MiB to open")
+            raise ImageSizeError(f"it takes more than {MEMORY >> 20} MiB to open")
         with self._changed:
             self._changed.wait_for(lambda: self._used + size <= MEMORY)
             self._used += size

@@ -14,16 +14,16 @@ from fedhelp_edge.data import groups, labels, store
 from fedhelp_edge.data.findings import Finding, findings
 from fedhelp_edge.data.images import SPLITS, Images, Problem
 from fedhelp_edge.errors import (
-    ClassMissing,
-    ClassTiny,
-    ClassUnvalidated,
-    ImageBlank,
-    ImageTiny,
-    LabelConflict,
-    LabelUnknown,
-    Leak,
-    NoImages,
-    OneClass,
+    ClassMissingError,
+    ClassTinyError,
+    ClassUnvalidatedError,
+    ImageBlankError,
+    ImageTinyError,
+    LabelConflictError,
+    LabelUnknownError,
+    LeakedImageError,
+    NoImagesError,
+    OneClassError,
 )
 from fedhelp_edge.plan import Plan
 
@@ -31,7 +31,17 @@ TINY = 10  # images of a class
 TINY_SIDE = 8  # pixels
 BLANK_SPREAD, BLANK_PART = 8, 0.99  # of 255, and of the pixels
 # what a person should put right first; all else is left out or noted, and training goes on
-_STOPS = tuple(kind.code for kind in (NoImages, OneClass, LabelUnknown, LabelConflict, Leak, ClassUnvalidated))
+_STOPS = tuple(
+    kind.code
+    for kind in (
+        NoImagesError,
+        OneClassError,
+        LabelUnknownError,
+        LabelConflictError,
+        LeakedImageError,
+        ClassUnvalidatedError,
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -96,20 +106,20 @@ def check(
 def _of_classes(source: Path, images: Images, plan: Plan) -> Iterator[Problem]:
     counts, chosen = (Counter(part.labels.tolist()) for part in (images, images.part("val")))
     if not counts:
-        yield Problem.of("", NoImages(gathering.nothing(source, images.problems)))
+        yield Problem.of("", NoImagesError(gathering.nothing(source, images.problems)))
         return
     if len(counts) == 1:
         yield Problem.of(
-            "", OneClass(f"all {len(images)} usable images are of the class {plan.classes[min(counts)]!r}")
+            "", OneClassError(f"all {len(images)} usable images are of the class {plan.classes[min(counts)]!r}")
         )
     for place, name in enumerate(plan.classes):
         if not counts[place]:
-            yield Problem.of("", ClassMissing(f"there is no image of the class {name!r}"))
+            yield Problem.of("", ClassMissingError(f"there is no image of the class {name!r}"))
         elif counts[place] < TINY:
             number = "1 image" if counts[place] == 1 else f"{counts[place]} images"
-            yield Problem.of("", ClassTiny(f"the class {name!r} has only {number}"))
+            yield Problem.of("", ClassTinyError(f"the class {name!r} has only {number}"))
         if counts[place] and plan.data.val and not chosen[place]:
-            yield Problem.of("", ClassUnvalidated(f"no validation image shows the class {name!r}"))
+            yield Problem.of("", ClassUnvalidatedError(f"no validation image shows the class {name!r}"))
 
 
 def _tiny(images: Images, sizes: Sequence[tuple[int, int]]) -> Iterator[Problem | Finding]:
@@ -124,7 +134,7 @@ def _tiny(images: Images, sizes: Sequence[tuple[int, int]]) -> Iterator[Problem 
         if min(width, height) < TINY_SIDE or (place in small and not most):
             least = max(TINY_SIDE, (side + 1) // 2)
             cause = f"it has {width} x {height} pixels; {least} on each side are the least"
-            yield Problem.of(images.names[place], ImageTiny(cause))
+            yield Problem.of(images.names[place], ImageTinyError(cause))
 
 
 def _blank(images: Images) -> Iterator[Problem]:
@@ -134,7 +144,7 @@ def _blank(images: Images) -> Iterator[Problem]:
         middle = np.median(pixels, axis=(0, 1))
         if np.mean(np.abs(pixels - middle).max(axis=2) <= BLANK_SPREAD) >= BLANK_PART:
             colour = "black" if middle.max() < 16 else "white" if middle.min() > 239 else "of one colour"
-            yield Problem.of(name, ImageBlank(f"it is {colour} throughout"))
+            yield Problem.of(name, ImageBlankError(f"it is {colour} throughout"))
 
 
 def _of_groups(images: Images) -> Iterator[Problem]:
@@ -146,4 +156,4 @@ def _of_groups(images: Images) -> Iterator[Problem]:
                 same = images.patients[i] and images.patients[i] == images.patients[first]
                 which = "of the same patient" if same else "which is almost the same image or of the same patient"
                 cause = f"in {here}, while {images.names[first]}, {which}, is in {there}"
-                yield Problem.of(images.names[i], Leak(cause))
+                yield Problem.of(images.names[i], LeakedImageError(cause))

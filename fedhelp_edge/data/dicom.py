@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fedhelp_edge import files, plan
 from fedhelp_edge.data import budget, picture, row
 from fedhelp_edge.data.row import Decoded
-from fedhelp_edge.errors import Extra, FedhelpError, ImageBroken, ImageKind, ImageSize
+from fedhelp_edge.errors import FedhelpError, ImageBrokenError, ImageKindError, ImageSizeError, MissingPackageError
 
 SUFFIXES = frozenset((".dcm", ".dicom", ".ima"))
 _DEFLATED_SYNTAX, _PLAIN_SYNTAX = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1".ljust(22, b"\0")
@@ -69,11 +69,11 @@ def _read(file: BinaryIO, **options: Any) -> Any:
     try:
         import pydicom
     except ImportError:
-        raise Extra("reading DICOM needs pydicom, which is not installed", remedy=_INSTALL) from None
+        raise MissingPackageError("reading DICOM needs pydicom, which is not installed", remedy=_INSTALL) from None
     try:
         dataset = pydicom.dcmread(_inflated(file), **options)
     except pydicom.errors.InvalidDicomError:
-        raise ImageBroken("it is no DICOM file") from None
+        raise ImageBrokenError("it is no DICOM file") from None
     for tag in [tag for tag in dataset.keys() if tag not in _PIXELS]:  # noqa: SIM118  (a look at the value parses it)
         if len(getattr(dataset.get_item(tag), "value", None) or b"") > budget.ELEMENT:
             del dataset[tag]
@@ -93,18 +93,18 @@ def _inflated(file: Any) -> Any:
     head = file.read(begin).replace(_DEFLATED_SYNTAX, _PLAIN_SYNTAX)
     data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), budget.INFLATED + 1)
     if len(data) > budget.INFLATED:
-        raise ImageSize(f"it becomes larger than {budget.INFLATED >> 20} MiB when it is opened")
+        raise ImageSizeError(f"it becomes larger than {budget.INFLATED >> 20} MiB when it is opened")
     return budget.Metered(io.BytesIO(head + data), len(data), budget.READS)
 
 
 def _refuse(dataset: Any) -> int:
     """Raise if there is not one image that can be used; else how many bytes of memory it takes to decode."""
     if "PixelData" not in dataset:
-        raise ImageKind("this DICOM file has no pixels")
+        raise ImageKindError("this DICOM file has no pixels")
     if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1:
-        raise ImageKind(f"this DICOM file has {frames} frames")
+        raise ImageKindError(f"this DICOM file has {frames} frames")
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
-        raise ImageKind("this DICOM file has palette colours")
+        raise ImageKindError("this DICOM file has palette colours")
     rows, columns, samples = int(dataset.Rows), int(dataset.Columns), int(dataset.get("SamplesPerPixel") or 1)
     budget.check_sides(columns, rows)
     _refuse_frame(dataset, rows, columns)
@@ -125,14 +125,16 @@ def _refuse_frame(dataset: Any, rows: int, columns: int) -> None:
     except NotImplementedError:
         decodable = False
     if not decodable:
-        raise Extra(f"it is compressed as {syntax.name}, and nothing here can open that", remedy=_DECODERS)
+        raise MissingPackageError(
+            f"it is compressed as {syntax.name}, and nothing here can open that", remedy=_DECODERS
+        )
     frame = next(encaps.generate_frames(dataset.PixelData, number_of_frames=1))
     if syntax == uid.RLELossless:
         fits = all(size <= rows * columns + 1 for size in _run_lengths(frame))  # they are of even length
     else:
         fits = _coded_sizes(frame) == {(rows, columns)}
     if not fits:
-        raise ImageBroken("its pixels are not as many as it says")
+        raise ImageBrokenError("its pixels are not as many as it says")
     if frame.startswith(b"\xff\xd8"):
         budget.check_passes(frame.count(b"\xff\xda"), columns, rows)
 
@@ -173,7 +175,7 @@ def _pixels(dataset: Any) -> NDArray[Any]:
     except FedhelpError:
         raise
     except Exception:
-        raise ImageBroken("its pixels cannot be decoded") from None
+        raise ImageBrokenError("its pixels cannot be decoded") from None
 
 
 def _grey(stored: NDArray[Any], dataset: Any) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ from fedhelp_edge import files, plan
 from fedhelp_edge.data import dicom, picture
 from fedhelp_edge.data.images import Problem
 from fedhelp_edge.data.row import Decoded, Job, Row, patient, split_word
-from fedhelp_edge.errors import Archive, FileMissing, ImageKind, PhonePicture
+from fedhelp_edge.errors import ArchiveError, FileMissingError, ImageKindError, PhonePictureError
 
 # what lies beside images and is meant for somebody else
 _NOT_MEANT = frozenset(
@@ -46,8 +46,8 @@ def decode(path: Path, image: plan.Image) -> Decoded:
     try:
         with picture.refusing(), files.reading(path) as file:
             return opened(file, path.name, image)
-    except FileMissing:
-        raise FileMissing(_GONE) from None
+    except FileMissingError:
+        raise FileMissingError(_GONE) from None
 
 
 def opened(file: BinaryIO, name: str, image: plan.Image) -> Decoded:
@@ -72,7 +72,7 @@ def read(root: Path, image: plan.Image, known: Callable[[str], bool] | None) -> 
             *folders, _ = name.split("/")
             label, group, split, centre = _place(folders, known)
             rows.append(Row(name, label, stamp, group, split, centre))
-        except ImageKind as fault:
+        except ImageKindError as fault:
             problems.append(Problem.of(name, fault))
     return Files(root, image, rows, problems)
 
@@ -115,14 +115,14 @@ def is_image(root: Path, name: str) -> bool:
     if picture.is_phone(head) and picture.reads_phone():
         return True
     if picture.is_phone(head) or suffix in _PHONE:
-        raise PhonePicture("it is a phone's picture (HEIC) that cannot be read here")
+        raise PhonePictureError("it is a phone's picture (HEIC) that cannot be read here")
     if suffix in _ARCHIVES:
-        raise Archive("it is an archive, whose pictures are not looked at")
+        raise ArchiveError("it is an archive, whose pictures are not looked at")
     if suffix in _SHEETS:
-        raise ImageKind("it is a spreadsheet; if it lists the images, save it as CSV")
+        raise ImageKindError("it is a spreadsheet; if it lists the images, save it as CSV")
     if suffix in _DOCUMENTS:
-        raise ImageKind("it is a document, not a picture")
-    raise ImageKind("this kind of file is not read here")
+        raise ImageKindError("it is a document, not a picture")
+    raise ImageKindError("this kind of file is not read here")
 
 
 def _head(path: Path) -> bytes:

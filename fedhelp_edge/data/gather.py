@@ -16,16 +16,16 @@ from fedhelp_edge.data.images import SPLITS, Images, Pixels, Problem
 from fedhelp_edge.data.labels import Classes, kept_columns, kept_names
 from fedhelp_edge.data.row import Row, Source, normal
 from fedhelp_edge.errors import (
-    Duplicate,
-    FileMissing,
-    GroupElsewhere,
-    ImageDoubt,
-    LabelConflict,
-    LabelUnknown,
-    Leak,
-    NearDuplicate,
-    NoImages,
-    OneClass,
+    DuplicateImageError,
+    FileMissingError,
+    GroupElsewhereError,
+    ImageDoubtError,
+    LabelConflictError,
+    LabelUnknownError,
+    LeakedImageError,
+    NearDuplicateError,
+    NoImagesError,
+    OneClassError,
 )
 from fedhelp_edge.plan import Plan
 
@@ -71,9 +71,9 @@ def load(
     found = gather(source, plan, kept=kept, mapping=names, columns=columns, workers=workers, progress=progress)
     images = found.images
     if not len(images):
-        raise NoImages(nothing(source, images.problems))
+        raise NoImagesError(nothing(source, images.problems))
     if len(present := np.unique(images.labels)) < 2:
-        raise OneClass(f"all {len(images)} usable images are of the class {found.classes[present[0]]!r}")
+        raise OneClassError(f"all {len(images)} usable images are of the class {found.classes[present[0]]!r}")
     return assign(found, plan, kept / SPLIT_FILE, write=True)
 
 
@@ -104,7 +104,7 @@ def gather(
     wanted = [i for i, label in enumerate(labels) if label is not None]
     for row, label in zip(rows.rows, labels, strict=True):
         if label is None:
-            problems.append(Problem.of(row.name, LabelUnknown(classes.why(row.label))))
+            problems.append(Problem.of(row.name, LabelUnknownError(classes.why(row.label))))
     place = kept / "decoded" / _place(source, image)
     done = store.decoded(rows, wanted, image, place, workers=workers, progress=progress)
     found = [_Image(rows.rows[i], labels[i] or 0, entry) for i, entry in zip(wanted, done.entries, strict=True)]
@@ -146,7 +146,7 @@ def assign(found: Gathered, plan: Plan, path: Path, *, write: bool) -> Images:
     splits = split.join(found.hashes, images.groups, images.splits, kept)
     cause = "it shows a patient, or nearly a picture, of the validation or test images"
     left_out = [
-        Problem.of(name, GroupElsewhere(cause)) for name, own in zip(images.names, splits, strict=True) if not own
+        Problem.of(name, GroupElsewhereError(cause)) for name, own in zip(images.names, splits, strict=True) if not own
     ]
     used = np.asarray([i for i, own in enumerate(splits) if own], np.int64)
     return replace(images, splits=tuple(splits), problems=(*images.problems, *left_out)).only(used)
@@ -155,7 +155,7 @@ def assign(found: Gathered, plan: Plan, path: Path, *, write: bool) -> Images:
 def _open(source: Path, image: plans.Image, known: Classes | None, columns: Mapping[str, str]) -> Source:
     """What kind of source it is tells its name; a folder with a labels.csv is a table."""
     if not source.exists():
-        raise FileMissing(f"{source.name} is not there")
+        raise FileMissingError(f"{source.name} is not there")
     if source.is_dir():
         labels = source / "labels.csv"
         if labels.is_file():
@@ -165,7 +165,7 @@ def _open(source: Path, image: plans.Image, known: Classes | None, columns: Mapp
         return npz.read(source, image)
     if source.suffix.lower() in table.SUFFIXES:
         return table.read(source, image, columns)
-    raise NoImages(f"{source.name} is neither a folder nor a table nor an NPZ")
+    raise NoImagesError(f"{source.name} is neither a folder nor a table nor an NPZ")
 
 
 def _own_classes(source: Source) -> list[str]:
@@ -204,7 +204,7 @@ def _once(found: Sequence[_Image], classes: Classes) -> tuple[list[_Image], list
             where = (
                 f" in {first.row.split or 'no part'}, while this is in {one.row.split or 'no part'}" if leaks else ""
             )
-            fault = (Leak if leaks else Duplicate)(f"the same image as {first.row.name}{where}")
+            fault = (LeakedImageError if leaks else DuplicateImageError)(f"the same image as {first.row.name}{where}")
             problems.append(Problem.of(one.row.name, fault))
     return chosen, problems
 
@@ -217,20 +217,20 @@ def _rank(one: _Image) -> tuple[int, str]:
 def _conflict(one: _Image, alike: Sequence[_Image], classes: Classes) -> Problem:
     other = next(two for two in alike if two.label != one.label)
     cause = f"the same image as {other.row.name}, which is labelled {classes.names[other.label]}"
-    return Problem.of(one.row.name, LabelConflict(cause))
+    return Problem.of(one.row.name, LabelConflictError(cause))
 
 
 def _doubts(images: Sequence[_Image]) -> Iterator[Problem]:
     for one in images:
         if one.entry.doubt:
-            yield Problem.of(one.row.name, ImageDoubt(one.entry.doubt))
+            yield Problem.of(one.row.name, ImageDoubtError(one.entry.doubt))
 
 
 def _alike(images: Images, alike: Sequence[int]) -> Iterator[Problem]:
     """Pictures that are almost the same, though nobody said that they belong together."""
     for place, first in enumerate(alike):
         if place != first and not images.patients[place] == images.patients[first] != "":
-            yield Problem.of(images.names[place], NearDuplicate(f"almost the same image as {images.names[first]}"))
+            yield Problem.of(images.names[place], NearDuplicateError(f"almost the same image as {images.names[first]}"))
 
 
 def _patients(images: Sequence[_Image]) -> tuple[list[str], list[str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedhelp_edge import files, safe_text
 from fedhelp_edge.data.row import normal
-from fedhelp_edge.errors import LabelUnknown
+from fedhelp_edge.errors import LabelUnknownError
 
 _NAMES, _COLUMNS = "names.json", "columns.json"
 
@@ -57,9 +57,9 @@ class Classes:
         self._places |= {normal(name): place for place, name in enumerate(names)}
         for other, name in mapping.items():
             if normal(name) not in self._places:
-                raise LabelUnknown(f"cannot map {other!r} to {name!r}: {self._unknown(name)}")
+                raise LabelUnknownError(f"cannot map {other!r} to {name!r}: {self._unknown(name)}")
             if self._places.get(normal(other), self._places[normal(name)]) != self._places[normal(name)]:
-                raise LabelUnknown(f"cannot map {other!r} to {name!r}: it is a class of the plan itself")
+                raise LabelUnknownError(f"cannot map {other!r} to {name!r}: it is a class of the plan itself")
         self._places |= {normal(other): self._places[normal(name)] for other, name in mapping.items()}
 
     def place(self, label: str | int) -> int | None:

@@ -22,7 +22,7 @@ from fedhelp_edge.data import arrays, budget, picture
 from fedhelp_edge.data.arrays import Archive
 from fedhelp_edge.data.images import SPLITS, Problem
 from fedhelp_edge.data.row import Decoded, Job, Row, patient
-from fedhelp_edge.errors import BadNpz
+from fedhelp_edge.errors import BadNpzError
 
 _CENTRES = ("centers", "centres")
 _GROUPS = ("groups", "patients", "lesions")
@@ -96,21 +96,21 @@ def _parts(archive: Archive) -> dict[str, int]:
     """How many images it has in train, val and test; "" stands for images that it puts into none."""
     parts = [part for part in SPLITS if _images(part) in archive]
     if not parts and "images" not in archive:
-        raise BadNpz("there is neither 'train_images' nor 'images' in it")
+        raise BadNpzError("there is neither 'train_images' nor 'images' in it")
     counts = {part: _count(archive, _images(part)) for part in parts or [""]}
     if sum(counts.values()) > budget.ROWS:
-        raise BadNpz(f"it has more than {budget.ROWS:,} images")
+        raise BadNpzError(f"it has more than {budget.ROWS:,} images")
     return counts
 
 
 def _labels(archive: Archive, key: str, count: int) -> list[int]:
     if key not in archive:
-        raise BadNpz(f"there is no '{key}' in it")
+        raise BadNpzError(f"there is no '{key}' in it")
     shape, dtype = archive.header(key).shape, archive.header(key).dtype
     if dtype.kind not in "iu" or not shape or math.prod(shape) != shape[0]:
-        raise BadNpz(f"'{key}' should be one whole number for each image")
+        raise BadNpzError(f"'{key}' should be one whole number for each image")
     if shape[0] != count:
-        raise BadNpz(f"'{key}' has {shape[0]} entries for {count} images")
+        raise BadNpzError(f"'{key}' has {shape[0]} entries for {count} images")
     return [int(label) for label in archive.array(key).ravel()]
 
 
@@ -121,9 +121,9 @@ def _beside(archive: Archive, prefix: str, keys: Sequence[str], count: int) -> l
         return [""] * count
     header = archive.header(key)
     if header.dtype.kind not in "iuUS":
-        raise BadNpz(f"'{key}' should be one name or whole number for each image")
+        raise BadNpzError(f"'{key}' should be one name or whole number for each image")
     if math.prod(header.shape) != count:
-        raise BadNpz(f"'{prefix}images' and '{key}' differ in length")
+        raise BadNpzError(f"'{prefix}images' and '{key}' differ in length")
     words = archive.array(key, _NAME * max(count, 1000)).ravel()
     return [word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word) for word in words.tolist()]
 
@@ -138,13 +138,13 @@ def _count(archive: Archive, key: str) -> int:
         or (len(shape) == 4 and shape[3] not in (1, 3, 4))
     ):
         sides = " x ".join(map(str, shape))
-        raise BadNpz(
+        raise BadNpzError(
             f"'{key}' is {sides} of {dtype}; it should be images x height x width (x 1, 3 or 4), uint8 or uint16"
         )
     if 0 in shape[1:]:
-        raise BadNpz(f"the images of '{key}' have no pixels")
+        raise BadNpzError(f"the images of '{key}' have no pixels")
     if math.prod(shape[1:]) * dtype.itemsize > budget.ROW or max(shape[1:3]) > budget.SIDE:
-        raise BadNpz(f"each image of '{key}' is larger than {budget.ROW >> 20} MiB, or {budget.SIDE:,} pixels")
+        raise BadNpzError(f"each image of '{key}' is larger than {budget.ROW >> 20} MiB, or {budget.SIDE:,} pixels")
     return int(shape[0])
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fedhelp_edge import files, share
 from fedhelp_edge.data import webp
 from fedhelp_edge.data.picture import resize
-from fedhelp_edge.errors import BadPack, ImageBroken, ShareError
+from fedhelp_edge.errors import BadPackError, ImageBrokenError, UpdateError
 
 _ABOUT = ("origin", "licence")
 NOTES = ("classes", "sources", "shape", *_ABOUT)
@@ -99,10 +99,10 @@ def load(path: Path) -> Pack:
             pixels = arrays.pop("images")
         labels = arrays.pop("labels")
         said = arrays.pop("probabilities") if sources else _silence(len(pixels), len(classes))
-    except (ShareError, ImageBroken) as fault:
-        raise BadPack(f"{path.name}: {fault.cause}") from None
+    except (UpdateError, ImageBrokenError) as fault:
+        raise BadPackError(f"{path.name}: {fault.cause}") from None
     except (KeyError, ValueError, TypeError, RecursionError):
-        raise BadPack(f"{path.name} does not hold images, labels and probabilities") from None
+        raise BadPackError(f"{path.name} does not hold images, labels and probabilities") from None
     fits = (
         pixels.dtype == np.uint8 and pixels.ndim == 4 and pixels.shape[3] in (1, 3) and labels.dtype == np.int64
         and said.dtype == np.float16 and said.shape == (len(sources), len(pixels), len(classes))
@@ -110,13 +110,13 @@ def load(path: Path) -> Pack:
         and 0 <= labels.min() <= labels.max() < len(classes)
     )  # fmt: skip
     if not fits:
-        raise BadPack(f"{path.name}: images, labels and probabilities do not fit together")
+        raise BadPackError(f"{path.name}: images, labels and probabilities do not fit together")
     if (
         not np.isfinite(said).all()
         or said.min(initial=0) < 0
         or np.abs(said.sum(2, dtype=np.float32) - 1).max(initial=0) > 0.02
     ):
-        raise BadPack(f"{path.name}: what the sources said are no probabilities")
+        raise BadPackError(f"{path.name}: what the sources said are no probabilities")
     about = {name: text for name, text in header.metadata.items() if name in _ABOUT}
     return Pack(pixels, labels, classes, sources, said, about)
 

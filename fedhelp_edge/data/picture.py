@@ -19,7 +19,14 @@ from PIL import Image, ImageOps
 from fedhelp_edge import plan
 from fedhelp_edge.data import budget
 from fedhelp_edge.data.row import Decoded
-from fedhelp_edge.errors import FedhelpError, ImageBroken, ImageCost, ImageSize, PhonePicture, from_os
+from fedhelp_edge.errors import (
+    FedhelpError,
+    ImageBrokenError,
+    ImageCostError,
+    ImageSizeError,
+    PhonePictureError,
+    from_os,
+)
 
 VERSION = 1  # of decoding: raised when the same file gives other pixels than before
 PHONE = "HEIF"  # read by pillow-heif, which a site may lack
@@ -57,11 +64,11 @@ def reads_phone() -> bool:
 def decode_phone(file: BinaryIO, image: plan.Image) -> Decoded:
     """A phone's picture; `PhonePicture` where it cannot be read here."""
     if not reads_phone():
-        raise PhonePicture("it is a phone's picture (HEIC), and pillow-heif is not installed")
+        raise PhonePictureError("it is a phone's picture (HEIC), and pillow-heif is not installed")
     try:
         return decode(file, image, (PHONE, "AVIF"))
-    except ImageBroken:
-        raise PhonePicture("it is a phone's picture (HEIC) that cannot be read here") from None
+    except ImageBrokenError:
+        raise PhonePictureError("it is a phone's picture (HEIC) that cannot be read here") from None
 
 
 def decode(file: BinaryIO, image: plan.Image, formats: tuple[str, ...] = FORMATS) -> Decoded:
@@ -97,7 +104,7 @@ def stretch(values: NDArray[Any], count: NDArray[np.bool_] | None = None) -> NDA
     counted = values if count is None or count.all() or not count.any() else values[count]
     low, high = float(counted.min()), float(counted.max())
     if not np.isfinite((low, high)).all():
-        raise ImageBroken("some of its pixels are no numbers")
+        raise ImageBrokenError("some of its pixels are no numbers")
     if not high > low:
         return np.zeros(values.shape, np.uint8)
     return by_bands(lambda band: np.clip((band.astype(np.float64) - low) / (high - low), 0, 1), values)
@@ -120,14 +127,14 @@ def refusing() -> Iterator[None]:
     except FedhelpError:
         raise
     except MemoryError:
-        raise ImageCost("there is not enough memory to open it") from None
+        raise ImageCostError("there is not enough memory to open it") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageSize(f"it has more than {budget.PIXELS:,} pixels") from None
+        raise ImageSizeError(f"it has more than {budget.PIXELS:,} pixels") from None
     except Exception as fault:
         if isinstance(fault, OSError) and fault.errno is not None:
             raise from_os(fault) from None
         ends = isinstance(fault, EOFError) or "truncated" in str(fault)
-        raise ImageBroken("it ends too early" if ends else "it cannot be read as an image") from None
+        raise ImageBrokenError("it ends too early" if ends else "it cannot be read as an image") from None
 
 
 @contextmanager
@@ -167,7 +174,7 @@ def _check_parts(image: Image.Image, file: BinaryIO, size: int) -> None:
         width, height = (int(tags.get(tag) or 0) for tag in (_TILE_WIDTH, _TILE_HEIGHT))
         whole = -(-image.width // width) * width * -(-image.height // height) * height if width and height else 0
         if sum(min(int(count), size) for count in counts) > budget.FILE or whole > 2 * budget.PIXELS:
-            raise ImageCost("its parts are larger than the whole")
+            raise ImageCostError("its parts are larger than the whole")
 
 
 def _scans(file: BinaryIO) -> int:

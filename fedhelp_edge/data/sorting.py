@@ -17,7 +17,7 @@ from fedhelp_edge.data import folder, table
 from fedhelp_edge.data.images import Problem
 from fedhelp_edge.data.labels import Classes
 from fedhelp_edge.data.row import Decoded
-from fedhelp_edge.errors import BadTable, FedhelpError, NoImages
+from fedhelp_edge.errors import BadTableError, FedhelpError, NoImagesError
 
 FILE = "labels.csv"
 
@@ -31,7 +31,7 @@ class Sorting:
         self.names = tuple(row.name for row in found.rows)
         self.problems: tuple[Problem, ...] = tuple(found.problems)
         if not self.names:
-            raise NoImages(f"{root.name} holds no images that can be read")
+            raise NoImagesError(f"{root.name} holds no images that can be read")
         self._sheet = _sheet(root / FILE, with_patients=any(row.group for row in found.rows))
         self._lines: dict[str, dict[str, str | None]] = {}
         known = dict.fromkeys(self.names, "")
@@ -104,5 +104,5 @@ def _sheet(path: Path, *, with_patients: bool) -> table.Sheet:
         return table.Sheet([], names, dict(zip(names, names, strict=True)), ",")
     found = table.sheet(path)
     if "path" not in found.columns:
-        raise BadTable(f"{path.name} names no files", remedy="move it away; then a new one is made here")
+        raise BadTableError(f"{path.name} names no files", remedy="move it away; then a new one is made here")
     return found

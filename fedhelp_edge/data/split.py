@@ -16,7 +16,7 @@ import numpy as np
 
 from fedhelp_edge import files
 from fedhelp_edge.data.images import SPLITS
-from fedhelp_edge.errors import KeptSplit
+from fedhelp_edge.errors import KeptSplitError
 from fedhelp_edge.plan import Plan
 
 _PURPOSE = int.from_bytes(hashlib.sha256(b"split").digest()[:8], "big")
@@ -83,7 +83,7 @@ def load(path: Path, kind: str) -> dict[str, str] | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise KeptSplit(f"{path.name} cannot be read") from None
+        raise KeptSplitError(f"{path.name} cannot be read") from None
 
 
 def keep(path: Path, kind: str, splits: Mapping[str, str]) -> None:

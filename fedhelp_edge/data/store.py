@@ -26,9 +26,11 @@ from fedhelp_edge import files, plan
 from fedhelp_edge.cores import usable_cores
 from fedhelp_edge.data import picture
 from fedhelp_edge.data.row import Decoded, Job, Source
-from fedhelp_edge.errors import FedhelpError, ImageBroken, ImageKind, ImageSize
+from fedhelp_edge.errors import FedhelpError, ImageBrokenError, ImageKindError, ImageSizeError
 
-_LASTING = tuple(kind.code for kind in (ImageBroken, ImageKind, ImageSize))  # what another run would meet again
+_LASTING = tuple(
+    kind.code for kind in (ImageBrokenError, ImageKindError, ImageSizeError)
+)  # what another run would meet again
 _TAIL = 8  # bytes of the index's length
 _STALE = 3600  # seconds after which a part that nobody writes to any more is rubbish
 

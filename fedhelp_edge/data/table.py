@@ -18,7 +18,14 @@ from fedhelp_edge import files, plan
 from fedhelp_edge.data import budget, dicom, folder, picture
 from fedhelp_edge.data.images import Problem
 from fedhelp_edge.data.row import Row, normal, patient, split_word
-from fedhelp_edge.errors import BadTable, FedhelpError, FileMissing, ImageBroken, ImageKind, LabelUnknown
+from fedhelp_edge.errors import (
+    BadTableError,
+    FedhelpError,
+    FileMissingError,
+    ImageBrokenError,
+    ImageKindError,
+    LabelUnknownError,
+)
 
 SUFFIXES = frozenset((".csv", ".tsv", ".txt"))
 LIMIT = 256 << 20  # bytes
@@ -74,10 +81,10 @@ def read(path: Path, image: plan.Image, named: Mapping[str, str] = {}) -> folder
         try:
             split = _split(cell.get("split", ""))
             if not cell["label"]:
-                raise LabelUnknown("it has no label")
+                raise LabelUnknownError("it has no label")
             names = [find(cell["path"], root, stamps, places)] if by == "path" else places[cell[by]]
             if not names:
-                raise FileMissing("no DICOM file below the table's folder has this identifier")
+                raise FileMissingError("no DICOM file below the table's folder has this identifier")
             for name in names:
                 stamp = stamps.get(name) or _stamp(root / name)
                 rows.append(
@@ -94,11 +101,11 @@ def sheet(path: Path, named: Mapping[str, str] = {}) -> Sheet:
     with files.reading(path) as file:
         data = file.read(LIMIT + 1)
     if len(data) > LIMIT:
-        raise BadTable(f"{path.name} is larger than {LIMIT >> 20} MiB")
+        raise BadTableError(f"{path.name} is larger than {LIMIT >> 20} MiB")
     text, encoding = _text(data, path.name)
     del data
     if max(map(text.count, _DELIMITERS)) + text.count("\n") > budget.CELLS:
-        raise BadTable(f"{path.name} has more than {budget.CELLS:,} cells")
+        raise BadTableError(f"{path.name} has more than {budget.CELLS:,} cells")
     first = text[: text.find("\n") + 1]
     if first.casefold().startswith("sep=") and len(first.strip()) == 5:  # a line for Excel alone
         text = text[len(first) :]
@@ -110,24 +117,24 @@ def sheet(path: Path, named: Mapping[str, str] = {}) -> Sheet:
         most = min(budget.ROWS, budget.CELLS // max(1, width)) if width <= budget.COLUMNS else -1
         lines = list(islice(reader, most + 1)) if most >= 0 else []
     except csv.Error as fault:
-        raise BadTable(f"{path.name}, line {reader.line_num}: {fault}") from None
+        raise BadTableError(f"{path.name}, line {reader.line_num}: {fault}") from None
     if most < 0:
-        raise BadTable(f"{path.name} has more than {budget.COLUMNS:,} columns")
+        raise BadTableError(f"{path.name} has more than {budget.COLUMNS:,} columns")
     if len(lines) > most:
-        raise BadTable(f"{path.name} has more than {most:,} rows")
+        raise BadTableError(f"{path.name} has more than {most:,} rows")
     headers = {_heading(header or ""): header for header in reversed(reader.fieldnames or ())}
     found = {what: next((headers[name] for name in names if name in headers), None) for what, names in COLUMNS.items()}
     columns = {what: header for what, header in found.items() if header is not None}
     for what, header in named.items():
         if _heading(header) not in headers:
-            raise BadTable(f"{path.name} has no column {header!r}; it has {', '.join(reader.fieldnames or ())}")
+            raise BadTableError(f"{path.name} has no column {header!r}; it has {', '.join(reader.fieldnames or ())}")
         columns[MAPPED[what]] = headers[_heading(header)]
     shown = f"; its columns are {', '.join(reader.fieldnames or ())}" if headers else ""
     if "label" not in columns:
-        raise BadTable(f"{path.name} has no column for the label ({', '.join(COLUMNS['label'][:6])}){shown}")
+        raise BadTableError(f"{path.name} has no column for the label ({', '.join(COLUMNS['label'][:6])}){shown}")
     if not columns.keys() & {"path", "instance", "patient"}:
         called = ", ".join(COLUMNS["path"][:7])
-        raise BadTable(f"{path.name} has no column for the image ({called}, or SOPInstanceUID){shown}")
+        raise BadTableError(f"{path.name} has no column for the image ({called}, or SOPInstanceUID){shown}")
     return Sheet(lines, list(reader.fieldnames or ()), columns, delimiter, encoding)
 
 
@@ -142,7 +149,7 @@ def _text(data: bytes, name: str) -> tuple[str, str]:
             continue
         if encoding != "cp1252" or "\0" not in text:
             return text.lstrip("\r\n"), encoding
-    raise BadTable(f"{name} is not a text in UTF-8, UTF-16 or Windows-1252")
+    raise BadTableError(f"{name} is not a text in UTF-8, UTF-16 or Windows-1252")
 
 
 def _fields(line: str, delimiter: str) -> int:
@@ -161,7 +168,7 @@ def _heading(text: str) -> str:
 
 def _split(word: str) -> str:
     if word and not split_word(word):
-        raise BadTable(f"its part {word!r} is not train, val or test")
+        raise BadTableError(f"its part {word!r} is not train, val or test")
     return split_word(word)
 
 
@@ -184,7 +191,7 @@ def _by_identifier(root: Path, names: Mapping[str, str], by: str) -> dict[str, l
                 if folder.is_image(root, name):
                     instance, patient = dicom.who(root / name)
                     places[instance if by == "instance" else patient].append(name)
-            except (ImageKind, ImageBroken, FileMissing):  # another kind of file, of which no row speaks
+            except (ImageKindError, ImageBrokenError, FileMissingError):  # another kind of file, of which no row speaks
                 continue
     return places
 
@@ -192,7 +199,7 @@ def _by_identifier(root: Path, names: Mapping[str, str], by: str) -> dict[str, l
 def find(wanted: str, root: Path, stamps: Mapping[str, str], places: Mapping[str, Sequence[str]]) -> str:
     """The file that a cell means, relative to the table's folder."""
     if not wanted:
-        raise BadTable("no image is named")
+        raise BadTableError("no image is named")
     path = PurePath(wanted if wanted in stamps else wanted.replace("\\", "/"))
     try:
         name = PurePath(os.path.relpath(root / path, root)).as_posix()
@@ -202,9 +209,9 @@ def find(wanted: str, root: Path, stamps: Mapping[str, str], places: Mapping[str
         pass
     called = places.get(normal(path.as_posix())) or places.get(normal(path.name), ())
     if len(called) > 1:
-        raise BadTable(f"{len(called)} files are called so; give the path")
+        raise BadTableError(f"{len(called)} files are called so; give the path")
     if not called:
-        raise FileMissing("there is no such file")
+        raise FileMissingError("there is no such file")
     return called[0]
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedhelp_edge.data import picture
-from fedhelp_edge.errors import FedhelpError, ImageBroken, ImageKind
+from fedhelp_edge.errors import FedhelpError, ImageBrokenError, ImageKindError
 
 SIDE = 1024  # the largest that a plan may ask for
 LARGEST = 1 << 31  # bytes of pixels in all
@@ -39,7 +39,7 @@ def decode(row: NDArray[np.uint8], ends: NDArray[np.int64], shape: Sequence[int]
         and ends[-1] == len(row) and (np.diff(ends, prepend=0) > 0).all()
     )  # fmt: skip
     if not fits:
-        raise ImageBroken("the images have no shape, are too many, or do not follow one another")
+        raise ImageBrokenError("the images have no shape, are too many, or do not follow one another")
     pixels = np.empty((len(ends), *shape), np.uint8)
     begin = 0
     with picture.quietly():
@@ -47,7 +47,7 @@ def decode(row: NDArray[np.uint8], ends: NDArray[np.int64], shape: Sequence[int]
             try:
                 pixels[place] = _decoded(row[begin:end].tobytes(), *shape)
             except (FedhelpError, MemoryError):
-                raise ImageBroken(f"public image {place} is no WebP of the size that was told") from None
+                raise ImageBrokenError(f"public image {place} is no WebP of the size that was told") from None
             begin = end
     return pixels
 
@@ -56,5 +56,5 @@ def _decoded(data: bytes, height: int, width: int, channels: int) -> NDArray[np.
     with picture.refusing():
         opened = Image.open(io.BytesIO(data), formats=("WEBP",))
         if (opened.width, opened.height, opened.mode, opened.n_frames) != (width, height, "RGB", 1):  # type: ignore[attr-defined]
-            raise ImageKind("another size, transparency, or several frames")
+            raise ImageKindError("another size, transparency, or several frames")
         return np.asarray(opened.convert("RGB" if channels == 3 else "L")).reshape(height, width, channels)

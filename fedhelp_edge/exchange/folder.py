@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedhelp_edge import files
-from fedhelp_edge.errors import FedhelpError, FileMissing
+from fedhelp_edge.errors import FedhelpError, FileMissingError
 
 TO, FROM = "to-coordinator", "from-coordinator"
 VOUCHES = "vouches.json"  # by an invite's id, what shows that the coordinator knows its code
@@ -22,7 +22,7 @@ class Folder:
     def check(self) -> None:
         """Whether the folder is there."""
         if not self.root.is_dir():
-            raise FileMissing(f"{self.root.name} is not there")
+            raise FileMissingError(f"{self.root.name} is not there")
 
     def put(self, parcel: Path) -> None:
         self.check()

@@ -29,7 +29,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fedhelp_edge import files
-from fedhelp_edge.errors import FedhelpError, NotAFront, Offline, RefusedThere, Storage, Usage, remedy_of
+from fedhelp_edge.errors import (
+    FedhelpError,
+    NoSpaceError,
+    NotAFrontError,
+    OfflineError,
+    RefusedThereError,
+    UsageError,
+    remedy_of,
+)
 from fedhelp_edge.parcel import canon, parcel, sshsig, statement
 from fedhelp_edge.parcel.keys import Keys
 
@@ -79,7 +87,7 @@ class Listed:
                 and size and _is_count(size, parcel.PROLOGUE_LIMIT + statement.KINDS[kind].limit)
             ):  # fmt: skip
                 return cls(hash_, kind, size)
-        raise NotAFront("the list of parcels holds an entry that is none")
+        raise NotAFrontError("the list of parcels holds an entry that is none")
 
 
 @dataclass
@@ -121,9 +129,9 @@ class Http:
                     answer = self._ask("PATCH", path, data, {**_BYTES, "Upload-Offset": str(offset)})
                     stands, chunk = _offset(answer, size), min(2 * chunk, _MOST)
                     if stands not in (offset + len(data), size):
-                        raise NotAFront("it says that it took other bytes than were sent")
-                except (*_LINE, _Busy, RefusedThere) as fault:
-                    if isinstance(fault, RefusedThere) and fault.there not in ("E_UPLOAD_OFFSET", "E_NOT_HERE"):
+                        raise NotAFrontError("it says that it took other bytes than were sent")
+                except (*_LINE, _Busy, RefusedThereError) as fault:
+                    if isinstance(fault, RefusedThereError) and fault.there not in ("E_UPLOAD_OFFSET", "E_NOT_HERE"):
                         raise
                     chunk = max(chunk // 2, _LEAST)
                     answer = self._keep_trying(begin)
@@ -134,10 +142,10 @@ class Http:
                     highest = stands
                     patience.renew()
                 elif patience.is_over:
-                    raise Offline("too little of the upload gets through")
+                    raise OfflineError("too little of the upload gets through")
                 offset = stands
             if not _HASH.fullmatch(answer.headers.get("fedhelp-receipt", "")):
-                raise NotAFront("it took an upload and names no receipt")
+                raise NotAFrontError("it took an upload and names no receipt")
 
     def fetch(self, have: frozenset[str]) -> Iterator[Path]:
         """What the front lists for us, each file whole; a download that was cut off goes on."""
@@ -158,19 +166,19 @@ class Http:
             match _json(self._keep_trying(lambda: self._ask("GET", f"/v1/vouches/{invite}"))):
                 case {"vouch": str(vouch)}:
                     return vouch
-        except RefusedThere:
+        except RefusedThereError:
             return ""
-        raise NotAFront("it vouches for nothing")
+        raise NotAFrontError("it vouches for nothing")
 
     def check(self) -> None:
         """Whether a front answers at all."""
         if _json(self._keep_trying(lambda: self._ask("GET", "/healthz"))) != {"status": "ok"}:
-            raise NotAFront("it does not say that it is well")
+            raise NotAFrontError("it does not say that it is well")
 
     def charters(self) -> Iterator[Path]:
         listed = self._listed(self._keep_trying(lambda: self._ask("GET", "/v1/charters")))
         if any(one.kind != "charter" for one in listed):
-            raise NotAFront("its list of charters holds other files")
+            raise NotAFrontError("its list of charters holds other files")
         for one in listed:
             _remove(self.store / f"{one.hash}.fhx")  # of an attempt before, and perhaps damaged
             yield self._fetched(one, self._ask)
@@ -187,13 +195,13 @@ class Http:
             case {"parcels": list(entries)}:
                 listed = [Listed.read(entry) for entry in entries]
             case _:
-                raise NotAFront("it gives no list of parcels")
+                raise NotAFrontError("it gives no list of parcels")
         for kind, most in {**_LISTED, "global": self.models}.items():
             if (size := sum(one.size for one in listed if one.kind == kind)) > most:
-                raise NotAFront(f"it lists {size} bytes of the kind {kind}, and there can be {most}")
+                raise NotAFrontError(f"it lists {size} bytes of the kind {kind}, and there can be {most}")
         self.store.mkdir(parents=True, exist_ok=True)
         if (size := sum(one.size for one in listed)) > shutil.disk_usage(self.store).free // 2:
-            raise Storage(f"the front lists {size} bytes, more than half of what is free on this disk")
+            raise NoSpaceError(f"the front lists {size} bytes, more than half of what is free on this disk")
         return listed
 
     def _fetched(self, one: Listed, ask: Callable[..., Answer] | None = None) -> Path:
@@ -218,10 +226,10 @@ class Http:
                     continue
                 if answer.status not in (200, 206) or _size(part) != one.size:
                     _remove(part)
-                    raise NotAFront("it gives a file of another length than it listed")
+                    raise NotAFrontError("it gives a file of another length than it listed")
             elif at > one.size or _hash_of(part) != one.hash:
                 _remove(part)
-                raise NotAFront("it gives another file than the one that was asked for")
+                raise NotAFrontError("it gives another file than the one that was asked for")
             else:
                 part.replace(path)
         return path
@@ -233,7 +241,7 @@ class Http:
         """A read that says who asks. The nonce comes with the answer before; one that is too old is asked for anew."""
         try:
             return self._signed(method, path, headers, into)
-        except RefusedThere as fault:
+        except RefusedThereError as fault:
             if fault.there != "E_NONCE":
                 raise
         return self._signed(method, path, headers, into)
@@ -242,11 +250,11 @@ class Http:
         self, method: str, path: str, headers: Mapping[str, str] | None, into: tuple[Path, int] | None
     ) -> Answer:
         if not self._nonce:
-            with contextlib.suppress(RefusedThere):
+            with contextlib.suppress(RefusedThereError):
                 self._ask("GET", "/v1/current")
         nonce, self._nonce = self._nonce, ""
         if not nonce:
-            raise NotAFront("it gives no nonce to sign")
+            raise NotAFrontError("it gives no nonce to sign")
         own = self.keys()
         message: dict[str, canon.Value] = {
             "body_sha256": _NOTHING, "federation": self.federation, "method": method, "nonce": nonce, "path": path,
@@ -275,7 +283,7 @@ class Http:
             with fault:
                 raise _refusal(fault.code, self._told(fault.headers), _short(fault.fp, _REFUSAL_LIMIT)) from None
         except (ValueError, OverflowError) as fault:  # of a chunk's length, say
-            raise NotAFront("it does not speak HTTP as it should") from fault
+            raise NotAFrontError("it does not speak HTTP as it should") from fault
 
     def _told(self, headers: Message) -> dict[str, str]:
         """The headers of an answer. The nonce for the next request is among them."""
@@ -295,7 +303,7 @@ class Http:
                 if self.url.lower().startswith("https:"):
                     tls = ssl.create_default_context(cafile=str(self.ca_file) if self.ca_file else None)
             except OSError as fault:
-                raise Usage("the file named with --ca-file holds no certificate that can be read") from fault
+                raise UsageError("the file named with --ca-file holds no certificate that can be read") from fault
             self._opener = urllib.request.OpenerDirector()
             for handler in (
                 urllib.request.ProxyHandler(), _Handler(tls), urllib.request.HTTPDefaultErrorHandler(),
@@ -330,7 +338,7 @@ class _Patience:
     def wait(self, fault: Exception) -> None:
         """Raise what `fault` means for a person where there is no time left, or no hope."""
         if isinstance(getattr(fault, "reason", None), ssl.SSLCertVerificationError):
-            raise Offline(
+            raise OfflineError(
                 "the coordinator's certificate is not one that this computer trusts",
                 remedy="ask the coordinator for its certificate's authority and name it with --ca-file",
             ) from fault
@@ -354,13 +362,13 @@ class _Unmarked(http.client.IncompleteRead):
     """A line that breaks within the headers looks like an answer with fewer of them; the last is missing."""
 
 
-def _given_up(fault: Exception) -> Offline:
+def _given_up(fault: Exception) -> OfflineError:
     broken = isinstance(fault, OSError) or type(fault) is http.client.IncompleteRead
     if isinstance(fault, http.client.HTTPException) and not broken:
-        return NotAFront("it does not answer as a front does")
+        return NotAFrontError("it does not answer as a front does")
     if isinstance(fault, _Busy) and fault.code:
-        return Offline(f"the coordinator's front says {fault.code}", remedy=remedy_of(fault.code))
-    return Offline("the coordinator cannot be reached now")
+        return OfflineError(f"the coordinator's front says {fault.code}", remedy=remedy_of(fault.code))
+    return OfflineError("the coordinator cannot be reached now")
 
 
 def _refusal(status: int, headers: Mapping[str, str], body: bytes) -> Exception:
@@ -378,17 +386,17 @@ def _refusal(status: int, headers: Mapping[str, str], body: bytes) -> Exception:
         after = headers.get("retry-after", "")
         return _Busy(code, min(float(after), 60.0) if re.fullmatch(r"[0-9]{1,6}", after) else 0.0)
     if 300 <= status < 400:
-        return NotAFront("it points to another address, which is not followed")
+        return NotAFrontError("it points to another address, which is not followed")
     if not code:
-        return NotAFront("it refuses without a reason")
-    return RefusedThere(code, "".join(letter for letter in detail[:200] if letter.isprintable()), remedy_of(code))
+        return NotAFrontError("it refuses without a reason")
+    return RefusedThereError(code, "".join(letter for letter in detail[:200] if letter.isprintable()), remedy_of(code))
 
 
 def _json(answer: Answer) -> Any:
     try:
         return json.loads(answer.body) if answer.status == 200 else None
     except (ValueError, RecursionError):
-        raise NotAFront("it answers with something that is no JSON") from None
+        raise NotAFrontError("it answers with something that is no JSON") from None
 
 
 def _is_count(value: Any, most: int) -> bool:
@@ -398,7 +406,7 @@ def _is_count(value: Any, most: int) -> bool:
 def _offset(answer: Answer, size: int) -> int:
     text = answer.headers.get("upload-offset", "")
     if answer.status not in (200, 201, 204) or not re.fullmatch(r"[0-9]{1,16}", text) or int(text) > size:
-        raise NotAFront("it does not say where the upload stands")
+        raise NotAFrontError("it does not say where the upload stands")
     return int(text)
 
 
@@ -409,7 +417,7 @@ def _check_address(url: str) -> None:
         plain = url.isascii() and url.isprintable() and not set(url) & set(' "<>\\^`{|}@?#')
         if plain and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
             return
-    raise Usage(f"{url[:60]!r} is no address that begins with http:// or https://")
+    raise UsageError(f"{url[:60]!r} is no address that begins with http:// or https://")
 
 
 # --- what is on the disk ---------------------------------------------------------------------------------------------
@@ -458,7 +466,7 @@ class _Meter:
         self._left -= count
         self._came += count
         if self._left < 0:
-            raise NotAFront("it answers with more bytes than there can be")
+            raise NotAFrontError("it answers with more bytes than there can be")
         if self._grows and self._came >= _SLOWEST:
             self._until, self._came = 0.0, 0
 
@@ -524,7 +532,7 @@ def _short(found: Any, limit: int) -> bytes:
     while block := found.read(_LEAST):
         body += block
         if len(body) > limit:
-            raise NotAFront("it answers with more bytes than there can be")
+            raise NotAFrontError("it answers with more bytes than there can be")
     _check_ended(found)
     return bytes(body)
 
@@ -533,12 +541,12 @@ def _grow(found: http.client.HTTPResponse, part: Path, size: int) -> None:
     """Add to a file what is missing of it, or write it anew where the answer begins at its beginning."""
     at = part.stat().st_size if found.status == 206 and part.exists() else 0
     if found.status == 206 and found.headers.get("Content-Range") != f"bytes {at}-{size - 1}/{size}":
-        raise NotAFront("it gives other bytes of a file than were asked for")
+        raise NotAFrontError("it gives other bytes of a file than were asked for")
     with part.open("ab" if at else "wb") as file:
         while block := found.read(_LEAST):
             at += len(block)
             if at > size:
-                raise NotAFront("it gives a file of another length than it listed")
+                raise NotAFrontError("it gives a file of another length than it listed")
             file.write(block)
     _check_ended(found)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedhelp_edge.errors import BadBundle
+from fedhelp_edge.errors import BadBundleError
 from fedhelp_edge.infer import wire
 
 MOST_NUMBERS = 1 << 27  # in memory at once, for one image
@@ -78,7 +78,7 @@ def cost(model: bytes, image: Shape) -> Cost:
     for place, node in enumerate(graph.nodes):
         infer = _OPERATORS.get(node.operator)
         if infer is None:
-            raise BadBundle(f"it uses the operator {node.operator[:40]!r}, which no model of this kit has")
+            raise BadBundleError(f"it uses the operator {node.operator[:40]!r}, which no model of this kit has")
         try:
             (name,) = node.outputs
             given = [values.get(one) for one in node.inputs]
@@ -86,11 +86,11 @@ def cost(model: bytes, image: Shape) -> Cost:
             if name in shapes or min(shape, default=0) < 0:
                 raise ValueError
         except (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError, OverflowError) as error:
-            raise BadBundle(f"its operator {node.operator} does not fit what it is given") from error
+            raise BadBundleError(f"its operator {node.operator} does not fit what it is given") from error
         shapes[name], numbers = shape, numbers + math.prod(shape)
         most, work = max(most, numbers), work + spent
         if most > MOST_NUMBERS * image[0] or work > MOST_WORK * image[0]:
-            raise BadBundle("it takes more memory or work than a model of this kit")
+            raise BadBundleError("it takes more memory or work than a model of this kit")
         for one in {*node.inputs, name} - permanent:
             if needed_until.get(one, place) == place:
                 numbers -= math.prod(shapes[one])
@@ -99,7 +99,7 @@ def cost(model: bytes, image: Shape) -> Cost:
     try:
         return Cost(most, work, {name: shapes[name] for name in graph.outputs})
     except KeyError:
-        raise BadBundle("it gives something that it does not make") from None
+        raise BadBundleError("it gives something that it does not make") from None
 
 
 # --- the shape that an operator gives, and the multiplications that it takes ---------------------------------------
@@ -250,16 +250,16 @@ def _axis(axis: int, rank: int) -> int:
 def _graph(model: bytes) -> Graph:
     outer = _message(memoryview(model), _MODEL, "the model", once={7})
     if any(_text(one, 1) not in ("", "ai.onnx") for one in map(_operator_set, outer.get(8, []))):
-        raise BadBundle("it uses operators that are not ONNX's own")
+        raise BadBundleError("it uses operators that are not ONNX's own")
     inner = _message(_bytes(outer[7][0]), _GRAPH, "its graph") if 7 in outer else {}
     taken = [_text(_message(_bytes(one), None, "an input"), 1) for one in inner.get(11, [])]
     if taken != ["image"]:
-        raise BadBundle("it takes something else than images")
+        raise BadBundleError("it takes something else than images")
     graph = Graph([], {}, {}, tuple(_text(_message(_bytes(one), None, "an output"), 1) for one in inner.get(12, [])))
     for one in inner.get(5, []):
         _tensor(graph, _message(_bytes(one), _TENSOR, "a tensor", once={2, 8, 9}))
     if len(inner.get(1, [])) > _MOST_NODES:
-        raise BadBundle(f"it has more than {_MOST_NODES} operators")
+        raise BadBundleError(f"it has more than {_MOST_NODES} operators")
     graph.nodes = [_node(_message(_bytes(one), _NODE, "an operator", once={3, 4, 7})) for one in inner.get(1, [])]
     return graph
 
@@ -270,13 +270,13 @@ def _operator_set(value: wire.Value) -> Message:
 
 def _node(message: Message) -> Node:
     if _text(message, 7) not in ("", "ai.onnx"):
-        raise BadBundle("it uses operators that are not ONNX's own")
+        raise BadBundleError("it uses operators that are not ONNX's own")
     attributes: dict[str, int | list[int] | str] = {}
     for one in message.get(5, []):
         found = _message(_bytes(one), _ATTRIBUTE, "an attribute", once={1, 2, 3, 4, 20})
         name = _text(found, 1)
         if name in attributes:
-            raise BadBundle("it says one thing twice")
+            raise BadBundleError("it says one thing twice")
         if 8 in found:
             attributes[name] = wire.integers(found[8])
         else:
@@ -291,12 +291,12 @@ def _tensor(graph: Graph, message: Message) -> None:
     kind = message.get(2, [0])[0]
     raw = message.get(9)
     if name in ("image", *graph.shapes) or min(shape, default=0) < 0 or kind not in _NUMBERS:
-        raise BadBundle("one of its tensors does not fit")
+        raise BadBundleError("one of its tensors does not fit")
     graph.shapes[name] = shape
     if kind == _INT64 and math.prod(shape) <= _MOST_INTEGERS:
         held = np.frombuffer(_bytes(raw[0]), "<i8").tolist() if raw else wire.integers(message.get(7, []))
         if len(held) != math.prod(shape):
-            raise BadBundle("one of its tensors does not fit")
+            raise BadBundleError("one of its tensors does not fit")
         graph.values[name] = held
 
 
@@ -306,10 +306,10 @@ def _message(
     found: Message = {}
     for number, value in wire.fields(data):
         if allowed is not None and number not in allowed:
-            raise BadBundle(f"{what} holds something that no model of this kit has (field {number})")
+            raise BadBundleError(f"{what} holds something that no model of this kit has (field {number})")
         found.setdefault(number, []).append(value)
         if number in once and len(found[number]) > 1:
-            raise BadBundle("it says one thing twice")
+            raise BadBundleError("it says one thing twice")
     return found
 
 
@@ -323,5 +323,5 @@ def _decoded(value: wire.Value) -> str:
 
 def _bytes(value: wire.Value) -> memoryview:
     if isinstance(value, int):
-        raise BadBundle("it is no ONNX file")
+        raise BadBundleError("it is no ONNX file")
     return value

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedhelp_edge import files
-from fedhelp_edge.errors import BadBundle, Disagrees, FileKind, NoSignature, SigFormat, SigNamespace
+from fedhelp_edge.errors import (
+    BadBundleError,
+    DisagreesError,
+    FileKindError,
+    NoSignatureError,
+    SigFormatError,
+    SigNamespaceError,
+)
 from fedhelp_edge.infer import allowed, facts
 from fedhelp_edge.parcel import sshsig
 
@@ -59,7 +66,7 @@ class Bundle:
         expected = {"logits": classes, "probabilities": classes, "cam": classes, "embedding": features}
         shapes = self.cost.outputs
         if {name: shape[:2] for name, shape in shapes.items()} != expected or len(shapes["cam"]) != 4:
-            raise BadBundle("it gives other numbers than it says")
+            raise BadBundleError("it gives other numbers than it says")
 
     @property
     def card(self) -> str:
@@ -72,16 +79,16 @@ class Bundle:
             images = facts.unpacked(said["image"])
             wanted = {name: facts.unpacked(said[name]) for name in ("logits", "probabilities", "cam", "embedding")}
         except (ValueError, KeyError, TypeError):
-            raise BadBundle("its test images cannot be read") from None
+            raise BadBundleError("its test images cannot be read") from None
         allowed.cost(self.model, images.shape)
         found, worst = vars(self.engine(images)), 0.0
         for name, values in wanted.items():
             if found[name].shape != values.shape:
-                raise Disagrees(f"its {name} have another shape than they should")
+                raise DisagreesError(f"its {name} have another shape than they should")
             worst = max(worst, apart(found[name], values))
         worst /= TOLERANCE.get(self.facts.precision, TOLERANCE["fp32"])
         if not worst <= 1:
-            raise Disagrees(f"its answers here lie {worst:.1f} times further from those at export than they may")
+            raise DisagreesError(f"its answers here lie {worst:.1f} times further from those at export than they may")
         return worst
 
 
@@ -95,7 +102,7 @@ def load(path: Path, vouch: Vouch, *, threads: int | None = None) -> Bundle:
     with files.reading(path) as file:
         model = file.read(LIMIT + 1)
     if len(model) > LIMIT:
-        raise BadBundle(f"it is larger than {LIMIT >> 20} MiB")
+        raise BadBundleError(f"it is larger than {LIMIT >> 20} MiB")
     signer = _signer(model, beside(path))
     why = vouch(signer)
     found = facts.notes(model)
@@ -108,7 +115,7 @@ def load(path: Path, vouch: Vouch, *, threads: int | None = None) -> Bundle:
 def ready(path: Path, vouch: Vouch, *, threads: int | None = None) -> Bundle:
     """A bundle to diagnose with: loaded, and its answers on this machine are those that it should give."""
     if path.is_dir():
-        raise FileKind(
+        raise FileKindError(
             f"{path.name} is a folder, not a model", remedy="name the model (MODEL.onnx) first, then the images"
         )
     made = load(path, vouch, threads=threads)
@@ -124,14 +131,14 @@ def beside(path: Path) -> Path:
 def _signer(model: bytes, path: Path) -> str:
     """The key whose signature over these bytes, for this purpose, holds."""
     if not path.exists():
-        raise NoSignature(f"there is no {path.name} beside the model")
+        raise NoSignatureError(f"there is no {path.name} beside the model")
     with files.reading(path) as file:
         data = file.read(sshsig.LIMIT + 1)
     try:
         found = sshsig.parse(data.decode("ascii"))
     except UnicodeDecodeError:
-        raise SigFormat("not an SSH signature") from None
+        raise SigFormatError("not an SSH signature") from None
     if found.namespace != NAMESPACE:
-        raise SigNamespace(f"made for {found.namespace!r}, wanted for {NAMESPACE!r}")
+        raise SigNamespaceError(f"made for {found.namespace!r}, wanted for {NAMESPACE!r}")
     found.verify(model)
     return sshsig.public_line(found.key)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedhelp_edge.data import gather, labels, split
 from fedhelp_edge.data.gather import Gathered
-from fedhelp_edge.errors import NoImages, OtherClasses
+from fedhelp_edge.errors import NoImagesError, OtherClassesError
 from fedhelp_edge.infer import decide
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.plan import Plan
@@ -74,16 +74,16 @@ def compare(old: Bundle, new: Bundle, source: Path, *, kept: Path, site: Path | 
     """`kept` is a folder for what is decoded; `site` is the one where the site keeps its own. By the word of the
     split.json there, what was learned from or chosen by is left out, for both models would look too good on it."""
     if old.facts.classes != new.facts.classes:
-        raise OtherClasses(f"{', '.join(old.facts.classes)} in one, {', '.join(new.facts.classes)} in the other")
+        raise OtherClassesError(f"{', '.join(old.facts.classes)} in one, {', '.join(new.facts.classes)} in the other")
     mine, theirs = (_gathered(one, source, kept, site) for one in (old, new))
     if not len(mine.images):
-        raise NoImages(gather.nothing(source, mine.images.problems))
+        raise NoImagesError(gather.nothing(source, mine.images.problems))
     used = {name: place for place, name in enumerate(mine.images.names)}
     places = {name: place for place, name in enumerate(theirs.images.names)}
     known = _known(old, mine, site) | _known(new, theirs, site)
     names = [name for name in used if name in places and name not in known]
     if not names:
-        raise NoImages("this site learned from, or chose by, every image there is")
+        raise NoImagesError("this site learned from, or chose by, every image there is")
     first, second = [used[name] for name in names], [places[name] for name in names]
     labels = mine.images.labels[first]
     (before, unsure), (after, unsure_now) = _said(old, mine, first), _said(new, theirs, second)

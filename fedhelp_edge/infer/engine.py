@@ -15,7 +15,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from fedhelp_edge.cores import usable_cores
-from fedhelp_edge.errors import BadBundle
+from fedhelp_edge.errors import BadBundleError
 
 SECONDS = 120.0  # for one image, after which the model is stopped
 _ERRORS_ONLY = 3
@@ -46,7 +46,7 @@ class Engine:
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as fault:
-            raise BadBundle("onnxruntime cannot open the model") from fault
+            raise BadBundleError("onnxruntime cannot open the model") from fault
 
     def __call__(self, images: NDArray[np.uint8]) -> Outputs:
         """What the model says of images of one size, N x height x width x channels."""
@@ -64,7 +64,7 @@ class Engine:
             return list(self._session.run(names, {"image": np.ascontiguousarray(images)}, options))
         except Exception as fault:
             slow = "; it was stopped, for it took too long" if options.terminate else ""
-            raise BadBundle(f"the model does not take these images, or fails on them{slow}") from fault
+            raise BadBundleError(f"the model does not take these images, or fails on them{slow}") from fault
         finally:
             alarm.cancel()
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge import plan
-from fedhelp_edge.errors import BadBundle
+from fedhelp_edge.errors import BadBundleError
 from fedhelp_edge.infer import looks, wire
 
 SCHEMA_VERSION = 1
@@ -117,7 +117,7 @@ def read(text: str) -> Facts:
     try:
         said = json.loads(text)
         if said["schema_version"] != SCHEMA_VERSION:
-            raise BadBundle("it was made by another version of this kit")
+            raise BadBundleError("it was made by another version of this kit")
         calibration = {
             **said["calibration"],
             "thresholds": tuple(_threshold(one) for one in said["calibration"]["thresholds"]),
@@ -137,7 +137,7 @@ def read(text: str) -> Facts:
         _check(made)
         return made
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise BadBundle("what it says of itself cannot be read") from None
+        raise BadBundleError("what it says of itself cannot be read") from None
 
 
 def packed(array: NDArray[Any]) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def packed(array: NDArray[Any]) -> dict[str, Any]:
 
 def unpacked(said: Mapping[str, Any]) -> NDArray[Any]:
     if said["kind"] not in ("u1", "<f4"):
-        raise BadBundle("numbers of an unknown kind")
+        raise BadBundleError("numbers of an unknown kind")
     data = np.frombuffer(base64.b64decode(said["data"], validate=True), said["kind"])
     return data.reshape([int(side) for side in said["shape"]])
 
@@ -165,16 +165,16 @@ def notes(model: bytes) -> dict[str, str]:
         if field == _METADATA and not isinstance(value, int):
             entry = {number: bytes(part) for number, part in wire.fields(value) if not isinstance(part, int)}
             if len(entry.get(2, b"")) > _LIMIT:
-                raise BadBundle("what it says of itself is too long")
+                raise BadBundleError("what it says of itself is too long")
             try:
                 name, text = (entry.get(number, b"").decode("utf-8") for number in (1, 2))
             except UnicodeDecodeError:
-                raise BadBundle("what it says of itself cannot be read") from None
+                raise BadBundleError("what it says of itself cannot be read") from None
             if name in found:
-                raise BadBundle("it says one thing twice")
+                raise BadBundleError("it says one thing twice")
             found[name] = text
     if FACTS not in found:
-        raise BadBundle("it is no model that this kit exported")
+        raise BadBundleError("it is no model that this kit exported")
     return found
 
 

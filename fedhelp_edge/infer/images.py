@@ -11,7 +11,7 @@ from pathlib import Path
 from fedhelp_edge import plan
 from fedhelp_edge.data import folder, npz
 from fedhelp_edge.data.row import Decoded
-from fedhelp_edge.errors import FedhelpError, FileMissing
+from fedhelp_edge.errors import FedhelpError, FileMissingError
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _entries(path: Path, name: str) -> Iterator[Item]:
 
 def _file(path: Path, name: str) -> Item:
     if not path.exists():
-        return _refused(name, FileMissing("there is no such file or folder"))
+        return _refused(name, FileMissingError("there is no such file or folder"))
     return Item(name, _stamp(path), partial(folder.decode, path))
 
 

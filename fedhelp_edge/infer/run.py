@@ -24,7 +24,7 @@ from fedhelp_edge import lock, unattended
 from fedhelp_edge.cores import usable_cores
 from fedhelp_edge.data import picture
 from fedhelp_edge.data.row import Decoded
-from fedhelp_edge.errors import FedhelpError, FileMissing, ImageSize, OtherAnswers
+from fedhelp_edge.errors import FedhelpError, FileMissingError, ImageSizeError, OtherAnswersError
 from fedhelp_edge.infer import decide, images, show
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.images import Item
@@ -64,7 +64,7 @@ def rows(bundle: Bundle, items: Iterable[Item], *, pictures: bool = False) -> It
         except FedhelpError as fault:
             return fault
         except MemoryError:
-            return ImageSize("there is not enough memory to open it")
+            return ImageSizeError("there is not enough memory to open it")
 
     items = iter(items)
     with ThreadPoolExecutor(min(usable_cores(), 8)) as pool:
@@ -113,7 +113,7 @@ class Log:
             self.path.write_bytes(head)
         with self.path.open("rb+") as file:
             if file.readline() != head:
-                raise OtherAnswers(f"{folder.name} holds the answers of another model, or no answers")
+                raise OtherAnswersError(f"{folder.name} holds the answers of another model, or no answers")
             whole = file.tell()
             for line in file:
                 if line.endswith(b"\n"):
@@ -155,7 +155,7 @@ class Log:
                 try:
                     yield json.loads(line)
                 except ValueError:
-                    raise OtherAnswers(f"{self.path.name} is damaged") from None
+                    raise OtherAnswersError(f"{self.path.name} is damaged") from None
 
 
 def into(
@@ -246,7 +246,7 @@ def watch(
 
 def _check_there(drop: Path) -> None:
     if not drop.is_dir():
-        raise FileMissing(f"{drop.name} is not there")
+        raise FileMissingError(f"{drop.name} is not there")
 
 
 _STILL = 2_000_000_000  # nanoseconds

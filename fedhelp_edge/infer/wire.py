@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fedhelp_edge.errors import BadBundle
+from fedhelp_edge.errors import BadBundleError
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # how a field says how long it is
 
@@ -26,9 +26,9 @@ def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
         elif kind in (FIXED32, FIXED64):
             size = 4 if kind == FIXED32 else 8
         else:
-            raise BadBundle("it is no ONNX file")
+            raise BadBundleError("it is no ONNX file")
         if at + size > len(message):
-            raise BadBundle("it ends too early")
+            raise BadBundleError("it ends too early")
         yield number, message[at : at + size]
         at += size
 
@@ -43,7 +43,7 @@ def varint(message: memoryview, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << (7 * place)
         if byte < 0x80:
             return value, at + place + 1
-    raise BadBundle("it is no ONNX file")
+    raise BadBundleError("it is no ONNX file")
 
 
 def signed(value: int) -> int:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fedhelp_edge import files
 from fedhelp_edge.data.pack import Pack
-from fedhelp_edge.errors import BadPack, FileMissing, Usage
+from fedhelp_edge.errors import BadPackError, FileMissingError, UsageError
 
 BLOCK = 256  # images asked at once
 KINDS = ("clip", "torchvision", "nets", "files")
@@ -36,10 +36,10 @@ def source(spec: str, classes: Sequence[str]) -> Source:
     """The source that a text names; its file makes one in a module of its own, and imports what it needs there."""
     kind, _, what = spec.partition(":")
     if kind not in KINDS or not what:
-        raise Usage(f"a source is one of {', '.join(f'{name}:...' for name in KINDS)}, not {spec!r}")
+        raise UsageError(f"a source is one of {', '.join(f'{name}:...' for name in KINDS)}, not {spec!r}")
     _, file = _parted(spec)
     if file and not Path(file).exists():
-        raise FileMissing(f"{Path(file).name} is not there")
+        raise FileMissingError(f"{Path(file).name} is not there")
     made: Source = importlib.import_module(f"fedhelp_edge.knowledge.{kind}").make(what, classes)
     return made
 
@@ -102,7 +102,7 @@ def _content(spec: str) -> str:
 def _checked(answer: NDArray[np.float32], spec: str, shape: tuple[int, int]) -> NDArray[np.float32]:
     fits = answer.shape == shape and np.isfinite(answer).all() and (answer >= 0).all()
     if not fits or np.abs(answer.sum(1) - 1).max(initial=0) > 1e-3:
-        raise BadPack(
+        raise BadPackError(
             f"{specs_shown([spec])[0]} did not answer with probabilities of {shape[1]} classes for each image"
         )
     return answer.astype(np.float32)

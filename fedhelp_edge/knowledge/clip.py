@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedhelp_edge.errors import BadPack, Extra, Usage
+from fedhelp_edge.errors import BadPackError, MissingPackageError, UsageError
 from fedhelp_edge.knowledge import vision
 
 PROMPTS = ("a photo of a {}.", "a picture of a {}.", "an image of a {}.", "a close-up photo of a {}.")
@@ -24,9 +24,11 @@ class Clip:
         try:
             import open_clip
         except ImportError:
-            raise Extra("open_clip is not installed", remedy="pip install 'fedhelp-edge[foundation]'") from None
+            raise MissingPackageError(
+                "open_clip is not installed", remedy="pip install 'fedhelp-edge[foundation]'"
+            ) from None
         if model not in open_clip.list_models():
-            raise Usage(f"open_clip knows no model {model!r}")
+            raise UsageError(f"open_clip knows no model {model!r}")
         try:
             net, _, transform = open_clip.create_model_and_transforms(
                 model, pretrained=str(weights.resolve())
@@ -34,7 +36,7 @@ class Clip:
         except MemoryError:
             raise
         except Exception:  # whatever the readers of its many formats may raise
-            raise BadPack(f"{weights.name} does not hold the weights of {model}") from None
+            raise BadPackError(f"{weights.name} does not hold the weights of {model}") from None
         self._net, self._transform = net.eval(), transform
         tokens = open_clip.get_tokenizer(model)
         with torch.no_grad():
@@ -61,5 +63,5 @@ def _unit(vectors: torch.Tensor) -> torch.Tensor:
 def make(what: str, classes: Sequence[str]) -> Clip:
     model, _, weights = what.partition("@")
     if not weights.endswith(".safetensors"):  # other files would be unpickled
-        raise Usage("write clip:MODEL@FILE with a safetensors file, as in clip:ViT-L-14@weights.safetensors")
+        raise UsageError("write clip:MODEL@FILE with a safetensors file, as in clip:ViT-L-14@weights.safetensors")
     return Clip(model, Path(weights), classes)

@@ -10,20 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge.data.arrays import opened
-from fedhelp_edge.errors import BadNpz, BadPack
+from fedhelp_edge.errors import BadNpzError, BadPackError
 
 
 class Files:
     def __init__(self, path: Path) -> None:
         rows = arrays(path, "probabilities").get("probabilities")
         if rows is None or rows.dtype.kind != "f" or rows.ndim != 2:
-            raise BadPack(f"{path.name} is no NPZ that holds 'probabilities', a row for each image")
+            raise BadPackError(f"{path.name} is no NPZ that holds 'probabilities', a row for each image")
         self._rows = rows.astype(np.float32)
 
     def probabilities(self, images: NDArray[np.uint8], first: int) -> NDArray[np.float32]:
         rows: NDArray[np.float32] = self._rows[first : first + len(images)]
         if len(rows) < len(images):
-            raise BadPack(f"there are {len(self._rows)} answers, and more images")
+            raise BadPackError(f"there are {len(self._rows)} answers, and more images")
         return rows
 
 
@@ -32,8 +32,8 @@ def arrays(path: Path, *names: str) -> dict[str, NDArray[Any]]:
     try:
         with opened(path) as archive:
             return {name: archive.array(name) for name in names if name in archive}
-    except BadNpz as fault:
-        raise BadPack(f"{path.name} is no NPZ, or it is damaged: {fault.cause}") from None
+    except BadNpzError as fault:
+        raise BadPackError(f"{path.name} is no NPZ, or it is damaged: {fault.cause}") from None
 
 
 def make(what: str, classes: Sequence[str]) -> Files:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedhelp_edge import files, share
 from fedhelp_edge.data.picture import resize
-from fedhelp_edge.errors import SchemaNames, Usage
+from fedhelp_edge.errors import SchemaNamesError, UsageError
 from fedhelp_edge.nets import resnet, spec
 
 SIDE = 32
@@ -25,7 +25,7 @@ class Nets:
             arrays = dict(share.Arrays(file, share.read_header(file, limit=1 << 20, metadata=("format",))))
         wanted = spec.schema(net, classes, 3)
         if {name: a.shape for name, a in arrays.items()} != {t.name: t.shape for t in wanted.tensors}:
-            raise SchemaNames(f"{weights.name} does not hold a {net} with {classes} classes")
+            raise SchemaNamesError(f"{weights.name} does not hold a {net} with {classes} classes")
         self._net = resnet.ResNet(net, classes).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         resnet.load(self._net, arrays)
 
@@ -41,5 +41,5 @@ class Nets:
 def make(what: str, classes: Sequence[str]) -> Nets:
     net, _, weights = what.partition("@")
     if net not in spec.DEPTHS or not weights:
-        raise Usage(f"write nets:NET@FILE, with NET one of {', '.join(spec.DEPTHS)}")
+        raise UsageError(f"write nets:NET@FILE, with NET one of {', '.join(spec.DEPTHS)}")
     return Nets(net, Path(weights), len(classes))

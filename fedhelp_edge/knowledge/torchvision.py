@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedhelp_edge import files, share
 from fedhelp_edge.data.picture import resize
-from fedhelp_edge.errors import SchemaNames, Usage
+from fedhelp_edge.errors import SchemaNamesError, UsageError
 from fedhelp_edge.knowledge import vision
 
 SIDE = 224
@@ -25,7 +25,7 @@ class Torchvision:
         import torchvision
 
         if model not in torchvision.models.list_models(module=torchvision.models):
-            raise Usage(f"torchvision knows no classifier {model!r}")
+            raise UsageError(f"torchvision knows no classifier {model!r}")
         with files.reading(weights) as file:
             arrays = dict(share.Arrays(file, share.read_header(file, limit=4 << 20, metadata=("format",))))
         self._net = torchvision.models.get_model(model, weights=None, num_classes=classes).eval()
@@ -33,7 +33,7 @@ class Torchvision:
         try:
             self._net.load_state_dict(state)
         except RuntimeError:
-            raise SchemaNames(f"{weights.name} does not hold a {model} with {classes} classes") from None
+            raise SchemaNamesError(f"{weights.name} does not hold a {model} with {classes} classes") from None
 
     @torch.no_grad()
     def probabilities(self, images: NDArray[np.uint8], first: int) -> NDArray[np.float32]:
@@ -48,5 +48,5 @@ class Torchvision:
 def make(what: str, classes: Sequence[str]) -> Torchvision:
     model, _, weights = what.partition("@")
     if not weights:
-        raise Usage("write torchvision:MODEL@FILE, as in torchvision:resnet18@weights.safetensors")
+        raise UsageError("write torchvision:MODEL@FILE, as in torchvision:resnet18@weights.safetensors")
     return Torchvision(model, Path(weights), len(classes))

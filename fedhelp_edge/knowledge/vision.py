@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from fedhelp_edge.errors import Extra
+from fedhelp_edge.errors import MissingPackageError
 
 _IMAGES = "Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width"
 _BACK = "Tensor grad, Tensor rois, {} float spatial_scale, int pooled_height, int pooled_width, {}"
@@ -44,7 +44,7 @@ def ready() -> str:
     """Make `import torchvision` work, and say how: native, or shim."""
     folder = importlib.util.find_spec("torchvision")
     if folder is None or folder.origin is None:
-        raise Extra("torchvision is not installed", remedy="pip install 'fedhelp-edge[foundation]'")
+        raise MissingPackageError("torchvision is not installed", remedy="pip install 'fedhelp-edge[foundation]'")
     if _registered:
         return "shim"
     import torch

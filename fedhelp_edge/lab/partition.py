@@ -16,7 +16,7 @@ from fedhelp_edge import shell
 from fedhelp_edge.data import groups
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.row import split_word
-from fedhelp_edge.errors import Usage
+from fedhelp_edge.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,12 @@ def deal(images: Images, how: str, seed: int, *, sites: int = 0, large: int = 0,
     elif kind == "sizes":
         dealt = _sizes(images, what, seed, val)
     else:
-        raise Usage(f"a split is natural:centers, natural:folder, dirichlet:ALPHA or sizes:TRAIN/TEST,..., not {how!r}")
+        raise UsageError(
+            f"a split is natural:centers, natural:folder, dirichlet:ALPHA or sizes:TRAIN/TEST,..., not {how!r}"
+        )
     train = [sum(split == "train" for split in part.splits) for _, part in dealt]
     if without := [name for (name, _), count in zip(dealt, train, strict=True) if not count]:
-        raise Usage(f"{how} leaves {without[0]!r} without training images; take fewer sites, or another split")
+        raise UsageError(f"{how} leaves {without[0]!r} without training images; take fewer sites, or another split")
     ranked = sorted(range(len(dealt)), key=lambda place: (-train[place], place))
     big = set(ranked[:large])
     return [
@@ -63,14 +65,14 @@ _DEALT = "let the program deal the images out, as with --split dirichlet:1 --sit
 def _natural(images: Images, by: str) -> list[tuple[str, Images]]:
     """As the source has them: by centre, or by first folder. Fewest digits first, so that 10 follows 9."""
     if by not in ("centers", "folder"):
-        raise Usage(f"a natural split is natural:centers or natural:folder, not natural:{by}")
+        raise UsageError(f"a natural split is natural:centers or natural:folder, not natural:{by}")
     given = images.centres if by == "centers" else tuple(map(_first_folder, images.names))
     if len(set(given)) < 2:
         what = "centres" if by == "centers" else "folders"
-        raise Usage(f"these images name no {what} to split by", remedy=_DEALT)
+        raise UsageError(f"these images name no {what} to split by", remedy=_DEALT)
     if by == "folder" and all(len({label for label, own in zip(images.labels, given, strict=True) if own == name}) == 1
                               for name in set(given)):  # fmt: skip
-        raise Usage(
+        raise UsageError(
             "the first folders are the classes, not the sites",
             remedy=f"put a folder for each site above them; or {_DEALT}",
         )
@@ -125,7 +127,7 @@ def _sizes(images: Images, what: str, seed: int, val: float) -> list[tuple[str, 
     largest = wanted.index(max(wanted))
     wanted[largest] = wanted[largest][0] - missing, wanted[largest][1]
     if missing > len(images.problems) or wanted[largest][0] < 1:
-        raise Usage(f"the sizes ask for {needed} images, and there are {len(images)}")
+        raise UsageError(f"the sizes ask for {needed} images, and there are {len(images)}")
     if missing:
         shell.say(f"{missing} images cannot be used or are there twice: site {largest + 1} has so many fewer")
     cuts = [(train, round(train * val), test) for train, test in wanted]
@@ -176,5 +178,5 @@ def _number(text: str) -> float:
     except ValueError:
         number = 0.0
     if not 0 < number < float("inf"):
-        raise Usage(f"{text!r} is not a number above 0")
+        raise UsageError(f"{text!r} is not a number above 0")
     return number

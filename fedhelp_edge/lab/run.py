@@ -24,7 +24,7 @@ from fedhelp_edge import files, share
 from fedhelp_edge.codec import CODECS
 from fedhelp_edge.data.findings import findings
 from fedhelp_edge.data.pack import Pack
-from fedhelp_edge.errors import FileExists
+from fedhelp_edge.errors import TargetExistsError
 from fedhelp_edge.lab.partition import Part
 from fedhelp_edge.lab.post import Post, through
 from fedhelp_edge.merge import patience, rules
@@ -116,7 +116,7 @@ def _same_run(
         digest.update(b"sealed")
     note = out / "run.sha256"
     if note.exists() and note.read_text() != digest.hexdigest():
-        raise FileExists(f"{out.name} holds a run of another plan, on other images, or not sealed alike")
+        raise TargetExistsError(f"{out.name} holds a run of another plan, on other images, or not sealed alike")
     if not note.exists():
         out.mkdir(parents=True, exist_ok=True)
         note.write_text(digest.hexdigest())

@@ -12,7 +12,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_edge.errors import Copied, HubError, Inflated, Lazy, Opposed, TooFar
+from fedhelp_edge.errors import (
+    CopiedUpdateError,
+    DistantUpdateError,
+    HubError,
+    InflatedUpdateError,
+    LazyUpdateError,
+    OpposedUpdateError,
+)
 from fedhelp_edge.merge.clip import FEWEST, Arrays, Pull, part
 from fedhelp_edge.safe_text import shortened
 
@@ -31,10 +38,12 @@ def suspects(base: Arrays, shares: Mapping[str, Arrays], pulls: Mapping[str, Pul
         digests.setdefault(_digest(shares[site]), []).append(site)
     for alike in digests.values():
         for site in alike if len(alike) > 1 else ():
-            found[site] = Copied(f"the same weights as {shortened(other for other in alike if other != site)}")
+            found[site] = CopiedUpdateError(
+                f"the same weights as {shortened(other for other in alike if other != site)}"
+            )
     for site in sorted(shares):
         if pulls[site]["weights"] == 0:
-            found[site] = Lazy("the weights are those that it was given")
+            found[site] = LazyUpdateError("the weights are those that it was given")
     rest = [site for site in sorted(shares) if site not in found]
     if len(rest) < FEWEST:
         return found
@@ -42,7 +51,9 @@ def suspects(base: Arrays, shares: Mapping[str, Arrays], pulls: Mapping[str, Pul
         median = float(np.median([pulls[site][what] for site in rest]))
         for site in rest:
             if median and pulls[site][what] > FAR * median:
-                found[site] = TooFar(f"{pulls[site][what] / median:.0f} times the median pull of the {what}")
+                found[site] = DistantUpdateError(
+                    f"{pulls[site][what] / median:.0f} times the median pull of the {what}"
+                )
     return found | _opposed(base, shares, [site for site in rest if site not in found], pulls)
 
 
@@ -58,7 +69,7 @@ def inflated(examples: Mapping[str, int], released: Mapping[str, int]) -> dict[s
     for site, claimed in sorted(examples.items()):
         median = _median_without(ordered, claimed)
         if claimed > max(MANY * median, GROWN * released.get(site, 0)):
-            found[site] = Inflated(f"it claims {claimed} images; the median of the others is {median:.0f}")
+            found[site] = InflatedUpdateError(f"it claims {claimed} images; the median of the others is {median:.0f}")
     return found
 
 
@@ -82,7 +93,7 @@ def _opposed(
         others = total - own
         cosine = float(own @ others) / (float(np.linalg.norm(others)) or 1.0)
         if cosine < AGAINST:
-            found[site] = Opposed(f"its direction has cosine {cosine:.2f} with that of the others")
+            found[site] = OpposedUpdateError(f"its direction has cosine {cosine:.2f} with that of the others")
     return found
 
 

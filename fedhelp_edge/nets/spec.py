@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fedhelp_edge.errors import SchemaShape
+from fedhelp_edge.errors import SchemaShapeError
 from fedhelp_edge.share import Array, Schema, Tensor, check_numbers
 
 DEPTHS = {"resnet20": 3, "resnet32": 5, "resnet56": 9, "resnet110": 18}  # n, the blocks of a stage
@@ -42,12 +42,14 @@ def begin_from(drawn: Mapping[str, Array], given: Mapping[str, Array]) -> tuple[
     """First weights: what was given where it fits, what was drawn elsewhere, and the names of that. A net for other
     classes or channels gives all but its ends; another kind of net is refused."""
     if not given:
-        raise SchemaShape("the first weights hold no tensor")
+        raise SchemaShapeError("the first weights hold no tensor")
     odd = [name for name in given if name not in drawn]
     fits = {name for name in given if name in drawn and given[name].shape == drawn[name].shape}
     if odd or not fits:
         names = odd or list(given)
-        raise SchemaShape(f"the first weights are for another net: {len(names)} differ, the first is {names[0][:60]!r}")
+        raise SchemaShapeError(
+            f"the first weights are for another net: {len(names)} differ, the first is {names[0][:60]!r}"
+        )
     first = {name: given[name].astype("f4") if name in fits else array for name, array in drawn.items()}
     check_numbers(first)
     return first, [name for name in drawn if name not in fits]

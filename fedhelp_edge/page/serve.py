@@ -13,7 +13,7 @@ import re
 from fedhelp_edge import plan
 from fedhelp_edge.data import folder, picture
 from fedhelp_edge.data.row import Decoded
-from fedhelp_edge.errors import FedhelpError, ImageSize, NoImages
+from fedhelp_edge.errors import FedhelpError, ImageSizeError, NoImagesError
 from fedhelp_edge.infer import decide, show
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.page import words
@@ -99,7 +99,9 @@ class Serve:
 
     def too_large(self, asked: Asked) -> Answer | None:
         view = self._view(asked)
-        return Answer(view.page(view.refused("", ImageSize(f"what was sent is larger than {_LIMIT >> 20} MiB"), 0)))
+        return Answer(
+            view.page(view.refused("", ImageSizeError(f"what was sent is larger than {_LIMIT >> 20} MiB"), 0))
+        )
 
     def _view(self, asked: Asked) -> _View:
         lang = self._language or words.language(asked.languages)
@@ -136,10 +138,10 @@ class _View:
         """What is said of each file."""
         files = list(asked.files())
         if not files:
-            return [self.refused("", NoImages("no file was chosen", remedy="choose an image or a DICOM file"), 0)]
+            return [self.refused("", NoImagesError("no file was chosen", remedy="choose an image or a DICOM file"), 0)]
         if len(files) > _FILES:
             cause = f"{len(files)} files are too many at once"
-            return [self.refused("", NoImages(cause, remedy="for many there is fedhelp-edge predict"), 0)]
+            return [self.refused("", NoImagesError(cause, remedy="for many there is fedhelp-edge predict"), 0)]
         return [self._file(name, data, place) for place, (name, data) in enumerate(files)]
 
     def _file(self, name: str, data: bytes, place: int) -> Html:
@@ -155,7 +157,7 @@ class _View:
         except FedhelpError as fault:
             return self.refused(name, fault, place)
         except MemoryError:
-            return self.refused(name, ImageSize("there is not enough memory to open it"), place)
+            return self.refused(name, ImageSizeError("there is not enough memory to open it"), place)
         said = self.said
         head = said.answer.format(name=answer.answer)
         if answer.answer is None:

@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from fedhelp_edge.errors import ArmorError, HeaderError, MacError, NoMatch, PayloadError, RecipientType
+from fedhelp_edge.errors import ArmorError, HeaderError, MacError, NoMatchError, PayloadError, RecipientTypeError
 from fedhelp_edge.parcel import bech32
 
 CHUNK = 65536
@@ -83,7 +83,7 @@ def encrypt(source: BinaryIO, sink: BinaryIO, recipients: Sequence[str | Passphr
             return encrypt(source, cast(BinaryIO, binary), recipients)
     alone = any(isinstance(recipient, Passphrase) for recipient in recipients)
     if not 1 <= len(recipients) <= (1 if alone else STANZAS):
-        raise RecipientType(f"encrypt to 1 to {STANZAS} keys, or to one passphrase alone")
+        raise RecipientTypeError(f"encrypt to 1 to {STANZAS} keys, or to one passphrase alone")
     file_key = os.urandom(16)
     header = _MAGIC + b"".join(_wrap(file_key, recipient) for recipient in recipients) + b"---"
     sink.write(header + b" " + _b64(_mac(file_key, header)) + b"\n")
@@ -147,7 +147,7 @@ def opens(source: BinaryIO, identities: Iterable[str | Passphrase]) -> bool:
     begin = source.tell()
     try:
         _unwrap(_read_header(source)[1], identities)
-    except NoMatch:
+    except NoMatchError:
         return False
     finally:
         source.seek(begin)
@@ -289,7 +289,7 @@ def _unwrap(stanzas: list[_Stanza], identities: Iterable[str | Passphrase]) -> b
                 return ChaCha20Poly1305(key).decrypt(bytes(12), stanza.body, None)
             except InvalidTag:
                 continue
-    raise NoMatch("no key here opens it")
+    raise NoMatchError("no key here opens it")
 
 
 def _x25519_key(stanza: _Stanza, private: X25519PrivateKey) -> bytes:
@@ -322,14 +322,14 @@ def _stanza_value(stanza: _Stanza, arguments: int, length: int) -> bytes:
 def _private(identity: str) -> X25519PrivateKey:
     raw = bech32.decode("age-secret-key-", identity.lower()) if identity.isupper() else None
     if raw is None or len(raw) != 32:
-        raise RecipientType("not an AGE-SECRET-KEY-1... identity")
+        raise RecipientTypeError("not an AGE-SECRET-KEY-1... identity")
     return X25519PrivateKey.from_private_bytes(raw)
 
 
 def _public(recipient: str) -> X25519PublicKey:
     raw = bech32.decode("age", recipient)
     if raw is None or len(raw) != 32:
-        raise RecipientType("not an age1... recipient")
+        raise RecipientTypeError("not an age1... recipient")
     return X25519PublicKey.from_public_bytes(raw)
 
 
@@ -337,7 +337,7 @@ def _exchange(private: X25519PrivateKey, public: X25519PublicKey) -> bytes:
     try:
         return private.exchange(public)
     except ValueError:  # a point of low order gives everybody the same secret
-        raise RecipientType("an age1... recipient of low order") from None
+        raise RecipientTypeError("an age1... recipient of low order") from None
 
 
 # --- the armor -------------------------------------------------------------------------------------------------------

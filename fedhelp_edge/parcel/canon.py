@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from fedhelp_edge.errors import StatementCanon, StatementDepth, StatementType
+from fedhelp_edge.errors import StatementCanonError, StatementDepthError, StatementTypeError
 
 Value = str | int | bool | Sequence["Value"] | Mapping[str, "Value"]
 
@@ -31,18 +31,18 @@ def encode(value: Value) -> bytes:
 def decode(line: bytes) -> Value:
     """The value of a line (without its line end), which must be spelled as `encode` spells it."""
     if nesting(line) > DEPTH:
-        raise StatementDepth(f"nested more than {DEPTH} deep")
+        raise StatementDepthError(f"nested more than {DEPTH} deep")
     try:
         value: Value = json.loads(
             line.decode("ascii"), object_pairs_hook=_members, parse_float=_no_fraction, parse_constant=_no_fraction
         )
     except UnicodeDecodeError:
-        raise StatementType("a letter outside ASCII") from None
+        raise StatementTypeError("a letter outside ASCII") from None
     except ValueError:  # covers JSONDecodeError and integers of more digits than Python reads
-        raise StatementCanon("not JSON") from None
+        raise StatementCanonError("not JSON") from None
     _check(value, DEPTH)
     if _spell(value) != line:
-        raise StatementCanon("not in canonical form")
+        raise StatementCanonError("not in canonical form")
     return value
 
 
@@ -80,12 +80,12 @@ def nesting(line: bytes) -> int:
 def _members(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        raise StatementCanon("a key stands twice")
+        raise StatementCanonError("a key stands twice")
     return members
 
 
 def _no_fraction(text: str) -> NoReturn:
-    raise StatementType(f"{text[:20]} is not a whole number")
+    raise StatementTypeError(f"{text[:20]} is not a whole number")
 
 
 def _check(value: Any, depth: int) -> None:
@@ -94,21 +94,21 @@ def _check(value: Any, depth: int) -> None:
             pass
         case int():
             if not 0 <= value < 2**53:
-                raise StatementType("a whole number below 0 or above 2^53 - 1")
+                raise StatementTypeError("a whole number below 0 or above 2^53 - 1")
         case str():
             if not _STRING.fullmatch(value):
-                raise StatementType("a string with a character outside printable ASCII")
+                raise StatementTypeError("a string with a character outside printable ASCII")
         case list() | dict() if depth == 0:
-            raise StatementDepth(f"nested more than {DEPTH} deep")
+            raise StatementDepthError(f"nested more than {DEPTH} deep")
         case list():
             for item in value:
                 _check(item, depth - 1)
         case dict():
             if len(value) > MEMBERS:
-                raise StatementType(f"an object of more than {MEMBERS} members")
+                raise StatementTypeError(f"an object of more than {MEMBERS} members")
             for key, item in value.items():
                 if not isinstance(key, str) or not _KEY.fullmatch(key):
-                    raise StatementType("a key outside [a-z0-9_], or of no or more than 32 letters")
+                    raise StatementTypeError("a key outside [a-z0-9_], or of no or more than 32 letters")
                 _check(item, depth - 1)
         case _:
-            raise StatementType(f"a value of kind {type(value).__name__}")
+            raise StatementTypeError(f"a value of kind {type(value).__name__}")

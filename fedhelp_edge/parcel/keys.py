@@ -29,13 +29,13 @@ from fedhelp_edge import files
 from fedhelp_edge.errors import (
     ArmorError,
     FedhelpError,
-    FileKind,
-    KeysCorrupt,
-    KeysExist,
-    KeysMode,
-    NoKeys,
-    NoMatch,
-    WrongPassphrase,
+    FileKindError,
+    KeysCorruptError,
+    KeysExistError,
+    KeysModeError,
+    NoKeysError,
+    NoMatchError,
+    WrongPassphraseError,
 )
 from fedhelp_edge.parcel import age, sshsig
 
@@ -104,7 +104,7 @@ def are_in(folder: Path) -> bool:
 
 def check_none(folder: Path) -> None:
     if are_in(folder):
-        raise KeysExist(f"there are keys in {folder.name}")
+        raise KeysExistError(f"there are keys in {folder.name}")
 
 
 def load(folder: Path, ask: Callable[[], str]) -> Keys:
@@ -112,7 +112,7 @@ def load(folder: Path, ask: Callable[[], str]) -> Keys:
     path = check_guarded(folder)
     keys = _read(path, ask() if path.name == _LOCKED else None, armor=False)
     if keys.public != public(folder):
-        raise KeysCorrupt(f"{path.name} and {_PUBLIC} do not belong together")
+        raise KeysCorruptError(f"{path.name} and {_PUBLIC} do not belong together")
     return keys
 
 
@@ -130,7 +130,7 @@ def public_half(folder: Path) -> Public:
         sshsig.public_raw(found.sign)
         age.check_recipient(found.recipient)
     except (ValueError, TypeError, AttributeError, RecursionError, FileNotFoundError, FedhelpError):
-        raise KeysCorrupt(f"{_PUBLIC} is damaged") from None
+        raise KeysCorruptError(f"{_PUBLIC} is damaged") from None
     return found
 
 
@@ -160,7 +160,7 @@ def _stored(folder: Path) -> Path | None:
 def _found(folder: Path) -> Path:
     if path := _stored(folder):
         return path
-    raise NoKeys(f"there are no keys in {folder.name}")
+    raise NoKeysError(f"there are no keys in {folder.name}")
 
 
 def check_guarded(folder: Path) -> Path:
@@ -168,9 +168,9 @@ def check_guarded(folder: Path) -> Path:
     path = _found(folder)
     found = path.lstat()
     if not stat.S_ISREG(found.st_mode):
-        raise KeysMode(f"{path.name} is a link or no ordinary file")
+        raise KeysModeError(f"{path.name} is a link or no ordinary file")
     if os.name != "nt" and found.st_mode & 0o077:
-        raise KeysMode(f"{path.name} can be read by other users of this machine")
+        raise KeysModeError(f"{path.name} can be read by other users of this machine")
     return path
 
 
@@ -196,12 +196,12 @@ def _read(path: Path, passphrase: str | None, *, armor: bool) -> Keys:
                 plain.write(file.read(_LIMIT))
             else:
                 age.decrypt(io.BytesIO(file.read(_LIMIT)), plain, [_secret(passphrase)], armor=armor)
-    except NoMatch:
-        raise WrongPassphrase("the passphrase does not fit") from None
-    except (FileKind, ArmorError):  # of a backup, which may have been copied or typed in badly
+    except NoMatchError:
+        raise WrongPassphraseError("the passphrase does not fit") from None
+    except (FileKindError, ArmorError):  # of a backup, which may have been copied or typed in badly
         raise
     except FedhelpError:
-        raise KeysCorrupt(f"{path.name} is damaged") from None
+        raise KeysCorruptError(f"{path.name} is damaged") from None
     pem, end, identity = plain.getvalue().partition(_PEM_END)
     try:
         sign = load_ssh_private_key(pem + end, password=None)
@@ -210,5 +210,5 @@ def _read(path: Path, passphrase: str | None, *, armor: bool) -> Keys:
     except (ValueError, TypeError, UnsupportedAlgorithm, FedhelpError):
         keys = None
     if not keys:
-        raise KeysCorrupt(f"{path.name} does not hold the two keys")
+        raise KeysCorruptError(f"{path.name} does not hold the two keys")
     return keys

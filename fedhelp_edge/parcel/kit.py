@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedhelp_edge import files
-from fedhelp_edge.errors import FedhelpError, KitDamaged
+from fedhelp_edge.errors import FedhelpError, KitDamagedError
 from fedhelp_edge.parcel import sshsig
 
 INSTALLER, SIGNATURE, LIST = "install.py", "install.py.sig", "SHA256SUMS"
@@ -35,12 +35,12 @@ def look(folder: Path) -> Kit:
     named = _NAMED.search(installer.decode("utf-8", "replace"))
     listed = _read(folder / LIST)
     if not named or hashlib.sha256(listed).hexdigest() != named[1]:
-        raise KitDamaged(f"{LIST} is not the list that {INSTALLER} names")
+        raise KitDamagedError(f"{LIST} is not the list that {INSTALLER} names")
     size = 0
     for line in listed.decode("utf-8", "replace").splitlines():
         row = _LINE.fullmatch(line)
         if not row:
-            raise KitDamaged(f"{LIST} names what no kit holds")
+            raise KitDamagedError(f"{LIST} names what no kit holds")
         size += _check(folder / row[2], row[1])
     return Kit(fingerprint(installer), size, _signer(folder / SIGNATURE, installer))
 
@@ -62,8 +62,8 @@ def _check(path: Path, digest: str) -> int:
             if files.digest(file) == digest:
                 return file.tell()
     except (FedhelpError, OSError) as error:
-        raise KitDamaged(f"{path.name} cannot be read") from error
-    raise KitDamaged(f"{path.name} is not what the list says")
+        raise KitDamagedError(f"{path.name} cannot be read") from error
+    raise KitDamagedError(f"{path.name} is not what the list says")
 
 
 def _signer(path: Path, installer: bytes) -> str:
@@ -71,7 +71,7 @@ def _signer(path: Path, installer: bytes) -> str:
         return ""
     signature = sshsig.parse(_read(path).decode("ascii", "replace"))
     if signature.namespace != NAMESPACE:
-        raise KitDamaged(f"{path.name} was made for something else")
+        raise KitDamagedError(f"{path.name} was made for something else")
     signature.verify(installer)
     return sshsig.public_line(signature.key)
 
@@ -81,7 +81,7 @@ def _read(path: Path) -> bytes:
         with files.reading(path) as file:
             data = file.read(_LIMIT + 1)
     except (FedhelpError, OSError) as error:
-        raise KitDamaged(f"{path.name} cannot be read") from error
+        raise KitDamagedError(f"{path.name} cannot be read") from error
     if len(data) > _LIMIT:
-        raise KitDamaged(f"{path.name} is larger than in any kit")
+        raise KitDamagedError(f"{path.name} is larger than in any kit")
     return data

@@ -26,18 +26,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedhelp_edge import files
 from fedhelp_edge.errors import (
-    BadBody,
-    BadMagic,
-    InnerContext,
+    BadBodyError,
+    BadMagicError,
+    InnerContextError,
     ParcelError,
-    PayloadHash,
-    PayloadSize,
-    SigCount,
-    SigFormat,
-    SigNamespace,
-    StatementSize,
-    Trailing,
-    Truncated,
+    PayloadHashError,
+    PayloadSizeError,
+    SigCountError,
+    SigFormatError,
+    SigNamespaceError,
+    StatementSizeError,
+    TrailingError,
+    TruncatedError,
 )
 from fedhelp_edge.parcel import age, canon, sshsig, statement
 from fedhelp_edge.parcel.statement import Statement
@@ -95,7 +95,7 @@ def seal(
             }
         )
         if len(inner) >= INNER_LIMIT:
-            raise BadBody("the facts are too long")
+            raise BadBodyError("the facts are too long")
         source.seek(begin)
         source = cast(BinaryIO, _Chained(io.BytesIO(inner + b"\n"), source))
         size = age.encrypted_size(len(inner) + 1 + size, len(recipients))
@@ -153,7 +153,7 @@ class Opened:
         self.body.seek(0)
         data = self.body.read()
         if hashlib.sha256(data).hexdigest() != self.statement.sha256:  # what was hashed before may have changed since
-            raise PayloadHash("the file was changed while it was read")
+            raise PayloadHashError("the file was changed while it was read")
         return read_json(data)
 
 
@@ -175,9 +175,9 @@ def read_json(data: bytes) -> dict[str, Any]:
             raise ValueError("deep")
         value = json.loads(data.decode(), object_pairs_hook=members, parse_float=finite, parse_constant=finite)
     except ValueError:
-        raise BadBody("what it holds is not one plain JSON object") from None
+        raise BadBodyError("what it holds is not one plain JSON object") from None
     if not isinstance(value, dict):
-        raise BadBody("what it holds is not one plain JSON object")
+        raise BadBodyError("what it holds is not one plain JSON object")
     return value
 
 
@@ -188,28 +188,32 @@ def read_prologue(file: BinaryIO) -> tuple[Statement, tuple[str, ...]]:
     """
     magic = file.read(len(MAGIC))
     if magic != MAGIC:
-        raise Truncated("the file ends in its first line") if MAGIC.startswith(magic) else BadMagic("not a parcel")
+        raise (
+            TruncatedError("the file ends in its first line")
+            if MAGIC.startswith(magic)
+            else BadMagicError("not a parcel")
+        )
     line = file.readline(STATEMENT_LIMIT + 1)
     if not line.endswith(b"\n"):
         if len(line) > STATEMENT_LIMIT:
-            raise StatementSize(f"the statement is longer than {STATEMENT_LIMIT} bytes")
-        raise Truncated("the file ends in its statement")
+            raise StatementSizeError(f"the statement is longer than {STATEMENT_LIMIT} bytes")
+        raise TruncatedError("the file ends in its statement")
     said = statement.parse(line[:-1])
     left = PROLOGUE_LIMIT - len(MAGIC) - len(line)
     keys: list[str] = []
     while armor := _read_armor(file):
         left -= len(armor)
         if len(keys) == SIGNATURES:
-            raise SigCount(f"more than {SIGNATURES} signatures")
+            raise SigCountError(f"more than {SIGNATURES} signatures")
         if left < 0:
-            raise StatementSize(f"more than {PROLOGUE_LIMIT} bytes before the payload")
+            raise StatementSizeError(f"more than {PROLOGUE_LIMIT} bytes before the payload")
         found = sshsig.parse(armor)
         if found.namespace != said.namespace:
-            raise SigNamespace(f"signed as {found.namespace[:60]!r}, but it is a {said.kind}")
+            raise SigNamespaceError(f"signed as {found.namespace[:60]!r}, but it is a {said.kind}")
         found.verify(line[:-1])
         keys.append(sshsig.public_line(found.key))
     if not keys:
-        raise SigCount("no signature") if file.read(1) else Truncated("the file ends before its signature")
+        raise SigCountError("no signature") if file.read(1) else TruncatedError("the file ends before its signature")
     return said, tuple(keys)
 
 
@@ -217,7 +221,7 @@ def check_length(file: BinaryIO, said: Statement) -> None:
     """Whether an open file, read up to its payload, is as long as its statement tells: before a byte more is read."""
     more = os.fstat(file.fileno()).st_size - file.tell() - said.size
     if more:
-        raise Trailing("the file goes on too long") if more > 0 else Truncated("the file ends in its payload")
+        raise TrailingError("the file goes on too long") if more > 0 else TruncatedError("the file ends in its payload")
 
 
 def check_payload(file: BinaryIO, said: Statement) -> None:
@@ -225,7 +229,7 @@ def check_payload(file: BinaryIO, said: Statement) -> None:
     check_length(file, said)
     at = file.tell()
     if files.digest(file) != said.sha256:
-        raise PayloadHash("the payload is not the one that was signed")
+        raise PayloadHashError("the payload is not the one that was signed")
     file.seek(at)
 
 
@@ -236,37 +240,41 @@ def _read_armor(file: BinaryIO) -> str:
     text = first = file.read(len(begin))
     if first != begin:
         if first and begin.startswith(first):
-            raise Truncated("the file ends in a signature")
+            raise TruncatedError("the file ends in a signature")
         file.seek(at)
         return ""
     while not text.endswith(b"\n" + end):
         line = file.readline(sshsig.LIMIT)
         text += line
         if len(text) > sshsig.LIMIT:
-            raise SigFormat("a signature that does not end")
+            raise SigFormatError("a signature that does not end")
         if not line.endswith(b"\n"):
-            raise Truncated("the file ends in a signature")
+            raise TruncatedError("the file ends in a signature")
     try:
         return text.decode("ascii")
     except UnicodeDecodeError:
-        raise SigFormat("a signature with a letter outside ASCII") from None
+        raise SigFormatError("a signature with a letter outside ASCII") from None
 
 
 def _look(path: Path, file: BinaryIO, trust: Trust, limit: int | None) -> Look:
     said, keys = read_prologue(file)
     trust(said, keys)
     if limit is not None and said.size > limit:
-        raise PayloadSize(f"the payload is larger than the {limit} bytes that are allowed")
+        raise PayloadSizeError(f"the payload is larger than the {limit} bytes that are allowed")
     offset = file.tell()
     size = file.seek(0, os.SEEK_END) - offset
     file.seek(offset)
     same = files.digest(file) == said.sha256
     if size != said.size:
         if same:
-            raise PayloadSize("the statement gives its payload a wrong size")
-        raise Truncated("the file ends in its payload") if size < said.size else Trailing("the file goes on too long")
+            raise PayloadSizeError("the statement gives its payload a wrong size")
+        raise (
+            TruncatedError("the file ends in its payload")
+            if size < said.size
+            else TrailingError("the file goes on too long")
+        )
     if not same:
-        raise PayloadHash("the payload is not the one that was signed")
+        raise PayloadHashError("the payload is not the one that was signed")
     return Look(path, said, keys, offset)
 
 
@@ -275,9 +283,9 @@ def _prologue(said: Statement, signers: Sequence[Ed25519PrivateKey]) -> bytes:
     armors = (sshsig.sign(line, signer, said.namespace).encode() for signer in signers)
     prologue = MAGIC + line + b"\n" + b"".join(armors)
     if not 1 <= len(signers) <= SIGNATURES:
-        raise SigCount(f"a parcel carries 1 to {SIGNATURES} signatures")
+        raise SigCountError(f"a parcel carries 1 to {SIGNATURES} signatures")
     if len(line) > STATEMENT_LIMIT or len(prologue) > PROLOGUE_LIMIT:
-        raise StatementSize("too much stands before the payload")
+        raise StatementSizeError("too much stands before the payload")
     return prologue
 
 
@@ -309,14 +317,14 @@ class _Inner:
             with suppress(ParcelError):  # which speak of the outer line
                 value = canon.decode(self._line)
         if not isinstance(value, dict) or value.keys() != {"body_sha256", "context_sha256", "facts", "salt"}:
-            raise BadBody("what was encrypted does not begin with its facts")
+            raise BadBodyError("what was encrypted does not begin with its facts")
         if value["context_sha256"] != _context_hash(said.context):
-            raise InnerContext("what was encrypted was made for another parcel")
+            raise InnerContextError("what was encrypted was made for another parcel")
         model = self._hash.hexdigest()
         if value["body_sha256"] != model or (said.kind == "global" and said.context["base"] != model):
-            raise BadBody("what was encrypted is not the model that is named")
+            raise BadBodyError("what was encrypted is not the model that is named")
         if not isinstance(value["facts"], dict):
-            raise BadBody("the facts are malformed")
+            raise BadBodyError("the facts are malformed")
         return value["facts"]
 
 

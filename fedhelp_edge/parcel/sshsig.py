@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from fedhelp_edge.errors import SigAlg, SigBad, SigFormat, SigNamespace
+from fedhelp_edge.errors import SigAlgError, SigBadError, SigFormatError, SigNamespaceError
 
 BEGIN, END = "-----BEGIN SSH SIGNATURE-----\n", "-----END SSH SIGNATURE-----\n"
 LIMIT = 4096  # bytes of one armor
@@ -41,7 +41,7 @@ class Signature:
         try:
             _public(self.key).verify(self.signature, _signed(message, self.namespace))
         except InvalidSignature:
-            raise SigBad("the signature does not hold") from None
+            raise SigBadError("the signature does not hold") from None
 
 
 def sign(message: bytes, private_key: Ed25519PrivateKey, namespace: str) -> str:
@@ -54,35 +54,35 @@ def verify(message: bytes, armor: str, public_key: Ed25519PublicKey, namespace: 
     """Return if `armor` is `public_key`'s signature over `message` for `namespace`; raise otherwise."""
     found = parse(armor)
     if found.namespace != namespace:
-        raise SigNamespace(f"made for {found.namespace!r}, wanted for {namespace!r}")
+        raise SigNamespaceError(f"made for {found.namespace!r}, wanted for {namespace!r}")
     if found.key != public_key.public_bytes_raw():
-        raise SigBad("signed by another key")
+        raise SigBadError("signed by another key")
     found.verify(message)
 
 
 def parse(armor: str) -> Signature:
     """Read an armor strictly; nothing is verified yet."""
     if len(armor) > LIMIT or not (armor.startswith(BEGIN) and armor.endswith(END)):
-        raise SigFormat("not an SSH signature")
+        raise SigFormatError("not an SSH signature")
     try:
         blob = base64.b64decode(armor[len(BEGIN) : -len(END)].replace("\n", "").encode("ascii"), validate=True)
     except (binascii.Error, UnicodeEncodeError):
-        raise SigFormat("not base64") from None
+        raise SigFormatError("not base64") from None
     fields = _Fields(blob)
     if fields.take(6) != b"SSHSIG" or fields.take(4) != struct.pack(">I", 1):
-        raise SigFormat("not SSHSIG, version 1")
+        raise SigFormatError("not SSHSIG, version 1")
     key, namespace, reserved, hash_name, signature = (fields.string() for _ in range(5))
     key_fields, signature_fields = _Fields(key), _Fields(signature)
     if key_fields.string() != _TYPE or signature_fields.string() != _TYPE or hash_name != _HASH:
-        raise SigAlg("only Ed25519 with SHA-512 is accepted")
+        raise SigAlgError("only Ed25519 with SHA-512 is accepted")
     try:
         found = Signature(key_fields.string(), namespace.decode("ascii"), signature_fields.string())
     except UnicodeDecodeError:
-        raise SigFormat("a namespace outside ASCII") from None
+        raise SigFormatError("a namespace outside ASCII") from None
     if len(found.key) != 32 or len(found.signature) != 64 or reserved or not found.namespace.isprintable():
-        raise SigFormat("a field has the wrong length")
+        raise SigFormatError("a field has the wrong length")
     if _armor(found) != armor:
-        raise SigFormat("not in the one canonical spelling")
+        raise SigFormatError("not in the one canonical spelling")
     return found
 
 
@@ -100,7 +100,7 @@ def public_raw(line: str) -> bytes:
     except (binascii.Error, UnicodeEncodeError):
         raw = b""
     if len(raw) != 32 or public_line(raw) != line:
-        raise SigAlg("not an Ed25519 public key as OpenSSH writes it")
+        raise SigAlgError("not an Ed25519 public key as OpenSSH writes it")
     _public(raw)
     return raw
 
@@ -114,11 +114,11 @@ def fingerprint(line: str) -> str:
 def _public(raw: bytes) -> Ed25519PublicKey:
     y = int.from_bytes(raw, "little") & (2**255 - 1)
     if y >= _P or y in _SMALL_ORDER:
-        raise SigBad("a public key of small order or in a second spelling")
+        raise SigBadError("a public key of small order or in a second spelling")
     try:
         return Ed25519PublicKey.from_public_bytes(raw)
     except ValueError:
-        raise SigBad("not a public key") from None
+        raise SigBadError("not a public key") from None
 
 
 def _signed(message: bytes, namespace: str) -> bytes:
@@ -146,7 +146,7 @@ class _Fields:
 
     def take(self, count: int) -> bytes:
         if self._at + count > len(self._data):
-            raise SigFormat("a field is cut short")
+            raise SigFormatError("a field is cut short")
         self._at += count
         return self._data[self._at - count : self._at]
 

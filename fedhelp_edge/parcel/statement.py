@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from fedhelp_edge.errors import PayloadSize, StatementSchema
+from fedhelp_edge.errors import PayloadSizeError, StatementSchemaError
 from fedhelp_edge.parcel import canon
 
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -131,7 +131,7 @@ def when(text: str) -> datetime:
     try:
         return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
     except ValueError:
-        raise StatementSchema(f"{text[:30]!r} is no time") from None
+        raise StatementSchemaError(f"{text[:30]!r} is no time") from None
 
 
 def make(context: Mapping[str, Any], sha256: str, size: int) -> Statement:
@@ -146,10 +146,12 @@ def parse(line: bytes) -> Statement:
     _check(value, {"context": dict, "payload": _PAYLOAD, "v": int}, "the statement")
     context, payload = value["context"], value["payload"]
     if value["v"] != 1:
-        raise StatementSchema("written for another version of this format")
+        raise StatementSchemaError("written for another version of this format")
     check_context(context)
     if payload["form"] != form_of(context["kind"]):
-        raise StatementSchema(f"a {context['kind']} travels as {form_of(context['kind'])}, not as {payload['form']}")
+        raise StatementSchemaError(
+            f"a {context['kind']} travels as {form_of(context['kind'])}, not as {payload['form']}"
+        )
     _check_size(context["kind"], payload["size"])
     return Statement(context, payload["form"], payload["sha256"], payload["size"])
 
@@ -157,16 +159,16 @@ def parse(line: bytes) -> Statement:
 def check_context(context: Mapping[str, Any]) -> None:
     kind = context.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
-        raise StatementSchema("of an unknown kind")
+        raise StatementSchemaError("of an unknown kind")
     _check(context, {name: _FIELDS[name] for name in KINDS[kind].fields}, f"the context of a {kind}")
     when(context["created"])
 
 
 def _check_size(kind: str, size: int) -> None:
     if size > KINDS[kind].limit:
-        raise PayloadSize(f"a {kind} may not be that large")
+        raise PayloadSizeError(f"a {kind} may not be that large")
 
 
 def _check(value: Any, shape: Any, what: str) -> None:
     if complaint := canon.misfit(value, shape, what):
-        raise StatementSchema(complaint)
+        raise StatementSchemaError(complaint)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from export import bundle
 from fedhelp_edge import data
-from fedhelp_edge.errors import NotTrained
+from fedhelp_edge.errors import NotTrainedError
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.plan import Plan
@@ -25,7 +25,9 @@ def export(
     number = "*" if round_ is None else f"{round_:06}"
     done = sorted((home / "rounds").glob(f"{known.charter.epoch:04}-{number}/report.json"))
     if site is None or order is None or not done:
-        raise NotTrained("nothing was trained here yet" if round_ is None else f"round {round_} was not trained here")
+        raise NotTrainedError(
+            "nothing was trained here yet" if round_ is None else f"round {round_} was not trained here"
+        )
     own, plan, at = keys.load(home, ask), inbox.plan_of(order), done[-1].parent
     number_of = learn.read(at)["round"]
     merged, sites = inbox.merged(home, known, number_of, own, plan)

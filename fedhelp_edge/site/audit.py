@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fedhelp_edge import files
-from fedhelp_edge.errors import AuditGap, BadBody, FedhelpError, LogBroken
+from fedhelp_edge.errors import AuditGapError, BadBodyError, FedhelpError, LogBrokenError
 from fedhelp_edge.parcel import parcel, statement
 from fedhelp_edge.parcel.statement import Statement
 from fedhelp_edge.trust import charter, roster
@@ -62,11 +62,11 @@ class _Folder:
                 continue
             name = _PARCEL.fullmatch(path.name)
             if name is None or not stat.S_ISREG(path.lstat().st_mode):
-                raise AuditGap(f"{_shown(path.name)} does not belong to an exported round")
+                raise AuditGapError(f"{_shown(path.name)} does not belong to an exported round")
             with _about(path.name):
                 one = _read(path)
                 if one.said.hash != name[1]:
-                    raise AuditGap(f"it holds another parcel, the {one.said.kind} {one.name}")
+                    raise AuditGapError(f"it holds another parcel, the {one.said.kind} {one.name}")
             self._parcels[name[1]] = one
         self._left = dict(self._parcels)
 
@@ -76,12 +76,12 @@ class _Folder:
     def take(self, hash_: str, kind: str, what: str) -> _Parcel:
         one = self._left.pop(hash_, None)
         if one is None or one.said.kind != kind:
-            raise AuditGap(f"{what} is missing: {_shown(hash_)}.fhx")
+            raise AuditGapError(f"{what} is missing: {_shown(hash_)}.fhx")
         return one
 
     def check_empty(self, round_: int) -> None:
         for one in self._left.values():
-            raise AuditGap(f"{one.name}, a {one.said.kind}, does not belong to round {round_}")
+            raise AuditGapError(f"{one.name}, a {one.said.kind}, does not belong to round {round_}")
 
 
 def check(folder: Path) -> Found:
@@ -118,9 +118,9 @@ def check(folder: Path) -> Found:
     for one in found.of("global"):
         context = one.said.context
         if (context["round"], context["base"]) != (round_, result.model):
-            raise LogBroken(f"{LOG}: line {told.model['seq']} names another model than the parcel {one.name}")
+            raise LogBrokenError(f"{LOG}: line {told.model['seq']} names another model than the parcel {one.name}")
         if context["inputs"] != statement.counted(told.inputs):
-            raise AuditGap(f"{one.name}: the model was made of other updates than the log says")
+            raise AuditGapError(f"{one.name}: the model was made of other updates than the log says")
     return result
 
 
@@ -129,7 +129,7 @@ def _others(detail: dict[str, Any]) -> list[str]:
     match detail.get("others", []):
         case list(hashes) if all(isinstance(hash_, str) for hash_ in hashes):
             return hashes
-    raise LogBroken(f"{LOG}: the last line does not name the model's parcels")
+    raise LogBrokenError(f"{LOG}: the last line does not name the model's parcels")
 
 
 @contextmanager
@@ -148,7 +148,7 @@ def _shown(name: str) -> str:
 
 def _lines(path: Path) -> Iterator[tuple[Line, str]]:
     if not path.exists():
-        raise AuditGap("the log is missing")
+        raise AuditGapError("the log is missing")
     with files.reading(path) as file:
         for number, text in enumerate(file, 1):
             try:
@@ -156,12 +156,12 @@ def _lines(path: Path) -> Iterator[tuple[Line, str]]:
                 kept = line.pop("hash")
                 same = json.dumps({**line, "hash": kept}, sort_keys=True) + "\n" == text.decode()
             except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-                raise LogBroken(f"line {number} of the log is no JSON object") from None
+                raise LogBrokenError(f"line {number} of the log is no JSON object") from None
             match line:
                 case {"seq": int(), "time": str(), "type": str(), "subject": str(), "detail": dict()} if same:
                     yield line, kept
                 case _:
-                    raise LogBroken(f"line {number} of the log has another form")
+                    raise LogBrokenError(f"line {number} of the log has another form")
 
 
 def _read(path: Path) -> _Parcel:
@@ -179,7 +179,7 @@ def _told(lines: list[Line]) -> tuple[int, Account]:
     round_ = int(number[1]) if number else 0
     told = account(lines, round_)
     if told is None or told.model is not last or not isinstance(told.model["detail"].get("model"), str):
-        raise LogBroken(f"{LOG}: the last line does not name a round's model")
+        raise LogBrokenError(f"{LOG}: the last line does not name a round's model")
     return round_, told
 
 
@@ -189,7 +189,7 @@ def _lawful(found: _Folder, newest: str) -> tuple[Charter, Roster, dict[str, Cha
         versions = sorted(int(one.said.context["version"]) for one in found.of(kind))
         for number, version in enumerate(versions or [0], 1):
             if number != version:
-                raise AuditGap(f"{kind} {number} is missing")
+                raise AuditGapError(f"{kind} {number} is missing")
     by_version = {
         kind: sorted(found.of(kind), key=lambda one: int(one.said.context["version"])) for kind in ("charter", "roster")
     }
@@ -206,16 +206,16 @@ def _lawful(found: _Folder, newest: str) -> tuple[Charter, Roster, dict[str, Cha
     for one in by_version["roster"]:
         under = laws.get(str(one.said.context["charter"]))
         if under is None:
-            raise AuditGap(f"the charter of roster {one.said.context['version']} is missing: "
+            raise AuditGapError(f"the charter of roster {one.said.context['version']} is missing: "
                            f"{one.said.context['charter']}.fhx")  # fmt: skip
         with _about(one.name):
             rosters.append(roster.read(one.said, one.signers, one.holds, under))
         found.take(one.said.hash, "roster", "a roster")
     known = rosters[-1]
     if known.hash != newest:
-        raise AuditGap(f"the round's roster is missing: {_shown(newest)}.fhx, or {known.hash}.fhx came after it")
+        raise AuditGapError(f"the round's roster is missing: {_shown(newest)}.fhx, or {known.hash}.fhx came after it")
     if law is None or law.hash != known.charter:
-        raise AuditGap(f"{law.hash if law else ''}.fhx, a charter, is not that of the round's roster")
+        raise AuditGapError(f"{law.hash if law else ''}.fhx, a charter, is not that of the round's roster")
     return law, known, laws, rosters
 
 
@@ -226,7 +226,7 @@ def _check_update(one: _Parcel, rosters: list[Roster], round_: int, detail: dict
     if not any(site and (site.sign,) == one.signers for site in stood):
         roster.of_site(one.said, one.signers, rosters[-1], context["round"])
     if context["round"] == round_ and context["task"] != detail.get("task"):
-        raise AuditGap("it was made for another task than the round's")
+        raise AuditGapError("it was made for another task than the round's")
 
 
 def _check_receipts(found: _Folder, told: Account, laws: dict[str, Charter], rosters: list[Roster]) -> None:
@@ -237,7 +237,7 @@ def _check_receipts(found: _Folder, told: Account, laws: dict[str, Charter], ros
         what = f"the receipt of line {line['seq']} of the log, {line['type']!r},"
         one = receipts.get((line["subject"], line["seq"]))
         if one is None or one.holds.get("state") != line["type"]:
-            raise AuditGap(f"{what} is missing, about {line['subject']}.fhx")
+            raise AuditGapError(f"{what} is missing, about {line['subject']}.fhx")
         found.take(one.said.hash, "receipt", what)
         with _about(one.name):
             if one.said.context["sender"] == "front":
@@ -249,7 +249,7 @@ def _check_receipts(found: _Folder, told: Account, laws: dict[str, Charter], ros
 def _signed_by_front(one: _Parcel, laws: dict[str, Charter], rosters: list[Roster]) -> None:
     if one.holds.get("state") != "received" or not any((known.front,) == one.signers for known in rosters):
         roster.of_front(one.said, one.signers, list(laws.values())[-1], rosters[-1])
-        raise BadBody("the front may say that it received something, and nothing else")
+        raise BadBodyError("the front may say that it received something, and nothing else")
 
 
 def _signed_by_coordinator(one: _Parcel, laws: dict[str, Charter], law: Charter, known: Roster) -> None:
@@ -261,7 +261,7 @@ def _log_of(one: _Parcel) -> Log:
     match one.holds.get("log"):
         case {"length": int(length), "head": str(head)}:
             return Log(length, head)
-    raise BadBody(f"{one.name}: it does not say how the log stood")
+    raise BadBodyError(f"{one.name}: it does not say how the log stood")
 
 
 def _check_head(one: _Parcel, heads: dict[int, str]) -> None:
@@ -269,12 +269,12 @@ def _check_head(one: _Parcel, heads: dict[int, str]) -> None:
     if log.length and heads.get(log.length) != log.head:
         what = "is missing" if log.length not in heads else "was another one"
         what = "was another one" if log.length in heads else "is missing; it was there"
-        raise LogBroken(f"{LOG}: line {log.length} {what} when {one.name} was signed, a {one.said.kind}")
+        raise LogBrokenError(f"{LOG}: line {log.length} {what} when {one.name} was signed, a {one.said.kind}")
 
 
 def _check_signers(path: Path, law: Charter, known: Roster) -> None:
     if not path.exists():
-        raise AuditGap(f"the list of keys is missing: {SIGNERS}")
+        raise AuditGapError(f"the list of keys is missing: {SIGNERS}")
     with files.reading(path) as file:
         if file.read() != allowed_signers(law, known).encode():
-            raise AuditGap(f"{SIGNERS}: these are not the keys of the charter and the roster")
+            raise AuditGapError(f"{SIGNERS}: these are not the keys of the charter and the roster")

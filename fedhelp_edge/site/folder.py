@@ -32,21 +32,21 @@ from typing import Any
 
 from fedhelp_edge import files
 from fedhelp_edge.errors import (
-    BadBody,
-    Equivocation,
-    Expired,
+    BadBodyError,
+    EquivocationError,
+    ExpiredError,
     FedhelpError,
-    FileKind,
-    Kind,
-    NoImagesNamed,
-    NotJoined,
-    Rollback,
-    RootChain,
-    SignerMismatch,
-    SignerRevoked,
-    SignerUnknown,
-    SignerWindow,
-    TaskRoster,
+    FileKindError,
+    NoImagesNamedError,
+    NotJoinedError,
+    ParcelKindError,
+    RollbackError,
+    RootChainError,
+    SignerMismatchError,
+    SignerRevokedError,
+    SignerUnknownError,
+    SignerWindowError,
+    TaskRosterError,
 )
 from fedhelp_edge.parcel import keys, parcel, sshsig
 from fedhelp_edge.parcel.statement import Statement
@@ -103,7 +103,7 @@ def _read(home: Path) -> tuple[Floor | None, dict[Path, FedhelpError]]:
     for kind in _NEWS:
         folder = home / kind
         if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
-            bad[folder] = FileKind(f"{kind} is no folder")
+            bad[folder] = FileKindError(f"{kind} is no folder")
     found = _first(home, bad)
     if found is None:
         return None, bad
@@ -149,12 +149,12 @@ def _taken(home: Path, known: Floor, path: Path, bad: dict[Path, FedhelpError]) 
     """The floor with a file of ours; None where it cannot count, for now or for good."""
     try:
         if path.is_symlink() or not path.is_file():
-            raise FileKind(f"{path.name} is not an ordinary file")
+            raise FileKindError(f"{path.name} is not an ordinary file")
         said = parcel.look(path, parcel.anyone).statement
         if said.kind != path.parent.name or place(home, said) != path:
-            raise Kind(f"a {said.kind} that does not belong here")
+            raise ParcelKindError(f"a {said.kind} that does not belong here")
         return take(known, path)
-    except (RootChain, TaskRoster, Expired):  # it rests on what is not here
+    except (RootChainError, TaskRosterError, ExpiredError):  # it rests on what is not here
         return None
     except FedhelpError as fault:
         bad[path] = fault
@@ -183,9 +183,9 @@ def check_not_older(home: Path, said: Statement) -> None:
     name, hash_ = verified(home).get(said.kind, ("", ""))
     here = place(home, said).stem
     if here < name and said.kind != "charter":  # a charter rests on those before it, which may have to be fetched again
-        raise Rollback(f"{said.kind} {here}, when {name} was verified here")
+        raise RollbackError(f"{said.kind} {here}, when {name} was verified here")
     if here == name and said.hash != hash_:
-        raise Equivocation(f"two different parcels are {said.kind} {here}")
+        raise EquivocationError(f"two different parcels are {said.kind} {here}")
 
 
 def take(known: Floor, path: Path) -> Floor:
@@ -199,7 +199,7 @@ def take(known: Floor, path: Path) -> Floor:
         holds = seen.json()
         if said.kind == "receipt":
             if said.context["sender"] == "front" and holds.get("state") != "received":
-                raise BadBody("the front may say that it received something, and nothing else")
+                raise BadBodyError("the front may say that it received something, and nothing else")
             return known.with_log(Log(**holds["log"]))
         grow = {"charter": known.with_charter, "roster": known.with_roster, "task": known.with_task}[said.kind]
         return grow(seen.statement, seen.keys, holds)
@@ -252,7 +252,7 @@ def joined(home: Path) -> Floor:
     """The floor of a site that has joined."""
     found = floor(home)
     if found is None:
-        raise NotJoined("this computer has joined no federation")
+        raise NotJoinedError("this computer has joined no federation")
     return found
 
 
@@ -285,7 +285,7 @@ def remembered(home: Path, images: Path | None) -> Path:
         files.replace(kept, os.fsencode(images.absolute()))
         return images
     if not kept.exists():
-        raise NoImagesNamed("no images were named yet")
+        raise NoImagesNamedError("no images were named yet")
     return Path(os.fsdecode(kept.read_bytes()))
 
 
@@ -320,21 +320,21 @@ def vouch(home: Path, key: str, wanted: str | None) -> str:
     site or one that takes part; without, the signature alone counts, and the answer says so.
     """
     if wanted and sshsig.fingerprint(key) != wanted:
-        raise SignerMismatch(f"signed by {sshsig.fingerprint(key)}")
+        raise SignerMismatchError(f"signed by {sshsig.fingerprint(key)}")
     own = _own(home)
     if key == own:
         return ""
     known = floor(home)
     site = known.roster.owner(key) if known and known.roster else None
     if site and site.status == REVOKED:
-        raise SignerRevoked(f"the key of {site.id} was revoked")
+        raise SignerRevokedError(f"the key of {site.id} was revoked")
     if wanted or (site and site.status == ACTIVE):
         return ""
     trust = "export it again here, or name the key that you trust with --signer"
     if site:
-        raise SignerWindow(f"{site.id} takes part no more", remedy=trust)
+        raise SignerWindowError(f"{site.id} takes part no more", remedy=trust)
     if own or known:
-        raise SignerUnknown(f"signed by {sshsig.fingerprint(key)}, which is nobody's key here", remedy=trust)
+        raise SignerUnknownError(f"signed by {sshsig.fingerprint(key)}, which is nobody's key here", remedy=trust)
     return "there is no home here that could say whose key signed"
 
 

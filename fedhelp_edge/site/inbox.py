@@ -17,10 +17,10 @@ from fedhelp_edge.codec import CODECS
 from fedhelp_edge.errors import (
     AgeError,
     FedhelpError,
-    NoMatch,
-    NotYet,
+    NoMatchError,
+    NotYetError,
     ParcelError,
-    PayloadSize,
+    PayloadSizeError,
     from_os,
 )
 from fedhelp_edge.methods.registry import TABLES
@@ -127,7 +127,7 @@ def _check_sender(known: Floor, said: statement.Statement, signers: tuple[str, .
     elif said.kind == "global":
         limit = largest_model(known)
     if said.size > limit:
-        raise PayloadSize(f"larger than the {limit} bytes that a {said.kind} can need")
+        raise PayloadSizeError(f"larger than the {limit} bytes that a {said.kind} can need")
 
 
 def largest_model(known: Floor) -> int:
@@ -184,7 +184,7 @@ def _open_base(home: Path, known: Floor, ask: Callable[[], str]) -> None:
     if not named:
         return
     own = keys.load(home, ask)
-    fault: FedhelpError = NoMatch("the model that this round begins with is not sealed for this site's keys")
+    fault: FedhelpError = NoMatchError("the model that this round begins with is not sealed for this site's keys")
     for path in named:
         try:
             with parcel.open(path, known.trust, [own.identity]) as seen:
@@ -193,7 +193,7 @@ def _open_base(home: Path, known: Floor, ask: Callable[[], str]) -> None:
                 with files.writing(folder.base_of(home, known.task)) as sink:
                     shutil.copyfileobj(seen.body, sink)
                 return
-        except NoMatch:
+        except NoMatchError:
             continue
         except (AgeError, ParcelError) as found:  # sealed badly; it may have been sealed again
             fault = found
@@ -209,7 +209,9 @@ def base(home: Path, order: Task, plan: Plan) -> dict[str, Array]:
     """The model that a round begins with, as numbers."""
     path = folder.base_of(home, order)
     if not folder.is_whole(path):
-        raise NotYet(f"the model that round {order.round} begins with is {'damaged' if path.exists() else 'not'} here")
+        raise NotYetError(
+            f"the model that round {order.round} begins with is {'damaged' if path.exists() else 'not'} here"
+        )
     with files.reading(path) as file:
         return dict(CODECS[plan.wire.down].decode(dict(share.Arrays(file, share.read_header(file))), {}))
 
@@ -275,6 +277,6 @@ def merged(home: Path, known: Floor, round_: int, own: Keys, plan: Plan) -> tupl
             with parcel.open(path, known.trust, [own.identity]) as seen:
                 wire = dict(share.Arrays(seen.body, share.read_header(seen.body)))
                 return dict(CODECS[plan.wire.down].decode(wire, {})), int(seen.statement.context["inputs"]["count"])
-        except NoMatch:  # sealed for those who were here before this site
+        except NoMatchError:  # sealed for those who were here before this site
             continue
     return None, 0

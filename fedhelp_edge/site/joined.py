@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedhelp_edge import exchange, files
-from fedhelp_edge.errors import NoCarrier
+from fedhelp_edge.errors import NoCarrierError
 from fedhelp_edge.exchange.folder import Folder
 from fedhelp_edge.exchange.http import Http
 from fedhelp_edge.parcel import keys
@@ -42,7 +42,9 @@ def invited(
     else:
         code = enrol.read_code(told)  # a mistyped letter is told before anything else
         if via is None and not url:
-            raise NoCarrier("a code alone does not say where the coordinator is", remedy="add --url URL or --via DIR")
+            raise NoCarrierError(
+                "a code alone does not say where the coordinator is", remedy="add --url URL or --via DIR"
+            )
         way = Folder(via) if via else Http(url, "", lambda: keys.load(home, str), home / "incoming", ca_file)
         found = member.typed_invite(code, way, url)
     if via is not None:
@@ -72,7 +74,7 @@ def carriers(
     if named := note.get("via"):
         return [Folder(Path(named))]
     if not note.get("url"):
-        raise NoCarrier("nobody said how parcels travel to the coordinator")
+        raise NoCarrierError("nobody said how parcels travel to the coordinator")
     own = functools.cache(lambda: keys.load(home, ask))  # asked for once, and only where a read must be signed
     made = home / folder.NEXT_KEYS
     new = functools.cache(lambda: keys.load(made, ask)) if made.exists() else None

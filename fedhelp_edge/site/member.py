@@ -13,13 +13,13 @@ from pathlib import Path
 
 from fedhelp_edge import exchange, files, lock, safe_text
 from fedhelp_edge.errors import (
-    BadInvite,
+    BadInviteError,
     FedhelpError,
-    InviteCode,
-    InviteProof,
-    JoinedAlready,
-    NotYet,
-    Pin,
+    InviteCodeError,
+    InviteProofError,
+    JoinedAlreadyError,
+    NotYetError,
+    PinnedKeyError,
 )
 from fedhelp_edge.parcel import keys, parcel, statement
 from fedhelp_edge.parcel.keys import Keys
@@ -47,8 +47,8 @@ def read_invite(path: Path) -> Invite:
             enrol.read_code(str(said["code"])), str(said["url"]), str(said["federation"]),
             tuple(base64.b64decode(text, validate=True) for text in said["charters"]),
         )  # fmt: skip
-    except (ValueError, KeyError, TypeError, RecursionError, InviteCode):
-        raise BadInvite(f"{path.name} is no invite, or it is damaged") from None
+    except (ValueError, KeyError, TypeError, RecursionError, InviteCodeError):
+        raise BadInviteError(f"{path.name} is no invite, or it is damaged") from None
 
 
 def typed_invite(code: str, way: exchange.Carrier, url: str = "") -> Invite:
@@ -59,7 +59,7 @@ def typed_invite(code: str, way: exchange.Carrier, url: str = "") -> Invite:
             if said.kind == "charter":
                 listed.append((said.context["version"], path))
     if not listed:
-        raise NotYet("the carrier holds no charter", remedy="ask the coordinator for the invite as a file")
+        raise NotYetError("the carrier holds no charter", remedy="ask the coordinator for the invite as a file")
     vouched = way.vouch(enrol.invite_of(code, "", datetime.max).id)
     known: Floor | None = None
     charters = []
@@ -75,7 +75,7 @@ def typed_invite(code: str, way: exchange.Carrier, url: str = "") -> Invite:
                 known = newer
                 charters.append(path.read_bytes())
     if known is None:
-        raise InviteProof(
+        raise InviteProofError(
             "whoever left this charter does not know the code",
             remedy="take the stick or the address of the coordinator who gave the code",
         )
@@ -87,7 +87,7 @@ def join(home: Path, invite: Invite, name: str, passphrase: Callable[[], str | N
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     with lock.held(home / folder.LOCK), folder.scratch(home) as work:
         if folder.floor(home) is not None:
-            raise JoinedAlready(f"{home.name} belongs to a site that has joined a federation")
+            raise JoinedAlreadyError(f"{home.name} belongs to a site that has joined a federation")
         known: Floor | None = None
         parts = []
         for place, data in enumerate(invite.charters):
@@ -100,7 +100,7 @@ def join(home: Path, invite: Invite, name: str, passphrase: Callable[[], str | N
             else:
                 known = folder.take(known, part)
         if known is None:
-            raise Pin("the invite holds no charter")
+            raise PinnedKeyError("the invite holds no charter")
         safe_text.check_name(known.charter.name)
         own = _keys_in(home, passphrase)
         context = statement.stamped("enrol", federation=invite.federation)
@@ -123,7 +123,7 @@ def check_goes_on(home: Path, code: str) -> None:
                 with lock.held(home / folder.LOCK):
                     folder.mend(home)
                 return
-    raise JoinedAlready(f"{home.name} belongs to a site that has joined a federation")
+    raise JoinedAlreadyError(f"{home.name} belongs to a site that has joined a federation")
 
 
 def ask_for_new_keys(home: Path, ask: Callable[[], str]) -> Path:
@@ -131,10 +131,10 @@ def ask_for_new_keys(home: Path, ask: Callable[[], str]) -> Path:
     known = folder.joined(home)
     site, made = folder.me(home, known), home / folder.NEXT_KEYS
     if site is None:
-        raise NotYet("this site is not in the roster yet")
+        raise NotYetError("this site is not in the roster yet")
     with lock.held(home / folder.LOCK):
         if outbox.shares(home, known):
-            raise NotYet("a share of the old keys has no receipt yet", remedy="fedhelp-edge upload, then download")
+            raise NotYetError("a share of the old keys has no receipt yet", remedy="fedhelp-edge upload, then download")
         own = keys.load(home, ask)
         new = _keys_in(made, ask if keys.is_locked(home) else lambda: None)
         for path in (home / "request").glob("*.fhx"):

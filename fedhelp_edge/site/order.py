@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedhelp_edge.data.findings import Finding
-from fedhelp_edge.errors import KnowledgeMissing, NotTrained, NotYet, PassphraseNeeded, Tier
+from fedhelp_edge.errors import KnowledgeMissingError, NotTrainedError, NotYetError, PassphraseNeededError, TierError
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.report.evaluation import Evaluation
 from fedhelp_edge.site import folder, inbox, learn, measuring, outbox
@@ -22,18 +22,18 @@ def train(
     known = folder.joined(home)
     site, order = folder.me(home, known), known.task
     if site is None:
-        raise NotYet("this site was not let in yet")
+        raise NotYetError("this site was not let in yet")
     if site.tier != tier:
         word = "train" if site.tier == "small" else "distill"
-        raise Tier(f"this site's tier is {site.tier}", remedy=f"fedhelp-edge {word}")
+        raise TierError(f"this site's tier is {site.tier}", remedy=f"fedhelp-edge {word}")
     if order is None:
-        raise NotYet("no round has been opened yet")
+        raise NotYetError("no round has been opened yet")
     if order.round < site.from_round:
-        raise NotYet(f"this site takes part from round {site.from_round} on; this is round {order.round}")
+        raise NotYetError(f"this site takes part from round {site.from_round} on; this is round {order.round}")
     plan = inbox.plan_of(order)
     known.check_fresh(datetime.now(timezone.utc), timedelta(days=plan.round.grace_days))
     if inbox.lacks_pack(home, order):
-        raise KnowledgeMissing(f"round {order.round} names knowledge that is not here, or damaged")
+        raise KnowledgeMissingError(f"round {order.round} names knowledge that is not here, or damaged")
     base, at = inbox.base(home, order, plan), folder.round_folder(home, order)
     done = sorted(path.parent for path in at.parent.glob("*/report.json") if path.parent.name < at.name)
     with learn.at_work(
@@ -52,13 +52,13 @@ def evaluate(home: Path, images: Path | None, ask: Callable[[], str], *, threads
     site, order = folder.me(home, known), known.task
     done = sorted(path.parent for path in (home / "rounds").glob("*/report.json"))
     if site is None or order is None or not done:
-        raise NotTrained("nothing was trained here yet")
+        raise NotTrainedError("nothing was trained here yet")
     at, plan = done[-1], inbox.plan_of(order)
     number, merged, locked = learn.read(at)["round"], None, False
     if inbox.sealed_models(home, known, number):
         try:
             merged, _ = inbox.merged(home, known, number, keys.load(home, ask), plan)
-        except PassphraseNeeded:  # nobody is there: the others are measured all the same
+        except PassphraseNeededError:  # nobody is there: the others are measured all the same
             locked = True
     found = measuring.measure(home, plan, site.id, site.tier, at, merged, images, threads=threads)
     if locked:

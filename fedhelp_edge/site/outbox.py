@@ -15,13 +15,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fedhelp_edge import exchange, files, lock, share
 from fedhelp_edge.codec import CODECS
 from fedhelp_edge.errors import (
-    DuplicateRound,
-    NotYet,
-    Quota,
-    RoundClosed,
-    RoundKeyGone,
-    ShareError,
-    SignerRevoked,
+    DuplicateRoundError,
+    NotYetError,
+    QuotaError,
+    RoundClosedError,
+    RoundKeyGoneError,
+    SignerRevokedError,
+    UpdateError,
 )
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
 from fedhelp_edge.site import folder, inbox
@@ -30,7 +30,7 @@ from fedhelp_edge.trust.task import Task
 
 _FIRST_NEW_KEYS = "'fedhelp-edge upload' asks for them; after the coordinator's answer 'download', then 'upload' again"
 _FINAL = {
-    kind.code for kind in (DuplicateRound, Quota, RoundClosed, RoundKeyGone, SignerRevoked)
+    kind.code for kind in (DuplicateRoundError, QuotaError, RoundClosedError, RoundKeyGoneError, SignerRevokedError)
 }  # no other share is taken
 
 
@@ -38,7 +38,7 @@ def seal_newest(home: Path, ask: Callable[[], str]) -> Path:
     """The share of the round that is ordered now."""
     known = folder.joined(home)
     if known.task is None:
-        raise NotYet("no round has been ordered yet")
+        raise NotYetError("no round has been ordered yet")
     with lock.held(home / folder.LOCK):
         return seal_share(home, known, known.task, ask)
 
@@ -51,21 +51,23 @@ def seal_share(home: Path, known: Floor, order: Task, ask: Callable[[], str]) ->
             return done
         done.unlink()
     if not (at / "report.json").exists():
-        raise NotYet(f"round {order.round} has not been trained yet", remedy="'fedhelp-edge train' or 'distill' first")
+        raise NotYetError(
+            f"round {order.round} has not been trained yet", remedy="'fedhelp-edge train' or 'distill' first"
+        )
     site = folder.me(home, known)
     if site is None:
-        raise NotYet("this site is not in the roster yet")
+        raise NotYetError("this site is not in the roster yet")
     if (home / folder.NEXT_KEYS).exists():
-        raise NotYet("new keys were asked for, and the roster does not name them yet", remedy=_FIRST_NEW_KEYS)
+        raise NotYetError("new keys were asked for, and the roster does not name them yet", remedy=_FIRST_NEW_KEYS)
     plan, report = inbox.plan_of(order), json.loads((at / "report.json").read_text(encoding="utf-8"))
     try:
         with files.reading(at / "share.safetensors") as file:
             arrays = dict(share.Arrays(file, share.read_header(file)))
-    except (ShareError, FileNotFoundError) as fault:
+    except (UpdateError, FileNotFoundError) as fault:
         (at / "share.safetensors").unlink(missing_ok=True)
         (at / "report.json").unlink()
         learn = "'fedhelp-edge train' or 'distill' makes it again from what is kept, in no time"
-        raise NotYet(f"the share of round {order.round} was damaged on this disk", remedy=learn) from fault
+        raise NotYetError(f"the share of round {order.round} was damaged on this disk", remedy=learn) from fault
     wire, _ = CODECS[plan.wire.up].encode(arrays, inbox.base(home, order, plan), {})
     body = io.BytesIO()
     share.write(body, wire)
@@ -126,7 +128,7 @@ def _requests(home: Path, known: Floor) -> Iterator[Path]:
     for path in (home / "request").glob("*.fhx"):
         if not folder.is_parcel(path):
             again = "'fedhelp-edge keys rotate'" if in_roster else "'fedhelp-edge leave', then 'join' with an invite,"
-            raise NotYet("a request was damaged on this disk", remedy=f"{again} makes it again")
+            raise NotYetError("a request was damaged on this disk", remedy=f"{again} makes it again")
         kind = parcel.look(path, parcel.anyone).statement.kind
         if kind == ("rotate" if in_roster else "enrol") and not folder.receipts(home, path.stem, known.charter.epoch):
             yield path

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedhelp_edge import exchange
-from fedhelp_edge.errors import FileMissing, Offline, RefusedThere
+from fedhelp_edge.errors import FileMissingError, OfflineError, RefusedThereError
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.site import inbox, joined, outbox
 
@@ -29,7 +29,9 @@ def sync(
 ) -> Synced:  # fmt: skip
     found = Synced()
     with _if_reached(found):
-        with suppress(RefusedThere):  # its round is over, say: that comes with the news; else the last upload says so
+        with suppress(
+            RefusedThereError
+        ):  # its round is over, say: that comes with the news; else the last upload says so
             found.sent = outbox.upload(home, ways)  # what waited
         taken = inbox.download(home, ways, ask)
         found.new, found.refused = taken.new, taken.refused
@@ -51,5 +53,5 @@ def _if_reached(found: Synced) -> Iterator[None]:
     """No network, or no stick, is nothing bad."""
     try:
         yield
-    except (Offline, FileMissing) as fault:
+    except (OfflineError, FileMissingError) as fault:
         found.unreached = fault.cause

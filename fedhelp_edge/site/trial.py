@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedhelp_edge import files, share
-from fedhelp_edge.errors import NotTrained
+from fedhelp_edge.errors import NotTrainedError
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report.evaluation import Evaluation
@@ -63,7 +63,7 @@ def newest(home: Path, plan: Plan, tier: str, round_: int | None = None) -> Path
         for done in root.glob(f"round-{number}/report.json")
     ]
     if not rounds:
-        raise NotTrained(
+        raise NotTrainedError(
             "nothing was trained here by this plan" if round_ is None else f"no round {round_} by this plan"
         )
     return max(rounds, key=lambda done: done.stat().st_mtime_ns).parent

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from fedhelp_edge import files, share
-from fedhelp_edge.errors import Diverged
+from fedhelp_edge.errors import DivergedError
 from fedhelp_edge.share import Array
 
 _HEADER_LIMIT = 4 << 20
@@ -20,7 +20,7 @@ _HEADER_LIMIT = 4 << 20
 def save(folder: Path, number: int, facts: Mapping[str, Any], state: Mapping[str, Array]) -> None:
     """Keep state number `number`, and drop all others, and what a kill left half-written, once it is safe."""
     if bad := next((name for name, a in state.items() if a.dtype.kind == "f" and not np.isfinite(a).all()), ""):
-        raise Diverged(f"{bad} holds what is no number")  # the state before it is the last good one
+        raise DivergedError(f"{bad} holds what is no number")  # the state before it is the last good one
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{number:09}.state"
     path.unlink(missing_ok=True)  # the same moment, reached again after a fall back

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedhelp_edge.data.augment import augment
-from fedhelp_edge.errors import Diverged, Usage
+from fedhelp_edge.errors import DivergedError, UsageError
 from fedhelp_edge.methods.base import Batch, Learner, Phase
 from fedhelp_edge.plan import Image
 from fedhelp_edge.train import checkpoint, parallel
@@ -104,7 +104,7 @@ def follow(make: Callable[[str, str], Learner], sets: Mapping[str, Set]) -> None
             facts, state = told
             learner = make(facts["method"], facts["tier"])
             learner.load(state, facts["round"])
-            with suppress(Diverged):  # at the first too, which says so
+            with suppress(DivergedError):  # at the first too, which says so
                 _go_on(learner, sets, facts["round"], Report(), facts["done"], None, math.inf, None)
 
 
@@ -226,12 +226,12 @@ def _enough(learner: Learner, sets: Mapping[str, Set], round_: int) -> None:
         sizes = [first // _steps(phase, sets, batch), *(min(count, batch) for count in others)]
         if phase.train and min(sizes) < 2 * ranks:
             cause = f"{ranks} processes are too many for steps of {min(sizes)} images: each takes two or more"
-            raise Usage(cause, remedy="start fewer processes: torchrun --nproc-per-node")
+            raise UsageError(cause, remedy="start fewer processes: torchrun --nproc-per-node")
 
 
-def _diverged(what: str, sets: Mapping[str, Set], chosen: Mapping[str, NDArray[np.int64]]) -> Diverged:
+def _diverged(what: str, sets: Mapping[str, Set], chosen: Mapping[str, NDArray[np.int64]]) -> DivergedError:
     named = [sets[name].names[place] for name, places in chosen.items() for place in places]
-    return Diverged(f"{what}; the images were {', '.join(named)}")
+    return DivergedError(f"{what}; the images were {', '.join(named)}")
 
 
 def _tally(report: Report, phase: Phase, parts: Mapping[str, float], images: int) -> None:

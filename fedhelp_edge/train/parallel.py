@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from fedhelp_edge.errors import Interrupted
+from fedhelp_edge.errors import StoppedByHandError
 from fedhelp_edge.methods.base import Bench
 from fedhelp_edge.share import Array
 from fedhelp_edge.train import checkpoint
@@ -65,7 +65,7 @@ def helping() -> Iterator[None]:
         raise
     except RuntimeError as fault:  # a connection that is gone has no kind of its own
         remedy = "see what that one says, or run the same command again; it goes on where it stopped"
-        raise Interrupted("another of the processes has ended", remedy=remedy) from fault
+        raise StoppedByHandError("another of the processes has ended", remedy=remedy) from fault
 
 
 def tell(facts: Mapping[str, Any], state: Mapping[str, Array]) -> None:

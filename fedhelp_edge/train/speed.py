@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from fedhelp_edge.cores import usable_cores
-from fedhelp_edge.errors import Usage
+from fedhelp_edge.errors import UsageError
 from fedhelp_edge.methods.base import Bench
 from fedhelp_edge.train import contention
 
@@ -21,7 +21,7 @@ _THRESHOLD, _TRIM = -3, -1  # mallopt's M_MMAP_THRESHOLD and M_TRIM_THRESHOLD
 def bench(precision: str = "auto", device: str = "cpu") -> Bench:
     """Where to work and in which numbers. bf16 only where it is native: elsewhere it is emulated, and slow."""
     if device == "cuda" and not torch.cuda.is_available():
-        raise Usage("there is no CUDA device here; use --device cpu")
+        raise UsageError("there is no CUDA device here; use --device cpu")
     native = torch.cuda.is_bf16_supported() if device == "cuda" else bool(set(_HALF) & _flags())
     return Bench(device, half=native if precision == "auto" else precision == "bf16")
 

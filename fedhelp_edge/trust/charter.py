@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from fedhelp_edge.errors import BadBody, Kind, Pin, RootChain, Threshold
+from fedhelp_edge.errors import BadBodyError, ParcelKindError, PinnedKeyError, RootChainError, ThresholdError
 from fedhelp_edge.parcel import sshsig
 from fedhelp_edge.parcel.canon import misfit
 from fedhelp_edge.parcel.statement import NO_HASH, Statement, when
@@ -39,10 +39,10 @@ def body(name: str, roots: tuple[str, ...], coordinator: str, threshold: int = 1
 def first(said: Statement, keys: tuple[str, ...], holds: dict[str, Any], federation: str | None = None) -> Charter:
     """Version 1, signed by its own roots. With `federation`, it must be the one that was named beforehand."""
     if said.kind == "charter" and (said.context["previous"], said.context["version"]) != (NO_HASH, 1):
-        raise RootChain("this is a later version; the first one is needed to begin with")
+        raise RootChainError("this is a later version; the first one is needed to begin with")
     found = _read(said, holds, federation_of(said))
     if federation is not None and found.federation != federation:
-        raise Pin(f"this is federation {found.federation}, not {federation}")
+        raise PinnedKeyError(f"this is federation {found.federation}, not {federation}")
     check_signed(found, keys)
     return found
 
@@ -51,7 +51,7 @@ def follow(old: Charter, said: Statement, keys: tuple[str, ...], holds: dict[str
     """The next version, signed by enough roots of both."""
     new = _read(said, holds, old.federation)
     if said.context["previous"] != old.hash or new.version != old.version + 1 or new.epoch < old.epoch:
-        raise RootChain(f"version {new.version} does not follow version {old.version}")
+        raise RootChainError(f"version {new.version} does not follow version {old.version}")
     check_signed(old, keys)
     check_signed(new, keys)
     return new
@@ -64,17 +64,17 @@ def federation_of(said: Statement) -> str:
 
 def _read(said: Statement, holds: dict[str, Any], federation: str) -> Charter:
     if said.kind != "charter":
-        raise Kind(f"a {said.kind}, where a charter is wanted")
+        raise ParcelKindError(f"a {said.kind}, where a charter is wanted")
     if complaint := misfit(holds, _SHAPE, "the charter"):
-        raise BadBody(complaint)
+        raise BadBodyError(complaint)
     roots, threshold = tuple(holds["roots"]), holds["threshold"]
     for key in (*roots, holds["coordinator"]):
         sshsig.public_raw(key)
     if not 1 <= threshold <= len(set(roots)) == len(roots) <= 8:
-        raise BadBody("the charter needs 1 to 8 different roots, and no more signatures than it has roots")
+        raise BadBodyError("the charter needs 1 to 8 different roots, and no more signatures than it has roots")
     context = said.context
     if holds["coordinator"] in roots:
-        raise BadBody("the coordinator's key may not be a root: a root takes its power away when it is stolen")
+        raise BadBodyError("the coordinator's key may not be a root: a root takes its power away when it is stolen")
     return Charter(
         federation, context["version"], context["epoch"], holds["name"],
         roots, threshold, holds["coordinator"], said.hash, when(context["created"]),
@@ -84,4 +84,4 @@ def _read(said: Statement, holds: dict[str, Any], federation: str) -> Charter:
 def check_signed(charter: Charter, keys: tuple[str, ...]) -> None:
     count = len(set(keys) & set(charter.roots))
     if count < charter.threshold:
-        raise Threshold(f"{count} of {charter.threshold} root signatures of version {charter.version}")
+        raise ThresholdError(f"{count} of {charter.threshold} root signatures of version {charter.version}")

@@ -21,17 +21,17 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedhelp_edge import safe_text
 from fedhelp_edge.errors import (
-    BadBody,
-    Federation,
-    InviteCode,
-    InviteExpired,
-    InviteProof,
-    InviteUnknown,
-    InviteUsed,
-    KeyReused,
-    Kind,
-    RotateProof,
-    SignerMismatch,
+    BadBodyError,
+    FederationError,
+    InviteCodeError,
+    InviteExpiredError,
+    InviteProofError,
+    InviteUnknownError,
+    InviteUsedError,
+    KeyReusedError,
+    ParcelKindError,
+    RotateProofError,
+    SignerMismatchError,
 )
 from fedhelp_edge.parcel import age, canon, sshsig
 from fedhelp_edge.parcel.keys import Public
@@ -69,7 +69,7 @@ def read_code(typed: str) -> str:
     letters = re.sub(r"[\s-]", "", typed.upper()).translate(_ALIKE)
     letters = letters[3:] if len(letters) == 24 and letters.startswith("FH1") else letters
     if len(letters) != 21 or set(letters) - set(_ALPHABET) or letters[20] != _check_letter(letters[:20]):
-        raise InviteCode("the code has a wrong letter, one too many or one too few")
+        raise InviteCodeError("the code has a wrong letter, one too many or one too few")
     return _spell(letters[:20])
 
 
@@ -105,19 +105,19 @@ def judge_request(
     """The live invite that a request proves."""
     _kind(said, "enrol", holds, _REQUEST)
     if said.context["federation"] != federation:
-        raise Federation(f"made for {said.context['federation']}")
+        raise FederationError(f"made for {said.context['federation']}")
     asked = _public(holds)
     if keys != (asked.sign,):
-        raise SignerMismatch("the request is not signed by the key that it brings")
+        raise SignerMismatchError("the request is not signed by the key that it brings")
     invite = invites.get(holds["invite"])
     if invite is None:
-        raise InviteUnknown("no such invite was given out")
+        raise InviteUnknownError("no such invite was given out")
     if not hmac.compare_digest(_proof(invite.key, holds["name"], asked, said.context), holds["proof"]):
-        raise InviteProof("the proof does not fit the invite")
+        raise InviteProofError("the proof does not fit the invite")
     if invite.used:
-        raise InviteUsed("a request with this invite came before")
+        raise InviteUsedError("a request with this invite came before")
     if now > invite.expires:
-        raise InviteExpired(f"the invite ended on {invite.expires:%Y-%m-%d}")
+        raise InviteExpiredError(f"the invite ended on {invite.expires:%Y-%m-%d}")
     _fresh(asked, known)
     return invite
 
@@ -130,7 +130,7 @@ def judge_rotation(
     asked = _public(holds)
     sender = known.site(said.context["sender"])
     if sender is None or keys != (sender.sign, asked.sign):
-        raise RotateProof("new keys must be signed by the old key, then by the new one")
+        raise RotateProofError("new keys must be signed by the old key, then by the new one")
     roster.of_site(said, keys[:1], known, sender.from_round)
     seen.check_new(said)
     _fresh(asked, known)
@@ -139,9 +139,9 @@ def judge_rotation(
 
 def _kind(said: Statement, kind: str, holds: dict[str, Any], shape: Any) -> None:
     if said.kind != kind:
-        raise Kind(f"a {said.kind}, where {kind} is wanted")
+        raise ParcelKindError(f"a {said.kind}, where {kind} is wanted")
     if complaint := canon.misfit(holds, shape, "the request"):
-        raise BadBody(complaint)
+        raise BadBodyError(complaint)
 
 
 def _public(holds: dict[str, Any]) -> Public:
@@ -153,7 +153,7 @@ def _public(holds: dict[str, Any]) -> Public:
 def _fresh(asked: Public, known: Roster | None) -> None:
     """A key belongs to one site, for ever: a revoked one does not come back under another name."""
     if known and (site := known.owner(asked.sign) or known.owner(asked.recipient)):
-        raise KeyReused(f"this is a key of {site.id}")
+        raise KeyReusedError(f"this is a key of {site.id}")
 
 
 def _proof(key: bytes, name: str, keys: Public, context: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fedhelp_edge.errors import LogBroken
+from fedhelp_edge.errors import LogBrokenError
 from fedhelp_edge.parcel import canon
 from fedhelp_edge.trust.task import Log
 
@@ -21,8 +21,8 @@ def check_chain(lines: Iterable[tuple[Mapping[str, Any], str]]) -> Log:
     log = Log()
     for line, kept in lines:
         if line["seq"] != log.length + 1:
-            raise LogBroken(f"line {log.length + 1} is missing")
+            raise LogBrokenError(f"line {log.length + 1} is missing")
         if chain(log.head, line) != kept:
-            raise LogBroken(f"line {line['seq']} is not the one that was written")
+            raise LogBrokenError(f"line {line['seq']} is not the one that was written")
         log = Log(log.length + 1, kept)
     return log

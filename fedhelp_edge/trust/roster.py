@@ -10,14 +10,14 @@ from functools import cached_property
 from typing import Any, NoReturn
 
 from fedhelp_edge.errors import (
-    BadBody,
-    Federation,
-    Kind,
-    Role,
-    SignerMismatch,
-    SignerRevoked,
-    SignerUnknown,
-    SignerWindow,
+    BadBodyError,
+    FederationError,
+    ParcelKindError,
+    SignerMismatchError,
+    SignerRevokedError,
+    SignerRoleError,
+    SignerUnknownError,
+    SignerWindowError,
 )
 from fedhelp_edge.parcel import age, sshsig
 from fedhelp_edge.parcel.canon import misfit
@@ -90,10 +90,10 @@ def body(sites: Sequence[Site], front: str, archive: str, expires: datetime) -> 
 def read(said: Statement, keys: tuple[str, ...], holds: dict[str, Any], charter: Charter) -> Roster:
     """A roster that the charter's coordinator signed."""
     if said.kind != "roster":
-        raise Kind(f"a {said.kind}, where a roster is wanted")
+        raise ParcelKindError(f"a {said.kind}, where a roster is wanted")
     of_coordinator(said, keys, charter, None)
     if complaint := misfit(holds, _SHAPE, "the roster"):
-        raise BadBody(complaint)
+        raise BadBodyError(complaint)
     sites = tuple(Site(**site) for site in holds["sites"])
     for key in (holds["front"], *(site.sign for site in sites)):
         sshsig.public_raw(key)
@@ -101,7 +101,7 @@ def read(said: Statement, keys: tuple[str, ...], holds: dict[str, Any], charter:
         age.check_recipient(recipient)
     names = {site.id for site in sites}
     if len(names) < len(sites) or names & set(_OFFICES):
-        raise BadBody("a site stands twice in the roster, or has a name that is taken")
+        raise BadBodyError("a site stands twice in the roster, or has a name that is taken")
     context = said.context
     return Roster(
         context["federation"], context["epoch"], context["version"], context["charter"], when(holds["expires"]),
@@ -121,15 +121,15 @@ def refuse(said: Statement, keys: tuple[str, ...], charter: Charter, roster: Ros
     """Say whether a known key was used for what it may not sign, or an unknown one."""
     sites = {roster.front, *(site.sign for site in roster.sites)} if roster else set()
     if set(keys) & {*charter.roots, charter.coordinator, *sites}:
-        raise Role(f"the owner of this key may not sign a {said.kind}")
-    raise SignerUnknown(f"signed by {sshsig.fingerprint(keys[0])}, which is nobody's key here")
+        raise SignerRoleError(f"the owner of this key may not sign a {said.kind}")
+    raise SignerUnknownError(f"signed by {sshsig.fingerprint(keys[0])}, which is nobody's key here")
 
 
 def of_front(said: Statement, keys: tuple[str, ...], charter: Charter, roster: Roster) -> None:
     """Raise unless the front signed this: it may say that it received something, and nothing else."""
     _same_federation(said, charter.federation)
     if keys != (roster.front,):
-        raise Role("a receipt in the name of the front, signed by another key")
+        raise SignerRoleError("a receipt in the name of the front, signed by another key")
 
 
 def of_site(said: Statement, keys: tuple[str, ...], roster: Roster, round_: int) -> Site:
@@ -137,20 +137,20 @@ def of_site(said: Statement, keys: tuple[str, ...], roster: Roster, round_: int)
     _same_federation(said, roster.federation)
     sender, owner = roster.site(said.context["sender"]), roster.owner(keys[0])
     if owner is None and sender is None:
-        raise SignerUnknown("neither the sender nor the key is in the roster")
+        raise SignerUnknownError("neither the sender nor the key is in the roster")
     if sender is None or owner != sender or len(keys) > 1:
         if owner is None:
-            raise SignerUnknown(f"signed by {sshsig.fingerprint(keys[0])}, which is nobody's key")
-        raise SignerMismatch(f"signed with the key of {owner.id}")
+            raise SignerUnknownError(f"signed by {sshsig.fingerprint(keys[0])}, which is nobody's key")
+        raise SignerMismatchError(f"signed with the key of {owner.id}")
     if said.context.get("sender_key", sshsig.fingerprint(keys[0])) != sshsig.fingerprint(keys[0]):
-        raise SignerMismatch("the statement names another key than the one that signed")
+        raise SignerMismatchError("the statement names another key than the one that signed")
     if sender.status == REVOKED:
-        raise SignerRevoked(f"the key of {sender.id} was revoked")
+        raise SignerRevokedError(f"the key of {sender.id} was revoked")
     if sender.status != ACTIVE or round_ < sender.from_round:
-        raise SignerWindow(f"{sender.id} does not take part in round {round_}")
+        raise SignerWindowError(f"{sender.id} does not take part in round {round_}")
     return sender
 
 
 def _same_federation(said: Statement, federation: str) -> None:
     if said.context.get("federation", federation) != federation:
-        raise Federation(f"made for {said.context['federation']}")
+        raise FederationError(f"made for {said.context['federation']}")

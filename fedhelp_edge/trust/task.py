@@ -9,16 +9,16 @@ from datetime import datetime
 from typing import Any
 
 from fedhelp_edge.errors import (
-    BadBody,
-    BaseModel,
-    Kind,
-    PayloadSize,
-    Recipients,
-    Replay,
-    RoundClosed,
-    RoundKeyGone,
-    RoundUnknown,
-    WrongTask,
+    BadBodyError,
+    BaseModelError,
+    ParcelKindError,
+    PayloadSizeError,
+    RecipientsError,
+    ReplayError,
+    RoundClosedError,
+    RoundKeyGoneError,
+    RoundUnknownError,
+    WrongTaskError,
 )
 from fedhelp_edge.parcel import age
 from fedhelp_edge.parcel.canon import misfit
@@ -80,14 +80,14 @@ def body(
 def read(said: Statement, keys: tuple[str, ...], holds: dict[str, Any], charter: Charter, known: Roster) -> Task:
     """A task that the coordinator signed. Whether it fits the roster and is not old is for `Floor` to say."""
     if said.kind != "task":
-        raise Kind(f"a {said.kind}, where a task is wanted")
+        raise ParcelKindError(f"a {said.kind}, where a task is wanted")
     roster.of_coordinator(said, keys, charter, known)
     if complaint := misfit(holds, _SHAPE, "the task"):
-        raise BadBody(complaint)
+        raise BadBodyError(complaint)
     for recipient in holds["recipients"]:
         age.check_recipient(recipient)
     if not holds["recipients"]:
-        raise BadBody("the task names nobody to encrypt to")
+        raise BadBodyError("the task names nobody to encrypt to")
     context = said.context
     return Task(
         context["federation"], context["epoch"], context["round"], context["roster"], context["roster_version"],
@@ -106,13 +106,15 @@ class Seen:
 
     def check_new(self, said: Statement) -> None:
         if said.context["seq"] <= self.seq or said.context["nonce"] in self.nonces:
-            raise Replay(f"number {said.context['seq']} or its nonce was seen from {said.context['sender']} before")
+            raise ReplayError(
+                f"number {said.context['seq']} or its nonce was seen from {said.context['sender']} before"
+            )
 
 
 def key_of(round_: int, identities: Mapping[int, str]) -> str:
     """The identity that opens the shares of a round, while it is kept."""
     if round_ not in identities:
-        raise RoundKeyGone(f"the key of round {round_} was destroyed when the round was over")
+        raise RoundKeyGoneError(f"the key of round {round_} was destroyed when the round was over")
     return identities[round_]
 
 
@@ -124,22 +126,22 @@ def judge_update(
     `tasks` are those that were opened, by round; a share of an older round is taken while it is at most `stale` behind.
     """
     if said.kind != "update":
-        raise Kind(f"a {said.kind}, where a share is wanted")
+        raise ParcelKindError(f"a {said.kind}, where a share is wanted")
     context = said.context
     sender = roster.of_site(said, keys, known, context["round"])
     newest = max(tasks, default=0)
     if context["round"] < newest - stale:
-        raise RoundClosed(f"round {context['round']} is over; this is round {newest}")
+        raise RoundClosedError(f"round {context['round']} is over; this is round {newest}")
     task = tasks.get(context["round"])
     if task is None:
-        raise RoundUnknown(f"round {context['round']} has not been opened")
+        raise RoundUnknownError(f"round {context['round']} has not been opened")
     if context["task"] != task.hash:
-        raise WrongTask(f"made under another task than that of round {task.round}")
+        raise WrongTaskError(f"made under another task than that of round {task.round}")
     if context["base"] != task.base:
-        raise BaseModel(f"made from another model than that of round {task.round}")
+        raise BaseModelError(f"made from another model than that of round {task.round}")
     if tuple(context["recipients"]) != task.recipients:
-        raise Recipients("encrypted for others than the task names")
+        raise RecipientsError("encrypted for others than the task names")
     if said.size > task.limit:
-        raise PayloadSize(f"larger than the {task.limit} bytes that the task allows")
+        raise PayloadSizeError(f"larger than the {task.limit} bytes that the task allows")
     seen.check_new(said)
     return sender

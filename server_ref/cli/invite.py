@@ -30,7 +30,7 @@ def invite(
     from server_ref import desk, invites
 
     if tier not in ("small", "large"):
-        raise errors.Usage(f"a tier is small or large, not {tier!r}")
+        raise errors.UsageError(f"a tier is small or large, not {tier!r}")
     picture = None
     free = partial(invites.check_free, path=out) if out else bool
     with desk.working(home, passphrase_file, judge=False, before=free) as (hub, _):

@@ -36,7 +36,7 @@ def reaggregate(
 
     root_key = root_key or archive_key  # as it was called once
     if root_key is None:
-        raise errors.Usage("name the folder of the root key with --root-key")
+        raise errors.UsageError("name the folder of the root key with --root-key")
     with desk.opened(home) as hub:
         rounds.check_undo(hub, hub.site(without).id)
     secret = root_passphrase_file or archive_passphrase_file or passphrase_file

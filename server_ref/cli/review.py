@@ -26,7 +26,7 @@ def review(
     from server_ref import desk, intake, people, rounds
 
     if (release and refuse) or (release or refuse) != bool(update):
-        raise errors.Usage("name an update and either --release or --refuse, or nothing to see what waits")
+        raise errors.UsageError("name an update and either --release or --refuse, or nothing to see what waits")
     if not update:
         with desk.opened(home) as hub:
             waiting = people.quarantined(hub)

@@ -38,7 +38,7 @@ def rotate(
     from server_ref import agent, desk, rounds, vault
 
     if root == coordinator or root != bool(new_root_key):
-        raise errors.Usage("either --coordinator, or --root with --new-root-key DIR")
+        raise errors.UsageError("either --coordinator, or --root with --new-root-key DIR")
     with desk.opened(home) as hub:
         done = vault.is_in_force(hub, new_root_key)
         if not done:

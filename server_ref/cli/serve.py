@@ -30,7 +30,7 @@ def serve(
     from server_ref import front
 
     if bool(tls_cert) != bool(tls_key):
-        raise errors.Usage("--tls-cert and --tls-key belong together")
+        raise errors.UsageError("--tls-cert and --tls-key belong together")
 
     def ready(url: str, dashboard: str) -> None:
         if json:

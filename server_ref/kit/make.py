@@ -28,7 +28,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 from fedhelp_edge import files
-from fedhelp_edge.errors import FileExists, KitIncomplete, Usage
+from fedhelp_edge.errors import KitIncompleteError, TargetExistsError, UsageError
 from fedhelp_edge.parcel import kit
 from server_ref.kit import leaflet
 
@@ -79,9 +79,9 @@ def make(
 ) -> Made:  # fmt: skip
     """A kit in a new folder. `python` is the version there, by default this machine's; `sign` signs its installer."""
     if platform not in SYSTEMS:
-        raise Usage(f"a platform is one of {', '.join(SYSTEMS)}, not {platform!r}")
+        raise UsageError(f"a platform is one of {', '.join(SYSTEMS)}, not {platform!r}")
     if out.exists() and any(out.iterdir()):
-        raise FileExists(f"{out.name} is in use already")
+        raise TargetExistsError(f"{out.name} is in use already")
     python = python or f"{sys.version_info.major}.{sys.version_info.minor}"
     wheels = out / "wheels"
     wheels.mkdir(parents=True)
@@ -150,7 +150,7 @@ def collect(roots: Iterable[str], system: System, python: str, wheels: Path, say
         version = parse_wheel_filename(held[name].name)[1]
         for one in wanted:
             if not one.specifier.contains(version, prereleases=True):
-                raise KitIncomplete(f"{name} {version} came, where {one} is needed")
+                raise KitIncompleteError(f"{name} {version} came, where {one} is needed")
 
 
 def _needed(roots: list[str], system: System, python: str, wheels: Path) -> dict[str, list[Requirement]]:
@@ -202,7 +202,7 @@ def _fetch(wanted: list[str], system: System, python: str, wheels: Path) -> None
     )  # fmt: skip
     if done.returncode:
         faults = [line[7:] for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
-        raise KitIncomplete(f"pip could not fetch everything: {faults[-1] if faults else 'it does not start'}")
+        raise KitIncompleteError(f"pip could not fetch everything: {faults[-1] if faults else 'it does not start'}")
 
 
 def own_wheel(into: Path) -> Path:

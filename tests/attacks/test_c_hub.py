@@ -14,26 +14,26 @@ import pytest
 
 from fedhelp_edge import errors
 from fedhelp_edge.errors import (
-    Ambiguous,
-    BadBody,
-    BaseModel,
-    DuplicateRound,
+    AmbiguousError,
+    BadBodyError,
+    BaseModelError,
+    DuplicateRoundError,
     FedhelpError,
-    InviteExpired,
-    InviteProof,
-    InviteUnknown,
-    InviteUsed,
-    KeyReused,
-    Kind,
-    Quota,
-    Recipients,
-    Replay,
-    RoundClosed,
-    RoundKeyGone,
-    RoundUnknown,
-    SignerMismatch,
-    SignerRevoked,
-    WrongTask,
+    InviteExpiredError,
+    InviteProofError,
+    InviteUnknownError,
+    InviteUsedError,
+    KeyReusedError,
+    ParcelKindError,
+    QuotaError,
+    RecipientsError,
+    ReplayError,
+    RoundClosedError,
+    RoundKeyGoneError,
+    RoundUnknownError,
+    SignerMismatchError,
+    SignerRevokedError,
+    WrongTaskError,
 )
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
 from fedhelp_edge.trust import enrol
@@ -75,7 +75,7 @@ def test_b03_a_sender_revoked_between_the_first_byte_and_the_last_is_refused(thr
     intake.admit(three.hub, said, signers)
     three.hub.revoke(three.boss, "site-001", 1, "PC stolen")
     part = Path(shutil.copy(path, tmp_path / "part"))
-    with pytest.raises(SignerRevoked):
+    with pytest.raises(SignerRevokedError):
         intake.keep(three.hub, part)
     assert three.states() == {}
 
@@ -121,7 +121,7 @@ def test_b17_a_code_lets_in_whoever_proves_it_once(three: Federation, stranger: 
     code, site = three.hub.invite("Clinic 4", "small", 14)
     assert asked(three, stranger.ask_in(code)) == "approved"
     second = Clinic(three.hub.federation, three.folder / "second")
-    assert asked(three, second.ask_in(code)) == InviteUsed.code
+    assert asked(three, second.ask_in(code)) == InviteUsedError.code
     assert [one.id for one in three.hub.roster.sites].count(site) == 1
 
 
@@ -145,11 +145,11 @@ def test_b20_of_two_who_ask_on_one_invite_neither_comes_in_by_itself(
     first, second = people.requests(three.hub)
     assert (first["contested"], second["contested"]) == (True, True)
     assert alarms(three) == [site]
-    with pytest.raises(Ambiguous, match=f"{first['hash'][:12]}, {second['hash'][:12]}"):
+    with pytest.raises(AmbiguousError, match=f"{first['hash'][:12]}, {second['hash'][:12]}"):
         intake.approve(three.hub, three.boss, site)
     intake.approve(three.hub, three.boss, second["words"])
     assert three.hub.site(site).sign == stranger.keys.public.sign
-    assert asked(three, thief.ask_in(code, "again")) == InviteUsed.code
+    assert asked(three, thief.ask_in(code, "again")) == InviteUsedError.code
     assert people.requests(three.hub) == []
     states = three.hub.store.rows("SELECT state FROM requests WHERE site = ? ORDER BY rowid", site)
     assert [row["state"] for row in states][-2:] == ["refused", "approved"]
@@ -160,9 +160,9 @@ def test_b20_somebody_who_asks_with_other_keys_after_a_site_came_in_is_an_alarm(
 ) -> None:
     code, site = three.hub.invite("Clinic 4", "small", 14)
     assert asked(three, stranger.ask_in(code)) == "approved"
-    assert asked(three, stranger.ask_in(code, "typed again")) == InviteUsed.code
+    assert asked(three, stranger.ask_in(code, "typed again")) == InviteUsedError.code
     assert alarms(three) == []
-    assert asked(three, thief.ask_in(code)) == InviteUsed.code
+    assert asked(three, thief.ask_in(code)) == InviteUsedError.code
     assert alarms(three) == [site]
     assert [row["type"] for row in three.hub.store.rows("SELECT type FROM log WHERE type = 'alarm'")] == ["alarm"]
     three.hub.revoke(three.boss, site, 0, "its invite was stolen")
@@ -194,7 +194,7 @@ def test_b20_a_site_is_approved_by_name_only_with_the_request_that_was_shown(tmp
     intake.receive(fed.hub, thief.ask_in(code))
     fed.judge()
     (left,) = people.requests(fed.hub)
-    with pytest.raises(Ambiguous, match="not what was shown"):
+    with pytest.raises(AmbiguousError, match="not what was shown"):
         intake.approve(fed.hub, fed.boss, site)
     assert fed.hub.roster.site(site) is None
     intake.approve(fed.hub, fed.boss, left["hash"][:12])
@@ -209,7 +209,7 @@ def test_b20_a_file_put_in_place_of_the_request_that_was_shown_is_noticed(
     mine, others = (intake.receive(three.hub, clinic.ask_in(code)).hash for clinic in (stranger, thief))
     three.judge()
     three.hub.store.path(others).replace(three.hub.store.path(mine))
-    with pytest.raises(errors.HubDamaged, match="not the one that its name says"):
+    with pytest.raises(errors.HubDamagedError, match="not the one that its name says"):
         intake.approve(three.hub, three.boss, mine)
     assert three.hub.roster.site(site) is None
 
@@ -229,7 +229,7 @@ def test_b21_a_decision_is_about_the_update_that_was_shown_and_no_other_of_its_s
     first, second = odd(three, order, 1), odd(three, order, 1)
     shown = people.quarantined(three.hub)
     assert {one["hash"] for one in shown} == {first, second}
-    with pytest.raises(Ambiguous, match="2 updates of site-002 wait"):
+    with pytest.raises(AmbiguousError, match="2 updates of site-002 wait"):
         rounds.review(three.hub, three.boss, "site-002", release=False)
     decisions.record(three.hub, first, "refuse")
     assert {one["hash"]: one["decided"] for one in people.quarantined(three.hub)} == {first: "refuse", second: ""}
@@ -238,18 +238,18 @@ def test_b21_a_decision_is_about_the_update_that_was_shown_and_no_other_of_its_s
     intake.note_shown(three.hub, "updates", people.quarantined(three.hub))
     rounds.review(three.hub, three.boss, second[:12], release=False)
     odd(three, order, 1)
-    with pytest.raises(Ambiguous, match="not what was shown"):
+    with pytest.raises(AmbiguousError, match="not what was shown"):
         rounds.review(three.hub, three.boss, "site-002", release=False)
 
 
 def test_b17_an_invite_ends(three: Federation, stranger: Clinic) -> None:
     code, _ = three.hub.invite("Clinic 4", "small", 14)
     three.clock.go_on(days=15)
-    assert asked(three, stranger.ask_in(code)) == InviteExpired.code
+    assert asked(three, stranger.ask_in(code)) == InviteExpiredError.code
 
 
 def test_b17_a_code_that_was_never_given_out_opens_nothing(three: Federation, stranger: Clinic) -> None:
-    assert asked(three, stranger.ask_in(enrol.new_code())) == InviteUnknown.code
+    assert asked(three, stranger.ask_in(enrol.new_code())) == InviteUnknownError.code
 
 
 def test_b17_a_request_that_names_an_invite_without_its_code_opens_nothing(three: Federation, stranger: Clinic) -> None:
@@ -258,14 +258,14 @@ def test_b17_a_request_that_names_an_invite_without_its_code_opens_nothing(three
     assert invite
     context = statement.stamped("enrol", federation=three.hub.federation)
     body = enrol.request(enrol.new_code(), "Clinic 4", stranger.keys.public, context) | {"invite": invite["id"]}
-    assert asked(three, stranger._sealed(context, hub.to_json(body), [])) == InviteProof.code
+    assert asked(three, stranger._sealed(context, hub.to_json(body), [])) == InviteProofError.code
 
 
 @pytest.mark.parametrize("taken", ["sign", "identity"])
 def test_b18_a_key_of_another_clinic_does_not_join(three: Federation, stranger: Clinic, taken: str) -> None:
     stranger.keys = replace(stranger.keys, **{taken: getattr(three.clinics[0].keys, taken)})
     code, site = three.hub.invite("Clinic 4", "small", 14)
-    assert asked(three, stranger.ask_in(code)) == KeyReused.code
+    assert asked(three, stranger.ask_in(code)) == KeyReusedError.code
     assert three.hub.roster.site(site) is None
 
 
@@ -277,7 +277,7 @@ def test_b18_two_who_ask_with_one_key_are_not_both_approved_by_hand(tmp_path: Pa
         intake.receive(fed.hub, one.ask_in(code))
     fed.judge()
     intake.approve(fed.hub, fed.boss, "site-001")
-    with pytest.raises(KeyReused):
+    with pytest.raises(KeyReusedError):
         intake.approve(fed.hub, fed.boss, "site-002")
     assert [site.id for site in fed.hub.roster.sites] == ["site-001"]
     fed.hub.store.close()
@@ -288,7 +288,7 @@ def test_a_request_that_holds_no_request_is_refused_and_holds_nobody_up(
     three: Federation, stranger: Clinic, body: bytes
 ) -> None:
     context = statement.stamped("enrol", federation=three.hub.federation)
-    assert asked(three, stranger._sealed(context, body, [])) == BadBody.code
+    assert asked(three, stranger._sealed(context, body, [])) == BadBodyError.code
     code, _ = three.hub.invite("Clinic 4", "small", 14)
     assert asked(three, stranger.ask_in(code)) == "approved"
 
@@ -300,7 +300,7 @@ def test_c20_a_request_that_another_signed_again_does_not_take_its_place(three: 
     seen = parcel.look(path, parcel.anyone)
     armor = sshsig.sign(seen.statement.line, thief.sign, seen.statement.namespace).encode()
     path.write_bytes(parcel.MAGIC + seen.statement.line + b"\n" + armor + genuine[seen.offset :])
-    assert asked(three, path) == SignerMismatch.code
+    assert asked(three, path) == SignerMismatchError.code
     path.write_bytes(genuine)
     assert asked(three, path) == "approved"
 
@@ -308,7 +308,7 @@ def test_c20_a_request_that_another_signed_again_does_not_take_its_place(three: 
 def test_c20_strangers_requests_leave_nothing_in_a_hub(three: Federation, stranger: Clinic) -> None:
     before = sorted(path for path in three.hub.home.rglob("*.fhx"))
     for _ in range(5):
-        with pytest.raises(InviteUnknown):
+        with pytest.raises(InviteUnknownError):
             intake.receive(three.hub, stranger.ask_in(enrol.new_code()))
     assert sorted(path for path in three.hub.home.rglob("*.fhx")) == before
 
@@ -317,14 +317,14 @@ def test_c20_one_code_brings_no_more_than_twenty_requests(three: Federation, str
     code, _ = three.hub.invite("Clinic 4", "small", 14)
     for _ in range(20):
         intake.receive(three.hub, stranger.ask_in(code))
-    with pytest.raises(Quota):
+    with pytest.raises(QuotaError):
         intake.receive(three.hub, stranger.ask_in(code))
 
 
 def test_c20_a_site_leaves_no_more_than_a_few_shares_worth_in_a_round(three: Federation) -> None:
     order = three.open()
     large = {"pad": "x" * 200_000}  # without a count of images, so each is refused and another may come
-    with pytest.raises(Quota):
+    with pytest.raises(QuotaError):
         for _ in range(5 * order.limit // 200_000):
             intake.receive(three.hub, three.clinics[0].give(order, three.drawn(order, three.clinics[0]), facts=large))
             three.judge()
@@ -363,14 +363,14 @@ def test_c01_a_file_that_comes_again_after_its_verdict_is_answered_with_the_verd
 def test_c02_a_second_different_share_for_a_round_is_refused(three: Federation) -> None:
     order = three.open()
     intake.receive(three.hub, given(three, order))
-    refused(three, given(three, order, examples=999), DuplicateRound)
+    refused(three, given(three, order, examples=999), DuplicateRoundError)
 
 
 def test_c02_after_the_verdict_too(three: Federation) -> None:
     order = three.open()
     intake.receive(three.hub, given(three, order))
     three.judge()
-    refused(three, given(three, order, examples=999), DuplicateRound)
+    refused(three, given(three, order, examples=999), DuplicateRoundError)
 
 
 def test_c03_eight_at_once_are_one_share_with_one_answer(three: Federation) -> None:
@@ -425,33 +425,33 @@ def two_rounds_on(fed: Federation) -> tuple[Task, Task]:
 
 def test_c04_a_share_of_a_round_that_is_over_is_refused(three: Federation) -> None:
     first, _ = two_rounds_on(three)
-    refused(three, given(three, first), RoundClosed)
+    refused(three, given(three, first), RoundClosedError)
 
 
 def test_c04_a_share_of_a_round_to_come_is_refused(three: Federation) -> None:
     order = three.open()
-    refused(three, given(three, order, round=order.round + 1), RoundUnknown)
+    refused(three, given(three, order, round=order.round + 1), RoundUnknownError)
 
 
 def test_c05_a_share_under_the_task_of_another_round_is_refused(three: Federation) -> None:
     first = three.open()
     three.play(first)
     three.aggregate()
-    refused(three, given(three, three.open(), task=first.hash), WrongTask)
+    refused(three, given(three, three.open(), task=first.hash), WrongTaskError)
 
 
 def test_c06_a_share_for_another_federation_is_refused(three: Federation) -> None:
-    refused(three, given(three, three.open(), federation="fh-" + "e" * 32), errors.Federation)
+    refused(three, given(three, three.open(), federation="fh-" + "e" * 32), errors.FederationError)
 
 
 def test_c06_a_request_to_join_another_federation_is_refused(three: Federation, stranger: Clinic) -> None:
     code, _ = three.hub.invite("Clinic 4", "small", 14)
     stranger.federation = "fh-" + "e" * 32
-    assert asked(three, stranger.ask_in(code)) == errors.Federation.code
+    assert asked(three, stranger.ask_in(code)) == errors.FederationError.code
 
 
 def test_c07_a_share_made_from_another_model_is_refused(three: Federation) -> None:
-    refused(three, given(three, three.open(), base="e" * 64), BaseModel)
+    refused(three, given(three, three.open(), base="e" * 64), BaseModelError)
 
 
 def test_c08_a_number_that_does_not_rise_is_a_replay_and_one_that_jumps_is_not(three: Federation) -> None:
@@ -461,7 +461,7 @@ def test_c08_a_number_that_does_not_rise_is_a_replay_and_one_that_jumps_is_not(t
     three.aggregate()
     later = three.open()
     for number in (0, 7, 1000):
-        refused(three, given(three, later, seq=number), Replay)
+        refused(three, given(three, later, seq=number), ReplayError)
     assert intake.receive(three.hub, given(three, later, seq=1001)).new
 
 
@@ -470,7 +470,7 @@ def test_c09_a_nonce_seen_before_is_a_replay_whatever_its_number(three: Federati
     intake.receive(three.hub, given(three, order, nonce="7" * 32))
     three.play(order, without=("site-001",))
     three.aggregate()
-    refused(three, given(three, three.open(), nonce="7" * 32), Replay)
+    refused(three, given(three, three.open(), nonce="7" * 32), ReplayError)
 
 
 @pytest.mark.parametrize("kind", ["charter", "roster", "task", "global", "receipt"])
@@ -478,7 +478,7 @@ def test_a_hub_takes_in_nothing_that_only_hubs_say(three: Federation, kind: str)
     intake.receive(three.hub, given(three, three.open()))
     with three.hub.store.path(three.hub.newest(kind)["hash"]).open("rb") as file:
         said, signers = parcel.read_prologue(file)
-    with pytest.raises(Kind):
+    with pytest.raises(ParcelKindError):
         intake.admit(three.hub, said, signers)
 
 
@@ -487,7 +487,7 @@ def test_c11_a_share_for_other_readers_than_the_task_names_is_refused(three: Fed
     order = three.open()
     spy = three.clinics[1].keys.public.recipient
     readers = [*order.recipients, spy] if more else list(order.recipients[:1])
-    refused(three, given(three, order, recipients=readers), Recipients)
+    refused(three, given(three, order, recipients=readers), RecipientsError)
 
 
 def stolen(fed: Federation, path: Path, thief: Clinic) -> Path:
@@ -516,7 +516,7 @@ def test_c12_a_share_that_was_stolen_and_signed_anew_is_put_aside_with_an_alarm(
     told = three.aggregate(now=True)
     assert told["accepted"] == ["site-001", "site-003"]
     assert [odd["code"] for odd in told["quarantined"]] == ["E_INNER_CONTEXT"]
-    with pytest.raises(errors.NotNow, match="cannot be let in"):
+    with pytest.raises(errors.NotNowError, match="cannot be let in"):
         rounds.review(three.hub, three.boss, "site-002", release=True)
 
 
@@ -549,7 +549,7 @@ def test_d11_a_share_whose_rounds_key_is_destroyed_is_refused_as_such(three: Fed
     three.judge()
     row = three.hub.store.row("SELECT state, code FROM shares WHERE site = 'site-001'")
     assert row
-    assert (row["state"], row["code"]) == ("refused", RoundKeyGone.code)
+    assert (row["state"], row["code"]) == ("refused", RoundKeyGoneError.code)
     assert three.aggregate(now=True)["accepted"] == ["site-002", "site-003"]
 
 

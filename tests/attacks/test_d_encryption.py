@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fedhelp_edge.errors import FedhelpError, NoMatch, RoundKeyGone
+from fedhelp_edge.errors import FedhelpError, NoMatchError, RoundKeyGoneError
 from fedhelp_edge.parcel import age, keys, parcel
 from fedhelp_edge.trust import task
 from tests.unit.parcel import vectors
@@ -210,9 +210,9 @@ def test_d11_a_destroyed_round_key_is_told_from_a_key_that_does_not_fit(
     kept = {13: keys.new().identity}
     round_ = parcel.look(path, parcel.anyone).statement.context["round"]
     assert round_ == 12
-    with pytest.raises(RoundKeyGone):
+    with pytest.raises(RoundKeyGoneError):
         task.key_of(round_, kept)
-    with pytest.raises(NoMatch):
+    with pytest.raises(NoMatchError):
         parcel.open(path, parcel.anyone, [task.key_of(13, kept)])
 
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedhelp_edge.errors import NonFinite, NotNow, Quorum
+from fedhelp_edge.errors import NonFiniteError, NotNowError, QuorumError
 from fedhelp_edge.merge import clip, rules
 from fedhelp_edge.parcel import canon
 from fedhelp_edge.plan import Merge
@@ -81,7 +81,7 @@ def test_e12_of_two_copies_both_are_put_aside(three: Federation) -> None:
     for number in (0, 1):
         give(three, order, number, honest(three, order, 0))
     give(three, order, 2, honest(three, order, 2))
-    with pytest.raises(Quorum):
+    with pytest.raises(QuorumError):
         three.aggregate(now=True)
     assert [told_of(three, clinic.id) for clinic in three.clinics] == [
         ("quarantined", "E_COPY"), ("quarantined", "E_COPY"), ("accepted", ""),
@@ -92,11 +92,11 @@ def test_e12_a_copy_that_comes_after_its_twin_was_put_aside_is_one_too(three: Fe
     order = three.open()
     for number in (0, 1):
         give(three, order, number, honest(three, order, 0))
-    with pytest.raises(Quorum):
+    with pytest.raises(QuorumError):
         three.aggregate(now=True)
     give(three, order, 1, honest(three, order, 0), examples=7)
     give(three, order, 2, honest(three, order, 2))
-    with pytest.raises(Quorum):
+    with pytest.raises(QuorumError):
         three.aggregate(now=True)
     assert told_of(three, "site-002") == ("quarantined", "E_COPY")
 
@@ -129,7 +129,7 @@ def test_e13_a_person_lets_an_odd_share_in(five: Federation) -> None:
     for number in range(4):
         give(five, order, number, honest(five, order, number))
     give(five, order, 4, pulled(five.base(order), honest(five, order, 4), -1))
-    with pytest.raises(Quorum):
+    with pytest.raises(QuorumError):
         five.aggregate()
     rounds.review(five.hub, five.boss, "site-005", release=True)
     assert len(five.aggregate()["accepted"]) == 5
@@ -143,7 +143,7 @@ def test_e13_a_person_lets_an_odd_share_in_while_it_is_as_stale_as_the_plan_allo
     for number in range(4):
         give(five, order, number, honest(five, order, number))
     give(five, order, 4, pulled(five.base(order), honest(five, order, 4), -1))
-    with pytest.raises(Quorum):
+    with pytest.raises(QuorumError):
         five.aggregate()
     for _ in range(later):  # nothing more comes, and the key of that round stays
         rounds.call_off(five.hub, rounds.newest(five.hub))
@@ -151,7 +151,7 @@ def test_e13_a_person_lets_an_odd_share_in_while_it_is_as_stale_as_the_plan_allo
     if counts:
         assert rounds.review(five.hub, five.boss, "site-005", release=True)["state"] == "accepted"
     else:
-        with pytest.raises(NotNow, match="too old"):
+        with pytest.raises(NotNowError, match="too old"):
             rounds.review(five.hub, five.boss, "site-005", release=True)
 
 
@@ -242,7 +242,7 @@ def claim(fed: Federation, *counts: int) -> Task:
 
 def test_e15_a_claim_far_beyond_the_others_waits_for_a_person_who_is_told_of_it(three: Federation) -> None:
     claim(three, 100, 120, 10**6)
-    with pytest.raises(Quorum):
+    with pytest.raises(QuorumError):
         three.aggregate()
     told = people.status(three.hub)
     assert [(one["site"], one["code"], one["examples"]) for one in told["quarantined"]] == [
@@ -259,7 +259,7 @@ def test_e15_twenty_times_the_others_is_still_believed(three: Federation) -> Non
 
 def test_e15_a_large_site_that_a_person_let_in_is_not_asked_about_again(three: Federation) -> None:
     claim(three, 100, 100, 5000)
-    with pytest.raises(Quorum):
+    with pytest.raises(QuorumError):
         three.aggregate()
     rounds.review(three.hub, three.boss, "site-003", release=True)
     told = three.aggregate()
@@ -269,7 +269,7 @@ def test_e15_a_large_site_that_a_person_let_in_is_not_asked_about_again(three: F
     claim(three, 100, 100, 9000)
     assert len(three.aggregate()["accepted"]) == 3
     claim(three, 100, 100, 18_001)  # more than twice what the person let in, whatever was merged since
-    with pytest.raises(Quorum):
+    with pytest.raises(QuorumError):
         three.aggregate()
     assert told_of(three, "site-003") == ("quarantined", "E_CLAIM")
 
@@ -278,7 +278,7 @@ def test_e15_claims_that_grow_from_round_to_round_do_not_raise_their_own_limit(t
     claim(three, 100, 100, 1900)
     three.aggregate()
     claim(three, 100, 100, 3000)
-    with pytest.raises(Quorum):
+    with pytest.raises(QuorumError):
         three.aggregate()
     assert told_of(three, "site-003") == ("quarantined", "E_CLAIM")
 
@@ -333,11 +333,11 @@ def test_e17_a_round_of_which_nothing_is_believed_fails_and_the_old_model_stays(
     order = three.open()
     for number in range(3):
         give(three, order, number, three.base(order))
-    with pytest.raises(Quorum):
+    with pytest.raises(QuorumError):
         three.aggregate()
     three.clock.go_on(days=8)
     before = three.hub.newest("global")["hash"]
-    with pytest.raises(Quorum):
+    with pytest.raises(QuorumError):
         three.aggregate()
     assert rounds.newest(three.hub)["state"] == rounds.FAILED
     assert three.hub.newest("global")["hash"] == before
@@ -358,7 +358,7 @@ def test_e18_a_model_with_a_number_that_is_none_is_never_signed(
         patch.setattr(
             rules, "merge", lambda base, *_: {name: array * np.float32(np.nan) for name, array in base.items()}
         )
-        with pytest.raises(NonFinite):
+        with pytest.raises(NonFiniteError):
             three.aggregate()
     assert three.hub.newest("global")["hash"] == before
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]

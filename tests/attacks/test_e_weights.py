@@ -16,16 +16,16 @@ import pytest
 
 from fedhelp_edge import share
 from fedhelp_edge.errors import (
-    BnStats,
-    NonFinite,
-    NotSafetensors,
-    Range,
-    SchemaDtype,
-    SchemaNames,
-    SchemaShape,
-    StHeader,
-    StLayout,
-    StMeta,
+    NonFiniteError,
+    NormStatisticsError,
+    NotSafetensorsError,
+    NumberRangeError,
+    SchemaDtypeError,
+    SchemaNamesError,
+    SchemaShapeError,
+    TensorHeaderError,
+    TensorLayoutError,
+    TensorMetadataError,
 )
 from fedhelp_edge.share import Schema
 
@@ -76,7 +76,7 @@ class Canary:
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_e01_a_pickle_is_refused_and_never_run(tmp_path: Path, protocol: int) -> None:
-    with pytest.raises(NotSafetensors):
+    with pytest.raises(NotSafetensorsError):
         read(pickle.dumps(Canary(tmp_path / "sang"), protocol))
     assert not (tmp_path / "sang").exists()
 
@@ -85,14 +85,14 @@ def test_e01_a_pickle_is_refused_and_never_run(tmp_path: Path, protocol: int) ->
 def test_e01_a_pickle_of_the_first_kinds_has_no_mark_and_is_refused_by_its_length(
     tmp_path: Path, protocol: int
 ) -> None:
-    with pytest.raises(StHeader):
+    with pytest.raises(TensorHeaderError):
         read(pickle.dumps(Canary(tmp_path / "sang"), protocol))
     assert not (tmp_path / "sang").exists()
 
 
 def test_e01_a_pickle_behind_a_plausible_length_is_refused_and_never_run(tmp_path: Path) -> None:
     evil = pickle.dumps(Canary(tmp_path / "sang"))
-    with pytest.raises(NotSafetensors):
+    with pytest.raises(NotSafetensorsError):
         read(struct.pack("<Q", len(evil)) + evil + bytes(40))
     assert not (tmp_path / "sang").exists()
 
@@ -106,38 +106,38 @@ def test_e01_a_pt_file_is_refused(tmp_path: Path) -> None:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps(Canary(tmp_path / "sang")))
-    with pytest.raises(NotSafetensors):
+    with pytest.raises(NotSafetensorsError):
         read(file.getvalue())
 
 
 def test_e01_a_numpy_file_of_objects_is_refused(tmp_path: Path) -> None:
     file = io.BytesIO()
     np.save(file, np.array([Canary(tmp_path / "sang")], object), allow_pickle=True)
-    with pytest.raises(NotSafetensors):
+    with pytest.raises(NotSafetensorsError):
         read(file.getvalue())
     assert not (tmp_path / "sang").exists()
 
 
 @pytest.mark.parametrize("length", [0, 1, 100 << 20, (64 << 10) + 1, 2**63, 2**64 - 1])
 def test_e02_a_header_of_an_impossible_length_is_refused(length: int) -> None:
-    with pytest.raises(StHeader):
+    with pytest.raises(TensorHeaderError):
         read(struct.pack("<Q", length) + b"{}" + bytes(100 << 10))
 
 
 def test_e02_a_header_longer_than_its_file_is_refused() -> None:
-    with pytest.raises(StHeader):
+    with pytest.raises(TensorHeaderError):
         read(struct.pack("<Q", 64) + b"{}")
 
 
 @pytest.mark.parametrize("size", range(8))
 def test_e02_a_file_too_short_for_a_header_is_refused(size: int) -> None:
-    with pytest.raises(StHeader):
+    with pytest.raises(TensorHeaderError):
         read(bytes(size))
 
 
 def test_e03_a_tensor_that_stands_twice_is_refused() -> None:
     entry = '"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
-    with pytest.raises(StLayout, match="twice"):
+    with pytest.raises(TensorLayoutError, match="twice"):
         read(described("{" + entry + "," + entry + "}"))
 
 
@@ -160,19 +160,19 @@ def test_e03_tensors_that_do_not_follow_one_another_are_refused(offsets: tuple[l
     header = header_of(honest())
     for entry, at in zip(header.values(), offsets, strict=True):
         entry["data_offsets"] = at
-    with pytest.raises(StLayout):
+    with pytest.raises(TensorLayoutError):
         read(described(header))
 
 
 @pytest.mark.parametrize("extra", [-1, 1, 1 << 20])
 def test_e03_a_file_that_is_shorter_or_longer_than_its_tensors_is_refused(extra: int) -> None:
     data = spelled(honest())
-    with pytest.raises(StLayout):
+    with pytest.raises(TensorLayoutError):
         read(data[:extra] if extra < 0 else data + bytes(extra))
 
 
 def test_e03_tensors_in_another_order_are_refused() -> None:
-    with pytest.raises(StLayout, match="another order"):
+    with pytest.raises(TensorLayoutError, match="another order"):
         read(spelled(dict(reversed(honest().items()))))
 
 
@@ -190,7 +190,7 @@ def test_e03_tensors_in_another_order_are_refused() -> None:
     ids=str,
 )
 def test_e03_an_entry_that_describes_no_tensor_is_refused(entry: Any) -> None:
-    with pytest.raises(StLayout):
+    with pytest.raises(TensorLayoutError):
         read(described({"conv1.weight": entry}))
 
 
@@ -200,14 +200,14 @@ def test_e03_an_entry_that_describes_no_tensor_is_refused(entry: Any) -> None:
     ids=lambda text: ascii(text[:8]),
 )
 def test_e03_a_header_that_is_no_object_is_refused(header: str) -> None:
-    with pytest.raises(NotSafetensors):
+    with pytest.raises(NotSafetensorsError):
         read(described(header))
 
 
 @pytest.mark.parametrize("space", [" ", "\n", "\t"])
 def test_e03_a_second_spelling_of_the_header_is_refused(space: str) -> None:
     text = json.dumps(header_of(honest()), separators=("," + space, ":"))
-    with pytest.raises(StLayout, match="spelling"):
+    with pytest.raises(TensorLayoutError, match="spelling"):
         read(described(text))
 
 
@@ -215,22 +215,22 @@ def test_e03_a_second_spelling_of_the_header_is_refused(space: str) -> None:
     "notes", [{"format": "pt"}, {"a": {"b": "c"}}, [], "x" * 60000, None], ids=lambda n: str(n)[:9]
 )
 def test_e04_notes_beside_the_tensors_are_refused(notes: Any) -> None:
-    with pytest.raises(StMeta):
+    with pytest.raises(TensorMetadataError):
         read(described({"__metadata__": notes, **header_of(honest())}))
 
 
 def test_e04_ten_megabytes_of_notes_are_refused_unread() -> None:
-    with pytest.raises(StHeader):
+    with pytest.raises(TensorHeaderError):
         read(described({"__metadata__": {"a": "x" * 10_000_000}, **header_of(honest())}))
 
 
 def test_e05_a_missing_tensor_is_refused() -> None:
-    with pytest.raises(SchemaNames, match=r"linear\.bias"):
+    with pytest.raises(SchemaNamesError, match=r"linear\.bias"):
         read(spelled({name: array for name, array in honest().items() if name != "linear.bias"}))
 
 
 def test_e05_a_tensor_too_many_is_refused() -> None:
-    with pytest.raises(SchemaNames, match="extra"):
+    with pytest.raises(SchemaNamesError, match="extra"):
         read(spelled({**honest(), "extra": np.zeros(1, np.float32)}))
 
 
@@ -238,7 +238,7 @@ def test_e05_a_tensor_too_many_is_refused() -> None:
 def test_e05_a_renamed_tensor_is_refused_and_its_name_is_not_printed_raw(name: str) -> None:
     arrays = honest()
     arrays[name] = arrays.pop("linear.bias")
-    with pytest.raises(SchemaNames) as refused:
+    with pytest.raises(SchemaNamesError) as refused:
         read(spelled(arrays))
     assert refused.value.cause.isprintable()
     assert len(refused.value.cause) < 200
@@ -246,12 +246,12 @@ def test_e05_a_renamed_tensor_is_refused_and_its_name_is_not_printed_raw(name: s
 
 @pytest.mark.parametrize("shape", [(3, 2), (6,), (1, 2, 3), (2, 3, 1)])
 def test_e06_another_shape_of_the_same_size_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(SchemaShape):
+    with pytest.raises(SchemaShapeError):
         read(spelled({**honest(), "conv1.weight": np.zeros(shape, np.float32)}))
 
 
 def test_e06_a_single_number_in_place_of_a_tensor_is_refused() -> None:
-    with pytest.raises(SchemaShape):
+    with pytest.raises(SchemaShapeError):
         read(spelled({**honest(), "linear.bias": np.zeros((), np.float32)}))
 
 
@@ -259,13 +259,13 @@ def test_e06_a_single_number_in_place_of_a_tensor_is_refused() -> None:
 def test_e06_a_side_that_cannot_be_is_refused(shape: list[Any]) -> None:
     header = header_of(honest())
     header["linear.bias"]["shape"] = shape
-    with pytest.raises(SchemaShape):
+    with pytest.raises(SchemaShapeError):
         read(described(header))
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int32, np.int64, np.int8, np.uint8])
 def test_e07_another_number_format_is_refused(dtype: type[np.generic]) -> None:
-    with pytest.raises(SchemaDtype):
+    with pytest.raises(SchemaDtypeError):
         read(spelled({**honest(), "linear.bias": np.zeros(2, dtype)}))
 
 
@@ -273,7 +273,7 @@ def test_e07_another_number_format_is_refused(dtype: type[np.generic]) -> None:
 def test_e07_a_number_format_that_never_travels_is_refused_and_not_printed_raw(dtype: str) -> None:
     header = header_of(honest())
     header["linear.bias"]["dtype"] = dtype
-    with pytest.raises(SchemaDtype) as refused:
+    with pytest.raises(SchemaDtypeError) as refused:
         read(described(header))
     assert refused.value.cause.isprintable()
 
@@ -283,13 +283,13 @@ def test_e07_a_number_format_that_never_travels_is_refused_and_not_printed_raw(d
 def test_e08_a_number_that_is_none_is_refused_by_name_and_count(name: str, number: float) -> None:
     arrays = honest()
     arrays[name].flat[1] = number
-    with pytest.raises(NonFinite, match=rf"{name}: 1 of {arrays[name].size}"):
+    with pytest.raises(NonFiniteError, match=rf"{name}: 1 of {arrays[name].size}"):
         share.check_numbers(read(spelled(arrays)))
 
 
 @pytest.mark.parametrize("variances", [[0.5, -1e-30], [0.0, 0.0]], ids=str)
 def test_e09_a_variance_that_cannot_be_is_refused(variances: list[float]) -> None:
-    with pytest.raises(BnStats):
+    with pytest.raises(NormStatisticsError):
         share.check_numbers({"bn1.running_var": np.array(variances, np.float32)})
 
 
@@ -298,7 +298,7 @@ def test_e09_a_dead_channel_is_no_fault() -> None:
 
 
 def test_e09_counters_of_batch_norm_do_not_travel() -> None:
-    with pytest.raises(SchemaNames, match="num_batches_tracked"):
+    with pytest.raises(SchemaNamesError, match="num_batches_tracked"):
         read(spelled({**honest(), "bn1.num_batches_tracked": np.array(-1, np.int64)}))
 
 
@@ -306,7 +306,7 @@ def test_e09_counters_of_batch_norm_do_not_travel() -> None:
 def test_e10_weights_far_beyond_what_training_gives_are_refused(number: float) -> None:
     arrays = honest()
     arrays["linear.bias"][0] = number
-    with pytest.raises(Range, match=r"linear\.bias"):
+    with pytest.raises(NumberRangeError, match=r"linear\.bias"):
         share.check_numbers(read(spelled(arrays)))
 
 

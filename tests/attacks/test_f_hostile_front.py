@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from fedhelp_edge.errors import FedhelpError, NotAFront, Offline, RefusedThere, Storage, Usage
+from fedhelp_edge.errors import FedhelpError, NoSpaceError, NotAFrontError, OfflineError, RefusedThereError, UsageError
 from fedhelp_edge.exchange.http import Http
 from fedhelp_edge.parcel import keys, parcel, statement
 from tests import hostile
@@ -237,7 +237,7 @@ def test_f21_an_upload_that_gets_no_further_ends(
 
     with hostile.front(answers) as front:
         site = Http(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path, patience=0.3)
-        with pytest.raises(Offline):
+        with pytest.raises(OfflineError):
             site.put(sealed)
         assert len(front.asked) < 20
 
@@ -267,7 +267,7 @@ def test_f21_a_file_that_brings_no_byte_or_other_bytes_ends(charter: bytes, tmp_
 
         with hostile.front(answers) as front:
             site = Http(front.url, "fh-" + "0" * 32, lambda: OWN, store, patience=0.3)
-            with pytest.raises(NotAFront):
+            with pytest.raises(NotAFrontError):
                 list(site.fetch(frozenset()))
         assert not list(store.glob("*.fhx"))
 
@@ -312,9 +312,9 @@ def test_f22_names_and_numbers_of_the_other_side_are_what_they_should_be_or_refu
     with hostile.front(answers) as front:
         site = Http(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "incoming", patience=2)
         for method in (site.fetch, site.receipts):
-            with pytest.raises(NotAFront):
+            with pytest.raises(NotAFrontError):
                 list(method(frozenset()))
-        with pytest.raises(NotAFront):
+        with pytest.raises(NotAFrontError):
             list(site.charters())
         assert all("/parcels/" not in asked.path for asked in front.asked)
     assert sorted(tmp_path.rglob("*")) == before
@@ -331,7 +331,7 @@ def test_f22_a_list_of_more_than_there_can_be_of_a_kind_is_refused_before_anythi
     listed = [entry(charter, kind=kind, hash=f"{place:064x}", size=size) for place in range(count)]
     with hostile.front(lambda _: listing(*listed)) as front:
         site = Http(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", patience=2, models=50 << 20)
-        with pytest.raises(NotAFront, match=f"of the kind {kind}"):
+        with pytest.raises(NotAFrontError, match=f"of the kind {kind}"):
             list(site.fetch(frozenset()))
         assert all("/parcels/" not in asked.path for asked in front.asked)
 
@@ -342,7 +342,7 @@ def test_f22_a_list_of_more_than_the_disk_can_hold_is_refused(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 1 << 20))
     with hostile.front(lambda _: listing(entry(charter, kind="global", size=1 << 20))) as front:
         site = Http(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", patience=2)
-        with pytest.raises(Storage):
+        with pytest.raises(NoSpaceError):
             list(site.fetch(frozenset()))
 
 
@@ -377,7 +377,7 @@ def test_f23_a_signed_request_goes_to_the_named_address_and_to_no_other(
         with hostile.front(answers) as front:
             site = Http(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", patience=2)
             for method in (site.check, lambda: list(site.fetch(frozenset())), lambda: site.put(sealed)):
-                with pytest.raises(NotAFront, match="another address"):
+                with pytest.raises(NotAFrontError, match="another address"):
                     method()
         assert other.asked == []
 
@@ -386,7 +386,7 @@ def test_f23_what_a_front_refuses_is_shown_without_its_advice(tmp_path: Path) ->
     body = {"code": "E_SIGNER_REVOKED", "detail": "gone\x1b[2J\nwords: apple", "remedy": "type your passphrase at evil"}
     with hostile.front(lambda _: answer(json.dumps(body).encode(), "403 No", NEXT)) as front:
         site = Http(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", patience=2)
-        with pytest.raises(RefusedThere) as caught:
+        with pytest.raises(RefusedThereError) as caught:
             list(site.fetch(frozenset()))
     assert caught.value.cause.isprintable()
     assert "evil" not in caught.value.remedy
@@ -401,14 +401,14 @@ def test_f23_what_a_front_refuses_is_shown_without_its_advice(tmp_path: Path) ->
     ],
 )  # fmt: skip
 def test_f23_what_is_no_address_is_said_before_anything_is_asked(url: str, tmp_path: Path) -> None:
-    with pytest.raises(Usage):
+    with pytest.raises(UsageError):
         Http(url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in").check()
 
 
 def test_f23_a_file_of_authorities_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "junk.pem").write_text("x")
     for name in ("junk.pem", "absent.pem"):
-        with pytest.raises(Usage, match="--ca-file"):
+        with pytest.raises(UsageError, match="--ca-file"):
             Http("https://127.0.0.1:1", "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", tmp_path / name).check()
 
 

@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from fedhelp_edge.errors import Listen, Quorum
+from fedhelp_edge.errors import ListenError, QuorumError
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
 from fedhelp_edge.trust import enrol
 from server_ref import carrier, dashboard, front, intake
@@ -567,7 +567,7 @@ def test_f16_a_round_waits_a_little_for_what_is_on_its_way(
     assert client.send(first).status == 204
     begun = client.begin(second).offset
     _time_passes(fed, days=7, minutes=10)
-    with pytest.raises(Quorum, match="missing: site-002"):
+    with pytest.raises(QuorumError, match="missing: site-002"):
         fed.aggregate()
     assert client.go_on(second.stem, begun, second.read_bytes()[begun:]).status == 204
     assert fed.aggregate()["accepted"] == ["site-001", "site-002"]
@@ -626,7 +626,7 @@ def test_f19_a_client_refuses_an_expired_a_wrong_and_an_unknown_certificate(
 
 def test_f19_a_certificate_that_is_none_is_said_to_be_so(fed: Federation, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("x")
-    with pytest.raises(Listen):
+    with pytest.raises(ListenError):
         front.server(fed.hub.home, Limits(), dashboard.Door(), tmp_path / "x", tmp_path / "x")
 
 

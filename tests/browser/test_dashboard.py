@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from server_ref import decisions
+from server_ref import decisions, intake, rounds
 from server_ref.dashboard import Door
 from tests.browser.chromium import PROGRAM, browser
-from tests.federation import Federation, intake, rounds
+from tests.federation import Federation
 from tests.net import running
 
 pytestmark = pytest.mark.skipif(not PROGRAM, reason="not installed: chromium")

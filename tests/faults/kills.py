@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedhelp_edge.errors import FedhelpError, NotNow
+from fedhelp_edge.errors import FedhelpError, NotNowError
 from fedhelp_edge.exchange.folder import Folder
 from fedhelp_edge.exchange.http import Http
 from fedhelp_edge.parcel import keys
@@ -60,7 +60,7 @@ def take(home: Path, step: str, time: datetime, shares: Sequence[Path] = ()) -> 
             intake.receive(hub, share)
         if step == "judge":
             intake.judge(hub, boss)
-        with suppress(NotNow):  # it was done, all but the answer
+        with suppress(NotNowError):  # it was done, all but the answer
             if step == "aggregate":
                 rounds.aggregate(hub, boss)
             if step == "open":

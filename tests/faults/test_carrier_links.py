@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from fedhelp_edge import files
-from fedhelp_edge.errors import CarrierHome, FileKind
+from fedhelp_edge.errors import CarrierHomeError, FileKindError
 from fedhelp_edge.exchange.folder import FROM, TO, VOUCHES, Folder
 from fedhelp_edge.site import inbox, joined, outbox
 from server_ref import carrier, rounds
@@ -58,9 +58,9 @@ def test_g19_a_folder_that_links_into_the_hub_is_refused_and_the_hub_stays_whole
 ) -> None:
     before = contents(three.hub.home)
     (stick / FROM).symlink_to(outdated.parent)
-    with pytest.raises(FileKind, match="from-coordinator"):
+    with pytest.raises(FileKindError, match="from-coordinator"):
         carrier.leave(three.hub, stick / FROM)
-    with pytest.raises(FileKind, match="from-coordinator"):
+    with pytest.raises(FileKindError, match="from-coordinator"):
         carrier.exchange(three.hub, stick)
     assert contents(three.hub.home) == before
     three.hub.store.reconcile()
@@ -74,7 +74,7 @@ def test_g19_a_command_refuses_such_a_stick_before_it_takes_anything_in(
     elsewhere.mkdir()
     for name in (TO, FROM):
         (stick / name).symlink_to(elsewhere)
-        with pytest.raises(FileKind, match=name):
+        with pytest.raises(FileKindError, match=name):
             carrier.check(three.hub, stick)
         (stick / name).unlink()
     assert list(elsewhere.iterdir()) == []
@@ -85,7 +85,7 @@ def test_g19_shares_are_not_read_through_a_link(three: Federation, stick: Path) 
     order = three.open()
     share = three.clinics[0].give(order, three.drawn(order, three.clinics[0]))
     (stick / TO).symlink_to(share.parent)
-    with pytest.raises(FileKind):
+    with pytest.raises(FileKindError):
         carrier.exchange(three.hub, stick)
     assert three.states() == {}
 
@@ -130,7 +130,7 @@ def test_g19_a_folder_that_becomes_a_link_while_it_is_filled_leads_nobody_away(
 
 @pytest.mark.parametrize("place", [".", "parcels", "parcels/00", ".."])
 def test_g19_a_carrier_in_or_around_the_hub_is_refused(three: Federation, place: str) -> None:
-    with pytest.raises(CarrierHome):
+    with pytest.raises(CarrierHomeError):
         carrier.check(three.hub, three.hub.home / place)
     assert not list(three.hub.home.rglob(FROM))
 
@@ -138,7 +138,7 @@ def test_g19_a_carrier_in_or_around_the_hub_is_refused(three: Federation, place:
 @posix
 def test_g19_a_carrier_that_is_the_hub_by_another_name_is_refused(three: Federation, tmp_path: Path) -> None:
     (tmp_path / "cloud").symlink_to(three.hub.home)
-    with pytest.raises(CarrierHome):
+    with pytest.raises(CarrierHomeError):
         carrier.check(three.hub, tmp_path / "cloud" / "parcels")
 
 
@@ -156,12 +156,12 @@ def test_g19_a_site_neither_writes_nor_reads_through_a_link(clinic: Clinic, tmp_
     clinic.trip()
     (clinic.stick / FROM).rename(tmp_path / "elsewhere")
     (clinic.stick / FROM).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(FileKind, match=FROM):
+    with pytest.raises(FileKindError, match=FROM):
         clinic.download()
     shutil.rmtree(clinic.stick / TO)
     (clinic.stick / TO).symlink_to(clinic.home)
     before = contents(clinic.home)
-    with pytest.raises(FileKind, match=TO):
+    with pytest.raises(FileKindError, match=TO):
         Folder(clinic.stick).put(next((clinic.home / "request").iterdir()))
     assert contents(clinic.home) == before
 
@@ -182,10 +182,10 @@ def test_g19_a_share_takes_the_place_of_a_link_of_its_name(clinic: Clinic, tmp_p
 
 @pytest.mark.parametrize("place", [".", "request", ".."])
 def test_g19_a_carrier_in_or_around_a_site_is_refused_and_not_remembered(clinic: Clinic, place: str) -> None:
-    with pytest.raises(CarrierHome):
+    with pytest.raises(CarrierHomeError):
         joined.invited(clinic.home, str(clinic.invite), via=clinic.home / place)
     clinic.join()
-    with pytest.raises(CarrierHome):
+    with pytest.raises(CarrierHomeError):
         joined.carriers(clinic.home, nobody, via=clinic.home / place)
     assert "via" not in (clinic.home / "joined.json").read_text()
 

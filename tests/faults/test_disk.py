@@ -23,7 +23,7 @@ def test_a_share_that_does_not_fit_on_the_stick_leaves_nothing_there(
     disk = tiny_disk(kib)
     with pytest.raises(OSError) as caught:
         parcel.seal(disk / "share.fhx", context, bytes(1_000_000), site.sign, [hub.public.recipient])
-    assert type(errors.from_os(caught.value)) is errors.Storage
+    assert type(errors.from_os(caught.value)) is errors.NoSpaceError
     assert list(disk.iterdir()) == []
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fedhelp_edge import errors
-from fedhelp_edge.errors import Busy, Equivocation, FedhelpError, HubDamaged
+from fedhelp_edge.errors import BusyError, EquivocationError, FedhelpError, HubDamagedError
 from fedhelp_edge.trust.floor import Floor
 from server_ref import carrier, desk, front, intake, rounds, store, vault
 from server_ref.hub import Hub
@@ -89,7 +89,7 @@ def test_g02_nothing_is_refused_because_the_hub_is_full(on_a_disk: Federation, t
     filler = fill(fed.folder.parent, 100)
     with pytest.raises(OSError) as caught:
         carrier.exchange(fed.hub, stick)
-    assert type(errors.from_os(caught.value)) is errors.Storage
+    assert type(errors.from_os(caught.value)) is errors.NoSpaceError
     filler.unlink()
     assert [answer.state for answer in carrier.exchange(fed.hub, stick).taken] == [intake.RECEIVED]
 
@@ -160,7 +160,7 @@ def test_g05_a_database_that_another_holds_is_busy_and_later_not(
     three.again()
     other = sqlite3.connect(three.hub.home / store.DATABASE, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(Busy):
+    with pytest.raises(BusyError):
         intake.receive(three.hub, path)
     assert list(three.hub.home.glob(".*.part")) == []
     other.execute("ROLLBACK")
@@ -174,11 +174,11 @@ def test_g05_a_damaged_page_is_found(three: Federation) -> None:
     data = bytearray(path.read_bytes())
     data[4096 : len(data) - 4096] = bytes(len(data) - 8192)
     path.write_bytes(data)
-    with pytest.raises(HubDamaged):
+    with pytest.raises(HubDamagedError):
         Hub(three.hub.home).store.check()
-    with pytest.raises(HubDamaged), desk.working(three.hub.home, None):
+    with pytest.raises(HubDamagedError), desk.working(three.hub.home, None):
         pass
-    with pytest.raises(HubDamaged):
+    with pytest.raises(HubDamagedError):
         front.serve(three.hub.home, "127.0.0.1", 0, None, None, lambda *_: pytest.fail("it serves"))
 
 
@@ -197,13 +197,13 @@ def test_g05_whoever_only_reads_holds_up_nobody_who_writes(three: Federation, tm
 def test_g05_a_database_that_is_none_is_damaged(three: Federation) -> None:
     three.hub.store.close()
     (three.hub.home / store.DATABASE).write_bytes(b"not a database, but long enough to be taken for one" * 100)
-    with pytest.raises(HubDamaged):
+    with pytest.raises(HubDamagedError):
         Hub(three.hub.home)
 
 
 def test_g05_a_parcel_that_is_gone_from_the_disk_is_found(three: Federation) -> None:
     three.hub.store.path(three.hub.newest("roster")["hash"]).unlink()
-    with pytest.raises(HubDamaged, match="is gone"):
+    with pytest.raises(HubDamagedError, match="is gone"):
         three.hub.store.reconcile()
 
 
@@ -224,7 +224,7 @@ def test_g05_a_hub_without_its_unmerged_journal_stands_where_it_stood_before_and
     again = rounds.open_next(behind, three.boss)
     known = Floor(law).with_roster(*behind.plain(behind.newest("roster")["hash"]))
     known = known.with_task(*three.hub.plain(order.hash))
-    with pytest.raises(Equivocation):
+    with pytest.raises(EquivocationError):
         known.with_task(*behind.plain(again.hash))
     behind.store.close()
 
@@ -235,7 +235,7 @@ def test_g08_a_stick_that_is_full_is_filled_once_there_is_room(three: Federation
     (stick / "pictures").write_bytes(bytes(1_000_000))
     with pytest.raises(OSError) as caught:
         carrier.exchange(three.hub, stick)
-    assert type(errors.from_os(caught.value)) is errors.Storage
+    assert type(errors.from_os(caught.value)) is errors.NoSpaceError
     assert list(stick.rglob("*.part")) == []
     (stick / "pictures").unlink()
     left = carrier.exchange(three.hub, stick).left

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedhelp_edge.errors import BadBackup, FedhelpError, HubDamaged, LogBroken, NotNow, Quorum
+from fedhelp_edge.errors import BadBackupError, FedhelpError, HubDamagedError, LogBrokenError, NotNowError, QuorumError
 from fedhelp_edge.parcel import keys, parcel, statement
 from fedhelp_edge.trust import enrol
 from server_ref import desk, incoming, intake, rounds, vault
@@ -40,7 +40,7 @@ def orders(fed: Federation) -> list[str]:
 @contextmanager
 def signs_nothing(fed: Federation, *faults: type[FedhelpError]) -> Iterator[None]:
     before = orders(fed)
-    with pytest.raises(faults or (HubDamaged,)):
+    with pytest.raises(faults or (HubDamagedError,)):
         yield
     assert orders(fed) == before
 
@@ -52,7 +52,7 @@ def judged(three: Federation) -> Federation:
     three.play(order, without=("site-003",))
     lazy = three.clinics[2]
     intake.receive(three.hub, lazy.give(order, three.base(order)))
-    with pytest.raises(Quorum):
+    with pytest.raises(QuorumError):
         three.aggregate()
     assert set(three.states().values()) == {"accepted", "quarantined"}
     return three
@@ -80,7 +80,7 @@ def test_g20_keys_that_the_front_writes_into_the_database_are_in_no_order(
     try:
         order = three.open()
         three.join()
-    except HubDamaged:
+    except HubDamagedError:
         return
     assert order.recipients[1] == before.archive == three.hub.roster.archive
     assert three.hub.roster.front == before.front
@@ -140,7 +140,7 @@ def test_g20_nothing_that_works_by_itself_can_be_planted_in_the_database(
     with signs_nothing(three):
         plant(three)
         three.open()
-    with pytest.raises(HubDamaged, match="trigger, view or table"):
+    with pytest.raises(HubDamagedError, match="trigger, view or table"):
         three.again()
     three.hub.store.close()
 
@@ -177,7 +177,7 @@ def test_g20_a_link_that_the_front_leaves_leads_no_command_to_the_coordinators_f
     (three.hub.home / "parcels" / "ab").symlink_to(theirs)
     (three.hub.home / "elsewhere").symlink_to(theirs)
     (three.hub.home / incoming.FOLDER).symlink_to(theirs)
-    with suppress(HubDamaged):  # where one of its own parcels lay in that folder
+    with suppress(HubDamagedError):  # where one of its own parcels lay in that folder
         three.hub.store.reconcile()
     assert incoming.awaited(three.hub, order.round, order.closes) == []
     three.clock.go_on(days=7)
@@ -276,7 +276,7 @@ def test_g20_a_site_that_was_revoked_does_not_come_back_with_an_older_roster(thr
         three.hub.store.close()
         before.backup(db)
     three.again()
-    with signs_nothing(three, HubDamaged, LogBroken), desk.working(three.hub.home, None) as (hub, boss):
+    with signs_nothing(three, HubDamagedError, LogBrokenError), desk.working(three.hub.home, None) as (hub, boss):
         rounds.open_next(hub, boss)
 
 
@@ -347,7 +347,7 @@ def test_g20_a_model_whose_file_is_another_one_is_neither_sent_nor_merged_upon(j
 
 def test_g20_what_only_the_coordinator_may_change_is_not_changed_without_its_keys(three: Federation) -> None:
     hub = Hub(three.hub.home)
-    with pytest.raises(NotNow):
+    with pytest.raises(NotNowError):
         hub.invite("Clinic 9", "small", 14)
     assert len(hub.invites()) == 3
     hub.store.close()
@@ -410,12 +410,12 @@ def test_a_backup_without_the_coordinators_memory_is_taken_only_as_an_older_prog
         file, place = fed.folder / "backup.tar", fed.folder / "again"
         vault.backup(fed.hub, file)
         root = keys.load(fed.hub.home / ROOT, nobody)
-        with pytest.raises(BadBackup, match="lacks what the coordinator remembered"):
+        with pytest.raises(BadBackupError, match="lacks what the coordinator remembered"):
             vault.restore(place, file, root, nobody)
         if fed is old:
             assert vault.restore(place, file, root, nobody, older=True).charter.epoch == 2
         else:
-            with pytest.raises(HubDamaged, match="memory of this hub is gone"):
+            with pytest.raises(HubDamagedError, match="memory of this hub is gone"):
                 vault.restore(place, file, root, nobody, older=True)
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from fedhelp_edge import lock
 from fedhelp_edge import plan as plans
-from fedhelp_edge.errors import Busy, HubNewer, LogBroken, NotNow
+from fedhelp_edge.errors import BusyError, HubNewerError, LogBrokenError, NotNowError
 from fedhelp_edge.methods.registry import TABLES
 from server_ref import desk, front, intake, opener, rounds, store
 from server_ref import hub as hubs
@@ -41,7 +41,7 @@ def test_g09_a_second_writer_says_that_another_is_at_work_until_that_one_is_no_m
     other = start.Process(target=hold, args=(path, taken, done))
     other.start()
     assert taken.wait(60)
-    with pytest.raises(Busy), lock.held(path, wait=0.1):
+    with pytest.raises(BusyError), lock.held(path, wait=0.1):
         pass
     other.kill() if how == "is killed" else done.set()
     with lock.held(path, wait=60):
@@ -53,7 +53,7 @@ def test_g09_two_that_read_at_once_do_not_both_open_the_round(three: Federation)
     one, other = three.hub, Hub(three.hub.home, clock=three.clock)
     order = rounds.open_next(one, three.boss)
     key = intake.round_key(one, three.boss, order.round)
-    with pytest.raises(NotNow):
+    with pytest.raises(NotNowError):
         rounds.open_next(other, three.boss)
     other.store.close()
     assert intake.round_key(one, three.boss, order.round) == key
@@ -78,7 +78,7 @@ def by_other_hands(fed: Federation, query: str, *values: object) -> None:
 )
 def test_g10_a_line_that_was_edited_is_named(logged: Federation, column: str, value: str) -> None:
     by_other_hands(logged, f"UPDATE log SET {column} = ? WHERE seq = 5", value)
-    with pytest.raises(LogBroken, match="line 5 is not the one"):
+    with pytest.raises(LogBrokenError, match="line 5 is not the one"):
         logged.hub.store.verify()
 
 
@@ -87,13 +87,13 @@ def test_g10_a_line_whose_hash_was_made_to_fit_breaks_the_next(logged: Federatio
     line = {**lines[4][0], "subject": "site-009"}
     fitting = store.chain(lines[3][1], line)
     by_other_hands(logged, "UPDATE log SET subject = 'site-009', hash = ? WHERE seq = 5", fitting)
-    with pytest.raises(LogBroken, match="line 6"):
+    with pytest.raises(LogBrokenError, match="line 6"):
         logged.hub.store.verify()
 
 
 def test_g10_a_line_that_was_deleted_is_named(logged: Federation) -> None:
     by_other_hands(logged, "DELETE FROM log WHERE seq = 5")
-    with pytest.raises(LogBroken, match="line 5 is missing"):
+    with pytest.raises(LogBrokenError, match="line 5 is missing"):
         logged.hub.store.verify()
 
 
@@ -116,7 +116,7 @@ def test_g10_a_log_whose_chain_holds_is_still_not_the_one_that_was_given_out(
 ) -> None:
     change(logged)
     logged.hub.store.verify()
-    with pytest.raises(LogBroken, match="as others were told"):
+    with pytest.raises(LogBrokenError, match="as others were told"):
         logged.hub.check()
 
 
@@ -127,9 +127,9 @@ def test_g10_a_hub_whose_log_was_changed_is_worked_on_no_more(
     before = logged.hub.check()
     change(logged)
     length = logged.hub.store.head().length
-    with pytest.raises(LogBroken), desk.working(logged.hub.home, None):
+    with pytest.raises(LogBrokenError), desk.working(logged.hub.home, None):
         pass
-    with pytest.raises(LogBroken):
+    with pytest.raises(LogBrokenError):
         front.serve(logged.hub.home, "127.0.0.1", 0, None, None, lambda *_: pytest.fail("it serves"))
     assert logged.hub.store.head().length == length <= before.length
 
@@ -145,7 +145,7 @@ def test_g12_a_clock_that_jumps_by_a_day_closes_no_round_and_opens_none_again(th
     three.clock.go_on(days=-days)
     intake.receive(three.hub, three.clinics[2].give(order, three.drawn(order, three.clinics[2])))
     assert len(three.aggregate()["accepted"]) == 3
-    with pytest.raises(NotNow):
+    with pytest.raises(NotNowError):
         three.aggregate()
 
 
@@ -169,7 +169,7 @@ def test_g14_a_hub_of_a_newer_form_is_not_touched(three: Federation) -> None:
     three.hub.store.db.execute("PRAGMA user_version = 99")
     three.hub.store.close()
     before = (three.hub.home / DATABASE).read_bytes()
-    with pytest.raises(HubNewer):
+    with pytest.raises(HubNewerError):
         Hub(three.hub.home)
     assert (three.hub.home / DATABASE).read_bytes() == before
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fedhelp_edge import errors, lock, shell
-from fedhelp_edge.errors import Busy, FileMissing, PassphraseNeeded, WrongPassphrase
+from fedhelp_edge.errors import BusyError, FileMissingError, PassphraseNeededError, WrongPassphraseError
 from fedhelp_edge.exchange.folder import TO
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.site import folder, inbox, joined, learn, outbox
@@ -37,7 +37,7 @@ def test_g08_a_share_that_did_not_fit_on_the_stick_is_there_at_the_next_try(trai
     (trained.stick / "pictures").write_bytes(bytes(600_000))
     with pytest.raises(OSError) as caught:
         trained.upload()
-    assert type(errors.from_os(caught.value)) is errors.Storage
+    assert type(errors.from_os(caught.value)) is errors.NoSpaceError
     assert list((trained.stick / TO).iterdir()) == []
     (trained.stick / "pictures").unlink()
     (sent,) = trained.upload()
@@ -62,7 +62,7 @@ def test_g08_a_stick_that_is_pulled_while_a_share_is_copied_costs_another_try(
         patch.setattr(os, "fsync", pull)
         with pytest.raises(FileNotFoundError):
             trained.upload()
-    with pytest.raises(FileMissing):
+    with pytest.raises(FileMissingError):
         trained.upload()
     assert outbox.waiting(trained.home) == [sealed]
     pulled.rename(trained.stick)
@@ -103,7 +103,7 @@ def test_g13_locked_keys_and_nobody_to_ask_are_said_and_nothing_is_sealed(traine
     wrong = trained.home / "wrong"
     wrong.write_text("another passphrase\n")
     wrong.chmod(0o600)
-    for ask, fault in ((shell.asker(None), PassphraseNeeded), (shell.asker(wrong), WrongPassphrase)):
+    for ask, fault in ((shell.asker(None), PassphraseNeededError), (shell.asker(wrong), WrongPassphraseError)):
         with pytest.raises(fault):
             outbox.seal_newest(trained.home, ask)
     assert trained.state == joined.TRAINED
@@ -118,7 +118,7 @@ def test_g13_of_two_commands_at_once_the_second_waits_and_then_says_so(
         "seal": lambda: outbox.seal_newest(trained.home, nobody),
     }[does]  # fmt: skip
     monkeypatch.setattr(lock, "WAIT", 0.1)
-    with lock.held(trained.home / folder.LOCK), pytest.raises(Busy):
+    with lock.held(trained.home / folder.LOCK), pytest.raises(BusyError):
         step()
 
 
@@ -132,5 +132,5 @@ def test_g13_of_two_that_train_at_once_the_second_says_so(trained: Clinic) -> No
     order = folder.joined(trained.home).task
     assert order
     given = trained.home, inbox.plan_of(order), "site-004", "small", None, None
-    with lock.held(trained.home / learn.LOCK), pytest.raises(Busy), learn.at_work(*given):
+    with lock.held(trained.home / learn.LOCK), pytest.raises(BusyError), learn.at_work(*given):
         pass

@@ -58,7 +58,7 @@ def test_a_disk_that_fills_up_keeps_the_last_state_and_after_making_room_the_rou
 
     with pytest.raises(OSError) as caught:
         loop.train(begun(), sets, 1, kept=disk / "kept", every=0, progress=others_fill_it)
-    assert type(errors.from_os(caught.value)) is errors.Storage
+    assert type(errors.from_os(caught.value)) is errors.NoSpaceError
     assert [path.name for path in (disk / "kept").iterdir()] == ["000000002.state"]
     (disk / "pictures").unlink()
     resumed, whole = begun(), begun()
@@ -74,6 +74,6 @@ def test_a_disk_that_holds_no_state_at_all_keeps_nothing_half_written(
     disk = tiny_disk(1_000)
     with pytest.raises(OSError) as caught:
         loop.train(begun(), sets, 1, kept=disk / "kept", every=0)
-    assert type(errors.from_os(caught.value)) is errors.Storage
+    assert type(errors.from_os(caught.value)) is errors.NoSpaceError
     assert list((disk / "kept").iterdir()) == []
     assert checkpoint.newest(disk / "kept") is None

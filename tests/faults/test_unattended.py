@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fedhelp_edge import lock, shell, unattended
-from fedhelp_edge.errors import Busy, ClockJump, FedhelpError, HubDamaged, KeysMode, LogBroken
+from fedhelp_edge.errors import BusyError, ClockJumpError, FedhelpError, HubDamagedError, KeysModeError, LogBrokenError
 from server_ref import desk, intake, rounds, steps
 from tests.federation import Federation
 
@@ -35,7 +35,7 @@ def test_what_passes_is_waited_for_longer_and_longer_and_told_of_once() -> None:
     said: list[str] = []
     waits: list[float] = []
     faults = [OSError(5, "gone", "stick")] * 12
-    unattended.keep_on(attempts(*faults, None, Busy("held"), None), 30, said.append, waits.append)
+    unattended.keep_on(attempts(*faults, None, BusyError("held"), None), 30, said.append, waits.append)
     assert [line.split(":")[0] for line in said] == ["waiting", "it goes on", "waiting", "it goes on"]
     assert "E_STORAGE" in said[0]
     assert "E_BUSY" in said[2]
@@ -43,7 +43,9 @@ def test_what_passes_is_waited_for_longer_and_longer_and_told_of_once() -> None:
     assert 450 <= max(waits) <= 600
 
 
-@pytest.mark.parametrize("fault", [HubDamaged("x"), LogBroken("x"), ClockJump("x")], ids=lambda fault: fault.code)
+@pytest.mark.parametrize(
+    "fault", [HubDamagedError("x"), LogBrokenError("x"), ClockJumpError("x")], ids=lambda fault: fault.code
+)
 def test_what_time_does_not_mend_ends_it(fault: FedhelpError) -> None:
     with pytest.raises(type(fault)):
         unattended.keep_on(attempts(fault), 1, print, lambda _: None)
@@ -93,7 +95,7 @@ def test_a_passphrase_file_that_others_can_read_is_refused(tmp_path: Path, mode:
     if works or (mode == 0o640 and os.geteuid() == 0):  # root's files may have a group, as systemd lends credentials
         assert shell.asker(path)() == "four quiet words here"
     else:
-        with pytest.raises(KeysMode) as told:
+        with pytest.raises(KeysModeError) as told:
             shell.asker(path)()
         assert told.value.remedy == "chmod 600 passphrase"
 
@@ -106,9 +108,9 @@ def test_g12_a_clock_that_jumps_far_writes_nothing(three: Federation, days: int)
     length = three.hub.store.head().length
     three.clock.go_on(days=days)
     late = three.clinics[2].give(order, three.drawn(order, three.clinics[2]))
-    with pytest.raises(ClockJump):
+    with pytest.raises(ClockJumpError):
         intake.receive(three.hub, late)
-    with pytest.raises(ClockJump):
+    with pytest.raises(ClockJumpError):
         three.aggregate(now=True)
     assert three.hub.store.head().length == length
     assert rounds.current(three.hub)["closes"]
@@ -119,7 +121,7 @@ def test_g12_a_clock_that_jumps_far_writes_nothing(three: Federation, days: int)
 
 def test_g12_a_long_pause_is_accepted_by_a_line_of_the_log(three: Federation) -> None:
     three.clock.go_on(days=400)
-    with pytest.raises(ClockJump):
+    with pytest.raises(ClockJumpError):
         three.open()
     three.hub.accept_clock()
     assert three.open().round == 1
@@ -128,7 +130,7 @@ def test_g12_a_long_pause_is_accepted_by_a_line_of_the_log(three: Federation) ->
 
 def test_g12_a_line_that_was_once_dated_far_ahead_moves_no_deadline_for_ever(three: Federation) -> None:
     three.hub.store.log("2096-01-01T00:00:00Z", "renew", "roster")
-    with pytest.raises(ClockJump):
+    with pytest.raises(ClockJumpError):
         three.open()
     three.hub.accept_clock()
     order = three.open()

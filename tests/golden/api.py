@@ -170,7 +170,7 @@ def template() -> str:
 def plan_mistakes(text: str) -> list[list[Any]]:
     try:
         plan(text)
-    except errors.BadPlan as error:
+    except errors.BadPlanError as error:
         return [[mistake.line, mistake.where] for mistake in error.mistakes]
     return []
 

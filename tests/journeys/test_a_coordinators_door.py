@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fedhelp_edge import shell
-from fedhelp_edge.errors import WeakPassphrase
+from fedhelp_edge.errors import WeakPassphraseError
 from fedhelp_edge.trust import words
 from tests import command
 from tests.desk import Desk, Done, fails, works
@@ -88,7 +88,7 @@ def test_a_name_that_two_sites_have_shuts_out_neither(desk: Desk) -> None:
 def test_a_passphrase_that_is_soon_guessed_is_refused_by_every_command_that_makes_keys(
     weak: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(WeakPassphrase):
+    with pytest.raises(WeakPassphraseError):
         shell.check_passphrase(weak)
     desk = Desk(tmp_path, PLAN)
     (tmp_path / "pass").write_text(f"{weak}\n")

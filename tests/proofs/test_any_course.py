@@ -24,7 +24,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from fedhelp_edge.errors import DuplicateRound, NotNow, Quorum, RoundClosed
+from fedhelp_edge.errors import DuplicateRoundError, NotNowError, QuorumError, RoundClosedError
 from fedhelp_edge.methods.registry import METHODS, Method
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.share import Array, Schema
@@ -104,14 +104,14 @@ class Course(RuleBasedStateMachine):
     @precondition(lambda self: not self.open and len(self.rounds) < 12)
     @rule()
     def opens(self) -> None:
-        with pytest.raises(NotNow):
+        with pytest.raises(NotNowError):
             self.fed.aggregate()
         last = self.rounds.get(len(self.rounds))
         base = last.model if last else np.arange(4, dtype=np.float32)
         assert base is not None
         order = self.fed.open()
         self.rounds[order.round] = Round(order, base, order.closes)
-        with pytest.raises(NotNow):
+        with pytest.raises(NotNowError):
             self.fed.open()
 
     @precondition(lambda self: self.rounds)
@@ -125,7 +125,7 @@ class Course(RuleBasedStateMachine):
             change = next(self.changes) / 64 * np.arange(1, 5)
             path = self.fed.clinics[site].give(about.order, {"numbers": (about.base + change).astype(np.float32)})
             again = any((one.site, one.round) == (site, number) and one.state != "refused" for one in self.shares)
-            with pytest.raises(RoundClosed if late else DuplicateRound) if late or again else nullcontext():
+            with pytest.raises(RoundClosedError if late else DuplicateRoundError) if late or again else nullcontext():
                 assert intake.receive(self.fed.hub, path).new
                 self.shares.append(Share(path, site, number, change))
 
@@ -158,7 +158,7 @@ class Course(RuleBasedStateMachine):
         accepted = [share for share in self.shares if share.state == "accepted"]
         over = self.fed.clock() >= last.closes
         enough = len(accepted) >= QUORUM and (len(accepted) == SITES or over or now)
-        with nullcontext() if enough else pytest.raises(Quorum):
+        with nullcontext() if enough else pytest.raises(QuorumError):
             self.fed.aggregate(now=now)
         if enough:
             last.state, last.model = "merged", last.base + np.mean([share.change for share in accepted], axis=0)

@@ -223,12 +223,12 @@ def test_a_share_whose_round_is_over_holds_up_nothing_of_the_present_one(
     outbox.seal_newest(late.home, nobody)
     for _ in range(2):  # nobody gave anything
         fed.clock.go_on(days=8)
-        with pytest.raises(errors.Quorum):
+        with pytest.raises(errors.QuorumError):
             fed.aggregate()
         fed.open()
     with net.running(fed.hub.home) as port:
         ways = joined.carriers(late.home, nobody, url=f"http://127.0.0.1:{port}")
-        with pytest.raises(errors.RefusedThere, match="E_ROUND_CLOSED"):
+        with pytest.raises(errors.RefusedThereError, match="E_ROUND_CLOSED"):
             outbox.upload(late.home, ways)
         assert sync(late.home, ways, nobody, lambda _: None).trained == 3
     assert late.state == joined.RECEIVED

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from fedhelp_edge.codec import CODECS, Arrays
-from fedhelp_edge.errors import Range
+from fedhelp_edge.errors import NumberRangeError
 from fedhelp_edge.share import Schema, Share, Tensor
 
 names = st.text("abc.", min_size=1, max_size=8)
@@ -68,7 +68,7 @@ def test_half_touches_nothing_but_float32(kind: type[np.generic]) -> None:
 
 @pytest.mark.parametrize("number", [65505, -1e5, np.inf])
 def test_half_refuses_a_number_that_it_cannot_hold(number: float) -> None:
-    with pytest.raises(Range, match="conv1"):
+    with pytest.raises(NumberRangeError, match="conv1"):
         CODECS["f16"].encode({"conv1": np.array([0, number], np.float32)}, {}, {})
 
 

@@ -19,7 +19,7 @@ from fedhelp_edge import cli, data, demo, shell  # noqa: E402 - torch may be mis
 from fedhelp_edge import plan as plans  # noqa: E402
 from fedhelp_edge.data import pack as packs  # noqa: E402
 from fedhelp_edge.data import phantom  # noqa: E402
-from fedhelp_edge.errors import FileExists, Usage  # noqa: E402
+from fedhelp_edge.errors import TargetExistsError, UsageError  # noqa: E402
 from fedhelp_edge.lab import run  # noqa: E402
 from fedhelp_edge.lab.partition import Part  # noqa: E402
 from fedhelp_edge.methods.registry import TABLES  # noqa: E402
@@ -156,7 +156,7 @@ def test_images_of_ones_own_are_shared_out_among_the_sites(tmp_path: Path) -> No
 def test_a_folder_of_something_else_stays_and_a_demo_that_was_cut_off_begins_anew(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter").touch()
-    with pytest.raises(FileExists, match="mine is there already"):
+    with pytest.raises(TargetExistsError, match="mine is there already"):
         demo.play(tmp_path / "mine", print, lambda _: None)
     (tmp_path / "cut").mkdir()
     for name in ("unfinished", "hub"):
@@ -168,13 +168,13 @@ def test_a_folder_of_something_else_stays_and_a_demo_that_was_cut_off_begins_ane
 def test_a_class_that_cannot_name_a_folder_is_refused(tmp_path: Path) -> None:
     pixels, labels = phantom.draw(8, 2, size=8)
     np.savez(tmp_path / "own.npz", images=pixels, labels=labels, class_names=np.array(["yes", "../no"]))
-    with pytest.raises(Usage, match="cannot be the name of a folder"):
+    with pytest.raises(UsageError, match="cannot be the name of a folder"):
         demo.play(tmp_path / "out", print, lambda _: None, images=tmp_path / "own.npz")
 
 
 @pytest.mark.parametrize("method", ["local", "nonsense"])
 def test_a_method_that_is_no_federations_is_refused_before_anything_is_written(method: str, tmp_path: Path) -> None:
-    with pytest.raises(Usage, match="one of fedhelp, fedavg, fedprox"):
+    with pytest.raises(UsageError, match="one of fedhelp, fedavg, fedprox"):
         demo.play(tmp_path / "out", print, lambda _: None, method=method)
     assert not (tmp_path / "out").exists()
 
@@ -182,5 +182,5 @@ def test_a_method_that_is_no_federations_is_refused_before_anything_is_written(m
 def test_too_few_images_are_refused_with_how_many_it_takes(tmp_path: Path) -> None:
     pixels, labels = phantom.draw(20, 2, size=8)
     np.savez(tmp_path / "few.npz", images=pixels, labels=labels)
-    with pytest.raises(Usage, match="20 images that can be used; four sites need 80"):
+    with pytest.raises(UsageError, match="20 images that can be used; four sites need 80"):
         demo.play(tmp_path / "out", lambda _: None, lambda _: None, images=tmp_path / "few.npz")

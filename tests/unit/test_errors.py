@@ -38,14 +38,14 @@ def test_the_page_of_errors_is_what_the_tree_says() -> None:
 @pytest.mark.parametrize(
     ("number", "kind"),
     [
-        (errno.ENOSPC, errors.Storage),
-        (errno.EACCES, errors.Permission),
-        (errno.EROFS, errors.Permission),
-        (errno.ENOENT, errors.FileMissing),
-        (errno.EISDIR, errors.FileKind),
-        (errno.ELOOP, errors.FileKind),
-        (errno.EEXIST, errors.FileExists),
-        (errno.EIO, errors.Storage),
+        (errno.ENOSPC, errors.NoSpaceError),
+        (errno.EACCES, errors.NoPermissionError),
+        (errno.EROFS, errors.NoPermissionError),
+        (errno.ENOENT, errors.FileMissingError),
+        (errno.EISDIR, errors.FileKindError),
+        (errno.ELOOP, errors.FileKindError),
+        (errno.EEXIST, errors.TargetExistsError),
+        (errno.EIO, errors.NoSpaceError),
     ],
 )
 def test_what_the_system_says_becomes_one_of_ours_without_its_path(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedhelp_edge import files
-from fedhelp_edge.errors import FileExists, FileKind
+from fedhelp_edge.errors import FileKindError, TargetExistsError
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_a_file_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_file_is_written_once(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
-    with pytest.raises(FileExists), files.writing(tmp_path / "a") as file:
+    with pytest.raises(TargetExistsError), files.writing(tmp_path / "a") as file:
         file.write(b"new")
     assert (tmp_path / "a").read_bytes() == b"old"
 
@@ -45,7 +45,7 @@ def test_what_is_private_is_private_from_its_first_byte(tmp_path: Path) -> None:
 def test_folders_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero")):
-        with pytest.raises(FileKind), files.reading(path):
+        with pytest.raises(FileKindError), files.reading(path):
             pass
 
 
@@ -54,5 +54,5 @@ def test_a_link_is_followed_only_where_that_is_wanted(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "a")
     with files.reading(tmp_path / "link") as file:
         assert file.read() == b"x"
-    with pytest.raises(FileKind, match="link"), files.reading(tmp_path / "link", follow=False):
+    with pytest.raises(FileKindError, match="link"), files.reading(tmp_path / "link", follow=False):
         pass

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedhelp_edge import codec, plan
-from fedhelp_edge.errors import BadPlan, FedhelpError
+from fedhelp_edge.errors import BadPlanError, FedhelpError
 from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.nets import spec
 
@@ -24,7 +24,7 @@ LEAST = 'classes = ["a", "b"]\n'
 
 
 def mistakes(text: str) -> list[str]:
-    with pytest.raises(BadPlan) as caught:
+    with pytest.raises(BadPlanError) as caught:
         plan.read(text, TABLES)
     return [str(mistake) for mistake in caught.value.mistakes]
 
@@ -157,5 +157,5 @@ def test_settings_are_laid_over_the_text_and_judged_with_it() -> None:
 
 @pytest.mark.parametrize("name", ["rounds.x", "fedhelp.lambda_q", "nowhere.x", "round"])
 def test_a_setting_that_is_no_key_is_a_mistake(name: str) -> None:
-    with pytest.raises(BadPlan):
+    with pytest.raises(BadPlanError):
         plan.read(LEAST + "rounds = 3\n", TABLES, {name: "1"})

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedhelp_edge import safe_text
-from fedhelp_edge.errors import BadName
+from fedhelp_edge.errors import BadNameError
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +35,7 @@ def test_names_of_every_script_stay_as_they_are(name: str) -> None:
 
 @pytest.mark.parametrize("sign", ["\n", "\r", "\t", "\x1b", "\x7f", "\x9b", "\u200b", "\u202e", "\u2028", "\udcff"])
 def test_a_name_with_a_sign_that_is_not_seen_is_refused_and_the_refusal_itself_is_safe(sign: str) -> None:
-    with pytest.raises(BadName) as refused:
+    with pytest.raises(BadNameError) as refused:
         safe_text.check_name(f"A{sign}words: forged")
     assert safe_text.visible(refused.value.cause) == refused.value.cause
 

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from fedhelp_edge import share
-from fedhelp_edge.errors import FedhelpError, SchemaNames, SchemaShape, StHeader, StLayout, StMeta
+from fedhelp_edge.errors import (
+    FedhelpError,
+    SchemaNamesError,
+    SchemaShapeError,
+    TensorHeaderError,
+    TensorLayoutError,
+    TensorMetadataError,
+)
 from fedhelp_edge.share import Array, Schema, Share, Tensor
 
 DTYPES = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "U8": "u1", "I8": "i1", "I32": "<i4", "I64": "<i8"}
@@ -85,12 +92,12 @@ def test_a_schema_is_read_back_from_its_lines(schema: Schema, holds: str) -> Non
     ],
 )
 def test_a_line_that_describes_no_tensor_is_refused(line: str) -> None:
-    with pytest.raises(SchemaNames):
+    with pytest.raises(SchemaNamesError):
         Schema.parse([line])
 
 
 def test_a_schema_names_no_tensor_twice() -> None:
-    with pytest.raises(SchemaNames):
+    with pytest.raises(SchemaNamesError):
         Schema.parse(["a F32 2", "a F16 2"])
 
 
@@ -142,7 +149,7 @@ def test_notes_are_read_where_they_are_allowed() -> None:
 @pytest.mark.parametrize("note", [1, None, {"a": "b"}, ["np"]], ids=repr)
 def test_a_note_that_is_no_text_is_refused_even_where_its_name_is_allowed(note: object) -> None:
     text = json.dumps({"__metadata__": {"format": note}}).encode()
-    with pytest.raises(StMeta):
+    with pytest.raises(TensorMetadataError):
         share.read_header(io.BytesIO(len(text).to_bytes(8, "little") + text), metadata=["format"])
 
 
@@ -162,10 +169,10 @@ def test_the_header_that_a_schema_foretells_is_that_of_the_file(arrays: dict[str
 def test_the_shortest_header_names_nothing_and_fills_its_file() -> None:
     data = (2).to_bytes(8, "little") + b"{}"
     assert share.read_header(io.BytesIO(data)).entries == ()
-    with pytest.raises(StHeader):
+    with pytest.raises(TensorHeaderError):
         share.read_header(io.BytesIO(data), limit=1)
     for length in (1, 3, 10):
-        with pytest.raises(StHeader):
+        with pytest.raises(TensorHeaderError):
             share.read_header(io.BytesIO(length.to_bytes(8, "little") + b"{}"))
 
 
@@ -179,24 +186,24 @@ def described(*entries: tuple[list[int], list[int]]) -> io.BytesIO:
 
 def test_tensors_do_not_overlap_even_where_they_fill_the_file() -> None:
     share.read_header(described(([4], [0, 4]), ([2], [4, 6]), ([2], [6, 8])))
-    with pytest.raises(StLayout):
+    with pytest.raises(TensorLayoutError):
         share.read_header(described(([4], [0, 4]), ([2], [3, 5]), ([2], [6, 8])))
 
 
 def test_a_tensor_has_up_to_eight_sides_of_up_to_31_bits() -> None:
     assert share.read_header(described(([1] * 8, [0, 1]))).entries[0][0].shape == (1,) * 8
-    with pytest.raises(SchemaShape):
+    with pytest.raises(SchemaShapeError):
         share.read_header(described(([1] * 9, [0, 1])))
-    with pytest.raises(SchemaShape):
+    with pytest.raises(SchemaShapeError):
         share.read_header(described(([2**31], [0, 1])))
-    with pytest.raises(StLayout):  # it could be, and is not there
+    with pytest.raises(TensorLayoutError):  # it could be, and is not there
         share.read_header(described(([2**31 - 1], [0, 1])))
 
 
 @pytest.mark.parametrize("stop", [4, 12])
 def test_a_tensor_takes_the_bytes_that_its_shape_asks_for(stop: int) -> None:
     text = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,%d]}}' % stop
-    with pytest.raises(StLayout):
+    with pytest.raises(TensorLayoutError):
         share.read_header(io.BytesIO(len(text).to_bytes(8, "little") + text + bytes(stop)))
 
 
@@ -250,7 +257,7 @@ def test_a_file_ends_with_its_last_tensor(behind: int) -> None:
     data = spelled(arrays)
     assert share.read_header(io.BytesIO(data)).canonical
     for longer in (data + bytes(behind), data + data[-behind:]):
-        with pytest.raises(StLayout):
+        with pytest.raises(TensorLayoutError):
             share.read_header(io.BytesIO(longer))
-        with pytest.raises(StLayout):
+        with pytest.raises(TensorLayoutError):
             share.read(io.BytesIO(longer), Share(arrays).schema())

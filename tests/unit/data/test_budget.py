@@ -90,7 +90,7 @@ def test_every_bomb_is_tried() -> None:
 
 def test_who_reads_too_long_is_stopped_though_no_header_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "SECONDS", 0.2)
-    with pytest.raises(errors.ImageCost, match="more work"):
+    with pytest.raises(errors.ImageCostError, match="more work"):
         picture.decode(io.BytesIO(bombs.png_of_profiles()), plan.Image(16, 3))
 
 
@@ -140,13 +140,13 @@ def test_an_npz_that_is_encrypted_or_packed_in_another_way_is_refused(tmp_path: 
     for at in (whole.index(b"PK\3\4") + 6, whole.index(b"PK\1\2") + 8):
         whole[at] |= 1
     (tmp_path / "x.npz").write_bytes(whole)
-    with pytest.raises(errors.BadNpz):
+    with pytest.raises(errors.BadNpzError):
         npz.unlabelled(tmp_path / "x.npz", plan.Image())
 
 
 def test_a_table_whose_first_line_has_no_end_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"x" * 200_000)
-    with pytest.raises(errors.BadTable):
+    with pytest.raises(errors.BadTableError):
         table.sheet(tmp_path / "x.csv")
 
 

@@ -100,7 +100,7 @@ def test_an_npz_names_patients_with_and_without_parts(kind: str, tmp_path: Path)
 )
 def test_groups_of_an_npz_that_fit_no_images_are_refused(groups: np.ndarray, word: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", images=made.noise(4), labels=np.arange(4) % 2, groups=groups)
-    with pytest.raises(errors.BadNpz, match=word):
+    with pytest.raises(errors.BadNpzError, match=word):
         data.load(tmp_path / "set.npz", made.plan(), kept=tmp_path / "kept")
 
 

@@ -37,7 +37,7 @@ def test_an_unknown_folder_is_a_problem_of_each_of_its_images_with_what_may_be_m
 
 
 def test_a_map_to_a_class_that_is_none_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(errors.LabelUnknown, match="'c' is no class"):
+    with pytest.raises(errors.LabelUnknownError, match="'c' is no class"):
         data.load(made.folder(tmp_path / "images"), made.plan(), kept=tmp_path / "kept", mapping={"x": "c"})
 
 
@@ -48,7 +48,7 @@ def test_names_that_check_was_given_hold_in_training_and_in_the_next_check(tmp_p
     assert data.check(source, plan, kept=kept, mapping={"Mole": "nävus"}).ready
     assert data.check(source, plan, kept=kept).ready
     assert data.load(source, plan, kept=kept).labels.tolist().count(0) == 10
-    with pytest.raises(errors.OneClass):
+    with pytest.raises(errors.OneClassError):
         data.load(source, made.plan("other", "b"), kept=kept)  # of that plan no class has such a name
 
 
@@ -68,7 +68,7 @@ def test_a_number_that_was_given_a_class_in_one_source_means_nothing_in_another(
 
 
 def test_a_class_of_the_plan_is_no_other_name_for_another(tmp_path: Path) -> None:
-    with pytest.raises(errors.LabelUnknown, match="a class of the plan itself"):
+    with pytest.raises(errors.LabelUnknownError, match="a class of the plan itself"):
         data.check(made.folder(tmp_path / "images"), made.plan(), kept=tmp_path / "kept", mapping={"B": "a"})
 
 
@@ -122,25 +122,25 @@ def test_an_image_in_two_parts_stays_where_it_is_measured(tmp_path: Path) -> Non
 
 def test_an_empty_folder_holds_no_images(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    with pytest.raises(errors.NoImages, match="holds no images"):
+    with pytest.raises(errors.NoImagesError, match="holds no images"):
         data.load(tmp_path / "images", made.plan(), kept=tmp_path / "kept")
 
 
 def test_a_folder_in_which_nothing_is_usable_says_the_first_reason(tmp_path: Path) -> None:
     made.folder(tmp_path / "images", 2, ("x", "y"))
-    with pytest.raises(errors.NoImages, match=r"first of 4 reasons: 'x' is no class of the plan"):
+    with pytest.raises(errors.NoImagesError, match=r"first of 4 reasons: 'x' is no class of the plan"):
         data.load(tmp_path / "images", made.plan(), kept=tmp_path / "kept")
 
 
 def test_what_is_not_there_or_is_no_source_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(errors.FileMissing):
+    with pytest.raises(errors.FileMissingError):
         data.load(tmp_path / "nowhere", made.plan(), kept=tmp_path / "kept")
-    with pytest.raises(errors.NoImages, match="neither a folder nor a table nor an NPZ"):
+    with pytest.raises(errors.NoImagesError, match="neither a folder nor a table nor an NPZ"):
         data.load(made.save(tmp_path / "x.png", made.noise(1)[0]), made.plan(), kept=tmp_path / "kept")
 
 
 def test_one_class_only_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(errors.OneClass, match="'a'"):
+    with pytest.raises(errors.OneClassError, match="'a'"):
         data.load(made.folder(tmp_path / "images", classes=("a",)), made.plan(), kept=tmp_path / "kept")
 
 

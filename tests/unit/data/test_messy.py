@@ -151,7 +151,7 @@ def test_tables_as_excel_writes_them_are_read(text: str, encoding: str, tmp_path
 
 
 def test_bytes_that_are_no_text_are_no_table(tmp_path: Path) -> None:
-    with pytest.raises(errors.BadTable, match="UTF-8, UTF-16 or Windows-1252"):
+    with pytest.raises(errors.BadTableError, match="UTF-8, UTF-16 or Windows-1252"):
         written(tmp_path, "path,label\n\0\xff,a\n", "latin-1")
 
 
@@ -159,11 +159,13 @@ def test_columns_with_names_of_their_own_are_named_once_and_training_remembers(t
     text = "Aufnahme;Ergebnis;Akte\n" + "".join(
         f"Jürgen {i}.png;{PLAN[i % 2]};A{i // 2}\n" for i in range(6)
     )  # fmt: skip
-    with pytest.raises(errors.BadTable, match=r"no column for the label.*its columns are Aufnahme, Ergebnis, Akte"):
+    with pytest.raises(
+        errors.BadTableError, match=r"no column for the label.*its columns are Aufnahme, Ergebnis, Akte"
+    ):
         written(tmp_path, text, "cp1252")
     plan, kept, source = made.plan(*PLAN), tmp_path / ".kept", tmp_path / "t.csv"
     columns = {"image": "aufnahme", "label": "Ergebnis", "patient": "AKTE"}
-    with pytest.raises(errors.BadTable, match="no column 'Foto'; it has Aufnahme"):
+    with pytest.raises(errors.BadTableError, match="no column 'Foto'; it has Aufnahme"):
         data.check(source, plan, kept=kept, columns={**columns, "image": "Foto"})
     assert data.check(source, plan, kept=kept, columns=columns).images == 6
     assert data.check(source, plan, kept=kept).images == 6

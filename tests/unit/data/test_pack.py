@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.pack import Pack
-from fedhelp_edge.errors import BadPack, FileExists
+from fedhelp_edge.errors import BadPackError, TargetExistsError
 
 Arrays = dict[str, Any]
 
@@ -86,7 +86,7 @@ def test_a_pack_that_another_program_wrote_is_read(tmp_path: Path) -> None:
 
 def test_a_pack_is_never_overwritten(tmp_path: Path) -> None:
     packs.save(tmp_path / "pack.safetensors", made())
-    with pytest.raises(FileExists):
+    with pytest.raises(TargetExistsError):
         packs.save(tmp_path / "pack.safetensors", made(seed=1))
 
 
@@ -195,7 +195,7 @@ def test_a_pack_whose_arrays_are_odd_is_refused(tmp_path: Path, change: Callable
     arrays = held(pack)
     change(arrays)
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, tmp_path / "pack", names(pack))
-    with pytest.raises(BadPack):
+    with pytest.raises(BadPackError):
         packs.load(tmp_path / "pack")
 
 
@@ -214,14 +214,14 @@ def test_a_pack_whose_arrays_are_odd_is_refused(tmp_path: Path, change: Callable
 )
 def test_a_pack_whose_names_are_odd_is_refused(tmp_path: Path, notes: dict[str, str]) -> None:
     save_file(held(made()), tmp_path / "pack", notes or None)
-    with pytest.raises(BadPack):
+    with pytest.raises(BadPackError):
         packs.load(tmp_path / "pack")
 
 
 def test_a_pack_with_notes_that_nobody_knows_is_refused(tmp_path: Path) -> None:
     pack = made()
     save_file(held(pack), tmp_path / "pack", {**names(pack), "more": "of them"})
-    with pytest.raises(BadPack, match="notes that are not allowed"):
+    with pytest.raises(BadPackError, match="notes that are not allowed"):
         packs.load(tmp_path / "pack")
 
 
@@ -230,7 +230,7 @@ def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
 
     path = tmp_path / "pack"
     path.write_bytes(pickle.dumps({"images": [1, 2, 3]}))
-    with pytest.raises(BadPack, match="never opened"):
+    with pytest.raises(BadPackError, match="never opened"):
         packs.load(path)
 
 
@@ -238,5 +238,5 @@ def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
 def test_a_pack_that_was_cut_off_is_refused(tmp_path: Path, kept: int) -> None:
     packs.save(tmp_path / "pack", made())
     (tmp_path / "cut").write_bytes((tmp_path / "pack").read_bytes()[:kept])
-    with pytest.raises(BadPack):
+    with pytest.raises(BadPackError):
         packs.load(tmp_path / "cut")

@@ -82,7 +82,7 @@ def test_fractions_in_a_tiff_are_stretched_too_and_one_that_is_no_number_is_refu
     found = through(Image.fromarray(values), GREY, "TIFF")
     assert (found.min(), found.max()) == (0, 255)
     values[3, 3] = np.nan
-    with pytest.raises(errors.ImageBroken):
+    with pytest.raises(errors.ImageBrokenError):
         through(Image.fromarray(values), GREY, "TIFF")
 
 
@@ -105,14 +105,14 @@ def test_a_still_image_leaves_no_doubt() -> None:
 def test_a_picture_too_large_to_be_true_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     for side in (40, 100):  # PIL warns of the one and refuses the other
-        with pytest.raises(errors.ImageSize):
+        with pytest.raises(errors.ImageSizeError):
             through(Image.new("L", (side, side)), GREY)
 
 
 def test_a_picture_cut_short_ends_too_early() -> None:
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(file, "JPEG")
-    with pytest.raises(errors.ImageBroken, match="ends too early"):
+    with pytest.raises(errors.ImageBrokenError, match="ends too early"):
         picture.decode(io.BytesIO(file.getvalue()[:-500]), COLOUR)
 
 
@@ -129,7 +129,7 @@ def test_whatever_bytes_come_the_answer_is_an_image_or_a_refusal(junk: bytes, ma
 
 
 def test_a_kind_of_picture_that_is_not_named_is_not_decoded(tmp_path: Path) -> None:
-    with pytest.raises(errors.ImageBroken):
+    with pytest.raises(errors.ImageBrokenError):
         through(Image.new("RGB", (4, 4)), COLOUR, "PPM")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from fedhelp_edge import data
 from fedhelp_edge.data.sorting import FILE, Sorting
-from fedhelp_edge.errors import BadTable, NoImages
+from fedhelp_edge.errors import BadTableError, NoImagesError
 from tests.unit.data import made
 
 
@@ -75,10 +75,10 @@ def test_a_phones_pictures_are_told_apart_with_what_to_do(pictures: Path, monkey
 
 def test_a_folder_without_pictures_and_a_table_of_no_files_are_refused(pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(NoImages):
+    with pytest.raises(NoImagesError):
         Sorting(tmp_path / "empty", ("a", "b"))
     (pictures / FILE).write_text("PatientID,label\n1,a\n")
-    with pytest.raises(BadTable):
+    with pytest.raises(BadTableError):
         Sorting(pictures, ("a", "b"))
 
 

@@ -157,7 +157,7 @@ def test_a_name_that_two_files_have_is_not_guessed(tmp_path: Path) -> None:
     [("", "label"), ("path,weight\n", "label"), ("label\na\n", "image"), (b"path,label\n\0\xfe,a\n", "UTF-8")],
 )
 def test_a_table_that_lacks_what_it_needs_is_refused(text: str | bytes, word: str, tmp_path: Path) -> None:
-    with pytest.raises(errors.BadTable, match=word):
+    with pytest.raises(errors.BadTableError, match=word):
         table(tmp_path / "t.csv", text)
 
 
@@ -190,7 +190,7 @@ def test_an_npz_of_another_layout_is_refused_and_no_pickle_is_run(
     arrays: dict[str, Any], word: str, tmp_path: Path
 ) -> None:
     np.savez(tmp_path / "set.npz", **arrays)
-    with pytest.raises(errors.BadNpz, match=word):
+    with pytest.raises(errors.BadNpzError, match=word):
         data.load(tmp_path / "set.npz", made.plan(), kept=tmp_path / "kept")
 
 
@@ -198,5 +198,5 @@ def test_an_npz_of_another_layout_is_refused_and_no_pickle_is_run(
 def test_a_damaged_npz_is_refused(cut: int, tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", images=made.noise(3), labels=np.arange(3))
     (tmp_path / "set.npz").write_bytes((tmp_path / "set.npz").read_bytes()[:cut])
-    with pytest.raises(errors.BadNpz):
+    with pytest.raises(errors.BadNpzError):
         data.load(tmp_path / "set.npz", made.plan(), kept=tmp_path / "kept")

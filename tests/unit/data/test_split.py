@@ -217,7 +217,7 @@ def test_what_is_kept_lies_in_a_folder_made_for_it_and_beside_what_is_kept_for_o
 def test_a_damaged_split_is_not_drawn_anew(text: str, tmp_path: Path) -> None:
     source = made.folder(tmp_path / "images")
     (tmp_path / "split.json").write_text(text, encoding="utf-8")
-    with pytest.raises(errors.KeptSplit):
+    with pytest.raises(errors.KeptSplitError):
         data.load(source, made.plan(), kept=tmp_path)
     assert (tmp_path / "split.json").read_text(encoding="utf-8") == text
 

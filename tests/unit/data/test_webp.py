@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data import phantom, webp
 from fedhelp_edge.data.pack import Pack
-from fedhelp_edge.errors import BadPack
+from fedhelp_edge.errors import BadPackError
 
 SIDE, COUNT = 16, 12
 
@@ -159,14 +159,14 @@ def test_odd_bytes_are_refused(change: Callable[[Held], Any], tmp_path: Path) ->
     assert len(packs.load(written(tmp_path / "whole", held()))) == COUNT
     odd = held()
     change(odd)
-    with pytest.raises(BadPack):
+    with pytest.raises(BadPackError):
         packs.load(written(tmp_path / "odd", odd))
 
 
 def test_the_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     odd = held()
     instead(3, b"no picture at all")(odd)
-    with pytest.raises(BadPack, match=r"odd: public image 3 is no WebP"):
+    with pytest.raises(BadPackError, match=r"odd: public image 3 is no WebP"):
         packs.load(written(tmp_path / "odd", odd))
 
 
@@ -176,7 +176,7 @@ def test_more_pixels_than_memory_should_hold_are_refused_before_any_is_decoded(
     path = written(tmp_path / "pack", held())
     monkeypatch.setattr(webp, "LARGEST", COUNT * SIDE * SIDE * 3 - 1)
     monkeypatch.setattr(webp.Image, "open", lambda *_, **__: pytest.fail("it was opened"))
-    with pytest.raises(BadPack, match="too many"):
+    with pytest.raises(BadPackError, match="too many"):
         packs.load(path)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fedhelp_edge.errors import Offline, RefusedThere, Usage
+from fedhelp_edge.errors import OfflineError, RefusedThereError, UsageError
 from fedhelp_edge.exchange.http import Http
 from fedhelp_edge.parcel import keys, parcel
 from server_ref import intake
@@ -82,7 +82,7 @@ def test_a_download_goes_on_from_what_is_there(three: Federation, port: int) -> 
 
 def test_another_key_gets_nothing_but_the_charter(three: Federation, port: int) -> None:
     stranger = Clinic(three.hub.federation, three.folder / "stranger")
-    with pytest.raises(RefusedThere, match="E_SIGNER_UNKNOWN"):
+    with pytest.raises(RefusedThereError, match="E_SIGNER_UNKNOWN"):
         list(line(three, stranger, port).fetch(frozenset()))
     assert len(list(line(three, stranger, port).charters())) == 1
 
@@ -91,7 +91,7 @@ def test_what_the_front_refuses_is_told_with_its_own_code(three: Federation, por
     order, clinic = three.open(), three.clinics[0]
     three.hub.revoke(three.boss, clinic.id, 1, "")
     path = clinic.give(order, three.drawn(order, clinic))
-    with pytest.raises(RefusedThere, match="E_SIGNER_REVOKED") as caught:
+    with pytest.raises(RefusedThereError, match="E_SIGNER_REVOKED") as caught:
         line(three, clinic, port).put(path)
     assert caught.value.remedy
 
@@ -100,13 +100,13 @@ def test_a_front_that_is_not_there_is_said_and_nothing_is_lost(three: Federation
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         nobody = taken.getsockname()[1]
-    with pytest.raises(Offline):
+    with pytest.raises(OfflineError):
         list(line(three, three.clinics[0], nobody, patience=0.1).fetch(frozenset()))
 
 
 def test_an_address_that_is_none_is_refused(three: Federation) -> None:
     site = Http("ftp://hub", "fh-" + "0" * 32, keys.new, three.folder / "in")
-    with pytest.raises(Usage):
+    with pytest.raises(UsageError):
         list(site.charters())
 
 

@@ -22,7 +22,7 @@ from onnx import TensorProto
 
 from export import calibrate, choose, graph, quantize
 from fedhelp_edge.data.images import Images
-from fedhelp_edge.errors import Disagrees, FileExists, TooFew
+from fedhelp_edge.errors import DisagreesError, TargetExistsError, TooFewError
 from fedhelp_edge.infer import bundle, decide, facts, looks
 from fedhelp_edge.infer.engine import Engine
 from fedhelp_edge.nets import resnet
@@ -170,7 +170,7 @@ def test_files_are_written_once_and_the_same_again_is_no_mistake(tmp_path: Path)
     assert set(before) == {"model.onnx", "model.onnx.sig", "model_CARD.md"}
     bundles.kept(tmp_path)
     assert {one.name: one.stat().st_mtime_ns for one in tmp_path.iterdir()} == before
-    with pytest.raises(FileExists):
+    with pytest.raises(TargetExistsError):
         bundles.site().make(nets={"own": blank()}).keep(path)
 
 
@@ -184,7 +184,7 @@ def test_a_model_without_its_signature_yet_is_finished_by_the_next_export(tmp_pa
 def test_too_few_validation_images_are_refused_before_any_work() -> None:
     images = bundles.site().images
     few = images.only(np.flatnonzero([split == "train" or i in (130, 131) for i, split in enumerate(images.splits)]))
-    with pytest.raises(TooFew):
+    with pytest.raises(TooFewError):
         bundles.site().make(images=few)
 
 
@@ -278,7 +278,7 @@ def test_four_validation_images_are_enough_and_no_test_image_is_needed() -> None
 
 
 def test_too_few_validation_images_are_refused_before_a_net_is_asked() -> None:
-    with pytest.raises(TooFew):
+    with pytest.raises(TooFewError):
         bundles.site().make(nets={}, images=with_parts(20, 3))
 
 
@@ -322,7 +322,7 @@ def test_a_model_that_answers_otherwise_than_it_says_is_noticed_when_it_is_kept(
     bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 1, "bias"))
     other = model.SerializeToString(deterministic=True)
     signed = sshsig.sign(other, bundles.site().keys.sign, bundle.NAMESPACE)
-    with pytest.raises(Disagrees):
+    with pytest.raises(DisagreesError):
         replace(made, model=other, signature=signed).keep(tmp_path / "model.onnx")
 
 

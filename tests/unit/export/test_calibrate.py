@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 
 from export import calibrate
-from fedhelp_edge.errors import TooFew
+from fedhelp_edge.errors import TooFewError
 from fedhelp_edge.infer.facts import Calibration
 
 K = 3
@@ -72,7 +72,7 @@ def test_a_class_without_validation_images_is_promised_nothing_and_stops_nothing
 
 
 def test_too_few_images_are_refused() -> None:
-    with pytest.raises(TooFew):
+    with pytest.raises(TooFewError):
         calibrate.calibrate(*sample(3, 5), 0.9)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from export import calibrate, graph, verify
 from fedhelp_edge import data, plan
-from fedhelp_edge.errors import Disagrees
+from fedhelp_edge.errors import DisagreesError
 from fedhelp_edge.infer.engine import Engine
 from fedhelp_edge.nets import resnet
 from fedhelp_edge.nets.resnet import ResNet
@@ -95,7 +95,7 @@ def test_a_graph_that_says_something_else_is_refused() -> None:
     mine, other = net("resnet20", 1, seed=1), net("resnet20", 1, seed=1)
     other.linear.bias.data[0] += 0.001
     model = graph.build([resnet.arrays(other)], GREY, None).SerializeToString()
-    with pytest.raises(Disagrees):
+    with pytest.raises(DisagreesError):
         verify.parity(model, [mine], GREY, None)
 
 

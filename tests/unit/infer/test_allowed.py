@@ -15,7 +15,7 @@ from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from export import graph, quantize
 from fedhelp_edge import plan
-from fedhelp_edge.errors import BadBundle
+from fedhelp_edge.errors import BadBundleError
 from fedhelp_edge.infer import allowed, bundle, engine
 from fedhelp_edge.infer.engine import Engine
 from fedhelp_edge.nets import resnet
@@ -199,14 +199,14 @@ def test_a_model_that_could_do_more_is_refused_before_onnxruntime_sees_it(
     signature = sshsig.sign(path.read_bytes(), bundles.site().keys.sign, bundle.NAMESPACE)
     bundle.beside(path).write_text(signature)
     monkeypatch.setattr(engine, "Engine", None)
-    with pytest.raises(BadBundle):
+    with pytest.raises(BadBundleError):
         bundle.load(path, lambda key: "")
 
 
 def test_a_second_graph_in_the_file_is_refused() -> None:
     """Libraries merge the two, so what one reads is not what another reads."""
     data = model().SerializeToString()
-    with pytest.raises(BadBundle):
+    with pytest.raises(BadBundleError):
         allowed.cost(data + ModelProto(graph=GraphProto(node=[node("Abs", ["image"], "x")])).SerializeToString(), IMAGE)
 
 
@@ -248,7 +248,7 @@ def test_a_model_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch)
     slow = graph.build([resnet.arrays(ResNet("resnet110", 3))], plan.Image(size=256), None).SerializeToString()
     asked = Engine(slow, 1)
     monkeypatch.setattr(engine, "SECONDS", 0.02)
-    with pytest.raises(BadBundle, match="too long"):
+    with pytest.raises(BadBundleError, match="too long"):
         asked(np.zeros((4, 256, 256, 3), np.uint8))
 
 
@@ -266,5 +266,5 @@ def test_a_graph_with_any_bytes_changed_is_judged_and_nothing_worse(data: st.Dat
         changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
     try:
         allowed.cost(bytes(changed), IMAGE)
-    except BadBundle:
+    except BadBundleError:
         return

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from fedhelp_edge import data
-from fedhelp_edge.errors import NoImages, OtherClasses
+from fedhelp_edge.errors import NoImagesError, OtherClassesError
 from fedhelp_edge.infer import bundle, compare
 from fedhelp_edge.infer.bundle import Bundle
 from tests import bundles
@@ -95,10 +95,10 @@ def test_pictures_that_are_nearly_those_that_the_site_learned_from_are_left_out_
 
 def test_models_of_other_classes_and_unlabelled_images_are_refused(opened: Bundle, tmp_path: Path) -> None:
     other = replace(opened, facts=replace(opened.facts, classes=("x", "y", "z")))
-    with pytest.raises(OtherClasses):
+    with pytest.raises(OtherClassesError):
         compare.compare(opened, other, tmp_path, kept=tmp_path)
     bundles.pictures(tmp_path / "in", 2)
-    with pytest.raises(NoImages):
+    with pytest.raises(NoImagesError):
         compare.compare(opened, opened, tmp_path / "in", kept=tmp_path)
 
 

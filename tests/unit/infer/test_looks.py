@@ -11,7 +11,7 @@ import pytest
 from export import bundle as exporting
 from export import calibrate
 from fedhelp_edge.data.images import Images
-from fedhelp_edge.errors import BadBundle
+from fedhelp_edge.errors import BadBundleError
 from fedhelp_edge.infer import decide, facts, looks
 from fedhelp_edge.infer.bundle import Bundle
 from tests import bundles
@@ -93,7 +93,7 @@ def test_looks_of_a_later_version_are_passed_over_and_those_that_do_not_fit_are_
     said["likeness"]["looks"]["smell"] = said["likeness"]["looks"]["texture"]
     assert set(facts.read(json.dumps(said)).likeness.looks) == set(looks.KINDS)
     said["likeness"]["looks"]["layout"] = said["likeness"]["looks"]["texture"]
-    with pytest.raises(BadBundle):
+    with pytest.raises(BadBundleError):
         facts.read(json.dumps(said))
 
 

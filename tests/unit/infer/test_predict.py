@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from fedhelp_edge.cli import predict as command
-from fedhelp_edge.errors import Busy, OtherAnswers
+from fedhelp_edge.errors import BusyError, OtherAnswersError
 from fedhelp_edge.infer import images, run, show
 from fedhelp_edge.infer.bundle import Bundle
 from tests import bundles
@@ -324,7 +324,7 @@ def test_answers_of_two_models_are_never_mixed(opened: Bundle, tmp_path: Path) -
     folder = bundles.pictures(tmp_path / "in", 1)
     run.into(tmp_path / "out", opened, [folder], "csv")
     other = Bundle(opened.model, "00" * 32, opened.signer, "", opened.notes, opened.facts)
-    with pytest.raises(OtherAnswers):
+    with pytest.raises(OtherAnswersError):
         run.into(tmp_path / "out", other, [folder], "csv")
 
 
@@ -336,7 +336,7 @@ def test_pages_asked_for_after_a_table_get_their_pictures(opened: Bundle, tmp_pa
 
 
 def test_two_runs_never_write_into_one_folder(opened: Bundle, tmp_path: Path) -> None:
-    with run._alone(tmp_path / "out"), pytest.raises(Busy):
+    with run._alone(tmp_path / "out"), pytest.raises(BusyError):
         run.into(tmp_path / "out", opened, [bundles.pictures(tmp_path / "in", 1)], "csv")
 
 

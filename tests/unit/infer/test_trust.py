@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedhelp_edge.errors import (
-    BadBundle,
-    Disagrees,
+    BadBundleError,
+    DisagreesError,
     FedhelpError,
-    SignerMismatch,
-    SignerRevoked,
-    SignerUnknown,
-    SignerWindow,
+    SignerMismatchError,
+    SignerRevokedError,
+    SignerUnknownError,
+    SignerWindowError,
 )
 from fedhelp_edge.infer import bundle, facts
 from fedhelp_edge.infer.bundle import Bundle
@@ -106,7 +106,7 @@ def test_without_a_home_the_answer_says_that_nobody_vouches(model: Path, tmp_pat
 
 def test_what_this_site_signed_is_trusted_and_a_strangers_is_refused(home: Path, tmp_path: Path) -> None:
     assert folder.vouch(home, bundles.site().keys.public.sign, None) == ""
-    with pytest.raises(SignerUnknown):
+    with pytest.raises(SignerUnknownError):
         folder.vouch(home, keys.new().public.sign, None)
 
 
@@ -114,7 +114,7 @@ def test_a_person_may_name_the_key_that_counts(home: Path, tmp_path: Path) -> No
     stranger = keys.new().public.sign
     assert folder.vouch(home, stranger, sshsig.fingerprint(stranger)) == ""
     assert folder.vouch(tmp_path, stranger, sshsig.fingerprint(stranger)) == ""
-    with pytest.raises(SignerMismatch):
+    with pytest.raises(SignerMismatchError):
         folder.vouch(home, stranger, sshsig.fingerprint(bundles.site().keys.public.sign))
 
 
@@ -129,9 +129,9 @@ def test_in_a_federation_the_roster_says_whose_models_are_trusted(three: Federat
     clinic.trip()
     clinic.download()
     for named in (None, sshsig.fingerprint(revoked)):
-        with pytest.raises(SignerRevoked):
+        with pytest.raises(SignerRevokedError):
             folder.vouch(clinic.home, revoked, named)
-    with pytest.raises((SignerUnknown, SignerWindow)):
+    with pytest.raises((SignerUnknownError, SignerWindowError)):
         folder.vouch(clinic.home, keys.new().public.sign, None)
 
 
@@ -139,7 +139,7 @@ def test_answers_that_differ_from_those_at_export_are_found(opened: Bundle) -> N
     assert opened.parity() <= 0.1
     said = opened.notes[facts.PARITY]
     other = {**opened.notes, facts.PARITY: said.replace('"data":"', '"data":"AACAPw', 1)}
-    with pytest.raises((Disagrees, BadBundle)):
+    with pytest.raises((DisagreesError, BadBundleError)):
         Bundle(opened.model, "", "", "", other, opened.facts).parity()
 
 
@@ -164,13 +164,13 @@ def test_facts_that_do_not_fit_are_refused(change: str, opened: Bundle) -> None:
     key = change.partition(":")[0]
     text = opened.facts.text()
     begin = text.index(key + ":")
-    with pytest.raises(BadBundle):
+    with pytest.raises(BadBundleError):
         facts.read(text[:begin] + change + ',"was' + text[begin + 1 :])
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_whatever_are_no_model(data: bytes) -> None:
-    with pytest.raises(BadBundle):
+    with pytest.raises(BadBundleError):
         facts.notes(data)
 
 
@@ -178,5 +178,5 @@ def test_any_bytes_whatever_are_no_model(data: bytes) -> None:
 def test_a_model_with_any_byte_changed_is_read_or_refused_but_nothing_worse(place: int, byte: int) -> None:
     data = bytearray(bundles.made().model)
     data[place % len(data)] = byte
-    with suppress(BadBundle):
+    with suppress(BadBundleError):
         facts.read(facts.notes(bytes(data))[facts.FACTS])

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from fedhelp_edge.errors import BadPack, FileMissing, NotSafetensors, SchemaNames, Usage
+from fedhelp_edge.errors import BadPackError, FileMissingError, NotSafetensorsError, SchemaNamesError, UsageError
 from fedhelp_edge.knowledge import build, nets, public, vision
 
 CLASSES = ("a", "b", "c")
@@ -182,7 +182,7 @@ def test_an_answer_that_is_no_probabilities_is_refused_and_not_kept(
     fake: Callable[..., Fake], two: list[str], tmp_path: Path, answer: Answer
 ) -> None:
     fake(answer)
-    with pytest.raises(BadPack, match="clip:M@one"):
+    with pytest.raises(BadPackError, match="clip:M@one"):
         build.build(noise(), labels(), CLASSES, two, tmp_path / "kept")
     assert list((tmp_path / "kept").iterdir()) == []
 
@@ -203,7 +203,7 @@ def test_others_see_sources_without_the_folders_of_this_machine(spec: str, shown
 
 @pytest.mark.parametrize("spec", ["", "files", "files:", "oracle:me@w", "clip", "clip:ViT-B-32", "nets:resnet20"])
 def test_a_source_that_is_none_is_wrong_usage(spec: str) -> None:
-    with pytest.raises(Usage):
+    with pytest.raises(UsageError):
         build.source(spec, CLASSES)
 
 
@@ -211,14 +211,14 @@ def test_a_source_that_is_none_is_wrong_usage(spec: str) -> None:
     "spec", ["files:gone.npz", "files:a@gone.npz", "clip:ViT-B-32@gone.pt", "torchvision:resnet18@gone", "nets:x@gone"]
 )
 def test_a_source_whose_file_is_missing_says_so(spec: str) -> None:
-    with pytest.raises(FileMissing, match="gone"):
+    with pytest.raises(FileMissingError, match="gone"):
         build.source(spec, CLASSES)
 
 
 def test_an_unknown_net_is_wrong_usage(tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(b"")
     for spec in (f"nets:resnet21@{tmp_path / 'w'}", f"torchvision:resnet21@{tmp_path / 'w'}"):
-        with pytest.raises(Usage, match=r"resnet21|NET"):
+        with pytest.raises(UsageError, match=r"resnet21|NET"):
             build.source(spec, CLASSES)
 
 
@@ -236,7 +236,7 @@ def test_answers_from_a_file_are_taken_row_by_row(tmp_path: Path, monkeypatch: p
 
 def test_a_file_with_fewer_answers_than_images_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "said.npz", probabilities=fair(noise(9)))
-    with pytest.raises(BadPack, match="9 answers"):
+    with pytest.raises(BadPackError, match="9 answers"):
         build.build(noise(10), labels(), CLASSES, [f"files:{tmp_path / 'said.npz'}"], tmp_path / "kept")
 
 
@@ -268,7 +268,7 @@ BROKEN = [write_nothing_fitting, write_objects, write_one_array, write_half, wri
 @pytest.mark.parametrize("write", BROKEN)
 def test_a_file_without_answers_is_refused(tmp_path: Path, write: Callable[[Path], None]) -> None:
     write(tmp_path / "said.npz")
-    with pytest.raises(BadPack, match=r"said\.npz"):
+    with pytest.raises(BadPackError, match=r"said\.npz"):
         build.source(f"files:{tmp_path / 'said.npz'}", CLASSES)
 
 
@@ -287,7 +287,7 @@ def test_an_npz_keeps_the_order_of_its_images(tmp_path: Path, prefix: str) -> No
 @pytest.mark.parametrize("write", BROKEN)
 def test_an_npz_without_images_is_refused(tmp_path: Path, write: Callable[[Path], None]) -> None:
     write(tmp_path / "public.npz")
-    with pytest.raises(BadPack, match=r"public\.npz"):
+    with pytest.raises(BadPackError, match=r"public\.npz"):
         public.read(tmp_path / "public.npz", tmp_path / "kept")
 
 
@@ -307,7 +307,7 @@ def test_an_npz_without_images_is_refused(tmp_path: Path, write: Callable[[Path]
 )
 def test_an_npz_whose_images_and_labels_do_not_fit_is_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
     np.savez(tmp_path / "public.npz", **{"images": noise(), "labels": labels(), "class_names": CLASSES, **changed})
-    with pytest.raises(BadPack, match=r"public\.npz"):
+    with pytest.raises(BadPackError, match=r"public\.npz"):
         public.read(tmp_path / "public.npz", tmp_path / "kept")
 
 
@@ -337,7 +337,7 @@ def test_a_net_takes_grey_images_of_another_size() -> None:
 @pytest.mark.skipif(not RESNET20.exists(), reason="the public CIFAR weights are absent")
 @pytest.mark.parametrize(("net", "classes"), [("resnet32", 10), ("resnet20", 9)])
 def test_weights_of_another_net_are_refused(net: str, classes: int) -> None:
-    with pytest.raises(SchemaNames):
+    with pytest.raises(SchemaNamesError):
         build.source(f"nets:{net}@{RESNET20}", [str(n) for n in range(classes)])
 
 
@@ -380,9 +380,9 @@ def test_a_torchvision_classifier_takes_small_grey_images(torchvision_net: tuple
 
 
 def test_torchvision_weights_of_another_model_are_refused(torchvision_net: tuple[torch.nn.Module, str]) -> None:
-    with pytest.raises(SchemaNames, match="resnet18 with 4 classes"):
+    with pytest.raises(SchemaNamesError, match="resnet18 with 4 classes"):
         build.source(torchvision_net[1], [*CLASSES, "d"])
-    with pytest.raises(SchemaNames, match="resnet34"):
+    with pytest.raises(SchemaNamesError, match="resnet34"):
         build.source(torchvision_net[1].replace("resnet18", "resnet34"), CLASSES)
 
 
@@ -390,5 +390,5 @@ def test_a_pickle_of_torchvision_weights_is_not_opened(
     torchvision_net: tuple[torch.nn.Module, str], tmp_path: Path
 ) -> None:
     torch.save(torchvision_net[0].state_dict(), tmp_path / "w.pt")
-    with pytest.raises(NotSafetensors):
+    with pytest.raises(NotSafetensorsError):
         build.source(f"torchvision:resnet18@{tmp_path / 'w.pt'}", CLASSES)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from fedhelp_edge.errors import BadPack, FileMissing, Usage
+from fedhelp_edge.errors import BadPackError, FileMissingError, UsageError
 from fedhelp_edge.knowledge import build, clip, vision
 
 pytestmark = pytest.mark.skipif(
@@ -141,12 +141,12 @@ def test_images_of_any_size_are_taken(saved: Callable[..., tuple[Any, str]]) -> 
 def test_an_unknown_model_is_wrong_usage(saved: Callable[..., tuple[Any, str]]) -> None:
     path = saved()[1].partition("@")[2]
     for model in ("ViT-Z-99", "hf-hub:somebody/something", "local-dir:somewhere"):
-        with pytest.raises(Usage, match="knows no model"):
+        with pytest.raises(UsageError, match="knows no model"):
             build.source(f"clip:{model}@{path}", CLASSES)
 
 
 def test_a_missing_file_is_said_to_be_missing(open_clip: Any, tmp_path: Path) -> None:
-    with pytest.raises(FileMissing, match=r"gone\.safetensors"):
+    with pytest.raises(FileMissingError, match=r"gone\.safetensors"):
         build.source(f"clip:tiny-for-tests@{tmp_path / 'gone.safetensors'}", CLASSES)
 
 
@@ -159,7 +159,7 @@ def test_a_file_named_like_a_known_tag_is_read_and_nothing_is_downloaded(
     asked: list[str] = []
     monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *at, **how: asked.append("download"))
     monkeypatch.setattr(open_clip.factory, "get_model_config", lambda name: json.loads(json.dumps(TINY)))
-    with pytest.raises(Usage, match="with a safetensors file"):
+    with pytest.raises(UsageError, match="with a safetensors file"):
         build.source("clip:ViT-B-32@laion400m_e32", CLASSES)
     assert asked == []
 
@@ -187,12 +187,12 @@ def test_a_file_that_holds_other_things_is_refused(
 ) -> None:
     path = tmp_path / "wrong.safetensors"
     write(path)
-    with pytest.raises(BadPack, match=r"wrong\.safetensors does not hold the weights of tiny-for-tests"):
+    with pytest.raises(BadPackError, match=r"wrong\.safetensors does not hold the weights of tiny-for-tests"):
         build.source(f"clip:tiny-for-tests@{path}", CLASSES)
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "weights.bin", "weights.npz"])
 def test_weights_that_would_have_to_be_unpickled_are_not_opened(open_clip: Any, tmp_path: Path, name: str) -> None:
     torch.save({}, tmp_path / name)
-    with pytest.raises(Usage, match="with a safetensors file"):
+    with pytest.raises(UsageError, match="with a safetensors file"):
         build.source(f"clip:tiny-for-tests@{tmp_path / name}", CLASSES)

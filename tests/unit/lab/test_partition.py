@@ -14,7 +14,7 @@ from PIL import Image
 from fedhelp_edge import plan as plans
 from fedhelp_edge.data import load, phantom
 from fedhelp_edge.data.images import SPLITS, Images, Problem
-from fedhelp_edge.errors import Usage
+from fedhelp_edge.errors import UsageError
 from fedhelp_edge.lab.partition import Part, deal
 
 
@@ -124,7 +124,7 @@ def test_a_smaller_alpha_gives_more_unequal_sites_on_average(many: Images) -> No
         for seed in range(12):
             try:
                 parts = deal(many, f"dirichlet:{alpha}", seed, sites=2)
-            except Usage:
+            except UsageError:
                 continue  # a site without training images: more unequal than any that count here
             mixes = [np.bincount(part.of("train").labels, minlength=3) / len(part.of("train")) for part in parts]
             found.append(np.abs(mixes[0] - mixes[1]).sum())
@@ -186,17 +186,17 @@ def test_of_sites_with_equally_many_images_the_first_are_large(many: Images) -> 
     ],
 )
 def test_a_split_that_cannot_be_is_wrong_usage(many: Images, how: str, cause: str) -> None:
-    with pytest.raises(Usage, match=cause):
+    with pytest.raises(UsageError, match=cause):
         deal(many, how, 0)
 
 
 def test_folders_that_are_the_classes_are_not_taken_for_sites(on_disk: OnDisk) -> None:
-    with pytest.raises(Usage, match="the first folders are the classes, not the sites"):
+    with pytest.raises(UsageError, match="the first folders are the classes, not the sites"):
         deal(on_disk("{kind}/{site}"), "natural:folder", 0)
 
 
 def test_a_site_without_training_images_is_refused(images: Images) -> None:
-    with pytest.raises(Usage, match="without training images"):
+    with pytest.raises(UsageError, match="without training images"):
         deal(images, "dirichlet:1", 0, sites=40)
 
 
@@ -301,7 +301,7 @@ def test_a_folder_for_each_site_is_enough(many: Images) -> None:
 
 def test_the_site_that_has_no_training_images_is_named(images: Images) -> None:
     splits = tuple("test" if centre == "9" else "train" for centre in images.centres)
-    with pytest.raises(Usage, match="leaves '9' without training images"):
+    with pytest.raises(UsageError, match="leaves '9' without training images"):
         deal(replace(images, splits=splits), "natural:centers", 0)
 
 
@@ -313,10 +313,10 @@ def test_what_a_source_holds_twice_is_missing_from_the_largest_site(
     said = capsys.readouterr().err
     assert "2 images cannot be used or are there twice: site 2 has so many fewer" in said
     for sizes in ("50/42,180/31", "50/43,180/30"):
-        with pytest.raises(Usage, match="303 images, and there are 300"):
+        with pytest.raises(UsageError, match="303 images, and there are 300"):
             deal(lacking, f"sizes:{sizes}", 0)
     assert counts(deal(lacking, "sizes:2/299", 0)) == [(1, 0, 299)]
-    with pytest.raises(Usage, match="301 images, and there are 300"):
+    with pytest.raises(UsageError, match="301 images, and there are 300"):
         deal(lacking, "sizes:1/300", 0)
 
 

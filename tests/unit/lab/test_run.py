@@ -16,7 +16,7 @@ import pytest
 
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.pack import Pack
-from fedhelp_edge.errors import FileExists, NonFinite, SchemaShape
+from fedhelp_edge.errors import NonFiniteError, SchemaShapeError, TargetExistsError
 from fedhelp_edge.lab import post, run
 from fedhelp_edge.lab.partition import Part
 from fedhelp_edge.merge import patience, rules
@@ -180,7 +180,7 @@ def test_a_folder_does_not_answer_a_sealed_run_with_the_bytes_of_a_bare_one(
     go: Go, plan_of: PlanOf, tmp_path: Path
 ) -> None:
     go(plan_of(rounds=1), tmp_path)
-    with pytest.raises(FileExists, match="sealed"):
+    with pytest.raises(TargetExistsError, match="sealed"):
         go(plan_of(rounds=1), tmp_path, post=post.Post())
 
 
@@ -298,13 +298,13 @@ def test_a_small_site_alone_begins_from_everybodys_first_weights(
 def test_first_weights_for_another_net_are_refused(
     go: Go, plan_of: PlanOf, tmp_path: Path, given: dict[str, Any]
 ) -> None:
-    with pytest.raises(SchemaShape, match=next(iter(given))):
+    with pytest.raises(SchemaShapeError, match=next(iter(given))):
         go(plan_of(rounds=1), tmp_path, start=given)
 
 
 def test_a_folder_does_not_answer_with_the_run_of_another_plan(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
     go(plan_of(rounds=1), tmp_path)
-    with pytest.raises(FileExists):
+    with pytest.raises(TargetExistsError):
         go(plan_of(rounds=1, seed=5), tmp_path)
 
 
@@ -320,16 +320,16 @@ def test_nor_with_one_on_other_images_or_of_other_sites_or_from_other_first_weig
         replace(parts[0], tier="large"),
         replace(parts[0], id="site-009"),
     ):
-        with pytest.raises(FileExists):
+        with pytest.raises(TargetExistsError):
             run.run(plan, [other, *parts[1:]], tmp_path, bench=Bench())
-    with pytest.raises(FileExists):
+    with pytest.raises(TargetExistsError):
         go(plan, tmp_path, start={"conv1.weight": METHODS["fedavg"].start(plan)["conv1.weight"] * np.float32(0.5)})
     assert go(plan, tmp_path) == first
 
 
 def test_nor_with_one_whose_public_images_had_other_labels(go: Go, plan_of: PlanOf, pack: Pack, tmp_path: Path) -> None:
     go(plan_of("fedhelp", rounds=1), tmp_path)
-    with pytest.raises(FileExists):
+    with pytest.raises(TargetExistsError):
         go(plan_of("fedhelp", rounds=1), tmp_path, pack=replace(pack, labels=pack.labels[::-1]))
 
 
@@ -459,5 +459,5 @@ def test_a_sealed_run_takes_no_number_that_is_none(plan_of: PlanOf) -> None:
     sealed = post.Post()
     assert post.through("f32", arrays, schema, arrays, sealed)[1] > schema.size
     arrays["linear.bias"][0] = np.nan
-    with pytest.raises(NonFinite):
+    with pytest.raises(NonFiniteError):
         post.through("f32", arrays, schema, arrays, sealed)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedhelp_edge.errors import Copied, HubError, Lazy, Opposed, TooFar
+from fedhelp_edge.errors import CopiedUpdateError, DistantUpdateError, HubError, LazyUpdateError, OpposedUpdateError
 from fedhelp_edge.merge import clip, suspect
 from fedhelp_edge.share import Array
 
@@ -63,13 +63,13 @@ def test_sites_that_have_come_to_rest_and_pull_every_way_are_left_alone() -> Non
 def test_copies_are_named_with_each_other_also_of_what_is_lazy() -> None:
     shares = honest(5)
     shares[site(2)] = shares[site(4)]
-    assert found(shares) == {site(2): Copied, site(4): Copied}
+    assert found(shares) == {site(2): CopiedUpdateError, site(4): CopiedUpdateError}
     shares[site(1)] = BASE
-    assert found(shares) == {site(1): Lazy, site(2): Copied, site(4): Copied}
+    assert found(shares) == {site(1): LazyUpdateError, site(2): CopiedUpdateError, site(4): CopiedUpdateError}
 
 
 @pytest.mark.parametrize("what", list(BASE))
-@pytest.mark.parametrize(("times", "fault"), [(15, None), (30, TooFar)])
+@pytest.mark.parametrize(("times", "fault"), [(15, None), (30, DistantUpdateError)])
 def test_only_a_pull_far_beyond_the_median_is_not_believed(what: str, times: float, fault: type | None) -> None:
     shares = honest(5)
     shares[site(3)][what] = shares[site(3)][what] * np.float32(times)
@@ -79,7 +79,7 @@ def test_only_a_pull_far_beyond_the_median_is_not_believed(what: str, times: flo
 @pytest.mark.parametrize("what", list(BASE))
 @pytest.mark.parametrize(("length", "odd"), [(40.0, False), (40.125, True)])
 def test_a_pull_of_just_twenty_times_the_median_is_still_believed(what: str, length: float, odd: bool) -> None:
-    assert found(one_way(1.0, 2.0, length, what=what)) == ({site(3): TooFar} if odd else {})
+    assert found(one_way(1.0, 2.0, length, what=what)) == ({site(3): DistantUpdateError} if odd else {})
 
 
 def test_where_most_statistics_stand_still_one_that_moves_is_not_held_against_nothing() -> None:
@@ -104,7 +104,7 @@ def test_directions_that_cancel_each_other_out_are_no_direction_to_be_against() 
     assert found(shares) == {}
 
 
-@pytest.mark.parametrize(("count", "fault"), [(4, None), (5, Opposed), (8, Opposed)])
+@pytest.mark.parametrize(("count", "fault"), [(4, None), (5, OpposedUpdateError), (8, OpposedUpdateError)])
 def test_a_sign_turned_round_is_seen_where_enough_others_make_a_direction(count: int, fault: type | None) -> None:
     shares = honest(count, own=0.1)
     shares[site(2)]["conv.weight"] = -shares[site(2)]["conv.weight"]
@@ -126,10 +126,10 @@ def test_what_the_others_sent_cannot_hide_behind_one_that_is_odd_already() -> No
     """One is put aside first: its great pull makes no direction for the rest."""
     shares = honest(6, own=0.1)
     shares[site(1)]["conv.weight"] = shares[site(1)]["conv.weight"] * np.float32(-1000)
-    assert found(shares) == {site(1): TooFar}
+    assert found(shares) == {site(1): DistantUpdateError}
 
 
-@pytest.mark.parametrize(("cosine", "fault"), [(-0.92, Opposed), (-0.88, None)])
+@pytest.mark.parametrize(("cosine", "fault"), [(-0.92, OpposedUpdateError), (-0.88, None)])
 def test_a_site_is_held_against_the_others_alone_and_not_against_itself_too(cosine: float, fault: type | None) -> None:
     others, aside = np.eye(64)[0], np.eye(64)[1]
     against = 3 * (cosine * others + np.sqrt(1 - cosine**2) * aside)

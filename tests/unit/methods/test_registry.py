@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fedhelp_edge.errors import BadPlan
+from fedhelp_edge.errors import BadPlanError
 from fedhelp_edge.methods.registry import METHODS
 from tests.unit.methods import small
 
@@ -46,7 +46,7 @@ def test_the_pull_of_fedprox_is_weak_unless_a_plan_has_a_stronger_one() -> None:
 def test_a_number_of_a_method_lies_within_its_bounds(method: str, key: str, least: int, most: int) -> None:
     assert [getattr(numbers(method, **{key: value}), key) for value in (least, most)] == [least, most]
     for value in (least - 1, most + 1):
-        with pytest.raises(BadPlan, match=key):
+        with pytest.raises(BadPlanError, match=key):
             numbers(method, **{key: value})
 
 
@@ -56,7 +56,7 @@ def test_a_proxy_may_learn_from_the_large_net_or_from_labels_alone(own: dict[str
 
 
 def test_a_proxy_that_would_learn_nothing_is_refused() -> None:
-    with pytest.raises(BadPlan, match="lambda_f"):
+    with pytest.raises(BadPlanError, match="lambda_f"):
         numbers("fedhelp", lambda_f=0, proxy_ce=False)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedhelp_edge import share
-from fedhelp_edge.errors import NonFinite, SchemaShape
+from fedhelp_edge.errors import NonFiniteError, SchemaShapeError
 from fedhelp_edge.nets import spec
 from fedhelp_edge.share import Schema
 
@@ -133,22 +133,22 @@ def test_a_net_begins_from_one_for_other_classes_and_channels_but_for_its_ends(
 @pytest.mark.parametrize("other", ["resnet32", "resnet110"])
 def test_another_kind_of_net_is_no_beginning(other: str) -> None:
     drawn = spec.start(spec.schema("resnet20", classes=8, channels=3), 0)
-    with pytest.raises(SchemaShape, match="another net"):
+    with pytest.raises(SchemaShapeError, match="another net"):
         spec.begin_from(drawn, spec.start(spec.schema(other, classes=8, channels=3), 0))
 
 
 def test_a_head_for_other_classes_alone_is_no_beginning() -> None:
     drawn = spec.start(spec.schema("resnet20", classes=8, channels=3), 0)
-    with pytest.raises(SchemaShape, match=r"linear\.bias"):
+    with pytest.raises(SchemaShapeError, match=r"linear\.bias"):
         spec.begin_from(drawn, {"linear.bias": np.zeros(10, np.float32)})
 
 
 def test_no_weights_are_no_beginning() -> None:
-    with pytest.raises(SchemaShape, match="no tensor"):
+    with pytest.raises(SchemaShapeError, match="no tensor"):
         spec.begin_from(spec.start(spec.schema("resnet20", classes=8, channels=3), 0), {})
 
 
 def test_first_weights_that_are_no_numbers_are_refused() -> None:
     drawn = spec.start(spec.schema("resnet20", classes=8, channels=3), 0)
-    with pytest.raises(NonFinite):
+    with pytest.raises(NonFiniteError):
         spec.begin_from(drawn, {"conv1.weight": np.full_like(drawn["conv1.weight"], np.nan)})

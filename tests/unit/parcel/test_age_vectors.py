@@ -8,14 +8,14 @@ from typing import BinaryIO, cast
 
 import pytest
 
-from fedhelp_edge.errors import AgeError, ArmorError, HeaderError, MacError, NoMatch, PayloadError
+from fedhelp_edge.errors import AgeError, ArmorError, HeaderError, MacError, NoMatchError, PayloadError
 from fedhelp_edge.parcel import age
 from tests.unit.parcel import vectors
 
 pytestmark = vectors.needed
 
 REFUSALS: dict[str, type[AgeError]] = {
-    "no match": NoMatch,
+    "no match": NoMatchError,
     "header failure": HeaderError,
     "HMAC failure": MacError,
     "payload failure": PayloadError,

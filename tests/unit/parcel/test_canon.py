@@ -11,7 +11,7 @@ import rfc8785
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fedhelp_edge.errors import FedhelpError, StatementCanon, StatementDepth, StatementType
+from fedhelp_edge.errors import FedhelpError, StatementCanonError, StatementDepthError, StatementTypeError
 from fedhelp_edge.parcel import canon
 
 LEAVES = st.booleans() | st.integers(0, 2**53 - 1) | st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E))
@@ -75,7 +75,7 @@ def test_another_spelling_of_the_same_value_is_refused(value: Any, how: str) -> 
     }[how]
     assume(other != line)
     assert json.loads(other) == value
-    with pytest.raises(StatementCanon):
+    with pytest.raises(StatementCanonError):
         canon.decode(other)
 
 
@@ -89,7 +89,7 @@ def test_depth_is_counted_without_parsing(value: Any) -> None:
     [1.0, None, b"x", -1, 2**53, "ü", "\n", "\x7f", {"A": 1}, {"": 1}, {"a" * 33: 1}, {1: 1}, {"a-b": 1}, (1,), {2}],
 )
 def test_a_value_outside_the_subset_is_not_written(value: Any) -> None:
-    with pytest.raises(StatementType):
+    with pytest.raises(StatementTypeError):
         canon.encode([value])
 
 
@@ -109,7 +109,7 @@ def test_a_value_outside_the_subset_is_not_written(value: Any) -> None:
     ],
 )
 def test_a_value_outside_the_subset_is_not_read(line: bytes) -> None:
-    with pytest.raises(StatementType):
+    with pytest.raises(StatementTypeError):
         canon.decode(line)
 
 
@@ -117,18 +117,18 @@ def test_a_value_outside_the_subset_is_not_read(line: bytes) -> None:
     "line", [b"", b"{", b"01", b"-0", b"tru", b"1 2", b'{"a":1,"a":1}', b'{"a":1,}', b'"\\ud800', b"9" * 5000]
 )
 def test_what_is_no_canonical_json_is_refused(line: bytes) -> None:
-    with pytest.raises(StatementCanon):
+    with pytest.raises(StatementCanonError):
         canon.decode(line)
 
 
 @pytest.mark.parametrize("line", [b"[" * 5 + b"]" * 5, b'{"a":' * 5 + b"1" + b"}" * 5, b"[" * 100_000])
 def test_a_line_nested_too_deeply_is_refused(line: bytes) -> None:
-    with pytest.raises(StatementDepth):
+    with pytest.raises(StatementDepthError):
         canon.decode(line)
 
 
 def test_a_value_nested_too_deeply_is_not_written() -> None:
-    with pytest.raises(StatementDepth):
+    with pytest.raises(StatementDepthError):
         canon.encode([[[[[]]]]])
 
 
@@ -139,7 +139,7 @@ def test_brackets_in_a_string_are_no_depth() -> None:
 def test_an_object_has_at_most_64_members() -> None:
     members = {f"k{number}": number for number in range(64)}
     assert canon.decode(canon.encode(members)) == members
-    with pytest.raises(StatementType):
+    with pytest.raises(StatementTypeError):
         canon.encode({**members, "one_more": 1})
 
 

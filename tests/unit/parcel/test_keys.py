@@ -15,13 +15,13 @@ import pytest
 
 from fedhelp_edge.errors import (
     FedhelpError,
-    FileExists,
-    KeysCorrupt,
-    KeysExist,
-    KeysMode,
+    KeysCorruptError,
+    KeysExistError,
+    KeysModeError,
     KeyStoreError,
-    NoKeys,
-    WrongPassphrase,
+    NoKeysError,
+    TargetExistsError,
+    WrongPassphraseError,
 )
 from fedhelp_edge.parcel import age, keys
 
@@ -105,21 +105,21 @@ def test_ssh_keygen_reads_the_signing_key(unlocked: Path, tmp_path: Path, site: 
 def test_keys_are_never_overwritten(locked: Path, unlocked: Path, passphrase: str | None) -> None:
     for folder in (locked, unlocked):
         before = {path.name: path.read_bytes() for path in folder.iterdir()}
-        with pytest.raises(KeysExist):
+        with pytest.raises(KeysExistError):
             keys.save(folder, keys.new(), passphrase)
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_backup_never_overwrites_a_file(tmp_path: Path, site: keys.Keys) -> None:
     (tmp_path / "backup.txt").write_text("something else")
-    with pytest.raises(FileExists):
+    with pytest.raises(TargetExistsError):
         keys.backup(tmp_path / "backup.txt", site, PASSPHRASE)
     assert (tmp_path / "backup.txt").read_text() == "something else"
 
 
 def test_an_attempt_that_was_cut_off_is_taken_over(tmp_path: Path, site: keys.Keys, hub: keys.Keys) -> None:
     (tmp_path / "keys.pub").write_text(json.dumps(vars(hub.public)))
-    with pytest.raises(NoKeys):
+    with pytest.raises(NoKeysError):
         keys.public(tmp_path)
     keys.save(tmp_path, site, None)
     assert keys.public(tmp_path) == keys.load(tmp_path, nobody).public == site.public
@@ -133,18 +133,18 @@ def test_nothing_but_the_two_files_is_left(locked: Path, unlocked: Path) -> None
 # --- what is refused -------------------------------------------------------------------------------------------------
 def test_a_folder_without_keys_says_so(tmp_path: Path) -> None:
     for attempt in (lambda: keys.load(tmp_path, nobody), lambda: keys.public(tmp_path)):
-        with pytest.raises(NoKeys):
+        with pytest.raises(NoKeysError):
             attempt()
 
 
 def test_a_wrong_passphrase_is_told_from_a_damaged_file(locked: Path) -> None:
-    with pytest.raises(WrongPassphrase):
+    with pytest.raises(WrongPassphraseError):
         keys.load(locked, lambda: "another")
 
 
 def test_a_wrong_passphrase_does_not_open_a_backup(tmp_path: Path, site: keys.Keys) -> None:
     keys.backup(tmp_path / "backup.txt", site, PASSPHRASE)
-    with pytest.raises(WrongPassphrase):
+    with pytest.raises(WrongPassphraseError):
         keys.restore(tmp_path / "backup.txt", "another")
 
 
@@ -158,7 +158,7 @@ def test_a_damaged_locked_file_is_refused(locked: Path, damage: str) -> None:
             damage, data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
         )
     )
-    with pytest.raises(KeysCorrupt):
+    with pytest.raises(KeysCorruptError):
         keys.load(locked, ask)
 
 
@@ -171,7 +171,7 @@ def test_no_flipped_bit_in_an_open_file_gives_other_keys(unlocked: Path, site: k
         path.write_bytes(altered)
         try:
             assert secrets_of(keys.load(unlocked, nobody)) == secrets_of(site)
-        except KeysCorrupt:
+        except KeysCorruptError:
             continue
 
 
@@ -180,13 +180,13 @@ def test_no_flipped_bit_in_an_open_file_gives_other_keys(unlocked: Path, site: k
 )
 def test_damaged_public_halves_are_refused(locked: Path, text: str) -> None:
     (locked / "keys.pub").write_text(text)
-    with pytest.raises(KeysCorrupt):
+    with pytest.raises(KeysCorruptError):
         keys.public(locked)
 
 
 def test_missing_public_halves_are_refused(locked: Path) -> None:
     (locked / "keys.pub").unlink()
-    with pytest.raises(KeysCorrupt):
+    with pytest.raises(KeysCorruptError):
         keys.public(locked)
 
 
@@ -195,7 +195,7 @@ def test_missing_public_halves_are_refused(locked: Path) -> None:
 def test_a_key_file_that_others_can_read_is_refused(locked: Path, unlocked: Path, mode: int) -> None:
     for path in (locked / "keys.age", unlocked / "keys.txt"):
         path.chmod(mode)
-        with pytest.raises(KeysMode):
+        with pytest.raises(KeysModeError):
             keys.load(path.parent, nobody)
 
 
@@ -203,14 +203,14 @@ def test_a_key_file_that_others_can_read_is_refused(locked: Path, unlocked: Path
 def test_a_key_file_that_is_a_link_is_refused(unlocked: Path, tmp_path: Path) -> None:
     (unlocked / "keys.txt").rename(tmp_path / "elsewhere")
     (unlocked / "keys.txt").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(KeysMode):
+    with pytest.raises(KeysModeError):
         keys.load(unlocked, nobody)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a right there")
 def test_a_dangling_link_counts_as_keys_that_must_not_be_overwritten(tmp_path: Path, site: keys.Keys) -> None:
     (tmp_path / "keys.age").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(KeysExist):
+    with pytest.raises(KeysExistError):
         keys.save(tmp_path, site, None)
 
 

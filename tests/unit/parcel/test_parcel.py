@@ -17,19 +17,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedhelp_edge.errors import (
-    BadBody,
+    BadBodyError,
     FedhelpError,
-    FileExists,
-    InnerContext,
-    NoMatch,
-    PayloadHash,
-    PayloadSize,
-    RecipientType,
-    SigCount,
-    SigNamespace,
-    SignerUnknown,
-    StatementSchema,
-    StatementSize,
+    InnerContextError,
+    NoMatchError,
+    PayloadHashError,
+    PayloadSizeError,
+    RecipientTypeError,
+    SigCountError,
+    SigNamespaceError,
+    SignerUnknownError,
+    StatementSchemaError,
+    StatementSizeError,
+    TargetExistsError,
 )
 from fedhelp_edge.parcel import age, canon, keys, parcel, sshsig, statement
 from fedhelp_edge.parcel.parcel import anyone
@@ -106,7 +106,7 @@ def test_a_global_opens_for_each_of_its_readers(tmp_path: Path, site: keys.Keys,
 
 def test_a_global_that_is_not_the_model_it_names_is_refused(tmp_path: Path, hub: keys.Keys) -> None:
     parcel.seal(tmp_path / "it.fhx", outside("global"), made(1000), hub.sign, [hub.public.recipient])
-    with pytest.raises(BadBody):
+    with pytest.raises(BadBodyError):
         parcel.open(tmp_path / "it.fhx", anyone, [hub.identity])
 
 
@@ -142,7 +142,7 @@ def test_looking_needs_no_key(update: Path, context: dict[str, Any], site: keys.
 
 def test_who_is_not_meant_opens_nothing(update: Path, site: keys.Keys) -> None:
     for identities in ([], [site.identity], [age.Passphrase("a passphrase")]):
-        with pytest.raises(NoMatch):
+        with pytest.raises(NoMatchError):
             parcel.open(update, anyone, identities)
 
 
@@ -179,7 +179,7 @@ def test_every_signer_is_named_in_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [0, 9])
 def test_no_signature_and_more_than_eight_are_not_written(count: int, tmp_path: Path) -> None:
-    with pytest.raises(SigCount):
+    with pytest.raises(SigCountError):
         parcel.seal(tmp_path / "it.fhx", outside("charter"), b"{}", [Ed25519PrivateKey.generate()] * count)
     assert names(tmp_path) == set()
 
@@ -190,41 +190,41 @@ def test_whom_trust_refuses_is_refused(read: Callable[..., object], update: Path
 
     def nobody(said: statement.Statement, signed_by: tuple[str, ...]) -> None:
         asked.append((said.context["sender"], signed_by))
-        raise SignerUnknown("nobody is trusted here")
+        raise SignerUnknownError("nobody is trusted here")
 
-    with pytest.raises(SignerUnknown):
+    with pytest.raises(SignerUnknownError):
         read(update, nobody)
     assert asked == [("site-017", (site.public.sign,))]
 
 
 def test_trust_is_asked_before_the_payload_is_read(update: Path) -> None:
     def nobody(_said: statement.Statement, _keys: tuple[str, ...]) -> None:
-        raise SignerUnknown("nobody is trusted here")
+        raise SignerUnknownError("nobody is trusted here")
 
     update.write_bytes(update.read_bytes()[:-1] + b"?")
-    with pytest.raises(SignerUnknown):
+    with pytest.raises(SignerUnknownError):
         parcel.look(update, nobody)
 
 
 def test_a_limit_is_the_largest_payload_that_passes(update: Path) -> None:
     size = parcel.look(update, anyone).statement.size
     assert parcel.look(update, anyone, limit=size).statement.size == size
-    with pytest.raises(PayloadSize):
+    with pytest.raises(PayloadSizeError):
         parcel.look(update, anyone, limit=size - 1)
-    with pytest.raises(PayloadSize):
+    with pytest.raises(PayloadSizeError):
         parcel.open(update, anyone, [], limit=size - 1)
 
 
 @pytest.mark.parametrize(("kind", "limit"), [("task", 4 << 20), ("knowledge", 256 << 20)])
 def test_a_plain_body_has_the_limit_of_its_kind(kind: str, limit: int, tmp_path: Path, site: keys.Keys) -> None:
     line = statement.Statement(outside(kind), "plain", "0" * 64, limit + 1).line
-    with pytest.raises(PayloadSize):
+    with pytest.raises(PayloadSizeError):
         statement.parse(line)
     assert statement.parse(line.replace(b"%d" % (limit + 1), b"%d" % limit)).size == limit
 
 
 def test_a_body_that_would_not_open_is_not_sealed(tmp_path: Path, site: keys.Keys) -> None:
-    with pytest.raises(PayloadSize):
+    with pytest.raises(PayloadSizeError):
         parcel.seal(tmp_path / "it.fhx", outside("task"), bytes((4 << 20) + 1), site.sign)
     assert names(tmp_path) == set()
 
@@ -241,7 +241,7 @@ def test_facts_that_would_not_open_are_not_sealed(
     around = len(inner_line(context, b"", facts={"notes": ""}))
     with parcel.open(seal(parcel.INNER_LIMIT - around), anyone, [hub.identity]) as found:
         assert found.body.read() == b""
-    with pytest.raises(BadBody):
+    with pytest.raises(BadBodyError):
         seal(parcel.INNER_LIMIT - around + 1)
     assert len(names(tmp_path)) == 1
 
@@ -251,7 +251,7 @@ def test_a_signature_made_for_another_kind_is_worth_nothing(update: Path, site: 
     line = data.split(b"\n")[1]
     ours, other = (sshsig.sign(line, site.sign, statement.namespace(kind)).encode() for kind in ("update", "global"))
     update.write_bytes(data.replace(ours, other))
-    with pytest.raises(SigNamespace):
+    with pytest.raises(SigNamespaceError):
         parcel.look(update, anyone)
 
 
@@ -339,7 +339,7 @@ def test_a_body_is_closed_with_its_parcel(update: Path, hub: keys.Keys) -> None:
 # --- files are written once and whole --------------------------------------------------------------------------------
 def test_an_existing_file_is_not_replaced(tmp_path: Path, site: keys.Keys) -> None:
     (tmp_path / "it.fhx").write_bytes(b"what was there")
-    with pytest.raises(FileExists):
+    with pytest.raises(TargetExistsError):
         parcel.seal(tmp_path / "it.fhx", outside("charter"), b"{}", site.sign)
     assert (tmp_path / "it.fhx").read_bytes() == b"what was there"
     assert names(tmp_path) == {"it.fhx"}
@@ -372,7 +372,7 @@ def test_nothing_is_left_where_the_body_fails_half_way(
 def test_nothing_is_left_where_nobody_can_be_encrypted_to(
     recipients: list[str], tmp_path: Path, context: dict[str, Any], site: keys.Keys
 ) -> None:
-    with pytest.raises(RecipientType):
+    with pytest.raises(RecipientTypeError):
         parcel.seal(tmp_path / "it.fhx", context, b"body", site.sign, recipients)
     assert names(tmp_path) == set()
 
@@ -380,13 +380,13 @@ def test_nothing_is_left_where_nobody_can_be_encrypted_to(
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"sender": "Site 017"}, StatementSchema),
-        ({"sender": 17}, StatementSchema),
-        ({"created": "2026-02-30T00:00:00Z"}, StatementSchema),
-        ({"created": "yesterday"}, StatementSchema),
-        ({"round": True}, StatementSchema),
-        ({"another": 1}, StatementSchema),
-        ({"recipients": ["age1" + "q" * 58] * 1100}, StatementSize),
+        ({"sender": "Site 017"}, StatementSchemaError),
+        ({"sender": 17}, StatementSchemaError),
+        ({"created": "2026-02-30T00:00:00Z"}, StatementSchemaError),
+        ({"created": "yesterday"}, StatementSchemaError),
+        ({"round": True}, StatementSchemaError),
+        ({"another": 1}, StatementSchemaError),
+        ({"recipients": ["age1" + "q" * 58] * 1100}, StatementSizeError),
     ],
 )
 def test_a_malformed_context_is_not_sealed(
@@ -440,7 +440,7 @@ def test_an_inner_line_may_be_longer_than_a_chunk(
 
 @pytest.mark.parametrize("plain", [b"", b"\n", b"body", b"body\nbody", b"[]\n", b"{}\n", bytes(300 << 10)])
 def test_a_plaintext_without_its_first_line_is_refused(plain: bytes, inside: Callable[[bytes], parcel.Opened]) -> None:
-    with pytest.raises(BadBody):
+    with pytest.raises(BadBodyError):
         inside(plain)
 
 
@@ -452,7 +452,7 @@ def test_a_plaintext_without_its_first_line_is_refused(plain: bytes, inside: Cal
 def test_an_inner_line_of_another_form_is_refused(
     change: dict[str, Any], inside: Callable[[bytes], parcel.Opened], context: dict[str, Any]
 ) -> None:
-    with pytest.raises(BadBody):
+    with pytest.raises(BadBodyError):
         inside(inner_line(context, b"body", **change) + b"body")
 
 
@@ -460,12 +460,12 @@ def test_an_inner_line_of_another_form_is_refused(
 def test_an_inner_line_that_names_another_context_is_refused(
     field: str, inside: Callable[[bytes], parcel.Opened], context: dict[str, Any]
 ) -> None:
-    with pytest.raises(InnerContext):
+    with pytest.raises(InnerContextError):
         inside(inner_line({**context, field: "another"}, b"body") + b"body")
 
 
 def test_a_statement_that_names_another_payload_is_refused(signed: Callable[..., Path]) -> None:
-    with pytest.raises(PayloadHash):
+    with pytest.raises(PayloadHashError):
         parcel.look(signed(b"payload", sha256="0" * 64), anyone)
 
 
@@ -486,7 +486,7 @@ def test_a_statement_that_names_another_payload_is_refused(signed: Callable[...,
     ids=lambda text: text[:20],
 )
 def test_a_body_that_is_not_one_plain_object_is_refused(text: bytes) -> None:
-    with pytest.raises(BadBody):
+    with pytest.raises(BadBodyError):
         parcel.read_json(text)
 
 

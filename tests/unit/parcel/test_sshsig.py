@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedhelp_edge.errors import FedhelpError, SigAlg, SigBad, SigFormat, SigNamespace
+from fedhelp_edge.errors import FedhelpError, SigAlgError, SigBadError, SigFormatError, SigNamespaceError
 from fedhelp_edge.parcel import keys, sshsig
 
 NAMESPACE = "update.v1.fedhelp-edge"
@@ -35,19 +35,19 @@ def test_what_was_signed_verifies(message: bytes, site: keys.Keys) -> None:
 
 def test_another_message_is_refused(site: keys.Keys) -> None:
     armor = sshsig.sign(b"message", site.sign, NAMESPACE)
-    with pytest.raises(SigBad):
+    with pytest.raises(SigBadError):
         sshsig.verify(b"another", armor, site.sign.public_key(), NAMESPACE)
 
 
 def test_another_purpose_is_refused(site: keys.Keys) -> None:
     armor = sshsig.sign(b"message", site.sign, "git")
-    with pytest.raises(SigNamespace):
+    with pytest.raises(SigNamespaceError):
         sshsig.verify(b"message", armor, site.sign.public_key(), NAMESPACE)
 
 
 def test_the_key_inside_a_signature_proves_nothing(site: keys.Keys) -> None:
     armor = sshsig.sign(b"message", Ed25519PrivateKey.generate(), NAMESPACE)
-    with pytest.raises(SigBad):
+    with pytest.raises(SigBadError):
         sshsig.verify(b"message", armor, site.sign.public_key(), NAMESPACE)
 
 
@@ -56,7 +56,7 @@ def test_the_second_spelling_of_a_good_signature_is_refused(site: keys.Keys) -> 
     scalar = int.from_bytes(found.signature[32:], "little") + ORDER
     again = sshsig.Signature(found.key, NAMESPACE, found.signature[:32] + scalar.to_bytes(32, "little"))
     found.verify(b"message")
-    with pytest.raises(SigBad):
+    with pytest.raises(SigBadError):
         again.verify(b"message")
 
 
@@ -64,7 +64,7 @@ def test_the_second_spelling_of_a_good_signature_is_refused(site: keys.Keys) -> 
 @pytest.mark.parametrize("y", [*sorted(sshsig._SMALL_ORDER), PRIME, PRIME + 1, PRIME + 3, 2**255 - 1])
 def test_a_key_of_small_order_or_in_a_second_spelling_is_refused(y: int, sign: int) -> None:
     forged = sshsig.Signature((y | sign).to_bytes(32, "little"), NAMESPACE, (1).to_bytes(32, "little") + bytes(32))
-    with pytest.raises(SigBad, match="small order or in a second spelling"):
+    with pytest.raises(SigBadError, match="small order or in a second spelling"):
         forged.verify(b"any message")
 
 
@@ -109,21 +109,21 @@ def test_the_fields_stand_in_this_order() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "fault"),
     [
-        ("magic", b"SSHSIH" + struct.pack(">I", 1), SigFormat),
-        ("magic", b"SSHSIG" + struct.pack(">I", 2), SigFormat),
-        ("key", string(string(b"ssh-rsa") + string(bytes(32))), SigAlg),
-        ("key", string(string(b"sk-ssh-ed25519@openssh.com") + string(bytes(32))), SigAlg),
-        ("key", string(string(b"ssh-ed25519") + string(bytes(31))), SigFormat),
-        ("key", string(string(b"ssh-ed25519") + string(bytes(32)) + b"x"), SigFormat),
-        ("key", string(b""), SigFormat),
-        ("namespace", string(b"\xc3\xa4"), SigFormat),
-        ("namespace", string(b"a\nb"), SigFormat),
-        ("reserved", string(b"x"), SigFormat),
-        ("hash", string(b"sha256"), SigAlg),
-        ("signature", string(string(b"ssh-ed25519") + string(bytes(63))), SigFormat),
-        ("signature", string(string(b"ssh-rsa") + string(bytes(64))), SigAlg),
-        ("signature", struct.pack(">I", 2**32 - 1), SigFormat),
-        ("end", b"x", SigFormat),
+        ("magic", b"SSHSIH" + struct.pack(">I", 1), SigFormatError),
+        ("magic", b"SSHSIG" + struct.pack(">I", 2), SigFormatError),
+        ("key", string(string(b"ssh-rsa") + string(bytes(32))), SigAlgError),
+        ("key", string(string(b"sk-ssh-ed25519@openssh.com") + string(bytes(32))), SigAlgError),
+        ("key", string(string(b"ssh-ed25519") + string(bytes(31))), SigFormatError),
+        ("key", string(string(b"ssh-ed25519") + string(bytes(32)) + b"x"), SigFormatError),
+        ("key", string(b""), SigFormatError),
+        ("namespace", string(b"\xc3\xa4"), SigFormatError),
+        ("namespace", string(b"a\nb"), SigFormatError),
+        ("reserved", string(b"x"), SigFormatError),
+        ("hash", string(b"sha256"), SigAlgError),
+        ("signature", string(string(b"ssh-ed25519") + string(bytes(63))), SigFormatError),
+        ("signature", string(string(b"ssh-rsa") + string(bytes(64))), SigAlgError),
+        ("signature", struct.pack(">I", 2**32 - 1), SigFormatError),
+        ("end", b"x", SigFormatError),
     ],
 )
 def test_a_field_of_another_form_is_refused(field: str, value: bytes, fault: type[FedhelpError]) -> None:
@@ -147,7 +147,7 @@ def test_a_field_of_another_form_is_refused(field: str, value: bytes, fault: typ
     ],
 )
 def test_an_armor_in_another_spelling_is_refused(change: Callable[[str], str], site: keys.Keys) -> None:
-    with pytest.raises(SigFormat):
+    with pytest.raises(SigFormatError):
         sshsig.parse(change(sshsig.sign(b"message", site.sign, NAMESPACE)))
 
 
@@ -169,5 +169,5 @@ def test_a_public_key_is_read_from_its_line(site: keys.Keys) -> None:
     ],
 )
 def test_a_public_key_in_another_spelling_is_refused(change: Callable[[str], str], site: keys.Keys) -> None:
-    with pytest.raises(SigAlg):
+    with pytest.raises(SigAlgError):
         sshsig.public_raw(change(site.public.sign))

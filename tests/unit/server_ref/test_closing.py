@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedhelp_edge.errors import Ambiguous, HubDamaged, NotNow, Quorum
+from fedhelp_edge.errors import AmbiguousError, HubDamagedError, NotNowError, QuorumError
 from fedhelp_edge.merge import rules
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.share import Array
@@ -61,7 +61,7 @@ def waits_for_a_person(fed: Federation, number: int = 2) -> Task:
     order = fed.open()
     fed.play(order, without=(fed.clinics[number].id,))
     lazy(fed, order, number)
-    with pytest.raises(Quorum):
+    with pytest.raises(QuorumError):
         fed.aggregate()
     return order
 
@@ -77,7 +77,7 @@ def test_first_weights_that_are_given_are_published_before_the_first_round_and_n
     assert (published["round"], published["base"]) == (0, order.base)
     three.play(order)
     three.aggregate()
-    with pytest.raises(NotNow, match="before the first round"):
+    with pytest.raises(NotNowError, match="before the first round"):
         rounds.open_next(three.hub, three.boss, given)
     rounds.check_open(three.hub)
 
@@ -85,7 +85,7 @@ def test_first_weights_that_are_given_are_published_before_the_first_round_and_n
 def test_a_plan_that_begins_from_the_packs_weights_opens_no_first_round_without_them(tmp_path: Path) -> None:
     text = PLAN.replace("fedavg", "fedhelp") + '[start]\nfrom = "pack"\n'
     fed = Federation(tmp_path, text, clinics=2)
-    with pytest.raises(NotNow, match="trained on the pack"):
+    with pytest.raises(NotNowError, match="trained on the pack"):
         fed.open()
     drawn = fed.hub.model(rounds.newest(fed.hub)["model"])
     order = rounds.open_next(fed.hub, fed.boss, {"conv1.weight": drawn["conv1.weight"]})
@@ -129,7 +129,7 @@ def test_a_federation_finishes_once(three: Federation) -> None:
     rounds.finish(three.hub)
     assert three.hub.store.fact("finished") == at
     assert log_types(three, "coordinator").count("finish") == 1
-    with pytest.raises(NotNow, match="finished"):
+    with pytest.raises(NotNowError, match="finished"):
         three.open()
 
 
@@ -137,7 +137,7 @@ def test_a_federation_finishes_once(three: Federation) -> None:
 def test_a_round_is_over_at_the_very_second_of_its_deadline(three: Federation) -> None:
     three.play(three.open(), without=("site-002",))
     three.clock.go_on(days=6, hours=23, minutes=59, seconds=59)
-    with pytest.raises(Quorum, match="2 of 3 shares, 2 are needed; missing: site-002"):
+    with pytest.raises(QuorumError, match="2 of 3 shares, 2 are needed; missing: site-002"):
         three.aggregate()
     three.clock.go_on(seconds=1)
     assert three.aggregate()["accepted"] == ["site-001", "site-003"]
@@ -150,7 +150,7 @@ def test_after_its_deadline_a_round_waits_for_what_was_on_its_way_but_not_for_lo
     said = parcel.look(path, parcel.anyone).statement
     three.clock.go_on(days=7)
     incoming.begin(three.hub.home, said, path.stat().st_size, path.read_bytes()[:-1], order.closes)
-    with pytest.raises(Quorum):
+    with pytest.raises(QuorumError):
         three.aggregate()
     assert rounds.newest(three.hub)["state"] == "open"
     three.clock.go_on(hours=1, seconds=1)
@@ -176,7 +176,7 @@ def test_a_round_that_was_changed_while_it_was_merged_is_not_published(
 
         with monkeypatch.context() as patch:
             patch.setattr(rules, "merge", meanwhile)
-            with pytest.raises(HubDamaged, match="changed while it was merged"):
+            with pytest.raises(HubDamagedError, match="changed while it was merged"):
                 three.aggregate()
         assert three.hub.newest("global")["hash"] == before
         with three.hub.store.changing():
@@ -210,7 +210,7 @@ def test_an_odd_update_with_an_odd_claim_is_told_both(three: Federation) -> None
     base, clinic = three.base(order), three.clinics[2]
     far = {name: base[name] + 50 * (array - base[name]) for name, array in three.drawn(order, clinic).items()}
     intake.receive(three.hub, clinic.give(order, far, examples=10**6))
-    with pytest.raises(Quorum):
+    with pytest.raises(QuorumError):
         three.aggregate()
     (odd,) = people.quarantined(three.hub)
     assert odd["code"] == "E_TOO_FAR"
@@ -224,7 +224,7 @@ def test_an_update_is_put_aside_once_however_often_the_round_is_looked_at(three:
     three.play(order, without=("site-002", "site-003"))
     lazy(three, order, 2)
     for _ in range(3):
-        with pytest.raises(Quorum):
+        with pytest.raises(QuorumError):
             three.aggregate(now=True)
     (row,) = rounds.quarantined(three.hub)
     assert log_types(three, row["hash"]) == ["received", "accepted", "quarantined"]
@@ -244,7 +244,7 @@ def test_of_opened_updates_only_those_stay_that_may_still_count(three: Federatio
     rounds.forget(three.hub)
     assert opened(three) == {"site-001/2", "site-002/2", "site-003/1"}
     three.hub.revoke(three.boss, "site-002", 2, "stolen")
-    with pytest.raises(Quorum):
+    with pytest.raises(QuorumError):
         three.aggregate(now=True)
     rounds.forget(three.hub)
     assert opened(three) == {"site-001/2", "site-003/1"}
@@ -260,7 +260,7 @@ def test_what_a_command_that_was_cut_off_left_open_goes_before_the_next_round_is
     intake.opened(three.hub, row["hash"]).write_bytes(b"left")
     rounds.keep_key(three.hub, [three.boss], 0, "left")
     three.open()
-    with pytest.raises(Quorum):
+    with pytest.raises(QuorumError):
         three.aggregate()
     assert opened(three) == set()
     assert [path.name for path in sorted((three.hub.home / "round-keys").iterdir())] == ["000001.age", "000002.age"]
@@ -269,7 +269,7 @@ def test_what_a_command_that_was_cut_off_left_open_goes_before_the_next_round_is
 def test_how_a_round_ended_without_a_merge_is_in_the_log(three: Federation) -> None:
     three.open()
     three.clock.go_on(days=7)
-    with pytest.raises(Quorum):
+    with pytest.raises(QuorumError):
         three.aggregate()
     three.open()
     rounds.call_off(three.hub, rounds.newest(three.hub))
@@ -315,7 +315,7 @@ def test_a_newer_update_that_is_let_in_takes_the_place_of_an_older_one(three: Fe
     second = three.open()
     three.play(second, without=("site-003",))
     lazy(three, second, 2)
-    with pytest.raises(Quorum):
+    with pytest.raises(QuorumError):
         three.aggregate()
     intake.receive(three.hub, late)
     three.judge()
@@ -340,12 +340,14 @@ def test_an_update_is_named_by_its_site_or_enough_of_its_hash(three: Federation)
     for name in ("site-003", row["hash"], row["hash"][:12].upper()):
         assert rounds.update_of(three.hub, name)["hash"] == row["hash"]
     for name in ("site-001", row["hash"][:11], "", "f" * 64):
-        with pytest.raises(NotNow, match=r"nothing of .* waits"):
+        with pytest.raises(NotNowError, match=r"nothing of .* waits"):
             rounds.update_of(three.hub, name)
     rounds.call_off(three.hub, rounds.newest(three.hub))
     lazy(three, three.open(), 2)
     three.aggregate(now=True)  # of the others, who are late
-    with pytest.raises(Ambiguous, match=rf"2 updates of site-003 wait: {row['hash'][:12]} of round 1, .* of round 2"):
+    with pytest.raises(
+        AmbiguousError, match=rf"2 updates of site-003 wait: {row['hash'][:12]} of round 1, .* of round 2"
+    ):
         rounds.update_of(three.hub, "site-003")
     assert rounds.update_of(three.hub, row["hash"][:12])["round"] == 1
 
@@ -365,7 +367,7 @@ def test_nothing_is_decided_on_what_the_front_has_changed(
     with closing(sqlite3.connect(three.hub.home / DATABASE)) as db, db:
         db.execute("UPDATE shares SET released = 1 WHERE state = 'quarantined'")
     length = three.hub.store.head().length
-    with pytest.raises(HubDamaged):
+    with pytest.raises(HubDamagedError):
         decides(three)
     assert three.hub.store.head().length == length
 
@@ -375,17 +377,17 @@ def test_what_holds_nothing_of_a_site_is_not_merged_again(three: Federation) -> 
     three.play(three.open(), without=("site-003",))
     three.aggregate(now=True)
     assert [rounds.gave(three.hub, clinic.id) for clinic in three.clinics] == [True, True, False]
-    with pytest.raises(NotNow, match="no merged round holds"):
+    with pytest.raises(NotNowError, match="no merged round holds"):
         rounds.undo(three.hub, three.boss, "site-003", archive(three))
     rounds.undo(three.hub, three.boss, "site-002", archive(three))
-    with pytest.raises(NotNow, match="already"):
+    with pytest.raises(NotNowError, match="already"):
         rounds.undo(three.hub, three.boss, "site-002", archive(three))
     rounds.undo(three.hub, three.boss, "site-001", archive(three))  # that another one was taken out hinders nothing
 
 
 def test_a_method_that_merges_nothing_has_nothing_to_undo(tmp_path: Path) -> None:
     fed = Federation(tmp_path, PLAN.replace("fedavg", "local"), clinics=1)
-    with pytest.raises(NotNow, match="local merges nothing"):
+    with pytest.raises(NotNowError, match="local merges nothing"):
         rounds.check_undo(fed.hub, "site-001")
     fed.hub.store.close()
 

@@ -10,10 +10,10 @@ from urllib.parse import urlencode
 
 import pytest
 
-from fedhelp_edge.errors import NotNow
-from server_ref import decisions, rounds, steps
+from fedhelp_edge.errors import NotNowError
+from server_ref import decisions, intake, rounds, steps
 from server_ref.dashboard import Door
-from tests.federation import Federation, intake
+from tests.federation import Federation
 from tests.net import Answer, Client, running
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -31,7 +31,7 @@ def with_an_odd_share(made: Federation, tmp_path_factory: pytest.TempPathFactory
         fed.judge()
         odd = fed.hub.store.row("SELECT hash FROM shares WHERE site = 'site-002' AND round = 2")
         assert odd
-        with pytest.raises(NotNow):
+        with pytest.raises(NotNowError):
             decisions.record(fed.hub, odd["hash"], "release")
         rounds._look_closer(fed.hub, fed.boss, rounds.current(fed.hub))
         assert fed.states()["site-002/2"] == "quarantined"

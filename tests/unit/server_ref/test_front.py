@@ -11,7 +11,7 @@ from urllib.parse import urljoin
 
 import pytest
 
-from fedhelp_edge.errors import Nonce, RateLimit
+from fedhelp_edge.errors import NonceError, RateLimitError
 from fedhelp_edge.parcel import parcel
 from server_ref.gate import Buckets
 from server_ref.reads import Nonces
@@ -171,13 +171,13 @@ def test_a_bucket_fills_up_again_and_is_forgotten_when_it_is_full(monkeypatch: p
     buckets = Buckets(2, 3)
     for _ in range(3):
         buckets.take("a")
-    with pytest.raises(RateLimit) as refused:
+    with pytest.raises(RateLimitError) as refused:
         buckets.take("a")
     assert refused.value.seconds == 0.5
     buckets.take("b")
     now[0] = 0.5
     buckets.take("a")
-    with pytest.raises(RateLimit):
+    with pytest.raises(RateLimitError):
         buckets.take("a")
     now[0] = 10
     buckets.take("c")
@@ -190,12 +190,12 @@ def test_nonces_are_good_once_and_for_a_while_and_few_are_kept(monkeypatch: pyte
     nonces = Nonces()
     first, second = nonces.give(), nonces.give()
     nonces.use(first)
-    with pytest.raises(Nonce, match="before"):
+    with pytest.raises(NonceError, match="before"):
         nonces.use(first)
     now[0] += 301
-    with pytest.raises(Nonce, match="old"):
+    with pytest.raises(NonceError, match="old"):
         nonces.use(second)
-    with pytest.raises(Nonce):
+    with pytest.raises(NonceError):
         Nonces().use(nonces.give())
     nonces.use(nonces.give())
     assert len(nonces._used) == 1

@@ -12,15 +12,15 @@ import pytest
 
 from fedhelp_edge import files
 from fedhelp_edge.errors import (
-    Ambiguous,
-    FileKind,
-    HubDamaged,
-    KeyReused,
-    PayloadSize,
-    Quota,
-    Replay,
-    SignerMismatch,
-    SiteUnknown,
+    AmbiguousError,
+    FileKindError,
+    HubDamagedError,
+    KeyReusedError,
+    PayloadSizeError,
+    QuotaError,
+    ReplayError,
+    SignerMismatchError,
+    SiteUnknownError,
 )
 from fedhelp_edge.parcel import canon, keys, parcel, statement
 from fedhelp_edge.parcel.keys import Keys
@@ -75,7 +75,7 @@ def test_a_request_has_at_most_64_kib(three: Federation, kind: str) -> None:
     context = statement.stamped(kind, federation=three.hub.federation, **sender)
     signers = clinic.keys.public.sign, keys.new().public.sign
     assert intake.admit(three.hub, statement.make(context, NO_HASH, 65_536), signers) == 65_536
-    with pytest.raises(PayloadSize):
+    with pytest.raises(PayloadSizeError):
         intake.admit(three.hub, statement.make(context, NO_HASH, 65_537), signers)
 
 
@@ -92,7 +92,7 @@ def test_the_longest_facts_fit_into_an_update_and_nothing_longer_is_read(three: 
     context = {**given_context(given(three, order, 1)), "nonce": "7" * 32}
     longer = three.folder / "longer.fhx"  # its payload is not even there
     longer.write_bytes(parcel._prologue(statement.make(context, NO_HASH, order.limit + 1), [clinic.keys.sign]))
-    with pytest.raises(PayloadSize):
+    with pytest.raises(PayloadSizeError):
         intake.receive(three.hub, longer)
     assert intake.receive(three.hub, path).new
     three.judge()
@@ -108,11 +108,11 @@ def test_a_site_may_leave_four_shares_worth_in_a_round_to_the_byte(three: Federa
     path = given(three, order)
     said = parcel.look(path, parcel.anyone).statement
     intake.check_room(three.hub, said, 1000, coming=4000 - said.size)
-    with pytest.raises(Quota):
+    with pytest.raises(QuotaError):
         intake.check_room(three.hub, said, 1000, coming=4001 - said.size)
     here = three.hub.store.path(intake.receive(three.hub, path).hash).stat().st_size
     intake.check_room(three.hub, said, 1000, coming=4000 - said.size - here)
-    with pytest.raises(Quota):
+    with pytest.raises(QuotaError):
         intake.check_room(three.hub, said, 1000, coming=4001 - said.size - here)
 
 
@@ -120,7 +120,7 @@ def test_twenty_key_changes_of_one_site_may_wait_and_no_more(three: Federation) 
     clinic, new = three.clinics[0], keys.new()
     for seq in range(1, 21):
         intake.receive(three.hub, key_change(three, clinic, seq, new))
-    with pytest.raises(Quota, match="one sender"):
+    with pytest.raises(QuotaError, match="one sender"):
         intake.receive(three.hub, key_change(three, clinic, 21, keys.new()))
     intake.receive(three.hub, key_change(three, three.clinics[1], 1, keys.new()))  # which hinders no other site
     told = three.judge()
@@ -136,7 +136,7 @@ def test_ten_thousand_requests_may_wait_in_all(three: Federation) -> None:
     three.hub.store.db.execute(f"INSERT INTO requests {numbers} {row}")
     (one, code), (other, late) = asking(three, "last", "too late")
     assert intake.receive(three.hub, one.ask_in(code)).new
-    with pytest.raises(Quota, match="wait for the coordinator"):
+    with pytest.raises(QuotaError, match="wait for the coordinator"):
         intake.receive(three.hub, other.ask_in(late))
 
 
@@ -145,7 +145,7 @@ def test_ten_thousand_requests_may_wait_in_all(three: Federation) -> None:
 def test_no_link_is_followed_to_what_is_taken_in(three: Federation) -> None:
     link = three.folder / "link.fhx"
     link.symlink_to(given(three, three.open()))
-    with pytest.raises(FileKind):
+    with pytest.raises(FileKindError):
         intake.receive(three.hub, link)
     assert three.states() == {}
 
@@ -203,7 +203,7 @@ def test_a_change_of_keys_and_updates_are_counted_by_the_same_number(three: Fede
     order, clinic = three.open(), three.clinics[0]
     intake.receive(three.hub, key_change(three, clinic, 5, keys.new()))
     for path in (key_change(three, clinic, 5, keys.new()), given(three, order, seq=5)):
-        with pytest.raises(Replay):
+        with pytest.raises(ReplayError):
             intake.receive(three.hub, path)
     assert intake.receive(three.hub, given(three, order, seq=6)).new
 
@@ -253,7 +253,7 @@ def test_of_two_updates_for_one_round_that_a_front_lets_in_the_first_counts(thre
 def test_an_update_of_a_round_that_the_hub_does_not_know_is_not_what_its_site_signed(three: Federation) -> None:
     intake.receive(three.hub, given(three, three.open()))
     three.hub.store.run("UPDATE shares SET round = 99")
-    with pytest.raises(SignerMismatch):
+    with pytest.raises(SignerMismatchError):
         intake.check_statement(three.hub, three.hub.store.only("SELECT * FROM shares"))
 
 
@@ -265,7 +265,7 @@ def test_a_second_signature_on_an_update_is_not_let_pass(three: Federation) -> N
     said = parcel.look(three.hub.store.path(answer.hash), parcel.anyone).statement
     both = [three.clinics[0].keys.sign, three.clinics[1].keys.sign]
     three.hub.store.path(answer.hash).write_bytes(parcel._prologue(said, both) + payload)
-    with pytest.raises(SignerMismatch, match="not signed with a key of site-001"):
+    with pytest.raises(SignerMismatchError, match="not signed with a key of site-001"):
         intake.check_statement(three.hub, three.hub.store.only("SELECT * FROM shares"))
 
 
@@ -306,7 +306,7 @@ def test_of_two_who_ask_at_once_with_one_key_the_first_comes_in(three: Federatio
     intake.receive(three.hub, other.ask_in(second))
     told = three.judge()
     assert {name["site"]: (name["state"], name["code"]) for name in told} == {
-        "site-004": ("approved", ""), "site-005": ("refused", KeyReused.code),
+        "site-004": ("approved", ""), "site-005": ("refused", KeyReusedError.code),
     }  # fmt: skip
     assert three.hub.site("site-004").sign == one.keys.public.sign
 
@@ -318,7 +318,7 @@ def test_a_request_comes_in_for_the_site_of_its_own_invite_and_for_no_other(tmp_
     fed.judge()
     one, other = intake.waiting(fed.hub)
     for wrong in (replace(one, site=other.site), replace(one, row=other.row, site=one.site)):
-        with pytest.raises(HubDamaged):
+        with pytest.raises(HubDamagedError):
             intake.admit_site(fed.hub, fed.boss, wrong)
     assert fed.hub.roster.sites == ()
     assert intake.approve(fed.hub, fed.boss, one.hash) == {
@@ -342,9 +342,9 @@ def test_a_person_names_a_request_by_its_words_its_site_or_enough_of_its_hash(tm
         assert intake.request_of(fed.hub, name).hash == first.hash
         intake.check_asked(fed.hub, name)
     for name in (first.hash[:11], " ".join(words[:-1]), f"{first.hash[:12]}x", "site-009", ""):
-        with pytest.raises(SiteUnknown):
+        with pytest.raises(SiteUnknownError):
             intake.request_of(fed.hub, name)
-        with pytest.raises(SiteUnknown):
+        with pytest.raises(SiteUnknownError):
             intake.check_asked(fed.hub, name)
     intake.receive(fed.hub, one.ask_in(code, "typed again"))
     fed.judge()
@@ -359,7 +359,7 @@ def test_who_names_what_was_not_shown_is_told_where_to_see_it(three: Federation,
     intake.note_shown(three.hub, what, [{"site": "site-001", "hash": letter * 64} for letter in "ac"])
     intake.check_shown(three.hub, what, "site-001", "c" * 64)
     intake.check_shown(three.hub, what, "site-002", "b" * 64)
-    with pytest.raises(Ambiguous) as told:
+    with pytest.raises(AmbiguousError) as told:
         intake.check_shown(three.hub, what, "site-001", "b" * 64)
     assert f"'fedhelp-coordinator {command}'" in told.value.remedy
     other = {"requests": "updates", "updates": "requests"}[what]

@@ -17,7 +17,7 @@ import pytest
 
 pytest.importorskip("packaging")
 
-from fedhelp_edge.errors import FileExists, KitDamaged, KitIncomplete, Usage
+from fedhelp_edge.errors import KitDamagedError, KitIncompleteError, TargetExistsError, UsageError
 from fedhelp_edge.parcel import keys, sshsig
 from fedhelp_edge.parcel import kit as kits
 from fedhelp_edge.trust import account
@@ -111,7 +111,7 @@ def test_a_package_that_cannot_be_had_leaves_no_half_kit(
     shop: Path, program: Callable[..., None], tmp_path: Path
 ) -> None:
     program("no-such-package")
-    with pytest.raises(KitIncomplete, match="no-such-package"):
+    with pytest.raises(KitIncompleteError, match="no-such-package"):
         make.make(LINUX, tmp_path / "kit", lambda _: None)
     assert not (tmp_path / "kit").exists()
 
@@ -121,7 +121,7 @@ def test_versions_that_do_not_fit_together_are_refused(
 ) -> None:
     wheel(shop, "delta-for-kits", "gamma-for-kits<2")
     program("gamma-for-kits", "delta-for-kits")
-    with pytest.raises(KitIncomplete, match=r"gamma-for-kits 2.0 came, where gamma-for-kits<2 is needed"):
+    with pytest.raises(KitIncompleteError, match=r"gamma-for-kits 2.0 came, where gamma-for-kits<2 is needed"):
         make.make(LINUX, tmp_path / "kit", lambda _: None)
 
 
@@ -193,7 +193,7 @@ def test_whatever_is_changed_or_missing_in_a_kit_is_noticed_before_anything_of_i
                 assert (done.returncode, done.stdout) == (1, "")
                 assert path.name in done.stderr
                 assert not (tmp_path / "installed").exists()
-                with pytest.raises(KitDamaged, match=re.escape(path.name)):
+                with pytest.raises(KitDamagedError, match=re.escape(path.name)):
                     kits.look(kit)
         path.write_bytes(whole)
 
@@ -287,9 +287,9 @@ def test_another_python_or_system_is_told_before_anything_is_done(
 
 
 def test_the_command_refuses_an_unknown_platform_and_a_folder_in_use(tmp_path: Path) -> None:
-    with pytest.raises(Usage, match="win_amd64"):
+    with pytest.raises(UsageError, match="win_amd64"):
         make.make("amiga", tmp_path / "kit", print)
-    with pytest.raises(FileExists):
+    with pytest.raises(TargetExistsError):
         make.make(LINUX, tmp_path.parent, print)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fedhelp_edge.errors import AuditGap, FederationFull, KeyReused, NoMatch
+from fedhelp_edge.errors import AuditGapError, FederationFullError, KeyReusedError, NoMatchError
 from fedhelp_edge.exchange.folder import FROM, Folder
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.parcel.statement import counted
@@ -51,7 +51,7 @@ def opens(path: Path, clinic: Clinic) -> bool:
     try:
         with parcel.open(path, parcel.anyone, [clinic.keys.identity]):
             return True
-    except NoMatch:
+    except NoMatchError:
         return False
 
 
@@ -145,7 +145,7 @@ def test_a_model_for_another_group_alone_on_the_stick_bars_the_way_for_nothing(e
     mine = eight.hub.model_parcel("2")
     aside = (stick / f"{mine}.fhx").rename(eight.folder / "aside")
     (stick / f"{eight.hub.model_parcel('1')}.fhx").unlink()
-    with pytest.raises(NoMatch):
+    with pytest.raises(NoMatchError):
         site.download()
     aside.rename(stick / f"{mine}.fhx")
     site.download()
@@ -179,7 +179,7 @@ def test_an_export_holds_the_model_for_every_group_and_misses_the_one_that_is_go
     audit.export(eight.hub, 1, tmp_path / "round")
     assert len(site_audit.check(tmp_path / "round").merged) == 8
     (tmp_path / "round" / models(eight)[1].name).unlink()
-    with pytest.raises(AuditGap, match="model for other sites is missing"):
+    with pytest.raises(AuditGapError, match="model for other sites is missing"):
         site_audit.check(tmp_path / "round")
 
 
@@ -225,7 +225,7 @@ def test_the_same_keys_on_two_invites_come_in_once_also_when_both_wait(three: Fe
     intake.receive(three.hub, second.ask_in(code))
     decided = {one["site"]: one for one in three.judge()}
     assert decided[first.id]["state"] == "approved"
-    assert (decided[site]["state"], decided[site]["code"]) == ("refused", KeyReused.code)
+    assert (decided[site]["state"], decided[site]["code"]) == ("refused", KeyReusedError.code)
 
 
 # --- the roster is full ------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def test_the_site_too_many_for_a_roster_of_real_size_is_refused_and_stops_nobody
     sites += [replace(left, id=f"site-{10_000 + n}") for n in range(room // (len(hub.to_json(asdict(left))) + 1))]
     with three.hub.store.changing():
         three.hub.write_roster(three.boss, sites)
-    with pytest.raises(FederationFull):
+    with pytest.raises(FederationFullError):
         three.hub.invite("One too many", "small", 14)
     three.play(three.open())
     assert three.aggregate()["published"]
@@ -257,7 +257,7 @@ def test_an_invite_that_no_roster_has_room_for_is_refused_before_a_code_is_given
     limit(three, monkeypatch, 700)
     three.hub.invite("A", "small", 14)
     three.hub.invite("B", "small", 14)
-    with pytest.raises(FederationFull):
+    with pytest.raises(FederationFullError):
         three.hub.invite("C", "small", 14)
     assert len(three.hub.invites()) == 5
     three.hub.cancel_invite("site-004")  # makes room again
@@ -271,7 +271,7 @@ def test_those_who_fit_come_in_and_the_others_are_told_while_the_hub_goes_on(
     limit(three, monkeypatch, 700)  # as if the invites had been given out by an older program
     decided = {one["site"]: one for one in three.judge()}
     assert [decided[clinic.id]["state"] for clinic in new] == ["approved", "approved", "refused", "refused"]
-    assert decided[new[2].id]["code"] == FederationFull.code
+    assert decided[new[2].id]["code"] == FederationFullError.code
     assert three.judge() == []
     three.play(three.open())
     assert len(three.aggregate(now=True)["accepted"]) == 3
@@ -282,7 +282,7 @@ def test_a_site_is_revoked_from_a_full_roster_if_no_reason_takes_up_room(
 ) -> None:
     limit(three, monkeypatch, 0)
     before = three.hub.roster
-    with pytest.raises(FederationFull) as fault:
+    with pytest.raises(FederationFullError) as fault:
         three.hub.revoke(three.boss, "site-001", 1, "a long story")
     assert "without a --reason" in fault.value.remedy
     assert three.hub.roster == before

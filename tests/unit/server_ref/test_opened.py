@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fedhelp_edge import share
-from fedhelp_edge.errors import HubDamaged
+from fedhelp_edge.errors import HubDamagedError
 from server_ref.rounds import Shares
 
 NUMBERS = {"w": np.arange(6, dtype=np.float32)}
@@ -97,14 +97,14 @@ def test_what_was_changed_is_opened_again(site: Site, change: Callable[[Path], N
 def test_what_does_not_open_to_the_numbers_that_were_judged_is_damage(site: Site) -> None:
     site.path.unlink()
     site.factor = 2
-    with pytest.raises(HubDamaged, match="site-001"):
+    with pytest.raises(HubDamagedError, match="site-001"):
         _ = site.shares["site-001"]
 
 
 def test_what_cannot_be_read_even_once_it_is_opened_again_is_damage(site: Site) -> None:
     site.path.unlink()
     site.shares._again = lambda _: site.hash  # and writes nothing
-    with pytest.raises(HubDamaged, match="site-001"):
+    with pytest.raises(HubDamagedError, match="site-001"):
         _ = site.shares["site-001"]
 
 

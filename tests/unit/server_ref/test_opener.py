@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fedhelp_edge import share
-from fedhelp_edge.errors import Storage
+from fedhelp_edge.errors import NoSpaceError
 from fedhelp_edge.merge import clip
 from fedhelp_edge.parcel import age
 from server_ref import intake
@@ -60,7 +60,7 @@ def test_a_refusal_comes_with_its_code_and_the_same_process_goes_on(jobs: list[J
 
 
 def test_our_own_trouble_is_not_the_senders(jobs: list[Job], opener: Opener) -> None:
-    with pytest.raises(Storage):
+    with pytest.raises(NoSpaceError):
         opener.open(replace(jobs[0], out=str(Path(jobs[0].out).parent / "nowhere" / "share")))
 
 

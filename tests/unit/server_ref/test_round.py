@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedhelp_edge.errors import DuplicateRound, NotNow, Quorum, RoundClosed, SignerMismatch
+from fedhelp_edge.errors import DuplicateRoundError, NotNowError, QuorumError, RoundClosedError, SignerMismatchError
 from fedhelp_edge.merge import rules
 from fedhelp_edge.parcel import keys
 from server_ref import carrier, intake, rounds
@@ -51,13 +51,13 @@ def test_rounds_follow_one_another_until_the_plan_is_done(tmp_path: Path) -> Non
         assert order.round == number
         three.play(order)
         three.aggregate()
-    with pytest.raises(NotNow, match="finished"):
+    with pytest.raises(NotNowError, match="finished"):
         three.open()
 
 
 def test_a_round_waits_for_everybody_until_its_deadline(three: Federation) -> None:
     three.play(three.open(), without=("site-002",))
-    with pytest.raises(Quorum, match="missing: site-002"):
+    with pytest.raises(QuorumError, match="missing: site-002"):
         three.aggregate()
     three.clock.go_on(days=8)
     assert three.aggregate()["accepted"] == ["site-001", "site-003"]
@@ -70,7 +70,7 @@ def test_a_round_closes_before_its_deadline_when_it_is_told_to(three: Federation
 
 def test_below_the_quorum_nothing_is_merged_even_when_told_to(three: Federation) -> None:
     three.play(three.open(), without=("site-001", "site-002"))
-    with pytest.raises(Quorum):
+    with pytest.raises(QuorumError):
         three.aggregate(now=True)
     assert rounds.newest(three.hub)["state"] == "open"
 
@@ -81,7 +81,7 @@ def test_a_round_without_quorum_fails_at_its_deadline_and_the_next_begins_from_t
     first = three.open()
     three.play(first, without=("site-001", "site-002"))
     three.clock.go_on(days=8)
-    with pytest.raises(Quorum):
+    with pytest.raises(QuorumError):
         three.aggregate()
     assert rounds.newest(three.hub)["state"] == "failed"
     second = three.open()
@@ -131,7 +131,7 @@ def test_a_share_of_a_round_long_over_is_refused(three: Federation) -> None:
     three.aggregate(now=True)
     three.play(three.open(), without=("site-003",))
     three.aggregate(now=True)
-    with pytest.raises(RoundClosed):
+    with pytest.raises(RoundClosedError):
         intake.receive(three.hub, old)
 
 
@@ -141,7 +141,7 @@ def test_an_update_of_failed_rounds_counts_while_the_plan_allows_it_and_no_longe
     for failed in (1, 2):
         assert three.judge()[0]["state"] == "accepted", failed
         three.clock.go_on(days=8)
-        with pytest.raises(Quorum):
+        with pytest.raises(QuorumError):
             three.aggregate()
         three.open()
     assert three.judge() == [
@@ -169,7 +169,7 @@ def test_an_update_counts_only_for_what_its_site_signed(
     intake.check_statement(three.hub, row)
     three.hub.store.run(f"UPDATE {table} SET {column} = ? WHERE round = 1", value)
     (row,) = three.hub.store.rows("SELECT * FROM shares")
-    with pytest.raises(SignerMismatch):
+    with pytest.raises(SignerMismatchError):
         intake.check_statement(three.hub, row)
 
 
@@ -177,7 +177,7 @@ def test_a_second_share_for_one_round_is_refused(three: Federation) -> None:
     order = three.open()
     clinic = three.clinics[0]
     intake.receive(three.hub, clinic.give(order, three.drawn(order, clinic)))
-    with pytest.raises(DuplicateRound):
+    with pytest.raises(DuplicateRoundError):
         intake.receive(three.hub, clinic.give(order, three.drawn(order, clinic)))
 
 
@@ -232,7 +232,7 @@ def test_a_share_that_was_quarantined_waits_for_a_person(three: Federation) -> N
     three.play(order, without=("site-003",))
     lazy = three.clinics[2]
     intake.receive(three.hub, lazy.give(order, three.base(order)))
-    with pytest.raises(Quorum, match="missing: site-003"):
+    with pytest.raises(QuorumError, match="missing: site-003"):
         three.aggregate()
     assert three.states()["site-003/1"] == "quarantined"
     rounds.review(three.hub, three.boss, "site-003", release=True)
@@ -247,5 +247,5 @@ def test_patience_ends_a_federation_that_does_not_get_better(tmp_path: Path) -> 
             facts = {"examples": 100, "val": 100, "correct": correct}
             intake.receive(three.hub, clinic.give(order, three.drawn(order, clinic), facts=facts))
         three.aggregate()
-    with pytest.raises(NotNow, match="finished"):
+    with pytest.raises(NotNowError, match="finished"):
         three.open()

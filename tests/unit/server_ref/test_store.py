@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fedhelp_edge.errors import NoHub
+from fedhelp_edge.errors import NoHubError
 from fedhelp_edge.trust.task import Log
 from server_ref.store import Store
 from tests.federation import Federation
@@ -24,7 +24,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def test_a_folder_without_a_database_is_no_hub_and_does_not_become_one(tmp_path: Path) -> None:
-    with pytest.raises(NoHub):
+    with pytest.raises(NoHubError):
         Store(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

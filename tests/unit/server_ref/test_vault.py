@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fedhelp_edge.errors import BadBackup, Equivocation, LogRollback, Role, Rollback
+from fedhelp_edge.errors import BadBackupError, EquivocationError, LogRollbackError, RollbackError, SignerRoleError
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.trust import charter
@@ -84,11 +84,11 @@ def test_g11_a_hub_put_back_from_an_old_copy_is_noticed_until_the_root_key_says_
     (tmp_path / "copy").rename(three.hub.home)
     three.again()
     order = three.open()
-    with pytest.raises(Equivocation):
+    with pytest.raises(EquivocationError):
         site.floor.with_task(*three.hub.plain(order.hash))
     three.play(order)
     three.aggregate()
-    with pytest.raises(LogRollback):
+    with pytest.raises(LogRollbackError):
         site.floor.with_task(*three.hub.plain(three.open().hash))
     vault.backup(three.hub, tmp_path / "backup.tar")
     restored = vault.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
@@ -105,7 +105,7 @@ def test_the_hub_that_was_replaced_gives_orders_that_nobody_follows_any_more(thr
     rounds.open_next(restored, boss)
     site = Site(restored)
     old = three.open()
-    with pytest.raises(Rollback):
+    with pytest.raises(RollbackError):
         site.floor.with_task(*three.hub.plain(old.hash))
 
 
@@ -121,7 +121,7 @@ def test_a_restored_hub_has_the_models_and_shares_that_the_backup_had(three: Fed
 
 def test_another_key_than_the_root_restores_nothing(three: Federation, tmp_path: Path) -> None:
     vault.backup(three.hub, tmp_path / "backup.tar")
-    with pytest.raises(Role):
+    with pytest.raises(SignerRoleError):
         vault.restore(tmp_path / "again", tmp_path / "backup.tar", keys.new(), nobody)
     assert list(tmp_path.glob("*again*")) == []
 
@@ -136,14 +136,14 @@ def test_a_backup_cut_off_anywhere_is_refused(three: Federation, tmp_path: Path)
     middles = [file.offset_data + file.size // 2 for file in files if file.size]
     for cut in (*starts, *middles, files[-1].offset_data, len(whole) // 2):
         path.write_bytes(whole[:cut])
-        with pytest.raises(BadBackup):
+        with pytest.raises(BadBackupError):
             vault.restore(tmp_path / "again", path, root(three), nobody)
 
 
 @pytest.mark.parametrize("data", [bytes(10240), b"a plan"], ids=["an empty archive", "no archive"])
 def test_what_is_no_backup_is_refused_and_leaves_nothing(three: Federation, tmp_path: Path, data: bytes) -> None:
     (tmp_path / "backup.tar").write_bytes(data)
-    with pytest.raises(BadBackup):
+    with pytest.raises(BadBackupError):
         vault.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
     assert list(tmp_path.glob("*again*")) == []
 
@@ -152,14 +152,14 @@ def test_a_backup_with_something_before_it_is_refused(three: Federation, tmp_pat
     vault.backup(three.hub, tmp_path / "backup.tar")
     whole = (tmp_path / "backup.tar").read_bytes()
     (tmp_path / "backup.tar").write_bytes(b"PK" + whole)
-    with pytest.raises(BadBackup):
+    with pytest.raises(BadBackupError):
         vault.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
 
 
 def test_a_backup_without_a_parcel_of_which_its_database_speaks_is_refused(three: Federation, tmp_path: Path) -> None:
     next((three.hub.home / "parcels").glob("*/*.fhx")).unlink()
     vault.backup(three.hub, tmp_path / "backup.tar")
-    with pytest.raises(BadBackup):
+    with pytest.raises(BadBackupError):
         vault.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
 
 

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("torch")
 
 from fedhelp_edge.data import phantom
-from fedhelp_edge.errors import NotTrained, PassphraseNeeded
+from fedhelp_edge.errors import NotTrainedError, PassphraseNeededError
 from fedhelp_edge.infer import bundle
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.site import adopt, folder, order
@@ -60,7 +60,7 @@ def test_the_merged_net_is_weighed_as_soon_as_it_has_come(clinic: Clinic, three:
 
 
 def test_a_round_that_was_not_trained_here_cannot_be_exported(clinic: Clinic) -> None:
-    with pytest.raises(NotTrained):
+    with pytest.raises(NotTrainedError):
         export(clinic, round=7)
 
 
@@ -89,7 +89,7 @@ def test_with_locked_keys_and_nobody_there_all_but_the_merged_net_are_measured(
     keys.save(clinic.home, own, "lunar-orbit-candle-frost-mango")
 
     def absent() -> str:
-        raise PassphraseNeeded("nobody to ask")
+        raise PassphraseNeededError("nobody to ask")
 
     found = order.evaluate(clinic.home, None, absent, threads=1)
     assert set(found.figures) == {"own"}

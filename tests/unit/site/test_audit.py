@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fedhelp_edge.errors import AuditGap, FedhelpError, LogBroken
+from fedhelp_edge.errors import AuditGapError, FedhelpError, LogBrokenError
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.site import audit
 from fedhelp_edge.trust.log import chain
@@ -202,7 +202,7 @@ def test_an_export_of_an_early_round_stays_the_same_while_the_federation_goes_on
 def test_a_share_that_is_kept_back_is_noticed(three: Federation, out: Path) -> None:
     merged = three.hub.store.rows("SELECT hash FROM shares WHERE counts = 2 AND state = 'merged'")
     (out / f"{merged[0]['hash']}.fhx").unlink()
-    with pytest.raises(AuditGap, match="not those that the model was made of"):
+    with pytest.raises(AuditGapError, match="not those that the model was made of"):
         audit.check(out)
 
 
@@ -246,5 +246,5 @@ def test_each_line_of_the_log_is_bound(out: Path) -> None:
 def test_a_log_that_was_changed_is_noticed(out: Path, change: Callable[[list[str]], list[str]]) -> None:
     path = out / "log.jsonl"
     path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
-    with pytest.raises(LogBroken):
+    with pytest.raises(LogBrokenError):
         audit.check(out)

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from fedhelp_edge.errors import (
-    BadInvite,
-    FileMissing,
-    HubDamaged,
-    JoinedAlready,
-    NotYet,
-    Pin,
-    SignerMismatch,
-    WrongTask,
+    BadInviteError,
+    FileMissingError,
+    HubDamagedError,
+    JoinedAlreadyError,
+    NotYetError,
+    PinnedKeyError,
+    SignerMismatchError,
+    WrongTaskError,
 )
 from fedhelp_edge.exchange.folder import FROM, Folder
 from fedhelp_edge.exchange.http import Http
@@ -125,7 +125,7 @@ def test_a_share_that_is_refused_at_the_door_is_told_once_and_only_to_its_own_si
 def test_of_one_site_and_round_twenty_refusals_at_the_door_are_told(three: Federation) -> None:
     order, site = three.open(), three.clinics[0]
     for _ in range(25):
-        with pytest.raises(WrongTask):
+        with pytest.raises(WrongTaskError):
             intake.receive(three.hub, site.give(order, {}, task="0" * 64))
     three.judge()
     assert len(three.hub.store.rows("SELECT * FROM log WHERE type = 'refused'")) == 20
@@ -135,7 +135,7 @@ def test_nobody_is_told_of_a_share_that_only_bears_its_name(three: Federation) -
     order = three.open()
     thief = copy.copy(three.clinics[0])
     thief.keys = three.clinics[1].keys
-    with pytest.raises(SignerMismatch):
+    with pytest.raises(SignerMismatchError):
         intake.receive(three.hub, thief.give(order, {}))
     three.judge()
     assert three.hub.store.rows("SELECT * FROM unkept") == []
@@ -147,7 +147,7 @@ def test_a_refusal_that_another_hand_wrote_into_the_hub_is_signed_by_nobody(thre
     with contextlib.closing(sqlite3.connect(three.hub.home / "hub.db")) as front:
         front.execute("INSERT INTO unkept VALUES (?, 'site-001', 1, 'E_QUOTA', 'no')", (genuine.stem,))
         front.commit()
-    with pytest.raises(HubDamaged):
+    with pytest.raises(HubDamagedError):
         three.judge()
     assert three.hub.store.rows("SELECT * FROM parcels WHERE kind = 'receipt' AND site = ?", genuine.stem) == []
 
@@ -218,7 +218,7 @@ def test_a_share_that_is_gone_from_the_disk_is_made_again(clinic: Clinic) -> Non
     clinic.take_up()
     clinic.train()
     next((clinic.home / "rounds").glob("*/share.safetensors")).unlink()
-    with pytest.raises(NotYet, match="damaged"):
+    with pytest.raises(NotYetError, match="damaged"):
         outbox.seal_newest(clinic.home, nobody)
     assert clinic.state == joined.TRAINING
     clinic.train()
@@ -228,7 +228,7 @@ def test_a_share_that_is_gone_from_the_disk_is_made_again(clinic: Clinic) -> Non
 def test_before_it_is_let_in_a_site_has_nothing_to_send_but_its_request(clinic: Clinic) -> None:
     clinic.join()
     assert [path.parent.name for path in outbox.waiting(clinic.home)] == ["request"]
-    with pytest.raises(NotYet):
+    with pytest.raises(NotYetError):
         outbox.seal_newest(clinic.home, nobody)
 
 
@@ -267,7 +267,7 @@ def test_what_was_damaged_on_its_way_over_the_network_is_not_kept(clinic: Clinic
 
 def test_a_folder_joins_one_federation(clinic: Clinic) -> None:
     clinic.join()
-    with pytest.raises(JoinedAlready):
+    with pytest.raises(JoinedAlreadyError):
         clinic.join()
 
 
@@ -283,7 +283,7 @@ def test_a_join_that_was_cut_off_is_done_again_with_the_same_keys(clinic: Clinic
 @pytest.mark.parametrize("text", ["", "{}", "FH1-00000", '{"code": 5, "url": "", "federation": "", "charters": []}'])
 def test_what_is_no_invite_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.invite").write_text(text)
-    with pytest.raises(BadInvite):
+    with pytest.raises(BadInviteError):
         member.read_invite(tmp_path / "a.invite")
 
 
@@ -292,7 +292,7 @@ def test_an_invite_whose_charter_is_another_federations_is_refused(clinic: Clini
     said = json.loads(clinic.invite.read_text())
     said["charters"] = json.loads(Clinic(other, tmp_path / "their").invite.read_text())["charters"]
     clinic.invite.write_text(json.dumps(said))
-    with pytest.raises(Pin):
+    with pytest.raises(PinnedKeyError):
         clinic.join()
     assert folder.floor(clinic.home) is None
 
@@ -341,7 +341,7 @@ def test_a_sealed_share_that_was_damaged_on_the_own_disk_is_sealed_again(clinic:
 
 def test_a_request_that_was_damaged_on_the_own_disk_is_said_and_made_again(clinic: Clinic) -> None:
     _damage(member.join(clinic.home, member.read_invite(clinic.invite), "we", lambda: None))
-    with pytest.raises(NotYet, match="damaged") as told:
+    with pytest.raises(NotYetError, match="damaged") as told:
         clinic.upload()
     assert "'join' with an invite" in told.value.remedy
     member.leave(clinic.home)
@@ -350,7 +350,7 @@ def test_a_request_that_was_damaged_on_the_own_disk_is_said_and_made_again(clini
     clinic.download()
     assert clinic.state == joined.WAITING
     _damage(member.ask_for_new_keys(clinic.home, nobody))
-    with pytest.raises(NotYet, match="damaged") as told:
+    with pytest.raises(NotYetError, match="damaged") as told:
         clinic.upload()
     assert "'fedhelp-edge keys rotate'" in told.value.remedy
     asked = member.ask_for_new_keys(clinic.home, nobody)
@@ -365,7 +365,7 @@ def _damage(path: Path) -> None:
 def test_a_stick_that_is_not_there_is_said(clinic: Clinic) -> None:
     clinic.join()
     clinic.stick.rename(clinic.stick.with_name("pulled"))
-    with pytest.raises(FileMissing):
+    with pytest.raises(FileMissingError):
         clinic.upload()
     assert len(outbox.waiting(clinic.home)) == 1
 
@@ -410,14 +410,14 @@ def test_no_share_is_sealed_while_keys_change_nor_keys_changed_while_a_share_is_
     clinic.take_up()
     clinic.train()
     asked = member.ask_for_new_keys(clinic.home, nobody)
-    with pytest.raises(NotYet, match="new keys"):
+    with pytest.raises(NotYetError, match="new keys"):
         outbox.seal_newest(clinic.home, nobody)
     joined.seal(clinic.home, nobody)
     assert clinic.upload() == [asked.stem]
     clinic.trip()
     clinic.download()
     joined.seal(clinic.home, nobody)
-    with pytest.raises(NotYet, match="a share"):
+    with pytest.raises(NotYetError, match="a share"):
         member.ask_for_new_keys(clinic.home, nobody)
     clinic.upload()
     clinic.trip()

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from fedhelp_edge.errors import BadInvite, InviteCode, InviteProof, NoCarrier, NotJoined, NotYet
+from fedhelp_edge.errors import (
+    BadInviteError,
+    InviteCodeError,
+    InviteProofError,
+    NoCarrierError,
+    NotJoinedError,
+    NotYetError,
+)
 from fedhelp_edge.exchange.folder import FROM, VOUCHES
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.site import folder, inbox, joined, member, outbox
@@ -72,10 +79,10 @@ def test_a_charter_whose_owner_does_not_know_the_code_is_not_taken(
 ) -> None:
     code = code_of(federation, stick)
     (stick / FROM / VOUCHES).write_text("{}")
-    with pytest.raises(InviteProof):
+    with pytest.raises(InviteProofError):
         joined.invited(tmp_path / "clinic", code, via=stick)
     (stick / FROM / VOUCHES).write_text("[]")
-    with pytest.raises(InviteProof):
+    with pytest.raises(InviteProofError):
         joined.invited(tmp_path / "clinic", code, via=stick)
 
 
@@ -86,7 +93,7 @@ def test_an_invite_that_was_used_is_vouched_for_no_more(federation: Federation, 
     carrier.exchange(federation.hub, stick)
     intake.judge(federation.hub, federation.boss)
     carrier.exchange(federation.hub, stick)
-    with pytest.raises(InviteProof):
+    with pytest.raises(InviteProofError):
         joined.invited(tmp_path / "other", code, via=stick)
 
 
@@ -94,12 +101,12 @@ def test_a_code_with_a_wrong_letter_or_without_a_way_is_refused(
     federation: Federation, stick: Path, tmp_path: Path
 ) -> None:
     code = code_of(federation, stick)
-    with pytest.raises(NoCarrier):
+    with pytest.raises(NoCarrierError):
         joined.invited(tmp_path, code)
-    with pytest.raises(InviteCode):
+    with pytest.raises(InviteCodeError):
         joined.invited(tmp_path, code[:-1] + ("A" if code[-1] != "A" else "B"), via=stick)
     (stick / FROM).rename(stick / "elsewhere")
-    with pytest.raises(NotYet):
+    with pytest.raises(NotYetError):
         joined.invited(tmp_path, code, via=stick)
 
 
@@ -109,7 +116,7 @@ def test_who_leaves_keeps_everything_and_may_join_again(federation: Federation, 
     aside = member.leave(home)
     assert (aside / "request" / sealed.name).exists()
     assert (aside / "keys.txt").exists()
-    with pytest.raises(NotJoined):
+    with pytest.raises(NotJoinedError):
         member.leave(home)
     join(home, joined.invited(home, code_of(federation, stick), via=stick))
     assert member.leave(home) != aside
@@ -140,7 +147,7 @@ def test_the_network_is_used_again_once_an_address_is_named(
 
 def test_a_file_that_is_no_invite_is_refused(tmp_path: Path) -> None:
     (tmp_path / "FH1.invite").write_text("{}")
-    with pytest.raises(BadInvite):
+    with pytest.raises(BadInviteError):
         joined.invited(tmp_path, str(tmp_path / "FH1.invite"))
 
 

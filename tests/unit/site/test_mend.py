@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedhelp_edge import files
-from fedhelp_edge.errors import Quorum
+from fedhelp_edge.errors import QuorumError
 from fedhelp_edge.parcel import keys, parcel, statement
 from fedhelp_edge.site import folder, joined
 from tests.clinic import Clinic
@@ -98,7 +98,7 @@ def test_f25_damage_is_no_way_back_to_an_older_order(site: Clinic) -> None:
     older = {kind: sorted((site.home / kind).glob("*.fhx"))[-1] for kind in ("roster", "task")}
     kept = {path: path.read_bytes() for path in older.values()}
     site.federation.clock.go_on(days=8)
-    with pytest.raises(Quorum):  # nobody gave anything
+    with pytest.raises(QuorumError):  # nobody gave anything
         site.federation.aggregate()
     site.federation.open()
     site.trip()

@@ -13,7 +13,7 @@ import torch
 
 from fedhelp_edge import share
 from fedhelp_edge.data.pack import unasked
-from fedhelp_edge.errors import Diverged
+from fedhelp_edge.errors import DivergedError
 from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.base import Batch, Bench, Learner, Phase, Site
 from fedhelp_edge.methods.fedavg import FedAvg
@@ -443,7 +443,7 @@ def poisoned(before: bool, at: int = 3, kind: type[Poisoned] = Poisoned) -> Pois
 @pytest.mark.parametrize("before", [True, False], ids=["loss", "weights"])
 def test_what_is_no_number_stops_the_round_and_names_the_images_of_the_batch(before: bool, tmp_path: Path) -> None:
     learner, healthy = poisoned(before), watched(4, draw=("private",))
-    with pytest.raises(Diverged) as caught:
+    with pytest.raises(DivergedError) as caught:
         loop.train(learner, small.sets(learner.plan), 1, kept=tmp_path, every=0)
     batch = drawn(healthy)[2]["private"]
     assert caught.value.code == "E_DIVERGED"
@@ -466,7 +466,7 @@ def test_a_part_of_the_loss_that_is_no_number_is_named_and_so_are_public_images(
     learner, healthy = poisoned(True, kind=Guided), watched(4)
     public = small.images(6, seed=1)
     known = unasked(public.pixels, public.labels, ("a", "b", "c", "d"))
-    with pytest.raises(Diverged) as caught:
+    with pytest.raises(DivergedError) as caught:
         loop.train(learner, {"private": small.images(10), "public": known}, 1)
     shown = drawn(healthy)[2]
     assert "its part 'public' of the loss is no number" in str(caught.value)
@@ -477,7 +477,7 @@ def test_a_part_of_the_loss_that_is_no_number_is_named_and_so_are_public_images(
 @pytest.mark.parametrize("before", [True, False], ids=["loss", "weights"])
 def test_the_state_before_what_is_no_number_is_kept(before: bool, tmp_path: Path) -> None:
     learner = poisoned(before)
-    with pytest.raises(Diverged):
+    with pytest.raises(DivergedError):
         loop.train(learner, small.sets(learner.plan), 1, kept=tmp_path, every=0)
     found = checkpoint.newest(tmp_path)
     assert found is not None
@@ -487,14 +487,14 @@ def test_the_state_before_what_is_no_number_is_kept(before: bool, tmp_path: Path
 
 def test_a_last_step_that_spoils_the_net_is_seen_though_no_loss_follows_it() -> None:
     learner = poisoned(before=False, at=6)
-    with pytest.raises(Diverged):
+    with pytest.raises(DivergedError):
         loop.train(learner, small.sets(learner.plan), 1)
 
 
 def test_a_learning_rate_far_too_high_stops_the_round(tmp_path: Path) -> None:
     plan = small.plan(training={"lr": 10, "optimiser": "sgd", "epochs": 50}, nets={"norm": "group"})
     learner = small.learner(plan)
-    with pytest.raises(Diverged):
+    with pytest.raises(DivergedError):
         loop.train(learner, small.sets(plan), 1, kept=tmp_path, every=0)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedhelp_edge.errors import Usage
+from fedhelp_edge.errors import UsageError
 from fedhelp_edge.methods.base import Bench
 from fedhelp_edge.share import Array
 from fedhelp_edge.train import checkpoint, loop, parallel
@@ -77,7 +77,7 @@ def test_a_loss_that_is_no_number_at_one_process_stops_all_and_names_the_whole_s
 
 def test_too_many_processes_for_a_sites_images_are_refused() -> None:
     learner = together.learner("fedavg", "small", {}, "batch", Bench(ranks=4))
-    with pytest.raises(Usage, match="4 processes are too many for steps of 6 images"):
+    with pytest.raises(UsageError, match="4 processes are too many for steps of 6 images"):
         loop.train(learner, together.sets("small"), 1)
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedhelp_edge.errors import Usage
+from fedhelp_edge.errors import UsageError
 from fedhelp_edge.train import speed
 
 
@@ -26,7 +26,7 @@ def test_left_to_the_machine_half_precision_is_used_only_where_it_is_native(
 
 def test_a_cuda_device_that_is_not_here_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(Usage, match="--device cpu"):
+    with pytest.raises(UsageError, match="--device cpu"):
         speed.bench(device="cuda")
 
 

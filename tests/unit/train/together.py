@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fedhelp_edge.errors import Diverged
+from fedhelp_edge.errors import DivergedError
 from fedhelp_edge.methods.base import Bench, Learner
 from fedhelp_edge.train import checkpoint, loop, parallel
 from tests.unit.methods import small
@@ -47,7 +47,7 @@ def train(out: Path) -> None:
             checkpoint.save(out / "reports" / name(case), 0, report.means(), {})
         try:
             loop.train(hot, sets("small"), 1)
-        except Diverged as fault:
+        except DivergedError as fault:
             (out / "diverged").write_text(str(fault))
     for case, one in zip(CASES, made, strict=True):
         checkpoint.save(out / str(bench.rank) / name(case), 0, {}, one.state())

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedhelp_edge.errors import BadBody, Kind, RootChain, SigAlg, Threshold
+from fedhelp_edge.errors import BadBodyError, ParcelKindError, RootChainError, SigAlgError, ThresholdError
 from fedhelp_edge.trust import charter
 from tests.attacks.federation import LAST, START, Federation, line
 
@@ -37,7 +37,7 @@ def test_any_two_of_three_roots_found_a_federation(fed: Federation, pair: tuple[
 
 
 def test_one_of_three_roots_founds_nothing(fed: Federation) -> None:
-    with pytest.raises(Threshold):
+    with pytest.raises(ThresholdError):
         charter.first(*fed.charter(signers=fed.roots[:1]))
 
 
@@ -62,7 +62,7 @@ def test_a_lost_root_is_replaced_by_the_two_that_are_left(fed: Federation, newco
 def test_a_replaced_root_has_no_say_any_more(fed: Federation, newcomer: Ed25519PrivateKey) -> None:
     roots = [*fed.roots[:2], newcomer]
     after = charter.follow(fed.pinned, *fed.charter(fed.pinned, roots=roots, signers=fed.roots[:2]))
-    with pytest.raises(Threshold, match="version 2"):
+    with pytest.raises(ThresholdError, match="version 2"):
         charter.follow(after, *fed.charter(after, roots=roots, signers=fed.roots[1:]))
 
 
@@ -75,35 +75,35 @@ def test_all_roots_change_when_old_and_new_ones_sign(fed: Federation) -> None:
 @pytest.mark.parametrize(("old", "new"), [(1, 2), (2, 1), (0, 3), (3, 0)])
 def test_roots_do_not_change_without_two_of_the_old_and_two_of_the_new(fed: Federation, old: int, new: int) -> None:
     fresh = [Ed25519PrivateKey.generate() for _ in range(3)]
-    with pytest.raises(Threshold):
+    with pytest.raises(ThresholdError):
         charter.follow(fed.pinned, *fed.charter(fed.pinned, roots=fresh, signers=[*fed.roots[:old], *fresh[:new]]))
 
 
 def test_a_charter_cannot_lower_its_own_threshold_with_fewer_signatures(fed: Federation) -> None:
-    with pytest.raises(Threshold):
+    with pytest.raises(ThresholdError):
         charter.follow(fed.pinned, *fed.charter(fed.pinned, threshold=1, signers=fed.roots[:1]))
 
 
 def test_the_charter_of_another_federation_does_not_follow(fed: Federation) -> None:
     other = Federation(threshold=2)
-    with pytest.raises(RootChain):
+    with pytest.raises(RootChainError):
         charter.follow(fed.pinned, *other.charter(other.pinned))
 
 
 @pytest.mark.parametrize("version", [1, 3, LAST])
 def test_a_charter_has_the_next_number_and_no_other(fed: Federation, version: int) -> None:
-    with pytest.raises(RootChain):
+    with pytest.raises(RootChainError):
         charter.follow(fed.pinned, *fed.charter(fed.pinned, version=version))
 
 
 @pytest.mark.parametrize("threshold", [0, 4])
 def test_a_threshold_that_cannot_be_is_refused(fed: Federation, threshold: int) -> None:
-    with pytest.raises(BadBody):
+    with pytest.raises(BadBodyError):
         charter.first(*fed.charter(threshold=threshold))
 
 
 def test_a_root_that_is_listed_twice_is_refused(fed: Federation) -> None:
-    with pytest.raises(BadBody):
+    with pytest.raises(BadBodyError):
         charter.first(*fed.charter(roots=[fed.roots[0]] * 2, threshold=1, signers=fed.roots[:1]))
 
 
@@ -114,7 +114,7 @@ def test_a_root_that_is_listed_twice_is_refused(fed: Federation) -> None:
 )
 def test_a_body_of_another_form_is_refused(fed: Federation, changes: dict[str, object]) -> None:
     said, keys, holds = fed.charter()
-    with pytest.raises(BadBody):
+    with pytest.raises(BadBodyError):
         charter.first(said, keys, {**holds, **changes})
 
 
@@ -122,7 +122,7 @@ def test_all_roots_may_have_to_sign_and_eight_are_the_most(fed: Federation) -> N
     roots = [Ed25519PrivateKey.generate() for _ in range(9)]
     found = charter.first(*fed.charter(roots=roots[:8], threshold=8, signers=roots[:8]))
     assert (len(found.roots), found.threshold) == (8, 8)
-    with pytest.raises(BadBody):
+    with pytest.raises(BadBodyError):
         charter.first(*fed.charter(roots=roots, threshold=1, signers=roots[:1]))
 
 
@@ -134,25 +134,25 @@ def test_one_signature_is_enough_where_nothing_is_said_of_it() -> None:
 def test_a_key_that_is_none_is_refused_in_a_charter(fed: Federation, key: str) -> None:
     said, signers, holds = fed.charter()
     for changes in ({"coordinator": key}, {"roots": [*holds["roots"], key]}):
-        with pytest.raises(SigAlg):
+        with pytest.raises(SigAlgError):
             charter.first(said, signers, {**holds, **changes})
 
 
 def test_a_roster_is_no_charter(fed: Federation) -> None:
-    with pytest.raises(Kind):
+    with pytest.raises(ParcelKindError):
         charter.first(*fed.roster())
-    with pytest.raises(Kind):
+    with pytest.raises(ParcelKindError):
         charter.follow(fed.pinned, *fed.roster())
 
 
 def test_the_coordinators_key_may_not_be_a_root_that_would_have_to_take_its_power_away() -> None:
     fed = Federation()
-    with pytest.raises(BadBody):
+    with pytest.raises(BadBodyError):
         charter.first(*fed.charter(coordinator=fed.roots[0]))
 
 
 def test_a_stranger_with_another_charter_of_the_same_number_raises_no_alarm() -> None:
     fed = Federation()
     other = Federation()
-    with pytest.raises(Threshold):
+    with pytest.raises(ThresholdError):
         fed.floor().with_charter(*other.charter())

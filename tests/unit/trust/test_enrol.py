@@ -10,18 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedhelp_edge.errors import (
-    BadBody,
-    BadName,
+    BadBodyError,
+    BadNameError,
     FedhelpError,
-    InviteCode,
-    InviteProof,
-    Kind,
-    RecipientType,
-    Replay,
-    SigAlg,
-    SignerMismatch,
+    InviteCodeError,
+    InviteProofError,
+    ParcelKindError,
+    RecipientTypeError,
+    ReplayError,
+    SigAlgError,
+    SignerMismatchError,
 )
-from fedhelp_edge.errors import Federation as OtherFederation
+from fedhelp_edge.errors import FederationError as OtherFederation
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.trust import enrol
 from fedhelp_edge.trust.enrol import Invite
@@ -92,7 +92,7 @@ def test_a_code_whose_own_letters_begin_as_all_codes_do_is_read() -> None:
     ids=ascii,
 )
 def test_what_is_no_code_is_refused(typed: str) -> None:
-    with pytest.raises(InviteCode):
+    with pytest.raises(InviteCodeError):
         enrol.read_code(typed)
 
 
@@ -100,7 +100,7 @@ def test_what_is_no_code_is_refused(typed: str) -> None:
 def test_a_letter_left_out_or_put_in_is_noticed(code: str, place: int, letter: str) -> None:
     letters = code.replace("-", "")[3:]
     for typed in (letters[:place] + letters[place + 1 :], letters[:place] + letter + letters[place:]):
-        with pytest.raises(InviteCode):
+        with pytest.raises(InviteCodeError):
             enrol.read_code(typed)
 
 
@@ -137,7 +137,7 @@ def test_a_clinic_is_called_as_it_likes(fed: Federation, newcomer: keys.Keys, na
 def test_a_proof_holds_for_one_request_only(fed: Federation, newcomer: keys.Keys, changes: dict[str, str]) -> None:
     code = enrol.new_code()
     said, _, holds = fed.enrol(code, newcomer)
-    with pytest.raises(InviteProof):
+    with pytest.raises(InviteProofError):
         judge(
             fed,
             signed({**said.context, **changes}, holds, newcomer.sign),
@@ -149,7 +149,7 @@ def test_a_request_cannot_change_its_name_afterwards(fed: Federation, newcomer: 
     code = enrol.new_code()
     said, _, holds = fed.enrol(code, newcomer)
     other = signed(dict(said.context), {**holds, "name": "Clinic 5"}, newcomer.sign)
-    with pytest.raises(InviteProof):
+    with pytest.raises(InviteProofError):
         judge(fed, other, enrol.invite_of(code, "small", START + DAY))
 
 
@@ -161,7 +161,7 @@ def test_a_request_to_another_federation_is_refused(fed: Federation, newcomer: k
 
 def test_a_request_with_a_second_signature_is_refused(fed: Federation, newcomer: keys.Keys) -> None:
     code = enrol.new_code()
-    with pytest.raises(SignerMismatch):
+    with pytest.raises(SignerMismatchError):
         judge(
             fed,
             fed.enrol(code, newcomer, newcomer.sign, fed.front),
@@ -172,16 +172,16 @@ def test_a_request_with_a_second_signature_is_refused(fed: Federation, newcomer:
 @pytest.mark.parametrize("changes", [{"invite": "a"}, {"proof": ""}, {"name": 1}, {"tier": "large"}], ids=str)
 def test_a_request_of_another_form_is_refused(fed: Federation, newcomer: keys.Keys, changes: dict[str, Any]) -> None:
     said, signers, holds = fed.enrol(enrol.new_code(), newcomer)
-    with pytest.raises(BadBody):
+    with pytest.raises(BadBodyError):
         judge(fed, News(said, signers, {**holds, **changes}), enrol.invite_of(enrol.new_code(), "small", START))
 
 
 def test_a_clinic_makes_no_request_under_a_name_that_would_be_refused(fed: Federation, newcomer: keys.Keys) -> None:
-    with pytest.raises(BadName):
+    with pytest.raises(BadNameError):
         fed.enrol(enrol.new_code(), newcomer, name="two\nlines")
 
 
-@pytest.mark.parametrize(("key", "error"), [("sign", SigAlg), ("recipient", RecipientType)])
+@pytest.mark.parametrize(("key", "error"), [("sign", SigAlgError), ("recipient", RecipientTypeError)])
 def test_a_key_that_is_none_does_not_join(
     fed: Federation, newcomer: keys.Keys, key: str, error: type[FedhelpError]
 ) -> None:
@@ -193,7 +193,7 @@ def test_a_key_that_is_none_does_not_join(
 
 
 def test_a_rotation_is_no_request(fed: Federation, newcomer: keys.Keys) -> None:
-    with pytest.raises(Kind):
+    with pytest.raises(ParcelKindError):
         judge(
             fed,
             fed.rotate("site-001", newcomer.public, newcomer.sign),
@@ -213,7 +213,7 @@ def test_an_old_change_of_keys_is_not_repeated_even_when_the_old_key_is_back(
     fed: Federation, newcomer: keys.Keys
 ) -> None:
     there = fed.rotate("site-001", newcomer.public, fed.people["site-001"].sign, newcomer.sign)
-    with pytest.raises(Replay):
+    with pytest.raises(ReplayError):
         enrol.judge_rotation(*there, fed.read_roster(fed.roster()), Seen(seq=there.said.context["seq"]))
 
 

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from fedhelp_edge.errors import Expired, Kind, Role, SignerUnknown, TrustError
+from fedhelp_edge.errors import ExpiredError, ParcelKindError, SignerRoleError, SignerUnknownError, TrustError
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.trust.charter import Charter
 from fedhelp_edge.trust.floor import Floor
@@ -52,7 +52,7 @@ def test_the_time_never_runs_backwards_while_the_clock_runs_on(
 def test_no_clock_revives_a_roster_that_verified_news_outlived(
     clock: datetime, expires: datetime, grace: timedelta, late: timedelta
 ) -> None:
-    with pytest.raises(Expired):
+    with pytest.raises(ExpiredError):
         floor(START, START, expires + grace + late, expires).check_fresh(clock, grace)
 
 
@@ -96,7 +96,7 @@ def test_a_floor_trusts_no_stranger(kind: str) -> None:
         "update": FED.update("site-001", FED.task(rests_on)).said,
         "rotate": FED.rotate("site-001", stranger.public, stranger.sign).said,
     }[kind]
-    with pytest.raises(SignerUnknown):
+    with pytest.raises(SignerUnknownError):
         FED.floor(rests_on).trust(said, (stranger.public.sign,))
 
 
@@ -108,7 +108,7 @@ def test_what_a_roster_governs_is_not_trusted_before_there_is_one(kind: str) -> 
         "rotate": FED.rotate("site-001", first.public, first.sign),
         "receipt": FED.receipt("front", FED.front),
     }[kind]
-    with pytest.raises(Expired):
+    with pytest.raises(ExpiredError):
         FED.floor().trust(news.said, news.keys)
 
 
@@ -120,9 +120,9 @@ def test_before_there_is_a_roster_the_charters_keys_are_trusted_and_a_request_ma
 def test_news_of_one_kind_is_not_taken_for_another() -> None:
     known = FED.floor().with_charter(*FED.charter(FED.pinned))
     for version in (1, 2, 3):
-        with pytest.raises(Kind):
+        with pytest.raises(ParcelKindError):
             known.with_charter(*FED.roster(version))
-    with pytest.raises(Kind):
+    with pytest.raises(ParcelKindError):
         known.with_model(FED.roster().said)
 
 
@@ -132,9 +132,9 @@ def test_the_model_that_a_federation_begins_with_is_welcome() -> None:
 
 def test_an_order_is_taken_from_the_coordinator_alone() -> None:
     rests_on = FED.roster()
-    with pytest.raises(Role):
+    with pytest.raises(SignerRoleError):
         FED.floor(rests_on).with_task(*FED.task(rests_on, signer=FED.people["site-001"].sign))
-    with pytest.raises(SignerUnknown):
+    with pytest.raises(SignerUnknownError):
         FED.floor(rests_on).with_task(*FED.task(rests_on, signer=keys.new().sign))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fedhelp_edge.errors import LogBroken
+from fedhelp_edge.errors import LogBrokenError
 from fedhelp_edge.trust.log import chain, check_chain
 from fedhelp_edge.trust.task import Log
 
@@ -37,7 +37,7 @@ def test_a_whole_log_is_as_long_as_its_lines_and_ends_in_the_last_hash(count: in
 @pytest.mark.parametrize("gone", [0, 1, 2])
 def test_the_line_that_is_missing_is_named(gone: int) -> None:
     lines = written(4)
-    with pytest.raises(LogBroken, match=f"line {gone + 1} is missing"):
+    with pytest.raises(LogBrokenError, match=f"line {gone + 1} is missing"):
         check_chain(lines[:gone] + lines[gone + 1 :])
 
 
@@ -46,5 +46,5 @@ def test_the_line_that_was_changed_is_named(place: int) -> None:
     lines = written(4)
     line, kept = lines[place]
     for changed in (({**line, "type": "merge"}, kept), (line, "0" * 64)):
-        with pytest.raises(LogBroken, match=f"line {place + 1} is not the one"):
+        with pytest.raises(LogBrokenError, match=f"line {place + 1} is not the one"):
             check_chain([*lines[:place], changed, *lines[place + 1 :]])

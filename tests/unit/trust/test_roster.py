@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fedhelp_edge.errors import BadBody, FedhelpError, Kind
+from fedhelp_edge.errors import BadBodyError, FedhelpError, ParcelKindError
 from fedhelp_edge.parcel import age
 from fedhelp_edge.trust import roster
 from tests.attacks.federation import DAY, START, Federation, line
@@ -60,7 +60,7 @@ def test_those_who_take_part_in_a_round_are_active_and_not_from_later(fed: Feder
 def test_a_site_that_cannot_be_is_refused(fed: Federation, changes: dict[str, Any]) -> None:
     said, keys, holds = fed.roster()
     holds["sites"][0].update(changes)
-    with pytest.raises(BadBody):
+    with pytest.raises(BadBodyError):
         roster.read(said, keys, holds, fed.pinned)
 
 
@@ -84,5 +84,5 @@ def test_an_end_that_is_no_time_is_refused(fed: Federation) -> None:
 
 
 def test_a_charter_is_no_roster(fed: Federation) -> None:
-    with pytest.raises(Kind):
+    with pytest.raises(ParcelKindError):
         roster.read(*fed.charter(), fed.pinned)

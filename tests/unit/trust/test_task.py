@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fedhelp_edge.errors import BadBody, FedhelpError, Kind, RoundKeyGone, SchemaNames
+from fedhelp_edge.errors import BadBodyError, FedhelpError, ParcelKindError, RoundKeyGoneError, SchemaNamesError
 from fedhelp_edge.trust import task
 from fedhelp_edge.trust.task import Log
 from tests.attacks.federation import BASE, DAY, SCHEMA, START, Federation, News
@@ -53,22 +53,22 @@ def test_a_body_of_another_form_is_refused(fed: Federation, rests_on: News, chan
 
 def test_a_plan_that_is_no_text_is_refused(fed: Federation, rests_on: News) -> None:
     said, keys, holds = fed.task(rests_on)
-    with pytest.raises(BadBody):
+    with pytest.raises(BadBodyError):
         task.read(said, keys, {**holds, "plan": ["a"]}, fed.pinned, fed.read_roster(rests_on))
 
 
 def test_a_schema_that_names_a_tensor_twice_is_refused(fed: Federation, rests_on: News) -> None:
     said, keys, holds = fed.task(rests_on)
-    with pytest.raises(SchemaNames):
+    with pytest.raises(SchemaNamesError):
         task.read(said, keys, {**holds, "schema": ["a F32 2"] * 2}, fed.pinned, fed.read_roster(rests_on))
 
 
 def test_the_key_of_a_round_is_that_rounds_while_it_is_kept() -> None:
     assert task.key_of(3, {2: "old", 3: "new"}) == "new"
-    with pytest.raises(RoundKeyGone, match="round 1"):
+    with pytest.raises(RoundKeyGoneError, match="round 1"):
         task.key_of(1, {2: "old", 3: "new"})
 
 
 def test_a_roster_is_no_task(fed: Federation, rests_on: News) -> None:
-    with pytest.raises(Kind):
+    with pytest.raises(ParcelKindError):
         task.read(*rests_on, fed.pinned, fed.read_roster(rests_on))
