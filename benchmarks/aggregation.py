@@ -23,13 +23,14 @@ import numpy as np
 
 from benchmarks import peers, report
 from benchmarks.peers import updates
-from fedhelp_edge import share
+from fedhelp_edge import update
 from fedhelp_edge.merge import rules
 from fedhelp_edge.plan import Merge
-from fedhelp_edge.share import Array
-from server_ref import intake, opener, rounds
-from server_ref.hub import Hub
-from server_ref.intake import Job
+from fedhelp_edge.update import Array
+from server_ref.hub.hub import Hub
+from server_ref.intake import receive, sandbox
+from server_ref.intake.receive import Job
+from server_ref.rounds import close
 
 PLAN = """
 classes = ["a", "b", "c", "d", "e", "f", "g", "h"]
@@ -44,20 +45,20 @@ size = 32
 def plain(folder: Path, count: int, rule: str) -> dict[str, Array]:
     paths = {f"site-{place:04}": path for place, path in enumerate(updates.paths(folder, count))}
     with updates.paths(folder, 1)[0].open("rb") as file:
-        header = share.read_header(file)
+        header = update.read_header(file)
     examples = {site: updates.examples(place) for place, site in enumerate(paths)}
     return rules.merge({}, Plain(paths, header), examples, Merge(rule=rule, clip="none", trim=0.2))
 
 
-class Plain(Mapping[str, share.Arrays]):
+class Plain(Mapping[str, update.Arrays]):
     """Updates in files that nobody has to be asked about: a hub's are hashed too, before it believes them."""
 
-    def __init__(self, paths: Mapping[str, Path], header: share.Header) -> None:
+    def __init__(self, paths: Mapping[str, Path], header: update.Header) -> None:
         self._paths, self._header = paths, header
 
-    def __getitem__(self, site: str) -> share.Arrays:
+    def __getitem__(self, site: str) -> update.Arrays:
         with self._paths[site].open("rb") as file:
-            return share.Arrays(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), self._header)
+            return update.Arrays(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), self._header)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._paths)
@@ -68,22 +69,22 @@ class Plain(Mapping[str, share.Arrays]):
 
 def sealed(folder: Path, count: int) -> dict[str, Array]:
     hub = Hub(folder / "federation" / "hub")
-    key = intake.round_key(hub, hub.boss(nobody), 1)
-    base = rounds.current(hub)["base"]
-    schema = intake.schema_of(hub)
+    key = receive.round_key(hub, hub.boss(nobody), 1)
+    base = close.current(hub)["base"]
+    schema = receive.schema_of(hub)
     lines = tuple(schema.lines())
     opened: dict[str, Path] = {}
-    found: dict[str, opener.Found] = {}
+    found: dict[str, sandbox.Found] = {}
     for path in sorted((folder / "federation" / "outbox").iterdir())[:count]:
         site, hash_ = path.stem.split("_")
         opened[site] = path.with_suffix(".opened")
         model = str(hub.store.model(base))
         job = Job(hash_, str(path), (key,), lines, "f32", model, model, "f32", str(opened[site]), 10**9)
-        found[site] = opener.work(job)
+        found[site] = sandbox.work(job)
     examples = {site: one.facts["examples"] for site, one in found.items()}
     pulls = {site: one.pull for site, one in found.items()}
     opened_as = {site: (path, found[site].sha256) for site, path in opened.items()}
-    shares = rounds.Shares(opened_as, schema.header, lambda site: found[site].sha256)
+    shares = close.Shares(opened_as, schema.header, lambda site: found[site].sha256)
     return rules.merge(hub.model(base), shares, examples, hub.plan.merge, pulls)
 
 
@@ -91,9 +92,9 @@ def whole_hub(folder: Path, count: int) -> dict[str, Array]:
     hub = Hub(folder / "federation" / "hub")
     boss = hub.boss(nobody)
     for path in sorted((folder / "federation" / "outbox").iterdir())[:count]:
-        intake.receive(hub, path)
-    intake.judge(hub, boss)
-    said = rounds.aggregate(hub, boss, now=True)
+        receive.receive(hub, path)
+    receive.judge(hub, boss)
+    said = close.aggregate(hub, boss, now=True)
     assert len(said["accepted"]) == count, said
     return hub.model(said["merged_sha256"])
 
@@ -124,7 +125,7 @@ def write(folder: Path, count: int) -> None:
     for place, (clinic, path) in enumerate(zip(made.clinics, updates.paths(folder, count), strict=True)):
         arrays = made.drawn(order, clinic)
         with path.open("wb") as file:
-            share.write(file, arrays)
+            update.write(file, arrays)
         parcel = clinic.give(order, arrays, examples=updates.examples(place))
         parcel.rename(outbox / f"{clinic.id}_{parcel.name}")
     made.hub.store.close()

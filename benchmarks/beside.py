@@ -31,9 +31,9 @@ def rate(threads: int, seconds: float) -> float:
     import torch.nn.functional as F
 
     from fedhelp_edge.nets.resnet import ResNet
-    from fedhelp_edge.train import speed
+    from fedhelp_edge.train import machine
 
-    speed.settle(threads or None)
+    machine.settle(threads or None)
     net = ResNet("resnet20", 4).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.Adam(net.parameters(), 1e-3)
     images = torch.rand(BATCH, 3, 32, 32).to(memory_format=torch.channels_last)

@@ -25,7 +25,7 @@ import torch
 
 from benchmarks import peers, report
 from fedhelp_edge import plan as plans
-from fedhelp_edge.data import phantom
+from fedhelp_edge.demo import phantoms
 from fedhelp_edge.methods.registry import METHODS, TABLES
 
 CLASSES, SITES, ROUNDS = 4, 6, 3
@@ -33,7 +33,7 @@ CLASSES, SITES, ROUNDS = 4, 6, 3
 
 def write(folder: Path, images: int) -> None:
     """The work: a plan, the first weights, and each site's images, of which one in ten chooses and two measure."""
-    names = ", ".join(f'"{name}"' for name in phantom.CLASSES[:CLASSES])
+    names = ", ".join(f'"{name}"' for name in phantoms.CLASSES[:CLASSES])
     text = f'name = "six"\nclasses = [{names}]\nmethod = "fedavg"\nrounds = {ROUNDS}\n[image]\nsize = 32\n'
     text += "[training]\nepochs = 1\nbatch = 32\n"
     folder.mkdir()
@@ -44,7 +44,7 @@ def write(folder: Path, images: int) -> None:
     splits = np.array([("train", "test", "train", "train", "val", "train", "test", "train", "train", "train")[n % 10]
                        for n in range(images)])  # fmt: skip
     for place in range(SITES):
-        pixels, labels = phantom.draw(images, CLASSES, size=32, site=place + 1)
+        pixels, labels = phantoms.draw(images, CLASSES, size=32, site=place + 1)
         np.savez(folder / f"site-{place + 1:03}.npz", pixels=pixels, labels=labels, splits=splits)
 
 

@@ -49,20 +49,20 @@ def exported(folder: Path, side: int, *, int8: bool) -> tuple[Path, object]:
 
     from export import bundle, quantize
     from fedhelp_edge import plan as plans
-    from fedhelp_edge.data import phantom
     from fedhelp_edge.data.images import Images
+    from fedhelp_edge.demo import phantoms
     from fedhelp_edge.methods.base import Bench
     from fedhelp_edge.methods.registry import METHODS, TABLES
     from fedhelp_edge.parcel import keys
-    from fedhelp_edge.site import learn
+    from fedhelp_edge.site import local_training
     from fedhelp_edge.train import loop
 
     names = ", ".join(f'"{name}"' for name in _CLASSES)
     plan = plans.read(f'classes = [{names}]\nmethod = "fedavg"\n[image]\nsize = {side}\n', TABLES)
-    pixels, labels = phantom.draw(400, 3, size=side, seed=1, difficulty=0.0)
+    pixels, labels = phantoms.draw(400, 3, size=side, seed=1, difficulty=0.0)
     blank = ("",) * len(labels)
     images = Images(pixels, labels, ("train",) * 300 + ("val",) * 100, tuple(map(str, range(400))), blank, blank)
-    learner = learn.Place(plan, "site-001", "small", images, None, Bench()).learner()
+    learner = local_training.Place(plan, "site-001", "small", images, None, Bench()).learner()
     learner.receive(METHODS["fedavg"].start(plan), 1)
     loop.train(learner, {"private": images.part("train")}, 1)
     net = learner.net.eval()

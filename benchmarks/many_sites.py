@@ -30,10 +30,12 @@ from benchmarks import report
 from fedhelp_edge import plan as plans
 from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.share import Array
-from fedhelp_edge.site import folder, inbox, joined, member, outbox
-from server_ref import desk, hub, invites, rounds
-from server_ref.hub import Hub
+from fedhelp_edge.site import inbox, layout, membership, outbox, status
+from fedhelp_edge.update import Array
+from server_ref.admin import invites, session
+from server_ref.hub import hub
+from server_ref.hub.hub import Hub
+from server_ref.rounds import close
 from tests import net
 from tests.federation import Clinic, nobody
 
@@ -61,19 +63,19 @@ def make(home: Path, count: int) -> dict[str, Any]:
 
 
 def judge(home: Path) -> dict[str, Any]:
-    with desk.working(home, None) as (found, _):
+    with session.working(home, None) as (found, _):
         return {"sites": len(found.roster.sites), "roster mb": round(_size(found, found.roster.hash), 2)}
 
 
 def open_round(home: Path) -> dict[str, Any]:
-    with desk.working(home, None) as (found, boss):
-        rounds.open_next(found, boss)
+    with session.working(home, None) as (found, boss):
+        close.open_next(found, boss)
     return {}
 
 
 def aggregate(home: Path) -> dict[str, Any]:
-    with desk.working(home, None) as (found, boss):
-        told = rounds.aggregate(found, boss)
+    with session.working(home, None) as (found, boss):
+        told = close.aggregate(found, boss)
         parcels = found.model_parcels()
         sizes = {"parcels of the model": len(parcels), "mb of one": round(_size(found, parcels[0]), 2)}
         return {"merged": len(told["accepted"]), **sizes, "lines of the log": found.store.head().length}
@@ -81,7 +83,7 @@ def aggregate(home: Path) -> dict[str, Any]:
 
 def look(home: Path) -> dict[str, Any]:
     """What any command costs before it does anything: the hub is checked."""
-    with desk.working(home, None):
+    with session.working(home, None):
         return {}
 
 
@@ -181,10 +183,10 @@ class Round:
     def join(self, codes: list[list[str]]) -> None:
         told = {"seconds": 0.0, "cpu": 0.0, "mb": 0.0, "batches": 0}
         for home in self.real:
-            code = member.read_invite(home.with_suffix(".invite"))
-            member.join(home, code, "real", lambda: None)
-            joined.carriers(home, nobody, url=f"http://127.0.0.1:{self.front.port}")
-            outbox.upload(home, joined.carriers(home, nobody))
+            code = membership.read_invite(home.with_suffix(".invite"))
+            membership.join(home, code, "real", lambda: None)
+            status.carriers(home, nobody, url=f"http://127.0.0.1:{self.front.port}")
+            outbox.upload(home, status.carriers(home, nobody))
         for at in range(0, len(codes), _WAITING):
             with self.watched(f"join of sites {at + 1} to {min(at + _WAITING, len(codes))}"):
                 list(self.pool.map(self.ask, range(at, min(at + _WAITING, len(codes))), codes[at : at + _WAITING]))
@@ -206,12 +208,12 @@ class Round:
         came = 0
         for home in self.real:
             for _ in range(2):  # the second time nothing new
-                taken = inbox.download(home, joined.carriers(home, nobody), nobody)
+                taken = inbox.download(home, status.carriers(home, nobody), nobody)
                 assert not taken.refused, taken
                 came = max(came, len(taken.new))
-        order = folder.joined(self.real[0]).task
+        order = layout.joined(self.real[0]).task
         assert order
-        assert folder.is_whole(folder.base_of(self.real[0], order))
+        assert layout.is_whole(layout.base_of(self.real[0], order))
         self.tell(what, seconds=(time.perf_counter() - begin) / 6, cpu=(time.process_time() - cpu) / 6, parcels=came)
 
     def upload(self) -> None:
@@ -231,8 +233,8 @@ class Round:
         for place, home in enumerate(self.real):
             clinic = Clinic(self.federation, home / "sent")
             clinic.keys = keys.load(home, nobody)
-            known = folder.joined(home)
-            site = folder.me(home, known)
+            known = layout.joined(home)
+            site = layout.me(home, known)
             assert site
             clinic.id = site.id
             number = len(self.clinics) + place

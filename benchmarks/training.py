@@ -23,30 +23,30 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks import interleaved, peak_mb, report
 from fedhelp_edge import data
 from fedhelp_edge import plan as plans
-from fedhelp_edge.data import phantom
+from fedhelp_edge.demo import phantoms
 from fedhelp_edge.methods.base import Bench, Knowledge, Learner, Site
 from fedhelp_edge.methods.fedavg import FedAvg
 from fedhelp_edge.methods.fedhelp import learner as fedhelp
 from fedhelp_edge.methods.registry import METHODS, TABLES
 from fedhelp_edge.nets.resnet import ResNet
-from fedhelp_edge.train import loop, speed
+from fedhelp_edge.train import loop, machine
 
 CLASSES = 4
 BATCH = 64
 
 
 def plan_of(side: int, **settings: str) -> plans.Plan:
-    names = ", ".join(f'"{name}"' for name in phantom.CLASSES[:CLASSES])
+    names = ", ".join(f'"{name}"' for name in phantoms.CLASSES[:CLASSES])
     text = f"classes = [{names}]\n[image]\nsize = {side}\n[training]\nepochs = 1\nbatch = {BATCH}\n"
     return plans.read(text + "[data]\nval = 0.0\ntest = 0.0\n", TABLES, settings)
 
 
 def folder_of(root: Path, side: int, count: int) -> Path:
     """Phantoms as JPEGs of three times the side, as a camera's are larger than what a net sees."""
-    pixels, labels = phantom.draw(count, CLASSES, size=3 * side, seed=1)
+    pixels, labels = phantoms.draw(count, CLASSES, size=3 * side, seed=1)
     for place, (image, label) in enumerate(zip(pixels, labels, strict=True)):
-        (root / phantom.CLASSES[label]).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(root / phantom.CLASSES[label] / f"{place}.jpg", quality=90)
+        (root / phantoms.CLASSES[label]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(root / phantoms.CLASSES[label] / f"{place}.jpg", quality=90)
     return root
 
 
@@ -100,7 +100,7 @@ def speeds(side: int, count: int, repeats: int) -> None:
         loaded = data.load(folder, plan, kept=kept)
         tensor = loop.tensor(np.asarray(loaded.pixels), plan.image)
         labels = torch.from_numpy(np.asarray(loaded.labels))
-        half = Bench(half=True) if speed.bench("auto").half else None
+        half = Bench(half=True) if machine.bench("auto").half else None
         contestants: dict[str, Callable[[], object]] = {
             "ours_fp32": lambda: ours(folder, plan, kept, Bench()),
             "bare_fp32": lambda: bare(tensor, labels, Bench()),
@@ -122,11 +122,11 @@ def speeds(side: int, count: int, repeats: int) -> None:
 
 def costs(count: int, repeats: int) -> None:
     """A small site's epoch with public batches, and a large site's, beside cross-entropy alone on the same nets."""
-    pixels, labels = phantom.draw(count, CLASSES, size=64, seed=1)
+    pixels, labels = phantoms.draw(count, CLASSES, size=64, seed=1)
     small, big = _Set(pixels[:, ::2, ::2], labels), _Set(pixels, labels)
     public, said = _Set(small.pixels, labels), np.full((2, count, CLASSES), 1 / CLASSES, np.float16)
     public64 = _Set(pixels, labels)
-    site, bench = ("site-001", (1,) * CLASSES), speed.bench("auto")
+    site, bench = ("site-001", (1,) * CLASSES), machine.bench("auto")
 
     def epoch(tier: str, private: _Set, shown: _Set, alone: bool = False, **settings: str) -> Callable[[], object]:
         changes = {f"fedhelp.{key}": value for key, value in settings.items()}
@@ -193,7 +193,7 @@ def peaks(side: int, count: int) -> None:
 
 
 def main() -> None:
-    speed.settle()
+    machine.settle()
     if sys.argv[1:2] == ["--once"]:
         return once(sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
     short = "--short" in sys.argv

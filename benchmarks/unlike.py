@@ -163,12 +163,12 @@ def site(home: str, epochs: int) -> tuple[Any, Any]:
     from fedhelp_edge import plan as plans
     from fedhelp_edge.data import npz
     from fedhelp_edge.data.images import Images
-    from fedhelp_edge.infer import facts
+    from fedhelp_edge.infer import metadata
     from fedhelp_edge.infer.bundle import Bundle
     from fedhelp_edge.methods.base import Bench
     from fedhelp_edge.methods.registry import TABLES
     from fedhelp_edge.parcel import keys
-    from fedhelp_edge.site import learn
+    from fedhelp_edge.site import local_training
     from fedhelp_edge.train import loop
 
     source, size, channels = HOMES[home]
@@ -182,12 +182,12 @@ def site(home: str, epochs: int) -> tuple[Any, Any]:
     fitted = np.stack([npz.decode(pixels[place], plan.image).pixels for place in chosen])
     blank = ("",) * len(chosen)
     images = Images(fitted, np.array([labels[place] for place in chosen]), splits, blank, blank, blank)
-    learner = learn.Place(plan, "site-001", "small", images, None, Bench()).learner()
+    learner = local_training.Place(plan, "site-001", "small", images, None, Bench()).learner()
     learner.receive({}, 1)
     loop.train(learner, {"private": images.part("train")}, 1)
     origin = exporting.Origin("", 1, "small", 1, None)
     made = exporting.make({"own": learner.net}, images, plan, origin, keys.new().sign)
-    return Bundle(made.model, "", "", "", facts.notes(made.model), made.facts, 1), images
+    return Bundle(made.model, "", "", "", metadata.notes(made.model), made.facts, 1), images
 
 
 def _parts(labels: list[int], groups: list[str]) -> Mapping[str, list[int]]:

@@ -18,10 +18,10 @@ from fedhelp_edge import files
 from fedhelp_edge.data.findings import findings
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.errors import TooFewError
-from fedhelp_edge.infer import bundle, decide, facts, looks
+from fedhelp_edge.infer import bundle, decide, looks, metadata
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.engine import Engine
-from fedhelp_edge.infer.facts import Facts
+from fedhelp_edge.infer.metadata import Facts
 from fedhelp_edge.nets import resnet
 from fedhelp_edge.nets.resnet import ResNet
 from fedhelp_edge.parcel import sshsig
@@ -86,7 +86,7 @@ def make(
     gain = None
     if int8:
         model, gain = _smaller(model, kept, np.asarray(common))
-    said = facts.Facts(
+    said = metadata.Facts(
         plan.name, origin.federation, origin.round, origin.tier, origin.sites, len(learned), plan.classes, plan.image,
         chosen, tuple(f"{name}: {_kind(net)}" for name, net in members.items()),
         "int8" if gain and not gain.why else "fp32",
@@ -109,10 +109,10 @@ def make(
 
 def _note(model: ModelProto, said: Facts, text: str, parity: Mapping[str, NDArray[Any]]) -> None:
     """Write into the model what it says of itself."""
-    packed = {name: facts.packed(array) for name, array in parity.items()}
+    packed = {name: metadata.packed(array) for name, array in parity.items()}
     notes = {
-        facts.FACTS: said.text(), facts.CARD: text,
-        facts.PARITY: json.dumps(packed, sort_keys=True, separators=(",", ":")),
+        metadata.FACTS: said.text(), metadata.CARD: text,
+        metadata.PARITY: json.dumps(packed, sort_keys=True, separators=(",", ":")),
         "Image.BitmapPixelFormat": "Rgb8" if said.image.channels == 3 else "Gray8",
         "Image.ColorSpaceGamma": "SRGB", "Image.NominalPixelRange": "NominalRange_0_255",
     }  # fmt: skip

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge.errors import TooFewError
-from fedhelp_edge.infer.facts import Calibration, Cloud, Likeness, Rate, Threshold
+from fedhelp_edge.infer.metadata import Calibration, Cloud, Likeness, Rate, Threshold
 from fedhelp_edge.report import metrics
 
 Floats = NDArray[np.floating[Any]]

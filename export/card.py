@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fedhelp_edge.infer.facts import Facts, Rate
+from fedhelp_edge.infer.metadata import Facts, Rate
 from fedhelp_edge.report import nets
 from fedhelp_edge.safe_text import visible
 

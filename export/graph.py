@@ -16,7 +16,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from fedhelp_edge import plan
 from fedhelp_edge.nets.spec import GROUPS
-from fedhelp_edge.share import Array
+from fedhelp_edge.update import Array
 
 OUTPUTS = ("logits", "probabilities", "cam", "embedding")
 _OPSET, _IR = 18, 8  # the first with an antialiased resize

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from fedhelp_edge.errors import NumberRangeError
-from fedhelp_edge.share import Array, Schema
+from fedhelp_edge.update import Array, Schema
 
 Arrays = Mapping[str, Array]
 

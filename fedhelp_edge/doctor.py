@@ -20,7 +20,7 @@ from fedhelp_edge.cores import usable_cores
 from fedhelp_edge.errors import FedhelpError, NoKeysError
 from fedhelp_edge.infer import bundle
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
-from fedhelp_edge.site import folder, joined
+from fedhelp_edge.site import layout, status
 
 PASS, WARN, FAIL = "pass", "warn", "fail"
 _ORDER = (PASS, WARN, FAIL)
@@ -121,7 +121,7 @@ def _telemetry() -> Check:
 
 def _training() -> Check:
     """torch is not imported here: another process says what there is."""
-    out, fault = _process(["-m", "fedhelp_edge.knowledge.vision"])
+    out, fault = _process(["-m", "fedhelp_edge.knowledge.torchvision_shim"])
     if fault:
         return Check("training", FAIL, "torch does not start", f"install it again; it said: {fault}")
     found = json.loads(out)
@@ -172,7 +172,7 @@ def _clock(home: Path) -> Check:
     now = datetime.now(timezone.utc)
     oldest = datetime.fromtimestamp(Path(__file__).stat().st_mtime, timezone.utc)
     try:
-        known = folder.floor(home)
+        known = layout.floor(home)
     except FedhelpError as fault:
         return Check("clock", FAIL, f"the news in {home} cannot be read: {fault.cause}", fault.remedy)
     floor = known.now(oldest) if known else oldest
@@ -185,19 +185,19 @@ def _clock(home: Path) -> Check:
 def _carrier(home: Path) -> Check:
     """Whether parcels can travel now. It is no fault if they cannot: training goes on without."""
     try:
-        if folder.floor(home) is None:
+        if layout.floor(home) is None:
             return Check("carrier", PASS, "no federation was joined yet")
-        for way in joined.carriers(home, str, patience=3):
+        for way in status.carriers(home, str, patience=3):
             way.check()
     except FedhelpError as fault:
         return Check("carrier", WARN, fault.cause, fault.remedy)
-    return Check("carrier", PASS, "is reached" if "via" not in folder.note(home) else "the folder is there")
+    return Check("carrier", PASS, "is reached" if "via" not in layout.note(home) else "the folder is there")
 
 
 def _model(home: Path, path: Path) -> Check:
     """onnxruntime sees the model only if its signer is not a stranger here."""
     try:
-        made = bundle.load(path, lambda key: folder.vouch(home, key, None))
+        made = bundle.load(path, lambda key: layout.vouch(home, key, None))
         part = made.parity()
     except FedhelpError as fault:
         return Check("model", FAIL, f"{fault.code}: {fault.cause}", fault.remedy)

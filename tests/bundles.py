@@ -17,18 +17,18 @@ from export import bundle as exporting
 from fedhelp_edge import plan as plans
 from fedhelp_edge import shell
 from fedhelp_edge.cli import COMMANDS
-from fedhelp_edge.data import phantom
 from fedhelp_edge.data.images import Images
+from fedhelp_edge.demo import phantoms
 from fedhelp_edge.infer import bundle
 from fedhelp_edge.methods.base import Bench
 from fedhelp_edge.methods.registry import METHODS, TABLES
 from fedhelp_edge.nets.resnet import ResNet
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.plan import Plan
-from fedhelp_edge.site import learn
+from fedhelp_edge.site import local_training
 from fedhelp_edge.train import loop
 
-CLASSES = phantom.CLASSES[:3]
+CLASSES = phantoms.CLASSES[:3]
 SIDE = 16
 PLAN = f"""name = "cells"
 classes = {list(CLASSES)}
@@ -63,11 +63,11 @@ class Site:
 def site() -> Site:
     torch.set_num_threads(1)
     plan = plans.read(PLAN, TABLES)
-    pixels, labels = phantom.draw(220, len(CLASSES), size=SIDE, seed=5, difficulty=0.0)
+    pixels, labels = phantoms.draw(220, len(CLASSES), size=SIDE, seed=5, difficulty=0.0)
     splits = ("train",) * 120 + ("val",) * 60 + ("test",) * 40
     names = tuple(f"{place}.png" for place in range(len(labels)))
     images = Images(pixels, labels, splits, names, ("",) * len(labels), ("",) * len(labels))
-    place = learn.Place(plan, "site-001", "small", images, None, Bench())
+    place = local_training.Place(plan, "site-001", "small", images, None, Bench())
     nets: dict[str, ResNet] = {}
     for name, method in (("own", ""), ("alone", "local")):
         learner = place.learner(method)

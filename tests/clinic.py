@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from fedhelp_edge import files, share, site
+from fedhelp_edge import files, site, update
 from fedhelp_edge.exchange.folder import FROM, TO, Folder
-from fedhelp_edge.site import folder, inbox, joined, member, outbox
+from fedhelp_edge.site import inbox, layout, membership, outbox, status
 from fedhelp_edge.site.sync import sync
-from server_ref import carrier, intake, invites
+from server_ref.admin import exchange, invites
+from server_ref.intake import receive
 from tests.federation import Federation, nobody
 
 
@@ -23,7 +24,7 @@ class Clinic:
         invites.write(self.invite, invites.make(federation.hub, "Clinic", "small", 14))
 
     def join(self) -> None:
-        member.join(self.home, member.read_invite(self.invite), "we", lambda: None)
+        membership.join(self.home, membership.read_invite(self.invite), "we", lambda: None)
         self.upload()
 
     def take_up(self) -> None:
@@ -40,19 +41,19 @@ class Clinic:
     def trip(self) -> None:
         """The stick goes to the coordinator and back."""
         self.collect()
-        carrier.leave(self.federation.hub, self.stick / FROM)
+        exchange.leave(self.federation.hub, self.stick / FROM)
 
     def collect(self) -> None:
         """The coordinator takes in what is on the stick, and judges it."""
-        carrier.take_in(self.federation.hub, self.stick / TO, carrier.Exchanged())
-        intake.judge(self.federation.hub, self.federation.boss)
+        exchange.take_in(self.federation.hub, self.stick / TO, exchange.Exchanged())
+        receive.judge(self.federation.hub, self.federation.boss)
 
     def download(self) -> inbox.Taken:
         return inbox.download(self.home, [Folder(self.stick)], nobody)
 
     @property
     def state(self) -> str:
-        return str(joined.status(self.home)["state"])
+        return str(status.status(self.home)["state"])
 
     def train(self) -> None:
         train(self.home)
@@ -60,20 +61,20 @@ class Clinic:
 
 def train(home: Path, *_: object, **__: object) -> None:
     """What training leaves."""
-    known = folder.joined(home)
-    order, site = known.task, folder.me(home, known)
+    known = layout.joined(home)
+    order, site = known.task, layout.me(home, known)
     assert order
     assert site
     base = inbox.base(home, order, inbox.plan_of(order))
-    at = folder.round_folder(home, order)
+    at = layout.round_folder(home, order)
     at.mkdir(parents=True, exist_ok=True)
     with files.writing(at / "share.safetensors") as file:
-        share.write(file, {name: (array * 1.01).astype("f4") for name, array in base.items()})
+        update.write(file, {name: (array * 1.01).astype("f4") for name, array in base.items()})
     with files.writing(at / "report.json") as file:
         file.write(json.dumps({"examples": 70, "base": {"val": 10, "correct": 4}}).encode())
 
 
 if __name__ == "__main__":
-    sys.modules["fedhelp_edge.site.order"] = site.order = SimpleNamespace(train=train)  # type: ignore[assignment]
+    sys.modules["fedhelp_edge.site.ordered_training"] = site.order = SimpleNamespace(train=train)  # type: ignore[assignment]
     home = Path(sys.argv[1])
-    print(sync(home, joined.carriers(home, nobody), nobody, lambda _: None))
+    print(sync(home, status.carriers(home, nobody), nobody, lambda _: None))

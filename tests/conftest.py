@@ -14,7 +14,8 @@ import pytest
 from hypothesis import settings
 
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
-from server_ref import intake, rounds
+from server_ref.intake import receive
+from server_ref.rounds import close
 from tests.clinic import Clinic
 from tests.faults import kills
 from tests.federation import Federation
@@ -89,8 +90,8 @@ def client(fed: Federation) -> Iterator[object]:
 @pytest.fixture
 def opens_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shares are opened in this process, which is quicker; tests/unit/server_ref/test_opener.py has the other one."""
-    monkeypatch.setattr(intake, "Opener", kills.Here)
-    monkeypatch.setattr(rounds, "Opener", kills.Here)
+    monkeypatch.setattr(receive, "Opener", kills.Here)
+    monkeypatch.setattr(close, "Opener", kills.Here)
 
 
 @pytest.fixture

@@ -16,16 +16,18 @@ from typing import Any
 import numpy as np
 
 from fedhelp_edge import plan as plans
-from fedhelp_edge import share
+from fedhelp_edge import update
 from fedhelp_edge.codec import CODECS
 from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
 from fedhelp_edge.parcel.keys import Keys
-from fedhelp_edge.share import Array
 from fedhelp_edge.trust import enrol
 from fedhelp_edge.trust.task import Task
-from server_ref import hub, intake, rounds
-from server_ref.hub import Hub
+from fedhelp_edge.update import Array
+from server_ref.hub import hub
+from server_ref.hub.hub import Hub
+from server_ref.intake import receive
+from server_ref.rounds import close
 
 PLAN = """
 name = "test"
@@ -86,7 +88,7 @@ class Clinic:
         )  # fmt: skip
         context |= changes
         body = io.BytesIO()
-        share.write(body, CODECS[codec].encode(arrays, {}, {})[0])
+        update.write(body, CODECS[codec].encode(arrays, {}, {})[0])
         return self._sealed(context, body.getvalue(), context["recipients"], facts=facts or {"examples": examples})
 
     def _sealed(self, context: dict[str, Any], body: bytes, recipients: list[str], **more: Any) -> Path:
@@ -102,7 +104,7 @@ class Clinic:
         for path in from_hub.glob("*.fhx"):
             if parcel.look(path, parcel.anyone).statement.kind == "global":
                 with parcel.open(path, parcel.anyone, [self.keys.identity]) as opened:
-                    arrays = dict(share.Arrays(opened.body, share.read_header(opened.body)))
+                    arrays = dict(update.Arrays(opened.body, update.read_header(opened.body)))
                     found[opened.statement.context["round"]] = arrays
         return max(found.items(), key=lambda item: item[0])
 
@@ -122,20 +124,20 @@ class Federation:
     def join(self, tier: str = "small", name: str = "") -> Clinic:
         clinic = Clinic(self.hub.federation, self.folder / f"clinic{len(self.clinics)}")
         code, clinic.id = self.hub.invite(name or f"Clinic {len(self.clinics)}", tier, 14)
-        intake.receive(self.hub, clinic.ask_in(code))
+        receive.receive(self.hub, clinic.ask_in(code))
         self.judge()
         self.clinics.append(clinic)
         return clinic
 
     def judge(self) -> list[dict[str, str]]:
-        return intake.judge(self.hub, self.boss)
+        return receive.judge(self.hub, self.boss)
 
     def open(self) -> Task:
-        return rounds.open_next(self.hub, self.boss)
+        return close.open_next(self.hub, self.boss)
 
     def aggregate(self, *, now: bool = False) -> dict[str, Any]:
         self.judge()
-        return rounds.aggregate(self.hub, self.boss, now=now)
+        return close.aggregate(self.hub, self.boss, now=now)
 
     def base(self, order: Task) -> dict[str, Array]:
         return self.hub.model(order.base)
@@ -151,7 +153,7 @@ class Federation:
     def play(self, order: Task, *, without: tuple[str, ...] = ()) -> None:
         for clinic in self.clinics:
             if clinic.id not in without:
-                intake.receive(self.hub, clinic.give(order, self.drawn(order, clinic)))
+                receive.receive(self.hub, clinic.give(order, self.drawn(order, clinic)))
 
     def states(self) -> dict[str, str]:
         """The state of each share, by its site and round."""

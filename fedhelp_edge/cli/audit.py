@@ -17,7 +17,7 @@ def audit(
 
     Example: fedhelp-edge audit round-3
     """
-    from fedhelp_edge.site import audit as audits
+    from fedhelp_edge import audit as audits
 
     found = audits.check(folder)
     if json:

@@ -66,9 +66,9 @@ def check(
 
 def _ordered(home: Path) -> Plan | None:
     """The plan of the round that the coordinator ordered."""
-    from fedhelp_edge.site import folder, inbox
+    from fedhelp_edge.site import inbox, layout
 
-    known = folder.floor(home)
+    known = layout.floor(home)
     return inbox.plan_of(known.task) if known and known.task else None
 
 

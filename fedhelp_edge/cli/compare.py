@@ -36,10 +36,10 @@ def compare(
 
     from fedhelp_edge.infer import bundle, show
     from fedhelp_edge.infer import compare as comparing
-    from fedhelp_edge.site import folder
+    from fedhelp_edge.site import layout
 
     place = shell.home(home)
-    one, other = (bundle.ready(path, lambda key: folder.vouch(place, key, signer)) for path in (old, new))
+    one, other = (bundle.ready(path, lambda key: layout.vouch(place, key, signer)) for path in (old, new))
     for doubts in filter(None, map(show.doubts, (one, other))):
         shell.say(f"warning: {doubts}")
     with tempfile.TemporaryDirectory() as kept:

@@ -32,7 +32,7 @@ def demo(
     import time
     from contextlib import ExitStack
 
-    from fedhelp_edge import demo
+    from fedhelp_edge.demo import play
 
     begun = time.monotonic()
     with ExitStack() as bars:
@@ -45,7 +45,7 @@ def demo(
             bars.close()
             shell.say(text)
 
-        told = demo.play(out, say, watch, images=images, method=method, number=rounds, threads=threads)  # type: ignore[arg-type]
+        told = play.play(out, say, watch, images=images, method=method, number=rounds, threads=threads)  # type: ignore[arg-type]
     if json:
         return shell.result(**told, folder=str(out), report=str(out / "report.html"))
     shell.show(f"{'':<12}{'images':>8}{'alone':>10}{'together':>10}{'kept':>10}   of its test images right")

@@ -22,12 +22,12 @@ def download(
 
     Example: fedhelp-edge download --via /media/stick
     """
-    from fedhelp_edge.site import inbox, joined
+    from fedhelp_edge.site import inbox, status
 
     place = shell.home(home)
     ask = functools.cache(shell.asker(passphrase_file))
-    taken = inbox.download(place, joined.carriers(place, ask, via, url, ca_file), ask)
-    told = joined.status(place)
+    taken = inbox.download(place, status.carriers(place, ask, via, url, ca_file), ask)
+    told = status.status(place)
     if json:
         return shell.result(**asdict(taken), state=told["state"], next=told["next"])
     for what in taken.new:
@@ -35,5 +35,5 @@ def download(
     for one in taken.refused:
         shell.show(*shell.told(f"refused: {one['file']}: ", one))
     shell.show(f"new parcels: {len(taken.new)}")
-    shell.say_next(f"'{joined.next_typed(place, told)}'")
+    shell.say_next(f"'{status.next_typed(place, told)}'")
     return None

@@ -82,10 +82,10 @@ def _measured(
 ) -> Any:
     """What was trained by order; or by a plan alone, to try it out."""
     if plan is None:
-        from fedhelp_edge.site import folder, order
+        from fedhelp_edge.site import layout, ordered_training
 
-        folder.joined(home)  # before torch is loaded
-        return order.evaluate(home, images, ask, threads=threads)
+        layout.joined(home)  # before torch is loaded
+        return ordered_training.evaluate(home, images, ask, threads=threads)
     from fedhelp_edge import plan as plans
     from fedhelp_edge.methods.registry import TABLES
     from fedhelp_edge.site import trial

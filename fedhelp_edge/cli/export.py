@@ -13,7 +13,7 @@ from fedhelp_edge.cli.train import PlanFile, Threads
 
 if TYPE_CHECKING:
     from export.bundle import Made
-    from fedhelp_edge.infer.facts import Facts
+    from fedhelp_edge.infer.metadata import Facts
 
 app = shell.app()
 
@@ -119,14 +119,14 @@ def _made(
     """By order; or by a plan alone, to try it out."""
     how = {"int8": int8, "wanted": wanted, "threads": threads}
     if plan is None:
-        from fedhelp_edge.site import folder
+        from fedhelp_edge.site import layout
 
-        folder.joined(home)  # before torch is loaded
-        from fedhelp_edge.site import adopt
+        layout.joined(home)  # before torch is loaded
+        from fedhelp_edge.site import export as site_export
 
-        return adopt.export(home, round_, ask, **how)  # type: ignore[arg-type]
+        return site_export.export(home, round_, ask, **how)  # type: ignore[arg-type]
     from fedhelp_edge import plan as plans
     from fedhelp_edge.methods.registry import TABLES
-    from fedhelp_edge.site import adopt
+    from fedhelp_edge.site import export as site_export
 
-    return adopt.try_out(home, plans.load(plan, TABLES), tier, round_, ask, **how)  # type: ignore[arg-type]
+    return site_export.try_out(home, plans.load(plan, TABLES), tier, round_, ask, **how)  # type: ignore[arg-type]

@@ -34,7 +34,7 @@ def inspect(
     """
     from fedhelp_edge.errors import FedhelpError
     from fedhelp_edge.parcel import kit, parcel
-    from fedhelp_edge.site import folder
+    from fedhelp_edge.site import layout
 
     try:
         if file.suffix.lower() == ".onnx":
@@ -49,7 +49,7 @@ def inspect(
             raise typer.Exit(1) from None
         raise
     said, context = seen.statement, seen.statement.context
-    why = folder.judge(shell.home(home), said, seen.keys)
+    why = layout.judge(shell.home(home), said, seen.keys)
     signers = [_signer(key) for key in seen.keys]
     recipients = context.get("recipients", [])
     readers = context["readers"]["count"] if "readers" in context else len(recipients)
@@ -86,13 +86,13 @@ def _model(file: Path, home: Path, json: bool) -> None:
     """A model; onnxruntime sees it only if this home does not call its signer a stranger."""
     from fedhelp_edge.errors import FedhelpError
     from fedhelp_edge.infer import bundle
-    from fedhelp_edge.site import folder
+    from fedhelp_edge.site import layout
 
     refused = []
 
     def vouch(key: str) -> str:
         try:
-            return folder.vouch(home, key, None)
+            return layout.vouch(home, key, None)
         except FedhelpError as fault:
             refused.append(fault)
             return f"{fault.code}: {fault.cause}"
@@ -121,9 +121,9 @@ def _model(file: Path, home: Path, json: bool) -> None:
 def _kit(file: Path, home: Path, json: bool) -> None:
     """A kit, before anything of it is run: the coordinator of the federation that was joined may sign one."""
     from fedhelp_edge.parcel import kit
-    from fedhelp_edge.site import folder
+    from fedhelp_edge.site import layout
 
-    seen, known = kit.look(file), folder.floor(home)
+    seen, known = kit.look(file), layout.floor(home)
     if not seen.signer:
         why = "nobody signed it; compare its fingerprint with the leaflet"
     elif known is None:
@@ -146,9 +146,9 @@ def _kit(file: Path, home: Path, json: bool) -> None:
 
 def _signer(key: str) -> dict[str, str]:
     from fedhelp_edge.parcel import sshsig
-    from fedhelp_edge.trust import words
+    from fedhelp_edge.trust import key_words
 
-    return {"key": key, "fingerprint": sshsig.fingerprint(key), "words": " ".join(words.of_text(key))}
+    return {"key": key, "fingerprint": sshsig.fingerprint(key), "words": " ".join(key_words.of_text(key))}
 
 
 def _print(rows: list[tuple[str, str]]) -> None:

@@ -39,8 +39,8 @@ def join(
     """
     from fedhelp_edge import safe_text
     from fedhelp_edge.parcel import keys
-    from fedhelp_edge.site import folder, joined, member, outbox
-    from fedhelp_edge.trust import words
+    from fedhelp_edge.site import layout, membership, outbox, status
+    from fedhelp_edge.trust import key_words
 
     place = shell.home(home)
     safe_text.check_name(name)
@@ -52,29 +52,29 @@ def join(
         if no_passphrase:
             shell.say("warning: without a passphrase, whoever can read this disk can sign as this site")
             return None
-        return shell.new_passphrase(words.passphrase, passphrase_file, own=own)
+        return shell.new_passphrase(key_words.passphrase, passphrase_file, own=own)
 
-    if folder.floor(place) is None:
-        member.join(place, joined.invited(place, invite, via, url, ca_file), name, passphrase)
+    if layout.floor(place) is None:
+        membership.join(place, status.invited(place, invite, via, url, ca_file), name, passphrase)
     else:
-        member.check_goes_on(place, joined.code_of(invite))
-    known = folder.joined(place)
-    spoken = words.of_keys(known.charter.federation, keys.public(place))
+        membership.check_goes_on(place, status.code_of(invite))
+    known = layout.joined(place)
+    spoken = key_words.of_keys(known.charter.federation, keys.public(place))
     if not json:
         shell.show(f"joining {known.charter.name}", f"words: {' '.join(spoken)}")
     # Last of all the way out: whatever happens from here on, the keys, their passphrase and the request are here.
-    sent = bool(via or url or any(folder.note(place).get(way) for way in ("via", "url")))
+    sent = bool(via or url or any(layout.note(place).get(way) for way in ("via", "url")))
     if sent:
-        outbox.upload(place, joined.carriers(place, lambda: passphrase() or "", via, url, ca_file))
+        outbox.upload(place, status.carriers(place, lambda: passphrase() or "", via, url, ca_file))
     if json:
         return shell.result(
             federation=known.charter.federation, name=known.charter.name, words=spoken, sent=sent,
             request=next((place / "request").glob("*.fhx")).stem, locked=keys.is_locked(place),
         )  # fmt: skip
     shell.say("The coordinator will phone and compare the eight words above.")
-    told = joined.status(place)
-    if told["state"] != joined.JOINING or told["request"]:
-        shell.say_next(f"'{joined.next_typed(place, told)}'")
+    told = status.status(place)
+    if told["state"] != status.JOINING or told["request"]:
+        shell.say_next(f"'{status.next_typed(place, told)}'")
     else:
         shell.say_next("'fedhelp-edge download', once you were let in" if sent else "'fedhelp-edge upload --via DIR'")
     return None

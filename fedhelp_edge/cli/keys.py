@@ -23,7 +23,7 @@ def new(
     Example: fedhelp-edge keys new
     """
     from fedhelp_edge.parcel import keys
-    from fedhelp_edge.trust import words
+    from fedhelp_edge.trust import key_words
 
     folder = shell.home(home)
     keys.check_none(folder)
@@ -31,9 +31,9 @@ def new(
         secret = None
         shell.say("warning: without a passphrase, whoever can read this disk can sign as this site")
     elif passphrase_file or own or sys.stdin.isatty():
-        secret = shell.new_passphrase(words.passphrase, passphrase_file, own=own)
+        secret = shell.new_passphrase(key_words.passphrase, passphrase_file, own=own)
     else:
-        secret = words.passphrase()
+        secret = key_words.passphrase()
         shell.show(f"passphrase: {secret}")  # before it locks anything, or it might never be read
     path = keys.save(folder, keys.new(), secret)
     shell.show(f"keys made: {path}")
@@ -72,12 +72,12 @@ def words(
     Example: fedhelp-edge keys words
     """
     from fedhelp_edge.parcel import keys
-    from fedhelp_edge.site import folder
-    from fedhelp_edge.trust import words
+    from fedhelp_edge.site import layout
+    from fedhelp_edge.trust import key_words
 
     place = shell.home(home)
-    known = None if federation else folder.floor(place)
-    spelled = words.of_keys(known.charter.federation if known else federation, keys.public(place))
+    known = None if federation else layout.floor(place)
+    spelled = key_words.of_keys(known.charter.federation if known else federation, keys.public(place))
     if json:
         shell.result(words=spelled)
     else:
@@ -143,9 +143,9 @@ def rotate(
     """
     import functools
 
-    from fedhelp_edge.site import member
+    from fedhelp_edge.site import membership
 
-    made = member.ask_for_new_keys(shell.home(home), functools.cache(shell.asker(passphrase_file)))
+    made = membership.ask_for_new_keys(shell.home(home), functools.cache(shell.asker(passphrase_file)))
     if json:
         return shell.result(request=made.stem)
     shell.show("new keys made, under the same passphrase")

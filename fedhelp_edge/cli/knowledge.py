@@ -32,7 +32,7 @@ def build(
 
     from fedhelp_edge.data import pack
     from fedhelp_edge.knowledge import build
-    from fedhelp_edge.knowledge.public import read
+    from fedhelp_edge.knowledge.public_images import read
 
     kept = out.with_name(f"{out.name}.answers")
     pixels, labels, classes = read(public, kept)
@@ -92,19 +92,19 @@ def start(
     Example: fedhelp-edge knowledge start plan.toml pack.safetensors --out start.safetensors
     """
     shell.check_order([plan], ".toml", [pack], "name the plan (.toml) first, then the pack")
-    from fedhelp_edge import files, share
+    from fedhelp_edge import files, update
     from fedhelp_edge import plan as plans
     from fedhelp_edge.data import pack as packs
     from fedhelp_edge.methods.registry import TABLES
-    from fedhelp_edge.train import speed
-    from fedhelp_edge.train import start as training
+    from fedhelp_edge.train import machine
+    from fedhelp_edge.train import pretrain as training
 
     agreed = plans.load(plan, TABLES)
     known = packs.load(pack).fitted(agreed.tables["fedhelp"].public_size, agreed.image.channels)
-    speed.settle(threads)
-    bench = speed.bench(agreed.training.precision)
+    machine.settle(threads)
+    bench = machine.bench(agreed.training.precision)
     with files.writing(out, private=False) as file, shell.progress("training") as progress:
-        share.write(file, training.start(agreed, known, bench, epochs=epochs, progress=progress))
+        update.write(file, training.start(agreed, known, bench, epochs=epochs, progress=progress))
     shell.show(f"first weights written: {out}")
     shell.say_next(
         f"'fedhelp-edge lab run {shell.quoted(plan)} --start {shell.quoted(out)} --data IMAGES --split dirichlet:1"

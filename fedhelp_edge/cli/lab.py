@@ -32,19 +32,19 @@ class Bench:
     def __init__(self, plan: Path, data: Path, split: str, sites: int, large: int, known: Path | None,
                  public: Path | None, start: Path | None, changes: list[str] | None, sealed: bool, engine: str,
                  out: Path, threads: int | None) -> None:  # fmt: skip
-        from fedhelp_edge import share
+        from fedhelp_edge import update
         from fedhelp_edge.data import load, pack
-        from fedhelp_edge.knowledge.public import read
+        from fedhelp_edge.knowledge.public_images import read
         from fedhelp_edge.lab import partition
         from fedhelp_edge.methods.registry import METHODS
         from fedhelp_edge.nets import spec
-        from fedhelp_edge.train import speed
+        from fedhelp_edge.train import machine
 
         if engine != "local":
             raise errors.UsageError(f"the only engine here is local, not {engine!r}")
         if known and public:
             raise errors.UsageError("a pack has public images of its own: give --knowledge or --public, not both")
-        speed.settle(threads)
+        machine.settle(threads)
         self.plan_file, self.changes, self.sealed = plan, changes or [], sealed
         first = self.plan()
         images = load(data, first, kept=out / "data")
@@ -55,7 +55,7 @@ class Bench:
         self.start: dict[str, Any] = {}
         if start:
             with start.open("rb") as file:
-                self.start = dict(share.Arrays(file, share.read_header(file)))
+                self.start = dict(update.Arrays(file, update.read_header(file)))
             shell.say_drawn(spec.begin_from(METHODS[first.method].start(first), self.start)[1])
 
     def plan(self, settings: dict[str, str] | None = None) -> Any:
@@ -66,12 +66,12 @@ class Bench:
         return plan.load(self.plan_file, TABLES, {**{key: value for key, _, value in pairs}, **(settings or {})})
 
     def run(self, plan: Any, out: Path) -> dict[str, Any]:
-        from fedhelp_edge.lab import post, run
-        from fedhelp_edge.train import speed
+        from fedhelp_edge.lab import run, transport
+        from fedhelp_edge.train import machine
 
         return run.run(
-            plan, self.parts, out, bench=speed.bench(plan.training.precision), pack=self.pack, start=self.start,
-            post=post.Post() if self.sealed else None, progress=shell.say,
+            plan, self.parts, out, bench=machine.bench(plan.training.precision), pack=self.pack, start=self.start,
+            post=transport.Post() if self.sealed else None, progress=shell.say,
         )  # fmt: skip
 
 

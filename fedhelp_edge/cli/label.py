@@ -31,11 +31,11 @@ def label(
     import webbrowser
 
     from fedhelp_edge.data.sorting import FILE, Sorting
-    from fedhelp_edge.page import door
+    from fedhelp_edge.page import local_server
     from fedhelp_edge.page.label import Label
 
     sorting = Sorting(images, _classes(plan, shell.home(home)))
-    with door.opened(Label(sorting), port) as server, contextlib.suppress(KeyboardInterrupt):
+    with local_server.opened(Label(sorting), port) as server, contextlib.suppress(KeyboardInterrupt):
         shell.say("the page is at", server.link, "it is open to you alone; Ctrl-C ends it, and nothing is lost")
         if not no_browser:
             webbrowser.open(server.once)
@@ -60,9 +60,9 @@ def _classes(plan: Path | None, home: Path) -> tuple[str, ...]:
 
     if plan:
         return plans.load(plan, TABLES).classes
-    from fedhelp_edge.site import folder, inbox
+    from fedhelp_edge.site import inbox, layout
 
-    order = folder.joined(home).task
+    order = layout.joined(home).task
     if order is None:
         raise NotYetError(
             "no round has been ordered yet, so the classes are not known", remedy="name a plan with --plan"

@@ -11,9 +11,9 @@ def leave(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) -> 
 
     Example: fedhelp-edge leave
     """
-    from fedhelp_edge.site import member
+    from fedhelp_edge.site import membership
 
-    kept = member.leave(shell.home(home))
+    kept = membership.leave(shell.home(home))
     if json:
         return shell.result(kept=str(kept))
     shell.show(f"left; everything of this federation is kept in {kept}")

@@ -51,9 +51,9 @@ def predict(
     from fedhelp_edge.data import picture
     from fedhelp_edge.infer import bundle, run, show
     from fedhelp_edge.infer import images as sources
-    from fedhelp_edge.site import folder
+    from fedhelp_edge.site import layout
 
-    made = bundle.ready(model, lambda key: folder.vouch(shell.home(home), key, signer), threads=threads)
+    made = bundle.ready(model, lambda key: layout.vouch(shell.home(home), key, signer), threads=threads)
     if doubts := show.doubts(made):
         shell.say(f"warning: {doubts}")
     if watch and out:

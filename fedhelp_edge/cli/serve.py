@@ -36,16 +36,16 @@ def serve(
 
     from fedhelp_edge.errors import UsageError
     from fedhelp_edge.infer import bundle, show
-    from fedhelp_edge.page import door, words
+    from fedhelp_edge.page import local_server, texts
     from fedhelp_edge.page.serve import Serve
-    from fedhelp_edge.site import folder
+    from fedhelp_edge.site import layout
 
-    if language and language not in words.DIAGNOSIS:
-        raise UsageError(f"--language {language!r} is none of {', '.join(words.DIAGNOSIS)}")
-    made = bundle.ready(model, lambda key: folder.vouch(shell.home(home), key, signer), threads=threads)
+    if language and language not in texts.DIAGNOSIS:
+        raise UsageError(f"--language {language!r} is none of {', '.join(texts.DIAGNOSIS)}")
+    made = bundle.ready(model, lambda key: layout.vouch(shell.home(home), key, signer), threads=threads)
     if doubts := show.doubts(made):
         shell.say(f"warning: {doubts}")
-    with door.opened(Serve(made, language), port) as server, contextlib.suppress(KeyboardInterrupt):
+    with local_server.opened(Serve(made, language), port) as server, contextlib.suppress(KeyboardInterrupt):
         shell.say("the page is at", server.link, "it is open to you alone; Ctrl-C ends it, and nothing is kept")
         shell.say(show.NOTICE)
         if not no_browser:

@@ -11,9 +11,9 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
 
     Example: fedhelp-edge status
     """
-    from fedhelp_edge.site import joined
+    from fedhelp_edge.site import status as site_status
 
-    told = joined.status(shell.home(home))
+    told = site_status.status(shell.home(home))
     if json:
         return shell.result(**told)
     who = f"{told['site']} ({told['tier']})" if told["site"] else "not let in yet"
@@ -28,5 +28,5 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
         shell.show(f"waiting to be sent, or for a receipt: {len(told['outbox'])}")
     if told["orders_are_old"]:
         shell.show(shell.typed("the orders are old: fetch new ones with 'fedhelp-edge download'"))
-    shell.say_next(joined.next_typed(shell.home(home), told))
+    shell.say_next(site_status.next_typed(shell.home(home), told))
     return None

@@ -28,18 +28,18 @@ def sync(
     Example: fedhelp-edge sync --watch
     """
     from fedhelp_edge.errors import FedhelpError, from_os
-    from fedhelp_edge.site import joined
+    from fedhelp_edge.site import status
     from fedhelp_edge.site.sync import sync
 
     place = shell.home(home)
     ask = functools.cache(shell.asker(passphrase_file))
-    ways = joined.carriers(place, ask, via, url, ca_file)
+    ways = status.carriers(place, ask, via, url, ca_file)
     last: list[str] = []
     while True:
         try:
             with shell.bars() as bar:
                 done = sync(place, ways, ask, bar, device=device, threads=threads)
-            told = joined.status(place)
+            told = status.status(place)
         except (FedhelpError, OSError) as fault:
             if not watch:
                 raise

@@ -68,10 +68,10 @@ def _train(
 ) -> tuple[Path, dict[str, Any]] | None:  # fmt: skip
     """By order; or by a plan alone, to try it out."""
     if plan is None:
-        from fedhelp_edge.site import folder, order
+        from fedhelp_edge.site import layout, ordered_training
 
-        folder.joined(home)  # before torch is loaded
-        return order.train(home, tier, images, watch, device=device, threads=threads)
+        layout.joined(home)  # before torch is loaded
+        return ordered_training.train(home, tier, images, watch, device=device, threads=threads)
     from fedhelp_edge import plan as plans
     from fedhelp_edge.methods.registry import TABLES
     from fedhelp_edge.site import trial

@@ -21,17 +21,17 @@ def upload(
 
     Example: fedhelp-edge upload --via /media/stick
     """
-    from fedhelp_edge.site import joined, outbox
+    from fedhelp_edge.site import outbox, status
 
     place = shell.home(home)
     ask = functools.cache(shell.asker(passphrase_file))
-    ways = joined.carriers(place, ask, via, url, ca_file)
-    joined.seal(place, ask)
+    ways = status.carriers(place, ask, via, url, ca_file)
+    status.seal(place, ask)
     sent = outbox.upload(place, ways)
     if json:
         return shell.result(sent=sent)
     shell.show(f"parcels sent: {len(sent)}")
     shell.say_next(
-        "'fedhelp-edge download' brings the receipt" if sent else f"'{joined.next_typed(place, joined.status(place))}'"
+        "'fedhelp-edge download' brings the receipt" if sent else f"'{status.next_typed(place, status.status(place))}'"
     )
     return None

@@ -3,8 +3,8 @@
 from fedhelp_edge.data.augment import augment
 from fedhelp_edge.data.check import Report, check
 from fedhelp_edge.data.findings import Finding, findings, leaks, seen_before
-from fedhelp_edge.data.gather import load
 from fedhelp_edge.data.images import Images, Pixels, Problem
+from fedhelp_edge.data.loading import load
 from fedhelp_edge.data.picture import resize
 
 __all__ = [

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedhelp_edge.data import gather as gathering
 from fedhelp_edge.data import groups, labels, store
+from fedhelp_edge.data import loading as gathering
 from fedhelp_edge.data.findings import Finding, findings
 from fedhelp_edge.data.images import SPLITS, Images, Problem
 from fedhelp_edge.errors import (

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge import files, plan
-from fedhelp_edge.data import budget, picture, row
-from fedhelp_edge.data.row import Decoded
+from fedhelp_edge.data import budget, picture, source_row
+from fedhelp_edge.data.source_row import Decoded
 from fedhelp_edge.errors import FedhelpError, ImageBrokenError, ImageKindError, ImageSizeError, MissingPackageError
 
 SUFFIXES = frozenset((".dcm", ".dicom", ".ima"))
@@ -61,7 +61,7 @@ def who(path: Path) -> tuple[str, str]:
 
 def digest(patient: str) -> str:
     """What stands for a patient in the kit's own files."""
-    name = row.patient(patient)
+    name = source_row.patient(patient)
     return hashlib.sha256(b"patient" + name.encode()).hexdigest()[:16] if name else ""
 
 

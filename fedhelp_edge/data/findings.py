@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_edge.data import groups, near
+from fedhelp_edge.data import groups, near_duplicates
 from fedhelp_edge.data.images import Images
-from fedhelp_edge.data.near import Rows
+from fedhelp_edge.data.near_duplicates import Rows
 
 _CALLED = {"train": "training", "val": "validation", "test": "test"}
 _LEAKS = (("val", "train"), ("test", "train"), ("test", "val"))
@@ -44,7 +44,7 @@ def seen_before(others: Images, own: Images) -> Iterator[Finding]:
     """How many of other images, that are measured on, the site has learned from or chosen by."""
     own = own.only(np.flatnonzero(np.array(own.splits) != "test"))
     of_patients = groups.together([*own.patients, *others.patients])
-    alike = near.first_alike(_Both(own.pixels, others.pixels))
+    alike = near_duplicates.first_alike(_Both(own.pixels, others.pixels))
     firsts = groups.together([*map(str, of_patients)], [*map(str, alike)])
     found = leaks([*own.splits, *("test",) * len(others)], [*map(str, firsts)])
     yield from (finding for finding in found if finding.part == "test")

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from fedhelp_edge import files, plan
 from fedhelp_edge.data import dicom, picture
 from fedhelp_edge.data.images import Problem
-from fedhelp_edge.data.row import Decoded, Job, Row, patient, split_word
+from fedhelp_edge.data.source_row import Decoded, Job, Row, patient, split_word
 from fedhelp_edge.errors import ArchiveError, FileMissingError, ImageKindError, PhonePictureError
 
 # what lies beside images and is meant for somebody else

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fedhelp_edge import files, safe_text
-from fedhelp_edge.data.row import normal
+from fedhelp_edge.data.source_row import normal
 from fedhelp_edge.errors import LabelUnknownError
 
 _NAMES, _COLUMNS = "names.json", "columns.json"

@@ -21,7 +21,7 @@ from fedhelp_edge import files, plan
 from fedhelp_edge.data import arrays, budget, picture
 from fedhelp_edge.data.arrays import Archive
 from fedhelp_edge.data.images import SPLITS, Problem
-from fedhelp_edge.data.row import Decoded, Job, Row, patient
+from fedhelp_edge.data.source_row import Decoded, Job, Row, patient
 from fedhelp_edge.errors import BadNpzError
 
 _CENTRES = ("centers", "centres")

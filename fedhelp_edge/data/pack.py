@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_edge import files, share
+from fedhelp_edge import files, update
 from fedhelp_edge.data import webp
 from fedhelp_edge.data.picture import resize
 from fedhelp_edge.errors import BadPackError, ImageBrokenError, UpdateError
@@ -75,7 +75,7 @@ def unasked(pixels: NDArray[np.uint8], labels: NDArray[np.int64], classes: Seque
 def save(path: Path, pack: Pack, quality: int | None = None) -> None:
     """Write a pack, its images as they are, or as WebP of a quality from 1 to `webp.LOSSLESS`."""
     notes = {"classes": json.dumps(pack.classes), "sources": json.dumps(pack.sources), **pack.about}
-    arrays: dict[str, share.Array] = {"images": pack.pixels}
+    arrays: dict[str, update.Array] = {"images": pack.pixels}
     if quality:
         arrays = dict(zip(("webp", "ends"), webp.encode(pack.pixels, quality), strict=True))
         notes["shape"] = json.dumps(pack.pixels.shape[1:])
@@ -83,15 +83,15 @@ def save(path: Path, pack: Pack, quality: int | None = None) -> None:
     if pack.sources:  # safetensors here know no empty arrays
         arrays["probabilities"] = pack.probabilities
     with files.writing(path, private=False) as file:
-        share.write(file, arrays, notes)
+        update.write(file, arrays, notes)
 
 
 def load(path: Path) -> Pack:
     """A pack, judged before anything of it is used."""
     try:
         with files.reading(path) as file:
-            header = share.read_header(file, metadata=NOTES)
-            arrays = dict(share.Arrays(file, header))
+            header = update.read_header(file, metadata=NOTES)
+            arrays = dict(update.Arrays(file, header))
         classes, sources = (tuple(map(str, json.loads(header.metadata[name]))) for name in ("classes", "sources"))
         if "webp" in arrays:
             pixels = webp.decode(arrays.pop("webp"), arrays.pop("ends"), json.loads(header.metadata["shape"]))

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from fedhelp_edge import plan
 from fedhelp_edge.data import budget
-from fedhelp_edge.data.row import Decoded
+from fedhelp_edge.data.source_row import Decoded
 from fedhelp_edge.errors import (
     FedhelpError,
     ImageBrokenError,

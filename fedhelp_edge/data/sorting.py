@@ -16,7 +16,7 @@ from fedhelp_edge import files, plan, safe_text
 from fedhelp_edge.data import folder, table
 from fedhelp_edge.data.images import Problem
 from fedhelp_edge.data.labels import Classes
-from fedhelp_edge.data.row import Decoded
+from fedhelp_edge.data.source_row import Decoded
 from fedhelp_edge.errors import BadTableError, FedhelpError, NoImagesError
 
 FILE = "labels.csv"

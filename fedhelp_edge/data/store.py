@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from fedhelp_edge import files, plan
 from fedhelp_edge.cores import usable_cores
 from fedhelp_edge.data import picture
-from fedhelp_edge.data.row import Decoded, Job, Source
+from fedhelp_edge.data.source_row import Decoded, Job, Source
 from fedhelp_edge.errors import FedhelpError, ImageBrokenError, ImageKindError, ImageSizeError
 
 _LASTING = tuple(

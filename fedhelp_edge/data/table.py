@@ -17,7 +17,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from fedhelp_edge import files, plan
 from fedhelp_edge.data import budget, dicom, folder, picture
 from fedhelp_edge.data.images import Problem
-from fedhelp_edge.data.row import Row, normal, patient, split_word
+from fedhelp_edge.data.source_row import Row, normal, patient, split_word
 from fedhelp_edge.errors import (
     BadTableError,
     FedhelpError,

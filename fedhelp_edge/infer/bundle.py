@@ -25,7 +25,7 @@ from fedhelp_edge.errors import (
     SigFormatError,
     SigNamespaceError,
 )
-from fedhelp_edge.infer import allowed, facts
+from fedhelp_edge.infer import allowed, metadata
 from fedhelp_edge.parcel import sshsig
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Bundle:
     signer: str  # the public key whose signature holds
     why: str  # it is not trusted, or "" if it is
     notes: dict[str, str] = field(repr=False)
-    facts: facts.Facts = field(repr=False)
+    facts: metadata.Facts = field(repr=False)
     threads: int | None = None
 
     @cached_property
@@ -70,14 +70,14 @@ class Bundle:
 
     @property
     def card(self) -> str:
-        return self.notes.get(facts.CARD, "")
+        return self.notes.get(metadata.CARD, "")
 
     def parity(self) -> float:
         """Ask what was asked at export: how far the answers lie apart, in parts of what is allowed. Or `Disagrees`."""
         try:
-            said = json.loads(self.notes[facts.PARITY])
-            images = facts.unpacked(said["image"])
-            wanted = {name: facts.unpacked(said[name]) for name in ("logits", "probabilities", "cam", "embedding")}
+            said = json.loads(self.notes[metadata.PARITY])
+            images = metadata.unpacked(said["image"])
+            wanted = {name: metadata.unpacked(said[name]) for name in ("logits", "probabilities", "cam", "embedding")}
         except (ValueError, KeyError, TypeError):
             raise BadBundleError("its test images cannot be read") from None
         allowed.cost(self.model, images.shape)
@@ -105,8 +105,8 @@ def load(path: Path, vouch: Vouch, *, threads: int | None = None) -> Bundle:
         raise BadBundleError(f"it is larger than {LIMIT >> 20} MiB")
     signer = _signer(model, beside(path))
     why = vouch(signer)
-    found = facts.notes(model)
-    known = facts.read(found[facts.FACTS])
+    found = metadata.notes(model)
+    known = metadata.read(found[metadata.FACTS])
     made = Bundle(model, hashlib.sha256(model).hexdigest(), signer, why, found, known, threads)
     made.check_graph()
     return made

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_edge.data import gather, labels, split
-from fedhelp_edge.data.gather import Gathered
+from fedhelp_edge.data import labels, loading, split
+from fedhelp_edge.data.loading import Gathered
 from fedhelp_edge.errors import NoImagesError, OtherClassesError
 from fedhelp_edge.infer import decide
 from fedhelp_edge.infer.bundle import Bundle
@@ -77,7 +77,7 @@ def compare(old: Bundle, new: Bundle, source: Path, *, kept: Path, site: Path | 
         raise OtherClassesError(f"{', '.join(old.facts.classes)} in one, {', '.join(new.facts.classes)} in the other")
     mine, theirs = (_gathered(one, source, kept, site) for one in (old, new))
     if not len(mine.images):
-        raise NoImagesError(gather.nothing(source, mine.images.problems))
+        raise NoImagesError(loading.nothing(source, mine.images.problems))
     used = {name: place for place, name in enumerate(mine.images.names)}
     places = {name: place for place, name in enumerate(theirs.images.names)}
     known = _known(old, mine, site) | _known(new, theirs, site)
@@ -99,13 +99,13 @@ def _gathered(one: Bundle, source: Path, kept: Path, site: Path | None) -> Gathe
     plan = Plan(classes=one.facts.classes, image=one.facts.image)
     names = labels.kept_names(site, source, plan.classes) if site else {}
     columns = labels.kept_columns(site, source) if site else {}
-    return gather.gather(source, plan, kept=kept, mapping=names, columns=columns)
+    return loading.gather(source, plan, kept=kept, mapping=names, columns=columns)
 
 
 def _known(one: Bundle, found: Gathered, site: Path | None) -> set[str]:
     """The images that the site learned from or chose by, and those that show the same patient or nearly the same."""
     image = one.facts.image
-    kept = split.load(site / gather.SPLIT_FILE, f"{image.size}x{image.size}x{image.channels}") if site else None
+    kept = split.load(site / loading.SPLIT_FILE, f"{image.size}x{image.size}x{image.channels}") if site else None
     seen = [(kept or {}).get(sha256, "test") != "test" for sha256 in found.hashes]
     groups = {group for group, own in zip(found.images.groups, seen, strict=True) if own and group}
     images = zip(found.images.names, found.images.groups, seen, strict=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedhelp_edge.infer import looks
 from fedhelp_edge.infer.bundle import Bundle
-from fedhelp_edge.infer.facts import Facts
+from fedhelp_edge.infer.metadata import Facts
 
 Verdict = Literal["answered", "uncertain", "unlike"]
 

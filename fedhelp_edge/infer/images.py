@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fedhelp_edge import plan
 from fedhelp_edge.data import folder, npz
-from fedhelp_edge.data.row import Decoded
+from fedhelp_edge.data.source_row import Decoded
 from fedhelp_edge.errors import FedhelpError, FileMissingError
 
 

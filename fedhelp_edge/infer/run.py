@@ -23,7 +23,7 @@ import numpy as np
 from fedhelp_edge import lock, unattended
 from fedhelp_edge.cores import usable_cores
 from fedhelp_edge.data import picture
-from fedhelp_edge.data.row import Decoded
+from fedhelp_edge.data.source_row import Decoded
 from fedhelp_edge.errors import FedhelpError, FileMissingError, ImageSizeError, OtherAnswersError
 from fedhelp_edge.infer import decide, images, show
 from fedhelp_edge.infer.bundle import Bundle

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedhelp_edge import files, plan, safe_text
-from fedhelp_edge.data.row import Decoded
+from fedhelp_edge.data.source_row import Decoded
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.decide import Answer, percent
-from fedhelp_edge.infer.facts import Facts
+from fedhelp_edge.infer.metadata import Facts
 from fedhelp_edge.parcel import sshsig
-from fedhelp_edge.report import page
+from fedhelp_edge.report import pages
 from fedhelp_edge.safe_text import visible, visible_html
-from fedhelp_edge.trust import words
+from fedhelp_edge.trust import key_words
 
 Row = Mapping[str, Any]
 
@@ -39,7 +39,7 @@ def model(bundle: Bundle) -> dict[str, Any]:
     """What every answer says of the model that gave it."""
     return {
         "name": bundle.facts.name, "sha256": bundle.sha256, "round": bundle.facts.round,
-        "signer": sshsig.fingerprint(bundle.signer), "words": " ".join(words.of_text(bundle.signer)),
+        "signer": sshsig.fingerprint(bundle.signer), "words": " ".join(key_words.of_text(bundle.signer)),
         "trusted": not bundle.why, "why": bundle.why,
     }  # fmt: skip
 
@@ -135,34 +135,34 @@ class Html(Table):
         facts = bundle.facts
         fields = -(-facts.image.size // 4)
         links = [(number - 1, "earlier")] * (number > 1) + [(number + 1, "later")] * (not last)
-        return page.page(
+        return pages.page(
             f"{facts.name}: answers" + (f", page {number}" if number > 1 else ""),
-            page.paragraph(NOTICE),
-            *([page.paragraph(f"This model is {doubts(bundle)}.")] if bundle.why else []),
-            page.paragraph(
+            pages.paragraph(NOTICE),
+            *([pages.paragraph(f"This model is {doubts(bundle)}.")] if bundle.why else []),
+            pages.paragraph(
                 "Beside each picture: where it speaks for the likeliest class (orange) and against it (blue), against "
                 f"the mean of all classes, in {fields} x {fields} fields."
             ),
             *(part for row in rows for part in self._one(facts, row)),
-            *(page.Html(f'<p><a href="{self._name(to)}">{word} images</a></p>') for to, word in links),
-            page.paragraph(f"Model {bundle.sha256}, round {facts.round}."),
+            *(pages.Html(f'<p><a href="{self._name(to)}">{word} images</a></p>') for to, word in links),
+            pages.paragraph(f"Model {bundle.sha256}, round {facts.round}."),
             style=_STYLE,
         )
 
-    def _one(self, facts: Facts, row: Row) -> Iterator[page.Html]:
-        yield page.Html("<section>")
-        yield page.heading(row["file"])
+    def _one(self, facts: Facts, row: Row) -> Iterator[pages.Html]:
+        yield pages.Html("<section>")
+        yield pages.heading(row["file"])
         if row["error"]:
-            yield page.paragraph(f"{row['error']['code']}: {row['reason']}; {row['error']['remedy']}.")
+            yield pages.paragraph(f"{row['error']['code']}: {row['reason']}; {row['error']['remedy']}.")
         else:
             if row.get("picture"):
                 yield _shown(row["picture"])
-            yield page.paragraph(f"Answer: {row['answer']}." if row["answer"] else f"Don't know: {row['reason']}.")
+            yield pages.paragraph(f"Answer: {row['answer']}." if row["answer"] else f"Don't know: {row['reason']}.")
             if row["doubt"]:
-                yield page.paragraph(f"Note: {row['doubt']}.")
+                yield pages.paragraph(f"Note: {row['doubt']}.")
             if row["verdict"] != "unlike":  # else no probability means anything
-                yield page.table(("class", "probability", "possible", "flagged"), list(_lines(facts, row)))
-        yield page.Html("</section>")
+                yield pages.table(("class", "probability", "possible", "flagged"), list(_lines(facts, row)))
+        yield pages.Html("</section>")
 
 
 KINDS: Mapping[str, Table] = {"table": Table(), "csv": Csv(), "json": Json(), "html": Html()}
@@ -204,9 +204,9 @@ def _lines(facts: Facts, row: Row) -> Iterator[tuple[str, ...]]:
         yield visible(name), percent(row["probabilities"][name]), *marks
 
 
-def _shown(said: Mapping[str, Any]) -> page.Html:
+def _shown(said: Mapping[str, Any]) -> pages.Html:
     source, alt, width = (visible_html(str(said[name])) for name in ("jpeg", "alt", "width"))
-    return page.Html(f'<img src="data:image/jpeg;base64,{source}" alt="{alt}" width="{width}" height="{_SIDE}">')
+    return pages.Html(f'<img src="data:image/jpeg;base64,{source}" alt="{alt}" width="{width}" height="{_SIDE}">')
 
 
 def _replace(path: Path, parts: Iterable[str]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from fedhelp_edge import shell
 from fedhelp_edge.data import groups
 from fedhelp_edge.data.images import Images
-from fedhelp_edge.data.row import split_word
+from fedhelp_edge.data.source_row import split_word
 from fedhelp_edge.errors import UsageError
 
 

@@ -20,21 +20,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedhelp_edge import files, share
+from fedhelp_edge import files, update
 from fedhelp_edge.codec import CODECS
 from fedhelp_edge.data.findings import findings
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import TargetExistsError
 from fedhelp_edge.lab.partition import Part
-from fedhelp_edge.lab.post import Post, through
-from fedhelp_edge.merge import patience, rules
+from fedhelp_edge.lab.transport import Post, through
+from fedhelp_edge.merge import early_stopping, rules
 from fedhelp_edge.methods.base import Bench, Learner
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets import resnet, spec
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics
-from fedhelp_edge.share import Array, Schema
 from fedhelp_edge.train import checkpoint, learners, loop
+from fedhelp_edge.update import Array, Schema
 
 Progress = Callable[[str], None]
 
@@ -59,7 +59,7 @@ def run(
     _same_run(plan, parts, pack, start, post is not None, out)
     if done.exists():
         return dict(json.loads(done.read_text(encoding="utf-8")))
-    whole = share.Share(merged).schema()
+    whole = update.Share(merged).schema()
     merged = dict(through(plan.wire.down, merged, whole, merged)[0])  # a model is what everybody holds of it
     made = {part.id: learners.learner(plan, part.id, part.tier, part.of("train"), pack, bench) for part in parts}
     spare = {name: copy.deepcopy(one.net) for name, one in made.items()}  # for the merged model to be judged in
@@ -69,7 +69,7 @@ def run(
     examples = {part.id: min(len(part.of("train")), plan.merge.max_examples) for part in parts}
     for round_ in range(first + 1, plan.rounds + 1):
         if method.exchanges and plan.round.patience:
-            if patience.is_spent(facts["reports"], plan.round.patience):
+            if early_stopping.is_spent(facts["reports"], plan.round.patience):
                 break  # a round's shares tell how good the model was that it began with
             facts["reports"].append(_report(parts, made, spare, merged))
         begun = time.monotonic()
@@ -125,7 +125,7 @@ def _same_run(
 def model_hash(merged: Mapping[str, Array], schema: Schema, codec: str = "f32") -> str:
     """What names a merged model: the hash of its canonical safetensors, as it travels down."""
     file = io.BytesIO()
-    share.write(file, CODECS[codec].encode({t.name: merged[t.name] for t in schema.tensors}, {}, {})[0])
+    update.write(file, CODECS[codec].encode({t.name: merged[t.name] for t in schema.tensors}, {}, {})[0])
     return hashlib.sha256(file.getvalue()).hexdigest()
 
 
@@ -179,7 +179,7 @@ def _keep(
         one.optimisers = {}  # new in each round
         checkpoint.save(part / name, round_, facts, one.state())
     with files.writing(part / "merged.safetensors") as file:
-        share.write(file, merged)
+        update.write(file, merged)
     part.rename(folder)
     shutil.rmtree(out / f"round-{round_ - 1:06}", ignore_errors=True)
 
@@ -201,7 +201,7 @@ def _resume(out: Path, made: Mapping[str, Learner]) -> tuple[int, dict[str, Any]
 
 def _load(path: Path) -> dict[str, Array]:
     with files.reading(path) as file:
-        return dict(share.Arrays(file, share.read_header(file)))
+        return dict(update.Arrays(file, update.read_header(file)))
 
 
 def _record(

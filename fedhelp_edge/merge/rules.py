@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_edge.merge import clip
-from fedhelp_edge.merge.clip import Arrays
+from fedhelp_edge.merge import norm_limit
+from fedhelp_edge.merge.norm_limit import Arrays
 from fedhelp_edge.plan import Merge
-from fedhelp_edge.share import Array
+from fedhelp_edge.update import Array
 
 Shares = Mapping[str, Arrays]
 
@@ -20,14 +20,18 @@ _COLUMNS = 1 << 20  # numbers that a rule over all sites looks at together
 
 
 def merge(
-    base: Arrays, shares: Shares, examples: Mapping[str, int], how: Merge, pulls: Mapping[str, clip.Pull] | None = None
+    base: Arrays,
+    shares: Shares,
+    examples: Mapping[str, int],
+    how: Merge,
+    pulls: Mapping[str, norm_limit.Pull] | None = None,
 ) -> dict[str, Array]:
     """What the round makes of its shares. `pulls` where they are known already."""
     sites = sorted(shares)
     if how.clip == "auto":
         if pulls is None:
-            pulls = {site: clip.pull(base, shares[site]) for site in sites}
-        shares = _Clipped(base, shares, clip.factors({site: pulls[site] for site in sites}))
+            pulls = {site: norm_limit.pull(base, shares[site]) for site in sites}
+        shares = _Clipped(base, shares, norm_limit.factors({site: pulls[site] for site in sites}))
     if how.rule == "mean":
         return mean(shares, parts({site: examples[site] for site in sites}, how))
     if how.rule == "median":
@@ -116,12 +120,12 @@ def _named(row: NDArray[np.float64], shapes: Mapping[str, tuple[int, ...]]) -> d
 class _Clipped(Mapping[str, Arrays]):
     """The shares, those that pull too far brought closer to the base."""
 
-    def __init__(self, base: Arrays, shares: Shares, factors: Mapping[str, clip.Pull]) -> None:
+    def __init__(self, base: Arrays, shares: Shares, factors: Mapping[str, norm_limit.Pull]) -> None:
         self.base, self.shares, self.factors = base, shares, factors
 
     def __getitem__(self, site: str) -> Arrays:
         share = self.shares[site]
-        return clip.Closer(self.base, share, self.factors[site]) if site in self.factors else share
+        return norm_limit.Closer(self.base, share, self.factors[site]) if site in self.factors else share
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.shares)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fedhelp_edge.methods.losses import Loss, loss_of, prior
 from fedhelp_edge.nets import resnet
 from fedhelp_edge.plan import Plan
-from fedhelp_edge.share import Array, Schema, Share
+from fedhelp_edge.update import Array, Schema, Share
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from fedhelp_edge.methods.registry import FedHelp as Numbers
 from fedhelp_edge.nets.resnet import ResNet, still_statistics
 from fedhelp_edge.nets.spec import FEATURES
 from fedhelp_edge.plan import Plan
-from fedhelp_edge.share import Schema
+from fedhelp_edge.update import Schema
 
 _LEAST = 1e-7  # a probability that half precision cannot tell from nothing
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from fedhelp_edge.methods.base import Batch, Bench, Knowledge, Learner, Phase, Site
 from fedhelp_edge.plan import Plan
-from fedhelp_edge.share import Array, Schema
+from fedhelp_edge.update import Array, Schema
 
 
 class FedProx(Learner):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from fedhelp_edge.methods.base import Bench, Knowledge, Learner, Site
 from fedhelp_edge.plan import Plan
-from fedhelp_edge.share import Array, Schema
+from fedhelp_edge.update import Array, Schema
 
 
 class Local(Learner):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fedhelp_edge.nets import spec
 from fedhelp_edge.plan import Plan, key
-from fedhelp_edge.share import Array, Schema
+from fedhelp_edge.update import Array, Schema
 
 
 @dataclass(frozen=True)

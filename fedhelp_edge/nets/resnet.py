@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedhelp_edge.nets.spec import DEPTHS, FEATURES, GROUPS, WIDTHS
-from fedhelp_edge.share import Array
+from fedhelp_edge.update import Array
 
 
 class Block(nn.Module):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fedhelp_edge.errors import SchemaShapeError
-from fedhelp_edge.share import Array, Schema, Tensor, check_numbers
+from fedhelp_edge.update import Array, Schema, Tensor, check_numbers
 
 DEPTHS = {"resnet20": 3, "resnet32": 5, "resnet56": 9, "resnet110": 18}  # n, the blocks of a stage
 WIDTHS = (16, 32, 64)

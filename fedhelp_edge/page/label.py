@@ -10,10 +10,10 @@ import string
 from fedhelp_edge import errors
 from fedhelp_edge.data.sorting import Sorting
 from fedhelp_edge.errors import FedhelpError
-from fedhelp_edge.page import words
-from fedhelp_edge.page.door import Answer, Asked
-from fedhelp_edge.report import page
-from fedhelp_edge.report.page import Html
+from fedhelp_edge.page import texts
+from fedhelp_edge.page.local_server import Answer, Asked
+from fedhelp_edge.report import pages
+from fedhelp_edge.report.pages import Html
 from fedhelp_edge.safe_text import visible_html
 
 KEYS = string.digits[1:] + string.ascii_lowercase
@@ -72,24 +72,27 @@ class Label:
     def _picture(self, place: int) -> str:
         name, total = self.sorting.names[place], len(self.sorting.names)
         label, counts = self.sorting.label(name), self.sorting.counts()
-        called = words.LABEL_OPEN if label is None else words.LABEL_CALLED
+        called = texts.LABEL_OPEN if label is None else texts.LABEL_CALLED
         said = called.format(file=name, name="" if label is None else self.sorting.classes[label])
         try:
             shown, buttons = _shown(self.sorting, name, said), self._classes(place, label)
         except FedhelpError as fault:
-            shown, buttons = page.paragraph(words.LABEL_BROKEN.format(cause=fault.cause, remedy=fault.remedy)), Html("")
+            shown, buttons = (
+                pages.paragraph(texts.LABEL_BROKEN.format(cause=fault.cause, remedy=fault.remedy)),
+                Html(""),
+            )
         ways = [
-            _button(place and str(place), words.LABEL_BACK, "ArrowLeft", "←"),
-            _button(place + 2 <= total and str(place + 2), words.LABEL_ON, "ArrowRight", "→"),
+            _button(place and str(place), texts.LABEL_BACK, "ArrowLeft", "←"),
+            _button(place + 2 <= total and str(place + 2), texts.LABEL_ON, "ArrowRight", "→"),
         ]
-        return page.page(
-            words.LABEL_TITLE.format(number=place + 1, total=total),
-            page.paragraph(words.LABEL_PROGRESS.format(done=sum(counts), total=total)),
+        return pages.page(
+            texts.LABEL_TITLE.format(number=place + 1, total=total),
+            pages.paragraph(texts.LABEL_PROGRESS.format(done=sum(counts), total=total)),
             buttons,
             shown,
-            page.paragraph(said),
+            pages.paragraph(said),
             Html(f'<form method="get">{"".join(ways)}</form>'),
-            page.paragraph(words.LABEL_HINT),
+            pages.paragraph(texts.LABEL_HINT),
             self._stop(),
             *self._unread(),
             style=_STYLE,
@@ -105,22 +108,22 @@ class Label:
                 f"<kbd>{key}</kbd>{visible_html(name)}</button>"
             )
         if label is not None:
-            parts.append(f'<button name="class" value="" data-key="Delete">{visible_html(words.LABEL_CLEAR)}</button>')
+            parts.append(f'<button name="class" value="" data-key="Delete">{visible_html(texts.LABEL_CLEAR)}</button>')
         return Html(f'<form method="post" action="{place + 1}">{"".join(parts)}</form>')
 
     def _end(self, asked: Asked) -> Answer:
         rest = len(self.sorting.names) - sum(self.sorting.counts())
-        counts = page.table(
-            (words.CLASS, words.PICTURES), list(zip(self.sorting.classes, self.sorting.counts(), strict=True))
+        counts = pages.table(
+            (texts.CLASS, texts.PICTURES), list(zip(self.sorting.classes, self.sorting.counts(), strict=True))
         )
         if asked.body is not None:
-            return Answer(page.page(words.LABEL_ENDED, counts, page.paragraph(words.LABEL_ENDED_HOW)), last=True)
-        title = words.LABEL_REST.format(count=rest) if rest else words.LABEL_ALL_DONE
-        back = Html(f'<form method="get">{_button("1", words.LABEL_BACK, "ArrowLeft", "←")}</form>')
-        return Answer(page.page(title, counts, back, self._stop(), *self._unread(), style=_STYLE, script=_SCRIPT))
+            return Answer(pages.page(texts.LABEL_ENDED, counts, pages.paragraph(texts.LABEL_ENDED_HOW)), last=True)
+        title = texts.LABEL_REST.format(count=rest) if rest else texts.LABEL_ALL_DONE
+        back = Html(f'<form method="get">{_button("1", texts.LABEL_BACK, "ArrowLeft", "←")}</form>')
+        return Answer(pages.page(title, counts, back, self._stop(), *self._unread(), style=_STYLE, script=_SCRIPT))
 
     def _stop(self) -> Html:
-        return Html(f'<form method="post" action="{_END}"><button>{visible_html(words.LABEL_END)}</button></form>')
+        return Html(f'<form method="post" action="{_END}"><button>{visible_html(texts.LABEL_END)}</button></form>')
 
     def _unread(self) -> list[Html]:
         """What lies there and is no picture for us, with what to do."""
@@ -128,8 +131,8 @@ class Label:
             return []
         kinds = {kind.code: kind for kind in errors.tree() if kind.code}
         rows = [(one.file, one.cause, kinds[one.code].remedy) for one in self.sorting.problems]
-        shown = page.table((words.FILE, words.CAUSE, words.REMEDY), rows)
-        head = visible_html(words.LABEL_UNREAD.format(count=len(rows)))
+        shown = pages.table((texts.FILE, texts.CAUSE, texts.REMEDY), rows)
+        head = visible_html(texts.LABEL_UNREAD.format(count=len(rows)))
         return [Html(f"<details><summary>{head}</summary>{shown}</details>")]
 
 
@@ -144,4 +147,4 @@ def _shown(sorting: Sorting, name: str, said: str) -> Html:
     found = sorting.shown(name, _SIDE)
     scale = _SIDE / max(found.width, found.height)
     width, height = (max(1, round(length * scale)) for length in (found.width, found.height))
-    return page.picture(found.pixels, said, width, height)
+    return pages.picture(found.pixels, said, width, height)

@@ -12,15 +12,15 @@ import re
 
 from fedhelp_edge import plan
 from fedhelp_edge.data import folder, picture
-from fedhelp_edge.data.row import Decoded
+from fedhelp_edge.data.source_row import Decoded
 from fedhelp_edge.errors import FedhelpError, ImageSizeError, NoImagesError
 from fedhelp_edge.infer import decide, show
 from fedhelp_edge.infer.bundle import Bundle
-from fedhelp_edge.page import words
-from fedhelp_edge.page.door import Answer, Asked
-from fedhelp_edge.page.words import Diagnosis
-from fedhelp_edge.report import page
-from fedhelp_edge.report.page import Html
+from fedhelp_edge.page import texts
+from fedhelp_edge.page.local_server import Answer, Asked
+from fedhelp_edge.page.texts import Diagnosis
+from fedhelp_edge.report import pages
+from fedhelp_edge.report.pages import Html
 from fedhelp_edge.safe_text import visible_html
 
 _LIMIT = 128 << 20  # bytes of all files of a form
@@ -104,8 +104,8 @@ class Serve:
         )
 
     def _view(self, asked: Asked) -> _View:
-        lang = self._language or words.language(asked.languages)
-        return _View(self.bundle, lang, words.DIAGNOSIS[lang])
+        lang = self._language or texts.language(asked.languages)
+        return _View(self.bundle, lang, texts.DIAGNOSIS[lang])
 
 
 class _View:
@@ -116,15 +116,15 @@ class _View:
 
     def page(self, *answers: Html) -> str:
         said, facts = self.said, self.facts
-        return page.page(
+        return pages.page(
             said.title.format(name=facts.name),
-            page.paragraph(said.notice),
+            pages.paragraph(said.notice),
             *([_warning(said.unreviewed)] if not said.reviewed else []),
             *([_warning(said.doubt, show.doubts(self.bundle))] if self.bundle.why else []),
             *answers,
             self._form(first=not answers),
             Html(f"<details><summary>{visible_html(said.card)}</summary>{_card(self.bundle.card)}</details>"),
-            page.paragraph(said.model.format(sha256=self.bundle.sha256[:16], round=facts.round)),
+            pages.paragraph(said.model.format(sha256=self.bundle.sha256[:16], round=facts.round)),
             Html(f'<form class="end" method="post" action="{_END}"><button>{visible_html(said.stop)}</button></form>'),
             style=_STYLE,
             script=_SCRIPT,
@@ -132,7 +132,7 @@ class _View:
         )
 
     def ended(self) -> str:
-        return page.page(self.said.ended, page.paragraph(self.said.ended_how), lang=self.lang)
+        return pages.page(self.said.ended, pages.paragraph(self.said.ended_how), lang=self.lang)
 
     def files(self, asked: Asked) -> list[Html]:
         """What is said of each file."""
@@ -175,7 +175,7 @@ class _View:
         known = said.codes.get(fault.code)
         return Html(
             f'<section class="warn">{_named(name)}{_heading(f"{said.refused} ({fault.code})", place)}'
-            + (page.paragraph(known) if known else "")
+            + (pages.paragraph(known) if known else "")
             + f'<p>{visible_html(said.cause)}: <span lang="en">{visible_html(fault.cause)}</span></p>'
             f'<p>{visible_html(said.remedy)}: <span lang="en">{visible_html(fault.remedy)}</span></p></section>'
         )
@@ -192,10 +192,10 @@ class _View:
         )
 
     def _possible(self, answer: decide.Answer) -> Html:
-        return page.paragraph(self.said.set.format(names=", ".join(answer.set))) if answer.set else Html("")
+        return pages.paragraph(self.said.set.format(names=", ".join(answer.set))) if answer.set else Html("")
 
     def _plain_figure(self, shown: Decoded) -> Html:
-        return Html(f"<figure>{page.picture(shown.pixels, self.said.picture, *_sides(shown))}</figure>")
+        return Html(f"<figure>{pages.picture(shown.pixels, self.said.picture, *_sides(shown))}</figure>")
 
     def _figure(self, answer: decide.Answer, shown: Decoded, place: int) -> Html:
         """The image, and what speaks for the likeliest class; with script one lies over the other."""
@@ -204,8 +204,8 @@ class _View:
         width, height = _sides(shown)
         fields = answer.heatmaps.shape[-1]
         return Html(
-            f'<figure><div class="pair">{page.picture(shown.pixels, said.picture, width, height)}'
-            f"{page.picture(over, said.heat.format(name=likeliest), width, height)}</div>"
+            f'<figure><div class="pair">{pages.picture(shown.pixels, said.picture, width, height)}'
+            f"{pages.picture(over, said.heat.format(name=likeliest), width, height)}</div>"
             f"<p hidden><label>{visible_html(said.strength)} "
             f'<input type="range" min="0" max="100" step="5" value="60">'
             f"</label></p><figcaption>{visible_html(said.legend.format(name=likeliest, fields=fields))}</figcaption>"

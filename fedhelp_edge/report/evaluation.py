@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedhelp_edge import files
-from fedhelp_edge.report import page
+from fedhelp_edge.report import pages
 from fedhelp_edge.report.metrics import Figure, Scores
 from fedhelp_edge.report.nets import HEAD, NAMES, table
 
@@ -59,27 +59,27 @@ class Evaluation:
     def html(self) -> str:
         name = self.chosen or "own"
         own = self.nets[name]
-        return page.page(
+        return pages.page(
             f"{self.plan}: evaluation after round {self.round}",
-            page.paragraph(f"{own.images} test images, {self.tier} site. In brackets: 95 % intervals."),
-            *([page.table(HEAD, table(self.figures, self.chosen))] if self.figures else []),
-            page.table(
+            pages.paragraph(f"{own.images} test images, {self.tier} site. In brackets: 95 % intervals."),
+            *([pages.table(HEAD, table(self.figures, self.chosen))] if self.figures else []),
+            pages.table(
                 ("", *(_NETS[name] for name in self.nets)),
                 [
                     (label, *(_shown(getattr(scores, name)) for scores in self.nets.values()))
                     for name, label in _FIGURES.items()
                 ],
             ),
-            *page.notes(self.findings),
-            page.paragraph(f"Below: {NAMES[name]}."),
+            *pages.notes(self.findings),
+            pages.paragraph(f"Below: {NAMES[name]}."),
             *self._classes(own),
             *self._confusion(own),
             *self._calibration(own),
         )
 
-    def _classes(self, own: Scores) -> Iterator[page.Html]:
-        yield page.heading("Each class against the others")
-        yield page.table(
+    def _classes(self, own: Scores) -> Iterator[pages.Html]:
+        yield pages.heading("Each class against the others")
+        yield pages.table(
             ("class", "images", "sensitivity", "specificity", "AUC"),
             [
                 (name, of.images, _shown(of.sensitivity), _shown(of.specificity), _shown(of.auc))
@@ -87,23 +87,23 @@ class Evaluation:
             ],
         )
 
-    def _confusion(self, own: Scores) -> Iterator[page.Html]:
-        yield page.heading("What was taken for what")
-        yield page.paragraph("A row for each true class, a column for each answer.")
-        yield page.table(
+    def _confusion(self, own: Scores) -> Iterator[pages.Html]:
+        yield pages.heading("What was taken for what")
+        yield pages.paragraph("A row for each true class, a column for each answer.")
+        yield pages.table(
             ("", *self.classes), [(name, *row) for name, row in zip(self.classes, own.confusion, strict=False)]
         )
 
-    def _calibration(self, own: Scores) -> Iterator[page.Html]:
-        yield page.heading("Is it as often right as it is sure?")
-        yield page.chart(
+    def _calibration(self, own: Scores) -> Iterator[pages.Html]:
+        yield pages.heading("Is it as often right as it is sure?")
+        yield pages.chart(
             {
                 "as it should be": [(0.0, 0.0), (1.0, 1.0)],
                 "this net": [(of.sure, of.right.value) for of in own.reliability],
             },
             "how sure", "how often right",
         )  # fmt: skip
-        yield page.table(
+        yield pages.table(
             ("sure", "images", "right"), [(f"{of.sure:.2f}", of.images, _shown(of.right)) for of in own.reliability]
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedhelp_edge.report import page
+from fedhelp_edge.report import pages
 from fedhelp_edge.report.nets import NAMES, part_right
 
 Round = Mapping[str, Any]  # what a round's report.json holds
@@ -16,29 +16,29 @@ def report(name: str, rounds: Sequence[Round]) -> str:
     last = rounds[-1]
     nets = [net for net in NAMES if net in last["val"]]
     losses = _losses(last)
-    return page.page(
+    return pages.page(
         f"{name}: round {last['round']}",
-        page.paragraph(
+        pages.paragraph(
             f"{last['method']} at a {last['tier']} site: {last['examples']} images to learn from, "
             f"{last['images']} seen in {last['seconds']} s ({last['cpu_seconds']} s of processor time)."
         ),
-        *page.notes(last.get("findings", ())),
-        page.heading("Accuracy on validation images"),
-        page.table(("net", "accuracy, validation"), [(NAMES[net], _right(last, net)) for net in nets]),
-        page.paragraph("Trained alone is the same net with as many steps on the same images, without the others.")
+        *pages.notes(last.get("findings", ())),
+        pages.heading("Accuracy on validation images"),
+        pages.table(("net", "accuracy, validation"), [(NAMES[net], _right(last, net)) for net in nets]),
+        pages.paragraph("Trained alone is the same net with as many steps on the same images, without the others.")
         if "alone" in nets
-        else page.paragraph("No net was trained alone beside it."),
-        page.heading("Loss, its parts in the mean over the steps"),
-        page.table(("phase", "part", "loss"), [(*part, _number(loss)) for part, loss in losses.items()]),
-        page.heading("From round to round"),
-        page.chart(
+        else pages.paragraph("No net was trained alone beside it."),
+        pages.heading("Loss, its parts in the mean over the steps"),
+        pages.table(("phase", "part", "loss"), [(*part, _number(loss)) for part, loss in losses.items()]),
+        pages.heading("From round to round"),
+        pages.chart(
             {NAMES[net]: [(one["round"], one["val"].get(net)) for one in rounds] for net in nets}, "round", "accuracy"
         ),
-        page.chart(
+        pages.chart(
             {" ".join(part): [(one["round"], _losses(one).get(part)) for one in rounds] for part in losses},
             "round", "loss",
         ),
-        page.table(
+        pages.table(
             ("round", *(NAMES[net] for net in nets), "seconds", "images"),
             [
                 (one["round"], *(_right(one, net) for net in nets), one["seconds"], one["images"])

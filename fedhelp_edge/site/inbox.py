@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from fedhelp_edge import exchange, files, lock, share
+from fedhelp_edge import exchange, files, lock, update
 from fedhelp_edge import plan as plans
 from fedhelp_edge.codec import CODECS
 from fedhelp_edge.errors import (
@@ -27,10 +27,10 @@ from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.parcel import age, keys, parcel, statement
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.plan import Plan
-from fedhelp_edge.share import Array
-from fedhelp_edge.site import folder
-from fedhelp_edge.trust.floor import Floor
+from fedhelp_edge.site import layout
+from fedhelp_edge.trust.state import Floor
 from fedhelp_edge.trust.task import Task
+from fedhelp_edge.update import Array
 
 _RECEIPT, _FIRST_MODEL, _AROUND = 64 << 10, 4 << 30, 16 << 20  # bytes; the last: what stands around a model's numbers
 _ORDER = ("charter", "roster", "task", "knowledge", "global", "receipt")  # each rests on those before it
@@ -45,12 +45,12 @@ class Taken:
 def download(home: Path, carriers: Sequence[exchange.Carrier], ask: Callable[[], str]) -> Taken:
     """Fetch what is there, verify it, keep it; open the model that the order names."""
     taken = Taken()
-    with lock.held(home / folder.LOCK):
-        taken.refused += folder.mend(home)
-        folder.take_up_new_keys(home, folder.joined(home))  # where that was cut off
+    with lock.held(home / layout.LOCK):
+        taken.refused += layout.mend(home)
+        layout.take_up_new_keys(home, layout.joined(home))  # where that was cut off
         found = (path for carrier in carriers for path in carrier.fetch(have(home)))
         known = take_in(home, found, taken, functools.cache(lambda: _identities(home, ask)))
-        folder.take_up_new_keys(home, known)
+        layout.take_up_new_keys(home, known)
         _open_base(home, known, ask)
     return taken
 
@@ -63,7 +63,7 @@ def take_in(
     Of several files with one statement the first that holds counts: anybody can sign another's statement once more.
     Of one model that was sealed to several groups of sites, only the parcel that the `identities` open is kept.
     """
-    known, kept = folder.joined(home), set(have(home))
+    known, kept = layout.joined(home), set(have(home))
     listed: list[tuple[tuple[int, int, int], Path]] = []
     models: dict[tuple[int, str], set[str]] = {}  # by round and base, the parcels that hold this model
     for path in found:
@@ -72,7 +72,7 @@ def take_in(
                 models.setdefault(_model(said), set()).add(said.hash)
             if said.kind in _ORDER and said.hash not in kept:
                 listed.append((_rank(said), path))
-    with folder.scratch(home) as work:
+    with layout.scratch(home) as work:
         copy = work / "copy"  # what is judged must not change meanwhile
         for _, path in sorted(listed):
             with _told(home, path, taken), prologue(path) as (file, said, signers):
@@ -150,9 +150,9 @@ def _take(home: Path, known: Floor, copy: Path, said: statement.Statement, taken
         _keep_pack(home, copy, said)
         taken.new.append(f"knowledge, {said.size / 1e6:.1f} MB")
         return known
-    known = folder.take(known, copy)
-    folder.check_not_older(home, said)  # once it is known who signed it
-    folder.keep(home, copy, said)
+    known = layout.take(known, copy)
+    layout.check_not_older(home, said)  # once it is known who signed it
+    layout.keep(home, copy, said)
     taken.new.append(_in_words(said))
     return known
 
@@ -175,9 +175,9 @@ def _keep_pack(home: Path, copy: Path, said: statement.Statement) -> None:
 
 def _open_base(home: Path, known: Floor, ask: Callable[[], str]) -> None:
     """Opens the model that the newest order names, once. None is sealed for a site that waits to be let in."""
-    if known.task is None or folder.is_whole(folder.base_of(home, known.task)):
+    if known.task is None or layout.is_whole(layout.base_of(home, known.task)):
         return
-    if folder.me(home, known) is None:
+    if layout.me(home, known) is None:
         return
     sealed = sorted((home / "global").glob(f"{known.charter.epoch:04}-*.fhx"))
     named = [path for path in sealed if parcel.look(path, parcel.anyone).statement.context["base"] == known.task.base]
@@ -188,9 +188,9 @@ def _open_base(home: Path, known: Floor, ask: Callable[[], str]) -> None:
     for path in named:
         try:
             with parcel.open(path, known.trust, [own.identity]) as seen:
-                folder.base_of(home, known.task).parent.mkdir(exist_ok=True)
-                folder.base_of(home, known.task).unlink(missing_ok=True)  # a damaged one
-                with files.writing(folder.base_of(home, known.task)) as sink:
+                layout.base_of(home, known.task).parent.mkdir(exist_ok=True)
+                layout.base_of(home, known.task).unlink(missing_ok=True)  # a damaged one
+                with files.writing(layout.base_of(home, known.task)) as sink:
                     shutil.copyfileobj(seen.body, sink)
                 return
         except NoMatchError:
@@ -201,19 +201,19 @@ def _open_base(home: Path, known: Floor, ask: Callable[[], str]) -> None:
 
 
 def lacks_pack(home: Path, order: Task) -> bool:
-    path = folder.pack_of(home, order)
-    return path is not None and not folder.is_whole(path)
+    path = layout.pack_of(home, order)
+    return path is not None and not layout.is_whole(path)
 
 
 def base(home: Path, order: Task, plan: Plan) -> dict[str, Array]:
     """The model that a round begins with, as numbers."""
-    path = folder.base_of(home, order)
-    if not folder.is_whole(path):
+    path = layout.base_of(home, order)
+    if not layout.is_whole(path):
         raise NotYetError(
             f"the model that round {order.round} begins with is {'damaged' if path.exists() else 'not'} here"
         )
     with files.reading(path) as file:
-        return dict(CODECS[plan.wire.down].decode(dict(share.Arrays(file, share.read_header(file))), {}))
+        return dict(CODECS[plan.wire.down].decode(dict(update.Arrays(file, update.read_header(file))), {}))
 
 
 def plan_of(order: Task) -> Plan:
@@ -233,12 +233,12 @@ def _model(said: statement.Statement) -> tuple[int, str]:
 def _is_opened(home: Path, said: statement.Statement, parcels: Iterable[str]) -> bool:
     """Whether one of the parcels that hold this model was kept and opened, so that no other is of use."""
     opened = home / "base" / f"{said.context['base']}.safetensors"
-    return not have(home).isdisjoint(parcels) and folder.is_whole(opened)
+    return not have(home).isdisjoint(parcels) and layout.is_whole(opened)
 
 
 def _identities(home: Path, ask: Callable[[], str]) -> list[str]:
     """What opens parcels that are for this site, also by the keys that it asked to be known by."""
-    return [keys.load(place, ask).identity for place in (home, home / folder.NEXT_KEYS) if keys.are_in(place)]
+    return [keys.load(place, ask).identity for place in (home, home / layout.NEXT_KEYS) if keys.are_in(place)]
 
 
 def _is_for_us(home: Path, known: Floor, said: statement.Statement) -> bool:
@@ -254,9 +254,9 @@ def _is_mine(home: Path, about: str) -> bool:
 
 def _is_kept(home: Path, said: statement.Statement) -> bool:
     if said.kind == "knowledge":
-        return folder.is_whole(home / "pack" / f"{said.sha256}.safetensors")
-    path = folder.place(home, said)
-    return path.exists() and folder.parcel_hash(path) == said.hash
+        return layout.is_whole(home / "pack" / f"{said.sha256}.safetensors")
+    path = layout.place(home, said)
+    return path.exists() and layout.parcel_hash(path) == said.hash
 
 
 def _rank(said: statement.Statement) -> tuple[int, int, int]:
@@ -275,7 +275,7 @@ def merged(home: Path, known: Floor, round_: int, own: Keys, plan: Plan) -> tupl
     for path in sealed_models(home, known, round_):
         try:
             with parcel.open(path, known.trust, [own.identity]) as seen:
-                wire = dict(share.Arrays(seen.body, share.read_header(seen.body)))
+                wire = dict(update.Arrays(seen.body, update.read_header(seen.body)))
                 return dict(CODECS[plan.wire.down].decode(wire, {})), int(seen.statement.context["inputs"]["count"])
         except NoMatchError:  # sealed for those who were here before this site
             continue

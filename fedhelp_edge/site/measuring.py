@@ -17,9 +17,9 @@ from fedhelp_edge.errors import FedhelpError
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics
 from fedhelp_edge.report.evaluation import Evaluation
-from fedhelp_edge.share import Array
-from fedhelp_edge.site import folder, learn
-from fedhelp_edge.train import speed
+from fedhelp_edge.site import layout, local_training
+from fedhelp_edge.train import machine
+from fedhelp_edge.update import Array
 
 
 def measure(
@@ -28,12 +28,15 @@ def measure(
 ) -> Evaluation:  # fmt: skip
     """On the test part, or on all of other images; the net is chosen by the site's validation images, as `export` does,
     and each answers with the temperature that these ask for."""
-    speed.settle(threads)
+    machine.settle(threads)
     own = _own(home, plan, required=images is None)
     found = own if images is None else _others(home, plan, images)
     assert found is not None  # noqa: S101 - one of the two is there, or was refused
-    place, told = learn.Place(plan, site, tier, found, None, speed.bench(plan.training.precision)), learn.read(at)
-    nets, prior = learn.nets(place, at, merged), told["prior"]
+    place, told = (
+        local_training.Place(plan, site, tier, found, None, machine.bench(plan.training.precision)),
+        local_training.read(at),
+    )
+    nets, prior = local_training.nets(place, at, merged), told["prior"]
     test, val = found.part("test"), own.part("val") if own else found.only(np.array([], np.int64))
     distinct = choose.distinct(nets)
     choice = choose.choose(distinct, val, test, plan.image, prior)
@@ -50,7 +53,7 @@ def measure(
 def _own(home: Path, plan: Plan, *, required: bool) -> Images | None:
     """The site's images; where others are measured on, they may be gone."""
     try:
-        return data.load(folder.remembered(home, None), plan, kept=home / "images")
+        return data.load(layout.remembered(home, None), plan, kept=home / "images")
     except FedhelpError:
         if required:
             raise

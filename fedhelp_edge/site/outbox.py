@@ -12,7 +12,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedhelp_edge import exchange, files, lock, share
+from fedhelp_edge import exchange, files, lock, update
 from fedhelp_edge.codec import CODECS
 from fedhelp_edge.errors import (
     DuplicateRoundError,
@@ -24,8 +24,8 @@ from fedhelp_edge.errors import (
     UpdateError,
 )
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
-from fedhelp_edge.site import folder, inbox
-from fedhelp_edge.trust.floor import Floor
+from fedhelp_edge.site import inbox, layout
+from fedhelp_edge.trust.state import Floor
 from fedhelp_edge.trust.task import Task
 
 _FIRST_NEW_KEYS = "'fedhelp-edge upload' asks for them; after the coordinator's answer 'download', then 'upload' again"
@@ -36,33 +36,33 @@ _FINAL = {
 
 def seal_newest(home: Path, ask: Callable[[], str]) -> Path:
     """The share of the round that is ordered now."""
-    known = folder.joined(home)
+    known = layout.joined(home)
     if known.task is None:
         raise NotYetError("no round has been ordered yet")
-    with lock.held(home / folder.LOCK):
+    with lock.held(home / layout.LOCK):
         return seal_share(home, known, known.task, ask)
 
 
 def seal_share(home: Path, known: Floor, order: Task, ask: Callable[[], str]) -> Path:
     """The share of a finished round, sealed once: it lies beside the round, by the hash of its statement."""
-    at = folder.round_folder(home, order)
+    at = layout.round_folder(home, order)
     for done in at.glob("*.fhx"):
-        if folder.is_parcel(done):
+        if layout.is_parcel(done):
             return done
         done.unlink()
     if not (at / "report.json").exists():
         raise NotYetError(
             f"round {order.round} has not been trained yet", remedy="'fedhelp-edge train' or 'distill' first"
         )
-    site = folder.me(home, known)
+    site = layout.me(home, known)
     if site is None:
         raise NotYetError("this site is not in the roster yet")
-    if (home / folder.NEXT_KEYS).exists():
+    if (home / layout.NEXT_KEYS).exists():
         raise NotYetError("new keys were asked for, and the roster does not name them yet", remedy=_FIRST_NEW_KEYS)
     plan, report = inbox.plan_of(order), json.loads((at / "report.json").read_text(encoding="utf-8"))
     try:
         with files.reading(at / "share.safetensors") as file:
-            arrays = dict(share.Arrays(file, share.read_header(file)))
+            arrays = dict(update.Arrays(file, update.read_header(file)))
     except (UpdateError, FileNotFoundError) as fault:
         (at / "share.safetensors").unlink(missing_ok=True)
         (at / "report.json").unlink()
@@ -70,7 +70,7 @@ def seal_share(home: Path, known: Floor, order: Task, ask: Callable[[], str]) ->
         raise NotYetError(f"the share of round {order.round} was damaged on this disk", remedy=learn) from fault
     wire, _ = CODECS[plan.wire.up].encode(arrays, inbox.base(home, order, plan), {})
     body = io.BytesIO()
-    share.write(body, wire)
+    update.write(body, wire)
     own = keys.load(home, ask)
     context = statement.stamped(
         "update", federation=order.federation, round=order.round, task=order.hash, base=order.base, sender=site.id,
@@ -82,8 +82,8 @@ def seal_share(home: Path, known: Floor, order: Task, ask: Callable[[], str]) ->
 
 def put_aside(home: Path, order: Task) -> None:
     """Make room to train a round again whose share the coordinator refused."""
-    at = folder.round_folder(home, order)
-    with lock.held(home / folder.LOCK):
+    at = layout.round_folder(home, order)
+    with lock.held(home / layout.LOCK):
         if may_be_made_again(home, at):
             aside = home / "refused"
             aside.mkdir(exist_ok=True)
@@ -92,12 +92,12 @@ def put_aside(home: Path, order: Task) -> None:
 
 def may_be_made_again(home: Path, at: Path) -> bool:
     """Whether the share of a round was refused for what another training would put right."""
-    return any(one["state"] == "refused" and one["code"] not in _FINAL for one in folder.last_receipts(home, at))
+    return any(one["state"] == "refused" and one["code"] not in _FINAL for one in layout.last_receipts(home, at))
 
 
 def upload(home: Path, carriers: Sequence[exchange.Carrier]) -> list[str]:
     """Send what was sealed and not yet received, by every carrier, and keep the receipts that come at once."""
-    with lock.held(home / folder.LOCK):
+    with lock.held(home / layout.LOCK):
         ready = waiting(home)
         for carrier in carriers if ready else ():
             for path in ready:
@@ -108,7 +108,7 @@ def upload(home: Path, carriers: Sequence[exchange.Carrier]) -> list[str]:
 
 def waiting(home: Path, known: Floor | None = None) -> list[Path]:
     """What was sealed here and has no receipt."""
-    known = known or folder.joined(home)
+    known = known or layout.joined(home)
     return sorted([*shares(home, known), *_requests(home, known)], key=lambda path: path.name)
 
 
@@ -117,20 +117,20 @@ def shares(home: Path, known: Floor) -> list[Path]:
     least = max(0, known.task.round - inbox.plan_of(known.task).round.stale) if known.task else 0
     open_ = f"{known.charter.epoch:04}-{least:06}"
     made = (path for path in (home / "rounds").glob("*/*.fhx") if path.parent.name >= open_)
-    return [path for path in made if not folder.receipts(home, path.stem)]
+    return [path for path in made if not layout.receipts(home, path.stem)]
 
 
 def _requests(home: Path, known: Floor) -> Iterator[Path]:
     """Those not granted yet. A receipt for one holds in its epoch: a restored hub may not know of it."""
-    in_roster, new_keys = folder.me(home, known) is not None, (home / folder.NEXT_KEYS).exists()
+    in_roster, new_keys = layout.me(home, known) is not None, (home / layout.NEXT_KEYS).exists()
     if in_roster and not new_keys:
         return
     for path in (home / "request").glob("*.fhx"):
-        if not folder.is_parcel(path):
+        if not layout.is_parcel(path):
             again = "'fedhelp-edge keys rotate'" if in_roster else "'fedhelp-edge leave', then 'join' with an invite,"
             raise NotYetError("a request was damaged on this disk", remedy=f"{again} makes it again")
         kind = parcel.look(path, parcel.anyone).statement.kind
-        if kind == ("rotate" if in_roster else "enrol") and not folder.receipts(home, path.stem, known.charter.epoch):
+        if kind == ("rotate" if in_roster else "enrol") and not layout.receipts(home, path.stem, known.charter.epoch):
             yield path
 
 
@@ -139,7 +139,7 @@ def seal(
     recipients: Sequence[str] = (), facts: dict[str, Any] | None = None,
 ) -> Path:  # fmt: skip
     """Seal a parcel into a folder, under the hash of its statement."""
-    with folder.scratch(home) as work:
+    with layout.scratch(home) as work:
         part = work / "sealed"
         said = parcel.seal(part, context, body, signers, recipients, facts=facts)
         place.mkdir(exist_ok=True)

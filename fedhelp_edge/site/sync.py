@@ -11,7 +11,7 @@ from typing import Any
 from fedhelp_edge import exchange
 from fedhelp_edge.errors import FileMissingError, OfflineError, RefusedThereError
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import inbox, joined, outbox
+from fedhelp_edge.site import inbox, outbox, status
 
 
 @dataclass
@@ -35,14 +35,14 @@ def sync(
             found.sent = outbox.upload(home, ways)  # what waited
         taken = inbox.download(home, ways, ask)
         found.new, found.refused = taken.new, taken.refused
-    told = joined.status(home)
-    if told["state"] in (joined.READY, joined.TRAINING):
+    told = status.status(home)
+    if told["state"] in (status.READY, status.TRAINING):
         keys.load(home, ask)  # asks before the long work, not after
-        from fedhelp_edge.site import order  # brings torch
+        from fedhelp_edge.site import ordered_training  # brings torch
 
-        order.train(home, told["tier"], None, watch, device=device, threads=threads)
+        ordered_training.train(home, told["tier"], None, watch, device=device, threads=threads)
         found.trained = told["round"]
-    joined.seal(home, ask)
+    status.seal(home, ask)
     with _if_reached(found):
         found.sent += outbox.upload(home, ways)
     return found

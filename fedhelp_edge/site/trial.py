@@ -6,35 +6,35 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from fedhelp_edge import files, share
+from fedhelp_edge import files, update
 from fedhelp_edge.errors import NotTrainedError
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report.evaluation import Evaluation
-from fedhelp_edge.share import Array
-from fedhelp_edge.site import folder, learn, measuring
+from fedhelp_edge.site import layout, local_training, measuring
+from fedhelp_edge.update import Array
 
 SITE = "site-001"
 
 
 def train(
-    home: Path, plan: Plan, tier: str, images: Path | None, watch: learn.Watch,
+    home: Path, plan: Plan, tier: str, images: Path | None, watch: local_training.Watch,
     *, rounds: int = 1, knowledge: Path | None = None, device: str = "cpu", threads: int | None = None,
 ) -> tuple[Path, dict[str, Any]] | None:  # fmt: skip
     """Train so many rounds, each from what the one before gave; the folder and the report of the last.
 
     Of several processes the first does so; to the others, which help it, this is None.
     """
-    with learn.at_work(home, plan, SITE, tier, images, knowledge, device=device, threads=threads) as place:
+    with local_training.at_work(home, plan, SITE, tier, images, knowledge, device=device, threads=threads) as place:
         if place.bench.rank:
-            learn.follow(place)
+            local_training.follow(place)
             return None
-        root = _root(home, plan, tier, folder.remembered(home, None), knowledge)
+        root = _root(home, plan, tier, layout.remembered(home, None), knowledge)
         model: dict[str, Array] = METHODS[plan.method].start(plan)
         before: Path | None = None
         for round_ in range(1, rounds + 1):
             at = root / f"round-{round_:04}"
-            report = learn.learn(place, round_, model, at, before, watch)
+            report = local_training.learn(place, round_, model, at, before, watch)
             model |= merged(at)
             before = at
         return at, report
@@ -50,7 +50,7 @@ def evaluate(home: Path, plan: Plan, tier: str, images: Path | None, *, threads:
 def merged(at: Path) -> dict[str, Array]:
     """What a round of one site alone gave: its own share is the merged model."""
     with files.reading(at / "share.safetensors") as file:
-        return dict(share.Arrays(file, share.read_header(file)))
+        return dict(update.Arrays(file, update.read_header(file)))
 
 
 def newest(home: Path, plan: Plan, tier: str, round_: int | None = None) -> Path:

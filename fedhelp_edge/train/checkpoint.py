@@ -10,9 +10,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from fedhelp_edge import files, share
+from fedhelp_edge import files, update
 from fedhelp_edge.errors import DivergedError
-from fedhelp_edge.share import Array
+from fedhelp_edge.update import Array
 
 _HEADER_LIMIT = 4 << 20
 
@@ -40,13 +40,13 @@ def newest(folder: Path) -> tuple[dict[str, Any], dict[str, Array]] | None:
 
 def write(file: BinaryIO, facts: Mapping[str, Any], state: Mapping[str, Array]) -> None:
     file.write(json.dumps(facts, sort_keys=True).encode() + b"\n")
-    share.write(file, state)
+    update.write(file, state)
 
 
 def read(data: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
     line, _, body = data.partition(b"\n")
     file = io.BytesIO(body)
-    return json.loads(line), dict(share.Arrays(file, share.read_header(file, limit=_HEADER_LIMIT)))
+    return json.loads(line), dict(update.Arrays(file, update.read_header(file, limit=_HEADER_LIMIT)))
 
 
 def _all(folder: Path) -> list[Path]:

@@ -19,8 +19,8 @@ import torch.distributed as dist
 
 from fedhelp_edge.errors import StoppedByHandError
 from fedhelp_edge.methods.base import Bench
-from fedhelp_edge.share import Array
 from fedhelp_edge.train import checkpoint
+from fedhelp_edge.update import Array
 
 _PATIENCE = timedelta(days=1)  # the others wait while the first decodes images or measures
 

@@ -23,10 +23,10 @@ from fedhelp_edge.errors import (
 from fedhelp_edge.parcel import age
 from fedhelp_edge.parcel.canon import misfit
 from fedhelp_edge.parcel.statement import Statement, iso, when
-from fedhelp_edge.share import Schema
 from fedhelp_edge.trust import roster
 from fedhelp_edge.trust.charter import Charter
 from fedhelp_edge.trust.roster import Roster, Site
+from fedhelp_edge.update import Schema
 
 _HASH_OR_NONE = re.compile(r"[0-9a-f]{64}|")
 _SHAPE = {

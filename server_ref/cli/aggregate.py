@@ -20,11 +20,12 @@ def aggregate(
 
     Example: fedhelp-coordinator aggregate
     """
-    from server_ref import desk, rounds
+    from server_ref.admin import session
+    from server_ref.rounds import close
 
-    with desk.working(home, passphrase_file, before=rounds.current) as (hub, boss):
-        told = rounds.aggregate(hub, boss, now=now)
-        done = rounds.is_finished(hub)
+    with session.working(home, passphrase_file, before=close.current) as (hub, boss):
+        told = close.aggregate(hub, boss, now=now)
+        done = close.is_finished(hub)
     if json:
         return shell.result(**told)
     shell.show(f"round {told['round']}: {len(told['accepted'])} shares merged", f"model {told['merged_sha256']}")

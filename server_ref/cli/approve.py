@@ -22,12 +22,13 @@ def approve(
 
     Example: fedhelp-coordinator approve site-003
     """
-    from server_ref import desk, intake, people
+    from server_ref.admin import session, status
+    from server_ref.intake import receive
 
     name = " ".join(request)
-    with desk.working(home, passphrase_file, before=lambda hub: intake.check_asked(hub, name)) as (hub, boss):
-        site = intake.approve(hub, boss, name)["site"]
-        known = next(one for one in people.sites(hub) if one["id"] == site)
+    with session.working(home, passphrase_file, before=lambda hub: receive.check_asked(hub, name)) as (hub, boss):
+        site = receive.approve(hub, boss, name)["site"]
+        known = next(one for one in status.sites(hub) if one["id"] == site)
     if json:
         return shell.result(site=site, **{name: known[name] for name in ("name", "tier", "from_round", "words")})
     shell.show(f"{site}  {known['name']} takes part from round {known['from_round']}", f"  {known['words']}")

@@ -18,9 +18,9 @@ def verify(
 
     Example: fedhelp-coordinator audit verify
     """
-    from server_ref import desk
+    from server_ref.admin import session
 
-    with desk.working(home, passphrase_file, judge=False) as (hub, _):
+    with session.working(home, passphrase_file, judge=False) as (hub, _):
         log = hub.check()
     if json:
         return shell.result(length=log.length, head=log.head)
@@ -37,9 +37,9 @@ def show(
 
     Example: fedhelp-coordinator audit show --last 50
     """
-    from server_ref import desk
+    from server_ref.admin import session
 
-    with desk.opened(home) as hub:
+    with session.opened(home) as hub:
         lines = [line for line, _ in hub.store.lines()][-last:]
     for line in lines:
         detail = " ".join(f"{name}={value}" for name, value in sorted(line["detail"].items()) if value != "")
@@ -57,10 +57,10 @@ def export(
 
     Example: fedhelp-coordinator audit export 3 round-3
     """
-    from server_ref import audit, desk
+    from server_ref.admin import audit_export, session
 
-    with desk.opened(home) as hub:
-        count = audit.export(hub, round_, out)
+    with session.opened(home) as hub:
+        count = audit_export.export(hub, round_, out)
     if json:
         return shell.result(round=round_, parcels=count, folder=str(out))
     shell.show(f"{count} parcels, the log and the keys are in {out}")

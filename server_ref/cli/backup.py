@@ -19,10 +19,10 @@ def backup(
 
     Example: fedhelp-coordinator backup /media/stick/hub-2026-11.tar
     """
-    from server_ref import desk, vault
+    from server_ref.admin import recovery, session
 
-    with desk.opened(home) as hub, desk.writing(hub):
-        vault.backup(hub, file)
+    with session.opened(home) as hub, session.writing(hub):
+        recovery.backup(hub, file)
     shell.show(f"backup: {file} ({file.stat().st_size / 1e6:.1f} MB)")
     again = f"'fedhelp-coordinator restore {shell.quoted(file)} --root-key DIR --home DIR'"
     shell.say_next(f"try the way back: {again} brings it into another folder; delete that folder afterwards")

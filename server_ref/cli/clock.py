@@ -18,9 +18,9 @@ def clock(
 
     Example: fedhelp-coordinator clock --accept
     """
-    from server_ref import desk
+    from server_ref.admin import session
 
-    with desk.opened(home) as hub, desk.writing(hub):
+    with session.opened(home) as hub, session.writing(hub):
         if accept:
             hub.check()
             hub.accept_clock()

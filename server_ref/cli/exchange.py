@@ -21,14 +21,15 @@ def exchange(
     Example: fedhelp-coordinator exchange /media/stick
     """
     from fedhelp_edge.exchange.folder import FROM, TO
-    from server_ref import carrier, decisions, desk
+    from server_ref.admin import decisions, session
+    from server_ref.admin import exchange as admin_exchange
 
-    with desk.working(home, passphrase_file, judge=False) as (hub, boss):
-        carrier.check(hub, folder)
-        found = carrier.Exchanged()
-        carrier.take_in(hub, folder / TO, found)
+    with session.working(home, passphrase_file, judge=False) as (hub, boss):
+        admin_exchange.check(hub, folder)
+        found = admin_exchange.Exchanged()
+        admin_exchange.take_in(hub, folder / TO, found)
         decided = decisions.judge(hub, boss)
-        found.left = carrier.leave(hub, folder / FROM, found)
+        found.left = admin_exchange.leave(hub, folder / FROM, found)
     if json:
         return shell.result(**asdict(found), decided=decided)
     new = [answer for answer in found.taken if answer.new]

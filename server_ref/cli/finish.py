@@ -11,8 +11,9 @@ def finish(home: shell.Home = shell.DEFAULT_HOME, passphrase_file: shell.Passphr
 
     Example: fedhelp-coordinator finish
     """
-    from server_ref import desk, rounds
+    from server_ref.admin import session
+    from server_ref.rounds import close
 
-    with desk.working(home, passphrase_file, judge=False) as (hub, _):
-        rounds.finish(hub)
+    with session.working(home, passphrase_file, judge=False) as (hub, _):
+        close.finish(hub)
     shell.show("finished: no further rounds")

@@ -28,7 +28,7 @@ def init(
     """
     from fedhelp_edge import plan as plans
     from fedhelp_edge.methods.registry import TABLES
-    from server_ref import hub as hubs
+    from server_ref.hub import hub as hubs
 
     agreed = plans.load(plan, TABLES)
     folder = shell.home(home)

@@ -27,13 +27,13 @@ def invite(
     from functools import partial
 
     from fedhelp_edge import errors
-    from server_ref import desk, invites
+    from server_ref.admin import invites, session
 
     if tier not in ("small", "large"):
         raise errors.UsageError(f"a tier is small or large, not {tier!r}")
     picture = None
     free = partial(invites.check_free, path=out) if out else bool
-    with desk.working(home, passphrase_file, judge=False, before=free) as (hub, _):
+    with session.working(home, passphrase_file, judge=False, before=free) as (hub, _):
         others = [one for one in invites.listed(hub) if one["name"] == name and one["state"] in ("open", "asked")]
         with hub.store.changing():  # an invite is there with its files, or not at all
             if out:

@@ -20,13 +20,13 @@ def list_invites(
 
     Example: fedhelp-coordinator invites --cancel site-003
     """
-    from server_ref import desk, invites
+    from server_ref.admin import invites, session
 
     if cancel:
-        with desk.working(home, passphrase_file, judge=False) as (hub, _):
+        with session.working(home, passphrase_file, judge=False) as (hub, _):
             found = [invites.cancel(hub, cancel)]
     else:
-        with desk.opened(home) as hub:
+        with session.opened(home) as hub:
             found = invites.listed(hub)
     if json:
         return shell.result(invites=found)

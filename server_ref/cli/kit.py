@@ -33,14 +33,14 @@ def kit(
     """
     from fedhelp_edge.parcel.kit import NAMESPACE
     from fedhelp_edge.parcel.sshsig import sign
-    from server_ref import desk
+    from server_ref.admin import session
+    from server_ref.hub.database import DATABASE
     from server_ref.kit import make
-    from server_ref.store import DATABASE
 
     signer = None
     if not unsigned and (shell.home(home) / DATABASE).exists():
-        with desk.opened(home) as hub:
-            keys = desk.keys_of(hub, passphrase_file)
+        with session.opened(home) as hub:
+            keys = session.keys_of(hub, passphrase_file)
         signer = partial(sign, private_key=keys.sign, namespace=NAMESPACE)
     made = make.make(platform, out, shell.say, python=python, train=train, invite=invite, sign=signer)
     if json:

@@ -26,10 +26,10 @@ def publish(
     """
     from fedhelp_edge import files
     from fedhelp_edge.data import pack as packs
-    from server_ref import desk
+    from server_ref.admin import session
 
     found = packs.load(pack)
-    with desk.working(home, passphrase_file) as (hub, boss), files.reading(pack) as body:
+    with session.working(home, passphrase_file) as (hub, boss), files.reading(pack) as body:
         said = hub.publish_pack(boss, body)
     if json:
         return shell.result(sha256=said.sha256, images=len(found), sources=list(found.sources))

@@ -11,8 +11,8 @@ def lock(home: shell.Home = shell.DEFAULT_HOME) -> None:
 
     Example: fedhelp-coordinator lock
     """
-    from server_ref import agent, desk
+    from server_ref.admin import agent, session
 
-    with desk.opened(home) as hub:
+    with session.opened(home) as hub:
         was_unlocked = agent.end(hub.boss_folder)
     shell.show("locked" if was_unlocked else "nothing was unlocked")

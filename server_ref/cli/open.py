@@ -25,19 +25,20 @@ def open_round(
     """
     from functools import partial
 
-    from fedhelp_edge import share
+    from fedhelp_edge import update
     from fedhelp_edge.nets import spec
-    from server_ref import desk, rounds
+    from server_ref.admin import session
+    from server_ref.rounds import close
 
     given = None
     if start:
         with start.open("rb") as file:
-            given = dict(share.Arrays(file, share.read_header(file)))
-    ready = partial(rounds.check_open, start=given is not None)
-    with desk.working(home, passphrase_file, before=ready) as (hub, boss):
+            given = dict(update.Arrays(file, update.read_header(file)))
+    ready = partial(close.check_open, start=given is not None)
+    with session.working(home, passphrase_file, before=ready) as (hub, boss):
         if given is not None:
-            shell.say_drawn(spec.begin_from(hub.model(rounds.newest(hub)["model"]), given)[1])
-        order = rounds.open_next(hub, boss, given)
+            shell.say_drawn(spec.begin_from(hub.model(close.newest(hub)["model"]), given)[1])
+        order = close.open_next(hub, boss, given)
     if json:
         return shell.result(round=order.round, closes=f"{order.closes:%Y-%m-%dT%H:%M:%SZ}", base=order.base)
     shell.show(f"round {order.round} is open until {order.closes:%Y-%m-%d %H:%M} UTC")

@@ -32,18 +32,19 @@ def reaggregate(
     Example: fedhelp-coordinator reaggregate --without site-003 --root-key /media/stick/root
     """
     from fedhelp_edge import errors
-    from server_ref import desk, rounds
+    from server_ref.admin import session
+    from server_ref.rounds import close
 
     root_key = root_key or archive_key  # as it was called once
     if root_key is None:
         raise errors.UsageError("name the folder of the root key with --root-key")
-    with desk.opened(home) as hub:
-        rounds.check_undo(hub, hub.site(without).id)
+    with session.opened(home) as hub:
+        close.check_undo(hub, hub.site(without).id)
     secret = root_passphrase_file or archive_passphrase_file or passphrase_file
-    archive = desk.root_keys(root_key, secret)
-    with desk.working(home, passphrase_file) as (hub, boss):
-        told = rounds.undo(hub, boss, hub.site(without).id, archive)
-        done = rounds.is_finished(hub)
+    archive = session.root_keys(root_key, secret)
+    with session.working(home, passphrase_file) as (hub, boss):
+        told = close.undo(hub, boss, hub.site(without).id, archive)
+        done = close.is_finished(hub)
     if json:
         return shell.result(**told)
     shell.show(f"merged again without {told['without']}: the model of round {told['round']} is {told['merged_sha256']}")

@@ -13,20 +13,21 @@ def requests(
 
     Example: fedhelp-coordinator requests
     """
-    from server_ref import desk, intake, people
+    from server_ref.admin import session, status
+    from server_ref.intake import receive
 
-    with desk.working(home, passphrase_file) as (hub, _):
-        waiting = people.requests(hub)
-        intake.note_shown(hub, "requests", waiting)
+    with session.working(home, passphrase_file) as (hub, _):
+        waiting = status.requests(hub)
+        receive.note_shown(hub, "requests", waiting)
     if json:
         return shell.result(requests=waiting)
     for one in waiting:
         alarm = "  ALARM: another request with other keys is on the same invite" if one["contested"] else ""
         shell.show(f"{one['site']}  {one['name']} ({one['tier']}), asks as {one['asked_as']!r}{alarm}")
-        shell.show(f"  {one['hash'][: intake.SHORT]}  {one['words']}")
+        shell.show(f"  {one['hash'][: receive.SHORT]}  {one['words']}")
     shell.show(f"{len(waiting)} requests wait")
     if waiting:
-        first = waiting[0]["hash"][: intake.SHORT]
+        first = waiting[0]["hash"][: receive.SHORT]
         shell.say("Phone the site on a number you know, and let it read its words to you. If they are the same:")
         shell.say_next(f"'fedhelp-coordinator approve {first}', by the hash before the words")
     return None

@@ -27,11 +27,12 @@ def restore(
 
     Example: fedhelp-coordinator restore hub-2026-11.tar --root-key /media/stick/root
     """
-    from server_ref import desk, rounds, vault
+    from server_ref.admin import recovery, session
+    from server_ref.rounds import close
 
-    vault.check_place(shell.home(home), file)
-    root = desk.root_keys(root_key, root_passphrase_file or passphrase_file)
+    recovery.check_place(shell.home(home), file)
+    root = session.root_keys(root_key, root_passphrase_file or passphrase_file)
     ask = shell.asker(passphrase_file, "coordinator's passphrase")
-    hub = vault.restore(shell.home(home), file, root, ask, older=from_older_version)
-    shell.show(f"restored: {hub.federation}, epoch {hub.charter.epoch}, round {rounds.newest(hub)['round']}")
+    hub = recovery.restore(shell.home(home), file, root, ask, older=from_older_version)
+    shell.show(f"restored: {hub.federation}, epoch {hub.charter.epoch}, round {close.newest(hub)['round']}")
     shell.say_next("'fedhelp-coordinator status'")

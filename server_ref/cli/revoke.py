@@ -24,12 +24,13 @@ def revoke(
 
     Example: fedhelp-coordinator revoke site-003 --since-round 7 --reason "PC stolen"
     """
-    from server_ref import desk, rounds
-    from server_ref.hub import ROOT
+    from server_ref.admin import session
+    from server_ref.hub.hub import ROOT
+    from server_ref.rounds import close
 
-    with desk.working(home, passphrase_file, before=lambda hub: hub.site(site)) as (hub, boss):
+    with session.working(home, passphrase_file, before=lambda hub: hub.site(site)) as (hub, boss):
         known = hub.revoke(boss, site, since_round, reason)
-        gave = bool(since_round) and rounds.gave(hub, known.id)
+        gave = bool(since_round) and close.gave(hub, known.id)
         root = hub.home / ROOT
     if json:
         return shell.result(site=known.id, since_round=since_round)

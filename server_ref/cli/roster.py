@@ -25,10 +25,10 @@ def roster(
     """
     from fedhelp_edge import files
     from fedhelp_edge.trust.account import allowed_signers
-    from server_ref import desk, people
+    from server_ref.admin import session, status
 
-    with desk.opened(home) as hub:
-        known, found = hub.roster, people.sites(hub)
+    with session.opened(home) as hub:
+        known, found = hub.roster, status.sites(hub)
         if signers:
             with files.writing(signers, private=False) as file:
                 file.write(allowed_signers(hub.charter, known).encode())

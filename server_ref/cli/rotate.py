@@ -35,40 +35,41 @@ def rotate(
     """
     from fedhelp_edge import errors
     from fedhelp_edge.parcel import keys
-    from server_ref import agent, desk, rounds, vault
+    from server_ref.admin import agent, recovery, session
+    from server_ref.rounds import close
 
     if root == coordinator or root != bool(new_root_key):
         raise errors.UsageError("either --coordinator, or --root with --new-root-key DIR")
-    with desk.opened(home) as hub:
-        done = vault.is_in_force(hub, new_root_key)
+    with session.opened(home) as hub:
+        done = recovery.is_in_force(hub, new_root_key)
         if not done:
-            vault.check_root(hub.charter, desk.root_public(root_key))
+            recovery.check_root(hub.charter, session.root_public(root_key))
             if new_root_key:
-                vault.check_free(hub, new_root_key)
+                recovery.check_free(hub, new_root_key)
         locked, old_folder = keys.is_locked(hub.boss_folder), hub.boss_folder
     if done:
         now = passphrase_file if root else new_passphrase_file or passphrase_file
-        with desk.working(home, now, judge=False) as (hub, boss):
+        with session.working(home, now, judge=False) as (hub, boss):
             law = hub.charter
             shell.show(f"charter {law.version}, epoch {law.epoch}")
-            vault.settle(hub, boss, told=True)
+            recovery.settle(hub, boss, told=True)
     else:
-        old_root = desk.root_keys(root_key, root_passphrase_file or passphrase_file)
+        old_root = session.root_keys(root_key, root_passphrase_file or passphrase_file)
         new = shell.asker(new_passphrase_file or passphrase_file, "passphrase of the new key", twice=True)
         secret = new() if locked else None
-        with desk.working(home, passphrase_file) as (hub, boss):
+        with session.working(home, passphrase_file) as (hub, boss):
             agent.end(old_folder)  # it would hold a key that is void
             made = keys.new()
             if new_root_key:
-                vault.rotate_root(hub, boss, old_root, made, new_root_key, secret)
+                recovery.rotate_root(hub, boss, old_root, made, new_root_key, secret)
             else:
-                vault.rotate_coordinator(hub, boss, made, old_root, secret)
+                recovery.rotate_coordinator(hub, boss, made, old_root, secret)
                 boss = made
             law = hub.charter
             shell.show(f"charter {law.version}, epoch {law.epoch}")
-            vault.settle(hub, boss, told=True)
-    with desk.opened(home) as hub:
-        over = rounds.is_finished(hub)
+            recovery.settle(hub, boss, told=True)
+    with session.opened(home) as hub:
+        over = close.is_finished(hub)
     if root:
         shell.say("keep the old root key as well: it opens the shares that were archived for it")
     shell.say_next("'fedhelp-coordinator status'" if root or over else "'fedhelp-coordinator open'")

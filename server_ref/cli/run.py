@@ -22,10 +22,11 @@ def run(
     Example: fedhelp-coordinator run --via /srv/synced --passphrase-file /run/credentials/hub
     """
     from fedhelp_edge import files, unattended
-    from server_ref import desk, steps
+    from server_ref.admin import session
+    from server_ref.admin import unattended as admin_unattended
 
-    with unattended.stopped_by_sigterm(), desk.opened(home) as hub:
-        boss = desk.keys_of(hub, passphrase_file)
+    with unattended.stopped_by_sigterm(), session.opened(home) as hub:
+        boss = session.keys_of(hub, passphrase_file)
         hub.check()
         if via:
             files.check_apart(via, hub.home)
@@ -33,8 +34,8 @@ def run(
         def look() -> bool:
             news: list[str] = []
             try:
-                with desk.writing(hub):
-                    return steps.step(hub, boss, via, news)[0]
+                with session.writing(hub):
+                    return admin_unattended.step(hub, boss, via, news)[0]
             finally:
                 for line in news:
                     shell.say(line)

@@ -27,7 +27,7 @@ def serve(
     Example: fedhelp-coordinator serve --host 0.0.0.0 --tls-cert hub.pem --tls-key hub.key
     """
     from fedhelp_edge import errors
-    from server_ref import front
+    from server_ref.web import app as web_app
 
     if bool(tls_cert) != bool(tls_key):
         raise errors.UsageError("--tls-cert and --tls-key belong together")
@@ -42,4 +42,4 @@ def serve(
             "'fedhelp-coordinator run' in another window judges and merges what comes in; Ctrl-C stops serving"
         )
 
-    front.serve(shell.home(home), host, port, tls_cert, tls_key, ready)
+    web_app.serve(shell.home(home), host, port, tls_cert, tls_key, ready)

@@ -14,10 +14,11 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
 
     Example: fedhelp-coordinator status
     """
-    from server_ref import desk, people
+    from server_ref.admin import session
+    from server_ref.admin import status as admin_status
 
-    with desk.opened(home) as hub:
-        told = people.status(hub)
+    with session.opened(home) as hub:
+        told = admin_status.status(hub)
         model = hub.store.model(told["model"])
     if json:
         return shell.result(**told)

@@ -19,9 +19,9 @@ def unlock(
 
     Example: fedhelp-coordinator unlock --minutes 30
     """
-    from server_ref import agent, desk
+    from server_ref.admin import agent, session
 
-    with desk.opened(home) as hub:
+    with session.opened(home) as hub:
         agent.check(hub.boss_folder)
         boss = hub.boss(shell.asker(passphrase_file, "coordinator's passphrase"))
         agent.hold(hub.boss_folder, boss, minutes)

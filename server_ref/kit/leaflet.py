@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedhelp_edge.report import page as pages
-from fedhelp_edge.report.page import Html
+from fedhelp_edge.report import pages as pages
+from fedhelp_edge.report.pages import Html
 from fedhelp_edge.safe_text import visible_html
 
 _SYSTEMS = {"win32": "Windows", "linux": "Linux", "darwin": "macOS"}

@@ -19,15 +19,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedhelp_edge import share
+from fedhelp_edge import update
 from fedhelp_edge.parcel import age, keys, parcel, sshsig, statement
 from fedhelp_edge.parcel.statement import NO_HASH, Statement
-from fedhelp_edge.share import Schema
 from fedhelp_edge.trust import charter, enrol, roster, task
 from fedhelp_edge.trust.charter import Charter
-from fedhelp_edge.trust.floor import Floor
 from fedhelp_edge.trust.roster import Roster, Site
+from fedhelp_edge.trust.state import Floor
 from fedhelp_edge.trust.task import Log, Task
+from fedhelp_edge.update import Schema
 
 START = datetime(2026, 3, 1, 8, tzinfo=timezone.utc)
 DAY = timedelta(days=1)
@@ -58,7 +58,7 @@ def line(key: Ed25519PrivateKey) -> str:
     return sshsig.public_line(key.public_key())
 
 
-def weights(seed: int = 0) -> dict[str, share.Array]:
+def weights(seed: int = 0) -> dict[str, update.Array]:
     """A share that fits `SCHEMA`."""
     draw = np.random.default_rng(seed)
     return {tensor.name: draw.standard_normal(tensor.shape).astype(np.float32) for tensor in SCHEMA.tensors}

@@ -9,8 +9,8 @@ import pytest
 
 from fedhelp_edge.exchange.folder import FROM
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
-from fedhelp_edge.site import inbox, joined
-from server_ref import rounds
+from fedhelp_edge.site import inbox, status
+from server_ref.rounds import close
 from tests.clinic import Clinic
 from tests.federation import Federation
 
@@ -52,7 +52,7 @@ def test_c17_of_a_strangers_file_a_site_reads_no_more_than_who_signed_it(
 ) -> None:
     claimed("knowledge", clinic, thief, 200 << 20, sent / "0")
     assert [one["code"] for one in clinic.download().refused] == ["E_SIGNER_UNKNOWN"]  # its payload was not looked at
-    assert clinic.state == joined.READY
+    assert clinic.state == status.READY
 
 
 def test_c17_a_receipt_is_small_whoever_signed_it(clinic: Clinic, sent: Path) -> None:
@@ -61,7 +61,7 @@ def test_c17_a_receipt_is_small_whoever_signed_it(clinic: Clinic, sent: Path) ->
     context = statement.stamped("receipt", federation=hub.federation, epoch=1, sender="front", about=request.stem)
     parcel.seal(sent / "0", context, b'{"state": "received", "why": "' + b"x" * (1 << 20) + b'"}', hub.front().sign)
     assert [one["code"] for one in clinic.download().refused] == ["E_PAYLOAD_SIZE"]
-    assert clinic.state == joined.READY
+    assert clinic.state == status.READY
 
 
 @pytest.mark.parametrize("names", ["0{}", "z{}"], ids=["before it", "behind it"])
@@ -73,19 +73,19 @@ def test_c18_a_statement_that_another_signed_again_hides_no_genuine_parcel(
         (sent / names.format(path.name)).write_bytes(signed_again(path, thief))
     taken = clinic.download()
     assert {one["code"] for one in taken.refused} <= {"E_SIGNER_UNKNOWN", "E_ROLE"}
-    assert clinic.state == joined.READY
+    assert clinic.state == status.READY
     assert clinic.download().new == []
 
 
 def test_c18_a_name_that_a_site_knows_hides_nothing_new(clinic: Clinic, sent: Path) -> None:
     clinic.download()
     known = min(inbox.have(clinic.home))
-    rounds.call_off(clinic.federation.hub, rounds.current(clinic.federation.hub))
+    close.call_off(clinic.federation.hub, close.current(clinic.federation.hub))
     order = clinic.federation.open()
     clinic.trip()
     (sent / f"{order.hash}.fhx").replace(sent / f"{known}.fhx")
     clinic.download()
-    assert joined.status(clinic.home)["round"] == order.round
+    assert status.status(clinic.home)["round"] == order.round
 
 
 def test_c19_a_code_finds_its_charter_among_those_of_others(
@@ -99,7 +99,7 @@ def test_c19_a_code_finds_its_charter_among_those_of_others(
     shutil.copy(other.hub.store.path(other.hub.newest("charter")["hash"]), sent / "00")
     claimed("knowledge", clinic, thief, 200 << 20, sent / "000")
     (sent / "0000").mkdir()
-    found = joined.invited(tmp_path / "new", code, via=clinic.stick)
+    found = status.invited(tmp_path / "new", code, via=clinic.stick)
     assert found.federation == hub.federation
     assert [len(data) for data in found.charters] == [charter.stat().st_size]
     other.hub.store.close()

@@ -38,8 +38,11 @@ from fedhelp_edge.errors import (
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
 from fedhelp_edge.trust import enrol
 from fedhelp_edge.trust.task import Task
-from server_ref import carrier, decisions, hub, intake, people, rounds
-from server_ref.hub import Hub
+from server_ref.admin import decisions, exchange, status
+from server_ref.hub import hub
+from server_ref.hub.hub import Hub
+from server_ref.intake import receive
+from server_ref.rounds import close
 from tests.federation import PLAN, Clinic, Federation
 
 pytestmark = pytest.mark.usefixtures("opens_here")
@@ -62,7 +65,7 @@ def refused(fed: Federation, path: Path, fault: type[FedhelpError]) -> None:
     """The hub says why, and keeps nothing of it."""
     before = kept(fed)
     with pytest.raises(fault):
-        intake.receive(fed.hub, path)
+        receive.receive(fed.hub, path)
     assert kept(fed) == before
     assert list(fed.hub.home.glob(".*.part")) == []
 
@@ -72,11 +75,11 @@ def test_b03_a_sender_revoked_between_the_first_byte_and_the_last_is_refused(thr
     path = given(three, three.open())
     with path.open("rb") as file:
         said, signers = parcel.read_prologue(file)
-    intake.admit(three.hub, said, signers)
+    receive.admit(three.hub, said, signers)
     three.hub.revoke(three.boss, "site-001", 1, "PC stolen")
     part = Path(shutil.copy(path, tmp_path / "part"))
     with pytest.raises(SignerRevokedError):
-        intake.keep(three.hub, part)
+        receive.keep(three.hub, part)
     assert three.states() == {}
 
 
@@ -107,7 +110,7 @@ def stranger(three: Federation) -> Clinic:
 def asked(fed: Federation, path: Path) -> str:
     """What became of a request to join."""
     try:
-        about = intake.receive(fed.hub, path).hash
+        about = receive.receive(fed.hub, path).hash
     except FedhelpError as fault:  # of who knows no code nothing is kept
         assert not fed.hub.store.row("SELECT 1 FROM parcels WHERE hash = ?", path.stem)
         return fault.code
@@ -126,7 +129,7 @@ def test_b17_a_code_lets_in_whoever_proves_it_once(three: Federation, stranger: 
 
 
 def alarms(fed: Federation) -> list[str]:
-    return [one["site"] for one in people.status(fed.hub)["alarms"]]
+    return [one["site"] for one in status.status(fed.hub)["alarms"]]
 
 
 @pytest.fixture
@@ -139,18 +142,18 @@ def test_b20_of_two_who_ask_on_one_invite_neither_comes_in_by_itself(
     three: Federation, stranger: Clinic, thief: Clinic
 ) -> None:
     code, site = three.hub.invite("Clinic 4", "small", 14)
-    intake.receive(three.hub, thief.ask_in(code))
+    receive.receive(three.hub, thief.ask_in(code))
     assert asked(three, stranger.ask_in(code)) == "waiting"
     assert three.hub.roster.site(site) is None
-    first, second = people.requests(three.hub)
+    first, second = status.requests(three.hub)
     assert (first["contested"], second["contested"]) == (True, True)
     assert alarms(three) == [site]
     with pytest.raises(AmbiguousError, match=f"{first['hash'][:12]}, {second['hash'][:12]}"):
-        intake.approve(three.hub, three.boss, site)
-    intake.approve(three.hub, three.boss, second["words"])
+        receive.approve(three.hub, three.boss, site)
+    receive.approve(three.hub, three.boss, second["words"])
     assert three.hub.site(site).sign == stranger.keys.public.sign
     assert asked(three, thief.ask_in(code, "again")) == InviteUsedError.code
-    assert people.requests(three.hub) == []
+    assert status.requests(three.hub) == []
     states = three.hub.store.rows("SELECT state FROM requests WHERE site = ? ORDER BY rowid", site)
     assert [row["state"] for row in states][-2:] == ["refused", "approved"]
 
@@ -173,9 +176,9 @@ def test_b20_one_site_that_asks_twice_with_its_own_keys_is_no_alarm_and_comes_in
     three: Federation, stranger: Clinic
 ) -> None:
     code, site = three.hub.invite("Clinic 4", "small", 14)
-    intake.receive(three.hub, stranger.ask_in(code))
+    receive.receive(three.hub, stranger.ask_in(code))
     assert asked(three, stranger.ask_in(code, "typed again")) == "approved"
-    assert (people.requests(three.hub), alarms(three)) == ([], [])
+    assert (status.requests(three.hub), alarms(three)) == ([], [])
     assert three.hub.site(site).sign == stranger.keys.public.sign
 
 
@@ -183,21 +186,21 @@ def test_b20_a_site_is_approved_by_name_only_with_the_request_that_was_shown(tmp
     fed = Federation(tmp_path, PLAN.replace("stale = 1", 'stale = 1\nenrolment = "manual"'), clinics=0)
     code, site = fed.hub.invite("Clinic 1", "small", 14)
     clinic, thief = (Clinic(fed.hub.federation, tmp_path / name) for name in ("clinic", "thief"))
-    intake.receive(fed.hub, clinic.ask_in(code))
+    receive.receive(fed.hub, clinic.ask_in(code))
     fed.judge()
-    (shown,) = people.requests(fed.hub)
-    intake.note_shown(fed.hub, "requests", [shown])
+    (shown,) = status.requests(fed.hub)
+    receive.note_shown(fed.hub, "requests", [shown])
     taken, _ = fed.hub.invite("Clinic 2", "small", 14)
-    intake.receive(fed.hub, clinic.ask_in(taken))  # which takes the shown request's keys away
+    receive.receive(fed.hub, clinic.ask_in(taken))  # which takes the shown request's keys away
     fed.judge()
-    intake.approve(fed.hub, fed.boss, "site-002")
-    intake.receive(fed.hub, thief.ask_in(code))
+    receive.approve(fed.hub, fed.boss, "site-002")
+    receive.receive(fed.hub, thief.ask_in(code))
     fed.judge()
-    (left,) = people.requests(fed.hub)
+    (left,) = status.requests(fed.hub)
     with pytest.raises(AmbiguousError, match="not what was shown"):
-        intake.approve(fed.hub, fed.boss, site)
+        receive.approve(fed.hub, fed.boss, site)
     assert fed.hub.roster.site(site) is None
-    intake.approve(fed.hub, fed.boss, left["hash"][:12])
+    receive.approve(fed.hub, fed.boss, left["hash"][:12])
     assert fed.hub.site(site).sign == thief.keys.public.sign
     fed.hub.store.close()
 
@@ -206,11 +209,11 @@ def test_b20_a_file_put_in_place_of_the_request_that_was_shown_is_noticed(
     three: Federation, stranger: Clinic, thief: Clinic
 ) -> None:
     code, site = three.hub.invite("Clinic 4", "small", 14)
-    mine, others = (intake.receive(three.hub, clinic.ask_in(code)).hash for clinic in (stranger, thief))
+    mine, others = (receive.receive(three.hub, clinic.ask_in(code)).hash for clinic in (stranger, thief))
     three.judge()
     three.hub.store.path(others).replace(three.hub.store.path(mine))
     with pytest.raises(errors.HubDamagedError, match="not the one that its name says"):
-        intake.approve(three.hub, three.boss, mine)
+        receive.approve(three.hub, three.boss, mine)
     assert three.hub.roster.site(site) is None
 
 
@@ -218,7 +221,7 @@ def odd(fed: Federation, order: Task, number: int) -> str:
     """A site's share that is put aside with an alarm: another's ciphertext under its own name."""
     last = next(fed.clinics[number]._seq)
     path = stolen(fed, given(fed, order, 0, seq=last), fed.clinics[number])
-    about = intake.receive(fed.hub, path).hash
+    about = receive.receive(fed.hub, path).hash
     path.unlink()
     fed.judge()
     return about
@@ -227,19 +230,19 @@ def odd(fed: Federation, order: Task, number: int) -> str:
 def test_b21_a_decision_is_about_the_update_that_was_shown_and_no_other_of_its_site(three: Federation) -> None:
     order = three.open()
     first, second = odd(three, order, 1), odd(three, order, 1)
-    shown = people.quarantined(three.hub)
+    shown = status.quarantined(three.hub)
     assert {one["hash"] for one in shown} == {first, second}
     with pytest.raises(AmbiguousError, match="2 updates of site-002 wait"):
-        rounds.review(three.hub, three.boss, "site-002", release=False)
+        close.review(three.hub, three.boss, "site-002", release=False)
     decisions.record(three.hub, first, "refuse")
-    assert {one["hash"]: one["decided"] for one in people.quarantined(three.hub)} == {first: "refuse", second: ""}
+    assert {one["hash"]: one["decided"] for one in status.quarantined(three.hub)} == {first: "refuse", second: ""}
     decisions.carry_out(three.hub, three.boss)
-    assert [one["hash"] for one in people.quarantined(three.hub)] == [second]
-    intake.note_shown(three.hub, "updates", people.quarantined(three.hub))
-    rounds.review(three.hub, three.boss, second[:12], release=False)
+    assert [one["hash"] for one in status.quarantined(three.hub)] == [second]
+    receive.note_shown(three.hub, "updates", status.quarantined(three.hub))
+    close.review(three.hub, three.boss, second[:12], release=False)
     odd(three, order, 1)
     with pytest.raises(AmbiguousError, match="not what was shown"):
-        rounds.review(three.hub, three.boss, "site-002", release=False)
+        close.review(three.hub, three.boss, "site-002", release=False)
 
 
 def test_b17_an_invite_ends(three: Federation, stranger: Clinic) -> None:
@@ -274,11 +277,11 @@ def test_b18_two_who_ask_with_one_key_are_not_both_approved_by_hand(tmp_path: Pa
     one = Clinic(fed.hub.federation, tmp_path / "one")
     for name in ("Clinic 1", "Clinic 2"):
         code, _ = fed.hub.invite(name, "small", 14)
-        intake.receive(fed.hub, one.ask_in(code))
+        receive.receive(fed.hub, one.ask_in(code))
     fed.judge()
-    intake.approve(fed.hub, fed.boss, "site-001")
+    receive.approve(fed.hub, fed.boss, "site-001")
     with pytest.raises(KeyReusedError):
-        intake.approve(fed.hub, fed.boss, "site-002")
+        receive.approve(fed.hub, fed.boss, "site-002")
     assert [site.id for site in fed.hub.roster.sites] == ["site-001"]
     fed.hub.store.close()
 
@@ -309,16 +312,16 @@ def test_c20_strangers_requests_leave_nothing_in_a_hub(three: Federation, strang
     before = sorted(path for path in three.hub.home.rglob("*.fhx"))
     for _ in range(5):
         with pytest.raises(InviteUnknownError):
-            intake.receive(three.hub, stranger.ask_in(enrol.new_code()))
+            receive.receive(three.hub, stranger.ask_in(enrol.new_code()))
     assert sorted(path for path in three.hub.home.rglob("*.fhx")) == before
 
 
 def test_c20_one_code_brings_no_more_than_twenty_requests(three: Federation, stranger: Clinic) -> None:
     code, _ = three.hub.invite("Clinic 4", "small", 14)
     for _ in range(20):
-        intake.receive(three.hub, stranger.ask_in(code))
+        receive.receive(three.hub, stranger.ask_in(code))
     with pytest.raises(QuotaError):
-        intake.receive(three.hub, stranger.ask_in(code))
+        receive.receive(three.hub, stranger.ask_in(code))
 
 
 def test_c20_a_site_leaves_no_more_than_a_few_shares_worth_in_a_round(three: Federation) -> None:
@@ -326,7 +329,7 @@ def test_c20_a_site_leaves_no_more_than_a_few_shares_worth_in_a_round(three: Fed
     large = {"pad": "x" * 200_000}  # without a count of images, so each is refused and another may come
     with pytest.raises(QuotaError):
         for _ in range(5 * order.limit // 200_000):
-            intake.receive(three.hub, three.clinics[0].give(order, three.drawn(order, three.clinics[0]), facts=large))
+            receive.receive(three.hub, three.clinics[0].give(order, three.drawn(order, three.clinics[0]), facts=large))
             three.judge()
     kept = sum(three.hub.store.path(row["hash"]).stat().st_size for row in three.hub.store.rows("SELECT * FROM shares"))
     assert 3 * order.limit < kept <= 4 * order.limit + 5 * (80 << 10)
@@ -337,11 +340,11 @@ def test_c01_one_file_through_two_carriers_is_one_share_one_line_and_one_receipt
     path = given(three, three.open())
     sticks = [three.folder / name for name in ("stick", "cloud")]
     for stick in sticks:
-        (stick / carrier.TO).mkdir(parents=True)
-        shutil.copy(path, stick / carrier.TO / f"from {stick.name}")
-    first = carrier.exchange(three.hub, sticks[0]).taken[0]
+        (stick / exchange.TO).mkdir(parents=True)
+        shutil.copy(path, stick / exchange.TO / f"from {stick.name}")
+    first = exchange.exchange(three.hub, sticks[0]).taken[0]
     before = kept(three)
-    second = carrier.exchange(three.hub, sticks[1]).taken[0]
+    second = exchange.exchange(three.hub, sticks[1]).taken[0]
     assert (first.hash, first.receipt, first.new) == (second.hash, second.receipt, True)
     assert not second.new
     assert kept(three) == before
@@ -351,24 +354,24 @@ def test_c01_one_file_through_two_carriers_is_one_share_one_line_and_one_receipt
 
 def test_c01_a_file_that_comes_again_after_its_verdict_is_answered_with_the_verdict(three: Federation) -> None:
     path = given(three, three.open())
-    first = intake.receive(three.hub, path)
+    first = receive.receive(three.hub, path)
     three.judge()
     before = kept(three)
-    second = intake.receive(three.hub, path)
-    assert (second.state, second.new) == (intake.ACCEPTED, False)
+    second = receive.receive(three.hub, path)
+    assert (second.state, second.new) == (receive.ACCEPTED, False)
     assert second.receipt != first.receipt
     assert kept(three) == before
 
 
 def test_c02_a_second_different_share_for_a_round_is_refused(three: Federation) -> None:
     order = three.open()
-    intake.receive(three.hub, given(three, order))
+    receive.receive(three.hub, given(three, order))
     refused(three, given(three, order, examples=999), DuplicateRoundError)
 
 
 def test_c02_after_the_verdict_too(three: Federation) -> None:
     order = three.open()
-    intake.receive(three.hub, given(three, order))
+    receive.receive(three.hub, given(three, order))
     three.judge()
     refused(three, given(three, order, examples=999), DuplicateRoundError)
 
@@ -376,10 +379,10 @@ def test_c02_after_the_verdict_too(three: Federation) -> None:
 def test_c03_eight_at_once_are_one_share_with_one_answer(three: Federation) -> None:
     path = given(three, three.open())
 
-    def send(_: int) -> intake.Answer:
+    def send(_: int) -> receive.Answer:
         own = Hub(three.hub.home, clock=three.clock)
         try:
-            return intake.receive(own, path)
+            return receive.receive(own, path)
         finally:
             own.store.close()
 
@@ -402,7 +405,7 @@ def test_c03_eight_clinics_at_once_are_eight_shares(tmp_path: Path) -> None:
     def send(path: Path) -> bool:
         own = Hub(fed.hub.home, clock=fed.clock)
         try:
-            return intake.receive(own, path).new
+            return receive.receive(own, path).new
         finally:
             own.store.close()
 
@@ -456,18 +459,18 @@ def test_c07_a_share_made_from_another_model_is_refused(three: Federation) -> No
 
 def test_c08_a_number_that_does_not_rise_is_a_replay_and_one_that_jumps_is_not(three: Federation) -> None:
     order = three.open()
-    intake.receive(three.hub, given(three, order, seq=1000))
+    receive.receive(three.hub, given(three, order, seq=1000))
     three.play(order, without=("site-001",))
     three.aggregate()
     later = three.open()
     for number in (0, 7, 1000):
         refused(three, given(three, later, seq=number), ReplayError)
-    assert intake.receive(three.hub, given(three, later, seq=1001)).new
+    assert receive.receive(three.hub, given(three, later, seq=1001)).new
 
 
 def test_c09_a_nonce_seen_before_is_a_replay_whatever_its_number(three: Federation) -> None:
     order = three.open()
-    intake.receive(three.hub, given(three, order, nonce="7" * 32))
+    receive.receive(three.hub, given(three, order, nonce="7" * 32))
     three.play(order, without=("site-001",))
     three.aggregate()
     refused(three, given(three, three.open(), nonce="7" * 32), ReplayError)
@@ -475,11 +478,11 @@ def test_c09_a_nonce_seen_before_is_a_replay_whatever_its_number(three: Federati
 
 @pytest.mark.parametrize("kind", ["charter", "roster", "task", "global", "receipt"])
 def test_a_hub_takes_in_nothing_that_only_hubs_say(three: Federation, kind: str) -> None:
-    intake.receive(three.hub, given(three, three.open()))
+    receive.receive(three.hub, given(three, three.open()))
     with three.hub.store.path(three.hub.newest(kind)["hash"]).open("rb") as file:
         said, signers = parcel.read_prologue(file)
     with pytest.raises(ParcelKindError):
-        intake.admit(three.hub, said, signers)
+        receive.admit(three.hub, said, signers)
 
 
 @pytest.mark.parametrize("more", [True, False])
@@ -508,8 +511,8 @@ def stolen(fed: Federation, path: Path, thief: Clinic) -> Path:
 def test_c12_a_share_that_was_stolen_and_signed_anew_is_put_aside_with_an_alarm(three: Federation) -> None:
     order = three.open()
     honest = given(three, order)
-    intake.receive(three.hub, stolen(three, honest, three.clinics[1]))
-    intake.receive(three.hub, honest)
+    receive.receive(three.hub, stolen(three, honest, three.clinics[1]))
+    receive.receive(three.hub, honest)
     three.play(order, without=("site-001", "site-002"))
     three.judge()
     assert three.states() == {"site-001/1": "accepted", "site-002/1": "quarantined", "site-003/1": "accepted"}
@@ -517,22 +520,22 @@ def test_c12_a_share_that_was_stolen_and_signed_anew_is_put_aside_with_an_alarm(
     assert told["accepted"] == ["site-001", "site-003"]
     assert [odd["code"] for odd in told["quarantined"]] == ["E_INNER_CONTEXT"]
     with pytest.raises(errors.NotNowError, match="cannot be let in"):
-        rounds.review(three.hub, three.boss, "site-002", release=True)
+        close.review(three.hub, three.boss, "site-002", release=True)
 
 
 def test_c12_the_robbed_and_even_the_thief_can_still_give_their_own(three: Federation) -> None:
     order = three.open()
-    intake.receive(three.hub, stolen(three, given(three, order, seq=1), three.clinics[1]))
+    receive.receive(three.hub, stolen(three, given(three, order, seq=1), three.clinics[1]))
     three.judge()
     three.play(order, without=("site-002",))
-    intake.receive(three.hub, given(three, order, 1, seq=2))
+    receive.receive(three.hub, given(three, order, 1, seq=2))
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
 
 
 @pytest.mark.parametrize("year", [1970, 2099])
 def test_c15_the_date_on_a_share_changes_nothing(three: Federation, year: int) -> None:
     order = three.open()
-    intake.receive(three.hub, given(three, order, created=f"{year}-01-01T00:00:00Z"))
+    receive.receive(three.hub, given(three, order, created=f"{year}-01-01T00:00:00Z"))
     three.play(order, without=("site-001",))
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
     assert three.hub.now == three.clock.time
@@ -543,7 +546,7 @@ def test_d11_a_share_whose_rounds_key_is_destroyed_is_refused_as_such(three: Fed
     order = three.open()
     three.play(order, without=("site-001",))
     three.aggregate(now=True)
-    intake.receive(three.hub, given(three, order))
+    receive.receive(three.hub, given(three, order))
     three.play(three.open(), without=("site-001",))
     (three.hub.home / "round-keys" / "000001.age").unlink()
     three.judge()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fedhelp_edge import share
+from fedhelp_edge import update
 from fedhelp_edge.errors import (
     BaseModelError,
     EquivocationError,
@@ -35,8 +35,8 @@ from fedhelp_edge.errors import FederationError as OtherFederation
 from fedhelp_edge.parcel import parcel, sshsig
 from fedhelp_edge.parcel.statement import Statement
 from fedhelp_edge.trust import task
-from fedhelp_edge.trust.floor import Floor
 from fedhelp_edge.trust.roster import Site
+from fedhelp_edge.trust.state import Floor
 from fedhelp_edge.trust.task import Log, Seen
 from tests.attacks.federation import DAY, SCHEMA, START, Federation, News, weights, write_parcel
 
@@ -190,7 +190,7 @@ class Theft:
 
     def __init__(self, fed: Federation, order: News, folder: Path, **changes: Any) -> None:
         body = BytesIO()
-        share.write(body, weights())
+        update.write(body, weights())
         mine = folder / "mine.fhx"
         first, second = (fed.people[name] for name in ("site-001", "site-002"))
         parcel.seal(
@@ -228,7 +228,7 @@ def test_c12_a_stolen_share_passes_from_outside_and_is_caught_when_it_is_opened(
 def test_c12_the_share_of_its_true_maker_opens(fed: Federation, orders: dict[int, News], tmp_path: Path) -> None:
     theft = Theft(fed, orders[3], tmp_path)
     with parcel.open(theft.mine, fed.floor(fed.roster()).trust, [fed.round_key]) as opened:
-        arrays = share.read(BytesIO(opened.body.read()), SCHEMA)
+        arrays = update.read(BytesIO(opened.body.read()), SCHEMA)
         assert opened.facts == {"examples": 40}
         assert (arrays["linear.bias"] == weights()["linear.bias"]).all()
 

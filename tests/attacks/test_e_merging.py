@@ -19,12 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedhelp_edge.errors import NonFiniteError, NotNowError, QuorumError
-from fedhelp_edge.merge import clip, rules
+from fedhelp_edge.merge import norm_limit, rules
 from fedhelp_edge.parcel import canon
 from fedhelp_edge.plan import Merge
-from fedhelp_edge.share import Array
 from fedhelp_edge.trust.task import Task
-from server_ref import intake, people, rounds
+from fedhelp_edge.update import Array
+from server_ref.admin import status
+from server_ref.intake import receive
+from server_ref.rounds import close
 from tests.federation import PLAN, Federation
 
 Arrays = dict[str, Array]
@@ -58,7 +60,7 @@ def pulled(base: Arrays, share: Arrays, times: float) -> Arrays:
 
 
 def give(fed: Federation, order: Task, number: int, arrays: Arrays, **changes: Any) -> None:
-    intake.receive(fed.hub, fed.clinics[number].give(order, arrays, **changes))
+    receive.receive(fed.hub, fed.clinics[number].give(order, arrays, **changes))
 
 
 def told_of(fed: Federation, site: str) -> tuple[str, str]:
@@ -131,7 +133,7 @@ def test_e13_a_person_lets_an_odd_share_in(five: Federation) -> None:
     give(five, order, 4, pulled(five.base(order), honest(five, order, 4), -1))
     with pytest.raises(QuorumError):
         five.aggregate()
-    rounds.review(five.hub, five.boss, "site-005", release=True)
+    close.review(five.hub, five.boss, "site-005", release=True)
     assert len(five.aggregate()["accepted"]) == 5
 
 
@@ -146,13 +148,13 @@ def test_e13_a_person_lets_an_odd_share_in_while_it_is_as_stale_as_the_plan_allo
     with pytest.raises(QuorumError):
         five.aggregate()
     for _ in range(later):  # nothing more comes, and the key of that round stays
-        rounds.call_off(five.hub, rounds.newest(five.hub))
+        close.call_off(five.hub, close.newest(five.hub))
         five.open()
     if counts:
-        assert rounds.review(five.hub, five.boss, "site-005", release=True)["state"] == "accepted"
+        assert close.review(five.hub, five.boss, "site-005", release=True)["state"] == "accepted"
     else:
         with pytest.raises(NotNowError, match="too old"):
-            rounds.review(five.hub, five.boss, "site-005", release=True)
+            close.review(five.hub, five.boss, "site-005", release=True)
 
 
 @pytest.mark.parametrize("times", [6, 19])
@@ -167,11 +169,11 @@ def test_e14_a_scaled_share_moves_the_model_no_further_than_five_medians_of_its_
         give(three, order, number, shares[clinic.id])
     told = three.aggregate()
     assert told["accepted"] == ["site-001", "site-002", "site-003"]
-    moved = clip.pull(base, three.hub.model(told["merged_sha256"]))
-    pulls = [clip.pull(base, arrays) for arrays in shares.values()]
+    moved = norm_limit.pull(base, three.hub.model(told["merged_sha256"]))
+    pulls = [norm_limit.pull(base, arrays) for arrays in shares.values()]
     for what in moved:
         median = float(np.median([one[what] for one in pulls]))
-        bound = sum(min(one[what], clip.TIMES * median) for one in pulls) / 3
+        bound = sum(min(one[what], norm_limit.TIMES * median) for one in pulls) / 3
         assert moved[what] <= bound * (1 + 1e-5)
         assert moved[what] < sum(one[what] for one in pulls) / 3
 
@@ -202,7 +204,7 @@ def test_e15_a_number_that_the_format_does_not_know_is_refused(
     )
     path = three.clinics[0].give(order, honest(three, order, 0), examples=count)
     monkeypatch.undo()
-    intake.receive(three.hub, path)
+    receive.receive(three.hub, path)
     three.judge()
     assert told_of(three, "site-001") == ("refused", "E_BODY")
 
@@ -244,7 +246,7 @@ def test_e15_a_claim_far_beyond_the_others_waits_for_a_person_who_is_told_of_it(
     claim(three, 100, 120, 10**6)
     with pytest.raises(QuorumError):
         three.aggregate()
-    told = people.status(three.hub)
+    told = status.status(three.hub)
     assert [(one["site"], one["code"], one["examples"]) for one in told["quarantined"]] == [
         ("site-003", "E_CLAIM", 10**6)
     ]
@@ -261,7 +263,7 @@ def test_e15_a_large_site_that_a_person_let_in_is_not_asked_about_again(three: F
     claim(three, 100, 100, 5000)
     with pytest.raises(QuorumError):
         three.aggregate()
-    rounds.review(three.hub, three.boss, "site-003", release=True)
+    close.review(three.hub, three.boss, "site-003", release=True)
     told = three.aggregate()
     assert {one["site"]: (one["examples"], one["part"]) for one in told["claims"]} == {
         "site-001": (100, 0.25), "site-002": (100, 0.25), "site-003": (5000, 0.5),
@@ -305,8 +307,8 @@ def test_e15_no_site_ends_a_federation_by_what_it_claims_to_have_measured(tmp_pa
             give(fed, order, number, honest(fed, order, number), facts=facts)
         give(fed, order, 2, honest(fed, order, 2), facts={"examples": 100, "val": 10**9, "correct": lie})
         fed.aggregate()
-    assert not rounds.is_finished(fed.hub)
-    assert [one["accuracy"] for one in people.accuracy(fed.hub)] == [0.5, 0.55, 0.6, 0.65]
+    assert not close.is_finished(fed.hub)
+    assert [one["accuracy"] for one in status.accuracy(fed.hub)] == [0.5, 0.55, 0.6, 0.65]
 
 
 NUMBERS = st.floats(-1e4, 1e4, width=32)
@@ -339,7 +341,7 @@ def test_e17_a_round_of_which_nothing_is_believed_fails_and_the_old_model_stays(
     before = three.hub.newest("global")["hash"]
     with pytest.raises(QuorumError):
         three.aggregate()
-    assert rounds.newest(three.hub)["state"] == rounds.FAILED
+    assert close.newest(three.hub)["state"] == close.FAILED
     assert three.hub.newest("global")["hash"] == before
     assert set(three.states().values()) == {"quarantined"}
     again = three.open()
@@ -380,7 +382,7 @@ def test_e22_the_merged_model_does_not_depend_on_who_came_first(three: Federatio
     for number, arrivals in enumerate(itertools.permutations(paths)):
         fed = three.copied(three.folder.with_name(f"copy {number}"))
         for path in arrivals:
-            intake.receive(fed.hub, path)
+            receive.receive(fed.hub, path)
             if number % 2:  # judged one by one, or all at once
                 fed.judge()
         told = fed.aggregate()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedhelp_edge import share
+from fedhelp_edge import update
 from fedhelp_edge.errors import (
     NonFiniteError,
     NormStatisticsError,
@@ -27,19 +27,19 @@ from fedhelp_edge.errors import (
     TensorLayoutError,
     TensorMetadataError,
 )
-from fedhelp_edge.share import Schema
+from fedhelp_edge.update import Schema
 
 SCHEMA = Schema.parse(["conv1.weight F32 2x3", "bn1.running_var F32 2", "linear.bias F32 2"])
 
 
-def honest() -> dict[str, share.Array]:
+def honest() -> dict[str, update.Array]:
     shapes = {tensor.name: tensor.shape for tensor in SCHEMA.tensors}
     return {name: np.full(shape, 0.5, np.float32) for name, shape in shapes.items()}
 
 
-def spelled(arrays: dict[str, share.Array]) -> bytes:
+def spelled(arrays: dict[str, update.Array]) -> bytes:
     file = io.BytesIO()
-    share.write(file, arrays)
+    update.write(file, arrays)
     return file.getvalue()
 
 
@@ -50,14 +50,14 @@ def described(header: str | dict[str, Any], data: bytes = bytes(40)) -> bytes:
     return struct.pack("<Q", len(text)) + text.encode() + data
 
 
-def header_of(arrays: dict[str, share.Array]) -> dict[str, Any]:
+def header_of(arrays: dict[str, update.Array]) -> dict[str, Any]:
     data = spelled(arrays)
     found: dict[str, Any] = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
     return found
 
 
-def read(data: bytes) -> share.Arrays:
-    return share.read(io.BytesIO(data), SCHEMA)
+def read(data: bytes) -> update.Arrays:
+    return update.read(io.BytesIO(data), SCHEMA)
 
 
 def test_the_honest_share_is_read() -> None:
@@ -284,17 +284,17 @@ def test_e08_a_number_that_is_none_is_refused_by_name_and_count(name: str, numbe
     arrays = honest()
     arrays[name].flat[1] = number
     with pytest.raises(NonFiniteError, match=rf"{name}: 1 of {arrays[name].size}"):
-        share.check_numbers(read(spelled(arrays)))
+        update.check_numbers(read(spelled(arrays)))
 
 
 @pytest.mark.parametrize("variances", [[0.5, -1e-30], [0.0, 0.0]], ids=str)
 def test_e09_a_variance_that_cannot_be_is_refused(variances: list[float]) -> None:
     with pytest.raises(NormStatisticsError):
-        share.check_numbers({"bn1.running_var": np.array(variances, np.float32)})
+        update.check_numbers({"bn1.running_var": np.array(variances, np.float32)})
 
 
 def test_e09_a_dead_channel_is_no_fault() -> None:
-    share.check_numbers({"bn1.running_var": np.array([0.0, 0.5], np.float32)})
+    update.check_numbers({"bn1.running_var": np.array([0.0, 0.5], np.float32)})
 
 
 def test_e09_counters_of_batch_norm_do_not_travel() -> None:
@@ -307,11 +307,11 @@ def test_e10_weights_far_beyond_what_training_gives_are_refused(number: float) -
     arrays = honest()
     arrays["linear.bias"][0] = number
     with pytest.raises(NumberRangeError, match=r"linear\.bias"):
-        share.check_numbers(read(spelled(arrays)))
+        update.check_numbers(read(spelled(arrays)))
 
 
 def test_e10_the_smallest_numbers_pass_as_they_are() -> None:
     arrays = {**honest(), "linear.bias": np.array([1e-45, -1e-45], np.float32)}
     found = read(spelled(arrays))
-    share.check_numbers(found)
+    update.check_numbers(found)
     assert found["linear.bias"].tobytes() == arrays["linear.bias"].tobytes()

@@ -34,9 +34,11 @@ from cryptography.x509.oid import NameOID
 from fedhelp_edge.errors import ListenError, QuorumError
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
 from fedhelp_edge.trust import enrol
-from server_ref import carrier, dashboard, front, intake
-from server_ref.gate import Limits
-from server_ref.hub import to_json
+from server_ref.admin import exchange
+from server_ref.hub.hub import to_json
+from server_ref.intake import receive
+from server_ref.web import app, dashboard
+from server_ref.web.context import Limits
 from tests.chaos import Fate, network
 from tests.federation import Clinic, Federation
 from tests.net import BYTES, TUS, Answer, Client, prologue, raw, running, serving
@@ -627,7 +629,7 @@ def test_f19_a_client_refuses_an_expired_a_wrong_and_an_unknown_certificate(
 def test_f19_a_certificate_that_is_none_is_said_to_be_so(fed: Federation, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("x")
     with pytest.raises(ListenError):
-        front.server(fed.hub.home, Limits(), dashboard.Door(), tmp_path / "x", tmp_path / "x")
+        app.server(fed.hub.home, Limits(), dashboard.Door(), tmp_path / "x", tmp_path / "x")
 
 
 def test_f19_without_tls_whatever_is_changed_on_the_way_is_refused(
@@ -644,16 +646,16 @@ def test_f19_without_tls_whatever_is_changed_on_the_way_is_refused(
 # --- once ----------------------------------------------------------------------------------------------------------
 def test_c01_the_same_share_by_http_and_by_stick_has_one_answer(client: Client, fed: Federation, share: Path) -> None:
     receipt = client.send(share).headers["fedhelp-receipt"]
-    stick = fed.folder / "stick" / carrier.TO
+    stick = fed.folder / "stick" / exchange.TO
     stick.mkdir(parents=True)
     (stick / "share").write_bytes(share.read_bytes())
-    (answer,) = carrier.exchange(fed.hub, stick.parent).taken
+    (answer,) = exchange.exchange(fed.hub, stick.parent).taken
     assert (answer.receipt, answer.new) == (receipt, False)
     assert received(fed, share) == 1
 
 
 def test_c01_a_share_that_came_by_stick_need_not_be_sent(client: Client, fed: Federation, share: Path) -> None:
-    receipt = intake.receive(fed.hub, share).receipt
+    receipt = receive.receive(fed.hub, share).receipt
     answer = client.begin(share)
     assert (answer.status, answer.offset, answer.headers["fedhelp-receipt"]) == (200, share.stat().st_size, receipt)
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from server_ref import decisions, intake, rounds
-from server_ref.dashboard import Door
+from server_ref.admin import decisions
+from server_ref.intake import receive
+from server_ref.rounds import close
+from server_ref.web.dashboard import Door
 from tests.browser.chromium import PROGRAM, browser
 from tests.federation import Federation
 from tests.net import running
@@ -26,13 +28,13 @@ def fed(three: Federation) -> Federation:
         order = fed.open()
         for place, clinic in enumerate(fed.clinics):
             facts = {"examples": 100, "val": 50, "correct": 30 + 4 * order.round + place}
-            intake.receive(fed.hub, clinic.give(order, fed.drawn(order, clinic), facts=facts))
+            receive.receive(fed.hub, clinic.give(order, fed.drawn(order, clinic), facts=facts))
         fed.aggregate()
     order = fed.open()
     fed.play(order, without=("site-002", "site-003"))
-    intake.receive(fed.hub, fed.clinics[1].give(order, fed.base(order)))
+    receive.receive(fed.hub, fed.clinics[1].give(order, fed.base(order)))
     fed.judge()
-    rounds._look_closer(fed.hub, fed.boss, rounds.current(fed.hub))
+    close._look_closer(fed.hub, fed.boss, close.current(fed.hub))
     return fed
 
 
@@ -52,7 +54,7 @@ def test_a_coordinator_opens_the_link_sees_the_round_and_lets_a_share_in(fed: Fe
         assert "Decided: release." in tab.html()
         tab.screenshot(PICTURES / "dashboard-decided.png")
         loaded, complaints = tab.loaded, tab.complaints
-    (waiting,) = rounds.quarantined(fed.hub)
+    (waiting,) = close.quarantined(fed.hub)
     assert decisions.waiting(fed.hub) == {waiting["hash"]: "release"}
     assert {url.split("/enter/")[0].removeprefix(here) for url in loaded} <= {"", "/", "/decisions", "/favicon.ico"}
     assert complaints == []
@@ -63,7 +65,7 @@ def test_a_long_name_pushes_nothing_aside_and_a_refused_share_shows_its_code(thr
     for name in ("Centre hospitalier universitaire de la Sainte-Trinité, service de dermatologie", "x" * 90):
         three.join(name=name)
     order, last = three.open(), three.clinics[-1]
-    intake.receive(three.hub, last.give(order, three.drawn(order, last), facts={"pad": "no count of images"}))
+    receive.receive(three.hub, last.give(order, three.drawn(order, last), facts={"pad": "no count of images"}))
     three.judge()
     door = Door()
     with running(three.hub.home, door=door) as port, browser(tmp_path / "profile") as tab:

@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from fedhelp_edge.data import phantom
 from fedhelp_edge.data.sorting import Sorting
-from fedhelp_edge.page import door
+from fedhelp_edge.demo import phantoms
+from fedhelp_edge.page import local_server
 from fedhelp_edge.page.label import Label
 from tests.browser.chromium import PROGRAM, browser
 from tests.browser.test_dashboard import PICTURES
@@ -20,11 +20,11 @@ pytestmark = pytest.mark.skipif(not PROGRAM, reason="not installed: chromium")
 
 def test_a_person_sorts_by_keys_and_by_buttons(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
-    for place, pixels in enumerate(phantom.draw(4, 2, size=96)[0]):
+    for place, pixels in enumerate(phantoms.draw(4, 2, size=96)[0]):
         made.save(folder / f"smear{place}.png", pixels)
     (folder / "IMG_0001.HEIC").write_bytes(b"ftypheic")
     sorting = Sorting(folder, ("round", "lobed"))
-    with door.opened(Label(sorting)) as server, browser(tmp_path / "profile") as tab:
+    with local_server.opened(Label(sorting)) as server, browser(tmp_path / "profile") as tab:
         tab.scripts(True)
         tab.open(server.link)
         assert "<h1>Picture 1 of 4</h1>" in tab.html()

@@ -27,9 +27,11 @@ from fedhelp_edge.errors import FedhelpError, NotNowError
 from fedhelp_edge.exchange.folder import Folder
 from fedhelp_edge.exchange.http import Http
 from fedhelp_edge.parcel import keys
-from server_ref import desk, intake, opener, rounds, steps
-from server_ref.hub import Hub
-from server_ref.opener import Found, Job, Refused
+from server_ref.admin import session, unattended
+from server_ref.hub.hub import Hub
+from server_ref.intake import receive, sandbox
+from server_ref.intake.sandbox import Found, Job, Refused
+from server_ref.rounds import close
 
 _PROCESSES = multiprocessing.get_context("forkserver" if os.name != "nt" else "spawn")
 _PROCESSES.set_forkserver_preload(["pytest", "tests.faults.kills"])  # what a child imports again
@@ -45,7 +47,7 @@ def run(work: Callable[..., None], home: Path, *given: Any, dies_before: int = 0
 
 
 def _run(work: Callable[..., None], home: Path, given: tuple[Any, ...], dies_before: int, power_cut: bool) -> None:
-    intake.Opener = rounds.Opener = Here  # type: ignore[assignment, misc]
+    receive.Opener = close.Opener = Here  # type: ignore[assignment, misc]
     if dies_before:
         Fate(dies_before, power_cut, Path(tempfile.mkdtemp(dir=home.parent))).watch()
     work(home, *given)
@@ -55,16 +57,16 @@ def take(home: Path, step: str, time: datetime, shares: Sequence[Path] = ()) -> 
     """One step of a coordinator."""
     hub = Hub(home, clock=lambda: time)
     boss = hub.boss(lambda: "")
-    with desk.writing(hub):
+    with session.writing(hub):
         for share in shares:
-            intake.receive(hub, share)
+            receive.receive(hub, share)
         if step == "judge":
-            intake.judge(hub, boss)
+            receive.judge(hub, boss)
         with suppress(NotNowError):  # it was done, all but the answer
             if step == "aggregate":
-                rounds.aggregate(hub, boss)
+                close.aggregate(hub, boss)
             if step == "open":
-                rounds.open_next(hub, boss)
+                close.open_next(hub, boss)
     hub.store.close()
 
 
@@ -73,8 +75,8 @@ def look(home: Path, stick: Path, time: datetime) -> None:
     hub = Hub(home, clock=lambda: time)
     boss = hub.boss(lambda: "")
     hub.check()
-    with desk.writing(hub):
-        steps.step(hub, boss, stick)
+    with session.writing(hub):
+        unattended.step(hub, boss, stick)
     hub.store.close()
 
 
@@ -106,7 +108,7 @@ class Here:
 
     def open(self, job: Job) -> Found:
         try:
-            return opener.work(job)
+            return sandbox.work(job)
         except FedhelpError as fault:
             raise Refused(fault.code, fault.cause) from None
 

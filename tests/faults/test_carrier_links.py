@@ -15,8 +15,9 @@ import pytest
 from fedhelp_edge import files
 from fedhelp_edge.errors import CarrierHomeError, FileKindError
 from fedhelp_edge.exchange.folder import FROM, TO, VOUCHES, Folder
-from fedhelp_edge.site import inbox, joined, outbox
-from server_ref import carrier, rounds
+from fedhelp_edge.site import inbox, outbox, status
+from server_ref.admin import exchange
+from server_ref.rounds import close
 from tests import command
 from tests.clinic import Clinic
 from tests.desk import Desk, works
@@ -46,7 +47,7 @@ def stick(tmp_path: Path) -> Path:
 def outdated(three: Federation) -> Path:
     """A parcel that no site needs any more: the hub would take it off a stick."""
     first = three.open()
-    rounds.call_off(three.hub, rounds.current(three.hub))
+    close.call_off(three.hub, close.current(three.hub))
     three.open()
     return three.hub.store.path(first.hash)
 
@@ -59,9 +60,9 @@ def test_g19_a_folder_that_links_into_the_hub_is_refused_and_the_hub_stays_whole
     before = contents(three.hub.home)
     (stick / FROM).symlink_to(outdated.parent)
     with pytest.raises(FileKindError, match="from-coordinator"):
-        carrier.leave(three.hub, stick / FROM)
+        exchange.leave(three.hub, stick / FROM)
     with pytest.raises(FileKindError, match="from-coordinator"):
-        carrier.exchange(three.hub, stick)
+        exchange.exchange(three.hub, stick)
     assert contents(three.hub.home) == before
     three.hub.store.reconcile()
 
@@ -75,7 +76,7 @@ def test_g19_a_command_refuses_such_a_stick_before_it_takes_anything_in(
     for name in (TO, FROM):
         (stick / name).symlink_to(elsewhere)
         with pytest.raises(FileKindError, match=name):
-            carrier.check(three.hub, stick)
+            exchange.check(three.hub, stick)
         (stick / name).unlink()
     assert list(elsewhere.iterdir()) == []
 
@@ -86,7 +87,7 @@ def test_g19_shares_are_not_read_through_a_link(three: Federation, stick: Path) 
     share = three.clinics[0].give(order, three.drawn(order, three.clinics[0]))
     (stick / TO).symlink_to(share.parent)
     with pytest.raises(FileKindError):
-        carrier.exchange(three.hub, stick)
+        exchange.exchange(three.hub, stick)
     assert three.states() == {}
 
 
@@ -101,7 +102,7 @@ def test_g19_links_within_a_folder_are_replaced_and_what_they_led_to_stays(
     task = f"{three.hub.newest('task')['hash']}.fhx"
     for name in (task, VOUCHES, outdated.name):
         link(stick / FROM / name, precious)
-    carrier.exchange(three.hub, stick)
+    exchange.exchange(three.hub, stick)
     assert precious.read_bytes() == b"not yours"
     assert (stick / FROM / task).read_bytes() == three.hub.store.path(task[:-4]).read_bytes()
     assert not (stick / FROM / outdated.name).exists()
@@ -124,14 +125,14 @@ def test_g19_a_folder_that_becomes_a_link_while_it_is_filled_leads_nobody_away(
         flush(descriptor)
 
     monkeypatch.setattr(os, "fsync", swap)
-    carrier.leave(three.hub, stick / FROM)
+    exchange.leave(three.hub, stick / FROM)
     assert list(elsewhere.iterdir()) == []
 
 
 @pytest.mark.parametrize("place", [".", "parcels", "parcels/00", ".."])
 def test_g19_a_carrier_in_or_around_the_hub_is_refused(three: Federation, place: str) -> None:
     with pytest.raises(CarrierHomeError):
-        carrier.check(three.hub, three.hub.home / place)
+        exchange.check(three.hub, three.hub.home / place)
     assert not list(three.hub.home.rglob(FROM))
 
 
@@ -139,14 +140,14 @@ def test_g19_a_carrier_in_or_around_the_hub_is_refused(three: Federation, place:
 def test_g19_a_carrier_that_is_the_hub_by_another_name_is_refused(three: Federation, tmp_path: Path) -> None:
     (tmp_path / "cloud").symlink_to(three.hub.home)
     with pytest.raises(CarrierHomeError):
-        carrier.check(three.hub, tmp_path / "cloud" / "parcels")
+        exchange.check(three.hub, tmp_path / "cloud" / "parcels")
 
 
 @posix
 def test_g19_a_carrier_may_be_reached_by_a_link_of_ones_own(three: Federation, stick: Path, tmp_path: Path) -> None:
     (tmp_path / "shortcut").symlink_to(stick)
-    carrier.check(three.hub, tmp_path / "shortcut")
-    assert carrier.exchange(three.hub, tmp_path / "shortcut").left == len(list((stick / FROM).glob("*.fhx")))
+    exchange.check(three.hub, tmp_path / "shortcut")
+    assert exchange.exchange(three.hub, tmp_path / "shortcut").left == len(list((stick / FROM).glob("*.fhx")))
 
 
 # --- G19: at a site ------------------------------------------------------------------------------------------------
@@ -183,10 +184,10 @@ def test_g19_a_share_takes_the_place_of_a_link_of_its_name(clinic: Clinic, tmp_p
 @pytest.mark.parametrize("place", [".", "request", ".."])
 def test_g19_a_carrier_in_or_around_a_site_is_refused_and_not_remembered(clinic: Clinic, place: str) -> None:
     with pytest.raises(CarrierHomeError):
-        joined.invited(clinic.home, str(clinic.invite), via=clinic.home / place)
+        status.invited(clinic.home, str(clinic.invite), via=clinic.home / place)
     clinic.join()
     with pytest.raises(CarrierHomeError):
-        joined.carriers(clinic.home, nobody, via=clinic.home / place)
+        status.carriers(clinic.home, nobody, via=clinic.home / place)
     assert "via" not in (clinic.home / "joined.json").read_text()
 
 
@@ -216,14 +217,14 @@ def test_g08_a_share_that_was_damaged_on_the_stick_is_sent_again(clinic: Clinic)
 
 def test_g08_what_was_damaged_among_what_a_hub_left_is_left_again(three: Federation, stick: Path) -> None:
     three.open()
-    carrier.exchange(three.hub, stick)
+    exchange.exchange(three.hub, stick)
     before = contents(stick)
     for number, name in enumerate(sorted(before)):
         whole = (stick / name).read_bytes()
         (stick / name).write_bytes(
             [whole[:-1], bytes(len(whole)), b"", whole[:-1] + bytes([whole[-1] ^ 1])][number % 4]
         )
-    carrier.exchange(three.hub, stick)
+    exchange.exchange(three.hub, stick)
     assert contents(stick) == before
 
 
@@ -232,7 +233,7 @@ def test_g06_a_folder_in_the_place_of_a_parcel_is_named_and_the_others_are_left(
     task = f"{three.open().hash}.fhx"
     (stick / FROM / task).mkdir(parents=True)
     (stick / FROM / task / "holiday.jpg").write_bytes(b"somebody's")
-    found = carrier.exchange(three.hub, stick)
+    found = exchange.exchange(three.hub, stick)
     assert [(one["file"], one["code"]) for one in found.refused] == [(task, "E_FILE_KIND")]
     assert len(list((stick / FROM).glob("*.fhx"))) == found.left
     assert (stick / FROM / task / "holiday.jpg").exists()
@@ -266,4 +267,4 @@ def test_g06_what_lies_among_the_news_of_a_site_is_named_there(clinic: Clinic) -
     (clinic.stick / FROM / "notes.txt").write_bytes(b"buy bread")
     taken: inbox.Taken = clinic.download()
     assert {one["file"]: one["code"] for one in taken.refused} == {"folder.fhx": "E_FILE_KIND", "notes.txt": "E_MAGIC"}
-    assert clinic.state == joined.WAITING
+    assert clinic.state == status.WAITING

@@ -16,7 +16,8 @@ import pytest
 
 from fedhelp_edge.parcel import bech32, parcel
 from fedhelp_edge.trust.roster import Site
-from server_ref import incoming, intake, store
+from server_ref.hub import database
+from server_ref.intake import partial, receive
 from tests.attacks.test_f_http import patch
 from tests.command import COORDINATOR, refusal, run
 from tests.federation import Clinic, Federation
@@ -52,7 +53,7 @@ def test_g01_an_upload_that_was_whole_before_a_kill_is_received_at_the_next_star
 ) -> None:
     data = share.read_bytes()
     said = parcel.look(share, parcel.anyone).statement
-    incoming.begin(three.hub.home, said, len(data), data + extra, three.hub.now)
+    partial.begin(three.hub.home, said, len(data), data + extra, three.hub.now)
     with running(three.hub.home) as port:
         answer = Client(port, three.hub.federation).begin(share)
     if extra:  # what a crash may have left is not believed
@@ -63,7 +64,7 @@ def test_g01_an_upload_that_was_whole_before_a_kill_is_received_at_the_next_star
 
 
 def test_what_is_no_upload_is_cleared_away_at_a_start(three: Federation) -> None:
-    folder = three.hub.home / incoming.FOLDER
+    folder = three.hub.home / partial.FOLDER
     folder.mkdir()
     for name in ("x", "x.y", f"{'a' * 64}.12"):
         (folder / name).write_bytes(b"junk")
@@ -116,7 +117,7 @@ def test_without_its_extra_the_front_says_what_to_install(three: Federation) -> 
 def test_g05_while_a_command_writes_an_upload_ends_later(
     three: Federation, share: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "WAIT", 0.2)
+    monkeypatch.setattr(database, "WAIT", 0.2)
     with running(three.hub.home) as port:
         client = Client(port, three.hub.federation)
         with three.hub.store.changing():
@@ -132,7 +133,7 @@ def test_g02_on_a_full_disk_an_upload_stands_where_it_was_and_goes_on_later(
     three: Federation, share: Path, tiny_disk: Callable[[int], Path]
 ) -> None:
     disk = tiny_disk(4096)
-    (three.hub.home / incoming.FOLDER).symlink_to(disk)
+    (three.hub.home / partial.FOLDER).symlink_to(disk)
     ballast = disk / "ballast"
     with running(three.hub.home) as port:
         client = Client(port, three.hub.federation)
@@ -165,7 +166,7 @@ def _regions(pid: int) -> Iterator[bytes]:
 def test_the_process_of_the_front_holds_no_key_that_decrypts_or_orders(three: Federation, share: Path) -> None:
     order = three.hub.tasks()[1]
     boss, root = three.boss, three.hub.home / "root" / "keys.txt"
-    identities = [boss.identity, intake.round_key(three.hub, three.boss, order.round)]
+    identities = [boss.identity, receive.round_key(three.hub, three.boss, order.round)]
     identities.append(next(line for line in root.read_text().splitlines() if line.startswith("AGE-SECRET-KEY-")))
     forbidden = [identity.encode() for identity in identities]
     forbidden += [bytes(bech32.decode("age-secret-key-", identity.lower())) for identity in identities]

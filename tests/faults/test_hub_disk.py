@@ -14,9 +14,13 @@ import pytest
 
 from fedhelp_edge import errors
 from fedhelp_edge.errors import BusyError, EquivocationError, FedhelpError, HubDamagedError
-from fedhelp_edge.trust.floor import Floor
-from server_ref import carrier, desk, front, intake, rounds, store, vault
-from server_ref.hub import Hub
+from fedhelp_edge.trust.state import Floor
+from server_ref.admin import exchange, recovery, session
+from server_ref.hub import database
+from server_ref.hub.hub import Hub
+from server_ref.intake import receive
+from server_ref.rounds import close
+from server_ref.web import app
 from tests.federation import Federation
 
 Disk = Callable[[int], Path]
@@ -54,9 +58,9 @@ def test_g02_on_a_full_disk_each_step_fails_as_one_and_goes_on_once_there_is_roo
 
     steps: list[Callable[[], object]] = [
         fed.open,
-        lambda: [intake.receive(fed.hub, path) for path in paths],
+        lambda: [receive.receive(fed.hub, path) for path in paths],
         fed.judge,
-        lambda: rounds.aggregate(fed.hub, fed.boss),
+        lambda: close.aggregate(fed.hub, fed.boss),
     ]
     for number, step in enumerate(steps):
         if number == 1:
@@ -69,7 +73,7 @@ def test_g02_on_a_full_disk_each_step_fails_as_one_and_goes_on_once_there_is_roo
         fed.hub.store.verify()
         if found:
             step()
-    assert rounds.newest(fed.hub)["state"] == rounds.DONE
+    assert close.newest(fed.hub)["state"] == close.DONE
     assert set(fed.states().values()) == {"merged"}
 
 
@@ -84,14 +88,14 @@ def test_g02_nothing_is_refused_because_the_hub_is_full(on_a_disk: Federation, t
     fed = on_a_disk
     order = fed.open()
     stick = tmp_path / "stick"
-    (stick / carrier.TO).mkdir(parents=True)
-    shutil.copy(fed.clinics[0].give(order, fed.drawn(order, fed.clinics[0])), stick / carrier.TO)
+    (stick / exchange.TO).mkdir(parents=True)
+    shutil.copy(fed.clinics[0].give(order, fed.drawn(order, fed.clinics[0])), stick / exchange.TO)
     filler = fill(fed.folder.parent, 100)
     with pytest.raises(OSError) as caught:
-        carrier.exchange(fed.hub, stick)
+        exchange.exchange(fed.hub, stick)
     assert type(errors.from_os(caught.value)) is errors.NoSpaceError
     filler.unlink()
-    assert [answer.state for answer in carrier.exchange(fed.hub, stick).taken] == [intake.RECEIVED]
+    assert [answer.state for answer in exchange.exchange(fed.hub, stick).taken] == [receive.RECEIVED]
 
 
 def test_g03_a_disk_that_became_read_only_is_an_error_until_it_is_mended(on_a_disk: Federation) -> None:
@@ -105,7 +109,7 @@ def test_g03_a_disk_that_became_read_only_is_an_error_until_it_is_mended(on_a_di
         assert failure(fed.again) in ("E_PERMISSION", "E_STORAGE")
     finally:
         subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
-    assert intake.receive(fed.again(), path).new
+    assert receive.receive(fed.again(), path).new
 
 
 def test_g03_a_flush_that_fails_is_no_receipt(three: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +125,7 @@ def test_g03_a_flush_that_fails_is_no_receipt(three: Federation, monkeypatch: py
             flush(descriptor)
 
         monkeypatch.setattr(os, "fsync", fails)
-        code = failure(lambda: intake.receive(three.hub, path))
+        code = failure(lambda: receive.receive(three.hub, path))
         monkeypatch.undo()
         if not code:
             break
@@ -137,18 +141,18 @@ def test_g03_a_process_with_too_many_open_files_refuses_nobody(three: Federation
     resource = pytest.importorskip("resource")
     order = three.open()
     stick = tmp_path / "stick"
-    (stick / carrier.TO).mkdir(parents=True)
-    three.clinics[0].give(order, three.drawn(order, three.clinics[0])).rename(stick / carrier.TO / "share")
+    (stick / exchange.TO).mkdir(parents=True)
+    three.clinics[0].give(order, three.drawn(order, three.clinics[0])).rename(stick / exchange.TO / "share")
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.open(stick, os.O_RDONLY)
     os.close(free)
     resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, limits[1]))  # one more: enough to look, not to copy
     try:
-        found = failure(lambda: carrier.exchange(three.hub, stick))
+        found = failure(lambda: exchange.exchange(three.hub, stick))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert found == "E_STORAGE"
-    assert [answer.state for answer in carrier.exchange(three.hub, stick).taken] == [intake.RECEIVED]
+    assert [answer.state for answer in exchange.exchange(three.hub, stick).taken] == [receive.RECEIVED]
 
 
 def test_g05_a_database_that_another_holds_is_busy_and_later_not(
@@ -156,47 +160,47 @@ def test_g05_a_database_that_another_holds_is_busy_and_later_not(
 ) -> None:
     order = three.open()
     path = three.clinics[0].give(order, three.drawn(order, three.clinics[0]))
-    monkeypatch.setattr(store, "WAIT", 0.05)
+    monkeypatch.setattr(database, "WAIT", 0.05)
     three.again()
-    other = sqlite3.connect(three.hub.home / store.DATABASE, isolation_level=None)
+    other = sqlite3.connect(three.hub.home / database.DATABASE, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(BusyError):
-        intake.receive(three.hub, path)
+        receive.receive(three.hub, path)
     assert list(three.hub.home.glob(".*.part")) == []
     other.execute("ROLLBACK")
     other.close()
-    assert intake.receive(three.hub, path).new
+    assert receive.receive(three.hub, path).new
 
 
 def test_g05_a_damaged_page_is_found(three: Federation) -> None:
     three.hub.store.close()
-    path = three.hub.home / store.DATABASE
+    path = three.hub.home / database.DATABASE
     data = bytearray(path.read_bytes())
     data[4096 : len(data) - 4096] = bytes(len(data) - 8192)
     path.write_bytes(data)
     with pytest.raises(HubDamagedError):
         Hub(three.hub.home).store.check()
-    with pytest.raises(HubDamagedError), desk.working(three.hub.home, None):
+    with pytest.raises(HubDamagedError), session.working(three.hub.home, None):
         pass
     with pytest.raises(HubDamagedError):
-        front.serve(three.hub.home, "127.0.0.1", 0, None, None, lambda *_: pytest.fail("it serves"))
+        app.serve(three.hub.home, "127.0.0.1", 0, None, None, lambda *_: pytest.fail("it serves"))
 
 
 def test_g05_whoever_only_reads_holds_up_nobody_who_writes(three: Federation, tmp_path: Path) -> None:
     """As a backup does, or a look at the dashboard."""
     order = three.open()
-    other = sqlite3.connect(three.hub.home / store.DATABASE, isolation_level=None)
+    other = sqlite3.connect(three.hub.home / database.DATABASE, isolation_level=None)
     other.execute("BEGIN")
     (before,) = other.execute("SELECT count(*) FROM log").fetchone()
-    assert intake.receive(three.hub, three.clinics[0].give(order, three.drawn(order, three.clinics[0]))).new
-    vault.backup(three.hub, tmp_path / "backup.tar")
+    assert receive.receive(three.hub, three.clinics[0].give(order, three.drawn(order, three.clinics[0]))).new
+    recovery.backup(three.hub, tmp_path / "backup.tar")
     assert other.execute("SELECT count(*) FROM log").fetchone() == (before,)
     other.close()
 
 
 def test_g05_a_database_that_is_none_is_damaged(three: Federation) -> None:
     three.hub.store.close()
-    (three.hub.home / store.DATABASE).write_bytes(b"not a database, but long enough to be taken for one" * 100)
+    (three.hub.home / database.DATABASE).write_bytes(b"not a database, but long enough to be taken for one" * 100)
     with pytest.raises(HubDamagedError):
         Hub(three.hub.home)
 
@@ -220,8 +224,8 @@ def test_g05_a_hub_without_its_unmerged_journal_stands_where_it_stood_before_and
     behind = Hub(lost, clock=three.clock)
     behind.store.check()
     assert behind.store.verify().length < order.log.length
-    assert rounds.newest(behind)["round"] == 0
-    again = rounds.open_next(behind, three.boss)
+    assert close.newest(behind)["round"] == 0
+    again = close.open_next(behind, three.boss)
     known = Floor(law).with_roster(*behind.plain(behind.newest("roster")["hash"]))
     known = known.with_task(*three.hub.plain(order.hash))
     with pytest.raises(EquivocationError):
@@ -234,22 +238,22 @@ def test_g08_a_stick_that_is_full_is_filled_once_there_is_room(three: Federation
     stick = tiny_disk(1_500)
     (stick / "pictures").write_bytes(bytes(1_000_000))
     with pytest.raises(OSError) as caught:
-        carrier.exchange(three.hub, stick)
+        exchange.exchange(three.hub, stick)
     assert type(errors.from_os(caught.value)) is errors.NoSpaceError
     assert list(stick.rglob("*.part")) == []
     (stick / "pictures").unlink()
-    left = carrier.exchange(three.hub, stick).left
-    assert len(list((stick / carrier.FROM).glob("*.fhx"))) == left
+    left = exchange.exchange(three.hub, stick).left
+    assert len(list((stick / exchange.FROM).glob("*.fhx"))) == left
 
 
 def test_g08_what_a_copy_that_was_cut_off_left_on_the_stick_goes(three: Federation, tmp_path: Path) -> None:
     three.open()
     hash_ = three.hub.newest("task")["hash"]
-    part = tmp_path / carrier.FROM / f".{hash_}.fhx.0123456789ab.part"
-    others = tmp_path / carrier.FROM / f".{'0' * 64}.fhx.0123456789ab.part"
+    part = tmp_path / exchange.FROM / f".{hash_}.fhx.0123456789ab.part"
+    others = tmp_path / exchange.FROM / f".{'0' * 64}.fhx.0123456789ab.part"
     part.parent.mkdir()
     part.write_bytes(b"half")
     others.write_bytes(b"somebody else's")
-    carrier.exchange(three.hub, tmp_path)
+    exchange.exchange(three.hub, tmp_path)
     assert not part.exists()
     assert others.exists()

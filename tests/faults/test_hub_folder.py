@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from server_ref import carrier, intake
+from server_ref.admin import exchange
+from server_ref.intake import receive
 from tests.federation import Federation
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    path = tmp_path / "cloud" / carrier.TO
+    path = tmp_path / "cloud" / exchange.TO
     path.mkdir(parents=True)
     return path
 
@@ -28,8 +29,8 @@ def share(three: Federation) -> Path:
     return three.clinics[0].give(order, three.drawn(order, three.clinics[0]))
 
 
-def visit(fed: Federation, folder: Path) -> carrier.Exchanged:
-    return carrier.exchange(fed.hub, folder.parent)
+def visit(fed: Federation, folder: Path) -> exchange.Exchanged:
+    return exchange.exchange(fed.hub, folder.parent)
 
 
 def refusals(fed: Federation) -> list[str]:
@@ -100,7 +101,7 @@ def test_g06_thousands_of_files_that_are_none_do_not_hide_the_one_that_is(
         (folder / f"{number:05}").write_bytes(b"")
     share.rename(folder / "99999")
     found = visit(three, folder)
-    assert [answer.state for answer in found.taken] == [intake.RECEIVED]
+    assert [answer.state for answer in found.taken] == [receive.RECEIVED]
     assert len(found.waiting) == many  # an empty file may be one that is only beginning to be copied
     assert refusals(three) == []
 
@@ -110,7 +111,7 @@ def test_g06_thousands_of_files_of_another_kind_are_one_line_once(
     three: Federation, folder: Path, effort: Callable[[int, int], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     many = effort(1_000, 10_000)
-    monkeypatch.setattr(carrier, "_REMEMBERED", many)
+    monkeypatch.setattr(exchange, "_REMEMBERED", many)
     for number in range(many):
         (folder / f"{number:05}").write_bytes(b"no parcel, but long enough to be judged as one")
     for _ in range(2):
@@ -131,8 +132,8 @@ def test_c20_copies_of_a_genuine_file_with_other_bytes_are_not_written_to_the_di
         (folder / str(number)).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     (folder / "9").write_bytes(data)
     copied: list[Path] = []
-    copy = intake._copy
-    monkeypatch.setattr(intake, "_copy", lambda file, part, limit: (copied.append(part), copy(file, part, limit)))
+    copy = receive._copy
+    monkeypatch.setattr(receive, "_copy", lambda file, part, limit: (copied.append(part), copy(file, part, limit)))
     found = visit(three, folder)
     assert (len(found.taken), found.waiting, len(copied)) == (1, ["0", "1", "2", "3", "4"], 1)
 

@@ -19,9 +19,11 @@ import pytest
 from fedhelp_edge.errors import BadBackupError, FedhelpError, HubDamagedError, LogBrokenError, NotNowError, QuorumError
 from fedhelp_edge.parcel import keys, parcel, statement
 from fedhelp_edge.trust import enrol
-from server_ref import desk, incoming, intake, rounds, vault
-from server_ref.hub import ROOT, Hub, to_json
-from server_ref.store import DATABASE
+from server_ref.admin import recovery, session
+from server_ref.hub.database import DATABASE
+from server_ref.hub.hub import ROOT, Hub, to_json
+from server_ref.intake import partial, receive
+from server_ref.rounds import close
 from tests import command
 from tests.federation import Clinic, Federation, nobody
 
@@ -51,7 +53,7 @@ def judged(three: Federation) -> Federation:
     order = three.open()
     three.play(order, without=("site-003",))
     lazy = three.clinics[2]
-    intake.receive(three.hub, lazy.give(order, three.base(order)))
+    receive.receive(three.hub, lazy.give(order, three.base(order)))
     with pytest.raises(QuorumError):
         three.aggregate()
     assert set(three.states().values()) == {"accepted", "quarantined"}
@@ -157,8 +159,8 @@ def test_g20_the_coordinators_keys_are_not_believed_away_from_their_memory(
 ) -> None:
     monkeypatch.setattr(Hub, "_has_memory", lambda hub: False)  # the front has written the log anew, without that line
     memory_left_behind(three)
-    with signs_nothing(three), desk.working(three.hub.home, None) as (hub, boss):
-        rounds.open_next(hub, boss)
+    with signs_nothing(three), session.working(three.hub.home, None) as (hub, boss):
+        close.open_next(hub, boss)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links")
@@ -176,23 +178,23 @@ def test_g20_a_link_that_the_front_leaves_leads_no_command_to_the_coordinators_f
     (three.hub.home / "parcels" / "ab").rename(tmp_path / "ab")
     (three.hub.home / "parcels" / "ab").symlink_to(theirs)
     (three.hub.home / "elsewhere").symlink_to(theirs)
-    (three.hub.home / incoming.FOLDER).symlink_to(theirs)
+    (three.hub.home / partial.FOLDER).symlink_to(theirs)
     with suppress(HubDamagedError):  # where one of its own parcels lay in that folder
         three.hub.store.reconcile()
-    assert incoming.awaited(three.hub, order.round, order.closes) == []
+    assert partial.awaited(three.hub, order.round, order.closes) == []
     three.clock.go_on(days=7)
-    assert incoming.awaited(three.hub, order.round, order.closes) == []
+    assert partial.awaited(three.hub, order.round, order.closes) == []
     assert sorted(theirs.iterdir()) == [path for path in before if path.name != ".x.part"]
 
 
 def test_g20_what_is_no_upload_hinders_no_command(three: Federation) -> None:
     order = three.open()
-    (three.hub.home / incoming.FOLDER).mkdir()
-    os.mkfifo(three.hub.home / incoming.FOLDER / f"{'a' * 64}.1")
-    (three.hub.home / incoming.FOLDER / f"{'b' * 64}.1").write_bytes(b"junk")
+    (three.hub.home / partial.FOLDER).mkdir()
+    os.mkfifo(three.hub.home / partial.FOLDER / f"{'a' * 64}.1")
+    (three.hub.home / partial.FOLDER / f"{'b' * 64}.1").write_bytes(b"junk")
     three.clock.go_on(days=7)
-    assert incoming.awaited(three.hub, order.round, order.closes) == []
-    assert len(list((three.hub.home / incoming.FOLDER).iterdir())) == 2
+    assert partial.awaited(three.hub, order.round, order.closes) == []
+    assert len(list((three.hub.home / partial.FOLDER).iterdir())) == 2
 
 
 def invite_unused(fed: Federation) -> None:
@@ -253,8 +255,8 @@ def test_g20_a_row_of_the_coordinators_that_the_front_changes_stops_the_next_com
     judged: Federation, swap: Callable[[Federation], None]
 ) -> None:
     swap(judged)
-    with signs_nothing(judged), desk.working(judged.hub.home, None) as (hub, boss):
-        rounds.aggregate(hub, boss, now=True)
+    with signs_nothing(judged), session.working(judged.hub.home, None) as (hub, boss):
+        close.aggregate(hub, boss, now=True)
 
 
 @pytest.mark.parametrize("swap", [plan_changed, invite_inserted, roster_rolled_back, another_base])
@@ -271,13 +273,13 @@ def test_g20_a_row_that_is_changed_while_a_command_works_stops_it_before_it_sign
 def test_g20_a_site_that_was_revoked_does_not_come_back_with_an_older_roster(three: Federation) -> None:
     with closing(sqlite3.connect(three.hub.home / DATABASE)) as db, closing(sqlite3.connect(":memory:")) as before:
         db.backup(before)
-        with desk.working(three.hub.home, None) as (hub, boss):
+        with session.working(three.hub.home, None) as (hub, boss):
             hub.revoke(boss, "site-002", 1, "stolen")
         three.hub.store.close()
         before.backup(db)
     three.again()
-    with signs_nothing(three, HubDamagedError, LogBrokenError), desk.working(three.hub.home, None) as (hub, boss):
-        rounds.open_next(hub, boss)
+    with signs_nothing(three, HubDamagedError, LogBrokenError), session.working(three.hub.home, None) as (hub, boss):
+        close.open_next(hub, boss)
 
 
 def test_g20_audit_verify_names_a_hub_in_which_another_hand_wrote(three: Federation, tmp_path: Path) -> None:
@@ -294,7 +296,7 @@ def test_g20_an_update_that_the_front_makes_in_a_sites_name_is_refused(three: Fe
     mask = Clinic(three.hub.federation, three.folder / "mask")
     mask.id = "site-003"
     path = mask.give(order, three.drawn(order, mask))
-    with parcel.open(path, parcel.anyone, [intake.round_key(three.hub, three.boss, 1)]) as opened:
+    with parcel.open(path, parcel.anyone, [receive.round_key(three.hub, three.boss, 1)]) as opened:
         said = opened.statement
     path.rename(three.hub.store.path(said.hash))
     by_front(three, "INSERT INTO parcels VALUES (?, 'update', 1, 'site-003', ?)", said.hash, said.line.decode())
@@ -318,7 +320,7 @@ def test_a_share_that_was_on_its_way_when_its_site_changed_its_keys_counts(three
     context = statement.stamped("rotate", federation=three.hub.federation, sender=clinic.id, seq=9)
     body = to_json({"sign": new.public.sign, "recipient": new.public.recipient})
     parcel.seal(three.folder / "rotate.fhx", context, body, [clinic.keys.sign, new.sign])
-    intake.receive(three.hub, three.folder / "rotate.fhx")
+    receive.receive(three.hub, three.folder / "rotate.fhx")
     three.judge()
     assert three.hub.roster.owner(new.public.sign) == three.hub.roster.site(clinic.id)
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
@@ -334,7 +336,7 @@ def test_g20_an_order_whose_file_is_another_one_is_not_read(three: Federation) -
 
 
 def test_g20_a_model_whose_file_is_another_one_is_neither_sent_nor_merged_upon(judged: Federation) -> None:
-    path = judged.hub.store.model(rounds.current(judged.hub)["base"])
+    path = judged.hub.store.model(close.current(judged.hub)["base"])
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
@@ -359,8 +361,8 @@ def test_g20_a_memory_that_another_hand_changed_is_no_memory(three: Federation) 
     for change in ({"total": "0" * 64}, {"log": [0, ""]}, {"mac": "0" * 64}, {"keys": "front"}):
         said = json.loads(three.hub.memory.read_bytes())
         three.hub.memory.write_text(json.dumps([{**one, **change} for one in said]))
-        with signs_nothing(three), desk.working(three.hub.home, None) as (hub, boss):
-            rounds.open_next(hub, boss)
+        with signs_nothing(three), session.working(three.hub.home, None) as (hub, boss):
+            close.open_next(hub, boss)
         three.hub.memory.write_text(json.dumps(said))
     three.again()
     assert three.open().round == 1
@@ -368,9 +370,9 @@ def test_g20_a_memory_that_another_hand_changed_is_no_memory(three: Federation) 
 
 def test_g20_a_memory_that_is_gone_is_not_made_anew_from_what_the_front_can_write(judged: Federation) -> None:
     judged.hub.memory.unlink()
-    with signs_nothing(judged), desk.working(judged.hub.home, None) as (hub, boss):
+    with signs_nothing(judged), session.working(judged.hub.home, None) as (hub, boss):
         hub.invite("Clinic 9", "small", 14)
-        rounds.aggregate(hub, boss, now=True)
+        close.aggregate(hub, boss, now=True)
     assert not judged.hub.memory.exists()
 
 
@@ -391,7 +393,7 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Federation:
 def test_an_older_hub_is_taken_as_it_is_once_and_that_is_said(
     old: Federation, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with desk.working(old.hub.home, None):
+    with session.working(old.hub.home, None):
         assert "no memory of this hub" in capsys.readouterr().err
     old.again()
     assert old.aggregate()["accepted"] == ["site-001", "site-002"]
@@ -408,15 +410,15 @@ def test_a_backup_without_the_coordinators_memory_is_taken_only_as_an_older_prog
     for fed in (old, three):
         fed.hub.memory.unlink(missing_ok=True)
         file, place = fed.folder / "backup.tar", fed.folder / "again"
-        vault.backup(fed.hub, file)
+        recovery.backup(fed.hub, file)
         root = keys.load(fed.hub.home / ROOT, nobody)
         with pytest.raises(BadBackupError, match="lacks what the coordinator remembered"):
-            vault.restore(place, file, root, nobody)
+            recovery.restore(place, file, root, nobody)
         if fed is old:
-            assert vault.restore(place, file, root, nobody, older=True).charter.epoch == 2
+            assert recovery.restore(place, file, root, nobody, older=True).charter.epoch == 2
         else:
             with pytest.raises(HubDamagedError, match="memory of this hub is gone"):
-                vault.restore(place, file, root, nobody, older=True)
+                recovery.restore(place, file, root, nobody, older=True)
 
 
 def test_g20_the_last_step_of_a_command_that_was_killed_cannot_be_undone_in_silence(
@@ -430,17 +432,17 @@ def test_g20_the_last_step_of_a_command_that_was_killed_cannot_be_undone_in_sile
     for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
         (three.hub.home / name).unlink(missing_ok=True)
     shutil.copy(before, three.hub.home / DATABASE)
-    with desk.working(three.hub.home, None) as (hub, _):
+    with session.working(three.hub.home, None) as (hub, _):
         hub.verify()
         assert "cut off before its last step" in capsys.readouterr().err
 
 
 def test_a_restored_hub_goes_on_with_the_memory_that_lay_in_the_backup(judged: Federation, tmp_path: Path) -> None:
-    vault.backup(judged.hub, tmp_path / "backup.tar")
+    recovery.backup(judged.hub, tmp_path / "backup.tar")
     root = keys.load(judged.hub.home / ROOT, nobody)
-    restored = vault.restore(tmp_path / "again", tmp_path / "backup.tar", root, nobody)
-    with desk.working(restored.home, None) as (hub, boss):
-        assert rounds.open_next(hub, boss).round == 2
+    restored = recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root, nobody)
+    with session.working(restored.home, None) as (hub, boss):
+        assert close.open_next(hub, boss).round == 2
     restored.store.close()
 
 
@@ -448,7 +450,7 @@ def test_a_restored_hub_goes_on_with_the_memory_that_lay_in_the_backup(judged: F
 def plain(fed: Federation, site: str) -> Path:
     row = fed.hub.store.row("SELECT hash FROM shares WHERE site = ?", site)
     assert row
-    return intake.opened(fed.hub, row["hash"])
+    return receive.opened(fed.hub, row["hash"])
 
 
 def poisoned(path: Path) -> None:
@@ -486,13 +488,13 @@ def test_g21_a_backup_holds_no_share_in_clear(three: Federation, tmp_path: Path)
     three.play(three.open())
     three.judge()
     numbers = plain(three, "site-001").read_bytes()[-200:]
-    vault.backup(three.hub, tmp_path / "backup.tar")
+    recovery.backup(three.hub, tmp_path / "backup.tar")
     assert numbers not in (tmp_path / "backup.tar").read_bytes()
     root = keys.load(three.hub.home / ROOT, nobody)
-    restored = vault.restore(tmp_path / "again", tmp_path / "backup.tar", root, nobody)
-    with desk.working(restored.home, None) as (hub, boss):
-        rounds.open_next(hub, boss)
-        intake.judge(hub, boss)
-        told = rounds.aggregate(hub, boss, now=True)
+    restored = recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root, nobody)
+    with session.working(restored.home, None) as (hub, boss):
+        close.open_next(hub, boss)
+        receive.judge(hub, boss)
+        told = close.aggregate(hub, boss, now=True)
     assert told["accepted"] == ["site-001", "site-002", "site-003"]  # late, and opened again
     restored.store.close()

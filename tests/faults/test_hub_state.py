@@ -18,10 +18,14 @@ from fedhelp_edge import lock
 from fedhelp_edge import plan as plans
 from fedhelp_edge.errors import BusyError, HubNewerError, LogBrokenError, NotNowError
 from fedhelp_edge.methods.registry import TABLES
-from server_ref import desk, front, intake, opener, rounds, store
-from server_ref import hub as hubs
-from server_ref.hub import Hub
-from server_ref.store import DATABASE, Store
+from server_ref.admin import session
+from server_ref.hub import database
+from server_ref.hub import hub as hubs
+from server_ref.hub.database import DATABASE, Store
+from server_ref.hub.hub import Hub
+from server_ref.intake import receive, sandbox
+from server_ref.rounds import close
+from server_ref.web import app
 from tests import command
 from tests.federation import PLAN, Federation
 
@@ -51,12 +55,12 @@ def test_g09_a_second_writer_says_that_another_is_at_work_until_that_one_is_no_m
 
 def test_g09_two_that_read_at_once_do_not_both_open_the_round(three: Federation) -> None:
     one, other = three.hub, Hub(three.hub.home, clock=three.clock)
-    order = rounds.open_next(one, three.boss)
-    key = intake.round_key(one, three.boss, order.round)
+    order = close.open_next(one, three.boss)
+    key = receive.round_key(one, three.boss, order.round)
     with pytest.raises(NotNowError):
-        rounds.open_next(other, three.boss)
+        close.open_next(other, three.boss)
     other.store.close()
-    assert intake.round_key(one, three.boss, order.round) == key
+    assert receive.round_key(one, three.boss, order.round) == key
 
 
 # --- G10 -----------------------------------------------------------------------------------------------------------
@@ -85,7 +89,7 @@ def test_g10_a_line_that_was_edited_is_named(logged: Federation, column: str, va
 def test_g10_a_line_whose_hash_was_made_to_fit_breaks_the_next(logged: Federation) -> None:
     lines = list(logged.hub.store.lines())
     line = {**lines[4][0], "subject": "site-009"}
-    fitting = store.chain(lines[3][1], line)
+    fitting = database.chain(lines[3][1], line)
     by_other_hands(logged, "UPDATE log SET subject = 'site-009', hash = ? WHERE seq = 5", fitting)
     with pytest.raises(LogBrokenError, match="line 6"):
         logged.hub.store.verify()
@@ -106,7 +110,7 @@ def written_anew(fed: Federation) -> None:
     head = ""
     for line, _ in list(fed.hub.store.lines()):
         changed = {**line, "subject": "site-009"} if line["seq"] == 5 else line
-        head = store.chain(head, changed)
+        head = database.chain(head, changed)
         by_other_hands(fed, "UPDATE log SET subject = ?, hash = ? WHERE seq = ?", changed["subject"], head, line["seq"])
 
 
@@ -127,10 +131,10 @@ def test_g10_a_hub_whose_log_was_changed_is_worked_on_no_more(
     before = logged.hub.check()
     change(logged)
     length = logged.hub.store.head().length
-    with pytest.raises(LogBrokenError), desk.working(logged.hub.home, None):
+    with pytest.raises(LogBrokenError), session.working(logged.hub.home, None):
         pass
     with pytest.raises(LogBrokenError):
-        front.serve(logged.hub.home, "127.0.0.1", 0, None, None, lambda *_: pytest.fail("it serves"))
+        app.serve(logged.hub.home, "127.0.0.1", 0, None, None, lambda *_: pytest.fail("it serves"))
     assert logged.hub.store.head().length == length <= before.length
 
 
@@ -143,7 +147,7 @@ def test_g12_a_clock_that_jumps_by_a_day_closes_no_round_and_opens_none_again(th
     with pytest.raises(Exception, match="missing: site-003"):
         three.aggregate()
     three.clock.go_on(days=-days)
-    intake.receive(three.hub, three.clinics[2].give(order, three.drawn(order, three.clinics[2])))
+    receive.receive(three.hub, three.clinics[2].give(order, three.drawn(order, three.clinics[2])))
     assert len(three.aggregate()["accepted"]) == 3
     with pytest.raises(NotNowError):
         three.aggregate()
@@ -178,7 +182,9 @@ def test_g14_a_hub_of_an_older_form_is_brought_up_to_date_once(
     three: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     three.play(three.open())
-    monkeypatch.setattr(store, "_MIGRATIONS", (*store._MIGRATIONS, "CREATE TABLE later (what TEXT NOT NULL) STRICT;"))
+    monkeypatch.setattr(
+        database, "_MIGRATIONS", (*database._MIGRATIONS, "CREATE TABLE later (what TEXT NOT NULL) STRICT;")
+    )
     for _ in range(2):
         three.again()
         assert three.hub.store.rows("SELECT * FROM later") == []
@@ -188,8 +194,8 @@ def test_g14_a_hub_of_an_older_form_is_brought_up_to_date_once(
 def test_g14_a_step_up_that_fails_leaves_the_hub_as_it_was(three: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
     version = three.hub.store.row("PRAGMA user_version")
     with monkeypatch.context() as patch:
-        broken = (*store._MIGRATIONS, "CREATE TABLE later (what TEXT) STRICT; SELECT * FROM nowhere;")
-        patch.setattr(store, "_MIGRATIONS", broken)
+        broken = (*database._MIGRATIONS, "CREATE TABLE later (what TEXT) STRICT; SELECT * FROM nowhere;")
+        patch.setattr(database, "_MIGRATIONS", broken)
         with pytest.raises(Exception, match="nowhere"):
             Store(three.hub.home)
     three.again()
@@ -222,11 +228,11 @@ def test_g16_no_secret_and_no_number_of_a_share_is_in_what_is_printed_logged_or_
 ) -> None:
     fed = guarded
     order = fed.open()
-    key = intake.round_key(fed.hub, fed.boss, 1)
+    key = receive.round_key(fed.hub, fed.boss, 1)
     arrays = [fed.drawn(order, clinic) for clinic in fed.clinics]
     arrays[2]["linear.bias"][:] = np.float32(np.nan)
     for clinic, drawn in zip(fed.clinics, arrays, strict=True):
-        intake.receive(fed.hub, clinic.give(order, drawn))
+        receive.receive(fed.hub, clinic.give(order, drawn))
     fed.hub.store.close()
     (tmp_path / "passphrase").write_text(PASSPHRASE)
     (tmp_path / "passphrase").chmod(0o600)
@@ -276,21 +282,21 @@ def test_g17_a_share_that_takes_too_much_is_put_aside_and_the_round_goes_on(
 ) -> None:
     order = three.open()
     evil = three.clinics[1].give(order, three.drawn(order, three.clinics[1]))
-    intake.receive(three.hub, evil)
+    receive.receive(three.hub, evil)
     three.play(order, without=("site-002",))
     program = tmp_path / "python"
     program.write_text(HUNGRY.format(python=sys.executable, hash=evil.stem, does=does))
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
 
-    class Hasty(opener.Opener):
-        def open(self, job: opener.Job) -> opener.Found:
+    class Hasty(sandbox.Opener):
+        def open(self, job: sandbox.Job) -> sandbox.Found:
             if "sleep" in does:
-                patch.setattr(opener, "SECONDS", 0.2 if job.hash == evil.stem else 120)
+                patch.setattr(sandbox, "SECONDS", 0.2 if job.hash == evil.stem else 120)
             return super().open(job)
 
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", str(program))
-        patch.setattr(intake, "Opener", Hasty)
+        patch.setattr(receive, "Opener", Hasty)
         three.judge()
     assert three.states() == {"site-001/1": "accepted", "site-002/1": "quarantined", "site-003/1": "accepted"}
     told = three.aggregate(now=True)

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from server_ref import intake, rounds
-from server_ref.hub import Hub
+from server_ref.hub.hub import Hub
+from server_ref.intake import receive
+from server_ref.rounds import close
 from tests.faults import kills
 from tests.federation import Federation
 
@@ -76,7 +77,7 @@ def seen(home: Path) -> dict[str, Any]:
         "temporary": [path.name for path in home.rglob("*.part")],
     }
     for name in found["keys"]:
-        assert intake.round_key(hub, hub.boss(lambda: ""), int(Path(name).stem)).startswith("AGE-SECRET-KEY-")
+        assert receive.round_key(hub, hub.boss(lambda: ""), int(Path(name).stem)).startswith("AGE-SECRET-KEY-")
     store.close()
     return found
 
@@ -121,6 +122,6 @@ def _dies_everywhere(played: Round, step: str, folder: Path, places: range, *, p
 
 
 def test_the_round_itself_was_whole(played: Round) -> None:
-    assert [row[:2] for row in played.after["aggregate"]["rounds"]] == [(0, "merged"), (1, rounds.DONE)]
+    assert [row[:2] for row in played.after["aggregate"]["rounds"]] == [(0, "merged"), (1, close.DONE)]
     assert len(played.after["open"]["keys"]) == 2
     assert all(after["temporary"] == [] for after in played.after.values())

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import folder, joined
-from server_ref import rounds
+from fedhelp_edge.site import layout, status
+from server_ref.rounds import close
 from tests.clinic import Clinic
 from tests.faults import kills
 from tests.faults.test_kills import age
@@ -50,7 +50,7 @@ def ready(clinic: Clinic, state: str) -> None:
         return
     clinic.join()
     clinic.trip()
-    joined.carriers(clinic.home, nobody, clinic.stick)
+    status.carriers(clinic.home, nobody, clinic.stick)
     clinic.download()
     if state == "asked":
         assert type_in(clinic, "keys rotate") == ""
@@ -82,25 +82,25 @@ def seen(clinic: Clinic) -> dict[str, Any]:
     kinds = Counter(
         str(path.relative_to(at).parent) for path in at.rglob("*") if path.is_file() and path.name != "said"
     )
-    state = clinic.state if folder.floor(clinic.home) else "none"
+    state = clinic.state if layout.floor(clinic.home) else "none"
     if keys.are_in(clinic.home):
         keys.load(clinic.home, lambda: "four quiet words here")
-    return {"files": dict(kinds), "state": state, "next keys": (clinic.home / folder.NEXT_KEYS).exists()}
+    return {"files": dict(kinds), "state": state, "next keys": (clinic.home / layout.NEXT_KEYS).exists()}
 
 
 def lives(clinic: Clinic) -> None:
     """The site's update of the next round counts."""
-    if folder.floor(clinic.home) is None:
+    if layout.floor(clinic.home) is None:
         return
     for _ in range(2):  # a request, its answer
         clinic.upload()
         clinic.trip()
         clinic.download()
-    if rounds.newest(clinic.federation.hub)["state"] != rounds.OPEN:
+    if close.newest(clinic.federation.hub)["state"] != close.OPEN:
         clinic.federation.open()
         clinic.trip()
         clinic.download()
-    if clinic.state == joined.READY:
+    if clinic.state == status.READY:
         clinic.train()
     assert type_in(clinic, f"upload --via {clinic.stick}") == ""
     clinic.collect()

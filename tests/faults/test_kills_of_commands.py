@@ -15,8 +15,10 @@ import pytest
 
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.parcel import keys, parcel
-from server_ref import intake, invites, rounds
-from server_ref.hub import Hub
+from server_ref.admin import invites
+from server_ref.hub.hub import Hub
+from server_ref.intake import receive
+from server_ref.rounds import close
 from tests import command
 from tests.faults import kills
 from tests.faults.test_kills import age
@@ -101,13 +103,13 @@ def base(made: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     A fourth site is invited, and two ask on a fifth's invite, so that none of them is let in without a person.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(intake, "Opener", kills.Here)
-        patch.setattr(rounds, "Opener", kills.Here)
+        patch.setattr(receive, "Opener", kills.Here)
+        patch.setattr(close, "Opener", kills.Here)
         fed = made.copied(tmp_path_factory.mktemp("base") / "federation")
         first = fed.open()
         fed.play(first, without=("site-003",))
         wild = {name: (array + 3).astype("f4") for name, array in fed.drawn(first, fed.clinics[2]).items()}
-        intake.receive(fed.hub, fed.clinics[2].give(first, wild))
+        receive.receive(fed.hub, fed.clinics[2].give(first, wild))
         assert fed.aggregate(now=True)["accepted"] == ["site-001", "site-002"]
         packs.save(fed.folder / "old.safetensors", test_pack.made(10))
         packs.save(fed.folder / "pack.safetensors", test_pack.made(20))
@@ -118,7 +120,7 @@ def base(made: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         fed.judge()
         fed.hub.invite("Clinic 4", "small", 14)
         code, _ = fed.hub.invite("Clinic 5", "small", 14)
-        asked = [intake.receive(fed.hub, Clinic(fed.hub.federation, fed.folder / name).ask_in(code)) for name in "ab"]
+        asked = [receive.receive(fed.hub, Clinic(fed.hub.federation, fed.folder / name).ask_in(code)) for name in "ab"]
         fed.judge()
         (fed.folder / "plan.toml").write_text(fed.plan.text)
         (fed.folder / "stick").mkdir()
@@ -144,7 +146,7 @@ def seen(desk: Desk) -> dict[str, Any]:
         law = hub.charter
         round_keys = sorted((home / "round-keys").iterdir())
         for path in round_keys:
-            assert intake.round_key(hub, boss, int(path.stem)).startswith("AGE-SECRET-KEY-")
+            assert receive.round_key(hub, boss, int(path.stem)).startswith("AGE-SECRET-KEY-")
             assert path.read_bytes().count(b"-> X25519") == 1, "sealed for a key that is not in force"
         found = {
             "law": (law.version, law.epoch, len(law.roots), law.coordinator == boss.public.sign),
@@ -190,9 +192,9 @@ def lives(desk: Desk) -> None:
     for clinic in fed.clinics:
         clinic.federation = hub.federation
     fed.judge()
-    if rounds.newest(hub)["state"] == rounds.OPEN:
-        rounds.call_off(hub, rounds.newest(hub))
-    if rounds.is_finished(hub):
+    if close.newest(hub)["state"] == close.OPEN:
+        close.call_off(hub, close.newest(hub))
+    if close.is_finished(hub):
         return
     while len(fed.clinics) < 2:
         fed.join()

@@ -15,7 +15,7 @@ from fedhelp_edge import errors, lock, shell
 from fedhelp_edge.errors import BusyError, FileMissingError, PassphraseNeededError, WrongPassphraseError
 from fedhelp_edge.exchange.folder import TO
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import folder, inbox, joined, learn, outbox
+from fedhelp_edge.site import inbox, layout, local_training, outbox, status
 from tests.clinic import Clinic
 from tests.federation import Federation, nobody
 
@@ -92,7 +92,7 @@ def test_g13_a_disk_that_became_read_only_is_an_error_until_it_is_mended(on_a_di
     finally:
         subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
     assert clinic.download().refused == []
-    assert clinic.state == joined.READY
+    assert clinic.state == status.READY
 
 
 def test_g13_locked_keys_and_nobody_to_ask_are_said_and_nothing_is_sealed(trained: Clinic) -> None:
@@ -106,7 +106,7 @@ def test_g13_locked_keys_and_nobody_to_ask_are_said_and_nothing_is_sealed(traine
     for ask, fault in ((shell.asker(None), PassphraseNeededError), (shell.asker(wrong), WrongPassphraseError)):
         with pytest.raises(fault):
             outbox.seal_newest(trained.home, ask)
-    assert trained.state == joined.TRAINED
+    assert trained.state == status.TRAINED
 
 
 @pytest.mark.parametrize("does", ["join", "download", "upload", "seal"])
@@ -118,7 +118,7 @@ def test_g13_of_two_commands_at_once_the_second_waits_and_then_says_so(
         "seal": lambda: outbox.seal_newest(trained.home, nobody),
     }[does]  # fmt: skip
     monkeypatch.setattr(lock, "WAIT", 0.1)
-    with lock.held(trained.home / folder.LOCK), pytest.raises(BusyError):
+    with lock.held(trained.home / layout.LOCK), pytest.raises(BusyError):
         step()
 
 
@@ -129,8 +129,8 @@ def test_g13_two_that_seal_one_share_at_once_seal_it_once(trained: Clinic) -> No
 
 
 def test_g13_of_two_that_train_at_once_the_second_says_so(trained: Clinic) -> None:
-    order = folder.joined(trained.home).task
+    order = layout.joined(trained.home).task
     assert order
     given = trained.home, inbox.plan_of(order), "site-004", "small", None, None
-    with lock.held(trained.home / learn.LOCK), pytest.raises(BusyError), learn.at_work(*given):
+    with lock.held(trained.home / local_training.LOCK), pytest.raises(BusyError), local_training.at_work(*given):
         pass

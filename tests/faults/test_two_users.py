@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from server_ref import hub as hubs
+from server_ref.hub import hub as hubs
 from tests import command
 from tests.federation import PLAN, Clinic
 from tests.net import Client

@@ -13,7 +13,10 @@ import pytest
 
 from fedhelp_edge import lock, shell, unattended
 from fedhelp_edge.errors import BusyError, ClockJumpError, FedhelpError, HubDamagedError, KeysModeError, LogBrokenError
-from server_ref import desk, intake, rounds, steps
+from server_ref.admin import session
+from server_ref.admin import unattended as admin_unattended
+from server_ref.intake import receive
+from server_ref.rounds import close
 from tests.federation import Federation
 
 posix = pytest.mark.skipif(os.name == "nt", reason="Windows' modes say nothing of who may read")
@@ -56,9 +59,9 @@ def test_rounds_close_while_the_carrier_is_away(three: Federation, tmp_path: Pat
     (tmp_path / "file").write_bytes(b"")
     news: list[str] = []
     with pytest.raises((FedhelpError, OSError)) as told:
-        steps.step(three.hub, three.boss, tmp_path / "file" / "stick", news)
+        admin_unattended.step(three.hub, three.boss, tmp_path / "file" / "stick", news)
     assert unattended.passing(told.value)
-    assert rounds.newest(three.hub)["round"] == 2
+    assert close.newest(three.hub)["round"] == 2
     assert "round 1: 3 shares merged" in news
 
 
@@ -67,7 +70,7 @@ def test_run_waits_for_a_hub_that_another_command_holds_and_ends_by_sigterm(thre
     three.play(three.open())
     env = {**os.environ, "FEDHELP_HOME": str(three.hub.home), "PYTHONPATH": str(Path(__file__).parents[2])}
     hurry = "from fedhelp_edge import lock; lock.WAIT = 0.1; from server_ref.cli import main; main()"
-    with lock.held(three.hub.home / desk.LOCK):
+    with lock.held(three.hub.home / session.LOCK):
         process = subprocess.Popen(
             [sys.executable, "-c", hurry, "run", "--every", "0.1"], env=env, stderr=subprocess.PIPE, text=True
         )
@@ -81,7 +84,7 @@ def test_run_waits_for_a_hub_that_another_command_holds_and_ends_by_sigterm(thre
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
     process.stderr.close()
-    assert rounds.newest(three.again())["round"] == 2
+    assert close.newest(three.again())["round"] == 2
 
 
 @posix
@@ -109,13 +112,13 @@ def test_g12_a_clock_that_jumps_far_writes_nothing(three: Federation, days: int)
     three.clock.go_on(days=days)
     late = three.clinics[2].give(order, three.drawn(order, three.clinics[2]))
     with pytest.raises(ClockJumpError):
-        intake.receive(three.hub, late)
+        receive.receive(three.hub, late)
     with pytest.raises(ClockJumpError):
         three.aggregate(now=True)
     assert three.hub.store.head().length == length
-    assert rounds.current(three.hub)["closes"]
+    assert close.current(three.hub)["closes"]
     three.clock.go_on(days=-days)
-    intake.receive(three.hub, late)
+    receive.receive(three.hub, late)
     assert len(three.aggregate()["accepted"]) == 3
 
 

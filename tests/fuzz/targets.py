@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fedhelp_edge import plan, share
+from fedhelp_edge import plan, update
 from fedhelp_edge.data import folder, npz, picture, table
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import FedhelpError
-from fedhelp_edge.infer import decide, facts
+from fedhelp_edge.infer import decide, metadata
 from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.parcel import age, canon, keys, parcel, sshsig, statement
 from tests.unit.data import bombs
@@ -73,7 +73,7 @@ def _age_text(data: bytes) -> None:
 
 
 def _safetensors(data: bytes) -> None:
-    header = share.read_header(io.BytesIO(data))
+    header = update.read_header(io.BytesIO(data))
     assert header.start + sum(tensor.size for tensor, _ in header.entries) == len(data)
 
 
@@ -134,8 +134,8 @@ def _inside(data: bytes) -> None:
 
 def _bundle(data: bytes) -> None:
     """What a model says of itself, once its signature holds."""
-    notes = facts.notes(data)
-    found = facts.read(notes[facts.FACTS])
+    notes = metadata.notes(data)
+    found = metadata.read(notes[metadata.FACTS])
     features = np.ones((1, len(found.likeness.mean)))
     probabilities = np.full(len(found.classes), 0.5, np.float32)
     answer = decide.decide(found, probabilities, float(found.likeness.distance(features)[0]), np.zeros((1, 1, 1), "f4"))
@@ -195,7 +195,7 @@ def _context() -> dict[str, canon.Value]:
 
 def _share() -> bytes:
     file = io.BytesIO()
-    share.write(file, {"conv.weight": np.zeros((2, 3, 3, 3), "<f4"), "steps": np.array(7, "<i8")})
+    update.write(file, {"conv.weight": np.zeros((2, 3, 3, 3), "<f4"), "steps": np.array(7, "<i8")})
     return file.getvalue()
 
 
@@ -242,15 +242,17 @@ def _insides() -> list[bytes]:
 
 def _bundles() -> list[bytes]:
     """The top of an ONNX file: a version, and notes as protobuf has them."""
-    none = facts.Threshold(None, 4, reason="few")
-    some = facts.Threshold(0.4, 60, facts.Rate(0.9, 0.8, 0.95), facts.Rate(0.8, 0.7, 0.9))
-    calibration = facts.Calibration((4, 60), 1.5, (0.1, 0.05), (0.2, 0.5), (0.2, 0.05), (True, True), 0.9, (none, some))
-    likeness = facts.Likeness(np.zeros(2, "f4"), np.eye(2, dtype="f4"), 2.5, 0.02, 300)
-    said = facts.Facts(
+    none = metadata.Threshold(None, 4, reason="few")
+    some = metadata.Threshold(0.4, 60, metadata.Rate(0.9, 0.8, 0.95), metadata.Rate(0.8, 0.7, 0.9))
+    calibration = metadata.Calibration(
+        (4, 60), 1.5, (0.1, 0.05), (0.2, 0.5), (0.2, 0.05), (True, True), 0.9, (none, some)
+    )
+    likeness = metadata.Likeness(np.zeros(2, "f4"), np.eye(2, dtype="f4"), 2.5, 0.02, 300)
+    said = metadata.Facts(
         "cells", "fh-3c", 3, "small", 4, 300, ("a", "b"), plan.Image(8, 1, (0.5,), (0.2,)), "own", ("own: resnet20",),
         "fp32", (0.1, -0.1), {"own": {"accuracy": 0.9}}, calibration, likeness, {}, "SHA256:x",
     )  # fmt: skip
-    entry = _counted(0x0A, facts.FACTS.encode()) + _counted(0x12, said.text().encode())
+    entry = _counted(0x0A, metadata.FACTS.encode()) + _counted(0x12, said.text().encode())
     return [b"\x08\x08" + _counted(0x3A, b"graph") + _counted(0x72, entry)]
 
 

@@ -25,23 +25,23 @@ from numpy.typing import NDArray
 import server_ref.cli
 from fedhelp_edge import cli, errors, shell
 from fedhelp_edge import plan as plans
-from fedhelp_edge import share as updates
+from fedhelp_edge import update as updates
 from fedhelp_edge.codec import CODECS
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data import split as splits
 from fedhelp_edge.data.augment import augment
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.lab import partition
-from fedhelp_edge.merge import clip as norm_limit
-from fedhelp_edge.merge import patience as early_stopping
+from fedhelp_edge.merge import early_stopping as early_stopping
+from fedhelp_edge.merge import norm_limit as norm_limit
+from fedhelp_edge.merge import outliers as outliers
 from fedhelp_edge.merge import rules
-from fedhelp_edge.merge import suspect as outliers
 from fedhelp_edge.methods.registry import METHODS, TABLES
 from fedhelp_edge.nets import spec
 from fedhelp_edge.parcel import age, bech32, canon, keys, parcel, sshsig, statement
 from fedhelp_edge.report import metrics
 from fedhelp_edge.trust import charter, enrol, log
-from fedhelp_edge.trust import words as key_words
+from fedhelp_edge.trust import key_words as key_words
 from tests import command
 
 Array = NDArray[Any]
@@ -120,7 +120,12 @@ def clock(moment: datetime) -> Iterator[None]:
         def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
             return datetime.fromtimestamp(moment.timestamp(), tz or timezone.utc)
 
-    for name in ("server_ref.hub", "fedhelp_edge.doctor", "fedhelp_edge.site.order", "fedhelp_edge.site.joined"):
+    for name in (
+        "server_ref.hub.hub",
+        "fedhelp_edge.doctor",
+        "fedhelp_edge.site.ordered_training",
+        "fedhelp_edge.site.status",
+    ):
         importlib.import_module(name)
     ours = [module for name, module in sys.modules.items() if name.split(".")[0] in PROJECT]
     found = [module for module in ours if vars(module).get("datetime") is datetime]
@@ -294,11 +299,11 @@ def batches(agreed: plans.Plan, private: Any, public: Any, round_: int, **phase:
 def lab(agreed: plans.Plan, of: Images, how: str, out: Path, pack: packs.Pack | None, **more: Any) -> dict[str, Any]:
     """A federation on this machine, on one thread."""
     from fedhelp_edge.lab import run
-    from fedhelp_edge.train import speed
+    from fedhelp_edge.train import machine
 
-    speed.settle(1)
+    machine.settle(1)
     parts = partition.deal(of, how, agreed.seed, **more)
-    return run.run(agreed, parts, out, bench=speed.bench("fp32"), pack=pack)
+    return run.run(agreed, parts, out, bench=machine.bench("fp32"), pack=pack)
 
 
 def journey(folder: Path) -> str:

@@ -7,20 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedhelp_edge.data import phantom
+from fedhelp_edge.demo import phantoms
 from tests import command
 from tests.desk import Desk, first_plan, works
 from tests.threads import one_thread  # noqa: F401 - a fixture
 
 pytest.importorskip("torch")
 
-PLAN = first_plan(phantom.CLASSES[:2], "smears")
+PLAN = first_plan(phantoms.CLASSES[:2], "smears")
 
 
 class Clinic(Desk):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, PLAN)
-        pixels, labels = phantom.draw(40, 2, size=8)
+        pixels, labels = phantoms.draw(40, 2, size=8)
         parts = {"train": slice(0, 24), "val": slice(24, 32), "test": slice(32, 40)}
         arrays = {f"{name}_images": pixels[part] for name, part in parts.items()}
         arrays |= {f"{name}_labels": labels[part] for name, part in parts.items()}

@@ -11,7 +11,7 @@ import pytest
 
 from fedhelp_edge.parcel import parcel
 from fedhelp_edge.trust import charter
-from server_ref.hub import Hub
+from server_ref.hub.hub import Hub
 from tests import command, federation
 from tests.desk import Desk, works
 from tests.federation import PLAN, Clinic
@@ -115,17 +115,17 @@ def test_what_is_not_there_is_said_with_a_remedy(desk: Coordinator) -> None:
 
 
 def test_the_unattended_coordinator_plays_all_rounds_by_itself(tmp_path: Path) -> None:
-    from server_ref import steps
+    from server_ref.admin import unattended
 
     three = federation.Federation(tmp_path, PLAN.replace("rounds = 12", "rounds = 2"))
     stick = tmp_path / "synced"
-    done, news = steps.step(three.hub, three.boss, stick)
+    done, news = unattended.step(three.hub, three.boss, stick)
     for round_ in (1, 2):
         assert f"round {round_} is open" in news
         order = three.hub.tasks()[round_]
         for clinic in three.clinics:
             path = clinic.give(order, three.drawn(order, clinic))
             path.rename(stick / "to-coordinator" / path.name)
-        done, news = steps.step(three.hub, three.boss, stick)
+        done, news = unattended.step(three.hub, three.boss, stick)
         assert f"round {round_}: 3 shares merged" in news
     assert done

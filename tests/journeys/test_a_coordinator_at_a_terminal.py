@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from fedhelp_edge.parcel import keys
-from server_ref import agent
+from server_ref.admin import agent
 from tests import command, terminal
 from tests.command import COORDINATOR
 from tests.desk import fails, works
@@ -149,7 +149,7 @@ def test_another_user_is_given_no_keys_even_by_a_socket_that_anybody_may_open(lo
     with tempfile.TemporaryDirectory(dir="/tmp") as open_to_all:
         Path(open_to_all).chmod(0o755)
         place = Path(open_to_all) / "open.sock"
-        program = [sys.executable, "-m", "server_ref.agent", str(place), "1"]
+        program = [sys.executable, "-m", "server_ref.admin.agent", str(place), "1"]
         assert subprocess.run(program, input=b"the keys", capture_output=True, check=True).stdout == b"ready\n"
         place.chmod(0o777)
         assert given_to(65534, place) == b""

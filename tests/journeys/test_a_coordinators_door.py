@@ -12,7 +12,7 @@ import pytest
 
 from fedhelp_edge import shell
 from fedhelp_edge.errors import WeakPassphraseError
-from fedhelp_edge.trust import words
+from fedhelp_edge.trust import key_words
 from tests import command
 from tests.desk import Desk, Done, fails, works
 from tests.federation import PLAN
@@ -44,7 +44,7 @@ def test_without_the_package_that_draws_an_invite_is_written_all_the_same(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "segno", None)
-    monkeypatch.setattr("server_ref.invites.find_spec", lambda _: None)
+    monkeypatch.setattr("server_ref.admin.invites.find_spec", lambda _: None)
     done = works(desk.hub("invite", "A", "--tier", "small", "--out", "a.invite"))
     assert "pip install 'fedhelp-edge[server]'" in done.stdout
     assert (desk.folder / "a.invite").exists()
@@ -100,7 +100,7 @@ def test_a_passphrase_that_is_soon_guessed_is_refused_by_every_command_that_make
 
 def test_a_passphrase_that_this_kit_makes_or_that_a_person_thought_of_is_taken() -> None:
     for good in (
-        *(words.passphrase() for _ in range(200)),
+        *(key_words.passphrase() for _ in range(200)),
         "four quiet words here",
         "Grüße-aus-Tübingen-71",
         "vK7#pQ2!xW9d",

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import joined, member, outbox
-from server_ref import intake, vault
-from server_ref.hub import Hub
+from fedhelp_edge.site import membership, outbox, status
+from server_ref.admin import recovery
+from server_ref.hub.hub import Hub
+from server_ref.intake import receive
 from tests import net
 from tests.chaos import Fate, network
 from tests.clinic import Clinic
@@ -26,8 +27,8 @@ from tests.federation import Federation, nobody
 pytestmark = [pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX"), pytest.mark.proof]
 
 STATES = {
-    joined.JOINING, joined.WAITING, joined.READY, joined.TRAINING, joined.TRAINED, joined.SENT, joined.RECEIVED,
-    joined.JUDGED,
+    status.JOINING, status.WAITING, status.READY, status.TRAINING, status.TRAINED, status.SENT, status.RECEIVED,
+    status.JUDGED,
 }  # fmt: skip
 
 
@@ -46,7 +47,7 @@ class Life:
     def sync(self, kills: int) -> None:
         """The site's sync, killed so many times and then left in peace until it has reached the coordinator."""
         with net.running(self.three.folder / "hub") as port, self._line(port) as bad:
-            member.remember(self.clinic.home, url=f"http://127.0.0.1:{bad}")
+            membership.remember(self.clinic.home, url=f"http://127.0.0.1:{bad}")
             for _ in range(kills if self._deaths else 0):
                 process = self._start()
                 try:
@@ -54,7 +55,7 @@ class Life:
                 except subprocess.TimeoutExpired:
                     process.send_signal(signal.SIGKILL)
                     process.communicate()
-                told = joined.status(self.clinic.home)
+                told = status.status(self.clinic.home)
                 assert told["state"] in STATES
                 assert told["next"].startswith("fedhelp-edge ")
             for _ in range(5):  # what cannot be reached now is tried again
@@ -82,29 +83,29 @@ class Life:
 
     @property
     def state(self) -> str:
-        return str(joined.status(self.clinic.home)["state"])
+        return str(status.status(self.clinic.home)["state"])
 
 
 def live(three: Federation, clinic: Clinic, tmp_path: Path, draw: random.Random, deaths: int) -> str:
     """What becomes of it; `deaths` in each of five syncs, and with any the coordinator goes back once."""
     life = Life(three, clinic, draw, deaths)
-    member.join(clinic.home, member.read_invite(clinic.invite), "we", lambda: None)
+    membership.join(clinic.home, membership.read_invite(clinic.invite), "we", lambda: None)
     life.sync(deaths)
     three.judge()
-    assert life.state == joined.JOINING
+    assert life.state == status.JOINING
 
     if deaths:  # a round that the coordinator will know nothing of
-        vault.backup(three.hub, tmp_path / "backup.tar")
+        recovery.backup(three.hub, tmp_path / "backup.tar")
         three.play(three.open())
         life.sync(deaths)
         three.aggregate()
         life.sync(deaths)
-        assert life.state == joined.JUDGED
+        assert life.state == status.JUDGED
         back(three, tmp_path / "backup.tar")
 
     first = three.open()
     life.sync(deaths)
-    assert life.state == joined.RECEIVED
+    assert life.state == status.RECEIVED
     stale = three.clinics[0].give(first, three.drawn(first, three.clinics[0]))
     three.play(first, without=(three.clinics[0].id,))
     three.clock.go_on(days=8)
@@ -112,16 +113,16 @@ def live(three: Federation, clinic: Clinic, tmp_path: Path, draw: random.Random,
     late = three.join()
     three.hub.revoke(three.boss, three.clinics[1].id, 2, "left")
     second = three.open()
-    intake.receive(three.hub, stale)
+    receive.receive(three.hub, stale)
     for one in (three.clinics[2], late):
-        intake.receive(three.hub, one.give(second, three.drawn(second, one)))
+        receive.receive(three.hub, one.give(second, three.drawn(second, one)))
     life.sync(deaths)
-    assert life.state == joined.RECEIVED
+    assert life.state == status.RECEIVED
     three.clock.go_on(days=8)
     told = three.aggregate()
     assert told["accepted"] == ["site-001", "site-003", "site-004", "site-005"]
     life.sync(deaths)
-    assert life.state == joined.JUDGED
+    assert life.state == status.JUDGED
     assert outbox.waiting(clinic.home) == []
     return str(told["merged_sha256"])
 
@@ -131,7 +132,7 @@ def back(three: Federation, backup: Path) -> None:
     root = keys.load(three.folder / "hub" / "root", nobody)
     three.hub.store.close()
     (three.folder / "hub").rename(three.folder / "died")
-    vault.restore(three.folder / "hub", backup, root, nobody).store.close()
+    recovery.restore(three.folder / "hub", backup, root, nobody).store.close()
     three.hub = Hub(three.folder / "hub", clock=three.clock)
     three.boss = three.hub.boss(nobody)
 

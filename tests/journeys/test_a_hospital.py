@@ -25,7 +25,7 @@ pytest.importorskip("pydicom")
 
 from pydicom.uid import generate_uid
 
-from fedhelp_edge.data import phantom
+from fedhelp_edge.demo import phantoms
 from tests import command, net
 from tests.desk import Desk, fails, works
 from tests.threads import one_thread  # noqa: F401 - a fixture
@@ -145,20 +145,20 @@ class Hospital(Desk):
 def given(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     """A PACS with a table of its studies, a ward's pictures in folders, and the pack that somebody made as typed."""
     desk = Desk(tmp_path_factory.mktemp("given"), PLAN)
-    pixels, labels = phantom.draw(40, 4, size=8, family="tissue")
-    np.savez(desk.folder / "public.npz", images=pixels, labels=labels, class_names=np.array(phantom.TISSUES[:4]))
+    pixels, labels = phantoms.draw(40, 4, size=8, family="tissue")
+    np.savez(desk.folder / "public.npz", images=pixels, labels=labels, class_names=np.array(phantoms.TISSUES[:4]))
     np.savez(desk.folder / "said.npz", probabilities=np.eye(4, dtype=np.float32)[labels] * 0.6 + 0.1)
     asked = ("--public", "public.npz", "--source", "files:said.npz", "--out", "pack.safetensors")
     works(desk.site("knowledge", "build", *asked))
     works(desk.site("knowledge", "start", "plan.toml", "pack.safetensors", "--out", "start.safetensors", *ONE))
 
     lines = ["SOPInstanceUID,label"]
-    for place, (image, label) in enumerate(zip(*phantom.draw(IMAGES, 2, size=8, difficulty=0.0), strict=True)):
+    for place, (image, label) in enumerate(zip(*phantoms.draw(IMAGES, 2, size=8, difficulty=0.0), strict=True)):
         said = {"SOPInstanceUID": generate_uid(), "PatientID": f"patient {place // 2}"}
         made.dicom(desk.folder / "pacs" / f"IM{place:04}", image.mean(2).astype(np.uint16), **said)
         lines.append(f"{said['SOPInstanceUID']},{CALLED[label]}")
     (desk.folder / "pacs" / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
-    for place, (image, label) in enumerate(zip(*phantom.draw(WARD, 2, size=24, seed=7, difficulty=0.0), strict=True)):
+    for place, (image, label) in enumerate(zip(*phantoms.draw(WARD, 2, size=24, seed=7, difficulty=0.0), strict=True)):
         made.save(desk.folder / "ward" / CALLED[label] / f"{place:02}.png", image)
     return desk
 
@@ -195,7 +195,7 @@ def hospital(request: pytest.FixtureRequest) -> Hospital:
 
 def test_the_pack_says_what_is_in_it(given: Desk) -> None:
     told = command.answer(works(given.site("knowledge", "show", "pack.safetensors", "--json")))
-    assert (told["images"], told["classes"]) == (40, list(phantom.TISSUES[:4]))
+    assert (told["images"], told["classes"]) == (40, list(phantoms.TISSUES[:4]))
     assert told["sources"] == [{"name": "files:said.npz", "accuracy": 1.0}]
 
 

@@ -12,8 +12,9 @@ import pytest
 
 from fedhelp_edge.exchange.folder import TO
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import folder, joined
-from server_ref import carrier, intake, invites
+from fedhelp_edge.site import layout, status
+from server_ref.admin import exchange, invites
+from server_ref.intake import receive
 from tests import command, net, terminal
 from tests.federation import Federation
 from tests.terminal import Terminal, at
@@ -33,7 +34,7 @@ class Clinic:
         made = invites.make(federation.hub, "Clinic", "small", 14)
         self.code, self.invite = made.code, place / "clinic.invite"
         invites.write(self.invite, made)
-        carrier.exchange(federation.hub, self.stick)
+        exchange.exchange(federation.hub, self.stick)
         self._earlier: list[str] = []
         self._earlier = self.requests
 
@@ -58,9 +59,9 @@ class Clinic:
 
     def is_let_in(self) -> None:
         """What the coordinator does: take in, judge, hand out."""
-        carrier.exchange(self.federation.hub, self.stick)
-        intake.judge(self.federation.hub, self.federation.boss)
-        carrier.exchange(self.federation.hub, self.stick)
+        exchange.exchange(self.federation.hub, self.stick)
+        receive.judge(self.federation.hub, self.federation.boss)
+        exchange.exchange(self.federation.hub, self.stick)
 
     def unlocks(self, passphrase: str, *words: str | Path) -> str:
         """A command that asks for the passphrase, and does what it should with it."""
@@ -103,7 +104,7 @@ def test_a_made_passphrase_is_shown_before_anything_is_sent_and_opens_what_comes
         clinic.unlocks(passphrase, "download")
     else:
         assert command.here("download", home=clinic.home).returncode == 0
-    assert joined.status(clinic.site)["site"] == "site-004"
+    assert status.status(clinic.site)["site"] == "site-004"
 
 
 def test_a_first_round_by_network_with_a_passphrase_that_is_typed_each_time(clinic: Clinic) -> None:
@@ -122,7 +123,7 @@ def test_a_first_round_by_network_with_a_passphrase_that_is_typed_each_time(clin
     with at("train", "images.npz", home=clinic.home) as shown:
         assert shown.ends() == 0, shown.screen
     assert "parcels sent: 1" in clinic.unlocks(OWN, "upload")
-    assert joined.status(clinic.site)["state"] == "received"
+    assert status.status(clinic.site)["state"] == "received"
 
 
 def test_a_wrong_passphrase_for_keys_that_are_there_sends_nothing(clinic: Clinic) -> None:
@@ -209,7 +210,7 @@ def test_without_a_terminal_no_passphrase_is_made_that_nobody_would_read(clinic:
     done = command.here(*clinic.way("file by stick"), "--json", home=clinic.home)
     assert command.refusal(done) == "E_PASSPHRASE_NEEDED"
     assert "--passphrase-file" in done.stderr
-    assert folder.floor(clinic.site) is None
+    assert layout.floor(clinic.site) is None
     assert not keys.are_in(clinic.site)
     told = command.answer(command.here(*clinic.way("file by stick"), "--no-passphrase", "--json", home=clinic.home))
     assert told["locked"] is False

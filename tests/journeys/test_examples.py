@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fedhelp_edge.data import phantom
+from fedhelp_edge.demo import phantoms
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ALWAYS_ON = EXAMPLES / "always-on"
@@ -22,7 +22,7 @@ ALWAYS_ON = EXAMPLES / "always-on"
 
 def pictures(folder: Path, count: int, seed: int) -> Path:
     """A folder of pictures for each class of the plans."""
-    pixels, labels = phantom.draw(count, 2, size=32, seed=seed)
+    pixels, labels = phantoms.draw(count, 2, size=32, seed=seed)
     for place, (image, label) in enumerate(zip(pixels, labels, strict=True)):
         path = folder / ("benign", "malignant")[label] / f"{place:03}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from fedhelp_edge import safe_text
 from fedhelp_edge.trust import charter, enrol
-from server_ref import hub as hubs
+from server_ref.hub import hub as hubs
 from tests.desk import Desk, first_plan, works
 from tests.threads import one_thread  # noqa: F401 - a fixture
 

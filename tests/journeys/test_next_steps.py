@@ -29,8 +29,8 @@ from tests.threads import one_thread  # noqa: F401 - a fixture
 
 pytest.importorskip("torch")
 
-from fedhelp_edge import demo
-from fedhelp_edge.site import joined
+from fedhelp_edge.demo import play
+from fedhelp_edge.site import status
 from tests.unit.test_demo import SMALL
 
 ROOT = Path(__file__).parents[2]
@@ -166,7 +166,7 @@ def test_every_next_step_from_keys_to_leaving(tmp_path: Path, monkeypatch: pytes
         taken = person.follow(taken)
     with monkeypatch.context() as patch:
         late = type("Late", (datetime,), {"now": classmethod(lambda _, zone: datetime.now(zone) + timedelta(99))})
-        patch.setattr(joined, "datetime", late)
+        patch.setattr(status, "datetime", late)
         old = person.types(f"fedhelp-edge status {home}")
     assert "the orders are old" in old.stdout
     trip()
@@ -276,7 +276,7 @@ def test_every_next_step_after_the_demo(tmp_path: Path, monkeypatch: pytest.Monk
         ("PUBLIC", 12),
         ("TAUGHT", 12),
     ):
-        monkeypatch.setattr(demo, name, value)
+        monkeypatch.setattr(play, name, value)
     pixels = np.random.default_rng(0).integers(0, 256, (90, 8, 8, 3), np.uint8)
     np.savez(tmp_path / "own.npz", images=pixels, labels=np.arange(90) % 2, class_names=np.array(["yes", "no"]))
     person.stands_for["DIR"] = "own.npz"

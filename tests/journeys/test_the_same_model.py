@@ -15,20 +15,21 @@ torch = pytest.importorskip("torch")
 from fedhelp_edge import data, files  # noqa: E402 - torch may be missing
 from fedhelp_edge import plan as plans  # noqa: E402
 from fedhelp_edge.data import pack as packs  # noqa: E402
-from fedhelp_edge.data import phantom  # noqa: E402
+from fedhelp_edge.demo import phantoms  # noqa: E402
 from fedhelp_edge.lab import partition, run  # noqa: E402
 from fedhelp_edge.methods.registry import TABLES  # noqa: E402
-from fedhelp_edge.site import joined, member  # noqa: E402
+from fedhelp_edge.site import membership, status
 from fedhelp_edge.site.sync import Synced, sync  # noqa: E402
-from fedhelp_edge.train import speed  # noqa: E402
-from server_ref import carrier, invites, rounds  # noqa: E402
+from fedhelp_edge.train import machine  # noqa: E402
+from server_ref.admin import exchange, invites
+from server_ref.rounds import close
 from tests import net  # noqa: E402
 from tests.federation import Federation, nobody  # noqa: E402
 from tests.golden import api, training  # noqa: E402
 
 PLAN = f"""
 name = "smears"
-classes = {list(phantom.CLASSES[:2])}
+classes = {list(phantoms.CLASSES[:2])}
 method = "fedhelp"
 rounds = 2
 [image]
@@ -56,7 +57,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def drawn(folder: Path) -> Path:
     """The images of all sites, by centre, and what two sources said of public ones."""
-    pixels, labels = phantom.draw(96, 2, size=8)
+    pixels, labels = phantoms.draw(96, 2, size=8)
     stream = np.random.default_rng(0)
     parts = {"train": slice(0, 60), "val": slice(60, 72), "test": slice(72, 96)}
     arrays = {f"{name}_images": pixels[part] for name, part in parts.items()}
@@ -86,12 +87,12 @@ def in_the_lab(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 def by_the_lab(whole: Path, out: Path) -> str:
     """The model that the lab makes of them."""
     plan = plans.read(PLAN, TABLES)
-    speed.settle(1)
+    machine.settle(1)
     images = data.load(whole / "all.npz", plan, kept=whole / "kept")
     parts = partition.deal(images, "natural:centers", plan.seed, large=1)
     assert [part.tier for part in parts] == ["large", "small", "small"]
     pack = packs.load(whole / "pack.safetensors")
-    bench = speed.bench(plan.training.precision)
+    bench = machine.bench(plan.training.precision)
     told = run.run(plan, parts, out, bench=bench, pack=pack)
     return str(told["merged_sha256"])
 
@@ -102,12 +103,12 @@ class Site:
         folder.mkdir()
         invites.write(invite, invites.make(federation.hub, folder.name, tier, 14))
         self.home, self.via = folder / "home", None if url else stick
-        said = replace(member.read_invite(invite), url=url)
-        member.join(self.home, said, folder.name, lambda: None)
+        said = replace(membership.read_invite(invite), url=url)
+        membership.join(self.home, said, folder.name, lambda: None)
         (self.home / "images.txt").write_text(str(images))
 
     def sync(self) -> Synced:
-        ways = joined.carriers(self.home, nobody, self.via)
+        ways = status.carriers(self.home, nobody, self.via)
         return sync(self.home, ways, nobody, lambda _: None, threads=1)
 
 
@@ -117,10 +118,10 @@ def reached(federation: Federation, network: bool, stick: Path) -> Iterator[tupl
 
     def at_the_hub() -> None:
         if not network:
-            carrier.take_in(federation.hub, stick / carrier.TO, carrier.Exchanged())
+            exchange.take_in(federation.hub, stick / exchange.TO, exchange.Exchanged())
         federation.judge()
         if not network:
-            carrier.leave(federation.hub, stick / carrier.FROM)
+            exchange.leave(federation.hub, stick / exchange.FROM)
 
     if network:
         with net.running(federation.folder / "hub") as port:
@@ -152,14 +153,14 @@ def test_two_rounds_give_the_model_that_the_lab_gives(
             for site in sites[::-1]:
                 done = site.sync()
                 assert (done.trained, done.refused) == (round_, [])
-                assert joined.status(site.home)["state"] == (joined.RECEIVED if network else joined.SENT)
+                assert status.status(site.home)["state"] == (status.RECEIVED if network else status.SENT)
             at_the_hub()
-            told = rounds.aggregate(federation.hub, federation.boss)
+            told = close.aggregate(federation.hub, federation.boss)
             assert told["accepted"] == ["site-001", "site-002", "site-003"]
             at_the_hub()
         for site in sites:
             assert "model after round 2" in site.sync().new
-            assert joined.status(site.home)["state"] == joined.JUDGED
+            assert status.status(site.home)["state"] == status.JUDGED
     assert told["merged_sha256"] == in_the_lab
 
 

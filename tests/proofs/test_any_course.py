@@ -27,9 +27,9 @@ from hypothesis.stateful import (
 from fedhelp_edge.errors import DuplicateRoundError, NotNowError, QuorumError, RoundClosedError
 from fedhelp_edge.methods.registry import METHODS, Method
 from fedhelp_edge.plan import Plan
-from fedhelp_edge.share import Array, Schema
 from fedhelp_edge.trust.task import Task
-from server_ref import intake
+from fedhelp_edge.update import Array, Schema
+from server_ref.intake import receive
 from tests.faults import kills
 from tests.federation import Federation
 
@@ -51,7 +51,7 @@ class Tiny(Method):
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(METHODS, "fedavg", Tiny(METHODS["fedavg"].table, METHODS["fedavg"].learner))  # type: ignore[arg-type]
-        patch.setattr(intake, "Opener", kills.Here)
+        patch.setattr(receive, "Opener", kills.Here)
         made = Federation(tmp_path_factory.mktemp("tiny") / "made")
         yield made
         made.hub.store.close()
@@ -126,14 +126,14 @@ class Course(RuleBasedStateMachine):
             path = self.fed.clinics[site].give(about.order, {"numbers": (about.base + change).astype(np.float32)})
             again = any((one.site, one.round) == (site, number) and one.state != "refused" for one in self.shares)
             with pytest.raises(RoundClosedError if late else DuplicateRoundError) if late or again else nullcontext():
-                assert intake.receive(self.fed.hub, path).new
+                assert receive.receive(self.fed.hub, path).new
                 self.shares.append(Share(path, site, number, change))
 
     @precondition(lambda self: self.shares)
     @rule(data=st.data())
     def sends_again(self, data: st.DataObject) -> None:
         share = data.draw(st.sampled_from(self.shares))
-        answer = intake.receive(self.fed.hub, share.path)
+        answer = receive.receive(self.fed.hub, share.path)
         assert (answer.state, answer.new) == (share.state, False)
 
     @rule(anew=st.booleans())

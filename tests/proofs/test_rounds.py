@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from fedhelp_edge.exchange.folder import TO
-from server_ref import intake, steps
+from server_ref.admin import unattended
+from server_ref.intake import receive
 from tests.faults import kills
 from tests.federation import Federation
 from tests.net import Process, serving
@@ -42,10 +43,10 @@ def rounds(fed: Federation, late: dict[int, int]) -> Iterator[list[Path]]:
 def quiet(fed: Federation, late: dict[int, int]) -> None:
     for number, due in enumerate(rounds(fed, late), 1):
         for share in due:
-            intake.receive(fed.hub, share)
+            receive.receive(fed.hub, share)
         if number in late:
             fed.clock.go_on(days=8)
-        steps.step(fed.hub, fed.boss, None)
+        unattended.step(fed.hub, fed.boss, None)
 
 
 class Storm:
@@ -127,7 +128,7 @@ def models(fed: Federation) -> list[str]:
 def test_ten_rounds_in_a_storm_give_the_bits_of_ten_quiet_ones(
     made: Federation, tmp_path: Path, effort: Callable[[int, int], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "Opener", kills.Here)
+    monkeypatch.setattr(receive, "Opener", kills.Here)
     draw = random.Random(4)
     late: dict[int, int] = {}
     for number in range(1, ROUNDS):

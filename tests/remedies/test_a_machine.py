@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from fedhelp_edge import lock
-from fedhelp_edge.site import folder
+from fedhelp_edge.site import layout
 from tests import command
 from tests.desk import Desk, fails, works
 from tests.faults.conftest import humble as humble
@@ -93,7 +93,7 @@ def test_of_two_commands_the_second_is_run_again_once_the_first_has_ended(
 ) -> None:
     desk.join()
     monkeypatch.setattr(lock, "WAIT", 0.1)
-    with lock.held(desk.folder / "site" / folder.LOCK):
+    with lock.held(desk.folder / "site" / layout.LOCK):
         fails(desk.site("download"), "E_BUSY", "wait until the other command has ended")
     works(desk.site("download"))
     made.folder(desk.folder / "images", 4, ("a", "b"))

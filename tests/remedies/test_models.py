@@ -17,11 +17,11 @@ pytest.importorskip("torch")
 
 import onnx
 
-from fedhelp_edge import share
+from fedhelp_edge import update
 from fedhelp_edge.cli import predict
-from fedhelp_edge.infer import bundle, facts
+from fedhelp_edge.infer import bundle, metadata
 from fedhelp_edge.parcel import keys, sshsig
-from server_ref import intake
+from server_ref.intake import receive
 from tests.desk import Desk, fails, lists, works
 from tests.threads import one_thread as one_thread
 from tests.unit.data import made
@@ -77,13 +77,13 @@ def noted(change: Callable[[dict[str, str]], None]) -> Spoil:
 
 
 def of_another_version(notes: dict[str, str]) -> None:
-    notes[facts.FACTS] = json.dumps({**json.loads(notes[facts.FACTS]), "schema_version": 9})
+    notes[metadata.FACTS] = json.dumps({**json.loads(notes[metadata.FACTS]), "schema_version": 9})
 
 
 def with_other_answers(notes: dict[str, str]) -> None:
-    said = json.loads(notes[facts.PARITY])
-    said["logits"] = facts.packed(facts.unpacked(said["logits"]) + np.float32(1))
-    notes[facts.PARITY] = json.dumps(said)
+    said = json.loads(notes[metadata.PARITY])
+    said["logits"] = metadata.packed(metadata.unpacked(said["logits"]) + np.float32(1))
+    notes[metadata.PARITY] = json.dumps(said)
 
 
 def of_another_kit(notes: dict[str, str]) -> None:
@@ -199,7 +199,7 @@ def changed(change: Callable[[np.ndarray], np.ndarray], name: str = "linear.bias
     return lambda arrays: plainly({**arrays, name: change(np.array(arrays[name]))})
 
 
-WRITE = share.write
+WRITE = update.write
 OLDER: dict[str, Older] = {
     "E_SAFETENSORS": lambda arrays: b"\x80\x04" + plainly(arrays),
     "E_ST_HEADER": lambda arrays: struct.pack("<Q", 1 << 30) + plainly(arrays)[8:],
@@ -218,7 +218,7 @@ OLDER: dict[str, Older] = {
 def test_a_share_that_is_refused_is_trained_again_by_a_kit_that_was_updated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "ROUNDS_WORTH", 2 * len(OLDER))  # more refused shares than a site may leave in a round
+    monkeypatch.setattr(receive, "ROUNDS_WORTH", 2 * len(OLDER))  # more refused shares than a site may leave in a round
     desk = Desk(tmp_path, PLAN)
     made.folder(desk.folder / "images", 6, ("a", "b", "c"))
     train = ("train", "images", "--threads", "1")
@@ -231,7 +231,7 @@ def test_a_share_that_is_refused_is_trained_again_by_a_kit_that_was_updated(
         works(desk.site(*step))
     for code, older in OLDER.items():
         with monkeypatch.context() as before:
-            before.setattr(share, "write", lambda file, arrays, notes=None, older=older: file.write(older(arrays)))
+            before.setattr(update, "write", lambda file, arrays, notes=None, older=older: file.write(older(arrays)))
             works(desk.site("upload"))
         works(desk.hub("exchange", desk.stick))
         works(desk.site("download"))

@@ -14,7 +14,7 @@ import pytest
 
 from fedhelp_edge.parcel import age, keys, parcel, sshsig, statement
 from fedhelp_edge.trust import enrol
-from server_ref.hub import to_json
+from server_ref.hub.hub import to_json
 from tests import command
 from tests.attacks.test_b_trust import armor, ed25519
 from tests.desk import Desk, fails, lists, works

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-import server_ref.hub
+import server_ref.hub.hub
 from fedhelp_edge.data import pack
 from fedhelp_edge.parcel import parcel
-from fedhelp_edge.share import Array
 from fedhelp_edge.trust.task import Task
-from server_ref import carrier, opener, store
+from fedhelp_edge.update import Array
+from server_ref.admin import exchange
+from server_ref.hub import database
+from server_ref.intake import sandbox
 from tests import command
 from tests.attacks.test_e_merging import honest, pulled
 from tests.desk import Desk, Done, fails, lists, works
@@ -33,7 +35,7 @@ class Hub:
 
     def __init__(self, fed: Federation) -> None:
         self.fed, self.folder, self.stick = fed, fed.folder, fed.folder / "stick"
-        (self.stick / carrier.TO).mkdir(parents=True)
+        (self.stick / exchange.TO).mkdir(parents=True)
 
     def __call__(self, *words: str | Path) -> Done:
         env = {"FEDHELP_HOME": str(self.folder / "hub")}
@@ -43,7 +45,7 @@ class Hub:
         """A clinic's share, on the stick."""
         clinic = self.fed.clinics[number]
         path = clinic.give(order, honest(self.fed, order, number) if arrays is None else arrays, **more)
-        path.rename(self.stick / carrier.TO / path.name)
+        path.rename(self.stick / exchange.TO / path.name)
 
     def exchange(self) -> Done:
         return works(self("exchange", self.stick))
@@ -113,7 +115,7 @@ def test_a_share_that_took_too_much_memory_is_refused_and_made_again(hub: Hub, m
     order = hub.fed.open()
     hub.give(order, 0)
     with monkeypatch.context() as patch:
-        patch.setattr(opener.Opener, "_ask", lambda *_: "")  # as when the process that opens it was killed
+        patch.setattr(sandbox.Opener, "_ask", lambda *_: "")  # as when the process that opens it was killed
         lists(hub("exchange", hub.stick), "E_RESOURCE", "'fedhelp-coordinator review SITE --refuse', and ask the site")
     works(hub("review", "site-001", "--refuse"))
     hub.give(order, 0)
@@ -142,12 +144,12 @@ def test_a_damaged_hub_is_moved_away_and_its_newest_backup_restored(hub: Hub) ->
 
 
 def test_a_hub_of_a_newer_program_waits_for_that_program(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    newer = (*store._MIGRATIONS, "CREATE TABLE later (name TEXT) STRICT;")
+    newer = (*database._MIGRATIONS, "CREATE TABLE later (name TEXT) STRICT;")
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_MIGRATIONS", newer)
+        patch.setattr(database, "_MIGRATIONS", newer)
         works(hub("status"))
     fails(hub("status"), "E_HUB_VERSION", "update this program")
-    monkeypatch.setattr(store, "_MIGRATIONS", newer)
+    monkeypatch.setattr(database, "_MIGRATIONS", newer)
     works(hub("status"))
 
 
@@ -213,7 +215,7 @@ def test_knowledge_that_an_order_names_is_downloaded(tmp_path: Path) -> None:
     works(desk.hub("knowledge", "publish", "pack"))
     works(desk.hub("open"))
     works(desk.hub("exchange", desk.stick))
-    there = {path.stat().st_size: path for path in (desk.stick / carrier.FROM).glob("*.fhx")}
+    there = {path.stat().st_size: path for path in (desk.stick / exchange.FROM).glob("*.fhx")}
     (large,) = (path for path in there.values() if b'"kind":"knowledge"' in path.read_bytes()[:200])
     large.rename(tmp_path / "slow.fhx")  # a synced folder has not brought it yet
     works(desk.site("download"))

@@ -15,10 +15,10 @@ pytest.importorskip("uvicorn")
 
 from fedhelp_edge import errors, site
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import joined, outbox
+from fedhelp_edge.site import outbox, status
 from fedhelp_edge.site.sync import sync
-from server_ref.dashboard import Door
-from server_ref.gate import Limits
+from server_ref.web.context import Limits
+from server_ref.web.dashboard import Door
 from tests import clinic, command, hostile, net
 from tests.attacks.test_f_http import _certificate
 from tests.desk import Desk, Done, fails, works
@@ -185,7 +185,7 @@ def test_a_damaged_invite_is_asked_for_again_or_its_code_typed(desk: Desk) -> No
 
 
 def test_without_a_network_it_is_sent_later_or_carried_on_a_stick(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(joined.carriers.__kwdefaults__ or {}, "patience", 2.0)
+    monkeypatch.setitem(status.carriers.__kwdefaults__ or {}, "patience", 2.0)
     desk.join()
     works(desk.hub("open"))
     works(desk.hub("exchange", desk.stick))
@@ -215,7 +215,7 @@ def test_a_share_whose_round_is_over_holds_up_nothing_of_the_present_one(
     fed: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = SimpleNamespace(train=clinic.train)  # for a share that is drawn, not trained
-    monkeypatch.setitem(sys.modules, "fedhelp_edge.site.order", drawn)
+    monkeypatch.setitem(sys.modules, "fedhelp_edge.site.ordered_training", drawn)
     monkeypatch.setattr(site, "order", drawn, raising=False)
     late = clinic.Clinic(fed, tmp_path / "late")
     late.take_up()
@@ -227,11 +227,11 @@ def test_a_share_whose_round_is_over_holds_up_nothing_of_the_present_one(
             fed.aggregate()
         fed.open()
     with net.running(fed.hub.home) as port:
-        ways = joined.carriers(late.home, nobody, url=f"http://127.0.0.1:{port}")
+        ways = status.carriers(late.home, nobody, url=f"http://127.0.0.1:{port}")
         with pytest.raises(errors.RefusedThereError, match="E_ROUND_CLOSED"):
             outbox.upload(late.home, ways)
         assert sync(late.home, ways, nobody, lambda _: None).trained == 3
-    assert late.state == joined.RECEIVED
+    assert late.state == status.RECEIVED
     assert outbox.waiting(late.home) == []
 
 

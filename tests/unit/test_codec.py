@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as npst
 
 from fedhelp_edge.codec import CODECS, Arrays
 from fedhelp_edge.errors import NumberRangeError
-from fedhelp_edge.share import Schema, Share, Tensor
+from fedhelp_edge.update import Schema, Share, Tensor
 
 names = st.text("abc.", min_size=1, max_size=8)
 shapes = st.lists(st.integers(1, 5), max_size=3).map(tuple)

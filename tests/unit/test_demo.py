@@ -15,23 +15,26 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fedhelp_edge import cli, data, demo, shell  # noqa: E402 - torch may be missing
+from fedhelp_edge import cli, data, shell
 from fedhelp_edge import plan as plans  # noqa: E402
 from fedhelp_edge.data import pack as packs  # noqa: E402
-from fedhelp_edge.data import phantom  # noqa: E402
+from fedhelp_edge.demo import (
+    phantoms,
+    play,
+)
 from fedhelp_edge.errors import TargetExistsError, UsageError  # noqa: E402
 from fedhelp_edge.lab import run  # noqa: E402
 from fedhelp_edge.lab.partition import Part  # noqa: E402
 from fedhelp_edge.methods.registry import TABLES  # noqa: E402
 from fedhelp_edge.parcel import parcel  # noqa: E402
 from fedhelp_edge.report import nets  # noqa: E402
-from fedhelp_edge.train import speed  # noqa: E402
+from fedhelp_edge.train import machine  # noqa: E402
 from server_ref import cli as coordinator  # noqa: E402
 from tests import command  # noqa: E402
 from tests.unit.report import reading  # noqa: E402
 
 SMALL = (
-    demo.PLAN.replace("size = 24", "size = 8").replace("epochs = 6", "epochs = 1").replace("resnet32", "resnet20")
+    play.PLAN.replace("size = 24", "size = 8").replace("epochs = 6", "epochs = 1").replace("resnet32", "resnet20")
 )  # of images, and of the public ones
 
 
@@ -40,9 +43,9 @@ def small() -> Iterator[None]:
     before = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("PLAN", SMALL), ("LEARN", (16, 8, 8, 8)), ("VAL", 6), ("TEST", 12)):
-            patch.setattr(demo, name, value)
+            patch.setattr(play, name, value)
         for name in ("PUBLIC", "TAUGHT"):
-            patch.setattr(demo, name, 12)
+            patch.setattr(play, name, 12)
         yield
     torch.set_num_threads(before)
 
@@ -50,7 +53,7 @@ def small() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], list[str]]:
     out, said = tmp_path_factory.mktemp("demo") / "played", []
-    return out, demo.play(out, said.append, lambda _: None, threads=1), said
+    return out, play.play(out, said.append, lambda _: None, threads=1), said
 
 
 def type_(words: list[str]) -> None:
@@ -71,9 +74,10 @@ def test_it_is_a_federation_whose_model_the_lab_makes_too(
         for place, (site, at) in enumerate(zip(told["sites"], sorted_by_site(out), strict=True), 1)
     ]
     pack = packs.load(out / "pack.safetensors").fitted(plan.tables["fedhelp"].public_size, plan.image.channels)
-    speed.settle(1)
+    machine.settle(1)
     assert (
-        run.run(plan, parts, tmp_path / "lab", bench=speed.bench(), pack=pack)["merged_sha256"] == told["merged_sha256"]
+        run.run(plan, parts, tmp_path / "lab", bench=machine.bench(), pack=pack)["merged_sha256"]
+        == told["merged_sha256"]
     )
 
 
@@ -106,7 +110,7 @@ def test_its_page_shows_the_figures_the_parcel_and_what_was_tried_with_it(
     command.check_shape("fedhelp-edge demo", {**kept, "folder": str(out), "report": str(out / "report.html")})
     worth, curve, kinds, _, life, tried = reading.tables(shown)
     assert shown.count('class="answer"') == 6
-    assert [row[0] for row in worth[1:]] == list(demo.SITES)
+    assert [row[0] for row in worth[1:]] == list(play.SITES)
     assert [row[2:5] for row in worth[1:]] == [
         [nets.part_right(site[net], site["test"]) for net in ("alone", "together", "kept")] for site in told["sites"]
     ]
@@ -136,9 +140,9 @@ def test_what_its_page_suggests_works(
 
 
 def test_images_of_ones_own_are_shared_out_among_the_sites(tmp_path: Path) -> None:
-    pixels, labels = phantom.draw(90, 2, size=8)
+    pixels, labels = phantoms.draw(90, 2, size=8)
     np.savez(tmp_path / "own.npz", images=pixels, labels=labels, class_names=np.array(["yes", "no"]))
-    told = demo.play(
+    told = play.play(
         tmp_path / "out",
         lambda _: None,
         lambda _: None,
@@ -157,30 +161,30 @@ def test_a_folder_of_something_else_stays_and_a_demo_that_was_cut_off_begins_ane
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter").touch()
     with pytest.raises(TargetExistsError, match="mine is there already"):
-        demo.play(tmp_path / "mine", print, lambda _: None)
+        play.play(tmp_path / "mine", print, lambda _: None)
     (tmp_path / "cut").mkdir()
     for name in ("unfinished", "hub"):
         (tmp_path / "cut" / name).touch()
-    demo._begin(tmp_path / "cut")
+    play._begin(tmp_path / "cut")
     assert [path.name for path in (tmp_path / "cut").iterdir()] == ["unfinished"]
 
 
 def test_a_class_that_cannot_name_a_folder_is_refused(tmp_path: Path) -> None:
-    pixels, labels = phantom.draw(8, 2, size=8)
+    pixels, labels = phantoms.draw(8, 2, size=8)
     np.savez(tmp_path / "own.npz", images=pixels, labels=labels, class_names=np.array(["yes", "../no"]))
     with pytest.raises(UsageError, match="cannot be the name of a folder"):
-        demo.play(tmp_path / "out", print, lambda _: None, images=tmp_path / "own.npz")
+        play.play(tmp_path / "out", print, lambda _: None, images=tmp_path / "own.npz")
 
 
 @pytest.mark.parametrize("method", ["local", "nonsense"])
 def test_a_method_that_is_no_federations_is_refused_before_anything_is_written(method: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="one of fedhelp, fedavg, fedprox"):
-        demo.play(tmp_path / "out", print, lambda _: None, method=method)
+        play.play(tmp_path / "out", print, lambda _: None, method=method)
     assert not (tmp_path / "out").exists()
 
 
 def test_too_few_images_are_refused_with_how_many_it_takes(tmp_path: Path) -> None:
-    pixels, labels = phantom.draw(20, 2, size=8)
+    pixels, labels = phantoms.draw(20, 2, size=8)
     np.savez(tmp_path / "few.npz", images=pixels, labels=labels)
     with pytest.raises(UsageError, match="20 images that can be used; four sites need 80"):
-        demo.play(tmp_path / "out", lambda _: None, lambda _: None, images=tmp_path / "few.npz")
+        play.play(tmp_path / "out", lambda _: None, lambda _: None, images=tmp_path / "few.npz")

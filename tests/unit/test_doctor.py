@@ -14,7 +14,7 @@ import pytest
 
 from fedhelp_edge import doctor
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import member
+from fedhelp_edge.site import membership
 from tests import net
 from tests.clinic import Clinic
 from tests.command import answer, here, run
@@ -110,12 +110,12 @@ def test_a_process_that_hangs_is_a_failure_not_a_wait(monkeypatch: pytest.Monkey
 def test_how_parcels_travel_is_tried_and_no_network_is_no_fault(clinic: Clinic) -> None:
     assert doctor._carrier(clinic.home).state == doctor.PASS
     clinic.join()
-    member.remember(clinic.home, via=clinic.stick)
+    membership.remember(clinic.home, via=clinic.stick)
     assert doctor._carrier(clinic.home).detail == "the folder is there"
     clinic.stick.rename(clinic.stick.with_name("pulled"))
     assert doctor._carrier(clinic.home).state == doctor.WARN
     with net.running(clinic.federation.folder / "hub") as port:
-        member.remember(clinic.home, url=f"http://127.0.0.1:{port}")
+        membership.remember(clinic.home, url=f"http://127.0.0.1:{port}")
         assert doctor._carrier(clinic.home).detail == "is reached"
     found = doctor._carrier(clinic.home)
     assert (found.state, "cannot be reached" in found.detail) == (doctor.WARN, True)

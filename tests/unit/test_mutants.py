@@ -42,7 +42,7 @@ def test_the_named_mistakes_can_still_be_made() -> None:
 
 
 def test_a_named_mistake_whose_text_moved_is_no_longer_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = {"weights": {"file": "fedhelp_edge/share.py", "before": "not there", "after": "", "tests": ["tests"]}}
+    gone = {"weights": {"file": "fedhelp_edge/update.py", "before": "not there", "after": "", "tests": ["tests"]}}
     monkeypatch.setattr(trying, "_table", lambda name: gone)
     with pytest.raises(SystemExit, match="no longer applies: weights"):
         trying.named()

@@ -14,14 +14,14 @@ torch = pytest.importorskip("torch")
 
 from fedhelp_edge import cli  # noqa: E402 - torch may be missing
 from fedhelp_edge import plan as plans  # noqa: E402
-from fedhelp_edge.data import phantom  # noqa: E402
 from fedhelp_edge.data.images import Images  # noqa: E402
 from fedhelp_edge.data.pack import Pack  # noqa: E402
+from fedhelp_edge.demo import phantoms  # noqa: E402
 from fedhelp_edge.lab import partition, run  # noqa: E402
 from fedhelp_edge.methods.base import Bench  # noqa: E402
 from fedhelp_edge.methods.registry import TABLES  # noqa: E402
 from fedhelp_edge.shell import Commands  # noqa: E402
-from fedhelp_edge.train import speed  # noqa: E402
+from fedhelp_edge.train import machine  # noqa: E402
 
 PAPER = Path(__file__).parents[2] / "examples" / "paper"
 SMALL = {
@@ -63,7 +63,7 @@ def test_a_federation_of_the_papers_shape_trains_by_its_plan(name: str, tmp_path
     large, split = int(option("large", words)), option("split", words)
     if split.startswith("sizes:"):  # the paper's sizes, each a hundred and twentieth
         split = re.sub(r"\d+", lambda size: str(max(int(size[0]) // 120, 4)), split)
-    pixels, labels = phantom.draw(120, min(kinds, 6), size=8, channels=plan.image.channels)
+    pixels, labels = phantoms.draw(120, min(kinds, 6), size=8, channels=plan.image.channels)
     splits = tuple(("train", "train", "train", "val", "test")[place // 6 % 5] for place in range(120))
     centres = tuple(str(min(place % 11, 5)) for place in range(120))
     images = Images(pixels, labels, splits, *(tuple(map(str, range(120))),) * 2, centres)
@@ -71,10 +71,10 @@ def test_a_federation_of_the_papers_shape_trains_by_its_plan(name: str, tmp_path
     assert [part.tier for part in parts].count("large") == large
     assert len(parts) == 6
     said = np.full((2, 16, 4), 0.25, np.float16)
-    drawn, marks = phantom.draw(16, 4, size=8, family="tissue", channels=plan.image.channels)
-    pack = Pack(drawn, marks, phantom.TISSUES[:4], ("clip:a", "clip:b"), said)
+    drawn, marks = phantoms.draw(16, 4, size=8, family="tissue", channels=plan.image.channels)
+    pack = Pack(drawn, marks, phantoms.TISSUES[:4], ("clip:a", "clip:b"), said)
     before = torch.get_num_threads()
-    speed.settle(1)
+    machine.settle(1)
     told = run.run(replace(plan, seed=1), parts, tmp_path / "run", bench=Bench(), pack=pack)
     torch.set_num_threads(before)
     assert told["rounds"] == 1

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from fedhelp_edge import cli
-from fedhelp_edge.data import phantom
+from fedhelp_edge.demo import phantoms
 from fedhelp_edge.shell import Commands
 from server_ref import cli as coordinator
 from tests.command import here
@@ -112,7 +112,7 @@ def test_the_first_command_is_one_line_that_a_shell_can_read() -> None:
 def test_the_readmes_way_without_joining_ends_in_a_model_that_answers(tmp_path: Path) -> None:
     """Every line as it stands there; and one table of the nets in the terminal, the page and the card."""
     pytest.importorskip("torch")
-    pixels, labels = phantom.draw(140, 2, size=32, seed=3, difficulty=0.2)
+    pixels, labels = phantoms.draw(140, 2, size=32, seed=3, difficulty=0.2)
     for place, (image, label) in enumerate(zip(pixels, labels, strict=True)):
         folder = tmp_path / "images" / ("benign", "malignant")[label]
         folder.mkdir(parents=True, exist_ok=True)

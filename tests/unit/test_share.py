@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from fedhelp_edge import share
+from fedhelp_edge import update
 from fedhelp_edge.errors import (
     FedhelpError,
     SchemaNamesError,
@@ -21,7 +21,7 @@ from fedhelp_edge.errors import (
     TensorLayoutError,
     TensorMetadataError,
 )
-from fedhelp_edge.share import Array, Schema, Share, Tensor
+from fedhelp_edge.update import Array, Schema, Share, Tensor
 
 DTYPES = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "U8": "u1", "I8": "i1", "I32": "<i4", "I64": "<i8"}
 
@@ -42,7 +42,7 @@ def shares(draw: st.DrawFn) -> dict[str, Array]:
 
 def spelled(arrays: Mapping[str, Array]) -> bytes:
     file = io.BytesIO()
-    share.write(file, arrays)
+    update.write(file, arrays)
     return file.getvalue()
 
 
@@ -56,7 +56,7 @@ def same(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
 
 @given(shares())
 def test_what_is_written_is_read_to_the_bit(arrays: dict[str, Array]) -> None:
-    assert same(share.read(io.BytesIO(spelled(arrays)), Share(arrays).schema()), arrays)
+    assert same(update.read(io.BytesIO(spelled(arrays)), Share(arrays).schema()), arrays)
 
 
 @given(shares())
@@ -125,7 +125,7 @@ def test_a_header_whose_length_looks_like_the_first_bytes_of_a_pickle_is_read(le
     arrays["a0" + "x" * room] = arrays.pop("a0")
     data = spelled(arrays)
     assert int.from_bytes(data[:8], "little") == length
-    assert same(share.read(io.BytesIO(data), Share(arrays).schema()), arrays)
+    assert same(update.read(io.BytesIO(data), Share(arrays).schema()), arrays)
 
 
 @given(shares())
@@ -137,43 +137,43 @@ def test_the_reference_library_reads_what_is_written(arrays: dict[str, Array]) -
 @given(shares().filter(bool))
 def test_what_the_reference_library_writes_is_read(arrays: dict[str, Array]) -> None:
     file = io.BytesIO(safetensors.numpy.save(arrays))
-    ours = share.Arrays(file, share.read_header(file))
+    ours = update.Arrays(file, update.read_header(file))
     assert same({name: ours[name] for name in arrays}, arrays)
 
 
 def test_notes_are_read_where_they_are_allowed() -> None:
     data = safetensors.numpy.save({"a": np.zeros(2, np.float32)}, {"format": "np"})
-    assert share.read_header(io.BytesIO(data), metadata=["format"]).metadata == {"format": "np"}
+    assert update.read_header(io.BytesIO(data), metadata=["format"]).metadata == {"format": "np"}
 
 
 @pytest.mark.parametrize("note", [1, None, {"a": "b"}, ["np"]], ids=repr)
 def test_a_note_that_is_no_text_is_refused_even_where_its_name_is_allowed(note: object) -> None:
     text = json.dumps({"__metadata__": {"format": note}}).encode()
     with pytest.raises(TensorMetadataError):
-        share.read_header(io.BytesIO(len(text).to_bytes(8, "little") + text), metadata=["format"])
+        update.read_header(io.BytesIO(len(text).to_bytes(8, "little") + text), metadata=["format"])
 
 
 def test_a_table_is_written_with_its_notes_in_their_order_and_read_with_them() -> None:
     file, arrays = io.BytesIO(), {"a": np.arange(2, dtype=np.float32)}
-    share.write(file, arrays, {"z": "1", "format": "np"})
-    header = share.read_header(file, metadata=["format", "z"])
+    update.write(file, arrays, {"z": "1", "format": "np"})
+    header = update.read_header(file, metadata=["format", "z"])
     assert (list(header.metadata.items()), header.canonical) == ([("format", "np"), ("z", "1")], True)
-    assert same(share.Arrays(file, header), arrays)
+    assert same(update.Arrays(file, header), arrays)
 
 
 @given(shares())
 def test_the_header_that_a_schema_foretells_is_that_of_the_file(arrays: dict[str, Array]) -> None:
-    assert Share(arrays).schema().header == share.read_header(io.BytesIO(spelled(arrays)))
+    assert Share(arrays).schema().header == update.read_header(io.BytesIO(spelled(arrays)))
 
 
 def test_the_shortest_header_names_nothing_and_fills_its_file() -> None:
     data = (2).to_bytes(8, "little") + b"{}"
-    assert share.read_header(io.BytesIO(data)).entries == ()
+    assert update.read_header(io.BytesIO(data)).entries == ()
     with pytest.raises(TensorHeaderError):
-        share.read_header(io.BytesIO(data), limit=1)
+        update.read_header(io.BytesIO(data), limit=1)
     for length in (1, 3, 10):
         with pytest.raises(TensorHeaderError):
-            share.read_header(io.BytesIO(length.to_bytes(8, "little") + b"{}"))
+            update.read_header(io.BytesIO(length.to_bytes(8, "little") + b"{}"))
 
 
 def described(*entries: tuple[list[int], list[int]]) -> io.BytesIO:
@@ -185,26 +185,26 @@ def described(*entries: tuple[list[int], list[int]]) -> io.BytesIO:
 
 
 def test_tensors_do_not_overlap_even_where_they_fill_the_file() -> None:
-    share.read_header(described(([4], [0, 4]), ([2], [4, 6]), ([2], [6, 8])))
+    update.read_header(described(([4], [0, 4]), ([2], [4, 6]), ([2], [6, 8])))
     with pytest.raises(TensorLayoutError):
-        share.read_header(described(([4], [0, 4]), ([2], [3, 5]), ([2], [6, 8])))
+        update.read_header(described(([4], [0, 4]), ([2], [3, 5]), ([2], [6, 8])))
 
 
 def test_a_tensor_has_up_to_eight_sides_of_up_to_31_bits() -> None:
-    assert share.read_header(described(([1] * 8, [0, 1]))).entries[0][0].shape == (1,) * 8
+    assert update.read_header(described(([1] * 8, [0, 1]))).entries[0][0].shape == (1,) * 8
     with pytest.raises(SchemaShapeError):
-        share.read_header(described(([1] * 9, [0, 1])))
+        update.read_header(described(([1] * 9, [0, 1])))
     with pytest.raises(SchemaShapeError):
-        share.read_header(described(([2**31], [0, 1])))
+        update.read_header(described(([2**31], [0, 1])))
     with pytest.raises(TensorLayoutError):  # it could be, and is not there
-        share.read_header(described(([2**31 - 1], [0, 1])))
+        update.read_header(described(([2**31 - 1], [0, 1])))
 
 
 @pytest.mark.parametrize("stop", [4, 12])
 def test_a_tensor_takes_the_bytes_that_its_shape_asks_for(stop: int) -> None:
     text = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,%d]}}' % stop
     with pytest.raises(TensorLayoutError):
-        share.read_header(io.BytesIO(len(text).to_bytes(8, "little") + text + bytes(stop)))
+        update.read_header(io.BytesIO(len(text).to_bytes(8, "little") + text + bytes(stop)))
 
 
 SMALL = {"a": np.array([7, 8], np.uint8)}
@@ -217,13 +217,13 @@ def test_no_altered_byte_of_a_header_is_overlooked() -> None:
             altered = bytearray(data)
             altered[place] ^= flipped
             with pytest.raises(FedhelpError):
-                share.read(io.BytesIO(altered), schema)
+                update.read(io.BytesIO(altered), schema)
 
 
 def test_an_altered_byte_of_the_data_alters_one_number_and_nothing_else() -> None:
     data, schema = spelled(SMALL), Share(SMALL).schema()
     for flipped in range(1, 256):
-        found = share.read(io.BytesIO(data[:-1] + bytes([data[-1] ^ flipped])), schema)
+        found = update.read(io.BytesIO(data[:-1] + bytes([data[-1] ^ flipped])), schema)
         assert found["a"].tolist() == [7, 8 ^ flipped]
 
 
@@ -231,33 +231,33 @@ def test_no_shortened_file_is_read() -> None:
     data, schema = spelled(SMALL), Share(SMALL).schema()
     for size in range(len(data)):
         with pytest.raises(FedhelpError):
-            share.read(io.BytesIO(data[:size]), schema)
+            update.read(io.BytesIO(data[:size]), schema)
 
 
 @given(st.binary(max_size=200))
 def test_no_bytes_bring_the_reader_down(data: bytes) -> None:
     with pytest.raises(FedhelpError):
-        share.read(io.BytesIO(len(data).to_bytes(8, "little") + data), Share(SMALL).schema())
+        update.read(io.BytesIO(len(data).to_bytes(8, "little") + data), Share(SMALL).schema())
 
 
 def test_a_reader_may_ask_for_the_tensors_in_any_order() -> None:
     arrays = {"a": np.zeros(3, np.float32), "b": np.ones((2, 2), np.float16)}
-    found = share.read(io.BytesIO(spelled(arrays)), Share(arrays).schema())
+    found = update.read(io.BytesIO(spelled(arrays)), Share(arrays).schema())
     assert same({"b": found["b"], "a": found["a"]}, {"b": arrays["b"], "a": arrays["a"]})
 
 
 def test_numbers_that_training_gives_pass() -> None:
-    share.check_numbers({"a": np.array([-1e4, 0, 1e4], np.float32), "n": np.array([2**40], np.int64)})
-    share.check_numbers({"a": np.zeros(3, np.float32), "b": np.zeros(0, np.float32)})
+    update.check_numbers({"a": np.array([-1e4, 0, 1e4], np.float32), "n": np.array([2**40], np.int64)})
+    update.check_numbers({"a": np.zeros(3, np.float32), "b": np.zeros(0, np.float32)})
 
 
 @pytest.mark.parametrize("behind", [1, 8, 1 << 12])
 def test_a_file_ends_with_its_last_tensor(behind: int) -> None:
     arrays = {"conv.weight": np.ones((2, 3), np.float32)}
     data = spelled(arrays)
-    assert share.read_header(io.BytesIO(data)).canonical
+    assert update.read_header(io.BytesIO(data)).canonical
     for longer in (data + bytes(behind), data + data[-behind:]):
         with pytest.raises(TensorLayoutError):
-            share.read_header(io.BytesIO(longer))
+            update.read_header(io.BytesIO(longer))
         with pytest.raises(TensorLayoutError):
-            share.read(io.BytesIO(longer), Share(arrays).schema())
+            update.read(io.BytesIO(longer), Share(arrays).schema())

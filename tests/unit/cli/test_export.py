@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("torch")
 
 from fedhelp_edge.cli import export as command
-from fedhelp_edge.data import phantom
+from fedhelp_edge.demo import phantoms
 from fedhelp_edge.parcel import keys
 from tests import bundles
 from tests.bundles import typed
@@ -39,7 +39,7 @@ Capsys = pytest.CaptureFixture[str]
 @pytest.fixture
 def trial(tmp_path: Path, capsys: Capsys) -> Path:
     """A folder with a plan, images, and a home with keys where two rounds were trained."""
-    pixels, labels = phantom.draw(60, 2, size=8, seed=2)
+    pixels, labels = phantoms.draw(60, 2, size=8, seed=2)
     parts = {"train": slice(0, 24), "val": slice(24, 48), "test": slice(48, 60)}
     arrays = {f"{name}_images": pixels[part] for name, part in parts.items()}
     np.savez(tmp_path / "images.npz", **arrays, **{f"{name}_labels": labels[part] for name, part in parts.items()})

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from fedhelp_edge.data import phantom
+from fedhelp_edge.demo import phantoms
 from fedhelp_edge.parcel import keys
 from tests.command import answer, here
 from tests.threads import one_thread  # noqa: F401 - a fixture
@@ -37,13 +37,13 @@ SAID = "2 of 24 validation images show a patient (or nearly the same picture) th
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """A plan, keys, and images of which two patients are in train and in val."""
-    pixels, labels = phantom.draw(60, 2, size=16, seed=2, difficulty=0.0)
+    pixels, labels = phantoms.draw(60, 2, size=16, seed=2, difficulty=0.0)
     who, arrays = np.arange(60), {}
     who[[24, 25]] = who[[0, 1]]
     for name, part in {"train": slice(0, 24), "val": slice(24, 48), "test": slice(48, 60)}.items():
         arrays |= {f"{name}_images": pixels[part], f"{name}_labels": labels[part], f"{name}_groups": who[part]}
         arrays[f"{name}_centers"] = np.arange(60)[part] % 2
-    np.savez(tmp_path / "images.npz", class_names=np.array(phantom.CLASSES[:2]), **arrays)
+    np.savez(tmp_path / "images.npz", class_names=np.array(phantoms.CLASSES[:2]), **arrays)
     (tmp_path / "plan.toml").write_text(PLAN)
     keys.save(tmp_path / "fedhelp", keys.new(), None)
     return tmp_path

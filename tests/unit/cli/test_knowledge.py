@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from fedhelp_edge.data import pack as packs
-from fedhelp_edge.data import phantom
+from fedhelp_edge.demo import phantoms
 from tests.command import answer, here, refusal
 from tests.threads import one_thread  # noqa: F401 - a fixture
 
@@ -28,8 +28,8 @@ public_size = 8
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """A plan, public images of four kinds, and what somebody said of them: right about half of them."""
-    pixels, labels = phantom.draw(16, 4, size=12, family="tissue")
-    names = np.array(phantom.TISSUES[:4])
+    pixels, labels = phantoms.draw(16, 4, size=12, family="tissue")
+    names = np.array(phantoms.TISSUES[:4])
     np.savez(tmp_path / "public.npz", images=pixels, labels=labels.astype(np.uint8), class_names=names)
     said = np.eye(4, dtype=np.float32)[(labels + (np.arange(16) % 2)) % 4] * 0.6 + 0.1
     np.savez(tmp_path / "said.npz", probabilities=said)
@@ -53,7 +53,7 @@ def test_build_writes_a_pack_that_show_explains(home: Path) -> None:
     assert answer(here("knowledge", "show", "pack.safetensors", "--json", home=home)) == {
         "schema_version": 1,
         "images": 16,
-        "classes": list(phantom.TISSUES[:4]),
+        "classes": list(phantoms.TISSUES[:4]),
         "sources": [{"name": "files:said.npz", "accuracy": 0.5}],
         "side": 12,
         "channels": 3,

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from fedhelp_edge.data import pack as packs
-from fedhelp_edge.data import phantom
+from fedhelp_edge.demo import phantoms
 from tests.command import answer, here, refusal
 from tests.threads import one_thread  # noqa: F401 - a fixture
 
@@ -38,14 +38,14 @@ def home(tmp_path: Path) -> Path:
     """A plan, images of two centres, and a pack."""
     arrays = {}
     for part, count in (("train", 16), ("val", 4), ("test", 12)):
-        drawn = [phantom.draw(count, 3, size=8, site=site, seed=count) for site in (1, 2)]
+        drawn = [phantoms.draw(count, 3, size=8, site=site, seed=count) for site in (1, 2)]
         arrays[f"{part}_images"] = np.concatenate([pixels for pixels, _ in drawn])
         arrays[f"{part}_labels"] = np.concatenate([labels for _, labels in drawn]).astype(np.uint8)
         arrays[f"{part}_centers"] = np.repeat([1, 2], count)
-    np.savez(tmp_path / "images.npz", class_names=np.array(phantom.CLASSES[:3]), **arrays)
-    pixels, labels = phantom.draw(8, 4, size=8, family="tissue")
+    np.savez(tmp_path / "images.npz", class_names=np.array(phantoms.CLASSES[:3]), **arrays)
+    pixels, labels = phantoms.draw(8, 4, size=8, family="tissue")
     said = np.full((1, 8, 4), 0.25, np.float16)
-    packs.save(tmp_path / "pack", packs.Pack(pixels, labels, phantom.TISSUES[:4], ("files:a",), said))
+    packs.save(tmp_path / "pack", packs.Pack(pixels, labels, phantoms.TISSUES[:4], ("files:a",), said))
     (tmp_path / "plan.toml").write_text(PLAN)
     return tmp_path
 
@@ -78,10 +78,10 @@ def test_a_sealed_run_ends_with_the_same_model_and_sends_more_bytes(home: Path) 
 
 
 def test_public_images_from_an_npz_or_a_folder_are_learned_from(home: Path) -> None:
-    pixels, labels = phantom.draw(12, 3, size=12, family="tissue")
+    pixels, labels = phantoms.draw(12, 3, size=12, family="tissue")
     np.savez(home / "public.npz", images=pixels, labels=labels)
     for place, (image, label) in enumerate(zip(pixels, labels, strict=True)):
-        folder = home / "public" / phantom.TISSUES[label]
+        folder = home / "public" / phantoms.TISSUES[label]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / f"{place}.png")
     found = set()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedhelp_edge.data import phantom
+from fedhelp_edge.demo import phantoms
 from tests import torchrun
 from tests.command import answer, here
 from tests.threads import one_thread  # noqa: F401 - a fixture
@@ -31,8 +31,8 @@ precision = "fp32"
 
 def place(folder: Path) -> Path:
     """A folder with a plan and a few images."""
-    pixels, labels = phantom.draw(40, 2, size=8, seed=3, difficulty=0.0)
-    np.savez(folder / "own.npz", images=pixels, labels=labels, class_names=np.array(phantom.CLASSES[:2]))
+    pixels, labels = phantoms.draw(40, 2, size=8, seed=3, difficulty=0.0)
+    np.savez(folder / "own.npz", images=pixels, labels=labels, class_names=np.array(phantoms.CLASSES[:2]))
     (folder / "plan.toml").write_text(PLAN)
     return folder
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedhelp_edge.data import phantom
+from fedhelp_edge.demo import phantoms
 from tests.command import SITE, answer, here, refusal
 from tests.threads import one_thread  # noqa: F401 - a fixture
 from tests.unit.data import made
@@ -40,9 +40,9 @@ def plan(tmp_path: Path) -> Path:
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     """A folder with a folder for each class."""
-    pixels, labels = phantom.draw(60, 2, size=16, seed=3, difficulty=0.0)
+    pixels, labels = phantoms.draw(60, 2, size=16, seed=3, difficulty=0.0)
     for place, (image, label) in enumerate(zip(pixels, labels, strict=True)):
-        folder = tmp_path / "images" / phantom.CLASSES[label]
+        folder = tmp_path / "images" / phantoms.CLASSES[label]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / f"{place}.png")
     return tmp_path / "images"
@@ -100,8 +100,8 @@ def test_a_hospital_distils_and_only_the_small_net_is_given(plan: Path, images: 
 
 def test_other_images_are_all_measured_on_and_join_nothing(plan: Path, images: Path, tmp_path: Path) -> None:
     here("train", images, "--plan", plan, "--threads", "1", home=tmp_path)
-    pixels, labels = phantom.draw(20, 2, size=16, seed=9, difficulty=0.0)
-    np.savez(tmp_path / "other.npz", images=pixels, labels=labels, class_names=np.array(phantom.CLASSES[:2]))
+    pixels, labels = phantoms.draw(20, 2, size=16, seed=9, difficulty=0.0)
+    np.savez(tmp_path / "other.npz", images=pixels, labels=labels, class_names=np.array(phantoms.CLASSES[:2]))
     before = (tmp_path / "fedhelp" / "images" / "split.json").read_bytes()
     found = answer(here("evaluate", "--plan", plan, "--images", "other.npz", "--threads", "1", "--json", home=tmp_path))
     assert found["own"]["images"] == 20

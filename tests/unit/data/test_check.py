@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fedhelp_edge import data
-from fedhelp_edge.data import near
+from fedhelp_edge.data import near_duplicates
 from tests.unit.data import made
 
 
@@ -139,16 +139,16 @@ def test_images_that_only_look_alike_to_the_hash_are_not_called_alike(monkeypatc
     dark = np.zeros((30, 32, 32, 1), np.uint8)
     for i in range(30):
         dark[i, i, 3:] = 200
-    assert near.first_alike(dark) == list(range(30))
-    monkeypatch.setattr(near, "DIFFERENCE", 255.0)
-    assert near.first_alike(dark) != list(range(30))
+    assert near_duplicates.first_alike(dark) == list(range(30))
+    monkeypatch.setattr(near_duplicates, "DIFFERENCE", 255.0)
+    assert near_duplicates.first_alike(dark) != list(range(30))
 
 
 def test_what_is_almost_the_same_is_found_among_more_images_than_can_be_compared_one_with_another() -> None:
     pixels = made.noise(25_000, 9, 9, 1)
     for i in range(0, 1000, 100):
         pixels[24_000 + i] = pixels[i] // 2 * 2
-    found = near.first_alike(pixels)
+    found = near_duplicates.first_alike(pixels)
     assert {late: early for late, early in enumerate(found) if late != early} == {
         24_000 + i: i for i in range(0, 1000, 100)
     }
@@ -157,11 +157,11 @@ def test_what_is_almost_the_same_is_found_among_more_images_than_can_be_compared
 def test_a_crowd_of_copies_is_one_group() -> None:
     pixels = np.repeat(made.noise(1, 32, 32, 1), 600, axis=0)
     pixels[:, 0, 0, 0], pixels[:, 0, 1, 0] = np.arange(600) // 4, np.arange(600) % 256
-    assert set(near.first_alike(pixels)) == {0}
+    assert set(near_duplicates.first_alike(pixels)) == {0}
 
 
 def test_what_is_almost_the_same_as_a_third_belongs_together() -> None:
     first, last = (np.asarray(image) for image in smooth(2))
     steps = np.stack([first + (last.astype(float) - first) * part / 40 for part in range(5)]).astype(np.uint8)
-    assert np.abs(steps[0] - steps[4].astype(float)).mean() > near.DIFFERENCE
-    assert near.first_alike(steps) == [0] * 5
+    assert np.abs(steps[0] - steps[4].astype(float)).mean() > near_duplicates.DIFFERENCE
+    assert near_duplicates.first_alike(steps) == [0] * 5

@@ -15,7 +15,7 @@ from PIL import Image
 
 from fedhelp_edge import data, errors, plan
 from fedhelp_edge.data import picture
-from fedhelp_edge.data.row import Decoded
+from fedhelp_edge.data.source_row import Decoded
 
 GREY, COLOUR = plan.Image(16, 1), plan.Image(16, 3)
 

@@ -18,8 +18,9 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from fedhelp_edge.data import pack as packs
-from fedhelp_edge.data import phantom, webp
+from fedhelp_edge.data import webp
 from fedhelp_edge.data.pack import Pack
+from fedhelp_edge.demo import phantoms
 from fedhelp_edge.errors import BadPackError
 
 SIDE, COUNT = 16, 12
@@ -27,7 +28,7 @@ SIDE, COUNT = 16, 12
 
 def made(channels: int = 3) -> Pack:
     """Phantoms in three classes, and what one source said."""
-    pixels, labels = phantom.draw(COUNT, 3, size=SIDE, family="tissue")
+    pixels, labels = phantoms.draw(COUNT, 3, size=SIDE, family="tissue")
     said = np.full((1, COUNT, 3), 1 / 3, np.float16)
     return Pack(pixels[..., :channels].copy(), labels, ("a", "b", "c"), ("files:a",), said, {"licence": "CC0"})
 

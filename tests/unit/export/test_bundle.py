@@ -23,13 +23,13 @@ from onnx import TensorProto
 from export import calibrate, choose, graph, quantize
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.errors import DisagreesError, TargetExistsError, TooFewError
-from fedhelp_edge.infer import bundle, decide, facts, looks
+from fedhelp_edge.infer import bundle, decide, looks, metadata
 from fedhelp_edge.infer.engine import Engine
 from fedhelp_edge.nets import resnet
 from fedhelp_edge.nets.resnet import ResNet
 from fedhelp_edge.parcel import keys, sshsig
 from fedhelp_edge.report import metrics
-from fedhelp_edge.site import folder
+from fedhelp_edge.site import layout
 from tests import bundles
 
 
@@ -189,10 +189,10 @@ def test_too_few_validation_images_are_refused_before_any_work() -> None:
 
 
 def test_the_notes_are_those_that_other_programs_know() -> None:
-    notes = facts.notes(bundles.made().model)
+    notes = metadata.notes(bundles.made().model)
     assert notes["Image.BitmapPixelFormat"] == "Rgb8"
     assert notes["Image.NominalPixelRange"] == "NominalRange_0_255"
-    said = json.loads(notes[facts.FACTS])
+    said = json.loads(notes[metadata.FACTS])
     assert (said["round"], said["federation"], said["sites"]) == (3, "fh-" + "3c" * 16, 4)
     engine = Engine(bundles.made().model)
     assert engine._session.get_modelmeta().custom_metadata_map == notes
@@ -201,7 +201,7 @@ def test_the_notes_are_those_that_other_programs_know() -> None:
 def test_the_card_has_no_gaps_and_says_what_it_is_not_for(tmp_path: Path) -> None:
     bundles.kept(tmp_path)
     card = (tmp_path / "model_CARD.md").read_text(encoding="utf-8")
-    assert card == facts.notes(bundles.made().model)[facts.CARD]
+    assert card == metadata.notes(bundles.made().model)[metadata.CARD]
     assert card.startswith("---\n")
     for word in ("not a medical device", "What so few images cannot promise", *bundles.CLASSES, "40 test images"):
         assert word in card
@@ -231,7 +231,7 @@ def test_an_eight_bit_model_is_smaller_and_checked_like_any_other(
     assert len(made.model) < 0.5 * len(bundles.made().model)
     made.keep(tmp_path / "small.onnx")
     keys.save(tmp_path / "home", bundles.site().keys, None)
-    opened = bundle.load(tmp_path / "small.onnx", lambda key: folder.vouch(tmp_path / "home", key, None))
+    opened = bundle.load(tmp_path / "small.onnx", lambda key: layout.vouch(tmp_path / "home", key, None))
     assert opened.parity() <= 1
     assert opened.facts.precision == "int8"
 
@@ -304,7 +304,7 @@ def test_a_grey_model_of_another_depth_says_so() -> None:
     plan = replace(site.plan, image=replace(site.plan.image, channels=1, mean=(0.5,), std=(0.25,)))
     net = ResNet("resnet32", len(bundles.CLASSES), 1)
     made = replace(site, plan=plan).make(nets={"own": net}, images=grey)
-    assert facts.notes(made.model)["Image.BitmapPixelFormat"] == "Gray8"
+    assert metadata.notes(made.model)["Image.BitmapPixelFormat"] == "Gray8"
     assert made.facts.members == ("own: resnet32",)
 
 

@@ -9,7 +9,7 @@ from sklearn.covariance import LedoitWolf
 
 from export import calibrate
 from fedhelp_edge.errors import TooFewError
-from fedhelp_edge.infer.facts import Calibration
+from fedhelp_edge.infer.metadata import Calibration
 
 K = 3
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from export import card
-from fedhelp_edge.infer.facts import Facts, Rate, Threshold
+from fedhelp_edge.infer.metadata import Facts, Rate, Threshold
 from tests import bundles
 
 A, B, C = bundles.CLASSES

@@ -15,14 +15,14 @@ from export import bundle as exporting
 from export import calibrate
 from fedhelp_edge import plan as plans
 from fedhelp_edge.data.images import Images
-from fedhelp_edge.infer import decide, facts
+from fedhelp_edge.infer import decide, metadata
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.decide import Answer
 from fedhelp_edge.methods.base import Bench
 from fedhelp_edge.methods.registry import METHODS, TABLES
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.report import metrics
-from fedhelp_edge.site import learn
+from fedhelp_edge.site import local_training
 from fedhelp_edge.train import loop
 from tests.unit.data.made import GIVEN
 
@@ -68,12 +68,12 @@ def clinic(pixels: NDArray[np.uint8], labels: NDArray[np.int64], key: int) -> As
     blank = ("",) * len(order)
     images = Images(pixels[order], labels[order], splits, tuple(map(str, order)), blank, blank)
     plan = plans.read(PLAN, TABLES)
-    learner = learn.Place(plan, f"site-{key:03}", "small", images, None, Bench()).learner()
+    learner = local_training.Place(plan, f"site-{key:03}", "small", images, None, Bench()).learner()
     learner.receive(METHODS["fedavg"].start(plan), 1)
     loop.train(learner, {"private": images.part("train")}, 1)
     origin = exporting.Origin("", 1, "small", 1, None)
     made = exporting.make({"own": learner.net}, images, plan, origin, keys.new().sign)
-    bundle, test = Bundle(made.model, "", "", "", facts.notes(made.model), made.facts), images.part("test")
+    bundle, test = Bundle(made.model, "", "", "", metadata.notes(made.model), made.facts), images.part("test")
     answers = [one for part in batches(test.pixels) for one in decide.answers(bundle, part)]
     return Asked(bundle, test, answers)
 

@@ -11,7 +11,7 @@ import pytest
 from fedhelp_edge.infer import decide
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.decide import Answer
-from fedhelp_edge.infer.facts import Threshold
+from fedhelp_edge.infer.metadata import Threshold
 from tests import bundles
 
 A, B, C = bundles.CLASSES

@@ -12,7 +12,7 @@ from export import bundle as exporting
 from export import calibrate
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.errors import BadBundleError
-from fedhelp_edge.infer import decide, facts, looks
+from fedhelp_edge.infer import decide, looks, metadata
 from fedhelp_edge.infer.bundle import Bundle
 from tests import bundles
 
@@ -81,7 +81,7 @@ def test_an_answer_asks_for_the_looks_that_the_model_carries(opened: Bundle) -> 
 def test_a_model_from_before_there_were_looks_is_read_and_answers(opened: Bundle) -> None:
     said = json.loads(opened.facts.text())
     del said["likeness"]["looks"]
-    before = facts.read(json.dumps(said))
+    before = metadata.read(json.dumps(said))
     assert before.likeness.looks == {}
     pixels = np.asarray(bundles.site().images.part("test").pixels[:2])
     found = decide.answers(replace(opened, facts=before), pixels)
@@ -91,10 +91,10 @@ def test_a_model_from_before_there_were_looks_is_read_and_answers(opened: Bundle
 def test_looks_of_a_later_version_are_passed_over_and_those_that_do_not_fit_are_refused(opened: Bundle) -> None:
     said = json.loads(opened.facts.text())
     said["likeness"]["looks"]["smell"] = said["likeness"]["looks"]["texture"]
-    assert set(facts.read(json.dumps(said)).likeness.looks) == set(looks.KINDS)
+    assert set(metadata.read(json.dumps(said)).likeness.looks) == set(looks.KINDS)
     said["likeness"]["looks"]["layout"] = said["likeness"]["looks"]["texture"]
     with pytest.raises(BadBundleError):
-        facts.read(json.dumps(said))
+        metadata.read(json.dumps(said))
 
 
 def test_a_model_of_few_images_carries_no_looks_of_them() -> None:

@@ -22,10 +22,10 @@ from fedhelp_edge.errors import (
     SignerUnknownError,
     SignerWindowError,
 )
-from fedhelp_edge.infer import bundle, facts
+from fedhelp_edge.infer import bundle, metadata
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.parcel import keys, sshsig
-from fedhelp_edge.site import folder
+from fedhelp_edge.site import layout
 from tests import bundles
 from tests.clinic import Clinic
 from tests.federation import Federation
@@ -84,7 +84,7 @@ def test_a_model_that_was_not_signed_as_it_is_is_refused_with_or_without_a_home(
     monkeypatch.setattr(Bundle, "engine", property(lambda self: pytest.fail("onnxruntime saw it")))
     for at in (home, tmp_path / "nowhere"):
         with pytest.raises(FedhelpError) as refused:
-            bundle.load(copy, lambda key, at=at: folder.vouch(at, key, None))
+            bundle.load(copy, lambda key, at=at: layout.vouch(at, key, None))
         assert refused.value.code == FALSE[spoil]
 
 
@@ -101,21 +101,21 @@ def test_a_refused_model_is_not_even_worth_importing_onnxruntime(copy: Path, tmp
 
 
 def test_without_a_home_the_answer_says_that_nobody_vouches(model: Path, tmp_path: Path) -> None:
-    assert "no home here" in bundle.load(model, lambda key: folder.vouch(tmp_path, key, None)).why
+    assert "no home here" in bundle.load(model, lambda key: layout.vouch(tmp_path, key, None)).why
 
 
 def test_what_this_site_signed_is_trusted_and_a_strangers_is_refused(home: Path, tmp_path: Path) -> None:
-    assert folder.vouch(home, bundles.site().keys.public.sign, None) == ""
+    assert layout.vouch(home, bundles.site().keys.public.sign, None) == ""
     with pytest.raises(SignerUnknownError):
-        folder.vouch(home, keys.new().public.sign, None)
+        layout.vouch(home, keys.new().public.sign, None)
 
 
 def test_a_person_may_name_the_key_that_counts(home: Path, tmp_path: Path) -> None:
     stranger = keys.new().public.sign
-    assert folder.vouch(home, stranger, sshsig.fingerprint(stranger)) == ""
-    assert folder.vouch(tmp_path, stranger, sshsig.fingerprint(stranger)) == ""
+    assert layout.vouch(home, stranger, sshsig.fingerprint(stranger)) == ""
+    assert layout.vouch(tmp_path, stranger, sshsig.fingerprint(stranger)) == ""
     with pytest.raises(SignerMismatchError):
-        folder.vouch(home, stranger, sshsig.fingerprint(bundles.site().keys.public.sign))
+        layout.vouch(home, stranger, sshsig.fingerprint(bundles.site().keys.public.sign))
 
 
 def test_in_a_federation_the_roster_says_whose_models_are_trusted(three: Federation, tmp_path: Path) -> None:
@@ -124,21 +124,21 @@ def test_in_a_federation_the_roster_says_whose_models_are_trusted(three: Federat
     clinic.trip()
     clinic.download()
     active, revoked = (one.keys.public.sign for one in three.clinics[:2])
-    assert folder.vouch(clinic.home, active, None) == ""
+    assert layout.vouch(clinic.home, active, None) == ""
     three.hub.revoke(three.boss, three.clinics[1].id, 1, "stolen")
     clinic.trip()
     clinic.download()
     for named in (None, sshsig.fingerprint(revoked)):
         with pytest.raises(SignerRevokedError):
-            folder.vouch(clinic.home, revoked, named)
+            layout.vouch(clinic.home, revoked, named)
     with pytest.raises((SignerUnknownError, SignerWindowError)):
-        folder.vouch(clinic.home, keys.new().public.sign, None)
+        layout.vouch(clinic.home, keys.new().public.sign, None)
 
 
 def test_answers_that_differ_from_those_at_export_are_found(opened: Bundle) -> None:
     assert opened.parity() <= 0.1
-    said = opened.notes[facts.PARITY]
-    other = {**opened.notes, facts.PARITY: said.replace('"data":"', '"data":"AACAPw', 1)}
+    said = opened.notes[metadata.PARITY]
+    other = {**opened.notes, metadata.PARITY: said.replace('"data":"', '"data":"AACAPw', 1)}
     with pytest.raises((DisagreesError, BadBundleError)):
         Bundle(opened.model, "", "", "", other, opened.facts).parity()
 
@@ -153,7 +153,7 @@ def test_nothing_is_diagnosed_on_a_machine_that_gives_other_answers(
 
 
 def test_facts_come_back_as_they_were_written(opened: Bundle) -> None:
-    assert facts.read(opened.facts.text()).text() == opened.facts.text()
+    assert metadata.read(opened.facts.text()).text() == opened.facts.text()
     assert opened.facts.classes == bundles.CLASSES
 
 
@@ -165,13 +165,13 @@ def test_facts_that_do_not_fit_are_refused(change: str, opened: Bundle) -> None:
     text = opened.facts.text()
     begin = text.index(key + ":")
     with pytest.raises(BadBundleError):
-        facts.read(text[:begin] + change + ',"was' + text[begin + 1 :])
+        metadata.read(text[:begin] + change + ',"was' + text[begin + 1 :])
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_whatever_are_no_model(data: bytes) -> None:
     with pytest.raises(BadBundleError):
-        facts.notes(data)
+        metadata.notes(data)
 
 
 @given(st.integers(0, 10**9), st.integers(0, 255))
@@ -179,4 +179,4 @@ def test_a_model_with_any_byte_changed_is_read_or_refused_but_nothing_worse(plac
     data = bytearray(bundles.made().model)
     data[place % len(data)] = byte
     with suppress(BadBundleError):
-        facts.read(facts.notes(bytes(data))[facts.FACTS])
+        metadata.read(metadata.notes(bytes(data))[metadata.FACTS])

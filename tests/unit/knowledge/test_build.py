@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from fedhelp_edge.errors import BadPackError, FileMissingError, NotSafetensorsError, SchemaNamesError, UsageError
-from fedhelp_edge.knowledge import build, nets, public, vision
+from fedhelp_edge.knowledge import build, public_images, torchvision_shim
+from fedhelp_edge.knowledge.sources import nets
 
 CLASSES = ("a", "b", "c")
 GIVEN = Path(__file__).parents[3] / os.environ.get("FEDHELP_DATA", "../shared/data")
@@ -279,7 +280,7 @@ def test_a_file_without_answers_is_refused(tmp_path: Path, write: Callable[[Path
 def test_an_npz_keeps_the_order_of_its_images(tmp_path: Path, prefix: str) -> None:
     arrays = {f"{prefix}images": noise(channels=1)[..., 0], f"{prefix}labels": labels()[:, None].astype(np.uint8)}
     np.savez(tmp_path / "public.npz", class_names=np.array(CLASSES), **arrays)
-    images, found, classes = public.read(tmp_path / "public.npz", tmp_path / "kept")
+    images, found, classes = public_images.read(tmp_path / "public.npz", tmp_path / "kept")
     assert images.tobytes() == noise(channels=1).tobytes()
     assert (found.tolist(), classes) == (labels().tolist(), CLASSES)
 
@@ -288,7 +289,7 @@ def test_an_npz_keeps_the_order_of_its_images(tmp_path: Path, prefix: str) -> No
 def test_an_npz_without_images_is_refused(tmp_path: Path, write: Callable[[Path], None]) -> None:
     write(tmp_path / "public.npz")
     with pytest.raises(BadPackError, match=r"public\.npz"):
-        public.read(tmp_path / "public.npz", tmp_path / "kept")
+        public_images.read(tmp_path / "public.npz", tmp_path / "kept")
 
 
 @pytest.mark.parametrize(
@@ -308,7 +309,7 @@ def test_an_npz_without_images_is_refused(tmp_path: Path, write: Callable[[Path]
 def test_an_npz_whose_images_and_labels_do_not_fit_is_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
     np.savez(tmp_path / "public.npz", **{"images": noise(), "labels": labels(), "class_names": CLASSES, **changed})
     with pytest.raises(BadPackError, match=r"public\.npz"):
-        public.read(tmp_path / "public.npz", tmp_path / "kept")
+        public_images.read(tmp_path / "public.npz", tmp_path / "kept")
 
 
 # --- nets of this kit's kind -----------------------------------------------------------------------------------------
@@ -316,7 +317,7 @@ def test_an_npz_whose_images_and_labels_do_not_fit_is_refused(tmp_path: Path, ch
 
 @pytest.mark.skipif(not (RESNET20.exists() and CIFAR.exists()), reason="the public CIFAR weights or images are absent")
 def test_the_public_resnet20_is_right_in_81_percent_of_cifar(tmp_path: Path) -> None:
-    images, truth, classes = public.read(CIFAR, tmp_path)
+    images, truth, classes = public_images.read(CIFAR, tmp_path)
     images, truth = images[:500], truth[:500]
     pack = build.build(images, truth, classes, [f"nets:resnet20@{RESNET20}"], tmp_path / "kept")
     right = int((pack.probabilities[0].argmax(1) == truth).sum())
@@ -349,7 +350,7 @@ def torchvision_net(tmp_path: Path) -> tuple[torch.nn.Module, str]:
     """A small classifier of random weights, and the source that asks it."""
     if importlib.util.find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed (extra: foundation)")
-    vision.ready()
+    torchvision_shim.ready()
     import torchvision
 
     torch.manual_seed(0)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from fedhelp_edge.errors import BadPackError, FileMissingError, UsageError
-from fedhelp_edge.knowledge import build, clip, vision
+from fedhelp_edge.knowledge import build, torchvision_shim
+from fedhelp_edge.knowledge.sources import clip
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("open_clip") is None, reason="open_clip is not installed (extra: foundation)"
@@ -47,7 +48,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def open_clip(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """open_clip, which knows a tiny model more."""
-    vision.ready()
+    torchvision_shim.ready()
     import open_clip
 
     path = tmp_path_factory.mktemp("models") / "tiny-for-tests.json"

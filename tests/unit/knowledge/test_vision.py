@@ -31,7 +31,7 @@ def test_torchvision_imports_and_resizes_after_ready() -> None:
 
 def test_the_shim_is_used_only_where_the_compiled_operators_cannot_be_loaded() -> None:
     state = json.loads(
-        in_a_process("import runpy; runpy.run_module('fedhelp_edge.knowledge.vision', run_name='__main__')")
+        in_a_process("import runpy; runpy.run_module('fedhelp_edge.knowledge.torchvision_shim', run_name='__main__')")
     )
     compiled = in_a_process(
         "import torch, pathlib, importlib.util\n"

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from fedhelp_edge import plan as plans
-from fedhelp_edge.data import phantom
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.pack import Pack
+from fedhelp_edge.demo import phantoms
 from fedhelp_edge.lab import partition, run
 from fedhelp_edge.lab.partition import Part
 from fedhelp_edge.methods.base import Bench
@@ -29,7 +29,7 @@ def _images(counts: dict[str, int], classes: int = 3) -> Images:
     """Images of some centres: of ten, six to train with, one to choose by, three to measure by."""
     pixels, labels, splits, centres = [], [], [], []
     for place, (centre, count) in enumerate(counts.items()):
-        drawn, kinds = phantom.draw(count, classes, size=SIDE, site=place + 1)
+        drawn, kinds = phantoms.draw(count, classes, size=SIDE, site=place + 1)
         pixels.append(drawn)
         labels.append(kinds)
         splits += [("train", "test", "train", "train", "val", "train", "test", "train", "train", "test")[n % 10]
@@ -58,9 +58,9 @@ def parts(images: Images) -> list[Part]:
 
 @pytest.fixture(scope="session")
 def pack() -> Pack:
-    pixels, labels = phantom.draw(12, 4, size=SIDE, family="tissue")
+    pixels, labels = phantoms.draw(12, 4, size=SIDE, family="tissue")
     said = np.random.Generator(np.random.Philox(1)).dirichlet(np.ones(4), (2, 12)).astype(np.float16)
-    return Pack(pixels, labels, phantom.TISSUES[:4], ("files:a", "files:b"), said)
+    return Pack(pixels, labels, phantoms.TISSUES[:4], ("files:a", "files:b"), said)
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +68,7 @@ def plan_of() -> Callable[..., Plan]:
     """A plan of one method, with settings laid over it."""
 
     def make(method: str = "fedavg", settings: dict[str, str] | None = None, **keys: Any) -> Plan:
-        top = {"method": method, "classes": list(phantom.CLASSES[:3]), "rounds": 2, "seed": 3, **keys}
+        top = {"method": method, "classes": list(phantoms.CLASSES[:3]), "rounds": 2, "seed": 3, **keys}
         lines = [f"{key} = {json.dumps(value)}" for key, value in top.items()]
         lines += ["[image]", f"size = {SIDE}", "[nets]", 'large = "resnet20"', "[training]", "epochs = 1", "batch = 8"]
         lines += ['precision = "fp32"', "[fedhelp]", "public_every = 1", f"public_size = {SIDE}"]

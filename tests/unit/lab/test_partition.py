@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from fedhelp_edge import plan as plans
-from fedhelp_edge.data import load, phantom
+from fedhelp_edge.data import load
 from fedhelp_edge.data.images import SPLITS, Images, Problem
+from fedhelp_edge.demo import phantoms
 from fedhelp_edge.errors import UsageError
 from fedhelp_edge.lab.partition import Part, deal
 
@@ -23,7 +24,7 @@ def many(images_of: Callable[..., Images]) -> Images:
     return images_of({"": 300})
 
 
-PLAN = plans.Plan(classes=phantom.CLASSES[:2], image=plans.Image(size=8))
+PLAN = plans.Plan(classes=phantoms.CLASSES[:2], image=plans.Image(size=8))
 OnDisk = Callable[[str], Images]
 
 
@@ -32,10 +33,10 @@ def on_disk(tmp_path: Path) -> OnDisk:
     """Puts 60 images of two hospitals, a third of them to measure by, where a pattern says, and reads them again."""
 
     def put(place: str) -> Images:
-        pixels, labels = phantom.draw(60, 2, size=8)
+        pixels, labels = phantoms.draw(60, 2, size=8)
         for number, (image, label) in enumerate(zip(pixels, labels, strict=True)):
             site, part = ("south", "north", "south")[number % 3], "test" if number // 3 % 3 == 0 else "train"
-            folder = tmp_path / "images" / place.format(site=site, part=part, kind=phantom.CLASSES[label])
+            folder = tmp_path / "images" / place.format(site=site, part=part, kind=phantoms.CLASSES[label])
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(folder / f"{number}.png")
         return load(tmp_path / "images", PLAN, kept=tmp_path / "kept")

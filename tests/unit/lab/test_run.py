@@ -17,9 +17,9 @@ import pytest
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import NonFiniteError, SchemaShapeError, TargetExistsError
-from fedhelp_edge.lab import post, run
+from fedhelp_edge.lab import run, transport
 from fedhelp_edge.lab.partition import Part
-from fedhelp_edge.merge import patience, rules
+from fedhelp_edge.merge import early_stopping, rules
 from fedhelp_edge.methods.base import Bench
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets import resnet
@@ -161,7 +161,7 @@ def test_bytes_are_those_of_the_files_that_travel(go: Go, plan_of: PlanOf, parts
 
 def test_a_sealed_run_of_sites_that_send_nothing_is_the_same_run(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
     go(plan_of("local"), tmp_path / "bare")
-    sealed = go(plan_of("local"), tmp_path / "sealed", post=post.Post())
+    sealed = go(plan_of("local"), tmp_path / "sealed", post=transport.Post())
     assert sealed["bytes_up"] == 0
     assert answers(tmp_path / "sealed") == answers(tmp_path / "bare")
 
@@ -170,7 +170,7 @@ def test_a_sealed_run_of_sites_that_send_nothing_is_the_same_run(go: Go, plan_of
 def test_a_sealed_run_is_the_same_run_and_sends_more_bytes(go: Go, plan_of: PlanOf, tmp_path: Path, wire: str) -> None:
     plan = plan_of("fedhelp", settings={"wire.up": wire, "wire.norm": "local"})
     bare = go(plan, tmp_path / "bare")
-    sealed = go(plan, tmp_path / "sealed", post=post.Post())
+    sealed = go(plan, tmp_path / "sealed", post=transport.Post())
     assert sealed["merged_sha256"] == bare["merged_sha256"]
     assert answers(tmp_path / "sealed") == answers(tmp_path / "bare")
     assert 0 < sealed["bytes_up"] - bare["bytes_up"] < 6 * 4096  # the outside of three parcels in each of two rounds
@@ -181,7 +181,7 @@ def test_a_folder_does_not_answer_a_sealed_run_with_the_bytes_of_a_bare_one(
 ) -> None:
     go(plan_of(rounds=1), tmp_path)
     with pytest.raises(TargetExistsError, match="sealed"):
-        go(plan_of(rounds=1), tmp_path, post=post.Post())
+        go(plan_of(rounds=1), tmp_path, post=transport.Post())
 
 
 def test_public_images_alone_train_as_a_pack_whose_sources_are_not_asked(
@@ -407,7 +407,7 @@ def test_patience_asks_how_many_validation_images_the_rounds_model_gets_right(
     go: Go, plan_of: PlanOf, parts: list[Part], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[dict[str, list[int]]]] = []
-    monkeypatch.setattr(patience, "is_spent", lambda reports, _: asked.append(list(reports)) or False)
+    monkeypatch.setattr(early_stopping, "is_spent", lambda reports, _: asked.append(list(reports)) or False)
     plan = plan_of(settings={"round.patience": "1"})
     go(plan, tmp_path)
     judge = learners.learner(plan, parts[0].id, parts[0].tier, parts[0].of("train"), None, Bench())
@@ -456,8 +456,8 @@ def test_what_the_images_of_all_sites_cannot_tell_is_said_of_the_run(
 def test_a_sealed_run_takes_no_number_that_is_none(plan_of: PlanOf) -> None:
     schema = METHODS["fedavg"].schema(plan_of())
     arrays = {name: array.copy() for name, array in METHODS["fedavg"].start(plan_of()).items()}
-    sealed = post.Post()
-    assert post.through("f32", arrays, schema, arrays, sealed)[1] > schema.size
+    sealed = transport.Post()
+    assert transport.through("f32", arrays, schema, arrays, sealed)[1] > schema.size
     arrays["linear.bias"][0] = np.nan
     with pytest.raises(NonFiniteError):
-        post.through("f32", arrays, schema, arrays, sealed)
+        transport.through("f32", arrays, schema, arrays, sealed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedhelp_edge.merge.patience import Report, is_spent
+from fedhelp_edge.merge.early_stopping import Report, is_spent
 
 
 @pytest.mark.parametrize(

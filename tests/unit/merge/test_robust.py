@@ -12,9 +12,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fedhelp_edge.merge import clip, rules, suspect
+from fedhelp_edge.merge import norm_limit, outliers, rules
 from fedhelp_edge.plan import Merge
-from fedhelp_edge.share import Array
+from fedhelp_edge.update import Array
 
 Arrays = dict[str, Array]
 
@@ -196,11 +196,11 @@ def test_without_the_clip_the_same_share_moves_the_mean_further(attack: str) -> 
 @given(st.integers(3, 9), st.integers(0, 2**32))
 def test_shares_within_five_medians_are_merged_as_they_are_to_the_bit(sites: int, seed: int) -> None:
     base, shares = federation(sites, seed, spread=4.0)
-    pulls = {site: clip.pull(base, share) for site, share in shares.items()}
+    pulls = {site: norm_limit.pull(base, share) for site, share in shares.items()}
     for what in ("weights", "statistics"):
         lengths = [own[what] for own in pulls.values()]
         assume(max(lengths) <= 5 * np.median(lengths))  # eight numbers may happen to be less alike
-    assert clip.factors(pulls) == {}
+    assert norm_limit.factors(pulls) == {}
     examples = dict.fromkeys(shares, 3)
     bare, clipped = (rules.merge(base, shares, examples, Merge(clip=how)) for how in ("none", "auto"))
     assert bits(bare) == bits(clipped)
@@ -208,9 +208,11 @@ def test_shares_within_five_medians_are_merged_as_they_are_to_the_bit(sites: int
 
 def test_a_share_clipped_in_its_statistics_keeps_its_weights_to_the_bit() -> None:
     base, shares = attacked(4, 0, "in the running statistics alone", spread=1.0)
-    (odd, own), *others = clip.factors({site: clip.pull(base, share) for site, share in shares.items()}).items()
+    (odd, own), *others = norm_limit.factors(
+        {site: norm_limit.pull(base, share) for site, share in shares.items()}
+    ).items()
     assert not others
-    closer = clip.Closer(base, shares[odd], own)
+    closer = norm_limit.Closer(base, shares[odd], own)
     assert {name for name in SHAPES if closer[name].tobytes() != shares[odd][name].tobytes()} == set(STATISTICS)
     assert list(closer) == list(shares[odd])
 
@@ -218,16 +220,16 @@ def test_a_share_clipped_in_its_statistics_keeps_its_weights_to_the_bit() -> Non
 def test_a_part_that_is_not_clipped_is_the_shares_own_however_far_its_numbers_are_from_the_bases() -> None:
     """Of 1e4 and 1e-20, the way from one to the other and back is not exact."""
     base, share = {"w": np.array([1e4], np.float32)}, {"w": np.array([1e-20], np.float32)}
-    closer = clip.Closer(base, share, {"weights": 1.0, "statistics": 0.5})
+    closer = norm_limit.Closer(base, share, {"weights": 1.0, "statistics": 0.5})
     assert closer["w"].tobytes() == share["w"].tobytes()
     assert len(closer) == 1
 
 
 def test_what_is_clipped_keeps_its_direction_and_ends_at_five_medians() -> None:
     base, shares = attacked(5, 1, "scaled up", spread=1.0)
-    pulls = {site: clip.pull(base, share) for site, share in shares.items()}
-    ((odd, own),) = clip.factors(pulls).items()
-    closer = clip.Closer(base, shares[odd], own)
+    pulls = {site: norm_limit.pull(base, share) for site, share in shares.items()}
+    ((odd, own),) = norm_limit.factors(pulls).items()
+    closer = norm_limit.Closer(base, shares[odd], own)
     for names in (WEIGHTS, STATISTICS):
         median = float(np.median([distance(share, base, names) for share in shares.values()]))
         assert distance(closer, base, names) == pytest.approx(5 * median, rel=1e-5)
@@ -237,7 +239,7 @@ def test_what_is_clipped_keeps_its_direction_and_ends_at_five_medians() -> None:
 
 def test_of_two_shares_neither_is_clipped() -> None:
     base, shares = attacked(2, 0, "scaled up")
-    assert clip.factors({site: clip.pull(base, share) for site, share in shares.items()}) == {}
+    assert norm_limit.factors({site: norm_limit.pull(base, share) for site, share in shares.items()}) == {}
 
 
 def test_shares_that_change_nothing_are_no_reason_to_divide_by_nothing() -> None:
@@ -255,7 +257,7 @@ def test_one_that_moves_among_many_that_stand_still_does_not_move_the_model() ->
 
 def test_pulls_that_are_known_already_are_not_measured_again() -> None:
     base, shares = attacked(5, 2, "scaled up")
-    pulls = {site: clip.pull(base, share) for site, share in shares.items()}
+    pulls = {site: norm_limit.pull(base, share) for site, share in shares.items()}
     examples = dict.fromkeys(shares, 1)
     opened = Files(shares)
     merged = rules.merge(base, opened, examples, Merge(), pulls)
@@ -268,7 +270,7 @@ def test_pulls_that_are_known_already_are_not_measured_again() -> None:
     [("bn1.running_mean", "statistics"), ("running_var", "statistics"), ("layer1.0.bn1.weight", "weights")],
 )
 def test_running_statistics_are_known_by_their_names(name: str, what: str) -> None:
-    assert clip.part(name) == what
+    assert norm_limit.part(name) == what
 
 
 # --- shares that are files -----------------------------------------------------------------------------------------
@@ -345,8 +347,8 @@ def test_for_the_rules_over_all_sites_one_tensor_of_each_is_held(rule: str) -> N
 
 def test_while_odd_shares_are_looked_for_no_more_than_two_are_open() -> None:
     base, shares = federation(8, seed=6)
-    pulls = {site: clip.pull(base, share) for site, share in shares.items()}
+    pulls = {site: norm_limit.pull(base, share) for site, share in shares.items()}
     files = Files(shares)
-    assert suspect.suspects(base, files, pulls) == {}
+    assert outliers.suspects(base, files, pulls) == {}
     assert len(files.opened) > 2 * len(shares)
     assert files.most_open <= 2

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedhelp_edge.merge import rules
 from fedhelp_edge.plan import Merge
-from fedhelp_edge.share import Array
+from fedhelp_edge.update import Array
 
 examples = st.lists(st.integers(1, 10**6), min_size=1, max_size=60)
 

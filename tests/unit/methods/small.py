@@ -16,7 +16,7 @@ from fedhelp_edge import plan as plans
 from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.base import Batch, Bench, Knowledge, Learner, Site
 from fedhelp_edge.plan import Plan
-from fedhelp_edge.share import Array
+from fedhelp_edge.update import Array
 
 SIDE = 8
 HERE = Bench()

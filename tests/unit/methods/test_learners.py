@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedhelp_edge import share
+from fedhelp_edge import update
 from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.base import Bench, Learner, Phase, Site, draw_seed
 from fedhelp_edge.methods.fedhelp import Surrogate
@@ -89,8 +89,8 @@ def test_a_state_is_taken_up_by_a_learner_that_has_just_been_made(
 def test_a_state_is_what_a_file_can_hold(method: str, tier: str, numbers: dict[str, Any]) -> None:
     learner, file = made(method, tier, numbers), io.BytesIO()
     walk(learner)
-    share.write(file, learner.state())
-    assert small.same(dict(share.Arrays(file, share.read_header(file, limit=4 << 20))), learner.state())
+    update.write(file, learner.state())
+    assert small.same(dict(update.Arrays(file, update.read_header(file, limit=4 << 20))), learner.state())
 
 
 @exchanging
@@ -117,7 +117,7 @@ def test_a_share_says_how_many_examples_are_behind_it(method: str, tier: str, nu
 @pytest.mark.parametrize("tier", ["small", "large"])
 def test_a_share_has_the_bytes_of_one_resnet20(tier: str) -> None:
     learner, file = small.learner(small.plan("fedhelp", classes=8), tier, small.knowledge()), io.BytesIO()
-    share.write(file, learner.give().arrays)
+    update.write(file, learner.give().arrays)
     assert len(file.getvalue()) == learner.schema.size == 1_092_040
 
 
@@ -260,7 +260,7 @@ def test_grey_images_and_group_norm_are_learned_too(method: str, tier: str, numb
 @pytest.mark.parametrize(("tier", "net"), [("small", "resnet20"), ("large", "resnet32")])
 def test_alone_a_site_trains_the_net_it_would_diagnose_with(tier: str, net: str) -> None:
     learner = made("local", tier, {})
-    assert share.Share(resnet.arrays(learner.model)).schema() == spec.schema(net, 4, 3)
+    assert update.Share(resnet.arrays(learner.model)).schema() == spec.schema(net, 4, 3)
 
 
 @pytest.mark.parametrize("tier", ["small", "large"])

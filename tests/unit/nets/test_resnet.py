@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedhelp_edge import share
+from fedhelp_edge import update
 from fedhelp_edge.nets import resnet, spec
 from fedhelp_edge.nets.resnet import Block, ResNet
 from tests.threads import one_thread as one_thread
@@ -21,12 +21,12 @@ every = pytest.mark.parametrize("net", sorted(spec.DEPTHS))
 both = pytest.mark.parametrize("norm", ["batch", "group"])
 
 
-def published(net: str) -> dict[str, share.Array]:
+def published(net: str) -> dict[str, update.Array]:
     path = DATA.parent / "weights" / f"{net}_cifar10.safetensors"
     if not path.exists():
         pytest.skip("the folder 'weights' beside FEDHELP_DATA is not here")
     with path.open("rb") as file:
-        return dict(share.Arrays(file, share.read_header(file)))
+        return dict(update.Arrays(file, update.read_header(file)))
 
 
 def made(net: str = "resnet20", classes: int = 4, channels: int = 3, norm: str = "batch", seed: int = 0) -> ResNet:
@@ -49,7 +49,7 @@ def test_a_net_has_as_many_parameters_as_the_papers_say(net: str, numbers: int) 
 @both
 @pytest.mark.parametrize("channels", [1, 3])
 def test_what_a_net_holds_is_what_the_schema_says_in_its_order(net: str, norm: str, channels: int) -> None:
-    schema = share.Share(resnet.arrays(ResNet(net, 5, channels, norm))).schema()
+    schema = update.Share(resnet.arrays(ResNet(net, 5, channels, norm))).schema()
     assert schema == spec.schema(net, 5, channels, norm)
 
 

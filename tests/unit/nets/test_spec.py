@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedhelp_edge import share
+from fedhelp_edge import update
 from fedhelp_edge.errors import NonFiniteError, SchemaShapeError
 from fedhelp_edge.nets import spec
-from fedhelp_edge.share import Schema
+from fedhelp_edge.update import Schema
 
 _ROOT = Path(__file__).resolve().parents[3]
 WEIGHTS = (_ROOT / os.environ.get("FEDHELP_DATA", "../shared/data")).parent / "weights"
@@ -44,7 +44,7 @@ def test_a_net_for_cifar_has_as_many_trainable_numbers_as_were_published(net: st
 @published
 def test_names_and_shapes_are_those_of_the_published_weights(net: str) -> None:
     with published_file(net).open("rb") as file:
-        header = share.read_header(file)
+        header = update.read_header(file)
     ours = spec.schema(net, classes=10, channels=3).tensors
     assert {tensor for tensor, _ in header.entries} == set(ours)
 
@@ -52,7 +52,7 @@ def test_names_and_shapes_are_those_of_the_published_weights(net: str) -> None:
 @published
 def test_the_published_weights_are_numbers_that_training_gives(net: str) -> None:
     with published_file(net).open("rb") as file:
-        share.check_numbers(share.Arrays(file, share.read_header(file)))
+        update.check_numbers(update.Arrays(file, update.read_header(file)))
 
 
 @every
@@ -60,8 +60,8 @@ def test_the_published_weights_are_numbers_that_training_gives(net: str) -> None
 def test_the_first_weights_fit_the_schema(net: str, norm: str) -> None:
     schema = spec.schema(net, classes=8, channels=1, norm=norm)
     first = spec.start(schema, seed=1)
-    assert share.Share(first).schema() == schema
-    share.check_numbers(first)
+    assert update.Share(first).schema() == schema
+    update.check_numbers(first)
 
 
 def test_the_same_seed_gives_the_same_bytes() -> None:
@@ -114,9 +114,9 @@ def test_batch_norms_counters_stay_at_home() -> None:
     assert not [tensor for tensor in spec.schema("resnet20", 8, 3).tensors if "num_batches" in tensor.name]
 
 
-def published_weights() -> dict[str, share.Array]:
+def published_weights() -> dict[str, update.Array]:
     with published_file("resnet20").open("rb") as file:
-        return dict(share.Arrays(file, share.read_header(file)))
+        return dict(update.Arrays(file, update.read_header(file)))
 
 
 @pytest.mark.parametrize(("channels", "ends"), [(3, ["linear.weight", "linear.bias"]), (1, None)])

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from fedhelp_edge.data.sorting import Sorting
-from fedhelp_edge.page import door
+from fedhelp_edge.page import local_server
 from fedhelp_edge.page.label import KEYS, Label
 from tests.unit.data import made
 from tests.visitor import Visitor
@@ -37,7 +37,7 @@ def sorting(tmp_path: Path) -> Sorting:
 
 @pytest.fixture
 def visitor(sorting: Sorting) -> Iterator[Labeller]:
-    with door.opened(Label(sorting)) as server:
+    with local_server.opened(Label(sorting)) as server:
         yield Labeller(server)
 
 

@@ -17,7 +17,8 @@ pytest.importorskip("torch")
 from fedhelp_edge.data.picture import decode
 from fedhelp_edge.infer import decide, show
 from fedhelp_edge.infer.bundle import Bundle
-from fedhelp_edge.page import door, serve, words
+from fedhelp_edge.page import local_server, serve
+from fedhelp_edge.page import texts as page_texts
 from fedhelp_edge.page.serve import Serve
 from tests import bundles
 from tests.unit.data import made
@@ -50,7 +51,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture
 def visitor(bundle: Bundle) -> Iterator[Guest]:
-    with door.opened(Serve(bundle)) as server:
+    with local_server.opened(Serve(bundle)) as server:
         yield Guest(server)
 
 
@@ -84,7 +85,7 @@ def test_several_files_are_answered_each_and_bytes_stay_as_they_are(visitor: Gue
     assert page.count("E_IMAGE") == 1
     names = [f"{place}.png" for place in range(21)]
     assert "21 files are too many" in visitor.send(*((name, b"") for name in names))
-    assert list(door.Asked("", form(("a", b"\r\n\r\n-\r\n"), ("%22é", b""))).files()) == [
+    assert list(local_server.Asked("", form(("a", b"\r\n\r\n-\r\n"), ("%22é", b""))).files()) == [
         ("a", b"\r\n\r\n-\r\n"),
         ('"é', b""),
     ]
@@ -132,7 +133,7 @@ def test_what_is_too_large_is_refused_on_the_page_and_not_kept(
 
 def test_of_a_stranger_nothing_is_read(visitor: Guest, monkeypatch: pytest.MonkeyPatch, picture: bytes) -> None:
     monkeypatch.setattr(Serve, "answer", lambda *_: pytest.fail("asked"))
-    monkeypatch.setattr(door._Asking, "_found", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(local_server._Asking, "_found", lambda *_: pytest.fail("read"))
     for path, headers in (
         ("/", {}), ("/" + "x" * 32 + "/", {}), (visitor.base, {"Host": "clinic.example"}),
         (visitor.base, {"Host": visitor.server.here, "Origin": "https://evil.example"}),
@@ -160,7 +161,7 @@ def test_nothing_else_is_there_and_the_person_may_stop_it(visitor: Visitor) -> N
 
 
 def test_a_model_that_nobody_vouches_for_says_so(bundle: Bundle) -> None:
-    with door.opened(Serve(replace(bundle, why="a <reason>"))) as server:
+    with local_server.opened(Serve(replace(bundle, why="a <reason>"))) as server:
         visitor = Guest(server)
         visitor.ask(visitor.base)
     assert "This model is not trusted here" in visitor.text
@@ -176,19 +177,19 @@ def test_the_card_is_shown_in_headings_tables_and_lists_and_its_words_are_text()
     assert "tags" not in shown
 
 
-@pytest.mark.parametrize("lang", list(words.DIAGNOSIS))
+@pytest.mark.parametrize("lang", list(page_texts.DIAGNOSIS))
 def test_every_language_says_everything_and_marks_what_nobody_reviewed(
     lang: str, bundle: Bundle, picture: bytes
 ) -> None:
-    said = words.DIAGNOSIS[lang]
-    english = words.DIAGNOSIS["en"]
+    said = page_texts.DIAGNOSIS[lang]
+    english = page_texts.DIAGNOSIS["en"]
     for one in fields(said):
         texts = [getattr(of, one.name) for of in (said, english)]
         if isinstance(texts[1], str) and texts[1]:
             places = [re.findall(r"\{\w+\}", text) for text in texts]
             assert texts[0], one.name
             assert sorted(places[0]) == sorted(places[1]), one.name
-    with door.opened(Serve(bundle, lang)) as server:
+    with local_server.opened(Serve(bundle, lang)) as server:
         page = Guest(server).send(("bad.png", b""), ("good.png", picture), **{"Accept-Language": "de"})
     assert f'<html lang="{lang}">' in page
     assert said.reviewed == (lang == "en")
@@ -207,11 +208,11 @@ def test_every_language_says_everything_and_marks_what_nobody_reviewed(
     ],
 )  # fmt: skip
 def test_the_browsers_language_counts(accepted: str, lang: str) -> None:
-    assert words.language(accepted) == lang
+    assert page_texts.language(accepted) == lang
 
 
 def test_english_says_of_a_doubt_what_predict_says(bundle: Bundle) -> None:
-    facts, english = bundle.facts, words.DIAGNOSIS["en"]
+    facts, english = bundle.facts, page_texts.DIAGNOSIS["en"]
     cam = np.zeros((3, 2, 2), np.float32)
     seen = set()
     for least in ((0.0, 0.0, 0.0), (0.9, 0.9, 0.9), (0.9, 0.0, 0.9), (0.0, 0.9, 0.9)):
@@ -246,8 +247,8 @@ def test_what_is_unlike_the_training_images_shows_no_bars_no_classes_and_no_heat
 def test_a_coin_flip_is_no_answer_and_both_classes_are_named_in_each_language(bundle: Bundle) -> None:
     calibrated = replace(bundle.facts, calibration=replace(bundle.facts.calibration, least=(0.5, 0.5, 0.5)))
     answer = decide.decide(calibrated, np.array([0.51, 0.47, 0.02], np.float32), 0.5, np.zeros((3, 2, 2), np.float32))
-    for said in words.DIAGNOSIS.values():
+    for said in page_texts.DIAGNOSIS.values():
         reason = serve._reason(said, answer)
         assert f"{bundles.CLASSES[0]} (51.0%)" in reason
         assert f"{bundles.CLASSES[1]} (47.0%)" in reason
-    assert serve._reason(words.DIAGNOSIS["en"], answer) == answer.reason
+    assert serve._reason(page_texts.DIAGNOSIS["en"], answer) == answer.reason

@@ -7,15 +7,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fedhelp_edge.report import page
+from fedhelp_edge.report import pages
 from tests.unit.report import reading
 
 HOSTILE = "<script>alert(1)</script>&\"'"
-LINES: dict[str, page.Line] = {"one": [(1, 0.2), (2, 0.4), (3, 0.8)], "other": [(1, 0.5), (2, None), (3, 0.5)]}
+LINES: dict[str, pages.Line] = {"one": [(1, 0.2), (2, 0.4), (3, 0.8)], "other": [(1, 0.5), (2, None), (3, 0.5)]}
 
 
-def svg(lines: dict[str, page.Line], across: str = "round", up: str = "accuracy") -> ElementTree.Element:
-    return ElementTree.fromstring(page.chart(lines, across, up))[0]
+def svg(lines: dict[str, pages.Line], across: str = "round", up: str = "accuracy") -> ElementTree.Element:
+    return ElementTree.fromstring(pages.chart(lines, across, up))[0]
 
 
 def drawn(chart: ElementTree.Element) -> list[list[tuple[float, float]]]:
@@ -26,12 +26,12 @@ def drawn(chart: ElementTree.Element) -> list[list[tuple[float, float]]]:
 
 def test_whatever_is_given_is_shown_and_never_taken_for_html() -> None:
     parts = [
-        page.heading(HOSTILE),
-        page.paragraph(HOSTILE),
-        page.table([HOSTILE], [[HOSTILE]]),
-        page.chart({HOSTILE: [(1, 1)]}, HOSTILE, HOSTILE),
+        pages.heading(HOSTILE),
+        pages.paragraph(HOSTILE),
+        pages.table([HOSTILE], [[HOSTILE]]),
+        pages.chart({HOSTILE: [(1, 1)]}, HOSTILE, HOSTILE),
     ]
-    made = page.page(HOSTILE, *parts)
+    made = pages.page(HOSTILE, *parts)
     assert "<script" not in made
     shown = ["".join(element.itertext()) for element in reading.body(made).iter() if element.text]
     assert sum(HOSTILE in text for text in shown) >= 7
@@ -39,19 +39,19 @@ def test_whatever_is_given_is_shown_and_never_taken_for_html() -> None:
 
 
 def test_a_page_loads_and_runs_nothing() -> None:
-    made = page.page("title", page.heading("part"), page.table(["a"], [["b"]]), page.chart(LINES, "x", "y"))
+    made = pages.page("title", pages.heading("part"), pages.table(["a"], [["b"]]), pages.chart(LINES, "x", "y"))
     assert not re.search(r"<script|<link|<iframe|src=|href=|url\(|@import|http:|https:|\bon\w+=", made)
     assert "default-src 'none'" in made
     assert 'charset="utf-8"' in made
 
 
 def test_a_page_holds_its_parts_in_order() -> None:
-    made = page.page("title", page.paragraph("first"), page.table(["a"], [["b"]]), page.heading("last"))
+    made = pages.page("title", pages.paragraph("first"), pages.table(["a"], [["b"]]), pages.heading("last"))
     assert [child.tag for child in reading.body(made)] == ["h1", "p", "div", "h2"]
 
 
 def test_a_table_has_its_head_and_rows() -> None:
-    assert reading.tables(page.page("", page.table(["net", "accuracy"], [["own", 0.5], ["alone", "0.4\nlow"]]))) == [
+    assert reading.tables(pages.page("", pages.table(["net", "accuracy"], [["own", 0.5], ["alone", "0.4\nlow"]]))) == [
         [["net", "accuracy"], ["own", "0.5"], ["alone", "0.4\nlow"]]
     ]
 
@@ -97,11 +97,11 @@ def test_a_chart_names_its_lines_and_axes() -> None:
         ([(0.5, 130), (1.0, 170)], ["130", "140", "150", "160", "170", "0.5", "0.6", "0.7", "0.8", "0.9", "1"]),
     ],
 )
-def test_axes_carry_round_numbers_and_whole_ones_where_all_are_whole(line: page.Line, ticks: list[str]) -> None:
+def test_axes_carry_round_numbers_and_whole_ones_where_all_are_whole(line: pages.Line, ticks: list[str]) -> None:
     texts = [text.text for text in svg({"line": line}) if text.tag == "text" and text.text not in ("round", "accuracy")]
     assert texts == ticks
 
 
 @pytest.mark.parametrize("lines", [{}, {"none": []}, {"none": [(1, None)]}, {"flat": [(1, 0.5), (2, 0.5)]}])
-def test_a_chart_of_nothing_much_is_still_a_chart(lines: dict[str, page.Line]) -> None:
+def test_a_chart_of_nothing_much_is_still_a_chart(lines: dict[str, pages.Line]) -> None:
     assert svg(lines).tag == "svg"

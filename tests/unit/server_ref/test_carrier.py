@@ -9,7 +9,8 @@ import pytest
 
 from fedhelp_edge.exchange.folder import FROM
 from fedhelp_edge.parcel import parcel
-from server_ref import carrier, rounds
+from server_ref.admin import exchange
+from server_ref.rounds import close
 from tests.federation import Federation
 
 
@@ -26,7 +27,7 @@ def test_sites_find_the_newest_of_each_kind_and_every_charter(three: Federation,
     three.play(three.open())
     three.aggregate()
     order = three.open()
-    left = carrier.leave(three.hub, folder)
+    left = exchange.leave(three.hub, folder)
     found = kinds(folder)
     receipts = found.pop("receipt")
     assert found == {"charter": 1, "roster": 1, "task": 1, "global": 1}
@@ -36,21 +37,21 @@ def test_sites_find_the_newest_of_each_kind_and_every_charter(three: Federation,
 
 
 def test_a_second_visit_writes_nothing_that_is_there(three: Federation, folder: Path) -> None:
-    carrier.leave(three.hub, folder)
+    exchange.leave(three.hub, folder)
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.fhx")}
-    carrier.leave(three.hub, folder)
+    exchange.leave(three.hub, folder)
     assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.fhx")} == before
 
 
 def test_what_nobody_needs_any_more_goes_and_what_is_others_stays(three: Federation, folder: Path) -> None:
     first = three.open()
-    carrier.leave(three.hub, folder)
+    exchange.leave(three.hub, folder)
     others = [folder / "holiday.jpg", folder / f"{'0' * 64}.fhx", folder / "notes.fhx"]
     for path in others:
         path.write_bytes(b"somebody's")
-    rounds.call_off(three.hub, rounds.current(three.hub))
+    close.call_off(three.hub, close.current(three.hub))
     second = three.open()
-    carrier.leave(three.hub, folder)
+    exchange.leave(three.hub, folder)
     assert not (folder / f"{first.hash}.fhx").exists()
     assert (folder / f"{second.hash}.fhx").exists()
     assert [path.read_bytes() for path in others] == [b"somebody's"] * 3
@@ -61,8 +62,8 @@ def test_receipts_of_rounds_long_over_are_left_no_more(three: Federation, folder
     three.play(first)
     three.aggregate()
     for _ in range(3):
-        rounds.call_off(three.hub, three.hub.store.rows("SELECT * FROM rounds WHERE round = ?", three.open().round)[0])
-    carrier.leave(three.hub, folder)
+        close.call_off(three.hub, three.hub.store.rows("SELECT * FROM rounds WHERE round = ?", three.open().round)[0])
+    exchange.leave(three.hub, folder)
     abouts = {
         parcel.look(path, parcel.anyone).statement.context["about"]
         for path in folder.glob("*.fhx")

@@ -16,11 +16,13 @@ import pytest
 from fedhelp_edge.errors import AmbiguousError, HubDamagedError, NotNowError, QuorumError
 from fedhelp_edge.merge import rules
 from fedhelp_edge.parcel import keys, parcel
-from fedhelp_edge.share import Array
 from fedhelp_edge.trust.task import Task
-from server_ref import incoming, intake, people, rounds
-from server_ref.hub import ROOT
-from server_ref.store import DATABASE
+from fedhelp_edge.update import Array
+from server_ref.admin import status
+from server_ref.hub.database import DATABASE
+from server_ref.hub.hub import ROOT
+from server_ref.intake import partial, receive
+from server_ref.rounds import close
 from tests.federation import PLAN, Federation
 
 pytestmark = pytest.mark.usefixtures("opens_here")
@@ -53,7 +55,7 @@ def same(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
 
 def lazy(fed: Federation, order: Task, number: int) -> str:
     """An update that a person must decide on: the weights as they were given out."""
-    return intake.receive(fed.hub, fed.clinics[number].give(order, fed.base(order))).hash
+    return receive.receive(fed.hub, fed.clinics[number].give(order, fed.base(order))).hash
 
 
 def waits_for_a_person(fed: Federation, number: int = 2) -> Task:
@@ -68,9 +70,9 @@ def waits_for_a_person(fed: Federation, number: int = 2) -> Task:
 
 # --- opened --------------------------------------------------------------------------------------------------------
 def test_first_weights_that_are_given_are_published_before_the_first_round_and_never_later(three: Federation) -> None:
-    given = {"conv1.weight": np.zeros_like(three.hub.model(rounds.newest(three.hub)["model"])["conv1.weight"])}
-    rounds.check_open(three.hub, start=True)
-    order = rounds.open_next(three.hub, three.boss, given)
+    given = {"conv1.weight": np.zeros_like(three.hub.model(close.newest(three.hub)["model"])["conv1.weight"])}
+    close.check_open(three.hub, start=True)
+    order = close.open_next(three.hub, three.boss, given)
     assert not three.base(order)["conv1.weight"].any()
     assert three.base(order)["linear.weight"].any()
     published = parcel.look(three.hub.store.path(three.hub.newest("global")["hash"]), parcel.anyone).statement.context
@@ -78,8 +80,8 @@ def test_first_weights_that_are_given_are_published_before_the_first_round_and_n
     three.play(order)
     three.aggregate()
     with pytest.raises(NotNowError, match="before the first round"):
-        rounds.open_next(three.hub, three.boss, given)
-    rounds.check_open(three.hub)
+        close.open_next(three.hub, three.boss, given)
+    close.check_open(three.hub)
 
 
 def test_a_plan_that_begins_from_the_packs_weights_opens_no_first_round_without_them(tmp_path: Path) -> None:
@@ -87,8 +89,8 @@ def test_a_plan_that_begins_from_the_packs_weights_opens_no_first_round_without_
     fed = Federation(tmp_path, text, clinics=2)
     with pytest.raises(NotNowError, match="trained on the pack"):
         fed.open()
-    drawn = fed.hub.model(rounds.newest(fed.hub)["model"])
-    order = rounds.open_next(fed.hub, fed.boss, {"conv1.weight": drawn["conv1.weight"]})
+    drawn = fed.hub.model(close.newest(fed.hub)["model"])
+    order = close.open_next(fed.hub, fed.boss, {"conv1.weight": drawn["conv1.weight"]})
     fed.play(order)
     fed.aggregate()
     assert fed.open().round == 2
@@ -102,7 +104,7 @@ def test_a_roster_is_renewed_only_where_it_would_end_before_the_round(three: Fed
     order = three.open()
     assert (order.closes, three.hub.roster.version) == (ends, before)
     assert log_types(three, "roster") == []
-    rounds.call_off(three.hub, rounds.newest(three.hub))
+    close.call_off(three.hub, close.newest(three.hub))
     three.clock.go_on(seconds=1)
     assert three.open().roster_version == three.hub.roster.version == before + 1
     assert three.hub.roster.expires > order.closes
@@ -111,22 +113,22 @@ def test_a_roster_is_renewed_only_where_it_would_end_before_the_round(three: Fed
 
 def test_a_federation_is_finished_once_its_last_round_is_over_and_not_before(tmp_path: Path) -> None:
     fed = Federation(tmp_path, PLAN.replace("rounds = 12", "rounds = 1"), clinics=2)
-    assert not rounds.is_finished(fed.hub)
+    assert not close.is_finished(fed.hub)
     order = fed.open()
-    assert not rounds.is_finished(fed.hub)
-    rounds.finish(fed.hub)  # by a person, while it is open
-    assert not rounds.is_finished(fed.hub)
+    assert not close.is_finished(fed.hub)
+    close.finish(fed.hub)  # by a person, while it is open
+    assert not close.is_finished(fed.hub)
     fed.play(order)
     fed.aggregate()
-    assert rounds.is_finished(fed.hub)
+    assert close.is_finished(fed.hub)
     fed.hub.store.close()
 
 
 def test_a_federation_finishes_once(three: Federation) -> None:
-    rounds.finish(three.hub)
+    close.finish(three.hub)
     at = three.hub.store.fact("finished")
     three.clock.go_on(days=1)
-    rounds.finish(three.hub)
+    close.finish(three.hub)
     assert three.hub.store.fact("finished") == at
     assert log_types(three, "coordinator").count("finish") == 1
     with pytest.raises(NotNowError, match="finished"):
@@ -149,10 +151,10 @@ def test_after_its_deadline_a_round_waits_for_what_was_on_its_way_but_not_for_lo
     path = three.clinics[2].give(order, three.drawn(order, three.clinics[2]))
     said = parcel.look(path, parcel.anyone).statement
     three.clock.go_on(days=7)
-    incoming.begin(three.hub.home, said, path.stat().st_size, path.read_bytes()[:-1], order.closes)
+    partial.begin(three.hub.home, said, path.stat().st_size, path.read_bytes()[:-1], order.closes)
     with pytest.raises(QuorumError):
         three.aggregate()
-    assert rounds.newest(three.hub)["state"] == "open"
+    assert close.newest(three.hub)["state"] == "open"
     three.clock.go_on(hours=1, seconds=1)
     assert three.aggregate()["accepted"] == ["site-001", "site-002"]
 
@@ -166,7 +168,7 @@ def test_a_round_that_was_changed_while_it_was_merged_is_not_published(
     changes = ("UPDATE rounds SET closes = '2090-01-01T00:00:00Z' WHERE round = 1",
                "UPDATE shares SET state = 'quarantined' WHERE site = 'site-001'")  # fmt: skip
     undone = ("UPDATE rounds SET closes = ? WHERE round = 1", "UPDATE shares SET state = 'accepted' WHERE ? != ''")
-    closes = rounds.current(three.hub)["closes"]
+    closes = close.current(three.hub)["closes"]
     for change, undo in zip(changes, undone, strict=True):
 
         def meanwhile(*given: Any, change: str = change) -> Any:
@@ -188,19 +190,19 @@ def test_what_sites_claim_is_told_as_nothing_where_they_claim_nothing(three: Fed
     order = three.open()
     said = ({"examples": 100}, {"examples": 90, "val": 10}, {"examples": 80, "val": 5, "correct": 4})
     for clinic, facts in zip(three.clinics, said, strict=True):
-        intake.receive(three.hub, clinic.give(order, three.drawn(order, clinic), facts=facts))
+        receive.receive(three.hub, clinic.give(order, three.drawn(order, clinic), facts=facts))
     told = three.aggregate()
     claims = [(one["examples"], one["val"], one["correct"]) for one in told["claims"]]
     assert claims == [(100, 0, 0), (90, 10, 0), (80, 5, 4)]
-    report = json.loads(rounds.newest(three.hub)["report"])
+    report = json.loads(close.newest(three.hub)["report"])
     assert report == {"sites": {"site-001": [0, 0], "site-002": [10, 0], "site-003": [5, 4]}}
-    assert [(one["lowest"], one["highest"], one["sites"]) for one in people.accuracy(three.hub)] == [(0, 0.8, 2)]
+    assert [(one["lowest"], one["highest"], one["sites"]) for one in status.accuracy(three.hub)] == [(0, 0.8, 2)]
 
 
 def test_a_round_that_is_not_merged_has_no_model_to_tell_of(three: Federation) -> None:
     three.play(three.open(), without=("site-003",))
     three.judge()
-    told = rounds.outcome(three.hub, 1)
+    told = close.outcome(three.hub, 1)
     assert (told["merged_sha256"], told["published"], told["accepted"]) == (None, False, ["site-001", "site-002"])
 
 
@@ -209,10 +211,10 @@ def test_an_odd_update_with_an_odd_claim_is_told_both(three: Federation) -> None
     three.play(order, without=("site-003",))
     base, clinic = three.base(order), three.clinics[2]
     far = {name: base[name] + 50 * (array - base[name]) for name, array in three.drawn(order, clinic).items()}
-    intake.receive(three.hub, clinic.give(order, far, examples=10**6))
+    receive.receive(three.hub, clinic.give(order, far, examples=10**6))
     with pytest.raises(QuorumError):
         three.aggregate()
-    (odd,) = people.quarantined(three.hub)
+    (odd,) = status.quarantined(three.hub)
     assert odd["code"] == "E_TOO_FAR"
     distance, _, claim = odd["cause"].partition("; ")
     assert "median" in distance
@@ -226,7 +228,7 @@ def test_an_update_is_put_aside_once_however_often_the_round_is_looked_at(three:
     for _ in range(3):
         with pytest.raises(QuorumError):
             three.aggregate(now=True)
-    (row,) = rounds.quarantined(three.hub)
+    (row,) = close.quarantined(three.hub)
     assert log_types(three, row["hash"]) == ["received", "accepted", "quarantined"]
 
 
@@ -241,14 +243,14 @@ def test_of_opened_updates_only_those_stay_that_may_still_count(three: Federatio
     order = three.open()
     three.play(order, without=("site-003",))
     three.judge()
-    rounds.forget(three.hub)
+    close.forget(three.hub)
     assert opened(three) == {"site-001/2", "site-002/2", "site-003/1"}
     three.hub.revoke(three.boss, "site-002", 2, "stolen")
     with pytest.raises(QuorumError):
         three.aggregate(now=True)
-    rounds.forget(three.hub)
+    close.forget(three.hub)
     assert opened(three) == {"site-001/2", "site-003/1"}
-    rounds.review(three.hub, three.boss, "site-003", release=False)
+    close.review(three.hub, three.boss, "site-003", release=False)
     assert opened(three) == {"site-001/2"}
     assert stray.exists()
 
@@ -257,8 +259,8 @@ def test_what_a_command_that_was_cut_off_left_open_goes_before_the_next_round_is
     three.play(three.open())
     three.aggregate()
     row = three.hub.store.rows("SELECT hash FROM shares")[0]
-    intake.opened(three.hub, row["hash"]).write_bytes(b"left")
-    rounds.keep_key(three.hub, [three.boss], 0, "left")
+    receive.opened(three.hub, row["hash"]).write_bytes(b"left")
+    close.keep_key(three.hub, [three.boss], 0, "left")
     three.open()
     with pytest.raises(QuorumError):
         three.aggregate()
@@ -272,7 +274,7 @@ def test_how_a_round_ended_without_a_merge_is_in_the_log(three: Federation) -> N
     with pytest.raises(QuorumError):
         three.aggregate()
     three.open()
-    rounds.call_off(three.hub, rounds.newest(three.hub))
+    close.call_off(three.hub, close.newest(three.hub))
     assert [log_types(three, f"round {number}")[-1] for number in (1, 2)] == ["fail", "call off"]
 
 
@@ -282,11 +284,11 @@ def test_an_odd_update_that_is_let_in_a_round_later_counts_as_what_it_changed(th
     base, drawn = three.base(order), three.drawn(order, three.clinics[2])
     far = {name: base[name] + np.float32(50) * (array - base[name]) for name, array in drawn.items()}
     three.play(order, without=("site-003",))
-    intake.receive(three.hub, three.clinics[2].give(order, far))
+    receive.receive(three.hub, three.clinics[2].give(order, far))
     three.aggregate(now=True)
     second = three.open()
     three.play(second, without=("site-003",))
-    assert rounds.review(three.hub, three.boss, "site-003", release=True)["state"] == "accepted"
+    assert close.review(three.hub, three.boss, "site-003", release=True)["state"] == "accepted"
     told = three.aggregate()
     now = three.base(second)
     shares = {clinic.id: three.drawn(second, clinic) for clinic in three.clinics[:2]}
@@ -300,7 +302,7 @@ def test_an_older_update_that_is_let_in_does_not_take_the_place_of_a_newer_one(t
     three.aggregate(now=True)
     three.play(three.open())
     three.judge()
-    assert rounds.review(three.hub, three.boss, "site-003", release=True)["state"] == "superseded"
+    assert close.review(three.hub, three.boss, "site-003", release=True)["state"] == "superseded"
     assert three.states() | {} == {
         "site-001/1": "merged", "site-001/2": "accepted", "site-002/1": "merged", "site-002/2": "accepted",
         "site-003/1": "superseded", "site-003/2": "accepted",
@@ -317,47 +319,47 @@ def test_a_newer_update_that_is_let_in_takes_the_place_of_an_older_one(three: Fe
     lazy(three, second, 2)
     with pytest.raises(QuorumError):
         three.aggregate()
-    intake.receive(three.hub, late)
+    receive.receive(three.hub, late)
     three.judge()
     assert (three.states()["site-003/1"], three.states()["site-003/2"]) == ("accepted", "quarantined")
-    assert rounds.review(three.hub, three.boss, "site-003", release=True)["state"] == "accepted"
+    assert close.review(three.hub, three.boss, "site-003", release=True)["state"] == "accepted"
     assert (three.states()["site-003/1"], three.states()["site-003/2"]) == ("superseded", "accepted")
 
 
 def test_of_two_updates_for_one_round_that_which_a_person_lets_in_counts(three: Federation) -> None:
     order = waits_for_a_person(three)
-    (waiting,) = rounds.quarantined(three.hub)
-    other = intake.receive(three.hub, three.clinics[2].give(order, three.drawn(order, three.clinics[2]))).hash
+    (waiting,) = close.quarantined(three.hub)
+    other = receive.receive(three.hub, three.clinics[2].give(order, three.drawn(order, three.clinics[2]))).hash
     three.judge()
-    assert rounds.review(three.hub, three.boss, "site-003", release=True)["state"] == "accepted"
+    assert close.review(three.hub, three.boss, "site-003", release=True)["state"] == "accepted"
     states = {row["hash"]: row["state"] for row in three.hub.store.rows("SELECT hash, state FROM shares")}
     assert (states[waiting["hash"]], states[other]) == ("accepted", "superseded")
 
 
 def test_an_update_is_named_by_its_site_or_enough_of_its_hash(three: Federation) -> None:
     waits_for_a_person(three)
-    (row,) = rounds.quarantined(three.hub)
+    (row,) = close.quarantined(three.hub)
     for name in ("site-003", row["hash"], row["hash"][:12].upper()):
-        assert rounds.update_of(three.hub, name)["hash"] == row["hash"]
+        assert close.update_of(three.hub, name)["hash"] == row["hash"]
     for name in ("site-001", row["hash"][:11], "", "f" * 64):
         with pytest.raises(NotNowError, match=r"nothing of .* waits"):
-            rounds.update_of(three.hub, name)
-    rounds.call_off(three.hub, rounds.newest(three.hub))
+            close.update_of(three.hub, name)
+    close.call_off(three.hub, close.newest(three.hub))
     lazy(three, three.open(), 2)
     three.aggregate(now=True)  # of the others, who are late
     with pytest.raises(
         AmbiguousError, match=rf"2 updates of site-003 wait: {row['hash'][:12]} of round 1, .* of round 2"
     ):
-        rounds.update_of(three.hub, "site-003")
-    assert rounds.update_of(three.hub, row["hash"][:12])["round"] == 1
+        close.update_of(three.hub, "site-003")
+    assert close.update_of(three.hub, row["hash"][:12])["round"] == 1
 
 
 @pytest.mark.parametrize(
     "decides",
     [
         Federation.judge,
-        lambda fed: rounds.aggregate(fed.hub, fed.boss),
-        lambda fed: rounds.review(fed.hub, fed.boss, "site-003", release=True),
+        lambda fed: close.aggregate(fed.hub, fed.boss),
+        lambda fed: close.review(fed.hub, fed.boss, "site-003", release=True),
     ],
 )
 def test_nothing_is_decided_on_what_the_front_has_changed(
@@ -376,19 +378,19 @@ def test_nothing_is_decided_on_what_the_front_has_changed(
 def test_what_holds_nothing_of_a_site_is_not_merged_again(three: Federation) -> None:
     three.play(three.open(), without=("site-003",))
     three.aggregate(now=True)
-    assert [rounds.gave(three.hub, clinic.id) for clinic in three.clinics] == [True, True, False]
+    assert [close.gave(three.hub, clinic.id) for clinic in three.clinics] == [True, True, False]
     with pytest.raises(NotNowError, match="no merged round holds"):
-        rounds.undo(three.hub, three.boss, "site-003", archive(three))
-    rounds.undo(three.hub, three.boss, "site-002", archive(three))
+        close.undo(three.hub, three.boss, "site-003", archive(three))
+    close.undo(three.hub, three.boss, "site-002", archive(three))
     with pytest.raises(NotNowError, match="already"):
-        rounds.undo(three.hub, three.boss, "site-002", archive(three))
-    rounds.undo(three.hub, three.boss, "site-001", archive(three))  # that another one was taken out hinders nothing
+        close.undo(three.hub, three.boss, "site-002", archive(three))
+    close.undo(three.hub, three.boss, "site-001", archive(three))  # that another one was taken out hinders nothing
 
 
 def test_a_method_that_merges_nothing_has_nothing_to_undo(tmp_path: Path) -> None:
     fed = Federation(tmp_path, PLAN.replace("fedavg", "local"), clinics=1)
     with pytest.raises(NotNowError, match="local merges nothing"):
-        rounds.check_undo(fed.hub, "site-001")
+        close.check_undo(fed.hub, "site-001")
     fed.hub.store.close()
 
 
@@ -400,7 +402,7 @@ def test_a_round_that_one_site_alone_gave_to_is_left_out_without_it(tmp_path: Pa
     second = fed.open()
     fed.play(second)
     fed.aggregate()
-    told = rounds.undo(fed.hub, fed.boss, "site-002", archive(fed))
+    told = close.undo(fed.hub, fed.boss, "site-002", archive(fed))
     base = fed.base(first)
     shares = {fed.clinics[number].id: moved(fed, second, base, number) for number in (0, 2)}
     wanted = rules.merge(base, shares, dict.fromkeys(shares, 100), fed.plan.merge)
@@ -417,7 +419,7 @@ def test_rounds_before_a_sites_first_update_are_not_merged_again_and_nothing_is_
     three.aggregate()
     for row in three.hub.store.rows("SELECT hash FROM shares WHERE counts = 1"):
         three.hub.store.path(row["hash"]).unlink()
-    told = rounds.undo(three.hub, three.boss, "site-003", archive(three))
+    told = close.undo(three.hub, three.boss, "site-003", archive(three))
     shares = {clinic.id: three.drawn(second, clinic) for clinic in three.clinics[:2]}
     wanted = rules.merge(three.base(second), shares, dict.fromkeys(shares, 100), three.plan.merge)
     assert same(three.hub.model(told["merged_sha256"]), wanted)
@@ -433,5 +435,5 @@ def test_what_stops_an_undoing_is_said_and_nothing_is_left_open(three: Federatio
     for row in three.hub.store.rows("SELECT hash FROM shares WHERE site = 'site-003'"):
         three.hub.store.path(row["hash"]).write_bytes(b"damaged")
     with pytest.raises(Exception, match="parcel"):
-        rounds.undo(three.hub, three.boss, "site-002", archive(three))
+        close.undo(three.hub, three.boss, "site-002", archive(three))
     assert opened(three) == set()

@@ -11,8 +11,10 @@ from urllib.parse import urlencode
 import pytest
 
 from fedhelp_edge.errors import NotNowError
-from server_ref import decisions, intake, rounds, steps
-from server_ref.dashboard import Door
+from server_ref.admin import decisions, unattended
+from server_ref.intake import receive
+from server_ref.rounds import close
+from server_ref.web.dashboard import Door
 from tests.federation import Federation
 from tests.net import Answer, Client, running
 
@@ -27,13 +29,13 @@ def with_an_odd_share(made: Federation, tmp_path_factory: pytest.TempPathFactory
         fed.aggregate()
         order = fed.open()
         fed.play(order, without=("site-002", "site-003"))
-        intake.receive(fed.hub, fed.clinics[1].give(order, fed.base(order)))
+        receive.receive(fed.hub, fed.clinics[1].give(order, fed.base(order)))
         fed.judge()
         odd = fed.hub.store.row("SELECT hash FROM shares WHERE site = 'site-002' AND round = 2")
         assert odd
         with pytest.raises(NotNowError):
             decisions.record(fed.hub, odd["hash"], "release")
-        rounds._look_closer(fed.hub, fed.boss, rounds.current(fed.hub))
+        close._look_closer(fed.hub, fed.boss, close.current(fed.hub))
         assert fed.states()["site-002/2"] == "quarantined"
         yield fed
 
@@ -145,7 +147,7 @@ def test_an_unattended_coordinator_carries_out_decisions_and_says_with_each_refu
     client: Client, cookie: dict[str, str], fed: Federation
 ) -> None:
     assert decide(client, cookie, "refuse").status == 303
-    _, (line, hint) = steps.step(fed.hub, fed.boss, None)
+    _, (line, hint) = unattended.step(fed.hub, fed.boss, None)
     assert line.startswith("site-002: refused E_")
     assert hint.startswith("    hint: ")
     assert fed.states()["site-002/2"] == "refused"
@@ -155,7 +157,7 @@ def test_a_decision_that_comes_too_late_is_logged_and_forgotten(
     client: Client, cookie: dict[str, str], fed: Federation
 ) -> None:
     assert decide(client, cookie, "release").status == 303
-    rounds.review(fed.hub, fed.boss, "site-002", release=False)
+    close.review(fed.hub, fed.boss, "site-002", release=False)
     assert decisions.carry_out(fed.hub, fed.boss) == []
     assert fed.states()["site-002/2"] == "refused"
     assert decisions.waiting(fed.hub) == {}
@@ -165,7 +167,7 @@ def test_a_decision_that_comes_too_late_is_logged_and_forgotten(
 def test_letting_in_waits_for_a_round_that_is_open(client: Client, cookie: dict[str, str], fed: Federation) -> None:
     assert decide(client, cookie, "release").status == 303
     order = fed.hub.tasks()[2]
-    intake.receive(fed.hub, fed.clinics[2].give(order, fed.drawn(order, fed.clinics[2])))
+    receive.receive(fed.hub, fed.clinics[2].give(order, fed.drawn(order, fed.clinics[2])))
     fed.aggregate(now=True)
     assert decisions.carry_out(fed.hub, fed.boss) == []
     fed.open()
@@ -190,7 +192,7 @@ def test_names_that_hold_html_are_shown_as_they_are(tmp_path: Path, door: Door) 
     code, _ = fed.hub.invite("<script>alert(1)</script>", "small", 14)
     from tests.federation import Clinic
 
-    intake.receive(fed.hub, Clinic(fed.hub.federation, tmp_path / "clinic").ask_in(code, "x"))
+    receive.receive(fed.hub, Clinic(fed.hub.federation, tmp_path / "clinic").ask_in(code, "x"))
     fed.judge()
     with running(fed.hub.home, door=door) as port:
         client = Client(port, fed.hub.federation)

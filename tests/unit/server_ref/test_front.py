@@ -13,8 +13,8 @@ import pytest
 
 from fedhelp_edge.errors import NonceError, RateLimitError
 from fedhelp_edge.parcel import parcel
-from server_ref.gate import Buckets
-from server_ref.reads import Nonces
+from server_ref.web.context import Buckets
+from server_ref.web.downloads import Nonces
 from tests.federation import Clinic, Federation
 from tests.net import Client, running
 

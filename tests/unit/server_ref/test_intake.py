@@ -26,8 +26,9 @@ from fedhelp_edge.parcel import canon, keys, parcel, statement
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.parcel.statement import NO_HASH, Statement
 from fedhelp_edge.trust.task import Task
-from server_ref import intake, people
-from server_ref.hub import Hub, to_json
+from server_ref.admin import status
+from server_ref.hub.hub import Hub, to_json
+from server_ref.intake import receive
 from tests.federation import PLAN, Clinic, Federation
 
 pytestmark = pytest.mark.usefixtures("opens_here")
@@ -74,9 +75,9 @@ def test_a_request_has_at_most_64_kib(three: Federation, kind: str) -> None:
     sender = {"sender": clinic.id, "seq": 1} if kind == "rotate" else {}
     context = statement.stamped(kind, federation=three.hub.federation, **sender)
     signers = clinic.keys.public.sign, keys.new().public.sign
-    assert intake.admit(three.hub, statement.make(context, NO_HASH, 65_536), signers) == 65_536
+    assert receive.admit(three.hub, statement.make(context, NO_HASH, 65_536), signers) == 65_536
     with pytest.raises(PayloadSizeError):
-        intake.admit(three.hub, statement.make(context, NO_HASH, 65_537), signers)
+        receive.admit(three.hub, statement.make(context, NO_HASH, 65_537), signers)
 
 
 def test_the_longest_facts_fit_into_an_update_and_nothing_longer_is_read(three: Federation) -> None:
@@ -93,8 +94,8 @@ def test_the_longest_facts_fit_into_an_update_and_nothing_longer_is_read(three: 
     longer = three.folder / "longer.fhx"  # its payload is not even there
     longer.write_bytes(parcel._prologue(statement.make(context, NO_HASH, order.limit + 1), [clinic.keys.sign]))
     with pytest.raises(PayloadSizeError):
-        intake.receive(three.hub, longer)
-    assert intake.receive(three.hub, path).new
+        receive.receive(three.hub, longer)
+    assert receive.receive(three.hub, path).new
     three.judge()
     assert three.states() == {"site-001/1": "accepted"}
 
@@ -107,26 +108,26 @@ def test_a_site_may_leave_four_shares_worth_in_a_round_to_the_byte(three: Federa
     order = three.open()
     path = given(three, order)
     said = parcel.look(path, parcel.anyone).statement
-    intake.check_room(three.hub, said, 1000, coming=4000 - said.size)
+    receive.check_room(three.hub, said, 1000, coming=4000 - said.size)
     with pytest.raises(QuotaError):
-        intake.check_room(three.hub, said, 1000, coming=4001 - said.size)
-    here = three.hub.store.path(intake.receive(three.hub, path).hash).stat().st_size
-    intake.check_room(three.hub, said, 1000, coming=4000 - said.size - here)
+        receive.check_room(three.hub, said, 1000, coming=4001 - said.size)
+    here = three.hub.store.path(receive.receive(three.hub, path).hash).stat().st_size
+    receive.check_room(three.hub, said, 1000, coming=4000 - said.size - here)
     with pytest.raises(QuotaError):
-        intake.check_room(three.hub, said, 1000, coming=4001 - said.size - here)
+        receive.check_room(three.hub, said, 1000, coming=4001 - said.size - here)
 
 
 def test_twenty_key_changes_of_one_site_may_wait_and_no_more(three: Federation) -> None:
     clinic, new = three.clinics[0], keys.new()
     for seq in range(1, 21):
-        intake.receive(three.hub, key_change(three, clinic, seq, new))
+        receive.receive(three.hub, key_change(three, clinic, seq, new))
     with pytest.raises(QuotaError, match="one sender"):
-        intake.receive(three.hub, key_change(three, clinic, 21, keys.new()))
-    intake.receive(three.hub, key_change(three, three.clinics[1], 1, keys.new()))  # which hinders no other site
+        receive.receive(three.hub, key_change(three, clinic, 21, keys.new()))
+    receive.receive(three.hub, key_change(three, three.clinics[1], 1, keys.new()))  # which hinders no other site
     told = three.judge()
     assert [one["state"] for one in told] == ["approved"] + 19 * ["refused"] + ["approved"]
     clinic.keys = new
-    assert intake.receive(three.hub, key_change(three, clinic, 21, keys.new())).new
+    assert receive.receive(three.hub, key_change(three, clinic, 21, keys.new())).new
 
 
 def test_ten_thousand_requests_may_wait_in_all(three: Federation) -> None:
@@ -135,9 +136,9 @@ def test_ten_thousand_requests_may_wait_in_all(three: Federation) -> None:
     row = "SELECT printf('%064x', n), 'enrol', 'waiting', '', '', '', '', '' FROM numbers"
     three.hub.store.db.execute(f"INSERT INTO requests {numbers} {row}")
     (one, code), (other, late) = asking(three, "last", "too late")
-    assert intake.receive(three.hub, one.ask_in(code)).new
+    assert receive.receive(three.hub, one.ask_in(code)).new
     with pytest.raises(QuotaError, match="wait for the coordinator"):
-        intake.receive(three.hub, other.ask_in(late))
+        receive.receive(three.hub, other.ask_in(late))
 
 
 # --- which way -----------------------------------------------------------------------------------------------------
@@ -146,7 +147,7 @@ def test_no_link_is_followed_to_what_is_taken_in(three: Federation) -> None:
     link = three.folder / "link.fhx"
     link.symlink_to(given(three, three.open()))
     with pytest.raises(FileKindError):
-        intake.receive(three.hub, link)
+        receive.receive(three.hub, link)
     assert three.states() == {}
 
 
@@ -166,8 +167,8 @@ def test_an_update_is_on_the_disk_before_it_has_its_name(three: Federation, monk
     monkeypatch.setattr(os, "fsync", noted)
     monkeypatch.setattr(files, "share_with_group", renamed)  # the last step before the file gets its name
     with monkeypatch.context() as quiet:
-        quiet.setattr(intake, "_copy", lambda file, part, limit: part.write_bytes(file.read(limit)))  # not flushed
-        assert intake.receive(three.hub, given(three, order)).new
+        quiet.setattr(receive, "_copy", lambda file, part, limit: part.write_bytes(file.read(limit)))  # not flushed
+        assert receive.receive(three.hub, given(three, order)).new
 
 
 def test_a_parcel_that_came_in_while_it_was_sent_again_has_one_answer(
@@ -176,24 +177,24 @@ def test_a_parcel_that_came_in_while_it_was_sent_again_has_one_answer(
     """At each place where the other way may have been the quicker one."""
     path = given(three, three.open())
     part = Path(shutil.copy(path, three.folder / "part"))
-    admit, first = intake.admit, []
+    admit, first = receive.admit, []
 
     def slow(hub: Hub, said: Statement, signers: tuple[str, ...]) -> int:
         if not first:
             first.append(None)
-            first[0] = intake.receive(three.hub, path)
+            first[0] = receive.receive(three.hub, path)
         return admit(hub, said, signers)
 
-    monkeypatch.setattr(intake, "admit", slow)
-    second = intake.receive(three.hub, path)
-    third = intake.keep(three.hub, part)
+    monkeypatch.setattr(receive, "admit", slow)
+    second = receive.receive(three.hub, path)
+    third = receive.keep(three.hub, part)
     assert first[0].new
     assert [(one.receipt, one.state, one.new) for one in (second, third)] == 2 * [(first[0].receipt, "received", False)]
 
 
 def test_a_hub_does_not_answer_its_own_parcels_as_if_a_site_had_sent_them(three: Federation) -> None:
     for kind in ("global", "roster"):
-        assert intake.already(three.hub, parcel.look(
+        assert receive.already(three.hub, parcel.look(
             three.hub.store.path(three.hub.newest(kind)["hash"]), parcel.anyone
         ).statement) is None  # fmt: skip
 
@@ -201,15 +202,15 @@ def test_a_hub_does_not_answer_its_own_parcels_as_if_a_site_had_sent_them(three:
 # --- changes of keys -----------------------------------------------------------------------------------------------
 def test_a_change_of_keys_and_updates_are_counted_by_the_same_number(three: Federation) -> None:
     order, clinic = three.open(), three.clinics[0]
-    intake.receive(three.hub, key_change(three, clinic, 5, keys.new()))
+    receive.receive(three.hub, key_change(three, clinic, 5, keys.new()))
     for path in (key_change(three, clinic, 5, keys.new()), given(three, order, seq=5)):
         with pytest.raises(ReplayError):
-            intake.receive(three.hub, path)
-    assert intake.receive(three.hub, given(three, order, seq=6)).new
+            receive.receive(three.hub, path)
+    assert receive.receive(three.hub, given(three, order, seq=6)).new
 
 
 def test_a_change_of_keys_is_told_and_has_a_receipt(three: Federation) -> None:
-    answer = intake.receive(three.hub, key_change(three, three.clinics[0], 1, keys.new()))
+    answer = receive.receive(three.hub, key_change(three, three.clinics[0], 1, keys.new()))
     assert three.judge() == [{"site": "site-001", "state": "approved", "code": "", "cause": ""}]
     assert newest_receipt(three, answer.hash) == ("approved", "")
 
@@ -219,7 +220,7 @@ def test_a_site_changes_its_keys_whatever_round_it_takes_part_from(three: Federa
     with three.hub.store.changing():
         late = replace(three.hub.site(clinic.id), from_round=1000)
         three.hub.change_sites(three.boss, [late], "approve")
-    assert intake.receive(three.hub, key_change(three, clinic, 1, keys.new())).new
+    assert receive.receive(three.hub, key_change(three, clinic, 1, keys.new())).new
 
 
 # --- updates -------------------------------------------------------------------------------------------------------
@@ -228,9 +229,9 @@ def test_a_late_update_that_comes_after_a_fresh_one_of_its_site_is_refused(three
     late = given(three, first, seq=1000)
     three.play(first, without=("site-001",))
     three.aggregate(now=True)
-    intake.receive(three.hub, given(three, three.open()))
+    receive.receive(three.hub, given(three, three.open()))
     three.judge()
-    intake.receive(three.hub, late)
+    receive.receive(three.hub, late)
     assert three.judge() == [
         {
             "site": "site-001", "state": "refused", "code": "E_DUPLICATE_ROUND",
@@ -241,9 +242,9 @@ def test_a_late_update_that_comes_after_a_fresh_one_of_its_site_is_refused(three
 
 def test_of_two_updates_for_one_round_that_a_front_lets_in_the_first_counts(three: Federation) -> None:
     order = three.open()
-    first = intake.receive(three.hub, given(three, order)).hash
+    first = receive.receive(three.hub, given(three, order)).hash
     three.hub.store.run("UPDATE shares SET round = 0")  # so that the door does not see it
-    second = intake.receive(three.hub, given(three, order)).hash
+    second = receive.receive(three.hub, given(three, order)).hash
     three.hub.store.run("UPDATE shares SET round = 1")
     assert [one["code"] for one in three.judge()] == ["", "E_DUPLICATE_ROUND"]
     rows = three.hub.store.rows("SELECT hash, state FROM shares ORDER BY seq")
@@ -251,31 +252,31 @@ def test_of_two_updates_for_one_round_that_a_front_lets_in_the_first_counts(thre
 
 
 def test_an_update_of_a_round_that_the_hub_does_not_know_is_not_what_its_site_signed(three: Federation) -> None:
-    intake.receive(three.hub, given(three, three.open()))
+    receive.receive(three.hub, given(three, three.open()))
     three.hub.store.run("UPDATE shares SET round = 99")
     with pytest.raises(SignerMismatchError):
-        intake.check_statement(three.hub, three.hub.store.only("SELECT * FROM shares"))
+        receive.check_statement(three.hub, three.hub.store.only("SELECT * FROM shares"))
 
 
 def test_a_second_signature_on_an_update_is_not_let_pass(three: Federation) -> None:
     """Whoever put the file there: the door takes in none with two."""
     path = given(three, three.open())
     payload = path.read_bytes()[parcel.look(path, parcel.anyone).offset :]
-    answer = intake.receive(three.hub, path)
+    answer = receive.receive(three.hub, path)
     said = parcel.look(three.hub.store.path(answer.hash), parcel.anyone).statement
     both = [three.clinics[0].keys.sign, three.clinics[1].keys.sign]
     three.hub.store.path(answer.hash).write_bytes(parcel._prologue(said, both) + payload)
     with pytest.raises(SignerMismatchError, match="not signed with a key of site-001"):
-        intake.check_statement(three.hub, three.hub.store.only("SELECT * FROM shares"))
+        receive.check_statement(three.hub, three.hub.store.only("SELECT * FROM shares"))
 
 
 # --- requests to join ----------------------------------------------------------------------------------------------
 def test_who_comes_in_is_told_and_has_a_receipt_and_so_is_who_does_not(three: Federation) -> None:
     ((clinic, code),) = asking(three, "one")
-    about = intake.receive(three.hub, clinic.ask_in(code)).hash
+    about = receive.receive(three.hub, clinic.ask_in(code)).hash
     assert three.judge() == [{"site": "site-004", "state": "approved", "code": "", "cause": ""}]
     assert newest_receipt(three, about) == ("approved", "")
-    again = intake.receive(three.hub, clinic.ask_in(code, "typed again")).hash
+    again = receive.receive(three.hub, clinic.ask_in(code, "typed again")).hash
     (told,) = three.judge()
     assert (told["site"], told["state"], told["code"]) == ("", "refused", "E_INVITE_USED")
     assert newest_receipt(three, again) == ("refused", "E_INVITE_USED")
@@ -284,7 +285,7 @@ def test_who_comes_in_is_told_and_has_a_receipt_and_so_is_who_does_not(three: Fe
 def test_who_comes_in_while_a_round_is_open_takes_part_from_the_next(three: Federation) -> None:
     three.open()
     ((clinic, code),) = asking(three, "one")
-    intake.receive(three.hub, clinic.ask_in(code))
+    receive.receive(three.hub, clinic.ask_in(code))
     three.judge()
     assert three.hub.site("site-004").from_round == 2
     assert [site.id for site in three.hub.roster.active(1)] == ["site-001", "site-002", "site-003"]
@@ -292,7 +293,7 @@ def test_who_comes_in_while_a_round_is_open_takes_part_from_the_next(three: Fede
 
 def test_a_contested_invite_is_one_alarm_however_often_it_is_looked_at(three: Federation) -> None:
     (one, code), (thief, _) = asking(three, "one", "thief")
-    hashes = [intake.receive(three.hub, who.ask_in(code)).hash for who in (one, thief)]
+    hashes = [receive.receive(three.hub, who.ask_in(code)).hash for who in (one, thief)]
     for _ in range(2):
         assert three.judge() == []
     assert [log_types(three, hash_).count("alarm") for hash_ in hashes] == [0, 1]
@@ -302,8 +303,8 @@ def test_a_contested_invite_is_one_alarm_however_often_it_is_looked_at(three: Fe
 def test_of_two_who_ask_at_once_with_one_key_the_first_comes_in(three: Federation, taken: str) -> None:
     (one, code), (other, second) = asking(three, "one", "other")
     other.keys = replace(other.keys, **{taken: getattr(one.keys, taken)})
-    intake.receive(three.hub, one.ask_in(code))
-    intake.receive(three.hub, other.ask_in(second))
+    receive.receive(three.hub, one.ask_in(code))
+    receive.receive(three.hub, other.ask_in(second))
     told = three.judge()
     assert {name["site"]: (name["state"], name["code"]) for name in told} == {
         "site-004": ("approved", ""), "site-005": ("refused", KeyReusedError.code),
@@ -314,14 +315,14 @@ def test_of_two_who_ask_at_once_with_one_key_the_first_comes_in(three: Federatio
 def test_a_request_comes_in_for_the_site_of_its_own_invite_and_for_no_other(tmp_path: Path) -> None:
     fed = Federation(tmp_path, MANUAL, clinics=0)
     for clinic, code in asking(fed, "one", "other"):
-        intake.receive(fed.hub, clinic.ask_in(code))
+        receive.receive(fed.hub, clinic.ask_in(code))
     fed.judge()
-    one, other = intake.waiting(fed.hub)
+    one, other = receive.waiting(fed.hub)
     for wrong in (replace(one, site=other.site), replace(one, row=other.row, site=one.site)):
         with pytest.raises(HubDamagedError):
-            intake.admit_site(fed.hub, fed.boss, wrong)
+            receive.admit_site(fed.hub, fed.boss, wrong)
     assert fed.hub.roster.sites == ()
-    assert intake.approve(fed.hub, fed.boss, one.hash) == {
+    assert receive.approve(fed.hub, fed.boss, one.hash) == {
         "site": "site-001", "state": "approved", "code": "", "cause": "",
     }  # fmt: skip
     fed.hub.store.close()
@@ -330,48 +331,48 @@ def test_a_request_comes_in_for_the_site_of_its_own_invite_and_for_no_other(tmp_
 def test_a_person_names_a_request_by_its_words_its_site_or_enough_of_its_hash(tmp_path: Path) -> None:
     fed = Federation(tmp_path, MANUAL, clinics=0)
     (one, code), (other, second) = asking(fed, "one", "other")
-    intake.receive(fed.hub, one.ask_in(code))
-    intake.check_asked(fed.hub, "site-009")  # not refused while it may still turn out to be somebody
+    receive.receive(fed.hub, one.ask_in(code))
+    receive.check_asked(fed.hub, "site-009")  # not refused while it may still turn out to be somebody
     fed.judge()
-    intake.receive(fed.hub, other.ask_in(second))
+    receive.receive(fed.hub, other.ask_in(second))
     fed.judge()
-    first, _ = intake.waiting(fed.hub)
+    first, _ = receive.waiting(fed.hub)
     words = first.words.split()
     spoken = first.words, "-".join(words).upper(), f" {first.words} "
     for name in (*spoken, first.hash, first.hash[:12].upper(), first.site):
-        assert intake.request_of(fed.hub, name).hash == first.hash
-        intake.check_asked(fed.hub, name)
+        assert receive.request_of(fed.hub, name).hash == first.hash
+        receive.check_asked(fed.hub, name)
     for name in (first.hash[:11], " ".join(words[:-1]), f"{first.hash[:12]}x", "site-009", ""):
         with pytest.raises(SiteUnknownError):
-            intake.request_of(fed.hub, name)
+            receive.request_of(fed.hub, name)
         with pytest.raises(SiteUnknownError):
-            intake.check_asked(fed.hub, name)
-    intake.receive(fed.hub, one.ask_in(code, "typed again"))
+            receive.check_asked(fed.hub, name)
+    receive.receive(fed.hub, one.ask_in(code, "typed again"))
     fed.judge()
     for name in (first.words, first.site):  # twice with the same keys: the first of them
-        assert intake.request_of(fed.hub, name).hash == first.hash
+        assert receive.request_of(fed.hub, name).hash == first.hash
     fed.hub.store.close()
 
 
 @pytest.mark.parametrize(("what", "command"), [("requests", "requests"), ("updates", "review")])
 def test_who_names_what_was_not_shown_is_told_where_to_see_it(three: Federation, what: str, command: str) -> None:
-    intake.check_shown(three.hub, what, "site-001", "b" * 64)  # nothing was shown yet
-    intake.note_shown(three.hub, what, [{"site": "site-001", "hash": letter * 64} for letter in "ac"])
-    intake.check_shown(three.hub, what, "site-001", "c" * 64)
-    intake.check_shown(three.hub, what, "site-002", "b" * 64)
+    receive.check_shown(three.hub, what, "site-001", "b" * 64)  # nothing was shown yet
+    receive.note_shown(three.hub, what, [{"site": "site-001", "hash": letter * 64} for letter in "ac"])
+    receive.check_shown(three.hub, what, "site-001", "c" * 64)
+    receive.check_shown(three.hub, what, "site-002", "b" * 64)
     with pytest.raises(AmbiguousError) as told:
-        intake.check_shown(three.hub, what, "site-001", "b" * 64)
+        receive.check_shown(three.hub, what, "site-001", "b" * 64)
     assert f"'fedhelp-coordinator {command}'" in told.value.remedy
     other = {"requests": "updates", "updates": "requests"}[what]
-    intake.check_shown(three.hub, other, "site-001", "b" * 64)
+    receive.check_shown(three.hub, other, "site-001", "b" * 64)
 
 
 def test_of_many_who_wait_none_is_left_out_and_who_asked_first_comes_first(
     three: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "_TOGETHER", 2)
+    monkeypatch.setattr(receive, "_TOGETHER", 2)
     for clinic, code in reversed(asking(three, *"abcde")):
-        intake.receive(three.hub, clinic.ask_in(code))
+        receive.receive(three.hub, clinic.ask_in(code))
     assert [one["site"] for one in three.judge()] == [f"site-00{number}" for number in (8, 7, 6, 5, 4)]
-    assert people.requests(three.hub) == []
+    assert status.requests(three.hub) == []
     assert len(three.hub.roster.sites) == 8

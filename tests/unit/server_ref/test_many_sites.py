@@ -11,15 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from fedhelp_edge import audit as site_audit
 from fedhelp_edge.errors import AuditGapError, FederationFullError, KeyReusedError, NoMatchError
 from fedhelp_edge.exchange.folder import FROM, Folder
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.parcel.statement import counted
-from fedhelp_edge.site import audit as site_audit
-from fedhelp_edge.site import folder, inbox
+from fedhelp_edge.site import inbox, layout
 from fedhelp_edge.trust import roster
 from fedhelp_edge.trust.roster import Site
-from server_ref import audit, carrier, hub, intake, rounds
+from server_ref.admin import audit_export, exchange
+from server_ref.hub import hub
+from server_ref.intake import receive
+from server_ref.rounds import close
 from tests.clinic import Clinic as RealSite
 from tests.federation import Clinic, Federation, nobody
 
@@ -107,7 +110,7 @@ def test_revoked_sites_get_no_model_any_more_and_a_group_that_nobody_is_left_of_
 
 def test_after_a_round_without_a_merge_the_parcels_of_all_groups_are_still_given_out(eight: Federation) -> None:
     eight.open()
-    rounds.call_off(eight.hub, rounds.current(eight.hub))
+    close.call_off(eight.hub, close.current(eight.hub))
     eight.join()
     assert [len(group) for group in readers(eight)] == [3, 3, 3]
 
@@ -123,7 +126,7 @@ def test_real_sites_find_their_parcel_on_a_stick_and_keep_no_other(
     for site in sites:
         site.trip()
     federation.open()
-    carrier.leave(federation.hub, tmp_path / "stick" / FROM)
+    exchange.leave(federation.hub, tmp_path / "stick" / FROM)
     for site in sites:
         taken = inbox.download(site.home, [Folder(tmp_path / "stick")], nobody)
         assert taken.refused == []
@@ -137,10 +140,10 @@ def test_a_model_for_another_group_alone_on_the_stick_bars_the_way_for_nothing(e
     site = RealSite(eight, eight.folder / "real")  # site-009, in the third group
     site.take_up()
     assert site.state == "ready"
-    order = folder.joined(site.home).task
+    order = layout.joined(site.home).task
     assert order
     shutil.rmtree(site.home / "global")
-    folder.base_of(site.home, order).unlink()
+    layout.base_of(site.home, order).unlink()
     stick = site.stick / FROM
     mine = eight.hub.model_parcel("2")
     aside = (stick / f"{mine}.fhx").rename(eight.folder / "aside")
@@ -176,7 +179,7 @@ def test_a_few_sites_get_one_parcel_which_names_them_and_the_inputs(three: Feder
 def test_an_export_holds_the_model_for_every_group_and_misses_the_one_that_is_gone(
     eight: Federation, tmp_path: Path
 ) -> None:
-    audit.export(eight.hub, 1, tmp_path / "round")
+    audit_export.export(eight.hub, 1, tmp_path / "round")
     assert len(site_audit.check(tmp_path / "round").merged) == 8
     (tmp_path / "round" / models(eight)[1].name).unlink()
     with pytest.raises(AuditGapError, match="model for other sites is missing"):
@@ -205,7 +208,7 @@ def asking(federation: Federation, count: int) -> list[Clinic]:
     for _ in range(count):
         clinic = Clinic(federation.hub.federation, federation.folder / f"new{len(made)}")
         code, clinic.id = federation.hub.invite("New", "small", 14)
-        intake.receive(federation.hub, clinic.ask_in(code))
+        receive.receive(federation.hub, clinic.ask_in(code))
         made.append(clinic)
     return made
 
@@ -222,7 +225,7 @@ def test_the_same_keys_on_two_invites_come_in_once_also_when_both_wait(three: Fe
     first, second = asking(three, 2)
     second.keys = first.keys
     code, site = three.hub.invite("Again", "small", 14)
-    intake.receive(three.hub, second.ask_in(code))
+    receive.receive(three.hub, second.ask_in(code))
     decided = {one["site"]: one for one in three.judge()}
     assert decided[first.id]["state"] == "approved"
     assert (decided[site]["state"], decided[site]["code"]) == ("refused", KeyReusedError.code)

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedhelp_edge import share
+from fedhelp_edge import update
 from fedhelp_edge.errors import HubDamagedError
-from server_ref.rounds import Shares
+from server_ref.rounds.close import Shares
 
 NUMBERS = {"w": np.arange(6, dtype=np.float32)}
 
@@ -21,7 +21,7 @@ NUMBERS = {"w": np.arange(6, dtype=np.float32)}
 def written(path: Path, factor: float = 1) -> str:
     """An opened update, and the hash of its file."""
     file = io.BytesIO()
-    share.write(file, {"w": NUMBERS["w"] * np.float32(factor)})
+    update.write(file, {"w": NUMBERS["w"] * np.float32(factor)})
     path.write_bytes(file.getvalue())
     return hashlib.sha256(file.getvalue()).hexdigest()
 
@@ -32,7 +32,7 @@ class Site:
     def __init__(self, path: Path, known: bool = True) -> None:
         self.path, self.opened, self.factor = path, 0, 1.0
         self.hash = written(path)
-        header = share.Share(NUMBERS).schema().header
+        header = update.Share(NUMBERS).schema().header
         self.shares = Shares({"site-001": (path, self.hash if known else "")}, header, self._open)
 
     def _open(self, site: str) -> str:

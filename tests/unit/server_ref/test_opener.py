@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedhelp_edge import share
+from fedhelp_edge import update
 from fedhelp_edge.errors import NoSpaceError
-from fedhelp_edge.merge import clip
+from fedhelp_edge.merge import norm_limit
 from fedhelp_edge.parcel import age
-from server_ref import intake
-from server_ref.opener import Job, Opener, Refused
+from server_ref.intake import receive
+from server_ref.intake.sandbox import Job, Opener, Refused
 from tests.federation import Federation
 
 
@@ -22,8 +22,8 @@ from tests.federation import Federation
 def jobs(three: Federation) -> list[Job]:
     order = three.open()
     three.play(order)
-    key = intake.round_key(three.hub, three.boss, order.round)
-    return [intake.job(three.hub, key, row, order.base) for row in three.hub.store.rows("SELECT * FROM shares")]
+    key = receive.round_key(three.hub, three.boss, order.round)
+    return [receive.job(three.hub, key, row, order.base) for row in three.hub.store.rows("SELECT * FROM shares")]
 
 
 @pytest.fixture
@@ -40,9 +40,9 @@ def test_what_was_sent_lies_opened_beside_its_facts_and_its_pull(
         found = opener.open(job)
         assert found.facts == {"examples": 100}
         sent = three.drawn(order, clinic)
-        assert found.pull == clip.pull(three.base(order), sent)
+        assert found.pull == norm_limit.pull(three.base(order), sent)
         with Path(job.out).open("rb") as file:
-            kept = share.Arrays(file, share.read_header(file))
+            kept = update.Arrays(file, update.read_header(file))
             assert all((kept[name] == sent[name]).all() for name in sent)
 
 

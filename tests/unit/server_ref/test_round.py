@@ -11,7 +11,9 @@ import pytest
 from fedhelp_edge.errors import DuplicateRoundError, NotNowError, QuorumError, RoundClosedError, SignerMismatchError
 from fedhelp_edge.merge import rules
 from fedhelp_edge.parcel import keys
-from server_ref import carrier, intake, rounds
+from server_ref.admin import exchange
+from server_ref.intake import receive
+from server_ref.rounds import close
 from tests.federation import PLAN, Federation
 
 pytestmark = pytest.mark.usefixtures("opens_here")
@@ -20,22 +22,22 @@ pytestmark = pytest.mark.usefixtures("opens_here")
 def test_a_round_over_a_folder_gives_the_mean_of_the_shares(three: Federation, tmp_path: Path) -> None:
     order = three.open()
     stick = tmp_path / "stick"
-    carrier.exchange(three.hub, stick)
+    exchange.exchange(three.hub, stick)
     shares, examples = {}, {}
     for number, clinic in enumerate(three.clinics):
-        round_, base = clinic.model(stick / carrier.FROM)
+        round_, base = clinic.model(stick / exchange.FROM)
         assert round_ == 0
         arrays = {name: (array + 0.01 * (number + 1)).astype(np.float32) for name, array in base.items()}
         shares[clinic.id], examples[clinic.id] = arrays, 100 * (number + 1)
         path = clinic.give(order, arrays, examples=examples[clinic.id])
-        path.rename(stick / carrier.TO / f"anything {number}.bin")
-    found = carrier.exchange(three.hub, stick)
+        path.rename(stick / exchange.TO / f"anything {number}.bin")
+    found = exchange.exchange(three.hub, stick)
     assert len(found.taken) == 3
     told = three.aggregate()
     wanted = rules.merge(base, shares, examples, three.plan.merge)
-    carrier.exchange(three.hub, stick)
+    exchange.exchange(three.hub, stick)
     for clinic in three.clinics:
-        round_, merged = clinic.model(stick / carrier.FROM)
+        round_, merged = clinic.model(stick / exchange.FROM)
         assert round_ == 1
         assert all((merged[name] == wanted[name]).all() for name in wanted)
     assert told["accepted"] == ["site-001", "site-002", "site-003"]
@@ -72,7 +74,7 @@ def test_below_the_quorum_nothing_is_merged_even_when_told_to(three: Federation)
     three.play(three.open(), without=("site-001", "site-002"))
     with pytest.raises(QuorumError):
         three.aggregate(now=True)
-    assert rounds.newest(three.hub)["state"] == "open"
+    assert close.newest(three.hub)["state"] == "open"
 
 
 def test_a_round_without_quorum_fails_at_its_deadline_and_the_next_begins_from_the_same_model(
@@ -83,7 +85,7 @@ def test_a_round_without_quorum_fails_at_its_deadline_and_the_next_begins_from_t
     three.clock.go_on(days=8)
     with pytest.raises(QuorumError):
         three.aggregate()
-    assert rounds.newest(three.hub)["state"] == "failed"
+    assert close.newest(three.hub)["state"] == "failed"
     second = three.open()
     assert second.base == first.base
     three.play(second, without=("site-003",))  # whose share of the failed round still counts
@@ -96,7 +98,7 @@ def test_a_late_share_enters_the_next_round_as_what_it_changed(three: Federation
     three.play(first, without=("site-003",))
     three.aggregate(now=True)
     second = three.open()
-    intake.receive(three.hub, late)
+    receive.receive(three.hub, late)
     three.play(second, without=("site-003",))
     told = three.aggregate()
     assert told["accepted"] == ["site-001", "site-002", "site-003"]
@@ -116,7 +118,7 @@ def test_a_fresh_share_takes_the_place_of_a_late_one(three: Federation) -> None:
     three.play(first, without=("site-003",))
     three.aggregate(now=True)
     second = three.open()
-    intake.receive(three.hub, late)
+    receive.receive(three.hub, late)
     three.judge()
     three.play(second)
     three.aggregate()
@@ -132,7 +134,7 @@ def test_a_share_of_a_round_long_over_is_refused(three: Federation) -> None:
     three.play(three.open(), without=("site-003",))
     three.aggregate(now=True)
     with pytest.raises(RoundClosedError):
-        intake.receive(three.hub, old)
+        receive.receive(three.hub, old)
 
 
 def test_an_update_of_failed_rounds_counts_while_the_plan_allows_it_and_no_longer(three: Federation) -> None:
@@ -164,28 +166,28 @@ def test_an_update_counts_only_for_what_its_site_signed(
     three: Federation, table: str, column: str, value: object
 ) -> None:
     """Whatever the database says of it: the front can write there."""
-    intake.receive(three.hub, three.clinics[0].give(order := three.open(), three.drawn(order, three.clinics[0])))
+    receive.receive(three.hub, three.clinics[0].give(order := three.open(), three.drawn(order, three.clinics[0])))
     (row,) = three.hub.store.rows("SELECT * FROM shares")
-    intake.check_statement(three.hub, row)
+    receive.check_statement(three.hub, row)
     three.hub.store.run(f"UPDATE {table} SET {column} = ? WHERE round = 1", value)
     (row,) = three.hub.store.rows("SELECT * FROM shares")
     with pytest.raises(SignerMismatchError):
-        intake.check_statement(three.hub, row)
+        receive.check_statement(three.hub, row)
 
 
 def test_a_second_share_for_one_round_is_refused(three: Federation) -> None:
     order = three.open()
     clinic = three.clinics[0]
-    intake.receive(three.hub, clinic.give(order, three.drawn(order, clinic)))
+    receive.receive(three.hub, clinic.give(order, three.drawn(order, clinic)))
     with pytest.raises(DuplicateRoundError):
-        intake.receive(three.hub, clinic.give(order, three.drawn(order, clinic)))
+        receive.receive(three.hub, clinic.give(order, three.drawn(order, clinic)))
 
 
 def test_the_same_share_by_two_ways_is_one_share_with_one_answer(three: Federation) -> None:
     order = three.open()
     clinic = three.clinics[0]
     path = clinic.give(order, three.drawn(order, clinic))
-    first, second = intake.receive(three.hub, path), intake.receive(three.hub, path)
+    first, second = receive.receive(three.hub, path), receive.receive(three.hub, path)
     assert (second.receipt, second.new) == (first.receipt, False)
     assert list(three.states()) == ["site-001/1"]
 
@@ -198,7 +200,7 @@ def test_without_a_site_all_rounds_are_merged_again_and_the_next_begins_from_tha
         three.play(orders[-1])
         merged.append(three.aggregate()["merged_sha256"])
     archive = keys.load(three.folder / "hub" / "root", lambda: "")
-    told = rounds.undo(three.hub, three.boss, "site-002", archive)
+    told = close.undo(three.hub, three.boss, "site-002", archive)
     base = three.base(orders[0])
     for order in orders:
         then = three.base(order)
@@ -220,22 +222,22 @@ def test_undoing_a_site_calls_off_the_open_round_whose_shares_count_as_late(thre
     three.play(three.open(), without=("site-002",))
     three.judge()
     archive = keys.load(three.folder / "hub" / "root", lambda: "")
-    told = rounds.undo(three.hub, three.boss, "site-002", archive)
-    assert (told["round"], rounds.newest(three.hub)["state"]) == (3, "merged")
+    told = close.undo(three.hub, three.boss, "site-002", archive)
+    assert (told["round"], close.newest(three.hub)["state"]) == (3, "merged")
     three.open()
     three.judge()
-    assert rounds.standing(three.hub, rounds.current(three.hub)) == (["site-001", "site-003"], ["site-002"])
+    assert close.standing(three.hub, close.current(three.hub)) == (["site-001", "site-003"], ["site-002"])
 
 
 def test_a_share_that_was_quarantined_waits_for_a_person(three: Federation) -> None:
     order = three.open()
     three.play(order, without=("site-003",))
     lazy = three.clinics[2]
-    intake.receive(three.hub, lazy.give(order, three.base(order)))
+    receive.receive(three.hub, lazy.give(order, three.base(order)))
     with pytest.raises(QuorumError, match="missing: site-003"):
         three.aggregate()
     assert three.states()["site-003/1"] == "quarantined"
-    rounds.review(three.hub, three.boss, "site-003", release=True)
+    close.review(three.hub, three.boss, "site-003", release=True)
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
 
 
@@ -245,7 +247,7 @@ def test_patience_ends_a_federation_that_does_not_get_better(tmp_path: Path) -> 
         order = three.open()
         for clinic in three.clinics:
             facts = {"examples": 100, "val": 100, "correct": correct}
-            intake.receive(three.hub, clinic.give(order, three.drawn(order, clinic), facts=facts))
+            receive.receive(three.hub, clinic.give(order, three.drawn(order, clinic), facts=facts))
         three.aggregate()
     with pytest.raises(NotNowError, match="finished"):
         three.open()

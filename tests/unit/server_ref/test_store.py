@@ -11,7 +11,7 @@ import pytest
 
 from fedhelp_edge.errors import NoHubError
 from fedhelp_edge.trust.task import Log
-from server_ref.store import Store
+from server_ref.hub.database import Store
 from tests.federation import Federation
 
 

@@ -13,9 +13,10 @@ from fedhelp_edge.errors import BadBackupError, EquivocationError, LogRollbackEr
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.trust import charter
-from fedhelp_edge.trust.floor import Floor
-from server_ref import rounds, vault
-from server_ref.hub import Hub
+from fedhelp_edge.trust.state import Floor
+from server_ref.admin import recovery
+from server_ref.hub.hub import Hub
+from server_ref.rounds import close
 from tests.federation import Federation, nobody
 
 pytestmark = pytest.mark.usefixtures("opens_here")
@@ -57,14 +58,14 @@ class Site:
 
 
 def test_a_restored_hub_begins_a_new_epoch_that_every_site_follows(three: Federation, tmp_path: Path) -> None:
-    vault.backup(three.hub, tmp_path / "backup.tar")
+    recovery.backup(three.hub, tmp_path / "backup.tar")
     three.play(three.open())
     three.aggregate()
     site = Site(three.hub)
-    restored = vault.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
+    restored = recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
     assert restored.charter.epoch == 2
     boss = restored.boss(nobody)
-    rounds.open_next(restored, boss)
+    close.open_next(restored, boss)
     site.follow(restored)
     assert (site.floor.round, site.floor.charter.epoch) == (2, 2)
 
@@ -90,19 +91,19 @@ def test_g11_a_hub_put_back_from_an_old_copy_is_noticed_until_the_root_key_says_
     three.aggregate()
     with pytest.raises(LogRollbackError):
         site.floor.with_task(*three.hub.plain(three.open().hash))
-    vault.backup(three.hub, tmp_path / "backup.tar")
-    restored = vault.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
-    rounds.open_next(restored, restored.boss(nobody))
+    recovery.backup(three.hub, tmp_path / "backup.tar")
+    restored = recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
+    close.open_next(restored, restored.boss(nobody))
     site.follow(restored)
     assert site.floor.charter.epoch == 2
     restored.store.close()
 
 
 def test_the_hub_that_was_replaced_gives_orders_that_nobody_follows_any_more(three: Federation, tmp_path: Path) -> None:
-    vault.backup(three.hub, tmp_path / "backup.tar")
-    restored = vault.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
+    recovery.backup(three.hub, tmp_path / "backup.tar")
+    restored = recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
     boss = restored.boss(nobody)
-    rounds.open_next(restored, boss)
+    close.open_next(restored, boss)
     site = Site(restored)
     old = three.open()
     with pytest.raises(RollbackError):
@@ -112,23 +113,23 @@ def test_the_hub_that_was_replaced_gives_orders_that_nobody_follows_any_more(thr
 def test_a_restored_hub_has_the_models_and_shares_that_the_backup_had(three: Federation, tmp_path: Path) -> None:
     three.play(three.open(), without=("site-003",))
     three.judge()
-    vault.backup(three.hub, tmp_path / "backup.tar")
-    restored = vault.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
-    assert rounds.newest(restored)["model"] == rounds.newest(three.hub)["base"]
+    recovery.backup(three.hub, tmp_path / "backup.tar")
+    restored = recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
+    assert close.newest(restored)["model"] == close.newest(three.hub)["base"]
     states = [row["state"] for row in restored.store.rows("SELECT state FROM shares WHERE round = 2")]
     assert states == ["received", "received"]  # made under an order that is void, from a model that is not
 
 
 def test_another_key_than_the_root_restores_nothing(three: Federation, tmp_path: Path) -> None:
-    vault.backup(three.hub, tmp_path / "backup.tar")
+    recovery.backup(three.hub, tmp_path / "backup.tar")
     with pytest.raises(SignerRoleError):
-        vault.restore(tmp_path / "again", tmp_path / "backup.tar", keys.new(), nobody)
+        recovery.restore(tmp_path / "again", tmp_path / "backup.tar", keys.new(), nobody)
     assert list(tmp_path.glob("*again*")) == []
 
 
 def test_a_backup_cut_off_anywhere_is_refused(three: Federation, tmp_path: Path) -> None:
     path = tmp_path / "backup.tar"
-    vault.backup(three.hub, path)
+    recovery.backup(three.hub, path)
     whole = path.read_bytes()
     with tarfile.open(path) as tar:
         files = tar.getmembers()
@@ -137,34 +138,34 @@ def test_a_backup_cut_off_anywhere_is_refused(three: Federation, tmp_path: Path)
     for cut in (*starts, *middles, files[-1].offset_data, len(whole) // 2):
         path.write_bytes(whole[:cut])
         with pytest.raises(BadBackupError):
-            vault.restore(tmp_path / "again", path, root(three), nobody)
+            recovery.restore(tmp_path / "again", path, root(three), nobody)
 
 
 @pytest.mark.parametrize("data", [bytes(10240), b"a plan"], ids=["an empty archive", "no archive"])
 def test_what_is_no_backup_is_refused_and_leaves_nothing(three: Federation, tmp_path: Path, data: bytes) -> None:
     (tmp_path / "backup.tar").write_bytes(data)
     with pytest.raises(BadBackupError):
-        vault.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
+        recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
     assert list(tmp_path.glob("*again*")) == []
 
 
 def test_a_backup_with_something_before_it_is_refused(three: Federation, tmp_path: Path) -> None:
-    vault.backup(three.hub, tmp_path / "backup.tar")
+    recovery.backup(three.hub, tmp_path / "backup.tar")
     whole = (tmp_path / "backup.tar").read_bytes()
     (tmp_path / "backup.tar").write_bytes(b"PK" + whole)
     with pytest.raises(BadBackupError):
-        vault.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
+        recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
 
 
 def test_a_backup_without_a_parcel_of_which_its_database_speaks_is_refused(three: Federation, tmp_path: Path) -> None:
     next((three.hub.home / "parcels").glob("*/*.fhx")).unlink()
-    vault.backup(three.hub, tmp_path / "backup.tar")
+    recovery.backup(three.hub, tmp_path / "backup.tar")
     with pytest.raises(BadBackupError):
-        vault.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
+        recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
 
 
 def test_no_private_key_of_the_root_is_in_a_backup(three: Federation, tmp_path: Path) -> None:
-    vault.backup(three.hub, tmp_path / "backup.tar")
+    recovery.backup(three.hub, tmp_path / "backup.tar")
     assert root(three).identity.encode() not in (tmp_path / "backup.tar").read_bytes()
 
 
@@ -172,7 +173,7 @@ def test_a_new_coordinators_key_opens_what_was_sealed_for_the_old_one(three: Fed
     order = three.open()
     three.play(order)
     new = keys.new()
-    vault.rotate_coordinator(three.hub, three.boss, new, root(three), None)
+    recovery.rotate_coordinator(three.hub, three.boss, new, root(three), None)
     hub = three.again()
     three.boss = hub.boss(nobody)
     assert three.boss.identity == new.identity
@@ -183,7 +184,7 @@ def test_a_new_coordinators_key_opens_what_was_sealed_for_the_old_one(three: Fed
 
 def test_a_site_follows_a_new_root_key_and_later_shares_are_archived_for_it(three: Federation) -> None:
     site, new = Site(three.hub), keys.new()
-    vault.rotate_root(three.hub, three.boss, root(three), new, three.folder / "new", None)
+    recovery.rotate_root(three.hub, three.boss, root(three), new, three.folder / "new", None)
     order = three.open()
     site.follow(three.hub)
     assert site.floor.charter.roots == (new.public.sign,)

@@ -9,11 +9,12 @@ import pytest
 
 pytest.importorskip("torch")
 
-from fedhelp_edge.data import phantom
+from fedhelp_edge.demo import phantoms
 from fedhelp_edge.errors import NotTrainedError, PassphraseNeededError
 from fedhelp_edge.infer import bundle
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import adopt, folder, order
+from fedhelp_edge.site import export as site_export
+from fedhelp_edge.site import layout, ordered_training
 from tests.clinic import Clinic
 from tests.federation import Federation, nobody
 
@@ -27,17 +28,17 @@ def clinic(three: Federation, tmp_path: Path) -> Clinic:
     task = three.open()
     clinic.trip()
     clinic.download()
-    pixels, labels = phantom.draw(60, 3, size=8, seed=1)
+    pixels, labels = phantoms.draw(60, 3, size=8, seed=1)
     parts = {"train": slice(0, 30), "val": slice(30, 50), "test": slice(50, 60)}
     arrays = {f"{name}_images": pixels[part] for name, part in parts.items()}
     np.savez(tmp_path / "images.npz", **arrays, **{f"{name}_labels": labels[part] for name, part in parts.items()})
-    order.train(clinic.home, "small", tmp_path / "images.npz", lambda what: None, threads=1)
+    ordered_training.train(clinic.home, "small", tmp_path / "images.npz", lambda what: None, threads=1)
     three.play(task)
     return clinic
 
 
-def export(clinic: Clinic, **how: int | None) -> adopt.bundle.Made:
-    return adopt.export(clinic.home, how.get("round"), nobody, int8=False, wanted=0.9, threads=1)
+def export(clinic: Clinic, **how: int | None) -> site_export.bundle.Made:
+    return site_export.export(clinic.home, how.get("round"), nobody, int8=False, wanted=0.9, threads=1)
 
 
 def test_before_the_round_is_merged_a_site_weighs_its_own_nets(clinic: Clinic) -> None:
@@ -55,7 +56,7 @@ def test_the_merged_net_is_weighed_as_soon_as_it_has_come(clinic: Clinic, three:
     assert (made.facts.round, made.facts.sites) == (1, 3)  # this site's share was not sent
     assert made.facts.federation == three.hub.federation
     made.keep(tmp_path / "model.onnx")
-    opened = bundle.load(tmp_path / "model.onnx", lambda key: folder.vouch(clinic.home, key, None))
+    opened = bundle.load(tmp_path / "model.onnx", lambda key: layout.vouch(clinic.home, key, None))
     assert (opened.why, opened.parity() <= 1) == ("", True)
 
 
@@ -68,7 +69,7 @@ def test_evaluate_shows_the_nets_and_figures_that_export_chooses_by(clinic: Clin
     three.aggregate(now=True)
     clinic.trip()
     clinic.download()
-    found = order.evaluate(clinic.home, None, nobody, threads=1)
+    found = ordered_training.evaluate(clinic.home, None, nobody, threads=1)
     made = export(clinic)
     assert set(found.figures) == {"own", "merged", "average"}
     assert found.figures == made.facts.figures
@@ -91,9 +92,9 @@ def test_with_locked_keys_and_nobody_there_all_but_the_merged_net_are_measured(
     def absent() -> str:
         raise PassphraseNeededError("nobody to ask")
 
-    found = order.evaluate(clinic.home, None, absent, threads=1)
+    found = ordered_training.evaluate(clinic.home, None, absent, threads=1)
     assert set(found.figures) == {"own"}
     assert found.findings[-1]["kind"] == "net-not-measured"
     assert "--passphrase-file" in found.findings[-1]["sentence"]
-    again = order.evaluate(clinic.home, None, lambda: "lunar-orbit-candle-frost-mango", threads=1)
+    again = ordered_training.evaluate(clinic.home, None, lambda: "lunar-orbit-candle-frost-mango", threads=1)
     assert "merged" in again.figures

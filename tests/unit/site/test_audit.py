@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from fedhelp_edge import audit
 from fedhelp_edge.errors import AuditGapError, FedhelpError, LogBrokenError
 from fedhelp_edge.parcel import keys, parcel
-from fedhelp_edge.site import audit
 from fedhelp_edge.trust.log import chain
 from fedhelp_edge.trust.task import Log
-from server_ref import audit as hubs
-from server_ref import intake
-from server_ref.hub import Hub
+from server_ref.admin import audit_export as hubs
+from server_ref.hub.hub import Hub
+from server_ref.intake import receive
 from tests.federation import Federation
 
 
@@ -27,7 +27,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     made.aggregate()
     order = made.open()
     made.play(order, without=("site-003",))
-    intake.receive(made.hub, made.clinics[2].give(order, made.base(order)))  # in quarantine, for it is the base
+    receive.receive(made.hub, made.clinics[2].give(order, made.base(order)))  # in quarantine, for it is the base
     made.judge()
     made.aggregate(now=True)
     return made

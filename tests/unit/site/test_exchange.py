@@ -25,30 +25,32 @@ from fedhelp_edge.errors import (
 from fedhelp_edge.exchange.folder import FROM, Folder
 from fedhelp_edge.exchange.http import Http
 from fedhelp_edge.parcel import keys, parcel
-from fedhelp_edge.site import folder, inbox, joined, member, outbox
-from server_ref import intake, reads, rounds
+from fedhelp_edge.site import inbox, layout, membership, outbox, status
+from server_ref.intake import receive
+from server_ref.rounds import close
+from server_ref.web import downloads
 from tests.clinic import Clinic
 from tests.federation import Federation, nobody
 
 
 def test_three_trips_of_a_stick_bring_a_site_from_its_invite_to_its_receipt(clinic: Clinic) -> None:
     clinic.join()
-    assert clinic.state == joined.JOINING
+    assert clinic.state == status.JOINING
     clinic.trip()
     order = clinic.federation.open()
     clinic.trip()
     assert clinic.download().refused == []
-    assert clinic.state == joined.READY
-    assert folder.joined(clinic.home).task == order
+    assert clinic.state == status.READY
+    assert layout.joined(clinic.home).task == order
     clinic.train()
-    assert clinic.state == joined.TRAINED
+    assert clinic.state == status.TRAINED
     outbox.seal_newest(clinic.home, nobody)
     assert len(clinic.upload()) == 1
-    assert clinic.state == joined.SENT
+    assert clinic.state == status.SENT
     clinic.trip()
     clinic.download()
-    assert clinic.state == joined.JUDGED
-    assert joined.status(clinic.home)["receipts"] == [{"round": "1", "state": "accepted", "code": "", "cause": ""}]
+    assert clinic.state == status.JUDGED
+    assert status.status(clinic.home)["receipts"] == [{"round": "1", "state": "accepted", "code": "", "cause": ""}]
     assert clinic.upload() == []
 
 
@@ -57,23 +59,23 @@ def test_a_site_that_joined_early_trains_from_the_weights_with_which_the_first_r
     clinic.trip()
     assert clinic.download().refused == []
     hub = clinic.federation.hub
-    first = hub.model(rounds.newest(hub)["model"])
+    first = hub.model(close.newest(hub)["model"])
     given = {name: array + 1 if array.dtype.kind == "f" else array for name, array in first.items()}
-    order = rounds.open_next(hub, clinic.federation.boss, given)
+    order = close.open_next(hub, clinic.federation.boss, given)
     clinic.trip()
     assert clinic.download().refused == []
     clinic.train()
-    assert folder.joined(clinic.home).task == order
-    assert clinic.state == joined.TRAINED
+    assert layout.joined(clinic.home).task == order
+    assert clinic.state == status.TRAINED
 
 
 def trained_for_nothing(clinic: Clinic, examples: int = 0) -> Path:
     """A share that says that it comes of no image, which is refused; sealed anew where one was refused before."""
-    known = folder.joined(clinic.home)
+    known = layout.joined(clinic.home)
     assert known.task
     outbox.put_aside(clinic.home, known.task)
     clinic.train()
-    report = folder.round_folder(clinic.home, known.task) / "report.json"
+    report = layout.round_folder(clinic.home, known.task) / "report.json"
     report.write_text(json.dumps({**json.loads(report.read_text()), "examples": examples}))
     return outbox.seal_newest(clinic.home, nobody)
 
@@ -86,10 +88,10 @@ def test_a_site_hears_that_its_fifth_share_of_a_round_found_no_room(clinic: Clin
         clinic.upload()
         clinic.trip()
         assert clinic.download().refused == []
-        told = joined.status(clinic.home)
+        told = status.status(clinic.home)
         assert [receipt["code"] for receipt in told["receipts"]] == [code]
         assert ("trained again" in told["means"]) == (code == "E_SAMPLES")
-    assert told["state"] == joined.JUDGED
+    assert told["state"] == status.JUDGED
     assert told["outbox"] == []
     assert "bytes for round 1" in told["receipts"][0]["cause"]
     clinic.federation.hub.check()
@@ -112,21 +114,21 @@ def test_a_share_that_is_refused_at_the_door_is_told_once_and_only_to_its_own_si
         about = [parcel.look(path, parcel.anyone).statement.context for path in (clinic.stick / FROM).glob("*.fhx")]
         assert [one["sender"] for one in about if one.get("about") == second.stem] == ["coordinator"]
     clinic.download()
-    assert [one["code"] for one in joined.status(clinic.home)["receipts"]] == ["E_DUPLICATE_ROUND"]
+    assert [one["code"] for one in status.status(clinic.home)["receipts"]] == ["E_DUPLICATE_ROUND"]
     assert [line["type"] for line, _ in hub.store.lines() if line["subject"] == second.stem] == ["refused"]
-    own = folder.me(clinic.home, folder.joined(clinic.home))
+    own = layout.me(clinic.home, layout.joined(clinic.home))
     assert own
-    mine, others = (reads.Reader("", site) for site in (own.id, clinic.federation.clinics[0].id))
+    mine, others = (downloads.Reader("", site) for site in (own.id, clinic.federation.clinics[0].id))
     (receipt,) = [row["hash"] for row in hub.store.rows("SELECT hash FROM parcels WHERE site = ?", second.stem)]
-    assert [one["hash"] for one in reads._listed(hub, mine)].count(receipt) == 1
-    assert not reads._may_read(hub, others, receipt)
+    assert [one["hash"] for one in downloads._listed(hub, mine)].count(receipt) == 1
+    assert not downloads._may_read(hub, others, receipt)
 
 
 def test_of_one_site_and_round_twenty_refusals_at_the_door_are_told(three: Federation) -> None:
     order, site = three.open(), three.clinics[0]
     for _ in range(25):
         with pytest.raises(WrongTaskError):
-            intake.receive(three.hub, site.give(order, {}, task="0" * 64))
+            receive.receive(three.hub, site.give(order, {}, task="0" * 64))
     three.judge()
     assert len(three.hub.store.rows("SELECT * FROM log WHERE type = 'refused'")) == 20
 
@@ -136,7 +138,7 @@ def test_nobody_is_told_of_a_share_that_only_bears_its_name(three: Federation) -
     thief = copy.copy(three.clinics[0])
     thief.keys = three.clinics[1].keys
     with pytest.raises(SignerMismatchError):
-        intake.receive(three.hub, thief.give(order, {}))
+        receive.receive(three.hub, thief.give(order, {}))
     three.judge()
     assert three.hub.store.rows("SELECT * FROM unkept") == []
 
@@ -158,7 +160,7 @@ def test_a_task_says_how_large_the_models_of_a_front_can_be(clinic: Clinic) -> N
     order = clinic.federation.open()
     clinic.trip()
     clinic.download()
-    (way,) = joined.carriers(clinic.home, nobody, url="http://127.0.0.1:9")
+    (way,) = status.carriers(clinic.home, nobody, url="http://127.0.0.1:9")
     assert isinstance(way, Http)
     sent = clinic.federation.hub.store.path(clinic.federation.hub.newest("global")["hash"]).stat().st_size
     assert sent < way.models < 5 * order.schema.size + (40 << 20)
@@ -182,7 +184,7 @@ def test_copies_of_a_genuine_file_with_other_bytes_are_not_written_to_a_sites_di
     taken = clinic.download()
     assert [one["code"] for one in taken.refused] == ["E_PAYLOAD_HASH"] * 5
     assert copied.count("global") == 1
-    assert clinic.state == joined.READY
+    assert clinic.state == status.READY
 
 
 def test_the_next_round_brings_the_merged_model(clinic: Clinic) -> None:
@@ -220,7 +222,7 @@ def test_a_share_that_is_gone_from_the_disk_is_made_again(clinic: Clinic) -> Non
     next((clinic.home / "rounds").glob("*/share.safetensors")).unlink()
     with pytest.raises(NotYetError, match="damaged"):
         outbox.seal_newest(clinic.home, nobody)
-    assert clinic.state == joined.TRAINING
+    assert clinic.state == status.TRAINING
     clinic.train()
     outbox.seal_newest(clinic.home, nobody)
 
@@ -244,7 +246,7 @@ def test_a_request_goes_again_to_a_hub_of_a_later_epoch_that_does_not_know_it(
     clinic.join()
     clinic.trip()
     clinic.download()
-    monkeypatch.setattr(folder, "me", lambda *_: None)  # the roster of a hub that came back from before
+    monkeypatch.setattr(layout, "me", lambda *_: None)  # the roster of a hub that came back from before
     assert outbox.waiting(clinic.home) == []
     for receipt in (clinic.home / "receipt").iterdir():
         receipt.rename(receipt.with_name(receipt.name.replace("0001-", "0000-", 1)))
@@ -284,7 +286,7 @@ def test_a_join_that_was_cut_off_is_done_again_with_the_same_keys(clinic: Clinic
 def test_what_is_no_invite_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.invite").write_text(text)
     with pytest.raises(BadInviteError):
-        member.read_invite(tmp_path / "a.invite")
+        membership.read_invite(tmp_path / "a.invite")
 
 
 def test_an_invite_whose_charter_is_another_federations_is_refused(clinic: Clinic, tmp_path: Path) -> None:
@@ -294,7 +296,7 @@ def test_an_invite_whose_charter_is_another_federations_is_refused(clinic: Clini
     clinic.invite.write_text(json.dumps(said))
     with pytest.raises(PinnedKeyError):
         clinic.join()
-    assert folder.floor(clinic.home) is None
+    assert layout.floor(clinic.home) is None
 
 
 def test_news_of_another_hand_are_refused_and_the_rest_is_taken(clinic: Clinic, tmp_path: Path) -> None:
@@ -308,7 +310,7 @@ def test_news_of_another_hand_are_refused_and_the_rest_is_taken(clinic: Clinic, 
     taken = clinic.download()
     assert {one["code"] for one in taken.refused} <= {"E_FEDERATION", "E_SIGNER_UNKNOWN", "E_PIN", "E_ROOT_CHAIN"}
     assert len(taken.refused) == 3
-    assert clinic.state == joined.READY
+    assert clinic.state == status.READY
 
 
 def test_a_file_that_is_half_there_is_named_and_comes_later(clinic: Clinic) -> None:
@@ -323,37 +325,37 @@ def test_a_file_that_is_half_there_is_named_and_comes_later(clinic: Clinic) -> N
     assert [one["code"] for one in clinic.download().refused] == ["E_TRUNCATED"]
     task.write_bytes(whole)
     assert clinic.download().refused == []
-    assert clinic.state == joined.READY
+    assert clinic.state == status.READY
 
 
 def test_a_sealed_share_that_was_damaged_on_the_own_disk_is_sealed_again(clinic: Clinic) -> None:
     clinic.take_up()
     clinic.train()
     _damage(outbox.seal_newest(clinic.home, nobody))
-    assert clinic.state == joined.TRAINED
-    joined.seal(clinic.home, nobody)
-    assert clinic.state == joined.SENT
+    assert clinic.state == status.TRAINED
+    status.seal(clinic.home, nobody)
+    assert clinic.state == status.SENT
     clinic.upload()
     clinic.trip()
     clinic.download()
-    assert joined.status(clinic.home)["receipts"][0]["state"] == "accepted"
+    assert status.status(clinic.home)["receipts"][0]["state"] == "accepted"
 
 
 def test_a_request_that_was_damaged_on_the_own_disk_is_said_and_made_again(clinic: Clinic) -> None:
-    _damage(member.join(clinic.home, member.read_invite(clinic.invite), "we", lambda: None))
+    _damage(membership.join(clinic.home, membership.read_invite(clinic.invite), "we", lambda: None))
     with pytest.raises(NotYetError, match="damaged") as told:
         clinic.upload()
     assert "'join' with an invite" in told.value.remedy
-    member.leave(clinic.home)
+    membership.leave(clinic.home)
     clinic.join()
     clinic.trip()
     clinic.download()
-    assert clinic.state == joined.WAITING
-    _damage(member.ask_for_new_keys(clinic.home, nobody))
+    assert clinic.state == status.WAITING
+    _damage(membership.ask_for_new_keys(clinic.home, nobody))
     with pytest.raises(NotYetError, match="damaged") as told:
         clinic.upload()
     assert "'fedhelp-edge keys rotate'" in told.value.remedy
-    asked = member.ask_for_new_keys(clinic.home, nobody)
+    asked = membership.ask_for_new_keys(clinic.home, nobody)
     assert clinic.upload() == [asked.stem]
 
 
@@ -375,8 +377,8 @@ def test_new_keys_are_used_once_the_roster_names_them(clinic: Clinic) -> None:
     clinic.trip()
     clinic.download()
     old = keys.public(clinic.home)
-    asked = member.ask_for_new_keys(clinic.home, nobody)
-    assert member.ask_for_new_keys(clinic.home, nobody) == asked  # a second time asks for nothing else
+    asked = membership.ask_for_new_keys(clinic.home, nobody)
+    assert membership.ask_for_new_keys(clinic.home, nobody) == asked  # a second time asks for nothing else
     assert keys.public(clinic.home) == old
     clinic.upload()
     clinic.trip()
@@ -384,9 +386,9 @@ def test_new_keys_are_used_once_the_roster_names_them(clinic: Clinic) -> None:
     clinic.trip()
     assert clinic.download().refused == []
     assert keys.public(clinic.home) != old
-    assert not (clinic.home / folder.NEXT_KEYS).exists()
-    assert clinic.state == joined.READY
-    assert joined.status(clinic.home)["site"] == "site-004"
+    assert not (clinic.home / layout.NEXT_KEYS).exists()
+    assert clinic.state == status.READY
+    assert status.status(clinic.home)["site"] == "site-004"
 
 
 @pytest.mark.parametrize("moved", [0, 1])
@@ -394,33 +396,33 @@ def test_a_change_of_keys_that_was_cut_off_ends_with_the_next_download(clinic: C
     clinic.join()
     clinic.trip()
     clinic.download()
-    member.ask_for_new_keys(clinic.home, nobody)
+    membership.ask_for_new_keys(clinic.home, nobody)
     clinic.upload()
     clinic.trip()
-    new, made = keys.public(clinic.home / folder.NEXT_KEYS), clinic.home / folder.NEXT_KEYS
+    new, made = keys.public(clinic.home / layout.NEXT_KEYS), clinic.home / layout.NEXT_KEYS
     for name in ("keys.txt", "keys.pub")[:moved]:
         (made / name).replace(clinic.home / name)
     clinic.download()
     clinic.download()
     assert keys.load(clinic.home, nobody).public == new
-    assert clinic.state == joined.WAITING
+    assert clinic.state == status.WAITING
 
 
 def test_no_share_is_sealed_while_keys_change_nor_keys_changed_while_a_share_is_on_its_way(clinic: Clinic) -> None:
     clinic.take_up()
     clinic.train()
-    asked = member.ask_for_new_keys(clinic.home, nobody)
+    asked = membership.ask_for_new_keys(clinic.home, nobody)
     with pytest.raises(NotYetError, match="new keys"):
         outbox.seal_newest(clinic.home, nobody)
-    joined.seal(clinic.home, nobody)
+    status.seal(clinic.home, nobody)
     assert clinic.upload() == [asked.stem]
     clinic.trip()
     clinic.download()
-    joined.seal(clinic.home, nobody)
+    status.seal(clinic.home, nobody)
     with pytest.raises(NotYetError, match="a share"):
-        member.ask_for_new_keys(clinic.home, nobody)
+        membership.ask_for_new_keys(clinic.home, nobody)
     clinic.upload()
     clinic.trip()
     clinic.download()
-    assert joined.status(clinic.home)["receipts"][0]["state"] in ("accepted", "received")
-    member.ask_for_new_keys(clinic.home, nobody)
+    assert status.status(clinic.home)["receipts"][0]["state"] in ("accepted", "received")
+    membership.ask_for_new_keys(clinic.home, nobody)

@@ -17,8 +17,9 @@ from fedhelp_edge.errors import (
 )
 from fedhelp_edge.exchange.folder import FROM, VOUCHES
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import folder, inbox, joined, member, outbox
-from server_ref import carrier, intake
+from fedhelp_edge.site import inbox, layout, membership, outbox, status
+from server_ref.admin import exchange
+from server_ref.intake import receive
 from tests import net
 from tests.federation import Federation, nobody
 
@@ -37,12 +38,12 @@ def stick(federation: Federation, tmp_path: Path) -> Path:
 
 def code_of(federation: Federation, stick: Path, tier: str = "small") -> str:
     code, _ = federation.hub.invite("Typed", tier, 14)
-    carrier.exchange(federation.hub, stick)
+    exchange.exchange(federation.hub, stick)
     return code
 
 
-def join(home: Path, invite: member.Invite) -> Path:
-    return member.join(home, invite, "Typed", lambda: None)
+def join(home: Path, invite: membership.Invite) -> Path:
+    return membership.join(home, invite, "Typed", lambda: None)
 
 
 def test_a_code_as_it_was_spoken_joins_with_the_charter_on_a_stick(
@@ -50,13 +51,13 @@ def test_a_code_as_it_was_spoken_joins_with_the_charter_on_a_stick(
 ) -> None:
     spoken = code_of(federation, stick).lower().replace("-", " ")
     home = tmp_path / "clinic"
-    join(home, joined.invited(home, spoken, via=stick))
-    outbox.upload(home, joined.carriers(home, nobody, via=stick))
-    carrier.exchange(federation.hub, stick)
-    intake.judge(federation.hub, federation.boss)
-    carrier.exchange(federation.hub, stick)
-    inbox.download(home, joined.carriers(home, nobody), nobody)
-    assert joined.status(home)["site"] == "site-004"
+    join(home, status.invited(home, spoken, via=stick))
+    outbox.upload(home, status.carriers(home, nobody, via=stick))
+    exchange.exchange(federation.hub, stick)
+    receive.judge(federation.hub, federation.boss)
+    exchange.exchange(federation.hub, stick)
+    inbox.download(home, status.carriers(home, nobody), nobody)
+    assert status.status(home)["site"] == "site-004"
 
 
 def test_a_code_joins_over_the_network_and_the_receipt_comes_with_the_roster_that_tells_whose_it_is(
@@ -65,13 +66,13 @@ def test_a_code_joins_over_the_network_and_the_receipt_comes_with_the_roster_tha
     code, home = code_of(federation, stick), tmp_path / "clinic"
     with net.running(federation.folder / "hub") as port:
         url = f"http://127.0.0.1:{port}"
-        join(home, joined.invited(home, code, url=url))
-        assert len(outbox.upload(home, joined.carriers(home, nobody))) == 1
+        join(home, status.invited(home, code, url=url))
+        assert len(outbox.upload(home, status.carriers(home, nobody))) == 1
         assert len(outbox.waiting(home)) == 1
-        assert [one["state"] for one in intake.judge(federation.hub, federation.boss)] == ["approved"]
-        inbox.download(home, joined.carriers(home, nobody), nobody)
+        assert [one["state"] for one in receive.judge(federation.hub, federation.boss)] == ["approved"]
+        inbox.download(home, status.carriers(home, nobody), nobody)
     assert outbox.waiting(home) == []
-    assert joined.status(home)["site"] == "site-004"
+    assert status.status(home)["site"] == "site-004"
 
 
 def test_a_charter_whose_owner_does_not_know_the_code_is_not_taken(
@@ -80,21 +81,21 @@ def test_a_charter_whose_owner_does_not_know_the_code_is_not_taken(
     code = code_of(federation, stick)
     (stick / FROM / VOUCHES).write_text("{}")
     with pytest.raises(InviteProofError):
-        joined.invited(tmp_path / "clinic", code, via=stick)
+        status.invited(tmp_path / "clinic", code, via=stick)
     (stick / FROM / VOUCHES).write_text("[]")
     with pytest.raises(InviteProofError):
-        joined.invited(tmp_path / "clinic", code, via=stick)
+        status.invited(tmp_path / "clinic", code, via=stick)
 
 
 def test_an_invite_that_was_used_is_vouched_for_no_more(federation: Federation, stick: Path, tmp_path: Path) -> None:
     code, home = code_of(federation, stick), tmp_path / "clinic"
-    join(home, joined.invited(home, code, via=stick))
-    outbox.upload(home, joined.carriers(home, nobody, via=stick))
-    carrier.exchange(federation.hub, stick)
-    intake.judge(federation.hub, federation.boss)
-    carrier.exchange(federation.hub, stick)
+    join(home, status.invited(home, code, via=stick))
+    outbox.upload(home, status.carriers(home, nobody, via=stick))
+    exchange.exchange(federation.hub, stick)
+    receive.judge(federation.hub, federation.boss)
+    exchange.exchange(federation.hub, stick)
     with pytest.raises(InviteProofError):
-        joined.invited(tmp_path / "other", code, via=stick)
+        status.invited(tmp_path / "other", code, via=stick)
 
 
 def test_a_code_with_a_wrong_letter_or_without_a_way_is_refused(
@@ -102,67 +103,67 @@ def test_a_code_with_a_wrong_letter_or_without_a_way_is_refused(
 ) -> None:
     code = code_of(federation, stick)
     with pytest.raises(NoCarrierError):
-        joined.invited(tmp_path, code)
+        status.invited(tmp_path, code)
     with pytest.raises(InviteCodeError):
-        joined.invited(tmp_path, code[:-1] + ("A" if code[-1] != "A" else "B"), via=stick)
+        status.invited(tmp_path, code[:-1] + ("A" if code[-1] != "A" else "B"), via=stick)
     (stick / FROM).rename(stick / "elsewhere")
     with pytest.raises(NotYetError):
-        joined.invited(tmp_path, code, via=stick)
+        status.invited(tmp_path, code, via=stick)
 
 
 def test_who_leaves_keeps_everything_and_may_join_again(federation: Federation, stick: Path, tmp_path: Path) -> None:
     home = tmp_path / "clinic"
-    sealed = join(home, joined.invited(home, code_of(federation, stick), via=stick))
-    aside = member.leave(home)
+    sealed = join(home, status.invited(home, code_of(federation, stick), via=stick))
+    aside = membership.leave(home)
     assert (aside / "request" / sealed.name).exists()
     assert (aside / "keys.txt").exists()
     with pytest.raises(NotJoinedError):
-        member.leave(home)
-    join(home, joined.invited(home, code_of(federation, stick), via=stick))
-    assert member.leave(home) != aside
-    assert folder.floor(home) is None
+        membership.leave(home)
+    join(home, status.invited(home, code_of(federation, stick), via=stick))
+    assert membership.leave(home) != aside
+    assert layout.floor(home) is None
 
 
 def test_leaving_that_was_cut_off_goes_on(federation: Federation, stick: Path, tmp_path: Path) -> None:
     home = tmp_path / "clinic"
-    join(home, joined.invited(home, code_of(federation, stick), via=stick))
+    join(home, status.invited(home, code_of(federation, stick), via=stick))
     (home / "left" / "001").mkdir(parents=True)
     (home / "keys.pub").rename(home / "left" / "001" / "keys.pub")
-    assert member.leave(home) == home / "left" / "001"
+    assert membership.leave(home) == home / "left" / "001"
     assert (home / "left" / "001" / "charter").is_dir()
-    assert {path.name for path in home.iterdir()} <= {"left", folder.LOCK}
+    assert {path.name for path in home.iterdir()} <= {"left", layout.LOCK}
 
 
 def test_the_network_is_used_again_once_an_address_is_named(
     federation: Federation, stick: Path, tmp_path: Path
 ) -> None:
     home = tmp_path / "clinic"
-    join(home, joined.invited(home, code_of(federation, stick), via=stick))
-    member.remember(home, via=stick)
-    member.remember(home, url="https://hub.example.org")
-    assert folder.note(home)["url"] == "https://hub.example.org"
-    assert "via" not in folder.note(home)
-    assert type(joined.carriers(home, nobody)[0]).__name__ == "Http"
+    join(home, status.invited(home, code_of(federation, stick), via=stick))
+    membership.remember(home, via=stick)
+    membership.remember(home, url="https://hub.example.org")
+    assert layout.note(home)["url"] == "https://hub.example.org"
+    assert "via" not in layout.note(home)
+    assert type(status.carriers(home, nobody)[0]).__name__ == "Http"
 
 
 def test_a_file_that_is_no_invite_is_refused(tmp_path: Path) -> None:
     (tmp_path / "FH1.invite").write_text("{}")
     with pytest.raises(BadInviteError):
-        joined.invited(tmp_path, str(tmp_path / "FH1.invite"))
+        status.invited(tmp_path, str(tmp_path / "FH1.invite"))
 
 
 def test_new_keys_are_known_over_the_network_too(federation: Federation, stick: Path, tmp_path: Path) -> None:
     code, home = code_of(federation, stick), tmp_path / "clinic"
     with net.running(federation.folder / "hub") as port:
-        join(home, joined.invited(home, code, url=f"http://127.0.0.1:{port}"))
+        join(home, status.invited(home, code, url=f"http://127.0.0.1:{port}"))
         old = keys.public(home)
         for step in ("join", "change"):
             if step == "change":
-                member.ask_for_new_keys(home, nobody)
-            outbox.upload(home, joined.carriers(home, nobody))
-            intake.judge(federation.hub, federation.boss)
-            inbox.download(home, joined.carriers(home, nobody), nobody)
+                membership.ask_for_new_keys(home, nobody)
+            outbox.upload(home, status.carriers(home, nobody))
+            receive.judge(federation.hub, federation.boss)
+            inbox.download(home, status.carriers(home, nobody), nobody)
         assert keys.public(home) != old
-        assert inbox.download(home, joined.carriers(home, nobody), nobody).refused == []
-    assert joined.status(home)["site"] == "site-004"
+        assert inbox.download(home, status.carriers(home, nobody), nobody).refused == []
+    assert status.status(home)["site"] == "site-004"
     assert outbox.waiting(home) == []

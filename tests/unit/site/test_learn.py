@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from fedhelp_edge import plan as plans
-from fedhelp_edge.data import phantom
 from fedhelp_edge.data.images import Images
+from fedhelp_edge.demo import phantoms
 from fedhelp_edge.methods.base import Bench
 from fedhelp_edge.methods.registry import METHODS, TABLES
-from fedhelp_edge.site import learn
+from fedhelp_edge.site import local_training
 from fedhelp_edge.train import loop
 from tests.unit.report import reading
 
@@ -37,14 +37,16 @@ Learn = Callable[[int], dict[str, Any]]
 def round_of(tmp_path: Path) -> Learn:
     """Trains a round of a small site, each in a folder of its own, all from the same model."""
     plan = plans.read(PLAN, TABLES)
-    pixels, labels = phantom.draw(24, 2, size=8)
+    pixels, labels = phantoms.draw(24, 2, size=8)
     splits, blank = ("train",) * 16 + ("val",) * 8, ("",) * 24
-    place = learn.Place(plan, "site-001", "small", Images(pixels, labels, splits, blank, blank, blank), None, Bench())
+    place = local_training.Place(
+        plan, "site-001", "small", Images(pixels, labels, splits, blank, blank, blank), None, Bench()
+    )
     merged = METHODS["fedavg"].start(plan)
 
     def train(number: int) -> dict[str, Any]:
         before = tmp_path / f"round-{number - 1}"
-        return learn.learn(
+        return local_training.learn(
             place, number, merged, tmp_path / f"round-{number}", before if before.exists() else None, lambda what: None
         )
 
@@ -95,16 +97,16 @@ def test_what_a_site_says_of_the_rounds_model_and_of_its_nets_is_measured_on_val
     plan = plans.read(
         PLAN.replace("epochs = 1", "epochs = 1\nlr = 1e-7") + '[nets]\nnorm = "group"', TABLES
     )  # nothing moves
-    pixels, labels = phantom.draw(36, 2, size=8)
+    pixels, labels = phantoms.draw(36, 2, size=8)
     splits, blank = ("train",) * 16 + ("val",) * 8 + ("test",) * 12, ("",) * 36
     images = Images(pixels, labels, splits, blank, blank, blank)
     merged = METHODS["fedavg"].start(plan)
-    learner = learn.Place(plan, "site-001", "small", images, None, Bench()).learner()
+    learner = local_training.Place(plan, "site-001", "small", images, None, Bench()).learner()
     learner.receive(merged, 1)
     said = loop.probabilities(learner, learner.net, pixels).argmax(1)
     labels = np.concatenate([labels[:16], said[16:24], 1 - said[24:]])
-    place = learn.Place(plan, "site-001", "small", replace(images, labels=labels), None, Bench())
-    told = learn.learn(place, 1, merged, tmp_path / "round", None, lambda what: None)
+    place = local_training.Place(plan, "site-001", "small", replace(images, labels=labels), None, Bench())
+    told = local_training.learn(place, 1, merged, tmp_path / "round", None, lambda what: None)
     assert told["base"] == {"val": 8, "correct": 8}
     assert told["val"] == {"own": 1.0, "alone": 1.0}
     assert told["val_images"] == 8

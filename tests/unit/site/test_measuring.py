@@ -8,10 +8,10 @@ import numpy as np
 
 from fedhelp_edge import data
 from fedhelp_edge import plan as plans
-from fedhelp_edge.data import phantom
+from fedhelp_edge.demo import phantoms
 from fedhelp_edge.methods.base import Bench
 from fedhelp_edge.methods.registry import TABLES
-from fedhelp_edge.site import learn, trial
+from fedhelp_edge.site import local_training, trial
 from tests.threads import one_thread as one_thread
 
 PLAN = """
@@ -39,13 +39,13 @@ def archive(path: Path, pixels: np.ndarray, labels: np.ndarray, train: int = 0, 
 def test_the_chosen_net_is_that_of_the_validation_images_whichever_net_knows_the_other_images(tmp_path: Path) -> None:
     """Other images are labelled by what one net says of them, then by what the other says."""
     plan, home = plans.read(PLAN, TABLES), tmp_path / "home"
-    trained = trial.train(home, plan, "small", archive(tmp_path / "own.npz", *phantom.draw(60, 2, size=8), 48, 12),
+    trained = trial.train(home, plan, "small", archive(tmp_path / "own.npz", *phantoms.draw(60, 2, size=8), 48, 12),
                           lambda what: None, threads=1)  # fmt: skip
     assert trained
-    pixels, labels = phantom.draw(60, 2, size=8, seed=9)
+    pixels, labels = phantoms.draw(60, 2, size=8, seed=9)
     found = data.load(archive(tmp_path / "all.npz", pixels, labels), plan, kept=tmp_path / "kept")
-    place = learn.Place(plan, trial.SITE, "small", found, None, Bench())
-    said = {name: answers.argmax(1) for name, answers in learn.answers(place, trained[0], "test").items()}
+    place = local_training.Place(plan, trial.SITE, "small", found, None, Bench())
+    said = {name: answers.argmax(1) for name, answers in local_training.answers(place, trained[0], "test").items()}
     assert (said["own"] != said["alone"]).sum() > 2
     chosen = {}
     for name, labels in said.items():

@@ -11,7 +11,7 @@ import pytest
 from fedhelp_edge import files
 from fedhelp_edge.errors import QuorumError
 from fedhelp_edge.parcel import keys, parcel, statement
-from fedhelp_edge.site import folder, joined
+from fedhelp_edge.site import layout, status
 from tests.clinic import Clinic
 
 
@@ -60,13 +60,13 @@ def test_f25_what_was_damaged_in_the_folder_is_said_put_aside_and_fetched_again(
     site: Clinic, kind: str, how: str
 ) -> None:
     path = sorted((site.home / kind).glob("*.fhx"))[-1]
-    whole, before = path.read_bytes(), joined.status(site.home)
+    whole, before = path.read_bytes(), status.status(site.home)
     spoil(site.home, path, how)
-    joined.status(site.home)  # asks nothing of what is damaged
+    status.status(site.home)  # asks nothing of what is damaged
     refused = site.download().refused
     assert [one["file"] for one in refused] == ([f"{kind}/{path.name}"] if how != "gone" else [])
     assert path.read_bytes() == whole
-    assert joined.status(site.home) == before
+    assert status.status(site.home) == before
     assert site.download().refused == []
 
 
@@ -74,23 +74,23 @@ def test_f25_what_was_damaged_in_the_folder_is_said_put_aside_and_fetched_again(
     "name", ["charter/0002.fhx", "roster/0001-9999.fhx", "task/0001-999999.fhx", "global/0001-x.fhx"]
 )
 def test_f25_a_file_that_was_never_ours_locks_nobody_out(site: Clinic, name: str) -> None:
-    before = joined.status(site.home)
+    before = status.status(site.home)
     foreign(site.home, site.home / name)
-    assert joined.status(site.home) == before
+    assert status.status(site.home) == before
     assert [one["file"] for one in site.download().refused] == [name]
     assert not (site.home / name).exists()
     assert any((site.home / "aside").iterdir())
-    assert joined.status(site.home) == before
+    assert status.status(site.home) == before
 
 
 @pytest.mark.parametrize("kind", ["charter", "roster", "task", "receipt"])
 def test_f25_a_folder_of_news_that_is_a_file_or_a_link_makes_room(site: Clinic, kind: str, tmp_path: Path) -> None:
-    before = joined.status(site.home)
+    before = status.status(site.home)
     shutil.move(site.home / kind, tmp_path / "elsewhere")
     (site.home / kind).symlink_to(tmp_path / "elsewhere")
     site.download()
     assert not (site.home / kind).is_symlink()
-    assert joined.status(site.home) == before
+    assert status.status(site.home) == before
 
 
 def test_f25_damage_is_no_way_back_to_an_older_order(site: Clinic) -> None:
@@ -103,31 +103,31 @@ def test_f25_damage_is_no_way_back_to_an_older_order(site: Clinic) -> None:
     site.federation.open()
     site.trip()
     site.download()
-    order = folder.joined(site.home).task
+    order = layout.joined(site.home).task
     assert order
     assert order.round == 2
-    for path in (folder.place(site.home, parcel.look(one, parcel.anyone).statement) for one in older.values()):
+    for path in (layout.place(site.home, parcel.look(one, parcel.anyone).statement) for one in older.values()):
         assert path.exists()
     sorted((site.home / "task").glob("*.fhx"))[-1].write_bytes(b"")
-    assert folder.joined(site.home).task is None
+    assert layout.joined(site.home).task is None
     for stale in (site.stick / "from-coordinator").iterdir():
         stale.unlink()
     for path, data in kept.items():
         (site.stick / "from-coordinator" / path.name).write_bytes(data)
         path.unlink()
     assert "E_ROLLBACK" in codes(site)
-    assert folder.joined(site.home).task is None
+    assert layout.joined(site.home).task is None
     site.trip()
     site.download()
-    assert folder.joined(site.home).task == order
+    assert layout.joined(site.home).task == order
 
 
 @pytest.mark.parametrize("kind", ["charter", "roster", "task"])
 def test_f25_what_was_kept_before_a_kill_is_noted_by_the_next_download_and_protects_from_older_orders(
     site: Clinic, kind: str
 ) -> None:
-    noted = folder.verified(site.home)
+    noted = layout.verified(site.home)
     rest = {name: entry for name, entry in noted.items() if name != kind}
-    files.replace(site.home / folder.VERIFIED, json.dumps(rest).encode())  # as a kill between file and note leaves it
+    files.replace(site.home / layout.VERIFIED, json.dumps(rest).encode())  # as a kill between file and note leaves it
     site.download()
-    assert folder.verified(site.home) == noted
+    assert layout.verified(site.home) == noted

@@ -12,13 +12,13 @@ import pytest
 
 from fedhelp_edge import data
 from fedhelp_edge import plan as plans
-from fedhelp_edge.data import phantom
 from fedhelp_edge.data.images import Images
+from fedhelp_edge.demo import phantoms
 from fedhelp_edge.methods.base import Bench
 from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics
-from fedhelp_edge.site import learn as learning
+from fedhelp_edge.site import local_training as learning
 from fedhelp_edge.site import trial
 from fedhelp_edge.train import checkpoint, loop
 from tests.command import answer, here
@@ -42,7 +42,7 @@ def plan(loss: str) -> Plan:
 
 
 def images(path: Path, counts: tuple[int, int], part: str, seed: int) -> Path:
-    pixels, labels = phantom.draw(200, 2, size=8, seed=seed)
+    pixels, labels = phantoms.draw(200, 2, size=8, seed=seed)
     kept = np.concatenate([np.flatnonzero(labels == one)[:count] for one, count in enumerate(counts)])
     held = {f"{part}_images": pixels[kept], f"{part}_labels": labels[kept]}
     other = {f"{name}_{what}": array[:0] for name in ("train", "val", "test") if name != part

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedhelp_edge.train import contention, speed
+from fedhelp_edge.train import contention, machine
 
 pytestmark = pytest.mark.skipif(not contention.is_adaptive(), reason="here, threads wait in one fixed way")
 
@@ -82,16 +82,16 @@ def test_a_way_of_waiting_that_a_person_has_fixed_stays(name: str, monkeypatch: 
 
 def test_one_thread_waits_for_nobody_and_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contention, "_watch", None)
-    speed.settle(1)
+    machine.settle(1)
     assert contention._watch is None
 
 
 def test_training_is_watched_once_however_often_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contention, "_watch", None)
     before = threads()
-    speed.settle(2)
+    machine.settle(2)
     first = contention._watch
-    speed.settle(2)
+    machine.settle(2)
     assert first is not None
     assert contention._watch is first
     assert first.is_alive()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedhelp_edge import share
+from fedhelp_edge import update
 from fedhelp_edge.data.pack import unasked
 from fedhelp_edge.errors import DivergedError
 from fedhelp_edge.methods import registry
@@ -567,6 +567,6 @@ def test_a_state_on_disk_is_a_line_of_facts_and_then_safetensors(tmp_path: Path)
     assert raw[:1] == b"{"
     assert line[-1:] == b"}"
     with (tmp_path / "body").open("rb") as file:
-        header = share.read_header(file, limit=4 << 20)
+        header = update.read_header(file, limit=4 << 20)
         assert header.canonical
-        assert small.same(dict(share.Arrays(file, header)), learner.state())
+        assert small.same(dict(update.Arrays(file, header)), learner.state())

@@ -11,8 +11,8 @@ import pytest
 
 from fedhelp_edge.errors import UsageError
 from fedhelp_edge.methods.base import Bench
-from fedhelp_edge.share import Array
 from fedhelp_edge.train import checkpoint, loop, parallel
+from fedhelp_edge.update import Array
 from tests import torchrun
 from tests.unit.methods import small
 from tests.unit.train import together

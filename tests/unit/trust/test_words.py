@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.trust import words
+from fedhelp_edge.trust import key_words
 
 
 @pytest.fixture(scope="module")
@@ -16,62 +16,71 @@ def clinic() -> keys.Public:
 
 
 def test_there_are_2048_different_words() -> None:
-    assert len(set(words.words())) == len(words.words()) == 2048
+    assert len(set(key_words.words())) == len(key_words.words()) == 2048
 
 
 def test_four_letters_tell_two_words_apart() -> None:
-    assert len({word[:4] for word in words.words()}) == 2048
+    assert len({word[:4] for word in key_words.words()}) == 2048
 
 
 def test_words_can_be_typed_on_any_keyboard() -> None:
-    assert [word for word in words.words() if not (word.isascii() and word.isalpha() and word.islower())] == []
+    assert [word for word in key_words.words() if not (word.isascii() and word.isalpha() and word.islower())] == []
 
 
 def test_keys_are_eight_words_and_always_the_same(clinic: keys.Public) -> None:
-    said = words.of_keys("fh-1", clinic)
+    said = key_words.of_keys("fh-1", clinic)
     assert len(said) == 8
-    assert said == words.of_keys("fh-1", clinic)
+    assert said == key_words.of_keys("fh-1", clinic)
 
 
 def test_each_of_the_two_keys_and_the_federation_changes_the_words(clinic: keys.Public) -> None:
     other = keys.new().public
     seen = [
-        words.of_keys("fh-1", clinic),
-        words.of_keys("fh-2", clinic),
-        words.of_keys("fh-1", replace(clinic, sign=other.sign)),
-        words.of_keys("fh-1", replace(clinic, recipient=other.recipient)),
-        words.of_keys("fh-1", keys.Public(clinic.recipient, clinic.sign)),
+        key_words.of_keys("fh-1", clinic),
+        key_words.of_keys("fh-2", clinic),
+        key_words.of_keys("fh-1", replace(clinic, sign=other.sign)),
+        key_words.of_keys("fh-1", replace(clinic, recipient=other.recipient)),
+        key_words.of_keys("fh-1", keys.Public(clinic.recipient, clinic.sign)),
     ]
     assert len(set(map(tuple, seen))) == len(seen)
 
 
 def test_the_order_of_the_words_matters() -> None:
-    one, other = words.of_text("charter"), words.of_text("retrahc")
+    one, other = key_words.of_text("charter"), key_words.of_text("retrahc")
     assert one != other
     assert one != sorted(one)
 
 
 @given(st.text("abc", max_size=8), st.text("abc", max_size=8))
 def test_two_texts_have_the_same_words_only_when_they_are_one(one: str, other: str) -> None:
-    assert (words.of_text(one) == words.of_text(other)) == (one == other)
+    assert (key_words.of_text(one) == key_words.of_text(other)) == (one == other)
 
 
 @given(st.text(st.characters(codec="utf-8")))
 def test_any_text_is_eight_words_of_the_list(text: str) -> None:
-    said = words.of_text(text)
+    said = key_words.of_text(text)
     assert len(said) == 8
-    assert set(said) <= set(words.words())
+    assert set(said) <= set(key_words.words())
 
 
 def test_the_words_of_a_text_never_change_from_one_version_to_the_next() -> None:
-    assert [words.words().index(word) for word in words.of_text("abc")] == [1491, 1541, 1407, 240, 231, 1961, 40, 320]
+    assert [key_words.words().index(word) for word in key_words.of_text("abc")] == [
+        1491,
+        1541,
+        1407,
+        240,
+        231,
+        1961,
+        40,
+        320,
+    ]
 
 
 def test_a_passphrase_is_five_words_joined_by_hyphens() -> None:
-    said = words.passphrase().split("-")
+    said = key_words.passphrase().split("-")
     assert len(said) == 5
-    assert set(said) <= set(words.words())
+    assert set(said) <= set(key_words.words())
 
 
 def test_no_two_passphrases_are_alike() -> None:
-    assert len({words.passphrase() for _ in range(50)}) == 50
+    assert len({key_words.passphrase() for _ in range(50)}) == 50

@@ -1,0 +1,43 @@
+"""The public images that foundation models are asked about: an NPZ as it is, or a folder or table at one size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhelp_edge.data import budget
+from fedhelp_edge.data.loading import gather
+from fedhelp_edge.errors import BadPackError
+from fedhelp_edge.knowledge.sources import answers
+
+Public = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]
+
+
+def read(path: Path, kept: Path) -> Public:
+    """Images, labels and class names. An NPZ keeps the order and the size of its images: answers may rest on them."""
+    if path.suffix.lower() == ".npz":
+        return _npz(path)
+    found = gather(path, None, kept=kept, mapping={})
+    return np.asarray(found.images.pixels), found.images.labels, found.classes
+
+
+def _npz(path: Path) -> Public:
+    held = answers.arrays(path, "images", "labels", "train_images", "train_labels", "class_names")
+    prefix = "" if "images" in held else "train_"
+    pixels, labels, names = (held.get(name) for name in (f"{prefix}images", f"{prefix}labels", "class_names"))
+    if pixels is None or labels is None:
+        raise BadPackError(f"{path.name} is no NPZ that holds 'images' and 'labels'")
+    pixels = pixels[..., None] if pixels.ndim == 3 else pixels
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3) or not len(pixels):
+        raise BadPackError(f"{path.name}: images should be 8-bit, grey or colour")
+    if labels.dtype.kind not in "iu" or labels.shape not in ((len(pixels),), (len(pixels), 1)):
+        raise BadPackError(f"{path.name}: labels should be one whole number for each image")
+    labels = labels.astype(np.int64).ravel()
+    if labels.max() >= budget.COLUMNS and names is None:
+        raise BadPackError(f"{path.name}: there are more than {budget.COLUMNS} classes")
+    classes = tuple(map(str, names)) if names is not None else tuple(f"class {n}" for n in range(int(labels.max()) + 1))
+    if labels.min() < 0 or labels.max() >= len(classes):
+        raise BadPackError(f"{path.name}: a label is outside its {len(classes)} classes")
+    return np.ascontiguousarray(pixels), labels, classes

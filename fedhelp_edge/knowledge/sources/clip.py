@@ -1,0 +1,67 @@
+"""CLIP, asked without training: an image is as likely of a class as it is close to sentences that name the class.
+
+`clip:MODEL@FILE` takes any model of open_clip with weights from a local file; nothing is ever downloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedhelp_edge.errors import BadPackError, MissingPackageError, UsageError
+from fedhelp_edge.knowledge import torchvision_shim
+
+PROMPTS = ("a photo of a {}.", "a picture of a {}.", "an image of a {}.", "a close-up photo of a {}.")
+
+
+class Clip:
+    def __init__(self, model: str, weights: Path, classes: Sequence[str]) -> None:
+        torchvision_shim.ready()
+        try:
+            import open_clip
+        except ImportError:
+            raise MissingPackageError(
+                "open_clip is not installed", remedy="pip install 'fedhelp-edge[foundation]'"
+            ) from None
+        if model not in open_clip.list_models():
+            raise UsageError(f"open_clip knows no model {model!r}")
+        try:
+            net, _, transform = open_clip.create_model_and_transforms(
+                model, pretrained=str(weights.resolve())
+            )  # no tag
+        except MemoryError:
+            raise
+        except Exception:  # whatever the readers of its many formats may raise
+            raise BadPackError(f"{weights.name} does not hold the weights of {model}") from None
+        self._net, self._transform = net.eval(), transform
+        tokens = open_clip.get_tokenizer(model)
+        with torch.no_grad():
+            sentences = [[prompt.format(name) for prompt in PROMPTS] for name in classes]
+            means = torch.stack([_unit(net.encode_text(tokens(of_class))).mean(0) for of_class in sentences])
+            self._classes = _unit(means)  # classes x width
+            self._scale = net.logit_scale.exp()
+
+    @torch.no_grad()
+    def probabilities(self, images: NDArray[np.uint8], first: int) -> NDArray[np.float32]:
+        from PIL import Image
+
+        seen = [Image.fromarray(image.squeeze() if image.shape[2] == 1 else image).convert("RGB") for image in images]
+        features = _unit(self._net.encode_image(torch.stack([self._transform(image) for image in seen])))
+        logits = self._scale * features @ self._classes.T
+        return np.asarray(logits.float().softmax(1).numpy())
+
+
+def _unit(vectors: torch.Tensor) -> torch.Tensor:
+    unit: torch.Tensor = vectors / vectors.norm(dim=-1, keepdim=True)
+    return unit
+
+
+def make(what: str, classes: Sequence[str]) -> Clip:
+    model, _, weights = what.partition("@")
+    if not weights.endswith(".safetensors"):  # other files would be unpickled
+        raise UsageError("write clip:MODEL@FILE with a safetensors file, as in clip:ViT-L-14@weights.safetensors")
+    return Clip(model, Path(weights), classes)

@@ -1,0 +1,45 @@
+"""A CIFAR-style ResNet of this kit's own kind, with weights from a safetensors file: `nets:resnet56@FILE`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedhelp_edge import files, update
+from fedhelp_edge.data.picture import resize
+from fedhelp_edge.errors import SchemaNamesError, UsageError
+from fedhelp_edge.nets import resnet, spec
+
+SIDE = 32
+_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(-1, 1, 1)
+_STD = torch.tensor([0.229, 0.224, 0.225]).view(-1, 1, 1)
+
+
+class Nets:
+    def __init__(self, net: str, weights: Path, classes: int) -> None:
+        with files.reading(weights) as file:
+            arrays = dict(update.Arrays(file, update.read_header(file, limit=1 << 20, metadata=("format",))))
+        wanted = spec.schema(net, classes, 3)
+        if {name: a.shape for name, a in arrays.items()} != {t.name: t.shape for t in wanted.tensors}:
+            raise SchemaNamesError(f"{weights.name} does not hold a {net} with {classes} classes")
+        self._net = resnet.ResNet(net, classes).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        resnet.load(self._net, arrays)
+
+    @torch.no_grad()
+    def probabilities(self, images: NDArray[np.uint8], first: int) -> NDArray[np.float32]:
+        if images.shape[1:3] != (SIDE, SIDE):
+            images = np.stack([resize(image, SIDE) for image in images])
+        raw = torch.from_numpy(np.broadcast_to(images, (*images.shape[:3], 3)).copy()).permute(0, 3, 1, 2).float() / 255
+        logits: torch.Tensor = self._net((raw - _MEAN) / _STD)
+        return np.asarray(logits.softmax(1).numpy())
+
+
+def make(what: str, classes: Sequence[str]) -> Nets:
+    net, _, weights = what.partition("@")
+    if net not in spec.DEPTHS or not weights:
+        raise UsageError(f"write nets:NET@FILE, with NET one of {', '.join(spec.DEPTHS)}")
+    return Nets(net, Path(weights), len(classes))

@@ -1,0 +1,273 @@
+"""What the hub remembers: an SQLite database, and files that are named by what they hold.
+
+A file is on the disk, and its folder too, before the row that speaks of it is committed; an answer is given after that.
+The log is a chain of lines: each line's hash covers all lines before it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from fedhelp_edge import files
+from fedhelp_edge.errors import BusyError, FileKindError, HubDamagedError, HubNewerError, NoHubError, NotNowError
+from fedhelp_edge.parcel import canon
+from fedhelp_edge.trust.log import chain, check_chain
+from fedhelp_edge.trust.task import Log
+from server_ref.hub.memory import Ledger, Memory
+
+DATABASE = "hub.db"
+WAIT = 30.0  # seconds for another command to finish writing
+_GRACE = 3600.0  # seconds before a file that no row speaks of is taken for a leftover
+
+_SYSTEM = {"full": errno.ENOSPC, "readonly": errno.EROFS, "disk I/O": errno.EIO, "unable to open": errno.EIO}
+
+_MIGRATIONS = (
+    """
+    CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+    CREATE TABLE parcels (
+        hash TEXT PRIMARY KEY, kind TEXT NOT NULL, number INTEGER NOT NULL, site TEXT NOT NULL, line TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX parcels_by_kind ON parcels (kind, number);
+    CREATE TABLE invites (
+        id TEXT PRIMARY KEY, proof TEXT NOT NULL, site TEXT NOT NULL, name TEXT NOT NULL, tier TEXT NOT NULL,
+        expires TEXT NOT NULL, vouch TEXT NOT NULL, used TEXT NOT NULL DEFAULT ''
+    ) STRICT;
+    CREATE TABLE requests (
+        hash TEXT PRIMARY KEY REFERENCES parcels, kind TEXT NOT NULL, state TEXT NOT NULL, site TEXT NOT NULL,
+        name TEXT NOT NULL, invite TEXT NOT NULL, code TEXT NOT NULL, cause TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE rounds (
+        round INTEGER PRIMARY KEY, state TEXT NOT NULL, task TEXT NOT NULL, base TEXT NOT NULL, model TEXT NOT NULL,
+        closes TEXT NOT NULL, report TEXT NOT NULL DEFAULT '{}'
+    ) STRICT;
+    CREATE TABLE shares (
+        hash TEXT PRIMARY KEY REFERENCES parcels, site TEXT NOT NULL, round INTEGER NOT NULL, seq INTEGER NOT NULL,
+        nonce TEXT NOT NULL, state TEXT NOT NULL, counts INTEGER NOT NULL, code TEXT NOT NULL DEFAULT '',
+        cause TEXT NOT NULL DEFAULT '', facts TEXT NOT NULL DEFAULT '{}', released INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    CREATE INDEX shares_by_site ON shares (site, seq);
+    CREATE INDEX shares_by_count ON shares (counts, state);
+    CREATE TABLE refusals (hash TEXT PRIMARY KEY, code TEXT NOT NULL, cause TEXT NOT NULL) STRICT;
+    CREATE TABLE decisions (site TEXT PRIMARY KEY, what TEXT NOT NULL) STRICT;
+    CREATE TABLE log (
+        seq INTEGER PRIMARY KEY, time TEXT NOT NULL, type TEXT NOT NULL, subject TEXT NOT NULL, detail TEXT NOT NULL,
+        hash TEXT NOT NULL
+    ) STRICT;
+    """,
+    """
+    DROP TABLE decisions;
+    CREATE TABLE decisions (hash TEXT PRIMARY KEY, what TEXT NOT NULL) STRICT;
+    """,  # which named a site, and so whatever came of it next
+    """
+    CREATE INDEX parcels_by_site ON parcels (site, kind);
+    CREATE INDEX requests_by_state ON requests (state, invite);
+    CREATE INDEX requests_by_site ON requests (site);
+    CREATE INDEX shares_by_state ON shares (state, site);
+    """,  # so that no answer to one site costs a look at all of them
+    """
+    CREATE TABLE unkept (
+        hash TEXT PRIMARY KEY, site TEXT NOT NULL, round INTEGER NOT NULL, code TEXT NOT NULL, cause TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX unkept_by_site ON unkept (site, round);
+    """,  # updates that a carrier brought and that were refused at the door: their sites are told
+)
+
+
+class Store:
+    """The database and the files of one hub. Several may be open at once: every change is one transaction."""
+
+    def __init__(self, home: Path, *, new: bool = False) -> None:
+        path = home / DATABASE
+        if not new and not path.is_file():
+            raise NoHubError(f"{home.name} holds no hub")
+        self.home = home
+        self.memory: Memory | None = None
+        with _judged():
+            self.db = sqlite3.connect(path, timeout=WAIT, isolation_level=None)
+            self.db.row_factory = sqlite3.Row
+            try:
+                for pragma in (
+                    "journal_mode=WAL",
+                    "synchronous=FULL",
+                    "foreign_keys=ON",
+                    "trusted_schema=OFF",
+                    "temp_store=MEMORY",
+                ):
+                    self.db.execute(f"PRAGMA {pragma}")
+                self._migrate()
+                self._check_schema()
+                self.ledger = Ledger(self.db)
+            except BaseException:
+                self.db.close()
+                raise
+
+    def close(self) -> None:
+        self.db.close()
+
+    # --- rows ----------------------------------------------------------------------------------------------------
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """One transaction: all of it is kept, or nothing. Within another it is a part of that."""
+        if self.db.in_transaction:
+            yield
+            return
+        with _judged():
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                self._check_schema()
+                yield
+                if self.memory:
+                    self.memory.prepare()
+                elif self.ledger.changes:
+                    raise NotNowError("only a command that has the coordinator's keys may change this")
+                self.db.execute("COMMIT")
+            except BaseException:
+                if self.db.in_transaction:  # on a full disk SQLite has rolled back by itself
+                    self.db.execute("ROLLBACK")
+                self.ledger.changes.clear()
+                if self.memory:
+                    self.memory.drop()
+                raise
+            if self.memory:
+                self.memory.settle()
+
+    def rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        with _judged():
+            return self.db.execute(query, values).fetchall()
+
+    def row(self, query: str, *values: Any) -> sqlite3.Row | None:
+        with _judged():
+            found: sqlite3.Row | None = self.db.execute(query, values).fetchone()
+        return found
+
+    def only(self, query: str, *values: Any) -> sqlite3.Row:
+        """The first row, where a whole hub has at least one."""
+        found = self.row(query, *values)
+        if found is None:
+            raise HubDamagedError("the database lacks a row that every hub has")
+        return found
+
+    def run(self, query: str, *values: Any) -> int:
+        """Change rows; how many were changed."""
+        with _judged():
+            return self.db.execute(query, values).rowcount
+
+    def fact(self, name: str, default: str = "") -> str:
+        found = self.row("SELECT value FROM facts WHERE name = ?", name)
+        return str(found["value"]) if found else default
+
+    def keep_fact(self, name: str, value: str) -> None:
+        self.run("INSERT INTO facts VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", name, value)
+
+    # --- files ---------------------------------------------------------------------------------------------------
+    def path(self, hash_: str) -> Path:
+        """Where the parcel with this statement is, or will be."""
+        return self.home / "parcels" / hash_[:2] / f"{hash_}.fhx"
+
+    def model(self, hash_: str) -> Path:
+        return self.home / "models" / f"{hash_}.safetensors"
+
+    def reconcile(self) -> None:
+        """After a crash: what no row speaks of goes, once nobody can be about to speak of it; a gap is damage."""
+        known = {row["hash"] for row in self.rows("SELECT hash FROM parcels")}
+        old = time.time() - _GRACE
+        parcels = self.home / "parcels"
+        for folder in [self.home, *self.home.glob("*/"), *(() if parcels.is_symlink() else parcels.glob("*/"))]:
+            with suppress(FileNotFoundError, PermissionError, FileKindError), files.directory(folder) as there:
+                _clear(there, old, known if folder.parent == parcels else None)  # a link leads elsewhere
+        if gone := next((hash_ for hash_ in sorted(known) if not self.path(hash_).exists()), ""):
+            raise HubDamagedError(f"parcel {gone[:12]} is gone from the disk")
+
+    def check(self) -> None:
+        """Whether the database itself is whole."""
+        with _judged():
+            found = self.db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if found != "ok":
+            raise HubDamagedError("the database is damaged")
+
+    # --- the log -------------------------------------------------------------------------------------------------
+    def log(self, now: str, type_: str, subject: str, **detail: canon.Value) -> Log:
+        """Add a line, within a transaction; the log as it then stands."""
+        before = self.head()
+        line = {"detail": detail, "seq": before.length + 1, "subject": subject, "time": now, "type": type_}
+        head = chain(before.head, line)
+        text = json.dumps(detail, sort_keys=True)
+        self.run("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", line["seq"], now, type_, subject, text, head)
+        return Log(before.length + 1, head)
+
+    def head(self, length: int | None = None) -> Log:
+        """The log as it stands, or as it stood when it had so many lines."""
+        most = 2**53 if length is None else length
+        last = self.row("SELECT seq, hash FROM log WHERE seq <= ? ORDER BY seq DESC LIMIT 1", most)
+        return Log(last["seq"], last["hash"]) if last else Log()
+
+    def lines(self) -> Iterator[tuple[dict[str, Any], str]]:
+        """Every line of the log, and the hash that was kept for it."""
+        for row in self.rows("SELECT * FROM log ORDER BY seq"):
+            line = {name: row[name] for name in ("seq", "subject", "time", "type")}
+            yield {**line, "detail": json.loads(row["detail"])}, row["hash"]
+
+    def verify(self) -> Log:
+        """The log, if its chain holds."""
+        return check_chain(self.lines())
+
+    def _check_schema(self) -> None:
+        """Refuse a trigger, view or table that is not ours: it would work within the coordinator's own commands."""
+        if _objects(self.db) != _schema(_MIGRATIONS):
+            raise HubDamagedError("the database holds a trigger, view or table that is not this program's")
+
+    def _migrate(self) -> None:
+        version = self.db.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(_MIGRATIONS):
+            raise HubNewerError(f"this hub has form {version}, and this program knows {len(_MIGRATIONS)}")
+        for number, script in enumerate(_MIGRATIONS[version:], version + 1):
+            self.db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
+
+
+def _clear(there: files.Directory, old: float, known: set[str] | None) -> None:
+    """Remove what copies that were cut off have left, and, among parcels, what no row speaks of."""
+    for name in there.names():
+        if (name.startswith(".") and name.endswith(".part")) or (known is not None and Path(name).stem not in known):
+            with suppress(FileNotFoundError, PermissionError, IsADirectoryError):  # another ended meanwhile
+                if there.stat(name).st_mtime < old:
+                    there.remove(name)
+
+
+@lru_cache
+def _schema(migrations: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """All that a database of this form holds beside its rows, as SQLite spells it."""
+    with closing(sqlite3.connect(":memory:")) as db:
+        for script in migrations:
+            db.executescript(script)
+        return _objects(db)
+
+
+def _objects(db: sqlite3.Connection) -> list[tuple[str, ...]]:
+    found = db.execute("SELECT type, name, tbl_name, sql FROM main.sqlite_schema")
+    return sorted(tuple(" ".join(str(value).split()) for value in row) for row in found)
+
+
+@contextmanager
+def _judged() -> Iterator[None]:
+    """What SQLite says, as one of ours."""
+    try:
+        yield
+    except sqlite3.OperationalError as fault:
+        if "locked" in str(fault) or "busy" in str(fault):
+            raise BusyError("another command is writing to this hub") from None
+        for what, number in _SYSTEM.items():
+            if what in str(fault):
+                raise OSError(number, str(fault), DATABASE) from None
+        raise HubDamagedError(f"the database does not answer: {fault}") from None
+    except sqlite3.DatabaseError as fault:
+        if isinstance(fault, sqlite3.IntegrityError):
+            raise
+        raise HubDamagedError("the database is damaged") from None

@@ -1,0 +1,229 @@
+"""Opening shares, in a process of its own with little memory: what it reads comes from outside and may be hostile.
+
+One JSON line in, one JSON line out: `python -m server_ref.intake.sandbox` reads jobs until its input ends. The parent
+(`Opener`) kills it when a share takes too long, and goes on with a new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from fedhelp_edge import files, update
+from fedhelp_edge.codec import CODECS
+from fedhelp_edge.errors import (
+    ClaimedExamplesError,
+    FedhelpError,
+    HubDamagedError,
+    InternalError,
+    MachineError,
+    NoSpaceError,
+    PayloadHashError,
+    ResourceError,
+    from_os,
+)
+from fedhelp_edge.merge import norm_limit
+from fedhelp_edge.parcel import parcel
+from fedhelp_edge.update import Array, Schema
+
+MEMORY = 1 << 30  # bytes of address space: numpy and OpenSSL take most of it
+SECONDS = 120.0
+_MOST_VALIDATED = 10**9
+
+
+@dataclass(frozen=True)
+class Job:
+    hash: str
+    path: str
+    identities: tuple[str, ...]
+    schema: tuple[str, ...]
+    codec: str
+    then: str  # the model that the share was made from: a file
+    now: str  # the model of the round that it counts in: the same, unless the share is late
+    down: str  # the codec of both
+    out: str
+    max_examples: int
+
+
+@dataclass(frozen=True)
+class Found:
+    facts: Mapping[str, int]
+    pull: norm_limit.Pull
+    sha256: str  # of the file with the plain numbers
+
+    def told(self) -> str:
+        """As the hub keeps it."""
+        return json.dumps({**self.facts, "pull": self.pull, "sha256": self.sha256})
+
+
+def work(job: Job) -> Found:
+    """Open a share, judge what it holds, and leave it as plain numbers beside the base that it counts against."""
+    schema, wire = _schemas(job.schema, job.codec)
+    then, now = (_model(path, job.down) for path in (job.then, job.now))
+    with parcel.open(Path(job.path), parcel.anyone, job.identities) as opened:
+        if opened.statement.hash != job.hash:
+            raise PayloadHashError("another parcel lies in its place")
+        facts = _facts(opened.facts, job.max_examples)
+        arrays = dict(CODECS[job.codec].decode(update.read(opened.body, wire), then))
+    update.check_numbers(arrays)
+    if job.then != job.now:
+        arrays = {name: now[name] + (array - then[name]) for name, array in arrays.items()}
+        update.check_numbers(arrays)
+    out = Path(job.out)
+    out.unlink(missing_ok=True)
+    plain = b"".join([schema.spelled, *(array.data for array in arrays.values())])
+    with files.writing(out) as file:
+        file.write(plain)
+    return Found(facts, norm_limit.pull(now, arrays), hashlib.sha256(plain).hexdigest())
+
+
+@lru_cache(1)
+def _schemas(lines: tuple[str, ...], codec: str) -> tuple[Schema, Schema]:
+    """What a share holds, and what travels in its place."""
+    schema = Schema.parse(lines)
+    return schema, CODECS[codec].wire(schema)
+
+
+@lru_cache(2)
+def _model(path: str, codec: str) -> dict[str, Array]:
+    """A kept model, which never changes: its name is its hash."""
+    with files.reading(Path(path)) as file:
+        data = file.read()
+    if hashlib.sha256(data).hexdigest() != Path(path).stem:
+        raise HubDamagedError(f"model {Path(path).stem[:12]} is not the one that was kept")
+    return dict(CODECS[codec].decode(dict(update.Arrays(data, update.read_header(io.BytesIO(data)))), {}))
+
+
+def _facts(said: Mapping[str, Any], max_examples: int) -> dict[str, int]:
+    """The counts that a site claims, and no other facts: `examples` weighs its share, the rest are its report."""
+    limits = {"examples": (1, max_examples), "val": (0, _MOST_VALIDATED), "correct": (0, _MOST_VALIDATED)}
+    found = {"examples": None} | {name: said[name] for name in limits if name in said}
+    for name, value in found.items():
+        low, high = limits[name]
+        if type(value) is not int or not low <= value <= high:
+            raise ClaimedExamplesError(f"{name} is {str(value)[:20]!r}, and may be from {low} to {high}")
+    if found.get("correct", 0) > found.get("val", 0):
+        raise ClaimedExamplesError(f"{found['correct']} of {found.get('val', 0)} validation images right")
+    return found
+
+
+class Opener:
+    """The parent's side: a process that is started when it is needed, and replaced when it fails."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._answers: queue.Queue[str] = queue.Queue()
+
+    def __enter__(self) -> Opener:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
+        self._stop()
+
+    def open(self, job: Job) -> Found:
+        answer = self._ask(json.dumps(asdict(job)))
+        if not answer:
+            self._stop()
+            raise ResourceError("opening it took too much memory or time")
+        said = json.loads(answer)
+        if "storage" in said:
+            raise NoSpaceError(said["storage"])  # our own trouble: the share waits
+        if "damaged" in said:
+            raise HubDamagedError(said["damaged"])
+        if "code" in said:
+            raise Refused(said["code"], said["cause"])
+        return Found(**said)
+
+    def _ask(self, line: str) -> str:
+        if self._process is None:
+            command = [sys.executable, "-m", "server_ref.intake.sandbox"]
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # each thread would take address space
+            )  # fmt: skip
+            self._answers = queue.Queue()
+            threading.Thread(target=_pump, args=(self._process, self._answers), daemon=True).start()
+            if not self._answer():
+                self._stop()
+                raise InternalError("the process that opens shares does not start")
+        process = self._process
+        with suppress(BrokenPipeError, OSError):
+            assert process.stdin  # noqa: S101 - asked for above
+            process.stdin.write(line + "\n")
+            process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> str:
+        with suppress(queue.Empty):
+            return self._answers.get(timeout=SECONDS)
+        return ""
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout):
+                with suppress(BrokenPipeError, OSError):
+                    if pipe:
+                        pipe.close()
+            self._process = None
+
+
+class Refused(Exception):
+    """What the other process refused, by the code and cause that it gave."""
+
+    def __init__(self, code: str, cause: str) -> None:
+        super().__init__(cause)
+        self.code, self.cause = code, cause
+
+
+def _pump(process: subprocess.Popen[str], answers: queue.Queue[str]) -> None:
+    """A queue can be waited for with a limit, on every system; a pipe cannot."""
+    assert process.stdout  # noqa: S101 - asked for
+    with suppress(ValueError, OSError):
+        for line in process.stdout:
+            answers.put(line)
+    answers.put("")
+
+
+def serve(lines: Sequence[str] | Any = sys.stdin) -> None:
+    print(flush=True)  # ready: what comes from here on is about shares
+    for line in lines:
+        said = json.loads(line)
+        job = Job(**{**said, "identities": tuple(said["identities"]), "schema": tuple(said["schema"])})
+        try:
+            answer: Mapping[str, Any] = asdict(work(job))
+        except (MachineError, OSError) as fault:
+            answer = {"storage": from_os(fault).cause if isinstance(fault, OSError) else fault.cause}
+        except HubDamagedError as fault:
+            answer = {"damaged": fault.cause}
+        except FedhelpError as fault:
+            answer = {"code": fault.code, "cause": fault.cause}
+        print(json.dumps(answer), flush=True)
+
+
+def _confine() -> None:
+    """As little as it needs, where the system knows limits."""
+    with suppress(ImportError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+if __name__ == "__main__":
+    _confine()
+    serve()
