@@ -28,9 +28,10 @@ from fedhelp_edge.merge import rules
 from fedhelp_edge.plan import Merge
 from fedhelp_edge.update import Array
 from server_ref.hub.hub import Hub
-from server_ref.intake import receive, sandbox
+from server_ref.intake import judge, receive, sandbox
 from server_ref.intake.receive import Job
-from server_ref.rounds import close
+from server_ref.rounds import close, state
+from server_ref.rounds import updates as rounds_updates
 
 PLAN = """
 classes = ["a", "b", "c", "d", "e", "f", "g", "h"]
@@ -69,9 +70,9 @@ class Plain(Mapping[str, update.Arrays]):
 
 def sealed(folder: Path, count: int) -> dict[str, Array]:
     hub = Hub(folder / "federation" / "hub")
-    key = receive.round_key(hub, hub.boss(nobody), 1)
-    base = close.current(hub)["base"]
-    schema = receive.schema_of(hub)
+    key = judge.round_key(hub, hub.boss(nobody), 1)
+    base = state.current(hub)["base"]
+    schema = judge.schema_of(hub)
     lines = tuple(schema.lines())
     opened: dict[str, Path] = {}
     found: dict[str, sandbox.Found] = {}
@@ -84,7 +85,7 @@ def sealed(folder: Path, count: int) -> dict[str, Array]:
     examples = {site: one.facts["examples"] for site, one in found.items()}
     pulls = {site: one.pull for site, one in found.items()}
     opened_as = {site: (path, found[site].sha256) for site, path in opened.items()}
-    shares = close.Shares(opened_as, schema.header, lambda site: found[site].sha256)
+    shares = rounds_updates.Updates(opened_as, schema.header, lambda site: found[site].sha256)
     return rules.merge(hub.model(base), shares, examples, hub.plan.merge, pulls)
 
 
@@ -93,7 +94,7 @@ def whole_hub(folder: Path, count: int) -> dict[str, Array]:
     boss = hub.boss(nobody)
     for path in sorted((folder / "federation" / "outbox").iterdir())[:count]:
         receive.receive(hub, path)
-    receive.judge(hub, boss)
+    judge.judge(hub, boss)
     said = close.aggregate(hub, boss, now=True)
     assert len(said["accepted"]) == count, said
     return hub.model(said["merged_sha256"])

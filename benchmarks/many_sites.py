@@ -30,12 +30,12 @@ from benchmarks import report
 from fedhelp_edge import plan as plans
 from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import inbox, layout, membership, outbox, status
+from fedhelp_edge.site import inbox, layout, membership, outbox, status, verified
 from fedhelp_edge.update import Array
 from server_ref.admin import invites, session
-from server_ref.hub import hub
+from server_ref.hub import create
 from server_ref.hub.hub import Hub
-from server_ref.rounds import close
+from server_ref.rounds import close, open
 from tests import net
 from tests.federation import Clinic, nobody
 
@@ -55,7 +55,7 @@ _DIRECTIONS = 64  # random ones, of which each site has a mixture of its own
 # --- the coordinator's steps, each a process -------------------------------------------------------------------------
 def make(home: Path, count: int) -> dict[str, Any]:
     """A hub, and an invite for each site."""
-    made = hub.make(home, plans.read(PLAN, TABLES), None)
+    made = create.create(home, plans.read(PLAN, TABLES), None)
     codes = [list(made.invite(f"Clinic {number}", "small", 14)) for number in range(1, count - 2)]
     for number in range(3):
         invites.write(home.parent / f"real-{number}.invite", invites.make(made, f"Real {number}", "small", 14))
@@ -69,7 +69,7 @@ def judge(home: Path) -> dict[str, Any]:
 
 def open_round(home: Path) -> dict[str, Any]:
     with session.working(home, None) as (found, boss):
-        close.open_next(found, boss)
+        open.open_next(found, boss)
     return {}
 
 
@@ -211,7 +211,7 @@ class Round:
                 taken = inbox.download(home, status.carriers(home, nobody), nobody)
                 assert not taken.refused, taken
                 came = max(came, len(taken.new))
-        order = layout.joined(self.real[0]).task
+        order = verified.state_of_member(self.real[0]).task
         assert order
         assert layout.is_whole(layout.base_of(self.real[0], order))
         self.tell(what, seconds=(time.perf_counter() - begin) / 6, cpu=(time.process_time() - cpu) / 6, parcels=came)
@@ -233,8 +233,8 @@ class Round:
         for place, home in enumerate(self.real):
             clinic = Clinic(self.federation, home / "sent")
             clinic.keys = keys.load(home, nobody)
-            known = layout.joined(home)
-            site = layout.me(home, known)
+            known = verified.state_of_member(home)
+            site = verified.me(home, known)
             assert site
             clinic.id = site.id
             number = len(self.clinics) + place

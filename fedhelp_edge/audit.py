@@ -23,9 +23,8 @@ from fedhelp_edge.parcel.statement import Statement
 from fedhelp_edge.trust import charter, roster
 from fedhelp_edge.trust.account import LOG, SIGNERS, Account, Line, account, allowed_signers
 from fedhelp_edge.trust.charter import Charter
-from fedhelp_edge.trust.log import check_chain
+from fedhelp_edge.trust.log import Log, check_chain
 from fedhelp_edge.trust.roster import Roster
-from fedhelp_edge.trust.task import Log
 
 _ROUND = re.compile(r"round ([0-9]{1,9})")
 _PARCEL = re.compile(r"([0-9a-f]{64})\.fhx")

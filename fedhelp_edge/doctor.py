@@ -20,7 +20,7 @@ from fedhelp_edge.cores import usable_cores
 from fedhelp_edge.errors import FedhelpError, NoKeysError
 from fedhelp_edge.infer import bundle
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
-from fedhelp_edge.site import layout, status
+from fedhelp_edge.site import layout, status, verified, vouch
 
 PASS, WARN, FAIL = "pass", "warn", "fail"
 _ORDER = (PASS, WARN, FAIL)
@@ -172,7 +172,7 @@ def _clock(home: Path) -> Check:
     now = datetime.now(timezone.utc)
     oldest = datetime.fromtimestamp(Path(__file__).stat().st_mtime, timezone.utc)
     try:
-        known = layout.floor(home)
+        known = verified.state(home)
     except FedhelpError as fault:
         return Check("clock", FAIL, f"the news in {home} cannot be read: {fault.cause}", fault.remedy)
     floor = known.now(oldest) if known else oldest
@@ -185,7 +185,7 @@ def _clock(home: Path) -> Check:
 def _carrier(home: Path) -> Check:
     """Whether parcels can travel now. It is no fault if they cannot: training goes on without."""
     try:
-        if layout.floor(home) is None:
+        if verified.state(home) is None:
             return Check("carrier", PASS, "no federation was joined yet")
         for way in status.carriers(home, str, patience=3):
             way.check()
@@ -197,7 +197,7 @@ def _carrier(home: Path) -> Check:
 def _model(home: Path, path: Path) -> Check:
     """onnxruntime sees the model only if its signer is not a stranger here."""
     try:
-        made = bundle.load(path, lambda key: layout.vouch(home, key, None))
+        made = bundle.load(path, lambda key: vouch.vouch(home, key, None))
         part = made.parity()
     except FedhelpError as fault:
         return Check("model", FAIL, f"{fault.code}: {fault.cause}", fault.remedy)

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 from fedhelp_edge import files, site, update
 from fedhelp_edge.exchange.folder import FROM, TO, Folder
-from fedhelp_edge.site import inbox, layout, membership, outbox, status
+from fedhelp_edge.site import inbox, layout, membership, outbox, status, verified
 from fedhelp_edge.site.sync import sync
 from server_ref.admin import exchange, invites
-from server_ref.intake import receive
+from server_ref.intake import judge
 from tests.federation import Federation, nobody
 
 
@@ -46,7 +46,7 @@ class Clinic:
     def collect(self) -> None:
         """The coordinator takes in what is on the stick, and judges it."""
         exchange.take_in(self.federation.hub, self.stick / TO, exchange.Exchanged())
-        receive.judge(self.federation.hub, self.federation.boss)
+        judge.judge(self.federation.hub, self.federation.boss)
 
     def download(self) -> inbox.Taken:
         return inbox.download(self.home, [Folder(self.stick)], nobody)
@@ -61,8 +61,8 @@ class Clinic:
 
 def train(home: Path, *_: object, **__: object) -> None:
     """What training leaves."""
-    known = layout.joined(home)
-    order, site = known.task, layout.me(home, known)
+    known = verified.state_of_member(home)
+    order, site = known.task, verified.me(home, known)
     assert order
     assert site
     base = inbox.base(home, order, inbox.plan_of(order))

@@ -24,10 +24,10 @@ from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.trust import enrol
 from fedhelp_edge.trust.task import Task
 from fedhelp_edge.update import Array
-from server_ref.hub import hub
+from server_ref.hub import create, hub
 from server_ref.hub.hub import Hub
-from server_ref.intake import receive
-from server_ref.rounds import close
+from server_ref.intake import judge, receive
+from server_ref.rounds import close, open
 
 PLAN = """
 name = "test"
@@ -115,7 +115,7 @@ class Federation:
     def __init__(self, folder: Path, text: str = PLAN, clinics: int = 3) -> None:
         self.folder, self.clock = folder, Clock()
         self.plan = plan = plans.read(text, TABLES)
-        self.hub: Hub = hub.make(folder / "hub", plan, None, clock=self.clock)
+        self.hub: Hub = create.create(folder / "hub", plan, None, clock=self.clock)
         self.boss = self.hub.boss(nobody)
         self.clinics: list[Clinic] = []
         for _ in range(clinics):
@@ -130,10 +130,10 @@ class Federation:
         return clinic
 
     def judge(self) -> list[dict[str, str]]:
-        return receive.judge(self.hub, self.boss)
+        return judge.judge(self.hub, self.boss)
 
     def open(self) -> Task:
-        return close.open_next(self.hub, self.boss)
+        return open.open_next(self.hub, self.boss)
 
     def aggregate(self, *, now: bool = False) -> dict[str, Any]:
         self.judge()

@@ -21,8 +21,8 @@ from typing import Any
 
 from fedhelp_edge.parcel import sshsig
 from fedhelp_edge.parcel.keys import Keys
-from server_ref.web import app, dashboard
-from server_ref.web.context import Limits
+from server_ref.web import dashboard, process
+from server_ref.web.limits import Limits
 from tests.command import COORDINATOR
 
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -148,8 +148,8 @@ def running(
     door: dashboard.Door | None = None,
 ) -> Iterator[int]:
     """A front in a thread of its own; the port that it listens at."""
-    server = app.server(home, limits or Limits(), door or dashboard.Door(), cert, key)
-    with app.listening("127.0.0.1", 0) as sock:
+    server = process.server(home, limits or Limits(), door or dashboard.Door(), cert, key)
+    with process.listening("127.0.0.1", 0) as sock:
         port: int = sock.getsockname()[1]
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
         thread.start()

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, shell
 
 app = shell.app()
 
@@ -21,16 +21,16 @@ def audit(
 
     found = audits.check(folder)
     if json:
-        return shell.result(
+        return console.result(
             federation=found.federation, round=found.round, merged_sha256=found.model, merged=found.merged,
             others=found.others, log={"length": found.log.length, "head": found.log.head},
         )  # fmt: skip
-    shell.show(
+    console.show(
         f"federation {found.federation}, round {found.round}",
         f"model {found.model}, made of {len(found.merged)} shares",
     )
     for one in (*found.merged, *found.others):
-        shell.show(f"  {one['site']}  {one['share'][:16]}  {one['state']}")
-    shell.show(f"the log's {found.log.length} lines follow from one another; every signature and receipt holds")
-    shell.show("nothing is missing and nothing is added; what the sealed files hold, only a key can show")
+        console.show(f"  {one['site']}  {one['share'][:16]}  {one['state']}")
+    console.show(f"the log's {found.log.length} lines follow from one another; every signature and receipt holds")
+    console.show("nothing is missing and nothing is added; what the sealed files hold, only a key can show")
     return None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, shell
 
 if TYPE_CHECKING:
     from fedhelp_edge.data import Problem, Report
@@ -49,12 +49,12 @@ def check(
 
     names, called = _names(mapping or []), _columns(columns or [])
     agreed = plans.load(plan, TABLES) if plan else _ordered(shell.home(home))
-    with shell.progress("reading images") as progress:
+    with console.progress("reading images") as progress:
         kept = shell.home(home) / "images"
         found = data.check(images, agreed, kept=kept, mapping=names, columns=called, progress=progress)
     if json:
         problems = [vars(problem) for problem in found.problems]
-        shell.result(
+        console.result(
             classes=found.classes, images=found.images, problems=problems, ready=found.ready, parts=found.parts,
             groups=sorted(found.groups), findings=[finding.to_json() for finding in found.findings],
         )  # fmt: skip
@@ -66,9 +66,9 @@ def check(
 
 def _ordered(home: Path) -> Plan | None:
     """The plan of the round that the coordinator ordered."""
-    from fedhelp_edge.site import inbox, layout
+    from fedhelp_edge.site import inbox, verified
 
-    known = layout.floor(home)
+    known = verified.state(home)
     return inbox.plan_of(known.task) if known and known.task else None
 
 
@@ -112,23 +112,23 @@ def _show(found: Report) -> None:
     rows.append(["all", *sums, found.images])
     width = max(len(str(row[0])) for row in rows)
     for name, *counts in rows if found.parts else ():
-        shell.show(f"{name:<{width}}" + "".join(f"  {count:>6}" for count in counts))
+        console.show(f"{name:<{width}}" + "".join(f"  {count:>6}" for count in counts))
     if found.sizes:
         (small, *_, large) = [f"{across} x {down}" for across, down in (found.sizes[0], found.sizes[-1])]
-        shell.show(f"images of {small} pixels" + (f" to {large}" if small != large else ""))
+        console.show(f"images of {small} pixels" + (f" to {large}" if small != large else ""))
     if found.groups:
-        shell.show(f"{_groups(found.groups)} kept in one part, the largest of {max(found.groups)} images")
+        console.show(f"{_groups(found.groups)} kept in one part, the largest of {max(found.groups)} images")
     kinds = {kind.code: kind for kind in errors.tree() if kind.code}
     by_code: dict[str, list[Problem]] = defaultdict(list)
     for problem in found.problems:
         by_code[problem.code].append(problem)
     for code, problems in by_code.items():
-        shell.show("", f"{code} ({len(problems)}): {kinds[code].remedy}")
+        console.show("", f"{code} ({len(problems)}): {kinds[code].remedy}")
         for problem in problems[:_SHOWN]:
-            shell.show(f"  {problem.file}{': ' if problem.file else ''}{problem.cause}")
+            console.show(f"  {problem.file}{': ' if problem.file else ''}{problem.cause}")
         if len(problems) > _SHOWN:
-            shell.show(f"  and {len(problems) - _SHOWN} more; --json names all")
+            console.show(f"  and {len(problems) - _SHOWN} more; --json names all")
     if found.findings:
-        shell.show("", *(f"note: {finding.sentence}" for finding in found.findings))
+        console.show("", *(f"note: {finding.sentence}" for finding in found.findings))
     stops = ", ".join(f"{code} ({len(by_code[code])})" for code in dict.fromkeys(one.code for one in found.stops))
-    shell.show("", f"not ready: first put right {stops}" if stops else "ready to train")
+    console.show("", f"not ready: first put right {stops}" if stops else "ready to train")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, shell
 from fedhelp_edge.cli.predict import Signer
 
 if TYPE_CHECKING:
@@ -36,34 +36,34 @@ def compare(
 
     from fedhelp_edge.infer import bundle, show
     from fedhelp_edge.infer import compare as comparing
-    from fedhelp_edge.site import layout
+    from fedhelp_edge.site import vouch
 
     place = shell.home(home)
-    one, other = (bundle.ready(path, lambda key: layout.vouch(place, key, signer)) for path in (old, new))
+    one, other = (bundle.ready(path, lambda key: vouch.vouch(place, key, signer)) for path in (old, new))
     for doubts in filter(None, map(show.doubts, (one, other))):
-        shell.say(f"warning: {doubts}")
+        console.say(f"warning: {doubts}")
     with tempfile.TemporaryDirectory() as kept:
         found = comparing.compare(one, other, images, kept=Path(kept), site=place / "images")
     if json:
-        return shell.result(**asdict(found), verdict=found.verdict)
+        return console.result(**asdict(found), verdict=found.verdict)
     _show(found)
     if found.left_out:
-        shell.say(f"{found.left_out} images that this site learned from or chose by are left out")
+        console.say(f"{found.left_out} images that this site learned from or chose by are left out")
     return None
 
 
 def _show(found: Comparison) -> None:
-    shell.show(f"{f'n={found.images}':<20}{'old':>8}{'new':>8}  difference")
+    console.show(f"{f'n={found.images}':<20}{'old':>8}{'new':>8}  difference")
     for name in ("accuracy", "balanced_accuracy", "auc"):
         sides = "".join(_number(getattr(side, name).value) for side in (found.old, found.new))
         label = "AUC" if name == "auc" else name.replace("_", " ")
-        shell.show(f"{label:<20}{sides}  {_gap(getattr(found.difference, name))}")
+        console.show(f"{label:<20}{sides}  {_gap(getattr(found.difference, name))}")
     for one in found.classes:
         sides = "".join(_number(count / one.images if one.images else None) for count in (one.old, one.new))
-        shell.show(f"{f'{one.name}, n={one.images}':<20}{sides}  {_gap(one.difference)}")
-    shell.show(f"{'not answered':<20}{found.old.unknown:>8}{found.new.unknown:>8}")
-    shell.show(f"only the new one is right on {found.better} images, only the old one on {found.worse}")
-    shell.show(found.verdict)
+        console.show(f"{f'{one.name}, n={one.images}':<20}{sides}  {_gap(one.difference)}")
+    console.show(f"{'not answered':<20}{found.old.unknown:>8}{found.new.unknown:>8}")
+    console.show(f"only the new one is right on {found.better} images, only the old one on {found.worse}")
+    console.show(found.verdict)
 
 
 def _number(value: float | None) -> str:

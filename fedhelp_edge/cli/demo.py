@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, hints, shell
 
 app = shell.app()
 
@@ -39,22 +39,22 @@ def demo(
 
         def watch(what: str) -> object:
             bars.close()
-            return bars.enter_context(shell.progress(what))
+            return bars.enter_context(console.progress(what))
 
         def say(text: str) -> None:
             bars.close()
-            shell.say(text)
+            console.say(text)
 
         told = play.play(out, say, watch, images=images, method=method, number=rounds, threads=threads)  # type: ignore[arg-type]
     if json:
-        return shell.result(**told, folder=str(out), report=str(out / "report.html"))
-    shell.show(f"{'':<12}{'images':>8}{'alone':>10}{'together':>10}{'kept':>10}   of its test images right")
+        return console.result(**told, folder=str(out), report=str(out / "report.html"))
+    console.show(f"{'':<12}{'images':>8}{'alone':>10}{'together':>10}{'kept':>10}   of its test images right")
     for site in told["sites"]:
         figures = "".join(f"{site[name]:>10.0%}" for name in ("alone", "together", "kept"))
-        shell.show(f"{site['name']:<12}{site['images']:>8}{figures}   n={site['test']}")
+        console.show(f"{site['name']:<12}{site['images']:>8}{figures}   n={site['test']}")
     size = max(one["size"] for one in told["parcels"] if one["kind"] == "update") / 1e6
-    shell.show(f"a share has {size:.1f} MB, signed and encrypted; no image left its folder")
-    shell.say(f"{time.monotonic() - begun:.0f} s; {out / 'report.html'} tells all of it: open it in a browser")
-    shell.say_next(f"'fedhelp-edge status --home {shell.quoted(out / 'sites' / 'clinic-a')}' looks closer,")
-    shell.say("or 'fedhelp-edge demo --out mine --images DIR' tells it with images of your own")
+    console.show(f"a share has {size:.1f} MB, signed and encrypted; no image left its folder")
+    console.say(f"{time.monotonic() - begun:.0f} s; {out / 'report.html'} tells all of it: open it in a browser")
+    console.say_next(f"'fedhelp-edge status --home {hints.quoted(out / 'sites' / 'clinic-a')}' looks closer,")
+    console.say("or 'fedhelp-edge demo --out mine --images DIR' tells it with images of your own")
     return None

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, shell
 
 app = shell.app()
 
@@ -26,13 +26,13 @@ def doctor(
     for check in doctor.checks(shell.home(home), model):
         found.append(check)
         if not json:
-            shell.show(f"{check.state.upper():<5} {check.name:<10} {check.detail}")
+            console.show(f"{check.state.upper():<5} {check.name:<10} {check.detail}")
             if check.remedy:
-                shell.show(f"      {'':<10} -> {check.remedy}")
+                console.show(f"      {'':<10} -> {check.remedy}")
     state = doctor.verdict(found)
     if json:
-        shell.result(checks=[vars(check) for check in found], state=state)
+        console.result(checks=[vars(check) for check in found], state=state)
     elif state == doctor.PASS:
-        shell.show("this machine is ready")
+        console.show("this machine is ready")
     if state == doctor.FAIL:
         raise typer.Exit(1)

@@ -3,7 +3,7 @@
 import functools
 from dataclasses import asdict
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, passphrase, shell
 from fedhelp_edge.cli.join import CaFile, Url, Via
 
 app = shell.app()
@@ -25,15 +25,15 @@ def download(
     from fedhelp_edge.site import inbox, status
 
     place = shell.home(home)
-    ask = functools.cache(shell.asker(passphrase_file))
+    ask = functools.cache(passphrase.asker(passphrase_file))
     taken = inbox.download(place, status.carriers(place, ask, via, url, ca_file), ask)
     told = status.status(place)
     if json:
-        return shell.result(**asdict(taken), state=told["state"], next=told["next"])
+        return console.result(**asdict(taken), state=told["state"], next=told["next"])
     for what in taken.new:
-        shell.show(f"new: {what}")
+        console.show(f"new: {what}")
     for one in taken.refused:
-        shell.show(*shell.told(f"refused: {one['file']}: ", one))
-    shell.show(f"new parcels: {len(taken.new)}")
-    shell.say_next(f"'{status.next_typed(place, told)}'")
+        console.show(*console.error_lines(f"refused: {one['file']}: ", one))
+    console.show(f"new parcels: {len(taken.new)}")
+    console.say_next(f"'{status.next_typed(place, told)}'")
     return None

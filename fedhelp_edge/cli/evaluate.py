@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, passphrase, shell
 from fedhelp_edge.cli.train import PlanFile, Threads
 
 app = shell.app()
@@ -41,32 +41,32 @@ def evaluate(
     from fedhelp_edge.report import nets
 
     place = shell.home(home)
-    found = _measured(plan, place, tier, images, shell.asker(passphrase_file), threads)
+    found = _measured(plan, place, tier, images, passphrase.asker(passphrase_file), threads)
     page = found.keep(out) if out else None
     if json:
-        return shell.result(**found.to_json(), **({"page": str(page)} if page else {}))
-    shell.show(*nets.lines(found.figures, found.chosen))
+        return console.result(**found.to_json(), **({"page": str(page)} if page else {}))
+    console.show(*nets.lines(found.figures, found.chosen))
     name = found.chosen or "own"
-    shell.show("", f"{nets.NAMES[name]}, on {found.nets[name].images} test images:")
+    console.show("", f"{nets.NAMES[name]}, on {found.nets[name].images} test images:")
     for key in ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity", "f1", "ece"):
         figure = getattr(found.nets[name], key)
         label = key.replace("_", " ")
         if figure.value is None:
-            shell.show(f"{label:<20}{figure.reason}")
+            console.show(f"{label:<20}{figure.reason}")
         else:
             interval = f"  ({figure.low:.3f} to {figure.high:.3f})" if figure.low is not None else ""
-            shell.show(f"{label:<20}{figure.value:.3f}{interval}")
+            console.show(f"{label:<20}{figure.value:.3f}{interval}")
     bare = found.nets.get("without_prior")
     if bare and bare.accuracy.value is not None:
         figures = [f"accuracy {bare.accuracy.value:.3f}", f"balanced accuracy {bare.balanced_accuracy.value:.3f}"]
-        shell.show(f"without the prior   {', '.join(figures)}")
-        shell.say("the prior is how frequent each class was in training; the figures above are with it")
-    shell.say_findings(found.findings)
+        console.show(f"without the prior   {', '.join(figures)}")
+        console.say("the prior is how frequent each class was in training; the figures above are with it")
+    console.say_findings(found.findings)
     if not found.chosen:
-        shell.say("no net is chosen: there are no validation images")
-    shell.say_next(_next(place))
+        console.say("no net is chosen: there are no validation images")
+    console.say_next(_next(place))
     if page:
-        shell.say(f"with calibration and each class: {page}")
+        console.say(f"with calibration and each class: {page}")
     return None
 
 
@@ -82,9 +82,9 @@ def _measured(
 ) -> Any:
     """What was trained by order; or by a plan alone, to try it out."""
     if plan is None:
-        from fedhelp_edge.site import layout, ordered_training
+        from fedhelp_edge.site import ordered_training, verified
 
-        layout.joined(home)  # before torch is loaded
+        verified.state_of_member(home)  # before torch is loaded
         return ordered_training.evaluate(home, images, ask, threads=threads)
     from fedhelp_edge import plan as plans
     from fedhelp_edge.methods.registry import TABLES

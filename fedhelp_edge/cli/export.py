@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, hints, passphrase, shell
 from fedhelp_edge.cli.train import PlanFile, Threads
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def export(
     from fedhelp_edge.report import nets
 
     place = shell.home(home)
-    made = _made(place, plan, tier, round_, shell.asker(passphrase_file), int8, sensitivity, threads)
+    made = _made(place, plan, tier, round_, passphrase.asker(passphrase_file), int8, sensitivity, threads)
     said = made.facts
     name = f"round-{said.round:06}{'-int8' if said.precision == 'int8' else ''}.onnx"
     path = out or place / "bundles" / name
@@ -58,7 +58,7 @@ def export(
     few, ready = _warning(said), _ready(said)
     gain = vars(made.int8) if made.int8 else None
     if json:
-        shell.result(
+        console.result(
             path=str(path), sha256=sha256, round=said.round, net=said.net, members=list(said.members),
             figures=said.figures, precision=said.precision, int8=gain, parity=made.parity, test=said.test,
             temperature=said.calibration.temperature, signer=said.signer,
@@ -66,19 +66,19 @@ def export(
         )  # fmt: skip
         raise typer.Exit(0 if ready or anyway else 1)
     if few:
-        shell.show(*few)
-    shell.show(*nets.lines(said.figures, said.net))
-    shell.show(*(f"it {nets.answering(part, name)}" for name, part in _parts(said)))
-    shell.show(f"differs from the net by {made.parity:.0e}")
+        console.show(*few)
+    console.show(*nets.lines(said.figures, said.net))
+    console.show(*(f"it {nets.answering(part, name)}" for name, part in _parts(said)))
+    console.show(f"differs from the net by {made.parity:.0e}")
     if made.int8:
         kept = f"not kept: {made.int8.why}" if made.int8.why else f"{made.int8.speed_up:.1f} times as fast here"
-        shell.show(f"8 bits: {kept}; {made.int8.agreement:.1%} of the answers are the same")
-    shell.say_findings(said.findings)
-    shell.say(f"kept as {path}, its signature and its card beside it")
+        console.show(f"8 bits: {kept}; {made.int8.agreement:.1%} of the answers are the same")
+    console.say_findings(said.findings)
+    console.say(f"kept as {path}, its signature and its card beside it")
     if not ready and not anyway:
-        shell.say("this model is written, but not ready to diagnose with; --anyway takes it all the same")
+        console.say("this model is written, but not ready to diagnose with; --anyway takes it all the same")
         raise typer.Exit(1)
-    shell.say_next(f"'fedhelp-edge predict {shell.quoted(path)} IMAGES'")
+    console.say_next(f"'fedhelp-edge predict {hints.quoted(path)} IMAGES'")
     return
 
 
@@ -119,9 +119,9 @@ def _made(
     """By order; or by a plan alone, to try it out."""
     how = {"int8": int8, "wanted": wanted, "threads": threads}
     if plan is None:
-        from fedhelp_edge.site import layout
+        from fedhelp_edge.site import verified
 
-        layout.joined(home)  # before torch is loaded
+        verified.state_of_member(home)  # before torch is loaded
         from fedhelp_edge.site import export as site_export
 
         return site_export.export(home, round_, ask, **how)  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, shell
 
 app = shell.app()
 
@@ -34,7 +34,7 @@ def inspect(
     """
     from fedhelp_edge.errors import FedhelpError
     from fedhelp_edge.parcel import kit, parcel
-    from fedhelp_edge.site import layout
+    from fedhelp_edge.site import vouch as site_vouch
 
     try:
         if file.suffix.lower() == ".onnx":
@@ -45,11 +45,11 @@ def inspect(
     except FedhelpError as fault:
         if json:
             nothing = dict.fromkeys(("kind", "federation", "round", "sender", "recipients", "size"))
-            shell.result(**nothing, whole=False, trusted=False, why=f"{fault.code}: {fault.cause}", signers=[])
+            console.result(**nothing, whole=False, trusted=False, why=f"{fault.code}: {fault.cause}", signers=[])
             raise typer.Exit(1) from None
         raise
     said, context = seen.statement, seen.statement.context
-    why = layout.judge(shell.home(home), said, seen.keys)
+    why = site_vouch.judge(shell.home(home), said, seen.keys)
     signers = [_signer(key) for key in seen.keys]
     recipients = context.get("recipients", [])
     readers = context["readers"]["count"] if "readers" in context else len(recipients)
@@ -69,8 +69,8 @@ def inspect(
         "created": context["created"],
     }
     if json:
-        return shell.result(**facts)
-    shell.show(f"{file.name}: {_KINDS[said.kind]}")
+        return console.result(**facts)
+    console.show(f"{file.name}: {_KINDS[said.kind]}")
     rows = [("whole", "yes"), ("trusted", "yes" if not why else f"no: {why}")]
     rows += [(name, str(facts[name])) for name in ("federation", "round", "sender") if facts[name] is not None]
     for signer in signers:
@@ -86,13 +86,13 @@ def _model(file: Path, home: Path, json: bool) -> None:
     """A model; onnxruntime sees it only if this home does not call its signer a stranger."""
     from fedhelp_edge.errors import FedhelpError
     from fedhelp_edge.infer import bundle
-    from fedhelp_edge.site import layout
+    from fedhelp_edge.site import vouch as site_vouch
 
     refused = []
 
     def vouch(key: str) -> str:
         try:
-            return layout.vouch(home, key, None)
+            return site_vouch.vouch(home, key, None)
         except FedhelpError as fault:
             refused.append(fault)
             return f"{fault.code}: {fault.cause}"
@@ -101,13 +101,13 @@ def _model(file: Path, home: Path, json: bool) -> None:
     parity = None if refused else made.parity()
     said, signer = made.facts, _signer(made.signer)
     if json:
-        return shell.result(
+        return console.result(
             kind="bundle", whole=True, trusted=not made.why, why=made.why, signers=[signer],
             federation=said.federation or None, round=said.round, sender=None, recipients=[], size=len(made.model),
             sha256=made.sha256, name=said.name, classes=list(said.classes), net=said.net, members=list(said.members),
             precision=said.precision, parity=parity, card=made.card,
         )  # fmt: skip
-    shell.show(f"{file.name}: a model to diagnose with: {said.name}, round {said.round}")
+    console.show(f"{file.name}: a model to diagnose with: {said.name}, round {said.round}")
     rows = [("whole", "yes"), ("trusted", f"no: {made.why}" if made.why else "yes")]
     rows += [("federation", said.federation)] if said.federation else []
     rows += [("classes", ", ".join(said.classes)), ("net", ", ".join(said.members)), ("numbers", said.precision)]
@@ -121,9 +121,9 @@ def _model(file: Path, home: Path, json: bool) -> None:
 def _kit(file: Path, home: Path, json: bool) -> None:
     """A kit, before anything of it is run: the coordinator of the federation that was joined may sign one."""
     from fedhelp_edge.parcel import kit
-    from fedhelp_edge.site import layout
+    from fedhelp_edge.site import verified
 
-    seen, known = kit.look(file), layout.floor(home)
+    seen, known = kit.look(file), verified.state(home)
     if not seen.signer:
         why = "nobody signed it; compare its fingerprint with the leaflet"
     elif known is None:
@@ -132,11 +132,11 @@ def _kit(file: Path, home: Path, json: bool) -> None:
         why = "" if seen.signer == known.charter.coordinator else "the coordinator did not sign it"
     signers = [_signer(seen.signer)] if seen.signer else []
     if json:
-        return shell.result(
+        return console.result(
             kind="kit", whole=True, trusted=not why, why=why, signers=signers, federation=None, round=None, sender=None,
             recipients=[], size=seen.size, fingerprint=seen.fingerprint,
         )  # fmt: skip
-    shell.show(f"{file.name}: a kit to install from")
+    console.show(f"{file.name}: a kit to install from")
     rows = [("whole", "yes"), ("trusted", f"no: {why}" if why else "yes"), ("known by", seen.fingerprint)]
     for signer in signers:
         rows += [("signed by", signer["fingerprint"]), ("in words", signer["words"])]
@@ -153,4 +153,4 @@ def _signer(key: str) -> dict[str, str]:
 
 def _print(rows: list[tuple[str, str]]) -> None:
     for name, value in rows:
-        shell.show(f"  {name:<11}{value}")
+        console.show(f"  {name:<11}{value}")

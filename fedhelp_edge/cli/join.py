@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, shell
+from fedhelp_edge import passphrase as fedhelp_edge_passphrase
 
 app = shell.app()
 
@@ -39,7 +40,7 @@ def join(
     """
     from fedhelp_edge import safe_text
     from fedhelp_edge.parcel import keys
-    from fedhelp_edge.site import layout, membership, outbox, status
+    from fedhelp_edge.site import layout, membership, outbox, status, verified
     from fedhelp_edge.trust import key_words
 
     place = shell.home(home)
@@ -48,33 +49,33 @@ def join(
     @functools.cache
     def passphrase() -> str | None:
         if keys.are_in(place):
-            return shell.asker(passphrase_file)()
+            return fedhelp_edge_passphrase.asker(passphrase_file)()
         if no_passphrase:
-            shell.say("warning: without a passphrase, whoever can read this disk can sign as this site")
+            console.say("warning: without a passphrase, whoever can read this disk can sign as this site")
             return None
-        return shell.new_passphrase(key_words.passphrase, passphrase_file, own=own)
+        return fedhelp_edge_passphrase.new_passphrase(key_words.passphrase, passphrase_file, own=own)
 
-    if layout.floor(place) is None:
+    if verified.state(place) is None:
         membership.join(place, status.invited(place, invite, via, url, ca_file), name, passphrase)
     else:
         membership.check_goes_on(place, status.code_of(invite))
-    known = layout.joined(place)
+    known = verified.state_of_member(place)
     spoken = key_words.of_keys(known.charter.federation, keys.public(place))
     if not json:
-        shell.show(f"joining {known.charter.name}", f"words: {' '.join(spoken)}")
+        console.show(f"joining {known.charter.name}", f"words: {' '.join(spoken)}")
     # Last of all the way out: whatever happens from here on, the keys, their passphrase and the request are here.
     sent = bool(via or url or any(layout.note(place).get(way) for way in ("via", "url")))
     if sent:
         outbox.upload(place, status.carriers(place, lambda: passphrase() or "", via, url, ca_file))
     if json:
-        return shell.result(
+        return console.result(
             federation=known.charter.federation, name=known.charter.name, words=spoken, sent=sent,
             request=next((place / "request").glob("*.fhx")).stem, locked=keys.is_locked(place),
         )  # fmt: skip
-    shell.say("The coordinator will phone and compare the eight words above.")
+    console.say("The coordinator will phone and compare the eight words above.")
     told = status.status(place)
     if told["state"] != status.JOINING or told["request"]:
-        shell.say_next(f"'{status.next_typed(place, told)}'")
+        console.say_next(f"'{status.next_typed(place, told)}'")
     else:
-        shell.say_next("'fedhelp-edge download', once you were let in" if sent else "'fedhelp-edge upload --via DIR'")
+        console.say_next("'fedhelp-edge download', once you were let in" if sent else "'fedhelp-edge upload --via DIR'")
     return None

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, hints, passphrase, shell
 
 app = shell.app(no_args_is_help=True, help="The keys of this site: make, show, back up, restore.")
 
@@ -29,15 +29,15 @@ def new(
     keys.check_none(folder)
     if no_passphrase:
         secret = None
-        shell.say("warning: without a passphrase, whoever can read this disk can sign as this site")
+        console.say("warning: without a passphrase, whoever can read this disk can sign as this site")
     elif passphrase_file or own or sys.stdin.isatty():
-        secret = shell.new_passphrase(key_words.passphrase, passphrase_file, own=own)
+        secret = passphrase.new_passphrase(key_words.passphrase, passphrase_file, own=own)
     else:
         secret = key_words.passphrase()
-        shell.show(f"passphrase: {secret}")  # before it locks anything, or it might never be read
+        console.show(f"passphrase: {secret}")  # before it locks anything, or it might never be read
     path = keys.save(folder, keys.new(), secret)
-    shell.show(f"keys made: {path}")
-    shell.say_next("'fedhelp-edge keys backup FILE' writes a copy to a stick")
+    console.show(f"keys made: {path}")
+    console.say_next("'fedhelp-edge keys backup FILE' writes a copy to a stick")
 
 
 @app.command()
@@ -52,11 +52,13 @@ def show(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) -> N
     found = keys.public(folder)
     fingerprint = sshsig.fingerprint(found.sign)
     if json:
-        shell.result(sign=found.sign, recipient=found.recipient, fingerprint=fingerprint, locked=keys.is_locked(folder))
+        console.result(
+            sign=found.sign, recipient=found.recipient, fingerprint=fingerprint, locked=keys.is_locked(folder)
+        )
     else:
         lock = "a passphrase" if keys.is_locked(folder) else "file permissions alone"
-        shell.show(f"signs with    {found.sign}", f"fingerprint   {fingerprint}", f"receives at   {found.recipient}")
-        shell.show(f"guarded by    {lock}")
+        console.show(f"signs with    {found.sign}", f"fingerprint   {fingerprint}", f"receives at   {found.recipient}")
+        console.show(f"guarded by    {lock}")
 
 
 @app.command()
@@ -72,16 +74,16 @@ def words(
     Example: fedhelp-edge keys words
     """
     from fedhelp_edge.parcel import keys
-    from fedhelp_edge.site import layout
+    from fedhelp_edge.site import verified
     from fedhelp_edge.trust import key_words
 
     place = shell.home(home)
-    known = None if federation else layout.floor(place)
+    known = None if federation else verified.state(place)
     spelled = key_words.of_keys(known.charter.federation if known else federation, keys.public(place))
     if json:
-        shell.result(words=spelled)
+        console.result(words=spelled)
     else:
-        shell.show(" ".join(spelled))
+        console.show(" ".join(spelled))
 
 
 @app.command()
@@ -103,14 +105,14 @@ def backup(
 
     def ask() -> str:
         nonlocal secret
-        secret = shell.asker(passphrase_file, prompt, twice=not locked)()
+        secret = passphrase.asker(passphrase_file, prompt, twice=not locked)()
         return secret
 
     found = keys.load(folder, ask)
     keys.backup(file, found, secret or ask())
-    shell.show(f"backup written: {file}")
-    shell.say_next(
-        f"'fedhelp-edge keys restore {shell.quoted(file)} --home DIR' brings the keys back, with the same passphrase"
+    console.show(f"backup written: {file}")
+    console.say_next(
+        f"'fedhelp-edge keys restore {hints.quoted(file)} --home DIR' brings the keys back, with the same passphrase"
     )
 
 
@@ -128,9 +130,9 @@ def restore(
 
     folder = shell.home(home)
     keys.check_none(folder)
-    secret = shell.asker(passphrase_file)()
+    secret = passphrase.asker(passphrase_file)()
     path = keys.save(folder, keys.restore(file, secret), secret)
-    shell.show(f"keys restored: {path}")
+    console.show(f"keys restored: {path}")
 
 
 @app.command()
@@ -145,10 +147,10 @@ def rotate(
 
     from fedhelp_edge.site import membership
 
-    made = membership.ask_for_new_keys(shell.home(home), functools.cache(shell.asker(passphrase_file)))
+    made = membership.ask_for_new_keys(shell.home(home), functools.cache(passphrase.asker(passphrase_file)))
     if json:
-        return shell.result(request=made.stem)
-    shell.show("new keys made, under the same passphrase")
-    shell.say_next("'fedhelp-edge upload' asks for them; 'fedhelp-edge download' later begins to use them")
-    shell.say("then export your models again, for the old keys signed those")
+        return console.result(request=made.stem)
+    console.show("new keys made, under the same passphrase")
+    console.say_next("'fedhelp-edge upload' asks for them; 'fedhelp-edge download' later begins to use them")
+    console.say("then export your models again, for the old keys signed those")
     return None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, hints, shell
 
 app = shell.app(no_args_is_help=True, help="Public images and what foundation models say of them, asked once.")
 
@@ -36,16 +36,16 @@ def build(
 
     kept = out.with_name(f"{out.name}.answers")
     pixels, labels, classes = read(public, kept)
-    with shell.progress("asking") as progress:
+    with console.progress("asking") as progress:
         found = build.build(pixels, labels, classes, source, kept, progress)
     about = {name: text for name, text in (("origin", public.name), ("licence", licence)) if text}
     found = replace(found.chosen(size or len(found)), about=about)
     pack.save(out, found, quality)
     took = out.stat().st_size
     if json:
-        return shell.result(pack=str(out), images=len(found), sources=list(found.sources), size=took)
-    shell.show(f"pack written: {out}, {took / 1e6:.1f} MB")
-    shell.say_next(f"'fedhelp-edge knowledge show {shell.quoted(out)}'; the answers are kept in {kept.name}")
+        return console.result(pack=str(out), images=len(found), sources=list(found.sources), size=took)
+    console.show(f"pack written: {out}, {took / 1e6:.1f} MB")
+    console.say_next(f"'fedhelp-edge knowledge show {hints.quoted(out)}'; the answers are kept in {kept.name}")
     return None
 
 
@@ -65,17 +65,17 @@ def show(
     sources = [{"name": name, "accuracy": part} for name, part in zip(found.sources, right, strict=True)]
     side, channels, took = found.pixels.shape[1], found.pixels.shape[3], file.stat().st_size
     if json:
-        return shell.result(
+        return console.result(
             images=len(found), classes=list(found.classes), sources=sources, side=side, channels=channels, size=took,
             about=dict(found.about),
         )  # fmt: skip
     kind = "colour" if channels == 3 else "grey"
-    shell.show(f"{file.name}: {len(found)} images of {side} pixels, {kind}, {took / 1e6:.1f} MB")
-    shell.show(f"  classes   {', '.join(found.classes)}")
+    console.show(f"{file.name}: {len(found)} images of {side} pixels, {kind}, {took / 1e6:.1f} MB")
+    console.show(f"  classes   {', '.join(found.classes)}")
     for name, part in zip(found.sources, right, strict=True):
-        shell.show(f"  source    {name}, right in {part:.1%}")
+        console.show(f"  source    {name}, right in {part:.1%}")
     for name, text in found.about.items():
-        shell.show(f"  {name:<10}{text}")
+        console.show(f"  {name:<10}{text}")
     return None
 
 
@@ -103,10 +103,10 @@ def start(
     known = packs.load(pack).fitted(agreed.tables["fedhelp"].public_size, agreed.image.channels)
     machine.settle(threads)
     bench = machine.bench(agreed.training.precision)
-    with files.writing(out, private=False) as file, shell.progress("training") as progress:
+    with files.writing(out, private=False) as file, console.progress("training") as progress:
         update.write(file, training.start(agreed, known, bench, epochs=epochs, progress=progress))
-    shell.show(f"first weights written: {out}")
-    shell.say_next(
-        f"'fedhelp-edge lab run {shell.quoted(plan)} --start {shell.quoted(out)} --data IMAGES --split dirichlet:1"
-        f" --sites 3 --out DIR' tries them; 'fedhelp-coordinator open --start {shell.quoted(out)}' begins with them"
+    console.show(f"first weights written: {out}")
+    console.say_next(
+        f"'fedhelp-edge lab run {hints.quoted(plan)} --start {hints.quoted(out)} --data IMAGES --split dirichlet:1"
+        f" --sites 3 --out DIR' tries them; 'fedhelp-coordinator open --start {hints.quoted(out)}' begins with them"
     )

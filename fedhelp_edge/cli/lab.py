@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedhelp_edge import errors, shell
+from fedhelp_edge import console, errors, shell
 
 app = shell.app(no_args_is_help=True, help="Whole federations on this machine, to try a plan out or compare methods.")
 
@@ -56,7 +56,7 @@ class Bench:
         if start:
             with start.open("rb") as file:
                 self.start = dict(update.Arrays(file, update.read_header(file)))
-            shell.say_drawn(spec.begin_from(METHODS[first.method].start(first), self.start)[1])
+            console.say_drawn(spec.begin_from(METHODS[first.method].start(first), self.start)[1])
 
     def plan(self, settings: dict[str, str] | None = None) -> Any:
         from fedhelp_edge import plan
@@ -71,7 +71,7 @@ class Bench:
 
         return run.run(
             plan, self.parts, out, bench=machine.bench(plan.training.precision), pack=self.pack, start=self.start,
-            post=transport.Post() if self.sealed else None, progress=shell.say,
+            post=transport.Post() if self.sealed else None, progress=console.say,
         )  # fmt: skip
 
 
@@ -88,12 +88,12 @@ def run(
     bench = Bench(plan, data, split, sites, large, knowledge, public, start, change, sealed, engine, out, threads)
     found = bench.run(bench.plan(), out)
     if json:
-        return shell.result(runs=[found])
+        return console.result(runs=[found])
     for site in found["sites"]:
         accuracy = "-" if site["accuracy"] is None else f"{site['accuracy']:.3f}"
-        shell.show(f"{site['name']:<24}{site['tier']:<7}{site['n_train']:>6} images   accuracy {accuracy}")
-    shell.say_findings(found.get("findings", ()))
-    shell.show(f"results: {out / 'run.json'}")
+        console.show(f"{site['name']:<24}{site['tier']:<7}{site['n_train']:>6} images   accuracy {accuracy}")
+    console.say_findings(found.get("findings", ()))
+    console.show(f"results: {out / 'run.json'}")
     return None
 
 
@@ -126,7 +126,7 @@ def compare(
     plans = {(name, seed): agreed(name, seed) for name in names for seed in numbers}  # all judged before one is trained
     runs = compare.compare(names, numbers, out, lambda name, seed, folder: bench.run(plans[name, seed], folder))
     if json:
-        return shell.result(runs=runs)
-    shell.show(*(out / "table.md").read_text(encoding="utf-8").split("\n"))
-    shell.say(f"kept in {out}")
+        return console.result(runs=runs)
+    console.show(*(out / "table.md").read_text(encoding="utf-8").split("\n"))
+    console.say(f"kept in {out}")
     return None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, hints, shell
 
 app = shell.app()
 
@@ -36,19 +36,19 @@ def label(
 
     sorting = Sorting(images, _classes(plan, shell.home(home)))
     with local_server.opened(Label(sorting), port) as server, contextlib.suppress(KeyboardInterrupt):
-        shell.say("the page is at", server.link, "it is open to you alone; Ctrl-C ends it, and nothing is lost")
+        console.say("the page is at", server.link, "it is open to you alone; Ctrl-C ends it, and nothing is lost")
         if not no_browser:
             webbrowser.open(server.once)
         server.done.wait()
     counts = dict(zip(sorting.classes, sorting.counts(), strict=True))
     rest = len(sorting.names) - sum(counts.values())
     if json:
-        return shell.result(classes=counts, unlabelled=rest, file=str(images / FILE))
+        return console.result(classes=counts, unlabelled=rest, file=str(images / FILE))
     for name, count in counts.items():
-        shell.show(f"{name:<24}{count:>6}")
-    shell.show(f"{'no class yet':<24}{rest:>6}")
-    kept = shell.quoted(images)
-    shell.say_next(f"'fedhelp-edge label {kept}' goes on" if rest else f"'fedhelp-edge check {kept}'")
+        console.show(f"{name:<24}{count:>6}")
+    console.show(f"{'no class yet':<24}{rest:>6}")
+    kept = hints.quoted(images)
+    console.say_next(f"'fedhelp-edge label {kept}' goes on" if rest else f"'fedhelp-edge check {kept}'")
     return None
 
 
@@ -60,9 +60,9 @@ def _classes(plan: Path | None, home: Path) -> tuple[str, ...]:
 
     if plan:
         return plans.load(plan, TABLES).classes
-    from fedhelp_edge.site import inbox, layout
+    from fedhelp_edge.site import inbox, verified
 
-    order = layout.joined(home).task
+    order = verified.state_of_member(home).task
     if order is None:
         raise NotYetError(
             "no round has been ordered yet, so the classes are not known", remedy="name a plan with --plan"

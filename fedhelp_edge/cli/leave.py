@@ -1,6 +1,6 @@
 """`leave`."""
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, shell
 
 app = shell.app()
 
@@ -15,7 +15,7 @@ def leave(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) -> 
 
     kept = membership.leave(shell.home(home))
     if json:
-        return shell.result(kept=str(kept))
-    shell.show(f"left; everything of this federation is kept in {kept}")
-    shell.say_next("tell the coordinator, who ends your part with 'fedhelp-coordinator revoke SITE --reason left'")
+        return console.result(kept=str(kept))
+    console.show(f"left; everything of this federation is kept in {kept}")
+    console.say_next("tell the coordinator, who ends your part with 'fedhelp-coordinator revoke SITE --reason left'")
     return None

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, hints, shell
 
 app = shell.app(no_args_is_help=True, help="Write and check the plan of a federation.")
 
@@ -21,8 +21,8 @@ def new(file: Annotated[Path, shell.named("Where to write it.")] = Path("plan.to
 
     with files.writing(file, private=False) as out:
         out.write(plan.template(TABLES).encode())
-    shell.show(f"{file}: a plan with every default")
-    shell.say_next(f"change name and classes, then run 'fedhelp-edge plan check {shell.quoted(file)}'")
+    console.show(f"{file}: a plan with every default")
+    console.say_next(f"change name and classes, then run 'fedhelp-edge plan check {hints.quoted(file)}'")
 
 
 @app.command()
@@ -39,10 +39,12 @@ def check(file: Annotated[Path, shell.named("The plan.")], json: shell.AsJson = 
         found = plan.load(file, TABLES)
     except BadPlanError as fault:
         if json:
-            shell.result(ok=False, mistakes=[vars(mistake) for mistake in fault.mistakes])
+            console.result(ok=False, mistakes=[vars(mistake) for mistake in fault.mistakes])
             raise typer.Exit(1) from None
         raise
     if json:
-        shell.result(ok=True, mistakes=[], name=found.name, method=found.method, classes=list(found.classes))
+        console.result(ok=True, mistakes=[], name=found.name, method=found.method, classes=list(found.classes))
     else:
-        shell.show(f"{file}: no mistakes; {found.method}, {len(found.classes)} classes, at most {found.rounds} rounds")
+        console.show(
+            f"{file}: no mistakes; {found.method}, {len(found.classes)} classes, at most {found.rounds} rounds"
+        )

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, shell
 from fedhelp_edge.cli.train import Threads
 
 app = shell.app()
@@ -51,18 +51,18 @@ def predict(
     from fedhelp_edge.data import picture
     from fedhelp_edge.infer import bundle, run, show
     from fedhelp_edge.infer import images as sources
-    from fedhelp_edge.site import layout
+    from fedhelp_edge.site import vouch
 
-    made = bundle.ready(model, lambda key: layout.vouch(shell.home(home), key, signer), threads=threads)
+    made = bundle.ready(model, lambda key: vouch.vouch(shell.home(home), key, signer), threads=threads)
     if doubts := show.doubts(made):
-        shell.say(f"warning: {doubts}")
+        console.say(f"warning: {doubts}")
     if watch and out:
-        shell.say(f"waiting for images; Ctrl-C ends it; the answers are in {out}")
+        console.say(f"waiting for images; Ctrl-C ends it; the answers are in {out}")
         with suppress(KeyboardInterrupt):
-            run.watch(out, made, watch, kind, _wait, shell.say)
+            run.watch(out, made, watch, kind, _wait, console.say)
         return
     if out:
-        with shell.progress("looking at images") as progress:
+        with console.progress("looking at images") as progress:
             path, tally = run.into(out, made, images or [], kind, progress)
     else:
         path, tally = None, run.Tally()
@@ -75,10 +75,10 @@ def predict(
             "there is no image in what was named", remedy="name image files, DICOM, an NPZ, or a folder of them"
         )
     where = f"; the answers are in {path}" if path else ""
-    shell.say(f"{tally.answered} of {tally.images} images answered{where}")
-    shell.say(show.NOTICE)
+    console.say(f"{tally.answered} of {tally.images} images answered{where}")
+    console.say(show.NOTICE)
     if tally.bad:
-        shell.say(f"{tally.bad} of {tally.images} files could not be used; their rows say why")
+        console.say(f"{tally.bad} of {tally.images} files could not be used; their rows say why")
         raise typer.Exit(1)
     return
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, shell
 from fedhelp_edge.cli.predict import Model, Signer
 from fedhelp_edge.cli.train import Threads
 
@@ -38,16 +38,16 @@ def serve(
     from fedhelp_edge.infer import bundle, show
     from fedhelp_edge.page import local_server, texts
     from fedhelp_edge.page.serve import Serve
-    from fedhelp_edge.site import layout
+    from fedhelp_edge.site import vouch
 
     if language and language not in texts.DIAGNOSIS:
         raise UsageError(f"--language {language!r} is none of {', '.join(texts.DIAGNOSIS)}")
-    made = bundle.ready(model, lambda key: layout.vouch(shell.home(home), key, signer), threads=threads)
+    made = bundle.ready(model, lambda key: vouch.vouch(shell.home(home), key, signer), threads=threads)
     if doubts := show.doubts(made):
-        shell.say(f"warning: {doubts}")
+        console.say(f"warning: {doubts}")
     with local_server.opened(Serve(made, language), port) as server, contextlib.suppress(KeyboardInterrupt):
-        shell.say("the page is at", server.link, "it is open to you alone; Ctrl-C ends it, and nothing is kept")
-        shell.say(show.NOTICE)
+        console.say("the page is at", server.link, "it is open to you alone; Ctrl-C ends it, and nothing is kept")
+        console.say(show.NOTICE)
         if not no_browser:
             webbrowser.open(server.once)
         server.done.wait()

@@ -1,6 +1,6 @@
 """`status`."""
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, hints, shell
 
 app = shell.app()
 
@@ -15,18 +15,18 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
 
     told = site_status.status(shell.home(home))
     if json:
-        return shell.result(**told)
+        return console.result(**told)
     who = f"{told['site']} ({told['tier']})" if told["site"] else "not let in yet"
-    shell.show(f"{told['name']}: {who}", f"round {told['round']}: {told['means']}")
+    console.show(f"{told['name']}: {who}", f"round {told['round']}: {told['means']}")
     if told["request"]:
-        shell.show(*shell.told(f"the request to join: {told['request']['state']} ", told["request"]))
+        console.show(*console.error_lines(f"the request to join: {told['request']['state']} ", told["request"]))
     if told["closes"]:
-        shell.show(f"takes shares until {told['closes']} UTC")
+        console.show(f"takes shares until {told['closes']} UTC")
     for one in told["receipts"][:5]:
-        shell.show(*shell.told(f"share of round {one['round']}: {one['state']} ", one))
+        console.show(*console.error_lines(f"share of round {one['round']}: {one['state']} ", one))
     if told["outbox"]:
-        shell.show(f"waiting to be sent, or for a receipt: {len(told['outbox'])}")
+        console.show(f"waiting to be sent, or for a receipt: {len(told['outbox'])}")
     if told["orders_are_old"]:
-        shell.show(shell.typed("the orders are old: fetch new ones with 'fedhelp-edge download'"))
-    shell.say_next(site_status.next_typed(shell.home(home), told))
+        console.show(hints.typed("the orders are old: fetch new ones with 'fedhelp-edge download'"))
+    console.say_next(site_status.next_typed(shell.home(home), told))
     return None

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, passphrase, shell
 from fedhelp_edge.cli.join import CaFile, Url, Via
 from fedhelp_edge.cli.train import Device, Threads
 
@@ -32,12 +32,12 @@ def sync(
     from fedhelp_edge.site.sync import sync
 
     place = shell.home(home)
-    ask = functools.cache(shell.asker(passphrase_file))
+    ask = functools.cache(passphrase.asker(passphrase_file))
     ways = status.carriers(place, ask, via, url, ca_file)
     last: list[str] = []
     while True:
         try:
-            with shell.bars() as bar:
+            with console.bars() as bar:
                 done = sync(place, ways, ask, bar, device=device, threads=threads)
             told = status.status(place)
         except (FedhelpError, OSError) as fault:
@@ -47,17 +47,17 @@ def sync(
             lines = [f"error: {known.code}: {known.cause}", f"hint: {known.remedy}"]
         else:
             if json:
-                shell.result(**asdict(done), state=told["state"], next=told["next"])
+                console.result(**asdict(done), state=told["state"], next=told["next"])
             lines = [
                 *(f"new: {what}" for what in done.new),
-                *(line for one in done.refused for line in shell.told(f"refused: {one['file']}: ", one)),
+                *(line for one in done.refused for line in console.error_lines(f"refused: {one['file']}: ", one)),
                 *([f"trained: round {done.trained}"] if done.trained else []),
                 *([f"parcels sent: {len(done.sent)}"] if done.sent else []),
                 *([f"not reached now: {done.unreached}"] if done.unreached else []),
                 f"round {told['round']}: {told['means']}",
             ]
         if lines != last and not json:
-            shell.show(*lines)
+            console.show(*lines)
             last = lines
         if not watch:
             return

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, hints, shell
 
 app = shell.app()
 
@@ -38,27 +38,27 @@ def learn(
 ) -> None:  # fmt: skip
     from fedhelp_edge.report import nets
 
-    with shell.bars() as watch:
+    with console.bars() as watch:
         told = _train(shell.home(home), tier, images, watch, plan, rounds, knowledge, device, threads)
     if told is None:  # one of several processes, of which the first says what came of it
         os._exit(0)  # at an ordinary end torch's threads are at times still there, and abort
     folder, report = told
     if json:
-        return shell.result(**report, folder=str(folder))
-    shell.show(f"trained: {report['examples']} images, {report['seconds']} s")
+        return console.result(**report, folder=str(folder))
+    console.show(f"trained: {report['examples']} images, {report['seconds']} s")
     for name, figure in report["val"].items():
         shown = nets.part_right(figure, report.get("val_images", 0))
-        shell.show(f"  {nets.NAMES[name]:<20} accuracy {shown} on validation images")
-    shell.say_findings(report.get("findings", ()))
+        console.show(f"  {nets.NAMES[name]:<20} accuracy {shown} on validation images")
+    console.say_findings(report.get("findings", ()))
     if left_out := report.get("left_out"):
         what = "1 file was" if left_out == 1 else f"{left_out} files were"
-        named = shell.quoted(images) if images else "IMAGES"
-        shell.say(shell.typed(f"{what} left out; 'fedhelp-edge check {named}' says why"))
-    shell.say(f"kept in {folder}; report.html there shows it")
+        named = hints.quoted(images) if images else "IMAGES"
+        console.say(hints.typed(f"{what} left out; 'fedhelp-edge check {named}' says why"))
+    console.say(f"kept in {folder}; report.html there shows it")
     if plan:
-        shell.say_next("'fedhelp-edge evaluate' measures it on the test part")
+        console.say_next("'fedhelp-edge evaluate' measures it on the test part")
     else:
-        shell.say_next("'fedhelp-edge upload' seals the share and sends it")
+        console.say_next("'fedhelp-edge upload' seals the share and sends it")
     return None
 
 
@@ -68,9 +68,9 @@ def _train(
 ) -> tuple[Path, dict[str, Any]] | None:  # fmt: skip
     """By order; or by a plan alone, to try it out."""
     if plan is None:
-        from fedhelp_edge.site import layout, ordered_training
+        from fedhelp_edge.site import ordered_training, verified
 
-        layout.joined(home)  # before torch is loaded
+        verified.state_of_member(home)  # before torch is loaded
         return ordered_training.train(home, tier, images, watch, device=device, threads=threads)
     from fedhelp_edge import plan as plans
     from fedhelp_edge.methods.registry import TABLES

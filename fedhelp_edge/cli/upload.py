@@ -2,7 +2,7 @@
 
 import functools
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, passphrase, shell
 from fedhelp_edge.cli.join import CaFile, Url, Via
 
 app = shell.app()
@@ -24,14 +24,14 @@ def upload(
     from fedhelp_edge.site import outbox, status
 
     place = shell.home(home)
-    ask = functools.cache(shell.asker(passphrase_file))
+    ask = functools.cache(passphrase.asker(passphrase_file))
     ways = status.carriers(place, ask, via, url, ca_file)
     status.seal(place, ask)
     sent = outbox.upload(place, ways)
     if json:
-        return shell.result(sent=sent)
-    shell.show(f"parcels sent: {len(sent)}")
-    shell.say_next(
+        return console.result(sent=sent)
+    console.show(f"parcels sent: {len(sent)}")
+    console.say_next(
         "'fedhelp-edge download' brings the receipt" if sent else f"'{status.next_typed(place, status.status(place))}'"
     )
     return None

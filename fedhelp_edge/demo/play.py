@@ -36,15 +36,15 @@ from fedhelp_edge.methods.registry import METHODS, TABLES
 from fedhelp_edge.nets import resnet
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.plan import Plan
-from fedhelp_edge.site import export, inbox, layout, membership, ordered_training, outbox, sync
+from fedhelp_edge.site import export, inbox, layout, membership, ordered_training, outbox, sync, vouch
 from fedhelp_edge.site.local_training import Watch
 from fedhelp_edge.train import learners, loop, machine
 from server_ref.admin import audit_export, exchange, invites
-from server_ref.hub import hub as hubs
+from server_ref.hub import create
 from server_ref.hub.hub import Hub
-from server_ref.intake import receive
+from server_ref.intake import judge, receive
 from server_ref.intake.receive import Answer
-from server_ref.rounds import close
+from server_ref.rounds import close, open
 
 PLAN = """\
 name = "demo"
@@ -108,7 +108,7 @@ def play(
     say("2. knowledge: two nets, trained for seconds, are asked once about public images")
     sources = _knowledge(out, watch, threads)
     say("3. a coordinator makes a hub; a hospital and three clinics join by invite")
-    hub = hubs.make(out / "hub", agreed, None)
+    hub = create.create(out / "hub", agreed, None)
     story_of = _Rounds(hub, sites, out / "carrier", watch, threads)
     with files.reading(out / "pack.safetensors") as body:
         hub.publish_pack(story_of.boss, body)
@@ -197,7 +197,7 @@ def _samples(dealt: Sequence[Images], classes: Sequence[str]) -> dict[str, list[
 
 def _asked(site: Site, models: Path, plan: Plan) -> list[dict[str, Any]]:
     """What a site's model says of some of its test images, and where it looks."""
-    made = bundle.load(models / f"{site.home.name}.onnx", lambda key: layout.vouch(site.home, key, None))
+    made = bundle.load(models / f"{site.home.name}.onnx", lambda key: vouch.vouch(site.home, key, None))
     found = [sorted((site.images / "test" / name).glob("*"))[:2] for name in plan.classes]
     chosen = [path for paths in found for path in paths]
     rows = answers.rows(made, pictures.items(chosen), pictures=True)
@@ -250,7 +250,7 @@ class _Rounds:
         self._collect()
 
     def round(self, checked: Path) -> dict[str, Any]:
-        number = close.open_next(self.hub, self.boss).round
+        number = open.open_next(self.hub, self.boss).round
         exchange.leave(self.hub, self.stick / FROM)
         for site in self.sites:
             sync.sync(site.home, [Folder(self.stick)], str, self.watch, threads=self.threads)
@@ -288,7 +288,7 @@ class _Rounds:
 
     def _collect(self) -> None:
         exchange.take_in(self.hub, self.stick / TO, exchange.Exchanged())
-        receive.judge(self.hub, self.boss)
+        judge.judge(self.hub, self.boss)
 
     # --- the life of one parcel -----------------------------------------------------------------------------------
     def _attacked(self, site: Site) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, shell
 from fedhelp_edge.report import metrics
 
 Figures = Mapping[str, Any]
@@ -38,7 +38,7 @@ def compare(
     folders: list[Path] = []
     drawn = find_spec("matplotlib") is not None
     if not drawn:
-        shell.say(f"for curves.png and cost.png: {shell.remedy('matplotlib')}")
+        console.say(f"for curves.png and cost.png: {shell.remedy('matplotlib')}")
     for name in methods:
         for seed in seeds:
             folder = out / "runs" / f"{name.replace('/', '_')}-{seed}"

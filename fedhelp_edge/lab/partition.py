@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fedhelp_edge import shell
+from fedhelp_edge import console
 from fedhelp_edge.data import groups
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.source_row import split_word
@@ -81,7 +81,7 @@ def _natural(images: Images, by: str) -> list[tuple[str, Images]]:
         for i in places:
             owners[i] = _most([given[j] for j in places])
     if moved := sum(one != other for one, other in zip(given, owners, strict=True)):
-        shell.say(f"{moved} images moved to the site that has most images of their patient")
+        console.say(f"{moved} images moved to the site that has most images of their patient")
     names = sorted(set(owners), key=lambda name: (len(name), name))
     return [(name, images.only(np.flatnonzero(np.array(owners) == name))) for name in names]
 
@@ -129,7 +129,7 @@ def _sizes(images: Images, what: str, seed: int, val: float) -> list[tuple[str, 
     if missing > len(images.problems) or wanted[largest][0] < 1:
         raise UsageError(f"the sizes ask for {needed} images, and there are {len(images)}")
     if missing:
-        shell.say(f"{missing} images cannot be used or are there twice: site {largest + 1} has so many fewer")
+        console.say(f"{missing} images cannot be used or are there twice: site {largest + 1} has so many fewer")
     cuts = [(train, round(train * val), test) for train, test in wanted]
     rooms = [room for train, kept, test in cuts for room in (kept, train - kept, test)]
     members = groups.members(images.groups)
@@ -146,7 +146,7 @@ def _sizes(images: Images, what: str, seed: int, val: float) -> list[tuple[str, 
             for split, found, room in zip(("val", "train", "test"), own, rooms[3 * place :], strict=False)
             if len(found) != room
         ]:
-            shell.say(f"whole groups do not fit the sizes: site {place + 1} has {', '.join(differs)} images")
+            console.say(f"whole groups do not fit the sizes: site {place + 1} has {', '.join(differs)} images")
     return dealt
 
 

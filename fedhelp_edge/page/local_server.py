@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote
 
-from fedhelp_edge import shell
+from fedhelp_edge import console
 
 HOST = "127.0.0.1"
 _WAIT = 30  # seconds that a browser may stay silent
@@ -109,7 +109,7 @@ class Server(ThreadingHTTPServer):
         """A browser that goes away is no event; of a mistake in this program only its kind is told."""
         fault = sys.exc_info()[1]
         if not isinstance(fault, OSError):
-            shell.say(f"error: E_INTERNAL: {type(fault).__name__} in this program")
+            console.say(f"error: E_INTERNAL: {type(fault).__name__} in this program")
 
 
 @contextmanager

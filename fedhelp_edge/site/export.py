@@ -11,7 +11,7 @@ from fedhelp_edge.errors import NotTrainedError
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.plan import Plan
-from fedhelp_edge.site import inbox, layout, local_training, trial
+from fedhelp_edge.site import inbox, layout, local_training, trial, verified
 from fedhelp_edge.train import machine
 from fedhelp_edge.update import Array
 
@@ -20,8 +20,8 @@ def export(
     home: Path, round_: int | None, ask: Callable[[], str], *, int8: bool, wanted: float, threads: int | None = None
 ) -> bundle.Made:
     """Of a round of the federation, the newest that was trained here if none is named."""
-    known = layout.joined(home)
-    site, order = layout.me(home, known), known.task
+    known = verified.state_of_member(home)
+    site, order = verified.me(home, known), known.task
     number = "*" if round_ is None else f"{round_:06}"
     done = sorted((home / "rounds").glob(f"{known.charter.epoch:04}-{number}/report.json"))
     if site is None or order is None or not done:

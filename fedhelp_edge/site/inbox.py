@@ -27,7 +27,7 @@ from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.parcel import age, keys, parcel, statement
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.plan import Plan
-from fedhelp_edge.site import layout
+from fedhelp_edge.site import layout, verified
 from fedhelp_edge.trust.state import Floor
 from fedhelp_edge.trust.task import Task
 from fedhelp_edge.update import Array
@@ -46,11 +46,11 @@ def download(home: Path, carriers: Sequence[exchange.Carrier], ask: Callable[[],
     """Fetch what is there, verify it, keep it; open the model that the order names."""
     taken = Taken()
     with lock.held(home / layout.LOCK):
-        taken.refused += layout.mend(home)
-        layout.take_up_new_keys(home, layout.joined(home))  # where that was cut off
+        taken.refused += verified.repair(home)
+        verified.take_up_new_keys(home, verified.state_of_member(home))  # where that was cut off
         found = (path for carrier in carriers for path in carrier.fetch(have(home)))
         known = take_in(home, found, taken, functools.cache(lambda: _identities(home, ask)))
-        layout.take_up_new_keys(home, known)
+        verified.take_up_new_keys(home, known)
         _open_base(home, known, ask)
     return taken
 
@@ -63,7 +63,7 @@ def take_in(
     Of several files with one statement the first that holds counts: anybody can sign another's statement once more.
     Of one model that was sealed to several groups of sites, only the parcel that the `identities` open is kept.
     """
-    known, kept = layout.joined(home), set(have(home))
+    known, kept = verified.state_of_member(home), set(have(home))
     listed: list[tuple[tuple[int, int, int], Path]] = []
     models: dict[tuple[int, str], set[str]] = {}  # by round and base, the parcels that hold this model
     for path in found:
@@ -150,9 +150,9 @@ def _take(home: Path, known: Floor, copy: Path, said: statement.Statement, taken
         _keep_pack(home, copy, said)
         taken.new.append(f"knowledge, {said.size / 1e6:.1f} MB")
         return known
-    known = layout.take(known, copy)
-    layout.check_not_older(home, said)  # once it is known who signed it
-    layout.keep(home, copy, said)
+    known = verified.accept(known, copy)
+    verified.check_not_older(home, said)  # once it is known who signed it
+    verified.store(home, copy, said)
     taken.new.append(_in_words(said))
     return known
 
@@ -177,7 +177,7 @@ def _open_base(home: Path, known: Floor, ask: Callable[[], str]) -> None:
     """Opens the model that the newest order names, once. None is sealed for a site that waits to be let in."""
     if known.task is None or layout.is_whole(layout.base_of(home, known.task)):
         return
-    if layout.me(home, known) is None:
+    if verified.me(home, known) is None:
         return
     sealed = sorted((home / "global").glob(f"{known.charter.epoch:04}-*.fhx"))
     named = [path for path in sealed if parcel.look(path, parcel.anyone).statement.context["base"] == known.task.base]

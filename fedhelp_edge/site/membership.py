@@ -23,7 +23,7 @@ from fedhelp_edge.errors import (
 )
 from fedhelp_edge.parcel import keys, parcel, statement
 from fedhelp_edge.parcel.keys import Keys
-from fedhelp_edge.site import inbox, layout, outbox
+from fedhelp_edge.site import inbox, layout, outbox, verified
 from fedhelp_edge.trust import charter, enrol
 from fedhelp_edge.trust.state import Floor
 
@@ -66,7 +66,7 @@ def typed_invite(code: str, way: exchange.Carrier, url: str = "") -> Invite:
     for _, path in sorted(listed):
         with suppress(FedhelpError, OSError), parcel.open(path, parcel.anyone) as seen:
             if known is not None:
-                newer = layout.take(known, path)
+                newer = verified.accept(known, path)
             else:
                 newer = Floor(charter.first(seen.statement, seen.keys, seen.json()))
                 if enrol.vouch(code, newer.charter.federation) != vouched:
@@ -86,7 +86,7 @@ def join(home: Path, invite: Invite, name: str, passphrase: Callable[[], str | N
     """Pin the charter, make keys if there are none, and put the request into the outbox."""
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     with lock.held(home / layout.LOCK), layout.scratch(home) as work:
-        if layout.floor(home) is not None:
+        if verified.state(home) is not None:
             raise JoinedAlreadyError(f"{home.name} belongs to a site that has joined a federation")
         known: Floor | None = None
         parts = []
@@ -98,7 +98,7 @@ def join(home: Path, invite: Invite, name: str, passphrase: Callable[[], str | N
                 with parcel.open(part, parcel.anyone) as seen:
                     known = Floor(charter.first(seen.statement, seen.keys, seen.json(), invite.federation))
             else:
-                known = layout.take(known, part)
+                known = verified.accept(known, part)
         if known is None:
             raise PinnedKeyError("the invite holds no charter")
         safe_text.check_name(known.charter.name)
@@ -110,7 +110,7 @@ def join(home: Path, invite: Invite, name: str, passphrase: Callable[[], str | N
         sealed = outbox.seal(home, home / "request", context, body, [own.sign])
         files.replace(home / layout.NOTE, json.dumps({"url": invite.url, "name": name}).encode())
         for part in reversed(parts):  # last, and the first version last of all: it makes it joined
-            layout.keep(home, part, parcel.look(part, parcel.anyone).statement)
+            verified.store(home, part, parcel.look(part, parcel.anyone).statement)
     return sealed
 
 
@@ -121,15 +121,15 @@ def check_goes_on(home: Path, code: str) -> None:
         with suppress(FedhelpError), parcel.open(path, parcel.anyone) as seen:
             if seen.statement.kind == "enrol" and seen.json()["invite"] == invite:
                 with lock.held(home / layout.LOCK):
-                    layout.mend(home)
+                    verified.repair(home)
                 return
     raise JoinedAlreadyError(f"{home.name} belongs to a site that has joined a federation")
 
 
 def ask_for_new_keys(home: Path, ask: Callable[[], str]) -> Path:
     """Make new keys under the same passphrase, and a request that the old and the new ones sign."""
-    known = layout.joined(home)
-    site, made = layout.me(home, known), home / layout.NEXT_KEYS
+    known = verified.state_of_member(home)
+    site, made = verified.me(home, known), home / layout.NEXT_KEYS
     if site is None:
         raise NotYetError("this site is not in the roster yet")
     with lock.held(home / layout.LOCK):
@@ -140,7 +140,7 @@ def ask_for_new_keys(home: Path, ask: Callable[[], str]) -> Path:
         for path in (home / "request").glob("*.fhx"):
             if not layout.is_parcel(path):
                 path.unlink()
-            elif new.public.sign in parcel.look(path, parcel.anyone).keys and not layout.receipts(home, path.stem):
+            elif new.public.sign in parcel.look(path, parcel.anyone).keys and not verified.receipts(home, path.stem):
                 return path
         context = statement.stamped(
             "rotate", federation=known.charter.federation, sender=site.id, seq=outbox.next_number(home)
@@ -170,7 +170,7 @@ def remember(home: Path, via: Path | None = None, url: str = "", ca_file: Path |
 
 def leave(home: Path) -> Path:
     """Put aside all that belongs to the federation, the keys too; the decoded images stay."""
-    layout.joined(home)
+    verified.state_of_member(home)
     with lock.held(home / layout.LOCK):
         layout.clear_left(home)
         names = {path.name for path in home.iterdir()} - _NOT_THE_FEDERATIONS

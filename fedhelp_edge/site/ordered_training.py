@@ -12,7 +12,7 @@ from fedhelp_edge.data.findings import Finding
 from fedhelp_edge.errors import KnowledgeMissingError, NotTrainedError, NotYetError, PassphraseNeededError, TierError
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.report.evaluation import Evaluation
-from fedhelp_edge.site import inbox, layout, local_training, measuring, outbox
+from fedhelp_edge.site import inbox, layout, local_training, measuring, outbox, verified
 
 
 def train(
@@ -25,8 +25,8 @@ def train(
     threads: int | None = None,
 ) -> tuple[Path, dict[str, Any]] | None:
     """The round's folder and its report; None to processes that only helped."""
-    known = layout.joined(home)
-    site, order = layout.me(home, known), known.task
+    known = verified.state_of_member(home)
+    site, order = verified.me(home, known), known.task
     if site is None:
         raise NotYetError("this site was not let in yet")
     if site.tier != tier:
@@ -54,8 +54,8 @@ def train(
 
 def evaluate(home: Path, images: Path | None, ask: Callable[[], str], *, threads: int | None = None) -> Evaluation:
     """How good this site's nets of the newest round are that was trained here, and the merged one if it has come."""
-    known = layout.joined(home)
-    site, order = layout.me(home, known), known.task
+    known = verified.state_of_member(home)
+    site, order = verified.me(home, known), known.task
     done = sorted(path.parent for path in (home / "rounds").glob("*/report.json"))
     if site is None or order is None or not done:
         raise NotTrainedError("nothing was trained here yet")

@@ -24,7 +24,7 @@ from fedhelp_edge.errors import (
     UpdateError,
 )
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
-from fedhelp_edge.site import inbox, layout
+from fedhelp_edge.site import inbox, layout, verified
 from fedhelp_edge.trust.state import Floor
 from fedhelp_edge.trust.task import Task
 
@@ -36,7 +36,7 @@ _FINAL = {
 
 def seal_newest(home: Path, ask: Callable[[], str]) -> Path:
     """The share of the round that is ordered now."""
-    known = layout.joined(home)
+    known = verified.state_of_member(home)
     if known.task is None:
         raise NotYetError("no round has been ordered yet")
     with lock.held(home / layout.LOCK):
@@ -54,7 +54,7 @@ def seal_share(home: Path, known: Floor, order: Task, ask: Callable[[], str]) ->
         raise NotYetError(
             f"round {order.round} has not been trained yet", remedy="'fedhelp-edge train' or 'distill' first"
         )
-    site = layout.me(home, known)
+    site = verified.me(home, known)
     if site is None:
         raise NotYetError("this site is not in the roster yet")
     if (home / layout.NEXT_KEYS).exists():
@@ -92,7 +92,7 @@ def put_aside(home: Path, order: Task) -> None:
 
 def may_be_made_again(home: Path, at: Path) -> bool:
     """Whether the share of a round was refused for what another training would put right."""
-    return any(one["state"] == "refused" and one["code"] not in _FINAL for one in layout.last_receipts(home, at))
+    return any(one["state"] == "refused" and one["code"] not in _FINAL for one in verified.last_receipts(home, at))
 
 
 def upload(home: Path, carriers: Sequence[exchange.Carrier]) -> list[str]:
@@ -108,7 +108,7 @@ def upload(home: Path, carriers: Sequence[exchange.Carrier]) -> list[str]:
 
 def waiting(home: Path, known: Floor | None = None) -> list[Path]:
     """What was sealed here and has no receipt."""
-    known = known or layout.joined(home)
+    known = known or verified.state_of_member(home)
     return sorted([*shares(home, known), *_requests(home, known)], key=lambda path: path.name)
 
 
@@ -117,12 +117,12 @@ def shares(home: Path, known: Floor) -> list[Path]:
     least = max(0, known.task.round - inbox.plan_of(known.task).round.stale) if known.task else 0
     open_ = f"{known.charter.epoch:04}-{least:06}"
     made = (path for path in (home / "rounds").glob("*/*.fhx") if path.parent.name >= open_)
-    return [path for path in made if not layout.receipts(home, path.stem)]
+    return [path for path in made if not verified.receipts(home, path.stem)]
 
 
 def _requests(home: Path, known: Floor) -> Iterator[Path]:
     """Those not granted yet. A receipt for one holds in its epoch: a restored hub may not know of it."""
-    in_roster, new_keys = layout.me(home, known) is not None, (home / layout.NEXT_KEYS).exists()
+    in_roster, new_keys = verified.me(home, known) is not None, (home / layout.NEXT_KEYS).exists()
     if in_roster and not new_keys:
         return
     for path in (home / "request").glob("*.fhx"):
@@ -130,7 +130,7 @@ def _requests(home: Path, known: Floor) -> Iterator[Path]:
             again = "'fedhelp-edge keys rotate'" if in_roster else "'fedhelp-edge leave', then 'join' with an invite,"
             raise NotYetError("a request was damaged on this disk", remedy=f"{again} makes it again")
         kind = parcel.look(path, parcel.anyone).statement.kind
-        if kind == ("rotate" if in_roster else "enrol") and not layout.receipts(home, path.stem, known.charter.epoch):
+        if kind == ("rotate" if in_roster else "enrol") and not verified.receipts(home, path.stem, known.charter.epoch):
             yield path
 
 

@@ -13,7 +13,7 @@ from fedhelp_edge.errors import NoCarrierError
 from fedhelp_edge.exchange.folder import Folder
 from fedhelp_edge.exchange.http import Http
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import inbox, layout, membership, outbox
+from fedhelp_edge.site import inbox, layout, membership, outbox, verified
 from fedhelp_edge.trust import enrol
 from fedhelp_edge.trust.state import Floor
 
@@ -66,7 +66,7 @@ def carriers(
     *, patience: float = 60,
 ) -> list[exchange.Carrier]:  # fmt: skip
     """The folder or address that is named, and remembered; else what was named last, else the invite's address."""
-    known = layout.joined(home)
+    known = verified.state_of_member(home)
     if via is not None:
         files.check_apart(via, home)
     membership.remember(home, via, url, ca_file)
@@ -95,8 +95,8 @@ def seal(home: Path, ask: Callable[[], str]) -> None:
 
 def status(home: Path, clock: datetime | None = None) -> dict[str, Any]:
     """Where this site stands, read from its files alone."""
-    known = layout.joined(home)
-    site, order = layout.me(home, known), known.task
+    known = verified.state_of_member(home)
+    site, order = verified.me(home, known), known.task
     state, receipts = _state(home, known), _receipts(home)
     overdue = known.overdue(clock or datetime.now(timezone.utc)) if known.roster else timedelta(0)
     news = f"{known.now(known.charter.created):%Y-%m-%d %H:%M}"
@@ -123,7 +123,7 @@ def next_typed(home: Path, told: Mapping[str, Any]) -> str:
 
 
 def _state(home: Path, known: Floor) -> str:
-    site, order = layout.me(home, known), known.task
+    site, order = verified.me(home, known), known.task
     if site is None:
         return JOINING
     if (
@@ -141,7 +141,7 @@ def _state(home: Path, known: Floor) -> str:
     sealed = next(at.glob("*.fhx"), None)
     if sealed is None:
         return TRAINED
-    if states := [receipt["state"] for receipt in layout.receipts(home, sealed.stem)]:
+    if states := [receipt["state"] for receipt in verified.receipts(home, sealed.stem)]:
         return RECEIVED if states == ["received"] else JUDGED
     return SENT if layout.is_parcel(sealed) else TRAINED
 
@@ -149,7 +149,7 @@ def _state(home: Path, known: Floor) -> str:
 def _refused_request(home: Path) -> dict[str, str] | None:
     """Why the coordinator did not let this site in, if it said so."""
     for sealed in (home / "request").glob("*.fhx"):
-        for receipt in layout.receipts(home, sealed.stem)[-1:]:
+        for receipt in verified.receipts(home, sealed.stem)[-1:]:
             if receipt["state"] == "refused":
                 return {k: receipt[k] for k in ("state", "code", "cause")}
     return None
@@ -159,7 +159,7 @@ def _receipts(home: Path) -> list[dict[str, str]]:
     """The last word on each share, newest round first."""
     found = []
     for at in sorted((home / "rounds").glob("*"), reverse=True):
-        for receipt in layout.last_receipts(home, at):
+        for receipt in verified.last_receipts(home, at):
             found.append({"round": at.name[-6:].lstrip("0"), **{k: receipt[k] for k in ("state", "code", "cause")}})
     return found
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from fedhelp_edge.errors import LogBrokenError
+from fedhelp_edge.errors import (
+    LogBrokenError,
+)
 from fedhelp_edge.parcel import canon
-from fedhelp_edge.trust.task import Log
 
 
 def chain(head: str, line: Mapping[str, Any]) -> str:
@@ -26,3 +28,11 @@ def check_chain(lines: Iterable[tuple[Mapping[str, Any], str]]) -> Log:
             raise LogBrokenError(f"line {line['seq']} is not the one that was written")
         log = Log(log.length + 1, kept)
     return log
+
+
+@dataclass(frozen=True)
+class Log:
+    """The coordinator's log as it stood: how many lines, and the hash that stands for all of them."""
+
+    length: int = 0
+    head: str = ""

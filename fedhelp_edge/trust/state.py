@@ -23,8 +23,9 @@ from fedhelp_edge.errors import (
 from fedhelp_edge.parcel.statement import Statement
 from fedhelp_edge.trust import charter, roster, task
 from fedhelp_edge.trust.charter import Charter
+from fedhelp_edge.trust.log import Log
 from fedhelp_edge.trust.roster import Roster, Site
-from fedhelp_edge.trust.task import Log, Task
+from fedhelp_edge.trust.task import Task
 
 _Ranked = TypeVar("_Ranked", Charter, Roster, Task)
 

@@ -23,6 +23,7 @@ from fedhelp_edge.errors import (
 from fedhelp_edge.parcel import age
 from fedhelp_edge.parcel.canon import misfit
 from fedhelp_edge.parcel.statement import Statement, iso, when
+from fedhelp_edge.trust import log as trust_log
 from fedhelp_edge.trust import roster
 from fedhelp_edge.trust.charter import Charter
 from fedhelp_edge.trust.roster import Roster, Site
@@ -33,14 +34,6 @@ _SHAPE = {
     "plan": str, "schema": [str], "recipients": [str], "limit": int, "knowledge": _HASH_OR_NONE,
     "opens": str, "closes": str, "log": {"length": int, "head": _HASH_OR_NONE},
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Log:
-    """The coordinator's log as it stood: how many lines, and the hash that stands for all of them."""
-
-    length: int = 0
-    head: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,7 +51,7 @@ class Task:
     knowledge: str  # the SHA-256 of the pack, or ""
     opens: datetime
     closes: datetime
-    log: Log
+    log: trust_log.Log
     hash: str
     created: datetime
 
@@ -69,7 +62,7 @@ class Task:
 
 def body(
     plan: str, schema: Schema, recipients: Sequence[str], limit: int, knowledge: str,
-    opens: datetime, closes: datetime, log: Log,
+    opens: datetime, closes: datetime, log: trust_log.Log,
 ) -> dict[str, Any]:  # fmt: skip
     return {
         "plan": plan, "schema": schema.lines(), "recipients": list(recipients), "limit": limit, "knowledge": knowledge,
@@ -92,7 +85,7 @@ def read(said: Statement, keys: tuple[str, ...], holds: dict[str, Any], charter:
     return Task(
         context["federation"], context["epoch"], context["round"], context["roster"], context["roster_version"],
         context["base"], holds["plan"], Schema.parse(holds["schema"]), tuple(holds["recipients"]), holds["limit"],
-        holds["knowledge"], when(holds["opens"]), when(holds["closes"]), Log(**holds["log"]),
+        holds["knowledge"], when(holds["opens"]), when(holds["closes"]), trust_log.Log(**holds["log"]),
         said.hash, when(context["created"]),
     )  # fmt: skip
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fedhelp_edge import shell
+from fedhelp_edge import console
 from fedhelp_edge.errors import NotNowError
 from fedhelp_edge.parcel.keys import Keys
 from server_ref.hub.hub import Hub
-from server_ref.intake import receive
-from server_ref.intake.receive import RELEASABLE
-from server_ref.rounds import close
+from server_ref.intake import judge as intake_judge
+from server_ref.intake.receipts import RELEASABLE
+from server_ref.rounds import close, review, state
 
 RELEASE, REFUSE = "release", "refuse"
 
@@ -35,21 +35,21 @@ def waiting(hub: Hub) -> dict[str, str]:
 
 def judge(hub: Hub, boss: Keys) -> list[dict[str, str]]:
     """All that waits: what a person decided, and what came in."""
-    return carry_out(hub, boss) + receive.judge(hub, boss)
+    return carry_out(hub, boss) + intake_judge.judge(hub, boss)
 
 
 def in_words(one: Mapping[str, str], before: str = "") -> list[str]:
-    return shell.told(f"{before}{one['site'] or 'a request'}: {one['state']} ", one)
+    return console.error_lines(f"{before}{one['site'] or 'a request'}: {one['state']} ", one)
 
 
 def carry_out(hub: Hub, boss: Keys) -> list[dict[str, str]]:
     """Before anything else is judged, so that what was decided is what was seen. Letting in waits for an open round."""
     done = []
     for hash_, what in waiting(hub).items():
-        if what == RELEASE and close.newest(hub)["state"] != close.OPEN:
+        if what == RELEASE and state.newest(hub)["state"] != close.OPEN:
             continue
         try:
-            done.append(close.review(hub, boss, hash_, release=what == RELEASE))
+            done.append(review.review(hub, boss, hash_, release=what == RELEASE))
         except NotNowError as fault:
             with hub.store.changing():
                 hub.log("decision void", hash_, what=what, code=fault.code)

@@ -12,11 +12,11 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from fedhelp_edge import files
 from fedhelp_edge.errors import (
@@ -29,11 +29,11 @@ from fedhelp_edge.errors import (
     from_os,
 )
 from fedhelp_edge.exchange.folder import FROM, TO, VOUCHES
+from server_ref.hub import current as hub_current
 from server_ref.hub.hub import Hub
 from server_ref.intake import receive
 
 _OURS = re.compile(r"\.?([0-9a-f]{64})\.fhx(\.[0-9a-f]{12}\.part)?")  # whole, or what a copy that was cut off has left
-_ROUNDS = 2  # whose receipts are left
 _REMEMBERED = 10_000  # files that were refused: a line of the log counts each of them once
 _COPYING = (TruncatedError, PayloadHashError)  # what a file looks like that is not all there yet
 _OUR_NOTE = re.compile(rf"\.+{re.escape(VOUCHES)}(\.[0-9a-f]{{12}}\.part)+")  # which a kill has left unfinished
@@ -92,7 +92,7 @@ def take_in(hub: Hub, folder: Path, found: Exchanged) -> None:
 def leave(hub: Hub, folder: Path, found: Exchanged | None = None) -> int:
     """Everything that sites need now, whole; what we left before and nobody needs any more goes."""
     found = found or Exchanged()
-    wanted = {f"{hash_}.fhx": hub.store.path(hash_) for hash_ in current(hub)}
+    wanted = {f"{hash_}.fhx": hub.store.path(hash_) for hash_ in hub_current.current(hub)}
     known = {row["hash"] for row in hub.store.rows("SELECT hash FROM parcels")}
     with _opened(folder) as there:
         for name, source in wanted.items():
@@ -124,36 +124,6 @@ def _opened(folder: Path) -> Iterator[files.Directory]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with files.directory(folder, make=True) as there:
         yield there
-
-
-def current(hub: Hub) -> list[str]:
-    """The parcels that any site may need now: orders, the newest model for each group, the knowledge, receipts."""
-    about = (
-        "SELECT hash FROM shares WHERE round >= ? UNION SELECT hash FROM unkept WHERE round >= ?"
-        " UNION SELECT hash FROM requests"
-    )
-    return orders(hub, hub.model_parcels()) + receipts(hub, about, since(hub), since(hub))
-
-
-def orders(hub: Hub, models: Sequence[str]) -> list[str]:
-    """Charters, roster, task, models, knowledge."""
-    found = [row["hash"] for row in hub.store.rows("SELECT hash FROM parcels WHERE kind = 'charter' ORDER BY number")]
-    for kind in ("roster", "task", "global", "knowledge"):
-        query = "SELECT hash FROM parcels WHERE kind = ? ORDER BY number DESC, rowid DESC LIMIT 1"
-        found += models if kind == "global" else [row["hash"] for row in hub.store.rows(query, kind)]
-    return found
-
-
-def receipts(hub: Hub, about: str, *values: Any) -> list[str]:
-    """The receipts about the parcels that a query finds."""
-    query = f"SELECT hash FROM parcels WHERE kind = 'receipt' AND site IN ({about}) ORDER BY rowid"  # noqa: S608 - ours
-    return [row["hash"] for row in hub.store.rows(query, *values)]
-
-
-def since(hub: Hub) -> int:
-    """The first round whose receipts may still be wanted."""
-    newest = hub.store.row("SELECT max(round) AS round FROM rounds")
-    return int(newest["round"]) - _ROUNDS if newest else 0
 
 
 def _log_once(hub: Hub, refused: Mapping[str, FedhelpError]) -> None:

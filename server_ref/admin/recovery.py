@@ -21,10 +21,11 @@ from fedhelp_edge.parcel.keys import Keys, Public
 from fedhelp_edge.trust import charter
 from fedhelp_edge.trust.roster import Roster
 from server_ref.hub import memory
+from server_ref.hub.create import work_of
 from server_ref.hub.database import DATABASE
-from server_ref.hub.hub import COORDINATOR, FRONT, Hub, work_of
-from server_ref.intake.receive import round_key
-from server_ref.rounds import close
+from server_ref.hub.hub import COORDINATOR, FRONT, Hub
+from server_ref.intake.judge import round_key
+from server_ref.rounds import close, open, state
 
 _KEPT = ("parcels", "models", "round-keys")  # neither the root key nor what is plain: shares are opened again
 _END = bytes(2 * tarfile.BLOCKSIZE)  # of a tar file: without it some files may be missing, which tarfile does not mind
@@ -182,7 +183,7 @@ def settle(hub: Hub, boss: Keys, *, told: bool = False) -> None:
 
 def _seal_round_keys(hub: Hub, boss: Keys, readers: Sequence[Keys]) -> None:
     for path in sorted((hub.home / "round-keys").glob("*.age")):
-        close.keep_key(hub, readers, int(path.stem), round_key(hub, boss, int(path.stem)))
+        open.keep_key(hub, readers, int(path.stem), round_key(hub, boss, int(path.stem)))
 
 
 def _note(hub: Hub) -> Path:
@@ -211,9 +212,9 @@ def check_root(law: charter.Charter, root: Public) -> None:
 
 def _call_off(hub: Hub) -> None:
     """The open round's order is void with its epoch."""
-    last = close.newest(hub)
+    last = state.newest(hub)
     if last["state"] == close.OPEN:
-        close.call_off(hub, last)
+        state.call_off(hub, last)
     hub.store.keep_fact("void", str(last["round"]))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedhelp_edge import lock, shell
+from fedhelp_edge import lock, passphrase, shell
 from fedhelp_edge.errors import NoHubError, NoKeysError
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.parcel.keys import Keys, Public
@@ -48,7 +48,7 @@ def keys_of(hub: Hub, passphrase_file: Path | None) -> Keys:
     """The coordinator's keys, as `unlock` holds them, else by the passphrase."""
     held = None if passphrase_file else agent.held(hub.boss_folder)
     if held is None:
-        return hub.boss(shell.asker(passphrase_file, "coordinator's passphrase"))
+        return hub.boss(passphrase.asker(passphrase_file, "coordinator's passphrase"))
     hub.remember(held)
     return held
 
@@ -56,7 +56,7 @@ def keys_of(hub: Hub, passphrase_file: Path | None) -> Keys:
 def root_keys(folder: Path, passphrase_file: Path | None) -> Keys:
     """The root key, from where the person keeps it."""
     root_public(folder)
-    return keys.load(folder, shell.asker(passphrase_file, "root key's passphrase"))
+    return keys.load(folder, passphrase.asker(passphrase_file, "root key's passphrase"))
 
 
 def root_public(folder: Path) -> Public:

@@ -13,16 +13,16 @@ from fedhelp_edge.trust import key_words
 from fedhelp_edge.trust.roster import ACTIVE
 from server_ref.admin import decisions
 from server_ref.hub.hub import Hub
-from server_ref.intake import receive
-from server_ref.rounds import close
+from server_ref.intake import enrolment
+from server_ref.rounds import close, review, state
 
 _ALARM_DAYS = 30
 
 
 def requests(hub: Hub) -> list[dict[str, Any]]:
     """Requests that proved their invite and wait for a person; on a contested invite, requests bring different keys."""
-    found = receive.waiting(hub)
-    contested = receive.contested(found)
+    found = enrolment.waiting(hub)
+    contested = enrolment.contested(found)
     invites = {row["id"]: row for row in hub.store.rows("SELECT id, name, tier FROM invites")}
     return [
         {
@@ -58,19 +58,19 @@ def quarantined(hub: Hub) -> list[dict[str, Any]]:
     return [
         {name: row[name] for name in ("site", "round", "hash", "code", "cause")}
         | {"examples": _claimed(row["facts"]), "decided": decided.get(row["hash"], "")}
-        for row in close.quarantined(hub)
+        for row in review.quarantined(hub)
     ]
 
 
 def status(hub: Hub) -> dict[str, Any]:
     """Where the federation stands: the round, every site's last news, what waits."""
-    row = close.newest(hub)
-    accepted, missing = close.standing(hub, row) if row["state"] == close.OPEN else ([], [])
+    row = state.newest(hub)
+    accepted, missing = state.standing(hub, row) if row["state"] == close.OPEN else ([], [])
     requested = hub.store.row("SELECT count(*) AS n FROM requests WHERE state = 'waiting'")
     received = hub.store.row("SELECT count(*) AS n FROM shares WHERE state = 'received'")
     return {
         "federation": hub.federation, "name": hub.plan.name, "round": row["round"], "rounds": hub.plan.rounds,
-        "state": "finished" if close.is_finished(hub) else row["state"], "closes": row["closes"],
+        "state": "finished" if state.is_finished(hub) else row["state"], "closes": row["closes"],
         "model": row["model"] or row["base"],
         "accepted": accepted, "missing": missing, "received": received["n"] if received else 0,
         "quarantined": quarantined(hub), "requests": requested["n"] if requested else 0, "alarms": alarms(hub),

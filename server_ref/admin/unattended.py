@@ -10,7 +10,7 @@ from fedhelp_edge.exchange.folder import FROM, TO
 from fedhelp_edge.parcel.keys import Keys
 from server_ref.admin import decisions, exchange
 from server_ref.hub.hub import Hub
-from server_ref.rounds import close
+from server_ref.rounds import close, open, state
 
 
 def step(hub: Hub, boss: Keys, via: Path | None, news: list[str] | None = None) -> tuple[bool, list[str]]:
@@ -39,18 +39,18 @@ def step(hub: Hub, boss: Keys, via: Path | None, news: list[str] | None = None) 
 
 
 def _move_on(hub: Hub, boss: Keys, news: list[str]) -> bool:
-    if close.newest(hub)["state"] == close.OPEN:
+    if state.newest(hub)["state"] == close.OPEN:
         try:
             told = close.aggregate(hub, boss)
         except QuorumError as fault:
-            if close.newest(hub)["state"] == close.OPEN:
+            if state.newest(hub)["state"] == close.OPEN:
                 return False  # it is not due
             news.append(f"the round failed: {fault.cause}")
         else:
             news.append(f"round {told['round']}: {len(told['accepted'])} shares merged")
-    if close.is_finished(hub):
+    if state.is_finished(hub):
         return True
-    if not hub.roster.active(close.newest(hub)["round"] + 1):
+    if not hub.roster.active(state.newest(hub)["round"] + 1):
         return False  # nobody would come
-    news.append(f"round {close.open_next(hub, boss).round} is open")
+    news.append(f"round {open.open_next(hub, boss).round} is open")
     return False

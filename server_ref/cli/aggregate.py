@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, hints, shell
 
 app = shell.app()
 
@@ -22,24 +22,25 @@ def aggregate(
     """
     from server_ref.admin import session
     from server_ref.rounds import close
+    from server_ref.rounds import state as rounds_state
 
-    with session.working(home, passphrase_file, before=close.current) as (hub, boss):
+    with session.working(home, passphrase_file, before=rounds_state.current) as (hub, boss):
         told = close.aggregate(hub, boss, now=now)
-        done = close.is_finished(hub)
+        done = rounds_state.is_finished(hub)
     if json:
-        return shell.result(**told)
-    shell.show(f"round {told['round']}: {len(told['accepted'])} shares merged", f"model {told['merged_sha256']}")
+        return console.result(**told)
+    console.show(f"round {told['round']}: {len(told['accepted'])} shares merged", f"model {told['merged_sha256']}")
     for one in told["claims"]:
         part = "" if one["part"] is None else f", {one['part']:.1%} of the model"
-        shell.show(
+        console.show(
             f"  {one['site']} claims {one['examples']} images{part}; {one['correct']} of {one['val']} right before"
         )
     for state in ("quarantined", "refused"):
         for one in told[state]:
-            shell.show(*shell.told(f"  {one['site']} {state}: ", one))
+            console.show(*console.error_lines(f"  {one['site']} {state}: ", one))
     if done:
-        shell.say_next("'fedhelp-coordinator status': all rounds are done")
+        console.say_next("'fedhelp-coordinator status': all rounds are done")
     else:
-        shell.say_next("'fedhelp-coordinator open'")
-    shell.say(shell.typed("'fedhelp-coordinator exchange DIR' or 'fedhelp-coordinator serve' hands the model out"))
+        console.say_next("'fedhelp-coordinator open'")
+    console.say(hints.typed("'fedhelp-coordinator exchange DIR' or 'fedhelp-coordinator serve' hands the model out"))
     return None

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, shell
 
 app = shell.app()
 
@@ -23,14 +23,14 @@ def approve(
     Example: fedhelp-coordinator approve site-003
     """
     from server_ref.admin import session, status
-    from server_ref.intake import receive
+    from server_ref.intake import enrolment
 
     name = " ".join(request)
-    with session.working(home, passphrase_file, before=lambda hub: receive.check_asked(hub, name)) as (hub, boss):
-        site = receive.approve(hub, boss, name)["site"]
+    with session.working(home, passphrase_file, before=lambda hub: enrolment.check_asked(hub, name)) as (hub, boss):
+        site = enrolment.approve(hub, boss, name)["site"]
         known = next(one for one in status.sites(hub) if one["id"] == site)
     if json:
-        return shell.result(site=site, **{name: known[name] for name in ("name", "tier", "from_round", "words")})
-    shell.show(f"{site}  {known['name']} takes part from round {known['from_round']}", f"  {known['words']}")
-    shell.say_next("'fedhelp-coordinator status'")
+        return console.result(site=site, **{name: known[name] for name in ("name", "tier", "from_round", "words")})
+    console.show(f"{site}  {known['name']} takes part from round {known['from_round']}", f"  {known['words']}")
+    console.say_next("'fedhelp-coordinator status'")
     return None

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, shell
 
 app = shell.app(no_args_is_help=True, help="The log of every decision: verify it, read it, hand a round out for audit.")
 
@@ -23,8 +23,8 @@ def verify(
     with session.working(home, passphrase_file, judge=False) as (hub, _):
         log = hub.check()
     if json:
-        return shell.result(length=log.length, head=log.head)
-    shell.show(f"{log.length} lines, the chain holds", f"head {log.head}")
+        return console.result(length=log.length, head=log.head)
+    console.show(f"{log.length} lines, the chain holds", f"head {log.head}")
     return None
 
 
@@ -43,7 +43,7 @@ def show(
         lines = [line for line, _ in hub.store.lines()][-last:]
     for line in lines:
         detail = " ".join(f"{name}={value}" for name, value in sorted(line["detail"].items()) if value != "")
-        shell.show(f"{line['seq']:>6}  {line['time']}  {line['type']:<16} {line['subject'][:16]:<16}  {detail}")
+        console.show(f"{line['seq']:>6}  {line['time']}  {line['type']:<16} {line['subject'][:16]:<16}  {detail}")
 
 
 @app.command()
@@ -62,6 +62,6 @@ def export(
     with session.opened(home) as hub:
         count = audit_export.export(hub, round_, out)
     if json:
-        return shell.result(round=round_, parcels=count, folder=str(out))
-    shell.show(f"{count} parcels, the log and the keys are in {out}")
+        return console.result(round=round_, parcels=count, folder=str(out))
+    console.show(f"{count} parcels, the log and the keys are in {out}")
     return None

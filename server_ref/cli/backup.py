@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, hints, shell
 
 app = shell.app()
 
@@ -23,6 +23,6 @@ def backup(
 
     with session.opened(home) as hub, session.writing(hub):
         recovery.backup(hub, file)
-    shell.show(f"backup: {file} ({file.stat().st_size / 1e6:.1f} MB)")
-    again = f"'fedhelp-coordinator restore {shell.quoted(file)} --root-key DIR --home DIR'"
-    shell.say_next(f"try the way back: {again} brings it into another folder; delete that folder afterwards")
+    console.show(f"backup: {file} ({file.stat().st_size / 1e6:.1f} MB)")
+    again = f"'fedhelp-coordinator restore {hints.quoted(file)} --root-key DIR --home DIR'"
+    console.say_next(f"try the way back: {again} brings it into another folder; delete that folder afterwards")

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, shell
 
 app = shell.app()
 
@@ -26,5 +26,5 @@ def clock(
             hub.accept_clock()
         hub.check_clock()
         now = hub.now
-    shell.show(f"the clock fits the log; it is {now:%Y-%m-%d %H:%M} UTC")
-    shell.say_next("'fedhelp-coordinator status'")
+    console.show(f"the clock fits the log; it is {now:%Y-%m-%d %H:%M} UTC")
+    console.say_next("'fedhelp-coordinator status'")

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, shell
 
 app = shell.app()
 
@@ -31,15 +31,15 @@ def exchange(
         decided = decisions.judge(hub, boss)
         found.left = admin_exchange.leave(hub, folder / FROM, found)
     if json:
-        return shell.result(**asdict(found), decided=decided)
+        return console.result(**asdict(found), decided=decided)
     new = [answer for answer in found.taken if answer.new]
-    shell.show(
+    console.show(
         f"{len(new)} new parcels taken in, {len(found.taken) - len(new)} known already; {found.left} left for sites"
     )
     for one in decided:
-        shell.show(*decisions.in_words(one, "  "))
+        console.show(*decisions.in_words(one, "  "))
     for name in found.waiting:
-        shell.show(f"  {name}: not all there yet; it is looked at again next time")
+        console.show(f"  {name}: not all there yet; it is looked at again next time")
     for refused in found.refused:
-        shell.show(*shell.told(f"  {refused['file']}: ", refused))
+        console.show(*console.error_lines(f"  {refused['file']}: ", refused))
     return None

@@ -1,6 +1,6 @@
 """`finish`."""
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, shell
 
 app = shell.app()
 
@@ -12,8 +12,8 @@ def finish(home: shell.Home = shell.DEFAULT_HOME, passphrase_file: shell.Passphr
     Example: fedhelp-coordinator finish
     """
     from server_ref.admin import session
-    from server_ref.rounds import close
+    from server_ref.rounds import state
 
     with session.working(home, passphrase_file, judge=False) as (hub, _):
-        close.finish(hub)
-    shell.show("finished: no further rounds")
+        state.finish(hub)
+    console.show("finished: no further rounds")

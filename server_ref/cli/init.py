@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, passphrase, shell
 
 app = shell.app()
 
@@ -28,22 +28,23 @@ def init(
     """
     from fedhelp_edge import plan as plans
     from fedhelp_edge.methods.registry import TABLES
+    from server_ref.hub import create
     from server_ref.hub import hub as hubs
 
     agreed = plans.load(plan, TABLES)
     folder = shell.home(home)
-    hubs.check_new(folder, agreed, root_key)
-    secret = None if no_passphrase else shell.asker(passphrase_file, "new passphrase", twice=True)()
+    create.check_new(folder, agreed, root_key)
+    secret = None if no_passphrase else passphrase.asker(passphrase_file, "new passphrase", twice=True)()
     if no_passphrase:
-        shell.say("warning: without a passphrase, whoever can read this disk can give orders to every site")
-    made = hubs.make(folder, agreed, secret, root=root_key, url=url)
+        console.say("warning: without a passphrase, whoever can read this disk can give orders to every site")
+    made = create.create(folder, agreed, secret, root=root_key, url=url)
     root = root_key or folder / hubs.ROOT
     if json:
-        return shell.result(federation=made.federation, home=str(folder), root_key=str(root))
-    shell.show(f"federation {made.federation} of {agreed.name}", f"hub        {folder}", f"root key   {root}")
-    shell.say(
+        return console.result(federation=made.federation, home=str(folder), root_key=str(root))
+    console.show(f"federation {made.federation} of {agreed.name}", f"hub        {folder}", f"root key   {root}")
+    console.say(
         "Move the root key to a stick and lock it away. It is needed only to restore this hub,",
         "to change its keys, or to merge rounds again without a site.",
     )
-    shell.say_next("'fedhelp-coordinator invite \"Clinic A\" --tier small'")
+    console.say_next("'fedhelp-coordinator invite \"Clinic A\" --tier small'")
     return None

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, hints, shell
 
 app = shell.app()
 
@@ -42,25 +42,25 @@ def invite(
             if out:
                 picture = invites.write(out, made)
     for one in others:
-        shell.say(
+        console.say(
             f"warning: another invite for {name!r} is {one['state']}, of {one['site']}, until {one['until']};",
-            shell.typed(f"'fedhelp-coordinator invites --cancel {one['site']}' ends it"),
+            hints.typed(f"'fedhelp-coordinator invites --cancel {one['site']}' ends it"),
         )
     if json:
-        return shell.result(**made.told, file=str(out) if out else None, picture=str(picture) if picture else None)
-    shell.show(f"{made.site}  {name} ({tier})", f"code   {made.code}", f"holds  {days} days, for one site")
+        return console.result(**made.told, file=str(out) if out else None, picture=str(picture) if picture else None)
+    console.show(f"{made.site}  {name} ({tier})", f"code   {made.code}", f"holds  {days} days, for one site")
     if out:
         missing = f"none; to have it drawn: {shell.remedy('segno')}"
-        shell.show(f"file   {out}", f"QR     {picture or missing}")
-    shell.say_next(_join(out, made.code, made.url))
+        console.show(f"file   {out}", f"QR     {picture or missing}")
+    console.say_next(_join(out, made.code, made.url))
     return None
 
 
 def _join(out: Path | None, code: str, url: str) -> str:
     where = "on the site's PC, "
     if out:
-        return f"{where}'fedhelp-edge join {shell.quoted(out)}'"
+        return f"{where}'fedhelp-edge join {hints.quoted(out)}'"
     if url:
-        return f"{where}'fedhelp-edge join {code} --url {shell.quoted(url)}'"
+        return f"{where}'fedhelp-edge join {code} --url {hints.quoted(url)}'"
     first = "'fedhelp-coordinator exchange DIR' writes to a stick what joining by code takes; then, "
     return f"{first}{where}'fedhelp-edge join {code} --via DIR'"

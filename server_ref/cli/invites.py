@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, shell
 
 app = shell.app()
 
@@ -29,10 +29,10 @@ def list_invites(
         with session.opened(home) as hub:
             found = invites.listed(hub)
     if json:
-        return shell.result(invites=found)
+        return console.result(invites=found)
     for one in found:
-        shell.show(f"{one['site']}  {one['name']} ({one['tier']})  {one['state']:<9}  until {one['until']}")
+        console.show(f"{one['site']}  {one['name']} ({one['tier']})  {one['state']:<9}  until {one['until']}")
     if not found:
-        shell.show("no invites yet")
-        shell.say_next("'fedhelp-coordinator invite \"Clinic A\" --tier small'")
+        console.show("no invites yet")
+        console.say_next("'fedhelp-coordinator invite \"Clinic A\" --tier small'")
     return None

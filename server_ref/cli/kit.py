@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, shell
 
 app = shell.app()
 
@@ -42,13 +42,13 @@ def kit(
         with session.opened(home) as hub:
             keys = session.keys_of(hub, passphrase_file)
         signer = partial(sign, private_key=keys.sign, namespace=NAMESPACE)
-    made = make.make(platform, out, shell.say, python=python, train=train, invite=invite, sign=signer)
+    made = make.make(platform, out, console.say, python=python, train=train, invite=invite, sign=signer)
     if json:
-        return shell.result(**vars(made), folder=str(out))
+        return console.result(**vars(made), folder=str(out))
     kind = "train and diagnose" if train else "diagnose"
-    shell.show(
+    console.show(
         f"{made.wheels} wheels, {made.size / 1e6:.0f} MB, to {kind} on {platform}", f"fingerprint  {made.fingerprint}"
     )
-    shell.say(f"next: print {out / 'leaflet.html'}")
-    shell.say("and let the fingerprint go another way than the stick: on paper, or by phone")
+    console.say(f"next: print {out / 'leaflet.html'}")
+    console.say("and let the fingerprint go another way than the stick: on paper, or by phone")
     return None

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, shell
 
 app = shell.app(no_args_is_help=True, help="What foundation models said of public images, for every site.")
 
@@ -32,6 +32,6 @@ def publish(
     with session.working(home, passphrase_file) as (hub, boss), files.reading(pack) as body:
         said = hub.publish_pack(boss, body)
     if json:
-        return shell.result(sha256=said.sha256, images=len(found), sources=list(found.sources))
-    shell.show(f"{len(found)} public images, {len(found.sources)} sources, {said.size / 1e6:.1f} MB")
+        return console.result(sha256=said.sha256, images=len(found), sources=list(found.sources))
+    console.show(f"{len(found)} public images, {len(found.sources)} sources, {said.size / 1e6:.1f} MB")
     return None

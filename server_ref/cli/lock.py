@@ -1,6 +1,6 @@
 """`lock`."""
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, shell
 
 app = shell.app()
 
@@ -15,4 +15,4 @@ def lock(home: shell.Home = shell.DEFAULT_HOME) -> None:
 
     with session.opened(home) as hub:
         was_unlocked = agent.end(hub.boss_folder)
-    shell.show("locked" if was_unlocked else "nothing was unlocked")
+    console.show("locked" if was_unlocked else "nothing was unlocked")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, shell
 
 app = shell.app()
 
@@ -28,19 +28,19 @@ def open_round(
     from fedhelp_edge import update
     from fedhelp_edge.nets import spec
     from server_ref.admin import session
-    from server_ref.rounds import close
+    from server_ref.rounds import open, state
 
     given = None
     if start:
         with start.open("rb") as file:
             given = dict(update.Arrays(file, update.read_header(file)))
-    ready = partial(close.check_open, start=given is not None)
+    ready = partial(open.check_open, start=given is not None)
     with session.working(home, passphrase_file, before=ready) as (hub, boss):
         if given is not None:
-            shell.say_drawn(spec.begin_from(hub.model(close.newest(hub)["model"]), given)[1])
-        order = close.open_next(hub, boss, given)
+            console.say_drawn(spec.begin_from(hub.model(state.newest(hub)["model"]), given)[1])
+        order = open.open_next(hub, boss, given)
     if json:
-        return shell.result(round=order.round, closes=f"{order.closes:%Y-%m-%dT%H:%M:%SZ}", base=order.base)
-    shell.show(f"round {order.round} is open until {order.closes:%Y-%m-%d %H:%M} UTC")
-    shell.say_next("'fedhelp-coordinator exchange DIR' or 'fedhelp-coordinator serve' brings it to the sites")
+        return console.result(round=order.round, closes=f"{order.closes:%Y-%m-%dT%H:%M:%SZ}", base=order.base)
+    console.show(f"round {order.round} is open until {order.closes:%Y-%m-%d %H:%M} UTC")
+    console.say_next("'fedhelp-coordinator exchange DIR' or 'fedhelp-coordinator serve' brings it to the sites")
     return None

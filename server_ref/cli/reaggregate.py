@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, shell
 
 app = shell.app()
 
@@ -33,20 +33,23 @@ def reaggregate(
     """
     from fedhelp_edge import errors
     from server_ref.admin import session
-    from server_ref.rounds import close
+    from server_ref.rounds import reaggregate as rounds_reaggregate
+    from server_ref.rounds import state
 
     root_key = root_key or archive_key  # as it was called once
     if root_key is None:
         raise errors.UsageError("name the folder of the root key with --root-key")
     with session.opened(home) as hub:
-        close.check_undo(hub, hub.site(without).id)
+        rounds_reaggregate.check_undo(hub, hub.site(without).id)
     secret = root_passphrase_file or archive_passphrase_file or passphrase_file
     archive = session.root_keys(root_key, secret)
     with session.working(home, passphrase_file) as (hub, boss):
-        told = close.undo(hub, boss, hub.site(without).id, archive)
-        done = close.is_finished(hub)
+        told = rounds_reaggregate.undo(hub, boss, hub.site(without).id, archive)
+        done = state.is_finished(hub)
     if json:
-        return shell.result(**told)
-    shell.show(f"merged again without {told['without']}: the model of round {told['round']} is {told['merged_sha256']}")
-    shell.say_next("'fedhelp-coordinator status'" if done else "'fedhelp-coordinator open'")
+        return console.result(**told)
+    console.show(
+        f"merged again without {told['without']}: the model of round {told['round']} is {told['merged_sha256']}"
+    )
+    console.say_next("'fedhelp-coordinator status'" if done else "'fedhelp-coordinator open'")
     return None

@@ -1,6 +1,6 @@
 """`requests`."""
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, shell
 
 app = shell.app()
 
@@ -14,20 +14,20 @@ def requests(
     Example: fedhelp-coordinator requests
     """
     from server_ref.admin import session, status
-    from server_ref.intake import receive
+    from server_ref.intake import enrolment
 
     with session.working(home, passphrase_file) as (hub, _):
         waiting = status.requests(hub)
-        receive.note_shown(hub, "requests", waiting)
+        enrolment.note_shown(hub, "requests", waiting)
     if json:
-        return shell.result(requests=waiting)
+        return console.result(requests=waiting)
     for one in waiting:
         alarm = "  ALARM: another request with other keys is on the same invite" if one["contested"] else ""
-        shell.show(f"{one['site']}  {one['name']} ({one['tier']}), asks as {one['asked_as']!r}{alarm}")
-        shell.show(f"  {one['hash'][: receive.SHORT]}  {one['words']}")
-    shell.show(f"{len(waiting)} requests wait")
+        console.show(f"{one['site']}  {one['name']} ({one['tier']}), asks as {one['asked_as']!r}{alarm}")
+        console.show(f"  {one['hash'][: enrolment.SHORT]}  {one['words']}")
+    console.show(f"{len(waiting)} requests wait")
     if waiting:
-        first = waiting[0]["hash"][: receive.SHORT]
-        shell.say("Phone the site on a number you know, and let it read its words to you. If they are the same:")
-        shell.say_next(f"'fedhelp-coordinator approve {first}', by the hash before the words")
+        first = waiting[0]["hash"][: enrolment.SHORT]
+        console.say("Phone the site on a number you know, and let it read its words to you. If they are the same:")
+        console.say_next(f"'fedhelp-coordinator approve {first}', by the hash before the words")
     return None

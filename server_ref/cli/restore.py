@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, passphrase, shell
 
 app = shell.app()
 
@@ -28,11 +28,11 @@ def restore(
     Example: fedhelp-coordinator restore hub-2026-11.tar --root-key /media/stick/root
     """
     from server_ref.admin import recovery, session
-    from server_ref.rounds import close
+    from server_ref.rounds import state
 
     recovery.check_place(shell.home(home), file)
     root = session.root_keys(root_key, root_passphrase_file or passphrase_file)
-    ask = shell.asker(passphrase_file, "coordinator's passphrase")
+    ask = passphrase.asker(passphrase_file, "coordinator's passphrase")
     hub = recovery.restore(shell.home(home), file, root, ask, older=from_older_version)
-    shell.show(f"restored: {hub.federation}, epoch {hub.charter.epoch}, round {close.newest(hub)['round']}")
-    shell.say_next("'fedhelp-coordinator status'")
+    console.show(f"restored: {hub.federation}, epoch {hub.charter.epoch}, round {state.newest(hub)['round']}")
+    console.say_next("'fedhelp-coordinator status'")

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, shell
 
 app = shell.app()
 
@@ -24,31 +24,31 @@ def review(
     """
     from fedhelp_edge import errors
     from server_ref.admin import session, status
-    from server_ref.intake import receive
-    from server_ref.rounds import close
+    from server_ref.intake import enrolment
+    from server_ref.rounds import review as rounds_review
 
     if (release and refuse) or (release or refuse) != bool(update):
         raise errors.UsageError("name an update and either --release or --refuse, or nothing to see what waits")
     if not update:
         with session.opened(home) as hub:
             waiting = status.quarantined(hub)
-            receive.note_shown(hub, "updates", waiting)
+            enrolment.note_shown(hub, "updates", waiting)
         if json:
-            return shell.result(quarantined=waiting)
+            return console.result(quarantined=waiting)
         for one in waiting:
             claimed = "" if one["examples"] is None else f"  claims {one['examples']} images"
-            about = f"{one['site']}  round {one['round']}  {one['hash'][: receive.SHORT]}{claimed}  "
-            shell.show(*shell.told(about, one))
+            about = f"{one['site']}  round {one['round']}  {one['hash'][: enrolment.SHORT]}{claimed}  "
+            console.show(*console.error_lines(about, one))
             if one["decided"]:
-                shell.show(f"    decided on the dashboard: {one['decided']}; the next command carries it out")
-        shell.show(f"{len(waiting)} updates in quarantine")
+                console.show(f"    decided on the dashboard: {one['decided']}; the next command carries it out")
+        console.show(f"{len(waiting)} updates in quarantine")
         if first := next((one for one in waiting if not one["decided"]), None):
-            decide = f"fedhelp-coordinator review {first['hash'][: receive.SHORT]}"
-            shell.say_next(f"phone the site, then '{decide} --release' or '{decide} --refuse'")
+            decide = f"fedhelp-coordinator review {first['hash'][: enrolment.SHORT]}"
+            console.say_next(f"phone the site, then '{decide} --release' or '{decide} --refuse'")
         return None
-    with session.working(home, passphrase_file, before=lambda hub: close.update_of(hub, update)) as (hub, boss):
-        told = close.review(hub, boss, update, release=release)
+    with session.working(home, passphrase_file, before=lambda hub: rounds_review.update_of(hub, update)) as (hub, boss):
+        told = rounds_review.review(hub, boss, update, release=release)
     if json:
-        return shell.result(**told)
-    shell.show(f"{told['site']}: {told['state']}")
+        return console.result(**told)
+    console.show(f"{told['site']}: {told['state']}")
     return None

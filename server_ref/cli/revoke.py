@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, hints, shell
 
 app = shell.app()
 
@@ -26,17 +26,17 @@ def revoke(
     """
     from server_ref.admin import session
     from server_ref.hub.hub import ROOT
-    from server_ref.rounds import close
+    from server_ref.rounds import reaggregate
 
     with session.working(home, passphrase_file, before=lambda hub: hub.site(site)) as (hub, boss):
         known = hub.revoke(boss, site, since_round, reason)
-        gave = bool(since_round) and close.gave(hub, known.id)
+        gave = bool(since_round) and reaggregate.gave(hub, known.id)
         root = hub.home / ROOT
     if json:
-        return shell.result(site=known.id, since_round=since_round)
-    shell.show(f"{known.id}  {known.name} is revoked")
+        return console.result(site=known.id, since_round=since_round)
+    console.show(f"{known.id}  {known.name} is revoked")
     if gave:
-        where = shell.quoted(root) if root.is_dir() else "DIR"
+        where = hints.quoted(root) if root.is_dir() else "DIR"
         again = f"'fedhelp-coordinator reaggregate --without {known.id} --root-key {where}'"
-        shell.say_next(f"{again} merges the rounds again without it")
+        console.say_next(f"{again} merges the rounds again without it")
     return None

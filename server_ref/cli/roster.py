@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, shell
 
 app = shell.app()
 
@@ -33,9 +33,9 @@ def roster(
             with files.writing(signers, private=False) as file:
                 file.write(allowed_signers(hub.charter, known).encode())
     if json:
-        return shell.result(version=known.version, sites=found)
+        return console.result(version=known.version, sites=found)
     for site in found:
         news = site["last_news"] or "nothing yet"
-        shell.show(f"{site['id']}  {site['name']:<28.28}  {site['tier']:<5}  {site['status']:<9}  last news {news}")
-    shell.show(f"roster {known.version}, {len(found)} sites, holds until {known.expires:%Y-%m-%d}")
+        console.show(f"{site['id']}  {site['name']:<28.28}  {site['tier']:<5}  {site['status']:<9}  last news {news}")
+    console.show(f"roster {known.version}, {len(found)} sites, holds until {known.expires:%Y-%m-%d}")
     return None

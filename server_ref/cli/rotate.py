@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, passphrase, shell
 
 app = shell.app()
 
@@ -36,7 +36,7 @@ def rotate(
     from fedhelp_edge import errors
     from fedhelp_edge.parcel import keys
     from server_ref.admin import agent, recovery, session
-    from server_ref.rounds import close
+    from server_ref.rounds import state
 
     if root == coordinator or root != bool(new_root_key):
         raise errors.UsageError("either --coordinator, or --root with --new-root-key DIR")
@@ -51,11 +51,11 @@ def rotate(
         now = passphrase_file if root else new_passphrase_file or passphrase_file
         with session.working(home, now, judge=False) as (hub, boss):
             law = hub.charter
-            shell.show(f"charter {law.version}, epoch {law.epoch}")
+            console.show(f"charter {law.version}, epoch {law.epoch}")
             recovery.settle(hub, boss, told=True)
     else:
         old_root = session.root_keys(root_key, root_passphrase_file or passphrase_file)
-        new = shell.asker(new_passphrase_file or passphrase_file, "passphrase of the new key", twice=True)
+        new = passphrase.asker(new_passphrase_file or passphrase_file, "passphrase of the new key", twice=True)
         secret = new() if locked else None
         with session.working(home, passphrase_file) as (hub, boss):
             agent.end(old_folder)  # it would hold a key that is void
@@ -66,10 +66,10 @@ def rotate(
                 recovery.rotate_coordinator(hub, boss, made, old_root, secret)
                 boss = made
             law = hub.charter
-            shell.show(f"charter {law.version}, epoch {law.epoch}")
+            console.show(f"charter {law.version}, epoch {law.epoch}")
             recovery.settle(hub, boss, told=True)
     with session.opened(home) as hub:
-        over = close.is_finished(hub)
+        over = state.is_finished(hub)
     if root:
-        shell.say("keep the old root key as well: it opens the shares that were archived for it")
-    shell.say_next("'fedhelp-coordinator status'" if root or over else "'fedhelp-coordinator open'")
+        console.say("keep the old root key as well: it opens the shares that were archived for it")
+    console.say_next("'fedhelp-coordinator status'" if root or over else "'fedhelp-coordinator open'")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, shell
 
 app = shell.app()
 
@@ -38,7 +38,7 @@ def run(
                     return admin_unattended.step(hub, boss, via, news)[0]
             finally:
                 for line in news:
-                    shell.say(line)
+                    console.say(line)
 
-        unattended.keep_on(look, every, shell.say)
-    shell.show("finished: all rounds are done")
+        unattended.keep_on(look, every, console.say)
+    console.show("finished: all rounds are done")

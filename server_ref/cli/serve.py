@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, shell
 
 app = shell.app()
 
@@ -27,19 +27,19 @@ def serve(
     Example: fedhelp-coordinator serve --host 0.0.0.0 --tls-cert hub.pem --tls-key hub.key
     """
     from fedhelp_edge import errors
-    from server_ref.web import app as web_app
+    from server_ref.web import process
 
     if bool(tls_cert) != bool(tls_key):
         raise errors.UsageError("--tls-cert and --tls-key belong together")
 
     def ready(url: str, dashboard: str) -> None:
         if json:
-            shell.result(url=url, dashboard=dashboard)
+            console.result(url=url, dashboard=dashboard)
         else:
-            shell.show(f"serving    {url}", f"dashboard  {dashboard}  (this link works once)")
+            console.show(f"serving    {url}", f"dashboard  {dashboard}  (this link works once)")
         sys.stdout.flush()
-        shell.say_next(
+        console.say_next(
             "'fedhelp-coordinator run' in another window judges and merges what comes in; Ctrl-C stops serving"
         )
 
-    web_app.serve(shell.home(home), host, port, tls_cert, tls_key, ready)
+    process.serve(shell.home(home), host, port, tls_cert, tls_key, ready)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, hints, shell
 
 app = shell.app()
 
@@ -21,21 +21,21 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
         told = admin_status.status(hub)
         model = hub.store.model(told["model"])
     if json:
-        return shell.result(**told)
+        return console.result(**told)
     until = f", until {told['closes']}" if told["state"] == "open" else ""
-    shell.show(f"{told['name']}: round {told['round']} of {told['rounds']}, {told['state']}{until}")
+    console.show(f"{told['name']}: round {told['round']} of {told['rounds']}, {told['state']}{until}")
     for title, found in (("shares in", told["accepted"]), ("missing", told["missing"])):
         if found:
-            shell.show(f"{title:<12}{', '.join(found)}")
+            console.show(f"{title:<12}{', '.join(found)}")
     if claims := [f"{one['id']} {one['examples']}" for one in told["sites"] if one["examples"] is not None]:
-        shell.show(f"{'claim':<12}{', '.join(claims)} images")
+        console.show(f"{'claim':<12}{', '.join(claims)} images")
     for one in told["quarantined"]:
         decided = f" (decided: {one['decided']}; the next command carries it out)" if one["decided"] else ""
-        shell.show(f"quarantine  {one['site']} {one['hash'][:12]}: {one['code']}: {one['cause']}{decided}")
+        console.show(f"quarantine  {one['site']} {one['hash'][:12]}: {one['code']}: {one['cause']}{decided}")
     for one in told["alarms"]:
-        shell.show(f"ALARM       {one['site']}: {one['cause']}")
-    shell.show(f"waiting     {told['received']} shares, {told['requests']} requests")
-    shell.say_next(_next(told, model))
+        console.show(f"ALARM       {one['site']}: {one['cause']}")
+    console.show(f"waiting     {told['received']} shares, {told['requests']} requests")
+    console.say_next(_next(told, model))
     return None
 
 
@@ -48,5 +48,5 @@ def _next(told: dict[str, Any], model: Path) -> str:
         return "'fedhelp-coordinator aggregate', once the shares are in"
     if told["state"] == "finished":
         new = "'fedhelp-coordinator init --plan FILE --home DIR' makes a hub of another plan"
-        return f"{new}; 'fedhelp-coordinator open --start {shell.quoted(model)} --home DIR' begins it from this model"
+        return f"{new}; 'fedhelp-coordinator open --start {hints.quoted(model)} --home DIR' begins it from this model"
     return "'fedhelp-coordinator open'"

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import shell
+from fedhelp_edge import console, passphrase, shell
 
 app = shell.app()
 
@@ -23,7 +23,7 @@ def unlock(
 
     with session.opened(home) as hub:
         agent.check(hub.boss_folder)
-        boss = hub.boss(shell.asker(passphrase_file, "coordinator's passphrase"))
+        boss = hub.boss(passphrase.asker(passphrase_file, "coordinator's passphrase"))
         agent.hold(hub.boss_folder, boss, minutes)
-    shell.show(f"unlocked for {minutes:g} minutes, for this user of this computer")
-    shell.say_next("'fedhelp-coordinator lock' when you are done")
+    console.show(f"unlocked for {minutes:g} minutes, for this user of this computer")
+    console.say_next("'fedhelp-coordinator lock' when you are done")

@@ -19,8 +19,7 @@ from typing import Any
 from fedhelp_edge import files
 from fedhelp_edge.errors import BusyError, FileKindError, HubDamagedError, HubNewerError, NoHubError, NotNowError
 from fedhelp_edge.parcel import canon
-from fedhelp_edge.trust.log import chain, check_chain
-from fedhelp_edge.trust.task import Log
+from fedhelp_edge.trust.log import Log, chain, check_chain
 from server_ref.hub.memory import Ledger, Memory
 
 DATABASE = "hub.db"

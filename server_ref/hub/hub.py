@@ -14,7 +14,6 @@ import io
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -29,13 +28,11 @@ from fedhelp_edge.errors import (
     AmbiguousError,
     ClockJumpError,
     FederationFullError,
-    FedhelpError,
     HubDamagedError,
     LogBrokenError,
     NotNowError,
     SignerRoleError,
     SiteUnknownError,
-    TargetExistsError,
 )
 from fedhelp_edge.methods.registry import METHODS, TABLES
 from fedhelp_edge.parcel import canon, keys, parcel, statement
@@ -45,8 +42,9 @@ from fedhelp_edge.plan import Plan
 from fedhelp_edge.trust import charter, enrol, roster, task
 from fedhelp_edge.trust.charter import Charter
 from fedhelp_edge.trust.enrol import Invite
+from fedhelp_edge.trust.log import Log
 from fedhelp_edge.trust.roster import Roster, Site
-from fedhelp_edge.trust.task import Log, Task
+from fedhelp_edge.trust.task import Task
 from fedhelp_edge.update import Array
 from server_ref.hub import memory
 from server_ref.hub.database import Store
@@ -532,65 +530,6 @@ def group_of(site: str) -> str:
     """The group of sites to which a model is sealed together: by their numbers, so that nobody ever changes groups."""
     number = int(site.rpartition("-")[2]) - 1
     return str(number // GROUP) if number >= GROUP else FIRST_GROUP
-
-
-def check_new(home: Path, plan: Plan, root: Path | None = None) -> None:
-    """Refuse what would stop a new hub, before anybody types a passphrase for it."""
-    if home.exists() and any(home.iterdir()):
-        raise TargetExistsError(f"{home.name} is in use already")
-    if root and not _is_left(home, root):
-        keys.check_none(root)
-
-
-def work_of(home: Path) -> Path:
-    """Where a hub is made: it gets its name whole or not at all."""
-    return home.with_name(f".{home.name}.part")
-
-
-def _is_left(home: Path, root: Path) -> bool:
-    """Whether a root key is that of a hub whose making was cut off: nobody follows it."""
-    try:
-        hub = Hub(work_of(home))
-        try:
-            return keys.public(root).sign in hub.charter.roots
-        finally:
-            hub.store.close()
-    except FedhelpError:
-        return False
-
-
-def make(
-    home: Path, plan: Plan, passphrase: str | None, *, root: Path | None = None, url: str = "",
-    clock: Callable[[], datetime] | None = None,
-) -> Hub:  # fmt: skip
-    """A new hub: four keys, the charter, an empty roster, and round 0's model."""
-    check_new(home, plan, root)
-    if root and keys.are_in(root):
-        keys.remove(root)
-    work = work_of(home)
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(mode=0o700, parents=True)
-    for name in ("round-keys", "shares", "models", "parcels", *(f"parcels/{first:02x}" for first in range(256))):
-        (work / name).mkdir()
-    made = {office: keys.new() for office in (ROOT, COORDINATOR, FRONT)}
-    keys.save(work / COORDINATOR, made[COORDINATOR], passphrase)
-    keys.save(work / FRONT, made[FRONT], None)
-    Store(work, new=True).close()
-    hub = Hub(work, clock=clock)
-    hub.remember(made[COORDINATOR])
-    with hub.store.changing():
-        hub.begin(plan, made, url)
-    hub.store.close()
-    for folder in (work / "parcels", work):
-        files.sync_folder(folder)
-    keys.save(root or work / ROOT, made[ROOT], passphrase)  # once it can be seen whose it is
-    if home.exists():
-        home.rmdir()
-    work.rename(home)
-    files.sync_folder(home.parent)
-    hub = Hub(home, clock=clock)
-    hub.remember(made[COORDINATOR])
-    return hub
 
 
 def to_json(value: Mapping[str, Any]) -> bytes:

@@ -23,10 +23,10 @@ from typing import Any
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from fedhelp_edge import files, shell
+from fedhelp_edge import console, files
 from fedhelp_edge.errors import HubDamagedError, LogBrokenError
 from fedhelp_edge.parcel.keys import Keys
-from fedhelp_edge.trust.task import Log
+from fedhelp_edge.trust.log import Log
 
 FILE = "memory.json"
 _OURS = {  # which rows of a table only the coordinator's commands write
@@ -130,7 +130,7 @@ class Memory:
         for state in reversed(known):  # the newest first: both fit where nothing but the log went on
             if state.total == here:
                 if state.total != newest.total:
-                    shell.say(
+                    console.say(
                         "note: a command was cut off before its last step was kept; look with status, and repeat it"
                     )
                 self._state, self._written, self._version = state, self._read(), self._ledger.version
@@ -185,7 +185,7 @@ class Memory:
                 raise HubDamagedError("the coordinator's memory of this hub is gone")
             state = State(self._folder, here, self._head(None))
             if here:
-                shell.say("note: the coordinator had no memory of this hub; from now on it knows it as it is today")
+                console.say("note: the coordinator had no memory of this hub; from now on it knows it as it is today")
             self._write(state.signed(self._key))
             return [state]
         try:

@@ -26,8 +26,12 @@ from fedhelp_edge.report.pages import Html
 from fedhelp_edge.safe_text import visible_html
 from server_ref.admin import decisions, status
 from server_ref.hub.hub import Hub
-from server_ref.intake.receive import RELEASABLE, SHORT
-from server_ref.web.context import address, body, front, problem
+from server_ref.intake.enrolment import SHORT
+from server_ref.intake.receipts import RELEASABLE
+from server_ref.web.bodies import body
+from server_ref.web.context import front
+from server_ref.web.limits import address
+from server_ref.web.problems import problem
 
 _COOKIE = "fedhelp_dashboard"
 _LINES = 20

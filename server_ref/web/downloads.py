@@ -6,14 +6,8 @@ A request says who asks in one header: an SSH signature over its method, path an
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
-import os
 import re
-import textwrap
-import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,66 +16,16 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from fedhelp_edge.errors import (
     BytesRangeError,
-    NonceError,
     NotHereError,
-    SigNamespaceError,
-    SignerRevokedError,
-    SignerUnknownError,
-    SignerWindowError,
-    UnsignedError,
 )
-from fedhelp_edge.parcel import canon, sshsig
-from fedhelp_edge.parcel.statement import namespace
-from fedhelp_edge.trust import roster
-from server_ref.admin import exchange
+from server_ref.hub import current as hub_current
 from server_ref.hub.hub import Hub, group_of
-from server_ref.web.context import address, front
+from server_ref.web import signed
+from server_ref.web.context import front
+from server_ref.web.limits import address
 
-_HEADER = re.compile(r'SSHSIG nonce="([0-9a-f]{64})", signature="([A-Za-z0-9+/=]{1,2048})"')
 _RANGE = re.compile(r"bytes=(\d{0,16})-(\d{0,16})")
 _BLOCK = 256 << 10
-_NOBODY = hashlib.sha256(b"").hexdigest()
-
-
-class Nonces:
-    """Numbers that are good for one request. We know our own by their mark, and keep only those that were used."""
-
-    LIFE = 300.0  # seconds
-
-    def __init__(self) -> None:
-        self._key = os.urandom(32)
-        self._used: dict[str, float] = {}
-
-    def give(self) -> str:
-        text = f"{int(time.monotonic() + self.LIFE):08x}{os.urandom(12).hex()}"
-        return text + self._mark(text)
-
-    def check(self, nonce: str) -> None:
-        if not hmac.compare_digest(self._mark(nonce[:32]), nonce[32:]):
-            raise NonceError("this nonce is not of this hub, or from before it was started")
-        if int(nonce[:8], 16) < time.monotonic():
-            raise NonceError("this nonce is too old")
-        if nonce in self._used:
-            raise NonceError("this nonce was used before")
-
-    def use(self, nonce: str) -> None:
-        """Once. Only what somebody whom we know has signed is kept, so that nobody else can fill our memory."""
-        self.check(nonce)
-        now = time.monotonic()
-        self._used[nonce] = now + self.LIFE
-        while next(iter(self._used.values())) < now:
-            del self._used[next(iter(self._used))]
-
-    def _mark(self, text: str) -> str:
-        return hmac.digest(self._key, text.encode(), "sha256")[:16].hex()
-
-
-@dataclass(frozen=True)
-class Reader:
-    """Who asks: a site of the roster, or else somebody who at most asked to join."""
-
-    key: str
-    site: str
 
 
 # --- answers -------------------------------------------------------------------------------------------------------
@@ -102,7 +46,7 @@ async def vouch(request: Request) -> Response:
 
 async def current(request: Request) -> Response:
     """What this site may need now."""
-    reader = await _reader(request)
+    reader = await signed.reader_of(request)
     return _again(request, JSONResponse({"parcels": await front(request).reading.ask(_listed, reader)}, headers=_FRESH))
 
 
@@ -112,7 +56,7 @@ async def content(request: Request) -> Response:
     if await hall.reading.ask(_may_read, None, hash_):
         hall.addresses.take(address(request))
         return await _parcel(request, hash_)
-    reader = await _reader(request)
+    reader = await signed.reader_of(request)
     if not await hall.reading.ask(_may_read, reader, hash_):
         raise NotHereError("there is no such parcel for this site")
     return _again(request, await _parcel(request, hash_))
@@ -165,52 +109,8 @@ async def _bytes(path: Path, begin: int, end: int) -> AsyncIterator[bytes]:
         file.close()
 
 
-# --- who asks ------------------------------------------------------------------------------------------------------
-async def _reader(request: Request) -> Reader:
-    hall, nonces = front(request), request.app.state.nonces
-    hall.addresses.take(address(request))
-    header = _HEADER.fullmatch(request.headers.get("authorization", ""))
-    if header is None:
-        raise UnsignedError("this is for members")
-    nonce, signature = header.groups()
-    nonces.check(nonce)
-    message = canon.encode({
-        "body_sha256": _NOBODY, "federation": await hall.reading.ask(lambda hub: hub.federation),
-        "method": request.method, "nonce": nonce, "path": _path(request),
-    })  # fmt: skip
-    armor = sshsig.BEGIN + "\n".join([*textwrap.wrap(signature, 70), ""]) + sshsig.END
-    found = sshsig.parse(armor)
-    if found.namespace != namespace("request"):
-        raise SigNamespaceError(f"signed as {found.namespace[:60]!r}, but it is a request")
-    found.verify(message)
-    reader = await hall.reading.ask(_known, sshsig.public_line(found.key))
-    hall.senders.take(reader.site or reader.key)
-    nonces.use(nonce)
-    return reader
-
-
-def _path(request: Request) -> str:
-    """The path and query as they were asked for, from our first step on: a proxy may put others before it."""
-    path = request.scope["raw_path"].decode("ascii", "replace")
-    query = request.scope["query_string"].decode("ascii", "replace")
-    return f"{path}?{query}" if query else path
-
-
-def _known(hub: Hub, key: str) -> Reader:
-    site = hub.roster.owner(key)
-    if site is None:
-        if not hub.requests_of(key):
-            raise SignerUnknownError(f"{sshsig.fingerprint(key)} is nobody's key here")
-        return Reader(key, "")
-    if site.status == roster.REVOKED:
-        raise SignerRevokedError(f"the key of {site.id} was revoked")
-    if site.status != roster.ACTIVE:
-        raise SignerWindowError(f"{site.id} does not take part now")
-    return Reader(key, site.id)
-
-
 # --- what is for whom ----------------------------------------------------------------------------------------------
-def _listed(hub: Hub, reader: Reader | None) -> list[dict[str, Any]]:
+def _listed(hub: Hub, reader: signed.Reader | None) -> list[dict[str, Any]]:
     may, found = _readable(hub, reader), []
     for hash_ in _meant(hub, reader):
         row = hub.store.row("SELECT kind, number, site FROM parcels WHERE hash = ?", hash_)
@@ -220,7 +120,7 @@ def _listed(hub: Hub, reader: Reader | None) -> list[dict[str, Any]]:
     return found
 
 
-def _meant(hub: Hub, reader: Reader | None) -> list[str]:
+def _meant(hub: Hub, reader: signed.Reader | None) -> list[str]:
     """What one reader may need now. A model comes as it was sealed to the reader's group."""
     if reader and reader.site:
         own = hub.model_parcel(group_of(reader.site))  # "" if an older program sealed it, to all groups together
@@ -228,19 +128,19 @@ def _meant(hub: Hub, reader: Reader | None) -> list[str]:
             "SELECT hash FROM shares WHERE site = ? AND round >= ? UNION SELECT hash FROM unkept WHERE site = ?"
             " AND round >= ? UNION SELECT hash FROM requests WHERE site = ?"
         )
-        of_rounds = (reader.site, exchange.since(hub))
-        answers = exchange.receipts(hub, about, *of_rounds, *of_rounds, reader.site)
-        return exchange.orders(hub, [own] if own else hub.model_parcels()) + answers
+        of_rounds = (reader.site, hub_current.since(hub))
+        answers = hub_current.receipts(hub, about, *of_rounds, *of_rounds, reader.site)
+        return hub_current.orders(hub, [own] if own else hub.model_parcels()) + answers
     asked = hub.requests_of(reader.key) if reader else []
-    return exchange.orders(hub, []) + [hash_ for one in asked for hash_ in exchange.receipts(hub, "?", one)]
+    return hub_current.orders(hub, []) + [hash_ for one in asked for hash_ in hub_current.receipts(hub, "?", one)]
 
 
-def _may_read(hub: Hub, reader: Reader | None, hash_: str) -> bool:
+def _may_read(hub: Hub, reader: signed.Reader | None, hash_: str) -> bool:
     row = hub.store.row("SELECT kind, site FROM parcels WHERE hash = ?", hash_)
     return bool(row and _readable(hub, reader)(row["kind"], row["site"]))
 
 
-def _readable(hub: Hub, reader: Reader | None) -> Callable[[str, str], bool]:
+def _readable(hub: Hub, reader: signed.Reader | None) -> Callable[[str, str], bool]:
     """Whether somebody may see a parcel of a kind; of a receipt it matters what it is about."""
     kinds = {"charter", "roster", "task", "global", "knowledge"} if reader and reader.site else {"charter"}
     own: set[str] = set()

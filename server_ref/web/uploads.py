@@ -32,10 +32,13 @@ from fedhelp_edge.errors import (
 from fedhelp_edge.parcel import parcel, statement
 from fedhelp_edge.parcel.statement import Statement
 from server_ref.hub.hub import Hub
-from server_ref.intake import partial, receive
+from server_ref.intake import enrolment, partial, receive
 from server_ref.intake.partial import Upload
 from server_ref.intake.receive import Answer
-from server_ref.web.context import Front, Limits, address, announced, body, chunks, front, status, whole_number
+from server_ref.web.bodies import announced, body, chunks, whole_number
+from server_ref.web.context import Front, front
+from server_ref.web.limits import Limits, address
+from server_ref.web.problems import status
 
 VERSION = "1.0.0"
 FIRST_LIMIT = parcel.PROLOGUE_LIMIT + (64 << 10)  # a request to join comes whole with its first bytes
@@ -201,7 +204,7 @@ async def _check_invited(hall: Front, said: Statement, signers: tuple[str, ...],
         raise PayloadHashError("the payload is not the one that was signed")
     holds = parcel.read_json(payload)
     try:
-        await hall.reading.ask(receive.check_invite, said, signers, holds)
+        await hall.reading.ask(enrolment.check_invite, said, signers, holds)
     except InviteProofError:
         hall.guesses.take(holds["invite"])
         raise

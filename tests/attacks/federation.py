@@ -24,9 +24,10 @@ from fedhelp_edge.parcel import age, keys, parcel, sshsig, statement
 from fedhelp_edge.parcel.statement import NO_HASH, Statement
 from fedhelp_edge.trust import charter, enrol, roster, task
 from fedhelp_edge.trust.charter import Charter
+from fedhelp_edge.trust.log import Log
 from fedhelp_edge.trust.roster import Roster, Site
 from fedhelp_edge.trust.state import Floor
-from fedhelp_edge.trust.task import Log, Task
+from fedhelp_edge.trust.task import Task
 from fedhelp_edge.update import Schema
 
 START = datetime(2026, 3, 1, 8, tzinfo=timezone.utc)

@@ -42,9 +42,10 @@ from fedhelp_edge.errors import (
 from fedhelp_edge.parcel import keys, parcel, sshsig
 from fedhelp_edge.trust import charter, enrol, task
 from fedhelp_edge.trust.enrol import Invite
+from fedhelp_edge.trust.log import Log
 from fedhelp_edge.trust.roster import Roster, Site
 from fedhelp_edge.trust.state import Floor
-from fedhelp_edge.trust.task import Log, Seen
+from fedhelp_edge.trust.task import Seen
 from tests.attacks.federation import (
     DAY,
     LAST,

@@ -10,7 +10,7 @@ import pytest
 from fedhelp_edge.exchange.folder import FROM
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
 from fedhelp_edge.site import inbox, status
-from server_ref.rounds import close
+from server_ref.rounds import state
 from tests.clinic import Clinic
 from tests.federation import Federation
 
@@ -80,7 +80,7 @@ def test_c18_a_statement_that_another_signed_again_hides_no_genuine_parcel(
 def test_c18_a_name_that_a_site_knows_hides_nothing_new(clinic: Clinic, sent: Path) -> None:
     clinic.download()
     known = min(inbox.have(clinic.home))
-    close.call_off(clinic.federation.hub, close.current(clinic.federation.hub))
+    state.call_off(clinic.federation.hub, state.current(clinic.federation.hub))
     order = clinic.federation.open()
     clinic.trip()
     (sent / f"{order.hash}.fhx").replace(sent / f"{known}.fhx")

@@ -41,8 +41,8 @@ from fedhelp_edge.trust.task import Task
 from server_ref.admin import decisions, exchange, status
 from server_ref.hub import hub
 from server_ref.hub.hub import Hub
-from server_ref.intake import receive
-from server_ref.rounds import close
+from server_ref.intake import enrolment, receive
+from server_ref.rounds import review
 from tests.federation import PLAN, Clinic, Federation
 
 pytestmark = pytest.mark.usefixtures("opens_here")
@@ -149,8 +149,8 @@ def test_b20_of_two_who_ask_on_one_invite_neither_comes_in_by_itself(
     assert (first["contested"], second["contested"]) == (True, True)
     assert alarms(three) == [site]
     with pytest.raises(AmbiguousError, match=f"{first['hash'][:12]}, {second['hash'][:12]}"):
-        receive.approve(three.hub, three.boss, site)
-    receive.approve(three.hub, three.boss, second["words"])
+        enrolment.approve(three.hub, three.boss, site)
+    enrolment.approve(three.hub, three.boss, second["words"])
     assert three.hub.site(site).sign == stranger.keys.public.sign
     assert asked(three, thief.ask_in(code, "again")) == InviteUsedError.code
     assert status.requests(three.hub) == []
@@ -189,18 +189,18 @@ def test_b20_a_site_is_approved_by_name_only_with_the_request_that_was_shown(tmp
     receive.receive(fed.hub, clinic.ask_in(code))
     fed.judge()
     (shown,) = status.requests(fed.hub)
-    receive.note_shown(fed.hub, "requests", [shown])
+    enrolment.note_shown(fed.hub, "requests", [shown])
     taken, _ = fed.hub.invite("Clinic 2", "small", 14)
     receive.receive(fed.hub, clinic.ask_in(taken))  # which takes the shown request's keys away
     fed.judge()
-    receive.approve(fed.hub, fed.boss, "site-002")
+    enrolment.approve(fed.hub, fed.boss, "site-002")
     receive.receive(fed.hub, thief.ask_in(code))
     fed.judge()
     (left,) = status.requests(fed.hub)
     with pytest.raises(AmbiguousError, match="not what was shown"):
-        receive.approve(fed.hub, fed.boss, site)
+        enrolment.approve(fed.hub, fed.boss, site)
     assert fed.hub.roster.site(site) is None
-    receive.approve(fed.hub, fed.boss, left["hash"][:12])
+    enrolment.approve(fed.hub, fed.boss, left["hash"][:12])
     assert fed.hub.site(site).sign == thief.keys.public.sign
     fed.hub.store.close()
 
@@ -213,7 +213,7 @@ def test_b20_a_file_put_in_place_of_the_request_that_was_shown_is_noticed(
     three.judge()
     three.hub.store.path(others).replace(three.hub.store.path(mine))
     with pytest.raises(errors.HubDamagedError, match="not the one that its name says"):
-        receive.approve(three.hub, three.boss, mine)
+        enrolment.approve(three.hub, three.boss, mine)
     assert three.hub.roster.site(site) is None
 
 
@@ -233,16 +233,16 @@ def test_b21_a_decision_is_about_the_update_that_was_shown_and_no_other_of_its_s
     shown = status.quarantined(three.hub)
     assert {one["hash"] for one in shown} == {first, second}
     with pytest.raises(AmbiguousError, match="2 updates of site-002 wait"):
-        close.review(three.hub, three.boss, "site-002", release=False)
+        review.review(three.hub, three.boss, "site-002", release=False)
     decisions.record(three.hub, first, "refuse")
     assert {one["hash"]: one["decided"] for one in status.quarantined(three.hub)} == {first: "refuse", second: ""}
     decisions.carry_out(three.hub, three.boss)
     assert [one["hash"] for one in status.quarantined(three.hub)] == [second]
-    receive.note_shown(three.hub, "updates", status.quarantined(three.hub))
-    close.review(three.hub, three.boss, second[:12], release=False)
+    enrolment.note_shown(three.hub, "updates", status.quarantined(three.hub))
+    review.review(three.hub, three.boss, second[:12], release=False)
     odd(three, order, 1)
     with pytest.raises(AmbiguousError, match="not what was shown"):
-        close.review(three.hub, three.boss, "site-002", release=False)
+        review.review(three.hub, three.boss, "site-002", release=False)
 
 
 def test_b17_an_invite_ends(three: Federation, stranger: Clinic) -> None:
@@ -279,9 +279,9 @@ def test_b18_two_who_ask_with_one_key_are_not_both_approved_by_hand(tmp_path: Pa
         code, _ = fed.hub.invite(name, "small", 14)
         receive.receive(fed.hub, one.ask_in(code))
     fed.judge()
-    receive.approve(fed.hub, fed.boss, "site-001")
+    enrolment.approve(fed.hub, fed.boss, "site-001")
     with pytest.raises(KeyReusedError):
-        receive.approve(fed.hub, fed.boss, "site-002")
+        enrolment.approve(fed.hub, fed.boss, "site-002")
     assert [site.id for site in fed.hub.roster.sites] == ["site-001"]
     fed.hub.store.close()
 
@@ -520,7 +520,7 @@ def test_c12_a_share_that_was_stolen_and_signed_anew_is_put_aside_with_an_alarm(
     assert told["accepted"] == ["site-001", "site-003"]
     assert [odd["code"] for odd in told["quarantined"]] == ["E_INNER_CONTEXT"]
     with pytest.raises(errors.NotNowError, match="cannot be let in"):
-        close.review(three.hub, three.boss, "site-002", release=True)
+        review.review(three.hub, three.boss, "site-002", release=True)
 
 
 def test_c12_the_robbed_and_even_the_thief_can_still_give_their_own(three: Federation) -> None:

@@ -35,9 +35,10 @@ from fedhelp_edge.errors import FederationError as OtherFederation
 from fedhelp_edge.parcel import parcel, sshsig
 from fedhelp_edge.parcel.statement import Statement
 from fedhelp_edge.trust import task
+from fedhelp_edge.trust.log import Log
 from fedhelp_edge.trust.roster import Site
 from fedhelp_edge.trust.state import Floor
-from fedhelp_edge.trust.task import Log, Seen
+from fedhelp_edge.trust.task import Seen
 from tests.attacks.federation import DAY, SCHEMA, START, Federation, News, weights, write_parcel
 
 

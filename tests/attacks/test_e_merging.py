@@ -26,7 +26,7 @@ from fedhelp_edge.trust.task import Task
 from fedhelp_edge.update import Array
 from server_ref.admin import status
 from server_ref.intake import receive
-from server_ref.rounds import close
+from server_ref.rounds import close, review, state
 from tests.federation import PLAN, Federation
 
 Arrays = dict[str, Array]
@@ -133,7 +133,7 @@ def test_e13_a_person_lets_an_odd_share_in(five: Federation) -> None:
     give(five, order, 4, pulled(five.base(order), honest(five, order, 4), -1))
     with pytest.raises(QuorumError):
         five.aggregate()
-    close.review(five.hub, five.boss, "site-005", release=True)
+    review.review(five.hub, five.boss, "site-005", release=True)
     assert len(five.aggregate()["accepted"]) == 5
 
 
@@ -148,13 +148,13 @@ def test_e13_a_person_lets_an_odd_share_in_while_it_is_as_stale_as_the_plan_allo
     with pytest.raises(QuorumError):
         five.aggregate()
     for _ in range(later):  # nothing more comes, and the key of that round stays
-        close.call_off(five.hub, close.newest(five.hub))
+        state.call_off(five.hub, state.newest(five.hub))
         five.open()
     if counts:
-        assert close.review(five.hub, five.boss, "site-005", release=True)["state"] == "accepted"
+        assert review.review(five.hub, five.boss, "site-005", release=True)["state"] == "accepted"
     else:
         with pytest.raises(NotNowError, match="too old"):
-            close.review(five.hub, five.boss, "site-005", release=True)
+            review.review(five.hub, five.boss, "site-005", release=True)
 
 
 @pytest.mark.parametrize("times", [6, 19])
@@ -263,7 +263,7 @@ def test_e15_a_large_site_that_a_person_let_in_is_not_asked_about_again(three: F
     claim(three, 100, 100, 5000)
     with pytest.raises(QuorumError):
         three.aggregate()
-    close.review(three.hub, three.boss, "site-003", release=True)
+    review.review(three.hub, three.boss, "site-003", release=True)
     told = three.aggregate()
     assert {one["site"]: (one["examples"], one["part"]) for one in told["claims"]} == {
         "site-001": (100, 0.25), "site-002": (100, 0.25), "site-003": (5000, 0.5),
@@ -307,7 +307,7 @@ def test_e15_no_site_ends_a_federation_by_what_it_claims_to_have_measured(tmp_pa
             give(fed, order, number, honest(fed, order, number), facts=facts)
         give(fed, order, 2, honest(fed, order, 2), facts={"examples": 100, "val": 10**9, "correct": lie})
         fed.aggregate()
-    assert not close.is_finished(fed.hub)
+    assert not state.is_finished(fed.hub)
     assert [one["accuracy"] for one in status.accuracy(fed.hub)] == [0.5, 0.55, 0.6, 0.65]
 
 
@@ -341,7 +341,7 @@ def test_e17_a_round_of_which_nothing_is_believed_fails_and_the_old_model_stays(
     before = three.hub.newest("global")["hash"]
     with pytest.raises(QuorumError):
         three.aggregate()
-    assert close.newest(three.hub)["state"] == close.FAILED
+    assert state.newest(three.hub)["state"] == close.FAILED
     assert three.hub.newest("global")["hash"] == before
     assert set(three.states().values()) == {"quarantined"}
     again = three.open()

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from fedhelp_edge.parcel import parcel, statement
-from server_ref.web.context import Limits
 from server_ref.web.crowd import group
+from server_ref.web.limits import Limits
 from tests.attacks.test_f_http import _certificate, _stubborn
 from tests.federation import Federation
 from tests.net import Client, running, serving

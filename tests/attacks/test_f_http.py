@@ -37,8 +37,8 @@ from fedhelp_edge.trust import enrol
 from server_ref.admin import exchange
 from server_ref.hub.hub import to_json
 from server_ref.intake import receive
-from server_ref.web import app, dashboard
-from server_ref.web.context import Limits
+from server_ref.web import dashboard, process
+from server_ref.web.limits import Limits
 from tests.chaos import Fate, network
 from tests.federation import Clinic, Federation
 from tests.net import BYTES, TUS, Answer, Client, prologue, raw, running, serving
@@ -629,7 +629,7 @@ def test_f19_a_client_refuses_an_expired_a_wrong_and_an_unknown_certificate(
 def test_f19_a_certificate_that_is_none_is_said_to_be_so(fed: Federation, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("x")
     with pytest.raises(ListenError):
-        app.server(fed.hub.home, Limits(), dashboard.Door(), tmp_path / "x", tmp_path / "x")
+        process.server(fed.hub.home, Limits(), dashboard.Door(), tmp_path / "x", tmp_path / "x")
 
 
 def test_f19_without_tls_whatever_is_changed_on_the_way_is_refused(

@@ -10,7 +10,7 @@ import pytest
 
 from server_ref.admin import decisions
 from server_ref.intake import receive
-from server_ref.rounds import close
+from server_ref.rounds import close, review, state
 from server_ref.web.dashboard import Door
 from tests.browser.chromium import PROGRAM, browser
 from tests.federation import Federation
@@ -34,7 +34,7 @@ def fed(three: Federation) -> Federation:
     fed.play(order, without=("site-002", "site-003"))
     receive.receive(fed.hub, fed.clinics[1].give(order, fed.base(order)))
     fed.judge()
-    close._look_closer(fed.hub, fed.boss, close.current(fed.hub))
+    close._look_closer(fed.hub, fed.boss, state.current(fed.hub))
     return fed
 
 
@@ -54,7 +54,7 @@ def test_a_coordinator_opens_the_link_sees_the_round_and_lets_a_share_in(fed: Fe
         assert "Decided: release." in tab.html()
         tab.screenshot(PICTURES / "dashboard-decided.png")
         loaded, complaints = tab.loaded, tab.complaints
-    (waiting,) = close.quarantined(fed.hub)
+    (waiting,) = review.quarantined(fed.hub)
     assert decisions.waiting(fed.hub) == {waiting["hash"]: "release"}
     assert {url.split("/enter/")[0].removeprefix(here) for url in loaded} <= {"", "/", "/decisions", "/favicon.ico"}
     assert complaints == []

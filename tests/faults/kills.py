@@ -29,9 +29,9 @@ from fedhelp_edge.exchange.http import Http
 from fedhelp_edge.parcel import keys
 from server_ref.admin import session, unattended
 from server_ref.hub.hub import Hub
-from server_ref.intake import receive, sandbox
+from server_ref.intake import judge, receive, sandbox
 from server_ref.intake.sandbox import Found, Job, Refused
-from server_ref.rounds import close
+from server_ref.rounds import close, open
 
 _PROCESSES = multiprocessing.get_context("forkserver" if os.name != "nt" else "spawn")
 _PROCESSES.set_forkserver_preload(["pytest", "tests.faults.kills"])  # what a child imports again
@@ -61,12 +61,12 @@ def take(home: Path, step: str, time: datetime, shares: Sequence[Path] = ()) -> 
         for share in shares:
             receive.receive(hub, share)
         if step == "judge":
-            receive.judge(hub, boss)
+            judge.judge(hub, boss)
         with suppress(NotNowError):  # it was done, all but the answer
             if step == "aggregate":
                 close.aggregate(hub, boss)
             if step == "open":
-                close.open_next(hub, boss)
+                open.open_next(hub, boss)
     hub.store.close()
 
 

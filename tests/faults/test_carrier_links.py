@@ -17,7 +17,7 @@ from fedhelp_edge.errors import CarrierHomeError, FileKindError
 from fedhelp_edge.exchange.folder import FROM, TO, VOUCHES, Folder
 from fedhelp_edge.site import inbox, outbox, status
 from server_ref.admin import exchange
-from server_ref.rounds import close
+from server_ref.rounds import state
 from tests import command
 from tests.clinic import Clinic
 from tests.desk import Desk, works
@@ -47,7 +47,7 @@ def stick(tmp_path: Path) -> Path:
 def outdated(three: Federation) -> Path:
     """A parcel that no site needs any more: the hub would take it off a stick."""
     first = three.open()
-    close.call_off(three.hub, close.current(three.hub))
+    state.call_off(three.hub, state.current(three.hub))
     three.open()
     return three.hub.store.path(first.hash)
 

@@ -17,7 +17,7 @@ import pytest
 from fedhelp_edge.parcel import bech32, parcel
 from fedhelp_edge.trust.roster import Site
 from server_ref.hub import database
-from server_ref.intake import partial, receive
+from server_ref.intake import judge, partial
 from tests.attacks.test_f_http import patch
 from tests.command import COORDINATOR, refusal, run
 from tests.federation import Clinic, Federation
@@ -166,7 +166,7 @@ def _regions(pid: int) -> Iterator[bytes]:
 def test_the_process_of_the_front_holds_no_key_that_decrypts_or_orders(three: Federation, share: Path) -> None:
     order = three.hub.tasks()[1]
     boss, root = three.boss, three.hub.home / "root" / "keys.txt"
-    identities = [boss.identity, receive.round_key(three.hub, three.boss, order.round)]
+    identities = [boss.identity, judge.round_key(three.hub, three.boss, order.round)]
     identities.append(next(line for line in root.read_text().splitlines() if line.startswith("AGE-SECRET-KEY-")))
     forbidden = [identity.encode() for identity in identities]
     forbidden += [bytes(bech32.decode("age-secret-key-", identity.lower())) for identity in identities]

@@ -19,8 +19,8 @@ from server_ref.admin import exchange, recovery, session
 from server_ref.hub import database
 from server_ref.hub.hub import Hub
 from server_ref.intake import receive
-from server_ref.rounds import close
-from server_ref.web import app
+from server_ref.rounds import close, open, state
+from server_ref.web import process
 from tests.federation import Federation
 
 Disk = Callable[[int], Path]
@@ -73,7 +73,7 @@ def test_g02_on_a_full_disk_each_step_fails_as_one_and_goes_on_once_there_is_roo
         fed.hub.store.verify()
         if found:
             step()
-    assert close.newest(fed.hub)["state"] == close.DONE
+    assert state.newest(fed.hub)["state"] == close.DONE
     assert set(fed.states().values()) == {"merged"}
 
 
@@ -183,7 +183,7 @@ def test_g05_a_damaged_page_is_found(three: Federation) -> None:
     with pytest.raises(HubDamagedError), session.working(three.hub.home, None):
         pass
     with pytest.raises(HubDamagedError):
-        app.serve(three.hub.home, "127.0.0.1", 0, None, None, lambda *_: pytest.fail("it serves"))
+        process.serve(three.hub.home, "127.0.0.1", 0, None, None, lambda *_: pytest.fail("it serves"))
 
 
 def test_g05_whoever_only_reads_holds_up_nobody_who_writes(three: Federation, tmp_path: Path) -> None:
@@ -224,8 +224,8 @@ def test_g05_a_hub_without_its_unmerged_journal_stands_where_it_stood_before_and
     behind = Hub(lost, clock=three.clock)
     behind.store.check()
     assert behind.store.verify().length < order.log.length
-    assert close.newest(behind)["round"] == 0
-    again = close.open_next(behind, three.boss)
+    assert state.newest(behind)["round"] == 0
+    again = open.open_next(behind, three.boss)
     known = Floor(law).with_roster(*behind.plain(behind.newest("roster")["hash"]))
     known = known.with_task(*three.hub.plain(order.hash))
     with pytest.raises(EquivocationError):

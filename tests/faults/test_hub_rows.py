@@ -22,8 +22,8 @@ from fedhelp_edge.trust import enrol
 from server_ref.admin import recovery, session
 from server_ref.hub.database import DATABASE
 from server_ref.hub.hub import ROOT, Hub, to_json
-from server_ref.intake import partial, receive
-from server_ref.rounds import close
+from server_ref.intake import judge, partial, receive
+from server_ref.rounds import close, open, state
 from tests import command
 from tests.federation import Clinic, Federation, nobody
 
@@ -160,7 +160,7 @@ def test_g20_the_coordinators_keys_are_not_believed_away_from_their_memory(
     monkeypatch.setattr(Hub, "_has_memory", lambda hub: False)  # the front has written the log anew, without that line
     memory_left_behind(three)
     with signs_nothing(three), session.working(three.hub.home, None) as (hub, boss):
-        close.open_next(hub, boss)
+        open.open_next(hub, boss)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links")
@@ -279,7 +279,7 @@ def test_g20_a_site_that_was_revoked_does_not_come_back_with_an_older_roster(thr
         before.backup(db)
     three.again()
     with signs_nothing(three, HubDamagedError, LogBrokenError), session.working(three.hub.home, None) as (hub, boss):
-        close.open_next(hub, boss)
+        open.open_next(hub, boss)
 
 
 def test_g20_audit_verify_names_a_hub_in_which_another_hand_wrote(three: Federation, tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_g20_an_update_that_the_front_makes_in_a_sites_name_is_refused(three: Fe
     mask = Clinic(three.hub.federation, three.folder / "mask")
     mask.id = "site-003"
     path = mask.give(order, three.drawn(order, mask))
-    with parcel.open(path, parcel.anyone, [receive.round_key(three.hub, three.boss, 1)]) as opened:
+    with parcel.open(path, parcel.anyone, [judge.round_key(three.hub, three.boss, 1)]) as opened:
         said = opened.statement
     path.rename(three.hub.store.path(said.hash))
     by_front(three, "INSERT INTO parcels VALUES (?, 'update', 1, 'site-003', ?)", said.hash, said.line.decode())
@@ -336,7 +336,7 @@ def test_g20_an_order_whose_file_is_another_one_is_not_read(three: Federation) -
 
 
 def test_g20_a_model_whose_file_is_another_one_is_neither_sent_nor_merged_upon(judged: Federation) -> None:
-    path = judged.hub.store.model(close.current(judged.hub)["base"])
+    path = judged.hub.store.model(state.current(judged.hub)["base"])
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
@@ -362,7 +362,7 @@ def test_g20_a_memory_that_another_hand_changed_is_no_memory(three: Federation) 
         said = json.loads(three.hub.memory.read_bytes())
         three.hub.memory.write_text(json.dumps([{**one, **change} for one in said]))
         with signs_nothing(three), session.working(three.hub.home, None) as (hub, boss):
-            close.open_next(hub, boss)
+            open.open_next(hub, boss)
         three.hub.memory.write_text(json.dumps(said))
     three.again()
     assert three.open().round == 1
@@ -442,7 +442,7 @@ def test_a_restored_hub_goes_on_with_the_memory_that_lay_in_the_backup(judged: F
     root = keys.load(judged.hub.home / ROOT, nobody)
     restored = recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root, nobody)
     with session.working(restored.home, None) as (hub, boss):
-        assert close.open_next(hub, boss).round == 2
+        assert open.open_next(hub, boss).round == 2
     restored.store.close()
 
 
@@ -450,7 +450,7 @@ def test_a_restored_hub_goes_on_with_the_memory_that_lay_in_the_backup(judged: F
 def plain(fed: Federation, site: str) -> Path:
     row = fed.hub.store.row("SELECT hash FROM shares WHERE site = ?", site)
     assert row
-    return receive.opened(fed.hub, row["hash"])
+    return judge.opened(fed.hub, row["hash"])
 
 
 def poisoned(path: Path) -> None:
@@ -493,8 +493,8 @@ def test_g21_a_backup_holds_no_share_in_clear(three: Federation, tmp_path: Path)
     root = keys.load(three.hub.home / ROOT, nobody)
     restored = recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root, nobody)
     with session.working(restored.home, None) as (hub, boss):
-        close.open_next(hub, boss)
-        receive.judge(hub, boss)
+        open.open_next(hub, boss)
+        judge.judge(hub, boss)
         told = close.aggregate(hub, boss, now=True)
     assert told["accepted"] == ["site-001", "site-002", "site-003"]  # late, and opened again
     restored.store.close()

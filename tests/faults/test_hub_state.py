@@ -19,13 +19,13 @@ from fedhelp_edge import plan as plans
 from fedhelp_edge.errors import BusyError, HubNewerError, LogBrokenError, NotNowError
 from fedhelp_edge.methods.registry import TABLES
 from server_ref.admin import session
-from server_ref.hub import database
+from server_ref.hub import create, database
 from server_ref.hub import hub as hubs
 from server_ref.hub.database import DATABASE, Store
 from server_ref.hub.hub import Hub
-from server_ref.intake import receive, sandbox
-from server_ref.rounds import close
-from server_ref.web import app
+from server_ref.intake import judge, receive, sandbox
+from server_ref.rounds import open
+from server_ref.web import process
 from tests import command
 from tests.federation import PLAN, Federation
 
@@ -55,12 +55,12 @@ def test_g09_a_second_writer_says_that_another_is_at_work_until_that_one_is_no_m
 
 def test_g09_two_that_read_at_once_do_not_both_open_the_round(three: Federation) -> None:
     one, other = three.hub, Hub(three.hub.home, clock=three.clock)
-    order = close.open_next(one, three.boss)
-    key = receive.round_key(one, three.boss, order.round)
+    order = open.open_next(one, three.boss)
+    key = judge.round_key(one, three.boss, order.round)
     with pytest.raises(NotNowError):
-        close.open_next(other, three.boss)
+        open.open_next(other, three.boss)
     other.store.close()
-    assert receive.round_key(one, three.boss, order.round) == key
+    assert judge.round_key(one, three.boss, order.round) == key
 
 
 # --- G10 -----------------------------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def test_g10_a_hub_whose_log_was_changed_is_worked_on_no_more(
     with pytest.raises(LogBrokenError), session.working(logged.hub.home, None):
         pass
     with pytest.raises(LogBrokenError):
-        app.serve(logged.hub.home, "127.0.0.1", 0, None, None, lambda *_: pytest.fail("it serves"))
+        process.serve(logged.hub.home, "127.0.0.1", 0, None, None, lambda *_: pytest.fail("it serves"))
     assert logged.hub.store.head().length == length <= before.length
 
 
@@ -215,7 +215,7 @@ def guarded(tmp_path: Path) -> Iterator[Federation]:
     from tests.federation import Clock
 
     fed.clock = Clock()
-    fed.hub = hubs.make(tmp_path / "hub", fed.plan, PASSPHRASE, clock=fed.clock)
+    fed.hub = create.create(tmp_path / "hub", fed.plan, PASSPHRASE, clock=fed.clock)
     fed.boss, fed.clinics = fed.hub.boss(lambda: PASSPHRASE), []
     for _ in range(3):
         fed.join()
@@ -228,7 +228,7 @@ def test_g16_no_secret_and_no_number_of_a_share_is_in_what_is_printed_logged_or_
 ) -> None:
     fed = guarded
     order = fed.open()
-    key = receive.round_key(fed.hub, fed.boss, 1)
+    key = judge.round_key(fed.hub, fed.boss, 1)
     arrays = [fed.drawn(order, clinic) for clinic in fed.clinics]
     arrays[2]["linear.bias"][:] = np.float32(np.nan)
     for clinic, drawn in zip(fed.clinics, arrays, strict=True):

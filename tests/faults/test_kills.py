@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from server_ref.hub.hub import Hub
-from server_ref.intake import receive
+from server_ref.intake import judge
 from server_ref.rounds import close
 from tests.faults import kills
 from tests.federation import Federation
@@ -77,7 +77,7 @@ def seen(home: Path) -> dict[str, Any]:
         "temporary": [path.name for path in home.rglob("*.part")],
     }
     for name in found["keys"]:
-        assert receive.round_key(hub, hub.boss(lambda: ""), int(Path(name).stem)).startswith("AGE-SECRET-KEY-")
+        assert judge.round_key(hub, hub.boss(lambda: ""), int(Path(name).stem)).startswith("AGE-SECRET-KEY-")
     store.close()
     return found
 

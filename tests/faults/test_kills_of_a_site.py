@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import layout, status
-from server_ref.rounds import close
+from fedhelp_edge.site import layout, status, verified
+from server_ref.rounds import close, state
 from tests.clinic import Clinic
 from tests.faults import kills
 from tests.faults.test_kills import age
@@ -82,7 +82,7 @@ def seen(clinic: Clinic) -> dict[str, Any]:
     kinds = Counter(
         str(path.relative_to(at).parent) for path in at.rglob("*") if path.is_file() and path.name != "said"
     )
-    state = clinic.state if layout.floor(clinic.home) else "none"
+    state = clinic.state if verified.state(clinic.home) else "none"
     if keys.are_in(clinic.home):
         keys.load(clinic.home, lambda: "four quiet words here")
     return {"files": dict(kinds), "state": state, "next keys": (clinic.home / layout.NEXT_KEYS).exists()}
@@ -90,13 +90,13 @@ def seen(clinic: Clinic) -> dict[str, Any]:
 
 def lives(clinic: Clinic) -> None:
     """The site's update of the next round counts."""
-    if layout.floor(clinic.home) is None:
+    if verified.state(clinic.home) is None:
         return
     for _ in range(2):  # a request, its answer
         clinic.upload()
         clinic.trip()
         clinic.download()
-    if close.newest(clinic.federation.hub)["state"] != close.OPEN:
+    if state.newest(clinic.federation.hub)["state"] != close.OPEN:
         clinic.federation.open()
         clinic.trip()
         clinic.download()

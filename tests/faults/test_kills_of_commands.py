@@ -17,8 +17,8 @@ from fedhelp_edge.data import pack as packs
 from fedhelp_edge.parcel import keys, parcel
 from server_ref.admin import invites
 from server_ref.hub.hub import Hub
-from server_ref.intake import receive
-from server_ref.rounds import close
+from server_ref.intake import judge, receive
+from server_ref.rounds import close, state
 from tests import command
 from tests.faults import kills
 from tests.faults.test_kills import age
@@ -146,7 +146,7 @@ def seen(desk: Desk) -> dict[str, Any]:
         law = hub.charter
         round_keys = sorted((home / "round-keys").iterdir())
         for path in round_keys:
-            assert receive.round_key(hub, boss, int(path.stem)).startswith("AGE-SECRET-KEY-")
+            assert judge.round_key(hub, boss, int(path.stem)).startswith("AGE-SECRET-KEY-")
             assert path.read_bytes().count(b"-> X25519") == 1, "sealed for a key that is not in force"
         found = {
             "law": (law.version, law.epoch, len(law.roots), law.coordinator == boss.public.sign),
@@ -192,9 +192,9 @@ def lives(desk: Desk) -> None:
     for clinic in fed.clinics:
         clinic.federation = hub.federation
     fed.judge()
-    if close.newest(hub)["state"] == close.OPEN:
-        close.call_off(hub, close.newest(hub))
-    if close.is_finished(hub):
+    if state.newest(hub)["state"] == close.OPEN:
+        state.call_off(hub, state.newest(hub))
+    if state.is_finished(hub):
         return
     while len(fed.clinics) < 2:
         fed.join()

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from fedhelp_edge import errors, lock, shell
+from fedhelp_edge import errors, lock, passphrase
 from fedhelp_edge.errors import BusyError, FileMissingError, PassphraseNeededError, WrongPassphraseError
 from fedhelp_edge.exchange.folder import TO
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import inbox, layout, local_training, outbox, status
+from fedhelp_edge.site import inbox, layout, local_training, outbox, status, verified
 from tests.clinic import Clinic
 from tests.federation import Federation, nobody
 
@@ -103,7 +103,10 @@ def test_g13_locked_keys_and_nobody_to_ask_are_said_and_nothing_is_sealed(traine
     wrong = trained.home / "wrong"
     wrong.write_text("another passphrase\n")
     wrong.chmod(0o600)
-    for ask, fault in ((shell.asker(None), PassphraseNeededError), (shell.asker(wrong), WrongPassphraseError)):
+    for ask, fault in (
+        (passphrase.asker(None), PassphraseNeededError),
+        (passphrase.asker(wrong), WrongPassphraseError),
+    ):
         with pytest.raises(fault):
             outbox.seal_newest(trained.home, ask)
     assert trained.state == status.TRAINED
@@ -129,7 +132,7 @@ def test_g13_two_that_seal_one_share_at_once_seal_it_once(trained: Clinic) -> No
 
 
 def test_g13_of_two_that_train_at_once_the_second_says_so(trained: Clinic) -> None:
-    order = layout.joined(trained.home).task
+    order = verified.state_of_member(trained.home).task
     assert order
     given = trained.home, inbox.plan_of(order), "site-004", "small", None, None
     with lock.held(trained.home / local_training.LOCK), pytest.raises(BusyError), local_training.at_work(*given):

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from fedhelp_edge import lock, shell, unattended
+from fedhelp_edge import lock, passphrase, unattended
 from fedhelp_edge.errors import BusyError, ClockJumpError, FedhelpError, HubDamagedError, KeysModeError, LogBrokenError
 from server_ref.admin import session
 from server_ref.admin import unattended as admin_unattended
 from server_ref.intake import receive
-from server_ref.rounds import close
+from server_ref.rounds import state
 from tests.federation import Federation
 
 posix = pytest.mark.skipif(os.name == "nt", reason="Windows' modes say nothing of who may read")
@@ -61,7 +61,7 @@ def test_rounds_close_while_the_carrier_is_away(three: Federation, tmp_path: Pat
     with pytest.raises((FedhelpError, OSError)) as told:
         admin_unattended.step(three.hub, three.boss, tmp_path / "file" / "stick", news)
     assert unattended.passing(told.value)
-    assert close.newest(three.hub)["round"] == 2
+    assert state.newest(three.hub)["round"] == 2
     assert "round 1: 3 shares merged" in news
 
 
@@ -84,7 +84,7 @@ def test_run_waits_for_a_hub_that_another_command_holds_and_ends_by_sigterm(thre
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
     process.stderr.close()
-    assert close.newest(three.again())["round"] == 2
+    assert state.newest(three.again())["round"] == 2
 
 
 @posix
@@ -96,10 +96,10 @@ def test_a_passphrase_file_that_others_can_read_is_refused(tmp_path: Path, mode:
     path.write_text("four quiet words here\n")
     path.chmod(mode)
     if works or (mode == 0o640 and os.geteuid() == 0):  # root's files may have a group, as systemd lends credentials
-        assert shell.asker(path)() == "four quiet words here"
+        assert passphrase.asker(path)() == "four quiet words here"
     else:
         with pytest.raises(KeysModeError) as told:
-            shell.asker(path)()
+            passphrase.asker(path)()
         assert told.value.remedy == "chmod 600 passphrase"
 
 
@@ -116,7 +116,7 @@ def test_g12_a_clock_that_jumps_far_writes_nothing(three: Federation, days: int)
     with pytest.raises(ClockJumpError):
         three.aggregate(now=True)
     assert three.hub.store.head().length == length
-    assert close.current(three.hub)["closes"]
+    assert state.current(three.hub)["closes"]
     three.clock.go_on(days=-days)
     receive.receive(three.hub, late)
     assert len(three.aggregate()["accepted"]) == 3

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fedhelp_edge import shell
+from fedhelp_edge import passphrase
 from fedhelp_edge.errors import WeakPassphraseError
 from fedhelp_edge.trust import key_words
 from tests import command
@@ -89,7 +89,7 @@ def test_a_passphrase_that_is_soon_guessed_is_refused_by_every_command_that_make
     weak: str, tmp_path: Path
 ) -> None:
     with pytest.raises(WeakPassphraseError):
-        shell.check_passphrase(weak)
+        passphrase.check_passphrase(weak)
     desk = Desk(tmp_path, PLAN)
     (tmp_path / "pass").write_text(f"{weak}\n")
     fails(desk.hub("init", "--plan", "plan.toml"), "E_PASSPHRASE_WEAK", "take five words that do not belong together")
@@ -105,7 +105,7 @@ def test_a_passphrase_that_this_kit_makes_or_that_a_person_thought_of_is_taken()
         "Grüße-aus-Tübingen-71",
         "vK7#pQ2!xW9d",
     ):
-        shell.check_passphrase(good)
+        passphrase.check_passphrase(good)
 
 
 # --- nothing is asked in vain ---------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ import pytest
 
 from fedhelp_edge.exchange.folder import TO
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import layout, status
+from fedhelp_edge.site import status, verified
 from server_ref.admin import exchange, invites
-from server_ref.intake import receive
+from server_ref.intake import judge
 from tests import command, net, terminal
 from tests.federation import Federation
 from tests.terminal import Terminal, at
@@ -60,7 +60,7 @@ class Clinic:
     def is_let_in(self) -> None:
         """What the coordinator does: take in, judge, hand out."""
         exchange.exchange(self.federation.hub, self.stick)
-        receive.judge(self.federation.hub, self.federation.boss)
+        judge.judge(self.federation.hub, self.federation.boss)
         exchange.exchange(self.federation.hub, self.stick)
 
     def unlocks(self, passphrase: str, *words: str | Path) -> str:
@@ -210,7 +210,7 @@ def test_without_a_terminal_no_passphrase_is_made_that_nobody_would_read(clinic:
     done = command.here(*clinic.way("file by stick"), "--json", home=clinic.home)
     assert command.refusal(done) == "E_PASSPHRASE_NEEDED"
     assert "--passphrase-file" in done.stderr
-    assert layout.floor(clinic.site) is None
+    assert verified.state(clinic.site) is None
     assert not keys.are_in(clinic.site)
     told = command.answer(command.here(*clinic.way("file by stick"), "--no-passphrase", "--json", home=clinic.home))
     assert told["locked"] is False

@@ -17,8 +17,8 @@ from fedhelp_edge import errors, site
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.site import outbox, status
 from fedhelp_edge.site.sync import sync
-from server_ref.web.context import Limits
 from server_ref.web.dashboard import Door
+from server_ref.web.limits import Limits
 from tests import clinic, command, hostile, net
 from tests.attacks.test_f_http import _certificate
 from tests.desk import Desk, Done, fails, works

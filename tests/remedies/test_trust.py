@@ -16,15 +16,15 @@ from fedhelp_edge import errors
 from fedhelp_edge import plan as plans
 from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
-from fedhelp_edge.site import layout, outbox
+from fedhelp_edge.site import outbox, verified
 from fedhelp_edge.trust import charter, enrol
 from server_ref.admin import exchange as admin_exchange
 from server_ref.admin import invites
 from server_ref.admin.session import working
-from server_ref.hub import hub
+from server_ref.hub import create
 from server_ref.hub.hub import to_json
-from server_ref.intake import receive
-from server_ref.rounds import close
+from server_ref.intake import judge
+from server_ref.rounds import open
 from tests import clinic, command
 from tests.desk import Desk, Done, fails, lists, works
 from tests.federation import PLAN
@@ -173,7 +173,7 @@ def test_a_request_without_an_invite_is_refused_and_nothing_of_it_is_kept(fresh:
 
 def request(desk: Desk, code: str, who: keys.Keys, **said: Any) -> None:
     """A request as some program might make it."""
-    context = statement.stamped("enrol", federation=layout.joined(desk.folder / "site").charter.federation)
+    context = statement.stamped("enrol", federation=verified.state_of_member(desk.folder / "site").charter.federation)
     body = enrol.request(code, "C", who.public, context) | said
     sealed(desk.stick / "to-coordinator" / "request.fhx", context, to_json(body), who)
 
@@ -258,7 +258,7 @@ def test_a_passphrase_that_would_soon_be_guessed_is_exchanged_for_five_words(fre
 
 def test_new_keys_that_only_the_old_one_signed_are_signed_by_both(desk: Desk) -> None:
     download(desk)
-    federation, new = layout.joined(desk.folder / "site").charter.federation, keys.new()
+    federation, new = verified.state_of_member(desk.folder / "site").charter.federation, keys.new()
     context = statement.stamped("rotate", federation=federation, sender="site-001", seq=number(desk))
     sealed(desk.stick / "to-coordinator" / "new.fhx", context, to_json(vars(new.public)), own(desk))
     lists(desk.hub("exchange", desk.stick), "E_ROTATE_PROOF", "with the old key as well as with the new one")
@@ -273,7 +273,7 @@ def test_new_keys_that_only_the_old_one_signed_are_signed_by_both(desk: Desk) ->
 # --- shares ------------------------------------------------------------------------------------------------------
 def share(desk: Desk, signer: keys.Keys, **said: Any) -> None:
     """A share as some program might make it under the order that the site has."""
-    order, mine = layout.joined(desk.folder / "site").task, own(desk)
+    order, mine = verified.state_of_member(desk.folder / "site").task, own(desk)
     assert order
     context = statement.stamped(
         "update", federation=order.federation, round=order.round, task=order.hash, base=order.base, sender="site-001",
@@ -526,7 +526,7 @@ def test_the_roster_that_is_missing_is_brought_too(desk: Desk) -> None:
 
 def test_a_charter_that_one_key_too_few_signed_is_signed_by_both(desk: Desk) -> None:
     download(desk)
-    law, new = layout.joined(desk.folder / "site").charter, keys.new()
+    law, new = verified.state_of_member(desk.folder / "site").charter, keys.new()
     context = statement.stamped("charter", epoch=1, version=2, previous=law.hash)
     forged = desk.stick / "from-coordinator" / "half.fhx"
     sealed(forged, context, to_json(charter.body("x", (new.public.sign,), law.coordinator)), boss(desk, "root"))
@@ -594,12 +594,12 @@ def late(pair: Two, tmp_path: Path) -> Two:
 def test_orders_that_are_too_old_are_renewed_by_the_next_round(fresh: Desk) -> None:
     pytest.importorskip("torch")
     long_ago = datetime.now(timezone.utc) - timedelta(days=200)
-    old = hub.make(fresh.folder / "hub", plans.read(PLAN, TABLES), None, clock=lambda: long_ago)
+    old = create.create(fresh.folder / "hub", plans.read(PLAN, TABLES), None, clock=lambda: long_ago)
     invites.write(fresh.folder / "a.invite", invites.make(old, "A", "small", 14))
     works(fresh.site("join", "a.invite", "--via", fresh.stick))
     admin_exchange.exchange(old, fresh.stick)
-    receive.judge(old, old.boss(str))
-    close.open_next(old, old.boss(str))
+    judge.judge(old, old.boss(str))
+    open.open_next(old, old.boss(str))
     admin_exchange.exchange(old, fresh.stick)
     old.store.close()
     download(fresh)

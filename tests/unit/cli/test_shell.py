@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import typer
 
-from fedhelp_edge import cli, shell
+from fedhelp_edge import cli, hints, shell
 from fedhelp_edge.shell import Commands
 from server_ref import cli as coordinator
 from tests.command import COORDINATOR, SITE, answer, here, refusal, run
@@ -187,4 +187,4 @@ def test_an_option_goes_only_to_commands_of_this_program_that_take_it(tmp_path: 
         ("'fedhelp-edge train --home other'",) * 2,
         ("fedhelp-edge upload, then fedhelp-edge nonsense", "fedhelp-edge upload --home h, then fedhelp-edge nonsense"),
     ):
-        assert shell.typed(text) == wanted
+        assert hints.typed(text) == wanted

@@ -10,7 +10,7 @@ import pytest
 from fedhelp_edge.errors import OfflineError, RefusedThereError, UsageError
 from fedhelp_edge.exchange.http import Http
 from fedhelp_edge.parcel import keys, parcel
-from server_ref.intake import receive
+from server_ref.intake import judge
 from tests import chaos, net
 from tests.federation import Clinic, Federation
 
@@ -117,7 +117,7 @@ def test_an_upload_that_was_begun_before_goes_on(three: Federation, port: int) -
     begun = client.begin(path)
     client.go_on(path.stem, begun.offset, path.read_bytes()[begun.offset : begun.offset + 300_000])
     line(three, clinic, port).put(path)
-    assert receive.judge(three.hub, three.boss)[0]["state"] == "accepted"
+    assert judge.judge(three.hub, three.boss)[0]["state"] == "accepted"
 
 
 def test_over_a_line_that_breaks_again_and_again_everything_arrives_once_and_whole(

@@ -10,7 +10,7 @@ import pytest
 from fedhelp_edge.exchange.folder import FROM
 from fedhelp_edge.parcel import parcel
 from server_ref.admin import exchange
-from server_ref.rounds import close
+from server_ref.rounds import state
 from tests.federation import Federation
 
 
@@ -49,7 +49,7 @@ def test_what_nobody_needs_any_more_goes_and_what_is_others_stays(three: Federat
     others = [folder / "holiday.jpg", folder / f"{'0' * 64}.fhx", folder / "notes.fhx"]
     for path in others:
         path.write_bytes(b"somebody's")
-    close.call_off(three.hub, close.current(three.hub))
+    state.call_off(three.hub, state.current(three.hub))
     second = three.open()
     exchange.leave(three.hub, folder)
     assert not (folder / f"{first.hash}.fhx").exists()
@@ -62,7 +62,7 @@ def test_receipts_of_rounds_long_over_are_left_no_more(three: Federation, folder
     three.play(first)
     three.aggregate()
     for _ in range(3):
-        close.call_off(three.hub, three.hub.store.rows("SELECT * FROM rounds WHERE round = ?", three.open().round)[0])
+        state.call_off(three.hub, three.hub.store.rows("SELECT * FROM rounds WHERE round = ?", three.open().round)[0])
     exchange.leave(three.hub, folder)
     abouts = {
         parcel.look(path, parcel.anyone).statement.context["about"]

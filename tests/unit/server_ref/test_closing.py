@@ -21,8 +21,8 @@ from fedhelp_edge.update import Array
 from server_ref.admin import status
 from server_ref.hub.database import DATABASE
 from server_ref.hub.hub import ROOT
-from server_ref.intake import partial, receive
-from server_ref.rounds import close
+from server_ref.intake import judge, partial, receive
+from server_ref.rounds import close, open, reaggregate, review, state
 from tests.federation import PLAN, Federation
 
 pytestmark = pytest.mark.usefixtures("opens_here")
@@ -70,9 +70,9 @@ def waits_for_a_person(fed: Federation, number: int = 2) -> Task:
 
 # --- opened --------------------------------------------------------------------------------------------------------
 def test_first_weights_that_are_given_are_published_before_the_first_round_and_never_later(three: Federation) -> None:
-    given = {"conv1.weight": np.zeros_like(three.hub.model(close.newest(three.hub)["model"])["conv1.weight"])}
-    close.check_open(three.hub, start=True)
-    order = close.open_next(three.hub, three.boss, given)
+    given = {"conv1.weight": np.zeros_like(three.hub.model(state.newest(three.hub)["model"])["conv1.weight"])}
+    open.check_open(three.hub, start=True)
+    order = open.open_next(three.hub, three.boss, given)
     assert not three.base(order)["conv1.weight"].any()
     assert three.base(order)["linear.weight"].any()
     published = parcel.look(three.hub.store.path(three.hub.newest("global")["hash"]), parcel.anyone).statement.context
@@ -80,8 +80,8 @@ def test_first_weights_that_are_given_are_published_before_the_first_round_and_n
     three.play(order)
     three.aggregate()
     with pytest.raises(NotNowError, match="before the first round"):
-        close.open_next(three.hub, three.boss, given)
-    close.check_open(three.hub)
+        open.open_next(three.hub, three.boss, given)
+    open.check_open(three.hub)
 
 
 def test_a_plan_that_begins_from_the_packs_weights_opens_no_first_round_without_them(tmp_path: Path) -> None:
@@ -89,8 +89,8 @@ def test_a_plan_that_begins_from_the_packs_weights_opens_no_first_round_without_
     fed = Federation(tmp_path, text, clinics=2)
     with pytest.raises(NotNowError, match="trained on the pack"):
         fed.open()
-    drawn = fed.hub.model(close.newest(fed.hub)["model"])
-    order = close.open_next(fed.hub, fed.boss, {"conv1.weight": drawn["conv1.weight"]})
+    drawn = fed.hub.model(state.newest(fed.hub)["model"])
+    order = open.open_next(fed.hub, fed.boss, {"conv1.weight": drawn["conv1.weight"]})
     fed.play(order)
     fed.aggregate()
     assert fed.open().round == 2
@@ -104,7 +104,7 @@ def test_a_roster_is_renewed_only_where_it_would_end_before_the_round(three: Fed
     order = three.open()
     assert (order.closes, three.hub.roster.version) == (ends, before)
     assert log_types(three, "roster") == []
-    close.call_off(three.hub, close.newest(three.hub))
+    state.call_off(three.hub, state.newest(three.hub))
     three.clock.go_on(seconds=1)
     assert three.open().roster_version == three.hub.roster.version == before + 1
     assert three.hub.roster.expires > order.closes
@@ -113,22 +113,22 @@ def test_a_roster_is_renewed_only_where_it_would_end_before_the_round(three: Fed
 
 def test_a_federation_is_finished_once_its_last_round_is_over_and_not_before(tmp_path: Path) -> None:
     fed = Federation(tmp_path, PLAN.replace("rounds = 12", "rounds = 1"), clinics=2)
-    assert not close.is_finished(fed.hub)
+    assert not state.is_finished(fed.hub)
     order = fed.open()
-    assert not close.is_finished(fed.hub)
-    close.finish(fed.hub)  # by a person, while it is open
-    assert not close.is_finished(fed.hub)
+    assert not state.is_finished(fed.hub)
+    state.finish(fed.hub)  # by a person, while it is open
+    assert not state.is_finished(fed.hub)
     fed.play(order)
     fed.aggregate()
-    assert close.is_finished(fed.hub)
+    assert state.is_finished(fed.hub)
     fed.hub.store.close()
 
 
 def test_a_federation_finishes_once(three: Federation) -> None:
-    close.finish(three.hub)
+    state.finish(three.hub)
     at = three.hub.store.fact("finished")
     three.clock.go_on(days=1)
-    close.finish(three.hub)
+    state.finish(three.hub)
     assert three.hub.store.fact("finished") == at
     assert log_types(three, "coordinator").count("finish") == 1
     with pytest.raises(NotNowError, match="finished"):
@@ -154,7 +154,7 @@ def test_after_its_deadline_a_round_waits_for_what_was_on_its_way_but_not_for_lo
     partial.begin(three.hub.home, said, path.stat().st_size, path.read_bytes()[:-1], order.closes)
     with pytest.raises(QuorumError):
         three.aggregate()
-    assert close.newest(three.hub)["state"] == "open"
+    assert state.newest(three.hub)["state"] == "open"
     three.clock.go_on(hours=1, seconds=1)
     assert three.aggregate()["accepted"] == ["site-001", "site-002"]
 
@@ -168,7 +168,7 @@ def test_a_round_that_was_changed_while_it_was_merged_is_not_published(
     changes = ("UPDATE rounds SET closes = '2090-01-01T00:00:00Z' WHERE round = 1",
                "UPDATE shares SET state = 'quarantined' WHERE site = 'site-001'")  # fmt: skip
     undone = ("UPDATE rounds SET closes = ? WHERE round = 1", "UPDATE shares SET state = 'accepted' WHERE ? != ''")
-    closes = close.current(three.hub)["closes"]
+    closes = state.current(three.hub)["closes"]
     for change, undo in zip(changes, undone, strict=True):
 
         def meanwhile(*given: Any, change: str = change) -> Any:
@@ -194,7 +194,7 @@ def test_what_sites_claim_is_told_as_nothing_where_they_claim_nothing(three: Fed
     told = three.aggregate()
     claims = [(one["examples"], one["val"], one["correct"]) for one in told["claims"]]
     assert claims == [(100, 0, 0), (90, 10, 0), (80, 5, 4)]
-    report = json.loads(close.newest(three.hub)["report"])
+    report = json.loads(state.newest(three.hub)["report"])
     assert report == {"sites": {"site-001": [0, 0], "site-002": [10, 0], "site-003": [5, 4]}}
     assert [(one["lowest"], one["highest"], one["sites"]) for one in status.accuracy(three.hub)] == [(0, 0.8, 2)]
 
@@ -202,7 +202,7 @@ def test_what_sites_claim_is_told_as_nothing_where_they_claim_nothing(three: Fed
 def test_a_round_that_is_not_merged_has_no_model_to_tell_of(three: Federation) -> None:
     three.play(three.open(), without=("site-003",))
     three.judge()
-    told = close.outcome(three.hub, 1)
+    told = state.outcome(three.hub, 1)
     assert (told["merged_sha256"], told["published"], told["accepted"]) == (None, False, ["site-001", "site-002"])
 
 
@@ -228,7 +228,7 @@ def test_an_update_is_put_aside_once_however_often_the_round_is_looked_at(three:
     for _ in range(3):
         with pytest.raises(QuorumError):
             three.aggregate(now=True)
-    (row,) = close.quarantined(three.hub)
+    (row,) = review.quarantined(three.hub)
     assert log_types(three, row["hash"]) == ["received", "accepted", "quarantined"]
 
 
@@ -250,7 +250,7 @@ def test_of_opened_updates_only_those_stay_that_may_still_count(three: Federatio
         three.aggregate(now=True)
     close.forget(three.hub)
     assert opened(three) == {"site-001/2", "site-003/1"}
-    close.review(three.hub, three.boss, "site-003", release=False)
+    review.review(three.hub, three.boss, "site-003", release=False)
     assert opened(three) == {"site-001/2"}
     assert stray.exists()
 
@@ -259,8 +259,8 @@ def test_what_a_command_that_was_cut_off_left_open_goes_before_the_next_round_is
     three.play(three.open())
     three.aggregate()
     row = three.hub.store.rows("SELECT hash FROM shares")[0]
-    receive.opened(three.hub, row["hash"]).write_bytes(b"left")
-    close.keep_key(three.hub, [three.boss], 0, "left")
+    judge.opened(three.hub, row["hash"]).write_bytes(b"left")
+    open.keep_key(three.hub, [three.boss], 0, "left")
     three.open()
     with pytest.raises(QuorumError):
         three.aggregate()
@@ -274,7 +274,7 @@ def test_how_a_round_ended_without_a_merge_is_in_the_log(three: Federation) -> N
     with pytest.raises(QuorumError):
         three.aggregate()
     three.open()
-    close.call_off(three.hub, close.newest(three.hub))
+    state.call_off(three.hub, state.newest(three.hub))
     assert [log_types(three, f"round {number}")[-1] for number in (1, 2)] == ["fail", "call off"]
 
 
@@ -288,7 +288,7 @@ def test_an_odd_update_that_is_let_in_a_round_later_counts_as_what_it_changed(th
     three.aggregate(now=True)
     second = three.open()
     three.play(second, without=("site-003",))
-    assert close.review(three.hub, three.boss, "site-003", release=True)["state"] == "accepted"
+    assert review.review(three.hub, three.boss, "site-003", release=True)["state"] == "accepted"
     told = three.aggregate()
     now = three.base(second)
     shares = {clinic.id: three.drawn(second, clinic) for clinic in three.clinics[:2]}
@@ -302,7 +302,7 @@ def test_an_older_update_that_is_let_in_does_not_take_the_place_of_a_newer_one(t
     three.aggregate(now=True)
     three.play(three.open())
     three.judge()
-    assert close.review(three.hub, three.boss, "site-003", release=True)["state"] == "superseded"
+    assert review.review(three.hub, three.boss, "site-003", release=True)["state"] == "superseded"
     assert three.states() | {} == {
         "site-001/1": "merged", "site-001/2": "accepted", "site-002/1": "merged", "site-002/2": "accepted",
         "site-003/1": "superseded", "site-003/2": "accepted",
@@ -322,36 +322,36 @@ def test_a_newer_update_that_is_let_in_takes_the_place_of_an_older_one(three: Fe
     receive.receive(three.hub, late)
     three.judge()
     assert (three.states()["site-003/1"], three.states()["site-003/2"]) == ("accepted", "quarantined")
-    assert close.review(three.hub, three.boss, "site-003", release=True)["state"] == "accepted"
+    assert review.review(three.hub, three.boss, "site-003", release=True)["state"] == "accepted"
     assert (three.states()["site-003/1"], three.states()["site-003/2"]) == ("superseded", "accepted")
 
 
 def test_of_two_updates_for_one_round_that_which_a_person_lets_in_counts(three: Federation) -> None:
     order = waits_for_a_person(three)
-    (waiting,) = close.quarantined(three.hub)
+    (waiting,) = review.quarantined(three.hub)
     other = receive.receive(three.hub, three.clinics[2].give(order, three.drawn(order, three.clinics[2]))).hash
     three.judge()
-    assert close.review(three.hub, three.boss, "site-003", release=True)["state"] == "accepted"
+    assert review.review(three.hub, three.boss, "site-003", release=True)["state"] == "accepted"
     states = {row["hash"]: row["state"] for row in three.hub.store.rows("SELECT hash, state FROM shares")}
     assert (states[waiting["hash"]], states[other]) == ("accepted", "superseded")
 
 
 def test_an_update_is_named_by_its_site_or_enough_of_its_hash(three: Federation) -> None:
     waits_for_a_person(three)
-    (row,) = close.quarantined(three.hub)
+    (row,) = review.quarantined(three.hub)
     for name in ("site-003", row["hash"], row["hash"][:12].upper()):
-        assert close.update_of(three.hub, name)["hash"] == row["hash"]
+        assert review.update_of(three.hub, name)["hash"] == row["hash"]
     for name in ("site-001", row["hash"][:11], "", "f" * 64):
         with pytest.raises(NotNowError, match=r"nothing of .* waits"):
-            close.update_of(three.hub, name)
-    close.call_off(three.hub, close.newest(three.hub))
+            review.update_of(three.hub, name)
+    state.call_off(three.hub, state.newest(three.hub))
     lazy(three, three.open(), 2)
     three.aggregate(now=True)  # of the others, who are late
     with pytest.raises(
         AmbiguousError, match=rf"2 updates of site-003 wait: {row['hash'][:12]} of round 1, .* of round 2"
     ):
-        close.update_of(three.hub, "site-003")
-    assert close.update_of(three.hub, row["hash"][:12])["round"] == 1
+        review.update_of(three.hub, "site-003")
+    assert review.update_of(three.hub, row["hash"][:12])["round"] == 1
 
 
 @pytest.mark.parametrize(
@@ -359,7 +359,7 @@ def test_an_update_is_named_by_its_site_or_enough_of_its_hash(three: Federation)
     [
         Federation.judge,
         lambda fed: close.aggregate(fed.hub, fed.boss),
-        lambda fed: close.review(fed.hub, fed.boss, "site-003", release=True),
+        lambda fed: review.review(fed.hub, fed.boss, "site-003", release=True),
     ],
 )
 def test_nothing_is_decided_on_what_the_front_has_changed(
@@ -378,19 +378,21 @@ def test_nothing_is_decided_on_what_the_front_has_changed(
 def test_what_holds_nothing_of_a_site_is_not_merged_again(three: Federation) -> None:
     three.play(three.open(), without=("site-003",))
     three.aggregate(now=True)
-    assert [close.gave(three.hub, clinic.id) for clinic in three.clinics] == [True, True, False]
+    assert [reaggregate.gave(three.hub, clinic.id) for clinic in three.clinics] == [True, True, False]
     with pytest.raises(NotNowError, match="no merged round holds"):
-        close.undo(three.hub, three.boss, "site-003", archive(three))
-    close.undo(three.hub, three.boss, "site-002", archive(three))
+        reaggregate.undo(three.hub, three.boss, "site-003", archive(three))
+    reaggregate.undo(three.hub, three.boss, "site-002", archive(three))
     with pytest.raises(NotNowError, match="already"):
-        close.undo(three.hub, three.boss, "site-002", archive(three))
-    close.undo(three.hub, three.boss, "site-001", archive(three))  # that another one was taken out hinders nothing
+        reaggregate.undo(three.hub, three.boss, "site-002", archive(three))
+    reaggregate.undo(
+        three.hub, three.boss, "site-001", archive(three)
+    )  # that another one was taken out hinders nothing
 
 
 def test_a_method_that_merges_nothing_has_nothing_to_undo(tmp_path: Path) -> None:
     fed = Federation(tmp_path, PLAN.replace("fedavg", "local"), clinics=1)
     with pytest.raises(NotNowError, match="local merges nothing"):
-        close.check_undo(fed.hub, "site-001")
+        reaggregate.check_undo(fed.hub, "site-001")
     fed.hub.store.close()
 
 
@@ -402,7 +404,7 @@ def test_a_round_that_one_site_alone_gave_to_is_left_out_without_it(tmp_path: Pa
     second = fed.open()
     fed.play(second)
     fed.aggregate()
-    told = close.undo(fed.hub, fed.boss, "site-002", archive(fed))
+    told = reaggregate.undo(fed.hub, fed.boss, "site-002", archive(fed))
     base = fed.base(first)
     shares = {fed.clinics[number].id: moved(fed, second, base, number) for number in (0, 2)}
     wanted = rules.merge(base, shares, dict.fromkeys(shares, 100), fed.plan.merge)
@@ -419,7 +421,7 @@ def test_rounds_before_a_sites_first_update_are_not_merged_again_and_nothing_is_
     three.aggregate()
     for row in three.hub.store.rows("SELECT hash FROM shares WHERE counts = 1"):
         three.hub.store.path(row["hash"]).unlink()
-    told = close.undo(three.hub, three.boss, "site-003", archive(three))
+    told = reaggregate.undo(three.hub, three.boss, "site-003", archive(three))
     shares = {clinic.id: three.drawn(second, clinic) for clinic in three.clinics[:2]}
     wanted = rules.merge(three.base(second), shares, dict.fromkeys(shares, 100), three.plan.merge)
     assert same(three.hub.model(told["merged_sha256"]), wanted)
@@ -435,5 +437,5 @@ def test_what_stops_an_undoing_is_said_and_nothing_is_left_open(three: Federatio
     for row in three.hub.store.rows("SELECT hash FROM shares WHERE site = 'site-003'"):
         three.hub.store.path(row["hash"]).write_bytes(b"damaged")
     with pytest.raises(Exception, match="parcel"):
-        close.undo(three.hub, three.boss, "site-002", archive(three))
+        reaggregate.undo(three.hub, three.boss, "site-002", archive(three))
     assert opened(three) == set()

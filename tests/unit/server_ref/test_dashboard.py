@@ -13,7 +13,7 @@ import pytest
 from fedhelp_edge.errors import NotNowError
 from server_ref.admin import decisions, unattended
 from server_ref.intake import receive
-from server_ref.rounds import close
+from server_ref.rounds import close, review, state
 from server_ref.web.dashboard import Door
 from tests.federation import Federation
 from tests.net import Answer, Client, running
@@ -35,7 +35,7 @@ def with_an_odd_share(made: Federation, tmp_path_factory: pytest.TempPathFactory
         assert odd
         with pytest.raises(NotNowError):
             decisions.record(fed.hub, odd["hash"], "release")
-        close._look_closer(fed.hub, fed.boss, close.current(fed.hub))
+        close._look_closer(fed.hub, fed.boss, state.current(fed.hub))
         assert fed.states()["site-002/2"] == "quarantined"
         yield fed
 
@@ -157,7 +157,7 @@ def test_a_decision_that_comes_too_late_is_logged_and_forgotten(
     client: Client, cookie: dict[str, str], fed: Federation
 ) -> None:
     assert decide(client, cookie, "release").status == 303
-    close.review(fed.hub, fed.boss, "site-002", release=False)
+    review.review(fed.hub, fed.boss, "site-002", release=False)
     assert decisions.carry_out(fed.hub, fed.boss) == []
     assert fed.states()["site-002/2"] == "refused"
     assert decisions.waiting(fed.hub) == {}

@@ -13,8 +13,8 @@ import pytest
 
 from fedhelp_edge.errors import NonceError, RateLimitError
 from fedhelp_edge.parcel import parcel
-from server_ref.web.context import Buckets
-from server_ref.web.downloads import Nonces
+from server_ref.web.limits import RateLimiter
+from server_ref.web.signed import Nonces
 from tests.federation import Clinic, Federation
 from tests.net import Client, running
 
@@ -168,7 +168,7 @@ def test_uploads_that_nobody_goes_on_with_are_forgotten(three: Federation, share
 def test_a_bucket_fills_up_again_and_is_forgotten_when_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    buckets = Buckets(2, 3)
+    buckets = RateLimiter(2, 3)
     for _ in range(3):
         buckets.take("a")
     with pytest.raises(RateLimitError) as refused:

@@ -28,7 +28,7 @@ from fedhelp_edge.parcel.statement import NO_HASH, Statement
 from fedhelp_edge.trust.task import Task
 from server_ref.admin import status
 from server_ref.hub.hub import Hub, to_json
-from server_ref.intake import receive
+from server_ref.intake import enrolment, judge, receive
 from tests.federation import PLAN, Clinic, Federation
 
 pytestmark = pytest.mark.usefixtures("opens_here")
@@ -255,7 +255,7 @@ def test_an_update_of_a_round_that_the_hub_does_not_know_is_not_what_its_site_si
     receive.receive(three.hub, given(three, three.open()))
     three.hub.store.run("UPDATE shares SET round = 99")
     with pytest.raises(SignerMismatchError):
-        receive.check_statement(three.hub, three.hub.store.only("SELECT * FROM shares"))
+        judge.check_statement(three.hub, three.hub.store.only("SELECT * FROM shares"))
 
 
 def test_a_second_signature_on_an_update_is_not_let_pass(three: Federation) -> None:
@@ -267,7 +267,7 @@ def test_a_second_signature_on_an_update_is_not_let_pass(three: Federation) -> N
     both = [three.clinics[0].keys.sign, three.clinics[1].keys.sign]
     three.hub.store.path(answer.hash).write_bytes(parcel._prologue(said, both) + payload)
     with pytest.raises(SignerMismatchError, match="not signed with a key of site-001"):
-        receive.check_statement(three.hub, three.hub.store.only("SELECT * FROM shares"))
+        judge.check_statement(three.hub, three.hub.store.only("SELECT * FROM shares"))
 
 
 # --- requests to join ----------------------------------------------------------------------------------------------
@@ -317,12 +317,12 @@ def test_a_request_comes_in_for_the_site_of_its_own_invite_and_for_no_other(tmp_
     for clinic, code in asking(fed, "one", "other"):
         receive.receive(fed.hub, clinic.ask_in(code))
     fed.judge()
-    one, other = receive.waiting(fed.hub)
+    one, other = enrolment.waiting(fed.hub)
     for wrong in (replace(one, site=other.site), replace(one, row=other.row, site=one.site)):
         with pytest.raises(HubDamagedError):
-            receive.admit_site(fed.hub, fed.boss, wrong)
+            enrolment.admit_site(fed.hub, fed.boss, wrong)
     assert fed.hub.roster.sites == ()
-    assert receive.approve(fed.hub, fed.boss, one.hash) == {
+    assert enrolment.approve(fed.hub, fed.boss, one.hash) == {
         "site": "site-001", "state": "approved", "code": "", "cause": "",
     }  # fmt: skip
     fed.hub.store.close()
@@ -332,45 +332,45 @@ def test_a_person_names_a_request_by_its_words_its_site_or_enough_of_its_hash(tm
     fed = Federation(tmp_path, MANUAL, clinics=0)
     (one, code), (other, second) = asking(fed, "one", "other")
     receive.receive(fed.hub, one.ask_in(code))
-    receive.check_asked(fed.hub, "site-009")  # not refused while it may still turn out to be somebody
+    enrolment.check_asked(fed.hub, "site-009")  # not refused while it may still turn out to be somebody
     fed.judge()
     receive.receive(fed.hub, other.ask_in(second))
     fed.judge()
-    first, _ = receive.waiting(fed.hub)
+    first, _ = enrolment.waiting(fed.hub)
     words = first.words.split()
     spoken = first.words, "-".join(words).upper(), f" {first.words} "
     for name in (*spoken, first.hash, first.hash[:12].upper(), first.site):
-        assert receive.request_of(fed.hub, name).hash == first.hash
-        receive.check_asked(fed.hub, name)
+        assert enrolment.request_of(fed.hub, name).hash == first.hash
+        enrolment.check_asked(fed.hub, name)
     for name in (first.hash[:11], " ".join(words[:-1]), f"{first.hash[:12]}x", "site-009", ""):
         with pytest.raises(SiteUnknownError):
-            receive.request_of(fed.hub, name)
+            enrolment.request_of(fed.hub, name)
         with pytest.raises(SiteUnknownError):
-            receive.check_asked(fed.hub, name)
+            enrolment.check_asked(fed.hub, name)
     receive.receive(fed.hub, one.ask_in(code, "typed again"))
     fed.judge()
     for name in (first.words, first.site):  # twice with the same keys: the first of them
-        assert receive.request_of(fed.hub, name).hash == first.hash
+        assert enrolment.request_of(fed.hub, name).hash == first.hash
     fed.hub.store.close()
 
 
 @pytest.mark.parametrize(("what", "command"), [("requests", "requests"), ("updates", "review")])
 def test_who_names_what_was_not_shown_is_told_where_to_see_it(three: Federation, what: str, command: str) -> None:
-    receive.check_shown(three.hub, what, "site-001", "b" * 64)  # nothing was shown yet
-    receive.note_shown(three.hub, what, [{"site": "site-001", "hash": letter * 64} for letter in "ac"])
-    receive.check_shown(three.hub, what, "site-001", "c" * 64)
-    receive.check_shown(three.hub, what, "site-002", "b" * 64)
+    enrolment.check_shown(three.hub, what, "site-001", "b" * 64)  # nothing was shown yet
+    enrolment.note_shown(three.hub, what, [{"site": "site-001", "hash": letter * 64} for letter in "ac"])
+    enrolment.check_shown(three.hub, what, "site-001", "c" * 64)
+    enrolment.check_shown(three.hub, what, "site-002", "b" * 64)
     with pytest.raises(AmbiguousError) as told:
-        receive.check_shown(three.hub, what, "site-001", "b" * 64)
+        enrolment.check_shown(three.hub, what, "site-001", "b" * 64)
     assert f"'fedhelp-coordinator {command}'" in told.value.remedy
     other = {"requests": "updates", "updates": "requests"}[what]
-    receive.check_shown(three.hub, other, "site-001", "b" * 64)
+    enrolment.check_shown(three.hub, other, "site-001", "b" * 64)
 
 
 def test_of_many_who_wait_none_is_left_out_and_who_asked_first_comes_first(
     three: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receive, "_TOGETHER", 2)
+    monkeypatch.setattr(enrolment, "_TOGETHER", 2)
     for clinic, code in reversed(asking(three, *"abcde")):
         receive.receive(three.hub, clinic.ask_in(code))
     assert [one["site"] for one in three.judge()] == [f"site-00{number}" for number in (8, 7, 6, 5, 4)]

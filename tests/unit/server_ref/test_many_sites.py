@@ -16,13 +16,13 @@ from fedhelp_edge.errors import AuditGapError, FederationFullError, KeyReusedErr
 from fedhelp_edge.exchange.folder import FROM, Folder
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.parcel.statement import counted
-from fedhelp_edge.site import inbox, layout
+from fedhelp_edge.site import inbox, layout, verified
 from fedhelp_edge.trust import roster
 from fedhelp_edge.trust.roster import Site
 from server_ref.admin import audit_export, exchange
 from server_ref.hub import hub
 from server_ref.intake import receive
-from server_ref.rounds import close
+from server_ref.rounds import state
 from tests.clinic import Clinic as RealSite
 from tests.federation import Clinic, Federation, nobody
 
@@ -110,7 +110,7 @@ def test_revoked_sites_get_no_model_any_more_and_a_group_that_nobody_is_left_of_
 
 def test_after_a_round_without_a_merge_the_parcels_of_all_groups_are_still_given_out(eight: Federation) -> None:
     eight.open()
-    close.call_off(eight.hub, close.current(eight.hub))
+    state.call_off(eight.hub, state.current(eight.hub))
     eight.join()
     assert [len(group) for group in readers(eight)] == [3, 3, 3]
 
@@ -140,7 +140,7 @@ def test_a_model_for_another_group_alone_on_the_stick_bars_the_way_for_nothing(e
     site = RealSite(eight, eight.folder / "real")  # site-009, in the third group
     site.take_up()
     assert site.state == "ready"
-    order = layout.joined(site.home).task
+    order = verified.state_of_member(site.home).task
     assert order
     shutil.rmtree(site.home / "global")
     layout.base_of(site.home, order).unlink()

@@ -13,7 +13,7 @@ import pytest
 
 from fedhelp_edge import update
 from fedhelp_edge.errors import HubDamagedError
-from server_ref.rounds.close import Shares
+from server_ref.rounds.updates import Updates
 
 NUMBERS = {"w": np.arange(6, dtype=np.float32)}
 
@@ -33,7 +33,7 @@ class Site:
         self.path, self.opened, self.factor = path, 0, 1.0
         self.hash = written(path)
         header = update.Share(NUMBERS).schema().header
-        self.shares = Shares({"site-001": (path, self.hash if known else "")}, header, self._open)
+        self.shares = Updates({"site-001": (path, self.hash if known else "")}, header, self._open)
 
     def _open(self, site: str) -> str:
         assert site == "site-001"

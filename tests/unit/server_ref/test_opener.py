@@ -13,7 +13,7 @@ from fedhelp_edge import update
 from fedhelp_edge.errors import NoSpaceError
 from fedhelp_edge.merge import norm_limit
 from fedhelp_edge.parcel import age
-from server_ref.intake import receive
+from server_ref.intake import judge
 from server_ref.intake.sandbox import Job, Opener, Refused
 from tests.federation import Federation
 
@@ -22,8 +22,8 @@ from tests.federation import Federation
 def jobs(three: Federation) -> list[Job]:
     order = three.open()
     three.play(order)
-    key = receive.round_key(three.hub, three.boss, order.round)
-    return [receive.job(three.hub, key, row, order.base) for row in three.hub.store.rows("SELECT * FROM shares")]
+    key = judge.round_key(three.hub, three.boss, order.round)
+    return [judge.job(three.hub, key, row, order.base) for row in three.hub.store.rows("SELECT * FROM shares")]
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from fedhelp_edge.errors import DuplicateRoundError, NotNowError, QuorumError, R
 from fedhelp_edge.merge import rules
 from fedhelp_edge.parcel import keys
 from server_ref.admin import exchange
-from server_ref.intake import receive
-from server_ref.rounds import close
+from server_ref.intake import judge, receive
+from server_ref.rounds import reaggregate, review, state
 from tests.federation import PLAN, Federation
 
 pytestmark = pytest.mark.usefixtures("opens_here")
@@ -74,7 +74,7 @@ def test_below_the_quorum_nothing_is_merged_even_when_told_to(three: Federation)
     three.play(three.open(), without=("site-001", "site-002"))
     with pytest.raises(QuorumError):
         three.aggregate(now=True)
-    assert close.newest(three.hub)["state"] == "open"
+    assert state.newest(three.hub)["state"] == "open"
 
 
 def test_a_round_without_quorum_fails_at_its_deadline_and_the_next_begins_from_the_same_model(
@@ -85,7 +85,7 @@ def test_a_round_without_quorum_fails_at_its_deadline_and_the_next_begins_from_t
     three.clock.go_on(days=8)
     with pytest.raises(QuorumError):
         three.aggregate()
-    assert close.newest(three.hub)["state"] == "failed"
+    assert state.newest(three.hub)["state"] == "failed"
     second = three.open()
     assert second.base == first.base
     three.play(second, without=("site-003",))  # whose share of the failed round still counts
@@ -168,11 +168,11 @@ def test_an_update_counts_only_for_what_its_site_signed(
     """Whatever the database says of it: the front can write there."""
     receive.receive(three.hub, three.clinics[0].give(order := three.open(), three.drawn(order, three.clinics[0])))
     (row,) = three.hub.store.rows("SELECT * FROM shares")
-    receive.check_statement(three.hub, row)
+    judge.check_statement(three.hub, row)
     three.hub.store.run(f"UPDATE {table} SET {column} = ? WHERE round = 1", value)
     (row,) = three.hub.store.rows("SELECT * FROM shares")
     with pytest.raises(SignerMismatchError):
-        receive.check_statement(three.hub, row)
+        judge.check_statement(three.hub, row)
 
 
 def test_a_second_share_for_one_round_is_refused(three: Federation) -> None:
@@ -200,7 +200,7 @@ def test_without_a_site_all_rounds_are_merged_again_and_the_next_begins_from_tha
         three.play(orders[-1])
         merged.append(three.aggregate()["merged_sha256"])
     archive = keys.load(three.folder / "hub" / "root", lambda: "")
-    told = close.undo(three.hub, three.boss, "site-002", archive)
+    told = reaggregate.undo(three.hub, three.boss, "site-002", archive)
     base = three.base(orders[0])
     for order in orders:
         then = three.base(order)
@@ -222,11 +222,11 @@ def test_undoing_a_site_calls_off_the_open_round_whose_shares_count_as_late(thre
     three.play(three.open(), without=("site-002",))
     three.judge()
     archive = keys.load(three.folder / "hub" / "root", lambda: "")
-    told = close.undo(three.hub, three.boss, "site-002", archive)
-    assert (told["round"], close.newest(three.hub)["state"]) == (3, "merged")
+    told = reaggregate.undo(three.hub, three.boss, "site-002", archive)
+    assert (told["round"], state.newest(three.hub)["state"]) == (3, "merged")
     three.open()
     three.judge()
-    assert close.standing(three.hub, close.current(three.hub)) == (["site-001", "site-003"], ["site-002"])
+    assert state.standing(three.hub, state.current(three.hub)) == (["site-001", "site-003"], ["site-002"])
 
 
 def test_a_share_that_was_quarantined_waits_for_a_person(three: Federation) -> None:
@@ -237,7 +237,7 @@ def test_a_share_that_was_quarantined_waits_for_a_person(three: Federation) -> N
     with pytest.raises(QuorumError, match="missing: site-003"):
         three.aggregate()
     assert three.states()["site-003/1"] == "quarantined"
-    close.review(three.hub, three.boss, "site-003", release=True)
+    review.review(three.hub, three.boss, "site-003", release=True)
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedhelp_edge.errors import NoHubError
-from fedhelp_edge.trust.task import Log
+from fedhelp_edge.trust.log import Log
 from server_ref.hub.database import Store
 from tests.federation import Federation
 

@@ -16,7 +16,7 @@ from fedhelp_edge.trust import charter
 from fedhelp_edge.trust.state import Floor
 from server_ref.admin import recovery
 from server_ref.hub.hub import Hub
-from server_ref.rounds import close
+from server_ref.rounds import open, state
 from tests.federation import Federation, nobody
 
 pytestmark = pytest.mark.usefixtures("opens_here")
@@ -65,7 +65,7 @@ def test_a_restored_hub_begins_a_new_epoch_that_every_site_follows(three: Federa
     restored = recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
     assert restored.charter.epoch == 2
     boss = restored.boss(nobody)
-    close.open_next(restored, boss)
+    open.open_next(restored, boss)
     site.follow(restored)
     assert (site.floor.round, site.floor.charter.epoch) == (2, 2)
 
@@ -93,7 +93,7 @@ def test_g11_a_hub_put_back_from_an_old_copy_is_noticed_until_the_root_key_says_
         site.floor.with_task(*three.hub.plain(three.open().hash))
     recovery.backup(three.hub, tmp_path / "backup.tar")
     restored = recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
-    close.open_next(restored, restored.boss(nobody))
+    open.open_next(restored, restored.boss(nobody))
     site.follow(restored)
     assert site.floor.charter.epoch == 2
     restored.store.close()
@@ -103,7 +103,7 @@ def test_the_hub_that_was_replaced_gives_orders_that_nobody_follows_any_more(thr
     recovery.backup(three.hub, tmp_path / "backup.tar")
     restored = recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
     boss = restored.boss(nobody)
-    close.open_next(restored, boss)
+    open.open_next(restored, boss)
     site = Site(restored)
     old = three.open()
     with pytest.raises(RollbackError):
@@ -115,7 +115,7 @@ def test_a_restored_hub_has_the_models_and_shares_that_the_backup_had(three: Fed
     three.judge()
     recovery.backup(three.hub, tmp_path / "backup.tar")
     restored = recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
-    assert close.newest(restored)["model"] == close.newest(three.hub)["base"]
+    assert state.newest(restored)["model"] == state.newest(three.hub)["base"]
     states = [row["state"] for row in restored.store.rows("SELECT state FROM shares WHERE round = 2")]
     assert states == ["received", "received"]  # made under an order that is void, from a model that is not
 

@@ -12,8 +12,7 @@ import pytest
 from fedhelp_edge import audit
 from fedhelp_edge.errors import AuditGapError, FedhelpError, LogBrokenError
 from fedhelp_edge.parcel import keys, parcel
-from fedhelp_edge.trust.log import chain
-from fedhelp_edge.trust.task import Log
+from fedhelp_edge.trust.log import Log, chain
 from server_ref.admin import audit_export as hubs
 from server_ref.hub.hub import Hub
 from server_ref.intake import receive

@@ -25,10 +25,10 @@ from fedhelp_edge.errors import (
 from fedhelp_edge.exchange.folder import FROM, Folder
 from fedhelp_edge.exchange.http import Http
 from fedhelp_edge.parcel import keys, parcel
-from fedhelp_edge.site import inbox, layout, membership, outbox, status
+from fedhelp_edge.site import inbox, layout, membership, outbox, status, verified
 from server_ref.intake import receive
-from server_ref.rounds import close
-from server_ref.web import downloads
+from server_ref.rounds import open, state
+from server_ref.web import downloads, signed
 from tests.clinic import Clinic
 from tests.federation import Federation, nobody
 
@@ -41,7 +41,7 @@ def test_three_trips_of_a_stick_bring_a_site_from_its_invite_to_its_receipt(clin
     clinic.trip()
     assert clinic.download().refused == []
     assert clinic.state == status.READY
-    assert layout.joined(clinic.home).task == order
+    assert verified.state_of_member(clinic.home).task == order
     clinic.train()
     assert clinic.state == status.TRAINED
     outbox.seal_newest(clinic.home, nobody)
@@ -59,19 +59,19 @@ def test_a_site_that_joined_early_trains_from_the_weights_with_which_the_first_r
     clinic.trip()
     assert clinic.download().refused == []
     hub = clinic.federation.hub
-    first = hub.model(close.newest(hub)["model"])
+    first = hub.model(state.newest(hub)["model"])
     given = {name: array + 1 if array.dtype.kind == "f" else array for name, array in first.items()}
-    order = close.open_next(hub, clinic.federation.boss, given)
+    order = open.open_next(hub, clinic.federation.boss, given)
     clinic.trip()
     assert clinic.download().refused == []
     clinic.train()
-    assert layout.joined(clinic.home).task == order
+    assert verified.state_of_member(clinic.home).task == order
     assert clinic.state == status.TRAINED
 
 
 def trained_for_nothing(clinic: Clinic, examples: int = 0) -> Path:
     """A share that says that it comes of no image, which is refused; sealed anew where one was refused before."""
-    known = layout.joined(clinic.home)
+    known = verified.state_of_member(clinic.home)
     assert known.task
     outbox.put_aside(clinic.home, known.task)
     clinic.train()
@@ -116,9 +116,9 @@ def test_a_share_that_is_refused_at_the_door_is_told_once_and_only_to_its_own_si
     clinic.download()
     assert [one["code"] for one in status.status(clinic.home)["receipts"]] == ["E_DUPLICATE_ROUND"]
     assert [line["type"] for line, _ in hub.store.lines() if line["subject"] == second.stem] == ["refused"]
-    own = layout.me(clinic.home, layout.joined(clinic.home))
+    own = verified.me(clinic.home, verified.state_of_member(clinic.home))
     assert own
-    mine, others = (downloads.Reader("", site) for site in (own.id, clinic.federation.clinics[0].id))
+    mine, others = (signed.Reader("", site) for site in (own.id, clinic.federation.clinics[0].id))
     (receipt,) = [row["hash"] for row in hub.store.rows("SELECT hash FROM parcels WHERE site = ?", second.stem)]
     assert [one["hash"] for one in downloads._listed(hub, mine)].count(receipt) == 1
     assert not downloads._may_read(hub, others, receipt)
@@ -246,7 +246,7 @@ def test_a_request_goes_again_to_a_hub_of_a_later_epoch_that_does_not_know_it(
     clinic.join()
     clinic.trip()
     clinic.download()
-    monkeypatch.setattr(layout, "me", lambda *_: None)  # the roster of a hub that came back from before
+    monkeypatch.setattr(verified, "me", lambda *_: None)  # the roster of a hub that came back from before
     assert outbox.waiting(clinic.home) == []
     for receipt in (clinic.home / "receipt").iterdir():
         receipt.rename(receipt.with_name(receipt.name.replace("0001-", "0000-", 1)))
@@ -296,7 +296,7 @@ def test_an_invite_whose_charter_is_another_federations_is_refused(clinic: Clini
     clinic.invite.write_text(json.dumps(said))
     with pytest.raises(PinnedKeyError):
         clinic.join()
-    assert layout.floor(clinic.home) is None
+    assert verified.state(clinic.home) is None
 
 
 def test_news_of_another_hand_are_refused_and_the_rest_is_taken(clinic: Clinic, tmp_path: Path) -> None:

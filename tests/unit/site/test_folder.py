@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedhelp_edge.errors import FedhelpError
 from fedhelp_edge.parcel import parcel
-from fedhelp_edge.site import layout
+from fedhelp_edge.site import verified
 from tests.attacks.federation import Federation, News
 from tests.command import answer, here
 
@@ -37,12 +37,12 @@ def home(tmp_path: Path, federation: Federation) -> Path:
 
 
 def test_before_joining_there_is_nothing_to_go_by(tmp_path: Path) -> None:
-    assert layout.floor(tmp_path) is None
+    assert verified.state(tmp_path) is None
 
 
 def test_the_newest_roster_under_the_pinned_charter_is_what_counts(home: Path, federation: Federation) -> None:
     keep(home / "roster" / "0001-0002.fhx", federation.roster(2), federation.coordinator)
-    known = layout.floor(home)
+    known = verified.state(home)
     assert known is not None
     assert known.roster is not None
     assert (known.charter.federation, known.roster.version) == (federation.id, 2)
@@ -51,7 +51,7 @@ def test_the_newest_roster_under_the_pinned_charter_is_what_counts(home: Path, f
 def test_every_version_of_the_charter_is_followed(home: Path, federation: Federation) -> None:
     keep(home / "charter" / "0002.fhx", federation.charter(after=federation.pinned), *federation.roots)
     (home / "roster" / "0001-0001.fhx").unlink()
-    known = layout.floor(home)
+    known = verified.state(home)
     assert known is not None
     assert known.charter.version == 2
 
@@ -60,11 +60,11 @@ def test_news_of_another_hand_in_the_folder_count_for_nothing_and_are_put_aside(
     home: Path, federation: Federation
 ) -> None:
     keep(home / "roster" / "0001-0002.fhx", federation.roster(2), federation.front)
-    known = layout.floor(home)
+    known = verified.state(home)
     assert known is not None
     assert known.roster is not None
     assert known.roster.version == 1
-    (told,) = layout.mend(home)
+    (told,) = verified.repair(home)
     assert (told["file"], told["code"]) == ("roster/0001-0002.fhx", "E_SIGNER_UNKNOWN")
     assert not (home / "roster" / "0001-0002.fhx").exists()
 
@@ -83,4 +83,4 @@ def test_inspect_trusts_the_coordinator_of_the_federation_and_nobody_elses(
 def test_a_damaged_folder_is_an_error_not_a_crash(home: Path) -> None:
     (home / "charter" / "0001.fhx").write_bytes(b"")
     with pytest.raises(FedhelpError):
-        layout.floor(home)
+        verified.state(home)

@@ -17,9 +17,9 @@ from fedhelp_edge.errors import (
 )
 from fedhelp_edge.exchange.folder import FROM, VOUCHES
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import inbox, layout, membership, outbox, status
+from fedhelp_edge.site import inbox, layout, membership, outbox, status, verified
 from server_ref.admin import exchange
-from server_ref.intake import receive
+from server_ref.intake import judge
 from tests import net
 from tests.federation import Federation, nobody
 
@@ -54,7 +54,7 @@ def test_a_code_as_it_was_spoken_joins_with_the_charter_on_a_stick(
     join(home, status.invited(home, spoken, via=stick))
     outbox.upload(home, status.carriers(home, nobody, via=stick))
     exchange.exchange(federation.hub, stick)
-    receive.judge(federation.hub, federation.boss)
+    judge.judge(federation.hub, federation.boss)
     exchange.exchange(federation.hub, stick)
     inbox.download(home, status.carriers(home, nobody), nobody)
     assert status.status(home)["site"] == "site-004"
@@ -69,7 +69,7 @@ def test_a_code_joins_over_the_network_and_the_receipt_comes_with_the_roster_tha
         join(home, status.invited(home, code, url=url))
         assert len(outbox.upload(home, status.carriers(home, nobody))) == 1
         assert len(outbox.waiting(home)) == 1
-        assert [one["state"] for one in receive.judge(federation.hub, federation.boss)] == ["approved"]
+        assert [one["state"] for one in judge.judge(federation.hub, federation.boss)] == ["approved"]
         inbox.download(home, status.carriers(home, nobody), nobody)
     assert outbox.waiting(home) == []
     assert status.status(home)["site"] == "site-004"
@@ -92,7 +92,7 @@ def test_an_invite_that_was_used_is_vouched_for_no_more(federation: Federation, 
     join(home, status.invited(home, code, via=stick))
     outbox.upload(home, status.carriers(home, nobody, via=stick))
     exchange.exchange(federation.hub, stick)
-    receive.judge(federation.hub, federation.boss)
+    judge.judge(federation.hub, federation.boss)
     exchange.exchange(federation.hub, stick)
     with pytest.raises(InviteProofError):
         status.invited(tmp_path / "other", code, via=stick)
@@ -121,7 +121,7 @@ def test_who_leaves_keeps_everything_and_may_join_again(federation: Federation, 
         membership.leave(home)
     join(home, status.invited(home, code_of(federation, stick), via=stick))
     assert membership.leave(home) != aside
-    assert layout.floor(home) is None
+    assert verified.state(home) is None
 
 
 def test_leaving_that_was_cut_off_goes_on(federation: Federation, stick: Path, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_new_keys_are_known_over_the_network_too(federation: Federation, stick: 
             if step == "change":
                 membership.ask_for_new_keys(home, nobody)
             outbox.upload(home, status.carriers(home, nobody))
-            receive.judge(federation.hub, federation.boss)
+            judge.judge(federation.hub, federation.boss)
             inbox.download(home, status.carriers(home, nobody), nobody)
         assert keys.public(home) != old
         assert inbox.download(home, status.carriers(home, nobody), nobody).refused == []

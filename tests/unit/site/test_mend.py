@@ -11,7 +11,7 @@ import pytest
 from fedhelp_edge import files
 from fedhelp_edge.errors import QuorumError
 from fedhelp_edge.parcel import keys, parcel, statement
-from fedhelp_edge.site import layout, status
+from fedhelp_edge.site import layout, status, verified
 from tests.clinic import Clinic
 
 
@@ -103,31 +103,31 @@ def test_f25_damage_is_no_way_back_to_an_older_order(site: Clinic) -> None:
     site.federation.open()
     site.trip()
     site.download()
-    order = layout.joined(site.home).task
+    order = verified.state_of_member(site.home).task
     assert order
     assert order.round == 2
     for path in (layout.place(site.home, parcel.look(one, parcel.anyone).statement) for one in older.values()):
         assert path.exists()
     sorted((site.home / "task").glob("*.fhx"))[-1].write_bytes(b"")
-    assert layout.joined(site.home).task is None
+    assert verified.state_of_member(site.home).task is None
     for stale in (site.stick / "from-coordinator").iterdir():
         stale.unlink()
     for path, data in kept.items():
         (site.stick / "from-coordinator" / path.name).write_bytes(data)
         path.unlink()
     assert "E_ROLLBACK" in codes(site)
-    assert layout.joined(site.home).task is None
+    assert verified.state_of_member(site.home).task is None
     site.trip()
     site.download()
-    assert layout.joined(site.home).task == order
+    assert verified.state_of_member(site.home).task == order
 
 
 @pytest.mark.parametrize("kind", ["charter", "roster", "task"])
 def test_f25_what_was_kept_before_a_kill_is_noted_by_the_next_download_and_protects_from_older_orders(
     site: Clinic, kind: str
 ) -> None:
-    noted = layout.verified(site.home)
+    noted = verified.verified_files(site.home)
     rest = {name: entry for name, entry in noted.items() if name != kind}
     files.replace(site.home / layout.VERIFIED, json.dumps(rest).encode())  # as a kill between file and note leaves it
     site.download()
-    assert layout.verified(site.home) == noted
+    assert verified.verified_files(site.home) == noted

@@ -13,8 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from fedhelp_edge.errors import ExpiredError, ParcelKindError, SignerRoleError, SignerUnknownError, TrustError
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.trust.charter import Charter
+from fedhelp_edge.trust.log import Log
 from fedhelp_edge.trust.state import Floor
-from fedhelp_edge.trust.task import Log
 from tests.attacks.federation import BASE, DAY, START, Federation, News
 
 FED = Federation()

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from fedhelp_edge.errors import LogBrokenError
-from fedhelp_edge.trust.log import chain, check_chain
-from fedhelp_edge.trust.task import Log
+from fedhelp_edge.trust.log import Log, chain, check_chain
 
 Written = list[tuple[dict[str, Any], str]]
 

@@ -6,7 +6,7 @@ import pytest
 
 from fedhelp_edge.errors import BadBodyError, FedhelpError, ParcelKindError, RoundKeyGoneError, SchemaNamesError
 from fedhelp_edge.trust import task
-from fedhelp_edge.trust.task import Log
+from fedhelp_edge.trust.log import Log
 from tests.attacks.federation import BASE, DAY, SCHEMA, START, Federation, News
 
 

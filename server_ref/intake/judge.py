@@ -1,0 +1,139 @@
+"""Judge what came in: verify each statement again, open each update in the sandbox, and give a receipt."""
+
+from __future__ import annotations
+
+import io
+import sqlite3
+from pathlib import Path
+
+from fedhelp_edge import files
+from fedhelp_edge.errors import (
+    DuplicateRoundError,
+    InnerContextError,
+    ResourceError,
+    RoundClosedError,
+    RoundKeyGoneError,
+    SignerMismatchError,
+    SignerRevokedError,
+)
+from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge.parcel import age, parcel
+from fedhelp_edge.parcel.keys import Keys
+from fedhelp_edge.trust import roster, task
+from fedhelp_edge.update import Schema
+from server_ref.hub.hub import Hub
+from server_ref.intake import enrolment, receipts
+from server_ref.intake import receive as intake_receive
+from server_ref.intake.sandbox import Job, Opener, Refused
+
+_ALARMS = (InnerContextError.code, ResourceError.code)  # for a person to look at, not only for the sender
+
+
+# --- with the coordinator's key ------------------------------------------------------------------------------
+def judge(hub: Hub, boss: Keys) -> list[dict[str, str]]:
+    """Decide on every request and share that waits."""
+    intake_receive._answer_unkept(hub, boss)
+    decided = [enrolment.judge_request(hub, boss, row) for row in hub.store.rows(
+        "SELECT * FROM requests WHERE state = 'waiting' ORDER BY rowid"
+    )]  # fmt: skip
+    if hub.plan.round.enrolment != "manual":
+        decided += enrolment.admit_all(hub, boss)
+    with hub.store.changing():
+        hub.verify()
+        # accepted by an older program, which bound no hash of what it opened: judged again
+        hub.store.run(
+            "UPDATE shares SET state = 'received' WHERE state = 'accepted' AND instr(facts, '\"sha256\"') = 0"
+        )  # fmt: skip
+        current = hub.store.only("SELECT * FROM rounds ORDER BY round DESC LIMIT 1")
+    waiting = hub.store.rows("SELECT * FROM shares WHERE state = 'received' ORDER BY site, round, seq")
+    if not waiting or current["state"] != "open":
+        return [one for one in decided if one]
+    with Opener() as opener:
+        for row in waiting:
+            decided.append(_judge_update(hub, boss, row, current, opener))
+    return [one for one in decided if one]
+
+
+def _judge_update(hub: Hub, boss: Keys, row: sqlite3.Row, current: sqlite3.Row, opener: Opener) -> dict[str, str]:
+    counts = current["round"]
+    earlier = hub.store.row(
+        "SELECT * FROM shares WHERE site = ? AND counts = ? AND state = 'accepted'", row["site"], counts
+    )
+    query = "SELECT count(*) AS n FROM rounds WHERE task != '' AND round > ? AND round <= ?"
+    since = hub.store.only(query, row["round"], counts)
+    try:
+        check_statement(hub, row)
+        check_sender(hub, row)
+        if earlier and earlier["round"] >= row["round"]:
+            raise DuplicateRoundError(f"{row['site']} gave a share for round {counts} before")
+        if since["n"] > hub.plan.round.stale:
+            raise RoundClosedError(f"round {row['round']} is over; this is round {counts}")
+        found = opener.open(job(hub, round_key(hub, boss, row["round"]), row, current["base"]))
+    except (
+        SignerMismatchError,
+        SignerRevokedError,
+        DuplicateRoundError,
+        RoundClosedError,
+        RoundKeyGoneError,
+        Refused,
+        ResourceError,
+    ) as fault:
+        state = intake_receive.QUARANTINED if fault.code in _ALARMS else intake_receive.REFUSED
+        return receipts.decide(hub, boss, row, state, counts, fault.code, fault.cause)
+    with hub.store.changing():
+        if earlier:
+            receipts.decide(hub, boss, earlier, intake_receive.SUPERSEDED, counts)
+        return receipts.decide(hub, boss, row, intake_receive.ACCEPTED, counts, facts=found.told())
+
+
+def check_statement(hub: Hub, row: sqlite3.Row) -> None:
+    """Raise unless the site signed what the front says that it sent, for the task of its round."""
+    with files.reading(hub.store.path(row["hash"])) as file:
+        said, signers = parcel.read_prologue(file)
+    order = hub.store.row("SELECT task, base FROM rounds WHERE round = ?", row["round"])
+    context = said.context
+    signed = said.kind, said.hash, *(context.get(name) for name in ("sender", "round", "seq", "nonce", "task", "base"))
+    wanted = "update", *(row[name] for name in ("hash", "site", "round", "seq", "nonce")), *(order or ())
+    if signed != wanted:
+        raise SignerMismatchError("the site's statement is not what the front took it for")
+    if len(signers) != 1 or not any(signers[0] == key for key in hub.keys_of(row["site"])):
+        raise SignerMismatchError(f"not signed with a key of {row['site']}")
+
+
+def check_sender(hub: Hub, row: sqlite3.Row) -> None:
+    """Raise where a site was revoked after it sent a share, and that share is not to be trusted."""
+    site = hub.roster.site(row["site"])
+    if site and site.status == roster.REVOKED and row["round"] >= site.since_round:
+        raise SignerRevokedError(f"the key of {site.id} was revoked")
+
+
+def job(hub: Hub, identity: str, row: sqlite3.Row, base: str) -> Job:
+    """What opening a share takes: a key, the model that it was made from, and the one against which it shall count."""
+    then = hub.store.only("SELECT base FROM rounds WHERE round = ?", row["round"])
+    first, now = (str(hub.store.model(name)) for name in (then["base"], base))
+    wire = hub.plan.wire
+    return Job(
+        row["hash"], str(hub.store.path(row["hash"])), (identity,), tuple(schema_of(hub).lines()), wire.up, first, now,
+        wire.down, str(opened(hub, row["hash"])), hub.plan.merge.max_examples,
+    )  # fmt: skip
+
+
+def schema_of(hub: Hub) -> Schema:
+    """What a share holds, once it is decoded."""
+    return METHODS[hub.plan.method].schema(hub.plan)
+
+
+def opened(hub: Hub, hash_: str) -> Path:
+    """Where the plain numbers of a share lie until its round is merged."""
+    return hub.home / "shares" / f"{hash_}.safetensors"
+
+
+def round_key(hub: Hub, boss: Keys, round_: int) -> str:
+    path = hub.home / "round-keys" / f"{round_:06}.age"
+    kept: dict[int, str] = {}
+    if path.exists():
+        sink = io.BytesIO()
+        with files.reading(path) as file:
+            age.decrypt(file, sink, [boss.identity])
+        kept[round_] = sink.getvalue().decode()
+    return task.key_of(round_, kept)

@@ -1,0 +1,76 @@
+"""Answers to refused requests: RFC 9457 problem details with a code and a remedy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+
+from fedhelp_edge import errors
+from fedhelp_edge.errors import (
+    FedhelpError,
+    RateLimitError,
+)
+
+# --- refusals ------------------------------------------------------------------------------------------------------
+_STATUS: dict[type[FedhelpError], int] = {  # of a kind and of all below it
+    errors.ParcelError: 400,
+    errors.StatementSizeError: 413,
+    errors.PayloadSizeError: 413,
+    errors.SigBadError: 401,
+    errors.SigNamespaceError: 401,
+    errors.AgeError: 400,
+    errors.TrustError: 409,
+    errors.RoundClosedError: 410,
+    errors.SignerUnknownError: 401,
+    errors.SignerMismatchError: 403,
+    errors.SignerRevokedError: 403,
+    errors.SignerWindowError: 403,
+    errors.SignerRoleError: 403,
+    errors.ParcelKindError: 403,
+    errors.InviteUnknownError: 403,
+    errors.QuotaError: 429,
+    errors.DuplicateRoundError: 409,
+    errors.NotNowError: 409,
+    errors.BusyError: 503,
+    errors.ClockJumpError: 503,
+    errors.NoSpaceError: 507,
+    errors.BadRequestError: 400,
+    errors.UnsignedError: 401,
+    errors.NonceError: 401,
+    errors.DashboardLinkError: 403,
+    errors.NotHereError: 404,
+    errors.HttpMethodError: 405,
+    errors.SlowError: 408,
+    errors.UploadOffsetError: 409,
+    errors.UploadProtocolError: 412,
+    errors.MediaTypeError: 415,
+    errors.BytesRangeError: 416,
+    errors.RateLimitError: 429,
+    errors.RequestHeadersError: 431,
+}
+
+
+def status(fault: FedhelpError) -> int:
+    return next((_STATUS[kind] for kind in type(fault).__mro__ if kind in _STATUS), 500)
+
+
+def problem(fault: FedhelpError) -> dict[str, Any]:
+    return {
+        "type": "about:blank", "title": (type(fault).__doc__ or "").strip(), "status": status(fault),
+        "code": fault.code, "detail": fault.cause, "remedy": fault.remedy,
+    }  # fmt: skip
+
+
+def refusal(fault: FedhelpError, nonce: str = "") -> Response:
+    headers = {"Cache-Control": "no-store"}
+    if status(fault) == 401 and nonce:
+        headers |= {"WWW-Authenticate": "SSHSIG", "Fedhelp-Nonce": nonce}
+    if isinstance(fault, RateLimitError):
+        headers["Retry-After"] = str(math.ceil(fault.seconds))
+    if isinstance(fault, errors.BusyError):
+        headers["Retry-After"] = "5"
+    if isinstance(fault, errors.UploadProtocolError):
+        headers["Tus-Version"] = "1.0.0"
+    return JSONResponse(problem(fault), status(fault), headers, "application/problem+json")
