@@ -21,7 +21,7 @@ from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import BadPackError, FileMissingError, UsageError
 
 BLOCK = 256  # images asked at once
-KINDS = ("clip", "torchvision", "nets", "files")
+KINDS = {"clip": "clip", "torchvision": "torchvision", "nets": "nets", "files": "answers"}  # and the module of each
 Progress = Callable[[int, int], None]
 
 
@@ -40,7 +40,7 @@ def source(spec: str, classes: Sequence[str]) -> Source:
     _, file = _parted(spec)
     if file and not Path(file).exists():
         raise FileMissingError(f"{Path(file).name} is not there")
-    made: Source = importlib.import_module(f"fedhelp_edge.knowledge.{kind}").make(what, classes)
+    made: Source = importlib.import_module(f"fedhelp_edge.knowledge.sources.{KINDS[kind]}").make(what, classes)
     return made
 
 

@@ -24,7 +24,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,6 @@ from fedhelp_edge.errors import (
 )
 from fedhelp_edge.parcel import parcel
 from fedhelp_edge.parcel.statement import Statement
-from fedhelp_edge.site import verified as site_verified
 from fedhelp_edge.trust.task import Task
 
 NOTE, NEXT_KEYS, LOCK, IMAGES = "joined.json", "next-keys", "exchange.lock", "images.txt"
@@ -55,13 +54,6 @@ def place(home: Path, said: Statement) -> Path:
         "receipt": lambda: f"{context['epoch']:04}-{context['about']}-{said.hash}",
     }[said.kind]()
     return home / said.kind / f"{name}.fhx"
-
-
-def _note(home: Path, news: Mapping[str, tuple[str, str]]) -> None:
-    """Note the newest that was verified; an older one is no news."""
-    noted = site_verified.verified_files(home)
-    if newer := {kind: news_ for kind, news_ in news.items() if news_[0] > noted.get(kind, ("", ""))[0]}:
-        files.replace(home / VERIFIED, json.dumps(noted | newer).encode())
 
 
 def parcel_hash(path: Path) -> str:

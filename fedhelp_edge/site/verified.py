@@ -1,4 +1,4 @@
-"""What a site has verified and keeps: charter, roster, tasks, models and receipts, and the trusted state that follows from them."""
+"""What a site has verified and keeps: charter, roster, tasks, models, receipts, and the trusted state that follows."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from fedhelp_edge.errors import (
 from fedhelp_edge.parcel import keys, parcel, sshsig
 from fedhelp_edge.parcel.statement import Statement
 from fedhelp_edge.site import layout
+from fedhelp_edge.site import verified as site_verified
 from fedhelp_edge.trust import charter
 from fedhelp_edge.trust.log import Log
 from fedhelp_edge.trust.roster import Site
@@ -67,7 +68,7 @@ def repair(home: Path) -> list[dict[str, str]]:
             newest["roster"] = f"{known.roster.epoch:04}-{known.roster.version:04}", known.roster.hash
         if known.task:
             newest["task"] = f"{known.task.epoch:04}-{known.task.round:06}", known.task.hash
-        layout._note(home, newest)
+        note_verified(home, newest)
     return told
 
 
@@ -191,7 +192,7 @@ def store(home: Path, path: Path, said: Statement) -> None:
             with files.writing(copy) as sink, files.reading(path) as file:
                 shutil.copyfileobj(file, sink)
     if said.kind in ("charter", "roster", "task"):
-        layout._note(home, {said.kind: (kept.stem, said.hash)})
+        note_verified(home, {said.kind: (kept.stem, said.hash)})
 
 
 def state_of_member(home: Path) -> Floor:
@@ -241,3 +242,10 @@ def own_keys_line(home: Path) -> str:
 
 def _line(own: keys.Public) -> str:
     return sshsig.public_line(sshsig.public_raw(own.sign))
+
+
+def note_verified(home: Path, news: Mapping[str, tuple[str, str]]) -> None:
+    """Note the newest that was verified; an older one is no news."""
+    noted = site_verified.verified_files(home)
+    if newer := {kind: news_ for kind, news_ in news.items() if news_[0] > noted.get(kind, ("", ""))[0]}:
+        files.replace(home / layout.VERIFIED, json.dumps(noted | newer).encode())

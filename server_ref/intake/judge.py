@@ -32,7 +32,7 @@ _ALARMS = (InnerContextError.code, ResourceError.code)  # for a person to look a
 # --- with the coordinator's key ------------------------------------------------------------------------------
 def judge(hub: Hub, boss: Keys) -> list[dict[str, str]]:
     """Decide on every request and share that waits."""
-    intake_receive._answer_unkept(hub, boss)
+    _answer_unkept(hub, boss)
     decided = [enrolment.judge_request(hub, boss, row) for row in hub.store.rows(
         "SELECT * FROM requests WHERE state = 'waiting' ORDER BY rowid"
     )]  # fmt: skip
@@ -137,3 +137,19 @@ def round_key(hub: Hub, boss: Keys, round_: int) -> str:
             age.decrypt(file, sink, [boss.identity])
         kept[round_] = sink.getvalue().decode()
     return task.key_of(round_, kept)
+
+
+def _answer_unkept(hub: Hub, boss: Keys) -> None:
+    """A receipt for each update that was refused at the door. No round is in its line of the log: none had it."""
+    query = (
+        "SELECT * FROM unkept AS u WHERE NOT EXISTS"
+        " (SELECT 1 FROM parcels WHERE kind = 'receipt' AND site = u.hash) ORDER BY rowid"
+    )
+    with hub.store.changing():
+        if rows := hub.store.rows(query):
+            hub.verify()  # what is signed here rests on them
+        for row in rows:
+            log = hub.log(intake_receive.REFUSED, row["hash"], site=row["site"], code=row["code"])
+            hub.receipt(
+                boss, "coordinator", row["hash"], intake_receive.REFUSED, log, code=row["code"], cause=row["cause"]
+            )

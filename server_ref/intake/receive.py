@@ -22,7 +22,6 @@ from fedhelp_edge.errors import (
     TrustError,
 )
 from fedhelp_edge.parcel import age, parcel
-from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.parcel.statement import Statement
 from fedhelp_edge.trust import roster, task
 from fedhelp_edge.trust.task import Seen
@@ -226,17 +225,3 @@ def _copy(file: BinaryIO, part: Path, limit: int) -> None:
         while chunk := file.read(min(left, 4 * age.CHUNK)):
             sink.write(chunk)
             left -= len(chunk)
-
-
-def _answer_unkept(hub: Hub, boss: Keys) -> None:
-    """A receipt for each update that was refused at the door. No round is in its line of the log: none had it."""
-    query = (
-        "SELECT * FROM unkept AS u WHERE NOT EXISTS"
-        " (SELECT 1 FROM parcels WHERE kind = 'receipt' AND site = u.hash) ORDER BY rowid"
-    )
-    with hub.store.changing():
-        if rows := hub.store.rows(query):
-            hub.verify()  # what is signed here rests on them
-        for row in rows:
-            log = hub.log(REFUSED, row["hash"], site=row["site"], code=row["code"])
-            hub.receipt(boss, "coordinator", row["hash"], REFUSED, log, code=row["code"], cause=row["cause"])

@@ -27,12 +27,12 @@ from fedhelp_edge.errors import (
     NotHereError,
     RequestHeadersError,
 )
-from server_ref.web import dashboard, downloads, openapi, signed, uploads
+from server_ref.web import dashboard, downloads, openapi, process, signed, uploads
 from server_ref.web.context import Front, front
 from server_ref.web.limits import Limits
 from server_ref.web.problems import refusal
 
-_HEAD_BYTES, _MOST_HEADERS, _LONGEST_PATH = 16 << 10, 64, 4096
+_MOST_HEADERS, _LONGEST_PATH = 64, 4096
 _SWEEP = 3600.0
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -145,8 +145,11 @@ class _Careful:
 
 def _odd(scope: Scope) -> FedhelpError | None:
     names = [name for name, _ in scope["headers"]]
-    if len(names) > _MOST_HEADERS or sum(len(name) + len(value) for name, value in scope["headers"]) > _HEAD_BYTES:
-        return RequestHeadersError(f"more than {_MOST_HEADERS} headers or {_HEAD_BYTES} bytes of them")
+    if (
+        len(names) > _MOST_HEADERS
+        or sum(len(name) + len(value) for name, value in scope["headers"]) > process.HEAD_BYTES
+    ):
+        return RequestHeadersError(f"more than {_MOST_HEADERS} headers or {process.HEAD_BYTES} bytes of them")
     if len(scope["raw_path"]) + len(scope["query_string"]) > _LONGEST_PATH:
         return RequestHeadersError(f"an address of more than {_LONGEST_PATH} letters")
     if b"transfer-encoding" in names and b"content-length" in names:

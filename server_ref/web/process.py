@@ -35,6 +35,7 @@ from server_ref.web.problems import problem, status
 LOCK = "front.lock"
 
 
+HEAD_BYTES = 16 << 10  # of the headers of one request
 _DRAIN = 10  # seconds for what is under way when we are told to end
 
 
@@ -154,7 +155,7 @@ def server(
         web_app.app(home, limits, door), http=partial(_Protocol, limits, crowd), ws="none", lifespan="on",  # type: ignore[arg-type]
         loop="asyncio",  # whose listening socket is ours to count at
         log_config=None, log_level="critical", access_log=False, server_header=False,
-        timeout_graceful_shutdown=_DRAIN, h11_max_incomplete_event_size=web_app._HEAD_BYTES,
+        timeout_graceful_shutdown=_DRAIN, h11_max_incomplete_event_size=HEAD_BYTES,
         ssl_certfile=cert, ssl_keyfile=key,
     )  # fmt: skip
     try:

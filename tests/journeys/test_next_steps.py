@@ -53,8 +53,8 @@ def in_source(file: Path) -> set[str]:
 
 
 def sources() -> dict[str, set[str]]:
-    """Who names a next step: each command, and the state of a site (`joined`), which several commands print."""
-    found = {"joined": in_source(ROOT / "fedhelp_edge" / "site" / "joined.py")}
+    """Who names a next step: each command, and the state of a site (`status`), which several commands print."""
+    found = {"status": in_source(ROOT / "fedhelp_edge" / "site" / "status.py")}
     for program, room in ((SITE, "fedhelp_edge"), (HUB, "server_ref")):
         found |= {f"{program} {file.stem}": in_source(file) for file in (ROOT / room / "cli").glob("*.py")}
     return found
@@ -104,7 +104,7 @@ class Person(Coordinator):
         after = (types or self.types)(step)
         program = HUB if "server_ref" in done.args[2] else SITE
         words = done.args[len(command.COORDINATOR if program == HUB else command.SITE) :]
-        for who in (f"{program} {words[0]}", "joined"):
+        for who in (f"{program} {words[0]}", "status"):
             if named(step) <= SOURCES[who]:
                 self.typed |= {f"{who}: {own}" for own in named(step)}
         return after
@@ -132,7 +132,7 @@ def test_every_next_step_in_the_source_is_typed_by_a_test() -> None:
     "fedhelp-edge keys: fedhelp-edge keys backup", "fedhelp-edge keys: fedhelp-edge keys restore",
     "fedhelp-edge keys: fedhelp-edge upload", "fedhelp-edge keys: fedhelp-edge download",
     "fedhelp-edge join: fedhelp-edge upload", "fedhelp-edge join: fedhelp-edge download",
-    "joined: fedhelp-edge upload", "joined: fedhelp-edge download", "joined: fedhelp-edge train",
+    "status: fedhelp-edge upload", "status: fedhelp-edge download", "status: fedhelp-edge train",
     "fedhelp-edge train: fedhelp-edge upload", "fedhelp-edge upload: fedhelp-edge download",
     "fedhelp-edge status: fedhelp-edge download",
     "fedhelp-edge export: fedhelp-edge predict", "fedhelp-edge leave: fedhelp-coordinator revoke",
@@ -184,7 +184,7 @@ def test_every_next_step_from_keys_to_leaving(tmp_path: Path, monkeypatch: pytes
     return person
 
 
-@follows("joined: fedhelp-edge distill", "joined: fedhelp-edge leave", "joined: fedhelp-edge join")
+@follows("status: fedhelp-edge distill", "status: fedhelp-edge leave", "status: fedhelp-edge join")
 def test_every_next_step_of_a_hospital_and_of_who_was_not_let_in(tmp_path: Path) -> Person:
     person = Person(tmp_path)
     person.draw(30)

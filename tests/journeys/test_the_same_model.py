@@ -18,11 +18,11 @@ from fedhelp_edge.data import pack as packs  # noqa: E402
 from fedhelp_edge.demo import phantoms  # noqa: E402
 from fedhelp_edge.lab import partition, run  # noqa: E402
 from fedhelp_edge.methods.registry import TABLES  # noqa: E402
-from fedhelp_edge.site import membership, status
+from fedhelp_edge.site import membership, status  # noqa: E402
 from fedhelp_edge.site.sync import Synced, sync  # noqa: E402
 from fedhelp_edge.train import machine  # noqa: E402
-from server_ref.admin import exchange, invites
-from server_ref.rounds import close
+from server_ref.admin import exchange, invites  # noqa: E402
+from server_ref.rounds import close  # noqa: E402
 from tests import net  # noqa: E402
 from tests.federation import Federation, nobody  # noqa: E402
 from tests.golden import api, training  # noqa: E402

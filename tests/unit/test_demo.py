@@ -15,13 +15,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fedhelp_edge import cli, data, shell
+from fedhelp_edge import cli, data, shell  # noqa: E402
 from fedhelp_edge import plan as plans  # noqa: E402
 from fedhelp_edge.data import pack as packs  # noqa: E402
-from fedhelp_edge.demo import (
-    phantoms,
-    play,
-)
+from fedhelp_edge.demo import phantoms, play  # noqa: E402
 from fedhelp_edge.errors import TargetExistsError, UsageError  # noqa: E402
 from fedhelp_edge.lab import run  # noqa: E402
 from fedhelp_edge.lab.partition import Part  # noqa: E402
