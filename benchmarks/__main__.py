@@ -12,15 +12,17 @@ import benchmarks
 
 def main() -> None:
     for module in sorted(
-        one.name for one in pkgutil.iter_modules(benchmarks.__path__) if not one.ispkg and one.name != "__main__"
+        entry.name
+        for entry in pkgutil.iter_modules(benchmarks.__path__)
+        if not entry.ispkg and entry.name != "__main__"
     ):
         done = subprocess.run(
             [sys.executable, "-m", f"benchmarks.{module}", *sys.argv[1:]], check=True, stdout=subprocess.PIPE, text=True
         )
         for line in done.stdout.splitlines():
-            found = json.loads(line)
-            print(f"\n{found.pop('figure')}")
-            for name, value in found.items():
+            values = json.loads(line)
+            print(f"\n{values.pop('figure')}")
+            for name, value in values.items():
                 print(f"  {name:<28}{value}")
 
 

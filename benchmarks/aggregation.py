@@ -25,12 +25,12 @@ from benchmarks import peers, report
 from benchmarks.peers import updates
 from fedhelp_edge import update
 from fedhelp_edge.merge import rules
-from fedhelp_edge.plan import Merge
+from fedhelp_edge.plan import MergeSettings
 from fedhelp_edge.update import Array
 from server_ref.hub.hub import Hub
 from server_ref.intake import judge, receive, sandbox
-from server_ref.intake.receive import Job
-from server_ref.rounds import close, state
+from server_ref.intake.sandbox import Job
+from server_ref.rounds import close, lifecycle
 from server_ref.rounds import updates as rounds_updates
 
 PLAN = """
@@ -43,23 +43,23 @@ size = 32
 
 
 # --- what is measured ------------------------------------------------------------------------------------------------
-def plain(folder: Path, count: int, rule: str) -> dict[str, Array]:
-    paths = {f"site-{place:04}": path for place, path in enumerate(updates.paths(folder, count))}
+def merge_plain(folder: Path, count: int, rule: str) -> dict[str, Array]:
+    paths = {f"site-{index:04}": path for index, path in enumerate(updates.paths(folder, count))}
     with updates.paths(folder, 1)[0].open("rb") as file:
         header = update.read_header(file)
-    examples = {site: updates.examples(place) for place, site in enumerate(paths)}
-    return rules.merge({}, Plain(paths, header), examples, Merge(rule=rule, clip="none", trim=0.2))
+    examples = {site: updates.examples(index) for index, site in enumerate(paths)}
+    return rules.merge({}, PlainUpdates(paths, header), examples, MergeSettings(rule=rule, clip="none", trim=0.2))
 
 
-class Plain(Mapping[str, update.Arrays]):
+class PlainUpdates(Mapping[str, update.FileArrays]):
     """Updates in files that nobody has to be asked about: a hub's are hashed too, before it believes them."""
 
-    def __init__(self, paths: Mapping[str, Path], header: update.Header) -> None:
+    def __init__(self, paths: Mapping[str, Path], header: update.TensorHeader) -> None:
         self._paths, self._header = paths, header
 
-    def __getitem__(self, site: str) -> update.Arrays:
+    def __getitem__(self, site: str) -> update.FileArrays:
         with self._paths[site].open("rb") as file:
-            return update.Arrays(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), self._header)
+            return update.FileArrays(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), self._header)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._paths)
@@ -68,87 +68,87 @@ class Plain(Mapping[str, update.Arrays]):
         return len(self._paths)
 
 
-def sealed(folder: Path, count: int) -> dict[str, Array]:
+def merge_sealed(folder: Path, count: int) -> dict[str, Array]:
     hub = Hub(folder / "federation" / "hub")
-    key = judge.round_key(hub, hub.boss(nobody), 1)
-    base = state.current(hub)["base"]
-    schema = judge.schema_of(hub)
+    key = judge.round_key(hub, hub.coordinator_keys(no_passphrase), 1)
+    base = lifecycle.open_round(hub)["base"]
+    schema = judge.update_schema(hub)
     lines = tuple(schema.lines())
     opened: dict[str, Path] = {}
-    found: dict[str, sandbox.Found] = {}
+    opened_updates: dict[str, sandbox.OpenedUpdate] = {}
     for path in sorted((folder / "federation" / "outbox").iterdir())[:count]:
         site, hash_ = path.stem.split("_")
         opened[site] = path.with_suffix(".opened")
-        model = str(hub.store.model(base))
+        model = str(hub.database.model(base))
         job = Job(hash_, str(path), (key,), lines, "f32", model, model, "f32", str(opened[site]), 10**9)
-        found[site] = sandbox.work(job)
-    examples = {site: one.facts["examples"] for site, one in found.items()}
-    pulls = {site: one.pull for site, one in found.items()}
-    opened_as = {site: (path, found[site].sha256) for site, path in opened.items()}
-    shares = rounds_updates.Updates(opened_as, schema.header, lambda site: found[site].sha256)
-    return rules.merge(hub.model(base), shares, examples, hub.plan.merge, pulls)
+        opened_updates[site] = sandbox.open_update(job)
+    examples = {site: opened_update.facts["examples"] for site, opened_update in opened_updates.items()}
+    norms = {site: opened_update.norm for site, opened_update in opened_updates.items()}
+    stored_as = {site: (path, opened_updates[site].sha256) for site, path in opened.items()}
+    stored = rounds_updates.RoundUpdates(stored_as, schema.header, lambda site: opened_updates[site].sha256)
+    return rules.merge(hub.model(base), stored, examples, hub.plan.merge, norms)
 
 
-def whole_hub(folder: Path, count: int) -> dict[str, Array]:
+def merge_by_hub(folder: Path, count: int) -> dict[str, Array]:
     hub = Hub(folder / "federation" / "hub")
-    boss = hub.boss(nobody)
+    coordinator_keys = hub.coordinator_keys(no_passphrase)
     for path in sorted((folder / "federation" / "outbox").iterdir())[:count]:
         receive.receive(hub, path)
-    judge.judge(hub, boss)
-    said = close.aggregate(hub, boss, now=True)
-    assert len(said["accepted"]) == count, said
-    return hub.model(said["merged_sha256"])
+    judge.judge_waiting(hub, coordinator_keys)
+    result = close.aggregate(hub, coordinator_keys, now=True)
+    assert len(result["accepted"]) == count, result
+    return hub.model(result["merged_sha256"])
 
 
-def nobody() -> str:
+def no_passphrase() -> str:
     raise AssertionError("no passphrase is needed here")
 
 
 # --- what it is measured on ------------------------------------------------------------------------------------------
-def write(folder: Path, count: int) -> None:
+def write_updates(folder: Path, count: int) -> None:
     """Plain updates as an honest round gives them, and the same sealed for a hub that knows as many sites."""
     from fedhelp_edge.trust.roster import Site
     from tests.federation import Clinic, Federation
 
-    made = Federation(folder / "federation", PLAN, clinics=0)
+    federation = Federation(folder / "federation", PLAN, clinics=0)
     sites = []
-    for place in range(count):
-        clinic = Clinic(made.hub.federation, folder / "federation" / "part")
-        clinic.id = f"site-{place + 1:04}"
+    for index in range(count):
+        clinic = Clinic(federation.hub.federation, folder / "federation" / "part")
+        clinic.id = f"site-{index + 1:04}"
         public = clinic.keys.public
         sites.append(Site(clinic.id, clinic.id, "small", public.sign, public.recipient, from_round=1))
-        made.clinics.append(clinic)
-    with made.hub.store.changing():
-        made.hub.write_roster(made.boss, sites)
-    order = made.open()
+        federation.clinics.append(clinic)
+    with federation.hub.database.transaction():
+        federation.hub.write_roster(federation.coordinator_keys, sites)
+    task = federation.open()
     outbox = folder / "federation" / "outbox"
     outbox.mkdir()
-    for place, (clinic, path) in enumerate(zip(made.clinics, updates.paths(folder, count), strict=True)):
-        arrays = made.drawn(order, clinic)
+    for index, (clinic, path) in enumerate(zip(federation.clinics, updates.paths(folder, count), strict=True)):
+        arrays = federation.drawn(task, clinic)
         with path.open("wb") as file:
             update.write(file, arrays)
-        parcel = clinic.give(order, arrays, examples=updates.examples(place))
+        parcel = clinic.give(task, arrays, examples=updates.examples(index))
         parcel.rename(outbox / f"{clinic.id}_{parcel.name}")
-    made.hub.store.close()
+    federation.hub.database.close()
 
 
 CONTESTANTS: Mapping[str, Callable[[Path, int], dict[str, Array]]] = {
-    "plain": lambda folder, count: plain(folder, count, "mean"),
-    "median": lambda folder, count: plain(folder, count, "median"),
-    "trimmed": lambda folder, count: plain(folder, count, "trimmed"),
-    "sealed": sealed,
-    "hub": whole_hub,
+    "plain": lambda folder, count: merge_plain(folder, count, "mean"),
+    "median": lambda folder, count: merge_plain(folder, count, "median"),
+    "trimmed": lambda folder, count: merge_plain(folder, count, "trimmed"),
+    "sealed": merge_sealed,
+    "hub": merge_by_hub,
 }
 
 
-def once(contestant: str, folder: Path, count: int, out: Path) -> dict[str, Any]:
+def measure_once(contestant: str, folder: Path, count: int, out: Path) -> dict[str, Any]:
     """One measurement of one contestant, on a hub as it was before."""
-    kind, _, what = contestant.rpartition(" ")
+    kind, _, rule = contestant.rpartition(" ")
     if kind == "flower":
-        return peers.ask("flwr", what, folder, count, out)
+        return peers.ask("flwr", rule, folder, count, out)
     if kind == "nvflare":
-        return peers.ask("nvflare", what, folder, count, out)
-    if what in ("sealed", "hub"):
+        return peers.ask("nvflare", rule, folder, count, out)
+    if rule in ("sealed", "hub"):
         for path in folder.glob("federation/outbox/*.opened"):
             path.unlink()
         hub, before = folder / "federation" / "hub", folder / "federation" / "before"
@@ -156,38 +156,40 @@ def once(contestant: str, folder: Path, count: int, out: Path) -> dict[str, Any]
             shutil.copytree(hub, before)
         shutil.rmtree(hub)
         shutil.copytree(before, hub)
-    return peers.said_by(sys.executable, "-m", "benchmarks.aggregation", "--once", what, folder, count, out)
+    return peers.said_by(sys.executable, "-m", "benchmarks.aggregation", "--once", rule, folder, count, out)
 
 
 def compare(folder: Path, count: int, contestants: list[str], repeats: int) -> tuple[dict[str, Any], dict[str, float]]:
     """Updates a CPU second and peak memory of each, in turn; and how far each one's model is from the first one's."""
-    told: dict[str, list[dict[str, Any]]] = {name: [] for name in contestants}
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in contestants}
     for _ in range(repeats):
         for name in contestants:
-            told[name].append(once(name, folder, count, folder / f"{name}.npy"))
-    rates = {name: count / statistics.median(one["cpu"] for one in all_) for name, all_ in told.items()}
-    memory = {f"{name} mb": round(statistics.median(one["peak_mb"] for one in all_)) for name, all_ in told.items()}
+            results[name].append(measure_once(name, folder, count, folder / f"{name}.npy"))
+    rates = {name: count / statistics.median(result["cpu"] for result in all_) for name, all_ in results.items()}
+    memory = {
+        f"{name} mb": round(statistics.median(result["peak_mb"] for result in all_)) for name, all_ in results.items()
+    }
     first = np.load(folder / f"{contestants[0]}.npy")
-    off = {name: float(np.abs(np.load(folder / f"{name}.npy") - first).max()) for name in contestants[1:]}
+    differences = {name: float(np.abs(np.load(folder / f"{name}.npy") - first).max()) for name in contestants[1:]}
     values: dict[str, Any] = {name: round(rate, 1) for name, rate in rates.items()} | memory
-    return values | {"largest difference of a number": max(off.values(), default=0.0)}, rates
+    return values | {"largest difference of a number": max(differences.values(), default=0.0)}, rates
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--once"]:
-        _, _, what, folder, count, out = sys.argv
-        return updates.measured(lambda: CONTESTANTS[what](Path(folder), int(count)), Path(out))
+        _, _, contestant, folder, count, out = sys.argv
+        return updates.measured(lambda: CONTESTANTS[contestant](Path(folder), int(count)), Path(out))
     short = "--short" in sys.argv
-    theirs = {"flwr": ["flower message", "flower mean"], "nvflare": ["nvflare mean"]}
-    others = [name for peer in peers.found() for name in theirs[peer]]
+    contestants_of = {"flwr": ["flower message", "flower mean"], "nvflare": ["nvflare mean"]}
+    peer_contestants = [name for peer in peers.found() for name in contestants_of[peer]]
     counts = [int(word) for word in sys.argv[1:] if word.isdigit()] or ((6, 64) if short else (6, 64, 256, 1000))
     for count in counts:
         with tempfile.TemporaryDirectory() as temporary:
             folder, repeats = Path(temporary), 3 if short or count > 64 else 5
-            write(folder, count)
+            write_updates(folder, count)
             if "flwr" in peers.found():
                 peers.ask("flwr", "write", folder, count)
-            values, rates = compare(folder, count, ["plain", *others, "sealed", "hub"], repeats)
+            values, rates = compare(folder, count, ["plain", *peer_contestants, "sealed", "hub"], repeats)
             ratios = {}
             if "flower message" in rates:
                 ratios |= {"plain of flower": rates["plain"] / rates["flower message"], "aim of plain of flower": 5}

@@ -25,7 +25,7 @@ WAYS = {
 BATCH = 64
 
 
-def rate(threads: int, seconds: float) -> float:
+def training_rate(threads: int, seconds: float) -> float:
     """Images a second of a bare training loop, in this process."""
     import torch
     import torch.nn.functional as F
@@ -33,7 +33,7 @@ def rate(threads: int, seconds: float) -> float:
     from fedhelp_edge.nets.resnet import ResNet
     from fedhelp_edge.train import machine
 
-    machine.settle(threads or None)
+    machine.configure(threads or None)
     net = ResNet("resnet20", 4).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.Adam(net.parameters(), 1e-3)
     images = torch.rand(BATCH, 3, 32, 32).to(memory_format=torch.channels_last)
@@ -54,7 +54,7 @@ def rate(threads: int, seconds: float) -> float:
     return BATCH * steps / (time.perf_counter() - begin)
 
 
-def measured(way: str, seconds: float) -> float:
+def measure(way: str, seconds: float) -> float:
     settings, threads = WAYS[way]
     clean = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     command = [sys.executable, "-m", "benchmarks.beside", "--once", str(threads), str(seconds)]
@@ -66,13 +66,13 @@ def medians(repeats: int, seconds: float) -> dict[str, float]:
     rates: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(repeats):
         for way in WAYS:
-            rates[way].append(measured(way, seconds))
-    return {way: statistics.median(found) for way, found in rates.items()}
+            rates[way].append(measure(way, seconds))
+    return {way: statistics.median(values) for way, values in rates.items()}
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--once"]:
-        print(json.dumps(rate(int(sys.argv[2]), float(sys.argv[3]))))
+        print(json.dumps(training_rate(int(sys.argv[2]), float(sys.argv[3]))))
         return
     short = "--short" in sys.argv
     repeats, seconds = (1, 1.0) if short else (5, 3.0)
@@ -85,7 +85,7 @@ def main() -> None:
     best = idle["always_spin"]
     report(
         "training beside a busy process, images/s", ("torch",),
-        **{f"{way}_{when}": round(found[way]) for way in WAYS for when, found in (("idle", idle), ("busy", busy))},
+        **{f"{way}_{when}": round(rates[way]) for way in WAYS for when, rates in (("idle", idle), ("busy", busy))},
         kept_beside={way: round(busy[way] / best, 2) for way in WAYS}, aim_kept=0.45,
         of_default_idle={way: round(idle[way] / best, 2) for way in WAYS}, aim_idle=0.95,
     )  # fmt: skip

@@ -31,7 +31,7 @@ from fedhelp_edge.methods.registry import METHODS, TABLES
 CLASSES, SITES, ROUNDS = 4, 6, 3
 
 
-def write(folder: Path, images: int) -> None:
+def write_work(folder: Path, images: int) -> None:
     """The work: a plan, the first weights, and each site's images, of which one in ten chooses and two measure."""
     names = ", ".join(f'"{name}"' for name in phantoms.CLASSES[:CLASSES])
     text = f'name = "six"\nclasses = [{names}]\nmethod = "fedavg"\nrounds = {ROUNDS}\n[image]\nsize = 32\n'
@@ -43,17 +43,17 @@ def write(folder: Path, images: int) -> None:
     np.save(folder / "start.npy", np.concatenate([array.ravel() for array in start.values()]))
     splits = np.array([("train", "test", "train", "train", "val", "train", "test", "train", "train", "train")[n % 10]
                        for n in range(images)])  # fmt: skip
-    for place in range(SITES):
-        pixels, labels = phantoms.draw(images, CLASSES, size=32, site=place + 1)
-        np.savez(folder / f"site-{place + 1:03}.npz", pixels=pixels, labels=labels, splits=splits)
+    for index in range(SITES):
+        pixels, labels = phantoms.draw(images, CLASSES, size=32, site=index + 1)
+        np.savez(folder / f"site-{index + 1:03}.npz", pixels=pixels, labels=labels, splits=splits)
 
 
 # --- contestants -----------------------------------------------------------------------------------------------------
 def lab(folder: Path) -> None:
     from benchmarks.peers import work
     from fedhelp_edge.lab import run
-    from fedhelp_edge.lab.partition import Part
-    from fedhelp_edge.methods.base import Bench
+    from fedhelp_edge.lab.partition import SiteImages
+    from fedhelp_edge.methods.base import Compute
     from fedhelp_edge.train import loop
 
     train = loop.train
@@ -69,9 +69,9 @@ def lab(folder: Path) -> None:
 
     run.loop.train = timed  # type: ignore[assignment]
     work.told(folder, "start")
-    names = [f"site-{place + 1:03}" for place in range(SITES)]
-    parts = [Part(name, name, "small", work.images_of(folder, name)) for name in names]
-    run.run(work.plan_of(folder), parts, folder / "out", bench=Bench())
+    names = [f"site-{index + 1:03}" for index in range(SITES)]
+    parts = [SiteImages(name, name, "small", work.images_of(folder, name)) for name in names]
+    run.run(work.plan_of(folder), parts, folder / "out", compute=Compute())
     work.told(folder, "stop")
 
 
@@ -86,15 +86,15 @@ def plain(folder: Path) -> None:
     from fedhelp_edge.nets.resnet import ResNet
 
     work.told(folder, "start")
-    names = [f"site-{place + 1:03}" for place in range(SITES)]
-    held: dict[str, dict[str, tuple[torch.Tensor, torch.Tensor]]] = {}
+    names = [f"site-{index + 1:03}" for index in range(SITES)]
+    images_of: dict[str, dict[str, tuple[torch.Tensor, torch.Tensor]]] = {}
     for name in names:
-        with np.load(folder / f"{name}.npz") as found:
-            pixels = torch.from_numpy(found["pixels"]).permute(0, 3, 1, 2).float().div(255)
+        with np.load(folder / f"{name}.npz") as archive:
+            pixels = torch.from_numpy(archive["pixels"]).permute(0, 3, 1, 2).float().div(255)
             pixels = pixels.contiguous(memory_format=torch.channels_last)
-            labels = torch.from_numpy(found["labels"])
-            held[name] = {
-                s: (pixels[found["splits"] == s], labels[found["splits"] == s]) for s in ("train", "val", "test")
+            labels = torch.from_numpy(archive["labels"])
+            images_of[name] = {
+                s: (pixels[archive["splits"] == s], labels[archive["splits"] == s]) for s in ("train", "val", "test")
             }
     merged = ResNet("resnet20", CLASSES).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -102,15 +102,15 @@ def plain(folder: Path) -> None:
     def rate(net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
         net.eval()
         with torch.inference_mode():
-            said = net(images).softmax(1).numpy()
-        right = metrics.balanced_accuracy_score(labels, said.argmax(1))
-        return right, metrics.roc_auc_score(labels, said, multi_class="ovr", labels=range(CLASSES))
+            probabilities = net(images).softmax(1).numpy()
+        accuracy = metrics.balanced_accuracy_score(labels, probabilities.argmax(1))
+        return accuracy, metrics.roc_auc_score(labels, probabilities, multi_class="ovr", labels=range(CLASSES))
 
     for round_ in range(1, ROUNDS + 1):
         nets = []
         for name in names:
             net = copy.deepcopy(merged).train()
-            images, labels = held[name]["train"]
+            images, labels = images_of[name]["train"]
             optimiser = torch.optim.Adam(net.parameters(), 1e-3, weight_decay=1e-4)
             work.told(folder, "begin", round=round_, site=name)
             for chosen in torch.randperm(len(images)).split(32):
@@ -126,17 +126,17 @@ def plain(folder: Path) -> None:
         }
         merged.load_state_dict(mean)
         for name, net in zip(names, nets, strict=True):
-            rate(net, *held[name]["val"])
-            rate(merged, *held[name]["val"])
+            rate(net, *images_of[name]["val"])
+            rate(merged, *images_of[name]["val"])
     for name, net in zip(names, nets, strict=True):
-        rate(net, *held[name]["test"])
-        rate(merged, *held[name]["test"])
+        rate(net, *images_of[name]["test"])
+        rate(merged, *images_of[name]["test"])
     work.told(folder, "stop")
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------
-def measured(command: list[object], folder: Path) -> dict[str, float]:
-    begun = time.time()
+def measure(command: list[object], folder: Path) -> dict[str, float]:
+    started = time.time()
     with (folder / "log.txt").open("w") as log:
         running = subprocess.Popen(
             list(map(str, command)), stdout=log, stderr=log, env=peers.environment(), cwd=folder,
@@ -144,27 +144,29 @@ def measured(command: list[object], folder: Path) -> dict[str, float]:
         )  # fmt: skip
         peak = 0.0
         while running.poll() is None:
-            peak = max(peak, memory(running.pid))
+            peak = max(peak, memory_mb(running.pid))
             time.sleep(0.1)
     if running.returncode:
         sys.exit(f"{command} ended with {running.returncode}\n{(folder / 'log.txt').read_text()[-3000:]}")
-    return {**figures([json.loads(line) for line in (folder / "events.jsonl").open()], begun), "memory_mb": peak}
+    return {**figures([json.loads(line) for line in (folder / "events.jsonl").open()], started), "memory_mb": peak}
 
 
-def figures(events: list[dict[str, Any]], begun: float) -> dict[str, float]:
-    at = {what: [event for event in events if event["what"] == what] for what in ("start", "begin", "end", "stop")}
-    start, stop = at["start"][0]["time"], at["stop"][-1]["time"]
-    assert len(at["begin"]) == len(at["end"]) == SITES * ROUNDS, "not everybody trained in every round"
-    first = {r: min(e["time"] for e in at["begin"] if e["round"] == r) for r in range(1, ROUNDS + 1)}
-    last = {r: max(e["time"] for e in at["end"] if e["round"] == r) for r in range(1, ROUNDS + 1)}
-    spent = {r: trained([e for e in events if e.get("round") == r]) for r in first}
-    cpu = {what: sum(event["cpu"] for event in at[what]) for what in at}
+def figures(events: list[dict[str, Any]], started: float) -> dict[str, float]:
+    events_of = {
+        what: [event for event in events if event["what"] == what] for what in ("start", "begin", "end", "stop")
+    }
+    start, stop = events_of["start"][0]["time"], events_of["stop"][-1]["time"]
+    assert len(events_of["begin"]) == len(events_of["end"]) == SITES * ROUNDS, "not everybody trained in every round"
+    first = {r: min(e["time"] for e in events_of["begin"] if e["round"] == r) for r in range(1, ROUNDS + 1)}
+    last = {r: max(e["time"] for e in events_of["end"] if e["round"] == r) for r in range(1, ROUNDS + 1)}
+    spent = {r: training_seconds([e for e in events if e.get("round") == r]) for r in first}
+    cpu = {what: sum(event["cpu"] for event in events_of[what]) for what in events_of}
     work, training = cpu["stop"] - cpu["start"], cpu["end"] - cpu["begin"]
     judging = sum(event["spent"] for event in events if event["what"] == "judged")
     beside = {"CPU, total": work, "CPU, training": training, "CPU, judging": judging}
     beside["CPU, a round beside training and judging"] = (work - training - judging) / ROUNDS
     return {
-        "imports": start - begun,
+        "imports": start - started,
         "first round beside training": first[2] - start - spent[1],
         "a later round beside training": (stop - first[2] - sum(spent[r] for r in range(2, ROUNDS + 1))) / (ROUNDS - 1),
         "idle between rounds": statistics.mean(first[r + 1] - last[r] for r in range(1, ROUNDS)),
@@ -174,7 +176,7 @@ def figures(events: list[dict[str, Any]], begun: float) -> dict[str, float]:
     }
 
 
-def trained(events: list[dict[str, Any]]) -> float:
+def training_seconds(events: list[dict[str, Any]]) -> float:
     """For how long at least one site was training."""
     total, at_work, since = 0.0, 0, 0.0
     for event in sorted(events, key=lambda event: event["time"]):
@@ -187,7 +189,7 @@ def trained(events: list[dict[str, Any]]) -> float:
     return total
 
 
-def memory(root: int) -> float:
+def memory_mb(root: int) -> float:
     """The PSS of a process and all below it, in MB."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").glob("[0-9]*"):
@@ -214,22 +216,25 @@ def main() -> None:
         return {"lab": lab, "plain loop": plain}[sys.argv[2]](Path(sys.argv[3]))
     short = "--short" in sys.argv
     repeats, images = (1, 80) if short else (5, 320)
-    ours = {who: [sys.executable, "-m", "benchmarks.federation", "--once", who] for who in ("lab", "plain loop")}
-    theirs: dict[str, list[object]] = {
+    own_commands = {
+        contestant: [sys.executable, "-m", "benchmarks.federation", "--once", contestant]
+        for contestant in ("lab", "plain loop")
+    }
+    peer_commands: dict[str, list[object]] = {
         peer: [peers.program(peer), peers.HERE / f"{script}.py"]
         for peer, script in {"flwr": "simulate_flower", "nvflare": "simulate_flare"}.items()
         if peer in peers.found()
     }
-    told: dict[str, list[dict[str, float]]] = {who: [] for who in [*ours, *theirs]}
+    results: dict[str, list[dict[str, float]]] = {contestant: [] for contestant in [*own_commands, *peer_commands]}
     for _ in range(repeats):
-        for who, command in {**ours, **theirs}.items():
+        for contestant, command in {**own_commands, **peer_commands}.items():
             with tempfile.TemporaryDirectory() as temporary:
                 folder = Path(temporary) / "work"
-                write(folder, images)
-                told[who].append(measured([*command, folder], folder))
-    for who, runs in told.items():
+                write_work(folder, images)
+                results[contestant].append(measure([*command, folder], folder))
+    for contestant, runs in results.items():
         values = {name: round(statistics.median(run[name] for run in runs), 2) for name in runs[0]}
-        report(f"six sites, three rounds, seconds: {who}", ("torch",), images=SITES * images, **values)
+        report(f"six sites, three rounds, seconds: {contestant}", ("torch",), images=SITES * images, **values)
     return None
 
 

@@ -35,7 +35,7 @@ _EAGER = (
 _CLASSES = ("round", "lobed", "granular")
 
 
-def python(code: str, *arguments: object) -> float:
+def peak_memory_of(code: str, *arguments: object) -> float:
     """Run it in a process of its own, and give its peak memory in MB."""
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=True
@@ -43,7 +43,7 @@ def python(code: str, *arguments: object) -> float:
     return float(done.stderr.split()[-1])
 
 
-def exported(folder: Path, side: int, *, int8: bool) -> tuple[Path, object]:
+def export_model(folder: Path, side: int, *, int8: bool) -> tuple[Path, object]:
     """A model of `side` pixels, and the net that is in it."""
     import torch
 
@@ -51,7 +51,7 @@ def exported(folder: Path, side: int, *, int8: bool) -> tuple[Path, object]:
     from fedhelp_edge import plan as plans
     from fedhelp_edge.data.images import Images
     from fedhelp_edge.demo import phantoms
-    from fedhelp_edge.methods.base import Bench
+    from fedhelp_edge.methods.base import Compute
     from fedhelp_edge.methods.registry import METHODS, TABLES
     from fedhelp_edge.parcel import keys
     from fedhelp_edge.site import local_training
@@ -62,16 +62,18 @@ def exported(folder: Path, side: int, *, int8: bool) -> tuple[Path, object]:
     pixels, labels = phantoms.draw(400, 3, size=side, seed=1, difficulty=0.0)
     blank = ("",) * len(labels)
     images = Images(pixels, labels, ("train",) * 300 + ("val",) * 100, tuple(map(str, range(400))), blank, blank)
-    learner = local_training.Place(plan, "site-001", "small", images, None, Bench()).learner()
+    learner = local_training.TrainingContext(plan, "site-001", "small", images, None, Compute()).learner()
     learner.receive(METHODS["fedavg"].start(plan), 1)
     loop.train(learner, {"private": images.part("train")}, 1)
     net = learner.net.eval()
     if int8:
-        quantize.SPEED_UP, quantize.AGREEMENT = 0.0, 0.0  # it is measured here, kept or not
-        quantize.why = lambda *measured: ""
-    made = bundle.make({"own": net}, images, plan, bundle.Origin("", 1, "small", 1, None), keys.new().sign, int8=int8)
-    path = folder / f"{side}-{made.facts.precision}.onnx"
-    made.keep(path)
+        quantize.MIN_SPEED_UP, quantize.MIN_AGREEMENT = 0.0, 0.0  # it is measured here, kept or not
+        quantize.reason_against = lambda *measured: ""
+    result = bundle.create(
+        {"own": net}, images, plan, bundle.Origin("", 1, "small", 1, None), keys.generate().sign, int8=int8
+    )
+    path = folder / f"{side}-{result.facts.precision}.onnx"
+    result.keep(path)
     torch.save(net.state_dict(), folder / f"{side}.pt")
     return path, net
 
@@ -81,8 +83,8 @@ def throughput(folder: Path, side: int, repeats: int) -> None:
 
     from fedhelp_edge.infer.engine import Engine
 
-    fp32, net = exported(folder, side, int8=False)
-    paths = {"fp32": fp32, "int8": exported(folder, side, int8=True)[0]}
+    fp32, net = export_model(folder, side, int8=False)
+    paths = {"fp32": fp32, "int8": export_model(folder, side, int8=True)[0]}
     engines = {name: Engine(path.read_bytes(), 1) for name, path in paths.items()}
     flat = net.to(memory_format=torch.channels_last)  # type: ignore[attr-defined]
     torch.set_num_threads(1)
@@ -109,7 +111,7 @@ def _eager(net: Any, images: NDArray[np.uint8]) -> object:
         return net((x - 0.485) / 0.229).softmax(1)
 
 
-def cold(folder: Path, repeats: int) -> None:
+def cold_start(folder: Path, repeats: int) -> None:
     """One photograph, from the command line to the answer."""
     model, photograph = folder / "32-fp32.onnx", folder / "photograph.jpg"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (450, 600, 3), np.uint8)).save(photograph)
@@ -117,43 +119,43 @@ def cold(folder: Path, repeats: int) -> None:
 
     def ours() -> None:
         words = ("predict", model, photograph, "--home", folder / "none")
-        peaks["ours"] = python(_COMMAND, *words)
+        peaks["ours"] = peak_memory_of(_COMMAND, *words)
 
     def eager() -> None:
-        peaks["torch"] = python(_EAGER, folder / "32.pt", photograph)
+        peaks["torch"] = peak_memory_of(_EAGER, folder / "32.pt", photograph)
 
     seconds = interleaved({"ours": ours, "torch": eager}, repeats)
-    shown = {f"{name}_s": round(spent, 3) for name, spent in seconds.items()}
+    rounded = {f"{name}_s": round(spent, 3) for name, spent in seconds.items()}
     memory = {f"{name}_mb": round(peak, 1) for name, peak in peaks.items()}
-    report("one photograph, cold", ("onnxruntime", "torch"), **shown, **memory, aim_s=0.5, aim_mb=120)
+    report("one photograph, cold", ("onnxruntime", "torch"), **rounded, **memory, aim_s=0.5, aim_mb=120)
 
 
-def many(folder: Path, count: int) -> None:
+def many_files(folder: Path, count: int) -> None:
     """Thousands of JPEGs into a folder of answers: seconds, and the memory that they take beside few."""
     source = folder / "many"
     source.mkdir()
     random = np.random.default_rng(0)
-    for place in range(count):
+    for index in range(count):
         coarse = Image.fromarray(random.integers(0, 256, (15, 20, 3), np.uint8))
-        coarse.resize((200, 150)).save(source / f"{place:05}.jpg")
+        coarse.resize((200, 150)).save(source / f"{index:05}.jpg")
     few = folder / "few"
     few.mkdir()
     for path in sorted(source.iterdir())[: count // 10]:
         (few / path.name).write_bytes(path.read_bytes())
-    words = ("--home", folder / "none", "--format", "csv", "--out")
+    arguments = ("--home", folder / "none", "--format", "csv", "--out")
     peaks = {
-        "few_mb": python(_COMMAND, "predict", folder / "32-fp32.onnx", few, *words, folder / "out-few"),
+        "few_mb": peak_memory_of(_COMMAND, "predict", folder / "32-fp32.onnx", few, *arguments, folder / "out-few"),
     }  # fmt: skip
-    begun = time.perf_counter()
-    peaks["all_mb"] = python(_COMMAND, "predict", folder / "32-fp32.onnx", source, *words, folder / "out")
-    seconds = time.perf_counter() - begun
-    begun = time.perf_counter()
-    python(_COMMAND, "predict", folder / "32-fp32.onnx", source, *words, folder / "out")
-    again = time.perf_counter() - begun
+    started = time.perf_counter()
+    peaks["all_mb"] = peak_memory_of(_COMMAND, "predict", folder / "32-fp32.onnx", source, *arguments, folder / "out")
+    seconds = time.perf_counter() - started
+    started = time.perf_counter()
+    peak_memory_of(_COMMAND, "predict", folder / "32-fp32.onnx", source, *arguments, folder / "out")
+    seconds_again = time.perf_counter() - started
     memory = {name: round(peak, 1) for name, peak in peaks.items()}
     report(
         f"{count} photographs of 200 x 150 into a folder", ("onnxruntime", "pillow"), **memory,
-        seconds=round(seconds, 1), images_s=round(count / seconds), seconds_when_all_is_done=round(again, 1),
+        seconds=round(seconds, 1), images_s=round(count / seconds), seconds_when_all_is_done=round(seconds_again, 1),
     )  # fmt: skip
 
 
@@ -163,8 +165,8 @@ def main() -> None:
         folder = Path(temporary)
         for side in (32,) if short else (32, 64):
             throughput(folder, side, 5 if short else 31)
-        cold(folder, 5 if short else 11)
-        many(folder, 500 if short else 10_000)
+        cold_start(folder, 5 if short else 11)
+        many_files(folder, 500 if short else 10_000)
 
 
 if __name__ == "__main__":

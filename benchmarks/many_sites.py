@@ -30,12 +30,12 @@ from benchmarks import report
 from fedhelp_edge import plan as plans
 from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import inbox, layout, membership, outbox, status, verified
+from fedhelp_edge.site import connection, identity, inbox, layout, membership, outbox, verified
 from fedhelp_edge.update import Array
 from server_ref.admin import invites, session
 from server_ref.hub import create
 from server_ref.hub.hub import Hub
-from server_ref.rounds import close, open
+from server_ref.rounds import close, opening
 from tests import net
 from tests.federation import Clinic, nobody
 
@@ -48,52 +48,52 @@ rounds = 2
 size = 32
 """
 _WAITING = 900  # requests: the front takes in 1,000, then the coordinator must judge
-_LINES = 4  # that sites use at once
+_CONNECTIONS = 4  # that sites use at once
 _DIRECTIONS = 64  # random ones, of which each site has a mixture of its own
 
 
 # --- the coordinator's steps, each a process -------------------------------------------------------------------------
-def make(home: Path, count: int) -> dict[str, Any]:
+def create_hub(home: Path, count: int) -> dict[str, Any]:
     """A hub, and an invite for each site."""
-    made = create.create(home, plans.read(PLAN, TABLES), None)
-    codes = [list(made.invite(f"Clinic {number}", "small", 14)) for number in range(1, count - 2)]
+    hub = create.new_hub(home, plans.read(PLAN, TABLES), None)
+    codes = [list(hub.invite(f"Clinic {number}", "small", 14)) for number in range(1, count - 2)]
     for number in range(3):
-        invites.write(home.parent / f"real-{number}.invite", invites.make(made, f"Real {number}", "small", 14))
+        invites.write_files(home.parent / f"real-{number}.invite", invites.issue(hub, f"Real {number}", "small", 14))
     return {"codes": codes}
 
 
 def judge(home: Path) -> dict[str, Any]:
-    with session.working(home, None) as (found, _):
-        return {"sites": len(found.roster.sites), "roster mb": round(_size(found, found.roster.hash), 2)}
+    with session.unlocked_hub(home, None) as (hub, _):
+        return {"sites": len(hub.roster.sites), "roster mb": round(_size(hub, hub.roster.hash), 2)}
 
 
 def open_round(home: Path) -> dict[str, Any]:
-    with session.working(home, None) as (found, boss):
-        open.open_next(found, boss)
+    with session.unlocked_hub(home, None) as (hub, coordinator_keys):
+        opening.open_next(hub, coordinator_keys)
     return {}
 
 
 def aggregate(home: Path) -> dict[str, Any]:
-    with session.working(home, None) as (found, boss):
-        told = close.aggregate(found, boss)
-        parcels = found.model_parcels()
-        sizes = {"parcels of the model": len(parcels), "mb of one": round(_size(found, parcels[0]), 2)}
-        return {"merged": len(told["accepted"]), **sizes, "lines of the log": found.store.head().length}
+    with session.unlocked_hub(home, None) as (hub, coordinator_keys):
+        result = close.aggregate(hub, coordinator_keys)
+        parcels = hub.model_parcels()
+        sizes = {"parcels of the model": len(parcels), "mb of one": round(_size(hub, parcels[0]), 2)}
+        return {"merged": len(result["accepted"]), **sizes, "lines of the log": hub.database.head().length}
 
 
-def look(home: Path) -> dict[str, Any]:
+def open_hub(home: Path) -> dict[str, Any]:
     """What any command costs before it does anything: the hub is checked."""
-    with session.working(home, None):
+    with session.unlocked_hub(home, None):
         return {}
 
 
 STEPS: Mapping[str, Callable[..., dict[str, Any]]] = {
-    "invite": make, "judge": judge, "open": open_round, "aggregate": aggregate, "look": look
+    "invite": create_hub, "judge": judge, "open": open_round, "aggregate": aggregate, "look": open_hub
 }  # fmt: skip
 
 
-def _size(found: Hub, hash_: str) -> float:
-    return found.store.path(hash_).stat().st_size / 1e6
+def _size(hub: Hub, hash_: str) -> float:
+    return hub.database.path(hash_).stat().st_size / 1e6
 
 
 def step(what: str, home: Path, *arguments: int) -> dict[str, Any]:
@@ -101,20 +101,20 @@ def step(what: str, home: Path, *arguments: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.many_sites", "--step", what, home, *arguments]
     begin = time.perf_counter()
     done = subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True)
-    said: dict[str, Any] = json.loads(done.stdout)
-    return {**said, "seconds": time.perf_counter() - begin}
+    result: dict[str, Any] = json.loads(done.stdout)
+    return {**result, "seconds": time.perf_counter() - begin}
 
 
-def one_step(what: str, home: Path, *arguments: int) -> None:
-    said = STEPS[what](home, *arguments)
+def run_step(what: str, home: Path, *arguments: int) -> None:
+    result = STEPS[what](home, *arguments)
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    cpu = sum(one.ru_utime + one.ru_stime for one in used)
-    own = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
-    print(json.dumps({**said, "cpu": cpu, "mb": max(own, used[1].ru_maxrss) / 1024}))
+    cpu = sum(usage.ru_utime + usage.ru_stime for usage in used)
+    own_peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+    print(json.dumps({**result, "cpu": cpu, "mb": max(own_peak, used[1].ru_maxrss) / 1024}))
 
 
 # --- the sites -------------------------------------------------------------------------------------------------------
-class Line(net.Client):
+class SiteClient(net.Client):
     """A site's line to the front, from an address of its own."""
 
     def __init__(self, port: int, federation: str, number: int) -> None:
@@ -124,52 +124,54 @@ class Line(net.Client):
     def ask(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> net.Answer:
-        line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300, source_address=(self._from, 0))
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300, source_address=(self._from, 0))
         try:
-            line.request(method, path, body, dict(headers or {}))
-            found = line.getresponse()
-            return net.Answer(found.status, {k.lower(): v for k, v in found.getheaders()}, found.read())
+            connection.request(method, path, body, dict(headers or {}))
+            response = connection.getresponse()
+            return net.Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
         finally:
-            line.close()
+            connection.close()
 
 
-def send(line: Line, path: Path, *, first: int | None = None) -> None:
+def send(client: SiteClient, path: Path, *, first: int | None = None) -> None:
     """Upload a parcel and remove it."""
-    answer = line.patient(lambda: line.begin(path, first)) if first else line.send(path, 1 << 20)
+    answer = client.patient(lambda: client.begin(path, first)) if first else client.send(path, 1 << 20)
     assert answer.status < 300, answer
     path.unlink()
 
 
-def drawn(base: Mapping[str, Array], number: int, directions: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+def made_up_update(
+    base: Mapping[str, Array], number: int, directions: Sequence[Mapping[str, Array]]
+) -> dict[str, Array]:
     """What a site might have trained: the base, a little moved, its own way."""
     own, other = directions[number % _DIRECTIONS], directions[number // _DIRECTIONS % _DIRECTIONS]
-    part = np.float32(0.3 + 1e-5 * number)  # no two sites send the same, which the hub would take for copies
-    return {name: base[name] + own[name] + part * other[name] for name in base}
+    scale = np.float32(0.3 + 1e-5 * number)  # no two sites send the same, which the hub would take for copies
+    return {name: base[name] + own[name] + scale * other[name] for name in base}
 
 
 def directions(base: Mapping[str, Array]) -> list[dict[str, Array]]:
-    stream = np.random.Generator(np.random.Philox(key=[1, 2]))
+    generator = np.random.Generator(np.random.Philox(key=[1, 2]))
     return [
-        {name: 0.01 * np.abs(stream.standard_normal(array.shape)).astype("f4") for name, array in base.items()}
+        {name: 0.01 * np.abs(generator.standard_normal(array.shape)).astype("f4") for name, array in base.items()}
         for _ in range(_DIRECTIONS)
     ]
 
 
 # --- one round -------------------------------------------------------------------------------------------------------
-class Round:
+class FederationRound:
     def __init__(self, work: Path, count: int) -> None:
         self.work, self.home, self.count = work, work / "hub", count
         self.clinics: list[Clinic] = []
         self.real = [work / f"real-{number}" for number in range(3)]
 
     def play(self) -> None:
-        said = step("invite", self.home, self.count)
-        codes = said.pop("codes")
-        self.tell("invite", **said)
-        found = Hub(self.home)
-        self.federation = found.federation
-        found.store.close()
-        with net.serving(self.home) as self.front, ThreadPoolExecutor(_LINES) as self.pool:
+        result = step("invite", self.home, self.count)
+        codes = result.pop("codes")
+        self.tell("invite", **result)
+        hub = Hub(self.home)
+        self.federation = hub.federation
+        hub.database.close()
+        with net.serving(self.home) as self.front, ThreadPoolExecutor(_CONNECTIONS) as self.pool:
             self.join(codes)
             self.tell("open", **step("open", self.home))
             self.download("download of orders and first model, mean of 3 sites")
@@ -181,64 +183,76 @@ class Round:
             self.tell("in all", **{"front peak mb": self.front.memory("VmHWM") / 1024, "hub gb": hub_gb})
 
     def join(self, codes: list[list[str]]) -> None:
-        told = {"seconds": 0.0, "cpu": 0.0, "mb": 0.0, "batches": 0}
+        totals = {"seconds": 0.0, "cpu": 0.0, "mb": 0.0, "batches": 0}
         for home in self.real:
-            code = membership.read_invite(home.with_suffix(".invite"))
+            code = membership.read_invite_file(home.with_suffix(".invite"))
             membership.join(home, code, "real", lambda: None)
-            status.carriers(home, nobody, url=f"http://127.0.0.1:{self.front.port}")
-            outbox.upload(home, status.carriers(home, nobody))
-        for at in range(0, len(codes), _WAITING):
-            with self.watched(f"join of sites {at + 1} to {min(at + _WAITING, len(codes))}"):
-                list(self.pool.map(self.ask, range(at, min(at + _WAITING, len(codes))), codes[at : at + _WAITING]))
-            said = step("judge", self.home)
+            connection.carriers(home, nobody, url=f"http://127.0.0.1:{self.front.port}")
+            outbox.upload(home, connection.carriers(home, nobody))
+        for start in range(0, len(codes), _WAITING):
+            with self.watched(f"join of sites {start + 1} to {min(start + _WAITING, len(codes))}"):
+                list(
+                    self.pool.map(
+                        self.ask, range(start, min(start + _WAITING, len(codes))), codes[start : start + _WAITING]
+                    )
+                )
+            result = step("judge", self.home)
             for name in ("seconds", "cpu"):
-                told[name] += said[name]
-            told |= {**said, "seconds": told["seconds"], "cpu": told["cpu"], "mb": max(told["mb"], said["mb"])}
-            told["batches"] += 1
-        self.tell("approve", **told)
+                totals[name] += result[name]
+            totals |= {
+                **result,
+                "seconds": totals["seconds"],
+                "cpu": totals["cpu"],
+                "mb": max(totals["mb"], result["mb"]),
+            }
+            totals["batches"] += 1
+        self.tell("approve", **totals)
 
     def ask(self, number: int, invite: list[str]) -> None:
         clinic = Clinic(self.federation, self.work / "sites" / f"{number}")
         clinic.id = invite[1]
         self.clinics.append(clinic)
-        send(Line(self.front.port, self.federation, number), clinic.ask_in(invite[0], "a clinic"), first=1 << 20)
+        send(SiteClient(self.front.port, self.federation, number), clinic.ask_in(invite[0], "a clinic"), first=1 << 20)
 
     def download(self, what: str) -> None:
         cpu, begin = time.process_time(), time.perf_counter()
-        came = 0
+        parcels = 0
         for home in self.real:
             for _ in range(2):  # the second time nothing new
-                taken = inbox.download(home, status.carriers(home, nobody), nobody)
+                taken = inbox.download(home, connection.carriers(home, nobody), nobody)
                 assert not taken.refused, taken
-                came = max(came, len(taken.new))
-        order = verified.state_of_member(self.real[0]).task
-        assert order
-        assert layout.is_whole(layout.base_of(self.real[0], order))
-        self.tell(what, seconds=(time.perf_counter() - begin) / 6, cpu=(time.process_time() - cpu) / 6, parcels=came)
+                parcels = max(parcels, len(taken.new))
+        task = verified.require_state(self.real[0]).task
+        assert task
+        assert layout.is_intact(layout.base_path(self.real[0], task))
+        self.tell(what, seconds=(time.perf_counter() - begin) / 6, cpu=(time.process_time() - cpu) / 6, parcels=parcels)
 
     def upload(self) -> None:
-        found = Hub(self.home)
-        order = found.tasks(1)[1]
-        base = found.model(order.base)
+        hub = Hub(self.home)
+        task = hub.tasks(1)[1]
+        base = hub.model(task.base)
         moves = directions(base)
-        found.store.close()
+        hub.database.close()
 
         def give(number: int) -> None:
             clinic = self.clinics[number]
-            path = clinic.give(order, drawn(base, number, moves), examples=100 + number % 50)
-            send(Line(self.front.port, self.federation, number), path)
+            path = clinic.give(task, made_up_update(base, number, moves), examples=100 + number % 50)
+            send(SiteClient(self.front.port, self.federation, number), path)
 
         with self.watched(f"upload of {len(self.clinics)} updates"):
             list(self.pool.map(give, range(len(self.clinics))))
-        for place, home in enumerate(self.real):
+        for index, home in enumerate(self.real):
             clinic = Clinic(self.federation, home / "sent")
             clinic.keys = keys.load(home, nobody)
-            known = verified.state_of_member(home)
-            site = verified.me(home, known)
+            state = verified.require_state(home)
+            site = identity.own_site(home, state)
             assert site
             clinic.id = site.id
-            number = len(self.clinics) + place
-            send(Line(self.front.port, self.federation, number), clinic.give(order, drawn(base, number, moves)))
+            number = len(self.clinics) + index
+            send(
+                SiteClient(self.front.port, self.federation, number),
+                clinic.give(task, made_up_update(base, number, moves)),
+            )
 
     @contextmanager
     def watched(self, what: str) -> Iterator[None]:
@@ -262,13 +276,13 @@ class Round:
 
 def main() -> None:
     if sys.argv[1:2] == ["--step"]:
-        return one_step(sys.argv[2], Path(sys.argv[3]), *map(int, sys.argv[4:]))
+        return run_step(sys.argv[2], Path(sys.argv[3]), *map(int, sys.argv[4:]))
     counts = [int(word) for word in sys.argv[1:] if word.isdigit()] or ([20] if "--short" in sys.argv else [1000])
     places = [word for word in sys.argv[1:] if not word.isdigit() and not word.startswith("--")]
     for count in counts:
         work = Path(tempfile.mkdtemp(dir=places[0] if places else None))
         try:
-            Round(work, count).play()
+            FederationRound(work, count).play()
         finally:
             shutil.rmtree(work)
     return None

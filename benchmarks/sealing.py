@@ -21,12 +21,12 @@ from fedhelp_edge.nets import spec
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
 
 MB = 1_000_000
-NO_HASH = statement.NO_HASH
+NO_HASH = statement.ZERO_HASH
 
 
-def context(public: keys.Public) -> dict[str, object]:
+def update_context(public: keys.PublicKeys) -> dict[str, object]:
     signer = sshsig.fingerprint(public.sign)
-    return statement.stamped(
+    return statement.new_context(
         "update", federation=f"fh-{'0' * 32}", round=1, task=NO_HASH, base=NO_HASH, sender="site-001",
         sender_key=signer, recipients=[public.recipient], seq=1,
     )  # fmt: skip
@@ -37,9 +37,9 @@ def digest(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-class Bench:
+class SealingBenchmark:
     def __init__(self, folder: Path, size: int) -> None:
-        self.who = keys.new()
+        self.who = keys.generate()
         self.public = self.who.public
         self.plain, self.ours, self.theirs = folder / "plain", folder / "ours.fhx", folder / "theirs.age"
         self.out, self.signature = folder / "out", b""
@@ -52,7 +52,7 @@ class Bench:
     def seal(self) -> None:
         self.ours.unlink(missing_ok=True)
         with self.plain.open("rb") as file:
-            parcel.seal(self.ours, context(self.public), file, self.who.sign, [self.public.recipient])
+            parcel.seal(self.ours, update_context(self.public), file, self.who.sign, [self.public.recipient])
 
     def pyrage_seal(self) -> None:
         self.theirs.unlink(missing_ok=True)
@@ -64,7 +64,7 @@ class Bench:
         self.signature = self.who.sign.sign(digest(self.theirs))
 
     def open(self) -> None:
-        with parcel.open(self.ours, parcel.anyone, [self.who.identity]) as opened, self.out.open("wb") as out:
+        with parcel.open(self.ours, parcel.any_signer, [self.who.identity]) as opened, self.out.open("wb") as out:
             shutil.copyfileobj(opened.body, out, 1 << 16)
 
     def pyrage_open(self) -> None:
@@ -76,14 +76,14 @@ class Bench:
 def main() -> None:
     if sys.argv[1:2] == ["--once"]:  # for the measurement of memory
         with tempfile.TemporaryDirectory() as folder:
-            bench = Bench(Path(folder), int(sys.argv[2]) * MB)
+            bench = SealingBenchmark(Path(folder), int(sys.argv[2]) * MB)
             bench.seal()
             bench.open()
         return
     short = "--short" in sys.argv
     for megabytes in (1, 7) if short else (1, 7, 100):
         with tempfile.TemporaryDirectory() as folder:
-            bench = Bench(Path(folder), megabytes * MB)
+            bench = SealingBenchmark(Path(folder), megabytes * MB)
             contestants = {"seal": bench.seal, "pyrage_seal": bench.pyrage_seal}
             contestants |= {"open": bench.open, "pyrage_open": bench.pyrage_open}
             seconds = interleaved(contestants, 5 if short else 15)
@@ -98,7 +98,7 @@ def main() -> None:
             )
     with tempfile.TemporaryDirectory() as folder:
         size = spec.schema("resnet20", 8, 3).size
-        bench = Bench(Path(folder), size)
+        bench = SealingBenchmark(Path(folder), size)
         bench.plain.write_bytes(os.urandom(size))
         bench.seal()
         overhead = bench.ours.stat().st_size - size

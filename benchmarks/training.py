@@ -24,7 +24,7 @@ from benchmarks import interleaved, peak_mb, report
 from fedhelp_edge import data
 from fedhelp_edge import plan as plans
 from fedhelp_edge.demo import phantoms
-from fedhelp_edge.methods.base import Bench, Knowledge, Learner, Site
+from fedhelp_edge.methods.base import Compute, Knowledge, Learner, SiteFacts
 from fedhelp_edge.methods.fedavg import FedAvg
 from fedhelp_edge.methods.fedhelp import learner as fedhelp
 from fedhelp_edge.methods.registry import METHODS, TABLES
@@ -44,49 +44,55 @@ def plan_of(side: int, **settings: str) -> plans.Plan:
 def folder_of(root: Path, side: int, count: int) -> Path:
     """Phantoms as JPEGs of three times the side, as a camera's are larger than what a net sees."""
     pixels, labels = phantoms.draw(count, CLASSES, size=3 * side, seed=1)
-    for place, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+    for index, (image, label) in enumerate(zip(pixels, labels, strict=True)):
         (root / phantoms.CLASSES[label]).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(root / phantoms.CLASSES[label] / f"{place}.jpg", quality=90)
+        Image.fromarray(image).save(root / phantoms.CLASSES[label] / f"{index}.jpg", quality=90)
     return root
 
 
-def ours(folder: Path, plan: plans.Plan, kept: Path, bench: Bench) -> None:
-    images = data.load(folder, plan, kept=kept)
-    site = Site("site-001", "small", (1,) * CLASSES)
-    learner = FedAvg(plan, site, METHODS["fedavg"].schema(plan), None, bench)
+def train_ours(folder: Path, plan: plans.Plan, cache: Path, compute: Compute) -> None:
+    images = data.load(folder, plan, kept=cache)
+    site = SiteFacts("site-001", "small", (1,) * CLASSES)
+    learner = FedAvg(plan, site, METHODS["fedavg"].schema(plan), None, compute)
     learner.receive({}, 1)
     loop.train(learner, {"private": images}, 1)
 
 
-def bare(images: torch.Tensor, labels: torch.Tensor, bench: Bench) -> None:
+def train_bare(images: torch.Tensor, labels: torch.Tensor, compute: Compute) -> None:
     net = ResNet("resnet20", CLASSES).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    steps(net, ((images[at : at + BATCH], labels[at : at + BATCH]) for at in range(0, len(images), BATCH)), bench)
+    run_epoch(
+        net,
+        ((images[start : start + BATCH], labels[start : start + BATCH]) for start in range(0, len(images), BATCH)),
+        compute,
+    )
 
 
 class Pictures(Dataset[tuple[torch.Tensor, int]]):
     def __init__(self, folder: Path, side: int) -> None:
         names = sorted(path.name for path in folder.iterdir())
-        self.rows = [(path, place) for place, name in enumerate(names) for path in sorted((folder / name).iterdir())]
+        self.rows = [(path, index) for index, name in enumerate(names) for path in sorted((folder / name).iterdir())]
         self.side = side
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, place: int) -> tuple[torch.Tensor, int]:
-        path, label = self.rows[place]
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        path, label = self.rows[index]
         with Image.open(path) as opened:
             small = opened.convert("RGB").resize((self.side, self.side), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.array(small)).permute(2, 0, 1).float() / 255, label
 
 
-def ordinary(folder: Path, side: int) -> None:
-    steps(ResNet("resnet20", CLASSES), DataLoader(Pictures(folder, side), batch_size=BATCH, shuffle=True), Bench())
+def train_ordinary(folder: Path, side: int) -> None:
+    run_epoch(
+        ResNet("resnet20", CLASSES), DataLoader(Pictures(folder, side), batch_size=BATCH, shuffle=True), Compute()
+    )
 
 
-def steps(net: nn.Module, batches: object, bench: Bench) -> None:
+def run_epoch(net: nn.Module, batches: object, compute: Compute) -> None:
     optimiser = torch.optim.Adam(net.parameters(), 1e-3, weight_decay=1e-4)
     for images, labels in batches:  # type: ignore[attr-defined]
-        with bench.autocast():
+        with compute.autocast():
             logits = net(images)
         loss = F.cross_entropy(logits.float(), labels)
         optimiser.zero_grad(set_to_none=True)
@@ -96,19 +102,23 @@ def steps(net: nn.Module, batches: object, bench: Bench) -> None:
 
 def speeds(side: int, count: int, repeats: int) -> None:
     with tempfile.TemporaryDirectory() as temporary:
-        folder, kept, plan = folder_of(Path(temporary) / "images", side, count), Path(temporary) / "kept", plan_of(side)
-        loaded = data.load(folder, plan, kept=kept)
-        tensor = loop.tensor(np.asarray(loaded.pixels), plan.image)
+        folder, cache, plan = (
+            folder_of(Path(temporary) / "images", side, count),
+            Path(temporary) / "kept",
+            plan_of(side),
+        )
+        loaded = data.load(folder, plan, kept=cache)
+        tensor = loop.input_tensor(np.asarray(loaded.pixels), plan.image)
         labels = torch.from_numpy(np.asarray(loaded.labels))
-        half = Bench(half=True) if machine.bench("auto").half else None
+        half = Compute(bf16=True) if machine.compute("auto").bf16 else None
         contestants: dict[str, Callable[[], object]] = {
-            "ours_fp32": lambda: ours(folder, plan, kept, Bench()),
-            "bare_fp32": lambda: bare(tensor, labels, Bench()),
-            "ordinary_fp32": lambda: ordinary(folder, side),
+            "ours_fp32": lambda: train_ours(folder, plan, cache, Compute()),
+            "bare_fp32": lambda: train_bare(tensor, labels, Compute()),
+            "ordinary_fp32": lambda: train_ordinary(folder, side),
         }
         if half:
-            contestants["ours_bf16"] = lambda: ours(folder, plan, kept, half)
-            contestants["bare_bf16"] = lambda: bare(tensor, labels, half)
+            contestants["ours_bf16"] = lambda: train_ours(folder, plan, cache, half)
+            contestants["bare_bf16"] = lambda: train_bare(tensor, labels, half)
         seconds = interleaved(contestants, repeats)
         rates = {name: round(len(loaded) / value) for name, value in seconds.items()}
         ratios = {"of_bare_fp32": seconds["bare_fp32"] / seconds["ours_fp32"], "aim_of_bare": 0.9}
@@ -123,27 +133,29 @@ def speeds(side: int, count: int, repeats: int) -> None:
 def costs(count: int, repeats: int) -> None:
     """A small site's epoch with public batches, and a large site's, beside cross-entropy alone on the same nets."""
     pixels, labels = phantoms.draw(count, CLASSES, size=64, seed=1)
-    small, big = _Set(pixels[:, ::2, ::2], labels), _Set(pixels, labels)
-    public, said = _Set(small.pixels, labels), np.full((2, count, CLASSES), 1 / CLASSES, np.float16)
-    public64 = _Set(pixels, labels)
-    site, bench = ("site-001", (1,) * CLASSES), machine.bench("auto")
+    small, large = _ImageSet(pixels[:, ::2, ::2], labels), _ImageSet(pixels, labels)
+    public, answers = _ImageSet(small.pixels, labels), np.full((2, count, CLASSES), 1 / CLASSES, np.float16)
+    public64 = _ImageSet(pixels, labels)
+    site, compute = ("site-001", (1,) * CLASSES), machine.compute("auto")
 
-    def epoch(tier: str, private: _Set, shown: _Set, alone: bool = False, **settings: str) -> Callable[[], object]:
+    def epoch(
+        tier: str, private: _ImageSet, public: _ImageSet, baseline: bool = False, **settings: str
+    ) -> Callable[[], object]:
         changes = {f"fedhelp.{key}": value for key, value in settings.items()}
         plan = plan_of(private.pixels.shape[1], **changes, **{"training.batch": str(count // 8)})  # 8 steps an epoch
-        known = Knowledge(said, labels, CLASSES)
-        where = Site(site[0], tier, site[1])
+        knowledge = Knowledge(answers, labels, CLASSES)
+        facts = SiteFacts(site[0], tier, site[1])
 
         def run() -> None:
-            made: Learner
-            if alone:
+            learner: Learner
+            if baseline:
                 nets = replace(plan.nets, small=plan.nets.large if tier == "large" else plan.nets.small)
-                own = replace(plan, nets=nets)
-                made = FedAvg(own, where, METHODS["fedavg"].schema(own), None, bench)
+                baseline_plan = replace(plan, nets=nets)
+                learner = FedAvg(baseline_plan, facts, METHODS["fedavg"].schema(baseline_plan), None, compute)
             else:
-                made = fedhelp(plan, where, METHODS["fedhelp"].schema(plan), known, bench)
-            made.receive({}, 1)
-            loop.train(made, {"private": private, "public": shown}, 1)
+                learner = fedhelp(plan, facts, METHODS["fedhelp"].schema(plan), knowledge, compute)
+            learner.receive({}, 1)
+            loop.train(learner, {"private": private, "public": public}, 1)
 
         return run
 
@@ -152,9 +164,9 @@ def costs(count: int, repeats: int) -> None:
             "small_alone": epoch("small", small, public, alone=True),
             "small_every_8": epoch("small", small, public, public_every="8"),
             "small_every_4": epoch("small", small, public, public_every="4"),
-            "small_64_alone": epoch("small", big, public, alone=True),
-            "small_64_public_32": epoch("small", big, public, public_every="4"),
-            "small_64_public_64": epoch("small", big, public64, public_every="4"),
+            "small_64_alone": epoch("small", large, public, alone=True),
+            "small_64_public_32": epoch("small", large, public, public_every="4"),
+            "small_64_public_64": epoch("small", large, public64, public_every="4"),
             "large_alone": epoch("large", small, public, alone=True),
             "large": epoch("large", small, public),
         },
@@ -169,31 +181,33 @@ def costs(count: int, repeats: int) -> None:
     report("FedHelp's cost beside cross-entropy alone", ("torch",), **ratios, aims="1.14, 1.27, 1.07 (64/32), 1.20")
 
 
-class _Set:
+class _ImageSet:
     def __init__(self, pixels: np.ndarray, labels: np.ndarray) -> None:  # type: ignore[type-arg]
         self.pixels, self.labels = np.ascontiguousarray(pixels), labels
 
 
 def once(who: str, side: int, root: Path) -> None:
     """For the measurement of memory."""
-    plan, folder, kept = plan_of(side), root / "images", root / "kept"
+    plan, folder, cache = plan_of(side), root / "images", root / "kept"
     if who == "ours":
-        return ours(folder, plan, kept, Bench())
-    loaded = data.load(folder, plan, kept=kept)
-    return bare(loop.tensor(np.asarray(loaded.pixels), plan.image), torch.from_numpy(loaded.labels), Bench())
+        return train_ours(folder, plan, cache, Compute())
+    loaded = data.load(folder, plan, kept=cache)
+    return train_bare(
+        loop.input_tensor(np.asarray(loaded.pixels), plan.image), torch.from_numpy(loaded.labels), Compute()
+    )
 
 
 def peaks(side: int, count: int) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         data.load(folder_of(root / "images", side, count), plan_of(side), kept=root / "kept")
-        most = {who: peak_mb("benchmarks.training", "--once", who, str(side), str(root)) for who in ("bare", "ours")}
-    extra = round(most["ours"] - most["bare"], 1)
-    report(f"peak memory of training at {side} px, MB", ("torch",), images=count, **most, extra=extra, aim_extra=150)
+        peak = {who: peak_mb("benchmarks.training", "--once", who, str(side), str(root)) for who in ("bare", "ours")}
+    extra = round(peak["ours"] - peak["bare"], 1)
+    report(f"peak memory of training at {side} px, MB", ("torch",), images=count, **peak, extra=extra, aim_extra=150)
 
 
 def main() -> None:
-    machine.settle()
+    machine.configure()
     if sys.argv[1:2] == ["--once"]:
         return once(sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
     short = "--short" in sys.argv

@@ -18,7 +18,7 @@ from fedhelp_edge import files
 from fedhelp_edge.data.findings import findings
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.errors import TooFewError
-from fedhelp_edge.infer import bundle, decide, looks, metadata
+from fedhelp_edge.infer import appearance, bundle, decide, metadata
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.engine import Engine
 from fedhelp_edge.infer.metadata import Facts
@@ -28,11 +28,11 @@ from fedhelp_edge.parcel import sshsig
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics
 
-WANTED = 0.9  # sensitivity
-FEWEST_LOOKED = 20  # training images whose looks a model may carry: moments of fewer would say too much of each
-_MOST = 2000  # training images that are looked at for what they have in common
+TARGET_SENSITIVITY = 0.9  # sensitivity
+MIN_LOOK_IMAGES = 20  # training images whose looks a model may carry: moments of fewer would say too much of each
+_MAX_IMAGES = 2000  # training images that are looked at for what they have in common
 _BATCH = 64
-_SEEN = (2, 41, 53)  # test images that travel inside
+_PARITY_SHAPE = (2, 41, 53)  # test images that travel inside
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Made:
+class ExportResult:
     model: bytes
     signature: str
     card: str
@@ -58,120 +58,136 @@ class Made:
     def keep(self, out: Path) -> str:
         """Leave the model, its card and last its signature; what is there already is never replaced. Its hash."""
         out.parent.mkdir(parents=True, exist_ok=True)
-        _put(out, self.model)
-        _put(out.with_name(f"{out.stem}_CARD.md"), self.card.encode())
-        _put(bundle.beside(out), self.signature.encode("ascii"))
-        made = bundle.load(out, lambda key: "")
-        made.parity()
-        return made.sha256
+        _write_once(out, self.model)
+        _write_once(out.with_name(f"{out.stem}_CARD.md"), self.card.encode())
+        _write_once(bundle.signature_path(out), self.signature.encode("ascii"))
+        loaded = bundle.load(out, lambda key: "")
+        loaded.parity()
+        return loaded.sha256
 
 
-def make(
+def create(
     nets: Mapping[str, ResNet], images: Images, plan: Plan, origin: Origin, signer: Ed25519PrivateKey,
-    *, int8: bool = False, wanted: float = WANTED,
-) -> Made:  # fmt: skip
+    *, int8: bool = False, target_sensitivity: float = TARGET_SENSITIVITY,
+) -> ExportResult:  # fmt: skip
     """Choose among the nets, and make of it what a site diagnoses with."""
-    kept, learned = images.part("val"), images.part("train")
-    if len(kept) < calibrate.FEWEST:
-        raise TooFewError(f"{len(kept)} images were kept to choose by; {calibrate.FEWEST} are the least")
+    validation, training = images.part("val"), images.part("train")
+    if len(validation) < calibrate.MIN_IMAGES:
+        raise TooFewError(f"{len(validation)} images were kept to choose by; {calibrate.MIN_IMAGES} are the least")
     nets = choose.distinct(nets)
-    choice = choose.choose(nets, kept, images.part("test"), plan.image, origin.prior)
+    choice = choose.choose(nets, validation, images.part("test"), plan.image, origin.prior)
     chosen, figures = choice.name, choice.figures
     members = dict(nets) if chosen == choose.AVERAGE else {chosen: nets[chosen]}
     arrays = [resnet.arrays(net) for net in members.values()]
     model = graph.build(arrays, plan.image, origin.prior)
     parity = verify.parity(model.SerializeToString(), list(members.values()), plan.image, origin.prior)
-    some = np.unique(np.linspace(0, len(learned) - 1, min(len(learned), _MOST)).astype(np.int64))
-    common = learned.only(some).pixels
+    sampled = np.unique(np.linspace(0, len(training) - 1, min(len(training), _MAX_IMAGES)).astype(np.int64))
+    sample = training.only(sampled).pixels
     gain = None
     if int8:
-        model, gain = _smaller(model, kept, np.asarray(common))
-    said = metadata.Facts(
-        plan.name, origin.federation, origin.round, origin.tier, origin.sites, len(learned), plan.classes, plan.image,
-        chosen, tuple(f"{name}: {_kind(net)}" for name, net in members.items()),
+        model, gain = _quantize_if_worthwhile(model, validation, np.asarray(sample))
+    facts = metadata.Facts(
+        plan.name, origin.federation, origin.round, origin.tier, origin.sites, len(training), plan.classes, plan.image,
+        chosen, tuple(f"{name}: {_net_name(net)}" for name, net in members.items()),
         "int8" if gain and not gain.why else "fp32",
-        tuple(float(np.float32(one)) for one in graph.linear(arrays, origin.prior)[1]), figures,
-        *_calibrated(model, kept, common, wanted), {}, sshsig.fingerprint(sshsig.public_line(signer.public_key())),
+        tuple(float(np.float32(value)) for value in graph.last_layer(arrays, origin.prior)[1]), figures,
+        *_calibrate(model, validation, sample, target_sensitivity), {}, sshsig.fingerprint(sshsig.public_line(signer.public_key())),
         tuple(finding.to_json() for finding in findings(images, plan.classes)),
     )  # fmt: skip
-    graph.with_temperature(model, said.calibration.temperature)
-    said = replace(said, test=_measured(model, said, images.part("test")), validation=_measured(model, said, kept))
-    asked = verify.drawn(*_SEEN, plan.image.channels)
-    if said.precision == "fp32":
-        wants = verify.reference(list(members.values()), plan.image, origin.prior, said.calibration.temperature, asked)
+    graph.set_temperature(model, facts.calibration.temperature)
+    facts = replace(
+        facts, test=_measure(model, facts, images.part("test")), validation=_measure(model, facts, validation)
+    )
+    parity_images = verify.noise_images(*_PARITY_SHAPE, plan.image.channels)
+    if facts.precision == "fp32":
+        expected = verify.reference(
+            list(members.values()), plan.image, origin.prior, facts.calibration.temperature, parity_images
+        )
     else:
-        wants = Engine(model.SerializeToString())(asked)
-    text = card.text(said)
-    _note(model, said, text, {"image": asked, **vars(wants)})
+        expected = Engine(model.SerializeToString())(parity_images)
+    text = card.text(facts)
+    _write_metadata(model, facts, text, {"image": parity_images, **vars(expected)})
     data = model.SerializeToString(deterministic=True)
-    return Made(data, sshsig.sign(data, signer, bundle.NAMESPACE), text, said, parity, gain)
+    return ExportResult(data, sshsig.sign(data, signer, bundle.NAMESPACE), text, facts, parity, gain)
 
 
-def _note(model: ModelProto, said: Facts, text: str, parity: Mapping[str, NDArray[Any]]) -> None:
+def _write_metadata(model: ModelProto, facts: Facts, text: str, parity: Mapping[str, NDArray[Any]]) -> None:
     """Write into the model what it says of itself."""
-    packed = {name: metadata.packed(array) for name, array in parity.items()}
+    packed = {name: metadata.encode_array(array) for name, array in parity.items()}
     notes = {
-        metadata.FACTS: said.text(), metadata.CARD: text,
-        metadata.PARITY: json.dumps(packed, sort_keys=True, separators=(",", ":")),
-        "Image.BitmapPixelFormat": "Rgb8" if said.image.channels == 3 else "Gray8",
+        metadata.FACTS_NOTE: facts.text(), metadata.CARD_NOTE: text,
+        metadata.PARITY_NOTE: json.dumps(packed, sort_keys=True, separators=(",", ":")),
+        "Image.BitmapPixelFormat": "Rgb8" if facts.image.channels == 3 else "Gray8",
         "Image.ColorSpaceGamma": "SRGB", "Image.NominalPixelRange": "NominalRange_0_255",
     }  # fmt: skip
     for name in sorted(notes):
         model.metadata_props.add(key=name, value=notes[name])
 
 
-def _smaller(model: ModelProto, kept: Images, common: NDArray[np.uint8]) -> tuple[ModelProto, quantize.Gain]:
+def _quantize_if_worthwhile(
+    model: ModelProto, validation: Images, sample: NDArray[np.uint8]
+) -> tuple[ModelProto, quantize.Gain]:
     """The 8-bit graph if it is worth it, else the one that is there."""
-    made = quantize.quantized(model, common)
-    whole, small = (Engine(one.SerializeToString()) for one in (model, made))
-    both = np.concatenate([np.asarray(kept.pixels), common])
-    gain = quantize.gain(whole, small, both, len(kept), kept.labels)
-    return (model if gain.why else made), gain
+    int8_model = quantize.quantize(model, sample)
+    fp32, int8 = (Engine(candidate.SerializeToString()) for candidate in (model, int8_model))
+    images = np.concatenate([np.asarray(validation.pixels), sample])
+    gain = quantize.measure_gain(fp32, int8, images, len(validation), validation.labels)
+    return (model if gain.why else int8_model), gain
 
 
-def _calibrated(model: ModelProto, kept: Images, common: Any, wanted: float) -> tuple[Any, Any]:
+def _calibrate(model: ModelProto, validation: Images, sample: Any, target_sensitivity: float) -> tuple[Any, Any]:
     """What the graph's own answers to validation and training images say."""
     engine = Engine(model.SerializeToString())
-    logits, embedding = _asked(engine, kept.pixels)
-    shown = [np.asarray(pixels) for pixels in (common, kept.pixels)]
-    few = len(common) < FEWEST_LOOKED or kept.pixels.shape[1] < looks.LEAST
-    seen = {} if few else {name: (look(shown[0]), look(shown[1])) for name, look in looks.KINDS.items()}
-    near = calibrate.likeness(_asked(engine, common)[1], embedding, seen)
-    return calibrate.calibrate(logits, kept.labels, wanted), near
+    logits, embedding = _run(engine, validation.pixels)
+    look_images = [np.asarray(pixels) for pixels in (sample, validation.pixels)]
+    no_looks = len(sample) < MIN_LOOK_IMAGES or validation.pixels.shape[1] < appearance.MIN_SIDE
+    look_features = (
+        {}
+        if no_looks
+        else {name: (look(look_images[0]), look(look_images[1])) for name, look in appearance.KINDS.items()}
+    )
+    likeness = calibrate.likeness(_run(engine, sample)[1], embedding, look_features)
+    return calibrate.calibrate(logits, validation.labels, target_sensitivity), likeness
 
 
-def _asked(engine: Engine, pixels: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    said = [engine(np.asarray(pixels[at : at + _BATCH])) for at in range(0, len(pixels), _BATCH)]
-    return np.concatenate([one.logits for one in said]), np.concatenate([one.embedding for one in said])
+def _run(engine: Engine, pixels: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    outputs = [engine(np.asarray(pixels[start : start + _BATCH])) for start in range(0, len(pixels), _BATCH)]
+    return np.concatenate([output.logits for output in outputs]), np.concatenate(
+        [output.embedding for output in outputs]
+    )
 
 
-def _measured(model: ModelProto, said: Facts, part: Images) -> dict[str, float | None]:
+def _measure(model: ModelProto, facts: Facts, images: Images) -> dict[str, float | None]:
     """How the answers do on a part of this site's images; of the test images nothing above knows."""
-    if not len(part):
+    if not len(images):
         return {}
-    made = Bundle(model.SerializeToString(), "", "", "", {}, said)
-    given = [
+    loaded = Bundle(model.SerializeToString(), "", "", "", {}, facts)
+    answers = [
         answer
-        for at in range(0, len(part), _BATCH)
-        for answer in decide.answers(made, np.asarray(part.pixels[at : at + _BATCH]))
+        for start in range(0, len(images), _BATCH)
+        for answer in decide.answer_images(loaded, np.asarray(images.pixels[start : start + _BATCH]))
     ]
-    true = [said.classes[label] for label in part.labels]
-    known = [one.answer == name for one, name in zip(given, true, strict=True) if one.answer is not None]
-    scores = metrics.scores([list(one.probabilities.values()) for one in given], part.labels)
-    found = {name: getattr(scores, name).value for name in ("accuracy", "balanced_accuracy", "auc", "ece")}
-    found |= {
-        "images": len(part), "answered": len(known), "right": sum(known),
-        "unlike": sum(one.verdict == "unlike" for one in given),
-        "in_set": sum(name in one.set for one, name in zip(given, true, strict=True)),
+    labels = [facts.classes[label] for label in images.labels]
+    correct = [
+        prediction.answer == name
+        for prediction, name in zip(answers, labels, strict=True)
+        if prediction.answer is not None
+    ]
+    scores = metrics.scores([list(prediction.probabilities.values()) for prediction in answers], images.labels)
+    figures = {name: getattr(scores, name).value for name in ("accuracy", "balanced_accuracy", "auc", "ece")}
+    figures |= {
+        "images": len(images), "answered": len(correct), "right": sum(correct),
+        "unlike": sum(prediction.verdict == "unlike" for prediction in answers),
+        "in_set": sum(name in prediction.set for prediction, name in zip(answers, labels, strict=True)),
     }  # fmt: skip
-    return {name: None if value is None else round(value, 4) for name, value in found.items()}
+    return {name: None if value is None else round(value, 4) for name, value in figures.items()}
 
 
-def _kind(net: ResNet) -> str:
+def _net_name(net: ResNet) -> str:
     return f"resnet{6 * len(net.layer1) + 2}"
 
 
-def _put(path: Path, data: bytes) -> None:
+def _write_once(path: Path, data: bytes) -> None:
     """Write a file once; the same bytes again are no mistake."""
     if path.is_file():
         with files.reading(path) as file:

@@ -15,34 +15,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge.errors import TooFewError
-from fedhelp_edge.infer.metadata import Calibration, Cloud, Likeness, Rate, Threshold
+from fedhelp_edge.infer.metadata import Calibration, FeatureDistribution, Likeness, Rate, Threshold
 from fedhelp_edge.report import metrics
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 
-LEVEL = 0.05  # how often a set may lack the true class
-FEWEST = 4  # images from which a level of its own can be promised: 1/5
-SURE = 0.5  # a class at least as likely as not is never ruled out
-UNLIKE = 0.02  # how often an image of the site's own kind may be called unlike
-FEWEST_FLAGGED = 10  # images of a class, for a threshold
+MISS_RATE = 0.05  # how often a set may lack the true class
+MIN_IMAGES = 4  # images from which a level of its own can be promised: 1/5
+NEVER_RULED_OUT = 0.5  # a class at least as likely as not is never ruled out
+UNLIKE_RATE = 0.02  # how often an image of the site's own kind may be called unlike
+MIN_CLASS_IMAGES = 10  # images of a class, for a threshold
 _TEMPERATURES = np.exp(np.linspace(-3, 3, 601))
-_FLOOR = 0.03  # numbers of pixels that hardly differ here say little
-_SLACK = 1e-5  # what another processor may round differently
+_MIN_SPREAD = 0.03  # numbers of pixels that hardly differ here say little
+_ROUNDING = 1e-5  # what another processor may round differently
 
 
-def calibrate(logits: Floats, labels: Ints, wanted: float) -> Calibration:
+def calibrate(logits: Floats, labels: Ints, target_sensitivity: float) -> Calibration:
     """From the logits (images x classes) of validation images, as the graph gives them, with their true classes."""
-    if len(labels) < FEWEST:
-        raise TooFewError(f"{len(labels)} images were kept to choose by; {FEWEST} are the least")
-    heat = temperature(logits, labels)
-    raw, calm = softmax(logits), softmax(logits / heat)
-    errors = metrics.scores(raw, labels).ece.value, metrics.scores(calm, labels).ece.value
-    least, level, own = zip(*_sets(calm, labels), strict=True)
+    if len(labels) < MIN_IMAGES:
+        raise TooFewError(f"{len(labels)} images were kept to choose by; {MIN_IMAGES} are the least")
+    temperature = fit_temperature(logits, labels)
+    raw, calibrated = softmax(logits), softmax(logits / temperature)
+    errors = metrics.scores(raw, labels).ece.value, metrics.scores(calibrated, labels).ece.value
+    least, level, own = zip(*_prediction_sets(calibrated, labels), strict=True)
     return Calibration(
-        tuple(int(count) for count in np.bincount(labels, minlength=logits.shape[1])), heat,
+        tuple(int(count) for count in np.bincount(labels, minlength=logits.shape[1])), temperature,
         (errors[0], errors[1]) if errors[0] is not None and errors[1] is not None else None,
-        least, level, own, wanted, tuple(_thresholds(calm, labels, wanted)),
+        least, level, own, target_sensitivity, tuple(_thresholds(calibrated, labels, target_sensitivity)),
     )  # fmt: skip
 
 
@@ -51,61 +51,61 @@ def softmax(logits: Floats) -> NDArray[np.float64]:
     return np.asarray(powers / powers.sum(1, keepdims=True))
 
 
-def temperature(logits: Floats, labels: Ints) -> float:
+def fit_temperature(logits: Floats, labels: Ints) -> float:
     """By what logits should be divided (Guo et al. 2017): the most likely value under a log-normal prior around 1.
 
     The prior counts where images are few: a few right answers alone would ask for certainty without end.
     """
 
-    def unlikely(heat: float) -> float:
-        return float(log_loss(softmax(logits / heat), labels) * len(labels) + math.log(heat) ** 2 / 2)
+    def unlikely(temperature: float) -> float:
+        return float(log_loss(softmax(logits / temperature), labels) * len(labels) + math.log(temperature) ** 2 / 2)
 
     return float(np.float32(min(_TEMPERATURES, key=unlikely)))
 
 
 def log_loss(probabilities: Floats, labels: Ints) -> float:
-    true = np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)
-    return float(-np.log(true).mean())
+    likelihoods = np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)
+    return float(-np.log(likelihoods).mean())
 
 
-def _sets(probabilities: Floats, labels: Ints) -> Iterator[tuple[float, float, bool]]:
+def _prediction_sets(probabilities: Floats, labels: Ints) -> Iterator[tuple[float, float, bool]]:
     """For each class the least probability with which it stays in a set, the level, and whether that is its own.
 
     Split-conformal, by class (Vovk 2012): of n images of a class, at most floor(level (n + 1)) - 1 lie below. Classes
     with too few images take what all images together give.
     """
-    true = np.asarray(probabilities[np.arange(len(labels)), labels], np.float64)
-    for one in range(probabilities.shape[1]):
-        own = bool((labels == one).sum() >= FEWEST)
-        scores = np.sort(true[labels == one] if own else true)
-        level = max(LEVEL, 1 / (len(scores) + 1))
+    likelihoods = np.asarray(probabilities[np.arange(len(labels)), labels], np.float64)
+    for label in range(probabilities.shape[1]):
+        from_own_class = bool((labels == label).sum() >= MIN_IMAGES)
+        scores = np.sort(likelihoods[labels == label] if from_own_class else likelihoods)
+        level = max(MISS_RATE, 1 / (len(scores) + 1))
         rank = math.floor(level * (len(scores) + 1) + 1e-9)
-        yield max(0.0, min(float(scores[rank - 1]), SURE) - _SLACK), level, own
+        yield max(0.0, min(float(scores[rank - 1]), NEVER_RULED_OUT) - _ROUNDING), level, from_own_class
 
 
-def _thresholds(probabilities: Floats, labels: Ints, wanted: float) -> Iterator[Threshold]:
+def _thresholds(probabilities: Floats, labels: Ints, target_sensitivity: float) -> Iterator[Threshold]:
     """For each class the highest probability that, as a threshold, misses no more of its images than is allowed."""
-    for one in range(probabilities.shape[1]):
-        mine, others = (np.sort(probabilities[(labels == one) == side, one]) for side in (True, False))
-        if min(len(mine), len(others)) < FEWEST_FLAGGED:
-            few = f"fewer than {FEWEST_FLAGGED} validation images of this class, or of others"
-            yield Threshold(None, len(mine), reason=few)
+    for label in range(probabilities.shape[1]):
+        positives, others = (np.sort(probabilities[(labels == label) == side, label]) for side in (True, False))
+        if min(len(positives), len(others)) < MIN_CLASS_IMAGES:
+            reason = f"fewer than {MIN_CLASS_IMAGES} validation images of this class, or of others"
+            yield Threshold(None, len(positives), reason=reason)
             continue
-        at = max(0.0, float(mine[math.floor((1 - wanted) * len(mine) + 1e-9)]) - _SLACK)
-        found, passed = int((mine >= at).sum()), int((others < at).sum())
-        yield Threshold(at, len(mine), _rate(found, len(mine)), _rate(passed, len(others)))
+        threshold = max(0.0, float(positives[math.floor((1 - target_sensitivity) * len(positives) + 1e-9)]) - _ROUNDING)
+        flagged, passed_over = int((positives >= threshold).sum()), int((others < threshold).sum())
+        yield Threshold(threshold, len(positives), _rate(flagged, len(positives)), _rate(passed_over, len(others)))
 
 
-def _rate(hits: int, of: int) -> Rate:
-    figure = metrics.proportion(hits, of)
+def _rate(hits: int, total: int) -> Rate:
+    figure = metrics.proportion(hits, total)
     value, low, high = (float(part or 0) for part in (figure.value, figure.low, figure.high))
     return Rate(value, low, high)
 
 
-Sides = tuple[Floats, Floats]  # numbers of training and of validation images: images x features
+TrainAndValidation = tuple[Floats, Floats]  # numbers of training and of validation images: images x features
 
 
-def likeness(train: Floats, kept: Floats, seen: Mapping[str, Sides] = {}) -> Likeness:
+def likeness(training: Floats, validation: Floats, looks: Mapping[str, TrainAndValidation] = {}) -> Likeness:
     """Mahalanobis distances with the mean and the shrunk covariance of training images: of the net's embeddings
     (images x features, of training and validation images), and of what the pixels look like (`seen`).
 
@@ -113,30 +113,35 @@ def likeness(train: Floats, kept: Floats, seen: Mapping[str, Sides] = {}) -> Lik
     Each kind of distance is brought to one scale by its own median and 95 % quantile there; the largest of them is
     what has one limit, by split conformal, so that more kinds of distance make no more false alarms.
     """
-    kinds = [_cloud(train, kept, floor=0.0), *(_cloud(*sides, floor=_FLOOR) for sides in seen.values())]
-    logs = np.log([np.maximum(away, 1e-9) for _, away in kinds])
+    clouds = [
+        _fit_cloud(training, validation, min_spread=0.0),
+        *(_fit_cloud(*sides, min_spread=_MIN_SPREAD) for sides in looks.values()),
+    ]
+    logs = np.log([np.maximum(distances, 1e-9) for _, distances in clouds])
     middle, high = np.quantile(logs, 0.5, axis=1), np.quantile(logs, 0.95, axis=1)
     scale = np.maximum(high - middle, 0.01)
     worst = np.sort(((logs - middle[:, None]) / scale[:, None]).max(0))
-    level = max(UNLIKE, 1 / (len(worst) + 1))
+    level = max(UNLIKE_RATE, 1 / (len(worst) + 1))
     furthest = worst[math.ceil((1 - level) * (len(worst) + 1) - 1e-9) - 1]
-    limits = np.exp(middle + scale * furthest) * (1 + _SLACK)
-    own, *others = (replace(cloud, limit=float(limit)) for (cloud, _), limit in zip(kinds, limits, strict=True))
-    return Likeness(own.mean, own.root, own.limit, level, len(train), dict(zip(seen, others, strict=True)))
+    limits = np.exp(middle + scale * furthest) * (1 + _ROUNDING)
+    own, *others = (replace(cloud, limit=float(limit)) for (cloud, _), limit in zip(clouds, limits, strict=True))
+    return Likeness(own.mean, own.root, own.limit, level, len(training), dict(zip(looks, others, strict=True)))
 
 
-def _cloud(train: Floats, kept: Floats, floor: float) -> tuple[Cloud, NDArray[np.float64]]:
+def _fit_cloud(
+    training: Floats, validation: Floats, min_spread: float
+) -> tuple[FeatureDistribution, NDArray[np.float64]]:
     """The mean and root of training images, and how far from them validation images lie. With a floor, each number is
     first brought to one scale, on which it spreads at least by that."""
-    numbers = np.asarray(train, np.float64)
-    spread = numbers.std(0) + floor if floor else np.ones(numbers.shape[1])
-    values, vectors = np.linalg.eigh(_covariance(numbers / spread))
+    numbers = np.asarray(training, np.float64)
+    spread = numbers.std(0) + min_spread if min_spread else np.ones(numbers.shape[1])
+    values, vectors = np.linalg.eigh(_shrunk_covariance(numbers / spread))
     root = (vectors / np.sqrt(values)) @ vectors.T / spread[:, None]  # of the roots the symmetric one
-    cloud = Cloud(numbers.mean(0).astype(np.float32), root.astype(np.float32), 1.0)
-    return cloud, cloud.distance(kept)
+    cloud = FeatureDistribution(numbers.mean(0).astype(np.float32), root.astype(np.float32), 1.0)
+    return cloud, cloud.distance(validation)
 
 
-def _covariance(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def _shrunk_covariance(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Shrunk towards a multiple of the identity by as much as the sample asks for (Ledoit and Wolf 2004)."""
     count, features = x.shape
     x = x - x.mean(0)

@@ -8,12 +8,12 @@ from fedhelp_edge.infer.metadata import Facts, Rate
 from fedhelp_edge.report import nets
 from fedhelp_edge.safe_text import visible
 
-_SMALL = 100  # images of a class, below which figures of it are called few
+_FEW_IMAGES = 100  # images of a class, below which figures of it are called few
 
 
 def text(facts: Facts) -> str:
     """The whole card, as Markdown with the header that model hubs read."""
-    parts = (_header, _use, _origin, _choice, _knowing, _flags, _test, _findings)
+    parts = (_header, _use, _origin, _choice, _uncertainty, _flags, _test, _findings)
     return "\n".join(visible(line) for part in parts for line in part(facts))
 
 
@@ -47,14 +47,18 @@ def _choice(facts: Facts) -> Iterator[str]:
     yield f"Of the nets below it is the chosen one ({', '.join(facts.members)}): the best on the validation images."
     yield "In brackets: the number of images, and the 95 % interval that so few allow."
     yield ""
-    yield from _table(nets.HEAD, nets.table(facts.figures, facts.net))
+    yield from _table(nets.HEADER, nets.table(facts.figures, facts.net))
 
 
-def _knowing(facts: Facts) -> Iterator[str]:
-    said = facts.calibration
+def _uncertainty(facts: Facts) -> Iterator[str]:
+    calibration = facts.calibration
     yield from ("", "## When it does not know", "")
-    errors = f", calibration error {said.ece[0]:.3f} before and {said.ece[1]:.3f} after" if said.ece else ""
-    yield f"Probabilities are calibrated (temperature {said.temperature:.2f}{errors})."
+    errors = (
+        f", calibration error {calibration.ece[0]:.3f} before and {calibration.ece[1]:.3f} after"
+        if calibration.ece
+        else ""
+    )
+    yield f"Probabilities are calibrated (temperature {calibration.temperature:.2f}{errors})."
     yield "A class stays possible while its probability is at least the one below. With more than one possible class,"
     yield 'or with none, the answer is "don\'t know".'
     yield ""
@@ -63,55 +67,59 @@ def _knowing(facts: Facts) -> Iterator[str]:
         [
             (name, images, f"{least:.3f}", f"{1 - level:.1%}" + ("" if own else " (of all classes together)"))
             for name, images, least, level, own in zip(
-                facts.classes, said.images, said.least, said.level, said.own, strict=True
+                facts.classes, calibration.images, calibration.least, calibration.level, calibration.own, strict=True
             )
         ],
     )
     yield ""
-    also = ", or what its pixels look like (contrast, colour, edges, layout)," if facts.likeness.looks else ""
-    yield f"An image is called unlike the training images, and not answered, where what the net sees of it{also}"
+    looks = ", or what its pixels look like (contrast, colour, edges, layout)," if facts.likeness.looks else ""
+    yield f"An image is called unlike the training images, and not answered, where what the net sees of it{looks}"
     yield f"lies too far from theirs; about {facts.likeness.level:.1%} of this site's own images do, though nothing is"
     yield "wrong."
     if facts.validation:
-        yield f"It {nets.answering(facts.validation, 'validation')}."
+        yield f"It {nets.answering_text(facts.validation, 'validation')}."
     yield from ("", "### What so few images cannot promise", "")
     yield "These promises hold on average over samples like this one, for patients who come as those did; this sample"
     yield "may have been a lucky one. The net was chosen and the temperature fitted on the same images, which flatters"
     yield "a little."
-    for name, images, level, own in zip(facts.classes, said.images, said.level, said.own, strict=True):
+    for name, images, level, own in zip(
+        facts.classes, calibration.images, calibration.level, calibration.own, strict=True
+    ):
         if not own:
             yield f"- {name}: {images} images; nothing is promised of this class by itself."
         elif level > 0.0501:
             yield f"- {name}: {images} images; no more than {1 - level:.0%} can be promised."
-        elif images < _SMALL:
+        elif images < _FEW_IMAGES:
             yield f"- {name}: {images} images are few; the true rate may lie some per cent off."
 
 
 def _flags(facts: Facts) -> Iterator[str]:
-    said = facts.calibration
-    yield from ("", f"## Thresholds for a sensitivity of {said.wanted:.0%}", "")
+    calibration = facts.calibration
+    yield from ("", f"## Thresholds for a sensitivity of {calibration.wanted:.0%}", "")
     yield "At or above its threshold a class is flagged, also where the answer is another. In brackets: 95 % intervals."
     yield ""
     yield from _table(
         ("class", "threshold", "sensitivity", "specificity"),
         [
-            (name, _number(one.at), _rate(one.sensitivity), _rate(one.specificity))
-            if one.at is not None
-            else (name, f"none: {one.reason}", "–", "–")
-            for name, one in zip(facts.classes, said.thresholds, strict=True)
+            (name, _three_digits(threshold.at), _rate_text(threshold.sensitivity), _rate_text(threshold.specificity))
+            if threshold.at is not None
+            else (name, f"none: {threshold.reason}", "–", "–")
+            for name, threshold in zip(facts.classes, calibration.thresholds, strict=True)
         ],
     )
 
 
 def _test(facts: Facts) -> Iterator[str]:
     yield from ("", "## How it did on images that played no part in it", "")
-    found = facts.test
-    if not found:
+    figures = facts.test
+    if not figures:
         yield "This site has no such images, so nothing is known."
         return
-    yield f"It {nets.answering(found, 'test')}."
-    yield f"The true class was possible for {found['in_set']:.0f} of {found['images']:.0f}."
-    accuracy, balanced, auc, error = (_number(found[name]) for name in ("accuracy", "balanced_accuracy", "auc", "ece"))
+    yield f"It {nets.answering_text(figures, 'test')}."
+    yield f"The true class was possible for {figures['in_set']:.0f} of {figures['images']:.0f}."
+    accuracy, balanced, auc, error = (
+        _three_digits(figures[name]) for name in ("accuracy", "balanced_accuracy", "auc", "ece")
+    )
     yield f"Taking the likeliest class each time: accuracy {accuracy}, balanced accuracy {balanced}, AUC {auc},"
     yield f"calibration error {error}."
     yield ""
@@ -129,9 +137,9 @@ def _table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> Iterator
         yield "| " + " | ".join(str(cell).replace("|", "/") for cell in row) + " |"
 
 
-def _number(value: float | None) -> str:
+def _three_digits(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _rate(rate: Rate | None) -> str:
+def _rate_text(rate: Rate | None) -> str:
     return "–" if rate is None else f"{rate.value:.3f} ({rate.low:.3f} to {rate.high:.3f})"

@@ -33,59 +33,66 @@ class Choice:
 
 
 def choose(
-    nets: Mapping[str, ResNet], kept: Images, test: Images, image: plan.Image, prior: Sequence[float] | None
+    nets: Mapping[str, ResNet],
+    validation: Images,
+    test: Images,
+    image: plan.ImageSettings,
+    prior: Sequence[float] | None,
 ) -> Choice:
     """The net that is right most often on the validation images; of several, the one with the smaller calibrated loss.
 
     Test images are only measured on. Without validation images there is nothing to choose by: it is the first net.
     """
-    said = {name: logits(net, kept.pixels, image, prior) for name, net in nets.items()}
-    tested = {name: logits(net, test.pixels, image, prior) for name, net in nets.items()}
+    validation_logits = {name: logits(net, validation.pixels, image, prior) for name, net in nets.items()}
+    test_logits = {name: logits(net, test.pixels, image, prior) for name, net in nets.items()}
     if len(nets) > 1:
-        for part in (said, tested):
+        for part in (validation_logits, test_logits):
             part[AVERAGE] = np.mean(list(part.values()), 0)
     figures: dict[str, Figures] = {}
     scores: dict[str, Scores] = {}
-    for name, answers in said.items():
-        heat = calibrate.temperature(answers, kept.labels) if len(kept) else 1.0
-        scores[name] = metrics.scores(calibrate.softmax(tested[name] / heat), test.labels)
-        figures[name] = {**_figures(answers / heat, kept.labels), **table.figures(scores[name], "test_")}
+    for name, net_logits in validation_logits.items():
+        temperature = calibrate.fit_temperature(net_logits, validation.labels) if len(validation) else 1.0
+        scores[name] = metrics.scores(calibrate.softmax(test_logits[name] / temperature), test.labels)
+        figures[name] = {
+            **_figures(net_logits / temperature, validation.labels),
+            **table.figures(scores[name], "test_"),
+        }
     best = max(figures, key=lambda name: (figures[name]["accuracy"] or 0, -(figures[name]["loss"] or 0)))
     return Choice(best, figures, scores)
 
 
-def alike(nets: Mapping[str, ResNet], net: ResNet) -> str:
+def name_of(nets: Mapping[str, ResNet], net: ResNet) -> str:
     """The name of the one of these nets that is the same."""
-    return next(name for name, other in nets.items() if _same(net, other))
+    return next(name for name, other in nets.items() if _is_equal(net, other))
 
 
 def distinct(nets: Mapping[str, ResNet]) -> dict[str, ResNet]:
     """Each net once: alone in its federation, a site's own net is the merged one too."""
-    found: dict[str, ResNet] = {}
+    unique: dict[str, ResNet] = {}
     for name, net in nets.items():
-        if not any(_same(net, other) for other in found.values()):
-            found[name] = net
-    return found
+        if not any(_is_equal(net, other) for other in unique.values()):
+            unique[name] = net
+    return unique
 
 
 @torch.no_grad()
-def logits(net: ResNet, pixels: Any, image: plan.Image, prior: Sequence[float] | None) -> NDArray[np.float32]:
+def logits(net: ResNet, pixels: Any, image: plan.ImageSettings, prior: Sequence[float] | None) -> NDArray[np.float32]:
     """What a net says of images of its size, the prior joined to it: N x classes."""
     net.eval()
     shift = torch.tensor(prior if prior else 1.0).log()
     parts = [
-        (net(loop.tensor(np.array(pixels[at : at + _BATCH]), image)) + shift).numpy()
-        for at in range(0, len(pixels), _BATCH)
+        (net(loop.input_tensor(np.array(pixels[start : start + _BATCH]), image)) + shift).numpy()
+        for start in range(0, len(pixels), _BATCH)
     ]
     return np.concatenate(parts) if parts else np.empty((0, net.linear.out_features), np.float32)
 
 
-def _figures(answers: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float | None]:
-    calm = calibrate.softmax(answers)
-    loss = round(calibrate.log_loss(calm, labels), 4) if len(labels) else None
-    return {**table.figures(metrics.scores(calm, labels)), "loss": loss}
+def _figures(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float | None]:
+    probabilities = calibrate.softmax(logits)
+    loss = round(calibrate.log_loss(probabilities, labels), 4) if len(labels) else None
+    return {**table.figures(metrics.scores(probabilities, labels)), "loss": loss}
 
 
-def _same(net: ResNet, other: ResNet) -> bool:
+def _is_equal(net: ResNet, other: ResNet) -> bool:
     mine, theirs = resnet.arrays(net), resnet.arrays(other)
     return mine.keys() == theirs.keys() and all(np.array_equal(mine[name], theirs[name]) for name in mine)

@@ -20,9 +20,9 @@ from onnx import ModelProto
 from fedhelp_edge.infer import engine
 from fedhelp_edge.infer.engine import Engine
 
-AGREEMENT = 0.99  # of images on which both give the same class
-SPEED_UP = 1.2  # at one image
-_KINDS = ["Conv", "Add"]  # what learns; pixels, the heat-map and the answer stay in floating point
+MIN_AGREEMENT = 0.99  # of images on which both give the same class
+MIN_SPEED_UP = 1.2  # at one image
+_OPERATORS = ["Conv", "Add"]  # what learns; pixels, the heat-map and the answer stay in floating point
 _REPEATS = 15
 
 
@@ -36,9 +36,9 @@ class Gain:
     why: str = ""
 
 
-def quantized(model: ModelProto, images: NDArray[np.uint8]) -> ModelProto:
+def quantize(model: ModelProto, images: NDArray[np.uint8]) -> ModelProto:
     """Static, by channel, with a range for each activation from these images; weights of 7 bits run right on any PC."""
-    tools = engine.quantization()
+    tools = engine.quantization_tools()
 
     class Reader(tools.CalibrationDataReader):  # type: ignore[misc,name-defined]
         rows = iter(np.array_split(images, max(1, len(images) // 32)))
@@ -49,22 +49,22 @@ def quantized(model: ModelProto, images: NDArray[np.uint8]) -> ModelProto:
 
     copy = ModelProto()
     copy.CopyFrom(model)  # the tool moves the numbers of what it is given into files
-    with tempfile.TemporaryDirectory() as folder, _quietly():
+    with tempfile.TemporaryDirectory() as folder, _muted_logging():
         path = Path(folder) / "int8.onnx"
         tools.quantize_static(
-            copy, path, Reader(), quant_format=tools.QuantFormat.QDQ, op_types_to_quantize=_KINDS,
+            copy, path, Reader(), quant_format=tools.QuantFormat.QDQ, op_types_to_quantize=_OPERATORS,
             per_channel=True, reduce_range=True, activation_type=tools.QuantType.QUInt8,
             weight_type=tools.QuantType.QInt8, nodes_to_exclude=["cam"],
         )  # fmt: skip
-        made = onnx.load(path)
-    del made.metadata_props[:]
-    for tensor in made.graph.initializer:
+        quantized = onnx.load(path)
+    del quantized.metadata_props[:]
+    for tensor in quantized.graph.initializer:
         tensor.ClearField("data_location")  # the tool says of each that it is in this file, as it is anyway
-    return made
+    return quantized
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def _muted_logging() -> Iterator[None]:
     """Without advice on how models of other origin should be prepared."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -74,32 +74,39 @@ def _quietly() -> Iterator[None]:
         logging.disable(before)
 
 
-def gain(whole: Engine, small: Engine, images: NDArray[np.uint8], kept: int, labels: NDArray[np.int64]) -> Gain:
+def measure_gain(
+    fp32: Engine, int8: Engine, images: NDArray[np.uint8], validation_count: int, labels: NDArray[np.int64]
+) -> Gain:
     """What 8 bits cost and bring; the first `kept` of the images are the validation images with these labels."""
-    said = [_classes(one, images) for one in (whole, small)]
-    agreement = float((said[0] == said[1]).mean())
-    right = [float((one[:kept] == labels).mean()) for one in said]
+    classes = [_predicted_classes(candidate, images) for candidate in (fp32, int8)]
+    agreement = float((classes[0] == classes[1]).mean())
+    accuracies = [float((candidate[:validation_count] == labels).mean()) for candidate in classes]
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(_REPEATS):
-        for spent, one in zip(seconds, (whole, small), strict=True):
-            begun = time.perf_counter()
-            one(images[:1])
-            spent.append(time.perf_counter() - begun)
+        for spent, candidate in zip(seconds, (fp32, int8), strict=True):
+            started = time.perf_counter()
+            candidate(images[:1])
+            spent.append(time.perf_counter() - started)
     speed_up = statistics.median(seconds[0]) / statistics.median(seconds[1])
-    return Gain(agreement, right[1] - right[0], speed_up, why(agreement, right[1] - right[0], speed_up))
+    return Gain(
+        agreement,
+        accuracies[1] - accuracies[0],
+        speed_up,
+        reason_against(agreement, accuracies[1] - accuracies[0], speed_up),
+    )
 
 
-def _classes(one: Engine, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+def _predicted_classes(candidate: Engine, images: NDArray[np.uint8]) -> NDArray[np.int64]:
     parts = np.array_split(images, max(1, len(images) // 32))
-    return np.concatenate([one(part).logits.argmax(1) for part in parts])
+    return np.concatenate([candidate(part).logits.argmax(1) for part in parts])
 
 
-def why(agreement: float, accuracy: float, speed_up: float) -> str:
+def reason_against(agreement: float, accuracy: float, speed_up: float) -> str:
     """Why 8 bits are not worth it, or ""."""
-    if agreement < AGREEMENT:
+    if agreement < MIN_AGREEMENT:
         return f"only {agreement:.1%} of the answers are the same"
     if accuracy < 0:
         return f"it is right less often, by {-accuracy:.1%} of the validation images"
-    if speed_up < SPEED_UP:
+    if speed_up < MIN_SPEED_UP:
         return f"it is only {speed_up:.2f} times as fast here"
     return ""

@@ -11,36 +11,45 @@ from numpy.typing import NDArray
 
 from fedhelp_edge import plan
 from fedhelp_edge.errors import DisagreesError
-from fedhelp_edge.infer.bundle import TOLERANCE, apart
+from fedhelp_edge.infer.bundle import TOLERANCE, max_difference
 from fedhelp_edge.infer.engine import Engine, Outputs
 from fedhelp_edge.nets.resnet import ResNet
 
 
 @torch.no_grad()
 def reference(
-    nets: Sequence[ResNet], image: plan.Image, prior: Sequence[float] | None, heat: float, images: NDArray[np.uint8]
+    nets: Sequence[ResNet],
+    image: plan.ImageSettings,
+    prior: Sequence[float] | None,
+    temperature: float,
+    images: NDArray[np.uint8],
 ) -> Outputs:
     """What the graph should say of images of any one size, worked out by torch."""
     raw = torch.from_numpy(images).permute(0, 3, 1, 2).float()
     small = F.interpolate(raw, (image.size, image.size), mode="bilinear", antialias=True)
     mean, std = (torch.tensor(part).view(-1, 1, 1) * 255 for part in (image.mean, image.std))
-    maps = [net.eval().maps((small - mean) / std) for net in nets]
-    logits = torch.stack([net.linear(found.mean((2, 3))) for net, found in zip(nets, maps, strict=True)]).mean(0)
+    maps = [net.eval().feature_maps((small - mean) / std) for net in nets]
+    logits = torch.stack(
+        [net.linear(feature_map.mean((2, 3))) for net, feature_map in zip(nets, maps, strict=True)]
+    ).mean(0)
     logits = logits + torch.tensor(prior if prior else 1.0).log()
-    cams = [torch.einsum("nchw,kc->nkhw", found, net.linear.weight) for net, found in zip(nets, maps, strict=True)]
-    parts = logits, (logits / heat).softmax(1), torch.stack(cams).mean(0), torch.cat(maps, 1).mean((2, 3))
+    cams = [
+        torch.einsum("nchw,kc->nkhw", feature_map, net.linear.weight)
+        for net, feature_map in zip(nets, maps, strict=True)
+    ]
+    parts = logits, (logits / temperature).softmax(1), torch.stack(cams).mean(0), torch.cat(maps, 1).mean((2, 3))
     return Outputs(*(part.numpy() for part in parts))
 
 
-def parity(model: bytes, nets: Sequence[ResNet], image: plan.Image, prior: Sequence[float] | None) -> float:
+def parity(model: bytes, nets: Sequence[ResNet], image: plan.ImageSettings, prior: Sequence[float] | None) -> float:
     """The largest difference between graph and nets, over several batches and sizes; or `Disagrees`."""
     engine, worst = Engine(model), 0.0
     shapes = ((1, image.size, image.size), (2, 2 * image.size + 5, 3 * image.size), (5, image.size // 2 + 1, 41))
     for shape in shapes:
-        images = drawn(*shape, image.channels)
-        wanted, found = vars(reference(nets, image, prior, 1.0, images)), vars(engine(images))
-        for name in wanted:
-            worst = max(worst, apart(found[name], wanted[name]))
+        images = noise_images(*shape, image.channels)
+        expected, actual = vars(reference(nets, image, prior, 1.0, images)), vars(engine(images))
+        for name in expected:
+            worst = max(worst, max_difference(actual[name], expected[name]))
             if not worst <= TOLERANCE["fp32"]:
                 raise DisagreesError(
                     f"{name} of {' x '.join(map(str, shape))} images differ by {worst:.1e} from the net's"
@@ -48,6 +57,6 @@ def parity(model: bytes, nets: Sequence[ResNet], image: plan.Image, prior: Seque
     return worst
 
 
-def drawn(*shape: int) -> NDArray[np.uint8]:
+def noise_images(*shape: int) -> NDArray[np.uint8]:
     """Images that show nobody: noise, always the same."""
     return np.random.Generator(np.random.Philox(key=0)).integers(0, 256, shape, np.uint8)

@@ -7,7 +7,7 @@ ABOUT = "Train one diagnostic model with other clinics and hospitals while every
 
 
 def main() -> None:
-    shell.run(shell.group("fedhelp_edge.cli", COMMANDS, "fedhelp-edge", ABOUT, __version__))
+    shell.run(shell.command_group("fedhelp_edge.cli", COMMANDS, "fedhelp-edge", ABOUT, __version__))
 
 
 if __name__ == "__main__":

@@ -21,17 +21,17 @@ from fedhelp_edge.errors import AuditGapError, BadBodyError, FedhelpError, LogBr
 from fedhelp_edge.parcel import parcel, statement
 from fedhelp_edge.parcel.statement import Statement
 from fedhelp_edge.trust import charter, roster
-from fedhelp_edge.trust.account import LOG, SIGNERS, Account, Line, account, allowed_signers
+from fedhelp_edge.trust.account import LOG_FILE, SIGNERS_FILE, LogLine, RoundRecord, allowed_signers, read_round
 from fedhelp_edge.trust.charter import Charter
 from fedhelp_edge.trust.log import Log, check_chain
 from fedhelp_edge.trust.roster import Roster
 
-_ROUND = re.compile(r"round ([0-9]{1,9})")
-_PARCEL = re.compile(r"([0-9a-f]{64})\.fhx")
+_ROUND_SUBJECT = re.compile(r"round ([0-9]{1,9})")
+_PARCEL_NAME = re.compile(r"([0-9a-f]{64})\.fhx")
 
 
 @dataclass
-class Found:
+class AuditReport:
     federation: str = ""
     round: int = 0
     model: str = ""
@@ -51,93 +51,100 @@ class _Parcel:
         return f"{self.said.hash}.fhx"
 
 
-class _Folder:
+class _ExportedFolder:
     """An exported folder's parcels: each is taken by what should be there, and none may be left over."""
 
     def __init__(self, folder: Path) -> None:
         self._parcels: dict[str, _Parcel] = {}
         for path in sorted(folder.iterdir()):
-            if path.name in (LOG, SIGNERS):
+            if path.name in (LOG_FILE, SIGNERS_FILE):
                 continue
-            name = _PARCEL.fullmatch(path.name)
+            name = _PARCEL_NAME.fullmatch(path.name)
             if name is None or not stat.S_ISREG(path.lstat().st_mode):
                 raise AuditGapError(f"{_shown(path.name)} does not belong to an exported round")
-            with _about(path.name):
-                one = _read(path)
-                if one.said.hash != name[1]:
-                    raise AuditGapError(f"it holds another parcel, the {one.said.kind} {one.name}")
-            self._parcels[name[1]] = one
+            with _naming_file(path.name):
+                parcel_ = _read_parcel(path)
+                if parcel_.said.hash != name[1]:
+                    raise AuditGapError(f"it holds another parcel, the {parcel_.said.kind} {parcel_.name}")
+            self._parcels[name[1]] = parcel_
         self._left = dict(self._parcels)
 
     def of(self, *kinds: str) -> list[_Parcel]:
-        return [one for one in self._parcels.values() if one.said.kind in kinds]
+        return [parcel_ for parcel_ in self._parcels.values() if parcel_.said.kind in kinds]
 
     def take(self, hash_: str, kind: str, what: str) -> _Parcel:
-        one = self._left.pop(hash_, None)
-        if one is None or one.said.kind != kind:
+        parcel_ = self._left.pop(hash_, None)
+        if parcel_ is None or parcel_.said.kind != kind:
             raise AuditGapError(f"{what} is missing: {_shown(hash_)}.fhx")
-        return one
+        return parcel_
 
     def check_empty(self, round_: int) -> None:
-        for one in self._left.values():
-            raise AuditGapError(f"{one.name}, a {one.said.kind}, does not belong to round {round_}")
+        for parcel_ in self._left.values():
+            raise AuditGapError(f"{parcel_.name}, a {parcel_.said.kind}, does not belong to round {round_}")
 
 
-def check(folder: Path) -> Found:
+def check(folder: Path) -> AuditReport:
     """Everything holds, or the first thing that does not is raised, with the name of its file."""
-    with _about(LOG):
-        lines = list(_lines(folder / LOG))
-        log = check_chain((line, kept) for line, kept in lines)
-    found, heads = _Folder(folder), {line["seq"]: kept for line, kept in lines}
-    for one in found.of("receipt", "task"):
-        _check_head(one, heads)
-    round_, told = _told([line for line, _ in lines])
-    detail = told.model["detail"]
-    law, known, laws, rosters = _lawful(found, str(detail.get("roster")))
-    model = found.take(str(detail["parcel"]), "global", "the round's model")
-    signed = [model, *(found.take(hash_, "global", "the model for other sites") for hash_ in _others(detail))]
+    with _naming_file(LOG_FILE):
+        lines = list(_read_lines(folder / LOG_FILE))
+        log = check_chain((line, recorded_hash) for line, recorded_hash in lines)
+    exported, heads = _ExportedFolder(folder), {line["seq"]: recorded_hash for line, recorded_hash in lines}
+    for parcel_ in exported.of("receipt", "task"):
+        _check_head(parcel_, heads)
+    round_, record = _round_record([line for line, _ in lines])
+    detail = record.model["detail"]
+    round_charter, round_roster, charters, rosters = _charters_and_rosters(exported, str(detail.get("roster")))
+    model = exported.take(str(detail["parcel"]), "global", "the round's model")
+    signed_parcels = [
+        model,
+        *(exported.take(hash_, "global", "the model for other sites") for hash_ in _other_parcels(detail)),
+    ]
     if "task" in detail:
-        signed.append(found.take(str(detail["task"]), "task", "the round's task"))
-    for one in signed:
-        with _about(one.name):
-            _signed_by_coordinator(one, laws, law, known)
-    result = Found(law.federation, round_, str(detail["model"]), log=log)
-    for hash_, about in told.updates.items():
-        site = told.merged.get(hash_)
-        lost = "the shares in the folder are not those that the model was made of: the update"
-        one = found.take(hash_, "update", f"{lost if site else 'an update'} of {about[0]['detail'].get('site')}")
-        with _about(one.name):
-            _check_update(one, rosters, round_, detail)
-        row = {"site": one.said.context["sender"], "share": hash_, "state": about[-1]["type"]}
-        (result.merged if site else result.others).append(row)
-    result.merged.sort(key=lambda row: row["site"])
-    _check_receipts(found, told, laws, rosters)
-    found.check_empty(round_)
-    _check_signers(folder / SIGNERS, law, known)
-    for one in found.of("global"):
-        context = one.said.context
-        if (context["round"], context["base"]) != (round_, result.model):
-            raise LogBrokenError(f"{LOG}: line {told.model['seq']} names another model than the parcel {one.name}")
-        if context["inputs"] != statement.counted(told.inputs):
-            raise AuditGapError(f"{one.name}: the model was made of other updates than the log says")
-    return result
+        signed_parcels.append(exported.take(str(detail["task"]), "task", "the round's task"))
+    for parcel_ in signed_parcels:
+        with _naming_file(parcel_.name):
+            _check_signed_by_coordinator(parcel_, charters, round_charter, round_roster)
+    report = AuditReport(round_charter.federation, round_, str(detail["model"]), log=log)
+    for hash_, decisions in record.updates.items():
+        site = record.merged.get(hash_)
+        mismatch = "the shares in the folder are not those that the model was made of: the update"
+        parcel_ = exported.take(
+            hash_, "update", f"{mismatch if site else 'an update'} of {decisions[0]['detail'].get('site')}"
+        )
+        with _naming_file(parcel_.name):
+            _check_update(parcel_, rosters, round_, detail)
+        row = {"site": parcel_.said.context["sender"], "share": hash_, "state": decisions[-1]["type"]}
+        (report.merged if site else report.others).append(row)
+    report.merged.sort(key=lambda row: row["site"])
+    _check_receipts(exported, record, charters, rosters)
+    exported.check_empty(round_)
+    _check_signers(folder / SIGNERS_FILE, round_charter, round_roster)
+    for parcel_ in exported.of("global"):
+        context = parcel_.said.context
+        if (context["round"], context["base"]) != (round_, report.model):
+            raise LogBrokenError(
+                f"{LOG_FILE}: line {record.model['seq']} names another model than the parcel {parcel_.name}"
+            )
+        if context["inputs"] != statement.list_digest(record.inputs):
+            raise AuditGapError(f"{parcel_.name}: the model was made of other updates than the log says")
+    return report
 
 
-def _others(detail: dict[str, Any]) -> list[str]:
+def _other_parcels(detail: dict[str, Any]) -> list[str]:
     """The parcels of the same model for further groups of sites, where there are several."""
     match detail.get("others", []):
         case list(hashes) if all(isinstance(hash_, str) for hash_ in hashes):
             return hashes
-    raise LogBrokenError(f"{LOG}: the last line does not name the model's parcels")
+    raise LogBrokenError(f"{LOG_FILE}: the last line does not name the model's parcels")
 
 
 @contextmanager
-def _about(name: str) -> Iterator[None]:
+def _naming_file(name: str) -> Iterator[None]:
     """Names the file in whatever is wrong with it."""
     try:
         yield
-    except FedhelpError as fault:
-        raise type(fault)(f"{name}: {fault.cause}", remedy=fault.remedy) from fault
+    except FedhelpError as error:
+        raise type(error)(f"{name}: {error.cause}", remedy=error.remedy) from error
 
 
 def _shown(name: str) -> str:
@@ -145,135 +152,148 @@ def _shown(name: str) -> str:
     return re.sub(r"[^\w.,+@ ()-]", "?", name)[:80]
 
 
-def _lines(path: Path) -> Iterator[tuple[Line, str]]:
+def _read_lines(path: Path) -> Iterator[tuple[LogLine, str]]:
     if not path.exists():
         raise AuditGapError("the log is missing")
     with files.reading(path) as file:
         for number, text in enumerate(file, 1):
             try:
                 line = json.loads(text)
-                kept = line.pop("hash")
-                same = json.dumps({**line, "hash": kept}, sort_keys=True) + "\n" == text.decode()
+                recorded_hash = line.pop("hash")
+                is_canonical = json.dumps({**line, "hash": recorded_hash}, sort_keys=True) + "\n" == text.decode()
             except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
                 raise LogBrokenError(f"line {number} of the log is no JSON object") from None
             match line:
-                case {"seq": int(), "time": str(), "type": str(), "subject": str(), "detail": dict()} if same:
-                    yield line, kept
+                case {"seq": int(), "time": str(), "type": str(), "subject": str(), "detail": dict()} if is_canonical:
+                    yield line, recorded_hash
                 case _:
                     raise LogBrokenError(f"line {number} of the log has another form")
 
 
-def _read(path: Path) -> _Parcel:
-    seen = parcel.look(path, parcel.anyone)
-    if seen.statement.form == "age":
-        return _Parcel(seen.statement, seen.keys, {})
-    with parcel.open(path, parcel.anyone) as opened:
+def _read_parcel(path: Path) -> _Parcel:
+    inspected = parcel.inspect(path, parcel.any_signer)
+    if inspected.statement.form == "age":
+        return _Parcel(inspected.statement, inspected.keys, {})
+    with parcel.open(path, parcel.any_signer) as opened:
         return _Parcel(opened.statement, opened.keys, opened.json())
 
 
-def _told(lines: list[Line]) -> tuple[int, Account]:
+def _round_record(lines: list[LogLine]) -> tuple[int, RoundRecord]:
     """The round, and what the log says of it: an exported log ends with the round's model."""
     last = lines[-1] if lines else {"type": "", "subject": ""}
-    number = _ROUND.fullmatch(last["subject"])
+    number = _ROUND_SUBJECT.fullmatch(last["subject"])
     round_ = int(number[1]) if number else 0
-    told = account(lines, round_)
-    if told is None or told.model is not last or not isinstance(told.model["detail"].get("model"), str):
-        raise LogBrokenError(f"{LOG}: the last line does not name a round's model")
-    return round_, told
+    record = read_round(lines, round_)
+    if record is None or record.model is not last or not isinstance(record.model["detail"].get("model"), str):
+        raise LogBrokenError(f"{LOG_FILE}: the last line does not name a round's model")
+    return round_, record
 
 
-def _lawful(found: _Folder, newest: str) -> tuple[Charter, Roster, dict[str, Charter], list[Roster]]:
+def _charters_and_rosters(
+    exported: _ExportedFolder, roster_hash: str
+) -> tuple[Charter, Roster, dict[str, Charter], list[Roster]]:
     """The charter and roster of that time, and all before them, each following from the one before."""
     for kind in ("charter", "roster"):
-        versions = sorted(int(one.said.context["version"]) for one in found.of(kind))
+        versions = sorted(int(parcel_.said.context["version"]) for parcel_ in exported.of(kind))
         for number, version in enumerate(versions or [0], 1):
             if number != version:
                 raise AuditGapError(f"{kind} {number} is missing")
     by_version = {
-        kind: sorted(found.of(kind), key=lambda one: int(one.said.context["version"])) for kind in ("charter", "roster")
+        kind: sorted(exported.of(kind), key=lambda parcel_: int(parcel_.said.context["version"]))
+        for kind in ("charter", "roster")
     }
-    laws: dict[str, Charter] = {}
-    law: Charter | None = None
-    for one in by_version["charter"]:
-        with _about(one.name):
-            law = charter.follow(law, one.said, one.signers, one.holds) if law else charter.first(
-                one.said, one.signers, one.holds
+    charters: dict[str, Charter] = {}
+    current: Charter | None = None
+    for parcel_ in by_version["charter"]:
+        with _naming_file(parcel_.name):
+            current = charter.read_next(current, parcel_.said, parcel_.signers, parcel_.holds) if current else charter.read_first(
+                parcel_.said, parcel_.signers, parcel_.holds
             )  # fmt: skip
-        laws[law.hash] = law
-        found.take(law.hash, "charter", "a charter")
+        charters[current.hash] = current
+        exported.take(current.hash, "charter", "a charter")
     rosters = []
-    for one in by_version["roster"]:
-        under = laws.get(str(one.said.context["charter"]))
-        if under is None:
-            raise AuditGapError(f"the charter of roster {one.said.context['version']} is missing: "
-                           f"{one.said.context['charter']}.fhx")  # fmt: skip
-        with _about(one.name):
-            rosters.append(roster.read(one.said, one.signers, one.holds, under))
-        found.take(one.said.hash, "roster", "a roster")
-    known = rosters[-1]
-    if known.hash != newest:
-        raise AuditGapError(f"the round's roster is missing: {_shown(newest)}.fhx, or {known.hash}.fhx came after it")
-    if law is None or law.hash != known.charter:
-        raise AuditGapError(f"{law.hash if law else ''}.fhx, a charter, is not that of the round's roster")
-    return law, known, laws, rosters
+    for parcel_ in by_version["roster"]:
+        its_charter = charters.get(str(parcel_.said.context["charter"]))
+        if its_charter is None:
+            raise AuditGapError(f"the charter of roster {parcel_.said.context['version']} is missing: "
+                           f"{parcel_.said.context['charter']}.fhx")  # fmt: skip
+        with _naming_file(parcel_.name):
+            rosters.append(roster.read(parcel_.said, parcel_.signers, parcel_.holds, its_charter))
+        exported.take(parcel_.said.hash, "roster", "a roster")
+    round_roster = rosters[-1]
+    if round_roster.hash != roster_hash:
+        raise AuditGapError(
+            f"the round's roster is missing: {_shown(roster_hash)}.fhx, or {round_roster.hash}.fhx came after it"
+        )
+    if current is None or current.hash != round_roster.charter:
+        raise AuditGapError(f"{current.hash if current else ''}.fhx, a charter, is not that of the round's roster")
+    return current, round_roster, charters, rosters
 
 
-def _check_update(one: _Parcel, rosters: list[Roster], round_: int, detail: dict[str, Any]) -> None:
+def _check_update(parcel_: _Parcel, rosters: list[Roster], round_: int, detail: dict[str, Any]) -> None:
     """Its sender's key stood in a roster; whether it may still send is no question here."""
-    context = one.said.context
-    stood = (known.site(context["sender"]) for known in rosters)
-    if not any(site and (site.sign,) == one.signers for site in stood):
-        roster.of_site(one.said, one.signers, rosters[-1], context["round"])
+    context = parcel_.said.context
+    listed = (each.site(context["sender"]) for each in rosters)
+    if not any(site and (site.sign,) == parcel_.signers for site in listed):
+        roster.check_sender(parcel_.said, parcel_.signers, rosters[-1], context["round"])
     if context["round"] == round_ and context["task"] != detail.get("task"):
         raise AuditGapError("it was made for another task than the round's")
 
 
-def _check_receipts(found: _Folder, told: Account, laws: dict[str, Charter], rosters: list[Roster]) -> None:
+def _check_receipts(
+    exported: _ExportedFolder, record: RoundRecord, charters: dict[str, Charter], rosters: list[Roster]
+) -> None:
     """Each line about the model or an update has its receipt, and signs the log as it stood then."""
-    receipts = {(one.said.context["about"], _log_of(one).length): one for one in found.of("receipt")}
-    model = {**told.model, "subject": told.model["detail"]["parcel"], "type": "published"}
-    for line in (model, *(line for about in told.updates.values() for line in about)):
-        what = f"the receipt of line {line['seq']} of the log, {line['type']!r},"
-        one = receipts.get((line["subject"], line["seq"]))
-        if one is None or one.holds.get("state") != line["type"]:
-            raise AuditGapError(f"{what} is missing, about {line['subject']}.fhx")
-        found.take(one.said.hash, "receipt", what)
-        with _about(one.name):
-            if one.said.context["sender"] == "front":
-                _signed_by_front(one, laws, rosters)
+    receipts = {
+        (parcel_.said.context["about"], _log_state(parcel_).length): parcel_ for parcel_ in exported.of("receipt")
+    }
+    model = {**record.model, "subject": record.model["detail"]["parcel"], "type": "published"}
+    for line in (model, *(line for decisions in record.updates.values() for line in decisions)):
+        missing = f"the receipt of line {line['seq']} of the log, {line['type']!r},"
+        parcel_ = receipts.get((line["subject"], line["seq"]))
+        if parcel_ is None or parcel_.holds.get("state") != line["type"]:
+            raise AuditGapError(f"{missing} is missing, about {line['subject']}.fhx")
+        exported.take(parcel_.said.hash, "receipt", missing)
+        with _naming_file(parcel_.name):
+            if parcel_.said.context["sender"] == "front":
+                _check_signed_by_front(parcel_, charters, rosters)
             else:
-                _signed_by_coordinator(one, laws, list(laws.values())[-1], rosters[-1])
+                _check_signed_by_coordinator(parcel_, charters, list(charters.values())[-1], rosters[-1])
 
 
-def _signed_by_front(one: _Parcel, laws: dict[str, Charter], rosters: list[Roster]) -> None:
-    if one.holds.get("state") != "received" or not any((known.front,) == one.signers for known in rosters):
-        roster.of_front(one.said, one.signers, list(laws.values())[-1], rosters[-1])
+def _check_signed_by_front(parcel_: _Parcel, charters: dict[str, Charter], rosters: list[Roster]) -> None:
+    if parcel_.holds.get("state") != "received" or not any((each.front,) == parcel_.signers for each in rosters):
+        roster.check_front(parcel_.said, parcel_.signers, list(charters.values())[-1], rosters[-1])
         raise BadBodyError("the front may say that it received something, and nothing else")
 
 
-def _signed_by_coordinator(one: _Parcel, laws: dict[str, Charter], law: Charter, known: Roster) -> None:
-    if not any((each.coordinator,) == one.signers for each in laws.values()):
-        roster.of_coordinator(one.said, one.signers, law, known)
+def _check_signed_by_coordinator(
+    parcel_: _Parcel, charters: dict[str, Charter], round_charter: Charter, round_roster: Roster
+) -> None:
+    if not any((each.coordinator,) == parcel_.signers for each in charters.values()):
+        roster.check_coordinator(parcel_.said, parcel_.signers, round_charter, round_roster)
 
 
-def _log_of(one: _Parcel) -> Log:
-    match one.holds.get("log"):
+def _log_state(parcel_: _Parcel) -> Log:
+    match parcel_.holds.get("log"):
         case {"length": int(length), "head": str(head)}:
             return Log(length, head)
-    raise BadBodyError(f"{one.name}: it does not say how the log stood")
+    raise BadBodyError(f"{parcel_.name}: it does not say how the log stood")
 
 
-def _check_head(one: _Parcel, heads: dict[int, str]) -> None:
-    log = _log_of(one)
+def _check_head(parcel_: _Parcel, heads: dict[int, str]) -> None:
+    log = _log_state(parcel_)
     if log.length and heads.get(log.length) != log.head:
         what = "is missing" if log.length not in heads else "was another one"
         what = "was another one" if log.length in heads else "is missing; it was there"
-        raise LogBrokenError(f"{LOG}: line {log.length} {what} when {one.name} was signed, a {one.said.kind}")
+        raise LogBrokenError(
+            f"{LOG_FILE}: line {log.length} {what} when {parcel_.name} was signed, a {parcel_.said.kind}"
+        )
 
 
-def _check_signers(path: Path, law: Charter, known: Roster) -> None:
+def _check_signers(path: Path, round_charter: Charter, round_roster: Roster) -> None:
     if not path.exists():
-        raise AuditGapError(f"the list of keys is missing: {SIGNERS}")
+        raise AuditGapError(f"the list of keys is missing: {SIGNERS_FILE}")
     with files.reading(path) as file:
-        if file.read() != allowed_signers(law, known).encode():
-            raise AuditGapError(f"{SIGNERS}: these are not the keys of the charter and the roster")
+        if file.read() != allowed_signers(round_charter, round_roster).encode():
+            raise AuditGapError(f"{SIGNERS_FILE}: these are not the keys of the charter and the roster")

@@ -16,22 +16,22 @@ import numpy as np
 from fedhelp_edge.errors import NumberRangeError
 from fedhelp_edge.update import Array, Schema
 
-Arrays = Mapping[str, Array]
+NamedArrays = Mapping[str, Array]
 
 
 class Codec(Protocol):
     def wire(self, schema: Schema) -> Schema:
         """What travels in place of `schema`."""
 
-    def encode(self, arrays: Arrays, base: Arrays, memory: Arrays) -> tuple[Arrays, Arrays]:
+    def encode(self, arrays: NamedArrays, base: NamedArrays, memory: NamedArrays) -> tuple[NamedArrays, NamedArrays]:
         """The wire's arrays, and the memory for the next round."""
 
-    def decode(self, wire: Arrays, base: Arrays) -> Arrays:
+    def decode(self, wire: NamedArrays, base: NamedArrays) -> NamedArrays:
         """The arrays that were meant; `wire` was checked against `wire(schema)` before."""
 
 
 @dataclass(frozen=True)
-class Cast:
+class CastCodec:
     """Every float32 as another float: `f32` leaves it as it is, `f16` halves the bytes."""
 
     dtype: str
@@ -41,10 +41,10 @@ class Cast:
             schema, tensors=tuple(replace(t, dtype=self.dtype) if t.dtype == "F32" else t for t in schema.tensors)
         )
 
-    def encode(self, arrays: Arrays, base: Arrays, memory: Arrays) -> tuple[Arrays, Arrays]:
+    def encode(self, arrays: NamedArrays, base: NamedArrays, memory: NamedArrays) -> tuple[NamedArrays, NamedArrays]:
         return {name: self._narrow(name, array) for name, array in arrays.items()}, memory
 
-    def decode(self, wire: Arrays, base: Arrays) -> Arrays:
+    def decode(self, wire: NamedArrays, base: NamedArrays) -> NamedArrays:
         if self.dtype == "F32":
             return wire
         return {name: a.astype(np.float32) if a.dtype == np.float16 else a for name, a in wire.items()}
@@ -57,4 +57,4 @@ class Cast:
         return array.astype(np.float16)
 
 
-CODECS: Mapping[str, Codec] = {"f32": Cast("F32"), "f16": Cast("F16")}
+CODECS: Mapping[str, Codec] = {"f32": CastCodec("F32"), "f16": CastCodec("F16")}

@@ -13,7 +13,7 @@ from fedhelp_edge import errors, hints, safe_text
 SCHEMA_VERSION = 1
 
 
-def result(**values: Any) -> None:
+def print_json(**values: Any) -> None:
     """One line, one object: what a program reads."""
     line = json.dumps({"schema_version": SCHEMA_VERSION, **values}, ensure_ascii=True)
     print(line.replace("\x7f", "\\u007f"), flush=True)
@@ -27,7 +27,7 @@ def show(*lines: str) -> None:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[..., None] | None]:
+def progress(description: str) -> Iterator[Callable[..., None] | None]:
     """A bar with the time left, for whoever watches a terminal; None where nobody does."""
     if not sys.stderr.isatty():
         yield None
@@ -37,33 +37,36 @@ def progress(what: str) -> Iterator[Callable[..., None] | None]:
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        what = safe_text.visible(what)
-        task = bar.add_task(what, total=None)
+        description = safe_text.visible(description)
+        task = bar.add_task(description, total=None)
 
         def show(done: int, total: int, rate: float | None = None) -> None:
             speed = f", {rate:.0f} images/s" if rate else ""
-            bar.update(task, completed=done, total=total, description=f"{what}{speed}")
+            bar.update(task, completed=done, total=total, description=f"{description}{speed}")
 
         yield show
 
 
 @contextmanager
-def bars() -> Iterator[Callable[[str], Callable[..., None] | None]]:
+def progress_bars() -> Iterator[Callable[[str], Callable[..., None] | None]]:
     """A bar for each part of long work, the last one at a time."""
-    with ExitStack() as shown:
+    with ExitStack() as stack:
 
-        def watch(what: str) -> Callable[..., None] | None:
-            shown.close()
-            return shown.enter_context(progress(what))
+        def watch(description: str) -> Callable[..., None] | None:
+            stack.close()
+            return stack.enter_context(progress(description))
 
         yield watch
 
 
-def error_lines(before: str, one: Mapping[str, str]) -> list[str]:
+def error_lines(prefix: str, outcome: Mapping[str, str]) -> list[str]:
     """What became of something among others; if it was refused, its code and cause, and below them what to do."""
-    if not one["code"]:
-        return [before.rstrip()]
-    return [f"{before}{one['code']}: {one['cause']}", f"    hint: {hints.typed(errors.remedy_of(one['code']))}"]
+    if not outcome["code"]:
+        return [prefix.rstrip()]
+    return [
+        f"{prefix}{outcome['code']}: {outcome['cause']}",
+        f"    hint: {hints.with_caller_options(errors.remedy_of(outcome['code']))}",
+    ]
 
 
 def say(*lines: str) -> None:
@@ -74,7 +77,7 @@ def say(*lines: str) -> None:
 
 def say_next(text: str) -> None:
     """What to do after this command. Each command in the text works as it is printed, in the shell that printed it."""
-    say(f"next: {hints.typed(text)}")
+    say(f"next: {hints.with_caller_options(text)}")
 
 
 def say_findings(findings: Sequence[Mapping[str, Any]]) -> None:
@@ -83,8 +86,8 @@ def say_findings(findings: Sequence[Mapping[str, Any]]) -> None:
         say(f"note: {finding['sentence']}")
 
 
-def say_drawn(names: Sequence[str]) -> None:
+def say_missing_tensors(names: Sequence[str]) -> None:
     """Of first weights that somebody gave: what of the net they lack."""
     if names:
-        few = ", ".join(names[:3])
-        say(f"{len(names)} tensors keep their drawn values, for those given lack them or differ in shape: {few}")
+        first = ", ".join(names[:3])
+        say(f"{len(names)} tensors keep their drawn values, for those given lack them or differ in shape: {first}")

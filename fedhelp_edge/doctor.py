@@ -20,12 +20,12 @@ from fedhelp_edge.cores import usable_cores
 from fedhelp_edge.errors import FedhelpError, NoKeysError
 from fedhelp_edge.infer import bundle
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
-from fedhelp_edge.site import layout, status, verified, vouch
+from fedhelp_edge.site import connection, verified, vouch
 
 PASS, WARN, FAIL = "pass", "warn", "fail"
 _ORDER = (PASS, WARN, FAIL)
-_ABILITIES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16")  # what speeds nets up
-_WAIT = 120  # seconds for a check in a process of its own
+_CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16")  # what speeds nets up
+_TIMEOUT = 120  # seconds for a check in a process of its own
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Check:
     remedy: str = ""
 
 
-def checks(home: Path, model: Path | None = None) -> Iterator[Check]:
+def run_checks(home: Path, model: Path | None = None) -> Iterator[Check]:
     """Every check, as it is done; with a model, also whether it answers here as it did where it was exported."""
     for check in (_python, _packages, _processor, _memory, _parcel, _telemetry, _training):
         yield check()
@@ -46,8 +46,8 @@ def checks(home: Path, model: Path | None = None) -> Iterator[Check]:
         yield _model(home, model)
 
 
-def verdict(found: list[Check]) -> str:
-    return max((check.state for check in found), key=_ORDER.index)
+def verdict(results: list[Check]) -> str:
+    return max((check.state for check in results), key=_ORDER.index)
 
 
 def _python() -> Check:
@@ -59,17 +59,17 @@ def _python() -> Check:
 
 
 def _packages() -> Check:
-    found = {name: _version(name) for name in ("cryptography", "numpy", "pillow", "onnxruntime", "typer", "rich")}
-    detail = ", ".join(f"{name} {number or 'missing'}" for name, number in found.items())
-    if not all(found.values()):
+    versions = {name: _version(name) for name in ("cryptography", "numpy", "pillow", "onnxruntime", "typer", "rich")}
+    detail = ", ".join(f"{name} {number or 'missing'}" for name, number in versions.items())
+    if not all(versions.values()):
         return Check("packages", FAIL, detail, "install the kit again: pip install fedhelp-edge")
     return Check("packages", PASS, detail)
 
 
 def _processor() -> Check:
     flags = _cpu_flags()
-    known = [name for name in _ABILITIES if name in flags]
-    detail = f"{usable_cores()} cores; {', '.join(known) or 'no special abilities known'}"
+    features = [name for name in _CPU_FEATURES if name in flags]
+    detail = f"{usable_cores()} cores; {', '.join(features) or 'no special abilities known'}"
     if flags and "avx2" not in flags and platform.machine() in ("x86_64", "AMD64"):
         return Check("processor", WARN, detail, "training will be slow here; diagnosing will not")
     return Check("processor", PASS, detail)
@@ -88,19 +88,19 @@ def _memory() -> Check:
 def _parcel() -> Check:
     """Seal a parcel and open it again: the keys, the signature, the encryption and the disk, all at once."""
     with tempfile.TemporaryDirectory() as temporary:
-        made, path = keys.new(), Path(temporary) / "doctor.fhx"
-        signer = sshsig.fingerprint(made.public.sign)
-        context = statement.stamped(
-            "update", federation=f"fh-{'0' * 32}", round=0, task=statement.NO_HASH, base=statement.NO_HASH,
-            sender="doctor", sender_key=signer, recipients=[made.public.recipient], seq=1,
+        new_keys, path = keys.generate(), Path(temporary) / "doctor.fhx"
+        fingerprint = sshsig.fingerprint(new_keys.public.sign)
+        context = statement.new_context(
+            "update", federation=f"fh-{'0' * 32}", round=0, task=statement.ZERO_HASH, base=statement.ZERO_HASH,
+            sender="doctor", sender_key=fingerprint, recipients=[new_keys.public.recipient], seq=1,
         )  # fmt: skip
         try:
-            parcel.seal(path, context, b"well", made.sign, [made.public.recipient])
-            with parcel.open(path, parcel.anyone, [made.identity]) as opened:
+            parcel.seal(path, context, b"well", new_keys.sign, [new_keys.public.recipient])
+            with parcel.open(path, parcel.any_signer, [new_keys.identity]) as opened:
                 if opened.body.read() == b"well":
                     return Check("parcel", PASS, "sealed one, opened it again")
-        except (FedhelpError, OSError) as fault:
-            return Check("parcel", FAIL, f"cannot seal and open: {fault}", "install the kit again; check the disk")
+        except (FedhelpError, OSError) as error:
+            return Check("parcel", FAIL, f"cannot seal and open: {error}", "install the kit again; check the disk")
     return Check("parcel", FAIL, "what was opened is not what was sealed", "install the kit again")
 
 
@@ -111,9 +111,9 @@ def _telemetry() -> Check:
     with tempfile.TemporaryDirectory() as empty:
         quiet = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_RUNNING_UNIT_TESTS")}
         quiet |= {"HOME": empty, "XDG_CACHE_HOME": empty, "ORT_DISABLE_TELEMETRY": "1"}
-        fault = _process(["-c", "import onnxruntime"], env=quiet)[1]
-        if fault:
-            return Check("telemetry", FAIL, "onnxruntime does not start", f"install it again; it said: {fault}")
+        error = _run_python(["-c", "import onnxruntime"], env=quiet)[1]
+        if error:
+            return Check("telemetry", FAIL, "onnxruntime does not start", f"install it again; it said: {error}")
         if any(Path(empty).iterdir()):
             return Check("telemetry", FAIL, "onnxruntime left traces", "install the version that the kit names")
     return Check("telemetry", PASS, "onnxruntime starts without a trace")
@@ -121,34 +121,34 @@ def _telemetry() -> Check:
 
 def _training() -> Check:
     """torch is not imported here: another process says what there is."""
-    out, fault = _process(["-m", "fedhelp_edge.knowledge.torchvision_shim"])
-    if fault:
-        return Check("training", FAIL, "torch does not start", f"install it again; it said: {fault}")
-    found = json.loads(out)
-    if not found["torch"]:
+    output, error = _run_python(["-m", "fedhelp_edge.knowledge.torchvision_shim"])
+    if error:
+        return Check("training", FAIL, "torch does not start", f"install it again; it said: {error}")
+    packages = json.loads(output)
+    if not packages["torch"]:
         return Check("training", PASS, "not installed: this computer diagnoses, and does not train")
-    detail = f"torch {found['torch']} on {found['device']}, onnx {found['onnx'] or 'missing'}"
-    if "vision" in found:
-        detail += f", torchvision {found['torchvision']} ({found['vision']})"
+    detail = f"torch {packages['torch']} on {packages['device']}, onnx {packages['onnx'] or 'missing'}"
+    if "vision" in packages:
+        detail += f", torchvision {packages['torchvision']} ({packages['vision']})"
     if sys.platform == "linux":
-        detail += f"; {_waiting()}"
-    if not found["onnx"]:
+        detail += f"; {_thread_waiting()}"
+    if not packages["onnx"]:
         return Check("training", WARN, detail, "to export models: pip install 'fedhelp-edge[train]'")
     return Check("training", PASS, detail)
 
 
-def _waiting() -> str:
+def _thread_waiting() -> str:
     """How training's threads wait for each other (docs/decisions/threads.md)."""
-    fixed = [f"{name}={os.environ[name]}" for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ]
-    if fixed:
-        return f"{usable_cores()} threads, which wait as {' and '.join(fixed)} says"
+    settings = [f"{name}={os.environ[name]}" for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ]
+    if settings:
+        return f"{usable_cores()} threads, which wait as {' and '.join(settings)} says"
     return f"{usable_cores()} threads, which sleep while other programs need the cores"
 
 
 def _disk(home: Path) -> Check:
-    place = next(path for path in (home, *home.absolute().parents) if path.exists())
-    free = shutil.disk_usage(place).free / 2**30
-    if not os.access(place, os.W_OK):
+    folder = next(path for path in (home, *home.absolute().parents) if path.exists())
+    free = shutil.disk_usage(folder).free / 2**30
+    if not os.access(folder, os.W_OK):
         return Check("disk", FAIL, f"cannot write to {home}", "name another folder with --home")
     detail = f"{free:.1f} GiB free for {home}"
     if free < 0.2:
@@ -158,13 +158,15 @@ def _disk(home: Path) -> Check:
 
 def _keys(home: Path) -> Check:
     try:
-        found = keys.public(home)
-        keys.check_guarded(home)
+        public_keys = keys.load_public(home)
+        keys.check_permissions(home)
     except NoKeysError:
         return Check("keys", PASS, f"none yet in {home}; joining makes them")
-    except FedhelpError as fault:
-        return Check("keys", FAIL, fault.cause, fault.remedy)
-    return Check("keys", PASS, sshsig.fingerprint(found.sign) + ("" if keys.is_locked(home) else ", no passphrase"))
+    except FedhelpError as error:
+        return Check("keys", FAIL, error.cause, error.remedy)
+    return Check(
+        "keys", PASS, sshsig.fingerprint(public_keys.sign) + ("" if keys.is_locked(home) else ", no passphrase")
+    )
 
 
 def _clock(home: Path) -> Check:
@@ -172,12 +174,12 @@ def _clock(home: Path) -> Check:
     now = datetime.now(timezone.utc)
     oldest = datetime.fromtimestamp(Path(__file__).stat().st_mtime, timezone.utc)
     try:
-        known = verified.state(home)
-    except FedhelpError as fault:
-        return Check("clock", FAIL, f"the news in {home} cannot be read: {fault.cause}", fault.remedy)
-    floor = known.now(oldest) if known else oldest
-    if now < floor:
-        days = (floor - now).days
+        state = verified.state(home)
+    except FedhelpError as error:
+        return Check("clock", FAIL, f"the news in {home} cannot be read: {error.cause}", error.remedy)
+    earliest = state.now(oldest) if state else oldest
+    if now < earliest:
+        days = (earliest - now).days
         return Check("clock", WARN, f"{now:%Y-%m-%d %H:%M} UTC is at least {days} days slow", "set the clock")
     return Check("clock", PASS, f"{now:%Y-%m-%d %H:%M} UTC")
 
@@ -187,23 +189,25 @@ def _carrier(home: Path) -> Check:
     try:
         if verified.state(home) is None:
             return Check("carrier", PASS, "no federation was joined yet")
-        for way in status.carriers(home, str, patience=3):
-            way.check()
-    except FedhelpError as fault:
-        return Check("carrier", WARN, fault.cause, fault.remedy)
-    return Check("carrier", PASS, "is reached" if "via" not in layout.note(home) else "the folder is there")
+        for carrier in connection.carriers(home, str, patience=3):
+            carrier.check()
+    except FedhelpError as error:
+        return Check("carrier", WARN, error.cause, error.remedy)
+    return Check("carrier", PASS, "is reached" if "via" not in connection.read(home) else "the folder is there")
 
 
 def _model(home: Path, path: Path) -> Check:
     """onnxruntime sees the model only if its signer is not a stranger here."""
     try:
-        made = bundle.load(path, lambda key: vouch.vouch(home, key, None))
-        part = made.parity()
-    except FedhelpError as fault:
-        return Check("model", FAIL, f"{fault.code}: {fault.cause}", fault.remedy)
-    detail = f"{made.facts.name}, round {made.facts.round}: answers as at export, within {part:.0%} of what is allowed"
-    if made.why:
-        return Check("model", WARN, f"{detail}; not trusted: {made.why}", "compare the words that 'inspect' shows")
+        model = bundle.load(path, lambda key: vouch.model_warning(home, key, None))
+        used = model.parity()
+    except FedhelpError as error:
+        return Check("model", FAIL, f"{error.code}: {error.cause}", error.remedy)
+    detail = (
+        f"{model.facts.name}, round {model.facts.round}: answers as at export, within {used:.0%} of what is allowed"
+    )
+    if model.why:
+        return Check("model", WARN, f"{detail}; not trusted: {model.why}", "compare the words that 'inspect' shows")
     return Check("model", PASS, detail)
 
 
@@ -223,12 +227,12 @@ def _cpu_flags() -> set[str]:
     return set(lines[0].split()) if lines else set()
 
 
-def _process(arguments: list[str], env: dict[str, str] | None = None) -> tuple[str, str]:
+def _run_python(arguments: list[str], env: dict[str, str] | None = None) -> tuple[str, str]:
     """What a Python of its own prints, and the last line of its complaint if it fails."""
     try:
-        done = subprocess.run(
-            [sys.executable, *arguments], capture_output=True, text=True, env=env, timeout=_WAIT, check=False
+        process = subprocess.run(
+            [sys.executable, *arguments], capture_output=True, text=True, env=env, timeout=_TIMEOUT, check=False
         )
     except subprocess.TimeoutExpired:
-        return "", f"no answer in {_WAIT} s"
-    return done.stdout, (done.stderr.strip().splitlines() or ["no reason"])[-1] if done.returncode else ""
+        return "", f"no answer in {_TIMEOUT} s"
+    return process.stdout, (process.stderr.strip().splitlines() or ["no reason"])[-1] if process.returncode else ""

@@ -14,11 +14,11 @@ WAIT = 30.0  # seconds for another command to end
 
 
 @contextmanager
-def held(path: Path, *, wait: float | None = None) -> Iterator[None]:
+def exclusive(path: Path, *, wait: float | None = None) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         until = time.monotonic() + (WAIT if wait is None else wait)
-        while not _taken(descriptor):
+        while not _try_lock(descriptor):
             if time.monotonic() > until:
                 raise BusyError(f"another command is at work in {path.parent.name}")
             time.sleep(0.05)
@@ -27,7 +27,7 @@ def held(path: Path, *, wait: float | None = None) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _taken(descriptor: int) -> bool:
+def _try_lock(descriptor: int) -> bool:
     try:
         if os.name == "nt":
             import msvcrt

@@ -15,17 +15,17 @@ import typer
 
 from fedhelp_edge import console, errors
 
-_SAID = 10  # characters of a new passphrase that say something
+_MIN_CHARACTERS = 10  # characters of a new passphrase that say something
 
 
-_OBVIOUS = re.compile(
+_COMMON_WORDS = re.compile(
     "pass ?phrase|pass ?words?|passwort|mot de passe|secrets?|geheim|fed ?help|edge|co-?ordinator|federation|hospital"
     "|clinic|qwert[yz](uiop)?|azerty|asdf(gh(jkl)?)?|[yz]xcvb(nm)?|let ?me ?in|welcome|admin(istrator)?|change ?me|test"
     "|i ?love ?you|monkey|dragon|master|login|root|(19|20)[0-9]{2}"
 )
 
 
-def asker(file: Path | None, prompt: str = "passphrase", *, twice: bool = False) -> Callable[[], str]:
+def provider(file: Path | None, prompt: str = "passphrase", *, twice: bool = False) -> Callable[[], str]:
     """What gives the passphrase when it is needed: a file, else a prompt, else a refusal. A new one is typed `twice`,
     and must not be weak."""
 
@@ -33,68 +33,68 @@ def asker(file: Path | None, prompt: str = "passphrase", *, twice: bool = False)
         if file is None and not sys.stdin.isatty():
             raise errors.PassphraseNeededError("the keys are locked, and there is nobody to ask")
         if file is not None:
-            secret = _from_file(file)
+            secret = _read_file(file)
         else:
             secret = str(typer.prompt(prompt, hide_input=True, err=True, confirmation_prompt=twice))
         if twice:
-            check_passphrase(secret)
+            check_strength(secret)
         return secret
 
     return ask
 
 
-def new_passphrase(make: Callable[[], str], file: Path | None, *, own: bool) -> str:
+def choose_new(generate: Callable[[], str], file: Path | None, *, own: bool) -> str:
     """The passphrase of new keys: from a file, chosen at a prompt, or made.
 
     One that was made is shown and must be typed before anything is locked with it, so that nobody is locked out by a
     passphrase that was never read. Where nobody watches none is made, for it would end up in a log, or be lost.
     """
     if file is not None:
-        return asker(file, twice=True)()
+        return provider(file, twice=True)()
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise errors.PassphraseNeededError(
             "new keys need a passphrase, and nobody is there to read one",
             remedy="name a file that holds one with --passphrase-file, or add --no-passphrase",
         )
     if own:
-        return asker(None, "new passphrase", twice=True)()
-    made = make()
-    console.say(f"passphrase: {made}")
+        return provider(None, "new passphrase", twice=True)()
+    passphrase = generate()
+    console.say(f"passphrase: {passphrase}")
     console.say("write these five words on paper and keep them away from this computer; nobody can bring them back")
-    check = asker(None, "type the passphrase, to be sure that it stands on paper")
-    while "-".join(check().replace("-", " ").split()).lower() != made:
+    typed = provider(None, "type the passphrase, to be sure that it stands on paper")
+    while "-".join(typed().replace("-", " ").split()).lower() != passphrase:
         console.say("that is another one; the passphrase is the five words above, with hyphens")
-    return made
+    return passphrase
 
 
-def check_passphrase(secret: str) -> None:
+def check_strength(passphrase: str) -> None:
     """Refuse a new passphrase that is soon guessed: whoever copies the key file may try as many as they like.
 
     Counted are characters that say something: no spaces, no obvious words, no runs ("aaa", "123"), no repetition.
     """
-    left = unicodedata.normalize("NFKC", secret.strip()).casefold()
-    left = next(left[:size] for size in range(len(left) + 1) if (left[:size] * len(left))[: len(left)] == left)
-    left = _OBVIOUS.sub(" ", left)
-    said = [char for before, char in pairwise(f" {left}") if char != " " and abs(ord(char) - ord(before)) > 1]
-    if len(said) < _SAID or len(set(said)) < _SAID // 2:
+    rest = unicodedata.normalize("NFKC", passphrase.strip()).casefold()
+    rest = next(rest[:size] for size in range(len(rest) + 1) if (rest[:size] * len(rest))[: len(rest)] == rest)
+    rest = _COMMON_WORDS.sub(" ", rest)
+    telling = [char for previous, char in pairwise(f" {rest}") if char != " " and abs(ord(char) - ord(previous)) > 1]
+    if len(telling) < _MIN_CHARACTERS or len(set(telling)) < _MIN_CHARACTERS // 2:
         raise errors.WeakPassphraseError("the passphrase would soon be guessed")
 
 
-def _check_private(name: str, found: os.stat_result) -> None:
+def _check_private(name: str, status: os.stat_result) -> None:
     """Refuses a passphrase file that other users can read. Windows' modes say nothing of who may read.
 
     What root owns may have a group: systemd lends credentials so, by an access list that shows as the group's rights.
     """
-    if os.name == "nt" or not stat.S_ISREG(found.st_mode):
+    if os.name == "nt" or not stat.S_ISREG(status.st_mode):
         return
-    mask = 0o007 if found.st_uid == 0 else 0o077
-    if found.st_mode & mask or found.st_uid not in (0, os.geteuid()):
+    mask = 0o007 if status.st_uid == 0 else 0o077
+    if status.st_mode & mask or status.st_uid not in (0, os.geteuid()):
         raise errors.KeysModeError(
             f"{name} holds a passphrase, and other users can read or change it", remedy=f"chmod 600 {name}"
         )
 
 
-def _from_file(file: Path) -> str:
+def _read_file(file: Path) -> str:
     with file.open(encoding="utf-8") as opened:
         _check_private(file.name, os.fstat(opened.fileno()))
         lines = opened.read().splitlines()

@@ -25,17 +25,19 @@ from fedhelp_edge import files
 from fedhelp_edge.errors import BadPlanError
 
 LIMIT = 64 << 10  # bytes
-_DOTS = 256  # in one line
-_READ_AGAIN = 1 << 20  # characters, to find the lines of mistakes
+_MAX_DOTS = 256  # in one line
+_LINE_SEARCH_BUDGET = 1 << 20  # characters, to find the lines of mistakes
 
 
-def key(default: Any, note: str, *, low: float = -math.inf, high: float = math.inf, of: tuple[str, ...] = ()) -> Any:
+def key(
+    default: Any, note: str, *, low: float = -math.inf, high: float = math.inf, choices: tuple[str, ...] = ()
+) -> Any:
     """A key of the plan: its default (whose type is its type), a note for people, and what is allowed."""
-    return field(default=default, metadata={"note": note, "low": low, "high": high, "of": of})
+    return field(default=default, metadata={"note": note, "low": low, "high": high, "of": choices})
 
 
 @dataclass(frozen=True)
-class Image:
+class ImageSettings:
     """fixed for all sites: raw pixels are brought to this"""
 
     size: int = key(64, "pixels a side", low=8, high=1024)
@@ -52,7 +54,7 @@ class Image:
 
 
 @dataclass(frozen=True)
-class Data:
+class DataSettings:
     """how each site splits its images, once"""
 
     val: float = key(0.1, "part kept to choose by", low=0, high=0.5)
@@ -60,41 +62,43 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Nets:
+class NetSettings:
     """which nets are trained"""
 
     small: str = key(
         "resnet20",
         "travels: a small site's net, a large site's proxy",
-        of=("resnet20", "resnet32", "resnet56", "resnet110"),
+        choices=("resnet20", "resnet32", "resnet56", "resnet110"),
     )
     large: str = key(
-        "resnet110", "a large site's own net, never leaves it", of=("resnet20", "resnet32", "resnet56", "resnet110")
+        "resnet110",
+        "a large site's own net, never leaves it",
+        choices=("resnet20", "resnet32", "resnet56", "resnet110"),
     )
-    norm: str = key("batch", "normalisation layers", of=("batch", "group"))
+    norm: str = key("batch", "normalisation layers", choices=("batch", "group"))
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingSettings:
     """what each site does in a round"""
 
     epochs: int = key(2, "passes over a site's images in a round", low=1, high=1000)
     batch: int = key(32, "images in a step", low=2, high=4096)
-    optimiser: str = key("adam", "", of=("adam", "sgd"))
+    optimiser: str = key("adam", "", choices=("adam", "sgd"))
     lr: float = key(1e-3, "learning rate", low=1e-7, high=10)
     weight_decay: float = key(1e-4, "", low=0, high=1)
-    schedule: str = key("cosine", "of the learning rate over all rounds", of=("cosine", "constant"))
+    schedule: str = key("cosine", "of the learning rate over all rounds", choices=("cosine", "constant"))
     loss: str = key(
         "ce",
         "cross-entropy, with a correction for rare classes, or for wrong labels",
-        of=("ce", "logit-adjusted", "symmetric"),
+        choices=("ce", "logit-adjusted", "symmetric"),
     )
-    precision: str = key("auto", "bf16 where the processor has it", of=("auto", "fp32", "bf16"))
+    precision: str = key("auto", "bf16 where the processor has it", choices=("auto", "fp32", "bf16"))
     yardstick: bool = key(True, "also train alone, to know what taking part is worth")
 
 
 @dataclass(frozen=True)
-class Start:
+class StartSettings:
     """where everybody's first weights come from"""
 
     # `from` is a word of Python's own
@@ -109,7 +113,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Round:
+class RoundSettings:
     """when a round opens, closes and counts"""
 
     quorum: int = key(2, "sites without which nothing is merged", low=1, high=1000)
@@ -117,40 +121,40 @@ class Round:
     stale: int = key(1, "how many rounds late a share may come", low=0, high=10)
     patience: int = key(10, "rounds without improvement before the federation stops; 0: never", low=0, high=10000)
     enrolment: str = key(
-        "invite", "an invite is enough, or the coordinator approves each by hand", of=("invite", "manual")
+        "invite", "an invite is enough, or the coordinator approves each by hand", choices=("invite", "manual")
     )
     roster_days: int = key(90, "how long a roster holds", low=1, high=365)
     grace_days: int = key(30, "how long a site may still train under an old one", low=0, high=365)
 
 
 @dataclass(frozen=True)
-class Merge:
+class MergeSettings:
     """how shares become one model"""
 
-    rule: str = key("mean", "", of=("mean", "median", "trimmed"))
+    rule: str = key("mean", "", choices=("mean", "median", "trimmed"))
     weight: str = key(
-        "examples", "by number of images, all alike, or as the method says", of=("examples", "uniform", "method")
+        "examples", "by number of images, all alike, or as the method says", choices=("examples", "uniform", "method")
     )
     cap: float = key(0.5, "largest part of the model that one site may have", low=0.01, high=1)
     max_examples: int = key(1_000_000, "images that one site may claim; it counts with no more", low=1, high=10**9)
-    clip: str = key("auto", "limit how far one share may pull", of=("auto", "none"))
+    clip: str = key("auto", "limit how far one share may pull", choices=("auto", "none"))
     trim: float = key(0.2, "part of the sites cut off at either end, by the trimmed mean", low=0, high=0.49)
 
 
 @dataclass(frozen=True)
-class Wire:
+class WireSettings:
     """how shares travel"""
 
-    up: str = key("f32", "f16 halves the bytes", of=("f32", "f16"))
-    down: str = key("f32", "", of=("f32", "f16"))
-    norm: str = key("shared", "normalisation layers travel, or stay at each site (FedBN)", of=("shared", "local"))
+    up: str = key("f32", "f16 halves the bytes", choices=("f32", "f16"))
+    down: str = key("f32", "", choices=("f32", "f16"))
+    norm: str = key("shared", "normalisation layers travel, or stay at each site (FedBN)", choices=("shared", "local"))
 
 
 @dataclass(frozen=True)
-class Privacy:
+class PrivacySettings:
     """what else protects a site"""
 
-    mode: str = key("plain", "", of=("plain",))
+    mode: str = key("plain", "", choices=("plain",))
 
 
 @dataclass(frozen=True)
@@ -158,20 +162,20 @@ class Plan:
     """A plan, read and found right. `text` is the file, byte for byte; `tables` has the numbers of each method."""
 
     name: str = key("skin-lesions", "what people call this federation")
-    task: str = key("classification", "", of=("classification",))
+    task: str = key("classification", "", choices=("classification",))
     classes: tuple[str, ...] = key(("benign", "malignant"), "what the model tells apart; sites name their folders so")
     method: str = key("fedhelp", "")
     rounds: int = key(100, "at most", low=1, high=100000)
     seed: int = key(0, "every draw in the federation follows from it", low=0, high=2**53 - 1)
-    image: Image = field(default_factory=Image)
-    data: Data = field(default_factory=Data)
-    nets: Nets = field(default_factory=Nets)
-    training: Training = field(default_factory=Training)
-    start: Start = field(default_factory=Start)
-    round: Round = field(default_factory=Round)
-    merge: Merge = field(default_factory=Merge)
-    wire: Wire = field(default_factory=Wire)
-    privacy: Privacy = field(default_factory=Privacy)
+    image: ImageSettings = field(default_factory=ImageSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    nets: NetSettings = field(default_factory=NetSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    start: StartSettings = field(default_factory=StartSettings)
+    round: RoundSettings = field(default_factory=RoundSettings)
+    merge: MergeSettings = field(default_factory=MergeSettings)
+    wire: WireSettings = field(default_factory=WireSettings)
+    privacy: PrivacySettings = field(default_factory=PrivacySettings)
     tables: Mapping[str, Any] = field(default_factory=dict)
     text: str = ""
 
@@ -222,78 +226,82 @@ def read(text: str, methods: Mapping[str, type], settings: Mapping[str, str] | N
     if len(text.encode()) > LIMIT:
         raise BadPlanError([Mistake(0, "plan", f"longer than {LIMIT // 1024} KiB")])
     for number, line in enumerate(text.split("\n"), 1):
-        if line.count(".") > _DOTS:  # a key of so many parts takes a parser minutes
-            raise BadPlanError([Mistake(number, "TOML", f"more than {_DOTS} dots")])
+        if line.count(".") > _MAX_DOTS:  # a key of so many parts takes a parser minutes
+            raise BadPlanError([Mistake(number, "TOML", f"more than {_MAX_DOTS} dots")])
     try:
         raw = tomllib.loads(text)
-    except ValueError as fault:  # also of a number too long to be one
-        place = re.search(r"at line (\d+)", str(fault))
-        cause = re.sub(r" \(at .*\)$", "", str(fault)).lower()
-        raise BadPlanError([Mistake(int(place[1]) if place else text.count("\n") + 1, "TOML", cause)]) from None
+    except ValueError as error:  # also of a number too long to be one
+        target = re.search(r"at line (\d+)", str(error))
+        cause = re.sub(r" \(at .*\)$", "", str(error)).lower()
+        raise BadPlanError([Mistake(int(target[1]) if target else text.count("\n") + 1, "TOML", cause)]) from None
     except RecursionError:
         raise BadPlanError([Mistake(0, "TOML", "nested too deeply")]) from None
     for name, value in (settings or {}).items():
-        table, _, last = name.rpartition(".")
-        place = raw.setdefault(table, {}) if table else raw
-        if not isinstance(place, dict):
+        table, _, key_name = name.rpartition(".")
+        target = raw.setdefault(table, {}) if table else raw
+        if not isinstance(target, dict):
             raise BadPlanError([Mistake(0, name, "no such key")])
-        place[last] = _value(value)
+        target[key_name] = _parse_value(value)
     complaints: list[tuple[str, str, str]] = []
 
     def wrong(table: str, name: str, cause: str) -> None:
         complaints.append((table, name, cause))
 
-    kinds: dict[str, Any] = {**_TABLES, **methods}
-    top = {name: value for name, value in raw.items() if not isinstance(value, dict)}
-    found = {name: value for name, value in raw.items() if isinstance(value, dict)}
-    for name in found.keys() - kinds.keys():
-        wrong(name, "", "no such table" + _meant(name, kinds))
-    read_tables = {name: _table(kind, found.get(name, {}), name, wrong) for name, kind in kinds.items()}
-    own = {name: read_tables[name] for name in _TABLES}
-    plan: Plan = _table(Plan, top, "", wrong, **own, tables={name: read_tables[name] for name in methods}, text=text)
+    tables: dict[str, Any] = {**_TABLES, **methods}
+    top_keys = {name: value for name, value in raw.items() if not isinstance(value, dict)}
+    given_tables = {name: value for name, value in raw.items() if isinstance(value, dict)}
+    for name in given_tables.keys() - tables.keys():
+        wrong(name, "", "no such table" + _suggestion(name, tables))
+    read_tables = {name: _read_table(kind, given_tables.get(name, {}), name, wrong) for name, kind in tables.items()}
+    plan_tables = {name: read_tables[name] for name in _TABLES}
+    plan: Plan = _read_table(
+        Plan, top_keys, "", wrong, **plan_tables, tables={name: read_tables[name] for name in methods}, text=text
+    )
     if plan.method not in methods:
-        wrong("", "method", f"{plan.method!r} is not one of {', '.join(methods)}" + _meant(plan.method, methods))
+        wrong("", "method", f"{plan.method!r} is not one of {', '.join(methods)}" + _suggestion(plan.method, methods))
     if "classes" not in raw:
         wrong("", "classes", "say what the model is to tell apart")
     if complaints:
-        lines = _lines(text)
-        raise BadPlanError(sorted(Mistake(_line(lines, *at), _where(*at), cause) for *at, cause in complaints))
+        lines = _line_numbers(text)
+        raise BadPlanError(
+            sorted(Mistake(_line_of(lines, *location), _key_path(*location), cause) for *location, cause in complaints)
+        )
     return plan
 
 
-def _value(text: str) -> Any:
+def _parse_value(text: str) -> Any:
     try:
         return tomllib.loads(f"x = {text}")["x"]
     except (ValueError, RecursionError):
         return text
 
 
-def _line(lines: Mapping[tuple[str, str], int], table: str, name: str) -> int:
-    return next((lines[at] for at in ((table, name), (table, ""), (name, "")) if at in lines), 0)
+def _line_of(lines: Mapping[tuple[str, str], int], table: str, name: str) -> int:
+    return next((lines[location] for location in ((table, name), (table, ""), (name, "")) if location in lines), 0)
 
 
-def _where(table: str, name: str) -> str:
+def _key_path(table: str, name: str) -> str:
     return f"[{table}] {name}".strip() if table else name
 
 
 def template(methods: Mapping[str, type]) -> str:
     """A commented plan in which everything has its default."""
-    parts = [_template(Plan, "")]
-    parts += [_template(kind, name) for name, kind in {**_TABLES, **methods}.items()]
+    parts = [_table_template(Plan, "")]
+    parts += [_table_template(table_class, name) for name, table_class in {**_TABLES, **methods}.items()]
     return "\n".join(filter(None, parts))
 
 
-def _template(kind: Any, table: str) -> str:
-    said = [(_name(f), f.default, f.metadata) for f in fields(kind) if "note" in f.metadata]
-    rows = [(f"{name} = {_toml(default)}", _note(meta)) for name, default, meta in said]
+def _table_template(table_class: Any, table: str) -> str:
+    keys = [(_key_name(f), f.default, f.metadata) for f in fields(table_class) if "note" in f.metadata]
+    rows = [(f"{name} = {_toml(default)}", _comment(metadata)) for name, default, metadata in keys]
     width = max((len(row) for row, _ in rows), default=0)
-    head = [f"[{table}]  # {(kind.__doc__ or '').splitlines()[0]}"] if table else []
+    heading = [f"[{table}]  # {(table_class.__doc__ or '').splitlines()[0]}"] if table else []
     lines = [f"{row.ljust(width)}  # {note}" if note else row for row, note in rows]
-    return "\n".join([*head, *lines, ""]) if rows else ""
+    return "\n".join([*heading, *lines, ""]) if rows else ""
 
 
-def _note(meta: Mapping[str, Any]) -> str:
-    return "; ".join(filter(None, (meta["note"], " | ".join(meta["of"]) if len(meta["of"]) > 1 else "")))
+def _comment(metadata: Mapping[str, Any]) -> str:
+    return "; ".join(filter(None, (metadata["note"], " | ".join(metadata["of"]) if len(metadata["of"]) > 1 else "")))
 
 
 def _toml(value: Any) -> str:
@@ -302,74 +310,76 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _name(part: Any) -> str:
-    return str(part.metadata.get("name", part.name))
+def _key_name(plan_field: Any) -> str:
+    return str(plan_field.metadata.get("name", plan_field.name))
 
 
-def _table(kind: Any, raw: Mapping[str, Any], table: str, wrong: Callable[..., None], **given: Any) -> Any:
+def _read_table(
+    table_class: Any, raw: Mapping[str, Any], table: str, report: Callable[..., None], **preset: Any
+) -> Any:
     """One table, with its mistakes told to `wrong`; what is wrong has its default, so that the rest can be judged."""
-    known = {_name(part): part for part in fields(kind) if "note" in part.metadata}
-    for name in raw.keys() - known.keys():
-        wrong(table, name, "no such key" + _meant(name, known))
-    values = dict(given)
-    for name in raw.keys() & known.keys():
-        part = known[name]
-        value, complaint = _fit(raw[name], part.default, part.metadata)
-        if complaint:
-            wrong(table, name, complaint)
+    keys = {_key_name(plan_field): plan_field for plan_field in fields(table_class) if "note" in plan_field.metadata}
+    for name in raw.keys() - keys.keys():
+        report(table, name, "no such key" + _suggestion(name, keys))
+    values = dict(preset)
+    for name in raw.keys() & keys.keys():
+        plan_field = keys[name]
+        value, mistake = _convert(raw[name], plan_field.default, plan_field.metadata)
+        if mistake:
+            report(table, name, mistake)
         else:
-            values[part.name] = value
-    made = kind(**values)
-    for name, complaint in getattr(made, "complaints", tuple)():
-        wrong(table, name, complaint)
-    return made
+            values[plan_field.name] = value
+    settings = table_class(**values)
+    for name, mistake in getattr(settings, "complaints", tuple)():
+        report(table, name, mistake)
+    return settings
 
 
-def _fit(value: Any, default: Any, meta: Mapping[str, Any]) -> tuple[Any, str]:
+def _convert(value: Any, default: Any, metadata: Mapping[str, Any]) -> tuple[Any, str]:
     """The value in its right type, or why it cannot be."""
     if isinstance(default, tuple):
         if not isinstance(value, list):
             return None, "should be a list"
-        items = [_fit(item, default[0], meta) for item in value]
-        return tuple(item for item, _ in items), next((complaint for _, complaint in items if complaint), "")
+        items = [_convert(item, default[0], metadata) for item in value]
+        return tuple(item for item, _ in items), next((mistake for _, mistake in items if mistake), "")
     if isinstance(default, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(default):
-        kinds = {str: "text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
-        return None, f"should be {kinds[type(default)]}"
-    if meta["of"] and value not in meta["of"]:
-        return None, f"{value!r} is not one of {', '.join(meta['of'])}" + _meant(value, meta["of"])
-    if isinstance(value, int | float) and not meta.get("low", value) <= value <= meta.get("high", value):
-        return None, f"should be from {meta['low']:g} to {meta['high']:g}"
+        type_names = {str: "text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
+        return None, f"should be {type_names[type(default)]}"
+    if metadata["of"] and value not in metadata["of"]:
+        return None, f"{value!r} is not one of {', '.join(metadata['of'])}" + _suggestion(value, metadata["of"])
+    if isinstance(value, int | float) and not metadata.get("low", value) <= value <= metadata.get("high", value):
+        return None, f"should be from {metadata['low']:g} to {metadata['high']:g}"
     return value, ""
 
 
-def _meant(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
+def _suggestion(name: str, names: Any) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1)
     return f"; do you mean {close[0]!r}?" if close else ""
 
 
-def _lines(text: str) -> dict[tuple[str, str], int]:
+def _line_numbers(text: str) -> dict[tuple[str, str], int]:
     """The line of each key, as far as they are found within the budget: each reading of a long list costs.
 
     A statement of TOML is the shortest run of lines that reads on its own.
     """
-    found: dict[tuple[str, str], int] = {}
-    table, begin, held, spent = "", 1, "", 0
+    numbers: dict[tuple[str, str], int] = {}
+    table, start, pending, characters_read = "", 1, "", 0
     for number, line in enumerate(text.splitlines(keepends=True), 1):
-        held += line
-        spent += len(held)
-        if spent > _READ_AGAIN:
+        pending += line
+        characters_read += len(pending)
+        if characters_read > _LINE_SEARCH_BUDGET:
             break
         try:
-            value = tomllib.loads(held)
+            value = tomllib.loads(pending)
         except tomllib.TOMLDecodeError:
             continue
-        if re.match(r"\s*\[", held) and len(value) == 1:
+        if re.match(r"\s*\[", pending) and len(value) == 1:
             table = next(iter(value))
-            found.setdefault((table, ""), begin)
+            numbers.setdefault((table, ""), start)
         else:
             for name in value:
-                found.setdefault((table, name), begin)
-        begin, held = number + 1, ""
-    return found
+                numbers.setdefault((table, name), start)
+        start, pending = number + 1, ""
+    return numbers

@@ -18,15 +18,15 @@ _UNSAFE = (
     r"\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # direction, lines, invisible
     r"\ud800-\udfff\U000e0000-\U000e007f"  # halves of letters, as of bytes that are no UTF-8; invisible tags
 )
-_ONE = re.compile(f"[{_UNSAFE}]")
-NAME = re.compile(f"[^{_UNSAFE}]{{0,200}}")  # of a federation or a site (a plan is stricter)
-_SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_UNSAFE_CHARACTER = re.compile(f"[{_UNSAFE}]")
+NAME_PATTERN = re.compile(f"[^{_UNSAFE}]{{0,200}}")  # of a federation or a site (a plan is stricter)
+_SHORT_ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def visible(text: str) -> str:
     """One line: each character that steers a terminal or cannot be seen is written out, `\\x1b` for ESC."""
-    return _ONE.sub(_written_out, text)
+    return _UNSAFE_CHARACTER.sub(_escape, text)
 
 
 def visible_html(text: str) -> str:
@@ -36,29 +36,29 @@ def visible_html(text: str) -> str:
 
 def check_name(name: str) -> None:
     """Refuse a name or a reason that `visible` would have to change, or that is too long, before others read it."""
-    if not NAME.fullmatch(name):
+    if not NAME_PATTERN.fullmatch(name):
         raise BadNameError(
             f"'{visible(name[:60])}' has a line end, a control or invisible character, or over 200 letters"
         )
 
 
-def shortened(names: Iterable[str], most: int = 20) -> str:
+def shortened(names: Iterable[str], limit: int = 20) -> str:
     """A list as people read it: of many names the first ones, and how many more there are."""
     rest = iter(names)
-    first = ", ".join(itertools.islice(rest, most))
-    more = sum(1 for _ in rest)
-    return f"{first} and {more} more" if more else first
+    first = ", ".join(itertools.islice(rest, limit))
+    remaining = sum(1 for _ in rest)
+    return f"{first} and {remaining} more" if remaining else first
 
 
-def cell(value: object) -> object:
+def csv_cell(value: object) -> object:
     """A cell of a CSV file that a spreadsheet shows as it is, and does not work out as a formula."""
     if not isinstance(value, str):
         return value
     text = visible(value)
-    return f"'{text}" if value.lstrip().startswith(_FORMULA) or value.startswith(_FORMULA) else text
+    return f"'{text}" if value.lstrip().startswith(_FORMULA_STARTS) or value.startswith(_FORMULA_STARTS) else text
 
 
-def _written_out(found: re.Match[str]) -> str:
-    sign, number = found[0], ord(found[0])
-    width = 2 if number < 0x100 else 4 if number < 0x10000 else 8
-    return _SHORT.get(sign) or f"\\{'xuU'[width // 4]}{number:0{width}x}"
+def _escape(match: re.Match[str]) -> str:
+    character, code_point = match[0], ord(match[0])
+    width = 2 if code_point < 0x100 else 4 if code_point < 0x10000 else 8
+    return _SHORT_ESCAPES.get(character) or f"\\{'xuU'[width // 4]}{code_point:0{width}x}"

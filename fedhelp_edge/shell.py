@@ -32,8 +32,8 @@ PassphraseFile = Annotated[
 NoPassphrase = Annotated[bool, typer.Option("--no-passphrase", help="Leave keys to file permissions.")]
 OwnPassphrase = Annotated[bool, typer.Option("--own", help="Type a passphrase of your own.")]
 DEFAULT_HOME = Path("~/fedhelp")
-_JSON = {"--json", "--format json", "--format=json"}  # how a program asks for an answer that it can read
-_STOPPED = 130  # what typer makes of Ctrl-C
+_JSON_OPTIONS = {"--json", "--format json", "--format=json"}  # how a program asks for an answer that it can read
+_INTERRUPTED_EXIT = 130  # what typer makes of Ctrl-C
 _EXTRAS = {
     "torch": "train", "onnx": "train", "torchvision": "foundation", "open_clip": "foundation",
     "pydicom": "medical", "nibabel": "medical", "matplotlib": "lab", "segno": "server",
@@ -41,9 +41,9 @@ _EXTRAS = {
 }  # fmt: skip
 
 
-def named(what: str) -> Any:
+def path_argument(description: str) -> Any:
     """An argument that names a file or folder. Whether it can be read is found out on reading: no usage error."""
-    return typer.Argument(help=what, readable=False)
+    return typer.Argument(help=description, readable=False)
 
 
 def check_order(first: Sequence[Path], suffix: str, others: Sequence[Path], order: str) -> None:
@@ -58,7 +58,7 @@ def check_order(first: Sequence[Path], suffix: str, others: Sequence[Path], orde
             raise errors.FileKindError(f"{path.name} stands where a file that ends in {suffix} is wanted", remedy=order)
 
 
-class Commands(MutableMapping[str, Any]):
+class LazyCommands(MutableMapping[str, Any]):
     """Command names and, in a package, the module of each, imported when the command is asked for."""
 
     def __init__(self, package: str, names: Sequence[str]) -> None:
@@ -88,17 +88,17 @@ class Commands(MutableMapping[str, Any]):
 
 def app(**options: Any) -> typer.Typer:
     """A Typer as every file of commands makes one: plain text, no tracebacks of its own, quick to start."""
-    plain = {"rich_markup_mode": None, "pretty_exceptions_enable": False, "add_completion": False, **options}
-    return typer.Typer(context_settings={"help_option_names": ["-h", "--help"]}, **plain)
+    settings = {"rich_markup_mode": None, "pretty_exceptions_enable": False, "add_completion": False, **options}
+    return typer.Typer(context_settings={"help_option_names": ["-h", "--help"]}, **settings)
 
 
-def group(package: str, names: Sequence[str], program: str, about: str, version: str) -> TyperGroup:
+def command_group(package: str, names: Sequence[str], program: str, description: str, version: str) -> TyperGroup:
     """The whole command line of a program."""
     epilog = "Every command has --help with an example."
-    root = app(no_args_is_help=True, help=about, epilog=epilog, add_completion=True)
+    root = app(no_args_is_help=True, help=description, epilog=epilog, add_completion=True)
 
-    def show_version(wanted: bool) -> None:
-        if wanted:
+    def show_version(requested: bool) -> None:
+        if requested:
             console.show(f"{program} {version}")
             raise typer.Exit
 
@@ -111,11 +111,11 @@ def group(package: str, names: Sequence[str], program: str, about: str, version:
     ) -> None:
         pass
 
-    made = typer.main.get_command(root)
-    assert isinstance(made, TyperGroup)  # noqa: S101 - a callback makes it one
-    made.name = program
-    made.commands = Commands(package, names)
-    return made
+    commands = typer.main.get_command(root)
+    assert isinstance(commands, TyperGroup)  # noqa: S101 - a callback makes it one
+    commands.name = program
+    commands.commands = LazyCommands(package, names)
+    return commands
 
 
 def run(commands: TyperGroup, arguments: Sequence[str] | None = None) -> NoReturn:
@@ -126,62 +126,67 @@ def run(commands: TyperGroup, arguments: Sequence[str] | None = None) -> NoRetur
         arguments.remove("--debug")
     if "--version" in arguments:  # behind a command too
         arguments = ["--version"]
-    hints.Caller.commands, hints.Caller.options = commands, hints.carried(arguments)
+    hints.CurrentCommand.commands, hints.CurrentCommand.options = commands, hints.carried_options(arguments)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a console that lacks a letter shows "?" and goes on
     try:
         code = commands.main(args=arguments, prog_name=commands.name, standalone_mode=False)
         sys.stdout.flush()
-        if code == _STOPPED:
+        if code == _INTERRUPTED_EXIT:
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (Exception, KeyboardInterrupt) as fault:
-        if type(fault).__name__ == "NoArgsIsHelpError":  # typer has its own, or click's, by its version
-            console.say(*fault.ctx.get_help().splitlines())  # type: ignore[union-attr]
+    except (Exception, KeyboardInterrupt) as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # typer has its own, or click's, by its version
+            console.say(*error.ctx.get_help().splitlines())  # type: ignore[union-attr]
             sys.exit(2)
         if debug:
             raise
-        _fail(_ours(fault), as_json=not _JSON.isdisjoint([*arguments, *map(" ".join, pairwise(arguments))]))
+        _exit_with(
+            _as_fedhelp_error(error),
+            as_json=not _JSON_OPTIONS.isdisjoint([*arguments, *map(" ".join, pairwise(arguments))]),
+        )
 
 
-def _ours(fault: BaseException) -> errors.FedhelpError:
-    match fault:
+def _as_fedhelp_error(error: BaseException) -> errors.FedhelpError:
+    match error:
         case errors.FedhelpError():
-            return fault
+            return error
         case typer.Abort() | KeyboardInterrupt():
             return errors.StoppedByHandError("stopped by hand")
         case OSError():
-            return errors.from_os(fault)
-        case ModuleNotFoundError() if fault.name in _EXTRAS:
-            return errors.MissingPackageError(f"{fault.name} is not installed", remedy=remedy(fault.name))
+            return errors.from_os(error)
+        case ModuleNotFoundError() if error.name in _EXTRAS:
+            return errors.MissingPackageError(f"{error.name} is not installed", remedy=install_hint(error.name))
         case MemoryError():
             return errors.NoSpaceError(
                 "not enough memory", remedy="close other programs, then run the same command again"
             )
-    if hasattr(fault, "format_message"):
-        said = str(fault.format_message()).strip().removesuffix(".")
-        at = getattr(fault, "ctx", None)  # where it is known which command was meant
-        return errors.UsageError(said[:1].lower() + said[1:], remedy=f"see '{at.command_path} --help'" if at else "")
-    return errors.InternalError(f"{type(fault).__name__} in this program")
+    if hasattr(error, "format_message"):
+        message = str(error.format_message()).strip().removesuffix(".")
+        context = getattr(error, "ctx", None)  # where it is known which command was meant
+        return errors.UsageError(
+            message[:1].lower() + message[1:], remedy=f"see '{context.command_path} --help'" if context else ""
+        )
+    return errors.InternalError(f"{type(error).__name__} in this program")
 
 
-def remedy(module: str) -> str:
+def install_hint(module: str) -> str:
     """How to get an optional package."""
     return f"pip install 'fedhelp-edge[{_EXTRAS[module]}]'"
 
 
-def _fail(fault: errors.FedhelpError, *, as_json: bool) -> NoReturn:
-    hint = hints.typed(fault.remedy)
-    first, *more = fault.lines
-    console.say(f"error: {fault.code}: {first}", *(f"  {line}" for line in more), f"hint: {hint}")
+def _exit_with(error: errors.FedhelpError, *, as_json: bool) -> NoReturn:
+    hint = hints.with_caller_options(error.remedy)
+    first, *details = error.lines
+    console.say(f"error: {error.code}: {first}", *(f"  {line}" for line in details), f"hint: {hint}")
     if as_json:
-        console.result(error={"code": fault.code, "cause": fault.cause, "remedy": hint})
-    sys.exit(2 if isinstance(fault, errors.UsageError) else 1)
+        console.print_json(error={"code": error.code, "cause": error.cause, "remedy": hint})
+    sys.exit(2 if isinstance(error, errors.UsageError) else 1)
 
 
-def home(given: Path) -> Path:
-    return given.expanduser()
+def home_folder(path: Path) -> Path:
+    return path.expanduser()

@@ -21,52 +21,52 @@ from fedhelp_edge.errors import (
     from_os,
 )
 
-_PASSING = (BusyError, FileKindError, FileMissingError, OfflineError, NoPermissionError, NoSpaceError)
-_LONGEST = 600.0  # seconds between two attempts
+_TRANSIENT = (BusyError, FileKindError, FileMissingError, OfflineError, NoPermissionError, NoSpaceError)
+_MAX_WAIT = 600.0  # seconds between two attempts
 
 
-def passing(fault: FedhelpError | OSError) -> FedhelpError | None:
+def transient_error(error: FedhelpError | OSError) -> FedhelpError | None:
     """A fault that a later attempt may not meet: a stick or share that is away, a full disk, a hub that is in use.
 
     None for what time does not mend: damage, a broken log, a wrong passphrase, a clock that jumped.
     """
-    known = from_os(fault) if isinstance(fault, OSError) else fault
-    return known if isinstance(known, _PASSING) else None
+    own_error = from_os(error) if isinstance(error, OSError) else error
+    return own_error if isinstance(own_error, _TRANSIENT) else None
 
 
-def keep_on(
-    once: Callable[[], bool], every: float, say: Callable[[str], None], sleep: Callable[[float], object] = time.sleep
+def run_repeatedly(
+    attempt: Callable[[], bool], every: float, say: Callable[[str], None], sleep: Callable[[float], object] = time.sleep
 ) -> None:
     """Call `once` every so many seconds until it returns True; wait longer and longer while it meets what passes."""
-    wait, told = every, ""
+    wait, reported = every, ""
     while True:
         try:
-            done = once()
-        except (FedhelpError, OSError) as fault:
-            known = passing(fault)
-            if known is None:
+            done = attempt()
+        except (FedhelpError, OSError) as error:
+            transient = transient_error(error)
+            if transient is None:
                 raise
-            if told != (told := known.code):
-                say(f"waiting: {known.code}: {known.cause}; it goes on by itself")
+            if reported != (reported := transient.code):
+                say(f"waiting: {transient.code}: {transient.cause}; it goes on by itself")
             sleep(wait * random.uniform(0.75, 1))  # noqa: S311 - many that wait for one thing do not come at once
-            wait = max(every, min(2 * wait, _LONGEST))
+            wait = max(every, min(2 * wait, _MAX_WAIT))
             continue
-        if told:
+        if reported:
             say("it goes on")
-        wait, told = every, ""
+        wait, reported = every, ""
         if done:
             return
         sleep(every)
 
 
 @contextmanager
-def stopped_by_sigterm() -> Iterator[None]:
+def exit_on_sigterm() -> Iterator[None]:
     """SIGTERM ends the command as its own end would: locks are let go, and a transaction is rolled back."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)

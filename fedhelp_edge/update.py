@@ -36,18 +36,27 @@ from fedhelp_edge.errors import (
 Array = NDArray[Any]
 
 HEADER_LIMIT = 64 << 10  # of an update; a pack's is allowed more
-LARGEST = 1e4  # no trained weight or statistic comes near; what does is an accident or an attack
+MAX_MAGNITUDE = 1e4  # no trained weight or statistic comes near; what does is an accident or an attack
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "F64": np.dtype("<f8"),
     "U8": np.dtype("u1"), "I8": np.dtype("i1"), "I32": np.dtype("<i4"), "I64": np.dtype("<i8"),
 }  # fmt: skip
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_OTHERS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"\x93NUMPY", b"\x1f\x8b", b"\x89PNG")
-_LINE = re.compile(r"([A-Za-z0-9_.\-]{1,200}) ([A-Z][0-9]{1,2}) ([1-9][0-9]{0,9}(?:x[1-9][0-9]{0,9})*|scalar)")
+_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_OTHER_MAGICS = (
+    b"\x80\x02",
+    b"\x80\x03",
+    b"\x80\x04",
+    b"\x80\x05",
+    b"PK\x03\x04",
+    b"\x93NUMPY",
+    b"\x1f\x8b",
+    b"\x89PNG",
+)
+_SCHEMA_LINE = re.compile(r"([A-Za-z0-9_.\-]{1,200}) ([A-Z][0-9]{1,2}) ([1-9][0-9]{0,9}(?:x[1-9][0-9]{0,9})*|scalar)")
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorSpec:
     """What may travel under a name."""
 
     name: str
@@ -66,7 +75,7 @@ class Tensor:
 class Schema:
     """Exactly what travels, in this order. `table` is for logits and prototypes, `weights` for what is averaged."""
 
-    tensors: tuple[Tensor, ...]
+    tensors: tuple[TensorSpec, ...]
     holds: str = "weights"
 
     def lines(self) -> list[str]:
@@ -74,64 +83,64 @@ class Schema:
         return [str(tensor) for tensor in self.tensors]
 
     @cached_property
-    def spelled(self) -> bytes:
+    def header_bytes(self) -> bytes:
         """How every file that holds exactly this begins."""
-        return _header(self.tensors)
+        return _format_header(self.tensors)
 
     @cached_property
-    def header(self) -> Header:
+    def header(self) -> TensorHeader:
         """The header of every file that was found to be exactly this."""
         ends = list(itertools.accumulate((tensor.size for tensor in self.tensors), initial=0))
-        return Header(tuple(zip(self.tensors, ends[:-1], strict=True)), len(self.spelled), {}, True)
+        return TensorHeader(tuple(zip(self.tensors, ends[:-1], strict=True)), len(self.header_bytes), {}, True)
 
     @cached_property
     def size(self) -> int:
         """The length of the safetensors file, known before it is written: every site's has the same."""
-        return len(self.spelled) + sum(tensor.size for tensor in self.tensors)
+        return len(self.header_bytes) + sum(tensor.size for tensor in self.tensors)
 
     @classmethod
     def parse(cls, lines: Iterable[str], holds: str = "weights") -> Schema:
         tensors = []
         for line in lines:
-            found = _LINE.fullmatch(line)
-            if not found or found[2] not in _DTYPES:
+            match = _SCHEMA_LINE.fullmatch(line)
+            if not match or match[2] not in _DTYPES:
                 raise SchemaNamesError(f"{line[:60]!r} does not describe a tensor")
-            shape = () if found[3] == "scalar" else tuple(map(int, found[3].split("x")))
-            tensors.append(Tensor(found[1], found[2], shape))
+            shape = () if match[3] == "scalar" else tuple(map(int, match[3].split("x")))
+            tensors.append(TensorSpec(match[1], match[2], shape))
         if len({tensor.name for tensor in tensors}) < len(tensors):
             raise SchemaNamesError("a name stands twice")
         return cls(tuple(tensors), holds)
 
 
 @dataclass(frozen=True)
-class Share:
+class Update:
     """Named arrays and facts (examples, metrics)."""
 
     arrays: Mapping[str, Array]
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def schema(self, holds: str = "weights") -> Schema:
-        return Schema(tuple(Tensor(name, _NAMES[a.dtype], a.shape) for name, a in self.arrays.items()), holds)
+        return Schema(tuple(TensorSpec(name, _DTYPE_NAMES[a.dtype], a.shape) for name, a in self.arrays.items()), holds)
 
 
-def write(file: BinaryIO, arrays: Mapping[str, Array], notes: Mapping[str, str] | None = None) -> None:
+def write(file: BinaryIO, arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> None:
     """The canonical safetensors of arrays, in the order in which they stand, tensor by tensor. A share has no notes."""
-    file.write(_header(Share(arrays).schema().tensors, notes))
+    file.write(_format_header(Update(arrays).schema().tensors, metadata))
     for array in arrays.values():
         file.write(array.tobytes())
 
 
-class Arrays(Mapping[str, Array]):
+class FileArrays(Mapping[str, Array]):
     """The arrays of a safetensors file, each read when it is asked for; out of memory or a map, nothing is copied."""
 
-    def __init__(self, file: BinaryIO | bytes | mmap.mmap, header: Header) -> None:
-        self._file, self._places = file, header.places
+    def __init__(self, file: BinaryIO | bytes | mmap.mmap, header: TensorHeader) -> None:
+        self._file, self._places = file, header.locations
 
     def __getitem__(self, name: str) -> Array:
-        dtype, shape, count, at = self._places[name]
+        dtype, shape, count, offset = self._places[name]
         if isinstance(self._file, bytes | mmap.mmap):
-            return np.frombuffer(self._file, dtype, count, at).reshape(shape)
-        self._file.seek(at)
+            return np.frombuffer(self._file, dtype, count, offset).reshape(shape)
+        self._file.seek(offset)
         return np.frombuffer(self._file.read(count * dtype.itemsize), dtype).reshape(shape)
 
     def __iter__(self) -> Iterator[str]:
@@ -142,16 +151,16 @@ class Arrays(Mapping[str, Array]):
 
 
 @dataclass(frozen=True)
-class Header:
+class TensorHeader:
     """What a safetensors file says it holds: each tensor and where it begins, counted from `start`."""
 
-    entries: tuple[tuple[Tensor, int], ...]
+    entries: tuple[tuple[TensorSpec, int], ...]
     start: int
     metadata: Mapping[str, str]
     canonical: bool
 
     @cached_property
-    def places(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...], int, int]]:
+    def locations(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...], int, int]]:
         """Of each array: its numbers' format, its shape, how many they are, and where in the file they begin."""
         return {
             tensor.name: (_DTYPES[tensor.dtype], tensor.shape, math.prod(tensor.shape), self.start + begin)
@@ -159,93 +168,93 @@ class Header:
         }
 
 
-def read_header(file: BinaryIO, *, limit: int = HEADER_LIMIT, metadata: Sequence[str] = ()) -> Header:
+def read_header(file: BinaryIO, *, limit: int = HEADER_LIMIT, metadata: Sequence[str] = ()) -> TensorHeader:
     """Read and judge the header of a whole safetensors file; only the named keys of metadata are allowed in it."""
     end = file.seek(0, 2)
     file.seek(0)
-    start = file.read(8)
-    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+    prefix = file.read(8)
+    length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
     if not 2 <= length <= min(limit, end - 8):
-        if start.startswith(_OTHERS):
+        if prefix.startswith(_OTHER_MAGICS):
             raise NotSafetensorsError("this is another kind of file, which is never opened")
         raise TensorHeaderError("an impossible or forbidden length")
-    text = file.read(length)
-    entries, notes = _read_text(text, metadata)
-    at = 0
+    header = file.read(length)
+    entries, found_metadata = _parse_header(header, metadata)
+    expected = 0
     for tensor, begin, stop in entries:
-        if begin != at or stop - begin != tensor.size:
+        if begin != expected or stop - begin != tensor.size:
             raise TensorLayoutError("the tensors do not follow one another without gaps")
-        at = stop
-    if at != end - 8 - length:
+        expected = stop
+    if expected != end - 8 - length:
         raise TensorLayoutError("the tensors do not fill the file")
     tensors = tuple(tensor for tensor, _, _ in entries)
-    return Header(
+    return TensorHeader(
         tuple((tensor, begin) for tensor, begin, _ in entries),
         8 + length,
-        notes,
-        start + text == _header(tensors, notes),
+        found_metadata,
+        prefix + header == _format_header(tensors, found_metadata),
     )
 
 
-def read(file: BinaryIO, schema: Schema) -> Arrays:
+def read(file: BinaryIO, schema: Schema) -> FileArrays:
     """The arrays of an untrusted file that must be exactly what `schema` says, in its one spelling: all in memory.
 
     Only a header that is that spelling to the byte is taken; any other is read to say what is wrong with it.
     """
     if file.seek(0, 2) == schema.size:
         file.seek(0)
-        if (data := file.read(schema.size)).startswith(schema.spelled):
-            return Arrays(data, schema.header)
+        if (data := file.read(schema.size)).startswith(schema.header_bytes):
+            return FileArrays(data, schema.header)
     check_schema([tensor for tensor, _ in read_header(file).entries], schema)
     raise TensorLayoutError("not in the one canonical spelling")
 
 
-def check_schema(found: Sequence[Tensor], schema: Schema) -> None:
-    wanted = {tensor.name: tensor for tensor in schema.tensors}
-    names = [tensor.name for tensor in found]
-    if set(names) != set(wanted):
-        odd = sorted(set(names) ^ set(wanted))
-        raise SchemaNamesError(f"{len(odd)} names differ, the first is {odd[0][:60]!r}")
-    for tensor in found:
-        if tensor.dtype != wanted[tensor.name].dtype:
-            raise SchemaDtypeError(f"{tensor.name} is {tensor.dtype}, not {wanted[tensor.name].dtype}")
-        if tensor.shape != wanted[tensor.name].shape:
+def check_schema(tensors: Sequence[TensorSpec], schema: Schema) -> None:
+    expected = {tensor.name: tensor for tensor in schema.tensors}
+    names = [tensor.name for tensor in tensors]
+    if set(names) != set(expected):
+        differing = sorted(set(names) ^ set(expected))
+        raise SchemaNamesError(f"{len(differing)} names differ, the first is {differing[0][:60]!r}")
+    for tensor in tensors:
+        if tensor.dtype != expected[tensor.name].dtype:
+            raise SchemaDtypeError(f"{tensor.name} is {tensor.dtype}, not {expected[tensor.name].dtype}")
+        if tensor.shape != expected[tensor.name].shape:
             raise SchemaShapeError(f"{tensor.name} has another shape")
-    if names != list(wanted):
+    if names != list(expected):
         raise TensorLayoutError("the tensors stand in another order")
 
 
-def check_numbers(arrays: Mapping[str, Array], *, largest: float = LARGEST) -> None:
+def check_values(arrays: Mapping[str, Array], *, largest: float = MAX_MAGNITUDE) -> None:
     """Refuse numbers that training does not give. One array is in memory at a time."""
     for name in arrays:
         array = arrays[name]
         if array.dtype.kind != "f":
             continue
         low, high = array.min(initial=0), array.max(initial=0)
-        near = -largest <= low <= high <= largest  # not so where one is no number: then that is both low and high
-        if not near and not np.isfinite(array).all():
+        in_range = -largest <= low <= high <= largest  # not so where one is no number: then that is both low and high
+        if not in_range and not np.isfinite(array).all():
             raise NonFiniteError(f"{name}: {int((~np.isfinite(array)).sum())} of {array.size} are no numbers")
         if name.endswith("running_var") and (low < 0 or not high):
             raise NormStatisticsError(f"{name}: a variance below zero, or none above")
-        if not near:
+        if not in_range:
             raise NumberRangeError(f"{name}: a number beyond {largest:g}")
 
 
-def _header(tensors: Sequence[Tensor], notes: Mapping[str, str] | None = None) -> bytes:
+def _format_header(tensors: Sequence[TensorSpec], metadata: Mapping[str, str] | None = None) -> bytes:
     """The one spelling: the order of the tensors, no spaces but those that bring the data to a multiple of 8."""
-    entries: dict[str, Any] = {"__metadata__": dict(sorted(notes.items()))} if notes else {}
-    at = 0
+    entries: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    offset = 0
     for tensor in tensors:
         entries[tensor.name] = {
-            "dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [at, at + tensor.size],
+            "dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [offset, offset + tensor.size],
         }  # fmt: skip
-        at += tensor.size
+        offset += tensor.size
     text = json.dumps(entries, separators=(",", ":")).encode("ascii")
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
 
 
-def _read_text(text: bytes, allowed: Sequence[str]) -> tuple[list[tuple[Tensor, int, int]], dict[str, str]]:
+def _parse_header(text: bytes, allowed: Sequence[str]) -> tuple[list[tuple[TensorSpec, int, int]], dict[str, str]]:
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) < len(pairs):
             raise TensorLayoutError("a name stands twice")
@@ -257,18 +266,20 @@ def _read_text(text: bytes, allowed: Sequence[str]) -> tuple[list[tuple[Tensor, 
         raise NotSafetensorsError("the header is not JSON") from None
     if not isinstance(value, dict):
         raise NotSafetensorsError("the header is not a JSON object")
-    notes = value.pop("__metadata__", {})
-    if not isinstance(notes, dict) or not all(isinstance(n, str) and k in allowed for k, n in notes.items()):
+    metadata = value.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(
+        isinstance(text_value, str) and key in allowed for key, text_value in metadata.items()
+    ):
         raise TensorMetadataError("notes that are not allowed")
-    return sorted((_entry(name, entry) for name, entry in value.items()), key=lambda entry: entry[1]), notes
+    return sorted((_parse_entry(name, entry) for name, entry in value.items()), key=lambda entry: entry[1]), metadata
 
 
-def _entry(name: str, entry: Any) -> tuple[Tensor, int, int]:
+def _parse_entry(name: str, entry: Any) -> tuple[TensorSpec, int, int]:
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(stop)]} if len(entry) == 3:
             if dtype not in _DTYPES:
                 raise SchemaDtypeError(f"{name[:60]!r} is {dtype[:8]!r}, which does not travel")
             if not all(type(side) is int and 0 < side < 2**31 for side in shape) or len(shape) > 8:
                 raise SchemaShapeError(f"{name[:60]!r} has a side that cannot be")
-            return Tensor(name, dtype, tuple(shape)), begin, stop
+            return TensorSpec(name, dtype, tuple(shape)), begin, stop
     raise TensorLayoutError(f"{name[:60]!r} is not described as a tensor")

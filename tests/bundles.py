@@ -20,7 +20,7 @@ from fedhelp_edge.cli import COMMANDS
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.demo import phantoms
 from fedhelp_edge.infer import bundle
-from fedhelp_edge.methods.base import Bench
+from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.methods.registry import METHODS, TABLES
 from fedhelp_edge.nets.resnet import ResNet
 from fedhelp_edge.parcel import keys
@@ -53,10 +53,10 @@ class Site:
     nets: dict[str, ResNet]
     keys: keys.Keys
 
-    def make(self, **how: Any) -> exporting.Made:
+    def make(self, **how: Any) -> exporting.ExportResult:
         origin = how.pop("origin", LAST)
         nets = how.pop("nets", self.nets)
-        return exporting.make(nets, how.pop("images", self.images), self.plan, origin, self.keys.sign, **how)
+        return exporting.create(nets, how.pop("images", self.images), self.plan, origin, self.keys.sign, **how)
 
 
 @functools.cache
@@ -67,18 +67,18 @@ def site() -> Site:
     splits = ("train",) * 120 + ("val",) * 60 + ("test",) * 40
     names = tuple(f"{place}.png" for place in range(len(labels)))
     images = Images(pixels, labels, splits, names, ("",) * len(labels), ("",) * len(labels))
-    place = local_training.Place(plan, "site-001", "small", images, None, Bench())
+    place = local_training.TrainingContext(plan, "site-001", "small", images, None, Compute())
     nets: dict[str, ResNet] = {}
     for name, method in (("own", ""), ("alone", "local")):
         learner = place.learner(method)
         learner.receive(METHODS["fedavg"].start(plan) if name == "own" else {}, 1)
         loop.train(learner, place.sets(), 1)
         nets[name] = learner.net
-    return Site(plan, images, nets, keys.new())
+    return Site(plan, images, nets, keys.generate())
 
 
 @functools.cache
-def made() -> exporting.Made:
+def made() -> exporting.ExportResult:
     return site().make()
 
 
@@ -105,7 +105,9 @@ def typed(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, 
     """A command line of a site in this process: exit code, stdout, stderr."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
-        shell.run(shell.group("fedhelp_edge.cli", COMMANDS, "fedhelp-edge", "", "0"), [str(word) for word in words])
+        shell.run(
+            shell.command_group("fedhelp_edge.cli", COMMANDS, "fedhelp-edge", "", "0"), [str(word) for word in words]
+        )
     said = capsys.readouterr()
     assert "Traceback" not in said.err
     code = ended.value.code

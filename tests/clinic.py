@@ -8,8 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from fedhelp_edge import files, site, update
-from fedhelp_edge.exchange.folder import FROM, TO, Folder
-from fedhelp_edge.site import inbox, layout, membership, outbox, status, verified
+from fedhelp_edge.exchange.folder import FROM_COORDINATOR, TO_COORDINATOR, FolderCarrier
+from fedhelp_edge.site import connection, identity, inbox, layout, membership, outbox, status, verified
 from fedhelp_edge.site.sync import sync
 from server_ref.admin import exchange, invites
 from server_ref.intake import judge
@@ -21,10 +21,10 @@ class Clinic:
         self.federation, self.home, self.stick = federation, folder_ / "home", folder_ / "stick"
         self.stick.mkdir(parents=True)
         self.invite = folder_ / "clinic.invite"
-        invites.write(self.invite, invites.make(federation.hub, "Clinic", "small", 14))
+        invites.write_files(self.invite, invites.issue(federation.hub, "Clinic", "small", 14))
 
     def join(self) -> None:
-        membership.join(self.home, membership.read_invite(self.invite), "we", lambda: None)
+        membership.join(self.home, membership.read_invite_file(self.invite), "we", lambda: None)
         self.upload()
 
     def take_up(self) -> None:
@@ -36,20 +36,20 @@ class Clinic:
         self.download()
 
     def upload(self) -> list[str]:
-        return outbox.upload(self.home, [Folder(self.stick)])
+        return outbox.upload(self.home, [FolderCarrier(self.stick)])
 
     def trip(self) -> None:
         """The stick goes to the coordinator and back."""
         self.collect()
-        exchange.leave(self.federation.hub, self.stick / FROM)
+        exchange.deliver(self.federation.hub, self.stick / FROM_COORDINATOR)
 
     def collect(self) -> None:
         """The coordinator takes in what is on the stick, and judges it."""
-        exchange.take_in(self.federation.hub, self.stick / TO, exchange.Exchanged())
-        judge.judge(self.federation.hub, self.federation.boss)
+        exchange.collect(self.federation.hub, self.stick / TO_COORDINATOR, exchange.ExchangeResult())
+        judge.judge_waiting(self.federation.hub, self.federation.coordinator_keys)
 
-    def download(self) -> inbox.Taken:
-        return inbox.download(self.home, [Folder(self.stick)], nobody)
+    def download(self) -> inbox.DownloadResult:
+        return inbox.download(self.home, [FolderCarrier(self.stick)], nobody)
 
     @property
     def state(self) -> str:
@@ -61,12 +61,12 @@ class Clinic:
 
 def train(home: Path, *_: object, **__: object) -> None:
     """What training leaves."""
-    known = verified.state_of_member(home)
-    order, site = known.task, verified.me(home, known)
+    known = verified.require_state(home)
+    order, site = known.task, identity.own_site(home, known)
     assert order
     assert site
-    base = inbox.base(home, order, inbox.plan_of(order))
-    at = layout.round_folder(home, order)
+    base = inbox.base_model(home, order, inbox.plan_of(order))
+    at = layout.round_dir(home, order)
     at.mkdir(parents=True, exist_ok=True)
     with files.writing(at / "share.safetensors") as file:
         update.write(file, {name: (array * 1.01).astype("f4") for name, array in base.items()})
@@ -75,6 +75,6 @@ def train(home: Path, *_: object, **__: object) -> None:
 
 
 if __name__ == "__main__":
-    sys.modules["fedhelp_edge.site.ordered_training"] = site.order = SimpleNamespace(train=train)  # type: ignore[assignment]
+    sys.modules["fedhelp_edge.site.ordered_training"] = site.ordered_training = SimpleNamespace(train=train)  # type: ignore[assignment]
     home = Path(sys.argv[1])
-    print(sync(home, status.carriers(home, nobody), nobody, lambda _: None))
+    print(sync(home, connection.carriers(home, nobody), nobody, lambda _: None))

@@ -14,8 +14,6 @@ import pytest
 from hypothesis import settings
 
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
-from server_ref.intake import receive
-from server_ref.rounds import close
 from tests.clinic import Clinic
 from tests.faults import kills
 from tests.federation import Federation
@@ -37,12 +35,12 @@ def effort(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
 
 @pytest.fixture(scope="session")
 def site() -> keys.Keys:
-    return keys.new()
+    return keys.generate()
 
 
 @pytest.fixture(scope="session")
 def hub() -> keys.Keys:
-    return keys.new()
+    return keys.generate()
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +51,7 @@ def made_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int]
         @cache
         def make(clinics: int) -> Federation:
             new = Federation(tmp_path_factory.mktemp("federation") / "made", clinics=clinics)
-            made.callback(lambda: new.hub.store.close())
+            made.callback(lambda: new.hub.database.close())
             return new
 
         yield make
@@ -90,8 +88,7 @@ def client(fed: Federation) -> Iterator[object]:
 @pytest.fixture
 def opens_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shares are opened in this process, which is quicker; tests/unit/server_ref/test_opener.py has the other one."""
-    monkeypatch.setattr(receive, "Opener", kills.Here)
-    monkeypatch.setattr(close, "Opener", kills.Here)
+    kills.open_here(monkeypatch)
 
 
 @pytest.fixture
@@ -103,7 +100,7 @@ def clinic(three: Federation, tmp_path: Path) -> Clinic:
 @pytest.fixture
 def context(site: keys.Keys, hub: keys.Keys) -> dict[str, Any]:
     """The context of an update from `site` that only `hub` can open."""
-    return statement.stamped(
+    return statement.new_context(
         "update",
         federation="fh-" + "3c" * 16,
         round=12,
@@ -124,7 +121,7 @@ def signed(tmp_path: Path, context: dict[str, Any], site: keys.Keys) -> Callable
         truth = {"sha256": hashlib.sha256(payload).hexdigest(), "size": len(payload)}
         outside = statement.Statement(context, "age", **{**truth, **said})
         path = tmp_path / "signed.fhx"
-        path.write_bytes(parcel._prologue(outside, [site.sign]) + payload)
+        path.write_bytes(parcel._build_prologue(outside, [site.sign]) + payload)
         return path
 
     return put

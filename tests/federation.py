@@ -27,7 +27,7 @@ from fedhelp_edge.update import Array
 from server_ref.hub import create, hub
 from server_ref.hub.hub import Hub
 from server_ref.intake import judge, receive
-from server_ref.rounds import close, open
+from server_ref.rounds import close, opening
 
 PLAN = """
 name = "test"
@@ -60,14 +60,14 @@ class Clinic:
     """A site that holds its keys, and what it was sent last."""
 
     def __init__(self, federation: str, folder: Path) -> None:
-        self.keys: Keys = keys.new()
+        self.keys: Keys = keys.generate()
         self.federation, self.folder = federation, folder
         self.id = ""
         self._seq = itertools.count(1)
 
     def ask_in(self, code: str, name: str = "") -> Path:
-        context = statement.stamped("enrol", federation=self.federation)
-        body = hub.to_json(enrol.request(code, name, self.keys.public, context))
+        context = statement.new_context("enrol", federation=self.federation)
+        body = hub.to_json(enrol.request_body(code, name, self.keys.public, context))
         return self._sealed(context, body, [])
 
     def give(
@@ -81,7 +81,7 @@ class Clinic:
         **changes: Any,
     ) -> Path:
         """A share under a task; `changes` to what its statement says."""
-        context: dict[str, Any] = statement.stamped(
+        context: dict[str, Any] = statement.new_context(
             "update", federation=order.federation, round=order.round, task=order.hash, base=order.base,
             sender=self.id, sender_key=sshsig.fingerprint(self.keys.public.sign),
             recipients=list(order.recipients), seq=next(self._seq),
@@ -102,9 +102,9 @@ class Clinic:
         """The newest merged model that this site can open."""
         found: dict[int, dict[str, Array]] = {}
         for path in from_hub.glob("*.fhx"):
-            if parcel.look(path, parcel.anyone).statement.kind == "global":
-                with parcel.open(path, parcel.anyone, [self.keys.identity]) as opened:
-                    arrays = dict(update.Arrays(opened.body, update.read_header(opened.body)))
+            if parcel.inspect(path, parcel.any_signer).statement.kind == "global":
+                with parcel.open(path, parcel.any_signer, [self.keys.identity]) as opened:
+                    arrays = dict(update.FileArrays(opened.body, update.read_header(opened.body)))
                     found[opened.statement.context["round"]] = arrays
         return max(found.items(), key=lambda item: item[0])
 
@@ -115,8 +115,8 @@ class Federation:
     def __init__(self, folder: Path, text: str = PLAN, clinics: int = 3) -> None:
         self.folder, self.clock = folder, Clock()
         self.plan = plan = plans.read(text, TABLES)
-        self.hub: Hub = create.create(folder / "hub", plan, None, clock=self.clock)
-        self.boss = self.hub.boss(nobody)
+        self.hub: Hub = create.new_hub(folder / "hub", plan, None, clock=self.clock)
+        self.coordinator_keys = self.hub.coordinator_keys(nobody)
         self.clinics: list[Clinic] = []
         for _ in range(clinics):
             self.join()
@@ -130,14 +130,14 @@ class Federation:
         return clinic
 
     def judge(self) -> list[dict[str, str]]:
-        return judge.judge(self.hub, self.boss)
+        return judge.judge_waiting(self.hub, self.coordinator_keys)
 
     def open(self) -> Task:
-        return open.open_next(self.hub, self.boss)
+        return opening.open_next(self.hub, self.coordinator_keys)
 
     def aggregate(self, *, now: bool = False) -> dict[str, Any]:
         self.judge()
-        return close.aggregate(self.hub, self.boss, now=now)
+        return close.aggregate(self.hub, self.coordinator_keys, now=now)
 
     def base(self, order: Task) -> dict[str, Array]:
         return self.hub.model(order.base)
@@ -157,12 +157,12 @@ class Federation:
 
     def states(self) -> dict[str, str]:
         """The state of each share, by its site and round."""
-        rows = self.hub.store.rows("SELECT site, round, state FROM shares ORDER BY site, round, seq")
+        rows = self.hub.database.rows("SELECT site, round, state FROM shares ORDER BY site, round, seq")
         return {f"{row['site']}/{row['round']}": row["state"] for row in rows}
 
     def copied(self, folder: Path) -> Federation:
         """The same federation in another folder, from where each goes its own way."""
-        self.hub.store.close()
+        self.hub.database.close()
         shutil.copytree(self.folder, folder)
         self.again()
         other = copy.copy(self)
@@ -178,13 +178,13 @@ class Federation:
         """A copy for one test."""
         other = self.copied(folder)
         yield other
-        other.hub.store.close()
+        other.hub.database.close()
 
     def again(self) -> Hub:
         """The hub as another process opens it."""
-        self.hub.store.close()
+        self.hub.database.close()
         self.hub = Hub(self.folder / "hub", clock=self.clock)
-        self.hub.remember(self.boss)
+        self.hub.open_memory(self.coordinator_keys)
         return self.hub
 
 

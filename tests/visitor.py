@@ -9,7 +9,7 @@ from fedhelp_edge.page import local_server
 
 
 class Visitor:
-    def __init__(self, server: local_server.Server) -> None:
+    def __init__(self, server: local_server.LocalServer) -> None:
         self.server, self.base, self.text = server, urlsplit(server.link).path, ""
 
     def ask(self, path: str, body: str | bytes | None = None, **headers: str) -> http.client.HTTPResponse:

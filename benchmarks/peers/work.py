@@ -23,7 +23,7 @@ import torch._dynamo  # which the first optimiser would import
 
 from fedhelp_edge import plan as plans
 from fedhelp_edge.data.images import Images
-from fedhelp_edge.methods.base import Bench
+from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.methods.registry import METHODS, TABLES
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.train import learners, loop
@@ -66,7 +66,7 @@ class Clinic:
         torch.set_num_threads(1)
         self.folder, self.site, plan = folder, site, plan_of(folder)
         self.images = images_of(folder, site).part("train")
-        self.learner = learners.learner(plan, site, "small", self.images, None, Bench())
+        self.learner = learners.create(plan, site, "small", self.images, None, Compute())
         self.schema = METHODS[plan.method].schema(plan)
 
     def train(self, row: np.ndarray, round_: int) -> tuple[np.ndarray, int]:  # type: ignore[type-arg]
@@ -78,7 +78,7 @@ class Clinic:
             at += count
         self.learner.receive(arrays, round_)
         told(self.folder, "begin", round=round_, site=self.site)
-        loop.train(self.learner, learners.sets(self.images, None), round_)
+        loop.train(self.learner, learners.image_sets(self.images, None), round_)
         told(self.folder, "end", round=round_, site=self.site)
         return np.concatenate([array.ravel() for array in self.learner.give().arrays.values()]), len(self.images)
 

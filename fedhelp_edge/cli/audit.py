@@ -10,7 +10,7 @@ app = shell.app()
 
 @app.command()
 def audit(
-    folder: Annotated[Path, shell.named("The folder of a round that the coordinator exported.")],
+    folder: Annotated[Path, shell.path_argument("The folder of a round that the coordinator exported.")],
     json: shell.AsJson = False,
 ) -> None:
     """Check a round that the coordinator handed out: every signature, every receipt, every line of the log. No key.
@@ -19,18 +19,18 @@ def audit(
     """
     from fedhelp_edge import audit as audits
 
-    found = audits.check(folder)
+    report = audits.check(folder)
     if json:
-        return console.result(
-            federation=found.federation, round=found.round, merged_sha256=found.model, merged=found.merged,
-            others=found.others, log={"length": found.log.length, "head": found.log.head},
+        return console.print_json(
+            federation=report.federation, round=report.round, merged_sha256=report.model, merged=report.merged,
+            others=report.others, log={"length": report.log.length, "head": report.log.head},
         )  # fmt: skip
     console.show(
-        f"federation {found.federation}, round {found.round}",
-        f"model {found.model}, made of {len(found.merged)} shares",
+        f"federation {report.federation}, round {report.round}",
+        f"model {report.model}, made of {len(report.merged)} shares",
     )
-    for one in (*found.merged, *found.others):
-        console.show(f"  {one['site']}  {one['share'][:16]}  {one['state']}")
-    console.show(f"the log's {found.log.length} lines follow from one another; every signature and receipt holds")
+    for record in (*report.merged, *report.others):
+        console.show(f"  {record['site']}  {record['share'][:16]}  {record['state']}")
+    console.show(f"the log's {report.log.length} lines follow from one another; every signature and receipt holds")
     console.show("nothing is missing and nothing is added; what the sealed files hold, only a key can show")
     return None

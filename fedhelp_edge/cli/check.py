@@ -12,17 +12,19 @@ import typer
 from fedhelp_edge import console, shell
 
 if TYPE_CHECKING:
-    from fedhelp_edge.data import Problem, Report
+    from fedhelp_edge.data import CheckReport, Problem
     from fedhelp_edge.plan import Plan
 
 app = shell.app()
 
-_SHOWN = 5  # problems of a kind in the table; --json has all
+_MAX_SHOWN = 5  # problems of a kind in the table; --json has all
 
 
 @app.command()
 def check(
-    images: Annotated[Path, shell.named("A folder with a folder of images for each class, a table (CSV) or an NPZ.")],
+    images: Annotated[
+        Path, shell.path_argument("A folder with a folder of images for each class, a table (CSV) or an NPZ.")
+    ],
     plan: Annotated[Path | None, typer.Option("--plan", help="The plan that they are for.", readable=False)] = None,
     mapping: Annotated[
         list[str] | None,
@@ -47,88 +49,90 @@ def check(
     from fedhelp_edge import plan as plans
     from fedhelp_edge.methods.registry import TABLES
 
-    names, called = _names(mapping or []), _columns(columns or [])
-    agreed = plans.load(plan, TABLES) if plan else _ordered(shell.home(home))
+    names, column_names = _parse_mapping(mapping or []), _parse_columns(columns or [])
+    agreed_plan = plans.load(plan, TABLES) if plan else _task_plan(shell.home_folder(home))
     with console.progress("reading images") as progress:
-        kept = shell.home(home) / "images"
-        found = data.check(images, agreed, kept=kept, mapping=names, columns=called, progress=progress)
+        cache_dir = shell.home_folder(home) / "images"
+        report = data.check(images, agreed_plan, kept=cache_dir, mapping=names, columns=column_names, progress=progress)
     if json:
-        problems = [vars(problem) for problem in found.problems]
-        console.result(
-            classes=found.classes, images=found.images, problems=problems, ready=found.ready, parts=found.parts,
-            groups=sorted(found.groups), findings=[finding.to_json() for finding in found.findings],
+        problems = [vars(problem) for problem in report.problems]
+        console.print_json(
+            classes=report.classes, images=report.images, problems=problems, ready=report.ready, parts=report.parts,
+            groups=sorted(report.groups), findings=[finding.to_json() for finding in report.findings],
         )  # fmt: skip
     else:
-        _show(found)
-    if not found.ready:
+        _print_report(report)
+    if not report.ready:
         raise typer.Exit(1)
 
 
-def _ordered(home: Path) -> Plan | None:
+def _task_plan(home: Path) -> Plan | None:
     """The plan of the round that the coordinator ordered."""
     from fedhelp_edge.site import inbox, verified
 
-    known = verified.state(home)
-    return inbox.plan_of(known.task) if known and known.task else None
+    state = verified.state(home)
+    return inbox.plan_of(state.task) if state and state.task else None
 
 
-def _names(given: list[str]) -> dict[str, str]:
+def _parse_mapping(texts: list[str]) -> dict[str, str]:
     """`NAME=CLASS`, each."""
     names = {}
-    for text in given:
-        name, equals, meant = text.partition("=")
-        if not (equals and name.strip() and meant.strip()):
+    for text in texts:
+        name, equals, target = text.partition("=")
+        if not (equals and name.strip() and target.strip()):
             raise typer.BadParameter(f"--map {text!r} is not of the form NAME=CLASS")
-        names[name] = meant
+        names[name] = target
     return names
 
 
-def _columns(given: list[str]) -> dict[str, str]:
+def _parse_columns(texts: list[str]) -> dict[str, str]:
     """`OURS=THEIRS`, one or several with commas between."""
-    from fedhelp_edge.data.table import MAPPED
+    from fedhelp_edge.data.table import COLUMN_OPTIONS
 
     columns = {}
-    for text in ",".join(given).split(",") if given else []:
+    for text in ",".join(texts).split(",") if texts else []:
         ours, equals, theirs = (part.strip() for part in text.partition("="))
-        if not (equals and theirs and ours in MAPPED):
-            ways = ", ".join(f"{name}=..." for name in MAPPED)
-            raise typer.BadParameter(f"--columns {text!r} is none of {ways}")
+        if not (equals and theirs and ours in COLUMN_OPTIONS):
+            forms = ", ".join(f"{name}=..." for name in COLUMN_OPTIONS)
+            raise typer.BadParameter(f"--columns {text!r} is none of {forms}")
         columns[ours] = theirs
     return columns
 
 
-def _groups(sizes: Sequence[int]) -> str:
+def _groups_text(sizes: Sequence[int]) -> str:
     number = "1 group" if len(sizes) == 1 else f"{len(sizes)} groups"
     return f"{number} of several images of one patient, lesion or picture,"
 
 
-def _show(found: Report) -> None:
+def _print_report(report: CheckReport) -> None:
     from fedhelp_edge import errors
     from fedhelp_edge.data.images import SPLITS
 
-    sums = [sum(part[split] for part in found.parts.values()) for split in SPLITS]
+    sums = [sum(part[split] for part in report.parts.values()) for split in SPLITS]
     rows: list[list[object]] = [["class", *SPLITS, "all"]]
-    rows += [[name, *map(part.get, SPLITS), sum(part.values())] for name, part in found.parts.items()]
-    rows.append(["all", *sums, found.images])
+    rows += [[name, *map(part.get, SPLITS), sum(part.values())] for name, part in report.parts.items()]
+    rows.append(["all", *sums, report.images])
     width = max(len(str(row[0])) for row in rows)
-    for name, *counts in rows if found.parts else ():
+    for name, *counts in rows if report.parts else ():
         console.show(f"{name:<{width}}" + "".join(f"  {count:>6}" for count in counts))
-    if found.sizes:
-        (small, *_, large) = [f"{across} x {down}" for across, down in (found.sizes[0], found.sizes[-1])]
+    if report.sizes:
+        (small, *_, large) = [f"{across} x {down}" for across, down in (report.sizes[0], report.sizes[-1])]
         console.show(f"images of {small} pixels" + (f" to {large}" if small != large else ""))
-    if found.groups:
-        console.show(f"{_groups(found.groups)} kept in one part, the largest of {max(found.groups)} images")
+    if report.groups:
+        console.show(f"{_groups_text(report.groups)} kept in one part, the largest of {max(report.groups)} images")
     kinds = {kind.code: kind for kind in errors.tree() if kind.code}
     by_code: dict[str, list[Problem]] = defaultdict(list)
-    for problem in found.problems:
+    for problem in report.problems:
         by_code[problem.code].append(problem)
     for code, problems in by_code.items():
         console.show("", f"{code} ({len(problems)}): {kinds[code].remedy}")
-        for problem in problems[:_SHOWN]:
+        for problem in problems[:_MAX_SHOWN]:
             console.show(f"  {problem.file}{': ' if problem.file else ''}{problem.cause}")
-        if len(problems) > _SHOWN:
-            console.show(f"  and {len(problems) - _SHOWN} more; --json names all")
-    if found.findings:
-        console.show("", *(f"note: {finding.sentence}" for finding in found.findings))
-    stops = ", ".join(f"{code} ({len(by_code[code])})" for code in dict.fromkeys(one.code for one in found.stops))
-    console.show("", f"not ready: first put right {stops}" if stops else "ready to train")
+        if len(problems) > _MAX_SHOWN:
+            console.show(f"  and {len(problems) - _MAX_SHOWN} more; --json names all")
+    if report.findings:
+        console.show("", *(f"note: {finding.sentence}" for finding in report.findings))
+    blocking = ", ".join(
+        f"{code} ({len(by_code[code])})" for code in dict.fromkeys(blocker.code for blocker in report.blocking)
+    )
+    console.show("", f"not ready: first put right {blocking}" if blocking else "ready to train")

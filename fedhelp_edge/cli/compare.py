@@ -17,9 +17,9 @@ app = shell.app()
 
 @app.command()
 def compare(
-    old: Annotated[Path, shell.named("The model in use.")],
-    new: Annotated[Path, shell.named("The model that may replace it.")],
-    images: Annotated[Path, shell.named("Labelled images: a folder for each class, a table or an NPZ.")],
+    old: Annotated[Path, shell.path_argument("The model in use.")],
+    new: Annotated[Path, shell.path_argument("The model that may replace it.")],
+    images: Annotated[Path, shell.path_argument("Labelled images: a folder for each class, a table or an NPZ.")],
     signer: Signer = None,
     home: shell.Home = shell.DEFAULT_HOME,
     json: shell.AsJson = False,
@@ -34,43 +34,54 @@ def compare(
     import tempfile
     from dataclasses import asdict
 
-    from fedhelp_edge.infer import bundle, show
+    from fedhelp_edge.infer import answer_formats, bundle
     from fedhelp_edge.infer import compare as comparing
     from fedhelp_edge.site import vouch
 
-    place = shell.home(home)
-    one, other = (bundle.ready(path, lambda key: vouch.vouch(place, key, signer)) for path in (old, new))
-    for doubts in filter(None, map(show.doubts, (one, other))):
+    home_dir = shell.home_folder(home)
+    old_model, new_model = (
+        bundle.load_checked(path, lambda key: vouch.model_warning(home_dir, key, signer)) for path in (old, new)
+    )
+    for doubts in filter(None, map(answer_formats.trust_warning, (old_model, new_model))):
         console.say(f"warning: {doubts}")
-    with tempfile.TemporaryDirectory() as kept:
-        found = comparing.compare(one, other, images, kept=Path(kept), site=place / "images")
+    with tempfile.TemporaryDirectory() as cache_dir:
+        comparison = comparing.compare(
+            old_model, new_model, images, cache_dir=Path(cache_dir), state_dir=home_dir / "images"
+        )
     if json:
-        return console.result(**asdict(found), verdict=found.verdict)
-    _show(found)
-    if found.left_out:
-        console.say(f"{found.left_out} images that this site learned from or chose by are left out")
+        return console.print_json(**asdict(comparison), verdict=comparison.verdict)
+    _print_comparison(comparison)
+    if comparison.left_out:
+        console.say(f"{comparison.left_out} images that this site learned from or chose by are left out")
     return None
 
 
-def _show(found: Comparison) -> None:
-    console.show(f"{f'n={found.images}':<20}{'old':>8}{'new':>8}  difference")
+def _print_comparison(comparison: Comparison) -> None:
+    console.show(f"{f'n={comparison.images}':<20}{'old':>8}{'new':>8}  difference")
     for name in ("accuracy", "balanced_accuracy", "auc"):
-        sides = "".join(_number(getattr(side, name).value) for side in (found.old, found.new))
+        columns = "".join(
+            _format_number(getattr(model_figures, name).value) for model_figures in (comparison.old, comparison.new)
+        )
         label = "AUC" if name == "auc" else name.replace("_", " ")
-        console.show(f"{label:<20}{sides}  {_gap(getattr(found.difference, name))}")
-    for one in found.classes:
-        sides = "".join(_number(count / one.images if one.images else None) for count in (one.old, one.new))
-        console.show(f"{f'{one.name}, n={one.images}':<20}{sides}  {_gap(one.difference)}")
-    console.show(f"{'not answered':<20}{found.old.unknown:>8}{found.new.unknown:>8}")
-    console.show(f"only the new one is right on {found.better} images, only the old one on {found.worse}")
-    console.show(found.verdict)
+        console.show(f"{label:<20}{columns}  {_format_difference(getattr(comparison.difference, name))}")
+    for class_figures in comparison.classes:
+        columns = "".join(
+            _format_number(count / class_figures.images if class_figures.images else None)
+            for count in (class_figures.old, class_figures.new)
+        )
+        console.show(
+            f"{f'{class_figures.name}, n={class_figures.images}':<20}{columns}  {_format_difference(class_figures.difference)}"
+        )
+    console.show(f"{'not answered':<20}{comparison.old.unknown:>8}{comparison.new.unknown:>8}")
+    console.show(f"only the new one is right on {comparison.better} images, only the old one on {comparison.worse}")
+    console.show(comparison.verdict)
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return f"{'-' if value is None else format(value, '.3f'):>8}"
 
 
-def _gap(figure: Figure) -> str:
+def _format_difference(figure: Figure) -> str:
     if figure.value is None or figure.low is None:
         return figure.reason or "-"
     return f"{figure.value:+.3f} ({figure.low:+.3f} to {figure.high:+.3f})"

@@ -34,27 +34,27 @@ def demo(
 
     from fedhelp_edge.demo import play
 
-    begun = time.monotonic()
+    started = time.monotonic()
     with ExitStack() as bars:
 
-        def watch(what: str) -> object:
+        def watch(description: str) -> object:
             bars.close()
-            return bars.enter_context(console.progress(what))
+            return bars.enter_context(console.progress(description))
 
         def say(text: str) -> None:
             bars.close()
             console.say(text)
 
-        told = play.play(out, say, watch, images=images, method=method, number=rounds, threads=threads)  # type: ignore[arg-type]
+        record = play.play(out, say, watch, images=images, method=method, round_count=rounds, threads=threads)  # type: ignore[arg-type]
     if json:
-        return console.result(**told, folder=str(out), report=str(out / "report.html"))
+        return console.print_json(**record, folder=str(out), report=str(out / "report.html"))
     console.show(f"{'':<12}{'images':>8}{'alone':>10}{'together':>10}{'kept':>10}   of its test images right")
-    for site in told["sites"]:
+    for site in record["sites"]:
         figures = "".join(f"{site[name]:>10.0%}" for name in ("alone", "together", "kept"))
         console.show(f"{site['name']:<12}{site['images']:>8}{figures}   n={site['test']}")
-    size = max(one["size"] for one in told["parcels"] if one["kind"] == "update") / 1e6
+    size = max(sent["size"] for sent in record["parcels"] if sent["kind"] == "update") / 1e6
     console.show(f"a share has {size:.1f} MB, signed and encrypted; no image left its folder")
-    console.say(f"{time.monotonic() - begun:.0f} s; {out / 'report.html'} tells all of it: open it in a browser")
+    console.say(f"{time.monotonic() - started:.0f} s; {out / 'report.html'} tells all of it: open it in a browser")
     console.say_next(f"'fedhelp-edge status --home {hints.quoted(out / 'sites' / 'clinic-a')}' looks closer,")
     console.say("or 'fedhelp-edge demo --out mine --images DIR' tells it with images of your own")
     return None

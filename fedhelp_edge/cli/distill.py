@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedhelp_edge import shell
-from fedhelp_edge.cli.train import Device, Images, Knowledge, PlanFile, Rounds, Threads, learn
+from fedhelp_edge.cli.train import Device, Images, Knowledge, PlanFile, Rounds, Threads, run_training
 
 app = shell.app()
 
@@ -17,4 +17,4 @@ def distill(
 
     Example: fedhelp-edge distill images
     """
-    learn("large", plan, images, knowledge, rounds, threads, device, home, json)
+    run_training("large", plan, images, knowledge, rounds, threads, device, home, json)

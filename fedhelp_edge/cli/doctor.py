@@ -12,7 +12,9 @@ app = shell.app()
 
 @app.command()
 def doctor(
-    model: Annotated[Path | None, shell.named("A model (.onnx), to see whether it answers here as it should.")] = None,
+    model: Annotated[
+        Path | None, shell.path_argument("A model (.onnx), to see whether it answers here as it should.")
+    ] = None,
     home: shell.Home = shell.DEFAULT_HOME,
     json: shell.AsJson = False,
 ) -> None:
@@ -21,17 +23,18 @@ def doctor(
     Example: fedhelp-edge doctor
     """
     from fedhelp_edge import doctor
+    from fedhelp_edge import doctor as fedhelp_edge_doctor
 
-    found = []
-    for check in doctor.checks(shell.home(home), model):
-        found.append(check)
+    results = []
+    for check in fedhelp_edge_doctor.run_checks(shell.home_folder(home), model):
+        results.append(check)
         if not json:
             console.show(f"{check.state.upper():<5} {check.name:<10} {check.detail}")
             if check.remedy:
                 console.show(f"      {'':<10} -> {check.remedy}")
-    state = doctor.verdict(found)
+    state = doctor.verdict(results)
     if json:
-        console.result(checks=[vars(check) for check in found], state=state)
+        console.print_json(checks=[vars(check) for check in results], state=state)
     elif state == doctor.PASS:
         console.show("this machine is ready")
     if state == doctor.FAIL:

@@ -22,18 +22,18 @@ def download(
 
     Example: fedhelp-edge download --via /media/stick
     """
-    from fedhelp_edge.site import inbox, status
+    from fedhelp_edge.site import connection, inbox, status
 
-    place = shell.home(home)
-    ask = functools.cache(passphrase.asker(passphrase_file))
-    taken = inbox.download(place, status.carriers(place, ask, via, url, ca_file), ask)
-    told = status.status(place)
+    home_dir = shell.home_folder(home)
+    ask = functools.cache(passphrase.provider(passphrase_file))
+    received = inbox.download(home_dir, connection.carriers(home_dir, ask, via, url, ca_file), ask)
+    site_state = status.status(home_dir)
     if json:
-        return console.result(**asdict(taken), state=told["state"], next=told["next"])
-    for what in taken.new:
-        console.show(f"new: {what}")
-    for one in taken.refused:
-        console.show(*console.error_lines(f"refused: {one['file']}: ", one))
-    console.show(f"new parcels: {len(taken.new)}")
-    console.say_next(f"'{status.next_typed(place, told)}'")
+        return console.print_json(**asdict(received), state=site_state["state"], next=site_state["next"])
+    for name in received.new:
+        console.show(f"new: {name}")
+    for refusal in received.refused:
+        console.show(*console.error_lines(f"refused: {refusal['file']}: ", refusal))
+    console.show(f"new parcels: {len(received.new)}")
+    console.say_next(f"'{status.next_command(home_dir, site_state)}'")
     return None

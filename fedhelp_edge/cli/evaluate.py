@@ -40,51 +40,54 @@ def evaluate(
     """
     from fedhelp_edge.report import nets
 
-    place = shell.home(home)
-    found = _measured(plan, place, tier, images, passphrase.asker(passphrase_file), threads)
-    page = found.keep(out) if out else None
+    home_dir = shell.home_folder(home)
+    evaluation = _evaluate(plan, home_dir, tier, images, passphrase.provider(passphrase_file), threads)
+    page = evaluation.keep(out) if out else None
     if json:
-        return console.result(**found.to_json(), **({"page": str(page)} if page else {}))
-    console.show(*nets.lines(found.figures, found.chosen))
-    name = found.chosen or "own"
-    console.show("", f"{nets.NAMES[name]}, on {found.nets[name].images} test images:")
+        return console.print_json(**evaluation.to_json(), **({"page": str(page)} if page else {}))
+    console.show(*nets.lines(evaluation.figures, evaluation.chosen))
+    name = evaluation.chosen or "own"
+    console.show("", f"{nets.NAMES[name]}, on {evaluation.nets[name].images} test images:")
     for key in ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity", "f1", "ece"):
-        figure = getattr(found.nets[name], key)
+        figure = getattr(evaluation.nets[name], key)
         label = key.replace("_", " ")
         if figure.value is None:
             console.show(f"{label:<20}{figure.reason}")
         else:
             interval = f"  ({figure.low:.3f} to {figure.high:.3f})" if figure.low is not None else ""
             console.show(f"{label:<20}{figure.value:.3f}{interval}")
-    bare = found.nets.get("without_prior")
-    if bare and bare.accuracy.value is not None:
-        figures = [f"accuracy {bare.accuracy.value:.3f}", f"balanced accuracy {bare.balanced_accuracy.value:.3f}"]
+    without_prior = evaluation.nets.get("without_prior")
+    if without_prior and without_prior.accuracy.value is not None:
+        figures = [
+            f"accuracy {without_prior.accuracy.value:.3f}",
+            f"balanced accuracy {without_prior.balanced_accuracy.value:.3f}",
+        ]
         console.show(f"without the prior   {', '.join(figures)}")
         console.say("the prior is how frequent each class was in training; the figures above are with it")
-    console.say_findings(found.findings)
-    if not found.chosen:
+    console.say_findings(evaluation.findings)
+    if not evaluation.chosen:
         console.say("no net is chosen: there are no validation images")
-    console.say_next(_next(place))
+    console.say_next(_next_step(home_dir))
     if page:
         console.say(f"with calibration and each class: {page}")
     return None
 
 
-def _next(home: Path) -> str:
+def _next_step(home: Path) -> str:
     from fedhelp_edge.parcel import keys
 
-    made = "" if keys.exist(home) else "'fedhelp-edge keys new' makes the keys that sign a model, then "
-    return f"{made}'fedhelp-edge export' makes a model to diagnose with"
+    keys_first = "" if keys.exist(home) else "'fedhelp-edge keys new' makes the keys that sign a model, then "
+    return f"{keys_first}'fedhelp-edge export' makes a model to diagnose with"
 
 
-def _measured(
+def _evaluate(
     plan: Path | None, home: Path, tier: str, images: Path | None, ask: Callable[[], str], threads: int | None
 ) -> Any:
     """What was trained by order; or by a plan alone, to try it out."""
     if plan is None:
         from fedhelp_edge.site import ordered_training, verified
 
-        verified.state_of_member(home)  # before torch is loaded
+        verified.require_state(home)  # before torch is loaded
         return ordered_training.evaluate(home, images, ask, threads=threads)
     from fedhelp_edge import plan as plans
     from fedhelp_edge.methods.registry import TABLES

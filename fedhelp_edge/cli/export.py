@@ -12,12 +12,12 @@ from fedhelp_edge import console, hints, passphrase, shell
 from fedhelp_edge.cli.train import PlanFile, Threads
 
 if TYPE_CHECKING:
-    from export.bundle import Made
+    from export.bundle import ExportResult
     from fedhelp_edge.infer.metadata import Facts
 
 app = shell.app()
 
-_FEW = 0.1  # of the validation images: where a model answers fewer, that is said first
+_FEW_ANSWERED = 0.1  # of the validation images: where a model answers fewer, that is said first
 _NOT_READY = 0.2  # and where, by the interval, it can hardly answer so many of a site's images, it is not ready
 
 
@@ -49,31 +49,33 @@ def export(
     """
     from fedhelp_edge.report import nets
 
-    place = shell.home(home)
-    made = _made(place, plan, tier, round_, passphrase.asker(passphrase_file), int8, sensitivity, threads)
-    said = made.facts
-    name = f"round-{said.round:06}{'-int8' if said.precision == 'int8' else ''}.onnx"
-    path = out or place / "bundles" / name
-    sha256 = made.keep(path)
-    few, ready = _warning(said), _ready(said)
-    gain = vars(made.int8) if made.int8 else None
+    home_dir = shell.home_folder(home)
+    result = _export(home_dir, plan, tier, round_, passphrase.provider(passphrase_file), int8, sensitivity, threads)
+    facts = result.facts
+    name = f"round-{facts.round:06}{'-int8' if facts.precision == 'int8' else ''}.onnx"
+    path = out or home_dir / "bundles" / name
+    sha256 = result.keep(path)
+    warning, ready = _too_few_answers(facts), _is_ready(facts)
+    gain = vars(result.int8) if result.int8 else None
     if json:
-        console.result(
-            path=str(path), sha256=sha256, round=said.round, net=said.net, members=list(said.members),
-            figures=said.figures, precision=said.precision, int8=gain, parity=made.parity, test=said.test,
-            temperature=said.calibration.temperature, signer=said.signer,
-            findings=list(said.findings), validation=said.validation, ready=ready,
+        console.print_json(
+            path=str(path), sha256=sha256, round=facts.round, net=facts.net, members=list(facts.members),
+            figures=facts.figures, precision=facts.precision, int8=gain, parity=result.parity, test=facts.test,
+            temperature=facts.calibration.temperature, signer=facts.signer,
+            findings=list(facts.findings), validation=facts.validation, ready=ready,
         )  # fmt: skip
         raise typer.Exit(0 if ready or anyway else 1)
-    if few:
-        console.show(*few)
-    console.show(*nets.lines(said.figures, said.net))
-    console.show(*(f"it {nets.answering(part, name)}" for name, part in _parts(said)))
-    console.show(f"differs from the net by {made.parity:.0e}")
-    if made.int8:
-        kept = f"not kept: {made.int8.why}" if made.int8.why else f"{made.int8.speed_up:.1f} times as fast here"
-        console.show(f"8 bits: {kept}; {made.int8.agreement:.1%} of the answers are the same")
-    console.say_findings(said.findings)
+    if warning:
+        console.show(*warning)
+    console.show(*nets.lines(facts.figures, facts.net))
+    console.show(*(f"it {nets.answering_text(counts, name)}" for name, counts in _image_sets(facts)))
+    console.show(f"differs from the net by {result.parity:.0e}")
+    if result.int8:
+        outcome = (
+            f"not kept: {result.int8.why}" if result.int8.why else f"{result.int8.speed_up:.1f} times as fast here"
+        )
+        console.show(f"8 bits: {outcome}; {result.int8.agreement:.1%} of the answers are the same")
+    console.say_findings(facts.findings)
     console.say(f"kept as {path}, its signature and its card beside it")
     if not ready and not anyway:
         console.say("this model is written, but not ready to diagnose with; --anyway takes it all the same")
@@ -82,27 +84,27 @@ def export(
     return
 
 
-def _parts(said: Facts) -> list[tuple[str, Mapping[str, float | None]]]:
-    return [(name, part) for name, part in (("validation", said.validation), ("test", said.test)) if part]
+def _image_sets(facts: Facts) -> list[tuple[str, Mapping[str, float | None]]]:
+    return [(name, counts) for name, counts in (("validation", facts.validation), ("test", facts.test)) if counts]
 
 
-def _ready(said: Facts) -> bool:
+def _is_ready(facts: Facts) -> bool:
     """Whether the model may answer a part of this site's images that is worth it, by as many as were looked at."""
     from fedhelp_edge.report import metrics
 
-    answered, images = (int(said.validation[name] or 0) for name in ("answered", "images"))
-    return answered >= _FEW * images or (metrics.proportion(answered, images).high or 0) >= _NOT_READY
+    answered, images = (int(facts.validation[name] or 0) for name in ("answered", "images"))
+    return answered >= _FEW_ANSWERED * images or (metrics.proportion(answered, images).high or 0) >= _NOT_READY
 
 
-def _warning(said: Facts) -> list[str]:
+def _too_few_answers(facts: Facts) -> list[str]:
     """What leads where the model answers next to nothing: that it does, why, and what to do."""
     from fedhelp_edge.report import nets
 
-    found = {name: value or 0 for name, value in said.validation.items()}
-    if found["answered"] >= _FEW * found["images"]:
+    counts = {name: value or 0 for name, value in facts.validation.items()}
+    if counts["answered"] >= _FEW_ANSWERED * counts["images"]:
         return []
-    images, answered, unlike = (int(found[name]) for name in ("images", "answered", "unlike"))
-    accuracy = nets.shown(found["accuracy"], images)
+    images, answered, unlike = (int(counts[name]) for name in ("images", "answered", "unlike"))
+    accuracy = nets.figure_text(counts["accuracy"], images)
     return [
         f'warning: this model says "don\'t know" nearly always: it answers {answered} of {images} validation images',
         f"why: it tells the classes apart too poorly to be sure (accuracy {accuracy}); "
@@ -112,21 +114,21 @@ def _warning(said: Facts) -> list[str]:
     ]
 
 
-def _made(
-    home: Path, plan: Path | None, tier: str, round_: int | None, ask: object, int8: bool, wanted: float,
+def _export(
+    home: Path, plan: Path | None, tier: str, round_: int | None, ask: object, int8: bool, sensitivity: float,
     threads: int | None,
-) -> Made:  # fmt: skip
+) -> ExportResult:  # fmt: skip
     """By order; or by a plan alone, to try it out."""
-    how = {"int8": int8, "wanted": wanted, "threads": threads}
+    options = {"int8": int8, "wanted": sensitivity, "threads": threads}
     if plan is None:
         from fedhelp_edge.site import verified
 
-        verified.state_of_member(home)  # before torch is loaded
+        verified.require_state(home)  # before torch is loaded
         from fedhelp_edge.site import export as site_export
 
-        return site_export.export(home, round_, ask, **how)  # type: ignore[arg-type]
+        return site_export.export(home, round_, ask, **options)  # type: ignore[arg-type]
     from fedhelp_edge import plan as plans
     from fedhelp_edge.methods.registry import TABLES
     from fedhelp_edge.site import export as site_export
 
-    return site_export.try_out(home, plans.load(plan, TABLES), tier, round_, ask, **how)  # type: ignore[arg-type]
+    return site_export.export_trial(home, plans.load(plan, TABLES), tier, round_, ask, **options)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from fedhelp_edge import console, shell
 
 app = shell.app()
 
-_KINDS = {
+_KIND_NAMES = {
     "charter": "the charter, which names the federation",
     "roster": "the roster of all sites",
     "task": "the order for a round",
@@ -24,7 +24,7 @@ _KINDS = {
 
 @app.command()
 def inspect(
-    file: Annotated[Path, shell.named("A parcel (.fhx), a model (.onnx), or the folder of a kit.")],
+    file: Annotated[Path, shell.path_argument("A parcel (.fhx), a model (.onnx), or the folder of a kit.")],
     home: shell.Home = shell.DEFAULT_HOME,
     json: shell.AsJson = False,
 ) -> None:
@@ -38,23 +38,23 @@ def inspect(
 
     try:
         if file.suffix.lower() == ".onnx":
-            return _model(file, shell.home(home), json)
+            return _model(file, shell.home_folder(home), json)
         if (file / kit.INSTALLER).exists():
-            return _kit(file, shell.home(home), json)
-        seen = parcel.look(file, parcel.anyone)
-    except FedhelpError as fault:
+            return _kit(file, shell.home_folder(home), json)
+        inspected = parcel.inspect(file, parcel.any_signer)
+    except FedhelpError as error:
         if json:
-            nothing = dict.fromkeys(("kind", "federation", "round", "sender", "recipients", "size"))
-            console.result(**nothing, whole=False, trusted=False, why=f"{fault.code}: {fault.cause}", signers=[])
+            unknown = dict.fromkeys(("kind", "federation", "round", "sender", "recipients", "size"))
+            console.print_json(**unknown, whole=False, trusted=False, why=f"{error.code}: {error.cause}", signers=[])
             raise typer.Exit(1) from None
         raise
-    said, context = seen.statement, seen.statement.context
-    why = site_vouch.judge(shell.home(home), said, seen.keys)
-    signers = [_signer(key) for key in seen.keys]
+    statement, context = inspected.statement, inspected.statement.context
+    why = site_vouch.parcel_warning(shell.home_folder(home), statement, inspected.keys)
+    signers = [_signer(key) for key in inspected.keys]
     recipients = context.get("recipients", [])
     readers = context["readers"]["count"] if "readers" in context else len(recipients)
     facts: dict[str, Any] = {
-        "kind": said.kind,
+        "kind": statement.kind,
         "whole": True,
         "trusted": not why,
         "why": why,
@@ -64,21 +64,21 @@ def inspect(
         "sender": context.get("sender"),
         "recipients": recipients,
         "readers": readers,
-        "size": said.size,
-        "statement": said.hash,
+        "size": statement.size,
+        "statement": statement.hash,
         "created": context["created"],
     }
     if json:
-        return console.result(**facts)
-    console.show(f"{file.name}: {_KINDS[said.kind]}")
+        return console.print_json(**facts)
+    console.show(f"{file.name}: {_KIND_NAMES[statement.kind]}")
     rows = [("whole", "yes"), ("trusted", "yes" if not why else f"no: {why}")]
     rows += [(name, str(facts[name])) for name in ("federation", "round", "sender") if facts[name] is not None]
     for signer in signers:
         rows += [("signed by", signer["fingerprint"]), ("in words", signer["words"])]
-    if said.form == "age":
+    if statement.form == "age":
         rows.append(("encrypted", f"for {readers} {'reader' if readers == 1 else 'readers'}"))
-    rows += [("made", context["created"]), ("size", f"{said.size:,} bytes")]
-    _print(rows)
+    rows += [("made", context["created"]), ("size", f"{statement.size:,} bytes")]
+    _print_rows(rows)
     return None
 
 
@@ -92,29 +92,29 @@ def _model(file: Path, home: Path, json: bool) -> None:
 
     def vouch(key: str) -> str:
         try:
-            return site_vouch.vouch(home, key, None)
-        except FedhelpError as fault:
-            refused.append(fault)
-            return f"{fault.code}: {fault.cause}"
+            return site_vouch.model_warning(home, key, None)
+        except FedhelpError as error:
+            refused.append(error)
+            return f"{error.code}: {error.cause}"
 
-    made = bundle.load(file, vouch)
-    parity = None if refused else made.parity()
-    said, signer = made.facts, _signer(made.signer)
+    model = bundle.load(file, vouch)
+    parity = None if refused else model.parity()
+    facts, signer = model.facts, _signer(model.signer)
     if json:
-        return console.result(
-            kind="bundle", whole=True, trusted=not made.why, why=made.why, signers=[signer],
-            federation=said.federation or None, round=said.round, sender=None, recipients=[], size=len(made.model),
-            sha256=made.sha256, name=said.name, classes=list(said.classes), net=said.net, members=list(said.members),
-            precision=said.precision, parity=parity, card=made.card,
+        return console.print_json(
+            kind="bundle", whole=True, trusted=not model.why, why=model.why, signers=[signer],
+            federation=facts.federation or None, round=facts.round, sender=None, recipients=[], size=len(model.model),
+            sha256=model.sha256, name=facts.name, classes=list(facts.classes), net=facts.net, members=list(facts.members),
+            precision=facts.precision, parity=parity, card=model.card,
         )  # fmt: skip
-    console.show(f"{file.name}: a model to diagnose with: {said.name}, round {said.round}")
-    rows = [("whole", "yes"), ("trusted", f"no: {made.why}" if made.why else "yes")]
-    rows += [("federation", said.federation)] if said.federation else []
-    rows += [("classes", ", ".join(said.classes)), ("net", ", ".join(said.members)), ("numbers", said.precision)]
+    console.show(f"{file.name}: a model to diagnose with: {facts.name}, round {facts.round}")
+    rows = [("whole", "yes"), ("trusted", f"no: {model.why}" if model.why else "yes")]
+    rows += [("federation", facts.federation)] if facts.federation else []
+    rows += [("classes", ", ".join(facts.classes)), ("net", ", ".join(facts.members)), ("numbers", facts.precision)]
     rows += [("signed by", signer["fingerprint"]), ("in words", signer["words"])]
     rows += [("answers", "as at export" if parity is not None else "not tried, for its signer is not trusted")]
-    rows += [("size", f"{len(made.model):,} bytes"), ("sha256", made.sha256)]
-    _print(rows)
+    rows += [("size", f"{len(model.model):,} bytes"), ("sha256", model.sha256)]
+    _print_rows(rows)
     return None
 
 
@@ -123,24 +123,24 @@ def _kit(file: Path, home: Path, json: bool) -> None:
     from fedhelp_edge.parcel import kit
     from fedhelp_edge.site import verified
 
-    seen, known = kit.look(file), verified.state(home)
-    if not seen.signer:
+    inspected, state = kit.inspect(file), verified.state(home)
+    if not inspected.signer:
         why = "nobody signed it; compare its fingerprint with the leaflet"
-    elif known is None:
+    elif state is None:
         why = "this computer has joined no federation, so it cannot say whose key signed"
     else:
-        why = "" if seen.signer == known.charter.coordinator else "the coordinator did not sign it"
-    signers = [_signer(seen.signer)] if seen.signer else []
+        why = "" if inspected.signer == state.charter.coordinator else "the coordinator did not sign it"
+    signers = [_signer(inspected.signer)] if inspected.signer else []
     if json:
-        return console.result(
+        return console.print_json(
             kind="kit", whole=True, trusted=not why, why=why, signers=signers, federation=None, round=None, sender=None,
-            recipients=[], size=seen.size, fingerprint=seen.fingerprint,
+            recipients=[], size=inspected.size, fingerprint=inspected.fingerprint,
         )  # fmt: skip
     console.show(f"{file.name}: a kit to install from")
-    rows = [("whole", "yes"), ("trusted", f"no: {why}" if why else "yes"), ("known by", seen.fingerprint)]
+    rows = [("whole", "yes"), ("trusted", f"no: {why}" if why else "yes"), ("known by", inspected.fingerprint)]
     for signer in signers:
         rows += [("signed by", signer["fingerprint"]), ("in words", signer["words"])]
-    _print([*rows, ("size", f"{seen.size:,} bytes")])
+    _print_rows([*rows, ("size", f"{inspected.size:,} bytes")])
     return None
 
 
@@ -151,6 +151,6 @@ def _signer(key: str) -> dict[str, str]:
     return {"key": key, "fingerprint": sshsig.fingerprint(key), "words": " ".join(key_words.of_text(key))}
 
 
-def _print(rows: list[tuple[str, str]]) -> None:
+def _print_rows(rows: list[tuple[str, str]]) -> None:
     for name, value in rows:
         console.show(f"  {name:<11}{value}")

@@ -40,42 +40,42 @@ def join(
     """
     from fedhelp_edge import safe_text
     from fedhelp_edge.parcel import keys
-    from fedhelp_edge.site import layout, membership, outbox, status, verified
+    from fedhelp_edge.site import connection, membership, outbox, status, verified
     from fedhelp_edge.trust import key_words
 
-    place = shell.home(home)
+    home_dir = shell.home_folder(home)
     safe_text.check_name(name)
 
     @functools.cache
     def passphrase() -> str | None:
-        if keys.are_in(place):
-            return fedhelp_edge_passphrase.asker(passphrase_file)()
+        if keys.are_in(home_dir):
+            return fedhelp_edge_passphrase.provider(passphrase_file)()
         if no_passphrase:
             console.say("warning: without a passphrase, whoever can read this disk can sign as this site")
             return None
-        return fedhelp_edge_passphrase.new_passphrase(key_words.passphrase, passphrase_file, own=own)
+        return fedhelp_edge_passphrase.choose_new(key_words.new_passphrase, passphrase_file, own=own)
 
-    if verified.state(place) is None:
-        membership.join(place, status.invited(place, invite, via, url, ca_file), name, passphrase)
+    if verified.state(home_dir) is None:
+        membership.join(home_dir, membership.resolve_invite(home_dir, invite, via, url, ca_file), name, passphrase)
     else:
-        membership.check_goes_on(place, status.code_of(invite))
-    known = verified.state_of_member(place)
-    spoken = key_words.of_keys(known.charter.federation, keys.public(place))
+        membership.check_resumable(home_dir, membership.invite_code(invite))
+    state = verified.require_state(home_dir)
+    words = key_words.of_keys(state.charter.federation, keys.load_public(home_dir))
     if not json:
-        console.show(f"joining {known.charter.name}", f"words: {' '.join(spoken)}")
+        console.show(f"joining {state.charter.name}", f"words: {' '.join(words)}")
     # Last of all the way out: whatever happens from here on, the keys, their passphrase and the request are here.
-    sent = bool(via or url or any(layout.note(place).get(way) for way in ("via", "url")))
+    sent = bool(via or url or any(connection.read(home_dir).get(option) for option in ("via", "url")))
     if sent:
-        outbox.upload(place, status.carriers(place, lambda: passphrase() or "", via, url, ca_file))
+        outbox.upload(home_dir, connection.carriers(home_dir, lambda: passphrase() or "", via, url, ca_file))
     if json:
-        return console.result(
-            federation=known.charter.federation, name=known.charter.name, words=spoken, sent=sent,
-            request=next((place / "request").glob("*.fhx")).stem, locked=keys.is_locked(place),
+        return console.print_json(
+            federation=state.charter.federation, name=state.charter.name, words=words, sent=sent,
+            request=next((home_dir / "request").glob("*.fhx")).stem, locked=keys.is_locked(home_dir),
         )  # fmt: skip
     console.say("The coordinator will phone and compare the eight words above.")
-    told = status.status(place)
-    if told["state"] != status.JOINING or told["request"]:
-        console.say_next(f"'{status.next_typed(place, told)}'")
+    site_state = status.status(home_dir)
+    if site_state["state"] != status.JOINING or site_state["request"]:
+        console.say_next(f"'{status.next_command(home_dir, site_state)}'")
     else:
         console.say_next("'fedhelp-edge download', once you were let in" if sent else "'fedhelp-edge upload --via DIR'")
     return None

@@ -25,17 +25,17 @@ def new(
     from fedhelp_edge.parcel import keys
     from fedhelp_edge.trust import key_words
 
-    folder = shell.home(home)
-    keys.check_none(folder)
+    folder = shell.home_folder(home)
+    keys.check_absent(folder)
     if no_passphrase:
-        secret = None
+        chosen = None
         console.say("warning: without a passphrase, whoever can read this disk can sign as this site")
     elif passphrase_file or own or sys.stdin.isatty():
-        secret = passphrase.new_passphrase(key_words.passphrase, passphrase_file, own=own)
+        chosen = passphrase.choose_new(key_words.new_passphrase, passphrase_file, own=own)
     else:
-        secret = key_words.passphrase()
-        console.show(f"passphrase: {secret}")  # before it locks anything, or it might never be read
-    path = keys.save(folder, keys.new(), secret)
+        chosen = key_words.new_passphrase()
+        console.show(f"passphrase: {chosen}")  # before it locks anything, or it might never be read
+    path = keys.save(folder, keys.generate(), chosen)
     console.show(f"keys made: {path}")
     console.say_next("'fedhelp-edge keys backup FILE' writes a copy to a stick")
 
@@ -48,16 +48,23 @@ def show(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) -> N
     """
     from fedhelp_edge.parcel import keys, sshsig
 
-    folder = shell.home(home)
-    found = keys.public(folder)
-    fingerprint = sshsig.fingerprint(found.sign)
+    folder = shell.home_folder(home)
+    public_keys = keys.load_public(folder)
+    fingerprint = sshsig.fingerprint(public_keys.sign)
     if json:
-        console.result(
-            sign=found.sign, recipient=found.recipient, fingerprint=fingerprint, locked=keys.is_locked(folder)
+        console.print_json(
+            sign=public_keys.sign,
+            recipient=public_keys.recipient,
+            fingerprint=fingerprint,
+            locked=keys.is_locked(folder),
         )
     else:
         lock = "a passphrase" if keys.is_locked(folder) else "file permissions alone"
-        console.show(f"signs with    {found.sign}", f"fingerprint   {fingerprint}", f"receives at   {found.recipient}")
+        console.show(
+            f"signs with    {public_keys.sign}",
+            f"fingerprint   {fingerprint}",
+            f"receives at   {public_keys.recipient}",
+        )
         console.show(f"guarded by    {lock}")
 
 
@@ -77,18 +84,18 @@ def words(
     from fedhelp_edge.site import verified
     from fedhelp_edge.trust import key_words
 
-    place = shell.home(home)
-    known = None if federation else verified.state(place)
-    spelled = key_words.of_keys(known.charter.federation if known else federation, keys.public(place))
+    home_dir = shell.home_folder(home)
+    state = None if federation else verified.state(home_dir)
+    key_phrase = key_words.of_keys(state.charter.federation if state else federation, keys.load_public(home_dir))
     if json:
-        console.result(words=spelled)
+        console.print_json(words=key_phrase)
     else:
-        console.show(" ".join(spelled))
+        console.show(" ".join(key_phrase))
 
 
 @app.command()
 def backup(
-    file: Annotated[Path, shell.named("Where to write it, best on a stick that is kept elsewhere.")],
+    file: Annotated[Path, shell.path_argument("Where to write it, best on a stick that is kept elsewhere.")],
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
 ) -> None:
@@ -98,18 +105,18 @@ def backup(
     """
     from fedhelp_edge.parcel import keys
 
-    folder = shell.home(home)
+    folder = shell.home_folder(home)
     locked = keys.is_locked(folder)
     prompt = "passphrase" if locked else "passphrase for the backup"
     secret = ""
 
     def ask() -> str:
         nonlocal secret
-        secret = passphrase.asker(passphrase_file, prompt, twice=not locked)()
+        secret = passphrase.provider(passphrase_file, prompt, twice=not locked)()
         return secret
 
-    found = keys.load(folder, ask)
-    keys.backup(file, found, secret or ask())
+    loaded = keys.load(folder, ask)
+    keys.write_backup(file, loaded, secret or ask())
     console.show(f"backup written: {file}")
     console.say_next(
         f"'fedhelp-edge keys restore {hints.quoted(file)} --home DIR' brings the keys back, with the same passphrase"
@@ -118,7 +125,7 @@ def backup(
 
 @app.command()
 def restore(
-    file: Annotated[Path, shell.named("The backup.")],
+    file: Annotated[Path, shell.path_argument("The backup.")],
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
 ) -> None:
@@ -128,10 +135,10 @@ def restore(
     """
     from fedhelp_edge.parcel import keys
 
-    folder = shell.home(home)
-    keys.check_none(folder)
-    secret = passphrase.asker(passphrase_file)()
-    path = keys.save(folder, keys.restore(file, secret), secret)
+    folder = shell.home_folder(home)
+    keys.check_absent(folder)
+    typed = passphrase.provider(passphrase_file)()
+    path = keys.save(folder, keys.read_backup(file, typed), typed)
     console.show(f"keys restored: {path}")
 
 
@@ -147,9 +154,11 @@ def rotate(
 
     from fedhelp_edge.site import membership
 
-    made = membership.ask_for_new_keys(shell.home(home), functools.cache(passphrase.asker(passphrase_file)))
+    request = membership.request_new_keys(
+        shell.home_folder(home), functools.cache(passphrase.provider(passphrase_file))
+    )
     if json:
-        return console.result(request=made.stem)
+        return console.print_json(request=request.stem)
     console.show("new keys made, under the same passphrase")
     console.say_next("'fedhelp-edge upload' asks for them; 'fedhelp-edge download' later begins to use them")
     console.say("then export your models again, for the old keys signed those")

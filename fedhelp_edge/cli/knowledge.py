@@ -34,24 +34,24 @@ def build(
     from fedhelp_edge.knowledge import build
     from fedhelp_edge.knowledge.public_images import read
 
-    kept = out.with_name(f"{out.name}.answers")
-    pixels, labels, classes = read(public, kept)
+    answers_dir = out.with_name(f"{out.name}.answers")
+    pixels, labels, classes = read(public, answers_dir)
     with console.progress("asking") as progress:
-        found = build.build(pixels, labels, classes, source, kept, progress)
+        built = build.build(pixels, labels, classes, source, answers_dir, progress)
     about = {name: text for name, text in (("origin", public.name), ("licence", licence)) if text}
-    found = replace(found.chosen(size or len(found)), about=about)
-    pack.save(out, found, quality)
-    took = out.stat().st_size
+    built = replace(built.chosen(size or len(built)), provenance=about)
+    pack.save(out, built, quality)
+    file_size = out.stat().st_size
     if json:
-        return console.result(pack=str(out), images=len(found), sources=list(found.sources), size=took)
-    console.show(f"pack written: {out}, {took / 1e6:.1f} MB")
-    console.say_next(f"'fedhelp-edge knowledge show {hints.quoted(out)}'; the answers are kept in {kept.name}")
+        return console.print_json(pack=str(out), images=len(built), sources=list(built.sources), size=file_size)
+    console.show(f"pack written: {out}, {file_size / 1e6:.1f} MB")
+    console.say_next(f"'fedhelp-edge knowledge show {hints.quoted(out)}'; the answers are kept in {answers_dir.name}")
     return None
 
 
 @app.command()
 def show(
-    file: Annotated[Path, shell.named("The pack.")],
+    file: Annotated[Path, shell.path_argument("The pack.")],
     json: shell.AsJson = False,
 ) -> None:
     """Say what a pack holds, and how often each source is right about the public labels.
@@ -60,29 +60,29 @@ def show(
     """
     from fedhelp_edge.data import pack
 
-    found = pack.load(file)
-    right = [float((said.argmax(1) == found.labels).mean()) for said in found.probabilities]
-    sources = [{"name": name, "accuracy": part} for name, part in zip(found.sources, right, strict=True)]
-    side, channels, took = found.pixels.shape[1], found.pixels.shape[3], file.stat().st_size
+    loaded = pack.load(file)
+    accuracies = [float((probabilities.argmax(1) == loaded.labels).mean()) for probabilities in loaded.probabilities]
+    sources = [{"name": name, "accuracy": accuracy} for name, accuracy in zip(loaded.sources, accuracies, strict=True)]
+    side, channels, file_size = loaded.pixels.shape[1], loaded.pixels.shape[3], file.stat().st_size
     if json:
-        return console.result(
-            images=len(found), classes=list(found.classes), sources=sources, side=side, channels=channels, size=took,
-            about=dict(found.about),
+        return console.print_json(
+            images=len(loaded), classes=list(loaded.classes), sources=sources, side=side, channels=channels, size=file_size,
+            about=dict(loaded.provenance),
         )  # fmt: skip
     kind = "colour" if channels == 3 else "grey"
-    console.show(f"{file.name}: {len(found)} images of {side} pixels, {kind}, {took / 1e6:.1f} MB")
-    console.show(f"  classes   {', '.join(found.classes)}")
-    for name, part in zip(found.sources, right, strict=True):
-        console.show(f"  source    {name}, right in {part:.1%}")
-    for name, text in found.about.items():
+    console.show(f"{file.name}: {len(loaded)} images of {side} pixels, {kind}, {file_size / 1e6:.1f} MB")
+    console.show(f"  classes   {', '.join(loaded.classes)}")
+    for name, accuracy in zip(loaded.sources, accuracies, strict=True):
+        console.show(f"  source    {name}, right in {accuracy:.1%}")
+    for name, text in loaded.provenance.items():
         console.show(f"  {name:<10}{text}")
     return None
 
 
 @app.command()
 def start(
-    plan: Annotated[Path, shell.named("The plan.")],
-    pack: Annotated[Path, shell.named("The pack.")],
+    plan: Annotated[Path, shell.path_argument("The plan.")],
+    pack: Annotated[Path, shell.path_argument("The pack.")],
     out: Annotated[Path, typer.Option("--out", help="Where to write the first weights.", readable=False)],
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the pack.")] = 10,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Processor cores to use.")] = None,
@@ -99,12 +99,12 @@ def start(
     from fedhelp_edge.train import machine
     from fedhelp_edge.train import pretrain as training
 
-    agreed = plans.load(plan, TABLES)
-    known = packs.load(pack).fitted(agreed.tables["fedhelp"].public_size, agreed.image.channels)
-    machine.settle(threads)
-    bench = machine.bench(agreed.training.precision)
+    agreed_plan = plans.load(plan, TABLES)
+    knowledge = packs.load(pack).resized(agreed_plan.tables["fedhelp"].public_size, agreed_plan.image.channels)
+    machine.configure(threads)
+    compute = machine.compute(agreed_plan.training.precision)
     with files.writing(out, private=False) as file, console.progress("training") as progress:
-        update.write(file, training.start(agreed, known, bench, epochs=epochs, progress=progress))
+        update.write(file, training.initial_weights(agreed_plan, knowledge, compute, epochs=epochs, progress=progress))
     console.show(f"first weights written: {out}")
     console.say_next(
         f"'fedhelp-edge lab run {hints.quoted(plan)} --start {hints.quoted(out)} --data IMAGES --split dirichlet:1"

@@ -9,27 +9,27 @@ from fedhelp_edge import console, errors, shell
 
 app = shell.app(no_args_is_help=True, help="Whole federations on this machine, to try a plan out or compare methods.")
 
-PlanFile = Annotated[Path, shell.named("The plan.")]
+PlanFile = Annotated[Path, shell.path_argument("The plan.")]
 Data = Annotated[Path, typer.Option("--data", help="Images: an NPZ, a folder or a table.", readable=False)]
 Split = Annotated[str, typer.Option("--split", help="natural:centers|folder, dirichlet:ALPHA, sizes:TRAIN/TEST,...")]
 Sites = Annotated[int, typer.Option("--sites", min=0, help="How many sites a dirichlet split makes.")]
 Large = Annotated[int, typer.Option("--large", min=0, help="How many sites are hospitals: those with most images.")]
-Known = Annotated[Path | None, typer.Option("--knowledge", help="The pack.", readable=False)]
+Pack = Annotated[Path | None, typer.Option("--knowledge", help="The pack.", readable=False)]
 Public = Annotated[
     Path | None, typer.Option("--public", help="Public images that nobody was asked about.", readable=False)
 ]
 Sealed = Annotated[bool, typer.Option("--sealed", help="All that travels goes through real parcels.")]
 Engine = Annotated[str, typer.Option("--engine", help="What runs the sites: local, one after the other.")]
-First = Annotated[Path | None, typer.Option("--start", help="First weights.", readable=False)]
+StartWeights = Annotated[Path | None, typer.Option("--start", help="First weights.", readable=False)]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Change the plan: fedhelp.lambda_j=0.4")]
 Out = Annotated[Path, typer.Option("--out", help="Where the results go.", readable=False)]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor cores to use.")]
 
 
-class Bench:
+class LabSetup:
     """What `run` and `compare` set up alike."""
 
-    def __init__(self, plan: Path, data: Path, split: str, sites: int, large: int, known: Path | None,
+    def __init__(self, plan: Path, data: Path, split: str, sites: int, large: int, knowledge: Path | None,
                  public: Path | None, start: Path | None, changes: list[str] | None, sealed: bool, engine: str,
                  out: Path, threads: int | None) -> None:  # fmt: skip
         from fedhelp_edge import update
@@ -42,21 +42,27 @@ class Bench:
 
         if engine != "local":
             raise errors.UsageError(f"the only engine here is local, not {engine!r}")
-        if known and public:
+        if knowledge and public:
             raise errors.UsageError("a pack has public images of its own: give --knowledge or --public, not both")
-        machine.settle(threads)
+        machine.configure(threads)
         self.plan_file, self.changes, self.sealed = plan, changes or [], sealed
-        first = self.plan()
-        images = load(data, first, kept=out / "data")
-        self.parts = partition.deal(images, split, first.seed, sites=sites, large=large, val=first.data.val)
-        found = pack.load(known) if known else pack.unasked(*read(public, out / "public")) if public else None
-        side, channels = first.tables["fedhelp"].public_size, first.image.channels
-        self.pack = found.fitted(side, channels) if found else None
+        agreed = self.plan()
+        images = load(data, agreed, kept=out / "data")
+        self.parts = partition.distribute(images, split, agreed.seed, sites=sites, large=large, val=agreed.data.val)
+        loaded_pack = (
+            pack.load(knowledge)
+            if knowledge
+            else pack.without_predictions(*read(public, out / "public"))
+            if public
+            else None
+        )
+        side, channels = agreed.tables["fedhelp"].public_size, agreed.image.channels
+        self.pack = loaded_pack.resized(side, channels) if loaded_pack else None
         self.start: dict[str, Any] = {}
         if start:
             with start.open("rb") as file:
-                self.start = dict(update.Arrays(file, update.read_header(file)))
-            console.say_drawn(spec.begin_from(METHODS[first.method].start(first), self.start)[1])
+                self.start = dict(update.FileArrays(file, update.read_header(file)))
+            console.say_missing_tensors(spec.warm_start(METHODS[agreed.method].start(agreed), self.start)[1])
 
     def plan(self, settings: dict[str, str] | None = None) -> Any:
         from fedhelp_edge import plan
@@ -70,29 +76,29 @@ class Bench:
         from fedhelp_edge.train import machine
 
         return run.run(
-            plan, self.parts, out, bench=machine.bench(plan.training.precision), pack=self.pack, start=self.start,
-            post=transport.Post() if self.sealed else None, progress=console.say,
+            plan, self.parts, out, compute=machine.compute(plan.training.precision), pack=self.pack, start=self.start,
+            transport=transport.SealedTransport() if self.sealed else None, progress=console.say,
         )  # fmt: skip
 
 
 @app.command()
 def run(
     plan: PlanFile, data: Data, out: Out, split: Split = "natural:centers", sites: Sites = 0, large: Large = 1,
-    knowledge: Known = None, public: Public = None, start: First = None, change: Settings = None,
+    knowledge: Pack = None, public: Public = None, start: StartWeights = None, change: Settings = None,
     sealed: Sealed = False, engine: Engine = "local", threads: Threads = None, json: shell.AsJson = False,
 ) -> None:  # fmt: skip
     """Train one federation on this machine, with the same learners, codecs and merging as between machines.
 
     Example: fedhelp-edge lab run plan.toml --data images.npz --split natural:centers --large 2 --out try
     """
-    bench = Bench(plan, data, split, sites, large, knowledge, public, start, change, sealed, engine, out, threads)
-    found = bench.run(bench.plan(), out)
+    setup = LabSetup(plan, data, split, sites, large, knowledge, public, start, change, sealed, engine, out, threads)
+    result = setup.run(setup.plan(), out)
     if json:
-        return console.result(runs=[found])
-    for site in found["sites"]:
+        return console.print_json(runs=[result])
+    for site in result["sites"]:
         accuracy = "-" if site["accuracy"] is None else f"{site['accuracy']:.3f}"
         console.show(f"{site['name']:<24}{site['tier']:<7}{site['n_train']:>6} images   accuracy {accuracy}")
-    console.say_findings(found.get("findings", ()))
+    console.say_findings(result.get("findings", ()))
     console.show(f"results: {out / 'run.json'}")
     return None
 
@@ -102,8 +108,8 @@ def compare(
     plan: PlanFile, data: Data, out: Out,
     methods: Annotated[str, typer.Option("--methods", help="fedhelp,fedavg,fedhelp+sources=none,...")],
     seeds: Annotated[str, typer.Option("--seeds", help="0,1,2")] = "0",
-    split: Split = "natural:centers", sites: Sites = 0, large: Large = 1, knowledge: Known = None,
-    public: Public = None, start: First = None, change: Settings = None, sealed: Sealed = False,
+    split: Split = "natural:centers", sites: Sites = 0, large: Large = 1, knowledge: Pack = None,
+    public: Public = None, start: StartWeights = None, change: Settings = None, sealed: Sealed = False,
     engine: Engine = "local", threads: Threads = None, json: shell.AsJson = False,
 ) -> None:  # fmt: skip
     """Run methods and seeds side by side; goes on where it was cut off. Writes table.md, results.json and pictures.
@@ -111,22 +117,25 @@ def compare(
     Example: fedhelp-edge lab compare plan.toml --methods local,fedavg,fedhelp --seeds 0,1,2 --data images.npz --out try
     """
     from fedhelp_edge.lab import compare
+    from fedhelp_edge.lab import compare as lab_compare
 
     try:
-        numbers = [int(seed) for seed in seeds.split(",")]
+        seed_numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError:
         raise errors.UsageError(f"seeds are whole numbers, as in 0,1,2, not {seeds!r}") from None
-    bench = Bench(plan, data, split, sites, large, knowledge, public, start, change, sealed, engine, out, threads)
+    setup = LabSetup(plan, data, split, sites, large, knowledge, public, start, change, sealed, engine, out, threads)
 
     def agreed(name: str, seed: int) -> Any:
-        method, settings = compare.settings_of(name)
-        return bench.plan({**settings, "method": method, "seed": str(seed)})
+        method, settings = lab_compare.parse_method(name)
+        return setup.plan({**settings, "method": method, "seed": str(seed)})
 
     names = methods.split(",")
-    plans = {(name, seed): agreed(name, seed) for name in names for seed in numbers}  # all judged before one is trained
-    runs = compare.compare(names, numbers, out, lambda name, seed, folder: bench.run(plans[name, seed], folder))
+    plans = {
+        (name, seed): agreed(name, seed) for name in names for seed in seed_numbers
+    }  # all judged before one is trained
+    runs = compare.compare(names, seed_numbers, out, lambda name, seed, folder: setup.run(plans[name, seed], folder))
     if json:
-        return console.result(runs=runs)
+        return console.print_json(runs=runs)
     console.show(*(out / "table.md").read_text(encoding="utf-8").split("\n"))
     console.say(f"kept in {out}")
     return None

@@ -14,7 +14,7 @@ app = shell.app()
 
 @app.command()
 def label(
-    images: Annotated[Path, shell.named("A folder of pictures.")],
+    images: Annotated[Path, shell.path_argument("A folder of pictures.")],
     plan: Annotated[Path | None, typer.Option("--plan", help="The plan with the classes.", readable=False)] = None,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any that is free.")] = 0,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the link.")] = False,
@@ -30,25 +30,25 @@ def label(
     import contextlib
     import webbrowser
 
-    from fedhelp_edge.data.sorting import FILE, Sorting
+    from fedhelp_edge.data.sorting import LABELS_FILE, Sorting
     from fedhelp_edge.page import local_server
-    from fedhelp_edge.page.label import Label
+    from fedhelp_edge.page.label import LabelApp
 
-    sorting = Sorting(images, _classes(plan, shell.home(home)))
-    with local_server.opened(Label(sorting), port) as server, contextlib.suppress(KeyboardInterrupt):
+    sorting = Sorting(images, _classes(plan, shell.home_folder(home)))
+    with local_server.running(LabelApp(sorting), port) as server, contextlib.suppress(KeyboardInterrupt):
         console.say("the page is at", server.link, "it is open to you alone; Ctrl-C ends it, and nothing is lost")
         if not no_browser:
-            webbrowser.open(server.once)
+            webbrowser.open(server.one_time_link)
         server.done.wait()
     counts = dict(zip(sorting.classes, sorting.counts(), strict=True))
-    rest = len(sorting.names) - sum(counts.values())
+    unlabelled = len(sorting.names) - sum(counts.values())
     if json:
-        return console.result(classes=counts, unlabelled=rest, file=str(images / FILE))
+        return console.print_json(classes=counts, unlabelled=unlabelled, file=str(images / LABELS_FILE))
     for name, count in counts.items():
         console.show(f"{name:<24}{count:>6}")
-    console.show(f"{'no class yet':<24}{rest:>6}")
-    kept = hints.quoted(images)
-    console.say_next(f"'fedhelp-edge label {kept}' goes on" if rest else f"'fedhelp-edge check {kept}'")
+    console.show(f"{'no class yet':<24}{unlabelled:>6}")
+    folder = hints.quoted(images)
+    console.say_next(f"'fedhelp-edge label {folder}' goes on" if unlabelled else f"'fedhelp-edge check {folder}'")
     return None
 
 
@@ -62,9 +62,9 @@ def _classes(plan: Path | None, home: Path) -> tuple[str, ...]:
         return plans.load(plan, TABLES).classes
     from fedhelp_edge.site import inbox, verified
 
-    order = verified.state_of_member(home).task
-    if order is None:
+    task = verified.require_state(home).task
+    if task is None:
         raise NotYetError(
             "no round has been ordered yet, so the classes are not known", remedy="name a plan with --plan"
         )
-    return inbox.plan_of(order).classes
+    return inbox.plan_of(task).classes

@@ -13,9 +13,9 @@ def leave(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) -> 
     """
     from fedhelp_edge.site import membership
 
-    kept = membership.leave(shell.home(home))
+    archive = membership.leave(shell.home_folder(home))
     if json:
-        return console.result(kept=str(kept))
-    console.show(f"left; everything of this federation is kept in {kept}")
+        return console.print_json(kept=str(archive))
+    console.show(f"left; everything of this federation is kept in {archive}")
     console.say_next("tell the coordinator, who ends your part with 'fedhelp-coordinator revoke SITE --reason left'")
     return None

@@ -11,7 +11,7 @@ app = shell.app(no_args_is_help=True, help="Write and check the plan of a federa
 
 
 @app.command()
-def new(file: Annotated[Path, shell.named("Where to write it.")] = Path("plan.toml")) -> None:
+def new(file: Annotated[Path, shell.path_argument("Where to write it.")] = Path("plan.toml")) -> None:
     """Write a plan with every key, its default and what it means.
 
     Example: fedhelp-edge plan new plan.toml
@@ -26,7 +26,7 @@ def new(file: Annotated[Path, shell.named("Where to write it.")] = Path("plan.to
 
 
 @app.command()
-def check(file: Annotated[Path, shell.named("The plan.")], json: shell.AsJson = False) -> None:
+def check(file: Annotated[Path, shell.path_argument("The plan.")], json: shell.AsJson = False) -> None:
     """Read a plan and name all its mistakes at once, with their lines.
 
     Example: fedhelp-edge plan check plan.toml
@@ -36,15 +36,15 @@ def check(file: Annotated[Path, shell.named("The plan.")], json: shell.AsJson = 
     from fedhelp_edge.methods.registry import TABLES
 
     try:
-        found = plan.load(file, TABLES)
-    except BadPlanError as fault:
+        agreed = plan.load(file, TABLES)
+    except BadPlanError as error:
         if json:
-            console.result(ok=False, mistakes=[vars(mistake) for mistake in fault.mistakes])
+            console.print_json(ok=False, mistakes=[vars(mistake) for mistake in error.mistakes])
             raise typer.Exit(1) from None
         raise
     if json:
-        console.result(ok=True, mistakes=[], name=found.name, method=found.method, classes=list(found.classes))
+        console.print_json(ok=True, mistakes=[], name=agreed.name, method=agreed.method, classes=list(agreed.classes))
     else:
         console.show(
-            f"{file}: no mistakes; {found.method}, {len(found.classes)} classes, at most {found.rounds} rounds"
+            f"{file}: no mistakes; {agreed.method}, {len(agreed.classes)} classes, at most {agreed.rounds} rounds"
         )

@@ -14,7 +14,7 @@ from fedhelp_edge.cli.train import Threads
 
 app = shell.app()
 
-Model = Annotated[Path, shell.named("The model, MODEL.onnx; its signature lies beside it.")]
+Model = Annotated[Path, shell.path_argument("The model, MODEL.onnx; its signature lies beside it.")]
 Signer = Annotated[str | None, typer.Option("--signer", help="SHA256:..., the key whose signature you trust.")]
 _POLL = 2.0  # seconds between two looks into a drop folder
 
@@ -22,7 +22,7 @@ _POLL = 2.0  # seconds between two looks into a drop folder
 @app.command()
 def predict(
     model: Model,
-    images: Annotated[list[Path] | None, shell.named("Image files, folders, DICOM or NPZ.")] = None,
+    images: Annotated[list[Path] | None, shell.path_argument("Image files, folders, DICOM or NPZ.")] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="A folder for the answers; a run that was cut off goes on.", readable=False),
@@ -49,34 +49,36 @@ def predict(
         raise FileMissingError(f"{watch.name} is not there")
     shell.check_order([model], ".onnx", images or [], "name the model (MODEL.onnx) first, then the images")
     from fedhelp_edge.data import picture
-    from fedhelp_edge.infer import bundle, run, show
-    from fedhelp_edge.infer import images as sources
+    from fedhelp_edge.infer import answer_formats, answering, bundle
+    from fedhelp_edge.infer import inputs as sources
     from fedhelp_edge.site import vouch
 
-    made = bundle.ready(model, lambda key: vouch.vouch(shell.home(home), key, signer), threads=threads)
-    if doubts := show.doubts(made):
+    loaded_model = bundle.load_checked(
+        model, lambda key: vouch.model_warning(shell.home_folder(home), key, signer), threads=threads
+    )
+    if doubts := answer_formats.trust_warning(loaded_model):
         console.say(f"warning: {doubts}")
     if watch and out:
         console.say(f"waiting for images; Ctrl-C ends it; the answers are in {out}")
         with suppress(KeyboardInterrupt):
-            run.watch(out, made, watch, kind, _wait, console.say)
+            answering.watch_folder(out, loaded_model, watch, kind, _wait, console.say)
         return
     if out:
         with console.progress("looking at images") as progress:
-            path, tally = run.into(out, made, images or [], kind, progress)
+            path, tally = answering.write_answers(out, loaded_model, images or [], kind, progress)
     else:
-        path, tally = None, run.Tally()
-        with picture.quietly():
-            found = run.rows(made, sources.items(images or []), pictures=kind == "html")
-            for part in show.KINDS[kind].text(made, tally.counting(found)):
-                sys.stdout.write(part)
+        path, tally = None, answering.Tally()
+        with picture.without_warnings():
+            rows = answering.answer_items(loaded_model, sources.list_items(images or []), pictures=kind == "html")
+            for text in answer_formats.FORMATS[kind].text(loaded_model, tally.counting(rows)):
+                sys.stdout.write(text)
     if not tally.images:
         raise NoImagesError(
             "there is no image in what was named", remedy="name image files, DICOM, an NPZ, or a folder of them"
         )
     where = f"; the answers are in {path}" if path else ""
     console.say(f"{tally.answered} of {tally.images} images answered{where}")
-    console.say(show.NOTICE)
+    console.say(answer_formats.NOTICE)
     if tally.bad:
         console.say(f"{tally.bad} of {tally.images} files could not be used; their rows say why")
         raise typer.Exit(1)

@@ -35,19 +35,24 @@ def serve(
     import webbrowser
 
     from fedhelp_edge.errors import UsageError
-    from fedhelp_edge.infer import bundle, show
+    from fedhelp_edge.infer import answer_formats, bundle
     from fedhelp_edge.page import local_server, texts
-    from fedhelp_edge.page.serve import Serve
+    from fedhelp_edge.page.serve import DiagnosisApp
     from fedhelp_edge.site import vouch
 
     if language and language not in texts.DIAGNOSIS:
         raise UsageError(f"--language {language!r} is none of {', '.join(texts.DIAGNOSIS)}")
-    made = bundle.ready(model, lambda key: vouch.vouch(shell.home(home), key, signer), threads=threads)
-    if doubts := show.doubts(made):
+    loaded_model = bundle.load_checked(
+        model, lambda key: vouch.model_warning(shell.home_folder(home), key, signer), threads=threads
+    )
+    if doubts := answer_formats.trust_warning(loaded_model):
         console.say(f"warning: {doubts}")
-    with local_server.opened(Serve(made, language), port) as server, contextlib.suppress(KeyboardInterrupt):
+    with (
+        local_server.running(DiagnosisApp(loaded_model, language), port) as server,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
         console.say("the page is at", server.link, "it is open to you alone; Ctrl-C ends it, and nothing is kept")
-        console.say(show.NOTICE)
+        console.say(answer_formats.NOTICE)
         if not no_browser:
-            webbrowser.open(server.once)
+            webbrowser.open(server.one_time_link)
         server.done.wait()

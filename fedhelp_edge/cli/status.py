@@ -13,20 +13,22 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
     """
     from fedhelp_edge.site import status as site_status
 
-    told = site_status.status(shell.home(home))
+    site_state = site_status.status(shell.home_folder(home))
     if json:
-        return console.result(**told)
-    who = f"{told['site']} ({told['tier']})" if told["site"] else "not let in yet"
-    console.show(f"{told['name']}: {who}", f"round {told['round']}: {told['means']}")
-    if told["request"]:
-        console.show(*console.error_lines(f"the request to join: {told['request']['state']} ", told["request"]))
-    if told["closes"]:
-        console.show(f"takes shares until {told['closes']} UTC")
-    for one in told["receipts"][:5]:
-        console.show(*console.error_lines(f"share of round {one['round']}: {one['state']} ", one))
-    if told["outbox"]:
-        console.show(f"waiting to be sent, or for a receipt: {len(told['outbox'])}")
-    if told["orders_are_old"]:
-        console.show(hints.typed("the orders are old: fetch new ones with 'fedhelp-edge download'"))
-    console.say_next(site_status.next_typed(shell.home(home), told))
+        return console.print_json(**site_state)
+    site_name = f"{site_state['site']} ({site_state['tier']})" if site_state["site"] else "not let in yet"
+    console.show(f"{site_state['name']}: {site_name}", f"round {site_state['round']}: {site_state['means']}")
+    if site_state["request"]:
+        console.show(
+            *console.error_lines(f"the request to join: {site_state['request']['state']} ", site_state["request"])
+        )
+    if site_state["closes"]:
+        console.show(f"takes shares until {site_state['closes']} UTC")
+    for receipt in site_state["receipts"][:5]:
+        console.show(*console.error_lines(f"share of round {receipt['round']}: {receipt['state']} ", receipt))
+    if site_state["outbox"]:
+        console.show(f"waiting to be sent, or for a receipt: {len(site_state['outbox'])}")
+    if site_state["orders_are_old"]:
+        console.show(hints.with_caller_options("the orders are old: fetch new ones with 'fedhelp-edge download'"))
+    console.say_next(site_status.next_command(shell.home_folder(home), site_state))
     return None

@@ -28,33 +28,37 @@ def sync(
     Example: fedhelp-edge sync --watch
     """
     from fedhelp_edge.errors import FedhelpError, from_os
-    from fedhelp_edge.site import status
+    from fedhelp_edge.site import connection, status
     from fedhelp_edge.site.sync import sync
 
-    place = shell.home(home)
-    ask = functools.cache(passphrase.asker(passphrase_file))
-    ways = status.carriers(place, ask, via, url, ca_file)
+    home_dir = shell.home_folder(home)
+    ask = functools.cache(passphrase.provider(passphrase_file))
+    carriers = connection.carriers(home_dir, ask, via, url, ca_file)
     last: list[str] = []
     while True:
         try:
-            with console.bars() as bar:
-                done = sync(place, ways, ask, bar, device=device, threads=threads)
-            told = status.status(place)
-        except (FedhelpError, OSError) as fault:
+            with console.progress_bars() as bar:
+                outcome = sync(home_dir, carriers, ask, bar, device=device, threads=threads)
+            site_state = status.status(home_dir)
+        except (FedhelpError, OSError) as error:
             if not watch:
                 raise
-            known = from_os(fault) if isinstance(fault, OSError) else fault
-            lines = [f"error: {known.code}: {known.cause}", f"hint: {known.remedy}"]
+            shown_error = from_os(error) if isinstance(error, OSError) else error
+            lines = [f"error: {shown_error.code}: {shown_error.cause}", f"hint: {shown_error.remedy}"]
         else:
             if json:
-                console.result(**asdict(done), state=told["state"], next=told["next"])
+                console.print_json(**asdict(outcome), state=site_state["state"], next=site_state["next"])
             lines = [
-                *(f"new: {what}" for what in done.new),
-                *(line for one in done.refused for line in console.error_lines(f"refused: {one['file']}: ", one)),
-                *([f"trained: round {done.trained}"] if done.trained else []),
-                *([f"parcels sent: {len(done.sent)}"] if done.sent else []),
-                *([f"not reached now: {done.unreached}"] if done.unreached else []),
-                f"round {told['round']}: {told['means']}",
+                *(f"new: {name}" for name in outcome.new),
+                *(
+                    line
+                    for refusal in outcome.refused
+                    for line in console.error_lines(f"refused: {refusal['file']}: ", refusal)
+                ),
+                *([f"trained: round {outcome.trained}"] if outcome.trained else []),
+                *([f"parcels sent: {len(outcome.sent)}"] if outcome.sent else []),
+                *([f"not reached now: {outcome.unreached}"] if outcome.unreached else []),
+                f"round {site_state['round']}: {site_state['means']}",
             ]
         if lines != last and not json:
             console.show(*lines)

@@ -13,7 +13,7 @@ from fedhelp_edge import console, hints, shell
 app = shell.app()
 
 PlanFile = Annotated[Path | None, typer.Option("--plan", help="A plan, to try it out without joining.", readable=False)]
-Images = Annotated[Path | None, shell.named("Folder, table or NPZ of images; remembered.")]
+Images = Annotated[Path | None, shell.path_argument("Folder, table or NPZ of images; remembered.")]
 Knowledge = Annotated[Path | None, typer.Option("--knowledge", help="The pack.", readable=False)]
 Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Rounds, each from what the last one gave.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor cores to use.")]
@@ -29,31 +29,31 @@ def train(
 
     Example: fedhelp-edge train images
     """
-    learn("small", plan, images, knowledge, rounds, threads, device, home, json)
+    run_training("small", plan, images, knowledge, rounds, threads, device, home, json)
 
 
-def learn(
+def run_training(
     tier: str, plan: Path | None, images: Path | None, knowledge: Path | None, rounds: int, threads: int | None,
     device: str, home: Path, json: bool,
 ) -> None:  # fmt: skip
     from fedhelp_edge.report import nets
 
-    with console.bars() as watch:
-        told = _train(shell.home(home), tier, images, watch, plan, rounds, knowledge, device, threads)
-    if told is None:  # one of several processes, of which the first says what came of it
+    with console.progress_bars() as watch:
+        outcome = _train(shell.home_folder(home), tier, images, watch, plan, rounds, knowledge, device, threads)
+    if outcome is None:  # one of several processes, of which the first says what came of it
         os._exit(0)  # at an ordinary end torch's threads are at times still there, and abort
-    folder, report = told
+    folder, report = outcome
     if json:
-        return console.result(**report, folder=str(folder))
+        return console.print_json(**report, folder=str(folder))
     console.show(f"trained: {report['examples']} images, {report['seconds']} s")
     for name, figure in report["val"].items():
-        shown = nets.part_right(figure, report.get("val_images", 0))
-        console.show(f"  {nets.NAMES[name]:<20} accuracy {shown} on validation images")
+        accuracy = nets.accuracy_text(figure, report.get("val_images", 0))
+        console.show(f"  {nets.NAMES[name]:<20} accuracy {accuracy} on validation images")
     console.say_findings(report.get("findings", ()))
     if left_out := report.get("left_out"):
-        what = "1 file was" if left_out == 1 else f"{left_out} files were"
-        named = hints.quoted(images) if images else "IMAGES"
-        console.say(hints.typed(f"{what} left out; 'fedhelp-edge check {named}' says why"))
+        files_were = "1 file was" if left_out == 1 else f"{left_out} files were"
+        folder_name = hints.quoted(images) if images else "IMAGES"
+        console.say(hints.with_caller_options(f"{files_were} left out; 'fedhelp-edge check {folder_name}' says why"))
     console.say(f"kept in {folder}; report.html there shows it")
     if plan:
         console.say_next("'fedhelp-edge evaluate' measures it on the test part")
@@ -63,18 +63,18 @@ def learn(
 
 
 def _train(
-    home: Path, tier: str, images: Path | None, watch: Any, plan: Path | None, rounds: int, knowledge: Path | None,
+    home: Path, tier: str, images: Path | None, progress: Any, plan: Path | None, rounds: int, knowledge: Path | None,
     device: str, threads: int | None,
 ) -> tuple[Path, dict[str, Any]] | None:  # fmt: skip
     """By order; or by a plan alone, to try it out."""
     if plan is None:
         from fedhelp_edge.site import ordered_training, verified
 
-        verified.state_of_member(home)  # before torch is loaded
-        return ordered_training.train(home, tier, images, watch, device=device, threads=threads)
+        verified.require_state(home)  # before torch is loaded
+        return ordered_training.train(home, tier, images, progress, device=device, threads=threads)
     from fedhelp_edge import plan as plans
     from fedhelp_edge.methods.registry import TABLES
     from fedhelp_edge.site import trial
 
-    agreed, how = plans.load(plan, TABLES), {"device": device, "threads": threads}
-    return trial.train(home, agreed, tier, images, watch, rounds=rounds, knowledge=knowledge, **how)  # type: ignore[arg-type]
+    agreed_plan, machine = plans.load(plan, TABLES), {"device": device, "threads": threads}
+    return trial.train(home, agreed_plan, tier, images, progress, rounds=rounds, knowledge=knowledge, **machine)  # type: ignore[arg-type]

@@ -21,17 +21,19 @@ def upload(
 
     Example: fedhelp-edge upload --via /media/stick
     """
-    from fedhelp_edge.site import outbox, status
+    from fedhelp_edge.site import connection, outbox, status, sync
 
-    place = shell.home(home)
-    ask = functools.cache(passphrase.asker(passphrase_file))
-    ways = status.carriers(place, ask, via, url, ca_file)
-    status.seal(place, ask)
-    sent = outbox.upload(place, ways)
+    home_dir = shell.home_folder(home)
+    ask = functools.cache(passphrase.provider(passphrase_file))
+    carriers = connection.carriers(home_dir, ask, via, url, ca_file)
+    sync.seal_if_trained(home_dir, ask)
+    sent = outbox.upload(home_dir, carriers)
     if json:
-        return console.result(sent=sent)
+        return console.print_json(sent=sent)
     console.show(f"parcels sent: {len(sent)}")
     console.say_next(
-        "'fedhelp-edge download' brings the receipt" if sent else f"'{status.next_typed(place, status.status(place))}'"
+        "'fedhelp-edge download' brings the receipt"
+        if sent
+        else f"'{status.next_command(home_dir, status.status(home_dir))}'"
     )
     return None

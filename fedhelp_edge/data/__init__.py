@@ -1,13 +1,23 @@
 """Images in: from a folder, a table, an NPZ or DICOM to arrays that stay on the disk until they are asked for."""
 
 from fedhelp_edge.data.augment import augment
-from fedhelp_edge.data.check import Report, check
-from fedhelp_edge.data.findings import Finding, findings, leaks, seen_before
+from fedhelp_edge.data.check import CheckReport, check
+from fedhelp_edge.data.findings import Finding, findings, leaks, training_overlap
 from fedhelp_edge.data.images import Images, Pixels, Problem
 from fedhelp_edge.data.loading import load
 from fedhelp_edge.data.picture import resize
 
 __all__ = [
-    "Finding", "Images", "Pixels", "Problem", "Report", "augment", "check", "findings", "leaks", "load", "resize",
-    "seen_before",
+    "CheckReport",
+    "Finding",
+    "Images",
+    "Pixels",
+    "Problem",
+    "augment",
+    "check",
+    "findings",
+    "leaks",
+    "load",
+    "resize",
+    "training_overlap",
 ]  # fmt: skip

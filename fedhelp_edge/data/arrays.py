@@ -20,16 +20,16 @@ from fedhelp_edge.data import budget
 from fedhelp_edge.errors import BadNpzError
 
 _MAGIC = b"\x93NUMPY"
-_HEADER = 1 << 13  # bytes that the header of an array may have
+_HEADER_LIMIT = 1 << 13  # bytes that the header of an array may have
 
 
 @dataclass(frozen=True)
-class Header:
+class NpyHeader:
     """What an array claims to be."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    by_columns: bool
+    fortran_order: bool
 
     @property
     def size(self) -> int:
@@ -37,78 +37,78 @@ class Header:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-class Archive:
+class NpzArchive:
     """An open NPZ."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._zip = zipfile.ZipFile(_Careful(file))
-        self._members = {one.filename.removesuffix(".npy"): one for one in self._zip.infolist()}
-        unpacked = sum(one.file_size for one in self._members.values())
+        self._zip = zipfile.ZipFile(_BoundedReader(file))
+        self._members = {member.filename.removesuffix(".npy"): member for member in self._zip.infolist()}
+        unpacked = sum(member.file_size for member in self._members.values())
         if unpacked > budget.UNPACKED:
             raise BadNpzError(f"it unpacks to more than {budget.UNPACKED >> 30} GiB")
-        if unpacked > max(budget.FREE, budget.RATIO * file.seek(0, 2)):
-            raise BadNpzError(f"it unpacks to more than {budget.RATIO} times its size")
+        if unpacked > max(budget.ALWAYS_UNPACKED, budget.UNPACK_RATIO * file.seek(0, 2)):
+            raise BadNpzError(f"it unpacks to more than {budget.UNPACK_RATIO} times its size")
 
     def __contains__(self, name: str) -> bool:
         return name in self._members
 
-    def header(self, name: str) -> Header:
-        with self._opened(name) as (_, header):
+    def header(self, name: str) -> NpyHeader:
+        with self._open_member(name) as (_, header):
             return header
 
-    def array(self, name: str, most: int = budget.ARRAY) -> NDArray[Any]:
+    def array(self, name: str, limit: int = budget.ARRAY_SIZE) -> NDArray[Any]:
         """A whole array, of this many bytes at most."""
-        with self._opened(name) as (file, header):
-            if header.size > most:
+        with self._open_member(name) as (file, header):
+            if header.size > limit:
                 raise BadNpzError(f"'{name}' is larger than it can be")
-            return _values(_exactly(file, header.size), header)
+            return _as_array(_read_exactly(file, header.size), header)
 
     def rows(self, name: str) -> Iterator[NDArray[Any]]:
         """Each entry of an array, one after the other."""
-        with self._opened(name) as (file, header):
-            if not header.by_columns:
-                row = Header(header.shape[1:], header.dtype, False)
+        with self._open_member(name) as (file, header):
+            if not header.fortran_order:
+                row = NpyHeader(header.shape[1:], header.dtype, False)
                 for _ in range(header.shape[0]):
-                    yield _values(_exactly(file, row.size), row)
+                    yield _as_array(_read_exactly(file, row.size), row)
                 return
         yield from self.array(name)
 
     @contextmanager
-    def _opened(self, name: str) -> Iterator[tuple[IO[bytes], Header]]:
+    def _open_member(self, name: str) -> Iterator[tuple[IO[bytes], NpyHeader]]:
         """The values of an array, behind its header."""
         member = self._members[name]
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise BadNpzError("it is compressed in a way that no NPZ is")
         with self._zip.open(member) as file:
-            start = _exactly(file, len(_MAGIC) + 2)
-            first = start[len(_MAGIC)] == 1
-            length = _exactly(file, 2 if first else 4)
+            preamble = _read_exactly(file, len(_MAGIC) + 2)
+            is_version_1 = preamble[len(_MAGIC)] == 1
+            length = _read_exactly(file, 2 if is_version_1 else 4)
             size = int.from_bytes(length, "little")
-            if start[: len(_MAGIC)] != _MAGIC or size > _HEADER:
+            if preamble[: len(_MAGIC)] != _MAGIC or size > _HEADER_LIMIT:
                 raise BadNpzError(f"'{name}' is no array")
-            read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-            shape, by_columns, dtype = read(io.BytesIO(length + _exactly(file, size)))
+            read = np.lib.format.read_array_header_1_0 if is_version_1 else np.lib.format.read_array_header_2_0
+            shape, fortran_order, dtype = read(io.BytesIO(length + _read_exactly(file, size)))
             if dtype.hasobject:
                 raise BadNpzError("it holds pickled objects, which are never read")
-            header = Header(shape, dtype, by_columns)
-            if min(shape, default=0) < 0 or len(start) + len(length) + size + header.size != member.file_size:
+            header = NpyHeader(shape, dtype, fortran_order)
+            if min(shape, default=0) < 0 or len(preamble) + len(length) + size + header.size != member.file_size:
                 raise BadNpzError(f"'{name}' has another size than it says")
             yield file, header
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Archive]:
+def open_archive(path: Path) -> Iterator[NpzArchive]:
     """The arrays of an NPZ, or `BadNpz`."""
     try:
         with files.reading(path) as file:
             if file.read(len(_MAGIC)) == _MAGIC:
                 raise BadNpzError("it holds one array, not several with names")
-            yield Archive(file)
+            yield NpzArchive(file)
     except (ValueError, EOFError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error, SyntaxError):
         raise BadNpzError("it is damaged") from None
 
 
-class _Careful:
+class _BoundedReader:
     """A file of which no more is read at once than an honest list of arrays has."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -116,7 +116,7 @@ class _Careful:
 
     def read(self, size: int = -1) -> bytes:
         size = size if size >= 0 else self._end - self._file.tell()
-        if size > budget.READ:
+        if size > budget.READ_SIZE:
             raise BadNpzError("its list of arrays is too long")
         return self._file.read(size)
 
@@ -129,17 +129,17 @@ class _Careful:
         return getattr(self._file, name)
 
 
-def _values(data: bytearray, header: Header) -> NDArray[Any]:
-    order: Literal["F", "C"] = "F" if header.by_columns else "C"
+def _as_array(data: bytearray, header: NpyHeader) -> NDArray[Any]:
+    order: Literal["F", "C"] = "F" if header.fortran_order else "C"
     values: NDArray[Any] = np.ndarray(header.shape, header.dtype, data, order=order)
     return values
 
 
-def _exactly(file: IO[bytes], size: int) -> bytearray:
+def _read_exactly(file: IO[bytes], size: int) -> bytearray:
     """So many bytes, in memory that grows as they come."""
     data = bytearray()
     while len(data) < size:
-        part = file.read(min(size - len(data), budget.READ))
+        part = file.read(min(size - len(data), budget.READ_SIZE))
         if not part:
             raise BadNpzError("it ends too early")
         data += part

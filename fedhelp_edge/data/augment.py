@@ -7,26 +7,26 @@ from numpy.typing import NDArray
 
 
 def augment(
-    batch: NDArray[np.uint8], draw: np.random.Generator, own: slice = slice(None), of: int | None = None
+    batch: NDArray[np.uint8], draw: np.random.Generator, rank_slice: slice = slice(None), whole_batch: int | None = None
 ) -> NDArray[np.uint8]:
     """Each image mirrored left to right with probability 1/2 and shifted by up to 1/8 of its side, edges reflected.
 
     A batch that is only the `own` part of one of `of` images is drawn for as in the whole.
     """
     count, height, width, channels = batch.shape
-    whole = (count if of is None else of,)
-    flip = draw.integers(0, 2, size=whole)[own]
-    down = draw.integers(-(height // 8), height // 8 + 1, size=whole)[own]
-    right = draw.integers(-(width // 8), width // 8 + 1, size=whole)[own]
+    shape = (count if whole_batch is None else whole_batch,)
+    flip = draw.integers(0, 2, size=shape)[rank_slice]
+    down = draw.integers(-(height // 8), height // 8 + 1, size=shape)[rank_slice]
+    right = draw.integers(-(width // 8), width // 8 + 1, size=shape)[rank_slice]
     rows = _reflect(np.arange(height) + down[:, None], height)
     columns = _reflect(np.arange(width) + right[:, None], width)
     columns = np.where(flip[:, None] == 1, columns[:, ::-1], columns)
-    place = (np.arange(count)[:, None] * height + rows)[:, :, None] * width + columns[:, None, :]
+    position = (np.arange(count)[:, None] * height + rows)[:, :, None] * width + columns[:, None, :]
     pixels = np.ascontiguousarray(batch).view(f"V{channels}").reshape(-1)
-    moved: NDArray[np.uint8] = pixels.take(place).view(np.uint8).reshape(batch.shape)
+    moved: NDArray[np.uint8] = pixels.take(position).view(np.uint8).reshape(batch.shape)
     return moved
 
 
-def _reflect(place: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+def _reflect(position: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     """Places before the first and after the last, mirrored at the edge without repeating it."""
-    return np.asarray((size - 1) - np.abs((size - 1) - np.abs(place)))
+    return np.asarray((size - 1) - np.abs((size - 1) - np.abs(position)))

@@ -17,37 +17,37 @@ from fedhelp_edge.errors import ImageCostError, ImageSizeError
 
 PIXELS = 89_478_485  # of one picture
 SIDE = 65_535  # pixels
-FILE = 1 << 30  # bytes of one picture's file
-LARGE = 32 << 20  # bytes; larger files are opened one at a time, for some decoders read them whole
+FILE_SIZE = 1 << 30  # bytes of one picture's file
+LARGE_FILE = 32 << 20  # bytes; larger files are opened one at a time, for some decoders read them whole
 MEMORY = 1 << 31  # bytes of all pictures that are decoded at a time
-PIXEL = 16  # bytes of memory that a picture's pixel takes at most, all copies together
+BYTES_PER_PIXEL = 16  # bytes of memory that a picture's pixel takes at most, all copies together
 SECONDS = 20  # of the processor, for one picture; what is measured at each read
-AGAIN = 8  # times that a file, and 32 MiB, may be read
-EXIF = 1 << 16  # bytes; in more of them nobody looks for which way is up
+REREADS = 8  # times that a file, and 32 MiB, may be read
+EXIF_SIZE = 1 << 16  # bytes; in more of them nobody looks for which way is up
 FRAMES = 100  # that are counted; the first is used
 SCANS = 100  # of one JPEG
-WORK = 1 << 30  # pixels x scans of one JPEG
-READS = 200_000  # of one DICOM file: three for each of its elements
-INFLATED = 128 << 20  # bytes that a deflated DICOM file becomes
-ELEMENT = 1 << 18  # bytes of a DICOM element, other than its pixels, that is looked at
+SCANNED_PIXELS = 1 << 30  # pixels x scans of one JPEG
+DICOM_READS = 200_000  # of one DICOM file: three for each of its elements
+DICOM_INFLATED = 128 << 20  # bytes that a deflated DICOM file becomes
+DICOM_ELEMENT = 1 << 18  # bytes of a DICOM element, other than its pixels, that is looked at
 ROWS = 1_000_000  # of a table or an NPZ
 COLUMNS = 1_000  # of a table
 CELLS = 24_000_000  # of a table
-ROW = 32 << 20  # bytes of one image in an NPZ
-ARRAY = 1 << 31  # bytes of an array that is read whole
+NPZ_IMAGE = 32 << 20  # bytes of one image in an NPZ
+ARRAY_SIZE = 1 << 31  # bytes of an array that is read whole
 UNPACKED = 1 << 35  # bytes of all that an NPZ unpacks to
-RATIO = 100  # to which an NPZ may unpack; up to `FREE` bytes, to any
-FREE = 1 << 30
-READ = 1 << 20  # bytes that are read at once of an NPZ, and so of its list of arrays
+UNPACK_RATIO = 100  # to which an NPZ may unpack; up to `FREE` bytes, to any
+ALWAYS_UNPACKED = 1 << 30
+READ_SIZE = 1 << 20  # bytes that are read at once of an NPZ, and so of its list of arrays
 
 _LARGE = threading.Lock()
 
 
-class Metered:
+class MeteredFile:
     """An open file whose reader is stopped when it has cost too much."""
 
     def __init__(self, file: BinaryIO, size: int, reads: float = math.inf) -> None:
-        self._file, self._reads, self._bytes = file, reads, AGAIN * (size + LARGE)
+        self._file, self._reads, self._bytes = file, reads, REREADS * (size + LARGE_FILE)
         self._end = time.thread_time() + SECONDS
 
     def read(self, size: int = -1) -> bytes:
@@ -65,13 +65,13 @@ class Metered:
 @contextmanager
 def metered(file: BinaryIO, reads: float = math.inf) -> Iterator[tuple[Any, int]]:
     """The file as a decoder gets it, and its size."""
-    begin = file.tell()
+    start = file.tell()
     size = file.seek(0, 2)
-    file.seek(begin)
-    if size > FILE:
-        raise ImageSizeError(f"its file is larger than {FILE >> 20} MiB")
-    with _LARGE if size > LARGE else nullcontext():
-        yield Metered(file, size, reads), size
+    file.seek(start)
+    if size > FILE_SIZE:
+        raise ImageSizeError(f"its file is larger than {FILE_SIZE >> 20} MiB")
+    with _LARGE if size > LARGE_FILE else nullcontext():
+        yield MeteredFile(file, size, reads), size
 
 
 def check_sides(width: int, height: int) -> None:
@@ -84,7 +84,7 @@ def check_sides(width: int, height: int) -> None:
 
 def check_passes(scans: int, width: int, height: int) -> None:
     """Raise if a JPEG, or a part of one size of another file, is drawn in too many passes."""
-    if scans > SCANS or scans * width * height > WORK:
+    if scans > SCANS or scans * width * height > SCANNED_PIXELS:
         raise ImageCostError(f"it is drawn in {scans} passes")
 
 

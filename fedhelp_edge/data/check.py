@@ -27,11 +27,11 @@ from fedhelp_edge.errors import (
 )
 from fedhelp_edge.plan import Plan
 
-TINY = 10  # images of a class
-TINY_SIDE = 8  # pixels
-BLANK_SPREAD, BLANK_PART = 8, 0.99  # of 255, and of the pixels
+MIN_CLASS_IMAGES = 10  # images of a class
+MIN_SIDE = 8  # pixels
+BLANK_SPREAD, BLANK_FRACTION = 8, 0.99  # of 255, and of the pixels
 # what a person should put right first; all else is left out or noted, and training goes on
-_STOPS = tuple(
+_BLOCKING_CODES = tuple(
     kind.code
     for kind in (
         NoImagesError,
@@ -45,7 +45,7 @@ _STOPS = tuple(
 
 
 @dataclass(frozen=True)
-class Report:
+class CheckReport:
     parts: Mapping[str, Mapping[str, int]]  # of each class, how many images in train, val and test
     problems: Sequence[Problem]
     sizes: Sequence[tuple[int, int]]  # of every image as it was, smallest first
@@ -61,13 +61,13 @@ class Report:
         return sum(self.classes.values())
 
     @property
-    def stops(self) -> list[Problem]:
+    def blocking(self) -> list[Problem]:
         """The problems for which it is not ready."""
-        return [problem for problem in self.problems if problem.code in _STOPS]
+        return [problem for problem in self.problems if problem.code in _BLOCKING_CODES]
 
     @property
     def ready(self) -> bool:
-        return not self.stops
+        return not self.blocking
 
 
 def check(
@@ -79,81 +79,87 @@ def check(
     columns: Mapping[str, str] = {},
     workers: int | None = None,
     progress: store.Progress | None = None,
-) -> Report:
+) -> CheckReport:
     """Look at a source as training will, which uses what is decoded, `mapping` and `columns` again; a split is only
     tried."""
-    names = mapping or (labels.kept_names(kept, source, plan.classes) if plan else {})
-    called = columns or labels.kept_columns(kept, source)
-    found = gathering.gather(source, plan, kept=kept, mapping=names, columns=called, workers=workers, progress=progress)
+    aliases = mapping or (labels.load_aliases(kept, source, plan.classes) if plan else {})
+    column_names = columns or labels.load_columns(kept, source)
+    unsplit = gathering.load_unsplit(
+        source, plan, cache_dir=kept, mapping=aliases, columns=column_names, workers=workers, progress=progress
+    )
     if mapping:
-        labels.keep_names(kept, source, mapping)
+        labels.save_aliases(kept, source, mapping)
     if columns:
-        labels.keep_columns(kept, source, columns)
-    plan = plan or Plan(classes=found.classes)
-    images = gathering.assign(found, plan, kept / gathering.SPLIT_FILE, write=False)
-    problems = [*_of_classes(source, images, plan), *images.problems, *found.doubts, *_of_groups(images)]
-    tiny = list(_tiny(found.images, found.sizes))
-    problems += [*(one for one in tiny if isinstance(one, Problem)), *_blank(found.images)]
-    parts = {name: Counter(dict.fromkeys(SPLITS, 0)) for name in plan.classes}
+        labels.save_columns(kept, source, columns)
+    plan = plan or Plan(classes=unsplit.classes)
+    images = gathering.assign_splits(unsplit, plan, kept / gathering.SPLIT_FILE, write=False)
+    problems = [*_class_problems(source, images, plan), *images.problems, *unsplit.doubts, *_split_groups(images)]
+    small_images = list(_small_images(unsplit.images, unsplit.sizes))
+    problems += [*(item for item in small_images if isinstance(item, Problem)), *_blank_images(unsplit.images)]
+    counts = {name: Counter(dict.fromkeys(SPLITS, 0)) for name in plan.classes}
     for label, split in zip(images.labels, images.splits, strict=True):
-        parts[plan.classes[label]][split] += 1
-    sizes = sorted(found.sizes, key=lambda size: size[0] * size[1])
-    several = [len(places) for places in groups.members(images.groups) if len(places) > 1]
-    small = [one for one in tiny if isinstance(one, Finding)]
-    return Report(parts, problems, sizes, [*findings(images, plan.classes), *small], several)
+        counts[plan.classes[label]][split] += 1
+    sizes = sorted(unsplit.sizes, key=lambda size: size[0] * size[1])
+    group_sizes = [len(members) for members in groups.members(images.groups) if len(members) > 1]
+    small_findings = [item for item in small_images if isinstance(item, Finding)]
+    return CheckReport(counts, problems, sizes, [*findings(images, plan.classes), *small_findings], group_sizes)
 
 
-def _of_classes(source: Path, images: Images, plan: Plan) -> Iterator[Problem]:
-    counts, chosen = (Counter(part.labels.tolist()) for part in (images, images.part("val")))
+def _class_problems(source: Path, images: Images, plan: Plan) -> Iterator[Problem]:
+    counts, validation_counts = (Counter(subset.labels.tolist()) for subset in (images, images.part("val")))
     if not counts:
-        yield Problem.of("", NoImagesError(gathering.nothing(source, images.problems)))
+        yield Problem.of("", NoImagesError(gathering.no_images_cause(source, images.problems)))
         return
     if len(counts) == 1:
         yield Problem.of(
             "", OneClassError(f"all {len(images)} usable images are of the class {plan.classes[min(counts)]!r}")
         )
-    for place, name in enumerate(plan.classes):
-        if not counts[place]:
+    for index, name in enumerate(plan.classes):
+        if not counts[index]:
             yield Problem.of("", ClassMissingError(f"there is no image of the class {name!r}"))
-        elif counts[place] < TINY:
-            number = "1 image" if counts[place] == 1 else f"{counts[place]} images"
-            yield Problem.of("", ClassTinyError(f"the class {name!r} has only {number}"))
-        if counts[place] and plan.data.val and not chosen[place]:
+        elif counts[index] < MIN_CLASS_IMAGES:
+            how_many = "1 image" if counts[index] == 1 else f"{counts[index]} images"
+            yield Problem.of("", ClassTinyError(f"the class {name!r} has only {how_many}"))
+        if counts[index] and plan.data.val and not validation_counts[index]:
             yield Problem.of("", ClassUnvalidatedError(f"no validation image shows the class {name!r}"))
 
 
-def _tiny(images: Images, sizes: Sequence[tuple[int, int]]) -> Iterator[Problem | Finding]:
+def _small_images(images: Images, sizes: Sequence[tuple[int, int]]) -> Iterator[Problem | Finding]:
     """Images with fewer than half of the plan's pixels on a side; where most are so small, that is said once."""
     side = images.pixels.shape[1]
-    small = [place for place, size in enumerate(sizes) if 2 * min(size) < side]
-    most = 2 * len(small) > len(sizes)
-    if most:
-        said = f"{len(small)} of {len(sizes)} images have fewer than half of the plan's {side} pixels on a side"
-        yield Finding("small-images", "", len(small), len(sizes), said)
-    for place, (width, height) in enumerate(sizes):
-        if min(width, height) < TINY_SIDE or (place in small and not most):
-            least = max(TINY_SIDE, (side + 1) // 2)
-            cause = f"it has {width} x {height} pixels; {least} on each side are the least"
-            yield Problem.of(images.names[place], ImageTinyError(cause))
+    small_indices = [index for index, size in enumerate(sizes) if 2 * min(size) < side]
+    mostly_small = 2 * len(small_indices) > len(sizes)
+    if mostly_small:
+        sentence = (
+            f"{len(small_indices)} of {len(sizes)} images have fewer than half of the plan's {side} pixels on a side"
+        )
+        yield Finding("small-images", "", len(small_indices), len(sizes), sentence)
+    for index, (width, height) in enumerate(sizes):
+        if min(width, height) < MIN_SIDE or (index in small_indices and not mostly_small):
+            min_side = max(MIN_SIDE, (side + 1) // 2)
+            cause = f"it has {width} x {height} pixels; {min_side} on each side are the least"
+            yield Problem.of(images.names[index], ImageTinyError(cause))
 
 
-def _blank(images: Images) -> Iterator[Problem]:
+def _blank_images(images: Images) -> Iterator[Problem]:
     """Images in which hardly a pixel differs: a lens cap, an empty page, an export that went wrong."""
-    for place, name in enumerate(images.names):
-        pixels = images.pixels[place]
-        middle = np.median(pixels, axis=(0, 1))
-        if np.mean(np.abs(pixels - middle).max(axis=2) <= BLANK_SPREAD) >= BLANK_PART:
-            colour = "black" if middle.max() < 16 else "white" if middle.min() > 239 else "of one colour"
+    for index, name in enumerate(images.names):
+        pixels = images.pixels[index]
+        median = np.median(pixels, axis=(0, 1))
+        if np.mean(np.abs(pixels - median).max(axis=2) <= BLANK_SPREAD) >= BLANK_FRACTION:
+            colour = "black" if median.max() < 16 else "white" if median.min() > 239 else "of one colour"
             yield Problem.of(name, ImageBlankError(f"it is {colour} throughout"))
 
 
-def _of_groups(images: Images) -> Iterator[Problem]:
+def _split_groups(images: Images) -> Iterator[Problem]:
     """Groups in more than one part: only a source that makes the parts itself, or an older split, has them."""
-    for places in groups.members(images.groups):
-        first, *others = sorted(places, key=lambda i: SPLITS.index(images.splits[i]))
+    for members in groups.members(images.groups):
+        first, *others = sorted(members, key=lambda i: SPLITS.index(images.splits[i]))
         for i in others:
-            if (here := images.splits[i]) != (there := images.splits[first]):
-                same = images.patients[i] and images.patients[i] == images.patients[first]
-                which = "of the same patient" if same else "which is almost the same image or of the same patient"
-                cause = f"in {here}, while {images.names[first]}, {which}, is in {there}"
+            if (own_split := images.splits[i]) != (first_split := images.splits[first]):
+                same_patient = images.patients[i] and images.patients[i] == images.patients[first]
+                relation = (
+                    "of the same patient" if same_patient else "which is almost the same image or of the same patient"
+                )
+                cause = f"in {own_split}, while {images.names[first]}, {relation}, is in {first_split}"
                 yield Problem.of(images.names[i], LeakedImageError(cause))

@@ -24,44 +24,46 @@ from fedhelp_edge.errors import FedhelpError, ImageBrokenError, ImageKindError, 
 
 SUFFIXES = frozenset((".dcm", ".dicom", ".ima"))
 _DEFLATED_SYNTAX, _PLAIN_SYNTAX = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1".ljust(22, b"\0")
-_NO_SIZES = frozenset((0xC4, 0xC8, 0xCC))  # markers of JPEG that stand among those which tell height and width
+_NOT_FRAME_HEADERS = frozenset((0xC4, 0xC8, 0xCC))  # markers of JPEG that stand among those which tell height and width
 _NO_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))  # markers of JPEG that stand alone
-_PIXELS = (0x7FE00010,)  # what is looked at however large it is
-_INSTALL = "pip install 'fedhelp-edge[medical]'"
-_DECODERS = "pip install 'pylibjpeg[all]'"
+_PIXEL_TAGS = (0x7FE00010,)  # what is looked at however large it is
+_INSTALL_PYDICOM = "pip install 'fedhelp-edge[medical]'"
+_INSTALL_DECODERS = "pip install 'pylibjpeg[all]'"
 
 
 def is_dicom(head: bytes) -> bool:
     return head[128:132] == b"DICM"
 
 
-def decode(file: BinaryIO, image: plan.Image) -> Decoded:
+def decode(file: BinaryIO, image: plan.ImageSettings) -> Decoded:
     """One grey or colour image from an open DICOM file, or the reason why it cannot be had."""
-    with picture.refusing(), budget.metered(file, budget.READS) as (limited, size):
+    with picture.translate_errors(), budget.metered(file, budget.DICOM_READS) as (limited, size):
         dataset = _read(limited)
-        with budget.memory(size + _refuse(dataset)):
-            values = _pixels(dataset)
+        with budget.memory(size + _check_and_estimate(dataset)):
+            values = _stored_pixels(dataset)
             if values.ndim == 2:
-                array = _grey(values, dataset)
+                array = _render_grey(values, dataset)
             else:
                 array = picture.stretch(values) if values.dtype != np.uint8 else values
             raw = dataset.get("PresentationIntentType") == "FOR PROCESSING"
             doubt = "it holds raw data of the detector (FOR PROCESSING)" if raw else ""
             height, width = values.shape[:2]
-            return Decoded(picture.fit(array, image), width, height, digest(str(dataset.get("PatientID", ""))), doubt)
+            return Decoded(
+                picture.fit(array, image), width, height, hash_patient(str(dataset.get("PatientID", ""))), doubt
+            )
 
 
-def who(path: Path) -> tuple[str, str]:
+def read_identifiers(path: Path) -> tuple[str, str]:
     """SOPInstanceUID and PatientID of a file."""
-    with picture.refusing(), files.reading(path) as file:
-        with budget.metered(file, budget.READS) as (limited, _):
+    with picture.translate_errors(), files.reading(path) as file:
+        with budget.metered(file, budget.DICOM_READS) as (limited, _):
             dataset = _read(limited, stop_before_pixels=True, specific_tags=["SOPInstanceUID", "PatientID"])
         return str(dataset.get("SOPInstanceUID", "")).strip(), str(dataset.get("PatientID", "")).strip()
 
 
-def digest(patient: str) -> str:
+def hash_patient(patient: str) -> str:
     """What stands for a patient in the kit's own files."""
-    name = source_row.patient(patient)
+    name = source_row.parse_patient(patient)
     return hashlib.sha256(b"patient" + name.encode()).hexdigest()[:16] if name else ""
 
 
@@ -69,35 +71,37 @@ def _read(file: BinaryIO, **options: Any) -> Any:
     try:
         import pydicom
     except ImportError:
-        raise MissingPackageError("reading DICOM needs pydicom, which is not installed", remedy=_INSTALL) from None
+        raise MissingPackageError(
+            "reading DICOM needs pydicom, which is not installed", remedy=_INSTALL_PYDICOM
+        ) from None
     try:
-        dataset = pydicom.dcmread(_inflated(file), **options)
+        dataset = pydicom.dcmread(_inflate(file), **options)
     except pydicom.errors.InvalidDicomError:
         raise ImageBrokenError("it is no DICOM file") from None
-    for tag in [tag for tag in dataset.keys() if tag not in _PIXELS]:  # noqa: SIM118  (a look at the value parses it)
-        if len(getattr(dataset.get_item(tag), "value", None) or b"") > budget.ELEMENT:
+    for tag in [tag for tag in dataset.keys() if tag not in _PIXEL_TAGS]:  # noqa: SIM118  (a look at the value parses it)
+        if len(getattr(dataset.get_item(tag), "value", None) or b"") > budget.DICOM_ELEMENT:
             del dataset[tag]
     return dataset
 
 
-def _inflated(file: Any) -> Any:
+def _inflate(file: Any) -> Any:
     """The file, or what a deflated one holds: pydicom would inflate it whole, however large it becomes."""
     from pydicom import filereader, uid
 
     filereader.read_preamble(file, False)
     syntax = filereader._read_file_meta_info(file).get("TransferSyntaxUID")
-    begin = file.tell()
+    data_offset = file.tell()
     file.seek(0)
     if syntax != uid.DeflatedExplicitVRLittleEndian:
         return file
-    head = file.read(begin).replace(_DEFLATED_SYNTAX, _PLAIN_SYNTAX)
-    data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), budget.INFLATED + 1)
-    if len(data) > budget.INFLATED:
-        raise ImageSizeError(f"it becomes larger than {budget.INFLATED >> 20} MiB when it is opened")
-    return budget.Metered(io.BytesIO(head + data), len(data), budget.READS)
+    head = file.read(data_offset).replace(_DEFLATED_SYNTAX, _PLAIN_SYNTAX)
+    data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), budget.DICOM_INFLATED + 1)
+    if len(data) > budget.DICOM_INFLATED:
+        raise ImageSizeError(f"it becomes larger than {budget.DICOM_INFLATED >> 20} MiB when it is opened")
+    return budget.MeteredFile(io.BytesIO(head + data), len(data), budget.DICOM_READS)
 
 
-def _refuse(dataset: Any) -> int:
+def _check_and_estimate(dataset: Any) -> int:
     """Raise if there is not one image that can be used; else how many bytes of memory it takes to decode."""
     if "PixelData" not in dataset:
         raise ImageKindError("this DICOM file has no pixels")
@@ -107,12 +111,12 @@ def _refuse(dataset: Any) -> int:
         raise ImageKindError("this DICOM file has palette colours")
     rows, columns, samples = int(dataset.Rows), int(dataset.Columns), int(dataset.get("SamplesPerPixel") or 1)
     budget.check_sides(columns, rows)
-    _refuse_frame(dataset, rows, columns)
+    _check_frame(dataset, rows, columns)
     stored = samples * -(-int(dataset.BitsAllocated) // 8)
     return rows * columns * (3 * stored + (24 if samples == 1 else 12))
 
 
-def _refuse_frame(dataset: Any, rows: int, columns: int) -> None:
+def _check_frame(dataset: Any, rows: int, columns: int) -> None:
     """Raise if what is compressed cannot be opened, or becomes larger than the file says; decoders believe the data."""
     from pydicom import encaps, uid
     from pydicom.pixels.decoders.base import get_decoder
@@ -126,11 +130,11 @@ def _refuse_frame(dataset: Any, rows: int, columns: int) -> None:
         decodable = False
     if not decodable:
         raise MissingPackageError(
-            f"it is compressed as {syntax.name}, and nothing here can open that", remedy=_DECODERS
+            f"it is compressed as {syntax.name}, and nothing here can open that", remedy=_INSTALL_DECODERS
         )
     frame = next(encaps.generate_frames(dataset.PixelData, number_of_frames=1))
     if syntax == uid.RLELossless:
-        fits = all(size <= rows * columns + 1 for size in _run_lengths(frame))  # they are of even length
+        fits = all(size <= rows * columns + 1 for size in _rle_sizes(frame))  # they are of even length
     else:
         fits = _coded_sizes(frame) == {(rows, columns)}
     if not fits:
@@ -139,15 +143,15 @@ def _refuse_frame(dataset: Any, rows: int, columns: int) -> None:
         budget.check_passes(frame.count(b"\xff\xda"), columns, rows)
 
 
-def _run_lengths(frame: bytes) -> Iterator[int]:
+def _rle_sizes(frame: bytes) -> Iterator[int]:
     """How many bytes each segment of an RLE frame becomes (PS3.5 annex G)."""
-    count, *begins = np.frombuffer(frame[:64], "<u4").tolist()
-    for begin, end in pairwise([*begins[:count], len(frame)]):
-        size, at = 0, begin
-        while at < end:
-            run = frame[at]
-            size += run + 1 if run < 128 else 257 - run if run > 128 else 0
-            at += run + 2 if run < 128 else 2 if run > 128 else 1
+    count, *offsets = np.frombuffer(frame[:64], "<u4").tolist()
+    for start, end in pairwise([*offsets[:count], len(frame)]):
+        size, offset = 0, start
+        while offset < end:
+            header = frame[offset]
+            size += header + 1 if header < 128 else 257 - header if header > 128 else 0
+            offset += header + 2 if header < 128 else 2 if header > 128 else 1
         yield size
 
 
@@ -160,13 +164,13 @@ def _coded_sizes(frame: bytes) -> set[tuple[int, int]]:
     at = 2
     while frame[at : at + 1] == b"\xff" and at + 9 <= len(frame):
         marker, length = frame[at + 1], int.from_bytes(frame[at + 2 : at + 4], "big")
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in _NO_SIZES):
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in _NOT_FRAME_HEADERS):
             return {(int.from_bytes(frame[at + 5 : at + 7], "big"), int.from_bytes(frame[at + 7 : at + 9], "big"))}
         at += 1 if marker == 0xFF else 2 if marker in _NO_LENGTH else 2 + length
     return set()
 
 
-def _pixels(dataset: Any) -> NDArray[Any]:
+def _stored_pixels(dataset: Any) -> NDArray[Any]:
     """The stored values; colour comes as RGB whatever it was stored as."""
     from pydicom.pixels.utils import pixel_array
 
@@ -178,24 +182,24 @@ def _pixels(dataset: Any) -> NDArray[Any]:
         raise ImageBrokenError("its pixels cannot be decoded") from None
 
 
-def _grey(stored: NDArray[Any], dataset: Any) -> NDArray[np.uint8]:
+def _render_grey(stored: NDArray[Any], dataset: Any) -> NDArray[np.uint8]:
     from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
     values = np.asarray(apply_modality_lut(stored, dataset), np.float64)
-    counted = _not_padding(stored, dataset)
+    mask = _image_mask(stored, dataset)
     if (window := _window(dataset)) is not None:
         function = str(dataset.get("VOILUTFunction", "LINEAR"))
-        array = picture.by_bands(lambda band: _through(band, *window, function), values)
+        array = picture.map_bands(lambda band: _apply_window(band, *window, function), values)
     elif dataset.get("VOILUTSequence"):
         array = picture.stretch(np.asarray(apply_voi(values.astype(np.int64), dataset)))
     else:
-        array = picture.stretch(values, counted)
+        array = picture.stretch(values, mask)
     # MONOCHROME1 asks for INVERSE too where both are given: one inversion, not two
     inverse = dataset.PhotometricInterpretation == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE"
     return 255 - array if inverse else array
 
 
-def _not_padding(stored: NDArray[Any], dataset: Any) -> NDArray[np.bool_]:
+def _image_mask(stored: NDArray[Any], dataset: Any) -> NDArray[np.bool_]:
     """Where the image is; scanners fill the rest with a value that may lie far outside."""
     padding = dataset.get("PixelPaddingValue")
     return np.asarray(stored != int(padding)) if padding is not None else np.ones(stored.shape, np.bool_)
@@ -203,11 +207,11 @@ def _not_padding(stored: NDArray[Any], dataset: Any) -> NDArray[np.bool_]:
 
 def _window(dataset: Any) -> tuple[float, float] | None:
     """The first window's centre and width; none where the width makes no sense."""
-    centre, width = (_first(dataset.get(name)) for name in ("WindowCenter", "WindowWidth"))
+    centre, width = (_first_number(dataset.get(name)) for name in ("WindowCenter", "WindowWidth"))
     return (centre, width) if centre is not None and width is not None and width > 0 else None
 
 
-def _first(value: Any) -> float | None:
+def _first_number(value: Any) -> float | None:
     if value is None or value == "":
         return None
     if isinstance(value, str) or not hasattr(value, "__len__"):
@@ -215,7 +219,7 @@ def _first(value: Any) -> float | None:
     return float(value[0]) if len(value) else None
 
 
-def _through(values: NDArray[np.float64], centre: float, width: float, function: str) -> NDArray[np.float64]:
+def _apply_window(values: NDArray[np.float64], centre: float, width: float, function: str) -> NDArray[np.float64]:
     """PS3.3 C.11.2.1.2 and C.11.2.1.3, from 0 to 1."""
     if function == "SIGMOID":
         return np.asarray(1 / (1 + np.exp(-4 * (values - centre) / width)))

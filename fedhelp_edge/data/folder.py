@@ -12,72 +12,72 @@ from typing import BinaryIO
 from fedhelp_edge import files, plan
 from fedhelp_edge.data import dicom, picture
 from fedhelp_edge.data.images import Problem
-from fedhelp_edge.data.source_row import Decoded, Job, Row, patient, split_word
+from fedhelp_edge.data.source_row import Decoded, DecodeJob, SourceRow, parse_patient, parse_split
 from fedhelp_edge.errors import ArchiveError, FileMissingError, ImageKindError, PhonePictureError
 
 # what lies beside images and is meant for somebody else
-_NOT_MEANT = frozenset(
+_IGNORED_SUFFIXES = frozenset(
     (".txt", ".csv", ".tsv", ".json", ".xml", ".md", ".html", ".yaml", ".ini", ".db", ".log", ".lnk", ".url")
 )
-_NOT_MEANT_FOLDERS = frozenset(("__macosx", "@eadir", "$recycle.bin", "system volume information"))
-_ARCHIVES = frozenset((".zip", ".7z", ".rar", ".tar", ".gz", ".tgz"))
-_DOCUMENTS = frozenset((".pdf", ".doc", ".docx", ".odt", ".rtf", ".ppt", ".pptx"))
-_SHEETS = frozenset((".xls", ".xlsx", ".ods"))
-_PHONE = frozenset((".heic", ".heif", ".hif", ".avif"))
+_IGNORED_FOLDERS = frozenset(("__macosx", "@eadir", "$recycle.bin", "system volume information"))
+_ARCHIVE_SUFFIXES = frozenset((".zip", ".7z", ".rar", ".tar", ".gz", ".tgz"))
+_DOCUMENT_SUFFIXES = frozenset((".pdf", ".doc", ".docx", ".odt", ".rtf", ".ppt", ".pptx"))
+_SPREADSHEETS = frozenset((".xls", ".xlsx", ".ods"))
+_PHONE_SUFFIXES = frozenset((".heic", ".heif", ".hif", ".avif"))
 _GONE = "it was there when the folder was listed, and is gone"
 
 
 @dataclass(frozen=True)
-class Files:
+class ImageFolder:
     """Rows that are files below `root`."""
 
     root: Path
-    image: plan.Image
-    rows: Sequence[Row]
+    image: plan.ImageSettings
+    rows: Sequence[SourceRow]
     problems: Sequence[Problem]
 
-    def jobs(self, wanted: Sequence[int]) -> Iterator[Job]:
-        for i in wanted:
+    def jobs(self, indices: Sequence[int]) -> Iterator[DecodeJob]:
+        for i in indices:
             yield partial(decode, self.root / self.rows[i].name, self.image)
 
 
-def decode(path: Path, image: plan.Image) -> Decoded:
+def decode(path: Path, image: plan.ImageSettings) -> Decoded:
     """The image in a file, whatever its name says that it is."""
     try:
-        with picture.refusing(), files.reading(path) as file:
-            return opened(file, path.name, image)
+        with picture.translate_errors(), files.reading(path) as file:
+            return decode_open(file, path.name, image)
     except FileMissingError:
         raise FileMissingError(_GONE) from None
 
 
-def opened(file: BinaryIO, name: str, image: plan.Image) -> Decoded:
+def decode_open(file: BinaryIO, name: str, image: plan.ImageSettings) -> Decoded:
     """The image in an open file."""
     suffix = Path(name).suffix.lower()
     head = file.read(132)
     file.seek(0)
     if dicom.is_dicom(head) or suffix in dicom.SUFFIXES:
         return dicom.decode(file, image)
-    if picture.is_phone(head) or (suffix in _PHONE and not picture.is_picture(head)):
+    if picture.is_phone_picture(head) or (suffix in _PHONE_SUFFIXES and not picture.is_picture(head)):
         return picture.decode_phone(file, image)
     return picture.decode(file, image)
 
 
-def read(root: Path, image: plan.Image, known: Callable[[str], bool] | None) -> Files:
+def read(root: Path, image: plan.ImageSettings, is_class: Callable[[str], bool] | None) -> ImageFolder:
     """Every image below a folder. `known` tells which names are classes; without it the first folder is one."""
     rows, problems = [], []
-    for name, stamp in listing(root):
+    for name, stamp in list_files(root):
         try:
             if not is_image(root, name):
                 continue
             *folders, _ = name.split("/")
-            label, group, split, centre = _place(folders, known)
-            rows.append(Row(name, label, stamp, group, split, centre))
-        except ImageKindError as fault:
-            problems.append(Problem.of(name, fault))
-    return Files(root, image, rows, problems)
+            label, group, split, centre = _parse_folders(folders, is_class)
+            rows.append(SourceRow(name, label, stamp, group, split, centre))
+        except ImageKindError as error:
+            problems.append(Problem.of(name, error))
+    return ImageFolder(root, image, rows, problems)
 
 
-def listing(root: Path) -> Iterator[tuple[str, str]]:
+def list_files(root: Path) -> Iterator[tuple[str, str]]:
     """Name and stamp of every file below a folder, in order. Links to folders are followed, each folder once."""
     seen: set[tuple[int, int]] = set()
 
@@ -91,7 +91,7 @@ def listing(root: Path) -> Iterator[tuple[str, str]]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir() and entry.name.casefold() in _NOT_MEANT_FOLDERS:
+            if entry.is_dir() and entry.name.casefold() in _IGNORED_FOLDERS:
                 continue
             if entry.is_dir():
                 yield from walk(Path(entry.path), f"{prefix}{entry.name}/")
@@ -107,25 +107,25 @@ def is_image(root: Path, name: str) -> bool:
     suffix = path.suffix.lower()
     if suffix in picture.SUFFIXES or suffix in dicom.SUFFIXES:
         return True
-    if suffix in _NOT_MEANT or path.name.upper() == "DICOMDIR" or path.name.startswith("~$"):
+    if suffix in _IGNORED_SUFFIXES or path.name.upper() == "DICOMDIR" or path.name.startswith("~$"):
         return False
-    head = _head(path)
+    head = _read_head(path)
     if dicom.is_dicom(head) or picture.is_picture(head):  # often without a suffix, or with what looks like one
         return True
-    if picture.is_phone(head) and picture.reads_phone():
+    if picture.is_phone_picture(head) and picture.can_read_phone():
         return True
-    if picture.is_phone(head) or suffix in _PHONE:
+    if picture.is_phone_picture(head) or suffix in _PHONE_SUFFIXES:
         raise PhonePictureError("it is a phone's picture (HEIC) that cannot be read here")
-    if suffix in _ARCHIVES:
+    if suffix in _ARCHIVE_SUFFIXES:
         raise ArchiveError("it is an archive, whose pictures are not looked at")
-    if suffix in _SHEETS:
+    if suffix in _SPREADSHEETS:
         raise ImageKindError("it is a spreadsheet; if it lists the images, save it as CSV")
-    if suffix in _DOCUMENTS:
+    if suffix in _DOCUMENT_SUFFIXES:
         raise ImageKindError("it is a document, not a picture")
     raise ImageKindError("this kind of file is not read here")
 
 
-def _head(path: Path) -> bytes:
+def _read_head(path: Path) -> bytes:
     try:
         with files.reading(path) as file:
             return file.read(132)
@@ -141,14 +141,14 @@ def _stamp(entry: os.DirEntry[str]) -> str:
     return f"{stat.st_size}:{stat.st_mtime_ns}"
 
 
-def _place(folders: Sequence[str], known: Callable[[str], bool] | None) -> tuple[str, str, str, str]:
+def _parse_folders(folders: Sequence[str], is_class_name: Callable[[str], bool] | None) -> tuple[str, str, str, str]:
     """Label, patient, split and centre from the folders that an image stands in."""
-    is_class = known or (lambda name: not split_word(name))
-    at = next((i for i, name in enumerate(folders) if is_class(name)), None)
-    plain = [name for name in folders if not split_word(name)]
-    if at is None:
-        return (plain[0] if plain else ""), "", "", ""
-    split = next(filter(None, map(split_word, folders)), "")
-    centre = next((name for name in folders[:at] if not split_word(name)), "")
-    below = next((name for name in folders[at + 1 :] if not split_word(name)), "")
-    return folders[at], patient(below), split, centre
+    is_class = is_class_name or (lambda name: not parse_split(name))
+    class_depth = next((i for i, name in enumerate(folders) if is_class(name)), None)
+    other_folders = [name for name in folders if not parse_split(name)]
+    if class_depth is None:
+        return (other_folders[0] if other_folders else ""), "", "", ""
+    split = next(filter(None, map(parse_split, folders)), "")
+    centre = next((name for name in folders[:class_depth] if not parse_split(name)), "")
+    below = next((name for name in folders[class_depth + 1 :] if not parse_split(name)), "")
+    return folders[class_depth], parse_patient(below), split, centre

@@ -23,8 +23,8 @@ class Problem:
     cause: str
 
     @staticmethod
-    def of(file: str, fault: FedhelpError) -> Problem:
-        return Problem(file, fault.code, fault.cause)
+    def of(file: str, error: FedhelpError) -> Problem:
+        return Problem(file, error.code, error.cause)
 
 
 class Pixels:
@@ -68,7 +68,7 @@ class Images:
 
     def part(self, split: str) -> Images:
         """Only those of one split."""
-        return self.only(np.asarray([i for i, own in enumerate(self.splits) if own == split], np.int64))
+        return self.only(np.asarray([i for i, image_split in enumerate(self.splits) if image_split == split], np.int64))
 
     def only(self, index: NDArray[np.int64]) -> Images:
         """Only those at these places, in this order. No pixel is copied."""

@@ -21,8 +21,8 @@ from fedhelp_edge.data import webp
 from fedhelp_edge.data.picture import resize
 from fedhelp_edge.errors import BadPackError, ImageBrokenError, UpdateError
 
-_ABOUT = ("origin", "licence")
-NOTES = ("classes", "sources", "shape", *_ABOUT)
+_PROVENANCE = ("origin", "licence")
+METADATA_KEYS = ("classes", "sources", "shape", *_PROVENANCE)
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Pack:
     classes: tuple[str, ...]
     sources: tuple[str, ...]
     probabilities: NDArray[np.float16]  # sources x P x classes
-    about: Mapping[str, str] = field(default_factory=dict)  # origin, licence
+    provenance: Mapping[str, str] = field(default_factory=dict)  # origin, licence
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -40,7 +40,7 @@ class Pack:
     @property
     def names(self) -> tuple[str, ...]:
         """For messages: public images have no names of their own."""
-        return tuple(f"public image {place}" for place in range(len(self)))
+        return tuple(f"public image {index}" for index in range(len(self)))
 
     def chosen(self, size: int, seed: int = 0) -> Pack:
         """`size` of the images, every class with its part of them; the first of a bigger choice are a smaller one's."""
@@ -49,14 +49,14 @@ class Pack:
         order = np.random.Generator(np.random.Philox(seed)).permutation(len(self))
         rank = np.empty(len(self))  # an image's place among those of its class, as a part of the class
         for label in np.unique(self.labels):
-            own = order[self.labels[order] == label]
-            rank[own] = (np.arange(len(own)) + 0.5) / len(own)
-        kept = np.sort(np.argsort(rank, kind="stable")[:size])
+            of_class = order[self.labels[order] == label]
+            rank[of_class] = (np.arange(len(of_class)) + 0.5) / len(of_class)
+        subset = np.sort(np.argsort(rank, kind="stable")[:size])
         return replace(
-            self, pixels=self.pixels[kept], labels=self.labels[kept], probabilities=self.probabilities[:, kept]
+            self, pixels=self.pixels[subset], labels=self.labels[subset], probabilities=self.probabilities[:, subset]
         )
 
-    def fitted(self, side: int, channels: int) -> Pack:
+    def resized(self, side: int, channels: int) -> Pack:
         """The images as a net of the plan sees them."""
         pixels = self.pixels
         if pixels.shape[3] != channels:
@@ -67,14 +67,14 @@ class Pack:
         return replace(self, pixels=pixels)
 
 
-def unasked(pixels: NDArray[np.uint8], labels: NDArray[np.int64], classes: Sequence[str]) -> Pack:
+def without_predictions(pixels: NDArray[np.uint8], labels: NDArray[np.int64], classes: Sequence[str]) -> Pack:
     """Public images with their labels alone."""
-    return Pack(pixels, labels, tuple(classes), (), _silence(len(pixels), len(classes)))
+    return Pack(pixels, labels, tuple(classes), (), _no_predictions(len(pixels), len(classes)))
 
 
 def save(path: Path, pack: Pack, quality: int | None = None) -> None:
     """Write a pack, its images as they are, or as WebP of a quality from 1 to `webp.LOSSLESS`."""
-    notes = {"classes": json.dumps(pack.classes), "sources": json.dumps(pack.sources), **pack.about}
+    notes = {"classes": json.dumps(pack.classes), "sources": json.dumps(pack.sources), **pack.provenance}
     arrays: dict[str, update.Array] = {"images": pack.pixels}
     if quality:
         arrays = dict(zip(("webp", "ends"), webp.encode(pack.pixels, quality), strict=True))
@@ -90,36 +90,36 @@ def load(path: Path) -> Pack:
     """A pack, judged before anything of it is used."""
     try:
         with files.reading(path) as file:
-            header = update.read_header(file, metadata=NOTES)
-            arrays = dict(update.Arrays(file, header))
+            header = update.read_header(file, metadata=METADATA_KEYS)
+            arrays = dict(update.FileArrays(file, header))
         classes, sources = (tuple(map(str, json.loads(header.metadata[name]))) for name in ("classes", "sources"))
         if "webp" in arrays:
             pixels = webp.decode(arrays.pop("webp"), arrays.pop("ends"), json.loads(header.metadata["shape"]))
         else:
             pixels = arrays.pop("images")
         labels = arrays.pop("labels")
-        said = arrays.pop("probabilities") if sources else _silence(len(pixels), len(classes))
-    except (UpdateError, ImageBrokenError) as fault:
-        raise BadPackError(f"{path.name}: {fault.cause}") from None
+        probabilities = arrays.pop("probabilities") if sources else _no_predictions(len(pixels), len(classes))
+    except (UpdateError, ImageBrokenError) as error:
+        raise BadPackError(f"{path.name}: {error.cause}") from None
     except (KeyError, ValueError, TypeError, RecursionError):
         raise BadPackError(f"{path.name} does not hold images, labels and probabilities") from None
     fits = (
         pixels.dtype == np.uint8 and pixels.ndim == 4 and pixels.shape[3] in (1, 3) and labels.dtype == np.int64
-        and said.dtype == np.float16 and said.shape == (len(sources), len(pixels), len(classes))
+        and probabilities.dtype == np.float16 and probabilities.shape == (len(sources), len(pixels), len(classes))
         and labels.shape == (len(pixels),) and not arrays and len(pixels) > 0
         and 0 <= labels.min() <= labels.max() < len(classes)
     )  # fmt: skip
     if not fits:
         raise BadPackError(f"{path.name}: images, labels and probabilities do not fit together")
     if (
-        not np.isfinite(said).all()
-        or said.min(initial=0) < 0
-        or np.abs(said.sum(2, dtype=np.float32) - 1).max(initial=0) > 0.02
+        not np.isfinite(probabilities).all()
+        or probabilities.min(initial=0) < 0
+        or np.abs(probabilities.sum(2, dtype=np.float32) - 1).max(initial=0) > 0.02
     ):
         raise BadPackError(f"{path.name}: what the sources said are no probabilities")
-    about = {name: text for name, text in header.metadata.items() if name in _ABOUT}
-    return Pack(pixels, labels, classes, sources, said, about)
+    provenance = {name: text for name, text in header.metadata.items() if name in _PROVENANCE}
+    return Pack(pixels, labels, classes, sources, probabilities, provenance)
 
 
-def _silence(images: int, classes: int) -> NDArray[np.float16]:
+def _no_predictions(images: int, classes: int) -> NDArray[np.float16]:
     return np.zeros((0, images, classes), np.float16)

@@ -15,34 +15,34 @@ from pathlib import Path
 from fedhelp_edge import files, plan, safe_text
 from fedhelp_edge.data import folder, table
 from fedhelp_edge.data.images import Problem
-from fedhelp_edge.data.labels import Classes
+from fedhelp_edge.data.labels import ClassNames
 from fedhelp_edge.data.source_row import Decoded
 from fedhelp_edge.errors import BadTableError, FedhelpError, NoImagesError
 
-FILE = "labels.csv"
+LABELS_FILE = "labels.csv"
 
 
 class Sorting:
     def __init__(self, root: Path, classes: Sequence[str]) -> None:
         """The pictures below a folder, in order, and what they were called so far."""
         self.root, self.classes = root, tuple(classes)
-        self._known = Classes(classes, {})
-        found = folder.read(root, plan.Image(), lambda name: self._known.place(name) is not None)
-        self.names = tuple(row.name for row in found.rows)
-        self.problems: tuple[Problem, ...] = tuple(found.problems)
+        self._known = ClassNames(classes, {})
+        image_folder = folder.read(root, plan.ImageSettings(), lambda name: self._known.place(name) is not None)
+        self.names = tuple(row.name for row in image_folder.rows)
+        self.problems: tuple[Problem, ...] = tuple(image_folder.problems)
         if not self.names:
             raise NoImagesError(f"{root.name} holds no images that can be read")
-        self._sheet = _sheet(root / FILE, with_patients=any(row.group for row in found.rows))
+        self._sheet = _open_sheet(root / LABELS_FILE, with_patients=any(row.group for row in image_folder.rows))
         self._lines: dict[str, dict[str, str | None]] = {}
-        known = dict.fromkeys(self.names, "")
-        places = table.by_name(known)
+        stamps = dict.fromkeys(self.names, "")
+        index = table.index_names(stamps)
         for line in self._sheet.lines:
             try:
-                name = table.find((line.get(self._path) or "").strip(), root, known, places)
+                name = table.find_file((line.get(self._path) or "").strip(), root, stamps, index)
             except FedhelpError:
                 continue  # of a picture that is not here: the line stays
             self._lines.setdefault(name, line)
-        for row in found.rows:
+        for row in image_folder.rows:
             if row.name not in self._lines and self._known.place(row.label) is not None:
                 self._add(row.name, str(row.label), split=row.split, centre=row.centre, group=row.group)
 
@@ -50,9 +50,9 @@ class Sorting:
         """The place of a picture's class."""
         return self._known.place(self._lines.get(name, {}).get(self._label) or "")
 
-    def put(self, name: str, place: int | None) -> None:
+    def put(self, name: str, class_index: int | None) -> None:
         """Call a picture by a class, or by none, and keep that."""
-        label = "" if place is None else str(safe_text.cell(self.classes[place]))
+        label = "" if class_index is None else str(safe_text.csv_cell(self.classes[class_index]))
         if name in self._lines:
             self._lines[name][self._label] = label
         else:
@@ -62,29 +62,31 @@ class Sorting:
         writer.writeheader()
         writer.writerows(self._sheet.lines)
         try:
-            written = text.getvalue().encode(self._sheet.encoding)
+            data = text.getvalue().encode(self._sheet.encoding)
         except UnicodeEncodeError:  # a name that Windows-1252 lacks
-            written = text.getvalue().encode("utf-8-sig")
-        files.replace(self.root / FILE, written)
+            data = text.getvalue().encode("utf-8-sig")
+        files.write_atomic(self.root / LABELS_FILE, data)
 
     def next(self, after: int = -1) -> int | None:
         """The next picture without a label, from the beginning again behind the last; None if all have one."""
-        around = [*range(after + 1, len(self.names)), *range(after + 1)]
-        return next((place for place in around if self.label(self.names[place]) is None), None)
+        indices = [*range(after + 1, len(self.names)), *range(after + 1)]
+        return next((index for index in indices if self.label(self.names[index]) is None), None)
 
     def counts(self) -> list[int]:
         """How many pictures each class has."""
-        found = Counter(self.label(name) for name in self.names)
-        return [found[place] for place in range(len(self.classes))]
+        by_class = Counter(self.label(name) for name in self.names)
+        return [by_class[class_index] for class_index in range(len(self.classes))]
 
     def shown(self, name: str, side: int) -> Decoded:
         """A picture for the screen: a square of pixels that is to be shown in its own proportions."""
-        return folder.decode(self.root / name, plan.Image(size=side))
+        return folder.decode(self.root / name, plan.ImageSettings(size=side))
 
-    def _add(self, name: str, label: str, **more: str) -> None:
-        path = name if safe_text.cell(name) == name else f"./{name}"  # a spreadsheet would work `=1+1.png` out
+    def _add(self, name: str, label: str, **columns: str) -> None:
+        path = name if safe_text.csv_cell(name) == name else f"./{name}"  # a spreadsheet would work `=1+1.png` out
         line: dict[str, str | None] = {self._path: path, self._label: label}
-        line |= {self._sheet.columns[what]: said for what, said in more.items() if what in self._sheet.columns}
+        line |= {
+            self._sheet.columns[column]: value for column, value in columns.items() if column in self._sheet.columns
+        }
         self._lines[name] = line
         self._sheet.lines.append(line)
 
@@ -97,12 +99,12 @@ class Sorting:
         return self._sheet.columns["label"]
 
 
-def _sheet(path: Path, *, with_patients: bool) -> table.Sheet:
+def _open_sheet(path: Path, *, with_patients: bool) -> table.Sheet:
     """The table that is there, or a new one."""
     if not path.exists():
         names = ["path", "label", "split", "centre", *(["group"] if with_patients else [])]
         return table.Sheet([], names, dict(zip(names, names, strict=True)), ",")
-    found = table.sheet(path)
-    if "path" not in found.columns:
+    existing = table.read_sheet(path)
+    if "path" not in existing.columns:
         raise BadTableError(f"{path.name} names no files", remedy="move it away; then a new one is made here")
-    return found
+    return existing

@@ -22,13 +22,13 @@ _SPLIT_WORDS = {
     "testing": "test",
 }
 
-_NOBODY = frozenset(
+_NO_PATIENT = frozenset(
     ("", "-", "?", "n/a", "na", "nan", "none", "null", "unknown", "anonymous", "anonymized", "anonymised")
 )
 
 
 @dataclass(frozen=True)
-class Row:
+class SourceRow:
     name: str  # relative to the source, with "/"
     label: str | int  # a name, or an index into the plan's classes
     stamp: str  # changes when the file does
@@ -46,31 +46,31 @@ class Decoded:
     doubt: str = ""  # why it may not show what is meant
 
 
-Job: TypeAlias = Callable[[], Decoded]
+DecodeJob: TypeAlias = Callable[[], Decoded]
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     @property
-    def rows(self) -> Sequence[Row]: ...
+    def rows(self) -> Sequence[SourceRow]: ...
 
     @property
     def problems(self) -> Sequence[Problem]:
         """What could not become a row."""
 
-    def jobs(self, wanted: Sequence[int]) -> Iterator[Job]:
+    def jobs(self, wanted: Sequence[int]) -> Iterator[DecodeJob]:
         """For each wanted row, in this order, what decodes it. Jobs run in any thread; they raise `FedhelpError`."""
 
 
-def normal(name: str) -> str:
+def normalise(name: str) -> str:
     """What is the same name for a person is the same here: accents composed, no space around, small letters."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).strip().casefold())
 
 
-def split_word(word: str) -> str:
+def parse_split(word: str) -> str:
     """train, val or test, or "" if the word means none of them."""
-    return _SPLIT_WORDS.get(normal(word), "")
+    return _SPLIT_WORDS.get(normalise(word), "")
 
 
-def patient(word: str) -> str:
+def parse_patient(word: str) -> str:
     """The name of a patient or lesion, or "" where the word stands for nobody."""
-    return "" if normal(word) in _NOBODY else word.strip()
+    return "" if normalise(word) in _NO_PATIENT else word.strip()

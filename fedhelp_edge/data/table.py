@@ -17,7 +17,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from fedhelp_edge import files, plan
 from fedhelp_edge.data import budget, dicom, folder, picture
 from fedhelp_edge.data.images import Problem
-from fedhelp_edge.data.source_row import Row, normal, patient, split_word
+from fedhelp_edge.data.source_row import SourceRow, normalise, parse_patient, parse_split
 from fedhelp_edge.errors import (
     BadTableError,
     FedhelpError,
@@ -29,7 +29,7 @@ from fedhelp_edge.errors import (
 
 SUFFIXES = frozenset((".csv", ".tsv", ".txt"))
 LIMIT = 256 << 20  # bytes
-COLUMNS = {  # what each may be called, without accents; the first that is there counts
+COLUMN_NAMES = {  # what each may be called, without accents; the first that is there counts
     "path": (
         "path", "file", "filename", "file_name", "image", "image_path", "image_id", "datei", "dateiname", "bild",
         "bilddatei", "pfad", "fichier", "nom_de_fichier", "nom_du_fichier", "chemin", "archivo", "nombre_de_archivo",
@@ -48,10 +48,10 @@ COLUMNS = {  # what each may be called, without accents; the first that is there
     "instance": ("sopinstanceuid", "sop_instance_uid"),
     "patient": ("patientid", "patient_id"),
 }  # fmt: skip
-MAPPED = {"image": "path", "path": "path", "label": "label", "patient": "group", "group": "group", "lesion": "group",
+COLUMN_OPTIONS = {"image": "path", "path": "path", "label": "label", "patient": "group", "group": "group", "lesion": "group",
           "split": "split", "centre": "centre"}  # fmt: skip  # what `--columns` calls each
 _DELIMITERS = "\t;,"
-_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
 @dataclass(frozen=True)
@@ -65,82 +65,91 @@ class Sheet:
     encoding: str = "utf-8"
 
 
-def read(path: Path, image: plan.Image, named: Mapping[str, str] = {}) -> folder.Files:
+def read(path: Path, image: plan.ImageSettings, column_options: Mapping[str, str] = {}) -> folder.ImageFolder:
     """Every row of a table. Paths are relative to it; an image's name alone, even without suffix, does if unique.
 
     `named` says what its columns are called, by the words of `MAPPED`.
     """
     root = path.parent
-    written = sheet(path, named)
-    stamps = dict(folder.listing(root))
-    by = next(what for what in ("path", "instance", "patient") if what in written.columns)
-    places = by_name(stamps) if by == "path" else _by_identifier(root, stamps, by)
+    sheet = read_sheet(path, column_options)
+    stamps = dict(folder.list_files(root))
+    key = next(kind for kind in ("path", "instance", "patient") if kind in sheet.columns)
+    index = index_names(stamps) if key == "path" else _index_identifiers(root, stamps, key)
     rows, problems = [], []
-    for number, line in enumerate(written.lines, 2):
-        cell = {what: (line.get(column) or "").strip() for what, column in written.columns.items()}
+    for line_number, line in enumerate(sheet.lines, 2):
+        cells = {kind: (line.get(column) or "").strip() for kind, column in sheet.columns.items()}
         try:
-            split = _split(cell.get("split", ""))
-            if not cell["label"]:
+            split = _parse_split(cells.get("split", ""))
+            if not cells["label"]:
                 raise LabelUnknownError("it has no label")
-            names = [find(cell["path"], root, stamps, places)] if by == "path" else places[cell[by]]
+            names = [find_file(cells["path"], root, stamps, index)] if key == "path" else index[cells[key]]
             if not names:
                 raise FileMissingError("no DICOM file below the table's folder has this identifier")
             for name in names:
                 stamp = stamps.get(name) or _stamp(root / name)
                 rows.append(
-                    Row(name, cell["label"], stamp, patient(cell.get("group", "")), split, cell.get("centre", ""))
+                    SourceRow(
+                        name,
+                        cells["label"],
+                        stamp,
+                        parse_patient(cells.get("group", "")),
+                        split,
+                        cells.get("centre", ""),
+                    )
                 )
-        except FedhelpError as fault:  # identifiers are in no message: the line is
-            file = PurePath(cell["path"].replace("\\", "/")).name if by == "path" else ""
-            problems.append(Problem.of(file or f"line {number} of {path.name}", fault))
-    return folder.Files(root, image, rows, problems)
+        except FedhelpError as error:  # identifiers are in no message: the line is
+            file = PurePath(cells["path"].replace("\\", "/")).name if key == "path" else ""
+            problems.append(Problem.of(file or f"line {line_number} of {path.name}", error))
+    return folder.ImageFolder(root, image, rows, problems)
 
 
-def sheet(path: Path, named: Mapping[str, str] = {}) -> Sheet:
+def read_sheet(path: Path, column_options: Mapping[str, str] = {}) -> Sheet:
     """The rows, and which of their columns is what."""
     with files.reading(path) as file:
         data = file.read(LIMIT + 1)
     if len(data) > LIMIT:
         raise BadTableError(f"{path.name} is larger than {LIMIT >> 20} MiB")
-    text, encoding = _text(data, path.name)
+    text, encoding = _decode_text(data, path.name)
     del data
     if max(map(text.count, _DELIMITERS)) + text.count("\n") > budget.CELLS:
         raise BadTableError(f"{path.name} has more than {budget.CELLS:,} cells")
-    first = text[: text.find("\n") + 1]
-    if first.casefold().startswith("sep=") and len(first.strip()) == 5:  # a line for Excel alone
-        text = text[len(first) :]
-    first = text[: text.find("\n") + 1] or text
-    delimiter = max(_DELIMITERS, key=lambda sign: _fields(first, sign))
+    first_line = text[: text.find("\n") + 1]
+    if first_line.casefold().startswith("sep=") and len(first_line.strip()) == 5:  # a line for Excel alone
+        text = text[len(first_line) :]
+    first_line = text[: text.find("\n") + 1] or text
+    delimiter = max(_DELIMITERS, key=lambda character: _count_fields(first_line, character))
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         width = len(reader.fieldnames or ())
-        most = min(budget.ROWS, budget.CELLS // max(1, width)) if width <= budget.COLUMNS else -1
-        lines = list(islice(reader, most + 1)) if most >= 0 else []
-    except csv.Error as fault:
-        raise BadTableError(f"{path.name}, line {reader.line_num}: {fault}") from None
-    if most < 0:
+        max_rows = min(budget.ROWS, budget.CELLS // max(1, width)) if width <= budget.COLUMNS else -1
+        lines = list(islice(reader, max_rows + 1)) if max_rows >= 0 else []
+    except csv.Error as error:
+        raise BadTableError(f"{path.name}, line {reader.line_num}: {error}") from None
+    if max_rows < 0:
         raise BadTableError(f"{path.name} has more than {budget.COLUMNS:,} columns")
-    if len(lines) > most:
-        raise BadTableError(f"{path.name} has more than {most:,} rows")
-    headers = {_heading(header or ""): header for header in reversed(reader.fieldnames or ())}
-    found = {what: next((headers[name] for name in names if name in headers), None) for what, names in COLUMNS.items()}
-    columns = {what: header for what, header in found.items() if header is not None}
-    for what, header in named.items():
-        if _heading(header) not in headers:
+    if len(lines) > max_rows:
+        raise BadTableError(f"{path.name} has more than {max_rows:,} rows")
+    headers = {_normalise_heading(header or ""): header for header in reversed(reader.fieldnames or ())}
+    matched = {
+        kind: next((headers[name] for name in names if name in headers), None) for kind, names in COLUMN_NAMES.items()
+    }
+    columns = {kind: header for kind, header in matched.items() if header is not None}
+    for kind, header in column_options.items():
+        if _normalise_heading(header) not in headers:
             raise BadTableError(f"{path.name} has no column {header!r}; it has {', '.join(reader.fieldnames or ())}")
-        columns[MAPPED[what]] = headers[_heading(header)]
-    shown = f"; its columns are {', '.join(reader.fieldnames or ())}" if headers else ""
+        columns[COLUMN_OPTIONS[kind]] = headers[_normalise_heading(header)]
+    listed = f"; its columns are {', '.join(reader.fieldnames or ())}" if headers else ""
     if "label" not in columns:
-        raise BadTableError(f"{path.name} has no column for the label ({', '.join(COLUMNS['label'][:6])}){shown}")
+        raise BadTableError(f"{path.name} has no column for the label ({', '.join(COLUMN_NAMES['label'][:6])}){listed}")
     if not columns.keys() & {"path", "instance", "patient"}:
-        called = ", ".join(COLUMNS["path"][:7])
-        raise BadTableError(f"{path.name} has no column for the image ({called}, or SOPInstanceUID){shown}")
+        examples = ", ".join(COLUMN_NAMES["path"][:7])
+        raise BadTableError(f"{path.name} has no column for the image ({examples}, or SOPInstanceUID){listed}")
     return Sheet(lines, list(reader.fieldnames or ()), columns, delimiter, encoding)
 
 
-def _text(data: bytes, name: str) -> tuple[str, str]:
+def _decode_text(data: bytes, name: str) -> tuple[str, str]:
     """What a table says and how it is encoded: by its mark, else as UTF-8 or, as Excel writes, Windows-1252."""
-    marked = next((encoding for mark, encoding in _MARKS.items() if data.startswith(mark)), "")
+    marked = next((encoding for mark, encoding in _BYTE_ORDER_MARKS.items() if data.startswith(mark)), "")
     unmarked = ("utf-16-le",) if data[1:2] == b"\0" else ("utf-8", "cp1252")
     for encoding in (marked,) if marked else unmarked:
         try:
@@ -152,7 +161,7 @@ def _text(data: bytes, name: str) -> tuple[str, str]:
     raise BadTableError(f"{name} is not a text in UTF-8, UTF-16 or Windows-1252")
 
 
-def _fields(line: str, delimiter: str) -> int:
+def _count_fields(line: str, delimiter: str) -> int:
     """How many fields a line has."""
     try:
         return len(next(csv.reader([line.replace("\0", "")], delimiter=delimiter), []))
@@ -160,59 +169,63 @@ def _fields(line: str, delimiter: str) -> int:
         return 0
 
 
-def _heading(text: str) -> str:
+def _normalise_heading(text: str) -> str:
     """A heading without accents, in small letters, its words joined by "_"."""
-    plain = "".join(sign for sign in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(sign))
+    plain = "".join(
+        character
+        for character in unicodedata.normalize("NFKD", text.casefold())
+        if not unicodedata.combining(character)
+    )
     return re.sub(r"[^a-z0-9]+", "_", plain).strip("_") or text.strip()
 
 
-def _split(word: str) -> str:
-    if word and not split_word(word):
+def _parse_split(word: str) -> str:
+    if word and not parse_split(word):
         raise BadTableError(f"its part {word!r} is not train, val or test")
-    return split_word(word)
+    return parse_split(word)
 
 
-def by_name(names: Mapping[str, str]) -> dict[str, list[str]]:
+def index_names(names: Mapping[str, str]) -> dict[str, list[str]]:
     """Files by their path, and by what they are called with and without suffix."""
-    places: dict[str, list[str]] = defaultdict(list)
+    index: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        last = PurePosixPath(name)
-        for called in {normal(last.name), normal(last.stem), normal(name)}:
-            places[called].append(name)
-    return places
+        path = PurePosixPath(name)
+        for key in {normalise(path.name), normalise(path.stem), normalise(name)}:
+            index[key].append(name)
+    return index
 
 
-def _by_identifier(root: Path, names: Mapping[str, str], by: str) -> dict[str, list[str]]:
+def _index_identifiers(root: Path, names: Mapping[str, str], key: str) -> dict[str, list[str]]:
     """DICOM files by SOPInstanceUID or PatientID."""
-    places: dict[str, list[str]] = defaultdict(list)
-    with picture.quietly():
+    index: dict[str, list[str]] = defaultdict(list)
+    with picture.without_warnings():
         for name in names:
             try:
                 if folder.is_image(root, name):
-                    instance, patient = dicom.who(root / name)
-                    places[instance if by == "instance" else patient].append(name)
+                    instance, patient = dicom.read_identifiers(root / name)
+                    index[instance if key == "instance" else patient].append(name)
             except (ImageKindError, ImageBrokenError, FileMissingError):  # another kind of file, of which no row speaks
                 continue
-    return places
+    return index
 
 
-def find(wanted: str, root: Path, stamps: Mapping[str, str], places: Mapping[str, Sequence[str]]) -> str:
+def find_file(cell: str, root: Path, stamps: Mapping[str, str], index: Mapping[str, Sequence[str]]) -> str:
     """The file that a cell means, relative to the table's folder."""
-    if not wanted:
+    if not cell:
         raise BadTableError("no image is named")
-    path = PurePath(wanted if wanted in stamps else wanted.replace("\\", "/"))
+    path = PurePath(cell if cell in stamps else cell.replace("\\", "/"))
     try:
         name = PurePath(os.path.relpath(root / path, root)).as_posix()
         if name in stamps or (root / name).is_file():
             return name
     except (OSError, ValueError):  # another drive, or no name that a file can have
         pass
-    called = places.get(normal(path.as_posix())) or places.get(normal(path.name), ())
-    if len(called) > 1:
-        raise BadTableError(f"{len(called)} files are called so; give the path")
-    if not called:
+    candidates = index.get(normalise(path.as_posix())) or index.get(normalise(path.name), ())
+    if len(candidates) > 1:
+        raise BadTableError(f"{len(candidates)} files are called so; give the path")
+    if not candidates:
         raise FileMissingError("there is no such file")
-    return called[0]
+    return candidates[0]
 
 
 def _stamp(path: Path) -> str:

@@ -15,46 +15,46 @@ from PIL import Image
 from fedhelp_edge.data import picture
 from fedhelp_edge.errors import FedhelpError, ImageBrokenError, ImageKindError
 
-SIDE = 1024  # the largest that a plan may ask for
-LARGEST = 1 << 31  # bytes of pixels in all
+MAX_SIDE = 1024  # the largest that a plan may ask for
+MAX_SIZE = 1 << 31  # bytes of pixels in all
 LOSSLESS = 100  # the quality that keeps every pixel
 
 
 def encode(pixels: NDArray[np.uint8], quality: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The bytes of all images, and where those of each end."""
-    written, ends = io.BytesIO(), []
+    data, ends = io.BytesIO(), []
     for image in pixels:
-        opened = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-        opened.save(written, "WEBP", lossless=quality == LOSSLESS, quality=quality)
-        ends.append(written.tell())
-    return np.frombuffer(written.getvalue(), np.uint8), np.array(ends, np.int64)
+        picture_file = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+        picture_file.save(data, "WEBP", lossless=quality == LOSSLESS, quality=quality)
+        ends.append(data.tell())
+    return np.frombuffer(data.getvalue(), np.uint8), np.array(ends, np.int64)
 
 
-def decode(row: NDArray[np.uint8], ends: NDArray[np.int64], shape: Sequence[int]) -> NDArray[np.uint8]:
+def decode(data: NDArray[np.uint8], ends: NDArray[np.int64], shape: Sequence[int]) -> NDArray[np.uint8]:
     """The images again; `ImageBroken` where the bytes are not as many images of this one shape."""
     fits = (
-        row.dtype == np.uint8 and row.ndim == 1 and ends.dtype == np.int64 and ends.ndim == 1
+        data.dtype == np.uint8 and data.ndim == 1 and ends.dtype == np.int64 and ends.ndim == 1
         and [type(length) for length in shape] == [int] * 3 and shape[2] in (1, 3)
-        and min(shape) >= 1 and max(shape) <= SIDE and len(ends) * int(np.prod(shape)) <= LARGEST
-        and ends[-1] == len(row) and (np.diff(ends, prepend=0) > 0).all()
+        and min(shape) >= 1 and max(shape) <= MAX_SIDE and len(ends) * int(np.prod(shape)) <= MAX_SIZE
+        and ends[-1] == len(data) and (np.diff(ends, prepend=0) > 0).all()
     )  # fmt: skip
     if not fits:
         raise ImageBrokenError("the images have no shape, are too many, or do not follow one another")
     pixels = np.empty((len(ends), *shape), np.uint8)
-    begin = 0
-    with picture.quietly():
-        for place, end in enumerate(ends.tolist()):
+    start = 0
+    with picture.without_warnings():
+        for index, end in enumerate(ends.tolist()):
             try:
-                pixels[place] = _decoded(row[begin:end].tobytes(), *shape)
+                pixels[index] = _decode_image(data[start:end].tobytes(), *shape)
             except (FedhelpError, MemoryError):
-                raise ImageBrokenError(f"public image {place} is no WebP of the size that was told") from None
-            begin = end
+                raise ImageBrokenError(f"public image {index} is no WebP of the size that was told") from None
+            start = end
     return pixels
 
 
-def _decoded(data: bytes, height: int, width: int, channels: int) -> NDArray[np.uint8]:
-    with picture.refusing():
-        opened = Image.open(io.BytesIO(data), formats=("WEBP",))
-        if (opened.width, opened.height, opened.mode, opened.n_frames) != (width, height, "RGB", 1):  # type: ignore[attr-defined]
+def _decode_image(data: bytes, height: int, width: int, channels: int) -> NDArray[np.uint8]:
+    with picture.translate_errors():
+        image = Image.open(io.BytesIO(data), formats=("WEBP",))
+        if (image.width, image.height, image.mode, image.n_frames) != (width, height, "RGB", 1):  # type: ignore[attr-defined]
             raise ImageKindError("another size, transparency, or several frames")
-        return np.asarray(opened.convert("RGB" if channels == 3 else "L")).reshape(height, width, channels)
+        return np.asarray(image.convert("RGB" if channels == 3 else "L")).reshape(height, width, channels)

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge.report import pages as pages
-from fedhelp_edge.report.nets import NAMES, part_right
+from fedhelp_edge.report.nets import NAMES, accuracy_text
 from fedhelp_edge.report.pages import Html
 from fedhelp_edge.safe_text import visible_html
 
-Told = Mapping[str, Any]
+Record = Mapping[str, Any]
 Pictures = Mapping[str, Sequence[tuple[str, NDArray[np.uint8]]]]
 
 _SIDE = 96  # pixels on the screen
@@ -23,7 +23,7 @@ figcaption { font-size: .9em }
 .answer { display: inline-block; width: 13em; vertical-align: top }
 code { white-space: pre-wrap }
 """
-_KINDS = {
+_PARCEL_KINDS = {
     "enrol": "requests to join, with a site's public keys",
     "update": "shares of the sites",
     "global": "merged models",
@@ -33,64 +33,64 @@ _KINDS = {
     "roster": "rosters of the sites",
     "receipt": "receipts",
 }
-_STEPS = {
+_LOG_STEPS = {
     "received": "the coordinator's front signs a receipt; it holds no key that could open the parcel",
     "accepted": "opened with the round's key: names, shapes and numbers are as the order says",
     "merge": "averaged with the others' shares; the model's statement names every share that is in it",
 }
 
 
-def page(
-    told: Told, curves: Mapping[str, Sequence[Told]], pictures: Pictures, life: Told, answers: Sequence[Told]
+def render(
+    record: Record, curves: Mapping[str, Sequence[Record]], pictures: Pictures, life: Record, answers: Sequence[Record]
 ) -> str:
     return pages.page(
         "Four sites, one model, and every image stayed at home",
         pages.paragraph(
             "A hospital has many images, three clinics have few. Each trains on its own images and sends only a share: "
             "the numbers of a small net, signed and encrypted. A coordinator averages the shares and hands the better "
-            f"model back. This page tells what happened in {told['rounds']} rounds on this computer."
+            f"model back. This page tells what happened in {record['rounds']} rounds on this computer."
         ),
-        *_who(told, pictures),
-        *_worth(told),
-        *_answers(answers),
+        *_participants(record, pictures),
+        *_comparison(record),
+        *_sample_answers(answers),
         *_rounds(curves),
-        *_travelled(told["parcels"]),
-        *_life(life),
-        *_next(),
+        *_parcels(record["parcels"]),
+        *_parcel_life(life),
+        *_next_commands(),
         style=_STYLE,
     )
 
 
-def _who(told: Told, pictures: Pictures) -> list[Html]:
+def _participants(record: Record, pictures: Pictures) -> list[Html]:
     about = (
-        "The images are yours, shared out among the four." if told["given"] else
+        "The images are yours, shared out among the four." if record["given"] else
         "The images are drawn, and show nobody: stained cells, which each site stains, lights and focuses in its own "
         "way. A site sees its own alone."
     )  # fmt: skip
-    shown = [pages.heading("Who takes part"), pages.paragraph(about)]
-    for site in told["sites"]:
-        parts = [pages.picture(pixels, name, _SIDE, _SIDE) for name, pixels in pictures[site["name"]]]
+    sections = [pages.heading("Who takes part"), pages.paragraph(about)]
+    for site in record["sites"]:
+        thumbnails = [pages.picture(pixels, name, _SIDE, _SIDE) for name, pixels in pictures[site["name"]]]
         names = ", ".join(name for name, _ in pictures[site["name"]])
         caption = f"{site['name']}: {site['images']} images to learn from ({names})"
-        shown.append(Html(f"<figure>{''.join(parts)}<figcaption>{visible_html(caption)}</figcaption></figure>"))
-    right = " and ".join(f"{part:.0%}" for part in told["sources"].values())
-    shown.append(pages.paragraph(
+        sections.append(Html(f"<figure>{''.join(thumbnails)}<figcaption>{visible_html(caption)}</figcaption></figure>"))
+    right = " and ".join(f"{fraction:.0%}" for fraction in record["sources"].values())
+    sections.append(pages.paragraph(
         "Clinics also learn from public images, of which two larger nets once said what they see; the numbers travel, "
         "the nets do not. Here these two stand in for foundation models: they were trained for seconds on drawn cuts "
         f"of tissue and are right about {right} of the public images."
     ))  # fmt: skip
-    return shown
+    return sections
 
 
-def _worth(told: Told) -> list[Html]:
+def _comparison(record: Record) -> list[Html]:
     rows = [
         (
             site["name"],
             site["images"],
-            *(part_right(site[net], site["test"]) for net in ("alone", "together", "kept")),
+            *(accuracy_text(site[net], site["test"]) for net in ("alone", "together", "kept")),
             NAMES[site["net"]],
         )
-        for site in told["sites"]
+        for site in record["sites"]
     ]
     return [
         pages.heading("Each alone, and together"),
@@ -106,30 +106,30 @@ def _worth(told: Told) -> list[Html]:
     ]
 
 
-def _answers(answers: Sequence[Told]) -> list[Html]:
-    shown = [
+def _sample_answers(answers: Sequence[Record]) -> list[Html]:
+    parts = [
         pages.heading("Diagnosing, offline"),
         pages.paragraph(
             "Test images of Clinic A, and what its model says of them. Beside each picture: where it speaks for the "
             "likeliest class (orange) and against it (blue). A model that is not sure says so."
         ),
     ]
-    for one in answers:
-        says = one["answer"] or f"does not know: {one['reason']}"
-        said = one["picture"]
-        source = f'src="data:image/jpeg;base64,{said["jpeg"]}" alt="{visible_html(said["alt"])}"'
-        caption = visible_html(f"{one['true']}; the model says: {says}")
-        shown.append(Html(f'<figure class="answer"><img {source} width="{2 * _SIDE}" height="{_SIDE}"/>'
+    for answer in answers:
+        verdict = answer["answer"] or f"does not know: {answer['reason']}"
+        picture = answer["picture"]
+        source = f'src="data:image/jpeg;base64,{picture["jpeg"]}" alt="{visible_html(picture["alt"])}"'
+        caption = visible_html(f"{answer['true']}; the model says: {verdict}")
+        parts.append(Html(f'<figure class="answer"><img {source} width="{2 * _SIDE}" height="{_SIDE}"/>'
                           f"<figcaption>{caption}</figcaption></figure>"))  # fmt: skip
-    return shown
+    return parts
 
 
-def _rounds(curves: Mapping[str, Sequence[Told]]) -> list[Html]:
-    lines: dict[str, pages.Line] = {}
+def _rounds(curves: Mapping[str, Sequence[Record]]) -> list[Html]:
+    lines: dict[str, pages.Points] = {}
     for name, reports in curves.items():
-        begun = reports[0]["base"]
-        start = (0.0, begun["correct"] / begun["val"] if begun.get("val") else None)
-        lines[name] = [start, *((float(one["round"]), one["val"]["own"]) for one in reports)]
+        base = reports[0]["base"]
+        start = (0.0, base["correct"] / base["val"] if base.get("val") else None)
+        lines[name] = [start, *((float(report["round"]), report["val"]["own"]) for report in reports)]
     names = list(lines)
     return [
         pages.heading("From round to round"),
@@ -147,13 +147,16 @@ def _rounds(curves: Mapping[str, Sequence[Told]]) -> list[Html]:
     ]
 
 
-def _travelled(parcels: Sequence[Told]) -> list[Html]:
+def _parcels(parcels: Sequence[Record]) -> list[Html]:
     rows = []
-    for kind, what in _KINDS.items():
-        sizes = [one["size"] for one in parcels if one["kind"] == kind]
+    for kind, what in _PARCEL_KINDS.items():
+        sizes = [parcel["size"] for parcel in parcels if parcel["kind"] == kind]
         rows.append((what, len(sizes), f"{sum(sizes) / 1e6:.2f}"))
-    each = [(one["made"], one["kind"], one["from"], f"{one['size']:,}", one["hash"][:12]) for one in parcels]
-    whole = pages.table(("made", "kind", "from", "bytes", "file"), each)
+    rows_of_parcels = [
+        (parcel["made"], parcel["kind"], parcel["from"], f"{parcel['size']:,}", parcel["hash"][:12])
+        for parcel in parcels
+    ]
+    full_table = pages.table(("made", "kind", "from", "bytes", "file"), rows_of_parcels)
     return [
         pages.heading("What travelled"),
         pages.paragraph(
@@ -161,15 +164,15 @@ def _travelled(parcels: Sequence[Told]) -> list[Html]:
             "folder or the network. A share is as large for a site with ten images as for one with a million."
         ),
         pages.table(("", "parcels", "MB"), rows),
-        Html(f"<details><summary>Every parcel</summary>{whole}</details>"),
+        Html(f"<details><summary>Every parcel</summary>{full_table}</details>"),
     ]
 
 
-def _life(life: Told) -> list[Html]:
+def _parcel_life(life: Record) -> list[Html]:
     stages = [
         (f"{life['site']} seals its share: signed with its key, encrypted for {life['recipients']} "
                        "readers (the round's key, and an archive that lies locked away)", life["made"]),
-        *((_STEPS.get(what, what), time) for time, what in life["log"]),
+        *((_LOG_STEPS.get(what, what), time) for time, what in life["log"]),
     ]  # fmt: skip
     checked = life["audit"]
     return [
@@ -185,7 +188,7 @@ def _life(life: Told) -> list[Html]:
     ]
 
 
-def _next() -> list[Html]:
+def _next_commands() -> list[Html]:
     commands = {
         "fedhelp-edge status --home sites/clinic-a": "where a clinic stands",
         "fedhelp-edge evaluate --home sites/clinic-a --out measured": "all figures of its net, with intervals",

@@ -45,8 +45,8 @@ _TISSUES = np.array(
 )
 _AZURE, _EOSIN, _ORANGE = np.array([[0.95, 1.05, 0.38], [0.14, 0.56, 0.36], [0.12, 0.50, 0.85]], np.float32)
 _HAEMATOXYLIN, _ROSE = np.array([[0.95, 0.95, 0.42], [0.10, 0.80, 0.42]], np.float32)
-_BLOCK = 1 << 18  # pixels drawn at once
-_NUMBERS = 512  # random numbers an image may take for its shapes
+_BLOCK_PIXELS = 1 << 18  # pixels drawn at once
+_NUMBERS_PER_IMAGE = 512  # random numbers an image may take for its shapes
 _GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -72,31 +72,33 @@ def draw(
     stream = 2 * site + list(FAMILIES).index(family)
     labels = _labels(count, classes, seed, stream, site)
     images = np.empty((count, size, size, channels), np.uint8)
-    step = max(1, _BLOCK // size**2)
+    step = max(1, _BLOCK_PIXELS // size**2)
     for start in range(0, count, step):
         block = slice(start, min(start + step, count))
-        chances = [_random(seed, stream, index) for index in range(block.start, block.stop)]
-        chance = _Chance(np.stack([each.random(_NUMBERS, np.float32) for each in chances]))
-        noise = np.stack([each.standard_normal((size, size, channels), np.float32) for each in chances])
-        scene = _Scene(chance, size, difficulty, _Style(site))
-        light = (_cells if family == "cells" else _tissue)(scene, labels[block])
+        generators = [_generator(seed, stream, index) for index in range(block.start, block.stop)]
+        numbers = _RandomNumbers(
+            np.stack([generator.random(_NUMBERS_PER_IMAGE, np.float32) for generator in generators])
+        )
+        noise = np.stack([generator.standard_normal((size, size, channels), np.float32) for generator in generators])
+        scene = _Scene(numbers, size, difficulty, _SiteStyle(site))
+        light = (_draw_cells if family == "cells" else _draw_tissue)(scene, labels[block])
         images[block] = _photograph(scene, light, noise)
     return images, labels
 
 
-def _random(seed: int, stream: int, index: int, purpose: int = 0) -> np.random.Generator:
+def _generator(seed: int, stream: int, index: int, purpose: int = 0) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, index, purpose]))
 
 
 def _labels(count: int, classes: int, seed: int, stream: int, site: int) -> NDArray[np.int64]:
     """Labels that keep to the site's frequencies as evenly as can be from the first image on."""
-    tilt = _random(site, 0, 0, 2).standard_normal(len(CLASSES))[:classes] if site else np.zeros(classes)
-    shares = np.exp(0.3 * tilt) / np.exp(0.3 * tilt).sum()
-    at = (_random(seed, stream, 0, 1).random() + _GOLDEN * np.arange(count)) % 1
-    return np.minimum(np.searchsorted(shares.cumsum(), at, side="right"), classes - 1)
+    tilt = _generator(site, 0, 0, 2).standard_normal(len(CLASSES))[:classes] if site else np.zeros(classes)
+    frequencies = np.exp(0.3 * tilt) / np.exp(0.3 * tilt).sum()
+    position = (_generator(seed, stream, 0, 1).random() + _GOLDEN * np.arange(count)) % 1
+    return np.minimum(np.searchsorted(frequencies.cumsum(), position, side="right"), classes - 1)
 
 
-class _Chance:
+class _RandomNumbers:
     """Every image's own random numbers, handed out one after the other."""
 
     def __init__(self, numbers: Floats) -> None:
@@ -105,31 +107,31 @@ class _Chance:
     def between(self, low: Any, high: Any, *shape: int) -> Floats:
         """Of images x shape; for one number an image, of images x 1 x 1, which meets pixels."""
         size = int(np.prod(shape))
-        taken = self._numbers[:, self._at : self._at + size].reshape(len(self._numbers), *(shape or (1, 1)))
+        numbers = self._numbers[:, self._at : self._at + size].reshape(len(self._numbers), *(shape or (1, 1)))
         self._at += size
-        return np.asarray(low + (high - low) * taken, np.float32)
+        return np.asarray(low + (high - low) * numbers, np.float32)
 
     def around(self, spread: Any, *shape: int) -> Floats:
         """More often near zero than at either end."""
         return self.between(-spread, spread, *shape) + self.between(-spread, spread, *shape)
 
 
-class _Style:
+class _SiteStyle:
     """How a site stains, lights and focuses. Site 0 is the middle of them all."""
 
     def __init__(self, site: int) -> None:
-        drift = _random(site, 0, 0, 3).uniform(-1, 1, 12).astype(np.float32) * bool(site)
-        self.stain = 1 + 0.16 * drift[:3]  # a colour
-        self.strength = 1 + 0.18 * drift[3:5]  # a stain
-        self.light = (1 + 0.06 * drift[5:8]) * (1 + 0.05 * drift[8])
-        self.slope = 0.08 * drift[9:11]
-        self.blur = 0.35 * abs(drift[11])
+        deviation = _generator(site, 0, 0, 3).uniform(-1, 1, 12).astype(np.float32) * bool(site)
+        self.stain = 1 + 0.16 * deviation[:3]  # a colour
+        self.strength = 1 + 0.18 * deviation[3:5]  # a stain
+        self.light = (1 + 0.06 * deviation[5:8]) * (1 + 0.05 * deviation[8])
+        self.slope = 0.08 * deviation[9:11]
+        self.blur = 0.35 * abs(deviation[11])
 
 
 class _Scene:
     """The pixels of a block of images, from -1 to 1 across, and what is common to all that is drawn on them."""
 
-    def __init__(self, chance: _Chance, size: int, difficulty: float, style: _Style) -> None:
+    def __init__(self, chance: _RandomNumbers, size: int, difficulty: float, style: _SiteStyle) -> None:
         self.chance, self.size, self.difficulty, self.style = chance, size, np.float32(difficulty), style
         self.line = ((np.arange(size, dtype=np.float32) + 0.5) * 2 / size - 1).astype(np.float32)
         self.x, self.y = self.line[None, None, :], self.line[None, :, None]
@@ -158,26 +160,26 @@ class _Scene:
         return np.asarray(np.clip(depth * (self.size / (2.4 * soft)) + 0.5, 0, 1))
 
 
-def _cells(scene: _Scene, labels: NDArray[np.int64]) -> Floats:
+def _draw_cells(scene: _Scene, labels: NDArray[np.int64]) -> Floats:
     """Light that comes through a stained cell among red cells."""
-    chance, hard = scene.chance, scene.difficulty
-    radius, lobes, away, bite, grains, specks, blue = scene.kind(_CELLS, labels)
-    scale = chance.between(0.5, 0.62) + chance.around(0.04 + 0.05 * hard)
-    x, y = (side - chance.around(0.07 + 0.08 * hard) for side in (scene.x, scene.y))
-    turn = chance.between(0, 2 * np.pi)
+    numbers, difficulty = scene.chance, scene.difficulty
+    radius, lobes, bite_offset, bite, grains, specks, blue = scene.kind(_CELLS, labels)
+    scale = numbers.between(0.5, 0.62) + numbers.around(0.04 + 0.05 * difficulty)
+    x, y = (side - numbers.around(0.07 + 0.08 * difficulty) for side in (scene.x, scene.y))
+    turn = numbers.between(0, 2 * np.pi)
     u, v = (x * np.cos(turn) + y * np.sin(turn)) / scale, (y * np.cos(turn) - x * np.sin(turn)) / scale
-    v = v * chance.between(0.9, 1.1)
-    far = np.sqrt(u * u + v * v) + np.float32(1e-6)
-    c1, s1 = u / far, v / far
+    v = v * numbers.between(0.9, 1.1)
+    distance = np.sqrt(u * u + v * v) + np.float32(1e-6)
+    c1, s1 = u / distance, v / distance
     c2, s2 = c1 * c1 - s1 * s1, 2 * c1 * s1
-    rim = 1 + chance.around(0.04) * c2 + chance.around(0.04) * s2 + chance.around(0.03) * (c1 * c2 - s1 * s2)
-    cell = scene.inside((rim - far) * scale)
+    rim = 1 + numbers.around(0.04) * c2 + numbers.around(0.04) * s2 + numbers.around(0.03) * (c1 * c2 - s1 * s2)
+    cell = scene.inside((rim - distance) * scale)
 
-    depth = radius * (1 + chance.around(0.05) * c1 + chance.around(0.07) * c2 + chance.around(0.05) * s2) - far
-    trefoil = _lobes(chance, u, v)
+    depth = radius * (1 + numbers.around(0.05) * c1 + numbers.around(0.07) * c2 + numbers.around(0.05) * s2) - distance
+    trefoil = _lobes(numbers, u, v)
     depth = depth + np.minimum(lobes, 1) * (trefoil - depth)
-    gone = np.sqrt((u - away) ** 2 + (v - chance.around(0.06)) ** 2) - (1.3 * bite - 0.18)
-    nucleus = scene.inside(np.minimum(depth, gone) * scale) * cell
+    bite_depth = np.sqrt((u - bite_offset) ** 2 + (v - numbers.around(0.06)) ** 2) - (1.3 * bite - 0.18)
+    nucleus = scene.inside(np.minimum(depth, bite_depth) * scale) * cell
 
     chromatin = scene.waves(5, 11)
     grain = np.clip(scene.waves(11, 17, count=24) * 1.6 - 0.5, 0, 1) * cell * (1 - 0.75 * nucleus) * grains
@@ -185,98 +187,100 @@ def _cells(scene: _Scene, labels: NDArray[np.int64]) -> Floats:
     red = _red_cells(scene) * (1 - cell)
     azure = nucleus * (1.15 + 0.16 * chromatin) + cell * (0.06 + 0.22 * blue) + speck * 0.9
     eosin = red + cell * (0.16 + 0.03 * chromatin) + nucleus * 0.25 + 0.05 + 0.02 * scene.waves(1, 4)
-    return _through(scene, [(azure, _AZURE), (eosin, _EOSIN), (grain * 0.95, _ORANGE)])
+    return _transmitted(scene, [(azure, _AZURE), (eosin, _EOSIN), (grain * 0.95, _ORANGE)])
 
 
-def _lobes(chance: _Chance, u: Floats, v: Floats) -> Floats:
+def _lobes(numbers: _RandomNumbers, u: Floats, v: Floats) -> Floats:
     """How deep a point lies in three discs that melt into each other."""
     discs = []
     for turn in (-1.75, 0.1, 1.85):
-        angle, away = turn + chance.around(0.2), chance.between(0.36, 0.46)
-        far = np.sqrt((u - away * np.cos(angle)) ** 2 + (v - away * np.sin(angle)) ** 2)
-        discs.append(chance.between(0.26, 0.34) - far)
+        angle, offset = turn + numbers.around(0.2), numbers.between(0.36, 0.46)
+        distance = np.sqrt((u - offset * np.cos(angle)) ** 2 + (v - offset * np.sin(angle)) ** 2)
+        discs.append(numbers.between(0.26, 0.34) - distance)
     depth, *others = discs
     for disc in others:
-        near = np.maximum(0.22 - np.abs(depth - disc), 0)
-        depth = np.maximum(depth, disc) + near * near * (0.25 / 0.22)
+        overlap = np.maximum(0.22 - np.abs(depth - disc), 0)
+        depth = np.maximum(depth, disc) + overlap * overlap * (0.25 / 0.22)
     return np.asarray(depth)
 
 
 def _red_cells(scene: _Scene) -> Floats:
     """How thick the red cells around the middle lie: discs, paler in their middle."""
-    chance = scene.chance
-    thick = np.float32(0)
-    size, pale = chance.between(0.34, 0.44), chance.between(0.3, 0.6)
+    numbers = scene.chance
+    thickness = np.float32(0)
+    size, pale = numbers.between(0.34, 0.44), numbers.between(0.3, 0.6)
     for _ in range(6):
-        angle, away = chance.between(0, 2 * np.pi), chance.between(0.85, 1.35)
-        x, y = scene.x - away * np.cos(angle), scene.y - away * np.sin(angle)
-        reach = size * chance.between(0.9, 1.1)
-        far = (x * x + y * y * chance.between(0.85, 1.15)) / (reach * reach)
-        disc = scene.inside((1 - far) * reach * 0.5) * (1 - pale * np.maximum(1 - 1.6 * far, 0))
-        thick = np.maximum(thick, disc * chance.between(0.75, 1.0))
-    return np.asarray(thick)
+        angle, offset = numbers.between(0, 2 * np.pi), numbers.between(0.85, 1.35)
+        x, y = scene.x - offset * np.cos(angle), scene.y - offset * np.sin(angle)
+        reach = size * numbers.between(0.9, 1.1)
+        distance = (x * x + y * y * numbers.between(0.85, 1.15)) / (reach * reach)
+        disc = scene.inside((1 - distance) * reach * 0.5) * (1 - pale * np.maximum(1 - 1.6 * distance, 0))
+        thickness = np.maximum(thickness, disc * numbers.between(0.75, 1.0))
+    return np.asarray(thickness)
 
 
-def _tissue(scene: _Scene, labels: NDArray[np.int64]) -> Floats:
+def _draw_tissue(scene: _Scene, labels: NDArray[np.int64]) -> Floats:
     """Light that comes through a cut of stained tissue."""
-    chance = scene.chance
+    numbers = scene.chance
     fibres, swirls, bubbles, glands, nuclei = scene.kind(_TISSUES, labels)
-    turn = chance.between(0, np.pi)
+    turn = numbers.between(0, np.pi)
     slow = scene.waves(0.5, 2.5)
     strand = scene.waves(6, 9, turn[:, :, 0])
     across = scene.x * np.cos(turn) + scene.y * np.sin(turn)
-    swirl = np.sin(chance.between(6, 10) * across + 2.2 * slow + chance.between(0, 6.3))
-    near, wall = _neighbours(scene)
+    swirl = np.sin(numbers.between(6, 10) * across + 2.2 * slow + numbers.between(0, 6.3))
+    nearest, wall = _neighbours(scene)
     lumen = scene.inside(wall - 0.1, 3) * np.minimum(bubbles, 1)
-    reach = chance.between(0.2, 0.27)
-    ring = np.clip(1 - np.abs(near - reach) / 0.085, 0, 1) * np.minimum(glands, 1.2)
-    hollow = scene.inside(reach - 0.08 - near, 3) * np.minimum(glands, 1)
+    reach = numbers.between(0.2, 0.27)
+    ring = np.clip(1 - np.abs(nearest - reach) / 0.085, 0, 1) * np.minimum(glands, 1.2)
+    hollow = scene.inside(reach - 0.08 - nearest, 3) * np.minimum(glands, 1)
     dots = np.clip(scene.waves(8, 13, count=24) * 1.7 - 1.9 + nuclei, 0, 1)
     rose = (
         (0.62 + 0.1 * slow + 0.22 * fibres * strand + 0.22 * swirls * swirl) * (1 - 0.92 * lumen) * (1 - 0.85 * hollow)
     )
     purple = 0.1 + 0.75 * dots * (1 - lumen) * (1 - hollow) + ring * (0.65 + 0.25 * strand) + 0.12 * swirls * swirl
-    return _through(scene, [(np.maximum(purple, 0), _HAEMATOXYLIN), (np.maximum(rose, 0), _ROSE)])
+    return _transmitted(scene, [(np.maximum(purple, 0), _HAEMATOXYLIN), (np.maximum(rose, 0), _ROSE)])
 
 
 def _neighbours(scene: _Scene) -> tuple[Floats, Floats]:
     """How far the nearest of some scattered points is, and how much further the second."""
-    chance = scene.chance
+    numbers = scene.chance
     nearest = second = np.full((1, 1, 1), 9, np.float32)
-    shift = chance.between(-0.35, 0.35, 2)
+    shift = numbers.between(-0.35, 0.35, 2)
     for row in (-1.4, -0.7, 0, 0.7, 1.4):
         for column in (-1.4, -0.7, 0, 0.7, 1.4):
-            x = scene.x - column - shift[:, :1, None] - chance.around(0.12)
-            y = scene.y - row - shift[:, 1:, None] - chance.around(0.12)
-            far = x * x + y * y
-            second = np.minimum(second, np.maximum(nearest, far))
-            nearest = np.minimum(nearest, far)
-    near, next_ = np.sqrt(nearest), np.sqrt(second)
-    return near, next_ - near
+            x = scene.x - column - shift[:, :1, None] - numbers.around(0.12)
+            y = scene.y - row - shift[:, 1:, None] - numbers.around(0.12)
+            distance = x * x + y * y
+            second = np.minimum(second, np.maximum(nearest, distance))
+            nearest = np.minimum(nearest, distance)
+    first_distance, second_distance = np.sqrt(nearest), np.sqrt(second)
+    return first_distance, second_distance - first_distance
 
 
-def _through(scene: _Scene, stains: list[tuple[Floats, Floats]]) -> Floats:
+def _transmitted(scene: _Scene, stains: list[tuple[Floats, Floats]]) -> Floats:
     """White light after the stains: images x colours x rows x columns."""
-    chance, style = scene.chance, scene.style
-    pale = 1 - 0.3 * scene.difficulty
-    strengths = [style.strength[min(place, 1)] * chance.between(0.85, 1.15) * pale for place in range(len(stains))]
-    tints = [colour * style.stain * (1 + chance.around(0.05, 3)) for _, colour in stains]
-    dense = [amount * strength for (amount, _), strength in zip(stains, strengths, strict=True)]
-    planes = [sum(d * t[:, c, None, None] for d, t in zip(dense, tints, strict=True)) for c in range(3)]
+    numbers, style = scene.chance, scene.style
+    strength_factor = 1 - 0.3 * scene.difficulty
+    strengths = [
+        style.strength[min(index, 1)] * numbers.between(0.85, 1.15) * strength_factor for index in range(len(stains))
+    ]
+    tints = [colour * style.stain * (1 + numbers.around(0.05, 3)) for _, colour in stains]
+    densities = [amount * strength for (amount, _), strength in zip(stains, strengths, strict=True)]
+    planes = [sum(d * t[:, c, None, None] for d, t in zip(densities, tints, strict=True)) for c in range(3)]
     return np.asarray(np.exp(-np.stack(planes, 1)))
 
 
 def _photograph(scene: _Scene, light: Floats, noise: Floats) -> NDArray[np.uint8]:
     """What the camera makes of it: uneven lamp, focus, colours or grey, noise, bytes."""
-    chance, style, hard = scene.chance, scene.style, scene.difficulty
-    across, down = (chance.around(0.04) + slope for slope in style.slope)
+    numbers, style, difficulty = scene.chance, scene.style, scene.difficulty
+    across, down = (numbers.around(0.04) + slope for slope in style.slope)
     lamp = 1 + across * scene.x + down * scene.y - 0.05 * (scene.x**2 + scene.y**2)
-    width = (chance.between(0.35, 0.6) + style.blur + hard * chance.between(0.3, 1.1)) * (scene.size / 64)
+    width = (numbers.between(0.35, 0.6) + style.blur + difficulty * numbers.between(0.3, 1.1)) * (scene.size / 64)
     steps = np.arange(scene.size, dtype=np.float32)
     kernel = np.exp(-((steps[:, None] - steps) ** 2) / (2 * width * width))
     kernel = (kernel / kernel.sum(2, keepdims=True))[:, None]
-    sharp = light * (lamp * chance.between(0.94, 1.0))[:, None] * (style.light * 246)[:, None, None]
-    seen = (kernel @ sharp @ kernel.transpose(0, 1, 3, 2)).transpose(0, 2, 3, 1)
+    sharp = light * (lamp * numbers.between(0.94, 1.0))[:, None] * (style.light * 246)[:, None, None]
+    photograph = (kernel @ sharp @ kernel.transpose(0, 1, 3, 2)).transpose(0, 2, 3, 1)
     if noise.shape[3] == 1:
-        seen = seen @ np.array([[0.299], [0.587], [0.114]], np.float32)
-    return np.asarray(np.clip(seen + noise * (2.5 + 17 * hard * hard) + 0.5, 0, 255).astype(np.uint8))
+        photograph = photograph @ np.array([[0.299], [0.587], [0.114]], np.float32)
+    return np.asarray(np.clip(photograph + noise * (2.5 + 17 * difficulty * difficulty) + 0.5, 0, 255).astype(np.uint8))

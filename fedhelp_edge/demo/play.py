@@ -25,10 +25,10 @@ from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.demo import page, phantoms
 from fedhelp_edge.errors import FedhelpError, TargetExistsError, UsageError
-from fedhelp_edge.exchange.folder import FROM, TO, Folder
+from fedhelp_edge.exchange.folder import FROM_COORDINATOR, TO_COORDINATOR, FolderCarrier
+from fedhelp_edge.infer import answering as answers
 from fedhelp_edge.infer import bundle
-from fedhelp_edge.infer import images as pictures
-from fedhelp_edge.infer import run as answers
+from fedhelp_edge.infer import inputs as pictures
 from fedhelp_edge.knowledge import build
 from fedhelp_edge.knowledge.sources import nets
 from fedhelp_edge.lab import partition
@@ -36,15 +36,15 @@ from fedhelp_edge.methods.registry import METHODS, TABLES
 from fedhelp_edge.nets import resnet
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.plan import Plan
-from fedhelp_edge.site import export, inbox, layout, membership, ordered_training, outbox, sync, vouch
+from fedhelp_edge.site import connection, export, inbox, layout, membership, ordered_training, outbox, sync, vouch
 from fedhelp_edge.site.local_training import Watch
 from fedhelp_edge.train import learners, loop, machine
 from server_ref.admin import audit_export, exchange, invites
 from server_ref.hub import create
 from server_ref.hub.hub import Hub
 from server_ref.intake import judge, receive
-from server_ref.intake.receive import Answer
-from server_ref.rounds import close, open
+from server_ref.intake.receive import IntakeResult
+from server_ref.rounds import close, opening
 
 PLAN = """\
 name = "demo"
@@ -65,21 +65,21 @@ public_size = 24
 quorum = 4
 """
 SITES = ("Hospital", "Clinic A", "Clinic B", "Clinic C")  # the first is large
-LEARN = (400, 30, 24, 18)  # images that each learns from
-VAL, TEST = 30, 100
-PUBLIC, TAUGHT = 200, 300  # public images; those that each source of knowledge is trained on
-_KINDS = phantoms.CLASSES[:3]
+TRAIN_COUNTS = (400, 30, 24, 18)  # images that each learns from
+VAL_COUNT, TEST_COUNT = 30, 100
+PUBLIC_COUNT, SOURCE_COUNT = 200, 300  # public images; those that each source of knowledge is trained on
+_CLASSES = phantoms.CLASSES[:3]
 _DIFFICULTY = 0.35
-_LEAST = 80  # images, for four sites with three parts each
+_MIN_IMAGES = 80  # images, for four sites with three parts each
 _SENSITIVITY = 0.9
 _UNFINISHED = "unfinished"
-_ODD = set('/\\:*?"<>|')
+_FORBIDDEN_CHARACTERS = set('/\\:*?"<>|')
 
 Say = Callable[[str], None]
 
 
 @dataclass
-class Site:
+class DemoSite:
     name: str
     tier: str
     home: Path
@@ -89,41 +89,45 @@ class Site:
 
 
 def play(
-    out: Path, say: Say, watch: Watch, *, images: Path | None = None, method: str = "fedhelp", number: int = 2,
+    out: Path, say: Say, watch: Watch, *, images: Path | None = None, method: str = "fedhelp", round_count: int = 2,
     threads: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The story from the first key to the last figure. `out` keeps all of it, with report.html and results.json."""
     if method not in METHODS or not METHODS[method].exchanges:
-        named = ", ".join(name for name, one in METHODS.items() if one.exchanges)
+        named = ", ".join(name for name, each in METHODS.items() if each.exchanges)
         raise UsageError(f"the method of a federation is one of {named}, not {method!r}")
-    _begin(out)
-    classes = loading.gather(images, None, kept=out / ".given", mapping={}).classes if images else _KINDS
-    if odd := [name for name in classes if _ODD & set(name) or name.startswith(".")]:
-        raise UsageError(f"{odd[0]!r} cannot be the name of a folder, and each class needs one; give it another name")
-    agreed = plans.read(PLAN.format(classes=json.dumps(classes), method=method, rounds=number), TABLES)
-    (out / "plan.toml").write_text(agreed.text, encoding="utf-8")
-    dealt = _shared_out(images, agreed, out / ".given") if images else _drawn(agreed)
-    sites = [_site(out, name, part, agreed) for name, part in zip(SITES, dealt, strict=True)]
-    say(f"1. images: {sum(map(len, dealt))}, in a folder for each of four sites")
+    _start_folder(out)
+    classes = loading.load_unsplit(images, None, cache_dir=out / ".given", mapping={}).classes if images else _CLASSES
+    if unusable := [name for name in classes if _FORBIDDEN_CHARACTERS & set(name) or name.startswith(".")]:
+        raise UsageError(
+            f"{unusable[0]!r} cannot be the name of a folder, and each class needs one; give it another name"
+        )
+    plan = plans.read(PLAN.format(classes=json.dumps(classes), method=method, rounds=round_count), TABLES)
+    (out / "plan.toml").write_text(plan.text, encoding="utf-8")
+    images_of_sites = _deal_images(images, plan, out / ".given") if images else _draw_images(plan)
+    sites = [
+        _write_site(out, name, site_images, plan) for name, site_images in zip(SITES, images_of_sites, strict=True)
+    ]
+    say(f"1. images: {sum(map(len, images_of_sites))}, in a folder for each of four sites")
     say("2. knowledge: two nets, trained for seconds, are asked once about public images")
-    sources = _knowledge(out, watch, threads)
+    sources = _build_pack(out, watch, threads)
     say("3. a coordinator makes a hub; a hospital and three clinics join by invite")
-    hub = create.create(out / "hub", agreed, None)
-    story_of = _Rounds(hub, sites, out / "carrier", watch, threads)
+    hub = create.new_hub(out / "hub", plan, None)
+    federation = _Federation(hub, sites, out / "carrier", watch, threads)
     with files.reading(out / "pack.safetensors") as body:
-        hub.publish_pack(story_of.boss, body)
-    story_of.join()
-    for round_ in range(1, number + 1):
-        say(f"4. round {round_} of {number}: each site trains, seals its share and sends it")
-        told = story_of.round(out / "audit")
-        say(f"   {len(told['accepted'])} shares, merged into one model")
+        hub.publish_knowledge(federation.coordinator_keys, body)
+    federation.join()
+    for round_ in range(1, round_count + 1):
+        say(f"4. round {round_} of {round_count}: each site trains, seals its share and sends it")
+        result = federation.round(out / "audit")
+        say(f"   {len(result['accepted'])} shares, merged into one model")
     say("5. each site keeps the best model that it has, and diagnoses with it, offline")
-    story_of.measure(out / "models")
-    shown = _asked(sites[1], out / "models", agreed)
-    parcels = story_of.travelled()
-    hub.store.close()
+    federation.measure(out / "models")
+    sample_answers = _sample_answers(sites[1], out / "models", plan)
+    parcels = federation.travelled()
+    hub.database.close()
     record = {
-        "method": method, "rounds": number, "merged_sha256": told["merged_sha256"], "given": images is not None,
+        "method": method, "rounds": round_count, "merged_sha256": result["merged_sha256"], "given": images is not None,
         "sources": sources, "sites": [{"name": site.name, "tier": site.tier, **site.figures} for site in sites],
         "parcels": parcels,
     }  # fmt: skip
@@ -131,13 +135,17 @@ def play(
         file.write(json.dumps({"schema_version": 1, **record}, indent=1).encode())
     curves = {site.name: site.curve for site in sites}
     with files.writing(out / "report.html", private=False) as file:
-        file.write(page.page(record, curves, _samples(dealt, agreed.classes), story_of.life, shown).encode())
+        file.write(
+            page.render(
+                record, curves, _sample_pictures(images_of_sites, plan.classes), federation.life, sample_answers
+            ).encode()
+        )
     shutil.rmtree(out / ".given", ignore_errors=True)
     (out / _UNFINISHED).unlink()
     return record
 
 
-def _begin(out: Path) -> None:
+def _start_folder(out: Path) -> None:
     """A new folder, or one of ours in which a demo was cut off: that begins anew."""
     if (out / _UNFINISHED).exists():
         shutil.rmtree(out)
@@ -148,184 +156,200 @@ def _begin(out: Path) -> None:
 
 
 # --- images -------------------------------------------------------------------------------------------------------
-def _drawn(plan: Plan) -> list[Images]:
+def _draw_images(plan: Plan) -> list[Images]:
     """Phantoms as each site sees them: stained and lit in its own way."""
-    dealt = []
-    for place, count in enumerate(LEARN):
-        splits = ("train",) * count + ("val",) * VAL + ("test",) * TEST
+    images_of_sites = []
+    for index, count in enumerate(TRAIN_COUNTS):
+        splits = ("train",) * count + ("val",) * VAL_COUNT + ("test",) * TEST_COUNT
         pixels, labels = phantoms.draw(
-            len(splits), len(plan.classes), size=plan.image.size, site=place + 1, difficulty=_DIFFICULTY
+            len(splits), len(plan.classes), size=plan.image.size, site=index + 1, difficulty=_DIFFICULTY
         )
-        dealt.append(Images(pixels, labels, splits, *(("",) * len(splits),) * 3))
-    return dealt
+        images_of_sites.append(Images(pixels, labels, splits, *(("",) * len(splits),) * 3))
+    return images_of_sites
 
 
-def _shared_out(source: Path, plan: Plan, kept: Path) -> list[Images]:
+def _deal_images(source: Path, plan: Plan, state_dir: Path) -> list[Images]:
     """Images that were given, shared out in the proportions of the phantoms."""
-    found = data.load(source, plan, kept=kept)
-    if len(found) < _LEAST:
-        few = f"{source.name} holds {len(found)} images that can be used; four sites need {_LEAST}"
+    images = data.load(source, plan, kept=state_dir)
+    if len(images) < _MIN_IMAGES:
+        cause = f"{source.name} holds {len(images)} images that can be used; four sites need {_MIN_IMAGES}"
         raise UsageError(
-            few, remedy="'fedhelp-edge check IMAGES' says why any cannot be used; without --images, they are drawn"
+            cause, remedy="'fedhelp-edge check IMAGES' says why any cannot be used; without --images, they are drawn"
         )
-    parts = [max(len(found) * count // sum(LEARN), _LEAST // 4) for count in LEARN[1:]]
-    parts.insert(0, len(found) - sum(parts))
-    sizes = ",".join(f"{part - part // 3}/{part // 3}" for part in parts)
-    return [part.images for part in partition.deal(found, f"sizes:{sizes}", plan.seed, val=0.3)]
+    counts = [max(len(images) * count // sum(TRAIN_COUNTS), _MIN_IMAGES // 4) for count in TRAIN_COUNTS[1:]]
+    counts.insert(0, len(images) - sum(counts))
+    sizes = ",".join(f"{share - share // 3}/{share // 3}" for share in counts)
+    return [share.images for share in partition.distribute(images, f"sizes:{sizes}", plan.seed, val=0.3)]
 
 
-def _site(out: Path, name: str, images: Images, plan: Plan) -> Site:
+def _write_site(out: Path, name: str, images: Images, plan: Plan) -> DemoSite:
     """A site, its images as files: a folder for each part, in it one for each class."""
-    called = name.lower().replace(" ", "-")
-    site = Site(name, "large" if name == SITES[0] else "small", out / "sites" / called, out / "images" / called)
-    for place, (pixels, label, split) in enumerate(zip(images.pixels[:], images.labels, images.splits, strict=True)):
-        path = site.images / split / plan.classes[label] / f"{place:04}.png"
+    folder_name = name.lower().replace(" ", "-")
+    site = DemoSite(
+        name, "large" if name == SITES[0] else "small", out / "sites" / folder_name, out / "images" / folder_name
+    )
+    for index, (pixels, label, split) in enumerate(zip(images.pixels[:], images.labels, images.splits, strict=True)):
+        path = site.images / split / plan.classes[label] / f"{index:04}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(path)
     site.figures = {"images": images.splits.count("train"), "test": images.splits.count("test")}
     return site
 
 
-def _samples(dealt: Sequence[Images], classes: Sequence[str]) -> dict[str, list[tuple[str, Any]]]:
+def _sample_pictures(images_of_sites: Sequence[Images], classes: Sequence[str]) -> dict[str, list[tuple[str, Any]]]:
     """Of each site a picture of each class that it has."""
-    found: dict[str, list[tuple[str, Any]]] = {}
-    for name, images in zip(SITES, dealt, strict=True):
-        firsts = {int(label): place for place, label in reversed(list(enumerate(images.labels)))}
-        found[name] = [(classes[label], images.pixels[place]) for label, place in sorted(firsts.items())]
-    return found
+    samples: dict[str, list[tuple[str, Any]]] = {}
+    for name, images in zip(SITES, images_of_sites, strict=True):
+        firsts = {int(label): index for index, label in reversed(list(enumerate(images.labels)))}
+        samples[name] = [(classes[label], images.pixels[index]) for label, index in sorted(firsts.items())]
+    return samples
 
 
-def _asked(site: Site, models: Path, plan: Plan) -> list[dict[str, Any]]:
+def _sample_answers(site: DemoSite, models: Path, plan: Plan) -> list[dict[str, Any]]:
     """What a site's model says of some of its test images, and where it looks."""
-    made = bundle.load(models / f"{site.home.name}.onnx", lambda key: vouch.vouch(site.home, key, None))
-    found = [sorted((site.images / "test" / name).glob("*"))[:2] for name in plan.classes]
-    chosen = [path for paths in found for path in paths]
-    rows = answers.rows(made, pictures.items(chosen), pictures=True)
-    return [{"true": path.parent.name, **row} for path, row in zip(chosen, rows, strict=True)]
+    model = bundle.load(models / f"{site.home.name}.onnx", lambda key: vouch.model_warning(site.home, key, None))
+    by_class = [sorted((site.images / "test" / name).glob("*"))[:2] for name in plan.classes]
+    chosen_paths = [path for class_paths in by_class for path in class_paths]
+    rows = answers.answer_items(model, pictures.list_items(chosen_paths), pictures=True)
+    return [{"true": path.parent.name, **row} for path, row in zip(chosen_paths, rows, strict=True)]
 
 
 # --- knowledge ----------------------------------------------------------------------------------------------------
-def _knowledge(out: Path, watch: Watch, threads: int | None) -> dict[str, float]:
+def _build_pack(out: Path, watch: Watch, threads: int | None) -> dict[str, float]:
     """A pack of another family of phantoms, and what two nets say of them that saw others of that family before."""
-    machine.settle(threads)
-    kinds, specs = phantoms.TISSUES, []
+    machine.configure(threads)
+    tissues, specs = phantoms.TISSUES, []
     for seed in (1, 2):
-        text = f'classes = {json.dumps(kinds)}\nmethod = "local"\nrounds = 1\nseed = {seed}\n'
+        text = f'classes = {json.dumps(tissues)}\nmethod = "local"\nrounds = 1\nseed = {seed}\n'
         plan = plans.read(text + f"image.size = {nets.SIDE}\ntraining.epochs = 6\ntraining.lr = 0.002\n", TABLES)
-        pixels, labels = phantoms.draw(TAUGHT, len(kinds), size=nets.SIDE, family="tissue", seed=seed, difficulty=0.2)
-        taught = Images(pixels, labels, ("train",) * TAUGHT, *(("",) * TAUGHT,) * 3)
-        learner = learners.learner(plan, f"source {seed}", "small", taught, None, machine.bench())
+        pixels, labels = phantoms.draw(
+            SOURCE_COUNT, len(tissues), size=nets.SIDE, family="tissue", seed=seed, difficulty=0.2
+        )
+        training_images = Images(pixels, labels, ("train",) * SOURCE_COUNT, *(("",) * SOURCE_COUNT,) * 3)
+        learner = learners.create(plan, f"source {seed}", "small", training_images, None, machine.compute())
         learner.receive(METHODS["local"].start(plan), 1)
-        loop.train(learner, learners.sets(taught, None), 1, progress=watch(f"source {seed}"))
+        loop.train(learner, learners.image_sets(training_images, None), 1, progress=watch(f"source {seed}"))
         path = out / "sources" / f"source-{seed}.safetensors"
         path.parent.mkdir(exist_ok=True)
         with files.writing(path) as file:
             update.write(file, resnet.arrays(learner.net))
         specs.append(f"nets:{plan.nets.small}@{path}")
-    pixels, labels = phantoms.draw(PUBLIC, len(kinds), size=nets.SIDE, family="tissue", difficulty=0.2)
-    pack = build.build(pixels, labels, kinds, specs, out / "sources" / "answers")
+    pixels, labels = phantoms.draw(PUBLIC_COUNT, len(tissues), size=nets.SIDE, family="tissue", difficulty=0.2)
+    pack = build.build(pixels, labels, tissues, specs, out / "sources" / "answers")
     packs.save(out / "pack.safetensors", pack)
-    right = (pack.probabilities.argmax(2) == labels).mean(1)
-    return {f"source {place}": round(float(part), 3) for place, part in enumerate(right, 1)}
+    accuracy = (pack.probabilities.argmax(2) == labels).mean(1)
+    return {f"source {number}": round(float(fraction), 3) for number, fraction in enumerate(accuracy, 1)}
 
 
 # --- rounds -------------------------------------------------------------------------------------------------------
-class _Rounds:
+class _Federation:
     """The coordinator and the sites, which meet at a folder alone."""
 
-    def __init__(self, hub: Hub, sites: Sequence[Site], stick: Path, watch: Watch, threads: int | None) -> None:
-        self.hub, self.sites, self.stick, self.watch, self.threads = hub, sites, stick, watch, threads
-        self.boss = hub.boss(str)
+    def __init__(
+        self, hub: Hub, sites: Sequence[DemoSite], carrier_folder: Path, watch: Watch, threads: int | None
+    ) -> None:
+        self.hub, self.sites, self.stick, self.watch, self.threads = hub, sites, carrier_folder, watch, threads
+        self.coordinator_keys = hub.coordinator_keys(str)
         self.life: dict[str, Any] = {}
-        stick.mkdir()
+        carrier_folder.mkdir()
 
     def join(self) -> None:
         for site in self.sites:
-            made = invites.make(self.hub, site.name, site.tier, 14)
-            said = membership.Invite(made.code, made.url, made.federation, made.charters)
-            membership.join(site.home, said, site.name, lambda: None)
-            membership.remember(site.home, self.stick)
-            outbox.upload(site.home, [Folder(self.stick)])
-            layout.remembered(site.home, site.images)
+            invite = invites.issue(self.hub, site.name, site.tier, 14)
+            invite_file = membership.InviteFile(invite.code, invite.url, invite.federation, invite.charters)
+            membership.join(site.home, invite_file, site.name, lambda: None)
+            connection.save(site.home, self.stick)
+            outbox.upload(site.home, [FolderCarrier(self.stick)])
+            layout.resolve_images(site.home, site.images)
         self._collect()
 
-    def round(self, checked: Path) -> dict[str, Any]:
-        number = open.open_next(self.hub, self.boss).round
-        exchange.leave(self.hub, self.stick / FROM)
+    def round(self, audit_dir: Path) -> dict[str, Any]:
+        number = opening.open_next(self.hub, self.coordinator_keys).round
+        exchange.deliver(self.hub, self.stick / FROM_COORDINATOR)
         for site in self.sites:
-            sync.sync(site.home, [Folder(self.stick)], str, self.watch, threads=self.threads)
+            sync.sync(site.home, [FolderCarrier(self.stick)], str, self.watch, threads=self.threads)
         if not self.life:
             self.life = self._attacked(self.sites[1])
         self._collect()
-        told = close.aggregate(self.hub, self.boss)
-        exchange.leave(self.hub, self.stick / FROM)
-        audit_export.export(self.hub, number, checked / f"round-{number}")
+        result = close.aggregate(self.hub, self.coordinator_keys)
+        exchange.deliver(self.hub, self.stick / FROM_COORDINATOR)
+        audit_export.export_round(self.hub, number, audit_dir / f"round-{number}")
         if number == 1:
-            self._follow(checked / "round-1")
-        return told
+            self._follow(audit_dir / "round-1")
+        return result
 
     def measure(self, models: Path) -> None:
         for site in self.sites:
-            inbox.download(site.home, [Folder(self.stick)], str)
-            found = ordered_training.evaluate(site.home, None, str, threads=self.threads).nets
-            site.figures |= {"alone": found["alone"].accuracy.value, "together": found["own"].accuracy.value}
-            made = export.export(site.home, None, str, int8=False, wanted=_SENSITIVITY, threads=self.threads)
-            made.keep(models / f"{site.home.name}.onnx")
-            site.figures |= {"kept": made.facts.test["accuracy"], "net": made.facts.net}
+            inbox.download(site.home, [FolderCarrier(self.stick)], str)
+            figures = ordered_training.evaluate(site.home, None, str, threads=self.threads).nets
+            site.figures |= {"alone": figures["alone"].accuracy.value, "together": figures["own"].accuracy.value}
+            exported = export.export(
+                site.home, None, str, int8=False, target_sensitivity=_SENSITIVITY, threads=self.threads
+            )
+            exported.keep(models / f"{site.home.name}.onnx")
+            site.figures |= {"kept": exported.facts.test["accuracy"], "net": exported.facts.net}
             for path in sorted((site.home / "rounds").glob("*/report.json")):
                 site.curve.append(json.loads(path.read_text(encoding="utf-8")))
 
     def travelled(self) -> list[dict[str, Any]]:
         """Every parcel that went either way, as it was made."""
-        told = []
-        for row in self.hub.store.rows("SELECT hash FROM parcels ORDER BY rowid"):
-            path = self.hub.store.path(row["hash"])
-            said = parcel.look(path, parcel.anyone).statement
-            sender = said.context.get("sender", "a site" if said.kind == "enrol" else "coordinator")
-            size, made = path.stat().st_size, said.context["created"]
-            told.append({"kind": said.kind, "from": sender, "hash": said.hash, "size": size, "made": made})
-        return told
+        parcels = []
+        for row in self.hub.database.rows("SELECT hash FROM parcels ORDER BY rowid"):
+            path = self.hub.database.path(row["hash"])
+            statement = parcel.inspect(path, parcel.any_signer).statement
+            sender = statement.context.get("sender", "a site" if statement.kind == "enrol" else "coordinator")
+            size, created = path.stat().st_size, statement.context["created"]
+            parcels.append(
+                {"kind": statement.kind, "from": sender, "hash": statement.hash, "size": size, "made": created}
+            )
+        return parcels
 
     def _collect(self) -> None:
-        exchange.take_in(self.hub, self.stick / TO, exchange.Exchanged())
-        judge.judge(self.hub, self.boss)
+        exchange.collect(self.hub, self.stick / TO_COORDINATOR, exchange.ExchangeResult())
+        judge.judge_waiting(self.hub, self.coordinator_keys)
 
     # --- the life of one parcel -----------------------------------------------------------------------------------
-    def _attacked(self, site: Site) -> dict[str, Any]:
+    def _attacked(self, site: DemoSite) -> dict[str, Any]:
         """A share on its way, and what becomes of those who try something with it."""
         (path,) = (site.home / "rounds").glob("*/*.fhx")
-        said = parcel.look(path, parcel.anyone).statement
-        other = keys.load(self.sites[2].home, str)
+        statement = parcel.inspect(path, parcel.any_signer).statement
+        other_keys = keys.load(self.sites[2].home, str)
         body = io.BytesIO(path.read_bytes())
         with layout.scratch(self.hub.home) as work:
             changed, forged = work / "changed.fhx", work / "forged.fhx"
-            data_ = bytearray(body.getvalue())
-            data_[-1] ^= 1
-            changed.write_bytes(data_)
-            context = {**said.context, "seq": said.context["seq"] + 1, "nonce": "0" * len(said.context["nonce"])}
-            parcel.seal(forged, context, b"no share", other.sign, said.context["recipients"])
-            tried = {
-                "another clinic opens it": _refusal(lambda: parcel.open(path, parcel.anyone, [other.identity])),
-                "one bit of it changes on the way": _refusal(lambda: receive.receive(self.hub, changed)),
-                "another clinic signs in this one's name": _refusal(lambda: receive.receive(self.hub, forged)),
+            tampered = bytearray(body.getvalue())
+            tampered[-1] ^= 1
+            changed.write_bytes(tampered)
+            context = {
+                **statement.context,
+                "seq": statement.context["seq"] + 1,
+                "nonce": "0" * len(statement.context["nonce"]),
+            }
+            parcel.seal(forged, context, b"no share", other_keys.sign, statement.context["recipients"])
+            attempts = {
+                "another clinic opens it": _refused_with(
+                    lambda: parcel.open(path, parcel.any_signer, [other_keys.identity])
+                ),
+                "one bit of it changes on the way": _refused_with(lambda: receive.receive(self.hub, changed)),
+                "another clinic signs in this one's name": _refused_with(lambda: receive.receive(self.hub, forged)),
             }
         first = receive.receive(self.hub, path)
-        tried["it arrives twice"] = _again(first, receive.receive(self.hub, path))
+        attempts["it arrives twice"] = _counted_once(first, receive.receive(self.hub, path))
         return {
-            "site": site.name, "hash": said.hash, "size": path.stat().st_size, "made": said.context["created"],
-            "recipients": len(said.context["recipients"]), "tried": tried,
+            "site": site.name, "hash": statement.hash, "size": path.stat().st_size, "made": statement.context["created"],
+            "recipients": len(statement.context["recipients"]), "tried": attempts,
         }  # fmt: skip
 
-    def _follow(self, checked: Path) -> None:
+    def _follow(self, audit_dir: Path) -> None:
         """What the coordinator's log says of it, and what anybody finds who checks the round without a key."""
-        lines = [line for line, _ in self.hub.store.lines()]
-        own = [line for line in lines if line["subject"] == self.life["hash"] or line["type"] == "merge"]
-        self.life["log"] = [(line["time"], line["type"]) for line in own]
-        found = audits.check(checked)
-        self.life["audit"] = {"shares": len(found.merged), "lines": found.log.length}
+        lines = [line for line, _ in self.hub.database.lines()]
+        own_lines = [line for line in lines if line["subject"] == self.life["hash"] or line["type"] == "merge"]
+        self.life["log"] = [(line["time"], line["type"]) for line in own_lines]
+        report = audits.check(audit_dir)
+        self.life["audit"] = {"shares": len(report.merged), "lines": report.log.length}
 
 
-def _refusal(attempt: Callable[[], object]) -> str:
+def _refused_with(attempt: Callable[[], object]) -> str:
     try:
         attempt()
     except FedhelpError as fault:
@@ -333,7 +357,7 @@ def _refusal(attempt: Callable[[], object]) -> str:
     raise AssertionError("what must be refused was taken")
 
 
-def _again(first: Answer, second: Answer) -> str:
+def _counted_once(first: IntakeResult, second: IntakeResult) -> str:
     if not first.new or second.new:
         raise AssertionError("a parcel counted twice")
     return "known already: the same answer, counted once"

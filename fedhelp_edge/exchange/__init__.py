@@ -26,5 +26,5 @@ class Carrier(Protocol):
     def charters(self) -> Iterator[Path]:
         """Files that may be the charter, which anybody may see."""
 
-    def vouch(self, invite: str) -> str:
+    def charter_proof(self, invite: str) -> str:
         """What the coordinator left to show that it knows an invite's code, by the invite's id; or ""."""

@@ -11,12 +11,12 @@ from pathlib import Path
 from fedhelp_edge import files
 from fedhelp_edge.errors import FedhelpError, FileMissingError
 
-TO, FROM = "to-coordinator", "from-coordinator"
-VOUCHES = "vouches.json"  # by an invite's id, what shows that the coordinator knows its code
+TO_COORDINATOR, FROM_COORDINATOR = "to-coordinator", "from-coordinator"
+CHARTER_PROOFS = "vouches.json"  # by an invite's id, what shows that the coordinator knows its code
 
 
 @dataclass(frozen=True)
-class Folder:
+class FolderCarrier:
     root: Path
 
     def check(self) -> None:
@@ -26,16 +26,16 @@ class Folder:
 
     def put(self, parcel: Path) -> None:
         self.check()
-        with files.directory(self.root / TO, make=True) as there, files.reading(parcel) as file:
-            there.put(parcel.name, file)  # also over a part that a stick which was pulled out has left
+        with files.open_shared(self.root / TO_COORDINATOR, make=True) as folder, files.reading(parcel) as file:
+            folder.put(parcel.name, file)  # also over a part that a stick which was pulled out has left
 
     def fetch(self, have: frozenset[str]) -> Iterator[Path]:
         """Every file but our own notes: what it is called says nothing of what it holds, not even that it is here."""
         self.check()
-        if os.path.lexists(self.root / FROM):
-            with files.directory(self.root / FROM) as there:
-                names = [name for name in there.names() if name != VOUCHES and not name.startswith(".")]
-            yield from (self.root / FROM / name for name in names)
+        if os.path.lexists(self.root / FROM_COORDINATOR):
+            with files.open_shared(self.root / FROM_COORDINATOR) as folder:
+                names = [name for name in folder.names() if name != CHARTER_PROOFS and not name.startswith(".")]
+            yield from (self.root / FROM_COORDINATOR / name for name in names)
 
     def receipts(self, have: frozenset[str]) -> Iterator[Path]:
         return iter(())
@@ -43,9 +43,9 @@ class Folder:
     def charters(self) -> Iterator[Path]:
         return self.fetch(frozenset())
 
-    def vouch(self, invite: str) -> str:
+    def charter_proof(self, invite_id: str) -> str:
         try:
-            with files.directory(self.root / FROM) as there, there.reading(VOUCHES) as file:
-                return str(json.loads(file.read(4 << 20)).get(invite, ""))
+            with files.open_shared(self.root / FROM_COORDINATOR) as folder, folder.reading(CHARTER_PROOFS) as file:
+                return str(json.loads(file.read(4 << 20)).get(invite_id, ""))
         except (FedhelpError, OSError, ValueError, AttributeError, RecursionError):
             return ""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge.data import labels, loading, split
-from fedhelp_edge.data.loading import Gathered
+from fedhelp_edge.data.loading import UnsplitImages
 from fedhelp_edge.errors import NoImagesError, OtherClassesError
 from fedhelp_edge.infer import decide
 from fedhelp_edge.infer.bundle import Bundle
@@ -22,7 +22,7 @@ _BATCH = 64
 
 
 @dataclass(frozen=True)
-class Side:
+class ModelFigures:
     """One model on all the images."""
 
     round: int
@@ -34,7 +34,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class OfClass:
+class ClassComparison:
     """How many images of a class each model recognises, and by how much the newer one does so more often."""
 
     name: str
@@ -48,91 +48,115 @@ class OfClass:
 class Comparison:
     images: int
     left_out: int  # images that this site learned from or chose by
-    old: Side
-    new: Side
+    old: ModelFigures
+    new: ModelFigures
     difference: metrics.Difference  # of the new one above the old one
-    classes: tuple[OfClass, ...]
+    classes: tuple[ClassComparison, ...]
     better: int  # images that only the new one gets right
     worse: int
 
     @property
     def verdict(self) -> str:
-        found = self.difference.accuracy
-        worse = [one.name for one in self.classes if one.difference.high is not None and one.difference.high < 0]
-        if found.low is None or found.high is None:
-            said = f"{self.images} images are too few to tell them apart"
-        elif found.low > 0:
-            said = "the new model is right more often"
-        elif found.high < 0:
-            said = "the new model is right less often"
+        accuracy = self.difference.accuracy
+        worse_classes = [
+            comparison.name
+            for comparison in self.classes
+            if comparison.difference.high is not None and comparison.difference.high < 0
+        ]
+        if accuracy.low is None or accuracy.high is None:
+            sentence = f"{self.images} images are too few to tell them apart"
+        elif accuracy.low > 0:
+            sentence = "the new model is right more often"
+        elif accuracy.high < 0:
+            sentence = "the new model is right less often"
         else:
-            said = f"these {self.images} images do not tell them apart"
-        return f"{said}; it recognises fewer of {', '.join(worse)}" if worse else said
+            sentence = f"these {self.images} images do not tell them apart"
+        return f"{sentence}; it recognises fewer of {', '.join(worse_classes)}" if worse_classes else sentence
 
 
-def compare(old: Bundle, new: Bundle, source: Path, *, kept: Path, site: Path | None = None) -> Comparison:
+def compare(old: Bundle, new: Bundle, source: Path, *, cache_dir: Path, state_dir: Path | None = None) -> Comparison:
     """`kept` is a folder for what is decoded; `site` is the one where the site keeps its own. By the word of the
     split.json there, what was learned from or chosen by is left out, for both models would look too good on it."""
     if old.facts.classes != new.facts.classes:
         raise OtherClassesError(f"{', '.join(old.facts.classes)} in one, {', '.join(new.facts.classes)} in the other")
-    mine, theirs = (_gathered(one, source, kept, site) for one in (old, new))
-    if not len(mine.images):
-        raise NoImagesError(loading.nothing(source, mine.images.problems))
-    used = {name: place for place, name in enumerate(mine.images.names)}
-    places = {name: place for place, name in enumerate(theirs.images.names)}
-    known = _known(old, mine, site) | _known(new, theirs, site)
-    names = [name for name in used if name in places and name not in known]
+    old_images, new_images = (_load_images(model, source, cache_dir, state_dir) for model in (old, new))
+    if not len(old_images.images):
+        raise NoImagesError(loading.no_images_cause(source, old_images.images.problems))
+    old_index = {name: index for index, name in enumerate(old_images.images.names)}
+    new_index = {name: index for index, name in enumerate(new_images.images.names)}
+    used_before = _used_before(old, old_images, state_dir) | _used_before(new, new_images, state_dir)
+    names = [name for name in old_index if name in new_index and name not in used_before]
     if not names:
         raise NoImagesError("this site learned from, or chose by, every image there is")
-    first, second = [used[name] for name in names], [places[name] for name in names]
-    labels = mine.images.labels[first]
-    (before, unsure), (after, unsure_now) = _said(old, mine, first), _said(new, theirs, second)
-    was, now = before.argmax(1) == labels, after.argmax(1) == labels
+    old_rows, new_rows = [old_index[name] for name in names], [new_index[name] for name in names]
+    labels = old_images.images.labels[old_rows]
+    (old_probabilities, old_unknown), (new_probabilities, new_unknown) = (
+        _predict(old, old_images, old_rows),
+        _predict(new, new_images, new_rows),
+    )
+    old_right, new_right = old_probabilities.argmax(1) == labels, new_probabilities.argmax(1) == labels
     return Comparison(
-        len(names), sum(name in known for name in used), _side(old, before, labels, unsure),
-        _side(new, after, labels, unsure_now), metrics.paired(after, before, labels),
-        tuple(_classes(old.facts.classes, before, after, labels)), int((now & ~was).sum()), int((was & ~now).sum()),
+        len(names), sum(name in used_before for name in old_index), _model_figures(old, old_probabilities, labels, old_unknown),
+        _model_figures(new, new_probabilities, labels, new_unknown), metrics.paired_difference(new_probabilities, old_probabilities, labels),
+        tuple(_compare_classes(old.facts.classes, old_probabilities, new_probabilities, labels)), int((new_right & ~old_right).sum()), int((old_right & ~new_right).sum()),
     )  # fmt: skip
 
 
-def _gathered(one: Bundle, source: Path, kept: Path, site: Path | None) -> Gathered:
-    plan = Plan(classes=one.facts.classes, image=one.facts.image)
-    names = labels.kept_names(site, source, plan.classes) if site else {}
-    columns = labels.kept_columns(site, source) if site else {}
-    return loading.gather(source, plan, kept=kept, mapping=names, columns=columns)
+def _load_images(model: Bundle, source: Path, cache_dir: Path, state_dir: Path | None) -> UnsplitImages:
+    plan = Plan(classes=model.facts.classes, image=model.facts.image)
+    aliases = labels.load_aliases(state_dir, source, plan.classes) if state_dir else {}
+    columns = labels.load_columns(state_dir, source) if state_dir else {}
+    return loading.load_unsplit(source, plan, cache_dir=cache_dir, mapping=aliases, columns=columns)
 
 
-def _known(one: Bundle, found: Gathered, site: Path | None) -> set[str]:
+def _used_before(model: Bundle, unsplit: UnsplitImages, state_dir: Path | None) -> set[str]:
     """The images that the site learned from or chose by, and those that show the same patient or nearly the same."""
-    image = one.facts.image
-    kept = split.load(site / loading.SPLIT_FILE, f"{image.size}x{image.size}x{image.channels}") if site else None
-    seen = [(kept or {}).get(sha256, "test") != "test" for sha256 in found.hashes]
-    groups = {group for group, own in zip(found.images.groups, seen, strict=True) if own and group}
-    images = zip(found.images.names, found.images.groups, seen, strict=True)
-    return {name for name, group, own in images if own or group in groups}
+    image = model.facts.image
+    saved = (
+        split.load(state_dir / loading.SPLIT_FILE, f"{image.size}x{image.size}x{image.channels}") if state_dir else None
+    )
+    was_used = [(saved or {}).get(sha256, "test") != "test" for sha256 in unsplit.hashes]
+    groups = {group for group, used in zip(unsplit.images.groups, was_used, strict=True) if used and group}
+    images = zip(unsplit.images.names, unsplit.images.groups, was_used, strict=True)
+    return {name for name, group, used in images if used or group in groups}
 
 
-def _said(one: Bundle, found: Gathered, places: list[int]) -> tuple[NDArray[np.float64], int]:
+def _predict(model: Bundle, unsplit: UnsplitImages, rows: list[int]) -> tuple[NDArray[np.float64], int]:
     """Probabilities, and for how many images there is no answer."""
-    pixels = found.images.only(np.asarray(places, np.int64)).pixels
+    pixels = unsplit.images.only(np.asarray(rows, np.int64)).pixels
     answers = [
         answer
-        for at in range(0, len(places), _BATCH)
-        for answer in decide.answers(one, np.asarray(pixels[at : at + _BATCH]))
+        for start in range(0, len(rows), _BATCH)
+        for answer in decide.answer_images(model, np.asarray(pixels[start : start + _BATCH]))
     ]
-    return np.array([list(answer.probabilities.values()) for answer in answers]), sum(a.answer is None for a in answers)
+    return np.array([list(answer.probabilities.values()) for answer in answers]), sum(
+        each.answer is None for each in answers
+    )
 
 
-def _side(one: Bundle, said: NDArray[np.float64], labels: NDArray[np.int64], unknown: int) -> Side:
-    scores = metrics.scores(said, labels)
-    return Side(one.facts.round, one.sha256, scores.accuracy, scores.balanced_accuracy, scores.auc, unknown)
+def _model_figures(
+    model: Bundle, probabilities: NDArray[np.float64], labels: NDArray[np.int64], unknown: int
+) -> ModelFigures:
+    scores = metrics.scores(probabilities, labels)
+    return ModelFigures(model.facts.round, model.sha256, scores.accuracy, scores.balanced_accuracy, scores.auc, unknown)
 
 
-def _classes(names: tuple[str, ...], before: Any, after: Any, labels: NDArray[np.int64]) -> list[OfClass]:
-    found = []
-    for one, name in enumerate(names):
-        its = labels == one
-        old, new = (int((said[its].argmax(1) == one).sum()) for said in (before, after))
-        gap = metrics.paired(after[its], before[its], labels[its]).accuracy if its.any() else Figure(None)
-        found.append(OfClass(name, int(its.sum()), old, new, gap))
-    return found
+def _compare_classes(
+    names: tuple[str, ...], old_probabilities: Any, new_probabilities: Any, labels: NDArray[np.int64]
+) -> list[ClassComparison]:
+    comparisons = []
+    for label, name in enumerate(names):
+        of_class = labels == label
+        old_right, new_right = (
+            int((probabilities[of_class].argmax(1) == label).sum())
+            for probabilities in (old_probabilities, new_probabilities)
+        )
+        difference = (
+            metrics.paired_difference(
+                new_probabilities[of_class], old_probabilities[of_class], labels[of_class]
+            ).accuracy
+            if of_class.any()
+            else Figure(None)
+        )
+        comparisons.append(ClassComparison(name, int(of_class.sum()), old_right, new_right, difference))
+    return comparisons

@@ -10,14 +10,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_edge.infer import looks
+from fedhelp_edge.infer import appearance
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.metadata import Facts
 
 Verdict = Literal["answered", "uncertain", "unlike"]
 
-SURE = 0.5  # an answer is at least as likely right as wrong
-ODDS = 1.5  # an answer is so many times as likely as the next class; 0.6 to 0.4 is the nearest that passes
+MIN_PROBABILITY = 0.5  # an answer is at least as likely right as wrong
+MIN_ODDS = 1.5  # an answer is so many times as likely as the next class; 0.6 to 0.4 is the nearest that passes
 
 
 @dataclass(frozen=True)
@@ -43,53 +43,55 @@ class Answer:
         }  # fmt: skip
 
 
-def answers(bundle: Bundle, images: NDArray[np.uint8]) -> list[Answer]:
+def answer_images(bundle: Bundle, images: NDArray[np.uint8]) -> list[Answer]:
     """The whole answer for each of N x height x width x channels: images as `data` decodes them to the model's size."""
     if not len(images):
         return []
-    said, facts = bundle.engine(images), bundle.facts
+    outputs, facts = bundle.engine(images), bundle.facts
     likeness = facts.likeness
-    clouds = [cloud.distance(looks.KINDS[name](images)) for name, cloud in likeness.looks.items()]
-    distances = np.max([likeness.distance(said.embedding), *clouds], 0)
+    looks_distances = [
+        distribution.distance(appearance.KINDS[name](images)) for name, distribution in likeness.looks.items()
+    ]
+    distances = np.max([likeness.distance(outputs.embedding), *looks_distances], 0)
     return [
-        decide(facts, one, float(distance), cam)
-        for one, distance, cam in zip(said.probabilities, distances, said.cam, strict=True)
+        decide(facts, probabilities, float(distance), cam)
+        for probabilities, distance, cam in zip(outputs.probabilities, distances, outputs.cam, strict=True)
     ]
 
 
 def decide(facts: Facts, probabilities: NDArray[np.float32], distance: float, cam: NDArray[np.float32]) -> Answer:
     """The answer for one image, from its probabilities and its distance."""
     calibration, names = facts.calibration, facts.classes
-    kept = [name for name, p, least in zip(names, probabilities, calibration.least, strict=True) if p >= least]
+    possible = [name for name, p, minimum in zip(names, probabilities, calibration.least, strict=True) if p >= minimum]
     flags = [
         name
         for name, p, threshold in zip(names, probabilities, calibration.thresholds, strict=True)
         if threshold.at is not None and p >= threshold.at
     ]
-    first, second = (int(place) for place in np.argsort(-probabilities, kind="stable")[:2])
+    first, second = (int(index) for index in np.argsort(-probabilities, kind="stable")[:2])
     likeliest = names[first]
-    shown = {name: float(p) for name, p in zip(names, probabilities, strict=True)}
-    near = probabilities[first] < ODDS * probabilities[second]
-    between = (likeliest, names[second]) if near and not {likeliest, names[second]} <= set(kept) else ()
+    by_name = {name: float(p) for name, p in zip(names, probabilities, strict=True)}
+    is_close = probabilities[first] < MIN_ODDS * probabilities[second]
+    between = (likeliest, names[second]) if is_close and not {likeliest, names[second]} <= set(possible) else ()
     if not distance <= 1:
         reason = f"unlike the images it was trained on ({distance:.1f} times as far as they may lie)"
     elif between:
-        reason = f"uncertain between {' and '.join(sure(between, shown))}"
-    elif not kept:
+        reason = f"uncertain between {' and '.join(with_probabilities(between, by_name))}"
+    elif not possible:
         reason = "no class is likely enough"
-    elif len(kept) > 1:
-        reason = f"it may be {' or '.join(kept)}"
-    elif kept != [likeliest] or probabilities[first] < SURE:
+    elif len(possible) > 1:
+        reason = f"it may be {' or '.join(possible)}"
+    elif possible != [likeliest] or probabilities[first] < MIN_PROBABILITY:
         reason = f"{likeliest} is likeliest, but not likely enough to be sure"
     else:
         reason = ""
     verdict: Verdict = "answered" if not reason else "uncertain" if distance <= 1 else "unlike"
     return Answer(
-        None if reason else likeliest, verdict, reason, shown, tuple(kept), between, tuple(flags), distance, cam
+        None if reason else likeliest, verdict, reason, by_name, tuple(possible), between, tuple(flags), distance, cam
     )
 
 
-def sure(names: Sequence[str], probabilities: Mapping[str, float]) -> list[str]:
+def with_probabilities(names: Sequence[str], probabilities: Mapping[str, float]) -> list[str]:
     """Classes with their probabilities, as a person reads them."""
     return [f"{name} ({percent(probabilities[name])})" for name in names]
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from fedhelp_edge.cores import usable_cores
 from fedhelp_edge.errors import BadBundleError
 
-SECONDS = 120.0  # for one image, after which the model is stopped
-_ERRORS_ONLY = 3
-onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
+SECONDS_PER_IMAGE = 120.0  # for one image, after which the model is stopped
+_LOG_ERRORS_ONLY = 3
+onnxruntime.set_default_logger_severity(_LOG_ERRORS_ONLY)
 
 
 @dataclass(frozen=True)
@@ -38,33 +38,35 @@ class Engine:
     def __init__(self, model: bytes, threads: int | None = None, at_once: int = 64) -> None:
         self._at_once = at_once
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
+        options.log_severity_level = _LOG_ERRORS_ONLY
         options.inter_op_num_threads = 1
         options.intra_op_num_threads = threads or usable_cores()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads sleep
         options.enable_cpu_mem_arena = False  # memory goes back: batches are small, patients many
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as fault:
-            raise BadBundleError("onnxruntime cannot open the model") from fault
+        except Exception as error:
+            raise BadBundleError("onnxruntime cannot open the model") from error
 
     def __call__(self, images: NDArray[np.uint8]) -> Outputs:
         """What the model says of images of one size, N x height x width x channels."""
-        parts = [self._part(images[at : at + self._at_once]) for at in range(0, max(1, len(images)), self._at_once)]
+        parts = [
+            self._part(images[start : start + self._at_once]) for start in range(0, max(1, len(images)), self._at_once)
+        ]
         return Outputs(*parts[0]) if len(parts) == 1 else Outputs(*map(np.concatenate, zip(*parts, strict=True)))
 
     def _part(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         """onnxruntime looks between two operators whether it shall stop; what one of them costs was judged before."""
         options = onnxruntime.RunOptions()
-        alarm = threading.Timer(SECONDS * max(1, len(images)), setattr, (options, "terminate", True))
+        alarm = threading.Timer(SECONDS_PER_IMAGE * max(1, len(images)), setattr, (options, "terminate", True))
         alarm.daemon = True
         alarm.start()
         try:
             names = list(Outputs.__dataclass_fields__)
             return list(self._session.run(names, {"image": np.ascontiguousarray(images)}, options))
-        except Exception as fault:
-            slow = "; it was stopped, for it took too long" if options.terminate else ""
-            raise BadBundleError(f"the model does not take these images, or fails on them{slow}") from fault
+        except Exception as error:
+            timeout = "; it was stopped, for it took too long" if options.terminate else ""
+            raise BadBundleError(f"the model does not take these images, or fails on them{timeout}") from error
         finally:
             alarm.cancel()
 
@@ -73,9 +75,9 @@ def version() -> str:
     return str(onnxruntime.__version__)
 
 
-def quantization() -> ModuleType:
+def quantization_tools() -> ModuleType:
     """onnxruntime's own tools for 8-bit models; they need the package onnx."""
     from onnxruntime import quantization as tools
 
-    made: Any = tools
-    return made  # type: ignore[no-any-return]
+    untyped: Any = tools
+    return untyped  # type: ignore[no-any-return]

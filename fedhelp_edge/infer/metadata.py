@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from fedhelp_edge import plan
 from fedhelp_edge.errors import BadBundleError
-from fedhelp_edge.infer import looks, wire
+from fedhelp_edge.infer import appearance, protobuf
 
 SCHEMA_VERSION = 1
-FACTS, CARD, PARITY = "fedhelp.bundle", "fedhelp.card", "fedhelp.parity"
-_LIMIT = 8 << 20  # bytes of one note
-_METADATA = 14  # the field of ModelProto
+FACTS_NOTE, CARD_NOTE, PARITY_NOTE = "fedhelp.bundle", "fedhelp.card", "fedhelp.parity"
+_NOTE_LIMIT = 8 << 20  # bytes of one note
+_METADATA_PROPS = 14  # the field of ModelProto
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Cloud:
+class FeatureDistribution:
     """Where some numbers of the training images lie, and how far from there (Mahalanobis) is too far."""
 
     mean: NDArray[np.float32]
@@ -67,17 +67,17 @@ class Cloud:
 
     def distance(self, numbers: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """In limits: above 1 is too far."""
-        away = (np.asarray(numbers, np.float64) - self.mean) @ np.asarray(self.root, np.float64)
-        return np.asarray(np.sqrt((away**2).sum(-1)) / self.limit)
+        whitened = (np.asarray(numbers, np.float64) - self.mean) @ np.asarray(self.root, np.float64)
+        return np.asarray(np.sqrt((whitened**2).sum(-1)) / self.limit)
 
 
 @dataclass(frozen=True)
-class Likeness(Cloud):
+class Likeness(FeatureDistribution):
     """Of the net's embeddings; and of what the pixels look like, by the names of `infer.looks`."""
 
     level: float  # how often an image of this site's kind lies beyond any of the limits
     images: int  # that the means come from
-    looks: Mapping[str, Cloud] = dataclasses.field(default_factory=dict)
+    looks: Mapping[str, FeatureDistribution] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Facts:
     sites: int  # that took part in the round
     examples: int  # images that this site trained on
     classes: tuple[str, ...]
-    image: plan.Image
+    image: plan.ImageSettings
     net: str  # which was chosen
     members: tuple[str, ...]  # what it is made of
     precision: str  # "fp32" | "int8"
@@ -106,111 +106,142 @@ class Facts:
 
     def text(self) -> str:
         """The note that holds all this."""
-        said = {**asdict(self), "schema_version": SCHEMA_VERSION}
-        for cloud in (said["likeness"], *said["likeness"]["looks"].values()):
-            cloud |= {name: packed(cloud[name]) for name in ("mean", "root")}
-        return json.dumps(said, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        document = {**asdict(self), "schema_version": SCHEMA_VERSION}
+        for distribution in (document["likeness"], *document["likeness"]["looks"].values()):
+            distribution |= {name: encode_array(distribution[name]) for name in ("mean", "root")}
+        return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def read(text: str) -> Facts:
     """Facts from their note; a key of a newer version is passed over, a missing one is refused."""
     try:
-        said = json.loads(text)
-        if said["schema_version"] != SCHEMA_VERSION:
+        document = json.loads(text)
+        if document["schema_version"] != SCHEMA_VERSION:
             raise BadBundleError("it was made by another version of this kit")
         calibration = {
-            **said["calibration"],
-            "thresholds": tuple(_threshold(one) for one in said["calibration"]["thresholds"]),
+            **document["calibration"],
+            "thresholds": tuple(_read_threshold(threshold) for threshold in document["calibration"]["thresholds"]),
         }
-        clouds = said["likeness"].get("looks", {}).items()  # of a newer version there may be others: passed over
-        known = {name: _of(Cloud, _unpacked(cloud)) for name, cloud in clouds if name in looks.KINDS}
-        likeness = {**_unpacked(said["likeness"]), "looks": known}
-        made: Facts = _of(
+        distributions = (
+            document["likeness"].get("looks", {}).items()
+        )  # of a newer version there may be others: passed over
+        known_looks = {
+            name: _from_json(FeatureDistribution, _decode_distribution(distribution))
+            for name, distribution in distributions
+            if name in appearance.KINDS
+        }
+        likeness = {**_decode_distribution(document["likeness"]), "looks": known_looks}
+        facts: Facts = _from_json(
             Facts,
             {
-                **said,
-                "image": _of(plan.Image, said["image"]),
-                "calibration": _of(Calibration, calibration),
-                "likeness": _of(Likeness, likeness),
+                **document,
+                "image": _from_json(plan.ImageSettings, document["image"]),
+                "calibration": _from_json(Calibration, calibration),
+                "likeness": _from_json(Likeness, likeness),
             },
         )
-        _check(made)
-        return made
+        _check_consistency(facts)
+        return facts
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise BadBundleError("what it says of itself cannot be read") from None
 
 
-def packed(array: NDArray[Any]) -> dict[str, Any]:
+def encode_array(array: NDArray[Any]) -> dict[str, Any]:
     """Numbers as text: shape, kind and bytes (little-endian, row after row, base64)."""
     kind = "u1" if array.dtype == np.uint8 else "<f4"
     data = np.ascontiguousarray(array, kind).tobytes()
     return {"shape": list(array.shape), "kind": kind, "data": base64.b64encode(data).decode("ascii")}
 
 
-def unpacked(said: Mapping[str, Any]) -> NDArray[Any]:
-    if said["kind"] not in ("u1", "<f4"):
+def decode_array(encoded: Mapping[str, Any]) -> NDArray[Any]:
+    if encoded["kind"] not in ("u1", "<f4"):
         raise BadBundleError("numbers of an unknown kind")
-    data = np.frombuffer(base64.b64decode(said["data"], validate=True), said["kind"])
-    return data.reshape([int(side) for side in said["shape"]])
+    data = np.frombuffer(base64.b64decode(encoded["data"], validate=True), encoded["kind"])
+    return data.reshape([int(side) for side in encoded["shape"]])
 
 
-def _unpacked(cloud: Mapping[str, Any]) -> dict[str, Any]:
-    return {**cloud, **{name: unpacked(cloud[name]) for name in ("mean", "root")}}
+def _decode_distribution(encoded: Mapping[str, Any]) -> dict[str, Any]:
+    return {**encoded, **{name: decode_array(encoded[name]) for name in ("mean", "root")}}
 
 
-def notes(model: bytes) -> dict[str, str]:
+def read_notes(model: bytes) -> dict[str, str]:
     """The notes (metadata_props) of an ONNX file, found by walking over its top-level fields; nothing else is read."""
-    found: dict[str, str] = {}
-    for field, value in wire.fields(memoryview(model)):
-        if field == _METADATA and not isinstance(value, int):
-            entry = {number: bytes(part) for number, part in wire.fields(value) if not isinstance(part, int)}
-            if len(entry.get(2, b"")) > _LIMIT:
+    texts: dict[str, str] = {}
+    for field, value in protobuf.read_fields(memoryview(model)):
+        if field == _METADATA_PROPS and not isinstance(value, int):
+            entry = {
+                number: bytes(payload)
+                for number, payload in protobuf.read_fields(value)
+                if not isinstance(payload, int)
+            }
+            if len(entry.get(2, b"")) > _NOTE_LIMIT:
                 raise BadBundleError("what it says of itself is too long")
             try:
                 name, text = (entry.get(number, b"").decode("utf-8") for number in (1, 2))
             except UnicodeDecodeError:
                 raise BadBundleError("what it says of itself cannot be read") from None
-            if name in found:
+            if name in texts:
                 raise BadBundleError("it says one thing twice")
-            found[name] = text
-    if FACTS not in found:
+            texts[name] = text
+    if FACTS_NOTE not in texts:
         raise BadBundleError("it is no model that this kit exported")
-    return found
+    return texts
 
 
-def _of(kind: Any, said: Mapping[str, Any]) -> Any:
+def _from_json(kind: Any, document: Mapping[str, Any]) -> Any:
     """A dataclass of what JSON holds: lists become tuples."""
-    known = {one.name for one in fields(kind)}
-    return kind(**{name: _tuples(value) for name, value in said.items() if name in known})
+    names = {field.name for field in fields(kind)}
+    return kind(**{name: _tuples(value) for name, value in document.items() if name in names})
 
 
 def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _threshold(said: Mapping[str, Any]) -> Threshold:
-    rates = {name: _of(Rate, said[name]) if said[name] else None for name in ("sensitivity", "specificity")}
-    return Threshold(said["at"], said["images"], rates["sensitivity"], rates["specificity"], said["reason"])
+def _read_threshold(document: Mapping[str, Any]) -> Threshold:
+    rates = {
+        name: _from_json(Rate, document[name]) if document[name] else None for name in ("sensitivity", "specificity")
+    }
+    return Threshold(document["at"], document["images"], rates["sensitivity"], rates["specificity"], document["reason"])
 
 
-def _check(made: Facts) -> None:
+def _check_consistency(facts: Facts) -> None:
     """Raise `ValueError` where what is said does not fit: a signer is trusted to mean well, not to be without fault."""
-    cal, like, count = made.calibration, made.likeness, len(made.classes)
-    lengths = {len(part) for part in (made.bias, cal.images, cal.least, cal.level, cal.own, cal.thresholds)}
-    marks = [one.at for one in cal.thresholds if one.at is not None]
-    clouds = (like, *like.looks.values())
-    limits = [one.limit for one in clouds]
-    numbers = (*made.bias, *cal.least, *cal.level, *marks, *limits, cal.temperature, cal.wanted, like.level)
+    calibration, likeness, count = facts.calibration, facts.likeness, len(facts.classes)
+    lengths = {
+        len(part)
+        for part in (
+            facts.bias,
+            calibration.images,
+            calibration.least,
+            calibration.level,
+            calibration.own,
+            calibration.thresholds,
+        )
+    }
+    cutoffs = [item.at for item in calibration.thresholds if item.at is not None]
+    distributions = (likeness, *likeness.looks.values())
+    limits = [item.limit for item in distributions]
+    numbers = (
+        *facts.bias,
+        *calibration.least,
+        *calibration.level,
+        *cutoffs,
+        *limits,
+        calibration.temperature,
+        calibration.wanted,
+        likeness.level,
+    )
     fits = (
-        lengths == {count} and count > 1 and all(isinstance(name, str) for name in (made.name, *made.classes))
-        and all(type(finding["sentence"]) is str for finding in made.findings)
-        and all(type(one) is float and math.isfinite(one) for one in numbers) and cal.temperature > 0
-        and all(one.limit > 0 and one.mean.ndim == 1 and one.root.shape == one.mean.shape * 2 for one in clouds)
-        and all(type(one) is int for one in (made.round, made.sites, made.examples, *cal.images, made.image.size))
-        and made.image.channels in (1, 3)
-        and all(len(one.mean) == looks.SIZES[name][made.image.channels] for name, one in like.looks.items())
-        and 1 <= made.image.size <= 1024
-        and len(made.image.mean) == len(made.image.std) == made.image.channels
+        lengths == {count} and count > 1 and all(isinstance(name, str) for name in (facts.name, *facts.classes))
+        and all(type(finding["sentence"]) is str for finding in facts.findings)
+        and all(type(item) is float and math.isfinite(item) for item in numbers) and calibration.temperature > 0
+        and all(item.limit > 0 and item.mean.ndim == 1 and item.root.shape == item.mean.shape * 2 for item in distributions)
+        and all(type(item) is int for item in (facts.round, facts.sites, facts.examples, *calibration.images, facts.image.size))
+        and facts.image.channels in (1, 3)
+        and all(len(item.mean) == appearance.SIZES[name][facts.image.channels] for name, item in likeness.looks.items())
+        and 1 <= facts.image.size <= 1024
+        and len(facts.image.mean) == len(facts.image.std) == facts.image.channels
     )  # fmt: skip
     if not fits:
         raise ValueError("what it says of itself does not fit")

@@ -20,7 +20,7 @@ from fedhelp_edge import files
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import BadPackError, FileMissingError, UsageError
 
-BLOCK = 256  # images asked at once
+BATCH = 256  # images asked at once
 KINDS = {"clip": "clip", "torchvision": "torchvision", "nets": "nets", "files": "answers"}  # and the module of each
 Progress = Callable[[int, int], None]
 
@@ -32,16 +32,16 @@ class Source(Protocol):
         """For a block of images; `first` is the place of its first one among all."""
 
 
-def source(spec: str, classes: Sequence[str]) -> Source:
+def open_source(spec: str, classes: Sequence[str]) -> Source:
     """The source that a text names; its file makes one in a module of its own, and imports what it needs there."""
-    kind, _, what = spec.partition(":")
-    if kind not in KINDS or not what:
+    kind, _, argument = spec.partition(":")
+    if kind not in KINDS or not argument:
         raise UsageError(f"a source is one of {', '.join(f'{name}:...' for name in KINDS)}, not {spec!r}")
-    _, file = _parted(spec)
+    _, file = _split_spec(spec)
     if file and not Path(file).exists():
         raise FileMissingError(f"{Path(file).name} is not there")
-    made: Source = importlib.import_module(f"fedhelp_edge.knowledge.sources.{KINDS[kind]}").make(what, classes)
-    return made
+    opened: Source = importlib.import_module(f"fedhelp_edge.knowledge.sources.{KINDS[kind]}").make(argument, classes)
+    return opened
 
 
 def build(
@@ -49,48 +49,48 @@ def build(
     labels: NDArray[np.int64],
     classes: Sequence[str],
     specs: Sequence[str],
-    kept: Path,
+    cache: Path,
     progress: Progress | None = None,
 ) -> Pack:
     """A pack of these images and what each source said of them. Answers are kept in a folder as they come."""
-    kept.mkdir(parents=True, exist_ok=True)
-    asked = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
-    blocks = range(0, len(pixels), BLOCK)
-    said = []
-    for place, spec in enumerate(specs):
-        name = hashlib.sha256(f"{_content(spec)}/{asked}/{'/'.join(classes)}".encode()).hexdigest()[:24]
-        made: Source | None = None
+    cache.mkdir(parents=True, exist_ok=True)
+    images_hash = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+    blocks = range(0, len(pixels), BATCH)
+    answers_by_source = []
+    for index, spec in enumerate(specs):
+        name = hashlib.sha256(f"{_content_key(spec)}/{images_hash}/{'/'.join(classes)}".encode()).hexdigest()[:24]
+        opened: Source | None = None
         answers = []
         for first in blocks:
-            path = kept / f"{name}-{first:07}.npy"
+            path = cache / f"{name}-{first:07}.npy"
             if not path.exists():
-                made = made or source(spec, classes)
-                block = pixels[first : first + BLOCK]
-                answer = _checked(made.probabilities(block, first), spec, (len(block), len(classes)))
+                opened = opened or open_source(spec, classes)
+                block = pixels[first : first + BATCH]
+                answer = _check_answers(opened.probabilities(block, first), spec, (len(block), len(classes)))
                 with files.writing(path) as file:
                     np.save(file, answer, allow_pickle=False)
             answers.append(np.load(path, allow_pickle=False))
             if progress:
-                progress(place * len(pixels) + first + len(answers[-1]), len(specs) * len(pixels))
-        said.append(np.concatenate(answers))
-    whole = np.stack(said) if said else np.zeros((0, len(pixels), len(classes)), np.float16)
-    return Pack(pixels, labels, tuple(classes), tuple(specs_shown(specs)), whole.astype(np.float16))
+                progress(index * len(pixels) + first + len(answers[-1]), len(specs) * len(pixels))
+        answers_by_source.append(np.concatenate(answers))
+    whole = np.stack(answers_by_source) if answers_by_source else np.zeros((0, len(pixels), len(classes)), np.float16)
+    return Pack(pixels, labels, tuple(classes), tuple(specs_without_folders(specs)), whole.astype(np.float16))
 
 
-def specs_shown(specs: Sequence[str]) -> list[str]:
+def specs_without_folders(specs: Sequence[str]) -> list[str]:
     """Sources as others may see them: without the folders of this machine."""
-    return [head + Path(file).name for head, file in map(_parted, specs)]
+    return [head + Path(file).name for head, file in map(_split_spec, specs)]
 
 
-def _parted(spec: str) -> tuple[str, str]:
+def _split_spec(spec: str) -> tuple[str, str]:
     """What stands before the file of a source, and the file."""
-    head, mark, file = spec.partition(":" if spec.startswith("files:") else "@")
-    return head + mark, file
+    head, separator, file = spec.partition(":" if spec.startswith("files:") else "@")
+    return head + separator, file
 
 
-def _content(spec: str) -> str:
+def _content_key(spec: str) -> str:
     """A source with the hash of its file in place of the file's name."""
-    head, name = _parted(spec)
+    head, name = _split_spec(spec)
     digest = hashlib.sha256()
     if name:  # without one it is no source, which `source` says
         with files.reading(Path(name)) as file:
@@ -99,10 +99,10 @@ def _content(spec: str) -> str:
     return head + digest.hexdigest()
 
 
-def _checked(answer: NDArray[np.float32], spec: str, shape: tuple[int, int]) -> NDArray[np.float32]:
+def _check_answers(answer: NDArray[np.float32], spec: str, shape: tuple[int, int]) -> NDArray[np.float32]:
     fits = answer.shape == shape and np.isfinite(answer).all() and (answer >= 0).all()
     if not fits or np.abs(answer.sum(1) - 1).max(initial=0) > 1e-3:
         raise BadPackError(
-            f"{specs_shown([spec])[0]} did not answer with probabilities of {shape[1]} classes for each image"
+            f"{specs_without_folders([spec])[0]} did not answer with probabilities of {shape[1]} classes for each image"
         )
     return answer.astype(np.float32)

@@ -8,25 +8,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge.data import budget
-from fedhelp_edge.data.loading import gather
+from fedhelp_edge.data.loading import load_unsplit
 from fedhelp_edge.errors import BadPackError
 from fedhelp_edge.knowledge.sources import answers
 
-Public = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]
+PublicImages = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]
 
 
-def read(path: Path, kept: Path) -> Public:
+def read(path: Path, cache: Path) -> PublicImages:
     """Images, labels and class names. An NPZ keeps the order and the size of its images: answers may rest on them."""
     if path.suffix.lower() == ".npz":
-        return _npz(path)
-    found = gather(path, None, kept=kept, mapping={})
-    return np.asarray(found.images.pixels), found.images.labels, found.classes
+        return _read_npz(path)
+    gathered = load_unsplit(path, None, cache_dir=cache, mapping={})
+    return np.asarray(gathered.images.pixels), gathered.images.labels, gathered.classes
 
 
-def _npz(path: Path) -> Public:
-    held = answers.arrays(path, "images", "labels", "train_images", "train_labels", "class_names")
-    prefix = "" if "images" in held else "train_"
-    pixels, labels, names = (held.get(name) for name in (f"{prefix}images", f"{prefix}labels", "class_names"))
+def _read_npz(path: Path) -> PublicImages:
+    archive = answers.read_arrays(path, "images", "labels", "train_images", "train_labels", "class_names")
+    prefix = "" if "images" in archive else "train_"
+    pixels, labels, names = (archive.get(name) for name in (f"{prefix}images", f"{prefix}labels", "class_names"))
     if pixels is None or labels is None:
         raise BadPackError(f"{path.name} is no NPZ that holds 'images' and 'labels'")
     pixels = pixels[..., None] if pixels.ndim == 3 else pixels

@@ -16,23 +16,23 @@ from typing import Any
 
 from fedhelp_edge.errors import MissingPackageError
 
-_IMAGES = "Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width"
-_BACK = "Tensor grad, Tensor rois, {} float spatial_scale, int pooled_height, int pooled_width, {}"
+_INPUTS = "Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width"
+_BACKWARD = "Tensor grad, Tensor rois, {} float spatial_scale, int pooled_height, int pooled_width, {}"
 _SIZES = "int batch_size, int channels, int height, int width"
 _STEPS = ", ".join(f"int {name}_{side}" for name in ("stride", "pad", "dilation") for side in "hw")
 _DEFORM = f"{_STEPS}, int groups, int offset_groups, bool use_mask"
 _OPERATORS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    f"roi_align({_IMAGES}, int sampling_ratio, bool aligned) -> Tensor",
-    f"qroi_align({_IMAGES}, int sampling_ratio, bool aligned) -> Tensor",
-    f"ps_roi_align({_IMAGES}, int sampling_ratio) -> (Tensor, Tensor)",
-    f"roi_pool({_IMAGES}) -> (Tensor, Tensor)",
-    f"ps_roi_pool({_IMAGES}) -> (Tensor, Tensor)",
-    f"_roi_align_backward({_BACK.format('', _SIZES)}, int sampling_ratio, bool aligned) -> Tensor",
-    f"_ps_roi_align_backward({_BACK.format('Tensor channel_mapping,', f'int sampling_ratio, {_SIZES}')}) -> Tensor",
-    f"_roi_pool_backward({_BACK.format('Tensor argmax,', _SIZES)}) -> Tensor",
-    f"_ps_roi_pool_backward({_BACK.format('Tensor channel_mapping,', _SIZES)}) -> Tensor",
+    f"roi_align({_INPUTS}, int sampling_ratio, bool aligned) -> Tensor",
+    f"qroi_align({_INPUTS}, int sampling_ratio, bool aligned) -> Tensor",
+    f"ps_roi_align({_INPUTS}, int sampling_ratio) -> (Tensor, Tensor)",
+    f"roi_pool({_INPUTS}) -> (Tensor, Tensor)",
+    f"ps_roi_pool({_INPUTS}) -> (Tensor, Tensor)",
+    f"_roi_align_backward({_BACKWARD.format('', _SIZES)}, int sampling_ratio, bool aligned) -> Tensor",
+    f"_ps_roi_align_backward({_BACKWARD.format('Tensor channel_mapping,', f'int sampling_ratio, {_SIZES}')}) -> Tensor",
+    f"_roi_pool_backward({_BACKWARD.format('Tensor argmax,', _SIZES)}) -> Tensor",
+    f"_ps_roi_pool_backward({_BACKWARD.format('Tensor channel_mapping,', _SIZES)}) -> Tensor",
     f"deform_conv2d(Tensor input, Tensor weight, Tensor offset, Tensor mask, Tensor bias, {_DEFORM}) -> Tensor",
     "_deform_conv2d_backward(Tensor grad, Tensor input, Tensor weight, Tensor offset, Tensor mask, Tensor bias, "
     f"{_DEFORM}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
@@ -40,16 +40,16 @@ _OPERATORS = (
 _registered: list[Any] = []  # the registrations last as long as the object that made them
 
 
-def ready() -> str:
+def prepare() -> str:
     """Make `import torchvision` work, and say how: native, or shim."""
-    folder = importlib.util.find_spec("torchvision")
-    if folder is None or folder.origin is None:
+    module_spec = importlib.util.find_spec("torchvision")
+    if module_spec is None or module_spec.origin is None:
         raise MissingPackageError("torchvision is not installed", remedy="pip install 'fedhelp-edge[foundation]'")
     if _registered:
         return "shim"
     import torch
 
-    if torch.version.cuda is not None or _loads(torch, Path(folder.origin).parent):
+    if torch.version.cuda is not None or _operators_load(torch, Path(module_spec.origin).parent):
         return "native"
     library = torch.library.Library("torchvision", "DEF")
     for operator in _OPERATORS:
@@ -58,7 +58,7 @@ def ready() -> str:
     return "shim"
 
 
-def _loads(torch: Any, folder: Path) -> bool:
+def _operators_load(torch: Any, folder: Path) -> bool:
     """Whether torchvision's compiled operators can be had here."""
     for library in [*folder.glob("_C*.so"), *folder.glob("_C*.pyd")]:
         try:
@@ -69,25 +69,25 @@ def _loads(torch: Any, folder: Path) -> bool:
     return False
 
 
-def state() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
     """What of torch is installed and how torchvision comes up; for `doctor`, which must not import torch itself."""
-    found = {}
+    versions = {}
     for package in ("torch", "torchvision", "open_clip_torch", "onnx"):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = ""
-    if found["torch"]:
+            versions[package] = ""
+    if versions["torch"]:
         import torch
 
-        found["device"] = "cuda" if torch.cuda.is_available() else "cpu"
-    if found["torch"] and found["torchvision"]:
-        found["vision"] = ready()
+        versions["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+    if versions["torch"] and versions["torchvision"]:
+        versions["vision"] = prepare()
         import torchvision
 
-        found["torchvision"] = torchvision.__version__
-    return found
+        versions["torchvision"] = torchvision.__version__
+    return versions
 
 
 if __name__ == "__main__":
-    print(json.dumps(state()))
+    print(json.dumps(installed_versions()))

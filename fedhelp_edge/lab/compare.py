@@ -17,13 +17,13 @@ import numpy as np
 from fedhelp_edge import console, shell
 from fedhelp_edge.report import metrics
 
-Figures = Mapping[str, Any]
+RunRecord = Mapping[str, Any]
 
-_HEAD = ("method", "seeds", "accuracy", "balanced accuracy", "AUC", "merged net: accuracy", "average of nets: accuracy",
+_HEADER = ("method", "seeds", "accuracy", "balanced accuracy", "AUC", "merged net: accuracy", "average of nets: accuracy",
          "MB sent", "seconds")  # fmt: skip
 
 
-def settings_of(name: str) -> tuple[str, dict[str, str]]:
+def parse_method(name: str) -> tuple[str, dict[str, str]]:
     """The method of a name, and the settings that it carries."""
     method, *settings = name.split("+")
     pairs = [setting.partition("=") for setting in settings]
@@ -31,76 +31,85 @@ def settings_of(name: str) -> tuple[str, dict[str, str]]:
 
 
 def compare(
-    methods: Sequence[str], seeds: Sequence[int], out: Path, one: Callable[[str, int, Path], dict[str, Any]]
+    methods: Sequence[str], seeds: Sequence[int], out: Path, run_one: Callable[[str, int, Path], dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Run what is not there yet, and write results, table and pictures anew after each finished run."""
     runs: list[dict[str, Any]] = []
     folders: list[Path] = []
-    drawn = find_spec("matplotlib") is not None
-    if not drawn:
-        console.say(f"for curves.png and cost.png: {shell.remedy('matplotlib')}")
+    can_plot = find_spec("matplotlib") is not None
+    if not can_plot:
+        console.say(f"for curves.png and cost.png: {shell.install_hint('matplotlib')}")
     for name in methods:
         for seed in seeds:
             folder = out / "runs" / f"{name.replace('/', '_')}-{seed}"
-            runs.append({**one(name, seed, folder), "method": name})
+            runs.append({**run_one(name, seed, folder), "method": name})
             folders.append(folder)
-            _write(out / "results.json", json.dumps({"schema_version": 1, "runs": runs}, indent=1).encode())
-            _write(out / "table.md", table(runs, folders).encode())
-            if drawn:
+            _replace(out / "results.json", json.dumps({"schema_version": 1, "runs": runs}, indent=1).encode())
+            _replace(out / "table.md", table(runs, folders).encode())
+            if can_plot:
                 from fedhelp_edge.lab import plot
 
-                _write(out / "curves.png", plot.png(plot.curves(runs)))
-                _write(out / "cost.png", plot.png(plot.cost(runs)))
+                _replace(out / "curves.png", plot.png(plot.curves(runs)))
+                _replace(out / "cost.png", plot.png(plot.cost(runs)))
     return runs
 
 
-def table(runs: Sequence[Figures], folders: Sequence[Path]) -> str:
+def table(runs: Sequence[RunRecord], folders: Sequence[Path]) -> str:
     """Every method: mean over sites and seeds with its spread over seeds, then each site, then what it costs."""
     names = list(dict.fromkeys(run["method"] for run in runs))
     by_name = {
-        name: [(run, at) for run, at in zip(runs, folders, strict=True) if run["method"] == name] for name in names
+        name: [(run, folder) for run, folder in zip(runs, folders, strict=True) if run["method"] == name]
+        for name in names
     }
-    alone = {run["seed"]: at for run, at in by_name.get("local", [])}
-    lines = [f"| {' | '.join(_HEAD)} |", "| --- " * len(_HEAD) + "|"]
+    baselines = {run["seed"]: folder for run, folder in by_name.get("local", [])}
+    lines = [f"| {' | '.join(_HEADER)} |", "| --- " * len(_HEADER) + "|"]
     for name in names:
-        mine = [run for run, _ in by_name[name]]
-        cells = [_spread([run["mean"][figure] for run in mine]) for figure in ("accuracy", "balanced_accuracy", "auc")]
-        merged = _spread([run["merged"]["accuracy"] for run in mine if run["merged"]])
-        average = _spread([_accuracy(_answers(at, alone.get(run["seed"]))) for run, at in by_name[name]])
-        cost = [
-            f"{np.mean([run['bytes_up'] for run in mine]) / 1e6:.1f}",
-            f"{np.mean([run['seconds'] for run in mine]):.0f}",
+        method_runs = [run for run, _ in by_name[name]]
+        cells = [
+            _mean_and_std([run["mean"][figure] for run in method_runs])
+            for figure in ("accuracy", "balanced_accuracy", "auc")
         ]
-        lines.append(f"| {' | '.join([name, str(len(mine)), *cells, merged, average, *cost])} |")
-    lines += ["", *_differences(names, by_name, alone), "", *_sites(names, by_name)]
-    if said := dict.fromkeys(finding["sentence"] for run in runs for finding in run.get("findings", ())):
-        lines += ["", "What these images cannot tell:", "", *(f"- {sentence}" for sentence in said)]
+        merged = _mean_and_std([run["merged"]["accuracy"] for run in method_runs if run["merged"]])
+        average = _mean_and_std(
+            [_mean_accuracy(_predictions(folder, baselines.get(run["seed"]))) for run, folder in by_name[name]]
+        )
+        cost = [
+            f"{np.mean([run['bytes_up'] for run in method_runs]) / 1e6:.1f}",
+            f"{np.mean([run['seconds'] for run in method_runs]):.0f}",
+        ]
+        lines.append(f"| {' | '.join([name, str(len(method_runs)), *cells, merged, average, *cost])} |")
+    lines += ["", *_differences(names, by_name, baselines), "", *_site_table(names, by_name)]
+    if sentences := dict.fromkeys(finding["sentence"] for run in runs for finding in run.get("findings", ())):
+        lines += ["", "What these images cannot tell:", "", *(f"- {sentence}" for sentence in sentences)]
     return "\n".join(lines) + "\n"
 
 
 def _differences(
-    names: Sequence[str], by_name: Mapping[str, Sequence[tuple[Figures, Path]]], alone: Mapping[int, Path]
+    names: Sequence[str], by_name: Mapping[str, Sequence[tuple[RunRecord, Path]]], baselines: Mapping[int, Path]
 ) -> list[str]:
     """Against the first method's own nets: all sites' test images together, mean over the seeds that both have."""
     lines = [f"Difference from {names[0]} (all sites' test images together), 95 % interval over these images:", ""]
     lines += ["| method | accuracy | balanced accuracy | AUC | average of nets: accuracy |", "| --- " * 5 + "|"]
-    first = {run["seed"]: _held(at) for run, at in by_name[names[0]]}
+    first = {run["seed"]: _load_predictions(folder) for run, folder in by_name[names[0]]}
     for name in names[1:]:
-        both = [(first[run["seed"]], _answers(at, alone.get(run["seed"]))) for run, at in by_name[name]
+        pairs = [(first[run["seed"]], _predictions(folder, baselines.get(run["seed"]))) for run, folder in by_name[name]
                 if run["seed"] in first]  # fmt: skip
-        if not both:
+        if not pairs:
             continue
-        theirs = np.stack([_all(one, "test_own") for one, _ in both])
-        own, average = (np.stack([_all(one, what) for _, one in both]) for what in ("test_own", "test_average"))
-        labels = _all(both[0][1], "test_labels")
-        found = metrics.paired(own, theirs, labels)
-        cells = [_interval(getattr(found, figure)) for figure in ("accuracy", "balanced_accuracy", "auc")]
-        cells.append(_interval(metrics.paired(average, theirs, labels).accuracy))
+        reference = np.stack([_concatenated(predictions, "test_own") for predictions, _ in pairs])
+        own, average = (
+            np.stack([_concatenated(predictions, net) for _, predictions in pairs])
+            for net in ("test_own", "test_average")
+        )
+        labels = _concatenated(pairs[0][1], "test_labels")
+        difference = metrics.paired_difference(own, reference, labels)
+        cells = [_interval(getattr(difference, figure)) for figure in ("accuracy", "balanced_accuracy", "auc")]
+        cells.append(_interval(metrics.paired_difference(average, reference, labels).accuracy))
         lines.append(f"| {' | '.join([name, *cells])} |")
     return lines if len(lines) > 4 else []
 
 
-def _sites(names: Sequence[str], by_name: Mapping[str, Sequence[tuple[Figures, Path]]]) -> list[str]:
+def _site_table(names: Sequence[str], by_name: Mapping[str, Sequence[tuple[RunRecord, Path]]]) -> list[str]:
     """Accuracy and balanced accuracy of each site."""
     sites = by_name[names[0]][0][0]["sites"]
     head = [f"{site['name']} ({site['tier']}, {site['n_train']}/{site['n_test']})" for site in sites]
@@ -108,51 +117,57 @@ def _sites(names: Sequence[str], by_name: Mapping[str, Sequence[tuple[Figures, P
     lines.append("| --- " * (len(head) + 1) + "|")
     for name in names:
         cells = []
-        for place in range(len(sites)):
-            of_site = [run["sites"][place] for run, _ in by_name[name]]
+        for index in range(len(sites)):
+            site_runs = [run["sites"][index] for run, _ in by_name[name]]
             cells.append(
-                f"{_spread([s['accuracy'] for s in of_site])} ({_spread([s['balanced_accuracy'] for s in of_site])})"
+                f"{_mean_and_std([s['accuracy'] for s in site_runs])} ({_mean_and_std([s['balanced_accuracy'] for s in site_runs])})"
             )
         lines.append(f"| {' | '.join([name, *cells])} |")
     return lines
 
 
-def _answers(at: Path, alone: Path | None) -> dict[str, Any]:
+def _predictions(folder: Path, baseline: Path | None) -> dict[str, Any]:
     """What each net of a run said, and the average of a site's nets: its own, the merged one, the one trained alone."""
-    held = _held(at)
-    beside = _held(alone) if alone and alone != at else {}
-    for site in _sites_of(held):
-        nets = held[f"{site}/test_own"], held.get(f"{site}/test_merged"), beside.get(f"{site}/test_own")
-        held[f"{site}/test_average"] = np.mean([said for said in nets if said is not None], axis=0)
-        held[f"{site}/test_labels"] = held[f"{site}/test_labels"].astype(np.int64)
-    return held
+    predictions = _load_predictions(folder)
+    baseline_predictions = _load_predictions(baseline) if baseline and baseline != folder else {}
+    for site in _site_ids(predictions):
+        nets = (
+            predictions[f"{site}/test_own"],
+            predictions.get(f"{site}/test_merged"),
+            baseline_predictions.get(f"{site}/test_own"),
+        )
+        predictions[f"{site}/test_average"] = np.mean(
+            [probabilities for probabilities in nets if probabilities is not None], axis=0
+        )
+        predictions[f"{site}/test_labels"] = predictions[f"{site}/test_labels"].astype(np.int64)
+    return predictions
 
 
-def _held(at: Path) -> dict[str, Any]:
-    with np.load(at / "answers.npz", allow_pickle=False) as held:
-        return dict(held)
+def _load_predictions(folder: Path) -> dict[str, Any]:
+    with np.load(folder / "answers.npz", allow_pickle=False) as archive:
+        return dict(archive)
 
 
-def _sites_of(answers: Mapping[str, Any]) -> list[str]:
-    return sorted({name.split("/")[0] for name in answers})
+def _site_ids(predictions: Mapping[str, Any]) -> list[str]:
+    return sorted({name.split("/")[0] for name in predictions})
 
 
-def _all(answers: Mapping[str, Any], what: str) -> Any:
+def _concatenated(predictions: Mapping[str, Any], name: str) -> Any:
     """The same of every site, one after the other."""
-    return np.concatenate([answers[f"{site}/{what}"] for site in _sites_of(answers)])
+    return np.concatenate([predictions[f"{site}/{name}"] for site in _site_ids(predictions)])
 
 
-def _accuracy(answers: Mapping[str, Any]) -> float | None:
+def _mean_accuracy(predictions: Mapping[str, Any]) -> float | None:
     """Of the averages of nets, the mean over sites."""
-    each = [
-        metrics.scores(answers[f"{site}/test_average"], answers[f"{site}/test_labels"]).accuracy.value
-        for site in _sites_of(answers)
+    figures = [
+        metrics.scores(predictions[f"{site}/test_average"], predictions[f"{site}/test_labels"]).accuracy.value
+        for site in _site_ids(predictions)
     ]
-    known = [figure for figure in each if figure is not None]
+    known = [figure for figure in figures if figure is not None]
     return float(np.mean(known)) if known else None
 
 
-def _spread(values: Sequence[float | None]) -> str:
+def _mean_and_std(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return "–"
@@ -168,8 +183,8 @@ def _interval(figure: metrics.Figure) -> str:
     return f"{figure.value:+.3f} [{figure.low:+.3f}, {figure.high:+.3f}]"
 
 
-def _write(path: Path, data: bytes) -> None:
+def _replace(path: Path, data: bytes) -> None:
     """Replace a report by its next version, whole."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(data)
-    part.replace(path)
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_bytes(data)
+    temporary.replace(path)

@@ -15,12 +15,12 @@ import numpy as np
 from fedhelp_edge import console
 from fedhelp_edge.data import groups
 from fedhelp_edge.data.images import Images
-from fedhelp_edge.data.source_row import split_word
+from fedhelp_edge.data.source_row import parse_split
 from fedhelp_edge.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Part:
+class SiteImages:
     """One site's images."""
 
     id: str
@@ -32,55 +32,57 @@ class Part:
         return self.images.part(split)
 
 
-def deal(images: Images, how: str, seed: int, *, sites: int = 0, large: int = 0, val: float = 0.1) -> list[Part]:
+def distribute(
+    images: Images, spec: str, seed: int, *, sites: int = 0, large: int = 0, val: float = 0.1
+) -> list[SiteImages]:
     """`natural:centers`, `natural:folder`, `dirichlet:ALPHA` or `sizes:TRAIN/TEST,…`.
 
     The large sites are those with most training images.
     """
-    kind, _, what = how.partition(":")
+    kind, _, argument = spec.partition(":")
     if kind == "natural":
-        dealt = _natural(images, what)
+        assigned = _natural(images, argument)
     elif kind == "dirichlet":
-        dealt = _dirichlet(images, _number(what), sites or 2, seed)
+        assigned = _dirichlet(images, _positive_number(argument), sites or 2, seed)
     elif kind == "sizes":
-        dealt = _sizes(images, what, seed, val)
+        assigned = _sizes(images, argument, seed, val)
     else:
         raise UsageError(
-            f"a split is natural:centers, natural:folder, dirichlet:ALPHA or sizes:TRAIN/TEST,..., not {how!r}"
+            f"a split is natural:centers, natural:folder, dirichlet:ALPHA or sizes:TRAIN/TEST,..., not {spec!r}"
         )
-    train = [sum(split == "train" for split in part.splits) for _, part in dealt]
-    if without := [name for (name, _), count in zip(dealt, train, strict=True) if not count]:
-        raise UsageError(f"{how} leaves {without[0]!r} without training images; take fewer sites, or another split")
-    ranked = sorted(range(len(dealt)), key=lambda place: (-train[place], place))
-    big = set(ranked[:large])
+    train = [sum(split == "train" for split in part.splits) for _, part in assigned]
+    if empty := [name for (name, _), count in zip(assigned, train, strict=True) if not count]:
+        raise UsageError(f"{spec} leaves {empty[0]!r} without training images; take fewer sites, or another split")
+    by_size = sorted(range(len(assigned)), key=lambda index: (-train[index], index))
+    large_sites = set(by_size[:large])
     return [
-        Part(f"site-{place + 1:03}", name, "large" if place in big else "small", part)
-        for place, (name, part) in enumerate(dealt)
+        SiteImages(f"site-{index + 1:03}", name, "large" if index in large_sites else "small", part)
+        for index, (name, part) in enumerate(assigned)
     ]
 
 
-_DEALT = "let the program deal the images out, as with --split dirichlet:1 --sites 3"
+_DIRICHLET_REMEDY = "let the program deal the images out, as with --split dirichlet:1 --sites 3"
 
 
 def _natural(images: Images, by: str) -> list[tuple[str, Images]]:
     """As the source has them: by centre, or by first folder. Fewest digits first, so that 10 follows 9."""
     if by not in ("centers", "folder"):
         raise UsageError(f"a natural split is natural:centers or natural:folder, not natural:{by}")
-    given = images.centres if by == "centers" else tuple(map(_first_folder, images.names))
-    if len(set(given)) < 2:
-        what = "centres" if by == "centers" else "folders"
-        raise UsageError(f"these images name no {what} to split by", remedy=_DEALT)
-    if by == "folder" and all(len({label for label, own in zip(images.labels, given, strict=True) if own == name}) == 1
-                              for name in set(given)):  # fmt: skip
+    origins = images.centres if by == "centers" else tuple(map(_first_folder, images.names))
+    if len(set(origins)) < 2:
+        unit = "centres" if by == "centers" else "folders"
+        raise UsageError(f"these images name no {unit} to split by", remedy=_DIRICHLET_REMEDY)
+    if by == "folder" and all(len({label for label, origin in zip(images.labels, origins, strict=True) if origin == name}) == 1
+                              for name in set(origins)):  # fmt: skip
         raise UsageError(
             "the first folders are the classes, not the sites",
-            remedy=f"put a folder for each site above them; or {_DEALT}",
+            remedy=f"put a folder for each site above them; or {_DIRICHLET_REMEDY}",
         )
-    owners = list(given)
-    for places in groups.members(images.groups):
-        for i in places:
-            owners[i] = _most([given[j] for j in places])
-    if moved := sum(one != other for one, other in zip(given, owners, strict=True)):
+    owners = list(origins)
+    for members in groups.members(images.groups):
+        for i in members:
+            owners[i] = _most_common([origins[j] for j in members])
+    if moved := sum(before != after for before, after in zip(origins, owners, strict=True)):
         console.say(f"{moved} images moved to the site that has most images of their patient")
     names = sorted(set(owners), key=lambda name: (len(name), name))
     return [(name, images.only(np.flatnonzero(np.array(owners) == name))) for name in names]
@@ -88,91 +90,97 @@ def _natural(images: Images, by: str) -> list[tuple[str, Images]]:
 
 def _first_folder(name: str) -> str:
     """`train`, `val` and `test` are no sites."""
-    return next((folder for folder in name.split("/")[:-1] if not split_word(folder)), "")
+    return next((folder for folder in name.split("/")[:-1] if not parse_split(folder)), "")
 
 
 def _dirichlet(images: Images, alpha: float, sites: int, seed: int) -> list[tuple[str, Images]]:
     """Whole groups of each class to the sites, in proportions from Dirichlet(alpha): train, val and test alike."""
-    stream = np.random.Generator(np.random.Philox(seed))
+    generator = np.random.Generator(np.random.Philox(seed))
     owner = np.zeros(len(images), np.int64)
     members = groups.members(images.groups)
-    kinds = [(_most(images.labels[places].tolist()), images.splits[places[0]]) for places in members]
-    for label in np.unique([label for label, _ in kinds]):
-        bounds = np.cumsum(stream.dirichlet([alpha] * sites))[:-1]
+    strata = [(_most_common(images.labels[group].tolist()), images.splits[group[0]]) for group in members]
+    for label in np.unique([label for label, _ in strata]):
+        bounds = np.cumsum(generator.dirichlet([alpha] * sites))[:-1]
         for split in ("train", "val", "test"):
-            own = [places for places, kind in zip(members, kinds, strict=True) if kind == (label, split)]
-            own = [own[i] for i in stream.permutation(len(own))]
-            sizes = np.array([len(places) for places in own])
+            stratum_groups = [
+                group for group, stratum in zip(members, strata, strict=True) if stratum == (label, split)
+            ]
+            stratum_groups = [stratum_groups[i] for i in generator.permutation(len(stratum_groups))]
+            sizes = np.array([len(group) for group in stratum_groups])
             middles = (np.cumsum(sizes) - sizes / 2) / sizes.sum()
-            for places, site in zip(own, np.searchsorted(bounds, middles), strict=True):
-                owner[places] = site
-    return [(f"site {place + 1}", images.only(np.flatnonzero(owner == place))) for place in range(sites)]
+            for group, site in zip(stratum_groups, np.searchsorted(bounds, middles), strict=True):
+                owner[group] = site
+    return [(f"site {index + 1}", images.only(np.flatnonzero(owner == index))) for index in range(sites)]
 
 
-def _most(values: Sequence[Any]) -> Any:
+def _most_common(values: Sequence[Any]) -> Any:
     """The value that most have; of several the smallest."""
     counts = Counter(values)
     return min(counts, key=lambda value: (-counts[value], value))
 
 
-def _sizes(images: Images, what: str, seed: int, val: float) -> list[tuple[str, Images]]:
+def _sizes(images: Images, spec: str, seed: int, val: float) -> list[tuple[str, Images]]:
     """So many training and test images each, drawn from all images whatever their split; val is cut from train.
 
     Sizes are given by what a data set is said to hold: what it holds twice is missing from the largest site.
     """
-    pairs = [text.partition("/") for text in what.split(",")]
-    wanted = [(int(_number(train)), int(_number(test))) for train, _, test in pairs]
-    needed = sum(train + test for train, test in wanted)
+    pairs = [text.partition("/") for text in spec.split(",")]
+    sizes = [(int(_positive_number(train)), int(_positive_number(test))) for train, _, test in pairs]
+    needed = sum(train + test for train, test in sizes)
     missing = max(needed - len(images), 0)
-    largest = wanted.index(max(wanted))
-    wanted[largest] = wanted[largest][0] - missing, wanted[largest][1]
-    if missing > len(images.problems) or wanted[largest][0] < 1:
+    largest = sizes.index(max(sizes))
+    sizes[largest] = sizes[largest][0] - missing, sizes[largest][1]
+    if missing > len(images.problems) or sizes[largest][0] < 1:
         raise UsageError(f"the sizes ask for {needed} images, and there are {len(images)}")
     if missing:
         console.say(f"{missing} images cannot be used or are there twice: site {largest + 1} has so many fewer")
-    cuts = [(train, round(train * val), test) for train, test in wanted]
-    rooms = [room for train, kept, test in cuts for room in (kept, train - kept, test)]
+    cuts = [(train, round(train * val), test) for train, test in sizes]
+    capacities = [capacity for train, val_count, test in cuts for capacity in (val_count, train - val_count, test)]
     members = groups.members(images.groups)
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(members))
-    filled = _filled(rooms, [members[i] for i in order])
-    dealt = []
-    for place in range(len(wanted)):
-        own = filled[3 * place : 3 * place + 3]
-        splits = [split for split, found in zip(("val", "train", "test"), own, strict=True) for _ in found]
-        part = images.only(np.array([i for found in own for i in found], np.int64))
-        dealt.append((f"site {place + 1}", replace(part, splits=tuple(splits))))
-        if differs := [
-            f"{len(found) - room:+d} {split}"
-            for split, found, room in zip(("val", "train", "test"), own, rooms[3 * place :], strict=False)
-            if len(found) != room
+    filled = _fill(capacities, [members[i] for i in order])
+    assigned = []
+    for index in range(len(sizes)):
+        site_parts = filled[3 * index : 3 * index + 3]
+        splits = [split for split, indices in zip(("val", "train", "test"), site_parts, strict=True) for _ in indices]
+        part = images.only(np.array([i for indices in site_parts for i in indices], np.int64))
+        assigned.append((f"site {index + 1}", replace(part, splits=tuple(splits))))
+        if differences := [
+            f"{len(indices) - capacity:+d} {split}"
+            for split, indices, capacity in zip(
+                ("val", "train", "test"), site_parts, capacities[3 * index :], strict=False
+            )
+            if len(indices) != capacity
         ]:
-            console.say(f"whole groups do not fit the sizes: site {place + 1} has {', '.join(differs)} images")
-    return dealt
+            console.say(f"whole groups do not fit the sizes: site {index + 1} has {', '.join(differences)} images")
+    return assigned
 
 
-def _filled(rooms: Sequence[int], members: Sequence[Sequence[int]]) -> list[list[int]]:
+def _fill(capacities: Sequence[int], groups: Sequence[Sequence[int]]) -> list[list[int]]:
     """Each group whole into the first room that still takes it; then, of those left, what brings a room nearest."""
-    filled: list[list[int]] = [[] for _ in rooms]
-    left: list[Sequence[int]] = []
+    filled: list[list[int]] = [[] for _ in capacities]
+    remaining: list[Sequence[int]] = []
     first = 0
-    for places in members:
-        while first < len(rooms) and len(filled[first]) == rooms[first]:
+    for group in groups:
+        while first < len(capacities) and len(filled[first]) == capacities[first]:
             first += 1
-        fits = (at for at in range(first, len(rooms)) if len(filled[at]) + len(places) <= rooms[at])
-        if (at := next(fits, None)) is None:
-            left.append(places)
+        fits = (
+            index for index in range(first, len(capacities)) if len(filled[index]) + len(group) <= capacities[index]
+        )
+        if (index := next(fits, None)) is None:
+            remaining.append(group)
         else:
-            filled[at] += places
-    for room, found in zip(rooms, filled, strict=True):
-        lacks = room - len(found)
-        nearest = min(left, key=len, default=())  # all of them are larger than what lacks
-        if 0 < len(nearest) < 2 * lacks:
-            found += nearest
-            left.remove(nearest)
+            filled[index] += group
+    for capacity, indices in zip(capacities, filled, strict=True):
+        missing = capacity - len(indices)
+        nearest = min(remaining, key=len, default=())  # all of them are larger than what lacks
+        if 0 < len(nearest) < 2 * missing:
+            indices += nearest
+            remaining.remove(nearest)
     return filled
 
 
-def _number(text: str) -> float:
+def _positive_number(text: str) -> float:
     try:
         number = float(text)
     except ValueError:

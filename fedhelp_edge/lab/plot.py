@@ -24,13 +24,13 @@ def curves(runs: Runs) -> Figure:
     """Accuracy on the validation images by round: the mean over seeds, and its spread where there are several."""
     figure = _figure("accuracy on validation images")
     for axes, net, title in zip(figure.axes, ("own", "merged"), ("each site's own net", "merged net"), strict=True):
-        for place, (name, mine) in enumerate(_by_method(runs)):
-            lines = _lines(mine, net)
+        for index, (name, method_runs) in enumerate(_by_method(runs)):
+            lines = _accuracy_by_round(method_runs, net)
             rounds, mean = np.arange(1, lines.shape[1] + 1), lines.mean(0)
-            axes.plot(rounds, mean, f".{_DASHES[place % len(_DASHES)]}", color=f"C{place}", label=name)
+            axes.plot(rounds, mean, f".{_DASHES[index % len(_DASHES)]}", color=f"C{index}", label=name)
             if len(lines) > 1:
                 spread = lines.std(0, ddof=1)
-                axes.fill_between(rounds, mean - spread, mean + spread, color=f"C{place}", alpha=0.2, linewidth=0)
+                axes.fill_between(rounds, mean - spread, mean + spread, color=f"C{index}", alpha=0.2, linewidth=0)
         axes.set(title=title, xlabel="round")
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     return figure
@@ -39,13 +39,13 @@ def curves(runs: Runs) -> Figure:
 def cost(runs: Runs) -> Figure:
     """Accuracy on the test images against what was sent and how long it took: a point for each seed."""
     figure = _figure("accuracy on test images")
-    for axes, what, unit in zip(figure.axes, ("bytes_up", "seconds"), (1e6, 1), strict=True):
-        for place, (name, mine) in enumerate(_by_method(runs)):
-            spent = [run[what] / unit for run in mine]
-            gained = np.array([run["mean"]["accuracy"] for run in mine], np.float64)
-            mark = _MARKS[place % len(_MARKS)]
-            axes.plot(spent, gained, mark, color=f"C{place}", label=name, clip_on=False)
-        axes.set_xlabel("MB sent by all sites" if what == "bytes_up" else what)
+    for axes, quantity, unit in zip(figure.axes, ("bytes_up", "seconds"), (1e6, 1), strict=True):
+        for index, (name, method_runs) in enumerate(_by_method(runs)):
+            spent = [run[quantity] / unit for run in method_runs]
+            gained = np.array([run["mean"]["accuracy"] for run in method_runs], np.float64)
+            mark = _MARKS[index % len(_MARKS)]
+            axes.plot(spent, gained, mark, color=f"C{index}", label=name, clip_on=False)
+        axes.set_xlabel("MB sent by all sites" if quantity == "bytes_up" else quantity)
         axes.set_xlim(left=0)
     return figure
 
@@ -57,11 +57,11 @@ def png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def _figure(what: str) -> Figure:
+def _figure(label: str) -> Figure:
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     for axes in figure.subplots(1, 2, sharey=True):
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel(what)
+    figure.axes[0].set_ylabel(label)
     return figure
 
 
@@ -70,6 +70,6 @@ def _by_method(runs: Runs) -> Iterator[tuple[str, Runs]]:
         yield name, [run for run in runs if run["method"] == name]
 
 
-def _lines(runs: Runs, net: str) -> NDArray[np.float64]:
+def _accuracy_by_round(runs: Runs, net: str) -> NDArray[np.float64]:
     """Seeds x rounds; what is not known is NaN, which is left out of a picture."""
     return np.array([[point[net]["accuracy"] for point in run["curve"] if net in point] for run in runs], np.float64)

@@ -25,10 +25,10 @@ from fedhelp_edge.codec import CODECS
 from fedhelp_edge.data.findings import findings
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import TargetExistsError
-from fedhelp_edge.lab.partition import Part
-from fedhelp_edge.lab.transport import Post, through
+from fedhelp_edge.lab.partition import SiteImages
+from fedhelp_edge.lab.transport import SealedTransport, transfer
 from fedhelp_edge.merge import early_stopping, rules
-from fedhelp_edge.methods.base import Bench, Learner
+from fedhelp_edge.methods.base import Compute, Learner
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets import resnet, spec
 from fedhelp_edge.plan import Plan
@@ -41,13 +41,13 @@ Progress = Callable[[str], None]
 
 def run(
     plan: Plan,
-    parts: Sequence[Part],
+    sites: Sequence[SiteImages],
     out: Path,
     *,
-    bench: Bench,
+    compute: Compute,
     pack: Pack | None = None,
     start: Mapping[str, Array] | None = None,
-    post: Post | None = None,
+    transport: SealedTransport | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train the plan's method over these sites, and say how good everybody became. `out/run.json` has the same."""
@@ -55,45 +55,49 @@ def run(
     schema = method.schema(plan)
     merged = method.start(plan)
     if start:
-        merged, _ = spec.begin_from(merged, start)  # what is refused takes no folder
-    _same_run(plan, parts, pack, start, post is not None, out)
+        merged, _ = spec.warm_start(merged, start)  # what is refused takes no folder
+    _check_same_run(plan, sites, pack, start, transport is not None, out)
     if done.exists():
         return dict(json.loads(done.read_text(encoding="utf-8")))
-    whole = update.Share(merged).schema()
-    merged = dict(through(plan.wire.down, merged, whole, merged)[0])  # a model is what everybody holds of it
-    made = {part.id: learners.learner(plan, part.id, part.tier, part.of("train"), pack, bench) for part in parts}
-    spare = {name: copy.deepcopy(one.net) for name, one in made.items()}  # for the merged model to be judged in
-    first, facts = _resume(out, made)
-    if first:
-        merged = {**merged, **_load(out / f"round-{first:06}" / "merged.safetensors")}
-    examples = {part.id: min(len(part.of("train")), plan.merge.max_examples) for part in parts}
-    for round_ in range(first + 1, plan.rounds + 1):
+    full_schema = update.Update(merged).schema()
+    merged = dict(transfer(plan.wire.down, merged, full_schema, merged)[0])  # a model is what everybody holds of it
+    learner_of = {site.id: learners.create(plan, site.id, site.tier, site.of("train"), pack, compute) for site in sites}
+    spare_nets = {
+        name: copy.deepcopy(learner.net) for name, learner in learner_of.items()
+    }  # for the merged model to be judged in
+    last_round, facts = _resume(out, learner_of)
+    if last_round:
+        merged = {**merged, **_load_arrays(out / f"round-{last_round:06}" / "merged.safetensors")}
+    examples = {site.id: min(len(site.of("train")), plan.merge.max_examples) for site in sites}
+    for round_ in range(last_round + 1, plan.rounds + 1):
         if method.exchanges and plan.round.patience:
-            if early_stopping.is_spent(facts["reports"], plan.round.patience):
+            if early_stopping.has_plateaued(facts["reports"], plan.round.patience):
                 break  # a round's shares tell how good the model was that it began with
-            facts["reports"].append(_report(parts, made, spare, merged))
-        begun = time.monotonic()
+            facts["reports"].append(_validation_counts(sites, learner_of, spare_nets, merged))
+        started = time.monotonic()
         shares: dict[str, Mapping[str, Array]] = {}
-        for part in parts:
-            one = made[part.id]
-            told = whole if round_ == 1 else schema  # first weights are everybody's, also where they then stay at home
-            base, size = through(plan.wire.down, merged, told, merged, post)
+        for site in sites:
+            learner = learner_of[site.id]
+            sent_schema = (
+                full_schema if round_ == 1 else schema
+            )  # first weights are everybody's, also where they then stay at home
+            base, size = transfer(plan.wire.down, merged, sent_schema, merged, transport)
             facts["received"] += size if method.exchanges else 0
-            one.receive(base, round_)
-            loop.train(one, learners.sets(part.of("train"), pack), round_)
+            learner.receive(base, round_)
+            loop.train(learner, learners.image_sets(site.of("train"), pack), round_)
             if method.exchanges:
-                shares[part.id], size = through(plan.wire.up, one.give().arrays, schema, merged, post)
+                shares[site.id], size = transfer(plan.wire.up, learner.give().arrays, schema, merged, transport)
                 facts["sent"] += size
         if shares:
-            new = rules.merge(merged, shares, examples, plan.merge)
-            merged = {**merged, **through(plan.wire.down, new, schema, merged)[0]}
-        facts["seconds"] += time.monotonic() - begun
-        common = {t.name: merged[t.name] for t in schema.tensors}
-        facts["curve"].append(_step(parts, made, spare, common, round_))
-        _keep(out, round_, made, common, facts)
+            aggregate = rules.merge(merged, shares, examples, plan.merge)
+            merged = {**merged, **transfer(plan.wire.down, aggregate, schema, merged)[0]}
+        facts["seconds"] += time.monotonic() - started
+        shared = {t.name: merged[t.name] for t in schema.tensors}
+        facts["curve"].append(_curve_point(sites, learner_of, spare_nets, shared, round_))
+        _save_round(out, round_, learner_of, shared, facts)
         if progress:
             progress(f"{plan.method} seed {plan.seed}: round {round_} of {plan.rounds}, {facts['seconds']:.0f} s")
-    record = _record(plan, parts, made, spare, merged if method.exchanges else None, schema, facts, out)
+    record = _record(plan, sites, learner_of, spare_nets, merged if method.exchanges else None, schema, facts, out)
     with files.writing(done, private=False) as file:
         file.write(json.dumps(record).encode())
     for folder in out.glob("round-*"):
@@ -101,25 +105,30 @@ def run(
     return record
 
 
-def _same_run(
-    plan: Plan, parts: Sequence[Part], pack: Pack | None, start: Mapping[str, Array] | None, sealed: bool, out: Path
+def _check_same_run(
+    plan: Plan,
+    sites: Sequence[SiteImages],
+    pack: Pack | None,
+    start: Mapping[str, Array] | None,
+    sealed: bool,
+    out: Path,
 ) -> None:
     """A folder holds one run: with other settings or images it would go on from, or answer with, another's."""
     digest = hashlib.sha256(repr(replace(plan, text="")).encode())
-    for part in parts:
-        digest.update(f"{part.id} {part.tier} {part.images.splits} {part.images.labels.tobytes().hex()}".encode())
+    for site in sites:
+        digest.update(f"{site.id} {site.tier} {site.images.splits} {site.images.labels.tobytes().hex()}".encode())
     if pack:
         digest.update(pack.pixels.tobytes() + pack.labels.tobytes() + pack.probabilities.tobytes())
     for name, array in sorted((start or {}).items()):
         digest.update(name.encode() + array.tobytes())
     if sealed:
         digest.update(b"sealed")
-    note = out / "run.sha256"
-    if note.exists() and note.read_text() != digest.hexdigest():
+    digest_file = out / "run.sha256"
+    if digest_file.exists() and digest_file.read_text() != digest.hexdigest():
         raise TargetExistsError(f"{out.name} holds a run of another plan, on other images, or not sealed alike")
-    if not note.exists():
+    if not digest_file.exists():
         out.mkdir(parents=True, exist_ok=True)
-        note.write_text(digest.hexdigest())
+        digest_file.write_text(digest.hexdigest())
 
 
 def model_hash(merged: Mapping[str, Array], schema: Schema, codec: str = "f32") -> str:
@@ -129,86 +138,86 @@ def model_hash(merged: Mapping[str, Array], schema: Schema, codec: str = "f32") 
     return hashlib.sha256(file.getvalue()).hexdigest()
 
 
-def _step(
-    parts: Sequence[Part],
-    made: Mapping[str, Learner],
-    spare: Mapping[str, torch.nn.Module],
-    common: Mapping[str, Array],
+def _curve_point(
+    sites: Sequence[SiteImages],
+    learner_of: Mapping[str, Learner],
+    spare_nets: Mapping[str, torch.nn.Module],
+    shared: Mapping[str, Array],
     round_: int,
 ) -> dict[str, Any]:
     """A round's point in the curves, on the images kept to choose by: of the sites' own nets, and of the merged one."""
-    said: dict[str, list[dict[str, float | None]]] = {"own": [], "merged": []}
-    for part in parts:
-        one, val = made[part.id], part.of("val")
-        said["own"].append(_figures(loop.probabilities(one, one.model, val.pixels), val.labels))
-        if common:
-            net = _merged(one, spare[part.id], common)
-            said["merged"].append(_figures(loop.probabilities(one, net, val.pixels), val.labels))
-    return {"round": round_, **{name: _mean(rows) for name, rows in said.items() if rows}}
+    figures: dict[str, list[dict[str, float | None]]] = {"own": [], "merged": []}
+    for site in sites:
+        learner, val = learner_of[site.id], site.of("val")
+        figures["own"].append(_figures(loop.probabilities(learner, learner.model, val.pixels), val.labels))
+        if shared:
+            net = _load_merged(learner, spare_nets[site.id], shared)
+            figures["merged"].append(_figures(loop.probabilities(learner, net, val.pixels), val.labels))
+    return {"round": round_, **{name: _mean(rows) for name, rows in figures.items() if rows}}
 
 
-def _report(
-    parts: Sequence[Part],
-    made: Mapping[str, Learner],
-    spare: Mapping[str, torch.nn.Module],
+def _validation_counts(
+    sites: Sequence[SiteImages],
+    learner_of: Mapping[str, Learner],
+    spare_nets: Mapping[str, torch.nn.Module],
     merged: Mapping[str, Array],
 ) -> dict[str, list[int]]:
     """By site its validation images, and how many the model that a round begins with gets right: what shares claim."""
-    report: dict[str, list[int]] = {}
-    for part in parts:
-        val = part.of("val")
-        one = made[part.id]
-        said = loop.probabilities(one, _merged(one, spare[part.id], merged), val.pixels)
-        report[part.id] = [len(val), int((said.argmax(1) == val.labels).sum())]
-    return report
+    counts: dict[str, list[int]] = {}
+    for site in sites:
+        val = site.of("val")
+        learner = learner_of[site.id]
+        probabilities = loop.probabilities(learner, _load_merged(learner, spare_nets[site.id], merged), val.pixels)
+        counts[site.id] = [len(val), int((probabilities.argmax(1) == val.labels).sum())]
+    return counts
 
 
-def _merged(one: Learner, spare: torch.nn.Module, common: Mapping[str, Array]) -> torch.nn.Module:
+def _load_merged(learner: Learner, spare_net: torch.nn.Module, shared: Mapping[str, Array]) -> torch.nn.Module:
     """A spare of a learner's net, with the merged weights and what the learner keeps to itself."""
-    resnet.load(spare, {**resnet.arrays(one.net), **common})
-    return spare
+    resnet.load(spare_net, {**resnet.arrays(learner.net), **shared})
+    return spare_net
 
 
-def _keep(
-    out: Path, round_: int, made: Mapping[str, Learner], merged: Mapping[str, Array], facts: Mapping[str, Any]
+def _save_round(
+    out: Path, round_: int, learner_of: Mapping[str, Learner], merged: Mapping[str, Array], facts: Mapping[str, Any]
 ) -> None:
     """A round is there once its folder has its name; the one before is then no longer needed."""
-    folder, part = out / f"round-{round_:06}", out / f".round-{round_:06}"
-    shutil.rmtree(part, ignore_errors=True)
-    for name, one in made.items():
-        one.optimisers = {}  # new in each round
-        checkpoint.save(part / name, round_, facts, one.state())
-    with files.writing(part / "merged.safetensors") as file:
+    folder, temporary = out / f"round-{round_:06}", out / f".round-{round_:06}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    for name, learner in learner_of.items():
+        learner.optimisers = {}  # new in each round
+        checkpoint.save(temporary / name, round_, facts, learner.state())
+    with files.writing(temporary / "merged.safetensors") as file:
         update.write(file, merged)
-    part.rename(folder)
+    temporary.rename(folder)
     shutil.rmtree(out / f"round-{round_ - 1:06}", ignore_errors=True)
 
 
-def _resume(out: Path, made: Mapping[str, Learner]) -> tuple[int, dict[str, Any]]:
+def _resume(out: Path, learner_of: Mapping[str, Learner]) -> tuple[int, dict[str, Any]]:
     """The last round that is whole, and what is known of the run until then."""
     rounds = sorted(out.glob("round-*"))
     facts: dict[str, Any] = {"seconds": 0.0, "sent": 0, "received": 0, "curve": [], "reports": []}
     if not rounds:
         return 0, facts
-    for name, one in made.items():
-        found = checkpoint.newest(rounds[-1] / name)
-        if found is None:
+    for name, learner in learner_of.items():
+        saved = checkpoint.newest(rounds[-1] / name)
+        if saved is None:
             raise FileNotFoundError(2, "a kept state is gone", str(rounds[-1] / name))
-        facts, state = found
-        one.load(state, 1)
+        facts, state = saved
+        learner.load(state, 1)
     return int(rounds[-1].name[-6:]), facts
 
 
-def _load(path: Path) -> dict[str, Array]:
+def _load_arrays(path: Path) -> dict[str, Array]:
     with files.reading(path) as file:
-        return dict(update.Arrays(file, update.read_header(file)))
+        return dict(update.FileArrays(file, update.read_header(file)))
 
 
 def _record(
     plan: Plan,
-    parts: Sequence[Part],
-    made: Mapping[str, Learner],
-    spare: Mapping[str, torch.nn.Module],
+    parts: Sequence[SiteImages],
+    learner_of: Mapping[str, Learner],
+    spare_nets: Mapping[str, torch.nn.Module],
     merged: Mapping[str, Array] | None,
     schema: Schema,
     facts: Mapping[str, Any],
@@ -216,24 +225,24 @@ def _record(
 ) -> dict[str, Any]:
     """The figures, and every answer on val and test beside them, from which comparisons and averages are made later."""
     sites: list[dict[str, Any]] = []
-    common: list[dict[str, float | None]] = []
+    merged_figures: list[dict[str, float | None]] = []
     answers: dict[str, NDArray[np.float64]] = {}
-    for part in parts:
-        one = made[part.id]
-        held: dict[str, NDArray[np.float64]] = {}
+    for site in parts:
+        learner = learner_of[site.id]
+        predictions: dict[str, NDArray[np.float64]] = {}
         for split in ("val", "test"):
-            images = part.of(split)
-            held[f"{split}_labels"] = images.labels.astype(np.float64)
-            held[f"{split}_own"] = loop.probabilities(one, one.model, images.pixels)
+            images = site.of(split)
+            predictions[f"{split}_labels"] = images.labels.astype(np.float64)
+            predictions[f"{split}_own"] = loop.probabilities(learner, learner.model, images.pixels)
         if merged is not None:
-            net = _merged(one, spare[part.id], {t.name: merged[t.name] for t in schema.tensors})
+            net = _load_merged(learner, spare_nets[site.id], {t.name: merged[t.name] for t in schema.tensors})
             for split in ("val", "test"):
-                held[f"{split}_merged"] = loop.probabilities(one, net, part.of(split).pixels)
-            common.append(_figures(held["test_merged"], part.of("test").labels))
-        answers |= {f"{part.id}/{name}": values for name, values in held.items()}
-        figures = _figures(held["test_own"], part.of("test").labels)
-        sizes = {"n_train": len(part.of("train")), "n_test": len(part.of("test"))}
-        sites.append({"name": part.name, "tier": part.tier, **sizes, **figures})
+                predictions[f"{split}_merged"] = loop.probabilities(learner, net, site.of(split).pixels)
+            merged_figures.append(_figures(predictions["test_merged"], site.of("test").labels))
+        answers |= {f"{site.id}/{name}": values for name, values in predictions.items()}
+        figures = _figures(predictions["test_own"], site.of("test").labels)
+        sizes = {"n_train": len(site.of("train")), "n_test": len(site.of("test"))}
+        sites.append({"name": site.name, "tier": site.tier, **sizes, **figures})
     (out / "answers.npz").unlink(missing_ok=True)
     with files.writing(out / "answers.npz", private=False) as file:
         np.savez_compressed(file, **answers)  # type: ignore[arg-type]  # typeshed takes a name for allow_pickle
@@ -244,14 +253,14 @@ def _record(
         "merged_sha256": model_hash(merged, schema, plan.wire.down) if merged is not None else None,
         "sites": sites,
         "mean": _mean(sites),
-        "merged": _mean(common) if common else None,
+        "merged": _mean(merged_figures) if merged_figures else None,
         "bytes_up": facts["sent"],
         "bytes_down": facts["received"],
         "seconds": round(facts["seconds"], 1),
         "curve": facts["curve"],
         "findings": [
             finding.to_json()
-            for finding in findings(parts[0].images, plan.classes, *(part.images for part in parts[1:]))
+            for finding in findings(parts[0].images, plan.classes, *(site.images for site in parts[1:]))
         ],
     }
 
@@ -260,10 +269,10 @@ _FIGURES = ("accuracy", "balanced_accuracy", "auc")
 
 
 def _figures(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, float | None]:
-    found = metrics.scores(probabilities, labels)
-    return {name: getattr(found, name).value for name in _FIGURES}
+    scores = metrics.scores(probabilities, labels)
+    return {name: getattr(scores, name).value for name in _FIGURES}
 
 
 def _mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     values = {name: [row[name] for row in rows if row[name] is not None] for name in _FIGURES}
-    return {name: float(np.mean(found)) if found else None for name, found in values.items()}
+    return {name: float(np.mean(known)) if known else None for name, known in values.items()}

@@ -16,29 +16,31 @@ from fedhelp_edge.update import Array, Schema
 Arrays = Mapping[str, Array]
 
 
-def through(codec: str, arrays: Arrays, schema: Schema, base: Arrays, post: Post | None = None) -> tuple[Arrays, int]:
+def transfer(
+    codec: str, arrays: Arrays, schema: Schema, base: Arrays, transport: SealedTransport | None = None
+) -> tuple[Arrays, int]:
     """What arrives of arrays that travel, and how many bytes they were on the way."""
-    wire, _ = CODECS[codec].encode({t.name: arrays[t.name] for t in schema.tensors}, base, {})
-    told = CODECS[codec].wire(schema)
-    size = told.size
-    if post:
-        wire, size = post.carry(wire, told)
-    return dict(CODECS[codec].decode(wire, base)), size
+    encoded, _ = CODECS[codec].encode({t.name: arrays[t.name] for t in schema.tensors}, base, {})
+    wire_schema = CODECS[codec].wire(schema)
+    size = wire_schema.size
+    if transport:
+        encoded, size = transport.transfer(encoded, wire_schema)
+    return dict(CODECS[codec].decode(encoded, base)), size
 
 
-class Post:
+class SealedTransport:
     """Signed, encrypted to a key of this run's own, opened and judged as between machines. No roster: one machine."""
 
     def __init__(self) -> None:
-        self._sender, self._reader = keys.new(), keys.new()
+        self._sender, self._reader = keys.generate(), keys.generate()
         self._sent = 0
 
-    def carry(self, wire: Arrays, schema: Schema) -> tuple[Arrays, int]:
+    def transfer(self, encoded: Arrays, schema: Schema) -> tuple[Arrays, int]:
         body = io.BytesIO()
-        update.write(body, wire)
+        update.write(body, encoded)
         self._sent += 1
-        context = statement.stamped(
-            "update", federation="fh-" + "0" * 32, round=1, task=statement.NO_HASH,
+        context = statement.new_context(
+            "update", federation="fh-" + "0" * 32, round=1, task=statement.ZERO_HASH,
             base=hashlib.sha256(body.getvalue()).hexdigest(), sender="lab",
             sender_key=sshsig.fingerprint(self._sender.public.sign), recipients=[self._reader.public.recipient],
             seq=self._sent,
@@ -47,7 +49,7 @@ class Post:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "share.fhx"
             parcel.seal(path, context, body, self._sender.sign, [self._reader.public.recipient])
-            with parcel.open(path, parcel.anyone, [self._reader.identity]) as opened:
-                found = dict(update.read(opened.body, schema))
-                update.check_numbers(found)
-            return found, path.stat().st_size
+            with parcel.open(path, parcel.any_signer, [self._reader.identity]) as opened:
+                arrays = dict(update.read(opened.body, schema))
+                update.check_values(arrays)
+            return arrays, path.stat().st_size

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-Report = Mapping[str, Sequence[int]]  # by site: validation images, and those that the model got right
+ValidationCounts = Mapping[str, Sequence[int]]  # by site: validation images, and those that the model got right
 
 
-def is_spent(reports: Sequence[Report], patience: int) -> bool:
+def has_plateaued(reports: Sequence[ValidationCounts], patience: int) -> bool:
     """Whether more than half of the sites of the last round saw no better model in the last `patience` rounds.
 
     Sites that report nothing, or have nothing to compare with, count as not spent. 0 waits for ever.
@@ -19,14 +19,14 @@ def is_spent(reports: Sequence[Report], patience: int) -> bool:
     if not patience or len(reports) <= patience:
         return False
     earlier, recent = reports[:-patience], reports[-patience:]
-    votes = [_is_spent(_rates(earlier, site), _rates(recent, site)) for site in reports[-1]]
+    votes = [_has_plateaued(_accuracies(earlier, site), _accuracies(recent, site)) for site in reports[-1]]
     return 2 * sum(votes) > len(votes)
 
 
-def _is_spent(earlier: Sequence[float], recent: Sequence[float]) -> bool:
+def _has_plateaued(earlier: Sequence[float], recent: Sequence[float]) -> bool:
     return bool(earlier and recent) and max(recent) <= max(earlier)
 
 
-def _rates(reports: Iterable[Report], site: str) -> list[float]:
+def _accuracies(reports: Iterable[ValidationCounts], site: str) -> list[float]:
     counts = (report[site] for report in reports if site in report)
     return [correct / val for val, correct in counts if val]

@@ -14,50 +14,51 @@ import numpy as np
 
 from fedhelp_edge.update import Array
 
-TIMES = 5.0  # the median length; honest sites of very unlike sizes stay below it (docs/decisions/merging.md)
-FEWEST = 3  # of two shares neither is the odd one
+LIMIT_FACTOR = 5.0  # the median length; honest sites of very unlike sizes stay below it (docs/decisions/merging.md)
+MIN_UPDATES = 3  # of two shares neither is the odd one
 
 Arrays = Mapping[str, Array]
-Pull = Mapping[str, float]  # of "weights" and of "statistics": a length, or a factor
+UpdateNorm = Mapping[str, float]  # of "weights" and of "statistics": a length, or a factor
 
 
-def part(name: str) -> str:
+def tensor_kind(name: str) -> str:
     return "statistics" if ".running_" in f".{name}" else "weights"
 
 
-def pull(base: Arrays, share: Arrays) -> dict[str, float]:
+def update_norm(base: Arrays, update: Arrays) -> dict[str, float]:
     """The Euclidean lengths of what a share changes."""
     squares: dict[str, list[float]] = {"weights": [], "statistics": []}
-    for name in share:
-        change = share[name].astype(np.float64) - base[name]
-        squares[part(name)].append(float(np.square(change).sum()))
-    return {what: math.sqrt(math.fsum(found)) for what, found in squares.items()}
+    for name in update:
+        change = update[name].astype(np.float64) - base[name]
+        squares[tensor_kind(name)].append(float(np.square(change).sum()))
+    return {kind: math.sqrt(math.fsum(values)) for kind, values in squares.items()}
 
 
-def factors(pulls: Mapping[str, Pull]) -> dict[str, dict[str, float]]:
+def scale_factors(norms: Mapping[str, UpdateNorm]) -> dict[str, dict[str, float]]:
     """By how much to shorten each share that pulls too far."""
-    if len(pulls) < FEWEST:
+    if len(norms) < MIN_UPDATES:
         return {}
     limits = {
-        what: TIMES * float(np.median([own[what] for own in pulls.values()])) for what in ("weights", "statistics")
+        kind: LIMIT_FACTOR * float(np.median([norm[kind] for norm in norms.values()]))
+        for kind in ("weights", "statistics")
     }
     return {
-        site: {what: min(1.0, limits[what] / own[what]) if own[what] else 1.0 for what in limits}
-        for site, own in pulls.items()
-        if any(own[what] > limit for what, limit in limits.items())
+        site: {kind: min(1.0, limits[kind] / norm[kind]) if norm[kind] else 1.0 for kind in limits}
+        for site, norm in norms.items()
+        if any(norm[kind] > limit for kind, limit in limits.items())
     }
 
 
 @dataclass(frozen=True)
-class Closer(Mapping[str, Array]):
+class ClippedUpdate(Mapping[str, Array]):
     """A share brought closer to the base, tensor by tensor as it is read."""
 
     base: Arrays
     share: Arrays
-    factors: Pull
+    factors: UpdateNorm
 
     def __getitem__(self, name: str) -> Array:
-        base, factor = self.base[name].astype(np.float64), self.factors[part(name)]
+        base, factor = self.base[name].astype(np.float64), self.factors[tensor_kind(name)]
         return self.share[name] if factor == 1 else (base + factor * (self.share[name] - base)).astype(np.float32)
 
     def __iter__(self) -> Iterator[str]:

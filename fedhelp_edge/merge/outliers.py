@@ -20,90 +20,96 @@ from fedhelp_edge.errors import (
     LazyUpdateError,
     OpposedUpdateError,
 )
-from fedhelp_edge.merge.norm_limit import FEWEST, Arrays, Pull, part
+from fedhelp_edge.merge.norm_limit import MIN_UPDATES, Arrays, UpdateNorm, tensor_kind
 from fedhelp_edge.safe_text import shortened
 
-FAR = 20.0  # times the median pull; beyond `clip.TIMES` a share is shortened, beyond this it is not believed
-MANY = 20.0  # times the median number of images that the other sites claim
-GROWN = 2.0  # times the largest number that a person let in before
-AGAINST = -0.9  # cosine to the sum of all others' directions
-CROWD = 5  # shares that make a direction; where few sites have come to rest, each honestly pulls against the rest
+DISTANCE_FACTOR = (
+    20.0  # times the median pull; beyond `clip.TIMES` a share is shortened, beyond this it is not believed
+)
+EXAMPLES_FACTOR = 20.0  # times the median number of images that the other sites claim
+GROWTH_FACTOR = 2.0  # times the largest number that a person let in before
+OPPOSED_COSINE = -0.9  # cosine to the sum of all others' directions
+MIN_FOR_DIRECTION = (
+    5  # shares that make a direction; where few sites have come to rest, each honestly pulls against the rest
+)
 
 
-def suspects(base: Arrays, shares: Mapping[str, Arrays], pulls: Mapping[str, Pull]) -> dict[str, HubError]:
+def suspicious_updates(
+    base: Arrays, updates: Mapping[str, Arrays], norms: Mapping[str, UpdateNorm]
+) -> dict[str, HubError]:
     """The sites whose shares a person should look at, each with the reason."""
-    found: dict[str, HubError] = {}
+    errors: dict[str, HubError] = {}
     digests: dict[str, list[str]] = {}
-    for site in sorted(shares):
-        digests.setdefault(_digest(shares[site]), []).append(site)
-    for alike in digests.values():
-        for site in alike if len(alike) > 1 else ():
-            found[site] = CopiedUpdateError(
-                f"the same weights as {shortened(other for other in alike if other != site)}"
+    for site in sorted(updates):
+        digests.setdefault(_digest(updates[site]), []).append(site)
+    for same_weights in digests.values():
+        for site in same_weights if len(same_weights) > 1 else ():
+            errors[site] = CopiedUpdateError(
+                f"the same weights as {shortened(other for other in same_weights if other != site)}"
             )
-    for site in sorted(shares):
-        if pulls[site]["weights"] == 0:
-            found[site] = LazyUpdateError("the weights are those that it was given")
-    rest = [site for site in sorted(shares) if site not in found]
-    if len(rest) < FEWEST:
-        return found
-    for what in ("weights", "statistics"):
-        median = float(np.median([pulls[site][what] for site in rest]))
-        for site in rest:
-            if median and pulls[site][what] > FAR * median:
-                found[site] = DistantUpdateError(
-                    f"{pulls[site][what] / median:.0f} times the median pull of the {what}"
+    for site in sorted(updates):
+        if norms[site]["weights"] == 0:
+            errors[site] = LazyUpdateError("the weights are those that it was given")
+    remaining = [site for site in sorted(updates) if site not in errors]
+    if len(remaining) < MIN_UPDATES:
+        return errors
+    for kind in ("weights", "statistics"):
+        median = float(np.median([norms[site][kind] for site in remaining]))
+        for site in remaining:
+            if median and norms[site][kind] > DISTANCE_FACTOR * median:
+                errors[site] = DistantUpdateError(
+                    f"{norms[site][kind] / median:.0f} times the median pull of the {kind}"
                 )
-    return found | _opposed(base, shares, [site for site in rest if site not in found], pulls)
+    return errors | _opposed(base, updates, [site for site in remaining if site not in errors], norms)
 
 
-def inflated(examples: Mapping[str, int], released: Mapping[str, int]) -> dict[str, HubError]:
+def inflated_claims(examples: Mapping[str, int], released: Mapping[str, int]) -> dict[str, HubError]:
     """The sites that claim far more images than the others do, and than a person let in of them before.
 
     Only what a person let in raises a site's limit: claims that grow a little each round do not add up.
     """
-    found: dict[str, HubError] = {}
-    if len(examples) < FEWEST:
-        return found
+    errors: dict[str, HubError] = {}
+    if len(examples) < MIN_UPDATES:
+        return errors
     ordered = np.sort(np.array(list(examples.values()), dtype=np.float64))
     for site, claimed in sorted(examples.items()):
         median = _median_without(ordered, claimed)
-        if claimed > max(MANY * median, GROWN * released.get(site, 0)):
-            found[site] = InflatedUpdateError(f"it claims {claimed} images; the median of the others is {median:.0f}")
-    return found
+        if claimed > max(EXAMPLES_FACTOR * median, GROWTH_FACTOR * released.get(site, 0)):
+            errors[site] = InflatedUpdateError(f"it claims {claimed} images; the median of the others is {median:.0f}")
+    return errors
 
 
 def _median_without(ordered: NDArray[np.float64], value: float) -> float:
     """The median of sorted numbers when one of them is left out."""
-    out = int(np.searchsorted(ordered, value))
+    excluded = int(np.searchsorted(ordered, value))
     middle = [(len(ordered) - 2) // 2, (len(ordered) - 1) // 2]
-    return float(np.mean([ordered[place + (place >= out)] for place in middle]))
+    return float(np.mean([ordered[index + (index >= excluded)] for index in middle]))
 
 
 def _opposed(
-    base: Arrays, shares: Mapping[str, Arrays], sites: Sequence[str], pulls: Mapping[str, Pull]
+    base: Arrays, updates: Mapping[str, Arrays], sites: Sequence[str], norms: Mapping[str, UpdateNorm]
 ) -> dict[str, HubError]:
     """Who of `sites` pulls against the sum of the others' directions; two passes, one share in memory at a time."""
-    if len(sites) < CROWD:
+    if len(sites) < MIN_FOR_DIRECTION:
         return {}
-    total = sum((_direction(base, shares[site], pulls[site]) for site in sites), np.zeros(1))
-    found: dict[str, HubError] = {}
+    total = sum((_direction(base, updates[site], norms[site]) for site in sites), np.zeros(1))
+    errors: dict[str, HubError] = {}
     for site in sites:
-        own = _direction(base, shares[site], pulls[site])
-        others = total - own
-        cosine = float(own @ others) / (float(np.linalg.norm(others)) or 1.0)
-        if cosine < AGAINST:
-            found[site] = OpposedUpdateError(f"its direction has cosine {cosine:.2f} with that of the others")
-    return found
+        direction = _direction(base, updates[site], norms[site])
+        others = total - direction
+        cosine = float(direction @ others) / (float(np.linalg.norm(others)) or 1.0)
+        if cosine < OPPOSED_COSINE:
+            errors[site] = OpposedUpdateError(f"its direction has cosine {cosine:.2f} with that of the others")
+    return errors
 
 
-def _direction(base: Arrays, share: Arrays, pull: Pull) -> NDArray[np.float64]:
-    parts = [(share[name] - base[name]).ravel() for name in share if part(name) == "weights"]
-    return np.concatenate(parts).astype(np.float64) / pull["weights"]
+def _direction(base: Arrays, update: Arrays, norm: UpdateNorm) -> NDArray[np.float64]:
+    parts = [(update[name] - base[name]).ravel() for name in update if tensor_kind(name) == "weights"]
+    return np.concatenate(parts).astype(np.float64) / norm["weights"]
 
 
-def _digest(share: Arrays) -> str:
+def _digest(update: Arrays) -> str:
     digest = hashlib.sha256()
-    for name in share:
-        digest.update(name.encode() + share[name].tobytes())
+    for name in update:
+        digest.update(name.encode() + update[name].tobytes())
     return digest.hexdigest()

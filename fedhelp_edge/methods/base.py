@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedhelp_edge.methods.losses import Loss, loss_of, prior
+from fedhelp_edge.methods.losses import Loss, class_prior, loss_function
 from fedhelp_edge.nets import resnet
 from fedhelp_edge.plan import Plan
-from fedhelp_edge.update import Array, Schema, Share
+from fedhelp_edge.update import Array, Schema, Update
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Site:
+class SiteFacts:
     """What a method may know of the site that it runs at."""
 
     id: str
@@ -62,26 +62,30 @@ class Knowledge:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Compute:
     """Where the work is done: on what, in which numbers, and as which of how many processes."""
 
     device: str = "cpu"
-    half: bool = False  # bf16 autocast
+    bf16: bool = False  # bf16 autocast
     rank: int = 0
     ranks: int = 1
 
     def autocast(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.device, torch.bfloat16) if self.half else nullcontext()
+        return torch.autocast(self.device, torch.bfloat16) if self.bf16 else nullcontext()
 
 
 class Learner:
     """FedAvg's small client, from which the others differ: cross-entropy on one net, which travels."""
 
-    def __init__(self, plan: Plan, site: Site, schema: Schema, knowledge: Knowledge | None, bench: Bench) -> None:
-        self.plan, self.site, self.schema, self.knowledge, self.bench = plan, site, schema, knowledge, bench
-        self.loss: Loss = loss_of(plan.training.loss, site.examples)
+    def __init__(
+        self, plan: Plan, site: SiteFacts, schema: Schema, knowledge: Knowledge | None, compute: Compute
+    ) -> None:
+        self.plan, self.site, self.schema, self.knowledge, self.compute = plan, site, schema, knowledge, compute
+        self.loss: Loss = loss_function(plan.training.loss, site.examples)
         adjusted = plan.training.loss == "logit-adjusted"
-        self.prior: list[float] | None = prior(site.examples).tolist() if adjusted else None  # to be added to answers
+        self.prior: list[float] | None = (
+            class_prior(site.examples).tolist() if adjusted else None
+        )  # to be added to answers
         self.net = self.make(plan.nets.small, "net")
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
 
@@ -93,8 +97,8 @@ class Learner:
 
     def receive(self, merged: Mapping[str, Array], round_: int) -> None:
         """Begin a round from the merged model. Optimisers are new in each round."""
-        own = resnet.arrays(self.net)
-        resnet.load(self.net, {**own, **merged})
+        arrays = resnet.arrays(self.net)
+        resnet.load(self.net, {**arrays, **merged})
         self.begin(round_)
 
     def begin(self, round_: int) -> None:
@@ -110,13 +114,13 @@ class Learner:
     def step(self, phase: Phase, batches: Mapping[str, Batch]) -> dict[str, float]:
         """One step; the parts of the loss, by name."""
         private = batches["private"]
-        with self.bench.autocast():
+        with self.compute.autocast():
             logits = self.net(private.images)
         return self.descend((private, {"loss": self.loss(logits.float(), private.labels)}))
 
-    def give(self) -> Share:
-        own = resnet.arrays(self.net)
-        return Share({t.name: own[t.name] for t in self.schema.tensors}, {"examples": sum(self.site.examples)})
+    def give(self) -> Update:
+        arrays = resnet.arrays(self.net)
+        return Update({t.name: arrays[t.name] for t in self.schema.tensors}, {"examples": sum(self.site.examples)})
 
     def kept(self) -> dict[str, nn.Module]:
         """The modules that make up the state of this learner."""
@@ -124,24 +128,24 @@ class Learner:
 
     def state(self) -> dict[str, Array]:
         """Everything, as named arrays: for checkpoints, and between rounds."""
-        found: dict[str, Array] = {}
+        arrays: dict[str, Array] = {}
         for name, module in self.kept().items():
-            found |= {f"{name}/{key}": _array(tensor) for key, tensor in module.state_dict().items()}
+            arrays |= {f"{name}/{key}": _to_array(tensor) for key, tensor in module.state_dict().items()}
         for name, optimiser in self.optimisers.items():
-            for place, slots in optimiser.state_dict()["state"].items():
-                found |= {f"{name}!{place}/{slot}": _array(tensor) for slot, tensor in slots.items()}
-        return found
+            for index, slots in optimiser.state_dict()["state"].items():
+                arrays |= {f"{name}!{index}/{slot}": _to_array(tensor) for slot, tensor in slots.items()}
+        return arrays
 
     def load(self, state: Mapping[str, Array], round_: int) -> None:
         """Take up a state; the optimisers as they were within this round."""
         for name, module in self.kept().items():
-            module.load_state_dict(_below(state, f"{name}/"))
+            module.load_state_dict(_tensors_under(state, f"{name}/"))
         self.begin(round_)
         for name, optimiser in self.optimisers.items():
             slots: dict[int, dict[str, Tensor]] = {}
-            for key, tensor in _below(state, f"{name}!").items():
-                place, slot = key.split("/")
-                slots.setdefault(int(place), {})[slot] = tensor
+            for key, tensor in _tensors_under(state, f"{name}!").items():
+                index, slot = key.split("/")
+                slots.setdefault(int(index), {})[slot] = tensor
             optimiser.load_state_dict({**optimiser.state_dict(), "state": slots})
 
     # --- what methods build with ---------------------------------------------------------------------------------
@@ -149,10 +153,10 @@ class Learner:
         """A net of the plan's kind; the first weights of what does not travel follow from seed, site and purpose."""
         image = self.plan.image
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(draw_seed(self.plan.seed, self.site.id, purpose))
-            made = resnet.ResNet(net, len(self.plan.classes), image.channels, self.plan.nets.norm)
-        made.to(self.bench.device)
-        return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+            torch.manual_seed(derive_seed(self.plan.seed, self.site.id, purpose))
+            module = resnet.ResNet(net, len(self.plan.classes), image.channels, self.plan.nets.norm)
+        module.to(self.compute.device)
+        return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def optimiser(self, module: nn.Module, round_: int) -> torch.optim.Optimizer:
         training, groups = self.plan.training, self.groups(module)
@@ -175,40 +179,40 @@ class Learner:
         """
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
-        parts = {name: batch.part * part for batch, found in means for name, part in found.items()}
+        parts = {name: batch.part * part for batch, terms in means for name, part in terms.items()}
         losses = torch.stack(list(parts.values()))
         losses.sum().backward()
         losses = losses.detach()
-        if self.bench.ranks > 1:
-            self._together(losses)
+        if self.compute.ranks > 1:
+            self._all_reduce(losses)
         for optimiser in self.optimisers.values():
             optimiser.step()
         return dict(zip(parts, losses.tolist(), strict=True))
 
-    def _together(self, losses: Tensor) -> None:
+    def _all_reduce(self, losses: Tensor) -> None:
         """Gradients and losses become their sums over all processes, batch norm's running statistics their means."""
         modules = self.trained().values()
         gradients = [p.grad for module in modules for p in module.parameters() if p.grad is not None]
         statistics = [b for module in modules for b in module.buffers() if b.is_floating_point()]
         for statistic in statistics:
-            statistic.div_(self.bench.ranks)
-        found = [*gradients, *statistics, losses]
-        summed = torch.cat([tensor.flatten() for tensor in found])
+            statistic.div_(self.compute.ranks)
+        tensors = [*gradients, *statistics, losses]
+        summed = torch.cat([tensor.flatten() for tensor in tensors])
         torch.distributed.all_reduce(summed)  # the same bits at every process
-        for tensor, values in zip(found, summed.split([tensor.numel() for tensor in found]), strict=True):
+        for tensor, values in zip(tensors, summed.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(values.view(tensor.shape))
 
 
-def draw_seed(*parts: object) -> int:
+def derive_seed(*parts: object) -> int:
     """A seed for torch from the plan's seed, the site and what it is for."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:7], "big")
 
 
-def _array(tensor: Tensor) -> Array:
+def _to_array(tensor: Tensor) -> Array:
     return np.array(tensor.detach().cpu().numpy())
 
 
-def _below(state: Mapping[str, Array], prefix: str) -> dict[str, Tensor]:
+def _tensors_under(state: Mapping[str, Array], prefix: str) -> dict[str, Tensor]:
     return {
         key.removeprefix(prefix): torch.from_numpy(np.array(value))
         for key, value in state.items()

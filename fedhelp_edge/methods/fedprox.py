@@ -7,14 +7,16 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from fedhelp_edge.methods.base import Batch, Bench, Knowledge, Learner, Phase, Site
+from fedhelp_edge.methods.base import Batch, Compute, Knowledge, Learner, Phase, SiteFacts
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.update import Array, Schema
 
 
 class FedProx(Learner):
-    def __init__(self, plan: Plan, site: Site, schema: Schema, knowledge: Knowledge | None, bench: Bench) -> None:
-        super().__init__(plan, site, schema, knowledge, bench)
+    def __init__(
+        self, plan: Plan, site: SiteFacts, schema: Schema, knowledge: Knowledge | None, compute: Compute
+    ) -> None:
+        super().__init__(plan, site, schema, knowledge, compute)
         self.common = self.make(plan.nets.small, "net").requires_grad_(False)  # the net as the round began
 
     def receive(self, merged: Mapping[str, Array], round_: int) -> None:
@@ -26,7 +28,7 @@ class FedProx(Learner):
 
     def step(self, phase: Phase, batches: Mapping[str, Batch]) -> dict[str, float]:
         private, mu = batches["private"], self.plan.tables["fedprox"].mu
-        with self.bench.autocast():
+        with self.compute.autocast():
             logits = self.net(private.images)
         parts = {"loss": self.loss(logits.float(), private.labels)}
         if mu:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fedhelp_edge.methods.base import Bench, Knowledge, Learner, Site
+from fedhelp_edge.methods.base import Compute, Knowledge, Learner, SiteFacts
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.update import Array, Schema
 
@@ -12,8 +12,10 @@ from fedhelp_edge.update import Array, Schema
 class Local(Learner):
     """The net that the site would have by itself: the large one where the plan has it train one."""
 
-    def __init__(self, plan: Plan, site: Site, schema: Schema, knowledge: Knowledge | None, bench: Bench) -> None:
-        super().__init__(plan, site, schema, knowledge, bench)
+    def __init__(
+        self, plan: Plan, site: SiteFacts, schema: Schema, knowledge: Knowledge | None, compute: Compute
+    ) -> None:
+        super().__init__(plan, site, schema, knowledge, compute)
         if site.tier == "large":
             self.net = self.make(plan.nets.large, "large")
 

@@ -10,23 +10,23 @@ from torch import Tensor
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
-CE_PART, REVERSE_PART = 0.1, 1.0  # of the symmetric loss, as RHFL has them
-_LEAST_LABEL, _LEAST_PROBABILITY = 1e-4, 1e-7
+CE_WEIGHT, REVERSE_WEIGHT = 0.1, 1.0  # of the symmetric loss, as RHFL has them
+_MIN_LABEL, _MIN_PROBABILITY = 1e-4, 1e-7
 
 
-def loss_of(name: str, examples: Sequence[int]) -> Loss:
+def loss_function(name: str, examples: Sequence[int]) -> Loss:
     """The plan's loss, for a site with so many examples of each class.
 
     Under "logit-adjusted" (Menon et al. 2021) a net is trained with the log of the site's prior added to its logits, so
     that the logits themselves know nothing of how frequent a class is.
     """
     if name == "logit-adjusted":
-        shift = prior(examples).log()
+        shift = class_prior(examples).log()
         return lambda logits, labels: F.cross_entropy(logits + shift.to(logits.device), labels)
     return symmetric if name == "symmetric" else F.cross_entropy
 
 
-def prior(examples: Sequence[int]) -> Tensor:
+def class_prior(examples: Sequence[int]) -> Tensor:
     """A site's class frequencies, with one imagined example of each class so that none is zero."""
     counts = torch.tensor(examples, dtype=torch.float32) + 1
     return counts / counts.sum()
@@ -34,26 +34,28 @@ def prior(examples: Sequence[int]) -> Tensor:
 
 def symmetric(logits: Tensor, labels: Tensor) -> Tensor:
     """Symmetric cross-entropy (Wang et al. 2019): robust to wrong labels by a bounded reverse part."""
-    target = F.one_hot(labels, logits.shape[1]).to(logits.dtype).clamp_min(_LEAST_LABEL)
-    guess = logits.softmax(1).clamp_min(_LEAST_PROBABILITY)
-    reverse = -(guess * target.log()).sum(1).mean()
-    return CE_PART * F.cross_entropy(logits, labels) + REVERSE_PART * reverse
+    target = F.one_hot(labels, logits.shape[1]).to(logits.dtype).clamp_min(_MIN_LABEL)
+    probabilities = logits.softmax(1).clamp_min(_MIN_PROBABILITY)
+    reverse = -(probabilities * target.log()).sum(1).mean()
+    return CE_WEIGHT * F.cross_entropy(logits, labels) + REVERSE_WEIGHT * reverse
 
 
-def divergence(teacher: Tensor, logits: Tensor) -> Tensor:
+def kl_divergence(teacher: Tensor, logits: Tensor) -> Tensor:
     """KL(teacher || softmax(logits)), the teacher in probabilities and taken as given."""
     return F.kl_div(logits.log_softmax(1), teacher.detach(), reduction="batchmean")
 
 
-def ranked(logits: Tensor, guide: Tensor, top: int) -> Tensor:
+def ranking_loss(logits: Tensor, guide: Tensor, top: int) -> Tensor:
     """Minus the log probabilities of the `top` classes of `guide`, summed (FedHelp, Eq. 5-6).
 
     Only which classes are on top matters, so no gradient reaches the guide.
     """
-    chosen = guide.detach().topk(top, 1).indices.sort(1).values  # B x top; their order among themselves leaves no trace
-    return -logits.log_softmax(1).gather(1, chosen).sum(1).mean()
+    top_classes = (
+        guide.detach().topk(top, 1).indices.sort(1).values
+    )  # B x top; their order among themselves leaves no trace
+    return -logits.log_softmax(1).gather(1, top_classes).sum(1).mean()
 
 
-def mixed(parts: Tensor, weights: Tensor) -> Tensor:
+def mix_sources(probabilities: Tensor, weights: Tensor) -> Tensor:
     """Sources mixed for each image: B x sources x classes by B x sources."""
-    return torch.einsum("bsc,bs->bc", parts, weights)
+    return torch.einsum("bsc,bs->bc", probabilities, weights)

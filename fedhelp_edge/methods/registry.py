@@ -11,24 +11,24 @@ from fedhelp_edge.update import Array, Schema
 
 
 @dataclass(frozen=True)
-class Local:
+class LocalSettings:
     """each site alone: nothing is exchanged"""
 
 
 @dataclass(frozen=True)
-class FedAvg:
+class FedAvgSettings:
     """the mean of everybody's weights"""
 
 
 @dataclass(frozen=True)
-class FedProx:
+class FedProxSettings:
     """FedAvg with a pull towards the common model"""
 
     mu: float = key(0.01, "strength of the pull", low=0, high=1000)
 
 
 @dataclass(frozen=True)
-class FedHelp:
+class FedHelpSettings:
     """numbers are named as in the paper, equations in brackets"""
 
     lambda_r: float = key(0.1, "weight of the foundation models in the public loss (1)", low=0, high=1000)
@@ -41,12 +41,16 @@ class FedHelp:
     public_every: int = key(4, "private steps to each public one; 1 is the literal paper", low=1, high=1000)
     public_size: int = key(32, "pixels a side of the public images", low=8, high=1024)
     proxy_ce: bool = key(True, "the proxy also learns from the labels; false is the literal paper")
-    alpha: str = key("learned", "how several foundation models are mixed (1)", of=("learned", "uniform", "label_fit"))
-    sources: str = key("all", "which foundation models of the pack are asked", of=("all", "first", "none"))
-    backward: str = key(
-        "rank", "what guides the large net: the proxy's ranking, its probabilities, nothing", of=("rank", "kl", "none")
+    alpha: str = key(
+        "learned", "how several foundation models are mixed (1)", choices=("learned", "uniform", "label_fit")
     )
-    schedule: str = key("joint", "both nets in each step, or an epoch each in turn", of=("joint", "alternate"))
+    sources: str = key("all", "which foundation models of the pack are asked", choices=("all", "first", "none"))
+    backward: str = key(
+        "rank",
+        "what guides the large net: the proxy's ranking, its probabilities, nothing",
+        choices=("rank", "kl", "none"),
+    )
+    schedule: str = key("joint", "both nets in each step, or an epoch each in turn", choices=("joint", "alternate"))
 
     def complaints(self) -> Iterator[tuple[str, str]]:
         if self.lambda_f == 0 and not self.proxy_ce:
@@ -65,20 +69,20 @@ class Method:
     def schema(self, plan: Plan) -> Schema:
         """Exactly what may travel."""
         whole = spec.schema(plan.nets.small, len(plan.classes), plan.image.channels, plan.nets.norm)
-        kept = tuple(t for t in whole.tensors if plan.wire.norm == "shared" or ".bn" not in f".{t.name}")
-        return Schema(kept if self.exchanges else ())
+        travelling = tuple(t for t in whole.tensors if plan.wire.norm == "shared" or ".bn" not in f".{t.name}")
+        return Schema(travelling if self.exchanges else ())
 
     def start(self, plan: Plan) -> dict[str, Array]:
         """Round 0's model: the same first weights for everybody."""
         whole = spec.schema(plan.nets.small, len(plan.classes), plan.image.channels, plan.nets.norm)
-        return spec.start(whole, plan.seed)
+        return spec.initial_weights(whole, plan.seed)
 
 
-_HERE = "fedhelp_edge.methods"
+_PACKAGE = "fedhelp_edge.methods"
 METHODS: Mapping[str, Method] = {
-    "fedhelp": Method(FedHelp, f"{_HERE}.fedhelp:learner", two_tiers=True),
-    "fedavg": Method(FedAvg, f"{_HERE}.fedavg:FedAvg"),
-    "fedprox": Method(FedProx, f"{_HERE}.fedprox:FedProx"),
-    "local": Method(Local, f"{_HERE}.local:Local", exchanges=False),
+    "fedhelp": Method(FedHelpSettings, f"{_PACKAGE}.fedhelp:learner", two_tiers=True),
+    "fedavg": Method(FedAvgSettings, f"{_PACKAGE}.fedavg:FedAvg"),
+    "fedprox": Method(FedProxSettings, f"{_PACKAGE}.fedprox:FedProx"),
+    "local": Method(LocalSettings, f"{_PACKAGE}.local:Local", exchanges=False),
 }
 TABLES: Mapping[str, type] = {name: method.table for name, method in METHODS.items()}

@@ -14,21 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedhelp_edge.nets.spec import DEPTHS, FEATURES, GROUPS, WIDTHS
+from fedhelp_edge.nets.spec import BLOCKS_PER_STAGE, FEATURES, NORM_GROUPS, WIDTHS
 from fedhelp_edge.update import Array
 
 
 class Block(nn.Module):
     """Two convolutions beside a shortcut that halves the picture and pads the channels with zeros where they grow."""
 
-    def __init__(self, inside: int, outside: int, norm: str) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm: str) -> None:
         super().__init__()
-        stride = 1 if inside == outside else 2
-        self.conv1 = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
-        self.bn1 = _norm(outside, norm)
-        self.conv2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
-        self.bn2 = _norm(outside, norm)
-        self.pad = (outside - inside) // 2
+        stride = 1 if in_channels == out_channels else 2
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.bn1 = _norm_layer(out_channels, norm)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.bn2 = _norm_layer(out_channels, norm)
+        self.pad = (out_channels - in_channels) // 2
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
@@ -46,14 +46,14 @@ class ResNet(nn.Module):
     def __init__(self, net: str, classes: int, channels: int = 3, norm: str = "batch") -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, WIDTHS[0], 3, 1, 1, bias=False)
-        self.bn1 = _norm(WIDTHS[0], norm)
-        inside = (WIDTHS[0], *WIDTHS[:-1])
-        for stage, (narrow, wide) in enumerate(zip(inside, WIDTHS, strict=True), 1):
-            blocks = [Block(narrow if place == 0 else wide, wide, norm) for place in range(DEPTHS[net])]
+        self.bn1 = _norm_layer(WIDTHS[0], norm)
+        in_widths = (WIDTHS[0], *WIDTHS[:-1])
+        for stage, (narrow, wide) in enumerate(zip(in_widths, WIDTHS, strict=True), 1):
+            blocks = [Block(narrow if index == 0 else wide, wide, norm) for index in range(BLOCKS_PER_STAGE[net])]
             self.add_module(f"layer{stage}", nn.Sequential(*blocks))
         self.linear = nn.Linear(FEATURES, classes)
 
-    def maps(self, x: Tensor) -> Tensor:
+    def feature_maps(self, x: Tensor) -> Tensor:
         """The last feature maps, N x 64 x h x w, whose mean over h and w is the feature."""
         x = F.relu(self.bn1(self.conv1(x)))
         for stage in (self.layer1, self.layer2, self.layer3):
@@ -61,7 +61,7 @@ class ResNet(nn.Module):
         return x
 
     def features(self, x: Tensor) -> Tensor:
-        return self.maps(x).mean((2, 3))  # N x 64
+        return self.feature_maps(x).mean((2, 3))  # N x 64
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.linear(self.features(x))  # N x classes
@@ -69,7 +69,7 @@ class ResNet(nn.Module):
 
 
 @contextmanager
-def still_statistics(net: nn.Module) -> Iterator[None]:
+def frozen_bn_stats(net: nn.Module) -> Iterator[None]:
     """Batch norm normalises by the batch, as in training, but the batch leaves no trace in its running statistics."""
     layers = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
     for layer in layers:
@@ -83,18 +83,20 @@ def still_statistics(net: nn.Module) -> Iterator[None]:
 
 def arrays(net: nn.Module) -> dict[str, Array]:
     """What travels of a net, in the order of its schema: all but batch norm's counters."""
-    kept = {name: t for name, t in net.state_dict().items() if not name.endswith("num_batches_tracked")}
-    return {name: t.detach().cpu().numpy().copy() for name, t in kept.items()}
+    tensors = {name: t for name, t in net.state_dict().items() if not name.endswith("num_batches_tracked")}
+    return {name: t.detach().cpu().numpy().copy() for name, t in tensors.items()}
 
 
 def load(net: nn.Module, values: Mapping[str, Array]) -> None:
     """Put arrays into a net, which must have exactly these; batch norm's counters stay."""
-    wanted = {name: tuple(t.shape) for name, t in net.state_dict().items() if not name.endswith("num_batches_tracked")}
-    wrong = wanted.items() ^ {name: value.shape for name, value in values.items()}.items()
-    if wrong:
-        raise ValueError(f"these arrays are for another net: {min(wrong)[0]}")
+    expected = {
+        name: tuple(t.shape) for name, t in net.state_dict().items() if not name.endswith("num_batches_tracked")
+    }
+    mismatched = expected.items() ^ {name: value.shape for name, value in values.items()}.items()
+    if mismatched:
+        raise ValueError(f"these arrays are for another net: {min(mismatched)[0]}")
     net.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in values.items()}, strict=False)
 
 
-def _norm(width: int, norm: str) -> nn.Module:
-    return nn.BatchNorm2d(width) if norm == "batch" else nn.GroupNorm(GROUPS, width)
+def _norm_layer(width: int, norm: str) -> nn.Module:
+    return nn.BatchNorm2d(width) if norm == "batch" else nn.GroupNorm(NORM_GROUPS, width)

@@ -11,7 +11,7 @@ from fedhelp_edge import errors
 from fedhelp_edge.data.sorting import Sorting
 from fedhelp_edge.errors import FedhelpError
 from fedhelp_edge.page import texts
-from fedhelp_edge.page.local_server import Answer, Asked
+from fedhelp_edge.page.local_server import PageRequest, PageResponse
 from fedhelp_edge.report import pages
 from fedhelp_edge.report.pages import Html
 from fedhelp_edge.safe_text import visible_html
@@ -35,63 +35,63 @@ addEventListener("keydown", event => {
 """
 
 
-class Label:
+class LabelApp:
     limit = 1 << 10
 
     def __init__(self, sorting: Sorting) -> None:
         self.sorting = sorting
 
-    def answer(self, asked: Asked) -> Answer | None:
-        if asked.path == "":
+    def answer(self, request: PageRequest) -> PageResponse | None:
+        if request.path == "":
             return self._to(self.sorting.next())
-        if asked.path == _END:
-            return self._end(asked)
-        if not asked.path.isascii() or not asked.path.isdecimal() or len(asked.path) > 9:
+        if request.path == _END:
+            return self._end(request)
+        if not request.path.isascii() or not request.path.isdecimal() or len(request.path) > 9:
             return None
-        place = int(asked.path) - 1
-        if not 0 <= place < len(self.sorting.names):
+        index = int(request.path) - 1
+        if not 0 <= index < len(self.sorting.names):
             return None
-        return Answer(self._picture(place)) if asked.body is None else self._put(place, asked.field("class"))
+        return PageResponse(self._picture(index)) if request.body is None else self._put(index, request.field("class"))
 
-    def too_large(self, asked: Asked) -> None:
+    def too_large(self, asked: PageRequest) -> None:
         """No form of ours is."""
 
-    def _to(self, place: int | None) -> Answer:
-        return Answer(to=_END if place is None else str(place + 1))
+    def _to(self, index: int | None) -> PageResponse:
+        return PageResponse(to=_END if index is None else str(index + 1))
 
-    def _put(self, place: int, said: str) -> Answer | None:
-        name = self.sorting.names[place]
-        if said == "":
+    def _put(self, index: int, value: str) -> PageResponse | None:
+        name = self.sorting.names[index]
+        if value == "":
             self.sorting.put(name, None)
-            return self._to(place)
-        if said not in map(str, range(len(self.sorting.classes))):
+            return self._to(index)
+        if value not in map(str, range(len(self.sorting.classes))):
             return None
-        self.sorting.put(name, int(said))
-        return self._to(self.sorting.next(place))
+        self.sorting.put(name, int(value))
+        return self._to(self.sorting.next(index))
 
-    def _picture(self, place: int) -> str:
-        name, total = self.sorting.names[place], len(self.sorting.names)
+    def _picture(self, index: int) -> str:
+        name, total = self.sorting.names[index], len(self.sorting.names)
         label, counts = self.sorting.label(name), self.sorting.counts()
-        called = texts.LABEL_OPEN if label is None else texts.LABEL_CALLED
-        said = called.format(file=name, name="" if label is None else self.sorting.classes[label])
+        template = texts.LABEL_OPEN if label is None else texts.LABEL_CALLED
+        caption = template.format(file=name, name="" if label is None else self.sorting.classes[label])
         try:
-            shown, buttons = _shown(self.sorting, name, said), self._classes(place, label)
-        except FedhelpError as fault:
-            shown, buttons = (
-                pages.paragraph(texts.LABEL_BROKEN.format(cause=fault.cause, remedy=fault.remedy)),
+            picture, buttons = _picture_html(self.sorting, name, caption), self._classes(index, label)
+        except FedhelpError as error:
+            picture, buttons = (
+                pages.paragraph(texts.LABEL_BROKEN.format(cause=error.cause, remedy=error.remedy)),
                 Html(""),
             )
-        ways = [
-            _button(place and str(place), texts.LABEL_BACK, "ArrowLeft", "←"),
-            _button(place + 2 <= total and str(place + 2), texts.LABEL_ON, "ArrowRight", "→"),
+        arrows = [
+            _button(index and str(index), texts.LABEL_BACK, "ArrowLeft", "←"),
+            _button(index + 2 <= total and str(index + 2), texts.LABEL_ON, "ArrowRight", "→"),
         ]
         return pages.page(
-            texts.LABEL_TITLE.format(number=place + 1, total=total),
+            texts.LABEL_TITLE.format(number=index + 1, total=total),
             pages.paragraph(texts.LABEL_PROGRESS.format(done=sum(counts), total=total)),
             buttons,
-            shown,
-            pages.paragraph(said),
-            Html(f'<form method="get">{"".join(ways)}</form>'),
+            picture,
+            pages.paragraph(caption),
+            Html(f'<form method="get">{"".join(arrows)}</form>'),
             pages.paragraph(texts.LABEL_HINT),
             self._stop(),
             *self._unread(),
@@ -99,7 +99,7 @@ class Label:
             script=_SCRIPT,
         )
 
-    def _classes(self, place: int, label: int | None) -> Html:
+    def _classes(self, index: int, label: int | None) -> Html:
         parts = []
         for number, name in enumerate(self.sorting.classes):
             key = KEYS[number] if number < len(KEYS) else ""
@@ -109,18 +109,22 @@ class Label:
             )
         if label is not None:
             parts.append(f'<button name="class" value="" data-key="Delete">{visible_html(texts.LABEL_CLEAR)}</button>')
-        return Html(f'<form method="post" action="{place + 1}">{"".join(parts)}</form>')
+        return Html(f'<form method="post" action="{index + 1}">{"".join(parts)}</form>')
 
-    def _end(self, asked: Asked) -> Answer:
-        rest = len(self.sorting.names) - sum(self.sorting.counts())
+    def _end(self, request: PageRequest) -> PageResponse:
+        unlabelled = len(self.sorting.names) - sum(self.sorting.counts())
         counts = pages.table(
             (texts.CLASS, texts.PICTURES), list(zip(self.sorting.classes, self.sorting.counts(), strict=True))
         )
-        if asked.body is not None:
-            return Answer(pages.page(texts.LABEL_ENDED, counts, pages.paragraph(texts.LABEL_ENDED_HOW)), last=True)
-        title = texts.LABEL_REST.format(count=rest) if rest else texts.LABEL_ALL_DONE
-        back = Html(f'<form method="get">{_button("1", texts.LABEL_BACK, "ArrowLeft", "←")}</form>')
-        return Answer(pages.page(title, counts, back, self._stop(), *self._unread(), style=_STYLE, script=_SCRIPT))
+        if request.body is not None:
+            return PageResponse(
+                pages.page(texts.LABEL_ENDED, counts, pages.paragraph(texts.LABEL_ENDED_HOW)), last=True
+            )
+        title = texts.LABEL_REST.format(count=unlabelled) if unlabelled else texts.LABEL_ALL_DONE
+        back_form = Html(f'<form method="get">{_button("1", texts.LABEL_BACK, "ArrowLeft", "←")}</form>')
+        return PageResponse(
+            pages.page(title, counts, back_form, self._stop(), *self._unread(), style=_STYLE, script=_SCRIPT)
+        )
 
     def _stop(self) -> Html:
         return Html(f'<form method="post" action="{_END}"><button>{visible_html(texts.LABEL_END)}</button></form>')
@@ -130,21 +134,21 @@ class Label:
         if not self.sorting.problems:
             return []
         kinds = {kind.code: kind for kind in errors.tree() if kind.code}
-        rows = [(one.file, one.cause, kinds[one.code].remedy) for one in self.sorting.problems]
-        shown = pages.table((texts.FILE, texts.CAUSE, texts.REMEDY), rows)
+        rows = [(problem.file, problem.cause, kinds[problem.code].remedy) for problem in self.sorting.problems]
+        table = pages.table((texts.FILE, texts.CAUSE, texts.REMEDY), rows)
         head = visible_html(texts.LABEL_UNREAD.format(count=len(rows)))
-        return [Html(f"<details><summary>{head}</summary>{shown}</details>")]
+        return [Html(f"<details><summary>{head}</summary>{table}</details>")]
 
 
-def _button(to: str | bool | int, text: str, key: str, mark: str) -> str:
+def _button(target: str | bool | int, text: str, key: str, mark: str) -> str:
     """A way to another picture, if there is one."""
-    if not to:
+    if not target:
         return ""
-    return f'<button formaction="{to}" data-key="{key}"><kbd>{mark}</kbd>{visible_html(text)}</button>'
+    return f'<button formaction="{target}" data-key="{key}"><kbd>{mark}</kbd>{visible_html(text)}</button>'
 
 
-def _shown(sorting: Sorting, name: str, said: str) -> Html:
-    found = sorting.shown(name, _SIDE)
-    scale = _SIDE / max(found.width, found.height)
-    width, height = (max(1, round(length * scale)) for length in (found.width, found.height))
-    return pages.picture(found.pixels, said, width, height)
+def _picture_html(sorting: Sorting, name: str, caption: str) -> Html:
+    decoded = sorting.shown(name, _SIDE)
+    scale = _SIDE / max(decoded.width, decoded.height)
+    width, height = (max(1, round(length * scale)) for length in (decoded.width, decoded.height))
+    return pages.picture(decoded.pixels, caption, width, height)

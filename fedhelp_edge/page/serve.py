@@ -14,17 +14,17 @@ from fedhelp_edge import plan
 from fedhelp_edge.data import folder, picture
 from fedhelp_edge.data.source_row import Decoded
 from fedhelp_edge.errors import FedhelpError, ImageSizeError, NoImagesError
-from fedhelp_edge.infer import decide, show
+from fedhelp_edge.infer import answer_formats, decide
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.page import texts
-from fedhelp_edge.page.local_server import Answer, Asked
-from fedhelp_edge.page.texts import Diagnosis
+from fedhelp_edge.page.local_server import PageRequest, PageResponse
+from fedhelp_edge.page.texts import DiagnosisTexts
 from fedhelp_edge.report import pages
 from fedhelp_edge.report.pages import Html
 from fedhelp_edge.safe_text import visible_html
 
-_LIMIT = 128 << 20  # bytes of all files of a form
-_FILES = 20  # of a form
+_MAX_SIZE = 128 << 20  # bytes of all files of a form
+_MAX_FILES = 20  # of a form
 _SIDE = 480  # pixels on the screen
 _END = "end"
 _STYLE = """
@@ -80,52 +80,54 @@ addEventListener("DOMContentLoaded", () => {
 """
 
 
-class Serve:
-    limit = _LIMIT
+class DiagnosisApp:
+    limit = _MAX_SIZE
 
     def __init__(self, bundle: Bundle, language: str | None = None) -> None:
         self.bundle, self._language = bundle, language
 
-    def answer(self, asked: Asked) -> Answer | None:
-        view = self._view(asked)
-        if asked.path == _END and asked.body is not None:
-            return Answer(view.ended(), last=True)
-        if asked.path:
+    def answer(self, request: PageRequest) -> PageResponse | None:
+        view = self._view(request)
+        if request.path == _END and request.body is not None:
+            return PageResponse(view.ended(), last=True)
+        if request.path:
             return None
-        if asked.body is None:
-            return Answer(view.page())
-        with picture.quietly():
-            return Answer(view.page(*view.files(asked)))
+        if request.body is None:
+            return PageResponse(view.page())
+        with picture.without_warnings():
+            return PageResponse(view.page(*view.files(request)))
 
-    def too_large(self, asked: Asked) -> Answer | None:
-        view = self._view(asked)
-        return Answer(
-            view.page(view.refused("", ImageSizeError(f"what was sent is larger than {_LIMIT >> 20} MiB"), 0))
+    def too_large(self, request: PageRequest) -> PageResponse | None:
+        view = self._view(request)
+        return PageResponse(
+            view.page(view.refused("", ImageSizeError(f"what was sent is larger than {_MAX_SIZE >> 20} MiB"), 0))
         )
 
-    def _view(self, asked: Asked) -> _View:
-        lang = self._language or texts.language(asked.languages)
-        return _View(self.bundle, lang, texts.DIAGNOSIS[lang])
+    def _view(self, request: PageRequest) -> _DiagnosisView:
+        lang = self._language or texts.choose_language(request.languages)
+        return _DiagnosisView(self.bundle, lang, texts.DIAGNOSIS[lang])
 
 
-class _View:
+class _DiagnosisView:
     """What one person sees, in one language."""
 
-    def __init__(self, bundle: Bundle, lang: str, said: Diagnosis) -> None:
-        self.bundle, self.facts, self.lang, self.said = bundle, bundle.facts, lang, said
+    def __init__(self, bundle: Bundle, lang: str, wording: DiagnosisTexts) -> None:
+        self.bundle, self.facts, self.lang, self.said = bundle, bundle.facts, lang, wording
 
     def page(self, *answers: Html) -> str:
-        said, facts = self.said, self.facts
+        wording, facts = self.said, self.facts
         return pages.page(
-            said.title.format(name=facts.name),
-            pages.paragraph(said.notice),
-            *([_warning(said.unreviewed)] if not said.reviewed else []),
-            *([_warning(said.doubt, show.doubts(self.bundle))] if self.bundle.why else []),
+            wording.title.format(name=facts.name),
+            pages.paragraph(wording.notice),
+            *([_warning(wording.unreviewed)] if not wording.reviewed else []),
+            *([_warning(wording.doubt, answer_formats.trust_warning(self.bundle))] if self.bundle.why else []),
             *answers,
             self._form(first=not answers),
-            Html(f"<details><summary>{visible_html(said.card)}</summary>{_card(self.bundle.card)}</details>"),
-            pages.paragraph(said.model.format(sha256=self.bundle.sha256[:16], round=facts.round)),
-            Html(f'<form class="end" method="post" action="{_END}"><button>{visible_html(said.stop)}</button></form>'),
+            Html(f"<details><summary>{visible_html(wording.card)}</summary>{_render_card(self.bundle.card)}</details>"),
+            pages.paragraph(wording.model.format(sha256=self.bundle.sha256[:16], round=facts.round)),
+            Html(
+                f'<form class="end" method="post" action="{_END}"><button>{visible_html(wording.stop)}</button></form>'
+            ),
             style=_STYLE,
             script=_SCRIPT,
             lang=self.lang,
@@ -134,103 +136,104 @@ class _View:
     def ended(self) -> str:
         return pages.page(self.said.ended, pages.paragraph(self.said.ended_how), lang=self.lang)
 
-    def files(self, asked: Asked) -> list[Html]:
+    def files(self, request: PageRequest) -> list[Html]:
         """What is said of each file."""
-        files = list(asked.files())
+        files = list(request.files())
         if not files:
             return [self.refused("", NoImagesError("no file was chosen", remedy="choose an image or a DICOM file"), 0)]
-        if len(files) > _FILES:
+        if len(files) > _MAX_FILES:
             cause = f"{len(files)} files are too many at once"
             return [self.refused("", NoImagesError(cause, remedy="for many there is fedhelp-edge predict"), 0)]
-        return [self._file(name, data, place) for place, (name, data) in enumerate(files)]
+        return [self._file(name, data, number) for number, (name, data) in enumerate(files)]
 
-    def _file(self, name: str, data: bytes, place: int) -> Html:
-        def decoded(size: plan.Image) -> Decoded:
-            with picture.refusing():
-                return folder.opened(io.BytesIO(data), name, size)
+    def _file(self, name: str, data: bytes, number: int) -> Html:
+        def decoded(size: plan.ImageSettings) -> Decoded:
+            with picture.translate_errors():
+                return folder.decode_open(io.BytesIO(data), name, size)
 
         image = self.facts.image
         try:
-            seen = decoded(image)
-            shown = decoded(plan.Image(_SIDE, image.channels, image.mean, image.std))
-            answer = decide.answers(self.bundle, seen.pixels[None])[0]
-        except FedhelpError as fault:
-            return self.refused(name, fault, place)
+            decoded_image = decoded(image)
+            display_image = decoded(plan.ImageSettings(_SIDE, image.channels, image.mean, image.std))
+            answer = decide.answer_images(self.bundle, decoded_image.pixels[None])[0]
+        except FedhelpError as error:
+            return self.refused(name, error, number)
         except MemoryError:
-            return self.refused(name, ImageSizeError("there is not enough memory to open it"), place)
-        said = self.said
-        head = said.answer.format(name=answer.answer)
+            return self.refused(name, ImageSizeError("there is not enough memory to open it"), number)
+        wording = self.said
+        headline = wording.answer.format(name=answer.answer)
         if answer.answer is None:
-            head = said.unknown.format(reason=_reason(said, answer))
+            headline = wording.unknown.format(reason=_reason(wording, answer))
         unlike = answer.verdict == "unlike"  # then no probability and no heat-map means anything
-        figure = self._plain_figure(shown) if unlike else self._figure(answer, shown, place)
-        note = f'<p class="warn">{visible_html(said.note)}: <span lang="en">{visible_html(seen.doubt)}</span></p>'
+        figure = self._plain_figure(display_image) if unlike else self._figure(answer, display_image, number)
+        note = f'<p class="warn">{visible_html(wording.note)}: <span lang="en">{visible_html(decoded_image.doubt)}</span></p>'
         return Html(
-            f"<section>{_named(name)}{_heading(head, place)}{'' if unlike else self._possible(answer)}"
-            + (note if seen.doubt else "") + figure + ("" if unlike else self._bars(answer)) + "</section>"
+            f"<section>{_file_name(name)}{_heading(headline, number)}{'' if unlike else self._possible(answer)}"
+            + (note if decoded_image.doubt else "") + figure + ("" if unlike else self._bars(answer)) + "</section>"
         )  # fmt: skip
 
-    def refused(self, name: str, fault: FedhelpError, place: int) -> Html:
-        said = self.said
-        known = said.codes.get(fault.code)
+    def refused(self, name: str, error: FedhelpError, number: int) -> Html:
+        wording = self.said
+        translated = wording.codes.get(error.code)
         return Html(
-            f'<section class="warn">{_named(name)}{_heading(f"{said.refused} ({fault.code})", place)}'
-            + (pages.paragraph(known) if known else "")
-            + f'<p>{visible_html(said.cause)}: <span lang="en">{visible_html(fault.cause)}</span></p>'
-            f'<p>{visible_html(said.remedy)}: <span lang="en">{visible_html(fault.remedy)}</span></p></section>'
+            f'<section class="warn">{_file_name(name)}{_heading(f"{wording.refused} ({error.code})", number)}'
+            + (pages.paragraph(translated) if translated else "")
+            + f'<p>{visible_html(wording.cause)}: <span lang="en">{visible_html(error.cause)}</span></p>'
+            f'<p>{visible_html(wording.remedy)}: <span lang="en">{visible_html(error.remedy)}</span></p></section>'
         )
 
     def _form(self, *, first: bool) -> Html:
-        said = self.said
+        wording = self.said
         return Html(
-            f'<form method="post" action="./" enctype="multipart/form-data"><p>{visible_html(said.choose)}</p>'
-            f"<p><label>{visible_html(said.file)} "
+            f'<form method="post" action="./" enctype="multipart/form-data"><p>{visible_html(wording.choose)}</p>'
+            f"<p><label>{visible_html(wording.file)} "
             f'<input type="file" name="file" multiple required{" autofocus" * first}>'
-            f'</label></p><p><button class="first">{visible_html(said.ask)}</button> '
-            f'<span role="status" data-busy="{visible_html(said.busy)}"></span></p>'
-            f"<p>{visible_html(said.private)}</p></form>"
+            f'</label></p><p><button class="first">{visible_html(wording.ask)}</button> '
+            f'<span role="status" data-busy="{visible_html(wording.busy)}"></span></p>'
+            f"<p>{visible_html(wording.private)}</p></form>"
         )
 
     def _possible(self, answer: decide.Answer) -> Html:
         return pages.paragraph(self.said.set.format(names=", ".join(answer.set))) if answer.set else Html("")
 
     def _plain_figure(self, shown: Decoded) -> Html:
-        return Html(f"<figure>{pages.picture(shown.pixels, self.said.picture, *_sides(shown))}</figure>")
+        return Html(f"<figure>{pages.picture(shown.pixels, self.said.picture, *_display_size(shown))}</figure>")
 
-    def _figure(self, answer: decide.Answer, shown: Decoded, place: int) -> Html:
+    def _figure(self, answer: decide.Answer, shown: Decoded, number: int) -> Html:
         """The image, and what speaks for the likeliest class; with script one lies over the other."""
-        said, likeliest = self.said, _likeliest(answer)
-        over = show.overlay(shown.pixels, answer.heatmaps, self.facts.classes.index(likeliest))
-        width, height = _sides(shown)
+        wording, likeliest = self.said, _likeliest(answer)
+        over = answer_formats.overlay(shown.pixels, answer.heatmaps, self.facts.classes.index(likeliest))
+        width, height = _display_size(shown)
         fields = answer.heatmaps.shape[-1]
         return Html(
-            f'<figure><div class="pair">{pages.picture(shown.pixels, said.picture, width, height)}'
-            f"{pages.picture(over, said.heat.format(name=likeliest), width, height)}</div>"
-            f"<p hidden><label>{visible_html(said.strength)} "
+            f'<figure><div class="pair">{pages.picture(shown.pixels, wording.picture, width, height)}'
+            f"{pages.picture(over, wording.heat.format(name=likeliest), width, height)}</div>"
+            f"<p hidden><label>{visible_html(wording.strength)} "
             f'<input type="range" min="0" max="100" step="5" value="60">'
-            f"</label></p><figcaption>{visible_html(said.legend.format(name=likeliest, fields=fields))}</figcaption>"
+            f"</label></p><figcaption>{visible_html(wording.legend.format(name=likeliest, fields=fields))}</figcaption>"
             "</figure>"
         )
 
     def _bars(self, answer: decide.Answer) -> Html:
-        named, probability, *marks = map(visible_html, self.said.columns)
+        class_column, probability, *marks = map(visible_html, self.said.columns)
         lines = []
         for name, p in answer.probabilities.items():
             yes = "".join(
-                f"<td>{visible_html(self.said.yes) if name in of else ''}</td>" for of in (answer.set, answer.flags)
+                f"<td>{visible_html(self.said.yes) if name in names else ''}</td>"
+                for names in (answer.set, answer.flags)
             )
             bar = f'<span class="bar" style="width:{100 * p:.1f}%"></span>'
             lines.append(
                 f'<tr><th scope="row">{visible_html(name)}</th><td class="track" aria-hidden="true">{bar}</td>'
                 f"<td>{visible_html(decide.percent(p))}</td>{yes}</tr>"
             )
-        head = f'<th scope="col">{named}</th><td></td>' + "".join(
-            f'<th scope="col">{one}</th>' for one in (probability, *marks)
+        head = f'<th scope="col">{class_column}</th><td></td>' + "".join(
+            f'<th scope="col">{column}</th>' for column in (probability, *marks)
         )
         return Html(f"<div><table><tr>{head}</tr>{''.join(lines)}</table></div>")
 
 
-def _sides(shown: Decoded) -> tuple[int, int]:
+def _display_size(shown: Decoded) -> tuple[int, int]:
     """Width and height on the screen."""
     scale = _SIDE / max(shown.width, shown.height)
     return max(1, round(shown.width * scale)), max(1, round(shown.height * scale))
@@ -240,41 +243,43 @@ def _likeliest(answer: decide.Answer) -> str:
     return max(answer.probabilities, key=lambda name: answer.probabilities[name])
 
 
-def _reason(said: Diagnosis, answer: decide.Answer) -> str:
+def _reason(wording: DiagnosisTexts, answer: decide.Answer) -> str:
     """Why it does not know: in English the reason that `predict` gives."""
     if not answer.distance <= 1:
-        return said.unlike.format(times=f"{answer.distance:.1f}")
+        return wording.unlike.format(times=f"{answer.distance:.1f}")
     if answer.between:
-        return said.near.format(names=said.also.join(decide.sure(answer.between, answer.probabilities)))
+        return wording.near.format(
+            names=wording.also.join(decide.with_probabilities(answer.between, answer.probabilities))
+        )
     if not answer.set:
-        return said.none
+        return wording.none
     if len(answer.set) > 1:
-        return said.several.format(names=said.either.join(answer.set))
-    return said.unsure.format(name=_likeliest(answer))
+        return wording.several.format(names=wording.either.join(answer.set))
+    return wording.unsure.format(name=_likeliest(answer))
 
 
-def _heading(text: str, place: int) -> Html:
+def _heading(text: str, number: int) -> Html:
     """The first one is where a keyboard and a screen reader begin."""
-    return Html(f"<h2{' tabindex=-1 autofocus' * (place == 0)}>{visible_html(text)}</h2>")
+    return Html(f"<h2{' tabindex=-1 autofocus' * (number == 0)}>{visible_html(text)}</h2>")
 
 
-def _named(name: str) -> str:
+def _file_name(name: str) -> str:
     return f'<p class="file">{visible_html(name)}</p>' if name else ""
 
 
-def _warning(text: str, more: str = "") -> Html:
-    detail = f': <span lang="en">{visible_html(more)}</span>' if more else ""
+def _warning(text: str, english: str = "") -> Html:
+    detail = f': <span lang="en">{visible_html(english)}</span>' if english else ""
     return Html(f'<p class="warn">{visible_html(text)}{detail}</p>')
 
 
-def _card(text: str) -> Html:
+def _render_card(text: str) -> Html:
     """The model's card, which is Markdown below a header for hubs: headings, tables, lists, paragraphs."""
     parts = []
     body = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.S)
-    for mark, lines in itertools.groupby(map(_plain, body.split("\n")), _mark):
+    for mark, lines in itertools.groupby(map(_plain_text, body.split("\n")), _line_kind):
         if mark == "#":
             levels = (line.partition(" ")[::2] for line in lines)
-            parts += [f"<h{len(marks) + 1}>{said}</h{len(marks) + 1}>" for marks, said in levels]
+            parts += [f"<h{len(marks) + 1}>{title}</h{len(marks) + 1}>" for marks, title in levels]
         elif mark == "|":
             rows = [line.strip("|").split("|") for line in lines if not line.startswith("| ---")]
             cells = ("".join(f"<td>{cell.strip()}</td>" for cell in row) for row in rows)
@@ -286,9 +291,9 @@ def _card(text: str) -> Html:
     return Html(f'<div lang="en">{"".join(parts)}</div>')
 
 
-def _mark(line: str) -> str:
+def _line_kind(line: str) -> str:
     return line[:1] if line[:1] in "#|-" else " "  # "" for an empty line
 
 
-def _plain(text: str) -> str:
+def _plain_text(text: str) -> str:
     return visible_html(text.replace("**", "").replace("`", ""))

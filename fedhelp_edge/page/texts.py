@@ -30,7 +30,7 @@ REMEDY = "what to do"
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class DiagnosisTexts:
     """What the page of `serve` says, in one language."""
 
     reviewed: bool  # by a person who speaks it and works in a clinic
@@ -72,7 +72,7 @@ class Diagnosis:
 
 
 DIAGNOSIS = {
-    "en": Diagnosis(
+    "en": DiagnosisTexts(
         reviewed=True,
         title="{name}: diagnosis",
         notice="Not a medical device: a help for trained staff, who decide.",
@@ -110,7 +110,7 @@ DIAGNOSIS = {
         ended_how="You may close this page.",
         unreviewed="",
     ),
-    "fr": Diagnosis(
+    "fr": DiagnosisTexts(
         reviewed=False,
         title="{name} : diagnostic",
         notice="Ce n'est pas un dispositif médical : c'est une aide pour du personnel formé, qui décide.",
@@ -156,7 +156,7 @@ DIAGNOSIS = {
             "E_NO_IMAGES": "Aucun fichier n'a été choisi, ou il y en a trop à la fois.",
         },
     ),
-    "es": Diagnosis(
+    "es": DiagnosisTexts(
         reviewed=False,
         title="{name}: diagnóstico",
         notice="No es un dispositivo médico: es una ayuda para personal formado, que es quien decide.",
@@ -202,7 +202,7 @@ DIAGNOSIS = {
             "E_NO_IMAGES": "No se ha elegido ningún archivo, o son demasiados a la vez.",
         },
     ),
-    "pt": Diagnosis(
+    "pt": DiagnosisTexts(
         reviewed=False,
         title="{name}: diagnóstico",
         notice="Não é um dispositivo médico: é uma ajuda para pessoal formado, que é quem decide.",
@@ -248,7 +248,7 @@ DIAGNOSIS = {
             "E_NO_IMAGES": "Nenhum ficheiro foi escolhido, ou são demasiados de uma vez.",
         },
     ),
-    "sw": Diagnosis(
+    "sw": DiagnosisTexts(
         reviewed=False,
         title="{name}: uchunguzi",
         notice="Hiki si kifaa cha tiba: ni msaada kwa wahudumu waliofunzwa, ambao ndio wanaoamua.",
@@ -296,13 +296,13 @@ DIAGNOSIS = {
 }
 
 
-def language(accepted: str) -> str:
+def choose_language(accepted: str) -> str:
     """The one of our languages that a browser (its Accept-Language) likes best; English if it names none of them."""
-    best, liked = "en", 0.0
+    best, best_weight = "en", 0.0
     for part in accepted.lower().replace(" ", "").split(","):
         name, _, weight = part.partition(";q=")
-        known = "en" if name == "*" else name.partition("-")[0]
-        likes = float(weight) if re.fullmatch(r"[01](\.\d{1,3})?", weight) else float(not weight)
-        if known in DIAGNOSIS and likes > liked:
-            best, liked = known, likes
+        code = "en" if name == "*" else name.partition("-")[0]
+        preference = float(weight) if re.fullmatch(r"[01](\.\d{1,3})?", weight) else float(not weight)
+        if code in DIAGNOSIS and preference > best_weight:
+            best, best_weight = code, preference
     return best

@@ -31,10 +31,12 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from fedhelp_edge.errors import ArmorError, HeaderError, MacError, NoMatchError, PayloadError, RecipientTypeError
 from fedhelp_edge.parcel import bech32
 
-CHUNK = 65536
-KEPT = 2 << 20  # bytes: so much is kept in memory once it was verified; what is larger is decrypted a second time
-TAG = 16
-STANZAS = 1024
+CHUNK_SIZE = 65536
+CACHE_LIMIT = (
+    2 << 20
+)  # bytes: so much is kept in memory once it was verified; what is larger is decrypted a second time
+TAG_SIZE = 16
+MAX_STANZAS = 1024
 HEADER_LIMIT = 256 * 1024  # bytes; 1,024 recipients need 110 KiB
 WORK_FACTOR = 16  # 64 MiB: old PCs have no more to spare
 WORK_FACTOR_LIMIT = 20
@@ -42,7 +44,7 @@ WORK_FACTOR_LIMIT = 20
 _MAGIC = b"age-encryption.org/v1\n"
 _X25519_INFO = b"age-encryption.org/v1/X25519"
 _SCRYPT_SALT = b"age-encryption.org/v1/scrypt"
-_LINE = 64
+_LINE_LENGTH = 64
 _ARGUMENT = re.compile(rb"[\x21-\x7e]+")
 _DECIMAL = re.compile(rb"[1-9][0-9]*")
 _ARMOR_BEGIN, _ARMOR_END = b"-----BEGIN AGE ENCRYPTED FILE-----", b"-----END AGE ENCRYPTED FILE-----"
@@ -63,16 +65,16 @@ def new_identity() -> str:
 
 def recipient_of(identity: str) -> str:
     """The `age1…` that belongs to an identity."""
-    return bech32.encode("age", _private(identity).public_key().public_bytes_raw())
+    return bech32.encode("age", _private_key(identity).public_key().public_bytes_raw())
 
 
 def check_recipient(recipient: str) -> None:
     """Raise `RecipientType` unless this is an `age1…` string to which one can encrypt."""
-    _exchange(_any_private(), _public(recipient))
+    _shared_secret(_probe_key(), _public_key(recipient))
 
 
 @cache
-def _any_private() -> X25519PrivateKey:
+def _probe_key() -> X25519PrivateKey:
     return X25519PrivateKey.generate()
 
 
@@ -81,51 +83,51 @@ def encrypt(source: BinaryIO, sink: BinaryIO, recipients: Sequence[str | Passphr
     if armor:
         with _ArmorWriter(sink) as binary:
             return encrypt(source, cast(BinaryIO, binary), recipients)
-    alone = any(isinstance(recipient, Passphrase) for recipient in recipients)
-    if not 1 <= len(recipients) <= (1 if alone else STANZAS):
-        raise RecipientTypeError(f"encrypt to 1 to {STANZAS} keys, or to one passphrase alone")
+    has_passphrase = any(isinstance(recipient, Passphrase) for recipient in recipients)
+    if not 1 <= len(recipients) <= (1 if has_passphrase else MAX_STANZAS):
+        raise RecipientTypeError(f"encrypt to 1 to {MAX_STANZAS} keys, or to one passphrase alone")
     file_key = os.urandom(16)
-    header = _MAGIC + b"".join(_wrap(file_key, recipient) for recipient in recipients) + b"---"
+    header = _MAGIC + b"".join(_wrap_file_key(file_key, recipient) for recipient in recipients) + b"---"
     sink.write(header + b" " + _b64(_mac(file_key, header)) + b"\n")
     nonce = os.urandom(16)
     sink.write(nonce)
     cipher = ChaCha20Poly1305(_hkdf(file_key, nonce, b"payload"))
-    chunk, counter = _read_full(source, CHUNK), 0
+    chunk, counter = _read_full(source, CHUNK_SIZE), 0
     while True:
-        following = _read_full(source, CHUNK) if len(chunk) == CHUNK else b""
-        sink.write(cipher.encrypt(_nonce(counter, last=not following), chunk, None))
-        if not following:
+        next_chunk = _read_full(source, CHUNK_SIZE) if len(chunk) == CHUNK_SIZE else b""
+        sink.write(cipher.encrypt(_nonce(counter, last=not next_chunk), chunk, None))
+        if not next_chunk:
             return None
-        chunk, counter = following, counter + 1
+        chunk, counter = next_chunk, counter + 1
 
 
-def encrypted_size(plain: int, recipients: int) -> int:
+def encrypted_size(plain_size: int, recipients: int) -> int:
     """How long the binary file for `recipients` X25519 keys is: every byte of it is foreseeable but its content."""
-    header = len(_MAGIC) + recipients * len(_stanza([b"X25519", b"x" * 43], bytes(32))) + len("--- \n") + 43
-    return header + 16 + plain + TAG * max(1, -(-plain // CHUNK))
+    header = len(_MAGIC) + recipients * len(_format_stanza([b"X25519", b"x" * 43], bytes(32))) + len("--- \n") + 43
+    return header + 16 + plain_size + TAG_SIZE * max(1, -(-plain_size // CHUNK_SIZE))
 
 
 def decrypt(source: BinaryIO, sink: BinaryIO, identities: Iterable[str | Passphrase], *, armor: bool = False) -> None:
     """Decrypt `source` into `sink`, which receives nothing unless all of it is whole."""
-    with tempfile.SpooledTemporaryFile(max_size=16 * CHUNK) as spool:
-        kept = cast(BinaryIO, spool)
+    with tempfile.SpooledTemporaryFile(max_size=16 * CHUNK_SIZE) as spool:
+        seekable = cast(BinaryIO, spool)
         if armor:
-            _unarmor(source, kept)
+            _unarmor(source, seekable)
         elif not source.seekable():
-            shutil.copyfileobj(source, kept, CHUNK)
+            shutil.copyfileobj(source, seekable, CHUNK_SIZE)
         else:
-            kept = source
-        if kept is not source:
-            kept.seek(0)
-        shutil.copyfileobj(reader(kept, identities), sink, CHUNK)
+            seekable = source
+        if seekable is not source:
+            seekable.seek(0)
+        shutil.copyfileobj(verified_reader(seekable, identities), sink, CHUNK_SIZE)
 
 
-def reader(
-    source: BinaryIO, identities: Iterable[str | Passphrase], *, watch: Callable[[bytes], object] | None = None
-) -> Reader:
+def verified_reader(
+    source: BinaryIO, identities: Iterable[str | Passphrase], *, on_chunk: Callable[[bytes], object] | None = None
+) -> DecryptingReader:
     """The plaintext of the rest of a seekable `source`, whole and verified: `watch` sees every chunk on the way."""
     header, stanzas, mac = _read_header(source)
-    file_key = _unwrap(stanzas, identities)
+    file_key = _unwrap_file_key(stanzas, identities)
     if not hmac.compare_digest(_mac(file_key, header), mac):
         raise MacError("the header was altered")
     nonce = _read_full(source, 16)
@@ -133,38 +135,38 @@ def reader(
         raise HeaderError("the file ends before its content")
     start = source.tell()
     size = source.seek(0, os.SEEK_END) - start
-    plain = Reader(source, ChaCha20Poly1305(_hkdf(file_key, nonce, b"payload")), start, size)
-    for chunk in plain.chunks():
-        if watch:
-            watch(chunk)
-        if size <= KEPT:
-            plain.kept.append(chunk)
-    return plain
+    plaintext = DecryptingReader(source, ChaCha20Poly1305(_hkdf(file_key, nonce, b"payload")), start, size)
+    for chunk in plaintext.chunks():
+        if on_chunk:
+            on_chunk(chunk)
+        if size <= CACHE_LIMIT:
+            plaintext.kept.append(chunk)
+    return plaintext
 
 
-def opens(source: BinaryIO, identities: Iterable[str | Passphrase]) -> bool:
+def can_open(source: BinaryIO, identities: Iterable[str | Passphrase]) -> bool:
     """Whether the header of a seekable age file names one of the identities; `source` is left where it was."""
-    begin = source.tell()
+    start = source.tell()
     try:
-        _unwrap(_read_header(source)[1], identities)
+        _unwrap_file_key(_read_header(source)[1], identities)
     except NoMatchError:
         return False
     finally:
-        source.seek(begin)
+        source.seek(start)
     return True
 
 
-class Reader(io.RawIOBase):
+class DecryptingReader(io.RawIOBase):
     """A verified age file as a read-only, seekable file of its plaintext; of a large one, a chunk at a time is in
     memory."""
 
     def __init__(self, source: BinaryIO, cipher: ChaCha20Poly1305, start: int, size: int) -> None:
         self._source, self._cipher, self._start, self._end = source, cipher, start, start + size
-        self._last = max(0, -(-size // (CHUNK + TAG)) - 1)
+        self._last = max(0, -(-size // (CHUNK_SIZE + TAG_SIZE)) - 1)
         self._held, self._chunk, self._at = -1, b"", 0
         self.kept: list[bytes] = []
-        self.size = size - TAG * (self._last + 1)
-        if self.size < 0 or (self._last and size % (CHUNK + TAG) == TAG):
+        self.size = size - TAG_SIZE * (self._last + 1)
+        if self.size < 0 or (self._last and size % (CHUNK_SIZE + TAG_SIZE) == TAG_SIZE):
             raise PayloadError("the content is cut short or has an empty last part")
 
     def chunks(self) -> Iterator[bytes]:
@@ -184,7 +186,7 @@ class Reader(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's Buffer has no len
-        index, offset = divmod(self._at, CHUNK)
+        index, offset = divmod(self._at, CHUNK_SIZE)
         if self._at >= self.size:
             return 0
         if index != self._held:
@@ -195,13 +197,13 @@ class Reader(io.RawIOBase):
         return count
 
     def _decrypt(self, index: int) -> bytes:
-        at = self._start + index * (CHUNK + TAG)
-        self._source.seek(at)
+        start = self._start + index * (CHUNK_SIZE + TAG_SIZE)
+        self._source.seek(start)
         if index < len(self.kept):
             return self.kept[index]
-        sealed = _read_full(self._source, min(CHUNK + TAG, self._end - at))
+        ciphertext = _read_full(self._source, min(CHUNK_SIZE + TAG_SIZE, self._end - start))
         try:
-            return self._cipher.decrypt(_nonce(index, last=index == self._last), sealed, None)
+            return self._cipher.decrypt(_nonce(index, last=index == self._last), ciphertext, None)
         except InvalidTag:
             raise PayloadError("the content was altered, cut short or lengthened") from None
 
@@ -213,15 +215,15 @@ class _Stanza:
     body: bytes
 
 
-def _stanza(arguments: list[bytes], body: bytes) -> bytes:
-    text = _b64(body)
-    lines = [text[at : at + _LINE] for at in range(0, len(text) + 1, _LINE)]
+def _format_stanza(arguments: list[bytes], body: bytes) -> bytes:
+    encoded = _b64(body)
+    lines = [encoded[start : start + _LINE_LENGTH] for start in range(0, len(encoded) + 1, _LINE_LENGTH)]
     return b"-> " + b" ".join(arguments) + b"\n" + b"".join(line + b"\n" for line in lines)
 
 
 def _read_header(source: BinaryIO) -> tuple[bytes, list[_Stanza], bytes]:
     """The bytes under the MAC, the stanzas, the MAC. `source` is left at the first byte after the header."""
-    begin = source.tell()
+    start = source.tell()
     left = HEADER_LIMIT
 
     def line() -> bytes:
@@ -240,48 +242,50 @@ def _read_header(source: BinaryIO) -> tuple[bytes, list[_Stanza], bytes]:
         if not all(map(_ARGUMENT.fullmatch, arguments)):
             raise HeaderError("a recipient line is malformed")
         body = b""
-        while len(part := line()) == _LINE:
-            body += part
-        if len(part) > _LINE:
+        while len(encoded := line()) == _LINE_LENGTH:
+            body += encoded
+        if len(encoded) > _LINE_LENGTH:
             raise HeaderError("a line is too long")
-        stanzas.append(_Stanza(arguments, _unb64(body + part)))
-        if len(stanzas) > STANZAS:
-            raise HeaderError(f"more than {STANZAS} recipients")
+        stanzas.append(_Stanza(arguments, _unb64(body + encoded)))
+        if len(stanzas) > MAX_STANZAS:
+            raise HeaderError(f"more than {MAX_STANZAS} recipients")
     if not stanzas or not text.startswith(b"--- "):
         raise HeaderError("the header does not end as it should")
     mac = _unb64(text[4:])
     if len(mac) != 32:
         raise HeaderError("the header's MAC has the wrong length")
     end = source.tell()
-    source.seek(begin)
-    header = _read_full(source, end - begin - len(text) - 1) + b"---"
+    source.seek(start)
+    header = _read_full(source, end - start - len(text) - 1) + b"---"
     source.seek(end)
     return header, stanzas, mac
 
 
-def _wrap(file_key: bytes, recipient: str | Passphrase) -> bytes:
+def _wrap_file_key(file_key: bytes, recipient: str | Passphrase) -> bytes:
     if isinstance(recipient, Passphrase):
         salt = os.urandom(16)
         key = _scrypt(recipient.text, salt, recipient.work_factor)
         arguments = [b"scrypt", _b64(salt), str(recipient.work_factor).encode()]
     else:
-        public = _public(recipient)
+        public_key = _public_key(recipient)
         ephemeral = X25519PrivateKey.generate()
-        share = ephemeral.public_key().public_bytes_raw()
-        key = _hkdf(_exchange(ephemeral, public), share + public.public_bytes_raw(), _X25519_INFO)
-        arguments = [b"X25519", _b64(share)]
-    return _stanza(arguments, ChaCha20Poly1305(key).encrypt(bytes(12), file_key, None))
+        ephemeral_share = ephemeral.public_key().public_bytes_raw()
+        key = _hkdf(
+            _shared_secret(ephemeral, public_key), ephemeral_share + public_key.public_bytes_raw(), _X25519_INFO
+        )
+        arguments = [b"X25519", _b64(ephemeral_share)]
+    return _format_stanza(arguments, ChaCha20Poly1305(key).encrypt(bytes(12), file_key, None))
 
 
-def _unwrap(stanzas: list[_Stanza], identities: Iterable[str | Passphrase]) -> bytes:
-    types = [stanza.arguments[0] for stanza in stanzas]
-    if b"scrypt" in types and len(stanzas) > 1:
+def _unwrap_file_key(stanzas: list[_Stanza], identities: Iterable[str | Passphrase]) -> bytes:
+    stanza_types = [stanza.arguments[0] for stanza in stanzas]
+    if b"scrypt" in stanza_types and len(stanzas) > 1:
         raise HeaderError("a passphrase must be the only recipient")
     for identity in identities:
-        for stanza, kind in zip(stanzas, types, strict=True):
-            if kind == b"X25519" and not isinstance(identity, Passphrase):
-                key = _x25519_key(stanza, _private(identity))
-            elif kind == b"scrypt" and isinstance(identity, Passphrase):
+        for stanza, stanza_type in zip(stanzas, stanza_types, strict=True):
+            if stanza_type == b"X25519" and not isinstance(identity, Passphrase):
+                key = _x25519_key(stanza, _private_key(identity))
+            elif stanza_type == b"scrypt" and isinstance(identity, Passphrase):
                 key = _scrypt_key(stanza, identity)
             else:
                 continue
@@ -292,26 +296,26 @@ def _unwrap(stanzas: list[_Stanza], identities: Iterable[str | Passphrase]) -> b
     raise NoMatchError("no key here opens it")
 
 
-def _x25519_key(stanza: _Stanza, private: X25519PrivateKey) -> bytes:
-    share = _stanza_value(stanza, arguments=2, length=32)
+def _x25519_key(stanza: _Stanza, private_key: X25519PrivateKey) -> bytes:
+    ephemeral_share = _stanza_argument(stanza, arguments=2, length=32)
     try:
-        shared = private.exchange(X25519PublicKey.from_public_bytes(share))
+        secret = private_key.exchange(X25519PublicKey.from_public_bytes(ephemeral_share))
     except ValueError:
         raise HeaderError("a key share of low order") from None
-    return _hkdf(shared, share + private.public_key().public_bytes_raw(), _X25519_INFO)
+    return _hkdf(secret, ephemeral_share + private_key.public_key().public_bytes_raw(), _X25519_INFO)
 
 
 def _scrypt_key(stanza: _Stanza, passphrase: Passphrase) -> bytes:
-    salt = _stanza_value(stanza, arguments=3, length=16)
-    factor = stanza.arguments[2]
-    if not _DECIMAL.fullmatch(factor) or len(factor) > 2 or int(factor) > WORK_FACTOR_LIMIT:
+    salt = _stanza_argument(stanza, arguments=3, length=16)
+    work_factor = stanza.arguments[2]
+    if not _DECIMAL.fullmatch(work_factor) or len(work_factor) > 2 or int(work_factor) > WORK_FACTOR_LIMIT:
         raise HeaderError(f"the passphrase's work factor is malformed or above {WORK_FACTOR_LIMIT}")
-    return _scrypt(passphrase.text, salt, int(factor))
+    return _scrypt(passphrase.text, salt, int(work_factor))
 
 
-def _stanza_value(stanza: _Stanza, arguments: int, length: int) -> bytes:
+def _stanza_argument(stanza: _Stanza, arguments: int, length: int) -> bytes:
     """The first argument's bytes, once the stanza has the right form: its body is one wrapped file key and no more."""
-    if len(stanza.arguments) != arguments or len(stanza.body) != 16 + TAG:
+    if len(stanza.arguments) != arguments or len(stanza.body) != 16 + TAG_SIZE:
         raise HeaderError("a recipient is malformed")
     value = _unb64(stanza.arguments[1])
     if len(value) != length:
@@ -319,21 +323,21 @@ def _stanza_value(stanza: _Stanza, arguments: int, length: int) -> bytes:
     return value
 
 
-def _private(identity: str) -> X25519PrivateKey:
+def _private_key(identity: str) -> X25519PrivateKey:
     raw = bech32.decode("age-secret-key-", identity.lower()) if identity.isupper() else None
     if raw is None or len(raw) != 32:
         raise RecipientTypeError("not an AGE-SECRET-KEY-1... identity")
     return X25519PrivateKey.from_private_bytes(raw)
 
 
-def _public(recipient: str) -> X25519PublicKey:
+def _public_key(recipient: str) -> X25519PublicKey:
     raw = bech32.decode("age", recipient)
     if raw is None or len(raw) != 32:
         raise RecipientTypeError("not an age1... recipient")
     return X25519PublicKey.from_public_bytes(raw)
 
 
-def _exchange(private: X25519PrivateKey, public: X25519PublicKey) -> bytes:
+def _shared_secret(private: X25519PrivateKey, public: X25519PublicKey) -> bytes:
     try:
         return private.exchange(public)
     except ValueError:  # a point of low order gives everybody the same secret
@@ -351,10 +355,10 @@ class _ArmorWriter(io.RawIOBase):
 
     def write(self, data: bytes) -> int:  # type: ignore[override]
         self._rest += data
-        whole = len(self._rest) // 48 * 48
-        for at in range(0, whole, 48):
-            self._sink.write(base64.b64encode(self._rest[at : at + 48]) + b"\n")
-        self._rest = self._rest[whole:]
+        complete = len(self._rest) // 48 * 48
+        for start in range(0, complete, 48):
+            self._sink.write(base64.b64encode(self._rest[start : start + 48]) + b"\n")
+        self._rest = self._rest[complete:]
         return len(data)
 
     def close(self) -> None:
@@ -378,9 +382,9 @@ def _unarmor(source: BinaryIO, sink: BinaryIO) -> None:
         raise ArmorError("no BEGIN line")
     short = False
     while (text := line()) != _ARMOR_END:
-        if short or not text or len(text) > _LINE:
+        if short or not text or len(text) > _LINE_LENGTH:
             raise ArmorError("a line is too short or too long, or the END line is missing")
-        short = len(text) < _LINE
+        short = len(text) < _LINE_LENGTH
         try:
             data = base64.b64decode(text, validate=True)
         except binascii.Error:
@@ -389,7 +393,7 @@ def _unarmor(source: BinaryIO, sink: BinaryIO) -> None:
             raise ArmorError("a line is not in the one spelling of base64")
         short = short or len(data) < 48
         sink.write(data)
-    while rest := source.read(CHUNK):
+    while rest := source.read(CHUNK_SIZE):
         if rest.strip():
             raise ArmorError("something follows the END line")
 

@@ -7,48 +7,50 @@ _GENERATOR = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
 
 
 def encode(prefix: str, data: bytes) -> str:
-    words = _regroup(list(data), 8, 5)
-    check = _polymod(_expand(prefix) + words + [0] * 6) ^ 1
-    words += [check >> 5 * (5 - place) & 31 for place in range(6)]
+    words = _convert_bits(list(data), 8, 5)
+    checksum = _polymod(_expand_prefix(prefix) + words + [0] * 6) ^ 1
+    words += [checksum >> 5 * (5 - index) & 31 for index in range(6)]
     return prefix + "1" + "".join(_ALPHABET[word] for word in words)
 
 
 def decode(prefix: str, text: str) -> bytes | None:
     """The data of a lower-case string with this prefix, or None."""
-    found, _, tail = text.rpartition("1")
-    words = [_ALPHABET.find(letter) for letter in tail]
-    if found != prefix or len(words) < 6 or min(words) < 0 or _polymod(_expand(prefix) + words) != 1:
+    text_prefix, _, encoded = text.rpartition("1")
+    words = [_ALPHABET.find(letter) for letter in encoded]
+    if text_prefix != prefix or len(words) < 6 or min(words) < 0 or _polymod(_expand_prefix(prefix) + words) != 1:
         return None
-    data = _regroup(words[:-6], 5, 8)[: (len(words) - 6) * 5 // 8]
-    return bytes(data) if _regroup(data, 8, 5) == words[:-6] else None  # refuses padding that is not zero
+    data = _convert_bits(words[:-6], 5, 8)[: (len(words) - 6) * 5 // 8]
+    return bytes(data) if _convert_bits(data, 8, 5) == words[:-6] else None  # refuses padding that is not zero
 
 
-def _expand(prefix: str) -> list[int]:
+def _expand_prefix(prefix: str) -> list[int]:
     return [ord(letter) >> 5 for letter in prefix] + [0] + [ord(letter) & 31 for letter in prefix]
 
 
-def _mixed(top: int) -> int:
-    mixed = 0
-    for place, value in enumerate(_GENERATOR):
-        mixed ^= value if top >> place & 1 else 0
-    return mixed
+def _generator_sum(top: int) -> int:
+    total = 0
+    for bit, value in enumerate(_GENERATOR):
+        total ^= value if top >> bit & 1 else 0
+    return total
 
 
-_MIXED = [_mixed(top) for top in range(32)]
+_GENERATOR_SUMS = [_generator_sum(top) for top in range(32)]
 
 
 def _polymod(words: list[int]) -> int:
-    check = 1
+    checksum = 1
     for word in words:
-        check = (check & 0x1FFFFFF) << 5 ^ word ^ _MIXED[check >> 25]
-    return check
+        checksum = (checksum & 0x1FFFFFF) << 5 ^ word ^ _GENERATOR_SUMS[checksum >> 25]
+    return checksum
 
 
-def _regroup(words: list[int], width: int, into: int) -> list[int]:
+def _convert_bits(words: list[int], width: int, new_width: int) -> list[int]:
     """The same bits in groups of another width, the last one filled up with zeros."""
     bits = 0
     for word in words:
         bits = bits << width | word
-    fill = -len(words) * width % into
-    most = (1 << into) - 1
-    return [bits << fill >> at & most for at in range(len(words) * width + fill - into, -1, -into)]
+    padding = -len(words) * width % new_width
+    mask = (1 << new_width) - 1
+    return [
+        bits << padding >> shift & mask for shift in range(len(words) * width + padding - new_width, -1, -new_width)
+    ]

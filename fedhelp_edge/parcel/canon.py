@@ -15,60 +15,65 @@ from fedhelp_edge.errors import StatementCanonError, StatementDepthError, Statem
 
 Value = str | int | bool | Sequence["Value"] | Mapping[str, "Value"]
 
-DEPTH = 4  # an object in an object in an object in an object
-MEMBERS = 64  # of one object; arrays are bounded by the length of the line
-_KEY = re.compile(r"[a-z0-9_]{1,32}")
-_STRING = re.compile(r"[\x20-\x7e]*")
+MAX_DEPTH = 4  # an object in an object in an object in an object
+MAX_MEMBERS = 64  # of one object; arrays are bounded by the length of the line
+_KEY_PATTERN = re.compile(r"[a-z0-9_]{1,32}")
+_STRING_PATTERN = re.compile(r"[\x20-\x7e]*")
 _OUTSIDE_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"?')
 
 
 def encode(value: Value) -> bytes:
     """The one spelling of a value, without a line end."""
-    _check(value, DEPTH)
-    return _spell(value)
+    _check(value, MAX_DEPTH)
+    return _dump(value)
 
 
 def decode(line: bytes) -> Value:
     """The value of a line (without its line end), which must be spelled as `encode` spells it."""
-    if nesting(line) > DEPTH:
-        raise StatementDepthError(f"nested more than {DEPTH} deep")
+    if nesting_depth(line) > MAX_DEPTH:
+        raise StatementDepthError(f"nested more than {MAX_DEPTH} deep")
     try:
         value: Value = json.loads(
-            line.decode("ascii"), object_pairs_hook=_members, parse_float=_no_fraction, parse_constant=_no_fraction
+            line.decode("ascii"),
+            object_pairs_hook=_unique_members,
+            parse_float=_refuse_fraction,
+            parse_constant=_refuse_fraction,
         )
     except UnicodeDecodeError:
         raise StatementTypeError("a letter outside ASCII") from None
     except ValueError:  # covers JSONDecodeError and integers of more digits than Python reads
         raise StatementCanonError("not JSON") from None
-    _check(value, DEPTH)
-    if _spell(value) != line:
+    _check(value, MAX_DEPTH)
+    if _dump(value) != line:
         raise StatementCanonError("not in canonical form")
     return value
 
 
-def misfit(value: Any, shape: Any, what: str) -> str:
+def shape_error(value: Any, shape: Any, what: str) -> str:
     """Why a value does not have a shape, or "". A shape is a type, a pattern for the whole of a string, a list of one
     shape, or an object of shapes whose keys are all there and no others."""
     match shape:
         case dict():
             if not isinstance(value, Mapping) or value.keys() != shape.keys():
                 return f"{what} should hold exactly {', '.join(sorted(shape))}"
-            return next(filter(None, (misfit(value[name], part, name) for name, part in shape.items())), "")
+            return next(
+                filter(None, (shape_error(value[name], part_shape, name) for name, part_shape in shape.items())), ""
+            )
         case list():
             if not isinstance(value, list):
                 return f"{what} should be a list"
-            return next(filter(None, (misfit(item, shape[0], what) for item in value)), "")
+            return next(filter(None, (shape_error(item, shape[0], what) for item in value)), "")
         case re.Pattern():
             return "" if isinstance(value, str) and shape.fullmatch(value) else f"{what} is malformed"
         case _:
             return "" if type(value) is shape else f"{what} is malformed"
 
 
-def _spell(value: Value) -> bytes:
+def _dump(value: Value) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
 
 
-def nesting(line: bytes) -> int:
+def nesting_depth(line: bytes) -> int:
     """How deep the brackets go, found without recursion before any parser recurses."""
     depth = deepest = 0
     for byte in _OUTSIDE_STRINGS.sub(b"", line):
@@ -77,14 +82,14 @@ def nesting(line: bytes) -> int:
     return deepest
 
 
-def _members(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
+def _unique_members(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
     members = dict(pairs)
     if len(members) < len(pairs):
         raise StatementCanonError("a key stands twice")
     return members
 
 
-def _no_fraction(text: str) -> NoReturn:
+def _refuse_fraction(text: str) -> NoReturn:
     raise StatementTypeError(f"{text[:20]} is not a whole number")
 
 
@@ -96,18 +101,18 @@ def _check(value: Any, depth: int) -> None:
             if not 0 <= value < 2**53:
                 raise StatementTypeError("a whole number below 0 or above 2^53 - 1")
         case str():
-            if not _STRING.fullmatch(value):
+            if not _STRING_PATTERN.fullmatch(value):
                 raise StatementTypeError("a string with a character outside printable ASCII")
         case list() | dict() if depth == 0:
-            raise StatementDepthError(f"nested more than {DEPTH} deep")
+            raise StatementDepthError(f"nested more than {MAX_DEPTH} deep")
         case list():
             for item in value:
                 _check(item, depth - 1)
         case dict():
-            if len(value) > MEMBERS:
-                raise StatementTypeError(f"an object of more than {MEMBERS} members")
+            if len(value) > MAX_MEMBERS:
+                raise StatementTypeError(f"an object of more than {MAX_MEMBERS} members")
             for key, item in value.items():
-                if not isinstance(key, str) or not _KEY.fullmatch(key):
+                if not isinstance(key, str) or not _KEY_PATTERN.fullmatch(key):
                     raise StatementTypeError("a key outside [a-z0-9_], or of no or more than 32 letters")
                 _check(item, depth - 1)
         case _:

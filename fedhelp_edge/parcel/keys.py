@@ -41,11 +41,11 @@ from fedhelp_edge.parcel import age, sshsig
 
 _PEM_END = b"-----END OPENSSH PRIVATE KEY-----\n"
 _LIMIT = 64 << 10
-_LOCKED, _OPEN, _PUBLIC = "keys.age", "keys.txt", "keys.pub"
+_LOCKED_FILE, _UNLOCKED_FILE, _PUBLIC_FILE = "keys.age", "keys.txt", "keys.pub"
 
 
 @dataclass(frozen=True)
-class Public:
+class PublicKeys:
     """The halves that others may know."""
 
     sign: str  # as OpenSSH writes it: "ssh-ed25519 AAAA…"
@@ -58,154 +58,158 @@ class Keys:
     identity: str = field(repr=False)
 
     @property
-    def public(self) -> Public:
-        return Public(sshsig.public_line(self.sign.public_key()), age.recipient_of(self.identity))
+    def public(self) -> PublicKeys:
+        return PublicKeys(sshsig.public_line(self.sign.public_key()), age.recipient_of(self.identity))
 
 
-def new() -> Keys:
+def generate() -> Keys:
     return Keys(Ed25519PrivateKey.generate(), age.new_identity())
 
 
 def save(folder: Path, keys: Keys, passphrase: str | None) -> Path:
     """Keep keys in a folder that has none yet. Without a passphrase only the file's permissions guard them."""
-    check_none(folder)
+    check_absent(folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     files.sync_folder(folder.parent)
-    (folder / _PUBLIC).unlink(missing_ok=True)  # left by an attempt that was cut off
-    for name in (_LOCKED, _OPEN, _PUBLIC):
-        files.clear_parts(folder / name)
-    with files.writing(folder / _PUBLIC, private=False) as file:
+    (folder / _PUBLIC_FILE).unlink(missing_ok=True)  # left by an attempt that was cut off
+    for name in (_LOCKED_FILE, _UNLOCKED_FILE, _PUBLIC_FILE):
+        files.remove_partials(folder / name)
+    with files.writing(folder / _PUBLIC_FILE, private=False) as file:
         file.write(json.dumps(vars(keys.public), indent=1).encode() + b"\n")
-    path = folder / (_OPEN if passphrase is None else _LOCKED)
+    path = folder / (_UNLOCKED_FILE if passphrase is None else _LOCKED_FILE)
     _write(path, keys, passphrase, armor=False)
     return path
 
 
-def take_over(folder: Path, made: Path) -> None:
+def replace(folder: Path, new_folder: Path) -> None:
     """Put the keys of `made` into the place of the folder's; called again, it ends what was cut off."""
-    for name in (_LOCKED, _OPEN, _PUBLIC):  # the public half last: while it is there, this has not ended
-        if (made / name).exists():
-            (made / name).replace(folder / name)
+    for name in (
+        _LOCKED_FILE,
+        _UNLOCKED_FILE,
+        _PUBLIC_FILE,
+    ):  # the public half last: while it is there, this has not ended
+        if (new_folder / name).exists():
+            (new_folder / name).replace(folder / name)
     files.sync_folder(folder)
-    shutil.rmtree(made)  # with what an attempt that was cut off left in it
+    shutil.rmtree(new_folder)  # with what an attempt that was cut off left in it
     files.sync_folder(folder)
 
 
 def remove(folder: Path) -> None:
     """Delete the keys of a folder. Without the private halves the public ones count for nothing."""
-    for name in (_LOCKED, _OPEN, _PUBLIC):
+    for name in (_LOCKED_FILE, _UNLOCKED_FILE, _PUBLIC_FILE):
         (folder / name).unlink(missing_ok=True)
     files.sync_folder(folder)
 
 
 def are_in(folder: Path) -> bool:
-    return _stored(folder) is not None
+    return _key_file(folder) is not None
 
 
-def check_none(folder: Path) -> None:
+def check_absent(folder: Path) -> None:
     if are_in(folder):
         raise KeysExistError(f"there are keys in {folder.name}")
 
 
 def load(folder: Path, ask: Callable[[], str]) -> Keys:
     """The keys of a folder; `ask` is called for the passphrase if they have one."""
-    path = check_guarded(folder)
-    keys = _read(path, ask() if path.name == _LOCKED else None, armor=False)
-    if keys.public != public(folder):
-        raise KeysCorruptError(f"{path.name} and {_PUBLIC} do not belong together")
+    path = check_permissions(folder)
+    keys = _read(path, ask() if path.name == _LOCKED_FILE else None, armor=False)
+    if keys.public != load_public(folder):
+        raise KeysCorruptError(f"{path.name} and {_PUBLIC_FILE} do not belong together")
     return keys
 
 
-def public(folder: Path) -> Public:
+def load_public(folder: Path) -> PublicKeys:
     """The public halves, without a passphrase."""
-    _found(folder)
-    return public_half(folder)
+    _existing_key_file(folder)
+    return read_public_file(folder)
 
 
-def public_half(folder: Path) -> Public:
+def read_public_file(folder: Path) -> PublicKeys:
     """What `keys.pub` says, whether or not the private halves are there."""
     try:
-        with files.reading(folder / _PUBLIC) as file:
-            found = Public(**json.loads(file.read(_LIMIT)))
-        sshsig.public_raw(found.sign)
-        age.check_recipient(found.recipient)
+        with files.reading(folder / _PUBLIC_FILE) as file:
+            public_keys = PublicKeys(**json.loads(file.read(_LIMIT)))
+        sshsig.public_raw(public_keys.sign)
+        age.check_recipient(public_keys.recipient)
     except (ValueError, TypeError, AttributeError, RecursionError, FileNotFoundError, FedhelpError):
-        raise KeysCorruptError(f"{_PUBLIC} is damaged") from None
-    return found
+        raise KeysCorruptError(f"{_PUBLIC_FILE} is damaged") from None
+    return public_keys
 
 
 def is_locked(folder: Path) -> bool:
-    return (folder / _LOCKED).exists()
+    return (folder / _LOCKED_FILE).exists()
 
 
 def exist(folder: Path) -> bool:
-    return _stored(folder) is not None
+    return _key_file(folder) is not None
 
 
-def backup(path: Path, keys: Keys, passphrase: str) -> None:
+def write_backup(path: Path, keys: Keys, passphrase: str) -> None:
     """Write keys in text form, under a passphrase."""
-    files.clear_parts(path)
+    files.remove_partials(path)
     _write(path, keys, passphrase, armor=True)
 
 
-def restore(path: Path, passphrase: str) -> Keys:
+def read_backup(path: Path, passphrase: str) -> Keys:
     """The keys of a backup."""
     return _read(path, passphrase, armor=True)
 
 
-def _stored(folder: Path) -> Path | None:
-    return next((path for name in (_LOCKED, _OPEN) if os.path.lexists(path := folder / name)), None)
+def _key_file(folder: Path) -> Path | None:
+    return next((path for name in (_LOCKED_FILE, _UNLOCKED_FILE) if os.path.lexists(path := folder / name)), None)
 
 
-def _found(folder: Path) -> Path:
-    if path := _stored(folder):
+def _existing_key_file(folder: Path) -> Path:
+    if path := _key_file(folder):
         return path
     raise NoKeysError(f"there are no keys in {folder.name}")
 
 
-def check_guarded(folder: Path) -> Path:
+def check_permissions(folder: Path) -> Path:
     """Where the keys are, if nobody else can read them."""
-    path = _found(folder)
-    found = path.lstat()
-    if not stat.S_ISREG(found.st_mode):
+    path = _existing_key_file(folder)
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode):
         raise KeysModeError(f"{path.name} is a link or no ordinary file")
-    if os.name != "nt" and found.st_mode & 0o077:
+    if os.name != "nt" and status.st_mode & 0o077:
         raise KeysModeError(f"{path.name} can be read by other users of this machine")
     return path
 
 
-def _secret(passphrase: str) -> age.Passphrase:
+def _normalised(passphrase: str) -> age.Passphrase:
     return age.Passphrase(unicodedata.normalize("NFC", passphrase.strip()))
 
 
 def _write(path: Path, keys: Keys, passphrase: str | None, *, armor: bool) -> None:
     pem = keys.sign.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-    plain = io.BytesIO(pem + keys.identity.encode() + b"\n")
+    plaintext = io.BytesIO(pem + keys.identity.encode() + b"\n")
     with files.writing(path) as file:
         if passphrase is None:
-            file.write(plain.getvalue())
+            file.write(plaintext.getvalue())
         else:
-            age.encrypt(plain, file, [_secret(passphrase)], armor=armor)
+            age.encrypt(plaintext, file, [_normalised(passphrase)], armor=armor)
 
 
 def _read(path: Path, passphrase: str | None, *, armor: bool) -> Keys:
-    plain = io.BytesIO()
+    plaintext = io.BytesIO()
     try:
         with files.reading(path) as file:
             if passphrase is None:
-                plain.write(file.read(_LIMIT))
+                plaintext.write(file.read(_LIMIT))
             else:
-                age.decrypt(io.BytesIO(file.read(_LIMIT)), plain, [_secret(passphrase)], armor=armor)
+                age.decrypt(io.BytesIO(file.read(_LIMIT)), plaintext, [_normalised(passphrase)], armor=armor)
     except NoMatchError:
         raise WrongPassphraseError("the passphrase does not fit") from None
     except (FileKindError, ArmorError):  # of a backup, which may have been copied or typed in badly
         raise
     except FedhelpError:
         raise KeysCorruptError(f"{path.name} is damaged") from None
-    pem, end, identity = plain.getvalue().partition(_PEM_END)
+    pem, pem_end, identity = plaintext.getvalue().partition(_PEM_END)
     try:
-        sign = load_ssh_private_key(pem + end, password=None)
-        keys = Keys(sign, identity.decode().strip()) if isinstance(sign, Ed25519PrivateKey) else None
+        signing_key = load_ssh_private_key(pem + pem_end, password=None)
+        keys = Keys(signing_key, identity.decode().strip()) if isinstance(signing_key, Ed25519PrivateKey) else None
         age.recipient_of(keys.identity if keys else "")
     except (ValueError, TypeError, UnsupportedAlgorithm, FedhelpError):
         keys = None

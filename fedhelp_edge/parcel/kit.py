@@ -15,48 +15,48 @@ from fedhelp_edge import files
 from fedhelp_edge.errors import FedhelpError, KitDamagedError
 from fedhelp_edge.parcel import sshsig
 
-INSTALLER, SIGNATURE, LIST = "install.py", "install.py.sig", "SHA256SUMS"
+INSTALLER, SIGNATURE, CHECKSUMS = "install.py", "install.py.sig", "SHA256SUMS"
 NAMESPACE = "kit.v1.fedhelp-edge"
-_NAMED = re.compile(r'^LIST_SHA256 = "([0-9a-f]{64})?"', re.MULTILINE)
-_LINE = re.compile(r"([0-9a-f]{64})  ((?:wheels/)?[A-Za-z0-9_][^/\\:]{0,199})")
-_LIMIT = 1 << 20  # bytes of the installer, and of the list
+_LIST_HASH = re.compile(r'^LIST_SHA256 = "([0-9a-f]{64})?"', re.MULTILINE)
+_CHECKSUM_LINE = re.compile(r"([0-9a-f]{64})  ((?:wheels/)?[A-Za-z0-9_][^/\\:]{0,199})")
+_SIZE_LIMIT = 1 << 20  # bytes of the installer, and of the list
 
 
 @dataclass(frozen=True)
-class Kit:
+class InspectedKit:
     fingerprint: str
     size: int  # bytes of the files that its list names
     signer: str  # the public key whose signature holds, or ""
 
 
-def look(folder: Path) -> Kit:
+def inspect(folder: Path) -> InspectedKit:
     """A kit that is whole, or why it is not. Nothing of it is run."""
     installer = _read(folder / INSTALLER)
-    named = _NAMED.search(installer.decode("utf-8", "replace"))
-    listed = _read(folder / LIST)
-    if not named or hashlib.sha256(listed).hexdigest() != named[1]:
-        raise KitDamagedError(f"{LIST} is not the list that {INSTALLER} names")
+    list_hash = _LIST_HASH.search(installer.decode("utf-8", "replace"))
+    checksums = _read(folder / CHECKSUMS)
+    if not list_hash or hashlib.sha256(checksums).hexdigest() != list_hash[1]:
+        raise KitDamagedError(f"{CHECKSUMS} is not the list that {INSTALLER} names")
     size = 0
-    for line in listed.decode("utf-8", "replace").splitlines():
-        row = _LINE.fullmatch(line)
-        if not row:
-            raise KitDamagedError(f"{LIST} names what no kit holds")
-        size += _check(folder / row[2], row[1])
-    return Kit(fingerprint(installer), size, _signer(folder / SIGNATURE, installer))
+    for line in checksums.decode("utf-8", "replace").splitlines():
+        entry = _CHECKSUM_LINE.fullmatch(line)
+        if not entry:
+            raise KitDamagedError(f"{CHECKSUMS} names what no kit holds")
+        size += _check_file(folder / entry[2], entry[1])
+    return InspectedKit(fingerprint(installer), size, _verified_signer(folder / SIGNATURE, installer))
 
 
 def fingerprint(installer: bytes) -> str:
     """What a kit is known by: the first half of its installer's SHA-256, short enough to compare by eye or phone."""
     digest = hashlib.sha256(installer).hexdigest()[:32]
-    return " ".join(digest[at : at + 4] for at in range(0, len(digest), 4))
+    return " ".join(digest[start : start + 4] for start in range(0, len(digest), 4))
 
 
-def naming(installer: str, digest: str) -> str:
+def with_list_hash(installer: str, digest: str) -> str:
     """The installer of one kit: it names the list with this hash."""
-    return _NAMED.sub(f'LIST_SHA256 = "{digest}"', installer)
+    return _LIST_HASH.sub(f'LIST_SHA256 = "{digest}"', installer)
 
 
-def _check(path: Path, digest: str) -> int:
+def _check_file(path: Path, digest: str) -> int:
     try:
         with files.reading(path) as file:
             if files.digest(file) == digest:
@@ -66,7 +66,7 @@ def _check(path: Path, digest: str) -> int:
     raise KitDamagedError(f"{path.name} is not what the list says")
 
 
-def _signer(path: Path, installer: bytes) -> str:
+def _verified_signer(path: Path, installer: bytes) -> str:
     if not path.exists():
         return ""
     signature = sshsig.parse(_read(path).decode("ascii", "replace"))
@@ -79,9 +79,9 @@ def _signer(path: Path, installer: bytes) -> str:
 def _read(path: Path) -> bytes:
     try:
         with files.reading(path) as file:
-            data = file.read(_LIMIT + 1)
+            data = file.read(_SIZE_LIMIT + 1)
     except (FedhelpError, OSError) as error:
         raise KitDamagedError(f"{path.name} cannot be read") from error
-    if len(data) > _LIMIT:
+    if len(data) > _SIZE_LIMIT:
         raise KitDamagedError(f"{path.name} is larger than in any kit")
     return data

@@ -46,18 +46,18 @@ MAGIC = b"fedhelp-edge/v1\n"
 STATEMENT_LIMIT = 64 << 10
 PROLOGUE_LIMIT = 80 << 10
 INNER_LIMIT = 256 << 10
-SIGNATURES = 8
+MAX_SIGNATURES = 8
 
-Trust = Callable[[Statement, tuple[str, ...]], object]
+Verifier = Callable[[Statement, tuple[str, ...]], object]
 """Judges a statement and the keys that signed it (as OpenSSH lines): returns, or raises what is wrong."""
 
 
-def anyone(_statement: Statement, _keys: tuple[str, ...]) -> None:
+def any_signer(_statement: Statement, _keys: tuple[str, ...]) -> None:
     """Trust that asks only that the signatures hold: the parcel is whole, but whose it is stays open."""
 
 
 @dataclass(frozen=True)
-class Look:
+class Inspected:
     """A parcel seen from outside: everything that can be known without a key."""
 
     path: Path
@@ -84,9 +84,9 @@ def seal(
     begin = source.tell()
     size = source.seek(0, os.SEEK_END) - begin
     source.seek(begin)
-    encrypted = statement.form_of(context["kind"]) == "age"
+    encrypted = statement.payload_form(context["kind"]) == "age"
     if encrypted:
-        inner = canon.encode(
+        inner_line = canon.encode(
             {
                 "body_sha256": files.digest(source),
                 "context_sha256": _context_hash(context),
@@ -94,59 +94,65 @@ def seal(
                 "salt": os.urandom(32).hex(),
             }
         )
-        if len(inner) >= INNER_LIMIT:
+        if len(inner_line) >= INNER_LIMIT:
             raise BadBodyError("the facts are too long")
         source.seek(begin)
-        source = cast(BinaryIO, _Chained(io.BytesIO(inner + b"\n"), source))
-        size = age.encrypted_size(len(inner) + 1 + size, len(recipients))
+        source = cast(BinaryIO, _ConcatenatedReader(io.BytesIO(inner_line + b"\n"), source))
+        size = age.encrypted_size(len(inner_line) + 1 + size, len(recipients))
     with files.writing(Path(path)) as file:
-        file.seek(len(_prologue(statement.make(context, statement.NO_HASH, size), signers)))
-        sink = _Hashing(file)
+        file.seek(len(_build_prologue(statement.create(context, statement.ZERO_HASH, size), signers)))
+        sink = _HashingWriter(file)
         if encrypted:
             age.encrypt(source, cast(BinaryIO, sink), recipients)
         else:
-            shutil.copyfileobj(source, sink, age.CHUNK)
-        done = statement.make(context, sink.hash.hexdigest(), size)
+            shutil.copyfileobj(source, sink, age.CHUNK_SIZE)
+        sealed = statement.create(context, sink.hash.hexdigest(), size)
         file.seek(0)
-        file.write(_prologue(done, signers))
-    return done
+        file.write(_build_prologue(sealed, signers))
+    return sealed
 
 
-def look(path: Path | str, trust: Trust, *, limit: int | None = None) -> Look:
+def inspect(path: Path | str, verifier: Verifier, *, limit: int | None = None) -> Inspected:
     """The parcel at `path`, whole and signed by somebody whom `trust` accepts; its payload is not opened."""
     with files.reading(Path(path)) as file:
-        return _look(Path(path), file, trust, limit)
+        return _inspect(Path(path), file, verifier, limit)
 
 
 def open(
-    path: Path | str, trust: Trust, identities: Iterable[str | age.Passphrase] = (), *, limit: int | None = None
+    path: Path | str, verifier: Verifier, identities: Iterable[str | age.Passphrase] = (), *, limit: int | None = None
 ) -> Opened:
     """`look`, then open: what is inside was verified to its last byte before this returns. Use it in a `with`."""
     with ExitStack() as stack:
         file = stack.enter_context(files.reading(Path(path)))
-        seen = _look(Path(path), file, trust, limit)
-        file.seek(seen.offset)
-        if seen.statement.form == "plain":
-            return Opened(seen, {}, _Window(file, seen.offset, seen.statement.size), stack.pop_all())
-        inner = _Inner()
-        plain = age.reader(file, identities, watch=inner.feed)
-        facts = inner.check(seen.statement)
-        return Opened(seen, facts, _Window(plain, inner.length, plain.size - inner.length), stack.pop_all())
+        inspected = _inspect(Path(path), file, verifier, limit)
+        file.seek(inspected.offset)
+        if inspected.statement.form == "plain":
+            return Opened(
+                inspected, {}, _FileSection(file, inspected.offset, inspected.statement.size), stack.pop_all()
+            )
+        inner = _InnerHeader()
+        plain = age.verified_reader(file, identities, on_chunk=inner.feed)
+        facts = inner.check(inspected.statement)
+        return Opened(inspected, facts, _FileSection(plain, inner.length, plain.size - inner.length), stack.pop_all())
 
 
 class Opened:
     """An open parcel. `body` is a read-only, seekable file of what it holds, decrypted chunk by chunk as it is read."""
 
-    def __init__(self, seen: Look, facts: Mapping[str, Any], body: _Window, holds: AbstractContextManager[Any]) -> None:
-        self.look, self.statement, self.keys, self.facts = seen, seen.statement, seen.keys, facts
-        self.body: BinaryIO = io.BufferedReader(body, age.CHUNK)
-        self._holds = holds
+    def __init__(
+        self, inspected: Inspected, facts: Mapping[str, Any], body: _FileSection, resources: AbstractContextManager[Any]
+    ) -> None:
+        self.look, self.statement, self.keys, self.facts = inspected, inspected.statement, inspected.keys, facts
+        self.body: BinaryIO = io.BufferedReader(body, age.CHUNK_SIZE)
+        self._holds = resources
 
     def __enter__(self) -> Opened:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
-        self._holds.__exit__(kind, fault, at)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._holds.__exit__(kind, error, traceback)
 
     def json(self) -> dict[str, Any]:
         """The body of a plain parcel that holds one JSON object."""
@@ -171,7 +177,7 @@ def read_json(data: bytes) -> dict[str, Any]:
         return dict(pairs)
 
     try:
-        if canon.nesting(data) > 16:
+        if canon.nesting_depth(data) > 16:
             raise ValueError("deep")
         value = json.loads(data.decode(), object_pairs_hook=members, parse_float=finite, parse_constant=finite)
     except ValueError:
@@ -198,92 +204,94 @@ def read_prologue(file: BinaryIO) -> tuple[Statement, tuple[str, ...]]:
         if len(line) > STATEMENT_LIMIT:
             raise StatementSizeError(f"the statement is longer than {STATEMENT_LIMIT} bytes")
         raise TruncatedError("the file ends in its statement")
-    said = statement.parse(line[:-1])
-    left = PROLOGUE_LIMIT - len(MAGIC) - len(line)
+    signed = statement.parse(line[:-1])
+    remaining = PROLOGUE_LIMIT - len(MAGIC) - len(line)
     keys: list[str] = []
     while armor := _read_armor(file):
-        left -= len(armor)
-        if len(keys) == SIGNATURES:
-            raise SigCountError(f"more than {SIGNATURES} signatures")
-        if left < 0:
+        remaining -= len(armor)
+        if len(keys) == MAX_SIGNATURES:
+            raise SigCountError(f"more than {MAX_SIGNATURES} signatures")
+        if remaining < 0:
             raise StatementSizeError(f"more than {PROLOGUE_LIMIT} bytes before the payload")
-        found = sshsig.parse(armor)
-        if found.namespace != said.namespace:
-            raise SigNamespaceError(f"signed as {found.namespace[:60]!r}, but it is a {said.kind}")
-        found.verify(line[:-1])
-        keys.append(sshsig.public_line(found.key))
+        signature = sshsig.parse(armor)
+        if signature.namespace != signed.namespace:
+            raise SigNamespaceError(f"signed as {signature.namespace[:60]!r}, but it is a {signed.kind}")
+        signature.verify(line[:-1])
+        keys.append(sshsig.public_line(signature.key))
     if not keys:
         raise SigCountError("no signature") if file.read(1) else TruncatedError("the file ends before its signature")
-    return said, tuple(keys)
+    return signed, tuple(keys)
 
 
-def check_length(file: BinaryIO, said: Statement) -> None:
+def check_length(file: BinaryIO, statement: Statement) -> None:
     """Whether an open file, read up to its payload, is as long as its statement tells: before a byte more is read."""
-    more = os.fstat(file.fileno()).st_size - file.tell() - said.size
-    if more:
-        raise TrailingError("the file goes on too long") if more > 0 else TruncatedError("the file ends in its payload")
+    excess = os.fstat(file.fileno()).st_size - file.tell() - statement.size
+    if excess:
+        raise (
+            TrailingError("the file goes on too long") if excess > 0 else TruncatedError("the file ends in its payload")
+        )
 
 
-def check_payload(file: BinaryIO, said: Statement) -> None:
+def check_payload(file: BinaryIO, statement: Statement) -> None:
     """Whether what follows the prologue of an open file is what was signed: before a byte of it is copied."""
-    check_length(file, said)
-    at = file.tell()
-    if files.digest(file) != said.sha256:
+    check_length(file, statement)
+    start = file.tell()
+    if files.digest(file) != statement.sha256:
         raise PayloadHashError("the payload is not the one that was signed")
-    file.seek(at)
+    file.seek(start)
 
 
 def _read_armor(file: BinaryIO) -> str:
     """The next armor, or "" where none begins; then `file` is left where it was."""
     begin, end = sshsig.BEGIN.encode(), sshsig.END.encode()
-    at = file.tell()
-    text = first = file.read(len(begin))
-    if first != begin:
-        if first and begin.startswith(first):
+    start = file.tell()
+    armor = opening = file.read(len(begin))
+    if opening != begin:
+        if opening and begin.startswith(opening):
             raise TruncatedError("the file ends in a signature")
-        file.seek(at)
+        file.seek(start)
         return ""
-    while not text.endswith(b"\n" + end):
-        line = file.readline(sshsig.LIMIT)
-        text += line
-        if len(text) > sshsig.LIMIT:
+    while not armor.endswith(b"\n" + end):
+        line = file.readline(sshsig.ARMOR_LIMIT)
+        armor += line
+        if len(armor) > sshsig.ARMOR_LIMIT:
             raise SigFormatError("a signature that does not end")
         if not line.endswith(b"\n"):
             raise TruncatedError("the file ends in a signature")
     try:
-        return text.decode("ascii")
+        return armor.decode("ascii")
     except UnicodeDecodeError:
         raise SigFormatError("a signature with a letter outside ASCII") from None
 
 
-def _look(path: Path, file: BinaryIO, trust: Trust, limit: int | None) -> Look:
-    said, keys = read_prologue(file)
-    trust(said, keys)
-    if limit is not None and said.size > limit:
+def _inspect(path: Path, file: BinaryIO, verifier: Verifier, limit: int | None) -> Inspected:
+    statement, keys = read_prologue(file)
+    verifier(statement, keys)
+    if limit is not None and statement.size > limit:
         raise PayloadSizeError(f"the payload is larger than the {limit} bytes that are allowed")
     offset = file.tell()
     size = file.seek(0, os.SEEK_END) - offset
     file.seek(offset)
-    same = files.digest(file) == said.sha256
-    if size != said.size:
-        if same:
+    hash_matches = files.digest(file) == statement.sha256
+    if size != statement.size:
+        if hash_matches:
             raise PayloadSizeError("the statement gives its payload a wrong size")
         raise (
             TruncatedError("the file ends in its payload")
-            if size < said.size
+            if size < statement.size
             else TrailingError("the file goes on too long")
         )
-    if not same:
+    if not hash_matches:
         raise PayloadHashError("the payload is not the one that was signed")
-    return Look(path, said, keys, offset)
+    return Inspected(path, statement, keys, offset)
 
 
-def _prologue(said: Statement, signers: Sequence[Ed25519PrivateKey]) -> bytes:
-    line = said.line
-    armors = (sshsig.sign(line, signer, said.namespace).encode() for signer in signers)
+def _build_prologue(statement: Statement, signers: Sequence[Ed25519PrivateKey]) -> bytes:
+    line = statement.line
+    armors = (sshsig.sign(line, signer, statement.namespace).encode() for signer in signers)
     prologue = MAGIC + line + b"\n" + b"".join(armors)
-    if not 1 <= len(signers) <= SIGNATURES:
-        raise SigCountError(f"a parcel carries 1 to {SIGNATURES} signatures")
+    if not 1 <= len(signers) <= MAX_SIGNATURES:
+        raise SigCountError(f"a parcel carries 1 to {MAX_SIGNATURES} signatures")
     if len(line) > STATEMENT_LIMIT or len(prologue) > PROLOGUE_LIMIT:
         raise StatementSizeError("too much stands before the payload")
     return prologue
@@ -293,7 +301,7 @@ def _context_hash(context: Mapping[str, Any]) -> str:
     return hashlib.sha256(canon.encode(dict(context))).hexdigest()
 
 
-class _Inner:
+class _InnerHeader:
     """The first line of an encrypted payload, and the hash of all that follows it, gathered as the chunks pass by."""
 
     def __init__(self) -> None:
@@ -306,11 +314,11 @@ class _Inner:
     def feed(self, chunk: bytes) -> None:
         if self._whole or len(self._line) > INNER_LIMIT:
             return self._hash.update(chunk)
-        self._line, found, rest = (self._line + chunk).partition(b"\n")
-        self._whole = bool(found)
+        self._line, newline, rest = (self._line + chunk).partition(b"\n")
+        self._whole = bool(newline)
         return self._hash.update(rest)
 
-    def check(self, said: Statement) -> Mapping[str, Any]:
+    def check(self, statement: Statement) -> Mapping[str, Any]:
         """The facts, once the line has the right form and names this very parcel."""
         value: canon.Value = ""
         if self._whole and self.length <= INNER_LIMIT:
@@ -318,17 +326,19 @@ class _Inner:
                 value = canon.decode(self._line)
         if not isinstance(value, dict) or value.keys() != {"body_sha256", "context_sha256", "facts", "salt"}:
             raise BadBodyError("what was encrypted does not begin with its facts")
-        if value["context_sha256"] != _context_hash(said.context):
+        if value["context_sha256"] != _context_hash(statement.context):
             raise InnerContextError("what was encrypted was made for another parcel")
-        model = self._hash.hexdigest()
-        if value["body_sha256"] != model or (said.kind == "global" and said.context["base"] != model):
+        body_sha256 = self._hash.hexdigest()
+        if value["body_sha256"] != body_sha256 or (
+            statement.kind == "global" and statement.context["base"] != body_sha256
+        ):
             raise BadBodyError("what was encrypted is not the model that is named")
         if not isinstance(value["facts"], dict):
             raise BadBodyError("the facts are malformed")
         return value["facts"]
 
 
-class _Hashing:
+class _HashingWriter:
     """A file that hashes what is written to it."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -339,7 +349,7 @@ class _Hashing:
         return self._file.write(data)
 
 
-class _Chained:
+class _ConcatenatedReader:
     """Two files, read as one."""
 
     def __init__(self, first: BinaryIO, second: BinaryIO) -> None:
@@ -349,10 +359,10 @@ class _Chained:
         return self._first.read(count) or self._second.read(count)
 
 
-class _Window(io.RawIOBase):
+class _FileSection(io.RawIOBase):
     """A part of a seekable file, as a file."""
 
-    def __init__(self, file: BinaryIO | age.Reader, start: int, size: int) -> None:
+    def __init__(self, file: BinaryIO | age.DecryptingReader, start: int, size: int) -> None:
         self._file, self._start, self._size, self._at = file, start, size, 0
 
     def readable(self) -> bool:
@@ -371,6 +381,6 @@ class _Window(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's Buffer has no len
         count = max(0, min(len(buffer), self._size - self._at))
         self._file.seek(self._start + self._at)
-        got = self._file.readinto(memoryview(buffer)[:count])  # type: ignore[union-attr]
-        self._at += got
-        return int(got)
+        read = self._file.readinto(memoryview(buffer)[:count])  # type: ignore[union-attr]
+        self._at += read
+        return int(read)

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from fedhelp_edge.errors import SigAlgError, SigBadError, SigFormatError, SigNamespaceError
 
 BEGIN, END = "-----BEGIN SSH SIGNATURE-----\n", "-----END SSH SIGNATURE-----\n"
-LIMIT = 4096  # bytes of one armor
+ARMOR_LIMIT = 4096  # bytes of one armor
 _COLUMNS = 70
-_TYPE, _HASH = b"ssh-ed25519", b"sha512"
+_KEY_TYPE, _HASH_NAME = b"ssh-ed25519", b"sha512"
 
 # y coordinates of the points of small order on edwards25519: a key there lets anybody forge.
 _P = 2**255 - 19
@@ -39,7 +39,7 @@ class Signature:
     def verify(self, message: bytes) -> None:
         """Raise `SigBad` unless `message` was signed by the key inside, in the namespace inside."""
         try:
-            _public(self.key).verify(self.signature, _signed(message, self.namespace))
+            _load_public_key(self.key).verify(self.signature, _signed_data(message, self.namespace))
         except InvalidSignature:
             raise SigBadError("the signature does not hold") from None
 
@@ -47,61 +47,61 @@ class Signature:
 def sign(message: bytes, private_key: Ed25519PrivateKey, namespace: str) -> str:
     """The armor of a signature over `message`, good for `namespace` alone."""
     key = private_key.public_key().public_bytes_raw()
-    return _armor(Signature(key, namespace, private_key.sign(_signed(message, namespace))))
+    return _format_armor(Signature(key, namespace, private_key.sign(_signed_data(message, namespace))))
 
 
 def verify(message: bytes, armor: str, public_key: Ed25519PublicKey, namespace: str) -> None:
     """Return if `armor` is `public_key`'s signature over `message` for `namespace`; raise otherwise."""
-    found = parse(armor)
-    if found.namespace != namespace:
-        raise SigNamespaceError(f"made for {found.namespace!r}, wanted for {namespace!r}")
-    if found.key != public_key.public_bytes_raw():
+    signature = parse(armor)
+    if signature.namespace != namespace:
+        raise SigNamespaceError(f"made for {signature.namespace!r}, wanted for {namespace!r}")
+    if signature.key != public_key.public_bytes_raw():
         raise SigBadError("signed by another key")
-    found.verify(message)
+    signature.verify(message)
 
 
 def parse(armor: str) -> Signature:
     """Read an armor strictly; nothing is verified yet."""
-    if len(armor) > LIMIT or not (armor.startswith(BEGIN) and armor.endswith(END)):
+    if len(armor) > ARMOR_LIMIT or not (armor.startswith(BEGIN) and armor.endswith(END)):
         raise SigFormatError("not an SSH signature")
     try:
         blob = base64.b64decode(armor[len(BEGIN) : -len(END)].replace("\n", "").encode("ascii"), validate=True)
     except (binascii.Error, UnicodeEncodeError):
         raise SigFormatError("not base64") from None
-    fields = _Fields(blob)
+    fields = _WireReader(blob)
     if fields.take(6) != b"SSHSIG" or fields.take(4) != struct.pack(">I", 1):
         raise SigFormatError("not SSHSIG, version 1")
     key, namespace, reserved, hash_name, signature = (fields.string() for _ in range(5))
-    key_fields, signature_fields = _Fields(key), _Fields(signature)
-    if key_fields.string() != _TYPE or signature_fields.string() != _TYPE or hash_name != _HASH:
+    key_fields, signature_fields = _WireReader(key), _WireReader(signature)
+    if key_fields.string() != _KEY_TYPE or signature_fields.string() != _KEY_TYPE or hash_name != _HASH_NAME:
         raise SigAlgError("only Ed25519 with SHA-512 is accepted")
     try:
-        found = Signature(key_fields.string(), namespace.decode("ascii"), signature_fields.string())
+        parsed = Signature(key_fields.string(), namespace.decode("ascii"), signature_fields.string())
     except UnicodeDecodeError:
         raise SigFormatError("a namespace outside ASCII") from None
-    if len(found.key) != 32 or len(found.signature) != 64 or reserved or not found.namespace.isprintable():
+    if len(parsed.key) != 32 or len(parsed.signature) != 64 or reserved or not parsed.namespace.isprintable():
         raise SigFormatError("a field has the wrong length")
-    if _armor(found) != armor:
+    if _format_armor(parsed) != armor:
         raise SigFormatError("not in the one canonical spelling")
-    return found
+    return parsed
 
 
 def public_line(key: Ed25519PublicKey | bytes) -> str:
     """A public key as OpenSSH writes it, without a comment: how keys are named everywhere in this kit."""
     raw = key if isinstance(key, bytes) else key.public_bytes_raw()
-    return f"{_TYPE.decode()} {base64.b64encode(_string(_TYPE) + _string(raw)).decode()}"
+    return f"{_KEY_TYPE.decode()} {base64.b64encode(_ssh_string(_KEY_TYPE) + _ssh_string(raw)).decode()}"
 
 
 def public_raw(line: str) -> bytes:
     """The 32 bytes of a key written by `public_line`; any other spelling is refused."""
-    _, _, text = line.partition(" ")
+    _, _, encoded = line.partition(" ")
     try:
-        raw = base64.b64decode(text.encode("ascii"), validate=True)[-32:]
+        raw = base64.b64decode(encoded.encode("ascii"), validate=True)[-32:]
     except (binascii.Error, UnicodeEncodeError):
         raw = b""
     if len(raw) != 32 or public_line(raw) != line:
         raise SigAlgError("not an Ed25519 public key as OpenSSH writes it")
-    _public(raw)
+    _load_public_key(raw)
     return raw
 
 
@@ -111,7 +111,7 @@ def fingerprint(line: str) -> str:
     return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
 
 
-def _public(raw: bytes) -> Ed25519PublicKey:
+def _load_public_key(raw: bytes) -> Ed25519PublicKey:
     y = int.from_bytes(raw, "little") & (2**255 - 1)
     if y >= _P or y in _SMALL_ORDER:
         raise SigBadError("a public key of small order or in a second spelling")
@@ -121,24 +121,24 @@ def _public(raw: bytes) -> Ed25519PublicKey:
         raise SigBadError("not a public key") from None
 
 
-def _signed(message: bytes, namespace: str) -> bytes:
+def _signed_data(message: bytes, namespace: str) -> bytes:
     digest = hashlib.sha512(message).digest()
-    return b"SSHSIG" + b"".join(map(_string, (namespace.encode("ascii"), b"", _HASH, digest)))
+    return b"SSHSIG" + b"".join(map(_ssh_string, (namespace.encode("ascii"), b"", _HASH_NAME, digest)))
 
 
-def _armor(parts: Signature) -> str:
-    key = _string(_TYPE) + _string(parts.key)
-    signature = _string(_TYPE) + _string(parts.signature)
-    fields = map(_string, (key, parts.namespace.encode("ascii"), b"", _HASH, signature))
-    text = base64.b64encode(b"SSHSIG" + struct.pack(">I", 1) + b"".join(fields)).decode("ascii")
-    return BEGIN + "".join(text[at : at + _COLUMNS] + "\n" for at in range(0, len(text), _COLUMNS)) + END
+def _format_armor(parts: Signature) -> str:
+    key_blob = _ssh_string(_KEY_TYPE) + _ssh_string(parts.key)
+    signature_blob = _ssh_string(_KEY_TYPE) + _ssh_string(parts.signature)
+    fields = map(_ssh_string, (key_blob, parts.namespace.encode("ascii"), b"", _HASH_NAME, signature_blob))
+    encoded = base64.b64encode(b"SSHSIG" + struct.pack(">I", 1) + b"".join(fields)).decode("ascii")
+    return BEGIN + "".join(encoded[start : start + _COLUMNS] + "\n" for start in range(0, len(encoded), _COLUMNS)) + END
 
 
-def _string(data: bytes) -> bytes:
+def _ssh_string(data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + data
 
 
-class _Fields:
+class _WireReader:
     """SSH wire fields, taken one after the other."""
 
     def __init__(self, data: bytes) -> None:

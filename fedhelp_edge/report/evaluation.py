@@ -13,10 +13,10 @@ from typing import Any
 from fedhelp_edge import files
 from fedhelp_edge.report import pages
 from fedhelp_edge.report.metrics import Figure, Scores
-from fedhelp_edge.report.nets import HEAD, NAMES, table
+from fedhelp_edge.report.nets import HEADER, NAMES, table
 
-_NETS = {**NAMES, "without_prior": "without the prior"}
-_FIGURES = {
+_NET_NAMES = {**NAMES, "without_prior": "without the prior"}
+_FIGURE_NAMES = {
     "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auc": "AUC", "f1": "F1",
     "ece": "calibration error", "brier": "Brier score",
 }  # fmt: skip
@@ -49,66 +49,67 @@ class Evaluation:
         folder.mkdir(parents=True, exist_ok=True)
         numbers = itertools.chain(("",), (f"-{number}" for number in itertools.count(2)))
         pairs = ([folder / f"evaluation{number}.{kind}" for kind in ("json", "html")] for number in numbers)
-        data, shown = next(pair for pair in pairs if not any(path.exists() for path in pair))
+        data, page = next(pair for pair in pairs if not any(path.exists() for path in pair))
         with files.writing(data, private=False) as file:
             file.write(json.dumps({"schema_version": 1, **self.to_json()}, indent=1).encode())
-        with files.writing(shown, private=False) as file:
+        with files.writing(page, private=False) as file:
             file.write(self.html().encode())
-        return shown
+        return page
 
     def html(self) -> str:
         name = self.chosen or "own"
-        own = self.nets[name]
+        shown = self.nets[name]
         return pages.page(
             f"{self.plan}: evaluation after round {self.round}",
-            pages.paragraph(f"{own.images} test images, {self.tier} site. In brackets: 95 % intervals."),
-            *([pages.table(HEAD, table(self.figures, self.chosen))] if self.figures else []),
+            pages.paragraph(f"{shown.images} test images, {self.tier} site. In brackets: 95 % intervals."),
+            *([pages.table(HEADER, table(self.figures, self.chosen))] if self.figures else []),
             pages.table(
-                ("", *(_NETS[name] for name in self.nets)),
+                ("", *(_NET_NAMES[name] for name in self.nets)),
                 [
-                    (label, *(_shown(getattr(scores, name)) for scores in self.nets.values()))
-                    for name, label in _FIGURES.items()
+                    (label, *(_cell(getattr(scores, name)) for scores in self.nets.values()))
+                    for name, label in _FIGURE_NAMES.items()
                 ],
             ),
-            *pages.notes(self.findings),
+            *pages.findings(self.findings),
             pages.paragraph(f"Below: {NAMES[name]}."),
-            *self._classes(own),
-            *self._confusion(own),
-            *self._calibration(own),
+            *self._classes(shown),
+            *self._confusion(shown),
+            *self._calibration(shown),
         )
 
-    def _classes(self, own: Scores) -> Iterator[pages.Html]:
+    def _classes(self, scores: Scores) -> Iterator[pages.Html]:
         yield pages.heading("Each class against the others")
         yield pages.table(
             ("class", "images", "sensitivity", "specificity", "AUC"),
             [
-                (name, of.images, _shown(of.sensitivity), _shown(of.specificity), _shown(of.auc))
-                for name, of in zip(self.classes, own.classes, strict=True)
+                (name, figures.images, _cell(figures.sensitivity), _cell(figures.specificity), _cell(figures.auc))
+                for name, figures in zip(self.classes, scores.classes, strict=True)
             ],
         )
 
-    def _confusion(self, own: Scores) -> Iterator[pages.Html]:
+    def _confusion(self, scores: Scores) -> Iterator[pages.Html]:
         yield pages.heading("What was taken for what")
         yield pages.paragraph("A row for each true class, a column for each answer.")
         yield pages.table(
-            ("", *self.classes), [(name, *row) for name, row in zip(self.classes, own.confusion, strict=False)]
+            ("", *self.classes), [(name, *row) for name, row in zip(self.classes, scores.confusion, strict=False)]
         )
 
-    def _calibration(self, own: Scores) -> Iterator[pages.Html]:
+    def _calibration(self, scores: Scores) -> Iterator[pages.Html]:
         yield pages.heading("Is it as often right as it is sure?")
         yield pages.chart(
             {
                 "as it should be": [(0.0, 0.0), (1.0, 1.0)],
-                "this net": [(of.sure, of.right.value) for of in own.reliability],
+                "this net": [(bin_.sure, bin_.right.value) for bin_ in scores.reliability],
             },
             "how sure", "how often right",
         )  # fmt: skip
         yield pages.table(
-            ("sure", "images", "right"), [(f"{of.sure:.2f}", of.images, _shown(of.right)) for of in own.reliability]
+            ("sure", "images", "right"),
+            [(f"{bin_.sure:.2f}", bin_.images, _cell(bin_.right)) for bin_ in scores.reliability],
         )
 
 
-def _shown(figure: Figure) -> str:
+def _cell(figure: Figure) -> str:
     """A number, and below it its interval, or why it has none."""
     value = "–" if figure.value is None else f"{figure.value:.3f}"
     interval = f"({figure.low:.3f} to {figure.high:.3f})" if figure.low is not None else figure.reason or ""

@@ -11,26 +11,26 @@ from fedhelp_edge.report.metrics import Figure, Scores
 NAMES = {
     "own": "this site's own net", "merged": "the merged net", "alone": "trained alone", "average": "their average",
 }  # fmt: skip
-HEAD = ("net", "accuracy, validation", "accuracy, test", "")
-_MANY = 1000  # images, from which on a third digit says something
+HEADER = ("net", "accuracy, validation", "accuracy, test", "")
+_THREE_DIGITS_FROM = 1000  # images, from which on a third digit says something
 
 Figures = Mapping[str, float | None]
 
 
 def figures(scores: Scores | None, prefix: str = "") -> dict[str, float | None]:
     """What a table and a program are told of a net on one part of the images, on none where there are none."""
-    found: dict[str, float | None] = {f"{prefix}images": scores.images if scores else 0}
+    values: dict[str, float | None] = {f"{prefix}images": scores.images if scores else 0}
     for name in ("accuracy", "balanced_accuracy", "auc"):
         figure = getattr(scores, name) if scores else Figure(None)
         parts = {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
-        found |= {f"{prefix}{key}": None if value is None else round(value, 4) for key, value in parts.items()}
-    return found
+        values |= {f"{prefix}{key}": None if value is None else round(value, 4) for key, value in parts.items()}
+    return values
 
 
 def table(nets: Mapping[str, Figures], chosen: str) -> list[tuple[str, ...]]:
     """A row for each net, as the terminal, the report, the card and the page show it; `HEAD` is above them."""
     return [
-        (NAMES[name], *(_part(nets[name], prefix) for prefix in ("", "test_")), "chosen" if name == chosen else "")
+        (NAMES[name], *(_cell(nets[name], prefix) for prefix in ("", "test_")), "chosen" if name == chosen else "")
         for name in NAMES
         if name in nets
     ]  # fmt: skip
@@ -38,43 +38,49 @@ def table(nets: Mapping[str, Figures], chosen: str) -> list[tuple[str, ...]]:
 
 def lines(nets: Mapping[str, Figures], chosen: str) -> list[str]:
     """The table in a terminal."""
-    rows = [HEAD, *table(nets, chosen)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    rows = [HEADER, *table(nets, chosen)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def shown(value: float | None, images: int, low: float | None = None, high: float | None = None) -> str:
+def figure_text(value: float | None, images: int, low: float | None = None, high: float | None = None) -> str:
     """A figure with the number of images that it comes from and its 95 % interval: 0.93 (n=14, 0.69-0.99)."""
     if value is None:
         return "–"
-    digits = 3 if images >= _MANY else 2
+    digits = 3 if images >= _THREE_DIGITS_FROM else 2
     interval = f", {low:.{digits}f}-{high:.{digits}f}" if low is not None and high is not None else ""
     return f"{value:.{digits}f} (n={images}{interval})"
 
 
-def part_right(value: float | None, images: int) -> str:
+def accuracy_text(value: float | None, images: int) -> str:
     """An accuracy of so many images, with Wilson's interval."""
     if value is None or not images:
         return "–" if value is None else f"{value:.2f}"  # a report of before the number was kept
     figure = metrics.proportion(round(value * images), images)
-    return shown(value, images, figure.low, figure.high)
+    return figure_text(value, images, figure.low, figure.high)
 
 
-def answering(found: Mapping[str, float | None], part: str) -> str:
+def answering_text(figures: Mapping[str, float | None], part: str) -> str:
     """How many images of a part a model answers, how many of these wrongly, and why it does not answer the others."""
-    images, answered, right, unlike = (int(found.get(name) or 0) for name in ("images", "answered", "right", "unlike"))
-    wrong = f", {answered - right} of them wrongly (error {shown_rate(answered - right, answered)})" if answered else ""
-    rest = images - answered
-    why = f"; of the other {rest}, {rest - unlike} are uncertain and {unlike} unlike those trained on" if rest else ""
-    return f"answers {answered} of {images} {part} images{wrong}{why}"
+    images, answered, right, unlike = (
+        int(figures.get(name) or 0) for name in ("images", "answered", "right", "unlike")
+    )
+    wrong = f", {answered - right} of them wrongly (error {rate_text(answered - right, answered)})" if answered else ""
+    unanswered = images - answered
+    reasons = (
+        f"; of the other {unanswered}, {unanswered - unlike} are uncertain and {unlike} unlike those trained on"
+        if unanswered
+        else ""
+    )
+    return f"answers {answered} of {images} {part} images{wrong}{reasons}"
 
 
-def shown_rate(hits: int, of: int) -> str:
-    figure = metrics.proportion(hits, of)
-    return shown(figure.value, of, figure.low, figure.high)
+def rate_text(hits: int, total: int) -> str:
+    figure = metrics.proportion(hits, total)
+    return figure_text(figure.value, total, figure.low, figure.high)
 
 
-def _part(net: Mapping[str, Any], prefix: str) -> str:
+def _cell(net: Mapping[str, Any], prefix: str) -> str:
     names = ("accuracy", "images", "accuracy_low", "accuracy_high")
     value, images, low, high = (net.get(f"{prefix}{name}") for name in names)
-    return shown(value, images or 0, low, high)
+    return figure_text(value, images or 0, low, high)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fedhelp_edge.safe_text import visible_html
 
 Html = NewType("Html", str)
-Line = Sequence[tuple[float, float | None]]  # across and up; None leaves a gap
+Points = Sequence[tuple[float, float | None]]  # across and up; None leaves a gap
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _STYLE = """
@@ -37,7 +37,7 @@ svg { width: 100%; font: 12px system-ui, sans-serif }
 """
 
 _WIDE, _HIGH, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 320, 60, 20, 30, 70
-_LOOKS = (  # mark, dashes, colour: any one of them tells the lines apart
+_LINE_STYLES = (  # mark, dashes, colour: any one of them tells the lines apart
     ("●", "none", "#0072b2"),
     ("○", "6 4", "#d55e00"),
     ("■", "2 3", "#007a5e"),
@@ -69,10 +69,10 @@ def paragraph(text: str) -> Html:
     return Html(f"<p>{visible_html(text)}</p>")
 
 
-def notes(findings: Sequence[Mapping[str, Any]]) -> list[Html]:
+def findings(rows: Sequence[Mapping[str, Any]]) -> list[Html]:
     """What a reader of figures must know of the images behind them, a sentence each."""
-    items = "".join(f"<li>{visible_html(finding['sentence'])}</li>" for finding in findings)
-    return [heading("What these images cannot tell"), Html(f"<ul>{items}</ul>")] if findings else []
+    items = "".join(f"<li>{visible_html(finding['sentence'])}</li>" for finding in rows)
+    return [heading("What these images cannot tell"), Html(f"<ul>{items}</ul>")] if rows else []
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Html:
@@ -80,7 +80,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Html:
     return Html("<div><table>\n" + "\n".join(lines) + "\n</table></div>")
 
 
-def picture(pixels: NDArray[np.uint8], said: str, width: int, height: int) -> Html:
+def picture(pixels: NDArray[np.uint8], alt: str, width: int, height: int) -> Html:
     """An image (height x width x 1 or 3) within the page, shown at a size; `said` is for who cannot see it."""
     from PIL import Image
 
@@ -89,61 +89,64 @@ def picture(pixels: NDArray[np.uint8], said: str, width: int, height: int) -> Ht
     Image.fromarray(array).save(sink, "PNG")
     data = base64.b64encode(sink.getvalue()).decode()
     size = f'width="{width}" height="{height}" style="aspect-ratio:{width}/{height}"'
-    return Html(f'<img src="data:image/png;base64,{data}" alt="{visible_html(said)}" {size}/>')
+    return Html(f'<img src="data:image/png;base64,{data}" alt="{visible_html(alt)}" {size}/>')
 
 
-def chart(lines: Mapping[str, Line], across: str, up: str) -> Html:
+def chart(lines: Mapping[str, Points], across: str, up: str) -> Html:
     """Lines over common axes. What they show should stand in a table as well."""
     points = [(x, y) for line in lines.values() for x, y in line if y is not None]
     xs, ys = ([point[axis] for point in points] or [0.0] for axis in (0, 1))
-    (left, right), (low, high) = _span(xs), _span(ys)
+    (left, right), (low, high) = _axis_range(xs), _axis_range(ys)
 
     def at(x: float, y: float) -> tuple[str, str]:
-        inner = _WIDE - _LEFT - _RIGHT, _HIGH - _TOP - _BOTTOM
-        found = _LEFT + (x - left) / (right - left) * inner[0], _HIGH - _BOTTOM - (y - low) / (high - low) * inner[1]
-        return f"{found[0]:.1f}", f"{found[1]:.1f}"
+        plot_size = _WIDE - _LEFT - _RIGHT, _HIGH - _TOP - _BOTTOM
+        position = (
+            _LEFT + (x - left) / (right - left) * plot_size[0],
+            _HIGH - _BOTTOM - (y - low) / (high - low) * plot_size[1],
+        )
+        return f"{position[0]:.1f}", f"{position[1]:.1f}"
 
-    drawn = [_text(up, 0, 12, "start"), _text(across, _WIDE / 2, _HIGH - 34, "middle")]
+    elements = [_text(up, 0, 12, "start"), _text(across, _WIDE / 2, _HIGH - 34, "middle")]
     for tick in _ticks(low, high):
         y = at(left, tick)[1]
-        drawn.append(
+        elements.append(
             f'<path d="M{_LEFT} {y}H{_WIDE - _RIGHT}" stroke="#ccc"/>{_text(f"{tick:g}", _LEFT - 8, y, "end")}'
         )
-    whole = all(float(x).is_integer() for x in xs)
+    whole_numbers = all(float(x).is_integer() for x in xs)
     for tick in _ticks(left, right):
-        if not whole or float(tick).is_integer():
-            drawn.append(_text(f"{tick:g}", at(tick, low)[0], _HIGH - 54, "middle"))
-    for place, (name, line) in enumerate(lines.items()):
-        mark, dashes, colour = _LOOKS[place % len(_LOOKS)]
-        seen = [at(x, y) if y is not None else None for x, y in line]
-        steps = zip([None, *seen], seen, strict=False)
+        if not whole_numbers or float(tick).is_integer():
+            elements.append(_text(f"{tick:g}", at(tick, low)[0], _HIGH - 54, "middle"))
+    for index, (name, line) in enumerate(lines.items()):
+        mark, dashes, colour = _LINE_STYLES[index % len(_LINE_STYLES)]
+        projected = [at(x, y) if y is not None else None for x, y in line]
+        steps = zip([None, *projected], projected, strict=False)
         path = "".join(f"{'L' if before else 'M'}{here[0]} {here[1]}" for before, here in steps if here)
-        marks = "".join(_text(mark, *here, "middle") for here in filter(None, seen))
-        named = _text(f"{mark} {name}", _LEFT + place * (_WIDE - _LEFT) / len(lines), _HIGH - 8, "start")
-        drawn.append(
+        marks = "".join(_text(mark, *here, "middle") for here in filter(None, projected))
+        legend = _text(f"{mark} {name}", _LEFT + index * (_WIDE - _LEFT) / len(lines), _HIGH - 8, "start")
+        elements.append(
             f'<g fill="{colour}"><path d="{path}" fill="none" stroke="{colour}" stroke-width="2" '
-            f'stroke-dasharray="{dashes}"/>{marks}{named}</g>'
+            f'stroke-dasharray="{dashes}"/>{marks}{legend}</g>'
         )
     label = visible_html(f"{up}, {across}: {', '.join(lines)}")
-    inside = "\n".join(drawn)
+    inside = "\n".join(elements)
     return Html(
         f'<figure><svg viewBox="0 0 {_WIDE} {_HIGH}" role="img" aria-label="{label}">\n{inside}\n</svg></figure>'
     )
 
 
-def _lines(text: str) -> str:
+def _escaped_lines(text: str) -> str:
     return "\n".join(map(visible_html, text.split("\n")))
 
 
 def _row(kind: str, cells: Sequence[object]) -> str:
-    return "<tr>" + "".join(f"<{kind}>{_lines(str(cell))}</{kind}>" for cell in cells) + "</tr>"
+    return "<tr>" + "".join(f"<{kind}>{_escaped_lines(str(cell))}</{kind}>" for cell in cells) + "</tr>"
 
 
 def _text(text: str, x: float | str, y: float | str, anchor: str) -> str:
     return f'<text x="{x}" y="{y}" text-anchor="{anchor}" dominant-baseline="central">{visible_html(text)}</text>'
 
 
-def _span(values: Sequence[float]) -> tuple[float, float]:
+def _axis_range(values: Sequence[float]) -> tuple[float, float]:
     """From the smallest to the largest, and never nothing."""
     low, high = min(values), max(values)
     return (low, high) if high > low else (low - 0.5, high + 0.5)

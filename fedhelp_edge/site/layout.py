@@ -19,7 +19,6 @@ request/…                what it asked of the coordinator: to join, or to be k
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -27,7 +26,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from fedhelp_edge import files
 from fedhelp_edge.errors import (
@@ -38,63 +36,60 @@ from fedhelp_edge.parcel import parcel
 from fedhelp_edge.parcel.statement import Statement
 from fedhelp_edge.trust.task import Task
 
-NOTE, NEXT_KEYS, LOCK, IMAGES = "joined.json", "next-keys", "exchange.lock", "images.txt"
+CONNECTION, NEXT_KEYS, LOCK, IMAGES = "joined.json", "next-keys", "exchange.lock", "images.txt"
 PINNED, VERIFIED = "pinned.fhx", "verified.json"
-_WORK, _GRACE = ".work-", 3600.0  # begins the names of folders for a step; seconds after which none is at work
+_SCRATCH_PREFIX, _SCRATCH_AGE = (
+    ".work-",
+    3600.0,
+)  # begins the names of folders for a step; seconds after which none is at work
 
 
-def place(home: Path, said: Statement) -> Path:
+def parcel_path(home: Path, statement: Statement) -> Path:
     """Where news of this kind is kept."""
-    context = said.context
+    context = statement.context
     name = {
         "charter": lambda: f"{context['version']:04}",
         "roster": lambda: f"{context['epoch']:04}-{context['version']:04}",
         "task": lambda: f"{context['epoch']:04}-{context['round']:06}",
-        "global": lambda: f"{context['epoch']:04}-{context['round']:06}-{said.hash}",
-        "receipt": lambda: f"{context['epoch']:04}-{context['about']}-{said.hash}",
-    }[said.kind]()
-    return home / said.kind / f"{name}.fhx"
+        "global": lambda: f"{context['epoch']:04}-{context['round']:06}-{statement.hash}",
+        "receipt": lambda: f"{context['epoch']:04}-{context['about']}-{statement.hash}",
+    }[statement.kind]()
+    return home / statement.kind / f"{name}.fhx"
 
 
 def parcel_hash(path: Path) -> str:
     """The hash of a whole parcel's statement, or ""."""
     try:
-        return parcel.look(path, parcel.anyone).statement.hash
+        return parcel.inspect(path, parcel.any_signer).statement.hash
     except FedhelpError:
         return ""
 
 
-def note(home: Path) -> dict[str, Any]:
-    """What was written down when joining."""
-    path = home / NOTE
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-
-
-def remembered(home: Path, images: Path | None) -> Path:
+def resolve_images(home: Path, images: Path | None) -> Path:
     """The images that are named, or those that were named last."""
-    kept = home / IMAGES
+    note = home / IMAGES
     if images is not None:
         home.mkdir(parents=True, exist_ok=True)
-        files.replace(kept, os.fsencode(images.absolute()))
+        files.write_atomic(note, os.fsencode(images.absolute()))
         return images
-    if not kept.exists():
+    if not note.exists():
         raise NoImagesNamedError("no images were named yet")
-    return Path(os.fsdecode(kept.read_bytes()))
+    return Path(os.fsdecode(note.read_bytes()))
 
 
-def round_folder(home: Path, order: Task) -> Path:
-    return home / "rounds" / f"{order.epoch:04}-{order.round:06}"
+def round_dir(home: Path, task: Task) -> Path:
+    return home / "rounds" / f"{task.epoch:04}-{task.round:06}"
 
 
-def base_of(home: Path, order: Task) -> Path:
-    return home / "base" / f"{order.base}.safetensors"
+def base_path(home: Path, task: Task) -> Path:
+    return home / "base" / f"{task.base}.safetensors"
 
 
-def pack_of(home: Path, order: Task) -> Path | None:
-    return home / "pack" / f"{order.knowledge}.safetensors" if order.knowledge else None
+def pack_path(home: Path, task: Task) -> Path | None:
+    return home / "pack" / f"{task.knowledge}.safetensors" if task.knowledge else None
 
 
-def is_whole(path: Path) -> bool:
+def is_intact(path: Path) -> bool:
     """What is named by its hash is here, as it came."""
     if not path.exists():
         return False
@@ -102,29 +97,29 @@ def is_whole(path: Path) -> bool:
         return files.digest(file) == path.stem
 
 
-def is_parcel(path: Path) -> bool:
+def is_intact_parcel(path: Path) -> bool:
     """A parcel is here, whole and signed; by whom, is not asked."""
     try:
-        parcel.look(path, parcel.anyone)
+        parcel.inspect(path, parcel.any_signer)
     except FedhelpError:
         return False
     return True
 
 
-def clear_left(home: Path) -> None:
+def clear_leftovers(home: Path) -> None:
     """Delete what commands that were killed have left unfinished, once nobody can be at work on it."""
-    for pattern in (f"{_WORK}*", ".*.part", "*/.*.part"):
-        for left in home.glob(pattern):
-            if left.lstat().st_mtime < time.time() - _GRACE:
-                if left.is_dir():
-                    shutil.rmtree(left, ignore_errors=True)
+    for pattern in (f"{_SCRATCH_PREFIX}*", ".*.part", "*/.*.part"):
+        for leftover in home.glob(pattern):
+            if leftover.lstat().st_mtime < time.time() - _SCRATCH_AGE:
+                if leftover.is_dir():
+                    shutil.rmtree(leftover, ignore_errors=True)
                 else:
-                    left.unlink(missing_ok=True)
+                    leftover.unlink(missing_ok=True)
 
 
 @contextmanager
 def scratch(home: Path) -> Iterator[Path]:
     """A folder for the length of a step, on the same disk."""
-    clear_left(home)
-    with tempfile.TemporaryDirectory(prefix=_WORK, dir=home) as name:
+    clear_leftovers(home)
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH_PREFIX, dir=home) as name:
         yield Path(name)

@@ -12,7 +12,7 @@ import numpy as np
 from export import calibrate, choose
 from fedhelp_edge import data
 from fedhelp_edge.data.images import Images
-from fedhelp_edge.data.labels import kept_columns, kept_names
+from fedhelp_edge.data.labels import load_aliases, load_columns
 from fedhelp_edge.errors import FedhelpError
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics
@@ -23,53 +23,53 @@ from fedhelp_edge.update import Array
 
 
 def measure(
-    home: Path, plan: Plan, site: str, tier: str, at: Path, merged: Mapping[str, Array] | None, images: Path | None,
+    home: Path, plan: Plan, site: str, tier: str, round_dir: Path, merged: Mapping[str, Array] | None, images: Path | None,
     *, threads: int | None = None,
 ) -> Evaluation:  # fmt: skip
     """On the test part, or on all of other images; the net is chosen by the site's validation images, as `export` does,
     and each answers with the temperature that these ask for."""
-    machine.settle(threads)
-    own = _own(home, plan, required=images is None)
-    found = own if images is None else _others(home, plan, images)
-    assert found is not None  # noqa: S101 - one of the two is there, or was refused
-    place, told = (
-        local_training.Place(plan, site, tier, found, None, machine.bench(plan.training.precision)),
-        local_training.read(at),
+    machine.configure(threads)
+    own_images = _own_images(home, plan, required=images is None)
+    measured = own_images if images is None else _other_images(home, plan, images)
+    assert measured is not None  # noqa: S101 - one of the two is there, or was refused
+    context, report = (
+        local_training.TrainingContext(plan, site, tier, measured, None, machine.compute(plan.training.precision)),
+        local_training.read_report(round_dir),
     )
-    nets, prior = local_training.nets(place, at, merged), told["prior"]
-    test, val = found.part("test"), own.part("val") if own else found.only(np.array([], np.int64))
+    nets, prior = local_training.nets(context, round_dir, merged), report["prior"]
+    test, val = measured.part("test"), own_images.part("val") if own_images else measured.only(np.array([], np.int64))
     distinct = choose.distinct(nets)
     choice = choose.choose(distinct, val, test, plan.image, prior)
-    scores = {name: choice.test[choose.alike(distinct, net)] for name, net in nets.items()}
-    scores |= {name: one for name, one in choice.test.items() if name == choose.AVERAGE}
+    scores = {name: choice.test[choose.name_of(distinct, net)] for name, net in nets.items()}
+    scores |= {name: average for name, average in choice.test.items() if name == choose.AVERAGE}
     if prior:
-        bare = choose.logits(nets["own"], test.pixels, plan.image, None)
-        scores["without_prior"] = metrics.scores(calibrate.softmax(bare), test.labels)
-    findings = place.findings() if images is None else _seen_before(own, found)
+        logits = choose.logits(nets["own"], test.pixels, plan.image, None)
+        scores["without_prior"] = metrics.scores(calibrate.softmax(logits), test.labels)
+    findings = context.findings() if images is None else _seen_before(own_images, measured)
     chosen = choice.name if len(val) else ""
-    return Evaluation(plan.name, told["round"], tier, plan.classes, scores, findings, choice.figures, chosen)
+    return Evaluation(plan.name, report["round"], tier, plan.classes, scores, findings, choice.figures, chosen)
 
 
-def _own(home: Path, plan: Plan, *, required: bool) -> Images | None:
+def _own_images(home: Path, plan: Plan, *, required: bool) -> Images | None:
     """The site's images; where others are measured on, they may be gone."""
     try:
-        return data.load(layout.remembered(home, None), plan, kept=home / "images")
+        return data.load(layout.resolve_images(home, None), plan, kept=home / "images")
     except FedhelpError:
         if required:
             raise
         return None
 
 
-def _others(home: Path, plan: Plan, images: Path) -> Images:
-    names = kept_names(home / "images", images, plan.classes)
-    columns = kept_columns(home / "images", images)
-    found = data.load(images, plan, kept=home / "others", mapping=names, columns=columns)
-    return replace(found, splits=("test",) * len(found))
+def _other_images(home: Path, plan: Plan, images: Path) -> Images:
+    names = load_aliases(home / "images", images, plan.classes)
+    columns = load_columns(home / "images", images)
+    others = data.load(images, plan, kept=home / "others", mapping=names, columns=columns)
+    return replace(others, splits=("test",) * len(others))
 
 
 def _seen_before(own: Images | None, others: Images) -> list[dict[str, Any]]:
     """Which of other images were learned from, as far as the site's own are still there."""
     if own is None:
-        said = "the training images cannot be read here: whether these images were learned from is not known"
-        return [data.Finding("unknown-training-images", "test", len(others), len(others), said).to_json()]
-    return [finding.to_json() for finding in data.seen_before(others, own)]
+        text = "the training images cannot be read here: whether these images were learned from is not known"
+        return [data.Finding("unknown-training-images", "test", len(others), len(others), text).to_json()]
+    return [finding.to_json() for finding in data.training_overlap(others, own)]

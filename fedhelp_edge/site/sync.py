@@ -11,11 +11,12 @@ from typing import Any
 from fedhelp_edge import exchange
 from fedhelp_edge.errors import FileMissingError, OfflineError, RefusedThereError
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import inbox, outbox, status
+from fedhelp_edge.site import inbox, layout, outbox, status
+from fedhelp_edge.site import status as site_status
 
 
 @dataclass
-class Synced:
+class SyncResult:
     new: list[str] = field(default_factory=list)
     refused: list[dict[str, str]] = field(default_factory=list)
     trained: int | None = None  # the round
@@ -24,34 +25,40 @@ class Synced:
 
 
 def sync(
-    home: Path, ways: Sequence[exchange.Carrier], ask: Callable[[], str], watch: Callable[[str], Any],
+    home: Path, carriers: Sequence[exchange.Carrier], ask_passphrase: Callable[[], str], watch: Callable[[str], Any],
     *, device: str = "cpu", threads: int | None = None,
-) -> Synced:  # fmt: skip
-    found = Synced()
-    with _if_reached(found):
+) -> SyncResult:  # fmt: skip
+    result = SyncResult()
+    with _noting_unreached(result):
         with suppress(
             RefusedThereError
         ):  # its round is over, say: that comes with the news; else the last upload says so
-            found.sent = outbox.upload(home, ways)  # what waited
-        taken = inbox.download(home, ways, ask)
-        found.new, found.refused = taken.new, taken.refused
-    told = status.status(home)
-    if told["state"] in (status.READY, status.TRAINING):
-        keys.load(home, ask)  # asks before the long work, not after
+            result.sent = outbox.upload(home, carriers)  # what waited
+        downloaded = inbox.download(home, carriers, ask_passphrase)
+        result.new, result.refused = downloaded.new, downloaded.refused
+    report = status.status(home)
+    if report["state"] in (status.READY, status.TRAINING):
+        keys.load(home, ask_passphrase)  # asks before the long work, not after
         from fedhelp_edge.site import ordered_training  # brings torch
 
-        ordered_training.train(home, told["tier"], None, watch, device=device, threads=threads)
-        found.trained = told["round"]
-    status.seal(home, ask)
-    with _if_reached(found):
-        found.sent += outbox.upload(home, ways)
-    return found
+        ordered_training.train(home, report["tier"], None, watch, device=device, threads=threads)
+        result.trained = report["round"]
+    seal_if_trained(home, ask_passphrase)
+    with _noting_unreached(result):
+        result.sent += outbox.upload(home, carriers)
+    return result
 
 
 @contextmanager
-def _if_reached(found: Synced) -> Iterator[None]:
+def _noting_unreached(result: SyncResult) -> Iterator[None]:
     """No network, or no stick, is nothing bad."""
     try:
         yield
-    except (OfflineError, FileMissingError) as fault:
-        found.unreached = fault.cause
+    except (OfflineError, FileMissingError) as error:
+        result.unreached = error.cause
+
+
+def seal_if_trained(home: Path, ask_passphrase: Callable[[], str]) -> None:
+    """Seal the share of the round that is ordered now, if it was trained and the keys are not being changed."""
+    if site_status.status(home)["state"] == site_status.TRAINED and not (home / layout.NEXT_KEYS).exists():
+        outbox.seal_current(home, ask_passphrase)

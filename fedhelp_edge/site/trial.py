@@ -14,7 +14,7 @@ from fedhelp_edge.report.evaluation import Evaluation
 from fedhelp_edge.site import layout, local_training, measuring
 from fedhelp_edge.update import Array
 
-SITE = "site-001"
+SITE_ID = "site-001"
 
 
 def train(
@@ -25,56 +25,58 @@ def train(
 
     Of several processes the first does so; to the others, which help it, this is None.
     """
-    with local_training.at_work(home, plan, SITE, tier, images, knowledge, device=device, threads=threads) as place:
-        if place.bench.rank:
-            local_training.follow(place)
+    with local_training.open_context(
+        home, plan, SITE_ID, tier, images, knowledge, device=device, threads=threads
+    ) as context:
+        if context.compute.rank:
+            local_training.follow(context)
             return None
-        root = _root(home, plan, tier, layout.remembered(home, None), knowledge)
+        trial_dir = _trial_dir(home, plan, tier, layout.resolve_images(home, None), knowledge)
         model: dict[str, Array] = METHODS[plan.method].start(plan)
-        before: Path | None = None
+        previous_dir: Path | None = None
         for round_ in range(1, rounds + 1):
-            at = root / f"round-{round_:04}"
-            report = local_training.learn(place, round_, model, at, before, watch)
-            model |= merged(at)
-            before = at
-        return at, report
+            round_dir = trial_dir / f"round-{round_:04}"
+            report = local_training.train_round(context, round_, model, round_dir, previous_dir, watch)
+            model |= merged_model(round_dir)
+            previous_dir = round_dir
+        return round_dir, report
 
 
 def evaluate(home: Path, plan: Plan, tier: str, images: Path | None, *, threads: int | None = None) -> Evaluation:
     """How good the nets of the round that was trained last by this plan are; where the loss kept the prior apart, also
     the answers without it."""
-    at = newest(home, plan, tier)
-    return measuring.measure(home, plan, SITE, tier, at, merged(at), images, threads=threads)
+    round_dir = newest_round(home, plan, tier)
+    return measuring.measure(home, plan, SITE_ID, tier, round_dir, merged_model(round_dir), images, threads=threads)
 
 
-def merged(at: Path) -> dict[str, Array]:
+def merged_model(round_dir: Path) -> dict[str, Array]:
     """What a round of one site alone gave: its own share is the merged model."""
-    with files.reading(at / "share.safetensors") as file:
-        return dict(update.Arrays(file, update.read_header(file)))
+    with files.reading(round_dir / "share.safetensors") as file:
+        return dict(update.FileArrays(file, update.read_header(file)))
 
 
-def newest(home: Path, plan: Plan, tier: str, round_: int | None = None) -> Path:
+def newest_round(home: Path, plan: Plan, tier: str, round_: int | None = None) -> Path:
     """The folder of the round that was trained last by this plan, or of the one with this number."""
-    number = "*" if round_ is None else f"{round_:04}"
-    rounds = [
-        done
-        for root in (home / "trial").glob(f"*-{tier}")
-        if (root / "plan.toml").read_text(encoding="utf-8") == plan.text
-        for done in root.glob(f"round-{number}/report.json")
+    round_pattern = "*" if round_ is None else f"{round_:04}"
+    reports = [
+        report
+        for trial_dir in (home / "trial").glob(f"*-{tier}")
+        if (trial_dir / "plan.toml").read_text(encoding="utf-8") == plan.text
+        for report in trial_dir.glob(f"round-{round_pattern}/report.json")
     ]
-    if not rounds:
+    if not reports:
         raise NotTrainedError(
             "nothing was trained here by this plan" if round_ is None else f"no round {round_} by this plan"
         )
-    return max(rounds, key=lambda done: done.stat().st_mtime_ns).parent
+    return max(reports, key=lambda report: report.stat().st_mtime_ns).parent
 
 
-def _root(home: Path, plan: Plan, tier: str, source: Path, knowledge: Path | None) -> Path:
+def _trial_dir(home: Path, plan: Plan, tier: str, source: Path, knowledge: Path | None) -> Path:
     """Where the rounds of this plan, on these images, with this knowledge are kept."""
     key = "\n".join((plan.text, str(source.absolute()), str(knowledge.absolute() if knowledge else "")))
-    root = home / "trial" / f"{hashlib.sha256(key.encode()).hexdigest()[:12]}-{tier}"
-    root.mkdir(parents=True, exist_ok=True)
-    if not (root / "plan.toml").exists():
-        with files.writing(root / "plan.toml") as file:
+    trial_dir = home / "trial" / f"{hashlib.sha256(key.encode()).hexdigest()[:12]}-{tier}"
+    trial_dir.mkdir(parents=True, exist_ok=True)
+    if not (trial_dir / "plan.toml").exists():
+        with files.writing(trial_dir / "plan.toml") as file:
             file.write(plan.text.encode())
-    return root
+    return trial_dir

@@ -19,23 +19,23 @@ _HEADER_LIMIT = 4 << 20
 
 def save(folder: Path, number: int, facts: Mapping[str, Any], state: Mapping[str, Array]) -> None:
     """Keep state number `number`, and drop all others, and what a kill left half-written, once it is safe."""
-    if bad := next((name for name, a in state.items() if a.dtype.kind == "f" and not np.isfinite(a).all()), ""):
-        raise DivergedError(f"{bad} holds what is no number")  # the state before it is the last good one
+    if diverged := next((name for name, a in state.items() if a.dtype.kind == "f" and not np.isfinite(a).all()), ""):
+        raise DivergedError(f"{diverged} holds what is no number")  # the state before it is the last good one
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{number:09}.state"
     path.unlink(missing_ok=True)  # the same moment, reached again after a fall back
     with files.writing(path) as file:
         write(file, facts, state)
-    for other in {*_all(folder), *folder.glob(".*.part")} - {path}:
+    for other in {*_paths(folder), *folder.glob(".*.part")} - {path}:
         other.unlink()
 
 
 def newest(folder: Path) -> tuple[dict[str, Any], dict[str, Array]] | None:
     """The facts and state that were kept last."""
-    kept = _all(folder)
-    if not kept:
+    paths = _paths(folder)
+    if not paths:
         return None
-    return read(kept[-1].read_bytes())
+    return read(paths[-1].read_bytes())
 
 
 def write(file: BinaryIO, facts: Mapping[str, Any], state: Mapping[str, Array]) -> None:
@@ -46,8 +46,8 @@ def write(file: BinaryIO, facts: Mapping[str, Any], state: Mapping[str, Array]) 
 def read(data: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
     line, _, body = data.partition(b"\n")
     file = io.BytesIO(body)
-    return json.loads(line), dict(update.Arrays(file, update.read_header(file, limit=_HEADER_LIMIT)))
+    return json.loads(line), dict(update.FileArrays(file, update.read_header(file, limit=_HEADER_LIMIT)))
 
 
-def _all(folder: Path) -> list[Path]:
+def _paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.state"))

@@ -24,7 +24,7 @@ _THREADS = Path("/proc/self/task")
 _INTERVAL = 0.5  # seconds between two looks
 # Seconds that the process's threads wait for a core, per second, in all. An idle machine shows at most some
 # hundredths, a machine with one busy program more than a third, however the threads wait for each other.
-_SHARED, _ALONE = 0.15, 0.08
+_SLEEP_ABOVE, _SPIN_BELOW = 0.15, 0.08
 
 
 def is_adaptive() -> bool:
@@ -35,35 +35,35 @@ def is_adaptive() -> bool:
 
 def adapt() -> None:
     """Let waiting follow the load from now on, in this process; again and again is the same as once."""
-    global _watch
-    if is_adaptive() and torch.get_num_threads() > 1 and (_watch is None or not _watch.is_alive()):
-        library = _gomp()
+    global _monitor
+    if is_adaptive() and torch.get_num_threads() > 1 and (_monitor is None or not _monitor.is_alive()):
+        library = _load_libgomp()
         if library is not None:
-            _watch = Watch(library)
-            _watch.start()
+            _monitor = ContentionMonitor(library)
+            _monitor.start()
 
 
-class Watch(threading.Thread):
+class ContentionMonitor(threading.Thread):
     """Looks twice a second how long this process's threads waited for a core, and lets them sleep or spin."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         super().__init__(name="contention", daemon=True)
         self._library = library
-        self._surplus: Surplus | None = None
+        self._surplus: IdleThreads | None = None
 
     def run(self) -> None:
-        waited, at = waiting_seconds(), time.monotonic()
+        waited, measured_at = waiting_seconds(), time.monotonic()
         while True:
             time.sleep(_INTERVAL)
             now_waited, now = waiting_seconds(), time.monotonic()
-            self.decide((now_waited - waited) / (now - at))
-            waited, at = now_waited, now
+            self.adjust((now_waited - waited) / (now - measured_at))
+            waited, measured_at = now_waited, now
 
-    def decide(self, waiting: float) -> None:
+    def adjust(self, waiting: float) -> None:
         """Change over, given the seconds that threads waited for a core per second."""
-        if self._surplus is None and waiting > _SHARED:
-            self._surplus = Surplus(self._library)
-        elif self._surplus is not None and waiting < _ALONE:
+        if self._surplus is None and waiting > _SLEEP_ABOVE:
+            self._surplus = IdleThreads(self._library)
+        elif self._surplus is not None and waiting < _SPIN_BELOW:
             self._surplus.end()
             self._surplus = None
 
@@ -72,7 +72,7 @@ class Watch(threading.Thread):
         return self._surplus is not None
 
 
-class Surplus:
+class IdleThreads:
     """Idle threads of libgomp, enough that it has more than the cores. They belong to a thread, and end with it."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
@@ -81,8 +81,8 @@ class Surplus:
         self._thread.start()
 
     def _keep(self, library: ctypes.CDLL) -> None:
-        nothing = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p)  # what each thread of the team is to call
-        library.GOMP_parallel(nothing, None, ctypes.c_uint(usable_cores() + 1), ctypes.c_uint(0))
+        no_operation = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p)  # what each thread of the team is to call
+        library.GOMP_parallel(no_operation, None, ctypes.c_uint(usable_cores() + 1), ctypes.c_uint(0))
         self._over.wait()
 
     def end(self) -> None:
@@ -101,11 +101,11 @@ def waiting_seconds() -> float:
     return total / 1e9
 
 
-def _gomp() -> ctypes.CDLL | None:
+def _load_libgomp() -> ctypes.CDLL | None:
     """The libgomp that PyTorch has loaded; another build of it, or none, gives None."""
     lines = Path("/proc/self/maps").read_text().splitlines()
     paths = sorted({line.split(maxsplit=5)[5] for line in lines if "libgomp" in line})
     return ctypes.CDLL(paths[0]) if len(paths) == 1 else None
 
 
-_watch: Watch | None = None
+_monitor: ContentionMonitor | None = None

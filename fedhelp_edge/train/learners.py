@@ -8,23 +8,25 @@ import numpy as np
 
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.pack import Pack
-from fedhelp_edge.methods.base import Bench, Knowledge, Learner, Site
+from fedhelp_edge.methods.base import Compute, Knowledge, Learner, SiteFacts
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.train import loop
 
 
-def learner(plan: Plan, site: str, tier: str, train: Images, pack: Pack | None, bench: Bench) -> Learner:
+def create(plan: Plan, site: str, tier: str, train: Images, pack: Pack | None, compute: Compute) -> Learner:
     """The learner of the plan's method for a site with these training images."""
     method = METHODS[plan.method]
     counts = np.bincount(train.labels, minlength=len(plan.classes))
-    who = Site(site, tier, tuple(int(count) for count in counts))
-    known = Knowledge(pack.probabilities, pack.labels, len(pack.classes)) if pack else None
+    facts = SiteFacts(site, tier, tuple(int(count) for count in counts))
+    knowledge = Knowledge(pack.probabilities, pack.labels, len(pack.classes)) if pack else None
     module, _, name = method.learner.partition(":")
-    made: Learner = getattr(importlib.import_module(module), name)(plan, who, method.schema(plan), known, bench)
-    return made
+    learner: Learner = getattr(importlib.import_module(module), name)(
+        plan, facts, method.schema(plan), knowledge, compute
+    )
+    return learner
 
 
-def sets(train: Images, pack: Pack | None) -> dict[str, loop.Set]:
+def image_sets(train: Images, pack: Pack | None) -> dict[str, loop.Set]:
     """What a site draws from."""
     return {"private": train, **({"public": pack} if pack else {})}

@@ -24,7 +24,7 @@ from torch import Tensor
 from fedhelp_edge.data.augment import augment
 from fedhelp_edge.errors import DivergedError, UsageError
 from fedhelp_edge.methods.base import Batch, Learner, Phase
-from fedhelp_edge.plan import Image
+from fedhelp_edge.plan import ImageSettings
 from fedhelp_edge.train import checkpoint, parallel
 
 Progress = Callable[[int, int, float], None]  # steps done, steps in all, images a second
@@ -44,7 +44,7 @@ class Set(Protocol):
 
 
 @dataclass
-class Report:
+class EpochReport:
     """What a round was: of each phase, each part of the loss, as its sum and the steps that had it."""
 
     images: int = 0
@@ -60,7 +60,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Draw:
+class RandomStreams:
     """The streams of one site's round."""
 
     seed: int
@@ -81,79 +81,81 @@ def train(
     sets: Mapping[str, Set],
     round_: int,
     *,
-    kept: Path | None = None,
+    checkpoints: Path | None = None,
     every: float = 60.0,
     progress: Progress | None = None,
-) -> Report:
+) -> EpochReport:
     """One round's training. With `kept`, its state is saved there every so many seconds and as a phase ends, and taken
     up from there. Where there are several processes, this is the first, and the others `follow`."""
-    report, done = _resume(learner, round_, kept)
-    if learner.bench.ranks > 1:
-        _enough(learner, sets, round_)
-        who = {"method": learner.plan.method, "tier": learner.site.tier}
-        parallel.tell({**who, "round": round_, "done": done}, learner.state())
-    _go_on(learner, sets, round_, report, done, kept, every, progress)
+    report, done = _resume(learner, round_, checkpoints)
+    if learner.compute.ranks > 1:
+        _check_batch_sizes(learner, sets, round_)
+        identity = {"method": learner.plan.method, "tier": learner.site.tier}
+        parallel.broadcast({**identity, "round": round_, "done": done}, learner.state())
+    _run_steps(learner, sets, round_, report, done, checkpoints, every, progress)
     return report
 
 
 def follow(make: Callable[[str, str], Learner], sets: Mapping[str, Set]) -> None:
     """What each process but the first does: train what the first trains, until that has ended. `make` a learner by its
     method and tier."""
-    with parallel.helping():
-        while told := parallel.heard():
-            facts, state = told
+    with parallel.worker_errors():
+        while message := parallel.receive():
+            facts, state = message
             learner = make(facts["method"], facts["tier"])
             learner.load(state, facts["round"])
             with suppress(DivergedError):  # at the first too, which says so
-                _go_on(learner, sets, facts["round"], Report(), facts["done"], None, math.inf, None)
+                _run_steps(learner, sets, facts["round"], EpochReport(), facts["done"], None, math.inf, None)
 
 
-def _go_on(
-    learner: Learner, sets: Mapping[str, Set], round_: int, report: Report, done: int, kept: Path | None, every: float,
+def _run_steps(
+    learner: Learner, sets: Mapping[str, Set], round_: int, report: EpochReport, done: int, checkpoints: Path | None, every: float,
     progress: Progress | None,
 ) -> None:  # fmt: skip
     """The steps of a round from number `done` on."""
-    plan, draw = learner.plan, Draw(learner.plan.seed, learner.site.id, round_)
+    plan, draw = learner.plan, RandomStreams(learner.plan.seed, learner.site.id, round_)
     phases = learner.phases(round_, round_ == plan.rounds)
-    lengths = [_steps(phase, sets, plan.training.batch) * phase.epochs for phase in phases]
-    total, saved, first = sum(lengths), time.monotonic(), done
-    begun, cpu = time.monotonic(), time.process_time()
-    before = report.seconds, report.cpu_seconds
+    lengths = [_steps_per_epoch(phase, sets, plan.training.batch) * phase.epochs for phase in phases]
+    total, saved_at, first_step = sum(lengths), time.monotonic(), done
+    started, cpu = time.monotonic(), time.process_time()
+    spent_before = report.seconds, report.cpu_seconds
 
     def spend() -> None:
-        report.seconds = before[0] + time.monotonic() - begun
-        report.cpu_seconds = before[1] + time.process_time() - cpu
+        report.seconds = spent_before[0] + time.monotonic() - started
+        report.cpu_seconds = spent_before[1] + time.process_time() - cpu
 
     for number in range(done, total):
-        place, step = _place(lengths, number)
-        phase = phases[place]
+        phase_index, step = _locate(lengths, number)
+        phase = phases[phase_index]
         if step == 0 or number == done:
             for module in learner.kept().values():
                 module.train(phase.train)
-        chosen = dict(_chosen(phase, place, step, sets, plan.training.batch, draw))
+        drawn = dict(_draw_indices(phase, phase_index, step, sets, plan.training.batch, draw))
         batches = {
-            name: _batch(learner, sets[name], places, draw.stream(place, step, name, "augment"), phase.train)
-            for name, places in chosen.items()
+            name: _make_batch(
+                learner, sets[name], indices, draw.stream(phase_index, step, name, "augment"), phase.train
+            )
+            for name, indices in drawn.items()
         }
         parts = learner.step(phase, batches)
-        if odd := [name for name, part in parts.items() if not math.isfinite(part)]:
-            raise _diverged(f"its part {odd[0]!r} of the loss is no number", sets, chosen)
-        _tally(report, phase, parts, len(chosen[phase.draw[0]]))
+        if infinite := [name for name, part in parts.items() if not math.isfinite(part)]:
+            raise _divergence_error(f"its part {infinite[0]!r} of the loss is no number", sets, drawn)
+        _add_losses(report, phase, parts, len(drawn[phase.draw[0]]))
         if progress:
-            rate = (number + 1 - first) * plan.training.batch / max(time.monotonic() - begun, 1e-9)
+            rate = (number + 1 - first_step) * plan.training.batch / max(time.monotonic() - started, 1e-9)
             progress(number + 1, total, rate)
-        if time.monotonic() - saved > every or step + 1 == lengths[place]:
+        if time.monotonic() - saved_at > every or step + 1 == lengths[phase_index]:
             spend()
             state, facts = learner.state(), {"round": round_, "done": number + 1, "report": vars(report)}
             if not all(np.isfinite(array).all() for array in state.values()):
-                raise _diverged("the net holds what is no number", sets, chosen)
-            if kept:
-                checkpoint.save(kept, number + 1, facts, state)
-            saved = time.monotonic()
+                raise _divergence_error("the net holds what is no number", sets, drawn)
+            if checkpoints:
+                checkpoint.save(checkpoints, number + 1, facts, state)
+            saved_at = time.monotonic()
     spend()
 
 
-def tensor(pixels: NDArray[np.uint8], image: Image, device: str = "cpu") -> Tensor:
+def input_tensor(pixels: NDArray[np.uint8], image: ImageSettings, device: str = "cpu") -> Tensor:
     """Raw pixels as a net sees them: B x channels x side x side, normalised by the plan."""
     raw = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)  # a view: channels last already
     mean = torch.tensor(image.mean, device=device).view(-1, 1, 1) * 255
@@ -164,77 +166,83 @@ def tensor(pixels: NDArray[np.uint8], image: Image, device: str = "cpu") -> Tens
 @torch.no_grad()
 def probabilities(learner: Learner, net: torch.nn.Module, pixels: Any, batch: int = 256) -> NDArray[np.float64]:
     """What a net says of images: N x classes. A net that was trained apart from the site's prior answers with it."""
-    shift = torch.tensor(learner.prior or 1.0).log().to(learner.bench.device)
+    shift = torch.tensor(learner.prior or 1.0).log().to(learner.compute.device)
     net.eval()
     parts = []
-    for at in range(0, len(pixels), batch):
-        images = tensor(np.array(pixels[at : at + batch]), learner.plan.image, learner.bench.device)
-        with learner.bench.autocast():
+    for start in range(0, len(pixels), batch):
+        images = input_tensor(np.array(pixels[start : start + batch]), learner.plan.image, learner.compute.device)
+        with learner.compute.autocast():
             logits = net(images)
         parts.append((logits.float() + shift).softmax(1).cpu().numpy())
     net.train()
     return np.concatenate(parts).astype(np.float64) if parts else np.zeros((0, len(learner.plan.classes)))
 
 
-def _steps(phase: Phase, sets: Mapping[str, Set], batch: int) -> int:
+def _steps_per_epoch(phase: Phase, sets: Mapping[str, Set], batch: int) -> int:
     """Batches of nearly equal size, so that none is too small for batch norm and no image is left out."""
     count = len(sets[phase.draw[0]].pixels)
     return max(1, min(math.ceil(count / batch), count // 2))  # no image alone
 
 
-def _place(lengths: Sequence[int], number: int) -> tuple[int, int]:
-    for place, length in enumerate(lengths):
+def _locate(lengths: Sequence[int], number: int) -> tuple[int, int]:
+    for index, length in enumerate(lengths):
         if number < length:
-            return place, number
+            return index, number
         number -= length
     raise IndexError(number)
 
 
-def _chosen(
-    phase: Phase, place: int, step: int, sets: Mapping[str, Set], batch: int, draw: Draw
+def _draw_indices(
+    phase: Phase, phase_index: int, step: int, sets: Mapping[str, Set], batch: int, draw: RandomStreams
 ) -> Iterator[tuple[str, NDArray[np.int64]]]:
     """Which images of each set make up a step."""
     first, *others = phase.draw
-    steps = _steps(phase, sets, batch)
+    steps = _steps_per_epoch(phase, sets, batch)
     epoch, within = divmod(step, steps)
     count = len(sets[first].pixels)
-    order = draw.order(count, place, epoch, first) if phase.train else np.arange(count)
+    order = draw.order(count, phase_index, epoch, first) if phase.train else np.arange(count)
     yield first, np.array_split(order, steps)[within]
     for name in others if step % phase.every == 0 else ():
         count = len(sets[name].pixels)
-        around, turn = divmod(step // phase.every, max(1, count // batch))
-        yield name, draw.order(count, place, around, name)[turn * batch : (turn + 1) * batch]
+        cycle, batch_index = divmod(step // phase.every, max(1, count // batch))
+        yield name, draw.order(count, phase_index, cycle, name)[batch_index * batch : (batch_index + 1) * batch]
 
 
-def _batch(learner: Learner, images: Set, chosen: NDArray[np.int64], stream: np.random.Generator, train: bool) -> Batch:
+def _make_batch(
+    learner: Learner, images: Set, indices: NDArray[np.int64], stream: np.random.Generator, train: bool
+) -> Batch:
     """This process's part of a step's images; all of them where nothing is learned."""
-    bench, count = learner.bench, len(chosen)
-    own = slice(count * bench.rank // bench.ranks, count * (bench.rank + 1) // bench.ranks) if train else slice(None)
-    places = chosen[own]
-    pixels = images.pixels[places]
-    pixels = augment(pixels, stream, own, count) if train else pixels
-    labels = torch.from_numpy(images.labels[places]).to(bench.device)
-    index = torch.from_numpy(places).to(bench.device)
-    return Batch(tensor(pixels, learner.plan.image, bench.device), labels, index, len(places) / count)
+    compute, count = learner.compute, len(indices)
+    rank_slice = (
+        slice(count * compute.rank // compute.ranks, count * (compute.rank + 1) // compute.ranks)
+        if train
+        else slice(None)
+    )
+    rank_indices = indices[rank_slice]
+    pixels = images.pixels[rank_indices]
+    pixels = augment(pixels, stream, rank_slice, count) if train else pixels
+    labels = torch.from_numpy(images.labels[rank_indices]).to(compute.device)
+    index = torch.from_numpy(rank_indices).to(compute.device)
+    return Batch(input_tensor(pixels, learner.plan.image, compute.device), labels, index, len(rank_indices) / count)
 
 
-def _enough(learner: Learner, sets: Mapping[str, Set], round_: int) -> None:
+def _check_batch_sizes(learner: Learner, sets: Mapping[str, Set], round_: int) -> None:
     """Batch norm needs two images at every process, at every step."""
-    batch, ranks = learner.plan.training.batch, learner.bench.ranks
+    batch, ranks = learner.plan.training.batch, learner.compute.ranks
     for phase in learner.phases(round_, round_ == learner.plan.rounds):
         first, *others = (len(sets[name].pixels) for name in phase.draw)
-        sizes = [first // _steps(phase, sets, batch), *(min(count, batch) for count in others)]
+        sizes = [first // _steps_per_epoch(phase, sets, batch), *(min(count, batch) for count in others)]
         if phase.train and min(sizes) < 2 * ranks:
             cause = f"{ranks} processes are too many for steps of {min(sizes)} images: each takes two or more"
             raise UsageError(cause, remedy="start fewer processes: torchrun --nproc-per-node")
 
 
-def _diverged(what: str, sets: Mapping[str, Set], chosen: Mapping[str, NDArray[np.int64]]) -> DivergedError:
-    named = [sets[name].names[place] for name, places in chosen.items() for place in places]
-    return DivergedError(f"{what}; the images were {', '.join(named)}")
+def _divergence_error(cause: str, sets: Mapping[str, Set], drawn: Mapping[str, NDArray[np.int64]]) -> DivergedError:
+    names = [sets[name].names[index] for name, indices in drawn.items() for index in indices]
+    return DivergedError(f"{cause}; the images were {', '.join(names)}")
 
 
-def _tally(report: Report, phase: Phase, parts: Mapping[str, float], images: int) -> None:
+def _add_losses(report: EpochReport, phase: Phase, parts: Mapping[str, float], images: int) -> None:
     report.images += images
     losses = report.losses.setdefault(phase.name, {})
     for name, value in parts.items():
@@ -242,9 +250,9 @@ def _tally(report: Report, phase: Phase, parts: Mapping[str, float], images: int
         losses[name] = total + value, count + 1
 
 
-def _resume(learner: Learner, round_: int, kept: Path | None) -> tuple[Report, int]:
-    found = checkpoint.newest(kept) if kept else None
-    if not found or found[0]["round"] != round_:
-        return Report(), 0
-    learner.load(found[1], round_)
-    return Report(**found[0]["report"]), int(found[0]["done"])
+def _resume(learner: Learner, round_: int, checkpoints: Path | None) -> tuple[EpochReport, int]:
+    saved = checkpoint.newest(checkpoints) if checkpoints else None
+    if not saved or saved[0]["round"] != round_:
+        return EpochReport(), 0
+    learner.load(saved[1], round_)
+    return EpochReport(**saved[0]["report"]), int(saved[0]["done"])

@@ -11,37 +11,37 @@ import torch
 
 from fedhelp_edge.cores import usable_cores
 from fedhelp_edge.errors import UsageError
-from fedhelp_edge.methods.base import Bench
+from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.train import contention
 
-_HALF = ("avx512_bf16", "amx_bf16")
-_THRESHOLD, _TRIM = -3, -1  # mallopt's M_MMAP_THRESHOLD and M_TRIM_THRESHOLD
+_BF16_FLAGS = ("avx512_bf16", "amx_bf16")
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # mallopt's M_MMAP_THRESHOLD and M_TRIM_THRESHOLD
 
 
-def bench(precision: str = "auto", device: str = "cpu") -> Bench:
+def compute(precision: str = "auto", device: str = "cpu") -> Compute:
     """Where to work and in which numbers. bf16 only where it is native: elsewhere it is emulated, and slow."""
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("there is no CUDA device here; use --device cpu")
-    native = torch.cuda.is_bf16_supported() if device == "cuda" else bool(set(_HALF) & _flags())
-    return Bench(device, half=native if precision == "auto" else precision == "bf16")
+    native = torch.cuda.is_bf16_supported() if device == "cuda" else bool(set(_BF16_FLAGS) & _cpu_flags())
+    return Compute(device, bf16=native if precision == "auto" else precision == "bf16")
 
 
-def settle(threads: int | None = None) -> None:
+def configure(threads: int | None = None) -> None:
     """Set the threads and how they wait for each other.
 
     Keeps big activations, too, from being handed back to the system and fetched again at each step.
     """
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes that torchrun started here
-    torch.set_num_threads(threads or max(1, usable_cores() // beside))
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes that torchrun started here
+    torch.set_num_threads(threads or max(1, usable_cores() // local_processes))
     contention.adapt()
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):
-            libc.mallopt(_THRESHOLD, 1 << 30)
-            libc.mallopt(_TRIM, -1)
+            libc.mallopt(_MMAP_THRESHOLD, 1 << 30)
+            libc.mallopt(_TRIM_THRESHOLD, -1)
 
 
-def _flags() -> set[str]:
+def _cpu_flags() -> set[str]:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

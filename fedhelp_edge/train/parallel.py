@@ -18,76 +18,76 @@ import torch
 import torch.distributed as dist
 
 from fedhelp_edge.errors import StoppedByHandError
-from fedhelp_edge.methods.base import Bench
+from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.train import checkpoint
 from fedhelp_edge.update import Array
 
-_PATIENCE = timedelta(days=1)  # the others wait while the first decodes images or measures
+_TIMEOUT = timedelta(days=1)  # the others wait while the first decodes images or measures
 
 
-def join(bench: Bench) -> Bench:
+def join(compute: Compute) -> Compute:
     """The bench as this process's place among those that torchrun started."""
     ranks = int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
     if ranks == 1:
-        return bench
-    cuda = bench.device == "cuda"
+        return compute
+    cuda = compute.device == "cuda"
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_PATIENCE)
-    return replace(bench, rank=dist.get_rank(), ranks=ranks)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_TIMEOUT)
+    return replace(compute, rank=dist.get_rank(), ranks=ranks)
 
 
-def leave(bench: Bench) -> None:
+def leave(compute: Compute) -> None:
     """The end, which the first process announces."""
-    if bench.ranks > 1:
-        if not bench.rank:
-            _send(b"")
+    if compute.ranks > 1:
+        if not compute.rank:
+            _broadcast_bytes(b"")
         dist.destroy_process_group()
 
 
 @contextmanager
-def first(bench: Bench) -> Iterator[None]:
+def main_process_first(compute: Compute) -> Iterator[None]:
     """The first process goes ahead; the others follow when it is through, and find done what it did."""
-    if bench.rank:
-        with helping():
-            _receive()
+    if compute.rank:
+        with worker_errors():
+            _receive_bytes()
     yield
-    if bench.ranks > 1 and not bench.rank:
-        _send(b"")
+    if compute.ranks > 1 and not compute.rank:
+        _broadcast_bytes(b"")
 
 
 @contextmanager
-def helping() -> Iterator[None]:
+def worker_errors() -> Iterator[None]:
     """For all but the first: whatever ends that one, it says itself, and here it is no mistake of this program."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as fault:  # a connection that is gone has no kind of its own
+    except RuntimeError as error:  # a connection that is gone has no kind of its own
         remedy = "see what that one says, or run the same command again; it goes on where it stopped"
-        raise StoppedByHandError("another of the processes has ended", remedy=remedy) from fault
+        raise StoppedByHandError("another of the processes has ended", remedy=remedy) from error
 
 
-def tell(facts: Mapping[str, Any], state: Mapping[str, Array]) -> None:
+def broadcast(facts: Mapping[str, Any], state: Mapping[str, Array]) -> None:
     """To the other processes, from the first."""
     data = io.BytesIO()
     checkpoint.write(data, facts, state)
-    _send(data.getvalue())
+    _broadcast_bytes(data.getvalue())
 
 
-def heard() -> tuple[dict[str, Any], dict[str, Array]] | None:
+def receive() -> tuple[dict[str, Any], dict[str, Array]] | None:
     """What the first process tells; None when it leaves."""
-    data = _receive()
+    data = _receive_bytes()
     return checkpoint.read(data) if data else None
 
 
-def _send(data: bytes) -> None:
+def _broadcast_bytes(data: bytes) -> None:
     dist.broadcast(torch.tensor([len(data)]), 0)
     if data:
         dist.broadcast(torch.frombuffer(bytearray(data), dtype=torch.uint8), 0)
 
 
-def _receive() -> bytes:
+def _receive_bytes() -> bytes:
     size = torch.zeros(1, dtype=torch.int64)
     dist.broadcast(size, 0)
     data = torch.empty(int(size), dtype=torch.uint8)

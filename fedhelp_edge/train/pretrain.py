@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from fedhelp_edge.data.pack import Pack
-from fedhelp_edge.methods.base import Batch, Bench, Knowledge, Phase, Site
+from fedhelp_edge.methods.base import Batch, Compute, Knowledge, Phase, SiteFacts
 from fedhelp_edge.methods.fedhelp import Surrogate
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets import resnet
@@ -16,7 +16,7 @@ from fedhelp_edge.plan import Plan
 from fedhelp_edge.train import loop
 from fedhelp_edge.update import Array
 
-NOBODY = "the pack"  # the site id under which the draws of this training stand
+PACK_SITE_ID = "the pack"  # the site id under which the draws of this training stand
 
 
 class Student(Surrogate):
@@ -27,23 +27,23 @@ class Student(Surrogate):
 
     def step(self, phase: Phase, batches: Mapping[str, Batch]) -> dict[str, float]:
         assert self.public is not None  # noqa: S101 - `start` gives it a pack
-        return self.descend((batches["public"], self.guided(self.public, batches["public"])))
+        return self.descend((batches["public"], self.public_losses(self.public, batches["public"])))
 
-    def apart(self) -> AbstractContextManager[None]:
+    def isolate_bn_stats(self) -> AbstractContextManager[None]:
         return nullcontext()  # there are no private statistics yet: these are the first
 
 
-def start(
-    plan: Plan, pack: Pack, bench: Bench, *, epochs: int = 10, progress: loop.Progress | None = None
+def initial_weights(
+    plan: Plan, pack: Pack, compute: Compute, *, epochs: int = 10, progress: loop.Progress | None = None
 ) -> dict[str, Array]:
     """The first weights, with an extractor that has seen the public images. Norm layers are among them also where they
     stay at home later: the extractor learned with them."""
-    numbers = replace(plan.tables["fedhelp"], lambda_j=1.0)
+    settings = replace(plan.tables["fedhelp"], lambda_j=1.0)
     training = replace(plan.training, epochs=epochs, schedule="constant")
-    own = replace(plan, rounds=1, training=training, tables={**plan.tables, "fedhelp": numbers})
-    schema, first = METHODS["fedhelp"].schema(plan), METHODS["fedhelp"].start(plan)
-    known = Knowledge(pack.probabilities, pack.labels, len(pack.classes))
-    student = Student(own, Site(NOBODY, "small", (1,) * len(plan.classes)), schema, known, bench)
-    student.receive(first, 1)
+    pack_plan = replace(plan, rounds=1, training=training, tables={**plan.tables, "fedhelp": settings})
+    schema, initial = METHODS["fedhelp"].schema(plan), METHODS["fedhelp"].start(plan)
+    knowledge = Knowledge(pack.probabilities, pack.labels, len(pack.classes))
+    student = Student(pack_plan, SiteFacts(PACK_SITE_ID, "small", (1,) * len(plan.classes)), schema, knowledge, compute)
+    student.receive(initial, 1)
     loop.train(student, {"public": pack}, 1, progress=progress)
-    return {**resnet.arrays(student.net), **{name: first[name] for name in first if name.startswith("linear.")}}
+    return {**resnet.arrays(student.net), **{name: initial[name] for name in initial if name.startswith("linear.")}}

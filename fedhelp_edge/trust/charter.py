@@ -9,8 +9,8 @@ from typing import Any
 
 from fedhelp_edge.errors import BadBodyError, ParcelKindError, PinnedKeyError, RootChainError, ThresholdError
 from fedhelp_edge.parcel import sshsig
-from fedhelp_edge.parcel.canon import misfit
-from fedhelp_edge.parcel.statement import NO_HASH, Statement, when
+from fedhelp_edge.parcel.canon import shape_error
+from fedhelp_edge.parcel.statement import ZERO_HASH, Statement, parse_time
 
 _SHAPE = {"name": str, "roots": [str], "threshold": int, "coordinator": str}
 
@@ -36,52 +36,54 @@ def body(name: str, roots: tuple[str, ...], coordinator: str, threshold: int = 1
     return {"name": name, "roots": list(roots), "threshold": threshold, "coordinator": coordinator}
 
 
-def first(said: Statement, keys: tuple[str, ...], holds: dict[str, Any], federation: str | None = None) -> Charter:
+def read_first(
+    statement: Statement, signers: tuple[str, ...], payload: dict[str, Any], federation: str | None = None
+) -> Charter:
     """Version 1, signed by its own roots. With `federation`, it must be the one that was named beforehand."""
-    if said.kind == "charter" and (said.context["previous"], said.context["version"]) != (NO_HASH, 1):
+    if statement.kind == "charter" and (statement.context["previous"], statement.context["version"]) != (ZERO_HASH, 1):
         raise RootChainError("this is a later version; the first one is needed to begin with")
-    found = _read(said, holds, federation_of(said))
-    if federation is not None and found.federation != federation:
-        raise PinnedKeyError(f"this is federation {found.federation}, not {federation}")
-    check_signed(found, keys)
-    return found
+    charter = _read(statement, payload, federation_id(statement))
+    if federation is not None and charter.federation != federation:
+        raise PinnedKeyError(f"this is federation {charter.federation}, not {federation}")
+    check_threshold(charter, signers)
+    return charter
 
 
-def follow(old: Charter, said: Statement, keys: tuple[str, ...], holds: dict[str, Any]) -> Charter:
+def read_next(old: Charter, statement: Statement, signers: tuple[str, ...], payload: dict[str, Any]) -> Charter:
     """The next version, signed by enough roots of both."""
-    new = _read(said, holds, old.federation)
-    if said.context["previous"] != old.hash or new.version != old.version + 1 or new.epoch < old.epoch:
+    new = _read(statement, payload, old.federation)
+    if statement.context["previous"] != old.hash or new.version != old.version + 1 or new.epoch < old.epoch:
         raise RootChainError(f"version {new.version} does not follow version {old.version}")
-    check_signed(old, keys)
-    check_signed(new, keys)
+    check_threshold(old, signers)
+    check_threshold(new, signers)
     return new
 
 
-def federation_of(said: Statement) -> str:
+def federation_id(statement: Statement) -> str:
     """The id that a charter's first version gives."""
-    return f"fh-{said.hash[:32]}"
+    return f"fh-{statement.hash[:32]}"
 
 
-def _read(said: Statement, holds: dict[str, Any], federation: str) -> Charter:
-    if said.kind != "charter":
-        raise ParcelKindError(f"a {said.kind}, where a charter is wanted")
-    if complaint := misfit(holds, _SHAPE, "the charter"):
+def _read(statement: Statement, payload: dict[str, Any], federation: str) -> Charter:
+    if statement.kind != "charter":
+        raise ParcelKindError(f"a {statement.kind}, where a charter is wanted")
+    if complaint := shape_error(payload, _SHAPE, "the charter"):
         raise BadBodyError(complaint)
-    roots, threshold = tuple(holds["roots"]), holds["threshold"]
-    for key in (*roots, holds["coordinator"]):
+    roots, threshold = tuple(payload["roots"]), payload["threshold"]
+    for key in (*roots, payload["coordinator"]):
         sshsig.public_raw(key)
     if not 1 <= threshold <= len(set(roots)) == len(roots) <= 8:
         raise BadBodyError("the charter needs 1 to 8 different roots, and no more signatures than it has roots")
-    context = said.context
-    if holds["coordinator"] in roots:
+    context = statement.context
+    if payload["coordinator"] in roots:
         raise BadBodyError("the coordinator's key may not be a root: a root takes its power away when it is stolen")
     return Charter(
-        federation, context["version"], context["epoch"], holds["name"],
-        roots, threshold, holds["coordinator"], said.hash, when(context["created"]),
+        federation, context["version"], context["epoch"], payload["name"],
+        roots, threshold, payload["coordinator"], statement.hash, parse_time(context["created"]),
     )  # fmt: skip
 
 
-def check_signed(charter: Charter, keys: tuple[str, ...]) -> None:
-    count = len(set(keys) & set(charter.roots))
+def check_threshold(charter: Charter, signers: tuple[str, ...]) -> None:
+    count = len(set(signers) & set(charter.roots))
     if count < charter.threshold:
         raise ThresholdError(f"{count} of {charter.threshold} root signatures of version {charter.version}")

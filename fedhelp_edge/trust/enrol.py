@@ -34,19 +34,19 @@ from fedhelp_edge.errors import (
     SignerMismatchError,
 )
 from fedhelp_edge.parcel import age, canon, sshsig
-from fedhelp_edge.parcel.keys import Public
+from fedhelp_edge.parcel.keys import PublicKeys
 from fedhelp_edge.parcel.statement import Statement
 from fedhelp_edge.trust import roster
 from fedhelp_edge.trust.roster import Roster, Site
-from fedhelp_edge.trust.task import Seen
+from fedhelp_edge.trust.task import SenderHistory
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_ALIKE = str.maketrans("ILO", "110")
-_REQUEST = {
-    "invite": re.compile(r"[0-9a-f]{32}"), "name": safe_text.NAME, "sign": str, "recipient": str,
+_LOOK_ALIKES = str.maketrans("ILO", "110")
+_REQUEST_SHAPE = {
+    "invite": re.compile(r"[0-9a-f]{32}"), "name": safe_text.NAME_PATTERN, "sign": str, "recipient": str,
     "proof": re.compile(r"[0-9a-f]{64}"),
 }  # fmt: skip
-_ROTATION = {"sign": str, "recipient": str}
+_ROTATION_SHAPE = {"sign": str, "recipient": str}
 
 
 @dataclass(frozen=True)
@@ -61,117 +61,126 @@ class Invite:
 
 
 def new_code() -> str:
-    return _spell("".join(secrets.choice(_ALPHABET) for _ in range(20)))
+    return _format_code("".join(secrets.choice(_ALPHABET) for _ in range(20)))
 
 
 def read_code(typed: str) -> str:
     """A code as it was meant: spaces, hyphens, case and look-alike letters do not matter; a wrong letter is noticed."""
-    letters = re.sub(r"[\s-]", "", typed.upper()).translate(_ALIKE)
+    letters = re.sub(r"[\s-]", "", typed.upper()).translate(_LOOK_ALIKES)
     letters = letters[3:] if len(letters) == 24 and letters.startswith("FH1") else letters
     if len(letters) != 21 or set(letters) - set(_ALPHABET) or letters[20] != _check_letter(letters[:20]):
         raise InviteCodeError("the code has a wrong letter, one too many or one too few")
-    return _spell(letters[:20])
+    return _format_code(letters[:20])
 
 
-def invite_of(code: str, tier: str, expires: datetime) -> Invite:
+def derive_invite(code: str, tier: str, expires: datetime) -> Invite:
     return Invite(_derive(code, b"id")[:16].hex(), _derive(code, b"proof"), tier, expires)
 
 
-def vouch(code: str, federation: str) -> str:
+def charter_proof(code: str, federation: str) -> str:
     """What shows a clinic that whoever hands it this federation's charter knows the code that it typed."""
     return hmac.digest(_derive(code, b"charter"), federation.encode(), hashlib.sha256).hex()
 
 
-def request(code: str, name: str, keys: Public, context: Mapping[str, Any]) -> dict[str, Any]:
+def request_body(code: str, name: str, public_keys: PublicKeys, context: Mapping[str, Any]) -> dict[str, Any]:
     """The body of an enrolment request whose context is `context`."""
     safe_text.check_name(name)
-    invite = invite_of(code, "", datetime.max)
+    invite = derive_invite(code, "", datetime.max)
     return {
-        "invite": invite.id, "name": name, "sign": keys.sign, "recipient": keys.recipient,
-        "proof": _proof(invite.key, name, keys, context),
+        "invite": invite.id, "name": name, "sign": public_keys.sign, "recipient": public_keys.recipient,
+        "proof": _proof(invite.key, name, public_keys, context),
     }  # fmt: skip
 
 
 def judge_request(
-    said: Statement,
-    keys: tuple[str, ...],
-    holds: dict[str, Any],
+    statement: Statement,
+    signers: tuple[str, ...],
+    payload: dict[str, Any],
     *,
     federation: str,
     invites: Mapping[str, Invite],
-    known: Roster | None,
+    current_roster: Roster | None,
     now: datetime,
 ) -> Invite:
     """The live invite that a request proves."""
-    _kind(said, "enrol", holds, _REQUEST)
-    if said.context["federation"] != federation:
-        raise FederationError(f"made for {said.context['federation']}")
-    asked = _public(holds)
-    if keys != (asked.sign,):
+    _check_shape(statement, "enrol", payload, _REQUEST_SHAPE)
+    if statement.context["federation"] != federation:
+        raise FederationError(f"made for {statement.context['federation']}")
+    new_keys = _read_public_keys(payload)
+    if signers != (new_keys.sign,):
         raise SignerMismatchError("the request is not signed by the key that it brings")
-    invite = invites.get(holds["invite"])
+    invite = invites.get(payload["invite"])
     if invite is None:
         raise InviteUnknownError("no such invite was given out")
-    if not hmac.compare_digest(_proof(invite.key, holds["name"], asked, said.context), holds["proof"]):
+    if not hmac.compare_digest(_proof(invite.key, payload["name"], new_keys, statement.context), payload["proof"]):
         raise InviteProofError("the proof does not fit the invite")
     if invite.used:
         raise InviteUsedError("a request with this invite came before")
     if now > invite.expires:
         raise InviteExpiredError(f"the invite ended on {invite.expires:%Y-%m-%d}")
-    _fresh(asked, known)
+    _check_keys_unused(new_keys, current_roster)
     return invite
 
 
 def judge_rotation(
-    said: Statement, keys: tuple[str, ...], holds: dict[str, Any], known: Roster, seen: Seen
-) -> tuple[Site, Public]:
+    statement: Statement,
+    signers: tuple[str, ...],
+    payload: dict[str, Any],
+    current_roster: Roster,
+    history: SenderHistory,
+) -> tuple[Site, PublicKeys]:
     """The site that changes its keys, and the new ones, both of which signed: old key first."""
-    _kind(said, "rotate", holds, _ROTATION)
-    asked = _public(holds)
-    sender = known.site(said.context["sender"])
-    if sender is None or keys != (sender.sign, asked.sign):
+    _check_shape(statement, "rotate", payload, _ROTATION_SHAPE)
+    new_keys = _read_public_keys(payload)
+    sender = current_roster.site(statement.context["sender"])
+    if sender is None or signers != (sender.sign, new_keys.sign):
         raise RotateProofError("new keys must be signed by the old key, then by the new one")
-    roster.of_site(said, keys[:1], known, sender.from_round)
-    seen.check_new(said)
-    _fresh(asked, known)
-    return sender, asked
+    roster.check_sender(statement, signers[:1], current_roster, sender.from_round)
+    history.check_not_replayed(statement)
+    _check_keys_unused(new_keys, current_roster)
+    return sender, new_keys
 
 
-def _kind(said: Statement, kind: str, holds: dict[str, Any], shape: Any) -> None:
-    if said.kind != kind:
-        raise ParcelKindError(f"a {said.kind}, where {kind} is wanted")
-    if complaint := canon.misfit(holds, shape, "the request"):
+def _check_shape(statement: Statement, kind: str, payload: dict[str, Any], shape: Any) -> None:
+    if statement.kind != kind:
+        raise ParcelKindError(f"a {statement.kind}, where {kind} is wanted")
+    if complaint := canon.shape_error(payload, shape, "the request"):
         raise BadBodyError(complaint)
 
 
-def _public(holds: dict[str, Any]) -> Public:
-    sshsig.public_raw(holds["sign"])
-    age.check_recipient(holds["recipient"])
-    return Public(holds["sign"], holds["recipient"])
+def _read_public_keys(payload: dict[str, Any]) -> PublicKeys:
+    sshsig.public_raw(payload["sign"])
+    age.check_recipient(payload["recipient"])
+    return PublicKeys(payload["sign"], payload["recipient"])
 
 
-def _fresh(asked: Public, known: Roster | None) -> None:
+def _check_keys_unused(new_keys: PublicKeys, current_roster: Roster | None) -> None:
     """A key belongs to one site, for ever: a revoked one does not come back under another name."""
-    if known and (site := known.owner(asked.sign) or known.owner(asked.recipient)):
+    if current_roster and (site := current_roster.owner(new_keys.sign) or current_roster.owner(new_keys.recipient)):
         raise KeyReusedError(f"this is a key of {site.id}")
 
 
-def _proof(key: bytes, name: str, keys: Public, context: Mapping[str, Any]) -> str:
-    said = canon.encode(
-        {"context": dict(context), "name": name.encode().hex(), "recipient": keys.recipient, "sign": keys.sign}
+def _proof(key: bytes, name: str, public_keys: PublicKeys, context: Mapping[str, Any]) -> str:
+    message = canon.encode(
+        {
+            "context": dict(context),
+            "name": name.encode().hex(),
+            "recipient": public_keys.recipient,
+            "sign": public_keys.sign,
+        }
     )
-    return hmac.digest(key, said, hashlib.sha256).hex()
+    return hmac.digest(key, message, hashlib.sha256).hex()
 
 
 def _derive(code: str, purpose: bytes) -> bytes:
     return HKDF(SHA256(), 32, None, b"fedhelp-edge/v1 invite " + purpose).derive(code.encode())
 
 
-def _spell(letters: str) -> str:
-    parts = [letters[at : at + 5] for at in range(0, 20, 5)]
-    return "-".join(["FH1", *parts, _check_letter(letters)])
+def _format_code(letters: str) -> str:
+    groups = [letters[start : start + 5] for start in range(0, 20, 5)]
+    return "-".join(["FH1", *groups, _check_letter(letters)])
 
 
 def _check_letter(letters: str) -> str:
     """Weights 1, 3, 5, … are all odd: a single wrong letter always changes it, most swapped neighbours too."""
-    return _ALPHABET[sum((2 * place + 1) * _ALPHABET.index(letter) for place, letter in enumerate(letters)) % 32]
+    return _ALPHABET[sum((2 * index + 1) * _ALPHABET.index(letter) for index, letter in enumerate(letters)) % 32]

@@ -8,30 +8,32 @@ import secrets
 from importlib import resources
 
 from fedhelp_edge.parcel import canon
-from fedhelp_edge.parcel.keys import Public
+from fedhelp_edge.parcel.keys import PublicKeys
 
 
 @functools.cache
-def words() -> tuple[str, ...]:
+def word_list() -> tuple[str, ...]:
     """2048 short words, no two of which begin with the same four letters: 11 bits each."""
     return tuple(resources.files(__package__).joinpath("words.txt").read_text("ascii").split())
 
 
-def of_keys(federation: str, keys: Public) -> list[str]:
+def of_keys(federation: str, public_keys: PublicKeys) -> list[str]:
     """Eight words (88 bits) for a site's two keys in one federation."""
-    return _spell(canon.encode({"federation": federation, "recipient": keys.recipient, "sign": keys.sign}))
+    return _eight_words(
+        canon.encode({"federation": federation, "recipient": public_keys.recipient, "sign": public_keys.sign})
+    )
 
 
 def of_text(text: str) -> list[str]:
     """Eight words for a key or an id that is public."""
-    return _spell(text.encode())
+    return _eight_words(text.encode())
 
 
-def passphrase() -> str:
+def new_passphrase() -> str:
     """Five words (55 bits, each guess made dear by scrypt)."""
-    return "-".join(secrets.choice(words()) for _ in range(5))
+    return "-".join(secrets.choice(word_list()) for _ in range(5))
 
 
-def _spell(data: bytes) -> list[str]:
+def _eight_words(data: bytes) -> list[str]:
     bits = int.from_bytes(hashlib.sha256(data).digest()[:11], "big")
-    return [words()[bits >> 11 * place & 2047] for place in reversed(range(8))]
+    return [word_list()[bits >> 11 * index & 2047] for index in reversed(range(8))]

@@ -13,7 +13,7 @@ from fedhelp_edge.errors import (
 from fedhelp_edge.parcel import canon
 
 
-def chain(head: str, line: Mapping[str, Any]) -> str:
+def line_hash(head: str, line: Mapping[str, Any]) -> str:
     """The hash of a log that ended in `head` and goes on with `line`."""
     return hashlib.sha256(head.encode() + b"\n" + canon.encode(dict(line))).hexdigest()
 
@@ -21,12 +21,12 @@ def chain(head: str, line: Mapping[str, Any]) -> str:
 def check_chain(lines: Iterable[tuple[Mapping[str, Any], str]]) -> Log:
     """The log, if every line follows from those before it; else which one does not."""
     log = Log()
-    for line, kept in lines:
+    for line, recorded_hash in lines:
         if line["seq"] != log.length + 1:
             raise LogBrokenError(f"line {log.length + 1} is missing")
-        if chain(log.head, line) != kept:
+        if line_hash(log.head, line) != recorded_hash:
             raise LogBrokenError(f"line {line['seq']} is not the one that was written")
-        log = Log(log.length + 1, kept)
+        log = Log(log.length + 1, recorded_hash)
     return log
 
 

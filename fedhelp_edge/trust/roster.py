@@ -20,18 +20,18 @@ from fedhelp_edge.errors import (
     SignerWindowError,
 )
 from fedhelp_edge.parcel import age, sshsig
-from fedhelp_edge.parcel.canon import misfit
-from fedhelp_edge.parcel.statement import Statement, iso, when
+from fedhelp_edge.parcel.canon import shape_error
+from fedhelp_edge.parcel.statement import Statement, format_time, parse_time
 from fedhelp_edge.trust.charter import Charter
 
 ACTIVE, SUSPENDED, LEFT, REVOKED = "active", "suspended", "left", "revoked"
-_SITE = {
+_SITE_SHAPE = {
     "id": re.compile(r"[a-z0-9][a-z0-9-]{0,31}"), "name": str, "tier": re.compile("small|large"),
     "sign": str, "recipient": str, "status": re.compile("active|suspended|left|revoked"),
     "from_round": int, "since_round": int, "reason": str,
 }  # fmt: skip
-_SHAPE = {"expires": str, "front": str, "archive": str, "sites": [_SITE]}
-_OFFICES = ("coordinator", "front")  # ids that no site may have
+_SHAPE = {"expires": str, "front": str, "archive": str, "sites": [_SITE_SHAPE]}
+_RESERVED_IDS = ("coordinator", "front")  # ids that no site may have
 
 
 @dataclass(frozen=True)
@@ -84,65 +84,70 @@ class Roster:
 
 
 def body(sites: Sequence[Site], front: str, archive: str, expires: datetime) -> dict[str, Any]:
-    return {"expires": iso(expires), "front": front, "archive": archive, "sites": [asdict(site) for site in sites]}
+    return {
+        "expires": format_time(expires),
+        "front": front,
+        "archive": archive,
+        "sites": [asdict(site) for site in sites],
+    }
 
 
-def read(said: Statement, keys: tuple[str, ...], holds: dict[str, Any], charter: Charter) -> Roster:
+def read(statement: Statement, signers: tuple[str, ...], payload: dict[str, Any], charter: Charter) -> Roster:
     """A roster that the charter's coordinator signed."""
-    if said.kind != "roster":
-        raise ParcelKindError(f"a {said.kind}, where a roster is wanted")
-    of_coordinator(said, keys, charter, None)
-    if complaint := misfit(holds, _SHAPE, "the roster"):
+    if statement.kind != "roster":
+        raise ParcelKindError(f"a {statement.kind}, where a roster is wanted")
+    check_coordinator(statement, signers, charter, None)
+    if complaint := shape_error(payload, _SHAPE, "the roster"):
         raise BadBodyError(complaint)
-    sites = tuple(Site(**site) for site in holds["sites"])
-    for key in (holds["front"], *(site.sign for site in sites)):
+    sites = tuple(Site(**site) for site in payload["sites"])
+    for key in (payload["front"], *(site.sign for site in sites)):
         sshsig.public_raw(key)
-    for recipient in (holds["archive"], *(site.recipient for site in sites)):
+    for recipient in (payload["archive"], *(site.recipient for site in sites)):
         age.check_recipient(recipient)
-    names = {site.id for site in sites}
-    if len(names) < len(sites) or names & set(_OFFICES):
+    ids = {site.id for site in sites}
+    if len(ids) < len(sites) or ids & set(_RESERVED_IDS):
         raise BadBodyError("a site stands twice in the roster, or has a name that is taken")
-    context = said.context
+    context = statement.context
     return Roster(
-        context["federation"], context["epoch"], context["version"], context["charter"], when(holds["expires"]),
-        holds["front"], holds["archive"], sites, said.hash, when(context["created"]),
+        context["federation"], context["epoch"], context["version"], context["charter"], parse_time(payload["expires"]),
+        payload["front"], payload["archive"], sites, statement.hash, parse_time(context["created"]),
     )  # fmt: skip
 
 
-def of_coordinator(said: Statement, keys: tuple[str, ...], charter: Charter, roster: Roster | None) -> None:
+def check_coordinator(statement: Statement, signers: tuple[str, ...], charter: Charter, roster: Roster | None) -> None:
     """Raise unless the coordinator, and nobody else, signed this for this federation."""
-    _same_federation(said, charter.federation)
-    if keys == (charter.coordinator,):
+    _check_federation(statement, charter.federation)
+    if signers == (charter.coordinator,):
         return
-    refuse(said, keys, charter, roster)
+    refuse_signer(statement, signers, charter, roster)
 
 
-def refuse(said: Statement, keys: tuple[str, ...], charter: Charter, roster: Roster | None) -> NoReturn:
+def refuse_signer(statement: Statement, signers: tuple[str, ...], charter: Charter, roster: Roster | None) -> NoReturn:
     """Say whether a known key was used for what it may not sign, or an unknown one."""
-    sites = {roster.front, *(site.sign for site in roster.sites)} if roster else set()
-    if set(keys) & {*charter.roots, charter.coordinator, *sites}:
-        raise SignerRoleError(f"the owner of this key may not sign a {said.kind}")
-    raise SignerUnknownError(f"signed by {sshsig.fingerprint(keys[0])}, which is nobody's key here")
+    office_keys = {roster.front, *(site.sign for site in roster.sites)} if roster else set()
+    if set(signers) & {*charter.roots, charter.coordinator, *office_keys}:
+        raise SignerRoleError(f"the owner of this key may not sign a {statement.kind}")
+    raise SignerUnknownError(f"signed by {sshsig.fingerprint(signers[0])}, which is nobody's key here")
 
 
-def of_front(said: Statement, keys: tuple[str, ...], charter: Charter, roster: Roster) -> None:
+def check_front(statement: Statement, signers: tuple[str, ...], charter: Charter, roster: Roster) -> None:
     """Raise unless the front signed this: it may say that it received something, and nothing else."""
-    _same_federation(said, charter.federation)
-    if keys != (roster.front,):
+    _check_federation(statement, charter.federation)
+    if signers != (roster.front,):
         raise SignerRoleError("a receipt in the name of the front, signed by another key")
 
 
-def of_site(said: Statement, keys: tuple[str, ...], roster: Roster, round_: int) -> Site:
+def check_sender(statement: Statement, signers: tuple[str, ...], roster: Roster, round_: int) -> Site:
     """The site that is named as sender, if the key is its own and it takes part in this round."""
-    _same_federation(said, roster.federation)
-    sender, owner = roster.site(said.context["sender"]), roster.owner(keys[0])
+    _check_federation(statement, roster.federation)
+    sender, owner = roster.site(statement.context["sender"]), roster.owner(signers[0])
     if owner is None and sender is None:
         raise SignerUnknownError("neither the sender nor the key is in the roster")
-    if sender is None or owner != sender or len(keys) > 1:
+    if sender is None or owner != sender or len(signers) > 1:
         if owner is None:
-            raise SignerUnknownError(f"signed by {sshsig.fingerprint(keys[0])}, which is nobody's key")
+            raise SignerUnknownError(f"signed by {sshsig.fingerprint(signers[0])}, which is nobody's key")
         raise SignerMismatchError(f"signed with the key of {owner.id}")
-    if said.context.get("sender_key", sshsig.fingerprint(keys[0])) != sshsig.fingerprint(keys[0]):
+    if statement.context.get("sender_key", sshsig.fingerprint(signers[0])) != sshsig.fingerprint(signers[0]):
         raise SignerMismatchError("the statement names another key than the one that signed")
     if sender.status == REVOKED:
         raise SignerRevokedError(f"the key of {sender.id} was revoked")
@@ -151,6 +156,6 @@ def of_site(said: Statement, keys: tuple[str, ...], roster: Roster, round_: int)
     return sender
 
 
-def _same_federation(said: Statement, federation: str) -> None:
-    if said.context.get("federation", federation) != federation:
-        raise FederationError(f"made for {said.context['federation']}")
+def _check_federation(statement: Statement, federation: str) -> None:
+    if statement.context.get("federation", federation) != federation:
+        raise FederationError(f"made for {statement.context['federation']}")

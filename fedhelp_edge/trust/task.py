@@ -21,8 +21,8 @@ from fedhelp_edge.errors import (
     WrongTaskError,
 )
 from fedhelp_edge.parcel import age
-from fedhelp_edge.parcel.canon import misfit
-from fedhelp_edge.parcel.statement import Statement, iso, when
+from fedhelp_edge.parcel.canon import shape_error
+from fedhelp_edge.parcel.statement import Statement, format_time, parse_time
 from fedhelp_edge.trust import log as trust_log
 from fedhelp_edge.trust import roster
 from fedhelp_edge.trust.charter import Charter
@@ -66,45 +66,47 @@ def body(
 ) -> dict[str, Any]:  # fmt: skip
     return {
         "plan": plan, "schema": schema.lines(), "recipients": list(recipients), "limit": limit, "knowledge": knowledge,
-        "opens": iso(opens), "closes": iso(closes), "log": {"length": log.length, "head": log.head},
+        "opens": format_time(opens), "closes": format_time(closes), "log": {"length": log.length, "head": log.head},
     }  # fmt: skip
 
 
-def read(said: Statement, keys: tuple[str, ...], holds: dict[str, Any], charter: Charter, known: Roster) -> Task:
+def read(
+    statement: Statement, signers: tuple[str, ...], payload: dict[str, Any], charter: Charter, current_roster: Roster
+) -> Task:
     """A task that the coordinator signed. Whether it fits the roster and is not old is for `Floor` to say."""
-    if said.kind != "task":
-        raise ParcelKindError(f"a {said.kind}, where a task is wanted")
-    roster.of_coordinator(said, keys, charter, known)
-    if complaint := misfit(holds, _SHAPE, "the task"):
+    if statement.kind != "task":
+        raise ParcelKindError(f"a {statement.kind}, where a task is wanted")
+    roster.check_coordinator(statement, signers, charter, current_roster)
+    if complaint := shape_error(payload, _SHAPE, "the task"):
         raise BadBodyError(complaint)
-    for recipient in holds["recipients"]:
+    for recipient in payload["recipients"]:
         age.check_recipient(recipient)
-    if not holds["recipients"]:
+    if not payload["recipients"]:
         raise BadBodyError("the task names nobody to encrypt to")
-    context = said.context
+    context = statement.context
     return Task(
         context["federation"], context["epoch"], context["round"], context["roster"], context["roster_version"],
-        context["base"], holds["plan"], Schema.parse(holds["schema"]), tuple(holds["recipients"]), holds["limit"],
-        holds["knowledge"], when(holds["opens"]), when(holds["closes"]), trust_log.Log(**holds["log"]),
-        said.hash, when(context["created"]),
+        context["base"], payload["plan"], Schema.parse(payload["schema"]), tuple(payload["recipients"]), payload["limit"],
+        payload["knowledge"], parse_time(payload["opens"]), parse_time(payload["closes"]), trust_log.Log(**payload["log"]),
+        statement.hash, parse_time(context["created"]),
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Seen:
+class SenderHistory:
     """What came before from one sender."""
 
     seq: int = 0
     nonces: frozenset[str] = field(default_factory=frozenset)
 
-    def check_new(self, said: Statement) -> None:
-        if said.context["seq"] <= self.seq or said.context["nonce"] in self.nonces:
+    def check_not_replayed(self, statement: Statement) -> None:
+        if statement.context["seq"] <= self.seq or statement.context["nonce"] in self.nonces:
             raise ReplayError(
-                f"number {said.context['seq']} or its nonce was seen from {said.context['sender']} before"
+                f"number {statement.context['seq']} or its nonce was seen from {statement.context['sender']} before"
             )
 
 
-def key_of(round_: int, identities: Mapping[int, str]) -> str:
+def round_identity(round_: int, identities: Mapping[int, str]) -> str:
     """The identity that opens the shares of a round, while it is kept."""
     if round_ not in identities:
         raise RoundKeyGoneError(f"the key of round {round_} was destroyed when the round was over")
@@ -112,18 +114,24 @@ def key_of(round_: int, identities: Mapping[int, str]) -> str:
 
 
 def judge_update(
-    said: Statement, keys: tuple[str, ...], known: Roster, tasks: Mapping[int, Task], seen: Seen, *, stale: int = 0
+    statement: Statement,
+    signers: tuple[str, ...],
+    current_roster: Roster,
+    tasks: Mapping[int, Task],
+    history: SenderHistory,
+    *,
+    stale_rounds: int = 0,
 ) -> Site:
     """The sender of a share that may be received, judged by its statement alone: no byte of payload is needed.
 
     `tasks` are those that were opened, by round; a share of an older round is taken while it is at most `stale` behind.
     """
-    if said.kind != "update":
-        raise ParcelKindError(f"a {said.kind}, where a share is wanted")
-    context = said.context
-    sender = roster.of_site(said, keys, known, context["round"])
+    if statement.kind != "update":
+        raise ParcelKindError(f"a {statement.kind}, where a share is wanted")
+    context = statement.context
+    sender = roster.check_sender(statement, signers, current_roster, context["round"])
     newest = max(tasks, default=0)
-    if context["round"] < newest - stale:
+    if context["round"] < newest - stale_rounds:
         raise RoundClosedError(f"round {context['round']} is over; this is round {newest}")
     task = tasks.get(context["round"])
     if task is None:
@@ -134,7 +142,7 @@ def judge_update(
         raise BaseModelError(f"made from another model than that of round {task.round}")
     if tuple(context["recipients"]) != task.recipients:
         raise RecipientsError("encrypted for others than the task names")
-    if said.size > task.limit:
+    if statement.size > task.limit:
         raise PayloadSizeError(f"larger than the {task.limit} bytes that the task allows")
-    seen.check_new(said)
+    history.check_not_replayed(statement)
     return sender

@@ -12,47 +12,47 @@ from fedhelp_edge.errors import NotNowError
 from fedhelp_edge.parcel.keys import Keys
 from server_ref.hub.hub import Hub
 from server_ref.intake import judge as intake_judge
-from server_ref.intake.receipts import RELEASABLE
-from server_ref.rounds import close, review, state
+from server_ref.intake.receipts import RELEASABLE_CODES
+from server_ref.rounds import close, lifecycle, review
 
 RELEASE, REFUSE = "release", "refuse"
 
 
-def record(hub: Hub, hash_: str, what: str) -> None:
-    row = hub.store.row("SELECT code FROM shares WHERE hash = ? AND state = 'quarantined'", hash_)
-    if row is None or what not in (RELEASE, REFUSE):
+def record(hub: Hub, hash_: str, decision: str) -> None:
+    row = hub.database.row("SELECT code FROM shares WHERE hash = ? AND state = 'quarantined'", hash_)
+    if row is None or decision not in (RELEASE, REFUSE):
         raise NotNowError("this update does not wait for a decision")
-    if what == RELEASE and row["code"] not in RELEASABLE:
+    if decision == RELEASE and row["code"] not in RELEASABLE_CODES:
         raise NotNowError(f"a share with {row['code']} cannot be let in")
-    with hub.store.changing():
-        hub.store.run("INSERT OR REPLACE INTO decisions VALUES (?, ?)", hash_, what)
+    with hub.database.transaction():
+        hub.database.run("INSERT OR REPLACE INTO decisions VALUES (?, ?)", hash_, decision)
 
 
-def waiting(hub: Hub) -> dict[str, str]:
+def pending(hub: Hub) -> dict[str, str]:
     """By the hash of an update, what was decided on it."""
-    return {row["hash"]: row["what"] for row in hub.store.rows("SELECT * FROM decisions ORDER BY rowid")}
+    return {row["hash"]: row["what"] for row in hub.database.rows("SELECT * FROM decisions ORDER BY rowid")}
 
 
-def judge(hub: Hub, boss: Keys) -> list[dict[str, str]]:
+def apply_and_judge(hub: Hub, coordinator_keys: Keys) -> list[dict[str, str]]:
     """All that waits: what a person decided, and what came in."""
-    return carry_out(hub, boss) + intake_judge.judge(hub, boss)
+    return apply(hub, coordinator_keys) + intake_judge.judge_waiting(hub, coordinator_keys)
 
 
-def in_words(one: Mapping[str, str], before: str = "") -> list[str]:
-    return console.error_lines(f"{before}{one['site'] or 'a request'}: {one['state']} ", one)
+def describe(result: Mapping[str, str], prefix: str = "") -> list[str]:
+    return console.error_lines(f"{prefix}{result['site'] or 'a request'}: {result['state']} ", result)
 
 
-def carry_out(hub: Hub, boss: Keys) -> list[dict[str, str]]:
+def apply(hub: Hub, coordinator_keys: Keys) -> list[dict[str, str]]:
     """Before anything else is judged, so that what was decided is what was seen. Letting in waits for an open round."""
-    done = []
-    for hash_, what in waiting(hub).items():
-        if what == RELEASE and state.newest(hub)["state"] != close.OPEN:
+    results = []
+    for hash_, decision in pending(hub).items():
+        if decision == RELEASE and lifecycle.newest_round(hub)["state"] != close.OPEN:
             continue
         try:
-            done.append(review.review(hub, boss, hash_, release=what == RELEASE))
-        except NotNowError as fault:
-            with hub.store.changing():
-                hub.log("decision void", hash_, what=what, code=fault.code)
-        with hub.store.changing():
-            hub.store.run("DELETE FROM decisions WHERE hash = ?", hash_)
-    return done
+            results.append(review.decide(hub, coordinator_keys, hash_, release=decision == RELEASE))
+        except NotNowError as error:
+            with hub.database.transaction():
+                hub.log("decision void", hash_, what=decision, code=error.code)
+        with hub.database.transaction():
+            hub.database.run("DELETE FROM decisions WHERE hash = ?", hash_)
+    return results

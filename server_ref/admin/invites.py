@@ -20,15 +20,15 @@ from fedhelp_edge.errors import (
     SiteUnknownError,
     TargetExistsError,
 )
-from fedhelp_edge.parcel.statement import iso
+from fedhelp_edge.parcel.statement import format_time
 from fedhelp_edge.trust import enrol
 from server_ref.hub.hub import CANCELLED, Hub
 
-_LIMIT = 1 << 20
+_MAX_FILE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Made:
+class IssuedInvite:
     site: str
     code: str
     url: str
@@ -40,100 +40,106 @@ class Made:
         return {"site": self.site, "code": self.code, "url": self.url, "federation": self.federation}
 
 
-def make(hub: Hub, name: str, tier: str, days: int) -> Made:
+def issue(hub: Hub, name: str, tier: str, days: int) -> IssuedInvite:
     code, site = hub.invite(name, tier, days)
-    chain = hub.store.rows("SELECT hash FROM parcels WHERE kind = 'charter' ORDER BY number")
-    return Made(site, code, hub.url, hub.federation, tuple(hub.store.path(row["hash"]).read_bytes() for row in chain))
+    charter_rows = hub.database.rows("SELECT hash FROM parcels WHERE kind = 'charter' ORDER BY number")
+    return IssuedInvite(
+        site, code, hub.url, hub.federation, tuple(hub.database.path(row["hash"]).read_bytes() for row in charter_rows)
+    )
 
 
-def check_free(hub: Hub, path: Path) -> None:
+def check_target(hub: Hub, path: Path) -> None:
     """Refuse a place where the files cannot be written, before there is an invite."""
     if not path.parent.is_dir():
         raise FileMissingError(f"the folder {path.parent.name} is not there")
-    if _was_cut_off(hub, path):
+    if _is_abandoned(hub, path):
         return
-    for each in (path, _picture_of(path)):
-        if os.path.lexists(each):
-            raise TargetExistsError(f"{each.name} is there already")
+    for target in (path, _qr_path(path)):
+        if os.path.lexists(target):
+            raise TargetExistsError(f"{target.name} is there already")
 
 
-def clear(hub: Hub, path: Path) -> None:
+def clear_target(hub: Hub, path: Path) -> None:
     """Make room for the files, where an attempt that was cut off left some."""
-    check_free(hub, path)
-    for left in (_picture_of(path), path):
-        left.unlink(missing_ok=True)
-        files.clear_parts(left)
+    check_target(hub, path)
+    for target in (_qr_path(path), path):
+        target.unlink(missing_ok=True)
+        files.remove_partials(target)
 
 
-def _was_cut_off(hub: Hub, path: Path) -> bool:
+def _is_abandoned(hub: Hub, path: Path) -> bool:
     """Whether a file holds an invite of this hub that the hub never came to know: nobody can join by it."""
     try:
         with files.reading(path, follow=False) as file:
-            said = json.loads(file.read(_LIMIT))
-        id_ = enrol.invite_of(enrol.read_code(said["code"]), "", hub.now).id
-        return said["federation"] == hub.federation and not hub.store.row("SELECT 1 FROM invites WHERE id = ?", id_)
+            fields = json.loads(file.read(_MAX_FILE_BYTES))
+        invite_id = enrol.derive_invite(enrol.read_code(fields["code"]), "", hub.now).id
+        return fields["federation"] == hub.federation and not hub.database.row(
+            "SELECT 1 FROM invites WHERE id = ?", invite_id
+        )
     except (FedhelpError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return False
 
 
-def write(path: Path, made: Made) -> Path | None:
+def write_files(path: Path, invite: IssuedInvite) -> Path | None:
     """The file, and beside it the picture: code, URL and federation, for a camera. None where nothing here can draw it.
 
     Both are written, or nothing.
     """
-    drawn = picture(f"{made.code} {made.url} {made.federation}") if find_spec("segno") else b""
-    said = {**made.told, "charters": [base64.b64encode(charter).decode() for charter in made.charters], "v": 1}
+    qr_image = draw_qr(f"{invite.code} {invite.url} {invite.federation}") if find_spec("segno") else b""
+    fields = {**invite.told, "charters": [base64.b64encode(charter).decode() for charter in invite.charters], "v": 1}
     with files.writing(path) as file:
-        file.write(json.dumps(said, indent=1).encode() + b"\n")
-    if not drawn:
+        file.write(json.dumps(fields, indent=1).encode() + b"\n")
+    if not qr_image:
         return None
     try:
-        with files.writing(_picture_of(path)) as file:
-            file.write(drawn)
+        with files.writing(_qr_path(path)) as file:
+            file.write(qr_image)
     except BaseException:
         path.unlink()
         raise
-    return _picture_of(path)
+    return _qr_path(path)
 
 
-def _picture_of(path: Path) -> Path:
+def _qr_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.png")
 
 
-def picture(text: str) -> bytes:
+def draw_qr(text: str) -> bytes:
     import segno
 
-    sink = io.BytesIO()
-    segno.make(text, error="m").save(sink, kind="png", scale=6)
-    return sink.getvalue()
+    buffer = io.BytesIO()
+    segno.make(text, error="m").save(buffer, kind="png", scale=6)
+    return buffer.getvalue()
 
 
-def listed(hub: Hub) -> list[dict[str, str]]:
+def list_all(hub: Hub) -> list[dict[str, str]]:
     """Every invite, and whether somebody can still come in by it."""
-    asked = {row["invite"] for row in hub.store.rows("SELECT invite FROM requests WHERE state = 'waiting'")}
-    found = []
-    for row in hub.store.rows("SELECT * FROM invites ORDER BY site"):
+    requested = {row["invite"] for row in hub.database.rows("SELECT invite FROM requests WHERE state = 'waiting'")}
+    invites = []
+    for row in hub.database.rows("SELECT * FROM invites ORDER BY site"):
         if row["used"]:
             state = "cancelled" if row["used"] == CANCELLED else "used"
         else:
-            state = "expired" if row["expires"] < iso(hub.now) else "asked" if row["id"] in asked else "open"
-        found.append(
+            state = (
+                "expired" if row["expires"] < format_time(hub.now) else "asked" if row["id"] in requested else "open"
+            )
+        invites.append(
             {**{name: row[name] for name in ("site", "name", "tier")}, "until": row["expires"], "state": state}
         )
-    return found
+    return invites
 
 
 def cancel(hub: Hub, name: str) -> dict[str, str]:
     """Let nobody in any more by an invite, which is named by its site's id, or by a name that only one has."""
-    rows = listed(hub)
-    meant = [row for row in rows if row["site"] == name] or [
-        row for row in rows if row["name"] == name and row["state"] in ("open", "asked", "expired")
+    invites = list_all(hub)
+    matches = [row for row in invites if row["site"] == name] or [
+        row for row in invites if row["name"] == name and row["state"] in ("open", "asked", "expired")
     ]
-    if not meant:
+    if not matches:
         raise SiteUnknownError(f"there is no invite for {name!r}", remedy="see them with 'fedhelp-coordinator invites'")
-    if len(meant) > 1:
-        raise AmbiguousError(f"{len(meant)} invites are for {name!r}: {', '.join(row['site'] for row in meant)}")
-    (row,) = meant
+    if len(matches) > 1:
+        raise AmbiguousError(f"{len(matches)} invites are for {name!r}: {', '.join(row['site'] for row in matches)}")
+    (row,) = matches
     if row["state"] in ("used", "cancelled"):
         remedy = f"'fedhelp-coordinator revoke {row['site']}' shuts a site out" if row["state"] == "used" else ""
         raise NotNowError(f"the invite of {row['site']} is {row['state']}", remedy=remedy)

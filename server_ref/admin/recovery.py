@@ -17,41 +17,43 @@ from pathlib import Path
 from fedhelp_edge import files
 from fedhelp_edge.errors import BadBackupError, HubDamagedError, NoHubError, SignerRoleError, TargetExistsError
 from fedhelp_edge.parcel import keys, parcel
-from fedhelp_edge.parcel.keys import Keys, Public
+from fedhelp_edge.parcel.keys import Keys, PublicKeys
 from fedhelp_edge.trust import charter
 from fedhelp_edge.trust.roster import Roster
 from server_ref.hub import memory
-from server_ref.hub.create import work_of
+from server_ref.hub.create import work_folder
 from server_ref.hub.database import DATABASE
 from server_ref.hub.hub import COORDINATOR, FRONT, Hub
 from server_ref.intake.judge import round_key
-from server_ref.rounds import close, open, state
+from server_ref.rounds import close, lifecycle, opening
 
-_KEPT = ("parcels", "models", "round-keys")  # neither the root key nor what is plain: shares are opened again
-_END = bytes(2 * tarfile.BLOCKSIZE)  # of a tar file: without it some files may be missing, which tarfile does not mind
+_FOLDERS = ("parcels", "models", "round-keys")  # neither the root key nor what is plain: shares are opened again
+_TAR_END = bytes(
+    2 * tarfile.BLOCKSIZE
+)  # of a tar file: without it some files may be missing, which tarfile does not mind
 
 
 def backup(hub: Hub, path: Path) -> None:
     """The whole hub in one file, as it is at this moment; the keys in it are locked as they are in the hub."""
-    files.clear_parts(path)
-    copy = hub.home / f".{os.urandom(8).hex()}.part"
+    files.remove_partials(path)
+    database_copy = hub.home / f".{os.urandom(8).hex()}.part"
     try:
-        hub.store.rows("VACUUM INTO ?", str(copy))
+        hub.database.rows("VACUUM INTO ?", str(database_copy))
         with files.writing(path) as file, tarfile.open(fileobj=file, mode="w") as tar:
-            tar.add(copy, DATABASE)
-            tar.add(hub.front_folder, FRONT, filter=_whole)
-            for name in dict.fromkeys((*_KEPT, hub.boss_folder.name, f"{COORDINATOR}/{memory.FILE}")):
+            tar.add(database_copy, DATABASE)
+            tar.add(hub.front_folder, FRONT, filter=_skip_hidden)
+            for name in dict.fromkeys((*_FOLDERS, hub.coordinator_folder.name, f"{COORDINATOR}/{memory.FILE}")):
                 if (hub.home / name).exists():
-                    tar.add(hub.home / name, name, filter=_whole)
+                    tar.add(hub.home / name, name, filter=_skip_hidden)
     finally:
-        copy.unlink(missing_ok=True)
+        database_copy.unlink(missing_ok=True)
 
 
-def _whole(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+def _skip_hidden(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return None if Path(member.name).name.startswith(".") else member
 
 
-def check_place(home: Path, path: Path) -> None:
+def check_restore(home: Path, path: Path) -> None:
     """Refuse a backup that is not there, or a place that is taken, before anybody types a passphrase."""
     if home.exists() and any(home.iterdir()):
         raise TargetExistsError(f"{home.name} is in use already")
@@ -59,165 +61,175 @@ def check_place(home: Path, path: Path) -> None:
         pass
 
 
-def restore(home: Path, path: Path, root: Keys, ask: Callable[[], str], *, older: bool = False) -> Hub:
+def restore(home: Path, path: Path, root_keys: Keys, ask_passphrase: Callable[[], str], *, older: bool = False) -> Hub:
     """A hub from its backup, in a new epoch: what it said after the backup, nobody holds against it.
 
     A backup without the coordinator's memory is only taken where a person says that an `older` program made it.
     """
-    check_place(home, path)
-    work = work_of(home)
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(mode=0o700, parents=True)
+    check_restore(home, path)
+    scratch = work_folder(home)
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(mode=0o700, parents=True)
     try:
-        hub = _unpack(path, work)
+        hub = _unpack(path, scratch)
         if not older and not hub.memory.exists():
             remedy = "take another backup; if an older version of this program made it, add --from-older-version"
             raise BadBackupError(f"{path.name} lacks what the coordinator remembered of its hub", remedy=remedy)
-        boss = hub.boss(ask)
+        coordinator_keys = hub.coordinator_keys(ask_passphrase)
         hub.check()
-        new_epoch(hub, boss, [root])
-        hub.store.close()
-        files.sync_tree(work)
+        begin_epoch(hub, coordinator_keys, [root_keys])
+        hub.database.close()
+        files.sync_tree(scratch)
         if home.exists():
             home.rmdir()
-        work.rename(home)
+        scratch.rename(home)
         files.sync_folder(home.parent)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
     hub = Hub(home)
-    hub.remember(boss)
+    hub.open_memory(coordinator_keys)
     return hub
 
 
-def _unpack(path: Path, work: Path) -> Hub:
+def _unpack(path: Path, scratch: Path) -> Hub:
     try:
         with files.reading(path) as file, tarfile.open(fileobj=file) as tar:
             tar.getmembers()  # to its end
             file.seek(tar.offset)
-            if file.read(len(_END)) != _END:
+            if file.read(len(_TAR_END)) != _TAR_END:
                 raise tarfile.ReadError("cut off between two files")
-            tar.extractall(work, filter="data")
-        shutil.rmtree(work / "shares", ignore_errors=True)  # of an older backup: opened again from what was sent
-        (work / "shares").mkdir()
-        hub = Hub(work)
-        hub.store.reconcile()
+            tar.extractall(scratch, filter="data")
+        shutil.rmtree(scratch / "shares", ignore_errors=True)  # of an older backup: opened again from what was sent
+        (scratch / "shares").mkdir()
+        hub = Hub(scratch)
+        hub.database.reconcile()
     except (tarfile.TarError, sqlite3.DatabaseError, HubDamagedError, NoHubError):
         raise BadBackupError(f"{path.name} is no backup of a hub, or it is damaged") from None
     return hub
 
 
-def new_epoch(hub: Hub, boss: Keys, roots: Sequence[Keys]) -> None:
+def begin_epoch(hub: Hub, coordinator_keys: Keys, root_keys: Sequence[Keys]) -> None:
     """A charter that voids all earlier orders, and the roster and model anew under it."""
-    law, known = hub.charter, hub.roster
-    check_root(law, roots[0].public)
-    with hub.store.changing():
-        _call_off(hub)
-        body = charter.body(law.name, law.roots, boss.public.sign, law.threshold)
-        hub.write_charter(roots, body, epoch=law.epoch + 1)
-        _say_again(hub, boss, known, known.archive)
+    old_charter, old_roster = hub.charter, hub.roster
+    check_root_key(old_charter, root_keys[0].public)
+    with hub.database.transaction():
+        _void_open_round(hub)
+        body = charter.body(old_charter.name, old_charter.roots, coordinator_keys.public.sign, old_charter.threshold)
+        hub.write_charter(root_keys, body, epoch=old_charter.epoch + 1)
+        _republish(hub, coordinator_keys, old_roster, old_roster.archive)
 
 
-def rotate_coordinator(hub: Hub, old: Keys, new: Keys, root: Keys, passphrase: str | None) -> None:
+def rotate_coordinator(hub: Hub, old_keys: Keys, new_keys: Keys, root_keys: Keys, passphrase: str | None) -> None:
     """Another coordinator's key, in force from the commit on. Until `settle` both open the rounds' keys."""
-    check_root(hub.charter, root.public)
+    check_root_key(hub.charter, root_keys.public)
     folder = hub.home / f"{COORDINATOR}-{hub.charter.version + 1}"
-    _write_begun(hub, coordinator=folder.name)
+    _note_rotation(hub, coordinator=folder.name)
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut off
-    keys.save(folder, new, passphrase)
-    _seal_round_keys(hub, old, [old, new])
-    with hub.store.changing():
-        new_epoch(hub, new, [root])
-        hub.store.keep_fact("boss", folder.name)
-        if hub.store.memory:
-            hub.store.memory.rekey(folder.name, new)
-        if hub.store.fact("knowledge"):  # which no newcomer would take from the old key
-            with parcel.open(hub.store.path(hub.newest("knowledge")["hash"]), parcel.anyone) as pack:
-                hub.publish_pack(new, pack.body)
+    keys.save(folder, new_keys, passphrase)
+    _reseal_round_keys(hub, old_keys, [old_keys, new_keys])
+    with hub.database.transaction():
+        begin_epoch(hub, new_keys, [root_keys])
+        hub.database.set_fact("boss", folder.name)
+        if hub.database.memory:
+            hub.database.memory.rekey(folder.name, new_keys)
+        if hub.database.fact("knowledge"):  # which no newcomer would take from the old key
+            with parcel.open(hub.database.path(hub.newest_parcel("knowledge")["hash"]), parcel.any_signer) as opened:
+                hub.publish_knowledge(new_keys, opened.body)
 
 
-def rotate_root(hub: Hub, boss: Keys, old: Keys, new: Keys, folder: Path, passphrase: str | None) -> None:
+def rotate_root(
+    hub: Hub, coordinator_keys: Keys, old_root: Keys, new_root: Keys, folder: Path, passphrase: str | None
+) -> None:
     """Another root key, to which later shares are archived. Both sign, so that every site follows."""
-    law, known = hub.charter, hub.roster
-    check_root(law, old.public)
-    check_free(hub, folder)
+    current, roster = hub.charter, hub.roster
+    check_root_key(current, old_root.public)
+    check_root_folder(hub, folder)
     if keys.are_in(folder):
         keys.remove(folder)
-    _write_begun(hub, root=new.public.sign)
-    keys.save(folder, new, passphrase)
-    with hub.store.changing():
-        body = charter.body(law.name, (new.public.sign,), law.coordinator, law.threshold)
-        hub.write_charter([old, new], body, epoch=law.epoch)
-        _say_again(hub, boss, known, new.public.recipient)
+    _note_rotation(hub, root=new_root.public.sign)
+    keys.save(folder, new_root, passphrase)
+    with hub.database.transaction():
+        body = charter.body(current.name, (new_root.public.sign,), current.coordinator, current.threshold)
+        hub.write_charter([old_root, new_root], body, epoch=current.epoch)
+        _republish(hub, coordinator_keys, roster, new_root.public.recipient)
 
 
 # --- a change of keys that was cut off -------------------------------------------------------------
-def is_in_force(hub: Hub, root: Path | None) -> bool:
+def is_rotation_done(hub: Hub, root_folder: Path | None) -> bool:
     """Whether the change of the root key, or of the coordinator's, was made by a command that was cut off later."""
-    begun = _begun(hub)
-    if root is None:
-        return begun.get("coordinator") == hub.boss_folder.name
-    return keys.are_in(root) and keys.public_half(root).sign == begun.get("root") in hub.charter.roots
+    rotation = _begun_rotation(hub)
+    if root_folder is None:
+        return rotation.get("coordinator") == hub.coordinator_folder.name
+    return (
+        keys.are_in(root_folder)
+        and keys.read_public_file(root_folder).sign == rotation.get("root") in hub.charter.roots
+    )
 
 
-def check_free(hub: Hub, folder: Path) -> None:
+def check_root_folder(hub: Hub, folder: Path) -> None:
     """Refuse a folder for a new root key that holds keys, unless they are of an attempt that was cut off."""
-    sign = _begun(hub).get("root")
-    left = sign and sign not in hub.charter.roots and keys.are_in(folder) and keys.public_half(folder).sign == sign
-    if not left:
-        keys.check_none(folder)
+    begun_root = _begun_rotation(hub).get("root")
+    is_leftover = (
+        begun_root
+        and begun_root not in hub.charter.roots
+        and keys.are_in(folder)
+        and keys.read_public_file(folder).sign == begun_root
+    )
+    if not is_leftover:
+        keys.check_absent(folder)
 
 
-def settle(hub: Hub, boss: Keys, *, told: bool = False) -> None:
+def finish_rotation(hub: Hub, coordinator_keys: Keys, *, reported: bool = False) -> None:
     """End a change of the coordinator's key, or what an attempt at it has left: only the key in force opens the
     rounds' keys. A changed root key leaves nothing to do, once the command has told of it."""
-    begun = _begun(hub)
-    if name := begun.get("coordinator"):
-        _seal_round_keys(hub, boss, [boss])
-        if name != hub.boss_folder.name:
+    rotation = _begun_rotation(hub)
+    if name := rotation.get("coordinator"):
+        _reseal_round_keys(hub, coordinator_keys, [coordinator_keys])
+        if name != hub.coordinator_folder.name:
             shutil.rmtree(hub.home / name, ignore_errors=True)
-    if (name or told) and begun:
-        if hub.store.memory:
-            hub.store.memory.close()
-        _note(hub).unlink(missing_ok=True)  # last of all: until then the command may be typed again
+    if (name or reported) and rotation:
+        if hub.database.memory:
+            hub.database.memory.close()
+        _rotation_note(hub).unlink(missing_ok=True)  # last of all: until then the command may be typed again
 
 
-def _seal_round_keys(hub: Hub, boss: Keys, readers: Sequence[Keys]) -> None:
+def _reseal_round_keys(hub: Hub, coordinator_keys: Keys, readers: Sequence[Keys]) -> None:
     for path in sorted((hub.home / "round-keys").glob("*.age")):
-        open.keep_key(hub, readers, int(path.stem), round_key(hub, boss, int(path.stem)))
+        opening.seal_round_key(hub, readers, int(path.stem), round_key(hub, coordinator_keys, int(path.stem)))
 
 
-def _note(hub: Hub) -> Path:
+def _rotation_note(hub: Hub) -> Path:
     return hub.memory.with_name("new-keys.json")  # where the front cannot write
 
 
-def _write_begun(hub: Hub, **what: str) -> None:
-    files.replace(_note(hub), json.dumps(what).encode())
+def _note_rotation(hub: Hub, **target: str) -> None:
+    files.write_atomic(_rotation_note(hub), json.dumps(target).encode())
 
 
-def _begun(hub: Hub) -> dict[str, str]:
+def _begun_rotation(hub: Hub) -> dict[str, str]:
     """Which change of keys was begun: to the keys in a folder of the hub, or to a root key."""
     try:
-        return dict(json.loads(_note(hub).read_bytes()))
+        return dict(json.loads(_rotation_note(hub).read_bytes()))
     except FileNotFoundError:
         return {}
     except (ValueError, TypeError):
         raise HubDamagedError("the note of a change of keys is damaged") from None
 
 
-def check_root(law: charter.Charter, root: Public) -> None:
-    if root.sign not in law.roots:
+def check_root_key(current: charter.Charter, public_keys: PublicKeys) -> None:
+    if public_keys.sign not in current.roots:
         remedy = "name the folder that holds it with --root-key"
         raise SignerRoleError("this is not the root key of this federation", remedy=remedy)
 
 
-def _call_off(hub: Hub) -> None:
+def _void_open_round(hub: Hub) -> None:
     """The open round's order is void with its epoch."""
-    last = state.newest(hub)
-    if last["state"] == close.OPEN:
-        state.call_off(hub, last)
-    hub.store.keep_fact("void", str(last["round"]))
+    newest = lifecycle.newest_round(hub)
+    if newest["state"] == close.OPEN:
+        lifecycle.cancel_round(hub, newest)
+    hub.database.set_fact("void", str(newest["round"]))
 
 
-def _say_again(hub: Hub, boss: Keys, known: Roster, archive: str) -> None:
-    hub.write_roster(boss, known.sites, known.front, archive)
-    hub.send_newest(boss)
+def _republish(hub: Hub, coordinator_keys: Keys, roster: Roster, archive_recipient: str) -> None:
+    hub.write_roster(coordinator_keys, roster.sites, roster.front, archive_recipient)
+    hub.seal_newest_model(coordinator_keys)

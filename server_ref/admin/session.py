@@ -9,71 +9,71 @@ from pathlib import Path
 from fedhelp_edge import lock, passphrase, shell
 from fedhelp_edge.errors import NoHubError, NoKeysError
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.parcel.keys import Keys, Public
+from fedhelp_edge.parcel.keys import Keys, PublicKeys
 from server_ref.admin import agent, decisions, recovery
 from server_ref.hub.hub import Hub
 from server_ref.rounds import close
 
-LOCK = "writer.lock"
+WRITER_LOCK = "writer.lock"
 
 
 @contextmanager
-def opened(home: Path) -> Iterator[Hub]:
+def open_hub(home: Path) -> Iterator[Hub]:
     """A hub to look at."""
-    hub = Hub(shell.home(home))
+    hub = Hub(shell.home_folder(home))
     try:
         yield hub
     finally:
-        hub.store.close()
+        hub.database.close()
 
 
 @contextmanager
-def working(
-    home: Path, passphrase_file: Path | None, *, judge: bool = True, before: Callable[[Hub], object] = bool
+def unlocked_hub(
+    home: Path, passphrase_file: Path | None, *, judge: bool = True, precheck: Callable[[Hub], object] = bool
 ) -> Iterator[tuple[Hub, Keys]]:
     """A hub to work on. `before` refuses what needs no key to refuse, so that nobody types a passphrase in vain."""
-    with opened(home) as hub:
-        before(hub)
-        boss = keys_of(hub, passphrase_file)
-        with writing(hub):
+    with open_hub(home) as hub:
+        precheck(hub)
+        coordinator_keys = load_coordinator_keys(hub, passphrase_file)
+        with write_lock(hub):
             hub.check()
-            recovery.settle(hub, boss)
-            close.forget(hub)
+            recovery.finish_rotation(hub, coordinator_keys)
+            close.destroy_obsolete(hub)
             if judge:
-                decisions.judge(hub, boss)
-            yield hub, boss
+                decisions.apply_and_judge(hub, coordinator_keys)
+            yield hub, coordinator_keys
 
 
-def keys_of(hub: Hub, passphrase_file: Path | None) -> Keys:
+def load_coordinator_keys(hub: Hub, passphrase_file: Path | None) -> Keys:
     """The coordinator's keys, as `unlock` holds them, else by the passphrase."""
-    held = None if passphrase_file else agent.held(hub.boss_folder)
-    if held is None:
-        return hub.boss(passphrase.asker(passphrase_file, "coordinator's passphrase"))
-    hub.remember(held)
-    return held
+    unlocked = None if passphrase_file else agent.held_keys(hub.coordinator_folder)
+    if unlocked is None:
+        return hub.coordinator_keys(passphrase.provider(passphrase_file, "coordinator's passphrase"))
+    hub.open_memory(unlocked)
+    return unlocked
 
 
-def root_keys(folder: Path, passphrase_file: Path | None) -> Keys:
+def load_root_keys(folder: Path, passphrase_file: Path | None) -> Keys:
     """The root key, from where the person keeps it."""
-    root_public(folder)
-    return keys.load(folder, passphrase.asker(passphrase_file, "root key's passphrase"))
+    read_root_public_keys(folder)
+    return keys.load(folder, passphrase.provider(passphrase_file, "root key's passphrase"))
 
 
-def root_public(folder: Path) -> Public:
+def read_root_public_keys(folder: Path) -> PublicKeys:
     try:
-        return keys.public(folder)
-    except NoKeysError as fault:
-        raise NoKeysError(fault.cause, remedy="name the folder that holds the root key with --root-key") from fault
+        return keys.load_public(folder)
+    except NoKeysError as error:
+        raise NoKeysError(error.cause, remedy="name the folder that holds the root key with --root-key") from error
 
 
 @contextmanager
-def writing(hub: Hub) -> Iterator[None]:
+def write_lock(hub: Hub) -> Iterator[None]:
     """One command at a time changes a hub; what a crash left behind goes first."""
     if not hub.home.is_dir():
         raise NoHubError(f"{hub.home.name} holds no hub")
-    with lock.held(hub.home / LOCK):
-        hub.store.reconcile()
+    with lock.exclusive(hub.home / WRITER_LOCK):
+        hub.database.reconcile()
         hub.verify()
         yield
-        if hub.store.memory:
-            hub.store.memory.close()
+        if hub.database.memory:
+            hub.database.memory.close()

@@ -11,4 +11,4 @@ ABOUT = "Open rounds, take in what sites send, merge it, and hand back a better 
 
 
 def main() -> None:
-    shell.run(shell.group("server_ref.cli", COMMANDS, "fedhelp-coordinator", ABOUT, __version__))
+    shell.run(shell.command_group("server_ref.cli", COMMANDS, "fedhelp-coordinator", ABOUT, __version__))

@@ -22,25 +22,31 @@ def aggregate(
     """
     from server_ref.admin import session
     from server_ref.rounds import close
-    from server_ref.rounds import state as rounds_state
+    from server_ref.rounds import lifecycle as rounds_state
 
-    with session.working(home, passphrase_file, before=rounds_state.current) as (hub, boss):
-        told = close.aggregate(hub, boss, now=now)
-        done = rounds_state.is_finished(hub)
+    with session.unlocked_hub(home, passphrase_file, precheck=rounds_state.open_round) as (hub, coordinator_keys):
+        outcome = close.aggregate(hub, coordinator_keys, now=now)
+        finished = rounds_state.is_finished(hub)
     if json:
-        return console.result(**told)
-    console.show(f"round {told['round']}: {len(told['accepted'])} shares merged", f"model {told['merged_sha256']}")
-    for one in told["claims"]:
-        part = "" if one["part"] is None else f", {one['part']:.1%} of the model"
+        return console.print_json(**outcome)
+    console.show(
+        f"round {outcome['round']}: {len(outcome['accepted'])} shares merged", f"model {outcome['merged_sha256']}"
+    )
+    for entry in outcome["claims"]:
+        part = "" if entry["part"] is None else f", {entry['part']:.1%} of the model"
         console.show(
-            f"  {one['site']} claims {one['examples']} images{part}; {one['correct']} of {one['val']} right before"
+            f"  {entry['site']} claims {entry['examples']} images{part}; {entry['correct']} of {entry['val']} right before"
         )
     for state in ("quarantined", "refused"):
-        for one in told[state]:
-            console.show(*console.error_lines(f"  {one['site']} {state}: ", one))
-    if done:
+        for entry in outcome[state]:
+            console.show(*console.error_lines(f"  {entry['site']} {state}: ", entry))
+    if finished:
         console.say_next("'fedhelp-coordinator status': all rounds are done")
     else:
         console.say_next("'fedhelp-coordinator open'")
-    console.say(hints.typed("'fedhelp-coordinator exchange DIR' or 'fedhelp-coordinator serve' hands the model out"))
+    console.say(
+        hints.with_caller_options(
+            "'fedhelp-coordinator exchange DIR' or 'fedhelp-coordinator serve' hands the model out"
+        )
+    )
     return None

@@ -26,11 +26,14 @@ def approve(
     from server_ref.intake import enrolment
 
     name = " ".join(request)
-    with session.working(home, passphrase_file, before=lambda hub: enrolment.check_asked(hub, name)) as (hub, boss):
-        site = enrolment.approve(hub, boss, name)["site"]
-        known = next(one for one in status.sites(hub) if one["id"] == site)
+    with session.unlocked_hub(home, passphrase_file, precheck=lambda hub: enrolment.check_request_name(hub, name)) as (
+        hub,
+        coordinator_keys,
+    ):
+        site = enrolment.approve(hub, coordinator_keys, name)["site"]
+        row = next(each for each in status.sites(hub) if each["id"] == site)
     if json:
-        return console.result(site=site, **{name: known[name] for name in ("name", "tier", "from_round", "words")})
-    console.show(f"{site}  {known['name']} takes part from round {known['from_round']}", f"  {known['words']}")
+        return console.print_json(site=site, **{name: row[name] for name in ("name", "tier", "from_round", "words")})
+    console.show(f"{site}  {row['name']} takes part from round {row['from_round']}", f"  {row['words']}")
     console.say_next("'fedhelp-coordinator status'")
     return None

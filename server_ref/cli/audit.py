@@ -20,10 +20,10 @@ def verify(
     """
     from server_ref.admin import session
 
-    with session.working(home, passphrase_file, judge=False) as (hub, _):
+    with session.unlocked_hub(home, passphrase_file, judge=False) as (hub, _):
         log = hub.check()
     if json:
-        return console.result(length=log.length, head=log.head)
+        return console.print_json(length=log.length, head=log.head)
     console.show(f"{log.length} lines, the chain holds", f"head {log.head}")
     return None
 
@@ -39,8 +39,8 @@ def show(
     """
     from server_ref.admin import session
 
-    with session.opened(home) as hub:
-        lines = [line for line, _ in hub.store.lines()][-last:]
+    with session.open_hub(home) as hub:
+        lines = [line for line, _ in hub.database.lines()][-last:]
     for line in lines:
         detail = " ".join(f"{name}={value}" for name, value in sorted(line["detail"].items()) if value != "")
         console.show(f"{line['seq']:>6}  {line['time']}  {line['type']:<16} {line['subject'][:16]:<16}  {detail}")
@@ -59,9 +59,9 @@ def export(
     """
     from server_ref.admin import audit_export, session
 
-    with session.opened(home) as hub:
-        count = audit_export.export(hub, round_, out)
+    with session.open_hub(home) as hub:
+        count = audit_export.export_round(hub, round_, out)
     if json:
-        return console.result(round=round_, parcels=count, folder=str(out))
+        return console.print_json(round=round_, parcels=count, folder=str(out))
     console.show(f"{count} parcels, the log and the keys are in {out}")
     return None

@@ -21,7 +21,7 @@ def backup(
     """
     from server_ref.admin import recovery, session
 
-    with session.opened(home) as hub, session.writing(hub):
+    with session.open_hub(home) as hub, session.write_lock(hub):
         recovery.backup(hub, file)
     console.show(f"backup: {file} ({file.stat().st_size / 1e6:.1f} MB)")
     again = f"'fedhelp-coordinator restore {hints.quoted(file)} --root-key DIR --home DIR'"

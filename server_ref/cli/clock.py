@@ -20,7 +20,7 @@ def clock(
     """
     from server_ref.admin import session
 
-    with session.opened(home) as hub, session.writing(hub):
+    with session.open_hub(home) as hub, session.write_lock(hub):
         if accept:
             hub.check()
             hub.accept_clock()

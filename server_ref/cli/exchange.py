@@ -11,7 +11,7 @@ app = shell.app()
 
 @app.command()
 def exchange(
-    folder: Annotated[Path, shell.named("The carrier: a stick, a synced folder, a network share.")],
+    folder: Annotated[Path, shell.path_argument("The carrier: a stick, a synced folder, a network share.")],
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
@@ -20,26 +20,26 @@ def exchange(
 
     Example: fedhelp-coordinator exchange /media/stick
     """
-    from fedhelp_edge.exchange.folder import FROM, TO
+    from fedhelp_edge.exchange.folder import FROM_COORDINATOR, TO_COORDINATOR
     from server_ref.admin import decisions, session
     from server_ref.admin import exchange as admin_exchange
 
-    with session.working(home, passphrase_file, judge=False) as (hub, boss):
-        admin_exchange.check(hub, folder)
-        found = admin_exchange.Exchanged()
-        admin_exchange.take_in(hub, folder / TO, found)
-        decided = decisions.judge(hub, boss)
-        found.left = admin_exchange.leave(hub, folder / FROM, found)
+    with session.unlocked_hub(home, passphrase_file, judge=False) as (hub, coordinator_keys):
+        admin_exchange.check_carrier(hub, folder)
+        result = admin_exchange.ExchangeResult()
+        admin_exchange.collect(hub, folder / TO_COORDINATOR, result)
+        decided = decisions.apply_and_judge(hub, coordinator_keys)
+        result.left = admin_exchange.deliver(hub, folder / FROM_COORDINATOR, result)
     if json:
-        return console.result(**asdict(found), decided=decided)
-    new = [answer for answer in found.taken if answer.new]
+        return console.print_json(**asdict(result), decided=decided)
+    new = [received for received in result.taken if received.new]
     console.show(
-        f"{len(new)} new parcels taken in, {len(found.taken) - len(new)} known already; {found.left} left for sites"
+        f"{len(new)} new parcels taken in, {len(result.taken) - len(new)} known already; {result.left} left for sites"
     )
-    for one in decided:
-        console.show(*decisions.in_words(one, "  "))
-    for name in found.waiting:
+    for judged in decided:
+        console.show(*decisions.describe(judged, "  "))
+    for name in result.waiting:
         console.show(f"  {name}: not all there yet; it is looked at again next time")
-    for refused in found.refused:
+    for refused in result.refused:
         console.show(*console.error_lines(f"  {refused['file']}: ", refused))
     return None

@@ -12,8 +12,8 @@ def finish(home: shell.Home = shell.DEFAULT_HOME, passphrase_file: shell.Passphr
     Example: fedhelp-coordinator finish
     """
     from server_ref.admin import session
-    from server_ref.rounds import state
+    from server_ref.rounds import lifecycle
 
-    with session.working(home, passphrase_file, judge=False) as (hub, _):
-        state.finish(hub)
+    with session.unlocked_hub(home, passphrase_file, judge=False) as (hub, _):
+        lifecycle.finish(hub)
     console.show("finished: no further rounds")

@@ -31,17 +31,17 @@ def init(
     from server_ref.hub import create
     from server_ref.hub import hub as hubs
 
-    agreed = plans.load(plan, TABLES)
-    folder = shell.home(home)
-    create.check_new(folder, agreed, root_key)
-    secret = None if no_passphrase else passphrase.asker(passphrase_file, "new passphrase", twice=True)()
+    parsed_plan = plans.load(plan, TABLES)
+    folder = shell.home_folder(home)
+    create.check_new(folder, parsed_plan, root_key)
+    new_passphrase = None if no_passphrase else passphrase.provider(passphrase_file, "new passphrase", twice=True)()
     if no_passphrase:
         console.say("warning: without a passphrase, whoever can read this disk can give orders to every site")
-    made = create.create(folder, agreed, secret, root=root_key, url=url)
+    hub = create.new_hub(folder, parsed_plan, new_passphrase, root=root_key, url=url)
     root = root_key or folder / hubs.ROOT
     if json:
-        return console.result(federation=made.federation, home=str(folder), root_key=str(root))
-    console.show(f"federation {made.federation} of {agreed.name}", f"hub        {folder}", f"root key   {root}")
+        return console.print_json(federation=hub.federation, home=str(folder), root_key=str(root))
+    console.show(f"federation {hub.federation} of {parsed_plan.name}", f"hub        {folder}", f"root key   {root}")
     console.say(
         "Move the root key to a stick and lock it away. It is needed only to restore this hub,",
         "to change its keys, or to merge rounds again without a site.",

@@ -32,35 +32,39 @@ def invite(
     if tier not in ("small", "large"):
         raise errors.UsageError(f"a tier is small or large, not {tier!r}")
     picture = None
-    free = partial(invites.check_free, path=out) if out else bool
-    with session.working(home, passphrase_file, judge=False, before=free) as (hub, _):
-        others = [one for one in invites.listed(hub) if one["name"] == name and one["state"] in ("open", "asked")]
-        with hub.store.changing():  # an invite is there with its files, or not at all
+    precheck = partial(invites.check_target, path=out) if out else bool
+    with session.unlocked_hub(home, passphrase_file, judge=False, precheck=precheck) as (hub, _):
+        others = [
+            other for other in invites.list_all(hub) if other["name"] == name and other["state"] in ("open", "asked")
+        ]
+        with hub.database.transaction():  # an invite is there with its files, or not at all
             if out:
-                invites.clear(hub, out)
-            made = invites.make(hub, name, tier, days)
+                invites.clear_target(hub, out)
+            issued = invites.issue(hub, name, tier, days)
             if out:
-                picture = invites.write(out, made)
-    for one in others:
+                picture = invites.write_files(out, issued)
+    for other in others:
         console.say(
-            f"warning: another invite for {name!r} is {one['state']}, of {one['site']}, until {one['until']};",
-            hints.typed(f"'fedhelp-coordinator invites --cancel {one['site']}' ends it"),
+            f"warning: another invite for {name!r} is {other['state']}, of {other['site']}, until {other['until']};",
+            hints.with_caller_options(f"'fedhelp-coordinator invites --cancel {other['site']}' ends it"),
         )
     if json:
-        return console.result(**made.told, file=str(out) if out else None, picture=str(picture) if picture else None)
-    console.show(f"{made.site}  {name} ({tier})", f"code   {made.code}", f"holds  {days} days, for one site")
+        return console.print_json(
+            **issued.told, file=str(out) if out else None, picture=str(picture) if picture else None
+        )
+    console.show(f"{issued.site}  {name} ({tier})", f"code   {issued.code}", f"holds  {days} days, for one site")
     if out:
-        missing = f"none; to have it drawn: {shell.remedy('segno')}"
+        missing = f"none; to have it drawn: {shell.install_hint('segno')}"
         console.show(f"file   {out}", f"QR     {picture or missing}")
-    console.say_next(_join(out, made.code, made.url))
+    console.say_next(_join_command(out, issued.code, issued.url))
     return None
 
 
-def _join(out: Path | None, code: str, url: str) -> str:
-    where = "on the site's PC, "
+def _join_command(out: Path | None, code: str, url: str) -> str:
+    prefix = "on the site's PC, "
     if out:
-        return f"{where}'fedhelp-edge join {hints.quoted(out)}'"
+        return f"{prefix}'fedhelp-edge join {hints.quoted(out)}'"
     if url:
-        return f"{where}'fedhelp-edge join {code} --url {hints.quoted(url)}'"
+        return f"{prefix}'fedhelp-edge join {code} --url {hints.quoted(url)}'"
     first = "'fedhelp-coordinator exchange DIR' writes to a stick what joining by code takes; then, "
-    return f"{first}{where}'fedhelp-edge join {code} --via DIR'"
+    return f"{first}{prefix}'fedhelp-edge join {code} --via DIR'"

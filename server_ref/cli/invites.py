@@ -23,16 +23,16 @@ def list_invites(
     from server_ref.admin import invites, session
 
     if cancel:
-        with session.working(home, passphrase_file, judge=False) as (hub, _):
-            found = [invites.cancel(hub, cancel)]
+        with session.unlocked_hub(home, passphrase_file, judge=False) as (hub, _):
+            listed = [invites.cancel(hub, cancel)]
     else:
-        with session.opened(home) as hub:
-            found = invites.listed(hub)
+        with session.open_hub(home) as hub:
+            listed = invites.list_all(hub)
     if json:
-        return console.result(invites=found)
-    for one in found:
-        console.show(f"{one['site']}  {one['name']} ({one['tier']})  {one['state']:<9}  until {one['until']}")
-    if not found:
+        return console.print_json(invites=listed)
+    for each in listed:
+        console.show(f"{each['site']}  {each['name']} ({each['tier']})  {each['state']:<9}  until {each['until']}")
+    if not listed:
         console.show("no invites yet")
         console.say_next("'fedhelp-coordinator invite \"Clinic A\" --tier small'")
     return None

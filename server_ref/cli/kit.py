@@ -35,19 +35,20 @@ def kit(
     from fedhelp_edge.parcel.sshsig import sign
     from server_ref.admin import session
     from server_ref.hub.database import DATABASE
-    from server_ref.kit import make
+    from server_ref.kit import build
 
     signer = None
-    if not unsigned and (shell.home(home) / DATABASE).exists():
-        with session.opened(home) as hub:
-            keys = session.keys_of(hub, passphrase_file)
+    if not unsigned and (shell.home_folder(home) / DATABASE).exists():
+        with session.open_hub(home) as hub:
+            keys = session.load_coordinator_keys(hub, passphrase_file)
         signer = partial(sign, private_key=keys.sign, namespace=NAMESPACE)
-    made = make.make(platform, out, console.say, python=python, train=train, invite=invite, sign=signer)
+    built = build.build_kit(platform, out, console.say, python=python, train=train, invite=invite, sign=signer)
     if json:
-        return console.result(**vars(made), folder=str(out))
+        return console.print_json(**vars(built), folder=str(out))
     kind = "train and diagnose" if train else "diagnose"
     console.show(
-        f"{made.wheels} wheels, {made.size / 1e6:.0f} MB, to {kind} on {platform}", f"fingerprint  {made.fingerprint}"
+        f"{built.wheels} wheels, {built.size / 1e6:.0f} MB, to {kind} on {platform}",
+        f"fingerprint  {built.fingerprint}",
     )
     console.say(f"next: print {out / 'leaflet.html'}")
     console.say("and let the fingerprint go another way than the stick: on paper, or by phone")

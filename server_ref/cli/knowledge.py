@@ -15,7 +15,7 @@ def knowledge() -> None:
 
 @app.command()
 def publish(
-    pack: Annotated[Path, shell.named("The pack that a site built.")],
+    pack: Annotated[Path, shell.path_argument("The pack that a site built.")],
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
@@ -28,10 +28,10 @@ def publish(
     from fedhelp_edge.data import pack as packs
     from server_ref.admin import session
 
-    found = packs.load(pack)
-    with session.working(home, passphrase_file) as (hub, boss), files.reading(pack) as body:
-        said = hub.publish_pack(boss, body)
+    loaded = packs.load(pack)
+    with session.unlocked_hub(home, passphrase_file) as (hub, coordinator_keys), files.reading(pack) as body:
+        statement = hub.publish_knowledge(coordinator_keys, body)
     if json:
-        return console.result(sha256=said.sha256, images=len(found), sources=list(found.sources))
-    console.show(f"{len(found)} public images, {len(found.sources)} sources, {said.size / 1e6:.1f} MB")
+        return console.print_json(sha256=statement.sha256, images=len(loaded), sources=list(loaded.sources))
+    console.show(f"{len(loaded)} public images, {len(loaded.sources)} sources, {statement.size / 1e6:.1f} MB")
     return None

@@ -13,6 +13,6 @@ def lock(home: shell.Home = shell.DEFAULT_HOME) -> None:
     """
     from server_ref.admin import agent, session
 
-    with session.opened(home) as hub:
-        was_unlocked = agent.end(hub.boss_folder)
+    with session.open_hub(home) as hub:
+        was_unlocked = agent.stop(hub.coordinator_folder)
     console.show("locked" if was_unlocked else "nothing was unlocked")

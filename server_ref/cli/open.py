@@ -28,19 +28,19 @@ def open_round(
     from fedhelp_edge import update
     from fedhelp_edge.nets import spec
     from server_ref.admin import session
-    from server_ref.rounds import open, state
+    from server_ref.rounds import lifecycle, opening
 
-    given = None
+    weights = None
     if start:
         with start.open("rb") as file:
-            given = dict(update.Arrays(file, update.read_header(file)))
-    ready = partial(open.check_open, start=given is not None)
-    with session.working(home, passphrase_file, before=ready) as (hub, boss):
-        if given is not None:
-            console.say_drawn(spec.begin_from(hub.model(state.newest(hub)["model"]), given)[1])
-        order = open.open_next(hub, boss, given)
+            weights = dict(update.FileArrays(file, update.read_header(file)))
+    precheck = partial(opening.check_open, start=weights is not None)
+    with session.unlocked_hub(home, passphrase_file, precheck=precheck) as (hub, coordinator_keys):
+        if weights is not None:
+            console.say_missing_tensors(spec.warm_start(hub.model(lifecycle.newest_round(hub)["model"]), weights)[1])
+        task = opening.open_next(hub, coordinator_keys, weights)
     if json:
-        return console.result(round=order.round, closes=f"{order.closes:%Y-%m-%dT%H:%M:%SZ}", base=order.base)
-    console.show(f"round {order.round} is open until {order.closes:%Y-%m-%d %H:%M} UTC")
+        return console.print_json(round=task.round, closes=f"{task.closes:%Y-%m-%dT%H:%M:%SZ}", base=task.base)
+    console.show(f"round {task.round} is open until {task.closes:%Y-%m-%d %H:%M} UTC")
     console.say_next("'fedhelp-coordinator exchange DIR' or 'fedhelp-coordinator serve' brings it to the sites")
     return None

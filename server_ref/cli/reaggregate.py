@@ -33,23 +33,23 @@ def reaggregate(
     """
     from fedhelp_edge import errors
     from server_ref.admin import session
+    from server_ref.rounds import lifecycle
     from server_ref.rounds import reaggregate as rounds_reaggregate
-    from server_ref.rounds import state
 
     root_key = root_key or archive_key  # as it was called once
     if root_key is None:
         raise errors.UsageError("name the folder of the root key with --root-key")
-    with session.opened(home) as hub:
-        rounds_reaggregate.check_undo(hub, hub.site(without).id)
-    secret = root_passphrase_file or archive_passphrase_file or passphrase_file
-    archive = session.root_keys(root_key, secret)
-    with session.working(home, passphrase_file) as (hub, boss):
-        told = rounds_reaggregate.undo(hub, boss, hub.site(without).id, archive)
-        done = state.is_finished(hub)
+    with session.open_hub(home) as hub:
+        rounds_reaggregate.check_contributed(hub, hub.site(without).id)
+    root_secret = root_passphrase_file or archive_passphrase_file or passphrase_file
+    root_keys = session.load_root_keys(root_key, root_secret)
+    with session.unlocked_hub(home, passphrase_file) as (hub, coordinator_keys):
+        outcome = rounds_reaggregate.without_site(hub, coordinator_keys, hub.site(without).id, root_keys)
+        finished = lifecycle.is_finished(hub)
     if json:
-        return console.result(**told)
+        return console.print_json(**outcome)
     console.show(
-        f"merged again without {told['without']}: the model of round {told['round']} is {told['merged_sha256']}"
+        f"merged again without {outcome['without']}: the model of round {outcome['round']} is {outcome['merged_sha256']}"
     )
-    console.say_next("'fedhelp-coordinator status'" if done else "'fedhelp-coordinator open'")
+    console.say_next("'fedhelp-coordinator status'" if finished else "'fedhelp-coordinator open'")
     return None

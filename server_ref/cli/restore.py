@@ -12,7 +12,7 @@ app = shell.app()
 
 @app.command()
 def restore(
-    file: Annotated[Path, shell.named("The backup.")],
+    file: Annotated[Path, shell.path_argument("The backup.")],
     root_key: Annotated[Path, typer.Option("--root-key", help="The folder of the root key.", readable=False)],
     root_passphrase_file: Annotated[
         Path | None, typer.Option("--root-passphrase-file", help="The root key's passphrase.", readable=False)
@@ -28,11 +28,11 @@ def restore(
     Example: fedhelp-coordinator restore hub-2026-11.tar --root-key /media/stick/root
     """
     from server_ref.admin import recovery, session
-    from server_ref.rounds import state
+    from server_ref.rounds import lifecycle
 
-    recovery.check_place(shell.home(home), file)
-    root = session.root_keys(root_key, root_passphrase_file or passphrase_file)
-    ask = passphrase.asker(passphrase_file, "coordinator's passphrase")
-    hub = recovery.restore(shell.home(home), file, root, ask, older=from_older_version)
-    console.show(f"restored: {hub.federation}, epoch {hub.charter.epoch}, round {state.newest(hub)['round']}")
+    recovery.check_restore(shell.home_folder(home), file)
+    root = session.load_root_keys(root_key, root_passphrase_file or passphrase_file)
+    ask_passphrase = passphrase.provider(passphrase_file, "coordinator's passphrase")
+    hub = recovery.restore(shell.home_folder(home), file, root, ask_passphrase, older=from_older_version)
+    console.show(f"restored: {hub.federation}, epoch {hub.charter.epoch}, round {lifecycle.newest_round(hub)['round']}")
     console.say_next("'fedhelp-coordinator status'")

@@ -24,31 +24,34 @@ def review(
     """
     from fedhelp_edge import errors
     from server_ref.admin import session, status
-    from server_ref.intake import enrolment
+    from server_ref.intake import shown
     from server_ref.rounds import review as rounds_review
 
     if (release and refuse) or (release or refuse) != bool(update):
         raise errors.UsageError("name an update and either --release or --refuse, or nothing to see what waits")
     if not update:
-        with session.opened(home) as hub:
-            waiting = status.quarantined(hub)
-            enrolment.note_shown(hub, "updates", waiting)
+        with session.open_hub(home) as hub:
+            waiting = status.quarantined_updates(hub)
+            shown.record(hub, "updates", waiting)
         if json:
-            return console.result(quarantined=waiting)
-        for one in waiting:
-            claimed = "" if one["examples"] is None else f"  claims {one['examples']} images"
-            about = f"{one['site']}  round {one['round']}  {one['hash'][: enrolment.SHORT]}{claimed}  "
-            console.show(*console.error_lines(about, one))
-            if one["decided"]:
-                console.show(f"    decided on the dashboard: {one['decided']}; the next command carries it out")
+            return console.print_json(quarantined=waiting)
+        for row in waiting:
+            claimed = "" if row["examples"] is None else f"  claims {row['examples']} images"
+            prefix = f"{row['site']}  round {row['round']}  {row['hash'][: shown.SHOWN_DIGITS]}{claimed}  "
+            console.show(*console.error_lines(prefix, row))
+            if row["decided"]:
+                console.show(f"    decided on the dashboard: {row['decided']}; the next command carries it out")
         console.show(f"{len(waiting)} updates in quarantine")
-        if first := next((one for one in waiting if not one["decided"]), None):
-            decide = f"fedhelp-coordinator review {first['hash'][: enrolment.SHORT]}"
-            console.say_next(f"phone the site, then '{decide} --release' or '{decide} --refuse'")
+        if first := next((row for row in waiting if not row["decided"]), None):
+            command = f"fedhelp-coordinator review {first['hash'][: shown.SHOWN_DIGITS]}"
+            console.say_next(f"phone the site, then '{command} --release' or '{command} --refuse'")
         return None
-    with session.working(home, passphrase_file, before=lambda hub: rounds_review.update_of(hub, update)) as (hub, boss):
-        told = rounds_review.review(hub, boss, update, release=release)
+    with session.unlocked_hub(home, passphrase_file, precheck=lambda hub: rounds_review.find_update(hub, update)) as (
+        hub,
+        coordinator_keys,
+    ):
+        decided = rounds_review.decide(hub, coordinator_keys, update, release=release)
     if json:
-        return console.result(**told)
-    console.show(f"{told['site']}: {told['state']}")
+        return console.print_json(**decided)
+    console.show(f"{decided['site']}: {decided['state']}")
     return None

@@ -28,15 +28,15 @@ def revoke(
     from server_ref.hub.hub import ROOT
     from server_ref.rounds import reaggregate
 
-    with session.working(home, passphrase_file, before=lambda hub: hub.site(site)) as (hub, boss):
-        known = hub.revoke(boss, site, since_round, reason)
-        gave = bool(since_round) and reaggregate.gave(hub, known.id)
+    with session.unlocked_hub(home, passphrase_file, precheck=lambda hub: hub.site(site)) as (hub, coordinator_keys):
+        member = hub.revoke(coordinator_keys, site, since_round, reason)
+        has_contributed = bool(since_round) and reaggregate.contributed(hub, member.id)
         root = hub.home / ROOT
     if json:
-        return console.result(site=known.id, since_round=since_round)
-    console.show(f"{known.id}  {known.name} is revoked")
-    if gave:
-        where = hints.quoted(root) if root.is_dir() else "DIR"
-        again = f"'fedhelp-coordinator reaggregate --without {known.id} --root-key {where}'"
+        return console.print_json(site=member.id, since_round=since_round)
+    console.show(f"{member.id}  {member.name} is revoked")
+    if has_contributed:
+        root_folder = hints.quoted(root) if root.is_dir() else "DIR"
+        again = f"'fedhelp-coordinator reaggregate --without {member.id} --root-key {root_folder}'"
         console.say_next(f"{again} merges the rounds again without it")
     return None

@@ -27,15 +27,17 @@ def roster(
     from fedhelp_edge.trust.account import allowed_signers
     from server_ref.admin import session, status
 
-    with session.opened(home) as hub:
-        known, found = hub.roster, status.sites(hub)
+    with session.open_hub(home) as hub:
+        current, sites = hub.roster, status.sites(hub)
         if signers:
             with files.writing(signers, private=False) as file:
-                file.write(allowed_signers(hub.charter, known).encode())
+                file.write(allowed_signers(hub.charter, current).encode())
     if json:
-        return console.result(version=known.version, sites=found)
-    for site in found:
-        news = site["last_news"] or "nothing yet"
-        console.show(f"{site['id']}  {site['name']:<28.28}  {site['tier']:<5}  {site['status']:<9}  last news {news}")
-    console.show(f"roster {known.version}, {len(found)} sites, holds until {known.expires:%Y-%m-%d}")
+        return console.print_json(version=current.version, sites=sites)
+    for site in sites:
+        last_news = site["last_news"] or "nothing yet"
+        console.show(
+            f"{site['id']}  {site['name']:<28.28}  {site['tier']:<5}  {site['status']:<9}  last news {last_news}"
+        )
+    console.show(f"roster {current.version}, {len(sites)} sites, holds until {current.expires:%Y-%m-%d}")
     return None

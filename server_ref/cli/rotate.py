@@ -36,40 +36,40 @@ def rotate(
     from fedhelp_edge import errors
     from fedhelp_edge.parcel import keys
     from server_ref.admin import agent, recovery, session
-    from server_ref.rounds import state
+    from server_ref.rounds import lifecycle
 
     if root == coordinator or root != bool(new_root_key):
         raise errors.UsageError("either --coordinator, or --root with --new-root-key DIR")
-    with session.opened(home) as hub:
-        done = recovery.is_in_force(hub, new_root_key)
+    with session.open_hub(home) as hub:
+        done = recovery.is_rotation_done(hub, new_root_key)
         if not done:
-            recovery.check_root(hub.charter, session.root_public(root_key))
+            recovery.check_root_key(hub.charter, session.read_root_public_keys(root_key))
             if new_root_key:
-                recovery.check_free(hub, new_root_key)
-        locked, old_folder = keys.is_locked(hub.boss_folder), hub.boss_folder
+                recovery.check_root_folder(hub, new_root_key)
+        locked, old_folder = keys.is_locked(hub.coordinator_folder), hub.coordinator_folder
     if done:
-        now = passphrase_file if root else new_passphrase_file or passphrase_file
-        with session.working(home, now, judge=False) as (hub, boss):
-            law = hub.charter
-            console.show(f"charter {law.version}, epoch {law.epoch}")
-            recovery.settle(hub, boss, told=True)
+        current_passphrase_file = passphrase_file if root else new_passphrase_file or passphrase_file
+        with session.unlocked_hub(home, current_passphrase_file, judge=False) as (hub, coordinator_keys):
+            charter = hub.charter
+            console.show(f"charter {charter.version}, epoch {charter.epoch}")
+            recovery.finish_rotation(hub, coordinator_keys, reported=True)
     else:
-        old_root = session.root_keys(root_key, root_passphrase_file or passphrase_file)
-        new = passphrase.asker(new_passphrase_file or passphrase_file, "passphrase of the new key", twice=True)
-        secret = new() if locked else None
-        with session.working(home, passphrase_file) as (hub, boss):
-            agent.end(old_folder)  # it would hold a key that is void
-            made = keys.new()
+        old_root_keys = session.load_root_keys(root_key, root_passphrase_file or passphrase_file)
+        ask_new = passphrase.provider(new_passphrase_file or passphrase_file, "passphrase of the new key", twice=True)
+        secret = ask_new() if locked else None
+        with session.unlocked_hub(home, passphrase_file) as (hub, coordinator_keys):
+            agent.stop(old_folder)  # it would hold a key that is void
+            new_keys = keys.generate()
             if new_root_key:
-                recovery.rotate_root(hub, boss, old_root, made, new_root_key, secret)
+                recovery.rotate_root(hub, coordinator_keys, old_root_keys, new_keys, new_root_key, secret)
             else:
-                recovery.rotate_coordinator(hub, boss, made, old_root, secret)
-                boss = made
-            law = hub.charter
-            console.show(f"charter {law.version}, epoch {law.epoch}")
-            recovery.settle(hub, boss, told=True)
-    with session.opened(home) as hub:
-        over = state.is_finished(hub)
+                recovery.rotate_coordinator(hub, coordinator_keys, new_keys, old_root_keys, secret)
+                coordinator_keys = new_keys
+            charter = hub.charter
+            console.show(f"charter {charter.version}, epoch {charter.epoch}")
+            recovery.finish_rotation(hub, coordinator_keys, reported=True)
+    with session.open_hub(home) as hub:
+        finished = lifecycle.is_finished(hub)
     if root:
         console.say("keep the old root key as well: it opens the shares that were archived for it")
-    console.say_next("'fedhelp-coordinator status'" if root or over else "'fedhelp-coordinator open'")
+    console.say_next("'fedhelp-coordinator status'" if root or finished else "'fedhelp-coordinator open'")

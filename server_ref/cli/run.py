@@ -25,20 +25,20 @@ def run(
     from server_ref.admin import session
     from server_ref.admin import unattended as admin_unattended
 
-    with unattended.stopped_by_sigterm(), session.opened(home) as hub:
-        boss = session.keys_of(hub, passphrase_file)
+    with unattended.exit_on_sigterm(), session.open_hub(home) as hub:
+        coordinator_keys = session.load_coordinator_keys(hub, passphrase_file)
         hub.check()
         if via:
-            files.check_apart(via, hub.home)
+            files.check_separate(via, hub.home)
 
         def look() -> bool:
             news: list[str] = []
             try:
-                with session.writing(hub):
-                    return admin_unattended.step(hub, boss, via, news)[0]
+                with session.write_lock(hub):
+                    return admin_unattended.step(hub, coordinator_keys, via, news)[0]
             finally:
                 for line in news:
                     console.say(line)
 
-        unattended.keep_on(look, every, console.say)
+        unattended.run_repeatedly(look, every, console.say)
     console.show("finished: all rounds are done")

@@ -34,7 +34,7 @@ def serve(
 
     def ready(url: str, dashboard: str) -> None:
         if json:
-            console.result(url=url, dashboard=dashboard)
+            console.print_json(url=url, dashboard=dashboard)
         else:
             console.show(f"serving    {url}", f"dashboard  {dashboard}  (this link works once)")
         sys.stdout.flush()
@@ -42,4 +42,4 @@ def serve(
             "'fedhelp-coordinator run' in another window judges and merges what comes in; Ctrl-C stops serving"
         )
 
-    process.serve(shell.home(home), host, port, tls_cert, tls_key, ready)
+    process.serve(shell.home_folder(home), host, port, tls_cert, tls_key, ready)

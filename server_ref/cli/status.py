@@ -17,36 +17,38 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
     from server_ref.admin import session
     from server_ref.admin import status as admin_status
 
-    with session.opened(home) as hub:
-        told = admin_status.status(hub)
-        model = hub.store.model(told["model"])
+    with session.open_hub(home) as hub:
+        summary = admin_status.summary(hub)
+        model = hub.database.model(summary["model"])
     if json:
-        return console.result(**told)
-    until = f", until {told['closes']}" if told["state"] == "open" else ""
-    console.show(f"{told['name']}: round {told['round']} of {told['rounds']}, {told['state']}{until}")
-    for title, found in (("shares in", told["accepted"]), ("missing", told["missing"])):
-        if found:
-            console.show(f"{title:<12}{', '.join(found)}")
-    if claims := [f"{one['id']} {one['examples']}" for one in told["sites"] if one["examples"] is not None]:
+        return console.print_json(**summary)
+    until = f", until {summary['closes']}" if summary["state"] == "open" else ""
+    console.show(f"{summary['name']}: round {summary['round']} of {summary['rounds']}, {summary['state']}{until}")
+    for title, names in (("shares in", summary["accepted"]), ("missing", summary["missing"])):
+        if names:
+            console.show(f"{title:<12}{', '.join(names)}")
+    if claims := [f"{row['id']} {row['examples']}" for row in summary["sites"] if row["examples"] is not None]:
         console.show(f"{'claim':<12}{', '.join(claims)} images")
-    for one in told["quarantined"]:
-        decided = f" (decided: {one['decided']}; the next command carries it out)" if one["decided"] else ""
-        console.show(f"quarantine  {one['site']} {one['hash'][:12]}: {one['code']}: {one['cause']}{decided}")
-    for one in told["alarms"]:
-        console.show(f"ALARM       {one['site']}: {one['cause']}")
-    console.show(f"waiting     {told['received']} shares, {told['requests']} requests")
-    console.say_next(_next(told, model))
+    for row in summary["quarantined"]:
+        decided = f" (decided: {row['decided']}; the next command carries it out)" if row["decided"] else ""
+        console.show(f"quarantine  {row['site']} {row['hash'][:12]}: {row['code']}: {row['cause']}{decided}")
+    for row in summary["alarms"]:
+        console.show(f"ALARM       {row['site']}: {row['cause']}")
+    console.show(f"waiting     {summary['received']} shares, {summary['requests']} requests")
+    console.say_next(_next_command(summary, model))
     return None
 
 
-def _next(told: dict[str, Any], model: Path) -> str:
-    if told["requests"]:
+def _next_command(summary: dict[str, Any], model: Path) -> str:
+    if summary["requests"]:
         return "'fedhelp-coordinator requests'"
-    if any(not one["decided"] for one in told["quarantined"]):
+    if any(not update["decided"] for update in summary["quarantined"]):
         return "'fedhelp-coordinator review'"
-    if told["state"] == "open":
+    if summary["state"] == "open":
         return "'fedhelp-coordinator aggregate', once the shares are in"
-    if told["state"] == "finished":
-        new = "'fedhelp-coordinator init --plan FILE --home DIR' makes a hub of another plan"
-        return f"{new}; 'fedhelp-coordinator open --start {hints.quoted(model)} --home DIR' begins it from this model"
+    if summary["state"] == "finished":
+        new_hub = "'fedhelp-coordinator init --plan FILE --home DIR' makes a hub of another plan"
+        return (
+            f"{new_hub}; 'fedhelp-coordinator open --start {hints.quoted(model)} --home DIR' begins it from this model"
+        )
     return "'fedhelp-coordinator open'"

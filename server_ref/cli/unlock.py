@@ -21,9 +21,9 @@ def unlock(
     """
     from server_ref.admin import agent, session
 
-    with session.opened(home) as hub:
-        agent.check(hub.boss_folder)
-        boss = hub.boss(passphrase.asker(passphrase_file, "coordinator's passphrase"))
-        agent.hold(hub.boss_folder, boss, minutes)
+    with session.open_hub(home) as hub:
+        agent.check_available(hub.coordinator_folder)
+        coordinator_keys = hub.coordinator_keys(passphrase.provider(passphrase_file, "coordinator's passphrase"))
+        agent.start(hub.coordinator_folder, coordinator_keys, minutes)
     console.show(f"unlocked for {minutes:g} minutes, for this user of this computer")
     console.say_next("'fedhelp-coordinator lock' when you are done")

@@ -7,34 +7,38 @@ from typing import Any
 
 from server_ref.hub.hub import Hub
 
-_ROUNDS = 2  # whose receipts are left
+_RECEIPT_ROUNDS = 2  # whose receipts are left
 
 
-def current(hub: Hub) -> list[str]:
+def all_parcels(hub: Hub) -> list[str]:
     """The parcels that any site may need now: orders, the newest model for each group, the knowledge, receipts."""
-    about = (
+    about_query = (
         "SELECT hash FROM shares WHERE round >= ? UNION SELECT hash FROM unkept WHERE round >= ?"
         " UNION SELECT hash FROM requests"
     )
-    return orders(hub, hub.model_parcels()) + receipts(hub, about, since(hub), since(hub))
+    return federation_parcels(hub, hub.model_parcels()) + receipts_about(
+        hub, about_query, first_receipt_round(hub), first_receipt_round(hub)
+    )
 
 
-def orders(hub: Hub, models: Sequence[str]) -> list[str]:
+def federation_parcels(hub: Hub, models: Sequence[str]) -> list[str]:
     """Charters, roster, task, models, knowledge."""
-    found = [row["hash"] for row in hub.store.rows("SELECT hash FROM parcels WHERE kind = 'charter' ORDER BY number")]
+    hashes = [
+        row["hash"] for row in hub.database.rows("SELECT hash FROM parcels WHERE kind = 'charter' ORDER BY number")
+    ]
     for kind in ("roster", "task", "global", "knowledge"):
         query = "SELECT hash FROM parcels WHERE kind = ? ORDER BY number DESC, rowid DESC LIMIT 1"
-        found += models if kind == "global" else [row["hash"] for row in hub.store.rows(query, kind)]
-    return found
+        hashes += models if kind == "global" else [row["hash"] for row in hub.database.rows(query, kind)]
+    return hashes
 
 
-def receipts(hub: Hub, about: str, *values: Any) -> list[str]:
+def receipts_about(hub: Hub, about_query: str, *values: Any) -> list[str]:
     """The receipts about the parcels that a query finds."""
-    query = f"SELECT hash FROM parcels WHERE kind = 'receipt' AND site IN ({about}) ORDER BY rowid"  # noqa: S608 - ours
-    return [row["hash"] for row in hub.store.rows(query, *values)]
+    query = f"SELECT hash FROM parcels WHERE kind = 'receipt' AND site IN ({about_query}) ORDER BY rowid"  # noqa: S608 - ours
+    return [row["hash"] for row in hub.database.rows(query, *values)]
 
 
-def since(hub: Hub) -> int:
+def first_receipt_round(hub: Hub) -> int:
     """The first round whose receipts may still be wanted."""
-    newest = hub.store.row("SELECT max(round) AS round FROM rounds")
-    return int(newest["round"]) - _ROUNDS if newest else 0
+    newest = hub.database.row("SELECT max(round) AS round FROM rounds")
+    return int(newest["round"]) - _RECEIPT_ROUNDS if newest else 0

@@ -19,14 +19,14 @@ from typing import Any
 from fedhelp_edge import files
 from fedhelp_edge.errors import BusyError, FileKindError, HubDamagedError, HubNewerError, NoHubError, NotNowError
 from fedhelp_edge.parcel import canon
-from fedhelp_edge.trust.log import Log, chain, check_chain
+from fedhelp_edge.trust.log import Log, check_chain, line_hash
 from server_ref.hub.memory import Ledger, Memory
 
 DATABASE = "hub.db"
-WAIT = 30.0  # seconds for another command to finish writing
-_GRACE = 3600.0  # seconds before a file that no row speaks of is taken for a leftover
+LOCK_SECONDS = 30.0  # seconds for another command to finish writing
+_LEFTOVER_SECONDS = 3600.0  # seconds before a file that no row speaks of is taken for a leftover
 
-_SYSTEM = {"full": errno.ENOSPC, "readonly": errno.EROFS, "disk I/O": errno.EIO, "unable to open": errno.EIO}
+_ERRNO_OF_MESSAGE = {"full": errno.ENOSPC, "readonly": errno.EROFS, "disk I/O": errno.EIO, "unable to open": errno.EIO}
 
 _MIGRATIONS = (
     """
@@ -80,7 +80,7 @@ _MIGRATIONS = (
 )
 
 
-class Store:
+class HubDatabase:
     """The database and the files of one hub. Several may be open at once: every change is one transaction."""
 
     def __init__(self, home: Path, *, new: bool = False) -> None:
@@ -89,8 +89,8 @@ class Store:
             raise NoHubError(f"{home.name} holds no hub")
         self.home = home
         self.memory: Memory | None = None
-        with _judged():
-            self.db = sqlite3.connect(path, timeout=WAIT, isolation_level=None)
+        with _translated_errors():
+            self.db = sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None)
             self.db.row_factory = sqlite3.Row
             try:
                 for pragma in (
@@ -113,12 +113,12 @@ class Store:
 
     # --- rows ----------------------------------------------------------------------------------------------------
     @contextmanager
-    def changing(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[None]:
         """One transaction: all of it is kept, or nothing. Within another it is a part of that."""
         if self.db.in_transaction:
             yield
             return
-        with _judged():
+        with _translated_errors():
             self.db.execute("BEGIN IMMEDIATE")
             try:
                 self._check_schema()
@@ -139,31 +139,31 @@ class Store:
                 self.memory.settle()
 
     def rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
-        with _judged():
+        with _translated_errors():
             return self.db.execute(query, values).fetchall()
 
     def row(self, query: str, *values: Any) -> sqlite3.Row | None:
-        with _judged():
-            found: sqlite3.Row | None = self.db.execute(query, values).fetchone()
-        return found
+        with _translated_errors():
+            first: sqlite3.Row | None = self.db.execute(query, values).fetchone()
+        return first
 
     def only(self, query: str, *values: Any) -> sqlite3.Row:
         """The first row, where a whole hub has at least one."""
-        found = self.row(query, *values)
-        if found is None:
+        first = self.row(query, *values)
+        if first is None:
             raise HubDamagedError("the database lacks a row that every hub has")
-        return found
+        return first
 
     def run(self, query: str, *values: Any) -> int:
         """Change rows; how many were changed."""
-        with _judged():
+        with _translated_errors():
             return self.db.execute(query, values).rowcount
 
     def fact(self, name: str, default: str = "") -> str:
-        found = self.row("SELECT value FROM facts WHERE name = ?", name)
-        return str(found["value"]) if found else default
+        row = self.row("SELECT value FROM facts WHERE name = ?", name)
+        return str(row["value"]) if row else default
 
-    def keep_fact(self, name: str, value: str) -> None:
+    def set_fact(self, name: str, value: str) -> None:
         self.run("INSERT INTO facts VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", name, value)
 
     # --- files ---------------------------------------------------------------------------------------------------
@@ -176,20 +176,22 @@ class Store:
 
     def reconcile(self) -> None:
         """After a crash: what no row speaks of goes, once nobody can be about to speak of it; a gap is damage."""
-        known = {row["hash"] for row in self.rows("SELECT hash FROM parcels")}
-        old = time.time() - _GRACE
+        recorded = {row["hash"] for row in self.rows("SELECT hash FROM parcels")}
+        cutoff = time.time() - _LEFTOVER_SECONDS
         parcels = self.home / "parcels"
         for folder in [self.home, *self.home.glob("*/"), *(() if parcels.is_symlink() else parcels.glob("*/"))]:
-            with suppress(FileNotFoundError, PermissionError, FileKindError), files.directory(folder) as there:
-                _clear(there, old, known if folder.parent == parcels else None)  # a link leads elsewhere
-        if gone := next((hash_ for hash_ in sorted(known) if not self.path(hash_).exists()), ""):
-            raise HubDamagedError(f"parcel {gone[:12]} is gone from the disk")
+            with suppress(FileNotFoundError, PermissionError, FileKindError), files.open_shared(folder) as directory:
+                _remove_leftovers(
+                    directory, cutoff, recorded if folder.parent == parcels else None
+                )  # a link leads elsewhere
+        if missing := next((hash_ for hash_ in sorted(recorded) if not self.path(hash_).exists()), ""):
+            raise HubDamagedError(f"parcel {missing[:12]} is gone from the disk")
 
     def check(self) -> None:
         """Whether the database itself is whole."""
-        with _judged():
-            found = self.db.execute("PRAGMA integrity_check(1)").fetchone()[0]
-        if found != "ok":
+        with _translated_errors():
+            verdict = self.db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if verdict != "ok":
             raise HubDamagedError("the database is damaged")
 
     # --- the log -------------------------------------------------------------------------------------------------
@@ -197,15 +199,15 @@ class Store:
         """Add a line, within a transaction; the log as it then stands."""
         before = self.head()
         line = {"detail": detail, "seq": before.length + 1, "subject": subject, "time": now, "type": type_}
-        head = chain(before.head, line)
+        head = line_hash(before.head, line)
         text = json.dumps(detail, sort_keys=True)
         self.run("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", line["seq"], now, type_, subject, text, head)
         return Log(before.length + 1, head)
 
     def head(self, length: int | None = None) -> Log:
         """The log as it stands, or as it stood when it had so many lines."""
-        most = 2**53 if length is None else length
-        last = self.row("SELECT seq, hash FROM log WHERE seq <= ? ORDER BY seq DESC LIMIT 1", most)
+        up_to = 2**53 if length is None else length
+        last = self.row("SELECT seq, hash FROM log WHERE seq <= ? ORDER BY seq DESC LIMIT 1", up_to)
         return Log(last["seq"], last["hash"]) if last else Log()
 
     def lines(self) -> Iterator[tuple[dict[str, Any], str]]:
@@ -220,7 +222,7 @@ class Store:
 
     def _check_schema(self) -> None:
         """Refuse a trigger, view or table that is not ours: it would work within the coordinator's own commands."""
-        if _objects(self.db) != _schema(_MIGRATIONS):
+        if _schema_objects(self.db) != _expected_objects(_MIGRATIONS):
             raise HubDamagedError("the database holds a trigger, view or table that is not this program's")
 
     def _migrate(self) -> None:
@@ -231,42 +233,44 @@ class Store:
             self.db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
 
 
-def _clear(there: files.Directory, old: float, known: set[str] | None) -> None:
+def _remove_leftovers(directory: files.SharedFolder, cutoff: float, recorded: set[str] | None) -> None:
     """Remove what copies that were cut off have left, and, among parcels, what no row speaks of."""
-    for name in there.names():
-        if (name.startswith(".") and name.endswith(".part")) or (known is not None and Path(name).stem not in known):
+    for name in directory.names():
+        if (name.startswith(".") and name.endswith(".part")) or (
+            recorded is not None and Path(name).stem not in recorded
+        ):
             with suppress(FileNotFoundError, PermissionError, IsADirectoryError):  # another ended meanwhile
-                if there.stat(name).st_mtime < old:
-                    there.remove(name)
+                if directory.stat(name).st_mtime < cutoff:
+                    directory.remove(name)
 
 
 @lru_cache
-def _schema(migrations: tuple[str, ...]) -> list[tuple[str, ...]]:
+def _expected_objects(migrations: tuple[str, ...]) -> list[tuple[str, ...]]:
     """All that a database of this form holds beside its rows, as SQLite spells it."""
     with closing(sqlite3.connect(":memory:")) as db:
         for script in migrations:
             db.executescript(script)
-        return _objects(db)
+        return _schema_objects(db)
 
 
-def _objects(db: sqlite3.Connection) -> list[tuple[str, ...]]:
-    found = db.execute("SELECT type, name, tbl_name, sql FROM main.sqlite_schema")
-    return sorted(tuple(" ".join(str(value).split()) for value in row) for row in found)
+def _schema_objects(db: sqlite3.Connection) -> list[tuple[str, ...]]:
+    rows = db.execute("SELECT type, name, tbl_name, sql FROM main.sqlite_schema")
+    return sorted(tuple(" ".join(str(value).split()) for value in row) for row in rows)
 
 
 @contextmanager
-def _judged() -> Iterator[None]:
+def _translated_errors() -> Iterator[None]:
     """What SQLite says, as one of ours."""
     try:
         yield
-    except sqlite3.OperationalError as fault:
-        if "locked" in str(fault) or "busy" in str(fault):
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error) or "busy" in str(error):
             raise BusyError("another command is writing to this hub") from None
-        for what, number in _SYSTEM.items():
-            if what in str(fault):
-                raise OSError(number, str(fault), DATABASE) from None
-        raise HubDamagedError(f"the database does not answer: {fault}") from None
-    except sqlite3.DatabaseError as fault:
-        if isinstance(fault, sqlite3.IntegrityError):
+        for phrase, number in _ERRNO_OF_MESSAGE.items():
+            if phrase in str(error):
+                raise OSError(number, str(error), DATABASE) from None
+        raise HubDamagedError(f"the database does not answer: {error}") from None
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.IntegrityError):
             raise
         raise HubDamagedError("the database is damaged") from None

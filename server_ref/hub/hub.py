@@ -37,7 +37,7 @@ from fedhelp_edge.errors import (
 from fedhelp_edge.methods.registry import METHODS, TABLES
 from fedhelp_edge.parcel import canon, keys, parcel, statement
 from fedhelp_edge.parcel.keys import Keys
-from fedhelp_edge.parcel.statement import NO_HASH, Statement, iso, when
+from fedhelp_edge.parcel.statement import ZERO_HASH, Statement, format_time, parse_time
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.trust import charter, enrol, roster, task
 from fedhelp_edge.trust.charter import Charter
@@ -47,24 +47,26 @@ from fedhelp_edge.trust.roster import Roster, Site
 from fedhelp_edge.trust.task import Task
 from fedhelp_edge.update import Array
 from server_ref.hub import memory
-from server_ref.hub.database import Store
+from server_ref.hub.database import HubDatabase
 from server_ref.hub.memory import Memory
 
-_CLOCK_JUMP = timedelta(days=90)
+_MAX_CLOCK_JUMP = timedelta(days=90)
 COORDINATOR, FRONT, ROOT = "coordinator", "front", "root"
 CANCELLED = "cancelled"  # in place of the request that used an invite
-_ORDERS = ("charter", "roster", "task", "global", "knowledge")
-GROUP = 1000  # sites for whom a model is sealed in one parcel: an age file has at most 1,024 readers
+_COORDINATOR_KINDS = ("charter", "roster", "task", "global", "knowledge")
+GROUP_SIZE = 1000  # sites for whom a model is sealed in one parcel: an age file has at most 1,024 readers
 ROSTER_LIMIT = statement.KINDS["roster"].limit
-SPARE = ROSTER_LIMIT // 16  # bytes that no newcomer and no reason takes up, so that every site can still be revoked
-_ENTRY = 300  # bytes of one site in the roster, besides its name
+ROSTER_SPARE = (
+    ROSTER_LIMIT // 16
+)  # bytes that no newcomer and no reason takes up, so that every site can still be revoked
+_ENTRY_BYTES = 300  # bytes of one site in the roster, besides its name
 
 
 class Hub:
     """One hub. What needs a key takes it as an argument: a hub that was opened holds none."""
 
     def __init__(self, home: Path, *, clock: Callable[[], datetime] | None = None) -> None:
-        self.home, self.store = home, Store(home)
+        self.home, self.database = home, HubDatabase(home)
         self._clock = clock or (lambda: datetime.now(timezone.utc))
         self._charters: dict[str, Charter] = {}  # what was read from parcels, which never change
         self._rosters: dict[str, Roster] = {}
@@ -75,93 +77,99 @@ class Hub:
     @property
     def now(self) -> datetime:
         """Never before the last line of the log: a clock that is set back opens nothing again."""
-        last = self.store.row("SELECT time FROM log ORDER BY seq DESC LIMIT 1")
+        last = self.database.row("SELECT time FROM log ORDER BY seq DESC LIMIT 1")
         clock = self._clock().replace(microsecond=0)
-        return max(clock, when(last["time"])) if last else clock
+        return max(clock, parse_time(last["time"])) if last else clock
 
     # --- what is known -------------------------------------------------------------------------------------------
     @cached_property
     def plan(self) -> Plan:
-        return plans.read(self.store.fact("plan"), TABLES)
+        return plans.read(self.database.fact("plan"), TABLES)
 
     def check(self) -> Log:
         """The log, if the hub is whole and the log the one of which the hub has told others."""
-        told = self.store.row("SELECT hash FROM parcels WHERE kind IN ('receipt', 'task') ORDER BY rowid DESC LIMIT 1")
-        self.store.check()
-        log = self.store.verify()
-        if told:
-            said = Log(**self.plain(told["hash"])[2]["log"])
-            line = self.store.row("SELECT hash FROM log WHERE seq = ?", said.length)
-            if line is None or line["hash"] != said.head:
-                raise LogBrokenError(f"line {said.length} is not there as others were told of it")
+        published = self.database.row(
+            "SELECT hash FROM parcels WHERE kind IN ('receipt', 'task') ORDER BY rowid DESC LIMIT 1"
+        )
+        self.database.check()
+        log = self.database.verify()
+        if published:
+            published_log = Log(**self.plain(published["hash"])[2]["log"])
+            line = self.database.row("SELECT hash FROM log WHERE seq = ?", published_log.length)
+            if line is None or line["hash"] != published_log.head:
+                raise LogBrokenError(f"line {published_log.length} is not there as others were told of it")
         self.verify()
         return log
 
     @property
     def url(self) -> str:
-        return self.store.fact("url")
+        return self.database.fact("url")
 
     @cached_property
     def federation(self) -> str:
-        return self.store.fact("federation")
+        return self.database.fact("federation")
 
     @property
     def charter(self) -> Charter:
-        newest = self.newest("charter")["hash"]
-        if newest not in self._charters:
-            found: Charter | None = None
-            for row in self.store.rows("SELECT hash FROM parcels WHERE kind = 'charter' ORDER BY number"):
-                said, signers, holds = self.plain(row["hash"])
-                found = charter.follow(found, said, signers, holds) if found else charter.first(said, signers, holds)
-            assert found  # noqa: S101 - `newest` is one
-            self._charters[newest] = found
-        return self._charters[newest]
+        newest_hash = self.newest_parcel("charter")["hash"]
+        if newest_hash not in self._charters:
+            latest: Charter | None = None
+            for row in self.database.rows("SELECT hash FROM parcels WHERE kind = 'charter' ORDER BY number"):
+                statement, signers, payload = self.plain(row["hash"])
+                latest = (
+                    charter.read_next(latest, statement, signers, payload)
+                    if latest
+                    else charter.read_first(statement, signers, payload)
+                )
+            assert latest  # noqa: S101 - `newest` is one
+            self._charters[newest_hash] = latest
+        return self._charters[newest_hash]
 
     @property
     def roster(self) -> Roster:
-        newest = self.newest("roster")["hash"]
-        if newest not in self._rosters:
-            self._rosters = {newest: roster.read(*self.plain(newest), self.charter)}
-        return self._rosters[newest]
+        newest_hash = self.newest_parcel("roster")["hash"]
+        if newest_hash not in self._rosters:
+            self._rosters = {newest_hash: roster.read(*self.plain(newest_hash), self.charter)}
+        return self._rosters[newest_hash]
 
-    def tasks(self, least: int = 1) -> dict[int, Task]:
+    def tasks(self, first_round: int = 1) -> dict[int, Task]:
         """The task of each round from `least` on; those of an epoch that is over are void."""
-        least = max(least, int(self.store.fact("void", "0")) + 1)
-        for row in self.store.rows("SELECT task FROM rounds WHERE round >= ? AND task != ''", least):
+        first_round = max(first_round, int(self.database.fact("void", "0")) + 1)
+        for row in self.database.rows("SELECT task FROM rounds WHERE round >= ? AND task != ''", first_round):
             if row["task"] not in self._tasks:
                 self._tasks[row["task"]] = task.read(*self.plain(row["task"]), self.charter, self.roster)
-        return {found.round: found for found in self._tasks.values() if found.round >= least}
+        return {known_task.round: known_task for known_task in self._tasks.values() if known_task.round >= first_round}
 
     def verify(self) -> None:
         """Within a transaction: what is read in it is what the coordinator wrote."""
-        if self.store.memory:
-            self.store.memory.check()
+        if self.database.memory:
+            self.database.memory.check()
 
-    def keys_of(self, site: str) -> Iterator[str]:
+    def signing_keys(self, site: str) -> Iterator[str]:
         """A site's keys, the newest first: it may have changed them while a share was on its way."""
-        now = self.roster.site(site)
-        yield from [now.sign] if now else []
-        for row in self.store.rows("SELECT hash FROM parcels WHERE kind = 'roster' ORDER BY number DESC"):
-            yield from (one["sign"] for one in self.plain(row["hash"])[2]["sites"] if one["id"] == site)
+        current = self.roster.site(site)
+        yield from [current.sign] if current else []
+        for row in self.database.rows("SELECT hash FROM parcels WHERE kind = 'roster' ORDER BY number DESC"):
+            yield from (entry["sign"] for entry in self.plain(row["hash"])[2]["sites"] if entry["id"] == site)
 
-    def newest(self, kind: str) -> Any:
-        found = self.store.row("SELECT * FROM parcels WHERE kind = ? ORDER BY number DESC, rowid DESC LIMIT 1", kind)
-        if found is None:
+    def newest_parcel(self, kind: str) -> Any:
+        row = self.database.row("SELECT * FROM parcels WHERE kind = ? ORDER BY number DESC, rowid DESC LIMIT 1", kind)
+        if row is None:
             raise NotNowError(f"there is no {kind} yet")
-        return found
+        return row
 
     def plain(self, hash_: str) -> tuple[Statement, tuple[str, ...], dict[str, Any]]:
         """A parcel of our own that holds JSON: its statement, who signed it, what it holds."""
-        path = self.store.path(hash_)
+        path = self.database.path(hash_)
         if not path.exists():
             raise HubDamagedError(f"parcel {hash_[:12]} is gone from the disk")
-        with parcel.open(path, parcel.anyone) as opened:
+        with parcel.open(path, parcel.any_signer) as opened:
             if opened.statement.hash != hash_:
                 raise HubDamagedError(f"parcel {hash_[:12]} is not the one that its name says")
             return opened.statement, opened.keys, opened.json()
 
     def front(self) -> Keys:
-        return keys.load(self.front_folder, _no_passphrase)
+        return keys.load(self.front_folder, _refuse_passphrase)
 
     @property
     def front_folder(self) -> Path:
@@ -169,37 +177,39 @@ class Hub:
         folder = self.home / FRONT
         return folder if os.access(folder, os.X_OK) else self.home / COORDINATOR / FRONT
 
-    def boss(self, ask: Callable[[], str]) -> Keys:
+    def coordinator_keys(self, ask: Callable[[], str]) -> Keys:
         """The coordinator's keys, and with them its memory."""
-        boss = keys.load(self.boss_folder, ask)
-        if boss.public.sign != self.charter.coordinator:
-            raise SignerRoleError(f"the keys in {self.boss_folder.name} are not those of the charter's coordinator")
-        self.remember(boss)
-        return boss
+        coordinator_keys = keys.load(self.coordinator_folder, ask)
+        if coordinator_keys.public.sign != self.charter.coordinator:
+            raise SignerRoleError(
+                f"the keys in {self.coordinator_folder.name} are not those of the charter's coordinator"
+            )
+        self.open_memory(coordinator_keys)
+        return coordinator_keys
 
-    def remember(self, boss: Keys) -> None:
+    def open_memory(self, coordinator_keys: Keys) -> None:
         """From here on this hub knows what the coordinator did, and writes down what it does."""
-        self.store.memory = Memory(
-            self.memory, self.boss_folder.name, boss, self.store.ledger, self.store.head, self._has_memory,
+        self.database.memory = Memory(
+            self.memory, self.coordinator_folder.name, coordinator_keys, self.database.ledger, self.database.head, self._has_memory,
             self._begin_memory,
         )  # fmt: skip
 
     def _has_memory(self) -> bool:
-        return bool(self.store.row("SELECT 1 FROM log WHERE type = 'memory'"))
+        return bool(self.database.row("SELECT 1 FROM log WHERE type = 'memory'"))
 
     def _begin_memory(self) -> None:
-        last = self.store.row("SELECT time FROM log ORDER BY seq DESC LIMIT 1")
-        self.store.log(last["time"] if last else iso(self.now), "memory", COORDINATOR)
+        last = self.database.row("SELECT time FROM log ORDER BY seq DESC LIMIT 1")
+        self.database.log(last["time"] if last else format_time(self.now), "memory", COORDINATOR)
 
     @property
     def memory(self) -> Path:
         return self.home / COORDINATOR / memory.FILE
 
     @property
-    def boss_folder(self) -> Path:
+    def coordinator_folder(self) -> Path:
         """Where the database and the coordinator's memory both say that its keys are; without one, beside its place."""
-        name = self.store.fact("boss", COORDINATOR)
-        if name not in (memory.folders(self.memory) or {COORDINATOR}) or not re.fullmatch(
+        name = self.database.fact("boss", COORDINATOR)
+        if name not in (memory.key_folders(self.memory) or {COORDINATOR}) or not re.fullmatch(
             rf"{COORDINATOR}(-[0-9]+)?", name
         ):
             raise HubDamagedError(f"{name[:40]!r} is not the folder of the coordinator's keys")
@@ -211,55 +221,55 @@ class Hub:
         recipients: Sequence[str] = (), facts: Mapping[str, canon.Value] | None = None, **fields: canon.Value,
     ) -> Statement:  # fmt: skip
         """Seal a parcel and remember it, within a transaction."""
-        if not self.store.memory and isinstance(signer, Keys) and signer.public.sign == self.charter.coordinator:
-            self.remember(signer)
-        if self.store.memory and kind in _ORDERS:
-            self.store.memory.orders = True
-        context = statement.stamped(kind, self.now, **fields)
-        signers = [signer.sign] if isinstance(signer, Keys) else [one.sign for one in signer]
+        if not self.database.memory and isinstance(signer, Keys) and signer.public.sign == self.charter.coordinator:
+            self.open_memory(signer)
+        if self.database.memory and kind in _COORDINATOR_KINDS:
+            self.database.memory.publishes = True
+        context = statement.new_context(kind, self.now, **fields)
+        signers = [signer.sign] if isinstance(signer, Keys) else [each.sign for each in signer]
         part = self.home / f".{os.urandom(8).hex()}.part"
         try:
-            said = parcel.seal(part, context, body, signers, recipients, facts=facts)
-            self.keep(part, said, number, site)
+            sealed = parcel.seal(part, context, body, signers, recipients, facts=facts)
+            self.keep(part, sealed, number, site)
         finally:
             part.unlink(missing_ok=True)
-        return said
+        return sealed
 
-    def keep(self, part: Path, said: Statement, number: int, site: str) -> None:
+    def keep(self, part: Path, statement: Statement, number: int, site: str) -> None:
         """Give a file that was flushed to the disk its name, and a row."""
-        path = self.store.path(said.hash)
+        path = self.database.path(statement.hash)
         files.share_with_group(part)
         part.replace(path)
         files.sync_folder(path.parent)
-        values = said.hash, said.kind, number, site, said.line.decode()
-        self.store.run("INSERT INTO parcels VALUES (?, ?, ?, ?, ?)", *values)
+        values = statement.hash, statement.kind, number, site, statement.line.decode()
+        self.database.run("INSERT INTO parcels VALUES (?, ?, ?, ?, ?)", *values)
 
     def log(self, type_: str, subject: str, **detail: canon.Value) -> Log:
         self.check_clock()
-        return self.store.log(iso(self.now), type_, subject, **detail)
+        return self.database.log(format_time(self.now), type_, subject, **detail)
 
     def check_clock(self) -> None:
         """Raises when the clock is far from what the hub knows of the time."""
-        clock, last = self._clock(), self.store.row("SELECT time FROM log ORDER BY seq DESC LIMIT 1")
+        clock, last = self._clock(), self.database.row("SELECT time FROM log ORDER BY seq DESC LIMIT 1")
         if last is None:
             return
-        newest = self.store.row("SELECT closes FROM rounds ORDER BY round DESC LIMIT 1")
-        written = when(last["time"])
-        latest = max(written, when(newest["closes"])) if newest and newest["closes"] else written
-        if not written - _CLOCK_JUMP <= clock <= latest + _CLOCK_JUMP:
-            raise ClockJumpError(f"the clock says {iso(clock)}, and the last line of the log {last['time']}")
+        newest = self.database.row("SELECT closes FROM rounds ORDER BY round DESC LIMIT 1")
+        written = parse_time(last["time"])
+        latest = max(written, parse_time(newest["closes"])) if newest and newest["closes"] else written
+        if not written - _MAX_CLOCK_JUMP <= clock <= latest + _MAX_CLOCK_JUMP:
+            raise ClockJumpError(f"the clock says {format_time(clock)}, and the last line of the log {last['time']}")
 
     def accept_clock(self) -> Log:
         """Write a line that a person says has the right time; later lines follow from it."""
         try:
             self.check_clock()
         except ClockJumpError:
-            with self.store.changing():
-                return self.store.log(iso(self._clock()), "clock", COORDINATOR)
-        return self.store.head()
+            with self.database.transaction():
+                return self.database.log(format_time(self._clock()), "clock", COORDINATOR)
+        return self.database.head()
 
     # --- models --------------------------------------------------------------------------------------------------
-    def keep_model(self, arrays: Mapping[str, Array]) -> str:
+    def save_model(self, arrays: Mapping[str, Array]) -> str:
         """Keep a model as it will travel; its name is the hash of these bytes."""
         wire, _ = CODECS[self.plan.wire.down].encode(arrays, {}, {})
         file = io.BytesIO()
@@ -268,13 +278,13 @@ class Hub:
         try:
             self.wire(name)
         except HubDamagedError:  # not there yet, or not what its name says
-            files.replace(self.store.model(name), file.getvalue())
+            files.write_atomic(self.database.model(name), file.getvalue())
         return name
 
     def wire(self, name: str) -> bytes:
         """A kept model's file, if it is the one that has this name."""
         try:
-            with files.reading(self.store.model(name)) as file:
+            with files.reading(self.database.model(name)) as file:
                 data = file.read()
         except FileNotFoundError:
             raise HubDamagedError(f"model {name[:12]} is gone from the disk") from None
@@ -284,11 +294,11 @@ class Hub:
 
     def model(self, name: str) -> dict[str, Array]:
         data = self.wire(name)
-        wire = dict(update.Arrays(data, update.read_header(io.BytesIO(data))))
+        wire = dict(update.FileArrays(data, update.read_header(io.BytesIO(data))))
         return dict(CODECS[self.plan.wire.down].decode(wire, {}))
 
-    def send_model(
-        self, boss: Keys, round_: int, name: str, inputs: Sequence[str], sites: Collection[str] = ()
+    def seal_model(
+        self, coordinator_keys: Keys, round_: int, name: str, inputs: Sequence[str], sites: Collection[str] = ()
     ) -> list[Statement]:
         """Seal a model to the active sites and to the hub itself, in one parcel for each group of sites.
 
@@ -298,18 +308,18 @@ class Hub:
         readers: dict[str, set[str]] = {}
         for site in self.roster.sites:
             if site.status == roster.ACTIVE:
-                readers.setdefault(group_of(site.id), {boss.public.recipient}).add(site.recipient)
-        readers = readers or {FIRST_GROUP: {boss.public.recipient}}
-        meant = {group_of(site) for site in sites} or readers.keys()
-        listed = {"inputs": list(inputs)} if len(inputs) <= GROUP else {}
+                readers.setdefault(group_of(site.id), {coordinator_keys.public.recipient}).add(site.recipient)
+        readers = readers or {FIRST_GROUP: {coordinator_keys.public.recipient}}
+        chosen_groups = {group_of(site) for site in sites} or readers.keys()
+        listed_inputs = {"inputs": list(inputs)} if len(inputs) <= GROUP_SIZE else {}
         return [
             self.publish(
-                "global", self.wire(name), boss, number=round_, site=group, recipients=recipients,
-                facts={**listed, "readers": recipients}, federation=self.federation,
+                "global", self.wire(name), coordinator_keys, number=round_, site=group, recipients=recipients,
+                facts={**listed_inputs, "readers": recipients}, federation=self.federation,
                 epoch=self.charter.epoch, round=round_, base=name,
-                readers=statement.counted(recipients), inputs=statement.counted(inputs),
+                readers=statement.list_digest(recipients), inputs=statement.list_digest(inputs),
             )
-            for group, recipients in sorted((group, sorted(readers[group])) for group in meant)
+            for group, recipients in sorted((group, sorted(readers[group])) for group in chosen_groups)
         ]  # fmt: skip
 
     def model_parcel(self, group: str) -> str:
@@ -318,13 +328,13 @@ class Hub:
         Until the first round opens no site gets one: `open --start` may still replace the first weights, and a site
         that knows two models of one round refuses the second.
         """
-        if not self.store.row("SELECT 1 FROM rounds WHERE round > 0"):
+        if not self.database.row("SELECT 1 FROM rounds WHERE round > 0"):
             return ""
         query = "SELECT hash, line FROM parcels WHERE kind = 'global' AND site = ? ORDER BY rowid DESC LIMIT 1"
-        if found := self.store.row(query, group):
-            context = statement.parse(found["line"].encode()).context
+        if row := self.database.row(query, group):
+            context = statement.parse(row["line"].encode()).context
             if (context["epoch"], context["base"]) == (self.charter.epoch, self._newest_model()["model"]):
-                return str(found["hash"])
+                return str(row["hash"])
         return ""
 
     def model_parcels(self) -> list[str]:
@@ -333,93 +343,105 @@ class Hub:
         return [hash_ for group in sorted(groups) if (hash_ := self.model_parcel(group))]
 
     def publish_model(
-        self, boss: Keys, round_: int, name: str, inputs: Sequence[str], type_: str, **detail: canon.Value
+        self, coordinator_keys: Keys, round_: int, name: str, inputs: Sequence[str], type_: str, **detail: canon.Value
     ) -> None:
         """Seal a round's new model, within a transaction; a line of the log binds all that it rests on, and a signed
         receipt binds the log."""
-        first, *others = (said.hash for said in self.send_model(boss, round_, name, inputs))
+        first, *others = (sealed.hash for sealed in self.seal_model(coordinator_keys, round_, name, inputs))
         subject = f"round {round_}" if round_ else COORDINATOR
         if others:  # of the other groups of sites
             detail["others"] = others
         log = self.log(type_, subject, model=name, parcel=first, roster=self.roster.hash, **detail)
-        self.receipt(boss, COORDINATOR, first, "published", log)
+        self.receipt(coordinator_keys, COORDINATOR, first, "published", log)
 
-    def receipt(self, signer: Keys, office: str, about: str, state: str, log: Log, **why: str) -> str:
+    def receipt(self, signer: Keys, role: str, about: str, state: str, log: Log, **why: str) -> str:
         """What became of a parcel, signed together with the log as it stands then."""
         body = {"state": state, "code": "", "cause": "", **why, "log": {"length": log.length, "head": log.head}}
-        said = self.publish(
+        sealed = self.publish(
             "receipt", to_json(body), signer, site=about, federation=self.federation, epoch=self.charter.epoch,
-            sender=office, about=about,
+            sender=role, about=about,
         )  # fmt: skip
-        return said.hash
+        return sealed.hash
 
-    def begin(self, plan: Plan, made: Mapping[str, Keys], url: str) -> None:
+    def begin(self, plan: Plan, new_keys: Mapping[str, Keys], url: str) -> None:
         """The first rows of a new hub."""
         for name, value in (("plan", plan.text), ("url", url)):
-            self.store.keep_fact(name, value)
-        body = charter.body(plan.name, (made[ROOT].public.sign,), made[COORDINATOR].public.sign)
-        said = self.publish("charter", to_json(body), made[ROOT], number=1, epoch=1, version=1, previous=NO_HASH)
-        self.store.keep_fact("federation", charter.federation_of(said))
+            self.database.set_fact(name, value)
+        body = charter.body(plan.name, (new_keys[ROOT].public.sign,), new_keys[COORDINATOR].public.sign)
+        sealed = self.publish(
+            "charter", to_json(body), new_keys[ROOT], number=1, epoch=1, version=1, previous=ZERO_HASH
+        )
+        self.database.set_fact("federation", charter.federation_id(sealed))
         self.log("charter", COORDINATOR, version=1)
-        self.write_roster(made[COORDINATOR], [], made[FRONT].public.sign, made[ROOT].public.recipient)
-        model = self.keep_model(METHODS[plan.method].start(plan))
+        self.write_roster(new_keys[COORDINATOR], [], new_keys[FRONT].public.sign, new_keys[ROOT].public.recipient)
+        model = self.save_model(METHODS[plan.method].start(plan))
         values = "INSERT INTO rounds (round, state, task, base, model, closes) VALUES (0, 'merged', '', '', ?, '')"
-        self.store.run(values, model)
-        self.publish_model(made[COORDINATOR], 0, model, [], "start")
+        self.database.run(values, model)
+        self.publish_model(new_keys[COORDINATOR], 0, model, [], "start")
 
     # --- who belongs to it ---------------------------------------------------------------------------------------
     def invite(self, name: str, tier: str, days: int) -> tuple[str, str]:
         """A new code, which is not kept, and the id of the site that it is for."""
         safe_text.check_name(name)
         code, until = enrol.new_code(), self.now + timedelta(days=days)
-        made = enrol.invite_of(code, tier, until)
-        with self.store.changing():
-            self._check_room(name)
-            taken = self.store.row("SELECT count(*) AS n FROM invites")
-            site = f"site-{taken['n'] + 1 if taken else 1:03}"
-            values = made.id, made.key.hex(), site, name, tier, iso(until), enrol.vouch(code, self.federation)
-            self.store.run(
+        new_invite = enrol.derive_invite(code, tier, until)
+        with self.database.transaction():
+            self._check_roster_size(name)
+            issued = self.database.row("SELECT count(*) AS n FROM invites")
+            site = f"site-{issued['n'] + 1 if issued else 1:03}"
+            values = (
+                new_invite.id,
+                new_invite.key.hex(),
+                site,
+                name,
+                tier,
+                format_time(until),
+                enrol.charter_proof(code, self.federation),
+            )
+            self.database.run(
                 "INSERT INTO invites (id, proof, site, name, tier, expires, vouch) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 *values,
             )
             self.log("invite", site, tier=tier)
         return code, site
 
-    def _check_room(self, name: str) -> None:
+    def _check_roster_size(self, name: str) -> None:
         """Whether the roster has room for one more site, besides those that were invited and have not come."""
         query = "SELECT count(*) AS n, total(length(CAST(name AS BLOB))) AS bytes FROM invites"
-        out = self.store.row(f"{query} WHERE used = '' AND expires >= ?", iso(self.now))
-        size = statement.parse(self.newest("roster")["line"].encode()).size + len(name.encode()) + _ENTRY
-        if out and size + out["n"] * _ENTRY + out["bytes"] > ROSTER_LIMIT - SPARE:
+        outstanding = self.database.row(f"{query} WHERE used = '' AND expires >= ?", format_time(self.now))
+        size = statement.parse(self.newest_parcel("roster")["line"].encode()).size + len(name.encode()) + _ENTRY_BYTES
+        if outstanding and size + outstanding["n"] * _ENTRY_BYTES + outstanding["bytes"] > ROSTER_LIMIT - ROSTER_SPARE:
             raise FederationFullError("the sites and the invites that are out leave no room for another site")
 
-    def invites(self, only: str = "") -> dict[str, Invite]:
+    def invites(self, invite_id: str = "") -> dict[str, Invite]:
         """The invites that were not cancelled, by id; or the one with an id."""
         query = "SELECT * FROM invites WHERE used != ?"
         return {
             row["id"]: Invite(
-                row["id"], bytes.fromhex(row["proof"]), row["tier"], when(row["expires"]), bool(row["used"])
+                row["id"], bytes.fromhex(row["proof"]), row["tier"], parse_time(row["expires"]), bool(row["used"])
             )
-            for row in self.store.rows(query + (" AND id = ?" if only else ""), CANCELLED, *([only] if only else []))
+            for row in self.database.rows(
+                query + (" AND id = ?" if invite_id else ""), CANCELLED, *([invite_id] if invite_id else [])
+            )
         }
 
     def cancel_invite(self, site: str) -> None:
-        with self.store.changing():
-            self.store.run("UPDATE invites SET used = ? WHERE site = ? AND used = ''", CANCELLED, site)
+        with self.database.transaction():
+            self.database.run("UPDATE invites SET used = ? WHERE site = ? AND used = ''", CANCELLED, site)
             self.log("invite cancelled", site)
 
     def vouches(self) -> dict[str, str]:
         """By invite, what shows those who know its code that this hub knows it too."""
-        return {row["id"]: row["vouch"] for row in self.store.rows("SELECT id, vouch FROM invites WHERE used = ''")}
+        return {row["id"]: row["vouch"] for row in self.database.rows("SELECT id, vouch FROM invites WHERE used = ''")}
 
-    def vouch(self, invite: str) -> str:
-        found = self.store.row("SELECT vouch FROM invites WHERE id = ? AND used = ''", invite)
+    def charter_proof(self, invite: str) -> str:
+        found = self.database.row("SELECT vouch FROM invites WHERE id = ? AND used = ''", invite)
         return str(found["vouch"]) if found else ""
 
-    def requests_of(self, key: str) -> list[str]:
+    def requests_signed_by(self, key: str) -> list[str]:
         """The requests that a key signed, each of which is read once."""
-        for row in self.store.rows("SELECT rowid, hash FROM requests WHERE rowid > ? ORDER BY rowid", self._asked):
-            with files.reading(self.store.path(row["hash"])) as file:
+        for row in self.database.rows("SELECT rowid, hash FROM requests WHERE rowid > ? ORDER BY rowid", self._asked):
+            with files.reading(self.database.path(row["hash"])) as file:
                 signers = parcel.read_prologue(file)[1]
             for signer in signers:
                 self._askers.setdefault(signer, []).append(row["hash"])
@@ -428,98 +450,104 @@ class Hub:
 
     def write_charter(self, signers: Sequence[Keys], body: Mapping[str, Any], *, epoch: int) -> Statement:
         """The next charter, within a transaction."""
-        law = self.charter
-        said = self.publish(
-            "charter", to_json(body), signers, number=law.version + 1, epoch=epoch, version=law.version + 1,
-            previous=law.hash,
+        previous = self.charter
+        sealed = self.publish(
+            "charter", to_json(body), signers, number=previous.version + 1, epoch=epoch, version=previous.version + 1,
+            previous=previous.hash,
         )  # fmt: skip
-        self.log("charter", COORDINATOR, version=law.version + 1, epoch=epoch)
-        return said
+        self.log("charter", COORDINATOR, version=previous.version + 1, epoch=epoch)
+        return sealed
 
     def write_roster(
-        self, boss: Keys, sites: Sequence[Site], front: str = "", archive: str = "", *, spare: int = 0
+        self, coordinator_keys: Keys, sites: Sequence[Site], front: str = "", archive: str = "", *, spare: int = 0
     ) -> Statement:
         """The next roster, within a transaction. The front's and the archive's keys come from the one before.
 
         Refused where it would leave less than `spare` bytes of what a roster may hold.
         """
-        law = self.charter
-        rows = self.store.row("SELECT max(number) AS last FROM parcels WHERE kind = 'roster'")
-        version = (rows["last"] or 0) + 1 if rows else 1
+        charter = self.charter
+        newest_row = self.database.row("SELECT max(number) AS last FROM parcels WHERE kind = 'roster'")
+        version = (newest_row["last"] or 0) + 1 if newest_row else 1
         expires = self.now + timedelta(days=self.plan.round.roster_days)
         body = to_json(roster.body(sites, front or self.roster.front, archive or self.roster.archive, expires))
         if len(body) > ROSTER_LIMIT - spare:
             raise FederationFullError(f"a roster of {len(sites)} sites would be too large: {len(body)} bytes")
         return self.publish(
-            "roster", body, boss, number=version, federation=self.federation, epoch=law.epoch,
-            version=version, charter=law.hash,
+            "roster", body, coordinator_keys, number=version, federation=self.federation, epoch=charter.epoch,
+            version=version, charter=charter.hash,
         )  # fmt: skip
 
-    def change_sites(self, boss: Keys, sites: Sequence[Site], type_: str, **detail: canon.Value) -> None:
+    def change_sites(self, coordinator_keys: Keys, sites: Sequence[Site], type_: str, **detail: canon.Value) -> None:
         """Enter or change sites by one roster, and seal the current model anew for the groups of those who are in."""
-        with self.store.changing():
+        with self.database.transaction():
             changed = {site.id: site for site in sites}
-            others = [one for one in self.roster.sites if one.id not in changed]
+            others = [entry for entry in self.roster.sites if entry.id not in changed]
             grows = any(site.reason or self.roster.site(site.id) is None for site in sites)
-            self.write_roster(boss, sorted([*others, *sites], key=lambda one: one.id), spare=SPARE if grows else 0)
+            self.write_roster(
+                coordinator_keys,
+                sorted([*others, *sites], key=lambda entry: entry.id),
+                spare=ROSTER_SPARE if grows else 0,
+            )
             for site in sites:
                 self.log(type_, site.id, **detail)
             if active := [site.id for site in sites if site.status == roster.ACTIVE]:
-                self.send_newest(boss, active)
+                self.seal_newest_model(coordinator_keys, active)
 
-    def publish_pack(self, boss: Keys, body: BinaryIO) -> Statement:
+    def publish_knowledge(self, coordinator_keys: Keys, body: BinaryIO) -> Statement:
         """Seal the knowledge, unless the newest that this key has sealed is the same; the next task names it."""
-        if self.store.fact("knowledge") == files.digest(body):
-            newest = parcel.look(self.store.path(self.newest("knowledge")["hash"]), parcel.anyone)
-            if newest.keys == (boss.public.sign,):
+        if self.database.fact("knowledge") == files.digest(body):
+            newest = parcel.inspect(self.database.path(self.newest_parcel("knowledge")["hash"]), parcel.any_signer)
+            if newest.keys == (coordinator_keys.public.sign,):
                 return newest.statement
         body.seek(0)
-        with self.store.changing():
-            said = self.publish("knowledge", body, boss, number=self.store.head().length, federation=self.federation)
-            self.store.keep_fact("knowledge", said.sha256)
-            self.log("knowledge", said.sha256)
-        return said
+        with self.database.transaction():
+            sealed = self.publish(
+                "knowledge", body, coordinator_keys, number=self.database.head().length, federation=self.federation
+            )
+            self.database.set_fact("knowledge", sealed.sha256)
+            self.log("knowledge", sealed.sha256)
+        return sealed
 
-    def send_newest(self, boss: Keys, sites: Collection[str] = ()) -> None:
+    def seal_newest_model(self, coordinator_keys: Keys, sites: Collection[str] = ()) -> None:
         """The newest model again, to whoever takes part now, or to the groups of some sites."""
-        done = self._newest_model()
-        self.send_model(boss, done["round"], done["model"], self.inputs(done["round"]), sites)
+        newest = self._newest_model()
+        self.seal_model(coordinator_keys, newest["round"], newest["model"], self.inputs(newest["round"]), sites)
 
     def _newest_model(self) -> Any:
-        return self.store.row("SELECT round, model FROM rounds WHERE model != '' ORDER BY round DESC LIMIT 1")
+        return self.database.row("SELECT round, model FROM rounds WHERE model != '' ORDER BY round DESC LIMIT 1")
 
     def inputs(self, round_: int) -> list[str]:
         """The shares that a round's model was made of."""
-        rows = self.store.rows("SELECT hash FROM shares WHERE counts = ? AND state = 'merged' ORDER BY site", round_)
+        rows = self.database.rows("SELECT hash FROM shares WHERE counts = ? AND state = 'merged' ORDER BY site", round_)
         return [row["hash"] for row in rows]
 
     def site(self, name: str) -> Site:
         """The site with this id, or the only one that is called so."""
-        if known := self.roster.site(name):
-            return known
-        called = [site for site in self.roster.sites if site.name == name]
-        if not called:
+        if by_id := self.roster.site(name):
+            return by_id
+        by_name = [site for site in self.roster.sites if site.name == name]
+        if not by_name:
             raise SiteUnknownError(f"there is no site {name!r}")
-        if len(called) > 1:
-            listed = ", ".join(f"{site.id} ({site.status})" for site in called)
+        if len(by_name) > 1:
+            listed = ", ".join(f"{site.id} ({site.status})" for site in by_name)
             raise AmbiguousError(
-                f"{len(called)} sites are called {name!r}: {listed}", remedy="name the one that is meant by its id"
+                f"{len(by_name)} sites are called {name!r}: {listed}", remedy="name the one that is meant by its id"
             )
-        return called[0]
+        return by_name[0]
 
-    def revoke(self, boss: Keys, name: str, since_round: int, reason: str) -> Site:
+    def revoke(self, coordinator_keys: Keys, name: str, since_round: int, reason: str) -> Site:
         safe_text.check_name(reason)
-        with self.store.changing():
+        with self.database.transaction():
             site = self.site(name)
             revoked = replace(site, status=roster.REVOKED, since_round=since_round, reason=reason)
             if revoked == site:
                 return site
             try:
-                self.change_sites(boss, [revoked], "revoke", since_round=since_round)
-            except FederationFullError as fault:
+                self.change_sites(coordinator_keys, [revoked], "revoke", since_round=since_round)
+            except FederationFullError as error:
                 raise FederationFullError(
-                    fault.cause, remedy="revoke without a --reason, which the log may say"
-                ) from fault
+                    error.cause, remedy="revoke without a --reason, which the log may say"
+                ) from error
         return site
 
 
@@ -529,7 +557,7 @@ FIRST_GROUP = ""
 def group_of(site: str) -> str:
     """The group of sites to which a model is sealed together: by their numbers, so that nobody ever changes groups."""
     number = int(site.rpartition("-")[2]) - 1
-    return str(number // GROUP) if number >= GROUP else FIRST_GROUP
+    return str(number // GROUP_SIZE) if number >= GROUP_SIZE else FIRST_GROUP
 
 
 def to_json(value: Mapping[str, Any]) -> bytes:
@@ -537,5 +565,5 @@ def to_json(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _no_passphrase() -> str:
+def _refuse_passphrase() -> str:
     raise NotNowError("the front's keys must have no passphrase")

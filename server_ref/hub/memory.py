@@ -29,7 +29,7 @@ from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.trust.log import Log
 
 FILE = "memory.json"
-_OURS = {  # which rows of a table only the coordinator's commands write
+_COORDINATOR_ROWS = {  # which rows of a table only the coordinator's commands write
     "facts": "{}name NOT LIKE 'seq %' AND {}name NOT LIKE 'asked %'",  # what the front counts
     "invites": "true",
     "parcels": "{}kind IN ('charter', 'roster', 'task', 'global', 'knowledge')",
@@ -38,13 +38,13 @@ _OURS = {  # which rows of a table only the coordinator's commands write
     "shares": "{}state != 'received'",
     "unkept": "true",
 }
-_EMPTY = ("", 0, "{}")  # says nothing: so a column that a later form of the hub adds changes no row's hash
+_DEFAULTS = ("", 0, "{}")  # says nothing: so a column that a later form of the hub adds changes no row's hash
 _MODULUS = 1 << 256
-_LIMIT = 64 << 10
+_MAX_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
-class State:
+class LedgerState:
     """The coordinator's rows as one number, and the log as it stood."""
 
     keys: str  # the folder of the coordinator's keys
@@ -52,8 +52,8 @@ class State:
     log: Log
 
     def signed(self, key: bytes) -> dict[str, Any]:
-        said = {"keys": self.keys, "log": [self.log.length, self.log.head], "total": f"{self.total:064x}"}
-        return {**said, "mac": hmac.digest(key, json.dumps(said, sort_keys=True).encode(), "sha256").hex()}
+        body = {"keys": self.keys, "log": [self.log.length, self.log.head], "total": f"{self.total:064x}"}
+        return {**body, "mac": hmac.digest(key, json.dumps(body, sort_keys=True).encode(), "sha256").hex()}
 
 
 class Ledger:
@@ -63,7 +63,7 @@ class Ledger:
         self._db = db
         self.changes: list[tuple[int, str]] = []
         db.create_function("ledger", -1, self._note)
-        for table, ours in _OURS.items():
+        for table, ours in _COORDINATOR_ROWS.items():
             names = [row[1] for row in db.execute(f"PRAGMA main.table_info({table})")]
             for event, sides in (("INSERT", ("NEW",)), ("DELETE", ("OLD",)), ("UPDATE", ("OLD", "NEW"))):
                 for side in sides:
@@ -82,19 +82,19 @@ class Ledger:
 
     def rows(self) -> Iterator[str]:
         """All of the coordinator's rows, as they are now."""
-        for table, ours in _OURS.items():
+        for table, ours in _COORDINATOR_ROWS.items():
             where = ours.replace("{}", "")
-            found = self._db.execute(f"SELECT * FROM main.{table} WHERE {where}")  # noqa: S608 - names of ours
-            names = [column[0] for column in found.description]
-            for row in found:
-                yield _spelled(table, dict(zip(names, row, strict=True)))
+            cursor = self._db.execute(f"SELECT * FROM main.{table} WHERE {where}")  # noqa: S608 - names of ours
+            names = [column[0] for column in cursor.description]
+            for row in cursor:
+                yield _serialized(table, dict(zip(names, row, strict=True)))
 
     def _note(self, sign: int, table: str, *pairs: Any) -> None:
-        self.changes.append((sign, _spelled(table, dict(zip(pairs[::2], pairs[1::2], strict=True)))))
+        self.changes.append((sign, _serialized(table, dict(zip(pairs[::2], pairs[1::2], strict=True)))))
 
 
-def _spelled(table: str, row: dict[str, Any]) -> str:
-    return json.dumps([table, {name: row[name] for name in sorted(row) if row[name] not in _EMPTY}])
+def _serialized(table: str, row: dict[str, Any]) -> str:
+    return json.dumps([table, {name: row[name] for name in sorted(row) if row[name] not in _DEFAULTS}])
 
 
 class Memory:
@@ -105,30 +105,32 @@ class Memory:
         begun: Callable[[], bool], begin: Callable[[], None],
     ) -> None:  # fmt: skip
         """`begin` writes into the log that there is a memory of this hub; `begun` says whether that is there."""
-        self._path, self._folder, self._key = path, folder, _derive(keys)
+        self._path, self._folder, self._key = path, folder, _derive_key(keys)
         self._ledger, self._head, self._begun, self._begin = ledger, head, begun, begin
         self._next: tuple[str, bytes] | None = None  # other keys, from the next commit on
-        self._state: State | None = None
+        self._state: LedgerState | None = None
         self._written = b""
-        self._coming: State | None = None
+        self._coming: LedgerState | None = None
         self._version = -1  # of the database, as SQLite counts what other connections commit
-        self.orders = False  # whether this transaction signs something that sites will follow
+        self.publishes = False  # whether this transaction signs something that sites will follow
 
     def rekey(self, folder: str, keys: Keys) -> None:
         """From this transaction's commit on the memory belongs to other keys."""
-        self._next = folder, _derive(keys)
+        self._next = folder, _derive_key(keys)
 
     def check(self) -> None:
         """Whether the coordinator's rows, and the log as far as it knows it, are as its commands left them."""
-        now = self._sum(self._key, ((1, row) for row in self._ledger.rows()))
-        here = (now - self._sum(self._key, self._ledger.changes)) % _MODULUS  # without what this transaction changes
-        known = [self._state] if self._state and self._read() == self._written else self._load(here)
-        newest = known[-1]
-        known = [state for state in known if state.log == self._head(state.log.length)]
-        if not known:
+        total = self._sum(self._key, ((1, row) for row in self._ledger.rows()))
+        committed_total = (
+            total - self._sum(self._key, self._ledger.changes)
+        ) % _MODULUS  # without what this transaction changes
+        states = [self._state] if self._state and self._read() == self._written else self._load(committed_total)
+        newest = states[-1]
+        states = [state for state in states if state.log == self._head(state.log.length)]
+        if not states:
             raise LogBrokenError("the log is not as the coordinator's last command left it")
-        for state in reversed(known):  # the newest first: both fit where nothing but the log went on
-            if state.total == here:
+        for state in reversed(states):  # the newest first: both fit where nothing but the log went on
+            if state.total == committed_total:
                 if state.total != newest.total:
                     console.say(
                         "note: a command was cut off before its last step was kept; look with status, and repeat it"
@@ -141,7 +143,11 @@ class Memory:
         """Before a commit: write down what will be, beside what is."""
         if not self._ledger.changes and not self._next:
             return
-        if not self._state or self._read() != self._written or (self.orders and self._ledger.version != self._version):
+        if (
+            not self._state
+            or self._read() != self._written
+            or (self.publishes and self._ledger.version != self._version)
+        ):
             self.check()
         assert self._state  # noqa: S101 - just checked
         if not self._begun():
@@ -151,7 +157,7 @@ class Memory:
             self._sum(key, ((1, row) for row in self._ledger.rows())) if self._next
             else self._state.total + self._sum(key, self._ledger.changes)
         ) % _MODULUS  # fmt: skip
-        self._coming = State(folder, total, self._head(None))
+        self._coming = LedgerState(folder, total, self._head(None))
         self._write(self._state.signed(self._key), self._coming.signed(key))
 
     def settle(self) -> None:
@@ -161,75 +167,78 @@ class Memory:
             self._state, self._coming = self._coming, None
             self._folder, self._key = self._next or (self._folder, self._key)
             self._next = None
-        self.orders = False
+        self.publishes = False
 
     def drop(self) -> None:
         """After a rollback."""
         self._ledger.changes.clear()
         self._coming = self._next = None
-        self.orders = False
+        self.publishes = False
 
     def close(self) -> None:
         """At a command's end: only what is, and the log as it now stands."""
         if self._state and self._read() == self._written:
             self._state = replace(self._state, log=self._head(None))
-            only = self._state.signed(self._key)
-            if json.loads(self._written) != [only]:
-                self._write(only)
+            final = self._state.signed(self._key)
+            if json.loads(self._written) != [final]:
+                self._write(final)
 
-    def _load(self, here: int) -> list[State]:
+    def _load(self, committed_total: int) -> list[LedgerState]:
         """What the file says; a hub that never had one is taken as it is, once."""
         data = self._read()
         if not data:
             if self._begun():
                 raise HubDamagedError("the coordinator's memory of this hub is gone")
-            state = State(self._folder, here, self._head(None))
-            if here:
+            state = LedgerState(self._folder, committed_total, self._head(None))
+            if committed_total:
                 console.say("note: the coordinator had no memory of this hub; from now on it knows it as it is today")
             self._write(state.signed(self._key))
             return [state]
         try:
-            said = [State(one["keys"], int(one["total"], 16), Log(*one["log"])) for one in json.loads(data)]
-            whole = [s for s, one in zip(said, json.loads(data), strict=True) if hmac.compare_digest(
-                s.signed(self._key)["mac"], one["mac"]
+            states = [
+                LedgerState(record["keys"], int(record["total"], 16), Log(*record["log"]))
+                for record in json.loads(data)
+            ]
+            authentic = [candidate for candidate, record in zip(states, json.loads(data), strict=True) if hmac.compare_digest(
+                candidate.signed(self._key)["mac"], record["mac"]
             )]  # fmt: skip
         except (ValueError, TypeError, KeyError, RecursionError):
-            whole = []
-        if not whole:
+            authentic = []
+        if not authentic:
             raise HubDamagedError("the coordinator's memory was changed by another hand")
-        return whole
+        return authentic
 
     def _read(self) -> bytes:
         try:
             with files.reading(self._path, follow=False) as file:
-                return file.read(_LIMIT)
+                return file.read(_MAX_BYTES)
         except FileNotFoundError:
             return b""
 
     def _write(self, *states: dict[str, Any]) -> None:
         self._written = json.dumps(states).encode()
-        files.replace(self._path, self._written)
+        files.write_atomic(self._path, self._written)
 
     @staticmethod
     def _sum(key: bytes, rows: Iterable[tuple[int, str]]) -> int:
-        return sum(sign * _weight(key, row) for sign, row in rows) % _MODULUS
+        return sum(sign * _keyed_hash(key, row) for sign, row in rows) % _MODULUS
 
 
-def _weight(key: bytes, row: str) -> int:
+def _keyed_hash(key: bytes, row: str) -> int:
     digest = hashlib.blake2b(row.encode("utf-8", "surrogatepass"), key=key, digest_size=32).digest()
     return int.from_bytes(digest, "big")
 
 
-def folders(path: Path) -> set[str]:
+def key_folders(path: Path) -> set[str]:
     """The folders of keys that a memory names, whoever wrote it: where the coordinator's keys may be looked for."""
     try:
         with files.reading(path, follow=False) as file:
-            return {str(one["keys"]) for one in json.loads(file.read(_LIMIT))}
+            return {str(record["keys"]) for record in json.loads(file.read(_MAX_BYTES))}
     except FileNotFoundError:
         return set()
     except (ValueError, TypeError, KeyError, RecursionError):
         raise HubDamagedError("the coordinator's memory is damaged") from None
 
 
-def _derive(keys: Keys) -> bytes:
+def _derive_key(keys: Keys) -> bytes:
     return HKDF(SHA256(), 32, None, b"fedhelp-edge/v1 coordinator's memory").derive(keys.sign.private_bytes_raw())

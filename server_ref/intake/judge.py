@@ -24,79 +24,89 @@ from fedhelp_edge.update import Schema
 from server_ref.hub.hub import Hub
 from server_ref.intake import enrolment, receipts
 from server_ref.intake import receive as intake_receive
-from server_ref.intake.sandbox import Job, Opener, Refused
+from server_ref.intake.sandbox import Job, Sandbox, SandboxRefusalError
 
-_ALARMS = (InnerContextError.code, ResourceError.code)  # for a person to look at, not only for the sender
+_ALARM_CODES = (InnerContextError.code, ResourceError.code)  # for a person to look at, not only for the sender
 
 
 # --- with the coordinator's key ------------------------------------------------------------------------------
-def judge(hub: Hub, boss: Keys) -> list[dict[str, str]]:
+def judge_waiting(hub: Hub, coordinator_keys: Keys) -> list[dict[str, str]]:
     """Decide on every request and share that waits."""
-    _answer_unkept(hub, boss)
-    decided = [enrolment.judge_request(hub, boss, row) for row in hub.store.rows(
+    _answer_unkept(hub, coordinator_keys)
+    decided = [enrolment.judge_request(hub, coordinator_keys, row) for row in hub.database.rows(
         "SELECT * FROM requests WHERE state = 'waiting' ORDER BY rowid"
     )]  # fmt: skip
     if hub.plan.round.enrolment != "manual":
-        decided += enrolment.admit_all(hub, boss)
-    with hub.store.changing():
+        decided += enrolment.admit_all(hub, coordinator_keys)
+    with hub.database.transaction():
         hub.verify()
         # accepted by an older program, which bound no hash of what it opened: judged again
-        hub.store.run(
+        hub.database.run(
             "UPDATE shares SET state = 'received' WHERE state = 'accepted' AND instr(facts, '\"sha256\"') = 0"
         )  # fmt: skip
-        current = hub.store.only("SELECT * FROM rounds ORDER BY round DESC LIMIT 1")
-    waiting = hub.store.rows("SELECT * FROM shares WHERE state = 'received' ORDER BY site, round, seq")
+        current = hub.database.only("SELECT * FROM rounds ORDER BY round DESC LIMIT 1")
+    waiting = hub.database.rows("SELECT * FROM shares WHERE state = 'received' ORDER BY site, round, seq")
     if not waiting or current["state"] != "open":
-        return [one for one in decided if one]
-    with Opener() as opener:
+        return [decision for decision in decided if decision]
+    with Sandbox() as opener:
         for row in waiting:
-            decided.append(_judge_update(hub, boss, row, current, opener))
-    return [one for one in decided if one]
+            decided.append(_judge_update(hub, coordinator_keys, row, current, opener))
+    return [decision for decision in decided if decision]
 
 
-def _judge_update(hub: Hub, boss: Keys, row: sqlite3.Row, current: sqlite3.Row, opener: Opener) -> dict[str, str]:
+def _judge_update(
+    hub: Hub, coordinator_keys: Keys, row: sqlite3.Row, current: sqlite3.Row, sandbox: Sandbox
+) -> dict[str, str]:
     counts = current["round"]
-    earlier = hub.store.row(
+    earlier = hub.database.row(
         "SELECT * FROM shares WHERE site = ? AND counts = ? AND state = 'accepted'", row["site"], counts
     )
     query = "SELECT count(*) AS n FROM rounds WHERE task != '' AND round > ? AND round <= ?"
-    since = hub.store.only(query, row["round"], counts)
+    rounds_since = hub.database.only(query, row["round"], counts)
     try:
         check_statement(hub, row)
         check_sender(hub, row)
         if earlier and earlier["round"] >= row["round"]:
             raise DuplicateRoundError(f"{row['site']} gave a share for round {counts} before")
-        if since["n"] > hub.plan.round.stale:
+        if rounds_since["n"] > hub.plan.round.stale:
             raise RoundClosedError(f"round {row['round']} is over; this is round {counts}")
-        found = opener.open(job(hub, round_key(hub, boss, row["round"]), row, current["base"]))
+        opened_update = sandbox.open(
+            opening_job(hub, round_key(hub, coordinator_keys, row["round"]), row, current["base"])
+        )
     except (
         SignerMismatchError,
         SignerRevokedError,
         DuplicateRoundError,
         RoundClosedError,
         RoundKeyGoneError,
-        Refused,
+        SandboxRefusalError,
         ResourceError,
-    ) as fault:
-        state = intake_receive.QUARANTINED if fault.code in _ALARMS else intake_receive.REFUSED
-        return receipts.decide(hub, boss, row, state, counts, fault.code, fault.cause)
-    with hub.store.changing():
+    ) as error:
+        state = intake_receive.QUARANTINED if error.code in _ALARM_CODES else intake_receive.REFUSED
+        return receipts.decide_update(hub, coordinator_keys, row, state, counts, error.code, error.cause)
+    with hub.database.transaction():
         if earlier:
-            receipts.decide(hub, boss, earlier, intake_receive.SUPERSEDED, counts)
-        return receipts.decide(hub, boss, row, intake_receive.ACCEPTED, counts, facts=found.told())
+            receipts.decide_update(hub, coordinator_keys, earlier, intake_receive.SUPERSEDED, counts)
+        return receipts.decide_update(
+            hub, coordinator_keys, row, intake_receive.ACCEPTED, counts, facts=opened_update.told()
+        )
 
 
 def check_statement(hub: Hub, row: sqlite3.Row) -> None:
     """Raise unless the site signed what the front says that it sent, for the task of its round."""
-    with files.reading(hub.store.path(row["hash"])) as file:
-        said, signers = parcel.read_prologue(file)
-    order = hub.store.row("SELECT task, base FROM rounds WHERE round = ?", row["round"])
-    context = said.context
-    signed = said.kind, said.hash, *(context.get(name) for name in ("sender", "round", "seq", "nonce", "task", "base"))
-    wanted = "update", *(row[name] for name in ("hash", "site", "round", "seq", "nonce")), *(order or ())
-    if signed != wanted:
+    with files.reading(hub.database.path(row["hash"])) as file:
+        statement, signers = parcel.read_prologue(file)
+    round_row = hub.database.row("SELECT task, base FROM rounds WHERE round = ?", row["round"])
+    context = statement.context
+    signed_values = (
+        statement.kind,
+        statement.hash,
+        *(context.get(name) for name in ("sender", "round", "seq", "nonce", "task", "base")),
+    )
+    expected = "update", *(row[name] for name in ("hash", "site", "round", "seq", "nonce")), *(round_row or ())
+    if signed_values != expected:
         raise SignerMismatchError("the site's statement is not what the front took it for")
-    if len(signers) != 1 or not any(signers[0] == key for key in hub.keys_of(row["site"])):
+    if len(signers) != 1 or not any(signers[0] == key for key in hub.signing_keys(row["site"])):
         raise SignerMismatchError(f"not signed with a key of {row['site']}")
 
 
@@ -107,49 +117,55 @@ def check_sender(hub: Hub, row: sqlite3.Row) -> None:
         raise SignerRevokedError(f"the key of {site.id} was revoked")
 
 
-def job(hub: Hub, identity: str, row: sqlite3.Row, base: str) -> Job:
+def opening_job(hub: Hub, identity: str, row: sqlite3.Row, base: str) -> Job:
     """What opening a share takes: a key, the model that it was made from, and the one against which it shall count."""
-    then = hub.store.only("SELECT base FROM rounds WHERE round = ?", row["round"])
-    first, now = (str(hub.store.model(name)) for name in (then["base"], base))
+    own_round = hub.database.only("SELECT base FROM rounds WHERE round = ?", row["round"])
+    own_base, current_base = (str(hub.database.model(name)) for name in (own_round["base"], base))
     wire = hub.plan.wire
     return Job(
-        row["hash"], str(hub.store.path(row["hash"])), (identity,), tuple(schema_of(hub).lines()), wire.up, first, now,
-        wire.down, str(opened(hub, row["hash"])), hub.plan.merge.max_examples,
+        row["hash"], str(hub.database.path(row["hash"])), (identity,), tuple(update_schema(hub).lines()), wire.up, own_base, current_base,
+        wire.down, str(opened_path(hub, row["hash"])), hub.plan.merge.max_examples,
     )  # fmt: skip
 
 
-def schema_of(hub: Hub) -> Schema:
+def update_schema(hub: Hub) -> Schema:
     """What a share holds, once it is decoded."""
     return METHODS[hub.plan.method].schema(hub.plan)
 
 
-def opened(hub: Hub, hash_: str) -> Path:
+def opened_path(hub: Hub, hash_: str) -> Path:
     """Where the plain numbers of a share lie until its round is merged."""
     return hub.home / "shares" / f"{hash_}.safetensors"
 
 
-def round_key(hub: Hub, boss: Keys, round_: int) -> str:
+def round_key(hub: Hub, coordinator_keys: Keys, round_: int) -> str:
     path = hub.home / "round-keys" / f"{round_:06}.age"
-    kept: dict[int, str] = {}
+    keys_by_round: dict[int, str] = {}
     if path.exists():
         sink = io.BytesIO()
         with files.reading(path) as file:
-            age.decrypt(file, sink, [boss.identity])
-        kept[round_] = sink.getvalue().decode()
-    return task.key_of(round_, kept)
+            age.decrypt(file, sink, [coordinator_keys.identity])
+        keys_by_round[round_] = sink.getvalue().decode()
+    return task.round_identity(round_, keys_by_round)
 
 
-def _answer_unkept(hub: Hub, boss: Keys) -> None:
+def _answer_unkept(hub: Hub, coordinator_keys: Keys) -> None:
     """A receipt for each update that was refused at the door. No round is in its line of the log: none had it."""
     query = (
         "SELECT * FROM unkept AS u WHERE NOT EXISTS"
         " (SELECT 1 FROM parcels WHERE kind = 'receipt' AND site = u.hash) ORDER BY rowid"
     )
-    with hub.store.changing():
-        if rows := hub.store.rows(query):
+    with hub.database.transaction():
+        if rows := hub.database.rows(query):
             hub.verify()  # what is signed here rests on them
         for row in rows:
             log = hub.log(intake_receive.REFUSED, row["hash"], site=row["site"], code=row["code"])
             hub.receipt(
-                boss, "coordinator", row["hash"], intake_receive.REFUSED, log, code=row["code"], cause=row["cause"]
+                coordinator_keys,
+                "coordinator",
+                row["hash"],
+                intake_receive.REFUSED,
+                log,
+                code=row["code"],
+                cause=row["cause"],
             )

@@ -16,19 +16,19 @@ from pathlib import Path
 from fedhelp_edge import files
 from fedhelp_edge.errors import FedhelpError, NotHereError, RoundClosedError, UploadOffsetError
 from fedhelp_edge.parcel import parcel
-from fedhelp_edge.parcel.statement import Statement, when
+from fedhelp_edge.parcel.statement import Statement, parse_time
 from server_ref.hub.hub import Hub
 
 FOLDER = "incoming"
 GRACE = timedelta(hours=1)  # for what was begun before the deadline
-_IDLE = timedelta(days=14)
+_IDLE_LIMIT = timedelta(days=14)
 
 
 @dataclass
-class Upload:
+class PartialUpload:
     path: Path
     said: Statement
-    begun: datetime
+    started: datetime
     length: int
     offset: int  # what is safely on the disk
     done: bool = False
@@ -46,15 +46,15 @@ class Upload:
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[asyncio.Event]:
         """One request at a time, and the newest is the one that counts: it sets what the one before it was given."""
-        mine = asyncio.Event()
+        overtaken = asyncio.Event()
         self._newest.set()
-        self._newest = mine
+        self._newest = overtaken
         async with self._lock:
             if self.done:
                 raise NotHereError("this upload has ended")
-            if mine.is_set():
+            if overtaken.is_set():
                 raise UploadOffsetError("a newer request goes on with this upload")
-            yield mine
+            yield overtaken
 
     def write(self, data: bytes) -> None:
         """Add bytes, durably."""
@@ -65,7 +65,7 @@ class Upload:
             os.fsync(file.fileno())
         self.offset += len(data)
 
-    def go_back(self, offset: int) -> None:
+    def truncate(self, offset: int) -> None:
         os.truncate(self.path, offset)
         self.offset = offset
 
@@ -74,72 +74,74 @@ class Upload:
         self.path.unlink(missing_ok=True)
 
 
-def begin(home: Path, said: Statement, length: int, data: bytes, now: datetime) -> Upload:
+def begin(home: Path, statement: Statement, length: int, data: bytes, now: datetime) -> PartialUpload:
     folder = home / FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
-    path = folder / f"{said.hash}.{int(now.timestamp())}"
+    path = folder / f"{statement.hash}.{int(now.timestamp())}"
     with files.writing(path) as file:
         file.write(data)
     files.share_with_group(path)
-    return Upload(path, said, now, length, len(data))
+    return PartialUpload(path, statement, now, length, len(data))
 
 
-def found(folder: Path, *, own: bool = False) -> list[Upload]:
+def uploads_in(folder: Path, *, is_owner: bool = False) -> list[PartialUpload]:
     """The uploads that a front left. In its own folder it makes them durable and clears away what is none.
 
     For everybody else it is a folder that another writes to: no link in it is followed, and nothing is removed.
     """
-    uploads: list[Upload] = []
-    with suppress(FileNotFoundError, PermissionError), files.directory(folder) as there:
-        for name in there.names():
+    uploads: list[PartialUpload] = []
+    with suppress(FileNotFoundError, PermissionError), files.open_shared(folder) as directory:
+        for name in directory.names():
             hash_, _, begun = name.partition(".")
             if not hash_ or not begun:
                 continue
             path = folder / name
             try:
-                if own:
-                    _flush(path)
-                with there.reading(name) as file:
-                    said, _ = parcel.read_prologue(file)
-                    length = file.tell() + said.size
-                    here = min(file.seek(0, os.SEEK_END), length)
-                uploads.append(Upload(path, said, datetime.fromtimestamp(int(begun), timezone.utc), length, here))
+                if is_owner:
+                    _sync(path)
+                with directory.reading(name) as file:
+                    statement, _ = parcel.read_prologue(file)
+                    length = file.tell() + statement.size
+                    received = min(file.seek(0, os.SEEK_END), length)
+                uploads.append(
+                    PartialUpload(path, statement, datetime.fromtimestamp(int(begun), timezone.utc), length, received)
+                )
             except FileNotFoundError:  # it has ended meanwhile
                 continue
             except (FedhelpError, ValueError):
-                if own:
-                    there.remove(name)
+                if is_owner:
+                    directory.remove(name)
     return uploads
 
 
-def _flush(path: Path) -> None:
+def _sync(path: Path) -> None:
     with files.reading(path, follow=False) as file:
         if os.name != "nt":  # which flushes only what is open to be written
             os.fsync(file.fileno())
 
 
-def check_time(hub: Hub, said: Statement, begun: datetime) -> None:
+def check_deadline(hub: Hub, statement: Statement, begun: datetime) -> None:
     """A share of the open round is begun before the deadline, and ends soon after it; others have no deadline."""
-    newest = hub.store.row("SELECT round, closes FROM rounds WHERE state = 'open' ORDER BY round DESC LIMIT 1")
-    if newest is None or said.kind != "update" or said.context["round"] != newest["round"]:
+    newest = hub.database.row("SELECT round, closes FROM rounds WHERE state = 'open' ORDER BY round DESC LIMIT 1")
+    if newest is None or statement.kind != "update" or statement.context["round"] != newest["round"]:
         return
-    closes = when(newest["closes"])
+    closes = parse_time(newest["closes"])
     if begun > closes or hub.now > closes + GRACE:
         raise RoundClosedError(f"round {newest['round']} took shares until {newest['closes']}")
 
 
-def awaited(hub: Hub, round_: int, closes: datetime) -> list[str]:
+def awaited_senders(hub: Hub, round_: int, closes: datetime) -> list[str]:
     """Whose share is on its way: begun before the deadline, so that the round waits a little longer."""
     if not closes <= hub.now <= closes + GRACE or (hub.home / FOLDER).is_symlink():
         return []
     return sorted(
         upload.sender
-        for upload in found(hub.home / FOLDER)
-        if upload.said.context.get("round") == round_ and upload.begun <= closes
+        for upload in uploads_in(hub.home / FOLDER)
+        if upload.said.context.get("round") == round_ and upload.started <= closes
     )
 
 
-def is_old(upload: Upload, now: datetime) -> bool:
+def is_abandoned(upload: PartialUpload, now: datetime) -> bool:
     """Nobody has sent a byte of it for so long that nobody will."""
-    touched = datetime.fromtimestamp(upload.path.stat().st_mtime, timezone.utc)
-    return now - max(touched, upload.begun) > _IDLE
+    last_write = datetime.fromtimestamp(upload.path.stat().st_mtime, timezone.utc)
+    return now - max(last_write, upload.started) > _IDLE_LIMIT

@@ -39,9 +39,9 @@ from fedhelp_edge.merge import norm_limit
 from fedhelp_edge.parcel import parcel
 from fedhelp_edge.update import Array, Schema
 
-MEMORY = 1 << 30  # bytes of address space: numpy and OpenSSL take most of it
-SECONDS = 120.0
-_MOST_VALIDATED = 10**9
+MEMORY_LIMIT = 1 << 30  # bytes of address space: numpy and OpenSSL take most of it
+TIME_LIMIT = 120.0
+_MAX_VALIDATION_IMAGES = 10**9
 
 
 @dataclass(frozen=True)
@@ -59,35 +59,35 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Found:
+class OpenedUpdate:
     facts: Mapping[str, int]
-    pull: norm_limit.Pull
+    norm: norm_limit.UpdateNorm
     sha256: str  # of the file with the plain numbers
 
     def told(self) -> str:
         """As the hub keeps it."""
-        return json.dumps({**self.facts, "pull": self.pull, "sha256": self.sha256})
+        return json.dumps({**self.facts, "pull": self.norm, "sha256": self.sha256})
 
 
-def work(job: Job) -> Found:
+def open_update(job: Job) -> OpenedUpdate:
     """Open a share, judge what it holds, and leave it as plain numbers beside the base that it counts against."""
     schema, wire = _schemas(job.schema, job.codec)
-    then, now = (_model(path, job.down) for path in (job.then, job.now))
-    with parcel.open(Path(job.path), parcel.anyone, job.identities) as opened:
+    own_base, current_base = (_load_model(path, job.down) for path in (job.then, job.now))
+    with parcel.open(Path(job.path), parcel.any_signer, job.identities) as opened:
         if opened.statement.hash != job.hash:
             raise PayloadHashError("another parcel lies in its place")
-        facts = _facts(opened.facts, job.max_examples)
-        arrays = dict(CODECS[job.codec].decode(update.read(opened.body, wire), then))
-    update.check_numbers(arrays)
+        facts = _checked_claims(opened.facts, job.max_examples)
+        arrays = dict(CODECS[job.codec].decode(update.read(opened.body, wire), own_base))
+    update.check_values(arrays)
     if job.then != job.now:
-        arrays = {name: now[name] + (array - then[name]) for name, array in arrays.items()}
-        update.check_numbers(arrays)
+        arrays = {name: current_base[name] + (array - own_base[name]) for name, array in arrays.items()}
+        update.check_values(arrays)
     out = Path(job.out)
     out.unlink(missing_ok=True)
-    plain = b"".join([schema.spelled, *(array.data for array in arrays.values())])
+    data = b"".join([schema.header_bytes, *(array.data for array in arrays.values())])
     with files.writing(out) as file:
-        file.write(plain)
-    return Found(facts, norm_limit.pull(now, arrays), hashlib.sha256(plain).hexdigest())
+        file.write(data)
+    return OpenedUpdate(facts, norm_limit.update_norm(current_base, arrays), hashlib.sha256(data).hexdigest())
 
 
 @lru_cache(1)
@@ -98,54 +98,56 @@ def _schemas(lines: tuple[str, ...], codec: str) -> tuple[Schema, Schema]:
 
 
 @lru_cache(2)
-def _model(path: str, codec: str) -> dict[str, Array]:
+def _load_model(path: str, codec: str) -> dict[str, Array]:
     """A kept model, which never changes: its name is its hash."""
     with files.reading(Path(path)) as file:
         data = file.read()
     if hashlib.sha256(data).hexdigest() != Path(path).stem:
         raise HubDamagedError(f"model {Path(path).stem[:12]} is not the one that was kept")
-    return dict(CODECS[codec].decode(dict(update.Arrays(data, update.read_header(io.BytesIO(data)))), {}))
+    return dict(CODECS[codec].decode(dict(update.FileArrays(data, update.read_header(io.BytesIO(data)))), {}))
 
 
-def _facts(said: Mapping[str, Any], max_examples: int) -> dict[str, int]:
+def _checked_claims(claimed: Mapping[str, Any], max_examples: int) -> dict[str, int]:
     """The counts that a site claims, and no other facts: `examples` weighs its share, the rest are its report."""
-    limits = {"examples": (1, max_examples), "val": (0, _MOST_VALIDATED), "correct": (0, _MOST_VALIDATED)}
-    found = {"examples": None} | {name: said[name] for name in limits if name in said}
-    for name, value in found.items():
+    limits = {"examples": (1, max_examples), "val": (0, _MAX_VALIDATION_IMAGES), "correct": (0, _MAX_VALIDATION_IMAGES)}
+    claims = {"examples": None} | {name: claimed[name] for name in limits if name in claimed}
+    for name, value in claims.items():
         low, high = limits[name]
         if type(value) is not int or not low <= value <= high:
             raise ClaimedExamplesError(f"{name} is {str(value)[:20]!r}, and may be from {low} to {high}")
-    if found.get("correct", 0) > found.get("val", 0):
-        raise ClaimedExamplesError(f"{found['correct']} of {found.get('val', 0)} validation images right")
-    return found
+    if claims.get("correct", 0) > claims.get("val", 0):
+        raise ClaimedExamplesError(f"{claims['correct']} of {claims.get('val', 0)} validation images right")
+    return claims
 
 
-class Opener:
+class Sandbox:
     """The parent's side: a process that is started when it is needed, and replaced when it fails."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
         self._answers: queue.Queue[str] = queue.Queue()
 
-    def __enter__(self) -> Opener:
+    def __enter__(self) -> Sandbox:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._stop()
 
-    def open(self, job: Job) -> Found:
+    def open(self, job: Job) -> OpenedUpdate:
         answer = self._ask(json.dumps(asdict(job)))
         if not answer:
             self._stop()
             raise ResourceError("opening it took too much memory or time")
-        said = json.loads(answer)
-        if "storage" in said:
-            raise NoSpaceError(said["storage"])  # our own trouble: the share waits
-        if "damaged" in said:
-            raise HubDamagedError(said["damaged"])
-        if "code" in said:
-            raise Refused(said["code"], said["cause"])
-        return Found(**said)
+        reply = json.loads(answer)
+        if "storage" in reply:
+            raise NoSpaceError(reply["storage"])  # our own trouble: the share waits
+        if "damaged" in reply:
+            raise HubDamagedError(reply["damaged"])
+        if "code" in reply:
+            raise SandboxRefusalError(reply["code"], reply["cause"])
+        return OpenedUpdate(**reply)
 
     def _ask(self, line: str) -> str:
         if self._process is None:
@@ -155,7 +157,7 @@ class Opener:
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # each thread would take address space
             )  # fmt: skip
             self._answers = queue.Queue()
-            threading.Thread(target=_pump, args=(self._process, self._answers), daemon=True).start()
+            threading.Thread(target=_forward_lines, args=(self._process, self._answers), daemon=True).start()
             if not self._answer():
                 self._stop()
                 raise InternalError("the process that opens shares does not start")
@@ -168,7 +170,7 @@ class Opener:
 
     def _answer(self) -> str:
         with suppress(queue.Empty):
-            return self._answers.get(timeout=SECONDS)
+            return self._answers.get(timeout=TIME_LIMIT)
         return ""
 
     def _stop(self) -> None:
@@ -182,7 +184,7 @@ class Opener:
             self._process = None
 
 
-class Refused(Exception):
+class SandboxRefusalError(Exception):
     """What the other process refused, by the code and cause that it gave."""
 
     def __init__(self, code: str, cause: str) -> None:
@@ -190,7 +192,7 @@ class Refused(Exception):
         self.code, self.cause = code, cause
 
 
-def _pump(process: subprocess.Popen[str], answers: queue.Queue[str]) -> None:
+def _forward_lines(process: subprocess.Popen[str], answers: queue.Queue[str]) -> None:
     """A queue can be waited for with a limit, on every system; a pipe cannot."""
     assert process.stdout  # noqa: S101 - asked for
     with suppress(ValueError, OSError):
@@ -202,16 +204,16 @@ def _pump(process: subprocess.Popen[str], answers: queue.Queue[str]) -> None:
 def serve(lines: Sequence[str] | Any = sys.stdin) -> None:
     print(flush=True)  # ready: what comes from here on is about shares
     for line in lines:
-        said = json.loads(line)
-        job = Job(**{**said, "identities": tuple(said["identities"]), "schema": tuple(said["schema"])})
+        request = json.loads(line)
+        job = Job(**{**request, "identities": tuple(request["identities"]), "schema": tuple(request["schema"])})
         try:
-            answer: Mapping[str, Any] = asdict(work(job))
-        except (MachineError, OSError) as fault:
-            answer = {"storage": from_os(fault).cause if isinstance(fault, OSError) else fault.cause}
-        except HubDamagedError as fault:
-            answer = {"damaged": fault.cause}
-        except FedhelpError as fault:
-            answer = {"code": fault.code, "cause": fault.cause}
+            answer: Mapping[str, Any] = asdict(open_update(job))
+        except (MachineError, OSError) as error:
+            answer = {"storage": from_os(error).cause if isinstance(error, OSError) else error.cause}
+        except HubDamagedError as error:
+            answer = {"damaged": error.cause}
+        except FedhelpError as error:
+            answer = {"code": error.code, "cause": error.cause}
         print(json.dumps(answer), flush=True)
 
 
@@ -220,7 +222,7 @@ def _confine() -> None:
     with suppress(ImportError):
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

@@ -30,28 +30,30 @@ def main() -> int:
         try:
             copy_checked(kit)
         except (OSError, ValueError) as error:
-            return refuse(f"{error} is damaged, missing or not of this kit", "copy the kit again, or phone who made it")
+            return report_error(
+                f"{error} is damaged, missing or not of this kit", "copy the kit again, or phone who made it"
+            )
         facts = json.loads((kit / "kit.json").read_text("utf-8"))
         python = "{}.{}".format(*sys.version_info)
         if python != facts["python"] or sys.maxsize < 2**32:
             remedy = f"install the 64-bit Python {facts['python']}, then start this again"
-            return refuse(f"this is Python {python}", remedy)
+            return report_error(f"this is Python {python}", remedy)
         if (sys.platform, platform.machine()) != (facts["system"], facts["machine"]):
-            return refuse("this kit is for another kind of computer", "ask for one for " + platform.platform())
+            return report_error("this kit is for another kind of computer", "ask for one for " + platform.platform())
         return install(kit, Path(sys.argv[1] if len(sys.argv) > 1 else Path.home() / "fedhelp-edge").absolute())
 
 
 def copy_checked(kit: Path) -> None:
     """Copy every file that the list names, if it is what the list says; raise its name if it is not."""
-    listed = read(LIST, LIST_SHA256)
-    for line in listed.decode("utf-8").splitlines():
+    checksums = read_checked(LIST, LIST_SHA256)
+    for line in checksums.decode("utf-8").splitlines():
         digest, _, name = line.partition("  ")
         target = kit / name
         target.parent.mkdir(exist_ok=True)
-        target.write_bytes(read(name, digest))
+        target.write_bytes(read_checked(name, digest))
 
 
-def read(name: str, digest: str) -> bytes:
+def read_checked(name: str, digest: str) -> bytes:
     try:
         data = (HERE / name).read_bytes()
     except OSError as error:
@@ -61,24 +63,26 @@ def read(name: str, digest: str) -> bytes:
     return data
 
 
-def install(kit: Path, where: Path) -> int:
-    if not (where / "pyvenv.cfg").exists():
-        venv.create(where, with_pip=False, symlinks=os.name != "nt")
-    programs = where / ("Scripts" if os.name == "nt" else "bin")
+def install(kit: Path, target: Path) -> int:
+    if not (target / "pyvenv.cfg").exists():
+        venv.create(target, with_pip=False, symlinks=os.name != "nt")
+    programs = target / ("Scripts" if os.name == "nt" else "bin")
     pip = next((kit / "wheels").glob("pip-*.whl")) / "pip"
-    words = ["install", "--isolated", "--no-index", "--find-links", str(kit / "wheels"), "--require-hashes"]
-    words += ["--disable-pip-version-check", "--no-warn-script-location", "--quiet"]
-    if subprocess.call([programs / "python", "-I", pip, *words, "-r", kit / "requirements.txt"]):
-        return refuse("the packages cannot be installed", "free some space, or name another folder after install.py")
-    print(f"installed in {where}", flush=True)
-    edge = programs / "fedhelp-edge"
-    subprocess.call([edge, "doctor"])
+    arguments = ["install", "--isolated", "--no-index", "--find-links", str(kit / "wheels"), "--require-hashes"]
+    arguments += ["--disable-pip-version-check", "--no-warn-script-location", "--quiet"]
+    if subprocess.call([programs / "python", "-I", pip, *arguments, "-r", kit / "requirements.txt"]):
+        return report_error(
+            "the packages cannot be installed", "free some space, or name another folder after install.py"
+        )
+    print(f"installed in {target}", flush=True)
+    program = programs / "fedhelp-edge"
+    subprocess.call([program, "doctor"])
     invite = next((HERE / path.name for path in kit.glob("*.invite")), "INVITE")
-    print(f"next: {edge} join {invite}")
+    print(f"next: {program} join {invite}")
     return 0
 
 
-def refuse(cause: str, remedy: str) -> int:
+def report_error(cause: str, remedy: str) -> int:
     print(f"error: {cause}\nhint: {remedy}", file=sys.stderr)
     return 1
 

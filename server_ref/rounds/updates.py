@@ -18,42 +18,42 @@ from fedhelp_edge.update import Array
 
 
 # --- close ------------------------------------------------------------------------------
-class Updates(Mapping[str, Mapping[str, Array]]):
+class RoundUpdates(Mapping[str, Mapping[str, Array]]):
     """The opened shares of a round, each read from its file when its turn comes, and only if it is what was judged.
 
     What is gone or was changed is opened anew by `again`, from the parcel that the site sent; it gives the file's hash.
     """
 
     def __init__(
-        self, opened_as: Mapping[str, tuple[Path, str]], header: update.Header, again: Callable[[str], str]
+        self, opened_files: Mapping[str, tuple[Path, str]], header: update.TensorHeader, reopen: Callable[[str], str]
     ) -> None:
-        self._files, self._header, self._again = dict(opened_as), header, again
+        self._files, self._header, self._again = dict(opened_files), header, reopen
         self._known: dict[str, tuple[int, ...]] = {}  # the files that were hashed
 
-    def only(self, sites: Iterable[str]) -> Updates:
-        fewer = Updates({site: self._files[site] for site in sites}, self._header, self._again)
-        fewer._known = self._known
-        return fewer
+    def only(self, sites: Iterable[str]) -> RoundUpdates:
+        subset = RoundUpdates({site: self._files[site] for site in sites}, self._header, self._again)
+        subset._known = self._known
+        return subset
 
-    def __getitem__(self, site: str) -> update.Arrays:
+    def __getitem__(self, site: str) -> update.FileArrays:
         path, sha256 = self._files[site]
         if (mapped := self._map(site)) is None:
             self._files[site] = path, self._again(site)
             if self._files[site][1] != (sha256 or self._files[site][1]) or (mapped := self._map(site)) is None:
                 raise HubDamagedError(f"the share of {site} does not open to the numbers that were judged")
-        return update.Arrays(mapped, self._header)
+        return update.FileArrays(mapped, self._header)
 
     def _map(self, site: str) -> mmap.mmap | None:
         path, sha256 = self._files[site]
         with suppress(FileNotFoundError, FileKindError, ValueError):  # an empty file cannot be mapped
             with files.reading(path, follow=False) as file:  # a map outlives the file, and goes with its last reader
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                seen = os.fstat(file.fileno())
-            mark = seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
-            if self._known.get(site) == mark:
+                status = os.fstat(file.fileno())
+            fingerprint = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+            if self._known.get(site) == fingerprint:
                 return mapped
             if hashlib.sha256(mapped).hexdigest() == sha256:
-                self._known[site] = mark
+                self._known[site] = fingerprint
                 return mapped
         return None
 

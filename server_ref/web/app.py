@@ -28,60 +28,64 @@ from fedhelp_edge.errors import (
     RequestHeadersError,
 )
 from server_ref.web import dashboard, downloads, openapi, process, signed, uploads
-from server_ref.web.context import Front, front
+from server_ref.web.context import Front, get_front
 from server_ref.web.limits import Limits
-from server_ref.web.problems import refusal
+from server_ref.web.problems import problem_response
 
-_MOST_HEADERS, _LONGEST_PATH = 64, 4096
-_SWEEP = 3600.0
+_MAX_HEADERS, _MAX_PATH_LENGTH = 64, 4096
+_SWEEP_SECONDS = 3600.0
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def app(home: Path, limits: Limits, door: dashboard.Door) -> ASGIApp:
+def create_app(home: Path, limits: Limits, access: dashboard.DashboardAccess) -> ASGIApp:
     @asynccontextmanager
-    async def life(made: Starlette) -> AsyncIterator[None]:
-        made.state.front, made.state.nonces, made.state.door = Front(home, limits), signed.Nonces(), door
-        await uploads.recover(made.state.front)
-        sweeping = asyncio.create_task(_sweep(made.state.front))
+    async def life(application: Starlette) -> AsyncIterator[None]:
+        application.state.front, application.state.nonces, application.state.door = (
+            Front(home, limits),
+            signed.Nonces(),
+            access,
+        )
+        await uploads.resume_all(application.state.front)
+        sweeping = asyncio.create_task(_sweep_forever(application.state.front))
         yield
         sweeping.cancel()
-        made.state.front.close()
+        application.state.front.close()
 
     routes = [
-        _at("/", GET=dashboard.show),
-        _at("/enter/{token}", GET=dashboard.enter),
-        _at("/decisions", POST=dashboard.decide),
-        _at("/healthz", GET=_health),
-        _at("/openapi.json", GET=_openapi),
-        _at("/v1/charters", GET=downloads.charters),
-        _at("/v1/vouches/{invite}", GET=downloads.vouch),
-        _at("/v1/current", GET=downloads.current),
-        _at("/v1/parcels/{hash}", GET=downloads.content),
-        _at("/v1/uploads", POST=uploads.create, OPTIONS=uploads.options),
-        _at(
+        _route("/", GET=dashboard.show),
+        _route("/enter/{token}", GET=dashboard.enter),
+        _route("/decisions", POST=dashboard.decide),
+        _route("/healthz", GET=_health),
+        _route("/openapi.json", GET=_openapi),
+        _route("/v1/charters", GET=downloads.list_charters),
+        _route("/v1/vouches/{invite}", GET=downloads.show_charter_proof),
+        _route("/v1/current", GET=downloads.list_current),
+        _route("/v1/parcels/{hash}", GET=downloads.send_parcel),
+        _route("/v1/uploads", POST=uploads.create, OPTIONS=uploads.options),
+        _route(
             "/v1/uploads/{hash}",
-            HEAD=uploads.where, PATCH=uploads.append, DELETE=uploads.cancel, OPTIONS=uploads.options,
+            HEAD=uploads.show_offset, PATCH=uploads.append, DELETE=uploads.cancel, OPTIONS=uploads.options,
         ),
     ]  # fmt: skip
-    faults = {FedhelpError: _refuse, OSError: _refuse, HTTPException: _refuse}
-    made = Starlette(routes=routes, lifespan=life, exception_handlers=faults)
-    made.router.redirect_slashes = False
-    return _Careful(made)
+    handlers = {FedhelpError: _handle_error, OSError: _handle_error, HTTPException: _handle_error}
+    starlette_app = Starlette(routes=routes, lifespan=life, exception_handlers=handlers)
+    starlette_app.router.redirect_slashes = False
+    return _RequestGuard(starlette_app)
 
 
-def _at(path: str, **doing: Endpoint) -> Route:
+def _route(path: str, **endpoints: Endpoint) -> Route:
     async def do(request: Request) -> Response:
-        bodies = "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"
-        if bodies and request.method not in ("POST", "PATCH"):
+        has_body = "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"
+        if has_body and request.method not in ("POST", "PATCH"):
             raise BadRequestError(f"a {request.method} has no body here")
-        return await (doing.get(request.method) or doing["GET"])(request)
+        return await (endpoints.get(request.method) or endpoints["GET"])(request)
 
-    return Route(path, do, methods=list(doing))
+    return Route(path, do, methods=list(endpoints))
 
 
 async def _health(request: Request) -> Response:
-    await front(request).reading.ask(lambda hub: hub.federation)
+    await get_front(request).reading.ask(lambda hub: hub.federation)
     return JSONResponse({"status": "ok"}, headers={"Cache-Control": "no-store"})
 
 
@@ -89,27 +93,27 @@ async def _openapi(_request: Request) -> Response:
     return JSONResponse(openapi.DOCUMENT)
 
 
-async def _sweep(hall: Front) -> None:
+async def _sweep_forever(front: Front) -> None:
     while True:
-        await asyncio.sleep(_SWEEP)
+        await asyncio.sleep(_SWEEP_SECONDS)
         with suppress(FedhelpError, OSError):
-            await uploads.sweep(hall)
+            await uploads.discard_abandoned(front)
 
 
-async def _refuse(request: Request, fault: Exception) -> Response:
-    match fault:
+async def _handle_error(request: Request, error: Exception) -> Response:
+    match error:
         case FedhelpError():
-            return refusal(fault, request.app.state.nonces.give())
+            return problem_response(error, request.app.state.nonces.give())
         case HTTPException(status_code=405):
-            answer = refusal(HttpMethodError(f"{request.method} cannot be done here"))
-            answer.headers.update(fault.headers or {})
-            return answer
+            response = problem_response(HttpMethodError(f"{request.method} cannot be done here"))
+            response.headers.update(error.headers or {})
+            return response
         case HTTPException():
-            return refusal(NotHereError("there is nothing at this address"))
-    return refusal(NoSpaceError("the hub's disk is full or does not answer"))
+            return problem_response(NotHereError("there is nothing at this address"))
+    return problem_response(NoSpaceError("the hub's disk is full or does not answer"))
 
 
-class _Careful:
+class _RequestGuard:
     """Around everything: odd requests get no further, and no mistake of ours shows more than that it is one."""
 
     def __init__(self, inner: ASGIApp) -> None:
@@ -128,30 +132,30 @@ class _Careful:
             await send(message)
 
         try:
-            if fault := _odd(scope):
-                raise fault
+            if error := _request_error(scope):
+                raise error
             await self._inner(scope, receive, safely)
         except ClientDisconnect:
             return None
-        except FedhelpError as fault:
-            await refusal(fault)(scope, receive, safely)
-        except Exception as fault:
-            kind = type(fault).__name__
+        except FedhelpError as error:
+            await problem_response(error)(scope, receive, safely)
+        except Exception as error:
+            kind = type(error).__name__
             console.say(f"error: {InternalError.code}: {kind} in this program")
             if not begun:
-                await refusal(InternalError(f"{kind} in this program"))(scope, receive, safely)
+                await problem_response(InternalError(f"{kind} in this program"))(scope, receive, safely)
         return None
 
 
-def _odd(scope: Scope) -> FedhelpError | None:
+def _request_error(scope: Scope) -> FedhelpError | None:
     names = [name for name, _ in scope["headers"]]
     if (
-        len(names) > _MOST_HEADERS
+        len(names) > _MAX_HEADERS
         or sum(len(name) + len(value) for name, value in scope["headers"]) > process.HEAD_BYTES
     ):
-        return RequestHeadersError(f"more than {_MOST_HEADERS} headers or {process.HEAD_BYTES} bytes of them")
-    if len(scope["raw_path"]) + len(scope["query_string"]) > _LONGEST_PATH:
-        return RequestHeadersError(f"an address of more than {_LONGEST_PATH} letters")
+        return RequestHeadersError(f"more than {_MAX_HEADERS} headers or {process.HEAD_BYTES} bytes of them")
+    if len(scope["raw_path"]) + len(scope["query_string"]) > _MAX_PATH_LENGTH:
+        return RequestHeadersError(f"an address of more than {_MAX_PATH_LENGTH} letters")
     if b"transfer-encoding" in names and b"content-length" in names:
         return BadRequestError("the length of the body is told in two ways")
     return None

@@ -11,7 +11,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from starlette.requests import Request
 
 from server_ref.hub.hub import Hub
-from server_ref.intake.partial import Upload
+from server_ref.intake.partial import PartialUpload
 from server_ref.web import limits as web_limits
 
 P = ParamSpec("P")
@@ -40,7 +40,7 @@ class HubThread:
 
     def _close(self) -> None:
         if self._hub:
-            self._hub.store.close()
+            self._hub.database.close()
 
 
 class Front:
@@ -49,9 +49,9 @@ class Front:
     def __init__(self, home: Path, limits: web_limits.Limits) -> None:
         self.home, self.limits = home, limits
         self.reading, self.writing = HubThread(home), HubThread(home)
-        self.uploads: dict[str, Upload] = {}
-        self.beginning = asyncio.Lock()
-        self.addresses, self.senders, self.invites, self.guesses = (
+        self.uploads: dict[str, PartialUpload] = {}
+        self.creation_lock = asyncio.Lock()
+        self.address_rate, self.sender_rate, self.invites, self.guess_rate = (
             web_limits.RateLimiter(*rate) for rate in (limits.address, limits.sender, limits.invite, limits.invite)
         )
 
@@ -60,6 +60,6 @@ class Front:
         self.writing.close()
 
 
-def front(request: Request) -> Front:
-    found: Front = request.app.state.front
-    return found
+def get_front(request: Request) -> Front:
+    front: Front = request.app.state.front
+    return front

@@ -20,31 +20,31 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from fedhelp_edge import errors
 from fedhelp_edge.errors import BadRequestError, DashboardLinkError, HttpMethodError, MediaTypeError
-from fedhelp_edge.parcel.statement import iso
+from fedhelp_edge.parcel.statement import format_time
 from fedhelp_edge.report import pages
 from fedhelp_edge.report.pages import Html
 from fedhelp_edge.safe_text import visible_html
 from server_ref.admin import decisions, status
 from server_ref.hub.hub import Hub
-from server_ref.intake.enrolment import SHORT
-from server_ref.intake.receipts import RELEASABLE
-from server_ref.web.bodies import body
-from server_ref.web.context import front
-from server_ref.web.limits import address
-from server_ref.web.problems import problem
+from server_ref.intake.receipts import RELEASABLE_CODES
+from server_ref.intake.shown import SHOWN_DIGITS
+from server_ref.web.bodies import read_body
+from server_ref.web.context import get_front
+from server_ref.web.limits import client_address
+from server_ref.web.problems import problem_details
 
 _COOKIE = "fedhelp_dashboard"
-_LINES = 20
+_LOG_LINES = 20
 _STYLE = """
 th, td { text-align: left }
 td:first-child { white-space: nowrap }
 td:nth-child(2) { max-width: 14em }
 @media (max-width: 30em) { td:nth-child(2) { max-width: 9em } }
 """
-_REFRESH = 60  # seconds
+_REFRESH_SECONDS = 60  # seconds
 
 
-class Door:
+class DashboardAccess:
     """Who may look: a link that opens once, and the cookie that it gives."""
 
     def __init__(self) -> None:
@@ -58,8 +58,8 @@ class Door:
         return self._cookie
 
     def check(self, request: Request) -> None:
-        given = request.cookies.get(_COOKIE, "")
-        if not self._cookie or not hmac.compare_digest(given.encode(), self._cookie.encode()):
+        cookie = request.cookies.get(_COOKIE, "")
+        if not self._cookie or not hmac.compare_digest(cookie.encode(), self._cookie.encode()):
             raise DashboardLinkError("this page is for the coordinator")
 
     @property
@@ -68,124 +68,130 @@ class Door:
         return hmac.digest(self._cookie.encode(), b"form", "sha256").hex()
 
 
-def _door(request: Request) -> Door:
-    found: Door = request.app.state.door
-    return found
+def _get_access(request: Request) -> DashboardAccess:
+    access: DashboardAccess = request.app.state.door
+    return access
 
 
 async def enter(request: Request) -> Response:
-    front(request).addresses.take(address(request))
+    get_front(request).address_rate.take(client_address(request))
     if request.method != "GET":  # of a program that looks where a link leads
         raise HttpMethodError("a link is opened with GET")
-    answer = RedirectResponse("..", 303, {"Cache-Control": "no-store"})
-    cookie = _door(request).enter(request.path_params["token"])
-    answer.set_cookie(_COOKIE, cookie, httponly=True, samesite="strict", secure=request.url.scheme == "https")
-    return answer
+    response = RedirectResponse("..", 303, {"Cache-Control": "no-store"})
+    cookie = _get_access(request).enter(request.path_params["token"])
+    response.set_cookie(_COOKIE, cookie, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+    return response
 
 
 async def show(request: Request) -> Response:
-    front(request).addresses.take(address(request))
+    get_front(request).address_rate.take(client_address(request))
     try:
-        _door(request).check(request)
-    except DashboardLinkError as fault:
+        _get_access(request).check(request)
+    except DashboardLinkError as error:
         if "text/html" not in request.headers.get("accept", ""):
             raise
-        return _html(
-            pages.page("fedhelp", pages.paragraph(f"{fault.cause}: {fault.remedy}.")), problem(fault)["status"]
+        return _html_response(
+            pages.page("fedhelp", pages.paragraph(f"{error.cause}: {error.remedy}.")), problem_details(error)["status"]
         )
-    made = await front(request).reading.ask(_page, _door(request).form)
-    return _html(made, 200)
+    html = await get_front(request).reading.ask(_render, _get_access(request).form)
+    return _html_response(html, 200)
 
 
 async def decide(request: Request) -> Response:
-    front(request).addresses.take(address(request))
-    _door(request).check(request)
+    get_front(request).address_rate.take(client_address(request))
+    _get_access(request).check(request)
     if request.headers.get("content-type") != "application/x-www-form-urlencoded":
         raise MediaTypeError("a decision comes from the form on the dashboard")
-    given = parse_qs((await body(request, 4096)).decode("ascii", "replace"))
-    form, update, what = (given.get(name, [""])[0] for name in ("form", "update", "what"))
-    if not hmac.compare_digest(form.encode(), _door(request).form.encode()):
+    fields = parse_qs((await read_body(request, 4096)).decode("ascii", "replace"))
+    form, update, decision = (fields.get(name, [""])[0] for name in ("form", "update", "what"))
+    if not hmac.compare_digest(form.encode(), _get_access(request).form.encode()):
         raise BadRequestError("this form is not of this page")
-    await front(request).writing.ask(decisions.record, update, what)
+    await get_front(request).writing.ask(decisions.record, update, decision)
     return RedirectResponse(".", 303, {"Cache-Control": "no-store"})
 
 
-def _html(text: str, code: int) -> Response:
+def _html_response(text: str, code: int) -> Response:
     style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)
-    mark = base64.b64encode(hashlib.sha256(style[1].encode() if style else b"").digest()).decode()
+    style_hash = base64.b64encode(hashlib.sha256(style[1].encode() if style else b"").digest()).decode()
     return HTMLResponse(text, code, {
-        "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{mark}'; form-action 'self'; "
+        "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{style_hash}'; form-action 'self'; "
         "frame-ancestors 'none'; base-uri 'none'",
-        "Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "Refresh": str(_REFRESH),
+        "Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "Refresh": str(_REFRESH_SECONDS),
     })  # fmt: skip
 
 
 # --- the page ------------------------------------------------------------------------------------------------------
-def _page(hub: Hub, form: str) -> str:
-    told = status.status(hub)
-    until = f", open until {_time(told['closes'])}" if told["state"] == "open" else ""
-    expected = len(told["accepted"]) + len(told["missing"])
+def _render(hub: Hub, form: str) -> str:
+    summary = status.summary(hub)
+    until = f", open until {_readable_time(summary['closes'])}" if summary["state"] == "open" else ""
+    expected = len(summary["accepted"]) + len(summary["missing"])
     stands = (
-        f"round {told['round']} of {told['rounds']}, {told['state']}" if told["round"] else "no round was opened yet"
+        f"round {summary['round']} of {summary['rounds']}, {summary['state']}"
+        if summary["round"]
+        else "no round was opened yet"
     )
     none = pages.paragraph("No site takes part yet. Invite one: fedhelp-coordinator invite NAME --tier small")
     return pages.page(
-        f"{told['name']}: {stands}",
-        pages.paragraph(f"Federation {told['federation']}{until}. It is {_time(iso(hub.now))}."),
+        f"{summary['name']}: {stands}",
+        pages.paragraph(f"Federation {summary['federation']}{until}. It is {_readable_time(format_time(hub.now))}."),
         pages.paragraph(
-            f"{len(told['accepted'])} of {expected} shares accepted, {told['received']} wait to be judged, "
-            f"{len(told['quarantined'])} in quarantine, {told['requests']} sites ask to join."
+            f"{len(summary['accepted'])} of {expected} shares accepted, {summary['received']} wait to be judged, "
+            f"{len(summary['quarantined'])} in quarantine, {summary['requests']} sites ask to join."
         ),
-        *(pages.paragraph(f"ALARM, {one['site']}: {one['cause']}.") for one in told["alarms"]),
-        *_quarantine(told["quarantined"], form),
+        *(pages.paragraph(f"ALARM, {alarm['site']}: {alarm['cause']}.") for alarm in summary["alarms"]),
+        *_quarantine_section(summary["quarantined"], form),
         pages.heading("Sites"),
         pages.table(
-            ("site", "name", "tier", "standing", "this round", "last news", "images claimed"), _sites(hub, told)
+            ("site", "name", "tier", "standing", "this round", "last news", "images claimed"), _site_rows(hub, summary)
         )
-        if told["sites"]
+        if summary["sites"]
         else none,
         pages.heading("Merged models"),
-        *_models(hub),
+        *_models_section(hub),
         pages.heading("Last lines of the log"),
-        pages.table(("line", "time", "what", "about"), _log(hub)),
+        pages.table(("line", "time", "what", "about"), _log_rows(hub)),
         style=_STYLE,
     )
 
 
-def _sites(hub: Hub, told: dict[str, Any]) -> list[tuple[object, ...]]:
-    shares = hub.store.rows("SELECT site, state, code FROM shares WHERE round = ? ORDER BY seq", told["round"])
-    given = {row["site"]: f"{row['state']} {row['code']}".strip() for row in shares}
-    over = told["closes"] <= iso(hub.now)
-    missing = dict.fromkeys(told["missing"], "late" if over else "missing")
+def _site_rows(hub: Hub, summary: dict[str, Any]) -> list[tuple[object, ...]]:
+    update_rows = hub.database.rows(
+        "SELECT site, state, code FROM shares WHERE round = ? ORDER BY seq", summary["round"]
+    )
+    state_of = {row["site"]: f"{row['state']} {row['code']}".strip() for row in update_rows}
+    is_over = summary["closes"] <= format_time(hub.now)
+    missing = dict.fromkeys(summary["missing"], "late" if is_over else "missing")
     return [
         (
-            one["id"], one["name"], one["tier"], one["status"], given.get(one["id"]) or missing.get(one["id"], "–"),
-            _time(one["last_news"] or "") or "never", "–" if one["examples"] is None else one["examples"],
+            site["id"], site["name"], site["tier"], site["status"], state_of.get(site["id"]) or missing.get(site["id"], "–"),
+            _readable_time(site["last_news"] or "") or "never", "–" if site["examples"] is None else site["examples"],
         )
-        for one in told["sites"]
+        for site in summary["sites"]
     ]  # fmt: skip
 
 
-def _quarantine(shares: list[dict[str, Any]], form: str) -> list[Html]:
-    if not shares:
+def _quarantine_section(updates: list[dict[str, Any]], form: str) -> list[Html]:
+    if not updates:
         return []
     remedies = {kind.code: kind.remedy for kind in errors.tree() if kind.code}
     parts = [pages.heading("In quarantine")]
-    for one in shares:
-        claimed = "" if one["examples"] is None else f" It claims {one['examples']} training images."
-        about = f"{one['code']}, update {one['hash'][:SHORT]}"
-        said = f"{one['site']}, round {one['round']}: {one['cause']} ({about}).{claimed}"
-        parts.append(pages.paragraph(f"{said} What to do: {remedies.get(one['code'], '')}."))
-        if one["decided"]:
-            parts.append(pages.paragraph(f"Decided: {one['decided']}. The next coordinator's command carries it out."))
-        choices = [decisions.REFUSE] + [decisions.RELEASE] * (one["code"] in RELEASABLE)
-        parts.append(_form(one, choices, form))
+    for update in updates:
+        claimed = "" if update["examples"] is None else f" It claims {update['examples']} training images."
+        details = f"{update['code']}, update {update['hash'][:SHOWN_DIGITS]}"
+        text = f"{update['site']}, round {update['round']}: {update['cause']} ({details}).{claimed}"
+        parts.append(pages.paragraph(f"{text} What to do: {remedies.get(update['code'], '')}."))
+        if update["decided"]:
+            parts.append(
+                pages.paragraph(f"Decided: {update['decided']}. The next coordinator's command carries it out.")
+            )
+        choices = [decisions.REFUSE] + [decisions.RELEASE] * (update["code"] in RELEASABLE_CODES)
+        parts.append(_decision_form(update, choices, form))
     return parts
 
 
-def _form(update: dict[str, Any], choices: list[str], form: str) -> Html:
-    said = visible_html(update["site"])
-    buttons = " ".join(f'<button name="what" value="{what}">{what.title()} {said}</button>' for what in choices)
+def _decision_form(update: dict[str, Any], choices: list[str], form: str) -> Html:
+    site = visible_html(update["site"])
+    buttons = " ".join(f'<button name="what" value="{choice}">{choice.title()} {site}</button>' for choice in choices)
     hidden = "".join(
         f'<input type="hidden" name="{name}" value="{visible_html(value)}">'
         for name, value in (("update", update["hash"]), ("form", form))
@@ -193,29 +199,29 @@ def _form(update: dict[str, Any], choices: list[str], form: str) -> Html:
     return Html(f'<form method="post" action="decisions">{hidden}{buttons}</form>')
 
 
-def _models(hub: Hub) -> list[Html]:
-    rows = hub.store.rows(
+def _models_section(hub: Hub) -> list[Html]:
+    rows = hub.database.rows(
         "SELECT r.round, r.model, count(s.hash) AS shares FROM rounds r LEFT JOIN shares s"
         " ON s.counts = r.round AND s.state = 'merged' WHERE r.state = 'merged' GROUP BY r.round ORDER BY r.round"
     )
-    rates = {one["round"]: one for one in status.accuracy(hub)}
-    said = {
+    rates = {figures["round"]: figures for figures in status.accuracy_by_round(hub)}
+    accuracies = {
         number: f"{rate['accuracy']:.3f} ({rate['lowest']:.3f} to {rate['highest']:.3f} at {rate['sites']} sites)"
         for number, rate in rates.items()
     }
-    listed = [(row["round"], row["shares"], row["model"][:16], said.get(row["round"], "–")) for row in rows]
-    parts = [pages.table(("round", "shares", "model", "accuracy at the sites"), listed[::-1])]
+    table_rows = [(row["round"], row["shares"], row["model"][:16], accuracies.get(row["round"], "–")) for row in rows]
+    parts = [pages.table(("round", "shares", "model", "accuracy at the sites"), table_rows[::-1])]
     if rates:
-        line = [(float(number), rate["accuracy"]) for number, rate in rates.items()]
-        parts.append(pages.chart({"accuracy": line}, "round", "middle accuracy on the sites' own images"))
+        points = [(float(number), rate["accuracy"]) for number, rate in rates.items()]
+        parts.append(pages.chart({"accuracy": points}, "round", "middle accuracy on the sites' own images"))
     return parts
 
 
-def _log(hub: Hub) -> list[tuple[object, ...]]:
-    rows = hub.store.rows("SELECT seq, time, type, subject, detail FROM log ORDER BY seq DESC LIMIT ?", _LINES)
-    about = {row["seq"]: json.loads(row["detail"]).get("site") or row["subject"][:24] for row in rows}
-    return [(row["seq"], _time(row["time"]), row["type"], about[row["seq"]]) for row in rows]
+def _log_rows(hub: Hub) -> list[tuple[object, ...]]:
+    rows = hub.database.rows("SELECT seq, time, type, subject, detail FROM log ORDER BY seq DESC LIMIT ?", _LOG_LINES)
+    subjects = {row["seq"]: json.loads(row["detail"]).get("site") or row["subject"][:24] for row in rows}
+    return [(row["seq"], _readable_time(row["time"]), row["type"], subjects[row["seq"]]) for row in rows]
 
 
-def _time(text: str) -> str:
+def _readable_time(text: str) -> str:
     return text.replace("T", " ").replace("Z", " UTC")

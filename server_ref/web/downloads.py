@@ -21,76 +21,84 @@ from fedhelp_edge.errors import (
 from server_ref.hub import current as hub_current
 from server_ref.hub.hub import Hub, group_of
 from server_ref.web import signed
-from server_ref.web.context import front
-from server_ref.web.limits import address
+from server_ref.web.context import get_front
+from server_ref.web.limits import client_address
 
 _RANGE = re.compile(r"bytes=(\d{0,16})-(\d{0,16})")
-_BLOCK = 256 << 10
+_BLOCK_BYTES = 256 << 10
 
 
 # --- answers -------------------------------------------------------------------------------------------------------
-async def charters(request: Request) -> Response:
+async def list_charters(request: Request) -> Response:
     """All versions of the charter, the first one first: with them a site begins."""
-    front(request).addresses.take(address(request))
-    return JSONResponse({"parcels": await front(request).reading.ask(_listed, None)}, headers=_FRESH)
+    get_front(request).address_rate.take(client_address(request))
+    return JSONResponse({"parcels": await get_front(request).reading.ask(_list_parcels, None)}, headers=_NO_STORE)
 
 
-async def vouch(request: Request) -> Response:
+async def show_charter_proof(request: Request) -> Response:
     """What shows somebody who typed a code that this hub knows it. Nobody finds an invite's id without its code."""
-    front(request).addresses.take(address(request))
-    found = await front(request).reading.ask(Hub.vouch, request.path_params["invite"])
-    if not found:
+    get_front(request).address_rate.take(client_address(request))
+    proof = await get_front(request).reading.ask(Hub.charter_proof, request.path_params["invite"])
+    if not proof:
         raise NotHereError("there is no such invite")
-    return JSONResponse({"vouch": found}, headers=_FRESH)
+    return JSONResponse({"vouch": proof}, headers=_NO_STORE)
 
 
-async def current(request: Request) -> Response:
+async def list_current(request: Request) -> Response:
     """What this site may need now."""
-    reader = await signed.reader_of(request)
-    return _again(request, JSONResponse({"parcels": await front(request).reading.ask(_listed, reader)}, headers=_FRESH))
+    reader = await signed.authenticate(request)
+    return _with_nonce(
+        request,
+        JSONResponse({"parcels": await get_front(request).reading.ask(_list_parcels, reader)}, headers=_NO_STORE),
+    )
 
 
-async def content(request: Request) -> Response:
+async def send_parcel(request: Request) -> Response:
     """A parcel, or a part of one, by its hash."""
-    hall, hash_ = front(request), request.path_params["hash"]
-    if await hall.reading.ask(_may_read, None, hash_):
-        hall.addresses.take(address(request))
-        return await _parcel(request, hash_)
-    reader = await signed.reader_of(request)
-    if not await hall.reading.ask(_may_read, reader, hash_):
+    front, hash_ = get_front(request), request.path_params["hash"]
+    if await front.reading.ask(_is_readable, None, hash_):
+        front.address_rate.take(client_address(request))
+        return await _parcel_response(request, hash_)
+    reader = await signed.authenticate(request)
+    if not await front.reading.ask(_is_readable, reader, hash_):
         raise NotHereError("there is no such parcel for this site")
-    return _again(request, await _parcel(request, hash_))
+    return _with_nonce(request, await _parcel_response(request, hash_))
 
 
-_FRESH = {"Cache-Control": "no-store"}
+_NO_STORE = {"Cache-Control": "no-store"}
 
 
-def _again(request: Request, response: Response) -> Response:
+def _with_nonce(request: Request, response: Response) -> Response:
     """The next nonce comes with the answer, and spares a round trip."""
     response.headers["Fedhelp-Nonce"] = request.app.state.nonces.give()
     return response
 
 
-async def _parcel(request: Request, hash_: str) -> Response:
-    path = await front(request).reading.ask(lambda hub: hub.store.path(hash_))
+async def _parcel_response(request: Request, hash_: str) -> Response:
+    path = await get_front(request).reading.ask(lambda hub: hub.database.path(hash_))
     size = (await asyncio.to_thread(path.stat)).st_size
-    tag = f'"{hash_}"'
-    headers = {"ETag": tag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-transform", "Vary": "Authorization"}
-    if {"*", tag} & {part.strip() for part in request.headers.get("if-none-match", "").split(",")}:
+    etag = f'"{hash_}"'
+    headers = {
+        "ETag": etag,
+        "Accept-Ranges": "bytes",
+        "Cache-Control": "private, no-transform",
+        "Vary": "Authorization",
+    }
+    if {"*", etag} & {part.strip() for part in request.headers.get("if-none-match", "").split(",")}:
         return Response(status_code=304, headers=headers)
     begin, end, code = 0, size, 200
-    asked = _RANGE.fullmatch(request.headers.get("range", ""))
-    if asked and len(asked[0]) > len("bytes=-") and request.headers.get("if-range", tag) == tag:
-        begin, end = _bounds(asked[1], asked[2], size)
+    range_match = _RANGE.fullmatch(request.headers.get("range", ""))
+    if range_match and len(range_match[0]) > len("bytes=-") and request.headers.get("if-range", etag) == etag:
+        begin, end = _byte_range(range_match[1], range_match[2], size)
         headers["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
         code = 206
     headers["Content-Length"] = str(end - begin)
     if request.method == "HEAD":
         return Response(status_code=code, headers=headers, media_type="application/octet-stream")
-    return StreamingResponse(_bytes(path, begin, end), code, headers, "application/octet-stream")
+    return StreamingResponse(_stream(path, begin, end), code, headers, "application/octet-stream")
 
 
-def _bounds(first: str, last: str, size: int) -> tuple[int, int]:
+def _byte_range(first: str, last: str, size: int) -> tuple[int, int]:
     begin = int(first) if first else max(0, size - int(last))
     end = min(int(last) + 1, size) if first and last else size
     if not begin < end:
@@ -98,11 +106,11 @@ def _bounds(first: str, last: str, size: int) -> tuple[int, int]:
     return begin, end
 
 
-async def _bytes(path: Path, begin: int, end: int) -> AsyncIterator[bytes]:
+async def _stream(path: Path, begin: int, end: int) -> AsyncIterator[bytes]:
     file = await asyncio.to_thread(path.open, "rb")
     try:
         file.seek(begin)
-        while begin < end and (block := await asyncio.to_thread(file.read, min(_BLOCK, end - begin))):
+        while begin < end and (block := await asyncio.to_thread(file.read, min(_BLOCK_BYTES, end - begin))):
             begin += len(block)
             yield block
     finally:
@@ -110,46 +118,50 @@ async def _bytes(path: Path, begin: int, end: int) -> AsyncIterator[bytes]:
 
 
 # --- what is for whom ----------------------------------------------------------------------------------------------
-def _listed(hub: Hub, reader: signed.Reader | None) -> list[dict[str, Any]]:
-    may, found = _readable(hub, reader), []
-    for hash_ in _meant(hub, reader):
-        row = hub.store.row("SELECT kind, number, site FROM parcels WHERE hash = ?", hash_)
-        if row and may(row["kind"], row["site"]):
-            size = hub.store.path(hash_).stat().st_size
-            found.append({"hash": hash_, "kind": row["kind"], "number": row["number"], "size": size})
-    return found
+def _list_parcels(hub: Hub, reader: signed.SignedReader | None) -> list[dict[str, Any]]:
+    is_readable, parcels = _access_rule(hub, reader), []
+    for hash_ in _needed_parcels(hub, reader):
+        row = hub.database.row("SELECT kind, number, site FROM parcels WHERE hash = ?", hash_)
+        if row and is_readable(row["kind"], row["site"]):
+            size = hub.database.path(hash_).stat().st_size
+            parcels.append({"hash": hash_, "kind": row["kind"], "number": row["number"], "size": size})
+    return parcels
 
 
-def _meant(hub: Hub, reader: signed.Reader | None) -> list[str]:
+def _needed_parcels(hub: Hub, reader: signed.SignedReader | None) -> list[str]:
     """What one reader may need now. A model comes as it was sealed to the reader's group."""
     if reader and reader.site:
-        own = hub.model_parcel(group_of(reader.site))  # "" if an older program sealed it, to all groups together
-        about = (
+        model_parcel = hub.model_parcel(
+            group_of(reader.site)
+        )  # "" if an older program sealed it, to all groups together
+        subjects = (
             "SELECT hash FROM shares WHERE site = ? AND round >= ? UNION SELECT hash FROM unkept WHERE site = ?"
             " AND round >= ? UNION SELECT hash FROM requests WHERE site = ?"
         )
-        of_rounds = (reader.site, hub_current.since(hub))
-        answers = hub_current.receipts(hub, about, *of_rounds, *of_rounds, reader.site)
-        return hub_current.orders(hub, [own] if own else hub.model_parcels()) + answers
-    asked = hub.requests_of(reader.key) if reader else []
-    return hub_current.orders(hub, []) + [hash_ for one in asked for hash_ in hub_current.receipts(hub, "?", one)]
+        of_rounds = (reader.site, hub_current.first_receipt_round(hub))
+        receipts = hub_current.receipts_about(hub, subjects, *of_rounds, *of_rounds, reader.site)
+        return hub_current.federation_parcels(hub, [model_parcel] if model_parcel else hub.model_parcels()) + receipts
+    request_hashes = hub.requests_signed_by(reader.key) if reader else []
+    return hub_current.federation_parcels(hub, []) + [
+        hash_ for request_hash in request_hashes for hash_ in hub_current.receipts_about(hub, "?", request_hash)
+    ]
 
 
-def _may_read(hub: Hub, reader: signed.Reader | None, hash_: str) -> bool:
-    row = hub.store.row("SELECT kind, site FROM parcels WHERE hash = ?", hash_)
-    return bool(row and _readable(hub, reader)(row["kind"], row["site"]))
+def _is_readable(hub: Hub, reader: signed.SignedReader | None, hash_: str) -> bool:
+    row = hub.database.row("SELECT kind, site FROM parcels WHERE hash = ?", hash_)
+    return bool(row and _access_rule(hub, reader)(row["kind"], row["site"]))
 
 
-def _readable(hub: Hub, reader: signed.Reader | None) -> Callable[[str, str], bool]:
+def _access_rule(hub: Hub, reader: signed.SignedReader | None) -> Callable[[str, str], bool]:
     """Whether somebody may see a parcel of a kind; of a receipt it matters what it is about."""
     kinds = {"charter", "roster", "task", "global", "knowledge"} if reader and reader.site else {"charter"}
-    own: set[str] = set()
+    own_hashes: set[str] = set()
     if reader and reader.site:
         query = (
             "SELECT hash FROM shares WHERE site = ? UNION SELECT hash FROM unkept WHERE site = ?"
             " UNION SELECT hash FROM requests WHERE site = ?"
         )
-        own = {row["hash"] for row in hub.store.rows(query, *3 * (reader.site,))}
+        own_hashes = {row["hash"] for row in hub.database.rows(query, *3 * (reader.site,))}
     elif reader:
-        own = set(hub.requests_of(reader.key))
-    return lambda kind, about: kind in kinds or (kind == "receipt" and about in own)
+        own_hashes = set(hub.requests_signed_by(reader.key))
+    return lambda kind, subject: kind in kinds or (kind == "receipt" and subject in own_hashes)

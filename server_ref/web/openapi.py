@@ -7,8 +7,8 @@ from typing import Any
 from fedhelp_edge import __version__
 
 _HASH = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-_WHOLE = {"type": "integer", "minimum": 0, "maximum": 2**53 - 1}
-_BYTES = {"application/offset+octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_WHOLE_NUMBER = {"type": "integer", "minimum": 0, "maximum": 2**53 - 1}
+_UPLOAD_BODY = {"application/offset+octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _PROBLEM = {"$ref": "#/components/responses/Problem"}
 _MEMBER: list[dict[str, list[str]]] = [{"member": []}]
 
@@ -17,8 +17,8 @@ def _header(name: str, schema: dict[str, Any], *, required: bool = True) -> dict
     return {"name": name, "in": "header", "required": required, "schema": schema}
 
 
-_TUS = _header("Tus-Resumable", {"const": "1.0.0"})
-_NAME = {"name": "hash", "in": "path", "required": True, "schema": _HASH}
+_TUS_HEADER = _header("Tus-Resumable", {"const": "1.0.0"})
+_HASH_PARAMETER = {"name": "hash", "in": "path", "required": True, "schema": _HASH}
 _PARCELS = {
     "type": "object",
     "required": ["parcels"],
@@ -28,40 +28,49 @@ _PARCELS = {
             "items": {
                 "type": "object",
                 "required": ["hash", "kind", "number", "size"],
-                "properties": {"hash": _HASH, "kind": {"type": "string"}, "number": _WHOLE, "size": _WHOLE},
+                "properties": {
+                    "hash": _HASH,
+                    "kind": {"type": "string"},
+                    "number": _WHOLE_NUMBER,
+                    "size": _WHOLE_NUMBER,
+                },
             },
         }
     },
 }
 
 
-_VOUCH = {"type": "object", "required": ["vouch"], "properties": {"vouch": _HASH}}
+_CHARTER_PROOF = {"type": "object", "required": ["vouch"], "properties": {"vouch": _HASH}}
 
 
-def _does(what: str, answers: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"summary": what, "responses": {**answers, "default": _PROBLEM}, **more}
+def _operation(summary: str, responses: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {"summary": summary, "responses": {**responses, "default": _PROBLEM}, **fields}
 
 
-def _json(what: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": what, "content": {"application/json": {"schema": schema}}}
+def _json_response(description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
-def _said(what: str) -> dict[str, Any]:
-    return {"description": what}
+def _response(description: str) -> dict[str, Any]:
+    return {"description": description}
 
 
-_STANDS = {"200": _said("It was begun before."), "201": _said("It was begun, or is whole.")}
-_OPTIONS = _does("What of tus is spoken", {"204": _said("In the headers.")})
-_CONTENT = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_UPLOAD_RESPONSES = {"200": _response("It was begun before."), "201": _response("It was begun, or is whole.")}
+_OPTIONS = _operation("What of tus is spoken", {"204": _response("In the headers.")})
+_PARCEL_BODY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 DOCUMENT: dict[str, Any] = {
     "openapi": "3.1.0",
     "info": {"title": "fedhelp-edge hub", "version": __version__},
     "paths": {
         "/healthz": {
-            "get": _does("Whether it works", {"200": _json("It does.", {"type": "object", "required": ["status"]})})
+            "get": _operation(
+                "Whether it works", {"200": _json_response("It does.", {"type": "object", "required": ["status"]})}
+            )
         },
-        "/v1/charters": {"get": _does("Every version of the charter", {"200": _json("Oldest first.", _PARCELS)})},
+        "/v1/charters": {
+            "get": _operation("Every version of the charter", {"200": _json_response("Oldest first.", _PARCELS)})
+        },
         "/v1/vouches/{invite}": {
             "parameters": [
                 {
@@ -71,19 +80,23 @@ DOCUMENT: dict[str, Any] = {
                     "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
                 }
             ],
-            "get": _does("That the hub knows an invite's code", {"200": _json("It does.", _VOUCH)}),
+            "get": _operation(
+                "That the hub knows an invite's code", {"200": _json_response("It does.", _CHARTER_PROOF)}
+            ),
         },
         "/v1/current": {
-            "get": _does("What this site may need", {"200": _json("In order.", _PARCELS)}, security=_MEMBER)
+            "get": _operation(
+                "What this site may need", {"200": _json_response("In order.", _PARCELS)}, security=_MEMBER
+            )
         },
         "/v1/parcels/{hash}": {
-            "parameters": [_NAME],
-            "get": _does(
+            "parameters": [_HASH_PARAMETER],
+            "get": _operation(
                 "A parcel",
                 {
-                    "200": {"description": "All of it.", "content": _CONTENT},
-                    "206": {"description": "A part.", "content": _CONTENT},
-                    "304": _said("It is there already."),
+                    "200": {"description": "All of it.", "content": _PARCEL_BODY},
+                    "206": {"description": "A part.", "content": _PARCEL_BODY},
+                    "304": _response("It is there already."),
                 },
                 parameters=[
                     _header(name, {"type": "string"}, required=False) for name in ("Range", "If-Range", "If-None-Match")
@@ -92,24 +105,24 @@ DOCUMENT: dict[str, Any] = {
             ),
         },
         "/v1/uploads": {
-            "post": _does(
+            "post": _operation(
                 "Begin an upload",
-                _STANDS,
-                parameters=[_TUS, _header("Upload-Length", _WHOLE)],
-                requestBody={"required": True, "content": _BYTES},
+                _UPLOAD_RESPONSES,
+                parameters=[_TUS_HEADER, _header("Upload-Length", _WHOLE_NUMBER)],
+                requestBody={"required": True, "content": _UPLOAD_BODY},
             ),
             "options": _OPTIONS,
         },
         "/v1/uploads/{hash}": {
-            "parameters": [_NAME],
-            "head": _does("Where it stands", {"200": _said("In Upload-Offset.")}, parameters=[_TUS]),
-            "patch": _does(
+            "parameters": [_HASH_PARAMETER],
+            "head": _operation("Where it stands", {"200": _response("In Upload-Offset.")}, parameters=[_TUS_HEADER]),
+            "patch": _operation(
                 "Add bytes",
-                {"204": _said("They are kept.")},
-                parameters=[_TUS, _header("Upload-Offset", _WHOLE)],
-                requestBody={"required": True, "content": _BYTES},
+                {"204": _response("They are kept.")},
+                parameters=[_TUS_HEADER, _header("Upload-Offset", _WHOLE_NUMBER)],
+                requestBody={"required": True, "content": _UPLOAD_BODY},
             ),
-            "delete": _does("Abandon it", {"204": _said("It is gone.")}, parameters=[_TUS]),
+            "delete": _operation("Abandon it", {"204": _response("It is gone.")}, parameters=[_TUS_HEADER]),
             "options": _OPTIONS,
         },
     },

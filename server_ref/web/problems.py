@@ -14,7 +14,7 @@ from fedhelp_edge.errors import (
 )
 
 # --- refusals ------------------------------------------------------------------------------------------------------
-_STATUS: dict[type[FedhelpError], int] = {  # of a kind and of all below it
+_STATUS_CODES: dict[type[FedhelpError], int] = {  # of a kind and of all below it
     errors.ParcelError: 400,
     errors.StatementSizeError: 413,
     errors.PayloadSizeError: 413,
@@ -52,25 +52,25 @@ _STATUS: dict[type[FedhelpError], int] = {  # of a kind and of all below it
 }
 
 
-def status(fault: FedhelpError) -> int:
-    return next((_STATUS[kind] for kind in type(fault).__mro__ if kind in _STATUS), 500)
+def status_code(error: FedhelpError) -> int:
+    return next((_STATUS_CODES[kind] for kind in type(error).__mro__ if kind in _STATUS_CODES), 500)
 
 
-def problem(fault: FedhelpError) -> dict[str, Any]:
+def problem_details(error: FedhelpError) -> dict[str, Any]:
     return {
-        "type": "about:blank", "title": (type(fault).__doc__ or "").strip(), "status": status(fault),
-        "code": fault.code, "detail": fault.cause, "remedy": fault.remedy,
+        "type": "about:blank", "title": (type(error).__doc__ or "").strip(), "status": status_code(error),
+        "code": error.code, "detail": error.cause, "remedy": error.remedy,
     }  # fmt: skip
 
 
-def refusal(fault: FedhelpError, nonce: str = "") -> Response:
+def problem_response(error: FedhelpError, nonce: str = "") -> Response:
     headers = {"Cache-Control": "no-store"}
-    if status(fault) == 401 and nonce:
+    if status_code(error) == 401 and nonce:
         headers |= {"WWW-Authenticate": "SSHSIG", "Fedhelp-Nonce": nonce}
-    if isinstance(fault, RateLimitError):
-        headers["Retry-After"] = str(math.ceil(fault.seconds))
-    if isinstance(fault, errors.BusyError):
+    if isinstance(error, RateLimitError):
+        headers["Retry-After"] = str(math.ceil(error.seconds))
+    if isinstance(error, errors.BusyError):
         headers["Retry-After"] = "5"
-    if isinstance(fault, errors.UploadProtocolError):
+    if isinstance(error, errors.UploadProtocolError):
         headers["Tus-Version"] = "1.0.0"
-    return JSONResponse(problem(fault), status(fault), headers, "application/problem+json")
+    return JSONResponse(problem_details(error), status_code(error), headers, "application/problem+json")

@@ -28,34 +28,34 @@ from fedhelp_edge.errors import (
 from server_ref.hub.hub import Hub
 from server_ref.web import app as web_app
 from server_ref.web import dashboard
-from server_ref.web.crowd import Crowd, Entrance, Line
+from server_ref.web.connections import Connection, ConnectionLimiter, LimitedListener
 from server_ref.web.limits import Limits
-from server_ref.web.problems import problem, status
+from server_ref.web.problems import problem_details, status_code
 
-LOCK = "front.lock"
+FRONT_LOCK = "front.lock"
 
 
 HEAD_BYTES = 16 << 10  # of the headers of one request
-_DRAIN = 10  # seconds for what is under way when we are told to end
+_SHUTDOWN_SECONDS = 10  # seconds for what is under way when we are told to end
 
 
 _READ_BYTES = 32 << 10  # at a time, of each connection; over TLS so much is held ready. asyncio would take 256 KiB
 
 
-class _Protocol(H11Protocol):
+class _LimitedProtocol(H11Protocol):
     """uvicorn's, with an end to its patience, and with refusals of our form."""
 
-    def __init__(self, limits: Limits, crowd: Crowd, *given: Any, **named: Any) -> None:
-        super().__init__(*given, **named)
-        self._limits, self._crowd = limits, crowd
-        self._line: Line | None = None
+    def __init__(self, limits: Limits, limiter: ConnectionLimiter, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._limits, self._crowd = limits, limiter
+        self._line: Connection | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         transport.max_size = _READ_BYTES  # type: ignore[attr-defined]
-        if line := self._crowd.lines.get(transport.get_extra_info("peername")):
-            self._line, line.abort, line.is_busy = line, transport.abort, self._is_busy
+        if connection := self._crowd.lines.get(transport.get_extra_info("peername")):
+            self._line, connection.abort, connection.is_busy = connection, transport.abort, self._is_busy
         self._wait(self._limits.header_seconds, self._give_up)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -66,7 +66,7 @@ class _Protocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._line:
-            self._line.brought(len(data), self._limits.body_least)
+            self._line.brought(len(data), self._limits.body_min_bytes)
         with suppress(h11.LocalProtocolError):  # more of a request that we have refused
             super().data_received(data)
 
@@ -83,7 +83,7 @@ class _Protocol(H11Protocol):
         super().on_response_complete()
 
     def pause_writing(self) -> None:
-        self._wait(self._limits.reading_seconds, self.transport.abort)
+        self._wait(self._limits.response_seconds, self.transport.abort)
         super().pause_writing()
 
     def resume_writing(self) -> None:
@@ -92,16 +92,20 @@ class _Protocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Of a request whose head cannot be read, or is too long."""
-        fault = sys.exc_info()[1]
-        long = isinstance(fault, h11.RemoteProtocolError) and fault.error_status_hint == 431
-        said = (
-            RequestHeadersError("the head is too long") if long else BadRequestError("this is not HTTP as it should be")
+        cause = sys.exc_info()[1]
+        too_long = isinstance(cause, h11.RemoteProtocolError) and cause.error_status_hint == 431
+        error = (
+            RequestHeadersError("the head is too long")
+            if too_long
+            else BadRequestError("this is not HTTP as it should be")
         )
-        answer = JSONResponse(problem(said), status(said), {"Connection": "close"}, "application/problem+json")
+        response = JSONResponse(
+            problem_details(error), status_code(error), {"Connection": "close"}, "application/problem+json"
+        )
         with suppress(h11.LocalProtocolError):  # the answer was under way
             for event in (
-                h11.Response(status_code=answer.status_code, headers=answer.raw_headers),
-                h11.Data(data=bytes(answer.body)),
+                h11.Response(status_code=response.status_code, headers=response.raw_headers),
+                h11.Data(data=bytes(response.body)),
                 h11.EndOfMessage(),
             ):
                 self.transport.write(self.conn.send(event) or b"")
@@ -114,12 +118,12 @@ class _Protocol(H11Protocol):
 
     def _give_up(self) -> None:
         self.transport.close()
-        self._wait(self._limits.reading_seconds, self.transport.abort)
+        self._wait(self._limits.response_seconds, self.transport.abort)
 
-    def _wait(self, seconds: float, then: Callable[[], None] | None) -> None:
+    def _wait(self, seconds: float, action: Callable[[], None] | None) -> None:
         if self._timer:
             self._timer.cancel()
-        self._timer = self.loop.call_later(seconds, then) if then else None
+        self._timer = self.loop.call_later(seconds, action) if action else None
 
 
 # --- the process ---------------------------------------------------------------------------------------------------
@@ -128,34 +132,34 @@ def serve(
 ) -> None:  # fmt: skip
     """Run until SIGTERM or Ctrl-C, then end what is under way. `ready` is told the address, and the dashboard's."""
     hub = Hub(home)
-    with lock.held(home / LOCK, wait=0):
+    with lock.exclusive(home / FRONT_LOCK, wait=0):
         hub.front()
-        hub.store.reconcile()
+        hub.database.reconcile()
         hub.check()
-        hub.store.close()
-        door = dashboard.Door()
-        made = server(home, Limits(), door, cert, key)
-        _many_files()
-        with listening(host, port) as sock:
-            shown = f"[{host}]" if ":" in host else host
-            url = f"{'https' if cert else 'http'}://{shown}:{sock.getsockname()[1]}"
-            ready(url, f"{url}/enter/{door.token}")
+        hub.database.close()
+        access = dashboard.DashboardAccess()
+        server = build_server(home, Limits(), access, cert, key)
+        _raise_file_limit()
+        with open_listener(host, port) as sock:
+            shown_host = f"[{host}]" if ":" in host else host
+            url = f"{'https' if cert else 'http'}://{shown_host}:{sock.getsockname()[1]}"
+            ready(url, f"{url}/enter/{access.token}")
             for name in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises again what it was ended by
                 signal.signal(name, lambda *_: None)
-            made.run(sockets=[sock])
-        if not made.started:
+            server.run(sockets=[sock])
+        if not server.started:
             raise InternalError("the front did not start")
 
 
-def server(
-    home: Path, limits: Limits, door: dashboard.Door, cert: Path | None = None, key: Path | None = None
+def build_server(
+    home: Path, limits: Limits, access: dashboard.DashboardAccess, cert: Path | None = None, key: Path | None = None
 ) -> uvicorn.Server:
-    crowd = Crowd(limits.tls_connections if cert else limits.connections, limits.crowded_seconds)
+    limiter = ConnectionLimiter(limits.tls_connections if cert else limits.connections, limits.eviction_seconds)
     config = uvicorn.Config(
-        web_app.app(home, limits, door), http=partial(_Protocol, limits, crowd), ws="none", lifespan="on",  # type: ignore[arg-type]
+        web_app.create_app(home, limits, access), http=partial(_LimitedProtocol, limits, limiter), ws="none", lifespan="on",  # type: ignore[arg-type]
         loop="asyncio",  # whose listening socket is ours to count at
         log_config=None, log_level="critical", access_log=False, server_header=False,
-        timeout_graceful_shutdown=_DRAIN, h11_max_incomplete_event_size=HEAD_BYTES,
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS, h11_max_incomplete_event_size=HEAD_BYTES,
         ssl_certfile=cert, ssl_keyfile=key,
     )  # fmt: skip
     try:
@@ -163,19 +167,19 @@ def server(
     except OSError:  # ssl's errors are such
         raise ListenError("the certificate and its key cannot be used") from None
     sslproto.SSLProtocol.max_size = _READ_BYTES  # type: ignore[attr-defined]
-    return _Server(config, crowd)
+    return _LimitedServer(config, limiter)
 
 
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, crowd: Crowd) -> None:
+class _LimitedServer(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, limiter: ConnectionLimiter) -> None:
         super().__init__(config)
-        self._crowd = crowd
+        self._crowd = limiter
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().serve([Entrance(listener, self._crowd) for listener in sockets or ()])
+        await super().serve([LimitedListener(listener, self._crowd) for listener in sockets or ()])
 
 
-def listening(host: str, port: int) -> socket.socket:
+def open_listener(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=2048)
@@ -183,10 +187,10 @@ def listening(host: str, port: int) -> socket.socket:
         raise ListenError(f"nothing can listen at {host}, port {port}") from None
 
 
-def _many_files() -> None:
+def _raise_file_limit() -> None:
     """As many connections as the system lets us have."""
     with suppress(ImportError, OSError, ValueError):
         import resource
 
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))

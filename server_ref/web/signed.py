@@ -24,13 +24,13 @@ from fedhelp_edge.parcel import canon, sshsig
 from fedhelp_edge.parcel.statement import namespace
 from fedhelp_edge.trust import roster
 from server_ref.hub.hub import Hub
-from server_ref.web.context import front
-from server_ref.web.limits import address
+from server_ref.web.context import get_front
+from server_ref.web.limits import client_address
 
 _HEADER = re.compile(r'SSHSIG nonce="([0-9a-f]{64})", signature="([A-Za-z0-9+/=]{1,2048})"')
 
 
-_NOBODY = hashlib.sha256(b"").hexdigest()
+_EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
 
 class Nonces:
@@ -67,7 +67,7 @@ class Nonces:
 
 
 @dataclass(frozen=True)
-class Reader:
+class SignedReader:
     """Who asks: a site of the roster, or else somebody who at most asked to join."""
 
     key: str
@@ -75,44 +75,44 @@ class Reader:
 
 
 # --- who asks ------------------------------------------------------------------------------------------------------
-async def reader_of(request: Request) -> Reader:
-    hall, nonces = front(request), request.app.state.nonces
-    hall.addresses.take(address(request))
+async def authenticate(request: Request) -> SignedReader:
+    front, nonces = get_front(request), request.app.state.nonces
+    front.address_rate.take(client_address(request))
     header = _HEADER.fullmatch(request.headers.get("authorization", ""))
     if header is None:
         raise UnsignedError("this is for members")
     nonce, signature = header.groups()
     nonces.check(nonce)
     message = canon.encode({
-        "body_sha256": _NOBODY, "federation": await hall.reading.ask(lambda hub: hub.federation),
-        "method": request.method, "nonce": nonce, "path": _path(request),
+        "body_sha256": _EMPTY_SHA256, "federation": await front.reading.ask(lambda hub: hub.federation),
+        "method": request.method, "nonce": nonce, "path": _signed_path(request),
     })  # fmt: skip
     armor = sshsig.BEGIN + "\n".join([*textwrap.wrap(signature, 70), ""]) + sshsig.END
-    found = sshsig.parse(armor)
-    if found.namespace != namespace("request"):
-        raise SigNamespaceError(f"signed as {found.namespace[:60]!r}, but it is a request")
-    found.verify(message)
-    reader = await hall.reading.ask(_known, sshsig.public_line(found.key))
-    hall.senders.take(reader.site or reader.key)
+    parsed = sshsig.parse(armor)
+    if parsed.namespace != namespace("request"):
+        raise SigNamespaceError(f"signed as {parsed.namespace[:60]!r}, but it is a request")
+    parsed.verify(message)
+    reader = await front.reading.ask(_identify, sshsig.public_line(parsed.key))
+    front.sender_rate.take(reader.site or reader.key)
     nonces.use(nonce)
     return reader
 
 
-def _path(request: Request) -> str:
+def _signed_path(request: Request) -> str:
     """The path and query as they were asked for, from our first step on: a proxy may put others before it."""
     path = request.scope["raw_path"].decode("ascii", "replace")
     query = request.scope["query_string"].decode("ascii", "replace")
     return f"{path}?{query}" if query else path
 
 
-def _known(hub: Hub, key: str) -> Reader:
+def _identify(hub: Hub, key: str) -> SignedReader:
     site = hub.roster.owner(key)
     if site is None:
-        if not hub.requests_of(key):
+        if not hub.requests_signed_by(key):
             raise SignerUnknownError(f"{sshsig.fingerprint(key)} is nobody's key here")
-        return Reader(key, "")
+        return SignedReader(key, "")
     if site.status == roster.REVOKED:
         raise SignerRevokedError(f"the key of {site.id} was revoked")
     if site.status != roster.ACTIVE:
         raise SignerWindowError(f"{site.id} does not take part now")
-    return Reader(key, site.id)
+    return SignedReader(key, site.id)

@@ -21,12 +21,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedhelp_edge import update
 from fedhelp_edge.parcel import age, keys, parcel, sshsig, statement
-from fedhelp_edge.parcel.statement import NO_HASH, Statement
+from fedhelp_edge.parcel.statement import ZERO_HASH, Statement
 from fedhelp_edge.trust import charter, enrol, roster, task
 from fedhelp_edge.trust.charter import Charter
 from fedhelp_edge.trust.log import Log
 from fedhelp_edge.trust.roster import Roster, Site
-from fedhelp_edge.trust.state import Floor
+from fedhelp_edge.trust.state import TrustedState
 from fedhelp_edge.trust.task import Task
 from fedhelp_edge.update import Schema
 
@@ -46,7 +46,7 @@ class News(NamedTuple):
 def signed(context: dict[str, Any], body: dict[str, Any] | bytes, *signers: Ed25519PrivateKey) -> News:
     """What a reader knows once the statement was parsed and each of the signatures was found good."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    said = statement.parse(statement.make(context, hashlib.sha256(data).hexdigest(), len(data)).line)
+    said = statement.parse(statement.create(context, hashlib.sha256(data).hexdigest(), len(data)).line)
     found = [sshsig.parse(sshsig.sign(said.line, signer, said.namespace)) for signer in signers]
     for signature in found:
         signature.verify(said.line)
@@ -87,7 +87,7 @@ class Federation:
     archive: str = field(default_factory=age.new_identity)
     round_key: str = field(default_factory=age.new_identity)
     people: dict[str, keys.Keys] = field(
-        default_factory=lambda: {name: keys.new() for name in ("site-001", "site-002", "site-003")}
+        default_factory=lambda: {name: keys.generate() for name in ("site-001", "site-002", "site-003")}
     )
 
     # --- what the coordinator says -----------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ class Federation:
         said = {
             "epoch": after.epoch if after else 1,
             "version": after.version + 1 if after else 1,
-            "previous": after.hash if after else NO_HASH,
+            "previous": after.hash if after else ZERO_HASH,
             **context,
         }
         holds = charter.body(
@@ -116,11 +116,13 @@ class Federation:
             line(coordinator or self.coordinator),
             self.threshold if threshold is None else threshold,
         )
-        return signed(statement.stamped("charter", created, **said), holds, *(roots if signers is None else signers))
+        return signed(
+            statement.new_context("charter", created, **said), holds, *(roots if signers is None else signers)
+        )
 
     @cached_property
     def pinned(self) -> Charter:
-        return charter.first(*self.charter())
+        return charter.read_first(*self.charter())
 
     @property
     def id(self) -> str:
@@ -148,7 +150,7 @@ class Federation:
         under = under or self.pinned
         said = {"federation": self.id, "epoch": under.epoch, "version": version, "charter": under.hash, **context}
         holds = roster.body(listed, line(self.front), age.recipient_of(self.archive), expires)
-        return signed(statement.stamped("roster", created, **said), holds, signer or self.coordinator)
+        return signed(statement.new_context("roster", created, **said), holds, signer or self.coordinator)
 
     def task(
         self,
@@ -173,17 +175,17 @@ class Federation:
         holds = task.body(
             "[plan]\n", SCHEMA, self.recipients, 1 << 20, "", created, closes, log or Log(round_, f"{round_:064x}")
         )
-        return signed(statement.stamped("task", created, **said), holds, signer or self.coordinator)
+        return signed(statement.new_context("task", created, **said), holds, signer or self.coordinator)
 
     def model(self, round_: int, base: str = BASE, **context: Any) -> Statement:
         """The statement of a merged model."""
         counted = {"count": 3, "sha256": "0" * 64}
         said = {"federation": self.id, "epoch": 1, "round": round_, "base": base, "readers": counted, "inputs": counted}
-        return signed(statement.stamped("global", START, **{**said, **context}), b"sealed", self.coordinator).said
+        return signed(statement.new_context("global", START, **{**said, **context}), b"sealed", self.coordinator).said
 
     def receipt(self, sender: str, signer: Ed25519PrivateKey, **context: Any) -> News:
         said = {"federation": self.id, "epoch": 1, "sender": sender, "about": BASE, **context}
-        return signed(statement.stamped("receipt", START, **said), {}, signer)
+        return signed(statement.new_context("receipt", START, **said), {}, signer)
 
     # --- what a site says --------------------------------------------------------------------------------------------
     @property
@@ -202,26 +204,26 @@ class Federation:
             "recipients": self.recipients,
             "seq": 1,
         }
-        return statement.stamped("update", created, **{**said, **context})
+        return statement.new_context("update", created, **{**said, **context})
 
     def update(self, name: str, order: News, *signers: Ed25519PrivateKey, **context: Any) -> News:
         return signed(self.share(name, order, **context), b"sealed", *(signers or (self.people[name].sign,)))
 
     def enrol(self, code: str, who: keys.Keys, *signers: Ed25519PrivateKey, name: str = "Clinic 4") -> News:
         """A request to join by somebody who was given an invite's code."""
-        context = statement.stamped("enrol", START, federation=self.id)
-        return signed(context, enrol.request(code, name, who.public, context), *(signers or (who.sign,)))
+        context = statement.new_context("enrol", START, federation=self.id)
+        return signed(context, enrol.request_body(code, name, who.public, context), *(signers or (who.sign,)))
 
-    def rotate(self, name: str, new: keys.Public, *signers: Ed25519PrivateKey, **context: Any) -> News:
+    def rotate(self, name: str, new: keys.PublicKeys, *signers: Ed25519PrivateKey, **context: Any) -> News:
         said = {"federation": self.id, "sender": name, "seq": 2, **context}
         return signed(
-            statement.stamped("rotate", START, **said), {"sign": new.sign, "recipient": new.recipient}, *signers
+            statement.new_context("rotate", START, **said), {"sign": new.sign, "recipient": new.recipient}, *signers
         )
 
     # --- what a reader makes of it -----------------------------------------------------------------------------------
-    def floor(self, *news: News) -> Floor:
+    def floor(self, *news: News) -> TrustedState:
         """What a site knows that pinned the charter and then read this news."""
-        known = Floor(self.pinned)
+        known = TrustedState(self.pinned)
         for one in news:
             known = {"charter": known.with_charter, "roster": known.with_roster, "task": known.with_task}[
                 one.said.kind

@@ -44,7 +44,7 @@ def refusal(folder: Path, hub: keys.Keys) -> Callable[[bytes], FedhelpError]:
         path.write_bytes(data)
         before = set(folder.iterdir())
         with pytest.raises(FedhelpError) as fault:
-            parcel.open(path, parcel.anyone, [hub.identity])
+            parcel.open(path, parcel.any_signer, [hub.identity])
         assert set(folder.iterdir()) == before
         assert fault.value.code
         assert fault.value.remedy
@@ -79,7 +79,7 @@ def regions(data: bytes) -> dict[str, range]:
 
 
 def test_the_whole_parcel_opens(small: Path, hub: keys.Keys) -> None:
-    with parcel.open(small, parcel.anyone, [hub.identity]) as found:
+    with parcel.open(small, parcel.any_signer, [hub.identity]) as found:
         assert found.body.read() == b"body"
 
 
@@ -99,10 +99,10 @@ def test_a01_a_large_file_cut_around_its_chunks_is_refused(
 ) -> None:
     path = folder / "large.fhx"
     parcel.seal(path, context, bytes(200_000), site.sign, [hub.public.recipient])
-    data, start = path.read_bytes(), parcel.look(path, parcel.anyone).offset
+    data, start = path.read_bytes(), parcel.inspect(path, parcel.any_signer).offset
     content = start + len(data[start:].split(b"\n--- ")[0]) + len("\n--- ") + 43 + 1 + 16
     borders = [base + 65536 * count for base in (0, start, content) for count in (1, 2, 3)]
-    borders += [content + (65536 + age.TAG) * count for count in (0, 1, 2, 3)]
+    borders += [content + (65536 + age.TAG_SIZE) * count for count in (0, 1, 2, 3)]
     codes = {refusal(data[: border + near]).code for border in borders for near in (-1, 0, 1)}
     assert codes == {"E_TRUNCATED"}
 
@@ -110,10 +110,10 @@ def test_a01_a_large_file_cut_around_its_chunks_is_refused(
 def test_a01_an_encrypted_part_cut_before_it_was_signed_is_refused(
     small: Path, hub: keys.Keys, signed: Callable[..., Path]
 ) -> None:
-    payload = small.read_bytes()[parcel.look(small, parcel.anyone).offset :]
+    payload = small.read_bytes()[parcel.inspect(small, parcel.any_signer).offset :]
     for length in range(len(payload)):
         with pytest.raises(FedhelpError) as met:
-            parcel.open(signed(payload[:length]), parcel.anyone, [hub.identity])
+            parcel.open(signed(payload[:length]), parcel.any_signer, [hub.identity])
         assert met.value.code in {"E_AGE_HEADER", "E_AGE_PAYLOAD"}
 
 
@@ -146,11 +146,11 @@ def test_a02_any_flipped_bit_is_refused(
 def test_a02_any_flipped_bit_is_refused_though_it_was_signed(
     small: Path, hub: keys.Keys, signed: Callable[..., Path], effort: Callable[[int, int], int]
 ) -> None:
-    payload = bytearray(small.read_bytes()[parcel.look(small, parcel.anyone).offset :])
+    payload = bytearray(small.read_bytes()[parcel.inspect(small, parcel.any_signer).offset :])
     for bit in range(0, 8 * len(payload), effort(5, 1)):
         payload[bit // 8] ^= 1 << bit % 8
         with pytest.raises(FedhelpError) as met:
-            parcel.open(signed(bytes(payload)), parcel.anyone, [hub.identity])
+            parcel.open(signed(bytes(payload)), parcel.any_signer, [hub.identity])
         assert met.value.code.startswith(("E_AGE_", "E_NO_MATCH"))
         payload[bit // 8] ^= 1 << bit % 8
 
@@ -220,7 +220,7 @@ def test_a06_a_statement_that_never_ends_is_refused_after_80_kib(folder: Path) -
     assert met.value.code == "E_STATEMENT_SIZE"
     assert raw.count <= parcel.PROLOGUE_LIMIT
     with pytest.raises(FedhelpError) as met:
-        parcel.look(endless, parcel.anyone)
+        parcel.inspect(endless, parcel.any_signer)
     assert met.value.code == "E_STATEMENT_SIZE"
 
 
@@ -313,7 +313,7 @@ def test_a13_eight_signatures_pass_and_nine_are_refused(
     line = line_of(small.read_bytes())
     armors = [sshsig.sign(line, Ed25519PrivateKey.generate(), NAMESPACE) for _ in range(9)]
     (folder / "eight.fhx").write_bytes(resigned(small.read_bytes(), armors[:8]))
-    assert len(parcel.look(folder / "eight.fhx", parcel.anyone).keys) == 8
+    assert len(parcel.inspect(folder / "eight.fhx", parcel.any_signer).keys) == 8
     assert refusal(resigned(small.read_bytes(), armors)).code == "E_SIG_COUNT"
 
 
@@ -367,10 +367,10 @@ def test_a15_an_empty_file_is_refused(refusal: Callable[[bytes], FedhelpError]) 
     assert refusal(b"").code == "E_TRUNCATED"
 
 
-@pytest.mark.parametrize("read", [parcel.look, parcel.open])
+@pytest.mark.parametrize("read", [parcel.inspect, parcel.open])
 @pytest.mark.parametrize("what", ["folder", "fifo", "device"])
 def test_a15_what_is_no_ordinary_file_is_refused(
-    what: str, read: Callable[[Path, parcel.Trust], object], tmp_path: Path
+    what: str, read: Callable[[Path, parcel.Verifier], object], tmp_path: Path
 ) -> None:
     path = {"folder": tmp_path, "fifo": tmp_path / "fifo", "device": Path("/dev/zero")}[what]
     if what == "fifo":
@@ -380,7 +380,7 @@ def test_a15_what_is_no_ordinary_file_is_refused(
     elif not path.exists():
         pytest.skip("this system has no /dev/zero")
     with pytest.raises(FedhelpError) as met:
-        read(path, parcel.anyone)
+        read(path, parcel.any_signer)
     assert met.value.code == "E_FILE_KIND"
 
 

@@ -44,8 +44,8 @@ from fedhelp_edge.trust import charter, enrol, task
 from fedhelp_edge.trust.enrol import Invite
 from fedhelp_edge.trust.log import Log
 from fedhelp_edge.trust.roster import Roster, Site
-from fedhelp_edge.trust.state import Floor
-from fedhelp_edge.trust.task import Seen
+from fedhelp_edge.trust.state import TrustedState
+from fedhelp_edge.trust.task import SenderHistory
 from tests.attacks.federation import (
     DAY,
     LAST,
@@ -74,13 +74,13 @@ def order(fed: Federation) -> News:
 
 @pytest.fixture(scope="module")
 def stranger() -> keys.Keys:
-    return keys.new()
+    return keys.generate()
 
 
 def judge(fed: Federation, update: News, order: News, *sites: Site) -> Site:
     """What the hub says of a share under the newest roster, in which `sites` stand as given."""
     known = fed.read_roster(fed.roster(2, sites=sites))
-    return task.judge_update(update.said, update.keys, known, {1: fed.read_task(order, known)}, Seen())
+    return task.judge_update(update.said, update.keys, known, {1: fed.read_task(order, known)}, SenderHistory())
 
 
 def test_the_honest_share_is_taken(fed: Federation, order: News) -> None:
@@ -141,7 +141,7 @@ def test_b05_a_signature_made_for_another_purpose_is_refused(
     said = fed.update("site-001", order).said
     armor = sshsig.sign(said.line, fed.people["site-001"].sign, namespace)
     with pytest.raises(SigNamespaceError):
-        parcel.look(write_parcel(tmp_path / "a.fhx", said, [armor], b"sealed"), parcel.anyone)
+        parcel.inspect(write_parcel(tmp_path / "a.fhx", said, [armor], b"sealed"), parcel.any_signer)
 
 
 def armor(namespace: str, key: bytes, signature: bytes, hash_name: bytes = b"sha512") -> str:
@@ -220,7 +220,7 @@ def test_b07_a_key_under_which_anybody_can_sign_belongs_in_no_charter(fed: Feder
     weak = sshsig.public_line((y | sign << 255).to_bytes(32, "little"))
     said, signers, holds = fed.charter()
     with pytest.raises(SigBadError):
-        charter.first(said, signers, {**holds, "coordinator": weak})
+        charter.read_first(said, signers, {**holds, "coordinator": weak})
 
 
 def test_b08_a_key_inside_the_signature_that_is_not_the_senders_is_refused(fed: Federation, order: News) -> None:
@@ -274,7 +274,7 @@ def test_b11_without_any_roster_no_order_is_followed(fed: Federation) -> None:
 
 
 def test_b12_a_charter_that_skips_a_version_is_refused(fed: Federation) -> None:
-    second = charter.follow(fed.pinned, *fed.charter(fed.pinned))
+    second = charter.read_next(fed.pinned, *fed.charter(fed.pinned))
     with pytest.raises(RootChainError):
         fed.floor().with_charter(*fed.charter(second))
 
@@ -306,7 +306,7 @@ def test_b12_new_roots_that_did_not_sign_themselves_are_refused(fed: Federation,
         fed.floor().with_charter(*fed.charter(fed.pinned, roots=[stranger.sign], signers=fed.roots))
 
 
-def recovered(fed: Federation, known: Floor, honest: Ed25519PrivateKey) -> Floor:
+def recovered(fed: Federation, known: TrustedState, honest: Ed25519PrivateKey) -> TrustedState:
     """The floor after the root keys named a new coordinator and raised the epoch, and that coordinator spoke."""
     known = known.with_charter(*fed.charter(fed.pinned, epoch=2, coordinator=honest))
     order = fed.roster(1, under=known.charter, signer=honest)
@@ -411,7 +411,7 @@ def test_b15_the_coordinators_signature_with_another_beside_it_is_refused(fed: F
 
 def test_b16_new_keys_signed_by_the_old_and_the_new_one_are_taken(fed: Federation, stranger: keys.Keys) -> None:
     news = fed.rotate("site-001", stranger.public, fed.people["site-001"].sign, stranger.sign)
-    site, public = enrol.judge_rotation(*news, fed.read_roster(fed.roster()), Seen())
+    site, public = enrol.judge_rotation(*news, fed.read_roster(fed.roster()), SenderHistory())
     assert (site.id, public) == ("site-001", stranger.public)
 
 
@@ -420,19 +420,21 @@ def test_b16_new_keys_with_any_other_signatures_are_refused(fed: Federation, str
     hands = {"old": fed.people["site-001"].sign, "new": stranger.sign, "other": fed.people["site-002"].sign}
     news = fed.rotate("site-001", stranger.public, *(hands[name] for name in signers.split()))
     with pytest.raises(RotateProofError):
-        enrol.judge_rotation(*news, fed.read_roster(fed.roster()), Seen())
+        enrol.judge_rotation(*news, fed.read_roster(fed.roster()), SenderHistory())
 
 
 def test_b16_a_site_that_nobody_knows_cannot_change_its_keys(fed: Federation, stranger: keys.Keys) -> None:
     news = fed.rotate("site-009", stranger.public, fed.people["site-001"].sign, stranger.sign)
     with pytest.raises(RotateProofError):
-        enrol.judge_rotation(*news, fed.read_roster(fed.roster()), Seen())
+        enrol.judge_rotation(*news, fed.read_roster(fed.roster()), SenderHistory())
 
 
 def test_b16_a_thief_cannot_change_the_keys_of_a_revoked_site(fed: Federation, stranger: keys.Keys) -> None:
     news = fed.rotate("site-001", stranger.public, fed.people["site-001"].sign, stranger.sign)
     with pytest.raises(SignerRevokedError):
-        enrol.judge_rotation(*news, fed.read_roster(fed.roster(sites=fed.site("site-001", status="revoked"))), Seen())
+        enrol.judge_rotation(
+            *news, fed.read_roster(fed.roster(sites=fed.site("site-001", status="revoked"))), SenderHistory()
+        )
 
 
 def judge_request(fed: Federation, news: News, *invites: Invite, known: Roster | None = None) -> Invite:
@@ -440,7 +442,7 @@ def judge_request(fed: Federation, news: News, *invites: Invite, known: Roster |
         *news,
         federation=fed.id,
         invites={invite.id: invite for invite in invites},
-        known=known or fed.read_roster(fed.roster()),
+        current_roster=known or fed.read_roster(fed.roster()),
         now=START + DAY,
     )
 
@@ -452,7 +454,7 @@ def code() -> str:
 
 @pytest.fixture(scope="module")
 def invite(code: str) -> Invite:
-    return enrol.invite_of(code, "small", START + 14 * DAY)
+    return enrol.derive_invite(code, "small", START + 14 * DAY)
 
 
 def test_b17_a_request_with_a_live_invite_is_taken(
@@ -488,7 +490,7 @@ def test_b17_a_request_that_only_names_an_invite_is_refused(
 def test_b17_a_proof_seen_in_anothers_request_is_worth_nothing(
     fed: Federation, stranger: keys.Keys, code: str, invite: Invite
 ) -> None:
-    seen, thief = fed.enrol(code, stranger), keys.new()
+    seen, thief = fed.enrol(code, stranger), keys.generate()
     mine = {"sign": thief.public.sign, "recipient": thief.public.recipient}
     with pytest.raises(InviteProofError):
         judge_request(fed, signed(dict(seen.said.context), {**seen.holds, **mine}, thief.sign), invite)
@@ -551,13 +553,13 @@ def test_b18_keys_are_not_changed_for_those_of_another_site(fed: Federation) -> 
     first, second = fed.people["site-001"], fed.people["site-002"]
     news = fed.rotate("site-001", second.public, first.sign, second.sign)
     with pytest.raises(KeyReusedError, match="site-002"):
-        enrol.judge_rotation(*news, fed.read_roster(fed.roster()), Seen())
+        enrol.judge_rotation(*news, fed.read_roster(fed.roster()), SenderHistory())
 
 
 def test_b19_the_charter_of_another_federation_is_a_hard_stop_that_names_both(fed: Federation) -> None:
     other = Federation()
     with pytest.raises(PinnedKeyError) as stopped:
-        charter.first(*other.charter(), fed.id)
+        charter.read_first(*other.charter(), fed.id)
     assert other.id in stopped.value.cause
     assert fed.id in stopped.value.cause
 
@@ -565,19 +567,19 @@ def test_b19_the_charter_of_another_federation_is_a_hard_stop_that_names_both(fe
 def test_b19_a_charter_altered_by_a_byte_is_another_federation(fed: Federation) -> None:
     said, signers, holds = fed.charter(coordinator=fed.front)
     with pytest.raises(PinnedKeyError):
-        charter.first(said, signers, holds, fed.id)
+        charter.read_first(said, signers, holds, fed.id)
 
 
 def test_b19_a_later_charter_does_not_found_a_federation(fed: Federation) -> None:
     with pytest.raises(RootChainError):
-        charter.first(*fed.charter(fed.pinned))
+        charter.read_first(*fed.charter(fed.pinned))
 
 
 def test_b19_a_charter_that_begins_at_a_later_version_founds_nothing(fed: Federation) -> None:
     with pytest.raises(RootChainError):
-        charter.first(*fed.charter(version=LAST))
+        charter.read_first(*fed.charter(version=LAST))
 
 
 def test_b19_a_site_invited_by_code_notices_a_charter_from_somebody_who_does_not_know_it(code: str) -> None:
     false = Federation()
-    assert enrol.vouch(enrol.new_code(), false.id) != enrol.vouch(code, false.id)
+    assert enrol.charter_proof(enrol.new_code(), false.id) != enrol.charter_proof(code, false.id)

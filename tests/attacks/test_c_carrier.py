@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from fedhelp_edge.exchange.folder import FROM
+from fedhelp_edge.exchange.folder import FROM_COORDINATOR
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
-from fedhelp_edge.site import inbox, status
-from server_ref.rounds import state
+from fedhelp_edge.site import inbox, membership, status
+from server_ref.rounds import lifecycle
 from tests.clinic import Clinic
 from tests.federation import Federation
 
 
 @pytest.fixture
 def thief() -> keys.Keys:
-    return keys.new()
+    return keys.generate()
 
 
 @pytest.fixture
@@ -27,12 +27,12 @@ def sent(clinic: Clinic) -> Path:
     clinic.trip()
     clinic.federation.open()
     clinic.trip()
-    return clinic.stick / FROM
+    return clinic.stick / FROM_COORDINATOR
 
 
 def signed_again(path: Path, thief: keys.Keys) -> bytes:
     """The same statement and payload, signed by another."""
-    seen = parcel.look(path, parcel.anyone)
+    seen = parcel.inspect(path, parcel.any_signer)
     said = seen.statement
     armor = sshsig.sign(said.line, thief.sign, said.namespace).encode()
     return parcel.MAGIC + said.line + b"\n" + armor + path.read_bytes()[seen.offset :]
@@ -40,8 +40,8 @@ def signed_again(path: Path, thief: keys.Keys) -> bytes:
 
 def claimed(kind: str, clinic: Clinic, thief: keys.Keys, size: int, path: Path) -> None:
     """A stranger's file that says it has `size` bytes of payload, and has: they are zeros that take no room."""
-    context = statement.stamped(kind, federation=clinic.federation.hub.federation)
-    said = statement.make(context, "0" * 64, size)
+    context = statement.new_context(kind, federation=clinic.federation.hub.federation)
+    said = statement.create(context, "0" * 64, size)
     with path.open("wb") as file:
         file.write(parcel.MAGIC + said.line + b"\n" + sshsig.sign(said.line, thief.sign, said.namespace).encode())
         file.truncate(file.tell() + size)
@@ -58,7 +58,7 @@ def test_c17_of_a_strangers_file_a_site_reads_no_more_than_who_signed_it(
 def test_c17_a_receipt_is_small_whoever_signed_it(clinic: Clinic, sent: Path) -> None:
     hub = clinic.federation.hub
     (request,) = (clinic.home / "request").glob("*.fhx")
-    context = statement.stamped("receipt", federation=hub.federation, epoch=1, sender="front", about=request.stem)
+    context = statement.new_context("receipt", federation=hub.federation, epoch=1, sender="front", about=request.stem)
     parcel.seal(sent / "0", context, b'{"state": "received", "why": "' + b"x" * (1 << 20) + b'"}', hub.front().sign)
     assert [one["code"] for one in clinic.download().refused] == ["E_PAYLOAD_SIZE"]
     assert clinic.state == status.READY
@@ -79,8 +79,8 @@ def test_c18_a_statement_that_another_signed_again_hides_no_genuine_parcel(
 
 def test_c18_a_name_that_a_site_knows_hides_nothing_new(clinic: Clinic, sent: Path) -> None:
     clinic.download()
-    known = min(inbox.have(clinic.home))
-    state.call_off(clinic.federation.hub, state.current(clinic.federation.hub))
+    known = min(inbox.held_hashes(clinic.home))
+    lifecycle.cancel_round(clinic.federation.hub, lifecycle.open_round(clinic.federation.hub))
     order = clinic.federation.open()
     clinic.trip()
     (sent / f"{order.hash}.fhx").replace(sent / f"{known}.fhx")
@@ -94,12 +94,14 @@ def test_c19_a_code_finds_its_charter_among_those_of_others(
     hub, other = clinic.federation.hub, Federation(tmp_path / "other", clinics=0)
     code, _ = hub.invite("Clinic 5", "small", 14)
     clinic.trip()
-    (charter,) = (path for path in sent.glob("*.fhx") if parcel.look(path, parcel.anyone).statement.kind == "charter")
+    (charter,) = (
+        path for path in sent.glob("*.fhx") if parcel.inspect(path, parcel.any_signer).statement.kind == "charter"
+    )
     (sent / "0").write_bytes(signed_again(charter, thief))
-    shutil.copy(other.hub.store.path(other.hub.newest("charter")["hash"]), sent / "00")
+    shutil.copy(other.hub.database.path(other.hub.newest_parcel("charter")["hash"]), sent / "00")
     claimed("knowledge", clinic, thief, 200 << 20, sent / "000")
     (sent / "0000").mkdir()
-    found = status.invited(tmp_path / "new", code, via=clinic.stick)
+    found = membership.resolve_invite(tmp_path / "new", code, via=clinic.stick)
     assert found.federation == hub.federation
     assert [len(data) for data in found.charters] == [charter.stat().st_size]
-    other.hub.store.close()
+    other.hub.database.close()

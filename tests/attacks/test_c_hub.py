@@ -42,6 +42,7 @@ from server_ref.admin import decisions, exchange, status
 from server_ref.hub import hub
 from server_ref.hub.hub import Hub
 from server_ref.intake import enrolment, receive
+from server_ref.intake import shown as intake_shown
 from server_ref.rounds import review
 from tests.federation import PLAN, Clinic, Federation
 
@@ -55,7 +56,7 @@ def given(fed: Federation, order: Task, number: int = 0, **changes: Any) -> Path
 
 def kept(fed: Federation) -> tuple[int, int, int]:
     """How many shares, lines of the log and parcels there are."""
-    store = fed.hub.store
+    store = fed.hub.database
     counts = [store.row(f"SELECT count(*) AS n FROM {table}") for table in ("shares", "log", "parcels")]
     first, second, third = (count["n"] for count in counts if count)
     return first, second, third
@@ -76,10 +77,10 @@ def test_b03_a_sender_revoked_between_the_first_byte_and_the_last_is_refused(thr
     with path.open("rb") as file:
         said, signers = parcel.read_prologue(file)
     receive.admit(three.hub, said, signers)
-    three.hub.revoke(three.boss, "site-001", 1, "PC stolen")
+    three.hub.revoke(three.coordinator_keys, "site-001", 1, "PC stolen")
     part = Path(shutil.copy(path, tmp_path / "part"))
     with pytest.raises(SignerRevokedError):
-        receive.keep(three.hub, part)
+        receive.store_received(three.hub, part)
     assert three.states() == {}
 
 
@@ -88,7 +89,7 @@ def test_b03_a_share_of_a_site_that_was_revoked_since_is_not_merged(three: Feder
     three.play(three.open())
     if judged:
         three.judge()
-    three.hub.revoke(three.boss, "site-001", 1, "PC stolen")
+    three.hub.revoke(three.coordinator_keys, "site-001", 1, "PC stolen")
     told = three.aggregate()
     assert told["accepted"] == ["site-002", "site-003"]
     assert told["refused"] == [
@@ -98,7 +99,7 @@ def test_b03_a_share_of_a_site_that_was_revoked_since_is_not_merged(three: Feder
 
 def test_b03_what_a_site_gave_before_the_round_from_which_it_is_distrusted_counts(three: Federation) -> None:
     three.play(three.open())
-    three.hub.revoke(three.boss, "site-001", 2, "PC stolen")
+    three.hub.revoke(three.coordinator_keys, "site-001", 2, "PC stolen")
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
 
 
@@ -112,10 +113,10 @@ def asked(fed: Federation, path: Path) -> str:
     try:
         about = receive.receive(fed.hub, path).hash
     except FedhelpError as fault:  # of who knows no code nothing is kept
-        assert not fed.hub.store.row("SELECT 1 FROM parcels WHERE hash = ?", path.stem)
+        assert not fed.hub.database.row("SELECT 1 FROM parcels WHERE hash = ?", path.stem)
         return fault.code
     fed.judge()
-    row = fed.hub.store.row("SELECT state, code FROM requests WHERE hash = ?", about)
+    row = fed.hub.database.row("SELECT state, code FROM requests WHERE hash = ?", about)
     assert row
     return str(row["code"] or row["state"])
 
@@ -129,7 +130,7 @@ def test_b17_a_code_lets_in_whoever_proves_it_once(three: Federation, stranger: 
 
 
 def alarms(fed: Federation) -> list[str]:
-    return [one["site"] for one in status.status(fed.hub)["alarms"]]
+    return [one["site"] for one in status.summary(fed.hub)["alarms"]]
 
 
 @pytest.fixture
@@ -145,16 +146,16 @@ def test_b20_of_two_who_ask_on_one_invite_neither_comes_in_by_itself(
     receive.receive(three.hub, thief.ask_in(code))
     assert asked(three, stranger.ask_in(code)) == "waiting"
     assert three.hub.roster.site(site) is None
-    first, second = status.requests(three.hub)
+    first, second = status.join_requests(three.hub)
     assert (first["contested"], second["contested"]) == (True, True)
     assert alarms(three) == [site]
     with pytest.raises(AmbiguousError, match=f"{first['hash'][:12]}, {second['hash'][:12]}"):
-        enrolment.approve(three.hub, three.boss, site)
-    enrolment.approve(three.hub, three.boss, second["words"])
+        enrolment.approve(three.hub, three.coordinator_keys, site)
+    enrolment.approve(three.hub, three.coordinator_keys, second["words"])
     assert three.hub.site(site).sign == stranger.keys.public.sign
     assert asked(three, thief.ask_in(code, "again")) == InviteUsedError.code
-    assert status.requests(three.hub) == []
-    states = three.hub.store.rows("SELECT state FROM requests WHERE site = ? ORDER BY rowid", site)
+    assert status.join_requests(three.hub) == []
+    states = three.hub.database.rows("SELECT state FROM requests WHERE site = ? ORDER BY rowid", site)
     assert [row["state"] for row in states][-2:] == ["refused", "approved"]
 
 
@@ -167,8 +168,8 @@ def test_b20_somebody_who_asks_with_other_keys_after_a_site_came_in_is_an_alarm(
     assert alarms(three) == []
     assert asked(three, thief.ask_in(code)) == InviteUsedError.code
     assert alarms(three) == [site]
-    assert [row["type"] for row in three.hub.store.rows("SELECT type FROM log WHERE type = 'alarm'")] == ["alarm"]
-    three.hub.revoke(three.boss, site, 0, "its invite was stolen")
+    assert [row["type"] for row in three.hub.database.rows("SELECT type FROM log WHERE type = 'alarm'")] == ["alarm"]
+    three.hub.revoke(three.coordinator_keys, site, 0, "its invite was stolen")
     assert alarms(three) == []
 
 
@@ -178,7 +179,7 @@ def test_b20_one_site_that_asks_twice_with_its_own_keys_is_no_alarm_and_comes_in
     code, site = three.hub.invite("Clinic 4", "small", 14)
     receive.receive(three.hub, stranger.ask_in(code))
     assert asked(three, stranger.ask_in(code, "typed again")) == "approved"
-    assert (status.requests(three.hub), alarms(three)) == ([], [])
+    assert (status.join_requests(three.hub), alarms(three)) == ([], [])
     assert three.hub.site(site).sign == stranger.keys.public.sign
 
 
@@ -188,21 +189,21 @@ def test_b20_a_site_is_approved_by_name_only_with_the_request_that_was_shown(tmp
     clinic, thief = (Clinic(fed.hub.federation, tmp_path / name) for name in ("clinic", "thief"))
     receive.receive(fed.hub, clinic.ask_in(code))
     fed.judge()
-    (shown,) = status.requests(fed.hub)
-    enrolment.note_shown(fed.hub, "requests", [shown])
+    (shown,) = status.join_requests(fed.hub)
+    intake_shown.record(fed.hub, "requests", [shown])
     taken, _ = fed.hub.invite("Clinic 2", "small", 14)
     receive.receive(fed.hub, clinic.ask_in(taken))  # which takes the shown request's keys away
     fed.judge()
-    enrolment.approve(fed.hub, fed.boss, "site-002")
+    enrolment.approve(fed.hub, fed.coordinator_keys, "site-002")
     receive.receive(fed.hub, thief.ask_in(code))
     fed.judge()
-    (left,) = status.requests(fed.hub)
+    (left,) = status.join_requests(fed.hub)
     with pytest.raises(AmbiguousError, match="not what was shown"):
-        enrolment.approve(fed.hub, fed.boss, site)
+        enrolment.approve(fed.hub, fed.coordinator_keys, site)
     assert fed.hub.roster.site(site) is None
-    enrolment.approve(fed.hub, fed.boss, left["hash"][:12])
+    enrolment.approve(fed.hub, fed.coordinator_keys, left["hash"][:12])
     assert fed.hub.site(site).sign == thief.keys.public.sign
-    fed.hub.store.close()
+    fed.hub.database.close()
 
 
 def test_b20_a_file_put_in_place_of_the_request_that_was_shown_is_noticed(
@@ -211,9 +212,9 @@ def test_b20_a_file_put_in_place_of_the_request_that_was_shown_is_noticed(
     code, site = three.hub.invite("Clinic 4", "small", 14)
     mine, others = (receive.receive(three.hub, clinic.ask_in(code)).hash for clinic in (stranger, thief))
     three.judge()
-    three.hub.store.path(others).replace(three.hub.store.path(mine))
+    three.hub.database.path(others).replace(three.hub.database.path(mine))
     with pytest.raises(errors.HubDamagedError, match="not the one that its name says"):
-        enrolment.approve(three.hub, three.boss, mine)
+        enrolment.approve(three.hub, three.coordinator_keys, mine)
     assert three.hub.roster.site(site) is None
 
 
@@ -230,19 +231,22 @@ def odd(fed: Federation, order: Task, number: int) -> str:
 def test_b21_a_decision_is_about_the_update_that_was_shown_and_no_other_of_its_site(three: Federation) -> None:
     order = three.open()
     first, second = odd(three, order, 1), odd(three, order, 1)
-    shown = status.quarantined(three.hub)
+    shown = status.quarantined_updates(three.hub)
     assert {one["hash"] for one in shown} == {first, second}
     with pytest.raises(AmbiguousError, match="2 updates of site-002 wait"):
-        review.review(three.hub, three.boss, "site-002", release=False)
+        review.decide(three.hub, three.coordinator_keys, "site-002", release=False)
     decisions.record(three.hub, first, "refuse")
-    assert {one["hash"]: one["decided"] for one in status.quarantined(three.hub)} == {first: "refuse", second: ""}
-    decisions.carry_out(three.hub, three.boss)
-    assert [one["hash"] for one in status.quarantined(three.hub)] == [second]
-    enrolment.note_shown(three.hub, "updates", status.quarantined(three.hub))
-    review.review(three.hub, three.boss, second[:12], release=False)
+    assert {one["hash"]: one["decided"] for one in status.quarantined_updates(three.hub)} == {
+        first: "refuse",
+        second: "",
+    }
+    decisions.apply(three.hub, three.coordinator_keys)
+    assert [one["hash"] for one in status.quarantined_updates(three.hub)] == [second]
+    intake_shown.record(three.hub, "updates", status.quarantined_updates(three.hub))
+    review.decide(three.hub, three.coordinator_keys, second[:12], release=False)
     odd(three, order, 1)
     with pytest.raises(AmbiguousError, match="not what was shown"):
-        review.review(three.hub, three.boss, "site-002", release=False)
+        review.decide(three.hub, three.coordinator_keys, "site-002", release=False)
 
 
 def test_b17_an_invite_ends(three: Federation, stranger: Clinic) -> None:
@@ -257,10 +261,10 @@ def test_b17_a_code_that_was_never_given_out_opens_nothing(three: Federation, st
 
 def test_b17_a_request_that_names_an_invite_without_its_code_opens_nothing(three: Federation, stranger: Clinic) -> None:
     _, site = three.hub.invite("Clinic 4", "small", 14)
-    invite = three.hub.store.row("SELECT id FROM invites WHERE site = ?", site)
+    invite = three.hub.database.row("SELECT id FROM invites WHERE site = ?", site)
     assert invite
-    context = statement.stamped("enrol", federation=three.hub.federation)
-    body = enrol.request(enrol.new_code(), "Clinic 4", stranger.keys.public, context) | {"invite": invite["id"]}
+    context = statement.new_context("enrol", federation=three.hub.federation)
+    body = enrol.request_body(enrol.new_code(), "Clinic 4", stranger.keys.public, context) | {"invite": invite["id"]}
     assert asked(three, stranger._sealed(context, hub.to_json(body), [])) == InviteProofError.code
 
 
@@ -279,18 +283,18 @@ def test_b18_two_who_ask_with_one_key_are_not_both_approved_by_hand(tmp_path: Pa
         code, _ = fed.hub.invite(name, "small", 14)
         receive.receive(fed.hub, one.ask_in(code))
     fed.judge()
-    enrolment.approve(fed.hub, fed.boss, "site-001")
+    enrolment.approve(fed.hub, fed.coordinator_keys, "site-001")
     with pytest.raises(KeyReusedError):
-        enrolment.approve(fed.hub, fed.boss, "site-002")
+        enrolment.approve(fed.hub, fed.coordinator_keys, "site-002")
     assert [site.id for site in fed.hub.roster.sites] == ["site-001"]
-    fed.hub.store.close()
+    fed.hub.database.close()
 
 
 @pytest.mark.parametrize("body", [b"\xff", b"[", b"[]", b"{}", b'{"a":1,"a":2}'], ids=ascii)
 def test_a_request_that_holds_no_request_is_refused_and_holds_nobody_up(
     three: Federation, stranger: Clinic, body: bytes
 ) -> None:
-    context = statement.stamped("enrol", federation=three.hub.federation)
+    context = statement.new_context("enrol", federation=three.hub.federation)
     assert asked(three, stranger._sealed(context, body, [])) == BadBodyError.code
     code, _ = three.hub.invite("Clinic 4", "small", 14)
     assert asked(three, stranger.ask_in(code)) == "approved"
@@ -299,8 +303,8 @@ def test_a_request_that_holds_no_request_is_refused_and_holds_nobody_up(
 def test_c20_a_request_that_another_signed_again_does_not_take_its_place(three: Federation, stranger: Clinic) -> None:
     code, _ = three.hub.invite("Clinic 4", "small", 14)
     path = stranger.ask_in(code)
-    genuine, thief = path.read_bytes(), keys.new()
-    seen = parcel.look(path, parcel.anyone)
+    genuine, thief = path.read_bytes(), keys.generate()
+    seen = parcel.inspect(path, parcel.any_signer)
     armor = sshsig.sign(seen.statement.line, thief.sign, seen.statement.namespace).encode()
     path.write_bytes(parcel.MAGIC + seen.statement.line + b"\n" + armor + genuine[seen.offset :])
     assert asked(three, path) == SignerMismatchError.code
@@ -331,7 +335,9 @@ def test_c20_a_site_leaves_no_more_than_a_few_shares_worth_in_a_round(three: Fed
         for _ in range(5 * order.limit // 200_000):
             receive.receive(three.hub, three.clinics[0].give(order, three.drawn(order, three.clinics[0]), facts=large))
             three.judge()
-    kept = sum(three.hub.store.path(row["hash"]).stat().st_size for row in three.hub.store.rows("SELECT * FROM shares"))
+    kept = sum(
+        three.hub.database.path(row["hash"]).stat().st_size for row in three.hub.database.rows("SELECT * FROM shares")
+    )
     assert 3 * order.limit < kept <= 4 * order.limit + 5 * (80 << 10)
 
 
@@ -340,15 +346,15 @@ def test_c01_one_file_through_two_carriers_is_one_share_one_line_and_one_receipt
     path = given(three, three.open())
     sticks = [three.folder / name for name in ("stick", "cloud")]
     for stick in sticks:
-        (stick / exchange.TO).mkdir(parents=True)
-        shutil.copy(path, stick / exchange.TO / f"from {stick.name}")
+        (stick / exchange.TO_COORDINATOR).mkdir(parents=True)
+        shutil.copy(path, stick / exchange.TO_COORDINATOR / f"from {stick.name}")
     first = exchange.exchange(three.hub, sticks[0]).taken[0]
     before = kept(three)
     second = exchange.exchange(three.hub, sticks[1]).taken[0]
     assert (first.hash, first.receipt, first.new) == (second.hash, second.receipt, True)
     assert not second.new
     assert kept(three) == before
-    about = three.hub.store.rows("SELECT * FROM log WHERE subject = ?", first.hash)
+    about = three.hub.database.rows("SELECT * FROM log WHERE subject = ?", first.hash)
     assert [line["type"] for line in about] == ["received"]
 
 
@@ -379,22 +385,22 @@ def test_c02_after_the_verdict_too(three: Federation) -> None:
 def test_c03_eight_at_once_are_one_share_with_one_answer(three: Federation) -> None:
     path = given(three, three.open())
 
-    def send(_: int) -> receive.Answer:
+    def send(_: int) -> receive.IntakeResult:
         own = Hub(three.hub.home, clock=three.clock)
         try:
             return receive.receive(own, path)
         finally:
-            own.store.close()
+            own.database.close()
 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(send, range(8)))
     assert len({answer.receipt for answer in answers}) == 1
     assert [answer.new for answer in answers].count(True) == 1
     assert kept(three)[0] == 1
-    lines = three.hub.store.rows("SELECT * FROM log WHERE subject = ?", answers[0].hash)
+    lines = three.hub.database.rows("SELECT * FROM log WHERE subject = ?", answers[0].hash)
     assert [line["type"] for line in lines] == ["received"]
     assert list(three.hub.home.glob(".*.part")) == []
-    three.hub.store.verify()
+    three.hub.database.verify()
 
 
 def test_c03_eight_clinics_at_once_are_eight_shares(tmp_path: Path) -> None:
@@ -407,13 +413,13 @@ def test_c03_eight_clinics_at_once_are_eight_shares(tmp_path: Path) -> None:
         try:
             return receive.receive(own, path).new
         finally:
-            own.store.close()
+            own.database.close()
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(send, paths))
     assert kept(fed)[0] == 8
-    fed.hub.store.verify()
-    fed.hub.store.close()
+    fed.hub.database.verify()
+    fed.hub.database.close()
 
 
 def two_rounds_on(fed: Federation) -> tuple[Task, Task]:
@@ -479,7 +485,7 @@ def test_c09_a_nonce_seen_before_is_a_replay_whatever_its_number(three: Federati
 @pytest.mark.parametrize("kind", ["charter", "roster", "task", "global", "receipt"])
 def test_a_hub_takes_in_nothing_that_only_hubs_say(three: Federation, kind: str) -> None:
     receive.receive(three.hub, given(three, three.open()))
-    with three.hub.store.path(three.hub.newest(kind)["hash"]).open("rb") as file:
+    with three.hub.database.path(three.hub.newest_parcel(kind)["hash"]).open("rb") as file:
         said, signers = parcel.read_prologue(file)
     with pytest.raises(ParcelKindError):
         receive.admit(three.hub, said, signers)
@@ -495,7 +501,7 @@ def test_c11_a_share_for_other_readers_than_the_task_names_is_refused(three: Fed
 
 def stolen(fed: Federation, path: Path, thief: Clinic) -> Path:
     """A share off the wire, its ciphertext signed by another clinic as its own."""
-    seen = parcel.look(path, parcel.anyone)
+    seen = parcel.inspect(path, parcel.any_signer)
     payload = path.read_bytes()[seen.offset :]
     context = dict(seen.statement.context) | {
         "sender": thief.id,
@@ -504,7 +510,7 @@ def stolen(fed: Federation, path: Path, thief: Clinic) -> Path:
     }
     outside = statement.Statement(context, "age", hashlib.sha256(payload).hexdigest(), len(payload))
     mine = fed.folder / "stolen.fhx"
-    mine.write_bytes(parcel._prologue(outside, [thief.keys.sign]) + payload)
+    mine.write_bytes(parcel._build_prologue(outside, [thief.keys.sign]) + payload)
     return mine
 
 
@@ -520,7 +526,7 @@ def test_c12_a_share_that_was_stolen_and_signed_anew_is_put_aside_with_an_alarm(
     assert told["accepted"] == ["site-001", "site-003"]
     assert [odd["code"] for odd in told["quarantined"]] == ["E_INNER_CONTEXT"]
     with pytest.raises(errors.NotNowError, match="cannot be let in"):
-        review.review(three.hub, three.boss, "site-002", release=True)
+        review.decide(three.hub, three.coordinator_keys, "site-002", release=True)
 
 
 def test_c12_the_robbed_and_even_the_thief_can_still_give_their_own(three: Federation) -> None:
@@ -550,7 +556,7 @@ def test_d11_a_share_whose_rounds_key_is_destroyed_is_refused_as_such(three: Fed
     three.play(three.open(), without=("site-001",))
     (three.hub.home / "round-keys" / "000001.age").unlink()
     three.judge()
-    row = three.hub.store.row("SELECT state, code FROM shares WHERE site = 'site-001'")
+    row = three.hub.database.row("SELECT state, code FROM shares WHERE site = 'site-001'")
     assert row
     assert (row["state"], row["code"]) == ("refused", RoundKeyGoneError.code)
     assert three.aggregate(now=True)["accepted"] == ["site-002", "site-003"]

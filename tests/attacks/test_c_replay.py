@@ -37,8 +37,8 @@ from fedhelp_edge.parcel.statement import Statement
 from fedhelp_edge.trust import task
 from fedhelp_edge.trust.log import Log
 from fedhelp_edge.trust.roster import Site
-from fedhelp_edge.trust.state import Floor
-from fedhelp_edge.trust.task import Seen
+from fedhelp_edge.trust.state import TrustedState
+from fedhelp_edge.trust.task import SenderHistory
 from tests.attacks.federation import DAY, SCHEMA, START, Federation, News, weights, write_parcel
 
 
@@ -65,8 +65,10 @@ class Intake:
         self.roster = fed.read_roster(rests_on)
         self.tasks = {number: fed.read_task(order, self.roster) for number, order in orders.items()}
 
-    def judge(self, update: News, seen: Seen | None = None, stale: int = 0) -> Site:
-        return task.judge_update(update.said, update.keys, self.roster, self.tasks, seen or Seen(), stale=stale)
+    def judge(self, update: News, seen: SenderHistory | None = None, stale: int = 0) -> Site:
+        return task.judge_update(
+            update.said, update.keys, self.roster, self.tasks, seen or SenderHistory(), stale_rounds=stale
+        )
 
 
 @pytest.fixture(scope="module")
@@ -142,11 +144,11 @@ def test_c08_a_number_that_does_not_rise_is_a_replay(
     fed: Federation, orders: dict[int, News], intake: Intake, number: int
 ) -> None:
     with pytest.raises(ReplayError):
-        intake.judge(fed.update("site-001", orders[3], seq=number), Seen(seq=7))
+        intake.judge(fed.update("site-001", orders[3], seq=number), SenderHistory(seq=7))
 
 
 def test_c08_a_number_that_jumps_is_taken(fed: Federation, orders: dict[int, News], intake: Intake) -> None:
-    assert intake.judge(fed.update("site-001", orders[3], seq=1000), Seen(seq=7))
+    assert intake.judge(fed.update("site-001", orders[3], seq=1000), SenderHistory(seq=7))
 
 
 def test_c09_a_nonce_seen_before_is_a_replay_whatever_its_number(
@@ -154,7 +156,7 @@ def test_c09_a_nonce_seen_before_is_a_replay_whatever_its_number(
 ) -> None:
     again = fed.update("site-001", orders[3], seq=8, nonce="7" * 32)
     with pytest.raises(ReplayError):
-        intake.judge(again, Seen(7, frozenset({"7" * 32})))
+        intake.judge(again, SenderHistory(7, frozenset({"7" * 32})))
 
 
 def test_a_parcel_of_another_kind_is_no_share(orders: dict[int, News], intake: Intake) -> None:
@@ -197,7 +199,7 @@ class Theft:
         parcel.seal(
             mine, fed.share("site-001", order), body.getvalue(), first.sign, fed.recipients, facts={"examples": 40}
         )
-        seen = parcel.look(mine, parcel.anyone)
+        seen = parcel.inspect(mine, parcel.any_signer)
         payload = mine.read_bytes()[seen.offset :]
         context = {
             **seen.statement.context,
@@ -221,7 +223,7 @@ def test_c12_a_stolen_share_passes_from_outside_and_is_caught_when_it_is_opened(
     def trust(said: Statement, keys: tuple[str, ...]) -> Site:
         return intake.judge(News(said, keys, {}))
 
-    parcel.look(theft.stolen, trust)
+    parcel.inspect(theft.stolen, trust)
     with pytest.raises(InnerContextError):
         parcel.open(theft.stolen, trust, [fed.round_key])
 
@@ -327,5 +329,5 @@ def test_c16_a_clock_set_forward_ten_years_does_no_lasting_harm(
     known = fed.floor(rests_on, orders[1])
     with pytest.raises(ExpiredError):
         known.check_fresh(START + 3650 * DAY, grace=DAY)
-    after: Floor = known.with_task(*orders[2])
+    after: TrustedState = known.with_task(*orders[2])
     after.check_fresh(START + 2 * DAY, grace=DAY)

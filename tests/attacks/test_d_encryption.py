@@ -28,7 +28,7 @@ def refusal(signed: Callable[..., Path], hub: keys.Keys) -> Refusal:
     def met(payload: bytes, identities: list[str | age.Passphrase] | None = None, **said: object) -> str:
         path = signed(payload, **said)
         with pytest.raises(FedhelpError) as fault:
-            parcel.open(path, parcel.anyone, [hub.identity] if identities is None else identities)
+            parcel.open(path, parcel.any_signer, [hub.identity] if identities is None else identities)
         assert list(path.parent.iterdir()) == [path]
         return fault.value.code
 
@@ -44,7 +44,7 @@ def encrypted(plain: bytes, *recipients: str | age.Passphrase, armor: bool = Fal
 def parts(file: bytes) -> tuple[bytes, list[bytes]]:
     """The header with its nonce, and the chunks."""
     start = file.index(b"\n--- ") + len("\n--- ") + 43 + 1 + 16
-    return file[:start], [file[at : at + 65536 + age.TAG] for at in range(start, len(file), 65536 + age.TAG)]
+    return file[:start], [file[at : at + 65536 + age.TAG_SIZE] for at in range(start, len(file), 65536 + age.TAG_SIZE)]
 
 
 LAYERS = {
@@ -207,13 +207,13 @@ def test_d11_a_destroyed_round_key_is_told_from_a_key_that_does_not_fit(
     signed: Callable[..., Path], hub: keys.Keys
 ) -> None:
     path = signed(encrypted(b"{}\n", hub.public.recipient))
-    kept = {13: keys.new().identity}
-    round_ = parcel.look(path, parcel.anyone).statement.context["round"]
+    kept = {13: keys.generate().identity}
+    round_ = parcel.inspect(path, parcel.any_signer).statement.context["round"]
     assert round_ == 12
     with pytest.raises(RoundKeyGoneError):
-        task.key_of(round_, kept)
+        task.round_identity(round_, kept)
     with pytest.raises(NoMatchError):
-        parcel.open(path, parcel.anyone, [task.key_of(13, kept)])
+        parcel.open(path, parcel.any_signer, [task.round_identity(13, kept)])
 
 
 def test_d12_a_wrong_passphrase_and_a_damaged_key_store_are_told_apart(store: Path) -> None:

@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 from fedhelp_edge.errors import NonFiniteError, NotNowError, QuorumError
 from fedhelp_edge.merge import norm_limit, rules
 from fedhelp_edge.parcel import canon
-from fedhelp_edge.plan import Merge
+from fedhelp_edge.plan import MergeSettings
 from fedhelp_edge.trust.task import Task
 from fedhelp_edge.update import Array
 from server_ref.admin import status
 from server_ref.intake import receive
-from server_ref.rounds import close, review, state
+from server_ref.rounds import close, lifecycle, review
 from tests.federation import PLAN, Federation
 
 Arrays = dict[str, Array]
@@ -64,7 +64,7 @@ def give(fed: Federation, order: Task, number: int, arrays: Arrays, **changes: A
 
 
 def told_of(fed: Federation, site: str) -> tuple[str, str]:
-    row = fed.hub.store.row("SELECT state, code FROM shares WHERE site = ? ORDER BY seq DESC LIMIT 1", site)
+    row = fed.hub.database.row("SELECT state, code FROM shares WHERE site = ? ORDER BY seq DESC LIMIT 1", site)
     assert row
     return row["state"], row["code"]
 
@@ -133,7 +133,7 @@ def test_e13_a_person_lets_an_odd_share_in(five: Federation) -> None:
     give(five, order, 4, pulled(five.base(order), honest(five, order, 4), -1))
     with pytest.raises(QuorumError):
         five.aggregate()
-    review.review(five.hub, five.boss, "site-005", release=True)
+    review.decide(five.hub, five.coordinator_keys, "site-005", release=True)
     assert len(five.aggregate()["accepted"]) == 5
 
 
@@ -148,13 +148,13 @@ def test_e13_a_person_lets_an_odd_share_in_while_it_is_as_stale_as_the_plan_allo
     with pytest.raises(QuorumError):
         five.aggregate()
     for _ in range(later):  # nothing more comes, and the key of that round stays
-        state.call_off(five.hub, state.newest(five.hub))
+        lifecycle.cancel_round(five.hub, lifecycle.newest_round(five.hub))
         five.open()
     if counts:
-        assert review.review(five.hub, five.boss, "site-005", release=True)["state"] == "accepted"
+        assert review.decide(five.hub, five.coordinator_keys, "site-005", release=True)["state"] == "accepted"
     else:
         with pytest.raises(NotNowError, match="too old"):
-            review.review(five.hub, five.boss, "site-005", release=True)
+            review.decide(five.hub, five.coordinator_keys, "site-005", release=True)
 
 
 @pytest.mark.parametrize("times", [6, 19])
@@ -169,11 +169,11 @@ def test_e14_a_scaled_share_moves_the_model_no_further_than_five_medians_of_its_
         give(three, order, number, shares[clinic.id])
     told = three.aggregate()
     assert told["accepted"] == ["site-001", "site-002", "site-003"]
-    moved = norm_limit.pull(base, three.hub.model(told["merged_sha256"]))
-    pulls = [norm_limit.pull(base, arrays) for arrays in shares.values()]
+    moved = norm_limit.update_norm(base, three.hub.model(told["merged_sha256"]))
+    pulls = [norm_limit.update_norm(base, arrays) for arrays in shares.values()]
     for what in moved:
         median = float(np.median([one[what] for one in pulls]))
-        bound = sum(min(one[what], norm_limit.TIMES * median) for one in pulls) / 3
+        bound = sum(min(one[what], norm_limit.LIMIT_FACTOR * median) for one in pulls) / 3
         assert moved[what] <= bound * (1 + 1e-5)
         assert moved[what] < sum(one[what] for one in pulls) / 3
 
@@ -246,7 +246,7 @@ def test_e15_a_claim_far_beyond_the_others_waits_for_a_person_who_is_told_of_it(
     claim(three, 100, 120, 10**6)
     with pytest.raises(QuorumError):
         three.aggregate()
-    told = status.status(three.hub)
+    told = status.summary(three.hub)
     assert [(one["site"], one["code"], one["examples"]) for one in told["quarantined"]] == [
         ("site-003", "E_CLAIM", 10**6)
     ]
@@ -263,7 +263,7 @@ def test_e15_a_large_site_that_a_person_let_in_is_not_asked_about_again(three: F
     claim(three, 100, 100, 5000)
     with pytest.raises(QuorumError):
         three.aggregate()
-    review.review(three.hub, three.boss, "site-003", release=True)
+    review.decide(three.hub, three.coordinator_keys, "site-003", release=True)
     told = three.aggregate()
     assert {one["site"]: (one["examples"], one["part"]) for one in told["claims"]} == {
         "site-001": (100, 0.25), "site-002": (100, 0.25), "site-003": (5000, 0.5),
@@ -293,7 +293,9 @@ def test_e15_where_images_do_not_weigh_a_claim_of_many_disturbs_nobody(tmp_path:
 
 @pytest.mark.parametrize("sites", [2, 3, 6, 100])
 def test_e15_no_site_weighs_more_than_all_others_together(sites: int) -> None:
-    parts = rules.parts({"liar": 10**9, **{f"site-{number}": 100 for number in range(sites - 1)}}, Merge())
+    parts = rules.site_weights(
+        {"liar": 10**9, **{f"site-{number}": 100 for number in range(sites - 1)}}, MergeSettings()
+    )
     assert parts["liar"] == 0.5
     assert sum(parts.values()) == pytest.approx(1)
 
@@ -307,8 +309,8 @@ def test_e15_no_site_ends_a_federation_by_what_it_claims_to_have_measured(tmp_pa
             give(fed, order, number, honest(fed, order, number), facts=facts)
         give(fed, order, 2, honest(fed, order, 2), facts={"examples": 100, "val": 10**9, "correct": lie})
         fed.aggregate()
-    assert not state.is_finished(fed.hub)
-    assert [one["accuracy"] for one in status.accuracy(fed.hub)] == [0.5, 0.55, 0.6, 0.65]
+    assert not lifecycle.is_finished(fed.hub)
+    assert [one["accuracy"] for one in status.accuracy_by_round(fed.hub)] == [0.5, 0.55, 0.6, 0.65]
 
 
 NUMBERS = st.floats(-1e4, 1e4, width=32)
@@ -324,7 +326,7 @@ def test_e16_two_of_five_that_collude_stay_within_what_the_honest_say_or_with_th
     rule: str, clip: str, honest: list[list[float]], colluding: list[list[float]]
 ) -> None:
     shares = {f"site-{n}": {"w": np.array(row, "f4")} for n, row in enumerate([*colluding, *honest])}
-    base, how = np.zeros(4, "f4"), Merge(rule, clip=clip, trim=0.4)
+    base, how = np.zeros(4, "f4"), MergeSettings(rule, clip=clip, trim=0.4)
     merged = rules.merge({"w": base}, shares, dict.fromkeys(shares, 1), how)["w"]
     said = np.array(honest if clip == "none" else [base, *honest], "f4")
     assert (said.min(0) <= merged).all()
@@ -338,11 +340,11 @@ def test_e17_a_round_of_which_nothing_is_believed_fails_and_the_old_model_stays(
     with pytest.raises(QuorumError):
         three.aggregate()
     three.clock.go_on(days=8)
-    before = three.hub.newest("global")["hash"]
+    before = three.hub.newest_parcel("global")["hash"]
     with pytest.raises(QuorumError):
         three.aggregate()
-    assert state.newest(three.hub)["state"] == close.FAILED
-    assert three.hub.newest("global")["hash"] == before
+    assert lifecycle.newest_round(three.hub)["state"] == close.FAILED
+    assert three.hub.newest_parcel("global")["hash"] == before
     assert set(three.states().values()) == {"quarantined"}
     again = three.open()
     assert again.base == order.base
@@ -355,14 +357,14 @@ def test_e18_a_model_with_a_number_that_is_none_is_never_signed(
 ) -> None:
     order = three.open()
     three.play(order)
-    before = three.hub.newest("global")["hash"]
+    before = three.hub.newest_parcel("global")["hash"]
     with monkeypatch.context() as patch:
         patch.setattr(
             rules, "merge", lambda base, *_: {name: array * np.float32(np.nan) for name, array in base.items()}
         )
         with pytest.raises(NonFiniteError):
             three.aggregate()
-    assert three.hub.newest("global")["hash"] == before
+    assert three.hub.newest_parcel("global")["hash"] == before
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
 
 
@@ -386,7 +388,7 @@ def test_e22_the_merged_model_does_not_depend_on_who_came_first(three: Federatio
             if number % 2:  # judged one by one, or all at once
                 fed.judge()
         told = fed.aggregate()
-        inputs = json.loads(fed.hub.newest("global")["line"])["context"]["inputs"]
+        inputs = json.loads(fed.hub.newest_parcel("global")["line"])["context"]["inputs"]
         merged.add((told["merged_sha256"], inputs["sha256"]))
-        fed.hub.store.close()
+        fed.hub.database.close()
     assert len(merged) == 1

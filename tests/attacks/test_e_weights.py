@@ -56,7 +56,7 @@ def header_of(arrays: dict[str, update.Array]) -> dict[str, Any]:
     return found
 
 
-def read(data: bytes) -> update.Arrays:
+def read(data: bytes) -> update.FileArrays:
     return update.read(io.BytesIO(data), SCHEMA)
 
 
@@ -284,17 +284,17 @@ def test_e08_a_number_that_is_none_is_refused_by_name_and_count(name: str, numbe
     arrays = honest()
     arrays[name].flat[1] = number
     with pytest.raises(NonFiniteError, match=rf"{name}: 1 of {arrays[name].size}"):
-        update.check_numbers(read(spelled(arrays)))
+        update.check_values(read(spelled(arrays)))
 
 
 @pytest.mark.parametrize("variances", [[0.5, -1e-30], [0.0, 0.0]], ids=str)
 def test_e09_a_variance_that_cannot_be_is_refused(variances: list[float]) -> None:
     with pytest.raises(NormStatisticsError):
-        update.check_numbers({"bn1.running_var": np.array(variances, np.float32)})
+        update.check_values({"bn1.running_var": np.array(variances, np.float32)})
 
 
 def test_e09_a_dead_channel_is_no_fault() -> None:
-    update.check_numbers({"bn1.running_var": np.array([0.0, 0.5], np.float32)})
+    update.check_values({"bn1.running_var": np.array([0.0, 0.5], np.float32)})
 
 
 def test_e09_counters_of_batch_norm_do_not_travel() -> None:
@@ -307,11 +307,11 @@ def test_e10_weights_far_beyond_what_training_gives_are_refused(number: float) -
     arrays = honest()
     arrays["linear.bias"][0] = number
     with pytest.raises(NumberRangeError, match=r"linear\.bias"):
-        update.check_numbers(read(spelled(arrays)))
+        update.check_values(read(spelled(arrays)))
 
 
 def test_e10_the_smallest_numbers_pass_as_they_are() -> None:
     arrays = {**honest(), "linear.bias": np.array([1e-45, -1e-45], np.float32)}
     found = read(spelled(arrays))
-    update.check_numbers(found)
+    update.check_values(found)
     assert found["linear.bias"].tobytes() == arrays["linear.bias"].tobytes()

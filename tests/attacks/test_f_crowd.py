@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fedhelp_edge.parcel import parcel, statement
-from server_ref.web.crowd import group
+from server_ref.web.connections import address_group
 from server_ref.web.limits import Limits
 from tests.attacks.test_f_http import _certificate, _stubborn
 from tests.federation import Federation
@@ -89,7 +89,7 @@ def test_f24_half_sent_requests_have_a_ceiling_and_an_honest_share_goes_through(
     order = fed.open()
     cert, key = _certificate(tmp_path) if tls else (None, None)
     trust = ssl.create_default_context(cafile=str(cert)) if tls else None
-    asked = statement.make(statement.stamped("enrol", federation=fed.hub.federation), "b" * 64, 60_000)
+    asked = statement.create(statement.new_context("enrol", federation=fed.hub.federation), "b" * 64, 60_000)
     bodies = _BODY.encode() + parcel.MAGIC + asked.line + b"\n" + bytes(145_000)
     kinds = {"heads": [HALVES["heads"]], "junk": [HALVES["junk"]], "bodies": [bodies]}
     chosen = [*kinds.items(), ("mixed", [*HALVES.values(), bodies, bodies])][-effort(1, 4) :]
@@ -111,7 +111,7 @@ def test_f24_who_holds_most_places_loses_the_line_that_brought_nothing_for_longe
     fed: Federation, share: Path
 ) -> None:
     """Over a real front with four places: a site at another address is let in at once, and nobody else loses a line."""
-    with running(fed.hub.home, Limits(connections=4, crowded_seconds=60)) as port, ExitStack() as held:
+    with running(fed.hub.home, Limits(connections=4, eviction_seconds=60)) as port, ExitStack() as held:
 
         def line(host: str) -> socket.socket:
             made = held.enter_context(socket.create_connection(("127.0.0.1", port), 30, source_address=(host, 0)))
@@ -133,7 +133,7 @@ def test_f24_who_holds_most_places_loses_the_line_that_brought_nothing_for_longe
 def test_f24_a_new_line_of_the_same_address_waits_until_an_old_one_has_brought_nothing_for_long(
     fed: Federation, share: Path
 ) -> None:
-    with running(fed.hub.home, Limits(connections=2, crowded_seconds=0.2)) as port, ExitStack() as held:
+    with running(fed.hub.home, Limits(connections=2, eviction_seconds=0.2)) as port, ExitStack() as held:
         for _ in range(2):
             held.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(b"G")
         assert _stubborn(Client(port, fed.hub.federation), share).headers["fedhelp-receipt"]
@@ -148,4 +148,4 @@ def test_f24_a_new_line_of_the_same_address_waits_until_an_old_one_has_brought_n
     ],
 )  # fmt: skip
 def test_f24_a_network_that_one_machine_can_have_counts_as_one_address(one: str, other: str, same: bool) -> None:
-    assert (group(one) == group(other)) is same
+    assert (address_group(one) == address_group(other)) is same

@@ -73,7 +73,7 @@ def patch(port: int, path: Path, offset: int, length: int) -> socket.socket:
 
 def received(fed: Federation, share: Path) -> int:
     """How often the log says that a parcel was received."""
-    return len(fed.hub.store.rows("SELECT 1 FROM log WHERE type = 'received' AND subject = ?", share.stem))
+    return len(fed.hub.database.rows("SELECT 1 FROM log WHERE type = 'received' AND subject = ?", share.stem))
 
 
 # --- uploads -------------------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def test_f02_more_bytes_than_are_missing_are_refused_and_none_is_kept(
         assert client.go_on(share.stem, begun, data).code == "E_PAYLOAD_SIZE"
     assert client.where(share.stem).offset == begun
     assert client.send(share).status == 204
-    assert fed.hub.store.path(share.stem).read_bytes() == share.read_bytes()
+    assert fed.hub.database.path(share.stem).read_bytes() == share.read_bytes()
 
 
 @pytest.mark.parametrize("came", [0, 1000])
@@ -115,7 +115,7 @@ def test_f04_of_two_patches_the_newer_wins_and_the_bytes_are_right(
         assert begun <= stands <= begun + came
         assert client.go_on(share.stem, stands, data[stands:]).status == 204
         assert older.recv(1000).startswith(b"HTTP/1.1 409")
-    assert fed.hub.store.path(share.stem).read_bytes() == data
+    assert fed.hub.database.path(share.stem).read_bytes() == data
     assert received(fed, share) == 1
 
 
@@ -132,7 +132,7 @@ def test_f05_an_upload_goes_on_where_the_line_broke(client: Client, fed: Federat
             stands = client.where(share.stem).offset
     assert stands > client.begin(share).offset - 1
     assert client.go_on(share.stem, stands, share.read_bytes()[stands:]).status == 204
-    assert fed.hub.store.path(share.stem).read_bytes() == share.read_bytes()
+    assert fed.hub.database.path(share.stem).read_bytes() == share.read_bytes()
 
 
 def test_f06_answers_that_were_lost_are_given_again(client: Client, fed: Federation, share: Path) -> None:
@@ -153,7 +153,7 @@ def test_f06_answers_that_were_lost_are_given_again(client: Client, fed: Federat
 
 def test_f07_those_who_drip_are_cut_and_hinder_nobody(fed: Federation, draw: Callable[..., Path]) -> None:
     first, second = draw(0), draw(1)
-    limits = Limits(header_seconds=1, body_seconds=1, body_least=64)
+    limits = Limits(header_seconds=1, body_seconds=1, body_min_bytes=64)
     with running(fed.hub.home, limits) as port:
         client = Client(port, fed.hub.federation)
         begun = client.begin(first).offset
@@ -199,7 +199,7 @@ def test_f09_a_body_without_a_length_is_counted_as_it_comes(client: Client, fed:
     request = f"PATCH /v1/uploads/{share.stem} HTTP/1.1\r\nHost: x\r\n{head}\r\n"
     rest = data[begun:]
     assert raw(client.port, request.encode() + b"%x\r\n%s\r\n0\r\n\r\n" % (len(rest), rest)).startswith(b"HTTP/1.1 204")
-    assert fed.hub.store.path(share.stem).read_bytes() == data
+    assert fed.hub.database.path(share.stem).read_bytes() == data
 
 
 @pytest.mark.parametrize(
@@ -290,12 +290,12 @@ def test_f13_a_thousand_uploads_of_one_signer_are_four(
 def _others(fed: Federation, share: Path, count: int) -> Iterator[Path]:
     """More shares with the same payload."""
     data, at = share.read_bytes(), prologue(share.read_bytes())
-    said = parcel.look(share, parcel.anyone).statement
+    said = parcel.inspect(share, parcel.any_signer).statement
     for number in range(count):
         context = {**said.context, "seq": 1000 + number, "nonce": f"{number:032x}"}
-        other = statement.make(context, said.sha256, said.size)
+        other = statement.create(context, said.sha256, said.size)
         path = share.with_name(f"{other.hash}.fhx")
-        path.write_bytes(parcel._prologue(other, [fed.clinics[0].keys.sign]) + data[at:])
+        path.write_bytes(parcel._build_prologue(other, [fed.clinics[0].keys.sign]) + data[at:])
         yield path
         path.unlink()
 
@@ -349,8 +349,8 @@ def test_b17_requests_to_join_need_an_invite_and_are_few_for_each(client: Client
 def _without_code(fed: Federation, code: str) -> Path:
     """A request of somebody who has seen an invite's id, and does not know its code."""
     stranger = Clinic(fed.hub.federation, fed.folder / "stranger")
-    context = statement.stamped("enrol", federation=fed.hub.federation)
-    asked = {**enrol.request(code, "Clinic 3", stranger.keys.public, context), "proof": "0" * 64}
+    context = statement.new_context("enrol", federation=fed.hub.federation)
+    asked = {**enrol.request_body(code, "Clinic 3", stranger.keys.public, context), "proof": "0" * 64}
     return stranger._sealed(context, to_json(asked), [])
 
 
@@ -362,12 +362,12 @@ def test_b17_who_does_not_know_the_code_takes_no_try_from_the_site_that_does(cli
     assert client.begin(genuine.ask_in(code, "Clinic 3"), first=10**6).headers["fedhelp-receipt"]
 
 
-_FOREIGN = statement.stamped("enrol", federation=f"fh-{0:032}")
+_FOREIGN = statement.new_context("enrol", federation=f"fh-{0:032}")
 _LATER = {  # what is wrong with the first bytes, though more is announced
     "E_MAGIC": b"P",
     "E_STATEMENT_SIZE": parcel.MAGIC + bytes(parcel.STATEMENT_LIMIT + 1),
     "E_STATEMENT_CANON": parcel.MAGIC + b"junk\n",
-    "E_FEDERATION": parcel.MAGIC + statement.make(_FOREIGN, "b" * 64, 1).line + b"\n",
+    "E_FEDERATION": parcel.MAGIC + statement.create(_FOREIGN, "b" * 64, 1).line + b"\n",
 }
 
 
@@ -399,7 +399,7 @@ def test_f27_a_flood_of_requests_to_join_leaves_nothing_and_a_genuine_clinic_com
         assert Client(process.port, fed.hub.federation).begin(genuine, 10**6).headers["fedhelp-receipt"]
     assert codes == {"E_INVITE_UNKNOWN"}
     assert after - before < 2 << 10, f"{after - before} KiB more than after a hundred"
-    assert [row["hash"] for row in fed.hub.store.rows("SELECT hash FROM requests WHERE state = 'waiting'")] == [
+    assert [row["hash"] for row in fed.hub.database.rows("SELECT hash FROM requests WHERE state = 'waiting'")] == [
         genuine.stem
     ]
     assert len(list((fed.hub.home / "parcels").glob("*/*"))) == kept + 2  # the request and its receipt
@@ -437,7 +437,7 @@ def test_f15_eight_replays_at_once_are_one_reading(client: Client, keyed: keys.K
 
 
 def test_f15_a_signature_is_good_for_its_own_request_only(client: Client, fed: Federation, keyed: keys.Keys) -> None:
-    roster = f"/v1/parcels/{fed.hub.newest('roster')['hash']}"
+    roster = f"/v1/parcels/{fed.hub.newest_parcel('roster')['hash']}"
     for method, path, changes in (
         ("GET", roster, {}),
         ("HEAD", PATH, {}),
@@ -467,9 +467,9 @@ def test_f15_a_nonce_that_we_did_not_give_is_refused(client: Client, keyed: keys
 
 
 def test_f15_only_members_may_read(client: Client, fed: Federation, keyed: keys.Keys) -> None:
-    answer = client.read(keys.new(), PATH)
+    answer = client.read(keys.generate(), PATH)
     assert (answer.status, answer.code) == (401, "E_SIGNER_UNKNOWN")
-    fed.hub.revoke(fed.boss, "site-001", 1, "lost PC")
+    fed.hub.revoke(fed.coordinator_keys, "site-001", 1, "lost PC")
     answer = client.read(keyed, PATH)
     assert (answer.status, answer.code) == (403, "E_SIGNER_REVOKED")
 
@@ -482,8 +482,8 @@ def test_f15_a_request_that_is_not_signed_gets_a_nonce(client: Client, header: s
 
 
 def test_f17_a_model_that_is_cut_is_fetched_on(client: Client, fed: Federation, keyed: keys.Keys) -> None:
-    hash_ = fed.hub.newest("global")["hash"]
-    whole, path = fed.hub.store.path(hash_).read_bytes(), f"/v1/parcels/{hash_}"
+    hash_ = fed.hub.newest_parcel("global")["hash"]
+    whole, path = fed.hub.database.path(hash_).read_bytes(), f"/v1/parcels/{hash_}"
     found = b""
     with network(client.port, itertools.cycle([Fate(cut_answer=400_000)])) as port:
         bad, tries = Client(port, client.federation), 0
@@ -512,8 +512,8 @@ def _what_comes(client: Client, path: str, headers: dict[str, str]) -> bytes:
 
 
 def test_f17_parts_and_copies_that_are_there_already(client: Client, fed: Federation, keyed: keys.Keys) -> None:
-    hash_ = fed.hub.newest("global")["hash"]
-    whole, path = fed.hub.store.path(hash_).read_bytes(), f"/v1/parcels/{hash_}"
+    hash_ = fed.hub.newest_parcel("global")["hash"]
+    whole, path = fed.hub.database.path(hash_).read_bytes(), f"/v1/parcels/{hash_}"
     size, tag = len(whole), f'"{hash_}"'
     for asked, part in (
         ("bytes=0-0", whole[:1]), ("bytes=10-19", whole[10:20]), ("bytes=-5", whole[-5:]), ("bytes=5-", whole[5:]),
@@ -536,7 +536,7 @@ def test_f17_parts_and_copies_that_are_there_already(client: Client, fed: Federa
 def _time_passes(fed: Federation, **by: float) -> None:
     """The hub's clock never goes back behind its log."""
     fed.clock.go_on(**by)
-    with fed.hub.store.changing():
+    with fed.hub.database.transaction():
         fed.hub.log("test", "time")
 
 
@@ -580,7 +580,7 @@ def test_b03_a_site_that_is_revoked_while_it_sends_is_refused_at_the_end(
 ) -> None:
     share = draw()
     begun = client.begin(share).offset
-    fed.hub.revoke(fed.boss, "site-001", 1, "lost PC")
+    fed.hub.revoke(fed.coordinator_keys, "site-001", 1, "lost PC")
     answer = client.go_on(share.stem, begun, share.read_bytes()[begun:])
     assert (answer.status, answer.code) == (403, "E_SIGNER_REVOKED")
     assert not list((fed.hub.home / "incoming").iterdir())
@@ -629,7 +629,7 @@ def test_f19_a_client_refuses_an_expired_a_wrong_and_an_unknown_certificate(
 def test_f19_a_certificate_that_is_none_is_said_to_be_so(fed: Federation, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("x")
     with pytest.raises(ListenError):
-        process.server(fed.hub.home, Limits(), dashboard.Door(), tmp_path / "x", tmp_path / "x")
+        process.build_server(fed.hub.home, Limits(), dashboard.DashboardAccess(), tmp_path / "x", tmp_path / "x")
 
 
 def test_f19_without_tls_whatever_is_changed_on_the_way_is_refused(
@@ -640,13 +640,13 @@ def test_f19_without_tls_whatever_is_changed_on_the_way_is_refused(
         answer = Client(port, client.federation).go_on(share.stem, stands, share.read_bytes()[stands:])
     assert (answer.status, answer.code) == (400, "E_PAYLOAD_HASH")
     assert client.send(share).status == 204
-    assert fed.hub.store.path(share.stem).read_bytes() == share.read_bytes()
+    assert fed.hub.database.path(share.stem).read_bytes() == share.read_bytes()
 
 
 # --- once ----------------------------------------------------------------------------------------------------------
 def test_c01_the_same_share_by_http_and_by_stick_has_one_answer(client: Client, fed: Federation, share: Path) -> None:
     receipt = client.send(share).headers["fedhelp-receipt"]
-    stick = fed.folder / "stick" / exchange.TO
+    stick = fed.folder / "stick" / exchange.TO_COORDINATOR
     stick.mkdir(parents=True)
     (stick / "share").write_bytes(share.read_bytes())
     (answer,) = exchange.exchange(fed.hub, stick.parent).taken
@@ -706,7 +706,7 @@ def test_f05_a_bad_network_costs_time_and_nothing_else(
             share = draw(place)
             receipt = _stubborn(bad, share).headers["fedhelp-receipt"]
             assert client.begin(share).headers["fedhelp-receipt"] == receipt
-            assert fed.hub.store.path(share.stem).read_bytes() == share.read_bytes()
+            assert fed.hub.database.path(share.stem).read_bytes() == share.read_bytes()
             assert received(fed, share) == 1
     assert not list((fed.hub.home / "incoming").iterdir())
 
@@ -717,7 +717,7 @@ def test_f20_no_request_whatever_breaks_the_front(
 ) -> None:
     """Schemathesis, with a member's signature and real uploads where it is lucky, against what /openapi.json says."""
     keys.save(tmp_path / "member", fed.clinics[0].keys, None)
-    hashes = [row["hash"] for row in fed.hub.store.rows("SELECT hash FROM parcels")]
+    hashes = [row["hash"] for row in fed.hub.database.rows("SELECT hash FROM parcels")]
     checks = (
         "not_a_server_error", "status_code_conformance", "content_type_conformance", "response_headers_conformance",
         "response_schema_conformance", "unsupported_method", "allow_header_conformance",

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from fedhelp_edge.infer import run, show
+from fedhelp_edge.infer import answer_formats, answering
 from tests import bundles
 from tests.browser.chromium import PROGRAM, browser
 
@@ -18,11 +18,11 @@ PICTURES = Path(os.environ.get("FEDHELP_PICTURES", Path(__file__).parents[2] / "
 
 
 def test_answers_show_their_pictures_and_lead_to_the_next_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(show, "_A_PAGE", 4)
+    monkeypatch.setattr(answer_formats, "_IMAGES_PER_PAGE", 4)
     (tmp_path / "model").mkdir()
     folder = bundles.pictures(tmp_path / "in", 6)
     (folder / "bad.png").write_bytes(b"")
-    page, _ = run.into(tmp_path / "out", bundles.opened(tmp_path / "model"), [folder], "html")
+    page, _ = answering.write_answers(tmp_path / "out", bundles.opened(tmp_path / "model"), [folder], "html")
     with browser(tmp_path / "profile") as tab:
         tab.open(page.as_uri())
         assert tab.html().count("<img") == 4

@@ -10,8 +10,8 @@ import pytest
 
 from server_ref.admin import decisions
 from server_ref.intake import receive
-from server_ref.rounds import close, review, state
-from server_ref.web.dashboard import Door
+from server_ref.rounds import close, lifecycle, review
+from server_ref.web.dashboard import DashboardAccess
 from tests.browser.chromium import PROGRAM, browser
 from tests.federation import Federation
 from tests.net import running
@@ -34,12 +34,12 @@ def fed(three: Federation) -> Federation:
     fed.play(order, without=("site-002", "site-003"))
     receive.receive(fed.hub, fed.clinics[1].give(order, fed.base(order)))
     fed.judge()
-    close._look_closer(fed.hub, fed.boss, state.current(fed.hub))
+    close._quarantine_outliers(fed.hub, fed.coordinator_keys, lifecycle.open_round(fed.hub))
     return fed
 
 
 def test_a_coordinator_opens_the_link_sees_the_round_and_lets_a_share_in(fed: Federation, tmp_path: Path) -> None:
-    door = Door()
+    door = DashboardAccess()
     with running(fed.hub.home, door=door) as port, browser(tmp_path / "profile") as tab:
         here = f"http://127.0.0.1:{port}"
         tab.open(here)
@@ -54,8 +54,8 @@ def test_a_coordinator_opens_the_link_sees_the_round_and_lets_a_share_in(fed: Fe
         assert "Decided: release." in tab.html()
         tab.screenshot(PICTURES / "dashboard-decided.png")
         loaded, complaints = tab.loaded, tab.complaints
-    (waiting,) = review.quarantined(fed.hub)
-    assert decisions.waiting(fed.hub) == {waiting["hash"]: "release"}
+    (waiting,) = review.quarantined_updates(fed.hub)
+    assert decisions.pending(fed.hub) == {waiting["hash"]: "release"}
     assert {url.split("/enter/")[0].removeprefix(here) for url in loaded} <= {"", "/", "/decisions", "/favicon.ico"}
     assert complaints == []
 
@@ -67,7 +67,7 @@ def test_a_long_name_pushes_nothing_aside_and_a_refused_share_shows_its_code(thr
     order, last = three.open(), three.clinics[-1]
     receive.receive(three.hub, last.give(order, three.drawn(order, last), facts={"pad": "no count of images"}))
     three.judge()
-    door = Door()
+    door = DashboardAccess()
     with running(three.hub.home, door=door) as port, browser(tmp_path / "profile") as tab:
         tab.open(f"http://127.0.0.1:{port}/enter/{door.token}")
         assert "<td>refused E_SAMPLES</td>" in tab.html()
@@ -78,7 +78,7 @@ def test_a_long_name_pushes_nothing_aside_and_a_refused_share_shows_its_code(thr
 
 
 def test_a_hub_without_a_site_says_what_to_do(made_of: Callable[[int], Federation], tmp_path: Path) -> None:
-    door = Door()
+    door = DashboardAccess()
     with (
         made_of(0).lent(tmp_path / "hub") as fed,
         running(fed.hub.home, door=door) as port,

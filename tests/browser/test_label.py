@@ -10,7 +10,7 @@ import pytest
 from fedhelp_edge.data.sorting import Sorting
 from fedhelp_edge.demo import phantoms
 from fedhelp_edge.page import local_server
-from fedhelp_edge.page.label import Label
+from fedhelp_edge.page.label import LabelApp
 from tests.browser.chromium import PROGRAM, browser
 from tests.browser.test_dashboard import PICTURES
 from tests.unit.data import made
@@ -24,7 +24,7 @@ def test_a_person_sorts_by_keys_and_by_buttons(tmp_path: Path) -> None:
         made.save(folder / f"smear{place}.png", pixels)
     (folder / "IMG_0001.HEIC").write_bytes(b"ftypheic")
     sorting = Sorting(folder, ("round", "lobed"))
-    with local_server.opened(Label(sorting)) as server, browser(tmp_path / "profile") as tab:
+    with local_server.running(LabelApp(sorting)) as server, browser(tmp_path / "profile") as tab:
         tab.scripts(True)
         tab.open(server.link)
         assert "<h1>Picture 1 of 4</h1>" in tab.html()
@@ -43,6 +43,6 @@ def test_a_person_sorts_by_keys_and_by_buttons(tmp_path: Path) -> None:
         assert "All is kept" in tab.html()
         assert server.done.is_set()
         loaded, complaints = tab.loaded, tab.complaints
-    assert {urlsplit(url).netloc for url in loaded if not url.startswith("data:")} == {server.here}
+    assert {urlsplit(url).netloc for url in loaded if not url.startswith("data:")} == {server.host}
     assert [text for text in complaints if "favicon" not in text] == []
     assert Sorting(folder, ("round", "lobed")).counts() == [2, 2]

@@ -14,7 +14,7 @@ from PIL import Image
 pytest.importorskip("torch")
 
 from fedhelp_edge.page import local_server
-from fedhelp_edge.page.serve import Serve
+from fedhelp_edge.page.serve import DiagnosisApp
 from tests import bundles
 from tests.browser.chromium import PROGRAM, Browser, browser
 from tests.browser.test_dashboard import PICTURES
@@ -23,12 +23,12 @@ pytestmark = pytest.mark.skipif(not PROGRAM, reason="not installed: chromium")
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[local_server.Server, Browser]]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[local_server.LocalServer, Browser]]:
     folder = tmp_path_factory.mktemp("served")
-    with local_server.opened(Serve(bundles.opened(folder))) as server, browser(folder / "profile") as tab:
+    with local_server.running(DiagnosisApp(bundles.opened(folder))) as server, browser(folder / "profile") as tab:
         yield server, tab
         loaded, complaints = tab.loaded, tab.complaints
-    assert {urlsplit(url).netloc for url in loaded if not url.startswith("data:")} == {server.here}
+    assert {urlsplit(url).netloc for url in loaded if not url.startswith("data:")} == {server.host}
     assert [text for text in complaints if "favicon" not in text and "404" not in text] == []
 
 
@@ -50,7 +50,7 @@ def ready(tab: Browser) -> str:
 
 
 def test_a_dropped_image_is_answered_with_a_heat_map_whose_strength_a_slider_moves(
-    served: tuple[local_server.Server, Browser], files: Path
+    served: tuple[local_server.LocalServer, Browser], files: Path
 ) -> None:
     server, tab = served
     tab.scripts(True)
@@ -69,7 +69,7 @@ def test_a_dropped_image_is_answered_with_a_heat_map_whose_strength_a_slider_mov
 
 
 def test_of_several_files_the_bad_one_is_refused_with_what_to_do(
-    served: tuple[local_server.Server, Browser], files: Path
+    served: tuple[local_server.LocalServer, Browser], files: Path
 ) -> None:
     server, tab = served
     tab.scripts(True)
@@ -84,7 +84,7 @@ def test_of_several_files_the_bad_one_is_refused_with_what_to_do(
 
 
 def test_by_keys_alone_a_file_is_sent_read_and_looked_at(
-    served: tuple[local_server.Server, Browser], files: Path
+    served: tuple[local_server.LocalServer, Browser], files: Path
 ) -> None:
     server, tab = served
     tab.scripts(True)
@@ -115,7 +115,7 @@ def test_by_keys_alone_a_file_is_sent_read_and_looked_at(
 
 
 def test_without_script_the_heat_map_stands_beside_the_image(
-    served: tuple[local_server.Server, Browser], files: Path
+    served: tuple[local_server.LocalServer, Browser], files: Path
 ) -> None:
     server, tab = served
     tab.scripts(False)

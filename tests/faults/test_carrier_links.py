@@ -14,10 +14,10 @@ import pytest
 
 from fedhelp_edge import files
 from fedhelp_edge.errors import CarrierHomeError, FileKindError
-from fedhelp_edge.exchange.folder import FROM, TO, VOUCHES, Folder
-from fedhelp_edge.site import inbox, outbox, status
+from fedhelp_edge.exchange.folder import CHARTER_PROOFS, FROM_COORDINATOR, TO_COORDINATOR, FolderCarrier
+from fedhelp_edge.site import connection, inbox, membership, outbox, status
 from server_ref.admin import exchange
-from server_ref.rounds import state
+from server_ref.rounds import lifecycle
 from tests import command
 from tests.clinic import Clinic
 from tests.desk import Desk, works
@@ -47,9 +47,9 @@ def stick(tmp_path: Path) -> Path:
 def outdated(three: Federation) -> Path:
     """A parcel that no site needs any more: the hub would take it off a stick."""
     first = three.open()
-    state.call_off(three.hub, state.current(three.hub))
+    lifecycle.cancel_round(three.hub, lifecycle.open_round(three.hub))
     three.open()
-    return three.hub.store.path(first.hash)
+    return three.hub.database.path(first.hash)
 
 
 # --- G19: at the hub -----------------------------------------------------------------------------------------------
@@ -58,13 +58,13 @@ def test_g19_a_folder_that_links_into_the_hub_is_refused_and_the_hub_stays_whole
     three: Federation, stick: Path, outdated: Path
 ) -> None:
     before = contents(three.hub.home)
-    (stick / FROM).symlink_to(outdated.parent)
+    (stick / FROM_COORDINATOR).symlink_to(outdated.parent)
     with pytest.raises(FileKindError, match="from-coordinator"):
-        exchange.leave(three.hub, stick / FROM)
+        exchange.deliver(three.hub, stick / FROM_COORDINATOR)
     with pytest.raises(FileKindError, match="from-coordinator"):
         exchange.exchange(three.hub, stick)
     assert contents(three.hub.home) == before
-    three.hub.store.reconcile()
+    three.hub.database.reconcile()
 
 
 @posix
@@ -73,10 +73,10 @@ def test_g19_a_command_refuses_such_a_stick_before_it_takes_anything_in(
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    for name in (TO, FROM):
+    for name in (TO_COORDINATOR, FROM_COORDINATOR):
         (stick / name).symlink_to(elsewhere)
         with pytest.raises(FileKindError, match=name):
-            exchange.check(three.hub, stick)
+            exchange.check_carrier(three.hub, stick)
         (stick / name).unlink()
     assert list(elsewhere.iterdir()) == []
 
@@ -85,7 +85,7 @@ def test_g19_a_command_refuses_such_a_stick_before_it_takes_anything_in(
 def test_g19_shares_are_not_read_through_a_link(three: Federation, stick: Path) -> None:
     order = three.open()
     share = three.clinics[0].give(order, three.drawn(order, three.clinics[0]))
-    (stick / TO).symlink_to(share.parent)
+    (stick / TO_COORDINATOR).symlink_to(share.parent)
     with pytest.raises(FileKindError):
         exchange.exchange(three.hub, stick)
     assert three.states() == {}
@@ -98,15 +98,15 @@ def test_g19_links_within_a_folder_are_replaced_and_what_they_led_to_stays(
 ) -> None:
     precious = tmp_path / "precious"
     precious.write_bytes(b"not yours")
-    (stick / FROM).mkdir()
-    task = f"{three.hub.newest('task')['hash']}.fhx"
-    for name in (task, VOUCHES, outdated.name):
-        link(stick / FROM / name, precious)
+    (stick / FROM_COORDINATOR).mkdir()
+    task = f"{three.hub.newest_parcel('task')['hash']}.fhx"
+    for name in (task, CHARTER_PROOFS, outdated.name):
+        link(stick / FROM_COORDINATOR / name, precious)
     exchange.exchange(three.hub, stick)
     assert precious.read_bytes() == b"not yours"
-    assert (stick / FROM / task).read_bytes() == three.hub.store.path(task[:-4]).read_bytes()
-    assert not (stick / FROM / outdated.name).exists()
-    assert not any(path.is_symlink() or path.stat().st_nlink > 1 for path in (stick / FROM).iterdir())
+    assert (stick / FROM_COORDINATOR / task).read_bytes() == three.hub.database.path(task[:-4]).read_bytes()
+    assert not (stick / FROM_COORDINATOR / outdated.name).exists()
+    assert not any(path.is_symlink() or path.stat().st_nlink > 1 for path in (stick / FROM_COORDINATOR).iterdir())
 
 
 @posix
@@ -119,35 +119,37 @@ def test_g19_a_folder_that_becomes_a_link_while_it_is_filled_leads_nobody_away(
     flush = os.fsync
 
     def swap(descriptor: int) -> None:
-        if not (stick / FROM).is_symlink():
-            (stick / FROM).rename(stick / "aside")
-            (stick / FROM).symlink_to(elsewhere)
+        if not (stick / FROM_COORDINATOR).is_symlink():
+            (stick / FROM_COORDINATOR).rename(stick / "aside")
+            (stick / FROM_COORDINATOR).symlink_to(elsewhere)
         flush(descriptor)
 
     monkeypatch.setattr(os, "fsync", swap)
-    exchange.leave(three.hub, stick / FROM)
+    exchange.deliver(three.hub, stick / FROM_COORDINATOR)
     assert list(elsewhere.iterdir()) == []
 
 
 @pytest.mark.parametrize("place", [".", "parcels", "parcels/00", ".."])
 def test_g19_a_carrier_in_or_around_the_hub_is_refused(three: Federation, place: str) -> None:
     with pytest.raises(CarrierHomeError):
-        exchange.check(three.hub, three.hub.home / place)
-    assert not list(three.hub.home.rglob(FROM))
+        exchange.check_carrier(three.hub, three.hub.home / place)
+    assert not list(three.hub.home.rglob(FROM_COORDINATOR))
 
 
 @posix
 def test_g19_a_carrier_that_is_the_hub_by_another_name_is_refused(three: Federation, tmp_path: Path) -> None:
     (tmp_path / "cloud").symlink_to(three.hub.home)
     with pytest.raises(CarrierHomeError):
-        exchange.check(three.hub, tmp_path / "cloud" / "parcels")
+        exchange.check_carrier(three.hub, tmp_path / "cloud" / "parcels")
 
 
 @posix
 def test_g19_a_carrier_may_be_reached_by_a_link_of_ones_own(three: Federation, stick: Path, tmp_path: Path) -> None:
     (tmp_path / "shortcut").symlink_to(stick)
-    exchange.check(three.hub, tmp_path / "shortcut")
-    assert exchange.exchange(three.hub, tmp_path / "shortcut").left == len(list((stick / FROM).glob("*.fhx")))
+    exchange.check_carrier(three.hub, tmp_path / "shortcut")
+    assert exchange.exchange(three.hub, tmp_path / "shortcut").left == len(
+        list((stick / FROM_COORDINATOR).glob("*.fhx"))
+    )
 
 
 # --- G19: at a site ------------------------------------------------------------------------------------------------
@@ -155,22 +157,22 @@ def test_g19_a_carrier_may_be_reached_by_a_link_of_ones_own(three: Federation, s
 def test_g19_a_site_neither_writes_nor_reads_through_a_link(clinic: Clinic, tmp_path: Path) -> None:
     clinic.join()
     clinic.trip()
-    (clinic.stick / FROM).rename(tmp_path / "elsewhere")
-    (clinic.stick / FROM).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(FileKindError, match=FROM):
+    (clinic.stick / FROM_COORDINATOR).rename(tmp_path / "elsewhere")
+    (clinic.stick / FROM_COORDINATOR).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FileKindError, match=FROM_COORDINATOR):
         clinic.download()
-    shutil.rmtree(clinic.stick / TO)
-    (clinic.stick / TO).symlink_to(clinic.home)
+    shutil.rmtree(clinic.stick / TO_COORDINATOR)
+    (clinic.stick / TO_COORDINATOR).symlink_to(clinic.home)
     before = contents(clinic.home)
-    with pytest.raises(FileKindError, match=TO):
-        Folder(clinic.stick).put(next((clinic.home / "request").iterdir()))
+    with pytest.raises(FileKindError, match=TO_COORDINATOR):
+        FolderCarrier(clinic.stick).put(next((clinic.home / "request").iterdir()))
     assert contents(clinic.home) == before
 
 
 @posix
 def test_g19_a_share_takes_the_place_of_a_link_of_its_name(clinic: Clinic, tmp_path: Path) -> None:
     clinic.join()
-    (sent,) = (clinic.stick / TO).iterdir()
+    (sent,) = (clinic.stick / TO_COORDINATOR).iterdir()
     whole = sent.read_bytes()
     (tmp_path / "precious").write_bytes(b"not yours")
     sent.unlink()
@@ -184,16 +186,16 @@ def test_g19_a_share_takes_the_place_of_a_link_of_its_name(clinic: Clinic, tmp_p
 @pytest.mark.parametrize("place", [".", "request", ".."])
 def test_g19_a_carrier_in_or_around_a_site_is_refused_and_not_remembered(clinic: Clinic, place: str) -> None:
     with pytest.raises(CarrierHomeError):
-        status.invited(clinic.home, str(clinic.invite), via=clinic.home / place)
+        membership.resolve_invite(clinic.home, str(clinic.invite), via=clinic.home / place)
     clinic.join()
     with pytest.raises(CarrierHomeError):
-        status.carriers(clinic.home, nobody, via=clinic.home / place)
+        connection.carriers(clinic.home, nobody, via=clinic.home / place)
     assert "via" not in (clinic.home / "joined.json").read_text()
 
 
 def test_g19_windows_junctions_lead_elsewhere_and_files_in_the_cloud_do_not() -> None:
     def leads(tag: int) -> bool:
-        return files.leads_elsewhere(SimpleNamespace(st_mode=stat.S_IFDIR, st_reparse_tag=tag))  # type: ignore[arg-type]
+        return files.is_link(SimpleNamespace(st_mode=stat.S_IFDIR, st_reparse_tag=tag))  # type: ignore[arg-type]
 
     junction, symlink, onedrive, none = 0xA0000003, 0xA000000C, 0x9000001A, 0
     assert [leads(tag) for tag in (junction, symlink, onedrive, none)] == [True, True, False, False]
@@ -203,9 +205,9 @@ def test_g19_windows_junctions_lead_elsewhere_and_files_in_the_cloud_do_not() ->
 def test_g08_a_share_that_was_damaged_on_the_stick_is_sent_again(clinic: Clinic) -> None:
     clinic.take_up()
     clinic.train()
-    outbox.seal_newest(clinic.home, nobody)
+    outbox.seal_current(clinic.home, nobody)
     (sent,) = clinic.upload()
-    path = clinic.stick / TO / f"{sent}.fhx"
+    path = clinic.stick / TO_COORDINATOR / f"{sent}.fhx"
     whole = path.read_bytes()
     for damaged in (whole[:-1] + bytes([whole[-1] ^ 1]), bytes(len(whole)), whole[:100], b"", whole + b"more"):
         path.write_bytes(damaged)
@@ -231,12 +233,12 @@ def test_g08_what_was_damaged_among_what_a_hub_left_is_left_again(three: Federat
 # --- G06: what stands in the way -----------------------------------------------------------------------------------
 def test_g06_a_folder_in_the_place_of_a_parcel_is_named_and_the_others_are_left(three: Federation, stick: Path) -> None:
     task = f"{three.open().hash}.fhx"
-    (stick / FROM / task).mkdir(parents=True)
-    (stick / FROM / task / "holiday.jpg").write_bytes(b"somebody's")
+    (stick / FROM_COORDINATOR / task).mkdir(parents=True)
+    (stick / FROM_COORDINATOR / task / "holiday.jpg").write_bytes(b"somebody's")
     found = exchange.exchange(three.hub, stick)
     assert [(one["file"], one["code"]) for one in found.refused] == [(task, "E_FILE_KIND")]
-    assert len(list((stick / FROM).glob("*.fhx"))) == found.left
-    assert (stick / FROM / task / "holiday.jpg").exists()
+    assert len(list((stick / FROM_COORDINATOR).glob("*.fhx"))) == found.left
+    assert (stick / FROM_COORDINATOR / task / "holiday.jpg").exists()
 
 
 @posix
@@ -246,7 +248,7 @@ def test_g06_a_file_that_may_not_be_read_with_a_name_that_is_no_text_stops_nothi
     desk = Desk(tmp_path, PLAN, locked=False)
     works(desk.hub("init", "--plan", "plan.toml"))
     works(desk.hub("exchange", desk.stick))
-    odd = Path(os.fsdecode(os.fsencode(desk.stick / TO) + b"/\xff\xfe"))
+    odd = Path(os.fsdecode(os.fsencode(desk.stick / TO_COORDINATOR) + b"/\xff\xfe"))
     try:
         odd.write_bytes(b"secret")
     except OSError:
@@ -263,8 +265,8 @@ def test_g06_a_file_that_may_not_be_read_with_a_name_that_is_no_text_stops_nothi
 def test_g06_what_lies_among_the_news_of_a_site_is_named_there(clinic: Clinic) -> None:
     clinic.join()
     clinic.trip()
-    (clinic.stick / FROM / "folder.fhx").mkdir()
-    (clinic.stick / FROM / "notes.txt").write_bytes(b"buy bread")
-    taken: inbox.Taken = clinic.download()
+    (clinic.stick / FROM_COORDINATOR / "folder.fhx").mkdir()
+    (clinic.stick / FROM_COORDINATOR / "notes.txt").write_bytes(b"buy bread")
+    taken: inbox.DownloadResult = clinic.download()
     assert {one["file"]: one["code"] for one in taken.refused} == {"folder.fhx": "E_FILE_KIND", "notes.txt": "E_MAGIC"}
     assert clinic.state == status.WAITING

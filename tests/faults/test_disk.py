@@ -36,7 +36,7 @@ def test_a_share_goes_onto_the_stick_once_there_is_room(
         parcel.seal(disk / "share.fhx", context, bytes(1_000_000), site.sign, [hub.public.recipient])
     (disk / "pictures").unlink()
     parcel.seal(disk / "share.fhx", context, bytes(1_000_000), site.sign, [hub.public.recipient])
-    with parcel.open(disk / "share.fhx", parcel.anyone, [hub.identity]) as opened:
+    with parcel.open(disk / "share.fhx", parcel.any_signer, [hub.identity]) as opened:
         assert opened.body.read() == bytes(1_000_000)
 
 

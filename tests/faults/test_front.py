@@ -44,7 +44,7 @@ def test_g01_what_was_answered_outlives_a_kill_and_the_upload_goes_on(three: Fed
         assert client.where(share.stem).offset == begun + 500_000
         assert client.begin(share).status == 200
         assert client.go_on(share.stem, begun + 500_000, data[begun + 500_000 :]).status == 204
-    assert three.hub.store.path(share.stem).read_bytes() == data
+    assert three.hub.database.path(share.stem).read_bytes() == data
 
 
 @pytest.mark.parametrize("extra", [b"", b"beyond its end"])
@@ -52,7 +52,7 @@ def test_g01_an_upload_that_was_whole_before_a_kill_is_received_at_the_next_star
     three: Federation, share: Path, extra: bytes
 ) -> None:
     data = share.read_bytes()
-    said = parcel.look(share, parcel.anyone).statement
+    said = parcel.inspect(share, parcel.any_signer).statement
     partial.begin(three.hub.home, said, len(data), data + extra, three.hub.now)
     with running(three.hub.home) as port:
         answer = Client(port, three.hub.federation).begin(share)
@@ -117,10 +117,10 @@ def test_without_its_extra_the_front_says_what_to_install(three: Federation) -> 
 def test_g05_while_a_command_writes_an_upload_ends_later(
     three: Federation, share: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "WAIT", 0.2)
+    monkeypatch.setattr(database, "LOCK_SECONDS", 0.2)
     with running(three.hub.home) as port:
         client = Client(port, three.hub.federation)
-        with three.hub.store.changing():
+        with three.hub.database.transaction():
             answer = client.send(share)
             assert (answer.status, answer.code, answer.headers["retry-after"]) == (503, "E_BUSY", "5")
             assert client.where(share.stem).offset == share.stat().st_size
@@ -165,8 +165,8 @@ def _regions(pid: int) -> Iterator[bytes]:
 @linux
 def test_the_process_of_the_front_holds_no_key_that_decrypts_or_orders(three: Federation, share: Path) -> None:
     order = three.hub.tasks()[1]
-    boss, root = three.boss, three.hub.home / "root" / "keys.txt"
-    identities = [boss.identity, judge.round_key(three.hub, three.boss, order.round)]
+    boss, root = three.coordinator_keys, three.hub.home / "root" / "keys.txt"
+    identities = [boss.identity, judge.round_key(three.hub, three.coordinator_keys, order.round)]
     identities.append(next(line for line in root.read_text().splitlines() if line.startswith("AGE-SECRET-KEY-")))
     forbidden = [identity.encode() for identity in identities]
     forbidden += [bytes(bech32.decode("age-secret-key-", identity.lower())) for identity in identities]
@@ -200,8 +200,8 @@ def test_g15_many_sites_send_at_once_and_each_share_is_accepted_exactly_once(
     for place, clinic in enumerate(fed.clinics, 1):
         clinic.id = f"site-{place:03}"
     sites = [Site(one.id, one.id, first.tier, one.keys.public.sign, one.keys.public.recipient) for one in fed.clinics]
-    with fed.hub.store.changing():
-        fed.hub.write_roster(fed.boss, sites)
+    with fed.hub.database.transaction():
+        fed.hub.write_roster(fed.coordinator_keys, sites)
     order = fed.open()
     arrays = fed.base(order)
     shares = [clinic.give(order, arrays) for clinic in fed.clinics]
@@ -230,7 +230,7 @@ def test_g15_many_sites_send_at_once_and_each_share_is_accepted_exactly_once(
     print(f"memory of the front: at most {before} KiB after ten shares, {peak} KiB after all")
     assert len(set(receipts)) == len(shares)
     assert fed.states() == {f"{clinic.id}/1": "received" for clinic in fed.clinics}
-    assert len(fed.hub.store.rows("SELECT 1 FROM log WHERE type = 'received' AND detail LIKE '%update%'")) == len(
+    assert len(fed.hub.database.rows("SELECT 1 FROM log WHERE type = 'received' AND detail LIKE '%update%'")) == len(
         shares
     )
     assert peak - before < 24 << 10, f"{peak - before} KiB more than after ten"

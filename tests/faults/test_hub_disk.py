@@ -14,12 +14,12 @@ import pytest
 
 from fedhelp_edge import errors
 from fedhelp_edge.errors import BusyError, EquivocationError, FedhelpError, HubDamagedError
-from fedhelp_edge.trust.state import Floor
+from fedhelp_edge.trust.state import TrustedState
 from server_ref.admin import exchange, recovery, session
 from server_ref.hub import database
 from server_ref.hub.hub import Hub
 from server_ref.intake import receive
-from server_ref.rounds import close, open, state
+from server_ref.rounds import close, lifecycle, opening
 from server_ref.web import process
 from tests.federation import Federation
 
@@ -41,7 +41,7 @@ def failure(step: Callable[[], object]) -> str:
 def on_a_disk(made: Federation, tiny_disk: Disk) -> Iterator[Federation]:
     fed = made.copied(tiny_disk(20_000) / "federation")
     yield fed
-    fed.hub.store.close()
+    fed.hub.database.close()
 
 
 @pytest.mark.parametrize("left", [0, 40, 200, 1100, 1300, 2300], ids=lambda kib: f"{kib} KiB left")
@@ -60,7 +60,7 @@ def test_g02_on_a_full_disk_each_step_fails_as_one_and_goes_on_once_there_is_roo
         fed.open,
         lambda: [receive.receive(fed.hub, path) for path in paths],
         fed.judge,
-        lambda: close.aggregate(fed.hub, fed.boss),
+        lambda: close.aggregate(fed.hub, fed.coordinator_keys),
     ]
     for number, step in enumerate(steps):
         if number == 1:
@@ -70,10 +70,10 @@ def test_g02_on_a_full_disk_each_step_fails_as_one_and_goes_on_once_there_is_roo
         filler.unlink()
         assert found in ("", "E_STORAGE")
         assert list(fed.hub.home.rglob("*.part")) == []
-        fed.hub.store.verify()
+        fed.hub.database.verify()
         if found:
             step()
-    assert state.newest(fed.hub)["state"] == close.DONE
+    assert lifecycle.newest_round(fed.hub)["state"] == close.DONE
     assert set(fed.states().values()) == {"merged"}
 
 
@@ -88,8 +88,8 @@ def test_g02_nothing_is_refused_because_the_hub_is_full(on_a_disk: Federation, t
     fed = on_a_disk
     order = fed.open()
     stick = tmp_path / "stick"
-    (stick / exchange.TO).mkdir(parents=True)
-    shutil.copy(fed.clinics[0].give(order, fed.drawn(order, fed.clinics[0])), stick / exchange.TO)
+    (stick / exchange.TO_COORDINATOR).mkdir(parents=True)
+    shutil.copy(fed.clinics[0].give(order, fed.drawn(order, fed.clinics[0])), stick / exchange.TO_COORDINATOR)
     filler = fill(fed.folder.parent, 100)
     with pytest.raises(OSError) as caught:
         exchange.exchange(fed.hub, stick)
@@ -102,7 +102,7 @@ def test_g03_a_disk_that_became_read_only_is_an_error_until_it_is_mended(on_a_di
     fed = on_a_disk
     order = fed.open()
     path = fed.clinics[0].give(order, fed.drawn(order, fed.clinics[0]))
-    fed.hub.store.close()
+    fed.hub.database.close()
     disk = str(fed.folder.parent)
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     try:
@@ -141,8 +141,8 @@ def test_g03_a_process_with_too_many_open_files_refuses_nobody(three: Federation
     resource = pytest.importorskip("resource")
     order = three.open()
     stick = tmp_path / "stick"
-    (stick / exchange.TO).mkdir(parents=True)
-    three.clinics[0].give(order, three.drawn(order, three.clinics[0])).rename(stick / exchange.TO / "share")
+    (stick / exchange.TO_COORDINATOR).mkdir(parents=True)
+    three.clinics[0].give(order, three.drawn(order, three.clinics[0])).rename(stick / exchange.TO_COORDINATOR / "share")
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.open(stick, os.O_RDONLY)
     os.close(free)
@@ -160,7 +160,7 @@ def test_g05_a_database_that_another_holds_is_busy_and_later_not(
 ) -> None:
     order = three.open()
     path = three.clinics[0].give(order, three.drawn(order, three.clinics[0]))
-    monkeypatch.setattr(database, "WAIT", 0.05)
+    monkeypatch.setattr(database, "LOCK_SECONDS", 0.05)
     three.again()
     other = sqlite3.connect(three.hub.home / database.DATABASE, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -173,14 +173,14 @@ def test_g05_a_database_that_another_holds_is_busy_and_later_not(
 
 
 def test_g05_a_damaged_page_is_found(three: Federation) -> None:
-    three.hub.store.close()
+    three.hub.database.close()
     path = three.hub.home / database.DATABASE
     data = bytearray(path.read_bytes())
     data[4096 : len(data) - 4096] = bytes(len(data) - 8192)
     path.write_bytes(data)
     with pytest.raises(HubDamagedError):
-        Hub(three.hub.home).store.check()
-    with pytest.raises(HubDamagedError), session.working(three.hub.home, None):
+        Hub(three.hub.home).database.check()
+    with pytest.raises(HubDamagedError), session.unlocked_hub(three.hub.home, None):
         pass
     with pytest.raises(HubDamagedError):
         process.serve(three.hub.home, "127.0.0.1", 0, None, None, lambda *_: pytest.fail("it serves"))
@@ -199,16 +199,16 @@ def test_g05_whoever_only_reads_holds_up_nobody_who_writes(three: Federation, tm
 
 
 def test_g05_a_database_that_is_none_is_damaged(three: Federation) -> None:
-    three.hub.store.close()
+    three.hub.database.close()
     (three.hub.home / database.DATABASE).write_bytes(b"not a database, but long enough to be taken for one" * 100)
     with pytest.raises(HubDamagedError):
         Hub(three.hub.home)
 
 
 def test_g05_a_parcel_that_is_gone_from_the_disk_is_found(three: Federation) -> None:
-    three.hub.store.path(three.hub.newest("roster")["hash"]).unlink()
+    three.hub.database.path(three.hub.newest_parcel("roster")["hash"]).unlink()
     with pytest.raises(HubDamagedError, match="is gone"):
-        three.hub.store.reconcile()
+        three.hub.database.reconcile()
 
 
 def test_g05_a_hub_without_its_unmerged_journal_stands_where_it_stood_before_and_sites_see_it(
@@ -222,15 +222,15 @@ def test_g05_a_hub_without_its_unmerged_journal_stands_where_it_stood_before_and
     (lost / "hub.db-shm").unlink(missing_ok=True)
     three.play(order, without=("site-003",))
     behind = Hub(lost, clock=three.clock)
-    behind.store.check()
-    assert behind.store.verify().length < order.log.length
-    assert state.newest(behind)["round"] == 0
-    again = open.open_next(behind, three.boss)
-    known = Floor(law).with_roster(*behind.plain(behind.newest("roster")["hash"]))
+    behind.database.check()
+    assert behind.database.verify().length < order.log.length
+    assert lifecycle.newest_round(behind)["round"] == 0
+    again = opening.open_next(behind, three.coordinator_keys)
+    known = TrustedState(law).with_roster(*behind.plain(behind.newest_parcel("roster")["hash"]))
     known = known.with_task(*three.hub.plain(order.hash))
     with pytest.raises(EquivocationError):
         known.with_task(*behind.plain(again.hash))
-    behind.store.close()
+    behind.database.close()
 
 
 def test_g08_a_stick_that_is_full_is_filled_once_there_is_room(three: Federation, tiny_disk: Disk) -> None:
@@ -243,14 +243,14 @@ def test_g08_a_stick_that_is_full_is_filled_once_there_is_room(three: Federation
     assert list(stick.rglob("*.part")) == []
     (stick / "pictures").unlink()
     left = exchange.exchange(three.hub, stick).left
-    assert len(list((stick / exchange.FROM).glob("*.fhx"))) == left
+    assert len(list((stick / exchange.FROM_COORDINATOR).glob("*.fhx"))) == left
 
 
 def test_g08_what_a_copy_that_was_cut_off_left_on_the_stick_goes(three: Federation, tmp_path: Path) -> None:
     three.open()
-    hash_ = three.hub.newest("task")["hash"]
-    part = tmp_path / exchange.FROM / f".{hash_}.fhx.0123456789ab.part"
-    others = tmp_path / exchange.FROM / f".{'0' * 64}.fhx.0123456789ab.part"
+    hash_ = three.hub.newest_parcel("task")["hash"]
+    part = tmp_path / exchange.FROM_COORDINATOR / f".{hash_}.fhx.0123456789ab.part"
+    others = tmp_path / exchange.FROM_COORDINATOR / f".{'0' * 64}.fhx.0123456789ab.part"
     part.parent.mkdir()
     part.write_bytes(b"half")
     others.write_bytes(b"somebody else's")

@@ -18,7 +18,7 @@ from tests.federation import Federation
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    path = tmp_path / "cloud" / exchange.TO
+    path = tmp_path / "cloud" / exchange.TO_COORDINATOR
     path.mkdir(parents=True)
     return path
 
@@ -29,13 +29,13 @@ def share(three: Federation) -> Path:
     return three.clinics[0].give(order, three.drawn(order, three.clinics[0]))
 
 
-def visit(fed: Federation, folder: Path) -> exchange.Exchanged:
+def visit(fed: Federation, folder: Path) -> exchange.ExchangeResult:
     return exchange.exchange(fed.hub, folder.parent)
 
 
 def refusals(fed: Federation) -> list[str]:
     """What each visit's line of the log counts."""
-    lines = fed.hub.store.rows("SELECT detail FROM log WHERE type = 'refused' ORDER BY seq")
+    lines = fed.hub.database.rows("SELECT detail FROM log WHERE type = 'refused' ORDER BY seq")
     return [json.loads(line["detail"])["codes"] for line in lines]
 
 
@@ -80,7 +80,7 @@ def test_g06_no_name_reaches_a_screen_or_the_log_as_it_is(three: Federation, fol
     assert {odd["code"] for odd in found.refused} == {"E_MAGIC"}
     assert len(found.refused) == len(NAMES) - 1  # a name with a dot in front is somebody's own
     assert all(odd["file"].isprintable() and "\u202e" not in odd["file"] for odd in found.refused)
-    lines = three.hub.store.rows("SELECT subject, detail FROM log WHERE type = 'refused'")
+    lines = three.hub.database.rows("SELECT subject, detail FROM log WHERE type = 'refused'")
     assert all("fhx" not in row["subject"] + row["detail"] for row in lines)
 
 
@@ -111,7 +111,7 @@ def test_g06_thousands_of_files_of_another_kind_are_one_line_once(
     three: Federation, folder: Path, effort: Callable[[int, int], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     many = effort(1_000, 10_000)
-    monkeypatch.setattr(exchange, "_REMEMBERED", many)
+    monkeypatch.setattr(exchange, "_MAX_REFUSALS", many)
     for number in range(many):
         (folder / f"{number:05}").write_bytes(b"no parcel, but long enough to be judged as one")
     for _ in range(2):
@@ -120,8 +120,8 @@ def test_g06_thousands_of_files_of_another_kind_are_one_line_once(
     (folder / "x").write_bytes(b"no parcel either, which came later")
     visit(three, folder)
     assert refusals(three) == [f"{many} E_MAGIC", "1 E_MAGIC"]
-    assert len(three.hub.store.rows("SELECT 1 FROM refusals")) == many
-    three.hub.store.verify()
+    assert len(three.hub.database.rows("SELECT 1 FROM refusals")) == many
+    three.hub.database.verify()
 
 
 def test_c20_copies_of_a_genuine_file_with_other_bytes_are_not_written_to_the_disk(
@@ -132,8 +132,10 @@ def test_c20_copies_of_a_genuine_file_with_other_bytes_are_not_written_to_the_di
         (folder / str(number)).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     (folder / "9").write_bytes(data)
     copied: list[Path] = []
-    copy = receive._copy
-    monkeypatch.setattr(receive, "_copy", lambda file, part, limit: (copied.append(part), copy(file, part, limit)))
+    copy = receive._copy_up_to
+    monkeypatch.setattr(
+        receive, "_copy_up_to", lambda file, part, limit: (copied.append(part), copy(file, part, limit))
+    )
     found = visit(three, folder)
     assert (len(found.taken), found.waiting, len(copied)) == (1, ["0", "1", "2", "3", "4"], 1)
 

@@ -23,7 +23,7 @@ from server_ref.admin import recovery, session
 from server_ref.hub.database import DATABASE
 from server_ref.hub.hub import ROOT, Hub, to_json
 from server_ref.intake import judge, partial, receive
-from server_ref.rounds import close, open, state
+from server_ref.rounds import close, lifecycle, opening
 from tests import command
 from tests.federation import Clinic, Federation, nobody
 
@@ -36,7 +36,7 @@ def by_front(fed: Federation, query: str, *values: object) -> None:
 def orders(fed: Federation) -> list[str]:
     """All that the coordinator has signed for sites to follow."""
     query = "SELECT hash FROM parcels WHERE kind IN ('charter', 'roster', 'task', 'global') ORDER BY rowid"
-    return [row["hash"] for row in fed.hub.store.rows(query)]
+    return [row["hash"] for row in fed.hub.database.rows(query)]
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def judged(three: Federation) -> Federation:
 
 
 # --- rows ----------------------------------------------------------------------------------------------------------
-THIEF = keys.new().public
+THIEF = keys.generate().public
 
 
 def another_archive(fed: Federation) -> None:
@@ -110,7 +110,7 @@ def coordinators_folder(fed: Federation) -> None:
 
 
 def invite_inserted(fed: Federation) -> None:
-    made = enrol.invite_of(enrol.new_code(), "large", fed.hub.now)
+    made = enrol.derive_invite(enrol.new_code(), "large", fed.hub.now)
     values = made.id, made.key.hex(), "site-009", "Clinic 9", "large", "2090-01-01T00:00:00Z", "", ""
     by_front(fed, "INSERT INTO invites VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *values)
 
@@ -121,7 +121,7 @@ def invite_edited(fed: Federation) -> None:
 
 def trigger_planted(fed: Federation) -> None:
     """It would insert an invite within the coordinator's own next transaction, which its memory would then know."""
-    made = enrol.invite_of(enrol.new_code(), "large", fed.hub.now)
+    made = enrol.derive_invite(enrol.new_code(), "large", fed.hub.now)
     values = f"'{made.id}', '{made.key.hex()}', 'site-009', 'Clinic 9', 'large', '2090-01-01T00:00:00Z', '', ''"
     inserted = f"INSERT OR IGNORE INTO invites VALUES ({values})"
     with closing(sqlite3.connect(fed.hub.home / DATABASE)) as db, db:
@@ -144,7 +144,7 @@ def test_g20_nothing_that_works_by_itself_can_be_planted_in_the_database(
         three.open()
     with pytest.raises(HubDamagedError, match="trigger, view or table"):
         three.again()
-    three.hub.store.close()
+    three.hub.database.close()
 
 
 def memory_left_behind(fed: Federation) -> None:
@@ -159,8 +159,8 @@ def test_g20_the_coordinators_keys_are_not_believed_away_from_their_memory(
 ) -> None:
     monkeypatch.setattr(Hub, "_has_memory", lambda hub: False)  # the front has written the log anew, without that line
     memory_left_behind(three)
-    with signs_nothing(three), session.working(three.hub.home, None) as (hub, boss):
-        open.open_next(hub, boss)
+    with signs_nothing(three), session.unlocked_hub(three.hub.home, None) as (hub, boss):
+        opening.open_next(hub, boss)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links")
@@ -180,10 +180,10 @@ def test_g20_a_link_that_the_front_leaves_leads_no_command_to_the_coordinators_f
     (three.hub.home / "elsewhere").symlink_to(theirs)
     (three.hub.home / partial.FOLDER).symlink_to(theirs)
     with suppress(HubDamagedError):  # where one of its own parcels lay in that folder
-        three.hub.store.reconcile()
-    assert partial.awaited(three.hub, order.round, order.closes) == []
+        three.hub.database.reconcile()
+    assert partial.awaited_senders(three.hub, order.round, order.closes) == []
     three.clock.go_on(days=7)
-    assert partial.awaited(three.hub, order.round, order.closes) == []
+    assert partial.awaited_senders(three.hub, order.round, order.closes) == []
     assert sorted(theirs.iterdir()) == [path for path in before if path.name != ".x.part"]
 
 
@@ -193,7 +193,7 @@ def test_g20_what_is_no_upload_hinders_no_command(three: Federation) -> None:
     os.mkfifo(three.hub.home / partial.FOLDER / f"{'a' * 64}.1")
     (three.hub.home / partial.FOLDER / f"{'b' * 64}.1").write_bytes(b"junk")
     three.clock.go_on(days=7)
-    assert partial.awaited(three.hub, order.round, order.closes) == []
+    assert partial.awaited_senders(three.hub, order.round, order.closes) == []
     assert len(list((three.hub.home / partial.FOLDER).iterdir())) == 2
 
 
@@ -202,11 +202,11 @@ def invite_unused(fed: Federation) -> None:
 
 
 def roster_rolled_back(fed: Federation) -> None:
-    by_front(fed, "DELETE FROM parcels WHERE hash = ?", fed.hub.newest("roster")["hash"])
+    by_front(fed, "DELETE FROM parcels WHERE hash = ?", fed.hub.newest_parcel("roster")["hash"])
 
 
 def roster_renumbered(fed: Federation) -> None:
-    first = fed.hub.store.row("SELECT hash FROM parcels WHERE kind = 'roster' ORDER BY number")
+    first = fed.hub.database.row("SELECT hash FROM parcels WHERE kind = 'roster' ORDER BY number")
     assert first
     by_front(fed, "UPDATE parcels SET number = 999 WHERE hash = ?", first["hash"])
 
@@ -255,7 +255,7 @@ def test_g20_a_row_of_the_coordinators_that_the_front_changes_stops_the_next_com
     judged: Federation, swap: Callable[[Federation], None]
 ) -> None:
     swap(judged)
-    with signs_nothing(judged), session.working(judged.hub.home, None) as (hub, boss):
+    with signs_nothing(judged), session.unlocked_hub(judged.hub.home, None) as (hub, boss):
         close.aggregate(hub, boss, now=True)
 
 
@@ -273,13 +273,16 @@ def test_g20_a_row_that_is_changed_while_a_command_works_stops_it_before_it_sign
 def test_g20_a_site_that_was_revoked_does_not_come_back_with_an_older_roster(three: Federation) -> None:
     with closing(sqlite3.connect(three.hub.home / DATABASE)) as db, closing(sqlite3.connect(":memory:")) as before:
         db.backup(before)
-        with session.working(three.hub.home, None) as (hub, boss):
+        with session.unlocked_hub(three.hub.home, None) as (hub, boss):
             hub.revoke(boss, "site-002", 1, "stolen")
-        three.hub.store.close()
+        three.hub.database.close()
         before.backup(db)
     three.again()
-    with signs_nothing(three, HubDamagedError, LogBrokenError), session.working(three.hub.home, None) as (hub, boss):
-        open.open_next(hub, boss)
+    with (
+        signs_nothing(three, HubDamagedError, LogBrokenError),
+        session.unlocked_hub(three.hub.home, None) as (hub, boss),
+    ):
+        opening.open_next(hub, boss)
 
 
 def test_g20_audit_verify_names_a_hub_in_which_another_hand_wrote(three: Federation, tmp_path: Path) -> None:
@@ -296,9 +299,9 @@ def test_g20_an_update_that_the_front_makes_in_a_sites_name_is_refused(three: Fe
     mask = Clinic(three.hub.federation, three.folder / "mask")
     mask.id = "site-003"
     path = mask.give(order, three.drawn(order, mask))
-    with parcel.open(path, parcel.anyone, [judge.round_key(three.hub, three.boss, 1)]) as opened:
+    with parcel.open(path, parcel.any_signer, [judge.round_key(three.hub, three.coordinator_keys, 1)]) as opened:
         said = opened.statement
-    path.rename(three.hub.store.path(said.hash))
+    path.rename(three.hub.database.path(said.hash))
     by_front(three, "INSERT INTO parcels VALUES (?, 'update', 1, 'site-003', ?)", said.hash, said.line.decode())
     values = said.hash, "site-003", 1, said.context["seq"], said.context["nonce"]
     query = "INSERT INTO shares (hash, site, round, seq, nonce, state, counts) VALUES (?, ?, ?, ?, ?, 'received', 0)"
@@ -315,9 +318,9 @@ def test_g20_a_share_that_the_front_lays_to_another_site_is_refused(three: Feder
 
 
 def test_a_share_that_was_on_its_way_when_its_site_changed_its_keys_counts(three: Federation) -> None:
-    clinic, new = three.clinics[0], keys.new()
+    clinic, new = three.clinics[0], keys.generate()
     three.play(three.open())
-    context = statement.stamped("rotate", federation=three.hub.federation, sender=clinic.id, seq=9)
+    context = statement.new_context("rotate", federation=three.hub.federation, sender=clinic.id, seq=9)
     body = to_json({"sign": new.public.sign, "recipient": new.public.recipient})
     parcel.seal(three.folder / "rotate.fhx", context, body, [clinic.keys.sign, new.sign])
     receive.receive(three.hub, three.folder / "rotate.fhx")
@@ -327,8 +330,8 @@ def test_a_share_that_was_on_its_way_when_its_site_changed_its_keys_counts(three
 
 
 def test_g20_an_order_whose_file_is_another_one_is_not_read(three: Federation) -> None:
-    rows = three.hub.store.rows("SELECT hash FROM parcels WHERE kind = 'roster' ORDER BY number DESC")
-    newest, older = (three.hub.store.path(row["hash"]) for row in rows[:2])
+    rows = three.hub.database.rows("SELECT hash FROM parcels WHERE kind = 'roster' ORDER BY number DESC")
+    newest, older = (three.hub.database.path(row["hash"]) for row in rows[:2])
     newest.write_bytes(older.read_bytes())
     three.again()
     with signs_nothing(three):
@@ -336,7 +339,7 @@ def test_g20_an_order_whose_file_is_another_one_is_not_read(three: Federation) -
 
 
 def test_g20_a_model_whose_file_is_another_one_is_neither_sent_nor_merged_upon(judged: Federation) -> None:
-    path = judged.hub.store.model(state.current(judged.hub)["base"])
+    path = judged.hub.database.model(lifecycle.open_round(judged.hub)["base"])
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
@@ -352,7 +355,7 @@ def test_g20_what_only_the_coordinator_may_change_is_not_changed_without_its_key
     with pytest.raises(NotNowError):
         hub.invite("Clinic 9", "small", 14)
     assert len(hub.invites()) == 3
-    hub.store.close()
+    hub.database.close()
     assert three.open().round == 1
 
 
@@ -361,8 +364,8 @@ def test_g20_a_memory_that_another_hand_changed_is_no_memory(three: Federation) 
     for change in ({"total": "0" * 64}, {"log": [0, ""]}, {"mac": "0" * 64}, {"keys": "front"}):
         said = json.loads(three.hub.memory.read_bytes())
         three.hub.memory.write_text(json.dumps([{**one, **change} for one in said]))
-        with signs_nothing(three), session.working(three.hub.home, None) as (hub, boss):
-            open.open_next(hub, boss)
+        with signs_nothing(three), session.unlocked_hub(three.hub.home, None) as (hub, boss):
+            opening.open_next(hub, boss)
         three.hub.memory.write_text(json.dumps(said))
     three.again()
     assert three.open().round == 1
@@ -370,7 +373,7 @@ def test_g20_a_memory_that_another_hand_changed_is_no_memory(three: Federation) 
 
 def test_g20_a_memory_that_is_gone_is_not_made_anew_from_what_the_front_can_write(judged: Federation) -> None:
     judged.hub.memory.unlink()
-    with signs_nothing(judged), session.working(judged.hub.home, None) as (hub, boss):
+    with signs_nothing(judged), session.unlocked_hub(judged.hub.home, None) as (hub, boss):
         hub.invite("Clinic 9", "small", 14)
         close.aggregate(hub, boss, now=True)
     assert not judged.hub.memory.exists()
@@ -384,7 +387,7 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Federation:
         fed = Federation(tmp_path / "old", clinics=2)
         fed.play(fed.open())
         fed.judge()
-    fed.hub.store.db.execute("UPDATE shares SET facts = json_remove(facts, '$.sha256')")
+    fed.hub.database.db.execute("UPDATE shares SET facts = json_remove(facts, '$.sha256')")
     fed.hub.memory.unlink()
     fed.again()
     return fed
@@ -393,7 +396,7 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Federation:
 def test_an_older_hub_is_taken_as_it_is_once_and_that_is_said(
     old: Federation, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with session.working(old.hub.home, None):
+    with session.unlocked_hub(old.hub.home, None):
         assert "no memory of this hub" in capsys.readouterr().err
     old.again()
     assert old.aggregate()["accepted"] == ["site-001", "site-002"]
@@ -426,13 +429,15 @@ def test_g20_the_last_step_of_a_command_that_was_killed_cannot_be_undone_in_sile
 ) -> None:
     before = three.folder / "before.db"
     with closing(sqlite3.connect(before)) as copy:
-        three.hub.store.db.backup(copy)
-    three.hub.revoke(three.boss, "site-003", 1, "stolen")  # and the command ends without a word to its memory
-    three.hub.store.close()
+        three.hub.database.db.backup(copy)
+    three.hub.revoke(
+        three.coordinator_keys, "site-003", 1, "stolen"
+    )  # and the command ends without a word to its memory
+    three.hub.database.close()
     for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
         (three.hub.home / name).unlink(missing_ok=True)
     shutil.copy(before, three.hub.home / DATABASE)
-    with session.working(three.hub.home, None) as (hub, _):
+    with session.unlocked_hub(three.hub.home, None) as (hub, _):
         hub.verify()
         assert "cut off before its last step" in capsys.readouterr().err
 
@@ -441,16 +446,16 @@ def test_a_restored_hub_goes_on_with_the_memory_that_lay_in_the_backup(judged: F
     recovery.backup(judged.hub, tmp_path / "backup.tar")
     root = keys.load(judged.hub.home / ROOT, nobody)
     restored = recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root, nobody)
-    with session.working(restored.home, None) as (hub, boss):
-        assert open.open_next(hub, boss).round == 2
-    restored.store.close()
+    with session.unlocked_hub(restored.home, None) as (hub, boss):
+        assert opening.open_next(hub, boss).round == 2
+    restored.database.close()
 
 
 # --- what was opened -----------------------------------------------------------------------------------------------
 def plain(fed: Federation, site: str) -> Path:
-    row = fed.hub.store.row("SELECT hash FROM shares WHERE site = ?", site)
+    row = fed.hub.database.row("SELECT hash FROM shares WHERE site = ?", site)
     assert row
-    return judge.opened(fed.hub, row["hash"])
+    return judge.opened_path(fed.hub, row["hash"])
 
 
 def poisoned(path: Path) -> None:
@@ -492,9 +497,9 @@ def test_g21_a_backup_holds_no_share_in_clear(three: Federation, tmp_path: Path)
     assert numbers not in (tmp_path / "backup.tar").read_bytes()
     root = keys.load(three.hub.home / ROOT, nobody)
     restored = recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root, nobody)
-    with session.working(restored.home, None) as (hub, boss):
-        open.open_next(hub, boss)
-        judge.judge(hub, boss)
+    with session.unlocked_hub(restored.home, None) as (hub, boss):
+        opening.open_next(hub, boss)
+        judge.judge_waiting(hub, boss)
         told = close.aggregate(hub, boss, now=True)
     assert told["accepted"] == ["site-001", "site-002", "site-003"]  # late, and opened again
-    restored.store.close()
+    restored.database.close()

@@ -18,13 +18,14 @@ from fedhelp_edge import lock
 from fedhelp_edge import plan as plans
 from fedhelp_edge.errors import BusyError, HubNewerError, LogBrokenError, NotNowError
 from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.trust.log import line_hash
 from server_ref.admin import session
 from server_ref.hub import create, database
 from server_ref.hub import hub as hubs
-from server_ref.hub.database import DATABASE, Store
+from server_ref.hub.database import DATABASE, HubDatabase
 from server_ref.hub.hub import Hub
 from server_ref.intake import judge, receive, sandbox
-from server_ref.rounds import open
+from server_ref.rounds import opening
 from server_ref.web import process
 from tests import command
 from tests.federation import PLAN, Federation
@@ -32,7 +33,7 @@ from tests.federation import PLAN, Federation
 
 # --- G09 -----------------------------------------------------------------------------------------------------------
 def hold(path: Path, taken: object, done: object) -> None:
-    with lock.held(path):
+    with lock.exclusive(path):
         taken.set()  # type: ignore[attr-defined]
         done.wait(60)  # type: ignore[attr-defined]
 
@@ -45,22 +46,22 @@ def test_g09_a_second_writer_says_that_another_is_at_work_until_that_one_is_no_m
     other = start.Process(target=hold, args=(path, taken, done))
     other.start()
     assert taken.wait(60)
-    with pytest.raises(BusyError), lock.held(path, wait=0.1):
+    with pytest.raises(BusyError), lock.exclusive(path, wait=0.1):
         pass
     other.kill() if how == "is killed" else done.set()
-    with lock.held(path, wait=60):
+    with lock.exclusive(path, wait=60):
         pass
     other.join()
 
 
 def test_g09_two_that_read_at_once_do_not_both_open_the_round(three: Federation) -> None:
     one, other = three.hub, Hub(three.hub.home, clock=three.clock)
-    order = open.open_next(one, three.boss)
-    key = judge.round_key(one, three.boss, order.round)
+    order = opening.open_next(one, three.coordinator_keys)
+    key = judge.round_key(one, three.coordinator_keys, order.round)
     with pytest.raises(NotNowError):
-        open.open_next(other, three.boss)
-    other.store.close()
-    assert judge.round_key(one, three.boss, order.round) == key
+        opening.open_next(other, three.coordinator_keys)
+    other.database.close()
+    assert judge.round_key(one, three.coordinator_keys, order.round) == key
 
 
 # --- G10 -----------------------------------------------------------------------------------------------------------
@@ -83,34 +84,34 @@ def by_other_hands(fed: Federation, query: str, *values: object) -> None:
 def test_g10_a_line_that_was_edited_is_named(logged: Federation, column: str, value: str) -> None:
     by_other_hands(logged, f"UPDATE log SET {column} = ? WHERE seq = 5", value)
     with pytest.raises(LogBrokenError, match="line 5 is not the one"):
-        logged.hub.store.verify()
+        logged.hub.database.verify()
 
 
 def test_g10_a_line_whose_hash_was_made_to_fit_breaks_the_next(logged: Federation) -> None:
-    lines = list(logged.hub.store.lines())
+    lines = list(logged.hub.database.lines())
     line = {**lines[4][0], "subject": "site-009"}
-    fitting = database.chain(lines[3][1], line)
+    fitting = line_hash(lines[3][1], line)
     by_other_hands(logged, "UPDATE log SET subject = 'site-009', hash = ? WHERE seq = 5", fitting)
     with pytest.raises(LogBrokenError, match="line 6"):
-        logged.hub.store.verify()
+        logged.hub.database.verify()
 
 
 def test_g10_a_line_that_was_deleted_is_named(logged: Federation) -> None:
     by_other_hands(logged, "DELETE FROM log WHERE seq = 5")
     with pytest.raises(LogBrokenError, match="line 5 is missing"):
-        logged.hub.store.verify()
+        logged.hub.database.verify()
 
 
 def cut_off(fed: Federation) -> None:
-    by_other_hands(fed, "DELETE FROM log WHERE seq > ?", fed.hub.store.head().length - 2)
+    by_other_hands(fed, "DELETE FROM log WHERE seq > ?", fed.hub.database.head().length - 2)
 
 
 def written_anew(fed: Federation) -> None:
     """All from one line on, so that the chain holds."""
     head = ""
-    for line, _ in list(fed.hub.store.lines()):
+    for line, _ in list(fed.hub.database.lines()):
         changed = {**line, "subject": "site-009"} if line["seq"] == 5 else line
-        head = database.chain(head, changed)
+        head = line_hash(head, changed)
         by_other_hands(fed, "UPDATE log SET subject = ?, hash = ? WHERE seq = ?", changed["subject"], head, line["seq"])
 
 
@@ -119,7 +120,7 @@ def test_g10_a_log_whose_chain_holds_is_still_not_the_one_that_was_given_out(
     logged: Federation, change: Callable[[Federation], None]
 ) -> None:
     change(logged)
-    logged.hub.store.verify()
+    logged.hub.database.verify()
     with pytest.raises(LogBrokenError, match="as others were told"):
         logged.hub.check()
 
@@ -130,12 +131,12 @@ def test_g10_a_hub_whose_log_was_changed_is_worked_on_no_more(
 ) -> None:
     before = logged.hub.check()
     change(logged)
-    length = logged.hub.store.head().length
-    with pytest.raises(LogBrokenError), session.working(logged.hub.home, None):
+    length = logged.hub.database.head().length
+    with pytest.raises(LogBrokenError), session.unlocked_hub(logged.hub.home, None):
         pass
     with pytest.raises(LogBrokenError):
         process.serve(logged.hub.home, "127.0.0.1", 0, None, None, lambda *_: pytest.fail("it serves"))
-    assert logged.hub.store.head().length == length <= before.length
+    assert logged.hub.database.head().length == length <= before.length
 
 
 # --- G12 -----------------------------------------------------------------------------------------------------------
@@ -164,14 +165,14 @@ def test_g12_a_deadline_that_has_passed_does_not_come_back_when_the_clock_is_set
     later = three.open()
     assert later.opens >= order.closes
     assert later.closes - later.opens == timedelta(days=7)
-    times = [row["time"] for row in three.hub.store.rows("SELECT time FROM log ORDER BY seq")]
+    times = [row["time"] for row in three.hub.database.rows("SELECT time FROM log ORDER BY seq")]
     assert times == sorted(times)
 
 
 # --- G14 -----------------------------------------------------------------------------------------------------------
 def test_g14_a_hub_of_a_newer_form_is_not_touched(three: Federation) -> None:
-    three.hub.store.db.execute("PRAGMA user_version = 99")
-    three.hub.store.close()
+    three.hub.database.db.execute("PRAGMA user_version = 99")
+    three.hub.database.close()
     before = (three.hub.home / DATABASE).read_bytes()
     with pytest.raises(HubNewerError):
         Hub(three.hub.home)
@@ -187,20 +188,20 @@ def test_g14_a_hub_of_an_older_form_is_brought_up_to_date_once(
     )
     for _ in range(2):
         three.again()
-        assert three.hub.store.rows("SELECT * FROM later") == []
+        assert three.hub.database.rows("SELECT * FROM later") == []
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
 
 
 def test_g14_a_step_up_that_fails_leaves_the_hub_as_it_was(three: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
-    version = three.hub.store.row("PRAGMA user_version")
+    version = three.hub.database.row("PRAGMA user_version")
     with monkeypatch.context() as patch:
         broken = (*database._MIGRATIONS, "CREATE TABLE later (what TEXT) STRICT; SELECT * FROM nowhere;")
         patch.setattr(database, "_MIGRATIONS", broken)
         with pytest.raises(Exception, match="nowhere"):
-            Store(three.hub.home)
+            HubDatabase(three.hub.home)
     three.again()
-    assert tuple(three.hub.store.row("PRAGMA user_version") or ()) == tuple(version or ())
-    assert three.hub.store.rows("SELECT * FROM sqlite_master WHERE name = 'later'") == []
+    assert tuple(three.hub.database.row("PRAGMA user_version") or ()) == tuple(version or ())
+    assert three.hub.database.rows("SELECT * FROM sqlite_master WHERE name = 'later'") == []
 
 
 # --- G16 -----------------------------------------------------------------------------------------------------------
@@ -215,12 +216,12 @@ def guarded(tmp_path: Path) -> Iterator[Federation]:
     from tests.federation import Clock
 
     fed.clock = Clock()
-    fed.hub = create.create(tmp_path / "hub", fed.plan, PASSPHRASE, clock=fed.clock)
-    fed.boss, fed.clinics = fed.hub.boss(lambda: PASSPHRASE), []
+    fed.hub = create.new_hub(tmp_path / "hub", fed.plan, PASSPHRASE, clock=fed.clock)
+    fed.coordinator_keys, fed.clinics = fed.hub.coordinator_keys(lambda: PASSPHRASE), []
     for _ in range(3):
         fed.join()
     yield fed
-    fed.hub.store.close()
+    fed.hub.database.close()
 
 
 def test_g16_no_secret_and_no_number_of_a_share_is_in_what_is_printed_logged_or_kept_in_rows(
@@ -228,12 +229,12 @@ def test_g16_no_secret_and_no_number_of_a_share_is_in_what_is_printed_logged_or_
 ) -> None:
     fed = guarded
     order = fed.open()
-    key = judge.round_key(fed.hub, fed.boss, 1)
+    key = judge.round_key(fed.hub, fed.coordinator_keys, 1)
     arrays = [fed.drawn(order, clinic) for clinic in fed.clinics]
     arrays[2]["linear.bias"][:] = np.float32(np.nan)
     for clinic, drawn in zip(fed.clinics, arrays, strict=True):
         receive.receive(fed.hub, clinic.give(order, drawn))
-    fed.hub.store.close()
+    fed.hub.database.close()
     (tmp_path / "passphrase").write_text(PASSPHRASE)
     (tmp_path / "passphrase").chmod(0o600)
     given = ("--home", fed.hub.home, "--passphrase-file", tmp_path / "passphrase")
@@ -244,11 +245,11 @@ def test_g16_no_secret_and_no_number_of_a_share_is_in_what_is_printed_logged_or_
     assert b"E_NONFINITE" in printed
     assert b"Traceback" in printed
     fed.again()
-    lines = "\n".join(f"{line}" for line, _ in fed.hub.store.lines()).encode()
+    lines = "\n".join(f"{line}" for line, _ in fed.hub.database.lines()).encode()
     rows = b"".join(path.read_bytes() for path in fed.hub.home.glob("hub.db*"))
     root = hubs.keys.load(fed.hub.home / hubs.ROOT, lambda: PASSPHRASE)
     secrets = [PASSPHRASE.encode(), key.encode()]
-    for who in (fed.boss, root, fed.hub.front(), *(clinic.keys for clinic in fed.clinics)):
+    for who in (fed.coordinator_keys, root, fed.hub.front(), *(clinic.keys for clinic in fed.clinics)):
         seed = who.sign.private_bytes_raw()
         secrets += [who.identity.encode(), seed, seed.hex().encode()]
     numbers = [array["conv1.weight"].tobytes()[:32] for array in arrays]
@@ -288,15 +289,15 @@ def test_g17_a_share_that_takes_too_much_is_put_aside_and_the_round_goes_on(
     program.write_text(HUNGRY.format(python=sys.executable, hash=evil.stem, does=does))
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
 
-    class Hasty(sandbox.Opener):
-        def open(self, job: sandbox.Job) -> sandbox.Found:
+    class Hasty(sandbox.Sandbox):
+        def open(self, job: sandbox.Job) -> sandbox.OpenedUpdate:
             if "sleep" in does:
-                patch.setattr(sandbox, "SECONDS", 0.2 if job.hash == evil.stem else 120)
+                patch.setattr(sandbox, "TIME_LIMIT", 0.2 if job.hash == evil.stem else 120)
             return super().open(job)
 
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", str(program))
-        patch.setattr(receive, "Opener", Hasty)
+        patch.setattr(judge, "Sandbox", Hasty)
         three.judge()
     assert three.states() == {"site-001/1": "accepted", "site-002/1": "quarantined", "site-003/1": "accepted"}
     told = three.aggregate(now=True)

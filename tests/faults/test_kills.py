@@ -44,7 +44,7 @@ def played(made: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     fed = made.copied(tmp_path_factory.mktemp("round") / "federation")
     order = fed.open()
     shares = [clinic.give(order, fed.drawn(order, clinic)) for clinic in fed.clinics]
-    fed.hub.store.close()
+    fed.hub.database.close()
     found = Round(fed, shares, {}, {})
     home = fed.hub.home
     for step in STEPS:
@@ -58,7 +58,7 @@ def played(made: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def seen(home: Path) -> dict[str, Any]:
     """All that does not differ between two hubs that did the same: draws of keys, salts and nonces aside."""
     hub = Hub(home)
-    store = hub.store
+    store = hub.database
     store.check()
     store.verify()
     age(home)
@@ -77,7 +77,9 @@ def seen(home: Path) -> dict[str, Any]:
         "temporary": [path.name for path in home.rglob("*.part")],
     }
     for name in found["keys"]:
-        assert judge.round_key(hub, hub.boss(lambda: ""), int(Path(name).stem)).startswith("AGE-SECRET-KEY-")
+        assert judge.round_key(hub, hub.coordinator_keys(lambda: ""), int(Path(name).stem)).startswith(
+            "AGE-SECRET-KEY-"
+        )
     store.close()
     return found
 

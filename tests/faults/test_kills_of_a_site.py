@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import layout, status, verified
-from server_ref.rounds import close, state
+from fedhelp_edge.site import connection, layout, status, verified
+from server_ref.rounds import close, lifecycle
 from tests.clinic import Clinic
 from tests.faults import kills
 from tests.faults.test_kills import age
@@ -45,12 +45,12 @@ def ready(clinic: Clinic, state: str) -> None:
     secret.write_text("four quiet words here\n")
     secret.chmod(0o600)
     if state == "saved":
-        keys.backup(clinic.home.parent / "saved", keys.new(), "four quiet words here")
+        keys.write_backup(clinic.home.parent / "saved", keys.generate(), "four quiet words here")
     if state in ("", "saved"):
         return
     clinic.join()
     clinic.trip()
-    status.carriers(clinic.home, nobody, clinic.stick)
+    connection.carriers(clinic.home, nobody, clinic.stick)
     clinic.download()
     if state == "asked":
         assert type_in(clinic, "keys rotate") == ""
@@ -96,7 +96,7 @@ def lives(clinic: Clinic) -> None:
         clinic.upload()
         clinic.trip()
         clinic.download()
-    if state.newest(clinic.federation.hub)["state"] != close.OPEN:
+    if lifecycle.newest_round(clinic.federation.hub)["state"] != close.OPEN:
         clinic.federation.open()
         clinic.trip()
         clinic.download()
@@ -136,5 +136,5 @@ def test_g01_a_sites_command_that_was_cut_off_is_typed_again_and_its_update_coun
             assert seen(clinic) == undisturbed, before
             if not power_cut:
                 lives(clinic)
-        fed.hub.store.close()
+        fed.hub.database.close()
         shutil.rmtree(at)

@@ -18,7 +18,7 @@ from fedhelp_edge.parcel import keys, parcel
 from server_ref.admin import invites
 from server_ref.hub.hub import Hub
 from server_ref.intake import judge, receive
-from server_ref.rounds import close, state
+from server_ref.rounds import close, lifecycle
 from tests import command
 from tests.faults import kills
 from tests.faults.test_kills import age
@@ -103,8 +103,7 @@ def base(made: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     A fourth site is invited, and two ask on a fifth's invite, so that none of them is let in without a person.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(receive, "Opener", kills.Here)
-        patch.setattr(close, "Opener", kills.Here)
+        kills.open_here(patch)
         fed = made.copied(tmp_path_factory.mktemp("base") / "federation")
         first = fed.open()
         fed.play(first, without=("site-003",))
@@ -114,7 +113,7 @@ def base(made: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         packs.save(fed.folder / "old.safetensors", test_pack.made(10))
         packs.save(fed.folder / "pack.safetensors", test_pack.made(20))
         with (fed.folder / "old.safetensors").open("rb") as body:
-            fed.hub.publish_pack(fed.boss, body)
+            fed.hub.publish_knowledge(fed.coordinator_keys, body)
         second = fed.open()
         fed.play(second, without=("site-003",))
         fed.judge()
@@ -124,10 +123,10 @@ def base(made: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         fed.judge()
         (fed.folder / "plan.toml").write_text(fed.plan.text)
         (fed.folder / "stick").mkdir()
-        update = fed.hub.store.row("SELECT hash FROM shares WHERE state = 'quarantined'")
+        update = fed.hub.database.row("SELECT hash FROM shares WHERE state = 'quarantined'")
         assert update
         desk = Desk(fed, asked[0].hash, update["hash"])
-        fed.hub.store.close()
+        fed.hub.database.close()
     assert desk.type("backup") == ""
     (fed.folder / "backup.tar").rename(fed.folder / "before.tar")
     yield desk
@@ -138,9 +137,9 @@ def seen(desk: Desk) -> dict[str, Any]:
     home = desk.home
     for folder in (home, desk.folder / "hub"):
         age(folder)
-    with closing(Hub(home, clock=desk.fed.clock).store) as store:
+    with closing(Hub(home, clock=desk.fed.clock).database) as store:
         hub = Hub(home, clock=desk.fed.clock)
-        boss = hub.boss(nobody)
+        boss = hub.coordinator_keys(nobody)
         hub.check()
         store.reconcile()
         law = hub.charter
@@ -151,7 +150,7 @@ def seen(desk: Desk) -> dict[str, Any]:
         found = {
             "law": (law.version, law.epoch, len(law.roots), law.coordinator == boss.public.sign),
             "sites": [(site.id, site.status, site.from_round) for site in hub.roster.sites],
-            "invites": [(one["site"], one["state"]) for one in invites.listed(hub)],
+            "invites": [(one["site"], one["state"]) for one in invites.list_all(hub)],
             "rounds": [(row["round"], row["state"], row["base"], row["model"]) for row in store.rows(
                 "SELECT * FROM rounds ORDER BY round"
             )],
@@ -170,12 +169,12 @@ def seen(desk: Desk) -> dict[str, Any]:
             "outside": sorted(path.name for path in desk.folder.iterdir() if path.name[0] != "."),
             "temporary": [path.name for path in desk.folder.rglob("*.part")],
         }  # fmt: skip
-        hub.store.close()
+        hub.database.close()
     for name in ("new-root", "other-root"):
         if (desk.folder / name).exists():
             found[name] = keys.load(desk.folder / name, nobody).public.sign in law.roots
     if (desk.folder / "a.invite").exists():
-        found["invite"] = invites._was_cut_off(Hub(home), desk.folder / "a.invite")
+        found["invite"] = invites._is_abandoned(Hub(home), desk.folder / "a.invite")
     return found
 
 
@@ -186,15 +185,15 @@ def lives(desk: Desk) -> None:
         shutil.rmtree(desk.folder / "hub")
         desk.home.rename(desk.folder / "hub")
     hub = fed.hub = Hub(desk.folder / "hub", clock=fed.clock)
-    fed.boss = hub.boss(nobody)
+    fed.coordinator_keys = hub.coordinator_keys(nobody)
     known = {site.id for site in hub.roster.sites if site.status == "active"}
     fed.clinics = [clinic for clinic in fed.clinics if clinic.id in known]
     for clinic in fed.clinics:
         clinic.federation = hub.federation
     fed.judge()
-    if state.newest(hub)["state"] == close.OPEN:
-        state.call_off(hub, state.newest(hub))
-    if state.is_finished(hub):
+    if lifecycle.newest_round(hub)["state"] == close.OPEN:
+        lifecycle.cancel_round(hub, lifecycle.newest_round(hub))
+    if lifecycle.is_finished(hub):
         return
     while len(fed.clinics) < 2:
         fed.join()
@@ -202,11 +201,11 @@ def lives(desk: Desk) -> None:
     fed.play(order)
     told = fed.aggregate(now=True)
     assert {clinic.id for clinic in fed.clinics} <= set(told["accepted"])
-    if hub.store.fact("knowledge"):
-        sealed = hub.store.path(hub.newest("knowledge")["hash"])
-        assert parcel.look(sealed, parcel.anyone).keys == (hub.charter.coordinator,)
+    if hub.database.fact("knowledge"):
+        sealed = hub.database.path(hub.newest_parcel("knowledge")["hash"])
+        assert parcel.inspect(sealed, parcel.any_signer).keys == (hub.charter.coordinator,)
     hub.check()
-    hub.store.close()
+    hub.database.close()
 
 
 def places(effort: Callable[[int, int], int], name: str, names: Sequence[str]) -> range:

@@ -13,7 +13,7 @@ import pytest
 
 from fedhelp_edge import errors, lock, passphrase
 from fedhelp_edge.errors import BusyError, FileMissingError, PassphraseNeededError, WrongPassphraseError
-from fedhelp_edge.exchange.folder import TO
+from fedhelp_edge.exchange.folder import TO_COORDINATOR
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.site import inbox, layout, local_training, outbox, status, verified
 from tests.clinic import Clinic
@@ -32,24 +32,24 @@ def trained(clinic: Clinic) -> Clinic:
 
 # --- G08 -----------------------------------------------------------------------------------------------------------
 def test_g08_a_share_that_did_not_fit_on_the_stick_is_there_at_the_next_try(trained: Clinic, tiny_disk: Disk) -> None:
-    outbox.seal_newest(trained.home, nobody)
+    outbox.seal_current(trained.home, nobody)
     trained.stick = tiny_disk(1200)
     (trained.stick / "pictures").write_bytes(bytes(600_000))
     with pytest.raises(OSError) as caught:
         trained.upload()
     assert type(errors.from_os(caught.value)) is errors.NoSpaceError
-    assert list((trained.stick / TO).iterdir()) == []
+    assert list((trained.stick / TO_COORDINATOR).iterdir()) == []
     (trained.stick / "pictures").unlink()
     (sent,) = trained.upload()
     trained.collect()
     assert trained.federation.states() == {"site-004/1": "accepted"}
-    assert trained.federation.hub.store.path(sent).read_bytes() == outbox.waiting(trained.home)[0].read_bytes()
+    assert trained.federation.hub.database.path(sent).read_bytes() == outbox.pending(trained.home)[0].read_bytes()
 
 
 def test_g08_a_stick_that_is_pulled_while_a_share_is_copied_costs_another_try(
     trained: Clinic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sealed = outbox.seal_newest(trained.home, nobody)
+    sealed = outbox.seal_current(trained.home, nobody)
     pulled = trained.stick.with_name("pulled")
     flush = os.fsync
 
@@ -64,7 +64,7 @@ def test_g08_a_stick_that_is_pulled_while_a_share_is_copied_costs_another_try(
             trained.upload()
     with pytest.raises(FileMissingError):
         trained.upload()
-    assert outbox.waiting(trained.home) == [sealed]
+    assert outbox.pending(trained.home) == [sealed]
     pulled.rename(trained.stick)
     trained.upload()
     trained.trip()
@@ -104,11 +104,11 @@ def test_g13_locked_keys_and_nobody_to_ask_are_said_and_nothing_is_sealed(traine
     wrong.write_text("another passphrase\n")
     wrong.chmod(0o600)
     for ask, fault in (
-        (passphrase.asker(None), PassphraseNeededError),
-        (passphrase.asker(wrong), WrongPassphraseError),
+        (passphrase.provider(None), PassphraseNeededError),
+        (passphrase.provider(wrong), WrongPassphraseError),
     ):
         with pytest.raises(fault):
-            outbox.seal_newest(trained.home, ask)
+            outbox.seal_current(trained.home, ask)
     assert trained.state == status.TRAINED
 
 
@@ -118,22 +118,26 @@ def test_g13_of_two_commands_at_once_the_second_waits_and_then_says_so(
 ) -> None:
     step: Callable[[], object] = {
         "join": trained.join, "download": trained.download, "upload": trained.upload,
-        "seal": lambda: outbox.seal_newest(trained.home, nobody),
+        "seal": lambda: outbox.seal_current(trained.home, nobody),
     }[does]  # fmt: skip
     monkeypatch.setattr(lock, "WAIT", 0.1)
-    with lock.held(trained.home / layout.LOCK), pytest.raises(BusyError):
+    with lock.exclusive(trained.home / layout.LOCK), pytest.raises(BusyError):
         step()
 
 
 def test_g13_two_that_seal_one_share_at_once_seal_it_once(trained: Clinic) -> None:
     with ThreadPoolExecutor(3) as pool:
-        sealed = list(pool.map(lambda _: outbox.seal_newest(trained.home, nobody), range(3)))
-    assert sealed == outbox.waiting(trained.home) * 3
+        sealed = list(pool.map(lambda _: outbox.seal_current(trained.home, nobody), range(3)))
+    assert sealed == outbox.pending(trained.home) * 3
 
 
 def test_g13_of_two_that_train_at_once_the_second_says_so(trained: Clinic) -> None:
-    order = verified.state_of_member(trained.home).task
+    order = verified.require_state(trained.home).task
     assert order
     given = trained.home, inbox.plan_of(order), "site-004", "small", None, None
-    with lock.held(trained.home / local_training.LOCK), pytest.raises(BusyError), local_training.at_work(*given):
+    with (
+        lock.exclusive(trained.home / local_training.LOCK),
+        pytest.raises(BusyError),
+        local_training.open_context(*given),
+    ):
         pass

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedhelp_edge import errors, plan
 from fedhelp_edge.methods import registry
-from fedhelp_edge.methods.base import Bench, Learner, Site
+from fedhelp_edge.methods.base import Compute, Learner, SiteFacts
 from fedhelp_edge.methods.fedavg import FedAvg
 from fedhelp_edge.train import checkpoint, loop
 from tests.threads import one_thread as one_thread
@@ -42,7 +42,7 @@ def sets() -> dict[str, Images]:
 def begun() -> Learner:
     """A site that has just received the first round's model."""
     told, method = plan.read(PLAN, registry.TABLES), registry.METHODS["fedavg"]
-    made = FedAvg(told, Site("site-001", "small", (6, 6)), method.schema(told), None, Bench())
+    made = FedAvg(told, SiteFacts("site-001", "small", (6, 6)), method.schema(told), None, Compute())
     made.receive(method.start(told), 1)
     return made
 
@@ -57,12 +57,12 @@ def test_a_disk_that_fills_up_keeps_the_last_state_and_after_making_room_the_rou
             (disk / "pictures").write_bytes(bytes(5_000_000))
 
     with pytest.raises(OSError) as caught:
-        loop.train(begun(), sets, 1, kept=disk / "kept", every=0, progress=others_fill_it)
+        loop.train(begun(), sets, 1, checkpoints=disk / "kept", every=0, progress=others_fill_it)
     assert type(errors.from_os(caught.value)) is errors.NoSpaceError
     assert [path.name for path in (disk / "kept").iterdir()] == ["000000002.state"]
     (disk / "pictures").unlink()
     resumed, whole = begun(), begun()
-    loop.train(resumed, sets, 1, kept=disk / "kept", every=0)
+    loop.train(resumed, sets, 1, checkpoints=disk / "kept", every=0)
     loop.train(whole, sets, 1)
     one, other = resumed.state(), whole.state()
     assert all(one[name].tobytes() == other[name].tobytes() for name in other)
@@ -73,7 +73,7 @@ def test_a_disk_that_holds_no_state_at_all_keeps_nothing_half_written(
 ) -> None:
     disk = tiny_disk(1_000)
     with pytest.raises(OSError) as caught:
-        loop.train(begun(), sets, 1, kept=disk / "kept", every=0)
+        loop.train(begun(), sets, 1, checkpoints=disk / "kept", every=0)
     assert type(errors.from_os(caught.value)) is errors.NoSpaceError
     assert list((disk / "kept").iterdir()) == []
     assert checkpoint.newest(disk / "kept") is None

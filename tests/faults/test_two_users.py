@@ -123,5 +123,5 @@ def test_a_round_is_played_while_the_front_is_a_user_who_can_read_no_key_and_no_
         assert answer("audit", "verify")["length"]
         backup = coordinator(program, home, "backup", home.parent / "backup.tar")
         assert backup.returncode == 0, backup.stderr
-        own.store.close()
+        own.database.close()
     assert shut == ["coordinator", "round-keys", "shares", "models", "root", "coordinator/keys.txt"]

@@ -16,7 +16,7 @@ from fedhelp_edge.errors import BusyError, ClockJumpError, FedhelpError, HubDama
 from server_ref.admin import session
 from server_ref.admin import unattended as admin_unattended
 from server_ref.intake import receive
-from server_ref.rounds import state
+from server_ref.rounds import lifecycle
 from tests.federation import Federation
 
 posix = pytest.mark.skipif(os.name == "nt", reason="Windows' modes say nothing of who may read")
@@ -38,7 +38,7 @@ def test_what_passes_is_waited_for_longer_and_longer_and_told_of_once() -> None:
     said: list[str] = []
     waits: list[float] = []
     faults = [OSError(5, "gone", "stick")] * 12
-    unattended.keep_on(attempts(*faults, None, BusyError("held"), None), 30, said.append, waits.append)
+    unattended.run_repeatedly(attempts(*faults, None, BusyError("held"), None), 30, said.append, waits.append)
     assert [line.split(":")[0] for line in said] == ["waiting", "it goes on", "waiting", "it goes on"]
     assert "E_STORAGE" in said[0]
     assert "E_BUSY" in said[2]
@@ -51,7 +51,7 @@ def test_what_passes_is_waited_for_longer_and_longer_and_told_of_once() -> None:
 )
 def test_what_time_does_not_mend_ends_it(fault: FedhelpError) -> None:
     with pytest.raises(type(fault)):
-        unattended.keep_on(attempts(fault), 1, print, lambda _: None)
+        unattended.run_repeatedly(attempts(fault), 1, print, lambda _: None)
 
 
 def test_rounds_close_while_the_carrier_is_away(three: Federation, tmp_path: Path) -> None:
@@ -59,9 +59,9 @@ def test_rounds_close_while_the_carrier_is_away(three: Federation, tmp_path: Pat
     (tmp_path / "file").write_bytes(b"")
     news: list[str] = []
     with pytest.raises((FedhelpError, OSError)) as told:
-        admin_unattended.step(three.hub, three.boss, tmp_path / "file" / "stick", news)
-    assert unattended.passing(told.value)
-    assert state.newest(three.hub)["round"] == 2
+        admin_unattended.step(three.hub, three.coordinator_keys, tmp_path / "file" / "stick", news)
+    assert unattended.transient_error(told.value)
+    assert lifecycle.newest_round(three.hub)["round"] == 2
     assert "round 1: 3 shares merged" in news
 
 
@@ -70,7 +70,7 @@ def test_run_waits_for_a_hub_that_another_command_holds_and_ends_by_sigterm(thre
     three.play(three.open())
     env = {**os.environ, "FEDHELP_HOME": str(three.hub.home), "PYTHONPATH": str(Path(__file__).parents[2])}
     hurry = "from fedhelp_edge import lock; lock.WAIT = 0.1; from server_ref.cli import main; main()"
-    with lock.held(three.hub.home / session.LOCK):
+    with lock.exclusive(three.hub.home / session.WRITER_LOCK):
         process = subprocess.Popen(
             [sys.executable, "-c", hurry, "run", "--every", "0.1"], env=env, stderr=subprocess.PIPE, text=True
         )
@@ -84,7 +84,7 @@ def test_run_waits_for_a_hub_that_another_command_holds_and_ends_by_sigterm(thre
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
     process.stderr.close()
-    assert state.newest(three.again())["round"] == 2
+    assert lifecycle.newest_round(three.again())["round"] == 2
 
 
 @posix
@@ -96,10 +96,10 @@ def test_a_passphrase_file_that_others_can_read_is_refused(tmp_path: Path, mode:
     path.write_text("four quiet words here\n")
     path.chmod(mode)
     if works or (mode == 0o640 and os.geteuid() == 0):  # root's files may have a group, as systemd lends credentials
-        assert passphrase.asker(path)() == "four quiet words here"
+        assert passphrase.provider(path)() == "four quiet words here"
     else:
         with pytest.raises(KeysModeError) as told:
-            passphrase.asker(path)()
+            passphrase.provider(path)()
         assert told.value.remedy == "chmod 600 passphrase"
 
 
@@ -108,15 +108,15 @@ def test_g12_a_clock_that_jumps_far_writes_nothing(three: Federation, days: int)
     order = three.open()
     three.play(order, without=("site-003",))
     three.judge()
-    length = three.hub.store.head().length
+    length = three.hub.database.head().length
     three.clock.go_on(days=days)
     late = three.clinics[2].give(order, three.drawn(order, three.clinics[2]))
     with pytest.raises(ClockJumpError):
         receive.receive(three.hub, late)
     with pytest.raises(ClockJumpError):
         three.aggregate(now=True)
-    assert three.hub.store.head().length == length
-    assert state.current(three.hub)["closes"]
+    assert three.hub.database.head().length == length
+    assert lifecycle.open_round(three.hub)["closes"]
     three.clock.go_on(days=-days)
     receive.receive(three.hub, late)
     assert len(three.aggregate()["accepted"]) == 3
@@ -132,7 +132,7 @@ def test_g12_a_long_pause_is_accepted_by_a_line_of_the_log(three: Federation) ->
 
 
 def test_g12_a_line_that_was_once_dated_far_ahead_moves_no_deadline_for_ever(three: Federation) -> None:
-    three.hub.store.log("2096-01-01T00:00:00Z", "renew", "roster")
+    three.hub.database.log("2096-01-01T00:00:00Z", "renew", "roster")
     with pytest.raises(ClockJumpError):
         three.open()
     three.hub.accept_clock()

@@ -24,7 +24,7 @@ from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.parcel import age, canon, keys, parcel, sshsig, statement
 from tests.unit.data import bombs
 
-_SITE, _HUB = keys.new(), keys.new()
+_SITE, _HUB = keys.generate(), keys.generate()
 _FOLDER = tempfile.TemporaryDirectory(prefix="fuzz-")
 _FILE = Path(_FOLDER.name) / "file.fhx"
 
@@ -44,7 +44,7 @@ def _json(data: bytes) -> None:
 
 def _armor(data: bytes) -> None:
     armor = data.decode("latin-1")
-    assert sshsig._armor(sshsig.parse(armor)) == armor
+    assert sshsig._format_armor(sshsig.parse(armor)) == armor
 
 
 def _key_line(data: bytes) -> None:
@@ -92,8 +92,8 @@ def _pack(data: bytes) -> None:
 
 
 def _image(data: bytes, name: str = "x.png") -> None:
-    with picture.quietly():
-        seen = folder.opened(io.BytesIO(data), name, plan.Image(8, 3))
+    with picture.without_warnings():
+        seen = folder.decode_open(io.BytesIO(data), name, plan.ImageSettings(8, 3))
     assert seen.pixels.shape == (8, 8, 3)
 
 
@@ -103,39 +103,39 @@ def _dicom(data: bytes) -> None:
 
 def _npz(data: bytes) -> None:
     _FILE.write_bytes(data)
-    found = npz.read(_FILE, plan.Image(8, 3))
+    found = npz.read(_FILE, plan.ImageSettings(8, 3))
     assert len(list(found.arrays(range(len(found.rows))))) == len(found.rows)
 
 
 def _table(data: bytes) -> None:
     _FILE.write_bytes(data)
-    assert "label" in table.sheet(_FILE).columns
+    assert "label" in table.read_sheet(_FILE).columns
 
 
 def _look(data: bytes) -> None:
     _FILE.write_bytes(data)
-    seen = parcel.look(_FILE, parcel.anyone)
+    seen = parcel.inspect(_FILE, parcel.any_signer)
     assert seen.offset + seen.statement.size == len(data)
 
 
 def _open(data: bytes) -> None:
     _FILE.write_bytes(data)
-    with parcel.open(_FILE, parcel.anyone, [_HUB.identity]) as found:
+    with parcel.open(_FILE, parcel.any_signer, [_HUB.identity]) as found:
         found.body.read()
 
 
 def _inside(data: bytes) -> None:
     """A plaintext that a site, whose signature is good, has made up."""
-    inner = parcel._Inner()
+    inner = parcel._InnerHeader()
     for at in range(0, len(data), 100):
         inner.feed(data[at : at + 100])
-    inner.check(statement.Statement(_context(), "age", statement.NO_HASH, 0))
+    inner.check(statement.Statement(_context(), "age", statement.ZERO_HASH, 0))
 
 
 def _bundle(data: bytes) -> None:
     """What a model says of itself, once its signature holds."""
-    notes = metadata.notes(data)
-    found = metadata.read(notes[metadata.FACTS])
+    notes = metadata.read_notes(data)
+    found = metadata.read(notes[metadata.FACTS_NOTE])
     features = np.ones((1, len(found.likeness.mean)))
     probabilities = np.full(len(found.classes), 0.5, np.float32)
     answer = decide.decide(found, probabilities, float(found.likeness.distance(features)[0]), np.zeros((1, 1, 1), "f4"))
@@ -222,7 +222,7 @@ def _encrypted(armor: bool) -> bytes:
 
 def _parcels() -> list[bytes]:
     charter = {
-        "kind": "charter", "created": "2026-11-21T08:00:00Z", "epoch": 0, "version": 1, "previous": statement.NO_HASH,
+        "kind": "charter", "created": "2026-11-21T08:00:00Z", "epoch": 0, "version": 1, "previous": statement.ZERO_HASH,
     }  # fmt: skip
     found = []
     for context, body, recipients in ((_context(), _share(), [_HUB.public.recipient]), (charter, b'{"name":"x"}', [])):
@@ -249,10 +249,10 @@ def _bundles() -> list[bytes]:
     )
     likeness = metadata.Likeness(np.zeros(2, "f4"), np.eye(2, dtype="f4"), 2.5, 0.02, 300)
     said = metadata.Facts(
-        "cells", "fh-3c", 3, "small", 4, 300, ("a", "b"), plan.Image(8, 1, (0.5,), (0.2,)), "own", ("own: resnet20",),
+        "cells", "fh-3c", 3, "small", 4, 300, ("a", "b"), plan.ImageSettings(8, 1, (0.5,), (0.2,)), "own", ("own: resnet20",),
         "fp32", (0.1, -0.1), {"own": {"accuracy": 0.9}}, calibration, likeness, {}, "SHA256:x",
     )  # fmt: skip
-    entry = _counted(0x0A, metadata.FACTS.encode()) + _counted(0x12, said.text().encode())
+    entry = _counted(0x0A, metadata.FACTS_NOTE.encode()) + _counted(0x12, said.text().encode())
     return [b"\x08\x08" + _counted(0x3A, b"graph") + _counted(0x72, entry)]
 
 

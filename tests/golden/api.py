@@ -102,7 +102,7 @@ def coordinator(*words: str | Path, home: Path, folder: Path) -> Any:
 def commands(program: str) -> Iterator[tuple[str, Any]]:
     """Each command of a program with its path, as the parser has it."""
     package, names = PROGRAMS[program]
-    group: Any = shell.group(package, names, program, "", "0")
+    group: Any = shell.command_group(package, names, program, "", "0")
     yield program, group
     for name in names:
         found = group.commands[name]
@@ -147,7 +147,7 @@ def test_keys(number: int) -> keys.Keys:
 
 
 def statement_line(context: Mapping[str, Any], payload: bytes) -> bytes:
-    return statement.make(context, hashlib.sha256(payload).hexdigest(), len(payload)).line
+    return statement.create(context, hashlib.sha256(payload).hexdigest(), len(payload)).line
 
 
 def sealed(context: Mapping[str, Any], payload: bytes, signers: Sequence[keys.Keys], folder: Path) -> bytes:
@@ -160,7 +160,7 @@ def sealed(context: Mapping[str, Any], payload: bytes, signers: Sequence[keys.Ke
 
 
 def check_parcel(path: Path) -> None:
-    parcel.look(path, parcel.anyone)
+    parcel.inspect(path, parcel.any_signer)
 
 
 # --- updates and models -------------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def update_bytes(arrays: Arrays) -> bytes:
 
 def read_update(data: bytes, expected: updates.Schema) -> dict[str, Array]:
     arrays = updates.read(io.BytesIO(data), expected)
-    updates.check_numbers(arrays)
+    updates.check_values(arrays)
     return dict(arrays)
 
 
@@ -213,22 +213,22 @@ def travelled(codec: str, arrays: Arrays, expected: updates.Schema, base: Arrays
 
 
 def merged(
-    base: Arrays, given: Mapping[str, Arrays], examples: Mapping[str, int], how: plans.Merge
+    base: Arrays, given: Mapping[str, Arrays], examples: Mapping[str, int], how: plans.MergeSettings
 ) -> dict[str, Array]:
     return rules.merge(base, given, examples, how)
 
 
 def norm_factors(base: Arrays, given: Mapping[str, Arrays]) -> dict[str, dict[str, float]]:
-    return norm_limit.factors({one: norm_limit.pull(base, given[one]) for one in given})
+    return norm_limit.scale_factors({one: norm_limit.update_norm(base, given[one]) for one in given})
 
 
 def suspicious(base: Arrays, given: Mapping[str, Arrays]) -> dict[str, str]:
-    norms = {one: norm_limit.pull(base, given[one]) for one in given}
-    return {one: error.code for one, error in outliers.suspects(base, given, norms).items()}
+    norms = {one: norm_limit.update_norm(base, given[one]) for one in given}
+    return {one: error.code for one, error in outliers.suspicious_updates(base, given, norms).items()}
 
 
 def inflated(examples: Mapping[str, int], released: Mapping[str, int]) -> dict[str, str]:
-    return {one: error.code for one, error in outliers.inflated(examples, released).items()}
+    return {one: error.code for one, error in outliers.inflated_claims(examples, released).items()}
 
 
 # --- images -------------------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def dealt(of: Images, how: str, seed: int, **more: Any) -> list[dict[str, Any]]:
             "images": list(part.images.names),
             "splits": list(part.images.splits),
         }
-        for part in partition.deal(of, how, seed, **more)
+        for part in partition.distribute(of, how, seed, **more)
     ]
 
 
@@ -272,7 +272,7 @@ def scores(probabilities: Array, labels: Sequence[int]) -> dict[str, Any]:
 def draw_stream(seed: int, name: str, round_: int, *purpose: object) -> np.random.Generator:
     from fedhelp_edge.train import loop
 
-    return loop.Draw(seed, name, round_).stream(*purpose)
+    return loop.RandomStreams(seed, name, round_).stream(*purpose)
 
 
 def batches(agreed: plans.Plan, private: Any, public: Any, round_: int, **phase: Any) -> list[dict[str, Any]]:
@@ -290,8 +290,8 @@ def batches(agreed: plans.Plan, private: Any, public: Any, round_: int, **phase:
             seen.append({name: [b.index.tolist(), sha256(b.images.numpy())] for name, b in batches.items()})
             return {"loss": 0.0}
 
-    who = methods.Site("site-007", "small", (1,) * len(agreed.classes))
-    learner = Watching(agreed, who, schema(agreed), None, methods.Bench())
+    who = methods.SiteFacts("site-007", "small", (1,) * len(agreed.classes))
+    learner = Watching(agreed, who, schema(agreed), None, methods.Compute())
     loop.train(learner, {"private": private, "public": public}, round_)
     return seen
 
@@ -301,9 +301,9 @@ def lab(agreed: plans.Plan, of: Images, how: str, out: Path, pack: packs.Pack | 
     from fedhelp_edge.lab import run
     from fedhelp_edge.train import machine
 
-    machine.settle(1)
-    parts = partition.deal(of, how, agreed.seed, **more)
-    return run.run(agreed, parts, out, bench=machine.bench("fp32"), pack=pack)
+    machine.configure(1)
+    parts = partition.distribute(of, how, agreed.seed, **more)
+    return run.run(agreed, parts, out, compute=machine.compute("fp32"), pack=pack)
 
 
 def journey(folder: Path) -> str:

@@ -149,13 +149,13 @@ def _merging() -> dict[str, Any]:
         "norm_limit": api.norm_factors(base, updates),
         "suspicious": [api.suspicious(base, those) for those in (updates, odd, far, opposed)],
         "inflated": [api.inflated({**SITES, "site-005": n}, {"site-005": r}) for n, r in ((5000, 0), (5000, 2500))],
-        "stops": [api.early_stopping.is_spent(reports[:end], 2) for end in range(len(reports) + 1)],
+        "stops": [api.early_stopping.has_plateaued(reports[:end], 2) for end in range(len(reports) + 1)],
     }
 
 
 def _codecs() -> dict[str, Any]:
     arrays = small()
-    schema = api.updates.Share(arrays).schema()
+    schema = api.updates.Update(arrays).schema()
     found: dict[str, Any] = {"schema": schema.lines(), "canonical": sha256(api.update_bytes(arrays))}
     for codec in ("f32", "f16"):
         uneven = {name: array / 3 for name, array in arrays.items()}
@@ -195,7 +195,7 @@ def contexts() -> dict[str, dict[str, Any]]:
     one = api.test_keys(1).public
     common = {"created": "2026-11-26T12:00:00Z"}
     where = {"federation": FEDERATION, "epoch": 1}
-    counted = api.statement.counted(["x", "y"])
+    counted = api.statement.list_digest(["x", "y"])
     who = {"sender": "site-001", "sender_key": api.sshsig.fingerprint(one.sign)}
     nonce = "0f" * 16
     rest: dict[str, dict[str, Any]] = {
@@ -222,13 +222,13 @@ def _parcels() -> dict[str, Any]:
         for kind, context in contexts().items():
             line = api.statement_line(context, payload)
             found[kind] = {"line": line.decode(), "name": hashlib.sha256(line).hexdigest()}
-            if api.statement.form_of(kind) == "plain":
+            if api.statement.payload_form(kind) == "plain":
                 data = api.sealed(context, payload, [api.test_keys(1), api.test_keys(2)], Path(name))
                 found[kind]["sha256"] = sha256(data)
         found["refused"] = _refused(
             api.sealed(contexts()["roster"], payload, [api.test_keys(1)], Path(name)), Path(name)
         )
-    found["log"] = api.log.chain("0" * 64, {"seq": 1, "time": "2026-11-26T12:00:00Z", "type": "memory",
+    found["log"] = api.log.line_hash("0" * 64, {"seq": 1, "time": "2026-11-26T12:00:00Z", "type": "memory",
                                             "subject": "coordinator", "detail": {"a": 1}})  # fmt: skip
     return found
 
@@ -270,13 +270,13 @@ def _keys() -> dict[str, Any]:
         "signature": signature.splitlines(),
         "words": [api.key_words.of_keys(FEDERATION, one.public), api.key_words.of_keys(FEDERATION, two.public)],
         "text_words": api.key_words.of_text(one.public.sign),
-        "word_list": sha256(*api.key_words.words()),
+        "word_list": sha256(*api.key_words.word_list()),
         "code": [
             api.enrol.read_code(" fh1 tycpq 3m4o6 8qpjf 76zcq x"),
             api.code_of(lambda: api.enrol.read_code("FH1-A")),
         ],
-        "request": api.enrol.request(code, "Clinic A", one.public, context),
-        "vouched": api.enrol.vouch(code, FEDERATION),
+        "request": api.enrol.request_body(code, "Clinic A", one.public, context),
+        "vouched": api.enrol.charter_proof(code, FEDERATION),
         "encrypted_size": [api.age.encrypted_size(n, readers) for n, readers in ((0, 1), (65536, 2), (65537, 1000))],
     }
 
@@ -324,7 +324,7 @@ def _images() -> dict[str, Any]:
     return {
         "split": drawn,
         "split_given": api.splits.draw(hashes, labels, groups, said, plan()),
-        "joined": api.splits.join(hashes, groups, unsaid, dict(zip(hashes[:40], drawn, strict=False))),
+        "joined": api.splits.extend(hashes, groups, unsaid, dict(zip(hashes[:40], drawn, strict=False))),
         "partitions": {
             "centers": api.dealt(whole, "natural:centers", 11, large=1),
             "dirichlet": api.dealt(whole, "dirichlet:0.5", 11, sites=3, large=1),
@@ -332,7 +332,7 @@ def _images() -> dict[str, Any]:
         },
         "pack": sha256(packed),
         "pack_chosen": sha256(pack.chosen(12, 11).pixels),
-        "pack_grey": sha256(pack.fitted(8, 1).pixels),
+        "pack_grey": sha256(pack.resized(8, 1).pixels),
     }
 
 
@@ -346,4 +346,4 @@ def _figures() -> dict[str, Any]:
 
 def _errors() -> dict[str, Any]:
     """Every code, and whether it means wrong usage."""
-    return {kind.code: issubclass(kind, api.errors.Usage) for kind in api.errors.tree() if kind.code}
+    return {kind.code: issubclass(kind, api.errors.UsageError) for kind in api.errors.tree() if kind.code}

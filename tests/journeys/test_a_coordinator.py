@@ -33,8 +33,8 @@ class Coordinator(Desk):
         said = json.loads(invite.read_text())
         first = self.folder / "charter.fhx"
         first.write_bytes(base64.b64decode(said["charters"][0]))
-        with parcel.open(first, parcel.anyone) as opened:
-            known = charter.first(opened.statement, opened.keys, opened.json(), said["federation"])
+        with parcel.open(first, parcel.any_signer) as opened:
+            known = charter.read_first(opened.statement, opened.keys, opened.json(), said["federation"])
         clinic = Clinic(known.federation, self.folder / f"clinic{number}")
         clinic.id = said["site"]
         clinic.ask_in(said["code"], f"Clinic {number}").rename(self.stick / "to-coordinator" / f"request {number}")
@@ -48,7 +48,7 @@ class Coordinator(Desk):
             arrays = {name: (array + 0.01 * factor * int(clinic.id[-1])).astype("f4") for name, array in base.items()}
             path = clinic.give(order, arrays)
             path.rename(self.stick / "to-coordinator" / path.name)
-        hub.store.close()
+        hub.database.close()
 
 
 @pytest.fixture(scope="module")
@@ -119,13 +119,13 @@ def test_the_unattended_coordinator_plays_all_rounds_by_itself(tmp_path: Path) -
 
     three = federation.Federation(tmp_path, PLAN.replace("rounds = 12", "rounds = 2"))
     stick = tmp_path / "synced"
-    done, news = unattended.step(three.hub, three.boss, stick)
+    done, news = unattended.step(three.hub, three.coordinator_keys, stick)
     for round_ in (1, 2):
         assert f"round {round_} is open" in news
         order = three.hub.tasks()[round_]
         for clinic in three.clinics:
             path = clinic.give(order, three.drawn(order, clinic))
             path.rename(stick / "to-coordinator" / path.name)
-        done, news = unattended.step(three.hub, three.boss, stick)
+        done, news = unattended.step(three.hub, three.coordinator_keys, stick)
         assert f"round {round_}: 3 shares merged" in news
     assert done

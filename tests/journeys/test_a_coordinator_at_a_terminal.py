@@ -104,25 +104,25 @@ def locked(desk: Coordinator) -> Coordinator:
 
 def test_keys_are_held_for_one_user_one_hub_and_one_time(locked: Coordinator) -> None:
     folder = locked.folder / "hub" / "coordinator"
-    place = agent._place(folder)
+    place = agent._socket_path(folder)
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(place))  # by one that was killed
     works(locked.hub("unlock", "--passphrase-file", "pass"))
     assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700
     assert stat.S_IMODE(place.stat().st_mode) & 0o077 == 0
     assert sorted(path.suffix for path in place.parent.iterdir() if path.name.startswith(place.name)) == [".sock"]
-    held = agent.held(folder)
+    held = agent.held_keys(folder)
     assert held is not None
-    assert held.public == keys.public(folder)
+    assert held.public == keys.load_public(folder)
     other = locked.folder / "other"
-    keys.save(other, keys.new(), PASSPHRASE)
-    assert agent.held(other) is None
+    keys.save(other, keys.generate(), PASSPHRASE)
+    assert agent.held_keys(other) is None
     works(locked.hub("unlock", "--passphrase-file", "pass", "--minutes", "0.01"))
     until = time.monotonic() + 60
     while place.exists():
         assert time.monotonic() < until
         time.sleep(0.05)
-    assert agent.held(folder) is None
+    assert agent.held_keys(folder) is None
     assert "nothing was unlocked" in works(locked.hub("lock")).stdout
 
 
@@ -143,7 +143,7 @@ def given_to(user: int, place: Path) -> bytes:
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 def test_another_user_is_given_no_keys_even_by_a_socket_that_anybody_may_open(locked: Coordinator) -> None:
     works(locked.hub("unlock", "--passphrase-file", "pass"))
-    place = agent._place(locked.folder / "hub" / "coordinator")
+    place = agent._socket_path(locked.folder / "hub" / "coordinator")
     assert given_to(65534, place) == b""
     assert b"identity" in given_to(0, place)
     with tempfile.TemporaryDirectory(dir="/tmp") as open_to_all:

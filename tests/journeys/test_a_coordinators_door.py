@@ -89,7 +89,7 @@ def test_a_passphrase_that_is_soon_guessed_is_refused_by_every_command_that_make
     weak: str, tmp_path: Path
 ) -> None:
     with pytest.raises(WeakPassphraseError):
-        passphrase.check_passphrase(weak)
+        passphrase.check_strength(weak)
     desk = Desk(tmp_path, PLAN)
     (tmp_path / "pass").write_text(f"{weak}\n")
     fails(desk.hub("init", "--plan", "plan.toml"), "E_PASSPHRASE_WEAK", "take five words that do not belong together")
@@ -100,12 +100,12 @@ def test_a_passphrase_that_is_soon_guessed_is_refused_by_every_command_that_make
 
 def test_a_passphrase_that_this_kit_makes_or_that_a_person_thought_of_is_taken() -> None:
     for good in (
-        *(key_words.passphrase() for _ in range(200)),
+        *(key_words.new_passphrase() for _ in range(200)),
         "four quiet words here",
         "Grüße-aus-Tübingen-71",
         "vK7#pQ2!xW9d",
     ):
-        passphrase.check_passphrase(good)
+        passphrase.check_strength(good)
 
 
 # --- nothing is asked in vain ---------------------------------------------------------------------------------------

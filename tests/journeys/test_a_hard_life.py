@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import membership, outbox, status
+from fedhelp_edge.site import connection, membership, outbox, status
 from server_ref.admin import recovery
 from server_ref.hub.hub import Hub
 from server_ref.intake import receive
@@ -47,7 +47,7 @@ class Life:
     def sync(self, kills: int) -> None:
         """The site's sync, killed so many times and then left in peace until it has reached the coordinator."""
         with net.running(self.three.folder / "hub") as port, self._line(port) as bad:
-            membership.remember(self.clinic.home, url=f"http://127.0.0.1:{bad}")
+            connection.save(self.clinic.home, url=f"http://127.0.0.1:{bad}")
             for _ in range(kills if self._deaths else 0):
                 process = self._start()
                 try:
@@ -89,7 +89,7 @@ class Life:
 def live(three: Federation, clinic: Clinic, tmp_path: Path, draw: random.Random, deaths: int) -> str:
     """What becomes of it; `deaths` in each of five syncs, and with any the coordinator goes back once."""
     life = Life(three, clinic, draw, deaths)
-    membership.join(clinic.home, membership.read_invite(clinic.invite), "we", lambda: None)
+    membership.join(clinic.home, membership.read_invite_file(clinic.invite), "we", lambda: None)
     life.sync(deaths)
     three.judge()
     assert life.state == status.JOINING
@@ -111,7 +111,7 @@ def live(three: Federation, clinic: Clinic, tmp_path: Path, draw: random.Random,
     three.clock.go_on(days=8)
     assert three.aggregate()["accepted"] == ["site-002", "site-003", "site-004"]
     late = three.join()
-    three.hub.revoke(three.boss, three.clinics[1].id, 2, "left")
+    three.hub.revoke(three.coordinator_keys, three.clinics[1].id, 2, "left")
     second = three.open()
     receive.receive(three.hub, stale)
     for one in (three.clinics[2], late):
@@ -123,18 +123,18 @@ def live(three: Federation, clinic: Clinic, tmp_path: Path, draw: random.Random,
     assert told["accepted"] == ["site-001", "site-003", "site-004", "site-005"]
     life.sync(deaths)
     assert life.state == status.JUDGED
-    assert outbox.waiting(clinic.home) == []
+    assert outbox.pending(clinic.home) == []
     return str(told["merged_sha256"])
 
 
 def back(three: Federation, backup: Path) -> None:
     """The hub's disk died; what the backup does not have never was."""
     root = keys.load(three.folder / "hub" / "root", nobody)
-    three.hub.store.close()
+    three.hub.database.close()
     (three.folder / "hub").rename(three.folder / "died")
-    recovery.restore(three.folder / "hub", backup, root, nobody).store.close()
+    recovery.restore(three.folder / "hub", backup, root, nobody).database.close()
     three.hub = Hub(three.folder / "hub", clock=three.clock)
-    three.boss = three.hub.boss(nobody)
+    three.coordinator_keys = three.hub.coordinator_keys(nobody)
 
 
 def test_two_hard_rounds_end_with_the_model_of_two_quiet_ones(
@@ -146,5 +146,5 @@ def test_two_hard_rounds_end_with_the_model_of_two_quiet_ones(
     print("seed", seed)
     there = live(three, Clinic(three, tmp_path / "hard"), tmp_path, random.Random(seed), effort(1, 10))
     here = live(quiet, Clinic(quiet, tmp_path / "calm"), tmp_path, random.Random(seed), 0)
-    quiet.hub.store.close()
+    quiet.hub.database.close()
     assert there == here

@@ -72,7 +72,7 @@ class Hospital(Desk):
     def ask(self, *words: str | Path) -> dict[str, Any]:
         return command.answer(works(self.site(*words, "--json")))
 
-    def boss(self, *words: str | Path) -> dict[str, Any]:
+    def coordinator_keys(self, *words: str | Path) -> dict[str, Any]:
         return command.answer(works(self.hub(*words, "--json")))
 
     def predict(self, *words: str | Path) -> dict[str, Any]:
@@ -86,16 +86,16 @@ class Hospital(Desk):
     def trip(self) -> None:
         """The stick goes to the coordinator and back; over the network the coordinator judges what came in."""
         stick = "--via" in self.way
-        self.boss(*(("exchange", self.stick) if stick else ("requests",)))
+        self.coordinator_keys(*(("exchange", self.stick) if stick else ("requests",)))
 
     def play(self, given: Path) -> None:
         """Two rounds, the second by sync; and between them new keys."""
-        self.boss("knowledge", "publish", given / "pack.safetensors")
-        self.boss("invite", "University hospital", "--tier", "large", "--out", "a.invite")
+        self.coordinator_keys("knowledge", "publish", given / "pack.safetensors")
+        self.coordinator_keys("invite", "University hospital", "--tier", "large", "--out", "a.invite")
         self.step("join", "a.invite", *self.way)
         self.told["words"] = self.ask("keys", "words")
         self.trip()
-        self.boss("open", "--start", given / "start.safetensors")
+        self.coordinator_keys("open", "--start", given / "start.safetensors")
         self.trip()
         self.step("download")
         table = given / "pacs" / "labels.csv"
@@ -104,7 +104,7 @@ class Hospital(Desk):
         self.step("distill", table, *ONE)
         self.step("upload")
         self.trip()
-        self.told["first"] = self.boss("aggregate")
+        self.told["first"] = self.coordinator_keys("aggregate")
         self.trip()
         self.step("download", named="fetched")
         self.told["old"] = self.ask("export", "--anyway", "--out", "old.onnx", *ONE)
@@ -115,11 +115,11 @@ class Hospital(Desk):
         self.trip()
         self.step("download", named="has new keys")
 
-        self.boss("open")
+        self.coordinator_keys("open")
         self.trip()
         self.step("sync", *ONE)
         self.trip()
-        self.told["second"] = self.boss("aggregate")
+        self.told["second"] = self.coordinator_keys("aggregate")
         self.trip()
         self.step("sync", *ONE, named="synced")
         self.told["new"] = self.ask("export", "--anyway", "--out", "new.onnx", *ONE)
@@ -167,8 +167,8 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 def by_stick(given: Desk, tmp_path_factory: pytest.TempPathFactory) -> Hospital:
     folder = tmp_path_factory.mktemp("stick")
     hospital = Hospital(folder, ("--via", str(folder / "stick")), locked=False)
-    hospital.boss("init", "--plan", "plan.toml")
-    hospital.boss("exchange", hospital.stick)
+    hospital.coordinator_keys("init", "--plan", "plan.toml")
+    hospital.coordinator_keys("exchange", hospital.stick)
     hospital.play(given.folder)
     return hospital
 
@@ -177,7 +177,7 @@ def by_stick(given: Desk, tmp_path_factory: pytest.TempPathFactory) -> Hospital:
 def by_network(given: Desk, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     folder = tmp_path_factory.mktemp("network")
     hospital = Hospital(folder, ())
-    hospital.boss("init", "--plan", "plan.toml")
+    hospital.coordinator_keys("init", "--plan", "plan.toml")
     with net.running(folder / "hub") as port:
         hospital.way = ("--url", f"http://127.0.0.1:{port}")
         hospital.play(given.folder)
@@ -235,7 +235,7 @@ def test_the_words_to_compare_by_phone_can_be_shown_again_and_stand_for_these_ke
 
 
 def test_the_coordinator_knows_the_hospital_by_name_and_tier(hospital: Hospital) -> None:
-    (site,) = hospital.boss("roster")["sites"]
+    (site,) = hospital.coordinator_keys("roster")["sites"]
     assert (site["id"], site["tier"], site["status"]) == ("site-001", "large", "active")
     federation = str(hospital.told["join"]["federation"])
     assert len(hospital.told["join"]["words"]) == 8
@@ -268,11 +268,11 @@ def test_every_share_is_accepted_and_nothing_waits(hospital: Hospital) -> None:
     assert (status["round"], status["outbox"], status["orders_are_old"]) == (2, [], False)
     assert (hospital.told["sync"]["trained"], hospital.told["synced"]["trained"]) == (2, None)
     assert "model after round 2" in hospital.told["synced"]["new"]
-    assert hospital.boss("status")["state"] == "finished"
+    assert hospital.coordinator_keys("status")["state"] == "finished"
 
 
 def test_a_round_that_was_handed_out_holds_without_any_key(hospital: Hospital, tmp_path: Path) -> None:
-    hospital.boss("audit", "export", "2", tmp_path / "round-2")
+    hospital.coordinator_keys("audit", "export", "2", tmp_path / "round-2")
     told = command.answer(works(command.here("audit", "round-2", "--json", home=tmp_path)))
     (share,) = hospital.told["sync"]["sent"]
     assert told["merged"] == [{"site": "site-001", "share": share, "state": "accepted"}]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fedhelp_edge.exchange.folder import TO
+from fedhelp_edge.exchange.folder import TO_COORDINATOR
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.site import status, verified
 from server_ref.admin import exchange, invites
@@ -31,9 +31,9 @@ class Clinic:
         self.federation, self.home, self.stick = federation, place / "person", place / "stick"
         self.home.mkdir()
         self.url = f"http://127.0.0.1:{port}"
-        made = invites.make(federation.hub, "Clinic", "small", 14)
+        made = invites.issue(federation.hub, "Clinic", "small", 14)
         self.code, self.invite = made.code, place / "clinic.invite"
-        invites.write(self.invite, made)
+        invites.write_files(self.invite, made)
         exchange.exchange(federation.hub, self.stick)
         self._earlier: list[str] = []
         self._earlier = self.requests
@@ -45,8 +45,8 @@ class Clinic:
     @property
     def requests(self) -> list[str]:
         """Those that reached the coordinator, or its stick."""
-        at_hub = [str(row["hash"]) for row in self.federation.hub.store.rows("SELECT hash FROM requests")]
-        on_stick = [path.stem for path in (self.stick / TO).glob("*.fhx")]
+        at_hub = [str(row["hash"]) for row in self.federation.hub.database.rows("SELECT hash FROM requests")]
+        on_stick = [path.stem for path in (self.stick / TO_COORDINATOR).glob("*.fhx")]
         return sorted({*at_hub, *on_stick} - set(self._earlier))
 
     @property
@@ -60,7 +60,7 @@ class Clinic:
     def is_let_in(self) -> None:
         """What the coordinator does: take in, judge, hand out."""
         exchange.exchange(self.federation.hub, self.stick)
-        judge.judge(self.federation.hub, self.federation.boss)
+        judge.judge_waiting(self.federation.hub, self.federation.coordinator_keys)
         exchange.exchange(self.federation.hub, self.stick)
 
     def unlocks(self, passphrase: str, *words: str | Path) -> str:
@@ -130,7 +130,7 @@ def test_a_wrong_passphrase_for_keys_that_are_there_sends_nothing(clinic: Clinic
     with at("keys", "new", home=clinic.home) as shown:
         passphrase = takes_down(shown)
         assert shown.ends() == 0, shown.screen
-    before = keys.public(clinic.site)
+    before = keys.load_public(clinic.site)
     with at(*clinic.way("file by network"), home=clinic.home) as shown:
         shown.sees("passphrase: ")
         shown.types("not this one")
@@ -139,7 +139,7 @@ def test_a_wrong_passphrase_for_keys_that_are_there_sends_nothing(clinic: Clinic
     assert clinic.requests == []
     clinic.unlocks(passphrase, *clinic.way("file by network"))
     assert clinic.requests == clinic.own_requests
-    assert keys.public(clinic.site) == before
+    assert keys.load_public(clinic.site) == before
 
 
 def test_keys_from_a_backup_join(clinic: Clinic) -> None:
@@ -149,7 +149,7 @@ def test_keys_from_a_backup_join(clinic: Clinic) -> None:
         assert command.here(*words, "--home", "other", "--passphrase-file", "old", home=clinic.home).returncode == 0
     clinic.unlocks("words of the backup", "keys", "restore", "backup.txt")
     clinic.unlocks("words of the backup", *clinic.way("code by network"))
-    assert keys.public(clinic.site) == keys.public(clinic.home / "other")
+    assert keys.load_public(clinic.site) == keys.load_public(clinic.home / "other")
     assert clinic.requests == clinic.own_requests
 
 
@@ -184,13 +184,13 @@ def test_where_the_network_was_down_the_same_request_goes_out_later_by_the_same_
             else:
                 shown.presses(terminal.CTRL_C)
                 assert shown.ends() == 1
-    made, own = clinic.own_requests, keys.public(clinic.site)
+    made, own = clinic.own_requests, keys.load_public(clinic.site)
     assert len(made) == 1
     assert clinic.requests == []
     screen = clinic.unlocks(passphrase, "join", clinic.invite, "--url", clinic.url)
     assert f"words: {words}" in screen
     assert clinic.requests == made == clinic.own_requests
-    assert keys.public(clinic.site) == own
+    assert keys.load_public(clinic.site) == own
     assert "next: " in clinic.unlocks(passphrase, "join", clinic.invite)  # once more does no harm
     assert clinic.requests == made
 

@@ -36,7 +36,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     with pytest.MonkeyPatch.context() as earlier:
         earlier.setattr(safe_text, "check_name", lambda _: None)
         earlier.setattr(charter, "body", lambda _, *rest: {**body(BAD, *rest)})
-        earlier.setitem(enrol._REQUEST, "name", re.compile("(?s).*"))
+        earlier.setitem(enrol._REQUEST_SHAPE, "name", re.compile("(?s).*"))
         works(desk.hub("init", "--plan", "plan.toml"))
         works(desk.hub("invite", BAD, "--tier", "small", "--out", "a.invite"))
         works(desk.hub("invite", f"{BAD} again", "--tier", "small", "--out", "b.invite"))

@@ -18,8 +18,12 @@ from fedhelp_edge.data import pack as packs  # noqa: E402
 from fedhelp_edge.demo import phantoms  # noqa: E402
 from fedhelp_edge.lab import partition, run  # noqa: E402
 from fedhelp_edge.methods.registry import TABLES  # noqa: E402
-from fedhelp_edge.site import membership, status  # noqa: E402
-from fedhelp_edge.site.sync import Synced, sync  # noqa: E402
+from fedhelp_edge.site import (  # noqa: E402
+    connection,
+    membership,
+    status,
+)
+from fedhelp_edge.site.sync import SyncResult, sync  # noqa: E402
 from fedhelp_edge.train import machine  # noqa: E402
 from server_ref.admin import exchange, invites  # noqa: E402
 from server_ref.rounds import close  # noqa: E402
@@ -87,13 +91,13 @@ def in_the_lab(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 def by_the_lab(whole: Path, out: Path) -> str:
     """The model that the lab makes of them."""
     plan = plans.read(PLAN, TABLES)
-    machine.settle(1)
+    machine.configure(1)
     images = data.load(whole / "all.npz", plan, kept=whole / "kept")
-    parts = partition.deal(images, "natural:centers", plan.seed, large=1)
+    parts = partition.distribute(images, "natural:centers", plan.seed, large=1)
     assert [part.tier for part in parts] == ["large", "small", "small"]
     pack = packs.load(whole / "pack.safetensors")
-    bench = machine.bench(plan.training.precision)
-    told = run.run(plan, parts, out, bench=bench, pack=pack)
+    bench = machine.compute(plan.training.precision)
+    told = run.run(plan, parts, out, compute=bench, pack=pack)
     return str(told["merged_sha256"])
 
 
@@ -101,14 +105,14 @@ class Site:
     def __init__(self, folder: Path, federation: Federation, tier: str, images: Path, stick: Path, url: str) -> None:
         invite = folder / "site.invite"
         folder.mkdir()
-        invites.write(invite, invites.make(federation.hub, folder.name, tier, 14))
+        invites.write_files(invite, invites.issue(federation.hub, folder.name, tier, 14))
         self.home, self.via = folder / "home", None if url else stick
-        said = replace(membership.read_invite(invite), url=url)
+        said = replace(membership.read_invite_file(invite), url=url)
         membership.join(self.home, said, folder.name, lambda: None)
         (self.home / "images.txt").write_text(str(images))
 
-    def sync(self) -> Synced:
-        ways = status.carriers(self.home, nobody, self.via)
+    def sync(self) -> SyncResult:
+        ways = connection.carriers(self.home, nobody, self.via)
         return sync(self.home, ways, nobody, lambda _: None, threads=1)
 
 
@@ -118,10 +122,10 @@ def reached(federation: Federation, network: bool, stick: Path) -> Iterator[tupl
 
     def at_the_hub() -> None:
         if not network:
-            exchange.take_in(federation.hub, stick / exchange.TO, exchange.Exchanged())
+            exchange.collect(federation.hub, stick / exchange.TO_COORDINATOR, exchange.ExchangeResult())
         federation.judge()
         if not network:
-            exchange.leave(federation.hub, stick / exchange.FROM)
+            exchange.deliver(federation.hub, stick / exchange.FROM_COORDINATOR)
 
     if network:
         with net.running(federation.folder / "hub") as port:
@@ -137,7 +141,7 @@ def test_two_rounds_give_the_model_that_the_lab_gives(
 ) -> None:
     federation = Federation(tmp_path / "coordinator", PLAN, clinics=0)
     with files.reading(whole / "pack.safetensors") as body:
-        federation.hub.publish_pack(federation.boss, body)
+        federation.hub.publish_knowledge(federation.coordinator_keys, body)
     with reached(federation, network, tmp_path / "stick") as (url, at_the_hub):
         tiers = ["large", "small", "small"]
         sites = [
@@ -155,7 +159,7 @@ def test_two_rounds_give_the_model_that_the_lab_gives(
                 assert (done.trained, done.refused) == (round_, [])
                 assert status.status(site.home)["state"] == (status.RECEIVED if network else status.SENT)
             at_the_hub()
-            told = close.aggregate(federation.hub, federation.boss)
+            told = close.aggregate(federation.hub, federation.coordinator_keys)
             assert told["accepted"] == ["site-001", "site-002", "site-003"]
             at_the_hub()
         for site in sites:

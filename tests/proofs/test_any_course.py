@@ -51,10 +51,10 @@ class Tiny(Method):
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(METHODS, "fedavg", Tiny(METHODS["fedavg"].table, METHODS["fedavg"].learner))  # type: ignore[arg-type]
-        patch.setattr(receive, "Opener", kills.Here)
+        kills.open_here(patch)
         made = Federation(tmp_path_factory.mktemp("tiny") / "made")
         yield made
-        made.hub.store.close()
+        made.hub.database.close()
 
 
 @dataclass
@@ -89,7 +89,7 @@ class Course(RuleBasedStateMachine):
         self.changes = count(64)
 
     def teardown(self) -> None:
-        self.fed.hub.store.close()
+        self.fed.hub.database.close()
         shutil.rmtree(self.folder)
 
     # --- what may happen -----------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ class Course(RuleBasedStateMachine):
     def judges(self, anew: bool) -> None:
         """By a program that goes on running, or by one that was started anew."""
         if anew:
-            self.fed.again().store.reconcile()
+            self.fed.again().database.reconcile()
         self.fed.judge()
         self._judged()
 
@@ -181,7 +181,7 @@ class Course(RuleBasedStateMachine):
 
     @invariant()
     def the_hub_knows_the_same(self) -> None:
-        store = self.fed.hub.store
+        store = self.fed.hub.database
         found = {row["hash"]: row["state"] for row in store.rows("SELECT hash, state FROM shares")}
         assert found == {share.path.stem: share.state for share in self.shares}
         rows = {row["round"]: row for row in store.rows("SELECT * FROM rounds WHERE round > 0")}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from fedhelp_edge.exchange.folder import TO
+from fedhelp_edge.exchange.folder import TO_COORDINATOR
 from server_ref.admin import unattended
 from server_ref.intake import receive
 from tests.faults import kills
@@ -46,7 +46,7 @@ def quiet(fed: Federation, late: dict[int, int]) -> None:
             receive.receive(fed.hub, share)
         if number in late:
             fed.clock.go_on(days=8)
-        unattended.step(fed.hub, fed.boss, None)
+        unattended.step(fed.hub, fed.coordinator_keys, None)
 
 
 class Storm:
@@ -56,7 +56,7 @@ class Storm:
         self._copies, self._fronts = itertools.count(), ExitStack()
         self._front: Process
         self._serve()
-        (self.stick / TO).mkdir(parents=True)
+        (self.stick / TO_COORDINATOR).mkdir(parents=True)
 
     def rage(self, late: dict[int, int]) -> None:
         with self._fronts:
@@ -84,12 +84,12 @@ class Storm:
         self._died("uploads", code)
 
     def _lose(self, share: Path) -> None:
-        path = self.stick / TO / share.name
+        path = self.stick / TO_COORDINATOR / share.name
         self.met["files lost"] += path.exists()
         path.unlink(missing_ok=True)
 
     def _double(self, _: Path) -> None:
-        shutil.copy(self._draw.choice(self.sent), self.stick / TO / f"copy {next(self._copies)}")
+        shutil.copy(self._draw.choice(self.sent), self.stick / TO_COORDINATOR / f"copy {next(self._copies)}")
         self.met["files doubled"] += 1
 
     def _look(self, number: int) -> None:
@@ -113,22 +113,22 @@ class Storm:
         self._front = self._fronts.enter_context(serving(self.fed.hub.home))
 
     def _is_here(self, share: Path) -> bool:
-        return bool(self.fed.hub.store.row("SELECT 1 FROM parcels WHERE hash = ?", share.stem))
+        return bool(self.fed.hub.database.row("SELECT 1 FROM parcels WHERE hash = ?", share.stem))
 
     def _is_open(self, number: int) -> bool:
-        return bool(self.fed.hub.store.row("SELECT 1 FROM rounds WHERE round = ?", number))
+        return bool(self.fed.hub.database.row("SELECT 1 FROM rounds WHERE round = ?", number))
 
 
 def models(fed: Federation) -> list[str]:
     query = "SELECT model FROM rounds WHERE state = 'merged' AND round BETWEEN 1 AND ? ORDER BY round"
-    return [row["model"] for row in fed.hub.store.rows(query, ROUNDS)]
+    return [row["model"] for row in fed.hub.database.rows(query, ROUNDS)]
 
 
 @pytest.mark.proof
 def test_ten_rounds_in_a_storm_give_the_bits_of_ten_quiet_ones(
     made: Federation, tmp_path: Path, effort: Callable[[int, int], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receive, "Opener", kills.Here)
+    kills.open_here(monkeypatch)
     draw = random.Random(4)
     late: dict[int, int] = {}
     for number in range(1, ROUNDS):
@@ -143,7 +143,7 @@ def test_ten_rounds_in_a_storm_give_the_bits_of_ten_quiet_ones(
 
     assert len(models(stormy)) == ROUNDS
     assert models(stormy) == models(calm)
-    store = stormy.hub.store
+    store = stormy.hub.database
     counted = store.rows("SELECT hash, site, counts FROM shares WHERE state = 'merged'")
     assert sorted(row["hash"] for row in counted) == sorted(share.stem for share in storm.sent)
     assert len({(row["site"], row["counts"]) for row in counted}) == len(counted)
@@ -157,4 +157,4 @@ def test_ten_rounds_in_a_storm_give_the_bits_of_ten_quiet_ones(
     print(f"\n{ROUNDS} rounds, {len(counted)} shares; {', '.join(f'{count} {what}' for what, count in met.items())}")
     print(f"0 rounds lost, 0 shares counted twice; the last model is {models(stormy)[-1][:16]} in both")
     for fed in (calm, stormy):
-        fed.hub.store.close()
+        fed.hub.database.close()

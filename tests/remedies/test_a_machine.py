@@ -93,13 +93,13 @@ def test_of_two_commands_the_second_is_run_again_once_the_first_has_ended(
 ) -> None:
     desk.join()
     monkeypatch.setattr(lock, "WAIT", 0.1)
-    with lock.held(desk.folder / "site" / layout.LOCK):
+    with lock.exclusive(desk.folder / "site" / layout.LOCK):
         fails(desk.site("download"), "E_BUSY", "wait until the other command has ended")
     works(desk.site("download"))
     made.folder(desk.folder / "images", 4, ("a", "b"))
     pytest.importorskip("torch")
     train = ("train", "images", "--plan", "plan.toml", "--threads", "1")
-    with lock.held(desk.folder / "site" / "train.lock"):
+    with lock.exclusive(desk.folder / "site" / "train.lock"):
         fails(desk.site(*train), "E_BUSY", "then run this one again")
     works(desk.site(*train))
 

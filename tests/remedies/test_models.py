@@ -77,13 +77,13 @@ def noted(change: Callable[[dict[str, str]], None]) -> Spoil:
 
 
 def of_another_version(notes: dict[str, str]) -> None:
-    notes[metadata.FACTS] = json.dumps({**json.loads(notes[metadata.FACTS]), "schema_version": 9})
+    notes[metadata.FACTS_NOTE] = json.dumps({**json.loads(notes[metadata.FACTS_NOTE]), "schema_version": 9})
 
 
 def with_other_answers(notes: dict[str, str]) -> None:
-    said = json.loads(notes[metadata.PARITY])
-    said["logits"] = metadata.packed(metadata.unpacked(said["logits"]) + np.float32(1))
-    notes[metadata.PARITY] = json.dumps(said)
+    said = json.loads(notes[metadata.PARITY_NOTE])
+    said["logits"] = metadata.encode_array(metadata.decode_array(said["logits"]) + np.float32(1))
+    notes[metadata.PARITY_NOTE] = json.dumps(said)
 
 
 def of_another_kit(notes: dict[str, str]) -> None:
@@ -103,7 +103,7 @@ def test_a_model_that_does_not_do_here_is_exported_again(desk: Desk, spoil: Spoi
     data = spoil((desk.folder / "1.onnx").read_bytes())
     odd = desk.folder / "odd.onnx"
     odd.write_bytes(data)
-    bundle.beside(odd).write_text(sshsig.sign(data, own.sign, bundle.NAMESPACE))
+    bundle.signature_path(odd).write_text(sshsig.sign(data, own.sign, bundle.NAMESPACE))
     for words in (("predict", "odd.onnx"), ("compare", "2.onnx", "odd.onnx")):
         fails(desk.site(*words, "images"), code, hint)
     works(desk.site(*EXPORT, "again.onnx", "--round", "1"))
@@ -218,7 +218,9 @@ OLDER: dict[str, Older] = {
 def test_a_share_that_is_refused_is_trained_again_by_a_kit_that_was_updated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receive, "ROUNDS_WORTH", 2 * len(OLDER))  # more refused shares than a site may leave in a round
+    monkeypatch.setattr(
+        receive, "QUOTA_UPDATES", 2 * len(OLDER)
+    )  # more refused shares than a site may leave in a round
     desk = Desk(tmp_path, PLAN)
     made.folder(desk.folder / "images", 6, ("a", "b", "c"))
     train = ("train", "images", "--threads", "1")

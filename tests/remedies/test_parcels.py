@@ -56,7 +56,7 @@ def boss(desk: Desk) -> keys.Keys:
 def brought(desk: Desk, kind: str) -> Path:
     """The newest parcel of this kind that lies on the stick."""
     there = (desk.stick / "from-coordinator").glob("*.fhx")
-    found = [(parcel.look(path, parcel.anyone).statement, path) for path in there]
+    found = [(parcel.inspect(path, parcel.any_signer).statement, path) for path in there]
     return max((said.context.get("version", 0), path) for said, path in found if said.kind == kind)[1]
 
 
@@ -93,11 +93,11 @@ def signed(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
 
 
 def of_another_kind(signature: bytes) -> bytes:
-    return sshsig.sign(b"x", keys.new().sign, "git").encode()
+    return sshsig.sign(b"x", keys.generate().sign, "git").encode()
 
 
 def of_another_hash(signature: bytes) -> bytes:
-    raw = keys.new().sign.public_key().public_bytes_raw()
+    raw = keys.generate().sign.public_key().public_bytes_raw()
     return armor("roster.v1.fedhelp-edge", ed25519(raw), ed25519(bytes(64)), b"sha256").encode()
 
 
@@ -135,7 +135,7 @@ def test_a_damaged_file_is_copied_again(desk: Desk, code: str) -> None:
 
 def test_a_file_of_another_version_is_asked_for_again(desk: Desk) -> None:
     path = brought(desk, "roster")
-    with parcel.open(path, parcel.anyone) as seen:
+    with parcel.open(path, parcel.any_signer) as seen:
         said, holds = seen.statement, seen.json()
     path.rename(desk.folder / "kept")
     parcel.seal(path, said.context, to_json(holds | {"later": 1}), boss(desk).sign)
@@ -156,16 +156,16 @@ def waiting(made: Desk, tmp_path: Path) -> tuple[Desk, Path]:
 
 def sealed_badly(desk: Desk, whole: Path, harm: Callable[[bytes], bytes]) -> None:
     """In its place, the same under the coordinator's signature, with something wrong inside."""
-    seen = parcel.look(whole, parcel.anyone)
+    seen = parcel.inspect(whole, parcel.any_signer)
     payload = harm(whole.read_bytes()[seen.offset :])
-    said = statement.make(seen.statement.context, hashlib.sha256(payload).hexdigest(), len(payload))
+    said = statement.create(seen.statement.context, hashlib.sha256(payload).hexdigest(), len(payload))
     whole.rename(desk.folder / "kept")
-    whole.write_bytes(parcel._prologue(said, [boss(desk).sign]) + payload)
+    whole.write_bytes(parcel._build_prologue(said, [boss(desk).sign]) + payload)
 
 
 def armored(payload: bytes) -> bytes:
     sink = io.BytesIO()
-    age.encrypt(io.BytesIO(b"body"), sink, [keys.new().public.recipient], armor=True)
+    age.encrypt(io.BytesIO(b"body"), sink, [keys.generate().public.recipient], armor=True)
     return sink.getvalue()
 
 
@@ -195,11 +195,11 @@ def test_a_model_that_was_sealed_badly_is_asked_for_again(
 
 def test_a_model_for_others_is_left_and_the_one_for_this_site_taken(waiting: tuple[Desk, Path]) -> None:
     desk, mine = waiting
-    said, body = parcel.look(mine, parcel.anyone).statement, io.BytesIO()
-    with parcel.open(mine, parcel.anyone, [boss(desk).identity]) as seen:
+    said, body = parcel.inspect(mine, parcel.any_signer).statement, io.BytesIO()
+    with parcel.open(mine, parcel.any_signer, [boss(desk).identity]) as seen:
         shutil.copyfileobj(seen.body, body)
     mine.rename(desk.folder / "mine")
-    parcel.seal(mine, said.context, body.getvalue(), boss(desk).sign, [keys.new().public.recipient])
+    parcel.seal(mine, said.context, body.getvalue(), boss(desk).sign, [keys.generate().public.recipient])
     fails(download(desk), "E_NO_MATCH", "ask for one that is meant for this site")
     shutil.copy(desk.folder / "mine", desk.stick / "from-coordinator" / "mine.fhx")
     works(download(desk))
@@ -208,15 +208,15 @@ def test_a_model_for_others_is_left_and_the_one_for_this_site_taken(waiting: tup
 
 def test_a_key_of_another_kind_is_made_anew_with_this_kit(desk: Desk) -> None:
     """A request that some other program made, with another kind of key to read with."""
-    code, own = str(command.answer(desk.hub("invite", "C", "--tier", "small", "--json"))["code"]), keys.new()
-    context = statement.stamped(
-        "enrol", federation=parcel.look(brought(desk, "roster"), parcel.anyone).statement.context["federation"]
+    code, own = str(command.answer(desk.hub("invite", "C", "--tier", "small", "--json"))["code"]), keys.generate()
+    context = statement.new_context(
+        "enrol", federation=parcel.inspect(brought(desk, "roster"), parcel.any_signer).statement.context["federation"]
     )
-    public = keys.Public(own.public.sign, "age1pq1" + "q" * 1950)
+    public = keys.PublicKeys(own.public.sign, "age1pq1" + "q" * 1950)
     parcel.seal(
         desk.stick / "to-coordinator" / "request.fhx",
         context,
-        to_json(enrol.request(code, "", public, context)),
+        to_json(enrol.request_body(code, "", public, context)),
         own.sign,
     )
     lists(desk.hub("exchange", desk.stick), "E_AGE_RECIPIENT_TYPE", "'fedhelp-edge keys new'")

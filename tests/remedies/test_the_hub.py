@@ -35,7 +35,7 @@ class Hub:
 
     def __init__(self, fed: Federation) -> None:
         self.fed, self.folder, self.stick = fed, fed.folder, fed.folder / "stick"
-        (self.stick / exchange.TO).mkdir(parents=True)
+        (self.stick / exchange.TO_COORDINATOR).mkdir(parents=True)
 
     def __call__(self, *words: str | Path) -> Done:
         env = {"FEDHELP_HOME": str(self.folder / "hub")}
@@ -45,7 +45,7 @@ class Hub:
         """A clinic's share, on the stick."""
         clinic = self.fed.clinics[number]
         path = clinic.give(order, honest(self.fed, order, number) if arrays is None else arrays, **more)
-        path.rename(self.stick / exchange.TO / path.name)
+        path.rename(self.stick / exchange.TO_COORDINATOR / path.name)
 
     def exchange(self) -> Done:
         return works(self("exchange", self.stick))
@@ -115,7 +115,7 @@ def test_a_share_that_took_too_much_memory_is_refused_and_made_again(hub: Hub, m
     order = hub.fed.open()
     hub.give(order, 0)
     with monkeypatch.context() as patch:
-        patch.setattr(sandbox.Opener, "_ask", lambda *_: "")  # as when the process that opens it was killed
+        patch.setattr(sandbox.Sandbox, "_ask", lambda *_: "")  # as when the process that opens it was killed
         lists(hub("exchange", hub.stick), "E_RESOURCE", "'fedhelp-coordinator review SITE --refuse', and ask the site")
     works(hub("review", "site-001", "--refuse"))
     hub.give(order, 0)
@@ -132,7 +132,7 @@ def test_a_damaged_hub_is_moved_away_and_its_newest_backup_restored(hub: Hub) ->
     works(hub("backup", "good.tar"))
     whole = (hub.folder / "good.tar").read_bytes()
     (hub.folder / "cut.tar").write_bytes(whole[: len(whole) // 2])
-    (found,) = (hub.folder / "hub" / "parcels").glob(f"*/{hub.fed.hub.newest('roster')['hash']}.fhx")
+    (found,) = (hub.folder / "hub" / "parcels").glob(f"*/{hub.fed.hub.newest_parcel('roster')['hash']}.fhx")
     found.unlink()
     fails(hub("exchange", hub.stick), "E_HUB_DAMAGED", "move it away, and restore the newest backup")
     (hub.folder / "hub").rename(hub.folder / "damaged")
@@ -215,7 +215,7 @@ def test_knowledge_that_an_order_names_is_downloaded(tmp_path: Path) -> None:
     works(desk.hub("knowledge", "publish", "pack"))
     works(desk.hub("open"))
     works(desk.hub("exchange", desk.stick))
-    there = {path.stat().st_size: path for path in (desk.stick / exchange.FROM).glob("*.fhx")}
+    there = {path.stat().st_size: path for path in (desk.stick / exchange.FROM_COORDINATOR).glob("*.fhx")}
     (large,) = (path for path in there.values() if b'"kind":"knowledge"' in path.read_bytes()[:200])
     large.rename(tmp_path / "slow.fhx")  # a synced folder has not brought it yet
     works(desk.site("download"))
@@ -230,7 +230,7 @@ def test_knowledge_that_an_order_names_is_downloaded(tmp_path: Path) -> None:
 
 
 def test_a_clock_that_was_wrong_for_a_while_is_accepted_once_it_is_right(hub: Hub) -> None:
-    hub.fed.hub.store.log("2096-01-01T00:00:00Z", "renew", "roster")
+    hub.fed.hub.database.log("2096-01-01T00:00:00Z", "renew", "roster")
     fails(hub("open"), "E_CLOCK", "'fedhelp-coordinator clock --accept' writes that into the log")
     fails(hub("clock"), "E_CLOCK", "set this machine's clock")
     works(hub("clock", "--accept"))
@@ -240,8 +240,8 @@ def test_a_clock_that_was_wrong_for_a_while_is_accepted_once_it_is_right(hub: Hu
 def test_a_full_federation_has_room_again_once_an_unused_invite_is_cancelled(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = parcel.look(hub.fed.hub.store.path(hub.fed.hub.roster.hash), parcel.anyone).statement.size
-    monkeypatch.setattr(server_ref.hub, "ROSTER_LIMIT", size + 500 + server_ref.hub.SPARE)
+    size = parcel.inspect(hub.fed.hub.database.path(hub.fed.hub.roster.hash), parcel.any_signer).statement.size
+    monkeypatch.setattr(server_ref.hub.hub, "ROSTER_LIMIT", size + 500 + server_ref.hub.hub.ROSTER_SPARE)
     works(hub("invite", "Clinic A", "--tier", "small"))
     fails(hub("invite", "Clinic B", "--tier", "small"), "E_FULL", "fedhelp-coordinator invites")
     works(hub("invites", "--cancel", "Clinic A"))

@@ -15,9 +15,9 @@ pytest.importorskip("uvicorn")
 
 from fedhelp_edge import errors, site
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import outbox, status
+from fedhelp_edge.site import connection, outbox, status
 from fedhelp_edge.site.sync import sync
-from server_ref.web.dashboard import Door
+from server_ref.web.dashboard import DashboardAccess
 from server_ref.web.limits import Limits
 from tests import clinic, command, hostile, net
 from tests.attacks.test_f_http import _certificate
@@ -84,7 +84,7 @@ def test_who_has_too_many_uploads_open_abandons_one(client: Client, fed: Federat
 
 
 def test_a_line_that_was_too_slow_goes_on_where_it_stood(fed: Federation, share: Path) -> None:
-    with net.running(fed.hub.home, Limits(body_seconds=0.3, body_least=64, header_seconds=0.3)) as port:
+    with net.running(fed.hub.home, Limits(body_seconds=0.3, body_min_bytes=64, header_seconds=0.3)) as port:
         client, data = Client(port, fed.hub.federation), share.read_bytes()
         at = client.begin(share).offset
         with socket.create_connection(("127.0.0.1", port), timeout=60) as line:
@@ -111,8 +111,8 @@ def test_a_read_is_signed_with_the_nonce_that_the_refusal_brings(client: Client,
 
 
 def test_bytes_that_are_there_are_asked_for(client: Client, fed: Federation, keyed: keys.Keys) -> None:
-    name = fed.hub.newest("roster")["hash"]
-    path, size = f"/v1/parcels/{name}", fed.hub.store.path(name).stat().st_size
+    name = fed.hub.newest_parcel("roster")["hash"]
+    path, size = f"/v1/parcels/{name}", fed.hub.database.path(name).stat().st_size
     refused(client.read(keyed, path, Range=f"bytes={size}-"), "E_BYTES_RANGE", "ask for the whole, or for bytes")
     assert client.read(keyed, path, Range=f"bytes={size - 1}-").status == 206
     assert client.read(keyed, path).status == 200
@@ -139,7 +139,7 @@ def test_who_asks_too_often_waits_as_long_as_it_is_told(fed: Federation) -> None
 # --- the front ---------------------------------------------------------------------------------------------------
 def test_the_dashboard_opens_by_its_link_once(fed: Federation) -> None:
     for _ in range(2):  # a new start shows a new link
-        door = Door()
+        door = DashboardAccess()
         with net.running(fed.hub.home, door=door) as port:
             client = Client(port, fed.hub.federation)
             refused(client.ask("GET", "/"), "E_DASHBOARD", "a new start shows a new one")
@@ -185,7 +185,7 @@ def test_a_damaged_invite_is_asked_for_again_or_its_code_typed(desk: Desk) -> No
 
 
 def test_without_a_network_it_is_sent_later_or_carried_on_a_stick(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(status.carriers.__kwdefaults__ or {}, "patience", 2.0)
+    monkeypatch.setitem(connection.carriers.__kwdefaults__ or {}, "patience", 2.0)
     desk.join()
     works(desk.hub("open"))
     works(desk.hub("exchange", desk.stick))
@@ -216,23 +216,23 @@ def test_a_share_whose_round_is_over_holds_up_nothing_of_the_present_one(
 ) -> None:
     drawn = SimpleNamespace(train=clinic.train)  # for a share that is drawn, not trained
     monkeypatch.setitem(sys.modules, "fedhelp_edge.site.ordered_training", drawn)
-    monkeypatch.setattr(site, "order", drawn, raising=False)
+    monkeypatch.setattr(site, "ordered_training", drawn, raising=False)
     late = clinic.Clinic(fed, tmp_path / "late")
     late.take_up()
     late.train()
-    outbox.seal_newest(late.home, nobody)
+    outbox.seal_current(late.home, nobody)
     for _ in range(2):  # nobody gave anything
         fed.clock.go_on(days=8)
         with pytest.raises(errors.QuorumError):
             fed.aggregate()
         fed.open()
     with net.running(fed.hub.home) as port:
-        ways = status.carriers(late.home, nobody, url=f"http://127.0.0.1:{port}")
+        ways = connection.carriers(late.home, nobody, url=f"http://127.0.0.1:{port}")
         with pytest.raises(errors.RefusedThereError, match="E_ROUND_CLOSED"):
             outbox.upload(late.home, ways)
         assert sync(late.home, ways, nobody, lambda _: None).trained == 3
     assert late.state == status.RECEIVED
-    assert outbox.waiting(late.home) == []
+    assert outbox.pending(late.home) == []
 
 
 def test_what_the_front_refused_is_answered_by_the_hint_of_its_cause(desk: Desk) -> None:

@@ -20,11 +20,11 @@ from fedhelp_edge.site import outbox, verified
 from fedhelp_edge.trust import charter, enrol
 from server_ref.admin import exchange as admin_exchange
 from server_ref.admin import invites
-from server_ref.admin.session import working
+from server_ref.admin.session import unlocked_hub
 from server_ref.hub import create
 from server_ref.hub.hub import to_json
 from server_ref.intake import judge
-from server_ref.rounds import open
+from server_ref.rounds import opening
 from tests import clinic, command
 from tests.desk import Desk, Done, fails, lists, works
 from tests.federation import PLAN
@@ -105,7 +105,7 @@ def own(desk: Desk) -> keys.Keys:
 
 
 def number(desk: Desk) -> int:
-    return outbox.next_number(desk.folder / "site")
+    return outbox.next_sequence_number(desk.folder / "site")
 
 
 def sealed(path: Path, context: dict[str, Any], body: bytes, *signers: keys.Keys, **more: Any) -> None:
@@ -115,7 +115,7 @@ def sealed(path: Path, context: dict[str, Any], body: bytes, *signers: keys.Keys
 def brought(desk: Desk, kind: str) -> list[Path]:
     """The parcels of this kind on the stick, by their number."""
     there = (desk.stick / "from-coordinator").glob("*.fhx")
-    found = [(parcel.look(path, parcel.anyone).statement, path) for path in there]
+    found = [(parcel.inspect(path, parcel.any_signer).statement, path) for path in there]
     return [
         path for _, path in sorted((said.context.get("version", 0), path) for said, path in found if said.kind == kind)
     ]
@@ -130,8 +130,8 @@ def held_back(desk: Desk, *paths: Path) -> Callable[[], None]:
 
 def changed(desk: Desk, query: str) -> None:
     """As the coordinator's program would: what another hand changes stops the hub."""
-    with working(desk.folder / "hub", None, judge=False) as (own, _), own.store.changing():
-        assert own.store.run(query)
+    with unlocked_hub(desk.folder / "hub", None, judge=False) as (own, _), own.database.transaction():
+        assert own.database.run(query)
 
 
 # --- joining -----------------------------------------------------------------------------------------------------
@@ -173,14 +173,14 @@ def test_a_request_without_an_invite_is_refused_and_nothing_of_it_is_kept(fresh:
 
 def request(desk: Desk, code: str, who: keys.Keys, **said: Any) -> None:
     """A request as some program might make it."""
-    context = statement.stamped("enrol", federation=verified.state_of_member(desk.folder / "site").charter.federation)
-    body = enrol.request(code, "C", who.public, context) | said
+    context = statement.new_context("enrol", federation=verified.require_state(desk.folder / "site").charter.federation)
+    body = enrol.request_body(code, "C", who.public, context) | said
     sealed(desk.stick / "to-coordinator" / "request.fhx", context, to_json(body), who)
 
 
 def test_who_does_not_prove_the_code_joins_with_it(desk: Desk) -> None:
     code = str(command.answer(desk.hub("invite", "C", "--tier", "small", "--json"))["code"])
-    request(desk, code, keys.new(), proof="0" * 64)
+    request(desk, code, keys.generate(), proof="0" * 64)
     lists(desk.hub("exchange", desk.stick), "E_INVITE_PROOF", "join again with the code")
     works(desk.site("join", code, "--via", desk.stick, "--home", desk.folder / "third"))
     assert "site-002: approved" in exchange(desk).stdout
@@ -258,8 +258,8 @@ def test_a_passphrase_that_would_soon_be_guessed_is_exchanged_for_five_words(fre
 
 def test_new_keys_that_only_the_old_one_signed_are_signed_by_both(desk: Desk) -> None:
     download(desk)
-    federation, new = verified.state_of_member(desk.folder / "site").charter.federation, keys.new()
-    context = statement.stamped("rotate", federation=federation, sender="site-001", seq=number(desk))
+    federation, new = verified.require_state(desk.folder / "site").charter.federation, keys.generate()
+    context = statement.new_context("rotate", federation=federation, sender="site-001", seq=number(desk))
     sealed(desk.stick / "to-coordinator" / "new.fhx", context, to_json(vars(new.public)), own(desk))
     lists(desk.hub("exchange", desk.stick), "E_ROTATE_PROOF", "with the old key as well as with the new one")
     works(desk.site("keys", "rotate"))
@@ -273,9 +273,9 @@ def test_new_keys_that_only_the_old_one_signed_are_signed_by_both(desk: Desk) ->
 # --- shares ------------------------------------------------------------------------------------------------------
 def share(desk: Desk, signer: keys.Keys, **said: Any) -> None:
     """A share as some program might make it under the order that the site has."""
-    order, mine = verified.state_of_member(desk.folder / "site").task, own(desk)
+    order, mine = verified.require_state(desk.folder / "site").task, own(desk)
     assert order
-    context = statement.stamped(
+    context = statement.new_context(
         "update", federation=order.federation, round=order.round, task=order.hash, base=order.base, sender="site-001",
         sender_key=sshsig.fingerprint(mine.public.sign), recipients=list(order.recipients), seq=number(desk),
     )  # fmt: skip
@@ -291,7 +291,7 @@ def share(desk: Desk, signer: keys.Keys, **said: Any) -> None:
         ("E_BASE_MODEL", {"base": "e" * 64}, "run 'fedhelp-edge download', then train or distill again"),
         (
             "E_RECIPIENTS",
-            {"recipients": [keys.new().public.recipient]},
+            {"recipients": [keys.generate().public.recipient]},
             "run 'fedhelp-edge download', then upload again",
         ),
     ],
@@ -460,7 +460,7 @@ def test_a_site_that_came_late_waits_for_its_round(two: Two) -> None:
     assert "nothing to do until a new round" in works(two.site("status")).stdout
     home = two.folder / "site"
     clinic.train(home)
-    outbox.seal_newest(home, str)  # as a kit might that does not wait
+    outbox.seal_current(home, str)  # as a kit might that does not wait
     upload(two)
     lists(two.hub("exchange", two.stick), "E_SIGNER_WINDOW", "wait for the round")
     two.round()
@@ -472,7 +472,7 @@ def test_a_site_that_came_late_waits_for_its_round(two: Two) -> None:
 def test_news_that_another_signed_are_left_and_the_coordinators_taken(desk: Desk) -> None:
     download(desk)
     (roster,) = brought(desk, "roster")
-    with parcel.open(roster, parcel.anyone) as seen:
+    with parcel.open(roster, parcel.any_signer) as seen:
         said, holds = seen.statement, seen.json()
     sealed(desk.stick / "from-coordinator" / "forged.fhx", {**said.context, "version": 9}, to_json(holds), own(desk))
     lists(desk.site("download", "--via", desk.stick), "E_ROLE", "comes with the next download")
@@ -526,8 +526,8 @@ def test_the_roster_that_is_missing_is_brought_too(desk: Desk) -> None:
 
 def test_a_charter_that_one_key_too_few_signed_is_signed_by_both(desk: Desk) -> None:
     download(desk)
-    law, new = verified.state_of_member(desk.folder / "site").charter, keys.new()
-    context = statement.stamped("charter", epoch=1, version=2, previous=law.hash)
+    law, new = verified.require_state(desk.folder / "site").charter, keys.generate()
+    context = statement.new_context("charter", epoch=1, version=2, previous=law.hash)
     forged = desk.stick / "from-coordinator" / "half.fhx"
     sealed(forged, context, to_json(charter.body("x", (new.public.sign,), law.coordinator)), boss(desk, "root"))
     lists(desk.site("download", "--via", desk.stick), "E_THRESHOLD", "as many different root keys")
@@ -594,14 +594,14 @@ def late(pair: Two, tmp_path: Path) -> Two:
 def test_orders_that_are_too_old_are_renewed_by_the_next_round(fresh: Desk) -> None:
     pytest.importorskip("torch")
     long_ago = datetime.now(timezone.utc) - timedelta(days=200)
-    old = create.create(fresh.folder / "hub", plans.read(PLAN, TABLES), None, clock=lambda: long_ago)
-    invites.write(fresh.folder / "a.invite", invites.make(old, "A", "small", 14))
+    old = create.new_hub(fresh.folder / "hub", plans.read(PLAN, TABLES), None, clock=lambda: long_ago)
+    invites.write_files(fresh.folder / "a.invite", invites.issue(old, "A", "small", 14))
     works(fresh.site("join", "a.invite", "--via", fresh.stick))
     admin_exchange.exchange(old, fresh.stick)
-    judge.judge(old, old.boss(str))
-    open.open_next(old, old.boss(str))
+    judge.judge_waiting(old, old.coordinator_keys(str))
+    opening.open_next(old, old.coordinator_keys(str))
     admin_exchange.exchange(old, fresh.stick)
-    old.store.close()
+    old.database.close()
     download(fresh)
     images = np.zeros((8, 8, 8, 3), np.uint8) + np.arange(8, dtype=np.uint8)[:, None, None, None]
     np.savez(fresh.folder / "images.npz", images=images, labels=np.arange(8) % 3)
@@ -622,21 +622,21 @@ def test_a_share_that_another_signed_as_its_own_is_refused_and_its_own_taken(lat
     upload(late)
     late.other("download", "--via", late.stick)
     (mine,) = (path for path in (late.stick / "to-coordinator").glob("*.fhx") if of_kind(path) == "update")
-    seen, thief = parcel.look(mine, parcel.anyone), keys.load(late.folder / "other", str)
+    seen, thief = parcel.inspect(mine, parcel.any_signer), keys.load(late.folder / "other", str)
     context = {**seen.statement.context, "sender": "site-002", "sender_key": sshsig.fingerprint(thief.public.sign)}
     said = replace(seen.statement, context=context | {"nonce": "7" * 32})
     (late.stick / "to-coordinator" / "stolen.fhx").write_bytes(
-        parcel._prologue(said, [thief.sign]) + mine.read_bytes()[seen.offset :]
+        parcel._build_prologue(said, [thief.sign]) + mine.read_bytes()[seen.offset :]
     )
     lists(
         late.hub("exchange", late.stick), "E_INNER_CONTEXT", "refuse it with 'fedhelp-coordinator review SITE --refuse'"
     )
     works(late.hub("review", "site-002", "--refuse"))
-    outbox.next_number(late.folder / "other")  # the stolen one took its first
+    outbox.next_sequence_number(late.folder / "other")  # the stolen one took its first
     clinic.train(late.folder / "other")
     late.other("upload", "--via", late.stick)
     assert "site-002: accepted" in exchange(late).stdout
 
 
 def of_kind(path: Path) -> str:
-    return parcel.look(path, parcel.anyone).statement.kind
+    return parcel.inspect(path, parcel.any_signer).statement.kind

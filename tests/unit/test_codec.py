@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from fedhelp_edge.codec import CODECS, Arrays
+from fedhelp_edge.codec import CODECS, NamedArrays
 from fedhelp_edge.errors import NumberRangeError
-from fedhelp_edge.update import Schema, Share, Tensor
+from fedhelp_edge.update import Schema, TensorSpec, Update
 
 names = st.text("abc.", min_size=1, max_size=8)
 shapes = st.lists(st.integers(1, 5), max_size=3).map(tuple)
@@ -20,7 +20,7 @@ usual = st.floats(-60000, 60000, width=32).filter(lambda number: number == 0 or 
 both = pytest.mark.parametrize("name", sorted(CODECS))
 
 
-def there_and_back(name: str, arrays: Arrays) -> Arrays:
+def there_and_back(name: str, arrays: NamedArrays) -> NamedArrays:
     codec = CODECS[name]
     wire, _ = codec.encode(arrays, {}, {})
     return codec.decode(wire, {})
@@ -28,13 +28,13 @@ def there_and_back(name: str, arrays: Arrays) -> Arrays:
 
 @both
 @given(arrays=arrays_of_any_kind, holds=st.sampled_from(["weights", "table"]))
-def test_what_travels_is_known_from_the_schema_alone(name: str, arrays: Arrays, holds: str) -> None:
+def test_what_travels_is_known_from_the_schema_alone(name: str, arrays: NamedArrays, holds: str) -> None:
     wire, _ = CODECS[name].encode(arrays, {}, {})
-    assert CODECS[name].wire(Share(arrays).schema(holds)) == Share(wire).schema(holds)
+    assert CODECS[name].wire(Update(arrays).schema(holds)) == Update(wire).schema(holds)
 
 
 @given(arrays_of_any_kind)
-def test_single_leaves_everything_as_it_is(arrays: Arrays) -> None:
+def test_single_leaves_everything_as_it_is(arrays: NamedArrays) -> None:
     back = there_and_back("f32", arrays)
     assert {name: (a.dtype, a.tobytes()) for name, a in back.items()} == {
         name: (a.dtype, a.tobytes()) for name, a in arrays.items()
@@ -55,7 +55,7 @@ def test_half_keeps_what_fits_to_the_bit(array: np.ndarray) -> None:
 
 
 def test_half_halves_the_bytes() -> None:
-    schema = Schema((Tensor("a", "F32", (64, 16, 3, 3)), Tensor("b", "F32", (64,))))
+    schema = Schema((TensorSpec("a", "F32", (64, 16, 3, 3)), TensorSpec("b", "F32", (64,))))
     assert sum(t.size for t in CODECS["f16"].wire(schema).tensors) * 2 == sum(t.size for t in schema.tensors)
 
 

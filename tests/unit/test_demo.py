@@ -21,7 +21,7 @@ from fedhelp_edge.data import pack as packs  # noqa: E402
 from fedhelp_edge.demo import phantoms, play  # noqa: E402
 from fedhelp_edge.errors import TargetExistsError, UsageError  # noqa: E402
 from fedhelp_edge.lab import run  # noqa: E402
-from fedhelp_edge.lab.partition import Part  # noqa: E402
+from fedhelp_edge.lab.partition import SiteImages  # noqa: E402
 from fedhelp_edge.methods.registry import TABLES  # noqa: E402
 from fedhelp_edge.parcel import parcel  # noqa: E402
 from fedhelp_edge.report import nets  # noqa: E402
@@ -58,7 +58,7 @@ def type_(words: list[str]) -> None:
     package, made = {"fedhelp-edge": ("fedhelp_edge.cli", cli), "fedhelp-coordinator": ("server_ref.cli", coordinator)}[
         words[0]
     ]
-    shell.group(package, made.COMMANDS, words[0], "", "").main(args=words[1:], standalone_mode=False)
+    shell.command_group(package, made.COMMANDS, words[0], "", "").main(args=words[1:], standalone_mode=False)
 
 
 def test_it_is_a_federation_whose_model_the_lab_makes_too(
@@ -67,13 +67,15 @@ def test_it_is_a_federation_whose_model_the_lab_makes_too(
     out, told, _ = played
     plan = plans.load(out / "plan.toml", TABLES)
     parts = [
-        Part(f"site-{place:03}", site["name"], site["tier"], data.load(out / "images" / at, plan, kept=tmp_path / at))
+        SiteImages(
+            f"site-{place:03}", site["name"], site["tier"], data.load(out / "images" / at, plan, kept=tmp_path / at)
+        )
         for place, (site, at) in enumerate(zip(told["sites"], sorted_by_site(out), strict=True), 1)
     ]
-    pack = packs.load(out / "pack.safetensors").fitted(plan.tables["fedhelp"].public_size, plan.image.channels)
-    machine.settle(1)
+    pack = packs.load(out / "pack.safetensors").resized(plan.tables["fedhelp"].public_size, plan.image.channels)
+    machine.configure(1)
     assert (
-        run.run(plan, parts, tmp_path / "lab", bench=machine.bench(), pack=pack)["merged_sha256"]
+        run.run(plan, parts, tmp_path / "lab", compute=machine.compute(), pack=pack)["merged_sha256"]
         == told["merged_sha256"]
     )
 
@@ -94,7 +96,7 @@ def test_every_parcel_that_it_tells_of_is_a_real_one_and_none_was_left_out(
     assert counts == {"enrol": 4, "update": 8, "task": 2}
     for one in told["parcels"]:
         path = out / "hub" / "parcels" / one["hash"][:2] / f"{one['hash']}.fhx"
-        assert parcel.look(path, parcel.anyone).statement.kind == one["kind"]
+        assert parcel.inspect(path, parcel.any_signer).statement.kind == one["kind"]
 
 
 def test_its_page_shows_the_figures_the_parcel_and_what_was_tried_with_it(
@@ -109,7 +111,7 @@ def test_its_page_shows_the_figures_the_parcel_and_what_was_tried_with_it(
     assert shown.count('class="answer"') == 6
     assert [row[0] for row in worth[1:]] == list(play.SITES)
     assert [row[2:5] for row in worth[1:]] == [
-        [nets.part_right(site[net], site["test"]) for net in ("alone", "together", "kept")] for site in told["sites"]
+        [nets.accuracy_text(site[net], site["test"]) for net in ("alone", "together", "kept")] for site in told["sites"]
     ]
     assert [row[0] for row in curve] == ["round", "0", "1", "2"]
     assert ["shares of the sites", "8"] in [row[:2] for row in kinds]
@@ -145,7 +147,7 @@ def test_images_of_ones_own_are_shared_out_among_the_sites(tmp_path: Path) -> No
         lambda _: None,
         images=tmp_path / "own.npz",
         method="fedavg",
-        number=1,
+        round_count=1,
         threads=1,
     )
     assert sum(site["images"] + site["test"] for site in told["sites"]) < 90
@@ -162,7 +164,7 @@ def test_a_folder_of_something_else_stays_and_a_demo_that_was_cut_off_begins_ane
     (tmp_path / "cut").mkdir()
     for name in ("unfinished", "hub"):
         (tmp_path / "cut" / name).touch()
-    play._begin(tmp_path / "cut")
+    play._start_folder(tmp_path / "cut")
     assert [path.name for path in (tmp_path / "cut").iterdir()] == ["unfinished"]
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from fedhelp_edge import doctor
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import membership
+from fedhelp_edge.site import connection
 from tests import net
 from tests.clinic import Clinic
 from tests.command import answer, here, run
@@ -38,7 +38,7 @@ SHAPE = {
 
 
 def check(home: Path, name: str) -> doctor.Check:
-    return next(found for found in doctor.checks(home) if found.name == name)
+    return next(found for found in doctor.run_checks(home) if found.name == name)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_doctor_writes_nothing_into_the_home_of_the_person(
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
 def test_keys_that_others_can_read_are_a_failure_with_a_remedy(tmp_path: Path) -> None:
-    keys.save(tmp_path, keys.new(), None).chmod(0o644)
+    keys.save(tmp_path, keys.generate(), None).chmod(0o644)
     done = here("doctor", "--home", tmp_path, home=tmp_path)
     assert done.returncode == 1
     assert "FAIL  keys" in done.stdout
@@ -94,15 +94,15 @@ def test_the_worst_check_is_the_verdict() -> None:
 
 def test_a_kit_without_torch_is_a_machine_that_diagnoses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blank = '{"torch": "", "torchvision": "", "open_clip_torch": "", "onnx": ""}'
-    monkeypatch.setattr(doctor, "_process", lambda arguments, env=None: (blank, ""))
+    monkeypatch.setattr(doctor, "_run_python", lambda arguments, env=None: (blank, ""))
     assert doctor._training().state == doctor.PASS
     assert "does not train" in doctor._training().detail
 
 
 def test_a_process_that_hangs_is_a_failure_not_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_WAIT", 0.2)
+    monkeypatch.setattr(doctor, "_TIMEOUT", 0.2)
     begin = datetime.now(timezone.utc)
-    _, fault = doctor._process(["-c", "import time; time.sleep(60)"])
+    _, fault = doctor._run_python(["-c", "import time; time.sleep(60)"])
     assert "no answer" in fault
     assert datetime.now(timezone.utc) - begin < timedelta(seconds=30)
 
@@ -110,12 +110,12 @@ def test_a_process_that_hangs_is_a_failure_not_a_wait(monkeypatch: pytest.Monkey
 def test_how_parcels_travel_is_tried_and_no_network_is_no_fault(clinic: Clinic) -> None:
     assert doctor._carrier(clinic.home).state == doctor.PASS
     clinic.join()
-    membership.remember(clinic.home, via=clinic.stick)
+    connection.save(clinic.home, via=clinic.stick)
     assert doctor._carrier(clinic.home).detail == "the folder is there"
     clinic.stick.rename(clinic.stick.with_name("pulled"))
     assert doctor._carrier(clinic.home).state == doctor.WARN
     with net.running(clinic.federation.folder / "hub") as port:
-        membership.remember(clinic.home, url=f"http://127.0.0.1:{port}")
+        connection.save(clinic.home, url=f"http://127.0.0.1:{port}")
         assert doctor._carrier(clinic.home).detail == "is reached"
     found = doctor._carrier(clinic.home)
     assert (found.state, "cannot be reached" in found.detail) == (doctor.WARN, True)

@@ -18,9 +18,9 @@ from fedhelp_edge.data.images import Images  # noqa: E402
 from fedhelp_edge.data.pack import Pack  # noqa: E402
 from fedhelp_edge.demo import phantoms  # noqa: E402
 from fedhelp_edge.lab import partition, run  # noqa: E402
-from fedhelp_edge.methods.base import Bench  # noqa: E402
+from fedhelp_edge.methods.base import Compute  # noqa: E402
 from fedhelp_edge.methods.registry import TABLES  # noqa: E402
-from fedhelp_edge.shell import Commands  # noqa: E402
+from fedhelp_edge.shell import LazyCommands  # noqa: E402
 from fedhelp_edge.train import machine  # noqa: E402
 
 PAPER = Path(__file__).parents[2] / "examples" / "paper"
@@ -41,7 +41,7 @@ def option(name: str, words: list[str]) -> str:
 
 @pytest.mark.parametrize("words", LINES, ids=lambda words: " ".join(words[1:4]))
 def test_the_commands_beside_the_plans_take_these_options(words: list[str]) -> None:
-    command = Commands("fedhelp_edge.cli", cli.COMMANDS)[words[1]].commands[words[2]]
+    command = LazyCommands("fedhelp_edge.cli", cli.COMMANDS)[words[1]].commands[words[2]]
     known = {option for parameter in command.params for option in parameter.opts}
     assert {word for word in words if word.startswith("--")} <= known
 
@@ -67,15 +67,15 @@ def test_a_federation_of_the_papers_shape_trains_by_its_plan(name: str, tmp_path
     splits = tuple(("train", "train", "train", "val", "test")[place // 6 % 5] for place in range(120))
     centres = tuple(str(min(place % 11, 5)) for place in range(120))
     images = Images(pixels, labels, splits, *(tuple(map(str, range(120))),) * 2, centres)
-    parts = partition.deal(images, split, plan.seed, large=large)
+    parts = partition.distribute(images, split, plan.seed, large=large)
     assert [part.tier for part in parts].count("large") == large
     assert len(parts) == 6
     said = np.full((2, 16, 4), 0.25, np.float16)
     drawn, marks = phantoms.draw(16, 4, size=8, family="tissue", channels=plan.image.channels)
     pack = Pack(drawn, marks, phantoms.TISSUES[:4], ("clip:a", "clip:b"), said)
     before = torch.get_num_threads()
-    machine.settle(1)
-    told = run.run(replace(plan, seed=1), parts, tmp_path / "run", bench=Bench(), pack=pack)
+    machine.configure(1)
+    told = run.run(replace(plan, seed=1), parts, tmp_path / "run", compute=Compute(), pack=pack)
     torch.set_num_threads(before)
     assert told["rounds"] == 1
     assert len(told["sites"]) == 6

@@ -45,7 +45,7 @@ def test_the_template_says_exactly_the_defaults() -> None:
 
 def test_the_template_names_every_key() -> None:
     raw = tomllib.loads(plan.template(TABLES))
-    assert set(raw) == {plan._name(f) for f in fields(plan.Plan) if f.name not in ("tables", "text")} | {
+    assert set(raw) == {plan._key_name(f) for f in fields(plan.Plan) if f.name not in ("tables", "text")} | {
         name for name, kind in TABLES.items() if fields(kind)
     }
     assert "from" in raw["start"]
@@ -118,8 +118,12 @@ def test_the_numbers_of_other_methods_may_stand_in_a_plan() -> None:
 
 
 def test_the_nets_and_codecs_of_a_plan_are_those_that_exist() -> None:
-    allowed = {f"{kind.__name__}.{f.name}": f.metadata["of"] for kind in (plan.Nets, plan.Wire) for f in fields(kind)}
-    assert set(allowed["Nets.small"]) == set(allowed["Nets.large"]) == set(spec.DEPTHS)
+    allowed = {
+        f"{kind.__name__}.{f.name}": f.metadata["of"]
+        for kind in (plan.NetSettings, plan.WireSettings)
+        for f in fields(kind)
+    }
+    assert set(allowed["Nets.small"]) == set(allowed["Nets.large"]) == set(spec.BLOCKS_PER_STAGE)
     assert set(allowed["Wire.up"]) == set(allowed["Wire.down"]) == set(codec.CODECS)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from fedhelp_edge import cli
 from fedhelp_edge.demo import phantoms
-from fedhelp_edge.shell import Commands
+from fedhelp_edge.shell import LazyCommands
 from server_ref import cli as coordinator
 from tests.command import here
 
@@ -33,8 +33,8 @@ FOLDERS = (".", "docs", "docs/spec", "docs/decisions", "docs/methods", "examples
 PAGES = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/*.md"))
 SESSIONS = re.findall(r"```console\n(.*?)```", README, re.S)
 PROGRAMS = {
-    "fedhelp-edge": Commands("fedhelp_edge.cli", cli.COMMANDS),
-    "fedhelp-coordinator": Commands("server_ref.cli", coordinator.COMMANDS),
+    "fedhelp-edge": LazyCommands("fedhelp_edge.cli", cli.COMMANDS),
+    "fedhelp-coordinator": LazyCommands("server_ref.cli", coordinator.COMMANDS),
 }
 
 
@@ -70,7 +70,7 @@ def test_every_command_line_in_a_document_exists(page: Path) -> None:
     for program, words in lines:
         command: Any = PROGRAMS[program]
         for word in words.split():
-            inside = command if isinstance(command, Commands) else vars(command).get("commands")
+            inside = command if isinstance(command, LazyCommands) else vars(command).get("commands")
             if inside is not None:
                 assert word in inside, f"{page.name}: {program} {words}"
                 command = inside[word]

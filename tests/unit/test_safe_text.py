@@ -46,7 +46,7 @@ def test_on_a_page_markup_is_text_too() -> None:
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@a", "\t=1", "\r=1", " =1", "\n=1"])
 def test_no_cell_is_a_formula(text: str) -> None:
-    assert str(safe_text.cell(text)).startswith("'")
+    assert str(safe_text.csv_cell(text)).startswith("'")
 
 
 def test_only_the_shell_prints_and_it_prints_a_line_at_a_time() -> None:
@@ -65,6 +65,6 @@ def test_only_the_shell_prints_and_it_prints_a_line_at_a_time() -> None:
 
 def test_a_long_list_of_names_is_told_by_its_first_ones_and_the_number_of_the_rest() -> None:
     names = [f"site-{number:03}" for number in range(5000)]
-    assert safe_text.shortened(names[:3], most=3) == "site-000, site-001, site-002"
-    assert safe_text.shortened(names, most=2) == "site-000, site-001 and 4998 more"
+    assert safe_text.shortened(names[:3], limit=3) == "site-000, site-001, site-002"
+    assert safe_text.shortened(names, limit=2) == "site-000, site-001 and 4998 more"
     assert safe_text.shortened([]) == ""

@@ -21,14 +21,16 @@ from fedhelp_edge.errors import (
     TensorLayoutError,
     TensorMetadataError,
 )
-from fedhelp_edge.update import Array, Schema, Share, Tensor
+from fedhelp_edge.update import Array, Schema, TensorSpec, Update
 
 DTYPES = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "U8": "u1", "I8": "i1", "I32": "<i4", "I64": "<i8"}
 
 names = st.text("abcXYZ019._-", min_size=1, max_size=12)
 shapes = st.lists(st.integers(1, 4), max_size=4).map(tuple)
 schemas = st.lists(
-    st.builds(Tensor, names, st.sampled_from(list(DTYPES)), shapes), max_size=6, unique_by=lambda tensor: tensor.name
+    st.builds(TensorSpec, names, st.sampled_from(list(DTYPES)), shapes),
+    max_size=6,
+    unique_by=lambda tensor: tensor.name,
 ).map(lambda tensors: Schema(tuple(tensors)))
 
 
@@ -56,12 +58,12 @@ def same(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
 
 @given(shares())
 def test_what_is_written_is_read_to_the_bit(arrays: dict[str, Array]) -> None:
-    assert same(update.read(io.BytesIO(spelled(arrays)), Share(arrays).schema()), arrays)
+    assert same(update.read(io.BytesIO(spelled(arrays)), Update(arrays).schema()), arrays)
 
 
 @given(shares())
 def test_the_size_of_a_file_is_known_before_it_is_written(arrays: dict[str, Array]) -> None:
-    assert Share(arrays).schema().size == len(spelled(arrays))
+    assert Update(arrays).schema().size == len(spelled(arrays))
 
 
 @given(schemas, st.sampled_from(["weights", "table"]))
@@ -125,7 +127,7 @@ def test_a_header_whose_length_looks_like_the_first_bytes_of_a_pickle_is_read(le
     arrays["a0" + "x" * room] = arrays.pop("a0")
     data = spelled(arrays)
     assert int.from_bytes(data[:8], "little") == length
-    assert same(update.read(io.BytesIO(data), Share(arrays).schema()), arrays)
+    assert same(update.read(io.BytesIO(data), Update(arrays).schema()), arrays)
 
 
 @given(shares())
@@ -137,7 +139,7 @@ def test_the_reference_library_reads_what_is_written(arrays: dict[str, Array]) -
 @given(shares().filter(bool))
 def test_what_the_reference_library_writes_is_read(arrays: dict[str, Array]) -> None:
     file = io.BytesIO(safetensors.numpy.save(arrays))
-    ours = update.Arrays(file, update.read_header(file))
+    ours = update.FileArrays(file, update.read_header(file))
     assert same({name: ours[name] for name in arrays}, arrays)
 
 
@@ -158,12 +160,12 @@ def test_a_table_is_written_with_its_notes_in_their_order_and_read_with_them() -
     update.write(file, arrays, {"z": "1", "format": "np"})
     header = update.read_header(file, metadata=["format", "z"])
     assert (list(header.metadata.items()), header.canonical) == ([("format", "np"), ("z", "1")], True)
-    assert same(update.Arrays(file, header), arrays)
+    assert same(update.FileArrays(file, header), arrays)
 
 
 @given(shares())
 def test_the_header_that_a_schema_foretells_is_that_of_the_file(arrays: dict[str, Array]) -> None:
-    assert Share(arrays).schema().header == update.read_header(io.BytesIO(spelled(arrays)))
+    assert Update(arrays).schema().header == update.read_header(io.BytesIO(spelled(arrays)))
 
 
 def test_the_shortest_header_names_nothing_and_fills_its_file() -> None:
@@ -211,7 +213,7 @@ SMALL = {"a": np.array([7, 8], np.uint8)}
 
 
 def test_no_altered_byte_of_a_header_is_overlooked() -> None:
-    data, schema = spelled(SMALL), Share(SMALL).schema()
+    data, schema = spelled(SMALL), Update(SMALL).schema()
     for place in range(len(data) - 2):
         for flipped in range(1, 256):
             altered = bytearray(data)
@@ -221,14 +223,14 @@ def test_no_altered_byte_of_a_header_is_overlooked() -> None:
 
 
 def test_an_altered_byte_of_the_data_alters_one_number_and_nothing_else() -> None:
-    data, schema = spelled(SMALL), Share(SMALL).schema()
+    data, schema = spelled(SMALL), Update(SMALL).schema()
     for flipped in range(1, 256):
         found = update.read(io.BytesIO(data[:-1] + bytes([data[-1] ^ flipped])), schema)
         assert found["a"].tolist() == [7, 8 ^ flipped]
 
 
 def test_no_shortened_file_is_read() -> None:
-    data, schema = spelled(SMALL), Share(SMALL).schema()
+    data, schema = spelled(SMALL), Update(SMALL).schema()
     for size in range(len(data)):
         with pytest.raises(FedhelpError):
             update.read(io.BytesIO(data[:size]), schema)
@@ -237,18 +239,18 @@ def test_no_shortened_file_is_read() -> None:
 @given(st.binary(max_size=200))
 def test_no_bytes_bring_the_reader_down(data: bytes) -> None:
     with pytest.raises(FedhelpError):
-        update.read(io.BytesIO(len(data).to_bytes(8, "little") + data), Share(SMALL).schema())
+        update.read(io.BytesIO(len(data).to_bytes(8, "little") + data), Update(SMALL).schema())
 
 
 def test_a_reader_may_ask_for_the_tensors_in_any_order() -> None:
     arrays = {"a": np.zeros(3, np.float32), "b": np.ones((2, 2), np.float16)}
-    found = update.read(io.BytesIO(spelled(arrays)), Share(arrays).schema())
+    found = update.read(io.BytesIO(spelled(arrays)), Update(arrays).schema())
     assert same({"b": found["b"], "a": found["a"]}, {"b": arrays["b"], "a": arrays["a"]})
 
 
 def test_numbers_that_training_gives_pass() -> None:
-    update.check_numbers({"a": np.array([-1e4, 0, 1e4], np.float32), "n": np.array([2**40], np.int64)})
-    update.check_numbers({"a": np.zeros(3, np.float32), "b": np.zeros(0, np.float32)})
+    update.check_values({"a": np.array([-1e4, 0, 1e4], np.float32), "n": np.array([2**40], np.int64)})
+    update.check_values({"a": np.zeros(3, np.float32), "b": np.zeros(0, np.float32)})
 
 
 @pytest.mark.parametrize("behind", [1, 8, 1 << 12])
@@ -260,4 +262,4 @@ def test_a_file_ends_with_its_last_tensor(behind: int) -> None:
         with pytest.raises(TensorLayoutError):
             update.read_header(io.BytesIO(longer))
         with pytest.raises(TensorLayoutError):
-            update.read(io.BytesIO(longer), Share(arrays).schema())
+            update.read(io.BytesIO(longer), Update(arrays).schema())

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_edge.data.arrays import opened
+from fedhelp_edge.data.arrays import open_archive
 from fedhelp_edge.errors import BadNpzError, BadPackError
 
 
-class Files:
+class AnswerFiles:
     def __init__(self, path: Path) -> None:
-        rows = arrays(path, "probabilities").get("probabilities")
+        rows = read_arrays(path, "probabilities").get("probabilities")
         if rows is None or rows.dtype.kind != "f" or rows.ndim != 2:
             raise BadPackError(f"{path.name} is no NPZ that holds 'probabilities', a row for each image")
         self._rows = rows.astype(np.float32)
@@ -27,14 +27,14 @@ class Files:
         return rows
 
 
-def arrays(path: Path, *names: str) -> dict[str, NDArray[Any]]:
+def read_arrays(path: Path, *names: str) -> dict[str, NDArray[Any]]:
     """Those of these arrays that an NPZ holds. Nothing is unpickled."""
     try:
-        with opened(path) as archive:
+        with open_archive(path) as archive:
             return {name: archive.array(name) for name in names if name in archive}
-    except BadNpzError as fault:
-        raise BadPackError(f"{path.name} is no NPZ, or it is damaged: {fault.cause}") from None
+    except BadNpzError as error:
+        raise BadPackError(f"{path.name} is no NPZ, or it is damaged: {error.cause}") from None
 
 
-def make(what: str, classes: Sequence[str]) -> Files:
-    return Files(Path(what))
+def make(argument: str, classes: Sequence[str]) -> AnswerFiles:
+    return AnswerFiles(Path(argument))

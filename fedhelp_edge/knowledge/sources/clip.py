@@ -18,9 +18,9 @@ from fedhelp_edge.knowledge import torchvision_shim
 PROMPTS = ("a photo of a {}.", "a picture of a {}.", "an image of a {}.", "a close-up photo of a {}.")
 
 
-class Clip:
+class ClipSource:
     def __init__(self, model: str, weights: Path, classes: Sequence[str]) -> None:
-        torchvision_shim.ready()
+        torchvision_shim.prepare()
         try:
             import open_clip
         except ImportError:
@@ -41,27 +41,29 @@ class Clip:
         tokens = open_clip.get_tokenizer(model)
         with torch.no_grad():
             sentences = [[prompt.format(name) for prompt in PROMPTS] for name in classes]
-            means = torch.stack([_unit(net.encode_text(tokens(of_class))).mean(0) for of_class in sentences])
-            self._classes = _unit(means)  # classes x width
+            means = torch.stack([_unit_length(net.encode_text(tokens(of_class))).mean(0) for of_class in sentences])
+            self._classes = _unit_length(means)  # classes x width
             self._scale = net.logit_scale.exp()
 
     @torch.no_grad()
     def probabilities(self, images: NDArray[np.uint8], first: int) -> NDArray[np.float32]:
         from PIL import Image
 
-        seen = [Image.fromarray(image.squeeze() if image.shape[2] == 1 else image).convert("RGB") for image in images]
-        features = _unit(self._net.encode_image(torch.stack([self._transform(image) for image in seen])))
+        pictures = [
+            Image.fromarray(image.squeeze() if image.shape[2] == 1 else image).convert("RGB") for image in images
+        ]
+        features = _unit_length(self._net.encode_image(torch.stack([self._transform(image) for image in pictures])))
         logits = self._scale * features @ self._classes.T
         return np.asarray(logits.float().softmax(1).numpy())
 
 
-def _unit(vectors: torch.Tensor) -> torch.Tensor:
+def _unit_length(vectors: torch.Tensor) -> torch.Tensor:
     unit: torch.Tensor = vectors / vectors.norm(dim=-1, keepdim=True)
     return unit
 
 
-def make(what: str, classes: Sequence[str]) -> Clip:
-    model, _, weights = what.partition("@")
+def make(argument: str, classes: Sequence[str]) -> ClipSource:
+    model, _, weights = argument.partition("@")
     if not weights.endswith(".safetensors"):  # other files would be unpickled
         raise UsageError("write clip:MODEL@FILE with a safetensors file, as in clip:ViT-L-14@weights.safetensors")
-    return Clip(model, Path(weights), classes)
+    return ClipSource(model, Path(weights), classes)

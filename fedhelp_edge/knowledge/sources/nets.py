@@ -19,12 +19,12 @@ _MEAN = torch.tensor([0.485, 0.456, 0.406]).view(-1, 1, 1)
 _STD = torch.tensor([0.229, 0.224, 0.225]).view(-1, 1, 1)
 
 
-class Nets:
+class NetSource:
     def __init__(self, net: str, weights: Path, classes: int) -> None:
         with files.reading(weights) as file:
-            arrays = dict(update.Arrays(file, update.read_header(file, limit=1 << 20, metadata=("format",))))
-        wanted = spec.schema(net, classes, 3)
-        if {name: a.shape for name, a in arrays.items()} != {t.name: t.shape for t in wanted.tensors}:
+            arrays = dict(update.FileArrays(file, update.read_header(file, limit=1 << 20, metadata=("format",))))
+        expected = spec.schema(net, classes, 3)
+        if {name: a.shape for name, a in arrays.items()} != {t.name: t.shape for t in expected.tensors}:
             raise SchemaNamesError(f"{weights.name} does not hold a {net} with {classes} classes")
         self._net = resnet.ResNet(net, classes).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         resnet.load(self._net, arrays)
@@ -38,8 +38,8 @@ class Nets:
         return np.asarray(logits.softmax(1).numpy())
 
 
-def make(what: str, classes: Sequence[str]) -> Nets:
-    net, _, weights = what.partition("@")
-    if net not in spec.DEPTHS or not weights:
-        raise UsageError(f"write nets:NET@FILE, with NET one of {', '.join(spec.DEPTHS)}")
-    return Nets(net, Path(weights), len(classes))
+def make(argument: str, classes: Sequence[str]) -> NetSource:
+    net, _, weights = argument.partition("@")
+    if net not in spec.BLOCKS_PER_STAGE or not weights:
+        raise UsageError(f"write nets:NET@FILE, with NET one of {', '.join(spec.BLOCKS_PER_STAGE)}")
+    return NetSource(net, Path(weights), len(classes))

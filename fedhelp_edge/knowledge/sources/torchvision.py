@@ -19,15 +19,15 @@ _MEAN = torch.tensor([0.485, 0.456, 0.406]).view(-1, 1, 1)
 _STD = torch.tensor([0.229, 0.224, 0.225]).view(-1, 1, 1)
 
 
-class Torchvision:
+class TorchvisionSource:
     def __init__(self, model: str, weights: Path, classes: int) -> None:
-        torchvision_shim.ready()
+        torchvision_shim.prepare()
         import torchvision
 
         if model not in torchvision.models.list_models(module=torchvision.models):
             raise UsageError(f"torchvision knows no classifier {model!r}")
         with files.reading(weights) as file:
-            arrays = dict(update.Arrays(file, update.read_header(file, limit=4 << 20, metadata=("format",))))
+            arrays = dict(update.FileArrays(file, update.read_header(file, limit=4 << 20, metadata=("format",))))
         self._net = torchvision.models.get_model(model, weights=None, num_classes=classes).eval()
         state = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
         try:
@@ -39,14 +39,14 @@ class Torchvision:
     def probabilities(self, images: NDArray[np.uint8], first: int) -> NDArray[np.float32]:
         parts = []
         for image in images:
-            wide = np.broadcast_to(resize(image, SIDE), (SIDE, SIDE, 3)).copy()
-            raw = torch.from_numpy(wide).permute(2, 0, 1).float() / 255
+            resized = np.broadcast_to(resize(image, SIDE), (SIDE, SIDE, 3)).copy()
+            raw = torch.from_numpy(resized).permute(2, 0, 1).float() / 255
             parts.append(self._net(((raw - _MEAN) / _STD)[None]).softmax(1))
         return np.asarray(torch.cat(parts).numpy())
 
 
-def make(what: str, classes: Sequence[str]) -> Torchvision:
-    model, _, weights = what.partition("@")
+def make(argument: str, classes: Sequence[str]) -> TorchvisionSource:
+    model, _, weights = argument.partition("@")
     if not weights:
         raise UsageError("write torchvision:MODEL@FILE, as in torchvision:resnet18@weights.safetensors")
-    return Torchvision(model, Path(weights), len(classes))
+    return TorchvisionSource(model, Path(weights), len(classes))

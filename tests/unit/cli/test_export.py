@@ -14,6 +14,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from fedhelp_edge.cli import export
 from fedhelp_edge.cli import export as command
 from fedhelp_edge.demo import phantoms
 from fedhelp_edge.parcel import keys
@@ -44,7 +45,7 @@ def trial(tmp_path: Path, capsys: Capsys) -> Path:
     arrays = {f"{name}_images": pixels[part] for name, part in parts.items()}
     np.savez(tmp_path / "images.npz", **arrays, **{f"{name}_labels": labels[part] for name, part in parts.items()})
     (tmp_path / "plan.toml").write_text(PLAN)
-    keys.save(tmp_path / "home", keys.new(), None)
+    keys.save(tmp_path / "home", keys.generate(), None)
     done = typed(
         capsys, "train", tmp_path / "images.npz", "--plan", tmp_path / "plan.toml", "--home", tmp_path / "home",
         "--rounds", "2", "--threads", "1",
@@ -106,7 +107,7 @@ def test_inspect_says_what_a_model_is_and_asks_its_test_images(shelf: Path, caps
 
 
 def test_a_strangers_model_is_told_about_but_not_run(shelf: Path, capsys: Capsys) -> None:
-    keys.save(shelf / "other", keys.new(), None)
+    keys.save(shelf / "other", keys.generate(), None)
     found = json.loads(typed(capsys, "inspect", shelf / "model.onnx", "--home", shelf / "other", "--json")[1])
     assert (found["whole"], found["trusted"], found["parity"]) == (True, False, None)
     assert found["why"].startswith("E_SIGNER_UNKNOWN")
@@ -139,7 +140,7 @@ def test_a_model_that_answers_next_to_nothing_is_no_success_and_the_first_line_s
     trial: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = replace(bundles.made(), facts=told(1, 28))
-    monkeypatch.setattr(command, "_made", lambda *given: made)
+    monkeypatch.setattr(export, "_export", lambda *given: made)
     words = ("export", "--plan", trial / "plan.toml", "--home", trial / "home", "--out", trial / "model.onnx")
     code, out, err = typed(capsys, *words)
     assert code == 1
@@ -164,4 +165,4 @@ def test_whether_a_model_is_ready_hangs_on_what_so_many_images_can_tell(
     answered: int, images: int, warns: bool, ready: bool
 ) -> None:
     said = told(answered, images)
-    assert (bool(command._warning(said)), command._ready(said)) == (warns, ready)
+    assert (bool(command._too_few_answers(said)), command._is_ready(said)) == (warns, ready)

@@ -45,7 +45,7 @@ def home(tmp_path: Path) -> Path:
         arrays[f"{name}_centers"] = np.arange(60)[part] % 2
     np.savez(tmp_path / "images.npz", class_names=np.array(phantoms.CLASSES[:2]), **arrays)
     (tmp_path / "plan.toml").write_text(PLAN)
-    keys.save(tmp_path / "fedhelp", keys.new(), None)
+    keys.save(tmp_path / "fedhelp", keys.generate(), None)
     return tmp_path
 
 

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from fedhelp_edge import cli
-from fedhelp_edge.shell import Commands
+from fedhelp_edge.shell import LazyCommands
 from server_ref import cli as coordinator
 from tests.command import COORDINATOR, SITE, here, refusal
 
 ROOT = Path(__file__).parents[3]
 PROGRAMS = {
-    "fedhelp-edge": Commands("fedhelp_edge.cli", cli.COMMANDS),
-    "fedhelp-coordinator": Commands("server_ref.cli", coordinator.COMMANDS),
+    "fedhelp-edge": LazyCommands("fedhelp_edge.cli", cli.COMMANDS),
+    "fedhelp-coordinator": LazyCommands("server_ref.cli", coordinator.COMMANDS),
 }
 SOURCES = [path for room in ("fedhelp_edge", "server_ref", "export") for path in sorted((ROOT / room).rglob("*.py"))]
 
@@ -42,7 +42,7 @@ def check(command: str) -> str:
     """What is wrong with a command line, before anything is looked up."""
     program, *words = re.findall(r'"[^"]*"|\S+', command)
     target: Any = PROGRAMS[program]
-    while words and (inside := target if isinstance(target, Commands) else getattr(target, "commands", None)):
+    while words and (inside := target if isinstance(target, LazyCommands) else getattr(target, "commands", None)):
         word = words.pop(0)
         if word not in inside:
             return f"there is no command {word!r}"

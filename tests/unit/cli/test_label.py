@@ -32,7 +32,7 @@ def test_pictures_are_sorted_on_the_page_that_the_command_opens(
             urllib.request.urlopen(page.removesuffix("1") + path, said).close()
 
     monkeypatch.setattr(webbrowser, "open", lambda link: threading.Thread(target=person, args=(link,)).start())
-    program = shell.group("fedhelp_edge.cli", cli.COMMANDS, "fedhelp-edge", "", "")
+    program = shell.command_group("fedhelp_edge.cli", cli.COMMANDS, "fedhelp-edge", "", "")
     words = ["label", str(tmp_path / "pictures"), "--plan", str(tmp_path / "plan.toml"), "--json"]
     program.main(args=words, standalone_mode=False)
     printed = capsys.readouterr()

@@ -68,7 +68,7 @@ def test_a_language_that_there_is_not_and_a_model_of_a_stranger_are_refused(
     code, _, err = bundles.typed(capsys, "serve", model, "--language", "de", "--home", tmp_path)
     assert code == 2
     assert "none of en, fr, es, pt, sw" in err
-    keys.save(tmp_path / "home", keys.new(), None)
+    keys.save(tmp_path / "home", keys.generate(), None)
     code, _, err = bundles.typed(capsys, "serve", model, "--home", tmp_path / "home")
     assert code == 1
     assert "E_SIGNER_UNKNOWN" in err

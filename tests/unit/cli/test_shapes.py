@@ -21,7 +21,7 @@ PROGRAMS = {
 def reporting() -> Iterator[str]:
     """The commands that have --json."""
     for program, (package, names) in PROGRAMS.items():
-        group = shell.group(package, names, program, "", "0")
+        group = shell.command_group(package, names, program, "", "0")
         for name in names:
             found: Any = group.commands[name]
             below = vars(found).get("commands", {})

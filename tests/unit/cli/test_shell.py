@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from fedhelp_edge import cli, hints, shell
-from fedhelp_edge.shell import Commands
+from fedhelp_edge.shell import LazyCommands
 from server_ref import cli as coordinator
 from tests.command import COORDINATOR, SITE, answer, here, refusal, run
 
@@ -29,8 +29,8 @@ def leaves(commands: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     return found
 
 
-COMMANDS = leaves(Commands("fedhelp_edge.cli", cli.COMMANDS))
-COORDINATORS = leaves(Commands("server_ref.cli", coordinator.COMMANDS))
+COMMANDS = leaves(LazyCommands("fedhelp_edge.cli", cli.COMMANDS))
+COORDINATORS = leaves(LazyCommands("server_ref.cli", coordinator.COMMANDS))
 
 
 @pytest.mark.parametrize("program", [SITE, COORDINATOR], ids=["site", "coordinator"])
@@ -92,7 +92,7 @@ def test_a_mistake_of_the_program_shows_no_traceback_unless_asked(
     def broken(*_: object, **__: object) -> None:
         raise KeyError("a secret")
 
-    group = shell.group("fedhelp_edge.cli", cli.COMMANDS, "fedhelp-edge", "", "0")
+    group = shell.command_group("fedhelp_edge.cli", cli.COMMANDS, "fedhelp-edge", "", "0")
     monkeypatch.setattr(group, "main", broken)
     with pytest.raises(SystemExit) as end:
         shell.run(group, [])
@@ -187,4 +187,4 @@ def test_an_option_goes_only_to_commands_of_this_program_that_take_it(tmp_path: 
         ("'fedhelp-edge train --home other'",) * 2,
         ("fedhelp-edge upload, then fedhelp-edge nonsense", "fedhelp-edge upload --home h, then fedhelp-edge nonsense"),
     ):
-        assert hints.typed(text) == wanted
+        assert hints.with_caller_options(text) == wanted

@@ -305,18 +305,19 @@ def opened(path: Path) -> str:
     """The code of the refusal; "" where there is none."""
     from fedhelp_edge import plan
     from fedhelp_edge.data import folder, npz, picture, table
+    from fedhelp_edge.data import npz as data_npz
     from fedhelp_edge.errors import FedhelpError
     from fedhelp_edge.methods.registry import TABLES
 
-    image = plan.Image(224, 3)
+    image = plan.ImageSettings(224, 3)
     try:
-        with picture.quietly():
+        with picture.without_warnings():
             if path.suffix == ".npz":
-                for read in (npz.unlabelled, npz.read):
+                for read in (data_npz.read_unlabelled, npz.read):
                     for _ in read(path, image).arrays([0]):
                         pass
             elif path.suffix == ".csv":
-                table.sheet(path)
+                table.read_sheet(path)
             elif path.suffix == ".toml":
                 plan.load(path, TABLES)
             else:

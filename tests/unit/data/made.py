@@ -21,8 +21,8 @@ def plan(*classes: str, size: int = 16, channels: int = 3, seed: int = 0, val: f
     return plans.Plan(
         classes=classes or ("a", "b"),
         seed=seed,
-        image=plans.Image(size, channels, mean, mean),
-        data=plans.Data(val, test),
+        image=plans.ImageSettings(size, channels, mean, mean),
+        data=plans.DataSettings(val, test),
     )
 
 

@@ -74,7 +74,7 @@ def test_a_bomb_is_refused_before_it_costs_anything(seen: dict[str, Any], name: 
 @pytest.mark.parametrize("name", LIKE_OTHERS)
 def test_a_large_picture_takes_the_memory_that_is_reckoned_with(seen: dict[str, Any], name: str) -> None:
     assert seen[name]["codes"] == [""]
-    assert seen[name]["memory"] < budget.PIXELS * budget.PIXEL
+    assert seen[name]["memory"] < budget.PIXELS * budget.BYTES_PER_PIXEL
     assert seen[name]["seconds"] < budget.SECONDS
 
 
@@ -91,7 +91,7 @@ def test_every_bomb_is_tried() -> None:
 def test_who_reads_too_long_is_stopped_though_no_header_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "SECONDS", 0.2)
     with pytest.raises(errors.ImageCostError, match="more work"):
-        picture.decode(io.BytesIO(bombs.png_of_profiles()), plan.Image(16, 3))
+        picture.decode(io.BytesIO(bombs.png_of_profiles()), plan.ImageSettings(16, 3))
 
 
 def test_a_bomb_among_images_is_named_and_the_others_are_used(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_where_memory_ends_one_file_is_refused_and_tried_again_by_the_next_run(
 ) -> None:
     source = made.folder(tmp_path / "images")
     made.save(source / "a" / "x.png", made.noise(1, 64, 64, 3)[0])
-    monkeypatch.setattr(budget, "MEMORY", 16 * budget.PIXEL * 16 * 4)
+    monkeypatch.setattr(budget, "MEMORY", 16 * budget.BYTES_PER_PIXEL * 16 * 4)
     found = data.load(source, made.plan(), kept=tmp_path / "kept")
     assert made.codes(found) == [("a/x.png", "E_IMAGE_SIZE")]
 
@@ -131,7 +131,7 @@ def test_memory_is_given_back_and_waited_for() -> None:
 def test_the_images_of_an_npz_are_read_one_by_one_in_any_order(tmp_path: Path, order: Any) -> None:
     pixels = np.asarray(made.noise(5, 6, 6, 3), order=order)
     np.savez_compressed(tmp_path / "x.npz", images=pixels, labels=np.arange(5))
-    rows = npz.read(tmp_path / "x.npz", plan.Image(6, 3)).arrays([0, 3, 1, 4, 4])
+    rows = npz.read(tmp_path / "x.npz", plan.ImageSettings(6, 3)).arrays([0, 3, 1, 4, 4])
     assert np.array_equal(np.stack(list(rows)), pixels[[0, 3, 1, 4, 4]])
 
 
@@ -141,13 +141,13 @@ def test_an_npz_that_is_encrypted_or_packed_in_another_way_is_refused(tmp_path: 
         whole[at] |= 1
     (tmp_path / "x.npz").write_bytes(whole)
     with pytest.raises(errors.BadNpzError):
-        npz.unlabelled(tmp_path / "x.npz", plan.Image())
+        npz.read_unlabelled(tmp_path / "x.npz", plan.ImageSettings())
 
 
 def test_a_table_whose_first_line_has_no_end_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"x" * 200_000)
     with pytest.raises(errors.BadTableError):
-        table.sheet(tmp_path / "x.csv")
+        table.read_sheet(tmp_path / "x.csv")
 
 
 def test_each_bound_stands_in_the_spec_with_its_value() -> None:
@@ -156,7 +156,7 @@ def test_each_bound_stands_in_the_spec_with_its_value() -> None:
     own = {
         name: value for name, value in vars(budget).items() if name.isupper() and type(value) is int and name[0] != "_"
     }
-    assert told == {**own, "PLAN": plan.LIMIT, "TABLE": table.LIMIT, "PACK": webp.LARGEST}
+    assert told == {**own, "PLAN": plan.LIMIT, "TABLE": table.LIMIT, "PACK": webp.MAX_SIZE}
 
 
 def test_a_file_behind_the_budget_is_read_as_it_is() -> None:

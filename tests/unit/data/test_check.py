@@ -26,7 +26,7 @@ def shapes(root: Path, count: int = 12) -> Path:
     return root
 
 
-def codes(report: data.Report) -> set[str]:
+def codes(report: data.CheckReport) -> set[str]:
     return {problem.code for problem in report.problems}
 
 
@@ -71,7 +71,7 @@ def test_almost_the_same_image_in_two_parts_is_a_leak_to_put_right(tmp_path: Pat
     made.folder(source / "test", 10, seed=5)
     Image.open(source / "train" / "a" / "000.png").save(source / "test" / "a" / "again.jpg", quality=85)
     report = data.check(source, made.plan("a", "b", size=32, val=0.0), kept=tmp_path / "kept")
-    (leak,) = report.stops
+    (leak,) = report.blocking
     assert leak.code == "E_LEAK"
     assert {leak.file, *leak.cause.replace(",", "").split()} >= {"train/a/000.png", "test/a/again.jpg"}
     assert not report.ready
@@ -85,7 +85,7 @@ def test_a_patient_in_two_parts_is_a_leak_that_does_not_name_the_patient(tmp_pat
             lines.append(f"{name}{i}.png,{name},{'Smith' if i < 2 else ''},{'test' if i == 0 else 'train'}")
     (tmp_path / "images" / "t.csv").write_text("\n".join(lines), encoding="utf-8")
     report = data.check(tmp_path / "images" / "t.csv", made.plan(val=0.0), kept=tmp_path / "kept")
-    assert {problem.file for problem in report.stops} == {"a0.png", "b0.png"}
+    assert {problem.file for problem in report.blocking} == {"a0.png", "b0.png"}
     assert "Smith" not in repr(report.problems)
 
 
@@ -94,7 +94,7 @@ def test_too_little_to_learn_from_is_not_ready(classes: tuple[str, ...], tmp_pat
     (tmp_path / "images").mkdir()
     made.folder(tmp_path / "images", 10, classes)
     report = data.check(tmp_path / "images", made.plan(), kept=tmp_path / "kept")
-    assert [problem.code for problem in report.stops] == ["E_ONE_CLASS" if classes else "E_NO_IMAGES"]
+    assert [problem.code for problem in report.blocking] == ["E_ONE_CLASS" if classes else "E_NO_IMAGES"]
 
 
 def test_missing_and_tiny_classes_and_broken_files_are_told(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_missing_and_tiny_classes_and_broken_files_are_told(tmp_path: Path) -> N
     report = data.check(tmp_path / "images", made.plan("a", "b", "c", "d"), kept=tmp_path / "kept")
     told = {"E_CLASS_TINY", "E_CLASS_MISSING", "E_CLASS_VALIDATION", "E_IMAGE", "E_IMAGE_DOUBT", "E_IMAGE_BLANK"}
     assert codes(report) == told
-    assert {problem.code for problem in report.stops} == {"E_CLASS_VALIDATION"}
+    assert {problem.code for problem in report.blocking} == {"E_CLASS_VALIDATION"}
 
 
 def test_a_class_that_no_validation_image_shows_is_not_ready(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_class_that_no_validation_image_shows_is_not_ready(tmp_path: Path) -> 
     made.folder(tmp_path / "images", 1, ("c",), seed=1)
     report = data.check(tmp_path / "images", made.plan("a", "b", "c"), kept=tmp_path / "kept")
     assert report.parts["c"] == {"train": 1, "val": 0, "test": 0}
-    assert [(problem.code, "'c'" in problem.cause) for problem in report.stops] == [("E_CLASS_VALIDATION", True)]
+    assert [(problem.code, "'c'" in problem.cause) for problem in report.blocking] == [("E_CLASS_VALIDATION", True)]
     assert not report.ready
     without = data.check(tmp_path / "images", made.plan("a", "b", "c", val=0.0), kept=tmp_path / "kept")
     assert without.ready  # whoever wants no validation images gets none
@@ -125,7 +125,7 @@ def test_unknown_labels_and_contradictions_are_to_be_put_right(tmp_path: Path) -
     source = made.folder(tmp_path / "images", 12, ("a", "b", "c"))
     (source / "b" / "same.png").write_bytes((source / "a" / "000.png").read_bytes())
     report = data.check(source, made.plan(), kept=tmp_path / "kept")
-    assert {problem.code for problem in report.stops} == {"E_LABEL", "E_CONFLICT"}
+    assert {problem.code for problem in report.blocking} == {"E_LABEL", "E_CONFLICT"}
 
 
 def test_sizes_are_those_before_resizing(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_images_that_only_look_alike_to_the_hash_are_not_called_alike(monkeypatc
     for i in range(30):
         dark[i, i, 3:] = 200
     assert near_duplicates.first_alike(dark) == list(range(30))
-    monkeypatch.setattr(near_duplicates, "DIFFERENCE", 255.0)
+    monkeypatch.setattr(near_duplicates, "MAX_DIFFERENCE", 255.0)
     assert near_duplicates.first_alike(dark) != list(range(30))
 
 
@@ -163,5 +163,5 @@ def test_a_crowd_of_copies_is_one_group() -> None:
 def test_what_is_almost_the_same_as_a_third_belongs_together() -> None:
     first, last = (np.asarray(image) for image in smooth(2))
     steps = np.stack([first + (last.astype(float) - first) * part / 40 for part in range(5)]).astype(np.uint8)
-    assert np.abs(steps[0] - steps[4].astype(float)).mean() > near_duplicates.DIFFERENCE
+    assert np.abs(steps[0] - steps[4].astype(float)).mean() > near_duplicates.MAX_DIFFERENCE
     assert near_duplicates.first_alike(steps) == [0] * 5

@@ -12,21 +12,21 @@ from numpy.typing import NDArray
 
 from fedhelp_edge import data, errors
 from fedhelp_edge.data import budget, folder, picture
-from fedhelp_edge.plan import Image
+from fedhelp_edge.plan import ImageSettings
 from tests.unit.data import made
 
 pytest.importorskip("pydicom", reason="pydicom is not installed (extra: medical)")
 
 RAMP = np.arange(256, dtype=np.int16).reshape(16, 16)
-GREY = Image(16, 1)
+GREY = ImageSettings(16, 1)
 
 
 @pytest.fixture
 def shown(tmp_path: Path) -> Any:
     """What becomes of an image with these tags."""
 
-    def show(pixels: NDArray[Any] = RAMP, image: Image = GREY, **tags: Any) -> NDArray[np.uint8]:
-        with picture.quietly():
+    def show(pixels: NDArray[Any] = RAMP, image: ImageSettings = GREY, **tags: Any) -> NDArray[np.uint8]:
+        with picture.without_warnings():
             found = folder.decode(made.dicom(tmp_path / "x.dcm", pixels, **tags), image).pixels
         return found[..., 0] if image.channels == 1 else found
 
@@ -112,14 +112,14 @@ def test_colour_comes_as_rgb_however_it_is_stored(shown: Any, planes: int) -> No
     pixels = np.zeros((16, 16, 3), np.uint8)
     pixels[...] = 200, 100, 50
     stored = pixels if planes == 0 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-    found = shown(pixels, Image(16, 3), PlanarConfiguration=planes, PixelData=stored.tobytes())
+    found = shown(pixels, ImageSettings(16, 3), PlanarConfiguration=planes, PixelData=stored.tobytes())
     assert np.array_equal(found, pixels)
 
 
 def test_luminance_and_chrominance_become_rgb(shown: Any) -> None:
     pixels = np.full((16, 16, 3), 128, np.uint8)
     pixels[..., 0] = 90
-    found = shown(pixels, Image(16, 3), PhotometricInterpretation="YBR_FULL")
+    found = shown(pixels, ImageSettings(16, 3), PhotometricInterpretation="YBR_FULL")
     assert np.abs(found.astype(int) - 90).max() <= 1
 
 
@@ -170,7 +170,7 @@ def test_what_is_deflated_is_opened_unless_it_is_a_bomb(shown: Any, monkeypatch:
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
     assert np.array_equal(shown(RAMP, syntax=DeflatedExplicitVRLittleEndian), RAMP)
-    monkeypatch.setattr(budget, "INFLATED", 2 << 20)
+    monkeypatch.setattr(budget, "DICOM_INFLATED", 2 << 20)
     with pytest.raises(errors.ImageSizeError, match="larger than 2 MiB"):
         shown(np.zeros((1500, 1500), np.int16), syntax=DeflatedExplicitVRLittleEndian)
 
@@ -222,7 +222,7 @@ def test_a_table_finds_dicom_by_its_identifiers(tmp_path: Path, column: str) -> 
 @pytest.mark.parametrize("name", ["CT_small", "MR_small", "examples_rgb_color", "J2K_pixelrep_mismatch"])
 def test_real_files_are_shown_with_their_full_contrast(name: str) -> None:
     (path,) = (made.GIVEN / "dicom").glob(f"{name}*")
-    with picture.quietly():
-        found = folder.decode(path, Image(64, 3))
+    with picture.without_warnings():
+        found = folder.decode(path, ImageSettings(64, 3))
     assert found.pixels.shape == (64, 64, 3)
     assert int(found.pixels.max()) - int(found.pixels.min()) > 150

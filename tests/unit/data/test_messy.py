@@ -190,7 +190,7 @@ def test_a_table_is_sorted_further_in_the_encoding_that_it_has(tmp_path: Path) -
     assert sorting.label("Jürgen.png") == 0
     sorting.put("Ödem.png", 1)
     assert path.read_bytes().decode("cp1252").splitlines() == ["Datei;Befund", "Jürgen.png;Nävus", "Ödem.png;Melanom"]
-    assert table.sheet(path).encoding == "cp1252"
+    assert table.read_sheet(path).encoding == "cp1252"
 
 
 def test_patients_that_folders_name_are_still_known_when_the_folder_was_sorted_further(tmp_path: Path) -> None:

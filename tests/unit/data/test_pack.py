@@ -55,17 +55,17 @@ def test_a_pack_comes_back_as_it_was_written(tmp_path: Path) -> None:
     for name in ("pixels", "labels", "probabilities"):
         one, other = getattr(found, name), getattr(pack, name)
         assert (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
-    assert (found.classes, found.sources, dict(found.about)) == (pack.classes, pack.sources, pack.about)
+    assert (found.classes, found.sources, dict(found.provenance)) == (pack.classes, pack.sources, pack.provenance)
     assert len(found) == 40
 
 
 def test_public_images_that_nobody_was_asked_about_are_a_pack_too(tmp_path: Path) -> None:
     asked = made()
-    packs.save(tmp_path / "pack.safetensors", packs.unasked(asked.pixels, asked.labels, asked.classes))
+    packs.save(tmp_path / "pack.safetensors", packs.without_predictions(asked.pixels, asked.labels, asked.classes))
     found = packs.load(tmp_path / "pack.safetensors")
     assert (found.sources, found.probabilities.shape) == ((), (0, 40, 3))
     assert found.pixels.tobytes() == asked.pixels.tobytes()
-    assert found.chosen(7).fitted(4, 1).probabilities.shape == (0, 7, 3)
+    assert found.chosen(7).resized(4, 1).probabilities.shape == (0, 7, 3)
 
 
 def test_a_pack_is_a_safetensors_file_as_others_read_them(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_pack_is_a_safetensors_file_as_others_read_them(tmp_path: Path) -> Non
         assert {name: file.get_tensor(name).tobytes() for name in file.keys()} == {  # noqa: SIM118 - no mapping
             name: array.tobytes() for name, array in held(pack).items()
         }
-        assert file.metadata() == {**names(pack), **pack.about}
+        assert file.metadata() == {**names(pack), **pack.provenance}
 
 
 def test_a_pack_that_another_program_wrote_is_read(tmp_path: Path) -> None:
@@ -126,14 +126,14 @@ def test_a_choice_of_more_than_there_is_takes_all() -> None:
 
 def test_grey_becomes_colour_with_three_equal_channels() -> None:
     pack = made(channels=1)
-    found = pack.fitted(8, 3).pixels
+    found = pack.resized(8, 3).pixels
     assert found.shape == (40, 8, 8, 3)
     assert (found == pack.pixels).all()
 
 
 def test_colour_becomes_the_grey_of_its_mean() -> None:
     pack = made(channels=3)
-    found = pack.fitted(8, 1).pixels
+    found = pack.resized(8, 1).pixels
     assert (found.shape, found.dtype) == ((40, 8, 8, 1), np.uint8)
     assert np.abs(found[..., 0] - pack.pixels.mean(3)).max() <= 0.5
 
@@ -141,7 +141,7 @@ def test_colour_becomes_the_grey_of_its_mean() -> None:
 @pytest.mark.parametrize("side", [4, 16])
 def test_images_come_to_the_side_that_the_plan_wants(side: int) -> None:
     flat = replace(made(), pixels=np.full((40, 8, 8, 3), 77, np.uint8))
-    found = flat.fitted(side, 3)
+    found = flat.resized(side, 3)
     assert found.pixels.shape == (40, side, side, 3)
     assert (found.pixels == 77).all()
     assert found.probabilities is flat.probabilities
@@ -149,7 +149,7 @@ def test_images_come_to_the_side_that_the_plan_wants(side: int) -> None:
 
 def test_images_that_fit_stay_as_they_are() -> None:
     pack = made()
-    assert pack.fitted(8, 3).pixels is pack.pixels
+    assert pack.resized(8, 3).pixels is pack.pixels
 
 
 def rows(change: Callable[[Any], None]) -> Callable[[Arrays], None]:

@@ -41,7 +41,9 @@ def test_an_image_is_the_same_however_many_are_drawn(family: str, monkeypatch: p
     for count in (1, 33, 69):
         fewer, theirs = draw(count, 4, size=32, family=family)
         assert np.array_equal(fewer, images[:count]) and np.array_equal(theirs, labels[:count])
-    monkeypatch.setattr(phantoms, "_BLOCK", 7 * 32 * 32)  # images held at once, which is nobody's business either
+    monkeypatch.setattr(
+        phantoms, "_BLOCK_PIXELS", 7 * 32 * 32
+    )  # images held at once, which is nobody's business either
     assert np.array_equal(draw(70, 4, size=32, family=family)[0], images)
 
 

@@ -17,24 +17,24 @@ from fedhelp_edge import data, errors, plan
 from fedhelp_edge.data import picture
 from fedhelp_edge.data.source_row import Decoded
 
-GREY, COLOUR = plan.Image(16, 1), plan.Image(16, 3)
+GREY, COLOUR = plan.ImageSettings(16, 1), plan.ImageSettings(16, 3)
 
 
-def through(image: Image.Image, wanted: plan.Image, kind: str = "PNG", **options: Any) -> NDArray[np.uint8]:
+def through(image: Image.Image, wanted: plan.ImageSettings, kind: str = "PNG", **options: Any) -> NDArray[np.uint8]:
     """The pixels after saving and decoding."""
     return decoded(image, wanted, kind, **options).pixels
 
 
-def decoded(image: Image.Image, wanted: plan.Image, kind: str, **options: Any) -> Decoded:
+def decoded(image: Image.Image, wanted: plan.ImageSettings, kind: str, **options: Any) -> Decoded:
     file = io.BytesIO()
     image.save(file, kind, **options)
-    with picture.quietly():
+    with picture.without_warnings():
         return picture.decode(file, wanted)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP", "GIF", "JPEG"])
 @pytest.mark.parametrize("wanted", [GREY, COLOUR], ids=["grey", "colour"])
-def test_every_common_kind_of_file_gives_the_plan_s_size_and_channels(kind: str, wanted: plan.Image) -> None:
+def test_every_common_kind_of_file_gives_the_plan_s_size_and_channels(kind: str, wanted: plan.ImageSettings) -> None:
     found = decoded(Image.new("RGB", (40, 24), (200, 100, 50)), wanted, kind)
     assert found.pixels.shape == (16, 16, wanted.channels)
     assert (found.width, found.height) == (40, 24)
@@ -121,7 +121,7 @@ def test_a_picture_cut_short_ends_too_early() -> None:
     st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"II*\0", b"BM"]),
 )
 def test_whatever_bytes_come_the_answer_is_an_image_or_a_refusal(junk: bytes, magic: bytes) -> None:
-    with picture.quietly():
+    with picture.without_warnings():
         try:
             assert picture.decode(io.BytesIO(magic + junk), COLOUR).pixels.shape == (16, 16, 3)
         except errors.FedhelpError as fault:
@@ -145,4 +145,4 @@ def test_resizing_averages_what_it_drops() -> None:
 def test_an_image_of_the_right_size_is_left_as_it_is(channels: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, channels), dtype=np.uint8)
     assert np.array_equal(data.resize(pixels, 16), pixels)
-    assert np.array_equal(picture.fit(pixels, plan.Image(16, channels)), pixels)
+    assert np.array_equal(picture.fit(pixels, plan.ImageSettings(16, channels)), pixels)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedhelp_edge import data
-from fedhelp_edge.data.sorting import FILE, Sorting
+from fedhelp_edge.data.sorting import LABELS_FILE, Sorting
 from fedhelp_edge.errors import BadTableError, NoImagesError
 from tests.unit.data import made
 
@@ -56,11 +56,16 @@ def test_pictures_in_a_classs_folder_begin_with_that_class_and_keep_their_part(p
 
 
 def test_what_another_program_wrote_stays(pictures: Path) -> None:
-    (pictures / FILE).write_text("id;dx;image_id\n1;;scan1\n2;A;gone.png\n")
+    (pictures / LABELS_FILE).write_text("id;dx;image_id\n1;;scan1\n2;A;gone.png\n")
     sorting = Sorting(pictures, ("a", "b"))
     sorting.put("scan1.png", 1)
     sorting.put("scan0.png", 0)
-    assert (pictures / FILE).read_text().splitlines() == ["id;dx;image_id", "1;b;scan1", "2;A;gone.png", ";a;scan0.png"]
+    assert (pictures / LABELS_FILE).read_text().splitlines() == [
+        "id;dx;image_id",
+        "1;b;scan1",
+        "2;A;gone.png",
+        ";a;scan0.png",
+    ]
 
 
 def test_a_phones_pictures_are_told_apart_with_what_to_do(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +82,7 @@ def test_a_folder_without_pictures_and_a_table_of_no_files_are_refused(pictures:
     (tmp_path / "empty").mkdir()
     with pytest.raises(NoImagesError):
         Sorting(tmp_path / "empty", ("a", "b"))
-    (pictures / FILE).write_text("PatientID,label\n1,a\n")
+    (pictures / LABELS_FILE).write_text("PatientID,label\n1,a\n")
     with pytest.raises(BadTableError):
         Sorting(pictures, ("a", "b"))
 
@@ -91,5 +96,5 @@ def test_a_picture_is_shown_in_its_own_proportions(pictures: Path) -> None:
 def test_no_cell_of_the_table_is_a_formula_and_every_one_is_found_again(pictures: Path, tmp_path: Path) -> None:
     (pictures / "scan0.png").rename(pictures / "=1+1.png")
     Sorting(pictures, ("a", "+")).put("=1+1.png", 1)
-    assert (pictures / FILE).read_text().splitlines()[1].startswith("./=1+1.png,'+")
+    assert (pictures / LABELS_FILE).read_text().splitlines()[1].startswith("./=1+1.png,'+")
     assert Sorting(pictures, ("a", "+")).label("=1+1.png") == 1

@@ -131,7 +131,7 @@ def test_an_image_of_which_its_file_says_nothing_goes_with_its_group() -> None:
 def test_what_was_kept_holds_and_else_what_the_file_says_of_a_new_image_also_within_a_group() -> None:
     hashes, kept = list("abcdef"), {"a": "test", "b": "val"}
     groups, says = ["p", "", "p", "p", "", ""], ["train", "", "test", "", "val", ""]
-    assert split.join(hashes, groups, says, kept) == ["test", "val", "test", "", "val", "train"]
+    assert split.extend(hashes, groups, says, kept) == ["test", "val", "test", "", "val", "train"]
 
 
 @given(cases(), st.data())
@@ -140,7 +140,7 @@ def test_new_images_are_learned_from_and_old_ones_stay_where_they_were(case: Cas
     old = draw.draw(st.integers(0, len(hashes)))
     kept = dict(zip(hashes, drawn(case), strict=True))
     known = {sha256: kept[sha256] for sha256 in hashes[:old]}
-    splits = split.join(hashes, groups, [""] * len(hashes), known)
+    splits = split.extend(hashes, groups, [""] * len(hashes), known)
     assert splits[:old] == [kept[sha256] for sha256 in hashes[:old]]
     held = {group for group, part in zip(groups[:old], splits, strict=False) if group and part != "train"}
     assert splits[old:] == ["" if group in held else "train" for group in groups[old:]]
@@ -203,9 +203,9 @@ def test_each_size_of_image_keeps_a_split_of_its_own(tmp_path: Path) -> None:
 def test_what_is_kept_lies_in_a_folder_made_for_it_and_beside_what_is_kept_for_other_images(tmp_path: Path) -> None:
     path = tmp_path / "not" / "there" / "split.json"
     assert split.load(path, "8x8x3") is None
-    split.keep(path, "8x8x3", {"aa": "train"})
-    split.keep(path, "16x16x3", {"aa": "test", "bb": "val"})
-    split.keep(path, "8x8x3", {"aa": "train", "cc": "val"})
+    split.save(path, "8x8x3", {"aa": "train"})
+    split.save(path, "16x16x3", {"aa": "test", "bb": "val"})
+    split.save(path, "8x8x3", {"aa": "train", "cc": "val"})
     assert split.load(path, "8x8x3") == {"aa": "train", "cc": "val"}
     assert split.load(path, "16x16x3") == {"aa": "test", "bb": "val"}
     assert split.load(path, "16x16x1") is None

@@ -71,7 +71,7 @@ def test_another_size_or_another_kit_decodes_anew(
     data.load(source, made.plan(), kept=tmp_path / "kept")
     data.load(source, made.plan(size=8), kept=tmp_path / "kept")
     data.load(source, made.plan(channels=1), kept=tmp_path / "kept")
-    monkeypatch.setattr(picture, "VERSION", 99)
+    monkeypatch.setattr(picture, "DECODER_VERSION", 99)
     data.load(source, made.plan(), kept=tmp_path / "kept")
     assert len(decoding) == 80
     assert len(stored(tmp_path / "kept")) == 4

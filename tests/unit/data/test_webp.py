@@ -69,7 +69,7 @@ def test_all_but_the_images_is_the_same_however_they_are_kept(quality: int | Non
     found = packs.load(saved(tmp_path / "pack", pack, quality))
     assert found.labels.tolist() == pack.labels.tolist()
     assert found.probabilities.tobytes() == pack.probabilities.tobytes()
-    assert (found.classes, found.sources, dict(found.about)) == (pack.classes, pack.sources, pack.about)
+    assert (found.classes, found.sources, dict(found.provenance)) == (pack.classes, pack.sources, pack.provenance)
 
 
 def test_images_may_be_higher_than_wide(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_more_pixels_than_memory_should_hold_are_refused_before_any_is_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / "pack", held())
-    monkeypatch.setattr(webp, "LARGEST", COUNT * SIDE * SIDE * 3 - 1)
+    monkeypatch.setattr(webp, "MAX_SIZE", COUNT * SIDE * SIDE * 3 - 1)
     monkeypatch.setattr(webp.Image, "open", lambda *_, **__: pytest.fail("it was opened"))
     with pytest.raises(BadPackError, match="too many"):
         packs.load(path)
@@ -188,6 +188,6 @@ def test_a_byte_that_was_changed_gives_other_pixels_or_a_refusal(at: int, by: in
     changed[at % len(row)] ^= by
     try:
         found = webp.decode(changed, ends, (SIDE, SIDE, 3))
-    except packs.ImageBroken:
+    except packs.ImageBrokenError:
         return
     assert found.shape == (COUNT, SIDE, SIDE, 3)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from fedhelp_edge.errors import OfflineError, RefusedThereError, UsageError
-from fedhelp_edge.exchange.http import Http
+from fedhelp_edge.exchange.http import HttpCarrier
 from fedhelp_edge.parcel import keys, parcel
 from server_ref.intake import judge
 from tests import chaos, net
@@ -23,16 +23,16 @@ def port(three: Federation) -> Iterator[int]:
         yield found
 
 
-def line(three: Federation, clinic: Clinic, port: int, **more: object) -> Http:
+def line(three: Federation, clinic: Clinic, port: int, **more: object) -> HttpCarrier:
     url = f"http://127.0.0.1:{port}"
-    return Http(url, three.hub.federation, lambda: clinic.keys, clinic.folder / "in", **more)  # type: ignore[arg-type]
+    return HttpCarrier(url, three.hub.federation, lambda: clinic.keys, clinic.folder / "in", **more)  # type: ignore[arg-type]
 
 
 def test_a_share_arrives_as_it_was_sealed(three: Federation, port: int) -> None:
     order, clinic = three.open(), three.clinics[0]
     path = clinic.give(order, three.drawn(order, clinic))
     line(three, clinic, port).put(path)
-    assert three.hub.store.path(path.stem).read_bytes() == path.read_bytes()
+    assert three.hub.database.path(path.stem).read_bytes() == path.read_bytes()
     assert three.states() == {"site-001/1": "received"}
 
 
@@ -55,11 +55,12 @@ def test_everything_that_a_site_needs_comes_whole(three: Federation, port: int) 
     three.open()
     clinic = three.clinics[0]
     found = {
-        parcel.look(path, parcel.anyone).statement.kind: path for path in line(three, clinic, port).fetch(frozenset())
+        parcel.inspect(path, parcel.any_signer).statement.kind: path
+        for path in line(three, clinic, port).fetch(frozenset())
     }
     assert set(found) == {"charter", "roster", "task", "global", "receipt"}
     for path in found.values():
-        assert path.read_bytes() == three.hub.store.path(path.stem).read_bytes()
+        assert path.read_bytes() == three.hub.database.path(path.stem).read_bytes()
 
 
 def test_what_a_site_has_is_not_fetched_again(three: Federation, port: int) -> None:
@@ -71,8 +72,8 @@ def test_what_a_site_has_is_not_fetched_again(three: Federation, port: int) -> N
 
 def test_a_download_goes_on_from_what_is_there(three: Federation, port: int) -> None:
     order, clinic = three.open(), three.clinics[0]
-    name = three.hub.newest("global")["hash"]
-    whole = three.hub.store.path(name).read_bytes()
+    name = three.hub.newest_parcel("global")["hash"]
+    whole = three.hub.database.path(name).read_bytes()
     (clinic.folder / "in").mkdir()
     (clinic.folder / "in" / f"{name}.part").write_bytes(whole[:500_000])
     found = {path.stem: path for path in line(three, clinic, port).fetch(frozenset())}
@@ -89,7 +90,7 @@ def test_another_key_gets_nothing_but_the_charter(three: Federation, port: int) 
 
 def test_what_the_front_refuses_is_told_with_its_own_code(three: Federation, port: int) -> None:
     order, clinic = three.open(), three.clinics[0]
-    three.hub.revoke(three.boss, clinic.id, 1, "")
+    three.hub.revoke(three.coordinator_keys, clinic.id, 1, "")
     path = clinic.give(order, three.drawn(order, clinic))
     with pytest.raises(RefusedThereError, match="E_SIGNER_REVOKED") as caught:
         line(three, clinic, port).put(path)
@@ -105,7 +106,7 @@ def test_a_front_that_is_not_there_is_said_and_nothing_is_lost(three: Federation
 
 
 def test_an_address_that_is_none_is_refused(three: Federation) -> None:
-    site = Http("ftp://hub", "fh-" + "0" * 32, keys.new, three.folder / "in")
+    site = HttpCarrier("ftp://hub", "fh-" + "0" * 32, keys.generate, three.folder / "in")
     with pytest.raises(UsageError):
         list(site.charters())
 
@@ -117,7 +118,7 @@ def test_an_upload_that_was_begun_before_goes_on(three: Federation, port: int) -
     begun = client.begin(path)
     client.go_on(path.stem, begun.offset, path.read_bytes()[begun.offset : begun.offset + 300_000])
     line(three, clinic, port).put(path)
-    assert judge.judge(three.hub, three.boss)[0]["state"] == "accepted"
+    assert judge.judge_waiting(three.hub, three.coordinator_keys)[0]["state"] == "accepted"
 
 
 def test_over_a_line_that_breaks_again_and_again_everything_arrives_once_and_whole(
@@ -131,10 +132,10 @@ def test_over_a_line_that_breaks_again_and_again_everything_arrives_once_and_who
     ]  # fmt: skip
     with chaos.network(port, iter(breaks)) as bad:
         line(three, clinic, bad, patience=30).put(path)
-    assert three.hub.store.path(path.stem).read_bytes() == path.read_bytes()
+    assert three.hub.database.path(path.stem).read_bytes() == path.read_bytes()
     assert three.states() == {"site-001/1": "received"}
     breaks = [chaos.Fate(cut_answer=count) for count in (0, 100, 400_000, 20, 700_000, 900_000)]
     with chaos.network(port, iter(breaks)) as bad:
         found = {one.stem: one for one in line(three, clinic, bad, patience=30).fetch(frozenset())}
-    assert all(one.read_bytes() == three.hub.store.path(name).read_bytes() for name, one in found.items())
+    assert all(one.read_bytes() == three.hub.database.path(name).read_bytes() for name, one in found.items())
     assert len(found) >= 5

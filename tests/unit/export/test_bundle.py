@@ -23,7 +23,7 @@ from onnx import TensorProto
 from export import calibrate, choose, graph, quantize
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.errors import DisagreesError, TargetExistsError, TooFewError
-from fedhelp_edge.infer import bundle, decide, looks, metadata
+from fedhelp_edge.infer import appearance, bundle, decide, metadata
 from fedhelp_edge.infer.engine import Engine
 from fedhelp_edge.nets import resnet
 from fedhelp_edge.nets.resnet import ResNet
@@ -113,7 +113,7 @@ def test_each_net_answers_test_images_with_the_temperature_that_validation_image
     val, test, image = images.part("val"), images.part("test"), bundles.site().plan.image
     choice = choose.choose(nets, val, test, image, None)
     for name, net in nets.items():
-        heat = calibrate.temperature(choose.logits(net, val.pixels, image, None), val.labels)
+        heat = calibrate.fit_temperature(choose.logits(net, val.pixels, image, None), val.labels)
         said = calibrate.softmax(choose.logits(net, test.pixels, image, None) / heat)
         assert choice.test[name] == metrics.scores(said, test.labels)
 
@@ -176,7 +176,7 @@ def test_files_are_written_once_and_the_same_again_is_no_mistake(tmp_path: Path)
 
 def test_a_model_without_its_signature_yet_is_finished_by_the_next_export(tmp_path: Path) -> None:
     path = bundles.kept(tmp_path)
-    bundle.beside(path).unlink()  # a power cut
+    bundle.signature_path(path).unlink()  # a power cut
     bundles.kept(tmp_path)
     assert bundle.load(path, lambda key: "").parity() <= 1
 
@@ -189,10 +189,10 @@ def test_too_few_validation_images_are_refused_before_any_work() -> None:
 
 
 def test_the_notes_are_those_that_other_programs_know() -> None:
-    notes = metadata.notes(bundles.made().model)
+    notes = metadata.read_notes(bundles.made().model)
     assert notes["Image.BitmapPixelFormat"] == "Rgb8"
     assert notes["Image.NominalPixelRange"] == "NominalRange_0_255"
-    said = json.loads(notes[metadata.FACTS])
+    said = json.loads(notes[metadata.FACTS_NOTE])
     assert (said["round"], said["federation"], said["sites"]) == (3, "fh-" + "3c" * 16, 4)
     engine = Engine(bundles.made().model)
     assert engine._session.get_modelmeta().custom_metadata_map == notes
@@ -201,7 +201,7 @@ def test_the_notes_are_those_that_other_programs_know() -> None:
 def test_the_card_has_no_gaps_and_says_what_it_is_not_for(tmp_path: Path) -> None:
     bundles.kept(tmp_path)
     card = (tmp_path / "model_CARD.md").read_text(encoding="utf-8")
-    assert card == metadata.notes(bundles.made().model)[metadata.CARD]
+    assert card == metadata.read_notes(bundles.made().model)[metadata.CARD_NOTE]
     assert card.startswith("---\n")
     for word in ("not a medical device", "What so few images cannot promise", *bundles.CLASSES, "40 test images"):
         assert word in card
@@ -210,12 +210,12 @@ def test_the_card_has_no_gaps_and_says_what_it_is_not_for(tmp_path: Path) -> Non
 
 
 def test_eight_bits_are_kept_only_where_they_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert quantize.why(0.995, 0.0, 1.5) == ""
-    assert "98.0% of the answers" in quantize.why(0.98, 0.0, 3.0)
-    assert "right less often" in quantize.why(1.0, -0.01, 3.0)
-    assert "1.10 times as fast" in quantize.why(1.0, 0.0, 1.1)
+    assert quantize.reason_against(0.995, 0.0, 1.5) == ""
+    assert "98.0% of the answers" in quantize.reason_against(0.98, 0.0, 3.0)
+    assert "right less often" in quantize.reason_against(1.0, -0.01, 3.0)
+    assert "1.10 times as fast" in quantize.reason_against(1.0, 0.0, 1.1)
     for verdict, precision in (("", "int8"), ("it is slow", "fp32")):
-        monkeypatch.setattr(quantize, "why", lambda *measured, verdict=verdict: verdict)
+        monkeypatch.setattr(quantize, "reason_against", lambda *measured, verdict=verdict: verdict)
         made = bundles.site().make(int8=True)
         assert made.facts.precision == precision
         assert made.int8
@@ -226,12 +226,12 @@ def test_eight_bits_are_kept_only_where_they_are_worth_it(monkeypatch: pytest.Mo
 def test_an_eight_bit_model_is_smaller_and_checked_like_any_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quantize, "why", lambda *measured: "")
+    monkeypatch.setattr(quantize, "reason_against", lambda *measured: "")
     made = bundles.site().make(int8=True)
     assert len(made.model) < 0.5 * len(bundles.made().model)
     made.keep(tmp_path / "small.onnx")
     keys.save(tmp_path / "home", bundles.site().keys, None)
-    opened = bundle.load(tmp_path / "small.onnx", lambda key: vouch.vouch(tmp_path / "home", key, None))
+    opened = bundle.load(tmp_path / "small.onnx", lambda key: vouch.model_warning(tmp_path / "home", key, None))
     assert opened.parity() <= 1
     assert opened.facts.precision == "int8"
 
@@ -252,7 +252,7 @@ def test_unless_told_otherwise_a_model_misses_one_in_ten_and_has_whole_numbers_o
 def test_all_training_images_say_what_the_sites_images_look_like() -> None:
     said, train = bundles.made().facts.likeness, bundles.site().images.part("train").pixels
     assert said.images == len(train)
-    for name, look in looks.KINDS.items():
+    for name, look in appearance.KINDS.items():
         assert said.looks[name].mean == pytest.approx(look(np.asarray(train)).mean(0), abs=1e-4)
 
 
@@ -286,7 +286,10 @@ def test_what_is_told_of_a_part_is_what_the_model_answers_to_it(tmp_path: Path) 
     opened, images = bundles.opened(tmp_path), bundles.site().images
     for part, told in (("test", opened.facts.test), ("val", opened.facts.validation)):
         own = images.part(part)
-        given, true = decide.answers(opened, np.asarray(own.pixels)), [bundles.CLASSES[label] for label in own.labels]
+        given, true = (
+            decide.answer_images(opened, np.asarray(own.pixels)),
+            [bundles.CLASSES[label] for label in own.labels],
+        )
         right = [one.answer == name for one, name in zip(given, true, strict=True)]
         assert (told["images"], told["right"]) == (len(own), sum(right))
         assert told["answered"] == sum(one.answer is not None for one in given)
@@ -304,7 +307,7 @@ def test_a_grey_model_of_another_depth_says_so() -> None:
     plan = replace(site.plan, image=replace(site.plan.image, channels=1, mean=(0.5,), std=(0.25,)))
     net = ResNet("resnet32", len(bundles.CLASSES), 1)
     made = replace(site, plan=plan).make(nets={"own": net}, images=grey)
-    assert metadata.notes(made.model)["Image.BitmapPixelFormat"] == "Gray8"
+    assert metadata.read_notes(made.model)["Image.BitmapPixelFormat"] == "Gray8"
     assert made.facts.members == ("own: resnet32",)
 
 
@@ -331,11 +334,11 @@ def test_a_model_that_answers_otherwise_than_it_says_is_noticed_when_it_is_kept(
 
 @pytest.mark.parametrize(("agreement", "accuracy", "speed_up"), [(0.99, 0.0, 1.2), (1.0, 0.5, 9.0)])
 def test_eight_bits_that_are_just_good_enough_are_taken(agreement: float, accuracy: float, speed_up: float) -> None:
-    assert quantize.why(agreement, accuracy, speed_up) == ""
+    assert quantize.reason_against(agreement, accuracy, speed_up) == ""
 
 
 def test_eight_bits_that_are_right_less_often_are_told_by_how_much() -> None:
-    assert "by 1.0% of the validation images" in quantize.why(1.0, -0.01, 3.0)
+    assert "by 1.0% of the validation images" in quantize.reason_against(1.0, -0.01, 3.0)
 
 
 def test_what_eight_bits_bring_is_told_of_the_right_images_and_of_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,16 +357,16 @@ def test_what_eight_bits_bring_is_told_of_the_right_images_and_of_one_image(monk
 
     monkeypatch.setattr(quantize.time, "perf_counter", lambda: clock[0])
     images = np.arange(80, dtype=np.uint8)[:, None, None, None]
-    gain = quantize.gain(program(3.0, -1), program(1.0, 0), images, 40, labels[:40])
+    gain = quantize.measure_gain(program(3.0, -1), program(1.0, 0), images, 40, labels[:40])
     assert (gain.agreement, gain.accuracy, gain.speed_up) == (0.75, -0.25, pytest.approx(3.0))
-    assert gain.why == quantize.why(0.75, -0.25, 3.0)
+    assert gain.why == quantize.reason_against(0.75, -0.25, 3.0)
 
 
 def test_eight_bit_weights_have_seven_bits_and_a_scale_for_each_channel(caplog: pytest.LogCaptureFixture) -> None:
     site = bundles.site()
     whole = graph.build([resnet.arrays(site.nets["own"])], site.plan.image, None)
     before = whole.SerializeToString()
-    made = quantize.quantized(whole, np.asarray(site.images.part("train").pixels[:40]))
+    made = quantize.quantize(whole, np.asarray(site.images.part("train").pixels[:40]))
     weights = [onnx.numpy_helper.to_array(one) for one in made.graph.initializer if one.data_type == TensorProto.INT8]
     kernels = [one for one in weights if one.ndim == 4]
     assert len(kernels) == 19

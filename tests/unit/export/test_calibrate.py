@@ -25,16 +25,16 @@ def sample(count: int, seed: int, heat: float = 1.0) -> tuple[NDArray[np.float64
 
 @pytest.mark.parametrize("heat", [0.5, 1.0, 3.0])
 def test_the_temperature_undoes_what_was_put_in(heat: float) -> None:
-    assert calibrate.temperature(*sample(4000, 1, heat)) == pytest.approx(heat, rel=0.1)
+    assert calibrate.fit_temperature(*sample(4000, 1, heat)) == pytest.approx(heat, rel=0.1)
 
 
 def test_a_few_right_answers_do_not_ask_for_certainty() -> None:
     logits, labels = np.eye(K)[[0, 1, 2, 0]] * 4.0, np.array([0, 1, 2, 0])
-    assert 0.5 < calibrate.temperature(logits, labels) < 1.5
+    assert 0.5 < calibrate.fit_temperature(logits, labels) < 1.5
 
 
 def test_calibrated_probabilities_err_less() -> None:
-    said = calibrate.calibrate(*sample(1000, 2, heat=3.0), wanted=0.9)
+    said = calibrate.calibrate(*sample(1000, 2, heat=3.0), target_sensitivity=0.9)
     assert said.ece
     assert said.ece[1] < said.ece[0] / 2
 
@@ -50,7 +50,7 @@ def covered(said: Calibration, seed: int) -> list[float]:
 def test_each_class_stays_in_its_sets_as_often_as_promised() -> None:
     """Over many draws of validation images, as the promise has it: single samples are lucky or not."""
     rates = [covered(calibrate.calibrate(*sample(120, seed), 0.9), 1000 + seed) for seed in range(20)]
-    assert np.mean(rates, 0).min() >= 1 - calibrate.LEVEL - 0.01
+    assert np.mean(rates, 0).min() >= 1 - calibrate.MISS_RATE - 0.01
 
 
 def test_few_images_promise_less_and_say_so() -> None:
@@ -60,7 +60,7 @@ def test_few_images_promise_less_and_say_so() -> None:
     )
     said = calibrate.calibrate(logits[few], labels[few], 0.9)
     assert said.level[0] == pytest.approx(1 / 10)
-    assert said.level[1] == calibrate.LEVEL
+    assert said.level[1] == calibrate.MISS_RATE
     assert said.own == (True, True, False)
 
 
@@ -248,18 +248,18 @@ def test_the_temperature_is_the_likeliest_one_under_a_log_normal_prior(seed: int
         return float(-np.log(chances).sum() + log**2 / 2)
 
     oracle = min(np.linspace(-3, 3, 6001), key=unlikely)
-    assert np.log(calibrate.temperature(logits, labels)) == pytest.approx(oracle, abs=0.006)
+    assert np.log(calibrate.fit_temperature(logits, labels)) == pytest.approx(oracle, abs=0.006)
 
 
 @pytest.mark.parametrize(("logit", "log"), [(-10.0, 3), (0.1, -3)])
 def test_the_temperature_is_no_lower_and_no_higher_than_e_to_the_third(logit: float, log: float) -> None:
     labels = np.arange(4000) % 2
-    assert calibrate.temperature(np.eye(2)[labels] * logit, labels) == pytest.approx(np.exp(log), rel=1e-6)
+    assert calibrate.fit_temperature(np.eye(2)[labels] * logit, labels) == pytest.approx(np.exp(log), rel=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_temperature_goes_in_steps_of_one_per_cent(seed: int) -> None:
-    steps = 100 * np.log(calibrate.temperature(*sample(50, seed, 2.0)))
+    steps = 100 * np.log(calibrate.fit_temperature(*sample(50, seed, 2.0)))
     assert steps == pytest.approx(round(steps), abs=1e-3)
 
 

@@ -20,7 +20,7 @@ from fedhelp_edge.train import loop
 from tests import bundles
 from tests.threads import one_thread as one_thread
 
-IMAGE = plan.Image(8, 1, (0.5,), (0.25,))
+IMAGE = plan.ImageSettings(8, 1, (0.5,), (0.25,))
 LABELS = np.arange(20) % 2
 
 
@@ -73,7 +73,7 @@ def test_of_nets_that_are_right_as_often_the_one_with_the_smaller_loss_is_chosen
 
 def test_the_loss_of_a_net_is_that_of_its_calibrated_answers(chosen: Any) -> None:
     logits = answers(15, 6.0)
-    calm = calibrate.softmax(logits / calibrate.temperature(logits, LABELS))
+    calm = calibrate.softmax(logits / calibrate.fit_temperature(logits, LABELS))
     assert chosen({"own": logits}).figures["own"]["loss"] == round(calibrate.log_loss(calm, LABELS), 4)
 
 
@@ -99,7 +99,7 @@ def test_a_net_is_asked_as_in_use_and_keeps_its_statistics() -> None:
     before = resnet.arrays(net.train())
     found = choose.logits(net, pixels, IMAGE, None)
     with torch.no_grad():
-        wanted = net.eval()(loop.tensor(np.asarray(pixels), IMAGE)).numpy()
+        wanted = net.eval()(loop.input_tensor(np.asarray(pixels), IMAGE)).numpy()
     assert found == pytest.approx(wanted, abs=1e-5)
     assert all(np.array_equal(array, before[name]) for name, array in resnet.arrays(net).items())
     assert choose.logits(net, pixels[:0], IMAGE, None).shape == (0, 2)
@@ -108,4 +108,4 @@ def test_a_net_is_asked_as_in_use_and_keeps_its_statistics() -> None:
 def test_nets_of_different_depth_are_not_taken_for_each_other() -> None:
     nets = {name: ResNet(name, 2, 1) for name in ("resnet20", "resnet32")}
     assert list(choose.distinct(nets)) == ["resnet20", "resnet32"]
-    assert choose.alike(nets, nets["resnet32"]) == "resnet32"
+    assert choose.name_of(nets, nets["resnet32"]) == "resnet32"

@@ -20,8 +20,8 @@ from tests.bundles import noise
 
 import onnxruntime  # isort: skip - after the engine, which switches its telemetry off
 
-COLOUR = plan.Image(32, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-GREY = plan.Image(28, 1, (0.5,), (0.25,))
+COLOUR = plan.ImageSettings(32, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+GREY = plan.ImageSettings(28, 1, (0.5,), (0.25,))
 PRIOR = (0.2, 0.3, 0.5)
 
 
@@ -47,7 +47,9 @@ def net(name: str, channels: int, norm: str = "batch", seed: int = 0) -> ResNet:
         ("resnet20", replace(GREY, size=130), "batch"),
     ],
 )  # fmt: skip
-def test_every_net_gives_the_same_numbers_in_onnxruntime_as_in_torch(name: str, image: plan.Image, norm: str) -> None:
+def test_every_net_gives_the_same_numbers_in_onnxruntime_as_in_torch(
+    name: str, image: plan.ImageSettings, norm: str
+) -> None:
     nets = [net(name, image.channels, norm)]
     model = graph.build([resnet.arrays(one) for one in nets], image, PRIOR)
     assert verify.parity(model.SerializeToString(), nets, image, PRIOR) <= 1e-4
@@ -66,7 +68,7 @@ def test_two_nets_in_one_graph_are_the_mean_of_their_logits() -> None:
 def test_the_mean_of_a_heat_map_and_the_bias_make_the_logit() -> None:
     arrays = [resnet.arrays(net("resnet20", 3, seed=place)) for place in (1, 2)]
     said = Engine(graph.build(arrays, COLOUR, PRIOR).SerializeToString())(noise(4, 61, 47, 3))
-    _, bias = graph.linear(arrays, PRIOR)
+    _, bias = graph.last_layer(arrays, PRIOR)
     assert np.abs(said.cam.mean((2, 3)) + bias - said.logits).max() <= 1e-5
 
 
@@ -109,8 +111,8 @@ def test_the_input_is_marked_as_an_image_of_any_batch_and_size() -> None:
 def test_what_the_graph_says_is_tried_on_images_of_the_nets_size_on_larger_and_on_smaller_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    one, tried, drawn = net("resnet20", 1), [], verify.drawn
-    monkeypatch.setattr(verify, "drawn", lambda *shape: tried.append(shape) or drawn(*shape))
+    one, tried, drawn = net("resnet20", 1), [], verify.noise_images
+    monkeypatch.setattr(verify, "noise_images", lambda *shape: tried.append(shape) or drawn(*shape))
     verify.parity(graph.build([resnet.arrays(one)], GREY, None).SerializeToString(), [one], GREY, None)
     assert tried == [(1, 28, 28, 1), (2, 61, 84, 1), (5, 15, 41, 1)]
 
@@ -118,7 +120,7 @@ def test_what_the_graph_says_is_tried_on_images_of_the_nets_size_on_larger_and_o
 def test_the_temperature_divides_the_logits_of_the_probabilities_alone() -> None:
     model, images = graph.build([resnet.arrays(net("resnet20", 1))], GREY, None), noise(3, 28, 28, 1)
     before = Engine(model.SerializeToString())(images)
-    graph.with_temperature(model, 2.5)
+    graph.set_temperature(model, 2.5)
     after = Engine(model.SerializeToString())(images)
     assert np.array_equal(after.logits, before.logits)
     assert after.probabilities == pytest.approx(calibrate.softmax(before.logits / 2.5), abs=1e-6)

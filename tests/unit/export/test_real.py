@@ -18,7 +18,7 @@ from fedhelp_edge.data.images import Images
 from fedhelp_edge.infer import decide, metadata
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.decide import Answer
-from fedhelp_edge.methods.base import Bench
+from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.methods.registry import METHODS, TABLES
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.report import metrics
@@ -68,13 +68,13 @@ def clinic(pixels: NDArray[np.uint8], labels: NDArray[np.int64], key: int) -> As
     blank = ("",) * len(order)
     images = Images(pixels[order], labels[order], splits, tuple(map(str, order)), blank, blank)
     plan = plans.read(PLAN, TABLES)
-    learner = local_training.Place(plan, f"site-{key:03}", "small", images, None, Bench()).learner()
+    learner = local_training.TrainingContext(plan, f"site-{key:03}", "small", images, None, Compute()).learner()
     learner.receive(METHODS["fedavg"].start(plan), 1)
     loop.train(learner, {"private": images.part("train")}, 1)
     origin = exporting.Origin("", 1, "small", 1, None)
-    made = exporting.make({"own": learner.net}, images, plan, origin, keys.new().sign)
-    bundle, test = Bundle(made.model, "", "", "", metadata.notes(made.model), made.facts), images.part("test")
-    answers = [one for part in batches(test.pixels) for one in decide.answers(bundle, part)]
+    made = exporting.create({"own": learner.net}, images, plan, origin, keys.generate().sign)
+    bundle, test = Bundle(made.model, "", "", "", metadata.read_notes(made.model), made.facts), images.part("test")
+    answers = [one for part in batches(test.pixels) for one in decide.answer_images(bundle, part)]
     return Asked(bundle, test, answers)
 
 
@@ -120,7 +120,7 @@ def test_of_the_images_of_the_same_kind_few_are_called_unlike_and_of_others_many
     print(f"unlike: {unlike:.3f} of chest X-rays, promised {level:.3f}")
     assert unlike <= level + 3 * np.sqrt(level * (1 / kept + 1 / sum(len(site.answers) for site in asked)))
     for name, images in others.items():
-        away = np.mean([answer.distance > 1 for site in asked for answer in decide.answers(site.bundle, images)])
+        away = np.mean([answer.distance > 1 for site in asked for answer in decide.answer_images(site.bundle, images)])
         print(f"unlike: {away:.3f} of {name}")
         assert away > 0.8
 

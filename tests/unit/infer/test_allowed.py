@@ -16,7 +16,7 @@ from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 from export import graph, quantize
 from fedhelp_edge import plan
 from fedhelp_edge.errors import BadBundleError
-from fedhelp_edge.infer import allowed, bundle, engine
+from fedhelp_edge.infer import bundle, engine, graph_check
 from fedhelp_edge.infer.engine import Engine
 from fedhelp_edge.nets import resnet
 from fedhelp_edge.nets.resnet import ResNet
@@ -197,7 +197,7 @@ def test_a_model_that_could_do_more_is_refused_before_onnxruntime_sees_it(
     path = tmp_path / "model.onnx"
     path.write_bytes(made.SerializeToString())
     signature = sshsig.sign(path.read_bytes(), bundles.site().keys.sign, bundle.NAMESPACE)
-    bundle.beside(path).write_text(signature)
+    bundle.signature_path(path).write_text(signature)
     monkeypatch.setattr(engine, "Engine", None)
     with pytest.raises(BadBundleError):
         bundle.load(path, lambda key: "")
@@ -207,7 +207,9 @@ def test_a_second_graph_in_the_file_is_refused() -> None:
     """Libraries merge the two, so what one reads is not what another reads."""
     data = model().SerializeToString()
     with pytest.raises(BadBundleError):
-        allowed.cost(data + ModelProto(graph=GraphProto(node=[node("Abs", ["image"], "x")])).SerializeToString(), IMAGE)
+        graph_check.check_cost(
+            data + ModelProto(graph=GraphProto(node=[node("Abs", ["image"], "x")])).SerializeToString(), IMAGE
+        )
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
@@ -217,27 +219,29 @@ def test_every_model_that_the_kit_exports_is_allowed_and_its_shapes_are_those_of
     norm: str, members: int, channels: int
 ) -> None:
     nets = [resnet.arrays(ResNet("resnet20", 3, channels, norm=norm)) for _ in range(members)]
-    image = plan.Image(size=16, channels=channels, mean=(0.5,) * channels, std=(0.25,) * channels)
+    image = plan.ImageSettings(size=16, channels=channels, mean=(0.5,) * channels, std=(0.25,) * channels)
     made = graph.build(nets, image, None).SerializeToString()
     for shape in ((1, 16, 16, channels), (2, 61, 47, channels)):
         said = Engine(made)(np.zeros(shape, np.uint8))
-        assert allowed.cost(made, shape).outputs == {name: array.shape for name, array in vars(said).items()}
+        assert graph_check.check_cost(made, shape).outputs == {name: array.shape for name, array in vars(said).items()}
 
 
 def test_an_8_bit_model_is_allowed() -> None:
     images = np.random.default_rng(0).integers(0, 256, (8, *IMAGE[1:]), dtype=np.uint8)
-    small = quantize.quantized(model(), images).SerializeToString()
-    assert allowed.cost(small, IMAGE).outputs == allowed.cost(bundles.made().model, IMAGE).outputs
+    small = quantize.quantize(model(), images).SerializeToString()
+    assert graph_check.check_cost(small, IMAGE).outputs == graph_check.check_cost(bundles.made().model, IMAGE).outputs
 
 
 def test_even_the_largest_net_on_the_largest_image_is_allowed() -> None:
     nets = [resnet.arrays(ResNet("resnet110", 3))] * 3
-    allowed.cost(graph.build(nets, plan.Image(size=1024), None).SerializeToString(), (1, 1024, 1024, 3))
+    graph_check.check_cost(
+        graph.build(nets, plan.ImageSettings(size=1024), None).SerializeToString(), (1, 1024, 1024, 3)
+    )
 
 
 def test_what_it_costs_grows_with_the_image_and_counts_what_is_needed_at_once() -> None:
     data = bundles.made().model
-    one, two = allowed.cost(data, IMAGE), allowed.cost(data, (2, *IMAGE[1:]))
+    one, two = graph_check.check_cost(data, IMAGE), graph_check.check_cost(data, (2, *IMAGE[1:]))
     assert two.numbers == 2 * one.numbers
     assert two.work == pytest.approx(2 * one.work)
     widest = 16 * bundles.SIDE**2  # the first stage of a ResNet20
@@ -245,9 +249,9 @@ def test_what_it_costs_grows_with_the_image_and_counts_what_is_needed_at_once() 
 
 
 def test_a_model_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = graph.build([resnet.arrays(ResNet("resnet110", 3))], plan.Image(size=256), None).SerializeToString()
+    slow = graph.build([resnet.arrays(ResNet("resnet110", 3))], plan.ImageSettings(size=256), None).SerializeToString()
     asked = Engine(slow, 1)
-    monkeypatch.setattr(engine, "SECONDS", 0.02)
+    monkeypatch.setattr(engine, "SECONDS_PER_IMAGE", 0.02)
     with pytest.raises(BadBundleError, match="too long"):
         asked(np.zeros((4, 256, 256, 3), np.uint8))
 
@@ -265,6 +269,6 @@ def test_a_graph_with_any_bytes_changed_is_judged_and_nothing_worse(data: st.Dat
     for _ in range(data.draw(st.integers(1, 4))):
         changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
     try:
-        allowed.cost(bytes(changed), IMAGE)
+        graph_check.check_cost(bytes(changed), IMAGE)
     except BadBundleError:
         return

@@ -34,8 +34,10 @@ def forgetful_model() -> bytes:
 @pytest.fixture
 def forgetful(opened: Bundle) -> Bundle:
     model = forgetful_model()
-    notes = bundle.facts.notes(model)
-    return Bundle(model, "ff" * 32, opened.signer, "", notes, bundle.facts.read(notes[bundle.facts.FACTS]), 1)
+    notes = bundle.metadata.read_notes(model)
+    return Bundle(
+        model, "ff" * 32, opened.signer, "", notes, bundle.metadata.read(notes[bundle.metadata.FACTS_NOTE]), 1
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_who_gets_worse_is_named_with_an_interval(
     opened: Bundle, forgetful: Bundle, images: Path, tmp_path: Path
 ) -> None:
-    found = compare.compare(opened, forgetful, images, kept=tmp_path)
+    found = compare.compare(opened, forgetful, images, cache_dir=tmp_path)
     labels = bundles.site().images.part("test").labels
     assert found.images == len(labels)
     assert [one.images for one in found.classes] == np.bincount(labels).tolist()
@@ -61,12 +63,12 @@ def test_who_gets_worse_is_named_with_an_interval(
     assert lost.difference.high < 0
     assert f"recognises fewer of {bundles.CLASSES[0]}" in found.verdict
     assert found.difference.accuracy.value == pytest.approx((found.better - found.worse) / found.images)
-    back = compare.compare(forgetful, opened, images, kept=tmp_path)
+    back = compare.compare(forgetful, opened, images, cache_dir=tmp_path)
     assert (back.better, back.worse) == (found.worse, found.better)
 
 
 def test_a_model_is_no_better_than_itself(opened: Bundle, images: Path, tmp_path: Path) -> None:
-    found = compare.compare(opened, opened, images, kept=tmp_path)
+    found = compare.compare(opened, opened, images, cache_dir=tmp_path)
     assert (found.better, found.worse, found.difference.accuracy.value) == (0, 0, 0)
     assert found.verdict.endswith("do not tell them apart")
 
@@ -76,7 +78,7 @@ def test_images_that_the_site_learned_from_or_chose_by_are_left_out(
 ) -> None:
     plan = bundles.site().plan
     own = data.load(images, plan, kept=tmp_path / "own")  # which splits them, and keeps how
-    found = compare.compare(opened, opened, images, kept=tmp_path / "kept", site=tmp_path / "own")
+    found = compare.compare(opened, opened, images, cache_dir=tmp_path / "kept", state_dir=tmp_path / "own")
     assert found.images == own.splits.count("test")
     assert found.left_out == len(own) - found.images
 
@@ -89,17 +91,17 @@ def test_pictures_that_are_nearly_those_that_the_site_learned_from_are_left_out_
     pixels = np.asarray(Image.open(images / name)).copy()
     pixels[0, 0] ^= 1
     Image.fromarray(pixels).save((images / name).with_name("again.png"))
-    found = compare.compare(opened, opened, images, kept=tmp_path / "kept", site=tmp_path / "own")
+    found = compare.compare(opened, opened, images, cache_dir=tmp_path / "kept", state_dir=tmp_path / "own")
     assert (found.images, found.left_out) == (own.splits.count("test"), len(own) - own.splits.count("test") + 1)
 
 
 def test_models_of_other_classes_and_unlabelled_images_are_refused(opened: Bundle, tmp_path: Path) -> None:
     other = replace(opened, facts=replace(opened.facts, classes=("x", "y", "z")))
     with pytest.raises(OtherClassesError):
-        compare.compare(opened, other, tmp_path, kept=tmp_path)
+        compare.compare(opened, other, tmp_path, cache_dir=tmp_path)
     bundles.pictures(tmp_path / "in", 2)
     with pytest.raises(NoImagesError):
-        compare.compare(opened, opened, tmp_path / "in", kept=tmp_path)
+        compare.compare(opened, opened, tmp_path / "in", cache_dir=tmp_path)
 
 
 def test_the_command_prints_both_sides_and_the_verdict(

@@ -88,18 +88,20 @@ def test_an_image_unlike_those_trained_on_is_no_answer_however_sure_the_net_is(a
 
 def test_a_whole_answer_comes_from_a_model_and_pixels_alone(opened: Bundle) -> None:
     pixels = np.asarray(bundles.site().images.part("test").pixels[:5])
-    found = decide.answers(opened, pixels)
+    found = decide.answer_images(opened, pixels)
     assert [len(one.probabilities) for one in found] == [3] * 5
     said = opened.engine(pixels)
     for one, logits in zip(found, said.logits, strict=True):
         assert one.heatmaps.mean((1, 2)) + opened.facts.bias == pytest.approx(logits, abs=1e-4)
-    assert decide.answers(opened, pixels[:0]) == []
+    assert decide.answer_images(opened, pixels[:0]) == []
 
 
 def test_noise_is_unlike_cells_and_most_cells_are_answered(opened: Bundle) -> None:
     test = bundles.site().images.part("test")
-    assert all(one.distance > 1 for one in decide.answers(opened, bundles.noise(8, bundles.SIDE, bundles.SIDE, 3)))
-    found = decide.answers(opened, np.asarray(test.pixels[:]))
+    assert all(
+        one.distance > 1 for one in decide.answer_images(opened, bundles.noise(8, bundles.SIDE, bundles.SIDE, 3))
+    )
+    found = decide.answer_images(opened, np.asarray(test.pixels[:]))
     assert sum(one.distance <= 1 for one in found) >= 0.85 * len(found)
     right = [one.answer == bundles.CLASSES[label] for one, label in zip(found, test.labels, strict=True) if one.answer]
     assert len(right) >= 0.25 * len(found)

@@ -12,18 +12,18 @@ from export import bundle as exporting
 from export import calibrate
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.errors import BadBundleError
-from fedhelp_edge.infer import decide, looks, metadata
+from fedhelp_edge.infer import appearance, decide, metadata
 from fedhelp_edge.infer.bundle import Bundle
 from tests import bundles
 
 
-@pytest.mark.parametrize("side", [looks.LEAST, 13, 28, 64, 65, 200])
+@pytest.mark.parametrize("side", [appearance.MIN_SIDE, 13, 28, 64, 65, 200])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_image_has_as_many_numbers_as_the_format_says_all_finite(side: int, channels: int) -> None:
     images = np.concatenate([bundles.noise(2, side, side, channels), np.zeros((1, side, side, channels), np.uint8)])
-    for name, look in looks.KINDS.items():
+    for name, look in appearance.KINDS.items():
         found = look(images)
-        assert found.shape == (3, looks.SIZES[name][channels])
+        assert found.shape == (3, appearance.SIZES[name][channels])
         assert np.isfinite(found).all()
         assert look(images[1:2])[0] == pytest.approx(found[1], abs=1e-12)  # whatever else is asked about with it
 
@@ -31,7 +31,7 @@ def test_every_image_has_as_many_numbers_as_the_format_says_all_finite(side: int
 def test_a_layout_does_not_hang_on_brightness_or_contrast() -> None:
     image = bundles.site().images.part("test").pixels[:1].astype(float)
     paler = (60 + 0.7 * image).astype(np.uint8)
-    assert looks.layout(paler) == pytest.approx(looks.layout(image.astype(np.uint8)), abs=0.3)
+    assert appearance.layout(paler) == pytest.approx(appearance.layout(image.astype(np.uint8)), abs=0.3)
 
 
 def test_what_the_net_does_not_see_is_unlike_by_its_looks() -> None:
@@ -44,11 +44,11 @@ def test_what_the_net_does_not_see_is_unlike_by_its_looks() -> None:
         return small.repeat(coarse, 1).repeat(coarse, 2)
 
     fine = [drawn(count, 2) for count in (300, 100, 400)]
-    seen = {name: (look(fine[0]), look(fine[1])) for name, look in looks.KINDS.items()}
+    seen = {name: (look(fine[0]), look(fine[1])) for name, look in appearance.KINDS.items()}
     found = calibrate.likeness(train, kept, seen)
 
     def unlike(embedding: np.ndarray, images: np.ndarray) -> float:
-        away = [cloud.distance(looks.KINDS[name](images)) for name, cloud in found.looks.items()]
+        away = [cloud.distance(appearance.KINDS[name](images)) for name, cloud in found.looks.items()]
         return float((np.max([found.distance(embedding), *away], 0) > 1).mean())
 
     assert (calibrate.likeness(train, kept).distance(other) > 1).mean() < 0.1
@@ -65,16 +65,16 @@ def test_three_kinds_of_distance_make_no_more_false_alarms_than_are_promised() -
         clouds = [found, *found.looks.values()]
         away = np.max([cloud.distance(kind[2]) for cloud, kind in zip(clouds, kinds, strict=True)], 0)
         alarms.append((away > 1).mean())
-    assert found.level == calibrate.UNLIKE
-    assert np.mean(alarms) == pytest.approx(calibrate.UNLIKE, abs=0.012)
+    assert found.level == calibrate.UNLIKE_RATE
+    assert np.mean(alarms) == pytest.approx(calibrate.UNLIKE_RATE, abs=0.012)
 
 
 def test_an_answer_asks_for_the_looks_that_the_model_carries(opened: Bundle) -> None:
     pixels = np.asarray(bundles.site().images.part("test").pixels[:4])
-    assert set(opened.facts.likeness.looks) == set(looks.KINDS)
+    assert set(opened.facts.likeness.looks) == set(appearance.KINDS)
     cloud = opened.facts.likeness.looks["texture"]
     strict = replace(opened.facts.likeness, looks={"texture": replace(cloud, limit=cloud.limit / 1000)})
-    found = decide.answers(replace(opened, facts=replace(opened.facts, likeness=strict)), pixels)
+    found = decide.answer_images(replace(opened, facts=replace(opened.facts, likeness=strict)), pixels)
     assert [one.verdict for one in found] == ["unlike"] * 4
 
 
@@ -84,14 +84,14 @@ def test_a_model_from_before_there_were_looks_is_read_and_answers(opened: Bundle
     before = metadata.read(json.dumps(said))
     assert before.likeness.looks == {}
     pixels = np.asarray(bundles.site().images.part("test").pixels[:2])
-    found = decide.answers(replace(opened, facts=before), pixels)
+    found = decide.answer_images(replace(opened, facts=before), pixels)
     assert [one.distance for one in found] == pytest.approx(before.likeness.distance(opened.engine(pixels).embedding))
 
 
 def test_looks_of_a_later_version_are_passed_over_and_those_that_do_not_fit_are_refused(opened: Bundle) -> None:
     said = json.loads(opened.facts.text())
     said["likeness"]["looks"]["smell"] = said["likeness"]["looks"]["texture"]
-    assert set(metadata.read(json.dumps(said)).likeness.looks) == set(looks.KINDS)
+    assert set(metadata.read(json.dumps(said)).likeness.looks) == set(appearance.KINDS)
     said["likeness"]["looks"]["layout"] = said["likeness"]["looks"]["texture"]
     with pytest.raises(BadBundleError):
         metadata.read(json.dumps(said))
@@ -99,7 +99,7 @@ def test_looks_of_a_later_version_are_passed_over_and_those_that_do_not_fit_are_
 
 def test_a_model_of_few_images_carries_no_looks_of_them() -> None:
     site = bundles.site()
-    few = site.images.part("train").only(np.arange(exporting.FEWEST_LOOKED - 1))
+    few = site.images.part("train").only(np.arange(exporting.MIN_LOOK_IMAGES - 1))
     kept = site.images.part("val")
     pixels = np.concatenate([few.pixels[:], kept.pixels[:]])
     splits = ("train",) * len(few) + ("val",) * len(kept)

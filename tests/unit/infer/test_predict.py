@@ -21,7 +21,7 @@ from PIL import Image
 
 from fedhelp_edge.cli import predict as command
 from fedhelp_edge.errors import BusyError, OtherAnswersError
-from fedhelp_edge.infer import images, run, show
+from fedhelp_edge.infer import answer_formats, answering, inputs
 from fedhelp_edge.infer.bundle import Bundle
 from tests import bundles
 from tests.bundles import typed
@@ -183,7 +183,7 @@ def test_no_patients_name_gets_out(model: Path, home: Path, tmp_path: Path, caps
     pytest.importorskip("pydicom")
     dicoms(tmp_path / "in")
     words = ("predict", model, tmp_path / "in", "--home", home, "--out", tmp_path / "out")
-    said = "".join(str(typed(capsys, *words, "--format", kind)) for kind in show.KINDS)
+    said = "".join(str(typed(capsys, *words, "--format", kind)) for kind in answer_formats.FORMATS)
     said += "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "out").iterdir())
     assert "frames.dcm" in said
     for secret in ("Secretperson", "Hildegard", "patient-number"):
@@ -212,7 +212,7 @@ def test_a_table_and_csv_show_file_names_that_would_do_harm_as_harmless(
 
 def test_an_untrusted_model_says_so_in_every_form(model: Path, tmp_path: Path, capsys: Capsys) -> None:
     words = ("predict", model, bundles.pictures(tmp_path / "in", 1), "--home", tmp_path / "none", "--format")
-    found = {kind: typed(capsys, *words, kind) for kind in show.KINDS}
+    found = {kind: typed(capsys, *words, kind) for kind in answer_formats.FORMATS}
     assert all(code == 0 and "not trusted" in err for code, _, err in found.values())
     assert json.loads(found["json"][1])["model"]["trusted"] is False
     assert len(json.loads(found["json"][1])["model"]["words"].split()) == 8
@@ -223,7 +223,7 @@ def test_an_untrusted_model_says_so_in_every_form(model: Path, tmp_path: Path, c
 def test_pages_hold_each_picture_with_its_heat_map_and_nothing_from_elsewhere(
     model: Path, home: Path, tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(show, "_A_PAGE", 4)
+    monkeypatch.setattr(answer_formats, "_IMAGES_PER_PAGE", 4)
     bundles.pictures(tmp_path / "in", 6)
     typed(capsys, "predict", model, tmp_path / "in", "--home", home, "--format", "html", "--out", tmp_path / "out")
     first, second = ((tmp_path / "out" / name).read_text("utf-8") for name in ("answers.html", "answers-2.html"))
@@ -241,7 +241,7 @@ def test_every_form_says_uncertain_of_a_coin_flip_and_shows_no_probability_of_wh
             "probabilities": dict.fromkeys(bundles.CLASSES, 0.333), "set": [], "flags": [], "distance": 0.5,
             "doubt": "", "error": None}  # fmt: skip
     odd = {**flip, "file": "odd.png", "verdict": "unlike", "reason": "unlike the images", "distance": 3.0}
-    text = {kind: "".join(form.text(opened, [flip, odd])) for kind, form in show.KINDS.items()}
+    text = {kind: "".join(form.text(opened, [flip, odd])) for kind, form in answer_formats.FORMATS.items()}
     first, second = text["table"].splitlines()[1:]
     assert first.split()[:3] == ["flip.png", "uncertain", "-"]
     assert second.split()[:3] == ["odd.png", "unlike", "-"]
@@ -258,39 +258,39 @@ def test_every_form_says_uncertain_of_a_coin_flip_and_shows_no_probability_of_wh
 def test_the_overlay_marks_what_speaks_for_a_class_in_orange_and_against_it_in_blue() -> None:
     heatmaps = np.zeros((2, 2, 2), np.float32)
     heatmaps[0, 0, 0], heatmaps[0, 1, 1] = 4, -4
-    found = show.overlay(np.full((64, 64, 1), 128, np.uint8), heatmaps, 0).astype(int)
+    found = answer_formats.overlay(np.full((64, 64, 1), 128, np.uint8), heatmaps, 0).astype(int)
     assert found[4, 4, 0] > found[4, 4, 2] + 50
     assert found[60, 60, 2] > found[60, 60, 0] + 50
     assert found[4, 60].tolist() == pytest.approx([128] * 3, abs=30)
 
 
 def test_however_many_files_there_are_only_a_few_are_held_at_once(opened: Bundle, tmp_path: Path) -> None:
-    (item,) = images.items([bundles.pictures(tmp_path, 1) / "000.png"])
+    (item,) = inputs.list_items([bundles.pictures(tmp_path, 1) / "000.png"])
     drawn = itertools.count(1)
     stream = (item for _ in drawn)  # without end
     count = 0
-    for count, _ in enumerate(run.rows(opened, stream), 1):
+    for count, _ in enumerate(answering.answer_items(opened, stream), 1):
         if count == 300:
             break
-    assert next(drawn) - count <= run._AHEAD + run._BATCH
+    assert next(drawn) - count <= answering._MAX_PENDING + answering._BATCH
 
 
 def test_a_run_that_was_cut_off_goes_on_where_it_stopped(
     opened: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundles.pictures(tmp_path / "in", 7)
-    whole, _ = run.into(tmp_path / "whole", opened, [tmp_path / "in"], "json")
-    log = tmp_path / "out" / run.LOG
-    run.into(tmp_path / "out", opened, [tmp_path / "in"], "json")
+    whole, _ = answering.write_answers(tmp_path / "whole", opened, [tmp_path / "in"], "json")
+    log = tmp_path / "out" / answering.LOG_FILE
+    answering.write_answers(tmp_path / "out", opened, [tmp_path / "in"], "json")
     lines = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(b"".join(lines[:4]) + lines[4][:30])  # a power cut within the fourth answer
     (tmp_path / "out" / "answers.json").unlink()
     looked: list[str] = []
-    monkeypatch.setattr(run, "_asked", _counting(run._asked, looked))
-    path, tally = run.into(tmp_path / "out", opened, [tmp_path / "in"], "json")
+    monkeypatch.setattr(answering, "_answer_batch", _counting(answering._answer_batch, looked))
+    path, tally = answering.write_answers(tmp_path / "out", opened, [tmp_path / "in"], "json")
     assert looked == ["003.png", "004.png", "005.png", "006.png"]
     answered = sum(row["answer"] is not None for row in json.loads(path.read_text())["results"])
-    assert tally == run.Tally(7, answered, 0)
+    assert tally == answering.Tally(7, answered, 0)
     assert path.read_bytes() == whole.read_bytes()
 
 
@@ -304,10 +304,10 @@ def _counting(asked: Any, looked: list[str]) -> Any:
 
 def test_a_file_that_changed_is_asked_again_and_one_that_is_gone_is_left_out(opened: Bundle, tmp_path: Path) -> None:
     folder = bundles.pictures(tmp_path / "in", 3)
-    run.into(tmp_path / "out", opened, [folder], "json")
+    answering.write_answers(tmp_path / "out", opened, [folder], "json")
     (folder / "000.png").unlink()
     Image.fromarray(bundles.noise(40, 40, 3)).save(folder / "001.png")
-    path, tally = run.into(tmp_path / "out", opened, [folder], "json")
+    path, tally = answering.write_answers(tmp_path / "out", opened, [folder], "json")
     rows = {row["file"]: row for row in json.loads(path.read_text())["results"]}
     assert (tally.images, set(rows)) == (2, {"001.png", "002.png"})
     assert rows["001.png"]["answer"] is None
@@ -316,28 +316,28 @@ def test_a_file_that_changed_is_asked_again_and_one_that_is_gone_is_left_out(ope
 def test_answers_that_lie_among_the_images_are_not_asked_about(opened: Bundle, tmp_path: Path) -> None:
     folder = bundles.pictures(tmp_path / "in", 2)
     for _ in range(2):
-        _, tally = run.into(folder / "answers", opened, [folder], "html")
+        _, tally = answering.write_answers(folder / "answers", opened, [folder], "html")
         assert (tally.images, tally.bad) == (2, 0)
 
 
 def test_answers_of_two_models_are_never_mixed(opened: Bundle, tmp_path: Path) -> None:
     folder = bundles.pictures(tmp_path / "in", 1)
-    run.into(tmp_path / "out", opened, [folder], "csv")
+    answering.write_answers(tmp_path / "out", opened, [folder], "csv")
     other = Bundle(opened.model, "00" * 32, opened.signer, "", opened.notes, opened.facts)
     with pytest.raises(OtherAnswersError):
-        run.into(tmp_path / "out", other, [folder], "csv")
+        answering.write_answers(tmp_path / "out", other, [folder], "csv")
 
 
 def test_pages_asked_for_after_a_table_get_their_pictures(opened: Bundle, tmp_path: Path) -> None:
     folder = bundles.pictures(tmp_path / "in", 2)
-    run.into(tmp_path / "out", opened, [folder], "csv")
-    path, tally = run.into(tmp_path / "out", opened, [folder], "html")
+    answering.write_answers(tmp_path / "out", opened, [folder], "csv")
+    path, tally = answering.write_answers(tmp_path / "out", opened, [folder], "html")
     assert (tally.images, path.read_text(encoding="utf-8").count("<img")) == (2, 2)
 
 
 def test_two_runs_never_write_into_one_folder(opened: Bundle, tmp_path: Path) -> None:
-    with run._alone(tmp_path / "out"), pytest.raises(BusyError):
-        run.into(tmp_path / "out", opened, [bundles.pictures(tmp_path / "in", 1)], "csv")
+    with answering._exclusive(tmp_path / "out"), pytest.raises(BusyError):
+        answering.write_answers(tmp_path / "out", opened, [bundles.pictures(tmp_path / "in", 1)], "csv")
 
 
 def test_a_drop_folder_is_answered_as_files_come_and_growing_ones_wait(opened: Bundle, tmp_path: Path) -> None:
@@ -356,7 +356,7 @@ def test_a_drop_folder_is_answered_as_files_come_and_growing_ones_wait(opened: B
         return len(looks) < 4
 
     said: list[str] = []
-    run.watch(out, opened, drop, "json", wait, said.append)
+    answering.watch_folder(out, opened, drop, "json", wait, said.append)
     assert [len(rows) for rows in looks] == [3, 3, 3, 4]
     assert said == ["3 new, 1 of them bad", "1 new, 0 of them bad"]
 
@@ -380,7 +380,7 @@ def test_a_file_whose_writer_pauses_is_answered_as_it_is_when_whole(opened: Bund
             os.utime(drop / name, (2000, 2000))
         return len(looks) < 2
 
-    run.watch(out, opened, drop, "json", wait, lambda said: None)
+    answering.watch_folder(out, opened, drop, "json", wait, lambda said: None)
     first, last = looks
     assert first["cut.png"] == "E_IMAGE"
     assert last["cut.png"] == last["room.bmp"] == last["000.png"] == first["000.png"]
@@ -395,7 +395,7 @@ def test_a_drop_folder_that_is_away_or_answers_that_find_no_room_are_waited_for(
     for path in drop.iterdir():
         os.utime(path, (1000, 1000))
     said: list[str] = []
-    finish = run.finish
+    finish = answering.write_file
 
     def full(*_: object) -> NoReturn:
         raise OSError(errno.ENOSPC, "no space", "answers.csv")
@@ -404,7 +404,7 @@ def test_a_drop_folder_that_is_away_or_answers_that_find_no_room_are_waited_for(
         looks.append((out / "answers.csv").read_text("utf-8-sig").count("\n") if (out / "answers.csv").exists() else 0)
         match len(looks):
             case 1:
-                monkeypatch.setattr(run, "finish", finish)
+                monkeypatch.setattr(answering, "write_file", finish)
             case 2:
                 drop.rename(away)
             case 4:
@@ -413,8 +413,8 @@ def test_a_drop_folder_that_is_away_or_answers_that_find_no_room_are_waited_for(
                 away.rename(drop)
         return len(looks) < 5
 
-    monkeypatch.setattr(run, "finish", full)
-    run.watch(out, opened, drop, "csv", wait, said.append)
+    monkeypatch.setattr(answering, "write_file", full)
+    answering.watch_folder(out, opened, drop, "csv", wait, said.append)
     assert looks == [0, 2, 2, 2, 3]
     starts = ["waiting", "it goes on", "waiting", "1 new, 0 of them bad", "it goes on"]
     assert [line.split(":")[0] for line in said] == starts
@@ -450,7 +450,7 @@ def test_a_file_from_a_clock_that_runs_ahead_is_answered_once_it_stands_still(op
         looks.append((tmp_path / "out" / "answers.csv").exists())
         return len(looks) < 2
 
-    run.watch(tmp_path / "out", opened, drop, "csv", wait, lambda said: None)
+    answering.watch_folder(tmp_path / "out", opened, drop, "csv", wait, lambda said: None)
     assert looks == [False, True]
 
 

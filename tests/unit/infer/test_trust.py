@@ -33,7 +33,7 @@ from tests.federation import Federation
 
 @pytest.fixture
 def copy(model: Path, tmp_path: Path) -> Path:
-    for path in (model, bundle.beside(model)):
+    for path in (model, bundle.signature_path(model)):
         shutil.copy(path, tmp_path)
     return tmp_path / model.name
 
@@ -53,21 +53,21 @@ def lengthen(path: Path) -> None:
 
 
 def unsign(path: Path) -> None:
-    bundle.beside(path).unlink()
+    bundle.signature_path(path).unlink()
 
 
 def garble(path: Path) -> None:
-    bundle.beside(path).write_bytes(b"\xff" * 300)
+    bundle.signature_path(path).write_bytes(b"\xff" * 300)
 
 
 def swap(path: Path) -> None:
     """The signature of another model, by the same site."""
-    bundle.beside(path).write_text(sshsig.sign(b"another model", bundles.site().keys.sign, bundle.NAMESPACE))
+    bundle.signature_path(path).write_text(sshsig.sign(b"another model", bundles.site().keys.sign, bundle.NAMESPACE))
 
 
 def misuse(path: Path) -> None:
     """A signature over these bytes that was made for something else."""
-    bundle.beside(path).write_text(sshsig.sign(path.read_bytes(), bundles.site().keys.sign, "git"))
+    bundle.signature_path(path).write_text(sshsig.sign(path.read_bytes(), bundles.site().keys.sign, "git"))
 
 
 FALSE: dict[Callable[[Path], None], str] = {
@@ -84,7 +84,7 @@ def test_a_model_that_was_not_signed_as_it_is_is_refused_with_or_without_a_home(
     monkeypatch.setattr(Bundle, "engine", property(lambda self: pytest.fail("onnxruntime saw it")))
     for at in (home, tmp_path / "nowhere"):
         with pytest.raises(FedhelpError) as refused:
-            bundle.load(copy, lambda key, at=at: vouch.vouch(at, key, None))
+            bundle.load(copy, lambda key, at=at: vouch.model_warning(at, key, None))
         assert refused.value.code == FALSE[spoil]
 
 
@@ -101,21 +101,21 @@ def test_a_refused_model_is_not_even_worth_importing_onnxruntime(copy: Path, tmp
 
 
 def test_without_a_home_the_answer_says_that_nobody_vouches(model: Path, tmp_path: Path) -> None:
-    assert "no home here" in bundle.load(model, lambda key: vouch.vouch(tmp_path, key, None)).why
+    assert "no home here" in bundle.load(model, lambda key: vouch.model_warning(tmp_path, key, None)).why
 
 
 def test_what_this_site_signed_is_trusted_and_a_strangers_is_refused(home: Path, tmp_path: Path) -> None:
-    assert vouch.vouch(home, bundles.site().keys.public.sign, None) == ""
+    assert vouch.model_warning(home, bundles.site().keys.public.sign, None) == ""
     with pytest.raises(SignerUnknownError):
-        vouch.vouch(home, keys.new().public.sign, None)
+        vouch.model_warning(home, keys.generate().public.sign, None)
 
 
 def test_a_person_may_name_the_key_that_counts(home: Path, tmp_path: Path) -> None:
-    stranger = keys.new().public.sign
-    assert vouch.vouch(home, stranger, sshsig.fingerprint(stranger)) == ""
-    assert vouch.vouch(tmp_path, stranger, sshsig.fingerprint(stranger)) == ""
+    stranger = keys.generate().public.sign
+    assert vouch.model_warning(home, stranger, sshsig.fingerprint(stranger)) == ""
+    assert vouch.model_warning(tmp_path, stranger, sshsig.fingerprint(stranger)) == ""
     with pytest.raises(SignerMismatchError):
-        vouch.vouch(home, stranger, sshsig.fingerprint(bundles.site().keys.public.sign))
+        vouch.model_warning(home, stranger, sshsig.fingerprint(bundles.site().keys.public.sign))
 
 
 def test_in_a_federation_the_roster_says_whose_models_are_trusted(three: Federation, tmp_path: Path) -> None:
@@ -124,21 +124,21 @@ def test_in_a_federation_the_roster_says_whose_models_are_trusted(three: Federat
     clinic.trip()
     clinic.download()
     active, revoked = (one.keys.public.sign for one in three.clinics[:2])
-    assert vouch.vouch(clinic.home, active, None) == ""
-    three.hub.revoke(three.boss, three.clinics[1].id, 1, "stolen")
+    assert vouch.model_warning(clinic.home, active, None) == ""
+    three.hub.revoke(three.coordinator_keys, three.clinics[1].id, 1, "stolen")
     clinic.trip()
     clinic.download()
     for named in (None, sshsig.fingerprint(revoked)):
         with pytest.raises(SignerRevokedError):
-            vouch.vouch(clinic.home, revoked, named)
+            vouch.model_warning(clinic.home, revoked, named)
     with pytest.raises((SignerUnknownError, SignerWindowError)):
-        vouch.vouch(clinic.home, keys.new().public.sign, None)
+        vouch.model_warning(clinic.home, keys.generate().public.sign, None)
 
 
 def test_answers_that_differ_from_those_at_export_are_found(opened: Bundle) -> None:
     assert opened.parity() <= 0.1
-    said = opened.notes[metadata.PARITY]
-    other = {**opened.notes, metadata.PARITY: said.replace('"data":"', '"data":"AACAPw', 1)}
+    said = opened.notes[metadata.PARITY_NOTE]
+    other = {**opened.notes, metadata.PARITY_NOTE: said.replace('"data":"', '"data":"AACAPw', 1)}
     with pytest.raises((DisagreesError, BadBundleError)):
         Bundle(opened.model, "", "", "", other, opened.facts).parity()
 
@@ -171,7 +171,7 @@ def test_facts_that_do_not_fit_are_refused(change: str, opened: Bundle) -> None:
 @given(st.binary(max_size=200))
 def test_any_bytes_whatever_are_no_model(data: bytes) -> None:
     with pytest.raises(BadBundleError):
-        metadata.notes(data)
+        metadata.read_notes(data)
 
 
 @given(st.integers(0, 10**9), st.integers(0, 255))
@@ -179,4 +179,4 @@ def test_a_model_with_any_byte_changed_is_read_or_refused_but_nothing_worse(plac
     data = bytearray(bundles.made().model)
     data[place % len(data)] = byte
     with suppress(BadBundleError):
-        metadata.read(metadata.notes(bytes(data))[metadata.FACTS])
+        metadata.read(metadata.read_notes(bytes(data))[metadata.FACTS_NOTE])

@@ -58,8 +58,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Fake]:
 
     def put(*arguments: Any) -> Fake:
         made = Fake(*arguments)
-        monkeypatch.setattr(build, "source", made.make)
-        monkeypatch.setattr(build, "BLOCK", 4)
+        monkeypatch.setattr(build, "open_source", made.make)
+        monkeypatch.setattr(build, "BATCH", 4)
         return made
 
     return put
@@ -199,13 +199,13 @@ def test_an_answer_that_is_no_probabilities_is_refused_and_not_kept(
     ],
 )
 def test_others_see_sources_without_the_folders_of_this_machine(spec: str, shown: str) -> None:
-    assert build.specs_shown([spec]) == [shown]
+    assert build.specs_without_folders([spec]) == [shown]
 
 
 @pytest.mark.parametrize("spec", ["", "files", "files:", "oracle:me@w", "clip", "clip:ViT-B-32", "nets:resnet20"])
 def test_a_source_that_is_none_is_wrong_usage(spec: str) -> None:
     with pytest.raises(UsageError):
-        build.source(spec, CLASSES)
+        build.open_source(spec, CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -213,21 +213,21 @@ def test_a_source_that_is_none_is_wrong_usage(spec: str) -> None:
 )
 def test_a_source_whose_file_is_missing_says_so(spec: str) -> None:
     with pytest.raises(FileMissingError, match="gone"):
-        build.source(spec, CLASSES)
+        build.open_source(spec, CLASSES)
 
 
 def test_an_unknown_net_is_wrong_usage(tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(b"")
     for spec in (f"nets:resnet21@{tmp_path / 'w'}", f"torchvision:resnet21@{tmp_path / 'w'}"):
         with pytest.raises(UsageError, match=r"resnet21|NET"):
-            build.source(spec, CLASSES)
+            build.open_source(spec, CLASSES)
 
 
 # --- answers from a file ---------------------------------------------------------------------------------------------
 
 
 def test_answers_from_a_file_are_taken_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "BLOCK", 4)
+    monkeypatch.setattr(build, "BATCH", 4)
     said = fair(noise())
     np.savez(tmp_path / "said@home.npz", probabilities=said)
     pack = build.build(noise(), labels(), CLASSES, [f"files:{tmp_path / 'said@home.npz'}"], tmp_path / "kept")
@@ -270,7 +270,7 @@ BROKEN = [write_nothing_fitting, write_objects, write_one_array, write_half, wri
 def test_a_file_without_answers_is_refused(tmp_path: Path, write: Callable[[Path], None]) -> None:
     write(tmp_path / "said.npz")
     with pytest.raises(BadPackError, match=r"said\.npz"):
-        build.source(f"files:{tmp_path / 'said.npz'}", CLASSES)
+        build.open_source(f"files:{tmp_path / 'said.npz'}", CLASSES)
 
 
 # --- the public images -----------------------------------------------------------------------------------------------
@@ -339,7 +339,7 @@ def test_a_net_takes_grey_images_of_another_size() -> None:
 @pytest.mark.parametrize(("net", "classes"), [("resnet32", 10), ("resnet20", 9)])
 def test_weights_of_another_net_are_refused(net: str, classes: int) -> None:
     with pytest.raises(SchemaNamesError):
-        build.source(f"nets:{net}@{RESNET20}", [str(n) for n in range(classes)])
+        build.open_source(f"nets:{net}@{RESNET20}", [str(n) for n in range(classes)])
 
 
 # --- classifiers of torchvision --------------------------------------------------------------------------------------
@@ -350,7 +350,7 @@ def torchvision_net(tmp_path: Path) -> tuple[torch.nn.Module, str]:
     """A small classifier of random weights, and the source that asks it."""
     if importlib.util.find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed (extra: foundation)")
-    torchvision_shim.ready()
+    torchvision_shim.prepare()
     import torchvision
 
     torch.manual_seed(0)
@@ -370,21 +370,21 @@ def test_a_torchvision_classifier_says_what_the_model_itself_says(
         wanted = torch.nn.functional.softmax(net(seen), 1).numpy()
     pack = build.build(images, labels(2), CLASSES, [spec], tmp_path / "kept")
     assert np.abs(pack.probabilities[0] - wanted).max() < 1e-3
-    assert np.abs(build.source(spec, CLASSES).probabilities(images, 0) - wanted).max() < 1e-5
+    assert np.abs(build.open_source(spec, CLASSES).probabilities(images, 0) - wanted).max() < 1e-5
     assert np.ptp(wanted, axis=0).max() > 1e-4  # it tells the images apart, so that the comparison means something
 
 
 def test_a_torchvision_classifier_takes_small_grey_images(torchvision_net: tuple[torch.nn.Module, str]) -> None:
-    said = build.source(torchvision_net[1], CLASSES).probabilities(noise(2, side=8, channels=1), 0)
+    said = build.open_source(torchvision_net[1], CLASSES).probabilities(noise(2, side=8, channels=1), 0)
     assert said.shape == (2, 3)
     assert np.abs(said.sum(1) - 1).max() < 1e-5
 
 
 def test_torchvision_weights_of_another_model_are_refused(torchvision_net: tuple[torch.nn.Module, str]) -> None:
     with pytest.raises(SchemaNamesError, match="resnet18 with 4 classes"):
-        build.source(torchvision_net[1], [*CLASSES, "d"])
+        build.open_source(torchvision_net[1], [*CLASSES, "d"])
     with pytest.raises(SchemaNamesError, match="resnet34"):
-        build.source(torchvision_net[1].replace("resnet18", "resnet34"), CLASSES)
+        build.open_source(torchvision_net[1].replace("resnet18", "resnet34"), CLASSES)
 
 
 def test_a_pickle_of_torchvision_weights_is_not_opened(
@@ -392,4 +392,4 @@ def test_a_pickle_of_torchvision_weights_is_not_opened(
 ) -> None:
     torch.save(torchvision_net[0].state_dict(), tmp_path / "w.pt")
     with pytest.raises(NotSafetensorsError):
-        build.source(f"torchvision:resnet18@{tmp_path / 'w.pt'}", CLASSES)
+        build.open_source(f"torchvision:resnet18@{tmp_path / 'w.pt'}", CLASSES)

@@ -48,7 +48,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def open_clip(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """open_clip, which knows a tiny model more."""
-    torchvision_shim.ready()
+    torchvision_shim.prepare()
     import open_clip
 
     path = tmp_path_factory.mktemp("models") / "tiny-for-tests.json"
@@ -97,7 +97,7 @@ def test_clip_says_what_the_same_model_says_by_hand(
 ) -> None:
     net, spec = saved(0)
     wanted = by_hand(net, open_clip.get_tokenizer("tiny-for-tests"), noise())
-    said = build.source(spec, CLASSES).probabilities(noise(), 0)
+    said = build.open_source(spec, CLASSES).probabilities(noise(), 0)
     assert np.abs(said - wanted).max() < 1e-5
     assert np.ptp(wanted, axis=0).max() > 0.01  # it tells the images apart, so that the comparison means something
     pack = build.build(noise(), np.zeros(5, np.int64), CLASSES, [spec], tmp_path / "kept")
@@ -110,31 +110,31 @@ def test_there_are_several_prompts_and_each_counts(
 ) -> None:
     _, spec = saved()
     assert len(clip.PROMPTS) > 1
-    all_of_them = build.source(spec, CLASSES).probabilities(noise(), 0)
+    all_of_them = build.open_source(spec, CLASSES).probabilities(noise(), 0)
     monkeypatch.setattr(clip, "PROMPTS", clip.PROMPTS[1:])
-    assert not np.allclose(build.source(spec, CLASSES).probabilities(noise(), 0), all_of_them, atol=1e-6)
+    assert not np.allclose(build.open_source(spec, CLASSES).probabilities(noise(), 0), all_of_them, atol=1e-6)
 
 
 def test_other_weights_give_other_answers(saved: Callable[..., tuple[Any, str]]) -> None:
-    one, other = (build.source(saved(seed)[1], CLASSES).probabilities(noise(), 0) for seed in (0, 1))
+    one, other = (build.open_source(saved(seed)[1], CLASSES).probabilities(noise(), 0) for seed in (0, 1))
     assert np.abs(one - other).max() > 0.01
 
 
 def test_answers_follow_the_names_of_the_classes(saved: Callable[..., tuple[Any, str]]) -> None:
     _, spec = saved()
-    forward = build.source(spec, CLASSES).probabilities(noise(), 0)
-    backward = build.source(spec, CLASSES[::-1]).probabilities(noise(), 0)
+    forward = build.open_source(spec, CLASSES).probabilities(noise(), 0)
+    backward = build.open_source(spec, CLASSES[::-1]).probabilities(noise(), 0)
     assert np.abs(forward - backward[:, ::-1]).max() < 1e-5
 
 
 def test_grey_images_are_seen_as_colour(saved: Callable[..., tuple[Any, str]]) -> None:
-    asked = build.source(saved()[1], CLASSES)
+    asked = build.open_source(saved()[1], CLASSES)
     grey = noise(channels=1)
     assert asked.probabilities(grey, 0).tobytes() == asked.probabilities(np.repeat(grey, 3, 3), 0).tobytes()
 
 
 def test_images_of_any_size_are_taken(saved: Callable[..., tuple[Any, str]]) -> None:
-    said = build.source(saved()[1], CLASSES).probabilities(noise(side=40), 0)
+    said = build.open_source(saved()[1], CLASSES).probabilities(noise(side=40), 0)
     assert said.shape == (5, 3)
     assert np.abs(said.sum(1) - 1).max() < 1e-5
 
@@ -143,12 +143,12 @@ def test_an_unknown_model_is_wrong_usage(saved: Callable[..., tuple[Any, str]]) 
     path = saved()[1].partition("@")[2]
     for model in ("ViT-Z-99", "hf-hub:somebody/something", "local-dir:somewhere"):
         with pytest.raises(UsageError, match="knows no model"):
-            build.source(f"clip:{model}@{path}", CLASSES)
+            build.open_source(f"clip:{model}@{path}", CLASSES)
 
 
 def test_a_missing_file_is_said_to_be_missing(open_clip: Any, tmp_path: Path) -> None:
     with pytest.raises(FileMissingError, match=r"gone\.safetensors"):
-        build.source(f"clip:tiny-for-tests@{tmp_path / 'gone.safetensors'}", CLASSES)
+        build.open_source(f"clip:tiny-for-tests@{tmp_path / 'gone.safetensors'}", CLASSES)
 
 
 def test_a_file_named_like_a_known_tag_is_read_and_nothing_is_downloaded(
@@ -161,7 +161,7 @@ def test_a_file_named_like_a_known_tag_is_read_and_nothing_is_downloaded(
     monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *at, **how: asked.append("download"))
     monkeypatch.setattr(open_clip.factory, "get_model_config", lambda name: json.loads(json.dumps(TINY)))
     with pytest.raises(UsageError, match="with a safetensors file"):
-        build.source("clip:ViT-B-32@laion400m_e32", CLASSES)
+        build.open_source("clip:ViT-B-32@laion400m_e32", CLASSES)
     assert asked == []
 
 
@@ -189,11 +189,11 @@ def test_a_file_that_holds_other_things_is_refused(
     path = tmp_path / "wrong.safetensors"
     write(path)
     with pytest.raises(BadPackError, match=r"wrong\.safetensors does not hold the weights of tiny-for-tests"):
-        build.source(f"clip:tiny-for-tests@{path}", CLASSES)
+        build.open_source(f"clip:tiny-for-tests@{path}", CLASSES)
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "weights.bin", "weights.npz"])
 def test_weights_that_would_have_to_be_unpickled_are_not_opened(open_clip: Any, tmp_path: Path, name: str) -> None:
     torch.save({}, tmp_path / name)
     with pytest.raises(UsageError, match="with a safetensors file"):
-        build.source(f"clip:tiny-for-tests@{tmp_path / name}", CLASSES)
+        build.open_source(f"clip:tiny-for-tests@{tmp_path / name}", CLASSES)

@@ -15,8 +15,8 @@ from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.demo import phantoms
 from fedhelp_edge.lab import partition, run
-from fedhelp_edge.lab.partition import Part
-from fedhelp_edge.methods.base import Bench
+from fedhelp_edge.lab.partition import SiteImages
+from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.plan import Plan
 from tests.threads import one_thread as one_thread
@@ -51,9 +51,9 @@ def images() -> Images:
 
 
 @pytest.fixture(scope="session")
-def parts(images: Images) -> list[Part]:
+def parts(images: Images) -> list[SiteImages]:
     """Three sites; the one with most images is large."""
-    return partition.deal(images, "natural:centers", 0, large=1)
+    return partition.distribute(images, "natural:centers", 0, large=1)
 
 
 @pytest.fixture(scope="session")
@@ -78,11 +78,11 @@ def plan_of() -> Callable[..., Plan]:
 
 
 @pytest.fixture
-def go(parts: list[Part], pack: Pack) -> Callable[..., dict[str, Any]]:
+def go(parts: list[SiteImages], pack: Pack) -> Callable[..., dict[str, Any]]:
     """Runs a plan over the three sites."""
 
     def start(plan: Plan, out: Path, **options: Any) -> dict[str, Any]:
         known = pack if plan.method == "fedhelp" else None
-        return run.run(plan, parts, out, **{"bench": Bench(), "pack": known, **options})
+        return run.run(plan, parts, out, **{"bench": Compute(), "pack": known, **options})
 
     return start

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from fedhelp_edge.lab import compare, run
-from fedhelp_edge.lab.partition import Part
-from fedhelp_edge.methods.base import Bench
+from fedhelp_edge.lab.partition import SiteImages
+from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.plan import Plan
 
 One = Callable[[str, int, Path], dict[str, Any]]
@@ -25,12 +25,12 @@ class Cut(Exception):
 
 
 @pytest.fixture(scope="module")
-def one(parts: list[Part], plan_of: Callable[..., Plan]) -> One:
+def one(parts: list[SiteImages], plan_of: Callable[..., Plan]) -> One:
     """Runs a method for a round."""
 
     def start(name: str, seed: int, folder: Path) -> dict[str, Any]:
-        method, settings = compare.settings_of(name)
-        return run.run(plan_of(method, settings, seed=seed, rounds=1), parts, folder, bench=Bench())
+        method, settings = compare.parse_method(name)
+        return run.run(plan_of(method, settings, seed=seed, rounds=1), parts, folder, compute=Compute())
 
     return start
 
@@ -65,7 +65,7 @@ def rows(out: Path, heading: str) -> Iterator[list[str]]:
     ],
 )
 def test_a_name_carries_the_settings_of_its_method(name: str, method: str, settings: dict[str, str]) -> None:
-    assert compare.settings_of(name) == (method, settings)
+    assert compare.parse_method(name) == (method, settings)
 
 
 def test_results_stand_in_the_order_given(compared: tuple[list[dict[str, Any]], Path]) -> None:
@@ -136,7 +136,7 @@ def test_a_comparison_that_was_cut_off_goes_on(
 
 
 def test_the_table_names_every_method_and_every_site(
-    compared: tuple[list[dict[str, Any]], Path], parts: list[Part]
+    compared: tuple[list[dict[str, Any]], Path], parts: list[SiteImages]
 ) -> None:
     _, out = compared
     for heading in ("| method | seeds", "| method | 2 (small"):
@@ -206,10 +206,10 @@ def test_the_average_of_a_sites_nets_is_measured_against_the_first_methods_own(
 
 
 def test_too_few_test_images_give_a_difference_and_the_reason_why_it_has_no_interval(
-    one: One, plan_of: Callable[..., Plan], parts: list[Part], tmp_path: Path
+    one: One, plan_of: Callable[..., Plan], parts: list[SiteImages], tmp_path: Path
 ) -> None:
     def two_sites(name: str, seed: int, folder: Path) -> dict[str, Any]:
-        return run.run(plan_of(name, seed=seed, rounds=1), [parts[0], parts[1]], folder, bench=Bench())
+        return run.run(plan_of(name, seed=seed, rounds=1), [parts[0], parts[1]], folder, compute=Compute())
 
     assert sum(len(part.of("test")) for part in parts[:2]) < 10
     compare.compare(["fedavg", "local"], [0], tmp_path, two_sites)

@@ -16,7 +16,7 @@ from fedhelp_edge.data import load
 from fedhelp_edge.data.images import SPLITS, Images, Problem
 from fedhelp_edge.demo import phantoms
 from fedhelp_edge.errors import UsageError
-from fedhelp_edge.lab.partition import Part, deal
+from fedhelp_edge.lab.partition import SiteImages, distribute
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def many(images_of: Callable[..., Images]) -> Images:
     return images_of({"": 300})
 
 
-PLAN = plans.Plan(classes=phantoms.CLASSES[:2], image=plans.Image(size=8))
+PLAN = plans.Plan(classes=phantoms.CLASSES[:2], image=plans.ImageSettings(size=8))
 OnDisk = Callable[[str], Images]
 
 
@@ -44,12 +44,12 @@ def on_disk(tmp_path: Path) -> OnDisk:
     return put
 
 
-def names(parts: list[Part]) -> list[tuple[str, ...]]:
+def names(parts: list[SiteImages]) -> list[tuple[str, ...]]:
     return [part.images.names for part in parts]
 
 
 def test_a_natural_split_gives_each_centre_its_own_images_in_order_of_their_numbers(images: Images) -> None:
-    parts = deal(images, "natural:centers", 0)
+    parts = distribute(images, "natural:centers", 0)
     assert [(part.id, part.name) for part in parts] == [("site-001", "2"), ("site-002", "9"), ("site-003", "10")]
     for part in parts:
         assert set(part.images.centres) == {part.name}
@@ -59,7 +59,7 @@ def test_a_natural_split_gives_each_centre_its_own_images_in_order_of_their_numb
 
 def test_a_natural_split_keeps_the_splits_of_the_images(images: Images) -> None:
     kept = dict(zip(images.names, images.splits, strict=True))
-    for part in deal(images, "natural:centers", 0):
+    for part in distribute(images, "natural:centers", 0):
         assert part.images.splits == tuple(kept[name] for name in part.images.names)
         assert sum(len(part.of(split)) for split in SPLITS) == len(part.images)
 
@@ -68,7 +68,7 @@ def test_a_natural_split_keeps_the_splits_of_the_images(images: Images) -> None:
     "place", ["{site}/{kind}", "{part}/{site}/{kind}", "{site}/{part}/{kind}", "{site}/2024/{kind}"]
 )
 def test_the_first_folder_that_is_no_part_names_the_site(on_disk: OnDisk, place: str) -> None:
-    parts = deal(on_disk(place), "natural:folder", 0, large=1)
+    parts = distribute(on_disk(place), "natural:folder", 0, large=1)
     assert [(part.name, part.tier, len(part.images)) for part in parts] == [
         ("north", "small", 20),
         ("south", "large", 40),
@@ -78,23 +78,23 @@ def test_the_first_folder_that_is_no_part_names_the_site(on_disk: OnDisk, place:
 
 
 def test_folders_name_the_sites_of_a_table_too(on_disk: OnDisk, tmp_path: Path) -> None:
-    by_folder = deal(on_disk("{site}/{kind}"), "natural:folder", 0)
+    by_folder = distribute(on_disk("{site}/{kind}"), "natural:folder", 0)
     rows = [f"{name},{name.split('/')[1]}" for part in by_folder for name in part.images.names]
     (tmp_path / "images" / "labels.csv").write_text("\n".join(["path,label", *rows]))
-    by_table = deal(load(tmp_path / "images", PLAN, kept=tmp_path / "again"), "natural:folder", 0)
+    by_table = distribute(load(tmp_path / "images", PLAN, kept=tmp_path / "again"), "natural:folder", 0)
     assert names(by_table) == names(by_folder)
 
 
 @pytest.mark.parametrize("how", ["natural:folder", "dirichlet:10"])
 def test_a_val_that_the_source_lacks_comes_from_train_and_test_stays(on_disk: OnDisk, how: str) -> None:
-    for part in deal(on_disk("{part}/{site}/{kind}"), how, 1, sites=2):
+    for part in distribute(on_disk("{part}/{site}/{kind}"), how, 1, sites=2):
         assert len(part.of("val")) > 0
         assert all(name.startswith("train/") for name in (*part.of("val").names, *part.of("train").names))
         assert part.of("test").names == tuple(name for name in part.images.names if name.startswith("test/"))
 
 
 def test_pixels_and_labels_go_with_their_names(images: Images) -> None:
-    for part in deal(images, "dirichlet:1", 0, sites=2):
+    for part in distribute(images, "dirichlet:1", 0, sites=2):
         at = [images.names.index(name) for name in part.images.names]
         assert np.asarray(part.images.pixels).tobytes() == np.asarray(images.pixels)[at].tobytes()
         assert part.images.labels.tolist() == images.labels[at].tolist()
@@ -102,14 +102,14 @@ def test_pixels_and_labels_go_with_their_names(images: Images) -> None:
 
 @pytest.mark.parametrize("how", ["dirichlet:0.5", "dirichlet:100"])
 def test_a_dirichlet_split_gives_every_image_to_one_site(many: Images, how: str) -> None:
-    parts = deal(many, how, 3, sites=3)
+    parts = distribute(many, how, 3, sites=3)
     assert len(parts) == 3
     assert Counter(name for part in parts for name in part.images.names) == Counter(many.names)
 
 
 def test_a_dirichlet_split_cuts_train_and_test_alike(many: Images) -> None:
     """A site's part of a class is the same in each split, up to one image."""
-    for part in deal(many, "dirichlet:1", 5, sites=3):
+    for part in distribute(many, "dirichlet:1", 5, sites=3):
         for label in range(3):
             shares = []
             for split in ("train", "test"):
@@ -124,7 +124,7 @@ def test_a_smaller_alpha_gives_more_unequal_sites_on_average(many: Images) -> No
         found = []
         for seed in range(12):
             try:
-                parts = deal(many, f"dirichlet:{alpha}", seed, sites=2)
+                parts = distribute(many, f"dirichlet:{alpha}", seed, sites=2)
             except UsageError:
                 continue  # a site without training images: more unequal than any that count here
             mixes = [np.bincount(part.of("train").labels, minlength=3) / len(part.of("train")) for part in parts]
@@ -136,33 +136,33 @@ def test_a_smaller_alpha_gives_more_unequal_sites_on_average(many: Images) -> No
 
 
 def test_a_dirichlet_split_hangs_on_its_seed_alone(many: Images) -> None:
-    assert names(deal(many, "dirichlet:1", 1, sites=3)) == names(deal(many, "dirichlet:1", 1, sites=3))
-    assert names(deal(many, "dirichlet:1", 1, sites=3)) != names(deal(many, "dirichlet:1", 2, sites=3))
+    assert names(distribute(many, "dirichlet:1", 1, sites=3)) == names(distribute(many, "dirichlet:1", 1, sites=3))
+    assert names(distribute(many, "dirichlet:1", 1, sites=3)) != names(distribute(many, "dirichlet:1", 2, sites=3))
 
 
 def test_sizes_are_kept_to_the_image_and_val_is_cut_from_train(many: Images) -> None:
-    parts = deal(many, "sizes:100/30,50/20,20/5", 0, val=0.1)
+    parts = distribute(many, "sizes:100/30,50/20,20/5", 0, val=0.1)
     assert [tuple(len(part.of(split)) for split in SPLITS) for part in parts] == [(90, 10, 30), (45, 5, 20), (18, 2, 5)]
     dealt = [name for part in parts for name in part.images.names]
     assert len(set(dealt)) == len(dealt) == 225
 
 
 def test_sizes_draw_from_all_images_by_the_seed(many: Images) -> None:
-    one, other = (deal(many, "sizes:100/30,50/20", seed) for seed in (0, 1))
+    one, other = (distribute(many, "sizes:100/30,50/20", seed) for seed in (0, 1))
     assert names(one) != names(other)
-    assert names(one) == names(deal(many, "sizes:100/30,50/20", 0))
+    assert names(one) == names(distribute(many, "sizes:100/30,50/20", 0))
     held = dict(zip(many.names, many.splits, strict=True))
     assert {held[name] for name in one[0].of("train").names} == set(SPLITS)
 
 
 def test_the_large_sites_are_those_with_most_training_images(many: Images) -> None:
-    parts = deal(many, "sizes:30/40,60/5,50/5,10/5", 0, large=2)
+    parts = distribute(many, "sizes:30/40,60/5,50/5,10/5", 0, large=2)
     assert [part.tier for part in parts] == ["small", "large", "large", "small"]
-    assert {part.tier for part in deal(many, "sizes:30/4,60/5", 0)} == {"small"}
+    assert {part.tier for part in distribute(many, "sizes:30/4,60/5", 0)} == {"small"}
 
 
 def test_of_sites_with_equally_many_images_the_first_are_large(many: Images) -> None:
-    assert [part.tier for part in deal(many, "sizes:30/4,30/5,30/6", 0, large=1)] == ["large", "small", "small"]
+    assert [part.tier for part in distribute(many, "sizes:30/4,30/5,30/6", 0, large=1)] == ["large", "small", "small"]
 
 
 @pytest.mark.parametrize(
@@ -188,17 +188,17 @@ def test_of_sites_with_equally_many_images_the_first_are_large(many: Images) -> 
 )
 def test_a_split_that_cannot_be_is_wrong_usage(many: Images, how: str, cause: str) -> None:
     with pytest.raises(UsageError, match=cause):
-        deal(many, how, 0)
+        distribute(many, how, 0)
 
 
 def test_folders_that_are_the_classes_are_not_taken_for_sites(on_disk: OnDisk) -> None:
     with pytest.raises(UsageError, match="the first folders are the classes, not the sites"):
-        deal(on_disk("{kind}/{site}"), "natural:folder", 0)
+        distribute(on_disk("{kind}/{site}"), "natural:folder", 0)
 
 
 def test_a_site_without_training_images_is_refused(images: Images) -> None:
     with pytest.raises(UsageError, match="without training images"):
-        deal(images, "dirichlet:1", 0, sites=40)
+        distribute(images, "dirichlet:1", 0, sites=40)
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def patients(many: Images) -> Images:
 @pytest.mark.parametrize("how", ["sizes:100/30,50/20,20/5", "sizes:200/60,30/10", "dirichlet:1", "dirichlet:0.3"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_patient_is_at_one_site_and_where_parts_are_drawn_in_one_part(how: str, seed: int, patients: Images) -> None:
-    parts = deal(patients, how, seed, sites=3)
+    parts = distribute(patients, how, seed, sites=3)
     where = {(group, part.id) for part in parts for group in part.images.groups}
     assert len(where) == len({group for group, _ in where})
     if how.startswith("sizes"):
@@ -226,12 +226,12 @@ def test_a_patient_is_at_one_site_and_where_parts_are_drawn_in_one_part(how: str
 def test_sizes_are_met_as_nearly_as_whole_patients_allow_and_by_how_much_not_is_said(
     many: Images, patients: Images, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    parts = deal(patients, "sizes:100/30,50/20,20/5", 0, val=0.1)
+    parts = distribute(patients, "sizes:100/30,50/20,20/5", 0, val=0.1)
     counts = [tuple(len(part.of(split)) for split in SPLITS) for part in parts]
     assert counts == [(90, 10, 30), (45, 5, 20), (18, 2, 5)]
     assert capsys.readouterr().err == ""
     pairs = replace(many, groups=tuple(f"p{i // 2}" for i in range(len(many))))
-    parts = deal(pairs, "sizes:101/31,50/21", 0, val=0.0)
+    parts = distribute(pairs, "sizes:101/31,50/21", 0, val=0.0)
     counts = [tuple(len(part.of(split)) for split in ("train", "test")) for part in parts]
     assert counts == [(100, 30), (50, 20)]
     said = capsys.readouterr().err
@@ -245,7 +245,7 @@ def test_a_natural_split_gives_a_patient_of_two_centres_to_the_one_with_most_of_
     at = [i for i, centre in enumerate(images.centres) if centre == "9"][:3]
     other = images.centres.index("10")
     groups = tuple("p" if i in (*at, other) else "" for i in range(len(images)))
-    parts = deal(replace(images, groups=groups), "natural:centers", 0)
+    parts = distribute(replace(images, groups=groups), "natural:centers", 0)
     assert [part.name for part in parts for group in part.images.groups if group == "p"] == ["9"] * 4
     assert "1 images moved to the site that has most images of their patient" in capsys.readouterr().err
 
@@ -254,7 +254,7 @@ def test_a_patient_s_own_images_do_not_change_who_else_goes_where_by_their_numbe
     """Groups of one are as no groups."""
     alone = replace(many, groups=tuple(f"p{i}" for i in range(len(many))))
     for how in ("sizes:100/30,50/20", "dirichlet:1"):
-        assert names(deal(alone, how, 2, sites=2)) == names(deal(many, how, 2, sites=2))
+        assert names(distribute(alone, how, 2, sites=2)) == names(distribute(many, how, 2, sites=2))
 
 
 # --- at the bounds -------------------------------------------------------------------------------------------------
@@ -266,59 +266,62 @@ def of(images: Images, groups: tuple[int, ...]) -> Images:
     return replace(few, groups=named, labels=np.zeros(total, np.int64), splits=("train",) * total)
 
 
-def counts(parts: list[Part]) -> list[tuple[int, ...]]:
+def counts(parts: list[SiteImages]) -> list[tuple[int, ...]]:
     return [tuple(len(part.of(split)) for split in SPLITS) for part in parts]
 
 
 def test_what_is_not_said_is_two_sites_none_of_them_large_and_a_tenth_of_train_for_val(many: Images) -> None:
-    parts = deal(many, "dirichlet:100", 0)
+    parts = distribute(many, "dirichlet:100", 0)
     assert [(part.id, part.name, part.tier) for part in parts] == [
         ("site-001", "site 1", "small"), ("site-002", "site 2", "small"),
     ]  # fmt: skip
-    (part,) = deal(many, "sizes:100/30", 0)
+    (part,) = distribute(many, "sizes:100/30", 0)
     assert (part.name, counts([part])) == ("site 1", [(90, 10, 30)])
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_group_goes_to_the_site_in_whose_part_its_middle_lies(many: Images, seed: int) -> None:
     """Of seven images and one, in equal parts: whichever comes first, each site gets a group."""
-    assert sorted(len(part.images) for part in deal(of(many, (7, 1)), "dirichlet:1e9", seed)) == [1, 7]
+    assert sorted(len(part.images) for part in distribute(of(many, (7, 1)), "dirichlet:1e9", seed)) == [1, 7]
 
 
 def test_a_class_without_images_in_a_part_is_no_matter(many: Images) -> None:
     with np.errstate(all="raise"):
-        assert len(deal(of(many, (1,) * 40), "dirichlet:100", 0)) == 2  # no val and no test
+        assert len(distribute(of(many, (1,) * 40), "dirichlet:100", 0)) == 2  # no val and no test
 
 
 def test_centres_may_be_of_one_class_each(many: Images) -> None:
     centres = tuple(str(label) for label in many.labels)
-    assert [part.name for part in deal(replace(many, centres=centres), "natural:centers", 0)] == ["0", "1", "2"]
+    assert [part.name for part in distribute(replace(many, centres=centres), "natural:centers", 0)] == ["0", "1", "2"]
 
 
 def test_a_folder_for_each_site_is_enough(many: Images) -> None:
     placed = replace(many, names=tuple(f"{'ab'[i % 2]}/{i}.png" for i in range(len(many))))
-    assert [(part.name, len(part.images)) for part in deal(placed, "natural:folder", 0)] == [("a", 150), ("b", 150)]
+    assert [(part.name, len(part.images)) for part in distribute(placed, "natural:folder", 0)] == [
+        ("a", 150),
+        ("b", 150),
+    ]
 
 
 def test_the_site_that_has_no_training_images_is_named(images: Images) -> None:
     splits = tuple("test" if centre == "9" else "train" for centre in images.centres)
     with pytest.raises(UsageError, match="leaves '9' without training images"):
-        deal(replace(images, splits=splits), "natural:centers", 0)
+        distribute(replace(images, splits=splits), "natural:centers", 0)
 
 
 def test_what_a_source_holds_twice_is_missing_from_the_largest_site(
     many: Images, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lacking = replace(many, problems=(Problem("a", "E_TWICE", ""), Problem("b", "E_TWICE", "")))
-    assert counts(deal(lacking, "sizes:50/42,180/30", 0, val=0)) == [(50, 0, 42), (178, 0, 30)]
+    assert counts(distribute(lacking, "sizes:50/42,180/30", 0, val=0)) == [(50, 0, 42), (178, 0, 30)]
     said = capsys.readouterr().err
     assert "2 images cannot be used or are there twice: site 2 has so many fewer" in said
     for sizes in ("50/42,180/31", "50/43,180/30"):
         with pytest.raises(UsageError, match="303 images, and there are 300"):
-            deal(lacking, f"sizes:{sizes}", 0)
-    assert counts(deal(lacking, "sizes:2/299", 0)) == [(1, 0, 299)]
+            distribute(lacking, f"sizes:{sizes}", 0)
+    assert counts(distribute(lacking, "sizes:2/299", 0)) == [(1, 0, 299)]
     with pytest.raises(UsageError, match="301 images, and there are 300"):
-        deal(lacking, "sizes:1/300", 0)
+        distribute(lacking, "sizes:1/300", 0)
 
 
 @pytest.mark.parametrize(
@@ -334,7 +337,7 @@ def test_what_a_source_holds_twice_is_missing_from_the_largest_site(
 def test_whole_groups_come_as_near_to_the_sizes_as_they_can(
     many: Images, groups: tuple[int, ...], sizes: str, wanted: list[tuple[int, ...]], seed: int
 ) -> None:
-    parts = deal(of(many, groups), f"sizes:{sizes}", seed, val=0)
+    parts = distribute(of(many, groups), f"sizes:{sizes}", seed, val=0)
     assert counts(parts) == wanted
     dealt = [name for part in parts for name in part.images.names]
     assert len(set(dealt)) == len(dealt)

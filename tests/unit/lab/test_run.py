@@ -18,9 +18,9 @@ from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import NonFiniteError, SchemaShapeError, TargetExistsError
 from fedhelp_edge.lab import run, transport
-from fedhelp_edge.lab.partition import Part
+from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.merge import early_stopping, rules
-from fedhelp_edge.methods.base import Bench
+from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets import resnet
 from fedhelp_edge.plan import Plan
@@ -91,7 +91,7 @@ def test_a_run_that_was_cut_off_within_a_round_ends_as_an_undisturbed_one(
 ) -> None:
     train, done = loop.train, []
 
-    def some(*at: Any, **how: Any) -> loop.Report:
+    def some(*at: Any, **how: Any) -> loop.EpochReport:
         if len(done) == trainings:
             raise Cut
         done.append(at)
@@ -126,7 +126,7 @@ def test_what_a_run_leaves_is_its_record_and_its_answers(go: Go, plan_of: PlanOf
     assert json.loads((tmp_path / "run.json").read_text()) == record
 
 
-def test_a_record_has_what_programs_rely_on(go: Go, plan_of: PlanOf, parts: list[Part], tmp_path: Path) -> None:
+def test_a_record_has_what_programs_rely_on(go: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path) -> None:
     record = go(plan_of(), tmp_path)
     figures = {"accuracy", "balanced_accuracy", "auc"}
     assert record.keys() >= {
@@ -140,7 +140,9 @@ def test_a_record_has_what_programs_rely_on(go: Go, plan_of: PlanOf, parts: list
     assert len(record["merged_sha256"]) == 64
 
 
-def test_figures_are_those_of_the_kept_answers(go: Go, plan_of: PlanOf, parts: list[Part], tmp_path: Path) -> None:
+def test_figures_are_those_of_the_kept_answers(
+    go: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
+) -> None:
     record = go(plan_of(rounds=1), tmp_path)
     with np.load(tmp_path / "answers.npz") as held:
         for part, site in zip(parts, record["sites"], strict=True):
@@ -151,7 +153,9 @@ def test_figures_are_those_of_the_kept_answers(go: Go, plan_of: PlanOf, parts: l
     assert record["mean"]["accuracy"] == pytest.approx(np.mean(sites))
 
 
-def test_bytes_are_those_of_the_files_that_travel(go: Go, plan_of: PlanOf, parts: list[Part], tmp_path: Path) -> None:
+def test_bytes_are_those_of_the_files_that_travel(
+    go: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
+) -> None:
     plan = plan_of("fedhelp")
     record = go(plan, tmp_path)
     size = METHODS["fedhelp"].schema(plan).size
@@ -161,7 +165,7 @@ def test_bytes_are_those_of_the_files_that_travel(go: Go, plan_of: PlanOf, parts
 
 def test_a_sealed_run_of_sites_that_send_nothing_is_the_same_run(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
     go(plan_of("local"), tmp_path / "bare")
-    sealed = go(plan_of("local"), tmp_path / "sealed", post=transport.Post())
+    sealed = go(plan_of("local"), tmp_path / "sealed", post=transport.SealedTransport())
     assert sealed["bytes_up"] == 0
     assert answers(tmp_path / "sealed") == answers(tmp_path / "bare")
 
@@ -170,7 +174,7 @@ def test_a_sealed_run_of_sites_that_send_nothing_is_the_same_run(go: Go, plan_of
 def test_a_sealed_run_is_the_same_run_and_sends_more_bytes(go: Go, plan_of: PlanOf, tmp_path: Path, wire: str) -> None:
     plan = plan_of("fedhelp", settings={"wire.up": wire, "wire.norm": "local"})
     bare = go(plan, tmp_path / "bare")
-    sealed = go(plan, tmp_path / "sealed", post=transport.Post())
+    sealed = go(plan, tmp_path / "sealed", post=transport.SealedTransport())
     assert sealed["merged_sha256"] == bare["merged_sha256"]
     assert answers(tmp_path / "sealed") == answers(tmp_path / "bare")
     assert 0 < sealed["bytes_up"] - bare["bytes_up"] < 6 * 4096  # the outside of three parcels in each of two rounds
@@ -181,14 +185,14 @@ def test_a_folder_does_not_answer_a_sealed_run_with_the_bytes_of_a_bare_one(
 ) -> None:
     go(plan_of(rounds=1), tmp_path)
     with pytest.raises(TargetExistsError, match="sealed"):
-        go(plan_of(rounds=1), tmp_path, post=transport.Post())
+        go(plan_of(rounds=1), tmp_path, post=transport.SealedTransport())
 
 
 def test_public_images_alone_train_as_a_pack_whose_sources_are_not_asked(
     go: Go, plan_of: PlanOf, pack: Pack, tmp_path: Path
 ) -> None:
     deaf = go(plan_of("fedhelp", {"fedhelp.sources": "none"}), tmp_path / "deaf")
-    images = packs.unasked(pack.pixels, pack.labels, pack.classes)
+    images = packs.without_predictions(pack.pixels, pack.labels, pack.classes)
     bare = go(plan_of("fedhelp"), tmp_path / "bare", pack=images)
     asked = go(plan_of("fedhelp"), tmp_path / "asked")
     assert bare["merged_sha256"] == deaf["merged_sha256"] != asked["merged_sha256"]
@@ -220,13 +224,15 @@ def test_norm_layers_that_stay_at_home_do_not_travel(go: Go, plan_of: PlanOf, tm
     assert record["merged_sha256"] != shared["merged_sha256"]
 
 
-def trained(plan: Plan, parts: list[Part], pack: Pack | None, first: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def trained(
+    plan: Plan, parts: list[SiteImages], pack: Pack | None, first: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
     """Every site's share after one round from these first weights."""
     shares, examples = {}, {}
     for part in reversed(parts):  # the order in which sites train does not matter
-        one = learners.learner(plan, part.id, part.tier, part.of("train"), pack, Bench())
+        one = learners.create(plan, part.id, part.tier, part.of("train"), pack, Compute())
         one.receive(first, 1)
-        loop.train(one, learners.sets(part.of("train"), pack), 1)
+        loop.train(one, learners.image_sets(part.of("train"), pack), 1)
         shares[part.id] = one.give().arrays
         examples[part.id] = len(part.of("train"))
     return shares, examples
@@ -234,7 +240,7 @@ def trained(plan: Plan, parts: list[Part], pack: Pack | None, first: dict[str, A
 
 @pytest.mark.parametrize("method", ["fedavg", "fedhelp"])
 def test_the_merged_model_is_the_mean_of_the_shares(
-    go: Go, plan_of: PlanOf, parts: list[Part], pack: Pack, tmp_path: Path, method: str
+    go: Go, plan_of: PlanOf, parts: list[SiteImages], pack: Pack, tmp_path: Path, method: str
 ) -> None:
     plan = plan_of(method, rounds=1)
     record = go(plan, tmp_path)
@@ -245,14 +251,14 @@ def test_the_merged_model_is_the_mean_of_the_shares(
 
 
 def test_the_merged_model_is_judged_on_every_sites_test_images(
-    go: Go, plan_of: PlanOf, parts: list[Part], tmp_path: Path
+    go: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
 ) -> None:
     plan = plan_of(rounds=1)
     go(plan, tmp_path)
     shares, examples = trained(plan, parts, None, METHODS["fedavg"].start(plan))
     total = sum(examples.values())
     merged = rules.mean(shares, {site: count / total for site, count in examples.items()})
-    judge = learners.learner(plan, parts[0].id, parts[0].tier, parts[0].of("train"), None, Bench())
+    judge = learners.create(plan, parts[0].id, parts[0].tier, parts[0].of("train"), None, Compute())
     resnet.load(judge.net, merged)
     with np.load(tmp_path / "answers.npz") as held:
         for part in parts:
@@ -261,7 +267,7 @@ def test_the_merged_model_is_judged_on_every_sites_test_images(
 
 
 def test_first_weights_that_are_given_take_the_place_of_drawn_ones(
-    go: Go, plan_of: PlanOf, parts: list[Part], tmp_path: Path
+    go: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
 ) -> None:
     plan = plan_of(rounds=1)
     drawn = METHODS["fedavg"].start(plan)
@@ -274,16 +280,16 @@ def test_first_weights_that_are_given_take_the_place_of_drawn_ones(
 
 
 def test_a_small_site_alone_begins_from_everybodys_first_weights(
-    go: Go, plan_of: PlanOf, parts: list[Part], tmp_path: Path
+    go: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
 ) -> None:
     plan = plan_of("local", rounds=1)
     given = {"conv1.weight": METHODS["local"].start(plan)["conv1.weight"] * np.float32(0.5)}
     for place, start in enumerate(({}, given)):
         go(plan, tmp_path / str(place), start=start)
         small = parts[0]
-        one = learners.learner(plan, small.id, small.tier, small.of("train"), None, Bench())
+        one = learners.create(plan, small.id, small.tier, small.of("train"), None, Compute())
         one.receive({**METHODS["local"].start(plan), **start}, 1)
-        loop.train(one, learners.sets(small.of("train"), None), 1)
+        loop.train(one, learners.image_sets(small.of("train"), None), 1)
         said = loop.probabilities(one, one.model, small.of("test").pixels)
         assert answers(tmp_path / str(place))[f"{small.id}/test_own"] == said.tobytes()
 
@@ -309,7 +315,7 @@ def test_a_folder_does_not_answer_with_the_run_of_another_plan(go: Go, plan_of: 
 
 
 def test_nor_with_one_on_other_images_or_of_other_sites_or_from_other_first_weights(
-    go: Go, plan_of: PlanOf, parts: list[Part], tmp_path: Path
+    go: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
 ) -> None:
     plan = plan_of(rounds=1)
     first = go(plan, tmp_path)
@@ -321,7 +327,7 @@ def test_nor_with_one_on_other_images_or_of_other_sites_or_from_other_first_weig
         replace(parts[0], id="site-009"),
     ):
         with pytest.raises(TargetExistsError):
-            run.run(plan, [other, *parts[1:]], tmp_path, bench=Bench())
+            run.run(plan, [other, *parts[1:]], tmp_path, compute=Compute())
     with pytest.raises(TargetExistsError):
         go(plan, tmp_path, start={"conv1.weight": METHODS["fedavg"].start(plan)["conv1.weight"] * np.float32(0.5)})
     assert go(plan, tmp_path) == first
@@ -350,7 +356,7 @@ def test_the_merged_model_is_what_every_site_holds_of_it(go: Go, plan_of: PlanOf
 
 
 def test_curves_and_the_merged_nets_figures_are_those_of_its_own_answers(
-    go: Go, plan_of: PlanOf, parts: list[Part], tmp_path: Path
+    go: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
 ) -> None:
     """The curves are drawn by validation images, the figures by test images; the merged net speaks for itself."""
     record = go(plan_of(settings={"training.lr": "0.01"}), tmp_path)
@@ -374,14 +380,14 @@ def mean(values: list[float | None]) -> float | None:
 
 
 def test_sites_without_validation_images_end_no_run_whatever_their_test_images_say(
-    go: Go, plan_of: PlanOf, parts: list[Part], tmp_path: Path
+    go: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
 ) -> None:
     settings = {"round.patience": "1", "training.lr": "1e-7", "nets.norm": "group"}  # nothing moves
     blind = [
         replace(part, images=replace(part.images, splits=tuple(s.replace("val", "train") for s in part.images.splits)))
         for part in parts
     ]
-    record = run.run(plan_of(settings=settings, rounds=3), blind, tmp_path, bench=Bench())
+    record = run.run(plan_of(settings=settings, rounds=3), blind, tmp_path, compute=Compute())
     assert record["rounds"] == 3
 
 
@@ -404,13 +410,13 @@ def test_patience_ends_no_run_in_which_nothing_is_exchanged(go: Go, plan_of: Pla
 
 
 def test_patience_asks_how_many_validation_images_the_rounds_model_gets_right(
-    go: Go, plan_of: PlanOf, parts: list[Part], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    go: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[dict[str, list[int]]]] = []
-    monkeypatch.setattr(early_stopping, "is_spent", lambda reports, _: asked.append(list(reports)) or False)
+    monkeypatch.setattr(early_stopping, "has_plateaued", lambda reports, _: asked.append(list(reports)) or False)
     plan = plan_of(settings={"round.patience": "1"})
     go(plan, tmp_path)
-    judge = learners.learner(plan, parts[0].id, parts[0].tier, parts[0].of("train"), None, Bench())
+    judge = learners.create(plan, parts[0].id, parts[0].tier, parts[0].of("train"), None, Compute())
     resnet.load(judge.net, METHODS["fedavg"].start(plan))
     right = {}
     for part in parts:
@@ -437,17 +443,17 @@ def test_whoever_may_read_the_folder_may_read_what_a_run_tells(go: Go, plan_of: 
 
 
 def test_what_the_images_of_all_sites_cannot_tell_is_said_of_the_run(
-    plan_of: PlanOf, parts: list[Part], tmp_path: Path
+    plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
 ) -> None:
     """A patient of the first site's training images is among the last site's test images."""
 
-    def of_patient(part: Part, split: str) -> Part:
+    def of_patient(part: SiteImages, split: str) -> SiteImages:
         groups = [""] * len(part.images)
         groups[part.images.splits.index(split)] = "p"
         return replace(part, images=replace(part.images, groups=tuple(groups)))
 
     shared = [of_patient(parts[0], "train"), parts[1], of_patient(parts[2], "test")]
-    record = run.run(plan_of("local", rounds=1), shared, tmp_path, bench=Bench())
+    record = run.run(plan_of("local", rounds=1), shared, tmp_path, compute=Compute())
     (leak,) = [one for one in record["findings"] if one["kind"] == "leak"]
     assert (leak["part"], leak["images"]) == ("test", 1)
     assert leak["of"] == sum(len(part.of("test")) for part in parts)
@@ -456,8 +462,8 @@ def test_what_the_images_of_all_sites_cannot_tell_is_said_of_the_run(
 def test_a_sealed_run_takes_no_number_that_is_none(plan_of: PlanOf) -> None:
     schema = METHODS["fedavg"].schema(plan_of())
     arrays = {name: array.copy() for name, array in METHODS["fedavg"].start(plan_of()).items()}
-    sealed = transport.Post()
-    assert transport.through("f32", arrays, schema, arrays, sealed)[1] > schema.size
+    sealed = transport.SealedTransport()
+    assert transport.transfer("f32", arrays, schema, arrays, sealed)[1] > schema.size
     arrays["linear.bias"][0] = np.nan
     with pytest.raises(NonFiniteError):
-        transport.through("f32", arrays, schema, arrays, sealed)
+        transport.transfer("f32", arrays, schema, arrays, sealed)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedhelp_edge.data.pack import Pack
-from fedhelp_edge.methods.base import Bench
+from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.train import pretrain
@@ -24,18 +24,18 @@ def drawn(plan_of: PlanOf) -> dict[str, Array]:
 
 @pytest.fixture(scope="module")
 def learned(plan_of: PlanOf, pack: Pack) -> dict[str, Array]:
-    return pretrain.start(plan_of("fedhelp"), pack, Bench(), epochs=2)
+    return pretrain.initial_weights(plan_of("fedhelp"), pack, Compute(), epochs=2)
 
 
 def test_the_same_plan_and_pack_give_the_same_bits(plan_of: PlanOf, pack: Pack, learned: dict[str, Array]) -> None:
-    again = pretrain.start(plan_of("fedhelp"), pack, Bench(), epochs=2)
+    again = pretrain.initial_weights(plan_of("fedhelp"), pack, Compute(), epochs=2)
     assert {name: array.tobytes() for name, array in again.items()} == {
         name: array.tobytes() for name, array in learned.items()
     }
 
 
 def test_another_seed_gives_other_weights(plan_of: PlanOf, pack: Pack, learned: dict[str, Array]) -> None:
-    other = pretrain.start(plan_of("fedhelp", seed=4), pack, Bench(), epochs=2)
+    other = pretrain.initial_weights(plan_of("fedhelp", seed=4), pack, Compute(), epochs=2)
     assert other["conv1.weight"].tobytes() != learned["conv1.weight"].tobytes()
 
 
@@ -48,7 +48,7 @@ def test_first_weights_fit_those_that_are_drawn(learned: dict[str, Array], drawn
 def test_norm_layers_that_stay_at_home_later_are_in_the_first_weights(
     plan_of: PlanOf, pack: Pack, learned: dict[str, Array]
 ) -> None:
-    local = pretrain.start(plan_of("fedhelp", settings={"wire.norm": "local"}), pack, Bench(), epochs=2)
+    local = pretrain.initial_weights(plan_of("fedhelp", settings={"wire.norm": "local"}), pack, Compute(), epochs=2)
     assert {name: array.tobytes() for name, array in local.items()} == {
         name: array.tobytes() for name, array in learned.items()
     }
@@ -73,18 +73,18 @@ def test_running_statistics_are_those_of_the_public_images(drawn: dict[str, Arra
 
 def test_it_learns_whatever_weight_the_plan_gives_to_knowledge(plan_of: PlanOf, pack: Pack) -> None:
     without = plan_of("fedhelp", settings={"fedhelp.lambda_j": "0"})
-    found = pretrain.start(without, pack, Bench(), epochs=1)
+    found = pretrain.initial_weights(without, pack, Compute(), epochs=1)
     assert found["conv1.weight"].tobytes() != METHODS["fedhelp"].start(without)["conv1.weight"].tobytes()
 
 
 def test_what_the_sources_said_counts(plan_of: PlanOf, pack: Pack, learned: dict[str, Array]) -> None:
-    deaf = pretrain.start(plan_of("fedhelp", settings={"fedhelp.sources": "none"}), pack, Bench(), epochs=2)
+    deaf = pretrain.initial_weights(plan_of("fedhelp", settings={"fedhelp.sources": "none"}), pack, Compute(), epochs=2)
     assert deaf["conv1.weight"].tobytes() != learned["conv1.weight"].tobytes()
 
 
 def test_progress_counts_every_step(plan_of: PlanOf, pack: Pack) -> None:
     seen: list[tuple[int, int]] = []
-    pretrain.start(
-        plan_of("fedhelp"), pack, Bench(), epochs=3, progress=lambda done, total, _: seen.append((done, total))
+    pretrain.initial_weights(
+        plan_of("fedhelp"), pack, Compute(), epochs=3, progress=lambda done, total, _: seen.append((done, total))
     )
     assert seen == [(step, 6) for step in range(1, 7)]  # twelve images in batches of eight at most, three times

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedhelp_edge.merge.early_stopping import Report, is_spent
+from fedhelp_edge.merge.early_stopping import ValidationCounts, has_plateaued
 
 
 @pytest.mark.parametrize(
@@ -24,12 +24,12 @@ from fedhelp_edge.merge.early_stopping import Report, is_spent
 def test_no_better_for_as_many_rounds_as_there_is_patience_is_the_end(
     right: list[int], patience: int, spent: bool
 ) -> None:
-    assert is_spent([{"a": (100, correct)} for correct in right], patience) is spent
+    assert has_plateaued([{"a": (100, correct)} for correct in right], patience) is spent
 
 
 def test_what_counts_is_the_rate_and_not_the_number_of_images() -> None:
-    assert not is_spent([{"a": (100, 60)}, {"a": (10, 7)}], 1)
-    assert is_spent([{"a": (10, 7)}, {"a": (100, 60)}], 1)
+    assert not has_plateaued([{"a": (100, 60)}, {"a": (10, 7)}], 1)
+    assert has_plateaued([{"a": (10, 7)}, {"a": (100, 60)}], 1)
 
 
 BETTER, WORSE = [50, 55, 60, 65], [65, 60, 55, 50]
@@ -40,7 +40,7 @@ LIES = {
 }
 
 
-def federation(honest: list[int], lie: str, sites: int = 3) -> list[Report]:
+def federation(honest: list[int], lie: str, sites: int = 3) -> list[ValidationCounts]:
     names = [f"site-{number}" for number in range(sites - 1)]
     return [dict.fromkeys(names, (100, right)) | {"liar": LIES[lie][place]} for place, right in enumerate(honest)]
 
@@ -48,30 +48,30 @@ def federation(honest: list[int], lie: str, sites: int = 3) -> list[Report]:
 @pytest.mark.parametrize("sites", [2, 3, 6, 100])
 @pytest.mark.parametrize("lie", LIES)
 def test_no_site_alone_ends_a_federation(lie: str, sites: int) -> None:
-    assert not is_spent(federation(BETTER, lie, sites), 2)
+    assert not has_plateaued(federation(BETTER, lie, sites), 2)
 
 
 @pytest.mark.parametrize("sites", [3, 6, 100])
 @pytest.mark.parametrize("lie", LIES)
 def test_no_site_alone_keeps_a_federation_alive(lie: str, sites: int) -> None:
-    assert is_spent(federation(WORSE, lie, sites), 2)
+    assert has_plateaued(federation(WORSE, lie, sites), 2)
 
 
 def test_the_only_site_that_measures_does_not_speak_for_all() -> None:
-    assert not is_spent([{"a": (100, 50), "b": (0, 0), "c": (0, 0)}] * 4, 2)
+    assert not has_plateaued([{"a": (100, 50), "b": (0, 0), "c": (0, 0)}] * 4, 2)
 
 
 def test_a_site_that_came_lately_has_nothing_to_compare_and_does_not_end_it() -> None:
-    assert not is_spent([{"a": (10, 5)}, {"a": (10, 4), "b": (10, 4), "c": (10, 4)}], 1)
+    assert not has_plateaued([{"a": (10, 5)}, {"a": (10, 4), "b": (10, 4), "c": (10, 4)}], 1)
 
 
 def test_a_site_that_no_longer_measures_counts_as_not_spent() -> None:
-    assert not is_spent([{"a": (10, 5)}, {"a": (0, 0)}, {"a": (0, 0)}], 2)
+    assert not has_plateaued([{"a": (10, 5)}, {"a": (0, 0)}, {"a": (0, 0)}], 2)
 
 
 def test_the_sites_of_the_last_round_vote_and_no_others() -> None:
     better, worse = (10, 6), (10, 4)
     start = dict.fromkeys("abc", (10, 5))
-    assert is_spent([start, dict.fromkeys("abc", worse), {"a": worse}], 1)
-    assert is_spent([start, {"b": better, "c": better}, {"a": worse}], 1)
-    assert not is_spent([start, {"b": worse, "c": worse}, {"a": better}], 1)
+    assert has_plateaued([start, dict.fromkeys("abc", worse), {"a": worse}], 1)
+    assert has_plateaued([start, {"b": better, "c": better}, {"a": worse}], 1)
+    assert not has_plateaued([start, {"b": worse, "c": worse}, {"a": better}], 1)

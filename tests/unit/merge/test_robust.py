@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fedhelp_edge.merge import norm_limit, outliers, rules
-from fedhelp_edge.plan import Merge
+from fedhelp_edge.plan import MergeSettings
 from fedhelp_edge.update import Array
 
 Arrays = dict[str, Array]
@@ -74,7 +74,7 @@ def test_the_median_is_that_of_each_number(sites: int) -> None:
 @given(st.integers(1, 12), st.floats(0, 0.49), st.integers(0, 2**32))
 def test_the_trimmed_mean_is_flowers(sites: int, part: float, seed: int) -> None:
     _, shares = federation(sites, seed)
-    merged = rules.trimmed(shares, part)
+    merged = rules.trimmed_mean(shares, part)
     for name in SHAPES:
         wanted = flower_trimmed(np.stack([one[name] for one in shares.values()]), part)
         assert np.abs(merged[name] - wanted).max() < 1e-6
@@ -83,7 +83,7 @@ def test_the_trimmed_mean_is_flowers(sites: int, part: float, seed: int) -> None
 def test_nothing_trimmed_is_the_plain_mean() -> None:
     _, shares = federation(4, seed=0)
     plain = rules.mean(shares, dict.fromkeys(shares, 0.25))
-    assert all(np.abs(rules.trimmed(shares, 0.2)[name] - plain[name]).max() < 1e-6 for name in plain)
+    assert all(np.abs(rules.trimmed_mean(shares, 0.2)[name] - plain[name]).max() < 1e-6 for name in plain)
 
 
 @pytest.mark.parametrize("rule", ["median", "trimmed"])
@@ -92,7 +92,7 @@ def test_two_of_five_cannot_take_a_number_out_of_what_the_others_say(rule: str) 
     honest = np.stack([shares[site]["conv.weight"] for site in list(shares)[:3]])
     for site in list(shares)[3:]:
         shares[site] = moved(base, dict.fromkeys(SHAPES, np.float32(1e3)))
-    how = Merge(rule=rule, clip="none", trim=0.4)
+    how = MergeSettings(rule=rule, clip="none", trim=0.4)
     merged = rules.merge(base, shares, dict.fromkeys(shares, 1), how)["conv.weight"]
     assert (honest.min(0) <= merged).all()
     assert (merged <= honest.max(0)).all()
@@ -103,9 +103,9 @@ def test_a_tensor_larger_than_what_is_looked_at_together_is_merged_alike(
     rule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, shares = federation(5, seed=2)
-    how = Merge(rule=rule)
+    how = MergeSettings(rule=rule)
     whole = rules.merge(base, shares, dict.fromkeys(shares, 1), how)
-    monkeypatch.setattr(rules, "_COLUMNS", 35)
+    monkeypatch.setattr(rules, "_BLOCK", 35)
     assert bits(rules.merge(base, shares, dict.fromkeys(shares, 1), how)) == bits(whole)
 
 
@@ -113,14 +113,14 @@ def test_of_all_sites_together_no_more_numbers_are_looked_at_than_are_meant_to_b
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _, shares = federation(5, seed=2)
-    monkeypatch.setattr(rules, "_COLUMNS", 35)
+    monkeypatch.setattr(rules, "_BLOCK", 35)
     sizes: list[int] = []
 
     def counted(numbers: Array) -> Array:
         sizes.append(numbers.size)
         return np.asarray(np.median(numbers, axis=0))
 
-    merged = rules._across(shares, counted)
+    merged = rules._elementwise(shares, counted)
     assert max(sizes) == 35
     assert bits(merged) == bits(rules.median(shares))
 
@@ -131,7 +131,7 @@ def test_every_rule_gives_the_same_bits_in_whatever_order_shares_come(rule: str)
     shares["site-002"] = moved(base, shares["site-002"], 50)
     examples = {"site-001": 10, "site-002": 20, "site-003": 5, "site-004": 1}
     found = [
-        bits(rules.merge(base, {site: shares[site] for site in order}, examples, Merge(rule=rule, trim=0.25)))
+        bits(rules.merge(base, {site: shares[site] for site in order}, examples, MergeSettings(rule=rule, trim=0.25)))
         for order in itertools.permutations(shares)
     ]
     assert all(each == found[0] for each in found)
@@ -141,7 +141,7 @@ def test_every_rule_gives_the_same_bits_in_whatever_order_shares_come(rule: str)
 def test_the_rules_without_weights_take_no_account_of_examples(rule: str) -> None:
     base, shares = federation(5, seed=4)
     one, other = (
-        rules.merge(base, shares, dict(zip(shares, counts, strict=True)), Merge(rule=rule))
+        rules.merge(base, shares, dict(zip(shares, counts, strict=True)), MergeSettings(rule=rule))
         for counts in ([1] * 5, [1, 1000, 2, 50, 7])
     )
     assert bits(one) == bits(other)
@@ -177,7 +177,7 @@ def test_a_share_that_pulls_hard_moves_the_mean_by_no_more_than_the_clip_allows(
 ) -> None:
     base, shares = attacked(sites, seed, attack)
     examples = dict(zip(shares, counts[:sites], strict=True))
-    merged = rules.merge(base, shares, examples, Merge())
+    merged = rules.merge(base, shares, examples, MergeSettings())
     parts = rules.weights(list(examples.values()))
     for what, names in (("weights", WEIGHTS), ("statistics", STATISTICS)):
         median = float(np.median([distance(share, base, names) for share in shares.values()]))
@@ -189,30 +189,30 @@ def test_a_share_that_pulls_hard_moves_the_mean_by_no_more_than_the_clip_allows(
 def test_without_the_clip_the_same_share_moves_the_mean_further(attack: str) -> None:
     base, shares = attacked(5, 7, attack)
     examples = dict.fromkeys(shares, 1)
-    bare, clipped = (rules.merge(base, shares, examples, Merge(clip=how)) for how in ("none", "auto"))
+    bare, clipped = (rules.merge(base, shares, examples, MergeSettings(clip=how)) for how in ("none", "auto"))
     assert distance(bare, base, STATISTICS) > 3 * distance(clipped, base, STATISTICS)
 
 
 @given(st.integers(3, 9), st.integers(0, 2**32))
 def test_shares_within_five_medians_are_merged_as_they_are_to_the_bit(sites: int, seed: int) -> None:
     base, shares = federation(sites, seed, spread=4.0)
-    pulls = {site: norm_limit.pull(base, share) for site, share in shares.items()}
+    pulls = {site: norm_limit.update_norm(base, share) for site, share in shares.items()}
     for what in ("weights", "statistics"):
         lengths = [own[what] for own in pulls.values()]
         assume(max(lengths) <= 5 * np.median(lengths))  # eight numbers may happen to be less alike
-    assert norm_limit.factors(pulls) == {}
+    assert norm_limit.scale_factors(pulls) == {}
     examples = dict.fromkeys(shares, 3)
-    bare, clipped = (rules.merge(base, shares, examples, Merge(clip=how)) for how in ("none", "auto"))
+    bare, clipped = (rules.merge(base, shares, examples, MergeSettings(clip=how)) for how in ("none", "auto"))
     assert bits(bare) == bits(clipped)
 
 
 def test_a_share_clipped_in_its_statistics_keeps_its_weights_to_the_bit() -> None:
     base, shares = attacked(4, 0, "in the running statistics alone", spread=1.0)
-    (odd, own), *others = norm_limit.factors(
-        {site: norm_limit.pull(base, share) for site, share in shares.items()}
+    (odd, own), *others = norm_limit.scale_factors(
+        {site: norm_limit.update_norm(base, share) for site, share in shares.items()}
     ).items()
     assert not others
-    closer = norm_limit.Closer(base, shares[odd], own)
+    closer = norm_limit.ClippedUpdate(base, shares[odd], own)
     assert {name for name in SHAPES if closer[name].tobytes() != shares[odd][name].tobytes()} == set(STATISTICS)
     assert list(closer) == list(shares[odd])
 
@@ -220,16 +220,16 @@ def test_a_share_clipped_in_its_statistics_keeps_its_weights_to_the_bit() -> Non
 def test_a_part_that_is_not_clipped_is_the_shares_own_however_far_its_numbers_are_from_the_bases() -> None:
     """Of 1e4 and 1e-20, the way from one to the other and back is not exact."""
     base, share = {"w": np.array([1e4], np.float32)}, {"w": np.array([1e-20], np.float32)}
-    closer = norm_limit.Closer(base, share, {"weights": 1.0, "statistics": 0.5})
+    closer = norm_limit.ClippedUpdate(base, share, {"weights": 1.0, "statistics": 0.5})
     assert closer["w"].tobytes() == share["w"].tobytes()
     assert len(closer) == 1
 
 
 def test_what_is_clipped_keeps_its_direction_and_ends_at_five_medians() -> None:
     base, shares = attacked(5, 1, "scaled up", spread=1.0)
-    pulls = {site: norm_limit.pull(base, share) for site, share in shares.items()}
-    ((odd, own),) = norm_limit.factors(pulls).items()
-    closer = norm_limit.Closer(base, shares[odd], own)
+    pulls = {site: norm_limit.update_norm(base, share) for site, share in shares.items()}
+    ((odd, own),) = norm_limit.scale_factors(pulls).items()
+    closer = norm_limit.ClippedUpdate(base, shares[odd], own)
     for names in (WEIGHTS, STATISTICS):
         median = float(np.median([distance(share, base, names) for share in shares.values()]))
         assert distance(closer, base, names) == pytest.approx(5 * median, rel=1e-5)
@@ -239,29 +239,29 @@ def test_what_is_clipped_keeps_its_direction_and_ends_at_five_medians() -> None:
 
 def test_of_two_shares_neither_is_clipped() -> None:
     base, shares = attacked(2, 0, "scaled up")
-    assert norm_limit.factors({site: norm_limit.pull(base, share) for site, share in shares.items()}) == {}
+    assert norm_limit.scale_factors({site: norm_limit.update_norm(base, share) for site, share in shares.items()}) == {}
 
 
 def test_shares_that_change_nothing_are_no_reason_to_divide_by_nothing() -> None:
     base, _ = federation(1, seed=0)
     still = {f"site-{n}": dict(base) for n in range(4)}
-    assert bits(rules.merge(base, still, dict.fromkeys(still, 1), Merge())) == bits(base)
+    assert bits(rules.merge(base, still, dict.fromkeys(still, 1), MergeSettings())) == bits(base)
 
 
 def test_one_that_moves_among_many_that_stand_still_does_not_move_the_model() -> None:
     base, _ = federation(1, seed=0)
     shares = {f"site-{n}": dict(base) for n in range(4)}
     shares["site-3"] = moved(base, dict.fromkeys(SHAPES, np.float32(1)))
-    assert bits(rules.merge(base, shares, dict.fromkeys(shares, 1), Merge())) == bits(base)
+    assert bits(rules.merge(base, shares, dict.fromkeys(shares, 1), MergeSettings())) == bits(base)
 
 
 def test_pulls_that_are_known_already_are_not_measured_again() -> None:
     base, shares = attacked(5, 2, "scaled up")
-    pulls = {site: norm_limit.pull(base, share) for site, share in shares.items()}
+    pulls = {site: norm_limit.update_norm(base, share) for site, share in shares.items()}
     examples = dict.fromkeys(shares, 1)
     opened = Files(shares)
-    merged = rules.merge(base, opened, examples, Merge(), pulls)
-    assert bits(merged) == bits(rules.merge(base, shares, examples, Merge()))
+    merged = rules.merge(base, opened, examples, MergeSettings(), pulls)
+    assert bits(merged) == bits(rules.merge(base, shares, examples, MergeSettings()))
     assert opened.opened == sorted(shares)
 
 
@@ -270,7 +270,7 @@ def test_pulls_that_are_known_already_are_not_measured_again() -> None:
     [("bn1.running_mean", "statistics"), ("running_var", "statistics"), ("layer1.0.bn1.weight", "weights")],
 )
 def test_running_statistics_are_known_by_their_names(name: str, what: str) -> None:
-    assert norm_limit.part(name) == what
+    assert norm_limit.tensor_kind(name) == what
 
 
 # --- shares that are files -----------------------------------------------------------------------------------------
@@ -330,25 +330,27 @@ class Opened(Mapping[str, Array]):
 def test_for_the_mean_shares_are_opened_one_after_another_and_one_array_is_held(how: str, times: int) -> None:
     base, shares = attacked(5, 3, "scaled up")
     files = Files(shares)
-    merged = rules.merge(base, files, dict.fromkeys(shares, 1), Merge(clip=how))
+    merged = rules.merge(base, files, dict.fromkeys(shares, 1), MergeSettings(clip=how))
     assert files.opened == sorted(shares) * times
     assert files.most == 1
-    assert bits(merged) == bits(rules.merge(base, shares, dict.fromkeys(shares, 1), Merge(clip=how)))
+    assert bits(merged) == bits(rules.merge(base, shares, dict.fromkeys(shares, 1), MergeSettings(clip=how)))
 
 
 @pytest.mark.parametrize("rule", ["median", "trimmed"])
 def test_for_the_rules_over_all_sites_one_tensor_of_each_is_held(rule: str) -> None:
     base, shares = federation(5, seed=5)
     files = Files(shares)
-    merged = rules.merge(base, files, dict.fromkeys(shares, 1), Merge(rule=rule, clip="none"))
+    merged = rules.merge(base, files, dict.fromkeys(shares, 1), MergeSettings(rule=rule, clip="none"))
     assert files.most == 5
-    assert bits(merged) == bits(rules.merge(base, shares, dict.fromkeys(shares, 1), Merge(rule=rule, clip="none")))
+    assert bits(merged) == bits(
+        rules.merge(base, shares, dict.fromkeys(shares, 1), MergeSettings(rule=rule, clip="none"))
+    )
 
 
 def test_while_odd_shares_are_looked_for_no_more_than_two_are_open() -> None:
     base, shares = federation(8, seed=6)
-    pulls = {site: norm_limit.pull(base, share) for site, share in shares.items()}
+    pulls = {site: norm_limit.update_norm(base, share) for site, share in shares.items()}
     files = Files(shares)
-    assert outliers.suspects(base, files, pulls) == {}
+    assert outliers.suspicious_updates(base, files, pulls) == {}
     assert len(files.opened) > 2 * len(shares)
     assert files.most_open <= 2

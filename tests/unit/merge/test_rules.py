@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedhelp_edge.merge import rules
-from fedhelp_edge.plan import Merge
+from fedhelp_edge.plan import MergeSettings
 from fedhelp_edge.update import Array
 
 examples = st.lists(st.integers(1, 10**6), min_size=1, max_size=60)
@@ -81,20 +81,22 @@ def test_a_site_without_examples_cannot_take_what_is_cut() -> None:
 @pytest.mark.parametrize(
     ("how", "weighs", "parts"),
     [
-        (Merge(), True, {"a": 0.25, "b": 0.75}),
-        (Merge(weight="uniform"), False, {"a": 0.5, "b": 0.5}),
-        (Merge(rule="median"), False, {}),
-        (Merge(rule="trimmed", weight="uniform"), False, {}),
+        (MergeSettings(), True, {"a": 0.25, "b": 0.75}),
+        (MergeSettings(weight="uniform"), False, {"a": 0.5, "b": 0.5}),
+        (MergeSettings(rule="median"), False, {}),
+        (MergeSettings(rule="trimmed", weight="uniform"), False, {}),
     ],
-    ids=lambda how: f"{how.rule} {how.weight}" if isinstance(how, Merge) else "",
+    ids=lambda how: f"{how.rule} {how.weight}" if isinstance(how, MergeSettings) else "",
 )
-def test_numbers_of_images_weigh_in_a_mean_by_examples_alone(how: Merge, weighs: bool, parts: dict[str, float]) -> None:
-    assert rules.weighs(how) is weighs
-    assert rules.parts({"b": 3, "a": 1}, replace(how, cap=1.0)) == parts
+def test_numbers_of_images_weigh_in_a_mean_by_examples_alone(
+    how: MergeSettings, weighs: bool, parts: dict[str, float]
+) -> None:
+    assert rules.weights_by_examples(how) is weighs
+    assert rules.site_weights({"b": 3, "a": 1}, replace(how, cap=1.0)) == parts
 
 
 def test_a_round_that_nobody_shares_in_has_no_parts() -> None:
-    assert rules.parts({}, Merge()) == {}
+    assert rules.site_weights({}, MergeSettings()) == {}
 
 
 def test_the_mean_is_weighted() -> None:

@@ -32,7 +32,9 @@ def honest(count: int, *, own: float = 0.5) -> dict[str, Arrays]:
 
 
 def faults(shares: dict[str, Arrays]) -> dict[str, HubError]:
-    return outliers.suspects(BASE, shares, {name: norm_limit.pull(BASE, share) for name, share in shares.items()})
+    return outliers.suspicious_updates(
+        BASE, shares, {name: norm_limit.update_norm(BASE, share) for name, share in shares.items()}
+    )
 
 
 def found(shares: dict[str, Arrays]) -> dict[str, type]:
@@ -141,22 +143,22 @@ def test_a_site_is_held_against_the_others_alone_and_not_against_itself_too(cosi
     assert found(shares) == ({site(5): fault} if fault else {})
 
 
-@given(st.lists(st.integers(1, 12).map(lambda power: 3**power), min_size=norm_limit.FEWEST, max_size=9))
+@given(st.lists(st.integers(1, 12).map(lambda power: 3**power), min_size=norm_limit.MIN_UPDATES, max_size=9))
 def test_claims_are_measured_by_the_median_of_the_other_sites(claims: list[int]) -> None:
     examples = {site(number): claimed for number, claimed in enumerate(claims)}
     odd = {
         name
         for name, claimed in examples.items()
-        if claimed > outliers.MANY * np.median([other for who, other in examples.items() if who != name])
+        if claimed > outliers.EXAMPLES_FACTOR * np.median([other for who, other in examples.items() if who != name])
     }
-    assert set(outliers.inflated(examples, {})) == odd
+    assert set(outliers.inflated_claims(examples, {})) == odd
 
 
 @pytest.mark.parametrize(("claimed", "odd"), [(2000, False), (2001, True)])
 def test_twenty_times_the_median_of_the_others_is_still_believed(claimed: int, odd: bool) -> None:
-    assert list(outliers.inflated({"a": 100, "b": 100, "c": claimed}, {})) == ["c"] * odd
+    assert list(outliers.inflated_claims({"a": 100, "b": 100, "c": claimed}, {})) == ["c"] * odd
 
 
 @pytest.mark.parametrize(("claimed", "odd"), [(10_000, False), (10_001, True)])
 def test_twice_what_a_person_let_in_is_still_believed(claimed: int, odd: bool) -> None:
-    assert list(outliers.inflated({"a": 100, "b": 100, "c": claimed}, {"c": 5000})) == ["c"] * odd
+    assert list(outliers.inflated_claims({"a": 100, "b": 100, "c": claimed}, {"c": 5000})) == ["c"] * odd

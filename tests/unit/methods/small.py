@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from fedhelp_edge import plan as plans
 from fedhelp_edge.methods import registry
-from fedhelp_edge.methods.base import Batch, Bench, Knowledge, Learner, Site
+from fedhelp_edge.methods.base import Batch, Compute, Knowledge, Learner, SiteFacts
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.update import Array
 
 SIDE = 8
-HERE = Bench()
+HERE = Compute()
 EVERYBODY = [
     ("local", "small", {}),
     ("local", "large", {}),
@@ -55,14 +55,14 @@ def learner(
     tier: str = "small",
     knowledge: Knowledge | None = None,
     site: str = "site-001",
-    bench: Bench = HERE,
+    bench: Compute = HERE,
 ) -> Learner:
     """What the plan's method is at a site, as the first round begins."""
     method = registry.METHODS[plan.method]
     module, name = method.learner.split(":")
     examples = tuple(range(1, len(plan.classes) + 1))
     make = getattr(importlib.import_module(module), name)
-    made: Learner = make(plan, Site(site, tier, examples), method.schema(plan), knowledge, bench)
+    made: Learner = make(plan, SiteFacts(site, tier, examples), method.schema(plan), knowledge, bench)
     made.receive(method.start(plan), 1)
     return made
 

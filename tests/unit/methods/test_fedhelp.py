@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from fedhelp_edge.methods.base import Batch, Knowledge, Learner, Phase
-from fedhelp_edge.methods.fedhelp import Proxy, Public, Surrogate
+from fedhelp_edge.methods.fedhelp import Proxy, PublicHead, Surrogate
 from fedhelp_edge.nets import resnet, spec
 from tests.unit.methods import small
 
@@ -50,7 +50,7 @@ def other_answers(knowledge: Knowledge) -> Knowledge:
 
 
 def test_trust_is_no_less_than_zero_and_sums_to_one_for_each_image() -> None:
-    public = Public(classes=5, images=6, sources=3)
+    public = PublicHead(classes=5, images=6, sources=3)
     assert public.trust is not None
     torch.nn.init.normal_(public.trust, std=10, generator=torch.Generator().manual_seed(0))
     alpha = public.alpha(torch.arange(6))
@@ -59,7 +59,7 @@ def test_trust_is_no_less_than_zero_and_sums_to_one_for_each_image() -> None:
 
 
 def test_trust_begins_alike_in_all_sources() -> None:
-    assert Public(5, 6, 4).alpha(torch.arange(6)).tolist() == [[0.25] * 4] * 6
+    assert PublicHead(5, 6, 4).alpha(torch.arange(6)).tolist() == [[0.25] * 4] * 6
 
 
 def test_the_only_source_has_all_trust_exactly_and_nothing_is_learned_of_it() -> None:
@@ -85,7 +85,7 @@ def test_a_step_puts_trust_where_the_closed_form_says() -> None:
     index = batches["public"].index
     assert learner.public is not None
     assert learner.public.trust is not None
-    with torch.no_grad(), resnet.still_statistics(learner.net):
+    with torch.no_grad(), resnet.frozen_bn_stats(learner.net):
         answer = learner.public.head(learner.net.features(batches["public"].images)).softmax(1)
     said = torch.from_numpy(small.knowledge().probabilities.astype(np.float32)).transpose(0, 1)[index]
     by_alpha = (said * ((said.mean(1) / answer).log() + 1).unsqueeze(1)).sum(2)  # F_m . (ln(mix / s) + 1)
@@ -102,17 +102,17 @@ def test_trust_that_is_given_has_no_parameters(alpha: str) -> None:
     learner = surrogate(alpha=alpha)
     walk(learner)
     assert not [name for name in learner.state() if "trust" in name]
-    assert torch.allclose(learner.fixed.sum(1), torch.ones(6))
+    assert torch.allclose(learner.fixed_alpha.sum(1), torch.ones(6))
 
 
 def test_uniform_trust_is_the_same_for_all_sources() -> None:
-    assert surrogate(small.knowledge(sources=4), alpha="uniform").fixed.tolist() == [[0.25] * 4] * 6
+    assert surrogate(small.knowledge(sources=4), alpha="uniform").fixed_alpha.tolist() == [[0.25] * 4] * 6
 
 
 def test_trust_by_labels_is_in_proportion_to_what_each_source_gave_the_label() -> None:
     knowledge = small.knowledge(sources=3)
     given = np.stack([said[np.arange(6), knowledge.labels] for said in knowledge.probabilities.astype(np.float64)], 1)
-    fixed = surrogate(knowledge, alpha="label_fit").fixed.numpy()
+    fixed = surrogate(knowledge, alpha="label_fit").fixed_alpha.numpy()
     assert np.allclose(fixed, given / given.sum(1, keepdims=True), atol=1e-4)
 
 
@@ -139,7 +139,7 @@ def test_the_loss_is_that_of_equations_1_to_3() -> None:
     learner = surrogate(lambda_j=0.5, lambda_r=0.25)
     private, public = small.batch(), small.batch(classes=5, seed=8)
     assert learner.public is not None
-    with torch.no_grad(), resnet.still_statistics(learner.net):
+    with torch.no_grad(), resnet.frozen_bn_stats(learner.net):
         own = F.cross_entropy(learner.net(private.images), private.labels)
         answer = learner.public.head(learner.net.features(public.images)).log_softmax(1)
     mix = torch.from_numpy(small.knowledge().probabilities.astype(np.float32)).mean(0)[public.index]
@@ -158,14 +158,14 @@ def test_what_the_sources_said_and_how_far_they_are_trusted_is_that_of_the_image
     assert learner.public is not None
     if learner.public.trust is not None:
         torch.nn.init.normal_(learner.public.trust, generator=torch.Generator().manual_seed(1))
-    trust = learner.fixed if learner.public.trust is None else learner.public.trust.detach().softmax(1)
+    trust = learner.fixed_alpha if learner.public.trust is None else learner.public.trust.detach().softmax(1)
     mixes = []
     for image, trusted in zip([5, 0, 3, 4], trust[[5, 0, 3, 4]].numpy(), strict=True):
         mixes.append(
             sum(part * said[image] for part, said in zip(trusted, small.knowledge().probabilities, strict=True))
         )
     mix = torch.from_numpy(np.array(mixes, np.float32))
-    with torch.no_grad(), resnet.still_statistics(learner.net):
+    with torch.no_grad(), resnet.frozen_bn_stats(learner.net):
         answer = learner.public.head(learner.net.features(public.images)).log_softmax(1)
     parts = learner.step(learner.phases(1, False)[0], {"private": small.batch(), "public": public})
     assert parts["sources"] == pytest.approx(0.5 * 0.25 * (mix * (mix.log() - answer)).sum(1).mean().item(), rel=1e-4)
@@ -281,7 +281,7 @@ def test_a_large_site_gives_its_proxy_and_nothing_of_its_own_net() -> None:
 def test_after_a_round_the_proxy_is_the_merged_model_and_the_large_net_is_as_it_was() -> None:
     learner = proxy()
     walk(learner)
-    before, merged = part(learner, "teacher/"), spec.start(learner.schema, 42)
+    before, merged = part(learner, "teacher/"), spec.initial_weights(learner.schema, 42)
     learner.receive(merged, 2)
     assert small.same(resnet.arrays(learner.net), merged)
     assert small.same(part(learner, "teacher/"), before)
@@ -290,7 +290,7 @@ def test_after_a_round_the_proxy_is_the_merged_model_and_the_large_net_is_as_it_
 def test_after_a_round_the_public_head_and_the_trust_are_as_they_were() -> None:
     learner = surrogate()
     walk(learner)
-    before, merged = part(learner, "public/"), spec.start(learner.schema, 42)
+    before, merged = part(learner, "public/"), spec.initial_weights(learner.schema, 42)
     learner.receive(merged, 2)
     assert small.same(resnet.arrays(learner.net), merged)
     assert small.same(part(learner, "public/"), before)
@@ -309,7 +309,7 @@ def test_sites_begin_with_large_nets_and_public_heads_of_their_own() -> None:
 
 def answers(learner: Proxy, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """The logits of large net and proxy, as a step will see them."""
-    with torch.no_grad(), resnet.still_statistics(learner.teacher), resnet.still_statistics(learner.net):
+    with torch.no_grad(), resnet.frozen_bn_stats(learner.teacher), resnet.frozen_bn_stats(learner.net):
         return learner.teacher(batch.images), learner.net(batch.images)
 
 
@@ -423,7 +423,7 @@ def test_in_turn_the_other_net_stands_still_with_its_statistics(
 def test_in_turn_the_net_that_stands_still_answers_as_in_use() -> None:
     learner, batch = proxy(schedule="alternate", lambda_f=1.0), small.batch()
     walk(learner)
-    with torch.no_grad(), resnet.still_statistics(learner.net):
+    with torch.no_grad(), resnet.frozen_bn_stats(learner.net):
         large, own = learner.teacher.eval()(batch.images), learner.net.train()(batch.images)
     kl = (large.softmax(1) * (large.log_softmax(1) - own.log_softmax(1))).sum(1).mean()
     assert learner.step(Phase("proxy"), {"private": batch})["forward"] == pytest.approx(kl.item(), rel=1e-3)

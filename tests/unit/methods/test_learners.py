@@ -13,9 +13,9 @@ import torch
 
 from fedhelp_edge import update
 from fedhelp_edge.methods import registry
-from fedhelp_edge.methods.base import Bench, Learner, Phase, Site, draw_seed
+from fedhelp_edge.methods.base import Compute, Learner, Phase, SiteFacts, derive_seed
 from fedhelp_edge.methods.fedhelp import Surrogate
-from fedhelp_edge.methods.losses import prior
+from fedhelp_edge.methods.losses import class_prior
 from fedhelp_edge.nets import resnet, spec
 from tests.unit.methods import small
 
@@ -76,10 +76,10 @@ def test_a_state_taken_up_goes_on_as_if_it_had_never_been_put_down(
 def test_a_state_is_taken_up_by_a_learner_that_has_just_been_made(
     method: str, tier: str, numbers: dict[str, Any]
 ) -> None:
-    one, site = made(method, tier, numbers), Site("site-001", tier, (1, 2, 3, 4))
+    one, site = made(method, tier, numbers), SiteFacts("site-001", tier, (1, 2, 3, 4))
     one.receive(one.give().arrays, 3)
     walk(one)
-    other = type(one)(one.plan, site, one.schema, small.knowledge(), Bench())
+    other = type(one)(one.plan, site, one.schema, small.knowledge(), Compute())
     other.load(one.state(), 3)
     assert walk(one) == walk(other)
     assert small.same(one.state(), other.state())
@@ -90,7 +90,7 @@ def test_a_state_is_what_a_file_can_hold(method: str, tier: str, numbers: dict[s
     learner, file = made(method, tier, numbers), io.BytesIO()
     walk(learner)
     update.write(file, learner.state())
-    assert small.same(dict(update.Arrays(file, update.read_header(file, limit=4 << 20))), learner.state())
+    assert small.same(dict(update.FileArrays(file, update.read_header(file, limit=4 << 20))), learner.state())
 
 
 @exchanging
@@ -125,7 +125,7 @@ def test_a_share_has_the_bytes_of_one_resnet20(tier: str) -> None:
 def test_a_merged_model_is_taken_as_it_is(method: str, tier: str, numbers: dict[str, Any]) -> None:
     learner = made(method, tier, numbers)
     walk(learner)
-    merged = spec.start(learner.schema, 42)
+    merged = spec.initial_weights(learner.schema, 42)
     learner.receive(merged, 2)
     assert small.same(resnet.arrays(learner.net), merged)
 
@@ -192,15 +192,15 @@ def test_sets_drawn_together_are_drawn_at_each_step_unless_a_phase_says_otherwis
 
 
 def test_by_itself_a_process_does_all_the_work_in_single_precision_on_the_processor() -> None:
-    assert Bench() == Bench(device="cpu", half=False, rank=0, ranks=1)
+    assert Compute() == Compute(device="cpu", bf16=False, rank=0, ranks=1)
 
 
 @everybody
 def test_all_that_learns_lies_on_the_device_that_is_used(method: str, tier: str, numbers: dict[str, Any]) -> None:
     one = made(method, tier, numbers)
-    other = type(one)(one.plan, one.site, one.schema, small.knowledge(), Bench("meta"))  # a device everywhere at hand
+    other = type(one)(one.plan, one.site, one.schema, small.knowledge(), Compute("meta"))  # a device everywhere at hand
     tensors = [tensor for module in other.kept().values() for tensor in module.state_dict().values()]
-    tensors += [other.said, other.fixed] if isinstance(other, Surrogate) else []
+    tensors += [other.said, other.fixed_alpha] if isinstance(other, Surrogate) else []
     assert {tensor.device.type for tensor in tensors} == {"meta"}
 
 
@@ -210,7 +210,7 @@ def test_a_step_shared_with_a_process_that_drew_the_same_is_the_step_of_one(
 ) -> None:
     """What the other adds to a sum is what this one adds. Real processes meet in tests/unit/train/test_parallel.py."""
     one = made(method, tier, {})
-    half = small.learner(one.plan, tier, small.knowledge(), bench=Bench(ranks=2))
+    half = small.learner(one.plan, tier, small.knowledge(), bench=Compute(ranks=2))
     whole = {"private": small.batch(), "public": small.batch(classes=5, seed=9)}
     shared = {name: replace(batch, part=0.5) for name, batch in whole.items()}
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda summed: summed.mul_(2))
@@ -221,18 +221,18 @@ def test_a_step_shared_with_a_process_that_drew_the_same_is_the_step_of_one(
 @pytest.mark.parametrize("loss", ["ce", "logit-adjusted", "symmetric"])
 def test_the_prior_is_kept_for_the_answers_where_the_loss_has_taken_it_out(loss: str) -> None:
     learner = small.learner(small.plan(training={"loss": loss}))
-    assert learner.prior == (prior((1, 2, 3, 4)).tolist() if loss == "logit-adjusted" else None)
+    assert learner.prior == (class_prior((1, 2, 3, 4)).tolist() if loss == "logit-adjusted" else None)
 
 
 def test_what_is_drawn_follows_from_seed_site_and_purpose_in_every_version_of_the_program() -> None:
     first_bytes = hashlib.sha256(b"3/site-001/teacher").hexdigest()[:14]
-    assert draw_seed(3, "site-001", "teacher") == int(first_bytes, 16)
+    assert derive_seed(3, "site-001", "teacher") == int(first_bytes, 16)
 
 
 @everybody
 def test_half_precision_trains_and_keeps_single_precision(method: str, tier: str, numbers: dict[str, Any]) -> None:
     plan = small.plan(method, **{method: numbers})
-    learner = small.learner(plan, tier, small.knowledge(), bench=Bench(half=True))
+    learner = small.learner(plan, tier, small.knowledge(), bench=Compute(bf16=True))
     first, *_, last = walk(learner, 8)
     assert last["loss"] < first["loss"]
     assert {array.dtype for array in learner.state().values()} <= {np.dtype(np.float32), np.dtype(np.int64)}
@@ -260,7 +260,7 @@ def test_grey_images_and_group_norm_are_learned_too(method: str, tier: str, numb
 @pytest.mark.parametrize(("tier", "net"), [("small", "resnet20"), ("large", "resnet32")])
 def test_alone_a_site_trains_the_net_it_would_diagnose_with(tier: str, net: str) -> None:
     learner = made("local", tier, {})
-    assert update.Share(resnet.arrays(learner.model)).schema() == spec.schema(net, 4, 3)
+    assert update.Update(resnet.arrays(learner.model)).schema() == spec.schema(net, 4, 3)
 
 
 @pytest.mark.parametrize("tier", ["small", "large"])
@@ -268,7 +268,7 @@ def test_alone_a_site_gives_nothing_and_takes_nothing(tier: str) -> None:
     learner = made("local", tier, {})
     walk(learner)
     before = resnet.arrays(learner.net)
-    learner.receive(spec.start(spec.schema("resnet20", 4, 3), 42), 2)
+    learner.receive(spec.initial_weights(spec.schema("resnet20", 4, 3), 42), 2)
     assert not learner.give().arrays
     assert small.same(resnet.arrays(learner.net), before)
 

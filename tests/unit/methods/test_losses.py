@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedhelp_edge.methods import losses
-from fedhelp_edge.methods.fedhelp import cross_divergence
-from fedhelp_edge.methods.losses import divergence, mixed, ranked, symmetric
+from fedhelp_edge.methods.fedhelp import mix_kl_divergence
+from fedhelp_edge.methods.losses import kl_divergence, mix_sources, ranking_loss, symmetric
 
 BOUND = -math.log(1e-4)  # 9.2103: of the reverse part of the symmetric loss
 
@@ -34,7 +34,7 @@ def gradient(loss: Tensor, of: Tensor) -> Tensor:
 
 def reverse(logits: Tensor, target: Tensor) -> Tensor:
     """The reverse part of the symmetric loss."""
-    return (symmetric(logits, target) - losses.CE_PART * F.cross_entropy(logits, target)) / losses.REVERSE_PART
+    return (symmetric(logits, target) - losses.CE_WEIGHT * F.cross_entropy(logits, target)) / losses.REVERSE_WEIGHT
 
 
 # --- gradients by finite differences -------------------------------------------------------------------------------
@@ -43,26 +43,26 @@ def reverse(logits: Tensor, target: Tensor) -> Tensor:
 @pytest.mark.parametrize("top", [1, 3])
 def test_the_ranked_loss_has_the_gradient_of_finite_differences(top: int) -> None:
     guide = draw(5, 6, seed=1)
-    assert torch.autograd.gradcheck(lambda logits: ranked(logits, guide, top), learned(5, 6))
+    assert torch.autograd.gradcheck(lambda logits: ranking_loss(logits, guide, top), learned(5, 6))
 
 
 def test_the_divergence_has_the_gradient_of_finite_differences() -> None:
     teacher = draw(5, 6, seed=1).softmax(1)
-    assert torch.autograd.gradcheck(lambda logits: divergence(teacher, logits), learned(5, 6))
+    assert torch.autograd.gradcheck(lambda logits: kl_divergence(teacher, logits), learned(5, 6))
 
 
 def test_the_divergence_of_mixed_sources_has_the_gradient_of_finite_differences_for_trust_and_logits() -> None:
     said = draw(4, 3, 6, seed=1).softmax(2)
 
     def loss(trust: Tensor, logits: Tensor) -> Tensor:
-        return cross_divergence(mixed(said, trust.softmax(1)), logits)
+        return mix_kl_divergence(mix_sources(said, trust.softmax(1)), logits)
 
     assert torch.autograd.gradcheck(loss, (learned(4, 3, seed=2), learned(4, 6)))
 
 
 @pytest.mark.parametrize("name", ["ce", "logit-adjusted", "symmetric"])
 def test_every_loss_of_the_plan_has_the_gradient_of_finite_differences(name: str) -> None:
-    loss = losses.loss_of(name, (100, 10, 1, 0))
+    loss = losses.loss_function(name, (100, 10, 1, 0))
     assert torch.autograd.gradcheck(lambda logits: loss(logits, labels(6, 4)), learned(6, 4))
 
 
@@ -73,7 +73,7 @@ def test_every_loss_of_the_plan_has_the_gradient_of_finite_differences(name: str
 def test_the_gradient_of_the_ranking_is_k_times_softmax_minus_one_for_the_chosen(top: int) -> None:
     logits, guide = learned(1, 6), draw(1, 6, seed=1)
     chosen = torch.zeros(1, 6, dtype=torch.float64).scatter(1, guide.topk(top).indices, 1)
-    found = gradient(ranked(logits, guide, top), logits)
+    found = gradient(ranking_loss(logits, guide, top), logits)
     assert torch.allclose(found, top * logits.softmax(1) - chosen, atol=1e-12)
     assert abs(float(found.sum())) < 1e-12
 
@@ -82,7 +82,7 @@ def test_a_chosen_class_is_raised_only_while_it_has_less_than_its_part() -> None
     guide = torch.tensor([[5.0, 4.0, 3.0, 0.0, 0.0]], dtype=torch.float64)
     logits = learned(200, 5) * 2
     probability = logits.softmax(1)[:, :3]
-    raised = gradient(ranked(logits, guide.expand(200, 5), 3), logits)[:, :3] < 0
+    raised = gradient(ranking_loss(logits, guide.expand(200, 5), 3), logits)[:, :3] < 0
     assert torch.equal(raised, probability < 1 / 3)
     assert raised.any()
     assert not raised.all()
@@ -90,7 +90,7 @@ def test_a_chosen_class_is_raised_only_while_it_has_less_than_its_part() -> None
 
 def test_no_gradient_of_the_ranking_reaches_the_guide() -> None:
     guide = learned(3, 5, seed=1)
-    loss = ranked(learned(3, 5), guide, 2)
+    loss = ranking_loss(learned(3, 5), guide, 2)
     assert torch.autograd.grad(loss, guide, allow_unused=True) == (None,)
 
 
@@ -101,7 +101,7 @@ def test_no_gradient_of_the_ranking_reaches_the_guide() -> None:
 )
 def test_only_the_ranks_of_the_guide_matter(rising: Callable[[Tensor], Tensor]) -> None:
     logits, guide = learned(8, 6), draw(8, 6, seed=1)
-    one, other = ranked(logits, guide, 3), ranked(logits, rising(guide), 3)
+    one, other = ranking_loss(logits, guide, 3), ranking_loss(logits, rising(guide), 3)
     assert torch.equal(one, other)
     assert torch.equal(gradient(one, logits), gradient(other, logits))
 
@@ -112,15 +112,15 @@ def test_the_order_among_the_chosen_does_not_matter(dtype: torch.dtype) -> None:
         logits.requires_grad_()
         best = guide.topk(3).indices
         turned = guide.scatter(1, best, guide.gather(1, best.roll(1, 1)))
-        one, other = ranked(logits, guide, 3), ranked(logits, turned, 3)
+        one, other = ranking_loss(logits, guide, 3), ranking_loss(logits, turned, 3)
         assert torch.equal(one, other)
         assert torch.equal(gradient(one, logits), gradient(other, logits))
 
 
 def test_another_class_among_the_chosen_matters() -> None:
     logits = learned(1, 5)
-    one = ranked(logits, torch.tensor([[5.0, 4.0, 3.0, 2.0, 1.0]]), 3)
-    other = ranked(logits, torch.tensor([[5.0, 4.0, 2.0, 3.0, 1.0]]), 3)
+    one = ranking_loss(logits, torch.tensor([[5.0, 4.0, 3.0, 2.0, 1.0]]), 3)
+    other = ranking_loss(logits, torch.tensor([[5.0, 4.0, 2.0, 3.0, 1.0]]), 3)
     assert not torch.equal(one, other)
     assert not torch.equal(gradient(one, logits), gradient(other, logits))
 
@@ -129,7 +129,7 @@ def test_another_class_among_the_chosen_matters() -> None:
 def test_a_step_down_the_ranking_makes_the_chosen_more_likely(seed: int) -> None:
     logits, guide = learned(1, 8, seed=seed), draw(1, 8, seed=seed + 100)
     chosen = guide.topk(3).indices
-    after = logits - 0.1 * gradient(ranked(logits, guide, 3), logits)
+    after = logits - 0.1 * gradient(ranking_loss(logits, guide, 3), logits)
     assert after.log_softmax(1).gather(1, chosen).sum() > logits.log_softmax(1).gather(1, chosen).sum()
 
 
@@ -143,7 +143,7 @@ def test_cross_entropy_and_ranking_together_want_a_soft_label(label: int, right:
 
     def loss() -> Tensor:
         optimiser.zero_grad()
-        found = F.cross_entropy(logits, torch.tensor([label])) + 0.2 * ranked(logits, guide, 3)
+        found = F.cross_entropy(logits, torch.tensor([label])) + 0.2 * ranking_loss(logits, guide, 3)
         found.backward()
         return found
 
@@ -157,8 +157,8 @@ def test_cross_entropy_and_ranking_together_want_a_soft_label(label: int, right:
 def test_ranking_one_class_is_cross_entropy_with_the_guides_answer() -> None:
     logits, guide = learned(6, 5), draw(6, 5, seed=1)
     plain = F.cross_entropy(logits, guide.argmax(1))
-    assert torch.allclose(ranked(logits, guide, 1), plain, atol=1e-14)
-    assert torch.allclose(gradient(ranked(logits, guide, 1), logits), gradient(plain, logits), atol=1e-14)
+    assert torch.allclose(ranking_loss(logits, guide, 1), plain, atol=1e-14)
+    assert torch.allclose(gradient(ranking_loss(logits, guide, 1), logits), gradient(plain, logits), atol=1e-14)
 
 
 def test_the_chosen_are_measured_against_every_class_counted_once() -> None:
@@ -166,7 +166,7 @@ def test_the_chosen_are_measured_against_every_class_counted_once() -> None:
     chosen = guide.topk(3).indices[0].tolist()
     phi = sum(math.exp(value) for value in logits[0].tolist())
     expected = -sum(math.log(math.exp(logits[0, place].item()) / phi) for place in chosen)
-    assert ranked(logits, guide, 3).item() == pytest.approx(expected, abs=1e-12)
+    assert ranking_loss(logits, guide, 3).item() == pytest.approx(expected, abs=1e-12)
 
 
 # --- distillation (Eq. 4) ------------------------------------------------------------------------------------------
@@ -174,36 +174,36 @@ def test_the_chosen_are_measured_against_every_class_counted_once() -> None:
 
 def test_the_divergence_of_equal_distributions_is_zero_and_pulls_nowhere() -> None:
     logits = learned(4, 5)
-    loss = divergence(logits.softmax(1), logits + 3)  # a constant changes no probability
+    loss = kl_divergence(logits.softmax(1), logits + 3)  # a constant changes no probability
     assert abs(loss.item()) < 1e-14
     assert gradient(loss, logits).abs().max() < 1e-14
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_divergence_of_unequal_distributions_is_above_zero(seed: int) -> None:
-    assert divergence(draw(4, 5, seed=seed).softmax(1), draw(4, 5, seed=seed + 100)) > 0.01
+    assert kl_divergence(draw(4, 5, seed=seed).softmax(1), draw(4, 5, seed=seed + 100)) > 0.01
 
 
 def test_the_divergence_is_that_of_the_teacher_from_the_pupil() -> None:
     teacher, pupil = torch.tensor([[0.7, 0.2, 0.1]]), torch.tensor([[0.2, 0.3, 0.5]])
     expected = sum(t * math.log(t / p) for t, p in zip(teacher[0].tolist(), pupil[0].tolist(), strict=True))
-    assert divergence(teacher, pupil.log()).item() == pytest.approx(expected, abs=1e-6)
+    assert kl_divergence(teacher, pupil.log()).item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_pupil_may_say_what_its_teacher_excludes() -> None:
     teacher = torch.tensor([[0.5, 0.5, 0.0]])
     pupil = torch.tensor([[0.25, 0.25, 0.5]])
-    assert divergence(teacher, pupil.log()).item() == pytest.approx(math.log(2), abs=1e-6)
+    assert kl_divergence(teacher, pupil.log()).item() == pytest.approx(math.log(2), abs=1e-6)
 
 
 def test_a_pupil_pays_without_bound_for_excluding_what_its_teacher_says() -> None:
     teacher = torch.tensor([[0.5, 0.5, 0.0]])
-    assert divergence(teacher, torch.tensor([[0.0, -2000.0, 0.0]])) > 900
+    assert kl_divergence(teacher, torch.tensor([[0.0, -2000.0, 0.0]])) > 900
 
 
 def test_the_divergence_teaches_the_pupil_alone() -> None:
     teacher, pupil = learned(4, 5, seed=1), learned(4, 5)
-    loss = divergence(teacher.softmax(1), pupil)
+    loss = kl_divergence(teacher.softmax(1), pupil)
     assert torch.autograd.grad(loss, teacher, allow_unused=True, retain_graph=True) == (None,)
     assert gradient(loss, pupil).abs().max() > 0
 
@@ -214,14 +214,14 @@ def test_the_divergence_teaches_the_pupil_alone() -> None:
 def test_the_gradient_of_trust_is_the_closed_form() -> None:
     said, logits = draw(1, 3, 6, seed=1).softmax(2), draw(1, 6)
     alpha = draw(1, 3, seed=2).softmax(1).requires_grad_()
-    mix = mixed(said, alpha)
+    mix = mix_sources(said, alpha)
     expected = (said * ((mix / logits.softmax(1)).log() + 1).unsqueeze(1)).sum(2)
-    assert torch.allclose(gradient(cross_divergence(mix, logits), alpha), expected, atol=1e-12)
+    assert torch.allclose(gradient(mix_kl_divergence(mix, logits), alpha), expected, atol=1e-12)
 
 
 def test_the_mixed_divergence_is_the_plain_one_where_nothing_is_learned_of_the_mix() -> None:
     teacher, logits = draw(4, 5, seed=1).softmax(1), draw(4, 5)
-    assert torch.allclose(cross_divergence(teacher, logits), divergence(teacher, logits), atol=1e-14)
+    assert torch.allclose(mix_kl_divergence(teacher, logits), kl_divergence(teacher, logits), atol=1e-14)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -229,14 +229,14 @@ def test_a_class_that_every_source_excludes_makes_no_gradient_of_nothing(dtype: 
     said = torch.tensor([[[0.5, 0.5, 0.0], [0.2, 0.8, 0.0]]], dtype=dtype)
     trust = torch.zeros(1, 2, dtype=dtype, requires_grad=True)
     logits = draw(1, 3).to(dtype)
-    found = gradient(cross_divergence(mixed(said, trust.softmax(1)), logits), trust)
-    two = gradient(cross_divergence(mixed(said[:, :, :2], trust.softmax(1)), logits[:, :2]), trust)
+    found = gradient(mix_kl_divergence(mix_sources(said, trust.softmax(1)), logits), trust)
+    two = gradient(mix_kl_divergence(mix_sources(said[:, :, :2], trust.softmax(1)), logits[:, :2]), trust)
     assert torch.allclose(found, two, atol=1e-6)
 
 
 def test_a_mix_weighs_each_source_of_each_image() -> None:
     said = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]])
-    assert mixed(said, torch.tensor([[0.25, 0.75], [1.0, 0.0]])).tolist() == [[0.25, 0.75], [1.0, 0.0]]
+    assert mix_sources(said, torch.tensor([[0.25, 0.75], [1.0, 0.0]])).tolist() == [[0.25, 0.75], [1.0, 0.0]]
 
 
 # --- the losses of the plan ----------------------------------------------------------------------------------------
@@ -271,25 +271,25 @@ def test_cross_entropy_has_no_such_constant() -> None:
 
 
 def test_with_as_many_examples_of_each_class_nothing_is_adjusted() -> None:
-    adjusted, logits = losses.loss_of("logit-adjusted", (7, 7, 7, 7)), learned(6, 4)
+    adjusted, logits = losses.loss_function("logit-adjusted", (7, 7, 7, 7)), learned(6, 4)
     plain = F.cross_entropy(logits, labels(6, 4))
     assert torch.allclose(adjusted(logits, labels(6, 4)), plain, atol=1e-6)
     assert torch.allclose(gradient(adjusted(logits, labels(6, 4)), logits), gradient(plain, logits), atol=1e-6)
 
 
 def test_a_rare_class_counts_for_more() -> None:
-    adjusted, logits = losses.loss_of("logit-adjusted", (90, 10)), torch.zeros(1, 2)
+    adjusted, logits = losses.loss_function("logit-adjusted", (90, 10)), torch.zeros(1, 2)
     assert adjusted(logits, torch.tensor([1])) > F.cross_entropy(logits, torch.tensor([1]))
     assert adjusted(logits, torch.tensor([0])) < F.cross_entropy(logits, torch.tensor([0]))
 
 
 def test_the_prior_is_the_classes_frequencies_and_leaves_none_at_zero() -> None:
-    assert losses.prior((5, 3, 0)).tolist() == pytest.approx([6 / 11, 4 / 11, 1 / 11])
+    assert losses.class_prior((5, 3, 0)).tolist() == pytest.approx([6 / 11, 4 / 11, 1 / 11])
 
 
 @pytest.mark.parametrize("name", ["ce", "logit-adjusted", "symmetric"])
 def test_every_loss_of_the_plan_is_a_mean_over_the_batch(name: str) -> None:
-    loss, logits = losses.loss_of(name, (3, 2, 1)), draw(3, 3)
+    loss, logits = losses.loss_function(name, (3, 2, 1)), draw(3, 3)
     alone = [loss(logits[at : at + 1], labels(3, 3)[at : at + 1]).item() for at in range(3)]
     assert loss(logits, labels(3, 3)).item() == pytest.approx(sum(alone) / 3)
 

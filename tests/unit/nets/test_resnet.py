@@ -17,7 +17,7 @@ from tests.threads import one_thread as one_thread
 _ROOT = Path(__file__).resolve().parents[3]
 DATA = _ROOT / os.environ.get("FEDHELP_DATA", "../shared/data")
 
-every = pytest.mark.parametrize("net", sorted(spec.DEPTHS))
+every = pytest.mark.parametrize("net", sorted(spec.BLOCKS_PER_STAGE))
 both = pytest.mark.parametrize("norm", ["batch", "group"])
 
 
@@ -26,13 +26,13 @@ def published(net: str) -> dict[str, update.Array]:
     if not path.exists():
         pytest.skip("the folder 'weights' beside FEDHELP_DATA is not here")
     with path.open("rb") as file:
-        return dict(update.Arrays(file, update.read_header(file)))
+        return dict(update.FileArrays(file, update.read_header(file)))
 
 
 def made(net: str = "resnet20", classes: int = 4, channels: int = 3, norm: str = "batch", seed: int = 0) -> ResNet:
     """A net with the first weights of a seed."""
     made = ResNet(net, classes, channels, norm)
-    resnet.load(made, spec.start(spec.schema(net, classes, channels, norm), seed))
+    resnet.load(made, spec.initial_weights(spec.schema(net, classes, channels, norm), seed))
     return made
 
 
@@ -49,7 +49,7 @@ def test_a_net_has_as_many_parameters_as_the_papers_say(net: str, numbers: int) 
 @both
 @pytest.mark.parametrize("channels", [1, 3])
 def test_what_a_net_holds_is_what_the_schema_says_in_its_order(net: str, norm: str, channels: int) -> None:
-    schema = update.Share(resnet.arrays(ResNet(net, 5, channels, norm))).schema()
+    schema = update.Update(resnet.arrays(ResNet(net, 5, channels, norm))).schema()
     assert schema == spec.schema(net, 5, channels, norm)
 
 
@@ -86,7 +86,7 @@ def test_features_are_64_numbers_of_which_the_last_layer_makes_the_answer(net: s
 
 def test_the_last_maps_are_a_quarter_of_the_picture_and_their_mean_is_the_feature() -> None:
     net, x = made().eval(), noise(side=16)
-    maps = net.maps(x)
+    maps = net.feature_maps(x)
     assert maps.shape == (4, 64, 4, 4)
     assert torch.equal(maps.mean((2, 3)), net.features(x))
 
@@ -109,14 +109,14 @@ def test_a_shortcut_takes_every_other_pixel_and_has_zeros_for_new_channels() -> 
 def test_still_statistics_leave_the_running_ones_as_they_are() -> None:
     net = made().train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    with resnet.still_statistics(net):
+    with resnet.frozen_bn_stats(net):
         net(noise())
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
 def test_still_statistics_still_normalise_by_the_batch() -> None:
     net, x = made().train(), noise()
-    with resnet.still_statistics(net):
+    with resnet.frozen_bn_stats(net):
         still = net(x)
     assert torch.equal(still, net(x))  # as in training
     assert not torch.allclose(still, net.eval()(x))  # and not as in use
@@ -125,7 +125,7 @@ def test_still_statistics_still_normalise_by_the_batch() -> None:
 def test_gradients_flow_as_if_the_statistics_were_not_still() -> None:
     one, other = made().train(), made().train()
     one(noise()).square().sum().backward()
-    with resnet.still_statistics(other):
+    with resnet.frozen_bn_stats(other):
         other(noise()).square().sum().backward()
     pairs = zip(one.parameters(), other.parameters(), strict=True)
     assert all(a.grad is not None and b.grad is not None and torch.equal(a.grad, b.grad) for a, b in pairs)
@@ -134,7 +134,7 @@ def test_gradients_flow_as_if_the_statistics_were_not_still() -> None:
 
 def test_statistics_run_again_after_they_stood_still_even_where_that_ended_in_an_error() -> None:
     net = made().train()
-    with pytest.raises(ZeroDivisionError), resnet.still_statistics(net):
+    with pytest.raises(ZeroDivisionError), resnet.frozen_bn_stats(net):
         raise ZeroDivisionError
     before = net.bn1.running_mean.clone()
     net(noise())

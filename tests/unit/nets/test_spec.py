@@ -17,7 +17,7 @@ WEIGHTS = (_ROOT / os.environ.get("FEDHELP_DATA", "../shared/data")).parent / "w
 NORMS = ("running_mean", "running_var")
 
 published = pytest.mark.parametrize("net", ["resnet20", "resnet32", "resnet56"])
-every = pytest.mark.parametrize("net", sorted(spec.DEPTHS))
+every = pytest.mark.parametrize("net", sorted(spec.BLOCKS_PER_STAGE))
 
 
 def published_file(net: str) -> Path:
@@ -52,39 +52,39 @@ def test_names_and_shapes_are_those_of_the_published_weights(net: str) -> None:
 @published
 def test_the_published_weights_are_numbers_that_training_gives(net: str) -> None:
     with published_file(net).open("rb") as file:
-        update.check_numbers(update.Arrays(file, update.read_header(file)))
+        update.check_values(update.FileArrays(file, update.read_header(file)))
 
 
 @every
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_the_first_weights_fit_the_schema(net: str, norm: str) -> None:
     schema = spec.schema(net, classes=8, channels=1, norm=norm)
-    first = spec.start(schema, seed=1)
-    assert update.Share(first).schema() == schema
-    update.check_numbers(first)
+    first = spec.initial_weights(schema, seed=1)
+    assert update.Update(first).schema() == schema
+    update.check_values(first)
 
 
 def test_the_same_seed_gives_the_same_bytes() -> None:
     schema = spec.schema("resnet20", 8, 3)
-    one, other = spec.start(schema, 7), spec.start(schema, 7)
+    one, other = spec.initial_weights(schema, 7), spec.initial_weights(schema, 7)
     assert [a.tobytes() for a in one.values()] == [a.tobytes() for a in other.values()]
 
 
 def test_another_seed_gives_other_weights() -> None:
     schema = spec.schema("resnet20", 8, 3)
-    one, other = spec.start(schema, 7), spec.start(schema, 8)
+    one, other = spec.initial_weights(schema, 7), spec.initial_weights(schema, 8)
     assert all((one[name] != other[name]).any() for name in one if one[name].ndim > 1)
 
 
 def test_no_two_tensors_of_a_net_begin_alike() -> None:
-    first = spec.start(spec.schema("resnet20", 8, 3), 7)
+    first = spec.initial_weights(spec.schema("resnet20", 8, 3), 7)
     convolutions = [array.tobytes() for array in first.values() if array.ndim > 1]
     assert len(set(convolutions)) == len(convolutions)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_what_multiplies_is_drawn_with_the_spread_of_he(seed: int) -> None:
-    first = spec.start(spec.schema("resnet20", 8, 3), seed)
+    first = spec.initial_weights(spec.schema("resnet20", 8, 3), seed)
     for name, array in first.items():
         if array.ndim < 2:
             continue
@@ -95,7 +95,7 @@ def test_what_multiplies_is_drawn_with_the_spread_of_he(seed: int) -> None:
 
 @pytest.mark.parametrize(("part", "number"), [("bn1.weight", 1), ("running_var", 1), ("bias", 0), ("running_mean", 0)])
 def test_norms_and_biases_begin_as_if_they_were_not_there(part: str, number: int) -> None:
-    first = spec.start(spec.schema("resnet20", 8, 3), 7)
+    first = spec.initial_weights(spec.schema("resnet20", 8, 3), 7)
     assert {float(x) for name, array in first.items() if name.endswith(part) for x in np.unique(array)} == {number}
 
 
@@ -116,7 +116,7 @@ def test_batch_norms_counters_stay_at_home() -> None:
 
 def published_weights() -> dict[str, update.Array]:
     with published_file("resnet20").open("rb") as file:
-        return dict(update.Arrays(file, update.read_header(file)))
+        return dict(update.FileArrays(file, update.read_header(file)))
 
 
 @pytest.mark.parametrize(("channels", "ends"), [(3, ["linear.weight", "linear.bias"]), (1, None)])
@@ -124,31 +124,31 @@ def test_a_net_begins_from_one_for_other_classes_and_channels_but_for_its_ends(
     channels: int, ends: list[str] | None
 ) -> None:
     ends = ends or ["conv1.weight", "linear.weight", "linear.bias"]
-    given, drawn = published_weights(), spec.start(spec.schema("resnet20", classes=8, channels=channels), 0)
-    first, kept = spec.begin_from(drawn, given)
+    given, drawn = published_weights(), spec.initial_weights(spec.schema("resnet20", classes=8, channels=channels), 0)
+    first, kept = spec.warm_start(drawn, given)
     assert kept == ends
     assert all(np.array_equal(array, (drawn if name in ends else given)[name]) for name, array in first.items())
 
 
 @pytest.mark.parametrize("other", ["resnet32", "resnet110"])
 def test_another_kind_of_net_is_no_beginning(other: str) -> None:
-    drawn = spec.start(spec.schema("resnet20", classes=8, channels=3), 0)
+    drawn = spec.initial_weights(spec.schema("resnet20", classes=8, channels=3), 0)
     with pytest.raises(SchemaShapeError, match="another net"):
-        spec.begin_from(drawn, spec.start(spec.schema(other, classes=8, channels=3), 0))
+        spec.warm_start(drawn, spec.initial_weights(spec.schema(other, classes=8, channels=3), 0))
 
 
 def test_a_head_for_other_classes_alone_is_no_beginning() -> None:
-    drawn = spec.start(spec.schema("resnet20", classes=8, channels=3), 0)
+    drawn = spec.initial_weights(spec.schema("resnet20", classes=8, channels=3), 0)
     with pytest.raises(SchemaShapeError, match=r"linear\.bias"):
-        spec.begin_from(drawn, {"linear.bias": np.zeros(10, np.float32)})
+        spec.warm_start(drawn, {"linear.bias": np.zeros(10, np.float32)})
 
 
 def test_no_weights_are_no_beginning() -> None:
     with pytest.raises(SchemaShapeError, match="no tensor"):
-        spec.begin_from(spec.start(spec.schema("resnet20", classes=8, channels=3), 0), {})
+        spec.warm_start(spec.initial_weights(spec.schema("resnet20", classes=8, channels=3), 0), {})
 
 
 def test_first_weights_that_are_no_numbers_are_refused() -> None:
-    drawn = spec.start(spec.schema("resnet20", classes=8, channels=3), 0)
+    drawn = spec.initial_weights(spec.schema("resnet20", classes=8, channels=3), 0)
     with pytest.raises(NonFiniteError):
-        spec.begin_from(drawn, {"conv1.weight": np.full_like(drawn["conv1.weight"], np.nan)})
+        spec.warm_start(drawn, {"conv1.weight": np.full_like(drawn["conv1.weight"], np.nan)})

@@ -11,7 +11,7 @@ import pytest
 
 from fedhelp_edge.data.sorting import Sorting
 from fedhelp_edge.page import local_server
-from fedhelp_edge.page.label import KEYS, Label
+from fedhelp_edge.page.label import KEYS, LabelApp
 from tests.unit.data import made
 from tests.visitor import Visitor
 
@@ -37,7 +37,7 @@ def sorting(tmp_path: Path) -> Sorting:
 
 @pytest.fixture
 def visitor(sorting: Sorting) -> Iterator[Labeller]:
-    with local_server.opened(Label(sorting)) as server:
+    with local_server.running(LabelApp(sorting)) as server:
         yield Labeller(server)
 
 
@@ -79,7 +79,7 @@ def test_the_end_comes_when_all_have_a_class_or_the_person_stops(visitor: Labell
 
 
 def test_without_the_secret_link_there_is_nothing(visitor: Visitor) -> None:
-    here = visitor.server.here
+    here = visitor.server.host
     for path, headers in (
         ("/", {}), ("/2", {}), ("/" + "x" * 32 + "/2", {}), ("/%C3%A9/2", {}),
         (visitor.base + "2", {"Host": "clinic.example"}), (visitor.base + "2", {"Host": here, "Origin": "https://evil"}),
@@ -89,7 +89,7 @@ def test_without_the_secret_link_there_is_nothing(visitor: Visitor) -> None:
 
 
 def test_the_link_that_a_browser_is_started_with_works_once(visitor: Visitor) -> None:
-    path = urlsplit(visitor.server.once).path
+    path = urlsplit(visitor.server.one_time_link).path
     found = visitor.ask(path)
     assert (found.status, found.headers["Location"]) == (303, visitor.base)
     for again in (path, "/", "//2"):

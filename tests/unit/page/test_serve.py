@@ -15,11 +15,11 @@ import pytest
 pytest.importorskip("torch")
 
 from fedhelp_edge.data.picture import decode
-from fedhelp_edge.infer import decide, show
+from fedhelp_edge.infer import answer_formats, decide
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.page import local_server, serve
 from fedhelp_edge.page import texts as page_texts
-from fedhelp_edge.page.serve import Serve
+from fedhelp_edge.page.serve import DiagnosisApp
 from tests import bundles
 from tests.unit.data import made
 from tests.unit.infer.test_predict import BAD, dicoms
@@ -51,7 +51,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture
 def visitor(bundle: Bundle) -> Iterator[Guest]:
-    with local_server.opened(Serve(bundle)) as server:
+    with local_server.running(DiagnosisApp(bundle)) as server:
         yield Guest(server)
 
 
@@ -64,7 +64,7 @@ def picture(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> bytes:
 
 
 def answer_of(bundle: Bundle, picture: bytes) -> decide.Answer:
-    return decide.answers(bundle, decode(io.BytesIO(picture), bundle.facts.image).pixels[None])[0]
+    return decide.answer_images(bundle, decode(io.BytesIO(picture), bundle.facts.image).pixels[None])[0]
 
 
 def test_an_image_gets_the_answer_that_the_model_gives(visitor: Guest, bundle: Bundle, picture: bytes) -> None:
@@ -85,7 +85,7 @@ def test_several_files_are_answered_each_and_bytes_stay_as_they_are(visitor: Gue
     assert page.count("E_IMAGE") == 1
     names = [f"{place}.png" for place in range(21)]
     assert "21 files are too many" in visitor.send(*((name, b"") for name in names))
-    assert list(local_server.Asked("", form(("a", b"\r\n\r\n-\r\n"), ("%22é", b""))).files()) == [
+    assert list(local_server.PageRequest("", form(("a", b"\r\n\r\n-\r\n"), ("%22é", b""))).files()) == [
         ("a", b"\r\n\r\n-\r\n"),
         ('"é', b""),
     ]
@@ -132,11 +132,11 @@ def test_what_is_too_large_is_refused_on_the_page_and_not_kept(
 
 
 def test_of_a_stranger_nothing_is_read(visitor: Guest, monkeypatch: pytest.MonkeyPatch, picture: bytes) -> None:
-    monkeypatch.setattr(Serve, "answer", lambda *_: pytest.fail("asked"))
-    monkeypatch.setattr(local_server._Asking, "_found", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(DiagnosisApp, "answer", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(local_server._RequestHandler, "_found", lambda *_: pytest.fail("read"))
     for path, headers in (
         ("/", {}), ("/" + "x" * 32 + "/", {}), (visitor.base, {"Host": "clinic.example"}),
-        (visitor.base, {"Host": visitor.server.here, "Origin": "https://evil.example"}),
+        (visitor.base, {"Host": visitor.server.host, "Origin": "https://evil.example"}),
     ):  # fmt: skip
         assert visitor.ask(path, form(("a.png", picture)), **headers).status == 404
         assert visitor.text == "404\n"
@@ -161,7 +161,7 @@ def test_nothing_else_is_there_and_the_person_may_stop_it(visitor: Visitor) -> N
 
 
 def test_a_model_that_nobody_vouches_for_says_so(bundle: Bundle) -> None:
-    with local_server.opened(Serve(replace(bundle, why="a <reason>"))) as server:
+    with local_server.running(DiagnosisApp(replace(bundle, why="a <reason>"))) as server:
         visitor = Guest(server)
         visitor.ask(visitor.base)
     assert "This model is not trusted here" in visitor.text
@@ -169,7 +169,7 @@ def test_a_model_that_nobody_vouches_for_says_so(bundle: Bundle) -> None:
 
 
 def test_the_card_is_shown_in_headings_tables_and_lists_and_its_words_are_text() -> None:
-    shown = serve._card(
+    shown = serve._render_card(
         "---\ntags: [x]\n---\n\n# **A** <b>\n\none\ntwo `c`\n- x\n\n| h |\n| --- |\n| 1 |\n### Few\nend"
     )
     assert "<h2>A &lt;b&gt;</h2><p>one two c</p><ul><li>x</li></ul>" in shown
@@ -189,7 +189,7 @@ def test_every_language_says_everything_and_marks_what_nobody_reviewed(
             places = [re.findall(r"\{\w+\}", text) for text in texts]
             assert texts[0], one.name
             assert sorted(places[0]) == sorted(places[1]), one.name
-    with local_server.opened(Serve(bundle, lang)) as server:
+    with local_server.running(DiagnosisApp(bundle, lang)) as server:
         page = Guest(server).send(("bad.png", b""), ("good.png", picture), **{"Accept-Language": "de"})
     assert f'<html lang="{lang}">' in page
     assert said.reviewed == (lang == "en")
@@ -208,7 +208,7 @@ def test_every_language_says_everything_and_marks_what_nobody_reviewed(
     ],
 )  # fmt: skip
 def test_the_browsers_language_counts(accepted: str, lang: str) -> None:
-    assert page_texts.language(accepted) == lang
+    assert page_texts.choose_language(accepted) == lang
 
 
 def test_english_says_of_a_doubt_what_predict_says(bundle: Bundle) -> None:
@@ -223,7 +223,7 @@ def test_english_says_of_a_doubt_what_predict_says(bundle: Bundle) -> None:
                 assert serve._reason(english, answer) == answer.reason
                 seen.add(answer.reason)
     assert len(seen) == 5
-    assert english.notice == show.NOTICE
+    assert english.notice == answer_formats.NOTICE
 
 
 def test_a_picture_keeps_its_own_proportions(visitor: Guest, tmp_path: Path) -> None:

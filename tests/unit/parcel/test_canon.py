@@ -25,7 +25,7 @@ def values(depth: int) -> st.SearchStrategy[Any]:
     return LEAVES | st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4)
 
 
-VALUES = values(canon.DEPTH)
+VALUES = values(canon.MAX_DEPTH)
 
 
 def depth_of(value: Any) -> int:
@@ -81,7 +81,7 @@ def test_another_spelling_of_the_same_value_is_refused(value: Any, how: str) -> 
 
 @given(VALUES)
 def test_depth_is_counted_without_parsing(value: Any) -> None:
-    assert canon.nesting(canon.encode(value)) == depth_of(value)
+    assert canon.nesting_depth(canon.encode(value)) == depth_of(value)
 
 
 @pytest.mark.parametrize(
@@ -156,4 +156,4 @@ def test_an_object_has_at_most_64_members() -> None:
     ],
 )
 def test_a_shape_asks_for_exactly_its_keys_and_types(value: Any, fits: bool) -> None:
-    assert (canon.misfit(value, {"n": int}, "it") == "") is fits
+    assert (canon.shape_error(value, {"n": int}, "it") == "") is fits

@@ -209,7 +209,7 @@ def test_an_auditor_takes_an_update_apart_with_ordinary_tools(
 def test_an_auditor_without_a_key_checks_the_outside_of_one_that_two_have_signed(
     tmp_path: Path, site: keys.Keys, allowed_signers: Path
 ) -> None:
-    context = parcel.statement.stamped("charter", epoch=0, version=2, previous="0" * 64)
+    context = parcel.statement.new_context("charter", epoch=0, version=2, previous="0" * 64)
     path = tmp_path / "charter.fhx"
     parcel.seal(path, context, b'{"name":"a federation"}', [Ed25519PrivateKey.generate(), site.sign])
     assert "signature   2 of 2" in run("sh", AUDIT, path, allowed_signers, "site-017").decode()
@@ -235,12 +235,12 @@ def test_the_audit_refuses_an_altered_parcel(
 def test_the_audit_refuses_a_ciphertext_that_somebody_else_signed_as_their_own(
     tmp_path: Path, update: Path, context: dict[str, Any], allowed_signers: Path, identity_file: Path
 ) -> None:
-    thief = keys.new()
-    seen = parcel.look(update, parcel.anyone)
+    thief = keys.generate()
+    seen = parcel.inspect(update, parcel.any_signer)
     context |= {"sender": "site-666", "sender_key": sshsig.fingerprint(thief.public.sign)}
-    stolen = parcel.statement.make(context, seen.statement.sha256, seen.statement.size)
+    stolen = parcel.statement.create(context, seen.statement.sha256, seen.statement.size)
     forged = tmp_path / "forged.fhx"
-    forged.write_bytes(parcel._prologue(stolen, [thief.sign]) + update.read_bytes()[seen.offset :])
+    forged.write_bytes(parcel._build_prologue(stolen, [thief.sign]) + update.read_bytes()[seen.offset :])
     allowed_signers.write_text(f"site-666 {thief.public.sign}\n")
     with pytest.raises(subprocess.CalledProcessError) as met:
         run("sh", AUDIT, forged, allowed_signers, "site-666", identity_file)

@@ -72,7 +72,7 @@ def test_keys_without_a_passphrase_come_back_unasked(unlocked: Path, site: keys.
 
 
 def test_the_public_halves_need_no_passphrase(locked: Path, site: keys.Keys) -> None:
-    assert keys.public(locked) == site.public
+    assert keys.load_public(locked) == site.public
 
 
 def test_a_passphrase_opens_however_its_accents_and_ends_were_typed(locked: Path) -> None:
@@ -80,9 +80,9 @@ def test_a_passphrase_opens_however_its_accents_and_ends_were_typed(locked: Path
 
 
 def test_a_backup_is_text_and_brings_the_keys_back(tmp_path: Path, site: keys.Keys) -> None:
-    keys.backup(tmp_path / "backup.txt", site, PASSPHRASE)
+    keys.write_backup(tmp_path / "backup.txt", site, PASSPHRASE)
     assert (tmp_path / "backup.txt").read_text("ascii").startswith("-----BEGIN AGE ENCRYPTED FILE-----\n")
-    assert secrets_of(keys.restore(tmp_path / "backup.txt", PASSPHRASE)) == secrets_of(site)
+    assert secrets_of(keys.read_backup(tmp_path / "backup.txt", PASSPHRASE)) == secrets_of(site)
 
 
 def test_ordinary_age_shows_both_private_keys(locked: Path, site: keys.Keys) -> None:
@@ -106,23 +106,23 @@ def test_keys_are_never_overwritten(locked: Path, unlocked: Path, passphrase: st
     for folder in (locked, unlocked):
         before = {path.name: path.read_bytes() for path in folder.iterdir()}
         with pytest.raises(KeysExistError):
-            keys.save(folder, keys.new(), passphrase)
+            keys.save(folder, keys.generate(), passphrase)
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_backup_never_overwrites_a_file(tmp_path: Path, site: keys.Keys) -> None:
     (tmp_path / "backup.txt").write_text("something else")
     with pytest.raises(TargetExistsError):
-        keys.backup(tmp_path / "backup.txt", site, PASSPHRASE)
+        keys.write_backup(tmp_path / "backup.txt", site, PASSPHRASE)
     assert (tmp_path / "backup.txt").read_text() == "something else"
 
 
 def test_an_attempt_that_was_cut_off_is_taken_over(tmp_path: Path, site: keys.Keys, hub: keys.Keys) -> None:
     (tmp_path / "keys.pub").write_text(json.dumps(vars(hub.public)))
     with pytest.raises(NoKeysError):
-        keys.public(tmp_path)
+        keys.load_public(tmp_path)
     keys.save(tmp_path, site, None)
-    assert keys.public(tmp_path) == keys.load(tmp_path, nobody).public == site.public
+    assert keys.load_public(tmp_path) == keys.load(tmp_path, nobody).public == site.public
 
 
 def test_nothing_but_the_two_files_is_left(locked: Path, unlocked: Path) -> None:
@@ -132,7 +132,7 @@ def test_nothing_but_the_two_files_is_left(locked: Path, unlocked: Path) -> None
 
 # --- what is refused -------------------------------------------------------------------------------------------------
 def test_a_folder_without_keys_says_so(tmp_path: Path) -> None:
-    for attempt in (lambda: keys.load(tmp_path, nobody), lambda: keys.public(tmp_path)):
+    for attempt in (lambda: keys.load(tmp_path, nobody), lambda: keys.load_public(tmp_path)):
         with pytest.raises(NoKeysError):
             attempt()
 
@@ -143,9 +143,9 @@ def test_a_wrong_passphrase_is_told_from_a_damaged_file(locked: Path) -> None:
 
 
 def test_a_wrong_passphrase_does_not_open_a_backup(tmp_path: Path, site: keys.Keys) -> None:
-    keys.backup(tmp_path / "backup.txt", site, PASSPHRASE)
+    keys.write_backup(tmp_path / "backup.txt", site, PASSPHRASE)
     with pytest.raises(WrongPassphraseError):
-        keys.restore(tmp_path / "backup.txt", "another")
+        keys.read_backup(tmp_path / "backup.txt", "another")
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "longer", "header", "content"])
@@ -181,13 +181,13 @@ def test_no_flipped_bit_in_an_open_file_gives_other_keys(unlocked: Path, site: k
 def test_damaged_public_halves_are_refused(locked: Path, text: str) -> None:
     (locked / "keys.pub").write_text(text)
     with pytest.raises(KeysCorruptError):
-        keys.public(locked)
+        keys.load_public(locked)
 
 
 def test_missing_public_halves_are_refused(locked: Path) -> None:
     (locked / "keys.pub").unlink()
     with pytest.raises(KeysCorruptError):
-        keys.public(locked)
+        keys.load_public(locked)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")

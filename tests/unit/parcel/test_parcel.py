@@ -32,7 +32,7 @@ from fedhelp_edge.errors import (
     TargetExistsError,
 )
 from fedhelp_edge.parcel import age, canon, keys, parcel, sshsig, statement
-from fedhelp_edge.parcel.parcel import anyone
+from fedhelp_edge.parcel.parcel import any_signer
 
 RESNET20 = 1_092_040  # bytes of its share
 
@@ -70,7 +70,7 @@ def names(folder: Path) -> set[str]:
 def test_an_object_comes_back_as_it_was(kind: str, tmp_path: Path, site: keys.Keys) -> None:
     body = '{"name":"Klinik Süd","weights":[0.5,1e-3],"nothing":null}'.encode()
     said = parcel.seal(tmp_path / "it.fhx", outside(kind), body, site.sign)
-    with parcel.open(tmp_path / "it.fhx", anyone) as found:
+    with parcel.open(tmp_path / "it.fhx", any_signer) as found:
         assert found.json() == {"name": "Klinik Süd", "weights": [0.5, 0.001], "nothing": None}
         assert found.statement == said
         assert found.keys == (site.public.sign,)
@@ -79,7 +79,7 @@ def test_an_object_comes_back_as_it_was(kind: str, tmp_path: Path, site: keys.Ke
 @pytest.mark.parametrize("size", [0, 1, 65536, 300_000])
 def test_a_pack_comes_back_as_it_was(size: int, tmp_path: Path, site: keys.Keys) -> None:
     parcel.seal(tmp_path / "it.fhx", outside("knowledge"), made(size), site.sign)
-    with parcel.open(tmp_path / "it.fhx", anyone) as found:
+    with parcel.open(tmp_path / "it.fhx", any_signer) as found:
         assert found.body.read() == made(size)
 
 
@@ -89,7 +89,7 @@ def test_an_update_comes_back_with_its_facts(
 ) -> None:
     facts = {"examples": 120, "codec": "f32"}
     parcel.seal(tmp_path / "it.fhx", context, made(size), site.sign, [hub.public.recipient], facts=facts)
-    with parcel.open(tmp_path / "it.fhx", anyone, [hub.identity]) as found:
+    with parcel.open(tmp_path / "it.fhx", any_signer, [hub.identity]) as found:
         assert found.body.read() == made(size)
         assert found.facts == facts
         assert found.statement.context == context
@@ -100,14 +100,14 @@ def test_a_global_opens_for_each_of_its_readers(tmp_path: Path, site: keys.Keys,
     readers = [site.public.recipient, hub.public.recipient]
     parcel.seal(tmp_path / "it.fhx", context, made(1000), hub.sign, readers)
     for identity in (site.identity, hub.identity):
-        with parcel.open(tmp_path / "it.fhx", anyone, [identity]) as found:
+        with parcel.open(tmp_path / "it.fhx", any_signer, [identity]) as found:
             assert found.body.read() == made(1000)
 
 
 def test_a_global_that_is_not_the_model_it_names_is_refused(tmp_path: Path, hub: keys.Keys) -> None:
     parcel.seal(tmp_path / "it.fhx", outside("global"), made(1000), hub.sign, [hub.public.recipient])
     with pytest.raises(BadBodyError):
-        parcel.open(tmp_path / "it.fhx", anyone, [hub.identity])
+        parcel.open(tmp_path / "it.fhx", any_signer, [hub.identity])
 
 
 def test_a_file_is_sealed_from_where_it_stands(tmp_path: Path, site: keys.Keys, hub: keys.Keys) -> None:
@@ -115,7 +115,7 @@ def test_a_file_is_sealed_from_where_it_stands(tmp_path: Path, site: keys.Keys, 
         source = io.BytesIO(made(1000))
         source.seek(400)
         parcel.seal(tmp_path / kind, outside(kind), source, site.sign, recipients)
-        with parcel.open(tmp_path / kind, anyone, [hub.identity]) as found:
+        with parcel.open(tmp_path / kind, any_signer, [hub.identity]) as found:
             assert found.body.read() == made(1000)[400:]
 
 
@@ -134,7 +134,7 @@ def update(tmp_path: Path, context: dict[str, Any], site: keys.Keys, hub: keys.K
 
 
 def test_looking_needs_no_key(update: Path, context: dict[str, Any], site: keys.Keys) -> None:
-    seen = parcel.look(update, anyone)
+    seen = parcel.inspect(update, any_signer)
     assert (seen.statement.context, seen.keys) == (context, (site.public.sign,))
     payload = update.read_bytes()[seen.offset :]
     assert (seen.statement.sha256, seen.statement.size) == (hashlib.sha256(payload).hexdigest(), len(payload))
@@ -143,7 +143,7 @@ def test_looking_needs_no_key(update: Path, context: dict[str, Any], site: keys.
 def test_who_is_not_meant_opens_nothing(update: Path, site: keys.Keys) -> None:
     for identities in ([], [site.identity], [age.Passphrase("a passphrase")]):
         with pytest.raises(NoMatchError):
-            parcel.open(update, anyone, identities)
+            parcel.open(update, any_signer, identities)
 
 
 def test_the_outside_shows_neither_the_body_nor_its_hash(update: Path) -> None:
@@ -174,7 +174,7 @@ def test_every_signer_is_named_in_order(tmp_path: Path) -> None:
     signers = [Ed25519PrivateKey.generate() for _ in range(8)]
     parcel.seal(tmp_path / "it.fhx", outside("charter"), b"{}", signers)
     lines = tuple(sshsig.public_line(signer.public_key()) for signer in signers)
-    assert parcel.look(tmp_path / "it.fhx", anyone).keys == lines
+    assert parcel.inspect(tmp_path / "it.fhx", any_signer).keys == lines
 
 
 @pytest.mark.parametrize("count", [0, 9])
@@ -184,7 +184,7 @@ def test_no_signature_and_more_than_eight_are_not_written(count: int, tmp_path: 
     assert names(tmp_path) == set()
 
 
-@pytest.mark.parametrize("read", [parcel.look, parcel.open])
+@pytest.mark.parametrize("read", [parcel.inspect, parcel.open])
 def test_whom_trust_refuses_is_refused(read: Callable[..., object], update: Path, site: keys.Keys) -> None:
     asked: list[tuple[Any, ...]] = []
 
@@ -203,16 +203,16 @@ def test_trust_is_asked_before_the_payload_is_read(update: Path) -> None:
 
     update.write_bytes(update.read_bytes()[:-1] + b"?")
     with pytest.raises(SignerUnknownError):
-        parcel.look(update, nobody)
+        parcel.inspect(update, nobody)
 
 
 def test_a_limit_is_the_largest_payload_that_passes(update: Path) -> None:
-    size = parcel.look(update, anyone).statement.size
-    assert parcel.look(update, anyone, limit=size).statement.size == size
+    size = parcel.inspect(update, any_signer).statement.size
+    assert parcel.inspect(update, any_signer, limit=size).statement.size == size
     with pytest.raises(PayloadSizeError):
-        parcel.look(update, anyone, limit=size - 1)
+        parcel.inspect(update, any_signer, limit=size - 1)
     with pytest.raises(PayloadSizeError):
-        parcel.open(update, anyone, [], limit=size - 1)
+        parcel.open(update, any_signer, [], limit=size - 1)
 
 
 @pytest.mark.parametrize(("kind", "limit"), [("task", 4 << 20), ("knowledge", 256 << 20)])
@@ -239,7 +239,7 @@ def test_facts_that_would_not_open_are_not_sealed(
         return path
 
     around = len(inner_line(context, b"", facts={"notes": ""}))
-    with parcel.open(seal(parcel.INNER_LIMIT - around), anyone, [hub.identity]) as found:
+    with parcel.open(seal(parcel.INNER_LIMIT - around), any_signer, [hub.identity]) as found:
         assert found.body.read() == b""
     with pytest.raises(BadBodyError):
         seal(parcel.INNER_LIMIT - around + 1)
@@ -252,7 +252,7 @@ def test_a_signature_made_for_another_kind_is_worth_nothing(update: Path, site: 
     ours, other = (sshsig.sign(line, site.sign, statement.namespace(kind)).encode() for kind in ("update", "global"))
     update.write_bytes(data.replace(ours, other))
     with pytest.raises(SigNamespaceError):
-        parcel.look(update, anyone)
+        parcel.inspect(update, any_signer)
 
 
 def test_every_parcel_has_a_salt_of_its_own(
@@ -287,7 +287,7 @@ def test_twenty_megabytes_pass_through_two(
             file.write(os.urandom(1 << 20))
     with (tmp_path / "body").open("rb") as body:
         parcel.seal(tmp_path / "it.fhx", context, body, site.sign, [hub.public.recipient])
-    with parcel.open(tmp_path / "it.fhx", anyone, [hub.identity]) as found:
+    with parcel.open(tmp_path / "it.fhx", any_signer, [hub.identity]) as found:
         count = sum(len(part) for part in iter(lambda: found.body.read(100_000), b""))
     assert count == 20 << 20
     assert peak() < 2 << 20
@@ -301,8 +301,8 @@ def opened(
     parcel.seal(folder / "age", outside("update"), made(150_000), site.sign, [hub.public.recipient])
     parcel.seal(folder / "plain", outside("knowledge"), made(150_000), site.sign)
     with (
-        parcel.open(folder / "age", anyone, [hub.identity]) as encrypted,
-        parcel.open(folder / "plain", anyone) as plain,
+        parcel.open(folder / "age", any_signer, [hub.identity]) as encrypted,
+        parcel.open(folder / "plain", any_signer) as plain,
     ):
         yield {"age": encrypted, "plain": plain}
 
@@ -329,7 +329,7 @@ def test_a_body_ends_with_its_parcel(form: str, opened: dict[str, parcel.Opened]
 
 
 def test_a_body_is_closed_with_its_parcel(update: Path, hub: keys.Keys) -> None:
-    with parcel.open(update, anyone, [hub.identity]) as found:
+    with parcel.open(update, any_signer, [hub.identity]) as found:
         found.body.read(10)
     with pytest.raises(ValueError, match="closed"):
         found.body.seek(90_000)
@@ -410,7 +410,7 @@ def inside(signed: Callable[..., Path], hub: keys.Keys) -> Callable[[bytes], par
     def put(plain: bytes) -> parcel.Opened:
         sink = io.BytesIO()
         age.encrypt(io.BytesIO(plain), sink, [hub.public.recipient])
-        return parcel.open(signed(sink.getvalue()), anyone, [hub.identity])
+        return parcel.open(signed(sink.getvalue()), any_signer, [hub.identity])
 
     return put
 
@@ -466,7 +466,7 @@ def test_an_inner_line_that_names_another_context_is_refused(
 
 def test_a_statement_that_names_another_payload_is_refused(signed: Callable[..., Path]) -> None:
     with pytest.raises(PayloadHashError):
-        parcel.look(signed(b"payload", sha256="0" * 64), anyone)
+        parcel.inspect(signed(b"payload", sha256="0" * 64), any_signer)
 
 
 @pytest.mark.parametrize(
@@ -491,6 +491,6 @@ def test_a_body_that_is_not_one_plain_object_is_refused(text: bytes) -> None:
 
 
 def test_a_time_is_written_and_read_to_the_second() -> None:
-    text = statement.iso(statement.when("2026-11-21T08:00:00Z"))
+    text = statement.format_time(statement.parse_time("2026-11-21T08:00:00Z"))
     assert text == "2026-11-21T08:00:00Z"
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", statement.stamped("enrol")["created"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", statement.new_context("enrol")["created"])

@@ -12,7 +12,7 @@ from sklearn import metrics as theirs
 from sklearn.calibration import calibration_curve
 
 from fedhelp_edge.report import metrics
-from fedhelp_edge.report.metrics import FEWEST, Difference, Figure, paired, scores, with_prior
+from fedhelp_edge.report.metrics import MIN_IMAGES, Difference, Figure, adjust_prior, paired_difference, scores
 
 Case = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
@@ -120,9 +120,9 @@ def test_every_number_is_finite_and_lies_in_its_interval(case: Case) -> None:
 
 def test_an_interval_ends_where_25_of_1000_draws_lie_beyond_it_on_either_side() -> None:
     draws = np.arange(1001) / 1000
-    assert metrics._figure(0.5, draws, "") == Figure(0.5, 0.025, 0.975)
-    assert metrics._figure(0.975, draws, "") == Figure(0.975, 0.025, 0.975)
-    assert metrics._figure(0.01, draws, "") == Figure(0.01, 0.01, 0.975)  # holds the figure itself
+    assert metrics._with_interval(0.5, draws, "") == Figure(0.5, 0.025, 0.975)
+    assert metrics._with_interval(0.975, draws, "") == Figure(0.975, 0.025, 0.975)
+    assert metrics._with_interval(0.01, draws, "") == Figure(0.01, 0.01, 0.975)  # holds the figure itself
 
 
 def test_no_proportion_and_no_end_of_its_interval_is_below_0_or_above_1() -> None:
@@ -190,7 +190,7 @@ def test_the_interval_of_a_difference_covers_the_truth_about_as_often_as_it_says
     for seed in range(120):
         one, labels = simulated(80, 2, seed)
         other = answered(labels, 2, seed + 5000)  # of the same skill: the true difference is none
-        figures.append(paired(one, other, labels, seed=seed).auc)
+        figures.append(paired_difference(one, other, labels, seed=seed).auc)
     assert 0.88 <= np.mean([figure.low <= 0 <= figure.high for figure in figures]) <= 0.99
 
 
@@ -204,24 +204,24 @@ def test_the_draws_do_not_hang_on_how_many_are_held_at_once(monkeypatch: pytest.
     case = simulated(60, 3, seed=2)
     whole = scores(*case)
     for cells, most in ((60 * 7, 60 * 7), (59, 60)):  # one draw is held in any case
-        monkeypatch.setattr(metrics, "_CELLS", cells)
+        monkeypatch.setattr(metrics, "_BLOCK", cells)
         assert numbers(scores(*case).to_json()) == pytest.approx(numbers(whole.to_json()))
-        blocks = list(metrics._weights(60, 0))
+        blocks = list(metrics._bootstrap_weights(60, 0))
         assert max(block.size for block in blocks) == most
         assert sum(map(len, blocks)) == 1000
 
 
-@pytest.mark.parametrize("images", [FEWEST, 50])
+@pytest.mark.parametrize("images", [MIN_IMAGES, 50])
 def test_a_model_does_not_differ_from_itself(images: int) -> None:
     probabilities, labels = simulated(images, 3, seed=3)
     same = Figure(0.0, 0.0, 0.0)
-    assert paired(probabilities, probabilities.copy(), labels) == Difference(images, same, same, same)
+    assert paired_difference(probabilities, probabilities.copy(), labels) == Difference(images, same, same, same)
 
 
 def test_a_difference_is_of_the_figures_and_turns_around_with_the_models() -> None:
     one, labels = simulated(200, 3, seed=4, skill=2.0)
     other = answered(labels, 3, seed=5, skill=0.5)
-    found, back = paired(one, other, labels), paired(other, one, labels)
+    found, back = paired_difference(one, other, labels), paired_difference(other, one, labels)
     for name in ("accuracy", "balanced_accuracy", "auc"):
         figure, turned = getattr(found, name), getattr(back, name)
         assert close(figure, getattr(scores(one, labels), name).value - getattr(scores(other, labels), name).value)
@@ -232,17 +232,19 @@ def test_a_difference_is_of_the_figures_and_turns_around_with_the_models() -> No
 def test_several_runs_count_in_their_mean_and_make_no_more_images() -> None:
     one, labels = simulated(100, 3, seed=14)
     other, third = (answered(labels, 3, seed) for seed in (15, 16))
-    alone = paired(one, third, labels)
-    assert paired(np.stack([one, one, one]), third, labels) == alone
-    both = paired(np.stack([one, other]), third[None], labels).accuracy.value
-    assert both == pytest.approx(((alone.accuracy.value or 0) + (paired(other, third, labels).accuracy.value or 0)) / 2)
+    alone = paired_difference(one, third, labels)
+    assert paired_difference(np.stack([one, one, one]), third, labels) == alone
+    both = paired_difference(np.stack([one, other]), third[None], labels).accuracy.value
+    assert both == pytest.approx(
+        ((alone.accuracy.value or 0) + (paired_difference(other, third, labels).accuracy.value or 0)) / 2
+    )
 
 
 def test_pairing_makes_the_interval_of_two_models_that_err_alike_narrow() -> None:
     one, labels = simulated(300, 2, seed=6)
     other = one.copy()
     other[:5] = other[:5, ::-1]
-    pair, alone = paired(one, other, labels).accuracy, scores(one, labels).accuracy
+    pair, alone = paired_difference(one, other, labels).accuracy, scores(one, labels).accuracy
     assert (pair.high or 0) - (pair.low or 0) < ((alone.high or 0) - (alone.low or 0)) / 2
 
 
@@ -294,7 +296,7 @@ def test_of_no_images_nothing_is_said(shape: tuple[int, ...]) -> None:
     assert (found.images, found.accuracy) == (0, Figure(None, reason="no images"))
     assert len(found.classes) == (*shape, 0)[1]
     assert numbers(found.to_json()) == [0] * (1 + len(found.classes))
-    assert paired(np.zeros(shape), np.zeros(shape), []).auc == Figure(None, reason="no images")
+    assert paired_difference(np.zeros(shape), np.zeros(shape), []).auc == Figure(None, reason="no images")
 
 
 def test_of_answers_that_are_no_numbers_nothing_is_said() -> None:
@@ -305,7 +307,7 @@ def test_of_answers_that_are_no_numbers_nothing_is_said() -> None:
     figures = [getattr(whole, name) for name in ("accuracy", "balanced_accuracy", "auc", "sensitivity", "f1", "ece")]
     figures += [figure for of in whole.classes for figure in (of.sensitivity, of.specificity, of.auc, of.f1)]
     assert set(figures) == {Figure(None, reason="the model's answers are no finite numbers")}
-    assert paired(probabilities, broken, labels).accuracy.value is None
+    assert paired_difference(probabilities, broken, labels).accuracy.value is None
 
 
 def test_of_one_class_only_the_rest_is_still_said() -> None:
@@ -315,7 +317,7 @@ def test_of_one_class_only_the_rest_is_still_said() -> None:
     assert [found.accuracy.value, found.balanced_accuracy.value, found.sensitivity.value] == [hits] * 3
     assert (found.auc.value, found.specificity.value) == (None, None)
     assert [of.auc.reason for of in found.classes] == ["no image of this class", "every image is of this class"]
-    assert paired(probabilities, probabilities, labels).auc.value is None
+    assert paired_difference(probabilities, probabilities, labels).auc.value is None
 
 
 def test_less_than_ten_images_have_figures_and_no_drawn_interval() -> None:
@@ -324,7 +326,7 @@ def test_less_than_ten_images_have_figures_and_no_drawn_interval() -> None:
     assert found.balanced_accuracy.reason == "no interval: fewer than 10 images"
     assert scores(*simulated(10, 2, seed=11)).balanced_accuracy.low is not None
     assert found.accuracy.low is not None
-    pair = paired(np.eye(2)[[0, 1]], np.eye(2)[[1, 0]], [0, 1]).accuracy
+    pair = paired_difference(np.eye(2)[[0, 1]], np.eye(2)[[1, 0]], [0, 1]).accuracy
     assert (pair.value, pair.low, pair.high) == (1, None, None) and pair.reason
 
 
@@ -348,7 +350,7 @@ def test_a_prior_is_exchanged_as_bayes_says() -> None:
     likelihood = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])
     old, new = np.array([0.5, 0.3, 0.2]), np.array([0.1, 0.1, 0.8])
     learned, wanted = ((likelihood * prior) / (likelihood * prior).sum(1, keepdims=True) for prior in (old, new))
-    assert np.allclose(with_prior(learned, old * 100, new), wanted)  # counts will do for frequencies
+    assert np.allclose(adjust_prior(learned, old * 100, new), wanted)  # counts will do for frequencies
 
 
 @given(cases())
@@ -357,18 +359,18 @@ def test_priors_leave_probabilities(case: Case) -> None:
     seen = np.bincount(labels, minlength=probabilities.shape[1])  # some class may never have been seen
     even = np.ones(len(seen))
     for prior_from, prior_to in ((seen, even), (even, seen)):
-        found = with_prior(probabilities, prior_from, prior_to)
+        found = adjust_prior(probabilities, prior_from, prior_to)
         assert np.allclose(found.sum(1), 1) and (found >= 0).all()
-    assert np.allclose(with_prior(probabilities, even, even), probabilities)
+    assert np.allclose(adjust_prior(probabilities, even, even), probabilities)
 
 
 def test_a_class_that_was_never_seen_keeps_its_weight_unless_there_is_none_of_it() -> None:
-    assert with_prior([[0.4, 0.4, 0.2]], [1, 1, 0], [1, 1, 2])[0] == pytest.approx([1 / 3] * 3)
-    assert with_prior([[0.4, 0.4, 0.2]], [1, 1, 0], [1, 1, 0])[0] == pytest.approx([0.5, 0.5, 0])
+    assert adjust_prior([[0.4, 0.4, 0.2]], [1, 1, 0], [1, 1, 2])[0] == pytest.approx([1 / 3] * 3)
+    assert adjust_prior([[0.4, 0.4, 0.2]], [1, 1, 0], [1, 1, 0])[0] == pytest.approx([0.5, 0.5, 0])
 
 
 def test_a_row_whose_classes_cannot_be_becomes_the_prior() -> None:
-    assert with_prior([[0.0, 1.0, 0.0]], [1, 1, 1], [3, 0, 1]).tolist() == [[0.75, 0, 0.25]]
+    assert adjust_prior([[0.0, 1.0, 0.0]], [1, 1, 1], [3, 0, 1]).tolist() == [[0.75, 0, 0.25]]
 
 
 def test_the_interval_of_a_difference_is_as_wide_as_95_of_100_draws_ask_for() -> None:
@@ -377,7 +379,7 @@ def test_the_interval_of_a_difference_is_as_wide_as_95_of_100_draws_ask_for() ->
     labels = draw.integers(0, 2, 2000)
     one, other = (np.eye(2)[np.where(draw.random(2000) < rate, labels, 1 - labels)] for rate in (0.8, 0.7))
     gaps = (one.argmax(1) == labels).astype(float) - (other.argmax(1) == labels)
-    found = paired(one, other, labels).accuracy
+    found = paired_difference(one, other, labels).accuracy
     assert found.low is not None and found.high is not None
     wanted = 2 * 1.96 * gaps.std() / math.sqrt(2000)
     assert found.high - found.low == pytest.approx(wanted, rel=0.08)

@@ -28,14 +28,14 @@ def test_the_number_of_images_and_the_interval_stand_beside_each_figure() -> Non
 
 def test_of_no_images_there_is_no_figure() -> None:
     assert nets.table({"own": {**measured(10, 5), **nets.figures(None, "test_")}}, "own")[0][2] == "–"
-    assert nets.part_right(None, 20) == "–"
+    assert nets.accuracy_text(None, 20) == "–"
 
 
 def test_what_a_model_answers_is_told_with_its_error_and_the_reasons_of_the_rest() -> None:
     found = {"images": 28, "answered": 20, "right": 19, "unlike": 3}
-    assert nets.answering(found, "validation") == (
+    assert nets.answering_text(found, "validation") == (
         "answers 20 of 28 validation images, 1 of them wrongly (error 0.05 (n=20, 0.01-0.24)); "
         "of the other 8, 5 are uncertain and 3 unlike those trained on"
     )
-    none = nets.answering({"images": 4, "answered": 0, "right": 0, "unlike": 0}, "test")
+    none = nets.answering_text({"images": 4, "answered": 0, "right": 0, "unlike": 0}, "test")
     assert none == "answers 0 of 4 test images; of the other 4, 4 are uncertain and 0 unlike those trained on"

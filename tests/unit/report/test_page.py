@@ -11,10 +11,10 @@ from fedhelp_edge.report import pages
 from tests.unit.report import reading
 
 HOSTILE = "<script>alert(1)</script>&\"'"
-LINES: dict[str, pages.Line] = {"one": [(1, 0.2), (2, 0.4), (3, 0.8)], "other": [(1, 0.5), (2, None), (3, 0.5)]}
+LINES: dict[str, pages.Points] = {"one": [(1, 0.2), (2, 0.4), (3, 0.8)], "other": [(1, 0.5), (2, None), (3, 0.5)]}
 
 
-def svg(lines: dict[str, pages.Line], across: str = "round", up: str = "accuracy") -> ElementTree.Element:
+def svg(lines: dict[str, pages.Points], across: str = "round", up: str = "accuracy") -> ElementTree.Element:
     return ElementTree.fromstring(pages.chart(lines, across, up))[0]
 
 
@@ -97,11 +97,11 @@ def test_a_chart_names_its_lines_and_axes() -> None:
         ([(0.5, 130), (1.0, 170)], ["130", "140", "150", "160", "170", "0.5", "0.6", "0.7", "0.8", "0.9", "1"]),
     ],
 )
-def test_axes_carry_round_numbers_and_whole_ones_where_all_are_whole(line: pages.Line, ticks: list[str]) -> None:
+def test_axes_carry_round_numbers_and_whole_ones_where_all_are_whole(line: pages.Points, ticks: list[str]) -> None:
     texts = [text.text for text in svg({"line": line}) if text.tag == "text" and text.text not in ("round", "accuracy")]
     assert texts == ticks
 
 
 @pytest.mark.parametrize("lines", [{}, {"none": []}, {"none": [(1, None)]}, {"flat": [(1, 0.5), (2, 0.5)]}])
-def test_a_chart_of_nothing_much_is_still_a_chart(lines: dict[str, pages.Line]) -> None:
+def test_a_chart_of_nothing_much_is_still_a_chart(lines: dict[str, pages.Points]) -> None:
     assert svg(lines).tag == "svg"

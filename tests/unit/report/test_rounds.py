@@ -20,7 +20,7 @@ def told(number: int, own: float | None = 0.5, **more: Any) -> dict[str, Any]:
 
 
 def test_a_round_says_what_was_trained_how_well_and_how_long() -> None:
-    page = rounds.report("lesions", [told(1)])
+    page = rounds.page("lesions", [told(1)])
     text = "".join(reading.body(page).itertext())
     assert "lesions: round 1" in text
     assert "fedhelp at a small site: 42 images to learn from, 84 seen in 11.5 s (20.5 s of processor time)" in text
@@ -31,7 +31,7 @@ def test_a_round_says_what_was_trained_how_well_and_how_long() -> None:
 
 
 def test_earlier_rounds_stand_in_its_table_and_curves() -> None:
-    page = rounds.report("lesions", [told(1), told(2, None), told(3, 0.75)])
+    page = rounds.page("lesions", [told(1), told(2, None), told(3, 0.75)])
     assert [row[:2] for row in reading.tables(page)[2][1:]] == [
         ["1", HALF],
         ["2", "–"],
@@ -43,16 +43,16 @@ def test_earlier_rounds_stand_in_its_table_and_curves() -> None:
 
 
 def test_a_part_of_the_loss_that_came_later_begins_later() -> None:
-    page = rounds.report("lesions", [told(1, loss={"train": {"loss": 1.0}}), told(2)])
+    page = rounds.page("lesions", [told(1, loss={"train": {"loss": 1.0}}), told(2)])
     (_, loss) = reading.body(page).iter("svg")
     assert "surrogate public" in (loss.get("aria-label") or "")
 
 
 def test_without_a_yardstick_there_is_one_net_and_a_word_about_it() -> None:
-    page = rounds.report("lesions", [told(1, val={"own": 0.5})])
+    page = rounds.page("lesions", [told(1, val={"own": 0.5})])
     assert reading.tables(page)[0][1:] == [["this site's own net", HALF]]
     assert "No net was trained alone" in page
 
 
 def test_a_round_can_be_read_in_80_columns() -> None:
-    assert reading.columns(rounds.report("lesions", [told(number) for number in range(1, 100)])) <= 80
+    assert reading.columns(rounds.page("lesions", [told(number) for number in range(1, 100)])) <= 80

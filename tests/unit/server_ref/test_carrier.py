@@ -7,51 +7,51 @@ from pathlib import Path
 
 import pytest
 
-from fedhelp_edge.exchange.folder import FROM
+from fedhelp_edge.exchange.folder import FROM_COORDINATOR
 from fedhelp_edge.parcel import parcel
 from server_ref.admin import exchange
-from server_ref.rounds import state
+from server_ref.rounds import lifecycle
 from tests.federation import Federation
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return tmp_path / "stick" / FROM
+    return tmp_path / "stick" / FROM_COORDINATOR
 
 
 def kinds(folder: Path) -> Counter[str]:
-    return Counter(parcel.look(path, parcel.anyone).statement.kind for path in folder.glob("*.fhx"))
+    return Counter(parcel.inspect(path, parcel.any_signer).statement.kind for path in folder.glob("*.fhx"))
 
 
 def test_sites_find_the_newest_of_each_kind_and_every_charter(three: Federation, folder: Path) -> None:
     three.play(three.open())
     three.aggregate()
     order = three.open()
-    left = exchange.leave(three.hub, folder)
+    left = exchange.deliver(three.hub, folder)
     found = kinds(folder)
     receipts = found.pop("receipt")
     assert found == {"charter": 1, "roster": 1, "task": 1, "global": 1}
     assert receipts == 12  # of three requests and three shares, when they came and when they were judged
     assert left == 16
-    assert (folder / f"{order.hash}.fhx").read_bytes() == three.hub.store.path(order.hash).read_bytes()
+    assert (folder / f"{order.hash}.fhx").read_bytes() == three.hub.database.path(order.hash).read_bytes()
 
 
 def test_a_second_visit_writes_nothing_that_is_there(three: Federation, folder: Path) -> None:
-    exchange.leave(three.hub, folder)
+    exchange.deliver(three.hub, folder)
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.fhx")}
-    exchange.leave(three.hub, folder)
+    exchange.deliver(three.hub, folder)
     assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.fhx")} == before
 
 
 def test_what_nobody_needs_any_more_goes_and_what_is_others_stays(three: Federation, folder: Path) -> None:
     first = three.open()
-    exchange.leave(three.hub, folder)
+    exchange.deliver(three.hub, folder)
     others = [folder / "holiday.jpg", folder / f"{'0' * 64}.fhx", folder / "notes.fhx"]
     for path in others:
         path.write_bytes(b"somebody's")
-    state.call_off(three.hub, state.current(three.hub))
+    lifecycle.cancel_round(three.hub, lifecycle.open_round(three.hub))
     second = three.open()
-    exchange.leave(three.hub, folder)
+    exchange.deliver(three.hub, folder)
     assert not (folder / f"{first.hash}.fhx").exists()
     assert (folder / f"{second.hash}.fhx").exists()
     assert [path.read_bytes() for path in others] == [b"somebody's"] * 3
@@ -62,13 +62,15 @@ def test_receipts_of_rounds_long_over_are_left_no_more(three: Federation, folder
     three.play(first)
     three.aggregate()
     for _ in range(3):
-        state.call_off(three.hub, three.hub.store.rows("SELECT * FROM rounds WHERE round = ?", three.open().round)[0])
-    exchange.leave(three.hub, folder)
+        lifecycle.cancel_round(
+            three.hub, three.hub.database.rows("SELECT * FROM rounds WHERE round = ?", three.open().round)[0]
+        )
+    exchange.deliver(three.hub, folder)
     abouts = {
-        parcel.look(path, parcel.anyone).statement.context["about"]
+        parcel.inspect(path, parcel.any_signer).statement.context["about"]
         for path in folder.glob("*.fhx")
-        if parcel.look(path, parcel.anyone).statement.kind == "receipt"
+        if parcel.inspect(path, parcel.any_signer).statement.kind == "receipt"
     }
-    shares = {row["hash"] for row in three.hub.store.rows("SELECT hash FROM shares")}
+    shares = {row["hash"] for row in three.hub.database.rows("SELECT hash FROM shares")}
     assert abouts & shares == set()
     assert len(abouts) == 3  # of the requests

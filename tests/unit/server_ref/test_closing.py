@@ -22,20 +22,22 @@ from server_ref.admin import status
 from server_ref.hub.database import DATABASE
 from server_ref.hub.hub import ROOT
 from server_ref.intake import judge, partial, receive
-from server_ref.rounds import close, open, reaggregate, review, state
+from server_ref.rounds import close, lifecycle, opening, reaggregate, review
 from tests.federation import PLAN, Federation
 
 pytestmark = pytest.mark.usefixtures("opens_here")
 
 
 def log_types(fed: Federation, subject: str) -> list[str]:
-    return [row["type"] for row in fed.hub.store.rows("SELECT type FROM log WHERE subject = ? ORDER BY seq", subject)]
+    return [
+        row["type"] for row in fed.hub.database.rows("SELECT type FROM log WHERE subject = ? ORDER BY seq", subject)
+    ]
 
 
 def opened(fed: Federation) -> set[str]:
     """The updates whose plain numbers lie in the hub: by site and round."""
     names = {path.stem for path in (fed.hub.home / "shares").iterdir()}
-    rows = fed.hub.store.rows("SELECT * FROM shares")
+    rows = fed.hub.database.rows("SELECT * FROM shares")
     return {f"{row['site']}/{row['round']}" for row in rows if row["hash"] in names}
 
 
@@ -70,18 +72,20 @@ def waits_for_a_person(fed: Federation, number: int = 2) -> Task:
 
 # --- opened --------------------------------------------------------------------------------------------------------
 def test_first_weights_that_are_given_are_published_before_the_first_round_and_never_later(three: Federation) -> None:
-    given = {"conv1.weight": np.zeros_like(three.hub.model(state.newest(three.hub)["model"])["conv1.weight"])}
-    open.check_open(three.hub, start=True)
-    order = open.open_next(three.hub, three.boss, given)
+    given = {"conv1.weight": np.zeros_like(three.hub.model(lifecycle.newest_round(three.hub)["model"])["conv1.weight"])}
+    opening.check_open(three.hub, start=True)
+    order = opening.open_next(three.hub, three.coordinator_keys, given)
     assert not three.base(order)["conv1.weight"].any()
     assert three.base(order)["linear.weight"].any()
-    published = parcel.look(three.hub.store.path(three.hub.newest("global")["hash"]), parcel.anyone).statement.context
+    published = parcel.inspect(
+        three.hub.database.path(three.hub.newest_parcel("global")["hash"]), parcel.any_signer
+    ).statement.context
     assert (published["round"], published["base"]) == (0, order.base)
     three.play(order)
     three.aggregate()
     with pytest.raises(NotNowError, match="before the first round"):
-        open.open_next(three.hub, three.boss, given)
-    open.check_open(three.hub)
+        opening.open_next(three.hub, three.coordinator_keys, given)
+    opening.check_open(three.hub)
 
 
 def test_a_plan_that_begins_from_the_packs_weights_opens_no_first_round_without_them(tmp_path: Path) -> None:
@@ -89,12 +93,12 @@ def test_a_plan_that_begins_from_the_packs_weights_opens_no_first_round_without_
     fed = Federation(tmp_path, text, clinics=2)
     with pytest.raises(NotNowError, match="trained on the pack"):
         fed.open()
-    drawn = fed.hub.model(state.newest(fed.hub)["model"])
-    order = open.open_next(fed.hub, fed.boss, {"conv1.weight": drawn["conv1.weight"]})
+    drawn = fed.hub.model(lifecycle.newest_round(fed.hub)["model"])
+    order = opening.open_next(fed.hub, fed.coordinator_keys, {"conv1.weight": drawn["conv1.weight"]})
     fed.play(order)
     fed.aggregate()
     assert fed.open().round == 2
-    fed.hub.store.close()
+    fed.hub.database.close()
 
 
 def test_a_roster_is_renewed_only_where_it_would_end_before_the_round(three: Federation) -> None:
@@ -104,7 +108,7 @@ def test_a_roster_is_renewed_only_where_it_would_end_before_the_round(three: Fed
     order = three.open()
     assert (order.closes, three.hub.roster.version) == (ends, before)
     assert log_types(three, "roster") == []
-    state.call_off(three.hub, state.newest(three.hub))
+    lifecycle.cancel_round(three.hub, lifecycle.newest_round(three.hub))
     three.clock.go_on(seconds=1)
     assert three.open().roster_version == three.hub.roster.version == before + 1
     assert three.hub.roster.expires > order.closes
@@ -113,23 +117,23 @@ def test_a_roster_is_renewed_only_where_it_would_end_before_the_round(three: Fed
 
 def test_a_federation_is_finished_once_its_last_round_is_over_and_not_before(tmp_path: Path) -> None:
     fed = Federation(tmp_path, PLAN.replace("rounds = 12", "rounds = 1"), clinics=2)
-    assert not state.is_finished(fed.hub)
+    assert not lifecycle.is_finished(fed.hub)
     order = fed.open()
-    assert not state.is_finished(fed.hub)
-    state.finish(fed.hub)  # by a person, while it is open
-    assert not state.is_finished(fed.hub)
+    assert not lifecycle.is_finished(fed.hub)
+    lifecycle.finish(fed.hub)  # by a person, while it is open
+    assert not lifecycle.is_finished(fed.hub)
     fed.play(order)
     fed.aggregate()
-    assert state.is_finished(fed.hub)
-    fed.hub.store.close()
+    assert lifecycle.is_finished(fed.hub)
+    fed.hub.database.close()
 
 
 def test_a_federation_finishes_once(three: Federation) -> None:
-    state.finish(three.hub)
-    at = three.hub.store.fact("finished")
+    lifecycle.finish(three.hub)
+    at = three.hub.database.fact("finished")
     three.clock.go_on(days=1)
-    state.finish(three.hub)
-    assert three.hub.store.fact("finished") == at
+    lifecycle.finish(three.hub)
+    assert three.hub.database.fact("finished") == at
     assert log_types(three, "coordinator").count("finish") == 1
     with pytest.raises(NotNowError, match="finished"):
         three.open()
@@ -149,12 +153,12 @@ def test_after_its_deadline_a_round_waits_for_what_was_on_its_way_but_not_for_lo
     order = three.open()
     three.play(order, without=("site-003",))
     path = three.clinics[2].give(order, three.drawn(order, three.clinics[2]))
-    said = parcel.look(path, parcel.anyone).statement
+    said = parcel.inspect(path, parcel.any_signer).statement
     three.clock.go_on(days=7)
     partial.begin(three.hub.home, said, path.stat().st_size, path.read_bytes()[:-1], order.closes)
     with pytest.raises(QuorumError):
         three.aggregate()
-    assert state.newest(three.hub)["state"] == "open"
+    assert lifecycle.newest_round(three.hub)["state"] == "open"
     three.clock.go_on(hours=1, seconds=1)
     assert three.aggregate()["accepted"] == ["site-001", "site-002"]
 
@@ -164,25 +168,25 @@ def test_a_round_that_was_changed_while_it_was_merged_is_not_published(
 ) -> None:
     three.play(three.open())
     three.judge()
-    merge, before = rules.merge, three.hub.newest("global")["hash"]
+    merge, before = rules.merge, three.hub.newest_parcel("global")["hash"]
     changes = ("UPDATE rounds SET closes = '2090-01-01T00:00:00Z' WHERE round = 1",
                "UPDATE shares SET state = 'quarantined' WHERE site = 'site-001'")  # fmt: skip
     undone = ("UPDATE rounds SET closes = ? WHERE round = 1", "UPDATE shares SET state = 'accepted' WHERE ? != ''")
-    closes = state.current(three.hub)["closes"]
+    closes = lifecycle.open_round(three.hub)["closes"]
     for change, undo in zip(changes, undone, strict=True):
 
         def meanwhile(*given: Any, change: str = change) -> Any:
-            with three.hub.store.changing():
-                three.hub.store.run(change)
+            with three.hub.database.transaction():
+                three.hub.database.run(change)
             return merge(*given)
 
         with monkeypatch.context() as patch:
             patch.setattr(rules, "merge", meanwhile)
             with pytest.raises(HubDamagedError, match="changed while it was merged"):
                 three.aggregate()
-        assert three.hub.newest("global")["hash"] == before
-        with three.hub.store.changing():
-            three.hub.store.run(undo, closes)
+        assert three.hub.newest_parcel("global")["hash"] == before
+        with three.hub.database.transaction():
+            three.hub.database.run(undo, closes)
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
 
 
@@ -194,15 +198,17 @@ def test_what_sites_claim_is_told_as_nothing_where_they_claim_nothing(three: Fed
     told = three.aggregate()
     claims = [(one["examples"], one["val"], one["correct"]) for one in told["claims"]]
     assert claims == [(100, 0, 0), (90, 10, 0), (80, 5, 4)]
-    report = json.loads(state.newest(three.hub)["report"])
+    report = json.loads(lifecycle.newest_round(three.hub)["report"])
     assert report == {"sites": {"site-001": [0, 0], "site-002": [10, 0], "site-003": [5, 4]}}
-    assert [(one["lowest"], one["highest"], one["sites"]) for one in status.accuracy(three.hub)] == [(0, 0.8, 2)]
+    assert [(one["lowest"], one["highest"], one["sites"]) for one in status.accuracy_by_round(three.hub)] == [
+        (0, 0.8, 2)
+    ]
 
 
 def test_a_round_that_is_not_merged_has_no_model_to_tell_of(three: Federation) -> None:
     three.play(three.open(), without=("site-003",))
     three.judge()
-    told = state.outcome(three.hub, 1)
+    told = lifecycle.outcome(three.hub, 1)
     assert (told["merged_sha256"], told["published"], told["accepted"]) == (None, False, ["site-001", "site-002"])
 
 
@@ -214,7 +220,7 @@ def test_an_odd_update_with_an_odd_claim_is_told_both(three: Federation) -> None
     receive.receive(three.hub, clinic.give(order, far, examples=10**6))
     with pytest.raises(QuorumError):
         three.aggregate()
-    (odd,) = status.quarantined(three.hub)
+    (odd,) = status.quarantined_updates(three.hub)
     assert odd["code"] == "E_TOO_FAR"
     distance, _, claim = odd["cause"].partition("; ")
     assert "median" in distance
@@ -228,7 +234,7 @@ def test_an_update_is_put_aside_once_however_often_the_round_is_looked_at(three:
     for _ in range(3):
         with pytest.raises(QuorumError):
             three.aggregate(now=True)
-    (row,) = review.quarantined(three.hub)
+    (row,) = review.quarantined_updates(three.hub)
     assert log_types(three, row["hash"]) == ["received", "accepted", "quarantined"]
 
 
@@ -243,14 +249,14 @@ def test_of_opened_updates_only_those_stay_that_may_still_count(three: Federatio
     order = three.open()
     three.play(order, without=("site-003",))
     three.judge()
-    close.forget(three.hub)
+    close.destroy_obsolete(three.hub)
     assert opened(three) == {"site-001/2", "site-002/2", "site-003/1"}
-    three.hub.revoke(three.boss, "site-002", 2, "stolen")
+    three.hub.revoke(three.coordinator_keys, "site-002", 2, "stolen")
     with pytest.raises(QuorumError):
         three.aggregate(now=True)
-    close.forget(three.hub)
+    close.destroy_obsolete(three.hub)
     assert opened(three) == {"site-001/2", "site-003/1"}
-    review.review(three.hub, three.boss, "site-003", release=False)
+    review.decide(three.hub, three.coordinator_keys, "site-003", release=False)
     assert opened(three) == {"site-001/2"}
     assert stray.exists()
 
@@ -258,9 +264,9 @@ def test_of_opened_updates_only_those_stay_that_may_still_count(three: Federatio
 def test_what_a_command_that_was_cut_off_left_open_goes_before_the_next_round_is_looked_at(three: Federation) -> None:
     three.play(three.open())
     three.aggregate()
-    row = three.hub.store.rows("SELECT hash FROM shares")[0]
-    judge.opened(three.hub, row["hash"]).write_bytes(b"left")
-    open.keep_key(three.hub, [three.boss], 0, "left")
+    row = three.hub.database.rows("SELECT hash FROM shares")[0]
+    judge.opened_path(three.hub, row["hash"]).write_bytes(b"left")
+    opening.seal_round_key(three.hub, [three.coordinator_keys], 0, "left")
     three.open()
     with pytest.raises(QuorumError):
         three.aggregate()
@@ -274,7 +280,7 @@ def test_how_a_round_ended_without_a_merge_is_in_the_log(three: Federation) -> N
     with pytest.raises(QuorumError):
         three.aggregate()
     three.open()
-    state.call_off(three.hub, state.newest(three.hub))
+    lifecycle.cancel_round(three.hub, lifecycle.newest_round(three.hub))
     assert [log_types(three, f"round {number}")[-1] for number in (1, 2)] == ["fail", "call off"]
 
 
@@ -288,7 +294,7 @@ def test_an_odd_update_that_is_let_in_a_round_later_counts_as_what_it_changed(th
     three.aggregate(now=True)
     second = three.open()
     three.play(second, without=("site-003",))
-    assert review.review(three.hub, three.boss, "site-003", release=True)["state"] == "accepted"
+    assert review.decide(three.hub, three.coordinator_keys, "site-003", release=True)["state"] == "accepted"
     told = three.aggregate()
     now = three.base(second)
     shares = {clinic.id: three.drawn(second, clinic) for clinic in three.clinics[:2]}
@@ -302,7 +308,7 @@ def test_an_older_update_that_is_let_in_does_not_take_the_place_of_a_newer_one(t
     three.aggregate(now=True)
     three.play(three.open())
     three.judge()
-    assert review.review(three.hub, three.boss, "site-003", release=True)["state"] == "superseded"
+    assert review.decide(three.hub, three.coordinator_keys, "site-003", release=True)["state"] == "superseded"
     assert three.states() | {} == {
         "site-001/1": "merged", "site-001/2": "accepted", "site-002/1": "merged", "site-002/2": "accepted",
         "site-003/1": "superseded", "site-003/2": "accepted",
@@ -322,44 +328,44 @@ def test_a_newer_update_that_is_let_in_takes_the_place_of_an_older_one(three: Fe
     receive.receive(three.hub, late)
     three.judge()
     assert (three.states()["site-003/1"], three.states()["site-003/2"]) == ("accepted", "quarantined")
-    assert review.review(three.hub, three.boss, "site-003", release=True)["state"] == "accepted"
+    assert review.decide(three.hub, three.coordinator_keys, "site-003", release=True)["state"] == "accepted"
     assert (three.states()["site-003/1"], three.states()["site-003/2"]) == ("superseded", "accepted")
 
 
 def test_of_two_updates_for_one_round_that_which_a_person_lets_in_counts(three: Federation) -> None:
     order = waits_for_a_person(three)
-    (waiting,) = review.quarantined(three.hub)
+    (waiting,) = review.quarantined_updates(three.hub)
     other = receive.receive(three.hub, three.clinics[2].give(order, three.drawn(order, three.clinics[2]))).hash
     three.judge()
-    assert review.review(three.hub, three.boss, "site-003", release=True)["state"] == "accepted"
-    states = {row["hash"]: row["state"] for row in three.hub.store.rows("SELECT hash, state FROM shares")}
+    assert review.decide(three.hub, three.coordinator_keys, "site-003", release=True)["state"] == "accepted"
+    states = {row["hash"]: row["state"] for row in three.hub.database.rows("SELECT hash, state FROM shares")}
     assert (states[waiting["hash"]], states[other]) == ("accepted", "superseded")
 
 
 def test_an_update_is_named_by_its_site_or_enough_of_its_hash(three: Federation) -> None:
     waits_for_a_person(three)
-    (row,) = review.quarantined(three.hub)
+    (row,) = review.quarantined_updates(three.hub)
     for name in ("site-003", row["hash"], row["hash"][:12].upper()):
-        assert review.update_of(three.hub, name)["hash"] == row["hash"]
+        assert review.find_update(three.hub, name)["hash"] == row["hash"]
     for name in ("site-001", row["hash"][:11], "", "f" * 64):
         with pytest.raises(NotNowError, match=r"nothing of .* waits"):
-            review.update_of(three.hub, name)
-    state.call_off(three.hub, state.newest(three.hub))
+            review.find_update(three.hub, name)
+    lifecycle.cancel_round(three.hub, lifecycle.newest_round(three.hub))
     lazy(three, three.open(), 2)
     three.aggregate(now=True)  # of the others, who are late
     with pytest.raises(
         AmbiguousError, match=rf"2 updates of site-003 wait: {row['hash'][:12]} of round 1, .* of round 2"
     ):
-        review.update_of(three.hub, "site-003")
-    assert review.update_of(three.hub, row["hash"][:12])["round"] == 1
+        review.find_update(three.hub, "site-003")
+    assert review.find_update(three.hub, row["hash"][:12])["round"] == 1
 
 
 @pytest.mark.parametrize(
     "decides",
     [
         Federation.judge,
-        lambda fed: close.aggregate(fed.hub, fed.boss),
-        lambda fed: review.review(fed.hub, fed.boss, "site-003", release=True),
+        lambda fed: close.aggregate(fed.hub, fed.coordinator_keys),
+        lambda fed: review.decide(fed.hub, fed.coordinator_keys, "site-003", release=True),
     ],
 )
 def test_nothing_is_decided_on_what_the_front_has_changed(
@@ -368,32 +374,32 @@ def test_nothing_is_decided_on_what_the_front_has_changed(
     waits_for_a_person(three)
     with closing(sqlite3.connect(three.hub.home / DATABASE)) as db, db:
         db.execute("UPDATE shares SET released = 1 WHERE state = 'quarantined'")
-    length = three.hub.store.head().length
+    length = three.hub.database.head().length
     with pytest.raises(HubDamagedError):
         decides(three)
-    assert three.hub.store.head().length == length
+    assert three.hub.database.head().length == length
 
 
 # --- undone --------------------------------------------------------------------------------------------------------
 def test_what_holds_nothing_of_a_site_is_not_merged_again(three: Federation) -> None:
     three.play(three.open(), without=("site-003",))
     three.aggregate(now=True)
-    assert [reaggregate.gave(three.hub, clinic.id) for clinic in three.clinics] == [True, True, False]
+    assert [reaggregate.contributed(three.hub, clinic.id) for clinic in three.clinics] == [True, True, False]
     with pytest.raises(NotNowError, match="no merged round holds"):
-        reaggregate.undo(three.hub, three.boss, "site-003", archive(three))
-    reaggregate.undo(three.hub, three.boss, "site-002", archive(three))
+        reaggregate.without_site(three.hub, three.coordinator_keys, "site-003", archive(three))
+    reaggregate.without_site(three.hub, three.coordinator_keys, "site-002", archive(three))
     with pytest.raises(NotNowError, match="already"):
-        reaggregate.undo(three.hub, three.boss, "site-002", archive(three))
-    reaggregate.undo(
-        three.hub, three.boss, "site-001", archive(three)
+        reaggregate.without_site(three.hub, three.coordinator_keys, "site-002", archive(three))
+    reaggregate.without_site(
+        three.hub, three.coordinator_keys, "site-001", archive(three)
     )  # that another one was taken out hinders nothing
 
 
 def test_a_method_that_merges_nothing_has_nothing_to_undo(tmp_path: Path) -> None:
     fed = Federation(tmp_path, PLAN.replace("fedavg", "local"), clinics=1)
     with pytest.raises(NotNowError, match="local merges nothing"):
-        reaggregate.check_undo(fed.hub, "site-001")
-    fed.hub.store.close()
+        reaggregate.check_contributed(fed.hub, "site-001")
+    fed.hub.database.close()
 
 
 def test_a_round_that_one_site_alone_gave_to_is_left_out_without_it(tmp_path: Path) -> None:
@@ -404,12 +410,12 @@ def test_a_round_that_one_site_alone_gave_to_is_left_out_without_it(tmp_path: Pa
     second = fed.open()
     fed.play(second)
     fed.aggregate()
-    told = reaggregate.undo(fed.hub, fed.boss, "site-002", archive(fed))
+    told = reaggregate.without_site(fed.hub, fed.coordinator_keys, "site-002", archive(fed))
     base = fed.base(first)
     shares = {fed.clinics[number].id: moved(fed, second, base, number) for number in (0, 2)}
     wanted = rules.merge(base, shares, dict.fromkeys(shares, 100), fed.plan.merge)
     assert same(fed.hub.model(told["merged_sha256"]), wanted)
-    fed.hub.store.close()
+    fed.hub.database.close()
 
 
 def test_rounds_before_a_sites_first_update_are_not_merged_again_and_nothing_is_left_open(three: Federation) -> None:
@@ -419,14 +425,16 @@ def test_rounds_before_a_sites_first_update_are_not_merged_again_and_nothing_is_
     second = three.open()
     three.play(second)
     three.aggregate()
-    for row in three.hub.store.rows("SELECT hash FROM shares WHERE counts = 1"):
-        three.hub.store.path(row["hash"]).unlink()
-    told = reaggregate.undo(three.hub, three.boss, "site-003", archive(three))
+    for row in three.hub.database.rows("SELECT hash FROM shares WHERE counts = 1"):
+        three.hub.database.path(row["hash"]).unlink()
+    told = reaggregate.without_site(three.hub, three.coordinator_keys, "site-003", archive(three))
     shares = {clinic.id: three.drawn(second, clinic) for clinic in three.clinics[:2]}
     wanted = rules.merge(three.base(second), shares, dict.fromkeys(shares, 100), three.plan.merge)
     assert same(three.hub.model(told["merged_sha256"]), wanted)
     assert opened(three) == set()
-    published = parcel.look(three.hub.store.path(three.hub.newest("global")["hash"]), parcel.anyone).statement.context
+    published = parcel.inspect(
+        three.hub.database.path(three.hub.newest_parcel("global")["hash"]), parcel.any_signer
+    ).statement.context
     assert (published["round"], published["base"]) == (told["round"], told["merged_sha256"])
     assert told == {"round": 3, "without": "site-003", "merged_sha256": told["merged_sha256"]}
 
@@ -434,8 +442,8 @@ def test_rounds_before_a_sites_first_update_are_not_merged_again_and_nothing_is_
 def test_what_stops_an_undoing_is_said_and_nothing_is_left_open(three: Federation) -> None:
     three.play(three.open())
     three.aggregate()
-    for row in three.hub.store.rows("SELECT hash FROM shares WHERE site = 'site-003'"):
-        three.hub.store.path(row["hash"]).write_bytes(b"damaged")
+    for row in three.hub.database.rows("SELECT hash FROM shares WHERE site = 'site-003'"):
+        three.hub.database.path(row["hash"]).write_bytes(b"damaged")
     with pytest.raises(Exception, match="parcel"):
-        reaggregate.undo(three.hub, three.boss, "site-002", archive(three))
+        reaggregate.without_site(three.hub, three.coordinator_keys, "site-002", archive(three))
     assert opened(three) == set()

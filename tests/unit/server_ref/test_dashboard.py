@@ -13,8 +13,8 @@ import pytest
 from fedhelp_edge.errors import NotNowError
 from server_ref.admin import decisions, unattended
 from server_ref.intake import receive
-from server_ref.rounds import close, review, state
-from server_ref.web.dashboard import Door
+from server_ref.rounds import close, lifecycle, review
+from server_ref.web.dashboard import DashboardAccess
 from tests.federation import Federation
 from tests.net import Answer, Client, running
 
@@ -31,11 +31,11 @@ def with_an_odd_share(made: Federation, tmp_path_factory: pytest.TempPathFactory
         fed.play(order, without=("site-002", "site-003"))
         receive.receive(fed.hub, fed.clinics[1].give(order, fed.base(order)))
         fed.judge()
-        odd = fed.hub.store.row("SELECT hash FROM shares WHERE site = 'site-002' AND round = 2")
+        odd = fed.hub.database.row("SELECT hash FROM shares WHERE site = 'site-002' AND round = 2")
         assert odd
         with pytest.raises(NotNowError):
             decisions.record(fed.hub, odd["hash"], "release")
-        close._look_closer(fed.hub, fed.boss, state.current(fed.hub))
+        close._quarantine_outliers(fed.hub, fed.coordinator_keys, lifecycle.open_round(fed.hub))
         assert fed.states()["site-002/2"] == "quarantined"
         yield fed
 
@@ -47,18 +47,18 @@ def fed(with_an_odd_share: Federation, tmp_path: Path) -> Iterator[Federation]:
 
 
 @pytest.fixture
-def door() -> Door:
-    return Door()
+def door() -> DashboardAccess:
+    return DashboardAccess()
 
 
 @pytest.fixture
-def client(fed: Federation, door: Door) -> Iterator[Client]:
+def client(fed: Federation, door: DashboardAccess) -> Iterator[Client]:
     with running(fed.hub.home, door=door) as port:
         yield Client(port, fed.hub.federation)
 
 
 @pytest.fixture
-def cookie(client: Client, door: Door) -> dict[str, str]:
+def cookie(client: Client, door: DashboardAccess) -> dict[str, str]:
     """What a browser holds after the link was opened."""
     answer = client.ask("GET", f"/enter/{door.token}")
     assert (answer.status, answer.headers["location"]) == (303, "..")
@@ -94,13 +94,13 @@ def test_it_shows_sites_the_round_the_quarantine_models_and_the_log(client: Clie
 
 def test_who_is_missing_after_the_deadline_is_late(client: Client, cookie: dict[str, str], fed: Federation) -> None:
     fed.clock.go_on(days=8)
-    with fed.hub.store.changing():
+    with fed.hub.database.transaction():
         fed.hub.log("test", "time")
     assert re.search(r"site-003\s+Clinic 2\s+small\s+active\s+late", text(client.ask("GET", "/", headers=cookie)))
 
 
 def test_nobody_sees_it_without_the_link_and_the_link_works_once(
-    client: Client, door: Door, cookie: dict[str, str]
+    client: Client, door: DashboardAccess, cookie: dict[str, str]
 ) -> None:
     for headers in ({}, {"Cookie": "fedhelp_dashboard=x"}):
         answer = client.ask("GET", "/", headers=headers)
@@ -116,7 +116,7 @@ def test_a_person_without_the_link_is_told_how_to_get_one(client: Client) -> Non
     assert "fedhelp-coordinator serve" in text(answer)
 
 
-def test_a_wrong_link_or_a_look_at_it_does_not_use_it_up(client: Client, door: Door) -> None:
+def test_a_wrong_link_or_a_look_at_it_does_not_use_it_up(client: Client, door: DashboardAccess) -> None:
     assert client.ask("GET", "/enter/x").status == 403
     assert client.ask("HEAD", f"/enter/{door.token}").status == 405
     assert client.ask("GET", f"/enter/{door.token}").status == 303
@@ -138,16 +138,16 @@ def test_what_a_button_decides_the_next_command_carries_out(
     assert decide(client, cookie, what).status == 303
     assert fed.states()["site-002/2"] == "quarantined"
     assert f"Decided: {what}" in text(client.ask("GET", "/", headers=cookie))
-    decisions.carry_out(fed.hub, fed.boss)
+    decisions.apply(fed.hub, fed.coordinator_keys)
     assert fed.states()["site-002/2"] == state
-    assert decisions.waiting(fed.hub) == {}
+    assert decisions.pending(fed.hub) == {}
 
 
 def test_an_unattended_coordinator_carries_out_decisions_and_says_with_each_refusal_what_to_do(
     client: Client, cookie: dict[str, str], fed: Federation
 ) -> None:
     assert decide(client, cookie, "refuse").status == 303
-    _, (line, hint) = unattended.step(fed.hub, fed.boss, None)
+    _, (line, hint) = unattended.step(fed.hub, fed.coordinator_keys, None)
     assert line.startswith("site-002: refused E_")
     assert hint.startswith("    hint: ")
     assert fed.states()["site-002/2"] == "refused"
@@ -157,11 +157,11 @@ def test_a_decision_that_comes_too_late_is_logged_and_forgotten(
     client: Client, cookie: dict[str, str], fed: Federation
 ) -> None:
     assert decide(client, cookie, "release").status == 303
-    review.review(fed.hub, fed.boss, "site-002", release=False)
-    assert decisions.carry_out(fed.hub, fed.boss) == []
+    review.decide(fed.hub, fed.coordinator_keys, "site-002", release=False)
+    assert decisions.apply(fed.hub, fed.coordinator_keys) == []
     assert fed.states()["site-002/2"] == "refused"
-    assert decisions.waiting(fed.hub) == {}
-    assert fed.hub.store.rows("SELECT 1 FROM log WHERE type = 'decision void'")
+    assert decisions.pending(fed.hub) == {}
+    assert fed.hub.database.rows("SELECT 1 FROM log WHERE type = 'decision void'")
 
 
 def test_letting_in_waits_for_a_round_that_is_open(client: Client, cookie: dict[str, str], fed: Federation) -> None:
@@ -169,9 +169,9 @@ def test_letting_in_waits_for_a_round_that_is_open(client: Client, cookie: dict[
     order = fed.hub.tasks()[2]
     receive.receive(fed.hub, fed.clinics[2].give(order, fed.drawn(order, fed.clinics[2])))
     fed.aggregate(now=True)
-    assert decisions.carry_out(fed.hub, fed.boss) == []
+    assert decisions.apply(fed.hub, fed.coordinator_keys) == []
     fed.open()
-    (done,) = decisions.carry_out(fed.hub, fed.boss)
+    (done,) = decisions.apply(fed.hub, fed.coordinator_keys)
     assert done["state"] == "accepted"
 
 
@@ -184,10 +184,10 @@ def test_a_form_that_is_not_ours_or_makes_no_sense_decides_nothing(
 ) -> None:
     answer = decide(client, cookie, what, update, form)
     assert (answer.status, answer.code) in ((400, "E_REQUEST"), (409, "E_STATE"))
-    assert decisions.waiting(fed.hub) == {}
+    assert decisions.pending(fed.hub) == {}
 
 
-def test_names_that_hold_html_are_shown_as_they_are(tmp_path: Path, door: Door) -> None:
+def test_names_that_hold_html_are_shown_as_they_are(tmp_path: Path, door: DashboardAccess) -> None:
     fed = Federation(tmp_path / "other", clinics=0)
     code, _ = fed.hub.invite("<script>alert(1)</script>", "small", 14)
     from tests.federation import Clinic

@@ -44,7 +44,7 @@ def test_a_share_that_is_sent_in_pieces_is_received_once(three: Federation, clie
     assert done.status == 204
     assert done.headers["fedhelp-receipt"]
     assert three.states() == {"site-001/1": "received"}
-    assert three.hub.store.path(share.stem).read_bytes() == data
+    assert three.hub.database.path(share.stem).read_bytes() == data
     assert not list((three.hub.home / "incoming").iterdir())
 
 
@@ -53,7 +53,7 @@ def test_the_receipt_that_the_answer_names_can_be_fetched(three: Federation, cli
     answer = client.read(three.clinics[0].keys, f"/v1/parcels/{receipt}")
     path = three.folder / "receipt"
     path.write_bytes(answer.body)
-    with parcel.open(path, parcel.anyone) as opened:
+    with parcel.open(path, parcel.any_signer) as opened:
         assert opened.statement.context["about"] == share.stem
         assert opened.json()["state"] == "received"
 
@@ -86,7 +86,7 @@ def test_the_charter_is_for_anybody_and_nothing_else_is(three: Federation, clien
     held = client.ask("GET", f"/v1/parcels/{charter['hash']}")
     assert hashlib.sha256(held.body.split(b"\n")[1]).hexdigest() == charter["hash"]
     for kind in ("roster", "task", "global"):
-        refused = client.ask("GET", f"/v1/parcels/{three.hub.newest(kind)['hash']}")
+        refused = client.ask("GET", f"/v1/parcels/{three.hub.newest_parcel(kind)['hash']}")
         assert (refused.status, refused.code) == (401, "E_UNSIGNED")
     assert client.ask("GET", "/v1/current").code == "E_UNSIGNED"
 
@@ -105,7 +105,7 @@ def test_a_coordinator_works_while_the_front_runs(three: Federation, client: Cli
         assert client.send(clinic.give(order, three.drawn(order, clinic))).status == 204
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
     found = client.listed(three.clinics[0].keys)["global"]
-    assert found == [three.hub.newest("global")["hash"]]
+    assert found == [three.hub.newest_parcel("global")["hash"]]
 
 
 @pytest.mark.filterwarnings("ignore")  # tuspy leaves files open
@@ -121,7 +121,7 @@ def test_a_tus_client_that_others_made_goes_on_with_an_upload(three: Federation,
     uploader = TusClient(place).uploader(str(share), url=urljoin(place, begun.headers["location"]), chunk_size=300_000)
     uploader.upload()
     assert uploader.offset == share.stat().st_size
-    assert three.hub.store.path(share.stem).read_bytes() == share.read_bytes()
+    assert three.hub.database.path(share.stem).read_bytes() == share.read_bytes()
     assert three.states() == {"site-001/1": "received"}
 
 

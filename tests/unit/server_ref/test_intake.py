@@ -24,11 +24,11 @@ from fedhelp_edge.errors import (
 )
 from fedhelp_edge.parcel import canon, keys, parcel, statement
 from fedhelp_edge.parcel.keys import Keys
-from fedhelp_edge.parcel.statement import NO_HASH, Statement
+from fedhelp_edge.parcel.statement import ZERO_HASH, Statement
 from fedhelp_edge.trust.task import Task
 from server_ref.admin import status
 from server_ref.hub.hub import Hub, to_json
-from server_ref.intake import enrolment, judge, receive
+from server_ref.intake import enrolment, judge, receive, shown
 from tests.federation import PLAN, Clinic, Federation
 
 pytestmark = pytest.mark.usefixtures("opens_here")
@@ -43,7 +43,7 @@ def given(fed: Federation, order: Task, number: int = 0, **changes: Any) -> Path
 
 def key_change(fed: Federation, clinic: Clinic, seq: int, new: Keys) -> Path:
     """A site's request to change its keys."""
-    context = statement.stamped("rotate", federation=fed.hub.federation, sender=clinic.id, seq=seq)
+    context = statement.new_context("rotate", federation=fed.hub.federation, sender=clinic.id, seq=seq)
     body = to_json({"sign": new.public.sign, "recipient": new.public.recipient})
     path = fed.folder / f"change {os.urandom(8).hex()}.fhx"
     parcel.seal(path, context, body, [clinic.keys.sign, new.sign])
@@ -58,13 +58,15 @@ def asking(fed: Federation, *names: str) -> list[tuple[Clinic, str]]:
 
 
 def log_types(fed: Federation, subject: str) -> list[str]:
-    return [row["type"] for row in fed.hub.store.rows("SELECT type FROM log WHERE subject = ? ORDER BY seq", subject)]
+    return [
+        row["type"] for row in fed.hub.database.rows("SELECT type FROM log WHERE subject = ? ORDER BY seq", subject)
+    ]
 
 
 def newest_receipt(fed: Federation, about: str) -> tuple[str, str]:
     """What the newest receipt says of a parcel: its state and code."""
     query = "SELECT hash FROM parcels WHERE kind = 'receipt' AND site = ? ORDER BY rowid DESC LIMIT 1"
-    receipt = fed.hub.plain(fed.hub.store.only(query, about)["hash"])[2]
+    receipt = fed.hub.plain(fed.hub.database.only(query, about)["hash"])[2]
     return receipt["state"], receipt["code"]
 
 
@@ -73,17 +75,17 @@ def newest_receipt(fed: Federation, about: str) -> tuple[str, str]:
 def test_a_request_has_at_most_64_kib(three: Federation, kind: str) -> None:
     clinic = three.clinics[0]
     sender = {"sender": clinic.id, "seq": 1} if kind == "rotate" else {}
-    context = statement.stamped(kind, federation=three.hub.federation, **sender)
-    signers = clinic.keys.public.sign, keys.new().public.sign
-    assert receive.admit(three.hub, statement.make(context, NO_HASH, 65_536), signers) == 65_536
+    context = statement.new_context(kind, federation=three.hub.federation, **sender)
+    signers = clinic.keys.public.sign, keys.generate().public.sign
+    assert receive.admit(three.hub, statement.create(context, ZERO_HASH, 65_536), signers) == 65_536
     with pytest.raises(PayloadSizeError):
-        receive.admit(three.hub, statement.make(context, NO_HASH, 65_537), signers)
+        receive.admit(three.hub, statement.create(context, ZERO_HASH, 65_537), signers)
 
 
 def test_the_longest_facts_fit_into_an_update_and_nothing_longer_is_read(three: Federation) -> None:
     order = three.open()
     facts = {"examples": 100, "pad": ""}
-    hashes = {"body_sha256": NO_HASH, "context_sha256": NO_HASH, "salt": NO_HASH}
+    hashes = {"body_sha256": ZERO_HASH, "context_sha256": ZERO_HASH, "salt": ZERO_HASH}
     facts["pad"] = "x" * (parcel.INNER_LIMIT - 1 - len(canon.encode({**hashes, "facts": facts})))
     path = given(three, order, facts=facts)
     with path.open("rb") as file:
@@ -92,7 +94,9 @@ def test_the_longest_facts_fit_into_an_update_and_nothing_longer_is_read(three: 
     clinic = three.clinics[1]
     context = {**given_context(given(three, order, 1)), "nonce": "7" * 32}
     longer = three.folder / "longer.fhx"  # its payload is not even there
-    longer.write_bytes(parcel._prologue(statement.make(context, NO_HASH, order.limit + 1), [clinic.keys.sign]))
+    longer.write_bytes(
+        parcel._build_prologue(statement.create(context, ZERO_HASH, order.limit + 1), [clinic.keys.sign])
+    )
     with pytest.raises(PayloadSizeError):
         receive.receive(three.hub, longer)
     assert receive.receive(three.hub, path).new
@@ -101,40 +105,40 @@ def test_the_longest_facts_fit_into_an_update_and_nothing_longer_is_read(three: 
 
 
 def given_context(path: Path) -> dict[str, Any]:
-    return dict(parcel.look(path, parcel.anyone).statement.context)
+    return dict(parcel.inspect(path, parcel.any_signer).statement.context)
 
 
 def test_a_site_may_leave_four_shares_worth_in_a_round_to_the_byte(three: Federation) -> None:
     order = three.open()
     path = given(three, order)
-    said = parcel.look(path, parcel.anyone).statement
-    receive.check_room(three.hub, said, 1000, coming=4000 - said.size)
+    said = parcel.inspect(path, parcel.any_signer).statement
+    receive.check_quota(three.hub, said, 1000, in_transit=4000 - said.size)
     with pytest.raises(QuotaError):
-        receive.check_room(three.hub, said, 1000, coming=4001 - said.size)
-    here = three.hub.store.path(receive.receive(three.hub, path).hash).stat().st_size
-    receive.check_room(three.hub, said, 1000, coming=4000 - said.size - here)
+        receive.check_quota(three.hub, said, 1000, in_transit=4001 - said.size)
+    here = three.hub.database.path(receive.receive(three.hub, path).hash).stat().st_size
+    receive.check_quota(three.hub, said, 1000, in_transit=4000 - said.size - here)
     with pytest.raises(QuotaError):
-        receive.check_room(three.hub, said, 1000, coming=4001 - said.size - here)
+        receive.check_quota(three.hub, said, 1000, in_transit=4001 - said.size - here)
 
 
 def test_twenty_key_changes_of_one_site_may_wait_and_no_more(three: Federation) -> None:
-    clinic, new = three.clinics[0], keys.new()
+    clinic, new = three.clinics[0], keys.generate()
     for seq in range(1, 21):
         receive.receive(three.hub, key_change(three, clinic, seq, new))
     with pytest.raises(QuotaError, match="one sender"):
-        receive.receive(three.hub, key_change(three, clinic, 21, keys.new()))
-    receive.receive(three.hub, key_change(three, three.clinics[1], 1, keys.new()))  # which hinders no other site
+        receive.receive(three.hub, key_change(three, clinic, 21, keys.generate()))
+    receive.receive(three.hub, key_change(three, three.clinics[1], 1, keys.generate()))  # which hinders no other site
     told = three.judge()
     assert [one["state"] for one in told] == ["approved"] + 19 * ["refused"] + ["approved"]
     clinic.keys = new
-    assert receive.receive(three.hub, key_change(three, clinic, 21, keys.new())).new
+    assert receive.receive(three.hub, key_change(three, clinic, 21, keys.generate())).new
 
 
 def test_ten_thousand_requests_may_wait_in_all(three: Federation) -> None:
-    three.hub.store.db.execute("PRAGMA foreign_keys=OFF")
+    three.hub.database.db.execute("PRAGMA foreign_keys=OFF")
     numbers = "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 9999)"
     row = "SELECT printf('%064x', n), 'enrol', 'waiting', '', '', '', '', '' FROM numbers"
-    three.hub.store.db.execute(f"INSERT INTO requests {numbers} {row}")
+    three.hub.database.db.execute(f"INSERT INTO requests {numbers} {row}")
     (one, code), (other, late) = asking(three, "last", "too late")
     assert receive.receive(three.hub, one.ask_in(code)).new
     with pytest.raises(QuotaError, match="wait for the coordinator"):
@@ -167,7 +171,9 @@ def test_an_update_is_on_the_disk_before_it_has_its_name(three: Federation, monk
     monkeypatch.setattr(os, "fsync", noted)
     monkeypatch.setattr(files, "share_with_group", renamed)  # the last step before the file gets its name
     with monkeypatch.context() as quiet:
-        quiet.setattr(receive, "_copy", lambda file, part, limit: part.write_bytes(file.read(limit)))  # not flushed
+        quiet.setattr(
+            receive, "_copy_up_to", lambda file, part, limit: part.write_bytes(file.read(limit))
+        )  # not flushed
         assert receive.receive(three.hub, given(three, order)).new
 
 
@@ -187,40 +193,40 @@ def test_a_parcel_that_came_in_while_it_was_sent_again_has_one_answer(
 
     monkeypatch.setattr(receive, "admit", slow)
     second = receive.receive(three.hub, path)
-    third = receive.keep(three.hub, part)
+    third = receive.store_received(three.hub, part)
     assert first[0].new
     assert [(one.receipt, one.state, one.new) for one in (second, third)] == 2 * [(first[0].receipt, "received", False)]
 
 
 def test_a_hub_does_not_answer_its_own_parcels_as_if_a_site_had_sent_them(three: Federation) -> None:
     for kind in ("global", "roster"):
-        assert receive.already(three.hub, parcel.look(
-            three.hub.store.path(three.hub.newest(kind)["hash"]), parcel.anyone
+        assert receive.earlier_result(three.hub, parcel.inspect(
+            three.hub.database.path(three.hub.newest_parcel(kind)["hash"]), parcel.any_signer
         ).statement) is None  # fmt: skip
 
 
 # --- changes of keys -----------------------------------------------------------------------------------------------
 def test_a_change_of_keys_and_updates_are_counted_by_the_same_number(three: Federation) -> None:
     order, clinic = three.open(), three.clinics[0]
-    receive.receive(three.hub, key_change(three, clinic, 5, keys.new()))
-    for path in (key_change(three, clinic, 5, keys.new()), given(three, order, seq=5)):
+    receive.receive(three.hub, key_change(three, clinic, 5, keys.generate()))
+    for path in (key_change(three, clinic, 5, keys.generate()), given(three, order, seq=5)):
         with pytest.raises(ReplayError):
             receive.receive(three.hub, path)
     assert receive.receive(three.hub, given(three, order, seq=6)).new
 
 
 def test_a_change_of_keys_is_told_and_has_a_receipt(three: Federation) -> None:
-    answer = receive.receive(three.hub, key_change(three, three.clinics[0], 1, keys.new()))
+    answer = receive.receive(three.hub, key_change(three, three.clinics[0], 1, keys.generate()))
     assert three.judge() == [{"site": "site-001", "state": "approved", "code": "", "cause": ""}]
     assert newest_receipt(three, answer.hash) == ("approved", "")
 
 
 def test_a_site_changes_its_keys_whatever_round_it_takes_part_from(three: Federation) -> None:
     clinic = three.clinics[0]
-    with three.hub.store.changing():
+    with three.hub.database.transaction():
         late = replace(three.hub.site(clinic.id), from_round=1000)
-        three.hub.change_sites(three.boss, [late], "approve")
-    assert receive.receive(three.hub, key_change(three, clinic, 1, keys.new())).new
+        three.hub.change_sites(three.coordinator_keys, [late], "approve")
+    assert receive.receive(three.hub, key_change(three, clinic, 1, keys.generate())).new
 
 
 # --- updates -------------------------------------------------------------------------------------------------------
@@ -243,31 +249,31 @@ def test_a_late_update_that_comes_after_a_fresh_one_of_its_site_is_refused(three
 def test_of_two_updates_for_one_round_that_a_front_lets_in_the_first_counts(three: Federation) -> None:
     order = three.open()
     first = receive.receive(three.hub, given(three, order)).hash
-    three.hub.store.run("UPDATE shares SET round = 0")  # so that the door does not see it
+    three.hub.database.run("UPDATE shares SET round = 0")  # so that the door does not see it
     second = receive.receive(three.hub, given(three, order)).hash
-    three.hub.store.run("UPDATE shares SET round = 1")
+    three.hub.database.run("UPDATE shares SET round = 1")
     assert [one["code"] for one in three.judge()] == ["", "E_DUPLICATE_ROUND"]
-    rows = three.hub.store.rows("SELECT hash, state FROM shares ORDER BY seq")
+    rows = three.hub.database.rows("SELECT hash, state FROM shares ORDER BY seq")
     assert [(row["hash"], row["state"]) for row in rows] == [(first, "accepted"), (second, "refused")]
 
 
 def test_an_update_of_a_round_that_the_hub_does_not_know_is_not_what_its_site_signed(three: Federation) -> None:
     receive.receive(three.hub, given(three, three.open()))
-    three.hub.store.run("UPDATE shares SET round = 99")
+    three.hub.database.run("UPDATE shares SET round = 99")
     with pytest.raises(SignerMismatchError):
-        judge.check_statement(three.hub, three.hub.store.only("SELECT * FROM shares"))
+        judge.check_statement(three.hub, three.hub.database.only("SELECT * FROM shares"))
 
 
 def test_a_second_signature_on_an_update_is_not_let_pass(three: Federation) -> None:
     """Whoever put the file there: the door takes in none with two."""
     path = given(three, three.open())
-    payload = path.read_bytes()[parcel.look(path, parcel.anyone).offset :]
+    payload = path.read_bytes()[parcel.inspect(path, parcel.any_signer).offset :]
     answer = receive.receive(three.hub, path)
-    said = parcel.look(three.hub.store.path(answer.hash), parcel.anyone).statement
+    said = parcel.inspect(three.hub.database.path(answer.hash), parcel.any_signer).statement
     both = [three.clinics[0].keys.sign, three.clinics[1].keys.sign]
-    three.hub.store.path(answer.hash).write_bytes(parcel._prologue(said, both) + payload)
+    three.hub.database.path(answer.hash).write_bytes(parcel._build_prologue(said, both) + payload)
     with pytest.raises(SignerMismatchError, match="not signed with a key of site-001"):
-        judge.check_statement(three.hub, three.hub.store.only("SELECT * FROM shares"))
+        judge.check_statement(three.hub, three.hub.database.only("SELECT * FROM shares"))
 
 
 # --- requests to join ----------------------------------------------------------------------------------------------
@@ -317,62 +323,62 @@ def test_a_request_comes_in_for_the_site_of_its_own_invite_and_for_no_other(tmp_
     for clinic, code in asking(fed, "one", "other"):
         receive.receive(fed.hub, clinic.ask_in(code))
     fed.judge()
-    one, other = enrolment.waiting(fed.hub)
+    one, other = enrolment.waiting_requests(fed.hub)
     for wrong in (replace(one, site=other.site), replace(one, row=other.row, site=one.site)):
         with pytest.raises(HubDamagedError):
-            enrolment.admit_site(fed.hub, fed.boss, wrong)
+            enrolment.admit_site(fed.hub, fed.coordinator_keys, wrong)
     assert fed.hub.roster.sites == ()
-    assert enrolment.approve(fed.hub, fed.boss, one.hash) == {
+    assert enrolment.approve(fed.hub, fed.coordinator_keys, one.hash) == {
         "site": "site-001", "state": "approved", "code": "", "cause": "",
     }  # fmt: skip
-    fed.hub.store.close()
+    fed.hub.database.close()
 
 
 def test_a_person_names_a_request_by_its_words_its_site_or_enough_of_its_hash(tmp_path: Path) -> None:
     fed = Federation(tmp_path, MANUAL, clinics=0)
     (one, code), (other, second) = asking(fed, "one", "other")
     receive.receive(fed.hub, one.ask_in(code))
-    enrolment.check_asked(fed.hub, "site-009")  # not refused while it may still turn out to be somebody
+    enrolment.check_request_name(fed.hub, "site-009")  # not refused while it may still turn out to be somebody
     fed.judge()
     receive.receive(fed.hub, other.ask_in(second))
     fed.judge()
-    first, _ = enrolment.waiting(fed.hub)
+    first, _ = enrolment.waiting_requests(fed.hub)
     words = first.words.split()
     spoken = first.words, "-".join(words).upper(), f" {first.words} "
     for name in (*spoken, first.hash, first.hash[:12].upper(), first.site):
-        assert enrolment.request_of(fed.hub, name).hash == first.hash
-        enrolment.check_asked(fed.hub, name)
+        assert enrolment.find_request(fed.hub, name).hash == first.hash
+        enrolment.check_request_name(fed.hub, name)
     for name in (first.hash[:11], " ".join(words[:-1]), f"{first.hash[:12]}x", "site-009", ""):
         with pytest.raises(SiteUnknownError):
-            enrolment.request_of(fed.hub, name)
+            enrolment.find_request(fed.hub, name)
         with pytest.raises(SiteUnknownError):
-            enrolment.check_asked(fed.hub, name)
+            enrolment.check_request_name(fed.hub, name)
     receive.receive(fed.hub, one.ask_in(code, "typed again"))
     fed.judge()
     for name in (first.words, first.site):  # twice with the same keys: the first of them
-        assert enrolment.request_of(fed.hub, name).hash == first.hash
-    fed.hub.store.close()
+        assert enrolment.find_request(fed.hub, name).hash == first.hash
+    fed.hub.database.close()
 
 
 @pytest.mark.parametrize(("what", "command"), [("requests", "requests"), ("updates", "review")])
 def test_who_names_what_was_not_shown_is_told_where_to_see_it(three: Federation, what: str, command: str) -> None:
-    enrolment.check_shown(three.hub, what, "site-001", "b" * 64)  # nothing was shown yet
-    enrolment.note_shown(three.hub, what, [{"site": "site-001", "hash": letter * 64} for letter in "ac"])
-    enrolment.check_shown(three.hub, what, "site-001", "c" * 64)
-    enrolment.check_shown(three.hub, what, "site-002", "b" * 64)
+    shown.check(three.hub, what, "site-001", "b" * 64)  # nothing was shown yet
+    shown.record(three.hub, what, [{"site": "site-001", "hash": letter * 64} for letter in "ac"])
+    shown.check(three.hub, what, "site-001", "c" * 64)
+    shown.check(three.hub, what, "site-002", "b" * 64)
     with pytest.raises(AmbiguousError) as told:
-        enrolment.check_shown(three.hub, what, "site-001", "b" * 64)
+        shown.check(three.hub, what, "site-001", "b" * 64)
     assert f"'fedhelp-coordinator {command}'" in told.value.remedy
     other = {"requests": "updates", "updates": "requests"}[what]
-    enrolment.check_shown(three.hub, other, "site-001", "b" * 64)
+    shown.check(three.hub, other, "site-001", "b" * 64)
 
 
 def test_of_many_who_wait_none_is_left_out_and_who_asked_first_comes_first(
     three: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(enrolment, "_TOGETHER", 2)
+    monkeypatch.setattr(enrolment, "_SITES_PER_ROSTER", 2)
     for clinic, code in reversed(asking(three, *"abcde")):
         receive.receive(three.hub, clinic.ask_in(code))
     assert [one["site"] for one in three.judge()] == [f"site-00{number}" for number in (8, 7, 6, 5, 4)]
-    assert status.requests(three.hub) == []
+    assert status.join_requests(three.hub) == []
     assert len(three.hub.roster.sites) == 8

@@ -21,8 +21,8 @@ from fedhelp_edge.errors import KitDamagedError, KitIncompleteError, TargetExist
 from fedhelp_edge.parcel import keys, sshsig
 from fedhelp_edge.parcel import kit as kits
 from fedhelp_edge.trust import account
-from server_ref.kit import make
-from server_ref.kit.make import SYSTEMS
+from server_ref.kit import build
+from server_ref.kit.build import SYSTEMS
 from tests import command
 from tests.clinic import Clinic
 from tests.command import COORDINATOR, answer, here, refusal, run
@@ -70,12 +70,12 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(shop))
     version = bundled.name.split("-")[1]
-    monkeypatch.setattr(make.metadata, "version", lambda name: version if name == "pip" else known(name))
+    monkeypatch.setattr(build.metadata, "version", lambda name: version if name == "pip" else known(name))
     return shop
 
 
 def known(name: str) -> str:
-    raise make.metadata.PackageNotFoundError(name)
+    raise build.metadata.PackageNotFoundError(name)
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         def own(into: Path) -> None:
             wheel(into, "fedhelp-edge", *requires, prints="doctor: this machine is ready")
 
-        monkeypatch.setattr(make, "own_wheel", own)
+        monkeypatch.setattr(build, "build_own_wheel", own)
 
     return put
 
@@ -103,8 +103,8 @@ def test_what_another_system_needs_is_fetched_and_nothing_else(
 ) -> None:
     wheels = tmp_path / "wheels"
     wheels.mkdir()
-    make.collect([f"alpha-for-kits{extra}"], SYSTEMS[platform], HERE, wheels, lambda _: None)
-    assert set(make._held(wheels)) == found
+    build.fetch_wheels([f"alpha-for-kits{extra}"], SYSTEMS[platform], HERE, wheels, lambda _: None)
+    assert set(build._wheels_by_name(wheels)) == found
 
 
 def test_a_package_that_cannot_be_had_leaves_no_half_kit(
@@ -112,7 +112,7 @@ def test_a_package_that_cannot_be_had_leaves_no_half_kit(
 ) -> None:
     program("no-such-package")
     with pytest.raises(KitIncompleteError, match="no-such-package"):
-        make.make(LINUX, tmp_path / "kit", lambda _: None)
+        build.build_kit(LINUX, tmp_path / "kit", lambda _: None)
     assert not (tmp_path / "kit").exists()
 
 
@@ -122,18 +122,18 @@ def test_versions_that_do_not_fit_together_are_refused(
     wheel(shop, "delta-for-kits", "gamma-for-kits<2")
     program("gamma-for-kits", "delta-for-kits")
     with pytest.raises(KitIncompleteError, match=r"gamma-for-kits 2.0 came, where gamma-for-kits<2 is needed"):
-        make.make(LINUX, tmp_path / "kit", lambda _: None)
+        build.build_kit(LINUX, tmp_path / "kit", lambda _: None)
 
 
 def test_our_own_wheel_holds_every_file_and_is_the_same_each_time(tmp_path: Path) -> None:
     (tmp_path / "again").mkdir()
-    first, again = make.own_wheel(tmp_path), make.own_wheel(tmp_path / "again")
+    first, again = build.build_own_wheel(tmp_path), build.build_own_wheel(tmp_path / "again")
     assert first.read_bytes() == again.read_bytes()
     with zipfile.ZipFile(first) as archive:
         names = archive.namelist()
     assert {"fedhelp_edge/trust/words.txt", "server_ref/kit/install.py", "export/__init__.py"} <= set(names)
     assert not [name for name in names if "__pycache__" in name]
-    licences = metadata.distribution(make.OWN).metadata.get_all("License-File") or []
+    licences = metadata.distribution(build.PACKAGE_NAME).metadata.get_all("License-File") or []
     assert {f"licenses/{name}" for name in licences} == {
         name.partition("/")[2] for name in names if "/licenses/" in name
     }, "who hands the program on hands its licence on"
@@ -147,15 +147,15 @@ def test_our_own_wheel_holds_every_file_and_is_the_same_each_time(tmp_path: Path
 
 
 @pytest.fixture
-def a_kit(shop: Path, program: Callable[..., None], tmp_path: Path) -> make.Made:
+def a_kit(shop: Path, program: Callable[..., None], tmp_path: Path) -> build.BuiltKit:
     program("alpha-for-kits")
     (tmp_path / "a.invite").write_text("{}")
     (tmp_path / "a.invite.png").write_bytes(b"a picture")
-    return make.make(LINUX, tmp_path / "kit", lambda _: None, invite=tmp_path / "a.invite")
+    return build.build_kit(LINUX, tmp_path / "kit", lambda _: None, invite=tmp_path / "a.invite")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux") or not can_cut, reason="the network cannot be cut here")
-def test_a_kit_installs_with_the_network_cut(a_kit: make.Made, tmp_path: Path) -> None:
+def test_a_kit_installs_with_the_network_cut(a_kit: build.BuiltKit, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "kit").iterdir()} == {
         "a.invite", "a.invite.png", "install.py", "SHA256SUMS", "kit.json", "leaflet.html", "requirements.txt",
         "wheels",
@@ -166,7 +166,9 @@ def test_a_kit_installs_with_the_network_cut(a_kit: make.Made, tmp_path: Path) -
     assert f"join {tmp_path / 'kit' / 'a.invite'}" in done.stdout
 
 
-def test_the_leaflet_says_what_the_systems_own_tool_says_of_the_installer(a_kit: make.Made, tmp_path: Path) -> None:
+def test_the_leaflet_says_what_the_systems_own_tool_says_of_the_installer(
+    a_kit: build.BuiltKit, tmp_path: Path
+) -> None:
     said = subprocess.run(["sha256sum", tmp_path / "kit" / "install.py"], capture_output=True, text=True, check=True)
     digest, leaflet = said.stdout.split()[0], (tmp_path / "kit" / "leaflet.html").read_text()
     assert digest in leaflet
@@ -175,7 +177,7 @@ def test_the_leaflet_says_what_the_systems_own_tool_says_of_the_installer(a_kit:
 
 
 def test_whatever_is_changed_or_missing_in_a_kit_is_noticed_before_anything_of_it_runs(
-    a_kit: make.Made, tmp_path: Path
+    a_kit: build.BuiltKit, tmp_path: Path
 ) -> None:
     """The installer by the hash on the leaflet, everything else by the installer, and all of it by `inspect`."""
     kit = tmp_path / "kit"
@@ -194,11 +196,11 @@ def test_whatever_is_changed_or_missing_in_a_kit_is_noticed_before_anything_of_i
                 assert path.name in done.stderr
                 assert not (tmp_path / "installed").exists()
                 with pytest.raises(KitDamagedError, match=re.escape(path.name)):
-                    kits.look(kit)
+                    kits.inspect(kit)
         path.write_bytes(whole)
 
 
-def test_what_lies_beside_the_installer_takes_no_part(a_kit: make.Made, tmp_path: Path) -> None:
+def test_what_lies_beside_the_installer_takes_no_part(a_kit: build.BuiltKit, tmp_path: Path) -> None:
     """Python would import a module from the folder of the program that it was given; pip would look at any wheel."""
     for name in ("hashlib", "json", "subprocess", "tempfile", "venv", "pathlib", "platform", "os", "sitecustomize"):
         (tmp_path / "kit" / f"{name}.py").write_text("open('stolen', 'w'); raise SystemExit(3)")
@@ -223,11 +225,11 @@ def test_a_site_that_has_joined_knows_a_kit_of_its_coordinator_from_any_other(
 ) -> None:
     program()
     clinic.join()
-    hub, boss = three.hub, three.boss
+    hub, boss = three.hub, three.coordinator_keys
 
     def judged(name: str, signer: keys.Keys | None) -> dict[str, object]:
         sign = partial(sshsig.sign, private_key=signer.sign, namespace=kits.NAMESPACE) if signer else None
-        make.make(LINUX, tmp_path / name, lambda _: None, sign=sign)
+        build.build_kit(LINUX, tmp_path / name, lambda _: None, sign=sign)
         return answer(run("inspect", tmp_path / name, "--home", clinic.home, "--json", home=tmp_path))
 
     assert judged("coordinators", boss)["trusted"]
@@ -245,7 +247,7 @@ def test_a_site_that_has_joined_knows_a_kit_of_its_coordinator_from_any_other(
     ]
     with (tmp_path / "coordinators" / "install.py").open("rb") as installer:
         subprocess.run([*words, "-s", tmp_path / "coordinators/install.py.sig"], stdin=installer, check=True)
-    assert judged("strangers", keys.new())["why"] == "the coordinator did not sign it"
+    assert judged("strangers", keys.generate())["why"] == "the coordinator did not sign it"
     assert judged("fronts", hub.front())["why"] == "the coordinator did not sign it"
     assert str(judged("nobodys", None)["why"]).startswith("nobody signed it")
     shutil.copy(tmp_path / "coordinators" / "install.py.sig", tmp_path / "nobodys")
@@ -276,7 +278,7 @@ def test_another_python_or_system_is_told_before_anything_is_done(
 ) -> None:
     program()
     for name, python in (("windows", ""), ("older", "3.9")):
-        make.make(WINDOWS, tmp_path / name, lambda _: None, python=python)
+        build.build_kit(WINDOWS, tmp_path / name, lambda _: None, python=python)
     said = []
     for name in ("windows", "older"):
         words = [sys.executable, "-I", tmp_path / name / "install.py", tmp_path / "installed"]
@@ -288,9 +290,9 @@ def test_another_python_or_system_is_told_before_anything_is_done(
 
 def test_the_command_refuses_an_unknown_platform_and_a_folder_in_use(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="win_amd64"):
-        make.make("amiga", tmp_path / "kit", print)
+        build.build_kit("amiga", tmp_path / "kit", print)
     with pytest.raises(TargetExistsError):
-        make.make(LINUX, tmp_path.parent, print)
+        build.build_kit(LINUX, tmp_path.parent, print)
 
 
 @pytest.mark.proof

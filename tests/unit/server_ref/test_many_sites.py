@@ -13,16 +13,16 @@ import pytest
 
 from fedhelp_edge import audit as site_audit
 from fedhelp_edge.errors import AuditGapError, FederationFullError, KeyReusedError, NoMatchError
-from fedhelp_edge.exchange.folder import FROM, Folder
+from fedhelp_edge.exchange.folder import FROM_COORDINATOR, FolderCarrier
 from fedhelp_edge.parcel import keys, parcel
-from fedhelp_edge.parcel.statement import counted
+from fedhelp_edge.parcel.statement import list_digest
 from fedhelp_edge.site import inbox, layout, verified
 from fedhelp_edge.trust import roster
 from fedhelp_edge.trust.roster import Site
 from server_ref.admin import audit_export, exchange
 from server_ref.hub import hub
 from server_ref.intake import receive
-from server_ref.rounds import state
+from server_ref.rounds import lifecycle
 from tests.clinic import Clinic as RealSite
 from tests.federation import Clinic, Federation, nobody
 
@@ -30,29 +30,29 @@ from tests.federation import Clinic, Federation, nobody
 @pytest.fixture(scope="module")
 def made_eight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(hub, "GROUP", 3)
+        patched.setattr(hub, "GROUP_SIZE", 3)
         made = Federation(tmp_path_factory.mktemp("eight") / "made", clinics=8)
         made.play(made.open())
         made.aggregate()
     yield made
-    made.hub.store.close()
+    made.hub.database.close()
 
 
 @pytest.fixture
 def eight(made_eight: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Federation]:
     """Eight clinics, for whom a model is sealed in three parcels; one round was merged."""
-    monkeypatch.setattr(hub, "GROUP", 3)
+    monkeypatch.setattr(hub, "GROUP_SIZE", 3)
     with made_eight.lent(tmp_path / "federation") as lent:
         yield lent
 
 
 def models(federation: Federation) -> list[Path]:
-    return [federation.hub.store.path(hash_) for hash_ in federation.hub.model_parcels()]
+    return [federation.hub.database.path(hash_) for hash_ in federation.hub.model_parcels()]
 
 
 def opens(path: Path, clinic: Clinic) -> bool:
     try:
-        with parcel.open(path, parcel.anyone, [clinic.keys.identity]):
+        with parcel.open(path, parcel.any_signer, [clinic.keys.identity]):
             return True
     except NoMatchError:
         return False
@@ -67,14 +67,14 @@ def test_the_1024th_site_joins_and_the_next_round_opens(three: Federation) -> No
     """More than one age file can have of readers. The sites in between are lines of the roster alone."""
     sites = list(three.hub.roster.sites)
     for number in range(len(sites) + 1, 1024):
-        public = keys.new().public
+        public = keys.generate().public
         sites.append(Site(f"site-{number:03}", "", "small", public.sign, public.recipient))
     rows = [(f"{number:032x}", site.id, "2020-01-01T00:00:00Z") for number, site in enumerate(sites[3:])]
-    with three.hub.store.changing():
+    with three.hub.database.transaction():
         for row in rows:
             query = "INSERT INTO invites (id, proof, site, name, tier, expires, vouch) VALUES (?, '', ?, '', '', ?, '')"
-            three.hub.store.run(query, *row)
-        three.hub.write_roster(three.boss, sites)
+            three.hub.database.run(query, *row)
+        three.hub.write_roster(three.coordinator_keys, sites)
     newcomer = three.join()
     assert newcomer.id == "site-1024"
     assert three.open().round == 1
@@ -85,7 +85,7 @@ def test_a_model_is_sealed_to_each_group_of_sites_and_to_nobody_twice(eight: Fed
     assert readers(eight) == [
         ["site-001", "site-002", "site-003"], ["site-004", "site-005", "site-006"], ["site-007", "site-008"],
     ]  # fmt: skip
-    contexts = [parcel.look(path, parcel.anyone).statement.context for path in models(eight)]
+    contexts = [parcel.inspect(path, parcel.any_signer).statement.context for path in models(eight)]
     assert len({(context["base"], context["round"]) for context in contexts}) == 1
     assert [context["readers"]["count"] for context in contexts] == [4, 4, 3]  # the hub reads all of them
 
@@ -102,7 +102,7 @@ def test_a_newcomer_causes_one_parcel_for_its_own_group(eight: Federation) -> No
 def test_revoked_sites_get_no_model_any_more_and_a_group_that_nobody_is_left_of_no_parcel(eight: Federation) -> None:
     revoked = ("site-005", "site-007", "site-008")
     for site in revoked:
-        eight.hub.revoke(eight.boss, site, 1, "")
+        eight.hub.revoke(eight.coordinator_keys, site, 1, "")
     eight.play(eight.open(), without=revoked)
     eight.aggregate()
     assert readers(eight) == [["site-001", "site-002", "site-003"], ["site-004", "site-006"]]
@@ -110,7 +110,7 @@ def test_revoked_sites_get_no_model_any_more_and_a_group_that_nobody_is_left_of_
 
 def test_after_a_round_without_a_merge_the_parcels_of_all_groups_are_still_given_out(eight: Federation) -> None:
     eight.open()
-    state.call_off(eight.hub, state.current(eight.hub))
+    lifecycle.cancel_round(eight.hub, lifecycle.open_round(eight.hub))
     eight.join()
     assert [len(group) for group in readers(eight)] == [3, 3, 3]
 
@@ -118,7 +118,7 @@ def test_after_a_round_without_a_merge_the_parcels_of_all_groups_are_still_given
 def test_real_sites_find_their_parcel_on_a_stick_and_keep_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "GROUP", 2)
+    monkeypatch.setattr(hub, "GROUP_SIZE", 2)
     federation = Federation(tmp_path / "federation", clinics=0)
     sites = [RealSite(federation, tmp_path / f"site{number}") for number in range(3)]
     for site in sites:
@@ -126,13 +126,13 @@ def test_real_sites_find_their_parcel_on_a_stick_and_keep_no_other(
     for site in sites:
         site.trip()
     federation.open()
-    exchange.leave(federation.hub, tmp_path / "stick" / FROM)
+    exchange.deliver(federation.hub, tmp_path / "stick" / FROM_COORDINATOR)
     for site in sites:
-        taken = inbox.download(site.home, [Folder(tmp_path / "stick")], nobody)
+        taken = inbox.download(site.home, [FolderCarrier(tmp_path / "stick")], nobody)
         assert taken.refused == []
         assert site.state == "ready"
         assert len(list((site.home / "global").glob("*.fhx"))) == 1
-        assert inbox.download(site.home, [Folder(tmp_path / "stick")], nobody).new == []
+        assert inbox.download(site.home, [FolderCarrier(tmp_path / "stick")], nobody).new == []
 
 
 def test_a_model_for_another_group_alone_on_the_stick_bars_the_way_for_nothing(eight: Federation) -> None:
@@ -140,11 +140,11 @@ def test_a_model_for_another_group_alone_on_the_stick_bars_the_way_for_nothing(e
     site = RealSite(eight, eight.folder / "real")  # site-009, in the third group
     site.take_up()
     assert site.state == "ready"
-    order = verified.state_of_member(site.home).task
+    order = verified.require_state(site.home).task
     assert order
     shutil.rmtree(site.home / "global")
-    layout.base_of(site.home, order).unlink()
-    stick = site.stick / FROM
+    layout.base_path(site.home, order).unlink()
+    stick = site.stick / FROM_COORDINATOR
     mine = eight.hub.model_parcel("2")
     aside = (stick / f"{mine}.fhx").rename(eight.folder / "aside")
     (stick / f"{eight.hub.model_parcel('1')}.fhx").unlink()
@@ -161,25 +161,25 @@ def test_over_the_network_a_site_is_given_its_own_groups_parcel(eight: Federatio
         client = net.Client(port, eight.hub.federation)
         for clinic in (eight.clinics[0], eight.clinics[5], eight.clinics[7]):
             (listed,) = client.listed(clinic.keys)["global"]
-            assert opens(eight.hub.store.path(listed), clinic)
+            assert opens(eight.hub.database.path(listed), clinic)
 
 
 def test_a_few_sites_get_one_parcel_which_names_them_and_the_inputs(three: Federation) -> None:
     three.play(three.open())
     three.aggregate()
     (model,) = models(three)
-    with parcel.open(model, parcel.anyone, [three.clinics[2].keys.identity]) as seen:
-        assert seen.statement.context["inputs"] == counted(seen.facts["inputs"])
-        assert seen.statement.context["readers"] == counted(seen.facts["readers"])
+    with parcel.open(model, parcel.any_signer, [three.clinics[2].keys.identity]) as seen:
+        assert seen.statement.context["inputs"] == list_digest(seen.facts["inputs"])
+        assert seen.statement.context["readers"] == list_digest(seen.facts["readers"])
         assert len(seen.facts["readers"]) == 4
-    (line,) = three.hub.store.rows("SELECT detail FROM log WHERE type = 'merge'")
+    (line,) = three.hub.database.rows("SELECT detail FROM log WHERE type = 'merge'")
     assert json.loads(line["detail"]).keys() == {"model", "parcel", "roster", "shares", "task"}
 
 
 def test_an_export_holds_the_model_for_every_group_and_misses_the_one_that_is_gone(
     eight: Federation, tmp_path: Path
 ) -> None:
-    audit_export.export(eight.hub, 1, tmp_path / "round")
+    audit_export.export_round(eight.hub, 1, tmp_path / "round")
     assert len(site_audit.check(tmp_path / "round").merged) == 8
     (tmp_path / "round" / models(eight)[1].name).unlink()
     with pytest.raises(AuditGapError, match="model for other sites is missing"):
@@ -188,15 +188,15 @@ def test_an_export_holds_the_model_for_every_group_and_misses_the_one_that_is_go
 
 def test_inputs_that_would_not_fit_into_the_parcel_are_named_by_the_log(eight: Federation) -> None:
     """With groups of three, eight inputs are too many for the facts; the statement binds the list."""
-    with parcel.open(models(eight)[0], parcel.anyone, [eight.clinics[0].keys.identity]) as seen:
+    with parcel.open(models(eight)[0], parcel.any_signer, [eight.clinics[0].keys.identity]) as seen:
         assert "inputs" not in seen.facts
-        assert seen.statement.context["inputs"] == counted(eight.hub.inputs(1))
+        assert seen.statement.context["inputs"] == list_digest(eight.hub.inputs(1))
 
 
 def test_the_updates_of_4000_sites_make_no_line_of_a_parcel_too_long(three: Federation) -> None:
-    (start,) = three.hub.store.rows("SELECT model FROM rounds WHERE round = 0")
-    with three.hub.store.changing():
-        three.hub.send_model(three.boss, 0, start["model"], [f"{number:064x}" for number in range(4000)])
+    (start,) = three.hub.database.rows("SELECT model FROM rounds WHERE round = 0")
+    with three.hub.database.transaction():
+        three.hub.seal_model(three.coordinator_keys, 0, start["model"], [f"{number:064x}" for number in range(4000)])
     three.play(three.open())
     assert three.aggregate()["published"]
 
@@ -218,7 +218,9 @@ def test_all_who_wait_come_in_by_one_roster(three: Federation) -> None:
     decided = three.judge()
     assert [(one["site"], one["state"]) for one in decided] == [(clinic.id, "approved") for clinic in new]
     assert three.hub.roster.version == before + 1
-    assert len(three.hub.store.rows("SELECT 1 FROM parcels WHERE kind = 'global'")) == 5  # the start, three joins, now
+    assert (
+        len(three.hub.database.rows("SELECT 1 FROM parcels WHERE kind = 'global'")) == 5
+    )  # the start, three joins, now
 
 
 def test_the_same_keys_on_two_invites_come_in_once_also_when_both_wait(three: Federation) -> None:
@@ -234,20 +236,20 @@ def test_the_same_keys_on_two_invites_come_in_once_also_when_both_wait(three: Fe
 # --- the roster is full ------------------------------------------------------------------------------------------
 def limit(federation: Federation, monkeypatch: pytest.MonkeyPatch, more: int) -> None:
     """A roster may grow by so many bytes from what it is now, and then by the spare."""
-    size = parcel.look(federation.hub.store.path(federation.hub.roster.hash), parcel.anyone).statement.size
-    monkeypatch.setattr(hub, "SPARE", 200)
+    size = parcel.inspect(federation.hub.database.path(federation.hub.roster.hash), parcel.any_signer).statement.size
+    monkeypatch.setattr(hub, "ROSTER_SPARE", 200)
     monkeypatch.setattr(hub, "ROSTER_LIMIT", size + more + 200)
 
 
 def test_the_site_too_many_for_a_roster_of_real_size_is_refused_and_stops_nobody(three: Federation) -> None:
     """Some 15,000 sites that left long ago; they share one key."""
-    public, sites = keys.new().public, list(three.hub.roster.sites)
+    public, sites = keys.generate().public, list(three.hub.roster.sites)
     left = Site("site-10000", "", "small", public.sign, public.recipient, "left")
     length = len(hub.to_json(roster.body(sites, public.sign, public.recipient, three.clock())))
     room = hub.ROSTER_LIMIT - length - 100
     sites += [replace(left, id=f"site-{10_000 + n}") for n in range(room // (len(hub.to_json(asdict(left))) + 1))]
-    with three.hub.store.changing():
-        three.hub.write_roster(three.boss, sites)
+    with three.hub.database.transaction():
+        three.hub.write_roster(three.coordinator_keys, sites)
     with pytest.raises(FederationFullError):
         three.hub.invite("One too many", "small", 14)
     three.play(three.open())
@@ -286,8 +288,8 @@ def test_a_site_is_revoked_from_a_full_roster_if_no_reason_takes_up_room(
     limit(three, monkeypatch, 0)
     before = three.hub.roster
     with pytest.raises(FederationFullError) as fault:
-        three.hub.revoke(three.boss, "site-001", 1, "a long story")
+        three.hub.revoke(three.coordinator_keys, "site-001", 1, "a long story")
     assert "without a --reason" in fault.value.remedy
     assert three.hub.roster == before
-    three.hub.revoke(three.boss, "site-001", 1, "")
+    three.hub.revoke(three.coordinator_keys, "site-001", 1, "")
     assert replace(before.sites[0], status="revoked", since_round=1) == three.hub.roster.sites[0]

@@ -13,7 +13,7 @@ import pytest
 
 from fedhelp_edge import update
 from fedhelp_edge.errors import HubDamagedError
-from server_ref.rounds.updates import Updates
+from server_ref.rounds.updates import RoundUpdates
 
 NUMBERS = {"w": np.arange(6, dtype=np.float32)}
 
@@ -32,8 +32,8 @@ class Site:
     def __init__(self, path: Path, known: bool = True) -> None:
         self.path, self.opened, self.factor = path, 0, 1.0
         self.hash = written(path)
-        header = update.Share(NUMBERS).schema().header
-        self.shares = Updates({"site-001": (path, self.hash if known else "")}, header, self._open)
+        header = update.Update(NUMBERS).schema().header
+        self.shares = RoundUpdates({"site-001": (path, self.hash if known else "")}, header, self._open)
 
     def _open(self, site: str) -> str:
         assert site == "site-001"

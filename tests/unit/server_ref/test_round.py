@@ -13,7 +13,7 @@ from fedhelp_edge.merge import rules
 from fedhelp_edge.parcel import keys
 from server_ref.admin import exchange
 from server_ref.intake import judge, receive
-from server_ref.rounds import reaggregate, review, state
+from server_ref.rounds import lifecycle, reaggregate, review
 from tests.federation import PLAN, Federation
 
 pytestmark = pytest.mark.usefixtures("opens_here")
@@ -25,24 +25,24 @@ def test_a_round_over_a_folder_gives_the_mean_of_the_shares(three: Federation, t
     exchange.exchange(three.hub, stick)
     shares, examples = {}, {}
     for number, clinic in enumerate(three.clinics):
-        round_, base = clinic.model(stick / exchange.FROM)
+        round_, base = clinic.model(stick / exchange.FROM_COORDINATOR)
         assert round_ == 0
         arrays = {name: (array + 0.01 * (number + 1)).astype(np.float32) for name, array in base.items()}
         shares[clinic.id], examples[clinic.id] = arrays, 100 * (number + 1)
         path = clinic.give(order, arrays, examples=examples[clinic.id])
-        path.rename(stick / exchange.TO / f"anything {number}.bin")
+        path.rename(stick / exchange.TO_COORDINATOR / f"anything {number}.bin")
     found = exchange.exchange(three.hub, stick)
     assert len(found.taken) == 3
     told = three.aggregate()
     wanted = rules.merge(base, shares, examples, three.plan.merge)
     exchange.exchange(three.hub, stick)
     for clinic in three.clinics:
-        round_, merged = clinic.model(stick / exchange.FROM)
+        round_, merged = clinic.model(stick / exchange.FROM_COORDINATOR)
         assert round_ == 1
         assert all((merged[name] == wanted[name]).all() for name in wanted)
     assert told["accepted"] == ["site-001", "site-002", "site-003"]
     assert told["published"]
-    kept = three.hub.store.model(told["merged_sha256"]).read_bytes()
+    kept = three.hub.database.model(told["merged_sha256"]).read_bytes()
     assert told["merged_sha256"] == hashlib.sha256(kept).hexdigest()
 
 
@@ -74,7 +74,7 @@ def test_below_the_quorum_nothing_is_merged_even_when_told_to(three: Federation)
     three.play(three.open(), without=("site-001", "site-002"))
     with pytest.raises(QuorumError):
         three.aggregate(now=True)
-    assert state.newest(three.hub)["state"] == "open"
+    assert lifecycle.newest_round(three.hub)["state"] == "open"
 
 
 def test_a_round_without_quorum_fails_at_its_deadline_and_the_next_begins_from_the_same_model(
@@ -85,7 +85,7 @@ def test_a_round_without_quorum_fails_at_its_deadline_and_the_next_begins_from_t
     three.clock.go_on(days=8)
     with pytest.raises(QuorumError):
         three.aggregate()
-    assert state.newest(three.hub)["state"] == "failed"
+    assert lifecycle.newest_round(three.hub)["state"] == "failed"
     second = three.open()
     assert second.base == first.base
     three.play(second, without=("site-003",))  # whose share of the failed round still counts
@@ -167,10 +167,10 @@ def test_an_update_counts_only_for_what_its_site_signed(
 ) -> None:
     """Whatever the database says of it: the front can write there."""
     receive.receive(three.hub, three.clinics[0].give(order := three.open(), three.drawn(order, three.clinics[0])))
-    (row,) = three.hub.store.rows("SELECT * FROM shares")
+    (row,) = three.hub.database.rows("SELECT * FROM shares")
     judge.check_statement(three.hub, row)
-    three.hub.store.run(f"UPDATE {table} SET {column} = ? WHERE round = 1", value)
-    (row,) = three.hub.store.rows("SELECT * FROM shares")
+    three.hub.database.run(f"UPDATE {table} SET {column} = ? WHERE round = 1", value)
+    (row,) = three.hub.database.rows("SELECT * FROM shares")
     with pytest.raises(SignerMismatchError):
         judge.check_statement(three.hub, row)
 
@@ -200,7 +200,7 @@ def test_without_a_site_all_rounds_are_merged_again_and_the_next_begins_from_tha
         three.play(orders[-1])
         merged.append(three.aggregate()["merged_sha256"])
     archive = keys.load(three.folder / "hub" / "root", lambda: "")
-    told = reaggregate.undo(three.hub, three.boss, "site-002", archive)
+    told = reaggregate.without_site(three.hub, three.coordinator_keys, "site-002", archive)
     base = three.base(orders[0])
     for order in orders:
         then = three.base(order)
@@ -222,11 +222,14 @@ def test_undoing_a_site_calls_off_the_open_round_whose_shares_count_as_late(thre
     three.play(three.open(), without=("site-002",))
     three.judge()
     archive = keys.load(three.folder / "hub" / "root", lambda: "")
-    told = reaggregate.undo(three.hub, three.boss, "site-002", archive)
-    assert (told["round"], state.newest(three.hub)["state"]) == (3, "merged")
+    told = reaggregate.without_site(three.hub, three.coordinator_keys, "site-002", archive)
+    assert (told["round"], lifecycle.newest_round(three.hub)["state"]) == (3, "merged")
     three.open()
     three.judge()
-    assert state.standing(three.hub, state.current(three.hub)) == (["site-001", "site-003"], ["site-002"])
+    assert lifecycle.accepted_and_missing(three.hub, lifecycle.open_round(three.hub)) == (
+        ["site-001", "site-003"],
+        ["site-002"],
+    )
 
 
 def test_a_share_that_was_quarantined_waits_for_a_person(three: Federation) -> None:
@@ -237,7 +240,7 @@ def test_a_share_that_was_quarantined_waits_for_a_person(three: Federation) -> N
     with pytest.raises(QuorumError, match="missing: site-003"):
         three.aggregate()
     assert three.states()["site-003/1"] == "quarantined"
-    review.review(three.hub, three.boss, "site-003", release=True)
+    review.decide(three.hub, three.coordinator_keys, "site-003", release=True)
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
 
 

@@ -13,10 +13,10 @@ from fedhelp_edge.errors import BadBackupError, EquivocationError, LogRollbackEr
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.trust import charter
-from fedhelp_edge.trust.state import Floor
+from fedhelp_edge.trust.state import TrustedState
 from server_ref.admin import recovery
 from server_ref.hub.hub import Hub
-from server_ref.rounds import open, state
+from server_ref.rounds import lifecycle, opening
 from tests.federation import Federation, nobody
 
 pytestmark = pytest.mark.usefixtures("opens_here")
@@ -44,13 +44,13 @@ class Site:
     """What a site knows, that follows the hub's news in their order."""
 
     def __init__(self, hub: Hub) -> None:
-        first = hub.store.rows("SELECT hash FROM parcels WHERE kind = 'charter' ORDER BY number")[0]
-        self.floor = Floor(charter.first(*hub.plain(first["hash"])))
+        first = hub.database.rows("SELECT hash FROM parcels WHERE kind = 'charter' ORDER BY number")[0]
+        self.floor = TrustedState(charter.read_first(*hub.plain(first["hash"])))
         self.follow(hub)
 
     def follow(self, hub: Hub) -> None:
         for kind, take in (("charter", "with_charter"), ("roster", "with_roster"), ("task", "with_task")):
-            rows = hub.store.rows("SELECT hash FROM parcels WHERE kind = ? ORDER BY rowid", kind)
+            rows = hub.database.rows("SELECT hash FROM parcels WHERE kind = ? ORDER BY rowid", kind)
             for row in rows if kind == "charter" else rows[-1:]:
                 said, signers, holds = hub.plain(row["hash"])
                 if kind != "charter" or said.context["version"] > self.floor.charter.version:
@@ -64,8 +64,8 @@ def test_a_restored_hub_begins_a_new_epoch_that_every_site_follows(three: Federa
     site = Site(three.hub)
     restored = recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
     assert restored.charter.epoch == 2
-    boss = restored.boss(nobody)
-    open.open_next(restored, boss)
+    boss = restored.coordinator_keys(nobody)
+    opening.open_next(restored, boss)
     site.follow(restored)
     assert (site.floor.round, site.floor.charter.epoch) == (2, 2)
 
@@ -73,14 +73,14 @@ def test_a_restored_hub_begins_a_new_epoch_that_every_site_follows(three: Federa
 def test_g11_a_hub_put_back_from_an_old_copy_is_noticed_until_the_root_key_says_so(
     three: Federation, tmp_path: Path
 ) -> None:
-    three.hub.store.close()
+    three.hub.database.close()
     shutil.copytree(three.hub.home, tmp_path / "copy")
     three.again()
     for number in range(20):
         three.hub.invite(f"Clinic {number}", "small", 14)
     three.open()
     site = Site(three.hub)
-    three.hub.store.close()
+    three.hub.database.close()
     shutil.rmtree(three.hub.home)
     (tmp_path / "copy").rename(three.hub.home)
     three.again()
@@ -93,17 +93,17 @@ def test_g11_a_hub_put_back_from_an_old_copy_is_noticed_until_the_root_key_says_
         site.floor.with_task(*three.hub.plain(three.open().hash))
     recovery.backup(three.hub, tmp_path / "backup.tar")
     restored = recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
-    open.open_next(restored, restored.boss(nobody))
+    opening.open_next(restored, restored.coordinator_keys(nobody))
     site.follow(restored)
     assert site.floor.charter.epoch == 2
-    restored.store.close()
+    restored.database.close()
 
 
 def test_the_hub_that_was_replaced_gives_orders_that_nobody_follows_any_more(three: Federation, tmp_path: Path) -> None:
     recovery.backup(three.hub, tmp_path / "backup.tar")
     restored = recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
-    boss = restored.boss(nobody)
-    open.open_next(restored, boss)
+    boss = restored.coordinator_keys(nobody)
+    opening.open_next(restored, boss)
     site = Site(restored)
     old = three.open()
     with pytest.raises(RollbackError):
@@ -115,15 +115,15 @@ def test_a_restored_hub_has_the_models_and_shares_that_the_backup_had(three: Fed
     three.judge()
     recovery.backup(three.hub, tmp_path / "backup.tar")
     restored = recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
-    assert state.newest(restored)["model"] == state.newest(three.hub)["base"]
-    states = [row["state"] for row in restored.store.rows("SELECT state FROM shares WHERE round = 2")]
+    assert lifecycle.newest_round(restored)["model"] == lifecycle.newest_round(three.hub)["base"]
+    states = [row["state"] for row in restored.database.rows("SELECT state FROM shares WHERE round = 2")]
     assert states == ["received", "received"]  # made under an order that is void, from a model that is not
 
 
 def test_another_key_than_the_root_restores_nothing(three: Federation, tmp_path: Path) -> None:
     recovery.backup(three.hub, tmp_path / "backup.tar")
     with pytest.raises(SignerRoleError):
-        recovery.restore(tmp_path / "again", tmp_path / "backup.tar", keys.new(), nobody)
+        recovery.restore(tmp_path / "again", tmp_path / "backup.tar", keys.generate(), nobody)
     assert list(tmp_path.glob("*again*")) == []
 
 
@@ -172,23 +172,23 @@ def test_no_private_key_of_the_root_is_in_a_backup(three: Federation, tmp_path: 
 def test_a_new_coordinators_key_opens_what_was_sealed_for_the_old_one(three: Federation) -> None:
     order = three.open()
     three.play(order)
-    new = keys.new()
-    recovery.rotate_coordinator(three.hub, three.boss, new, root(three), None)
+    new = keys.generate()
+    recovery.rotate_coordinator(three.hub, three.coordinator_keys, new, root(three), None)
     hub = three.again()
-    three.boss = hub.boss(nobody)
-    assert three.boss.identity == new.identity
+    three.coordinator_keys = hub.coordinator_keys(nobody)
+    assert three.coordinator_keys.identity == new.identity
     three.open()
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]  # late, and not lost
     Site(hub)
 
 
 def test_a_site_follows_a_new_root_key_and_later_shares_are_archived_for_it(three: Federation) -> None:
-    site, new = Site(three.hub), keys.new()
-    recovery.rotate_root(three.hub, three.boss, root(three), new, three.folder / "new", None)
+    site, new = Site(three.hub), keys.generate()
+    recovery.rotate_root(three.hub, three.coordinator_keys, root(three), new, three.folder / "new", None)
     order = three.open()
     site.follow(three.hub)
     assert site.floor.charter.roots == (new.public.sign,)
     assert new.public.recipient in order.recipients
     path = three.clinics[0].give(order, three.base(order))
-    with parcel.open(path, parcel.anyone, [new.identity]) as opened:
+    with parcel.open(path, parcel.any_signer, [new.identity]) as opened:
         assert opened.facts["examples"] == 100

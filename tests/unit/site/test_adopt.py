@@ -37,8 +37,8 @@ def clinic(three: Federation, tmp_path: Path) -> Clinic:
     return clinic
 
 
-def export(clinic: Clinic, **how: int | None) -> site_export.bundle.Made:
-    return site_export.export(clinic.home, how.get("round"), nobody, int8=False, wanted=0.9, threads=1)
+def export(clinic: Clinic, **how: int | None) -> site_export.bundle.ExportResult:
+    return site_export.export(clinic.home, how.get("round"), nobody, int8=False, target_sensitivity=0.9, threads=1)
 
 
 def test_before_the_round_is_merged_a_site_weighs_its_own_nets(clinic: Clinic) -> None:
@@ -56,7 +56,7 @@ def test_the_merged_net_is_weighed_as_soon_as_it_has_come(clinic: Clinic, three:
     assert (made.facts.round, made.facts.sites) == (1, 3)  # this site's share was not sent
     assert made.facts.federation == three.hub.federation
     made.keep(tmp_path / "model.onnx")
-    opened = bundle.load(tmp_path / "model.onnx", lambda key: vouch.vouch(clinic.home, key, None))
+    opened = bundle.load(tmp_path / "model.onnx", lambda key: vouch.model_warning(clinic.home, key, None))
     assert (opened.why, opened.parity() <= 1) == ("", True)
 
 

@@ -12,7 +12,7 @@ import pytest
 from fedhelp_edge import audit
 from fedhelp_edge.errors import AuditGapError, FedhelpError, LogBrokenError
 from fedhelp_edge.parcel import keys, parcel
-from fedhelp_edge.trust.log import Log, chain
+from fedhelp_edge.trust.log import Log, line_hash
 from server_ref.admin import audit_export as hubs
 from server_ref.hub.hub import Hub
 from server_ref.intake import receive
@@ -34,7 +34,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Federation:
 
 @pytest.fixture
 def out(three: Federation, tmp_path: Path) -> Path:
-    hubs.export(three.hub, 2, tmp_path / "round-2")
+    hubs.export_round(three.hub, 2, tmp_path / "round-2")
     return tmp_path / "round-2"
 
 
@@ -43,12 +43,12 @@ def test_a_round_that_was_handed_out_holds(three: Federation, out: Path) -> None
     assert (found.federation, found.round) == (three.hub.federation, 2)
     assert [row["site"] for row in found.merged] == ["site-001", "site-002"]
     assert [(row["site"], row["state"]) for row in found.others] == [("site-003", "quarantined")]
-    assert found.log.length == three.hub.store.head().length
+    assert found.log.length == three.hub.database.head().length
 
 
 def test_every_round_of_a_federation_holds(three: Federation, tmp_path: Path) -> None:
     for round_ in (0, 1):
-        hubs.export(three.hub, round_, tmp_path / str(round_))
+        hubs.export_round(three.hub, round_, tmp_path / str(round_))
         assert audit.check(tmp_path / str(round_)).round == round_
 
 
@@ -61,7 +61,7 @@ def later_than(three: Federation, folder: Path) -> Iterator[Federation]:
 
 
 def kinds(out: Path) -> dict[Path, str]:
-    return {path: parcel.look(path, parcel.anyone).statement.kind for path in sorted(out.glob("*.fhx"))}
+    return {path: parcel.inspect(path, parcel.any_signer).statement.kind for path in sorted(out.glob("*.fhx"))}
 
 
 def fails(out: Path, *names: str) -> None:
@@ -82,8 +82,10 @@ def test_an_export_has_every_kind_of_file(out: Path) -> None:
 def test_whatever_file_is_removed_is_named(out: Path) -> None:
     for path in sorted(out.iterdir()):
         whole = path.read_bytes()
-        kind = parcel.look(path, parcel.anyone).statement.kind if path.suffix == ".fhx" else ""
-        version = parcel.look(path, parcel.anyone).statement.context["version"] if kind in ("charter", "roster") else 0
+        kind = parcel.inspect(path, parcel.any_signer).statement.kind if path.suffix == ".fhx" else ""
+        version = (
+            parcel.inspect(path, parcel.any_signer).statement.context["version"] if kind in ("charter", "roster") else 0
+        )
         path.unlink()
         what = {"receipt": "the receipt of line"}.get(kind, f"{kind} {version} is missing" if version else path.name)
         fails(out, path.name, what)
@@ -102,7 +104,7 @@ def test_several_files_that_are_removed_together_are_noticed(three: Federation, 
         [path for path, kind in found.items() if kind in ("receipt", "task", "global")],
         [
             path for path, kind in found.items() if path == updates[0] or (
-                kind == "receipt" and parcel.look(path, parcel.anyone).statement.context["about"] == updates[0].stem
+                kind == "receipt" and parcel.inspect(path, parcel.any_signer).statement.context["about"] == updates[0].stem
             )
         ],
     ]  # fmt: skip
@@ -148,7 +150,7 @@ def test_a_file_under_another_name_is_named(out: Path) -> None:
 def test_whatever_does_not_belong_there_is_named(three: Federation, out: Path, tmp_path: Path) -> None:
     known = {path.name for path in out.iterdir()}
     for round_ in (0, 1):
-        hubs.export(three.hub, round_, tmp_path / str(round_))
+        hubs.export_round(three.hub, round_, tmp_path / str(round_))
     foreign = [path for round_ in (0, 1) for path in (tmp_path / str(round_)).glob("*.fhx") if path.name not in known]
     assert len(foreign) > 10
     for path in foreign:
@@ -168,18 +170,18 @@ def test_whatever_does_not_belong_there_is_named(three: Federation, out: Path, t
 def test_a_later_roster_or_one_that_nobody_named_is_noticed(three: Federation, out: Path, tmp_path: Path) -> None:
     with later_than(three, tmp_path) as later:
         later.join()
-        hash_ = later.hub.newest("roster")["hash"]
-        (out / f"{hash_}.fhx").write_bytes(later.hub.store.path(hash_).read_bytes())
+        hash_ = later.hub.newest_parcel("roster")["hash"]
+        (out / f"{hash_}.fhx").write_bytes(later.hub.database.path(hash_).read_bytes())
     fails(out, f"{hash_}.fhx")
 
 
 def test_what_an_attacker_signs_himself_is_not_the_federations(three: Federation, out: Path) -> None:
     """A receipt that names the right line and state, by the wrong key."""
     path = next(path for path, kind in kinds(out).items() if kind == "receipt")
-    with parcel.open(path, parcel.anyone) as opened:
+    with parcel.open(path, parcel.any_signer) as opened:
         said, body = opened.statement, opened.body.read()
     path.unlink()
-    stranger = keys.new()
+    stranger = keys.generate()
     forged = parcel.seal(out / "forged", said.context, body, stranger.sign)
     (out / "forged").rename(out / f"{forged.hash}.fhx")
     fails(out, f"{forged.hash}.fhx")
@@ -188,18 +190,18 @@ def test_what_an_attacker_signs_himself_is_not_the_federations(three: Federation
 def test_an_export_of_an_early_round_stays_the_same_while_the_federation_goes_on(
     three: Federation, tmp_path: Path
 ) -> None:
-    hubs.export(three.hub, 1, tmp_path / "before")
+    hubs.export_round(three.hub, 1, tmp_path / "before")
     with later_than(three, tmp_path) as later:
         later.join()
         later.play(later.open())
         later.aggregate()
-        hubs.export(later.hub, 1, tmp_path / "after")
+        hubs.export_round(later.hub, 1, tmp_path / "after")
     files = {path.name: path.read_bytes() for path in (tmp_path / "before").iterdir()}
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "after").iterdir()}
 
 
 def test_a_share_that_is_kept_back_is_noticed(three: Federation, out: Path) -> None:
-    merged = three.hub.store.rows("SELECT hash FROM shares WHERE counts = 2 AND state = 'merged'")
+    merged = three.hub.database.rows("SELECT hash FROM shares WHERE counts = 2 AND state = 'merged'")
     (out / f"{merged[0]['hash']}.fhx").unlink()
     with pytest.raises(AuditGapError, match="not those that the model was made of"):
         audit.check(out)
@@ -222,7 +224,7 @@ def test_each_line_of_the_log_is_bound(out: Path) -> None:
         anew, head = [], json.loads(lines[at - 1])["hash"] if at else ""
         for other in ({**said, "time": "2026-01-01T00:00:00Z"}, *map(json.loads, lines[at + 1 :])):
             other.pop("hash")
-            head = chain(head, other) if head else chain(Log().head, other)
+            head = line_hash(head, other) if head else line_hash(Log().head, other)
             anew.append(json.dumps({**other, "hash": head}, sort_keys=True) + "\n")
         path.write_text("".join([*rest, *anew]))  # a chain that holds, and is not the one that was signed
         fails(out, "log.jsonl")

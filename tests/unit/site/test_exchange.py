@@ -22,12 +22,12 @@ from fedhelp_edge.errors import (
     SignerMismatchError,
     WrongTaskError,
 )
-from fedhelp_edge.exchange.folder import FROM, Folder
-from fedhelp_edge.exchange.http import Http
+from fedhelp_edge.exchange.folder import FROM_COORDINATOR, FolderCarrier
+from fedhelp_edge.exchange.http import HttpCarrier
 from fedhelp_edge.parcel import keys, parcel
-from fedhelp_edge.site import inbox, layout, membership, outbox, status, verified
+from fedhelp_edge.site import connection, identity, inbox, layout, membership, outbox, status, sync, verified
 from server_ref.intake import receive
-from server_ref.rounds import open, state
+from server_ref.rounds import lifecycle, opening
 from server_ref.web import downloads, signed
 from tests.clinic import Clinic
 from tests.federation import Federation, nobody
@@ -41,10 +41,10 @@ def test_three_trips_of_a_stick_bring_a_site_from_its_invite_to_its_receipt(clin
     clinic.trip()
     assert clinic.download().refused == []
     assert clinic.state == status.READY
-    assert verified.state_of_member(clinic.home).task == order
+    assert verified.require_state(clinic.home).task == order
     clinic.train()
     assert clinic.state == status.TRAINED
-    outbox.seal_newest(clinic.home, nobody)
+    outbox.seal_current(clinic.home, nobody)
     assert len(clinic.upload()) == 1
     assert clinic.state == status.SENT
     clinic.trip()
@@ -59,25 +59,25 @@ def test_a_site_that_joined_early_trains_from_the_weights_with_which_the_first_r
     clinic.trip()
     assert clinic.download().refused == []
     hub = clinic.federation.hub
-    first = hub.model(state.newest(hub)["model"])
+    first = hub.model(lifecycle.newest_round(hub)["model"])
     given = {name: array + 1 if array.dtype.kind == "f" else array for name, array in first.items()}
-    order = open.open_next(hub, clinic.federation.boss, given)
+    order = opening.open_next(hub, clinic.federation.coordinator_keys, given)
     clinic.trip()
     assert clinic.download().refused == []
     clinic.train()
-    assert verified.state_of_member(clinic.home).task == order
+    assert verified.require_state(clinic.home).task == order
     assert clinic.state == status.TRAINED
 
 
 def trained_for_nothing(clinic: Clinic, examples: int = 0) -> Path:
     """A share that says that it comes of no image, which is refused; sealed anew where one was refused before."""
-    known = verified.state_of_member(clinic.home)
+    known = verified.require_state(clinic.home)
     assert known.task
-    outbox.put_aside(clinic.home, known.task)
+    outbox.put_refused_aside(clinic.home, known.task)
     clinic.train()
-    report = layout.round_folder(clinic.home, known.task) / "report.json"
+    report = layout.round_dir(clinic.home, known.task) / "report.json"
     report.write_text(json.dumps({**json.loads(report.read_text()), "examples": examples}))
-    return outbox.seal_newest(clinic.home, nobody)
+    return outbox.seal_current(clinic.home, nobody)
 
 
 @pytest.mark.usefixtures("opens_here")
@@ -102,26 +102,29 @@ def test_a_share_that_is_refused_at_the_door_is_told_once_and_only_to_its_own_si
     """Here the same site, trained on another computer from a backup of its keys."""
     clinic.take_up()
     clinic.train()
-    first = outbox.seal_newest(clinic.home, nobody)
+    first = outbox.seal_current(clinic.home, nobody)
     clinic.upload()
     clinic.trip()
     first.rename(clinic.stick / "elsewhere")
-    second = outbox.seal_newest(clinic.home, nobody)
+    second = outbox.seal_current(clinic.home, nobody)
     clinic.upload()
     hub = clinic.federation.hub
     for _ in range(2):
         clinic.trip()
-        about = [parcel.look(path, parcel.anyone).statement.context for path in (clinic.stick / FROM).glob("*.fhx")]
+        about = [
+            parcel.inspect(path, parcel.any_signer).statement.context
+            for path in (clinic.stick / FROM_COORDINATOR).glob("*.fhx")
+        ]
         assert [one["sender"] for one in about if one.get("about") == second.stem] == ["coordinator"]
     clinic.download()
     assert [one["code"] for one in status.status(clinic.home)["receipts"]] == ["E_DUPLICATE_ROUND"]
-    assert [line["type"] for line, _ in hub.store.lines() if line["subject"] == second.stem] == ["refused"]
-    own = verified.me(clinic.home, verified.state_of_member(clinic.home))
+    assert [line["type"] for line, _ in hub.database.lines() if line["subject"] == second.stem] == ["refused"]
+    own = identity.own_site(clinic.home, verified.require_state(clinic.home))
     assert own
-    mine, others = (signed.Reader("", site) for site in (own.id, clinic.federation.clinics[0].id))
-    (receipt,) = [row["hash"] for row in hub.store.rows("SELECT hash FROM parcels WHERE site = ?", second.stem)]
-    assert [one["hash"] for one in downloads._listed(hub, mine)].count(receipt) == 1
-    assert not downloads._may_read(hub, others, receipt)
+    mine, others = (signed.SignedReader("", site) for site in (own.id, clinic.federation.clinics[0].id))
+    (receipt,) = [row["hash"] for row in hub.database.rows("SELECT hash FROM parcels WHERE site = ?", second.stem)]
+    assert [one["hash"] for one in downloads._list_parcels(hub, mine)].count(receipt) == 1
+    assert not downloads._is_readable(hub, others, receipt)
 
 
 def test_of_one_site_and_round_twenty_refusals_at_the_door_are_told(three: Federation) -> None:
@@ -130,7 +133,7 @@ def test_of_one_site_and_round_twenty_refusals_at_the_door_are_told(three: Feder
         with pytest.raises(WrongTaskError):
             receive.receive(three.hub, site.give(order, {}, task="0" * 64))
     three.judge()
-    assert len(three.hub.store.rows("SELECT * FROM log WHERE type = 'refused'")) == 20
+    assert len(three.hub.database.rows("SELECT * FROM log WHERE type = 'refused'")) == 20
 
 
 def test_nobody_is_told_of_a_share_that_only_bears_its_name(three: Federation) -> None:
@@ -140,7 +143,7 @@ def test_nobody_is_told_of_a_share_that_only_bears_its_name(three: Federation) -
     with pytest.raises(SignerMismatchError):
         receive.receive(three.hub, thief.give(order, {}))
     three.judge()
-    assert three.hub.store.rows("SELECT * FROM unkept") == []
+    assert three.hub.database.rows("SELECT * FROM unkept") == []
 
 
 def test_a_refusal_that_another_hand_wrote_into_the_hub_is_signed_by_nobody(three: Federation) -> None:
@@ -151,7 +154,7 @@ def test_a_refusal_that_another_hand_wrote_into_the_hub_is_signed_by_nobody(thre
         front.commit()
     with pytest.raises(HubDamagedError):
         three.judge()
-    assert three.hub.store.rows("SELECT * FROM parcels WHERE kind = 'receipt' AND site = ?", genuine.stem) == []
+    assert three.hub.database.rows("SELECT * FROM parcels WHERE kind = 'receipt' AND site = ?", genuine.stem) == []
 
 
 def test_a_task_says_how_large_the_models_of_a_front_can_be(clinic: Clinic) -> None:
@@ -160,9 +163,9 @@ def test_a_task_says_how_large_the_models_of_a_front_can_be(clinic: Clinic) -> N
     order = clinic.federation.open()
     clinic.trip()
     clinic.download()
-    (way,) = status.carriers(clinic.home, nobody, url="http://127.0.0.1:9")
-    assert isinstance(way, Http)
-    sent = clinic.federation.hub.store.path(clinic.federation.hub.newest("global")["hash"]).stat().st_size
+    (way,) = connection.carriers(clinic.home, nobody, url="http://127.0.0.1:9")
+    assert isinstance(way, HttpCarrier)
+    sent = clinic.federation.hub.database.path(clinic.federation.hub.newest_parcel("global")["hash"]).stat().st_size
     assert sent < way.models < 5 * order.schema.size + (40 << 20)
 
 
@@ -173,14 +176,18 @@ def test_copies_of_a_genuine_file_with_other_bytes_are_not_written_to_a_sites_di
     clinic.trip()
     clinic.federation.open()
     clinic.trip()
-    news = clinic.stick / FROM
-    (model,) = (path for path in news.glob("*.fhx") if parcel.look(path, parcel.anyone).statement.kind == "global")
+    news = clinic.stick / FROM_COORDINATOR
+    (model,) = (
+        path for path in news.glob("*.fhx") if parcel.inspect(path, parcel.any_signer).statement.kind == "global"
+    )
     data = model.read_bytes()
     for number in range(5):
         (news / str(number)).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     copied: list[str] = []
-    copy = inbox._copy
-    monkeypatch.setattr(inbox, "_copy", lambda file, place, said: (copied.append(said.kind), copy(file, place, said)))
+    copy = inbox._copy_parcel
+    monkeypatch.setattr(
+        inbox, "_copy_parcel", lambda file, place, said: (copied.append(said.kind), copy(file, place, said))
+    )
     taken = clinic.download()
     assert [one["code"] for one in taken.refused] == ["E_PAYLOAD_HASH"] * 5
     assert copied.count("global") == 1
@@ -194,7 +201,7 @@ def test_the_next_round_brings_the_merged_model(clinic: Clinic) -> None:
     clinic.trip()
     clinic.download()
     clinic.train()
-    outbox.seal_newest(clinic.home, nobody)
+    outbox.seal_current(clinic.home, nobody)
     clinic.upload()
     clinic.trip()
     told = clinic.federation.aggregate()
@@ -202,10 +209,10 @@ def test_the_next_round_brings_the_merged_model(clinic: Clinic) -> None:
     order = clinic.federation.open()
     clinic.trip()
     clinic.download()
-    base = inbox.base(clinic.home, order, inbox.plan_of(order))
+    base = inbox.base_model(clinic.home, order, inbox.plan_of(order))
     wanted = clinic.federation.hub.model(told["merged_sha256"])
     assert all((base[name] == wanted[name]).all() for name in wanted)
-    facts = clinic.federation.hub.store.row("SELECT report FROM rounds WHERE round = 1")
+    facts = clinic.federation.hub.database.row("SELECT report FROM rounds WHERE round = 1")
     assert facts
     assert json.loads(facts["report"])["sites"]["site-004"] == [10, 4]
 
@@ -213,7 +220,7 @@ def test_the_next_round_brings_the_merged_model(clinic: Clinic) -> None:
 def test_what_was_sealed_is_not_sealed_again(clinic: Clinic) -> None:
     clinic.take_up()
     clinic.train()
-    assert outbox.seal_newest(clinic.home, nobody) == outbox.seal_newest(clinic.home, nobody)
+    assert outbox.seal_current(clinic.home, nobody) == outbox.seal_current(clinic.home, nobody)
 
 
 def test_a_share_that_is_gone_from_the_disk_is_made_again(clinic: Clinic) -> None:
@@ -221,23 +228,23 @@ def test_a_share_that_is_gone_from_the_disk_is_made_again(clinic: Clinic) -> Non
     clinic.train()
     next((clinic.home / "rounds").glob("*/share.safetensors")).unlink()
     with pytest.raises(NotYetError, match="damaged"):
-        outbox.seal_newest(clinic.home, nobody)
+        outbox.seal_current(clinic.home, nobody)
     assert clinic.state == status.TRAINING
     clinic.train()
-    outbox.seal_newest(clinic.home, nobody)
+    outbox.seal_current(clinic.home, nobody)
 
 
 def test_before_it_is_let_in_a_site_has_nothing_to_send_but_its_request(clinic: Clinic) -> None:
     clinic.join()
-    assert [path.parent.name for path in outbox.waiting(clinic.home)] == ["request"]
+    assert [path.parent.name for path in outbox.pending(clinic.home)] == ["request"]
     with pytest.raises(NotYetError):
-        outbox.seal_newest(clinic.home, nobody)
+        outbox.seal_current(clinic.home, nobody)
 
 
 def test_a_request_that_was_granted_waits_no_more_whatever_became_of_its_receipt(clinic: Clinic) -> None:
     clinic.take_up()
     shutil.rmtree(clinic.home / "receipt")
-    assert outbox.waiting(clinic.home) == []
+    assert outbox.pending(clinic.home) == []
 
 
 def test_a_request_goes_again_to_a_hub_of_a_later_epoch_that_does_not_know_it(
@@ -246,11 +253,11 @@ def test_a_request_goes_again_to_a_hub_of_a_later_epoch_that_does_not_know_it(
     clinic.join()
     clinic.trip()
     clinic.download()
-    monkeypatch.setattr(verified, "me", lambda *_: None)  # the roster of a hub that came back from before
-    assert outbox.waiting(clinic.home) == []
+    monkeypatch.setattr(identity, "own_site", lambda *_: None)  # the roster of a hub that came back from before
+    assert outbox.pending(clinic.home) == []
     for receipt in (clinic.home / "receipt").iterdir():
         receipt.rename(receipt.with_name(receipt.name.replace("0001-", "0000-", 1)))
-    assert [path.parent.name for path in outbox.waiting(clinic.home)] == ["request"]
+    assert [path.parent.name for path in outbox.pending(clinic.home)] == ["request"]
 
 
 def test_what_was_damaged_on_its_way_over_the_network_is_not_kept(clinic: Clinic) -> None:
@@ -259,7 +266,7 @@ def test_what_was_damaged_on_its_way_over_the_network_is_not_kept(clinic: Clinic
     store.mkdir()
     (store / "part.fhx").write_bytes(b"half of it")
 
-    class Line(Folder):
+    class Line(FolderCarrier):
         def fetch(self, have: frozenset[str]) -> Iterator[Path]:
             return store.iterdir()
 
@@ -279,14 +286,14 @@ def test_a_join_that_was_cut_off_is_done_again_with_the_same_keys(clinic: Clinic
     before = (clinic.home / "keys.pub").read_bytes()
     clinic.join()
     assert (clinic.home / "keys.pub").read_bytes() == before
-    assert len(outbox.waiting(clinic.home)) == 1
+    assert len(outbox.pending(clinic.home)) == 1
 
 
 @pytest.mark.parametrize("text", ["", "{}", "FH1-00000", '{"code": 5, "url": "", "federation": "", "charters": []}'])
 def test_what_is_no_invite_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.invite").write_text(text)
     with pytest.raises(BadInviteError):
-        membership.read_invite(tmp_path / "a.invite")
+        membership.read_invite_file(tmp_path / "a.invite")
 
 
 def test_an_invite_whose_charter_is_another_federations_is_refused(clinic: Clinic, tmp_path: Path) -> None:
@@ -305,8 +312,8 @@ def test_news_of_another_hand_are_refused_and_the_rest_is_taken(clinic: Clinic, 
     clinic.trip()
     clinic.federation.open()
     clinic.trip()
-    for path in (row["hash"] for row in other.hub.store.rows("SELECT hash FROM parcels")):
-        shutil.copy(other.hub.store.path(path), clinic.stick / FROM)
+    for path in (row["hash"] for row in other.hub.database.rows("SELECT hash FROM parcels")):
+        shutil.copy(other.hub.database.path(path), clinic.stick / FROM_COORDINATOR)
     taken = clinic.download()
     assert {one["code"] for one in taken.refused} <= {"E_FEDERATION", "E_SIGNER_UNKNOWN", "E_PIN", "E_ROOT_CHAIN"}
     assert len(taken.refused) == 3
@@ -318,8 +325,8 @@ def test_a_file_that_is_half_there_is_named_and_comes_later(clinic: Clinic) -> N
     clinic.trip()
     clinic.federation.open()
     clinic.trip()
-    left = (clinic.stick / FROM).glob("*.fhx")
-    task = next(path for path in left if parcel.look(path, parcel.anyone).statement.kind == "task")
+    left = (clinic.stick / FROM_COORDINATOR).glob("*.fhx")
+    task = next(path for path in left if parcel.inspect(path, parcel.any_signer).statement.kind == "task")
     whole = task.read_bytes()
     task.write_bytes(whole[:-10])
     assert [one["code"] for one in clinic.download().refused] == ["E_TRUNCATED"]
@@ -331,9 +338,9 @@ def test_a_file_that_is_half_there_is_named_and_comes_later(clinic: Clinic) -> N
 def test_a_sealed_share_that_was_damaged_on_the_own_disk_is_sealed_again(clinic: Clinic) -> None:
     clinic.take_up()
     clinic.train()
-    _damage(outbox.seal_newest(clinic.home, nobody))
+    _damage(outbox.seal_current(clinic.home, nobody))
     assert clinic.state == status.TRAINED
-    status.seal(clinic.home, nobody)
+    sync.seal_if_trained(clinic.home, nobody)
     assert clinic.state == status.SENT
     clinic.upload()
     clinic.trip()
@@ -342,7 +349,7 @@ def test_a_sealed_share_that_was_damaged_on_the_own_disk_is_sealed_again(clinic:
 
 
 def test_a_request_that_was_damaged_on_the_own_disk_is_said_and_made_again(clinic: Clinic) -> None:
-    _damage(membership.join(clinic.home, membership.read_invite(clinic.invite), "we", lambda: None))
+    _damage(membership.join(clinic.home, membership.read_invite_file(clinic.invite), "we", lambda: None))
     with pytest.raises(NotYetError, match="damaged") as told:
         clinic.upload()
     assert "'join' with an invite" in told.value.remedy
@@ -351,11 +358,11 @@ def test_a_request_that_was_damaged_on_the_own_disk_is_said_and_made_again(clini
     clinic.trip()
     clinic.download()
     assert clinic.state == status.WAITING
-    _damage(membership.ask_for_new_keys(clinic.home, nobody))
+    _damage(membership.request_new_keys(clinic.home, nobody))
     with pytest.raises(NotYetError, match="damaged") as told:
         clinic.upload()
     assert "'fedhelp-edge keys rotate'" in told.value.remedy
-    asked = membership.ask_for_new_keys(clinic.home, nobody)
+    asked = membership.request_new_keys(clinic.home, nobody)
     assert clinic.upload() == [asked.stem]
 
 
@@ -369,23 +376,23 @@ def test_a_stick_that_is_not_there_is_said(clinic: Clinic) -> None:
     clinic.stick.rename(clinic.stick.with_name("pulled"))
     with pytest.raises(FileMissingError):
         clinic.upload()
-    assert len(outbox.waiting(clinic.home)) == 1
+    assert len(outbox.pending(clinic.home)) == 1
 
 
 def test_new_keys_are_used_once_the_roster_names_them(clinic: Clinic) -> None:
     clinic.join()
     clinic.trip()
     clinic.download()
-    old = keys.public(clinic.home)
-    asked = membership.ask_for_new_keys(clinic.home, nobody)
-    assert membership.ask_for_new_keys(clinic.home, nobody) == asked  # a second time asks for nothing else
-    assert keys.public(clinic.home) == old
+    old = keys.load_public(clinic.home)
+    asked = membership.request_new_keys(clinic.home, nobody)
+    assert membership.request_new_keys(clinic.home, nobody) == asked  # a second time asks for nothing else
+    assert keys.load_public(clinic.home) == old
     clinic.upload()
     clinic.trip()
     clinic.federation.open()
     clinic.trip()
     assert clinic.download().refused == []
-    assert keys.public(clinic.home) != old
+    assert keys.load_public(clinic.home) != old
     assert not (clinic.home / layout.NEXT_KEYS).exists()
     assert clinic.state == status.READY
     assert status.status(clinic.home)["site"] == "site-004"
@@ -396,10 +403,10 @@ def test_a_change_of_keys_that_was_cut_off_ends_with_the_next_download(clinic: C
     clinic.join()
     clinic.trip()
     clinic.download()
-    membership.ask_for_new_keys(clinic.home, nobody)
+    membership.request_new_keys(clinic.home, nobody)
     clinic.upload()
     clinic.trip()
-    new, made = keys.public(clinic.home / layout.NEXT_KEYS), clinic.home / layout.NEXT_KEYS
+    new, made = keys.load_public(clinic.home / layout.NEXT_KEYS), clinic.home / layout.NEXT_KEYS
     for name in ("keys.txt", "keys.pub")[:moved]:
         (made / name).replace(clinic.home / name)
     clinic.download()
@@ -411,18 +418,18 @@ def test_a_change_of_keys_that_was_cut_off_ends_with_the_next_download(clinic: C
 def test_no_share_is_sealed_while_keys_change_nor_keys_changed_while_a_share_is_on_its_way(clinic: Clinic) -> None:
     clinic.take_up()
     clinic.train()
-    asked = membership.ask_for_new_keys(clinic.home, nobody)
+    asked = membership.request_new_keys(clinic.home, nobody)
     with pytest.raises(NotYetError, match="new keys"):
-        outbox.seal_newest(clinic.home, nobody)
-    status.seal(clinic.home, nobody)
+        outbox.seal_current(clinic.home, nobody)
+    sync.seal_if_trained(clinic.home, nobody)
     assert clinic.upload() == [asked.stem]
     clinic.trip()
     clinic.download()
-    status.seal(clinic.home, nobody)
+    sync.seal_if_trained(clinic.home, nobody)
     with pytest.raises(NotYetError, match="a share"):
-        membership.ask_for_new_keys(clinic.home, nobody)
+        membership.request_new_keys(clinic.home, nobody)
     clinic.upload()
     clinic.trip()
     clinic.download()
     assert status.status(clinic.home)["receipts"][0]["state"] in ("accepted", "received")
-    membership.ask_for_new_keys(clinic.home, nobody)
+    membership.request_new_keys(clinic.home, nobody)

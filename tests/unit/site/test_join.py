@@ -15,9 +15,9 @@ from fedhelp_edge.errors import (
     NotJoinedError,
     NotYetError,
 )
-from fedhelp_edge.exchange.folder import FROM, VOUCHES
+from fedhelp_edge.exchange.folder import CHARTER_PROOFS, FROM_COORDINATOR
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import inbox, layout, membership, outbox, status, verified
+from fedhelp_edge.site import connection, inbox, layout, membership, outbox, status, verified
 from server_ref.admin import exchange
 from server_ref.intake import judge
 from tests import net
@@ -28,7 +28,7 @@ from tests.federation import Federation, nobody
 def federation(made: Federation, tmp_path: Path) -> Iterator[Federation]:
     copy = made.copied(tmp_path / "coordinator")
     yield copy
-    copy.hub.store.close()
+    copy.hub.database.close()
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def code_of(federation: Federation, stick: Path, tier: str = "small") -> str:
     return code
 
 
-def join(home: Path, invite: membership.Invite) -> Path:
+def join(home: Path, invite: membership.InviteFile) -> Path:
     return membership.join(home, invite, "Typed", lambda: None)
 
 
@@ -51,12 +51,12 @@ def test_a_code_as_it_was_spoken_joins_with_the_charter_on_a_stick(
 ) -> None:
     spoken = code_of(federation, stick).lower().replace("-", " ")
     home = tmp_path / "clinic"
-    join(home, status.invited(home, spoken, via=stick))
-    outbox.upload(home, status.carriers(home, nobody, via=stick))
+    join(home, membership.resolve_invite(home, spoken, via=stick))
+    outbox.upload(home, connection.carriers(home, nobody, via=stick))
     exchange.exchange(federation.hub, stick)
-    judge.judge(federation.hub, federation.boss)
+    judge.judge_waiting(federation.hub, federation.coordinator_keys)
     exchange.exchange(federation.hub, stick)
-    inbox.download(home, status.carriers(home, nobody), nobody)
+    inbox.download(home, connection.carriers(home, nobody), nobody)
     assert status.status(home)["site"] == "site-004"
 
 
@@ -66,12 +66,14 @@ def test_a_code_joins_over_the_network_and_the_receipt_comes_with_the_roster_tha
     code, home = code_of(federation, stick), tmp_path / "clinic"
     with net.running(federation.folder / "hub") as port:
         url = f"http://127.0.0.1:{port}"
-        join(home, status.invited(home, code, url=url))
-        assert len(outbox.upload(home, status.carriers(home, nobody))) == 1
-        assert len(outbox.waiting(home)) == 1
-        assert [one["state"] for one in judge.judge(federation.hub, federation.boss)] == ["approved"]
-        inbox.download(home, status.carriers(home, nobody), nobody)
-    assert outbox.waiting(home) == []
+        join(home, membership.resolve_invite(home, code, url=url))
+        assert len(outbox.upload(home, connection.carriers(home, nobody))) == 1
+        assert len(outbox.pending(home)) == 1
+        assert [one["state"] for one in judge.judge_waiting(federation.hub, federation.coordinator_keys)] == [
+            "approved"
+        ]
+        inbox.download(home, connection.carriers(home, nobody), nobody)
+    assert outbox.pending(home) == []
     assert status.status(home)["site"] == "site-004"
 
 
@@ -79,23 +81,23 @@ def test_a_charter_whose_owner_does_not_know_the_code_is_not_taken(
     federation: Federation, stick: Path, tmp_path: Path
 ) -> None:
     code = code_of(federation, stick)
-    (stick / FROM / VOUCHES).write_text("{}")
+    (stick / FROM_COORDINATOR / CHARTER_PROOFS).write_text("{}")
     with pytest.raises(InviteProofError):
-        status.invited(tmp_path / "clinic", code, via=stick)
-    (stick / FROM / VOUCHES).write_text("[]")
+        membership.resolve_invite(tmp_path / "clinic", code, via=stick)
+    (stick / FROM_COORDINATOR / CHARTER_PROOFS).write_text("[]")
     with pytest.raises(InviteProofError):
-        status.invited(tmp_path / "clinic", code, via=stick)
+        membership.resolve_invite(tmp_path / "clinic", code, via=stick)
 
 
 def test_an_invite_that_was_used_is_vouched_for_no_more(federation: Federation, stick: Path, tmp_path: Path) -> None:
     code, home = code_of(federation, stick), tmp_path / "clinic"
-    join(home, status.invited(home, code, via=stick))
-    outbox.upload(home, status.carriers(home, nobody, via=stick))
+    join(home, membership.resolve_invite(home, code, via=stick))
+    outbox.upload(home, connection.carriers(home, nobody, via=stick))
     exchange.exchange(federation.hub, stick)
-    judge.judge(federation.hub, federation.boss)
+    judge.judge_waiting(federation.hub, federation.coordinator_keys)
     exchange.exchange(federation.hub, stick)
     with pytest.raises(InviteProofError):
-        status.invited(tmp_path / "other", code, via=stick)
+        membership.resolve_invite(tmp_path / "other", code, via=stick)
 
 
 def test_a_code_with_a_wrong_letter_or_without_a_way_is_refused(
@@ -103,30 +105,30 @@ def test_a_code_with_a_wrong_letter_or_without_a_way_is_refused(
 ) -> None:
     code = code_of(federation, stick)
     with pytest.raises(NoCarrierError):
-        status.invited(tmp_path, code)
+        membership.resolve_invite(tmp_path, code)
     with pytest.raises(InviteCodeError):
-        status.invited(tmp_path, code[:-1] + ("A" if code[-1] != "A" else "B"), via=stick)
-    (stick / FROM).rename(stick / "elsewhere")
+        membership.resolve_invite(tmp_path, code[:-1] + ("A" if code[-1] != "A" else "B"), via=stick)
+    (stick / FROM_COORDINATOR).rename(stick / "elsewhere")
     with pytest.raises(NotYetError):
-        status.invited(tmp_path, code, via=stick)
+        membership.resolve_invite(tmp_path, code, via=stick)
 
 
 def test_who_leaves_keeps_everything_and_may_join_again(federation: Federation, stick: Path, tmp_path: Path) -> None:
     home = tmp_path / "clinic"
-    sealed = join(home, status.invited(home, code_of(federation, stick), via=stick))
+    sealed = join(home, membership.resolve_invite(home, code_of(federation, stick), via=stick))
     aside = membership.leave(home)
     assert (aside / "request" / sealed.name).exists()
     assert (aside / "keys.txt").exists()
     with pytest.raises(NotJoinedError):
         membership.leave(home)
-    join(home, status.invited(home, code_of(federation, stick), via=stick))
+    join(home, membership.resolve_invite(home, code_of(federation, stick), via=stick))
     assert membership.leave(home) != aside
     assert verified.state(home) is None
 
 
 def test_leaving_that_was_cut_off_goes_on(federation: Federation, stick: Path, tmp_path: Path) -> None:
     home = tmp_path / "clinic"
-    join(home, status.invited(home, code_of(federation, stick), via=stick))
+    join(home, membership.resolve_invite(home, code_of(federation, stick), via=stick))
     (home / "left" / "001").mkdir(parents=True)
     (home / "keys.pub").rename(home / "left" / "001" / "keys.pub")
     assert membership.leave(home) == home / "left" / "001"
@@ -138,32 +140,32 @@ def test_the_network_is_used_again_once_an_address_is_named(
     federation: Federation, stick: Path, tmp_path: Path
 ) -> None:
     home = tmp_path / "clinic"
-    join(home, status.invited(home, code_of(federation, stick), via=stick))
-    membership.remember(home, via=stick)
-    membership.remember(home, url="https://hub.example.org")
-    assert layout.note(home)["url"] == "https://hub.example.org"
-    assert "via" not in layout.note(home)
-    assert type(status.carriers(home, nobody)[0]).__name__ == "Http"
+    join(home, membership.resolve_invite(home, code_of(federation, stick), via=stick))
+    connection.save(home, via=stick)
+    connection.save(home, url="https://hub.example.org")
+    assert connection.read(home)["url"] == "https://hub.example.org"
+    assert "via" not in connection.read(home)
+    assert type(connection.carriers(home, nobody)[0]).__name__ == "Http"
 
 
 def test_a_file_that_is_no_invite_is_refused(tmp_path: Path) -> None:
     (tmp_path / "FH1.invite").write_text("{}")
     with pytest.raises(BadInviteError):
-        status.invited(tmp_path, str(tmp_path / "FH1.invite"))
+        membership.resolve_invite(tmp_path, str(tmp_path / "FH1.invite"))
 
 
 def test_new_keys_are_known_over_the_network_too(federation: Federation, stick: Path, tmp_path: Path) -> None:
     code, home = code_of(federation, stick), tmp_path / "clinic"
     with net.running(federation.folder / "hub") as port:
-        join(home, status.invited(home, code, url=f"http://127.0.0.1:{port}"))
-        old = keys.public(home)
+        join(home, membership.resolve_invite(home, code, url=f"http://127.0.0.1:{port}"))
+        old = keys.load_public(home)
         for step in ("join", "change"):
             if step == "change":
-                membership.ask_for_new_keys(home, nobody)
-            outbox.upload(home, status.carriers(home, nobody))
-            judge.judge(federation.hub, federation.boss)
-            inbox.download(home, status.carriers(home, nobody), nobody)
-        assert keys.public(home) != old
-        assert inbox.download(home, status.carriers(home, nobody), nobody).refused == []
+                membership.request_new_keys(home, nobody)
+            outbox.upload(home, connection.carriers(home, nobody))
+            judge.judge_waiting(federation.hub, federation.coordinator_keys)
+            inbox.download(home, connection.carriers(home, nobody), nobody)
+        assert keys.load_public(home) != old
+        assert inbox.download(home, connection.carriers(home, nobody), nobody).refused == []
     assert status.status(home)["site"] == "site-004"
-    assert outbox.waiting(home) == []
+    assert outbox.pending(home) == []

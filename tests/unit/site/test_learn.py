@@ -14,7 +14,7 @@ import pytest
 from fedhelp_edge import plan as plans
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.demo import phantoms
-from fedhelp_edge.methods.base import Bench
+from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.methods.registry import METHODS, TABLES
 from fedhelp_edge.site import local_training
 from fedhelp_edge.train import loop
@@ -39,14 +39,14 @@ def round_of(tmp_path: Path) -> Learn:
     plan = plans.read(PLAN, TABLES)
     pixels, labels = phantoms.draw(24, 2, size=8)
     splits, blank = ("train",) * 16 + ("val",) * 8, ("",) * 24
-    place = local_training.Place(
-        plan, "site-001", "small", Images(pixels, labels, splits, blank, blank, blank), None, Bench()
+    place = local_training.TrainingContext(
+        plan, "site-001", "small", Images(pixels, labels, splits, blank, blank, blank), None, Compute()
     )
     merged = METHODS["fedavg"].start(plan)
 
     def train(number: int) -> dict[str, Any]:
         before = tmp_path / f"round-{number - 1}"
-        return local_training.learn(
+        return local_training.train_round(
             place, number, merged, tmp_path / f"round-{number}", before if before.exists() else None, lambda what: None
         )
 
@@ -101,12 +101,12 @@ def test_what_a_site_says_of_the_rounds_model_and_of_its_nets_is_measured_on_val
     splits, blank = ("train",) * 16 + ("val",) * 8 + ("test",) * 12, ("",) * 36
     images = Images(pixels, labels, splits, blank, blank, blank)
     merged = METHODS["fedavg"].start(plan)
-    learner = local_training.Place(plan, "site-001", "small", images, None, Bench()).learner()
+    learner = local_training.TrainingContext(plan, "site-001", "small", images, None, Compute()).learner()
     learner.receive(merged, 1)
     said = loop.probabilities(learner, learner.net, pixels).argmax(1)
     labels = np.concatenate([labels[:16], said[16:24], 1 - said[24:]])
-    place = local_training.Place(plan, "site-001", "small", replace(images, labels=labels), None, Bench())
-    told = local_training.learn(place, 1, merged, tmp_path / "round", None, lambda what: None)
+    place = local_training.TrainingContext(plan, "site-001", "small", replace(images, labels=labels), None, Compute())
+    told = local_training.train_round(place, 1, merged, tmp_path / "round", None, lambda what: None)
     assert told["base"] == {"val": 8, "correct": 8}
     assert told["val"] == {"own": 1.0, "alone": 1.0}
     assert told["val_images"] == 8

@@ -9,7 +9,7 @@ import numpy as np
 from fedhelp_edge import data
 from fedhelp_edge import plan as plans
 from fedhelp_edge.demo import phantoms
-from fedhelp_edge.methods.base import Bench
+from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.site import local_training, trial
 from tests.threads import one_thread as one_thread
@@ -44,8 +44,8 @@ def test_the_chosen_net_is_that_of_the_validation_images_whichever_net_knows_the
     assert trained
     pixels, labels = phantoms.draw(60, 2, size=8, seed=9)
     found = data.load(archive(tmp_path / "all.npz", pixels, labels), plan, kept=tmp_path / "kept")
-    place = local_training.Place(plan, trial.SITE, "small", found, None, Bench())
-    said = {name: answers.argmax(1) for name, answers in local_training.answers(place, trained[0], "test").items()}
+    place = local_training.TrainingContext(plan, trial.SITE_ID, "small", found, None, Compute())
+    said = {name: answers.argmax(1) for name, answers in local_training.predictions(place, trained[0], "test").items()}
     assert (said["own"] != said["alone"]).sum() > 2
     chosen = {}
     for name, labels in said.items():

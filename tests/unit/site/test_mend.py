@@ -28,8 +28,8 @@ def codes(clinic: Clinic) -> set[str]:
 
 def foreign(home: Path, path: Path) -> None:
     """A whole charter that somebody else signed, where a front without bounds once let it be written."""
-    context = statement.stamped("charter", epoch=1, version=2, previous=statement.NO_HASH)
-    parcel.seal(path, context, b"{}", keys.new().sign)
+    context = statement.new_context("charter", epoch=1, version=2, previous=statement.ZERO_HASH)
+    parcel.seal(path, context, b"{}", keys.generate().sign)
 
 
 def spoil(home: Path, path: Path, how: str) -> None:
@@ -103,31 +103,35 @@ def test_f25_damage_is_no_way_back_to_an_older_order(site: Clinic) -> None:
     site.federation.open()
     site.trip()
     site.download()
-    order = verified.state_of_member(site.home).task
+    order = verified.require_state(site.home).task
     assert order
     assert order.round == 2
-    for path in (layout.place(site.home, parcel.look(one, parcel.anyone).statement) for one in older.values()):
+    for path in (
+        layout.parcel_path(site.home, parcel.inspect(one, parcel.any_signer).statement) for one in older.values()
+    ):
         assert path.exists()
     sorted((site.home / "task").glob("*.fhx"))[-1].write_bytes(b"")
-    assert verified.state_of_member(site.home).task is None
+    assert verified.require_state(site.home).task is None
     for stale in (site.stick / "from-coordinator").iterdir():
         stale.unlink()
     for path, data in kept.items():
         (site.stick / "from-coordinator" / path.name).write_bytes(data)
         path.unlink()
     assert "E_ROLLBACK" in codes(site)
-    assert verified.state_of_member(site.home).task is None
+    assert verified.require_state(site.home).task is None
     site.trip()
     site.download()
-    assert verified.state_of_member(site.home).task == order
+    assert verified.require_state(site.home).task == order
 
 
 @pytest.mark.parametrize("kind", ["charter", "roster", "task"])
 def test_f25_what_was_kept_before_a_kill_is_noted_by_the_next_download_and_protects_from_older_orders(
     site: Clinic, kind: str
 ) -> None:
-    noted = verified.verified_files(site.home)
+    noted = verified.newest_verified(site.home)
     rest = {name: entry for name, entry in noted.items() if name != kind}
-    files.replace(site.home / layout.VERIFIED, json.dumps(rest).encode())  # as a kill between file and note leaves it
+    files.write_atomic(
+        site.home / layout.VERIFIED, json.dumps(rest).encode()
+    )  # as a kill between file and note leaves it
     site.download()
-    assert verified.verified_files(site.home) == noted
+    assert verified.newest_verified(site.home) == noted

@@ -14,7 +14,7 @@ from fedhelp_edge import data
 from fedhelp_edge import plan as plans
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.demo import phantoms
-from fedhelp_edge.methods.base import Bench
+from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics
@@ -84,14 +84,16 @@ def test_other_losses_keep_none(loss: str, trained: Path, tmp_path: Path) -> Non
 def test_the_prior_is_that_of_what_was_trained_on_whatever_is_measured_on(trained: Path, tmp_path: Path) -> None:
     folder, _ = learn(tmp_path / "home", "logit-adjusted", trained)
     other = images(tmp_path / "other.npz", MEASURED, "test", 2)
-    place = learning.Place(plan("logit-adjusted"), trial.SITE, "small", other_images(other), None, Bench())
-    said = learning.answers(place, folder, "test")["own"]
+    place = learning.TrainingContext(
+        plan("logit-adjusted"), trial.SITE_ID, "small", other_images(other), None, Compute()
+    )
+    said = learning.predictions(place, folder, "test")["own"]
     learner, state = place.learner(), checkpoint.newest(folder / "own")
     assert state is not None
     learner.load(state[1], 1)
     learner.prior = None
     bare = loop.probabilities(learner, learner.model, place.images.pixels)
-    assert np.allclose(said, metrics.with_prior(bare, [1, 1], [37, 10]), atol=1e-6)
+    assert np.allclose(said, metrics.adjust_prior(bare, [1, 1], [37, 10]), atol=1e-6)
 
 
 def test_evaluate_says_which_figures_are_with_the_prior(trained: Path, tmp_path: Path) -> None:

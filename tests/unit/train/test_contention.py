@@ -15,13 +15,13 @@ pytestmark = pytest.mark.skipif(not contention.is_adaptive(), reason="here, thre
 
 
 @pytest.fixture
-def watch() -> Iterator[contention.Watch]:
+def watch() -> Iterator[contention.ContentionMonitor]:
     torch.ones(1 << 20).add_(1)  # PyTorch loads its thread library
-    library = contention._gomp()
+    library = contention._load_libgomp()
     assert library is not None
-    watch = contention.Watch(library)
+    watch = contention.ContentionMonitor(library)
     yield watch
-    watch.decide(0.0)
+    watch.adjust(0.0)
 
 
 def threads() -> int:
@@ -29,15 +29,15 @@ def threads() -> int:
 
 
 def test_threads_sleep_while_they_must_wait_for_cores_and_spin_again_when_they_need_not(
-    watch: contention.Watch,
+    watch: contention.ContentionMonitor,
 ) -> None:
     before = threads()
     seen = []
     for waiting in (0.02, 0.5, 0.5, 0.1, 0.02, 0.1, 0.5):
-        watch.decide(waiting)
+        watch.adjust(waiting)
         seen.append(watch.sleeps)
     assert seen == [False, True, True, True, False, False, True]
-    watch.decide(0.0)
+    watch.adjust(0.0)
     end = time.monotonic() + 20
     while threads() > before and time.monotonic() < end:  # libgomp's threads end a moment after theirs
         time.sleep(0.01)
@@ -81,19 +81,19 @@ def test_a_way_of_waiting_that_a_person_has_fixed_stays(name: str, monkeypatch: 
 
 
 def test_one_thread_waits_for_nobody_and_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contention, "_watch", None)
-    machine.settle(1)
-    assert contention._watch is None
+    monkeypatch.setattr(contention, "_monitor", None)
+    machine.configure(1)
+    assert contention._monitor is None
 
 
 def test_training_is_watched_once_however_often_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contention, "_watch", None)
+    monkeypatch.setattr(contention, "_monitor", None)
     before = threads()
-    machine.settle(2)
-    first = contention._watch
-    machine.settle(2)
+    machine.configure(2)
+    first = contention._monitor
+    machine.configure(2)
     assert first is not None
-    assert contention._watch is first
+    assert contention._monitor is first
     assert first.is_alive()
     assert threads() - before <= 2  # the watch, and PyTorch's second thread
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from fedhelp_edge import update
-from fedhelp_edge.data.pack import unasked
+from fedhelp_edge.data.pack import without_predictions
 from fedhelp_edge.errors import DivergedError
 from fedhelp_edge.methods import registry
-from fedhelp_edge.methods.base import Batch, Bench, Learner, Phase, Site
+from fedhelp_edge.methods.base import Batch, Compute, Learner, Phase, SiteFacts
 from fedhelp_edge.methods.fedavg import FedAvg
 from fedhelp_edge.report import metrics
 from fedhelp_edge.train import checkpoint, loop
@@ -46,7 +46,9 @@ class Watched(FedAvg):
 
 def watched(batch: int = 4, site: str = "site-001", seed: int = 3, **phase: Any) -> Watched:
     plan = replace(small.plan(training={"batch": batch}), seed=seed)
-    made = Watched(plan, Site(site, "small", (1, 1, 1, 1)), registry.METHODS["fedavg"].schema(plan), None, Bench())
+    made = Watched(
+        plan, SiteFacts(site, "small", (1, 1, 1, 1)), registry.METHODS["fedavg"].schema(plan), None, Compute()
+    )
     made.shown, made.phase = [], replace(Watched.phase, **phase)
     return made
 
@@ -124,7 +126,7 @@ def test_a_step_is_shown_the_images_and_labels_that_its_places_name() -> None:
     learner, images = watched(draw=("private",), train=False), small.images(10)
     loop.train(learner, {"private": images}, 1)
     batch = learner.shown[1]["private"]
-    expected = loop.tensor(images.pixels[batch.index.numpy()], learner.plan.image)
+    expected = loop.input_tensor(images.pixels[batch.index.numpy()], learner.plan.image)
     assert torch.equal(batch.images, expected)
     assert batch.labels.tolist() == images.labels[batch.index.numpy()].tolist()
 
@@ -152,7 +154,7 @@ class Looking(FedAvg):
 
 def looking() -> Looking:
     plan, method = small.plan(), registry.METHODS["fedavg"]
-    made = Looking(plan, Site("site-001", "small", (1, 1, 1, 1)), method.schema(plan), None, Bench())
+    made = Looking(plan, SiteFacts("site-001", "small", (1, 1, 1, 1)), method.schema(plan), None, Compute())
     made.receive(method.start(plan), 1)
     made.modes = {}
     return made
@@ -181,9 +183,9 @@ def test_a_phase_that_only_looks_is_taken_up_in_its_mode(at: int, tmp_path: Path
     loop.train(whole, small.sets(whole.plan), 1)
     learner = looking()
     with pytest.raises(PowerCut):
-        loop.train(learner, small.sets(learner.plan), 1, kept=tmp_path, every=0, progress=cut(at))
+        loop.train(learner, small.sets(learner.plan), 1, checkpoints=tmp_path, every=0, progress=cut(at))
     learner = looking()
-    loop.train(learner, small.sets(learner.plan), 1, kept=tmp_path, every=0)
+    loop.train(learner, small.sets(learner.plan), 1, checkpoints=tmp_path, every=0)
     assert learner.modes == {"look": {False}, "after": {True}}
     assert small.same(learner.state(), whole.state())
 
@@ -192,13 +194,13 @@ def test_a_phase_that_trains_sees_images_mirrored_and_shifted() -> None:
     learner, images = watched(), small.images(10)
     loop.train(learner, {"private": images, "public": images}, 1)
     batch = learner.shown[0]["private"]
-    assert not torch.equal(batch.images, loop.tensor(images.pixels[batch.index.numpy()], learner.plan.image))
+    assert not torch.equal(batch.images, loop.input_tensor(images.pixels[batch.index.numpy()], learner.plan.image))
 
 
 def test_pixels_are_brought_to_the_plans_scale() -> None:
     pixels = np.full((1, 8, 8, 3), 255, np.uint8)
     image = small.plan().image
-    seen = loop.tensor(pixels, image)
+    seen = loop.input_tensor(pixels, image)
     expected = [(1 - mean) / std for mean, std in zip(image.mean, image.std, strict=True)]
     assert seen.shape == (1, 3, 8, 8)
     assert seen[0, :, 4, 4].tolist() == pytest.approx(expected, rel=1e-5)
@@ -233,13 +235,13 @@ def test_another_seed_site_or_round_is_drawn_differently(learner: Watched, round
 
 
 def test_streams_of_different_purposes_differ() -> None:
-    draw = loop.Draw(3, "site-001", 1)
+    draw = loop.RandomStreams(3, "site-001", 1)
     streams = [draw.stream(*purpose).random(4).tobytes() for purpose in [(0, 0, "private"), (0, 0, "public"), (0, 1)]]
     assert len(set(streams)) == 3
 
 
 def test_a_stream_is_the_same_on_every_machine() -> None:
-    assert loop.Draw(3, "site-001", 1).order(8, 0, 0, "private").tolist() == [6, 0, 4, 3, 1, 7, 5, 2]
+    assert loop.RandomStreams(3, "site-001", 1).order(8, 0, 0, "private").tolist() == [6, 0, 4, 3, 1, 7, 5, 2]
 
 
 # --- the report ----------------------------------------------------------------------------------------------------
@@ -261,7 +263,7 @@ def test_a_part_that_only_some_steps_have_is_a_mean_over_these() -> None:
 def test_time_spent_before_a_cut_counts(tmp_path: Path) -> None:
     learner = fresh("fedavg", "small", {})
     with pytest.raises(PowerCut):
-        loop.train(learner, small.sets(learner.plan), 1, kept=tmp_path, every=0, progress=cut(4))
+        loop.train(learner, small.sets(learner.plan), 1, checkpoints=tmp_path, every=0, progress=cut(4))
     found = checkpoint.newest(tmp_path)
     assert found is not None
     before = found[0]["report"]
@@ -269,7 +271,7 @@ def test_time_spent_before_a_cut_counts(tmp_path: Path) -> None:
     kept = {**found[0], "report": {**before, "seconds": 1000.0, "cpu_seconds": 2000.0}}
     checkpoint.save(tmp_path, 3, kept, found[1])
     learner = fresh("fedavg", "small", {})
-    report = loop.train(learner, small.sets(learner.plan), 1, kept=tmp_path, every=0)
+    report = loop.train(learner, small.sets(learner.plan), 1, checkpoints=tmp_path, every=0)
     assert report.seconds > 1000
     assert report.cpu_seconds > 2000
 
@@ -300,14 +302,14 @@ def cut(at: int) -> Callable[[int, int, float], None]:
 
 def finished(
     make: Callable[[], Learner], kept: Path, cuts: Sequence[int], tier: str, round_: int = 1
-) -> tuple[Learner, loop.Report]:
+) -> tuple[Learner, loop.EpochReport]:
     """A round that is cut off again and again, each time begun by a new process, and in the end is not."""
     for at in cuts:
         learner = make()
         with pytest.raises(PowerCut):
-            loop.train(learner, small.sets(learner.plan, tier), round_, kept=kept, every=0, progress=cut(at))
+            loop.train(learner, small.sets(learner.plan, tier), round_, checkpoints=kept, every=0, progress=cut(at))
     learner = make()
-    return learner, loop.train(learner, small.sets(learner.plan, tier), round_, kept=kept, every=0)
+    return learner, loop.train(learner, small.sets(learner.plan, tier), round_, checkpoints=kept, every=0)
 
 
 @everybody
@@ -358,15 +360,17 @@ def test_a_later_round_is_taken_up_in_the_same_way(
 def test_keeping_states_changes_nothing(method: str, tier: str, numbers: dict[str, Any], tmp_path: Path) -> None:
     one, other = fresh(method, tier, numbers), fresh(method, tier, numbers)
     loop.train(one, small.sets(one.plan, tier), 1)
-    loop.train(other, small.sets(one.plan, tier), 1, kept=tmp_path, every=0)
+    loop.train(other, small.sets(one.plan, tier), 1, checkpoints=tmp_path, every=0)
     assert small.same(one.state(), other.state())
 
 
 def test_a_round_that_had_ended_is_not_trained_again(tmp_path: Path) -> None:
     first = fresh("fedavg", "small", {})
-    report = loop.train(first, small.sets(first.plan), 1, kept=tmp_path, every=1e9)
+    report = loop.train(first, small.sets(first.plan), 1, checkpoints=tmp_path, every=1e9)
     learner, told = fresh("fedavg", "small", {}), []
-    again = loop.train(learner, small.sets(learner.plan), 1, kept=tmp_path, progress=lambda *each: told.append(each))
+    again = loop.train(
+        learner, small.sets(learner.plan), 1, checkpoints=tmp_path, progress=lambda *each: told.append(each)
+    )
     assert small.same(learner.state(), first.state())
     assert again.means() == report.means()
     assert not told
@@ -379,7 +383,7 @@ def test_a_state_is_kept_as_each_phase_ends_however_soon_that_is(tmp_path: Path)
         learner,
         small.sets(learner.plan, "large"),
         1,
-        kept=tmp_path,
+        checkpoints=tmp_path,
         every=1e9,
         progress=lambda *_: kept.append([path.name for path in tmp_path.iterdir()]),
     )
@@ -390,7 +394,7 @@ def test_a_state_is_kept_as_each_phase_ends_however_soon_that_is(tmp_path: Path)
 @pytest.mark.parametrize("epochs", [1, 3], ids=["longer than this", "shorter than this"])
 def test_what_was_kept_of_another_round_is_ignored_and_goes(epochs: int, tmp_path: Path) -> None:
     old = fresh("fedavg", "small", {}, epochs=epochs)
-    loop.train(old, small.sets(old.plan), 1, kept=tmp_path, every=0)
+    loop.train(old, small.sets(old.plan), 1, checkpoints=tmp_path, every=0)
     (before,) = tmp_path.iterdir()
 
     def make() -> Learner:
@@ -434,7 +438,7 @@ class Poisoned(FedAvg):
 
 def poisoned(before: bool, at: int = 3, kind: type[Poisoned] = Poisoned) -> Poisoned:
     plan, method = small.plan(), registry.METHODS["fedavg"]
-    made = kind(plan, Site("site-001", "small", (1, 1, 1, 1)), method.schema(plan), None, Bench())
+    made = kind(plan, SiteFacts("site-001", "small", (1, 1, 1, 1)), method.schema(plan), None, Compute())
     made.receive(method.start(plan), 1)
     made.before, made.at = before, at
     return made
@@ -444,7 +448,7 @@ def poisoned(before: bool, at: int = 3, kind: type[Poisoned] = Poisoned) -> Pois
 def test_what_is_no_number_stops_the_round_and_names_the_images_of_the_batch(before: bool, tmp_path: Path) -> None:
     learner, healthy = poisoned(before), watched(4, draw=("private",))
     with pytest.raises(DivergedError) as caught:
-        loop.train(learner, small.sets(learner.plan), 1, kept=tmp_path, every=0)
+        loop.train(learner, small.sets(learner.plan), 1, checkpoints=tmp_path, every=0)
     batch = drawn(healthy)[2]["private"]
     assert caught.value.code == "E_DIVERGED"
     assert all(f"{place}.png" in str(caught.value) for place in batch)
@@ -465,7 +469,7 @@ class Guided(Poisoned):
 def test_a_part_of_the_loss_that_is_no_number_is_named_and_so_are_public_images() -> None:
     learner, healthy = poisoned(True, kind=Guided), watched(4)
     public = small.images(6, seed=1)
-    known = unasked(public.pixels, public.labels, ("a", "b", "c", "d"))
+    known = without_predictions(public.pixels, public.labels, ("a", "b", "c", "d"))
     with pytest.raises(DivergedError) as caught:
         loop.train(learner, {"private": small.images(10), "public": known}, 1)
     shown = drawn(healthy)[2]
@@ -478,7 +482,7 @@ def test_a_part_of_the_loss_that_is_no_number_is_named_and_so_are_public_images(
 def test_the_state_before_what_is_no_number_is_kept(before: bool, tmp_path: Path) -> None:
     learner = poisoned(before)
     with pytest.raises(DivergedError):
-        loop.train(learner, small.sets(learner.plan), 1, kept=tmp_path, every=0)
+        loop.train(learner, small.sets(learner.plan), 1, checkpoints=tmp_path, every=0)
     found = checkpoint.newest(tmp_path)
     assert found is not None
     assert found[0]["done"] == 2
@@ -495,7 +499,7 @@ def test_a_learning_rate_far_too_high_stops_the_round(tmp_path: Path) -> None:
     plan = small.plan(training={"lr": 10, "optimiser": "sgd", "epochs": 50}, nets={"norm": "group"})
     learner = small.learner(plan)
     with pytest.raises(DivergedError):
-        loop.train(learner, small.sets(plan), 1, kept=tmp_path, every=0)
+        loop.train(learner, small.sets(plan), 1, checkpoints=tmp_path, every=0)
 
 
 # --- answers -------------------------------------------------------------------------------------------------------
@@ -516,7 +520,7 @@ def test_a_net_that_learned_apart_from_the_prior_answers_with_it() -> None:
     learner.prior = None
     bare = loop.probabilities(learner, learner.model, images.pixels)
     examples = np.array(learner.site.examples)
-    assert np.allclose(said, metrics.with_prior(bare, np.ones(4), examples + 1), atol=1e-6)
+    assert np.allclose(said, metrics.adjust_prior(bare, np.ones(4), examples + 1), atol=1e-6)
     assert np.abs(said - bare).max() > 0.01
 
 
@@ -526,7 +530,7 @@ def test_a_net_that_learned_the_prior_is_taken_at_its_word(loss: str) -> None:
     pixels = small.images(7).pixels.copy()
     learner.model.eval()
     with torch.no_grad():
-        logits = learner.model(loop.tensor(pixels, learner.plan.image))
+        logits = learner.model(loop.input_tensor(pixels, learner.plan.image))
     assert loop.probabilities(learner, learner.model, pixels).tobytes() == logits.softmax(1).double().numpy().tobytes()
 
 
@@ -559,7 +563,7 @@ def test_of_no_images_there_are_no_answers() -> None:
 
 def test_a_state_on_disk_is_a_line_of_facts_and_then_safetensors(tmp_path: Path) -> None:
     learner = fresh("fedhelp", "large", {})
-    loop.train(learner, small.sets(learner.plan, "large"), 1, kept=tmp_path)
+    loop.train(learner, small.sets(learner.plan, "large"), 1, checkpoints=tmp_path)
     (path,) = tmp_path.iterdir()
     raw = path.read_bytes()
     line, _, body = raw.partition(b"\n")
@@ -569,4 +573,4 @@ def test_a_state_on_disk_is_a_line_of_facts_and_then_safetensors(tmp_path: Path)
     with (tmp_path / "body").open("rb") as file:
         header = update.read_header(file, limit=4 << 20)
         assert header.canonical
-        assert small.same(dict(update.Arrays(file, header)), learner.state())
+        assert small.same(dict(update.FileArrays(file, header)), learner.state())

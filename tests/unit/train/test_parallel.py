@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fedhelp_edge.errors import UsageError
-from fedhelp_edge.methods.base import Bench
+from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.train import checkpoint, loop, parallel
 from fedhelp_edge.update import Array
 from tests import torchrun
@@ -45,7 +45,7 @@ def test_all_processes_end_with_the_same_bits(case: Any, ended: tuple[Path, int]
 
 @pytest.mark.parametrize("case", [case for case in together.CASES if case[3] == "group"], ids=together.name)
 def test_with_group_norm_several_processes_learn_what_one_does(case: Any, ended: tuple[Path, int]) -> None:
-    one = together.learner(*case, Bench())
+    one = together.learner(*case, Compute())
     before, report = one.state(), loop.train(one, together.sets(case[1]), 1)
     (_, state), (losses, _) = (
         kept(ended[0] / "0" / together.name(case)),
@@ -62,7 +62,7 @@ def test_with_group_norm_several_processes_learn_what_one_does(case: Any, ended:
 
 def test_batch_norm_keeps_the_mean_of_what_the_processes_saw(ended: tuple[Path, int]) -> None:
     case = ("fedavg", "small", {}, "batch")
-    one = together.learner(*case, Bench())
+    one = together.learner(*case, Compute())
     loop.train(one, together.sets("small"), 1)
     found, alone = kept(ended[0] / "0" / together.name(case))[1], one.state()
     first = "net/bn1.running_mean"  # of the first layer, which sees the images themselves
@@ -76,7 +76,7 @@ def test_a_loss_that_is_no_number_at_one_process_stops_all_and_names_the_whole_s
 
 
 def test_too_many_processes_for_a_sites_images_are_refused() -> None:
-    learner = together.learner("fedavg", "small", {}, "batch", Bench(ranks=4))
+    learner = together.learner("fedavg", "small", {}, "batch", Compute(ranks=4))
     with pytest.raises(UsageError, match="4 processes are too many for steps of 6 images"):
         loop.train(learner, together.sets("small"), 1)
 
@@ -91,4 +91,4 @@ def test_a_process_that_torchrun_started_alone_or_not_at_all_is_alone(
         monkeypatch.delenv(name, raising=False)
     for name, value in {"WORLD_SIZE": "1", **environment}.items():
         monkeypatch.setenv(name, value)
-    assert parallel.join(Bench()) == Bench()
+    assert parallel.join(Compute()) == Compute()

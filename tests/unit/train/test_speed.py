@@ -9,7 +9,7 @@ from fedhelp_edge.train import machine
 
 @pytest.mark.parametrize(("precision", "half"), [("fp32", False), ("bf16", True)])
 def test_a_plan_may_fix_the_numbers_that_are_reckoned_in(precision: str, half: bool) -> None:
-    assert machine.bench(precision).half is half
+    assert machine.compute(precision).bf16 is half
 
 
 @pytest.mark.parametrize(
@@ -20,24 +20,24 @@ def test_a_plan_may_fix_the_numbers_that_are_reckoned_in(precision: str, half: b
 def test_left_to_the_machine_half_precision_is_used_only_where_it_is_native(
     flags: set[str], half: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "_flags", lambda: flags)
-    assert machine.bench().half is half
+    monkeypatch.setattr(machine, "_cpu_flags", lambda: flags)
+    assert machine.compute().bf16 is half
 
 
 def test_a_cuda_device_that_is_not_here_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UsageError, match="--device cpu"):
-        machine.bench(device="cuda")
+        machine.compute(device="cuda")
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_as_many_threads_are_used_as_were_asked_for(threads: int) -> None:
-    machine.settle(threads)
+    machine.configure(threads)
     assert torch.get_num_threads() == threads
 
 
 def test_processes_on_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "usable_cores", lambda: 8)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    machine.settle()
+    machine.configure()
     assert torch.get_num_threads() == 2

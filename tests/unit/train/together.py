@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fedhelp_edge.errors import DivergedError
-from fedhelp_edge.methods.base import Bench, Learner
+from fedhelp_edge.methods.base import Compute, Learner
 from fedhelp_edge.train import checkpoint, loop, parallel
 from tests.unit.methods import small
 
@@ -21,7 +21,7 @@ CASES = [
 ]
 
 
-def learner(method: str, tier: str, numbers: dict[str, Any], norm: str, bench: Bench, **training: Any) -> Learner:
+def learner(method: str, tier: str, numbers: dict[str, Any], norm: str, bench: Compute, **training: Any) -> Learner:
     """Steps of 7 and 6 private images and 7 public ones, which two or three processes cannot share evenly."""
     told = {"batch": 8, "optimiser": "sgd", "lr": 0.01, **training}
     plan = small.plan(method, **{method: numbers}, nets={"norm": norm}, training=told)
@@ -35,7 +35,7 @@ def sets(tier: str) -> dict[str, small.Images]:
 
 def train(out: Path) -> None:
     torch.set_num_threads(1)
-    bench = parallel.join(Bench())
+    bench = parallel.join(Compute())
     made = [learner(*case, bench) for case in CASES]
     hot = learner("fedavg", "small", {}, "group", bench, lr=10, epochs=50)
     if bench.rank:

@@ -7,26 +7,26 @@ from typing import Any
 import pytest
 
 from fedhelp_edge.trust import account
-from fedhelp_edge.trust.account import Account, Line
+from fedhelp_edge.trust.account import LogLine, RoundRecord
 from tests.attacks.federation import Federation, line
 
 
-def logged(type_: str, subject: str, **detail: Any) -> Line:
+def logged(type_: str, subject: str, **detail: Any) -> LogLine:
     return {"type": type_, "subject": subject, "detail": detail}
 
 
-def model(type_: str, round_: int) -> Line:
+def model(type_: str, round_: int) -> LogLine:
     subject = f"round {round_}" if round_ else "coordinator"
     return logged(type_, subject, model=f"model {round_}", parcel=f"parcel {round_}", roster="roster")
 
 
-def given(state: str, update: str, site: str, round_: int = 1) -> Line:
+def given(state: str, update: str, site: str, round_: int = 1) -> LogLine:
     kind = {"kind": "update"} if state == "received" else {"code": ""}
     return logged(state, update, site=site, round=round_, **kind)
 
 
-def told(lines: list[Line], round_: int) -> Account:
-    found = account.account(lines, round_)
+def told(lines: list[LogLine], round_: int) -> RoundRecord:
+    found = account.read_round(lines, round_)
     assert found
     return found
 
@@ -49,8 +49,8 @@ def test_a_merged_model_is_made_of_the_accepted_updates_in_the_order_of_their_si
 
 
 def test_the_log_names_no_model_of_a_round_that_was_not_merged() -> None:
-    assert account.account([*START, OPEN], 1) is None
-    assert account.account([], 0) is None
+    assert account.read_round([*START, OPEN], 1) is None
+    assert account.read_round([], 0) is None
 
 
 def test_the_first_model_has_the_number_0_and_is_made_of_nothing() -> None:
@@ -119,8 +119,8 @@ def test_requests_and_other_decisions_are_no_updates() -> None:
     ],
     ids=["of no parcel", "no merge", "of another round"],
 )
-def test_a_line_that_is_not_about_the_model_of_a_round_publishes_none(other: Line) -> None:
-    assert account.account([*START, OPEN, other], 1) is None
+def test_a_line_that_is_not_about_the_model_of_a_round_publishes_none(other: LogLine) -> None:
+    assert account.read_round([*START, OPEN, other], 1) is None
 
 
 def test_the_signers_of_a_round_are_the_roots_the_coordinator_the_front_and_the_active_sites_each_for_its_own() -> None:

@@ -33,78 +33,78 @@ def test_a_charter_is_read_as_it_was_written(fed: Federation) -> None:
 
 @pytest.mark.parametrize("pair", [(0, 1), (0, 2), (1, 2), (2, 1)])
 def test_any_two_of_three_roots_found_a_federation(fed: Federation, pair: tuple[int, int]) -> None:
-    charter.first(*fed.charter(signers=[fed.roots[place] for place in pair]))
+    charter.read_first(*fed.charter(signers=[fed.roots[place] for place in pair]))
 
 
 def test_one_of_three_roots_founds_nothing(fed: Federation) -> None:
     with pytest.raises(ThresholdError):
-        charter.first(*fed.charter(signers=fed.roots[:1]))
+        charter.read_first(*fed.charter(signers=fed.roots[:1]))
 
 
 def test_a_later_charter_keeps_the_name_of_the_federation(fed: Federation) -> None:
-    second = charter.follow(fed.pinned, *fed.charter(fed.pinned, coordinator=fed.front))
-    third = charter.follow(second, *fed.charter(second))
+    second = charter.read_next(fed.pinned, *fed.charter(fed.pinned, coordinator=fed.front))
+    third = charter.read_next(second, *fed.charter(second))
     assert (third.federation, third.rank) == (fed.id, (1, 3))
 
 
 @pytest.mark.parametrize("pair", [(0, 1), (0, 2), (1, 2)])
 def test_any_two_of_three_roots_name_another_coordinator(fed: Federation, pair: tuple[int, int]) -> None:
     news = fed.charter(fed.pinned, coordinator=fed.front, signers=[fed.roots[place] for place in pair])
-    assert charter.follow(fed.pinned, *news).coordinator == line(fed.front)
+    assert charter.read_next(fed.pinned, *news).coordinator == line(fed.front)
 
 
 def test_a_lost_root_is_replaced_by_the_two_that_are_left(fed: Federation, newcomer: Ed25519PrivateKey) -> None:
     roots = [*fed.roots[:2], newcomer]
-    after = charter.follow(fed.pinned, *fed.charter(fed.pinned, roots=roots, signers=fed.roots[:2]))
+    after = charter.read_next(fed.pinned, *fed.charter(fed.pinned, roots=roots, signers=fed.roots[:2]))
     assert after.roots == tuple(line(root) for root in roots)
 
 
 def test_a_replaced_root_has_no_say_any_more(fed: Federation, newcomer: Ed25519PrivateKey) -> None:
     roots = [*fed.roots[:2], newcomer]
-    after = charter.follow(fed.pinned, *fed.charter(fed.pinned, roots=roots, signers=fed.roots[:2]))
+    after = charter.read_next(fed.pinned, *fed.charter(fed.pinned, roots=roots, signers=fed.roots[:2]))
     with pytest.raises(ThresholdError, match="version 2"):
-        charter.follow(after, *fed.charter(after, roots=roots, signers=fed.roots[1:]))
+        charter.read_next(after, *fed.charter(after, roots=roots, signers=fed.roots[1:]))
 
 
 def test_all_roots_change_when_old_and_new_ones_sign(fed: Federation) -> None:
     fresh = [Ed25519PrivateKey.generate() for _ in range(3)]
     news = fed.charter(fed.pinned, roots=fresh, signers=[*fed.roots[:2], *fresh[:2]])
-    assert charter.follow(fed.pinned, *news).roots == tuple(line(root) for root in fresh)
+    assert charter.read_next(fed.pinned, *news).roots == tuple(line(root) for root in fresh)
 
 
 @pytest.mark.parametrize(("old", "new"), [(1, 2), (2, 1), (0, 3), (3, 0)])
 def test_roots_do_not_change_without_two_of_the_old_and_two_of_the_new(fed: Federation, old: int, new: int) -> None:
     fresh = [Ed25519PrivateKey.generate() for _ in range(3)]
     with pytest.raises(ThresholdError):
-        charter.follow(fed.pinned, *fed.charter(fed.pinned, roots=fresh, signers=[*fed.roots[:old], *fresh[:new]]))
+        charter.read_next(fed.pinned, *fed.charter(fed.pinned, roots=fresh, signers=[*fed.roots[:old], *fresh[:new]]))
 
 
 def test_a_charter_cannot_lower_its_own_threshold_with_fewer_signatures(fed: Federation) -> None:
     with pytest.raises(ThresholdError):
-        charter.follow(fed.pinned, *fed.charter(fed.pinned, threshold=1, signers=fed.roots[:1]))
+        charter.read_next(fed.pinned, *fed.charter(fed.pinned, threshold=1, signers=fed.roots[:1]))
 
 
 def test_the_charter_of_another_federation_does_not_follow(fed: Federation) -> None:
     other = Federation(threshold=2)
     with pytest.raises(RootChainError):
-        charter.follow(fed.pinned, *other.charter(other.pinned))
+        charter.read_next(fed.pinned, *other.charter(other.pinned))
 
 
 @pytest.mark.parametrize("version", [1, 3, LAST])
 def test_a_charter_has_the_next_number_and_no_other(fed: Federation, version: int) -> None:
     with pytest.raises(RootChainError):
-        charter.follow(fed.pinned, *fed.charter(fed.pinned, version=version))
+        charter.read_next(fed.pinned, *fed.charter(fed.pinned, version=version))
 
 
 @pytest.mark.parametrize("threshold", [0, 4])
 def test_a_threshold_that_cannot_be_is_refused(fed: Federation, threshold: int) -> None:
     with pytest.raises(BadBodyError):
-        charter.first(*fed.charter(threshold=threshold))
+        charter.read_first(*fed.charter(threshold=threshold))
 
 
 def test_a_root_that_is_listed_twice_is_refused(fed: Federation) -> None:
     with pytest.raises(BadBodyError):
-        charter.first(*fed.charter(roots=[fed.roots[0]] * 2, threshold=1, signers=fed.roots[:1]))
+        charter.read_first(*fed.charter(roots=[fed.roots[0]] * 2, threshold=1, signers=fed.roots[:1]))
 
 
 @pytest.mark.parametrize(
@@ -115,15 +115,15 @@ def test_a_root_that_is_listed_twice_is_refused(fed: Federation) -> None:
 def test_a_body_of_another_form_is_refused(fed: Federation, changes: dict[str, object]) -> None:
     said, keys, holds = fed.charter()
     with pytest.raises(BadBodyError):
-        charter.first(said, keys, {**holds, **changes})
+        charter.read_first(said, keys, {**holds, **changes})
 
 
 def test_all_roots_may_have_to_sign_and_eight_are_the_most(fed: Federation) -> None:
     roots = [Ed25519PrivateKey.generate() for _ in range(9)]
-    found = charter.first(*fed.charter(roots=roots[:8], threshold=8, signers=roots[:8]))
+    found = charter.read_first(*fed.charter(roots=roots[:8], threshold=8, signers=roots[:8]))
     assert (len(found.roots), found.threshold) == (8, 8)
     with pytest.raises(BadBodyError):
-        charter.first(*fed.charter(roots=roots, threshold=1, signers=roots[:1]))
+        charter.read_first(*fed.charter(roots=roots, threshold=1, signers=roots[:1]))
 
 
 def test_one_signature_is_enough_where_nothing_is_said_of_it() -> None:
@@ -135,20 +135,20 @@ def test_a_key_that_is_none_is_refused_in_a_charter(fed: Federation, key: str) -
     said, signers, holds = fed.charter()
     for changes in ({"coordinator": key}, {"roots": [*holds["roots"], key]}):
         with pytest.raises(SigAlgError):
-            charter.first(said, signers, {**holds, **changes})
+            charter.read_first(said, signers, {**holds, **changes})
 
 
 def test_a_roster_is_no_charter(fed: Federation) -> None:
     with pytest.raises(ParcelKindError):
-        charter.first(*fed.roster())
+        charter.read_first(*fed.roster())
     with pytest.raises(ParcelKindError):
-        charter.follow(fed.pinned, *fed.roster())
+        charter.read_next(fed.pinned, *fed.roster())
 
 
 def test_the_coordinators_key_may_not_be_a_root_that_would_have_to_take_its_power_away() -> None:
     fed = Federation()
     with pytest.raises(BadBodyError):
-        charter.first(*fed.charter(coordinator=fed.roots[0]))
+        charter.read_first(*fed.charter(coordinator=fed.roots[0]))
 
 
 def test_a_stranger_with_another_charter_of_the_same_number_raises_no_alarm() -> None:

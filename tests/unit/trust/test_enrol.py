@@ -25,11 +25,11 @@ from fedhelp_edge.errors import FederationError as OtherFederation
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.trust import enrol
 from fedhelp_edge.trust.enrol import Invite
-from fedhelp_edge.trust.task import Seen
+from fedhelp_edge.trust.task import SenderHistory
 from tests.attacks.federation import DAY, START, Federation, News, signed
 
 CODE = "FH1-01234-56789-ABCDE-FGHJK-"
-codes = st.text("0123456789ABCDEFGHJKMNPQRSTVWXYZ", min_size=20, max_size=20).map(enrol._spell)
+codes = st.text("0123456789ABCDEFGHJKMNPQRSTVWXYZ", min_size=20, max_size=20).map(enrol._format_code)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def fed() -> Federation:
 
 @pytest.fixture(scope="module")
 def newcomer() -> keys.Keys:
-    return keys.new()
+    return keys.generate()
 
 
 def test_a_code_looks_as_the_manual_says() -> None:
@@ -49,11 +49,11 @@ def test_a_code_looks_as_the_manual_says() -> None:
 def test_what_a_code_proves_never_changes_from_one_version_to_the_next() -> None:
     """Codes that were given out by an older version let in."""
     code = enrol.read_code(CODE + "A")
-    invite = enrol.invite_of(code, "small", START)
+    invite = enrol.derive_invite(code, "small", START)
     assert invite.id == "33bb76517bc9eae1698531d95875da69"
     assert invite.key.hex() == "e43b7484ba5c9294ce1fe2df210272ed6750863f15d2e598a4f5dc3adac35640"
-    assert enrol.vouch(code, "fh-0") == "01d3f92381e51eb7b60fddb022b73f971e885e32828a7f3d8aac97235d6ef99a"
-    proof = enrol._proof(invite.key, "Clinic 4", keys.Public("sign", "recipient"), {"nonce": "0"})
+    assert enrol.charter_proof(code, "fh-0") == "01d3f92381e51eb7b60fddb022b73f971e885e32828a7f3d8aac97235d6ef99a"
+    proof = enrol._proof(invite.key, "Clinic 4", keys.PublicKeys("sign", "recipient"), {"nonce": "0"})
     assert proof == "7fb1728ad029b5482b0eb08117330cfc6c2ea4136fc168701954b01144b9caaf"
 
 
@@ -82,7 +82,7 @@ def test_a_code_is_read_without_its_beginning(code: str) -> None:
 
 
 def test_a_code_whose_own_letters_begin_as_all_codes_do_is_read() -> None:
-    code = enrol._spell("FH1" + "7" * 17)
+    code = enrol._format_code("FH1" + "7" * 17)
     assert enrol.read_code(code) == enrol.read_code(code.removeprefix("FH1-")) == code
 
 
@@ -106,30 +106,32 @@ def test_a_letter_left_out_or_put_in_is_noticed(code: str, place: int, letter: s
 
 @given(codes, codes)
 def test_an_invite_does_not_show_its_code(one: str, other: str) -> None:
-    kept = enrol.invite_of(one, "small", START)
-    assert (one == other) == (enrol.invite_of(other, "small", START) == kept)
+    kept = enrol.derive_invite(one, "small", START)
+    assert (one == other) == (enrol.derive_invite(other, "small", START) == kept)
     assert one.encode() not in kept.key
 
 
 def test_an_invite_holds_to_the_last_second_of_its_time(fed: Federation, newcomer: keys.Keys) -> None:
     code = enrol.new_code()
-    invite = enrol.invite_of(code, "large", START)
+    invite = enrol.derive_invite(code, "large", START)
     assert judge(fed, fed.enrol(code, newcomer), invite) == invite
 
 
 def judge(fed: Federation, news: News, invite: Invite, now: timedelta = timedelta()) -> Invite:
-    return enrol.judge_request(*news, federation=fed.id, invites={invite.id: invite}, known=None, now=START + now)
+    return enrol.judge_request(
+        *news, federation=fed.id, invites={invite.id: invite}, current_roster=None, now=START + now
+    )
 
 
 def test_the_first_site_joins_before_there_is_a_roster(fed: Federation, newcomer: keys.Keys) -> None:
     code = enrol.new_code()
-    assert judge(fed, fed.enrol(code, newcomer), enrol.invite_of(code, "small", START + DAY)).tier == "small"
+    assert judge(fed, fed.enrol(code, newcomer), enrol.derive_invite(code, "small", START + DAY)).tier == "small"
 
 
 @pytest.mark.parametrize("name", ["Zdravotní středisko Šumperk", "क्लिनिक", "诊所", "N'Djaména — 3", ""])
 def test_a_clinic_is_called_as_it_likes(fed: Federation, newcomer: keys.Keys, name: str) -> None:
     code = enrol.new_code()
-    invite = enrol.invite_of(code, "small", START + DAY)
+    invite = enrol.derive_invite(code, "small", START + DAY)
     assert judge(fed, fed.enrol(code, newcomer, name=name), invite) == invite
 
 
@@ -141,7 +143,7 @@ def test_a_proof_holds_for_one_request_only(fed: Federation, newcomer: keys.Keys
         judge(
             fed,
             signed({**said.context, **changes}, holds, newcomer.sign),
-            enrol.invite_of(code, "small", START + DAY),
+            enrol.derive_invite(code, "small", START + DAY),
         )
 
 
@@ -150,13 +152,13 @@ def test_a_request_cannot_change_its_name_afterwards(fed: Federation, newcomer: 
     said, _, holds = fed.enrol(code, newcomer)
     other = signed(dict(said.context), {**holds, "name": "Clinic 5"}, newcomer.sign)
     with pytest.raises(InviteProofError):
-        judge(fed, other, enrol.invite_of(code, "small", START + DAY))
+        judge(fed, other, enrol.derive_invite(code, "small", START + DAY))
 
 
 def test_a_request_to_another_federation_is_refused(fed: Federation, newcomer: keys.Keys) -> None:
     code = enrol.new_code()
     with pytest.raises(OtherFederation):
-        judge(fed, Federation().enrol(code, newcomer), enrol.invite_of(code, "small", START + DAY))
+        judge(fed, Federation().enrol(code, newcomer), enrol.derive_invite(code, "small", START + DAY))
 
 
 def test_a_request_with_a_second_signature_is_refused(fed: Federation, newcomer: keys.Keys) -> None:
@@ -165,7 +167,7 @@ def test_a_request_with_a_second_signature_is_refused(fed: Federation, newcomer:
         judge(
             fed,
             fed.enrol(code, newcomer, newcomer.sign, fed.front),
-            enrol.invite_of(code, "small", START + DAY),
+            enrol.derive_invite(code, "small", START + DAY),
         )
 
 
@@ -173,7 +175,7 @@ def test_a_request_with_a_second_signature_is_refused(fed: Federation, newcomer:
 def test_a_request_of_another_form_is_refused(fed: Federation, newcomer: keys.Keys, changes: dict[str, Any]) -> None:
     said, signers, holds = fed.enrol(enrol.new_code(), newcomer)
     with pytest.raises(BadBodyError):
-        judge(fed, News(said, signers, {**holds, **changes}), enrol.invite_of(enrol.new_code(), "small", START))
+        judge(fed, News(said, signers, {**holds, **changes}), enrol.derive_invite(enrol.new_code(), "small", START))
 
 
 def test_a_clinic_makes_no_request_under_a_name_that_would_be_refused(fed: Federation, newcomer: keys.Keys) -> None:
@@ -187,9 +189,9 @@ def test_a_key_that_is_none_does_not_join(
 ) -> None:
     code, context = enrol.new_code(), dict(fed.enrol(enrol.new_code(), newcomer).said.context)
     public = replace(newcomer.public, **{key: "none"})
-    news = signed(context, enrol.request(code, "Clinic 4", public, context), newcomer.sign)
+    news = signed(context, enrol.request_body(code, "Clinic 4", public, context), newcomer.sign)
     with pytest.raises(error):
-        judge(fed, news, enrol.invite_of(code, "small", START + DAY))
+        judge(fed, news, enrol.derive_invite(code, "small", START + DAY))
 
 
 def test_a_rotation_is_no_request(fed: Federation, newcomer: keys.Keys) -> None:
@@ -197,7 +199,7 @@ def test_a_rotation_is_no_request(fed: Federation, newcomer: keys.Keys) -> None:
         judge(
             fed,
             fed.rotate("site-001", newcomer.public, newcomer.sign),
-            enrol.invite_of(enrol.new_code(), "small", START),
+            enrol.derive_invite(enrol.new_code(), "small", START),
         )
 
 
@@ -205,8 +207,8 @@ def test_a_rotation_seen_before_does_not_bring_old_keys_back(fed: Federation, ne
     first = fed.people["site-001"]
     there = fed.rotate("site-001", newcomer.public, first.sign, newcomer.sign)
     now = fed.site("site-001", sign=newcomer.public.sign, recipient=newcomer.public.recipient)
-    with pytest.raises(enrol.RotateProof):
-        enrol.judge_rotation(*there, fed.read_roster(fed.roster(2, sites=now)), Seen())
+    with pytest.raises(enrol.RotateProofError):
+        enrol.judge_rotation(*there, fed.read_roster(fed.roster(2, sites=now)), SenderHistory())
 
 
 def test_an_old_change_of_keys_is_not_repeated_even_when_the_old_key_is_back(
@@ -214,16 +216,16 @@ def test_an_old_change_of_keys_is_not_repeated_even_when_the_old_key_is_back(
 ) -> None:
     there = fed.rotate("site-001", newcomer.public, fed.people["site-001"].sign, newcomer.sign)
     with pytest.raises(ReplayError):
-        enrol.judge_rotation(*there, fed.read_roster(fed.roster()), Seen(seq=there.said.context["seq"]))
+        enrol.judge_rotation(*there, fed.read_roster(fed.roster()), SenderHistory(seq=there.said.context["seq"]))
 
 
 def test_a_site_that_does_not_take_part_yet_may_change_its_keys(fed: Federation, newcomer: keys.Keys) -> None:
     news = fed.rotate("site-001", newcomer.public, fed.people["site-001"].sign, newcomer.sign)
     known = fed.read_roster(fed.roster(sites=fed.site("site-001", from_round=9)))
-    assert enrol.judge_rotation(*news, known, Seen())[0].id == "site-001"
+    assert enrol.judge_rotation(*news, known, SenderHistory())[0].id == "site-001"
 
 
 def test_a_charter_is_vouched_for_by_whoever_knows_the_code(fed: Federation) -> None:
     code = enrol.new_code()
-    assert enrol.vouch(code, fed.id) == enrol.vouch(enrol.read_code(code.lower()), fed.id)
-    assert enrol.vouch(code, fed.id) != enrol.vouch(enrol.new_code(), fed.id)
+    assert enrol.charter_proof(code, fed.id) == enrol.charter_proof(enrol.read_code(code.lower()), fed.id)
+    assert enrol.charter_proof(code, fed.id) != enrol.charter_proof(enrol.new_code(), fed.id)

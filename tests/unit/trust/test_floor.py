@@ -14,7 +14,7 @@ from fedhelp_edge.errors import ExpiredError, ParcelKindError, SignerRoleError, 
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.trust.charter import Charter
 from fedhelp_edge.trust.log import Log
-from fedhelp_edge.trust.state import Floor
+from fedhelp_edge.trust.state import TrustedState
 from tests.attacks.federation import BASE, DAY, START, Federation, News
 
 FED = Federation()
@@ -25,9 +25,9 @@ moments = st.datetimes(datetime(1970, 1, 1), datetime(2199, 1, 1), timezones=st.
 spans = st.timedeltas(timedelta(), timedelta(days=400))
 
 
-def floor(charter: datetime, roster: datetime, task: datetime, expires: datetime = START) -> Floor:
+def floor(charter: datetime, roster: datetime, task: datetime, expires: datetime = START) -> TrustedState:
     """A floor whose news bear these dates."""
-    return Floor(
+    return TrustedState(
         replace(FED.pinned, created=charter),
         replace(ROSTER, created=roster, expires=expires),
         replace(TASK, created=task),
@@ -63,13 +63,13 @@ def test_no_clock_that_is_behind_locks_a_clinic_out(clock: datetime, expires: da
 
 
 def test_a_charter_alone_gives_the_time_too() -> None:
-    assert Floor(FED.pinned).now(START - 9 * DAY) == START
+    assert TrustedState(FED.pinned).now(START - 9 * DAY) == START
 
 
 # --- who may sign what -----------------------------------------------------------------------------------------------
 def test_a_floor_trusts_whom_the_roster_names_for_each_kind() -> None:
     rests_on = FED.roster()
-    known, first, new = FED.floor(rests_on, FED.task(rests_on)), FED.people["site-001"], keys.new()
+    known, first, new = FED.floor(rests_on, FED.task(rests_on)), FED.people["site-001"], keys.generate()
     news = [
         FED.charter(FED.pinned),
         FED.roster(2),
@@ -86,7 +86,7 @@ def test_a_floor_trusts_whom_the_roster_names_for_each_kind() -> None:
 
 @pytest.mark.parametrize("kind", ["charter", "roster", "task", "global", "receipt", "update", "rotate"])
 def test_a_floor_trusts_no_stranger(kind: str) -> None:
-    rests_on, stranger = FED.roster(), keys.new()
+    rests_on, stranger = FED.roster(), keys.generate()
     said = {
         "charter": FED.charter(FED.pinned).said,
         "roster": FED.roster(2).said,
@@ -113,7 +113,7 @@ def test_what_a_roster_governs_is_not_trusted_before_there_is_one(kind: str) -> 
 
 
 def test_before_there_is_a_roster_the_charters_keys_are_trusted_and_a_request_may_come() -> None:
-    news = [FED.charter(FED.pinned), FED.roster(), FED.enrol("FH1-AAAAA-AAAAA-AAAAA-AAAAA-0", keys.new())]
+    news = [FED.charter(FED.pinned), FED.roster(), FED.enrol("FH1-AAAAA-AAAAA-AAAAA-AAAAA-0", keys.generate())]
     assert [FED.floor().trust(one.said, one.keys) for one in news] == [None] * len(news)
 
 
@@ -135,7 +135,7 @@ def test_an_order_is_taken_from_the_coordinator_alone() -> None:
     with pytest.raises(SignerRoleError):
         FED.floor(rests_on).with_task(*FED.task(rests_on, signer=FED.people["site-001"].sign))
     with pytest.raises(SignerUnknownError):
-        FED.floor(rests_on).with_task(*FED.task(rests_on, signer=keys.new().sign))
+        FED.floor(rests_on).with_task(*FED.task(rests_on, signer=keys.generate().sign))
 
 
 def test_a_task_stays_valid_under_a_newer_roster() -> None:
@@ -162,7 +162,7 @@ class AnyNews(RuleBasedStateMachine):
 
     @initialize()
     def pin(self) -> None:
-        self.floor = Floor(FED.pinned)
+        self.floor = TrustedState(FED.pinned)
         self.charters: list[tuple[Charter, News]] = [(FED.pinned, FED.charter())]
         self.forget()
 

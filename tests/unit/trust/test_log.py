@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fedhelp_edge.errors import LogBrokenError
-from fedhelp_edge.trust.log import Log, chain, check_chain
+from fedhelp_edge.trust.log import Log, check_chain, line_hash
 
 Written = list[tuple[dict[str, Any], str]]
 
@@ -18,13 +18,13 @@ def written(count: int) -> Written:
     head = ""
     for seq in range(1, count + 1):
         line = {"seq": seq, "type": "open"}
-        head = chain(head, line)
+        head = line_hash(head, line)
         lines.append((line, head))
     return lines
 
 
 def test_a_line_covers_itself_and_the_head_before_it() -> None:
-    assert chain("aa", {"b": 1, "a": 2}) == hashlib.sha256(b'aa\n{"a":2,"b":1}').hexdigest()
+    assert line_hash("aa", {"b": 1, "a": 2}) == hashlib.sha256(b'aa\n{"a":2,"b":1}').hexdigest()
 
 
 @pytest.mark.parametrize("count", [0, 1, 4])

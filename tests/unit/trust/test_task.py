@@ -64,9 +64,9 @@ def test_a_schema_that_names_a_tensor_twice_is_refused(fed: Federation, rests_on
 
 
 def test_the_key_of_a_round_is_that_rounds_while_it_is_kept() -> None:
-    assert task.key_of(3, {2: "old", 3: "new"}) == "new"
+    assert task.round_identity(3, {2: "old", 3: "new"}) == "new"
     with pytest.raises(RoundKeyGoneError, match="round 1"):
-        task.key_of(1, {2: "old", 3: "new"})
+        task.round_identity(1, {2: "old", 3: "new"})
 
 
 def test_a_roster_is_no_task(fed: Federation, rests_on: News) -> None:

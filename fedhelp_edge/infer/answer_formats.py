@@ -26,16 +26,18 @@ from fedhelp_edge.report import pages
 from fedhelp_edge.safe_text import visible, visible_html
 from fedhelp_edge.trust import key_words
 
-Row = Mapping[str, Any]
+AnswerRow = Mapping[str, Any]
 
 NOTICE = "Not a medical device: a help for trained staff, who decide."
 _SIDE = 144  # pixels of a picture on a page
-_A_PAGE = 200  # images
-_FOR, _AGAINST = np.array([[230, 120, 0], [0, 90, 200]], np.float32)  # orange and blue, told apart by everybody
+_IMAGES_PER_PAGE = 200  # images
+_FOR_COLOUR, _AGAINST_COLOUR = np.array(
+    [[230, 120, 0], [0, 90, 200]], np.float32
+)  # orange and blue, told apart by everybody
 _STYLE = "img { vertical-align: top } section { border-top: 1px solid #999; break-inside: avoid }"
 
 
-def model(bundle: Bundle) -> dict[str, Any]:
+def describe_model(bundle: Bundle) -> dict[str, Any]:
     """What every answer says of the model that gave it."""
     return {
         "name": bundle.facts.name, "sha256": bundle.sha256, "round": bundle.facts.round,
@@ -44,18 +46,20 @@ def model(bundle: Bundle) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def doubts(bundle: Bundle) -> str:
+def trust_warning(bundle: Bundle) -> str:
     """What a person must know of a model whose signer is not vouched for, or ""."""
-    said = model(bundle)
+    facts = describe_model(bundle)
     return (
-        "" if said["trusted"] else f"not trusted: {bundle.why}; signed by {said['signer']}, in words: {said['words']}"
+        ""
+        if facts["trusted"]
+        else f"not trusted: {bundle.why}; signed by {facts['signer']}, in words: {facts['words']}"
     )
 
 
-class Table:
+class TableFormat:
     suffix = "txt"
 
-    def text(self, bundle: Bundle, rows: Iterable[Row]) -> Iterator[str]:
+    def text(self, bundle: Bundle, rows: Iterable[AnswerRow]) -> Iterator[str]:
         yield f"{'file':<40} {'answer':<16} {'sure':>6}  why not\n"
         for row in rows:
             shown = percent(row["probabilities"][row["answer"]]) if row["answer"] else "-"
@@ -64,23 +68,32 @@ class Table:
             file, answer, reason = map(visible, (row["file"], answer, code + row["reason"]))
             yield f"{file:<40} {answer:<16} {shown:>6}  {reason}".rstrip() + "\n"
 
-    def keep(self, folder: Path, bundle: Bundle, rows: Iterable[Row]) -> Path:
+    def keep(self, folder: Path, bundle: Bundle, rows: Iterable[AnswerRow]) -> Path:
         """Write the file into a folder, in place of an earlier one."""
         path = folder / f"answers.{self.suffix}"
-        _replace(path, self.text(bundle, rows))
+        _write_file(path, self.text(bundle, rows))
         return path
 
 
-class Csv(Table):
+class CsvFormat(TableFormat):
     suffix = "csv"
 
-    def text(self, bundle: Bundle, rows: Iterable[Row]) -> Iterator[str]:
+    def text(self, bundle: Bundle, rows: Iterable[AnswerRow]) -> Iterator[str]:
         names, trusted = bundle.facts.classes, "no" if bundle.why else "yes"
-        head = ["file", "answer", "verdict", "reason", "set", "flags", "distance", *(f"p({name})" for name in names)]
-        yield self._line([*head, "error", "model", "trusted"])
+        headings = [
+            "file",
+            "answer",
+            "verdict",
+            "reason",
+            "set",
+            "flags",
+            "distance",
+            *(f"p({name})" for name in names),
+        ]
+        yield self._line([*headings, "error", "model", "trusted"])
         for row in rows:
-            sure = {} if row["verdict"] == "unlike" else row["probabilities"]  # which would say nothing
-            numbers = [row["distance"], *map(sure.get, names)]
+            probabilities = {} if row["verdict"] == "unlike" else row["probabilities"]  # which would say nothing
+            numbers = [row["distance"], *map(probabilities.get, names)]
             error = row["error"]["code"] if row["error"] else ""
             yield self._line(
                 [row["file"], row["answer"], row["verdict"], row["reason"], ";".join(row["set"]),
@@ -89,56 +102,56 @@ class Csv(Table):
 
     def _line(self, cells: Iterable[object]) -> str:
         sink = io.StringIO()
-        csv.writer(sink, lineterminator="\n").writerow([safe_text.cell(cell) for cell in cells])
+        csv.writer(sink, lineterminator="\n").writerow([safe_text.csv_cell(cell) for cell in cells])
         return sink.getvalue()
 
-    def keep(self, folder: Path, bundle: Bundle, rows: Iterable[Row]) -> Path:
+    def keep(self, folder: Path, bundle: Bundle, rows: Iterable[AnswerRow]) -> Path:
         """In a file the mark of UTF-8 comes first: without it Excel reads names of other scripts as gibberish."""
         path = folder / f"answers.{self.suffix}"
-        _replace(path, itertools.chain([codecs.BOM_UTF8.decode()], self.text(bundle, rows)))
+        _write_file(path, itertools.chain([codecs.BOM_UTF8.decode()], self.text(bundle, rows)))
         return path
 
 
-class Json(Table):
+class JsonFormat(TableFormat):
     suffix = "json"
 
-    def text(self, bundle: Bundle, rows: Iterable[Row]) -> Iterator[str]:
-        yield f'{{"schema_version": 1, "model": {json.dumps(model(bundle))}, "results": ['
-        for place, row in enumerate(rows):
-            kept = {name: value for name, value in row.items() if name not in ("stamp", "picture")}
-            yield (", " if place else "") + json.dumps(kept)
+    def text(self, bundle: Bundle, rows: Iterable[AnswerRow]) -> Iterator[str]:
+        yield f'{{"schema_version": 1, "model": {json.dumps(describe_model(bundle))}, "results": ['
+        for number, row in enumerate(rows):
+            shown = {name: value for name, value in row.items() if name not in ("stamp", "picture")}
+            yield (", " if number else "") + json.dumps(shown)
         yield "]}\n"
 
 
-class Html(Table):
+class HtmlFormat(TableFormat):
     """Pages that link to each other; the first is answers.html."""
 
     suffix = "html"
 
-    def text(self, bundle: Bundle, rows: Iterable[Row]) -> Iterator[str]:
+    def text(self, bundle: Bundle, rows: Iterable[AnswerRow]) -> Iterator[str]:
         yield self._page(bundle, list(rows), 1, last=True)
 
-    def keep(self, folder: Path, bundle: Bundle, rows: Iterable[Row]) -> Path:
+    def keep(self, folder: Path, bundle: Bundle, rows: Iterable[AnswerRow]) -> Path:
         rows = iter(rows)
-        some, number = list(itertools.islice(rows, _A_PAGE)), 1
+        batch, number = list(itertools.islice(rows, _IMAGES_PER_PAGE)), 1
         while True:
-            more = list(itertools.islice(rows, _A_PAGE))
-            _replace(folder / self._name(number), [self._page(bundle, some, number, last=not more)])
-            if not more:
+            next_batch = list(itertools.islice(rows, _IMAGES_PER_PAGE))
+            _write_file(folder / self._name(number), [self._page(bundle, batch, number, last=not next_batch)])
+            if not next_batch:
                 return folder / self._name(1)
-            some, number = more, number + 1
+            batch, number = next_batch, number + 1
 
     def _name(self, number: int) -> str:
         return "answers.html" if number == 1 else f"answers-{number}.html"
 
-    def _page(self, bundle: Bundle, rows: list[Row], number: int, *, last: bool) -> str:
+    def _page(self, bundle: Bundle, rows: list[AnswerRow], number: int, *, last: bool) -> str:
         facts = bundle.facts
         fields = -(-facts.image.size // 4)
         links = [(number - 1, "earlier")] * (number > 1) + [(number + 1, "later")] * (not last)
         return pages.page(
             f"{facts.name}: answers" + (f", page {number}" if number > 1 else ""),
             pages.paragraph(NOTICE),
-            *([pages.paragraph(f"This model is {doubts(bundle)}.")] if bundle.why else []),
+            *([pages.paragraph(f"This model is {trust_warning(bundle)}.")] if bundle.why else []),
             pages.paragraph(
                 "Beside each picture: where it speaks for the likeliest class (orange) and against it (blue), against "
                 f"the mean of all classes, in {fields} x {fields} fields."
@@ -149,71 +162,78 @@ class Html(Table):
             style=_STYLE,
         )
 
-    def _one(self, facts: Facts, row: Row) -> Iterator[pages.Html]:
+    def _one(self, facts: Facts, row: AnswerRow) -> Iterator[pages.Html]:
         yield pages.Html("<section>")
         yield pages.heading(row["file"])
         if row["error"]:
             yield pages.paragraph(f"{row['error']['code']}: {row['reason']}; {row['error']['remedy']}.")
         else:
             if row.get("picture"):
-                yield _shown(row["picture"])
+                yield _img_tag(row["picture"])
             yield pages.paragraph(f"Answer: {row['answer']}." if row["answer"] else f"Don't know: {row['reason']}.")
             if row["doubt"]:
                 yield pages.paragraph(f"Note: {row['doubt']}.")
             if row["verdict"] != "unlike":  # else no probability means anything
-                yield pages.table(("class", "probability", "possible", "flagged"), list(_lines(facts, row)))
+                yield pages.table(("class", "probability", "possible", "flagged"), list(_class_rows(facts, row)))
         yield pages.Html("</section>")
 
 
-KINDS: Mapping[str, Table] = {"table": Table(), "csv": Csv(), "json": Json(), "html": Html()}
+FORMATS: Mapping[str, TableFormat] = {
+    "table": TableFormat(),
+    "csv": CsvFormat(),
+    "json": JsonFormat(),
+    "html": HtmlFormat(),
+}
 
 
-def shown_as(image: plan.Image) -> plan.Image:
+def display_size(image: plan.ImageSettings) -> plan.ImageSettings:
     """How an image is decoded for a person to look at."""
-    return plan.Image(_SIDE, image.channels, image.mean, image.std)
+    return plan.ImageSettings(_SIDE, image.channels, image.mean, image.std)
 
 
-def overlay(pixels: NDArray[np.uint8], heatmaps: NDArray[np.float32], one: int) -> NDArray[np.uint8]:
+def overlay(pixels: NDArray[np.uint8], heatmaps: NDArray[np.float32], class_index: int) -> NDArray[np.uint8]:
     """Side x side x 3: a picture in grey, and over it what speaks for a class and against it, against all classes."""
-    evidence = heatmaps[one] - heatmaps.mean(0)
+    evidence = heatmaps[class_index] - heatmaps.mean(0)
     strength = evidence / max(float(np.abs(evidence).max()), 1e-9)
     side = pixels.shape[0]
     smooth = np.asarray(Image.fromarray(strength.astype(np.float32)).resize((side, side), Image.Resampling.BILINEAR))
     grey = pixels.mean(2, dtype=np.float32)[..., None].repeat(3, 2)
-    part = 0.6 * np.abs(smooth)[..., None]
-    return np.asarray(grey * (1 - part) + np.where(smooth[..., None] > 0, _FOR, _AGAINST) * part, np.uint8)
+    opacity = 0.6 * np.abs(smooth)[..., None]
+    return np.asarray(
+        grey * (1 - opacity) + np.where(smooth[..., None] > 0, _FOR_COLOUR, _AGAINST_COLOUR) * opacity, np.uint8
+    )
 
 
-def picture(facts: Facts, answer: Answer, shown: Decoded) -> dict[str, Any]:
+def render_picture(facts: Facts, answer: Answer, shown: Decoded) -> dict[str, Any]:
     """What a page shows of an image: it, and beside it where the model looked, unless the image is unlike those that
     it was trained on. As JPEG, for there may be thousands."""
-    likeliest = max(range(len(facts.classes)), key=lambda one: answer.probabilities[facts.classes[one]])
-    parts, said = [shown.pixels.repeat(3, 2) if shown.pixels.shape[2] == 1 else shown.pixels], "the image"
+    likeliest = max(range(len(facts.classes)), key=lambda index: answer.probabilities[facts.classes[index]])
+    parts, description = [shown.pixels.repeat(3, 2) if shown.pixels.shape[2] == 1 else shown.pixels], "the image"
     if answer.verdict != "unlike":
         parts.append(overlay(shown.pixels, answer.heatmaps, likeliest))
-        said = f"the image, and beside it what speaks for {facts.classes[likeliest]}"
+        description = f"the image, and beside it what speaks for {facts.classes[likeliest]}"
     sink = io.BytesIO()
     Image.fromarray(np.concatenate(parts, 1)).save(sink, "JPEG", quality=85)
     width = round(min(max(len(parts) * _SIDE * shown.width / max(shown.height, 1), _SIDE), 2 * len(parts) * _SIDE))
-    return {"jpeg": base64.b64encode(sink.getvalue()).decode(), "width": width, "alt": said}
+    return {"jpeg": base64.b64encode(sink.getvalue()).decode(), "width": width, "alt": description}
 
 
-def _lines(facts: Facts, row: Row) -> Iterator[tuple[str, ...]]:
+def _class_rows(facts: Facts, row: AnswerRow) -> Iterator[tuple[str, ...]]:
     for name in facts.classes:
-        marks = ("yes" if name in row[of] else "" for of in ("set", "flags"))
+        marks = ("yes" if name in row[key] else "" for key in ("set", "flags"))
         yield visible(name), percent(row["probabilities"][name]), *marks
 
 
-def _shown(said: Mapping[str, Any]) -> pages.Html:
-    source, alt, width = (visible_html(str(said[name])) for name in ("jpeg", "alt", "width"))
+def _img_tag(jpeg: Mapping[str, Any]) -> pages.Html:
+    source, alt, width = (visible_html(str(jpeg[name])) for name in ("jpeg", "alt", "width"))
     return pages.Html(f'<img src="data:image/jpeg;base64,{source}" alt="{alt}" width="{width}" height="{_SIDE}">')
 
 
-def _replace(path: Path, parts: Iterable[str]) -> None:
+def _write_file(path: Path, parts: Iterable[str]) -> None:
     """Write a file bit by bit, in place of an earlier one."""
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    with files.writing(fresh, private=False) as file:
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    with files.writing(temporary, private=False) as file:
         for part in parts:
             file.write(part.encode("utf-8", "replace"))
-    fresh.replace(path)
+    temporary.replace(path)

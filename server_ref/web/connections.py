@@ -16,29 +16,29 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-_LEAVING = 64  # connections that were dropped and still hold memory; while there are so many, no other is accepted
-_LEAVES = 2.0  # seconds after which one of them is no longer waited for
+_MAX_CLOSING = 64  # connections that were dropped and still hold memory; while there are so many, no other is accepted
+_CLOSING_SECONDS = 2.0  # seconds after which one of them is no longer waited for
 
 
 @dataclass(eq=False)
-class Line:
+class Connection:
     """A connection, as the crowd sees it."""
 
     sock: socket.socket
     group: str
     since: float  # when it last brought enough, or was answered
-    came: int = 0  # bytes since then
+    received_bytes: int = 0  # bytes since then
     is_busy: Callable[[], bool] = lambda: False  # whether we work on its request, so that it waits for us
     abort: Callable[[], None] | None = None
 
-    def brought(self, count: int, enough: int) -> None:
+    def brought(self, count: int, min_bytes: int) -> None:
         """Bytes came. A drip is no sign of life."""
-        self.came += count
-        if self.came >= enough:
+        self.received_bytes += count
+        if self.received_bytes >= min_bytes:
             self.renew()
 
     def renew(self) -> None:
-        self.since, self.came = time.monotonic(), 0
+        self.since, self.received_bytes = time.monotonic(), 0
 
     def drop(self) -> None:
         if self.abort:
@@ -47,60 +47,64 @@ class Line:
             self.sock.shutdown(socket.SHUT_RDWR)
 
 
-class Crowd:
-    def __init__(self, most: int, grace: float) -> None:
-        self._most, self._grace = most, grace
-        self.lines: dict[Any, Line] = {}  # by the peer's address and port
-        self._leaving: list[Line] = []
+class ConnectionLimiter:
+    def __init__(self, limit: int, grace: float) -> None:
+        self._most, self._grace = limit, grace
+        self.lines: dict[Any, Connection] = {}  # by the peer's address and port
+        self._leaving: list[Connection] = []
 
     def check(self) -> None:
         """Raise what a listening socket raises when nobody is there, until those who were dropped are gone."""
         now = time.monotonic()
-        self._leaving = [line for line in self._leaving if line.sock.fileno() >= 0 and now - line.since < _LEAVES]
-        if len(self._leaving) >= _LEAVING:
+        self._leaving = [
+            connection
+            for connection in self._leaving
+            if connection.sock.fileno() >= 0 and now - connection.since < _CLOSING_SECONDS
+        ]
+        if len(self._leaving) >= _MAX_CLOSING:
             raise BlockingIOError
 
-    def leave(self, peer: Any, line: Line) -> None:
+    def leave(self, peer: Any, connection: Connection) -> None:
         """A connection has ended: nothing of it is kept."""
-        if self.lines.get(peer) is line:
+        if self.lines.get(peer) is connection:
             del self.lines[peer]
-        line.abort, line.is_busy = None, lambda: False
+        connection.abort, connection.is_busy = None, lambda: False
 
     def enter(self, sock: socket.socket, peer: Any) -> None:
         """Take a new connection in, and drop another or this one where there is no room."""
-        line = Line(sock, group(str(peer[0])), time.monotonic())
+        connection = Connection(sock, address_group(str(peer[0])), time.monotonic())
         if len(self.lines) >= self._most:
-            self.lines = {at: one for at, one in self.lines.items() if one.sock.fileno() >= 0}
+            self.lines = {key: other for key, other in self.lines.items() if other.sock.fileno() >= 0}
         if len(self.lines) >= self._most:
-            at = self._victim(line)
-            if at is None:
+            key = self._victim(connection)
+            if key is None:
                 sock.close()
                 raise BlockingIOError
-            victim = self.lines.pop(at)
+            victim = self.lines.pop(key)
             with suppress(OSError):  # it has gone by itself
                 victim.drop()
-            victim.since = line.since
+            victim.since = connection.since
             self._leaving.append(victim)
-        self.lines[peer] = line
+        self.lines[peer] = connection
 
-    def _victim(self, new: Line) -> Any:
+    def _victim(self, new: Connection) -> Any:
         """Whose place a new connection takes: not where its own address would take it from another that gets on."""
-        idle = {at: line for at, line in self.lines.items() if not line.is_busy()}
-        held = Counter(line.group for line in self.lines.values())
-        held[new.group] += 1
-        at = min(idle, key=lambda at: (-held[idle[at].group], idle[at].since), default=None)
-        if at is None:
+        idle = {key: connection for key, connection in self.lines.items() if not connection.is_busy()}
+        counts = Counter(connection.group for connection in self.lines.values())
+        counts[new.group] += 1
+        key = min(idle, key=lambda key: (-counts[idle[key].group], idle[key].since), default=None)
+        if key is None:
             return None
-        fair = held[idle[at].group] > held[new.group]
-        return at if fair or new.since - idle[at].since > self._grace else None
+        is_fair = counts[idle[key].group] > counts[new.group]
+        return key if is_fair or new.since - idle[key].since > self._grace else None
 
 
-class Entrance(socket.socket):
+class LimitedListener(socket.socket):
     """A listening socket that lets in no more than the crowd has room for."""
 
-    def __init__(self, listener: socket.socket, crowd: Crowd) -> None:
+    def __init__(self, listener: socket.socket, limiter: ConnectionLimiter) -> None:
         super().__init__(fileno=listener.detach())
-        self._crowd = crowd
+        self._crowd = limiter
 
     def accept(self) -> tuple[socket.socket, Any]:
         self._crowd.check()
@@ -109,7 +113,7 @@ class Entrance(socket.socket):
         return sock, peer
 
 
-def group(host: str) -> str:
+def address_group(host: str) -> str:
     """An IPv4 address; of IPv6 the network of 64 bits, which one machine has whole."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])

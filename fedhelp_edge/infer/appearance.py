@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
 
-LEAST = 12  # pixels a side, below which an image has no looks
-_MOST = 32  # pixels a side; larger images are brought to that by the means of blocks
+MIN_SIDE = 12  # pixels a side, below which an image has no looks
+_MAX_SIDE = 32  # pixels a side; larger images are brought to that by the means of blocks
 _GRID = 7  # fields a side of a layout
 _STEP = 1 / 255
 _QUANTILES = (0.02, 0.25, 0.5, 0.75, 0.98)
@@ -23,7 +23,7 @@ _QUANTILES = (0.02, 0.25, 0.5, 0.75, 0.98)
 
 def texture(pixels: NDArray[np.uint8]) -> Floats:
     """Contrast and colour of the channels, edges at three scales, quantiles of the brightness: N x 18, of colour 28."""
-    channels = _small(pixels)
+    channels = _downscale(pixels)
     grey = channels.mean(0)
     numbers = [*map(_spread, channels), *_colour(channels, grey), *_edges(grey)]
     return np.stack([*numbers, *np.quantile(grey.reshape(len(grey), -1), _QUANTILES, 1)], 1)
@@ -31,7 +31,7 @@ def texture(pixels: NDArray[np.uint8]) -> Floats:
 
 def layout(pixels: NDArray[np.uint8]) -> Floats:
     """Where it is bright and where dark, in 7 x 7 fields, whatever its brightness and contrast: N x 49."""
-    fields = _blocks(_small(pixels).mean(0), _GRID).reshape(len(pixels), -1)
+    fields = _block_means(_downscale(pixels).mean(0), _GRID).reshape(len(pixels), -1)
     fields = fields - fields.mean(1, keepdims=True)
     return np.asarray(fields / (fields.std(1, keepdims=True) + 0.05))
 
@@ -45,11 +45,11 @@ def _colour(channels: Floats, grey: Floats) -> Iterator[Floats]:
     bright = grey - _mean(grey)[:, None, None]
     for channel in (channels[0], channels[2]) if len(channels) == 3 else ():
         gap = channel - channels[1]
-        middle, spread = _mean(gap), _spread(gap)
-        yield middle
+        mean, spread = _mean(gap), _spread(gap)
+        yield mean
         yield np.log(_STEP + spread)
         yield np.log(_STEP + _mean(np.abs(gap)))
-        yield _mean((gap - middle[:, None, None]) * bright) / (spread * _spread(grey) + 1e-3)
+        yield _mean((gap - mean[:, None, None]) * bright) / (spread * _spread(grey) + 1e-3)
 
 
 def _edges(grey: Floats) -> Iterator[Floats]:
@@ -58,7 +58,7 @@ def _edges(grey: Floats) -> Iterator[Floats]:
         across, down = np.abs(np.diff(grey, axis=2)), np.abs(np.diff(grey, axis=1))
         rough, sharp = _mean(np.abs(np.diff(across, axis=2))), np.sqrt(_mean(across**2))
         yield from (np.log(_STEP + numbers) for numbers in (_mean(across), _mean(down), rough, sharp))
-        grey = _blocks(grey, grey.shape[1] // 2)
+        grey = _block_means(grey, grey.shape[1] // 2)
 
 
 def _mean(x: Floats) -> Floats:
@@ -69,19 +69,21 @@ def _spread(x: Floats) -> Floats:
     return np.asarray(x.reshape(len(x), -1).std(1))
 
 
-def _small(pixels: NDArray[np.uint8]) -> Floats:
+def _downscale(pixels: NDArray[np.uint8]) -> Floats:
     """Channels x N x side x side, from 0 to 1, at most 32 pixels a side."""
-    side = min(pixels.shape[1], _MOST)
-    channels = [_blocks(np.ascontiguousarray(pixels[..., one], np.float32), side) for one in range(pixels.shape[3])]
+    side = min(pixels.shape[1], _MAX_SIDE)
+    channels = [
+        _block_means(np.ascontiguousarray(pixels[..., channel], np.float32), side) for channel in range(pixels.shape[3])
+    ]
     return np.asarray(np.stack(channels) / np.float32(255))
 
 
-def _blocks(x: Floats, side: int) -> Floats:
+def _block_means(x: Floats, side: int) -> Floats:
     """Means of side x side blocks of N x S x S, which are as equal as whole pixels allow."""
     count, size = x.shape[:2]
     if size % side == 0:
-        part = size // side
-        return np.asarray(x.reshape(count, side, part, side, part).mean((2, 4))) if part > 1 else x
+        width = size // side
+        return np.asarray(x.reshape(count, side, width, side, width).mean((2, 4))) if width > 1 else x
     edges = np.linspace(0, size, side + 1).astype(np.int64)
     sums = np.add.reduceat(np.add.reduceat(x, edges[:-1], 1), edges[:-1], 2)
     return np.asarray(sums / np.multiply.outer(np.diff(edges), np.diff(edges)))

@@ -15,20 +15,20 @@ from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets import spec
 from fedhelp_edge.parcel import age, parcel
 from fedhelp_edge.parcel.keys import Keys
-from fedhelp_edge.parcel.statement import iso
+from fedhelp_edge.parcel.statement import format_time
 from fedhelp_edge.trust import task
 from fedhelp_edge.update import Array
 from server_ref.hub.hub import Hub, to_json
-from server_ref.rounds import close, state
+from server_ref.rounds import close, lifecycle
 
 
 # --- open ------------------------------------------------------------------------------
 def check_open(hub: Hub, *, start: bool = False) -> None:
     """Refuse to open a round where none can be opened."""
-    last, plan = state.newest(hub), hub.plan
+    last, plan = lifecycle.newest_round(hub), hub.plan
     if last["state"] == close.OPEN:
         raise NotNowError(f"round {last['round']} is open")
-    if state.is_finished(hub):
+    if lifecycle.is_finished(hub):
         raise NotNowError("the federation is finished")
     if plan.start.source == "pack" and last["round"] == 0 and not start:
         raise NotNowError(
@@ -39,47 +39,49 @@ def check_open(hub: Hub, *, start: bool = False) -> None:
         raise NotNowError("first weights come before the first round")
 
 
-def open_next(hub: Hub, boss: Keys, start: Mapping[str, Array] | None = None) -> task.Task:
+def open_next(hub: Hub, coordinator_keys: Keys, start: Mapping[str, Array] | None = None) -> task.Task:
     """Open the next round: a key of its own, and the order that everybody may follow."""
     plan, key = hub.plan, age.new_identity()
     schema = METHODS[plan.method].schema(plan)
     wire = CODECS[plan.wire.up].wire(schema)
-    with hub.store.changing():
+    with hub.database.transaction():
         check_open(hub, start=start is not None)
-        last = state.newest(hub)
+        last = lifecycle.newest_round(hub)
         number = last["round"] + 1
         model = last["model"]
         if start is not None:
-            model = hub.keep_model(spec.begin_from(hub.model(model), start)[0])
-            hub.store.run("UPDATE rounds SET model = ? WHERE round = 0", model)
-            hub.publish_model(boss, 0, model, [], "start")
-        keep_key(hub, [boss], number, key)
+            model = hub.save_model(spec.warm_start(hub.model(model), start)[0])
+            hub.database.run("UPDATE rounds SET model = ? WHERE round = 0", model)
+            hub.publish_model(coordinator_keys, 0, model, [], "start")
+        seal_round_key(hub, [coordinator_keys], number, key)
         opens = hub.now
         closes = opens + timedelta(days=plan.round.days)
         if hub.roster.expires < closes:  # nobody came or left for long
             hub.log("renew", "roster")
-            hub.write_roster(boss, hub.roster.sites)
-        known = hub.roster
-        recipients = [age.recipient_of(key), known.archive]
+            hub.write_roster(coordinator_keys, hub.roster.sites)
+        roster = hub.roster
+        recipients = [age.recipient_of(key), roster.archive]
         log = hub.log("open", f"round {number}", model=model)
         body = task.body(
             plan.text, schema, recipients, age.encrypted_size(parcel.INNER_LIMIT + wire.size, len(recipients)),
-            hub.store.fact("knowledge"), opens, closes, log,
+            hub.database.fact("knowledge"), opens, closes, log,
         )  # fmt: skip
-        said = hub.publish(
-            "task", to_json(body), boss, number=number, federation=hub.federation, epoch=hub.charter.epoch,
-            round=number, roster=known.hash, roster_version=known.version, base=model,
+        sealed = hub.publish(
+            "task", to_json(body), coordinator_keys, number=number, federation=hub.federation, epoch=hub.charter.epoch,
+            round=number, roster=roster.hash, roster_version=roster.version, base=model,
         )  # fmt: skip
-        values = number, close.OPEN, said.hash, model, "", iso(closes)
-        hub.store.run("INSERT INTO rounds (round, state, task, base, model, closes) VALUES (?, ?, ?, ?, ?, ?)", *values)
+        values = number, close.OPEN, sealed.hash, model, "", format_time(closes)
+        hub.database.run(
+            "INSERT INTO rounds (round, state, task, base, model, closes) VALUES (?, ?, ?, ?, ?, ?)", *values
+        )
     return hub.tasks(number)[number]
 
 
-def keep_key(hub: Hub, readers: Sequence[Keys], round_: int, key: str) -> None:
+def seal_round_key(hub: Hub, readers: Sequence[Keys], round_: int, key: str) -> None:
     """Seal the key of a round under the coordinator's; while that changes, under the old and the new one.
 
     What is there is replaced: the same key, or that of an attempt that was cut off, whose task nobody has seen.
     """
     sink = io.BytesIO()
     age.encrypt(io.BytesIO(key.encode()), sink, [reader.public.recipient for reader in readers])
-    files.replace(hub.home / "round-keys" / f"{round_:06}.age", sink.getvalue())
+    files.write_atomic(hub.home / "round-keys" / f"{round_:06}.age", sink.getvalue())

@@ -1,0 +1,260 @@
+"""Answers for any number of images: decoded by threads, asked in batches, kept as they come, taken up where they ended.
+
+`answers.jsonl` holds a line a file, the first line names the model: it is what a run that was cut off goes on from, and
+what the other files are made of.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from fedhelp_edge import lock, unattended
+from fedhelp_edge.cores import usable_cores
+from fedhelp_edge.data import picture
+from fedhelp_edge.data.source_row import Decoded
+from fedhelp_edge.errors import FedhelpError, FileMissingError, ImageSizeError, OtherAnswersError
+from fedhelp_edge.infer import answer_formats, decide, inputs
+from fedhelp_edge.infer.bundle import Bundle
+from fedhelp_edge.infer.inputs import InputItem
+
+LoggedRow: TypeAlias = dict[
+    str, Any
+]  # what `predict --format json` says of a file, and for the log its stamp and picture
+Progress: TypeAlias = Callable[[int, int], None]
+
+LOG_FILE = "answers.jsonl"
+_BATCH = 64
+_MAX_PENDING = 2 * _BATCH  # images that are being decoded or wait
+
+
+@dataclass
+class Tally:
+    """How many rows there were, how many of them are answers, and how many say that a file is bad."""
+
+    images: int = 0
+    answered: int = 0
+    bad: int = 0
+
+    def counting(self, all_rows: Iterable[LoggedRow]) -> Iterator[LoggedRow]:
+        for row in all_rows:
+            self.images += 1
+            self.answered += row["answer"] is not None
+            self.bad += row["error"] is not None
+            yield row
+
+
+def answer_items(bundle: Bundle, items: Iterable[InputItem], *, pictures: bool = False) -> Iterator[LoggedRow]:
+    """A row for each item, in order; what cannot be decoded is a row that says why."""
+    pending: deque[tuple[InputItem, Future[list[Decoded] | FedhelpError]]] = deque()
+    sizes = [bundle.facts.image, *([answer_formats.display_size(bundle.facts.image)] if pictures else [])]
+
+    def decode(item: InputItem) -> list[Decoded] | FedhelpError:
+        try:
+            return [item.decode(size) for size in sizes]
+        except FedhelpError as error:
+            return error
+        except MemoryError:
+            return ImageSizeError("there is not enough memory to open it")
+
+    items = iter(items)
+    with ThreadPoolExecutor(min(usable_cores(), 8)) as pool:
+        while True:
+            for item in itertools.islice(items, _MAX_PENDING - len(pending)):
+                pending.append((item, pool.submit(decode, item)))
+            if not pending:
+                return
+            batch = [pending.popleft() for _ in range(min(_BATCH, len(pending)))]
+            decoded = [(item, future.result()) for item, future in batch]
+            yield from _answer_batch(bundle, decoded)
+
+
+def _answer_batch(
+    bundle: Bundle, batch: Sequence[tuple[InputItem, list[Decoded] | FedhelpError]]
+) -> Iterator[LoggedRow]:
+    pixels = [result[0].pixels for _, result in batch if not isinstance(result, FedhelpError)]
+    answers = iter(decide.answer_images(bundle, np.stack(pixels)) if pixels else [])
+    for item, result in batch:
+        row: LoggedRow = {"file": item.name, "stamp": item.stamp}
+        if isinstance(result, FedhelpError):
+            no_answer: LoggedRow = {
+                "answer": None,
+                "verdict": None,
+                "reason": result.cause,
+                "probabilities": {},
+                "set": [],
+                "flags": [],
+                "distance": None,
+            }
+            error = {"code": result.code, "cause": result.cause, "remedy": result.remedy}
+            yield {**row, **no_answer, "doubt": "", "error": error}
+            continue
+        answer = next(answers)
+        row |= {**answer.to_json(), "doubt": result[0].doubt, "error": None}
+        if len(result) > 1:
+            row["picture"] = answer_formats.render_picture(bundle.facts, answer, result[1])
+        yield row
+
+
+class AnswerLog:
+    """The answers of one model in a folder, a line each; a line that a power cut left half-written does not count."""
+
+    def __init__(self, folder: Path, bundle: Bundle, *, pictures: bool) -> None:
+        self.path, self._pictures = folder / LOG_FILE, pictures
+        header = json.dumps({"schema_version": 2, "model": bundle.sha256}).encode() + b"\n"
+        if not self.path.exists():
+            self.path.write_bytes(header)
+        with self.path.open("rb+") as file:
+            if file.readline() != header:
+                raise OtherAnswersError(f"{folder.name} holds the answers of another model, or no answers")
+            length = file.tell()
+            for line in file:
+                if line.endswith(b"\n"):
+                    length += len(line)
+            file.truncate(length)
+        self._known = {row["file"]: row["stamp"] for row in self.rows() if self._is_settled(row)}
+
+    def needs(self, item: InputItem) -> bool:
+        """Whether the item's answer is not there, or was given for another state of the file."""
+        return not item.stamp or self._known.get(item.name) != item.stamp
+
+    def add(self, new_rows: Iterable[LoggedRow]) -> Iterator[LoggedRow]:
+        """Keep rows as they pass by; on the disk after each batch."""
+        new_rows = iter(new_rows)
+        with self.path.open("ab") as file:
+            while batch := list(itertools.islice(new_rows, _BATCH)):
+                file.write(b"".join(json.dumps(row).encode() + b"\n" for row in batch))
+                file.flush()
+                os.fsync(file.fileno())
+                self._known |= {row["file"]: row["stamp"] for row in batch if self._is_settled(row)}
+                yield from batch
+
+    def rows(self) -> Iterator[LoggedRow]:
+        """Every file's last row, in the order in which they came."""
+        last: dict[str, int] = {}
+        for line_number, row in enumerate(self._lines()):
+            last[row["file"]] = line_number
+        newest = frozenset(last.values())
+        return (row for line_number, row in enumerate(self._lines()) if line_number in newest)
+
+    def _is_settled(self, row: LoggedRow) -> bool:
+        """What failed is tried again; so is what lacks the picture that is wanted now."""
+        return row["error"] is None and ("picture" in row or not self._pictures)
+
+    def _lines(self) -> Iterator[LoggedRow]:
+        with self.path.open("rb") as file:
+            next(file)
+            for line in file:
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    raise OtherAnswersError(f"{self.path.name} is damaged") from None
+
+
+def write_answers(
+    folder: Path, bundle: Bundle, paths: Sequence[Path], kind: str, progress: Progress | None = None
+) -> tuple[Path, Tally]:
+    """Answer all that has no answer in the folder yet, and write the file of this kind."""
+    names: set[str] = set()
+    total = inputs.count_items(paths) if progress else 0
+
+    def todo() -> Iterator[InputItem]:
+        for count, item in enumerate(inputs.list_items(paths, answers_dir=folder), 1):
+            names.add(item.name)
+            if progress:
+                progress(count, max(count, total))
+            if log.needs(item):
+                yield item
+
+    with _exclusive(folder):
+        log = AnswerLog(folder, bundle, pictures=kind == "html")
+        with picture.without_warnings():
+            for _ in log.add(answer_items(bundle, todo(), pictures=kind == "html")):
+                pass
+        return write_file(folder, bundle, log, names, kind)
+
+
+@contextmanager
+def _exclusive(folder: Path) -> Iterator[None]:
+    """A folder for answers in which no other run is at work."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock.exclusive(folder / ".lock", wait=0.0):
+        yield
+
+
+def write_file(folder: Path, bundle: Bundle, log: AnswerLog, names: set[str], kind: str) -> tuple[Path, Tally]:
+    """The file of a kind, made of the rows of these names."""
+    tally = Tally()
+    selected = (row for row in log.rows() if row["file"] in names)
+    return answer_formats.FORMATS[kind].keep(folder, bundle, tally.counting(selected)), tally
+
+
+def watch_folder(
+    folder: Path, bundle: Bundle, drop_folder: Path, kind: str, wait: Callable[[], bool], report: Callable[[str], None]
+) -> None:
+    """Answer whatever comes to lie in a drop folder, until `wait` says that it is enough. A file that still grows, or
+    that was written to a moment ago, waits for the next look; so does everything while a folder is away or full."""
+    failed: dict[str, str] = {}
+    earlier: dict[str, str] = {}
+    log: AnswerLog | None = None
+    is_over = is_due = False
+
+    def look() -> bool:
+        nonlocal log, earlier, is_due
+        if is_over:
+            return True
+        _check_there(drop_folder)
+        known, log = log or AnswerLog(folder, bundle, pictures=kind == "html"), None  # read anew after a fault
+        now = {item.name: item for item in inputs.list_items([drop_folder], answers_dir=folder)}
+        new = [
+            item
+            for item in now.values()
+            if known.needs(item)
+            and failed.get(item.name) != item.stamp
+            and (earlier.get(item.name) == item.stamp or time.time_ns() - _modified_ns(item) > _SETTLED_NS)
+        ]
+        earlier = {name: item.stamp for name, item in now.items()}
+        is_due = is_due or bool(new)
+        with picture.without_warnings():
+            added = known.add(answer_items(bundle, new, pictures=kind == "html"))
+            bad = {row["file"]: row["stamp"] for row in added if row["error"]}
+        if bad:
+            _check_there(drop_folder)  # else it is not the files that are bad
+        failed.update(bad)
+        if is_due:
+            write_file(folder, bundle, known, {row["file"] for row in known.rows()}, kind)
+            is_due = False
+        if new:
+            report(f"{len(new)} new, {len(bad)} of them bad")
+        log = known
+        return False
+
+    def rest(_: float) -> None:
+        nonlocal is_over
+        is_over = not wait()
+
+    with _exclusive(folder):
+        unattended.run_repeatedly(look, 0.0, report, rest)
+
+
+def _check_there(drop: Path) -> None:
+    if not drop.is_dir():
+        raise FileMissingError(f"{drop.name} is not there")
+
+
+_SETTLED_NS = 2_000_000_000  # nanoseconds
+
+
+def _modified_ns(item: InputItem) -> int:
+    return int(item.stamp.partition(":")[2] or 0)

@@ -1,0 +1,66 @@
+"""The wire format of protobuf, as far as reading an ONNX file without its library takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from fedhelp_edge.errors import BadBundleError
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # how a field says how long it is
+
+Value = int | memoryview
+
+
+def read_fields(message: memoryview) -> Iterator[tuple[int, Value]]:
+    """Each field's number with its value: a whole number, or the bytes of anything else."""
+    offset = 0
+    while offset < len(message):
+        key, offset = read_varint(message, offset)
+        number, wire_type = key >> 3, key & 7
+        if wire_type == VARINT:
+            value, offset = read_varint(message, offset)
+            yield number, value
+            continue
+        if wire_type == BYTES:
+            size, offset = read_varint(message, offset)
+        elif wire_type in (FIXED32, FIXED64):
+            size = 4 if wire_type == FIXED32 else 8
+        else:
+            raise BadBundleError("it is no ONNX file")
+        if offset + size > len(message):
+            raise BadBundleError("it ends too early")
+        yield number, message[offset : offset + size]
+        offset += size
+
+
+def read_varint(message: memoryview, offset: int) -> tuple[int, int]:
+    """An unsigned whole number, and where it ends."""
+    value = 0
+    for index in range(10):
+        if offset + index >= len(message):
+            break
+        byte = message[offset + index]
+        value |= (byte & 0x7F) << (7 * index)
+        if byte < 0x80:
+            return value, offset + index + 1
+    raise BadBundleError("it is no ONNX file")
+
+
+def to_int64(value: int) -> int:
+    """An int64, which travels as the unsigned number of the same bits."""
+    value &= 2**64 - 1
+    return value - 2**64 if value >= 2**63 else value
+
+
+def unpack_int64s(values: Sequence[Value]) -> list[int]:
+    """A repeated int64: each field holds one, or many packed together."""
+    numbers: list[int] = []
+    for value in values:
+        if isinstance(value, int):
+            numbers.append(to_int64(value))
+            continue
+        offset = 0
+        while offset < len(value):
+            number, offset = read_varint(value, offset)
+            numbers.append(to_int64(number))
+    return numbers

@@ -1,0 +1,44 @@
+"""fedhelp_edge.site.identity"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from fedhelp_edge.errors import (
+    FedhelpError,
+)
+from fedhelp_edge.parcel import keys, sshsig
+from fedhelp_edge.site import layout
+from fedhelp_edge.trust.roster import Site
+from fedhelp_edge.trust.state import TrustedState
+
+
+def own_site(home: Path, trusted: TrustedState) -> Site | None:
+    """This site as the roster has it; None while its request waits."""
+    return trusted.roster.owner(own_signing_key(home)) if trusted.roster else None
+
+
+def adopt_new_keys(home: Path, trusted: TrustedState) -> None:
+    """The keys that this site asked for are its own from the roster on that names them."""
+    next_keys = home / layout.NEXT_KEYS
+    if (
+        (next_keys / "keys.pub").exists()
+        and trusted.roster
+        and trusted.roster.owner(_canonical_line(keys.read_public_file(next_keys)))
+    ):
+        keys.replace(home, next_keys)
+    elif next_keys.exists() and not (next_keys / "keys.pub").exists() and not keys.are_in(next_keys):
+        # taken over, all but the folder's removal; or not made yet
+        shutil.rmtree(next_keys)
+
+
+def own_signing_key(home: Path) -> str:
+    try:
+        return _canonical_line(keys.load_public(home))
+    except FedhelpError:
+        return ""
+
+
+def _canonical_line(public_keys: keys.PublicKeys) -> str:
+    return sshsig.public_line(sshsig.public_raw(public_keys.sign))

@@ -1,0 +1,251 @@
+"""Making a kit: for a system and a Python that are not this machine's, with the versions that this machine has.
+
+pip judges the conditions of a requirement ("only on Windows") by the machine that it runs on, whatever platform it
+fetches for. So what a kit must hold is worked out here, from the wheels themselves, and pip only fetches.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import importlib.util
+import io
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from email import message_from_bytes
+from importlib import metadata, resources
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.version import Version
+
+from fedhelp_edge import files
+from fedhelp_edge.errors import KitIncompleteError, TargetExistsError, UsageError
+from fedhelp_edge.parcel import kit
+from server_ref.kit import leaflet
+
+PACKAGE_NAME = "fedhelp-edge"
+_PACKAGES = ("fedhelp_edge", "server_ref", "export")
+_FIXED_TIME = (2020, 1, 1, 0, 0, 0)  # of all files in our wheel: the same code makes the same bytes
+
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TargetSystem:
+    tags: tuple[str, ...]  # wheels that run there
+    name: str  # as Python calls it
+    machine: str
+    facts: dict[str, str]  # what conditions of requirements ask for
+
+    def environment(self, python: str, extra: str) -> dict[str, str]:
+        return {
+            "python_version": python, "python_full_version": f"{python}.0", "implementation_name": "cpython",
+            "platform_python_implementation": "CPython", "sys_platform": self.name, "platform_machine": self.machine,
+            "platform_release": "", "platform_version": "", "extra": extra, **self.facts,
+        }  # fmt: skip
+
+
+SYSTEMS = {
+    "win_amd64": TargetSystem(("win_amd64",), "win32", "AMD64", {"platform_system": "Windows", "os_name": "nt"}),
+    "manylinux_2_28_x86_64": TargetSystem(
+        (*(f"manylinux_2_{minor}_x86_64" for minor in range(28, 4, -1)), "manylinux2014_x86_64", "manylinux1_x86_64"),
+        "linux", "x86_64", {"platform_system": "Linux", "os_name": "posix"},
+    ),
+    "macosx_14_0_arm64": TargetSystem(
+        ("macosx_14_0_arm64",), "darwin", "arm64", {"platform_system": "Darwin", "os_name": "posix"}
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BuiltKit:
+    wheels: int
+    size: int  # bytes
+    fingerprint: str
+
+
+def build_kit(
+    platform: str, out: Path, notify: Notify, *, python: str = "", train: bool = False, invite: Path | None = None,
+    sign: Callable[[bytes], str] | None = None,
+) -> BuiltKit:  # fmt: skip
+    """A kit in a new folder. `python` is the version there, by default this machine's; `sign` signs its installer."""
+    if platform not in SYSTEMS:
+        raise UsageError(f"a platform is one of {', '.join(SYSTEMS)}, not {platform!r}")
+    if out.exists() and any(out.iterdir()):
+        raise TargetExistsError(f"{out.name} is in use already")
+    python = python or f"{sys.version_info.major}.{sys.version_info.minor}"
+    wheels = out / "wheels"
+    wheels.mkdir(parents=True)
+    try:
+        build_own_wheel(wheels)
+        fetch_wheels(
+            [f"{PACKAGE_NAME}[train]" if train else PACKAGE_NAME, "pip"], SYSTEMS[platform], python, wheels, notify
+        )
+        return _write_kit(out, platform, python, train, invite, sign)
+    except BaseException:
+        shutil.rmtree(out)
+        raise
+
+
+def _write_kit(
+    out: Path, platform: str, python: str, train: bool, invite: Path | None, sign: Callable[[bytes], str] | None
+) -> BuiltKit:
+    """All but the wheels: the installer names a list, which names every other file that is used."""
+    system = SYSTEMS[platform]
+    wheels = {f"wheels/{path.name}": path.read_bytes() for path in sorted((out / "wheels").iterdir())}
+    kit_facts = {"python": python, "system": system.name, "machine": system.machine}
+    checked_files = {"requirements.txt": _requirements(wheels), "kit.json": json.dumps(kit_facts).encode()}
+    if invite:
+        checked_files[invite.name] = invite.read_bytes()
+    checksums = "".join(f"{_sha256(data)}  {name}\n" for name, data in {**checked_files, **wheels}.items()).encode()
+    installer = resources.files(__package__).joinpath("install.py").read_text("utf-8")
+    contents = {
+        **checked_files,
+        kit.CHECKSUMS: checksums,
+        kit.INSTALLER: kit.with_list_hash(installer, _sha256(checksums)).encode(),
+    }
+    if sign:
+        contents[kit.SIGNATURE] = sign(contents[kit.INSTALLER]).encode()
+    size = sum(map(len, wheels.values()))
+    built = BuiltKit(len(wheels), size, kit.fingerprint(contents[kit.INSTALLER]))
+    qr_path = invite and invite.with_name(f"{invite.name}.png")
+    if qr_path and qr_path.exists():
+        contents[qr_path.name] = qr_path.read_bytes()
+    name = invite.name if invite else ""
+    leaflet_facts = leaflet.LeafletFacts(
+        system.name, python, train, size, _sha256(contents[kit.INSTALLER]), name, bool(sign)
+    )
+    contents["leaflet.html"] = leaflet.page(leaflet_facts).encode()
+    for name, data in contents.items():
+        with files.writing(out / name, private=False) as file:
+            file.write(data)
+    return built
+
+
+def _requirements(wheels: Mapping[str, bytes]) -> bytes:
+    """What pip installs, each by its hash; pip itself is run, not installed."""
+    rows = [(*parse_wheel_filename(name.partition("/")[2])[:2], _sha256(data)) for name, data in wheels.items()]
+    return "".join(
+        f"{name}=={version} --hash=sha256:{digest}\n" for name, version, digest in rows if name != "pip"
+    ).encode()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+# --- wheels ---------------------------------------------------------------------------------------------------------
+def fetch_wheels(roots: Iterable[str], system: TargetSystem, python: str, wheels: Path, notify: Notify) -> None:
+    """Fetch whatever the roots need there, and what that needs, until nothing is missing."""
+    while True:
+        required = _resolve(list(roots), system, python, wheels)
+        present = _wheels_by_name(wheels)
+        missing = {name: requirements for name, requirements in required.items() if name not in present}
+        if not missing:
+            break
+        notify(f"fetching {len(missing)} packages: {', '.join(sorted(missing))}")
+        _download([_pin(name, requirements) for name, requirements in sorted(missing.items())], system, python, wheels)
+    for name, requirements in required.items():
+        version = parse_wheel_filename(present[name].name)[1]
+        for requirement in requirements:
+            if not requirement.specifier.contains(version, prereleases=True):
+                raise KitIncompleteError(f"{name} {version} came, where {requirement} is needed")
+
+
+def _resolve(roots: list[str], system: TargetSystem, python: str, wheels: Path) -> dict[str, list[Requirement]]:
+    """Every package that is reached from the roots, as far as the wheels are here, and who wants what of it."""
+    present, required = _wheels_by_name(wheels), defaultdict[str, list[Requirement]](list)
+    seen: set[tuple[str, str]] = set()
+    queue = [Requirement(root) for root in roots]
+    while queue:
+        requirement = queue.pop()
+        name = canonicalize_name(requirement.name)
+        required[name].append(requirement)
+        for extra in {"", *requirement.extras} if name in present else ():
+            if (name, extra) not in seen:
+                seen.add((name, extra))
+                environment = system.environment(python, extra)
+                queue += [
+                    dependency
+                    for dependency in _read_requirements(present[name])
+                    if not dependency.marker or dependency.marker.evaluate(environment)
+                ]
+    return required
+
+
+def _wheels_by_name(wheels: Path) -> dict[str, Path]:
+    return {str(parse_wheel_filename(path.name)[0]): path for path in wheels.glob("*.whl")}
+
+
+def _read_requirements(wheel: Path) -> Iterator[Requirement]:
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        for text in message_from_bytes(archive.read(name)).get_all("Requires-Dist", ()):
+            yield Requirement(text)
+
+
+def _pin(name: str, requirements: list[Requirement]) -> str:
+    """The version that is installed here, for that is the one that was tried; else what is asked for."""
+    try:
+        return f"{name}=={Version(metadata.version(name)).public}"
+    except metadata.PackageNotFoundError:
+        return f"{name}{','.join(sorted({str(requirement.specifier) for requirement in requirements} - {''}))}"
+
+
+def _download(requirements: list[str], system: TargetSystem, python: str, wheels: Path) -> None:
+    tags = [argument for tag in system.tags for argument in ("--platform", tag)]
+    abis = [argument for abi in (f"cp{python.replace('.', '')}", "abi3", "none") for argument in ("--abi", abi)]
+    result = subprocess.run(
+        [
+            sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+            "--only-binary=:all:", "--implementation", "cp", "--python-version", python, *abis, *tags,
+            "--dest", str(wheels), *requirements,
+        ],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if result.returncode:
+        errors = [line[7:] for line in result.stderr.splitlines() if line.startswith("ERROR: ")]
+        raise KitIncompleteError(f"pip could not fetch everything: {errors[-1] if errors else 'it does not start'}")
+
+
+def build_own_wheel(folder: Path) -> Path:
+    """This program as a wheel, made of its own files as they are installed here."""
+    distribution = metadata.distribution(PACKAGE_NAME)
+    stem = f"{PACKAGE_NAME.replace('-', '_')}-{distribution.version}"
+    info = f"{stem}.dist-info"
+    contents = {f"{info}/METADATA": (distribution.read_text("METADATA") or "").encode()}
+    contents[f"{info}/entry_points.txt"] = (distribution.read_text("entry_points.txt") or "").encode()
+    contents[f"{info}/WHEEL"] = (
+        b"Wheel-Version: 1.0\nGenerator: fedhelp-edge\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    )
+    for name in distribution.metadata.get_all("License-File") or ():
+        contents[f"{info}/licenses/{name}"] = (distribution.read_text(f"licenses/{name}") or "").encode()
+    for package in _PACKAGES:
+        package_spec = importlib.util.find_spec(package)
+        assert package_spec  # noqa: S101 - they are this program
+        assert package_spec.submodule_search_locations  # noqa: S101
+        root = Path(package_spec.submodule_search_locations[0])
+        for path in sorted(root.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                contents[f"{package}/{path.relative_to(root).as_posix()}"] = path.read_bytes()
+    record_text = io.StringIO()
+    record_writer = csv.writer(record_text, lineterminator="\n")
+    for name, data in contents.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+        record_writer.writerow((name, f"sha256={digest}", len(data)))
+    record_writer.writerow((f"{info}/RECORD", "", ""))
+    contents[f"{info}/RECORD"] = record_text.getvalue().encode()
+    wheel = folder / f"{stem}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in contents.items():
+            archive.writestr(zipfile.ZipInfo(name, _FIXED_TIME), data, zipfile.ZIP_DEFLATED)
+    return wheel
