@@ -35,7 +35,7 @@ class AuditReport:
     federation: str = ""
     round: int = 0
     model: str = ""
-    merged: list[dict[str, str]] = field(default_factory=list)  # site and share
+    merged: list[dict[str, str]] = field(default_factory=list)  # site, update (also as `share`, its name before), state
     others: list[dict[str, str]] = field(default_factory=list)  # what became of the rest
     log: Log = field(default_factory=Log)
 
@@ -107,13 +107,14 @@ def check(folder: Path) -> AuditReport:
     report = AuditReport(round_charter.federation, round_, str(detail["model"]), log=log)
     for hash_, decisions in record.updates.items():
         site = record.merged.get(hash_)
-        mismatch = "the shares in the folder are not those that the model was made of: the update"
+        mismatch = "the updates in the folder are not those that the model was made of: the update"
         parcel_ = exported.take(
             hash_, "update", f"{mismatch if site else 'an update'} of {decisions[0]['detail'].get('site')}"
         )
         with _naming_file(parcel_.name):
             _check_update(parcel_, rosters, round_, detail)
-        row = {"site": parcel_.said.context["sender"], "share": hash_, "state": decisions[-1]["type"]}
+        sender, state = parcel_.said.context["sender"], decisions[-1]["type"]
+        row = {"site": sender, "update": hash_, "share": hash_, "state": state}
         (report.merged if site else report.others).append(row)
     report.merged.sort(key=lambda row: row["site"])
     _check_receipts(exported, record, charters, rosters)

@@ -27,10 +27,10 @@ def audit(
         )  # fmt: skip
     console.show(
         f"federation {report.federation}, round {report.round}",
-        f"model {report.model}, made of {len(report.merged)} shares",
+        f"model {report.model}, made of {len(report.merged)} updates",
     )
     for record in (*report.merged, *report.others):
-        console.show(f"  {record['site']}  {record['share'][:16]}  {record['state']}")
+        console.show(f"  {record['site']}  {record['update'][:16]}  {record['state']}")
     console.show(f"the log's {report.log.length} lines follow from one another; every signature and receipt holds")
     console.show("nothing is missing and nothing is added; what the sealed files hold, only a key can show")
     return None

@@ -274,8 +274,8 @@ def test_every_share_is_accepted_and_nothing_waits(hospital: Hospital) -> None:
 def test_a_round_that_was_handed_out_holds_without_any_key(hospital: Hospital, tmp_path: Path) -> None:
     hospital.coordinator_keys("audit", "export", "2", tmp_path / "round-2")
     told = command.answer(works(command.here("audit", "round-2", "--json", home=tmp_path)))
-    (share,) = hospital.told["sync"]["sent"]
-    assert told["merged"] == [{"site": "site-001", "share": share, "state": "accepted"}]
+    (update,) = hospital.told["sync"]["sent"]
+    assert told["merged"] == [{"site": "site-001", "update": update, "share": update, "state": "accepted"}]
     assert told["merged_sha256"] == hospital.told["second"]["merged_sha256"]
     assert (told["round"], told["others"]) == (2, [])
     held = max((tmp_path / "round-2").rglob("*.fhx"), key=lambda path: path.stat().st_size)

@@ -44,7 +44,7 @@ def test_a_newcomer_types_the_coordinators_page_from_the_first_plan_to_the_audit
     assert "site-001: approved" in typed(desk, "# at the coordinator, with the clinic's request on the stick")
     assert clinic.model(desk.stick / "from-coordinator")[0] == 0
     desk.round([clinic])
-    told = typed(desk, "# at the coordinator, with the clinic's share on the stick")
+    told = typed(desk, "# at the coordinator, with the clinic's update on the stick")
     assert "round 1: 1 shares merged" in told
     assert clinic.model(desk.stick / "from-coordinator")[0] == 1
     typed(desk, "fedhelp-coordinator backup")

@@ -43,6 +43,8 @@ def test_a_round_that_was_handed_out_holds(three: Federation, out: Path) -> None
     assert (found.federation, found.round) == (three.hub.federation, 2)
     assert [row["site"] for row in found.merged] == ["site-001", "site-002"]
     assert [(row["site"], row["state"]) for row in found.others] == [("site-003", "quarantined")]
+    rows = [*found.merged, *found.others]
+    assert all(row["update"] == row["share"] for row in rows), "its name before, for one version"
     assert found.log.length == three.hub.database.head().length
 
 
