@@ -7,7 +7,7 @@ COMMANDS = (
     "run", "status", "aggregate", "review", "reaggregate", "finish", "audit", "backup", "restore", "rotate", "kit",
     "clock", "unlock", "lock",
 )  # fmt: skip
-ABOUT = "Open rounds, take in what sites send, merge it, and hand back a better model."
+ABOUT = "Open rounds, collect the updates of sites, merge them and publish a better model."
 
 
 def main() -> None:

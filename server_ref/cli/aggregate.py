@@ -11,12 +11,14 @@ app = shell.app()
 
 @app.command()
 def aggregate(
-    now: Annotated[bool, typer.Option("--now", help="Before the deadline, if there is a quorum.")] = False,
+    now: Annotated[
+        bool, typer.Option("--now", help="Close the round before its deadline, if the quorum is met.")
+    ] = False,
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
 ) -> None:
-    """Close the open round, merge its shares and publish the better model.
+    """Close the open round, merge its updates and publish the new model.
 
     Example: fedhelp-coordinator aggregate
     """
@@ -30,13 +32,12 @@ def aggregate(
     if json:
         return console.print_json(**outcome)
     console.show(
-        f"round {outcome['round']}: {len(outcome['accepted'])} shares merged", f"model {outcome['merged_sha256']}"
+        f"round {outcome['round']}: {len(outcome['accepted'])} updates merged", f"model {outcome['merged_sha256']}"
     )
     for entry in outcome["claims"]:
         part = "" if entry["part"] is None else f", {entry['part']:.1%} of the model"
-        console.show(
-            f"  {entry['site']} claims {entry['examples']} images{part}; {entry['correct']} of {entry['val']} right before"
-        )
+        accuracy = f"{entry['correct']} of {entry['val']} right with the model before"
+        console.show(f"  {entry['site']} claims {entry['examples']} images{part}; {accuracy}")
     for state in ("quarantined", "refused"):
         for entry in outcome[state]:
             console.show(*console.error_lines(f"  {entry['site']} {state}: ", entry))
@@ -46,7 +47,7 @@ def aggregate(
         console.say_next("'fedhelp-coordinator open'")
     console.say(
         hints.with_caller_options(
-            "'fedhelp-coordinator exchange DIR' or 'fedhelp-coordinator serve' hands the model out"
+            "'fedhelp-coordinator exchange DIR' or 'fedhelp-coordinator serve' gives the model to the sites"
         )
     )
     return None

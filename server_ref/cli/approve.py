@@ -12,13 +12,14 @@ app = shell.app()
 @app.command()
 def approve(
     request: Annotated[
-        list[str], typer.Argument(help="The eight words or the hash that 'requests' shows; or the site, if one waits.")
+        list[str],
+        typer.Argument(help="The eight words or the hash from 'requests'; or the site, if only one request waits."),
     ],
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
 ) -> None:
-    """Approve a waiting site, once its words were compared by phone.
+    """Approve a waiting site after you compared its words by phone.
 
     Example: fedhelp-coordinator approve site-003
     """

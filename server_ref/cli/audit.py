@@ -7,14 +7,14 @@ import typer
 
 from fedhelp_edge import console, shell
 
-app = shell.app(no_args_is_help=True, help="The log of every decision: verify it, read it, hand a round out for audit.")
+app = shell.app(no_args_is_help=True, help="The log of every decision: verify it, read it, export a round for audit.")
 
 
 @app.command()
 def verify(
     home: shell.Home = shell.DEFAULT_HOME, passphrase_file: shell.PassphraseFile = None, json: shell.AsJson = False
 ) -> None:
-    """Check that no line of the log was changed, that the hub is whole, and that only your commands decided.
+    """Check that the log is unchanged, the hub is complete, and only your commands made decisions.
 
     Example: fedhelp-coordinator audit verify
     """
@@ -24,13 +24,13 @@ def verify(
         log = hub.check()
     if json:
         return console.print_json(length=log.length, head=log.head)
-    console.show(f"{log.length} lines, the chain holds", f"head {log.head}")
+    console.show(f"{log.length} lines, the chain is intact", f"head {log.head}")
     return None
 
 
 @app.command()
 def show(
-    last: Annotated[int, typer.Option("--last", min=1, help="So many lines.")] = 20,
+    last: Annotated[int, typer.Option("--last", min=1, help="How many lines to show.")] = 20,
     home: shell.Home = shell.DEFAULT_HOME,
 ) -> None:
     """Show the newest lines of the log.
@@ -48,12 +48,12 @@ def show(
 
 @app.command()
 def export(
-    round_: Annotated[int, typer.Argument(metavar="ROUND", help="The round.")],
+    round_: Annotated[int, typer.Argument(metavar="ROUND", help="The round to export.")],
     out: Annotated[Path, typer.Argument(help="A new folder.", readable=False)],
     home: shell.Home = shell.DEFAULT_HOME,
     json: shell.AsJson = False,
 ) -> None:
-    """Hand out a round for audit: 'fedhelp-edge audit DIR' or plain shell tools check it without any key.
+    """Export a round for audit: 'fedhelp-edge audit DIR' or plain shell tools check it without any key.
 
     Example: fedhelp-coordinator audit export 3 round-3
     """

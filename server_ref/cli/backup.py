@@ -15,7 +15,7 @@ def backup(
     file: Annotated[Path, typer.Argument(help="The backup, a new file.", readable=False)],
     home: shell.Home = shell.DEFAULT_HOME,
 ) -> None:
-    """Write the whole hub into one file, but not the root key. The hub may go on working meanwhile.
+    """Write the whole hub, without the root key, to one file. The hub can keep working meanwhile.
 
     Example: fedhelp-coordinator backup /media/stick/hub-2026-11.tar
     """
@@ -25,4 +25,4 @@ def backup(
         recovery.backup(hub, file)
     console.show(f"backup: {file} ({file.stat().st_size / 1e6:.1f} MB)")
     again = f"'fedhelp-coordinator restore {hints.quoted(file)} --root-key DIR --home DIR'"
-    console.say_next(f"try the way back: {again} brings it into another folder; delete that folder afterwards")
+    console.say_next(f"test the backup: {again} restores it to another folder; delete that folder afterwards")

@@ -11,7 +11,9 @@ app = shell.app()
 
 @app.command()
 def clock(
-    accept: Annotated[bool, typer.Option("--accept", help="This machine's clock is right: write it down.")] = False,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Record in the log that this machine's clock is right.")
+    ] = False,
     home: shell.Home = shell.DEFAULT_HOME,
 ) -> None:
     """Check this machine's clock against the hub's log; accept it after a jump or a long pause.
@@ -26,5 +28,5 @@ def clock(
             hub.accept_clock()
         hub.check_clock()
         now = hub.now
-    console.show(f"the clock fits the log; it is {now:%Y-%m-%d %H:%M} UTC")
+    console.show(f"the clock agrees with the log; it is {now:%Y-%m-%d %H:%M} UTC")
     console.say_next("'fedhelp-coordinator status'")

@@ -11,12 +11,12 @@ app = shell.app()
 
 @app.command()
 def exchange(
-    folder: Annotated[Path, shell.path_argument("The carrier: a stick, a synced folder, a network share.")],
+    folder: Annotated[Path, shell.path_argument("The carrier folder: a stick, a synced folder or a network share.")],
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
 ) -> None:
-    """Take in what sites left in a folder, judge it, and leave what they need.
+    """Collect what sites left in a folder, check it, and leave what they need.
 
     Example: fedhelp-coordinator exchange /media/stick
     """
@@ -34,12 +34,12 @@ def exchange(
         return console.print_json(**asdict(result), decided=decided)
     new = [received for received in result.taken if received.new]
     console.show(
-        f"{len(new)} new parcels taken in, {len(result.taken) - len(new)} known already; {result.left} left for sites"
+        f"{len(new)} new parcels received, {len(result.taken) - len(new)} already known; {result.left} left for sites"
     )
     for judged in decided:
         console.show(*decisions.describe(judged, "  "))
     for name in result.waiting:
-        console.show(f"  {name}: not all there yet; it is looked at again next time")
+        console.show(f"  {name}: still being copied; the next exchange reads it again")
     for refused in result.refused:
         console.show(*console.error_lines(f"  {refused['file']}: ", refused))
     return None

@@ -7,7 +7,7 @@ app = shell.app()
 
 @app.command()
 def finish(home: shell.Home = shell.DEFAULT_HOME, passphrase_file: shell.PassphraseFile = None) -> None:
-    """End the federation: no further rounds; the last model stays and is still handed out.
+    """End the federation: no more rounds. Sites can still fetch the last model.
 
     Example: fedhelp-coordinator finish
     """
@@ -16,4 +16,4 @@ def finish(home: shell.Home = shell.DEFAULT_HOME, passphrase_file: shell.Passphr
 
     with session.unlocked_hub(home, passphrase_file, judge=False) as (hub, _):
         lifecycle.finish(hub)
-    console.show("finished: no further rounds")
+    console.show("finished: no more rounds")

@@ -12,17 +12,19 @@ app = shell.app()
 
 @app.command()
 def init(
-    plan: Annotated[Path, typer.Option("--plan", help="The plan of the federation.", readable=False)],
-    url: Annotated[str, typer.Option("--url", help="Where sites will reach this hub.")] = "",
+    plan: Annotated[Path, typer.Option("--plan", help="The federation's plan.", readable=False)],
+    url: Annotated[str, typer.Option("--url", help="The URL where sites reach this hub.")] = "",
     root_key: Annotated[
         Path | None, typer.Option("--root-key", help="A folder for the root key, outside the hub.", readable=False)
     ] = None,
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
-    no_passphrase: Annotated[bool, typer.Option("--no-passphrase", help="Leave keys to file permissions.")] = False,
+    no_passphrase: Annotated[
+        bool, typer.Option("--no-passphrase", help="Protect the keys by file permissions only.")
+    ] = False,
     json: shell.AsJson = False,
 ) -> None:
-    """Make a hub: its keys, the federation's charter, and the first model.
+    """Create a hub with its keys, the federation's charter and the first model.
 
     Example: fedhelp-coordinator init --plan plan.toml --url https://hub.example --root-key /media/stick/root
     """
@@ -36,14 +38,14 @@ def init(
     create.check_new(folder, parsed_plan, root_key)
     new_passphrase = None if no_passphrase else passphrase.provider(passphrase_file, "new passphrase", twice=True)()
     if no_passphrase:
-        console.say("warning: without a passphrase, whoever can read this disk can give orders to every site")
+        console.say("warning: without a passphrase, anyone who can read this disk can give tasks to every site")
     hub = create.new_hub(folder, parsed_plan, new_passphrase, root=root_key, url=url)
     root = root_key or folder / hubs.ROOT
     if json:
         return console.print_json(federation=hub.federation, home=str(folder), root_key=str(root))
     console.show(f"federation {hub.federation} of {parsed_plan.name}", f"hub        {folder}", f"root key   {root}")
     console.say(
-        "Move the root key to a stick and lock it away. It is needed only to restore this hub,",
+        "Move the root key to a stick and lock it away. You need it only to restore this hub,",
         "to change its keys, or to merge rounds again without a site.",
     )
     console.say_next("'fedhelp-coordinator invite \"Clinic A\" --tier small'")

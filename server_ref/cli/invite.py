@@ -12,10 +12,10 @@ app = shell.app()
 
 @app.command()
 def invite(
-    name: Annotated[str, typer.Argument(help="What people call the site.")],
+    name: Annotated[str, typer.Argument(help="The site's name, for people to read.")],
     tier: Annotated[str, typer.Option("--tier", help="small: a clinic; large: a hospital.")],
-    out: Annotated[Path | None, typer.Option("--out", help="The invite as a file.", readable=False)] = None,
-    days: Annotated[int, typer.Option("--days", min=1, max=365, help="How long it holds.")] = 14,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the invite to this file.", readable=False)] = None,
+    days: Annotated[int, typer.Option("--days", min=1, max=365, help="How many days the invite is valid.")] = 14,
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
@@ -45,16 +45,16 @@ def invite(
                 picture = invites.write_files(out, issued)
     for other in others:
         console.say(
-            f"warning: another invite for {name!r} is {other['state']}, of {other['site']}, until {other['until']};",
-            hints.with_caller_options(f"'fedhelp-coordinator invites --cancel {other['site']}' ends it"),
+            f"warning: {other['site']} has another invite for {name!r} ({other['state']}), until {other['until']};",
+            hints.with_caller_options(f"'fedhelp-coordinator invites --cancel {other['site']}' cancels it"),
         )
     if json:
         return console.print_json(
-            **issued.told, file=str(out) if out else None, picture=str(picture) if picture else None
+            **issued.fields, file=str(out) if out else None, picture=str(picture) if picture else None
         )
-    console.show(f"{issued.site}  {name} ({tier})", f"code   {issued.code}", f"holds  {days} days, for one site")
+    console.show(f"{issued.site}  {name} ({tier})", f"code   {issued.code}", f"valid  {days} days, for one site")
     if out:
-        missing = f"none; to have it drawn: {shell.install_hint('segno')}"
+        missing = f"none; to draw it: {shell.install_hint('segno')}"
         console.show(f"file   {out}", f"QR     {picture or missing}")
     console.say_next(_join_command(out, issued.code, issued.url))
     return None
@@ -66,5 +66,5 @@ def _join_command(out: Path | None, code: str, url: str) -> str:
         return f"{prefix}'fedhelp-edge join {hints.quoted(out)}'"
     if url:
         return f"{prefix}'fedhelp-edge join {code} --url {hints.quoted(url)}'"
-    first = "'fedhelp-coordinator exchange DIR' writes to a stick what joining by code takes; then, "
+    first = "'fedhelp-coordinator exchange DIR' writes the files for joining by code to a stick; then, "
     return f"{first}{prefix}'fedhelp-edge join {code} --via DIR'"

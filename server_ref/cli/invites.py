@@ -11,12 +11,14 @@ app = shell.app()
 
 @app.command("invites")
 def list_invites(
-    cancel: Annotated[str, typer.Option("--cancel", help="Let nobody in by the invite of this site any more.")] = "",
+    cancel: Annotated[
+        str, typer.Option("--cancel", help="Cancel this site's invite: nobody can join with it any more.")
+    ] = "",
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
 ) -> None:
-    """Show every invite: open, asked (a request waits), used, expired or cancelled.
+    """List all invites: open, asked (a request waits), used, expired or cancelled.
 
     Example: fedhelp-coordinator invites --cancel site-003
     """

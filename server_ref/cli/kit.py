@@ -14,20 +14,22 @@ app = shell.app()
 @app.command()
 def kit(
     platform: Annotated[str, typer.Option("--platform", help="win_amd64, manylinux_2_28_x86_64 or macosx_14_0_arm64.")],
-    out: Annotated[Path, typer.Option("--out", help="A new folder, on a stick or to be copied there.", readable=False)],
-    train: Annotated[bool, typer.Option("--train", help="To train as well: several times as large.")] = False,
+    out: Annotated[Path, typer.Option("--out", help="A new folder, on a stick or to copy to one.", readable=False)],
+    train: Annotated[bool, typer.Option("--train", help="Include training: several times as large.")] = False,
     invite: Annotated[
-        Path | None, typer.Option("--invite", help="The site's invite goes with it.", readable=False)
+        Path | None, typer.Option("--invite", help="The site's invite, to put into the kit.", readable=False)
     ] = None,
-    python: Annotated[str, typer.Option("--python", help="The Python of the site's computer, as 3.12.")] = "",
-    unsigned: Annotated[bool, typer.Option("--unsigned", help="Do not sign it with the hub's key.")] = False,
+    python: Annotated[
+        str, typer.Option("--python", help="The Python version of the site's computer, such as 3.12.")
+    ] = "",
+    unsigned: Annotated[bool, typer.Option("--unsigned", help="Do not sign the kit with the hub's key.")] = False,
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
 ) -> None:
-    """Make a folder from which a site installs everything without internet: wheels, installer, invite, leaflet.
+    """Make a kit, from which a site installs everything without internet: wheels, installer, invite, leaflet.
 
-    Beside a hub it is signed with the coordinator's key, so that a site which has joined can check it.
+    Where the hub is here, the coordinator's key signs the kit, so that a joined site can check it.
 
     Example: fedhelp-coordinator kit --platform win_amd64 --out /media/stick/kit --invite clinic-a.invite
     """
@@ -51,5 +53,5 @@ def kit(
         f"fingerprint  {built.fingerprint}",
     )
     console.say(f"next: print {out / 'leaflet.html'}")
-    console.say("and let the fingerprint go another way than the stick: on paper, or by phone")
+    console.say("and send the fingerprint by another way than the stick: on paper or by phone")
     return None

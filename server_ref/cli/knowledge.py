@@ -5,7 +5,9 @@ from typing import Annotated
 
 from fedhelp_edge import console, shell
 
-app = shell.app(no_args_is_help=True, help="What foundation models said of public images, for every site.")
+app = shell.app(
+    no_args_is_help=True, help="Knowledge packs: predictions of foundation models on public images, for every site."
+)
 
 
 @app.callback()
@@ -15,12 +17,12 @@ def knowledge() -> None:
 
 @app.command()
 def publish(
-    pack: Annotated[Path, shell.path_argument("The pack that a site built.")],
+    pack: Annotated[Path, shell.path_argument("The knowledge pack, as a site built it.")],
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
 ) -> None:
-    """Seal a pack for the sites; rounds that are opened from now on name it.
+    """Publish a knowledge pack to the sites. Rounds that you open from now on use it.
 
     Example: fedhelp-coordinator knowledge publish pack.safetensors
     """

@@ -7,7 +7,7 @@ app = shell.app()
 
 @app.command()
 def lock(home: shell.Home = shell.DEFAULT_HOME) -> None:
-    """Forget the keys that 'unlock' holds: from now on commands ask for the passphrase.
+    """Forget the keys that 'unlock' holds. Commands ask for the passphrase again.
 
     Example: fedhelp-coordinator lock
     """

@@ -13,13 +13,14 @@ app = shell.app()
 @app.command("open")
 def open_round(
     start: Annotated[
-        Path | None, typer.Option("--start", help="First weights, before the first round.", readable=False)
+        Path | None,
+        typer.Option("--start", help="Start the first round from the weights in this file.", readable=False),
     ] = None,
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
 ) -> None:
-    """Open the next round: from now on sites can train and send.
+    """Open the next round. Sites can then train and send updates.
 
     Example: fedhelp-coordinator open
     """
@@ -42,5 +43,5 @@ def open_round(
     if json:
         return console.print_json(round=task.round, closes=f"{task.closes:%Y-%m-%dT%H:%M:%SZ}", base=task.base)
     console.show(f"round {task.round} is open until {task.closes:%Y-%m-%d %H:%M} UTC")
-    console.say_next("'fedhelp-coordinator exchange DIR' or 'fedhelp-coordinator serve' brings it to the sites")
+    console.say_next("'fedhelp-coordinator exchange DIR' or 'fedhelp-coordinator serve' brings the task to the sites")
     return None

@@ -12,10 +12,8 @@ app = shell.app()
 
 @app.command()
 def reaggregate(
-    without: Annotated[str, typer.Option("--without", help="The site whose shares are taken out.")],
-    root_key: Annotated[
-        Path | None, typer.Option("--root-key", help="The folder of the root key.", readable=False)
-    ] = None,
+    without: Annotated[str, typer.Option("--without", help="The site whose updates are left out.")],
+    root_key: Annotated[Path | None, typer.Option("--root-key", help="The root key's folder.", readable=False)] = None,
     root_passphrase_file: Annotated[
         Path | None, typer.Option("--root-passphrase-file", help="The root key's passphrase.", readable=False)
     ] = None,
@@ -27,7 +25,7 @@ def reaggregate(
     passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
 ) -> None:
-    """Merge all rounds again from the archive, without one site; the next round begins from the result.
+    """Merge all rounds again without one site. The next round starts from the result.
 
     Example: fedhelp-coordinator reaggregate --without site-003 --root-key /media/stick/root
     """
@@ -36,7 +34,7 @@ def reaggregate(
     from server_ref.rounds import lifecycle
     from server_ref.rounds import reaggregate as rounds_reaggregate
 
-    root_key = root_key or archive_key  # as it was called once
+    root_key = root_key or archive_key  # the option's former name
     if root_key is None:
         raise errors.UsageError("name the folder of the root key with --root-key")
     with session.open_hub(home) as hub:
@@ -49,7 +47,7 @@ def reaggregate(
     if json:
         return console.print_json(**outcome)
     console.show(
-        f"merged again without {outcome['without']}: the model of round {outcome['round']} is {outcome['merged_sha256']}"
+        f"merged again without {outcome['without']}: round {outcome['round']} has the model {outcome['merged_sha256']}"
     )
     console.say_next("'fedhelp-coordinator status'" if finished else "'fedhelp-coordinator open'")
     return None

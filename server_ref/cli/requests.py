@@ -9,7 +9,7 @@ app = shell.app()
 def requests(
     home: shell.Home = shell.DEFAULT_HOME, passphrase_file: shell.PassphraseFile = None, json: shell.AsJson = False
 ) -> None:
-    """Judge the requests that wait, and show those that a person must decide, with the words to compare by phone.
+    """Show the requests to join that a person must approve, with the words to compare by phone.
 
     Example: fedhelp-coordinator requests
     """
@@ -22,7 +22,7 @@ def requests(
     if json:
         return console.print_json(requests=waiting)
     for request in waiting:
-        alarm = "  ALARM: another request with other keys is on the same invite" if request["contested"] else ""
+        alarm = "  ALARM: another request with other keys uses the same invite" if request["contested"] else ""
         console.show(
             f"{request['site']}  {request['name']} ({request['tier']}), asks as {request['asked_as']!r}{alarm}"
         )
@@ -30,6 +30,8 @@ def requests(
     console.show(f"{len(waiting)} requests wait")
     if waiting:
         first_hash = waiting[0]["hash"][: shown.SHOWN_DIGITS]
-        console.say("Phone the site on a number you know, and let it read its words to you. If they are the same:")
-        console.say_next(f"'fedhelp-coordinator approve {first_hash}', by the hash before the words")
+        console.say(
+            "Phone the site on a number that you know. Ask its staff to read their eight words to you. If they match:"
+        )
+        console.say_next(f"'fedhelp-coordinator approve {first_hash}', with the hash before the words")
     return None

@@ -13,17 +13,20 @@ app = shell.app()
 @app.command()
 def restore(
     file: Annotated[Path, shell.path_argument("The backup.")],
-    root_key: Annotated[Path, typer.Option("--root-key", help="The folder of the root key.", readable=False)],
+    root_key: Annotated[Path, typer.Option("--root-key", help="The root key's folder.", readable=False)],
     root_passphrase_file: Annotated[
         Path | None, typer.Option("--root-passphrase-file", help="The root key's passphrase.", readable=False)
     ] = None,
     from_older_version: Annotated[
-        bool, typer.Option("--from-older-version", help="The backup was made before hubs had a coordinator's memory.")
+        bool,
+        typer.Option(
+            "--from-older-version", help="An older version made the backup, without the coordinator's memory."
+        ),
     ] = False,
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
 ) -> None:
-    """Bring a hub back from its backup. The open round is called off; sites follow by themselves.
+    """Restore a hub from its backup. This cancels the open round. Sites follow by themselves.
 
     Example: fedhelp-coordinator restore hub-2026-11.tar --root-key /media/stick/root
     """

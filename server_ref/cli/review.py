@@ -11,14 +11,16 @@ app = shell.app()
 
 @app.command()
 def review(
-    update: Annotated[str, typer.Argument(help="The update's hash; or its site, if one of it waits.")] = "",
-    release: Annotated[bool, typer.Option("--release", help="Let the update in.")] = False,
-    refuse: Annotated[bool, typer.Option("--refuse", help="Keep it out for good.")] = False,
+    update: Annotated[
+        str, typer.Argument(help="The update's hash; or its site, if only one of its updates waits.")
+    ] = "",
+    release: Annotated[bool, typer.Option("--release", help="Release the update: the round accepts it.")] = False,
+    refuse: Annotated[bool, typer.Option("--refuse", help="Refuse the update for good.")] = False,
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
 ) -> None:
-    """Show the updates that are in quarantine, each with its reason; decide on one.
+    """List the updates in quarantine with the reasons, or decide on one of them.
 
     Example: fedhelp-coordinator review site-003 --release
     """
@@ -28,7 +30,7 @@ def review(
     from server_ref.rounds import review as rounds_review
 
     if (release and refuse) or (release or refuse) != bool(update):
-        raise errors.UsageError("name an update and either --release or --refuse, or nothing to see what waits")
+        raise errors.UsageError("name an update with --release or --refuse, or nothing to list what waits")
     if not update:
         with session.open_hub(home) as hub:
             waiting = status.quarantined_updates(hub)

@@ -13,14 +13,14 @@ app = shell.app()
 def revoke(
     site: Annotated[str, typer.Argument(help="The site's id or name.")],
     since_round: Annotated[
-        int, typer.Option("--since-round", min=0, help="From this round on its shares are not to be trusted.")
+        int, typer.Option("--since-round", min=0, help="The first round whose updates from this site are not trusted.")
     ] = 0,
-    reason: Annotated[str, typer.Option("--reason", help="Why; every site can read it.")] = "",
+    reason: Annotated[str, typer.Option("--reason", help="The reason; every site can read it.")] = "",
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
 ) -> None:
-    """Shut a site out: a lost PC, a stolen key. What it sends from now on is refused.
+    """Exclude a site, for example after a stolen PC. The hub refuses what it sends from now on.
 
     Example: fedhelp-coordinator revoke site-003 --since-round 7 --reason "PC stolen"
     """
@@ -38,5 +38,5 @@ def revoke(
     if has_contributed:
         root_folder = hints.quoted(root) if root.is_dir() else "DIR"
         again = f"'fedhelp-coordinator reaggregate --without {member.id} --root-key {root_folder}'"
-        console.say_next(f"{again} merges the rounds again without it")
+        console.say_next(f"{again} merges the rounds again without this site")
     return None

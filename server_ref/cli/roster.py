@@ -14,12 +14,14 @@ app = shell.app()
 def roster(
     signers: Annotated[
         Path | None,
-        typer.Option("--allowed-signers", help="Write the keys for ssh-keygen -Y verify.", readable=False),
+        typer.Option(
+            "--allowed-signers", help="Write the keys to this file, for ssh-keygen -Y verify.", readable=False
+        ),
     ] = None,
     home: shell.Home = shell.DEFAULT_HOME,
     json: shell.AsJson = False,
 ) -> None:
-    """Show every site, its standing, and when it was last heard of.
+    """Show every site with its status and its last message.
 
     Example: fedhelp-coordinator roster --allowed-signers allowed_signers
     """
@@ -39,5 +41,5 @@ def roster(
         console.show(
             f"{site['id']}  {site['name']:<28.28}  {site['tier']:<5}  {site['status']:<9}  last news {last_news}"
         )
-    console.show(f"roster {current.version}, {len(sites)} sites, holds until {current.expires:%Y-%m-%d}")
+    console.show(f"roster {current.version}, {len(sites)} sites, valid until {current.expires:%Y-%m-%d}")
     return None

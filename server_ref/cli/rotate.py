@@ -12,9 +12,9 @@ app = shell.app()
 
 @app.command()
 def rotate(
-    root_key: Annotated[Path, typer.Option("--root-key", help="The folder of the root key.", readable=False)],
-    coordinator: Annotated[bool, typer.Option("--coordinator", help="A new coordinator's key.")] = False,
-    root: Annotated[bool, typer.Option("--root", help="A new root key.")] = False,
+    root_key: Annotated[Path, typer.Option("--root-key", help="The root key's folder.", readable=False)],
+    coordinator: Annotated[bool, typer.Option("--coordinator", help="Replace the coordinator's key.")] = False,
+    root: Annotated[bool, typer.Option("--root", help="Replace the root key.")] = False,
     new_root_key: Annotated[
         Path | None, typer.Option("--new-root-key", help="A folder for the new root key.", readable=False)
     ] = None,
@@ -27,9 +27,9 @@ def rotate(
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
 ) -> None:
-    """Change the coordinator's key, or the root key. The open round is called off; sites follow by themselves.
+    """Replace the coordinator's key or the root key. The first cancels the open round. Sites follow by themselves.
 
-    Typed again after it was cut off, it goes on, or says what was done.
+    After an interruption type the same command again: it continues, or shows what was done.
 
     Example: fedhelp-coordinator rotate --coordinator --root-key /media/stick/root
     """
@@ -39,7 +39,7 @@ def rotate(
     from server_ref.rounds import lifecycle
 
     if root == coordinator or root != bool(new_root_key):
-        raise errors.UsageError("either --coordinator, or --root with --new-root-key DIR")
+        raise errors.UsageError("use either --coordinator, or --root with --new-root-key DIR")
     with session.open_hub(home) as hub:
         done = recovery.is_rotation_done(hub, new_root_key)
         if not done:
@@ -58,7 +58,7 @@ def rotate(
         ask_new = passphrase.provider(new_passphrase_file or passphrase_file, "passphrase of the new key", twice=True)
         secret = ask_new() if locked else None
         with session.unlocked_hub(home, passphrase_file) as (hub, coordinator_keys):
-            agent.stop(old_folder)  # it would hold a key that is void
+            agent.stop(old_folder)  # the agent would hold a void key
             new_keys = keys.generate()
             if new_root_key:
                 recovery.rotate_root(hub, coordinator_keys, old_root_keys, new_keys, new_root_key, secret)
@@ -71,5 +71,5 @@ def rotate(
     with session.open_hub(home) as hub:
         finished = lifecycle.is_finished(hub)
     if root:
-        console.say("keep the old root key as well: it opens the shares that were archived for it")
+        console.say("keep the old root key as well: it decrypts the updates that were archived for it")
     console.say_next("'fedhelp-coordinator status'" if root or finished else "'fedhelp-coordinator open'")

@@ -12,12 +12,14 @@ app = shell.app()
 
 @app.command()
 def run(
-    via: Annotated[Path | None, typer.Option("--via", help="A carrier folder to look into.", readable=False)] = None,
-    every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks.")] = 30.0,
+    via: Annotated[
+        Path | None, typer.Option("--via", help="A carrier folder to exchange files with sites.", readable=False)
+    ] = None,
+    every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two checks.")] = 30.0,
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
 ) -> None:
-    """Work unattended until the plan's rounds are done: judge, merge when due, open the next round.
+    """Run unattended until all rounds are done: check updates, merge when due, open the next round.
 
     Example: fedhelp-coordinator run --via /srv/synced --passphrase-file /run/credentials/hub
     """

@@ -13,16 +13,18 @@ app = shell.app()
 
 @app.command()
 def serve(
-    host: Annotated[str, typer.Option("--host", help="The address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any that is free.")] = 8470,
+    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 takes a free one.")] = 8470,
     tls_cert: Annotated[
-        Path | None, typer.Option("--tls-cert", help="A certificate, if no proxy has one.", readable=False)
+        Path | None, typer.Option("--tls-cert", help="A TLS certificate, if no proxy has one.", readable=False)
     ] = None,
-    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="The key of it.", readable=False)] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option("--tls-key", help="The key of the certificate.", readable=False)
+    ] = None,
     home: shell.Home = shell.DEFAULT_HOME,
     json: shell.AsJson = False,
 ) -> None:
-    """Take in what sites send and give out what they need, until it is stopped. It needs no passphrase.
+    """Serve sites and the dashboard over HTTP until you stop it. It needs no passphrase.
 
     Example: fedhelp-coordinator serve --host 0.0.0.0 --tls-cert hub.pem --tls-key hub.key
     """
@@ -39,7 +41,7 @@ def serve(
             console.show(f"serving    {url}", f"dashboard  {dashboard}  (this link works once)")
         sys.stdout.flush()
         console.say_next(
-            "'fedhelp-coordinator run' in another window judges and merges what comes in; Ctrl-C stops serving"
+            "'fedhelp-coordinator run' in another window checks and merges the updates; Ctrl-C stops serving"
         )
 
     process.serve(shell.home_folder(home), host, port, tls_cert, tls_key, ready)

@@ -10,7 +10,7 @@ app = shell.app()
 
 @app.command()
 def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) -> None:
-    """Show where the federation stands, who is late, and what waits for you.
+    """Show the state of the federation, the missing sites, and what waits for you.
 
     Example: fedhelp-coordinator status
     """
@@ -24,7 +24,7 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
         return console.print_json(**summary)
     until = f", until {summary['closes']}" if summary["state"] == "open" else ""
     console.show(f"{summary['name']}: round {summary['round']} of {summary['rounds']}, {summary['state']}{until}")
-    for title, names in (("shares in", summary["accepted"]), ("missing", summary["missing"])):
+    for title, names in (("accepted", summary["accepted"]), ("missing", summary["missing"])):
         if names:
             console.show(f"{title:<12}{', '.join(names)}")
     if claims := [f"{row['id']} {row['examples']}" for row in summary["sites"] if row["examples"] is not None]:
@@ -34,7 +34,7 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
         console.show(f"quarantine  {row['site']} {row['hash'][:12]}: {row['code']}: {row['cause']}{decided}")
     for row in summary["alarms"]:
         console.show(f"ALARM       {row['site']}: {row['cause']}")
-    console.show(f"waiting     {summary['received']} shares, {summary['requests']} requests")
+    console.show(f"waiting     {summary['received']} updates, {summary['requests']} requests")
     console.say_next(_next_command(summary, model))
     return None
 
@@ -45,10 +45,10 @@ def _next_command(summary: dict[str, Any], model: Path) -> str:
     if any(not update["decided"] for update in summary["quarantined"]):
         return "'fedhelp-coordinator review'"
     if summary["state"] == "open":
-        return "'fedhelp-coordinator aggregate', once the shares are in"
+        return "'fedhelp-coordinator aggregate', once the updates are in"
     if summary["state"] == "finished":
-        new_hub = "'fedhelp-coordinator init --plan FILE --home DIR' makes a hub of another plan"
+        new_hub = "'fedhelp-coordinator init --plan FILE --home DIR' creates a hub with another plan"
         return (
-            f"{new_hub}; 'fedhelp-coordinator open --start {hints.quoted(model)} --home DIR' begins it from this model"
+            f"{new_hub}; 'fedhelp-coordinator open --start {hints.quoted(model)} --home DIR' starts it from this model"
         )
     return "'fedhelp-coordinator open'"

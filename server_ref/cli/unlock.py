@@ -11,11 +11,11 @@ app = shell.app()
 
 @app.command()
 def unlock(
-    minutes: Annotated[float, typer.Option("--minutes", min=0.01, max=720, help="How long.")] = 60,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.01, max=720, help="For how many minutes.")] = 60,
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
 ) -> None:
-    """Type the passphrase once: until 'lock', or until the time is over, no command of this hub asks for it.
+    """Type the passphrase once. Commands on this hub do not ask again until 'lock' or until the time is over.
 
     Example: fedhelp-coordinator unlock --minutes 30
     """

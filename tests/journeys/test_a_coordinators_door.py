@@ -55,7 +55,7 @@ def test_without_the_package_that_draws_an_invite_is_written_all_the_same(
 def test_invites_are_listed_and_cancelled(desk: Desk) -> None:
     for name in ("A", "B", "B"):
         done = works(desk.hub("invite", name, "--tier", "small", "--out", f"{len(listed(desk))}.invite"))
-    assert "another invite for 'B' is open, of site-002" in done.stderr
+    assert "site-002 has another invite for 'B' (open)" in done.stderr
     fails(desk.hub("invites", "--cancel", "B"), "E_AMBIGUOUS", "by its id")
     works(desk.hub("invites", "--cancel", "site-003"))
     assert listed(desk) == {"site-001": "open", "site-002": "open", "site-003": "cancelled"}
@@ -63,7 +63,7 @@ def test_invites_are_listed_and_cancelled(desk: Desk) -> None:
         works(desk.site("join", f"{number}.invite", "--via", desk.stick, "--home", home))
     assert "E_INVITE_UNKNOWN" in works(desk.hub("exchange", desk.stick)).stdout
     assert listed(desk) == {"site-001": "used", "site-002": "open", "site-003": "cancelled"}
-    fails(desk.hub("invites", "--cancel", "site-001"), "E_STATE", "revoke site-001' shuts a site out")
+    fails(desk.hub("invites", "--cancel", "site-001"), "E_STATE", "revoke site-001' excludes a site")
     assert command.refusal(desk.hub("invites", "--cancel", "C")) == "E_SITE"
 
 
