@@ -1,8 +1,8 @@
 """Holds the coordinator's unlocked keys for a while, so that the commands of a round ask for the passphrase once.
 
-`unlock` starts a process that holds them, `lock` or the time ends it. It gets the keys through a pipe, writes them
-nowhere, and gives them to processes of the same user, through a socket in a folder that only this user may enter. As
-with ssh-agent, whoever works as this user can use the keys until then.
+`unlock` starts a process that holds them; `lock` or its time limit ends it. The process reads the keys from a pipe,
+writes them nowhere, and gives them to processes of the same user through a socket in a folder that only this user may
+enter. As with ssh-agent, anybody who works as this user can use the keys until then.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from fedhelp_edge.parcel.keys import Keys
 
 _MAX_MESSAGE_BYTES = 4096
 _GIVE, _LOCK = b"give\n", b"lock\n"
-_POLL_SECONDS = 5.0  # seconds between two looks at the clock, which may have been set or the machine asleep
+_POLL_SECONDS = 5.0  # between two looks at the clock, because it may be set and the machine may sleep
 
 
 def check_available(folder: Path) -> None:
-    """Refuse where keys cannot be held, or need not be."""
+    """Raise where the agent cannot hold the keys of a folder, or where they have no passphrase."""
     if not hasattr(socket, "AF_UNIX"):
         remedy = "name a file that holds the passphrase with --passphrase-file or FEDHELP_PASSPHRASE_FILE"
-        raise NotNowError("this system has no sockets that only one user may open", remedy=remedy)
+        raise NotNowError("this system has no sockets that only one user can open", remedy=remedy)
     if not keys.is_locked(folder):
         raise NotNowError("the coordinator's keys have no passphrase", remedy="nothing needs to be unlocked")
     _socket_path(folder)
 
 
 def held_keys(folder: Path) -> Keys | None:
-    """The keys of a folder, if somebody holds them unlocked."""
+    """The keys of a folder if an agent holds them unlocked, else None."""
     if not hasattr(socket, "AF_UNIX") or not keys.is_locked(folder):
         return None
     try:
@@ -53,14 +53,14 @@ def held_keys(folder: Path) -> Keys | None:
         )
         return loaded if loaded and loaded.public == keys.load_public(folder) else None
     except (FedhelpError, OSError, ValueError, KeyError, TypeError, UnsupportedAlgorithm):
-        return None  # then the passphrase is asked for
+        return None  # the caller asks for the passphrase then
 
 
 def start(folder: Path, unlocked_keys: Keys, minutes: float) -> None:
-    """Start a process that holds keys for so long."""
+    """Start an agent that holds unlocked keys for so many minutes."""
     stop(folder)
     socket_path = _socket_path(folder)
-    socket_path.unlink(missing_ok=True)  # of one that was killed
+    socket_path.unlink(missing_ok=True)  # of an agent that was killed
     command = [sys.executable, "-m", __name__, str(socket_path), str(minutes)]
     secret = {"sign": unlocked_keys.sign.private_bytes_raw().hex(), "identity": unlocked_keys.identity}
     process = subprocess.Popen(
@@ -68,18 +68,18 @@ def start(folder: Path, unlocked_keys: Keys, minutes: float) -> None:
     )
     output, _ = process.communicate(json.dumps(secret).encode())
     if output != b"ready\n":
-        raise InternalError("the process that should hold the keys did not start")
+        raise InternalError("the process that holds the keys did not start")
 
 
 def stop(folder: Path) -> bool:
-    """Make whoever holds the keys of a folder forget them; whether somebody did."""
+    """Stop the agent that holds the keys of a folder. Returns whether there was one."""
     with contextlib.suppress(OSError, FedhelpError):
         return bool(_request(folder, _LOCK))
     return False
 
 
 def _socket_path(folder: Path) -> Path:
-    """Where the process that holds the keys of a folder is reached."""
+    """The path of the agent's socket. Its folder belongs to this user alone, so nobody else can pose as the agent."""
     runtime_folder = Path(f"/run/user/{os.getuid()}")
     socket_folder = (
         runtime_folder / "fedhelp"
@@ -90,8 +90,8 @@ def _socket_path(folder: Path) -> Path:
         socket_folder.mkdir(mode=0o700)
     info = socket_folder.lstat()
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
-        remedy = f"remove {socket_folder}, or let its owner do so"
-        raise KeysModeError(f"{socket_folder.name} is not a folder that only this user may enter", remedy=remedy)
+        remedy = f"remove {socket_folder}, or ask its owner to remove it"
+        raise KeysModeError(f"{socket_folder.name} is not a folder that only this user can enter", remedy=remedy)
     identity = f"{folder.resolve()}\n{keys.load_public(folder).sign}"
     return socket_folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.sock"
 
@@ -108,7 +108,7 @@ def _request(folder: Path, command: bytes) -> bytes:
 
 
 def _is_same_user(connection: socket.socket) -> bool:
-    """Whether the other end is a process of this user, where the system says so; else the folder's mode must do."""
+    """Whether the other end is a process of this user. Where the system cannot tell, the folder's mode protects."""
     if not hasattr(socket, "SO_PEERCRED"):
         return True
     size = struct.calcsize("3i")
@@ -118,6 +118,7 @@ def _is_same_user(connection: socket.socket) -> bool:
 
 # --- the process ------------------------------------------------------------------------------
 def main(path: Path, minutes: float) -> None:
+    """The agent: read the keys from standard input, go to the background, and answer until the time is over."""
     import resource
 
     secret = sys.stdin.buffer.read(_MAX_MESSAGE_BYTES)
@@ -127,11 +128,11 @@ def main(path: Path, minutes: float) -> None:
         listener.bind(str(path))
         try:
             listener.listen()
-            if os.fork():  # whoever started it need not wait for its end
+            if os.fork():  # the parent does not wait for the agent to end
                 os._exit(0)
             print("ready", flush=True)
             null_device = os.open(os.devnull, os.O_RDWR)
-            for stream in (0, 1, 2):  # whoever started it and reads these need not wait either
+            for stream in (0, 1, 2):  # a parent that reads these does not wait either
                 os.dup2(null_device, stream)
             os.chdir("/")
             _serve(listener, secret, 60 * minutes)
@@ -143,7 +144,7 @@ def _serve(listener: socket.socket, secret: bytes, seconds: float) -> None:
     started, wall_started = time.monotonic(), time.time()
     while (remaining := seconds - max(time.monotonic() - started, time.time() - wall_started)) > 0:
         listener.settimeout(min(remaining, _POLL_SECONDS))
-        with contextlib.suppress(OSError):  # nobody came, or somebody went
+        with contextlib.suppress(OSError):  # nobody connected, or the other end hung up
             connection, _ = listener.accept()
             with connection:
                 connection.settimeout(_POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""What a round was made of, as a folder that anybody can check without a key."""
+"""Exports a round for audit: a folder that anybody can check without a key."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from server_ref.hub.hub import Hub
 
 
 def export_round(hub: Hub, round_: int, out: Path) -> int:
-    """The parcels of a round, the log up to its model, and who could sign what then; how many parcels there are.
+    """Write a round's parcels, the log up to its model, and the keys that could sign then. Returns the parcel count.
 
-    All of it is bound: the receipt of the model signs the log, and the log names the rest.
+    Nothing in the folder can be exchanged: the receipt of the model signs the log, and the log names all the rest.
     """
     lines = list(hub.database.lines())
     record = read_round([line for line, _ in lines], round_)
     if record is None:
-        raise NotNowError(f"round {round_} has no model, or one that the log does not name")
+        raise NotNowError(f"round {round_} has no model that the log names")
     last_seq, model_detail = record.model["seq"], record.model["detail"]
     round_charter, round_roster, hashes = _charter_and_roster(hub, model_detail["roster"])
     hashes += [
@@ -38,8 +38,8 @@ def export_round(hub: Hub, round_: int, out: Path) -> int:
             if hub.plain(row["hash"])[2]["log"]["length"] <= last_seq:
                 hashes.append(row["hash"])
     if os.path.lexists(out):
-        raise TargetExistsError(f"{out.name} is there already")
-    scratch = out.with_name(f".{out.name}.part")  # the folder is there whole or not at all
+        raise TargetExistsError(f"{out.name} exists already")
+    scratch = out.with_name(f".{out.name}.part")  # the folder appears whole or not at all
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     for hash_ in hashes:
@@ -57,7 +57,7 @@ def export_round(hub: Hub, round_: int, out: Path) -> int:
 
 
 def _charter_and_roster(hub: Hub, roster_hash: str) -> tuple[charter.Charter, roster.Roster, list[str]]:
-    """The charter and roster of that time, and the parcels that lead to them."""
+    """The charter and roster of that time, and the hashes of all charters and rosters up to them."""
     rosters = _hashes_up_to(hub, "roster", roster_hash)
     charters = _hashes_up_to(hub, "charter", hub.plain(roster_hash)[0].context["charter"])
     round_charter: charter.Charter | None = None

@@ -1,6 +1,6 @@
-"""What a person decided on the dashboard. The front writes it down; the next coordinator's command carries it out.
+"""Decisions that a person made on the dashboard. The front records them; the next coordinator command applies them.
 
-A decision names the update that was shown by its hash: whatever else comes of the same site is not decided by it.
+A decision names an update by its hash, so it never applies to anything else that the same site sent later.
 """
 
 from __future__ import annotations
@@ -19,31 +19,36 @@ RELEASE, REFUSE = "release", "refuse"
 
 
 def record(hub: Hub, hash_: str, decision: str) -> None:
+    """Record what a person decided about a quarantined update: RELEASE or REFUSE."""
     row = hub.database.row("SELECT code FROM shares WHERE hash = ? AND state = 'quarantined'", hash_)
     if row is None or decision not in (RELEASE, REFUSE):
         raise NotNowError("this update does not wait for a decision")
     if decision == RELEASE and row["code"] not in RELEASABLE_CODES:
-        raise NotNowError(f"a share with {row['code']} cannot be let in")
+        raise NotNowError(f"an update with {row['code']} cannot be released")
     with hub.database.transaction():
         hub.database.run("INSERT OR REPLACE INTO decisions VALUES (?, ?)", hash_, decision)
 
 
 def pending(hub: Hub) -> dict[str, str]:
-    """By the hash of an update, what was decided on it."""
+    """The recorded decisions that no command has applied yet, by the update's hash."""
     return {row["hash"]: row["what"] for row in hub.database.rows("SELECT * FROM decisions ORDER BY rowid")}
 
 
 def apply_and_judge(hub: Hub, coordinator_keys: Keys) -> list[dict[str, str]]:
-    """All that waits: what a person decided, and what came in."""
+    """Apply the recorded decisions, then judge every parcel that waits. Returns one result for each."""
     return apply(hub, coordinator_keys) + intake_judge.judge_waiting(hub, coordinator_keys)
 
 
 def describe(result: Mapping[str, str], prefix: str = "") -> list[str]:
+    """Lines for people about one result of judging."""
     return console.error_lines(f"{prefix}{result['site'] or 'a request'}: {result['state']} ", result)
 
 
 def apply(hub: Hub, coordinator_keys: Keys) -> list[dict[str, str]]:
-    """Before anything else is judged, so that what was decided is what was seen. Letting in waits for an open round."""
+    """Apply the recorded decisions. A release waits until a round is open.
+
+    Call it before anything else is judged, so that each decision applies to the state that the person saw.
+    """
     results = []
     for hash_, decision in pending(hub).items():
         if decision == RELEASE and lifecycle.newest_round(hub)["state"] != close.OPEN:

@@ -1,8 +1,8 @@
-"""A carrier folder: a stick, a synced folder or a network share. File names mean nothing, content decides.
+"""Exchanges parcels through a carrier folder: a stick, a synced folder or a network share.
 
-`to-coordinator/` is read: ordinary files only, and one that is still being copied waits. `from-coordinator/` is filled
-with what sites need now; what was damaged there is written again. Nothing of anybody else's is changed or removed, and
-no link is followed.
+File names mean nothing; the content decides. The hub reads ordinary files from `to-coordinator/` and skips a file that
+is still being copied. It writes what sites need now to `from-coordinator/`, and again where a file was damaged. It
+changes and removes nothing of anybody else's, and follows no link.
 """
 
 from __future__ import annotations
@@ -33,26 +33,24 @@ from server_ref.hub import current as hub_current
 from server_ref.hub.hub import Hub
 from server_ref.intake import receive
 
-_PARCEL_NAME = re.compile(
-    r"\.?([0-9a-f]{64})\.fhx(\.[0-9a-f]{12}\.part)?"
-)  # whole, or what a copy that was cut off has left
-_MAX_REFUSALS = 10_000  # files that were refused: a line of the log counts each of them once
-_INCOMPLETE = (TruncatedError, PayloadHashError)  # what a file looks like that is not all there yet
-_PROOFS_PART = re.compile(
-    rf"\.+{re.escape(CHARTER_PROOFS)}(\.[0-9a-f]{{12}}\.part)+"
-)  # which a kill has left unfinished
+_PARCEL_NAME = re.compile(r"\.?([0-9a-f]{64})\.fhx(\.[0-9a-f]{12}\.part)?")  # whole, or the rest of an interrupted copy
+_MAX_REFUSALS = 10_000  # refused files that the hub remembers, so that the log counts each of them once
+_INCOMPLETE = (TruncatedError, PayloadHashError)  # the errors of a file that is still being copied
+_PROOFS_PART = re.compile(rf"\.+{re.escape(CHARTER_PROOFS)}(\.[0-9a-f]{{12}}\.part)+")  # unfinished, after a kill
 
 
 @dataclass
 class ExchangeResult:
+    """What an exchange received, what it left for sites, and what it could not read. Printed as JSON."""
+
     taken: list[receive.IntakeResult] = field(default_factory=list)
-    waiting: list[str] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)  # files that are still being copied
     refused: list[dict[str, str]] = field(default_factory=list)
-    left: int = 0
+    left: int = 0  # parcels for sites
 
 
 def check_carrier(hub: Hub, folder: Path) -> None:
-    """Raise what is wrong with a carrier before anything is taken in or left."""
+    """Raise if a carrier folder cannot be used, before anything is received or left."""
     files.check_separate(folder, hub.home)
     for name in (TO_COORDINATOR, FROM_COORDINATOR):
         with _open_directory(folder / name):
@@ -60,6 +58,7 @@ def check_carrier(hub: Hub, folder: Path) -> None:
 
 
 def exchange(hub: Hub, folder: Path) -> ExchangeResult:
+    """Receive what sites left in a carrier folder, then leave what they need."""
     result = ExchangeResult()
     collect(hub, folder / TO_COORDINATOR, result)
     result.left = deliver(hub, folder / FROM_COORDINATOR, result)
@@ -67,6 +66,7 @@ def exchange(hub: Hub, folder: Path) -> ExchangeResult:
 
 
 def collect(hub: Hub, folder: Path, result: ExchangeResult) -> None:
+    """Receive every file of a folder. A refused file is noted in the result and hinders no other."""
     refused: dict[str, FedhelpError] = {}
     with _open_directory(folder) as directory:
         for name in directory.names():
@@ -78,7 +78,7 @@ def collect(hub: Hub, folder: Path, result: ExchangeResult) -> None:
                 identity = f"{name}|{info.st_size}|{info.st_mtime_ns}"
                 with directory.reading(name) as file:
                     result.taken.append(receive.receive_open(hub, file))
-            except FileNotFoundError:  # taken away meanwhile
+            except FileNotFoundError:  # removed meanwhile
                 continue
             except _INCOMPLETE:
                 result.waiting.append(files.printable_name(name))
@@ -96,7 +96,10 @@ def collect(hub: Hub, folder: Path, result: ExchangeResult) -> None:
 
 
 def deliver(hub: Hub, folder: Path, result: ExchangeResult | None = None) -> int:
-    """Everything that sites need now, whole; what we left before and nobody needs any more goes."""
+    """Leave every parcel that sites need now, and remove those of ours that nobody needs any more.
+
+    Returns how many parcels lie there for sites.
+    """
     result = result or ExchangeResult()
     sources = {f"{hash_}.fhx": hub.database.path(hash_) for hash_ in hub_current.all_parcels(hub)}
     hub_hashes = {row["hash"] for row in hub.database.rows("SELECT hash FROM parcels")}
@@ -108,17 +111,17 @@ def deliver(hub: Hub, folder: Path, result: ExchangeResult | None = None) -> int
         for name in directory.names():
             match = _PARCEL_NAME.fullmatch(name)
             if name not in sources and ((match and match[1] in hub_hashes) or _PROOFS_PART.fullmatch(name)):
-                with suppress(OSError):  # a folder of this name, or a file of which another was quicker
+                with suppress(OSError):  # a folder of this name, or somebody else was quicker
                     directory.remove(name)
     return len(sources)
 
 
 def _write_file(directory: files.SharedFolder, name: str, source: BinaryIO, result: ExchangeResult) -> None:
-    """Leave one file. What stands in its way and cannot be replaced is named, and the others are left all the same."""
+    """Write one file. One that cannot be replaced is noted in the result, and hinders no other."""
     try:
         directory.put(name, source)
     except (IsADirectoryError, PermissionError):
-        with suppress(FileNotFoundError):  # then it is the whole folder that may not be written
+        with suppress(FileNotFoundError):  # missing: the whole folder cannot be written
             directory.stat(name)
             result.refused.append({"file": name, "code": FileKindError.code, "cause": f"{name} cannot be replaced"})
             return
@@ -133,7 +136,7 @@ def _open_directory(folder: Path) -> Iterator[files.SharedFolder]:
 
 
 def _log_refusals(hub: Hub, refused: Mapping[str, FedhelpError]) -> None:
-    """A file that lies there for weeks is refused at each visit, and counted at the first, in one line for all."""
+    """Log refused files, in one line for all. A file that stays for weeks is refused each time, but logged once."""
     counts: Counter[str] = Counter()
     with hub.database.transaction():
         for identity, error in refused.items():

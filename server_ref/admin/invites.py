@@ -1,4 +1,4 @@
-"""An invite as people carry it: a code, a file that holds all that joining takes, and a picture of the code."""
+"""Invites as people carry them: a code, a file with everything that joining needs, and a QR code."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ _MAX_FILE_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class IssuedInvite:
+    """An invite for one site, as its site receives it."""
+
     site: str
     code: str
     url: str
@@ -36,11 +38,12 @@ class IssuedInvite:
     charters: tuple[bytes, ...]  # the parcels, first version first
 
     @property
-    def told(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         return {"site": self.site, "code": self.code, "url": self.url, "federation": self.federation}
 
 
 def issue(hub: Hub, name: str, tier: str, days: int) -> IssuedInvite:
+    """Create an invite for a new site, valid for so many days."""
     code, site = hub.invite(name, tier, days)
     charter_rows = hub.database.rows("SELECT hash FROM parcels WHERE kind = 'charter' ORDER BY number")
     return IssuedInvite(
@@ -49,18 +52,18 @@ def issue(hub: Hub, name: str, tier: str, days: int) -> IssuedInvite:
 
 
 def check_target(hub: Hub, path: Path) -> None:
-    """Refuse a place where the files cannot be written, before there is an invite."""
+    """Raise if the invite's files cannot be written to this path. Call it before the invite exists."""
     if not path.parent.is_dir():
-        raise FileMissingError(f"the folder {path.parent.name} is not there")
+        raise FileMissingError(f"the folder {path.parent.name} does not exist")
     if _is_abandoned(hub, path):
         return
     for target in (path, _qr_path(path)):
         if os.path.lexists(target):
-            raise TargetExistsError(f"{target.name} is there already")
+            raise TargetExistsError(f"{target.name} exists already")
 
 
 def clear_target(hub: Hub, path: Path) -> None:
-    """Make room for the files, where an attempt that was cut off left some."""
+    """Remove the files of an interrupted attempt, so that the path is free."""
     check_target(hub, path)
     for target in (_qr_path(path), path):
         target.unlink(missing_ok=True)
@@ -68,7 +71,7 @@ def clear_target(hub: Hub, path: Path) -> None:
 
 
 def _is_abandoned(hub: Hub, path: Path) -> bool:
-    """Whether a file holds an invite of this hub that the hub never came to know: nobody can join by it."""
+    """Whether a file holds an invite of this hub that the hub never stored: nobody can join with it."""
     try:
         with files.reading(path, follow=False) as file:
             fields = json.loads(file.read(_MAX_FILE_BYTES))
@@ -81,14 +84,14 @@ def _is_abandoned(hub: Hub, path: Path) -> bool:
 
 
 def write_files(path: Path, invite: IssuedInvite) -> Path | None:
-    """The file, and beside it the picture: code, URL and federation, for a camera. None where nothing here can draw it.
+    """Write the invite file and beside it a QR code with the invite's code, URL and federation.
 
-    Both are written, or nothing.
+    Both are written, or nothing. Returns the QR code's path, or None where the package that draws it is missing.
     """
     qr_image = draw_qr(f"{invite.code} {invite.url} {invite.federation}") if find_spec("segno") else b""
-    fields = {**invite.told, "charters": [base64.b64encode(charter).decode() for charter in invite.charters], "v": 1}
+    content = {**invite.fields, "charters": [base64.b64encode(charter).decode() for charter in invite.charters], "v": 1}
     with files.writing(path) as file:
-        file.write(json.dumps(fields, indent=1).encode() + b"\n")
+        file.write(json.dumps(content, indent=1).encode() + b"\n")
     if not qr_image:
         return None
     try:
@@ -105,6 +108,7 @@ def _qr_path(path: Path) -> Path:
 
 
 def draw_qr(text: str) -> bytes:
+    """A QR code as a PNG file."""
     import segno
 
     buffer = io.BytesIO()
@@ -113,7 +117,7 @@ def draw_qr(text: str) -> bytes:
 
 
 def list_all(hub: Hub) -> list[dict[str, str]]:
-    """Every invite, and whether somebody can still come in by it."""
+    """Every invite with its state, sorted by site."""
     requested = {row["invite"] for row in hub.database.rows("SELECT invite FROM requests WHERE state = 'waiting'")}
     invites = []
     for row in hub.database.rows("SELECT * FROM invites ORDER BY site"):
@@ -130,7 +134,7 @@ def list_all(hub: Hub) -> list[dict[str, str]]:
 
 
 def cancel(hub: Hub, name: str) -> dict[str, str]:
-    """Let nobody in any more by an invite, which is named by its site's id, or by a name that only one has."""
+    """Cancel an invite. It is named by its site's id, or by a site name that only one open invite has."""
     invites = list_all(hub)
     matches = [row for row in invites if row["site"] == name] or [
         row for row in invites if row["name"] == name and row["state"] in ("open", "asked", "expired")
@@ -141,7 +145,7 @@ def cancel(hub: Hub, name: str) -> dict[str, str]:
         raise AmbiguousError(f"{len(matches)} invites are for {name!r}: {', '.join(row['site'] for row in matches)}")
     (row,) = matches
     if row["state"] in ("used", "cancelled"):
-        remedy = f"'fedhelp-coordinator revoke {row['site']}' shuts a site out" if row["state"] == "used" else ""
+        remedy = f"'fedhelp-coordinator revoke {row['site']}' excludes a site" if row["state"] == "used" else ""
         raise NotNowError(f"the invite of {row['site']} is {row['state']}", remedy=remedy)
     hub.cancel_invite(row["site"])
     return {**row, "state": "cancelled"}

@@ -1,7 +1,7 @@
-"""What happens once in years: a backup, a hub that comes back from one, and new keys.
+"""Backup, restore, and the rotation of keys.
 
-A hub from a backup has forgotten what it said since, and a new coordinator's key makes the old one's orders void. Both
-begin a new epoch, which only the root key can: sites compare (epoch, version) and never go back.
+A restored hub has forgotten what it published since the backup, and a new coordinator's key voids the old key's tasks.
+Both begin a new epoch, which only the root key can sign: sites compare (epoch, version) and never go back.
 """
 
 from __future__ import annotations
@@ -27,14 +27,12 @@ from server_ref.hub.hub import COORDINATOR, FRONT, Hub
 from server_ref.intake.judge import round_key
 from server_ref.rounds import close, lifecycle, opening
 
-_FOLDERS = ("parcels", "models", "round-keys")  # neither the root key nor what is plain: shares are opened again
-_TAR_END = bytes(
-    2 * tarfile.BLOCKSIZE
-)  # of a tar file: without it some files may be missing, which tarfile does not mind
+_FOLDERS = ("parcels", "models", "round-keys")  # not the root key, and no decrypted updates: those are opened again
+_TAR_END = bytes(2 * tarfile.BLOCKSIZE)  # tarfile accepts an archive without it, which may lack files
 
 
 def backup(hub: Hub, path: Path) -> None:
-    """The whole hub in one file, as it is at this moment; the keys in it are locked as they are in the hub."""
+    """Write the hub as it is now to one file. The keys stay encrypted with the same passphrase as in the hub."""
     files.remove_partials(path)
     database_copy = hub.home / f".{os.urandom(8).hex()}.part"
     try:
@@ -54,7 +52,7 @@ def _skip_hidden(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 
 def check_restore(home: Path, path: Path) -> None:
-    """Refuse a backup that is not there, or a place that is taken, before anybody types a passphrase."""
+    """Raise if the backup is missing or the new home is in use. Call it before anybody types a passphrase."""
     if home.exists() and any(home.iterdir()):
         raise TargetExistsError(f"{home.name} is in use already")
     with files.reading(path):
@@ -62,9 +60,10 @@ def check_restore(home: Path, path: Path) -> None:
 
 
 def restore(home: Path, path: Path, root_keys: Keys, ask_passphrase: Callable[[], str], *, older: bool = False) -> Hub:
-    """A hub from its backup, in a new epoch: what it said after the backup, nobody holds against it.
+    """Restore a hub from its backup, in a new epoch, so that sites accept it although it forgot what came later.
 
-    A backup without the coordinator's memory is only taken where a person says that an `older` program made it.
+    A backup without the coordinator's memory is refused unless a person says that an `older` version made it: else
+    somebody could remove the memory, and the hub would no longer notice changed rows.
     """
     check_restore(home, path)
     scratch = work_folder(home)
@@ -74,7 +73,7 @@ def restore(home: Path, path: Path, root_keys: Keys, ask_passphrase: Callable[[]
         hub = _unpack(path, scratch)
         if not older and not hub.memory.exists():
             remedy = "take another backup; if an older version of this program made it, add --from-older-version"
-            raise BadBackupError(f"{path.name} lacks what the coordinator remembered of its hub", remedy=remedy)
+            raise BadBackupError(f"{path.name} lacks the coordinator's memory", remedy=remedy)
         coordinator_keys = hub.coordinator_keys(ask_passphrase)
         hub.check()
         begin_epoch(hub, coordinator_keys, [root_keys])
@@ -99,17 +98,17 @@ def _unpack(path: Path, scratch: Path) -> Hub:
             if file.read(len(_TAR_END)) != _TAR_END:
                 raise tarfile.ReadError("cut off between two files")
             tar.extractall(scratch, filter="data")
-        shutil.rmtree(scratch / "shares", ignore_errors=True)  # of an older backup: opened again from what was sent
+        shutil.rmtree(scratch / "shares", ignore_errors=True)  # of an older backup: opened again from the parcels
         (scratch / "shares").mkdir()
         hub = Hub(scratch)
         hub.database.reconcile()
     except (tarfile.TarError, sqlite3.DatabaseError, HubDamagedError, NoHubError):
-        raise BadBackupError(f"{path.name} is no backup of a hub, or it is damaged") from None
+        raise BadBackupError(f"{path.name} is not a backup of a hub, or it is damaged") from None
     return hub
 
 
 def begin_epoch(hub: Hub, coordinator_keys: Keys, root_keys: Sequence[Keys]) -> None:
-    """A charter that voids all earlier orders, and the roster and model anew under it."""
+    """Publish a charter that voids all earlier tasks, and the roster and the model again under it."""
     old_charter, old_roster = hub.charter, hub.roster
     check_root_key(old_charter, root_keys[0].public)
     with hub.database.transaction():
@@ -120,11 +119,14 @@ def begin_epoch(hub: Hub, coordinator_keys: Keys, root_keys: Sequence[Keys]) -> 
 
 
 def rotate_coordinator(hub: Hub, old_keys: Keys, new_keys: Keys, root_keys: Keys, passphrase: str | None) -> None:
-    """Another coordinator's key, in force from the commit on. Until `settle` both open the rounds' keys."""
+    """Replace the coordinator's key. The new one is in force from the commit on.
+
+    Until `finish_rotation` both keys open the rounds' keys, so that an interruption at any point loses nothing.
+    """
     check_root_key(hub.charter, root_keys.public)
     folder = hub.home / f"{COORDINATOR}-{hub.charter.version + 1}"
     _note_rotation(hub, coordinator=folder.name)
-    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut off
+    shutil.rmtree(folder, ignore_errors=True)  # of an interrupted attempt
     keys.save(folder, new_keys, passphrase)
     _reseal_round_keys(hub, old_keys, [old_keys, new_keys])
     with hub.database.transaction():
@@ -132,7 +134,7 @@ def rotate_coordinator(hub: Hub, old_keys: Keys, new_keys: Keys, root_keys: Keys
         hub.database.set_fact("boss", folder.name)
         if hub.database.memory:
             hub.database.memory.rekey(folder.name, new_keys)
-        if hub.database.fact("knowledge"):  # which no newcomer would take from the old key
+        if hub.database.fact("knowledge"):  # new sites would refuse it, signed with the old key
             with parcel.open(hub.database.path(hub.newest_parcel("knowledge")["hash"]), parcel.any_signer) as opened:
                 hub.publish_knowledge(new_keys, opened.body)
 
@@ -140,7 +142,7 @@ def rotate_coordinator(hub: Hub, old_keys: Keys, new_keys: Keys, root_keys: Keys
 def rotate_root(
     hub: Hub, coordinator_keys: Keys, old_root: Keys, new_root: Keys, folder: Path, passphrase: str | None
 ) -> None:
-    """Another root key, to which later shares are archived. Both sign, so that every site follows."""
+    """Replace the root key, to which later updates are archived. Both sign the charter, so that every site follows."""
     current, roster = hub.charter, hub.roster
     check_root_key(current, old_root.public)
     check_root_folder(hub, folder)
@@ -154,9 +156,9 @@ def rotate_root(
         _republish(hub, coordinator_keys, roster, new_root.public.recipient)
 
 
-# --- a change of keys that was cut off -------------------------------------------------------------
+# --- interrupted rotations ------------------------------------------------------------------------
 def is_rotation_done(hub: Hub, root_folder: Path | None) -> bool:
-    """Whether the change of the root key, or of the coordinator's, was made by a command that was cut off later."""
+    """Whether an interrupted command has replaced the key already: that root key, or the coordinator's."""
     rotation = _begun_rotation(hub)
     if root_folder is None:
         return rotation.get("coordinator") == hub.coordinator_folder.name
@@ -167,7 +169,7 @@ def is_rotation_done(hub: Hub, root_folder: Path | None) -> bool:
 
 
 def check_root_folder(hub: Hub, folder: Path) -> None:
-    """Refuse a folder for a new root key that holds keys, unless they are of an attempt that was cut off."""
+    """Raise if a folder for a new root key holds keys already, unless an interrupted attempt left them."""
     begun_root = _begun_rotation(hub).get("root")
     is_leftover = (
         begun_root
@@ -180,8 +182,10 @@ def check_root_folder(hub: Hub, folder: Path) -> None:
 
 
 def finish_rotation(hub: Hub, coordinator_keys: Keys, *, reported: bool = False) -> None:
-    """End a change of the coordinator's key, or what an attempt at it has left: only the key in force opens the
-    rounds' keys. A changed root key leaves nothing to do, once the command has told of it."""
+    """End a rotation, or an interrupted attempt: afterwards only the coordinator's key in force opens the rounds' keys.
+
+    A root key needs nothing but its note removed, once the command has `reported` the rotation.
+    """
     rotation = _begun_rotation(hub)
     if name := rotation.get("coordinator"):
         _reseal_round_keys(hub, coordinator_keys, [coordinator_keys])
@@ -190,7 +194,7 @@ def finish_rotation(hub: Hub, coordinator_keys: Keys, *, reported: bool = False)
     if (name or reported) and rotation:
         if hub.database.memory:
             hub.database.memory.close()
-        _rotation_note(hub).unlink(missing_ok=True)  # last of all: until then the command may be typed again
+        _rotation_note(hub).unlink(missing_ok=True)  # last: until then the command can be repeated
 
 
 def _reseal_round_keys(hub: Hub, coordinator_keys: Keys, readers: Sequence[Keys]) -> None:
@@ -199,7 +203,7 @@ def _reseal_round_keys(hub: Hub, coordinator_keys: Keys, readers: Sequence[Keys]
 
 
 def _rotation_note(hub: Hub) -> Path:
-    return hub.memory.with_name("new-keys.json")  # where the front cannot write
+    return hub.memory.with_name("new-keys.json")  # in a folder where the front cannot write
 
 
 def _note_rotation(hub: Hub, **target: str) -> None:
@@ -207,13 +211,13 @@ def _note_rotation(hub: Hub, **target: str) -> None:
 
 
 def _begun_rotation(hub: Hub) -> dict[str, str]:
-    """Which change of keys was begun: to the keys in a folder of the hub, or to a root key."""
+    """The rotation that was begun: {"coordinator": the new folder's name}, {"root": the new public key}, or nothing."""
     try:
         return dict(json.loads(_rotation_note(hub).read_bytes()))
     except FileNotFoundError:
         return {}
     except (ValueError, TypeError):
-        raise HubDamagedError("the note of a change of keys is damaged") from None
+        raise HubDamagedError("the note about a rotation of keys is damaged") from None
 
 
 def check_root_key(current: charter.Charter, public_keys: PublicKeys) -> None:
@@ -223,7 +227,7 @@ def check_root_key(current: charter.Charter, public_keys: PublicKeys) -> None:
 
 
 def _void_open_round(hub: Hub) -> None:
-    """The open round's order is void with its epoch."""
+    """Cancel the open round: a new epoch voids its task."""
     newest = lifecycle.newest_round(hub)
     if newest["state"] == close.OPEN:
         lifecycle.cancel_round(hub, newest)

@@ -1,4 +1,4 @@
-"""The coordinator at work: the hub open, its keys at hand, nobody else writing, and everything that waited judged."""
+"""What a command works with: an open hub, the unlocked keys, and the lock that keeps other commands from writing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WRITER_LOCK = "writer.lock"
 
 @contextmanager
 def open_hub(home: Path) -> Iterator[Hub]:
-    """A hub to look at."""
+    """Open a hub for reading."""
     hub = Hub(shell.home_folder(home))
     try:
         yield hub
@@ -31,7 +31,10 @@ def open_hub(home: Path) -> Iterator[Hub]:
 def unlocked_hub(
     home: Path, passphrase_file: Path | None, *, judge: bool = True, precheck: Callable[[Hub], object] = bool
 ) -> Iterator[tuple[Hub, Keys]]:
-    """A hub to work on. `before` refuses what needs no key to refuse, so that nobody types a passphrase in vain."""
+    """Open a hub for writing, with the coordinator's keys, and judge everything that waits unless `judge` is false.
+
+    `precheck` raises whatever can be refused without a key, so that nobody types a passphrase in vain.
+    """
     with open_hub(home) as hub:
         precheck(hub)
         coordinator_keys = load_coordinator_keys(hub, passphrase_file)
@@ -45,7 +48,7 @@ def unlocked_hub(
 
 
 def load_coordinator_keys(hub: Hub, passphrase_file: Path | None) -> Keys:
-    """The coordinator's keys, as `unlock` holds them, else by the passphrase."""
+    """The coordinator's keys: from the agent that `unlock` started, or else with the passphrase."""
     unlocked = None if passphrase_file else agent.held_keys(hub.coordinator_folder)
     if unlocked is None:
         return hub.coordinator_keys(passphrase.provider(passphrase_file, "coordinator's passphrase"))
@@ -54,12 +57,13 @@ def load_coordinator_keys(hub: Hub, passphrase_file: Path | None) -> Keys:
 
 
 def load_root_keys(folder: Path, passphrase_file: Path | None) -> Keys:
-    """The root key, from where the person keeps it."""
+    """The root keys from the folder where the person keeps them, with their passphrase."""
     read_root_public_keys(folder)
     return keys.load(folder, passphrase.provider(passphrase_file, "root key's passphrase"))
 
 
 def read_root_public_keys(folder: Path) -> PublicKeys:
+    """The public half of the root keys. It needs no passphrase."""
     try:
         return keys.load_public(folder)
     except NoKeysError as error:
@@ -68,7 +72,7 @@ def read_root_public_keys(folder: Path) -> PublicKeys:
 
 @contextmanager
 def write_lock(hub: Hub) -> Iterator[None]:
-    """One command at a time changes a hub; what a crash left behind goes first."""
+    """Let one command at a time change a hub. First repair what a crash left behind."""
     if not hub.home.is_dir():
         raise NoHubError(f"{hub.home.name} holds no hub")
     with lock.exclusive(hub.home / WRITER_LOCK):

@@ -1,4 +1,4 @@
-"""Who asks to join, who belongs, and how each stands: for the command line and the dashboard."""
+"""The state of requests, sites and rounds, as the command line and the dashboard show it."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _ALARM_DAYS = 30
 
 
 def join_requests(hub: Hub) -> list[dict[str, Any]]:
-    """Requests that proved their invite and wait for a person; on a contested invite, requests bring different keys."""
+    """Requests that proved their invite and wait for a person. A contested invite has requests with different keys."""
     requests = enrolment.waiting_requests(hub)
     contested = enrolment.contested_invites(requests)
     invites = {row["id"]: row for row in hub.database.rows("SELECT id, name, tier FROM invites")}
     return [
         {
-            "site": request.site, "name": invites[request.row["invite"]]["name"], "tier": invites[request.row["invite"]]["tier"],
-            "asked_as": request.row["name"], "words": request.words, "hash": request.hash,
-            "contested": request.row["invite"] in contested,
+            "site": request.site, "name": invite["name"], "tier": invite["tier"], "asked_as": request.row["name"],
+            "words": request.words, "hash": request.hash, "contested": invite["id"] in contested,
         }
         for request in requests
+        for invite in [invites[request.row["invite"]]]
     ]  # fmt: skip
 
 
 def alarms(hub: Hub) -> list[dict[str, Any]]:
-    """Sites whose invite somebody else knows too: other keys asked on it, now or in the last weeks."""
+    """Sites whose invite somebody else knows too: other keys used it, now or in the last 30 days."""
     since = format_time(hub.now - timedelta(days=_ALARM_DAYS))
     asking = {request["site"] for request in join_requests(hub) if request["contested"]}
     alarm_of: dict[str, dict[str, Any]] = {}
@@ -44,16 +44,16 @@ def alarms(hub: Hub) -> list[dict[str, Any]]:
         member = hub.roster.site(site)
         if site in asking or (member and member.status == ACTIVE and row["time"] >= since):
             cause = (
-                "different keys ask on one invite: nobody is let in before a person has compared the words"
+                "requests with different keys use one invite: compare the words by phone before you approve one"
                 if site in asking
-                else "other keys asked on this invite too: phone the site, and compare its words with 'roster'"
+                else "other keys used this invite too: phone the site and compare its words with 'roster'"
             )
             alarm_of[site] = {"site": site, "time": row["time"], "cause": cause}
     return list(alarm_of.values())
 
 
 def quarantined_updates(hub: Hub) -> list[dict[str, Any]]:
-    """The updates that wait for a person, each with what was decided on the dashboard and not carried out yet."""
+    """The updates in quarantine, each with the dashboard's decision that no command has applied yet."""
     decision_of = decisions.pending(hub)
     return [
         {name: row[name] for name in ("site", "round", "hash", "code", "cause")}
@@ -63,24 +63,24 @@ def quarantined_updates(hub: Hub) -> list[dict[str, Any]]:
 
 
 def summary(hub: Hub) -> dict[str, Any]:
-    """Where the federation stands: the round, every site's last news, what waits."""
+    """The state of the federation: the round, every site, and what waits."""
     row = lifecycle.newest_round(hub)
     accepted, missing = lifecycle.accepted_and_missing(hub, row) if row["state"] == close.OPEN else ([], [])
-    request_count = hub.database.row("SELECT count(*) AS n FROM requests WHERE state = 'waiting'")
-    received_count = hub.database.row("SELECT count(*) AS n FROM shares WHERE state = 'received'")
+    request_count = hub.database.only("SELECT count(*) AS n FROM requests WHERE state = 'waiting'")["n"]
+    received_count = hub.database.only("SELECT count(*) AS n FROM shares WHERE state = 'received'")["n"]
     return {
         "federation": hub.federation, "name": hub.plan.name, "round": row["round"], "rounds": hub.plan.rounds,
         "state": "finished" if lifecycle.is_finished(hub) else row["state"], "closes": row["closes"],
         "model": row["model"] or row["base"],
-        "accepted": accepted, "missing": missing, "received": received_count["n"] if received_count else 0,
-        "quarantined": quarantined_updates(hub), "requests": request_count["n"] if request_count else 0, "alarms": alarms(hub),
+        "accepted": accepted, "missing": missing, "received": received_count,
+        "quarantined": quarantined_updates(hub), "requests": request_count, "alarms": alarms(hub),
         "sites": sites(hub),
         "roster_expires": format_time(hub.roster.expires), "log": {"length": hub.database.head().length},
     }  # fmt: skip
 
 
 def sites(hub: Hub) -> list[dict[str, Any]]:
-    """Every site of the roster, and when it was last heard of."""
+    """Every site of the roster, with the time of its last message and the number of images that it claims."""
     last_received = {
         json.loads(row["detail"]).get("site"): row["time"]
         for row in hub.database.rows("SELECT time, detail FROM log WHERE type = 'received' ORDER BY seq")
@@ -98,15 +98,15 @@ def sites(hub: Hub) -> list[dict[str, Any]]:
 
 
 def _claimed_examples(facts: str) -> int | None:
-    """How many training images a site claims in a share, once that was opened."""
+    """The number of training images that an opened update claims."""
     examples: int | None = json.loads(facts).get("examples")
     return examples
 
 
 def accuracy_by_round(hub: Hub) -> list[dict[str, Any]]:
-    """How good each round's merged model was, by what the sites of the round after it claim to have measured.
+    """The accuracy of each round's merged model, as the sites of the next round claim to have measured it.
 
-    One false claim cannot move the middle one of many far; the sums of all would follow it anywhere.
+    The median of the sites counts: one false claim cannot move it far, but could move a mean anywhere.
     """
     figures = []
     for row in hub.database.rows(

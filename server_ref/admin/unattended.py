@@ -1,4 +1,4 @@
-"""One look of the unattended coordinator: everything that is due now, and no more."""
+"""One step of the unattended coordinator: everything that is due now."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from server_ref.rounds import close, lifecycle, opening
 
 
 def step(hub: Hub, coordinator_keys: Keys, via: Path | None, news: list[str] | None = None) -> tuple[bool, list[str]]:
-    """Take in, judge, merge what is due, open the next round, hand out; whether all is done, and what is new.
+    """Collect, judge, merge if due, open the next round, deliver. Returns whether all rounds are done, and the news.
 
-    A carrier that is away hinders nothing else: it is told of once the rest is done, and `news` has what was done.
+    A carrier that cannot be reached hinders nothing else: its error is raised last, when `news` holds the rest.
     """
     news = [] if news is None else news
     carrier_error: FedhelpError | OSError | None = None
@@ -44,13 +44,13 @@ def _advance_round(hub: Hub, coordinator_keys: Keys, news: list[str]) -> bool:
             outcome = close.aggregate(hub, coordinator_keys)
         except QuorumError as error:
             if lifecycle.newest_round(hub)["state"] == close.OPEN:
-                return False  # it is not due
+                return False  # not due yet
             news.append(f"the round failed: {error.cause}")
         else:
-            news.append(f"round {outcome['round']}: {len(outcome['accepted'])} shares merged")
+            news.append(f"round {outcome['round']}: {len(outcome['accepted'])} updates merged")
     if lifecycle.is_finished(hub):
         return True
     if not hub.roster.active(lifecycle.newest_round(hub)["round"] + 1):
-        return False  # nobody would come
+        return False  # no site would take part
     news.append(f"round {opening.open_next(hub, coordinator_keys).round} is open")
     return False

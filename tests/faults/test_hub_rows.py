@@ -415,7 +415,7 @@ def test_a_backup_without_the_coordinators_memory_is_taken_only_as_an_older_prog
         file, place = fed.folder / "backup.tar", fed.folder / "again"
         recovery.backup(fed.hub, file)
         root = keys.load(fed.hub.home / ROOT, nobody)
-        with pytest.raises(BadBackupError, match="lacks what the coordinator remembered"):
+        with pytest.raises(BadBackupError, match="lacks the coordinator's memory"):
             recovery.restore(place, file, root, nobody)
         if fed is old:
             assert recovery.restore(place, file, root, nobody, older=True).charter.epoch == 2

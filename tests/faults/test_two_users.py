@@ -36,28 +36,28 @@ def user(number: int) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def program() -> tuple[str, ...]:
-    """The command line, by a Python of this version that other users can run, too."""
+    """The command line, run by a Python of this version that other users can run too."""
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     for python in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
-        again = "import subprocess, sys, server_ref; subprocess.run([sys.executable, '-c', ''], check=True)"
+        check = "import subprocess, sys, server_ref; subprocess.run([sys.executable, '-c', ''], check=True)"
         if Path(python).exists():
-            tried = [*user(FRONT), python, "-c", again]
-            if not subprocess.run(tried, env=ENVIRONMENT, capture_output=True, check=False).returncode:
+            attempt = [*user(FRONT), python, "-c", check]
+            if not subprocess.run(attempt, env=ENVIRONMENT, capture_output=True, check=False).returncode:
                 return (python, *command.COORDINATOR[1:])
     pytest.skip("another user of this machine cannot run this Python")
 
 
 @pytest.fixture
 def home(program: tuple[str, ...]) -> Iterator[Path]:
-    """A hub that the coordinator's user made, shared as the page says; where both users can reach it."""
+    """A hub that the coordinator's user created and shared as the page says."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         os.chown(folder, COORDINATOR, GROUP)
         (Path(folder) / "plan.toml").write_text(PLAN)
-        made = coordinator(
+        created = coordinator(
             program, Path(folder) / "hub", "init", "--plan", Path(folder) / "plan.toml", "--no-passphrase"
         )
-        assert made.returncode == 0, made.stderr
+        assert created.returncode == 0, created.stderr
         page = (ROOT / "docs" / "coordinator.md").read_text(encoding="utf-8")
         script = re.findall(r"```sh\n# two users, one hub\n(.*?)```", page, re.S)[0]
         for name, number in (("fedhelp-front", FRONT), ("fedhelp-hub", GROUP), ("/srv/fedhelp/hub", f"{folder}/hub")):
@@ -66,9 +66,9 @@ def home(program: tuple[str, ...]) -> Iterator[Path]:
         yield Path(folder) / "hub"
 
 
-def coordinator(program: tuple[str, ...], home: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
+def coordinator(program: tuple[str, ...], home: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return command.run(
-        *words, "--home", home, home=home.parent, program=program, before=user(COORDINATOR), env=ENVIRONMENT
+        *arguments, "--home", home, home=home.parent, program=program, before=user(COORDINATOR), env=ENVIRONMENT
     )  # fmt: skip
 
 
@@ -80,41 +80,41 @@ def ending(process: subprocess.Popen[str]) -> Iterator[None]:
         process.kill()
 
 
-def test_a_round_is_played_while_the_front_is_a_user_who_can_read_no_key_and_no_share(
+def test_a_round_is_played_while_the_front_is_a_user_who_can_read_no_key_and_no_update(
     home: Path, program: tuple[str, ...]
 ) -> None:
-    def answer(*words: str | Path) -> dict[str, Any]:
-        done = coordinator(program, home, *words, "--json")
-        assert done.returncode == 0, done.stderr
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+    def answer(*arguments: str | Path) -> dict[str, Any]:
+        process = coordinator(program, home, *arguments, "--json")
+        assert process.returncode == 0, process.stderr
+        result: dict[str, Any] = json.loads(process.stdout)
+        return result
 
     environment = {**os.environ, **ENVIRONMENT, "HOME": str(home.parent)}
     serve = [*user(FRONT), *program, "serve", "--home", str(home), "--port", "0", "--json"]
     with subprocess.Popen(serve, env=environment, stdout=subprocess.PIPE, text=True) as front, ending(front):
         assert front.stdout
         port = int(json.loads(front.stdout.readline())["url"].rsplit(":", 1)[1])
-        own = hubs.Hub(home)
-        client = Client(port, own.federation)
+        hub = hubs.Hub(home)
+        client = Client(port, hub.federation)
         clinics = []
         for number in range(2):
-            clinic = Clinic(own.federation, home.parent / f"clinic{number}")
-            told = answer("invite", f"Clinic {number}", "--tier", "small")
-            clinic.id = str(told["site"])
-            assert client.begin(clinic.ask_in(str(told["code"])), first=10**6).status == 201
+            clinic = Clinic(hub.federation, home.parent / f"clinic{number}")
+            invited = answer("invite", f"Clinic {number}", "--tier", "small")
+            clinic.id = str(invited["site"])
+            assert client.begin(clinic.ask_in(str(invited["code"])), first=10**6).status == 201
             clinics.append(clinic)
         assert answer("requests") == {"requests": [], "schema_version": 1}
         assert answer("open")["round"] == 1
-        order = own.tasks(1)[1]
+        task = hub.tasks(1)[1]
         for clinic in clinics:
             arrays = {
-                name: array + 0.01 * (clinic is clinics[0]) + 0.01 for name, array in own.model(order.base).items()
+                name: array + 0.01 * (clinic is clinics[0]) + 0.01 for name, array in hub.model(task.base).items()
             }
-            client.send(clinic.give(order, arrays))
+            client.send(clinic.give(task, arrays))
         (home.parent / "stick").mkdir()
         os.chown(home.parent / "stick", COORDINATOR, GROUP)
-        assert answer("exchange", home.parent / "stick")["refused"] == []  # it signs "received" too
-        shut = [name for name in ("coordinator", "round-keys", "shares", "models", "root", "coordinator/keys.txt")
+        assert answer("exchange", home.parent / "stick")["refused"] == []  # the exchange signs receipts too
+        unreadable = [name for name in ("coordinator", "round-keys", "shares", "models", "root", "coordinator/keys.txt")
                 if subprocess.run([*user(FRONT), "test", "-r", home / name], check=False).returncode]  # fmt: skip
         assert answer("aggregate")["accepted"] == ["site-001", "site-002"]
         assert client.read(clinics[0].keys, "/v1/current").status == 200
@@ -123,5 +123,5 @@ def test_a_round_is_played_while_the_front_is_a_user_who_can_read_no_key_and_no_
         assert answer("audit", "verify")["length"]
         backup = coordinator(program, home, "backup", home.parent / "backup.tar")
         assert backup.returncode == 0, backup.stderr
-        own.database.close()
-    assert shut == ["coordinator", "round-keys", "shares", "models", "root", "coordinator/keys.txt"]
+        hub.database.close()
+    assert unreadable == ["coordinator", "round-keys", "shares", "models", "root", "coordinator/keys.txt"]

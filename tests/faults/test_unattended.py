@@ -1,4 +1,4 @@
-"""What a coordinator whom nobody watches meets in weeks: carriers that are away, locks, clocks, open files."""
+"""What an unattended coordinator meets in weeks: unreachable carriers, locks, clocks, open files."""
 
 from __future__ import annotations
 
@@ -19,50 +19,50 @@ from server_ref.intake import receive
 from server_ref.rounds import lifecycle
 from tests.federation import Federation
 
-posix = pytest.mark.skipif(os.name == "nt", reason="Windows' modes say nothing of who may read")
+posix = pytest.mark.skipif(os.name == "nt", reason="Windows' file modes do not say who can read")
 
 
-def attempts(*faults: FedhelpError | OSError | None) -> Callable[[], bool]:
-    """Meets these faults one after the other, and is done when none is left."""
-    left = list(faults)
+def attempts(*errors: FedhelpError | OSError | None) -> Callable[[], bool]:
+    """A step that raises these errors one after the other, and is done when none is left."""
+    remaining = list(errors)
 
-    def once() -> bool:
-        if left and (fault := left.pop(0)):
-            raise fault
-        return not left
+    def step() -> bool:
+        if remaining and (error := remaining.pop(0)):
+            raise error
+        return not remaining
 
-    return once
+    return step
 
 
-def test_what_passes_is_waited_for_longer_and_longer_and_told_of_once() -> None:
-    said: list[str] = []
+def test_transient_errors_are_retried_ever_later_and_printed_once() -> None:
+    lines: list[str] = []
     waits: list[float] = []
-    faults = [OSError(5, "gone", "stick")] * 12
-    unattended.run_repeatedly(attempts(*faults, None, BusyError("held"), None), 30, said.append, waits.append)
-    assert [line.split(":")[0] for line in said] == ["waiting", "it goes on", "waiting", "it goes on"]
-    assert "E_STORAGE" in said[0]
-    assert "E_BUSY" in said[2]
+    errors = [OSError(5, "gone", "stick")] * 12
+    unattended.run_repeatedly(attempts(*errors, None, BusyError("held"), None), 30, lines.append, waits.append)
+    assert [line.split(":")[0] for line in lines] == ["waiting", "it goes on", "waiting", "it goes on"]
+    assert "E_STORAGE" in lines[0]
+    assert "E_BUSY" in lines[2]
     assert waits[0] <= 30 < waits[2]
     assert 450 <= max(waits) <= 600
 
 
 @pytest.mark.parametrize(
-    "fault", [HubDamagedError("x"), LogBrokenError("x"), ClockJumpError("x")], ids=lambda fault: fault.code
+    "error", [HubDamagedError("x"), LogBrokenError("x"), ClockJumpError("x")], ids=lambda error: error.code
 )
-def test_what_time_does_not_mend_ends_it(fault: FedhelpError) -> None:
-    with pytest.raises(type(fault)):
-        unattended.run_repeatedly(attempts(fault), 1, print, lambda _: None)
+def test_errors_that_waiting_does_not_mend_end_the_run(error: FedhelpError) -> None:
+    with pytest.raises(type(error)):
+        unattended.run_repeatedly(attempts(error), 1, print, lambda _: None)
 
 
-def test_rounds_close_while_the_carrier_is_away(three: Federation, tmp_path: Path) -> None:
+def test_rounds_close_while_the_carrier_is_unreachable(three: Federation, tmp_path: Path) -> None:
     three.play(three.open())
     (tmp_path / "file").write_bytes(b"")
     news: list[str] = []
-    with pytest.raises((FedhelpError, OSError)) as told:
+    with pytest.raises((FedhelpError, OSError)) as raised:
         admin_unattended.step(three.hub, three.coordinator_keys, tmp_path / "file" / "stick", news)
-    assert unattended.transient_error(told.value)
+    assert unattended.transient_error(raised.value)
     assert lifecycle.newest_round(three.hub)["round"] == 2
-    assert "round 1: 3 shares merged" in news
+    assert "round 1: 3 updates merged" in news
 
 
 @posix
@@ -98,19 +98,19 @@ def test_a_passphrase_file_that_others_can_read_is_refused(tmp_path: Path, mode:
     if works or (mode == 0o640 and os.geteuid() == 0):  # root's files may have a group, as systemd lends credentials
         assert passphrase.provider(path)() == "four quiet words here"
     else:
-        with pytest.raises(KeysModeError) as told:
+        with pytest.raises(KeysModeError) as raised:
             passphrase.provider(path)()
-        assert told.value.remedy == "chmod 600 passphrase"
+        assert raised.value.remedy == "chmod 600 passphrase"
 
 
 @pytest.mark.parametrize("days", [25_000, 98, -25_000])
 def test_g12_a_clock_that_jumps_far_writes_nothing(three: Federation, days: int) -> None:
-    order = three.open()
-    three.play(order, without=("site-003",))
+    task = three.open()
+    three.play(task, without=("site-003",))
     three.judge()
     length = three.hub.database.head().length
     three.clock.go_on(days=days)
-    late = three.clinics[2].give(order, three.drawn(order, three.clinics[2]))
+    late = three.clinics[2].give(task, three.drawn(task, three.clinics[2]))
     with pytest.raises(ClockJumpError):
         receive.receive(three.hub, late)
     with pytest.raises(ClockJumpError):
@@ -131,13 +131,13 @@ def test_g12_a_long_pause_is_accepted_by_a_line_of_the_log(three: Federation) ->
     three.hub.check()
 
 
-def test_g12_a_line_that_was_once_dated_far_ahead_moves_no_deadline_for_ever(three: Federation) -> None:
+def test_g12_a_log_line_dated_far_ahead_does_not_move_deadlines_forever(three: Federation) -> None:
     three.hub.database.log("2096-01-01T00:00:00Z", "renew", "roster")
     with pytest.raises(ClockJumpError):
         three.open()
     three.hub.accept_clock()
-    order = three.open()
-    assert order.opens == three.clock()
-    three.play(order)
+    task = three.open()
+    assert task.opens == three.clock()
+    three.play(task)
     assert three.aggregate()["published"]
     three.hub.check()

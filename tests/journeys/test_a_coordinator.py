@@ -127,5 +127,5 @@ def test_the_unattended_coordinator_plays_all_rounds_by_itself(tmp_path: Path) -
             path = clinic.give(order, three.drawn(order, clinic))
             path.rename(stick / "to-coordinator" / path.name)
         done, news = unattended.step(three.hub, three.coordinator_keys, stick)
-        assert f"round {round_}: 3 shares merged" in news
+        assert f"round {round_}: 3 updates merged" in news
     assert done

@@ -1,4 +1,4 @@
-"""What a coordinator leaves in a carrier folder."""
+"""What a coordinator leaves for sites in a carrier folder."""
 
 from __future__ import annotations
 
@@ -26,38 +26,38 @@ def kinds(folder: Path) -> Counter[str]:
 def test_sites_find_the_newest_of_each_kind_and_every_charter(three: Federation, folder: Path) -> None:
     three.play(three.open())
     three.aggregate()
-    order = three.open()
-    left = exchange.deliver(three.hub, folder)
-    found = kinds(folder)
-    receipts = found.pop("receipt")
-    assert found == {"charter": 1, "roster": 1, "task": 1, "global": 1}
-    assert receipts == 12  # of three requests and three shares, when they came and when they were judged
-    assert left == 16
-    assert (folder / f"{order.hash}.fhx").read_bytes() == three.hub.database.path(order.hash).read_bytes()
+    task = three.open()
+    count = exchange.deliver(three.hub, folder)
+    counts = kinds(folder)
+    receipts = counts.pop("receipt")
+    assert counts == {"charter": 1, "roster": 1, "task": 1, "global": 1}
+    assert receipts == 12  # of three requests and three updates, each when received and when judged
+    assert count == 16
+    assert (folder / f"{task.hash}.fhx").read_bytes() == three.hub.database.path(task.hash).read_bytes()
 
 
-def test_a_second_visit_writes_nothing_that_is_there(three: Federation, folder: Path) -> None:
+def test_a_second_exchange_rewrites_no_file(three: Federation, folder: Path) -> None:
     exchange.deliver(three.hub, folder)
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.fhx")}
     exchange.deliver(three.hub, folder)
     assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.fhx")} == before
 
 
-def test_what_nobody_needs_any_more_goes_and_what_is_others_stays(three: Federation, folder: Path) -> None:
+def test_files_that_nobody_needs_are_removed_and_files_of_others_stay(three: Federation, folder: Path) -> None:
     first = three.open()
     exchange.deliver(three.hub, folder)
-    others = [folder / "holiday.jpg", folder / f"{'0' * 64}.fhx", folder / "notes.fhx"]
-    for path in others:
+    foreign = [folder / "holiday.jpg", folder / f"{'0' * 64}.fhx", folder / "notes.fhx"]
+    for path in foreign:
         path.write_bytes(b"somebody's")
     lifecycle.cancel_round(three.hub, lifecycle.open_round(three.hub))
     second = three.open()
     exchange.deliver(three.hub, folder)
     assert not (folder / f"{first.hash}.fhx").exists()
     assert (folder / f"{second.hash}.fhx").exists()
-    assert [path.read_bytes() for path in others] == [b"somebody's"] * 3
+    assert [path.read_bytes() for path in foreign] == [b"somebody's"] * 3
 
 
-def test_receipts_of_rounds_long_over_are_left_no_more(three: Federation, folder: Path) -> None:
+def test_receipts_of_old_rounds_are_no_longer_left(three: Federation, folder: Path) -> None:
     first = three.open()
     three.play(first)
     three.aggregate()
@@ -66,11 +66,11 @@ def test_receipts_of_rounds_long_over_are_left_no_more(three: Federation, folder
             three.hub, three.hub.database.rows("SELECT * FROM rounds WHERE round = ?", three.open().round)[0]
         )
     exchange.deliver(three.hub, folder)
-    abouts = {
+    subjects = {
         parcel.inspect(path, parcel.any_signer).statement.context["about"]
         for path in folder.glob("*.fhx")
         if parcel.inspect(path, parcel.any_signer).statement.kind == "receipt"
     }
-    shares = {row["hash"] for row in three.hub.database.rows("SELECT hash FROM shares")}
-    assert abouts & shares == set()
-    assert len(abouts) == 3  # of the requests
+    updates = {row["hash"] for row in three.hub.database.rows("SELECT hash FROM shares")}
+    assert subjects & updates == set()
+    assert len(subjects) == 3  # of the requests
