@@ -1,1 +1,1 @@
-"""What a site without internet needs, in a folder for a stick: wheels, an installer, the invite, a leaflet."""
+"""Kits: what a site without internet needs, in a folder for a stick: wheels, an installer, the invite, a leaflet."""

@@ -1,7 +1,7 @@
-"""Making a kit: for a system and a Python that are not this machine's, with the versions that this machine has.
+"""Builds a kit for another system and Python, with the package versions of this machine.
 
-pip judges the conditions of a requirement ("only on Windows") by the machine that it runs on, whatever platform it
-fetches for. So what a kit must hold is worked out here, from the wheels themselves, and pip only fetches.
+pip evaluates the marker of a requirement ("only on Windows") for the machine that it runs on, even when it downloads
+for another platform. So this module resolves the requirements itself, from the wheels, and pip only downloads.
 """
 
 from __future__ import annotations
@@ -34,23 +34,26 @@ from server_ref.kit import leaflet
 
 PACKAGE_NAME = "fedhelp-edge"
 _PACKAGES = ("fedhelp_edge", "server_ref", "export")
-_FIXED_TIME = (2020, 1, 1, 0, 0, 0)  # of all files in our wheel: the same code makes the same bytes
+_FIXED_TIME = (2020, 1, 1, 0, 0, 0)  # of every file in our own wheel, so that the same code gives the same bytes
 
-Notify = Callable[[str], None]
+Notify = Callable[[str], None]  # tells a person about progress
 
 
 @dataclass(frozen=True)
 class TargetSystem:
-    tags: tuple[str, ...]  # wheels that run there
-    name: str  # as Python calls it
-    machine: str
-    facts: dict[str, str]  # what conditions of requirements ask for
+    """A system that kits are built for."""
+
+    tags: tuple[str, ...]  # the platform tags of wheels that run there
+    name: str  # as sys.platform
+    machine: str  # as platform.machine()
+    markers: dict[str, str]  # further values for the markers of requirements
 
     def environment(self, python: str, extra: str) -> dict[str, str]:
+        """The environment for which markers are evaluated."""
         return {
             "python_version": python, "python_full_version": f"{python}.0", "implementation_name": "cpython",
             "platform_python_implementation": "CPython", "sys_platform": self.name, "platform_machine": self.machine,
-            "platform_release": "", "platform_version": "", "extra": extra, **self.facts,
+            "platform_release": "", "platform_version": "", "extra": extra, **self.markers,
         }  # fmt: skip
 
 
@@ -68,7 +71,9 @@ SYSTEMS = {
 
 @dataclass(frozen=True)
 class BuiltKit:
-    wheels: int
+    """What is printed about a new kit, also as JSON."""
+
+    wheels: int  # how many
     size: int  # bytes
     fingerprint: str
 
@@ -77,9 +82,12 @@ def build_kit(
     platform: str, out: Path, notify: Notify, *, python: str = "", train: bool = False, invite: Path | None = None,
     sign: Callable[[bytes], str] | None = None,
 ) -> BuiltKit:  # fmt: skip
-    """A kit in a new folder. `python` is the version there, by default this machine's; `sign` signs its installer."""
+    """Build a kit in a new folder.
+
+    `python` is the site's version, by default this machine's; `sign` signs the installer. An error leaves no folder.
+    """
     if platform not in SYSTEMS:
-        raise UsageError(f"a platform is one of {', '.join(SYSTEMS)}, not {platform!r}")
+        raise UsageError(f"the platform must be one of {', '.join(SYSTEMS)}, not {platform!r}")
     if out.exists() and any(out.iterdir()):
         raise TargetExistsError(f"{out.name} is in use already")
     python = python or f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -99,7 +107,7 @@ def build_kit(
 def _write_kit(
     out: Path, platform: str, python: str, train: bool, invite: Path | None, sign: Callable[[bytes], str] | None
 ) -> BuiltKit:
-    """All but the wheels: the installer names a list, which names every other file that is used."""
+    """Write all but the wheels. The installer holds the hash of a list, which holds the hash of each other file."""
     system = SYSTEMS[platform]
     wheels = {f"wheels/{path.name}": path.read_bytes() for path in sorted((out / "wheels").iterdir())}
     kit_facts = {"python": python, "system": system.name, "machine": system.machine}
@@ -132,7 +140,7 @@ def _write_kit(
 
 
 def _requirements(wheels: Mapping[str, bytes]) -> bytes:
-    """What pip installs, each by its hash; pip itself is run, not installed."""
+    """A requirements file with the hash of each wheel. pip is left out: the installer runs it without installing it."""
     rows = [(*parse_wheel_filename(name.partition("/")[2])[:2], _sha256(data)) for name, data in wheels.items()]
     return "".join(
         f"{name}=={version} --hash=sha256:{digest}\n" for name, version, digest in rows if name != "pip"
@@ -145,7 +153,7 @@ def _sha256(data: bytes) -> str:
 
 # --- wheels ---------------------------------------------------------------------------------------------------------
 def fetch_wheels(roots: Iterable[str], system: TargetSystem, python: str, wheels: Path, notify: Notify) -> None:
-    """Fetch whatever the roots need there, and what that needs, until nothing is missing."""
+    """Download the wheels that the roots need on a system, with all their dependencies."""
     while True:
         required = _resolve(list(roots), system, python, wheels)
         present = _wheels_by_name(wheels)
@@ -158,11 +166,11 @@ def fetch_wheels(roots: Iterable[str], system: TargetSystem, python: str, wheels
         version = parse_wheel_filename(present[name].name)[1]
         for requirement in requirements:
             if not requirement.specifier.contains(version, prereleases=True):
-                raise KitIncompleteError(f"{name} {version} came, where {requirement} is needed")
+                raise KitIncompleteError(f"pip fetched {name} {version}, but {requirement} is needed")
 
 
 def _resolve(roots: list[str], system: TargetSystem, python: str, wheels: Path) -> dict[str, list[Requirement]]:
-    """Every package that is reached from the roots, as far as the wheels are here, and who wants what of it."""
+    """By package, all requirements that the roots and their dependencies have for it, as far as the wheels are here."""
     present, required = _wheels_by_name(wheels), defaultdict[str, list[Requirement]](list)
     seen: set[tuple[str, str]] = set()
     queue = [Requirement(root) for root in roots]
@@ -194,7 +202,7 @@ def _read_requirements(wheel: Path) -> Iterator[Requirement]:
 
 
 def _pin(name: str, requirements: list[Requirement]) -> str:
-    """The version that is installed here, for that is the one that was tried; else what is asked for."""
+    """A requirement for the version that is installed, and so tested, here; or else for what is required."""
     try:
         return f"{name}=={Version(metadata.version(name)).public}"
     except metadata.PackageNotFoundError:
@@ -218,7 +226,7 @@ def _download(requirements: list[str], system: TargetSystem, python: str, wheels
 
 
 def build_own_wheel(folder: Path) -> Path:
-    """This program as a wheel, made of its own files as they are installed here."""
+    """Build a wheel of this program from its own files, as they are installed here."""
     distribution = metadata.distribution(PACKAGE_NAME)
     stem = f"{PACKAGE_NAME.replace('-', '_')}-{distribution.version}"
     info = f"{stem}.dist-info"
@@ -231,7 +239,7 @@ def build_own_wheel(folder: Path) -> Path:
         contents[f"{info}/licenses/{name}"] = (distribution.read_text(f"licenses/{name}") or "").encode()
     for package in _PACKAGES:
         package_spec = importlib.util.find_spec(package)
-        assert package_spec  # noqa: S101 - they are this program
+        assert package_spec  # noqa: S101 - the packages are this program
         assert package_spec.submodule_search_locations  # noqa: S101
         root = Path(package_spec.submodule_search_locations[0])
         for path in sorted(root.rglob("*")):

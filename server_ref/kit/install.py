@@ -1,14 +1,14 @@
 """Install fedhelp-edge from this kit, without internet: python -I KIT/install.py [FOLDER]
 
-Before you start it, compare its SHA-256 with the leaflet, by the system's own means (the leaflet says how): this file
-checks every other file of the kit, and nothing but you can check this one. It needs nothing but Python itself, and
-changes nothing outside the folder that it makes.
+Before you start this file, compare its SHA-256 with the leaflet, which says how. This file checks every other file of
+the kit; only you can check this one. It needs nothing but Python, and changes nothing outside the folder that it
+creates.
 """
 
 import sys
 
 if not sys.flags.isolated:
-    del sys.path[0]  # this folder: no module that lies in it may take the place of Python's own
+    del sys.path[0]  # this folder: no module in it can replace one of Python's own
 
 import hashlib
 import json
@@ -21,17 +21,18 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 LIST = "SHA256SUMS"
-LIST_SHA256 = ""  # written here when a kit is made
+LIST_SHA256 = ""  # filled in when a kit is built
 
 
 def main() -> int:
+    """Check the kit and this computer, then install. Returns the exit code."""
     with tempfile.TemporaryDirectory() as folder:
-        kit = Path(folder)  # checked copies: what lies on a stick can change meanwhile
+        kit = Path(folder)  # checked copies, because files on a stick can change meanwhile
         try:
             copy_checked(kit)
         except (OSError, ValueError) as error:
             return report_error(
-                f"{error} is damaged, missing or not of this kit", "copy the kit again, or phone who made it"
+                f"{error} is damaged, missing or not part of this kit", "copy the kit again, or phone the coordinator"
             )
         facts = json.loads((kit / "kit.json").read_text("utf-8"))
         python = "{}.{}".format(*sys.version_info)
@@ -44,7 +45,7 @@ def main() -> int:
 
 
 def copy_checked(kit: Path) -> None:
-    """Copy every file that the list names, if it is what the list says; raise its name if it is not."""
+    """Copy every file of the list. Raises the name of the first file whose hash differs."""
     checksums = read_checked(LIST, LIST_SHA256)
     for line in checksums.decode("utf-8").splitlines():
         digest, _, name = line.partition("  ")
@@ -54,6 +55,7 @@ def copy_checked(kit: Path) -> None:
 
 
 def read_checked(name: str, digest: str) -> bytes:
+    """Read a file of the kit. Raises its name if its hash differs."""
     try:
         data = (HERE / name).read_bytes()
     except OSError as error:
@@ -64,6 +66,7 @@ def read_checked(name: str, digest: str) -> bytes:
 
 
 def install(kit: Path, target: Path) -> int:
+    """Create a virtual environment and install the kit's packages, each by its hash."""
     if not (target / "pyvenv.cfg").exists():
         venv.create(target, with_pip=False, symlinks=os.name != "nt")
     programs = target / ("Scripts" if os.name == "nt" else "bin")

@@ -1,4 +1,4 @@
-"""Kits for sites without internet: what another system needs is worked out here, and installs with the network cut."""
+"""Kits for sites without internet: they hold what another system needs, and install without network."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ can_cut = shutil.which("unshare") and not subprocess.run([*CUT, "true"], capture
 
 
 def wheel(
-    into: Path, name: str, *requires: str, version: str = "1.0", tag: str = "py3-none-any", prints: str = ""
+    folder: Path, name: str, *requires: str, version: str = "1.0", tag: str = "py3-none-any", prints: str = ""
 ) -> None:
     """A wheel of one module, with a program of its name that prints something."""
     stem = f"{name.replace('-', '_')}-{version}"
@@ -45,70 +45,70 @@ def wheel(
         f"Version: {version}",
         *(f"Requires-Dist: {r}" for r in requires),
     ]
-    held = {
+    contents = {
         f"{name.replace('-', '_')}.py": f"def main(): print({prints!r})\n",
         f"{stem}.dist-info/METADATA": "\n".join(lines) + "\n",
         f"{stem}.dist-info/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n",
         f"{stem}.dist-info/entry_points.txt": f"[console_scripts]\n{name} = {name.replace('-', '_')}:main\n",
     }
-    held[f"{stem}.dist-info/RECORD"] = "".join(f"{path},,\n" for path in [*held, f"{stem}.dist-info/RECORD"])
-    into.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(into / f"{stem}-{tag}.whl", "w") as archive:
-        for path, text in held.items():
+    contents[f"{stem}.dist-info/RECORD"] = "".join(f"{path},,\n" for path in [*contents, f"{stem}.dist-info/RECORD"])
+    folder.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(folder / f"{stem}-{tag}.whl", "w") as archive:
+        for path, text in contents.items():
             archive.writestr(path, text)
 
 
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where pip fetches from, instead of a registry: a program that needs one more package on Windows."""
-    shop = tmp_path / "shop"
-    wheel(shop, "alpha-for-kits", "beta-for-kits; sys_platform == 'win32'", "gamma-for-kits; extra == 'more'")
-    wheel(shop, "beta-for-kits", tag="py3-none-win_amd64")
-    wheel(shop, "gamma-for-kits", version="2.0")
+def package_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder where pip fetches packages: a program that needs one more package on Windows."""
+    package_index = tmp_path / "package_index"
+    wheel(package_index, "alpha-for-kits", "beta-for-kits; sys_platform == 'win32'", "gamma-for-kits; extra == 'more'")
+    wheel(package_index, "beta-for-kits", tag="py3-none-win_amd64")
+    wheel(package_index, "gamma-for-kits", version="2.0")
     (bundled,) = (Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl")
-    shutil.copy(bundled, shop)
+    shutil.copy(bundled, package_index)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(shop))
+    monkeypatch.setenv("PIP_FIND_LINKS", str(package_index))
     version = bundled.name.split("-")[1]
-    monkeypatch.setattr(build.metadata, "version", lambda name: version if name == "pip" else known(name))
-    return shop
+    monkeypatch.setattr(build.metadata, "version", lambda name: version if name == "pip" else not_installed(name))
+    return package_index
 
 
-def known(name: str) -> str:
+def not_installed(name: str) -> str:
     raise build.metadata.PackageNotFoundError(name)
 
 
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """A program in place of ours, which needs little."""
+    """A small program in place of ours."""
 
-    def put(*requires: str) -> None:
-        def own(into: Path) -> None:
-            wheel(into, "fedhelp-edge", *requires, prints="doctor: this machine is ready")
+    def replace(*requires: str) -> None:
+        def build_stub(folder: Path) -> None:
+            wheel(folder, "fedhelp-edge", *requires, prints="doctor: this machine is ready")
 
-        monkeypatch.setattr(build, "build_own_wheel", own)
+        monkeypatch.setattr(build, "build_own_wheel", build_stub)
 
-    return put
+    return replace
 
 
 @pytest.mark.parametrize(
-    ("platform", "extra", "found"),
+    ("platform", "extra", "expected"),
     [
         (WINDOWS, "", {"alpha-for-kits", "beta-for-kits"}),
         ("macosx_14_0_arm64", "[more]", {"alpha-for-kits", "gamma-for-kits"}),
     ],
 )
-def test_what_another_system_needs_is_fetched_and_nothing_else(
-    platform: str, extra: str, found: set[str], shop: Path, tmp_path: Path
+def test_only_what_another_system_needs_is_fetched(
+    platform: str, extra: str, expected: set[str], package_index: Path, tmp_path: Path
 ) -> None:
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     build.fetch_wheels([f"alpha-for-kits{extra}"], SYSTEMS[platform], HERE, wheels, lambda _: None)
-    assert set(build._wheels_by_name(wheels)) == found
+    assert set(build._wheels_by_name(wheels)) == expected
 
 
-def test_a_package_that_cannot_be_had_leaves_no_half_kit(
-    shop: Path, program: Callable[..., None], tmp_path: Path
+def test_a_missing_package_leaves_no_half_kit(
+    package_index: Path, program: Callable[..., None], tmp_path: Path
 ) -> None:
     program("no-such-package")
     with pytest.raises(KitIncompleteError, match="no-such-package"):
@@ -117,11 +117,11 @@ def test_a_package_that_cannot_be_had_leaves_no_half_kit(
 
 
 def test_versions_that_do_not_fit_together_are_refused(
-    shop: Path, program: Callable[..., None], tmp_path: Path
+    package_index: Path, program: Callable[..., None], tmp_path: Path
 ) -> None:
-    wheel(shop, "delta-for-kits", "gamma-for-kits<2")
+    wheel(package_index, "delta-for-kits", "gamma-for-kits<2")
     program("gamma-for-kits", "delta-for-kits")
-    with pytest.raises(KitIncompleteError, match=r"gamma-for-kits 2.0 came, where gamma-for-kits<2 is needed"):
+    with pytest.raises(KitIncompleteError, match=r"pip fetched gamma-for-kits 2.0, but gamma-for-kits<2 is needed"):
         build.build_kit(LINUX, tmp_path / "kit", lambda _: None)
 
 
@@ -137,17 +137,17 @@ def test_our_own_wheel_holds_every_file_and_is_the_same_each_time(tmp_path: Path
     assert {f"licenses/{name}" for name in licences} == {
         name.partition("/")[2] for name in names if "/licenses/" in name
     }, "who hands the program on hands its licence on"
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", tmp_path / "in",
          first],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     assert (tmp_path / "in" / "bin" / "fedhelp-edge").exists()
 
 
 @pytest.fixture
-def a_kit(shop: Path, program: Callable[..., None], tmp_path: Path) -> build.BuiltKit:
+def a_kit(package_index: Path, program: Callable[..., None], tmp_path: Path) -> build.BuiltKit:
     program("alpha-for-kits")
     (tmp_path / "a.invite").write_text("{}")
     (tmp_path / "a.invite.png").write_bytes(b"a picture")
@@ -155,31 +155,31 @@ def a_kit(shop: Path, program: Callable[..., None], tmp_path: Path) -> build.Bui
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux") or not can_cut, reason="the network cannot be cut here")
-def test_a_kit_installs_with_the_network_cut(a_kit: build.BuiltKit, tmp_path: Path) -> None:
+def test_a_kit_installs_without_network(a_kit: build.BuiltKit, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "kit").iterdir()} == {
         "a.invite", "a.invite.png", "install.py", "SHA256SUMS", "kit.json", "leaflet.html", "requirements.txt",
         "wheels",
     }  # fmt: skip
-    done = install(tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "doctor: this machine is ready" in done.stdout
-    assert f"join {tmp_path / 'kit' / 'a.invite'}" in done.stdout
+    result = install(tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "doctor: this machine is ready" in result.stdout
+    assert f"join {tmp_path / 'kit' / 'a.invite'}" in result.stdout
 
 
-def test_the_leaflet_says_what_the_systems_own_tool_says_of_the_installer(
-    a_kit: build.BuiltKit, tmp_path: Path
-) -> None:
-    said = subprocess.run(["sha256sum", tmp_path / "kit" / "install.py"], capture_output=True, text=True, check=True)
-    digest, leaflet = said.stdout.split()[0], (tmp_path / "kit" / "leaflet.html").read_text()
+def test_the_leaflet_shows_the_hash_that_the_systems_own_tool_shows(a_kit: build.BuiltKit, tmp_path: Path) -> None:
+    checksum = subprocess.run(
+        ["sha256sum", tmp_path / "kit" / "install.py"], capture_output=True, text=True, check=True
+    )
+    digest, leaflet = checksum.stdout.split()[0], (tmp_path / "kit" / "leaflet.html").read_text()
     assert digest in leaflet
     assert a_kit.fingerprint in leaflet
     assert a_kit.fingerprint.replace(" ", "") == digest[:32]
 
 
-def test_whatever_is_changed_or_missing_in_a_kit_is_noticed_before_anything_of_it_runs(
+def test_every_changed_or_missing_file_is_noticed_before_anything_of_the_kit_runs(
     a_kit: build.BuiltKit, tmp_path: Path
 ) -> None:
-    """The installer by the hash on the leaflet, everything else by the installer, and all of it by `inspect`."""
+    """The leaflet's hash covers the installer, the installer covers all else, and `inspect` covers everything."""
     kit = tmp_path / "kit"
     assert answer(run("inspect", kit, "--json", home=tmp_path))["fingerprint"] == a_kit.fingerprint
     used = [path for path in kit.rglob("*") if path.is_file() and path.suffix not in (".html", ".png")]
@@ -191,27 +191,27 @@ def test_whatever_is_changed_or_missing_in_a_kit_is_noticed_before_anything_of_i
             if path.name == "install.py":
                 assert spoiled is None or kits.fingerprint(spoiled) != a_kit.fingerprint
             else:
-                done = install(tmp_path)
-                assert (done.returncode, done.stdout) == (1, "")
-                assert path.name in done.stderr
+                result = install(tmp_path)
+                assert (result.returncode, result.stdout) == (1, "")
+                assert path.name in result.stderr
                 assert not (tmp_path / "installed").exists()
                 with pytest.raises(KitDamagedError, match=re.escape(path.name)):
                     kits.inspect(kit)
         path.write_bytes(whole)
 
 
-def test_what_lies_beside_the_installer_takes_no_part(a_kit: build.BuiltKit, tmp_path: Path) -> None:
+def test_files_beside_the_installer_have_no_effect(a_kit: build.BuiltKit, tmp_path: Path) -> None:
     """Python would import a module from the folder of the program that it was given; pip would look at any wheel."""
     for name in ("hashlib", "json", "subprocess", "tempfile", "venv", "pathlib", "platform", "os", "sitecustomize"):
         (tmp_path / "kit" / f"{name}.py").write_text("open('stolen', 'w'); raise SystemExit(3)")
     wheel(tmp_path / "kit" / "wheels", "alpha-for-kits", version="9.0", prints="an attacker's")
     for isolated in (["-I"], []):
-        words = [sys.executable, *isolated, tmp_path / "kit" / "install.py", tmp_path / "installed"]
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        command_line = [sys.executable, *isolated, tmp_path / "kit" / "install.py", tmp_path / "installed"]
+        result = subprocess.run(command_line, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
         assert not (tmp_path / "stolen").exists()
-        said = subprocess.run([tmp_path / "installed/bin/python", "-m", "alpha_for_kits"], check=False)
-        assert said.returncode == 0
+        process = subprocess.run([tmp_path / "installed/bin/python", "-m", "alpha_for_kits"], check=False)
+        assert process.returncode == 0
     asking = "from importlib import metadata; print(metadata.version('alpha-for-kits'))"
     version = subprocess.run(
         [tmp_path / "installed/bin/python", "-c", asking],
@@ -220,71 +220,64 @@ def test_what_lies_beside_the_installer_takes_no_part(a_kit: build.BuiltKit, tmp
     assert version.stdout == "1.0\n"
 
 
-def test_a_site_that_has_joined_knows_a_kit_of_its_coordinator_from_any_other(
-    shop: Path, program: Callable[..., None], clinic: Clinic, three: Federation, tmp_path: Path
+def test_a_joined_site_recognizes_a_kit_of_its_coordinator(
+    package_index: Path, program: Callable[..., None], clinic: Clinic, three: Federation, tmp_path: Path
 ) -> None:
     program()
     clinic.join()
-    hub, boss = three.hub, three.coordinator_keys
+    hub, coordinator_keys = three.hub, three.coordinator_keys
 
-    def judged(name: str, signer: keys.Keys | None) -> dict[str, object]:
+    def inspected(name: str, signer: keys.Keys | None) -> dict[str, object]:
         sign = partial(sshsig.sign, private_key=signer.sign, namespace=kits.NAMESPACE) if signer else None
         build.build_kit(LINUX, tmp_path / name, lambda _: None, sign=sign)
         return answer(run("inspect", tmp_path / name, "--home", clinic.home, "--json", home=tmp_path))
 
-    assert judged("coordinators", boss)["trusted"]
-    (tmp_path / "allowed_signers").write_text(account.allowed_signers(hub.charter, hub.roster))
-    words = [
-        "ssh-keygen",
-        "-Y",
-        "verify",
-        "-f",
-        tmp_path / "allowed_signers",
-        "-I",
-        "coordinator",
-        "-n",
-        kits.NAMESPACE,
-    ]
+    assert inspected("coordinators", coordinator_keys)["trusted"]
+    signers = tmp_path / "allowed_signers"
+    signers.write_text(account.allowed_signers(hub.charter, hub.roster))
+    command_line = ["ssh-keygen", "-Y", "verify", "-f", signers, "-I", "coordinator", "-n", kits.NAMESPACE]
     with (tmp_path / "coordinators" / "install.py").open("rb") as installer:
-        subprocess.run([*words, "-s", tmp_path / "coordinators/install.py.sig"], stdin=installer, check=True)
-    assert judged("strangers", keys.generate())["why"] == "the coordinator did not sign it"
-    assert judged("fronts", hub.front())["why"] == "the coordinator did not sign it"
-    assert str(judged("nobodys", None)["why"]).startswith("nobody signed it")
+        subprocess.run([*command_line, "-s", tmp_path / "coordinators/install.py.sig"], stdin=installer, check=True)
+    assert inspected("strangers", keys.generate())["why"] == "the coordinator did not sign it"
+    assert inspected("fronts", hub.front())["why"] == "the coordinator did not sign it"
+    assert str(inspected("nobodys", None)["why"]).startswith("nobody signed it")
     shutil.copy(tmp_path / "coordinators" / "install.py.sig", tmp_path / "nobodys")
     assert refusal(run("inspect", tmp_path / "nobodys", "--home", clinic.home, home=tmp_path)) == "E_SIG_BAD"
-    signature = sshsig.sign((tmp_path / "nobodys/install.py").read_bytes(), boss.sign, "bundle.v1.fedhelp-edge")
+    signature = sshsig.sign(
+        (tmp_path / "nobodys/install.py").read_bytes(), coordinator_keys.sign, "bundle.v1.fedhelp-edge"
+    )
     (tmp_path / "nobodys" / "install.py.sig").write_text(signature)
     assert refusal(run("inspect", tmp_path / "nobodys", "--home", clinic.home, home=tmp_path)) == "E_KIT_DAMAGED"
 
 
-def test_beside_a_hub_the_command_signs_and_elsewhere_it_does_not(
-    shop: Path, program: Callable[..., None], fed: Federation, tmp_path: Path
+def test_the_command_signs_a_kit_only_where_the_hub_is(
+    package_index: Path, program: Callable[..., None], fed: Federation, tmp_path: Path
 ) -> None:
     program()
-    for place, signed in ((fed.hub.home, True), (tmp_path, False)):
-        words = ("kit", "--platform", LINUX, "--out", tmp_path / f"kit{signed}", "--home", place, "--json")
-        answer(here(*words, home=tmp_path, program=COORDINATOR))
+    for home, signed in ((fed.hub.home, True), (tmp_path, False)):
+        command_line = ("kit", "--platform", LINUX, "--out", tmp_path / f"kit{signed}", "--home", home, "--json")
+        answer(here(*command_line, home=tmp_path, program=COORDINATOR))
         assert (tmp_path / f"kit{signed}" / "install.py.sig").exists() == signed
 
 
 def install(folder: Path) -> subprocess.CompletedProcess[str]:
-    words = [*CUT, sys.executable, "-I", folder / "kit" / "install.py", folder / "installed"]
+    command_line = [*CUT, sys.executable, "-I", folder / "kit" / "install.py", folder / "installed"]
     env = {"PATH": "/usr/bin:/bin", "HOME": str(folder)}
-    return subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+    return subprocess.run(command_line, env=env, capture_output=True, text=True, check=False)
 
 
-def test_another_python_or_system_is_told_before_anything_is_done(
-    shop: Path, program: Callable[..., None], tmp_path: Path
+def test_another_python_or_system_is_refused_before_anything_is_installed(
+    package_index: Path, program: Callable[..., None], tmp_path: Path
 ) -> None:
     program()
     for name, python in (("windows", ""), ("older", "3.9")):
         build.build_kit(WINDOWS, tmp_path / name, lambda _: None, python=python)
-    said = []
+    outputs = []
     for name in ("windows", "older"):
-        words = [sys.executable, "-I", tmp_path / name / "install.py", tmp_path / "installed"]
-        said.append(subprocess.run(words, capture_output=True, text=True, check=False).stderr)
-    assert "this kit is for another kind of computer" in said[0]
-    assert "install the 64-bit Python 3.9" in said[1]
+        command_line = [sys.executable, "-I", tmp_path / name / "install.py", tmp_path / "installed"]
+        outputs.append(subprocess.run(command_line, capture_output=True, text=True, check=False).stderr)
+    assert "this kit is for another kind of computer" in outputs[0]
+    assert "install the 64-bit Python 3.9" in outputs[1]
     assert not (tmp_path / "installed").exists()
 
 
@@ -297,17 +290,17 @@ def test_the_command_refuses_an_unknown_platform_and_a_folder_in_use(tmp_path: P
 
 @pytest.mark.proof
 @pytest.mark.parametrize("platform", SYSTEMS)
-def test_real_kits_are_whole_and_the_one_for_here_installs_with_the_network_cut(
+def test_real_kits_are_complete_and_the_one_for_this_system_installs_without_network(
     platform: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     if not request.config.getoption("--proofs"):
         pytest.skip("fetches 200 MB: make proofs")
-    words = ("kit", "--platform", platform, "--out", tmp_path / "kit", "--json")
-    told = command.answer(command.run(*words, home=tmp_path, program=command.COORDINATOR))
-    assert 20 <= told["wheels"] <= 40
-    assert 30e6 < told["size"] < 120e6
+    command_line = ("kit", "--platform", platform, "--out", tmp_path / "kit", "--json")
+    printed = command.answer(command.run(*command_line, home=tmp_path, program=command.COORDINATOR))
+    assert 20 <= printed["wheels"] <= 40
+    assert 30e6 < printed["size"] < 120e6
     if platform == LINUX and can_cut:
-        done = install(tmp_path)
-        assert done.stdout.splitlines()[-2:] == [
+        result = install(tmp_path)
+        assert result.stdout.splitlines()[-2:] == [
             "this machine is ready", f"next: {tmp_path / 'installed' / 'bin' / 'fedhelp-edge'} join INVITE",
         ]  # fmt: skip
