@@ -145,10 +145,10 @@ def running(
     limits: Limits | None = None,
     cert: Path | None = None,
     key: Path | None = None,
-    door: dashboard.DashboardAccess | None = None,
+    access: dashboard.DashboardAccess | None = None,
 ) -> Iterator[int]:
     """A front in a thread of its own; the port that it listens at."""
-    server = process.build_server(home, limits or Limits(), door or dashboard.DashboardAccess(), cert, key)
+    server = process.build_server(home, limits or Limits(), access or dashboard.DashboardAccess(), cert, key)
     with process.open_listener("127.0.0.1", 0) as sock:
         port: int = sock.getsockname()[1]
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})

@@ -1,6 +1,6 @@
-"""The front: the network side of a hub. It holds no key that decrypts what sites send, and needs no passphrase.
+"""The front: the network side of a hub. It holds no key that decrypts updates, and needs no passphrase.
 
-It takes in what sites send and gives out what they need, also while a coordinator's command works on the hub.
+It receives uploads and serves downloads, also while a coordinator command works on the hub.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from fedhelp_edge.errors import (
     NotHereError,
     RequestHeadersError,
 )
-from server_ref.web import dashboard, downloads, openapi, process, signed, uploads
+from server_ref.web import dashboard, downloads, openapi, signed, uploads
 from server_ref.web.context import Front, get_front
-from server_ref.web.limits import Limits
+from server_ref.web.limits import MAX_HEAD_BYTES, Limits
 from server_ref.web.problems import problem_response
 
 _MAX_HEADERS, _MAX_PATH_LENGTH = 64, 4096
@@ -39,9 +39,11 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def create_app(home: Path, limits: Limits, access: dashboard.DashboardAccess) -> ASGIApp:
+    """The front as an ASGI application."""
+
     @asynccontextmanager
-    async def life(application: Starlette) -> AsyncIterator[None]:
-        application.state.front, application.state.nonces, application.state.door = (
+    async def lifespan(application: Starlette) -> AsyncIterator[None]:
+        application.state.front, application.state.nonces, application.state.access = (
             Front(home, limits),
             signed.Nonces(),
             access,
@@ -69,23 +71,23 @@ def create_app(home: Path, limits: Limits, access: dashboard.DashboardAccess) ->
         ),
     ]  # fmt: skip
     handlers = {FedhelpError: _handle_error, OSError: _handle_error, HTTPException: _handle_error}
-    starlette_app = Starlette(routes=routes, lifespan=life, exception_handlers=handlers)
+    starlette_app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     starlette_app.router.redirect_slashes = False
     return _RequestGuard(starlette_app)
 
 
 def _route(path: str, **endpoints: Endpoint) -> Route:
-    async def do(request: Request) -> Response:
+    async def dispatch(request: Request) -> Response:
         has_body = "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"
         if has_body and request.method not in ("POST", "PATCH"):
-            raise BadRequestError(f"a {request.method} has no body here")
+            raise BadRequestError(f"a {request.method} must not have a body here")
         return await (endpoints.get(request.method) or endpoints["GET"])(request)
 
-    return Route(path, do, methods=list(endpoints))
+    return Route(path, dispatch, methods=list(endpoints))
 
 
 async def _health(request: Request) -> Response:
-    await get_front(request).reading.ask(lambda hub: hub.federation)
+    await get_front(request).reading.run(lambda hub: hub.federation)
     return JSONResponse({"status": "ok"}, headers={"Cache-Control": "no-store"})
 
 
@@ -103,9 +105,9 @@ async def _sweep_forever(front: Front) -> None:
 async def _handle_error(request: Request, error: Exception) -> Response:
     match error:
         case FedhelpError():
-            return problem_response(error, request.app.state.nonces.give())
+            return problem_response(error, request.app.state.nonces.issue())
         case HTTPException(status_code=405):
-            response = problem_response(HttpMethodError(f"{request.method} cannot be done here"))
+            response = problem_response(HttpMethodError(f"{request.method} is not allowed here"))
             response.headers.update(error.headers or {})
             return response
         case HTTPException():
@@ -114,7 +116,7 @@ async def _handle_error(request: Request, error: Exception) -> Response:
 
 
 class _RequestGuard:
-    """Around everything: odd requests get no further, and no mistake of ours shows more than that it is one."""
+    """Wraps the application: refuses malformed requests, and hides the details of errors in this program."""
 
     def __init__(self, inner: ASGIApp) -> None:
         self._inner = inner
@@ -149,13 +151,12 @@ class _RequestGuard:
 
 def _request_error(scope: Scope) -> FedhelpError | None:
     names = [name for name, _ in scope["headers"]]
-    if (
-        len(names) > _MAX_HEADERS
-        or sum(len(name) + len(value) for name, value in scope["headers"]) > process.HEAD_BYTES
-    ):
-        return RequestHeadersError(f"more than {_MAX_HEADERS} headers or {process.HEAD_BYTES} bytes of them")
+    if len(names) > _MAX_HEADERS or sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD_BYTES:
+        return RequestHeadersError(
+            f"the request has more than {_MAX_HEADERS} headers or {MAX_HEAD_BYTES} bytes of them"
+        )
     if len(scope["raw_path"]) + len(scope["query_string"]) > _MAX_PATH_LENGTH:
-        return RequestHeadersError(f"an address of more than {_MAX_PATH_LENGTH} letters")
+        return RequestHeadersError(f"the address is longer than {_MAX_PATH_LENGTH} characters")
     if b"transfer-encoding" in names and b"content-length" in names:
-        return BadRequestError("the length of the body is told in two ways")
+        return BadRequestError("the request states the length of its body in two ways")
     return None

@@ -1,4 +1,4 @@
-"""Read a request's body within its limits."""
+"""Reads headers that hold numbers, and bodies within their limits of size and time."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from server_ref.web import context
 from server_ref.web import limits as web_limits
 
 
-# --- bodies --------------------------------------------------------------------------------------------------------
 def integer_header(request: Request, header: str, maximum: int = 2**53 - 1) -> int:
+    """The whole number in a header. The default maximum is what every JSON reader holds exactly."""
     text = request.headers.get(header, "")
     if not re.fullmatch(r"[0-9]{1,16}", text) or int(text) > maximum:
-        raise BadRequestError(f"{header} is missing, or no whole number from 0 to {maximum}")
+        raise BadRequestError(f"{header} is missing, or not a whole number from 0 to {maximum}")
     return int(text)
 
 
 def content_length(request: Request) -> int | None:
-    """The length of the body, where it was told beforehand."""
+    """The length of the body, if the request states it."""
     return integer_header(request, "content-length") if "content-length" in request.headers else None
 
 
 async def read_chunks(
     request: Request, limits: web_limits.Limits, stop: asyncio.Event | None = None
 ) -> AsyncIterator[bytes]:
-    """The body as it comes, until it ends, becomes too slow, or `stop` is set."""
+    """Yield the body as it arrives, until it ends. Raises if it is too slow, or if `stop` is set."""
     loop = asyncio.get_running_loop()
     stopped = asyncio.ensure_future((stop or asyncio.Event()).wait())
     deadline, received = loop.time() + limits.body_seconds, 0
@@ -45,9 +45,11 @@ async def read_chunks(
             if stopped.done() or not incoming.done():
                 incoming.cancel()
                 raise (
-                    UploadOffsetError("a newer request goes on with this upload")
+                    UploadOffsetError("a newer request continues this upload")
                     if stopped.done()
-                    else SlowError(f"less than {limits.body_min_bytes} bytes came in {limits.body_seconds:.0f} seconds")
+                    else SlowError(
+                        f"fewer than {limits.body_min_bytes} bytes came in {limits.body_seconds:.0f} seconds"
+                    )
                 )
             message = incoming.result()
             if message["type"] == "http.disconnect":
@@ -66,7 +68,10 @@ async def read_chunks(
 async def read_body(
     request: Request, limit: int, is_acceptable: Callable[[bytes], Awaitable[bool]] | None = None
 ) -> bytes:
-    """The whole of a body that is short; `is_good` is asked about what has come, until it says so or raises."""
+    """Read a short body as a whole.
+
+    `is_acceptable` sees the bytes so far after each chunk, until it returns True; it raises to refuse the body early.
+    """
     data = bytearray()
     if (content_length(request) or 0) <= limit:
         async for chunk in read_chunks(request, context.get_front(request).limits):

@@ -1,4 +1,4 @@
-"""What every request to the front passes through: limits, threads, and the form of a refusal (RFC 9457)."""
+"""The front's shared state: the threads that work on the hub, open uploads, and rate limits."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ T = TypeVar("T")
 
 
 class HubThread:
-    """A thread with a hub of its own: a connection to the database belongs to the thread that opened it."""
+    """A thread with its own hub: a connection to the database belongs to the thread that opened it."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
         self._pool = ThreadPoolExecutor(1)
         self._hub: Hub | None = None
 
-    async def ask(self, work: Callable[Concatenate[Hub, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run(self, work: Callable[Concatenate[Hub, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call `work` with the hub in this thread, and await its result."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, lambda: work(self._open(), *args, **kwargs))
 
@@ -44,14 +45,14 @@ class HubThread:
 
 
 class Front:
-    """What the requests share. Reading waits for nobody; writing may wait for a coordinator's command."""
+    """The state that requests share. Reading waits for nobody; writing may wait for a coordinator command."""
 
     def __init__(self, home: Path, limits: web_limits.Limits) -> None:
         self.home, self.limits = home, limits
         self.reading, self.writing = HubThread(home), HubThread(home)
         self.uploads: dict[str, PartialUpload] = {}
         self.creation_lock = asyncio.Lock()
-        self.address_rate, self.sender_rate, self.invites, self.guess_rate = (
+        self.address_rate, self.sender_rate, self.invite_rate, self.guess_rate = (
             web_limits.RateLimiter(*rate) for rate in (limits.address, limits.sender, limits.invite, limits.invite)
         )
 

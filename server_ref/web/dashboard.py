@@ -1,7 +1,7 @@
-"""What a coordinator looks at in a browser: one page, made here, without script and without anything from elsewhere.
+"""The coordinator's dashboard: one page, made here, without scripts and without anything from elsewhere.
 
-Whoever starts the front gets a link that works once; the browser then holds a cookie until the front ends. A button
-only writes a decision down.
+The person who starts the front gets a link that works once; the browser then holds a cookie until the front ends. A
+button only records a decision.
 """
 
 from __future__ import annotations
@@ -45,38 +45,41 @@ _REFRESH_SECONDS = 60  # seconds
 
 
 class DashboardAccess:
-    """Who may look: a link that opens once, and the cookie that it gives."""
+    """Access to the dashboard: a link that works once, and the cookie that it sets."""
 
     def __init__(self) -> None:
         self.token = secrets.token_urlsafe(24)
         self._cookie = ""
 
     def enter(self, token: str) -> str:
+        """Exchange the link's token for the cookie's value. The token works once."""
         if self._cookie or not hmac.compare_digest(token.encode(), self.token.encode()):
-            raise DashboardLinkError("this link was used before, or is not of this hub")
+            raise DashboardLinkError("this link was used before, or is not from this hub")
         self._cookie = secrets.token_urlsafe(24)
         return self._cookie
 
     def check(self, request: Request) -> None:
+        """Raise unless a request has the cookie."""
         cookie = request.cookies.get(_COOKIE, "")
         if not self._cookie or not hmac.compare_digest(cookie.encode(), self._cookie.encode()):
             raise DashboardLinkError("this page is for the coordinator")
 
     @property
-    def form(self) -> str:
-        """What a form of ours brings back, and nobody else's can."""
+    def form_token(self) -> str:
+        """The token in each form of the page. It stops forms on other pages, which cannot know it (CSRF)."""
         return hmac.digest(self._cookie.encode(), b"form", "sha256").hex()
 
 
 def _get_access(request: Request) -> DashboardAccess:
-    access: DashboardAccess = request.app.state.door
+    access: DashboardAccess = request.app.state.access
     return access
 
 
 async def enter(request: Request) -> Response:
+    """Open the dashboard with its link."""
     get_front(request).address_rate.take(client_address(request))
-    if request.method != "GET":  # of a program that looks where a link leads
-        raise HttpMethodError("a link is opened with GET")
+    if request.method != "GET":  # of a program that previews links
+        raise HttpMethodError("the link must be opened with GET")
     response = RedirectResponse("..", 303, {"Cache-Control": "no-store"})
     cookie = _get_access(request).enter(request.path_params["token"])
     response.set_cookie(_COOKIE, cookie, httponly=True, samesite="strict", secure=request.url.scheme == "https")
@@ -84,6 +87,7 @@ async def enter(request: Request) -> Response:
 
 
 async def show(request: Request) -> Response:
+    """Show the dashboard, or how to get its link."""
     get_front(request).address_rate.take(client_address(request))
     try:
         _get_access(request).check(request)
@@ -93,20 +97,21 @@ async def show(request: Request) -> Response:
         return _html_response(
             pages.page("fedhelp", pages.paragraph(f"{error.cause}: {error.remedy}.")), problem_details(error)["status"]
         )
-    html = await get_front(request).reading.ask(_render, _get_access(request).form)
+    html = await get_front(request).reading.run(_render, _get_access(request).form_token)
     return _html_response(html, 200)
 
 
 async def decide(request: Request) -> Response:
+    """Record the decision of a button, and return to the page."""
     get_front(request).address_rate.take(client_address(request))
     _get_access(request).check(request)
     if request.headers.get("content-type") != "application/x-www-form-urlencoded":
-        raise MediaTypeError("a decision comes from the form on the dashboard")
+        raise MediaTypeError("a decision must come from the form on the dashboard")
     fields = parse_qs((await read_body(request, 4096)).decode("ascii", "replace"))
     form, update, decision = (fields.get(name, [""])[0] for name in ("form", "update", "what"))
-    if not hmac.compare_digest(form.encode(), _get_access(request).form.encode()):
-        raise BadRequestError("this form is not of this page")
-    await get_front(request).writing.ask(decisions.record, update, decision)
+    if not hmac.compare_digest(form.encode(), _get_access(request).form_token.encode()):
+        raise BadRequestError("this form is not from this page")
+    await get_front(request).writing.run(decisions.record, update, decision)
     return RedirectResponse(".", 303, {"Cache-Control": "no-store"})
 
 
@@ -125,31 +130,31 @@ def _render(hub: Hub, form: str) -> str:
     summary = status.summary(hub)
     until = f", open until {_readable_time(summary['closes'])}" if summary["state"] == "open" else ""
     expected = len(summary["accepted"]) + len(summary["missing"])
-    stands = (
+    state = (
         f"round {summary['round']} of {summary['rounds']}, {summary['state']}"
         if summary["round"]
         else "no round was opened yet"
     )
-    none = pages.paragraph("No site takes part yet. Invite one: fedhelp-coordinator invite NAME --tier small")
+    no_sites = pages.paragraph("No site takes part yet. Invite one: fedhelp-coordinator invite NAME --tier small")
     return pages.page(
-        f"{summary['name']}: {stands}",
+        f"{summary['name']}: {state}",
         pages.paragraph(f"Federation {summary['federation']}{until}. It is {_readable_time(format_time(hub.now))}."),
         pages.paragraph(
-            f"{len(summary['accepted'])} of {expected} shares accepted, {summary['received']} wait to be judged, "
-            f"{len(summary['quarantined'])} in quarantine, {summary['requests']} sites ask to join."
+            f"{len(summary['accepted'])} of {expected} updates accepted, {summary['received']} waiting to be checked, "
+            f"{len(summary['quarantined'])} in quarantine, {summary['requests']} requests to join."
         ),
         *(pages.paragraph(f"ALARM, {alarm['site']}: {alarm['cause']}.") for alarm in summary["alarms"]),
         *_quarantine_section(summary["quarantined"], form),
         pages.heading("Sites"),
         pages.table(
-            ("site", "name", "tier", "standing", "this round", "last news", "images claimed"), _site_rows(hub, summary)
+            ("site", "name", "tier", "status", "this round", "last message", "images claimed"), _site_rows(hub, summary)
         )
         if summary["sites"]
-        else none,
+        else no_sites,
         pages.heading("Merged models"),
         *_models_section(hub),
-        pages.heading("Last lines of the log"),
-        pages.table(("line", "time", "what", "about"), _log_rows(hub)),
+        pages.heading("Latest lines of the log"),
+        pages.table(("line", "time", "event", "subject"), _log_rows(hub)),
         style=_STYLE,
     )
 
@@ -163,7 +168,8 @@ def _site_rows(hub: Hub, summary: dict[str, Any]) -> list[tuple[object, ...]]:
     missing = dict.fromkeys(summary["missing"], "late" if is_over else "missing")
     return [
         (
-            site["id"], site["name"], site["tier"], site["status"], state_of.get(site["id"]) or missing.get(site["id"], "–"),
+            site["id"], site["name"], site["tier"], site["status"],
+            state_of.get(site["id"]) or missing.get(site["id"], "–"),
             _readable_time(site["last_news"] or "") or "never", "–" if site["examples"] is None else site["examples"],
         )
         for site in summary["sites"]
@@ -181,9 +187,7 @@ def _quarantine_section(updates: list[dict[str, Any]], form: str) -> list[Html]:
         text = f"{update['site']}, round {update['round']}: {update['cause']} ({details}).{claimed}"
         parts.append(pages.paragraph(f"{text} What to do: {remedies.get(update['code'], '')}."))
         if update["decided"]:
-            parts.append(
-                pages.paragraph(f"Decided: {update['decided']}. The next coordinator's command carries it out.")
-            )
+            parts.append(pages.paragraph(f"Decided: {update['decided']}. The next coordinator command carries it out."))
         choices = [decisions.REFUSE] + [decisions.RELEASE] * (update["code"] in RELEASABLE_CODES)
         parts.append(_decision_form(update, choices, form))
     return parts
@@ -201,7 +205,7 @@ def _decision_form(update: dict[str, Any], choices: list[str], form: str) -> Htm
 
 def _models_section(hub: Hub) -> list[Html]:
     rows = hub.database.rows(
-        "SELECT r.round, r.model, count(s.hash) AS shares FROM rounds r LEFT JOIN shares s"
+        "SELECT r.round, r.model, count(s.hash) AS updates FROM rounds r LEFT JOIN shares s"
         " ON s.counts = r.round AND s.state = 'merged' WHERE r.state = 'merged' GROUP BY r.round ORDER BY r.round"
     )
     rates = {figures["round"]: figures for figures in status.accuracy_by_round(hub)}
@@ -209,11 +213,11 @@ def _models_section(hub: Hub) -> list[Html]:
         number: f"{rate['accuracy']:.3f} ({rate['lowest']:.3f} to {rate['highest']:.3f} at {rate['sites']} sites)"
         for number, rate in rates.items()
     }
-    table_rows = [(row["round"], row["shares"], row["model"][:16], accuracies.get(row["round"], "–")) for row in rows]
-    parts = [pages.table(("round", "shares", "model", "accuracy at the sites"), table_rows[::-1])]
+    table_rows = [(row["round"], row["updates"], row["model"][:16], accuracies.get(row["round"], "–")) for row in rows]
+    parts = [pages.table(("round", "updates", "model", "accuracy at the sites"), table_rows[::-1])]
     if rates:
         points = [(float(number), rate["accuracy"]) for number, rate in rates.items()]
-        parts.append(pages.chart({"accuracy": points}, "round", "middle accuracy on the sites' own images"))
+        parts.append(pages.chart({"accuracy": points}, "round", "median accuracy on the sites' own images"))
     return parts
 
 

@@ -1,6 +1,6 @@
-"""What sites fetch. The charter is for anybody; all else for those in the roster, and receipts for whoever is meant.
+"""Downloads. Anybody may read the charter; sites of the roster read the rest; a receipt is for its own site alone.
 
-A request says who asks in one header: an SSH signature over its method, path and body and a nonce that we gave.
+A request names its sender in one header: an SSH signature over method, path, body and a nonce that the front issued.
 """
 
 from __future__ import annotations
@@ -30,37 +30,37 @@ _BLOCK_BYTES = 256 << 10
 
 # --- answers -------------------------------------------------------------------------------------------------------
 async def list_charters(request: Request) -> Response:
-    """All versions of the charter, the first one first: with them a site begins."""
+    """List all versions of the charter, the first one first. A joining site begins with them."""
     get_front(request).address_rate.take(client_address(request))
-    return JSONResponse({"parcels": await get_front(request).reading.ask(_list_parcels, None)}, headers=_NO_STORE)
+    return JSONResponse({"parcels": await get_front(request).reading.run(_list_parcels, None)}, headers=_NO_STORE)
 
 
 async def show_charter_proof(request: Request) -> Response:
-    """What shows somebody who typed a code that this hub knows it. Nobody finds an invite's id without its code."""
+    """The proof that this hub knows an invite's code, for whoever typed the code. Only the code gives the id."""
     get_front(request).address_rate.take(client_address(request))
-    proof = await get_front(request).reading.ask(Hub.charter_proof, request.path_params["invite"])
+    proof = await get_front(request).reading.run(Hub.charter_proof, request.path_params["invite"])
     if not proof:
         raise NotHereError("there is no such invite")
     return JSONResponse({"vouch": proof}, headers=_NO_STORE)
 
 
 async def list_current(request: Request) -> Response:
-    """What this site may need now."""
+    """List what the asking site may need now."""
     reader = await signed.authenticate(request)
     return _with_nonce(
         request,
-        JSONResponse({"parcels": await get_front(request).reading.ask(_list_parcels, reader)}, headers=_NO_STORE),
+        JSONResponse({"parcels": await get_front(request).reading.run(_list_parcels, reader)}, headers=_NO_STORE),
     )
 
 
 async def send_parcel(request: Request) -> Response:
-    """A parcel, or a part of one, by its hash."""
+    """Send a parcel, or a range of it, by its hash."""
     front, hash_ = get_front(request), request.path_params["hash"]
-    if await front.reading.ask(_is_readable, None, hash_):
+    if await front.reading.run(_is_readable, None, hash_):
         front.address_rate.take(client_address(request))
         return await _parcel_response(request, hash_)
     reader = await signed.authenticate(request)
-    if not await front.reading.ask(_is_readable, reader, hash_):
+    if not await front.reading.run(_is_readable, reader, hash_):
         raise NotHereError("there is no such parcel for this site")
     return _with_nonce(request, await _parcel_response(request, hash_))
 
@@ -69,13 +69,13 @@ _NO_STORE = {"Cache-Control": "no-store"}
 
 
 def _with_nonce(request: Request, response: Response) -> Response:
-    """The next nonce comes with the answer, and spares a round trip."""
-    response.headers["Fedhelp-Nonce"] = request.app.state.nonces.give()
+    """Add the next nonce to a response, which spares the client a round trip."""
+    response.headers["Fedhelp-Nonce"] = request.app.state.nonces.issue()
     return response
 
 
 async def _parcel_response(request: Request, hash_: str) -> Response:
-    path = await get_front(request).reading.ask(lambda hub: hub.database.path(hash_))
+    path = await get_front(request).reading.run(lambda hub: hub.database.path(hash_))
     size = (await asyncio.to_thread(path.stat)).st_size
     etag = f'"{hash_}"'
     headers = {
@@ -117,7 +117,7 @@ async def _stream(path: Path, begin: int, end: int) -> AsyncIterator[bytes]:
         file.close()
 
 
-# --- what is for whom ----------------------------------------------------------------------------------------------
+# --- who may read what ----------------------------------------------------------------------------------------------
 def _list_parcels(hub: Hub, reader: signed.SignedReader | None) -> list[dict[str, Any]]:
     is_readable, parcels = _access_rule(hub, reader), []
     for hash_ in _needed_parcels(hub, reader):
@@ -129,17 +129,17 @@ def _list_parcels(hub: Hub, reader: signed.SignedReader | None) -> list[dict[str
 
 
 def _needed_parcels(hub: Hub, reader: signed.SignedReader | None) -> list[str]:
-    """What one reader may need now. A model comes as it was sealed to the reader's group."""
+    """The hashes of what a reader may need now. Of the model, only the parcel that is sealed to the reader's group."""
     if reader and reader.site:
         model_parcel = hub.model_parcel(
             group_of(reader.site)
-        )  # "" if an older program sealed it, to all groups together
+        )  # "" if an older version sealed one parcel for all groups
         subjects = (
             "SELECT hash FROM shares WHERE site = ? AND round >= ? UNION SELECT hash FROM unkept WHERE site = ?"
             " AND round >= ? UNION SELECT hash FROM requests WHERE site = ?"
         )
-        of_rounds = (reader.site, hub_current.first_receipt_round(hub))
-        receipts = hub_current.receipts_about(hub, subjects, *of_rounds, *of_rounds, reader.site)
+        recent = (reader.site, hub_current.first_receipt_round(hub))
+        receipts = hub_current.receipts_about(hub, subjects, *recent, *recent, reader.site)
         return hub_current.federation_parcels(hub, [model_parcel] if model_parcel else hub.model_parcels()) + receipts
     request_hashes = hub.requests_signed_by(reader.key) if reader else []
     return hub_current.federation_parcels(hub, []) + [
@@ -153,7 +153,7 @@ def _is_readable(hub: Hub, reader: signed.SignedReader | None, hash_: str) -> bo
 
 
 def _access_rule(hub: Hub, reader: signed.SignedReader | None) -> Callable[[str, str], bool]:
-    """Whether somebody may see a parcel of a kind; of a receipt it matters what it is about."""
+    """A rule: whether a reader may read a parcel of a kind. Of receipts, only those about the reader's own parcels."""
     kinds = {"charter", "roster", "task", "global", "knowledge"} if reader and reader.site else {"charter"}
     own_hashes: set[str] = set()
     if reader and reader.site:
@@ -161,7 +161,7 @@ def _access_rule(hub: Hub, reader: signed.SignedReader | None) -> Callable[[str,
             "SELECT hash FROM shares WHERE site = ? UNION SELECT hash FROM unkept WHERE site = ?"
             " UNION SELECT hash FROM requests WHERE site = ?"
         )
-        own_hashes = {row["hash"] for row in hub.database.rows(query, *3 * (reader.site,))}
+        own_hashes = {row["hash"] for row in hub.database.rows(query, *[reader.site] * 3)}
     elif reader:
         own_hashes = set(hub.requests_signed_by(reader.key))
     return lambda kind, subject: kind in kinds or (kind == "receipt" and subject in own_hashes)

@@ -1,4 +1,4 @@
-"""What the front answers, as OpenAPI 3.1, for programs; docs/spec/http.md says it to people."""
+"""The front's HTTP API as OpenAPI 3.1, for programs; docs/spec/http.md describes it for people."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def _response(description: str) -> dict[str, Any]:
     return {"description": description}
 
 
-_UPLOAD_RESPONSES = {"200": _response("It was begun before."), "201": _response("It was begun, or is whole.")}
-_OPTIONS = _operation("What of tus is spoken", {"204": _response("In the headers.")})
+_UPLOAD_RESPONSES = {"200": _response("It exists already."), "201": _response("It was created, and may be complete.")}
+_OPTIONS = _operation("The supported version of tus", {"204": _response("In the headers.")})
 _PARCEL_BODY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 DOCUMENT: dict[str, Any] = {
@@ -65,7 +65,8 @@ DOCUMENT: dict[str, Any] = {
     "paths": {
         "/healthz": {
             "get": _operation(
-                "Whether it works", {"200": _json_response("It does.", {"type": "object", "required": ["status"]})}
+                "Whether the hub works",
+                {"200": _json_response("It works.", {"type": "object", "required": ["status"]})},
             )
         },
         "/v1/charters": {
@@ -81,12 +82,14 @@ DOCUMENT: dict[str, Any] = {
                 }
             ],
             "get": _operation(
-                "That the hub knows an invite's code", {"200": _json_response("It does.", _CHARTER_PROOF)}
+                "Proof that the hub knows an invite's code", {"200": _json_response("The proof.", _CHARTER_PROOF)}
             ),
         },
         "/v1/current": {
             "get": _operation(
-                "What this site may need", {"200": _json_response("In order.", _PARCELS)}, security=_MEMBER
+                "What this site may need",
+                {"200": _json_response("In the order to read them.", _PARCELS)},
+                security=_MEMBER,
             )
         },
         "/v1/parcels/{hash}": {
@@ -94,9 +97,9 @@ DOCUMENT: dict[str, Any] = {
             "get": _operation(
                 "A parcel",
                 {
-                    "200": {"description": "All of it.", "content": _PARCEL_BODY},
-                    "206": {"description": "A part.", "content": _PARCEL_BODY},
-                    "304": _response("It is there already."),
+                    "200": {"description": "The whole parcel.", "content": _PARCEL_BODY},
+                    "206": {"description": "The requested range.", "content": _PARCEL_BODY},
+                    "304": _response("The client has it already."),
                 },
                 parameters=[
                     _header(name, {"type": "string"}, required=False) for name in ("Range", "If-Range", "If-None-Match")
@@ -106,7 +109,7 @@ DOCUMENT: dict[str, Any] = {
         },
         "/v1/uploads": {
             "post": _operation(
-                "Begin an upload",
+                "Create an upload",
                 _UPLOAD_RESPONSES,
                 parameters=[_TUS_HEADER, _header("Upload-Length", _WHOLE_NUMBER)],
                 requestBody={"required": True, "content": _UPLOAD_BODY},
@@ -115,14 +118,16 @@ DOCUMENT: dict[str, Any] = {
         },
         "/v1/uploads/{hash}": {
             "parameters": [_HASH_PARAMETER],
-            "head": _operation("Where it stands", {"200": _response("In Upload-Offset.")}, parameters=[_TUS_HEADER]),
+            "head": _operation(
+                "The offset of an upload", {"200": _response("In Upload-Offset.")}, parameters=[_TUS_HEADER]
+            ),
             "patch": _operation(
-                "Add bytes",
-                {"204": _response("They are kept.")},
+                "Append bytes",
+                {"204": _response("They are stored.")},
                 parameters=[_TUS_HEADER, _header("Upload-Offset", _WHOLE_NUMBER)],
                 requestBody={"required": True, "content": _UPLOAD_BODY},
             ),
-            "delete": _operation("Abandon it", {"204": _response("It is gone.")}, parameters=[_TUS_HEADER]),
+            "delete": _operation("Delete an upload", {"204": _response("It is deleted.")}, parameters=[_TUS_HEADER]),
             "options": _OPTIONS,
         },
     },
@@ -130,7 +135,7 @@ DOCUMENT: dict[str, Any] = {
         "securitySchemes": {"member": {"type": "http", "scheme": "SSHSIG"}},
         "responses": {
             "Problem": {
-                "description": "A refusal, as RFC 9457 has it.",
+                "description": "A refusal, as RFC 9457 problem details.",
                 "content": {
                     "application/problem+json": {
                         "schema": {

@@ -1,4 +1,4 @@
-"""Answers to refused requests: RFC 9457 problem details with a code and a remedy."""
+"""Responses to refused requests: RFC 9457 problem details with a code and a remedy."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from fedhelp_edge.errors import (
     RateLimitError,
 )
 
-# --- refusals ------------------------------------------------------------------------------------------------------
-_STATUS_CODES: dict[type[FedhelpError], int] = {  # of a kind and of all below it
+_STATUS_CODES: dict[type[FedhelpError], int] = {  # of an error class and its subclasses
     errors.ParcelError: 400,
     errors.StatementSizeError: 413,
     errors.PayloadSizeError: 413,
@@ -53,10 +52,12 @@ _STATUS_CODES: dict[type[FedhelpError], int] = {  # of a kind and of all below i
 
 
 def status_code(error: FedhelpError) -> int:
+    """The HTTP status of an error."""
     return next((_STATUS_CODES[kind] for kind in type(error).__mro__ if kind in _STATUS_CODES), 500)
 
 
 def problem_details(error: FedhelpError) -> dict[str, Any]:
+    """The JSON body of a refusal."""
     return {
         "type": "about:blank", "title": (type(error).__doc__ or "").strip(), "status": status_code(error),
         "code": error.code, "detail": error.cause, "remedy": error.remedy,
@@ -64,6 +65,7 @@ def problem_details(error: FedhelpError) -> dict[str, Any]:
 
 
 def problem_response(error: FedhelpError, nonce: str = "") -> Response:
+    """The response to a refused request. A `nonce` lets an unauthenticated client sign its next one."""
     headers = {"Cache-Control": "no-store"}
     if status_code(error) == 401 and nonce:
         headers |= {"WWW-Authenticate": "SSHSIG", "Fedhelp-Nonce": nonce}

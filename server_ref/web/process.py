@@ -26,48 +26,43 @@ from fedhelp_edge.errors import (
     RequestHeadersError,
 )
 from server_ref.hub.hub import Hub
-from server_ref.web import app as web_app
 from server_ref.web import dashboard
+from server_ref.web.app import create_app
 from server_ref.web.connections import Connection, ConnectionLimiter, LimitedListener
-from server_ref.web.limits import Limits
+from server_ref.web.limits import MAX_HEAD_BYTES, Limits
 from server_ref.web.problems import problem_details, status_code
 
 FRONT_LOCK = "front.lock"
-
-
-HEAD_BYTES = 16 << 10  # of the headers of one request
-_SHUTDOWN_SECONDS = 10  # seconds for what is under way when we are told to end
-
-
-_READ_BYTES = 32 << 10  # at a time, of each connection; over TLS so much is held ready. asyncio would take 256 KiB
+_SHUTDOWN_SECONDS = 10  # for requests that are under way at the end
+_READ_BYTES = 32 << 10  # read at a time from each connection, and held ready over TLS; asyncio would take 256 KiB
 
 
 class _LimitedProtocol(H11Protocol):
-    """uvicorn's, with an end to its patience, and with refusals of our form."""
+    """uvicorn's protocol, with time limits for slow clients, and refusals in our form."""
 
     def __init__(self, limits: Limits, limiter: ConnectionLimiter, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._limits, self._crowd = limits, limiter
-        self._line: Connection | None = None
+        self._limits, self._limiter = limits, limiter
+        self._connection: Connection | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         transport.max_size = _READ_BYTES  # type: ignore[attr-defined]
-        if connection := self._crowd.lines.get(transport.get_extra_info("peername")):
-            self._line, connection.abort, connection.is_busy = connection, transport.abort, self._is_busy
+        if connection := self._limiter.connections.get(transport.get_extra_info("peername")):
+            self._connection, connection.abort, connection.is_busy = connection, transport.abort, self._is_busy
         self._wait(self._limits.header_seconds, self._give_up)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait(0, None)
-        if self._line:
-            self._crowd.leave(self.transport.get_extra_info("peername"), self._line)
+        if self._connection:
+            self._limiter.remove(self.transport.get_extra_info("peername"), self._connection)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._line:
-            self._line.brought(len(data), self._limits.body_min_bytes)
-        with suppress(h11.LocalProtocolError):  # more of a request that we have refused
+        if self._connection:
+            self._connection.note_received(len(data), self._limits.body_min_bytes)
+        with suppress(h11.LocalProtocolError):  # more bytes of a refused request
             super().data_received(data)
 
     def handle_events(self) -> None:
@@ -77,9 +72,9 @@ class _LimitedProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         self._wait(self._limits.header_seconds, self._give_up)
-        if self._line:
-            self._line.renew()
-        self.cycle.body.clear()  # what came of a request that was refused meanwhile
+        if self._connection:
+            self._connection.renew()
+        self.cycle.body.clear()  # bytes of a request that was refused meanwhile
         super().on_response_complete()
 
     def pause_writing(self) -> None:
@@ -91,18 +86,18 @@ class _LimitedProtocol(H11Protocol):
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """Of a request whose head cannot be read, or is too long."""
+        """Refuse a request whose head cannot be read or is too long."""
         cause = sys.exc_info()[1]
         too_long = isinstance(cause, h11.RemoteProtocolError) and cause.error_status_hint == 431
         error = (
-            RequestHeadersError("the head is too long")
+            RequestHeadersError("the head of the request is too long")
             if too_long
-            else BadRequestError("this is not HTTP as it should be")
+            else BadRequestError("the request is not valid HTTP")
         )
         response = JSONResponse(
             problem_details(error), status_code(error), {"Connection": "close"}, "application/problem+json"
         )
-        with suppress(h11.LocalProtocolError):  # the answer was under way
+        with suppress(h11.LocalProtocolError):  # a response was under way
             for event in (
                 h11.Response(status_code=response.status_code, headers=response.raw_headers),
                 h11.Data(data=bytes(response.body)),
@@ -112,7 +107,7 @@ class _LimitedProtocol(H11Protocol):
         self.transport.close()
 
     def _is_busy(self) -> bool:
-        """Whether the whole of a request is here, and its sender waits for us rather than we for it."""
+        """Whether a request is complete and its client waits for our response, not we for the client."""
         cycle = self.cycle
         return bool(cycle and not cycle.more_body and not cycle.response_complete and not self.flow.write_paused)
 
@@ -130,7 +125,7 @@ class _LimitedProtocol(H11Protocol):
 def serve(
     home: Path, host: str, port: int, cert: Path | None, key: Path | None, ready: Callable[[str, str], None]
 ) -> None:  # fmt: skip
-    """Run until SIGTERM or Ctrl-C, then end what is under way. `ready` is told the address, and the dashboard's."""
+    """Run until SIGTERM or Ctrl-C, then finish what is under way. `ready` gets the hub's and the dashboard's URL."""
     hub = Hub(home)
     with lock.exclusive(home / FRONT_LOCK, wait=0):
         hub.front()
@@ -144,7 +139,7 @@ def serve(
             shown_host = f"[{host}]" if ":" in host else host
             url = f"{'https' if cert else 'http'}://{shown_host}:{sock.getsockname()[1]}"
             ready(url, f"{url}/enter/{access.token}")
-            for name in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises again what it was ended by
+            for name in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises the signal again that ended it
                 signal.signal(name, lambda *_: None)
             server.run(sockets=[sock])
         if not server.started:
@@ -154,18 +149,20 @@ def serve(
 def build_server(
     home: Path, limits: Limits, access: dashboard.DashboardAccess, cert: Path | None = None, key: Path | None = None
 ) -> uvicorn.Server:
+    """The front as a server that listens where it is told to, with its limits."""
     limiter = ConnectionLimiter(limits.tls_connections if cert else limits.connections, limits.eviction_seconds)
+    protocol = partial(_LimitedProtocol, limits, limiter)
     config = uvicorn.Config(
-        web_app.create_app(home, limits, access), http=partial(_LimitedProtocol, limits, limiter), ws="none", lifespan="on",  # type: ignore[arg-type]
-        loop="asyncio",  # whose listening socket is ours to count at
+        create_app(home, limits, access), http=protocol, ws="none", lifespan="on",  # type: ignore[arg-type]
+        loop="asyncio",  # the loop that accepts from our own listener
         log_config=None, log_level="critical", access_log=False, server_header=False,
-        timeout_graceful_shutdown=_SHUTDOWN_SECONDS, h11_max_incomplete_event_size=HEAD_BYTES,
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS, h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         ssl_certfile=cert, ssl_keyfile=key,
     )  # fmt: skip
     try:
         config.load()
-    except OSError:  # ssl's errors are such
-        raise ListenError("the certificate and its key cannot be used") from None
+    except OSError as error:  # ssl.SSLError is one
+        raise ListenError("the certificate and its key cannot be used") from error
     sslproto.SSLProtocol.max_size = _READ_BYTES  # type: ignore[attr-defined]
     return _LimitedServer(config, limiter)
 
@@ -173,22 +170,23 @@ def build_server(
 class _LimitedServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, limiter: ConnectionLimiter) -> None:
         super().__init__(config)
-        self._crowd = limiter
+        self._limiter = limiter
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().serve([LimitedListener(listener, self._crowd) for listener in sockets or ()])
+        await super().serve([LimitedListener(listener, self._limiter) for listener in sockets or ()])
 
 
 def open_listener(host: str, port: int) -> socket.socket:
+    """A socket that listens at this address."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError):
-        raise ListenError(f"nothing can listen at {host}, port {port}") from None
+    except (OSError, OverflowError) as error:
+        raise ListenError(f"the server cannot listen on {host}, port {port}") from error
 
 
 def _raise_file_limit() -> None:
-    """As many connections as the system lets us have."""
+    """Allow as many open files as the system lets this process have: each connection is one."""
     with suppress(ImportError, OSError, ValueError):
         import resource
 

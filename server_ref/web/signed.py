@@ -1,4 +1,4 @@
-"""Requests signed by a site's key over a nonce of ours, and what such a reader may fetch."""
+"""Authenticates requests: a site signs method, path and body over a nonce that the front issued."""
 
 from __future__ import annotations
 
@@ -28,13 +28,11 @@ from server_ref.web.context import get_front
 from server_ref.web.limits import client_address
 
 _HEADER = re.compile(r'SSHSIG nonce="([0-9a-f]{64})", signature="([A-Za-z0-9+/=]{1,2048})"')
-
-
 _EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
 
 class Nonces:
-    """Numbers that are good for one request. We know our own by their mark, and keep only those that were used."""
+    """Nonces, each valid for one request. A MAC marks those of this front, so only used ones need to be stored."""
 
     LIFE = 300.0  # seconds
 
@@ -42,64 +40,67 @@ class Nonces:
         self._key = os.urandom(32)
         self._used: dict[str, float] = {}
 
-    def give(self) -> str:
+    def issue(self) -> str:
+        """A new nonce: its expiry, random bytes and the MAC, in hexadecimal."""
         text = f"{int(time.monotonic() + self.LIFE):08x}{os.urandom(12).hex()}"
-        return text + self._mark(text)
+        return text + self._mac(text)
 
     def check(self, nonce: str) -> None:
-        if not hmac.compare_digest(self._mark(nonce[:32]), nonce[32:]):
-            raise NonceError("this nonce is not of this hub, or from before it was started")
+        """Raise if a nonce is not from this front, expired, or used. This stops replayed requests."""
+        if not hmac.compare_digest(self._mac(nonce[:32]), nonce[32:]):
+            raise NonceError("this nonce is not from this hub, or older than its last start")
         if int(nonce[:8], 16) < time.monotonic():
             raise NonceError("this nonce is too old")
         if nonce in self._used:
             raise NonceError("this nonce was used before")
 
-    def use(self, nonce: str) -> None:
-        """Once. Only what somebody whom we know has signed is kept, so that nobody else can fill our memory."""
+    def consume(self, nonce: str) -> None:
+        """Use a nonce up. Call it for authenticated requests only, so that nobody else can fill the memory."""
         self.check(nonce)
         now = time.monotonic()
         self._used[nonce] = now + self.LIFE
         while next(iter(self._used.values())) < now:
             del self._used[next(iter(self._used))]
 
-    def _mark(self, text: str) -> str:
+    def _mac(self, text: str) -> str:
         return hmac.digest(self._key, text.encode(), "sha256")[:16].hex()
 
 
 @dataclass(frozen=True)
 class SignedReader:
-    """Who asks: a site of the roster, or else somebody who at most asked to join."""
+    """The signer of a request: a site of the roster, or a newcomer (`site` is empty) who asked to join."""
 
     key: str
     site: str
 
 
-# --- who asks ------------------------------------------------------------------------------------------------------
+# --- authentication ---------------------------------------------------------------------------------------------------
 async def authenticate(request: Request) -> SignedReader:
+    """The signer of a request, after its signature and nonce are checked and its rate is counted."""
     front, nonces = get_front(request), request.app.state.nonces
     front.address_rate.take(client_address(request))
     header = _HEADER.fullmatch(request.headers.get("authorization", ""))
     if header is None:
-        raise UnsignedError("this is for members")
+        raise UnsignedError("only members of the federation can read this")
     nonce, signature = header.groups()
     nonces.check(nonce)
     message = canon.encode({
-        "body_sha256": _EMPTY_SHA256, "federation": await front.reading.ask(lambda hub: hub.federation),
+        "body_sha256": _EMPTY_SHA256, "federation": await front.reading.run(lambda hub: hub.federation),
         "method": request.method, "nonce": nonce, "path": _signed_path(request),
     })  # fmt: skip
     armor = sshsig.BEGIN + "\n".join([*textwrap.wrap(signature, 70), ""]) + sshsig.END
     parsed = sshsig.parse(armor)
     if parsed.namespace != namespace("request"):
-        raise SigNamespaceError(f"signed as {parsed.namespace[:60]!r}, but it is a request")
+        raise SigNamespaceError(f"signed as {parsed.namespace[:60]!r}, not as a request")
     parsed.verify(message)
-    reader = await front.reading.ask(_identify, sshsig.public_line(parsed.key))
+    reader = await front.reading.run(_identify, sshsig.public_line(parsed.key))
     front.sender_rate.take(reader.site or reader.key)
-    nonces.use(nonce)
+    nonces.consume(nonce)
     return reader
 
 
 def _signed_path(request: Request) -> str:
-    """The path and query as they were asked for, from our first step on: a proxy may put others before it."""
+    """The requested path with its query, from our own first segment on: a proxy may put others before it."""
     path = request.scope["raw_path"].decode("ascii", "replace")
     query = request.scope["query_string"].decode("ascii", "replace")
     return f"{path}?{query}" if query else path
@@ -109,7 +110,7 @@ def _identify(hub: Hub, key: str) -> SignedReader:
     site = hub.roster.owner(key)
     if site is None:
         if not hub.requests_signed_by(key):
-            raise SignerUnknownError(f"{sshsig.fingerprint(key)} is nobody's key here")
+            raise SignerUnknownError(f"no site here has the key {sshsig.fingerprint(key)}")
         return SignedReader(key, "")
     if site.status == roster.REVOKED:
         raise SignerRevokedError(f"the key of {site.id} was revoked")

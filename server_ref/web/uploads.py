@@ -1,4 +1,4 @@
-"""Uploads: tus 1.0.0 with creation-with-upload and termination, at an address made of the parcel's hash."""
+"""Uploads: tus 1.0.0 with creation-with-upload and termination. An upload's address is the parcel's hash."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ from server_ref.web.limits import Limits, client_address
 from server_ref.web.problems import status_code
 
 TUS_VERSION = "1.0.0"
-MAX_FIRST_BYTES = parcel.PROLOGUE_LIMIT + (64 << 10)  # a request to join comes whole with its first bytes
-_BLOCK_BYTES = 256 << 10  # what is kept in memory of each
+MAX_FIRST_BYTES = parcel.PROLOGUE_LIMIT + (64 << 10)  # a request to join comes whole in the first request
+_BLOCK_BYTES = 256 << 10  # held in memory for each upload
 _MEDIA_TYPE = "application/offset+octet-stream"
 
 
 @dataclass(frozen=True)
 class FinishedUpload:
-    """An upload that has ended well."""
+    """An upload that the hub has received, with the hash of its receipt."""
 
     hash: str
     length: int
@@ -59,21 +59,23 @@ class FinishedUpload:
         return self.length
 
 
-# --- what a site may send ------------------------------------------------------------------------------------------
+# --- endpoints ------------------------------------------------------------------------------------------
 async def options(_request: Request) -> Response:
+    """Answer which version and extensions of tus the front supports."""
     return Response(status_code=204, headers={
-        "Tus-Resumable": TUS_VERSION, "Tus-Version": TUS_VERSION, "Tus-Extension": "creation,creation-with-upload,termination",
+        "Tus-Resumable": TUS_VERSION, "Tus-Version": TUS_VERSION,
+        "Tus-Extension": "creation,creation-with-upload,termination",
     })  # fmt: skip
 
 
 async def create(request: Request) -> Response:
-    """Begin an upload: the first bytes hold the prologue, which is judged before anything is kept."""
+    """Begin an upload. Its first bytes hold the prologue, which is judged before anything is stored."""
     front = get_front(request)
     front.address_rate.take(client_address(request))
     _check_protocol(request)
     _check_media_type(request)
     length = integer_header(request, "upload-length")
-    data = await read_body(request, MAX_FIRST_BYTES, lambda data: front.reading.ask(_check_statement, data))
+    data = await read_body(request, MAX_FIRST_BYTES, lambda data: front.reading.run(_check_statement, data))
     async with front.creation_lock:
         upload, is_new = await _create(front, data, length)
     code = 201 if is_new else 200
@@ -84,7 +86,7 @@ async def create(request: Request) -> Response:
 
 
 async def _create(front: Front, data: bytes, length: int) -> tuple[PartialUpload | FinishedUpload, bool]:
-    upload_statement, signers, payload_start, earlier = await front.reading.ask(_preflight, data)
+    upload_statement, signers, payload_start, earlier = await front.reading.run(_preflight, data)
     if length != payload_start + upload_statement.size:
         raise BadRequestError(
             f"Upload-Length is {length}, but the parcel has {payload_start + upload_statement.size} bytes"
@@ -96,18 +98,19 @@ async def _create(front: Front, data: bytes, length: int) -> tuple[PartialUpload
     if upload := front.uploads.get(upload_statement.hash):
         return upload, False
     if upload_statement.kind == "enrol":
-        if len(data) < length:  # so that nobody can keep the places of others taken
-            raise BadRequestError("a request to join comes whole with its first bytes")
+        if len(data) < length:  # so that nobody can block the places of others
+            raise BadRequestError("a request to join must come whole in the first request")
         await _check_invite(front, upload_statement, signers, data[payload_start:])
     front.sender_rate.take(upload_statement.context.get("sender", upload_statement.hash))
     _check_open_uploads(front, upload_statement)
-    now = await front.reading.ask(_check_quota, upload_statement, list(front.uploads.values()), front.limits)
+    now = await front.reading.run(_check_quota, upload_statement, list(front.uploads.values()), front.limits)
     upload = await asyncio.to_thread(partial.begin, front.home, upload_statement, length, data, now)
     front.uploads[upload_statement.hash] = upload
     return upload, True
 
 
 async def append(request: Request) -> Response:
+    """Append bytes to an upload at its offset. The last byte finishes it."""
     front = get_front(request)
     _check_protocol(request)
     _check_media_type(request)
@@ -118,7 +121,7 @@ async def append(request: Request) -> Response:
     front.sender_rate.take(upload.sender or upload.hash)
     async with upload.turn() as stop:
         if offset != upload.offset:
-            raise UploadOffsetError(f"the upload stands at {upload.offset}")
+            raise UploadOffsetError(f"the upload is at offset {upload.offset}")
         await _receive_chunks(request, upload, stop)
         return _tus_response(204, await _finish(front, upload) if upload.offset == upload.length else upload)
 
@@ -134,28 +137,30 @@ async def _receive_chunks(request: Request, upload: PartialUpload, stop: asyncio
             if remaining < 0:
                 block.clear()
                 await asyncio.to_thread(upload.truncate, start)
-                raise PayloadSizeError("more bytes came than are missing")
+                raise PayloadSizeError("the request has more bytes than are missing")
             block += chunk
             if len(block) >= _BLOCK_BYTES:
                 data = bytes(block)
                 block.clear()
                 await asyncio.to_thread(upload.write, data)
     finally:
-        if block:  # also where the line broke
+        if block:  # also after a lost connection
             await asyncio.to_thread(upload.write, bytes(block))
 
 
 async def show_offset(request: Request) -> Response:
+    """Answer at which offset the client continues."""
     _check_protocol(request)
     upload = await _find(request)
     if isinstance(upload, FinishedUpload):
         return _tus_response(200, upload)
     get_front(request).sender_rate.take(upload.sender or upload.hash)
-    async with upload.turn():  # whoever asks will go on from here, so nobody else does
+    async with upload.turn():  # ends an older request: the asking client continues from this offset
         return _tus_response(200, upload)
 
 
 async def cancel(request: Request) -> Response:
+    """Delete an upload that is not finished."""
     _check_protocol(request)
     upload = await _find(request)
     if isinstance(upload, FinishedUpload):
@@ -165,9 +170,9 @@ async def cancel(request: Request) -> Response:
     return Response(status_code=204, headers={"Tus-Resumable": TUS_VERSION})
 
 
-# --- judged with the hub -------------------------------------------------------------------------------------------
+# --- checks against the hub -------------------------------------------------------------------------------------------
 def _preflight(hub: Hub, data: bytes) -> tuple[Statement, tuple[str, ...], int, IntakeResult | None]:
-    """What is to come, who signed it, where its payload begins, and the answer if it came before."""
+    """The statement, its signers, where the payload begins, and the earlier result if the parcel is here already."""
     file = io.BytesIO(data)
     upload_statement, signers = parcel.read_prologue(file)
     earlier, _ = receive.preflight(hub, upload_statement, signers)
@@ -175,9 +180,9 @@ def _preflight(hub: Hub, data: bytes) -> tuple[Statement, tuple[str, ...], int, 
 
 
 def _check_statement(hub: Hub, data: bytes) -> bool:
-    """Refuse a body as soon as it cannot be for us and from one of us, before a signature is worth verifying.
+    """Raise as soon as a body cannot be from a site of this federation, before a signature needs to be verified.
 
-    False while its statement is not all there.
+    Returns False while the statement is incomplete.
     """
     magic, line = data[: len(parcel.MAGIC)], data[len(parcel.MAGIC) :]
     if not parcel.MAGIC.startswith(magic):
@@ -191,26 +196,26 @@ def _check_statement(hub: Hub, data: bytes) -> bool:
     if upload_statement.kind not in ("update", "enrol", "rotate"):
         raise ParcelKindError(f"a site does not send a {upload_statement.kind}")
     if upload_statement.context["federation"] != hub.federation:
-        raise FederationError(f"made for {upload_statement.context['federation']}")
+        raise FederationError(f"the parcel is for {upload_statement.context['federation']}")
     if upload_statement.kind != "enrol" and not hub.roster.site(upload_statement.context["sender"]):
         raise SignerUnknownError("the sender is not in the roster")
     return True
 
 
 async def _check_invite(front: Front, upload_statement: Statement, signers: tuple[str, ...], payload: bytes) -> None:
-    """Whether a request to join proves an invite, before a byte of it is written.
+    """Raise unless a request to join proves an invite's code. Call it before a byte of it is written.
 
-    Whoever knows an invite but not its code may try few codes an hour, and takes no try from the site that knows it.
+    An attacker who knows an invite's id but not its code can try few codes an hour, and uses up no try of the site.
     """
     if hashlib.sha256(payload).hexdigest() != upload_statement.sha256:
-        raise PayloadHashError("the payload is not the one that was signed")
+        raise PayloadHashError("the payload is not the signed one")
     request_body = parcel.read_json(payload)
     try:
-        await front.reading.ask(enrolment.check_invite, upload_statement, signers, request_body)
+        await front.reading.run(enrolment.check_invite, upload_statement, signers, request_body)
     except InviteProofError:
         front.guess_rate.take(request_body["invite"])
         raise
-    front.invites.take(request_body["invite"])
+    front.invite_rate.take(request_body["invite"])
 
 
 def _check_open_uploads(front: Front, upload_statement: Statement) -> None:
@@ -222,7 +227,7 @@ def _check_open_uploads(front: Front, upload_statement: Statement) -> None:
 
 
 def _check_quota(hub: Hub, upload_statement: Statement, uploads: list[PartialUpload], limits: Limits) -> datetime:
-    """Whether there is room and time for it; the time that it is now."""
+    """Raise if the upload comes too late or there is no room for it. Returns the time that was compared."""
     now = hub.now
     if upload_statement.kind == "update":
         partial.check_deadline(hub, upload_statement, now)
@@ -239,9 +244,9 @@ def _check_quota(hub: Hub, upload_statement: Statement, uploads: list[PartialUpl
 
 
 async def _finish(front: Front, upload: PartialUpload) -> FinishedUpload:
-    """All is there: judge it again, since much may have changed, and keep it. On our own trouble the upload stays."""
+    """Judge a complete upload again, since much may have changed, and store it. The hub's own errors keep it."""
     try:
-        result = await front.writing.ask(_store, upload)
+        result = await front.writing.run(_store, upload)
     except FedhelpError as error:
         if status_code(error) < 500:
             await asyncio.to_thread(_discard, front, upload)
@@ -252,7 +257,7 @@ async def _finish(front: Front, upload: PartialUpload) -> FinishedUpload:
 
 def _store(hub: Hub, upload: PartialUpload) -> IntakeResult:
     partial.check_deadline(hub, upload.said, upload.started)
-    os.utime(upload.path)  # however long ago its last byte came, it is no leftover
+    os.utime(upload.path)  # however old its last byte is, it is not abandoned
     return receive.store_received(hub, upload.path)
 
 
@@ -262,7 +267,7 @@ def _discard(front: Front, upload: PartialUpload) -> None:
 
 
 async def resume_all(front: Front) -> None:
-    """After a start: go on with what an earlier front left, and finish what was whole."""
+    """After a start: load the uploads that an earlier front left, and finish the complete ones."""
     for upload in await asyncio.to_thread(partial.uploads_in, (front.home / partial.FOLDER).resolve(), is_owner=True):
         front.uploads[upload.hash] = upload
     for upload in list(front.uploads.values()):
@@ -270,25 +275,25 @@ async def resume_all(front: Front) -> None:
             try:
                 await _finish(front, upload)
             except FedhelpError:
-                continue  # its sender is told so when it comes back
+                continue  # its sender gets the error when it comes back
     await discard_abandoned(front)
 
 
 async def discard_abandoned(front: Front) -> None:
-    """Forget uploads that nobody goes on with."""
-    now = await front.reading.ask(lambda hub: hub.now)
+    """Discard uploads that nobody continues."""
+    now = await front.reading.run(lambda hub: hub.now)
     for upload in list(front.uploads.values()):
         if partial.is_abandoned(upload, now):
             _discard(front, upload)
 
 
-# --- answers -------------------------------------------------------------------------------------------------------
+# --- responses -------------------------------------------------------------------------------------------------------
 async def _find(request: Request) -> PartialUpload | FinishedUpload:
     hash_ = request.path_params["hash"]
     if upload := get_front(request).uploads.get(hash_):
         return upload
     get_front(request).address_rate.take(client_address(request))
-    finished = await get_front(request).reading.ask(_find_finished, hash_)
+    finished = await get_front(request).reading.run(_find_finished, hash_)
     if finished is None:
         raise NotHereError("there is no such upload")
     return finished
@@ -302,12 +307,12 @@ def _find_finished(hub: Hub, hash_: str) -> FinishedUpload | None:
 
 def _check_protocol(request: Request) -> None:
     if request.headers.get("tus-resumable") != TUS_VERSION:
-        raise UploadProtocolError("the request does not say Tus-Resumable: 1.0.0")
+        raise UploadProtocolError("the request lacks the header Tus-Resumable: 1.0.0")
 
 
 def _check_media_type(request: Request) -> None:
     if request.headers.get("content-type") != _MEDIA_TYPE or "content-encoding" in request.headers:
-        raise MediaTypeError("the body is not declared as plain application/offset+octet-stream")
+        raise MediaTypeError("the body must be application/offset+octet-stream, without an encoding")
 
 
 def _tus_response(code: int, upload: PartialUpload | FinishedUpload) -> Response:
@@ -315,7 +320,7 @@ def _tus_response(code: int, upload: PartialUpload | FinishedUpload) -> Response
         "Tus-Resumable": TUS_VERSION, "Cache-Control": "no-store", "Upload-Offset": str(upload.offset),
         "Upload-Length": str(upload.length),
     }  # fmt: skip
-    if code in (200, 201):  # as seen from the address that uploads are created at
+    if code in (200, 201):  # relative to the address that creates uploads
         headers["Location"] = f"uploads/{upload.hash}"
     if isinstance(upload, FinishedUpload):
         headers["Fedhelp-Receipt"] = upload.receipt

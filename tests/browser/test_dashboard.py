@@ -39,13 +39,13 @@ def fed(three: Federation) -> Federation:
 
 
 def test_a_coordinator_opens_the_link_sees_the_round_and_lets_a_share_in(fed: Federation, tmp_path: Path) -> None:
-    door = DashboardAccess()
-    with running(fed.hub.home, door=door) as port, browser(tmp_path / "profile") as tab:
+    access = DashboardAccess()
+    with running(fed.hub.home, access=access) as port, browser(tmp_path / "profile") as tab:
         here = f"http://127.0.0.1:{port}"
         tab.open(here)
         assert "this page is for the coordinator" in tab.html()
         tab.complaints.clear()
-        tab.open(f"{here}/enter/{door.token}")
+        tab.open(f"{here}/enter/{access.token}")
         shown = tab.html()
         assert "<h1>test: round 3 of 12, open</h1>" in shown
         assert "<svg" in shown

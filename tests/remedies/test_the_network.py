@@ -139,13 +139,13 @@ def test_who_asks_too_often_waits_as_long_as_it_is_told(fed: Federation) -> None
 # --- the front ---------------------------------------------------------------------------------------------------
 def test_the_dashboard_opens_by_its_link_once(fed: Federation) -> None:
     for _ in range(2):  # a new start shows a new link
-        door = DashboardAccess()
-        with net.running(fed.hub.home, door=door) as port:
+        access = DashboardAccess()
+        with net.running(fed.hub.home, access=access) as port:
             client = Client(port, fed.hub.federation)
             refused(client.ask("GET", "/"), "E_DASHBOARD", "a new start shows a new one")
-            cookie = {"Cookie": client.ask("GET", f"/enter/{door.token}").headers["set-cookie"].split(";")[0]}
+            cookie = {"Cookie": client.ask("GET", f"/enter/{access.token}").headers["set-cookie"].split(";")[0]}
             assert client.ask("GET", "/", headers=cookie).status == 200
-            refused(client.ask("GET", f"/enter/{door.token}"), "E_DASHBOARD", "it works once")
+            refused(client.ask("GET", f"/enter/{access.token}"), "E_DASHBOARD", "it works once")
 
 
 def test_a_front_listens_at_another_port_and_with_the_right_certificate(fed: Federation, tmp_path: Path) -> None:
