@@ -51,7 +51,7 @@ def folder_of(root: Path, side: int, count: int) -> Path:
 
 
 def train_ours(folder: Path, plan: plans.Plan, cache: Path, compute: Compute) -> None:
-    images = data.load(folder, plan, kept=cache)
+    images = data.load(folder, plan, state_dir=cache)
     site = SiteFacts("site-001", "small", (1,) * CLASSES)
     learner = FedAvg(plan, site, METHODS["fedavg"].schema(plan), None, compute)
     learner.receive({}, 1)
@@ -107,7 +107,7 @@ def speeds(side: int, count: int, repeats: int) -> None:
             Path(temporary) / "kept",
             plan_of(side),
         )
-        loaded = data.load(folder, plan, kept=cache)
+        loaded = data.load(folder, plan, state_dir=cache)
         tensor = loop.input_tensor(np.asarray(loaded.pixels), plan.image)
         labels = torch.from_numpy(np.asarray(loaded.labels))
         half = Compute(bf16=True) if machine.compute("auto").bf16 else None
@@ -191,7 +191,7 @@ def once(who: str, side: int, root: Path) -> None:
     plan, folder, cache = plan_of(side), root / "images", root / "kept"
     if who == "ours":
         return train_ours(folder, plan, cache, Compute())
-    loaded = data.load(folder, plan, kept=cache)
+    loaded = data.load(folder, plan, state_dir=cache)
     return train_bare(
         loop.input_tensor(np.asarray(loaded.pixels), plan.image), torch.from_numpy(loaded.labels), Compute()
     )
@@ -200,7 +200,7 @@ def once(who: str, side: int, root: Path) -> None:
 def peaks(side: int, count: int) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        data.load(folder_of(root / "images", side, count), plan_of(side), kept=root / "kept")
+        data.load(folder_of(root / "images", side, count), plan_of(side), state_dir=root / "kept")
         peak = {who: peak_mb("benchmarks.training", "--once", who, str(side), str(root)) for who in ("bare", "ours")}
     extra = round(peak["ours"] - peak["bare"], 1)
     report(f"peak memory of training at {side} px, MB", ("torch",), images=count, **peak, extra=extra, aim_extra=150)

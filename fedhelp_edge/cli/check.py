@@ -53,11 +53,13 @@ def check(
     agreed_plan = plans.load(plan, TABLES) if plan else _task_plan(shell.home_folder(home))
     with console.progress("reading images") as progress:
         cache_dir = shell.home_folder(home) / "images"
-        report = data.check(images, agreed_plan, kept=cache_dir, mapping=names, columns=column_names, progress=progress)
+        report = data.check(
+            images, agreed_plan, state_dir=cache_dir, mapping=names, columns=column_names, progress=progress
+        )
     if json:
         problems = [vars(problem) for problem in report.problems]
         console.print_json(
-            classes=report.classes, images=report.images, problems=problems, ready=report.ready, parts=report.parts,
+            classes=report.classes, images=report.images, problems=problems, ready=report.ready, parts=report.counts,
             groups=sorted(report.groups), findings=[finding.to_json() for finding in report.findings],
         )  # fmt: skip
     else:
@@ -108,12 +110,12 @@ def _print_report(report: CheckReport) -> None:
     from fedhelp_edge import errors
     from fedhelp_edge.data.images import SPLITS
 
-    sums = [sum(part[split] for part in report.parts.values()) for split in SPLITS]
+    sums = [sum(part[split] for part in report.counts.values()) for split in SPLITS]
     rows: list[list[object]] = [["class", *SPLITS, "all"]]
-    rows += [[name, *map(part.get, SPLITS), sum(part.values())] for name, part in report.parts.items()]
+    rows += [[name, *map(part.get, SPLITS), sum(part.values())] for name, part in report.counts.items()]
     rows.append(["all", *sums, report.images])
     width = max(len(str(row[0])) for row in rows)
-    for name, *counts in rows if report.parts else ():
+    for name, *counts in rows if report.counts else ():
         console.show(f"{name:<{width}}" + "".join(f"  {count:>6}" for count in counts))
     if report.sizes:
         (small, *_, large) = [f"{across} x {down}" for across, down in (report.sizes[0], report.sizes[-1])]

@@ -39,7 +39,7 @@ def build(
     with console.progress("asking") as progress:
         built = build.build(pixels, labels, classes, source, answers_dir, progress)
     about = {name: text for name, text in (("origin", public.name), ("licence", licence)) if text}
-    built = replace(built.chosen(size or len(built)), provenance=about)
+    built = replace(built.subset(size or len(built)), provenance=about)
     pack.save(out, built, quality)
     file_size = out.stat().st_size
     if json:

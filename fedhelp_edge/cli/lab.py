@@ -47,7 +47,7 @@ class LabSetup:
         machine.configure(threads)
         self.plan_file, self.changes, self.sealed = plan, changes or [], sealed
         agreed = self.plan()
-        images = load(data, agreed, kept=out / "data")
+        images = load(data, agreed, state_dir=out / "data")
         self.parts = partition.distribute(images, split, agreed.seed, sites=sites, large=large, val=agreed.data.val)
         loaded_pack = (
             pack.load(knowledge)

@@ -1,4 +1,4 @@
-"""Images in: from a folder, a table, an NPZ or DICOM to arrays that stay on the disk until they are asked for."""
+"""Read images from a folder, a table, an NPZ or DICOM into arrays that are mapped from disk."""
 
 from fedhelp_edge.data.augment import augment
 from fedhelp_edge.data.check import CheckReport, check

@@ -1,4 +1,4 @@
-"""The arrays of an NPZ. What one claims of its size is judged before anything is unpacked; nothing is unpickled."""
+"""Read the arrays of an NPZ. Sizes are checked before anything is unpacked; nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from fedhelp_edge.data import budget
 from fedhelp_edge.errors import BadNpzError
 
 _MAGIC = b"\x93NUMPY"
-_HEADER_LIMIT = 1 << 13  # bytes that the header of an array may have
+_HEADER_LIMIT = 1 << 13  # bytes that the header of an array may have at most
 
 
 @dataclass(frozen=True)
 class NpyHeader:
-    """What an array claims to be."""
+    """The shape and type that an array claims to have."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -33,12 +33,12 @@ class NpyHeader:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Bytes of the values."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 class NpzArchive:
-    """An open NPZ."""
+    """An open NPZ: a mapping of names to arrays."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._zip = zipfile.ZipFile(_BoundedReader(file))
@@ -57,14 +57,14 @@ class NpzArchive:
             return header
 
     def array(self, name: str, limit: int = budget.ARRAY_SIZE) -> NDArray[Any]:
-        """A whole array, of this many bytes at most."""
+        """Read a whole array of at most `limit` bytes."""
         with self._open_member(name) as (file, header):
             if header.size > limit:
-                raise BadNpzError(f"'{name}' is larger than it can be")
+                raise BadNpzError(f"'{name}' is larger than {limit:,} bytes")
             return _as_array(_read_exactly(file, header.size), header)
 
     def rows(self, name: str) -> Iterator[NDArray[Any]]:
-        """Each entry of an array, one after the other."""
+        """Yield the entries of an array one by one."""
         with self._open_member(name) as (file, header):
             if not header.fortran_order:
                 row = NpyHeader(header.shape[1:], header.dtype, False)
@@ -75,41 +75,50 @@ class NpzArchive:
 
     @contextmanager
     def _open_member(self, name: str) -> Iterator[tuple[IO[bytes], NpyHeader]]:
-        """The values of an array, behind its header."""
+        """Open an array; the file stands at its first value."""
         member = self._members[name]
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise BadNpzError("it is compressed in a way that no NPZ is")
+            raise BadNpzError("it uses a compression that NPZ files do not have")
         with self._zip.open(member) as file:
             preamble = _read_exactly(file, len(_MAGIC) + 2)
             is_version_1 = preamble[len(_MAGIC)] == 1
             length = _read_exactly(file, 2 if is_version_1 else 4)
             size = int.from_bytes(length, "little")
             if preamble[: len(_MAGIC)] != _MAGIC or size > _HEADER_LIMIT:
-                raise BadNpzError(f"'{name}' is no array")
+                raise BadNpzError(f"'{name}' is not an array")
             read = np.lib.format.read_array_header_1_0 if is_version_1 else np.lib.format.read_array_header_2_0
             shape, fortran_order, dtype = read(io.BytesIO(length + _read_exactly(file, size)))
             if dtype.hasobject:
                 raise BadNpzError("it holds pickled objects, which are never read")
             header = NpyHeader(shape, dtype, fortran_order)
             if min(shape, default=0) < 0 or len(preamble) + len(length) + size + header.size != member.file_size:
-                raise BadNpzError(f"'{name}' has another size than it says")
+                raise BadNpzError(f"the size of '{name}' differs from its header")
             yield file, header
 
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[NpzArchive]:
-    """The arrays of an NPZ, or `BadNpz`."""
+    """Open an NPZ; whatever is wrong with it raises `BadNpzError`."""
     try:
         with files.reading(path) as file:
             if file.read(len(_MAGIC)) == _MAGIC:
                 raise BadNpzError("it holds one array, not several with names")
             yield NpzArchive(file)
-    except (ValueError, EOFError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error, SyntaxError):
-        raise BadNpzError("it is damaged") from None
+    except (
+        ValueError,
+        EOFError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+        SyntaxError,
+    ) as error:
+        raise BadNpzError("it is damaged") from error
 
 
 class _BoundedReader:
-    """A file of which no more is read at once than an honest list of arrays has."""
+    """A file that refuses a read larger than the list of arrays of a genuine NPZ."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._end = file, file.seek(0, 2)
@@ -136,7 +145,7 @@ def _as_array(data: bytearray, header: NpyHeader) -> NDArray[Any]:
 
 
 def _read_exactly(file: IO[bytes], size: int) -> bytearray:
-    """So many bytes, in memory that grows as they come."""
+    """Read exactly `size` bytes; memory grows only as they arrive."""
     data = bytearray()
     while len(data) < size:
         part = file.read(min(size - len(data), budget.READ_SIZE))

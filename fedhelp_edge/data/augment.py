@@ -1,4 +1,4 @@
-"""What is done to a batch before a net sees it, so that it does not learn images by heart."""
+"""Augment training batches at random against overfitting."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 def augment(
     batch: NDArray[np.uint8], draw: np.random.Generator, rank_slice: slice = slice(None), whole_batch: int | None = None
 ) -> NDArray[np.uint8]:
-    """Each image mirrored left to right with probability 1/2 and shifted by up to 1/8 of its side, edges reflected.
+    """Mirror each image left to right with probability 1/2 and shift it by up to 1/8 of its side, edges reflected.
 
     A batch that is only the `own` part of one of `of` images is drawn for as in the whole.
     """
@@ -28,5 +28,5 @@ def augment(
 
 
 def _reflect(position: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """Places before the first and after the last, mirrored at the edge without repeating it."""
+    """Reflect positions outside 0 to size - 1 at the edges, without repeating the edge."""
     return np.asarray((size - 1) - np.abs((size - 1) - np.abs(position)))

@@ -1,7 +1,7 @@
-"""What opening one file may cost: the bounds that every decoder of a site's files keeps (docs/spec/limits.md).
+"""The limits of every decoder of a site's files (docs/spec/limits.md).
 
-A small file can ask for much: for pixels, for memory, for time. What it asks for is read from its header and refused
-before it is spent. What no header tells is measured while it is spent, at each read.
+A small file can demand many pixels, much memory or much time. What its header states is checked before it is spent; the
+rest is measured at each read.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from fedhelp_edge.errors import ImageCostError, ImageSizeError
 PIXELS = 89_478_485  # of one picture
 SIDE = 65_535  # pixels
 FILE_SIZE = 1 << 30  # bytes of one picture's file
-LARGE_FILE = 32 << 20  # bytes; larger files are opened one at a time, for some decoders read them whole
-MEMORY = 1 << 31  # bytes of all pictures that are decoded at a time
-BYTES_PER_PIXEL = 16  # bytes of memory that a picture's pixel takes at most, all copies together
-SECONDS = 20  # of the processor, for one picture; what is measured at each read
-REREADS = 8  # times that a file, and 32 MiB, may be read
-EXIF_SIZE = 1 << 16  # bytes; in more of them nobody looks for which way is up
-FRAMES = 100  # that are counted; the first is used
+LARGE_FILE = 32 << 20  # bytes; larger files are opened one at a time, because some decoders read them whole
+MEMORY = 1 << 31  # bytes of all images that are decoded at the same time
+BYTES_PER_PIXEL = 16  # memory of one pixel at most, in all copies
+SECONDS = 20  # of processor time for one image, measured at each read
+REREADS = 8  # how many times the file's size plus LARGE_FILE may be read
+EXIF_SIZE = 1 << 16  # bytes; a larger EXIF block is ignored
+FRAMES = 100  # counted at most; the first is used
 SCANS = 100  # of one JPEG
 SCANNED_PIXELS = 1 << 30  # pixels x scans of one JPEG
-DICOM_READS = 200_000  # of one DICOM file: three for each of its elements
-DICOM_INFLATED = 128 << 20  # bytes that a deflated DICOM file becomes
-DICOM_ELEMENT = 1 << 18  # bytes of a DICOM element, other than its pixels, that is looked at
+DICOM_READS = 200_000  # reads of one DICOM file: three for each element
+DICOM_INFLATED = 128 << 20  # bytes of a deflated DICOM file after inflation
+DICOM_ELEMENT = 1 << 18  # bytes; a larger element other than the pixels is ignored
 ROWS = 1_000_000  # of a table or an NPZ
 COLUMNS = 1_000  # of a table
 CELLS = 24_000_000  # of a table
 NPZ_IMAGE = 32 << 20  # bytes of one image in an NPZ
-ARRAY_SIZE = 1 << 31  # bytes of an array that is read whole
-UNPACKED = 1 << 35  # bytes of all that an NPZ unpacks to
-UNPACK_RATIO = 100  # to which an NPZ may unpack; up to `FREE` bytes, to any
+ARRAY_SIZE = 1 << 31  # bytes of an array that is read at once
+UNPACKED = 1 << 35  # bytes of an NPZ after unpacking
+UNPACK_RATIO = 100  # unpacked to packed size of an NPZ above `ALWAYS_UNPACKED` bytes
 ALWAYS_UNPACKED = 1 << 30
-READ_SIZE = 1 << 20  # bytes that are read at once of an NPZ, and so of its list of arrays
+READ_SIZE = 1 << 20  # bytes of one read of an NPZ, and so of its list of arrays
 
 _LARGE = threading.Lock()
 
 
 class MeteredFile:
-    """An open file whose reader is stopped when it has cost too much."""
+    """An open file that stops its reader when it has cost too much."""
 
     def __init__(self, file: BinaryIO, size: int, reads: float = math.inf) -> None:
         self._file, self._reads, self._bytes = file, reads, REREADS * (size + LARGE_FILE)
@@ -55,7 +55,7 @@ class MeteredFile:
         self._reads -= 1
         self._bytes -= len(data)
         if self._reads < 0 or self._bytes < 0 or time.thread_time() > self._end:
-            raise ImageCostError("it takes more work to open than any ordinary image")
+            raise ImageCostError("it takes too long to decode")
         return data
 
     def __getattr__(self, name: str) -> Any:
@@ -64,7 +64,7 @@ class MeteredFile:
 
 @contextmanager
 def metered(file: BinaryIO, reads: float = math.inf) -> Iterator[tuple[Any, int]]:
-    """The file as a decoder gets it, and its size."""
+    """Wrap a file for a decoder; yield it with its size."""
     start = file.tell()
     size = file.seek(0, 2)
     file.seek(start)
@@ -75,7 +75,7 @@ def metered(file: BinaryIO, reads: float = math.inf) -> Iterator[tuple[Any, int]
 
 
 def check_sides(width: int, height: int) -> None:
-    """Raise if a picture has more pixels than any single one should."""
+    """Raise `ImageSizeError` if an image has too many pixels."""
     if width * height > PIXELS:
         raise ImageSizeError(f"it has more than {PIXELS:,} pixels")
     if max(width, height) > SIDE:
@@ -85,11 +85,11 @@ def check_sides(width: int, height: int) -> None:
 def check_passes(scans: int, width: int, height: int) -> None:
     """Raise if a JPEG, or a part of one size of another file, is drawn in too many passes."""
     if scans > SCANS or scans * width * height > SCANNED_PIXELS:
-        raise ImageCostError(f"it is drawn in {scans} passes")
+        raise ImageCostError(f"it has {scans} scans, which take too long to decode")
 
 
 class _Memory:
-    """Threads that decode at the same time wait until there is room for all of them."""
+    """Lets threads that decode at the same time wait for memory."""
 
     def __init__(self) -> None:
         self._used, self._changed = 0, threading.Condition()

@@ -1,4 +1,4 @@
-"""What is right and wrong with a site's images, before anything is learned from them."""
+"""Check a site's images before training: what stops it, and what is doubtful."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from fedhelp_edge.errors import (
 )
 from fedhelp_edge.plan import Plan
 
-MIN_CLASS_IMAGES = 10  # images of a class
+MIN_CLASS_IMAGES = 10
 MIN_SIDE = 8  # pixels
-BLANK_SPREAD, BLANK_FRACTION = 8, 0.99  # of 255, and of the pixels
-# what a person should put right first; all else is left out or noted, and training goes on
+BLANK_SPREAD, BLANK_FRACTION = 8, 0.99  # an image is blank if this fraction of its pixels is so near to the median
+# problems that a person must solve before training; images with any other problem are left out or reported
 _BLOCKING_CODES = tuple(
     kind.code
     for kind in (
@@ -46,15 +46,15 @@ _BLOCKING_CODES = tuple(
 
 @dataclass(frozen=True)
 class CheckReport:
-    parts: Mapping[str, Mapping[str, int]]  # of each class, how many images in train, val and test
+    counts: Mapping[str, Mapping[str, int]]  # class -> split -> number of images
     problems: Sequence[Problem]
-    sizes: Sequence[tuple[int, int]]  # of every image as it was, smallest first
-    findings: Sequence[Finding]  # what figures from these images cannot tell, or tell too well
-    groups: Sequence[int]  # of each patient, lesion or picture that is there more than once, how many images
+    sizes: Sequence[tuple[int, int]]  # width and height of every original image, smallest first
+    findings: Sequence[Finding]  # why figures measured on these images may mislead
+    groups: Sequence[int]  # sizes of the groups with more than one image
 
     @property
     def classes(self) -> dict[str, int]:
-        return {name: sum(counts.values()) for name, counts in self.parts.items()}
+        return {name: sum(counts.values()) for name, counts in self.counts.items()}
 
     @property
     def images(self) -> int:
@@ -62,7 +62,7 @@ class CheckReport:
 
     @property
     def blocking(self) -> list[Problem]:
-        """The problems for which it is not ready."""
+        """The problems that stop training."""
         return [problem for problem in self.problems if problem.code in _BLOCKING_CODES]
 
     @property
@@ -74,25 +74,27 @@ def check(
     source: Path,
     plan: Plan | None,
     *,
-    kept: Path,
+    state_dir: Path,
     mapping: Mapping[str, str] = {},
     columns: Mapping[str, str] = {},
     workers: int | None = None,
     progress: store.Progress | None = None,
 ) -> CheckReport:
-    """Look at a source as training will, which uses what is decoded, `mapping` and `columns` again; a split is only
-    tried."""
-    aliases = mapping or (labels.load_aliases(kept, source, plan.classes) if plan else {})
-    column_names = columns or labels.load_columns(kept, source)
+    """Check a source as training will read it.
+
+    Saves the decoded images, `mapping` and `columns` for training; draws a split but does not save it.
+    """
+    aliases = mapping or (labels.load_aliases(state_dir, source, plan.classes) if plan else {})
+    column_names = columns or labels.load_columns(state_dir, source)
     unsplit = gathering.load_unsplit(
-        source, plan, cache_dir=kept, mapping=aliases, columns=column_names, workers=workers, progress=progress
+        source, plan, cache_dir=state_dir, mapping=aliases, columns=column_names, workers=workers, progress=progress
     )
     if mapping:
-        labels.save_aliases(kept, source, mapping)
+        labels.save_aliases(state_dir, source, mapping)
     if columns:
-        labels.save_columns(kept, source, columns)
+        labels.save_columns(state_dir, source, columns)
     plan = plan or Plan(classes=unsplit.classes)
-    images = gathering.assign_splits(unsplit, plan, kept / gathering.SPLIT_FILE, write=False)
+    images = gathering.assign_splits(unsplit, plan, state_dir / gathering.SPLIT_FILE, write=False)
     problems = [*_class_problems(source, images, plan), *images.problems, *unsplit.doubts, *_split_groups(images)]
     small_images = list(_small_images(unsplit.images, unsplit.sizes))
     problems += [*(item for item in small_images if isinstance(item, Problem)), *_blank_images(unsplit.images)]
@@ -108,24 +110,24 @@ def check(
 def _class_problems(source: Path, images: Images, plan: Plan) -> Iterator[Problem]:
     counts, validation_counts = (Counter(subset.labels.tolist()) for subset in (images, images.part("val")))
     if not counts:
-        yield Problem.of("", NoImagesError(gathering.no_images_cause(source, images.problems)))
+        yield Problem.from_error("", NoImagesError(gathering.no_images_cause(source, images.problems)))
         return
     if len(counts) == 1:
-        yield Problem.of(
+        yield Problem.from_error(
             "", OneClassError(f"all {len(images)} usable images are of the class {plan.classes[min(counts)]!r}")
         )
     for index, name in enumerate(plan.classes):
         if not counts[index]:
-            yield Problem.of("", ClassMissingError(f"there is no image of the class {name!r}"))
+            yield Problem.from_error("", ClassMissingError(f"no image has the class {name!r}"))
         elif counts[index] < MIN_CLASS_IMAGES:
             how_many = "1 image" if counts[index] == 1 else f"{counts[index]} images"
-            yield Problem.of("", ClassTinyError(f"the class {name!r} has only {how_many}"))
+            yield Problem.from_error("", ClassTinyError(f"the class {name!r} has only {how_many}"))
         if counts[index] and plan.data.val and not validation_counts[index]:
-            yield Problem.of("", ClassUnvalidatedError(f"no validation image shows the class {name!r}"))
+            yield Problem.from_error("", ClassUnvalidatedError(f"no validation image shows the class {name!r}"))
 
 
 def _small_images(images: Images, sizes: Sequence[tuple[int, int]]) -> Iterator[Problem | Finding]:
-    """Images with fewer than half of the plan's pixels on a side; where most are so small, that is said once."""
+    """Images with less than half of the plan's pixels on a side; if most are, one finding stands for all of them."""
     side = images.pixels.shape[1]
     small_indices = [index for index, size in enumerate(sizes) if 2 * min(size) < side]
     mostly_small = 2 * len(small_indices) > len(sizes)
@@ -137,22 +139,22 @@ def _small_images(images: Images, sizes: Sequence[tuple[int, int]]) -> Iterator[
     for index, (width, height) in enumerate(sizes):
         if min(width, height) < MIN_SIDE or (index in small_indices and not mostly_small):
             min_side = max(MIN_SIDE, (side + 1) // 2)
-            cause = f"it has {width} x {height} pixels; {min_side} on each side are the least"
-            yield Problem.of(images.names[index], ImageTinyError(cause))
+            cause = f"it has {width} x {height} pixels; each side needs at least {min_side}"
+            yield Problem.from_error(images.names[index], ImageTinyError(cause))
 
 
 def _blank_images(images: Images) -> Iterator[Problem]:
-    """Images in which hardly a pixel differs: a lens cap, an empty page, an export that went wrong."""
+    """Images of nearly one colour: a lens cap, an empty page, a failed export."""
     for index, name in enumerate(images.names):
         pixels = images.pixels[index]
         median = np.median(pixels, axis=(0, 1))
         if np.mean(np.abs(pixels - median).max(axis=2) <= BLANK_SPREAD) >= BLANK_FRACTION:
             colour = "black" if median.max() < 16 else "white" if median.min() > 239 else "of one colour"
-            yield Problem.of(name, ImageBlankError(f"it is {colour} throughout"))
+            yield Problem.from_error(name, ImageBlankError(f"it is {colour} throughout"))
 
 
 def _split_groups(images: Images) -> Iterator[Problem]:
-    """Groups in more than one part: only a source that makes the parts itself, or an older split, has them."""
+    """Groups in more than one split: only a source with its own splits, or an older split, has them."""
     for members in groups.members(images.groups):
         first, *others = sorted(members, key=lambda i: SPLITS.index(images.splits[i]))
         for i in others:
@@ -161,5 +163,5 @@ def _split_groups(images: Images) -> Iterator[Problem]:
                 relation = (
                     "of the same patient" if same_patient else "which is almost the same image or of the same patient"
                 )
-                cause = f"in {own_split}, while {images.names[first]}, {relation}, is in {first_split}"
-                yield Problem.of(images.names[i], LeakedImageError(cause))
+                cause = f"it is in {own_split}; {images.names[first]}, {relation}, is in {first_split}"
+                yield Problem.from_error(images.names[i], LeakedImageError(cause))

@@ -1,6 +1,6 @@
-"""DICOM in: rescale, then window, then polarity. The order matters: early inversion gives the wrong picture.
+"""Decode DICOM: rescale, then window, then polarity. The order matters: early inversion gives the wrong image.
 
-A site that has no DICOM needs no pydicom. PatientID groups images but never leaves this file: only its hash does.
+A site without DICOM needs no pydicom. PatientID groups images, but only its hash leaves this module.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ from fedhelp_edge.errors import FedhelpError, ImageBrokenError, ImageKindError, 
 
 SUFFIXES = frozenset((".dcm", ".dicom", ".ima"))
 _DEFLATED_SYNTAX, _PLAIN_SYNTAX = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1".ljust(22, b"\0")
-_NOT_FRAME_HEADERS = frozenset((0xC4, 0xC8, 0xCC))  # markers of JPEG that stand among those which tell height and width
+_NOT_FRAME_HEADERS = frozenset((0xC4, 0xC8, 0xCC))  # JPEG markers within the range of frame headers that are none
 _NO_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))  # markers of JPEG that stand alone
-_PIXEL_TAGS = (0x7FE00010,)  # what is looked at however large it is
+_PIXEL_TAGS = (0x7FE00010,)  # elements that are read however large they are
 _INSTALL_PYDICOM = "pip install 'fedhelp-edge[medical]'"
 _INSTALL_DECODERS = "pip install 'pylibjpeg[all]'"
 
 
 def is_dicom(head: bytes) -> bool:
+    """Whether a file starts as DICOM (132 bytes are needed)."""
     return head[128:132] == b"DICM"
 
 
 def decode(file: BinaryIO, image: plan.ImageSettings) -> Decoded:
-    """One grey or colour image from an open DICOM file, or the reason why it cannot be had."""
+    """Decode the single image of an open DICOM file; raise `FedhelpError` if that is impossible."""
     with picture.translate_errors(), budget.metered(file, budget.DICOM_READS) as (limited, size):
         dataset = _read(limited)
         with budget.memory(size + _check_and_estimate(dataset)):
@@ -54,7 +55,7 @@ def decode(file: BinaryIO, image: plan.ImageSettings) -> Decoded:
 
 
 def read_identifiers(path: Path) -> tuple[str, str]:
-    """SOPInstanceUID and PatientID of a file."""
+    """Read SOPInstanceUID and PatientID of a file."""
     with picture.translate_errors(), files.reading(path) as file:
         with budget.metered(file, budget.DICOM_READS) as (limited, _):
             dataset = _read(limited, stop_before_pixels=True, specific_tags=["SOPInstanceUID", "PatientID"])
@@ -62,7 +63,7 @@ def read_identifiers(path: Path) -> tuple[str, str]:
 
 
 def hash_patient(patient: str) -> str:
-    """What stands for a patient in the kit's own files."""
+    """Hash a PatientID for the kit's own files; "" for a placeholder."""
     name = source_row.parse_patient(patient)
     return hashlib.sha256(b"patient" + name.encode()).hexdigest()[:16] if name else ""
 
@@ -70,22 +71,22 @@ def hash_patient(patient: str) -> str:
 def _read(file: BinaryIO, **options: Any) -> Any:
     try:
         import pydicom
-    except ImportError:
+    except ImportError as error:
         raise MissingPackageError(
             "reading DICOM needs pydicom, which is not installed", remedy=_INSTALL_PYDICOM
-        ) from None
+        ) from error
     try:
         dataset = pydicom.dcmread(_inflate(file), **options)
-    except pydicom.errors.InvalidDicomError:
-        raise ImageBrokenError("it is no DICOM file") from None
-    for tag in [tag for tag in dataset.keys() if tag not in _PIXEL_TAGS]:  # noqa: SIM118  (a look at the value parses it)
+    except pydicom.errors.InvalidDicomError as error:
+        raise ImageBrokenError("it is not a DICOM file") from error
+    for tag in [tag for tag in dataset.keys() if tag not in _PIXEL_TAGS]:  # noqa: SIM118  (reading a value parses it)
         if len(getattr(dataset.get_item(tag), "value", None) or b"") > budget.DICOM_ELEMENT:
             del dataset[tag]
     return dataset
 
 
 def _inflate(file: Any) -> Any:
-    """The file, or what a deflated one holds: pydicom would inflate it whole, however large it becomes."""
+    """Return the file, inflated within the budget: pydicom would inflate any size."""
     from pydicom import filereader, uid
 
     filereader.read_preamble(file, False)
@@ -97,12 +98,12 @@ def _inflate(file: Any) -> Any:
     head = file.read(data_offset).replace(_DEFLATED_SYNTAX, _PLAIN_SYNTAX)
     data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), budget.DICOM_INFLATED + 1)
     if len(data) > budget.DICOM_INFLATED:
-        raise ImageSizeError(f"it becomes larger than {budget.DICOM_INFLATED >> 20} MiB when it is opened")
+        raise ImageSizeError(f"it is larger than {budget.DICOM_INFLATED >> 20} MiB when it is inflated")
     return budget.MeteredFile(io.BytesIO(head + data), len(data), budget.DICOM_READS)
 
 
 def _check_and_estimate(dataset: Any) -> int:
-    """Raise if there is not one image that can be used; else how many bytes of memory it takes to decode."""
+    """Check that there is one usable image; return how many bytes of memory decoding takes."""
     if "PixelData" not in dataset:
         raise ImageKindError("this DICOM file has no pixels")
     if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1:
@@ -117,7 +118,7 @@ def _check_and_estimate(dataset: Any) -> int:
 
 
 def _check_frame(dataset: Any, rows: int, columns: int) -> None:
-    """Raise if what is compressed cannot be opened, or becomes larger than the file says; decoders believe the data."""
+    """Check that the compressed frame can be decoded and has the stated size: decoders trust the frame."""
     from pydicom import encaps, uid
     from pydicom.pixels.decoders.base import get_decoder
 
@@ -130,7 +131,7 @@ def _check_frame(dataset: Any, rows: int, columns: int) -> None:
         decodable = False
     if not decodable:
         raise MissingPackageError(
-            f"it is compressed as {syntax.name}, and nothing here can open that", remedy=_INSTALL_DECODERS
+            f"no installed package can decode its compression ({syntax.name})", remedy=_INSTALL_DECODERS
         )
     frame = next(encaps.generate_frames(dataset.PixelData, number_of_frames=1))
     if syntax == uid.RLELossless:
@@ -138,13 +139,13 @@ def _check_frame(dataset: Any, rows: int, columns: int) -> None:
     else:
         fits = _coded_sizes(frame) == {(rows, columns)}
     if not fits:
-        raise ImageBrokenError("its pixels are not as many as it says")
+        raise ImageBrokenError("the size of its pixel data differs from its header")
     if frame.startswith(b"\xff\xd8"):
         budget.check_passes(frame.count(b"\xff\xda"), columns, rows)
 
 
 def _rle_sizes(frame: bytes) -> Iterator[int]:
-    """How many bytes each segment of an RLE frame becomes (PS3.5 annex G)."""
+    """The decoded size in bytes of each segment of an RLE frame (PS3.5 annex G)."""
     count, *offsets = np.frombuffer(frame[:64], "<u4").tolist()
     for start, end in pairwise([*offsets[:count], len(frame)]):
         size, offset = 0, start
@@ -156,30 +157,31 @@ def _rle_sizes(frame: bytes) -> Iterator[int]:
 
 
 def _coded_sizes(frame: bytes) -> set[tuple[int, int]]:
-    """Height and width as a JPEG or JPEG-LS tells them, or a JPEG 2000 wherever one may begin in it."""
+    """Height and width in the header of a JPEG or JPEG-LS frame, or in every place where a JPEG 2000 may begin."""
     if not frame.startswith(b"\xff\xd8"):
-        starts = (found.start() for found in re.finditer(rb"\xff\x4f\xff\x51", frame))
-        sides = (np.frombuffer(frame[at + 8 : at + 24].ljust(16, b"\0"), ">u4").tolist() for at in starts)
+        starts = (match.start() for match in re.finditer(rb"\xff\x4f\xff\x51", frame))
+        sides = (np.frombuffer(frame[i + 8 : i + 24].ljust(16, b"\0"), ">u4").tolist() for i in starts)
         return {(bottom - top, right - left) for right, bottom, left, top in sides}
-    at = 2
-    while frame[at : at + 1] == b"\xff" and at + 9 <= len(frame):
-        marker, length = frame[at + 1], int.from_bytes(frame[at + 2 : at + 4], "big")
+    offset = 2
+    while frame[offset : offset + 1] == b"\xff" and offset + 9 <= len(frame):
+        marker, length = frame[offset + 1], int.from_bytes(frame[offset + 2 : offset + 4], "big")
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in _NOT_FRAME_HEADERS):
-            return {(int.from_bytes(frame[at + 5 : at + 7], "big"), int.from_bytes(frame[at + 7 : at + 9], "big"))}
-        at += 1 if marker == 0xFF else 2 if marker in _NO_LENGTH else 2 + length
+            sides = frame[offset + 5 : offset + 9]
+            return {(int.from_bytes(sides[:2], "big"), int.from_bytes(sides[2:], "big"))}
+        offset += 1 if marker == 0xFF else 2 if marker in _NO_LENGTH else 2 + length
     return set()
 
 
 def _stored_pixels(dataset: Any) -> NDArray[Any]:
-    """The stored values; colour comes as RGB whatever it was stored as."""
+    """The stored values; colour is converted to RGB."""
     from pydicom.pixels.utils import pixel_array
 
     try:
         return np.asarray(pixel_array(dataset))
     except FedhelpError:
         raise
-    except Exception:
-        raise ImageBrokenError("its pixels cannot be decoded") from None
+    except Exception as error:
+        raise ImageBrokenError("its pixels cannot be decoded") from error
 
 
 def _render_grey(stored: NDArray[Any], dataset: Any) -> NDArray[np.uint8]:
@@ -200,13 +202,13 @@ def _render_grey(stored: NDArray[Any], dataset: Any) -> NDArray[np.uint8]:
 
 
 def _image_mask(stored: NDArray[Any], dataset: Any) -> NDArray[np.bool_]:
-    """Where the image is; scanners fill the rest with a value that may lie far outside."""
+    """True where the image is; scanners pad the rest with a value that may lie far outside its range."""
     padding = dataset.get("PixelPaddingValue")
     return np.asarray(stored != int(padding)) if padding is not None else np.ones(stored.shape, np.bool_)
 
 
 def _window(dataset: Any) -> tuple[float, float] | None:
-    """The first window's centre and width; none where the width makes no sense."""
+    """Centre and width of the first window; None if there is none, or its width is not positive."""
     centre, width = (_first_number(dataset.get(name)) for name in ("WindowCenter", "WindowWidth"))
     return (centre, width) if centre is not None and width is not None and width > 0 else None
 
@@ -220,7 +222,7 @@ def _first_number(value: Any) -> float | None:
 
 
 def _apply_window(values: NDArray[np.float64], centre: float, width: float, function: str) -> NDArray[np.float64]:
-    """PS3.3 C.11.2.1.2 and C.11.2.1.3, from 0 to 1."""
+    """Apply a VOI window (PS3.3 C.11.2.1.2 and C.11.2.1.3); the result is from 0 to 1."""
     if function == "SIGMOID":
         return np.asarray(1 / (1 + np.exp(-4 * (values - centre) / width)))
     if function == "LINEAR_EXACT":

@@ -1,4 +1,4 @@
-"""What whoever reads figures must know of the images behind them. Said in one sentence each, the same everywhere."""
+"""Findings: why figures measured on a site's images may mislead, in one sentence each, the same everywhere."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _LEAK_PAIRS = (("val", "train"), ("test", "train"), ("test", "val"))
 @dataclass(frozen=True)
 class Finding:
     kind: str  # "leak" | "unknown-patients" | "unknown-training-images" | "no-validation-images" | "small-images"
-    part: str  # in which it was found, "" where in all
-    images: int  # so many
-    of: int  # of so many
+    part: str  # the split that it concerns, "" for all
+    images: int  # number of images concerned
+    of: int  # number of images in the split
     sentence: str
 
     def to_json(self) -> dict[str, Any]:
@@ -31,8 +31,8 @@ class Finding:
 
 
 def findings(images: Images, classes: Sequence[str], *other_sites: Images) -> tuple[Finding, ...]:
-    """What a site's images, as they are split, cannot tell or tell too well; or those of several sites together, for
-    what one site learns from another may be measured by."""
+    """All findings about the split images of one site, or of several sites together: what one trains on may be in the
+    test set of another."""
     sites = (images, *other_sites)
     splits, groups = (
         [value for site in sites for value in getattr(site, attribute)] for attribute in ("splits", "groups")
@@ -43,7 +43,7 @@ def findings(images: Images, classes: Sequence[str], *other_sites: Images) -> tu
 
 
 def training_overlap(others: Images, own: Images) -> Iterator[Finding]:
-    """How many of other images, that are measured on, the site has learned from or chosen by."""
+    """Findings about other images, all of them for testing, that the site used for training or validation."""
     own = own.only(np.flatnonzero(np.array(own.splits) != "test"))
     by_patient = groups.connect([*own.patients, *others.patients])
     by_pixels = near_duplicates.first_alike(_Concatenated(own.pixels, others.pixels))
@@ -53,7 +53,7 @@ def training_overlap(others: Images, own: Images) -> Iterator[Finding]:
 
 
 class _Concatenated:
-    """The pixels of two sources, one after the other."""
+    """The pixels of two sources as one sequence."""
 
     def __init__(self, first: ImageSequence, second: ImageSequence) -> None:
         self._first, self._second = first, second
@@ -67,7 +67,7 @@ class _Concatenated:
 
 
 def leaks(splits: Sequence[str], groups: Sequence[str]) -> Iterator[Finding]:
-    """Images that are chosen or measured by, while another of their group is learned from or chosen by."""
+    """Findings about validation or test images of which another of the same group is in train or val."""
     splits_of: dict[str, set[str]] = defaultdict(set)
     for split, group in zip(splits, groups, strict=True):
         if group:
@@ -76,18 +76,19 @@ def leaks(splits: Sequence[str], groups: Sequence[str]) -> Iterator[Finding]:
         split_groups = [group for split, group in zip(splits, groups, strict=True) if split == part]
         if count := sum(other in splits_of[group] for group in split_groups if group):
             shows = "shows" if count == 1 else "show"
-            sentence = f"{count} of {len(split_groups)} {_SPLIT_NAMES[part]} images {shows} a patient (or nearly the same picture) "
-            yield Finding("leak", part, count, len(split_groups), f"{sentence}that is also in {other}")
+            images = f"{count} of {len(split_groups)} {_SPLIT_NAMES[part]} images"
+            sentence = f"{images} {shows} a patient (or nearly the same picture) that is also in {other}"
+            yield Finding("leak", part, count, len(split_groups), sentence)
 
 
 def _unknown_patients(patients: Sequence[str]) -> Iterator[Finding]:
-    """Without patients, two images of one may be in two parts, and nobody can tell."""
+    """Without patient names, images of one patient may be in two splits, and nobody can tell."""
     count = len(patients) - sum(map(bool, patients))
     if count:
-        consequence = "only nearly identical pictures were kept in one part"
-        sentence = f"{count} of {len(patients)} images name no patient or lesion: of these {consequence}"
+        consequence = "only near-duplicates were kept in one split"
+        sentence = f"{count} of {len(patients)} images have no patient or lesion: of these {consequence}"
         if count == len(patients):
-            sentence = f"no image names its patient or lesion: {consequence}"
+            sentence = f"no image has a patient or lesion: {consequence}"
         yield Finding("unknown-patients", "", count, len(patients), sentence)
 
 
@@ -97,5 +98,5 @@ def _unvalidated_classes(splits: Sequence[str], labels: NDArray[np.int64], class
     )
     for index, name in enumerate(classes):
         if training_counts[index] and not validation_counts[index]:
-            sentence = f"no validation image shows {name!r}: how well this class is told is not known"
+            sentence = f"no validation image shows {name!r}: how well the model recognises this class is unknown"
             yield Finding("no-validation-images", "val", 0, training_counts[index], sentence)

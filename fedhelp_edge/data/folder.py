@@ -1,4 +1,5 @@
-"""A folder of images for each class. Above it may be a part (train, val, test) or a centre, below it the patient."""
+"""Read a folder with a folder of images for each class. Folders above a class may name a split or a centre, the one
+below it a patient."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from fedhelp_edge.data.images import Problem
 from fedhelp_edge.data.source_row import Decoded, DecodeJob, SourceRow, parse_patient, parse_split
 from fedhelp_edge.errors import ArchiveError, FileMissingError, ImageKindError, PhonePictureError
 
-# what lies beside images and is meant for somebody else
+# files beside images that are silently ignored
 _IGNORED_SUFFIXES = frozenset(
     (".txt", ".csv", ".tsv", ".json", ".xml", ".md", ".html", ".yaml", ".ini", ".db", ".log", ".lnk", ".url")
 )
@@ -24,12 +25,12 @@ _ARCHIVE_SUFFIXES = frozenset((".zip", ".7z", ".rar", ".tar", ".gz", ".tgz"))
 _DOCUMENT_SUFFIXES = frozenset((".pdf", ".doc", ".docx", ".odt", ".rtf", ".ppt", ".pptx"))
 _SPREADSHEETS = frozenset((".xls", ".xlsx", ".ods"))
 _PHONE_SUFFIXES = frozenset((".heic", ".heif", ".hif", ".avif"))
-_GONE = "it was there when the folder was listed, and is gone"
+_GONE = "it disappeared while the folder was read"
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Rows that are files below `root`."""
+    """A source whose rows are files below `root`."""
 
     root: Path
     image: plan.ImageSettings
@@ -42,16 +43,16 @@ class ImageFolder:
 
 
 def decode(path: Path, image: plan.ImageSettings) -> Decoded:
-    """The image in a file, whatever its name says that it is."""
+    """Decode an image file by its content, whatever its suffix."""
     try:
         with picture.translate_errors(), files.reading(path) as file:
             return decode_open(file, path.name, image)
-    except FileMissingError:
-        raise FileMissingError(_GONE) from None
+    except FileMissingError as error:
+        raise FileMissingError(_GONE) from error
 
 
 def decode_open(file: BinaryIO, name: str, image: plan.ImageSettings) -> Decoded:
-    """The image in an open file."""
+    """Decode an open image file by its content; `name` decides where the content does not."""
     suffix = Path(name).suffix.lower()
     head = file.read(132)
     file.seek(0)
@@ -63,7 +64,7 @@ def decode_open(file: BinaryIO, name: str, image: plan.ImageSettings) -> Decoded
 
 
 def read(root: Path, image: plan.ImageSettings, is_class: Callable[[str], bool] | None) -> ImageFolder:
-    """Every image below a folder. `known` tells which names are classes; without it the first folder is one."""
+    """Read every image below a folder. `is_class` tells which folders are classes; without it the first one is."""
     rows, problems = [], []
     for name, stamp in list_files(root):
         try:
@@ -73,12 +74,12 @@ def read(root: Path, image: plan.ImageSettings, is_class: Callable[[str], bool] 
             label, group, split, centre = _parse_folders(folders, is_class)
             rows.append(SourceRow(name, label, stamp, group, split, centre))
         except ImageKindError as error:
-            problems.append(Problem.of(name, error))
+            problems.append(Problem.from_error(name, error))
     return ImageFolder(root, image, rows, problems)
 
 
 def list_files(root: Path) -> Iterator[tuple[str, str]]:
-    """Name and stamp of every file below a folder, in order. Links to folders are followed, each folder once."""
+    """Yield name and stamp of every file below a folder, in order. Follows links to folders, each folder once."""
     seen: set[tuple[int, int]] = set()
 
     def walk(folder: Path, prefix: str) -> Iterator[tuple[str, str]]:
@@ -102,7 +103,7 @@ def list_files(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def is_image(root: Path, name: str) -> bool:
-    """Whether a file is an image; what might be meant as one but cannot be read here is refused."""
+    """Whether a file is an image; raise `ImageKindError` if a person may mean it as one but it cannot be read."""
     path = root / name
     suffix = path.suffix.lower()
     if suffix in picture.SUFFIXES or suffix in dicom.SUFFIXES:
@@ -110,19 +111,19 @@ def is_image(root: Path, name: str) -> bool:
     if suffix in _IGNORED_SUFFIXES or path.name.upper() == "DICOMDIR" or path.name.startswith("~$"):
         return False
     head = _read_head(path)
-    if dicom.is_dicom(head) or picture.is_picture(head):  # often without a suffix, or with what looks like one
+    if dicom.is_dicom(head) or picture.is_picture(head):  # DICOM often has no suffix, or an accidental one
         return True
     if picture.is_phone_picture(head) and picture.can_read_phone():
         return True
     if picture.is_phone_picture(head) or suffix in _PHONE_SUFFIXES:
         raise PhonePictureError("it is a phone's picture (HEIC) that cannot be read here")
     if suffix in _ARCHIVE_SUFFIXES:
-        raise ArchiveError("it is an archive, whose pictures are not looked at")
+        raise ArchiveError("it is an archive; images in archives are not read")
     if suffix in _SPREADSHEETS:
         raise ImageKindError("it is a spreadsheet; if it lists the images, save it as CSV")
     if suffix in _DOCUMENT_SUFFIXES:
         raise ImageKindError("it is a document, not a picture")
-    raise ImageKindError("this kind of file is not read here")
+    raise ImageKindError("this file type is not supported")
 
 
 def _read_head(path: Path) -> bytes:
@@ -136,13 +137,13 @@ def _read_head(path: Path) -> bytes:
 def _stamp(entry: os.DirEntry[str]) -> str:
     try:
         stat = entry.stat()
-    except OSError:  # a link to nowhere, or gone already: decoding says so
+    except OSError:  # a dangling link, or deleted: decoding reports it
         return ""
     return f"{stat.st_size}:{stat.st_mtime_ns}"
 
 
 def _parse_folders(folders: Sequence[str], is_class_name: Callable[[str], bool] | None) -> tuple[str, str, str, str]:
-    """Label, patient, split and centre from the folders that an image stands in."""
+    """Label, patient, split and centre from the names of the folders above an image."""
     is_class = is_class_name or (lambda name: not parse_split(name))
     class_depth = next((i for i, name in enumerate(folders) if is_class(name)), None)
     other_folders = [name for name in folders if not parse_split(name)]

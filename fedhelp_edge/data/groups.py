@@ -1,4 +1,4 @@
-"""Which images belong together: of one patient or lesion, or almost the same picture. They stay in one part."""
+"""Group images of one patient, one lesion, or nearly the same pixels. A group is never split."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from collections.abc import Sequence
 
 
 class DisjointSets:
-    """Places that are united step by step; each set is known by its first place."""
+    """Union-find over the indices 0 to count - 1; each set is named by its smallest index."""
 
     def __init__(self, count: int) -> None:
-        self._above = list(range(count))
+        self._parents = list(range(count))
 
     def first(self, index: int) -> int:
-        while (parent := self._above[index]) != index:
-            self._above[index] = index = self._above[parent]
+        """The smallest index of the set that holds `index`."""
+        while (parent := self._parents[index]) != index:
+            self._parents[index] = index = self._parents[parent]
         return index
 
     def unite(self, first: int, second: int) -> None:
         early, late = sorted((self.first(first), self.first(second)))
-        self._above[late] = early
+        self._parents[late] = early
 
 
 def connect(*links: Sequence[str]) -> list[int]:
-    """For each place the first place that it belongs together with: both have one name in one of the links.
+    """Return, for each index, the smallest index of its connected component.
 
-    "" is no name. Whoever belongs together with a third belongs together.
+    Two indices are connected if they share a name in any of `links`; "" connects nothing.
     """
     sets = DisjointSets(len(links[0]))
     for names in links:
@@ -37,7 +38,7 @@ def connect(*links: Sequence[str]) -> list[int]:
 
 
 def name_groups(patients: Sequence[str], firsts: Sequence[int], hashes: Sequence[str]) -> tuple[str, ...]:
-    """The name of each image's group: its patient's, else that of its first image's hash; "" where it stands alone."""
+    """Name each image's group: by its patient, else by the hash of its first image; "" for a single image."""
     sizes, names = Counter(firsts), dict[int, str]()
     for patient, first in zip(patients, firsts, strict=True):
         if patient:
@@ -46,7 +47,7 @@ def name_groups(patients: Sequence[str], firsts: Sequence[int], hashes: Sequence
 
 
 def members(groups: Sequence[str]) -> list[list[int]]:
-    """The places of each group, in order of its first; an image without a group is one by itself."""
+    """Return the indices of each group, ordered by their first; an image without a group is a group of one."""
     by_group: dict[str | int, list[int]] = {}
     for index, group in enumerate(groups):
         by_group.setdefault(group or index, []).append(index)

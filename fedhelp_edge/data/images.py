@@ -1,4 +1,4 @@
-"""A site's images once they are read: pixels that stay on the disk until asked for, and what is known of each."""
+"""A site's images after decoding: pixels mapped from disk, with label, split and group of each."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a file is not used, or what is doubtful about it; `file` is "" where all files are meant."""
+    """Why a file is left out, or why it is doubtful; `file` is "" if the problem concerns all files."""
 
     file: str
     code: str
     cause: str
 
     @staticmethod
-    def of(file: str, error: FedhelpError) -> Problem:
+    def from_error(file: str, error: FedhelpError) -> Problem:
         return Problem(file, error.code, error.cause)
 
 
 class Pixels:
-    """Some rows of an array (mostly a memory map), in an order of their own, copied only when they are asked for."""
+    """A view of some rows of an array (mostly a memory map), in any order; rows are copied only when indexed."""
 
     def __init__(self, rows: NDArray[np.uint8], index: NDArray[np.int64]) -> None:
         self._rows, self._index = rows, index
@@ -52,26 +52,26 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Images:
-    """A site's images, brought to the plan's size once and ordered by the hash of their pixels."""
+    """A site's images at the plan's size, ordered by the hash of their pixels."""
 
     pixels: Pixels | NDArray[np.uint8]  # N x size x size x channels
     labels: NDArray[np.int64]  # index into the plan's classes
-    splits: tuple[str, ...]  # "train" | "val" | "test", as kept
-    names: tuple[str, ...]  # relative to the folder they came from: for messages only
-    groups: tuple[str, ...]  # what shows one patient, one lesion or nearly one picture; "" where it stands alone
-    centres: tuple[str, ...]  # "" where none
-    problems: tuple[Problem, ...] = ()  # what could not be used
-    patients: tuple[str, ...] = ()  # patient or lesion as the source says, "" or nothing at all where it does not
+    splits: tuple[str, ...]  # "train" | "val" | "test"
+    names: tuple[str, ...]  # relative to the source: for messages only
+    groups: tuple[str, ...]  # one name for one patient, one lesion or near-duplicates; "" for a single image
+    centres: tuple[str, ...]  # "" if unknown
+    problems: tuple[Problem, ...] = ()  # files that are left out
+    patients: tuple[str, ...] = ()  # patient or lesion as the source names it, or ""; empty if it names none
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def part(self, split: str) -> Images:
-        """Only those of one split."""
+        """The images of one split."""
         return self.only(np.asarray([i for i, image_split in enumerate(self.splits) if image_split == split], np.int64))
 
     def only(self, index: NDArray[np.int64]) -> Images:
-        """Only those at these places, in this order. No pixel is copied."""
+        """The images at these indices, in this order. No pixel is copied."""
         pixels = self.pixels
         if not isinstance(pixels, Pixels):
             pixels = Pixels(pixels, np.arange(len(pixels)))

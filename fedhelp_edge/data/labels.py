@@ -1,4 +1,4 @@
-"""Which class of the plan a folder's name, a table's label or a number means."""
+"""Map folder names, labels of tables and numbers to the classes of a plan."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _ALIASES_FILE, _COLUMNS_FILE = "names.json", "columns.json"
 
 
 def save_aliases(state_dir: Path, source: Path, mapping: Mapping[str, str]) -> None:
-    """Remember other names for classes, in place of those that were given for the same source before."""
+    """Save aliases of classes for a source, in place of earlier ones."""
     _save(state_dir, _ALIASES_FILE, source, mapping)
 
 
 def save_columns(state_dir: Path, source: Path, columns: Mapping[str, str]) -> None:
-    """Remember what the columns of a table are called."""
+    """Save the headings of the columns of a table."""
     _save(state_dir, _COLUMNS_FILE, source, columns)
 
 
 def load_columns(state_dir: Path, source: Path) -> dict[str, str]:
-    """What the columns of this table were said to be called."""
+    """Load the headings of the columns of this table."""
     return _load(state_dir, _COLUMNS_FILE).get(str(source.absolute()), {})
 
 
@@ -37,8 +37,8 @@ def _save(state_dir: Path, name: str, source: Path, words: Mapping[str, str]) ->
 
 
 def load_aliases(state_dir: Path, source: Path, classes: Sequence[str]) -> dict[str, str]:
-    """The other names that were given, of those classes that there are; the name of a class is none of them. A word
-    means the same everywhere, a number only in the source for which it was given."""
+    """Aliases of known classes; a class name itself is never an alias. A word means the same in every source, a number
+    only in the source for which it was given."""
     class_names, saved = set(map(normalise, classes)), _load(state_dir, _ALIASES_FILE)
     words = {
         other: name for aliases in saved.values() for other, name in aliases.items() if not other.strip().isdecimal()
@@ -57,36 +57,36 @@ def _load(state_dir: Path, name: str) -> dict[str, dict[str, str]]:
 
 
 class ClassNames:
-    """The plan's classes as people name them; `mapping` has other names for them, as `--map` gives."""
+    """The plan's classes and their aliases (`mapping`, from `--map`)."""
 
     def __init__(self, names: Sequence[str], mapping: Mapping[str, str]) -> None:
         self.names = tuple(names)
-        self._places = {
+        self._indices = {
             normalise(str(safe_text.csv_cell(name))): index for index, name in enumerate(names)
-        }  # as we write it
-        self._places |= {normalise(name): index for index, name in enumerate(names)}
+        }  # as our tables write it
+        self._indices |= {normalise(name): index for index, name in enumerate(names)}
         for other, name in mapping.items():
-            if normalise(name) not in self._places:
+            if normalise(name) not in self._indices:
                 raise LabelUnknownError(f"cannot map {other!r} to {name!r}: {self._unknown(name)}")
-            if self._places.get(normalise(other), self._places[normalise(name)]) != self._places[normalise(name)]:
+            if self._indices.get(normalise(other), self._indices[normalise(name)]) != self._indices[normalise(name)]:
                 raise LabelUnknownError(f"cannot map {other!r} to {name!r}: it is a class of the plan itself")
-        self._places |= {normalise(other): self._places[normalise(name)] for other, name in mapping.items()}
+        self._indices |= {normalise(other): self._indices[normalise(name)] for other, name in mapping.items()}
 
-    def place(self, label: str | int) -> int | None:
-        """The index of the class that a label means; None if it means none."""
-        index = self._places.get(normalise(str(label)))
+    def index(self, label: str | int) -> int | None:
+        """The index of the class that a label names, None if it names none."""
+        index = self._indices.get(normalise(str(label)))
         if index is None and isinstance(label, int) and 0 <= label < len(self.names):
             return label
         return index
 
-    def why(self, label: str | int) -> str:
-        """Why a label means no class."""
+    def why_unknown(self, label: str | int) -> str:
+        """Explain why a label names no class."""
         if isinstance(label, int):
             return f"label {label} is out of range: the plan has {len(self.names)} classes, counted from 0"
-        return self._unknown(label) if label.strip() else "it has no label, or stands in no class's folder"
+        return self._unknown(label) if label.strip() else "it has no label, or is not in a class folder"
 
     def _unknown(self, label: str) -> str:
         shown = label if label.isprintable() and len(label) <= 60 else f"{label[:60]!r}..."
-        close = difflib.get_close_matches(normalise(label), self._places, n=1)
-        hint = f"; do you mean {self.names[self._places[close[0]]]!r}?" if close else ""
-        return f"{shown!r} is no class of the plan{hint}"
+        close = difflib.get_close_matches(normalise(label), self._indices, n=1)
+        hint = f"; do you mean {self.names[self._indices[close[0]]]!r}?" if close else ""
+        return f"{shown!r} is not a class of the plan{hint}"

@@ -1,4 +1,4 @@
-"""From a source to a site's images: read, label, decode once, put in order, split."""
+"""Load a site's images from a source: read, label, decode once, order, split."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class _LabelledImage:
 
 @dataclass(frozen=True)
 class UnsplitImages:
-    """A source's images before they are split; `images.splits` is what the source itself says, "" where nothing."""
+    """A source's images before they are split; `images.splits` is what the source itself says, or ""."""
 
     images: Images
     hashes: tuple[str, ...]
-    sizes: tuple[tuple[int, int], ...]  # width and height, as they were
-    doubts: tuple[Problem, ...]  # of images that are used
+    sizes: tuple[tuple[int, int], ...]  # original width and height
+    doubts: tuple[Problem, ...]  # problems of images that are used nevertheless
     classes: tuple[str, ...]
 
 
@@ -54,36 +54,35 @@ def load(
     source: Path,
     plan: Plan,
     *,
-    kept: Path,
+    state_dir: Path,
     mapping: Mapping[str, str] | None = None,
     columns: Mapping[str, str] | None = None,
     workers: int | None = None,
     progress: store.Progress | None = None,
 ) -> Images:
-    """A site's images from a folder, a table or an NPZ, decoded once and split once.
+    """Load a site's images from a folder, a table or an NPZ; each is decoded once and split once.
 
-    `kept` is the site's folder for what was decoded, for the other names of classes that `check` was given, and for
-    split.json, which the first call writes. Give another folder to look at images that are not to be learned from:
-    here they would join train.
+    `state_dir` is the site's folder for decoded images, class aliases, column names and split.json, which the first
+    call writes. Use another folder for images that must not be trained on: here they would join train.
     """
-    aliases = load_aliases(kept, source, plan.classes) if mapping is None else mapping
-    columns = load_columns(kept, source) if columns is None else columns
+    aliases = load_aliases(state_dir, source, plan.classes) if mapping is None else mapping
+    columns = load_columns(state_dir, source) if columns is None else columns
     unsplit = load_unsplit(
-        source, plan, cache_dir=kept, mapping=aliases, columns=columns, workers=workers, progress=progress
+        source, plan, cache_dir=state_dir, mapping=aliases, columns=columns, workers=workers, progress=progress
     )
     images = unsplit.images
     if not len(images):
         raise NoImagesError(no_images_cause(source, images.problems))
     if len(used_classes := np.unique(images.labels)) < 2:
         raise OneClassError(f"all {len(images)} usable images are of the class {unsplit.classes[used_classes[0]]!r}")
-    return assign_splits(unsplit, plan, kept / SPLIT_FILE, write=True)
+    return assign_splits(unsplit, plan, state_dir / SPLIT_FILE, write=True)
 
 
 def no_images_cause(source: Path, problems: Sequence[Problem]) -> str:
-    """Why there is nothing to learn from."""
+    """Explain why a source has no usable image."""
     if not problems:
-        return f"{source.name} holds no images"
-    return f"of {source.name}, no image can be used; the first of {len(problems)} reasons: {problems[0].cause}"
+        return f"{source.name} contains no images"
+    return f"no image of {source.name} can be used; the first of {len(problems)} reasons: {problems[0].cause}"
 
 
 def load_unsplit(
@@ -96,17 +95,17 @@ def load_unsplit(
     workers: int | None = None,
     progress: store.Progress | None = None,
 ) -> UnsplitImages:
-    """Everything that a source holds. Without a plan the names of its folders or labels are the classes."""
+    """Load a source without splitting it. Without a plan the names of its folders or labels are the classes."""
     image_plan = plan.image if plan else plans.ImageSettings()
     plan_classes = ClassNames(plan.classes, mapping) if plan else None
     rows = _open_source(source, image_plan, plan_classes, columns)
     classes = plan_classes or ClassNames(_source_classes(rows), mapping)
     problems = list(rows.problems)
-    labels = [classes.place(row.label) for row in rows.rows]
+    labels = [classes.index(row.label) for row in rows.rows]
     usable = [i for i, label in enumerate(labels) if label is not None]
     for row, label in zip(rows.rows, labels, strict=True):
         if label is None:
-            problems.append(Problem.of(row.name, LabelUnknownError(classes.why(row.label))))
+            problems.append(Problem.from_error(row.name, LabelUnknownError(classes.why_unknown(row.label))))
     decoded_dir = cache_dir / "decoded" / _cache_name(source, image_plan)
     stored = store.decode_rows(rows, usable, image_plan, decoded_dir, workers=workers, progress=progress)
     labelled = [
@@ -138,7 +137,7 @@ def load_unsplit(
 
 
 def assign_splits(unsplit: UnsplitImages, plan: Plan, path: Path, *, write: bool) -> Images:
-    """The images with the part of each, as kept in `path`; if nothing was kept, as drawn now, and kept if `write`."""
+    """Split images as saved in `path`; if nothing is saved, draw a split, and save it if `write`."""
     images, image_kind = unsplit.images, "x".join(map(str, unsplit.images.pixels.shape[1:]))
     saved = split.load(path, image_kind)
     if saved is None:
@@ -148,9 +147,9 @@ def assign_splits(unsplit: UnsplitImages, plan: Plan, path: Path, *, write: bool
             split.save(path, image_kind, dict(zip(unsplit.hashes, splits, strict=True)))
         return replace(images, splits=tuple(splits))
     splits = split.extend(unsplit.hashes, images.groups, images.splits, saved)
-    cause = "it shows a patient, or nearly a picture, of the validation or test images"
+    cause = "its patient, or a near-duplicate, is in the validation or test set"
     left_out = [
-        Problem.of(name, GroupElsewhereError(cause))
+        Problem.from_error(name, GroupElsewhereError(cause))
         for name, assigned in zip(images.names, splits, strict=True)
         if not assigned
     ]
@@ -161,14 +160,14 @@ def assign_splits(unsplit: UnsplitImages, plan: Plan, path: Path, *, write: bool
 def _open_source(
     source: Path, image: plans.ImageSettings, plan_classes: ClassNames | None, columns: Mapping[str, str]
 ) -> ImageSource:
-    """What kind of source it is tells its name; a folder with a labels.csv is a table."""
+    """Open a source by its kind: a folder, a folder with a labels.csv, a table or an NPZ."""
     if not source.exists():
-        raise FileMissingError(f"{source.name} is not there")
+        raise FileMissingError(f"{source.name} does not exist")
     if source.is_dir():
         labels = source / "labels.csv"
         if labels.is_file():
             return table.read(labels, image, columns)
-        return folder.read(source, image, (lambda name: plan_classes.place(name) is not None) if plan_classes else None)
+        return folder.read(source, image, (lambda name: plan_classes.index(name) is not None) if plan_classes else None)
     if source.suffix.lower() == ".npz":
         return npz.read(source, image)
     if source.suffix.lower() in table.SUFFIXES:
@@ -177,7 +176,7 @@ def _open_source(
 
 
 def _source_classes(source: ImageSource) -> list[str]:
-    """The names that a source itself uses, each as it is first spelled."""
+    """The class names that a source uses, each in its first spelling."""
     names: dict[str, str] = {}
     for row in source.rows:
         if str(row.label).strip():
@@ -186,7 +185,7 @@ def _source_classes(source: ImageSource) -> list[str]:
 
 
 def _cache_name(source: Path, image: plans.ImageSettings) -> str:
-    """The name of the folder for what is decoded from this source to this size."""
+    """The name of the cache folder for this source at this size."""
     identity = f"{source.resolve()}|{image.size}|{image.channels}|{picture.DECODER_VERSION}"
     return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
@@ -194,7 +193,7 @@ def _cache_name(source: Path, image: plans.ImageSettings) -> str:
 def _without_duplicates(
     images: Sequence[_LabelledImage], classes: ClassNames
 ) -> tuple[list[_LabelledImage], list[Problem]]:
-    """Each image once, by the hash of its pixels; and why the others are left out."""
+    """Keep one image of each pixel hash; explain why the others are left out."""
     unique: list[_LabelledImage] = []
     problems: list[Problem] = []
     by_hash: dict[str, list[_LabelledImage]] = defaultdict(list)
@@ -212,45 +211,47 @@ def _without_duplicates(
         for image in others:
             splits_differ = first.row.split != image.row.split
             difference = (
-                f" in {first.row.split or 'no part'}, while this is in {image.row.split or 'no part'}"
+                f" in {first.row.split or 'no split'}, while this is in {image.row.split or 'no split'}"
                 if splits_differ
                 else ""
             )
             error = (LeakedImageError if splits_differ else DuplicateImageError)(
                 f"the same image as {first.row.name}{difference}"
             )
-            problems.append(Problem.of(image.row.name, error))
+            problems.append(Problem.from_error(image.row.name, error))
     return unique, problems
 
 
 def _duplicate_rank(image: _LabelledImage) -> tuple[int, str]:
-    """Of copies in several parts the one that measures stays, so that nobody learns from it."""
+    """Of copies in several splits the one in test stays, so that it is not trained on."""
     return -SPLITS.index(image.row.split) if image.row.split else 1, image.row.name
 
 
 def _label_conflict(image: _LabelledImage, copies: Sequence[_LabelledImage], classes: ClassNames) -> Problem:
     other = next(copy for copy in copies if copy.label != image.label)
     cause = f"the same image as {other.row.name}, which is labelled {classes.names[other.label]}"
-    return Problem.of(image.row.name, LabelConflictError(cause))
+    return Problem.from_error(image.row.name, LabelConflictError(cause))
 
 
 def _doubt_problems(images: Sequence[_LabelledImage]) -> Iterator[Problem]:
     for image in images:
         if image.entry.doubt:
-            yield Problem.of(image.row.name, ImageDoubtError(image.entry.doubt))
+            yield Problem.from_error(image.row.name, ImageDoubtError(image.entry.doubt))
 
 
 def _near_duplicate_problems(images: Images, firsts: Sequence[int]) -> Iterator[Problem]:
-    """Pictures that are almost the same, though nobody said that they belong together."""
+    """Near-duplicates that do not have the same patient."""
     for index, first in enumerate(firsts):
         if index != first and not images.patients[index] == images.patients[first] != "":
-            yield Problem.of(images.names[index], NearDuplicateError(f"almost the same image as {images.names[first]}"))
+            yield Problem.from_error(
+                images.names[index], NearDuplicateError(f"almost the same image as {images.names[first]}")
+            )
 
 
 def _patients(images: Sequence[_LabelledImage]) -> tuple[list[str], list[str]]:
-    """Who is shown: as the table, the folder or the NPZ says, and as the DICOM files say.
+    """Patients by the table, folder or NPZ, and by the DICOM files.
 
-    A name that all share says nothing: it is an anonymiser's word, or a folder around all.
+    A name that all images share is ignored: it is an anonymiser's word, or a folder around all.
     """
     by_row, by_file = [image.row.group for image in images], [image.entry.group for image in images]
     nobody = [""] * len(images)

@@ -1,6 +1,6 @@
-"""Images that are almost the same: saved again, resized, a little brighter.
+"""Find near-duplicates: images saved again, resized, a little brighter.
 
-A 64-bit difference hash finds candidates, the pixels confirm them: by hash alone, small or dark images are all alike.
+A 64-bit difference hash finds candidates and the pixels confirm them: small or dark images have alike hashes.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from PIL import Image
 from fedhelp_edge.data import groups
 
 MAX_HASH_DISTANCE = 2  # bits
-MAX_DIFFERENCE = 4.0  # mean difference of two pixels out of 255, brightness apart
-_BANDS = (22, 21, 21)  # two hashes that differ in two bits agree in one of three bands
-_BUCKET_SIZE = 128  # hashes compared with each other at a time, where many agree in a band
-_BUCKET_OVERLAP = 16  # of them again among the next ones, so that copies hang together over many crowds
+MAX_DIFFERENCE = 4.0  # mean difference of two pixels (of 255) after removing the mean brightness
+_BANDS = (22, 21, 21)  # bits; two hashes that differ in two bits agree in one of three bands
+_BUCKET_SIZE = 128  # hashes compared with each other at a time
+_BUCKET_OVERLAP = 16  # hashes shared by neighbouring buckets, so that copies connect across buckets
 _THUMBNAIL_SIDE = 16  # side of the grey thumbnails that are compared before the pixels
 _GREY_WEIGHTS = (1 / 3, 1 / 3, 1 / 3, 0)
 
 
 class ImageSequence(Protocol):
-    """Images that are taken one by one."""
+    """Images that are read one by one."""
 
     def __len__(self) -> int: ...
 
@@ -33,9 +33,9 @@ class ImageSequence(Protocol):
 
 
 def first_alike(pixels: ImageSequence) -> list[int]:
-    """For each image the place of the first one that it is almost the same as, itself where there is none.
+    """Return, for each image, the index of the first image of its group of near-duplicates.
 
-    What is almost the same as a third image belongs together too, so that a burst of pictures is one group.
+    Groups are transitive: a burst of pictures is one group.
     """
     hashes, thumbnails = np.zeros(len(pixels), np.uint64), np.zeros((len(pixels), _THUMBNAIL_SIDE**2), np.int16)
     for i in range(len(pixels)):
@@ -48,7 +48,7 @@ def first_alike(pixels: ImageSequence) -> list[int]:
 
 
 def _fingerprint(image: NDArray[np.uint8]) -> tuple[int, NDArray[np.int16]]:
-    """Where brightness falls from left to right, on a grid of 8 x 8; and a thumbnail without its brightness."""
+    """The difference hash (where brightness falls from left to right, on 8 x 8 fields); a thumbnail minus its mean."""
     grey = (
         Image.fromarray(image[:, :, 0]) if image.shape[2] == 1 else Image.fromarray(image).convert("L", _GREY_WEIGHTS)
     )
@@ -64,7 +64,7 @@ def _is_near_duplicate(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> b
 
 
 def _candidates(hashes: NDArray[np.uint64], thumbnails: NDArray[np.int16]) -> Iterator[tuple[int, int]]:
-    """Pairs whose hashes and thumbnails are close, earlier first. Only hashes that agree in a band are compared."""
+    """Yield pairs with close hashes and thumbnails, the earlier first. Only hashes that share a band are compared."""
     shift = 0
     for width in _BANDS:
         band = (hashes >> np.uint64(shift)) & np.uint64((1 << width) - 1)
@@ -80,7 +80,7 @@ def _candidates(hashes: NDArray[np.uint64], thumbnails: NDArray[np.int16]) -> It
 def _close_pairs(
     hashes: NDArray[np.uint64], thumbnails: NDArray[np.int16], bucket: NDArray[np.int64]
 ) -> Iterator[tuple[int, int]]:
-    """Pairs in a crowd. A thumbnail's cells are means, which differ by no more than the pixels do, but for rounding."""
+    """Yield close pairs of a bucket. Thumbnail cells are means: but for rounding they differ less than the pixels."""
     if len(bucket) < 2:
         return
     bits = np.unpackbits((hashes[bucket][:, None] ^ hashes[bucket]).view(np.uint8).reshape(len(bucket), -1, 8), axis=2)

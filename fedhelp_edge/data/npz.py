@@ -1,6 +1,6 @@
-"""An NPZ laid out as MedMNIST's: `{train,val,test}_{images,labels}`, or `images` and `labels`.
+"""Read an NPZ in the layout of MedMNIST: `{train,val,test}_{images,labels}`, or `images` and `labels`.
 
-`…groups` (patients or lesions, as names or whole numbers) and `…centers` if they are known.
+Optional: `…groups` (patients or lesions, as names or whole numbers) and `…centers`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from fedhelp_edge.errors import BadNpzError
 
 _CENTRE_KEYS = ("centers", "centres")
 _GROUP_KEYS = ("groups", "patients", "lesions")
-_NAME_SIZE = 512  # bytes of a patient, a centre or a class
+_NAME_SIZE = 512  # bytes of the name of a patient, a centre or a class
 
 
 @dataclass(frozen=True)
 class NpzSource:
-    """Rows that are entries of an array, named `train/12`, or `12` where the file makes no parts."""
+    """A source whose rows are entries of an array, named `train/12`, or `12` if the file has no splits."""
 
     path: Path
     image: plan.ImageSettings
@@ -43,7 +43,7 @@ class NpzSource:
             yield partial(decode, array, self.image)
 
     def arrays(self, indices: Sequence[int]) -> Iterator[NDArray[Any]]:
-        """What the file holds of each wanted row."""
+        """Yield the array of each of these rows."""
         key, position = "", 0
         with arrays.open_archive(self.path) as archive:
             entries: Iterator[NDArray[Any]] = iter(())
@@ -57,7 +57,7 @@ class NpzSource:
 
 
 def read(path: Path, image: plan.ImageSettings) -> NpzSource:
-    """Every image of an NPZ, of which only labels are loaded yet: names if `class_names` is there, else numbers."""
+    """Read the rows of an NPZ, not yet the pixels. Labels are names if it has `class_names`, else numbers."""
     with files.reading(path) as file:
         stat = os.fstat(file.fileno())
     stamp = f"{stat.st_size}:{stat.st_mtime_ns}"
@@ -80,7 +80,7 @@ def read(path: Path, image: plan.ImageSettings) -> NpzSource:
 
 
 def read_unlabelled(path: Path, image: plan.ImageSettings) -> NpzSource:
-    """Every image of an NPZ, whether it has labels or not: they are not looked at."""
+    """Read the rows of an NPZ without its labels, which it need not have."""
     rows: list[SourceRow] = []
     with arrays.open_archive(path) as archive:
         for part, count in _count_images(archive).items():
@@ -93,10 +93,10 @@ def _images_key(part: str) -> str:
 
 
 def _count_images(archive: NpzArchive) -> dict[str, int]:
-    """How many images it has in train, val and test; "" stands for images that it puts into none."""
+    """The number of images of each split; "" stands for images without a split."""
     parts = [part for part in SPLITS if _images_key(part) in archive]
     if not parts and "images" not in archive:
-        raise BadNpzError("there is neither 'train_images' nor 'images' in it")
+        raise BadNpzError("it has neither 'train_images' nor 'images'")
     counts = {part: _check_and_count(archive, _images_key(part)) for part in parts or [""]}
     if sum(counts.values()) > budget.ROWS:
         raise BadNpzError(f"it has more than {budget.ROWS:,} images")
@@ -105,7 +105,7 @@ def _count_images(archive: NpzArchive) -> dict[str, int]:
 
 def _read_labels(archive: NpzArchive, key: str, count: int) -> list[int]:
     if key not in archive:
-        raise BadNpzError(f"there is no '{key}' in it")
+        raise BadNpzError(f"it has no '{key}'")
     shape, dtype = archive.header(key).shape, archive.header(key).dtype
     if dtype.kind not in "iu" or not shape or math.prod(shape) != shape[0]:
         raise BadNpzError(f"'{key}' should be one whole number for each image")
@@ -115,7 +115,7 @@ def _read_labels(archive: NpzArchive, key: str, count: int) -> list[int]:
 
 
 def _read_words(archive: NpzArchive, prefix: str, keys: Sequence[str], count: int) -> list[str]:
-    """A word for each image, "" where the file has none of these arrays."""
+    """A word for each image from the first of these arrays; "" if there is none."""
     key = next((prefix + key for key in keys if prefix + key in archive), None)
     if key is None:
         return [""] * count
@@ -129,7 +129,7 @@ def _read_words(archive: NpzArchive, prefix: str, keys: Sequence[str], count: in
 
 
 def _check_and_count(archive: NpzArchive, key: str) -> int:
-    """How many images an array has, and whether they are images, from its header alone."""
+    """Check from its header that an array holds images; return their number."""
     header = archive.header(key)
     shape, dtype = header.shape, header.dtype
     if (
@@ -151,7 +151,7 @@ def _check_and_count(archive: NpzArchive, key: str) -> int:
 
 
 def decode(entry: NDArray[Any], image: plan.ImageSettings) -> Decoded:
-    """An entry of an array of images, as the plan wants it."""
+    """Fit an entry of an array of images to the plan's size and channels."""
     with picture.translate_errors():
         array = entry if entry.dtype == np.uint8 else picture.stretch(entry)
         return Decoded(picture.fit(array, image), array.shape[1], array.shape[0])

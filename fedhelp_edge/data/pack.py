@@ -1,9 +1,8 @@
-"""The pack: public images and what foundation models said of them, in one safetensors file that every site may read.
+"""The knowledge pack: public images and the predictions of foundation models for them, in one safetensors file.
 
-It holds `images` (uint8) or `webp` (their files in one row of bytes, where each of them `ends`, and a note of their
-shape), `labels`, and, if any source was asked, `probabilities` (sources x images x classes, half precision); names,
-origin and licence stand in its notes. A site's kit brings the images to the plan's channels and to
-the side that the plan wants.
+Its tensors: `images` (uint8), or `webp` (all files in one byte tensor) with `ends` (where each file ends) and the shape
+in the metadata; `labels`; and, if any source was asked, `probabilities` (sources x images x classes, float16). Names,
+origin and licence are in the metadata. A site resizes the images to the plan's channels and side.
 """
 
 from __future__ import annotations
@@ -39,25 +38,25 @@ class Pack:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """For messages: public images have no names of their own."""
+        """For messages: public images have no names."""
         return tuple(f"public image {index}" for index in range(len(self)))
 
-    def chosen(self, size: int, seed: int = 0) -> Pack:
-        """`size` of the images, every class with its part of them; the first of a bigger choice are a smaller one's."""
+    def subset(self, size: int, seed: int = 0) -> Pack:
+        """A stratified random subset of `size` images; a smaller subset lies within a larger one of the same seed."""
         if size >= len(self):
             return self
         order = np.random.Generator(np.random.Philox(seed)).permutation(len(self))
-        rank = np.empty(len(self))  # an image's place among those of its class, as a part of the class
+        rank = np.empty(len(self))  # an image's rank within its class, from 0 to 1
         for label in np.unique(self.labels):
             of_class = order[self.labels[order] == label]
             rank[of_class] = (np.arange(len(of_class)) + 0.5) / len(of_class)
-        subset = np.sort(np.argsort(rank, kind="stable")[:size])
+        chosen = np.sort(np.argsort(rank, kind="stable")[:size])
         return replace(
-            self, pixels=self.pixels[subset], labels=self.labels[subset], probabilities=self.probabilities[:, subset]
+            self, pixels=self.pixels[chosen], labels=self.labels[chosen], probabilities=self.probabilities[:, chosen]
         )
 
     def resized(self, side: int, channels: int) -> Pack:
-        """The images as a net of the plan sees them."""
+        """Resize the images to a plan's side and channels."""
         pixels = self.pixels
         if pixels.shape[3] != channels:
             grey = np.rint(pixels.mean(3, keepdims=True)).astype(np.uint8)
@@ -68,26 +67,26 @@ class Pack:
 
 
 def without_predictions(pixels: NDArray[np.uint8], labels: NDArray[np.int64], classes: Sequence[str]) -> Pack:
-    """Public images with their labels alone."""
+    """A pack of public images and labels, without predictions."""
     return Pack(pixels, labels, tuple(classes), (), _no_predictions(len(pixels), len(classes)))
 
 
 def save(path: Path, pack: Pack, quality: int | None = None) -> None:
-    """Write a pack, its images as they are, or as WebP of a quality from 1 to `webp.LOSSLESS`."""
+    """Write a pack; images as raw pixels, or as WebP with a quality from 1 to `webp.LOSSLESS`."""
     notes = {"classes": json.dumps(pack.classes), "sources": json.dumps(pack.sources), **pack.provenance}
     arrays: dict[str, update.Array] = {"images": pack.pixels}
     if quality:
         arrays = dict(zip(("webp", "ends"), webp.encode(pack.pixels, quality), strict=True))
         notes["shape"] = json.dumps(pack.pixels.shape[1:])
     arrays["labels"] = pack.labels
-    if pack.sources:  # safetensors here know no empty arrays
+    if pack.sources:  # our safetensors have no empty tensors
         arrays["probabilities"] = pack.probabilities
     with files.writing(path, private=False) as file:
         update.write(file, arrays, notes)
 
 
 def load(path: Path) -> Pack:
-    """A pack, judged before anything of it is used."""
+    """Read and validate a pack."""
     try:
         with files.reading(path) as file:
             header = update.read_header(file, metadata=METADATA_KEYS)
@@ -100,9 +99,9 @@ def load(path: Path) -> Pack:
         labels = arrays.pop("labels")
         probabilities = arrays.pop("probabilities") if sources else _no_predictions(len(pixels), len(classes))
     except (UpdateError, ImageBrokenError) as error:
-        raise BadPackError(f"{path.name}: {error.cause}") from None
-    except (KeyError, ValueError, TypeError, RecursionError):
-        raise BadPackError(f"{path.name} does not hold images, labels and probabilities") from None
+        raise BadPackError(f"{path.name}: {error.cause}") from error
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise BadPackError(f"{path.name} does not hold images, labels and probabilities") from error
     fits = (
         pixels.dtype == np.uint8 and pixels.ndim == 4 and pixels.shape[3] in (1, 3) and labels.dtype == np.int64
         and probabilities.dtype == np.float16 and probabilities.shape == (len(sources), len(pixels), len(classes))
@@ -116,7 +115,7 @@ def load(path: Path) -> Pack:
         or probabilities.min(initial=0) < 0
         or np.abs(probabilities.sum(2, dtype=np.float32) - 1).max(initial=0) > 0.02
     ):
-        raise BadPackError(f"{path.name}: what the sources said are no probabilities")
+        raise BadPackError(f"{path.name}: the predictions of its sources are not probabilities")
     provenance = {name: text for name, text in header.metadata.items() if name in _PROVENANCE}
     return Pack(pixels, labels, classes, sources, probabilities, provenance)
 

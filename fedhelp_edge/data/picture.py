@@ -1,8 +1,9 @@
-"""From a picture's file to the pixels that a net sees.
+"""Decode an image file into the pixels that a net sees.
 
-First frame, upright (EXIF), transparency over white, grey or colour as the plan says, then the plan's size, squeezed to
-a square, bilinear with antialias. What has more than 8 bits a pixel in grey, or fractions, is stretched so that the
-file's own smallest value is 0 and its largest 255; 16-bit colour keeps its upper 8 bits. Colour profiles are ignored.
+Takes the first frame, applies the EXIF orientation, blends transparency over white, converts to grey or colour as the
+plan says, and squeezes to a square of the plan's size (bilinear, antialiased). Grey of more than 8 bits, or of floats,
+is stretched from its own minimum and maximum to 0..255; 16-bit colour keeps its upper 8 bits. Colour profiles are
+ignored.
 """
 
 from __future__ import annotations
@@ -28,36 +29,36 @@ from fedhelp_edge.errors import (
     from_os,
 )
 
-DECODER_VERSION = 1  # of decoding: raised when the same file gives other pixels than before
-PHONE_FORMAT = "HEIF"  # read by pillow-heif, which a site may lack
+DECODER_VERSION = 1  # increase it when the same file decodes to other pixels than before
+PHONE_FORMAT = "HEIF"  # needs pillow-heif
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".jfif", ".pjpeg")
 )
 _PHONE_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis"))
-_MAGIC_BYTES = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"GIF8")  # WebP is told by its suffix
+_MAGIC_BYTES = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"GIF8")  # WebP is recognised by its suffix
 _MULTI_FRAME_FORMATS = (
     "GIF",
     "WEBP",
     "TIFF",
     "PNG",
 )  # a phone's JPEG may carry a preview as a second frame: no doubt there
-_BAND_PIXELS = 1 << 20  # pixels that are worked on at a time where that takes several copies
+_BAND_PIXELS = 1 << 20  # pixels processed at a time where several copies are needed
 _STRIP_BYTES, _TILE_WIDTH, _TILE_HEIGHT, _TILE_BYTES = 279, 322, 323, 325  # tags of TIFF
 
 
 def is_picture(head: bytes) -> bool:
-    """Whether a file begins as a picture does, whatever it is called."""
+    """Whether a file starts with the magic bytes of an image, whatever its name."""
     return head.startswith(_MAGIC_BYTES)
 
 
 def is_phone_picture(head: bytes) -> bool:
-    """Whether a file begins as a phone's picture (HEIC, HEIF, AVIF) does, whatever it is called."""
+    """Whether a file starts as a phone's picture (HEIC, HEIF, AVIF), whatever its name."""
     return head[4:8] == b"ftyp" and head[8:12] in _PHONE_BRANDS
 
 
 def can_read_phone() -> bool:
-    """Whether phones' pictures can be read here."""
+    """Whether pillow-heif is installed; registers it."""
     try:
         import pillow_heif
     except ImportError:
@@ -67,17 +68,17 @@ def can_read_phone() -> bool:
 
 
 def decode_phone(file: BinaryIO, image: plan.ImageSettings) -> Decoded:
-    """A phone's picture; `PhonePicture` where it cannot be read here."""
+    """Decode a phone's picture; raise `PhonePictureError` if pillow-heif cannot."""
     if not can_read_phone():
         raise PhonePictureError("it is a phone's picture (HEIC), and pillow-heif is not installed")
     try:
         return decode(file, image, (PHONE_FORMAT, "AVIF"))
-    except ImageBrokenError:
-        raise PhonePictureError("it is a phone's picture (HEIC) that cannot be read here") from None
+    except ImageBrokenError as error:
+        raise PhonePictureError("it is a phone's picture (HEIC) that cannot be read here") from error
 
 
 def decode(file: BinaryIO, image: plan.ImageSettings, formats: tuple[str, ...] = FORMATS) -> Decoded:
-    """A picture from an open file; `ImageBroken` or `ImageSize` if it is none that can be used."""
+    """Decode an image from an open file; raise `ImageBrokenError`, `ImageSizeError` or `ImageCostError` if unusable."""
     with translate_errors(), budget.metered(file) as (limited, size):
         opened: Image.Image = Image.open(limited, formats=formats)
         budget.check_sides(*opened.size)
@@ -88,7 +89,7 @@ def decode(file: BinaryIO, image: plan.ImageSettings, formats: tuple[str, ...] =
         ):
             opened.load()
             if len(opened.info.get("exif") or b"") <= budget.EXIF_SIZE:
-                with suppress(Exception):  # a damaged EXIF block says nothing about which way is up
+                with suppress(Exception):  # a damaged EXIF block has no orientation
                     opened = ImageOps.exif_transpose(opened)
             frame_count = f"{frames}" if frames <= budget.FRAMES else f"more than {budget.FRAMES}"
             doubt = f"it has {frame_count} frames, of which the first is used" if frames > 1 else ""
@@ -96,29 +97,29 @@ def decode(file: BinaryIO, image: plan.ImageSettings, formats: tuple[str, ...] =
 
 
 def fit(array: NDArray[np.uint8], image: plan.ImageSettings) -> NDArray[np.uint8]:
-    """An array of height x width (x 1, 3 or 4), as the plan wants it."""
+    """Fit an array of height x width (x 1, 3 or 4) to the plan's size and channels."""
     return _fit(_to_pil(array), image)
 
 
 def resize(array: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """A square of `size` from height x width x channels. What an exported model does must agree with this."""
+    """Resize height x width x channels to a square of `size`. An exported model must resize in the same way."""
     resized = _to_pil(array).resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(resized).reshape(size, size, -1)
 
 
 def stretch(values: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
-    """Any numbers to 0..255 by their own full range; only those in `count` make up the range."""
+    """Stretch any numbers to 0..255 by their own range; only those where `mask` is true make up the range."""
     selected = values if mask is None or mask.all() or not mask.any() else values[mask]
     low, high = float(selected.min()), float(selected.max())
     if not np.isfinite((low, high)).all():
-        raise ImageBrokenError("some of its pixels are no numbers")
+        raise ImageBrokenError("some of its pixels are NaN or infinite")
     if not high > low:
         return np.zeros(values.shape, np.uint8)
     return map_bands(lambda band: np.clip((band.astype(np.float64) - low) / (high - low), 0, 1), values)
 
 
 def map_bands(shade: Callable[[NDArray[Any]], NDArray[np.float64]], values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Every value as `shade` tells, from 0 to 1, as 0..255. A band of rows at a time: fractions take much memory."""
+    """Map values through `shade` (to 0..1) to 0..255, a band of rows at a time: floats take much memory."""
     result = np.empty(values.shape, np.uint8)
     rows = max(1, _BAND_PIXELS // max(1, values[:1].size))
     for top in range(0, len(values), rows):
@@ -128,25 +129,25 @@ def map_bands(shade: Callable[[NDArray[Any]], NDArray[np.float64]], values: NDAr
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Whatever a decoder throws at a damaged file becomes one of our refusals."""
+    """Turn whatever a decoder raises on a damaged file into a `FedhelpError`."""
     try:
         yield
     except FedhelpError:
         raise
-    except MemoryError:
-        raise ImageCostError("there is not enough memory to open it") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageSizeError(f"it has more than {budget.PIXELS:,} pixels") from None
+    except MemoryError as error:
+        raise ImageCostError("there is not enough memory to open it") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageSizeError(f"it has more than {budget.PIXELS:,} pixels") from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise from_os(error) from None
+            raise from_os(error) from error
         is_truncated = isinstance(error, EOFError) or "truncated" in str(error)
-        raise ImageBrokenError("it ends too early" if is_truncated else "it cannot be read as an image") from None
+        raise ImageBrokenError("it ends too early" if is_truncated else "it cannot be read as an image") from error
 
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Decoders' warnings are not for the person, except of a picture too large to be true, which is refused."""
+    """Silence decoders' warnings; the one about a decompression bomb becomes an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -159,7 +160,7 @@ def _to_pil(array: NDArray[np.uint8]) -> Image.Image:
 
 
 def _count_frames(image: Image.Image) -> int:
-    """How many frames there are; of a TIFF they are not counted beyond the budget, for each is looked for anew."""
+    """Count the frames; those of a TIFF only up to the budget, because each is searched from the start."""
     if image.format != "TIFF":
         return int(getattr(image, "n_frames", 1))
     count = 1
@@ -172,7 +173,7 @@ def _count_frames(image: Image.Image) -> int:
 
 
 def _check_cost(image: Image.Image, file: BinaryIO, size: int) -> None:
-    """Refuse what would keep a decoder busy in a single call: passes over all pixels, and parts that are the same."""
+    """Refuse files that keep a decoder busy within one call: many JPEG scans, or TIFF strips that overlap."""
     if image.format == "JPEG":
         budget.check_passes(_count_scans(file), *image.size)
     if image.format == "TIFF":
@@ -184,11 +185,11 @@ def _check_cost(image: Image.Image, file: BinaryIO, size: int) -> None:
             sum(min(int(part_size), size) for part_size in part_sizes) > budget.FILE_SIZE
             or tiled_pixels > 2 * budget.PIXELS
         ):
-            raise ImageCostError("its parts are larger than the whole")
+            raise ImageCostError("its strips or tiles are larger than the image")
 
 
 def _count_scans(file: BinaryIO) -> int:
-    """How many passes a JPEG has at most. In compressed data 0xFF is never followed by what begins one."""
+    """The number of scans of a JPEG, at most: within compressed data 0xFF is never followed by a scan marker."""
     file.seek(0)
     count, last_byte = 0, b""
     while block := file.read(1 << 20):
@@ -208,7 +209,7 @@ def _fit(image: Image.Image, target: plan.ImageSettings) -> NDArray[np.uint8]:
 
 
 def _flatten_on_white(image: Image.Image, mode: str) -> Image.Image:
-    """A band of rows at a time, for it takes four copies."""
+    """Blend over white, a band of rows at a time, because it takes four copies."""
     flattened = Image.new(mode, image.size)
     rows = max(1, _BAND_PIXELS // image.width)
     for top in range(0, image.height, rows):

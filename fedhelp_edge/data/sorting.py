@@ -1,7 +1,7 @@
-"""A folder of pictures that a person sorts into classes. What was decided stands in its `labels.csv` after each step.
+"""Label a folder of images by hand; every decision is written to its `labels.csv` at once.
 
-What another program wrote there stays: its columns, its rows, its order. Pictures that stand in a class's folder begin
-with that class.
+Columns, rows and order that another program wrote there stay. An image in a folder named after a class starts with that
+class.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ LABELS_FILE = "labels.csv"
 
 class Sorting:
     def __init__(self, root: Path, classes: Sequence[str]) -> None:
-        """The pictures below a folder, in order, and what they were called so far."""
+        """Read the images below a folder, in order, and their labels so far."""
         self.root, self.classes = root, tuple(classes)
-        self._known = ClassNames(classes, {})
-        image_folder = folder.read(root, plan.ImageSettings(), lambda name: self._known.place(name) is not None)
+        self._class_names = ClassNames(classes, {})
+        image_folder = folder.read(root, plan.ImageSettings(), lambda name: self._class_names.index(name) is not None)
         self.names = tuple(row.name for row in image_folder.rows)
         self.problems: tuple[Problem, ...] = tuple(image_folder.problems)
         if not self.names:
@@ -40,18 +40,18 @@ class Sorting:
             try:
                 name = table.find_file((line.get(self._path) or "").strip(), root, stamps, index)
             except FedhelpError:
-                continue  # of a picture that is not here: the line stays
+                continue  # the image is not here: its row stays
             self._lines.setdefault(name, line)
         for row in image_folder.rows:
-            if row.name not in self._lines and self._known.place(row.label) is not None:
+            if row.name not in self._lines and self._class_names.index(row.label) is not None:
                 self._add(row.name, str(row.label), split=row.split, centre=row.centre, group=row.group)
 
     def label(self, name: str) -> int | None:
-        """The place of a picture's class."""
-        return self._known.place(self._lines.get(name, {}).get(self._label) or "")
+        """The index of an image's class, None if it has none."""
+        return self._class_names.index(self._lines.get(name, {}).get(self._label) or "")
 
-    def put(self, name: str, class_index: int | None) -> None:
-        """Call a picture by a class, or by none, and keep that."""
+    def assign(self, name: str, class_index: int | None) -> None:
+        """Give an image a class, or none, and write the table."""
         label = "" if class_index is None else str(safe_text.csv_cell(self.classes[class_index]))
         if name in self._lines:
             self._lines[name][self._label] = label
@@ -67,22 +67,22 @@ class Sorting:
             data = text.getvalue().encode("utf-8-sig")
         files.write_atomic(self.root / LABELS_FILE, data)
 
-    def next(self, after: int = -1) -> int | None:
-        """The next picture without a label, from the beginning again behind the last; None if all have one."""
+    def next_unlabelled(self, after: int = -1) -> int | None:
+        """The next image without a label, wrapping around at the end; None if all have one."""
         indices = [*range(after + 1, len(self.names)), *range(after + 1)]
         return next((index for index in indices if self.label(self.names[index]) is None), None)
 
     def counts(self) -> list[int]:
-        """How many pictures each class has."""
+        """The number of images of each class."""
         by_class = Counter(self.label(name) for name in self.names)
         return [by_class[class_index] for class_index in range(len(self.classes))]
 
-    def shown(self, name: str, side: int) -> Decoded:
-        """A picture for the screen: a square of pixels that is to be shown in its own proportions."""
+    def decode_for_screen(self, name: str, side: int) -> Decoded:
+        """An image squeezed to a square of `side` pixels; the page restores its proportions."""
         return folder.decode(self.root / name, plan.ImageSettings(size=side))
 
     def _add(self, name: str, label: str, **columns: str) -> None:
-        path = name if safe_text.csv_cell(name) == name else f"./{name}"  # a spreadsheet would work `=1+1.png` out
+        path = name if safe_text.csv_cell(name) == name else f"./{name}"  # a spreadsheet would evaluate `=1+1.png`
         line: dict[str, str | None] = {self._path: path, self._label: label}
         line |= {
             self._sheet.columns[column]: value for column, value in columns.items() if column in self._sheet.columns
@@ -100,11 +100,13 @@ class Sorting:
 
 
 def _open_sheet(path: Path, *, with_patients: bool) -> table.Sheet:
-    """The table that is there, or a new one."""
+    """The existing table, or a new one."""
     if not path.exists():
         names = ["path", "label", "split", "centre", *(["group"] if with_patients else [])]
         return table.Sheet([], names, dict(zip(names, names, strict=True)), ",")
     existing = table.read_sheet(path)
     if "path" not in existing.columns:
-        raise BadTableError(f"{path.name} names no files", remedy="move it away; then a new one is made here")
+        raise BadTableError(
+            f"{path.name} has no column for file names", remedy="move it to another folder; a new one is then created"
+        )
     return existing

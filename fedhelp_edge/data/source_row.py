@@ -1,4 +1,4 @@
-"""What every kind of source gives: rows that say which image has which label, and a way to decode each."""
+"""The interface of every kind of source: rows with an image's label, and jobs that decode the images."""
 
 from __future__ import annotations
 
@@ -29,10 +29,12 @@ _NO_PATIENT = frozenset(
 
 @dataclass(frozen=True)
 class SourceRow:
+    """One image of a source, before it is decoded."""
+
     name: str  # relative to the source, with "/"
-    label: str | int  # a name, or an index into the plan's classes
-    stamp: str  # changes when the file does
-    group: str = ""  # the patient or lesion
+    label: str | int  # a name, or the index of a class
+    stamp: str  # size and time of the file: changes when the file does
+    group: str = ""  # patient or lesion
     split: str = ""
     centre: str = ""
 
@@ -40,10 +42,10 @@ class SourceRow:
 @dataclass(frozen=True)
 class Decoded:
     pixels: NDArray[np.uint8]  # size x size x channels
-    width: int  # as it was
+    width: int  # of the original
     height: int
-    group: str = ""  # what the file itself says of the patient
-    doubt: str = ""  # why it may not show what is meant
+    group: str = ""  # a hash of the patient that the file itself names
+    doubt: str = ""  # why it may be the wrong image
 
 
 DecodeJob: TypeAlias = Callable[[], Decoded]
@@ -55,22 +57,22 @@ class ImageSource(Protocol):
 
     @property
     def problems(self) -> Sequence[Problem]:
-        """What could not become a row."""
+        """Files that could not become a row."""
 
-    def jobs(self, wanted: Sequence[int]) -> Iterator[DecodeJob]:
-        """For each wanted row, in this order, what decodes it. Jobs run in any thread; they raise `FedhelpError`."""
+    def jobs(self, indices: Sequence[int]) -> Iterator[DecodeJob]:
+        """Yield a job for each of these rows, in this order. Jobs run in any thread and raise `FedhelpError`."""
 
 
 def normalise(name: str) -> str:
-    """What is the same name for a person is the same here: accents composed, no space around, small letters."""
+    """Normalise a name for comparison: Unicode NFC, no surrounding space, case folded."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).strip().casefold())
 
 
 def parse_split(word: str) -> str:
-    """train, val or test, or "" if the word means none of them."""
+    """Return train, val or test, or "" if the word is none of them."""
     return _SPLIT_WORDS.get(normalise(word), "")
 
 
 def parse_patient(word: str) -> str:
-    """The name of a patient or lesion, or "" where the word stands for nobody."""
+    """Return the name of a patient or lesion, or "" for a placeholder such as "unknown"."""
     return "" if normalise(word) in _NO_PATIENT else word.strip()

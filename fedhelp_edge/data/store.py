@@ -1,7 +1,7 @@
-"""Decoded once: all pixels of a source in one file, which later runs map into memory.
+"""Cache the decoded images of a source in one file, which later runs map into memory.
 
-The file is the pixels, row after row, then an index (JSON), then the index's length in 8 bytes. It appears whole or not
-at all. When files are added or change, a new one is written in which only what is new was decoded.
+The file holds the pixels image by image, then an index (JSON), then the index's length in 8 bytes. It is written
+atomically. When files are added or change, a new file is written, for which only those are decoded.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from fedhelp_edge.errors import FedhelpError, ImageBrokenError, ImageKindError, 
 
 _PERMANENT_CODES = tuple(
     kind.code for kind in (ImageBrokenError, ImageKindError, ImageSizeError)
-)  # what another run would meet again
+)  # errors that every further run would meet
 _LENGTH_SIZE = 8  # bytes of the index's length
-_STALE_SECONDS = 3600  # seconds after which a part that nobody writes to any more is rubbish
+_STALE_SECONDS = 3600  # seconds after which a partial file is a leftover
 
 
 RowKey: TypeAlias = tuple[str, str]  # name and stamp
@@ -41,9 +41,9 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Entry:
-    """What decoding found out about a row."""
+    """The result of decoding one row."""
 
-    at: int = 0  # which image of the file, unless `code` says why there is none
+    at: int = 0  # index of the image in the file; meaningless if there is a `code`
     sha256: str = ""  # of the pixels
     width: int = 0
     height: int = 0
@@ -55,8 +55,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class ImageStore:
+    """The decoded images of a source."""
+
     pixels: NDArray[np.uint8]
-    entries: Sequence[Entry]  # one for each wanted row
+    entries: Sequence[Entry]  # one for each requested row
 
 
 def decode_rows(
@@ -68,7 +70,7 @@ def decode_rows(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> ImageStore:
-    """The pixels of the wanted rows, kept in the folder `place`, which is this source's and this image size's own."""
+    """Decode these rows of a source, or read them from `folder`, the cache of this source at this image size."""
     keys: list[RowKey] = [(source.rows[i].name, source.rows[i].stamp) for i in indices]
     pixels, index = _load_newest(folder, image)
     missing = {key: i for key, i in zip(keys, indices, strict=True) if key not in index}
@@ -88,9 +90,9 @@ def decode_rows(
 def _decode_all(
     source: ImageSource, indices: Sequence[int], workers: int | None, progress: Progress | None
 ) -> Generator[Decoded | FedhelpError]:
-    """Every wanted row decoded, in order, by threads: decoders let go of Python's lock."""
+    """Decode these rows in threads and yield the results in order: decoders release Python's lock."""
 
-    def one(job: DecodeJob) -> Decoded | FedhelpError:
+    def decode(job: DecodeJob) -> Decoded | FedhelpError:
         try:
             return job()
         except FedhelpError as error:
@@ -102,7 +104,7 @@ def _decode_all(
     with ThreadPoolExecutor(workers) as pool:
         for count in range(1, len(indices) + 1):
             for job in itertools.islice(jobs, 4 * workers - len(pending)):
-                pending.append(pool.submit(one, job))
+                pending.append(pool.submit(decode, job))
             yield pending.popleft().result()
             if progress:
                 progress(count, len(indices))
@@ -114,7 +116,7 @@ def _write(
     reused: Mapping[RowKey, Entry],
     results: Iterator[tuple[RowKey, Decoded | FedhelpError]],
 ) -> tuple[Path | None, dict[RowKey, Entry]]:
-    """A new file of what was kept and what is new, if anything is; and what failed for a reason that may pass."""
+    """Write a file of reused and new entries, if there are new ones; return its path, and temporary failures."""
     failed: dict[RowKey, Entry] = {}
     for key, result in results:
         if isinstance(result, Decoded) or result.code in _PERMANENT_CODES:
@@ -149,15 +151,15 @@ def _write(
         tail = json.dumps({"count": count, "rows": rows}).encode("ascii")
         out.write(tail + len(tail).to_bytes(_LENGTH_SIZE, "little"))
     for superseded in superseded_files:
-        with suppress(OSError):  # Windows keeps what a program has open; the next one that is written removes it
+        with suppress(OSError):  # Windows locks an open file; the next write removes it
             superseded.unlink()
     return path, failed
 
 
 def _load_newest(folder: Path, image: plan.ImageSettings) -> tuple[NDArray[np.uint8], dict[RowKey, Entry]]:
-    """The pixels and the index of the latest whole file, or nothing."""
+    """Pixels and index of the newest intact file; empty if there is none."""
     for path in sorted(folder.glob("*.images"), key=_age):
-        with suppress(OSError, ValueError, KeyError, TypeError):  # damaged or gone: decode again
+        with suppress(OSError, ValueError, KeyError, TypeError):  # damaged or deleted: decode again
             return _load(path, image)
     return np.empty((0, image.size, image.size, image.channels), np.uint8), {}
 
@@ -170,7 +172,7 @@ def _load(path: Path, image: plan.ImageSettings) -> tuple[NDArray[np.uint8], dic
         index = json.loads(file.read(length))
     shape = (int(index["count"]), image.size, image.size, image.channels)
     if np.prod(shape, dtype=np.int64) + length != size:
-        raise ValueError("another size than its index says")
+        raise ValueError("its size differs from its index")
     pixels = np.memmap(path, np.uint8, "r", shape=shape) if shape[0] else np.empty(shape, np.uint8)
     return pixels, {(name, stamp): Entry(**values) for name, stamp, values in index["rows"]}
 
@@ -183,7 +185,7 @@ def _age(path: Path) -> float:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what a run that was killed has left."""
+    """Remove the partial files of killed runs."""
     for leftover in folder.glob(".*.part"):
         with suppress(OSError):
             if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:

@@ -1,4 +1,4 @@
-"""A table (CSV or TSV) of images: path, label and, if known, group, split and centre. DICOM also by identifiers."""
+"""Read a table (CSV or TSV) of images: path, label and, if known, group, split and centre; DICOM also by identifier."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from fedhelp_edge.errors import (
 
 SUFFIXES = frozenset((".csv", ".tsv", ".txt"))
 LIMIT = 256 << 20  # bytes
-COLUMN_NAMES = {  # what each may be called, without accents; the first that is there counts
+COLUMN_NAMES = {  # headings of each column, without accents; the first one found counts
     "path": (
         "path", "file", "filename", "file_name", "image", "image_path", "image_id", "datei", "dateiname", "bild",
         "bilddatei", "pfad", "fichier", "nom_de_fichier", "nom_du_fichier", "chemin", "archivo", "nombre_de_archivo",
@@ -48,27 +48,29 @@ COLUMN_NAMES = {  # what each may be called, without accents; the first that is 
     "instance": ("sopinstanceuid", "sop_instance_uid"),
     "patient": ("patientid", "patient_id"),
 }  # fmt: skip
-COLUMN_OPTIONS = {"image": "path", "path": "path", "label": "label", "patient": "group", "group": "group", "lesion": "group",
-          "split": "split", "centre": "centre"}  # fmt: skip  # what `--columns` calls each
+COLUMN_OPTIONS = {  # the words of `--columns`
+    "image": "path", "path": "path", "label": "label", "patient": "group", "group": "group", "lesion": "group",
+    "split": "split", "centre": "centre",
+}  # fmt: skip
 _DELIMITERS = "\t;,"
 _BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table as it is written."""
+    """A table as it is in its file."""
 
     lines: list[dict[str, str | None]]
     headers: list[str]
-    columns: Mapping[str, str]  # what each of ours is called there
+    columns: Mapping[str, str]  # our name of a column -> its heading
     delimiter: str
     encoding: str = "utf-8"
 
 
 def read(path: Path, image: plan.ImageSettings, column_options: Mapping[str, str] = {}) -> folder.ImageFolder:
-    """Every row of a table. Paths are relative to it; an image's name alone, even without suffix, does if unique.
+    """Read every row of a table. Paths are relative to it; a unique file name, even without suffix, is enough.
 
-    `named` says what its columns are called, by the words of `MAPPED`.
+    `named` gives the headings of its columns, by the words of `MAPPED`.
     """
     root = path.parent
     sheet = read_sheet(path, column_options)
@@ -97,14 +99,14 @@ def read(path: Path, image: plan.ImageSettings, column_options: Mapping[str, str
                         cells.get("centre", ""),
                     )
                 )
-        except FedhelpError as error:  # identifiers are in no message: the line is
+        except FedhelpError as error:  # messages show the line number, never an identifier
             file = PurePath(cells["path"].replace("\\", "/")).name if key == "path" else ""
-            problems.append(Problem.of(file or f"line {line_number} of {path.name}", error))
+            problems.append(Problem.from_error(file or f"line {line_number} of {path.name}", error))
     return folder.ImageFolder(root, image, rows, problems)
 
 
 def read_sheet(path: Path, column_options: Mapping[str, str] = {}) -> Sheet:
-    """The rows, and which of their columns is what."""
+    """Read a table and recognise its columns."""
     with files.reading(path) as file:
         data = file.read(LIMIT + 1)
     if len(data) > LIMIT:
@@ -114,7 +116,7 @@ def read_sheet(path: Path, column_options: Mapping[str, str] = {}) -> Sheet:
     if max(map(text.count, _DELIMITERS)) + text.count("\n") > budget.CELLS:
         raise BadTableError(f"{path.name} has more than {budget.CELLS:,} cells")
     first_line = text[: text.find("\n") + 1]
-    if first_line.casefold().startswith("sep=") and len(first_line.strip()) == 5:  # a line for Excel alone
+    if first_line.casefold().startswith("sep=") and len(first_line.strip()) == 5:  # a line only for Excel
         text = text[len(first_line) :]
     first_line = text[: text.find("\n") + 1] or text
     delimiter = max(_DELIMITERS, key=lambda character: _count_fields(first_line, character))
@@ -124,7 +126,7 @@ def read_sheet(path: Path, column_options: Mapping[str, str] = {}) -> Sheet:
         max_rows = min(budget.ROWS, budget.CELLS // max(1, width)) if width <= budget.COLUMNS else -1
         lines = list(islice(reader, max_rows + 1)) if max_rows >= 0 else []
     except csv.Error as error:
-        raise BadTableError(f"{path.name}, line {reader.line_num}: {error}") from None
+        raise BadTableError(f"{path.name}, line {reader.line_num}: {error}") from error
     if max_rows < 0:
         raise BadTableError(f"{path.name} has more than {budget.COLUMNS:,} columns")
     if len(lines) > max_rows:
@@ -148,7 +150,7 @@ def read_sheet(path: Path, column_options: Mapping[str, str] = {}) -> Sheet:
 
 
 def _decode_text(data: bytes, name: str) -> tuple[str, str]:
-    """What a table says and how it is encoded: by its mark, else as UTF-8 or, as Excel writes, Windows-1252."""
+    """Decode a table by its byte order mark, else as UTF-8 or (Excel) Windows-1252; return also the encoding."""
     marked = next((encoding for mark, encoding in _BYTE_ORDER_MARKS.items() if data.startswith(mark)), "")
     unmarked = ("utf-16-le",) if data[1:2] == b"\0" else ("utf-8", "cp1252")
     for encoding in (marked,) if marked else unmarked:
@@ -158,11 +160,11 @@ def _decode_text(data: bytes, name: str) -> tuple[str, str]:
             continue
         if encoding != "cp1252" or "\0" not in text:
             return text.lstrip("\r\n"), encoding
-    raise BadTableError(f"{name} is not a text in UTF-8, UTF-16 or Windows-1252")
+    raise BadTableError(f"{name} is not text in UTF-8, UTF-16 or Windows-1252")
 
 
 def _count_fields(line: str, delimiter: str) -> int:
-    """How many fields a line has."""
+    """The number of fields of a line."""
     try:
         return len(next(csv.reader([line.replace("\0", "")], delimiter=delimiter), []))
     except csv.Error:
@@ -170,7 +172,7 @@ def _count_fields(line: str, delimiter: str) -> int:
 
 
 def _normalise_heading(text: str) -> str:
-    """A heading without accents, in small letters, its words joined by "_"."""
+    """A heading without accents, in lower case, its words joined by "_"."""
     plain = "".join(
         character
         for character in unicodedata.normalize("NFKD", text.casefold())
@@ -181,12 +183,12 @@ def _normalise_heading(text: str) -> str:
 
 def _parse_split(word: str) -> str:
     if word and not parse_split(word):
-        raise BadTableError(f"its part {word!r} is not train, val or test")
+        raise BadTableError(f"its split {word!r} is not train, val or test")
     return parse_split(word)
 
 
 def index_names(names: Mapping[str, str]) -> dict[str, list[str]]:
-    """Files by their path, and by what they are called with and without suffix."""
+    """Index files by path, by name and by name without suffix."""
     index: dict[str, list[str]] = defaultdict(list)
     for name in names:
         path = PurePosixPath(name)
@@ -196,7 +198,7 @@ def index_names(names: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def _index_identifiers(root: Path, names: Mapping[str, str], key: str) -> dict[str, list[str]]:
-    """DICOM files by SOPInstanceUID or PatientID."""
+    """Index DICOM files by SOPInstanceUID or PatientID."""
     index: dict[str, list[str]] = defaultdict(list)
     with picture.without_warnings():
         for name in names:
@@ -204,25 +206,25 @@ def _index_identifiers(root: Path, names: Mapping[str, str], key: str) -> dict[s
                 if folder.is_image(root, name):
                     instance, patient = dicom.read_identifiers(root / name)
                     index[instance if key == "instance" else patient].append(name)
-            except (ImageKindError, ImageBrokenError, FileMissingError):  # another kind of file, of which no row speaks
+            except (ImageKindError, ImageBrokenError, FileMissingError):  # not DICOM: no row can mean it
                 continue
     return index
 
 
 def find_file(cell: str, root: Path, stamps: Mapping[str, str], index: Mapping[str, Sequence[str]]) -> str:
-    """The file that a cell means, relative to the table's folder."""
+    """Find the file that a cell names; the path is relative to the table's folder."""
     if not cell:
-        raise BadTableError("no image is named")
+        raise BadTableError("the row names no image")
     path = PurePath(cell if cell in stamps else cell.replace("\\", "/"))
     try:
         name = PurePath(os.path.relpath(root / path, root)).as_posix()
         if name in stamps or (root / name).is_file():
             return name
-    except (OSError, ValueError):  # another drive, or no name that a file can have
+    except (OSError, ValueError):  # another drive, or an impossible file name
         pass
     candidates = index.get(normalise(path.as_posix())) or index.get(normalise(path.name), ())
     if len(candidates) > 1:
-        raise BadTableError(f"{len(candidates)} files are called so; give the path")
+        raise BadTableError(f"{len(candidates)} files have this name; give the path")
     if not candidates:
         raise FileMissingError("there is no such file")
     return candidates[0]

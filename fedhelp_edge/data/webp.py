@@ -1,6 +1,6 @@
-"""Public images as WebP, their files in one row of bytes: half as many as pixels, or far fewer where pixels may change.
+"""Public images as WebP files in one byte array: half the size of raw pixels, far less if pixels may change.
 
-Their common shape stands beside them, so that how much there is to decode is known, and judged, before any of it is.
+Their common shape is stored beside them, so the decoded size is known, and checked, before decoding.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from PIL import Image
 from fedhelp_edge.data import picture
 from fedhelp_edge.errors import FedhelpError, ImageBrokenError, ImageKindError
 
-MAX_SIDE = 1024  # the largest that a plan may ask for
+MAX_SIDE = 1024  # pixels; the largest size of a plan
 MAX_SIZE = 1 << 31  # bytes of pixels in all
-LOSSLESS = 100  # the quality that keeps every pixel
+LOSSLESS = 100  # the quality that preserves every pixel
 
 
 def encode(pixels: NDArray[np.uint8], quality: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The bytes of all images, and where those of each end."""
+    """Encode images; return all bytes, and the offset where each image ends."""
     data, ends = io.BytesIO(), []
     for image in pixels:
         picture_file = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
@@ -31,7 +31,7 @@ def encode(pixels: NDArray[np.uint8], quality: int) -> tuple[NDArray[np.uint8], 
 
 
 def decode(data: NDArray[np.uint8], ends: NDArray[np.int64], shape: Sequence[int]) -> NDArray[np.uint8]:
-    """The images again; `ImageBroken` where the bytes are not as many images of this one shape."""
+    """Decode images of this shape; `ImageBrokenError` if the bytes are anything else."""
     fits = (
         data.dtype == np.uint8 and data.ndim == 1 and ends.dtype == np.int64 and ends.ndim == 1
         and [type(length) for length in shape] == [int] * 3 and shape[2] in (1, 3)
@@ -46,8 +46,8 @@ def decode(data: NDArray[np.uint8], ends: NDArray[np.int64], shape: Sequence[int
         for index, end in enumerate(ends.tolist()):
             try:
                 pixels[index] = _decode_image(data[start:end].tobytes(), *shape)
-            except (FedhelpError, MemoryError):
-                raise ImageBrokenError(f"public image {index} is no WebP of the size that was told") from None
+            except (FedhelpError, MemoryError) as error:
+                raise ImageBrokenError(f"public image {index} is not a WebP of the stated size") from error
             start = end
     return pixels
 

@@ -71,7 +71,7 @@ def _bundle(
     int8: bool, target_sensitivity: float, threads: int | None,
 ) -> bundle.ExportResult:  # fmt: skip
     machine.configure(threads)
-    images = data.load(layout.resolve_images(home, None), plan, kept=home / "images")
+    images = data.load(layout.resolve_images(home, None), plan, state_dir=home / "images")
     context = local_training.TrainingContext(plan, site, origin.tier, images, None, machine.compute("fp32"))
     return bundle.create(
         local_training.nets(context, round_dir, merged),

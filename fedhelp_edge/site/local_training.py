@@ -72,7 +72,9 @@ def open_context(
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     with nullcontext() if bench.rank else lock.exclusive(home / LOCK, wait=0):
         with parallel.main_process_first(bench):
-            decoded = data.load(layout.resolve_images(home, None if bench.rank else images), plan, kept=home / "images")
+            decoded = data.load(
+                layout.resolve_images(home, None if bench.rank else images), plan, state_dir=home / "images"
+            )
         public_size = plan.tables["fedhelp"].public_size
         pack = packs.load(knowledge).resized(public_size, plan.image.channels) if knowledge else None
         yield TrainingContext(plan, site, tier, decoded, pack, bench)

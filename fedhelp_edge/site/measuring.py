@@ -53,7 +53,7 @@ def measure(
 def _own_images(home: Path, plan: Plan, *, required: bool) -> Images | None:
     """The site's images; where others are measured on, they may be gone."""
     try:
-        return data.load(layout.resolve_images(home, None), plan, kept=home / "images")
+        return data.load(layout.resolve_images(home, None), plan, state_dir=home / "images")
     except FedhelpError:
         if required:
             raise
@@ -63,7 +63,7 @@ def _own_images(home: Path, plan: Plan, *, required: bool) -> Images | None:
 def _other_images(home: Path, plan: Plan, images: Path) -> Images:
     names = load_aliases(home / "images", images, plan.classes)
     columns = load_columns(home / "images", images)
-    others = data.load(images, plan, kept=home / "others", mapping=names, columns=columns)
+    others = data.load(images, plan, state_dir=home / "others", mapping=names, columns=columns)
     return replace(others, splits=("test",) * len(others))
 
 

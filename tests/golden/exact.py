@@ -331,7 +331,7 @@ def _images() -> dict[str, Any]:
             "sizes": api.dealt(whole, "sizes:20/6,14/4", 11, val=0.2),
         },
         "pack": sha256(packed),
-        "pack_chosen": sha256(pack.chosen(12, 11).pixels),
+        "pack_chosen": sha256(pack.subset(12, 11).pixels),
         "pack_grey": sha256(pack.resized(8, 1).pixels),
     }
 

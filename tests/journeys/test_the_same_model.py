@@ -92,7 +92,7 @@ def by_the_lab(whole: Path, out: Path) -> str:
     """The model that the lab makes of them."""
     plan = plans.read(PLAN, TABLES)
     machine.configure(1)
-    images = data.load(whole / "all.npz", plan, kept=whole / "kept")
+    images = data.load(whole / "all.npz", plan, state_dir=whole / "kept")
     parts = partition.distribute(images, "natural:centers", plan.seed, large=1)
     assert [part.tier for part in parts] == ["large", "small", "small"]
     pack = packs.load(whole / "pack.safetensors")

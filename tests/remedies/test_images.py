@@ -156,7 +156,7 @@ def test_once_the_split_is_kept_a_table_puts_images_of_a_class_into_val(desk: De
     more.mkdir()
     for path in sorted((images / "b").iterdir())[1:]:
         path.rename(more / path.name)
-    data.load(images, plans.load(desk.folder / "plan.toml", TABLES), kept=desk.folder / "site" / "images")
+    data.load(images, plans.load(desk.folder / "plan.toml", TABLES), state_dir=desk.folder / "site" / "images")
     for path in more.iterdir():
         path.rename(images / "b" / path.name)
     assert "puts images into val" in told(desk)["E_CLASS_VALIDATION"]

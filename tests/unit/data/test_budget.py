@@ -90,14 +90,14 @@ def test_every_bomb_is_tried() -> None:
 
 def test_who_reads_too_long_is_stopped_though_no_header_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "SECONDS", 0.2)
-    with pytest.raises(errors.ImageCostError, match="more work"):
+    with pytest.raises(errors.ImageCostError, match="too long to decode"):
         picture.decode(io.BytesIO(bombs.png_of_profiles()), plan.ImageSettings(16, 3))
 
 
 def test_a_bomb_among_images_is_named_and_the_others_are_used(tmp_path: Path) -> None:
     source = made.folder(tmp_path / "images")
     (source / "a" / "x.jpg").write_bytes(bombs.jpeg_of_scans())
-    found = data.load(source, made.plan(), kept=tmp_path / "kept")
+    found = data.load(source, made.plan(), state_dir=tmp_path / "kept")
     assert (len(found), made.codes(found)) == (20, [("a/x.jpg", "E_IMAGE_COST")])
 
 
@@ -107,7 +107,7 @@ def test_where_memory_ends_one_file_is_refused_and_tried_again_by_the_next_run(
     source = made.folder(tmp_path / "images")
     made.save(source / "a" / "x.png", made.noise(1, 64, 64, 3)[0])
     monkeypatch.setattr(budget, "MEMORY", 16 * budget.BYTES_PER_PIXEL * 16 * 4)
-    found = data.load(source, made.plan(), kept=tmp_path / "kept")
+    found = data.load(source, made.plan(), state_dir=tmp_path / "kept")
     assert made.codes(found) == [("a/x.png", "E_IMAGE_SIZE")]
 
 

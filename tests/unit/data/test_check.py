@@ -31,25 +31,25 @@ def codes(report: data.CheckReport) -> set[str]:
 
 
 def test_good_images_are_ready_and_counted_by_class_and_part(tmp_path: Path) -> None:
-    report = data.check(shapes(tmp_path / "images", 20), made.plan(), kept=tmp_path / "kept")
+    report = data.check(shapes(tmp_path / "images", 20), made.plan(), state_dir=tmp_path / "kept")
     assert (report.ready, list(report.problems), report.images) == (True, [], 40)
     assert report.classes == {"a": 20, "b": 20}
-    assert report.parts["a"] == {"train": 14, "val": 2, "test": 4}
+    assert report.counts["a"] == {"train": 14, "val": 2, "test": 4}
 
 
 def test_the_counts_are_those_of_training_though_no_split_is_kept(tmp_path: Path) -> None:
     source = shapes(tmp_path / "images")
-    report = data.check(source, made.plan(), kept=tmp_path / "kept")
+    report = data.check(source, made.plan(), state_dir=tmp_path / "kept")
     assert not (tmp_path / "kept" / "split.json").exists()
-    splits = data.load(source, made.plan(), kept=tmp_path / "kept").splits
-    assert {part: sum(own[part] for own in report.parts.values()) for part in ("train", "val", "test")} == {
+    splits = data.load(source, made.plan(), state_dir=tmp_path / "kept").splits
+    assert {part: sum(own[part] for own in report.counts.values()) for part in ("train", "val", "test")} == {
         part: splits.count(part) for part in ("train", "val", "test")
     }
 
 
 def test_without_a_plan_the_folders_are_the_classes(tmp_path: Path) -> None:
     made.folder(tmp_path / "images" / "train", 10, ("Mole", "scar"))
-    report = data.check(tmp_path / "images", None, kept=tmp_path / "kept")
+    report = data.check(tmp_path / "images", None, state_dir=tmp_path / "kept")
     assert report.classes == {"Mole": 10, "scar": 10}
 
 
@@ -59,7 +59,7 @@ def test_a_saved_again_resized_brighter_copy_is_almost_the_same_image(tmp_path: 
     image.save(source / "a" / "again.jpg", quality=85)
     image.resize((50, 50)).save(source / "a" / "smaller.png")
     image.point(lambda value: min(255, value + 6)).save(source / "a" / "brighter.png")
-    report = data.check(source, made.plan("a", "b", size=32, val=0.0, test=0.0), kept=tmp_path / "kept")
+    report = data.check(source, made.plan("a", "b", size=32, val=0.0, test=0.0), state_dir=tmp_path / "kept")
     named = {problem.file for problem in report.problems} | {p.cause.split()[-1] for p in report.problems}
     assert named == {"a/000.png", "a/again.jpg", "a/smaller.png", "a/brighter.png"}
     assert codes(report) == {"E_NEAR_DUPLICATE"}
@@ -70,7 +70,7 @@ def test_almost_the_same_image_in_two_parts_is_a_leak_to_put_right(tmp_path: Pat
     source = shapes(tmp_path / "images" / "train").parent
     made.folder(source / "test", 10, seed=5)
     Image.open(source / "train" / "a" / "000.png").save(source / "test" / "a" / "again.jpg", quality=85)
-    report = data.check(source, made.plan("a", "b", size=32, val=0.0), kept=tmp_path / "kept")
+    report = data.check(source, made.plan("a", "b", size=32, val=0.0), state_dir=tmp_path / "kept")
     (leak,) = report.blocking
     assert leak.code == "E_LEAK"
     assert {leak.file, *leak.cause.replace(",", "").split()} >= {"train/a/000.png", "test/a/again.jpg"}
@@ -84,7 +84,7 @@ def test_a_patient_in_two_parts_is_a_leak_that_does_not_name_the_patient(tmp_pat
             made.save(tmp_path / "images" / f"{name}{i}.png", np.asarray(image))
             lines.append(f"{name}{i}.png,{name},{'Smith' if i < 2 else ''},{'test' if i == 0 else 'train'}")
     (tmp_path / "images" / "t.csv").write_text("\n".join(lines), encoding="utf-8")
-    report = data.check(tmp_path / "images" / "t.csv", made.plan(val=0.0), kept=tmp_path / "kept")
+    report = data.check(tmp_path / "images" / "t.csv", made.plan(val=0.0), state_dir=tmp_path / "kept")
     assert {problem.file for problem in report.blocking} == {"a0.png", "b0.png"}
     assert "Smith" not in repr(report.problems)
 
@@ -93,7 +93,7 @@ def test_a_patient_in_two_parts_is_a_leak_that_does_not_name_the_patient(tmp_pat
 def test_too_little_to_learn_from_is_not_ready(classes: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     made.folder(tmp_path / "images", 10, classes)
-    report = data.check(tmp_path / "images", made.plan(), kept=tmp_path / "kept")
+    report = data.check(tmp_path / "images", made.plan(), state_dir=tmp_path / "kept")
     assert [problem.code for problem in report.blocking] == ["E_ONE_CLASS" if classes else "E_NO_IMAGES"]
 
 
@@ -104,7 +104,7 @@ def test_missing_and_tiny_classes_and_broken_files_are_told(tmp_path: Path) -> N
     Image.new("L", (9, 9)).save(
         tmp_path / "images" / "b" / "y.gif", save_all=True, append_images=[Image.new("L", (9, 9), 9)]
     )
-    report = data.check(tmp_path / "images", made.plan("a", "b", "c", "d"), kept=tmp_path / "kept")
+    report = data.check(tmp_path / "images", made.plan("a", "b", "c", "d"), state_dir=tmp_path / "kept")
     told = {"E_CLASS_TINY", "E_CLASS_MISSING", "E_CLASS_VALIDATION", "E_IMAGE", "E_IMAGE_DOUBT", "E_IMAGE_BLANK"}
     assert codes(report) == told
     assert {problem.code for problem in report.blocking} == {"E_CLASS_VALIDATION"}
@@ -113,25 +113,25 @@ def test_missing_and_tiny_classes_and_broken_files_are_told(tmp_path: Path) -> N
 def test_a_class_that_no_validation_image_shows_is_not_ready(tmp_path: Path) -> None:
     made.folder(tmp_path / "images", 20, ("a", "b"))
     made.folder(tmp_path / "images", 1, ("c",), seed=1)
-    report = data.check(tmp_path / "images", made.plan("a", "b", "c"), kept=tmp_path / "kept")
-    assert report.parts["c"] == {"train": 1, "val": 0, "test": 0}
+    report = data.check(tmp_path / "images", made.plan("a", "b", "c"), state_dir=tmp_path / "kept")
+    assert report.counts["c"] == {"train": 1, "val": 0, "test": 0}
     assert [(problem.code, "'c'" in problem.cause) for problem in report.blocking] == [("E_CLASS_VALIDATION", True)]
     assert not report.ready
-    without = data.check(tmp_path / "images", made.plan("a", "b", "c", val=0.0), kept=tmp_path / "kept")
+    without = data.check(tmp_path / "images", made.plan("a", "b", "c", val=0.0), state_dir=tmp_path / "kept")
     assert without.ready  # whoever wants no validation images gets none
 
 
 def test_unknown_labels_and_contradictions_are_to_be_put_right(tmp_path: Path) -> None:
     source = made.folder(tmp_path / "images", 12, ("a", "b", "c"))
     (source / "b" / "same.png").write_bytes((source / "a" / "000.png").read_bytes())
-    report = data.check(source, made.plan(), kept=tmp_path / "kept")
+    report = data.check(source, made.plan(), state_dir=tmp_path / "kept")
     assert {problem.code for problem in report.blocking} == {"E_LABEL", "E_CONFLICT"}
 
 
 def test_sizes_are_those_before_resizing(tmp_path: Path) -> None:
     source = made.folder(tmp_path / "images")
     made.save(source / "a" / "large.png", made.noise(1, 90, 120, 3)[0])
-    report = data.check(source, made.plan(), kept=tmp_path / "kept")
+    report = data.check(source, made.plan(), state_dir=tmp_path / "kept")
     assert (report.sizes[0], report.sizes[-1]) == ((16, 16), (120, 90))
 
 

@@ -159,10 +159,10 @@ def test_without_pydicom_each_dicom_file_is_a_row_with_a_reason_until_it_is_ther
     source = made.folder(tmp_path / "images")
     made.dicom(source / "a" / "scan.dcm", RAMP)
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    (problem,) = data.load(source, made.plan(), kept=tmp_path / "kept").problems
+    (problem,) = data.load(source, made.plan(), state_dir=tmp_path / "kept").problems
     assert (problem.file, problem.code) == ("a/scan.dcm", "E_EXTRA")
     monkeypatch.undo()
-    found = data.load(source, made.plan(), kept=tmp_path / "kept")
+    found = data.load(source, made.plan(), state_dir=tmp_path / "kept")
     assert (len(found), found.problems) == (21, ())
 
 
@@ -184,7 +184,7 @@ def test_a_file_that_is_dicom_by_name_only_is_broken(tmp_path: Path) -> None:
 def test_the_images_of_a_patient_stay_together_though_nobody_gave_groups(tmp_path: Path) -> None:
     for i, pixels in enumerate(made.noise(40, 16, 16)):
         made.dicom(tmp_path / "images" / "ab"[i % 2] / f"{i}", pixels, PatientID=f"patient {i // 4}")
-    found = data.load(tmp_path / "images", made.plan(channels=1), kept=tmp_path / "kept")
+    found = data.load(tmp_path / "images", made.plan(channels=1), state_dir=tmp_path / "kept")
     assert len(set(found.groups)) == 10
     assert all(
         len({s for g, s in zip(found.groups, found.splits, strict=True) if g == own}) == 1 for own in found.groups
@@ -196,7 +196,7 @@ def test_the_images_of_a_patient_stay_together_though_nobody_gave_groups(tmp_pat
 def test_a_patient_that_all_files_share_is_an_anonymiser_s_word_and_no_group(tmp_path: Path) -> None:
     for i, pixels in enumerate(made.noise(20, 16, 16)):
         made.dicom(tmp_path / "images" / "ab"[i % 2] / f"{i}.dcm", pixels, PatientID="ANONYMOUS")
-    found = data.load(tmp_path / "images", made.plan(channels=1), kept=tmp_path / "kept")
+    found = data.load(tmp_path / "images", made.plan(channels=1), state_dir=tmp_path / "kept")
     assert set(found.groups) == {""}
     assert set(found.splits) == {"train", "val", "test"}
 
@@ -212,7 +212,7 @@ def test_a_table_finds_dicom_by_its_identifiers(tmp_path: Path, column: str) -> 
         lines.append(f"{tags[column]},{'ab'[i % 2]}")
     lines.append("1.2.3.999,a")
     (tmp_path / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
-    found = data.load(tmp_path / "labels.csv", made.plan(channels=1), kept=tmp_path / "kept")
+    found = data.load(tmp_path / "labels.csv", made.plan(channels=1), state_dir=tmp_path / "kept")
     assert len(found) == 20
     assert found.labels.sum() == 10
     assert [(p.file, p.code) for p in found.problems] == [("line 22 of labels.csv", "E_FILE_MISSING")]

@@ -20,7 +20,7 @@ PLAN = ("Nävus", "Melanom")
 
 
 def found(folder: Path, **options: object) -> data.Images:
-    return data.load(folder, made.plan(*PLAN), kept=folder.parent / "kept", **options)  # type: ignore[arg-type]
+    return data.load(folder, made.plan(*PLAN), state_dir=folder.parent / "kept", **options)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------------------------------------------- a folder
@@ -83,7 +83,7 @@ def test_a_phone_s_picture_that_cannot_be_read_is_named_with_what_to_install(
     monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as where it is not installed
     root = made.folder(tmp_path / "images", 6, PLAN)
     (root / PLAN[0] / name).write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
-    report = data.check(root, made.plan(*PLAN), kept=tmp_path / "kept")
+    report = data.check(root, made.plan(*PLAN), state_dir=tmp_path / "kept")
     assert [(one.file, one.code) for one in report.problems if name in one.file] == [(f"{PLAN[0]}/{name}", "E_HEIC")]
     assert "fedhelp-edge[phone]" in errors.remedy_of("E_HEIC")
 
@@ -98,7 +98,7 @@ def test_black_white_plain_and_tiny_images_are_named_and_others_are_not(tmp_path
     dark = np.zeros((40, 40, 3), np.uint8)
     dark[10:20, 10:20] = 90
     made.save(root / PLAN[1] / "dark.png", dark)
-    report = data.check(root, made.plan(*PLAN, size=32), kept=tmp_path / "kept")
+    report = data.check(root, made.plan(*PLAN, size=32), state_dir=tmp_path / "kept")
     seen = {
         one.file.rpartition("/")[2]: (one.code, one.cause) for one in report.problems if one.code != "E_NEAR_DUPLICATE"
     }
@@ -106,7 +106,7 @@ def test_black_white_plain_and_tiny_images_are_named_and_others_are_not(tmp_path
         "black.png": ("E_IMAGE_BLANK", "it is black throughout"),
         "white.png": ("E_IMAGE_BLANK", "it is white throughout"),
         "plain.png": ("E_IMAGE_BLANK", "it is of one colour throughout"),
-        "preview.png": ("E_IMAGE_TINY", "it has 15 x 24 pixels; 16 on each side are the least"),
+        "preview.png": ("E_IMAGE_TINY", "it has 15 x 24 pixels; each side needs at least 16"),
     }
     assert report.ready
 
@@ -114,7 +114,7 @@ def test_black_white_plain_and_tiny_images_are_named_and_others_are_not(tmp_path
 def test_that_most_images_are_smaller_than_half_the_plan_s_size_is_said_once(tmp_path: Path) -> None:
     root = made.folder(tmp_path / "images", 10, PLAN)
     made.save(root / PLAN[0] / "speck.png", made.noise(1, 6, 30, 3, seed=2)[0])
-    report = data.check(root, made.plan(*PLAN, size=48), kept=tmp_path / "kept")
+    report = data.check(root, made.plan(*PLAN, size=48), state_dir=tmp_path / "kept")
     assert [(one.file, one.code) for one in report.problems] == [(f"{PLAN[0]}/speck.png", "E_IMAGE_TINY")]
     (said,) = (one.sentence for one in report.findings if one.kind == "small-images")
     assert said == "21 of 21 images have fewer than half of the plan's 48 pixels on a side"
@@ -128,7 +128,7 @@ def written(folder: Path, text: str, encoding: str) -> data.Images:
     for i, pixels in enumerate(made.noise(6)):
         made.save(folder / "Bilder" / f"Jürgen {i}.png", pixels)
     (folder / "t.csv").write_bytes(text.encode(encoding))
-    return data.load(folder / "t.csv", made.plan(*PLAN), kept=folder / ".kept")
+    return data.load(folder / "t.csv", made.plan(*PLAN), state_dir=folder / ".kept")
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
@@ -166,10 +166,10 @@ def test_columns_with_names_of_their_own_are_named_once_and_training_remembers(t
     plan, kept, source = made.plan(*PLAN), tmp_path / ".kept", tmp_path / "t.csv"
     columns = {"image": "aufnahme", "label": "Ergebnis", "patient": "AKTE"}
     with pytest.raises(errors.BadTableError, match="no column 'Foto'; it has Aufnahme"):
-        data.check(source, plan, kept=kept, columns={**columns, "image": "Foto"})
-    assert data.check(source, plan, kept=kept, columns=columns).images == 6
-    assert data.check(source, plan, kept=kept).images == 6
-    assert sorted(set(data.load(source, plan, kept=kept).groups)) == ["A0", "A1", "A2"]
+        data.check(source, plan, state_dir=kept, columns={**columns, "image": "Foto"})
+    assert data.check(source, plan, state_dir=kept, columns=columns).images == 6
+    assert data.check(source, plan, state_dir=kept).images == 6
+    assert sorted(set(data.load(source, plan, state_dir=kept).groups)) == ["A0", "A1", "A2"]
 
 
 def test_a_path_in_a_table_meets_its_file_however_its_accents_are_written(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_path_in_a_table_meets_its_file_however_its_accents_are_written(tmp_pa
     for folder, seed in ((unicodedata.normalize("NFD", "Jürgen"), 1), ("b", 2)):
         made.save(tmp_path / folder / "1.png", made.noise(1, seed=seed)[0])
     (tmp_path / "t.csv").write_text("path,label\nJürgen/1.png,Nävus\nb/1.png,Melanom\n", encoding="utf-8")
-    images = data.load(tmp_path / "t.csv", made.plan(*PLAN), kept=tmp_path / ".kept")
+    images = data.load(tmp_path / "t.csv", made.plan(*PLAN), state_dir=tmp_path / ".kept")
     assert (images.problems, len(images)) == ((), 2)
 
 
@@ -188,7 +188,7 @@ def test_a_table_is_sorted_further_in_the_encoding_that_it_has(tmp_path: Path) -
     path.write_bytes("Datei;Befund\nJürgen.png;Nävus\n".encode("cp1252"))
     sorting = Sorting(tmp_path, PLAN)
     assert sorting.label("Jürgen.png") == 0
-    sorting.put("Ödem.png", 1)
+    sorting.assign("Ödem.png", 1)
     assert path.read_bytes().decode("cp1252").splitlines() == ["Datei;Befund", "Jürgen.png;Nävus", "Ödem.png;Melanom"]
     assert table.read_sheet(path).encoding == "cp1252"
 
@@ -198,7 +198,7 @@ def test_patients_that_folders_name_are_still_known_when_the_folder_was_sorted_f
         made.save(tmp_path / "images" / PLAN[i % 2] / f"P{i // 4}" / f"{i}.png", pixels)
     before = found(tmp_path / "images")
     sorting = Sorting(tmp_path / "images", PLAN)
-    sorting.put(sorting.names[0], 1)
-    after = data.load(tmp_path / "images", made.plan(*PLAN), kept=tmp_path / "again")
+    sorting.assign(sorting.names[0], 1)
+    after = data.load(tmp_path / "images", made.plan(*PLAN), state_dir=tmp_path / "again")
     assert (tmp_path / "images" / "labels.csv").is_file()
     assert dict(zip(after.names, after.groups, strict=True)) == dict(zip(before.names, before.groups, strict=True))

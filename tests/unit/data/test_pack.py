@@ -65,7 +65,7 @@ def test_public_images_that_nobody_was_asked_about_are_a_pack_too(tmp_path: Path
     found = packs.load(tmp_path / "pack.safetensors")
     assert (found.sources, found.probabilities.shape) == ((), (0, 40, 3))
     assert found.pixels.tobytes() == asked.pixels.tobytes()
-    assert found.chosen(7).resized(4, 1).probabilities.shape == (0, 7, 3)
+    assert found.subset(7).resized(4, 1).probabilities.shape == (0, 7, 3)
 
 
 def test_a_pack_is_a_safetensors_file_as_others_read_them(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_pack_is_never_overwritten(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [1, 3, 7, 20, 39])
 def test_a_choice_has_its_size_and_every_class_its_part_of_it(size: int) -> None:
     whole = made()
-    part = whole.chosen(size)
+    part = whole.subset(size)
     assert len(part) == len(part.pixels) == part.probabilities.shape[1] == size
     fair = np.bincount(whole.labels) * size / len(whole)
     assert (np.abs(np.bincount(part.labels, minlength=3) - fair) < 1).all()
@@ -101,7 +101,7 @@ def test_a_choice_has_its_size_and_every_class_its_part_of_it(size: int) -> None
 
 def test_what_was_said_of_an_image_goes_with_it() -> None:
     whole = made()
-    part = whole.chosen(13)
+    part = whole.subset(13)
     kept = places(part, whole)
     assert part.labels.tolist() == whole.labels[kept].tolist()
     assert part.probabilities.tobytes() == whole.probabilities[:, kept].tobytes()
@@ -109,19 +109,19 @@ def test_what_was_said_of_an_image_goes_with_it() -> None:
 
 def test_a_smaller_choice_is_a_part_of_every_bigger_one() -> None:
     whole = made()
-    choices = [set(places(whole.chosen(size), whole)) for size in range(1, 41)]
+    choices = [set(places(whole.subset(size), whole)) for size in range(1, 41)]
     assert all(small < big for small, big in pairwise(choices))
 
 
 def test_a_choice_hangs_on_its_seed_alone() -> None:
     whole = made()
-    assert whole.chosen(10).pixels.tobytes() == whole.chosen(10).pixels.tobytes()
-    assert whole.chosen(10).pixels.tobytes() != whole.chosen(10, seed=1).pixels.tobytes()
+    assert whole.subset(10).pixels.tobytes() == whole.subset(10).pixels.tobytes()
+    assert whole.subset(10).pixels.tobytes() != whole.subset(10, seed=1).pixels.tobytes()
 
 
 def test_a_choice_of_more_than_there_is_takes_all() -> None:
     whole = made()
-    assert whole.chosen(41) is whole
+    assert whole.subset(41) is whole
 
 
 def test_grey_becomes_colour_with_three_equal_channels() -> None:

@@ -21,7 +21,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_a_choice_is_kept_at_once_and_found_again(pictures: Path) -> None:
-    Sorting(pictures, ("a", "b")).put("scan2.png", 1)
+    Sorting(pictures, ("a", "b")).assign("scan2.png", 1)
     again = Sorting(pictures, ("a", "b"))
     assert again.label("scan2.png") == 1
     assert again.counts() == [0, 1]
@@ -29,21 +29,21 @@ def test_a_choice_is_kept_at_once_and_found_again(pictures: Path) -> None:
 
 def test_the_next_picture_is_the_first_without_a_class_behind_this_one(pictures: Path) -> None:
     sorting = Sorting(pictures, ("a", "b"))
-    assert sorting.next() == 0
-    sorting.put("scan3.png", 0)
-    assert sorting.next(2) == 0
+    assert sorting.next_unlabelled() == 0
+    sorting.assign("scan3.png", 0)
+    assert sorting.next_unlabelled(2) == 0
     for name in sorting.names:
-        sorting.put(name, 0)
-    assert sorting.next() is None
-    sorting.put("scan1.png", None)
-    assert sorting.next() == 1
+        sorting.assign(name, 0)
+    assert sorting.next_unlabelled() is None
+    sorting.assign("scan1.png", None)
+    assert sorting.next_unlabelled() == 1
 
 
 def test_training_reads_what_was_sorted(pictures: Path, tmp_path: Path) -> None:
     sorting = Sorting(pictures, ("a", "b"))
     for place in range(3):
-        sorting.put(f"scan{place}.png", place % 2)
-    found = data.check(pictures, made.plan(), kept=tmp_path / "kept")
+        sorting.assign(f"scan{place}.png", place % 2)
+    found = data.check(pictures, made.plan(), state_dir=tmp_path / "kept")
     assert found.classes == {"a": 2, "b": 1}
 
 
@@ -51,15 +51,15 @@ def test_pictures_in_a_classs_folder_begin_with_that_class_and_keep_their_part(p
     made.save(pictures / "test" / "B" / "known.png", made.noise(1, seed=9)[0])
     sorting = Sorting(pictures, ("a", "b"))
     assert sorting.label("test/B/known.png") == 1
-    sorting.put("scan0.png", 0)
-    assert data.load(pictures, made.plan(), kept=tmp_path / "kept").splits.count("test") == 1
+    sorting.assign("scan0.png", 0)
+    assert data.load(pictures, made.plan(), state_dir=tmp_path / "kept").splits.count("test") == 1
 
 
 def test_what_another_program_wrote_stays(pictures: Path) -> None:
     (pictures / LABELS_FILE).write_text("id;dx;image_id\n1;;scan1\n2;A;gone.png\n")
     sorting = Sorting(pictures, ("a", "b"))
-    sorting.put("scan1.png", 1)
-    sorting.put("scan0.png", 0)
+    sorting.assign("scan1.png", 1)
+    sorting.assign("scan0.png", 0)
     assert (pictures / LABELS_FILE).read_text().splitlines() == [
         "id;dx;image_id",
         "1;b;scan1",
@@ -73,7 +73,11 @@ def test_a_phones_pictures_are_told_apart_with_what_to_do(pictures: Path, monkey
     (pictures / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     for problems in (
         Sorting(pictures, ("a", "b")).problems,
-        [one for one in data.check(pictures, made.plan(), kept=pictures.parent / "kept").problems if "IMG" in one.file],
+        [
+            one
+            for one in data.check(pictures, made.plan(), state_dir=pictures.parent / "kept").problems
+            if "IMG" in one.file
+        ],
     ):
         assert [(one.file, one.code) for one in problems] == [("IMG_1.HEIC", "E_HEIC")]
 
@@ -89,12 +93,12 @@ def test_a_folder_without_pictures_and_a_table_of_no_files_are_refused(pictures:
 
 def test_a_picture_is_shown_in_its_own_proportions(pictures: Path) -> None:
     made.save(pictures / "wide.png", made.noise(1, 10, 40, 3)[0])
-    shown = Sorting(pictures, ("a", "b")).shown("wide.png", 32)
+    shown = Sorting(pictures, ("a", "b")).decode_for_screen("wide.png", 32)
     assert (shown.width, shown.height, shown.pixels.shape) == (40, 10, (32, 32, 3))
 
 
 def test_no_cell_of_the_table_is_a_formula_and_every_one_is_found_again(pictures: Path, tmp_path: Path) -> None:
     (pictures / "scan0.png").rename(pictures / "=1+1.png")
-    Sorting(pictures, ("a", "+")).put("=1+1.png", 1)
+    Sorting(pictures, ("a", "+")).assign("=1+1.png", 1)
     assert (pictures / LABELS_FILE).read_text().splitlines()[1].startswith("./=1+1.png,'+")
     assert Sorting(pictures, ("a", "+")).label("=1+1.png") == 1

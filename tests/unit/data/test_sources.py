@@ -40,7 +40,8 @@ def test_a_folder_a_table_and_an_npz_of_the_same_images_are_the_same(
         lines.append(f"{name.as_posix()};{'ab'[labels[i]]}")
     (home / "set.csv").write_text("\n".join(lines), encoding="utf-8")
     loaded = [
-        data.load(home / name, made.plan(), kept=home / f"kept {name}") for name in ("images", "set.csv", "set.npz")
+        data.load(home / name, made.plan(), state_dir=home / f"kept {name}")
+        for name in ("images", "set.csv", "set.npz")
     ]
     assert all(same(loaded[0], other) for other in loaded[1:])
 
@@ -53,7 +54,7 @@ def test_parts_and_centres_of_an_npz_in_medmnist_s_layout_are_kept(tmp_path: Pat
         arrays[f"{part}_labels"] = np.arange(10, dtype=np.uint8)[:, None] % 2
         arrays[f"{part}_centers"] = np.full(10, place)
     np.savez(tmp_path / "set.npz", **arrays)
-    found = data.load(tmp_path / "set.npz", made.plan(channels=1), kept=tmp_path / "kept")
+    found = data.load(tmp_path / "set.npz", made.plan(channels=1), state_dir=tmp_path / "kept")
     assert {
         (name.split("/")[0], part, centre)
         for name, part, centre in zip(found.names, found.splits, found.centres, strict=True)
@@ -72,7 +73,7 @@ def test_folders_above_the_class_are_parts_and_centres_and_those_below_are_nothi
     made.folder(tmp_path / "images" / "train" / "north", seed=1)
     made.folder(tmp_path / "images" / "Test" / "south", seed=2)
     made.save(tmp_path / "images" / "train" / "north" / "a" / "deep" / "er" / "x.png", made.noise(1, seed=9)[0])
-    found = data.load(tmp_path / "images", made.plan(val=0.0), kept=tmp_path / "kept")
+    found = data.load(tmp_path / "images", made.plan(val=0.0), state_dir=tmp_path / "kept")
     where = list(zip(found.splits, found.centres, strict=True))
     assert {place: where.count(place) for place in where} == {("train", "north"): 21, ("test", "south"): 20}
 
@@ -82,7 +83,7 @@ def test_a_folder_with_labels_csv_in_it_is_a_table(tmp_path: Path) -> None:
         made.save(tmp_path / "images" / f"{i}.png", pixels)
     lines = "path,label\n" + "".join(f"{i}.png,{'ab'[i % 2]}\n" for i in range(6))
     (tmp_path / "images" / "labels.csv").write_text(lines, encoding="utf-8")
-    found = data.load(tmp_path / "images", made.plan(), kept=tmp_path / "kept")
+    found = data.load(tmp_path / "images", made.plan(), state_dir=tmp_path / "kept")
     assert sorted(zip(found.names, found.labels.tolist(), strict=True)) == [(f"{i}.png", i % 2) for i in range(6)]
 
 
@@ -91,7 +92,7 @@ def test_a_folder_with_labels_csv_in_it_is_a_table(tmp_path: Path) -> None:
 def test_arrays_are_brought_to_the_plan_s_size_and_channels(bits: str, channels: int, tmp_path: Path) -> None:
     pixels = made.noise(8, 20, 24, 3 if bits == "uint8" else 1).astype(bits) * (1 if bits == "uint8" else 100)
     np.savez(tmp_path / "set.npz", images=pixels, labels=np.arange(8) % 2)
-    found = data.load(tmp_path / "set.npz", made.plan(channels=channels), kept=tmp_path / "kept")
+    found = data.load(tmp_path / "set.npz", made.plan(channels=channels), state_dir=tmp_path / "kept")
     assert found.pixels.shape == (8, 16, 16, channels)
 
 
@@ -104,7 +105,7 @@ def table(path: Path, text: str | bytes) -> data.Images:
     for name, pixels in zip("abcdef", made.noise(6), strict=True):
         made.save(path.parent / "files" / f"{name}.png", pixels)
     path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return data.load(path, made.plan(), kept=path.parent / ".kept")
+    return data.load(path, made.plan(), state_dir=path.parent / ".kept")
 
 
 @pytest.mark.parametrize("text", [
@@ -191,7 +192,7 @@ def test_an_npz_of_another_layout_is_refused_and_no_pickle_is_run(
 ) -> None:
     np.savez(tmp_path / "set.npz", **arrays)
     with pytest.raises(errors.BadNpzError, match=word):
-        data.load(tmp_path / "set.npz", made.plan(), kept=tmp_path / "kept")
+        data.load(tmp_path / "set.npz", made.plan(), state_dir=tmp_path / "kept")
 
 
 @pytest.mark.parametrize("cut", [0, 10, 500, -30])
@@ -199,4 +200,4 @@ def test_a_damaged_npz_is_refused(cut: int, tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", images=made.noise(3), labels=np.arange(3))
     (tmp_path / "set.npz").write_bytes((tmp_path / "set.npz").read_bytes()[:cut])
     with pytest.raises(errors.BadNpzError):
-        data.load(tmp_path / "set.npz", made.plan(), kept=tmp_path / "kept")
+        data.load(tmp_path / "set.npz", made.plan(), state_dir=tmp_path / "kept")

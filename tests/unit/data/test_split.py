@@ -153,20 +153,20 @@ def parts(images: data.Images) -> dict[bytes, str]:
 
 def test_a_split_is_kept_though_files_are_renamed_removed_and_the_seed_changes(tmp_path: Path) -> None:
     source = made.folder(tmp_path / "images")
-    first = parts(data.load(source, made.plan(), kept=tmp_path / "kept"))
+    first = parts(data.load(source, made.plan(), state_dir=tmp_path / "kept"))
     (source / "a" / "000.png").unlink()
     for path in sorted(source.glob("*/*.png")):
         path.rename(path.with_name(f"renamed {path.name}"))
-    again = parts(data.load(source, made.plan(seed=7), kept=tmp_path / "kept"))
+    again = parts(data.load(source, made.plan(seed=7), state_dir=tmp_path / "kept"))
     assert again.items() <= first.items()
     assert len(again) == 19
 
 
 def test_new_files_join_train(tmp_path: Path) -> None:
     source = made.folder(tmp_path / "images")
-    first = parts(data.load(source, made.plan(), kept=tmp_path / "kept"))
+    first = parts(data.load(source, made.plan(), state_dir=tmp_path / "kept"))
     made.folder(source / "later", seed=1)
-    again = parts(data.load(source, made.plan(), kept=tmp_path / "kept"))
+    again = parts(data.load(source, made.plan(), state_dir=tmp_path / "kept"))
     assert first.items() <= again.items()
     assert {again[pixels] for pixels in again.keys() - first.keys()} == {"train"}
 
@@ -178,13 +178,13 @@ def test_a_new_image_of_a_patient_who_is_measured_by_is_left_out_with_the_reason
     table.write_text(
         "path,label,patient\n" + "".join(f"{n},{n[0]},p{i}\n" for i, n in enumerate(names)), encoding="utf-8"
     )
-    first = data.load(table, made.plan(), kept=tmp_path / "kept")
+    first = data.load(table, made.plan(), state_dir=tmp_path / "kept")
     held, free = (first.groups[first.splits.index(part)] for part in ("test", "train"))
     for place, group in enumerate((held, free)):
         made.save(source / "a" / f"new{place}.png", made.noise(1, seed=50 + place)[0])
         with table.open("a", encoding="utf-8") as file:
             file.write(f"a/new{place}.png,a,{group}\n")
-    again = data.load(table, made.plan(), kept=tmp_path / "kept")
+    again = data.load(table, made.plan(), state_dir=tmp_path / "kept")
     assert [(problem.file, problem.code) for problem in again.problems] == [("a/new0.png", "E_GROUP")]
     assert parts(first).items() <= parts(again).items()
     assert again.splits[again.names.index("a/new1.png")] == "train"
@@ -193,7 +193,7 @@ def test_a_new_image_of_a_patient_who_is_measured_by_is_left_out_with_the_reason
 def test_each_size_of_image_keeps_a_split_of_its_own(tmp_path: Path) -> None:
     source = made.folder(tmp_path / "images")
     small, large = (
-        data.load(source, made.plan(size=size), kept=tmp_path / "kept").splits.count("test") for size in (8, 16)
+        data.load(source, made.plan(size=size), state_dir=tmp_path / "kept").splits.count("test") for size in (8, 16)
     )
     assert small == large == 4
     kept = json.loads((tmp_path / "kept" / "split.json").read_bytes())["parts"]
@@ -218,12 +218,12 @@ def test_a_damaged_split_is_not_drawn_anew(text: str, tmp_path: Path) -> None:
     source = made.folder(tmp_path / "images")
     (tmp_path / "split.json").write_text(text, encoding="utf-8")
     with pytest.raises(errors.KeptSplitError):
-        data.load(source, made.plan(), kept=tmp_path)
+        data.load(source, made.plan(), state_dir=tmp_path)
     assert (tmp_path / "split.json").read_text(encoding="utf-8") == text
 
 
 def test_a_part_of_the_images_is_a_view_and_no_copy(tmp_path: Path) -> None:
-    images = data.load(made.folder(tmp_path / "images"), made.plan(), kept=tmp_path / "kept")
+    images = data.load(made.folder(tmp_path / "images"), made.plan(), state_dir=tmp_path / "kept")
     train = images.part("train")
     assert set(train.splits) == {"train"}
     assert isinstance(train.pixels, data.Pixels)

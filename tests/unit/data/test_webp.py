@@ -167,7 +167,7 @@ def test_odd_bytes_are_refused(change: Callable[[Held], Any], tmp_path: Path) ->
 def test_the_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     odd = held()
     instead(3, b"no picture at all")(odd)
-    with pytest.raises(BadPackError, match=r"odd: public image 3 is no WebP"):
+    with pytest.raises(BadPackError, match=r"odd: public image 3 is not a WebP"):
         packs.load(written(tmp_path / "odd", odd))
 
 

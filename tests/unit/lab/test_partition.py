@@ -39,7 +39,7 @@ def on_disk(tmp_path: Path) -> OnDisk:
             folder = tmp_path / "images" / place.format(site=site, part=part, kind=phantoms.CLASSES[label])
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(folder / f"{number}.png")
-        return load(tmp_path / "images", PLAN, kept=tmp_path / "kept")
+        return load(tmp_path / "images", PLAN, state_dir=tmp_path / "kept")
 
     return put
 
@@ -81,7 +81,7 @@ def test_folders_name_the_sites_of_a_table_too(on_disk: OnDisk, tmp_path: Path) 
     by_folder = distribute(on_disk("{site}/{kind}"), "natural:folder", 0)
     rows = [f"{name},{name.split('/')[1]}" for part in by_folder for name in part.images.names]
     (tmp_path / "images" / "labels.csv").write_text("\n".join(["path,label", *rows]))
-    by_table = distribute(load(tmp_path / "images", PLAN, kept=tmp_path / "again"), "natural:folder", 0)
+    by_table = distribute(load(tmp_path / "images", PLAN, state_dir=tmp_path / "again"), "natural:folder", 0)
     assert names(by_table) == names(by_folder)
 
 

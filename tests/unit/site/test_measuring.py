@@ -43,7 +43,7 @@ def test_the_chosen_net_is_that_of_the_validation_images_whichever_net_knows_the
                           lambda what: None, threads=1)  # fmt: skip
     assert trained
     pixels, labels = phantoms.draw(60, 2, size=8, seed=9)
-    found = data.load(archive(tmp_path / "all.npz", pixels, labels), plan, kept=tmp_path / "kept")
+    found = data.load(archive(tmp_path / "all.npz", pixels, labels), plan, state_dir=tmp_path / "kept")
     place = local_training.TrainingContext(plan, trial.SITE_ID, "small", found, None, Compute())
     said = {name: answers.argmax(1) for name, answers in local_training.predictions(place, trained[0], "test").items()}
     assert (said["own"] != said["alone"]).sum() > 2

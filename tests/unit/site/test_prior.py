@@ -53,7 +53,7 @@ def images(path: Path, counts: tuple[int, int], part: str, seed: int) -> Path:
 
 def other_images(path: Path) -> Images:
     """All of a file, to measure on."""
-    found = data.load(path, plan("ce"), kept=path.with_suffix(".kept"))
+    found = data.load(path, plan("ce"), state_dir=path.with_suffix(".kept"))
     return replace(found, splits=("test",) * len(found))
 
 
