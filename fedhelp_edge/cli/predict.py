@@ -70,7 +70,7 @@ def predict(
         path, tally = None, answering.Tally()
         with picture.without_warnings():
             rows = answering.answer_items(loaded_model, sources.list_items(images or []), pictures=kind == "html")
-            for text in answer_formats.FORMATS[kind].text(loaded_model, tally.counting(rows)):
+            for text in answer_formats.FORMATS[kind].text(loaded_model, tally.counted(rows)):
                 sys.stdout.write(text)
     if not tally.images:
         raise NoImagesError(

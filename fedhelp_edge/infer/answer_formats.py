@@ -1,4 +1,4 @@
-"""Answers as a table, CSV, JSON or pages of HTML: each a stream, however many there are."""
+"""Write answers as a table, CSV, JSON or HTML pages, as a stream of any length."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _STYLE = "img { vertical-align: top } section { border-top: 1px solid #999; brea
 
 
 def describe_model(bundle: Bundle) -> dict[str, Any]:
-    """What every answer says of the model that gave it."""
+    """The model's part of every answer."""
     return {
         "name": bundle.facts.name, "sha256": bundle.sha256, "round": bundle.facts.round,
         "signer": sshsig.fingerprint(bundle.signer), "words": " ".join(key_words.of_text(bundle.signer)),
@@ -47,7 +47,7 @@ def describe_model(bundle: Bundle) -> dict[str, Any]:
 
 
 def trust_warning(bundle: Bundle) -> str:
-    """What a person must know of a model whose signer is not vouched for, or ""."""
+    """The warning about a model whose signer is not trusted, or ""."""
     facts = describe_model(bundle)
     return (
         ""
@@ -57,6 +57,8 @@ def trust_warning(bundle: Bundle) -> str:
 
 
 class TableFormat:
+    """A table for the terminal; the base of the other formats."""
+
     suffix = "txt"
 
     def text(self, bundle: Bundle, rows: Iterable[AnswerRow]) -> Iterator[str]:
@@ -68,14 +70,16 @@ class TableFormat:
             file, answer, reason = map(visible, (row["file"], answer, code + row["reason"]))
             yield f"{file:<40} {answer:<16} {shown:>6}  {reason}".rstrip() + "\n"
 
-    def keep(self, folder: Path, bundle: Bundle, rows: Iterable[AnswerRow]) -> Path:
-        """Write the file into a folder, in place of an earlier one."""
+    def write(self, folder: Path, bundle: Bundle, rows: Iterable[AnswerRow]) -> Path:
+        """Write the file into a folder, in place of an earlier one; return its path."""
         path = folder / f"answers.{self.suffix}"
         _write_file(path, self.text(bundle, rows))
         return path
 
 
 class CsvFormat(TableFormat):
+    """CSV; cells that a spreadsheet would evaluate are escaped."""
+
     suffix = "csv"
 
     def text(self, bundle: Bundle, rows: Iterable[AnswerRow]) -> Iterator[str]:
@@ -92,7 +96,7 @@ class CsvFormat(TableFormat):
         ]
         yield self._line([*headings, "error", "model", "trusted"])
         for row in rows:
-            probabilities = {} if row["verdict"] == "unlike" else row["probabilities"]  # which would say nothing
+            probabilities = {} if row["verdict"] == "unlike" else row["probabilities"]  # they mean nothing then
             numbers = [row["distance"], *map(probabilities.get, names)]
             error = row["error"]["code"] if row["error"] else ""
             yield self._line(
@@ -105,14 +109,16 @@ class CsvFormat(TableFormat):
         csv.writer(sink, lineterminator="\n").writerow([safe_text.csv_cell(cell) for cell in cells])
         return sink.getvalue()
 
-    def keep(self, folder: Path, bundle: Bundle, rows: Iterable[AnswerRow]) -> Path:
-        """In a file the mark of UTF-8 comes first: without it Excel reads names of other scripts as gibberish."""
+    def write(self, folder: Path, bundle: Bundle, rows: Iterable[AnswerRow]) -> Path:
+        """Write with a byte order mark: without it Excel misreads names of other scripts."""
         path = folder / f"answers.{self.suffix}"
         _write_file(path, itertools.chain([codecs.BOM_UTF8.decode()], self.text(bundle, rows)))
         return path
 
 
 class JsonFormat(TableFormat):
+    """One JSON object (docs/spec/json-output.json)."""
+
     suffix = "json"
 
     def text(self, bundle: Bundle, rows: Iterable[AnswerRow]) -> Iterator[str]:
@@ -124,14 +130,14 @@ class JsonFormat(TableFormat):
 
 
 class HtmlFormat(TableFormat):
-    """Pages that link to each other; the first is answers.html."""
+    """HTML pages that link to each other; the first is answers.html."""
 
     suffix = "html"
 
     def text(self, bundle: Bundle, rows: Iterable[AnswerRow]) -> Iterator[str]:
         yield self._page(bundle, list(rows), 1, last=True)
 
-    def keep(self, folder: Path, bundle: Bundle, rows: Iterable[AnswerRow]) -> Path:
+    def write(self, folder: Path, bundle: Bundle, rows: Iterable[AnswerRow]) -> Path:
         rows = iter(rows)
         batch, number = list(itertools.islice(rows, _IMAGES_PER_PAGE)), 1
         while True:
@@ -187,12 +193,12 @@ FORMATS: Mapping[str, TableFormat] = {
 
 
 def display_size(image: plan.ImageSettings) -> plan.ImageSettings:
-    """How an image is decoded for a person to look at."""
+    """The plan of an image for display."""
     return plan.ImageSettings(_SIDE, image.channels, image.mean, image.std)
 
 
 def overlay(pixels: NDArray[np.uint8], heatmaps: NDArray[np.float32], class_index: int) -> NDArray[np.uint8]:
-    """Side x side x 3: a picture in grey, and over it what speaks for a class and against it, against all classes."""
+    """Side x side x 3: the image in grey, overlaid with evidence for and against a class, relative to all classes."""
     evidence = heatmaps[class_index] - heatmaps.mean(0)
     strength = evidence / max(float(np.abs(evidence).max()), 1e-9)
     side = pixels.shape[0]
@@ -205,8 +211,8 @@ def overlay(pixels: NDArray[np.uint8], heatmaps: NDArray[np.float32], class_inde
 
 
 def render_picture(facts: Facts, answer: Answer, shown: Decoded) -> dict[str, Any]:
-    """What a page shows of an image: it, and beside it where the model looked, unless the image is unlike those that
-    it was trained on. As JPEG, for there may be thousands."""
+    """Render an image for a page, beside it the heat-map, unless the image is unlike the training images. As JPEG,
+    because there may be thousands."""
     likeliest = max(range(len(facts.classes)), key=lambda index: answer.probabilities[facts.classes[index]])
     parts, description = [shown.pixels.repeat(3, 2) if shown.pixels.shape[2] == 1 else shown.pixels], "the image"
     if answer.verdict != "unlike":
@@ -230,7 +236,7 @@ def _img_tag(jpeg: Mapping[str, Any]) -> pages.Html:
 
 
 def _write_file(path: Path, parts: Iterable[str]) -> None:
-    """Write a file bit by bit, in place of an earlier one."""
+    """Write a file piece by piece, and replace an earlier one when it is complete."""
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
     with files.writing(temporary, private=False) as file:

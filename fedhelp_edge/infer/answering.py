@@ -1,7 +1,7 @@
-"""Answers for any number of images: decoded by threads, asked in batches, kept as they come, taken up where they ended.
+"""Answer any number of images: decode in threads, run in batches, save at once, resume after an interruption.
 
-`answers.jsonl` holds a line a file, the first line names the model: it is what a run that was cut off goes on from, and
-what the other files are made of.
+`answers.jsonl` has a line for each file; its first line names the model. An interrupted run resumes from it, and the
+other files are made from it.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ _MAX_PENDING = 2 * _BATCH  # images that are being decoded or wait
 
 @dataclass
 class Tally:
-    """How many rows there were, how many of them are answers, and how many say that a file is bad."""
+    """Numbers of rows, of answers among them, and of unusable files."""
 
     images: int = 0
     answered: int = 0
     bad: int = 0
 
-    def counting(self, all_rows: Iterable[LoggedRow]) -> Iterator[LoggedRow]:
+    def counted(self, all_rows: Iterable[LoggedRow]) -> Iterator[LoggedRow]:
         for row in all_rows:
             self.images += 1
             self.answered += row["answer"] is not None
@@ -56,7 +56,7 @@ class Tally:
 
 
 def answer_items(bundle: Bundle, items: Iterable[InputItem], *, pictures: bool = False) -> Iterator[LoggedRow]:
-    """A row for each item, in order; what cannot be decoded is a row that says why."""
+    """Yield a row for each item, in order; an unusable file gives a row with its error."""
     pending: deque[tuple[InputItem, Future[list[Decoded] | FedhelpError]]] = deque()
     sizes = [bundle.facts.image, *([answer_formats.display_size(bundle.facts.image)] if pictures else [])]
 
@@ -108,7 +108,7 @@ def _answer_batch(
 
 
 class AnswerLog:
-    """The answers of one model in a folder, a line each; a line that a power cut left half-written does not count."""
+    """The answers of one model in a folder, one line each; a half-written last line (after a power cut) is dropped."""
 
     def __init__(self, folder: Path, bundle: Bundle, *, pictures: bool) -> None:
         self.path, self._pictures = folder / LOG_FILE, pictures
@@ -126,11 +126,11 @@ class AnswerLog:
         self._known = {row["file"]: row["stamp"] for row in self.rows() if self._is_settled(row)}
 
     def needs(self, item: InputItem) -> bool:
-        """Whether the item's answer is not there, or was given for another state of the file."""
+        """Whether the item has no answer for the present state of its file."""
         return not item.stamp or self._known.get(item.name) != item.stamp
 
     def add(self, new_rows: Iterable[LoggedRow]) -> Iterator[LoggedRow]:
-        """Keep rows as they pass by; on the disk after each batch."""
+        """Save rows as they pass through; each batch is synced to disk."""
         new_rows = iter(new_rows)
         with self.path.open("ab") as file:
             while batch := list(itertools.islice(new_rows, _BATCH)):
@@ -141,7 +141,7 @@ class AnswerLog:
                 yield from batch
 
     def rows(self) -> Iterator[LoggedRow]:
-        """Every file's last row, in the order in which they came."""
+        """The last row of every file, in the order of writing."""
         last: dict[str, int] = {}
         for line_number, row in enumerate(self._lines()):
             last[row["file"]] = line_number
@@ -149,7 +149,7 @@ class AnswerLog:
         return (row for line_number, row in enumerate(self._lines()) if line_number in newest)
 
     def _is_settled(self, row: LoggedRow) -> bool:
-        """What failed is tried again; so is what lacks the picture that is wanted now."""
+        """Whether a row need not be computed again: failed ones, and ones without a required picture, must."""
         return row["error"] is None and ("picture" in row or not self._pictures)
 
     def _lines(self) -> Iterator[LoggedRow]:
@@ -158,14 +158,14 @@ class AnswerLog:
             for line in file:
                 try:
                     yield json.loads(line)
-                except ValueError:
-                    raise OtherAnswersError(f"{self.path.name} is damaged") from None
+                except ValueError as error:
+                    raise OtherAnswersError(f"{self.path.name} is damaged") from error
 
 
 def write_answers(
     folder: Path, bundle: Bundle, paths: Sequence[Path], kind: str, progress: Progress | None = None
 ) -> tuple[Path, Tally]:
-    """Answer all that has no answer in the folder yet, and write the file of this kind."""
+    """Answer every image without an answer in the folder, and write the answers in this format."""
     names: set[str] = set()
     total = inputs.count_items(paths) if progress else 0
 
@@ -187,24 +187,27 @@ def write_answers(
 
 @contextmanager
 def _exclusive(folder: Path) -> Iterator[None]:
-    """A folder for answers in which no other run is at work."""
+    """Lock a folder of answers against other runs."""
     folder.mkdir(parents=True, exist_ok=True)
     with lock.exclusive(folder / ".lock", wait=0.0):
         yield
 
 
 def write_file(folder: Path, bundle: Bundle, log: AnswerLog, names: set[str], kind: str) -> tuple[Path, Tally]:
-    """The file of a kind, made of the rows of these names."""
+    """Write the rows of these names in a format."""
     tally = Tally()
     selected = (row for row in log.rows() if row["file"] in names)
-    return answer_formats.FORMATS[kind].keep(folder, bundle, tally.counting(selected)), tally
+    return answer_formats.FORMATS[kind].write(folder, bundle, tally.counted(selected)), tally
 
 
 def watch_folder(
     folder: Path, bundle: Bundle, drop_folder: Path, kind: str, wait: Callable[[], bool], report: Callable[[str], None]
 ) -> None:
-    """Answer whatever comes to lie in a drop folder, until `wait` says that it is enough. A file that still grows, or
-    that was written to a moment ago, waits for the next look; so does everything while a folder is away or full."""
+    """Answer the images of a drop folder until `wait` returns False.
+
+    A file that was written to a moment ago waits for the next turn, because it may still grow; so does every file while
+    a folder is missing or full.
+    """
     failed: dict[str, str] = {}
     earlier: dict[str, str] = {}
     log: AnswerLog | None = None

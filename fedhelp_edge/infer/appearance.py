@@ -1,7 +1,7 @@
-"""What an image looks like, in a few dozen numbers of its pixels: what a small net does not see, it cannot miss.
+"""Describe the appearance of an image by a few dozen numbers of its pixels, to detect images of another kind.
 
-A net that learned to tell two classes apart keeps what tells them apart and drops the rest, so that its features of
-another modality may lie among those of its own. These numbers know nothing of the classes. docs/spec/bundle.md, 5
+A net drops what does not separate its classes, so its embeddings of another modality may lie among those of its own.
+These numbers know nothing of the classes. See docs/spec/bundle.md, 5.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
 
-MIN_SIDE = 12  # pixels a side, below which an image has no looks
-_MAX_SIDE = 32  # pixels a side; larger images are brought to that by the means of blocks
-_GRID = 7  # fields a side of a layout
+MIN_SIDE = 12  # pixels; smaller images have no appearance
+_MAX_SIDE = 32  # pixels; larger images are reduced by block means
+_GRID = 7  # fields on a side of a layout
 _STEP = 1 / 255
 _QUANTILES = (0.02, 0.25, 0.5, 0.75, 0.98)
 
@@ -30,18 +30,18 @@ def texture(pixels: NDArray[np.uint8]) -> Floats:
 
 
 def layout(pixels: NDArray[np.uint8]) -> Floats:
-    """Where it is bright and where dark, in 7 x 7 fields, whatever its brightness and contrast: N x 49."""
+    """Brightness in 7 x 7 fields, normalised for mean and contrast: N x 49."""
     fields = _block_means(_downscale(pixels).mean(0), _GRID).reshape(len(pixels), -1)
     fields = fields - fields.mean(1, keepdims=True)
     return np.asarray(fields / (fields.std(1, keepdims=True) + 0.05))
 
 
 KINDS: Mapping[str, Callable[[NDArray[np.uint8]], Floats]] = {"texture": texture, "layout": layout}
-SIZES = {"texture": {1: 18, 3: 28}, "layout": {1: 49, 3: 49}}  # how many numbers, by channels
+SIZES = {"texture": {1: 18, 3: 28}, "layout": {1: 49, 3: 49}}  # length of each description, by channels
 
 
 def _colour(channels: Floats, grey: Floats) -> Iterator[Floats]:
-    """How far red and blue lie from green: mean, spread, size, and whether it goes with the brightness."""
+    """Difference of red and blue from green: mean, spread, size, and correlation with brightness."""
     bright = grey - _mean(grey)[:, None, None]
     for channel in (channels[0], channels[2]) if len(channels) == 3 else ():
         gap = channel - channels[1]
@@ -53,7 +53,7 @@ def _colour(channels: Floats, grey: Floats) -> Iterator[Floats]:
 
 
 def _edges(grey: Floats) -> Iterator[Floats]:
-    """At this size, half and a quarter of it: mean steps across and down, how rough and how sharp those across are."""
+    """At this size, half and a quarter: mean steps across and down, roughness and sharpness of those across."""
     for _ in range(3):
         across, down = np.abs(np.diff(grey, axis=2)), np.abs(np.diff(grey, axis=1))
         rough, sharp = _mean(np.abs(np.diff(across, axis=2))), np.sqrt(_mean(across**2))
@@ -79,7 +79,7 @@ def _downscale(pixels: NDArray[np.uint8]) -> Floats:
 
 
 def _block_means(x: Floats, side: int) -> Floats:
-    """Means of side x side blocks of N x S x S, which are as equal as whole pixels allow."""
+    """Means of side x side blocks of N x S x S, as equal as whole pixels allow."""
     count, size = x.shape[:2]
     if size % side == 0:
         width = size // side

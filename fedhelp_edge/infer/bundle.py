@@ -1,7 +1,8 @@
-"""A bundle, opened: first the signature over its bytes, then whether its signer is trusted, then what it says.
+"""Open a bundle: verify the signature over its bytes, ask whether the signer is trusted, read its metadata, check its
+graph.
 
-Then whether its graph may do no more than a model of this kit does. Only then does onnxruntime see it, and it sees the
-bytes that were judged: the file is read once.
+Only then does onnxruntime load it, from the very bytes that were checked: the file is read once, so it cannot be
+exchanged in between.
 """
 
 from __future__ import annotations
@@ -32,75 +33,82 @@ if TYPE_CHECKING:
     from fedhelp_edge.infer.engine import Engine
 
 NAMESPACE = "bundle.v1.fedhelp-edge"
-MAX_SIZE = 512 << 20  # bytes of a model
-TOLERANCE = {"fp32": 1e-4, "int8": 0.05}  # of probabilities and, in parts of the largest number, of all other outputs
+MAX_SIZE = 512 << 20  # bytes of a model file
+TOLERANCE = {"fp32": 1e-4, "int8": 0.05}  # absolute for probabilities, relative to the largest number for other outputs
 
-CheckSigner = Callable[[str], str]  # a public key -> "" if it is trusted, else why not; or it raises
+CheckSigner = Callable[[str], str]  # public key -> "" if it is trusted, else why not; or it raises
 
 
 @dataclass(frozen=True)
 class Bundle:
+    """A model file whose signature and graph were verified."""
+
     model: bytes = field(repr=False)
     sha256: str
-    signer: str  # the public key whose signature holds
-    why: str  # it is not trusted, or "" if it is
+    signer: str  # public key of the verified signature
+    why: str  # why the signer is not trusted; "" if trusted
     notes: dict[str, str] = field(repr=False)
     facts: metadata.Facts = field(repr=False)
     threads: int | None = None
 
     @cached_property
     def engine(self) -> Engine:
+        """The model, loaded into onnxruntime at first use."""
         from fedhelp_edge.infer.engine import Engine
 
-        return Engine(self.model, self.threads, max(1, graph_check.MAX_ACTIVATIONS // max(1, self.cost.numbers)))
+        return Engine(self.model, self.threads, max(1, graph_check.MAX_ACTIVATIONS // max(1, self.cost.activations)))
 
     @cached_property
     def cost(self) -> graph_check.GraphCost:
-        """What an answer to one image costs."""
+        """The cost of an answer to one image."""
         image = self.facts.image
         return graph_check.check_cost(self.model, (1, image.size, image.size, image.channels))
 
     def check_graph(self) -> None:
-        """Raise unless the graph does no more than a model of this kit, and gives what its facts speak of."""
+        """Raise `BadBundleError` unless the graph is allowed and its outputs match the facts."""
         classes, features = (1, len(self.facts.classes)), (1, len(self.facts.likeness.mean))
         expected = {"logits": classes, "probabilities": classes, "cam": classes, "embedding": features}
         shapes = self.cost.outputs
         if {name: shape[:2] for name, shape in shapes.items()} != expected or len(shapes["cam"]) != 4:
-            raise BadBundleError("it gives other numbers than it says")
+            raise BadBundleError("its outputs differ from its metadata")
 
     @property
     def card(self) -> str:
+        """The model card (Markdown), "" if it has none."""
         return self.notes.get(metadata.CARD_NOTE, "")
 
     def parity(self) -> float:
-        """Ask what was asked at export: how far the answers lie apart, in parts of what is allowed. Or `Disagrees`."""
+        """Repeat the test of the export: return the difference of the outputs in units of the tolerance, or raise
+        `DisagreesError`."""
         try:
             document = json.loads(self.notes[metadata.PARITY_NOTE])
             images = metadata.decode_array(document["image"])
             expected = {
                 name: metadata.decode_array(document[name]) for name in ("logits", "probabilities", "cam", "embedding")
             }
-        except (ValueError, KeyError, TypeError):
-            raise BadBundleError("its test images cannot be read") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadBundleError("its test images cannot be read") from error
         graph_check.check_cost(self.model, images.shape)
         outputs, worst = vars(self.engine(images)), 0.0
         for name, values in expected.items():
             if outputs[name].shape != values.shape:
-                raise DisagreesError(f"its {name} have another shape than they should")
+                raise DisagreesError(f"its {name} have the wrong shape")
             worst = max(worst, max_difference(outputs[name], values))
         worst /= TOLERANCE.get(self.facts.precision, TOLERANCE["fp32"])
         if not worst <= 1:
-            raise DisagreesError(f"its answers here lie {worst:.1f} times further from those at export than they may")
+            raise DisagreesError(
+                f"its answers on this machine differ from those at export by {worst:.1f} times the tolerance"
+            )
         return worst
 
 
 def max_difference(actual: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference; where numbers are larger than one, in parts of the largest."""
+    """The largest absolute difference; relative to the largest expected number if that exceeds 1."""
     return float(np.abs(actual - expected).max() / max(1.0, np.abs(expected).max()))
 
 
 def load(path: Path, check_signer: CheckSigner, *, threads: int | None = None) -> Bundle:
-    """A bundle whose signature holds and whose signer `vouch` does not refuse."""
+    """Open a bundle; `check_signer` may refuse its signer, or return why it is not trusted."""
     with files.reading(path) as file:
         model = file.read(MAX_SIZE + 1)
     if len(model) > MAX_SIZE:
@@ -115,7 +123,7 @@ def load(path: Path, check_signer: CheckSigner, *, threads: int | None = None) -
 
 
 def load_checked(path: Path, check_signer: CheckSigner, *, threads: int | None = None) -> Bundle:
-    """A bundle to diagnose with: loaded, and its answers on this machine are those that it should give."""
+    """Open a bundle for diagnosis: its answers on this machine must agree with those at export."""
     if path.is_dir():
         raise FileKindError(
             f"{path.name} is a folder, not a model", remedy="name the model (MODEL.onnx) first, then the images"
@@ -126,21 +134,21 @@ def load_checked(path: Path, check_signer: CheckSigner, *, threads: int | None =
 
 
 def signature_path(path: Path) -> Path:
-    """Where the signature of a model lies."""
+    """The path of a model's signature."""
     return path.with_name(f"{path.name}.sig")
 
 
 def _verified_signer(model: bytes, path: Path) -> str:
-    """The key whose signature over these bytes, for this purpose, holds."""
+    """Verify the signature over these bytes for this purpose; return the signing key."""
     if not path.exists():
         raise NoSignatureError(f"there is no {path.name} beside the model")
     with files.reading(path) as file:
         data = file.read(sshsig.ARMOR_LIMIT + 1)
     try:
         signature = sshsig.parse(data.decode("ascii"))
-    except UnicodeDecodeError:
-        raise SigFormatError("not an SSH signature") from None
+    except UnicodeDecodeError as error:
+        raise SigFormatError("not an SSH signature") from error
     if signature.namespace != NAMESPACE:
-        raise SigNamespaceError(f"made for {signature.namespace!r}, wanted for {NAMESPACE!r}")
+        raise SigNamespaceError(f"it was signed for {signature.namespace!r}, not for {NAMESPACE!r}")
     signature.verify(model)
     return sshsig.public_line(signature.key)

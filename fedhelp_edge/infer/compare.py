@@ -1,4 +1,5 @@
-"""Two models on the same labelled images, before the newer one is adopted: who gets better, who worse, how certain."""
+"""Compare two models on the same labelled images before adopting the newer one: which classes gain, which lose, how
+certain that is."""
 
 from __future__ import annotations
 
@@ -23,19 +24,19 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class ModelFigures:
-    """One model on all the images."""
+    """The figures of one model on all the images."""
 
     round: int
     sha256: str
     accuracy: Figure
     balanced_accuracy: Figure
     auc: Figure
-    unknown: int  # images that it does not answer
+    unknown: int  # images without an answer
 
 
 @dataclass(frozen=True)
 class ClassComparison:
-    """How many images of a class each model recognises, and by how much the newer one does so more often."""
+    """How many images of a class each model recognises, and the difference (new minus old)."""
 
     name: str
     images: int
@@ -46,17 +47,20 @@ class ClassComparison:
 
 @dataclass(frozen=True)
 class Comparison:
+    """Two models on the same images."""
+
     images: int
-    left_out: int  # images that this site learned from or chose by
+    left_out: int  # images that this site used for training or validation
     old: ModelFigures
     new: ModelFigures
-    difference: metrics.Difference  # of the new one above the old one
+    difference: metrics.Difference  # new minus old
     classes: tuple[ClassComparison, ...]
-    better: int  # images that only the new one gets right
+    better: int  # images that only the new model gets right
     worse: int
 
     @property
     def verdict(self) -> str:
+        """One sentence: which model is right more often, and which classes the new one recognises less."""
         accuracy = self.difference.accuracy
         worse_classes = [
             comparison.name
@@ -75,8 +79,11 @@ class Comparison:
 
 
 def compare(old: Bundle, new: Bundle, source: Path, *, cache_dir: Path, state_dir: Path | None = None) -> Comparison:
-    """`kept` is a folder for what is decoded; `site` is the one where the site keeps its own. By the word of the
-    split.json there, what was learned from or chosen by is left out, for both models would look too good on it."""
+    """Compare two models on a source.
+
+    `cache_dir` is for decoded images. `state_dir` is the site's folder: images that its split.json has in train or val,
+    and others of their groups, are left out, because both models look too good on them.
+    """
     if old.facts.classes != new.facts.classes:
         raise OtherClassesError(f"{', '.join(old.facts.classes)} in one, {', '.join(new.facts.classes)} in the other")
     old_images, new_images = (_load_images(model, source, cache_dir, state_dir) for model in (old, new))
@@ -87,7 +94,7 @@ def compare(old: Bundle, new: Bundle, source: Path, *, cache_dir: Path, state_di
     used_before = _used_before(old, old_images, state_dir) | _used_before(new, new_images, state_dir)
     names = [name for name in old_index if name in new_index and name not in used_before]
     if not names:
-        raise NoImagesError("this site learned from, or chose by, every image there is")
+        raise NoImagesError("this site used all of these images for training or validation")
     old_rows, new_rows = [old_index[name] for name in names], [new_index[name] for name in names]
     labels = old_images.images.labels[old_rows]
     (old_probabilities, old_unknown), (new_probabilities, new_unknown) = (
@@ -96,10 +103,15 @@ def compare(old: Bundle, new: Bundle, source: Path, *, cache_dir: Path, state_di
     )
     old_right, new_right = old_probabilities.argmax(1) == labels, new_probabilities.argmax(1) == labels
     return Comparison(
-        len(names), sum(name in used_before for name in old_index), _model_figures(old, old_probabilities, labels, old_unknown),
-        _model_figures(new, new_probabilities, labels, new_unknown), metrics.paired_difference(new_probabilities, old_probabilities, labels),
-        tuple(_compare_classes(old.facts.classes, old_probabilities, new_probabilities, labels)), int((new_right & ~old_right).sum()), int((old_right & ~new_right).sum()),
-    )  # fmt: skip
+        images=len(names),
+        left_out=sum(name in used_before for name in old_index),
+        old=_model_figures(old, old_probabilities, labels, old_unknown),
+        new=_model_figures(new, new_probabilities, labels, new_unknown),
+        difference=metrics.paired_difference(new_probabilities, old_probabilities, labels),
+        classes=tuple(_compare_classes(old.facts.classes, old_probabilities, new_probabilities, labels)),
+        better=int((new_right & ~old_right).sum()),
+        worse=int((old_right & ~new_right).sum()),
+    )
 
 
 def _load_images(model: Bundle, source: Path, cache_dir: Path, state_dir: Path | None) -> UnsplitImages:
@@ -110,7 +122,7 @@ def _load_images(model: Bundle, source: Path, cache_dir: Path, state_dir: Path |
 
 
 def _used_before(model: Bundle, unsplit: UnsplitImages, state_dir: Path | None) -> set[str]:
-    """The images that the site learned from or chose by, and those that show the same patient or nearly the same."""
+    """Names of images that the site trained or validated on, and of others of their groups."""
     image = model.facts.image
     saved = (
         split.load(state_dir / loading.SPLIT_FILE, f"{image.size}x{image.size}x{image.channels}") if state_dir else None
@@ -122,7 +134,7 @@ def _used_before(model: Bundle, unsplit: UnsplitImages, state_dir: Path | None) 
 
 
 def _predict(model: Bundle, unsplit: UnsplitImages, rows: list[int]) -> tuple[NDArray[np.float64], int]:
-    """Probabilities, and for how many images there is no answer."""
+    """Probabilities, and the number of images without an answer."""
     pixels = unsplit.images.only(np.asarray(rows, np.int64)).pixels
     answers = [
         answer

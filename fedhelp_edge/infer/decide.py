@@ -1,4 +1,4 @@
-"""From what a model says to an answer, or to "don't know" with the reason in words."""
+"""Turn a model's outputs into an answer, or into "don't know" with a reason in words."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from fedhelp_edge.infer.metadata import Facts
 
 Verdict = Literal["answered", "uncertain", "unlike"]
 
-MIN_PROBABILITY = 0.5  # an answer is at least as likely right as wrong
-MIN_ODDS = 1.5  # an answer is so many times as likely as the next class; 0.6 to 0.4 is the nearest that passes
+MIN_PROBABILITY = 0.5  # of an answer: at least as likely right as wrong
+MIN_ODDS = 1.5  # of an answer to the next class; 0.6 to 0.4 is the narrowest that passes
 
 
 @dataclass(frozen=True)
 class Answer:
-    """All that is said of one image."""
+    """The complete answer for one image."""
 
-    answer: str | None  # None: it does not know
+    answer: str | None  # None: don't know
     verdict: Verdict
     reason: str  # why there is no answer, "" if there is one
     probabilities: dict[str, float]
     set: tuple[str, ...]  # the classes that cannot be ruled out
-    between: tuple[str, ...]  # the two likeliest classes, where they are too near to each other for an answer
-    flags: tuple[str, ...]  # the classes whose threshold for the wanted sensitivity is reached
-    distance: float  # from the images it was trained on; above 1 it is unlike them
+    between: tuple[str, ...]  # the two likeliest classes if they are too close for an answer
+    flags: tuple[str, ...]  # the classes whose threshold (for the target sensitivity) is reached
+    distance: float  # from the training images, in limits; above 1 the image is unlike them
     heatmaps: NDArray[np.float32]  # classes x rows x columns: the mean of each, plus the bias, is its logit
 
     def to_json(self) -> dict[str, Any]:
+        """The row of `predict --format json`, without the file's name."""
         rounded = {name: round(p, 6) for name, p in self.probabilities.items()}
         return {
             "answer": self.answer, "verdict": self.verdict, "reason": self.reason, "probabilities": rounded,
@@ -44,7 +45,7 @@ class Answer:
 
 
 def answer_images(bundle: Bundle, images: NDArray[np.uint8]) -> list[Answer]:
-    """The whole answer for each of N x height x width x channels: images as `data` decodes them to the model's size."""
+    """Answer images (N x height x width x channels, decoded to the model's size)."""
     if not len(images):
         return []
     outputs, facts = bundle.engine(images), bundle.facts
@@ -60,7 +61,7 @@ def answer_images(bundle: Bundle, images: NDArray[np.uint8]) -> list[Answer]:
 
 
 def decide(facts: Facts, probabilities: NDArray[np.float32], distance: float, cam: NDArray[np.float32]) -> Answer:
-    """The answer for one image, from its probabilities and its distance."""
+    """Decide the answer for one image from its probabilities and its distance from the training images."""
     calibration, names = facts.calibration, facts.classes
     possible = [name for name, p, minimum in zip(names, probabilities, calibration.least, strict=True) if p >= minimum]
     flags = [
@@ -74,7 +75,7 @@ def decide(facts: Facts, probabilities: NDArray[np.float32], distance: float, ca
     is_close = probabilities[first] < MIN_ODDS * probabilities[second]
     between = (likeliest, names[second]) if is_close and not {likeliest, names[second]} <= set(possible) else ()
     if not distance <= 1:
-        reason = f"unlike the images it was trained on ({distance:.1f} times as far as they may lie)"
+        reason = f"unlike the training images ({distance:.1f} times the distance limit)"
     elif between:
         reason = f"uncertain between {' and '.join(with_probabilities(between, by_name))}"
     elif not possible:
@@ -92,10 +93,10 @@ def decide(facts: Facts, probabilities: NDArray[np.float32], distance: float, ca
 
 
 def with_probabilities(names: Sequence[str], probabilities: Mapping[str, float]) -> list[str]:
-    """Classes with their probabilities, as a person reads them."""
+    """Class names with their probabilities, for a person."""
     return [f"{name} ({percent(probabilities[name])})" for name in names]
 
 
 def percent(value: float) -> str:
-    """A probability, which is never quite nothing or all."""
+    """Format a probability; it is never shown as 0 % or 100 %."""
     return ">99.9%" if value > 0.999 else "<0.1%" if value < 0.001 else f"{value:.1%}"

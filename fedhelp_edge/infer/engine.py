@@ -17,23 +17,23 @@ from numpy.typing import NDArray
 from fedhelp_edge.cores import usable_cores
 from fedhelp_edge.errors import BadBundleError
 
-SECONDS_PER_IMAGE = 120.0  # for one image, after which the model is stopped
+SECONDS_PER_IMAGE = 120.0  # after which the model is stopped
 _LOG_ERRORS_ONLY = 3
 onnxruntime.set_default_logger_severity(_LOG_ERRORS_ONLY)
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a graph says of images; all are float32 and begin with the batch."""
+    """The outputs of a model; the first axis is the batch."""
 
     logits: NDArray[np.float32]  # N x classes
     probabilities: NDArray[np.float32]  # N x classes
-    cam: NDArray[np.float32]  # N x classes x rows x columns; its mean plus the bias is the logit
+    cam: NDArray[np.float32]  # N x classes x rows x columns; the mean plus the bias is the logit
     embedding: NDArray[np.float32]  # N x features
 
 
 class Engine:
-    """A model at work. It sees at most `at_once` images together, so that memory does not grow with their number."""
+    """A loaded model. It runs at most `at_once` images together, which bounds memory."""
 
     def __init__(self, model: bytes, threads: int | None = None, at_once: int = 64) -> None:
         self._at_once = at_once
@@ -42,21 +42,22 @@ class Engine:
         options.inter_op_num_threads = 1
         options.intra_op_num_threads = threads or usable_cores()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads sleep
-        options.enable_cpu_mem_arena = False  # memory goes back: batches are small, patients many
+        options.enable_cpu_mem_arena = False  # return memory between batches
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise BadBundleError("onnxruntime cannot open the model") from error
 
     def __call__(self, images: NDArray[np.uint8]) -> Outputs:
-        """What the model says of images of one size, N x height x width x channels."""
+        """Run the model on images of one size (N x height x width x channels)."""
         parts = [
-            self._part(images[start : start + self._at_once]) for start in range(0, max(1, len(images)), self._at_once)
+            self._run_batch(images[start : start + self._at_once])
+            for start in range(0, max(1, len(images)), self._at_once)
         ]
         return Outputs(*parts[0]) if len(parts) == 1 else Outputs(*map(np.concatenate, zip(*parts, strict=True)))
 
-    def _part(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """onnxruntime looks between two operators whether it shall stop; what one of them costs was judged before."""
+    def _run_batch(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """Run one batch with a timeout. onnxruntime stops only between two operators, whose cost was checked before."""
         options = onnxruntime.RunOptions()
         alarm = threading.Timer(SECONDS_PER_IMAGE * max(1, len(images)), setattr, (options, "terminate", True))
         alarm.daemon = True
@@ -65,18 +66,19 @@ class Engine:
             names = list(Outputs.__dataclass_fields__)
             return list(self._session.run(names, {"image": np.ascontiguousarray(images)}, options))
         except Exception as error:
-            timeout = "; it was stopped, for it took too long" if options.terminate else ""
-            raise BadBundleError(f"the model does not take these images, or fails on them{timeout}") from error
+            timeout = "; it was stopped after taking too long" if options.terminate else ""
+            raise BadBundleError(f"the model fails on these images{timeout}") from error
         finally:
             alarm.cancel()
 
 
 def version() -> str:
+    """The version of onnxruntime."""
     return str(onnxruntime.__version__)
 
 
 def quantization_tools() -> ModuleType:
-    """onnxruntime's own tools for 8-bit models; they need the package onnx."""
+    """onnxruntime's tools for 8-bit models; they need the package onnx."""
     from onnxruntime import quantization as tools
 
     untyped: Any = tools

@@ -1,8 +1,8 @@
-"""What a model may do, judged before onnxruntime sees it: a signer may be hostile, or have lost the key.
+"""Check a model's graph before onnxruntime loads it: a signer may be hostile, or may have lost the key.
 
-Only the operators that `export` writes, in one straight graph: no loop, branch, function or operator of another domain,
-and no number outside the file. The shape of every tensor follows from that of the image, so that what an answer costs
-in memory and work is known beforehand.
+Allowed are the operators that `export` writes, in one straight graph: no loop, branch, function or operator of another
+domain, and no data outside the file. The shape of every tensor follows from the image's, so memory and work are known
+beforehand.
 """
 
 from __future__ import annotations
@@ -16,36 +16,38 @@ import numpy as np
 from fedhelp_edge.errors import BadBundleError
 from fedhelp_edge.infer import protobuf
 
-MAX_ACTIVATIONS = 1 << 27  # in memory at once, for one image
-MAX_MULTIPLICATIONS = 1 << 41  # multiplications for one image: three ResNet110 at 1,024 px take half of it
+MAX_ACTIVATIONS = 1 << 27  # numbers in memory at once, for one image
+MAX_MULTIPLICATIONS = 1 << 41  # for one image; three ResNet110 at 1,024 px take half of it
 _MAX_NODES = 20_000
-_MAX_INTEGERS = 64  # of a tensor that gives sizes or axes
+_MAX_INTEGERS = 64  # of a tensor of sizes or axes
 
-# The fields that each message may have, by the numbers of onnx.proto. What is not here is refused: a function, training
-# information, a sparse tensor, a sub-graph, a file beside the model.
+# The allowed fields of each message, by the numbers of onnx.proto. Everything else is refused: functions, training
+# information, sparse tensors, sub-graphs, external data.
 _MODEL_FIELDS = {1, 2, 3, 4, 5, 6, 7, 8, 14}
 _GRAPH_FIELDS = {1, 2, 5, 10, 11, 12, 13}
 _NODE_FIELDS = {1, 2, 3, 4, 5, 6, 7}
 _ATTRIBUTE_FIELDS = {1, 2, 3, 4, 7, 8, 13, 20}
 _TENSOR_FIELDS = {1, 2, 4, 5, 7, 8, 9, 12}
-_INT64, _TENSOR_TYPES = 7, (1, 2, 3, 6, 7)  # ONNX's number types in use: float, uint8, int8, int32, int64
+_INT64, _TENSOR_TYPES = 7, (1, 2, 3, 6, 7)  # float, uint8, int8, int32, int64
 
 Shape = tuple[int, ...]
-IntegerInputs = list[list[int] | None]  # of those inputs that are short integer tensors
+IntegerInputs = list[list[int] | None]  # values of the inputs that are short integer tensors
 Message = dict[int, list[protobuf.Value]]
 
 
 @dataclass(frozen=True)
 class GraphCost:
-    """What one pass over the images costs, and the shapes of what comes out."""
+    """The cost of one forward pass, and the shapes of its outputs."""
 
-    numbers: int  # in memory at once, beside the model's own
-    work: int  # multiplications
+    activations: int  # numbers in memory at once, beside the weights
+    multiplications: int
     outputs: Mapping[str, Shape]
 
 
 @dataclass(frozen=True)
 class GraphNode:
+    """One operator of a graph."""
+
     operator: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -62,14 +64,17 @@ class GraphNode:
 
 @dataclass
 class Graph:
+    """A parsed graph."""
+
     nodes: list[GraphNode]
-    shapes: dict[str, Shape]  # of the numbers that the file holds
-    values: dict[str, list[int]]  # of its short integer tensors: sizes, axes, pads
+    shapes: dict[str, Shape]  # of the tensors in the file
+    values: dict[str, list[int]]  # of the short integer tensors in the file: sizes, axes, pads
     outputs: tuple[str, ...]
 
 
 def check_cost(model: bytes, image: Shape) -> GraphCost:
-    """What a model does with images of this shape (batch x height x width x channels); or it is refused."""
+    """Return the cost of a model on images of this shape (batch x height x width x channels); raise `BadBundleError` if
+    the model is not allowed."""
     graph = _read_graph(model)
     shapes, values = {**graph.shapes, "image": image}, dict(graph.values)
     last_use = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
@@ -86,7 +91,7 @@ def check_cost(model: bytes, image: Shape) -> GraphCost:
             if name in shapes or min(shape, default=0) < 0:
                 raise ValueError
         except (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError, OverflowError) as error:
-            raise BadBundleError(f"its operator {node.operator} does not fit what it is given") from error
+            raise BadBundleError(f"its operator {node.operator} does not fit its inputs") from error
         shapes[name], activations = shape, activations + math.prod(shape)
         peak, multiplications = max(peak, activations), multiplications + node_cost
         if peak > MAX_ACTIVATIONS * image[0] or multiplications > MAX_MULTIPLICATIONS * image[0]:
@@ -98,11 +103,11 @@ def check_cost(model: bytes, image: Shape) -> GraphCost:
             values[name] = value
     try:
         return GraphCost(peak, multiplications, {name: shapes[name] for name in graph.outputs})
-    except KeyError:
-        raise BadBundleError("it gives something that it does not make") from None
+    except KeyError as error:
+        raise BadBundleError("it names an output that no operator makes") from error
 
 
-# --- the shape that an operator gives, and the multiplications that it takes ---------------------------------------
+# --- the output shape of each operator, and its multiplications ---------------------------------------------------
 def _elementwise(node: GraphNode, shapes: list[Shape], _: IntegerInputs) -> tuple[Shape, int]:
     return shapes[0], 4 * math.prod(shapes[0])
 
@@ -159,7 +164,8 @@ def _conv(node: GraphNode, shapes: list[Shape], _: IntegerInputs) -> tuple[Shape
     pads, groups = node.integers("pads", [0] * 4), node.integer("group", 1)
     if (
         len(sides) != 2 or len(kernel) != 2 or "auto_pad" in node.attributes or in_channels * groups != channels
-        or out_channels % groups or node.integers("kernel_shape", kernel) != kernel or min(*pads, 0) < 0 or max(pads) > 1024
+        or out_channels % groups or node.integers("kernel_shape", kernel) != kernel or min(*pads, 0) < 0
+        or max(pads) > 1024
         or min(*strides, *dilations) < 1 or len(pads) != 4 or len(strides) != 2 or len(dilations) != 2
     ):  # fmt: skip
         raise ValueError
@@ -221,13 +227,14 @@ def _reshape(node: GraphNode, shapes: list[Shape], values: IntegerInputs) -> tup
 _OPERATORS: Mapping[str, Callable[[GraphNode, list[Shape], IntegerInputs], tuple[Shape, int]]] = {
     "Transpose": _transpose, "Cast": _elementwise, "Shape": _shape, "Concat": _concat, "Resize": _resize,
     "Sub": _broadcast, "Div": _broadcast, "Add": _broadcast, "Mul": _broadcast, "Conv": _conv, "Relu": _elementwise,
-    "Slice": _slice, "Pad": _pad, "ReduceMean": _reduce_mean, "Gemm": _gemm, "Softmax": _elementwise, "Reshape": _reshape,
+    "Slice": _slice, "Pad": _pad, "ReduceMean": _reduce_mean, "Gemm": _gemm, "Softmax": _elementwise,
+    "Reshape": _reshape,
     "InstanceNormalization": _elementwise, "QuantizeLinear": _elementwise, "DequantizeLinear": _elementwise,
 }  # fmt: skip
 
 
 def _constant_output(node: GraphNode, shapes: Mapping[str, Shape], values: IntegerInputs) -> list[int] | None:
-    """What a short integer tensor holds, where the graph works it out: the size that the image is brought to."""
+    """The value of a short integer tensor that the graph computes (the size to which the image is resized)."""
     if node.operator == "Shape":
         return _sides(node, shapes[node.inputs[0]])
     if node.operator == "Concat" and all(value is not None for value in values):
@@ -256,7 +263,7 @@ def _read_graph(model: bytes) -> Graph:
         _text_field(_read_message(_as_bytes(part), None, "an input"), 1) for part in graph_fields.get(11, [])
     ]
     if input_names != ["image"]:
-        raise BadBundleError("it takes something else than images")
+        raise BadBundleError("its input is not called 'image'")
     graph = Graph(
         [],
         {},
@@ -286,7 +293,7 @@ def _read_node(message: Message) -> GraphNode:
         attribute = _read_message(_as_bytes(attribute_bytes), _ATTRIBUTE_FIELDS, "an attribute", once={1, 2, 3, 4, 20})
         name = _text_field(attribute, 1)
         if name in attributes:
-            raise BadBundleError("it says one thing twice")
+            raise BadBundleError("it has a field twice")
         if 8 in attribute:
             attributes[name] = protobuf.unpack_int64s(attribute[8])
         else:
@@ -296,7 +303,7 @@ def _read_node(message: Message) -> GraphNode:
 
 
 def _read_tensor(graph: Graph, message: Message) -> None:
-    """The shape of a tensor that the file holds; and what a short one of integers says."""
+    """Record the shape of a tensor in the file, and the values of a short integer tensor."""
     name, shape = _text_field(message, 8), tuple(protobuf.unpack_int64s(message.get(1, [])))
     kind = message.get(2, [0])[0]
     raw = message.get(9)
@@ -321,7 +328,7 @@ def _read_message(
             raise BadBundleError(f"{what} holds something that no model of this kit has (field {number})")
         message.setdefault(number, []).append(value)
         if number in once and len(message[number]) > 1:
-            raise BadBundleError("it says one thing twice")
+            raise BadBundleError("it has a field twice")
     return message
 
 
@@ -335,5 +342,5 @@ def _decode_text(value: protobuf.Value) -> str:
 
 def _as_bytes(value: protobuf.Value) -> memoryview:
     if isinstance(value, int):
-        raise BadBundleError("it is no ONNX file")
+        raise BadBundleError("it is not an ONNX file")
     return value

@@ -1,4 +1,4 @@
-"""What a person asks about: image files, folders, DICOM and NPZ, as a stream of items that decode themselves."""
+"""Iterate over the images to diagnose (files, folders, DICOM, NPZ) as items that decode themselves."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from fedhelp_edge.errors import FedhelpError, FileMissingError
 
 @dataclass(frozen=True)
 class InputItem:
-    name: str  # relative to the folder that was named
-    stamp: str  # changes when the file does; "" where there is no file to look at
+    """One image to diagnose."""
+
+    name: str  # relative to the folder that was given
+    stamp: str  # changes when the file does; "" if there is no file
     decode: Callable[[plan.ImageSettings], Decoded]
 
 
 def list_items(paths: Sequence[Path], *, answers_dir: Path | None = None) -> Iterator[InputItem]:
-    """Everything below what was named, in order; what cannot be used is an item that says why when it is decoded.
+    """Yield every image of these paths, in order; an unusable file is an item that raises its error when decoded.
 
-    Files below `apart`, where answers are written, are no images.
+    Files below `answers_dir` are skipped: answers are written there.
     """
     names = [path.absolute().name for path in paths]
     for path, name in zip(paths, names, strict=True):
@@ -38,7 +40,7 @@ def list_items(paths: Sequence[Path], *, answers_dir: Path | None = None) -> Ite
 
 
 def count_items(paths: Sequence[Path]) -> int:
-    """About how many there are, quickly."""
+    """Estimate quickly how many items there are."""
     total = 0
     for path in paths:
         if path.is_dir():

@@ -1,4 +1,4 @@
-"""What a bundle says of itself, read without opening the model; `export` writes it. docs/spec/bundle.md"""
+"""The metadata of a bundle, read without opening the model; `export` writes it. See docs/spec/bundle.md."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _METADATA_PROPS = 14  # the field of ModelProto
 
 @dataclass(frozen=True)
 class Rate:
-    """A part of so many images, with its 95 % interval."""
+    """A proportion of images with its 95 % interval."""
 
     value: float
     low: float
@@ -34,7 +34,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Threshold:
-    """From which probability on a class is flagged, to miss few of its images; `reason` says why there is none."""
+    """The probability from which a class is flagged, to miss few of its images; `reason` says why there is none."""
 
     at: float | None
     images: int
@@ -45,67 +45,67 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the site's validation images say of the probabilities; a number a class where there are several."""
+    """The calibration on the site's validation images; tuples have one entry for each class."""
 
     images: tuple[int, ...]
     temperature: float
-    ece: tuple[float, float] | None  # calibration error before and after
-    least: tuple[float, ...]  # the probability with which a class stays in the set
-    level: tuple[float, ...]  # how often the set may lack this class where it is the true one
-    own: tuple[bool, ...]  # from images of the class itself, or, where they are too few, from all
-    wanted: float  # the sensitivity that thresholds were chosen for
+    ece: tuple[float, float] | None  # expected calibration error before and after
+    least: tuple[float, ...]  # the probability from which a class is in the set
+    level: tuple[float, ...]  # how often the set may miss this class when it is the true one
+    own: tuple[bool, ...]  # from images of the class itself; else, if they are too few, from all
+    wanted: float  # the target sensitivity of the thresholds
     thresholds: tuple[Threshold, ...]
 
 
 @dataclass(frozen=True)
 class FeatureDistribution:
-    """Where some numbers of the training images lie, and how far from there (Mahalanobis) is too far."""
+    """The distribution of some features of the training images, with a limit on the Mahalanobis distance."""
 
     mean: NDArray[np.float32]
-    root: NDArray[np.float32]  # times a difference: its length is the distance
+    root: NDArray[np.float32]  # whitening matrix: the length of difference x root is the distance
     limit: float
 
     def distance(self, numbers: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """In limits: above 1 is too far."""
+        """The distance in units of the limit: above 1 is too far."""
         whitened = (np.asarray(numbers, np.float64) - self.mean) @ np.asarray(self.root, np.float64)
         return np.asarray(np.sqrt((whitened**2).sum(-1)) / self.limit)
 
 
 @dataclass(frozen=True)
 class Likeness(FeatureDistribution):
-    """Of the net's embeddings; and of what the pixels look like, by the names of `infer.looks`."""
+    """The distribution of the net's embeddings, and those of the pixels' appearance (`appearance.KINDS`)."""
 
-    level: float  # how often an image of this site's kind lies beyond any of the limits
-    images: int  # that the means come from
+    level: float  # how often an image like the training images exceeds any limit
+    images: int  # number of images behind the means
     looks: Mapping[str, FeatureDistribution] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Facts:
+    """The facts of a bundle: its note `fedhelp.bundle`."""
+
     name: str  # of the plan
-    federation: str  # "" where it was tried out alone
+    federation: str  # "" for a model tried out without a federation
     round: int
     tier: str
     sites: int  # that took part in the round
     examples: int  # images that this site trained on
     classes: tuple[str, ...]
     image: plan.ImageSettings
-    net: str  # which was chosen
-    members: tuple[str, ...]  # what it is made of
+    net: str  # the chosen net
+    members: tuple[str, ...]  # its component nets
     precision: str  # "fp32" | "int8"
-    bias: tuple[float, ...]  # of the logits: mean(heat-map) + bias = logit
-    figures: Mapping[str, Mapping[str, float | None]]  # of each net that could have been chosen
+    bias: tuple[float, ...]  # logit = mean(heat-map) + bias
+    figures: Mapping[str, Mapping[str, float | None]]  # of each candidate net
     calibration: Calibration
     likeness: Likeness
-    test: Mapping[str, float | None]  # how it did on this site's test images; empty where it has none
-    signer: str  # fingerprint of the key that signed it
-    findings: tuple[Mapping[str, Any], ...] = ()  # what the images that it was measured on cannot tell
-    validation: Mapping[str, float | None] = dataclasses.field(
-        default_factory=dict
-    )  # what `test` says, of validation images
+    test: Mapping[str, float | None]  # figures on this site's test images; empty without test images
+    signer: str  # fingerprint of the signing key
+    findings: tuple[Mapping[str, Any], ...] = ()  # why the figures may mislead
+    validation: Mapping[str, float | None] = dataclasses.field(default_factory=dict)  # as `test`, on validation images
 
     def text(self) -> str:
-        """The note that holds all this."""
+        """Serialise to the text of the note."""
         document = {**asdict(self), "schema_version": SCHEMA_VERSION}
         for distribution in (document["likeness"], *document["likeness"]["looks"].values()):
             distribution |= {name: encode_array(distribution[name]) for name in ("mean", "root")}
@@ -113,18 +113,16 @@ class Facts:
 
 
 def read(text: str) -> Facts:
-    """Facts from their note; a key of a newer version is passed over, a missing one is refused."""
+    """Read facts from their note; unknown keys are ignored, missing keys are refused."""
     try:
         document = json.loads(text)
         if document["schema_version"] != SCHEMA_VERSION:
-            raise BadBundleError("it was made by another version of this kit")
+            raise BadBundleError("another version of this kit made it")
         calibration = {
             **document["calibration"],
             "thresholds": tuple(_read_threshold(threshold) for threshold in document["calibration"]["thresholds"]),
         }
-        distributions = (
-            document["likeness"].get("looks", {}).items()
-        )  # of a newer version there may be others: passed over
+        distributions = document["likeness"].get("looks", {}).items()  # unknown ones, of newer versions, are ignored
         known_looks = {
             name: _from_json(FeatureDistribution, _decode_distribution(distribution))
             for name, distribution in distributions
@@ -142,18 +140,19 @@ def read(text: str) -> Facts:
         )
         _check_consistency(facts)
         return facts
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise BadBundleError("what it says of itself cannot be read") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BadBundleError("its metadata cannot be read") from error
 
 
 def encode_array(array: NDArray[Any]) -> dict[str, Any]:
-    """Numbers as text: shape, kind and bytes (little-endian, row after row, base64)."""
+    """Encode an array for JSON: shape, type and bytes (little-endian, row-major, base64)."""
     kind = "u1" if array.dtype == np.uint8 else "<f4"
     data = np.ascontiguousarray(array, kind).tobytes()
     return {"shape": list(array.shape), "kind": kind, "data": base64.b64encode(data).decode("ascii")}
 
 
 def decode_array(encoded: Mapping[str, Any]) -> NDArray[Any]:
+    """Decode an array from `encode_array`."""
     if encoded["kind"] not in ("u1", "<f4"):
         raise BadBundleError("numbers of an unknown kind")
     data = np.frombuffer(base64.b64decode(encoded["data"], validate=True), encoded["kind"])
@@ -165,7 +164,7 @@ def _decode_distribution(encoded: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_notes(model: bytes) -> dict[str, str]:
-    """The notes (metadata_props) of an ONNX file, found by walking over its top-level fields; nothing else is read."""
+    """Read the notes (metadata_props) of an ONNX file by walking its top-level fields; nothing else is parsed."""
     texts: dict[str, str] = {}
     for field, value in protobuf.read_fields(memoryview(model)):
         if field == _METADATA_PROPS and not isinstance(value, int):
@@ -175,21 +174,21 @@ def read_notes(model: bytes) -> dict[str, str]:
                 if not isinstance(payload, int)
             }
             if len(entry.get(2, b"")) > _NOTE_LIMIT:
-                raise BadBundleError("what it says of itself is too long")
+                raise BadBundleError("its metadata is too long")
             try:
                 name, text = (entry.get(number, b"").decode("utf-8") for number in (1, 2))
-            except UnicodeDecodeError:
-                raise BadBundleError("what it says of itself cannot be read") from None
+            except UnicodeDecodeError as error:
+                raise BadBundleError("its metadata cannot be read") from error
             if name in texts:
-                raise BadBundleError("it says one thing twice")
+                raise BadBundleError("its metadata has a key twice")
             texts[name] = text
     if FACTS_NOTE not in texts:
-        raise BadBundleError("it is no model that this kit exported")
+        raise BadBundleError("this kit did not export this model")
     return texts
 
 
 def _from_json(kind: Any, document: Mapping[str, Any]) -> Any:
-    """A dataclass of what JSON holds: lists become tuples."""
+    """Build a dataclass from JSON: lists become tuples, unknown keys are dropped."""
     names = {field.name for field in fields(kind)}
     return kind(**{name: _tuples(value) for name, value in document.items() if name in names})
 
@@ -206,7 +205,7 @@ def _read_threshold(document: Mapping[str, Any]) -> Threshold:
 
 
 def _check_consistency(facts: Facts) -> None:
-    """Raise `ValueError` where what is said does not fit: a signer is trusted to mean well, not to be without fault."""
+    """Raise `ValueError` if the facts are inconsistent: a trusted signer may still make mistakes."""
     calibration, likeness, count = facts.calibration, facts.likeness, len(facts.classes)
     lengths = {
         len(part)
@@ -236,12 +235,14 @@ def _check_consistency(facts: Facts) -> None:
         lengths == {count} and count > 1 and all(isinstance(name, str) for name in (facts.name, *facts.classes))
         and all(type(finding["sentence"]) is str for finding in facts.findings)
         and all(type(item) is float and math.isfinite(item) for item in numbers) and calibration.temperature > 0
-        and all(item.limit > 0 and item.mean.ndim == 1 and item.root.shape == item.mean.shape * 2 for item in distributions)
-        and all(type(item) is int for item in (facts.round, facts.sites, facts.examples, *calibration.images, facts.image.size))
+        and all(item.limit > 0 and item.mean.ndim == 1 for item in distributions)
+        and all(item.root.shape == item.mean.shape * 2 for item in distributions)
+        and all(type(item) is int for item in (facts.round, facts.sites, facts.examples, *calibration.images))
+        and type(facts.image.size) is int
         and facts.image.channels in (1, 3)
         and all(len(item.mean) == appearance.SIZES[name][facts.image.channels] for name, item in likeness.looks.items())
         and 1 <= facts.image.size <= 1024
         and len(facts.image.mean) == len(facts.image.std) == facts.image.channels
     )  # fmt: skip
     if not fits:
-        raise ValueError("what it says of itself does not fit")
+        raise ValueError("its metadata is inconsistent")

@@ -1,4 +1,4 @@
-"""The wire format of protobuf, as far as reading an ONNX file without its library takes."""
+"""Read the wire format of protobuf, as far as an ONNX file needs it, without a library."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from fedhelp_edge.errors import BadBundleError
 
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # how a field says how long it is
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 
 Value = int | memoryview
 
 
 def read_fields(message: memoryview) -> Iterator[tuple[int, Value]]:
-    """Each field's number with its value: a whole number, or the bytes of anything else."""
+    """Yield each field's number and value: an integer, or the bytes of anything else."""
     offset = 0
     while offset < len(message):
         key, offset = read_varint(message, offset)
@@ -26,7 +26,7 @@ def read_fields(message: memoryview) -> Iterator[tuple[int, Value]]:
         elif wire_type in (FIXED32, FIXED64):
             size = 4 if wire_type == FIXED32 else 8
         else:
-            raise BadBundleError("it is no ONNX file")
+            raise BadBundleError("it is not an ONNX file")
         if offset + size > len(message):
             raise BadBundleError("it ends too early")
         yield number, message[offset : offset + size]
@@ -34,7 +34,7 @@ def read_fields(message: memoryview) -> Iterator[tuple[int, Value]]:
 
 
 def read_varint(message: memoryview, offset: int) -> tuple[int, int]:
-    """An unsigned whole number, and where it ends."""
+    """Read an unsigned integer; return it and the offset behind it."""
     value = 0
     for index in range(10):
         if offset + index >= len(message):
@@ -43,17 +43,17 @@ def read_varint(message: memoryview, offset: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << (7 * index)
         if byte < 0x80:
             return value, offset + index + 1
-    raise BadBundleError("it is no ONNX file")
+    raise BadBundleError("it is not an ONNX file")
 
 
 def to_int64(value: int) -> int:
-    """An int64, which travels as the unsigned number of the same bits."""
+    """Convert the unsigned number of the same bits to an int64."""
     value &= 2**64 - 1
     return value - 2**64 if value >= 2**63 else value
 
 
 def unpack_int64s(values: Sequence[Value]) -> list[int]:
-    """A repeated int64: each field holds one, or many packed together."""
+    """Read a repeated int64: each field holds one number, or many packed together."""
     numbers: list[int] = []
     for value in values:
         if isinstance(value, int):

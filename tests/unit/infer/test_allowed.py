@@ -242,10 +242,10 @@ def test_even_the_largest_net_on_the_largest_image_is_allowed() -> None:
 def test_what_it_costs_grows_with_the_image_and_counts_what_is_needed_at_once() -> None:
     data = bundles.made().model
     one, two = graph_check.check_cost(data, IMAGE), graph_check.check_cost(data, (2, *IMAGE[1:]))
-    assert two.numbers == 2 * one.numbers
-    assert two.work == pytest.approx(2 * one.work)
+    assert two.activations == 2 * one.activations
+    assert two.multiplications == pytest.approx(2 * one.multiplications)
     widest = 16 * bundles.SIDE**2  # the first stage of a ResNet20
-    assert 2 * widest <= one.numbers <= 4 * widest
+    assert 2 * widest <= one.activations <= 4 * widest
 
 
 def test_a_model_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ def test_images_that_the_site_learned_from_or_chose_by_are_left_out(
     opened: Bundle, images: Path, tmp_path: Path
 ) -> None:
     plan = bundles.site().plan
-    own = data.load(images, plan, kept=tmp_path / "own")  # which splits them, and keeps how
+    own = data.load(images, plan, state_dir=tmp_path / "own")  # which splits them, and keeps how
     found = compare.compare(opened, opened, images, cache_dir=tmp_path / "kept", state_dir=tmp_path / "own")
     assert found.images == own.splits.count("test")
     assert found.left_out == len(own) - found.images
@@ -86,7 +86,7 @@ def test_images_that_the_site_learned_from_or_chose_by_are_left_out(
 def test_pictures_that_are_nearly_those_that_the_site_learned_from_are_left_out_too(
     opened: Bundle, images: Path, tmp_path: Path
 ) -> None:
-    own = data.load(images, bundles.site().plan, kept=tmp_path / "own")
+    own = data.load(images, bundles.site().plan, state_dir=tmp_path / "own")
     name = own.names[own.splits.index("train")]
     pixels = np.asarray(Image.open(images / name)).copy()
     pixels[0, 0] ^= 1

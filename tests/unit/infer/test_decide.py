@@ -83,7 +83,7 @@ def test_an_image_just_as_far_as_images_may_lie_is_uncertain_and_not_unlike_wher
 def test_an_image_unlike_those_trained_on_is_no_answer_however_sure_the_net_is(ask: Any, distance: float) -> None:
     found = ask(0.999, 0.0005, 0.0005, distance=distance)
     assert (found.answer, found.verdict) == (None, "unlike")
-    assert found.reason.startswith("unlike the images it was trained on")
+    assert found.reason.startswith("unlike the training images")
 
 
 def test_a_whole_answer_comes_from_a_model_and_pixels_alone(opened: Bundle) -> None:
