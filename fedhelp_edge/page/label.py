@@ -1,6 +1,6 @@
-"""The page on which a folder of pictures is sorted: one picture, and a button and a key for each class.
+"""The page for labelling a folder of images: one image, and a button and a key for each class.
 
-Buttons are forms, so that all works without script; the script presses a button when its key is pressed.
+Buttons are forms, so the page works without script; the script presses a button when its key is pressed.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ addEventListener("keydown", event => {
 
 
 class LabelApp:
+    """The labelling page as a `PageApp`."""
+
     limit = 1 << 10
 
     def __init__(self, sorting: Sorting) -> None:
@@ -43,7 +45,7 @@ class LabelApp:
 
     def answer(self, request: PageRequest) -> PageResponse | None:
         if request.path == "":
-            return self._to(self.sorting.next())
+            return self._redirect(self.sorting.next_unlabelled())
         if request.path == _END:
             return self._end(request)
         if not request.path.isascii() or not request.path.isdecimal() or len(request.path) > 9:
@@ -51,23 +53,25 @@ class LabelApp:
         index = int(request.path) - 1
         if not 0 <= index < len(self.sorting.names):
             return None
-        return PageResponse(self._picture(index)) if request.body is None else self._put(index, request.field("class"))
+        return (
+            PageResponse(self._picture(index)) if request.body is None else self._assign(index, request.field("class"))
+        )
 
     def too_large(self, asked: PageRequest) -> None:
-        """No form of ours is."""
+        """No form of this page is that large."""
 
-    def _to(self, index: int | None) -> PageResponse:
-        return PageResponse(to=_END if index is None else str(index + 1))
+    def _redirect(self, index: int | None) -> PageResponse:
+        return PageResponse(redirect=_END if index is None else str(index + 1))
 
-    def _put(self, index: int, value: str) -> PageResponse | None:
+    def _assign(self, index: int, value: str) -> PageResponse | None:
         name = self.sorting.names[index]
         if value == "":
-            self.sorting.put(name, None)
-            return self._to(index)
+            self.sorting.assign(name, None)
+            return self._redirect(index)
         if value not in map(str, range(len(self.sorting.classes))):
             return None
-        self.sorting.put(name, int(value))
-        return self._to(self.sorting.next(index))
+        self.sorting.assign(name, int(value))
+        return self._redirect(self.sorting.next_unlabelled(index))
 
     def _picture(self, index: int) -> str:
         name, total = self.sorting.names[index], len(self.sorting.names)
@@ -118,7 +122,7 @@ class LabelApp:
         )
         if request.body is not None:
             return PageResponse(
-                pages.page(texts.LABEL_ENDED, counts, pages.paragraph(texts.LABEL_ENDED_HOW)), last=True
+                pages.page(texts.LABEL_ENDED, counts, pages.paragraph(texts.LABEL_ENDED_HOW)), is_last=True
             )
         title = texts.LABEL_REST.format(count=unlabelled) if unlabelled else texts.LABEL_ALL_DONE
         back_form = Html(f'<form method="get">{_button("1", texts.LABEL_BACK, "ArrowLeft", "←")}</form>')
@@ -130,7 +134,7 @@ class LabelApp:
         return Html(f'<form method="post" action="{_END}"><button>{visible_html(texts.LABEL_END)}</button></form>')
 
     def _unread(self) -> list[Html]:
-        """What lies there and is no picture for us, with what to do."""
+        """A list of the files that cannot be read, with remedies."""
         if not self.sorting.problems:
             return []
         kinds = {kind.code: kind for kind in errors.tree() if kind.code}
@@ -141,14 +145,14 @@ class LabelApp:
 
 
 def _button(target: str | bool | int, text: str, key: str, mark: str) -> str:
-    """A way to another picture, if there is one."""
+    """A button that leads to another image; "" without a target."""
     if not target:
         return ""
     return f'<button formaction="{target}" data-key="{key}"><kbd>{mark}</kbd>{visible_html(text)}</button>'
 
 
 def _picture_html(sorting: Sorting, name: str, caption: str) -> Html:
-    decoded = sorting.shown(name, _SIDE)
+    decoded = sorting.decode_for_screen(name, _SIDE)
     scale = _SIDE / max(decoded.width, decoded.height)
     width, height = (max(1, round(length * scale)) for length in (decoded.width, decoded.height))
     return pages.picture(decoded.pixels, caption, width, height)

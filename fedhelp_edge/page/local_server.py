@@ -1,7 +1,7 @@
-"""The small server behind every local page. It listens on 127.0.0.1 and answers whoever has its secret link.
+"""The small web server behind every local page. It listens on 127.0.0.1 and answers only requests with its secret.
 
-The secret is a part of every address, so that neither other programs here nor other sites in the same browser can ask
-or order anything. Nothing is loaded from elsewhere, nothing is kept by the browser.
+The secret is part of every address, so neither other programs on this computer nor other web sites in the same browser
+can read or change anything. Pages load nothing from elsewhere, and the browser stores nothing.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from urllib.parse import parse_qs, unquote
 from fedhelp_edge import console
 
 HOST = "127.0.0.1"
-_TIMEOUT = 30  # seconds that a browser may stay silent
-_POLL_INTERVAL = 0.05  # seconds between two looks whether it should end
-_READ_SIZE = 1 << 20  # bytes that are passed over at once
+_TIMEOUT = 30  # seconds of silence after which a connection is closed
+_POLL_INTERVAL = 0.05  # seconds between two checks for shutdown
+_READ_SIZE = 1 << 20  # bytes of one read of a body that is discarded
 _HEADERS = {
     "Cache-Control": "no-store",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -39,18 +39,18 @@ _PAGE_POLICY = re.compile('<meta http-equiv="Content-Security-Policy" content="(
 
 @dataclass(frozen=True)
 class PageRequest:
-    """A request, with the secret taken off its address; `body` is None unless a form was sent."""
+    """A request without the secret in its path; `body` is None unless a form was sent."""
 
     path: str
     body: bytes | None = None
-    languages: str = ""  # that the browser asks for, as Accept-Language
+    languages: str = ""  # the browser's Accept-Language
 
     def field(self, name: str) -> str:
-        """What a form says."""
+        """The value of a form's field, "" if it is missing."""
         return parse_qs((self.body or b"").decode("utf-8", "replace")).get(name, [""])[0]
 
     def files(self) -> Iterator[tuple[str, bytes]]:
-        """Name and bytes of each file that a form (multipart/form-data) brings."""
+        """Yield name and bytes of each file of a form (multipart/form-data)."""
         boundary, _, rest = (self.body or b"").partition(b"\r\n")
         for part in (b"\r\n" + rest).split(b"\r\n" + boundary)[:-1] if boundary else []:
             head, _, data = part.removeprefix(b"\r\n").partition(b"\r\n\r\n")
@@ -61,52 +61,59 @@ class PageRequest:
 
 @dataclass(frozen=True)
 class PageResponse:
-    """A page; or, with `to`, the way to another one of the same app."""
+    """A page, or a redirect to another page of the same app."""
 
     page: str = ""
-    to: str | None = None
-    last: bool = False  # the person is done: the server ends
+    redirect: str | None = None
+    is_last: bool = False  # the person is done: the server stops
 
 
 class PageApp(Protocol):
+    """What a local page does; it is called for one request at a time."""
+
     limit: int  # bytes that a form may have
 
     def answer(self, asked: PageRequest) -> PageResponse | None:
-        """None where there is nothing. One at a time."""
+        """Answer a request; None if there is no such page."""
 
     def too_large(self, asked: PageRequest) -> PageResponse | None:
-        """What is said to a form that is larger than the limit, of which nothing was kept."""
+        """Answer a form above the limit; its body was discarded."""
 
 
 class LocalServer(ThreadingHTTPServer):
+    """Serves one app at one secret address."""
+
     daemon_threads = True
 
     def __init__(self, app: PageApp, port: int) -> None:
         super().__init__((HOST, port), _RequestHandler)
-        self.app, self.secret, self._first = app, secrets.token_urlsafe(24), secrets.token_urlsafe(24)
+        self.app, self.secret, self._one_time_secret = app, secrets.token_urlsafe(24), secrets.token_urlsafe(24)
         self.turn, self.done = threading.Lock(), threading.Event()
 
     @property
     def host(self) -> str:
+        """The expected Host header: another one would be DNS rebinding."""
         return f"{HOST}:{self.server_address[1]}"
 
     @property
     def link(self) -> str:
+        """The secret address."""
         return f"http://{self.host}/{self.secret}/"
 
     @property
     def one_time_link(self) -> str:
-        """A link that works once, to start a browser with: others on this computer see how a program was started."""
-        return f"http://{self.host}/{self._first}"
+        """A link that works once, for starting a browser: other users of this computer can see its command line."""
+        return f"http://{self.host}/{self._one_time_secret}"
 
     def accept_one_time(self, secret: str) -> bool:
-        if not self._first or not hmac.compare_digest(secret.encode(), self._first.encode()):
+        """Whether this is the secret of the one-time link, which it uses up."""
+        if not self._one_time_secret or not hmac.compare_digest(secret.encode(), self._one_time_secret.encode()):
             return False
-        self._first = ""
+        self._one_time_secret = ""
         return True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that goes away is no event; of a mistake in this program only its kind is told."""
+        """Ignore a browser that disconnects; of an internal error print only its type, which names no file."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             console.say(f"error: E_INTERNAL: {type(error).__name__} in this program")
@@ -114,7 +121,7 @@ class LocalServer(ThreadingHTTPServer):
 
 @contextmanager
 def running(app: PageApp, port: int = 0) -> Iterator[LocalServer]:
-    """A server at work; `done` is set when the person says so."""
+    """Run a server in a thread; its `done` is set when the person stops it."""
     with LocalServer(app, port) as server:
         thread = threading.Thread(target=server.serve_forever, args=(_POLL_INTERVAL,), daemon=True)
         thread.start()
@@ -140,7 +147,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
         self._answer(int(size))
 
     def _answer(self, size: int | None) -> None:
-        """Only of those who know the secret anything is read."""
+        """Answer a request; its body is read only if it has the secret."""
         secret, _, path = self.path.partition("?")[0].removeprefix("/").partition("/")
         is_trusted = self.headers.get("Host") == self.server.host
         is_trusted &= self.headers.get("Origin", f"http://{self.server.host}") in (f"http://{self.server.host}", "null")
@@ -148,24 +155,22 @@ class _RequestHandler(BaseHTTPRequestHandler):
         response: PageResponse | None = None
         with self.server.turn:
             if is_trusted and self.server.accept_one_time(secret):
-                response = PageResponse(to="")
+                response = PageResponse(redirect="")
             elif is_trusted and hmac.compare_digest(secret.encode(), self.server.secret.encode()):
-                code, response = self._found(path, size)
+                code, response = self._respond(path, size)
         if response is None:
             self.send_error(code)
-        elif response.to is not None:
-            self._send(303, "", {"Location": f"/{self.server.secret}/{response.to}"})
+        elif response.redirect is not None:
+            self._send(303, "", {"Location": f"/{self.server.secret}/{response.redirect}"})
         else:
             self._send(code, response.page)
-        if response and response.last:
+        if response and response.is_last:
             self.server.done.set()
 
-    def _found(self, path: str, size: int | None) -> tuple[int, PageResponse | None]:
+    def _respond(self, path: str, size: int | None) -> tuple[int, PageResponse | None]:
         app, languages = self.server.app, self.headers.get("Accept-Language", "")
         if size is not None and size > app.limit:
-            while size > 0 and (
-                chunk := self.rfile.read(min(size, _READ_SIZE))
-            ):  # a browser listens when it has said all
+            while size > 0 and (chunk := self.rfile.read(min(size, _READ_SIZE))):  # browsers read after they have sent
                 size -= len(chunk)
             return 413, app.too_large(PageRequest(path, None, languages))
         body = None if size is None else self.rfile.read(size)
@@ -173,7 +178,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
         return (200 if response else 404), response
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Plain, and the same for whoever guesses."""
+        """Send a plain error that tells a guesser nothing."""
         self.close_connection = True
         self._send(code, f"{code}\n", {"Content-Type": "text/plain; charset=utf-8"})
 
@@ -193,4 +198,4 @@ class _RequestHandler(BaseHTTPRequestHandler):
         return "fedhelp-edge"
 
     def log_message(self, *_: Any) -> None:
-        """Names of files stay out of logs."""
+        """Log nothing: addresses contain the secret, and requests name files."""

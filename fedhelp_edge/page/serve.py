@@ -1,7 +1,7 @@
-"""The page on which images are diagnosed: choose or drop files, and see what the model says and where it looked.
+"""The page for diagnosis: choose or drop files, and see the model's answers and heat-maps.
 
-All works without script; the script takes what is dropped, lays the heat-map over the image and moves its strength.
-Images come as a form, are answered within it, and are gone with it.
+The page works without script; the script accepts dropped files, lays the heat-map over the image and adjusts its
+strength. Images arrive in a form and are only in memory while it is answered.
 """
 
 from __future__ import annotations
@@ -81,6 +81,8 @@ addEventListener("DOMContentLoaded", () => {
 
 
 class DiagnosisApp:
+    """The diagnosis page as a `PageApp`."""
+
     limit = _MAX_SIZE
 
     def __init__(self, bundle: Bundle, language: str | None = None) -> None:
@@ -89,7 +91,7 @@ class DiagnosisApp:
     def answer(self, request: PageRequest) -> PageResponse | None:
         view = self._view(request)
         if request.path == _END and request.body is not None:
-            return PageResponse(view.ended(), last=True)
+            return PageResponse(view.ended(), is_last=True)
         if request.path:
             return None
         if request.body is None:
@@ -100,7 +102,7 @@ class DiagnosisApp:
     def too_large(self, request: PageRequest) -> PageResponse | None:
         view = self._view(request)
         return PageResponse(
-            view.page(view.refused("", ImageSizeError(f"what was sent is larger than {_MAX_SIZE >> 20} MiB"), 0))
+            view.page(view.refused("", ImageSizeError(f"the files are larger than {_MAX_SIZE >> 20} MiB"), 0))
         )
 
     def _view(self, request: PageRequest) -> _DiagnosisView:
@@ -109,13 +111,13 @@ class DiagnosisApp:
 
 
 class _DiagnosisView:
-    """What one person sees, in one language."""
+    """The page in one language."""
 
     def __init__(self, bundle: Bundle, lang: str, wording: DiagnosisTexts) -> None:
-        self.bundle, self.facts, self.lang, self.said = bundle, bundle.facts, lang, wording
+        self.bundle, self.facts, self.lang, self.wording = bundle, bundle.facts, lang, wording
 
     def page(self, *answers: Html) -> str:
-        wording, facts = self.said, self.facts
+        wording, facts = self.wording, self.facts
         return pages.page(
             wording.title.format(name=facts.name),
             pages.paragraph(wording.notice),
@@ -134,16 +136,16 @@ class _DiagnosisView:
         )
 
     def ended(self) -> str:
-        return pages.page(self.said.ended, pages.paragraph(self.said.ended_how), lang=self.lang)
+        return pages.page(self.wording.ended, pages.paragraph(self.wording.ended_how), lang=self.lang)
 
     def files(self, request: PageRequest) -> list[Html]:
-        """What is said of each file."""
+        """The section of each file of a form."""
         files = list(request.files())
         if not files:
             return [self.refused("", NoImagesError("no file was chosen", remedy="choose an image or a DICOM file"), 0)]
         if len(files) > _MAX_FILES:
-            cause = f"{len(files)} files are too many at once"
-            return [self.refused("", NoImagesError(cause, remedy="for many there is fedhelp-edge predict"), 0)]
+            cause = f"{len(files)} files are too many at once; the limit is {_MAX_FILES}"
+            return [self.refused("", NoImagesError(cause, remedy="use fedhelp-edge predict for many files"), 0)]
         return [self._file(name, data, number) for number, (name, data) in enumerate(files)]
 
     def _file(self, name: str, data: bytes, number: int) -> Html:
@@ -160,20 +162,21 @@ class _DiagnosisView:
             return self.refused(name, error, number)
         except MemoryError:
             return self.refused(name, ImageSizeError("there is not enough memory to open it"), number)
-        wording = self.said
+        wording = self.wording
         headline = wording.answer.format(name=answer.answer)
         if answer.answer is None:
             headline = wording.unknown.format(reason=_reason(wording, answer))
-        unlike = answer.verdict == "unlike"  # then no probability and no heat-map means anything
+        unlike = answer.verdict == "unlike"  # probabilities and heat-map mean nothing then
         figure = self._plain_figure(display_image) if unlike else self._figure(answer, display_image, number)
-        note = f'<p class="warn">{visible_html(wording.note)}: <span lang="en">{visible_html(decoded_image.doubt)}</span></p>'
+        doubt = visible_html(decoded_image.doubt)
+        note = f'<p class="warn">{visible_html(wording.note)}: <span lang="en">{doubt}</span></p>'
         return Html(
             f"<section>{_file_name(name)}{_heading(headline, number)}{'' if unlike else self._possible(answer)}"
             + (note if decoded_image.doubt else "") + figure + ("" if unlike else self._bars(answer)) + "</section>"
         )  # fmt: skip
 
     def refused(self, name: str, error: FedhelpError, number: int) -> Html:
-        wording = self.said
+        wording = self.wording
         translated = wording.codes.get(error.code)
         return Html(
             f'<section class="warn">{_file_name(name)}{_heading(f"{wording.refused} ({error.code})", number)}'
@@ -183,7 +186,7 @@ class _DiagnosisView:
         )
 
     def _form(self, *, first: bool) -> Html:
-        wording = self.said
+        wording = self.wording
         return Html(
             f'<form method="post" action="./" enctype="multipart/form-data"><p>{visible_html(wording.choose)}</p>'
             f"<p><label>{visible_html(wording.file)} "
@@ -194,14 +197,14 @@ class _DiagnosisView:
         )
 
     def _possible(self, answer: decide.Answer) -> Html:
-        return pages.paragraph(self.said.set.format(names=", ".join(answer.set))) if answer.set else Html("")
+        return pages.paragraph(self.wording.set.format(names=", ".join(answer.set))) if answer.set else Html("")
 
     def _plain_figure(self, shown: Decoded) -> Html:
-        return Html(f"<figure>{pages.picture(shown.pixels, self.said.picture, *_display_size(shown))}</figure>")
+        return Html(f"<figure>{pages.picture(shown.pixels, self.wording.picture, *_display_size(shown))}</figure>")
 
     def _figure(self, answer: decide.Answer, shown: Decoded, number: int) -> Html:
-        """The image, and what speaks for the likeliest class; with script one lies over the other."""
-        wording, likeliest = self.said, _likeliest(answer)
+        """The image and its heat-map for the likeliest class; the script lays one over the other."""
+        wording, likeliest = self.wording, _likeliest(answer)
         over = answer_formats.overlay(shown.pixels, answer.heatmaps, self.facts.classes.index(likeliest))
         width, height = _display_size(shown)
         fields = answer.heatmaps.shape[-1]
@@ -215,11 +218,11 @@ class _DiagnosisView:
         )
 
     def _bars(self, answer: decide.Answer) -> Html:
-        class_column, probability, *marks = map(visible_html, self.said.columns)
+        class_column, probability, *marks = map(visible_html, self.wording.columns)
         lines = []
         for name, p in answer.probabilities.items():
             yes = "".join(
-                f"<td>{visible_html(self.said.yes) if name in names else ''}</td>"
+                f"<td>{visible_html(self.wording.yes) if name in names else ''}</td>"
                 for names in (answer.set, answer.flags)
             )
             bar = f'<span class="bar" style="width:{100 * p:.1f}%"></span>'
@@ -234,7 +237,7 @@ class _DiagnosisView:
 
 
 def _display_size(shown: Decoded) -> tuple[int, int]:
-    """Width and height on the screen."""
+    """Width and height on the screen, in the original proportions."""
     scale = _SIDE / max(shown.width, shown.height)
     return max(1, round(shown.width * scale)), max(1, round(shown.height * scale))
 
@@ -244,7 +247,7 @@ def _likeliest(answer: decide.Answer) -> str:
 
 
 def _reason(wording: DiagnosisTexts, answer: decide.Answer) -> str:
-    """Why it does not know: in English the reason that `predict` gives."""
+    """Why there is no answer; in English the same as the reason of `predict`."""
     if not answer.distance <= 1:
         return wording.unlike.format(times=f"{answer.distance:.1f}")
     if answer.between:
@@ -259,7 +262,7 @@ def _reason(wording: DiagnosisTexts, answer: decide.Answer) -> str:
 
 
 def _heading(text: str, number: int) -> Html:
-    """The first one is where a keyboard and a screen reader begin."""
+    """A heading; the first one gets the focus, for keyboards and screen readers."""
     return Html(f"<h2{' tabindex=-1 autofocus' * (number == 0)}>{visible_html(text)}</h2>")
 
 
@@ -273,7 +276,7 @@ def _warning(text: str, english: str = "") -> Html:
 
 
 def _render_card(text: str) -> Html:
-    """The model's card, which is Markdown below a header for hubs: headings, tables, lists, paragraphs."""
+    """Render the model card: Markdown (headings, tables, lists, paragraphs) below a YAML header."""
     parts = []
     body = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.S)
     for mark, lines in itertools.groupby(map(_plain_text, body.split("\n")), _line_kind):

@@ -1,4 +1,4 @@
-"""All that the local pages say. Where `reviewed` is False, no speaker of the language has looked at it yet."""
+"""The texts of the local pages. No speaker of the language has checked a translation with `reviewed=False`."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from dataclasses import dataclass, field
 
 LABEL_TITLE = "Picture {number} of {total}"
 LABEL_PROGRESS = "{done} of {total} have a class."
-LABEL_HINT = "Press the key before a class, or click it. Arrow keys go back and on. Every choice is kept at once."
-LABEL_CALLED = "{file} is called {name}."
+LABEL_HINT = (
+    "Press the key of a class, or click the class. Arrow keys go back and forward. Each choice is saved at once."
+)
+LABEL_CALLED = "{file} has the class {name}."
 LABEL_OPEN = "{file} has no class yet."
 LABEL_BACK = "Back"
-LABEL_ON = "On, without a class"
-LABEL_CLEAR = "Take the class away"
+LABEL_ON = "Next, without a class"
+LABEL_CLEAR = "Remove the class"
 LABEL_END = "Stop for now"
 LABEL_BROKEN = "This picture cannot be shown: {cause}. What to do: {remedy}."
 LABEL_UNREAD = "{count} files cannot be read"
 LABEL_ALL_DONE = "Every picture has a class"
 LABEL_REST = "{count} pictures have no class yet"
-LABEL_GO_ON = "Go on"
-LABEL_ENDED = "All is kept"
-LABEL_ENDED_HOW = "You may close this page. To go on, run the same command again."
+LABEL_ENDED = "Everything is saved"
+LABEL_ENDED_HOW = "You may close this page. To continue, run the same command again."
 CLASS = "class"
 PICTURES = "pictures"
 FILE = "file"
@@ -31,7 +32,7 @@ REMEDY = "what to do"
 
 @dataclass(frozen=True)
 class DiagnosisTexts:
-    """What the page of `serve` says, in one language."""
+    """The texts of the diagnosis page in one language."""
 
     reviewed: bool  # by a person who speaks it and works in a clinic
     title: str
@@ -68,7 +69,7 @@ class DiagnosisTexts:
     ended: str
     ended_how: str
     unreviewed: str
-    codes: Mapping[str, str] = field(default_factory=dict)  # what an error means; in English it says so itself
+    codes: Mapping[str, str] = field(default_factory=dict)  # code -> meaning; English errors explain themselves
 
 
 DIAGNOSIS = {
@@ -76,14 +77,14 @@ DIAGNOSIS = {
         reviewed=True,
         title="{name}: diagnosis",
         notice="Not a medical device: a help for trained staff, who decide.",
-        private="Images stay on this computer: they are sent nowhere, and neither they nor the answers are kept.",
+        private="Images stay on this computer. Neither images nor answers are sent or stored.",
         choose="Choose images or DICOM files, or drop them anywhere on this page.",
         file="Images or DICOM files",
         ask="Diagnose",
         busy="Looking at it ...",
         answer="Answer: {name}",
         unknown="Don't know: {reason}",
-        unlike="unlike the images it was trained on ({times} times as far as they may lie)",
+        unlike="unlike the training images ({times} times the distance limit)",
         none="no class is likely enough",
         several="it may be {names}",
         either=" or ",
@@ -92,8 +93,8 @@ DIAGNOSIS = {
         unsure="{name} is likeliest, but not likely enough to be sure",
         picture="The image",
         heat="The image with the heat-map for {name}",
-        legend="Orange speaks for {name} and blue against it, compared with the mean of all classes, in {fields} x "
-        "{fields} fields. It shows where the model looked, not where a disease is.",
+        legend="Orange speaks for {name}, blue against it, compared with the mean of all classes ({fields} x {fields} "
+        "fields). The heat-map shows where the model looked, not where a disease is.",
         strength="Strength of the heat-map",
         columns=("class", "probability", "possible", "flagged"),
         yes="yes",
@@ -106,7 +107,7 @@ DIAGNOSIS = {
         doubt="This model is not trusted here",
         card="The model's card",
         stop="Stop",
-        ended="It has ended",
+        ended="The page has stopped",
         ended_how="You may close this page.",
         unreviewed="",
     ),
@@ -297,7 +298,7 @@ DIAGNOSIS = {
 
 
 def choose_language(accepted: str) -> str:
-    """The one of our languages that a browser (its Accept-Language) likes best; English if it names none of them."""
+    """Choose the language that a browser (its Accept-Language) prefers; English if it names none of ours."""
     best, best_weight = "en", 0.0
     for part in accepted.lower().replace(" ", "").split(","):
         name, _, weight = part.partition(";q=")

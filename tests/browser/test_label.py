@@ -40,7 +40,7 @@ def test_a_person_sorts_by_keys_and_by_buttons(tmp_path: Path) -> None:
         tab.click('button[value="1"]')
         assert "Every picture has a class" in tab.html()
         tab.click('form[action="end"] button')
-        assert "All is kept" in tab.html()
+        assert "Everything is saved" in tab.html()
         assert server.done.is_set()
         loaded, complaints = tab.loaded, tab.complaints
     assert {urlsplit(url).netloc for url in loaded if not url.startswith("data:")} == {server.host}

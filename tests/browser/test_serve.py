@@ -79,7 +79,7 @@ def test_of_several_files_the_bad_one_is_refused_with_what_to_do(
     text = tab.ask("document.body.innerText")
     assert "broken <b>.png" in text
     assert "What to do: copy the file again" in text
-    assert "unlike the images it was trained on" in text
+    assert "unlike the training images" in text
     tab.screenshot(PICTURES / "serve-refused.png")
 
 

@@ -69,7 +69,7 @@ def test_a_file_that_is_no_picture_says_what_to_do_and_takes_no_class(visitor: V
 
 def test_the_end_comes_when_all_have_a_class_or_the_person_stops(visitor: Labeller, sorting: Sorting) -> None:
     for name in sorting.names[:-1]:
-        sorting.put(name, 0)
+        sorting.assign(name, 0)
     assert visitor.go(str(len(sorting.names)), "class=0") == "end"
     visitor.ask(visitor.base + "end")
     assert "Every picture has a class" in visitor.text

@@ -133,7 +133,7 @@ def test_what_is_too_large_is_refused_on_the_page_and_not_kept(
 
 def test_of_a_stranger_nothing_is_read(visitor: Guest, monkeypatch: pytest.MonkeyPatch, picture: bytes) -> None:
     monkeypatch.setattr(DiagnosisApp, "answer", lambda *_: pytest.fail("asked"))
-    monkeypatch.setattr(local_server._RequestHandler, "_found", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(local_server._RequestHandler, "_respond", lambda *_: pytest.fail("read"))
     for path, headers in (
         ("/", {}), ("/" + "x" * 32 + "/", {}), (visitor.base, {"Host": "clinic.example"}),
         (visitor.base, {"Host": visitor.server.host, "Origin": "https://evil.example"}),
@@ -237,7 +237,7 @@ def test_what_is_unlike_the_training_images_shows_no_bars_no_classes_and_no_heat
 ) -> None:
     made.save(tmp_path / "noise.png", bundles.noise(48, 48, 3))
     page = visitor.send(("noise.png", (tmp_path / "noise.png").read_bytes()))
-    assert "unlike the images it was trained on" in page
+    assert "unlike the training images" in page
     section = re.findall("<section>.*?</section>", page, flags=re.S)[0]
     assert section.count("<img") == 1
     for sign in ('class="bar"', "%", *bundles.CLASSES):
