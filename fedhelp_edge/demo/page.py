@@ -1,4 +1,4 @@
-"""The demo's page, for somebody who sees this for the first time."""
+"""The page of the demo, for people who see a federation for the first time."""
 
 from __future__ import annotations
 
@@ -25,30 +25,31 @@ code { white-space: pre-wrap }
 """
 _PARCEL_KINDS = {
     "enrol": "requests to join, with a site's public keys",
-    "update": "shares of the sites",
+    "update": "updates from the sites",
     "global": "merged models",
-    "knowledge": "public images, and what two nets say of them",
-    "task": "orders for a round",
+    "knowledge": "the knowledge pack: public images, and the predictions of two nets for them",
+    "task": "tasks, one for each round",
     "charter": "the charter, which names the federation",
     "roster": "rosters of the sites",
     "receipt": "receipts",
 }
 _LOG_STEPS = {
-    "received": "the coordinator's front signs a receipt; it holds no key that could open the parcel",
-    "accepted": "opened with the round's key: names, shapes and numbers are as the order says",
-    "merge": "averaged with the others' shares; the model's statement names every share that is in it",
+    "received": "the coordinator's web server signs a receipt; it has no key that could open the parcel",
+    "accepted": "opened with the round's key: names, shapes and numbers match the task",
+    "merge": "averaged with the other updates; the model's statement names every update in it",
 }
 
 
 def render(
     record: Record, curves: Mapping[str, Sequence[Record]], pictures: Pictures, life: Record, answers: Sequence[Record]
 ) -> str:
+    """Render the page from the demo's record, the sites' learning curves, sample images and sample answers."""
     return pages.page(
-        "Four sites, one model, and every image stayed at home",
+        "Four sites, one model, and no image left its site",
         pages.paragraph(
-            "A hospital has many images, three clinics have few. Each trains on its own images and sends only a share: "
-            "the numbers of a small net, signed and encrypted. A coordinator averages the shares and hands the better "
-            f"model back. This page tells what happened in {record['rounds']} rounds on this computer."
+            "A hospital has many images, three clinics have few. Each trains on its own images and sends only an "
+            "update: the weights of a small net, signed and encrypted. A coordinator averages the updates and returns "
+            f"the better model. This page shows {record['rounds']} rounds that ran on this computer."
         ),
         *_participants(record, pictures),
         *_comparison(record),
@@ -63,21 +64,21 @@ def render(
 
 def _participants(record: Record, pictures: Pictures) -> list[Html]:
     about = (
-        "The images are yours, shared out among the four." if record["given"] else
-        "The images are drawn, and show nobody: stained cells, which each site stains, lights and focuses in its own "
-        "way. A site sees its own alone."
+        "The images are yours, divided among the four sites." if record["given"] else
+        "The images are drawn and show no patient: stained cells. Each site stains, lights and focuses them in its own "
+        "way. A site sees only its own images."
     )  # fmt: skip
     sections = [pages.heading("Who takes part"), pages.paragraph(about)]
     for site in record["sites"]:
         thumbnails = [pages.picture(pixels, name, _SIDE, _SIDE) for name, pixels in pictures[site["name"]]]
         names = ", ".join(name for name, _ in pictures[site["name"]])
-        caption = f"{site['name']}: {site['images']} images to learn from ({names})"
+        caption = f"{site['name']}: {site['images']} training images ({names})"
         sections.append(Html(f"<figure>{''.join(thumbnails)}<figcaption>{visible_html(caption)}</figcaption></figure>"))
     right = " and ".join(f"{fraction:.0%}" for fraction in record["sources"].values())
     sections.append(pages.paragraph(
-        "Clinics also learn from public images, of which two larger nets once said what they see; the numbers travel, "
-        "the nets do not. Here these two stand in for foundation models: they were trained for seconds on drawn cuts "
-        f"of tissue and are right about {right} of the public images."
+        "Clinics also learn from public images, which two larger nets classified once. Their predictions travel, the "
+        "nets do not. Here the two stand in for foundation models: they were trained for seconds on drawn tissue, and "
+        f"classify {right} of the public images correctly."
     ))  # fmt: skip
     return sections
 
@@ -93,15 +94,15 @@ def _comparison(record: Record) -> list[Html]:
         for site in record["sites"]
     ]
     return [
-        pages.heading("Each alone, and together"),
+        pages.heading("Trained alone and trained together"),
         pages.table(
-            ("", "images to learn from", "trained alone", "this site's own net", "kept", "which it keeps"), rows
+            ("", "training images", "local baseline", "this site's own net", "chosen net", "which net that is"), rows
         ),
         pages.paragraph(
-            "What part of its test images a site gets right, with their number and the 95 % interval that so few "
-            "allow; nobody learned from these. Trained alone is the same net with as many steps on the same images, "
-            "without the others. What a site keeps is whichever does best on images that it set aside for choosing. "
-            "The figures come out alike on one machine, and differ between machines."
+            "The accuracy on a site's test images, with their number and the 95 % interval. No site trained on them. "
+            "The local baseline is the same net, trained for as many steps on the same images by the site alone. A "
+            "site chooses the net that is best on its validation images. The figures repeat on one machine, and differ "
+            "between machines."
         ),
     ]
 
@@ -110,8 +111,8 @@ def _sample_answers(answers: Sequence[Record]) -> list[Html]:
     parts = [
         pages.heading("Diagnosing, offline"),
         pages.paragraph(
-            "Test images of Clinic A, and what its model says of them. Beside each picture: where it speaks for the "
-            "likeliest class (orange) and against it (blue). A model that is not sure says so."
+            "Test images of Clinic A and the answers of its model. Beside each image: the evidence for the likeliest "
+            "class (orange) and against it (blue). A model that is not sure says so."
         ),
     ]
     for answer in answers:
@@ -133,9 +134,7 @@ def _rounds(curves: Mapping[str, Sequence[Record]]) -> list[Html]:
     names = list(lines)
     return [
         pages.heading("From round to round"),
-        pages.paragraph(
-            "The part of each site's own images, kept to choose by, that its net gets right after a round."
-        ),
+        pages.paragraph("The accuracy of each site's own net on its validation images after each round."),
         pages.chart(lines, "round", "right"),
         pages.table(
             ("round", *names),
@@ -160,8 +159,8 @@ def _parcels(parcels: Sequence[Record]) -> list[Html]:
     return [
         pages.heading("What travelled"),
         pages.paragraph(
-            "All of it, and nothing else, went through the folder carrier, as it would over a USB stick, a synced "
-            "folder or the network. A share is as large for a site with ten images as for one with a million."
+            "All of this, and nothing else, went through the folder carrier, as it would over a USB stick, a synced "
+            "folder or the network. An update has the same size for ten images as for a million."
         ),
         pages.table(("", "parcels", "MB"), rows),
         Html(f"<details><summary>Every parcel</summary>{full_table}</details>"),
@@ -170,8 +169,8 @@ def _parcels(parcels: Sequence[Record]) -> list[Html]:
 
 def _parcel_life(life: Record) -> list[Html]:
     stages = [
-        (f"{life['site']} seals its share: signed with its key, encrypted for {life['recipients']} "
-                       "readers (the round's key, and an archive that lies locked away)", life["made"]),
+        (f"{life['site']} seals its update: signed with its key, encrypted for {life['recipients']} "
+                       "readers (the round's key, and an archive key that is locked away)", life["made"]),
         *((_LOG_STEPS.get(what, what), time) for time, what in life["log"]),
     ]  # fmt: skip
     checked = life["audit"]
@@ -179,23 +178,23 @@ def _parcel_life(life: Record) -> list[Html]:
         pages.heading("The life of one parcel"),
         pages.paragraph(f"{life['hash']}.fhx, {life['size']:,} bytes"),
         pages.table(("what happens", "UTC"), [(what, time[11:19]) for what, time in stages]),
-        pages.paragraph("What was tried with it on its way, for real, and what came of it:"),
-        pages.table(("what if", "then"), list(life["tried"].items())),
+        pages.paragraph("Attacks on this parcel that the demo really tried, and their outcome:"),
+        pages.table(("attack", "outcome"), list(life["tried"].items())),
         pages.paragraph(
-            f"Afterwards, without any key: {checked['shares']} shares are in the round's model, each signed by its "
-            f"site, and all {checked['lines']} lines of the coordinator's log hold together."
+            f"The audit afterwards, without any key: the round's model contains {checked['shares']} updates, each "
+            f"signed by its site, and all {checked['lines']} lines of the coordinator's log form one chain."
         ),
     ]
 
 
 def _next_commands() -> list[Html]:
     commands = {
-        "fedhelp-edge status --home sites/clinic-a": "where a clinic stands",
+        "fedhelp-edge status --home sites/clinic-a": "the state of a clinic",
         "fedhelp-edge evaluate --home sites/clinic-a --out measured": "all figures of its net, with intervals",
-        "fedhelp-edge predict models/clinic-a.onnx images/clinic-a/test": "ask its model about its test images",
+        "fedhelp-edge predict models/clinic-a.onnx images/clinic-a/test": "diagnose its test images with its model",
         "fedhelp-edge audit audit/round-1": "check a round, without any key",
-        "fedhelp-coordinator status --home hub": "what the coordinator sees",
-        "fedhelp-edge check images/clinic-a": "what training looks at first in your own images",
+        "fedhelp-coordinator status --home hub": "the state of the coordinator",
+        "fedhelp-edge check images/clinic-a": "check your own images before training",
     }
     rows = [
         f"<li><code>{visible_html(command)}</code><br/>{visible_html(what)}</li>" for command, what in commands.items()

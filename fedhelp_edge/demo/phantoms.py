@@ -1,9 +1,9 @@
-"""Phantoms: labelled images that look like microscopy and show nobody, for the demo, the tests and the tutorials.
+"""Phantoms: labelled images that resemble microscopy and show no patient, for the demo, the tests and the tutorials.
 
-Two families. `cells` are stained blood cells among red ones; `tissue` are cuts of tissue, for a public set. All kinds
-of a family come from one formula, whose numbers differ by kind; difficulty pulls these numbers together, lets each
-image stray further, and adds blur and noise. Stains take light away as in a microscope (Beer and Lambert). No shape
-here is anybody's anatomy, and no model trained on them diagnoses anything.
+Two families. `cells` are stained blood cells among red ones; `tissue` are cuts of tissue, for a public set. All classes
+of a family come from one formula with different parameters; difficulty pulls the parameters together, varies each image
+more, and adds blur and noise. Stains absorb light as in a microscope (Beer-Lambert law). No shape here is anybody's
+anatomy, and no model trained on them diagnoses anything.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating[Any]]  # of four bytes: half the time of eight
+Floats = NDArray[np.floating[Any]]  # float32: half the time of float64
 
 CLASSES = ("round", "lobed", "granular", "sickle", "speckled", "ringed")  # by nucleus, or by what fills the cell
 TISSUES = ("bubbles", "glands", "crowded", "fibres", "swirls", "plain")
@@ -46,7 +46,7 @@ _TISSUES = np.array(
 _AZURE, _EOSIN, _ORANGE = np.array([[0.95, 1.05, 0.38], [0.14, 0.56, 0.36], [0.12, 0.50, 0.85]], np.float32)
 _HAEMATOXYLIN, _ROSE = np.array([[0.95, 0.95, 0.42], [0.10, 0.80, 0.42]], np.float32)
 _BLOCK_PIXELS = 1 << 18  # pixels drawn at once
-_NUMBERS_PER_IMAGE = 512  # random numbers an image may take for its shapes
+_NUMBERS_PER_IMAGE = 512  # random numbers of an image for its shapes, at most
 _GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -61,10 +61,10 @@ def draw(
     site: int = 0,
     family: str = "cells",
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """`count` images (count x size x size x channels) of the family's first `classes` kinds, and their labels.
+    """Draw images (count x size x size x channels) of the family's first `classes` classes; return them with labels.
 
     Image i is the same however many are drawn. Sites other than 0 stain, light and focus in their own way, whatever the
-    seed, and see the kinds in their own frequencies. Difficulty runs from 0, plain to see, to 1, all but lost.
+    seed, and have their own class frequencies. Difficulty runs from 0 (obvious) to 1 (nearly impossible).
     """
     kinds = FAMILIES[family]
     if not 2 <= classes <= len(kinds) or channels not in (1, 3) or not 0 <= difficulty <= 1:
@@ -91,7 +91,7 @@ def _generator(seed: int, stream: int, index: int, purpose: int = 0) -> np.rando
 
 
 def _labels(count: int, classes: int, seed: int, stream: int, site: int) -> NDArray[np.int64]:
-    """Labels that keep to the site's frequencies as evenly as can be from the first image on."""
+    """Labels that follow the site's class frequencies as evenly as possible from the first image on."""
     tilt = _generator(site, 0, 0, 2).standard_normal(len(CLASSES))[:classes] if site else np.zeros(classes)
     frequencies = np.exp(0.3 * tilt) / np.exp(0.3 * tilt).sum()
     position = (_generator(seed, stream, 0, 1).random() + _GOLDEN * np.arange(count)) % 1
@@ -99,25 +99,25 @@ def _labels(count: int, classes: int, seed: int, stream: int, site: int) -> NDAr
 
 
 class _RandomNumbers:
-    """Every image's own random numbers, handed out one after the other."""
+    """The random numbers of a block of images, handed out in sequence."""
 
     def __init__(self, numbers: Floats) -> None:
         self._numbers, self._at = numbers, 0
 
     def between(self, low: Any, high: Any, *shape: int) -> Floats:
-        """Of images x shape; for one number an image, of images x 1 x 1, which meets pixels."""
+        """Uniform numbers of images x shape; without a shape of images x 1 x 1, which broadcasts over pixels."""
         size = int(np.prod(shape))
         numbers = self._numbers[:, self._at : self._at + size].reshape(len(self._numbers), *(shape or (1, 1)))
         self._at += size
         return np.asarray(low + (high - low) * numbers, np.float32)
 
     def around(self, spread: Any, *shape: int) -> Floats:
-        """More often near zero than at either end."""
+        """Triangular numbers around zero, of images x shape."""
         return self.between(-spread, spread, *shape) + self.between(-spread, spread, *shape)
 
 
 class _SiteStyle:
-    """How a site stains, lights and focuses. Site 0 is the middle of them all."""
+    """How a site stains, lights and focuses. Site 0 is the mean of all."""
 
     def __init__(self, site: int) -> None:
         deviation = _generator(site, 0, 0, 3).uniform(-1, 1, 12).astype(np.float32) * bool(site)
@@ -129,18 +129,18 @@ class _SiteStyle:
 
 
 class _Scene:
-    """The pixels of a block of images, from -1 to 1 across, and what is common to all that is drawn on them."""
+    """The pixel coordinates of a block of images, from -1 to 1, and what all drawing shares."""
 
-    def __init__(self, chance: _RandomNumbers, size: int, difficulty: float, style: _SiteStyle) -> None:
-        self.chance, self.size, self.difficulty, self.style = chance, size, np.float32(difficulty), style
+    def __init__(self, numbers: _RandomNumbers, size: int, difficulty: float, style: _SiteStyle) -> None:
+        self.numbers, self.size, self.difficulty, self.style = numbers, size, np.float32(difficulty), style
         self.line = ((np.arange(size, dtype=np.float32) + 0.5) * 2 / size - 1).astype(np.float32)
         self.x, self.y = self.line[None, None, :], self.line[None, :, None]
 
     def kind(self, table: Floats, labels: NDArray[np.int64]) -> list[Floats]:
-        """The numbers of each image's kind: pulled to the middle, and strayed from, as difficulty says."""
+        """The parameters of each image: those of its class, pulled to the mean and varied by difficulty."""
         middle, spread = table.mean(0), table.std(0)
         pulled = middle + (1 - 0.85 * self.difficulty) * (table[labels] - middle)
-        stray = self.chance.around(0.08 + 0.42 * self.difficulty, table.shape[1])
+        stray = self.numbers.around(0.08 + 0.42 * self.difficulty, table.shape[1])
         return [column[:, None, None] for column in np.maximum(pulled + stray * spread, 0).T]
 
     def waves(self, low: float, high: float, turn: Floats | None = None, count: int = 14) -> Floats:
@@ -148,9 +148,9 @@ class _Scene:
 
         A plane wave is a product of one along x and one along y, so that a texture is a product of two matrices.
         """
-        angle = self.chance.between(0, 2 * np.pi, count) if turn is None else turn + self.chance.around(0.09, count)
-        pace = np.pi * self.chance.between(low, high, count)
-        along = (pace * np.cos(angle))[:, :, None] * self.line + self.chance.between(0, 2 * np.pi, count, 1)
+        angle = self.numbers.between(0, 2 * np.pi, count) if turn is None else turn + self.numbers.around(0.09, count)
+        pace = np.pi * self.numbers.between(low, high, count)
+        along = (pace * np.cos(angle))[:, :, None] * self.line + self.numbers.between(0, 2 * np.pi, count, 1)
         down = (pace * np.sin(angle))[:, :, None] * self.line
         left = np.concatenate([np.cos(down), -np.sin(down)], 1).transpose(0, 2, 1)
         return np.asarray(left @ np.concatenate([np.cos(along), np.sin(along)], 1) * (2 / count) ** 0.5)
@@ -162,7 +162,7 @@ class _Scene:
 
 def _draw_cells(scene: _Scene, labels: NDArray[np.int64]) -> Floats:
     """Light that comes through a stained cell among red cells."""
-    numbers, difficulty = scene.chance, scene.difficulty
+    numbers, difficulty = scene.numbers, scene.difficulty
     radius, lobes, bite_offset, bite, grains, specks, blue = scene.kind(_CELLS, labels)
     scale = numbers.between(0.5, 0.62) + numbers.around(0.04 + 0.05 * difficulty)
     x, y = (side - numbers.around(0.07 + 0.08 * difficulty) for side in (scene.x, scene.y))
@@ -191,7 +191,7 @@ def _draw_cells(scene: _Scene, labels: NDArray[np.int64]) -> Floats:
 
 
 def _lobes(numbers: _RandomNumbers, u: Floats, v: Floats) -> Floats:
-    """How deep a point lies in three discs that melt into each other."""
+    """The depth of a point in three discs that blend into each other."""
     discs = []
     for turn in (-1.75, 0.1, 1.85):
         angle, offset = turn + numbers.around(0.2), numbers.between(0.36, 0.46)
@@ -205,8 +205,8 @@ def _lobes(numbers: _RandomNumbers, u: Floats, v: Floats) -> Floats:
 
 
 def _red_cells(scene: _Scene) -> Floats:
-    """How thick the red cells around the middle lie: discs, paler in their middle."""
-    numbers = scene.chance
+    """The thickness of the red cells around the centre: discs, paler in their middle."""
+    numbers = scene.numbers
     thickness = np.float32(0)
     size, pale = numbers.between(0.34, 0.44), numbers.between(0.3, 0.6)
     for _ in range(6):
@@ -221,7 +221,7 @@ def _red_cells(scene: _Scene) -> Floats:
 
 def _draw_tissue(scene: _Scene, labels: NDArray[np.int64]) -> Floats:
     """Light that comes through a cut of stained tissue."""
-    numbers = scene.chance
+    numbers = scene.numbers
     fibres, swirls, bubbles, glands, nuclei = scene.kind(_TISSUES, labels)
     turn = numbers.between(0, np.pi)
     slow = scene.waves(0.5, 2.5)
@@ -242,8 +242,8 @@ def _draw_tissue(scene: _Scene, labels: NDArray[np.int64]) -> Floats:
 
 
 def _neighbours(scene: _Scene) -> tuple[Floats, Floats]:
-    """How far the nearest of some scattered points is, and how much further the second."""
-    numbers = scene.chance
+    """The distance to the nearest of some scattered points, and how much further the second is."""
+    numbers = scene.numbers
     nearest = second = np.full((1, 1, 1), 9, np.float32)
     shift = numbers.between(-0.35, 0.35, 2)
     for row in (-1.4, -0.7, 0, 0.7, 1.4):
@@ -259,7 +259,7 @@ def _neighbours(scene: _Scene) -> tuple[Floats, Floats]:
 
 def _transmitted(scene: _Scene, stains: list[tuple[Floats, Floats]]) -> Floats:
     """White light after the stains: images x colours x rows x columns."""
-    numbers, style = scene.chance, scene.style
+    numbers, style = scene.numbers, scene.style
     strength_factor = 1 - 0.3 * scene.difficulty
     strengths = [
         style.strength[min(index, 1)] * numbers.between(0.85, 1.15) * strength_factor for index in range(len(stains))
@@ -271,8 +271,8 @@ def _transmitted(scene: _Scene, stains: list[tuple[Floats, Floats]]) -> Floats:
 
 
 def _photograph(scene: _Scene, light: Floats, noise: Floats) -> NDArray[np.uint8]:
-    """What the camera makes of it: uneven lamp, focus, colours or grey, noise, bytes."""
-    numbers, style, difficulty = scene.chance, scene.style, scene.difficulty
+    """Simulate the camera: uneven lamp, focus, colours or grey, noise, bytes."""
+    numbers, style, difficulty = scene.numbers, scene.style, scene.difficulty
     across, down = (numbers.around(0.04) + slope for slope in style.slope)
     lamp = 1 + across * scene.x + down * scene.y - 0.05 * (scene.x**2 + scene.y**2)
     width = (numbers.between(0.35, 0.6) + style.blur + difficulty * numbers.between(0.3, 1.1)) * (scene.size / 64)

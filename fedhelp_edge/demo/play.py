@@ -1,8 +1,8 @@
-"""The whole story on one machine: a coordinator, a hospital and three clinics, two rounds over real sealed parcels.
+"""The demo: a whole federation on one machine, with a coordinator, a hospital and three clinics.
 
-Nothing is played: keys, parcels, rounds and training are what they are between machines; only the carrier is a folder
-beside them. Images are phantoms unless others are given, and the sources of knowledge are nets that are trained here.
-Every draw follows from the plan's seed: the same figures come out each time on one machine.
+Keys, parcels, rounds and training are real; only the carrier is a local folder. Images are phantoms unless others are
+given, and the knowledge sources are nets that the demo trains. All random draws follow from the plan's seed, so figures
+repeat on one machine.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ public_size = 24
 quorum = 4
 """
 SITES = ("Hospital", "Clinic A", "Clinic B", "Clinic C")  # the first is large
-TRAIN_COUNTS = (400, 30, 24, 18)  # images that each learns from
+TRAIN_COUNTS = (400, 30, 24, 18)  # training images of each site
 VAL_COUNT, TEST_COUNT = 30, 100
-PUBLIC_COUNT, SOURCE_COUNT = 200, 300  # public images; those that each source of knowledge is trained on
+PUBLIC_COUNT, SOURCE_COUNT = 200, 300  # public images; training images of each knowledge source
 _CLASSES = phantoms.CLASSES[:3]
 _DIFFICULTY = 0.35
-_MIN_IMAGES = 80  # images, for four sites with three parts each
+_MIN_IMAGES = 80  # images, for four sites with three splits each
 _SENSITIVITY = 0.9
 _UNFINISHED = "unfinished"
 _FORBIDDEN_CHARACTERS = set('/\\:*?"<>|')
@@ -80,6 +80,8 @@ Say = Callable[[str], None]
 
 @dataclass
 class DemoSite:
+    """One site of the demo: its folders and its figures."""
+
     name: str
     tier: str
     home: Path
@@ -92,7 +94,7 @@ def play(
     out: Path, say: Say, watch: Watch, *, images: Path | None = None, method: str = "fedhelp", round_count: int = 2,
     threads: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """The story from the first key to the last figure. `out` keeps all of it, with report.html and results.json."""
+    """Run the demo from the first key to the last figure. `out` gets everything, with report.html and results.json."""
     if method not in METHODS or not METHODS[method].exchanges:
         named = ", ".join(name for name, each in METHODS.items() if each.exchanges)
         raise UsageError(f"the method of a federation is one of {named}, not {method!r}")
@@ -109,19 +111,19 @@ def play(
         _write_site(out, name, site_images, plan) for name, site_images in zip(SITES, images_of_sites, strict=True)
     ]
     say(f"1. images: {sum(map(len, images_of_sites))}, in a folder for each of four sites")
-    say("2. knowledge: two nets, trained for seconds, are asked once about public images")
+    say("2. knowledge: two nets, trained for seconds, classify public images once")
     sources = _build_pack(out, watch, threads)
-    say("3. a coordinator makes a hub; a hospital and three clinics join by invite")
+    say("3. a coordinator creates a hub; a hospital and three clinics join by invite")
     hub = create.new_hub(out / "hub", plan, None)
     federation = _Federation(hub, sites, out / "carrier", watch, threads)
     with files.reading(out / "pack.safetensors") as body:
         hub.publish_knowledge(federation.coordinator_keys, body)
     federation.join()
     for round_ in range(1, round_count + 1):
-        say(f"4. round {round_} of {round_count}: each site trains, seals its share and sends it")
+        say(f"4. round {round_} of {round_count}: each site trains, seals its update and sends it")
         result = federation.round(out / "audit")
-        say(f"   {len(result['accepted'])} shares, merged into one model")
-    say("5. each site keeps the best model that it has, and diagnoses with it, offline")
+        say(f"   {len(result['accepted'])} updates, aggregated into one model")
+    say("5. each site chooses its best model and diagnoses with it, offline")
     federation.measure(out / "models")
     sample_answers = _sample_answers(sites[1], out / "models", plan)
     parcels = federation.travelled()
@@ -137,7 +139,7 @@ def play(
     with files.writing(out / "report.html", private=False) as file:
         file.write(
             page.render(
-                record, curves, _sample_pictures(images_of_sites, plan.classes), federation.life, sample_answers
+                record, curves, _sample_pictures(images_of_sites, plan.classes), federation.parcel_life, sample_answers
             ).encode()
         )
     shutil.rmtree(out / ".given", ignore_errors=True)
@@ -146,18 +148,18 @@ def play(
 
 
 def _start_folder(out: Path) -> None:
-    """A new folder, or one of ours in which a demo was cut off: that begins anew."""
+    """Create the folder; remove one in which a demo was interrupted."""
     if (out / _UNFINISHED).exists():
         shutil.rmtree(out)
     if out.exists() and any(out.iterdir()):
-        raise TargetExistsError(f"{out.name} is there already", remedy="remove it, or name another folder with --out")
+        raise TargetExistsError(f"{out.name} exists already", remedy="remove it, or name another folder with --out")
     out.mkdir(parents=True, exist_ok=True)
     (out / _UNFINISHED).touch()
 
 
 # --- images -------------------------------------------------------------------------------------------------------
 def _draw_images(plan: Plan) -> list[Images]:
-    """Phantoms as each site sees them: stained and lit in its own way."""
+    """Draw phantoms for each site, stained and lit in its own way."""
     images_of_sites = []
     for index, count in enumerate(TRAIN_COUNTS):
         splits = ("train",) * count + ("val",) * VAL_COUNT + ("test",) * TEST_COUNT
@@ -169,10 +171,10 @@ def _draw_images(plan: Plan) -> list[Images]:
 
 
 def _deal_images(source: Path, plan: Plan, state_dir: Path) -> list[Images]:
-    """Images that were given, shared out in the proportions of the phantoms."""
-    images = data.load(source, plan, kept=state_dir)
+    """Divide given images among the sites, in the proportions of the phantoms."""
+    images = data.load(source, plan, state_dir=state_dir)
     if len(images) < _MIN_IMAGES:
-        cause = f"{source.name} holds {len(images)} images that can be used; four sites need {_MIN_IMAGES}"
+        cause = f"{source.name} has {len(images)} usable images; four sites need {_MIN_IMAGES}"
         raise UsageError(
             cause, remedy="'fedhelp-edge check IMAGES' says why any cannot be used; without --images, they are drawn"
         )
@@ -183,7 +185,7 @@ def _deal_images(source: Path, plan: Plan, state_dir: Path) -> list[Images]:
 
 
 def _write_site(out: Path, name: str, images: Images, plan: Plan) -> DemoSite:
-    """A site, its images as files: a folder for each part, in it one for each class."""
+    """Write a site's images as files: a folder for each split, in it one for each class."""
     folder_name = name.lower().replace(" ", "-")
     site = DemoSite(
         name, "large" if name == SITES[0] else "small", out / "sites" / folder_name, out / "images" / folder_name
@@ -197,7 +199,7 @@ def _write_site(out: Path, name: str, images: Images, plan: Plan) -> DemoSite:
 
 
 def _sample_pictures(images_of_sites: Sequence[Images], classes: Sequence[str]) -> dict[str, list[tuple[str, Any]]]:
-    """Of each site a picture of each class that it has."""
+    """An image of each class of each site."""
     samples: dict[str, list[tuple[str, Any]]] = {}
     for name, images in zip(SITES, images_of_sites, strict=True):
         firsts = {int(label): index for index, label in reversed(list(enumerate(images.labels)))}
@@ -206,7 +208,7 @@ def _sample_pictures(images_of_sites: Sequence[Images], classes: Sequence[str]) 
 
 
 def _sample_answers(site: DemoSite, models: Path, plan: Plan) -> list[dict[str, Any]]:
-    """What a site's model says of some of its test images, and where it looks."""
+    """The answers and heat-maps of a site's model for some of its test images."""
     model = bundle.load(models / f"{site.home.name}.onnx", lambda key: vouch.model_warning(site.home, key, None))
     by_class = [sorted((site.images / "test" / name).glob("*"))[:2] for name in plan.classes]
     chosen_paths = [path for class_paths in by_class for path in class_paths]
@@ -216,7 +218,8 @@ def _sample_answers(site: DemoSite, models: Path, plan: Plan) -> list[dict[str, 
 
 # --- knowledge ----------------------------------------------------------------------------------------------------
 def _build_pack(out: Path, watch: Watch, threads: int | None) -> dict[str, float]:
-    """A pack of another family of phantoms, and what two nets say of them that saw others of that family before."""
+    """Build a pack of another family of phantoms, with the predictions of two nets trained on that family; return their
+    accuracies."""
     machine.configure(threads)
     tissues, specs = phantoms.TISSUES, []
     for seed in (1, 2):
@@ -243,14 +246,14 @@ def _build_pack(out: Path, watch: Watch, threads: int | None) -> dict[str, float
 
 # --- rounds -------------------------------------------------------------------------------------------------------
 class _Federation:
-    """The coordinator and the sites, which meet at a folder alone."""
+    """The coordinator and the sites, which exchange parcels only through a folder."""
 
     def __init__(
         self, hub: Hub, sites: Sequence[DemoSite], carrier_folder: Path, watch: Watch, threads: int | None
     ) -> None:
-        self.hub, self.sites, self.stick, self.watch, self.threads = hub, sites, carrier_folder, watch, threads
+        self.hub, self.sites, self.carrier_folder, self.watch, self.threads = hub, sites, carrier_folder, watch, threads
         self.coordinator_keys = hub.coordinator_keys(str)
-        self.life: dict[str, Any] = {}
+        self.parcel_life: dict[str, Any] = {}
         carrier_folder.mkdir()
 
     def join(self) -> None:
@@ -258,21 +261,21 @@ class _Federation:
             invite = invites.issue(self.hub, site.name, site.tier, 14)
             invite_file = membership.InviteFile(invite.code, invite.url, invite.federation, invite.charters)
             membership.join(site.home, invite_file, site.name, lambda: None)
-            connection.save(site.home, self.stick)
-            outbox.upload(site.home, [FolderCarrier(self.stick)])
+            connection.save(site.home, self.carrier_folder)
+            outbox.upload(site.home, [FolderCarrier(self.carrier_folder)])
             layout.resolve_images(site.home, site.images)
         self._collect()
 
     def round(self, audit_dir: Path) -> dict[str, Any]:
         number = opening.open_next(self.hub, self.coordinator_keys).round
-        exchange.deliver(self.hub, self.stick / FROM_COORDINATOR)
+        exchange.deliver(self.hub, self.carrier_folder / FROM_COORDINATOR)
         for site in self.sites:
-            sync.sync(site.home, [FolderCarrier(self.stick)], str, self.watch, threads=self.threads)
-        if not self.life:
-            self.life = self._attacked(self.sites[1])
+            sync.sync(site.home, [FolderCarrier(self.carrier_folder)], str, self.watch, threads=self.threads)
+        if not self.parcel_life:
+            self.parcel_life = self._attacked(self.sites[1])
         self._collect()
         result = close.aggregate(self.hub, self.coordinator_keys)
-        exchange.deliver(self.hub, self.stick / FROM_COORDINATOR)
+        exchange.deliver(self.hub, self.carrier_folder / FROM_COORDINATOR)
         audit_export.export_round(self.hub, number, audit_dir / f"round-{number}")
         if number == 1:
             self._follow(audit_dir / "round-1")
@@ -280,7 +283,7 @@ class _Federation:
 
     def measure(self, models: Path) -> None:
         for site in self.sites:
-            inbox.download(site.home, [FolderCarrier(self.stick)], str)
+            inbox.download(site.home, [FolderCarrier(self.carrier_folder)], str)
             figures = ordered_training.evaluate(site.home, None, str, threads=self.threads).nets
             site.figures |= {"alone": figures["alone"].accuracy.value, "together": figures["own"].accuracy.value}
             exported = export.export(
@@ -292,7 +295,7 @@ class _Federation:
                 site.curve.append(json.loads(path.read_text(encoding="utf-8")))
 
     def travelled(self) -> list[dict[str, Any]]:
-        """Every parcel that went either way, as it was made."""
+        """Every parcel of the federation, in the order of arrival."""
         parcels = []
         for row in self.hub.database.rows("SELECT hash FROM parcels ORDER BY rowid"):
             path = self.hub.database.path(row["hash"])
@@ -305,12 +308,12 @@ class _Federation:
         return parcels
 
     def _collect(self) -> None:
-        exchange.collect(self.hub, self.stick / TO_COORDINATOR, exchange.ExchangeResult())
+        exchange.collect(self.hub, self.carrier_folder / TO_COORDINATOR, exchange.ExchangeResult())
         judge.judge_waiting(self.hub, self.coordinator_keys)
 
     # --- the life of one parcel -----------------------------------------------------------------------------------
     def _attacked(self, site: DemoSite) -> dict[str, Any]:
-        """A share on its way, and what becomes of those who try something with it."""
+        """Attack an update on its way; return what became of each attempt."""
         (path,) = (site.home / "rounds").glob("*/*.fhx")
         statement = parcel.inspect(path, parcel.any_signer).statement
         other_keys = keys.load(self.sites[2].home, str)
@@ -325,7 +328,7 @@ class _Federation:
                 "seq": statement.context["seq"] + 1,
                 "nonce": "0" * len(statement.context["nonce"]),
             }
-            parcel.seal(forged, context, b"no share", other_keys.sign, statement.context["recipients"])
+            parcel.seal(forged, context, b"no update", other_keys.sign, statement.context["recipients"])
             attempts = {
                 "another clinic opens it": _refused_with(
                     lambda: parcel.open(path, parcel.any_signer, [other_keys.identity])
@@ -336,17 +339,17 @@ class _Federation:
         first = receive.receive(self.hub, path)
         attempts["it arrives twice"] = _counted_once(first, receive.receive(self.hub, path))
         return {
-            "site": site.name, "hash": statement.hash, "size": path.stat().st_size, "made": statement.context["created"],
-            "recipients": len(statement.context["recipients"]), "tried": attempts,
+            "site": site.name, "hash": statement.hash, "size": path.stat().st_size,
+            "made": statement.context["created"], "recipients": len(statement.context["recipients"]), "tried": attempts,
         }  # fmt: skip
 
     def _follow(self, audit_dir: Path) -> None:
-        """What the coordinator's log says of it, and what anybody finds who checks the round without a key."""
+        """Add the parcel's lines of the coordinator's log, and the result of an audit without any key."""
         lines = [line for line, _ in self.hub.database.lines()]
-        own_lines = [line for line in lines if line["subject"] == self.life["hash"] or line["type"] == "merge"]
-        self.life["log"] = [(line["time"], line["type"]) for line in own_lines]
+        own_lines = [line for line in lines if line["subject"] == self.parcel_life["hash"] or line["type"] == "merge"]
+        self.parcel_life["log"] = [(line["time"], line["type"]) for line in own_lines]
         report = audits.check(audit_dir)
-        self.life["audit"] = {"shares": len(report.merged), "lines": report.log.length}
+        self.parcel_life["audit"] = {"shares": len(report.merged), "lines": report.log.length}
 
 
 def _refused_with(attempt: Callable[[], object]) -> str:
@@ -354,10 +357,10 @@ def _refused_with(attempt: Callable[[], object]) -> str:
         attempt()
     except FedhelpError as fault:
         return f"{fault.code}: {fault.cause}"
-    raise AssertionError("what must be refused was taken")
+    raise AssertionError("an attack was accepted")
 
 
 def _counted_once(first: IntakeResult, second: IntakeResult) -> str:
     if not first.new or second.new:
-        raise AssertionError("a parcel counted twice")
-    return "known already: the same answer, counted once"
+        raise AssertionError("a parcel was counted twice")
+    return "recognised: the same receipt, counted once"

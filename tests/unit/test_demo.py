@@ -68,7 +68,10 @@ def test_it_is_a_federation_whose_model_the_lab_makes_too(
     plan = plans.load(out / "plan.toml", TABLES)
     parts = [
         SiteImages(
-            f"site-{place:03}", site["name"], site["tier"], data.load(out / "images" / at, plan, kept=tmp_path / at)
+            f"site-{place:03}",
+            site["name"],
+            site["tier"],
+            data.load(out / "images" / at, plan, state_dir=tmp_path / at),
         )
         for place, (site, at) in enumerate(zip(told["sites"], sorted_by_site(out), strict=True), 1)
     ]
