@@ -166,8 +166,8 @@ def _coded_sizes(frame: bytes) -> set[tuple[int, int]]:
     while frame[offset : offset + 1] == b"\xff" and offset + 9 <= len(frame):
         marker, length = frame[offset + 1], int.from_bytes(frame[offset + 2 : offset + 4], "big")
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in _NOT_FRAME_HEADERS):
-            sides = frame[offset + 5 : offset + 9]
-            return {(int.from_bytes(sides[:2], "big"), int.from_bytes(sides[2:], "big"))}
+            height, width = np.frombuffer(frame[offset + 5 : offset + 9], ">u2").tolist()
+            return {(height, width)}
         offset += 1 if marker == 0xFF else 2 if marker in _NO_LENGTH else 2 + length
     return set()
 
