@@ -102,10 +102,11 @@ def waiting_seconds() -> float:
 
 
 def _load_libgomp() -> ctypes.CDLL | None:
-    """The libgomp that PyTorch has loaded; another build of it, or none, gives None."""
+    """PyTorch's own libgomp, or the system's where PyTorch uses that; other packages may have loaded one more."""
     lines = Path("/proc/self/maps").read_text().splitlines()
-    paths = sorted({line.split(maxsplit=5)[5] for line in lines if "libgomp" in line})
-    return ctypes.CDLL(paths[0]) if len(paths) == 1 else None
+    paths = {Path(line.split(maxsplit=5)[5]) for line in lines if "libgomp" in line}
+    own = [path for path in paths if path.is_relative_to(Path(torch.__file__).parent)] or list(paths)
+    return ctypes.CDLL(str(own[0])) if len(own) == 1 else None
 
 
 _monitor: ContentionMonitor | None = None

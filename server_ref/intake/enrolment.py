@@ -113,8 +113,8 @@ def judge_request(hub: Hub, coordinator_keys: Keys, row: sqlite3.Row) -> dict[st
 def _warn_of_other_keys(hub: Hub, row: sqlite3.Row) -> None:
     """Somebody else than the site that was let in knows its invite's code: whose keys are in is for a person to ask."""
     payload = hub.plain(row["hash"])[2]
-    site = hub.site(hub.database.only("SELECT site FROM invites WHERE id = ?", payload["invite"])["site"])
-    if (site.sign, site.recipient) != (payload["sign"], payload["recipient"]):
+    site = hub.roster.site(hub.database.only("SELECT site FROM invites WHERE id = ?", payload["invite"])["site"])
+    if site and (site.sign, site.recipient) != (payload["sign"], payload["recipient"]):
         with hub.database.transaction():
             hub.log("alarm", row["hash"], site=site.id)
 

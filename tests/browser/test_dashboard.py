@@ -86,4 +86,4 @@ def test_a_hub_without_a_site_says_what_to_do(made_of: Callable[[int], Federatio
     ):
         tab.open(f"http://127.0.0.1:{port}/enter/{door.token}")
         assert "<h1>test: no round was opened yet</h1>" in tab.html()
-        assert "'fedhelp-coordinator invite NAME' invites one" in tab.html().replace("&#x27;", "'")
+        assert "fedhelp-coordinator invite NAME --tier small" in tab.html().replace("&#x27;", "'")

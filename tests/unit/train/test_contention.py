@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
 import time
@@ -50,7 +51,7 @@ import hashlib, torch
 from fedhelp_edge.nets.resnet import ResNet
 from fedhelp_edge.train import contention, speed
 speed.settle(2)
-watch = contention.Watch(contention._gomp())
+watch = contention.ContentionMonitor(contention._load_libgomp())
 for sequence in [0.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, 0.0, 0.5]:
     torch.manual_seed(0)
     net = ResNet("resnet20", 3)
@@ -102,3 +103,13 @@ def test_how_long_threads_waited_for_a_core_only_grows() -> None:
     first = contention.waiting_seconds()
     torch.ones(1 << 20).add_(1)
     assert contention.waiting_seconds() >= first >= 0
+
+
+def test_pytorchs_own_threads_are_meant_where_another_package_has_loaded_a_library_of_its_own() -> None:
+    others = sorted(Path(torch.__file__).parents[1].glob("scikit_learn.libs/libgomp*"))
+    if not others:
+        pytest.skip("no package here brings another libgomp")
+    ctypes.CDLL(str(others[0]))
+    library = contention._load_libgomp()
+    assert library is not None
+    assert Path(library._name).is_relative_to(Path(torch.__file__).parent)
