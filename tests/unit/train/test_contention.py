@@ -49,8 +49,8 @@ def test_threads_sleep_while_they_must_wait_for_cores_and_spin_again_when_they_n
 TRAINING = """
 import hashlib, torch
 from fedhelp_edge.nets.resnet import ResNet
-from fedhelp_edge.train import contention, speed
-speed.settle(2)
+from fedhelp_edge.train import contention, machine
+machine.configure(2)
 watch = contention.ContentionMonitor(contention._load_libgomp())
 for sequence in [0.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, 0.0, 0.5]:
     torch.manual_seed(0)
@@ -58,7 +58,7 @@ for sequence in [0.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, 0.0, 0.5]:
     optimiser = torch.optim.SGD(net.parameters(), 0.1)
     images = torch.rand(8, 3, 32, 32)
     for waiting in sequence:
-        watch.decide(waiting)
+        watch.adjust(waiting)
         optimiser.zero_grad()
         net(images).logsumexp(1).sum().backward()
         optimiser.step()
