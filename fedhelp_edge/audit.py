@@ -21,10 +21,10 @@ from fedhelp_edge.errors import AuditGapError, BadBodyError, FedhelpError, LogBr
 from fedhelp_edge.parcel import parcel, statement
 from fedhelp_edge.parcel.statement import Statement
 from fedhelp_edge.trust import charter, roster
-from fedhelp_edge.trust.account import LOG_FILE, SIGNERS_FILE, LogLine, RoundRecord, allowed_signers, read_round
 from fedhelp_edge.trust.charter import Charter
 from fedhelp_edge.trust.log import Log, check_chain
 from fedhelp_edge.trust.roster import Roster
+from fedhelp_edge.trust.round_record import LOG_FILE, SIGNERS_FILE, LogLine, RoundRecord, allowed_signers, read_round
 
 _ROUND_SUBJECT = re.compile(r"round ([0-9]{1,9})")
 _PARCEL_NAME = re.compile(r"([0-9a-f]{64})\.fhx")
@@ -42,13 +42,13 @@ class AuditReport:
 
 @dataclass(frozen=True)
 class _Parcel:
-    said: Statement
+    statement: Statement
     signers: tuple[str, ...]
-    holds: dict[str, Any]
+    payload: dict[str, Any]
 
     @property
     def name(self) -> str:
-        return f"{self.said.hash}.fhx"
+        return f"{self.statement.hash}.fhx"
 
 
 class _ExportedFolder:
@@ -64,23 +64,23 @@ class _ExportedFolder:
                 raise AuditGapError(f"{_shown(path.name)} does not belong to an exported round")
             with _naming_file(path.name):
                 parcel_ = _read_parcel(path)
-                if parcel_.said.hash != name[1]:
-                    raise AuditGapError(f"it holds another parcel, the {parcel_.said.kind} {parcel_.name}")
+                if parcel_.statement.hash != name[1]:
+                    raise AuditGapError(f"it holds another parcel, the {parcel_.statement.kind} {parcel_.name}")
             self._parcels[name[1]] = parcel_
         self._left = dict(self._parcels)
 
-    def of(self, *kinds: str) -> list[_Parcel]:
-        return [parcel_ for parcel_ in self._parcels.values() if parcel_.said.kind in kinds]
+    def of_kind(self, *kinds: str) -> list[_Parcel]:
+        return [parcel_ for parcel_ in self._parcels.values() if parcel_.statement.kind in kinds]
 
     def take(self, hash_: str, kind: str, what: str) -> _Parcel:
         parcel_ = self._left.pop(hash_, None)
-        if parcel_ is None or parcel_.said.kind != kind:
+        if parcel_ is None or parcel_.statement.kind != kind:
             raise AuditGapError(f"{what} is missing: {_shown(hash_)}.fhx")
         return parcel_
 
     def check_empty(self, round_: int) -> None:
         for parcel_ in self._left.values():
-            raise AuditGapError(f"{parcel_.name}, a {parcel_.said.kind}, does not belong to round {round_}")
+            raise AuditGapError(f"{parcel_.name}, a {parcel_.statement.kind}, does not belong to round {round_}")
 
 
 def check(folder: Path) -> AuditReport:
@@ -89,7 +89,7 @@ def check(folder: Path) -> AuditReport:
         lines = list(_read_lines(folder / LOG_FILE))
         log = check_chain((line, recorded_hash) for line, recorded_hash in lines)
     exported, heads = _ExportedFolder(folder), {line["seq"]: recorded_hash for line, recorded_hash in lines}
-    for parcel_ in exported.of("receipt", "task"):
+    for parcel_ in exported.of_kind("receipt", "task"):
         _check_head(parcel_, heads)
     round_, record = _round_record([line for line, _ in lines])
     detail = record.model["detail"]
@@ -113,15 +113,15 @@ def check(folder: Path) -> AuditReport:
         )
         with _naming_file(parcel_.name):
             _check_update(parcel_, rosters, round_, detail)
-        sender, state = parcel_.said.context["sender"], decisions[-1]["type"]
+        sender, state = parcel_.statement.context["sender"], decisions[-1]["type"]
         row = {"site": sender, "update": hash_, "share": hash_, "state": state}
         (report.merged if site else report.others).append(row)
     report.merged.sort(key=lambda row: row["site"])
     _check_receipts(exported, record, charters, rosters)
     exported.check_empty(round_)
     _check_signers(folder / SIGNERS_FILE, round_charter, round_roster)
-    for parcel_ in exported.of("global"):
-        context = parcel_.said.context
+    for parcel_ in exported.of_kind("global"):
+        context = parcel_.statement.context
         if (context["round"], context["base"]) != (round_, report.model):
             raise LogBrokenError(
                 f"{LOG_FILE}: line {record.model['seq']} names another model than the parcel {parcel_.name}"
@@ -195,32 +195,32 @@ def _charters_and_rosters(
 ) -> tuple[Charter, Roster, dict[str, Charter], list[Roster]]:
     """The charter and roster of that time, and all before them, each following from the one before."""
     for kind in ("charter", "roster"):
-        versions = sorted(int(parcel_.said.context["version"]) for parcel_ in exported.of(kind))
+        versions = sorted(int(parcel_.statement.context["version"]) for parcel_ in exported.of_kind(kind))
         for number, version in enumerate(versions or [0], 1):
             if number != version:
                 raise AuditGapError(f"{kind} {number} is missing")
     by_version = {
-        kind: sorted(exported.of(kind), key=lambda parcel_: int(parcel_.said.context["version"]))
+        kind: sorted(exported.of_kind(kind), key=lambda parcel_: int(parcel_.statement.context["version"]))
         for kind in ("charter", "roster")
     }
     charters: dict[str, Charter] = {}
     current: Charter | None = None
     for parcel_ in by_version["charter"]:
         with _naming_file(parcel_.name):
-            current = charter.read_next(current, parcel_.said, parcel_.signers, parcel_.holds) if current else charter.read_first(
-                parcel_.said, parcel_.signers, parcel_.holds
+            current = charter.read_next(current, parcel_.statement, parcel_.signers, parcel_.payload) if current else charter.read_first(
+                parcel_.statement, parcel_.signers, parcel_.payload
             )  # fmt: skip
         charters[current.hash] = current
         exported.take(current.hash, "charter", "a charter")
     rosters = []
     for parcel_ in by_version["roster"]:
-        its_charter = charters.get(str(parcel_.said.context["charter"]))
+        its_charter = charters.get(str(parcel_.statement.context["charter"]))
         if its_charter is None:
-            raise AuditGapError(f"the charter of roster {parcel_.said.context['version']} is missing: "
-                           f"{parcel_.said.context['charter']}.fhx")  # fmt: skip
+            raise AuditGapError(f"the charter of roster {parcel_.statement.context['version']} is missing: "
+                           f"{parcel_.statement.context['charter']}.fhx")  # fmt: skip
         with _naming_file(parcel_.name):
-            rosters.append(roster.read(parcel_.said, parcel_.signers, parcel_.holds, its_charter))
-        exported.take(parcel_.said.hash, "roster", "a roster")
+            rosters.append(roster.read(parcel_.statement, parcel_.signers, parcel_.payload, its_charter))
+        exported.take(parcel_.statement.hash, "roster", "a roster")
     round_roster = rosters[-1]
     if round_roster.hash != roster_hash:
         raise AuditGapError(
@@ -233,10 +233,10 @@ def _charters_and_rosters(
 
 def _check_update(parcel_: _Parcel, rosters: list[Roster], round_: int, detail: dict[str, Any]) -> None:
     """Its sender's key stood in a roster; whether it may still send is no question here."""
-    context = parcel_.said.context
+    context = parcel_.statement.context
     listed = (each.site(context["sender"]) for each in rosters)
     if not any(site and (site.sign,) == parcel_.signers for site in listed):
-        roster.check_sender(parcel_.said, parcel_.signers, rosters[-1], context["round"])
+        roster.check_sender(parcel_.statement, parcel_.signers, rosters[-1], context["round"])
     if context["round"] == round_ and context["task"] != detail.get("task"):
         raise AuditGapError("it was made for another task than the round's")
 
@@ -246,25 +246,26 @@ def _check_receipts(
 ) -> None:
     """Each line about the model or an update has its receipt, and signs the log as it stood then."""
     receipts = {
-        (parcel_.said.context["about"], _log_state(parcel_).length): parcel_ for parcel_ in exported.of("receipt")
+        (parcel_.statement.context["about"], _log_state(parcel_).length): parcel_
+        for parcel_ in exported.of_kind("receipt")
     }
     model = {**record.model, "subject": record.model["detail"]["parcel"], "type": "published"}
     for line in (model, *(line for decisions in record.updates.values() for line in decisions)):
         missing = f"the receipt of line {line['seq']} of the log, {line['type']!r},"
         parcel_ = receipts.get((line["subject"], line["seq"]))
-        if parcel_ is None or parcel_.holds.get("state") != line["type"]:
+        if parcel_ is None or parcel_.payload.get("state") != line["type"]:
             raise AuditGapError(f"{missing} is missing, about {line['subject']}.fhx")
-        exported.take(parcel_.said.hash, "receipt", missing)
+        exported.take(parcel_.statement.hash, "receipt", missing)
         with _naming_file(parcel_.name):
-            if parcel_.said.context["sender"] == "front":
+            if parcel_.statement.context["sender"] == "front":
                 _check_signed_by_front(parcel_, charters, rosters)
             else:
                 _check_signed_by_coordinator(parcel_, charters, list(charters.values())[-1], rosters[-1])
 
 
 def _check_signed_by_front(parcel_: _Parcel, charters: dict[str, Charter], rosters: list[Roster]) -> None:
-    if parcel_.holds.get("state") != "received" or not any((each.front,) == parcel_.signers for each in rosters):
-        roster.check_front(parcel_.said, parcel_.signers, list(charters.values())[-1], rosters[-1])
+    if parcel_.payload.get("state") != "received" or not any((each.front,) == parcel_.signers for each in rosters):
+        roster.check_front(parcel_.statement, parcel_.signers, list(charters.values())[-1], rosters[-1])
         raise BadBodyError("the front may say that it received something, and nothing else")
 
 
@@ -272,11 +273,11 @@ def _check_signed_by_coordinator(
     parcel_: _Parcel, charters: dict[str, Charter], round_charter: Charter, round_roster: Roster
 ) -> None:
     if not any((each.coordinator,) == parcel_.signers for each in charters.values()):
-        roster.check_coordinator(parcel_.said, parcel_.signers, round_charter, round_roster)
+        roster.check_coordinator(parcel_.statement, parcel_.signers, round_charter, round_roster)
 
 
 def _log_state(parcel_: _Parcel) -> Log:
-    match parcel_.holds.get("log"):
+    match parcel_.payload.get("log"):
         case {"length": int(length), "head": str(head)}:
             return Log(length, head)
     raise BadBodyError(f"{parcel_.name}: it does not say how the log stood")
@@ -288,7 +289,7 @@ def _check_head(parcel_: _Parcel, heads: dict[int, str]) -> None:
         what = "is missing" if log.length not in heads else "was another one"
         what = "was another one" if log.length in heads else "is missing; it was there"
         raise LogBrokenError(
-            f"{LOG_FILE}: line {log.length} {what} when {parcel_.name} was signed, a {parcel_.said.kind}"
+            f"{LOG_FILE}: line {log.length} {what} when {parcel_.name} was signed, a {parcel_.statement.kind}"
         )
 
 

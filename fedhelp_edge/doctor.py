@@ -20,7 +20,7 @@ from fedhelp_edge.cores import usable_cores
 from fedhelp_edge.errors import FedhelpError, NoKeysError
 from fedhelp_edge.infer import bundle
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
-from fedhelp_edge.site import connection, verified, vouch
+from fedhelp_edge.site import connection, signer_check, verified
 
 PASS, WARN, FAIL = "pass", "warn", "fail"
 _ORDER = (PASS, WARN, FAIL)
@@ -189,7 +189,7 @@ def _carrier(home: Path) -> Check:
     try:
         if verified.state(home) is None:
             return Check("carrier", PASS, "no federation was joined yet")
-        for carrier in connection.carriers(home, str, patience=3):
+        for carrier in connection.carriers(home, str, give_up_after=3):
             carrier.check()
     except FedhelpError as error:
         return Check("carrier", WARN, error.cause, error.remedy)
@@ -199,7 +199,7 @@ def _carrier(home: Path) -> Check:
 def _model(home: Path, path: Path) -> Check:
     """onnxruntime sees the model only if its signer is not a stranger here."""
     try:
-        model = bundle.load(path, lambda key: vouch.model_warning(home, key, None))
+        model = bundle.load(path, lambda key: signer_check.model_warning(home, key, None))
         used = model.parity()
     except FedhelpError as error:
         return Check("model", FAIL, f"{error.code}: {error.cause}", error.remedy)

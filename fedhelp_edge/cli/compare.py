@@ -36,11 +36,11 @@ def compare(
 
     from fedhelp_edge.infer import answer_formats, bundle
     from fedhelp_edge.infer import compare as comparing
-    from fedhelp_edge.site import vouch
+    from fedhelp_edge.site import signer_check
 
     home_dir = shell.home_folder(home)
     old_model, new_model = (
-        bundle.load_checked(path, lambda key: vouch.model_warning(home_dir, key, signer)) for path in (old, new)
+        bundle.load_checked(path, lambda key: signer_check.model_warning(home_dir, key, signer)) for path in (old, new)
     )
     for doubts in filter(None, map(answer_formats.trust_warning, (old_model, new_model))):
         console.say(f"warning: {doubts}")

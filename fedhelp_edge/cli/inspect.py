@@ -34,7 +34,7 @@ def inspect(
     """
     from fedhelp_edge.errors import FedhelpError
     from fedhelp_edge.parcel import kit, parcel
-    from fedhelp_edge.site import vouch as site_vouch
+    from fedhelp_edge.site import signer_check as site_vouch
 
     try:
         if file.suffix.lower() == ".onnx":
@@ -86,7 +86,7 @@ def _model(file: Path, home: Path, json: bool) -> None:
     """A model; onnxruntime sees it only if this home does not call its signer a stranger."""
     from fedhelp_edge.errors import FedhelpError
     from fedhelp_edge.infer import bundle
-    from fedhelp_edge.site import vouch as site_vouch
+    from fedhelp_edge.site import signer_check as site_vouch
 
     refused = []
 

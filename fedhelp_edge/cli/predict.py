@@ -51,10 +51,10 @@ def predict(
     from fedhelp_edge.data import picture
     from fedhelp_edge.infer import answer_formats, answering, bundle
     from fedhelp_edge.infer import inputs as sources
-    from fedhelp_edge.site import vouch
+    from fedhelp_edge.site import signer_check
 
     loaded_model = bundle.load_checked(
-        model, lambda key: vouch.model_warning(shell.home_folder(home), key, signer), threads=threads
+        model, lambda key: signer_check.model_warning(shell.home_folder(home), key, signer), threads=threads
     )
     if doubts := answer_formats.trust_warning(loaded_model):
         console.say(f"warning: {doubts}")

@@ -38,12 +38,12 @@ def serve(
     from fedhelp_edge.infer import answer_formats, bundle
     from fedhelp_edge.page import local_server, texts
     from fedhelp_edge.page.serve import DiagnosisApp
-    from fedhelp_edge.site import vouch
+    from fedhelp_edge.site import signer_check
 
     if language and language not in texts.DIAGNOSIS:
         raise UsageError(f"--language {language!r} is none of {', '.join(texts.DIAGNOSIS)}")
     loaded_model = bundle.load_checked(
-        model, lambda key: vouch.model_warning(shell.home_folder(home), key, signer), threads=threads
+        model, lambda key: signer_check.model_warning(shell.home_folder(home), key, signer), threads=threads
     )
     if doubts := answer_formats.trust_warning(loaded_model):
         console.say(f"warning: {doubts}")

@@ -36,7 +36,17 @@ from fedhelp_edge.methods.registry import METHODS, TABLES
 from fedhelp_edge.nets import resnet
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.plan import Plan
-from fedhelp_edge.site import connection, export, inbox, layout, membership, ordered_training, outbox, sync, vouch
+from fedhelp_edge.site import (
+    connection,
+    export,
+    inbox,
+    layout,
+    membership,
+    ordered_training,
+    outbox,
+    signer_check,
+    sync,
+)
 from fedhelp_edge.site.local_training import Watch
 from fedhelp_edge.train import learners, loop, machine
 from server_ref.admin import audit_export, exchange, invites
@@ -209,7 +219,7 @@ def _sample_pictures(images_of_sites: Sequence[Images], classes: Sequence[str]) 
 
 def _sample_answers(site: DemoSite, models: Path, plan: Plan) -> list[dict[str, Any]]:
     """The answers and heat-maps of a site's model for some of its test images."""
-    model = bundle.load(models / f"{site.home.name}.onnx", lambda key: vouch.model_warning(site.home, key, None))
+    model = bundle.load(models / f"{site.home.name}.onnx", lambda key: signer_check.model_warning(site.home, key, None))
     by_class = [sorted((site.images / "test" / name).glob("*"))[:2] for name in plan.classes]
     chosen_paths = [path for class_paths in by_class for path in class_paths]
     rows = answers.answer_items(model, pictures.list_items(chosen_paths), pictures=True)

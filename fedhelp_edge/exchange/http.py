@@ -95,16 +95,16 @@ class ListedParcel:
 
 @dataclass
 class HttpCarrier:
-    """`patience` is how many seconds in a row may bring nothing before it is given up for now."""
+    """A carrier that gives up after `give_up_after` seconds without progress."""
 
     url: str
     federation: str
     keys: Callable[[], Keys]
-    database: Path  # where downloads grow
+    downloads: Path  # where downloads grow
     ca_file: Path | None = None
     next_keys: Callable[[], Keys] | None = None  # those that this site asked to be known by, and perhaps is
-    patience: float = 60.0
-    models: int = 4 << 30  # bytes of all models that there may be for this site
+    give_up_after: float = 60.0
+    max_model_bytes: int = 4 << 30  # bytes of all models that there may be for this site
     _nonce: str = ""
     _opener: urllib.request.OpenerDirector | None = field(default=None, repr=False)
 
@@ -123,7 +123,7 @@ class HttpCarrier:
 
             response = self._retry(begin)
             offset, chunk_size = _upload_offset(response, size), 4 * _MIN_CHUNK
-            highest, backoff = offset, _Backoff(self.patience)
+            highest, backoff = offset, _Backoff(self.give_up_after)
             while offset < size:
                 file.seek(offset)
                 data = file.read(chunk_size)
@@ -153,7 +153,7 @@ class HttpCarrier:
     def fetch(self, have: frozenset[str]) -> Iterator[Path]:
         """What the front lists for us, each file whole; a download that was cut off goes on."""
         missing = {entry.hash: entry for entry in self._list_current() if entry.hash not in have}
-        for path in self.database.iterdir():
+        for path in self.downloads.iterdir():
             if path.stem not in missing and _DOWNLOAD_NAME.fullmatch(
                 path.name
             ):  # the site keeps it elsewhere, or needs it no more
@@ -183,7 +183,7 @@ class HttpCarrier:
         if any(entry.kind != "charter" for entry in parcels):
             raise NotAFrontError("its list of charters holds other files")
         for entry in parcels:
-            _remove(self.database / f"{entry.hash}.fhx")  # of an attempt before, and perhaps damaged
+            _remove(self.downloads / f"{entry.hash}.fhx")  # of an attempt before, and perhaps damaged
             yield self._download(entry, self._ask)
 
     def _list_current(self) -> list[ListedParcel]:
@@ -199,20 +199,20 @@ class HttpCarrier:
                 parcels = [ListedParcel.read(entry) for entry in entries]
             case _:
                 raise NotAFrontError("it gives no list of parcels")
-        for kind, limit in {**_KIND_LIMITS, "global": self.models}.items():
+        for kind, limit in {**_KIND_LIMITS, "global": self.max_model_bytes}.items():
             if (size := sum(one.size for one in parcels if one.kind == kind)) > limit:
                 raise NotAFrontError(f"it lists {size} bytes of the kind {kind}, and there can be {limit}")
-        self.database.mkdir(parents=True, exist_ok=True)
-        if (size := sum(one.size for one in parcels)) > shutil.disk_usage(self.database).free // 2:
+        self.downloads.mkdir(parents=True, exist_ok=True)
+        if (size := sum(one.size for one in parcels)) > shutil.disk_usage(self.downloads).free // 2:
             raise NoSpaceError(f"the front lists {size} bytes, more than half of what is free on this disk")
         return parcels
 
     def _download(self, entry: ListedParcel, send: Callable[..., HttpAnswer] | None = None) -> Path:
-        path, part = self.database / f"{entry.hash}.fhx", self.database / f"{entry.hash}.part"
+        path, part = self.downloads / f"{entry.hash}.fhx", self.downloads / f"{entry.hash}.part"
         for candidate in (path, part):
             if not _is_file(candidate):
                 _remove(candidate)
-        backoff = _Backoff(self.patience)
+        backoff = _Backoff(self.give_up_after)
         while not path.exists():
             offset = _size(part)
             if offset < entry.size:
@@ -274,9 +274,11 @@ class HttpCarrier:
         """One request and its answer, which goes `into` a file of a known size, or is short."""
         opener, url = self._url_opener(), self.url.rstrip("/") + path
         request = _Request(url, body, dict(headers or {}), method=method)
-        request.limits = _AnswerLimits(self.patience, into[1] if into else _LIST_LIMIT, is_download=into is not None)
+        request.limits = _AnswerLimits(
+            self.give_up_after, into[1] if into else _LIST_LIMIT, is_download=into is not None
+        )
         try:
-            with opener.open(request, timeout=min(_READ_TIMEOUT, self.patience)) as response:
+            with opener.open(request, timeout=min(_READ_TIMEOUT, self.give_up_after)) as response:
                 response_headers = self._told(response.headers)
                 if into is None or response.status not in (200, 206):
                     return HttpAnswer(response.status, response_headers, _read_short(response, _LIST_LIMIT))
@@ -318,7 +320,7 @@ class HttpCarrier:
         return self._opener
 
     def _retry(self, send: Callable[[], T]) -> T:
-        backoff = _Backoff(self.patience)
+        backoff = _Backoff(self.give_up_after)
         while True:
             try:
                 return send()

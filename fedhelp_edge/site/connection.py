@@ -37,7 +37,7 @@ def save(home: Path, via: Path | None = None, url: str = "", ca_file: Path | Non
 
 def carriers(
     home: Path, ask_passphrase: Callable[[], str], via: Path | None = None, url: str = "", ca_file: Path | None = None,
-    *, patience: float = 60,
+    *, give_up_after: float = 60,
 ) -> list[exchange.Carrier]:  # fmt: skip
     """The folder or address that is named, and remembered; else what was named last, else the invite's address."""
     trusted = verified.require_state(home)
@@ -59,7 +59,7 @@ def carriers(
     ca = note.get("ca_file")
     return [
         HttpCarrier(
-            note["url"], trusted.charter.federation, site_keys, home / "incoming", ca and Path(ca), next_keys, patience,
+            note["url"], trusted.charter.federation, site_keys, home / "incoming", ca and Path(ca), next_keys, give_up_after,
             2 * inbox.model_limit(trusted),
         )
     ]  # fmt: skip

@@ -24,8 +24,9 @@ from fedhelp_edge.errors import (
     from_os,
 )
 from fedhelp_edge.methods.registry import TABLES
-from fedhelp_edge.parcel import age, keys, parcel, statement
+from fedhelp_edge.parcel import age, keys, parcel
 from fedhelp_edge.parcel.keys import Keys
+from fedhelp_edge.parcel.statement import Statement
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.site import identity, layout, verified
 from fedhelp_edge.trust.state import TrustedState
@@ -120,33 +121,33 @@ def _is_own_disk(home: Path, error: OSError) -> bool:
 
 
 @contextmanager
-def open_prologue(path: Path) -> Iterator[tuple[BinaryIO, statement.Statement, tuple[str, ...]]]:
+def open_prologue(path: Path) -> Iterator[tuple[BinaryIO, Statement, tuple[str, ...]]]:
     """A file of the carrier that has the length which its statement tells, and who signed that."""
     with files.open_shared(path.parent) as folder, folder.reading(path.name) as file:
-        said, signers = parcel.read_prologue(file)
-        parcel.check_length(file, said)
-        yield file, said, signers
+        statement, signers = parcel.read_prologue(file)
+        parcel.check_length(file, statement)
+        yield file, statement, signers
 
 
-def _check_signers_and_size(trusted: TrustedState, said: statement.Statement, signers: tuple[str, ...]) -> None:
+def _check_signers_and_size(trusted: TrustedState, statement: Statement, signers: tuple[str, ...]) -> None:
     """Whether somebody trusted signed it, and no more comes than its kind can need."""
-    trusted.trust(said, signers)
-    limit = said.holds.limit
-    if said.kind == "receipt":
+    trusted.check_signers(statement, signers)
+    limit = statement.holds.limit
+    if statement.kind == "receipt":
         limit = _RECEIPT_LIMIT
-    elif said.kind == "global":
+    elif statement.kind == "global":
         limit = model_limit(trusted)
-    if said.size > limit:
-        raise PayloadSizeError(f"larger than the {limit} bytes that a {said.kind} can need")
+    if statement.size > limit:
+        raise PayloadSizeError(f"larger than the {limit} bytes that a {statement.kind} can need")
 
 
 def model_limit(trusted: TrustedState) -> int:
-    """How many bytes a merged model can have, as far as a task has said what it looks like."""
+    """How many bytes a merged model can have, as far as a task has statement what it looks like."""
     return 2 * trusted.task.schema.size + _MODEL_OVERHEAD if trusted.task else _FIRST_MODEL_LIMIT
 
 
-def _copy_parcel(file: BinaryIO, copy: Path, said: statement.Statement) -> None:
-    left = file.tell() + said.size
+def _copy_parcel(file: BinaryIO, copy: Path, statement: Statement) -> None:
+    left = file.tell() + statement.size
     file.seek(0)
     with files.writing(copy) as sink:
         while left and (chunk := file.read(min(left, 1 << 18))):
@@ -155,30 +156,30 @@ def _copy_parcel(file: BinaryIO, copy: Path, said: statement.Statement) -> None:
 
 
 def _accept(
-    home: Path, trusted: TrustedState, copy: Path, said: statement.Statement, result: DownloadResult
+    home: Path, trusted: TrustedState, copy: Path, statement: Statement, result: DownloadResult
 ) -> TrustedState:
-    if said.kind == "knowledge":
-        parcel.inspect(copy, trusted.trust)
-        _save_pack(home, copy, said)
-        result.new.append(f"knowledge, {said.size / 1e6:.1f} MB")
+    if statement.kind == "knowledge":
+        parcel.inspect(copy, trusted.check_signers)
+        _save_pack(home, copy, statement)
+        result.new.append(f"knowledge, {statement.size / 1e6:.1f} MB")
         return trusted
     trusted = verified.accept(trusted, copy)
-    verified.check_not_older(home, said)  # once it is known who signed it
-    verified.save(home, copy, said)
-    result.new.append(_describe(said))
+    verified.check_not_older(home, statement)  # once it is known who signed it
+    verified.save(home, copy, statement)
+    result.new.append(_describe(statement))
     return trusted
 
 
-def _describe(said: statement.Statement) -> str:
-    if said.kind == "global":
-        return f"model after round {said.context['round']}" if said.context["round"] else "the first model"
-    if said.kind == "task":
-        return f"task for round {said.context['round']}"
-    return f"{said.kind} {said.context['version']}" if "version" in said.context else said.kind
+def _describe(statement: Statement) -> str:
+    if statement.kind == "global":
+        return f"model after round {statement.context['round']}" if statement.context["round"] else "the first model"
+    if statement.kind == "task":
+        return f"task for round {statement.context['round']}"
+    return f"{statement.kind} {statement.context['version']}" if "version" in statement.context else statement.kind
 
 
-def _save_pack(home: Path, copy: Path, said: statement.Statement) -> None:
-    path = home / "pack" / f"{said.sha256}.safetensors"
+def _save_pack(home: Path, copy: Path, statement: Statement) -> None:
+    path = home / "pack" / f"{statement.sha256}.safetensors"
     path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)  # a damaged one
     with parcel.open(copy, parcel.any_signer) as opened, files.writing(path) as sink:
@@ -203,7 +204,7 @@ def _open_base_model(home: Path, trusted: TrustedState, ask_passphrase: Callable
     error: FedhelpError = NoMatchError("the model that this round begins with is not sealed for this site's keys")
     for path in candidates:
         try:
-            with parcel.open(path, trusted.trust, [site_keys.identity]) as opened:
+            with parcel.open(path, trusted.check_signers, [site_keys.identity]) as opened:
                 layout.base_path(home, trusted.task).parent.mkdir(exist_ok=True)
                 layout.base_path(home, trusted.task).unlink(missing_ok=True)  # a damaged one
                 with files.writing(layout.base_path(home, trusted.task)) as sink:
@@ -242,13 +243,13 @@ def held_hashes(home: Path) -> frozenset[str]:
     return frozenset(hashes)
 
 
-def _model_key(said: statement.Statement) -> tuple[int, str]:
-    return said.context["round"], said.context["base"]
+def _model_key(statement: Statement) -> tuple[int, str]:
+    return statement.context["round"], statement.context["base"]
 
 
-def _is_opened(home: Path, said: statement.Statement, parcels: Iterable[str]) -> bool:
+def _is_opened(home: Path, statement: Statement, parcels: Iterable[str]) -> bool:
     """Whether one of the parcels that hold this model was kept and opened, so that no other is of use."""
-    base_path = home / "base" / f"{said.context['base']}.safetensors"
+    base_path = home / "base" / f"{statement.context['base']}.safetensors"
     return not held_hashes(home).isdisjoint(parcels) and layout.is_intact(base_path)
 
 
@@ -259,27 +260,31 @@ def _identities(home: Path, ask_passphrase: Callable[[], str]) -> list[str]:
     ]
 
 
-def _is_for_us(home: Path, trusted: TrustedState, said: statement.Statement) -> bool:
+def _is_for_us(home: Path, trusted: TrustedState, statement: Statement) -> bool:
     """All but the receipts of others, and those of an epoch that is over."""
-    if said.kind != "receipt":
+    if statement.kind != "receipt":
         return True
-    return said.context["epoch"] >= trusted.charter.epoch and _is_about_own_parcel(home, said.context["about"])
+    return statement.context["epoch"] >= trusted.charter.epoch and _is_about_own_parcel(
+        home, statement.context["about"]
+    )
 
 
 def _is_about_own_parcel(home: Path, about: str) -> bool:
     return (home / "request" / f"{about}.fhx").exists() or any((home / "rounds").glob(f"*/{about}.fhx"))
 
 
-def _is_stored(home: Path, said: statement.Statement) -> bool:
-    if said.kind == "knowledge":
-        return layout.is_intact(home / "pack" / f"{said.sha256}.safetensors")
-    path = layout.parcel_path(home, said)
-    return path.exists() and layout.parcel_hash(path) == said.hash
+def _is_stored(home: Path, statement: Statement) -> bool:
+    if statement.kind == "knowledge":
+        return layout.is_intact(home / "pack" / f"{statement.sha256}.safetensors")
+    path = layout.parcel_path(home, statement)
+    return path.exists() and layout.parcel_hash(path) == statement.hash
 
 
-def _import_order(said: statement.Statement) -> tuple[int, int, int]:
-    position = _DEPENDENCY_ORDER.index(said.kind) if said.kind in _DEPENDENCY_ORDER else len(_DEPENDENCY_ORDER)
-    context = said.context
+def _import_order(statement: Statement) -> tuple[int, int, int]:
+    position = (
+        _DEPENDENCY_ORDER.index(statement.kind) if statement.kind in _DEPENDENCY_ORDER else len(_DEPENDENCY_ORDER)
+    )
+    context = statement.context
     return position, context.get("epoch", 0), context.get("version", context.get("round", 0))
 
 
@@ -294,7 +299,7 @@ def merged_model(
     """The merged model of a round, if it is here, and of how many shares it was made."""
     for path in sealed_models(home, trusted, round_):
         try:
-            with parcel.open(path, trusted.trust, [site_keys.identity]) as opened:
+            with parcel.open(path, trusted.check_signers, [site_keys.identity]) as opened:
                 wire = dict(update.FileArrays(opened.body, update.read_header(opened.body)))
                 return dict(CODECS[plan.wire.down].decode(wire, {})), int(opened.statement.context["inputs"]["count"])
         except NoMatchError:  # sealed for those who were here before this site

@@ -168,12 +168,12 @@ def check_not_older(home: Path, statement: Statement) -> None:
 
 def accept(trusted: TrustedState, path: Path) -> TrustedState:
     """The floor with the news in a parcel, or why it is refused."""
-    statement = parcel.inspect(path, trusted.trust).statement
+    statement = parcel.inspect(path, trusted.check_signers).statement
     if statement.kind == "global":
         return trusted.with_model(statement)
     if statement.kind not in ("charter", "roster", "task", "receipt"):
         return trusted
-    with parcel.open(path, trusted.trust) as opened:
+    with parcel.open(path, trusted.check_signers) as opened:
         payload = opened.json()
         if statement.kind == "receipt":
             if statement.context["sender"] == "front" and payload.get("state") != "received":

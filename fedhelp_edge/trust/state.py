@@ -43,7 +43,7 @@ class TrustedState:
         return max([clock, *(document.created for document in (self.charter, self.roster, self.task) if document)])
 
     # --- who may sign what ---------------------------------------------------------------------------------------
-    def trust(self, statement: Statement, signers: tuple[str, ...]) -> Site | None:
+    def check_signers(self, statement: Statement, signers: tuple[str, ...]) -> Site | None:
         """For `parcel.look`: return, or raise what is wrong. The roster's key decides, never the armor's."""
         if statement.kind in ("update", "rotate", "receipt") and self.roster is None:
             raise ExpiredError("no roster has arrived yet")

@@ -10,7 +10,7 @@ from pathlib import Path
 from fedhelp_edge import files
 from fedhelp_edge.errors import NotNowError, TargetExistsError
 from fedhelp_edge.trust import charter, roster
-from fedhelp_edge.trust.account import LOG_FILE, SIGNERS_FILE, allowed_signers, read_round
+from fedhelp_edge.trust.round_record import LOG_FILE, SIGNERS_FILE, allowed_signers, read_round
 from server_ref.hub.hub import Hub
 
 

@@ -26,7 +26,7 @@ def roster(
     Example: fedhelp-coordinator roster --allowed-signers allowed_signers
     """
     from fedhelp_edge import files
-    from fedhelp_edge.trust.account import allowed_signers
+    from fedhelp_edge.trust.round_record import allowed_signers
     from server_ref.admin import session, status
 
     with session.open_hub(home) as hub:

@@ -37,13 +37,13 @@ BASE = hashlib.sha256(b"the first weights").hexdigest()
 LAST = 2**53 - 1  # the largest number that a statement can hold
 
 
-class News(NamedTuple):
-    said: Statement
-    keys: tuple[str, ...]
-    holds: dict[str, Any]
+class SignedParcel(NamedTuple):
+    statement: Statement
+    signers: tuple[str, ...]
+    payload: dict[str, Any]
 
 
-def signed(context: dict[str, Any], body: dict[str, Any] | bytes, *signers: Ed25519PrivateKey) -> News:
+def signed(context: dict[str, Any], body: dict[str, Any] | bytes, *signers: Ed25519PrivateKey) -> SignedParcel:
     """What a reader knows once the statement was parsed and each of the signatures was found good."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     said = statement.parse(statement.create(context, hashlib.sha256(data).hexdigest(), len(data)).line)
@@ -51,7 +51,7 @@ def signed(context: dict[str, Any], body: dict[str, Any] | bytes, *signers: Ed25
     for signature in found:
         signature.verify(said.line)
     holds = {} if isinstance(body, bytes) else parcel.read_json(data)
-    return News(said, tuple(sshsig.public_line(signature.key) for signature in found), holds)
+    return SignedParcel(said, tuple(sshsig.public_line(signature.key) for signature in found), holds)
 
 
 def line(key: Ed25519PrivateKey) -> str:
@@ -86,7 +86,7 @@ class Federation:
     front: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
     archive: str = field(default_factory=age.new_identity)
     round_key: str = field(default_factory=age.new_identity)
-    people: dict[str, keys.Keys] = field(
+    site_keys: dict[str, keys.Keys] = field(
         default_factory=lambda: {name: keys.generate() for name in ("site-001", "site-002", "site-003")}
     )
 
@@ -101,7 +101,7 @@ class Federation:
         signers: Sequence[Ed25519PrivateKey] | None = None,
         created: datetime = START,
         **context: Any,
-    ) -> News:
+    ) -> SignedParcel:
         """Version 1, or the version that follows `after`."""
         roots = self.roots if roots is None else tuple(roots)
         said = {
@@ -129,7 +129,7 @@ class Federation:
         return self.pinned.federation
 
     def site(self, name: str, **changes: Any) -> Site:
-        public = self.people[name].public
+        public = self.site_keys[name].public
         tier = "large" if name == "site-003" else "small"
         return replace(Site(name, f"Clinic {name[-1]}", tier, public.sign, public.recipient), **changes)
 
@@ -143,10 +143,10 @@ class Federation:
         created: datetime = START,
         signer: Ed25519PrivateKey | None = None,
         **context: Any,
-    ) -> News:
+    ) -> SignedParcel:
         """The three sites, those named in `sites` changed as given there."""
         changed = {site.id: site for site in tuple_of(sites)}
-        listed = [changed.pop(name, self.site(name)) for name in self.people] + list(changed.values())
+        listed = [changed.pop(name, self.site(name)) for name in self.site_keys] + list(changed.values())
         under = under or self.pinned
         said = {"federation": self.id, "epoch": under.epoch, "version": version, "charter": under.hash, **context}
         holds = roster.body(listed, line(self.front), age.recipient_of(self.archive), expires)
@@ -154,7 +154,7 @@ class Federation:
 
     def task(
         self,
-        rests_on: News,
+        rests_on: SignedParcel,
         round_: int = 1,
         *,
         log: Log | None = None,
@@ -162,13 +162,13 @@ class Federation:
         created: datetime = START,
         signer: Ed25519PrivateKey | None = None,
         **context: Any,
-    ) -> News:
+    ) -> SignedParcel:
         said = {
             "federation": self.id,
-            "epoch": rests_on.said.context["epoch"],
+            "epoch": rests_on.statement.context["epoch"],
             "round": round_,
-            "roster": rests_on.said.hash,
-            "roster_version": rests_on.said.context["version"],
+            "roster": rests_on.statement.hash,
+            "roster_version": rests_on.statement.context["version"],
             "base": BASE,
             **context,
         }
@@ -181,9 +181,11 @@ class Federation:
         """The statement of a merged model."""
         counted = {"count": 3, "sha256": "0" * 64}
         said = {"federation": self.id, "epoch": 1, "round": round_, "base": base, "readers": counted, "inputs": counted}
-        return signed(statement.new_context("global", START, **{**said, **context}), b"sealed", self.coordinator).said
+        return signed(
+            statement.new_context("global", START, **{**said, **context}), b"sealed", self.coordinator
+        ).statement
 
-    def receipt(self, sender: str, signer: Ed25519PrivateKey, **context: Any) -> News:
+    def receipt(self, sender: str, signer: Ed25519PrivateKey, **context: Any) -> SignedParcel:
         said = {"federation": self.id, "epoch": 1, "sender": sender, "about": BASE, **context}
         return signed(statement.new_context("receipt", START, **said), {}, signer)
 
@@ -192,48 +194,48 @@ class Federation:
     def recipients(self) -> list[str]:
         return [age.recipient_of(self.round_key), age.recipient_of(self.archive)]
 
-    def share(self, name: str, order: News, created: datetime = START, **context: Any) -> dict[str, Any]:
+    def share(self, name: str, order: SignedParcel, created: datetime = START, **context: Any) -> dict[str, Any]:
         """The context of a share that a site makes under a task."""
         said = {
             "federation": self.id,
-            "round": order.said.context["round"],
-            "task": order.said.hash,
-            "base": order.said.context["base"],
+            "round": order.statement.context["round"],
+            "task": order.statement.hash,
+            "base": order.statement.context["base"],
             "sender": name,
-            "sender_key": sshsig.fingerprint(self.people[name].public.sign),
+            "sender_key": sshsig.fingerprint(self.site_keys[name].public.sign),
             "recipients": self.recipients,
             "seq": 1,
         }
         return statement.new_context("update", created, **{**said, **context})
 
-    def update(self, name: str, order: News, *signers: Ed25519PrivateKey, **context: Any) -> News:
-        return signed(self.share(name, order, **context), b"sealed", *(signers or (self.people[name].sign,)))
+    def update(self, name: str, order: SignedParcel, *signers: Ed25519PrivateKey, **context: Any) -> SignedParcel:
+        return signed(self.share(name, order, **context), b"sealed", *(signers or (self.site_keys[name].sign,)))
 
-    def enrol(self, code: str, who: keys.Keys, *signers: Ed25519PrivateKey, name: str = "Clinic 4") -> News:
+    def enrol(self, code: str, who: keys.Keys, *signers: Ed25519PrivateKey, name: str = "Clinic 4") -> SignedParcel:
         """A request to join by somebody who was given an invite's code."""
         context = statement.new_context("enrol", START, federation=self.id)
         return signed(context, enrol.request_body(code, name, who.public, context), *(signers or (who.sign,)))
 
-    def rotate(self, name: str, new: keys.PublicKeys, *signers: Ed25519PrivateKey, **context: Any) -> News:
+    def rotate(self, name: str, new: keys.PublicKeys, *signers: Ed25519PrivateKey, **context: Any) -> SignedParcel:
         said = {"federation": self.id, "sender": name, "seq": 2, **context}
         return signed(
             statement.new_context("rotate", START, **said), {"sign": new.sign, "recipient": new.recipient}, *signers
         )
 
     # --- what a reader makes of it -----------------------------------------------------------------------------------
-    def floor(self, *news: News) -> TrustedState:
+    def trusted(self, *news: SignedParcel) -> TrustedState:
         """What a site knows that pinned the charter and then read this news."""
         known = TrustedState(self.pinned)
         for one in news:
             known = {"charter": known.with_charter, "roster": known.with_roster, "task": known.with_task}[
-                one.said.kind
+                one.statement.kind
             ](*one)
         return known
 
-    def read_roster(self, news: News) -> Roster:
+    def read_roster(self, news: SignedParcel) -> Roster:
         return roster.read(*news, self.pinned)
 
-    def read_task(self, news: News, known: Roster) -> Task:
+    def read_task(self, news: SignedParcel, known: Roster) -> Task:
         return task.read(*news, self.pinned, known)
 
 

@@ -39,7 +39,7 @@ from fedhelp_edge.trust.log import Log
 from fedhelp_edge.trust.roster import Site
 from fedhelp_edge.trust.state import TrustedState
 from fedhelp_edge.trust.task import SenderHistory
-from tests.attacks.federation import DAY, SCHEMA, START, Federation, News, weights, write_parcel
+from tests.attacks.federation import DAY, SCHEMA, START, Federation, SignedParcel, weights, write_parcel
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +48,12 @@ def fed() -> Federation:
 
 
 @pytest.fixture(scope="module")
-def rests_on(fed: Federation) -> News:
+def rests_on(fed: Federation) -> SignedParcel:
     return fed.roster()
 
 
 @pytest.fixture(scope="module")
-def orders(fed: Federation, rests_on: News) -> dict[int, News]:
+def orders(fed: Federation, rests_on: SignedParcel) -> dict[int, SignedParcel]:
     """The tasks of rounds 1 to 3; round 3 is open."""
     return {number: fed.task(rests_on, number) for number in (1, 2, 3)}
 
@@ -61,34 +61,34 @@ def orders(fed: Federation, rests_on: News) -> dict[int, News]:
 class Intake:
     """The hub's judgement of a share's statement, with nothing behind it."""
 
-    def __init__(self, fed: Federation, rests_on: News, orders: dict[int, News]) -> None:
+    def __init__(self, fed: Federation, rests_on: SignedParcel, orders: dict[int, SignedParcel]) -> None:
         self.roster = fed.read_roster(rests_on)
         self.tasks = {number: fed.read_task(order, self.roster) for number, order in orders.items()}
 
-    def judge(self, update: News, seen: SenderHistory | None = None, stale: int = 0) -> Site:
+    def judge(self, update: SignedParcel, seen: SenderHistory | None = None, stale: int = 0) -> Site:
         return task.judge_update(
-            update.said, update.keys, self.roster, self.tasks, seen or SenderHistory(), stale_rounds=stale
+            update.statement, update.signers, self.roster, self.tasks, seen or SenderHistory(), stale_rounds=stale
         )
 
 
 @pytest.fixture(scope="module")
-def intake(fed: Federation, rests_on: News, orders: dict[int, News]) -> Intake:
+def intake(fed: Federation, rests_on: SignedParcel, orders: dict[int, SignedParcel]) -> Intake:
     return Intake(fed, rests_on, orders)
 
 
-def test_the_honest_share_is_taken(fed: Federation, orders: dict[int, News], intake: Intake) -> None:
+def test_the_honest_share_is_taken(fed: Federation, orders: dict[int, SignedParcel], intake: Intake) -> None:
     assert intake.judge(fed.update("site-001", orders[3])).id == "site-001"
 
 
 def test_c04_a_share_of_the_round_before_comes_too_late(
-    fed: Federation, orders: dict[int, News], intake: Intake
+    fed: Federation, orders: dict[int, SignedParcel], intake: Intake
 ) -> None:
     with pytest.raises(RoundClosedError):
         intake.judge(fed.update("site-001", orders[2]))
 
 
 def test_c04_a_share_is_as_stale_as_the_plan_allows_and_no_staler(
-    fed: Federation, orders: dict[int, News], intake: Intake
+    fed: Federation, orders: dict[int, SignedParcel], intake: Intake
 ) -> None:
     assert intake.judge(fed.update("site-001", orders[2]), stale=1).id == "site-001"
     with pytest.raises(RoundClosedError):
@@ -96,44 +96,46 @@ def test_c04_a_share_is_as_stale_as_the_plan_allows_and_no_staler(
 
 
 def test_c04_a_share_of_a_round_that_was_never_opened_is_refused(
-    fed: Federation, orders: dict[int, News], intake: Intake
+    fed: Federation, orders: dict[int, SignedParcel], intake: Intake
 ) -> None:
     with pytest.raises(RoundUnknownError):
         intake.judge(fed.update("site-001", orders[3], round=4))
 
 
 def test_c05_a_share_under_the_task_of_another_round_is_refused(
-    fed: Federation, orders: dict[int, News], intake: Intake
+    fed: Federation, orders: dict[int, SignedParcel], intake: Intake
 ) -> None:
     with pytest.raises(WrongTaskError):
-        intake.judge(fed.update("site-001", orders[3], task=orders[2].said.hash))
+        intake.judge(fed.update("site-001", orders[3], task=orders[2].statement.hash))
 
 
 def test_c06_a_share_for_another_federation_is_refused(
-    fed: Federation, orders: dict[int, News], intake: Intake
+    fed: Federation, orders: dict[int, SignedParcel], intake: Intake
 ) -> None:
     with pytest.raises(OtherFederation):
         intake.judge(fed.update("site-001", orders[3], federation="fh-" + "e" * 32))
 
 
 @pytest.mark.parametrize("kind", ["roster", "task", "global", "receipt", "rotate"])
-def test_c06_whatever_else_belongs_to_another_federation_is_refused(fed: Federation, rests_on: News, kind: str) -> None:
+def test_c06_whatever_else_belongs_to_another_federation_is_refused(
+    fed: Federation, rests_on: SignedParcel, kind: str
+) -> None:
     other = "fh-" + "e" * 32
-    first = fed.people["site-001"]
+    first = fed.site_keys["site-001"]
     model = fed.model(1, federation=other)
     news = {
         "roster": lambda: fed.roster(federation=other),
         "task": lambda: fed.task(rests_on, federation=other),
-        "global": lambda: News(model, fed.roster().keys, {}),
+        "global": lambda: SignedParcel(model, fed.roster().signers, {}),
         "receipt": lambda: fed.receipt("front", fed.front, federation=other),
         "rotate": lambda: fed.rotate("site-001", first.public, first.sign, federation=other),
     }[kind]()
     with pytest.raises(OtherFederation):
-        fed.floor(rests_on).trust(news.said, news.keys)
+        fed.trusted(rests_on).check_signers(news.statement, news.signers)
 
 
 def test_c07_a_share_that_starts_from_another_model_is_refused(
-    fed: Federation, orders: dict[int, News], intake: Intake
+    fed: Federation, orders: dict[int, SignedParcel], intake: Intake
 ) -> None:
     with pytest.raises(BaseModelError):
         intake.judge(fed.update("site-001", orders[3], base="e" * 64))
@@ -141,61 +143,61 @@ def test_c07_a_share_that_starts_from_another_model_is_refused(
 
 @pytest.mark.parametrize("number", [0, 6, 7])
 def test_c08_a_number_that_does_not_rise_is_a_replay(
-    fed: Federation, orders: dict[int, News], intake: Intake, number: int
+    fed: Federation, orders: dict[int, SignedParcel], intake: Intake, number: int
 ) -> None:
     with pytest.raises(ReplayError):
         intake.judge(fed.update("site-001", orders[3], seq=number), SenderHistory(seq=7))
 
 
-def test_c08_a_number_that_jumps_is_taken(fed: Federation, orders: dict[int, News], intake: Intake) -> None:
+def test_c08_a_number_that_jumps_is_taken(fed: Federation, orders: dict[int, SignedParcel], intake: Intake) -> None:
     assert intake.judge(fed.update("site-001", orders[3], seq=1000), SenderHistory(seq=7))
 
 
 def test_c09_a_nonce_seen_before_is_a_replay_whatever_its_number(
-    fed: Federation, orders: dict[int, News], intake: Intake
+    fed: Federation, orders: dict[int, SignedParcel], intake: Intake
 ) -> None:
     again = fed.update("site-001", orders[3], seq=8, nonce="7" * 32)
     with pytest.raises(ReplayError):
         intake.judge(again, SenderHistory(7, frozenset({"7" * 32})))
 
 
-def test_a_parcel_of_another_kind_is_no_share(orders: dict[int, News], intake: Intake) -> None:
+def test_a_parcel_of_another_kind_is_no_share(orders: dict[int, SignedParcel], intake: Intake) -> None:
     with pytest.raises(ParcelKindError):
         intake.judge(orders[3])
 
 
 def test_c11_a_share_that_others_can_read_too_is_refused(
-    fed: Federation, orders: dict[int, News], intake: Intake
+    fed: Federation, orders: dict[int, SignedParcel], intake: Intake
 ) -> None:
-    more = [*fed.recipients, fed.people["site-002"].public.recipient]
+    more = [*fed.recipients, fed.site_keys["site-002"].public.recipient]
     with pytest.raises(RecipientsError):
         intake.judge(fed.update("site-001", orders[3], recipients=more))
 
 
 def test_c11_a_share_that_leaves_the_archive_out_is_refused(
-    fed: Federation, orders: dict[int, News], intake: Intake
+    fed: Federation, orders: dict[int, SignedParcel], intake: Intake
 ) -> None:
     with pytest.raises(RecipientsError):
         intake.judge(fed.update("site-001", orders[3], recipients=fed.recipients[:1]))
 
 
 def test_a_share_larger_than_the_task_allows_is_refused_by_its_statement(
-    fed: Federation, orders: dict[int, News], intake: Intake
+    fed: Federation, orders: dict[int, SignedParcel], intake: Intake
 ) -> None:
     said, keys, _ = fed.update("site-001", orders[3])
-    intake.judge(News(Statement(said.context, said.form, said.sha256, 1 << 20), keys, {}))
+    intake.judge(SignedParcel(Statement(said.context, said.form, said.sha256, 1 << 20), keys, {}))
     with pytest.raises(PayloadSizeError):
-        intake.judge(News(Statement(said.context, said.form, said.sha256, (1 << 20) + 1), keys, {}))
+        intake.judge(SignedParcel(Statement(said.context, said.form, said.sha256, (1 << 20) + 1), keys, {}))
 
 
 class Theft:
     """site-002 takes site-001's share off the wire and signs it as its own."""
 
-    def __init__(self, fed: Federation, order: News, folder: Path, **changes: Any) -> None:
+    def __init__(self, fed: Federation, order: SignedParcel, folder: Path, **changes: Any) -> None:
         body = BytesIO()
         update.write(body, weights())
         mine = folder / "mine.fhx"
-        first, second = (fed.people[name] for name in ("site-001", "site-002"))
+        first, second = (fed.site_keys[name] for name in ("site-001", "site-002"))
         parcel.seal(
             mine, fed.share("site-001", order), body.getvalue(), first.sign, fed.recipients, facts={"examples": 40}
         )
@@ -216,97 +218,101 @@ class Theft:
 
 @pytest.mark.parametrize("changes", [{}, {"seq": 9}, {"nonce": "7" * 32}], ids=str)
 def test_c12_a_stolen_share_passes_from_outside_and_is_caught_when_it_is_opened(
-    fed: Federation, orders: dict[int, News], intake: Intake, tmp_path: Path, changes: dict[str, Any]
+    fed: Federation, orders: dict[int, SignedParcel], intake: Intake, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     theft = Theft(fed, orders[3], tmp_path, **changes)
 
-    def trust(said: Statement, keys: tuple[str, ...]) -> Site:
-        return intake.judge(News(said, keys, {}))
+    def verifier(said: Statement, keys: tuple[str, ...]) -> Site:
+        return intake.judge(SignedParcel(said, keys, {}))
 
-    parcel.inspect(theft.stolen, trust)
+    parcel.inspect(theft.stolen, verifier)
     with pytest.raises(InnerContextError):
-        parcel.open(theft.stolen, trust, [fed.round_key])
+        parcel.open(theft.stolen, verifier, [fed.round_key])
 
 
-def test_c12_the_share_of_its_true_maker_opens(fed: Federation, orders: dict[int, News], tmp_path: Path) -> None:
+def test_c12_the_share_of_its_true_maker_opens(
+    fed: Federation, orders: dict[int, SignedParcel], tmp_path: Path
+) -> None:
     theft = Theft(fed, orders[3], tmp_path)
-    with parcel.open(theft.mine, fed.floor(fed.roster()).trust, [fed.round_key]) as opened:
+    with parcel.open(theft.mine, fed.trusted(fed.roster()).check_signers, [fed.round_key]) as opened:
         arrays = update.read(BytesIO(opened.body.read()), SCHEMA)
         assert opened.facts == {"examples": 40}
         assert (arrays["linear.bias"] == weights()["linear.bias"]).all()
 
 
 def test_c13_an_older_model_that_was_never_here_is_a_rollback(fed: Federation) -> None:
-    known = fed.floor().with_model(fed.model(4))
+    known = fed.trusted().with_model(fed.model(4))
     with pytest.raises(RollbackError):
         known.with_model(fed.model(3))
 
 
 def test_c13_another_model_of_a_known_round_is_an_equivocation(fed: Federation) -> None:
-    known = fed.floor().with_model(fed.model(3)).with_model(fed.model(4))
+    known = fed.trusted().with_model(fed.model(3)).with_model(fed.model(4))
     for round_ in (3, 4):
         with pytest.raises(EquivocationError):
             known.with_model(fed.model(round_, "e" * 64))
 
 
 def test_c13_the_same_model_sealed_again_for_a_newcomer_is_welcome(fed: Federation) -> None:
-    known = fed.floor().with_model(fed.model(3)).with_model(fed.model(4))
+    known = fed.trusted().with_model(fed.model(3)).with_model(fed.model(4))
     again = fed.model(3, readers={"count": 4, "sha256": "e" * 64})
     assert known.with_model(again) == known
 
 
 def test_c13_a_model_from_before_a_restored_backup_is_a_rollback(fed: Federation) -> None:
-    known = fed.floor().with_charter(*fed.charter(fed.pinned, epoch=2))
+    known = fed.trusted().with_charter(*fed.charter(fed.pinned, epoch=2))
     with pytest.raises(RollbackError):
         known.with_model(fed.model(4))
 
 
-def test_c13_an_older_task_is_a_rollback(fed: Federation, rests_on: News, orders: dict[int, News]) -> None:
+def test_c13_an_older_task_is_a_rollback(
+    fed: Federation, rests_on: SignedParcel, orders: dict[int, SignedParcel]
+) -> None:
     with pytest.raises(RollbackError):
-        fed.floor(rests_on, orders[3]).with_task(*orders[2])
+        fed.trusted(rests_on, orders[3]).with_task(*orders[2])
 
 
 def test_c14_another_task_for_the_same_round_is_an_equivocation(
-    fed: Federation, rests_on: News, orders: dict[int, News]
+    fed: Federation, rests_on: SignedParcel, orders: dict[int, SignedParcel]
 ) -> None:
     with pytest.raises(EquivocationError):
-        fed.floor(rests_on, orders[3]).with_task(*fed.task(rests_on, 3, base="e" * 64))
+        fed.trusted(rests_on, orders[3]).with_task(*fed.task(rests_on, 3, base="e" * 64))
 
 
-def test_c14_a_log_with_another_line_at_the_same_place_is_a_split_view(fed: Federation, rests_on: News) -> None:
-    known = fed.floor(rests_on, fed.task(rests_on, 1, log=Log(5, "a" * 64)))
+def test_c14_a_log_with_another_line_at_the_same_place_is_a_split_view(fed: Federation, rests_on: SignedParcel) -> None:
+    known = fed.trusted(rests_on, fed.task(rests_on, 1, log=Log(5, "a" * 64)))
     with pytest.raises(SplitViewError):
         known.with_task(*fed.task(rests_on, 2, log=Log(5, "b" * 64)))
 
 
-def test_c14_a_log_that_grew_shorter_is_a_log_rollback(fed: Federation, rests_on: News) -> None:
-    known = fed.floor(rests_on, fed.task(rests_on, 1, log=Log(5, "a" * 64)))
+def test_c14_a_log_that_grew_shorter_is_a_log_rollback(fed: Federation, rests_on: SignedParcel) -> None:
+    known = fed.trusted(rests_on, fed.task(rests_on, 1, log=Log(5, "a" * 64)))
     with pytest.raises(LogRollbackError):
         known.with_task(*fed.task(rests_on, 2, log=Log(4, "a" * 64)))
 
 
-def test_c14_a_refused_view_leaves_the_floor_where_it_was(fed: Federation, rests_on: News) -> None:
+def test_c14_a_refused_view_leaves_the_floor_where_it_was(fed: Federation, rests_on: SignedParcel) -> None:
     first = fed.task(rests_on, 1, log=Log(5, "a" * 64))
-    known = fed.floor(rests_on, first)
+    known = fed.trusted(rests_on, first)
     with pytest.raises(SplitViewError):
         known.with_log(Log(5, "b" * 64))
-    assert known == fed.floor(rests_on, first)
+    assert known == fed.trusted(rests_on, first)
 
 
-def test_c14_the_task_that_is_known_already_is_no_shorter_log(fed: Federation, rests_on: News) -> None:
+def test_c14_the_task_that_is_known_already_is_no_shorter_log(fed: Federation, rests_on: SignedParcel) -> None:
     order = fed.task(rests_on, 1, log=Log(5, "a" * 64))
-    known = fed.floor(rests_on, order).with_log(Log(6, "b" * 64))
+    known = fed.trusted(rests_on, order).with_log(Log(6, "b" * 64))
     assert known.with_task(*order) == known
 
 
-def test_c14_a_hub_restored_by_the_root_key_may_begin_a_new_log(fed: Federation, rests_on: News) -> None:
-    known = fed.floor(rests_on, fed.task(rests_on, 1, log=Log(5, "a" * 64)))
+def test_c14_a_hub_restored_by_the_root_key_may_begin_a_new_log(fed: Federation, rests_on: SignedParcel) -> None:
+    known = fed.trusted(rests_on, fed.task(rests_on, 1, log=Log(5, "a" * 64)))
     assert known.with_charter(*fed.charter(fed.pinned, epoch=2)).with_log(Log(2, "b" * 64)).heads == {2: "b" * 64}
 
 
 @pytest.mark.parametrize("year", [1970, 2099])
 def test_c15_the_date_on_a_share_changes_nothing(
-    fed: Federation, orders: dict[int, News], intake: Intake, year: int
+    fed: Federation, orders: dict[int, SignedParcel], intake: Intake, year: int
 ) -> None:
     dated = fed.update("site-001", orders[3], created=datetime(year, 1, 1, tzinfo=timezone.utc))
     assert intake.judge(dated) == intake.judge(fed.update("site-001", orders[3]))
@@ -314,19 +320,19 @@ def test_c15_the_date_on_a_share_changes_nothing(
 
 def test_c16_a_clock_set_back_two_years_does_not_revive_what_expired(fed: Federation) -> None:
     rests_on = fed.roster(expires=START + 10 * DAY)
-    known = fed.floor(rests_on, fed.task(rests_on, created=START + 30 * DAY))
+    known = fed.trusted(rests_on, fed.task(rests_on, created=START + 30 * DAY))
     with pytest.raises(ExpiredError):
         known.check_fresh(START - 730 * DAY, grace=7 * DAY)
 
 
 def test_c16_a_clock_set_back_locks_nobody_out(fed: Federation) -> None:
-    fed.floor(fed.roster()).check_fresh(START - 730 * DAY, grace=timedelta())
+    fed.trusted(fed.roster()).check_fresh(START - 730 * DAY, grace=timedelta())
 
 
 def test_c16_a_clock_set_forward_ten_years_does_no_lasting_harm(
-    fed: Federation, rests_on: News, orders: dict[int, News]
+    fed: Federation, rests_on: SignedParcel, orders: dict[int, SignedParcel]
 ) -> None:
-    known = fed.floor(rests_on, orders[1])
+    known = fed.trusted(rests_on, orders[1])
     with pytest.raises(ExpiredError):
         known.check_fresh(START + 3650 * DAY, grace=DAY)
     after: TrustedState = known.with_task(*orders[2])

@@ -200,7 +200,7 @@ def outcome_of(odd: Callable[[], Answer], charter: bytes, home: Path) -> Outcome
         if answers is odd_end:
             (store / f"{hash_of(charter)}.part").write_bytes(charter[:5])
         with hostile.front(answers) as front:
-            site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, store, patience=0.2)
+            site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, store, give_up_after=0.2)
             return tried(lambda: method(site))
 
     with ThreadPoolExecutor(len(methods)) as pool:
@@ -236,7 +236,7 @@ def test_f21_an_upload_that_gets_no_further_ends(
         return answer(b"", "201 Created", offset) if asked.method == "POST" else answer(body, status, offset)
 
     with hostile.front(answers) as front:
-        site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path, patience=0.3)
+        site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path, give_up_after=0.3)
         with pytest.raises(OfflineError):
             site.put(sealed)
         assert len(front.asked) < 20
@@ -266,7 +266,7 @@ def test_f21_a_file_that_brings_no_byte_or_other_bytes_ends(charter: bytes, tmp_
             return given if "/parcels/" in asked.path else listing(entry(charter))
 
         with hostile.front(answers) as front:
-            site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, store, patience=0.3)
+            site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, store, give_up_after=0.3)
             with pytest.raises(NotAFrontError):
                 list(site.fetch(frozenset()))
         assert not list(store.glob("*.fhx"))
@@ -280,7 +280,7 @@ def test_f21_a_file_that_was_spoilt_by_one_front_comes_whole_from_an_honest_one(
 
     served = [bad]
     with hostile.front(answers) as front:
-        site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", patience=2)
+        site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", give_up_after=2)
         assert tried(lambda: list(site.fetch(frozenset()))) == "E_NO_FRONT"
         served[0] = charter
         (found,) = site.fetch(frozenset())
@@ -310,7 +310,7 @@ def test_f22_names_and_numbers_of_the_other_side_are_what_they_should_be_or_refu
 
     before = sorted(tmp_path.rglob("*"))
     with hostile.front(answers) as front:
-        site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "incoming", patience=2)
+        site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "incoming", give_up_after=2)
         for method in (site.fetch, site.receipts):
             with pytest.raises(NotAFrontError):
                 list(method(frozenset()))
@@ -330,7 +330,9 @@ def test_f22_a_list_of_more_than_there_can_be_of_a_kind_is_refused_before_anythi
 ) -> None:
     listed = [entry(charter, kind=kind, hash=f"{place:064x}", size=size) for place in range(count)]
     with hostile.front(lambda _: listing(*listed)) as front:
-        site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", patience=2, models=50 << 20)
+        site = HttpCarrier(
+            front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", give_up_after=2, max_model_bytes=50 << 20
+        )
         with pytest.raises(NotAFrontError, match=f"of the kind {kind}"):
             list(site.fetch(frozenset()))
         assert all("/parcels/" not in asked.path for asked in front.asked)
@@ -341,7 +343,7 @@ def test_f22_a_list_of_more_than_the_disk_can_hold_is_refused(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 1 << 20))
     with hostile.front(lambda _: listing(entry(charter, kind="global", size=1 << 20))) as front:
-        site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", patience=2)
+        site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", give_up_after=2)
         with pytest.raises(NoSpaceError):
             list(site.fetch(frozenset()))
 
@@ -356,7 +358,7 @@ def test_f22_other_files_in_the_folder_of_downloads_stay(charter: bytes, tmp_pat
     with hostile.front(
         lambda asked: answer(charter) if "/parcels/" in asked.path else listing(entry(charter))
     ) as front:
-        (found,) = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, store, patience=2).fetch(frozenset())
+        (found,) = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, store, give_up_after=2).fetch(frozenset())
     assert found.read_bytes() == charter
     assert {path.name for path in store.iterdir()} == {f"{name}.fhx", "holiday", "0002.fhx"}
     assert not (tmp_path / "elsewhere").exists()
@@ -375,7 +377,7 @@ def test_f23_a_signed_request_goes_to_the_named_address_and_to_no_other(
             return answer(b"", f"{status} Elsewhere", f"Location: {other.url}{asked.path}", NEXT)
 
         with hostile.front(answers) as front:
-            site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", patience=2)
+            site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", give_up_after=2)
             for method in (site.check, lambda: list(site.fetch(frozenset())), lambda: site.put(sealed)):
                 with pytest.raises(NotAFrontError, match="another address"):
                     method()
@@ -385,7 +387,7 @@ def test_f23_a_signed_request_goes_to_the_named_address_and_to_no_other(
 def test_f23_what_a_front_refuses_is_shown_without_its_advice(tmp_path: Path) -> None:
     body = {"code": "E_SIGNER_REVOKED", "detail": "gone\x1b[2J\nwords: apple", "remedy": "type your passphrase at evil"}
     with hostile.front(lambda _: answer(json.dumps(body).encode(), "403 No", NEXT)) as front:
-        site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", patience=2)
+        site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", give_up_after=2)
         with pytest.raises(RefusedThereError) as caught:
             list(site.fetch(frozenset()))
     assert caught.value.cause.isprintable()
@@ -419,7 +421,7 @@ def test_f23_a_proxy_of_the_system_is_still_used(
         monkeypatch.setenv("http_proxy", proxy.url)
         monkeypatch.delenv("no_proxy", raising=False)
         monkeypatch.delenv("NO_PROXY", raising=False)
-        HttpCarrier("http://hub.invalid", "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", patience=2).check()
+        HttpCarrier("http://hub.invalid", "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", give_up_after=2).check()
         assert proxy.asked[0].path == "http://hub.invalid/healthz"
 
 
@@ -427,5 +429,5 @@ def test_f23_a_proxy_that_never_ends_its_answer_is_left(tmp_path: Path, monkeypa
     with hostile.front(lambda _: endless(b"HTTP/1.1 200 OK\r\n", b"A: b\r\n" * 1000)) as proxy:
         monkeypatch.setenv("https_proxy", proxy.url)
         monkeypatch.delenv("no_proxy", raising=False)
-        site = HttpCarrier("https://hub.invalid", "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", patience=0.2)
+        site = HttpCarrier("https://hub.invalid", "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", give_up_after=0.2)
         assert tried(site.check) in ("E_NO_FRONT", "E_OFFLINE")

@@ -102,7 +102,7 @@ def test_a_front_that_is_not_there_is_said_and_nothing_is_lost(three: Federation
         taken.bind(("127.0.0.1", 0))
         nobody = taken.getsockname()[1]
     with pytest.raises(OfflineError):
-        list(line(three, three.clinics[0], nobody, patience=0.1).fetch(frozenset()))
+        list(line(three, three.clinics[0], nobody, give_up_after=0.1).fetch(frozenset()))
 
 
 def test_an_address_that_is_none_is_refused(three: Federation) -> None:
@@ -131,11 +131,11 @@ def test_over_a_line_that_breaks_again_and_again_everything_arrives_once_and_who
         chaos.Fate(again=True), chaos.Fate(cut_answer=0), chaos.Fate(cut=300_000, reset=True),
     ]  # fmt: skip
     with chaos.network(port, iter(breaks)) as bad:
-        line(three, clinic, bad, patience=30).put(path)
+        line(three, clinic, bad, give_up_after=30).put(path)
     assert three.hub.database.path(path.stem).read_bytes() == path.read_bytes()
     assert three.states() == {"site-001/1": "received"}
     breaks = [chaos.Fate(cut_answer=count) for count in (0, 100, 400_000, 20, 700_000, 900_000)]
     with chaos.network(port, iter(breaks)) as bad:
-        found = {one.stem: one for one in line(three, clinic, bad, patience=30).fetch(frozenset())}
+        found = {one.stem: one for one in line(three, clinic, bad, give_up_after=30).fetch(frozenset())}
     assert all(one.read_bytes() == three.hub.database.path(name).read_bytes() for name, one in found.items())
     assert len(found) >= 5

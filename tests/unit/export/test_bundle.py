@@ -29,7 +29,7 @@ from fedhelp_edge.nets import resnet
 from fedhelp_edge.nets.resnet import ResNet
 from fedhelp_edge.parcel import keys, sshsig
 from fedhelp_edge.report import metrics
-from fedhelp_edge.site import vouch
+from fedhelp_edge.site import signer_check
 from tests import bundles
 
 
@@ -231,7 +231,7 @@ def test_an_eight_bit_model_is_smaller_and_checked_like_any_other(
     assert len(made.model) < 0.5 * len(bundles.made().model)
     made.keep(tmp_path / "small.onnx")
     keys.save(tmp_path / "home", bundles.site().keys, None)
-    opened = bundle.load(tmp_path / "small.onnx", lambda key: vouch.model_warning(tmp_path / "home", key, None))
+    opened = bundle.load(tmp_path / "small.onnx", lambda key: signer_check.model_warning(tmp_path / "home", key, None))
     assert opened.parity() <= 1
     assert opened.facts.precision == "int8"
 

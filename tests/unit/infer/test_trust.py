@@ -25,7 +25,7 @@ from fedhelp_edge.errors import (
 from fedhelp_edge.infer import bundle, metadata
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.parcel import keys, sshsig
-from fedhelp_edge.site import vouch
+from fedhelp_edge.site import signer_check
 from tests import bundles
 from tests.clinic import Clinic
 from tests.federation import Federation
@@ -84,7 +84,7 @@ def test_a_model_that_was_not_signed_as_it_is_is_refused_with_or_without_a_home(
     monkeypatch.setattr(Bundle, "engine", property(lambda self: pytest.fail("onnxruntime saw it")))
     for at in (home, tmp_path / "nowhere"):
         with pytest.raises(FedhelpError) as refused:
-            bundle.load(copy, lambda key, at=at: vouch.model_warning(at, key, None))
+            bundle.load(copy, lambda key, at=at: signer_check.model_warning(at, key, None))
         assert refused.value.code == FALSE[spoil]
 
 
@@ -101,21 +101,21 @@ def test_a_refused_model_is_not_even_worth_importing_onnxruntime(copy: Path, tmp
 
 
 def test_without_a_home_the_answer_says_that_nobody_vouches(model: Path, tmp_path: Path) -> None:
-    assert "no home here" in bundle.load(model, lambda key: vouch.model_warning(tmp_path, key, None)).why
+    assert "no home here" in bundle.load(model, lambda key: signer_check.model_warning(tmp_path, key, None)).why
 
 
 def test_what_this_site_signed_is_trusted_and_a_strangers_is_refused(home: Path, tmp_path: Path) -> None:
-    assert vouch.model_warning(home, bundles.site().keys.public.sign, None) == ""
+    assert signer_check.model_warning(home, bundles.site().keys.public.sign, None) == ""
     with pytest.raises(SignerUnknownError):
-        vouch.model_warning(home, keys.generate().public.sign, None)
+        signer_check.model_warning(home, keys.generate().public.sign, None)
 
 
 def test_a_person_may_name_the_key_that_counts(home: Path, tmp_path: Path) -> None:
     stranger = keys.generate().public.sign
-    assert vouch.model_warning(home, stranger, sshsig.fingerprint(stranger)) == ""
-    assert vouch.model_warning(tmp_path, stranger, sshsig.fingerprint(stranger)) == ""
+    assert signer_check.model_warning(home, stranger, sshsig.fingerprint(stranger)) == ""
+    assert signer_check.model_warning(tmp_path, stranger, sshsig.fingerprint(stranger)) == ""
     with pytest.raises(SignerMismatchError):
-        vouch.model_warning(home, stranger, sshsig.fingerprint(bundles.site().keys.public.sign))
+        signer_check.model_warning(home, stranger, sshsig.fingerprint(bundles.site().keys.public.sign))
 
 
 def test_in_a_federation_the_roster_says_whose_models_are_trusted(three: Federation, tmp_path: Path) -> None:
@@ -124,15 +124,15 @@ def test_in_a_federation_the_roster_says_whose_models_are_trusted(three: Federat
     clinic.trip()
     clinic.download()
     active, revoked = (one.keys.public.sign for one in three.clinics[:2])
-    assert vouch.model_warning(clinic.home, active, None) == ""
+    assert signer_check.model_warning(clinic.home, active, None) == ""
     three.hub.revoke(three.coordinator_keys, three.clinics[1].id, 1, "stolen")
     clinic.trip()
     clinic.download()
     for named in (None, sshsig.fingerprint(revoked)):
         with pytest.raises(SignerRevokedError):
-            vouch.model_warning(clinic.home, revoked, named)
+            signer_check.model_warning(clinic.home, revoked, named)
     with pytest.raises((SignerUnknownError, SignerWindowError)):
-        vouch.model_warning(clinic.home, keys.generate().public.sign, None)
+        signer_check.model_warning(clinic.home, keys.generate().public.sign, None)
 
 
 def test_answers_that_differ_from_those_at_export_are_found(opened: Bundle) -> None:

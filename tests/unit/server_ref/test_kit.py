@@ -20,7 +20,7 @@ pytest.importorskip("packaging")
 from fedhelp_edge.errors import KitDamagedError, KitIncompleteError, TargetExistsError, UsageError
 from fedhelp_edge.parcel import keys, sshsig
 from fedhelp_edge.parcel import kit as kits
-from fedhelp_edge.trust import account
+from fedhelp_edge.trust import round_record
 from server_ref.kit import build
 from server_ref.kit.build import SYSTEMS
 from tests import command
@@ -234,7 +234,7 @@ def test_a_joined_site_recognizes_a_kit_of_its_coordinator(
 
     assert inspected("coordinators", coordinator_keys)["trusted"]
     signers = tmp_path / "allowed_signers"
-    signers.write_text(account.allowed_signers(hub.charter, hub.roster))
+    signers.write_text(round_record.allowed_signers(hub.charter, hub.roster))
     command_line = ["ssh-keygen", "-Y", "verify", "-f", signers, "-I", "coordinator", "-n", kits.NAMESPACE]
     with (tmp_path / "coordinators" / "install.py").open("rb") as installer:
         subprocess.run([*command_line, "-s", tmp_path / "coordinators/install.py.sig"], stdin=installer, check=True)

@@ -20,7 +20,7 @@ def newcomer() -> Ed25519PrivateKey:
 
 
 def test_a_federation_is_named_by_the_hash_of_its_first_charter(fed: Federation) -> None:
-    said = fed.charter().said
+    said = fed.charter().statement
     assert fed.pinned.federation == "fh-" + said.hash[:32]
 
 
@@ -155,4 +155,4 @@ def test_a_stranger_with_another_charter_of_the_same_number_raises_no_alarm() ->
     fed = Federation()
     other = Federation()
     with pytest.raises(ThresholdError):
-        fed.floor().with_charter(*other.charter())
+        fed.trusted().with_charter(*other.charter())

@@ -26,7 +26,7 @@ from fedhelp_edge.parcel import keys
 from fedhelp_edge.trust import enrol
 from fedhelp_edge.trust.enrol import Invite
 from fedhelp_edge.trust.task import SenderHistory
-from tests.attacks.federation import DAY, START, Federation, News, signed
+from tests.attacks.federation import DAY, START, Federation, SignedParcel, signed
 
 CODE = "FH1-01234-56789-ABCDE-FGHJK-"
 codes = st.text("0123456789ABCDEFGHJKMNPQRSTVWXYZ", min_size=20, max_size=20).map(enrol._format_code)
@@ -117,7 +117,7 @@ def test_an_invite_holds_to_the_last_second_of_its_time(fed: Federation, newcome
     assert judge(fed, fed.enrol(code, newcomer), invite) == invite
 
 
-def judge(fed: Federation, news: News, invite: Invite, now: timedelta = timedelta()) -> Invite:
+def judge(fed: Federation, news: SignedParcel, invite: Invite, now: timedelta = timedelta()) -> Invite:
     return enrol.judge_request(
         *news, federation=fed.id, invites={invite.id: invite}, current_roster=None, now=START + now
     )
@@ -175,7 +175,11 @@ def test_a_request_with_a_second_signature_is_refused(fed: Federation, newcomer:
 def test_a_request_of_another_form_is_refused(fed: Federation, newcomer: keys.Keys, changes: dict[str, Any]) -> None:
     said, signers, holds = fed.enrol(enrol.new_code(), newcomer)
     with pytest.raises(BadBodyError):
-        judge(fed, News(said, signers, {**holds, **changes}), enrol.derive_invite(enrol.new_code(), "small", START))
+        judge(
+            fed,
+            SignedParcel(said, signers, {**holds, **changes}),
+            enrol.derive_invite(enrol.new_code(), "small", START),
+        )
 
 
 def test_a_clinic_makes_no_request_under_a_name_that_would_be_refused(fed: Federation, newcomer: keys.Keys) -> None:
@@ -187,7 +191,7 @@ def test_a_clinic_makes_no_request_under_a_name_that_would_be_refused(fed: Feder
 def test_a_key_that_is_none_does_not_join(
     fed: Federation, newcomer: keys.Keys, key: str, error: type[FedhelpError]
 ) -> None:
-    code, context = enrol.new_code(), dict(fed.enrol(enrol.new_code(), newcomer).said.context)
+    code, context = enrol.new_code(), dict(fed.enrol(enrol.new_code(), newcomer).statement.context)
     public = replace(newcomer.public, **{key: "none"})
     news = signed(context, enrol.request_body(code, "Clinic 4", public, context), newcomer.sign)
     with pytest.raises(error):
@@ -204,7 +208,7 @@ def test_a_rotation_is_no_request(fed: Federation, newcomer: keys.Keys) -> None:
 
 
 def test_a_rotation_seen_before_does_not_bring_old_keys_back(fed: Federation, newcomer: keys.Keys) -> None:
-    first = fed.people["site-001"]
+    first = fed.site_keys["site-001"]
     there = fed.rotate("site-001", newcomer.public, first.sign, newcomer.sign)
     now = fed.site("site-001", sign=newcomer.public.sign, recipient=newcomer.public.recipient)
     with pytest.raises(enrol.RotateProofError):
@@ -214,13 +218,13 @@ def test_a_rotation_seen_before_does_not_bring_old_keys_back(fed: Federation, ne
 def test_an_old_change_of_keys_is_not_repeated_even_when_the_old_key_is_back(
     fed: Federation, newcomer: keys.Keys
 ) -> None:
-    there = fed.rotate("site-001", newcomer.public, fed.people["site-001"].sign, newcomer.sign)
+    there = fed.rotate("site-001", newcomer.public, fed.site_keys["site-001"].sign, newcomer.sign)
     with pytest.raises(ReplayError):
-        enrol.judge_rotation(*there, fed.read_roster(fed.roster()), SenderHistory(seq=there.said.context["seq"]))
+        enrol.judge_rotation(*there, fed.read_roster(fed.roster()), SenderHistory(seq=there.statement.context["seq"]))
 
 
 def test_a_site_that_does_not_take_part_yet_may_change_its_keys(fed: Federation, newcomer: keys.Keys) -> None:
-    news = fed.rotate("site-001", newcomer.public, fed.people["site-001"].sign, newcomer.sign)
+    news = fed.rotate("site-001", newcomer.public, fed.site_keys["site-001"].sign, newcomer.sign)
     known = fed.read_roster(fed.roster(sites=fed.site("site-001", from_round=9)))
     assert enrol.judge_rotation(*news, known, SenderHistory())[0].id == "site-001"
 

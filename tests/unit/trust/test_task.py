@@ -7,7 +7,7 @@ import pytest
 from fedhelp_edge.errors import BadBodyError, FedhelpError, ParcelKindError, RoundKeyGoneError, SchemaNamesError
 from fedhelp_edge.trust import task
 from fedhelp_edge.trust.log import Log
-from tests.attacks.federation import BASE, DAY, SCHEMA, START, Federation, News
+from tests.attacks.federation import BASE, DAY, SCHEMA, START, Federation, SignedParcel
 
 
 @pytest.fixture(scope="module")
@@ -16,18 +16,18 @@ def fed() -> Federation:
 
 
 @pytest.fixture(scope="module")
-def rests_on(fed: Federation) -> News:
+def rests_on(fed: Federation) -> SignedParcel:
     return fed.roster(5)
 
 
-def test_a_task_is_read_as_it_was_written(fed: Federation, rests_on: News) -> None:
+def test_a_task_is_read_as_it_was_written(fed: Federation, rests_on: SignedParcel) -> None:
     news = fed.task(rests_on, 3, log=Log(9, "a" * 64), closes=START + DAY)
     found = fed.read_task(news, fed.read_roster(rests_on))
     assert (found.federation, found.rank, found.base) == (fed.id, (1, 3), BASE)
-    assert (found.roster, found.roster_version) == (rests_on.said.hash, 5)
+    assert (found.roster, found.roster_version) == (rests_on.statement.hash, 5)
     assert (found.plan, found.schema, found.recipients) == ("[plan]\n", SCHEMA, tuple(fed.recipients))
     assert (found.limit, found.knowledge, found.log) == (1 << 20, "", Log(9, "a" * 64))
-    assert (found.opens, found.closes, found.hash) == (START, START + DAY, news.said.hash)
+    assert (found.opens, found.closes, found.hash) == (START, START + DAY, news.statement.hash)
 
 
 @pytest.mark.parametrize(
@@ -45,19 +45,19 @@ def test_a_task_is_read_as_it_was_written(fed: Federation, rests_on: News) -> No
     ],
     ids=str,
 )
-def test_a_body_of_another_form_is_refused(fed: Federation, rests_on: News, changes: dict[str, Any]) -> None:
+def test_a_body_of_another_form_is_refused(fed: Federation, rests_on: SignedParcel, changes: dict[str, Any]) -> None:
     said, keys, holds = fed.task(rests_on)
     with pytest.raises(FedhelpError):
         task.read(said, keys, {**holds, **changes}, fed.pinned, fed.read_roster(rests_on))
 
 
-def test_a_plan_that_is_no_text_is_refused(fed: Federation, rests_on: News) -> None:
+def test_a_plan_that_is_no_text_is_refused(fed: Federation, rests_on: SignedParcel) -> None:
     said, keys, holds = fed.task(rests_on)
     with pytest.raises(BadBodyError):
         task.read(said, keys, {**holds, "plan": ["a"]}, fed.pinned, fed.read_roster(rests_on))
 
 
-def test_a_schema_that_names_a_tensor_twice_is_refused(fed: Federation, rests_on: News) -> None:
+def test_a_schema_that_names_a_tensor_twice_is_refused(fed: Federation, rests_on: SignedParcel) -> None:
     said, keys, holds = fed.task(rests_on)
     with pytest.raises(SchemaNamesError):
         task.read(said, keys, {**holds, "schema": ["a F32 2"] * 2}, fed.pinned, fed.read_roster(rests_on))
@@ -69,6 +69,6 @@ def test_the_key_of_a_round_is_that_rounds_while_it_is_kept() -> None:
         task.round_identity(1, {2: "old", 3: "new"})
 
 
-def test_a_roster_is_no_task(fed: Federation, rests_on: News) -> None:
+def test_a_roster_is_no_task(fed: Federation, rests_on: SignedParcel) -> None:
     with pytest.raises(ParcelKindError):
         task.read(*rests_on, fed.pinned, fed.read_roster(rests_on))

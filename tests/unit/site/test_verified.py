@@ -11,14 +11,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fedhelp_edge.errors import FedhelpError
 from fedhelp_edge.parcel import parcel
 from fedhelp_edge.site import verified
-from tests.attacks.federation import Federation, News
+from tests.attacks.federation import Federation, SignedParcel
 from tests.command import answer, here
 
 
-def keep(path: Path, news: News, *signers: Ed25519PrivateKey) -> Path:
+def keep(path: Path, news: SignedParcel, *signers: Ed25519PrivateKey) -> Path:
     """Put news where a site keeps it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    parcel.seal(path, news.said.context, json.dumps(news.holds).encode(), signers)
+    parcel.seal(path, news.statement.context, json.dumps(news.payload).encode(), signers)
     return path
 
 

@@ -15,7 +15,7 @@ from fedhelp_edge.parcel import keys
 from fedhelp_edge.trust.charter import Charter
 from fedhelp_edge.trust.log import Log
 from fedhelp_edge.trust.state import TrustedState
-from tests.attacks.federation import BASE, DAY, START, Federation, News
+from tests.attacks.federation import BASE, DAY, START, Federation, SignedParcel
 
 FED = Federation()
 ROSTER = FED.read_roster(FED.roster())
@@ -69,7 +69,7 @@ def test_a_charter_alone_gives_the_time_too() -> None:
 # --- who may sign what -----------------------------------------------------------------------------------------------
 def test_a_floor_trusts_whom_the_roster_names_for_each_kind() -> None:
     rests_on = FED.roster()
-    known, first, new = FED.floor(rests_on, FED.task(rests_on)), FED.people["site-001"], keys.generate()
+    known, first, new = FED.trusted(rests_on, FED.task(rests_on)), FED.site_keys["site-001"], keys.generate()
     news = [
         FED.charter(FED.pinned),
         FED.roster(2),
@@ -78,75 +78,75 @@ def test_a_floor_trusts_whom_the_roster_names_for_each_kind() -> None:
         FED.receipt("coordinator", FED.coordinator),
         FED.enrol("FH1-AAAAA-AAAAA-AAAAA-AAAAA-0", new),
     ]
-    assert [known.trust(one.said, one.keys) for one in news] == [None] * len(news)
-    assert known.trust(FED.model(1), news[1].keys) is None
+    assert [known.check_signers(one.statement, one.signers) for one in news] == [None] * len(news)
+    assert known.check_signers(FED.model(1), news[1].signers) is None
     for mine in (FED.update("site-001", FED.task(rests_on)), FED.rotate("site-001", new.public, first.sign, new.sign)):
-        assert known.trust(mine.said, mine.keys) == FED.site("site-001")
+        assert known.check_signers(mine.statement, mine.signers) == FED.site("site-001")
 
 
 @pytest.mark.parametrize("kind", ["charter", "roster", "task", "global", "receipt", "update", "rotate"])
 def test_a_floor_trusts_no_stranger(kind: str) -> None:
     rests_on, stranger = FED.roster(), keys.generate()
     said = {
-        "charter": FED.charter(FED.pinned).said,
-        "roster": FED.roster(2).said,
-        "task": FED.task(rests_on).said,
+        "charter": FED.charter(FED.pinned).statement,
+        "roster": FED.roster(2).statement,
+        "task": FED.task(rests_on).statement,
         "global": FED.model(1),
-        "receipt": FED.receipt("coordinator", FED.coordinator).said,
-        "update": FED.update("site-001", FED.task(rests_on)).said,
-        "rotate": FED.rotate("site-001", stranger.public, stranger.sign).said,
+        "receipt": FED.receipt("coordinator", FED.coordinator).statement,
+        "update": FED.update("site-001", FED.task(rests_on)).statement,
+        "rotate": FED.rotate("site-001", stranger.public, stranger.sign).statement,
     }[kind]
     with pytest.raises(SignerUnknownError):
-        FED.floor(rests_on).trust(said, (stranger.public.sign,))
+        FED.trusted(rests_on).check_signers(said, (stranger.public.sign,))
 
 
 @pytest.mark.parametrize("kind", ["update", "rotate", "receipt"])
 def test_what_a_roster_governs_is_not_trusted_before_there_is_one(kind: str) -> None:
-    first = FED.people["site-001"]
+    first = FED.site_keys["site-001"]
     news = {
         "update": FED.update("site-001", FED.task(FED.roster())),
         "rotate": FED.rotate("site-001", first.public, first.sign),
         "receipt": FED.receipt("front", FED.front),
     }[kind]
     with pytest.raises(ExpiredError):
-        FED.floor().trust(news.said, news.keys)
+        FED.trusted().check_signers(news.statement, news.signers)
 
 
 def test_before_there_is_a_roster_the_charters_keys_are_trusted_and_a_request_may_come() -> None:
     news = [FED.charter(FED.pinned), FED.roster(), FED.enrol("FH1-AAAAA-AAAAA-AAAAA-AAAAA-0", keys.generate())]
-    assert [FED.floor().trust(one.said, one.keys) for one in news] == [None] * len(news)
+    assert [FED.trusted().check_signers(one.statement, one.signers) for one in news] == [None] * len(news)
 
 
 def test_news_of_one_kind_is_not_taken_for_another() -> None:
-    known = FED.floor().with_charter(*FED.charter(FED.pinned))
+    known = FED.trusted().with_charter(*FED.charter(FED.pinned))
     for version in (1, 2, 3):
         with pytest.raises(ParcelKindError):
             known.with_charter(*FED.roster(version))
     with pytest.raises(ParcelKindError):
-        known.with_model(FED.roster().said)
+        known.with_model(FED.roster().statement)
 
 
 def test_the_model_that_a_federation_begins_with_is_welcome() -> None:
-    assert FED.floor().with_model(FED.model(0)).models == {0: BASE}
+    assert FED.trusted().with_model(FED.model(0)).models == {0: BASE}
 
 
 def test_an_order_is_taken_from_the_coordinator_alone() -> None:
     rests_on = FED.roster()
     with pytest.raises(SignerRoleError):
-        FED.floor(rests_on).with_task(*FED.task(rests_on, signer=FED.people["site-001"].sign))
+        FED.trusted(rests_on).with_task(*FED.task(rests_on, signer=FED.site_keys["site-001"].sign))
     with pytest.raises(SignerUnknownError):
-        FED.floor(rests_on).with_task(*FED.task(rests_on, signer=keys.generate().sign))
+        FED.trusted(rests_on).with_task(*FED.task(rests_on, signer=keys.generate().sign))
 
 
 def test_a_task_stays_valid_under_a_newer_roster() -> None:
     order = FED.task(FED.roster(1))
-    known = FED.floor(FED.roster(2)).with_task(*order)
-    assert known.task and known.task.hash == order.said.hash
+    known = FED.trusted(FED.roster(2)).with_task(*order)
+    assert known.task and known.task.hash == order.statement.hash
 
 
 def test_a_newer_charter_keeps_what_is_known() -> None:
     rests_on = FED.roster()
-    known = FED.floor(rests_on, FED.task(rests_on)).with_model(FED.model(1))
+    known = FED.trusted(rests_on, FED.task(rests_on)).with_model(FED.model(1))
     after = known.with_charter(*FED.charter(FED.pinned))
     assert after == replace(known, charter=after.charter)
 
@@ -162,8 +162,8 @@ class AnyNews(RuleBasedStateMachine):
 
     @initialize()
     def pin(self) -> None:
-        self.floor = TrustedState(FED.pinned)
-        self.charters: list[tuple[Charter, News]] = [(FED.pinned, FED.charter())]
+        self.trusted = TrustedState(FED.pinned)
+        self.charters: list[tuple[Charter, SignedParcel]] = [(FED.pinned, FED.charter())]
         self.forget()
 
     def forget(self) -> None:
@@ -174,13 +174,13 @@ class AnyNews(RuleBasedStateMachine):
         self.models: dict[int, str] = {}
 
     def offer(self, welcome: bool, with_news: Any, *news: Any) -> bool:
-        before = self.floor
+        before = self.trusted
         try:
-            self.floor = with_news(*news)
+            self.trusted = with_news(*news)
         except TrustError:
             assert not welcome
         else:
-            assert welcome or self.floor == before
+            assert welcome or self.trusted == before
         return welcome
 
     @staticmethod
@@ -195,9 +195,9 @@ class AnyNews(RuleBasedStateMachine):
     def roster_arrives(self, version: int, variant: int, place: int) -> None:
         charter = self.under(place)
         news = FED.roster(version, under=charter, expires=START + (90 + variant) * DAY)
-        welcome = charter == self.floor.charter and self.newer(self.roster, version, news.said.hash)
-        if self.offer(welcome, self.floor.with_roster, *news):
-            self.roster = version, news.said.hash
+        welcome = charter == self.trusted.charter and self.newer(self.roster, version, news.statement.hash)
+        if self.offer(welcome, self.trusted.with_roster, *news):
+            self.roster = version, news.statement.hash
 
     @rule(version=few, variant=variants, place=charters, number=few, base=variants, length=few, head=variants)
     def task_arrives(
@@ -206,19 +206,19 @@ class AnyNews(RuleBasedStateMachine):
         charter, log = self.under(place), Log(length, f"{head:064x}")
         rests_on = FED.roster(version, under=charter, expires=START + (90 + variant) * DAY)
         news = FED.task(rests_on, number, log=log, base=f"{base:064x}")
-        fits = self.roster is not None and self.newer((version, rests_on.said.hash), *self.roster)
-        again = self.task == (number, news.said.hash)
+        fits = self.roster is not None and self.newer((version, rests_on.statement.hash), *self.roster)
+        again = self.task == (number, news.statement.hash)
         grows = length >= self.longest and self.heads.get(length, log.head) == log.head
-        fresh = self.newer(self.task, number, news.said.hash) and grows
-        welcome = charter.epoch == self.floor.charter.epoch and fits and (again or fresh)
-        if self.offer(welcome, self.floor.with_task, *news) and not again:
-            self.task, self.longest = (number, news.said.hash), length
+        fresh = self.newer(self.task, number, news.statement.hash) and grows
+        welcome = charter.epoch == self.trusted.charter.epoch and fits and (again or fresh)
+        if self.offer(welcome, self.trusted.with_task, *news) and not again:
+            self.task, self.longest = (number, news.statement.hash), length
             self.heads[length] = log.head
 
     @rule(length=few, head=variants)
     def log_is_seen(self, length: int, head: int) -> None:
         log = Log(length, f"{head:064x}")
-        if self.offer(self.heads.get(length, log.head) == log.head, self.floor.with_log, log):
+        if self.offer(self.heads.get(length, log.head) == log.head, self.trusted.with_log, log):
             self.heads[length] = log.head
 
     @rule(number=few, base=variants, epoch=few)
@@ -226,34 +226,34 @@ class AnyNews(RuleBasedStateMachine):
         name = f"{base:064x}"
         known = self.models.get(number) == name
         newest = number > max(self.models, default=0)
-        welcome = epoch == self.floor.charter.epoch and (known or newest)
-        if self.offer(welcome, self.floor.with_model, FED.model(number, name, epoch=epoch)):
+        welcome = epoch == self.trusted.charter.epoch and (known or newest)
+        if self.offer(welcome, self.trusted.with_model, FED.model(number, name, epoch=epoch)):
             self.models[number] = name
 
     @rule(raised=st.sampled_from([0, 0, 1]), place=charters)
     def charter_arrives(self, raised: int, place: int) -> None:
         charter = self.under(place)
         news = FED.charter(charter, epoch=charter.epoch + raised)
-        known = news.said.hash in [one.hash for one, _ in self.charters]
-        if self.offer(charter == self.floor.charter, self.floor.with_charter, *news):
+        known = news.statement.hash in [one.hash for one, _ in self.charters]
+        if self.offer(charter == self.trusted.charter, self.trusted.with_charter, *news):
             assert not known
-            self.charters.append((self.floor.charter, news))
+            self.charters.append((self.trusted.charter, news))
             if raised:
                 self.forget()
 
     @rule(place=charters)
     def charter_comes_again(self, place: int) -> None:
         charter, news = self.charters[place % len(self.charters)]
-        self.offer(charter == self.floor.charter, self.floor.with_charter, *news)
+        self.offer(charter == self.trusted.charter, self.trusted.with_charter, *news)
 
     @rule(version=few)
     def stranger_sends_orders(self, version: int) -> None:
         stranger = Ed25519PrivateKey.generate()
-        self.offer(False, self.floor.with_roster, *FED.roster(version, under=self.floor.charter, signer=stranger))
+        self.offer(False, self.trusted.with_roster, *FED.roster(version, under=self.trusted.charter, signer=stranger))
 
     @invariant()
     def stands_where_the_model_does(self) -> None:
-        known = self.floor
+        known = self.trusted
         assert known.charter == self.charters[-1][0]
         assert (known.roster and (known.roster.version, known.roster.hash)) == self.roster
         assert (known.task and (known.task.round, known.task.hash)) == self.task

@@ -166,7 +166,7 @@ def test_a_task_says_how_large_the_models_of_a_front_can_be(clinic: Clinic) -> N
     (way,) = connection.carriers(clinic.home, nobody, url="http://127.0.0.1:9")
     assert isinstance(way, HttpCarrier)
     sent = clinic.federation.hub.database.path(clinic.federation.hub.newest_parcel("global")["hash"]).stat().st_size
-    assert sent < way.models < 5 * order.schema.size + (40 << 20)
+    assert sent < way.max_model_bytes < 5 * order.schema.size + (40 << 20)
 
 
 def test_copies_of_a_genuine_file_with_other_bytes_are_not_written_to_a_sites_disk(

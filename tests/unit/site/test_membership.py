@@ -16,6 +16,7 @@ from fedhelp_edge.errors import (
     NotYetError,
 )
 from fedhelp_edge.exchange.folder import CHARTER_PROOFS, FROM_COORDINATOR
+from fedhelp_edge.exchange.http import HttpCarrier
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.site import connection, inbox, layout, membership, outbox, status, verified
 from server_ref.admin import exchange
@@ -145,7 +146,7 @@ def test_the_network_is_used_again_once_an_address_is_named(
     connection.save(home, url="https://hub.example.org")
     assert connection.read(home)["url"] == "https://hub.example.org"
     assert "via" not in connection.read(home)
-    assert type(connection.carriers(home, nobody)[0]).__name__ == "Http"
+    assert isinstance(connection.carriers(home, nobody)[0], HttpCarrier)
 
 
 def test_a_file_that_is_no_invite_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from fedhelp_edge.errors import NotTrainedError, PassphraseNeededError
 from fedhelp_edge.infer import bundle
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.site import export as site_export
-from fedhelp_edge.site import ordered_training, vouch
+from fedhelp_edge.site import ordered_training, signer_check
 from tests.clinic import Clinic
 from tests.federation import Federation, nobody
 
@@ -56,7 +56,7 @@ def test_the_merged_net_is_weighed_as_soon_as_it_has_come(clinic: Clinic, three:
     assert (made.facts.round, made.facts.sites) == (1, 3)  # this site's share was not sent
     assert made.facts.federation == three.hub.federation
     made.keep(tmp_path / "model.onnx")
-    opened = bundle.load(tmp_path / "model.onnx", lambda key: vouch.model_warning(clinic.home, key, None))
+    opened = bundle.load(tmp_path / "model.onnx", lambda key: signer_check.model_warning(clinic.home, key, None))
     assert (opened.why, opened.parity() <= 1) == ("", True)
 
 

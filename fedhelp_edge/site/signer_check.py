@@ -26,7 +26,7 @@ def parcel_warning(home: Path, statement: Statement, signers: tuple[str, ...]) -
     if trusted is None:
         return "this computer has joined no federation, so it cannot say whose key signed"
     try:
-        trusted.trust(statement, signers)
+        trusted.check_signers(statement, signers)
     except FedhelpError as error:
         return f"{error.code}: {error.cause}"
     return ""

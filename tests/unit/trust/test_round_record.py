@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from fedhelp_edge.trust import account
-from fedhelp_edge.trust.account import LogLine, RoundRecord
+from fedhelp_edge.trust import round_record
+from fedhelp_edge.trust.round_record import LogLine, RoundRecord
 from tests.attacks.federation import Federation, line
 
 
@@ -26,7 +26,7 @@ def given(state: str, update: str, site: str, round_: int = 1) -> LogLine:
 
 
 def told(lines: list[LogLine], round_: int) -> RoundRecord:
-    found = account.read_round(lines, round_)
+    found = round_record.read_round(lines, round_)
     assert found
     return found
 
@@ -49,8 +49,8 @@ def test_a_merged_model_is_made_of_the_accepted_updates_in_the_order_of_their_si
 
 
 def test_the_log_names_no_model_of_a_round_that_was_not_merged() -> None:
-    assert account.read_round([*START, OPEN], 1) is None
-    assert account.read_round([], 0) is None
+    assert round_record.read_round([*START, OPEN], 1) is None
+    assert round_record.read_round([], 0) is None
 
 
 def test_the_first_model_has_the_number_0_and_is_made_of_nothing() -> None:
@@ -120,17 +120,17 @@ def test_requests_and_other_decisions_are_no_updates() -> None:
     ids=["of no parcel", "no merge", "of another round"],
 )
 def test_a_line_that_is_not_about_the_model_of_a_round_publishes_none(other: LogLine) -> None:
-    assert account.read_round([*START, OPEN, other], 1) is None
+    assert round_record.read_round([*START, OPEN, other], 1) is None
 
 
 def test_the_signers_of_a_round_are_the_roots_the_coordinator_the_front_and_the_active_sites_each_for_its_own() -> None:
     fed = Federation()
     known = fed.read_roster(fed.roster(sites=[fed.site("site-002", status="revoked")]))
-    rows = account.allowed_signers(fed.pinned, known).splitlines()
+    rows = round_record.allowed_signers(fed.pinned, known).splitlines()
     wanted = [*(("root", line(root), "charter") for root in fed.roots)]
     wanted += [("coordinator", line(fed.coordinator), "roster task global receipt knowledge kit")]
     wanted += [("front", line(fed.front), "receipt")]
-    wanted += [(name, fed.people[name].public.sign, "update enrol rotate") for name in ("site-001", "site-003")]
+    wanted += [(name, fed.site_keys[name].public.sign, "update enrol rotate") for name in ("site-001", "site-003")]
     assert rows == [
         f'{who} namespaces="{",".join(f"{kind}.v1.fedhelp-edge" for kind in kinds.split())}" {key}'
         for who, key, kinds in wanted
