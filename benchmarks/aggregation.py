@@ -27,6 +27,7 @@ from fedhelp_edge import update
 from fedhelp_edge.merge import rules
 from fedhelp_edge.plan import MergeSettings
 from fedhelp_edge.update import Array
+from server_ref.hub import members, models
 from server_ref.hub.hub import Hub
 from server_ref.intake import judge, receive, sandbox
 from server_ref.intake.sandbox import Job
@@ -79,14 +80,14 @@ def merge_sealed(folder: Path, count: int) -> dict[str, Array]:
     for path in sorted((folder / "federation" / "outbox").iterdir())[:count]:
         site, hash_ = path.stem.split("_")
         opened[site] = path.with_suffix(".opened")
-        model = str(hub.database.model(base))
+        model = str(hub.database.model_path(base))
         job = Job(hash_, str(path), (key,), lines, "f32", model, model, "f32", str(opened[site]), 10**9)
         opened_updates[site] = sandbox.open_update(job)
     examples = {site: opened_update.facts["examples"] for site, opened_update in opened_updates.items()}
     norms = {site: opened_update.norm for site, opened_update in opened_updates.items()}
     stored_as = {site: (path, opened_updates[site].sha256) for site, path in opened.items()}
     stored = rounds_updates.RoundUpdates(stored_as, schema.header, lambda site: opened_updates[site].sha256)
-    return rules.merge(hub.model(base), stored, examples, hub.plan.merge, norms)
+    return rules.merge(models.load(hub, base), stored, examples, hub.plan.merge, norms)
 
 
 def merge_by_hub(folder: Path, count: int) -> dict[str, Array]:
@@ -97,7 +98,7 @@ def merge_by_hub(folder: Path, count: int) -> dict[str, Array]:
     judge.judge_waiting(hub, coordinator_keys)
     result = close.aggregate(hub, coordinator_keys, now=True)
     assert len(result["accepted"]) == count, result
-    return hub.model(result["merged_sha256"])
+    return models.load(hub, result["merged_sha256"])
 
 
 def no_passphrase() -> str:
@@ -119,7 +120,7 @@ def write_updates(folder: Path, count: int) -> None:
         sites.append(Site(clinic.id, clinic.id, "small", public.sign, public.recipient, from_round=1))
         federation.clinics.append(clinic)
     with federation.hub.database.transaction():
-        federation.hub.write_roster(federation.coordinator_keys, sites)
+        members.write_roster(federation.hub, federation.coordinator_keys, sites)
     task = federation.open()
     outbox = folder / "federation" / "outbox"
     outbox.mkdir()

@@ -33,7 +33,7 @@ from fedhelp_edge.parcel import keys
 from fedhelp_edge.site import connection, identity, inbox, layout, membership, outbox, verified
 from fedhelp_edge.update import Array
 from server_ref.admin import invites, session
-from server_ref.hub import create
+from server_ref.hub import create, members, models
 from server_ref.hub.hub import Hub
 from server_ref.rounds import close, opening
 from tests import net
@@ -56,7 +56,7 @@ _DIRECTIONS = 64  # random ones, of which each site has a mixture of its own
 def create_hub(home: Path, count: int) -> dict[str, Any]:
     """A hub, and an invite for each site."""
     hub = create.new_hub(home, plans.read(PLAN, TABLES), None)
-    codes = [list(hub.invite(f"Clinic {number}", "small", 14)) for number in range(1, count - 2)]
+    codes = [list(members.invite(hub, f"Clinic {number}", "small", 14)) for number in range(1, count - 2)]
     for number in range(3):
         invites.write_files(home.parent / f"real-{number}.invite", invites.issue(hub, f"Real {number}", "small", 14))
     return {"codes": codes}
@@ -76,7 +76,7 @@ def open_round(home: Path) -> dict[str, Any]:
 def aggregate(home: Path) -> dict[str, Any]:
     with session.unlocked_hub(home, None) as (hub, coordinator_keys):
         result = close.aggregate(hub, coordinator_keys)
-        parcels = hub.model_parcels()
+        parcels = models.newest_parcels(hub)
         sizes = {"parcels of the model": len(parcels), "mb of one": round(_size(hub, parcels[0]), 2)}
         return {"merged": len(result["accepted"]), **sizes, "lines of the log": hub.database.head().length}
 
@@ -93,7 +93,7 @@ STEPS: Mapping[str, Callable[..., dict[str, Any]]] = {
 
 
 def _size(hub: Hub, hash_: str) -> float:
-    return hub.database.path(hash_).stat().st_size / 1e6
+    return hub.database.parcel_path(hash_).stat().st_size / 1e6
 
 
 def step(what: str, home: Path, *arguments: int) -> dict[str, Any]:
@@ -230,7 +230,7 @@ class FederationRound:
     def upload(self) -> None:
         hub = Hub(self.home)
         task = hub.tasks(1)[1]
-        base = hub.model(task.base)
+        base = models.load(hub, task.base)
         moves = directions(base)
         hub.database.close()
 

@@ -24,9 +24,9 @@ from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.trust import enrol
 from fedhelp_edge.trust.task import Task
 from fedhelp_edge.update import Array
-from server_ref.hub import create, hub
+from server_ref.hub import create, hub, members, models
 from server_ref.hub.hub import Hub
-from server_ref.intake import judge, receive
+from server_ref.intake import judge, partial_uploads, receive
 from server_ref.rounds import close, opening
 
 PLAN = """
@@ -123,7 +123,7 @@ class Federation:
 
     def join(self, tier: str = "small", name: str = "") -> Clinic:
         clinic = Clinic(self.hub.federation, self.folder / f"clinic{len(self.clinics)}")
-        code, clinic.id = self.hub.invite(name or f"Clinic {len(self.clinics)}", tier, 14)
+        code, clinic.id = members.invite(self.hub, name or f"Clinic {len(self.clinics)}", tier, 14)
         receive.receive(self.hub, clinic.ask_in(code))
         self.judge()
         self.clinics.append(clinic)
@@ -137,10 +137,11 @@ class Federation:
 
     def aggregate(self, *, now: bool = False) -> dict[str, Any]:
         self.judge()
-        return close.aggregate(self.hub, self.coordinator_keys, now=now)
+        in_transit = partial_uploads.awaited_senders(self.hub)
+        return close.aggregate(self.hub, self.coordinator_keys, now=now, in_transit=in_transit)
 
     def base(self, order: Task) -> dict[str, Array]:
-        return self.hub.model(order.base)
+        return models.load(self.hub, order.base)
 
     def drawn(self, order: Task, clinic: Clinic, size: float = 0.01) -> dict[str, Array]:
         """What a clinic might have trained: the base, a little moved, always the same way."""

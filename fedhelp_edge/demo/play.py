@@ -308,7 +308,7 @@ class _Federation:
         """Every parcel of the federation, in the order of arrival."""
         parcels = []
         for row in self.hub.database.rows("SELECT hash FROM parcels ORDER BY rowid"):
-            path = self.hub.database.path(row["hash"])
+            path = self.hub.database.parcel_path(row["hash"])
             statement = parcel.inspect(path, parcel.any_signer).statement
             sender = statement.context.get("sender", "a site" if statement.kind == "enrol" else "coordinator")
             size, created = path.stat().st_size, statement.context["created"]

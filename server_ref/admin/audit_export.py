@@ -35,7 +35,7 @@ def export_round(hub: Hub, round_: int, out: Path) -> int:
         for row in hub.database.rows(
             "SELECT hash FROM parcels WHERE kind = 'receipt' AND site = ? ORDER BY rowid", subject
         ):
-            if hub.plain(row["hash"])[2]["log"]["length"] <= last_seq:
+            if hub.read_json(row["hash"])[2]["log"]["length"] <= last_seq:
                 hashes.append(row["hash"])
     if os.path.lexists(out):
         raise TargetExistsError(f"{out.name} exists already")
@@ -43,7 +43,7 @@ def export_round(hub: Hub, round_: int, out: Path) -> int:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     for hash_ in hashes:
-        shutil.copyfile(hub.database.path(hash_), scratch / f"{hash_}.fhx")
+        shutil.copyfile(hub.database.parcel_path(hash_), scratch / f"{hash_}.fhx")
     log_text = "".join(
         json.dumps({**line, "hash": line_hash}, sort_keys=True) + "\n" for line, line_hash in lines[:last_seq]
     )
@@ -59,17 +59,17 @@ def export_round(hub: Hub, round_: int, out: Path) -> int:
 def _charter_and_roster(hub: Hub, roster_hash: str) -> tuple[charter.Charter, roster.Roster, list[str]]:
     """The charter and roster of that time, and the hashes of all charters and rosters up to them."""
     rosters = _hashes_up_to(hub, "roster", roster_hash)
-    charters = _hashes_up_to(hub, "charter", hub.plain(roster_hash)[0].context["charter"])
+    charters = _hashes_up_to(hub, "charter", hub.read_json(roster_hash)[0].context["charter"])
     round_charter: charter.Charter | None = None
     for hash_ in charters:
-        statement, signers, payload = hub.plain(hash_)
+        statement, signers, payload = hub.read_json(hash_)
         round_charter = (
             charter.read_next(round_charter, statement, signers, payload)
             if round_charter
             else charter.read_first(statement, signers, payload)
         )
     assert round_charter  # noqa: S101 - a roster names one
-    return round_charter, roster.read(*hub.plain(roster_hash), round_charter), charters + rosters
+    return round_charter, roster.read(*hub.read_json(roster_hash), round_charter), charters + rosters
 
 
 def _hashes_up_to(hub: Hub, kind: str, last: str) -> list[str]:

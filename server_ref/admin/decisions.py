@@ -11,16 +11,17 @@ from fedhelp_edge import console
 from fedhelp_edge.errors import NotNowError
 from fedhelp_edge.parcel.keys import Keys
 from server_ref.hub.hub import Hub
+from server_ref.hub.states import State
 from server_ref.intake import judge as intake_judge
 from server_ref.intake.receipts import RELEASABLE_CODES
-from server_ref.rounds import close, lifecycle, review
+from server_ref.rounds import lifecycle, review
 
 RELEASE, REFUSE = "release", "refuse"
 
 
 def record(hub: Hub, hash_: str, decision: str) -> None:
     """Record what a person decided about a quarantined update: RELEASE or REFUSE."""
-    row = hub.database.row("SELECT code FROM shares WHERE hash = ? AND state = 'quarantined'", hash_)
+    row = hub.database.row("SELECT code FROM shares WHERE hash = ? AND state = ?", hash_, State.QUARANTINED)
     if row is None or decision not in (RELEASE, REFUSE):
         raise NotNowError("this update does not wait for a decision")
     if decision == RELEASE and row["code"] not in RELEASABLE_CODES:
@@ -51,7 +52,7 @@ def apply(hub: Hub, coordinator_keys: Keys) -> list[dict[str, str]]:
     """
     results = []
     for hash_, decision in pending(hub).items():
-        if decision == RELEASE and lifecycle.newest_round(hub)["state"] != close.OPEN:
+        if decision == RELEASE and lifecycle.newest_round(hub)["state"] != State.OPEN:
             continue
         try:
             results.append(review.decide(hub, coordinator_keys, hash_, release=decision == RELEASE))

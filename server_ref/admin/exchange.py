@@ -30,6 +30,7 @@ from fedhelp_edge.errors import (
 )
 from fedhelp_edge.exchange.folder import CHARTER_PROOFS, FROM_COORDINATOR, TO_COORDINATOR
 from server_ref.hub import current as hub_current
+from server_ref.hub import members
 from server_ref.hub.hub import Hub
 from server_ref.intake import receive
 
@@ -101,13 +102,13 @@ def deliver(hub: Hub, folder: Path, result: ExchangeResult | None = None) -> int
     Returns how many parcels lie there for sites.
     """
     result = result or ExchangeResult()
-    sources = {f"{hash_}.fhx": hub.database.path(hash_) for hash_ in hub_current.all_parcels(hub)}
+    sources = {f"{hash_}.fhx": hub.database.parcel_path(hash_) for hash_ in hub_current.all_parcels(hub)}
     hub_hashes = {row["hash"] for row in hub.database.rows("SELECT hash FROM parcels")}
     with _open_directory(folder) as directory:
         for name, source in sources.items():
             with files.reading(source) as file:
                 _write_file(directory, name, file, result)
-        _write_file(directory, CHARTER_PROOFS, io.BytesIO(json.dumps(hub.vouches()).encode()), result)
+        _write_file(directory, CHARTER_PROOFS, io.BytesIO(json.dumps(members.charter_proofs(hub)).encode()), result)
         for name in directory.names():
             match = _PARCEL_NAME.fullmatch(name)
             if name not in sources and ((match and match[1] in hub_hashes) or _PROOFS_PART.fullmatch(name)):

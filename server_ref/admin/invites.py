@@ -22,7 +22,10 @@ from fedhelp_edge.errors import (
 )
 from fedhelp_edge.parcel.statement import format_time
 from fedhelp_edge.trust import enrol
-from server_ref.hub.hub import CANCELLED, Hub
+from server_ref.hub import members
+from server_ref.hub.hub import Hub
+from server_ref.hub.members import CANCELLED
+from server_ref.hub.states import State
 
 _MAX_FILE_BYTES = 1 << 20
 
@@ -44,10 +47,14 @@ class IssuedInvite:
 
 def issue(hub: Hub, name: str, tier: str, days: int) -> IssuedInvite:
     """Create an invite for a new site, valid for so many days."""
-    code, site = hub.invite(name, tier, days)
+    code, site = members.invite(hub, name, tier, days)
     charter_rows = hub.database.rows("SELECT hash FROM parcels WHERE kind = 'charter' ORDER BY number")
     return IssuedInvite(
-        site, code, hub.url, hub.federation, tuple(hub.database.path(row["hash"]).read_bytes() for row in charter_rows)
+        site,
+        code,
+        hub.url,
+        hub.federation,
+        tuple(hub.database.parcel_path(row["hash"]).read_bytes() for row in charter_rows),
     )
 
 
@@ -118,7 +125,9 @@ def draw_qr(text: str) -> bytes:
 
 def list_all(hub: Hub) -> list[dict[str, str]]:
     """Every invite with its state, sorted by site."""
-    requested = {row["invite"] for row in hub.database.rows("SELECT invite FROM requests WHERE state = 'waiting'")}
+    requested = {
+        row["invite"] for row in hub.database.rows("SELECT invite FROM requests WHERE state = ?", State.WAITING)
+    }
     invites = []
     for row in hub.database.rows("SELECT * FROM invites ORDER BY site"):
         if row["used"]:
@@ -147,5 +156,5 @@ def cancel(hub: Hub, name: str) -> dict[str, str]:
     if row["state"] in ("used", "cancelled"):
         remedy = f"'fedhelp-coordinator revoke {row['site']}' excludes a site" if row["state"] == "used" else ""
         raise NotNowError(f"the invite of {row['site']} is {row['state']}", remedy=remedy)
-    hub.cancel_invite(row["site"])
+    members.cancel_invite(hub, row["site"])
     return {**row, "state": "cancelled"}

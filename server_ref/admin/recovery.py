@@ -20,12 +20,13 @@ from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.parcel.keys import Keys, PublicKeys
 from fedhelp_edge.trust import charter
 from fedhelp_edge.trust.roster import Roster
-from server_ref.hub import memory
+from server_ref.hub import members, memory, models
 from server_ref.hub.create import work_folder
 from server_ref.hub.database import DATABASE
 from server_ref.hub.hub import COORDINATOR, FRONT, Hub
+from server_ref.hub.states import State
 from server_ref.intake.judge import round_key
-from server_ref.rounds import close, lifecycle, opening
+from server_ref.rounds import lifecycle, opening
 
 _FOLDERS = ("parcels", "models", "round-keys")  # not the root key, and no decrypted updates: those are opened again
 _TAR_END = bytes(2 * tarfile.BLOCKSIZE)  # tarfile accepts an archive without it, which may lack files
@@ -71,7 +72,7 @@ def restore(home: Path, path: Path, root_keys: Keys, ask_passphrase: Callable[[]
     scratch.mkdir(mode=0o700, parents=True)
     try:
         hub = _unpack(path, scratch)
-        if not older and not hub.memory.exists():
+        if not older and not hub.memory_path.exists():
             remedy = "take another backup; if an older version of this program made it, add --from-older-version"
             raise BadBackupError(f"{path.name} lacks the coordinator's memory", remedy=remedy)
         coordinator_keys = hub.coordinator_keys(ask_passphrase)
@@ -114,7 +115,7 @@ def begin_epoch(hub: Hub, coordinator_keys: Keys, root_keys: Sequence[Keys]) -> 
     with hub.database.transaction():
         _void_open_round(hub)
         body = charter.body(old_charter.name, old_charter.roots, coordinator_keys.public.sign, old_charter.threshold)
-        hub.write_charter(root_keys, body, epoch=old_charter.epoch + 1)
+        hub.publish_charter(root_keys, body, epoch=old_charter.epoch + 1)
         _republish(hub, coordinator_keys, old_roster, old_roster.archive)
 
 
@@ -135,7 +136,9 @@ def rotate_coordinator(hub: Hub, old_keys: Keys, new_keys: Keys, root_keys: Keys
         if hub.database.memory:
             hub.database.memory.rekey(folder.name, new_keys)
         if hub.database.fact("knowledge"):  # new sites would refuse it, signed with the old key
-            with parcel.open(hub.database.path(hub.newest_parcel("knowledge")["hash"]), parcel.any_signer) as opened:
+            with parcel.open(
+                hub.database.parcel_path(hub.newest_parcel("knowledge")["hash"]), parcel.any_signer
+            ) as opened:
                 hub.publish_knowledge(new_keys, opened.body)
 
 
@@ -152,7 +155,7 @@ def rotate_root(
     keys.save(folder, new_root, passphrase)
     with hub.database.transaction():
         body = charter.body(current.name, (new_root.public.sign,), current.coordinator, current.threshold)
-        hub.write_charter([old_root, new_root], body, epoch=current.epoch)
+        hub.publish_charter([old_root, new_root], body, epoch=current.epoch)
         _republish(hub, coordinator_keys, roster, new_root.public.recipient)
 
 
@@ -203,7 +206,7 @@ def _reseal_round_keys(hub: Hub, coordinator_keys: Keys, readers: Sequence[Keys]
 
 
 def _rotation_note(hub: Hub) -> Path:
-    return hub.memory.with_name("new-keys.json")  # in a folder where the front cannot write
+    return hub.memory_path.with_name("new-keys.json")  # in a folder where the front cannot write
 
 
 def _note_rotation(hub: Hub, **target: str) -> None:
@@ -229,11 +232,11 @@ def check_root_key(current: charter.Charter, public_keys: PublicKeys) -> None:
 def _void_open_round(hub: Hub) -> None:
     """Cancel the open round: a new epoch voids its task."""
     newest = lifecycle.newest_round(hub)
-    if newest["state"] == close.OPEN:
+    if newest["state"] == State.OPEN:
         lifecycle.cancel_round(hub, newest)
     hub.database.set_fact("void", str(newest["round"]))
 
 
 def _republish(hub: Hub, coordinator_keys: Keys, roster: Roster, archive_recipient: str) -> None:
-    hub.write_roster(coordinator_keys, roster.sites, roster.front, archive_recipient)
-    hub.seal_newest_model(coordinator_keys)
+    members.write_roster(hub, coordinator_keys, roster.sites, roster.front, archive_recipient)
+    models.publish_again(hub, coordinator_keys)

@@ -77,7 +77,7 @@ def write_lock(hub: Hub) -> Iterator[None]:
         raise NoHubError(f"{hub.home.name} holds no hub")
     with lock.exclusive(hub.home / WRITER_LOCK):
         hub.database.reconcile()
-        hub.verify()
+        hub.check_rows()
         yield
         if hub.database.memory:
             hub.database.memory.close()

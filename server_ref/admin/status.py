@@ -13,8 +13,9 @@ from fedhelp_edge.trust import key_words
 from fedhelp_edge.trust.roster import ACTIVE
 from server_ref.admin import decisions
 from server_ref.hub.hub import Hub
+from server_ref.hub.states import State
 from server_ref.intake import enrolment
-from server_ref.rounds import close, lifecycle, review
+from server_ref.rounds import lifecycle, review
 
 _ALARM_DAYS = 30
 
@@ -65,9 +66,9 @@ def quarantined_updates(hub: Hub) -> list[dict[str, Any]]:
 def summary(hub: Hub) -> dict[str, Any]:
     """The state of the federation: the round, every site, and what waits."""
     row = lifecycle.newest_round(hub)
-    accepted, missing = lifecycle.accepted_and_missing(hub, row) if row["state"] == close.OPEN else ([], [])
-    request_count = hub.database.only("SELECT count(*) AS n FROM requests WHERE state = 'waiting'")["n"]
-    received_count = hub.database.only("SELECT count(*) AS n FROM shares WHERE state = 'received'")["n"]
+    accepted, missing = lifecycle.accepted_and_missing(hub, row) if row["state"] == State.OPEN else ([], [])
+    request_count = hub.database.require_row("SELECT count(*) AS n FROM requests WHERE state = ?", State.WAITING)["n"]
+    received_count = hub.database.require_row("SELECT count(*) AS n FROM shares WHERE state = ?", State.RECEIVED)["n"]
     return {
         "federation": hub.federation, "name": hub.plan.name, "round": row["round"], "rounds": hub.plan.rounds,
         "state": "finished" if lifecycle.is_finished(hub) else row["state"], "closes": row["closes"],
@@ -110,7 +111,7 @@ def accuracy_by_round(hub: Hub) -> list[dict[str, Any]]:
     """
     figures = []
     for row in hub.database.rows(
-        "SELECT round, report FROM rounds WHERE state = 'merged' AND task != '' ORDER BY round"
+        "SELECT round, report FROM rounds WHERE state = ? AND task != '' ORDER BY round", State.MERGED
     ):
         claims = json.loads(row["report"]).get("sites", {}).values()
         if rates := [correct / val for val, correct in claims if val]:

@@ -10,6 +10,8 @@ from fedhelp_edge.exchange.folder import FROM_COORDINATOR, TO_COORDINATOR
 from fedhelp_edge.parcel.keys import Keys
 from server_ref.admin import decisions, exchange
 from server_ref.hub.hub import Hub
+from server_ref.hub.states import State
+from server_ref.intake import partial_uploads
 from server_ref.rounds import close, lifecycle, opening
 
 
@@ -39,11 +41,11 @@ def step(hub: Hub, coordinator_keys: Keys, via: Path | None, news: list[str] | N
 
 
 def _advance_round(hub: Hub, coordinator_keys: Keys, news: list[str]) -> bool:
-    if lifecycle.newest_round(hub)["state"] == close.OPEN:
+    if lifecycle.newest_round(hub)["state"] == State.OPEN:
         try:
-            outcome = close.aggregate(hub, coordinator_keys)
+            outcome = close.aggregate(hub, coordinator_keys, in_transit=partial_uploads.awaited_senders(hub))
         except QuorumError as error:
-            if lifecycle.newest_round(hub)["state"] == close.OPEN:
+            if lifecycle.newest_round(hub)["state"] == State.OPEN:
                 return False  # not due yet
             news.append(f"the round failed: {error.cause}")
         else:

@@ -23,11 +23,12 @@ def aggregate(
     Example: fedhelp-coordinator aggregate
     """
     from server_ref.admin import session
+    from server_ref.intake import partial_uploads
     from server_ref.rounds import close
     from server_ref.rounds import lifecycle as rounds_state
 
     with session.unlocked_hub(home, passphrase_file, precheck=rounds_state.open_round) as (hub, coordinator_keys):
-        outcome = close.aggregate(hub, coordinator_keys, now=now)
+        outcome = close.aggregate(hub, coordinator_keys, now=now, in_transit=partial_uploads.awaited_senders(hub))
         finished = rounds_state.is_finished(hub)
     if json:
         return console.print_json(**outcome)

@@ -35,7 +35,7 @@ def init(
 
     parsed_plan = plans.load(plan, TABLES)
     folder = shell.home_folder(home)
-    create.check_new(folder, parsed_plan, root_key)
+    create.check_new(folder, root_key)
     new_passphrase = None if no_passphrase else passphrase.provider(passphrase_file, "new passphrase", twice=True)()
     if no_passphrase:
         console.say("warning: without a passphrase, anyone who can read this disk can give tasks to every site")

@@ -31,6 +31,7 @@ def reaggregate(
     """
     from fedhelp_edge import errors
     from server_ref.admin import session
+    from server_ref.hub import members
     from server_ref.rounds import lifecycle
     from server_ref.rounds import reaggregate as rounds_reaggregate
 
@@ -38,11 +39,11 @@ def reaggregate(
     if root_key is None:
         raise errors.UsageError("name the folder of the root key with --root-key")
     with session.open_hub(home) as hub:
-        rounds_reaggregate.check_contributed(hub, hub.site(without).id)
+        rounds_reaggregate.check_contributed(hub, members.find(hub, without).id)
     root_secret = root_passphrase_file or archive_passphrase_file or passphrase_file
     root_keys = session.load_root_keys(root_key, root_secret)
     with session.unlocked_hub(home, passphrase_file) as (hub, coordinator_keys):
-        outcome = rounds_reaggregate.without_site(hub, coordinator_keys, hub.site(without).id, root_keys)
+        outcome = rounds_reaggregate.without_site(hub, coordinator_keys, members.find(hub, without).id, root_keys)
         finished = lifecycle.is_finished(hub)
     if json:
         return console.print_json(**outcome)

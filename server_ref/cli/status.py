@@ -19,7 +19,7 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
 
     with session.open_hub(home) as hub:
         summary = admin_status.summary(hub)
-        model = hub.database.model(summary["model"])
+        model = hub.database.model_path(summary["model"])
     if json:
         return console.print_json(**summary)
     until = f", until {summary['closes']}" if summary["state"] == "open" else ""

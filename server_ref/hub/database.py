@@ -1,6 +1,6 @@
-"""What the hub remembers: an SQLite database, and files that are named by what they hold.
+"""A hub's SQLite database, and the files that are named by the hash of their content.
 
-A file is on the disk, and its folder too, before the row that speaks of it is committed; an answer is given after that.
+A file is on the disk, and its folder too, before the row that names it is committed; an answer is given after that.
 The log is a chain of lines: each line's hash covers all lines before it.
 """
 
@@ -24,7 +24,7 @@ from server_ref.hub.memory import Ledger, Memory
 
 DATABASE = "hub.db"
 LOCK_SECONDS = 30.0  # seconds for another command to finish writing
-_LEFTOVER_SECONDS = 3600.0  # seconds before a file that no row speaks of is taken for a leftover
+_LEFTOVER_SECONDS = 3600.0  # seconds before a file that no row names counts as a leftover
 
 _ERRNO_OF_MESSAGE = {"full": errno.ENOSPC, "readonly": errno.EROFS, "disk I/O": errno.EIO, "unable to open": errno.EIO}
 
@@ -64,19 +64,19 @@ _MIGRATIONS = (
     """
     DROP TABLE decisions;
     CREATE TABLE decisions (hash TEXT PRIMARY KEY, what TEXT NOT NULL) STRICT;
-    """,  # which named a site, and so whatever came of it next
+    """,  # which named a site, and so whatever that site sent next
     """
     CREATE INDEX parcels_by_site ON parcels (site, kind);
     CREATE INDEX requests_by_state ON requests (state, invite);
     CREATE INDEX requests_by_site ON requests (site);
     CREATE INDEX shares_by_state ON shares (state, site);
-    """,  # so that no answer to one site costs a look at all of them
+    """,  # so that no answer to one site reads the rows of all
     """
     CREATE TABLE unkept (
         hash TEXT PRIMARY KEY, site TEXT NOT NULL, round INTEGER NOT NULL, code TEXT NOT NULL, cause TEXT NOT NULL
     ) STRICT;
     CREATE INDEX unkept_by_site ON unkept (site, round);
-    """,  # updates that a carrier brought and that were refused at the door: their sites are told
+    """,  # updates from a carrier that were refused on receipt, which the hub does not store: their sites get receipts
 )
 
 
@@ -114,7 +114,10 @@ class HubDatabase:
     # --- rows ----------------------------------------------------------------------------------------------------
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """One transaction: all of it is kept, or nothing. Within another it is a part of that."""
+        """Commit all changes within, or none. A transaction within another is a part of that one.
+
+        Refuses, without the coordinator's keys, a change to the rows that only the coordinator's commands may write.
+        """
         if self.db.in_transaction:
             yield
             return
@@ -133,10 +136,10 @@ class HubDatabase:
                     self.db.execute("ROLLBACK")
                 self.ledger.changes.clear()
                 if self.memory:
-                    self.memory.drop()
+                    self.memory.rollback()
                 raise
             if self.memory:
-                self.memory.settle()
+                self.memory.commit()
 
     def rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
         with _translated_errors():
@@ -147,7 +150,7 @@ class HubDatabase:
             first: sqlite3.Row | None = self.db.execute(query, values).fetchone()
         return first
 
-    def only(self, query: str, *values: Any) -> sqlite3.Row:
+    def require_row(self, query: str, *values: Any) -> sqlite3.Row:
         """The first row, where a whole hub has at least one."""
         first = self.row(query, *values)
         if first is None:
@@ -155,7 +158,7 @@ class HubDatabase:
         return first
 
     def run(self, query: str, *values: Any) -> int:
-        """Change rows; how many were changed."""
+        """Change rows; returns how many."""
         with _translated_errors():
             return self.db.execute(query, values).rowcount
 
@@ -167,28 +170,30 @@ class HubDatabase:
         self.run("INSERT INTO facts VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", name, value)
 
     # --- files ---------------------------------------------------------------------------------------------------
-    def path(self, hash_: str) -> Path:
+    def parcel_path(self, hash_: str) -> Path:
         """Where the parcel with this statement is, or will be."""
         return self.home / "parcels" / hash_[:2] / f"{hash_}.fhx"
 
-    def model(self, hash_: str) -> Path:
+    def model_path(self, hash_: str) -> Path:
         return self.home / "models" / f"{hash_}.safetensors"
 
     def reconcile(self) -> None:
-        """After a crash: what no row speaks of goes, once nobody can be about to speak of it; a gap is damage."""
+        """After a crash: remove old files that no row names; refuse a hub that lacks a file that a row names."""
         recorded = {row["hash"] for row in self.rows("SELECT hash FROM parcels")}
         cutoff = time.time() - _LEFTOVER_SECONDS
         parcels = self.home / "parcels"
-        for folder in [self.home, *self.home.glob("*/"), *(() if parcels.is_symlink() else parcels.glob("*/"))]:
+        for folder in [
+            self.home,
+            *self.home.glob("*/"),
+            *(() if parcels.is_symlink() else parcels.glob("*/")),
+        ]:  # a link leads elsewhere
             with suppress(FileNotFoundError, PermissionError, FileKindError), files.open_shared(folder) as directory:
-                _remove_leftovers(
-                    directory, cutoff, recorded if folder.parent == parcels else None
-                )  # a link leads elsewhere
-        if missing := next((hash_ for hash_ in sorted(recorded) if not self.path(hash_).exists()), ""):
+                _remove_leftovers(directory, cutoff, recorded if folder.parent == parcels else None)
+        if missing := next((hash_ for hash_ in sorted(recorded) if not self.parcel_path(hash_).exists()), ""):
             raise HubDamagedError(f"parcel {missing[:12]} is gone from the disk")
 
-    def check(self) -> None:
-        """Whether the database itself is whole."""
+    def check_integrity(self) -> None:
+        """Refuse a database that SQLite finds damaged."""
         with _translated_errors():
             verdict = self.db.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if verdict != "ok":
@@ -196,7 +201,7 @@ class HubDatabase:
 
     # --- the log -------------------------------------------------------------------------------------------------
     def log(self, now: str, type_: str, subject: str, **detail: canon.Value) -> Log:
-        """Add a line, within a transaction; the log as it then stands."""
+        """Add a line, within a transaction; returns the log as it then stands."""
         before = self.head()
         line = {"detail": detail, "seq": before.length + 1, "subject": subject, "time": now, "type": type_}
         head = line_hash(before.head, line)
@@ -205,23 +210,23 @@ class HubDatabase:
         return Log(before.length + 1, head)
 
     def head(self, length: int | None = None) -> Log:
-        """The log as it stands, or as it stood when it had so many lines."""
+        """The log as it stands, or as it stood when it had `length` lines."""
         up_to = 2**53 if length is None else length
         last = self.row("SELECT seq, hash FROM log WHERE seq <= ? ORDER BY seq DESC LIMIT 1", up_to)
         return Log(last["seq"], last["hash"]) if last else Log()
 
     def lines(self) -> Iterator[tuple[dict[str, Any], str]]:
-        """Every line of the log, and the hash that was kept for it."""
+        """Each line of the log, and its stored hash."""
         for row in self.rows("SELECT * FROM log ORDER BY seq"):
             line = {name: row[name] for name in ("seq", "subject", "time", "type")}
             yield {**line, "detail": json.loads(row["detail"])}, row["hash"]
 
-    def verify(self) -> Log:
-        """The log, if its chain holds."""
+    def verify_log(self) -> Log:
+        """The log, if each line's hash follows from the lines before it."""
         return check_chain(self.lines())
 
     def _check_schema(self) -> None:
-        """Refuse a trigger, view or table that is not ours: it would work within the coordinator's own commands."""
+        """Refuse a trigger, view or table that is not ours: it would act within the coordinator's own commands."""
         if _schema_objects(self.db) != _expected_objects(_MIGRATIONS):
             raise HubDamagedError("the database holds a trigger, view or table that is not this program's")
 
@@ -234,19 +239,18 @@ class HubDatabase:
 
 
 def _remove_leftovers(directory: files.SharedFolder, cutoff: float, recorded: set[str] | None) -> None:
-    """Remove what copies that were cut off have left, and, among parcels, what no row speaks of."""
+    """Remove partial files that interrupted commands left, and, with `recorded`, parcels that no row names."""
     for name in directory.names():
-        if (name.startswith(".") and name.endswith(".part")) or (
-            recorded is not None and Path(name).stem not in recorded
-        ):
-            with suppress(FileNotFoundError, PermissionError, IsADirectoryError):  # another ended meanwhile
+        partial = name.startswith(".") and name.endswith(".part")
+        if partial or (recorded is not None and Path(name).stem not in recorded):
+            with suppress(FileNotFoundError, PermissionError, IsADirectoryError):  # another command removed it
                 if directory.stat(name).st_mtime < cutoff:
                     directory.remove(name)
 
 
 @lru_cache
 def _expected_objects(migrations: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """All that a database of this form holds beside its rows, as SQLite spells it."""
+    """The tables and indexes that a database of this form has, as SQLite spells them."""
     with closing(sqlite3.connect(":memory:")) as db:
         for script in migrations:
             db.executescript(script)
@@ -260,17 +264,17 @@ def _schema_objects(db: sqlite3.Connection) -> list[tuple[str, ...]]:
 
 @contextmanager
 def _translated_errors() -> Iterator[None]:
-    """What SQLite says, as one of ours."""
+    """Raise SQLite's errors as this program's own."""
     try:
         yield
     except sqlite3.OperationalError as error:
         if "locked" in str(error) or "busy" in str(error):
-            raise BusyError("another command is writing to this hub") from None
+            raise BusyError("another command is writing to this hub") from error
         for phrase, number in _ERRNO_OF_MESSAGE.items():
             if phrase in str(error):
-                raise OSError(number, str(error), DATABASE) from None
-        raise HubDamagedError(f"the database does not answer: {error}") from None
+                raise OSError(number, str(error), DATABASE) from error
+        raise HubDamagedError(f"the database does not answer: {error}") from error
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.IntegrityError):
             raise
-        raise HubDamagedError("the database is damaged") from None
+        raise HubDamagedError("the database is damaged") from error

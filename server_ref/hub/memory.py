@@ -1,12 +1,12 @@
-"""What the coordinator remembers of its hub, where the front can neither read nor write.
+"""The coordinator's memory of its hub, where the front can neither read nor write.
 
-The front must write to hub.db, so a row there is a claim. The coordinator therefore keeps one number for all rows that
-only its own commands may write: the sum of their keyed hashes, in which every change can be entered alone. Beside it
-stands how far the log had come. Both lie in `coordinator/`, under a MAC whose key comes from the coordinator's secret
-key: a changed, inserted, removed or older row is noticed by the next command, and so is a changed memory.
+The front must write to hub.db, so a row there is only a claim. The coordinator therefore stores one number for all rows
+that only its own commands may write: the sum of their keyed hashes, to which each change can be added alone. Beside it
+stands the log's length and head. Both lie in `coordinator/`, under a MAC whose key is derived from the coordinator's
+secret key: the next command notices a changed, inserted, removed or older row, and a changed memory.
 
-A commit and this file are two writes. Before a commit the file names both what is and what will be; a command that was
-killed in between is found to have ended in one of the two.
+A commit and this file are two writes. Before a commit the file holds the state before it and the state after it; where
+a command was killed in between, the database is in one of the two.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ from fedhelp_edge import console, files
 from fedhelp_edge.errors import HubDamagedError, LogBrokenError
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.trust.log import Log
+from server_ref.hub.states import State
 
 FILE = "memory.json"
 _COORDINATOR_ROWS = {  # which rows of a table only the coordinator's commands write
-    "facts": "{}name NOT LIKE 'seq %' AND {}name NOT LIKE 'asked %'",  # what the front counts
+    "facts": "{}name NOT LIKE 'seq %' AND {}name NOT LIKE 'asked %'",  # the front's counters
     "invites": "true",
     "parcels": "{}kind IN ('charter', 'roster', 'task', 'global', 'knowledge')",
-    "requests": "{}state != 'waiting'",
+    "requests": f"{{}}state != '{State.WAITING}'",
     "rounds": "true",
-    "shares": "{}state != 'received'",
     "unkept": "true",
+    "shares": f"{{}}state != '{State.RECEIVED}'",
 }
-_DEFAULTS = ("", 0, "{}")  # says nothing: so a column that a later form of the hub adds changes no row's hash
+_DEFAULTS = ("", 0, "{}")  # are not hashed: a column that a later form of the hub adds changes no row's hash
 _MODULUS = 1 << 256
 _MAX_BYTES = 64 << 10
 
@@ -47,17 +48,17 @@ _MAX_BYTES = 64 << 10
 class LedgerState:
     """The coordinator's rows as one number, and the log as it stood."""
 
-    keys: str  # the folder of the coordinator's keys
+    folder: str  # of the coordinator's keys
     total: int
     log: Log
 
-    def signed(self, key: bytes) -> dict[str, Any]:
-        body = {"keys": self.keys, "log": [self.log.length, self.log.head], "total": f"{self.total:064x}"}
+    def with_mac(self, key: bytes) -> dict[str, Any]:
+        body = {"keys": self.folder, "log": [self.log.length, self.log.head], "total": f"{self.total:064x}"}
         return {**body, "mac": hmac.digest(key, json.dumps(body, sort_keys=True).encode(), "sha256").hex()}
 
 
 class Ledger:
-    """Collects which of the coordinator's rows a connection has changed since its last commit."""
+    """Collects the changes that a connection made to the coordinator's rows since its last commit."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -77,7 +78,7 @@ class Ledger:
 
     @property
     def version(self) -> int:
-        """Another one after another connection's commit."""
+        """Differs after another connection's commit."""
         return int(self._db.execute("PRAGMA data_version").fetchone()[0])
 
     def rows(self) -> Iterator[str]:
@@ -98,38 +99,36 @@ def _serialized(table: str, row: dict[str, Any]) -> str:
 
 
 class Memory:
-    """The coordinator's memory of one hub, in the hands of a command that has its keys."""
+    """The coordinator's memory of one hub, for a command that has the coordinator's keys."""
 
     def __init__(
         self, path: Path, folder: str, keys: Keys, ledger: Ledger, head: Callable[[int | None], Log],
-        begun: Callable[[], bool], begin: Callable[[], None],
+        is_logged: Callable[[], bool], write_log: Callable[[], None],
     ) -> None:  # fmt: skip
-        """`begin` writes into the log that there is a memory of this hub; `begun` says whether that is there."""
+        """`write_log` logs that this hub has a memory; `is_logged` tells whether it did, so that none is deleted."""
         self._path, self._folder, self._key = path, folder, _derive_key(keys)
-        self._ledger, self._head, self._begun, self._begin = ledger, head, begun, begin
+        self._ledger, self._head, self._is_logged, self._write_log = ledger, head, is_logged, write_log
         self._next: tuple[str, bytes] | None = None  # other keys, from the next commit on
         self._state: LedgerState | None = None
         self._written = b""
-        self._coming: LedgerState | None = None
+        self._pending: LedgerState | None = None
         self._version = -1  # of the database, as SQLite counts what other connections commit
-        self.publishes = False  # whether this transaction signs something that sites will follow
+        self.publishes = False  # whether this transaction publishes a parcel that sites will follow
 
     def rekey(self, folder: str, keys: Keys) -> None:
-        """From this transaction's commit on the memory belongs to other keys."""
+        """Protect the memory with other keys from this transaction's commit on."""
         self._next = folder, _derive_key(keys)
 
     def check(self) -> None:
-        """Whether the coordinator's rows, and the log as far as it knows it, are as its commands left them."""
+        """Refuse a hub whose log or coordinator's rows are not as the coordinator's last command left them."""
         total = self._sum(self._key, ((1, row) for row in self._ledger.rows()))
-        committed_total = (
-            total - self._sum(self._key, self._ledger.changes)
-        ) % _MODULUS  # without what this transaction changes
+        committed_total = (total - self._sum(self._key, self._ledger.changes)) % _MODULUS  # before this transaction
         states = [self._state] if self._state and self._read() == self._written else self._load(committed_total)
         newest = states[-1]
         states = [state for state in states if state.log == self._head(state.log.length)]
         if not states:
             raise LogBrokenError("the log is not as the coordinator's last command left it")
-        for state in reversed(states):  # the newest first: both fit where nothing but the log went on
+        for state in reversed(states):  # the newest first: both fit where only the log grew
             if state.total == committed_total:
                 if state.total != newest.total:
                     console.say(
@@ -140,70 +139,69 @@ class Memory:
         raise HubDamagedError("what the coordinator decided was changed by another hand than its commands")
 
     def prepare(self) -> None:
-        """Before a commit: write down what will be, beside what is."""
+        """Before a commit: write the state after it beside the state before it."""
         if not self._ledger.changes and not self._next:
             return
-        if (
-            not self._state
-            or self._read() != self._written
-            or (self.publishes and self._ledger.version != self._version)
-        ):
+        changed = self._read() != self._written or (self.publishes and self._ledger.version != self._version)
+        if not self._state or changed:
             self.check()
         assert self._state  # noqa: S101 - just checked
-        if not self._begun():
-            self._begin()
+        if not self._is_logged():
+            self._write_log()
         folder, key = self._next or (self._folder, self._key)
         total = (
             self._sum(key, ((1, row) for row in self._ledger.rows())) if self._next
             else self._state.total + self._sum(key, self._ledger.changes)
         ) % _MODULUS  # fmt: skip
-        self._coming = LedgerState(folder, total, self._head(None))
-        self._write(self._state.signed(self._key), self._coming.signed(key))
+        self._pending = LedgerState(folder, total, self._head(None))
+        self._write(self._state.with_mac(self._key), self._pending.with_mac(key))
 
-    def settle(self) -> None:
-        """After a commit: what will be is what is."""
+    def commit(self) -> None:
+        """After a commit: the state after it is the only one."""
         self._ledger.changes.clear()
-        if self._coming:
-            self._state, self._coming = self._coming, None
+        if self._pending:
+            self._state, self._pending = self._pending, None
             self._folder, self._key = self._next or (self._folder, self._key)
             self._next = None
         self.publishes = False
 
-    def drop(self) -> None:
-        """After a rollback."""
+    def rollback(self) -> None:
+        """After a rollback: the state before it is the only one."""
         self._ledger.changes.clear()
-        self._coming = self._next = None
+        self._pending = self._next = None
         self.publishes = False
 
     def close(self) -> None:
-        """At a command's end: only what is, and the log as it now stands."""
+        """At a command's end: write the one state, and the log as it now stands."""
         if self._state and self._read() == self._written:
             self._state = replace(self._state, log=self._head(None))
-            final = self._state.signed(self._key)
+            final = self._state.with_mac(self._key)
             if json.loads(self._written) != [final]:
                 self._write(final)
 
     def _load(self, committed_total: int) -> list[LedgerState]:
-        """What the file says; a hub that never had one is taken as it is, once."""
+        """The states in the file whose MAC is right. A hub that never had a memory is trusted as it is, once."""
         data = self._read()
         if not data:
-            if self._begun():
+            if self._is_logged():
                 raise HubDamagedError("the coordinator's memory of this hub is gone")
             state = LedgerState(self._folder, committed_total, self._head(None))
             if committed_total:
                 console.say("note: the coordinator had no memory of this hub; from now on it knows it as it is today")
-            self._write(state.signed(self._key))
+            self._write(state.with_mac(self._key))
             return [state]
         try:
             states = [
                 LedgerState(record["keys"], int(record["total"], 16), Log(*record["log"]))
                 for record in json.loads(data)
             ]
-            authentic = [candidate for candidate, record in zip(states, json.loads(data), strict=True) if hmac.compare_digest(
-                candidate.signed(self._key)["mac"], record["mac"]
-            )]  # fmt: skip
-        except (ValueError, TypeError, KeyError, RecursionError):
-            authentic = []
+            pairs = zip(states, json.loads(data), strict=True)
+            authentic = [
+                state for state, record in pairs
+                if hmac.compare_digest(state.with_mac(self._key)["mac"], record["mac"])
+            ]  # fmt: skip
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise HubDamagedError("the coordinator's memory was changed by another hand") from error
         if not authentic:
             raise HubDamagedError("the coordinator's memory was changed by another hand")
         return authentic
@@ -230,14 +228,14 @@ def _keyed_hash(key: bytes, row: str) -> int:
 
 
 def key_folders(path: Path) -> set[str]:
-    """The folders of keys that a memory names, whoever wrote it: where the coordinator's keys may be looked for."""
+    """The folders of keys that a memory names, whoever wrote it: the only places for the coordinator's keys."""
     try:
         with files.reading(path, follow=False) as file:
             return {str(record["keys"]) for record in json.loads(file.read(_MAX_BYTES))}
     except FileNotFoundError:
         return set()
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise HubDamagedError("the coordinator's memory is damaged") from None
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise HubDamagedError("the coordinator's memory is damaged") from error
 
 
 def _derive_key(keys: Keys) -> bytes:

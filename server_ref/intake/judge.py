@@ -1,4 +1,4 @@
-"""Judge what came in: verify each statement again, open each update in the sandbox, and give a receipt."""
+"""Decide on what came in: verify each statement again, open each update in the sandbox, and give a receipt."""
 
 from __future__ import annotations
 
@@ -22,150 +22,132 @@ from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.trust import roster, task
 from fedhelp_edge.update import Schema
 from server_ref.hub.hub import Hub
-from server_ref.intake import enrolment, receipts
-from server_ref.intake import receive as intake_receive
-from server_ref.intake.sandbox import Job, Sandbox, SandboxRefusalError
+from server_ref.hub.states import State
+from server_ref.intake import enrolment, sandbox
+from server_ref.intake.receipts import Decision, decide_update, publish_decision
 
-_ALARM_CODES = (InnerContextError.code, ResourceError.code)  # for a person to look at, not only for the sender
+_ALARM_CODES = (InnerContextError.code, ResourceError.code)  # a person looks at these, not only the sender
 
 
-# --- with the coordinator's key ------------------------------------------------------------------------------
 def judge_waiting(hub: Hub, coordinator_keys: Keys) -> list[dict[str, str]]:
-    """Decide on every request and share that waits."""
-    _answer_unkept(hub, coordinator_keys)
-    decided = [enrolment.judge_request(hub, coordinator_keys, row) for row in hub.database.rows(
-        "SELECT * FROM requests WHERE state = 'waiting' ORDER BY rowid"
-    )]  # fmt: skip
+    """Decide on every request and update that waits; returns the decisions."""
+    _answer_refused_on_receipt(hub, coordinator_keys)
+    requests = hub.database.rows("SELECT * FROM requests WHERE state = ? ORDER BY rowid", State.WAITING)
+    decided = [enrolment.judge_request(hub, coordinator_keys, row) for row in requests]
     if hub.plan.round.enrolment != "manual":
         decided += enrolment.admit_all(hub, coordinator_keys)
     with hub.database.transaction():
-        hub.verify()
-        # accepted by an older program, which bound no hash of what it opened: judged again
-        hub.database.run(
-            "UPDATE shares SET state = 'received' WHERE state = 'accepted' AND instr(facts, '\"sha256\"') = 0"
-        )  # fmt: skip
-        current = hub.database.only("SELECT * FROM rounds ORDER BY round DESC LIMIT 1")
-    waiting = hub.database.rows("SELECT * FROM shares WHERE state = 'received' ORDER BY site, round, seq")
-    if not waiting or current["state"] != "open":
-        return [decision for decision in decided if decision]
-    with Sandbox() as opener:
-        for row in waiting:
-            decided.append(_judge_update(hub, coordinator_keys, row, current, opener))
+        hub.check_rows()
+        # accepted by an older program, which did not bind the hash of the opened update: judged again
+        query = "UPDATE shares SET state = ? WHERE state = ? AND instr(facts, '\"sha256\"') = 0"
+        hub.database.run(query, State.RECEIVED, State.ACCEPTED)
+        round_row = hub.database.require_row("SELECT * FROM rounds ORDER BY round DESC LIMIT 1")
+    query = "SELECT * FROM shares WHERE state = ? ORDER BY site, round, seq"
+    if round_row["state"] == State.OPEN and (updates := hub.database.rows(query, State.RECEIVED)):
+        with sandbox.Sandbox() as process:
+            decided += [_judge_update(hub, coordinator_keys, row, round_row, process) for row in updates]
     return [decision for decision in decided if decision]
 
 
-def _judge_update(
-    hub: Hub, coordinator_keys: Keys, row: sqlite3.Row, current: sqlite3.Row, sandbox: Sandbox
-) -> dict[str, str]:
-    counts = current["round"]
-    earlier = hub.database.row(
-        "SELECT * FROM shares WHERE site = ? AND counts = ? AND state = 'accepted'", row["site"], counts
-    )
-    query = "SELECT count(*) AS n FROM rounds WHERE task != '' AND round > ? AND round <= ?"
-    rounds_since = hub.database.only(query, row["round"], counts)
-    try:
-        check_statement(hub, row)
-        check_sender(hub, row)
-        if earlier and earlier["round"] >= row["round"]:
-            raise DuplicateRoundError(f"{row['site']} gave a share for round {counts} before")
-        if rounds_since["n"] > hub.plan.round.stale:
-            raise RoundClosedError(f"round {row['round']} is over; this is round {counts}")
-        opened_update = sandbox.open(
-            opening_job(hub, round_key(hub, coordinator_keys, row["round"]), row, current["base"])
-        )
-    except (
-        SignerMismatchError,
-        SignerRevokedError,
-        DuplicateRoundError,
-        RoundClosedError,
-        RoundKeyGoneError,
-        SandboxRefusalError,
-        ResourceError,
-    ) as error:
-        state = intake_receive.QUARANTINED if error.code in _ALARM_CODES else intake_receive.REFUSED
-        return receipts.decide_update(hub, coordinator_keys, row, state, counts, error.code, error.cause)
-    with hub.database.transaction():
-        if earlier:
-            receipts.decide_update(hub, coordinator_keys, earlier, intake_receive.SUPERSEDED, counts)
-        return receipts.decide_update(
-            hub, coordinator_keys, row, intake_receive.ACCEPTED, counts, facts=opened_update.told()
-        )
-
-
-def check_statement(hub: Hub, row: sqlite3.Row) -> None:
-    """Raise unless the site signed what the front says that it sent, for the task of its round."""
-    with files.reading(hub.database.path(row["hash"])) as file:
-        statement, signers = parcel.read_prologue(file)
-    round_row = hub.database.row("SELECT task, base FROM rounds WHERE round = ?", row["round"])
-    context = statement.context
-    signed_values = (
-        statement.kind,
-        statement.hash,
-        *(context.get(name) for name in ("sender", "round", "seq", "nonce", "task", "base")),
-    )
-    expected = "update", *(row[name] for name in ("hash", "site", "round", "seq", "nonce")), *(round_row or ())
-    if signed_values != expected:
-        raise SignerMismatchError("the site's statement is not what the front took it for")
-    if len(signers) != 1 or not any(signers[0] == key for key in hub.signing_keys(row["site"])):
-        raise SignerMismatchError(f"not signed with a key of {row['site']}")
-
-
-def check_sender(hub: Hub, row: sqlite3.Row) -> None:
-    """Raise where a site was revoked after it sent a share, and that share is not to be trusted."""
-    site = hub.roster.site(row["site"])
-    if site and site.status == roster.REVOKED and row["round"] >= site.since_round:
-        raise SignerRevokedError(f"the key of {site.id} was revoked")
-
-
-def opening_job(hub: Hub, identity: str, row: sqlite3.Row, base: str) -> Job:
-    """What opening a share takes: a key, the model that it was made from, and the one against which it shall count."""
-    own_round = hub.database.only("SELECT base FROM rounds WHERE round = ?", row["round"])
-    own_base, current_base = (str(hub.database.model(name)) for name in (own_round["base"], base))
-    wire = hub.plan.wire
-    return Job(
-        row["hash"], str(hub.database.path(row["hash"])), (identity,), tuple(update_schema(hub).lines()), wire.up, own_base, current_base,
-        wire.down, str(opened_path(hub, row["hash"])), hub.plan.merge.max_examples,
-    )  # fmt: skip
-
-
-def update_schema(hub: Hub) -> Schema:
-    """What a share holds, once it is decoded."""
-    return METHODS[hub.plan.method].schema(hub.plan)
-
-
-def opened_path(hub: Hub, hash_: str) -> Path:
-    """Where the plain numbers of a share lie until its round is merged."""
-    return hub.home / "shares" / f"{hash_}.safetensors"
-
-
-def round_key(hub: Hub, coordinator_keys: Keys, round_: int) -> str:
-    path = hub.home / "round-keys" / f"{round_:06}.age"
-    keys_by_round: dict[int, str] = {}
-    if path.exists():
-        sink = io.BytesIO()
-        with files.reading(path) as file:
-            age.decrypt(file, sink, [coordinator_keys.identity])
-        keys_by_round[round_] = sink.getvalue().decode()
-    return task.round_identity(round_, keys_by_round)
-
-
-def _answer_unkept(hub: Hub, coordinator_keys: Keys) -> None:
-    """A receipt for each update that was refused at the door. No round is in its line of the log: none had it."""
+def _answer_refused_on_receipt(hub: Hub, coordinator_keys: Keys) -> None:
+    """Sign a receipt for each update that was refused on receipt. Its line of the log names no round."""
     query = (
         "SELECT * FROM unkept AS u WHERE NOT EXISTS"
         " (SELECT 1 FROM parcels WHERE kind = 'receipt' AND site = u.hash) ORDER BY rowid"
     )
     with hub.database.transaction():
         if rows := hub.database.rows(query):
-            hub.verify()  # what is signed here rests on them
+            hub.check_rows()  # the receipts state what these rows say
         for row in rows:
-            log = hub.log(intake_receive.REFUSED, row["hash"], site=row["site"], code=row["code"])
-            hub.receipt(
-                coordinator_keys,
-                "coordinator",
-                row["hash"],
-                intake_receive.REFUSED,
-                log,
-                code=row["code"],
-                cause=row["cause"],
-            )
+            decision = Decision(State.REFUSED, row["code"], row["cause"])
+            log = hub.log(State.REFUSED, row["hash"], site=row["site"], code=row["code"])
+            publish_decision(hub, coordinator_keys, row, decision, row["site"], log)
+
+
+def _judge_update(
+    hub: Hub, coordinator_keys: Keys, row: sqlite3.Row, round_row: sqlite3.Row, process: sandbox.Sandbox
+) -> dict[str, str]:
+    number, base = round_row["round"], round_row["base"]
+    query = "SELECT * FROM shares WHERE site = ? AND counts = ? AND state = ?"
+    earlier = hub.database.row(query, row["site"], number, State.ACCEPTED)
+    query = "SELECT count(*) AS n FROM rounds WHERE task != '' AND round > ? AND round <= ?"
+    rounds_since = hub.database.require_row(query, row["round"], number)["n"]
+    try:
+        check_statement(hub, row)
+        check_sender(hub, row)
+        if earlier and earlier["round"] >= row["round"]:
+            raise DuplicateRoundError(f"{row['site']} sent another update for round {number} before")
+        if rounds_since > hub.plan.round.stale:
+            raise RoundClosedError(f"round {row['round']} is over; this is round {number}")
+        opened = process.open(opening_job(hub, round_key(hub, coordinator_keys, row["round"]), row, base))
+    except (
+        SignerMismatchError,
+        SignerRevokedError,
+        DuplicateRoundError,
+        RoundClosedError,
+        RoundKeyGoneError,
+        sandbox.SandboxRefusalError,
+        ResourceError,
+    ) as error:
+        state = State.QUARANTINED if error.code in _ALARM_CODES else State.REFUSED
+        return decide_update(hub, coordinator_keys, row, Decision(state, error.code, error.cause), number)
+    with hub.database.transaction():
+        if earlier:
+            decide_update(hub, coordinator_keys, earlier, Decision(State.SUPERSEDED), number)
+        return decide_update(hub, coordinator_keys, row, Decision(State.ACCEPTED), number, opened.facts_json())
+
+
+def check_statement(hub: Hub, row: sqlite3.Row) -> None:
+    """Refuse an update whose row, which the front wrote, does not say what the site signed for its round's task."""
+    with files.reading(hub.database.parcel_path(row["hash"])) as file:
+        statement, signers = parcel.read_prologue(file)
+    round_row = hub.database.row("SELECT task, base FROM rounds WHERE round = ?", row["round"])
+    names = "sender", "round", "seq", "nonce", "task", "base"
+    signed = statement.kind, statement.hash, *(statement.context.get(name) for name in names)
+    expected = "update", *(row[name] for name in ("hash", "site", "round", "seq", "nonce")), *(round_row or ())
+    if signed != expected:
+        raise SignerMismatchError("the front's entry differs from the statement that the site signed")
+    if len(signers) != 1 or signers[0] not in hub.signing_keys(row["site"]):
+        raise SignerMismatchError(f"not signed with a key of {row['site']}")
+
+
+def check_sender(hub: Hub, row: sqlite3.Row) -> None:
+    """Refuse an update of a round since which its site is revoked, also where the site was revoked afterwards."""
+    site = hub.roster.site(row["site"])
+    if site and site.status == roster.REVOKED and row["round"] >= site.since_round:
+        raise SignerRevokedError(f"the key of {site.id} was revoked")
+
+
+# --- opening -------------------------------------------------------------------------------------------------------
+def opening_job(hub: Hub, identity: str, row: sqlite3.Row, base: str) -> sandbox.Job:
+    """How the sandbox opens an update with a key, to count against the model `base`."""
+    trained_from = hub.database.require_row("SELECT base FROM rounds WHERE round = ?", row["round"])["base"]
+    return sandbox.Job(
+        hash=row["hash"], path=str(hub.database.parcel_path(row["hash"])), identities=(identity,),
+        schema=tuple(update_schema(hub).lines()), codec=hub.plan.wire.up,
+        trained_from=str(hub.database.model_path(trained_from)), counts_against=str(hub.database.model_path(base)),
+        model_codec=hub.plan.wire.down, out=str(opened_path(hub, row["hash"])),
+        max_examples=hub.plan.merge.max_examples,
+    )  # fmt: skip
+
+
+def update_schema(hub: Hub) -> Schema:
+    """The names, shapes and types of a decoded update's tensors."""
+    return METHODS[hub.plan.method].schema(hub.plan)
+
+
+def opened_path(hub: Hub, hash_: str) -> Path:
+    """Where the tensors of an opened update lie until its round is merged."""
+    return hub.home / "shares" / f"{hash_}.safetensors"
+
+
+def round_key(hub: Hub, coordinator_keys: Keys, round_: int) -> str:
+    """The age identity of a round, unless it was destroyed."""
+    path = hub.home / "round-keys" / f"{round_:06}.age"
+    keys_by_round: dict[int, str] = {}
+    if path.exists():
+        decrypted = io.BytesIO()
+        with files.reading(path) as file:
+            age.decrypt(file, decrypted, [coordinator_keys.identity])
+        keys_by_round[round_] = decrypted.getvalue().decode()
+    return task.round_identity(round_, keys_by_round)

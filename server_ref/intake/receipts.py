@@ -1,37 +1,59 @@
-"""Receipts: what the coordinator decided about a parcel, signed for the site that sent it."""
+"""Decisions on what sites sent, and the signed receipts in which sites learn of them."""
 
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import dataclass
 
+from fedhelp_edge.errors import FedhelpError
 from fedhelp_edge.parcel.keys import Keys
-from server_ref.hub.hub import Hub
+from fedhelp_edge.trust.log import Log
+from server_ref.hub.hub import COORDINATOR, Hub
+from server_ref.hub.states import State
 
-RELEASABLE_CODES = (
-    "E_LAZY",
-    "E_COPY",
-    "E_OPPOSED",
-    "E_TOO_FAR",
-    "E_CLAIM",
-)  # opened and well-formed: a person may let them in
+RELEASABLE_CODES = (  # of updates that were opened and are well-formed: a person may release them
+    "E_LAZY", "E_COPY", "E_OPPOSED", "E_TOO_FAR", "E_CLAIM",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of a parcel, and the error code and cause if it is not accepted."""
+
+    state: State
+    code: str = ""
+    cause: str = ""
+
+
+def refusal(error: FedhelpError, state: State = State.REFUSED) -> Decision:
+    return Decision(state, error.code, error.cause)
 
 
 def decide_update(
-    hub: Hub,
-    coordinator_keys: Keys,
-    row: sqlite3.Row,
-    state: str,
-    counts: int,
-    code: str = "",
-    cause: str = "",
-    facts: str = "",
+    hub: Hub, coordinator_keys: Keys, row: sqlite3.Row, decision: Decision, counts: int, facts: str = ""
 ) -> dict[str, str]:
-    """Write a decision on a share, its line in the log and its receipt."""
+    """Write the decision on an update that counts in round `counts`, its line in the log and its receipt."""
     with hub.database.transaction():
         hub.database.run(
             "UPDATE shares SET state = ?, counts = ?, code = ?, cause = ?, facts = CASE ? WHEN '' THEN facts ELSE ? END"
-            " WHERE hash = ?", state, counts, code, cause, facts, facts, row["hash"],
+            " WHERE hash = ?", decision.state, counts, decision.code, decision.cause, facts, facts, row["hash"],
         )  # fmt: skip
-        log = hub.log(state, row["hash"], site=row["site"], round=row["round"], code=code)
-        hub.receipt(coordinator_keys, "coordinator", row["hash"], state, log, code=code, cause=cause)
-    return {"site": row["site"], "state": state, "code": code, "cause": cause}
+        log = hub.log(decision.state, row["hash"], site=row["site"], round=row["round"], code=decision.code)
+        return publish_decision(hub, coordinator_keys, row, decision, row["site"], log)
+
+
+def decide_request(hub: Hub, coordinator_keys: Keys, row: sqlite3.Row, decision: Decision, site: str) -> dict[str, str]:
+    """Write the decision on a request, its line in the log and its receipt. `site` may be unknown: ""."""
+    with hub.database.transaction():
+        query = "UPDATE requests SET state = ?, site = ?, code = ?, cause = ? WHERE hash = ?"
+        hub.database.run(query, decision.state, site, decision.code, decision.cause, row["hash"])
+        log = hub.log(f"request {decision.state}", row["hash"], site=site, code=decision.code)
+        return publish_decision(hub, coordinator_keys, row, decision, site, log)
+
+
+def publish_decision(
+    hub: Hub, coordinator_keys: Keys, row: sqlite3.Row, decision: Decision, site: str, log: Log
+) -> dict[str, str]:
+    state, code, cause = decision.state, decision.code, decision.cause
+    hub.publish_receipt(coordinator_keys, COORDINATOR, row["hash"], state, log, code=code, cause=cause)
+    return {"site": site, "state": state, "code": code, "cause": cause}

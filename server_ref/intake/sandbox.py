@@ -1,7 +1,7 @@
-"""Opening shares, in a process of its own with little memory: what it reads comes from outside and may be hostile.
+"""Open updates in a process of its own with little memory: their bytes come from outside and may be hostile.
 
 One JSON line in, one JSON line out: `python -m server_ref.intake.sandbox` reads jobs until its input ends. The parent
-(`Opener`) kills it when a share takes too long, and goes on with a new one.
+(`Sandbox`) kills it when an update takes too long, and starts a new one.
 """
 
 from __future__ import annotations
@@ -46,69 +46,73 @@ _MAX_VALIDATION_IMAGES = 10**9
 
 @dataclass(frozen=True)
 class Job:
+    """How to open one update. Models and results are named by their files."""
+
     hash: str
     path: str
     identities: tuple[str, ...]
     schema: tuple[str, ...]
     codec: str
-    then: str  # the model that the share was made from: a file
-    now: str  # the model of the round that it counts in: the same, unless the share is late
-    down: str  # the codec of both
+    trained_from: str  # a model
+    counts_against: str  # the model of the round in which it counts: the same one, unless the update is late
+    model_codec: str  # of both
     out: str
     max_examples: int
 
 
 @dataclass(frozen=True)
 class OpenedUpdate:
+    """What the hub stores of an opened update, beside the file with its tensors."""
+
     facts: Mapping[str, int]
     norm: norm_limit.UpdateNorm
-    sha256: str  # of the file with the plain numbers
+    sha256: str  # of the file with its tensors
 
-    def told(self) -> str:
-        """As the hub keeps it."""
+    def facts_json(self) -> str:
+        """As the hub's database stores it."""
         return json.dumps({**self.facts, "pull": self.norm, "sha256": self.sha256})
 
 
 def open_update(job: Job) -> OpenedUpdate:
-    """Open a share, judge what it holds, and leave it as plain numbers beside the base that it counts against."""
+    """Open an update, check its tensors, and write them decoded, as a change of the model that it counts against."""
     schema, wire = _schemas(job.schema, job.codec)
-    own_base, current_base = (_load_model(path, job.down) for path in (job.then, job.now))
+    trained_from, base = (_load_model(path, job.model_codec) for path in (job.trained_from, job.counts_against))
     with parcel.open(Path(job.path), parcel.any_signer, job.identities) as opened:
         if opened.statement.hash != job.hash:
-            raise PayloadHashError("another parcel lies in its place")
-        facts = _checked_claims(opened.facts, job.max_examples)
-        arrays = dict(CODECS[job.codec].decode(update.read(opened.body, wire), own_base))
+            raise PayloadHashError("another parcel lies at its path")
+        facts = _check_claims(opened.facts, job.max_examples)
+        arrays = dict(CODECS[job.codec].decode(update.read(opened.body, wire), trained_from))
     update.check_values(arrays)
-    if job.then != job.now:
-        arrays = {name: current_base[name] + (array - own_base[name]) for name, array in arrays.items()}
+    if job.trained_from != job.counts_against:
+        arrays = {name: base[name] + (array - trained_from[name]) for name, array in arrays.items()}
         update.check_values(arrays)
     out = Path(job.out)
     out.unlink(missing_ok=True)
     data = b"".join([schema.header_bytes, *(array.data for array in arrays.values())])
     with files.writing(out) as file:
         file.write(data)
-    return OpenedUpdate(facts, norm_limit.update_norm(current_base, arrays), hashlib.sha256(data).hexdigest())
+    return OpenedUpdate(facts, norm_limit.update_norm(base, arrays), hashlib.sha256(data).hexdigest())
 
 
 @lru_cache(1)
 def _schemas(lines: tuple[str, ...], codec: str) -> tuple[Schema, Schema]:
-    """What a share holds, and what travels in its place."""
+    """The schema of an update, and of its encoded form."""
     schema = Schema.parse(lines)
     return schema, CODECS[codec].wire(schema)
 
 
 @lru_cache(2)
 def _load_model(path: str, codec: str) -> dict[str, Array]:
-    """A kept model, which never changes: its name is its hash."""
+    """A saved model, which never changes: its name is its hash."""
     with files.reading(Path(path)) as file:
         data = file.read()
     if hashlib.sha256(data).hexdigest() != Path(path).stem:
-        raise HubDamagedError(f"model {Path(path).stem[:12]} is not the one that was kept")
+        raise HubDamagedError(f"model {Path(path).stem[:12]} is not the one that was saved")
     return dict(CODECS[codec].decode(dict(update.FileArrays(data, update.read_header(io.BytesIO(data)))), {}))
 
 
-def _checked_claims(claimed: Mapping[str, Any], max_examples: int) -> dict[str, int]:
-    """The counts that a site claims, and no other facts: `examples` weighs its share, the rest are its report."""
+def _check_claims(claimed: Mapping[str, Any], max_examples: int) -> dict[str, int]:
+    """The counts that a site claims, within their limits, and no other facts. `examples` weighs its update."""
     limits = {"examples": (1, max_examples), "val": (0, _MAX_VALIDATION_IMAGES), "correct": (0, _MAX_VALIDATION_IMAGES)}
     claims = {"examples": None} | {name: claimed[name] for name in limits if name in claimed}
     for name, value in claims.items():
@@ -116,12 +120,12 @@ def _checked_claims(claimed: Mapping[str, Any], max_examples: int) -> dict[str, 
         if type(value) is not int or not low <= value <= high:
             raise ClaimedExamplesError(f"{name} is {str(value)[:20]!r}, and may be from {low} to {high}")
     if claims.get("correct", 0) > claims.get("val", 0):
-        raise ClaimedExamplesError(f"{claims['correct']} of {claims.get('val', 0)} validation images right")
+        raise ClaimedExamplesError(f"{claims['correct']} of {claims.get('val', 0)} validation images are right")
     return claims
 
 
 class Sandbox:
-    """The parent's side: a process that is started when it is needed, and replaced when it fails."""
+    """The parent's side: starts the process when it is needed, and replaces it when it fails."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
@@ -142,7 +146,7 @@ class Sandbox:
             raise ResourceError("opening it took too much memory or time")
         reply = json.loads(answer)
         if "storage" in reply:
-            raise NoSpaceError(reply["storage"])  # our own trouble: the share waits
+            raise NoSpaceError(reply["storage"])  # our own trouble: the update waits
         if "damaged" in reply:
             raise HubDamagedError(reply["damaged"])
         if "code" in reply:
@@ -160,7 +164,7 @@ class Sandbox:
             threading.Thread(target=_forward_lines, args=(self._process, self._answers), daemon=True).start()
             if not self._answer():
                 self._stop()
-                raise InternalError("the process that opens shares does not start")
+                raise InternalError("the process that opens updates does not start")
         process = self._process
         with suppress(BrokenPipeError, OSError):
             assert process.stdin  # noqa: S101 - asked for above
@@ -185,7 +189,7 @@ class Sandbox:
 
 
 class SandboxRefusalError(Exception):
-    """What the other process refused, by the code and cause that it gave."""
+    """The sandbox refused an update, with the code and the cause of its error."""
 
     def __init__(self, code: str, cause: str) -> None:
         super().__init__(cause)
@@ -193,7 +197,7 @@ class SandboxRefusalError(Exception):
 
 
 def _forward_lines(process: subprocess.Popen[str], answers: queue.Queue[str]) -> None:
-    """A queue can be waited for with a limit, on every system; a pipe cannot."""
+    """Move lines into a queue, because on some systems no read from a pipe has a time limit."""
     assert process.stdout  # noqa: S101 - asked for
     with suppress(ValueError, OSError):
         for line in process.stdout:
@@ -202,7 +206,7 @@ def _forward_lines(process: subprocess.Popen[str], answers: queue.Queue[str]) ->
 
 
 def serve(lines: Sequence[str] | Any = sys.stdin) -> None:
-    print(flush=True)  # ready: what comes from here on is about shares
+    print(flush=True)  # ready: from here on each failure is an update's
     for line in lines:
         request = json.loads(line)
         job = Job(**{**request, "identities": tuple(request["identities"]), "schema": tuple(request["schema"])})
@@ -218,7 +222,7 @@ def serve(lines: Sequence[str] | Any = sys.stdin) -> None:
 
 
 def _confine() -> None:
-    """As little as it needs, where the system knows limits."""
+    """Limit the process's memory, where the system has such limits."""
     with suppress(ImportError):
         import resource
 

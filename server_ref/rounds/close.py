@@ -1,179 +1,171 @@
-"""Rounds: opened, closed, merged, and undone where a site turns out to have been false.
-
-A round is `open`, then `merged`, or `failed` where too few shares came: then its model is the one that it began with.
-"""
+"""Close a round: put suspicious updates aside, merge the others, and publish the model."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from fedhelp_edge import update
-from fedhelp_edge.errors import (
-    HubDamagedError,
-    QuorumError,
-    SignerRevokedError,
-)
+from fedhelp_edge.errors import FedhelpError, HubDamagedError, QuorumError, SignerRevokedError
 from fedhelp_edge.merge import early_stopping, outliers, rules
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.parcel.statement import parse_time
 from fedhelp_edge.safe_text import shortened
 from fedhelp_edge.update import Array
+from server_ref.hub import models
 from server_ref.hub.hub import Hub
-from server_ref.intake import partial
+from server_ref.hub.states import State
+from server_ref.intake import sandbox
 from server_ref.intake.judge import check_sender, opened_path, opening_job, round_key, update_schema
-from server_ref.intake.receipts import RELEASABLE_CODES, decide_update
-from server_ref.intake.receive import ACCEPTED, QUARANTINED, REFUSED
-from server_ref.intake.sandbox import Sandbox
+from server_ref.intake.receipts import RELEASABLE_CODES, decide_update, refusal
 from server_ref.rounds import lifecycle, updates
 
-CLAIMS = ("examples", "val", "correct")  # what a site says about itself, and nobody else can check
-OPEN, DONE, FAILED = "open", "merged", "failed"
 
+def aggregate(
+    hub: Hub, coordinator_keys: Keys, *, now: bool = False, in_transit: Collection[str] = ()
+) -> dict[str, Any]:
+    """Close the open round if it is due, and merge its accepted updates.
 
-def aggregate(hub: Hub, coordinator_keys: Keys, *, now: bool = False) -> dict[str, Any]:
-    """Close the open round if it is due, and merge what was accepted."""
-    destroy_obsolete(hub)  # what a run that was cut off has left
+    It is due when each site's update is there; or after its deadline, unless updates are still `in_transit`; or, with
+    `now`, as soon as there is a quorum.
+    """
+    destroy_obsolete(hub)  # what an interrupted command left
     with hub.database.transaction():
-        hub.verify()
+        hub.check_rows()
         round_row = lifecycle.open_round(hub)
         _refuse_revoked(hub, coordinator_keys, round_row)
+    number, quorum = round_row["round"], hub.plan.round.quorum
+    _, missing = lifecycle.accepted_and_missing(hub, round_row)
+    is_over = hub.now >= parse_time(round_row["closes"]) and not in_transit
+    opened = _quarantine_outliers(hub, coordinator_keys, round_row) if is_over or now or not missing else None
     accepted, missing = lifecycle.accepted_and_missing(hub, round_row)
-    closes = parse_time(round_row["closes"])
-    is_due = hub.now >= closes and not partial.awaited_senders(hub, round_row["round"], closes)
-    round_updates = _quarantine_outliers(hub, coordinator_keys, round_row) if is_due or now or not missing else None
-    accepted, missing = lifecycle.accepted_and_missing(hub, round_row)
-    quorum = hub.plan.round.quorum
-    if round_updates is None or len(accepted) < quorum or (missing and not is_due and not now):
-        if is_due:
+    if opened is None or len(accepted) < quorum or (missing and not is_over and not now):
+        if is_over:
             lifecycle.cancel_round(hub, round_row, "fail")
-        missing_text = f"; missing: {shortened(missing)}" if missing else ""
-        raise QuorumError(
-            f"{len(accepted)} of {len(accepted) + len(missing)} shares, {quorum} are needed{missing_text}"
-        )
-    rows = {update_row["site"]: update_row for update_row in _accepted_rows(hub, round_row)}
-    model, inputs = _merge(hub, round_row, rows, round_updates.only(rows))
+        who = f"; missing: {shortened(missing)}" if missing else ""
+        raise QuorumError(f"{len(accepted)} of {len(accepted) + len(missing)} updates, {quorum} are needed{who}")
+    rows = {row["site"]: row for row in _accepted_rows(hub, round_row)}
+    model = _merge(hub, round_row, rows, opened.subset(rows))
     with hub.database.transaction():
         if lifecycle.newest_round(hub) != round_row or _accepted_rows(hub, round_row) != list(rows.values()):
             raise HubDamagedError("the round was changed while it was merged")
-        name = hub.save_model(model)
-        hub.database.run(
-            "UPDATE rounds SET report = ? WHERE round = ?",
-            json.dumps(_validation_report(hub, round_row)),
-            round_row["round"],
-        )
-        hub.database.run(
-            "UPDATE shares SET state = 'merged' WHERE counts = ? AND state = 'accepted'", round_row["round"]
-        )
-        hub.database.run("UPDATE rounds SET state = 'merged', model = ? WHERE round = ?", name, round_row["round"])
-        hub.publish_model(
-            coordinator_keys, round_row["round"], name, inputs, "merge", shares=len(inputs), task=round_row["task"]
-        )
+        name = models.save(hub, model)
+        query = "UPDATE rounds SET state = ?, model = ?, report = ? WHERE round = ?"
+        hub.database.run(query, State.MERGED, name, json.dumps(_validation_report(rows)), number)
+        query = "UPDATE shares SET state = ? WHERE counts = ? AND state = ?"
+        hub.database.run(query, State.MERGED, number, State.ACCEPTED)
+        inputs = [row["hash"] for row in rows.values()]
+        detail = {"shares": len(inputs), "task": round_row["task"]}
+        models.publish(hub, coordinator_keys, number, name, inputs, "merge", **detail)
         if _patience_is_spent(hub):
             lifecycle.finish(hub)
     destroy_obsolete(hub)
-    return lifecycle.outcome(hub, round_row["round"])
+    return lifecycle.outcome(hub, number)
+
+
+def _accepted_rows(hub: Hub, round_row: sqlite3.Row) -> list[sqlite3.Row]:
+    query = "SELECT * FROM shares WHERE counts = ? AND state = ? ORDER BY site"
+    return hub.database.rows(query, round_row["round"], State.ACCEPTED)
 
 
 def _refuse_revoked(hub: Hub, coordinator_keys: Keys, round_row: sqlite3.Row) -> None:
-    """A site that was revoked after its share was accepted does not count either."""
-    for update_row in _accepted_rows(hub, round_row):
+    """Refuse accepted updates of sites that were revoked afterwards."""
+    for row in _accepted_rows(hub, round_row):
         try:
-            check_sender(hub, update_row)
+            check_sender(hub, row)
         except SignerRevokedError as error:
-            decide_update(hub, coordinator_keys, update_row, REFUSED, round_row["round"], error.code, error.cause)
+            decide_update(hub, coordinator_keys, row, refusal(error), round_row["round"])
 
 
+# --- outliers ------------------------------------------------------------------------------------------------------
 def _quarantine_outliers(hub: Hub, coordinator_keys: Keys, round_row: sqlite3.Row) -> updates.RoundUpdates:
-    """Statistics over all shares of the round, once it is to close: what is odd waits for a person.
+    """Compare all updates of a round that is to close; a person decides on those that are suspicious.
 
-    What waits already is looked at again: a copy is one also when its twin was put aside before.
+    Updates in quarantine are compared too: an update that copies one of them is a copy all the same.
     """
-    query = "SELECT * FROM shares WHERE counts = ? AND state = 'quarantined' ORDER BY seq"
-    quarantined = {
-        update_row["site"]: update_row
-        for update_row in hub.database.rows(query, round_row["round"])
-        if update_row["code"] in RELEASABLE_CODES
-    }
-    rows = quarantined | {update_row["site"]: update_row for update_row in _accepted_rows(hub, round_row)}
-    base = hub.model(round_row["base"])
-    facts = {site: json.loads(update_row["facts"]) for site, update_row in rows.items()}
+    query = "SELECT * FROM shares WHERE counts = ? AND state = ? ORDER BY seq"
+    quarantined = hub.database.rows(query, round_row["round"], State.QUARANTINED)
+    rows = {row["site"]: row for row in quarantined if row["code"] in RELEASABLE_CODES}
+    rows |= {row["site"]: row for row in _accepted_rows(hub, round_row)}
+    facts = {site: json.loads(row["facts"]) for site, row in rows.items()}
 
-    def again(site: str) -> str:
-        with Sandbox() as opener:
-            return opener.open(
-                opening_job(hub, round_key(hub, coordinator_keys, rows[site]["round"]), rows[site], round_row["base"])
-            ).sha256
+    def reopen(site: str) -> str:
+        key = round_key(hub, coordinator_keys, rows[site]["round"])
+        with sandbox.Sandbox() as process:
+            return process.open(opening_job(hub, key, rows[site], round_row["base"])).sha256
 
-    opened_files = {
-        site: (opened_path(hub, update_row["hash"]), facts[site].get("sha256", "")) for site, update_row in rows.items()
-    }
-    round_updates = updates.RoundUpdates(opened_files, update_schema(hub).header, again)
-    suspects = outliers.suspicious_updates(
-        base, round_updates, {site: claims["pull"] for site, claims in facts.items()}
-    )
-    if rules.weights_by_examples(hub.plan.merge):
-        claimed = {site: facts[site]["examples"] for site in facts}
-        for site, error in outliers.inflated_claims(claimed, _released_claims(hub)).items():
-            suspects[site] = (
-                type(suspects[site])(f"{suspects[site].cause}; {error.cause}") if site in suspects else error
-            )
+    paths = {site: (opened_path(hub, row["hash"]), facts[site].get("sha256", "")) for site, row in rows.items()}
+    opened = updates.RoundUpdates(paths, update_schema(hub).header, reopen)
+    suspects = _suspects(hub, round_row, facts, opened)
     with hub.database.transaction():  # all of them or none: the verdict on each rests on all
         for site, error in suspects.items():
-            if rows[site]["state"] == ACCEPTED and not rows[site]["released"]:
-                decide_update(
-                    hub, coordinator_keys, rows[site], QUARANTINED, round_row["round"], error.code, error.cause
-                )
-    return round_updates
+            if rows[site]["state"] == State.ACCEPTED and not rows[site]["released"]:
+                decision = refusal(error, State.QUARANTINED)
+                decide_update(hub, coordinator_keys, rows[site], decision, round_row["round"])
+    return opened
+
+
+def _suspects(
+    hub: Hub, round_row: sqlite3.Row, facts: Mapping[str, Mapping[str, Any]], opened: updates.RoundUpdates
+) -> dict[str, FedhelpError]:
+    """By site, why its update is suspicious: its tensors, its claimed number of images, or both."""
+    base, norms = models.load(hub, round_row["base"]), {site: claims["pull"] for site, claims in facts.items()}
+    suspects: dict[str, FedhelpError] = dict(outliers.suspicious_updates(base, opened, norms))
+    if rules.weights_by_examples(hub.plan.merge):
+        claimed = {site: claims["examples"] for site, claims in facts.items()}
+        for site, error in outliers.inflated_claims(claimed, _released_claims(hub)).items():
+            first = suspects.get(site)
+            suspects[site] = type(first)(f"{first.cause}; {error.cause}") if first else error
+    return suspects
 
 
 def _released_claims(hub: Hub) -> dict[str, int]:
-    """By site the largest number of images of a share that a person let in."""
-    claims: dict[str, int] = {}
-    for row in hub.database.rows("SELECT site, facts FROM shares WHERE released AND state IN ('accepted', 'merged')"):
+    """By site, the largest number of images that it claimed in an update that a person released."""
+    query, claims = "SELECT site, facts FROM shares WHERE released AND state IN (?, ?)", dict[str, int]()
+    for row in hub.database.rows(query, State.ACCEPTED, State.MERGED):
         claims[row["site"]] = max(claims.get(row["site"], 0), json.loads(row["facts"])["examples"])
     return claims
 
 
-def _accepted_rows(hub: Hub, round_row: sqlite3.Row) -> list[sqlite3.Row]:
-    return hub.database.rows(
-        "SELECT * FROM shares WHERE counts = ? AND state = 'accepted' ORDER BY site", round_row["round"]
-    )
-
-
+# --- the merge -----------------------------------------------------------------------------------------------------
 def _merge(
-    hub: Hub, round_row: sqlite3.Row, rows: Mapping[str, sqlite3.Row], round_updates: updates.RoundUpdates
-) -> tuple[dict[str, Array], list[str]]:
-    facts = {site: json.loads(update_row["facts"]) for site, update_row in rows.items()}
+    hub: Hub, round_row: sqlite3.Row, rows: Mapping[str, sqlite3.Row], opened: updates.RoundUpdates
+) -> dict[str, Array]:
+    facts = {site: json.loads(row["facts"]) for site, row in rows.items()}
     examples = {site: claims["examples"] for site, claims in facts.items()}
     norms = {site: claims["pull"] for site, claims in facts.items()}
-    merged = rules.merge(hub.model(round_row["base"]), round_updates, examples, hub.plan.merge, norms)
+    merged = rules.merge(models.load(hub, round_row["base"]), opened, examples, hub.plan.merge, norms)
     update.check_values(merged)
-    return merged, [rows[site]["hash"] for site in sorted(rows)]
+    return merged
 
 
-def _validation_report(hub: Hub, round_row: sqlite3.Row) -> dict[str, dict[str, list[int]]]:
-    """By site the claimed validation images, and how many the model that this round began with got right."""
-    facts = {update_row["site"]: json.loads(update_row["facts"]) for update_row in _accepted_rows(hub, round_row)}
+def _validation_report(rows: Mapping[str, sqlite3.Row]) -> dict[str, dict[str, list[int]]]:
+    """By site, how many validation images it claims, and how many of them the round's base model got right."""
+    facts = {site: json.loads(row["facts"]) for site, row in rows.items()}
     return {"sites": {site: [claims.get("val", 0), claims.get("correct", 0)] for site, claims in facts.items()}}
 
 
 def _patience_is_spent(hub: Hub) -> bool:
-    """Whether the merged model has not become better for as many rounds as the plan has patience."""
-    rows = hub.database.rows("SELECT report FROM rounds WHERE state = 'merged' AND task != '' ORDER BY round")
-    reports = [json.loads(row["report"]).get("sites", {}) for row in rows]
+    """Whether the merged model has not improved for as many rounds as the plan has patience."""
+    query = "SELECT report FROM rounds WHERE state = ? AND task != '' ORDER BY round"
+    reports = [json.loads(row["report"]).get("sites", {}) for row in hub.database.rows(query, State.MERGED)]
     return early_stopping.has_plateaued(reports, hub.plan.round.patience)
 
 
 def destroy_obsolete(hub: Hub) -> None:
-    """Destroy the keys of rounds that no share counts for any more, and what was opened of merged and refused ones."""
-    last_merged = hub.database.only("SELECT max(round) AS merged FROM rounds WHERE state = 'merged'")["merged"]
+    """Delete the keys of rounds whose updates cannot count any more, and opened updates that were merged or refused.
+
+    Whoever breaks into the hub later can open no older update.
+    """
+    query = "SELECT max(round) AS newest FROM rounds WHERE state = ?"
+    newest = hub.database.require_row(query, State.MERGED)["newest"]
     for path in (hub.home / "round-keys").glob("*.age"):
-        if int(path.stem) <= last_merged - hub.plan.round.stale:
+        if int(path.stem) <= newest - hub.plan.round.stale:
             path.unlink()
     for path in (hub.home / "shares").glob("*.safetensors"):
         row = hub.database.row("SELECT state, counts FROM shares WHERE hash = ?", path.stem)
-        if row and (row["state"] == REFUSED or (row["counts"] <= last_merged and row["state"] != QUARANTINED)):
+        is_done = row and row["counts"] <= newest and row["state"] != State.QUARANTINED
+        if row and (row["state"] == State.REFUSED or is_done):
             path.unlink()

@@ -1,4 +1,4 @@
-"""Which rounds there are, and how each of them stands."""
+"""Which rounds there are, what became of each, and how one ends without a merge."""
 
 from __future__ import annotations
 
@@ -6,78 +6,77 @@ import json
 import sqlite3
 from typing import Any
 
-from fedhelp_edge.errors import (
-    NotNowError,
-)
+from fedhelp_edge.errors import NotNowError
 from fedhelp_edge.merge import rules
 from fedhelp_edge.parcel.statement import format_time
-from server_ref.hub.hub import Hub
-from server_ref.rounds import close
+from server_ref.hub.hub import COORDINATOR, Hub
+from server_ref.hub.states import State
+
+_CLAIMS = ("examples", "val", "correct")  # what a site says about itself, and nobody else can check
 
 
 def newest_round(hub: Hub) -> sqlite3.Row:
-    return hub.database.only("SELECT * FROM rounds ORDER BY round DESC LIMIT 1")
+    return hub.database.require_row("SELECT * FROM rounds ORDER BY round DESC LIMIT 1")
 
 
 def open_round(hub: Hub) -> sqlite3.Row:
-    row = newest_round(hub)
-    if row["state"] != close.OPEN:
+    """The open round; refuses where none is open."""
+    newest = newest_round(hub)
+    if newest["state"] != State.OPEN:
         raise NotNowError("no round is open", remedy="'fedhelp-coordinator open' opens the next one")
-    return row
+    return newest
 
 
 def is_finished(hub: Hub) -> bool:
-    last = newest_round(hub)
-    return last["state"] != close.OPEN and bool(hub.database.fact("finished") or last["round"] >= hub.plan.rounds)
+    """Whether no round is open, and none will be."""
+    newest = newest_round(hub)
+    is_last = hub.database.fact("finished") or newest["round"] >= hub.plan.rounds
+    return newest["state"] != State.OPEN and bool(is_last)
 
 
 def accepted_and_missing(hub: Hub, round_row: sqlite3.Row) -> tuple[list[str], list[str]]:
-    """Whose share for a round was accepted, and who is missing."""
-    accepted = [update_row["site"] for update_row in hub.database.rows(
-        "SELECT site FROM shares WHERE counts = ? AND state = 'accepted' ORDER BY site", round_row["round"]
-    )]  # fmt: skip
-    expected = [site.id for site in hub.roster.active(round_row["round"])]
-    accepted_sites = set(accepted)
-    return accepted, [site for site in expected if site not in accepted_sites]
+    """The sites whose updates are accepted for a round, and the active sites that are not among them."""
+    query = "SELECT site FROM shares WHERE counts = ? AND state = ? ORDER BY site"
+    accepted = [row["site"] for row in hub.database.rows(query, round_row["round"], State.ACCEPTED)]
+    present = set(accepted)
+    return accepted, [site.id for site in hub.roster.active(round_row["round"]) if site.id not in present]
 
 
 def outcome(hub: Hub, round_: int) -> dict[str, Any]:
-    """What `aggregate --json` tells of a round."""
-    round_row = hub.database.only("SELECT * FROM rounds WHERE round = ?", round_)
-    shares = hub.database.rows("SELECT * FROM shares WHERE counts = ? ORDER BY site, round", round_)
-    by_state = {
-        state: [update_row for update_row in shares if update_row["state"] in state.split()]
-        for state in ("accepted merged", "quarantined", "refused")
-    }
-    claims = {update_row["site"]: json.loads(update_row["facts"]) for update_row in by_state["accepted merged"]}
+    """What became of a round and of each update in it, as `aggregate --json` prints it."""
+    round_row = hub.database.require_row("SELECT * FROM rounds WHERE round = ?", round_)
+    rows = hub.database.rows("SELECT * FROM shares WHERE counts = ? ORDER BY site, round", round_)
+    accepted = [row for row in rows if row["state"] in (State.ACCEPTED, State.MERGED)]
+    claims = {row["site"]: json.loads(row["facts"]) for row in accepted}
     parts = rules.site_weights({site: facts["examples"] for site, facts in claims.items()}, hub.plan.merge)
     reasons = {
-        state: [{name: update_row[name] for name in ("site", "code", "cause")} for update_row in by_state[state]]
-        for state in ("quarantined", "refused")
+        str(state): [{name: row[name] for name in ("site", "code", "cause")} for row in rows if row["state"] == state]
+        for state in (State.QUARANTINED, State.REFUSED)
     }
     return {
-        "round": round_, "accepted": [update_row["site"] for update_row in by_state["accepted merged"]], **reasons,
-        "merged_sha256": round_row["model"] or None, "published": round_row["state"] == close.DONE,
+        "round": round_, "accepted": [row["site"] for row in accepted], **reasons,
+        "merged_sha256": round_row["model"] or None, "published": round_row["state"] == State.MERGED,
         "claims": [
-            {"site": site, **{name: facts.get(name, 0) for name in close.CLAIMS}, "part": parts.get(site)}
+            {"site": site, **{name: facts.get(name, 0) for name in _CLAIMS}, "part": parts.get(site)}
             for site, facts in claims.items()
         ],
     }  # fmt: skip
 
 
 def cancel_round(hub: Hub, round_row: sqlite3.Row, type_: str = "call off") -> None:
-    """End an open round without a merge; what came for it is judged anew in the next one, as late."""
+    """End an open round without a merge; its accepted updates are judged again in the next one, as late ones."""
+    number = round_row["round"]
     with hub.database.transaction():
-        hub.database.run("UPDATE rounds SET state = 'failed', model = base WHERE round = ?", round_row["round"])
-        query = "UPDATE shares SET state = 'received', counts = 0 WHERE counts = ? AND state = 'accepted'"
-        hub.database.run(query, round_row["round"])
-        hub.log(type_, f"round {round_row['round']}")
+        hub.database.run("UPDATE rounds SET state = ?, model = base WHERE round = ?", State.FAILED, number)
+        query = "UPDATE shares SET state = ?, counts = 0 WHERE counts = ? AND state = ?"
+        hub.database.run(query, State.RECEIVED, number, State.ACCEPTED)
+        hub.log(type_, f"round {number}")
 
 
 def finish(hub: Hub) -> None:
-    """No further rounds: the last model stays."""
+    """End the federation: no further round opens, and the newest model stays."""
     if hub.database.fact("finished"):
         return
     with hub.database.transaction():
         hub.database.set_fact("finished", format_time(hub.now))
-        hub.log("finish", "coordinator")
+        hub.log("finish", COORDINATOR)

@@ -1,4 +1,4 @@
-"""Open a round: write its task, and its key for those who may read updates."""
+"""Open a round: publish its task, and seal its key for those who may read updates."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from datetime import timedelta
 
 from fedhelp_edge import files
 from fedhelp_edge.codec import CODECS
-from fedhelp_edge.errors import (
-    NotNowError,
-)
+from fedhelp_edge.errors import NotNowError
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets import spec
 from fedhelp_edge.parcel import age, parcel
@@ -18,70 +16,67 @@ from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.parcel.statement import format_time
 from fedhelp_edge.trust import task
 from fedhelp_edge.update import Array
+from server_ref.hub import members, models
 from server_ref.hub.hub import Hub, to_json
-from server_ref.rounds import close, lifecycle
+from server_ref.hub.states import State
+from server_ref.rounds import lifecycle
 
 
-# --- open ------------------------------------------------------------------------------
 def check_open(hub: Hub, *, start: bool = False) -> None:
-    """Refuse to open a round where none can be opened."""
-    last, plan = lifecycle.newest_round(hub), hub.plan
-    if last["state"] == close.OPEN:
-        raise NotNowError(f"round {last['round']} is open")
+    """Refuse to open a round where none can be opened; `start` tells that first weights are given."""
+    newest = lifecycle.newest_round(hub)
+    if newest["state"] == State.OPEN:
+        raise NotNowError(f"round {newest['round']} is open")
     if lifecycle.is_finished(hub):
         raise NotNowError("the federation is finished")
-    if plan.start.source == "pack" and last["round"] == 0 and not start:
+    if hub.plan.start.source == "pack" and newest["round"] == 0 and not start:
         raise NotNowError(
             "the plan begins from weights that were trained on the pack",
             remedy="'fedhelp-edge knowledge start PLAN PACK --out start.safetensors' makes them; then open --start",
         )
-    if start and last["round"] > 0:
+    if start and newest["round"] > 0:
         raise NotNowError("first weights come before the first round")
 
 
 def open_next(hub: Hub, coordinator_keys: Keys, start: Mapping[str, Array] | None = None) -> task.Task:
-    """Open the next round: a key of its own, and the order that everybody may follow."""
+    """Open the next round with a key of its own, from the newest model or from the weights `start`."""
     plan, key = hub.plan, age.new_identity()
     schema = METHODS[plan.method].schema(plan)
-    wire = CODECS[plan.wire.up].wire(schema)
     with hub.database.transaction():
         check_open(hub, start=start is not None)
-        last = lifecycle.newest_round(hub)
-        number = last["round"] + 1
-        model = last["model"]
+        newest = lifecycle.newest_round(hub)
+        number, model = newest["round"] + 1, newest["model"]
         if start is not None:
-            model = hub.save_model(spec.warm_start(hub.model(model), start)[0])
+            model = models.save(hub, spec.warm_start(models.load(hub, model), start)[0])
             hub.database.run("UPDATE rounds SET model = ? WHERE round = 0", model)
-            hub.publish_model(coordinator_keys, 0, model, [], "start")
+            models.publish(hub, coordinator_keys, 0, model, [], "start")
         seal_round_key(hub, [coordinator_keys], number, key)
         opens = hub.now
         closes = opens + timedelta(days=plan.round.days)
-        if hub.roster.expires < closes:  # nobody came or left for long
+        if hub.roster.expires < closes:  # it has not changed for long
             hub.log("renew", "roster")
-            hub.write_roster(coordinator_keys, hub.roster.sites)
+            members.write_roster(hub, coordinator_keys, hub.roster.sites)
         roster = hub.roster
         recipients = [age.recipient_of(key), roster.archive]
+        update_bytes = parcel.INNER_LIMIT + CODECS[plan.wire.up].wire(schema).size
+        limit = age.encrypted_size(update_bytes, len(recipients))
         log = hub.log("open", f"round {number}", model=model)
-        body = task.body(
-            plan.text, schema, recipients, age.encrypted_size(parcel.INNER_LIMIT + wire.size, len(recipients)),
-            hub.database.fact("knowledge"), opens, closes, log,
-        )  # fmt: skip
+        body = task.body(plan.text, schema, recipients, limit, hub.database.fact("knowledge"), opens, closes, log)
         sealed = hub.publish(
-            "task", to_json(body), coordinator_keys, number=number, federation=hub.federation, epoch=hub.charter.epoch,
-            round=number, roster=roster.hash, roster_version=roster.version, base=model,
+            "task", to_json(body), coordinator_keys, number=number, federation=hub.federation,
+            epoch=hub.charter.epoch, round=number, roster=roster.hash, roster_version=roster.version, base=model,
         )  # fmt: skip
-        values = number, close.OPEN, sealed.hash, model, "", format_time(closes)
-        hub.database.run(
-            "INSERT INTO rounds (round, state, task, base, model, closes) VALUES (?, ?, ?, ?, ?, ?)", *values
-        )
+        values = number, State.OPEN, sealed.hash, model, "", format_time(closes)
+        query = "INSERT INTO rounds (round, state, task, base, model, closes) VALUES (?, ?, ?, ?, ?, ?)"
+        hub.database.run(query, *values)
     return hub.tasks(number)[number]
 
 
 def seal_round_key(hub: Hub, readers: Sequence[Keys], round_: int, key: str) -> None:
-    """Seal the key of a round under the coordinator's; while that changes, under the old and the new one.
+    """Seal the key of a round for the coordinator; while its keys change, for the old and the new ones.
 
-    What is there is replaced: the same key, or that of an attempt that was cut off, whose task nobody has seen.
+    Replaces a file that is there: it holds the same key, or that of an interrupted command, whose task nobody has.
     """
-    sink = io.BytesIO()
-    age.encrypt(io.BytesIO(key.encode()), sink, [reader.public.recipient for reader in readers])
-    files.write_atomic(hub.home / "round-keys" / f"{round_:06}.age", sink.getvalue())
+    sealed = io.BytesIO()
+    age.encrypt(io.BytesIO(key.encode()), sealed, [reader.public.recipient for reader in readers])
+    files.write_atomic(hub.home / "round-keys" / f"{round_:06}.age", sealed.getvalue())

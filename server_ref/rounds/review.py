@@ -1,79 +1,74 @@
-"""Decide about updates in quarantine."""
+"""Decide on updates in quarantine."""
 
 from __future__ import annotations
 
 import sqlite3
 
-from fedhelp_edge.errors import (
-    AmbiguousError,
-    NotNowError,
-)
+from fedhelp_edge.errors import AmbiguousError, NotNowError
 from fedhelp_edge.parcel.keys import Keys
 from server_ref.hub.hub import Hub
+from server_ref.hub.states import State
+from server_ref.intake import sandbox, shown
 from server_ref.intake.judge import opened_path, opening_job, round_key
-from server_ref.intake.receipts import RELEASABLE_CODES, decide_update
-from server_ref.intake.receive import ACCEPTED, SUPERSEDED
-from server_ref.intake.sandbox import Sandbox
-from server_ref.intake.shown import SHOWN_DIGITS, check, is_hash_prefix
+from server_ref.intake.receipts import RELEASABLE_CODES, Decision, decide_update
 from server_ref.rounds import lifecycle
 
 
-# --- a person decides ------------------------------------------------------------------------------
 def quarantined_updates(hub: Hub) -> list[sqlite3.Row]:
-    return hub.database.rows("SELECT * FROM shares WHERE state = 'quarantined' ORDER BY site, round, seq")
+    return hub.database.rows("SELECT * FROM shares WHERE state = ? ORDER BY site, round, seq", State.QUARANTINED)
 
 
 def find_update(hub: Hub, name: str) -> sqlite3.Row:
-    """The quarantined update that a person means: by its hash, or by its site where only one waits, as it was shown."""
+    """The quarantined update with this hash; or a site's only one, as the person was shown it."""
     rows = quarantined_updates(hub)
-    if matches := [row for row in rows if is_hash_prefix(name, row["hash"])]:
-        if len(matches) == 1:
-            return matches[0]
-    elif not (matches := [row for row in rows if row["site"] == name]):
+    named = [row for row in rows if shown.is_hash_prefix(name, row["hash"])]
+    matches = named or [row for row in rows if row["site"] == name]
+    if not matches:
         raise NotNowError(
-            f"nothing of {name} waits for a decision", remedy="see what waits with 'fedhelp-coordinator review'"
+            f"no update of {name} waits for a decision", remedy="see what waits with 'fedhelp-coordinator review'"
         )
     if len(matches) > 1:
-        listed = ", ".join(f"{row['hash'][:SHOWN_DIGITS]} of round {row['round']}" for row in matches)
+        listed = ", ".join(f"{row['hash'][: shown.SHOWN_DIGITS]} of round {row['round']}" for row in matches)
         remedy = "see why with 'fedhelp-coordinator review', then decide on each by its hash in place of its site"
         raise AmbiguousError(f"{len(matches)} updates of {matches[0]['site']} wait: {listed}", remedy=remedy)
-    check(hub, "updates", matches[0]["site"], matches[0]["hash"])
+    if not named:
+        shown.check(hub, "updates", matches[0]["site"], matches[0]["hash"])
     return matches[0]
 
 
 def decide(hub: Hub, coordinator_keys: Keys, name: str, *, release: bool) -> dict[str, str]:
-    """Let a quarantined update in, or refuse it for good. `name` is its hash, or its site where only one waits."""
+    """Release a quarantined update, or refuse it for good. `name` is its hash, or its site where only one waits."""
     with hub.database.transaction():
-        hub.verify()
-        return _decide(hub, coordinator_keys, find_update(hub, name), release=release)
-
-
-def _decide(hub: Hub, coordinator_keys: Keys, row: sqlite3.Row, *, release: bool) -> dict[str, str]:
-    site = row["site"]
-    if not release:
+        hub.check_rows()
+        row = find_update(hub, name)
+        if release:
+            return _release(hub, coordinator_keys, row)
         opened_path(hub, row["hash"]).unlink(missing_ok=True)
-        return decide_update(hub, coordinator_keys, row, "refused", row["counts"], row["code"], row["cause"])
+        decision = Decision(State.REFUSED, row["code"], row["cause"])
+        return decide_update(hub, coordinator_keys, row, decision, row["counts"])
+
+
+def _release(hub: Hub, coordinator_keys: Keys, row: sqlite3.Row) -> dict[str, str]:
+    """Let an update count in the open round. Of two updates of its site, the one for the newer round counts."""
     if row["code"] not in RELEASABLE_CODES:
         raise NotNowError(
-            f"a share with {row['code']} cannot be let in",
-            remedy=f"'fedhelp-coordinator review {row['hash'][:SHOWN_DIGITS]} --refuse', then ask the site",
+            f"an update with {row['code']} cannot be released",
+            remedy=f"'fedhelp-coordinator review {row['hash'][: shown.SHOWN_DIGITS]} --refuse', then ask the site",
         )
-    current = lifecycle.open_round(hub)
-    if row["round"] < current["round"] - hub.plan.round.stale:
-        raise NotNowError(f"the share is of round {row['round']}, too old to count now")
+    round_row = lifecycle.open_round(hub)
+    number = round_row["round"]
+    if row["round"] < number - hub.plan.round.stale:
+        raise NotNowError(f"the update is of round {row['round']}, too old to count now")
     facts = row["facts"]
-    if row["counts"] != current["round"]:  # its round is over: it comes in as a late one
-        with Sandbox() as sandbox:
-            opened_update = sandbox.open(
-                opening_job(hub, round_key(hub, coordinator_keys, row["round"]), row, current["base"])
-            )
-        facts = opened_update.told()
+    if row["counts"] != number:  # its round is over: it counts as a late one
+        with sandbox.Sandbox() as process:
+            key = round_key(hub, coordinator_keys, row["round"])
+            facts = process.open(opening_job(hub, key, row, round_row["base"])).facts_json()
     hub.database.run("UPDATE shares SET released = 1 WHERE hash = ?", row["hash"])
-    for other in hub.database.rows(
-        "SELECT * FROM shares WHERE site = ? AND counts = ? AND state = 'accepted'", site, current["round"]
-    ):
-        newer = other["round"] > row["round"]
-        decide_update(hub, coordinator_keys, row if newer else other, SUPERSEDED, current["round"])
-        if newer:
-            return {"site": site, "state": SUPERSEDED, "code": "", "cause": ""}
-    return decide_update(hub, coordinator_keys, row, ACCEPTED, current["round"], facts=facts)
+    superseded = Decision(State.SUPERSEDED)
+    query = "SELECT * FROM shares WHERE site = ? AND counts = ? AND state = ?"
+    for other in hub.database.rows(query, row["site"], number, State.ACCEPTED):
+        if other["round"] > row["round"]:
+            return decide_update(hub, coordinator_keys, row, superseded, number)
+        decide_update(hub, coordinator_keys, other, superseded, number)
+    return decide_update(hub, coordinator_keys, row, Decision(State.ACCEPTED), number, facts)

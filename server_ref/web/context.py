@@ -11,7 +11,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from starlette.requests import Request
 
 from server_ref.hub.hub import Hub
-from server_ref.intake.partial import PartialUpload
+from server_ref.intake.partial_uploads import PartialUpload
 from server_ref.web import limits as web_limits
 
 P = ParamSpec("P")

@@ -26,6 +26,7 @@ from fedhelp_edge.report.pages import Html
 from fedhelp_edge.safe_text import visible_html
 from server_ref.admin import decisions, status
 from server_ref.hub.hub import Hub
+from server_ref.hub.states import State
 from server_ref.intake.receipts import RELEASABLE_CODES
 from server_ref.intake.shown import SHOWN_DIGITS
 from server_ref.web.bodies import read_body
@@ -206,7 +207,8 @@ def _decision_form(update: dict[str, Any], choices: list[str], form: str) -> Htm
 def _models_section(hub: Hub) -> list[Html]:
     rows = hub.database.rows(
         "SELECT r.round, r.model, count(s.hash) AS updates FROM rounds r LEFT JOIN shares s"
-        " ON s.counts = r.round AND s.state = 'merged' WHERE r.state = 'merged' GROUP BY r.round ORDER BY r.round"
+        " ON s.counts = r.round AND s.state = r.state WHERE r.state = ? GROUP BY r.round ORDER BY r.round",
+        State.MERGED,
     )
     rates = {figures["round"]: figures for figures in status.accuracy_by_round(hub)}
     accuracies = {

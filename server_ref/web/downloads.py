@@ -19,7 +19,8 @@ from fedhelp_edge.errors import (
     NotHereError,
 )
 from server_ref.hub import current as hub_current
-from server_ref.hub.hub import Hub, group_of
+from server_ref.hub import members, models
+from server_ref.hub.hub import Hub
 from server_ref.web import signed
 from server_ref.web.context import get_front
 from server_ref.web.limits import client_address
@@ -38,7 +39,7 @@ async def list_charters(request: Request) -> Response:
 async def show_charter_proof(request: Request) -> Response:
     """The proof that this hub knows an invite's code, for whoever typed the code. Only the code gives the id."""
     get_front(request).address_rate.take(client_address(request))
-    proof = await get_front(request).reading.run(Hub.charter_proof, request.path_params["invite"])
+    proof = await get_front(request).reading.run(members.charter_proof, request.path_params["invite"])
     if not proof:
         raise NotHereError("there is no such invite")
     return JSONResponse({"vouch": proof}, headers=_NO_STORE)
@@ -75,7 +76,7 @@ def _with_nonce(request: Request, response: Response) -> Response:
 
 
 async def _parcel_response(request: Request, hash_: str) -> Response:
-    path = await get_front(request).reading.run(lambda hub: hub.database.path(hash_))
+    path = await get_front(request).reading.run(lambda hub: hub.database.parcel_path(hash_))
     size = (await asyncio.to_thread(path.stat)).st_size
     etag = f'"{hash_}"'
     headers = {
@@ -123,28 +124,21 @@ def _list_parcels(hub: Hub, reader: signed.SignedReader | None) -> list[dict[str
     for hash_ in _needed_parcels(hub, reader):
         row = hub.database.row("SELECT kind, number, site FROM parcels WHERE hash = ?", hash_)
         if row and is_readable(row["kind"], row["site"]):
-            size = hub.database.path(hash_).stat().st_size
+            size = hub.database.parcel_path(hash_).stat().st_size
             parcels.append({"hash": hash_, "kind": row["kind"], "number": row["number"], "size": size})
     return parcels
 
 
 def _needed_parcels(hub: Hub, reader: signed.SignedReader | None) -> list[str]:
-    """The hashes of what a reader may need now. Of the model, only the parcel that is sealed to the reader's group."""
+    """The parcels that one reader may need now. A site gets the model as it was sealed to its group."""
     if reader and reader.site:
-        model_parcel = hub.model_parcel(
-            group_of(reader.site)
-        )  # "" if an older version sealed one parcel for all groups
-        subjects = (
-            "SELECT hash FROM shares WHERE site = ? AND round >= ? UNION SELECT hash FROM unkept WHERE site = ?"
-            " AND round >= ? UNION SELECT hash FROM requests WHERE site = ?"
-        )
-        recent = (reader.site, hub_current.first_receipt_round(hub))
-        receipts = hub_current.receipts_about(hub, subjects, *recent, *recent, reader.site)
-        return hub_current.federation_parcels(hub, [model_parcel] if model_parcel else hub.model_parcels()) + receipts
-    request_hashes = hub.requests_signed_by(reader.key) if reader else []
-    return hub_current.federation_parcels(hub, []) + [
-        hash_ for request_hash in request_hashes for hash_ in hub_current.receipts_about(hub, "?", request_hash)
-    ]
+        own = models.newest_parcel(hub, models.group_of(reader.site))  # "" if an older program sealed it for all groups
+        model_parcels = [own] if own else models.newest_parcels(hub)
+        return hub_current.federation_parcels(hub, model_parcels) + hub_current.receipts(hub, reader.site)
+    hashes = hub_current.federation_parcels(hub, [])
+    for request in hub.requests_signed_by(reader.key) if reader else []:
+        hashes += hub_current.receipts_about(hub, request)
+    return hashes
 
 
 def _is_readable(hub: Hub, reader: signed.SignedReader | None, hash_: str) -> bool:

@@ -128,7 +128,7 @@ def serve(
     """Run until SIGTERM or Ctrl-C, then finish what is under way. `ready` gets the hub's and the dashboard's URL."""
     hub = Hub(home)
     with lock.exclusive(home / FRONT_LOCK, wait=0):
-        hub.front()
+        hub.front_keys()
         hub.database.reconcile()
         hub.check()
         hub.database.close()

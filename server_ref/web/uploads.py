@@ -32,8 +32,9 @@ from fedhelp_edge.errors import (
 from fedhelp_edge.parcel import parcel, statement
 from fedhelp_edge.parcel.statement import Statement
 from server_ref.hub.hub import Hub
-from server_ref.intake import enrolment, partial, receive
-from server_ref.intake.partial import PartialUpload
+from server_ref.hub.states import State
+from server_ref.intake import enrolment, partial_uploads, receive
+from server_ref.intake.partial_uploads import PartialUpload
 from server_ref.intake.receive import IntakeResult
 from server_ref.web.bodies import content_length, integer_header, read_body, read_chunks
 from server_ref.web.context import Front, get_front
@@ -81,7 +82,7 @@ async def create(request: Request) -> Response:
     code = 201 if is_new else 200
     if isinstance(upload, FinishedUpload):
         return _tus_response(code, upload)
-    async with upload.turn():
+    async with upload.take_turn():
         return _tus_response(code, await _finish(front, upload) if upload.offset == upload.length else upload)
 
 
@@ -104,7 +105,7 @@ async def _create(front: Front, data: bytes, length: int) -> tuple[PartialUpload
     front.sender_rate.take(upload_statement.context.get("sender", upload_statement.hash))
     _check_open_uploads(front, upload_statement)
     now = await front.reading.run(_check_quota, upload_statement, list(front.uploads.values()), front.limits)
-    upload = await asyncio.to_thread(partial.begin, front.home, upload_statement, length, data, now)
+    upload = await asyncio.to_thread(partial_uploads.begin, front.home, upload_statement, length, data, now)
     front.uploads[upload_statement.hash] = upload
     return upload, True
 
@@ -119,7 +120,7 @@ async def append(request: Request) -> Response:
     if isinstance(upload, FinishedUpload):
         return _tus_response(204, upload)
     front.sender_rate.take(upload.sender or upload.hash)
-    async with upload.turn() as stop:
+    async with upload.take_turn() as stop:
         if offset != upload.offset:
             raise UploadOffsetError(f"the upload is at offset {upload.offset}")
         await _receive_chunks(request, upload, stop)
@@ -155,7 +156,7 @@ async def show_offset(request: Request) -> Response:
     if isinstance(upload, FinishedUpload):
         return _tus_response(200, upload)
     get_front(request).sender_rate.take(upload.sender or upload.hash)
-    async with upload.turn():  # ends an older request: the asking client continues from this offset
+    async with upload.take_turn():  # ends an older request: the asking client continues from this offset
         return _tus_response(200, upload)
 
 
@@ -165,7 +166,7 @@ async def cancel(request: Request) -> Response:
     upload = await _find(request)
     if isinstance(upload, FinishedUpload):
         raise NotHereError("this upload has ended")
-    async with upload.turn():
+    async with upload.take_turn():
         await asyncio.to_thread(_discard, get_front(request), upload)
     return Response(status_code=204, headers={"Tus-Resumable": TUS_VERSION})
 
@@ -230,14 +231,16 @@ def _check_quota(hub: Hub, upload_statement: Statement, uploads: list[PartialUpl
     """Raise if the upload comes too late or there is no room for it. Returns the time that was compared."""
     now = hub.now
     if upload_statement.kind == "update":
-        partial.check_deadline(hub, upload_statement, now)
+        partial_uploads.check_deadline(hub, upload_statement, now)
         site, round_ = upload_statement.context["sender"], upload_statement.context["round"]
         incoming_bytes = sum(
-            upload.length for upload in uploads if upload.sender == site and upload.said.context.get("round") == round_
+            upload.length
+            for upload in uploads
+            if upload.sender == site and upload.statement.context.get("round") == round_
         )
         receive.check_quota(hub, upload_statement, hub.tasks(round_)[round_].limit, incoming_bytes)
         return now
-    waiting = hub.database.row("SELECT count(*) AS count FROM requests WHERE state = 'waiting'")
+    waiting = hub.database.row("SELECT count(*) AS count FROM requests WHERE state = ?", State.WAITING)
     if waiting and waiting["count"] >= limits.waiting_requests:
         raise QuotaError("too many requests wait for the coordinator")
     return now
@@ -256,19 +259,21 @@ async def _finish(front: Front, upload: PartialUpload) -> FinishedUpload:
 
 
 def _store(hub: Hub, upload: PartialUpload) -> IntakeResult:
-    partial.check_deadline(hub, upload.said, upload.started)
+    partial_uploads.check_deadline(hub, upload.statement, upload.started)
     os.utime(upload.path)  # however old its last byte is, it is not abandoned
     return receive.store_received(hub, upload.path)
 
 
 def _discard(front: Front, upload: PartialUpload) -> None:
-    upload.end()
+    upload.discard()
     front.uploads.pop(upload.hash, None)
 
 
 async def resume_all(front: Front) -> None:
     """After a start: load the uploads that an earlier front left, and finish the complete ones."""
-    for upload in await asyncio.to_thread(partial.uploads_in, (front.home / partial.FOLDER).resolve(), is_owner=True):
+    for upload in await asyncio.to_thread(
+        partial_uploads.in_folder, (front.home / partial_uploads.FOLDER).resolve(), is_owner=True
+    ):
         front.uploads[upload.hash] = upload
     for upload in list(front.uploads.values()):
         if upload.offset == upload.length:
@@ -283,7 +288,7 @@ async def discard_abandoned(front: Front) -> None:
     """Discard uploads that nobody continues."""
     now = await front.reading.run(lambda hub: hub.now)
     for upload in list(front.uploads.values()):
-        if partial.is_abandoned(upload, now):
+        if partial_uploads.is_abandoned(upload, now):
             _discard(front, upload)
 
 
@@ -302,7 +307,7 @@ async def _find(request: Request) -> PartialUpload | FinishedUpload:
 def _find_finished(hub: Hub, hash_: str) -> FinishedUpload | None:
     row = hub.database.row("SELECT line FROM parcels WHERE hash = ? AND kind IN ('update', 'enrol', 'rotate')", hash_)
     result = receive.earlier_result(hub, statement.parse(row["line"].encode())) if row else None
-    return FinishedUpload(hash_, hub.database.path(hash_).stat().st_size, result.receipt) if result else None
+    return FinishedUpload(hash_, hub.database.parcel_path(hash_).stat().st_size, result.receipt) if result else None
 
 
 def _check_protocol(request: Request) -> None:

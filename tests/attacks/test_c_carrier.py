@@ -10,6 +10,7 @@ import pytest
 from fedhelp_edge.exchange.folder import FROM_COORDINATOR
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
 from fedhelp_edge.site import inbox, membership, status
+from server_ref.hub import members
 from server_ref.rounds import lifecycle
 from tests.clinic import Clinic
 from tests.federation import Federation
@@ -59,7 +60,9 @@ def test_c17_a_receipt_is_small_whoever_signed_it(clinic: Clinic, sent: Path) ->
     hub = clinic.federation.hub
     (request,) = (clinic.home / "request").glob("*.fhx")
     context = statement.new_context("receipt", federation=hub.federation, epoch=1, sender="front", about=request.stem)
-    parcel.seal(sent / "0", context, b'{"state": "received", "why": "' + b"x" * (1 << 20) + b'"}', hub.front().sign)
+    parcel.seal(
+        sent / "0", context, b'{"state": "received", "why": "' + b"x" * (1 << 20) + b'"}', hub.front_keys().sign
+    )
     assert [one["code"] for one in clinic.download().refused] == ["E_PAYLOAD_SIZE"]
     assert clinic.state == status.READY
 
@@ -92,13 +95,13 @@ def test_c19_a_code_finds_its_charter_among_those_of_others(
     clinic: Clinic, sent: Path, thief: keys.Keys, tmp_path: Path
 ) -> None:
     hub, other = clinic.federation.hub, Federation(tmp_path / "other", clinics=0)
-    code, _ = hub.invite("Clinic 5", "small", 14)
+    code, _ = members.invite(hub, "Clinic 5", "small", 14)
     clinic.trip()
     (charter,) = (
         path for path in sent.glob("*.fhx") if parcel.inspect(path, parcel.any_signer).statement.kind == "charter"
     )
     (sent / "0").write_bytes(signed_again(charter, thief))
-    shutil.copy(other.hub.database.path(other.hub.newest_parcel("charter")["hash"]), sent / "00")
+    shutil.copy(other.hub.database.parcel_path(other.hub.newest_parcel("charter")["hash"]), sent / "00")
     claimed("knowledge", clinic, thief, 200 << 20, sent / "000")
     (sent / "0000").mkdir()
     found = membership.resolve_invite(tmp_path / "new", code, via=clinic.stick)

@@ -25,8 +25,10 @@ from fedhelp_edge.plan import MergeSettings
 from fedhelp_edge.trust.task import Task
 from fedhelp_edge.update import Array
 from server_ref.admin import status
+from server_ref.hub import models
+from server_ref.hub.states import State
 from server_ref.intake import receive
-from server_ref.rounds import close, lifecycle, review
+from server_ref.rounds import lifecycle, review
 from tests.federation import PLAN, Federation
 
 Arrays = dict[str, Array]
@@ -169,7 +171,7 @@ def test_e14_a_scaled_share_moves_the_model_no_further_than_five_medians_of_its_
         give(three, order, number, shares[clinic.id])
     told = three.aggregate()
     assert told["accepted"] == ["site-001", "site-002", "site-003"]
-    moved = norm_limit.update_norm(base, three.hub.model(told["merged_sha256"]))
+    moved = norm_limit.update_norm(base, models.load(three.hub, told["merged_sha256"]))
     pulls = [norm_limit.update_norm(base, arrays) for arrays in shares.values()]
     for what in moved:
         median = float(np.median([one[what] for one in pulls]))
@@ -343,7 +345,7 @@ def test_e17_a_round_of_which_nothing_is_believed_fails_and_the_old_model_stays(
     before = three.hub.newest_parcel("global")["hash"]
     with pytest.raises(QuorumError):
         three.aggregate()
-    assert lifecycle.newest_round(three.hub)["state"] == close.FAILED
+    assert lifecycle.newest_round(three.hub)["state"] == State.FAILED
     assert three.hub.newest_parcel("global")["hash"] == before
     assert set(three.states().values()) == {"quarantined"}
     again = three.open()

@@ -35,6 +35,7 @@ from fedhelp_edge.errors import ListenError, QuorumError
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
 from fedhelp_edge.trust import enrol
 from server_ref.admin import exchange
+from server_ref.hub import members
 from server_ref.hub.hub import to_json
 from server_ref.intake import receive
 from server_ref.web import dashboard, process
@@ -101,7 +102,7 @@ def test_f02_more_bytes_than_are_missing_are_refused_and_none_is_kept(
         assert client.go_on(share.stem, begun, data).code == "E_PAYLOAD_SIZE"
     assert client.where(share.stem).offset == begun
     assert client.send(share).status == 204
-    assert fed.hub.database.path(share.stem).read_bytes() == share.read_bytes()
+    assert fed.hub.database.parcel_path(share.stem).read_bytes() == share.read_bytes()
 
 
 @pytest.mark.parametrize("came", [0, 1000])
@@ -115,7 +116,7 @@ def test_f04_of_two_patches_the_newer_wins_and_the_bytes_are_right(
         assert begun <= stands <= begun + came
         assert client.go_on(share.stem, stands, data[stands:]).status == 204
         assert older.recv(1000).startswith(b"HTTP/1.1 409")
-    assert fed.hub.database.path(share.stem).read_bytes() == data
+    assert fed.hub.database.parcel_path(share.stem).read_bytes() == data
     assert received(fed, share) == 1
 
 
@@ -132,7 +133,7 @@ def test_f05_an_upload_goes_on_where_the_line_broke(client: Client, fed: Federat
             stands = client.where(share.stem).offset
     assert stands > client.begin(share).offset - 1
     assert client.go_on(share.stem, stands, share.read_bytes()[stands:]).status == 204
-    assert fed.hub.database.path(share.stem).read_bytes() == share.read_bytes()
+    assert fed.hub.database.parcel_path(share.stem).read_bytes() == share.read_bytes()
 
 
 def test_f06_answers_that_were_lost_are_given_again(client: Client, fed: Federation, share: Path) -> None:
@@ -199,7 +200,7 @@ def test_f09_a_body_without_a_length_is_counted_as_it_comes(client: Client, fed:
     request = f"PATCH /v1/uploads/{share.stem} HTTP/1.1\r\nHost: x\r\n{head}\r\n"
     rest = data[begun:]
     assert raw(client.port, request.encode() + b"%x\r\n%s\r\n0\r\n\r\n" % (len(rest), rest)).startswith(b"HTTP/1.1 204")
-    assert fed.hub.database.path(share.stem).read_bytes() == data
+    assert fed.hub.database.parcel_path(share.stem).read_bytes() == data
 
 
 @pytest.mark.parametrize(
@@ -334,12 +335,12 @@ def test_f14_a_flood_from_one_address_has_to_wait(fed: Federation, share: Path) 
 
 
 def test_b17_requests_to_join_need_an_invite_and_are_few_for_each(client: Client, fed: Federation) -> None:
-    code, _ = fed.hub.invite("Clinic 3", "small", 14)
+    code, _ = members.invite(fed.hub, "Clinic 3", "small", 14)
     stranger = Clinic(fed.hub.federation, fed.folder / "stranger")
-    assert client.begin(stranger.ask_in(fed.hub.invite("x", "small", 14)[0]), first=10**6).status == 201
+    assert client.begin(stranger.ask_in(members.invite(fed.hub, "x", "small", 14)[0]), first=10**6).status == 201
     part = client.begin(stranger.ask_in(code))
     assert (part.status, part.code) == (400, "E_REQUEST")
-    unknown = Federation(fed.folder / "other", clinics=0).hub.invite("x", "small", 14)[0]
+    unknown = members.invite(Federation(fed.folder / "other", clinics=0).hub, "x", "small", 14)[0]
     assert client.begin(stranger.ask_in(unknown), first=10**6).code == "E_INVITE_UNKNOWN"
     answers = [client.begin(stranger.ask_in(code), first=10**6) for _ in range(6)]
     assert [answer.status for answer in answers] == [201] * 5 + [429]
@@ -355,7 +356,7 @@ def _without_code(fed: Federation, code: str) -> Path:
 
 
 def test_b17_who_does_not_know_the_code_takes_no_try_from_the_site_that_does(client: Client, fed: Federation) -> None:
-    code, _ = fed.hub.invite("Clinic 3", "small", 14)
+    code, _ = members.invite(fed.hub, "Clinic 3", "small", 14)
     wrong = [client.begin(_without_code(fed, code), first=10**6) for _ in range(8)]
     assert [answer.code for answer in wrong] == ["E_INVITE_PROOF"] * 5 + ["E_RATE"] * 3
     genuine = Clinic(fed.hub.federation, fed.folder / "genuine")
@@ -383,7 +384,7 @@ def test_f27_a_flood_of_requests_to_join_leaves_nothing_and_a_genuine_clinic_com
     fed: Federation, effort: Callable[[int, int], int]
 ) -> None:
     """From several addresses, each with keys and an invite of its own making."""
-    code, _ = fed.hub.invite("Clinic 3", "small", 14)
+    code, _ = members.invite(fed.hub, "Clinic 3", "small", 14)
     genuine = Clinic(fed.hub.federation, fed.folder / "genuine").ask_in(code, "Clinic 3")
     kept = len(list((fed.hub.home / "parcels").glob("*/*")))
     with serving(fed.hub.home) as process:
@@ -469,7 +470,7 @@ def test_f15_a_nonce_that_we_did_not_give_is_refused(client: Client, keyed: keys
 def test_f15_only_members_may_read(client: Client, fed: Federation, keyed: keys.Keys) -> None:
     answer = client.read(keys.generate(), PATH)
     assert (answer.status, answer.code) == (401, "E_SIGNER_UNKNOWN")
-    fed.hub.revoke(fed.coordinator_keys, "site-001", 1, "lost PC")
+    members.revoke(fed.hub, fed.coordinator_keys, "site-001", 1, "lost PC")
     answer = client.read(keyed, PATH)
     assert (answer.status, answer.code) == (403, "E_SIGNER_REVOKED")
 
@@ -483,7 +484,7 @@ def test_f15_a_request_that_is_not_signed_gets_a_nonce(client: Client, header: s
 
 def test_f17_a_model_that_is_cut_is_fetched_on(client: Client, fed: Federation, keyed: keys.Keys) -> None:
     hash_ = fed.hub.newest_parcel("global")["hash"]
-    whole, path = fed.hub.database.path(hash_).read_bytes(), f"/v1/parcels/{hash_}"
+    whole, path = fed.hub.database.parcel_path(hash_).read_bytes(), f"/v1/parcels/{hash_}"
     found = b""
     with network(client.port, itertools.cycle([Fate(cut_answer=400_000)])) as port:
         bad, tries = Client(port, client.federation), 0
@@ -513,7 +514,7 @@ def _what_comes(client: Client, path: str, headers: dict[str, str]) -> bytes:
 
 def test_f17_parts_and_copies_that_are_there_already(client: Client, fed: Federation, keyed: keys.Keys) -> None:
     hash_ = fed.hub.newest_parcel("global")["hash"]
-    whole, path = fed.hub.database.path(hash_).read_bytes(), f"/v1/parcels/{hash_}"
+    whole, path = fed.hub.database.parcel_path(hash_).read_bytes(), f"/v1/parcels/{hash_}"
     size, tag = len(whole), f'"{hash_}"'
     for asked, part in (
         ("bytes=0-0", whole[:1]), ("bytes=10-19", whole[10:20]), ("bytes=-5", whole[-5:]), ("bytes=5-", whole[5:]),
@@ -580,7 +581,7 @@ def test_b03_a_site_that_is_revoked_while_it_sends_is_refused_at_the_end(
 ) -> None:
     share = draw()
     begun = client.begin(share).offset
-    fed.hub.revoke(fed.coordinator_keys, "site-001", 1, "lost PC")
+    members.revoke(fed.hub, fed.coordinator_keys, "site-001", 1, "lost PC")
     answer = client.go_on(share.stem, begun, share.read_bytes()[begun:])
     assert (answer.status, answer.code) == (403, "E_SIGNER_REVOKED")
     assert not list((fed.hub.home / "incoming").iterdir())
@@ -640,7 +641,7 @@ def test_f19_without_tls_whatever_is_changed_on_the_way_is_refused(
         answer = Client(port, client.federation).go_on(share.stem, stands, share.read_bytes()[stands:])
     assert (answer.status, answer.code) == (400, "E_PAYLOAD_HASH")
     assert client.send(share).status == 204
-    assert fed.hub.database.path(share.stem).read_bytes() == share.read_bytes()
+    assert fed.hub.database.parcel_path(share.stem).read_bytes() == share.read_bytes()
 
 
 # --- once ----------------------------------------------------------------------------------------------------------
@@ -706,7 +707,7 @@ def test_f05_a_bad_network_costs_time_and_nothing_else(
             share = draw(place)
             receipt = _stubborn(bad, share).headers["fedhelp-receipt"]
             assert client.begin(share).headers["fedhelp-receipt"] == receipt
-            assert fed.hub.database.path(share.stem).read_bytes() == share.read_bytes()
+            assert fed.hub.database.parcel_path(share.stem).read_bytes() == share.read_bytes()
             assert received(fed, share) == 1
     assert not list((fed.hub.home / "incoming").iterdir())
 

@@ -31,20 +31,18 @@ from fedhelp_edge.exchange.http import HttpCarrier
 from fedhelp_edge.parcel import keys
 from server_ref.admin import session, unattended
 from server_ref.hub.hub import Hub
-from server_ref.intake import judge, receive, sandbox
+from server_ref.intake import judge, partial_uploads, receive, sandbox
 from server_ref.intake.sandbox import Job, OpenedUpdate, SandboxRefusalError
-from server_ref.rounds import close, opening, reaggregate, review
+from server_ref.rounds import close, opening
 
 _PROCESSES = multiprocessing.get_context("forkserver" if os.name != "nt" else "spawn")
 _PROCESSES.set_forkserver_preload(["pytest", "tests.faults.kills"])  # what a child imports again
-SANDBOX_USERS = (judge, close, reaggregate, review)
 KILLED = -signal.SIGKILL if os.name != "nt" else 1
 
 
 def open_here(patch: pytest.MonkeyPatch) -> None:
     """Let updates be opened in this process, which is quicker than in the sandbox."""
-    for module in SANDBOX_USERS:
-        patch.setattr(module, "Sandbox", Here)
+    patch.setattr(sandbox, "Sandbox", Here)
 
 
 def run(work: Callable[..., None], home: Path, *given: Any, dies_before: int = 0, power_cut: bool = False) -> int:
@@ -56,8 +54,7 @@ def run(work: Callable[..., None], home: Path, *given: Any, dies_before: int = 0
 
 
 def _run(work: Callable[..., None], home: Path, given: tuple[Any, ...], dies_before: int, power_cut: bool) -> None:
-    for room in SANDBOX_USERS:
-        room.Sandbox = Here  # type: ignore[attr-defined]
+    sandbox.Sandbox = Here  # type: ignore[assignment, misc]
     if dies_before:
         Fate(dies_before, power_cut, Path(tempfile.mkdtemp(dir=home.parent))).watch()
     work(home, *given)
@@ -74,7 +71,7 @@ def take(home: Path, step: str, time: datetime, shares: Sequence[Path] = ()) -> 
             judge.judge_waiting(hub, boss)
         with suppress(NotNowError):  # it was done, all but the answer
             if step == "aggregate":
-                close.aggregate(hub, boss)
+                close.aggregate(hub, boss, in_transit=partial_uploads.awaited_senders(hub))
             if step == "open":
                 opening.open_next(hub, boss)
     hub.database.close()

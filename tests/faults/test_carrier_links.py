@@ -49,7 +49,7 @@ def outdated(three: Federation) -> Path:
     first = three.open()
     lifecycle.cancel_round(three.hub, lifecycle.open_round(three.hub))
     three.open()
-    return three.hub.database.path(first.hash)
+    return three.hub.database.parcel_path(first.hash)
 
 
 # --- G19: at the hub -----------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def test_g19_links_within_a_folder_are_replaced_and_what_they_led_to_stays(
         link(stick / FROM_COORDINATOR / name, precious)
     exchange.exchange(three.hub, stick)
     assert precious.read_bytes() == b"not yours"
-    assert (stick / FROM_COORDINATOR / task).read_bytes() == three.hub.database.path(task[:-4]).read_bytes()
+    assert (stick / FROM_COORDINATOR / task).read_bytes() == three.hub.database.parcel_path(task[:-4]).read_bytes()
     assert not (stick / FROM_COORDINATOR / outdated.name).exists()
     assert not any(path.is_symlink() or path.stat().st_nlink > 1 for path in (stick / FROM_COORDINATOR).iterdir())
 

@@ -16,8 +16,8 @@ import pytest
 
 from fedhelp_edge.parcel import bech32, parcel
 from fedhelp_edge.trust.roster import Site
-from server_ref.hub import database
-from server_ref.intake import judge, partial
+from server_ref.hub import database, members
+from server_ref.intake import judge, partial_uploads
 from tests.attacks.test_f_http import patch
 from tests.command import COORDINATOR, refusal, run
 from tests.federation import Clinic, Federation
@@ -44,7 +44,7 @@ def test_g01_what_was_answered_outlives_a_kill_and_the_upload_goes_on(three: Fed
         assert client.where(share.stem).offset == begun + 500_000
         assert client.begin(share).status == 200
         assert client.go_on(share.stem, begun + 500_000, data[begun + 500_000 :]).status == 204
-    assert three.hub.database.path(share.stem).read_bytes() == data
+    assert three.hub.database.parcel_path(share.stem).read_bytes() == data
 
 
 @pytest.mark.parametrize("extra", [b"", b"beyond its end"])
@@ -53,7 +53,7 @@ def test_g01_an_upload_that_was_whole_before_a_kill_is_received_at_the_next_star
 ) -> None:
     data = share.read_bytes()
     said = parcel.inspect(share, parcel.any_signer).statement
-    partial.begin(three.hub.home, said, len(data), data + extra, three.hub.now)
+    partial_uploads.begin(three.hub.home, said, len(data), data + extra, three.hub.now)
     with running(three.hub.home) as port:
         answer = Client(port, three.hub.federation).begin(share)
     if extra:  # what a crash may have left is not believed
@@ -64,7 +64,7 @@ def test_g01_an_upload_that_was_whole_before_a_kill_is_received_at_the_next_star
 
 
 def test_what_is_no_upload_is_cleared_away_at_a_start(three: Federation) -> None:
-    folder = three.hub.home / partial.FOLDER
+    folder = three.hub.home / partial_uploads.FOLDER
     folder.mkdir()
     for name in ("x", "x.y", f"{'a' * 64}.12"):
         (folder / name).write_bytes(b"junk")
@@ -133,7 +133,7 @@ def test_g02_on_a_full_disk_an_upload_stands_where_it_was_and_goes_on_later(
     three: Federation, share: Path, tiny_disk: Callable[[int], Path]
 ) -> None:
     disk = tiny_disk(4096)
-    (three.hub.home / partial.FOLDER).symlink_to(disk)
+    (three.hub.home / partial_uploads.FOLDER).symlink_to(disk)
     ballast = disk / "ballast"
     with running(three.hub.home) as port:
         client = Client(port, three.hub.federation)
@@ -201,7 +201,7 @@ def test_g15_many_sites_send_at_once_and_each_share_is_accepted_exactly_once(
         clinic.id = f"site-{place:03}"
     sites = [Site(one.id, one.id, first.tier, one.keys.public.sign, one.keys.public.recipient) for one in fed.clinics]
     with fed.hub.database.transaction():
-        fed.hub.write_roster(fed.coordinator_keys, sites)
+        members.write_roster(fed.hub, fed.coordinator_keys, sites)
     order = fed.open()
     arrays = fed.base(order)
     shares = [clinic.give(order, arrays) for clinic in fed.clinics]

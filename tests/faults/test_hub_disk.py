@@ -18,6 +18,7 @@ from fedhelp_edge.trust.state import TrustedState
 from server_ref.admin import exchange, recovery, session
 from server_ref.hub import database
 from server_ref.hub.hub import Hub
+from server_ref.hub.states import State
 from server_ref.intake import receive
 from server_ref.rounds import close, lifecycle, opening
 from server_ref.web import process
@@ -70,10 +71,10 @@ def test_g02_on_a_full_disk_each_step_fails_as_one_and_goes_on_once_there_is_roo
         filler.unlink()
         assert found in ("", "E_STORAGE")
         assert list(fed.hub.home.rglob("*.part")) == []
-        fed.hub.database.verify()
+        fed.hub.database.verify_log()
         if found:
             step()
-    assert lifecycle.newest_round(fed.hub)["state"] == close.DONE
+    assert lifecycle.newest_round(fed.hub)["state"] == State.MERGED
     assert set(fed.states().values()) == {"merged"}
 
 
@@ -95,7 +96,7 @@ def test_g02_nothing_is_refused_because_the_hub_is_full(on_a_disk: Federation, t
         exchange.exchange(fed.hub, stick)
     assert type(errors.from_os(caught.value)) is errors.NoSpaceError
     filler.unlink()
-    assert [answer.state for answer in exchange.exchange(fed.hub, stick).taken] == [receive.RECEIVED]
+    assert [answer.state for answer in exchange.exchange(fed.hub, stick).taken] == [State.RECEIVED]
 
 
 def test_g03_a_disk_that_became_read_only_is_an_error_until_it_is_mended(on_a_disk: Federation) -> None:
@@ -152,7 +153,7 @@ def test_g03_a_process_with_too_many_open_files_refuses_nobody(three: Federation
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert found == "E_STORAGE"
-    assert [answer.state for answer in exchange.exchange(three.hub, stick).taken] == [receive.RECEIVED]
+    assert [answer.state for answer in exchange.exchange(three.hub, stick).taken] == [State.RECEIVED]
 
 
 def test_g05_a_database_that_another_holds_is_busy_and_later_not(
@@ -179,7 +180,7 @@ def test_g05_a_damaged_page_is_found(three: Federation) -> None:
     data[4096 : len(data) - 4096] = bytes(len(data) - 8192)
     path.write_bytes(data)
     with pytest.raises(HubDamagedError):
-        Hub(three.hub.home).database.check()
+        Hub(three.hub.home).database.check_integrity()
     with pytest.raises(HubDamagedError), session.unlocked_hub(three.hub.home, None):
         pass
     with pytest.raises(HubDamagedError):
@@ -206,7 +207,7 @@ def test_g05_a_database_that_is_none_is_damaged(three: Federation) -> None:
 
 
 def test_g05_a_parcel_that_is_gone_from_the_disk_is_found(three: Federation) -> None:
-    three.hub.database.path(three.hub.newest_parcel("roster")["hash"]).unlink()
+    three.hub.database.parcel_path(three.hub.newest_parcel("roster")["hash"]).unlink()
     with pytest.raises(HubDamagedError, match="is gone"):
         three.hub.database.reconcile()
 
@@ -222,14 +223,14 @@ def test_g05_a_hub_without_its_unmerged_journal_stands_where_it_stood_before_and
     (lost / "hub.db-shm").unlink(missing_ok=True)
     three.play(order, without=("site-003",))
     behind = Hub(lost, clock=three.clock)
-    behind.database.check()
-    assert behind.database.verify().length < order.log.length
+    behind.database.check_integrity()
+    assert behind.database.verify_log().length < order.log.length
     assert lifecycle.newest_round(behind)["round"] == 0
     again = opening.open_next(behind, three.coordinator_keys)
-    known = TrustedState(law).with_roster(*behind.plain(behind.newest_parcel("roster")["hash"]))
-    known = known.with_task(*three.hub.plain(order.hash))
+    known = TrustedState(law).with_roster(*behind.read_json(behind.newest_parcel("roster")["hash"]))
+    known = known.with_task(*three.hub.read_json(order.hash))
     with pytest.raises(EquivocationError):
-        known.with_task(*behind.plain(again.hash))
+        known.with_task(*behind.read_json(again.hash))
     behind.database.close()
 
 

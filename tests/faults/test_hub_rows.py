@@ -20,9 +20,10 @@ from fedhelp_edge.errors import BadBackupError, FedhelpError, HubDamagedError, L
 from fedhelp_edge.parcel import keys, parcel, statement
 from fedhelp_edge.trust import enrol
 from server_ref.admin import recovery, session
+from server_ref.hub import members
 from server_ref.hub.database import DATABASE
 from server_ref.hub.hub import ROOT, Hub, to_json
-from server_ref.intake import judge, partial, receive
+from server_ref.intake import judge, partial_uploads, receive
 from server_ref.rounds import close, lifecycle, opening
 from tests import command
 from tests.federation import Clinic, Federation, nobody
@@ -174,27 +175,27 @@ def test_g20_a_link_that_the_front_leaves_leads_no_command_to_the_coordinators_f
     (theirs / ".x.part").touch()
     os.utime(theirs / ".x.part", (0, 0))
     before = sorted(theirs.iterdir())
-    order = three.open()
+    three.open()
     (three.hub.home / "parcels" / "ab").rename(tmp_path / "ab")
     (three.hub.home / "parcels" / "ab").symlink_to(theirs)
     (three.hub.home / "elsewhere").symlink_to(theirs)
-    (three.hub.home / partial.FOLDER).symlink_to(theirs)
+    (three.hub.home / partial_uploads.FOLDER).symlink_to(theirs)
     with suppress(HubDamagedError):  # where one of its own parcels lay in that folder
         three.hub.database.reconcile()
-    assert partial.awaited_senders(three.hub, order.round, order.closes) == []
+    assert partial_uploads.awaited_senders(three.hub) == []
     three.clock.go_on(days=7)
-    assert partial.awaited_senders(three.hub, order.round, order.closes) == []
+    assert partial_uploads.awaited_senders(three.hub) == []
     assert sorted(theirs.iterdir()) == [path for path in before if path.name != ".x.part"]
 
 
 def test_g20_what_is_no_upload_hinders_no_command(three: Federation) -> None:
-    order = three.open()
-    (three.hub.home / partial.FOLDER).mkdir()
-    os.mkfifo(three.hub.home / partial.FOLDER / f"{'a' * 64}.1")
-    (three.hub.home / partial.FOLDER / f"{'b' * 64}.1").write_bytes(b"junk")
+    three.open()
+    (three.hub.home / partial_uploads.FOLDER).mkdir()
+    os.mkfifo(three.hub.home / partial_uploads.FOLDER / f"{'a' * 64}.1")
+    (three.hub.home / partial_uploads.FOLDER / f"{'b' * 64}.1").write_bytes(b"junk")
     three.clock.go_on(days=7)
-    assert partial.awaited_senders(three.hub, order.round, order.closes) == []
-    assert len(list((three.hub.home / partial.FOLDER).iterdir())) == 2
+    assert partial_uploads.awaited_senders(three.hub) == []
+    assert len(list((three.hub.home / partial_uploads.FOLDER).iterdir())) == 2
 
 
 def invite_unused(fed: Federation) -> None:
@@ -274,7 +275,7 @@ def test_g20_a_site_that_was_revoked_does_not_come_back_with_an_older_roster(thr
     with closing(sqlite3.connect(three.hub.home / DATABASE)) as db, closing(sqlite3.connect(":memory:")) as before:
         db.backup(before)
         with session.unlocked_hub(three.hub.home, None) as (hub, boss):
-            hub.revoke(boss, "site-002", 1, "stolen")
+            members.revoke(hub, boss, "site-002", 1, "stolen")
         three.hub.database.close()
         before.backup(db)
     three.again()
@@ -301,7 +302,7 @@ def test_g20_an_update_that_the_front_makes_in_a_sites_name_is_refused(three: Fe
     path = mask.give(order, three.drawn(order, mask))
     with parcel.open(path, parcel.any_signer, [judge.round_key(three.hub, three.coordinator_keys, 1)]) as opened:
         said = opened.statement
-    path.rename(three.hub.database.path(said.hash))
+    path.rename(three.hub.database.parcel_path(said.hash))
     by_front(three, "INSERT INTO parcels VALUES (?, 'update', 1, 'site-003', ?)", said.hash, said.line.decode())
     values = said.hash, "site-003", 1, said.context["seq"], said.context["nonce"]
     query = "INSERT INTO shares (hash, site, round, seq, nonce, state, counts) VALUES (?, ?, ?, ?, ?, 'received', 0)"
@@ -331,7 +332,7 @@ def test_a_share_that_was_on_its_way_when_its_site_changed_its_keys_counts(three
 
 def test_g20_an_order_whose_file_is_another_one_is_not_read(three: Federation) -> None:
     rows = three.hub.database.rows("SELECT hash FROM parcels WHERE kind = 'roster' ORDER BY number DESC")
-    newest, older = (three.hub.database.path(row["hash"]) for row in rows[:2])
+    newest, older = (three.hub.database.parcel_path(row["hash"]) for row in rows[:2])
     newest.write_bytes(older.read_bytes())
     three.again()
     with signs_nothing(three):
@@ -339,7 +340,7 @@ def test_g20_an_order_whose_file_is_another_one_is_not_read(three: Federation) -
 
 
 def test_g20_a_model_whose_file_is_another_one_is_neither_sent_nor_merged_upon(judged: Federation) -> None:
-    path = judged.hub.database.model(lifecycle.open_round(judged.hub)["base"])
+    path = judged.hub.database.model_path(lifecycle.open_round(judged.hub)["base"])
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
@@ -353,8 +354,8 @@ def test_g20_a_model_whose_file_is_another_one_is_neither_sent_nor_merged_upon(j
 def test_g20_what_only_the_coordinator_may_change_is_not_changed_without_its_keys(three: Federation) -> None:
     hub = Hub(three.hub.home)
     with pytest.raises(NotNowError):
-        hub.invite("Clinic 9", "small", 14)
-    assert len(hub.invites()) == 3
+        members.invite(hub, "Clinic 9", "small", 14)
+    assert len(members.invites(hub)) == 3
     hub.database.close()
     assert three.open().round == 1
 
@@ -362,21 +363,21 @@ def test_g20_what_only_the_coordinator_may_change_is_not_changed_without_its_key
 # --- the coordinator's own memory ----------------------------------------------------------------------------------
 def test_g20_a_memory_that_another_hand_changed_is_no_memory(three: Federation) -> None:
     for change in ({"total": "0" * 64}, {"log": [0, ""]}, {"mac": "0" * 64}, {"keys": "front"}):
-        said = json.loads(three.hub.memory.read_bytes())
-        three.hub.memory.write_text(json.dumps([{**one, **change} for one in said]))
+        said = json.loads(three.hub.memory_path.read_bytes())
+        three.hub.memory_path.write_text(json.dumps([{**one, **change} for one in said]))
         with signs_nothing(three), session.unlocked_hub(three.hub.home, None) as (hub, boss):
             opening.open_next(hub, boss)
-        three.hub.memory.write_text(json.dumps(said))
+        three.hub.memory_path.write_text(json.dumps(said))
     three.again()
     assert three.open().round == 1
 
 
 def test_g20_a_memory_that_is_gone_is_not_made_anew_from_what_the_front_can_write(judged: Federation) -> None:
-    judged.hub.memory.unlink()
+    judged.hub.memory_path.unlink()
     with signs_nothing(judged), session.unlocked_hub(judged.hub.home, None) as (hub, boss):
-        hub.invite("Clinic 9", "small", 14)
+        members.invite(hub, "Clinic 9", "small", 14)
         close.aggregate(hub, boss, now=True)
-    assert not judged.hub.memory.exists()
+    assert not judged.hub.memory_path.exists()
 
 
 @pytest.fixture
@@ -388,7 +389,7 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Federation:
         fed.play(fed.open())
         fed.judge()
     fed.hub.database.db.execute("UPDATE shares SET facts = json_remove(facts, '$.sha256')")
-    fed.hub.memory.unlink()
+    fed.hub.memory_path.unlink()
     fed.again()
     return fed
 
@@ -401,7 +402,7 @@ def test_an_older_hub_is_taken_as_it_is_once_and_that_is_said(
     old.again()
     assert old.aggregate()["accepted"] == ["site-001", "site-002"]
     assert capsys.readouterr().err == ""
-    old.hub.memory.unlink()
+    old.hub.memory_path.unlink()
     old.again()
     with signs_nothing(old):
         old.open()
@@ -411,7 +412,7 @@ def test_a_backup_without_the_coordinators_memory_is_taken_only_as_an_older_prog
     old: Federation, three: Federation, tmp_path: Path
 ) -> None:
     for fed in (old, three):
-        fed.hub.memory.unlink(missing_ok=True)
+        fed.hub.memory_path.unlink(missing_ok=True)
         file, place = fed.folder / "backup.tar", fed.folder / "again"
         recovery.backup(fed.hub, file)
         root = keys.load(fed.hub.home / ROOT, nobody)
@@ -430,15 +431,15 @@ def test_g20_the_last_step_of_a_command_that_was_killed_cannot_be_undone_in_sile
     before = three.folder / "before.db"
     with closing(sqlite3.connect(before)) as copy:
         three.hub.database.db.backup(copy)
-    three.hub.revoke(
-        three.coordinator_keys, "site-003", 1, "stolen"
+    members.revoke(
+        three.hub, three.coordinator_keys, "site-003", 1, "stolen"
     )  # and the command ends without a word to its memory
     three.hub.database.close()
     for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
         (three.hub.home / name).unlink(missing_ok=True)
     shutil.copy(before, three.hub.home / DATABASE)
     with session.unlocked_hub(three.hub.home, None) as (hub, _):
-        hub.verify()
+        hub.check_rows()
         assert "cut off before its last step" in capsys.readouterr().err
 
 

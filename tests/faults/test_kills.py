@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from server_ref.hub.hub import Hub
+from server_ref.hub.states import State
 from server_ref.intake import judge
-from server_ref.rounds import close
 from tests.faults import kills
 from tests.federation import Federation
 
@@ -59,8 +59,8 @@ def seen(home: Path) -> dict[str, Any]:
     """All that does not differ between two hubs that did the same: draws of keys, salts and nonces aside."""
     hub = Hub(home)
     store = hub.database
-    store.check()
-    store.verify()
+    store.check_integrity()
+    store.verify_log()
     age(home)
     store.reconcile()
     found = {
@@ -124,6 +124,6 @@ def _dies_everywhere(played: Round, step: str, folder: Path, places: range, *, p
 
 
 def test_the_round_itself_was_whole(played: Round) -> None:
-    assert [row[:2] for row in played.after["aggregate"]["rounds"]] == [(0, "merged"), (1, close.DONE)]
+    assert [row[:2] for row in played.after["aggregate"]["rounds"]] == [(0, "merged"), (1, State.MERGED)]
     assert len(played.after["open"]["keys"]) == 2
     assert all(after["temporary"] == [] for after in played.after.values())

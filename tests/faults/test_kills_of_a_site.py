@@ -14,7 +14,8 @@ import pytest
 
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.site import connection, layout, status, verified
-from server_ref.rounds import close, lifecycle
+from server_ref.hub.states import State
+from server_ref.rounds import lifecycle
 from tests.clinic import Clinic
 from tests.faults import kills
 from tests.faults.test_kills import age
@@ -96,7 +97,7 @@ def lives(clinic: Clinic) -> None:
         clinic.upload()
         clinic.trip()
         clinic.download()
-    if lifecycle.newest_round(clinic.federation.hub)["state"] != close.OPEN:
+    if lifecycle.newest_round(clinic.federation.hub)["state"] != State.OPEN:
         clinic.federation.open()
         clinic.trip()
         clinic.download()

@@ -16,9 +16,11 @@ import pytest
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.parcel import keys, parcel
 from server_ref.admin import invites
+from server_ref.hub import members
 from server_ref.hub.hub import Hub
+from server_ref.hub.states import State
 from server_ref.intake import judge, receive
-from server_ref.rounds import close, lifecycle
+from server_ref.rounds import lifecycle
 from tests import command
 from tests.faults import kills
 from tests.faults.test_kills import age
@@ -117,8 +119,8 @@ def base(made: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         second = fed.open()
         fed.play(second, without=("site-003",))
         fed.judge()
-        fed.hub.invite("Clinic 4", "small", 14)
-        code, _ = fed.hub.invite("Clinic 5", "small", 14)
+        members.invite(fed.hub, "Clinic 4", "small", 14)
+        code, _ = members.invite(fed.hub, "Clinic 5", "small", 14)
         asked = [receive.receive(fed.hub, Clinic(fed.hub.federation, fed.folder / name).ask_in(code)) for name in "ab"]
         fed.judge()
         (fed.folder / "plan.toml").write_text(fed.plan.text)
@@ -191,7 +193,7 @@ def lives(desk: Desk) -> None:
     for clinic in fed.clinics:
         clinic.federation = hub.federation
     fed.judge()
-    if lifecycle.newest_round(hub)["state"] == close.OPEN:
+    if lifecycle.newest_round(hub)["state"] == State.OPEN:
         lifecycle.cancel_round(hub, lifecycle.newest_round(hub))
     if lifecycle.is_finished(hub):
         return
@@ -202,7 +204,7 @@ def lives(desk: Desk) -> None:
     told = fed.aggregate(now=True)
     assert {clinic.id for clinic in fed.clinics} <= set(told["accepted"])
     if hub.database.fact("knowledge"):
-        sealed = hub.database.path(hub.newest_parcel("knowledge")["hash"])
+        sealed = hub.database.parcel_path(hub.newest_parcel("knowledge")["hash"])
         assert parcel.inspect(sealed, parcel.any_signer).keys == (hub.charter.coordinator,)
     hub.check()
     hub.database.close()

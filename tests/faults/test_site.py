@@ -43,7 +43,9 @@ def test_g08_a_share_that_did_not_fit_on_the_stick_is_there_at_the_next_try(trai
     (sent,) = trained.upload()
     trained.collect()
     assert trained.federation.states() == {"site-004/1": "accepted"}
-    assert trained.federation.hub.database.path(sent).read_bytes() == outbox.pending(trained.home)[0].read_bytes()
+    assert (
+        trained.federation.hub.database.parcel_path(sent).read_bytes() == outbox.pending(trained.home)[0].read_bytes()
+    )
 
 
 def test_g08_a_stick_that_is_pulled_while_a_share_is_copied_costs_another_try(

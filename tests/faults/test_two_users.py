@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from server_ref.hub import hub as hubs
+from server_ref.hub import models
 from tests import command
 from tests.federation import PLAN, Clinic
 from tests.net import Client
@@ -108,7 +109,8 @@ def test_a_round_is_played_while_the_front_is_a_user_who_can_read_no_key_and_no_
         task = hub.tasks(1)[1]
         for clinic in clinics:
             arrays = {
-                name: array + 0.01 * (clinic is clinics[0]) + 0.01 for name, array in hub.model(task.base).items()
+                name: array + 0.01 * (clinic is clinics[0]) + 0.01
+                for name, array in models.load(hub, task.base).items()
             }
             client.send(clinic.give(task, arrays))
         (home.parent / "stick").mkdir()

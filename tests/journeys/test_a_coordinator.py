@@ -11,6 +11,7 @@ import pytest
 
 from fedhelp_edge.parcel import parcel
 from fedhelp_edge.trust import charter
+from server_ref.hub import models
 from server_ref.hub.hub import Hub
 from tests import command, federation
 from tests.desk import Desk, works
@@ -44,7 +45,7 @@ class Coordinator(Desk):
         hub = Hub(self.folder / "hub")
         order = max(hub.tasks().values(), key=lambda task: task.round)
         for clinic in clinics:
-            base = hub.model(order.base)
+            base = models.load(hub, order.base)
             arrays = {name: (array + 0.01 * factor * int(clinic.id[-1])).astype("f4") for name, array in base.items()}
             path = clinic.give(order, arrays)
             path.rename(self.stick / "to-coordinator" / path.name)

@@ -17,6 +17,7 @@ import pytest
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.site import connection, membership, outbox, status
 from server_ref.admin import recovery
+from server_ref.hub import members
 from server_ref.hub.hub import Hub
 from server_ref.intake import receive
 from tests import net
@@ -111,7 +112,7 @@ def live(three: Federation, clinic: Clinic, tmp_path: Path, draw: random.Random,
     three.clock.go_on(days=8)
     assert three.aggregate()["accepted"] == ["site-002", "site-003", "site-004"]
     late = three.join()
-    three.hub.revoke(three.coordinator_keys, three.clinics[1].id, 2, "left")
+    members.revoke(three.hub, three.coordinator_keys, three.clinics[1].id, 2, "left")
     second = three.open()
     receive.receive(three.hub, stale)
     for one in (three.clinics[2], late):

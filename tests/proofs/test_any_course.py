@@ -29,6 +29,7 @@ from fedhelp_edge.methods.registry import METHODS, Method
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.trust.task import Task
 from fedhelp_edge.update import Array, Schema
+from server_ref.hub import models
 from server_ref.intake import receive
 from tests.faults import kills
 from tests.federation import Federation
@@ -190,7 +191,7 @@ class Course(RuleBasedStateMachine):
         }
         for number, one in self.rounds.items():
             if one.model is not None:
-                model = self.fed.hub.model(rows[number]["model"])["numbers"]
+                model = models.load(self.fed.hub, rows[number]["model"])["numbers"]
                 np.testing.assert_allclose(model, one.model, rtol=1e-5)
                 one.model = model  # to the bit, for those that rest on it
         self.fed.hub.check()

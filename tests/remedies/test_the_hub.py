@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import server_ref.hub.hub
 from fedhelp_edge.data import pack
 from fedhelp_edge.parcel import parcel
 from fedhelp_edge.trust.task import Task
 from fedhelp_edge.update import Array
 from server_ref.admin import exchange
-from server_ref.hub import database
+from server_ref.hub import database, members, models
 from server_ref.intake import sandbox
 from tests import command
 from tests.attacks.test_e_merging import honest, pulled
@@ -170,7 +169,7 @@ def test_a_round_for_audit_that_is_not_whole_is_asked_for_again(hub: Hub) -> Non
     hub.exchange()
     works(hub("aggregate"))
     works(hub("audit", "export", "1", "first"))
-    (share,) = (hub.folder / "first").glob(f"{hub.fed.hub.inputs(1)[0]}.fhx")
+    (share,) = (hub.folder / "first").glob(f"{models.inputs_of(hub.fed.hub, 1)[0]}.fhx")
     share.unlink()
     checked = {"home": hub.folder, "program": command.SITE}
     hint = "ask the coordinator for the whole round: 'fedhelp-coordinator audit export ROUND DIR'"
@@ -240,8 +239,8 @@ def test_a_clock_that_was_wrong_for_a_while_is_accepted_once_it_is_right(hub: Hu
 def test_a_full_federation_has_room_again_once_an_unused_invite_is_cancelled(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = parcel.inspect(hub.fed.hub.database.path(hub.fed.hub.roster.hash), parcel.any_signer).statement.size
-    monkeypatch.setattr(server_ref.hub.hub, "ROSTER_LIMIT", size + 500 + server_ref.hub.hub.ROSTER_SPARE)
+    size = parcel.inspect(hub.fed.hub.database.parcel_path(hub.fed.hub.roster.hash), parcel.any_signer).statement.size
+    monkeypatch.setattr(members, "ROSTER_LIMIT", size + 500 + members.ROSTER_SPARE)
     works(hub("invite", "Clinic A", "--tier", "small"))
     fails(hub("invite", "Clinic B", "--tier", "small"), "E_FULL", "fedhelp-coordinator invites")
     works(hub("invites", "--cancel", "Clinic A"))

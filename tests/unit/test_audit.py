@@ -173,7 +173,7 @@ def test_a_later_roster_or_one_that_nobody_named_is_noticed(three: Federation, o
     with later_than(three, tmp_path) as later:
         later.join()
         hash_ = later.hub.newest_parcel("roster")["hash"]
-        (out / f"{hash_}.fhx").write_bytes(later.hub.database.path(hash_).read_bytes())
+        (out / f"{hash_}.fhx").write_bytes(later.hub.database.parcel_path(hash_).read_bytes())
     fails(out, f"{hash_}.fhx")
 
 

@@ -10,6 +10,7 @@ import pytest
 from fedhelp_edge.errors import OfflineError, RefusedThereError, UsageError
 from fedhelp_edge.exchange.http import HttpCarrier
 from fedhelp_edge.parcel import keys, parcel
+from server_ref.hub import members
 from server_ref.intake import judge
 from tests import chaos, net
 from tests.federation import Clinic, Federation
@@ -32,7 +33,7 @@ def test_a_share_arrives_as_it_was_sealed(three: Federation, port: int) -> None:
     order, clinic = three.open(), three.clinics[0]
     path = clinic.give(order, three.drawn(order, clinic))
     line(three, clinic, port).put(path)
-    assert three.hub.database.path(path.stem).read_bytes() == path.read_bytes()
+    assert three.hub.database.parcel_path(path.stem).read_bytes() == path.read_bytes()
     assert three.states() == {"site-001/1": "received"}
 
 
@@ -45,7 +46,7 @@ def test_sending_it_again_changes_nothing(three: Federation, port: int) -> None:
 
 
 def test_a_request_to_join_is_sent_by_somebody_whom_nobody_knows(three: Federation, port: int) -> None:
-    code, _ = three.hub.invite("New", "small", 14)
+    code, _ = members.invite(three.hub, "New", "small", 14)
     clinic = Clinic(three.hub.federation, three.folder / "new")
     line(three, clinic, port).put(clinic.ask_in(code))
     assert [one["state"] for one in three.judge()] == ["approved"]
@@ -60,7 +61,7 @@ def test_everything_that_a_site_needs_comes_whole(three: Federation, port: int) 
     }
     assert set(found) == {"charter", "roster", "task", "global", "receipt"}
     for path in found.values():
-        assert path.read_bytes() == three.hub.database.path(path.stem).read_bytes()
+        assert path.read_bytes() == three.hub.database.parcel_path(path.stem).read_bytes()
 
 
 def test_what_a_site_has_is_not_fetched_again(three: Federation, port: int) -> None:
@@ -73,7 +74,7 @@ def test_what_a_site_has_is_not_fetched_again(three: Federation, port: int) -> N
 def test_a_download_goes_on_from_what_is_there(three: Federation, port: int) -> None:
     order, clinic = three.open(), three.clinics[0]
     name = three.hub.newest_parcel("global")["hash"]
-    whole = three.hub.database.path(name).read_bytes()
+    whole = three.hub.database.parcel_path(name).read_bytes()
     (clinic.folder / "in").mkdir()
     (clinic.folder / "in" / f"{name}.part").write_bytes(whole[:500_000])
     found = {path.stem: path for path in line(three, clinic, port).fetch(frozenset())}
@@ -90,7 +91,7 @@ def test_another_key_gets_nothing_but_the_charter(three: Federation, port: int) 
 
 def test_what_the_front_refuses_is_told_with_its_own_code(three: Federation, port: int) -> None:
     order, clinic = three.open(), three.clinics[0]
-    three.hub.revoke(three.coordinator_keys, clinic.id, 1, "")
+    members.revoke(three.hub, three.coordinator_keys, clinic.id, 1, "")
     path = clinic.give(order, three.drawn(order, clinic))
     with pytest.raises(RefusedThereError, match="E_SIGNER_REVOKED") as caught:
         line(three, clinic, port).put(path)
@@ -132,10 +133,10 @@ def test_over_a_line_that_breaks_again_and_again_everything_arrives_once_and_who
     ]  # fmt: skip
     with chaos.network(port, iter(breaks)) as bad:
         line(three, clinic, bad, give_up_after=30).put(path)
-    assert three.hub.database.path(path.stem).read_bytes() == path.read_bytes()
+    assert three.hub.database.parcel_path(path.stem).read_bytes() == path.read_bytes()
     assert three.states() == {"site-001/1": "received"}
     breaks = [chaos.Fate(cut_answer=count) for count in (0, 100, 400_000, 20, 700_000, 900_000)]
     with chaos.network(port, iter(breaks)) as bad:
         found = {one.stem: one for one in line(three, clinic, bad, give_up_after=30).fetch(frozenset())}
-    assert all(one.read_bytes() == three.hub.database.path(name).read_bytes() for name, one in found.items())
+    assert all(one.read_bytes() == three.hub.database.parcel_path(name).read_bytes() for name, one in found.items())
     assert len(found) >= 5

@@ -26,6 +26,7 @@ from fedhelp_edge.infer import bundle, metadata
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.parcel import keys, sshsig
 from fedhelp_edge.site import signer_check
+from server_ref.hub import members
 from tests import bundles
 from tests.clinic import Clinic
 from tests.federation import Federation
@@ -125,7 +126,7 @@ def test_in_a_federation_the_roster_says_whose_models_are_trusted(three: Federat
     clinic.download()
     active, revoked = (one.keys.public.sign for one in three.clinics[:2])
     assert signer_check.model_warning(clinic.home, active, None) == ""
-    three.hub.revoke(three.coordinator_keys, three.clinics[1].id, 1, "stolen")
+    members.revoke(three.hub, three.coordinator_keys, three.clinics[1].id, 1, "stolen")
     clinic.trip()
     clinic.download()
     for named in (None, sshsig.fingerprint(revoked)):

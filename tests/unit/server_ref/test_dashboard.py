@@ -12,6 +12,7 @@ import pytest
 
 from fedhelp_edge.errors import NotNowError
 from server_ref.admin import decisions, unattended
+from server_ref.hub import members
 from server_ref.intake import receive
 from server_ref.rounds import close, lifecycle, review
 from server_ref.web.dashboard import DashboardAccess
@@ -191,7 +192,7 @@ def test_a_foreign_or_malformed_form_decides_nothing(
 
 def test_names_that_contain_html_are_shown_as_text(tmp_path: Path, access: DashboardAccess) -> None:
     fed = Federation(tmp_path / "other", clinics=0)
-    code, _ = fed.hub.invite("<script>alert(1)</script>", "small", 14)
+    code, _ = members.invite(fed.hub, "<script>alert(1)</script>", "small", 14)
     from tests.federation import Clinic
 
     receive.receive(fed.hub, Clinic(fed.hub.federation, tmp_path / "clinic").ask_in(code, "x"))

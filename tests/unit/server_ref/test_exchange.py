@@ -33,7 +33,7 @@ def test_sites_find_the_newest_of_each_kind_and_every_charter(three: Federation,
     assert counts == {"charter": 1, "roster": 1, "task": 1, "global": 1}
     assert receipts == 12  # of three requests and three updates, each when received and when judged
     assert count == 16
-    assert (folder / f"{task.hash}.fhx").read_bytes() == three.hub.database.path(task.hash).read_bytes()
+    assert (folder / f"{task.hash}.fhx").read_bytes() == three.hub.database.parcel_path(task.hash).read_bytes()
 
 
 def test_a_second_exchange_rewrites_no_file(three: Federation, folder: Path) -> None:

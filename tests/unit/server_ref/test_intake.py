@@ -27,6 +27,7 @@ from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.parcel.statement import ZERO_HASH, Statement
 from fedhelp_edge.trust.task import Task
 from server_ref.admin import status
+from server_ref.hub import members
 from server_ref.hub.hub import Hub, to_json
 from server_ref.intake import enrolment, judge, receive, shown
 from tests.federation import PLAN, Clinic, Federation
@@ -53,7 +54,7 @@ def key_change(fed: Federation, clinic: Clinic, seq: int, new: Keys) -> Path:
 def asking(fed: Federation, *names: str) -> list[tuple[Clinic, str]]:
     """Clinics that are not in yet, each with the code of an invite of its own."""
     return [
-        (Clinic(fed.hub.federation, fed.folder / name), fed.hub.invite(name, "small", 14)[0]) for name in names
+        (Clinic(fed.hub.federation, fed.folder / name), members.invite(fed.hub, name, "small", 14)[0]) for name in names
     ]  # fmt: skip
 
 
@@ -66,7 +67,7 @@ def log_types(fed: Federation, subject: str) -> list[str]:
 def newest_receipt(fed: Federation, about: str) -> tuple[str, str]:
     """What the newest receipt says of a parcel: its state and code."""
     query = "SELECT hash FROM parcels WHERE kind = 'receipt' AND site = ? ORDER BY rowid DESC LIMIT 1"
-    receipt = fed.hub.plain(fed.hub.database.only(query, about)["hash"])[2]
+    receipt = fed.hub.read_json(fed.hub.database.require_row(query, about)["hash"])[2]
     return receipt["state"], receipt["code"]
 
 
@@ -115,7 +116,7 @@ def test_a_site_may_leave_four_shares_worth_in_a_round_to_the_byte(three: Federa
     receive.check_quota(three.hub, said, 1000, in_transit=4000 - said.size)
     with pytest.raises(QuotaError):
         receive.check_quota(three.hub, said, 1000, in_transit=4001 - said.size)
-    here = three.hub.database.path(receive.receive(three.hub, path).hash).stat().st_size
+    here = three.hub.database.parcel_path(receive.receive(three.hub, path).hash).stat().st_size
     receive.check_quota(three.hub, said, 1000, in_transit=4000 - said.size - here)
     with pytest.raises(QuotaError):
         receive.check_quota(three.hub, said, 1000, in_transit=4001 - said.size - here)
@@ -201,7 +202,7 @@ def test_a_parcel_that_came_in_while_it_was_sent_again_has_one_answer(
 def test_a_hub_does_not_answer_its_own_parcels_as_if_a_site_had_sent_them(three: Federation) -> None:
     for kind in ("global", "roster"):
         assert receive.earlier_result(three.hub, parcel.inspect(
-            three.hub.database.path(three.hub.newest_parcel(kind)["hash"]), parcel.any_signer
+            three.hub.database.parcel_path(three.hub.newest_parcel(kind)["hash"]), parcel.any_signer
         ).statement) is None  # fmt: skip
 
 
@@ -224,8 +225,8 @@ def test_a_change_of_keys_is_told_and_has_a_receipt(three: Federation) -> None:
 def test_a_site_changes_its_keys_whatever_round_it_takes_part_from(three: Federation) -> None:
     clinic = three.clinics[0]
     with three.hub.database.transaction():
-        late = replace(three.hub.site(clinic.id), from_round=1000)
-        three.hub.change_sites(three.coordinator_keys, [late], "approve")
+        late = replace(members.find(three.hub, clinic.id), from_round=1000)
+        members.change(three.hub, three.coordinator_keys, [late], "approve")
     assert receive.receive(three.hub, key_change(three, clinic, 1, keys.generate())).new
 
 
@@ -241,7 +242,7 @@ def test_a_late_update_that_comes_after_a_fresh_one_of_its_site_is_refused(three
     assert three.judge() == [
         {
             "site": "site-001", "state": "refused", "code": "E_DUPLICATE_ROUND",
-            "cause": "site-001 gave a share for round 2 before",
+            "cause": "site-001 sent another update for round 2 before",
         }
     ]  # fmt: skip
 
@@ -261,7 +262,7 @@ def test_an_update_of_a_round_that_the_hub_does_not_know_is_not_what_its_site_si
     receive.receive(three.hub, given(three, three.open()))
     three.hub.database.run("UPDATE shares SET round = 99")
     with pytest.raises(SignerMismatchError):
-        judge.check_statement(three.hub, three.hub.database.only("SELECT * FROM shares"))
+        judge.check_statement(three.hub, three.hub.database.require_row("SELECT * FROM shares"))
 
 
 def test_a_second_signature_on_an_update_is_not_let_pass(three: Federation) -> None:
@@ -269,11 +270,11 @@ def test_a_second_signature_on_an_update_is_not_let_pass(three: Federation) -> N
     path = given(three, three.open())
     payload = path.read_bytes()[parcel.inspect(path, parcel.any_signer).offset :]
     answer = receive.receive(three.hub, path)
-    said = parcel.inspect(three.hub.database.path(answer.hash), parcel.any_signer).statement
+    said = parcel.inspect(three.hub.database.parcel_path(answer.hash), parcel.any_signer).statement
     both = [three.clinics[0].keys.sign, three.clinics[1].keys.sign]
-    three.hub.database.path(answer.hash).write_bytes(parcel._build_prologue(said, both) + payload)
+    three.hub.database.parcel_path(answer.hash).write_bytes(parcel._build_prologue(said, both) + payload)
     with pytest.raises(SignerMismatchError, match="not signed with a key of site-001"):
-        judge.check_statement(three.hub, three.hub.database.only("SELECT * FROM shares"))
+        judge.check_statement(three.hub, three.hub.database.require_row("SELECT * FROM shares"))
 
 
 # --- requests to join ----------------------------------------------------------------------------------------------
@@ -293,7 +294,7 @@ def test_who_comes_in_while_a_round_is_open_takes_part_from_the_next(three: Fede
     ((clinic, code),) = asking(three, "one")
     receive.receive(three.hub, clinic.ask_in(code))
     three.judge()
-    assert three.hub.site("site-004").from_round == 2
+    assert members.find(three.hub, "site-004").from_round == 2
     assert [site.id for site in three.hub.roster.active(1)] == ["site-001", "site-002", "site-003"]
 
 
@@ -315,7 +316,7 @@ def test_of_two_who_ask_at_once_with_one_key_the_first_comes_in(three: Federatio
     assert {name["site"]: (name["state"], name["code"]) for name in told} == {
         "site-004": ("approved", ""), "site-005": ("refused", KeyReusedError.code),
     }  # fmt: skip
-    assert three.hub.site("site-004").sign == one.keys.public.sign
+    assert members.find(three.hub, "site-004").sign == one.keys.public.sign
 
 
 def test_a_request_comes_in_for_the_site_of_its_own_invite_and_for_no_other(tmp_path: Path) -> None:

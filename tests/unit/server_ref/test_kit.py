@@ -239,7 +239,7 @@ def test_a_joined_site_recognizes_a_kit_of_its_coordinator(
     with (tmp_path / "coordinators" / "install.py").open("rb") as installer:
         subprocess.run([*command_line, "-s", tmp_path / "coordinators/install.py.sig"], stdin=installer, check=True)
     assert inspected("strangers", keys.generate())["why"] == "the coordinator did not sign it"
-    assert inspected("fronts", hub.front())["why"] == "the coordinator did not sign it"
+    assert inspected("fronts", hub.front_keys())["why"] == "the coordinator did not sign it"
     assert str(inspected("nobodys", None)["why"]).startswith("nobody signed it")
     shutil.copy(tmp_path / "coordinators" / "install.py.sig", tmp_path / "nobodys")
     assert refusal(run("inspect", tmp_path / "nobodys", "--home", clinic.home, home=tmp_path)) == "E_SIG_BAD"

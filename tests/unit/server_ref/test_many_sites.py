@@ -20,7 +20,7 @@ from fedhelp_edge.site import inbox, layout, verified
 from fedhelp_edge.trust import roster
 from fedhelp_edge.trust.roster import Site
 from server_ref.admin import audit_export, exchange
-from server_ref.hub import hub
+from server_ref.hub import hub, members, models
 from server_ref.intake import receive
 from server_ref.rounds import lifecycle
 from tests.clinic import Clinic as RealSite
@@ -30,7 +30,7 @@ from tests.federation import Clinic, Federation, nobody
 @pytest.fixture(scope="module")
 def made_eight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(hub, "GROUP_SIZE", 3)
+        patched.setattr(models, "GROUP_SIZE", 3)
         made = Federation(tmp_path_factory.mktemp("eight") / "made", clinics=8)
         made.play(made.open())
         made.aggregate()
@@ -41,13 +41,13 @@ def made_eight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
 @pytest.fixture
 def eight(made_eight: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Federation]:
     """Eight clinics, for whom a model is sealed in three parcels; one round was merged."""
-    monkeypatch.setattr(hub, "GROUP_SIZE", 3)
+    monkeypatch.setattr(models, "GROUP_SIZE", 3)
     with made_eight.lent(tmp_path / "federation") as lent:
         yield lent
 
 
-def models(federation: Federation) -> list[Path]:
-    return [federation.hub.database.path(hash_) for hash_ in federation.hub.model_parcels()]
+def model_parcels(federation: Federation) -> list[Path]:
+    return [federation.hub.database.parcel_path(hash_) for hash_ in models.newest_parcels(federation.hub)]
 
 
 def opens(path: Path, clinic: Clinic) -> bool:
@@ -60,7 +60,7 @@ def opens(path: Path, clinic: Clinic) -> bool:
 
 def readers(federation: Federation) -> list[list[str]]:
     """By parcel of the newest model, the clinics that can open it."""
-    return [[clinic.id for clinic in federation.clinics if opens(path, clinic)] for path in models(federation)]
+    return [[clinic.id for clinic in federation.clinics if opens(path, clinic)] for path in model_parcels(federation)]
 
 
 def test_the_1024th_site_joins_and_the_next_round_opens(three: Federation) -> None:
@@ -74,26 +74,26 @@ def test_the_1024th_site_joins_and_the_next_round_opens(three: Federation) -> No
         for row in rows:
             query = "INSERT INTO invites (id, proof, site, name, tier, expires, vouch) VALUES (?, '', ?, '', '', ?, '')"
             three.hub.database.run(query, *row)
-        three.hub.write_roster(three.coordinator_keys, sites)
+        members.write_roster(three.hub, three.coordinator_keys, sites)
     newcomer = three.join()
     assert newcomer.id == "site-1024"
     assert three.open().round == 1
-    assert [opens(path, newcomer) for path in models(three)] == [False, True]
+    assert [opens(path, newcomer) for path in model_parcels(three)] == [False, True]
 
 
 def test_a_model_is_sealed_to_each_group_of_sites_and_to_nobody_twice(eight: Federation) -> None:
     assert readers(eight) == [
         ["site-001", "site-002", "site-003"], ["site-004", "site-005", "site-006"], ["site-007", "site-008"],
     ]  # fmt: skip
-    contexts = [parcel.inspect(path, parcel.any_signer).statement.context for path in models(eight)]
+    contexts = [parcel.inspect(path, parcel.any_signer).statement.context for path in model_parcels(eight)]
     assert len({(context["base"], context["round"]) for context in contexts}) == 1
     assert [context["readers"]["count"] for context in contexts] == [4, 4, 3]  # the hub reads all of them
 
 
 def test_a_newcomer_causes_one_parcel_for_its_own_group(eight: Federation) -> None:
-    before = models(eight)
+    before = model_parcels(eight)
     eight.join()
-    assert models(eight)[:2] == before[:2]
+    assert model_parcels(eight)[:2] == before[:2]
     assert readers(eight)[2] == ["site-007", "site-008", "site-009"]
     eight.join()
     assert [len(group) for group in readers(eight)] == [3, 3, 3, 1]
@@ -102,7 +102,7 @@ def test_a_newcomer_causes_one_parcel_for_its_own_group(eight: Federation) -> No
 def test_revoked_sites_get_no_model_any_more_and_a_group_that_nobody_is_left_of_no_parcel(eight: Federation) -> None:
     revoked = ("site-005", "site-007", "site-008")
     for site in revoked:
-        eight.hub.revoke(eight.coordinator_keys, site, 1, "")
+        members.revoke(eight.hub, eight.coordinator_keys, site, 1, "")
     eight.play(eight.open(), without=revoked)
     eight.aggregate()
     assert readers(eight) == [["site-001", "site-002", "site-003"], ["site-004", "site-006"]]
@@ -118,7 +118,7 @@ def test_after_a_round_without_a_merge_the_parcels_of_all_groups_are_still_given
 def test_real_sites_find_their_parcel_on_a_stick_and_keep_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "GROUP_SIZE", 2)
+    monkeypatch.setattr(models, "GROUP_SIZE", 2)
     federation = Federation(tmp_path / "federation", clinics=0)
     sites = [RealSite(federation, tmp_path / f"site{number}") for number in range(3)]
     for site in sites:
@@ -145,9 +145,9 @@ def test_a_model_for_another_group_alone_on_the_stick_bars_the_way_for_nothing(e
     shutil.rmtree(site.home / "global")
     layout.base_path(site.home, order).unlink()
     stick = site.stick / FROM_COORDINATOR
-    mine = eight.hub.model_parcel("2")
+    mine = models.newest_parcel(eight.hub, "2")
     aside = (stick / f"{mine}.fhx").rename(eight.folder / "aside")
-    (stick / f"{eight.hub.model_parcel('1')}.fhx").unlink()
+    (stick / f"{models.newest_parcel(eight.hub, '1')}.fhx").unlink()
     with pytest.raises(NoMatchError):
         site.download()
     aside.rename(stick / f"{mine}.fhx")
@@ -161,13 +161,13 @@ def test_over_the_network_a_site_is_given_its_own_groups_parcel(eight: Federatio
         client = net.Client(port, eight.hub.federation)
         for clinic in (eight.clinics[0], eight.clinics[5], eight.clinics[7]):
             (listed,) = client.listed(clinic.keys)["global"]
-            assert opens(eight.hub.database.path(listed), clinic)
+            assert opens(eight.hub.database.parcel_path(listed), clinic)
 
 
 def test_a_few_sites_get_one_parcel_which_names_them_and_the_inputs(three: Federation) -> None:
     three.play(three.open())
     three.aggregate()
-    (model,) = models(three)
+    (model,) = model_parcels(three)
     with parcel.open(model, parcel.any_signer, [three.clinics[2].keys.identity]) as seen:
         assert seen.statement.context["inputs"] == list_digest(seen.facts["inputs"])
         assert seen.statement.context["readers"] == list_digest(seen.facts["readers"])
@@ -181,16 +181,16 @@ def test_an_export_holds_the_model_for_every_group_and_misses_the_one_that_is_go
 ) -> None:
     audit_export.export_round(eight.hub, 1, tmp_path / "round")
     assert len(site_audit.check(tmp_path / "round").merged) == 8
-    (tmp_path / "round" / models(eight)[1].name).unlink()
+    (tmp_path / "round" / model_parcels(eight)[1].name).unlink()
     with pytest.raises(AuditGapError, match="model for other sites is missing"):
         site_audit.check(tmp_path / "round")
 
 
 def test_inputs_that_would_not_fit_into_the_parcel_are_named_by_the_log(eight: Federation) -> None:
     """With groups of three, eight inputs are too many for the facts; the statement binds the list."""
-    with parcel.open(models(eight)[0], parcel.any_signer, [eight.clinics[0].keys.identity]) as seen:
+    with parcel.open(model_parcels(eight)[0], parcel.any_signer, [eight.clinics[0].keys.identity]) as seen:
         assert "inputs" not in seen.facts
-        assert seen.statement.context["inputs"] == list_digest(eight.hub.inputs(1))
+        assert seen.statement.context["inputs"] == list_digest(models.inputs_of(eight.hub, 1))
 
 
 def test_the_updates_of_4000_sites_make_no_line_of_a_parcel_too_long(three: Federation) -> None:
@@ -207,7 +207,7 @@ def asking(federation: Federation, count: int) -> list[Clinic]:
     made = []
     for _ in range(count):
         clinic = Clinic(federation.hub.federation, federation.folder / f"new{len(made)}")
-        code, clinic.id = federation.hub.invite("New", "small", 14)
+        code, clinic.id = members.invite(federation.hub, "New", "small", 14)
         receive.receive(federation.hub, clinic.ask_in(code))
         made.append(clinic)
     return made
@@ -226,7 +226,7 @@ def test_all_who_wait_come_in_by_one_roster(three: Federation) -> None:
 def test_the_same_keys_on_two_invites_come_in_once_also_when_both_wait(three: Federation) -> None:
     first, second = asking(three, 2)
     second.keys = first.keys
-    code, site = three.hub.invite("Again", "small", 14)
+    code, site = members.invite(three.hub, "Again", "small", 14)
     receive.receive(three.hub, second.ask_in(code))
     decided = {one["site"]: one for one in three.judge()}
     assert decided[first.id]["state"] == "approved"
@@ -236,9 +236,11 @@ def test_the_same_keys_on_two_invites_come_in_once_also_when_both_wait(three: Fe
 # --- the roster is full ------------------------------------------------------------------------------------------
 def limit(federation: Federation, monkeypatch: pytest.MonkeyPatch, more: int) -> None:
     """A roster may grow by so many bytes from what it is now, and then by the spare."""
-    size = parcel.inspect(federation.hub.database.path(federation.hub.roster.hash), parcel.any_signer).statement.size
-    monkeypatch.setattr(hub, "ROSTER_SPARE", 200)
-    monkeypatch.setattr(hub, "ROSTER_LIMIT", size + more + 200)
+    size = parcel.inspect(
+        federation.hub.database.parcel_path(federation.hub.roster.hash), parcel.any_signer
+    ).statement.size
+    monkeypatch.setattr(members, "ROSTER_SPARE", 200)
+    monkeypatch.setattr(members, "ROSTER_LIMIT", size + more + 200)
 
 
 def test_the_site_too_many_for_a_roster_of_real_size_is_refused_and_stops_nobody(three: Federation) -> None:
@@ -246,12 +248,12 @@ def test_the_site_too_many_for_a_roster_of_real_size_is_refused_and_stops_nobody
     public, sites = keys.generate().public, list(three.hub.roster.sites)
     left = Site("site-10000", "", "small", public.sign, public.recipient, "left")
     length = len(hub.to_json(roster.body(sites, public.sign, public.recipient, three.clock())))
-    room = hub.ROSTER_LIMIT - length - 100
+    room = members.ROSTER_LIMIT - length - 100
     sites += [replace(left, id=f"site-{10_000 + n}") for n in range(room // (len(hub.to_json(asdict(left))) + 1))]
     with three.hub.database.transaction():
-        three.hub.write_roster(three.coordinator_keys, sites)
+        members.write_roster(three.hub, three.coordinator_keys, sites)
     with pytest.raises(FederationFullError):
-        three.hub.invite("One too many", "small", 14)
+        members.invite(three.hub, "One too many", "small", 14)
     three.play(three.open())
     assert three.aggregate()["published"]
 
@@ -260,13 +262,13 @@ def test_an_invite_that_no_roster_has_room_for_is_refused_before_a_code_is_given
     three: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit(three, monkeypatch, 700)
-    three.hub.invite("A", "small", 14)
-    three.hub.invite("B", "small", 14)
+    members.invite(three.hub, "A", "small", 14)
+    members.invite(three.hub, "B", "small", 14)
     with pytest.raises(FederationFullError):
-        three.hub.invite("C", "small", 14)
-    assert len(three.hub.invites()) == 5
-    three.hub.cancel_invite("site-004")  # makes room again
-    three.hub.invite("C", "small", 14)
+        members.invite(three.hub, "C", "small", 14)
+    assert len(members.invites(three.hub)) == 5
+    members.cancel_invite(three.hub, "site-004")  # makes room again
+    members.invite(three.hub, "C", "small", 14)
 
 
 def test_those_who_fit_come_in_and_the_others_are_told_while_the_hub_goes_on(
@@ -288,8 +290,8 @@ def test_a_site_is_revoked_from_a_full_roster_if_no_reason_takes_up_room(
     limit(three, monkeypatch, 0)
     before = three.hub.roster
     with pytest.raises(FederationFullError) as fault:
-        three.hub.revoke(three.coordinator_keys, "site-001", 1, "a long story")
+        members.revoke(three.hub, three.coordinator_keys, "site-001", 1, "a long story")
     assert "without a --reason" in fault.value.remedy
     assert three.hub.roster == before
-    three.hub.revoke(three.coordinator_keys, "site-001", 1, "")
+    members.revoke(three.hub, three.coordinator_keys, "site-001", 1, "")
     assert replace(before.sites[0], status="revoked", since_round=1) == three.hub.roster.sites[0]

@@ -65,7 +65,7 @@ def linked(path: Path) -> None:
 
 
 def test_what_is_as_it_was_judged_is_not_opened_again_however_often_it_is_read(site: Site) -> None:
-    for shares in (site.shares, site.shares, site.shares.only(["site-001"])):
+    for shares in (site.shares, site.shares, site.shares.subset(["site-001"])):
         assert list(shares["site-001"]["w"]) == [0, 1, 2, 3, 4, 5]
     assert (site.opened, list(site.shares), len(site.shares)) == (0, ["site-001"], 1)
 
@@ -89,7 +89,7 @@ def test_what_was_changed_is_opened_again(site: Site, change: Callable[[Path], N
     assert not read or site.numbers
     change(site.path)
     if change is linked:
-        site.shares._again = lambda _: site.path.unlink() or site._open("site-001")  # type: ignore[func-returns-value]
+        site.shares._reopen = lambda _: site.path.unlink() or site._open("site-001")  # type: ignore[func-returns-value]
     assert (site.numbers, site.opened) == ([0, 1, 2, 3, 4, 5], 1)
     assert (site.numbers, site.opened) == ([0, 1, 2, 3, 4, 5], 1)
 
@@ -103,7 +103,7 @@ def test_what_does_not_open_to_the_numbers_that_were_judged_is_damage(site: Site
 
 def test_what_cannot_be_read_even_once_it_is_opened_again_is_damage(site: Site) -> None:
     site.path.unlink()
-    site.shares._again = lambda _: site.hash  # and writes nothing
+    site.shares._reopen = lambda _: site.hash  # and writes nothing
     with pytest.raises(HubDamagedError, match="site-001"):
         _ = site.shares["site-001"]
 

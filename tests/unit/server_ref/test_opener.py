@@ -13,6 +13,7 @@ from fedhelp_edge import update
 from fedhelp_edge.errors import NoSpaceError
 from fedhelp_edge.merge import norm_limit
 from fedhelp_edge.parcel import age
+from server_ref.hub import models
 from server_ref.intake import judge
 from server_ref.intake.sandbox import Job, Sandbox, SandboxRefusalError
 from tests.federation import Federation
@@ -80,7 +81,7 @@ def test_a_late_share_is_opened_as_what_it_changed(three: Federation, jobs: list
     moved = {
         name: (array + np.float32(0.5)).astype(np.float32) for name, array in three.base(three.hub.tasks()[1]).items()
     }
-    now = three.hub.database.model(three.hub.save_model(moved))
+    now = three.hub.database.model_path(models.save(three.hub, moved))
     pull = opener.open(jobs[0]).norm
-    late = opener.open(replace(jobs[0], now=str(now))).norm
+    late = opener.open(replace(jobs[0], counts_against=str(now))).norm
     assert late == pytest.approx(pull, rel=1e-4)

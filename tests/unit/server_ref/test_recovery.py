@@ -15,6 +15,7 @@ from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.trust import charter
 from fedhelp_edge.trust.state import TrustedState
 from server_ref.admin import recovery
+from server_ref.hub import members
 from server_ref.hub.hub import Hub
 from server_ref.rounds import lifecycle, opening
 from tests.federation import Federation, nobody
@@ -45,14 +46,14 @@ class Follower:
 
     def __init__(self, hub: Hub) -> None:
         first = hub.database.rows("SELECT hash FROM parcels WHERE kind = 'charter' ORDER BY number")[0]
-        self.state = TrustedState(charter.read_first(*hub.plain(first["hash"])))
+        self.state = TrustedState(charter.read_first(*hub.read_json(first["hash"])))
         self.follow(hub)
 
     def follow(self, hub: Hub) -> None:
         for kind, follow in (("charter", "with_charter"), ("roster", "with_roster"), ("task", "with_task")):
             rows = hub.database.rows("SELECT hash FROM parcels WHERE kind = ? ORDER BY rowid", kind)
             for row in rows if kind == "charter" else rows[-1:]:
-                statement, signers, payload = hub.plain(row["hash"])
+                statement, signers, payload = hub.read_json(row["hash"])
                 if kind != "charter" or statement.context["version"] > self.state.charter.version:
                     self.state = getattr(self.state, follow)(statement, signers, payload)
 
@@ -77,7 +78,7 @@ def test_g11_a_hub_put_back_from_an_old_copy_is_noticed_until_the_root_key_says_
     shutil.copytree(three.hub.home, tmp_path / "copy")
     three.again()
     for number in range(20):
-        three.hub.invite(f"Clinic {number}", "small", 14)
+        members.invite(three.hub, f"Clinic {number}", "small", 14)
     three.open()
     site = Follower(three.hub)
     three.hub.database.close()
@@ -86,11 +87,11 @@ def test_g11_a_hub_put_back_from_an_old_copy_is_noticed_until_the_root_key_says_
     three.again()
     task = three.open()
     with pytest.raises(EquivocationError):
-        site.state.with_task(*three.hub.plain(task.hash))
+        site.state.with_task(*three.hub.read_json(task.hash))
     three.play(task)
     three.aggregate()
     with pytest.raises(LogRollbackError):
-        site.state.with_task(*three.hub.plain(three.open().hash))
+        site.state.with_task(*three.hub.read_json(three.open().hash))
     recovery.backup(three.hub, tmp_path / "backup.tar")
     restored = recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
     opening.open_next(restored, restored.coordinator_keys(nobody))
@@ -107,7 +108,7 @@ def test_the_hub_that_was_replaced_publishes_tasks_that_no_site_follows(three: F
     site = Follower(restored)
     old = three.open()
     with pytest.raises(RollbackError):
-        site.state.with_task(*three.hub.plain(old.hash))
+        site.state.with_task(*three.hub.read_json(old.hash))
 
 
 def test_a_restored_hub_has_the_models_and_updates_that_the_backup_had(three: Federation, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from fedhelp_edge.errors import DuplicateRoundError, NotNowError, QuorumError, R
 from fedhelp_edge.merge import rules
 from fedhelp_edge.parcel import keys
 from server_ref.admin import exchange
+from server_ref.hub import models
 from server_ref.intake import judge, receive
 from server_ref.rounds import lifecycle, reaggregate, review
 from tests.federation import PLAN, Federation
@@ -42,7 +43,7 @@ def test_a_round_over_a_folder_gives_the_mean_of_the_shares(three: Federation, t
         assert all((merged[name] == wanted[name]).all() for name in wanted)
     assert told["accepted"] == ["site-001", "site-002", "site-003"]
     assert told["published"]
-    kept = three.hub.database.model(told["merged_sha256"]).read_bytes()
+    kept = three.hub.database.model_path(told["merged_sha256"]).read_bytes()
     assert told["merged_sha256"] == hashlib.sha256(kept).hexdigest()
 
 
@@ -107,7 +108,7 @@ def test_a_late_share_enters_the_next_round_as_what_it_changed(three: Federation
     shares = {clinic.id: three.drawn(second, clinic) for clinic in three.clinics[:2]}
     shares["site-003"] = {name: now[name] + (arrays[name] - then[name]) for name in now}
     wanted = rules.merge(now, shares, dict.fromkeys(shares, 100), three.plan.merge)
-    merged = three.hub.model(told["merged_sha256"])
+    merged = models.load(three.hub, told["merged_sha256"])
     assert all((merged[name] == wanted[name]).all() for name in wanted)
 
 
@@ -210,7 +211,7 @@ def test_without_a_site_all_rounds_are_merged_again_and_the_next_begins_from_tha
             moved = {name: base[name] + (arrays[name] - then[name]) for name in base}
             shares[clinic.id] = arrays if order is orders[0] else moved
         base = rules.merge(base, shares, dict.fromkeys(shares, 100), three.plan.merge)
-    found = three.hub.model(told["merged_sha256"])
+    found = models.load(three.hub, told["merged_sha256"])
     assert all((found[name] == base[name]).all() for name in base)
     assert three.open().base == told["merged_sha256"]
     assert told["merged_sha256"] not in merged

@@ -59,7 +59,7 @@ def test_the_log_goes_on_from_its_last_line(store: HubDatabase) -> None:
         assert log.length == number
         heads.append(log.head)
     assert len(set(heads)) == 3
-    assert store.verify() == store.head() == Log(3, heads[-1])
+    assert store.verify_log() == store.head() == Log(3, heads[-1])
     assert [line["detail"] for line, _ in store.lines()] == [{"number": 1}, {"number": 2}, {"number": 3}]
 
 
@@ -71,7 +71,7 @@ def test_two_rows_of_one_parcel_are_a_mistake_of_ours_and_not_hidden(store: HubD
 
 
 def test_what_a_crash_left_goes_only_once_nobody_can_be_at_work_on_it(store: HubDatabase) -> None:
-    left = [store.path("aa" * 32), store.home / ".1234.part", store.home / "parcels" / ".5678.part"]
+    left = [store.parcel_path("aa" * 32), store.home / ".1234.part", store.home / "parcels" / ".5678.part"]
     for path in left:
         path.write_bytes(b"left")
     store.reconcile()

@@ -13,6 +13,7 @@ import pytest
 
 from fedhelp_edge.errors import NonceError, RateLimitError
 from fedhelp_edge.parcel import parcel
+from server_ref.hub import members
 from server_ref.web.limits import RateLimiter
 from server_ref.web.signed import Nonces
 from tests.federation import Clinic, Federation
@@ -44,7 +45,7 @@ def test_an_update_that_is_sent_in_pieces_is_received_once(three: Federation, cl
     assert done.status == 204
     assert done.headers["fedhelp-receipt"]
     assert three.states() == {"site-001/1": "received"}
-    assert three.hub.database.path(update.stem).read_bytes() == data
+    assert three.hub.database.parcel_path(update.stem).read_bytes() == data
     assert not list((three.hub.home / "incoming").iterdir())
 
 
@@ -59,7 +60,7 @@ def test_the_receipt_that_the_answer_names_can_be_fetched(three: Federation, cli
 
 
 def test_a_request_to_join_goes_in_whole_and_its_answer_is_for_whoever_asked(three: Federation, client: Client) -> None:
-    code, _ = three.hub.invite("Clinic 4", "small", 14)
+    code, _ = members.invite(three.hub, "Clinic 4", "small", 14)
     newcomer = Clinic(three.hub.federation, three.folder / "newcomer")
     path = newcomer.ask_in(code)
     answer = client.begin(path, first=10**6)
@@ -125,7 +126,7 @@ def test_a_tus_client_that_others_made_goes_on_with_an_upload(three: Federation,
     )
     uploader.upload()
     assert uploader.offset == update.stat().st_size
-    assert three.hub.database.path(update.stem).read_bytes() == update.read_bytes()
+    assert three.hub.database.parcel_path(update.stem).read_bytes() == update.read_bytes()
     assert three.states() == {"site-001/1": "received"}
 
 

@@ -26,6 +26,7 @@ from fedhelp_edge.exchange.folder import FROM_COORDINATOR, FolderCarrier
 from fedhelp_edge.exchange.http import HttpCarrier
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.site import connection, identity, inbox, layout, membership, outbox, status, sync, verified
+from server_ref.hub import models
 from server_ref.intake import receive
 from server_ref.rounds import lifecycle, opening
 from server_ref.web import downloads, signed
@@ -59,7 +60,7 @@ def test_a_site_that_joined_early_trains_from_the_weights_with_which_the_first_r
     clinic.trip()
     assert clinic.download().refused == []
     hub = clinic.federation.hub
-    first = hub.model(lifecycle.newest_round(hub)["model"])
+    first = models.load(hub, lifecycle.newest_round(hub)["model"])
     given = {name: array + 1 if array.dtype.kind == "f" else array for name, array in first.items()}
     order = opening.open_next(hub, clinic.federation.coordinator_keys, given)
     clinic.trip()
@@ -165,7 +166,9 @@ def test_a_task_says_how_large_the_models_of_a_front_can_be(clinic: Clinic) -> N
     clinic.download()
     (way,) = connection.carriers(clinic.home, nobody, url="http://127.0.0.1:9")
     assert isinstance(way, HttpCarrier)
-    sent = clinic.federation.hub.database.path(clinic.federation.hub.newest_parcel("global")["hash"]).stat().st_size
+    sent = (
+        clinic.federation.hub.database.parcel_path(clinic.federation.hub.newest_parcel("global")["hash"]).stat().st_size
+    )
     assert sent < way.max_model_bytes < 5 * order.schema.size + (40 << 20)
 
 
@@ -210,7 +213,7 @@ def test_the_next_round_brings_the_merged_model(clinic: Clinic) -> None:
     clinic.trip()
     clinic.download()
     base = inbox.base_model(clinic.home, order, inbox.plan_of(order))
-    wanted = clinic.federation.hub.model(told["merged_sha256"])
+    wanted = models.load(clinic.federation.hub, told["merged_sha256"])
     assert all((base[name] == wanted[name]).all() for name in wanted)
     facts = clinic.federation.hub.database.row("SELECT report FROM rounds WHERE round = 1")
     assert facts
@@ -313,7 +316,7 @@ def test_news_of_another_hand_are_refused_and_the_rest_is_taken(clinic: Clinic, 
     clinic.federation.open()
     clinic.trip()
     for path in (row["hash"] for row in other.hub.database.rows("SELECT hash FROM parcels")):
-        shutil.copy(other.hub.database.path(path), clinic.stick / FROM_COORDINATOR)
+        shutil.copy(other.hub.database.parcel_path(path), clinic.stick / FROM_COORDINATOR)
     taken = clinic.download()
     assert {one["code"] for one in taken.refused} <= {"E_FEDERATION", "E_SIGNER_UNKNOWN", "E_PIN", "E_ROOT_CHAIN"}
     assert len(taken.refused) == 3

@@ -20,6 +20,7 @@ from fedhelp_edge.exchange.http import HttpCarrier
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.site import connection, inbox, layout, membership, outbox, status, verified
 from server_ref.admin import exchange
+from server_ref.hub import members
 from server_ref.intake import judge
 from tests import net
 from tests.federation import Federation, nobody
@@ -38,7 +39,7 @@ def stick(federation: Federation, tmp_path: Path) -> Path:
 
 
 def code_of(federation: Federation, stick: Path, tier: str = "small") -> str:
-    code, _ = federation.hub.invite("Typed", tier, 14)
+    code, _ = members.invite(federation.hub, "Typed", tier, 14)
     exchange.exchange(federation.hub, stick)
     return code
 

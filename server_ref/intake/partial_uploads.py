@@ -1,12 +1,13 @@
-"""Uploads that are not whole yet. A file holds what came so far, and is all that is kept of one.
+"""Uploads that are not complete. A file holds the bytes that came so far, and is all that the hub stores of one.
 
-Its name says which parcel it will be and when it was begun; its prologue, who sends it and how long it will be.
+Its name says which parcel it will be and when it was started; its prologue, who sends it and how long it will be.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,46 +19,49 @@ from fedhelp_edge.errors import FedhelpError, NotHereError, RoundClosedError, Up
 from fedhelp_edge.parcel import parcel
 from fedhelp_edge.parcel.statement import Statement, parse_time
 from server_ref.hub.hub import Hub
+from server_ref.hub.states import State
 
 FOLDER = "incoming"
-GRACE = timedelta(hours=1)  # for what was begun before the deadline
+GRACE = timedelta(hours=1)  # to end an upload that was started before the deadline
 _IDLE_LIMIT = timedelta(days=14)
 
 
 @dataclass
 class PartialUpload:
+    """One upload, and whose turn it is to write to it."""
+
     path: Path
-    said: Statement
+    statement: Statement
     started: datetime
     length: int
-    offset: int  # what is safely on the disk
-    done: bool = False
+    offset: int  # bytes that are safely on the disk
+    ended: bool = False
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _newest: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def hash(self) -> str:
-        return self.said.hash
+        return self.statement.hash
 
     @property
     def sender(self) -> str:
-        return str(self.said.context.get("sender", ""))
+        return str(self.statement.context.get("sender", ""))
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[asyncio.Event]:
-        """One request at a time, and the newest is the one that counts: it sets what the one before it was given."""
+    async def take_turn(self) -> AsyncIterator[asyncio.Event]:
+        """Let one request at a time write. A newer request sets the event of the one before it, and waits."""
         overtaken = asyncio.Event()
         self._newest.set()
         self._newest = overtaken
         async with self._lock:
-            if self.done:
+            if self.ended:
                 raise NotHereError("this upload has ended")
             if overtaken.is_set():
-                raise UploadOffsetError("a newer request goes on with this upload")
+                raise UploadOffsetError("a newer request continues this upload")
             yield overtaken
 
     def write(self, data: bytes) -> None:
-        """Add bytes, durably."""
+        """Append bytes, and sync them to the disk."""
         with self.path.open("r+b") as file:
             file.seek(self.offset)
             file.write(data)
@@ -69,8 +73,8 @@ class PartialUpload:
         os.truncate(self.path, offset)
         self.offset = offset
 
-    def end(self) -> None:
-        self.done = True
+    def discard(self) -> None:
+        self.ended = True
         self.path.unlink(missing_ok=True)
 
 
@@ -84,10 +88,10 @@ def begin(home: Path, statement: Statement, length: int, data: bytes, now: datet
     return PartialUpload(path, statement, now, length, len(data))
 
 
-def uploads_in(folder: Path, *, is_owner: bool = False) -> list[PartialUpload]:
-    """The uploads that a front left. In its own folder it makes them durable and clears away what is none.
+def in_folder(folder: Path, *, is_owner: bool = False) -> list[PartialUpload]:
+    """The partial uploads in a front's folder. Their owner also syncs them to the disk and removes other files.
 
-    For everybody else it is a folder that another writes to: no link in it is followed, and nothing is removed.
+    To everybody else it is a folder that another user writes to: follows no link in it, and removes nothing.
     """
     uploads: list[PartialUpload] = []
     with suppress(FileNotFoundError, PermissionError), files.open_shared(folder) as directory:
@@ -106,7 +110,7 @@ def uploads_in(folder: Path, *, is_owner: bool = False) -> list[PartialUpload]:
                 uploads.append(
                     PartialUpload(path, statement, datetime.fromtimestamp(int(begun), timezone.utc), length, received)
                 )
-            except FileNotFoundError:  # it has ended meanwhile
+            except FileNotFoundError:  # it ended meanwhile
                 continue
             except (FedhelpError, ValueError):
                 if is_owner:
@@ -116,32 +120,44 @@ def uploads_in(folder: Path, *, is_owner: bool = False) -> list[PartialUpload]:
 
 def _sync(path: Path) -> None:
     with files.reading(path, follow=False) as file:
-        if os.name != "nt":  # which flushes only what is open to be written
+        if os.name != "nt":  # which syncs only files that are open for writing
             os.fsync(file.fileno())
 
 
 def check_deadline(hub: Hub, statement: Statement, begun: datetime) -> None:
-    """A share of the open round is begun before the deadline, and ends soon after it; others have no deadline."""
-    newest = hub.database.row("SELECT round, closes FROM rounds WHERE state = 'open' ORDER BY round DESC LIMIT 1")
+    """Refuse an update of the open round that was started after its deadline, or takes too long after it."""
+    newest = _open_round(hub)
     if newest is None or statement.kind != "update" or statement.context["round"] != newest["round"]:
         return
     closes = parse_time(newest["closes"])
     if begun > closes or hub.now > closes + GRACE:
-        raise RoundClosedError(f"round {newest['round']} took shares until {newest['closes']}")
+        raise RoundClosedError(f"round {newest['round']} took updates until {newest['closes']}")
 
 
-def awaited_senders(hub: Hub, round_: int, closes: datetime) -> list[str]:
-    """Whose share is on its way: begun before the deadline, so that the round waits a little longer."""
-    if not closes <= hub.now <= closes + GRACE or (hub.home / FOLDER).is_symlink():
+def awaited_senders(hub: Hub) -> list[str]:
+    """The senders of updates of the open round that were started before its deadline and may still end.
+
+    The round waits a little longer for them; before the deadline and after the grace it waits for none.
+    """
+    round_row = _open_round(hub)
+    if round_row is None or (hub.home / FOLDER).is_symlink():
+        return []
+    closes = parse_time(round_row["closes"])
+    if not closes <= hub.now <= closes + GRACE:
         return []
     return sorted(
         upload.sender
-        for upload in uploads_in(hub.home / FOLDER)
-        if upload.said.context.get("round") == round_ and upload.started <= closes
+        for upload in in_folder(hub.home / FOLDER)
+        if upload.statement.context.get("round") == round_row["round"] and upload.started <= closes
     )
 
 
+def _open_round(hub: Hub) -> sqlite3.Row | None:
+    query = "SELECT round, closes FROM rounds WHERE state = ? ORDER BY round DESC LIMIT 1"
+    return hub.database.row(query, State.OPEN)
+
+
 def is_abandoned(upload: PartialUpload, now: datetime) -> bool:
-    """Nobody has sent a byte of it for so long that nobody will."""
+    """Whether no byte of an upload came for so long that none will."""
     last_write = datetime.fromtimestamp(upload.path.stat().st_mtime, timezone.utc)
     return now - max(last_write, upload.started) > _IDLE_LIMIT
