@@ -112,7 +112,7 @@ def test_a_part_that_is_missing_is_installed(desk: Desk, monkeypatch: pytest.Mon
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "pydicom", None)
         shown = works(desk.site("check", "images", "--plan", "plan.toml")).stdout
-        assert "E_EXTRA (1): install the part that is missing: for DICOM pip install 'fedhelp-edge[medical]'" in shown
+        assert "E_EXTRA (1): install the missing package: for DICOM pip install 'fedhelp-edge[medical]'" in shown
     assert "E_EXTRA" not in works(desk.site("check", "images", "--plan", "plan.toml")).stdout
     train = ("train", "images", "--plan", "plan.toml", "--threads", "1")
     with monkeypatch.context() as without:
