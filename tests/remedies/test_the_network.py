@@ -113,7 +113,9 @@ def test_a_read_is_signed_with_the_nonce_that_the_refusal_brings(client: Client,
 def test_bytes_that_are_there_are_asked_for(client: Client, fed: Federation, keyed: keys.Keys) -> None:
     name = fed.hub.newest_parcel("roster")["hash"]
     path, size = f"/v1/parcels/{name}", fed.hub.database.parcel_path(name).stat().st_size
-    refused(client.read(keyed, path, Range=f"bytes={size}-"), "E_BYTES_RANGE", "ask for the whole parcel, or for a range")
+    refused(
+        client.read(keyed, path, Range=f"bytes={size}-"), "E_BYTES_RANGE", "ask for the whole parcel, or for a range"
+    )
     assert client.read(keyed, path, Range=f"bytes={size - 1}-").status == 206
     assert client.read(keyed, path).status == 200
 
