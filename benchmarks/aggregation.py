@@ -146,9 +146,9 @@ def measure_once(contestant: str, folder: Path, count: int, out: Path) -> dict[s
     """One measurement of one contestant, on a hub as it was before."""
     kind, _, rule = contestant.rpartition(" ")
     if kind == "flower":
-        return peers.ask("flwr", rule, folder, count, out)
+        return peers.run_peer("flwr", rule, folder, count, out)
     if kind == "nvflare":
-        return peers.ask("nvflare", rule, folder, count, out)
+        return peers.run_peer("nvflare", rule, folder, count, out)
     if rule in ("sealed", "hub"):
         for path in folder.glob("federation/outbox/*.opened"):
             path.unlink()
@@ -157,7 +157,7 @@ def measure_once(contestant: str, folder: Path, count: int, out: Path) -> dict[s
             shutil.copytree(hub, before)
         shutil.rmtree(hub)
         shutil.copytree(before, hub)
-    return peers.said_by(sys.executable, "-m", "benchmarks.aggregation", "--once", rule, folder, count, out)
+    return peers.run_json(sys.executable, "-m", "benchmarks.aggregation", "--once", rule, folder, count, out)
 
 
 def compare(folder: Path, count: int, contestants: list[str], repeats: int) -> tuple[dict[str, Any], dict[str, float]]:
@@ -182,14 +182,14 @@ def main() -> None:
         return updates.measured(lambda: CONTESTANTS[contestant](Path(folder), int(count)), Path(out))
     short = "--short" in sys.argv
     contestants_of = {"flwr": ["flower message", "flower mean"], "nvflare": ["nvflare mean"]}
-    peer_contestants = [name for peer in peers.found() for name in contestants_of[peer]]
+    peer_contestants = [name for peer in peers.installed() for name in contestants_of[peer]]
     counts = [int(word) for word in sys.argv[1:] if word.isdigit()] or ((6, 64) if short else (6, 64, 256, 1000))
     for count in counts:
         with tempfile.TemporaryDirectory() as temporary:
             folder, repeats = Path(temporary), 3 if short or count > 64 else 5
             write_updates(folder, count)
-            if "flwr" in peers.found():
-                peers.ask("flwr", "write", folder, count)
+            if "flwr" in peers.installed():
+                peers.run_peer("flwr", "write", folder, count)
             values, rates = compare(folder, count, ["plain", *peer_contestants, "sealed", "hub"], repeats)
             ratios = {}
             if "flower message" in rates:
@@ -200,7 +200,7 @@ def main() -> None:
             rounded = {name: round(value, 2) for name, value in ratios.items()}
             report(f"aggregation of {count} shares, updates a CPU second", ("numpy",), **values, **rounded)
             for rule in ("median", "trimmed") if count <= 64 else ():
-                same = [rule, *([f"flower {rule}"] if "flwr" in peers.found() else [])]
+                same = [rule, *([f"flower {rule}"] if "flwr" in peers.installed() else [])]
                 values, _ = compare(folder, count, same, repeats)
                 report(f"{rule} of {count} shares, updates a CPU second", ("numpy",), **values)
     return None

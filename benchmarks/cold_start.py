@@ -29,7 +29,7 @@ def main() -> None:
         "site_help": lambda: run("-m", "fedhelp_edge", "--help"),
         "keys_help": lambda: run("-m", "fedhelp_edge", "keys", "--help"),
         "coordinator_help": lambda: run("-c", "import server_ref.cli as c, sys; sys.argv[1:] = ['--help']; c.main()"),
-        **{f"{name}_help": partial(run_silently, peers.program(name, name), "--help") for name in peers.found()},
+        **{f"{name}_help": partial(run_silently, peers.program(name, name), "--help") for name in peers.installed()},
     }
     for what, clock in {"seconds": time.perf_counter, "CPU seconds": lambda: sum(os.times()[2:4])}.items():
         seconds = interleaved(contestants, repeats, clock)

@@ -2,8 +2,8 @@
 
 All train the same images in batches of the same size, NVFlare's sites at once and the others' one after another. The
 plain loop is what a person would write: nets, tensors and optimisers of PyTorch, and the mean of their states. It and
-the lab also say after each round how good every net and the merged one are on the images kept for it, and at the end on
-the test images ("judging"); the peers only train and merge. Time begins after the imports; training is the time in
+the lab also judge every net and the merged one, after each round on the validation images and at the end on the test
+images; the peers only train and merge. Time begins after the imports; training is the time in
 which some site trained. Where it all is one process, its CPU time tells more than the clock on a busy machine. Memory
 is the most that all processes together had (PSS, ten times a second). On Linux only.
 """
@@ -53,26 +53,27 @@ def lab(folder: Path) -> None:
     from benchmarks.peers import work
     from fedhelp_edge.lab import run
     from fedhelp_edge.lab.partition import SiteImages
+    from fedhelp_edge.lab.record import Evaluator
     from fedhelp_edge.methods.base import Compute
     from fedhelp_edge.train import loop
 
     train = loop.train
-    for name in ("_step", "_report", "_record"):
-        setattr(run, name, work.judging(folder, getattr(run, name)))
+    for name in ("curve_point", "validation_counts", "record"):
+        setattr(Evaluator, name, work.timed_judging(folder, getattr(Evaluator, name)))
 
     def timed(learner: Any, sets: Any, round_: int) -> Any:
-        work.told(folder, "begin", round=round_, site=learner.site.id)
+        work.note(folder, "begin", round=round_, site=learner.site.id)
         try:
             return train(learner, sets, round_)
         finally:
-            work.told(folder, "end", round=round_, site=learner.site.id)
+            work.note(folder, "end", round=round_, site=learner.site.id)
 
     run.loop.train = timed  # type: ignore[assignment]
-    work.told(folder, "start")
+    work.note(folder, "start")
     names = [f"site-{index + 1:03}" for index in range(SITES)]
     parts = [SiteImages(name, name, "small", work.images_of(folder, name)) for name in names]
     run.run(work.plan_of(folder), parts, folder / "out", compute=Compute())
-    work.told(folder, "stop")
+    work.note(folder, "stop")
 
 
 def plain(folder: Path) -> None:
@@ -85,7 +86,7 @@ def plain(folder: Path) -> None:
     from benchmarks.peers import work
     from fedhelp_edge.nets.resnet import ResNet
 
-    work.told(folder, "start")
+    work.note(folder, "start")
     names = [f"site-{index + 1:03}" for index in range(SITES)]
     images_of: dict[str, dict[str, tuple[torch.Tensor, torch.Tensor]]] = {}
     for name in names:
@@ -98,7 +99,7 @@ def plain(folder: Path) -> None:
             }
     merged = ResNet("resnet20", CLASSES).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    @partial(work.judging, folder)
+    @partial(work.timed_judging, folder)
     def rate(net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
         net.eval()
         with torch.inference_mode():
@@ -112,13 +113,13 @@ def plain(folder: Path) -> None:
             net = copy.deepcopy(merged).train()
             images, labels = images_of[name]["train"]
             optimiser = torch.optim.Adam(net.parameters(), 1e-3, weight_decay=1e-4)
-            work.told(folder, "begin", round=round_, site=name)
+            work.note(folder, "begin", round=round_, site=name)
             for chosen in torch.randperm(len(images)).split(32):
                 loss = F.cross_entropy(net(images[chosen]), labels[chosen])
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 optimiser.step()
-            work.told(folder, "end", round=round_, site=name)
+            work.note(folder, "end", round=round_, site=name)
             nets.append(net)
         states = [net.state_dict() for net in nets]
         mean = {
@@ -131,7 +132,7 @@ def plain(folder: Path) -> None:
     for name, net in zip(names, nets, strict=True):
         rate(net, *images_of[name]["test"])
         rate(merged, *images_of[name]["test"])
-    work.told(folder, "stop")
+    work.note(folder, "stop")
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------
@@ -223,7 +224,7 @@ def main() -> None:
     peer_commands: dict[str, list[object]] = {
         peer: [peers.program(peer), peers.HERE / f"{script}.py"]
         for peer, script in {"flwr": "simulate_flower", "nvflare": "simulate_flare"}.items()
-        if peer in peers.found()
+        if peer in peers.installed()
     }
     results: dict[str, list[dict[str, float]]] = {contestant: [] for contestant in [*own_commands, *peer_commands]}
     for _ in range(repeats):

@@ -73,7 +73,7 @@ def export_model(folder: Path, side: int, *, int8: bool) -> tuple[Path, object]:
         {"own": net}, images, plan, bundle.Origin("", 1, "small", 1, None), keys.generate().sign, int8=int8
     )
     path = folder / f"{side}-{result.facts.precision}.onnx"
-    result.keep(path)
+    result.write(path)
     torch.save(net.state_dict(), folder / f"{side}.pt")
     return path, net
 

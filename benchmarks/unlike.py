@@ -248,7 +248,8 @@ def _verdict_rates(bundle: Any, pixels: Pixels, embedding_likeness: Any) -> dict
     """In per cent; `by_the_net` is what would be called unlike by the net's features alone."""
     given = answers(bundle, pixels)
     verdicts = {
-        "answered": [answer.verdict == "answered" for answer in given], "unlike": [answer.verdict == "unlike" for answer in given],
+        "answered": [answer.verdict == "answered" for answer in given],
+        "unlike": [answer.verdict == "unlike" for answer in given],
         "by_the_net": embedding_likeness.distance(_embedding(bundle, pixels)) > 1,
     }  # fmt: skip
     return {**{name: round(100 * float(np.mean(part)), 1) for name, part in verdicts.items()}, "images": len(given)}

@@ -1,4 +1,4 @@
-"""From a site's nets to its bundle: one graph, checked, calibrated, told about in words, and signed."""
+"""From a site's nets to its bundle: one graph, checked, calibrated, described on a card, and signed."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from fedhelp_edge.parcel import sshsig
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics
 
-TARGET_SENSITIVITY = 0.9  # sensitivity
-MIN_LOOK_IMAGES = 20  # training images whose looks a model may carry: moments of fewer would say too much of each
-_MAX_IMAGES = 2000  # training images that are looked at for what they have in common
+TARGET_SENSITIVITY = 0.9
+MIN_LOOK_IMAGES = 20  # training images for a bundle to hold their looks: moments of fewer would reveal too much of each
+_MAX_IMAGES = 2000  # training images that the likeness is fitted to
 _BATCH = 64
-_PARITY_SHAPE = (2, 41, 53)  # test images that travel inside
+_PARITY_SHAPE = (2, 41, 53)  # of the noise images that travel inside, with their outputs
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,13 @@ class Origin:
     round: int
     tier: str
     sites: int
-    prior: Sequence[float] | None  # that training kept apart
+    prior: Sequence[float] | None  # the class prior that training kept out of the logits
 
 
 @dataclass(frozen=True)
 class ExportResult:
+    """A bundle that is not written yet."""
+
     model: bytes
     signature: str
     card: str
@@ -55,8 +57,8 @@ class ExportResult:
     parity: float  # the largest difference from the nets
     int8: quantize.Gain | None  # what 8 bits bring, where they were asked for
 
-    def keep(self, out: Path) -> str:
-        """Leave the model, its card and last its signature; what is there already is never replaced. Its hash."""
+    def write(self, out: Path) -> str:
+        """Writes the model, its card and last its signature, and replaces no file; returns the model's hash."""
         out.parent.mkdir(parents=True, exist_ok=True)
         _write_once(out, self.model)
         _write_once(out.with_name(f"{out.stem}_CARD.md"), self.card.encode())
@@ -70,10 +72,10 @@ def create(
     nets: Mapping[str, ResNet], images: Images, plan: Plan, origin: Origin, signer: Ed25519PrivateKey,
     *, int8: bool = False, target_sensitivity: float = TARGET_SENSITIVITY,
 ) -> ExportResult:  # fmt: skip
-    """Choose among the nets, and make of it what a site diagnoses with."""
+    """Makes a signed bundle of the best net, or of the nets' average."""
     validation, training = images.part("val"), images.part("train")
     if len(validation) < calibrate.MIN_IMAGES:
-        raise TooFewError(f"{len(validation)} images were kept to choose by; {calibrate.MIN_IMAGES} are the least")
+        raise TooFewError(f"there are {len(validation)} validation images; at least {calibrate.MIN_IMAGES} are needed")
     nets = choose.distinct(nets)
     choice = choose.choose(nets, validation, images.part("test"), plan.image, origin.prior)
     chosen, figures = choice.name, choice.figures
@@ -89,9 +91,10 @@ def create(
     facts = metadata.Facts(
         plan.name, origin.federation, origin.round, origin.tier, origin.sites, len(training), plan.classes, plan.image,
         chosen, tuple(f"{name}: {_net_name(net)}" for name, net in members.items()),
-        "int8" if gain and not gain.why else "fp32",
+        "int8" if gain and not gain.reason else "fp32",
         tuple(float(np.float32(value)) for value in graph.last_layer(arrays, origin.prior)[1]), figures,
-        *_calibrate(model, validation, sample, target_sensitivity), {}, sshsig.fingerprint(sshsig.public_line(signer.public_key())),
+        *_calibrate(model, validation, sample, target_sensitivity), {},
+        sshsig.fingerprint(sshsig.public_line(signer.public_key())),
         tuple(finding.to_json() for finding in findings(images, plan.classes)),
     )  # fmt: skip
     graph.set_temperature(model, facts.calibration.temperature)
@@ -112,7 +115,7 @@ def create(
 
 
 def _write_metadata(model: ModelProto, facts: Facts, text: str, parity: Mapping[str, NDArray[Any]]) -> None:
-    """Write into the model what it says of itself."""
+    """Writes facts, card and parity images into the model's metadata."""
     packed = {name: metadata.encode_array(array) for name, array in parity.items()}
     notes = {
         metadata.FACTS_NOTE: facts.text(), metadata.CARD_NOTE: text,
@@ -127,16 +130,16 @@ def _write_metadata(model: ModelProto, facts: Facts, text: str, parity: Mapping[
 def _quantize_if_worthwhile(
     model: ModelProto, validation: Images, sample: NDArray[np.uint8]
 ) -> tuple[ModelProto, quantize.Gain]:
-    """The 8-bit graph if it is worth it, else the one that is there."""
+    """The 8-bit graph if it is worth it, else the given one; and what was measured."""
     int8_model = quantize.quantize(model, sample)
     fp32, int8 = (Engine(candidate.SerializeToString()) for candidate in (model, int8_model))
     images = np.concatenate([np.asarray(validation.pixels), sample])
     gain = quantize.measure_gain(fp32, int8, images, len(validation), validation.labels)
-    return (model if gain.why else int8_model), gain
+    return (model if gain.reason else int8_model), gain
 
 
 def _calibrate(model: ModelProto, validation: Images, sample: Any, target_sensitivity: float) -> tuple[Any, Any]:
-    """What the graph's own answers to validation and training images say."""
+    """Calibration and likeness, from the graph's own outputs for validation and training images."""
     engine = Engine(model.SerializeToString())
     logits, embedding = _run(engine, validation.pixels)
     look_images = [np.asarray(pixels) for pixels in (sample, validation.pixels)]
@@ -158,7 +161,7 @@ def _run(engine: Engine, pixels: Any) -> tuple[NDArray[np.float32], NDArray[np.f
 
 
 def _measure(model: ModelProto, facts: Facts, images: Images) -> dict[str, float | None]:
-    """How the answers do on a part of this site's images; of the test images nothing above knows."""
+    """The figures of the model's answers on one split. Nothing is chosen or fitted by the test images."""
     if not len(images):
         return {}
     loaded = Bundle(model.SerializeToString(), "", "", "", {}, facts)
@@ -188,7 +191,7 @@ def _net_name(net: ResNet) -> str:
 
 
 def _write_once(path: Path, data: bytes) -> None:
-    """Write a file once; the same bytes again are no mistake."""
+    """Writes a file once; to write the same bytes again is no error."""
     if path.is_file():
         with files.reading(path) as file:
             if file.read(len(data) + 1) == data:

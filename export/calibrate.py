@@ -1,7 +1,7 @@
-"""What a site's validation images say of a model's probabilities: how sure it may be, and when it does not know.
+"""Calibrates a model by a site's validation images: how sure it may be, and when it does not know.
 
-Everything here is worked out from what the exported graph itself answers. docs/decisions/bundle.md tells why it is done
-so, and what a small sample cannot promise.
+Everything here follows from the exported graph's own outputs. docs/decisions/bundle.md has the reasons, and says what a
+small sample cannot promise.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 
 MISS_RATE = 0.05  # how often a set may lack the true class
-MIN_IMAGES = 4  # images from which a level of its own can be promised: 1/5
+MIN_IMAGES = 4  # images of a class for a miss rate of its own: with 4, 1/5
 NEVER_RULED_OUT = 0.5  # a class at least as likely as not is never ruled out
 UNLIKE_RATE = 0.02  # how often an image of the site's own kind may be called unlike
 MIN_CLASS_IMAGES = 10  # images of a class, for a threshold
 _TEMPERATURES = np.exp(np.linspace(-3, 3, 601))
-_MIN_SPREAD = 0.03  # numbers of pixels that hardly differ here say little
-_ROUNDING = 1e-5  # what another processor may round differently
+_MIN_SPREAD = 0.03  # pixel features that hardly differ here say little
+_ROUNDING = 1e-5  # tolerance for another processor's rounding
 
 
 def calibrate(logits: Floats, labels: Ints, target_sensitivity: float) -> Calibration:
-    """From the logits (images x classes) of validation images, as the graph gives them, with their true classes."""
+    """The calibration by validation images: their logits (images x classes) from the graph, and their true classes."""
     if len(labels) < MIN_IMAGES:
-        raise TooFewError(f"{len(labels)} images were kept to choose by; {MIN_IMAGES} are the least")
+        raise TooFewError(f"there are {len(labels)} validation images; at least {MIN_IMAGES} are needed")
     temperature = fit_temperature(logits, labels)
     raw, calibrated = softmax(logits), softmax(logits / temperature)
     errors = metrics.scores(raw, labels).ece.value, metrics.scores(calibrated, labels).ece.value
@@ -52,15 +52,15 @@ def softmax(logits: Floats) -> NDArray[np.float64]:
 
 
 def fit_temperature(logits: Floats, labels: Ints) -> float:
-    """By what logits should be divided (Guo et al. 2017): the most likely value under a log-normal prior around 1.
+    """The temperature that divides the logits (Guo et al. 2017): most likely under a log-normal prior around 1.
 
-    The prior counts where images are few: a few right answers alone would ask for certainty without end.
+    The prior matters where images are few: a few right answers alone would make the model entirely certain.
     """
 
-    def unlikely(temperature: float) -> float:
+    def negative_log_posterior(temperature: float) -> float:
         return float(log_loss(softmax(logits / temperature), labels) * len(labels) + math.log(temperature) ** 2 / 2)
 
-    return float(np.float32(min(_TEMPERATURES, key=unlikely)))
+    return float(np.float32(min(_TEMPERATURES, key=negative_log_posterior)))
 
 
 def log_loss(probabilities: Floats, labels: Ints) -> float:
@@ -69,10 +69,10 @@ def log_loss(probabilities: Floats, labels: Ints) -> float:
 
 
 def _prediction_sets(probabilities: Floats, labels: Ints) -> Iterator[tuple[float, float, bool]]:
-    """For each class the least probability with which it stays in a set, the level, and whether that is its own.
+    """For each class: the least probability with which it stays in a set, the miss rate, and whether both are its own.
 
     Split-conformal, by class (Vovk 2012): of n images of a class, at most floor(level (n + 1)) - 1 lie below. Classes
-    with too few images take what all images together give.
+    with too few images take the values of all images together.
     """
     likelihoods = np.asarray(probabilities[np.arange(len(labels)), labels], np.float64)
     for label in range(probabilities.shape[1]):
@@ -107,9 +107,9 @@ TrainAndValidation = tuple[Floats, Floats]  # numbers of training and of validat
 
 def likeness(training: Floats, validation: Floats, looks: Mapping[str, TrainAndValidation] = {}) -> Likeness:
     """Mahalanobis distances with the mean and the shrunk covariance of training images: of the net's embeddings
-    (images x features, of training and validation images), and of what the pixels look like (`seen`).
+    (images x features, of training and validation images), and of what the pixels look like (`looks`).
 
-    The limits come from validation images alone: embeddings of images that were learned from lie too close together.
+    The limits come from validation images alone: embeddings of training images lie too close together.
     Each kind of distance is brought to one scale by its own median and 95 % quantile there; the largest of them is
     what has one limit, by split conformal, so that more kinds of distance make no more false alarms.
     """
@@ -131,8 +131,10 @@ def likeness(training: Floats, validation: Floats, looks: Mapping[str, TrainAndV
 def _fit_cloud(
     training: Floats, validation: Floats, min_spread: float
 ) -> tuple[FeatureDistribution, NDArray[np.float64]]:
-    """The mean and root of training images, and how far from them validation images lie. With a floor, each number is
-    first brought to one scale, on which it spreads at least by that."""
+    """The mean and root of training images, and the distances of validation images from them.
+
+    With `min_spread`, each feature is first divided by its own spread plus that.
+    """
     numbers = np.asarray(training, np.float64)
     spread = numbers.std(0) + min_spread if min_spread else np.ones(numbers.shape[1])
     values, vectors = np.linalg.eigh(_shrunk_covariance(numbers / spread))

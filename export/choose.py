@@ -62,12 +62,12 @@ def choose(
 
 
 def name_of(nets: Mapping[str, ResNet], net: ResNet) -> str:
-    """The name of the one of these nets that is the same."""
+    """The name of the net among these that is equal."""
     return next(name for name, other in nets.items() if _is_equal(net, other))
 
 
 def distinct(nets: Mapping[str, ResNet]) -> dict[str, ResNet]:
-    """Each net once: alone in its federation, a site's own net is the merged one too."""
+    """Each net once: where a site is alone in its federation, its own net is the merged net too."""
     unique: dict[str, ResNet] = {}
     for name, net in nets.items():
         if not any(_is_equal(net, other) for other in unique.values()):
@@ -77,7 +77,7 @@ def distinct(nets: Mapping[str, ResNet]) -> dict[str, ResNet]:
 
 @torch.no_grad()
 def logits(net: ResNet, pixels: Any, image: plan.ImageSettings, prior: Sequence[float] | None) -> NDArray[np.float32]:
-    """What a net says of images of its size, the prior joined to it: N x classes."""
+    """A net's logits for images of its size, with the log of the prior added: N x classes."""
     net.eval()
     shift = torch.tensor(prior if prior else 1.0).log()
     parts = [

@@ -25,7 +25,7 @@ _BLOCK = re.compile(r"layer(\d)\.(\d+)\.conv1\.weight")
 
 
 def build(nets: Sequence[Mapping[str, Array]], image: plan.ImageSettings, prior: Sequence[float] | None) -> ModelProto:
-    """The graph of these nets' mean; `prior` is what was kept apart in training, its log joins the bias."""
+    """The graph of these nets' mean. The log of `prior`, which training kept out of the logits, joins the bias."""
     weight, bias = last_layer(nets, prior)
     graph = _Graph()
     pixels = graph.node("Transpose", "image", perm=[0, 3, 1, 2])
@@ -59,13 +59,13 @@ def last_layer(nets: Sequence[Mapping[str, Array]], prior: Sequence[float] | Non
 
 
 def set_temperature(model: ModelProto, temperature: float) -> None:
-    """Put the temperature in by which logits are divided before they become probabilities."""
+    """Sets the temperature, which divides the logits before the softmax."""
     initializer = next(tensor for tensor in model.graph.initializer if tensor.name == "temperature")
     initializer.CopyFrom(numpy_helper.from_array(np.array([temperature], np.float32), "temperature"))
 
 
 def _feature_maps(graph: _Graph, name: str, net: Mapping[str, Array], x: str, side: int) -> str:
-    """The last feature maps of a net of `nets.resnet`, whose arrays these are."""
+    """Adds the nodes of a `nets.resnet` net with these arrays; returns its last feature maps."""
     x = graph.node("Relu", _conv_and_norm(graph, f"{name}.", net, "conv1", "bn1", x, side, 1))
     blocks = [match for match in map(_BLOCK.fullmatch, net) if match]
     for match in blocks:
@@ -88,7 +88,7 @@ def _feature_maps(graph: _Graph, name: str, net: Mapping[str, Array], x: str, si
 def _conv_and_norm(
     graph: _Graph, prefix: str, net: Mapping[str, Array], conv: str, norm: str, x: str, side: int, stride: int
 ) -> str:
-    """A convolution and the norm layer after it: batch norm becomes part of it, group norm has nodes of its own."""
+    """Adds a convolution and its norm layer: batch norm is folded into it, group norm has nodes of its own."""
     kernel = np.asarray(net[f"{conv}.weight"], np.float64)
     scale, shift = (np.asarray(net[f"{norm}.{part}"], np.float64) for part in ("weight", "bias"))
     attributes: dict[str, Any] = {"strides": [stride] * 2, "pads": [1] * 4, "kernel_shape": [3, 3]}

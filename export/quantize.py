@@ -28,19 +28,19 @@ _REPEATS = 15
 
 @dataclass(frozen=True)
 class Gain:
-    """What was measured, and why 8 bits are not worth it; `why` is "" where they are."""
+    """What was measured, and why 8 bits are not worth it; `reason` is "" where they are."""
 
     agreement: float  # how often both nets give the same class
     accuracy: float  # of the 8-bit net on the validation images, less that of the other
     speed_up: float  # of one image
-    why: str = ""
+    reason: str = ""
 
 
 def quantize(model: ModelProto, images: NDArray[np.uint8]) -> ModelProto:
-    """Static, by channel, with a range for each activation from these images; weights of 7 bits run right on any PC."""
+    """The 8-bit graph: static, by channel, activation ranges from these images. 7-bit weights are exact on any PC."""
     tools = engine.quantization_tools()
 
-    class Reader(tools.CalibrationDataReader):  # type: ignore[misc,name-defined]
+    class CalibrationReader(tools.CalibrationDataReader):  # type: ignore[misc,name-defined]
         rows = iter(np.array_split(images, max(1, len(images) // 32)))
 
         def get_next(self) -> dict[str, Any] | None:
@@ -52,7 +52,7 @@ def quantize(model: ModelProto, images: NDArray[np.uint8]) -> ModelProto:
     with tempfile.TemporaryDirectory() as folder, _muted_logging():
         path = Path(folder) / "int8.onnx"
         tools.quantize_static(
-            copy, path, Reader(), quant_format=tools.QuantFormat.QDQ, op_types_to_quantize=_OPERATORS,
+            copy, path, CalibrationReader(), quant_format=tools.QuantFormat.QDQ, op_types_to_quantize=_OPERATORS,
             per_channel=True, reduce_range=True, activation_type=tools.QuantType.QUInt8,
             weight_type=tools.QuantType.QInt8, nodes_to_exclude=["cam"],
         )  # fmt: skip
@@ -65,7 +65,7 @@ def quantize(model: ModelProto, images: NDArray[np.uint8]) -> ModelProto:
 
 @contextmanager
 def _muted_logging() -> Iterator[None]:
-    """Without advice on how models of other origin should be prepared."""
+    """Without the tool's advice on how to prepare a model."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -77,7 +77,7 @@ def _muted_logging() -> Iterator[None]:
 def measure_gain(
     fp32: Engine, int8: Engine, images: NDArray[np.uint8], validation_count: int, labels: NDArray[np.int64]
 ) -> Gain:
-    """What 8 bits cost and bring; the first `kept` of the images are the validation images with these labels."""
+    """What 8 bits cost and bring; the first `validation_count` images are the validation images with these labels."""
     classes = [_predicted_classes(candidate, images) for candidate in (fp32, int8)]
     agreement = float((classes[0] == classes[1]).mean())
     accuracies = [float((candidate[:validation_count] == labels).mean()) for candidate in classes]

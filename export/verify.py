@@ -1,4 +1,4 @@
-"""Does the graph say what the nets say? Part of every export, never optional."""
+"""Checks that the graph's outputs are the nets'. Part of every export, never optional."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def reference(
     temperature: float,
     images: NDArray[np.uint8],
 ) -> Outputs:
-    """What the graph should say of images of any one size, worked out by torch."""
+    """The outputs that the graph should have for images of any one size, computed by torch."""
     raw = torch.from_numpy(images).permute(0, 3, 1, 2).float()
     small = F.interpolate(raw, (image.size, image.size), mode="bilinear", antialias=True)
     mean, std = (torch.tensor(part).view(-1, 1, 1) * 255 for part in (image.mean, image.std))
@@ -42,7 +42,10 @@ def reference(
 
 
 def parity(model: bytes, nets: Sequence[ResNet], image: plan.ImageSettings, prior: Sequence[float] | None) -> float:
-    """The largest difference between graph and nets, over several batches and sizes; or `Disagrees`."""
+    """The largest difference between graph and nets, over several batches and sizes.
+
+    Raises DisagreesError above the tolerance.
+    """
     engine, worst = Engine(model), 0.0
     shapes = ((1, image.size, image.size), (2, 2 * image.size + 5, 3 * image.size), (5, image.size // 2 + 1, 41))
     for shape in shapes:
@@ -52,7 +55,7 @@ def parity(model: bytes, nets: Sequence[ResNet], image: plan.ImageSettings, prio
             worst = max(worst, max_difference(actual[name], expected[name]))
             if not worst <= TOLERANCE["fp32"]:
                 raise DisagreesError(
-                    f"{name} of {' x '.join(map(str, shape))} images differ by {worst:.1e} from the net's"
+                    f"ONNX and PyTorch differ by {worst:.1e} in the {name} of {' x '.join(map(str, shape))} images"
                 )
     return worst
 

@@ -85,7 +85,7 @@ def made() -> exporting.ExportResult:
 def kept(folder: Path) -> Path:
     """The model's file in a folder, with its signature and its card."""
     path = folder / "model.onnx"
-    made().keep(path)
+    made().write(path)
     return path
 
 

@@ -32,7 +32,7 @@ def program(peer: str, name: str = "python") -> Path:
     return home() / peer / folder / f"{name}{suffix}"
 
 
-def found() -> list[str]:
+def installed() -> list[str]:
     """The peers that can be compared with."""
     return [peer for peer in PINNED if (home() / peer / "size.json").exists()]
 
@@ -43,7 +43,7 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "FEDHELP_BORROWED": ours, **more}
 
 
-def said_by(*command: object, **more: str) -> dict[str, Any]:
+def run_json(*command: object, **more: str) -> dict[str, Any]:
     """The JSON line that a process of its own prints last."""
     done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True, env=environment(**more))
     if done.returncode:
@@ -51,9 +51,9 @@ def said_by(*command: object, **more: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def ask(peer: str, *arguments: object, **more: str) -> dict[str, Any]:
+def run_peer(peer: str, *arguments: object, **more: str) -> dict[str, Any]:
     """What a peer's script in this folder prints."""
-    return said_by(program(peer), HERE / f"{SCRIPTS[peer]}.py", *arguments, **more)
+    return run_json(program(peer), HERE / f"{SCRIPTS[peer]}.py", *arguments, **more)
 
 
 SCRIPTS = {"flwr": "flower", "nvflare": "flare"}  # not the packages' own names, which they would hide

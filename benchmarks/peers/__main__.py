@@ -33,8 +33,8 @@ def size(name: str) -> tuple[int, int]:
     """MB on disk, compiled files included, and the number of packages."""
     taken = sum(path.lstat().st_blocks for path in (peers.home() / name).rglob("*")) * 512
     command = [peers.program(name), "-m", "pip", "list", "--format", "json"]
-    told = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
-    return round(taken / 1e6), len(json.loads(told))
+    listed = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    return round(taken / 1e6), len(json.loads(listed))
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ from nvflare.app_common.aggregators.weighted_aggregation_helper import WeightedA
 
 def mean(folder: Path, count: int) -> dict[str, Any]:
     helper = WeightedAggregationHelper()
-    for place, path in enumerate(updates.paths(folder, count)):
-        helper.add(updates.read(path), updates.examples(place), path.stem, 1)
+    for index, path in enumerate(updates.paths(folder, count)):
+        helper.add(updates.read(path), updates.examples(index), path.stem, 1)
     return dict(helper.get_result())
 
 

@@ -15,10 +15,10 @@ def main() -> None:
     flare.init()
     site = f"site-{int(flare.get_site_name().rpartition('-')[2]):03}"
     while flare.is_running():
-        given = flare.receive()
-        row, count = work.clinic(Path(sys.argv[1]), site).train(given.params["numpy_key"], given.current_round + 1)
-        told = {"NUM_STEPS_CURRENT_ROUND": count}
-        flare.send(flare.FLModel(params={"numpy_key": row}, params_type=given.params_type, meta=told))
+        message = flare.receive()
+        row, count = work.clinic(Path(sys.argv[1]), site).train(message.params["numpy_key"], message.current_round + 1)
+        meta = {"NUM_STEPS_CURRENT_ROUND": count}
+        flare.send(flare.FLModel(params={"numpy_key": row}, params_type=message.params_type, meta=meta))
 
 
 main()

@@ -19,9 +19,9 @@ from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
 
 def write(folder: Path, count: int) -> None:
-    for place, path in enumerate(updates.paths(folder, count)):
+    for index, path in enumerate(updates.paths(folder, count)):
         arrays = ArrayRecord({name: Array(array) for name, array in updates.read(path).items()})
-        whole = RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": updates.examples(place)})})
+        whole = RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": updates.examples(index)})})
         path.with_suffix(".flower").write_bytes(recorddict_to_proto(whole).SerializeToString())
 
 
@@ -32,14 +32,14 @@ def message(folder: Path, count: int) -> dict[str, Any]:
 
 
 def over_arrays(rule: str, folder: Path, count: int) -> dict[str, Any]:
-    given = [updates.read(path) for path in updates.paths(folder, count)]
-    results = [(list(arrays.values()), updates.examples(place)) for place, arrays in enumerate(given)]
+    arrays_of = [updates.read(path) for path in updates.paths(folder, count)]
+    results = [(list(arrays.values()), updates.examples(index)) for index, arrays in enumerate(arrays_of)]
     merged = {
         "mean": aggregate,
         "median": aggregate_median,
-        "trimmed": lambda found: aggregate_trimmed_avg(found, 0.2),
+        "trimmed": lambda pairs: aggregate_trimmed_avg(pairs, 0.2),
     }[rule](results)
-    return dict(zip(given[0], merged, strict=True))
+    return dict(zip(arrays_of[0], merged, strict=True))
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from nvflare.recipe import SimEnv
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    work.told(folder, "start")
+    work.note(folder, "start")
     recipe = NumpyFedAvgRecipe(
         name="six",
         initial_ckpt=str(folder / "start.npy"),
@@ -24,4 +24,4 @@ if __name__ == "__main__":
         train_args=str(folder),
     )
     recipe.execute(SimEnv(num_clients=work.SITES, num_threads=work.SITES, workspace_root=str(folder / "workspace")))
-    work.told(folder, "stop")
+    work.note(folder, "stop")

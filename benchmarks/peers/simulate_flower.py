@@ -41,7 +41,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 if __name__ == "__main__":
-    work.told(FOLDER, "start")
+    work.note(FOLDER, "start")
     cores = {"client_resources": {"num_cpus": 2, "num_gpus": 0}, "init_args": {"num_cpus": 2}}
     run_simulation(server, client, num_supernodes=work.SITES, backend_config=cores)
-    work.told(FOLDER, "stop")
+    work.note(FOLDER, "stop")

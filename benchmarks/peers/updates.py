@@ -26,12 +26,12 @@ def read(path: Path) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
 
 
 def paths(folder: Path, count: int) -> list[Path]:
-    return [folder / f"{place:04}.safetensors" for place in range(count)]
+    return [folder / f"{index:04}.safetensors" for index in range(count)]
 
 
-def examples(place: int) -> int:
+def examples(index: int) -> int:
     """The weight of an update."""
-    return 100 + 7 * place % 900
+    return 100 + 7 * index % 900
 
 
 def measured(work: Callable[[], dict[str, Any]], out: Path) -> None:
@@ -48,7 +48,7 @@ def _cpu() -> float:
     import resource
 
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def _peak() -> float:

@@ -1,7 +1,7 @@
-"""A clinic's part in a round, whoever asks for it: our learner on its images. For scripts in any environment.
+"""A clinic's part in a round, for whichever framework runs it: our learner on its images. Runs in any environment.
 
-A folder holds the work: `plan.toml`, `start.npy` (the first weights as one row), and `SITE.npz` for each site. What
-happened and when is added to `events.jsonl` there, from whichever process it happens in.
+A folder holds the work: `plan.toml`, `start.npy` (the first weights as one row), and `SITE.npz` for each site. Every
+process appends its events and their times to `events.jsonl` there.
 """
 
 from __future__ import annotations
@@ -31,21 +31,22 @@ from fedhelp_edge.train import learners, loop
 ROUNDS, SITES = 3, 6
 
 
-def told(folder: Path, what: str, **values: Any) -> None:
+def note(folder: Path, what: str, **values: Any) -> None:
+    """Appends an event."""
     line = json.dumps({"what": what, "time": time.time(), "cpu": time.process_time(), **values}) + "\n"
     with (folder / "events.jsonl").open("a") as file:  # short enough to be written at once
         file.write(line)
 
 
-def judging(folder: Path, judge: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, which tells what CPU time it took to say how good something is."""
+def timed_judging(folder: Path, judge: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, which also notes the CPU time that it takes."""
 
     @wraps(judge)
     def timed(*arguments: Any) -> Any:
         begin = time.process_time()
-        found = judge(*arguments)
-        told(folder, "judged", spent=time.process_time() - begin)
-        return found
+        result = judge(*arguments)
+        note(folder, "judged", spent=time.process_time() - begin)
+        return result
 
     return timed
 
@@ -55,10 +56,10 @@ def plan_of(folder: Path) -> Plan:
 
 
 def images_of(folder: Path, site: str) -> Images:
-    with np.load(folder / f"{site}.npz") as held:
-        pixels, labels, splits = held["pixels"], held["labels"], tuple(map(str, held["splits"]))
-    nothing = ("",) * len(labels)
-    return Images(pixels, labels, splits, tuple(f"{place}.png" for place in range(len(labels))), nothing, nothing)
+    with np.load(folder / f"{site}.npz") as archive:
+        pixels, labels, splits = archive["pixels"], archive["labels"], tuple(map(str, archive["splits"]))
+    blank = ("",) * len(labels)
+    return Images(pixels, labels, splits, tuple(f"{index}.png" for index in range(len(labels))), blank, blank)
 
 
 class Clinic:
@@ -71,15 +72,15 @@ class Clinic:
 
     def train(self, row: np.ndarray, round_: int) -> tuple[np.ndarray, int]:  # type: ignore[type-arg]
         """The row of weights after a round of training, and on how many images."""
-        arrays, at = {}, 0
+        arrays, offset = {}, 0
         for tensor in self.schema.tensors:
             count = tensor.size // 4
-            arrays[tensor.name] = row[at : at + count].reshape(tensor.shape)
-            at += count
+            arrays[tensor.name] = row[offset : offset + count].reshape(tensor.shape)
+            offset += count
         self.learner.receive(arrays, round_)
-        told(self.folder, "begin", round=round_, site=self.site)
+        note(self.folder, "begin", round=round_, site=self.site)
         loop.train(self.learner, learners.image_sets(self.images, None), round_)
-        told(self.folder, "end", round=round_, site=self.site)
+        note(self.folder, "end", round=round_, site=self.site)
         return np.concatenate([array.ravel() for array in self.learner.give().arrays.values()]), len(self.images)
 
 

@@ -42,7 +42,7 @@ def evaluate(
 
     home_dir = shell.home_folder(home)
     evaluation = _evaluate(plan, home_dir, tier, images, passphrase.provider(passphrase_file), threads)
-    page = evaluation.keep(out) if out else None
+    page = evaluation.write(out) if out else None
     if json:
         return console.print_json(**evaluation.to_json(), **({"page": str(page)} if page else {}))
     console.show(*nets.lines(evaluation.figures, evaluation.chosen))

@@ -54,7 +54,7 @@ def export(
     facts = result.facts
     name = f"round-{facts.round:06}{'-int8' if facts.precision == 'int8' else ''}.onnx"
     path = out or home_dir / "bundles" / name
-    sha256 = result.keep(path)
+    sha256 = result.write(path)
     warning, ready = _too_few_answers(facts), _is_ready(facts)
     gain = vars(result.int8) if result.int8 else None
     if json:
@@ -72,7 +72,9 @@ def export(
     console.show(f"differs from the net by {result.parity:.0e}")
     if result.int8:
         outcome = (
-            f"not kept: {result.int8.why}" if result.int8.why else f"{result.int8.speed_up:.1f} times as fast here"
+            f"not kept: {result.int8.reason}"
+            if result.int8.reason
+            else f"{result.int8.speed_up:.1f} times as fast here"
         )
         console.show(f"8 bits: {outcome}; {result.int8.agreement:.1%} of the answers are the same")
     console.say_findings(facts.findings)

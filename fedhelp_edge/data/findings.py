@@ -20,8 +20,6 @@ _LEAK_PAIRS = (("val", "train"), ("test", "train"), ("test", "val"))
 
 @dataclass(frozen=True)
 class Finding:
-    """One reason why figures may mislead."""
-
     kind: str  # "leak" | "unknown-patients" | "unknown-training-images" | "no-validation-images" | "small-images"
     part: str  # the split that it concerns, "" for all
     images: int  # number of images concerned
@@ -29,7 +27,6 @@ class Finding:
     sentence: str
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, which are also the keys in bundles and JSON outputs."""
         return dict(vars(self))
 
 

@@ -19,7 +19,6 @@ class DisjointSets:
         return index
 
     def unite(self, first: int, second: int) -> None:
-        """Unite the sets of two indices."""
         early, late = sorted((self.first(first), self.first(second)))
         self._parents[late] = early
 

@@ -267,7 +267,6 @@ class _Federation:
         carrier_folder.mkdir()
 
     def join(self) -> None:
-        """Invite every site; each joins and is approved."""
         for site in self.sites:
             invite = invites.issue(self.hub, site.name, site.tier, 14)
             invite_file = membership.InviteFile(invite.code, invite.url, invite.federation, invite.charters)
@@ -278,7 +277,6 @@ class _Federation:
         self._collect()
 
     def round(self, audit_dir: Path) -> dict[str, Any]:
-        """Run one round and export its audit; attack one update in the first round."""
         number = opening.open_next(self.hub, self.coordinator_keys).round
         exchange.deliver(self.hub, self.carrier_folder / FROM_COORDINATOR)
         for site in self.sites:
@@ -294,7 +292,6 @@ class _Federation:
         return result
 
     def measure(self, models: Path) -> None:
-        """Evaluate each site's nets and export its chosen model."""
         for site in self.sites:
             inbox.download(site.home, [FolderCarrier(self.carrier_folder)], str)
             figures = ordered_training.evaluate(site.home, None, str, threads=self.threads).nets
@@ -302,7 +299,7 @@ class _Federation:
             exported = export.export(
                 site.home, None, str, int8=False, target_sensitivity=_SENSITIVITY, threads=self.threads
             )
-            exported.keep(models / f"{site.home.name}.onnx")
+            exported.write(models / f"{site.home.name}.onnx")
             site.figures |= {"kept": exported.facts.test["accuracy"], "net": exported.facts.net}
             for path in sorted((site.home / "rounds").glob("*/report.json")):
                 site.curve.append(json.loads(path.read_text(encoding="utf-8")))

@@ -1,8 +1,8 @@
-"""Asking foundation models, once: each source sees each public image one time, and every answer is kept.
+"""Asks foundation models, once: each source sees each public image one time, and every answer is saved.
 
 A source is a kind and what it needs: `clip:ViT-L-14@weights.safetensors`, `torchvision:resnet18@weights.safetensors`,
-`nets:resnet20@weights.safetensors` or `files:answers.npz`. A run that was cut off asks only what was not answered yet;
-answers belong to what a source's file holds, so that changed weights are asked anew and moved ones are not.
+`nets:resnet20@weights.safetensors` or `files:answers.npz`. An interrupted run asks only what has no answer yet. Answers
+are saved under the hash of a source's file, so that changed weights are asked anew and moved ones are not.
 """
 
 from __future__ import annotations
@@ -26,21 +26,23 @@ Progress = Callable[[int, int], None]
 
 
 class Source(Protocol):
-    """One that can be asked: probabilities over the public classes, in the order of the images."""
+    """A foundation model, which gives probabilities over the public classes."""
 
     def probabilities(self, images: NDArray[np.uint8], first: int) -> NDArray[np.float32]:
-        """For a block of images; `first` is the place of its first one among all."""
+        """The probabilities of a batch, images x classes; `first` is the index of its first image among all."""
 
 
 def open_source(spec: str, classes: Sequence[str]) -> Source:
-    """The source that a text names; its file makes one in a module of its own, and imports what it needs there."""
+    """Opens the source that a spec names. Each kind has a module, which imports what it needs."""
     kind, _, argument = spec.partition(":")
     if kind not in KINDS or not argument:
         raise UsageError(f"a source is one of {', '.join(f'{name}:...' for name in KINDS)}, not {spec!r}")
     _, file = _split_spec(spec)
     if file and not Path(file).exists():
         raise FileMissingError(f"{Path(file).name} is not there")
-    opened: Source = importlib.import_module(f"fedhelp_edge.knowledge.sources.{KINDS[kind]}").make(argument, classes)
+    opened: Source = importlib.import_module(f"fedhelp_edge.knowledge.sources.{KINDS[kind]}").open_source(
+        argument, classes
+    )
     return opened
 
 
@@ -52,7 +54,7 @@ def build(
     cache: Path,
     progress: Progress | None = None,
 ) -> Pack:
-    """A pack of these images and what each source said of them. Answers are kept in a folder as they come."""
+    """A pack of these images and of each source's answers, which are saved in `cache` as they come."""
     cache.mkdir(parents=True, exist_ok=True)
     images_hash = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
     blocks = range(0, len(pixels), BATCH)
@@ -78,21 +80,21 @@ def build(
 
 
 def specs_without_folders(specs: Sequence[str]) -> list[str]:
-    """Sources as others may see them: without the folders of this machine."""
+    """The specs as others may see them: without the folders of this machine."""
     return [head + Path(file).name for head, file in map(_split_spec, specs)]
 
 
 def _split_spec(spec: str) -> tuple[str, str]:
-    """What stands before the file of a source, and the file."""
+    """What stands before the file in a spec, and the file."""
     head, separator, file = spec.partition(":" if spec.startswith("files:") else "@")
     return head + separator, file
 
 
 def _content_key(spec: str) -> str:
-    """A source with the hash of its file in place of the file's name."""
+    """The spec with the hash of its file in place of the file's name."""
     head, name = _split_spec(spec)
     digest = hashlib.sha256()
-    if name:  # without one it is no source, which `source` says
+    if name:  # a spec without a file is refused by `open_source`
         with files.reading(Path(name)) as file:
             while block := file.read(1 << 20):
                 digest.update(block)

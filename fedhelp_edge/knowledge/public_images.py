@@ -16,7 +16,7 @@ PublicImages = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]
 
 
 def read(path: Path, cache: Path) -> PublicImages:
-    """Images, labels and class names. An NPZ keeps the order and the size of its images: answers may rest on them."""
+    """Images, labels and class names. An NPZ keeps its images' order and size: saved answers depend on them."""
     if path.suffix.lower() == ".npz":
         return _read_npz(path)
     gathered = load_unsplit(path, None, cache_dir=cache, mapping={})
@@ -28,7 +28,7 @@ def _read_npz(path: Path) -> PublicImages:
     prefix = "" if "images" in archive else "train_"
     pixels, labels, names = (archive.get(name) for name in (f"{prefix}images", f"{prefix}labels", "class_names"))
     if pixels is None or labels is None:
-        raise BadPackError(f"{path.name} is no NPZ that holds 'images' and 'labels'")
+        raise BadPackError(f"{path.name} is not an NPZ with 'images' and 'labels'")
     pixels = pixels[..., None] if pixels.ndim == 3 else pixels
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3) or not len(pixels):
         raise BadPackError(f"{path.name}: images should be 8-bit, grey or colour")

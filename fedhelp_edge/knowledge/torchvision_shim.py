@@ -41,7 +41,7 @@ _registered: list[Any] = []  # the registrations last as long as the object that
 
 
 def prepare() -> str:
-    """Make `import torchvision` work, and say how: native, or shim."""
+    """Makes `import torchvision` work; returns how: "native" or "shim"."""
     module_spec = importlib.util.find_spec("torchvision")
     if module_spec is None or module_spec.origin is None:
         raise MissingPackageError("torchvision is not installed", remedy="pip install 'fedhelp-edge[foundation]'")
@@ -59,7 +59,7 @@ def prepare() -> str:
 
 
 def _operators_load(torch: Any, folder: Path) -> bool:
-    """Whether torchvision's compiled operators can be had here."""
+    """Whether torchvision's compiled operators load here."""
     for library in [*folder.glob("_C*.so"), *folder.glob("_C*.pyd")]:
         try:
             torch.ops.load_library(library)
@@ -70,7 +70,7 @@ def _operators_load(torch: Any, folder: Path) -> bool:
 
 
 def installed_versions() -> dict[str, str]:
-    """What of torch is installed and how torchvision comes up; for `doctor`, which must not import torch itself."""
+    """Versions of torch and its packages, and how torchvision loads: for `doctor`, which must not import torch."""
     versions = {}
     for package in ("torch", "torchvision", "open_clip_torch", "onnx"):
         try:

@@ -19,12 +19,14 @@ from fedhelp_edge.report import metrics
 
 RunRecord = Mapping[str, Any]
 
-_HEADER = ("method", "seeds", "accuracy", "balanced accuracy", "AUC", "merged net: accuracy", "average of nets: accuracy",
-         "MB sent", "seconds")  # fmt: skip
+_HEADER = (
+    "method", "seeds", "accuracy", "balanced accuracy", "AUC", "merged net: accuracy", "average of nets: accuracy",
+    "MB sent", "seconds",
+)  # fmt: skip
 
 
 def parse_method(name: str) -> tuple[str, dict[str, str]]:
-    """The method of a name, and the settings that it carries."""
+    """The method's name, and the settings that stand after it."""
     method, *settings = name.split("+")
     pairs = [setting.partition("=") for setting in settings]
     return method, {key if "." in key else f"{method}.{key}": value for key, _, value in pairs}
@@ -33,7 +35,7 @@ def parse_method(name: str) -> tuple[str, dict[str, str]]:
 def compare(
     methods: Sequence[str], seeds: Sequence[int], out: Path, run_one: Callable[[str, int, Path], dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Run what is not there yet, and write results, table and pictures anew after each finished run."""
+    """Runs what is missing, and writes results, table and pictures anew after each finished run."""
     runs: list[dict[str, Any]] = []
     folders: list[Path] = []
     can_plot = find_spec("matplotlib") is not None
@@ -55,7 +57,7 @@ def compare(
 
 
 def table(runs: Sequence[RunRecord], folders: Sequence[Path]) -> str:
-    """Every method: mean over sites and seeds with its spread over seeds, then each site, then what it costs."""
+    """A page in Markdown: each method's means over sites and seeds and its costs, the differences, and each site."""
     names = list(dict.fromkeys(run["method"] for run in runs))
     by_name = {
         name: [(run, folder) for run, folder in zip(runs, folders, strict=True) if run["method"] == name]
@@ -87,7 +89,7 @@ def table(runs: Sequence[RunRecord], folders: Sequence[Path]) -> str:
 def _differences(
     names: Sequence[str], by_name: Mapping[str, Sequence[tuple[RunRecord, Path]]], baselines: Mapping[int, Path]
 ) -> list[str]:
-    """Against the first method's own nets: all sites' test images together, mean over the seeds that both have."""
+    """Differences from the first method's own nets, on all sites' test images, over the seeds that both have."""
     lines = [f"Difference from {names[0]} (all sites' test images together), 95 % interval over these images:", ""]
     lines += ["| method | accuracy | balanced accuracy | AUC | average of nets: accuracy |", "| --- " * 5 + "|"]
     first = {run["seed"]: _load_predictions(folder) for run, folder in by_name[names[0]]}
@@ -119,15 +121,17 @@ def _site_table(names: Sequence[str], by_name: Mapping[str, Sequence[tuple[RunRe
         cells = []
         for index in range(len(sites)):
             site_runs = [run["sites"][index] for run, _ in by_name[name]]
-            cells.append(
-                f"{_mean_and_std([s['accuracy'] for s in site_runs])} ({_mean_and_std([s['balanced_accuracy'] for s in site_runs])})"
+            accuracy, balanced = (
+                _mean_and_std([site_run[figure] for site_run in site_runs])
+                for figure in ("accuracy", "balanced_accuracy")
             )
+            cells.append(f"{accuracy} ({balanced})")
         lines.append(f"| {' | '.join([name, *cells])} |")
     return lines
 
 
 def _predictions(folder: Path, baseline: Path | None) -> dict[str, Any]:
-    """What each net of a run said, and the average of a site's nets: its own, the merged one, the one trained alone."""
+    """A run's predictions, and at each site the average of its own net, the merged net and the local baseline."""
     predictions = _load_predictions(folder)
     baseline_predictions = _load_predictions(baseline) if baseline and baseline != folder else {}
     for site in _site_ids(predictions):
@@ -153,12 +157,12 @@ def _site_ids(predictions: Mapping[str, Any]) -> list[str]:
 
 
 def _concatenated(predictions: Mapping[str, Any], name: str) -> Any:
-    """The same of every site, one after the other."""
+    """The arrays of this name of all sites, as one."""
     return np.concatenate([predictions[f"{site}/{name}"] for site in _site_ids(predictions)])
 
 
 def _mean_accuracy(predictions: Mapping[str, Any]) -> float | None:
-    """Of the averages of nets, the mean over sites."""
+    """The accuracy of the averaged nets, in the mean over sites."""
     figures = [
         metrics.scores(predictions[f"{site}/test_average"], predictions[f"{site}/test_labels"]).accuracy.value
         for site in _site_ids(predictions)

@@ -1,6 +1,6 @@
-"""Images of one source, dealt out to the sites of a federation on one machine.
+"""Distributes the images of one source over the sites of a federation on one machine.
 
-What shows one patient, one lesion or nearly one picture is at one site, and there in one part unless the source says.
+Images of one patient or lesion, and near duplicates, are at one site; there in one split unless the source splits them.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ class SiteImages:
     tier: str
     images: Images
 
-    def of(self, split: str) -> Images:
+    def split(self, split: str) -> Images:
+        """The images of "train", "val" or "test"."""
         return self.images.part(split)
 
 
 def distribute(
     images: Images, spec: str, seed: int, *, sites: int = 0, large: int = 0, val: float = 0.1
 ) -> list[SiteImages]:
-    """`natural:centers`, `natural:folder`, `dirichlet:ALPHA` or `sizes:TRAIN/TEST,…`.
+    """Distributes by `natural:centers`, `natural:folder`, `dirichlet:ALPHA` or `sizes:TRAIN/TEST,…`.
 
-    The large sites are those with most training images.
+    The large sites are those with the most training images.
     """
     kind, _, argument = spec.partition(":")
     if kind == "natural":
@@ -61,19 +62,19 @@ def distribute(
     ]
 
 
-_DIRICHLET_REMEDY = "let the program deal the images out, as with --split dirichlet:1 --sites 3"
+_DIRICHLET_REMEDY = "let the program distribute the images, as with --split dirichlet:1 --sites 3"
 
 
 def _natural(images: Images, by: str) -> list[tuple[str, Images]]:
-    """As the source has them: by centre, or by first folder. Fewest digits first, so that 10 follows 9."""
+    """A site for each centre or first folder of the source. Shorter names come first, so that 10 follows 9."""
     if by not in ("centers", "folder"):
         raise UsageError(f"a natural split is natural:centers or natural:folder, not natural:{by}")
     origins = images.centres if by == "centers" else tuple(map(_first_folder, images.names))
     if len(set(origins)) < 2:
         unit = "centres" if by == "centers" else "folders"
         raise UsageError(f"these images name no {unit} to split by", remedy=_DIRICHLET_REMEDY)
-    if by == "folder" and all(len({label for label, origin in zip(images.labels, origins, strict=True) if origin == name}) == 1
-                              for name in set(origins)):  # fmt: skip
+    pairs = set(zip(origins, images.labels.tolist(), strict=True))
+    if by == "folder" and len(pairs) == len(set(origins)):  # each folder has one class
         raise UsageError(
             "the first folders are the classes, not the sites",
             remedy=f"put a folder for each site above them; or {_DIRICHLET_REMEDY}",
@@ -89,12 +90,12 @@ def _natural(images: Images, by: str) -> list[tuple[str, Images]]:
 
 
 def _first_folder(name: str) -> str:
-    """`train`, `val` and `test` are no sites."""
+    """The first folder that does not name a split: `train`, `val` and `test` are no sites."""
     return next((folder for folder in name.split("/")[:-1] if not parse_split(folder)), "")
 
 
 def _dirichlet(images: Images, alpha: float, sites: int, seed: int) -> list[tuple[str, Images]]:
-    """Whole groups of each class to the sites, in proportions from Dirichlet(alpha): train, val and test alike."""
+    """Distributes whole groups of each class in proportions from Dirichlet(alpha), the same in train, val and test."""
     generator = np.random.Generator(np.random.Philox(seed))
     owner = np.zeros(len(images), np.int64)
     members = groups.members(images.groups)
@@ -114,15 +115,15 @@ def _dirichlet(images: Images, alpha: float, sites: int, seed: int) -> list[tupl
 
 
 def _most_common(values: Sequence[Any]) -> Any:
-    """The value that most have; of several the smallest."""
+    """The most common value; of several, the smallest."""
     counts = Counter(values)
     return min(counts, key=lambda value: (-counts[value], value))
 
 
 def _sizes(images: Images, spec: str, seed: int, val: float) -> list[tuple[str, Images]]:
-    """So many training and test images each, drawn from all images whatever their split; val is cut from train.
+    """Draws each site's numbers of training and test images, whatever the images' split; val is cut from train.
 
-    Sizes are given by what a data set is said to hold: what it holds twice is missing from the largest site.
+    Published sizes count duplicates and unusable images: the largest site has fewer images by their number.
     """
     pairs = [text.partition("/") for text in spec.split(",")]
     sizes = [(int(_positive_number(train)), int(_positive_number(test))) for train, _, test in pairs]
@@ -157,7 +158,7 @@ def _sizes(images: Images, spec: str, seed: int, val: float) -> list[tuple[str, 
 
 
 def _fill(capacities: Sequence[int], groups: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Each group whole into the first room that still takes it; then, of those left, what brings a room nearest."""
+    """Puts each whole group where it fits first; then fills gaps with the remaining group that comes nearest."""
     filled: list[list[int]] = [[] for _ in capacities]
     remaining: list[Sequence[int]] = []
     first = 0
@@ -173,7 +174,7 @@ def _fill(capacities: Sequence[int], groups: Sequence[Sequence[int]]) -> list[li
             filled[index] += group
     for capacity, indices in zip(capacities, filled, strict=True):
         missing = capacity - len(indices)
-        nearest = min(remaining, key=len, default=())  # all of them are larger than what lacks
+        nearest = min(remaining, key=len, default=())  # each is larger than the gap
         if 0 < len(nearest) < 2 * missing:
             indices += nearest
             remaining.remove(nearest)

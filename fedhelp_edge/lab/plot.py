@@ -51,6 +51,7 @@ def cost(runs: Runs) -> Figure:
 
 
 def png(figure: Figure) -> bytes:
+    """The figure and its legend as a PNG file."""
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
@@ -71,5 +72,5 @@ def _by_method(runs: Runs) -> Iterator[tuple[str, Runs]]:
 
 
 def _accuracy_by_round(runs: Runs, net: str) -> NDArray[np.float64]:
-    """Seeds x rounds; what is not known is NaN, which is left out of a picture."""
+    """Accuracies, seeds x rounds. Unknown ones are NaN, which a plot leaves out."""
     return np.array([[point[net]["accuracy"] for point in run["curve"] if net in point] for run in runs], np.float64)

@@ -1,4 +1,4 @@
-"""What travels in a lab run: between nets in memory as it is, or, for `--sealed`, through real parcels."""
+"""How arrays travel in a lab run: within memory, or, with `--sealed`, through real parcels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Arrays = Mapping[str, Array]
 def transfer(
     codec: str, arrays: Arrays, schema: Schema, base: Arrays, transport: SealedTransport | None = None
 ) -> tuple[Arrays, int]:
-    """What arrives of arrays that travel, and how many bytes they were on the way."""
+    """The arrays as they arrive, and how many bytes they were on the way."""
     encoded, _ = CODECS[codec].encode({t.name: arrays[t.name] for t in schema.tensors}, base, {})
     wire_schema = CODECS[codec].wire(schema)
     size = wire_schema.size
@@ -29,7 +29,7 @@ def transfer(
 
 
 class SealedTransport:
-    """Signed, encrypted to a key of this run's own, opened and judged as between machines. No roster: one machine."""
+    """Signs, encrypts, opens and checks arrays as between machines, with keys of this run and without a roster."""
 
     def __init__(self) -> None:
         self._sender, self._reader = keys.generate(), keys.generate()

@@ -1,7 +1,7 @@
-"""When a federation has learned what it can: the same rule for the coordinator and for the lab.
+"""When a federation stops early: one rule for the coordinator and for the lab.
 
-What a site reports about itself is a claim. Each site therefore has one vote, however many images it says it has, and
-says whether the model got better *there*: figures of unlike sites are never added up.
+What a site reports about itself is a claim. Each site therefore has one vote, however many images it claims, on whether
+the model got better *there*: figures of different sites are never added up.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ ValidationCounts = Mapping[str, Sequence[int]]  # by site: validation images, an
 def has_plateaued(reports: Sequence[ValidationCounts], patience: int) -> bool:
     """Whether more than half of the sites of the last round saw no better model in the last `patience` rounds.
 
-    Sites that report nothing, or have nothing to compare with, count as not spent. 0 waits for ever.
+    Sites that report nothing, or have nothing to compare with, count as still improving. A patience of 0 never stops.
     """
     if not patience or len(reports) <= patience:
         return False

@@ -1,7 +1,7 @@
-"""How far one share may pull: what it changes is shortened where it is much longer than the round's median.
+"""A limit to the norm of each update's change: against an update that is scaled up to outweigh all others.
 
-Weights and running statistics are measured apart: honest statistics move far in the first rounds, and a pull on the
-weights could hide behind them.
+The limit is a multiple of the round's median. Weights and running statistics have one each: honest statistics move far
+in the first rounds, and a large change of the weights could hide behind them.
 """
 
 from __future__ import annotations
@@ -14,19 +14,22 @@ import numpy as np
 
 from fedhelp_edge.update import Array
 
-LIMIT_FACTOR = 5.0  # the median length; honest sites of very unlike sizes stay below it (docs/decisions/merging.md)
-MIN_UPDATES = 3  # of two shares neither is the odd one
+LIMIT_FACTOR = (
+    5.0  # times the median norm; honest sites of very different sizes stay below it (docs/decisions/merging.md)
+)
+MIN_UPDATES = 3  # of two updates neither is the outlier
 
 Arrays = Mapping[str, Array]
-UpdateNorm = Mapping[str, float]  # of "weights" and of "statistics": a length, or a factor
+UpdateNorm = Mapping[str, float]  # by kind of tensor, "weights" and "statistics": a norm, or a factor
 
 
 def tensor_kind(name: str) -> str:
+    """Whether a tensor holds batch norm's running statistics or weights."""
     return "statistics" if ".running_" in f".{name}" else "weights"
 
 
 def update_norm(base: Arrays, update: Arrays) -> dict[str, float]:
-    """The Euclidean lengths of what a share changes."""
+    """The Euclidean norm of an update's change from the base, by kind of tensor."""
     squares: dict[str, list[float]] = {"weights": [], "statistics": []}
     for name in update:
         change = update[name].astype(np.float64) - base[name]
@@ -35,7 +38,7 @@ def update_norm(base: Arrays, update: Arrays) -> dict[str, float]:
 
 
 def scale_factors(norms: Mapping[str, UpdateNorm]) -> dict[str, dict[str, float]]:
-    """By how much to shorten each share that pulls too far."""
+    """The factors that bring each update above the limit down to it, by site and kind of tensor."""
     if len(norms) < MIN_UPDATES:
         return {}
     limits = {
@@ -51,18 +54,18 @@ def scale_factors(norms: Mapping[str, UpdateNorm]) -> dict[str, dict[str, float]
 
 @dataclass(frozen=True)
 class ClippedUpdate(Mapping[str, Array]):
-    """A share brought closer to the base, tensor by tensor as it is read."""
+    """An update scaled down towards the base, tensor by tensor as it is read."""
 
     base: Arrays
-    share: Arrays
+    update: Arrays
     factors: UpdateNorm
 
     def __getitem__(self, name: str) -> Array:
         base, factor = self.base[name].astype(np.float64), self.factors[tensor_kind(name)]
-        return self.share[name] if factor == 1 else (base + factor * (self.share[name] - base)).astype(np.float32)
+        return self.update[name] if factor == 1 else (base + factor * (self.update[name] - base)).astype(np.float32)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.share)
+        return iter(self.update)
 
     def __len__(self) -> int:
-        return len(self.share)
+        return len(self.update)

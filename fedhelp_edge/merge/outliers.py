@@ -1,7 +1,7 @@
-"""Shares that are well-formed and still odd. Nothing is dropped here: what is named goes before a person.
+"""Suspicious updates: well-formed, and still unlike what honest training gives. A person decides about each.
 
-Judged over a whole round at once, so that the verdict does not depend on who came first. Honest sites with rare cases
-look odd too; the thresholds are far from what honest training was seen to give (docs/decisions/merging.md).
+A whole round is judged at once, so that the verdict does not depend on the order of arrival. Honest sites with rare
+cases look suspicious too; the thresholds are far from all that honest training gave (docs/decisions/merging.md).
 """
 
 from __future__ import annotations
@@ -23,21 +23,17 @@ from fedhelp_edge.errors import (
 from fedhelp_edge.merge.norm_limit import MIN_UPDATES, Arrays, UpdateNorm, tensor_kind
 from fedhelp_edge.safe_text import shortened
 
-DISTANCE_FACTOR = (
-    20.0  # times the median pull; beyond `clip.TIMES` a share is shortened, beyond this it is not believed
-)
-EXAMPLES_FACTOR = 20.0  # times the median number of images that the other sites claim
-GROWTH_FACTOR = 2.0  # times the largest number that a person let in before
+DISTANCE_FACTOR = 20.0  # times the median norm; above `norm_limit.LIMIT_FACTOR` an update is scaled down
+EXAMPLES_FACTOR = 20.0  # times the median of the images that the other sites claim
+GROWTH_FACTOR = 2.0  # times the largest claim that a person released before
 OPPOSED_COSINE = -0.9  # cosine to the sum of all others' directions
-MIN_FOR_DIRECTION = (
-    5  # shares that make a direction; where few sites have come to rest, each honestly pulls against the rest
-)
+MIN_FOR_DIRECTION = 5  # updates; with fewer, each honest one near convergence points against the sum of the others
 
 
 def suspicious_updates(
     base: Arrays, updates: Mapping[str, Arrays], norms: Mapping[str, UpdateNorm]
 ) -> dict[str, HubError]:
-    """The sites whose shares a person should look at, each with the reason."""
+    """The sites whose updates a person must review, each with the reason."""
     errors: dict[str, HubError] = {}
     digests: dict[str, list[str]] = {}
     for site in sorted(updates):
@@ -64,9 +60,9 @@ def suspicious_updates(
 
 
 def inflated_claims(examples: Mapping[str, int], released: Mapping[str, int]) -> dict[str, HubError]:
-    """The sites that claim far more images than the others do, and than a person let in of them before.
+    """The sites that claim far more images than the others do, and than a person released of theirs before.
 
-    Only what a person let in raises a site's limit: claims that grow a little each round do not add up.
+    Only what a person released raises a site's limit, against claims that grow a little each round.
     """
     errors: dict[str, HubError] = {}
     if len(examples) < MIN_UPDATES:
@@ -89,7 +85,7 @@ def _median_without(ordered: NDArray[np.float64], value: float) -> float:
 def _opposed(
     base: Arrays, updates: Mapping[str, Arrays], sites: Sequence[str], norms: Mapping[str, UpdateNorm]
 ) -> dict[str, HubError]:
-    """Who of `sites` pulls against the sum of the others' directions; two passes, one share in memory at a time."""
+    """Those of `sites` that point against the sum of the others' directions. One update is in memory at a time."""
     if len(sites) < MIN_FOR_DIRECTION:
         return {}
     total = sum((_direction(base, updates[site], norms[site]) for site in sites), np.zeros(1))

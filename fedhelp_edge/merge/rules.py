@@ -1,5 +1,8 @@
-"""Rules that make one model out of every site's. Sites come in the order of their ids, so the bits do not depend on who
-was first; a share is read tensor by tensor when its turn comes, and `shares[site]` may open a file."""
+"""Aggregation rules: one model from all sites' updates.
+
+Sites are read in the order of their ids, so that the bits do not depend on the order of arrival. An update is read
+tensor by tensor when its turn comes; `updates[site]` may open a file.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from fedhelp_edge.update import Array
 
 SiteUpdates = Mapping[str, Arrays]
 
-_BLOCK = 1 << 20  # numbers that a rule over all sites looks at together
+_BLOCK = 1 << 20  # numbers that an elementwise rule gets at once
 
 
 def merge(
@@ -26,7 +29,7 @@ def merge(
     settings: MergeSettings,
     norms: Mapping[str, norm_limit.UpdateNorm] | None = None,
 ) -> dict[str, Array]:
-    """What the round makes of its shares. `pulls` where they are known already."""
+    """Aggregates a round's updates as the plan says. `norms`: of the updates, where they are known already."""
     sites = sorted(updates)
     if settings.clip == "auto":
         if norms is None:
@@ -40,12 +43,12 @@ def merge(
 
 
 def weights_by_examples(settings: MergeSettings) -> bool:
-    """Whether a site's number of images decides how much its share weighs."""
+    """Whether a site's number of images decides its weight."""
     return settings.rule == "mean" and settings.weight != "uniform"
 
 
 def site_weights(examples: Mapping[str, int], settings: MergeSettings) -> dict[str, float]:
-    """Each site's part of the mean, in the order of their ids; nothing where the rule weighs nobody."""
+    """Each site's weight in the mean, in the order of their ids; empty where the rule has no weights."""
     sites = sorted(examples)
     if not sites or settings.rule != "mean":
         return {}
@@ -53,11 +56,11 @@ def site_weights(examples: Mapping[str, int], settings: MergeSettings) -> dict[s
 
 
 def weights(examples: Sequence[int], kind: str = "examples", cap: float = 1.0) -> list[float]:
-    """Each site's part, summing to 1: by examples or all alike, none above `cap` where the others can make it up."""
+    """Weights that sum to 1: by examples or uniform, none above `cap` where the others can make up for it."""
     fractions = np.array(examples if kind != "uniform" else [1] * len(examples), np.float64)
     fractions /= fractions.sum()
     cap = max(cap, 1 / len(fractions))
-    for _ in fractions:  # what is cut from the largest goes to the others, which may then be too large in turn
+    for _ in fractions:  # what is cut from the largest goes to the others, which may then be above the cap in turn
         over, under = fractions > cap, fractions < cap
         below_cap = fractions[under].sum()
         if not over.any() or not below_cap:
@@ -68,7 +71,7 @@ def weights(examples: Sequence[int], kind: str = "examples", cap: float = 1.0) -
 
 
 def mean(updates: SiteUpdates, weights: Mapping[str, float]) -> dict[str, Array]:
-    """The weighted mean, summed in float64; one share is read at a time, into one row of all its numbers."""
+    """The weighted mean, summed in float64; one update is read at a time, into one row of all its numbers."""
     first, *others = sorted(updates)
     row, shapes = _flattened(updates[first])
     total, views = row * weights[first], _unflattened(row, shapes)
@@ -82,12 +85,12 @@ def mean(updates: SiteUpdates, weights: Mapping[str, float]) -> dict[str, Array]
 
 
 def median(updates: SiteUpdates) -> dict[str, Array]:
-    """Number by number the median of all sites."""
+    """The elementwise median over sites."""
     return _elementwise(updates, lambda numbers: np.median(numbers, axis=0))
 
 
 def trimmed_mean(updates: SiteUpdates, trim: float) -> dict[str, Array]:
-    """Number by number the mean without the lowest and the highest `trim` of the sites."""
+    """The elementwise mean over sites without the lowest and the highest part, `trim`, of them."""
     cut = int(trim * len(updates))
     return _elementwise(
         updates, lambda numbers: np.sort(numbers, axis=0)[cut : len(numbers) - cut].mean(axis=0, dtype="f8")
@@ -95,7 +98,7 @@ def trimmed_mean(updates: SiteUpdates, trim: float) -> dict[str, Array]:
 
 
 def _elementwise(updates: SiteUpdates, rule: Callable[[Array], Array]) -> dict[str, Array]:
-    """A rule that sees all sites at once: one tensor of every site is in memory at a time."""
+    """Applies a rule to all sites' numbers; one tensor of every site is in memory at a time."""
     sites = sorted(updates)
     merged: dict[str, Array] = {}
     for name in updates[sites[0]]:
@@ -108,29 +111,29 @@ def _elementwise(updates: SiteUpdates, rule: Callable[[Array], Array]) -> dict[s
 
 
 def _flattened(arrays: Arrays) -> tuple[NDArray[np.float64], dict[str, tuple[int, ...]]]:
-    """All numbers of a share one after another, and the shapes that they had."""
+    """All numbers of an update in one row, and the shapes of its tensors."""
     doubles = {name: arrays[name].astype(np.float64) for name in arrays}
     return np.concatenate([array.ravel() for array in doubles.values()]), {n: a.shape for n, a in doubles.items()}
 
 
 def _unflattened(row: NDArray[np.float64], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.float64]]:
-    """The same numbers in their shapes again."""
+    """Views of a row in the shapes of the tensors."""
     ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
     return {n: values.reshape(shapes[n]) for n, values in zip(shapes, np.split(row, ends[:-1]), strict=True)}
 
 
 class _ClippedUpdates(Mapping[str, Arrays]):
-    """The shares, those that pull too far brought closer to the base."""
+    """The updates, scaled down where their norm is above the limit."""
 
     def __init__(self, base: Arrays, updates: SiteUpdates, factors: Mapping[str, norm_limit.UpdateNorm]) -> None:
-        self.base, self.shares, self.factors = base, updates, factors
+        self.base, self.updates, self.factors = base, updates, factors
 
     def __getitem__(self, site: str) -> Arrays:
-        update = self.shares[site]
+        update = self.updates[site]
         return norm_limit.ClippedUpdate(self.base, update, self.factors[site]) if site in self.factors else update
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.shares)
+        return iter(self.updates)
 
     def __len__(self) -> int:
-        return len(self.shares)
+        return len(self.updates)

@@ -1,7 +1,7 @@
-"""What a method is at a site: a learner that receives, trains in phases, and gives. Each method has a file beside this.
+"""The base of every method: a learner that receives the merged model, trains in phases, and gives an update.
 
-The loop (`train.loop`) draws batches and calls `step`; a learner knows nothing of files, progress or checkpoints. It
-trains `net`, which travels; what else it keeps (a teacher, a second head, weights for each image) is its own.
+The loop (`train.loop`) draws batches and calls `step`; a learner knows nothing of files, progress or checkpoints. Its
+`net` travels. Everything else that it keeps (a teacher, a second head, weights for each image) stays at the site.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Phase:
 class Batch:
     images: Tensor  # B x channels x side x side, normalised
     labels: Tensor  # B
-    index: Tensor  # B, place in its set: for whatever is kept of each image
-    part: float = 1.0  # of the step's images, where several processes share them
+    index: Tensor  # B, each image's index in its set
+    part: float = 1.0  # this process's part of the step's images
 
 
 @dataclass(frozen=True)
 class SiteFacts:
-    """What a method may know of the site that it runs at."""
+    """What a method may know about its site."""
 
     id: str
     tier: str  # "small" | "large"
@@ -54,7 +54,7 @@ class SiteFacts:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What foundation models said of the public images, asked once; the images themselves come in batches."""
+    """The foundation models' answers for the public images. The images themselves come in batches."""
 
     probabilities: NDArray[np.float16]  # sources x images x public classes
     labels: NDArray[np.int64]
@@ -63,7 +63,7 @@ class Knowledge:
 
 @dataclass(frozen=True)
 class Compute:
-    """Where the work is done: on what, in which numbers, and as which of how many processes."""
+    """Where training runs: the device, the precision, and this process's rank among all."""
 
     device: str = "cpu"
     bf16: bool = False  # bf16 autocast
@@ -71,11 +71,12 @@ class Compute:
     ranks: int = 1
 
     def autocast(self) -> AbstractContextManager[object]:
+        """The context of each forward pass: bf16 autocast, or nothing."""
         return torch.autocast(self.device, torch.bfloat16) if self.bf16 else nullcontext()
 
 
 class Learner:
-    """FedAvg's small client, from which the others differ: cross-entropy on one net, which travels."""
+    """FedAvg: cross-entropy on one net, which travels. Other methods override what differs."""
 
     def __init__(
         self, plan: Plan, site: SiteFacts, schema: Schema, knowledge: Knowledge | None, compute: Compute
@@ -85,40 +86,43 @@ class Learner:
         adjusted = plan.training.loss == "logit-adjusted"
         self.prior: list[float] | None = (
             class_prior(site.examples).tolist() if adjusted else None
-        )  # to be added to answers
-        self.net = self.make(plan.nets.small, "net")
+        )  # added to the logits of predictions
+        self.net = self.new_net(plan.nets.small, "net")
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
 
-    # --- the face ------------------------------------------------------------------------------------------------
+    # --- what a round calls ----------------------------------------------------------------------------------------
     @property
     def model(self) -> nn.Module:
-        """What this site diagnoses with."""
+        """The net that this site diagnoses with."""
         return self.net
 
     def receive(self, merged: Mapping[str, Array], round_: int) -> None:
-        """Begin a round from the merged model. Optimisers are new in each round."""
+        """Begins a round from the merged model."""
         arrays = resnet.arrays(self.net)
         resnet.load(self.net, {**arrays, **merged})
         self.begin(round_)
 
     def begin(self, round_: int) -> None:
-        self.optimisers = {name: self.optimiser(module, round_) for name, module in self.trained().items()}
+        """Makes the optimisers, which are new in each round."""
+        self.optimisers = {name: self.new_optimiser(module, round_) for name, module in self.trained().items()}
 
     def trained(self) -> dict[str, nn.Module]:
         """The modules that learn, each with an optimiser of its own."""
         return {"net": self.net}
 
     def phases(self, round_: int, last: bool) -> list[Phase]:
+        """The phases of a local round, in order; `last`: it is the plan's last round."""
         return [Phase("train", epochs=self.plan.training.epochs)]
 
     def step(self, phase: Phase, batches: Mapping[str, Batch]) -> dict[str, float]:
-        """One step; the parts of the loss, by name."""
+        """Takes one step; returns the parts of the loss by name."""
         private = batches["private"]
         with self.compute.autocast():
             logits = self.net(private.images)
         return self.descend((private, {"loss": self.loss(logits.float(), private.labels)}))
 
     def give(self) -> Update:
+        """The update: the tensors of the schema, and the number of training images."""
         arrays = resnet.arrays(self.net)
         return Update({t.name: arrays[t.name] for t in self.schema.tensors}, {"examples": sum(self.site.examples)})
 
@@ -127,7 +131,7 @@ class Learner:
         return self.trained()
 
     def state(self) -> dict[str, Array]:
-        """Everything, as named arrays: for checkpoints, and between rounds."""
+        """The whole state as named arrays: `module/tensor`, and `module!parameter/slot` for optimisers."""
         arrays: dict[str, Array] = {}
         for name, module in self.kept().items():
             arrays |= {f"{name}/{key}": _to_array(tensor) for key, tensor in module.state_dict().items()}
@@ -137,7 +141,7 @@ class Learner:
         return arrays
 
     def load(self, state: Mapping[str, Array], round_: int) -> None:
-        """Take up a state; the optimisers as they were within this round."""
+        """Restores a state, with the optimisers as they were within this round."""
         for name, module in self.kept().items():
             module.load_state_dict(_tensors_under(state, f"{name}/"))
         self.begin(round_)
@@ -148,9 +152,9 @@ class Learner:
                 slots.setdefault(int(index), {})[slot] = tensor
             optimiser.load_state_dict({**optimiser.state_dict(), "state": slots})
 
-    # --- what methods build with ---------------------------------------------------------------------------------
-    def make(self, net: str, purpose: str) -> resnet.ResNet:
-        """A net of the plan's kind; the first weights of what does not travel follow from seed, site and purpose."""
+    # --- for subclasses --------------------------------------------------------------------------------------------
+    def new_net(self, net: str, purpose: str) -> resnet.ResNet:
+        """A new net of the plan's kind. Its first weights follow from the plan's seed, the site and the purpose."""
         image = self.plan.image
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.plan.seed, self.site.id, purpose))
@@ -158,8 +162,9 @@ class Learner:
         module.to(self.compute.device)
         return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
-    def optimiser(self, module: nn.Module, round_: int) -> torch.optim.Optimizer:
-        training, groups = self.plan.training, self.groups(module)
+    def new_optimiser(self, module: nn.Module, round_: int) -> torch.optim.Optimizer:
+        """A new optimiser for a module, at this round\'s learning rate."""
+        training, groups = self.plan.training, self.parameter_groups(module)
         rate = training.lr
         if training.schedule == "cosine":
             rate *= 0.5 * (1 + math.cos(math.pi * (round_ - 1) / self.plan.rounds))
@@ -167,15 +172,15 @@ class Learner:
             return torch.optim.Adam(groups, rate, weight_decay=training.weight_decay)
         return torch.optim.SGD(groups, rate, momentum=0.9, weight_decay=training.weight_decay)
 
-    def groups(self, module: nn.Module) -> list[dict[str, Any]]:
-        """The parameters that learn alike."""
+    def parameter_groups(self, module: nn.Module) -> list[dict[str, Any]]:
+        """The module's parameters, in groups that share optimiser settings."""
         return [{"params": list(module.parameters())}]
 
     def descend(self, *means: tuple[Batch, Mapping[str, Tensor]]) -> dict[str, float]:
-        """One step down the sum of all parts, by every optimiser whose module had a part in it.
+        """Takes one step of every optimiser down the sum of all parts of the loss; returns the parts.
 
-        Each part is a mean over the batch beside which it stands: where several processes share that batch, the step,
-        and what is returned, is that of the whole.
+        Each part is a mean over its batch. Where several processes share that batch, the step and the returned parts
+        are those of the whole batch.
         """
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
@@ -190,7 +195,7 @@ class Learner:
         return dict(zip(parts, losses.tolist(), strict=True))
 
     def _all_reduce(self, losses: Tensor) -> None:
-        """Gradients and losses become their sums over all processes, batch norm's running statistics their means."""
+        """Sums gradients and losses over all processes, and averages batch norm's running statistics."""
         modules = self.trained().values()
         gradients = [p.grad for module in modules for p in module.parameters() if p.grad is not None]
         statistics = [b for module in modules for b in module.buffers() if b.is_floating_point()]
@@ -204,7 +209,7 @@ class Learner:
 
 
 def derive_seed(*parts: object) -> int:
-    """A seed for torch from the plan's seed, the site and what it is for."""
+    """A seed for torch from its parts: the plan's seed, the site and the purpose."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:7], "big")
 
 

@@ -13,11 +13,13 @@ from fedhelp_edge.update import Array, Schema
 
 
 class FedProx(Learner):
+    """FedAvg with the pull added to the loss of each step."""
+
     def __init__(
         self, plan: Plan, site: SiteFacts, schema: Schema, knowledge: Knowledge | None, compute: Compute
     ) -> None:
         super().__init__(plan, site, schema, knowledge, compute)
-        self.common = self.make(plan.nets.small, "net").requires_grad_(False)  # the net as the round began
+        self.common = self.new_net(plan.nets.small, "net").requires_grad_(False)  # the round's merged model
 
     def receive(self, merged: Mapping[str, Array], round_: int) -> None:
         super().receive(merged, round_)

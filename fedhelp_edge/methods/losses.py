@@ -1,4 +1,4 @@
-"""What is minimised. Logits come in float32, batch first; every function is a mean over the batch."""
+"""Losses. Logits are float32, batch first; every loss is a mean over the batch."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
-CE_WEIGHT, REVERSE_WEIGHT = 0.1, 1.0  # of the symmetric loss, as RHFL has them
+CE_WEIGHT, REVERSE_WEIGHT = 0.1, 1.0  # the parts' weights in the symmetric loss, as in RHFL
 _MIN_LABEL, _MIN_PROBABILITY = 1e-4, 1e-7
 
 
 def loss_function(name: str, examples: Sequence[int]) -> Loss:
-    """The plan's loss, for a site with so many examples of each class.
+    """The plan's loss, for a site with these numbers of examples of each class.
 
-    Under "logit-adjusted" (Menon et al. 2021) a net is trained with the log of the site's prior added to its logits, so
-    that the logits themselves know nothing of how frequent a class is.
+    "logit-adjusted" (Menon et al. 2021) adds the log of the site's prior to the logits in training, so that the logits
+    themselves do not depend on how frequent a class is.
     """
     if name == "logit-adjusted":
         shift = class_prior(examples).log()
@@ -27,7 +27,7 @@ def loss_function(name: str, examples: Sequence[int]) -> Loss:
 
 
 def class_prior(examples: Sequence[int]) -> Tensor:
-    """A site's class frequencies, with one imagined example of each class so that none is zero."""
+    """A site's class frequencies, with one added example of each class so that none is zero."""
     counts = torch.tensor(examples, dtype=torch.float32) + 1
     return counts / counts.sum()
 
@@ -41,21 +41,19 @@ def symmetric(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def kl_divergence(teacher: Tensor, logits: Tensor) -> Tensor:
-    """KL(teacher || softmax(logits)), the teacher in probabilities and taken as given."""
+    """KL(teacher || softmax(logits)). `teacher` holds probabilities; no gradient reaches it."""
     return F.kl_div(logits.log_softmax(1), teacher.detach(), reduction="batchmean")
 
 
 def ranking_loss(logits: Tensor, guide: Tensor, top: int) -> Tensor:
-    """Minus the log probabilities of the `top` classes of `guide`, summed (FedHelp, Eq. 5-6).
+    """Minus the sum of the log probabilities of the guide's `top` highest classes (FedHelp, Eq. 5-6).
 
-    Only which classes are on top matters, so no gradient reaches the guide.
+    Only which classes are highest matters, so no gradient reaches the guide.
     """
-    top_classes = (
-        guide.detach().topk(top, 1).indices.sort(1).values
-    )  # B x top; their order among themselves leaves no trace
+    top_classes = guide.detach().topk(top, 1).indices.sort(1).values  # B x top, sorted: their order changes no bit
     return -logits.log_softmax(1).gather(1, top_classes).sum(1).mean()
 
 
 def mix_sources(probabilities: Tensor, weights: Tensor) -> Tensor:
-    """Sources mixed for each image: B x sources x classes by B x sources."""
+    """Each image's mean over sources: B x sources x classes, weighted by B x sources."""
     return torch.einsum("bsc,bs->bc", probabilities, weights)

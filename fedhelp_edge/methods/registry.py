@@ -1,4 +1,4 @@
-"""The methods that a plan may name, and the numbers of each, without torch."""
+"""The methods that a plan may name, and the settings of each. Needs no torch."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class FedHelpSettings:
 
 @dataclass(frozen=True)
 class Method:
-    """What a plan's method name stands for. Its learner is named, not imported: that takes torch."""
+    """What a plan's method name stands for. Its learner is named, not imported: a learner needs torch."""
 
     table: type
     learner: str  # module:name
@@ -67,13 +67,13 @@ class Method:
     two_tiers: bool = False  # large sites keep a large net of their own
 
     def schema(self, plan: Plan) -> Schema:
-        """Exactly what may travel."""
+        """Exactly the tensors that travel, in order."""
         whole = spec.schema(plan.nets.small, len(plan.classes), plan.image.channels, plan.nets.norm)
         travelling = tuple(t for t in whole.tensors if plan.wire.norm == "shared" or ".bn" not in f".{t.name}")
         return Schema(travelling if self.exchanges else ())
 
     def start(self, plan: Plan) -> dict[str, Array]:
-        """Round 0's model: the same first weights for everybody."""
+        """Round 0's model: the same first weights for every site."""
         whole = spec.schema(plan.nets.small, len(plan.classes), plan.image.channels, plan.nets.norm)
         return spec.initial_weights(whole, plan.seed)
 

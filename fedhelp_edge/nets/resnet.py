@@ -19,7 +19,7 @@ from fedhelp_edge.update import Array
 
 
 class Block(nn.Module):
-    """Two convolutions beside a shortcut that halves the picture and pads the channels with zeros where they grow."""
+    """Two convolutions and a shortcut, which halves the sides and pads channels with zeros where they grow."""
 
     def __init__(self, in_channels: int, out_channels: int, norm: str) -> None:
         super().__init__()
@@ -39,6 +39,8 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
+    """A net of `spec.BLOCKS_PER_STAGE`; `norm` is "batch" or "group"."""
+
     layer1: nn.Sequential
     layer2: nn.Sequential
     layer3: nn.Sequential
@@ -61,7 +63,8 @@ class ResNet(nn.Module):
         return x
 
     def features(self, x: Tensor) -> Tensor:
-        return self.feature_maps(x).mean((2, 3))  # N x 64
+        """What the last layer classifies: N x 64."""
+        return self.feature_maps(x).mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.linear(self.features(x))  # N x classes
@@ -70,7 +73,7 @@ class ResNet(nn.Module):
 
 @contextmanager
 def frozen_bn_stats(net: nn.Module) -> Iterator[None]:
-    """Batch norm normalises by the batch, as in training, but the batch leaves no trace in its running statistics."""
+    """Batch norm normalises by the batch, as in training, but its running statistics stay as they are."""
     layers = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
     for layer in layers:
         layer.track_running_stats = False
@@ -82,13 +85,13 @@ def frozen_bn_stats(net: nn.Module) -> Iterator[None]:
 
 
 def arrays(net: nn.Module) -> dict[str, Array]:
-    """What travels of a net, in the order of its schema: all but batch norm's counters."""
+    """Copies of a net's tensors in the order of its schema, without batch norm's counters."""
     tensors = {name: t for name, t in net.state_dict().items() if not name.endswith("num_batches_tracked")}
     return {name: t.detach().cpu().numpy().copy() for name, t in tensors.items()}
 
 
 def load(net: nn.Module, values: Mapping[str, Array]) -> None:
-    """Put arrays into a net, which must have exactly these; batch norm's counters stay."""
+    """Loads arrays into a net. Names and shapes must be exactly the net's; batch norm's counters stay as they are."""
     expected = {
         name: tuple(t.shape) for name, t in net.state_dict().items() if not name.endswith("num_batches_tracked")
     }

@@ -1,4 +1,4 @@
-"""What a net's share looks like, and its first weights, without torch: the coordinator needs no more to open round 0.
+"""The schema of a net's update and its first weights, without torch: a coordinator needs no more to open round 0.
 
 CIFAR-style ResNets (He et al. 2016, section 4.2): a 3x3 convolution, three stages of n blocks with 16, 32 and 64
 channels, shortcuts without parameters (option A), global average pooling, one linear layer; depth is 6n + 2.
@@ -20,7 +20,7 @@ NORM_GROUPS = 8  # of group norm: 2 to 8 channels each; one channel each would b
 
 
 def schema(net: str, classes: int, channels: int, norm: str = "batch") -> Schema:
-    """The tensors of a net in the order of its modules. Batch norm's counters stay at home."""
+    """The tensors of a net in the order of its modules. Batch norm's counters do not travel."""
     tensors = [*_conv_tensors("conv1", channels, WIDTHS[0]), *_norm_tensors("bn1", WIDTHS[0], norm)]
     width = WIDTHS[0]
     for stage, wider in enumerate(WIDTHS, 1):
@@ -34,15 +34,17 @@ def schema(net: str, classes: int, channels: int, norm: str = "batch") -> Schema
 
 
 def initial_weights(schema: Schema, seed: int) -> dict[str, Array]:
-    """First weights, the same on every machine: He's normal law for what multiplies, one and zero for the rest."""
+    """First weights, the same on every machine: kernels He-normal, scales and variances 1, biases and means 0."""
     return {tensor.name: _initial_tensor(tensor, seed, index) for index, tensor in enumerate(schema.tensors)}
 
 
 def warm_start(initial: Mapping[str, Array], given: Mapping[str, Array]) -> tuple[dict[str, Array], list[str]]:
-    """First weights: what was given where it fits, what was drawn elsewhere, and the names of that. A net for other
-    classes or channels gives all but its ends; another kind of net is refused."""
+    """First weights: the given tensors where they fit, else the initial ones, which are named in the second result.
+
+    Weights of the same net for other classes or channels fit but for its ends; those of another net are refused.
+    """
     if not given:
-        raise SchemaShapeError("the first weights hold no tensor")
+        raise SchemaShapeError("the first weights contain no tensor")
     unknown = [name for name in given if name not in initial]
     fitting = {name for name in given if name in initial and given[name].shape == initial[name].shape}
     if unknown or not fitting:
@@ -60,7 +62,7 @@ def _initial_tensor(tensor: TensorSpec, seed: int, index: int) -> Array:
         generator = np.random.Generator(np.random.Philox(key=[seed, index]))
         deviation = np.sqrt(2 / np.prod(tensor.shape[1:]))
         return np.asarray(generator.standard_normal(tensor.shape) * deviation, np.float32)
-    ones = tensor.name.endswith(("running_var", ".weight"))  # the weights of one side are those of norm layers
+    ones = tensor.name.endswith(("running_var", ".weight"))  # weights with one side belong to norm layers
     return np.full(tensor.shape, float(ones), np.float32)
 
 

@@ -1,4 +1,4 @@
-"""What was measured of the nets of one round, as a file for programs and as a page for people."""
+"""The evaluation of one round's nets, as a file for programs and as a page for people."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ _FIGURE_NAMES = {
 
 @dataclass(frozen=True)
 class Evaluation:
+    """The scores of a site's nets on its test images."""
+
     plan: str  # its name
     round: int
     tier: str
@@ -44,8 +46,8 @@ class Evaluation:
         choice = {"chosen": self.chosen or None, "figures": dict(self.figures)} if self.figures else {}
         return {**about, **choice, **{name: scores.to_json() for name, scores in self.nets.items()}}
 
-    def keep(self, folder: Path) -> Path:
-        """Write `evaluation.json` and `evaluation.html`, or, if they are there, `evaluation-2` and so on; the page."""
+    def write(self, folder: Path) -> Path:
+        """Writes `evaluation.json` and `.html`, or, if they exist, `evaluation-2` and so on; returns the page."""
         folder.mkdir(parents=True, exist_ok=True)
         numbers = itertools.chain(("",), (f"-{number}" for number in itertools.count(2)))
         pairs = ([folder / f"evaluation{number}.{kind}" for kind in ("json", "html")] for number in numbers)
@@ -88,14 +90,14 @@ class Evaluation:
         )
 
     def _confusion(self, scores: Scores) -> Iterator[pages.Html]:
-        yield pages.heading("What was taken for what")
+        yield pages.heading("Confusion matrix")
         yield pages.paragraph("A row for each true class, a column for each answer.")
         yield pages.table(
             ("", *self.classes), [(name, *row) for name, row in zip(self.classes, scores.confusion, strict=False)]
         )
 
     def _calibration(self, scores: Scores) -> Iterator[pages.Html]:
-        yield pages.heading("Is it as often right as it is sure?")
+        yield pages.heading("Calibration: is it right as often as it is sure?")
         yield pages.chart(
             {
                 "as it should be": [(0.0, 0.0), (1.0, 1.0)],

@@ -21,7 +21,7 @@ Ints = NDArray[np.int64]
 
 BINS = 15
 DRAWS = 1000
-MIN_IMAGES = 10  # images; below it, draws of so few tell nothing
+MIN_IMAGES = 10  # images for an interval from draws; draws of fewer tell nothing
 MIN_CLASS_IMAGES = 5  # images of a class, and of the others, for an interval of that class alone
 _Z = 1.959963984540054  # 97.5 % of a normal distribution lie below it
 _BLOCK = 1 << 20  # draws x images held at once
@@ -50,7 +50,7 @@ class ClassFigures:
 
 @dataclass(frozen=True)
 class Bin:
-    """Answers that were about equally sure: how sure in the mean, and what part of them was right."""
+    """Answers of about equal certainty: their mean certainty, and the part of them that was right."""
 
     images: int
     sure: float
@@ -86,7 +86,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Difference:
-    """By how much one model's figures lie above another's on the same images."""
+    """By how much one model's figures are above another's on the same images."""
 
     images: int
     accuracy: Figure
@@ -102,14 +102,14 @@ def scores(probabilities: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Sco
     predictions = _Predictions.read(probabilities, labels)
     images, classes = predictions.probabilities.shape
     confusion = predictions.confusion()
-    problem = predictions.flaw()
+    problem = predictions.problem()
     truths, guesses, hits = confusion.sum(1), confusion.sum(0), confusion.diagonal()
     blank = dict.fromkeys(("balanced_accuracy", "auc", "f1", "ece", "brier"), math.nan)
     blanks = dict.fromkeys(("aucs", "f1s"), np.full(classes, math.nan))
     value: dict[str, Any] = {**blank, **blanks} if problem else predictions.figures(np.ones((1, images)), squeeze=True)
     draws = {} if problem or images < MIN_IMAGES else _bootstrap(predictions, seed)
 
-    def drawn(name: str, missing: str = "") -> Figure:
+    def with_draws(name: str, missing: str = "") -> Figure:
         return _with_interval(float(value[name]), draws.get(name), problem or missing)
 
     def of_class(label: int) -> ClassFigures:
@@ -121,7 +121,7 @@ def scores(probabilities: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Sco
             else f"fewer than {MIN_CLASS_IMAGES} images of this class, or of others"
         )
 
-        def each(name: str, missing: str) -> Figure:
+        def of_this_class(name: str, missing: str) -> Figure:
             class_draws = draws[name][:, label] if draws and not few else None
             return _with_interval(float(value[name][label]), class_draws, problem or missing, few)
 
@@ -129,8 +129,8 @@ def scores(probabilities: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Sco
             truth,
             _wilson(int(hits[label]), truth, problem, no_image),
             _wilson(others - int(guesses[label] - hits[label]), others, problem, only_image),
-            each("aucs", only_image if truth else no_image),
-            each("f1s", "a class neither in the labels nor in the answers"),
+            of_this_class("aucs", only_image if truth else no_image),
+            of_this_class("f1s", "a class neither in the labels nor in the answers"),
         )
 
     by_class = tuple(map(of_class, range(classes)))
@@ -138,13 +138,13 @@ def scores(probabilities: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Sco
     return Scores(
         images,
         _wilson(int(hits.sum()), images, problem),
-        drawn("balanced_accuracy"),
-        drawn("auc", "all images are of one class"),
+        with_draws("balanced_accuracy"),
+        with_draws("auc", "all images are of one class"),
         by_class[1].sensitivity if classes == 2 else undefined,
         by_class[1].specificity if classes == 2 else undefined,
-        drawn("f1"),
-        drawn("ece"),
-        drawn("brier"),
+        with_draws("f1"),
+        with_draws("ece"),
+        with_draws("brier"),
         by_class,
         () if problem else tuple(tuple(map(int, row)) for row in confusion),
         () if problem else tuple(predictions.reliability()),
@@ -154,10 +154,10 @@ def scores(probabilities: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Sco
 def paired_difference(
     probabilities_a: ArrayLike, probabilities_b: ArrayLike, labels: ArrayLike, *, seed: int = 0
 ) -> Difference:
-    """How far a lies above b, both judged on the same images in every draw: what they share in luck cancels out.
+    """How far a is above b, both on the same images in every draw, so that luck with the images cancels out.
 
-    Each may be several runs (runs x images x classes): then it is the mean over runs, the images of which are drawn
-    together, for more runs make no more images.
+    Each may be several runs (runs x images x classes): then it is their mean, and every run has the same draws, for
+    more runs are not more images.
     """
     runs = [
         [
@@ -168,7 +168,7 @@ def paired_difference(
     ]
     images = len(runs[0][0].labels)
     names = ("accuracy", "balanced_accuracy", "auc")
-    problem = next(filter(None, (predictions.flaw() for side in runs for predictions in side)), "")
+    problem = next(filter(None, (predictions.problem() for side in runs for predictions in side)), "")
     if problem:
         return Difference(images, *(Figure(None, reason=problem) for _ in names))
     values = [[predictions.figures(np.ones((1, images)), squeeze=True) for predictions in side] for side in runs]
@@ -193,12 +193,12 @@ def paired_difference(
 
 
 def proportion(hits: int, total: int) -> Figure:
-    """A part of so many, with Wilson's interval."""
+    """A proportion with Wilson's interval."""
     return _wilson(hits, total, "", "there are none")
 
 
 def adjust_prior(probabilities: ArrayLike, prior_from: ArrayLike, prior_to: ArrayLike) -> Floats:
-    """Probabilities learned where classes have the frequencies `prior_from`, as they are where they have `prior_to`.
+    """Probabilities learned under the class frequencies `prior_from`, adjusted to the frequencies `prior_to`.
 
     Rows add up to one again, without which an AUC of them would be wrong. A class that `prior_from` does not know
     cannot be corrected and keeps its weight; a row that loses all its weight becomes `prior_to` itself.
@@ -214,7 +214,7 @@ def adjust_prior(probabilities: ArrayLike, prior_from: ArrayLike, prior_to: Arra
 
 @dataclass(frozen=True)
 class _Predictions:
-    """A model's answers beside the truth, ready for being judged under many weightings of the images at once."""
+    """A model's probabilities and the true labels, judged under many weightings of the images at once."""
 
     probabilities: Floats
     labels: Ints
@@ -224,26 +224,26 @@ class _Predictions:
         matrix, truth = np.asarray(probabilities, np.float64), np.asarray(labels, np.int64).reshape(-1)
         return cls(matrix if matrix.size else matrix.reshape(0, matrix.shape[1] if matrix.ndim > 1 else 0), truth)
 
-    def flaw(self) -> str:
-        """Why nothing at all can be said of these answers, or nothing."""
+    def problem(self) -> str:
+        """Why these predictions cannot be judged, or ""."""
         if not len(self.labels):
             return "no images"
-        return "" if np.isfinite(self.probabilities).all() else "the model's answers are no finite numbers"
+        return "" if np.isfinite(self.probabilities).all() else "the model's answers contain NaN or infinite values"
 
     @property
-    def answers(self) -> Ints:
+    def predicted(self) -> Ints:
         return self.probabilities.argmax(1) if len(self.labels) else self.labels
 
     def confusion(self) -> Ints:
         classes = self.probabilities.shape[1]
-        return np.bincount(self.labels * classes + self.answers, minlength=classes**2).reshape(classes, classes)
+        return np.bincount(self.labels * classes + self.predicted, minlength=classes**2).reshape(classes, classes)
 
     def bins(self) -> Ints:
-        """Which of equally wide steps of certainty each answer stands on; its upper end belongs to it."""
+        """The bin of each answer's certainty; bins are equally wide and include their upper end."""
         return np.asarray(np.clip(np.ceil(self.probabilities.max(1) * BINS) - 1, 0, BINS - 1), np.int64)
 
     def reliability(self) -> Iterator[Bin]:
-        confidence, correct, bins = self.probabilities.max(1), self.answers == self.labels, self.bins()
+        confidence, correct, bins = self.probabilities.max(1), self.predicted == self.labels, self.bins()
         for index in np.unique(bins):
             members = bins == index
             yield Bin(
@@ -255,8 +255,8 @@ class _Predictions:
     def figures(self, weights: Floats, *, squeeze: bool = False) -> dict[str, Any]:
         """Each figure for each row of `weights` (draws x images: how often an image counts); NaN: not defined."""
         classes = self.probabilities.shape[1]
-        truth, predicted = np.eye(classes)[self.labels], np.eye(classes)[self.answers]
-        correct = self.answers == self.labels
+        truth, predicted = np.eye(classes)[self.labels], np.eye(classes)[self.predicted]
+        correct = self.predicted == self.labels
         confidence = self.probabilities.max(1)
         bins = np.eye(BINS)[self.bins()]
         squared_error = ((self.probabilities - truth) ** 2).sum(1) / (2 if classes == 2 else 1)
@@ -280,7 +280,7 @@ class _Predictions:
         return {name: values[0] for name, values in figures.items()} if squeeze else figures
 
     def _score(self, label: int) -> Floats:
-        """What ranks the images for a class. Of two classes, one ranks as the other backwards, rounding or not."""
+        """The scores that rank images for a class. Of two classes, each ranks exactly as the other does backwards."""
         backwards = self.probabilities.shape[1] == 2 and label == 0
         return -self.probabilities[:, 1] if backwards else self.probabilities[:, label]
 
@@ -300,13 +300,13 @@ def _auc(counts: Floats, score: Floats, positive: NDArray[np.bool_]) -> Floats:
 
 
 def _row_mean(values: Floats) -> Floats:
-    """The mean of each row over what is defined in it."""
+    """The mean of each row over the values that are not NaN."""
     with np.errstate(invalid="ignore"):
         return np.asarray(np.nansum(values, 1) / (~np.isnan(values)).sum(1))
 
 
 def _bootstrap(predictions: _Predictions, seed: int) -> dict[str, Floats]:
-    """Every figure for every draw. The draws hang on the seed and the number of images alone."""
+    """Every figure for every draw. The draws depend on the seed and the number of images alone."""
     blocks = [predictions.figures(weights) for weights in _bootstrap_weights(len(predictions.labels), seed)]
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
@@ -323,7 +323,7 @@ def _bootstrap_weights(images: int, seed: int) -> Iterator[Floats]:
 def _with_interval(
     value: float, draws: Floats | None, missing: str, few: str = "", *, even_if_equal: bool = False
 ) -> Figure:
-    """A figure with the percentiles of its draws (`still`: even where they all agree), or why it has none."""
+    """A figure with the percentiles of its draws (`even_if_equal`: of equal ones too), or why it has none."""
     if math.isnan(value):
         return Figure(None, reason=missing)
     if draws is None:

@@ -1,4 +1,4 @@
-"""The nets that a site has: by the same names, in the same table, with the number of images beside each figure."""
+"""The nets that a site has: everywhere the same names and table, with the number of images beside each figure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Figures = Mapping[str, float | None]
 
 
 def figures(scores: Scores | None, prefix: str = "") -> dict[str, float | None]:
-    """What a table and a program are told of a net on one part of the images, on none where there are none."""
+    """A net's figures on one split, for tables and programs; without images each is None."""
     values: dict[str, float | None] = {f"{prefix}images": scores.images if scores else 0}
     for name in ("accuracy", "balanced_accuracy", "auc"):
         figure = getattr(scores, name) if scores else Figure(None)
@@ -28,7 +28,7 @@ def figures(scores: Scores | None, prefix: str = "") -> dict[str, float | None]:
 
 
 def table(nets: Mapping[str, Figures], chosen: str) -> list[tuple[str, ...]]:
-    """A row for each net, as the terminal, the report, the card and the page show it; `HEAD` is above them."""
+    """A row for each net, as the terminal, the report, the card and the page show it; `HEADER` is above them."""
     return [
         (NAMES[name], *(_cell(nets[name], prefix) for prefix in ("", "test_")), "chosen" if name == chosen else "")
         for name in NAMES
@@ -37,7 +37,7 @@ def table(nets: Mapping[str, Figures], chosen: str) -> list[tuple[str, ...]]:
 
 
 def lines(nets: Mapping[str, Figures], chosen: str) -> list[str]:
-    """The table in a terminal."""
+    """The table as lines for a terminal."""
     rows = [HEADER, *table(nets, chosen)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -53,15 +53,15 @@ def figure_text(value: float | None, images: int, low: float | None = None, high
 
 
 def accuracy_text(value: float | None, images: int) -> str:
-    """An accuracy of so many images, with Wilson's interval."""
+    """An accuracy on this number of images, with Wilson's interval."""
     if value is None or not images:
-        return "–" if value is None else f"{value:.2f}"  # a report of before the number was kept
+        return "–" if value is None else f"{value:.2f}"  # an old report has no number
     figure = metrics.proportion(round(value * images), images)
     return figure_text(value, images, figure.low, figure.high)
 
 
 def answering_text(figures: Mapping[str, float | None], part: str) -> str:
-    """How many images of a part a model answers, how many of these wrongly, and why it does not answer the others."""
+    """How many images of a split a model answers, how many of these wrongly, and why it does not answer the others."""
     images, answered, right, unlike = (
         int(figures.get(name) or 0) for name in ("images", "answered", "right", "unlike")
     )
@@ -76,6 +76,7 @@ def answering_text(figures: Mapping[str, float | None], part: str) -> str:
 
 
 def rate_text(hits: int, total: int) -> str:
+    """A proportion with its number of images and its interval."""
     figure = metrics.proportion(hits, total)
     return figure_text(figure.value, total, figure.low, figure.high)
 

@@ -70,7 +70,7 @@ def paragraph(text: str) -> Html:
 
 
 def findings(rows: Sequence[Mapping[str, Any]]) -> list[Html]:
-    """What a reader of figures must know of the images behind them, a sentence each."""
+    """What a reader must know about the images behind the figures, a sentence each."""
     items = "".join(f"<li>{visible_html(finding['sentence'])}</li>" for finding in rows)
     return [heading("What these images cannot tell"), Html(f"<ul>{items}</ul>")] if rows else []
 
@@ -81,7 +81,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Html:
 
 
 def picture(pixels: NDArray[np.uint8], alt: str, width: int, height: int) -> Html:
-    """An image (height x width x 1 or 3) within the page, shown at a size; `said` is for who cannot see it."""
+    """An image (height x width x 1 or 3) within the page, shown at a size; `alt` is for people who cannot see it."""
     from PIL import Image
 
     sink = io.BytesIO()
@@ -93,12 +93,12 @@ def picture(pixels: NDArray[np.uint8], alt: str, width: int, height: int) -> Htm
 
 
 def chart(lines: Mapping[str, Points], across: str, up: str) -> Html:
-    """Lines over common axes. What they show should stand in a table as well."""
+    """Lines over common axes. A table should show the same numbers."""
     points = [(x, y) for line in lines.values() for x, y in line if y is not None]
     xs, ys = ([point[axis] for point in points] or [0.0] for axis in (0, 1))
     (left, right), (low, high) = _axis_range(xs), _axis_range(ys)
 
-    def at(x: float, y: float) -> tuple[str, str]:
+    def project(x: float, y: float) -> tuple[str, str]:
         plot_size = _WIDE - _LEFT - _RIGHT, _HIGH - _TOP - _BOTTOM
         position = (
             _LEFT + (x - left) / (right - left) * plot_size[0],
@@ -108,17 +108,17 @@ def chart(lines: Mapping[str, Points], across: str, up: str) -> Html:
 
     elements = [_text(up, 0, 12, "start"), _text(across, _WIDE / 2, _HIGH - 34, "middle")]
     for tick in _ticks(low, high):
-        y = at(left, tick)[1]
+        y = project(left, tick)[1]
         elements.append(
             f'<path d="M{_LEFT} {y}H{_WIDE - _RIGHT}" stroke="#ccc"/>{_text(f"{tick:g}", _LEFT - 8, y, "end")}'
         )
     whole_numbers = all(float(x).is_integer() for x in xs)
     for tick in _ticks(left, right):
         if not whole_numbers or float(tick).is_integer():
-            elements.append(_text(f"{tick:g}", at(tick, low)[0], _HIGH - 54, "middle"))
+            elements.append(_text(f"{tick:g}", project(tick, low)[0], _HIGH - 54, "middle"))
     for index, (name, line) in enumerate(lines.items()):
         mark, dashes, colour = _LINE_STYLES[index % len(_LINE_STYLES)]
-        projected = [at(x, y) if y is not None else None for x, y in line]
+        projected = [project(x, y) if y is not None else None for x, y in line]
         steps = zip([None, *projected], projected, strict=False)
         path = "".join(f"{'L' if before else 'M'}{here[0]} {here[1]}" for before, here in steps if here)
         marks = "".join(_text(mark, *here, "middle") for here in filter(None, projected))
@@ -147,7 +147,7 @@ def _text(text: str, x: float | str, y: float | str, anchor: str) -> str:
 
 
 def _axis_range(values: Sequence[float]) -> tuple[float, float]:
-    """From the smallest to the largest, and never nothing."""
+    """From the smallest to the largest value, never of length 0."""
     low, high = min(values), max(values)
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 

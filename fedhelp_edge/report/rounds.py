@@ -1,4 +1,4 @@
-"""The report of a round at a site: what was trained, what it is worth, and how it went so far."""
+"""A site's report of a round: what it trained, how good the nets are, and the rounds so far."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ RoundReport = Mapping[str, Any]  # what a round's report.json holds
 
 
 def page(federation: str, rounds: Sequence[RoundReport]) -> str:
-    """The page of the last of these rounds; `name` is the federation's."""
+    """The page of the last of these rounds."""
     last = rounds[-1]
     nets = [net for net in NAMES if net in last["val"]]
     losses = _losses(last)
     return pages.page(
         f"{federation}: round {last['round']}",
         pages.paragraph(
-            f"{last['method']} at a {last['tier']} site: {last['examples']} images to learn from, "
-            f"{last['images']} seen in {last['seconds']} s ({last['cpu_seconds']} s of processor time)."
+            f"{last['method']} at a {last['tier']} site: {last['examples']} training images, "
+            f"{last['images']} seen in {last['seconds']} s ({last['cpu_seconds']} s of CPU time)."
         ),
         *pages.findings(last.get("findings", ())),
         pages.heading("Accuracy on validation images"),
         pages.table(("net", "accuracy, validation"), [(NAMES[net], _accuracy(last, net)) for net in nets]),
-        pages.paragraph("Trained alone is the same net with as many steps on the same images, without the others.")
+        pages.paragraph("The net trained alone had as many steps on the same images, without the federation.")
         if "alone" in nets
-        else pages.paragraph("No net was trained alone beside it."),
-        pages.heading("Loss, its parts in the mean over the steps"),
+        else pages.paragraph("No net was trained alone for comparison."),
+        pages.heading("Parts of the loss, mean over the steps"),
         pages.table(("phase", "part", "loss"), [(*part, _three_digits(loss)) for part, loss in losses.items()]),
         pages.heading("From round to round"),
         pages.chart(
-            {NAMES[net]: [(round_["round"], round_["val"].get(net)) for round_ in rounds] for net in nets}, "round", "accuracy"
+            {NAMES[net]: [(round_["round"], round_["val"].get(net)) for round_ in rounds] for net in nets},
+            "round", "accuracy",
         ),
         pages.chart(
             {" ".join(part): [(round_["round"], _losses(round_).get(part)) for round_ in rounds] for part in losses},

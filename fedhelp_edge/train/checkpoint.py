@@ -1,4 +1,4 @@
-"""A learner's state on disk: one line of facts, then safetensors. Written whole or not at all, and never pickled."""
+"""A learner's state on disk: a line of JSON facts, then safetensors. Written whole or not at all, never pickled."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _HEADER_LIMIT = 4 << 20
 
 
 def save(folder: Path, number: int, facts: Mapping[str, Any], state: Mapping[str, Array]) -> None:
-    """Keep state number `number`, and drop all others, and what a kill left half-written, once it is safe."""
+    """Writes state `number`, then removes all older states and what a kill left half-written."""
     if diverged := next((name for name, a in state.items() if a.dtype.kind == "f" and not np.isfinite(a).all()), ""):
-        raise DivergedError(f"{diverged} holds what is no number")  # the state before it is the last good one
+        raise DivergedError(f"{diverged} contains NaN or infinite values")  # the state before it is the last good one
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{number:09}.state"
-    path.unlink(missing_ok=True)  # the same moment, reached again after a fall back
+    path.unlink(missing_ok=True)  # the same step, reached again from an older state
     with files.writing(path) as file:
         write(file, facts, state)
     for other in {*_paths(folder), *folder.glob(".*.part")} - {path}:
@@ -31,7 +31,7 @@ def save(folder: Path, number: int, facts: Mapping[str, Any], state: Mapping[str
 
 
 def newest(folder: Path) -> tuple[dict[str, Any], dict[str, Array]] | None:
-    """The facts and state that were kept last."""
+    """The facts and state that were saved last, or None."""
     paths = _paths(folder)
     if not paths:
         return None
@@ -39,11 +39,13 @@ def newest(folder: Path) -> tuple[dict[str, Any], dict[str, Array]] | None:
 
 
 def write(file: BinaryIO, facts: Mapping[str, Any], state: Mapping[str, Array]) -> None:
+    """Writes facts and state to an open file."""
     file.write(json.dumps(facts, sort_keys=True).encode() + b"\n")
     update.write(file, state)
 
 
 def read(data: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
+    """The facts and state that `write` wrote."""
     line, _, body = data.partition(b"\n")
     file = io.BytesIO(body)
     return json.loads(line), dict(update.FileArrays(file, update.read_header(file, limit=_HEADER_LIMIT)))

@@ -21,20 +21,20 @@ import torch
 from fedhelp_edge.cores import usable_cores
 
 _THREADS = Path("/proc/self/task")
-_INTERVAL = 0.5  # seconds between two looks
+_INTERVAL = 0.5  # seconds between two measurements
 # Seconds that the process's threads wait for a core, per second, in all. An idle machine shows at most some
 # hundredths, a machine with one busy program more than a third, however the threads wait for each other.
 _SLEEP_ABOVE, _SPIN_BELOW = 0.15, 0.08
 
 
 def is_adaptive() -> bool:
-    """Whether the threads' waiting follows the load: on Linux, unless the person has fixed it."""
+    """Whether the threads' waiting follows the load: on Linux, unless the environment fixes it."""
     fixed = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys()
     return sys.platform == "linux" and not fixed and (_THREADS / str(os.getpid()) / "schedstat").exists()
 
 
 def adapt() -> None:
-    """Let waiting follow the load from now on, in this process; again and again is the same as once."""
+    """Makes waiting follow the load from now on, in this process. A second call changes nothing."""
     global _monitor
     if is_adaptive() and torch.get_num_threads() > 1 and (_monitor is None or not _monitor.is_alive()):
         library = _load_libgomp()
@@ -44,12 +44,12 @@ def adapt() -> None:
 
 
 class ContentionMonitor(threading.Thread):
-    """Looks twice a second how long this process's threads waited for a core, and lets them sleep or spin."""
+    """Measures twice a second how long this process's threads waited for a core, and lets them sleep or spin."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         super().__init__(name="contention", daemon=True)
         self._library = library
-        self._surplus: IdleThreads | None = None
+        self._idle_threads: IdleThreads | None = None
 
     def run(self) -> None:
         waited, measured_at = waiting_seconds(), time.monotonic()
@@ -60,20 +60,20 @@ class ContentionMonitor(threading.Thread):
             waited, measured_at = now_waited, now
 
     def adjust(self, waiting: float) -> None:
-        """Change over, given the seconds that threads waited for a core per second."""
-        if self._surplus is None and waiting > _SLEEP_ABOVE:
-            self._surplus = IdleThreads(self._library)
-        elif self._surplus is not None and waiting < _SPIN_BELOW:
-            self._surplus.end()
-            self._surplus = None
+        """Switches to sleeping or spinning. `waiting`: seconds that threads waited for a core, per second."""
+        if self._idle_threads is None and waiting > _SLEEP_ABOVE:
+            self._idle_threads = IdleThreads(self._library)
+        elif self._idle_threads is not None and waiting < _SPIN_BELOW:
+            self._idle_threads.end()
+            self._idle_threads = None
 
     @property
     def sleeps(self) -> bool:
-        return self._surplus is not None
+        return self._idle_threads is not None
 
 
 class IdleThreads:
-    """Idle threads of libgomp, enough that it has more than the cores. They belong to a thread, and end with it."""
+    """Idle threads of libgomp, one more than the cores. They belong to a thread of ours, and end with it."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._over = threading.Event()
@@ -81,7 +81,7 @@ class IdleThreads:
         self._thread.start()
 
     def _keep(self, library: ctypes.CDLL) -> None:
-        no_operation = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p)  # what each thread of the team is to call
+        no_operation = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p)  # what each thread of the team calls
         library.GOMP_parallel(no_operation, None, ctypes.c_uint(usable_cores() + 1), ctypes.c_uint(0))
         self._over.wait()
 
@@ -91,12 +91,12 @@ class IdleThreads:
 
 
 def waiting_seconds() -> float:
-    """How long the threads that live now have waited for a core, in all. Threads that ended meanwhile count no more."""
+    """The seconds that all living threads have waited for a core. Threads that have ended no longer count."""
     total = 0
     for thread in _THREADS.iterdir():
         try:
             total += int((thread / "schedstat").read_text().split()[1])
-        except (OSError, IndexError):  # it has just ended
+        except (OSError, IndexError):  # the thread has just ended
             continue
     return total / 1e9
 

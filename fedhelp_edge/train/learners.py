@@ -1,4 +1,4 @@
-"""From a plan and a site's images to the learner that trains on them: the lab and a site make theirs alike."""
+"""Makes the learner of a plan and a site's images: in the lab as at a real site."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ def create(plan: Plan, site: str, tier: str, train: Images, pack: Pack | None, c
 
 
 def image_sets(train: Images, pack: Pack | None) -> dict[str, loop.Set]:
-    """What a site draws from."""
+    """The sets that a site draws from, by name."""
     return {"private": train, **({"public": pack} if pack else {})}

@@ -1,8 +1,8 @@
 """The one training loop, for every learner and phase.
 
-All chance comes from Philox streams named by (seed, site, round, phase, epoch, step, purpose): a round that was cut off
-goes on from its last checkpoint and ends with the same bits as one that was not. Several processes draw alike, and each
-takes its slice of every step (`train.parallel`).
+All randomness comes from Philox streams named by (seed, site, round, phase, epoch, step, purpose): an interrupted round
+resumes from its last checkpoint and ends with the same bits as an uninterrupted one. Several processes draw the same
+batches, and each takes its slice of every step (`train.parallel`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Progress = Callable[[int, int, float], None]  # steps done, steps in all, images
 
 
 class Set(Protocol):
-    """Images to draw from: a site's part, or the public images of the knowledge."""
+    """Images to draw from: a site's own, or the public images of the knowledge pack."""
 
     @property
     def pixels(self) -> Any: ...  # len, and uint8 arrays by index
@@ -40,12 +40,12 @@ class Set(Protocol):
     def labels(self) -> NDArray[np.int64]: ...
 
     @property
-    def names(self) -> Sequence[str]: ...  # to tell a person which
+    def names(self) -> Sequence[str]: ...  # for messages
 
 
 @dataclass
 class EpochReport:
-    """What a round was: of each phase, each part of the loss, as its sum and the steps that had it."""
+    """What a local round did. `losses`, by phase and part of the loss: the sum, and the number of steps."""
 
     images: int = 0
     seconds: float = 0.0
@@ -53,6 +53,7 @@ class EpochReport:
     losses: dict[str, dict[str, tuple[float, int]]] = field(default_factory=dict)
 
     def means(self) -> dict[str, dict[str, float]]:
+        """By phase, the mean of each part of the loss over its steps."""
         return {
             phase: {name: total / count for name, (total, count) in parts.items()}
             for phase, parts in self.losses.items()
@@ -61,18 +62,19 @@ class EpochReport:
 
 @dataclass(frozen=True)
 class RandomStreams:
-    """The streams of one site's round."""
+    """The random streams of one site's round."""
 
     seed: int
     site: str
     round: int
 
     def stream(self, *purpose: object) -> np.random.Generator:
+        """The stream of this purpose: the same numbers on every machine."""
         text = "/".join(map(str, (self.seed, self.site, self.round, *purpose)))
         key = np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], np.uint64)
         return np.random.Generator(np.random.Philox(key=key))
 
-    def order(self, count: int, *purpose: object) -> NDArray[np.int64]:
+    def permutation(self, count: int, *purpose: object) -> NDArray[np.int64]:
         return self.stream(*purpose).permutation(count)
 
 
@@ -85,8 +87,11 @@ def train(
     every: float = 60.0,
     progress: Progress | None = None,
 ) -> EpochReport:
-    """One round's training. With `kept`, its state is saved there every so many seconds and as a phase ends, and taken
-    up from there. Where there are several processes, this is the first, and the others `follow`."""
+    """Trains one round.
+
+    With `checkpoints`, resumes from the newest state in that folder, and saves one every `every` seconds and as each
+    phase ends. Of several processes the first calls this, and the others `follow`.
+    """
     report, done = _resume(learner, round_, checkpoints)
     if learner.compute.ranks > 1:
         _check_batch_sizes(learner, sets, round_)
@@ -97,30 +102,32 @@ def train(
 
 
 def follow(make: Callable[[str, str], Learner], sets: Mapping[str, Set]) -> None:
-    """What each process but the first does: train what the first trains, until that has ended. `make` a learner by its
-    method and tier."""
+    """Trains what the first process trains, until that one ends: for every other process.
+
+    `make` makes a learner by method and tier.
+    """
     with parallel.worker_errors():
         while message := parallel.receive():
             facts, state = message
             learner = make(facts["method"], facts["tier"])
             learner.load(state, facts["round"])
-            with suppress(DivergedError):  # at the first too, which says so
+            with suppress(DivergedError):  # the first process reports it
                 _run_steps(learner, sets, facts["round"], EpochReport(), facts["done"], None, math.inf, None)
 
 
 def _run_steps(
-    learner: Learner, sets: Mapping[str, Set], round_: int, report: EpochReport, done: int, checkpoints: Path | None, every: float,
-    progress: Progress | None,
+    learner: Learner, sets: Mapping[str, Set], round_: int, report: EpochReport, done: int, checkpoints: Path | None,
+    every: float, progress: Progress | None,
 ) -> None:  # fmt: skip
-    """The steps of a round from number `done` on."""
-    plan, draw = learner.plan, RandomStreams(learner.plan.seed, learner.site.id, round_)
+    """Runs the steps of a round from step `done` on."""
+    plan, streams = learner.plan, RandomStreams(learner.plan.seed, learner.site.id, round_)
     phases = learner.phases(round_, round_ == plan.rounds)
     lengths = [_steps_per_epoch(phase, sets, plan.training.batch) * phase.epochs for phase in phases]
     total, saved_at, first_step = sum(lengths), time.monotonic(), done
     started, cpu = time.monotonic(), time.process_time()
     spent_before = report.seconds, report.cpu_seconds
 
-    def spend() -> None:
+    def count_time() -> None:
         report.seconds = spent_before[0] + time.monotonic() - started
         report.cpu_seconds = spent_before[1] + time.process_time() - cpu
 
@@ -130,33 +137,33 @@ def _run_steps(
         if step == 0 or number == done:
             for module in learner.kept().values():
                 module.train(phase.train)
-        drawn = dict(_draw_indices(phase, phase_index, step, sets, plan.training.batch, draw))
+        drawn = dict(_draw_indices(phase, phase_index, step, sets, plan.training.batch, streams))
         batches = {
             name: _make_batch(
-                learner, sets[name], indices, draw.stream(phase_index, step, name, "augment"), phase.train
+                learner, sets[name], indices, streams.stream(phase_index, step, name, "augment"), phase.train
             )
             for name, indices in drawn.items()
         }
         parts = learner.step(phase, batches)
         if infinite := [name for name, part in parts.items() if not math.isfinite(part)]:
-            raise _divergence_error(f"its part {infinite[0]!r} of the loss is no number", sets, drawn)
+            raise _divergence_error(f"part {infinite[0]!r} of the loss is NaN or infinite", sets, drawn)
         _add_losses(report, phase, parts, len(drawn[phase.draw[0]]))
         if progress:
             rate = (number + 1 - first_step) * plan.training.batch / max(time.monotonic() - started, 1e-9)
             progress(number + 1, total, rate)
         if time.monotonic() - saved_at > every or step + 1 == lengths[phase_index]:
-            spend()
+            count_time()
             state, facts = learner.state(), {"round": round_, "done": number + 1, "report": vars(report)}
             if not all(np.isfinite(array).all() for array in state.values()):
-                raise _divergence_error("the net holds what is no number", sets, drawn)
+                raise _divergence_error("the net contains NaN or infinite values", sets, drawn)
             if checkpoints:
                 checkpoint.save(checkpoints, number + 1, facts, state)
             saved_at = time.monotonic()
-    spend()
+    count_time()
 
 
 def input_tensor(pixels: NDArray[np.uint8], image: ImageSettings, device: str = "cpu") -> Tensor:
-    """Raw pixels as a net sees them: B x channels x side x side, normalised by the plan."""
+    """Raw pixels as a net's input: B x channels x side x side, normalised by the plan."""
     raw = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)  # a view: channels last already
     mean = torch.tensor(image.mean, device=device).view(-1, 1, 1) * 255
     std = torch.tensor(image.std, device=device).view(-1, 1, 1) * 255
@@ -165,7 +172,7 @@ def input_tensor(pixels: NDArray[np.uint8], image: ImageSettings, device: str = 
 
 @torch.no_grad()
 def probabilities(learner: Learner, net: torch.nn.Module, pixels: Any, batch: int = 256) -> NDArray[np.float64]:
-    """What a net says of images: N x classes. A net that was trained apart from the site's prior answers with it."""
+    """A net's probabilities: N x classes. Where training kept the site's prior out of the logits, it is added here."""
     shift = torch.tensor(learner.prior or 1.0).log().to(learner.compute.device)
     net.eval()
     parts = []
@@ -179,12 +186,13 @@ def probabilities(learner: Learner, net: torch.nn.Module, pixels: Any, batch: in
 
 
 def _steps_per_epoch(phase: Phase, sets: Mapping[str, Set], batch: int) -> int:
-    """Batches of nearly equal size, so that none is too small for batch norm and no image is left out."""
+    """The number of batches. They are nearly equal in size: none is too small for batch norm, no image is left out."""
     count = len(sets[phase.draw[0]].pixels)
-    return max(1, min(math.ceil(count / batch), count // 2))  # no image alone
+    return max(1, min(math.ceil(count / batch), count // 2))  # no batch of one image
 
 
 def _locate(lengths: Sequence[int], number: int) -> tuple[int, int]:
+    """The phase of a step, and the step's number within that phase."""
     for index, length in enumerate(lengths):
         if number < length:
             return index, number
@@ -193,25 +201,25 @@ def _locate(lengths: Sequence[int], number: int) -> tuple[int, int]:
 
 
 def _draw_indices(
-    phase: Phase, phase_index: int, step: int, sets: Mapping[str, Set], batch: int, draw: RandomStreams
+    phase: Phase, phase_index: int, step: int, sets: Mapping[str, Set], batch: int, streams: RandomStreams
 ) -> Iterator[tuple[str, NDArray[np.int64]]]:
-    """Which images of each set make up a step."""
+    """The indices of a step's images, by set."""
     first, *others = phase.draw
     steps = _steps_per_epoch(phase, sets, batch)
     epoch, within = divmod(step, steps)
     count = len(sets[first].pixels)
-    order = draw.order(count, phase_index, epoch, first) if phase.train else np.arange(count)
+    order = streams.permutation(count, phase_index, epoch, first) if phase.train else np.arange(count)
     yield first, np.array_split(order, steps)[within]
     for name in others if step % phase.every == 0 else ():
         count = len(sets[name].pixels)
-        cycle, batch_index = divmod(step // phase.every, max(1, count // batch))
-        yield name, draw.order(count, phase_index, cycle, name)[batch_index * batch : (batch_index + 1) * batch]
+        cycle, within = divmod(step // phase.every, max(1, count // batch))
+        yield name, streams.permutation(count, phase_index, cycle, name)[within * batch : (within + 1) * batch]
 
 
 def _make_batch(
     learner: Learner, images: Set, indices: NDArray[np.int64], stream: np.random.Generator, train: bool
 ) -> Batch:
-    """This process's part of a step's images; all of them where nothing is learned."""
+    """This process's part of a step's images; all of them in a phase that does not train."""
     compute, count = learner.compute, len(indices)
     rank_slice = (
         slice(count * compute.rank // compute.ranks, count * (compute.rank + 1) // compute.ranks)
@@ -227,7 +235,7 @@ def _make_batch(
 
 
 def _check_batch_sizes(learner: Learner, sets: Mapping[str, Set], round_: int) -> None:
-    """Batch norm needs two images at every process, at every step."""
+    """Refuses too many processes: batch norm needs two images at each of them, at every step."""
     batch, ranks = learner.plan.training.batch, learner.compute.ranks
     for phase in learner.phases(round_, round_ == learner.plan.rounds):
         first, *others = (len(sets[name].pixels) for name in phase.draw)

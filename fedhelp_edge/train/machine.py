@@ -1,4 +1,4 @@
-"""What this machine can do: threads, number formats, memory that is not given back at every step."""
+"""This machine's settings: threads, precision, and memory that stays allocated from step to step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # mallopt's M_MMAP_THRESHOLD and M_TR
 
 
 def compute(precision: str = "auto", device: str = "cpu") -> Compute:
-    """Where to work and in which numbers. bf16 only where it is native: elsewhere it is emulated, and slow."""
+    """The device and precision to train with. "auto" is bf16 only where it is native: emulated bf16 is slow."""
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("there is no CUDA device here; use --device cpu")
     native = torch.cuda.is_bf16_supported() if device == "cuda" else bool(set(_BF16_FLAGS) & _cpu_flags())
@@ -27,9 +27,9 @@ def compute(precision: str = "auto", device: str = "cpu") -> Compute:
 
 
 def configure(threads: int | None = None) -> None:
-    """Set the threads and how they wait for each other.
+    """Sets the number of threads and how they wait for each other.
 
-    Keeps big activations, too, from being handed back to the system and fetched again at each step.
+    Large activations stay allocated, instead of going back to the system at each step.
     """
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes that torchrun started here
     torch.set_num_threads(threads or max(1, usable_cores() // local_processes))

@@ -1,7 +1,7 @@
 """Several processes that train one net, as `torchrun` starts them: on one machine, or on several that share a folder.
 
 All draw the same batches and each takes its slice of every step; gradients are added up (`Learner.descend`), so that
-all take the same step and end with the same bits. The first process alone decides and writes; the others are told.
+all take the same step and end with the same bits. The first process alone decides and writes, and informs the others.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TIMEOUT = timedelta(days=1)  # the others wait while the first decodes images o
 
 
 def join(compute: Compute) -> Compute:
-    """The bench as this process's place among those that torchrun started."""
+    """The same device and precision, with this process's rank among those that torchrun started."""
     ranks = int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
     if ranks == 1:
         return compute
@@ -38,7 +38,7 @@ def join(compute: Compute) -> Compute:
 
 
 def leave(compute: Compute) -> None:
-    """The end, which the first process announces."""
+    """Ends the process group, which the first process announces to the others."""
     if compute.ranks > 1:
         if not compute.rank:
             _broadcast_bytes(b"")
@@ -47,7 +47,7 @@ def leave(compute: Compute) -> None:
 
 @contextmanager
 def main_process_first(compute: Compute) -> Iterator[None]:
-    """The first process goes ahead; the others follow when it is through, and find done what it did."""
+    """The first process runs the body first. The others wait for it, and then find its results on disk."""
     if compute.rank:
         with worker_errors():
             _receive_bytes()
@@ -58,25 +58,25 @@ def main_process_first(compute: Compute) -> Iterator[None]:
 
 @contextmanager
 def worker_errors() -> Iterator[None]:
-    """For all but the first: whatever ends that one, it says itself, and here it is no mistake of this program."""
+    """Turns a lost connection into a clear error. The first process, which ended, has reported the cause itself."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as error:  # a connection that is gone has no kind of its own
+    except RuntimeError as error:  # torch has no error class for a lost connection
         remedy = "see what that one says, or run the same command again; it goes on where it stopped"
         raise StoppedByHandError("another of the processes has ended", remedy=remedy) from error
 
 
 def broadcast(facts: Mapping[str, Any], state: Mapping[str, Array]) -> None:
-    """To the other processes, from the first."""
+    """Sends facts and state from the first process to the others."""
     data = io.BytesIO()
     checkpoint.write(data, facts, state)
     _broadcast_bytes(data.getvalue())
 
 
 def receive() -> tuple[dict[str, Any], dict[str, Array]] | None:
-    """What the first process tells; None when it leaves."""
+    """What the first process broadcasts; None when it leaves."""
     data = _receive_bytes()
     return checkpoint.read(data) if data else None
 

@@ -1,5 +1,7 @@
-"""First weights from the knowledge alone: one surrogate trained on the pack (Eq. 1), so that knowledge costs a clinic
-nothing. Its extractor becomes everybody's; the head over the plan's own classes stays as it was drawn."""
+"""First weights trained on the knowledge pack alone (Eq. 1), so that knowledge costs a clinic nothing.
+
+One surrogate trains on the pack. Every site begins with its extractor; the head for the plan's classes stays random.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from fedhelp_edge.plan import Plan
 from fedhelp_edge.train import loop
 from fedhelp_edge.update import Array
 
-PACK_SITE_ID = "the pack"  # the site id under which the draws of this training stand
+PACK_SITE_ID = "the pack"  # the site id in the names of this training's random streams
 
 
 class Student(Surrogate):
@@ -26,7 +28,7 @@ class Student(Surrogate):
         return [Phase("pack", ("public",), self.plan.training.epochs)]
 
     def step(self, phase: Phase, batches: Mapping[str, Batch]) -> dict[str, float]:
-        assert self.public is not None  # noqa: S101 - `start` gives it a pack
+        assert self.public is not None  # noqa: S101 - `initial_weights` gives it a pack
         return self.descend((batches["public"], self.public_losses(self.public, batches["public"])))
 
     def isolate_bn_stats(self) -> AbstractContextManager[None]:
@@ -36,8 +38,10 @@ class Student(Surrogate):
 def initial_weights(
     plan: Plan, pack: Pack, compute: Compute, *, epochs: int = 10, progress: loop.Progress | None = None
 ) -> dict[str, Array]:
-    """The first weights, with an extractor that has seen the public images. Norm layers are among them also where they
-    stay at home later: the extractor learned with them."""
+    """First weights whose extractor was trained on the public images.
+
+    They include norm layers even where these stay at the site later: the extractor was trained with them.
+    """
     settings = replace(plan.tables["fedhelp"], lambda_j=1.0)
     training = replace(plan.training, epochs=epochs, schedule="constant")
     pack_plan = replace(plan, rounds=1, training=training, tables={**plan.tables, "fedhelp": settings})

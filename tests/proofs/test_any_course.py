@@ -53,9 +53,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(METHODS, "fedavg", Tiny(METHODS["fedavg"].table, METHODS["fedavg"].learner))  # type: ignore[arg-type]
         kills.open_here(patch)
-        made = Federation(tmp_path_factory.mktemp("tiny") / "made")
-        yield made
-        made.hub.database.close()
+        federation = Federation(tmp_path_factory.mktemp("tiny") / "made")
+        yield federation
+        federation.hub.database.close()
 
 
 @dataclass
@@ -110,8 +110,8 @@ class Course(RuleBasedStateMachine):
         last = self.rounds.get(len(self.rounds))
         base = last.model if last else np.arange(4, dtype=np.float32)
         assert base is not None
-        order = self.fed.open()
-        self.rounds[order.round] = Round(order, base, order.closes)
+        task = self.fed.open()
+        self.rounds[task.round] = Round(task, base, task.closes)
         with pytest.raises(NotNowError):
             self.fed.open()
 
@@ -120,12 +120,14 @@ class Course(RuleBasedStateMachine):
     def send(self, sites: set[int], ago: int) -> None:
         last = len(self.rounds)
         number = max(last - ago, 1)
-        about = self.rounds[number]
+        round_ = self.rounds[number]
         late = number < last - STALE or (number == last - STALE and not self.open)
         for site in sites:
             change = next(self.changes) / 64 * np.arange(1, 5)
-            path = self.fed.clinics[site].give(about.order, {"numbers": (about.base + change).astype(np.float32)})
-            again = any((one.site, one.round) == (site, number) and one.state != "refused" for one in self.shares)
+            path = self.fed.clinics[site].give(round_.order, {"numbers": (round_.base + change).astype(np.float32)})
+            again = any(
+                (update.site, update.round) == (site, number) and update.state != "refused" for update in self.shares
+            )
             with pytest.raises(RoundClosedError if late else DuplicateRoundError) if late or again else nullcontext():
                 assert receive.receive(self.fed.hub, path).new
                 self.shares.append(Share(path, site, number, change))
@@ -174,26 +176,26 @@ class Course(RuleBasedStateMachine):
         number = len(self.rounds)
         for share in sorted(self.shares, key=lambda share: (share.site, share.round)):
             if self.open and share.state == "received":
-                others = [one for one in self.shares if one.site == share.site and one.state == "accepted"]
-                late = share.round < number - STALE or any(one.round > share.round for one in others)
+                others = [update for update in self.shares if update.site == share.site and update.state == "accepted"]
+                late = share.round < number - STALE or any(update.round > share.round for update in others)
                 share.state = "refused" if late else "accepted"
-                for one in () if late else others:
-                    one.state = "superseded"
+                for update in () if late else others:
+                    update.state = "superseded"
 
     @invariant()
     def the_hub_knows_the_same(self) -> None:
         store = self.fed.hub.database
-        found = {row["hash"]: row["state"] for row in store.rows("SELECT hash, state FROM shares")}
-        assert found == {share.path.stem: share.state for share in self.shares}
+        states = {row["hash"]: row["state"] for row in store.rows("SELECT hash, state FROM shares")}
+        assert states == {share.path.stem: share.state for share in self.shares}
         rows = {row["round"]: row for row in store.rows("SELECT * FROM rounds WHERE round > 0")}
         assert {number: row["state"] for number, row in rows.items()} == {
-            n: one.state for n, one in self.rounds.items()
+            n: round_.state for n, round_ in self.rounds.items()
         }
-        for number, one in self.rounds.items():
-            if one.model is not None:
+        for number, round_ in self.rounds.items():
+            if round_.model is not None:
                 model = models.load(self.fed.hub, rows[number]["model"])["numbers"]
-                np.testing.assert_allclose(model, one.model, rtol=1e-5)
-                one.model = model  # to the bit, for those that rest on it
+                np.testing.assert_allclose(model, round_.model, rtol=1e-5)
+                round_.model = model  # to the bit, for those that rest on it
         self.fed.hub.check()
 
 

@@ -13,39 +13,41 @@ from fedhelp_edge.errors import FedhelpError
 from fedhelp_edge.parcel import keys, parcel
 
 
-def damage(data: bytes, draw: random.Random) -> bytes:
+def damage(data: bytes, random_: random.Random) -> bytes:
     """One fault: a bit, a byte, a block, a cut, a repetition, a swap."""
-    at, other = sorted((draw.randrange(len(data)), draw.randrange(len(data))))
-    length = draw.choice([1, 2, 16, 512, 4096, 65552])
-    match draw.randrange(6):
+    start, end = sorted((random_.randrange(len(data)), random_.randrange(len(data))))
+    length = random_.choice([1, 2, 16, 512, 4096, 65552])
+    match random_.randrange(6):
         case 0:
-            return data[:at] + bytes([data[at] ^ 1 << draw.randrange(8)]) + data[at + 1 :]
+            return data[:start] + bytes([data[start] ^ 1 << random_.randrange(8)]) + data[start + 1 :]
         case 1:
-            return data[:at]
+            return data[:start]
         case 2:
-            return data[:at] + data[at + length :]
+            return data[:start] + data[start + length :]
         case 3:
-            return data[:at] + data[at : at + length] + data[at:]
+            return data[:start] + data[start : start + length] + data[start:]
         case 4:
-            return data[:at] + bytes(len(data[at : at + length])) + data[at + length :]
-    return data[:at] + data[other : other + length] + data[at + length : other] + data[at : at + length] + data[other:]
+            return data[:start] + bytes(len(data[start : start + length])) + data[start + length :]
+    return (
+        data[:start] + data[end : end + length] + data[start + length : end] + data[start : start + length] + data[end:]
+    )
 
 
 @pytest.mark.proof
 def test_no_damage_gets_through(
     effort: Callable[[int, int], int], context: dict[str, Any], site: keys.Keys, hub: keys.Keys, tmp_path: Path
 ) -> None:
-    draw = random.Random(0)
+    random_ = random.Random(0)
     path, damaged = tmp_path / "share.fhx", tmp_path / "damaged.fhx"
-    parcel.seal(path, context, draw.randbytes(1_092_040), site.sign, [hub.public.recipient])
-    whole = path.read_bytes()
-    met: dict[str, int] = {}
+    parcel.seal(path, context, random_.randbytes(1_092_040), site.sign, [hub.public.recipient])
+    sealed = path.read_bytes()
+    codes: dict[str, int] = {}
     for _ in range(effort(150, 20_000)):
-        data = damage(whole, draw)
-        if data == whole:
+        data = damage(sealed, random_)
+        if data == sealed:
             continue
         damaged.write_bytes(data)
         with pytest.raises(FedhelpError) as caught, parcel.open(damaged, parcel.any_signer, [hub.identity]):
             pass
-        met[caught.value.code] = met.get(caught.value.code, 0) + 1
-    assert {"E_PAYLOAD_HASH", "E_TRUNCATED", "E_TRAILING"} <= met.keys()
+        codes[caught.value.code] = codes.get(caught.value.code, 0) + 1
+    assert {"E_PAYLOAD_HASH", "E_TRUNCATED", "E_TRAILING"} <= codes.keys()

@@ -30,13 +30,13 @@ ROUNDS = 10
 # --- the rounds ----------------------------------------------------------------------------------------------------
 def rounds(fed: Federation, late: dict[int, int]) -> Iterator[list[Path]]:
     """The shares that come in each round; the one that is late comes in the next, in place of that site's own."""
-    kept: list[Path] = []
+    held_back: list[Path] = []
     for number in range(1, ROUNDS + 1):
-        order, due, kept = fed.hub.tasks()[number], kept, []
-        for place, clinic in enumerate(fed.clinics):
-            if place != late.get(number - 1):
-                share = clinic.give(order, fed.drawn(order, clinic))
-                (kept if place == late.get(number) else due).append(share)
+        task, due, held_back = fed.hub.tasks()[number], held_back, []
+        for index, clinic in enumerate(fed.clinics):
+            if index != late.get(number - 1):
+                update = clinic.give(task, fed.drawn(task, clinic))
+                (held_back if index == late.get(number) else due).append(update)
         yield due
 
 
@@ -50,8 +50,8 @@ def quiet(fed: Federation, late: dict[int, int]) -> None:
 
 
 class Storm:
-    def __init__(self, fed: Federation, draw: random.Random, deaths: int) -> None:
-        self.fed, self._draw, self._deaths = fed, draw, deaths
+    def __init__(self, fed: Federation, random_: random.Random, deaths: int) -> None:
+        self.fed, self._draw, self._deaths = fed, random_, deaths
         self.stick, self.sent, self.met = fed.folder / "stick", list[Path](), Counter[str]()
         self._copies, self._fronts = itertools.count(), ExitStack()
         self._front: Process
@@ -129,16 +129,16 @@ def test_ten_rounds_in_a_storm_give_the_bits_of_ten_quiet_ones(
     made: Federation, tmp_path: Path, effort: Callable[[int, int], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kills.open_here(monkeypatch)
-    draw = random.Random(4)
+    random_ = random.Random(4)
     late: dict[int, int] = {}
     for number in range(1, ROUNDS):
-        if draw.random() < 0.4:
-            late[number] = draw.choice([place for place in range(3) if place != late.get(number - 1)])
+        if random_.random() < 0.4:
+            late[number] = random_.choice([index for index in range(3) if index != late.get(number - 1)])
     calm, stormy = made.copied(tmp_path / "calm"), made.copied(tmp_path / "stormy")
     calm.open()
     stormy.open()
     quiet(calm, late)
-    storm = Storm(stormy, draw, effort(20, 200))
+    storm = Storm(stormy, random_, effort(20, 200))
     storm.rage(late)
 
     assert len(models(stormy)) == ROUNDS

@@ -1,4 +1,4 @@
-"""Answers that somebody has already: an NPZ with `probabilities`, rows in the order of the public images."""
+"""Answers from a file: an NPZ with `probabilities`, rows in the order of the public images."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from fedhelp_edge.errors import BadNpzError, BadPackError
 
 
 class AnswerFiles:
+    """A source whose answers are known already."""
+
     def __init__(self, path: Path) -> None:
         rows = read_arrays(path, "probabilities").get("probabilities")
         if rows is None or rows.dtype.kind != "f" or rows.ndim != 2:
-            raise BadPackError(f"{path.name} is no NPZ that holds 'probabilities', a row for each image")
+            raise BadPackError(f"{path.name} is not an NPZ with 'probabilities', a row for each image")
         self._rows = rows.astype(np.float32)
 
     def probabilities(self, images: NDArray[np.uint8], first: int) -> NDArray[np.float32]:
         rows: NDArray[np.float32] = self._rows[first : first + len(images)]
         if len(rows) < len(images):
-            raise BadPackError(f"there are {len(self._rows)} answers, and more images")
+            raise BadPackError(f"the file has {len(self._rows)} answers, and there are more images")
         return rows
 
 
@@ -33,8 +35,8 @@ def read_arrays(path: Path, *names: str) -> dict[str, NDArray[Any]]:
         with open_archive(path) as archive:
             return {name: archive.array(name) for name in names if name in archive}
     except BadNpzError as error:
-        raise BadPackError(f"{path.name} is no NPZ, or it is damaged: {error.cause}") from None
+        raise BadPackError(f"{path.name} is not an NPZ, or it is damaged: {error.cause}") from error
 
 
-def make(argument: str, classes: Sequence[str]) -> AnswerFiles:
+def open_source(argument: str, classes: Sequence[str]) -> AnswerFiles:
     return AnswerFiles(Path(argument))

@@ -1,4 +1,4 @@
-"""CLIP, asked without training: an image is as likely of a class as it is close to sentences that name the class.
+"""CLIP without training: the closer an image is to sentences that name a class, the likelier it is of that class.
 
 `clip:MODEL@FILE` takes any model of open_clip with weights from a local file; nothing is ever downloaded.
 """
@@ -19,14 +19,16 @@ PROMPTS = ("a photo of a {}.", "a picture of a {}.", "an image of a {}.", "a clo
 
 
 class ClipSource:
+    """A CLIP model, and the embeddings of the public classes' names."""
+
     def __init__(self, model: str, weights: Path, classes: Sequence[str]) -> None:
         torchvision_shim.prepare()
         try:
             import open_clip
-        except ImportError:
+        except ImportError as error:
             raise MissingPackageError(
                 "open_clip is not installed", remedy="pip install 'fedhelp-edge[foundation]'"
-            ) from None
+            ) from error
         if model not in open_clip.list_models():
             raise UsageError(f"open_clip knows no model {model!r}")
         try:
@@ -35,8 +37,8 @@ class ClipSource:
             )  # no tag
         except MemoryError:
             raise
-        except Exception:  # whatever the readers of its many formats may raise
-            raise BadPackError(f"{weights.name} does not hold the weights of {model}") from None
+        except Exception as error:  # the readers of its many formats raise errors of many classes
+            raise BadPackError(f"{weights.name} does not hold the weights of {model}") from error
         self._net, self._transform = net.eval(), transform
         tokens = open_clip.get_tokenizer(model)
         with torch.no_grad():
@@ -62,7 +64,7 @@ def _unit_length(vectors: torch.Tensor) -> torch.Tensor:
     return unit
 
 
-def make(argument: str, classes: Sequence[str]) -> ClipSource:
+def open_source(argument: str, classes: Sequence[str]) -> ClipSource:
     model, _, weights = argument.partition("@")
     if not weights.endswith(".safetensors"):  # other files would be unpickled
         raise UsageError("write clip:MODEL@FILE with a safetensors file, as in clip:ViT-L-14@weights.safetensors")

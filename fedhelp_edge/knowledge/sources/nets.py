@@ -20,6 +20,8 @@ _STD = torch.tensor([0.229, 0.224, 0.225]).view(-1, 1, 1)
 
 
 class NetSource:
+    """A ResNet that was trained on the public classes."""
+
     def __init__(self, net: str, weights: Path, classes: int) -> None:
         with files.reading(weights) as file:
             arrays = dict(update.FileArrays(file, update.read_header(file, limit=1 << 20, metadata=("format",))))
@@ -38,7 +40,7 @@ class NetSource:
         return np.asarray(logits.softmax(1).numpy())
 
 
-def make(argument: str, classes: Sequence[str]) -> NetSource:
+def open_source(argument: str, classes: Sequence[str]) -> NetSource:
     net, _, weights = argument.partition("@")
     if net not in spec.BLOCKS_PER_STAGE or not weights:
         raise UsageError(f"write nets:NET@FILE, with NET one of {', '.join(spec.BLOCKS_PER_STAGE)}")

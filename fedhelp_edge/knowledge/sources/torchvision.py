@@ -1,4 +1,4 @@
-"""A classifier of torchvision's, trained on the public classes: `torchvision:MODEL@FILE`, FILE in safetensors."""
+"""A torchvision classifier that was trained on the public classes: `torchvision:MODEL@FILE`, FILE in safetensors."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ _STD = torch.tensor([0.229, 0.224, 0.225]).view(-1, 1, 1)
 
 
 class TorchvisionSource:
+    """A classifier of torchvision's."""
+
     def __init__(self, model: str, weights: Path, classes: int) -> None:
         torchvision_shim.prepare()
         import torchvision
@@ -32,8 +34,8 @@ class TorchvisionSource:
         state = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
         try:
             self._net.load_state_dict(state)
-        except RuntimeError:
-            raise SchemaNamesError(f"{weights.name} does not hold a {model} with {classes} classes") from None
+        except RuntimeError as error:
+            raise SchemaNamesError(f"{weights.name} does not hold a {model} with {classes} classes") from error
 
     @torch.no_grad()
     def probabilities(self, images: NDArray[np.uint8], first: int) -> NDArray[np.float32]:
@@ -45,7 +47,7 @@ class TorchvisionSource:
         return np.asarray(torch.cat(parts).numpy())
 
 
-def make(argument: str, classes: Sequence[str]) -> TorchvisionSource:
+def open_source(argument: str, classes: Sequence[str]) -> TorchvisionSource:
     model, _, weights = argument.partition("@")
     if not weights:
         raise UsageError("write torchvision:MODEL@FILE, as in torchvision:resnet18@weights.safetensors")

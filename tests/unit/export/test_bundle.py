@@ -79,13 +79,13 @@ def test_what_is_signed_can_be_checked_with_ssh_keygen(tmp_path: Path) -> None:
 
 
 def test_the_best_net_on_the_validation_images_is_chosen_and_all_figures_are_told() -> None:
-    own = bundles.site().nets["own"]
-    made = bundles.site().make(nets={"merged": blank(), "own": own})
-    assert made.facts.net in ("own", "average")
-    assert set(made.facts.figures) == {"merged", "own", "average"}
-    best = max(one["accuracy"] or 0 for one in made.facts.figures.values())
-    assert made.facts.figures[made.facts.net]["accuracy"] == best
-    assert best >= (made.facts.figures["own"]["accuracy"] or 0)
+    net = bundles.site().nets["own"]
+    result = bundles.site().make(nets={"merged": blank(), "own": net})
+    assert result.facts.net in ("own", "average")
+    assert set(result.facts.figures) == {"merged", "own", "average"}
+    best = max(figures["accuracy"] or 0 for figures in result.facts.figures.values())
+    assert result.facts.figures[result.facts.net]["accuracy"] == best
+    assert best >= (result.facts.figures["own"]["accuracy"] or 0)
 
 
 def disagreeing() -> tuple[dict[str, ResNet], Images]:
@@ -113,9 +113,9 @@ def test_each_net_answers_test_images_with_the_temperature_that_validation_image
     val, test, image = images.part("val"), images.part("test"), bundles.site().plan.image
     choice = choose.choose(nets, val, test, image, None)
     for name, net in nets.items():
-        heat = calibrate.fit_temperature(choose.logits(net, val.pixels, image, None), val.labels)
-        said = calibrate.softmax(choose.logits(net, test.pixels, image, None) / heat)
-        assert choice.test[name] == metrics.scores(said, test.labels)
+        temperature = calibrate.fit_temperature(choose.logits(net, val.pixels, image, None), val.labels)
+        probabilities = calibrate.softmax(choose.logits(net, test.pixels, image, None) / temperature)
+        assert choice.test[name] == metrics.scores(probabilities, test.labels)
 
 
 def test_test_images_change_nothing_of_a_model_but_what_is_said_of_them() -> None:
@@ -125,53 +125,53 @@ def test_test_images_change_nothing_of_a_model_but_what_is_said_of_them() -> Non
     upside_down = images.pixels.copy()
     upside_down[180:] = 255 - upside_down[180:]
     others = replace(images, labels=labels, pixels=upside_down)
-    one, other = (bundles.site().make(nets=nets, images=each).facts for each in (images, others))
-    assert one.test != other.test
-    assert (one.net, one.validation, one.calibration.temperature) == (
-        other.net, other.validation, other.calibration.temperature
+    first, second = (bundles.site().make(nets=nets, images=chosen).facts for chosen in (images, others))
+    assert first.test != second.test
+    assert (first.net, first.validation, first.calibration.temperature) == (
+        second.net, second.validation, second.calibration.temperature
     )  # fmt: skip
-    assert replace(one.calibration, ece=None) == replace(other.calibration, ece=None)
-    assert np.array_equal(one.likeness.root, other.likeness.root)
-    assert one.likeness.limit == other.likeness.limit
+    assert replace(first.calibration, ece=None) == replace(second.calibration, ece=None)
+    assert np.array_equal(first.likeness.root, second.likeness.root)
+    assert first.likeness.limit == second.likeness.limit
 
 
 def test_an_average_is_one_graph_of_all_nets(monkeypatch: pytest.MonkeyPatch) -> None:
     site = bundles.site()
     some = site.images.part("val").pixels[:4]
-    said = [choose.logits(net, some, site.plan.image, None) for net in site.nets.values()]
+    logits = [choose.logits(net, some, site.plan.image, None) for net in site.nets.values()]
     figures = bundles.made().facts.figures
     monkeypatch.setattr(choose, "choose", lambda *given: choose.Choice(choose.AVERAGE, figures, {}))
-    made = site.make()
-    assert made.facts.members == ("own: resnet20", "alone: resnet20")
-    assert np.allclose(Engine(made.model)(some).logits, np.mean(said, 0), atol=1e-4)
-    assert made.facts.likeness.mean.shape == (128,)
+    result = site.make()
+    assert result.facts.members == ("own: resnet20", "alone: resnet20")
+    assert np.allclose(Engine(result.model)(some).logits, np.mean(logits, 0), atol=1e-4)
+    assert result.facts.likeness.mean.shape == (128,)
 
 
 def test_a_net_that_is_there_twice_counts_once() -> None:
-    own = bundles.site().nets["own"]
-    assert list(choose.distinct({"own": own, "merged": own, "alone": bundles.site().nets["alone"]})) == ["own", "alone"]
+    net = bundles.site().nets["own"]
+    assert list(choose.distinct({"own": net, "merged": net, "alone": bundles.site().nets["alone"]})) == ["own", "alone"]
 
 
 def test_the_prior_that_training_kept_apart_is_part_of_the_answers() -> None:
     prior = (0.7, 0.2, 0.1)
-    one = {"own": bundles.site().nets["own"]}
-    without = bundles.site().make(nets=one)
-    made = bundles.site().make(nets=one, origin=replace(bundles.LAST, prior=prior))
+    nets = {"own": bundles.site().nets["own"]}
+    without = bundles.site().make(nets=nets)
+    result = bundles.site().make(nets=nets, origin=replace(bundles.LAST, prior=prior))
     images = bundles.noise(2, 20, 20, 3)
-    shift = Engine(made.model)(images).logits - Engine(without.model)(images).logits
+    shift = Engine(result.model)(images).logits - Engine(without.model)(images).logits
     assert np.allclose(shift, np.log(prior), atol=1e-4)
-    said = Engine(made.model)(images)
-    assert np.allclose(said.cam.mean((2, 3)) + made.facts.bias, said.logits, atol=1e-4)
+    outputs = Engine(result.model)(images)
+    assert np.allclose(outputs.cam.mean((2, 3)) + result.facts.bias, outputs.logits, atol=1e-4)
 
 
 def test_files_are_written_once_and_the_same_again_is_no_mistake(tmp_path: Path) -> None:
     path = bundles.kept(tmp_path)
-    before = {one.name: one.stat().st_mtime_ns for one in tmp_path.iterdir()}
+    before = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
     assert set(before) == {"model.onnx", "model.onnx.sig", "model_CARD.md"}
     bundles.kept(tmp_path)
-    assert {one.name: one.stat().st_mtime_ns for one in tmp_path.iterdir()} == before
+    assert {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == before
     with pytest.raises(TargetExistsError):
-        bundles.site().make(nets={"own": blank()}).keep(path)
+        bundles.site().make(nets={"own": blank()}).write(path)
 
 
 def test_a_model_without_its_signature_yet_is_finished_by_the_next_export(tmp_path: Path) -> None:
@@ -192,8 +192,8 @@ def test_the_notes_are_those_that_other_programs_know() -> None:
     notes = metadata.read_notes(bundles.made().model)
     assert notes["Image.BitmapPixelFormat"] == "Rgb8"
     assert notes["Image.NominalPixelRange"] == "NominalRange_0_255"
-    said = json.loads(notes[metadata.FACTS_NOTE])
-    assert (said["round"], said["federation"], said["sites"]) == (3, "fh-" + "3c" * 16, 4)
+    facts = json.loads(notes[metadata.FACTS_NOTE])
+    assert (facts["round"], facts["federation"], facts["sites"]) == (3, "fh-" + "3c" * 16, 4)
     engine = Engine(bundles.made().model)
     assert engine._session.get_modelmeta().custom_metadata_map == notes
 
@@ -216,20 +216,20 @@ def test_eight_bits_are_kept_only_where_they_are_worth_it(monkeypatch: pytest.Mo
     assert "1.10 times as fast" in quantize.reason_against(1.0, 0.0, 1.1)
     for verdict, precision in (("", "int8"), ("it is slow", "fp32")):
         monkeypatch.setattr(quantize, "reason_against", lambda *measured, verdict=verdict: verdict)
-        made = bundles.site().make(int8=True)
-        assert made.facts.precision == precision
-        assert made.int8
-        assert made.int8.agreement > 0.9
-    assert made.model == bundles.made().model
+        result = bundles.site().make(int8=True)
+        assert result.facts.precision == precision
+        assert result.int8
+        assert result.int8.agreement > 0.9
+    assert result.model == bundles.made().model
 
 
 def test_an_eight_bit_model_is_smaller_and_checked_like_any_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quantize, "reason_against", lambda *measured: "")
-    made = bundles.site().make(int8=True)
-    assert len(made.model) < 0.5 * len(bundles.made().model)
-    made.keep(tmp_path / "small.onnx")
+    result = bundles.site().make(int8=True)
+    assert len(result.model) < 0.5 * len(bundles.made().model)
+    result.write(tmp_path / "small.onnx")
     keys.save(tmp_path / "home", bundles.site().keys, None)
     opened = bundle.load(tmp_path / "small.onnx", lambda key: signer_check.model_warning(tmp_path / "home", key, None))
     assert opened.parity() <= 1
@@ -239,27 +239,29 @@ def test_an_eight_bit_model_is_smaller_and_checked_like_any_other(
 def with_parts(train: int, val: int = 60, test: int = 40) -> Images:
     """The site's images, of each part only the first."""
     images = bundles.site().images
-    places = [np.flatnonzero([one == part for one in images.splits]) for part in ("train", "val", "test")]
-    return images.only(np.concatenate([of[:count] for of, count in zip(places, (train, val, test), strict=True)]))
+    indices = [np.flatnonzero([split == part for split in images.splits]) for part in ("train", "val", "test")]
+    return images.only(
+        np.concatenate([chosen[:count] for chosen, count in zip(indices, (train, val, test), strict=True)])
+    )
 
 
 def test_unless_told_otherwise_a_model_misses_one_in_ten_and_has_whole_numbers_of_32_bits() -> None:
-    made = bundles.made()
-    assert made.facts.calibration.wanted == 0.9
-    assert (made.facts.precision, made.int8) == ("fp32", None)
+    result = bundles.made()
+    assert result.facts.calibration.wanted == 0.9
+    assert (result.facts.precision, result.int8) == ("fp32", None)
 
 
 def test_all_training_images_say_what_the_sites_images_look_like() -> None:
-    said, train = bundles.made().facts.likeness, bundles.site().images.part("train").pixels
-    assert said.images == len(train)
+    likeness, train = bundles.made().facts.likeness, bundles.site().images.part("train").pixels
+    assert likeness.images == len(train)
     for name, look in appearance.KINDS.items():
-        assert said.looks[name].mean == pytest.approx(look(np.asarray(train)).mean(0), abs=1e-4)
+        assert likeness.looks[name].mean == pytest.approx(look(np.asarray(train)).mean(0), abs=1e-4)
 
 
 @pytest.mark.parametrize(("train", "known"), [(19, False), (20, True)])
 def test_the_looks_of_fewer_than_twenty_training_images_are_not_told(train: int, known: bool) -> None:
-    made = bundles.site().make(nets={"own": blank()}, images=with_parts(train))
-    assert bool(made.facts.likeness.looks) is known
+    result = bundles.site().make(nets={"own": blank()}, images=with_parts(train))
+    assert bool(result.facts.likeness.looks) is known
 
 
 @pytest.mark.parametrize(("side", "known"), [(11, False), (12, True)])
@@ -267,14 +269,14 @@ def test_images_of_less_than_twelve_pixels_a_side_have_no_looks(side: int, known
     site, images = bundles.site(), with_parts(30, 20)
     small = replace(images, pixels=np.asarray(images.pixels)[:, :side, :side])
     plan = replace(site.plan, image=replace(site.plan.image, size=side))
-    made = replace(site, plan=plan).make(nets={"own": blank()}, images=small)
-    assert bool(made.facts.likeness.looks) is known
+    result = replace(site, plan=plan).make(nets={"own": blank()}, images=small)
+    assert bool(result.facts.likeness.looks) is known
 
 
 def test_four_validation_images_are_enough_and_no_test_image_is_needed() -> None:
-    made = bundles.site().make(nets={"own": blank()}, images=with_parts(20, 4, 0))
-    assert made.facts.calibration.images and made.facts.test == {}
-    assert made.facts.validation["images"] == 4
+    result = bundles.site().make(nets={"own": blank()}, images=with_parts(20, 4, 0))
+    assert result.facts.calibration.images and result.facts.test == {}
+    assert result.facts.validation["images"] == 4
 
 
 def test_too_few_validation_images_are_refused_before_a_net_is_asked() -> None:
@@ -284,21 +286,21 @@ def test_too_few_validation_images_are_refused_before_a_net_is_asked() -> None:
 
 def test_what_is_told_of_a_part_is_what_the_model_answers_to_it(tmp_path: Path) -> None:
     opened, images = bundles.opened(tmp_path), bundles.site().images
-    for part, told in (("test", opened.facts.test), ("val", opened.facts.validation)):
-        own = images.part(part)
-        given, true = (
-            decide.answer_images(opened, np.asarray(own.pixels)),
-            [bundles.CLASSES[label] for label in own.labels],
+    for part, figures in (("test", opened.facts.test), ("val", opened.facts.validation)):
+        chosen = images.part(part)
+        answers, names = (
+            decide.answer_images(opened, np.asarray(chosen.pixels)),
+            [bundles.CLASSES[label] for label in chosen.labels],
         )
-        right = [one.answer == name for one, name in zip(given, true, strict=True)]
-        assert (told["images"], told["right"]) == (len(own), sum(right))
-        assert told["answered"] == sum(one.answer is not None for one in given)
-        assert told["unlike"] == sum(one.distance > 1 for one in given)
-        assert told["in_set"] == sum(name in one.set for one, name in zip(given, true, strict=True))
-        scores = metrics.scores([list(one.probabilities.values()) for one in given], own.labels)
+        right = [answer.answer == name for answer, name in zip(answers, names, strict=True)]
+        assert (figures["images"], figures["right"]) == (len(chosen), sum(right))
+        assert figures["answered"] == sum(answer.answer is not None for answer in answers)
+        assert figures["unlike"] == sum(answer.distance > 1 for answer in answers)
+        assert figures["in_set"] == sum(name in answer.set for answer, name in zip(answers, names, strict=True))
+        scores = metrics.scores([list(answer.probabilities.values()) for answer in answers], chosen.labels)
         for name in ("accuracy", "balanced_accuracy", "auc", "ece"):
             value = getattr(scores, name).value
-            assert told[name] == (None if value is None else round(value, 4))
+            assert figures[name] == (None if value is None else round(value, 4))
 
 
 def test_a_grey_model_of_another_depth_says_so() -> None:
@@ -306,27 +308,27 @@ def test_a_grey_model_of_another_depth_says_so() -> None:
     grey = replace(images, pixels=np.asarray(images.pixels)[..., :1])
     plan = replace(site.plan, image=replace(site.plan.image, channels=1, mean=(0.5,), std=(0.25,)))
     net = ResNet("resnet32", len(bundles.CLASSES), 1)
-    made = replace(site, plan=plan).make(nets={"own": net}, images=grey)
-    assert metadata.read_notes(made.model)["Image.BitmapPixelFormat"] == "Gray8"
-    assert made.facts.members == ("own: resnet32",)
+    result = replace(site, plan=plan).make(nets={"own": net}, images=grey)
+    assert metadata.read_notes(result.model)["Image.BitmapPixelFormat"] == "Gray8"
+    assert result.facts.members == ("own: resnet32",)
 
 
 def test_a_model_is_kept_in_a_new_folder_for_all_to_read_and_its_hash_is_told(tmp_path: Path) -> None:
     path = tmp_path / "round 3" / "models" / "model.onnx"
-    assert bundles.made().keep(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert bundles.made().write(path) == hashlib.sha256(path.read_bytes()).hexdigest()
     if os.name == "posix":
-        assert all(one.stat().st_mode & 0o444 == 0o444 for one in path.parent.iterdir())
+        assert all(file.stat().st_mode & 0o444 == 0o444 for file in path.parent.iterdir())
 
 
 def test_a_model_that_answers_otherwise_than_it_says_is_noticed_when_it_is_kept(tmp_path: Path) -> None:
-    made = bundles.made()
-    model = onnx.load_from_string(made.model)
-    bias = next(one for one in model.graph.initializer if one.name == "bias")
+    result = bundles.made()
+    model = onnx.load_from_string(result.model)
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "bias")
     bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 1, "bias"))
     other = model.SerializeToString(deterministic=True)
     signed = sshsig.sign(other, bundles.site().keys.sign, bundle.NAMESPACE)
     with pytest.raises(DisagreesError):
-        replace(made, model=other, signature=signed).keep(tmp_path / "model.onnx")
+        replace(result, model=other, signature=signed).write(tmp_path / "model.onnx")
 
 
 # --- 8 bits --------------------------------------------------------------------------------------------------------
@@ -359,21 +361,25 @@ def test_what_eight_bits_bring_is_told_of_the_right_images_and_of_one_image(monk
     images = np.arange(80, dtype=np.uint8)[:, None, None, None]
     gain = quantize.measure_gain(program(3.0, -1), program(1.0, 0), images, 40, labels[:40])
     assert (gain.agreement, gain.accuracy, gain.speed_up) == (0.75, -0.25, pytest.approx(3.0))
-    assert gain.why == quantize.reason_against(0.75, -0.25, 3.0)
+    assert gain.reason == quantize.reason_against(0.75, -0.25, 3.0)
 
 
 def test_eight_bit_weights_have_seven_bits_and_a_scale_for_each_channel(caplog: pytest.LogCaptureFixture) -> None:
     site = bundles.site()
-    whole = graph.build([resnet.arrays(site.nets["own"])], site.plan.image, None)
-    before = whole.SerializeToString()
-    made = quantize.quantize(whole, np.asarray(site.images.part("train").pixels[:40]))
-    weights = [onnx.numpy_helper.to_array(one) for one in made.graph.initializer if one.data_type == TensorProto.INT8]
-    kernels = [one for one in weights if one.ndim == 4]
+    fp32 = graph.build([resnet.arrays(site.nets["own"])], site.plan.image, None)
+    before = fp32.SerializeToString()
+    int8 = quantize.quantize(fp32, np.asarray(site.images.part("train").pixels[:40]))
+    weights = [
+        onnx.numpy_helper.to_array(tensor) for tensor in int8.graph.initializer if tensor.data_type == TensorProto.INT8
+    ]
+    kernels = [tensor for tensor in weights if tensor.ndim == 4]
     assert len(kernels) == 19
-    assert min(one.min() for one in kernels) >= -64 and max(one.max() for one in kernels) <= 64
-    scales = [one for one in made.graph.initializer if one.name.endswith("_scale") and list(one.dims) == [16]]
+    assert min(tensor.min() for tensor in kernels) >= -64 and max(tensor.max() for tensor in kernels) <= 64
+    scales = [
+        tensor for tensor in int8.graph.initializer if tensor.name.endswith("_scale") and list(tensor.dims) == [16]
+    ]
     assert scales
-    assert whole.SerializeToString() == before
-    assert not any(one.HasField("data_location") for one in made.graph.initializer)
+    assert fp32.SerializeToString() == before
+    assert not any(tensor.HasField("data_location") for tensor in int8.graph.initializer)
     assert not caplog.records
     assert logging.root.manager.disable == logging.NOTSET

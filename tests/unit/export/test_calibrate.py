@@ -14,18 +14,18 @@ from fedhelp_edge.infer.metadata import Calibration
 K = 3
 
 
-def sample(count: int, seed: int, heat: float = 1.0) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def sample(count: int, seed: int, temperature: float = 1.0) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Logits that are `heat` times what would be calibrated, with labels drawn by what would be."""
     random = np.random.default_rng(seed)
     logits = random.normal(0, 2.0, (count, K))
     chances = calibrate.softmax(logits)
     labels = (chances.cumsum(1) < random.random((count, 1))).sum(1)
-    return logits * heat, labels
+    return logits * temperature, labels
 
 
-@pytest.mark.parametrize("heat", [0.5, 1.0, 3.0])
-def test_the_temperature_undoes_what_was_put_in(heat: float) -> None:
-    assert calibrate.fit_temperature(*sample(4000, 1, heat)) == pytest.approx(heat, rel=0.1)
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_the_temperature_undoes_what_was_put_in(temperature: float) -> None:
+    assert calibrate.fit_temperature(*sample(4000, 1, temperature)) == pytest.approx(temperature, rel=0.1)
 
 
 def test_a_few_right_answers_do_not_ask_for_certainty() -> None:
@@ -34,17 +34,17 @@ def test_a_few_right_answers_do_not_ask_for_certainty() -> None:
 
 
 def test_calibrated_probabilities_err_less() -> None:
-    said = calibrate.calibrate(*sample(1000, 2, heat=3.0), target_sensitivity=0.9)
-    assert said.ece
-    assert said.ece[1] < said.ece[0] / 2
+    calibration = calibrate.calibrate(*sample(1000, 2, temperature=3.0), target_sensitivity=0.9)
+    assert calibration.ece
+    assert calibration.ece[1] < calibration.ece[0] / 2
 
 
-def covered(said: Calibration, seed: int) -> list[float]:
+def covered(calibration: Calibration, seed: int) -> list[float]:
     """How often new images of each class have it in their set."""
     logits, labels = sample(2000, seed)
-    probabilities = calibrate.softmax(logits / said.temperature)
-    held = probabilities[np.arange(len(labels)), labels] >= np.array(said.least)[labels]
-    return [float(held[labels == one].mean()) for one in range(K)]
+    probabilities = calibrate.softmax(logits / calibration.temperature)
+    in_set = probabilities[np.arange(len(labels)), labels] >= np.array(calibration.least)[labels]
+    return [float(in_set[labels == label].mean()) for label in range(K)]
 
 
 def test_each_class_stays_in_its_sets_as_often_as_promised() -> None:
@@ -58,17 +58,17 @@ def test_few_images_promise_less_and_say_so() -> None:
     few = np.concatenate(
         [np.flatnonzero(labels == 0)[:9], np.flatnonzero(labels == 1), np.flatnonzero(labels == 2)[:2]]
     )
-    said = calibrate.calibrate(logits[few], labels[few], 0.9)
-    assert said.level[0] == pytest.approx(1 / 10)
-    assert said.level[1] == calibrate.MISS_RATE
-    assert said.own == (True, True, False)
+    calibration = calibrate.calibrate(logits[few], labels[few], 0.9)
+    assert calibration.level[0] == pytest.approx(1 / 10)
+    assert calibration.level[1] == calibrate.MISS_RATE
+    assert calibration.own == (True, True, False)
 
 
 def test_a_class_without_validation_images_is_promised_nothing_and_stops_nothing() -> None:
     logits, labels = sample(200, 10)
-    said = calibrate.calibrate(logits[labels < 2], labels[labels < 2], 0.9)
-    assert (said.images[2], said.own[2], said.thresholds[2].at) == (0, False, None)
-    assert len(said.least) == K
+    calibration = calibrate.calibrate(logits[labels < 2], labels[labels < 2], 0.9)
+    assert (calibration.images[2], calibration.own[2], calibration.thresholds[2].at) == (0, False, None)
+    assert len(calibration.least) == K
 
 
 def test_too_few_images_are_refused() -> None:
@@ -78,21 +78,21 @@ def test_too_few_images_are_refused() -> None:
 
 def test_a_class_at_least_as_likely_as_not_is_never_ruled_out() -> None:
     logits = np.eye(2)[np.arange(100) % 2] * 20.0
-    said = calibrate.calibrate(logits, np.arange(100) % 2, 0.9)
-    assert max(said.least) < 0.5
+    calibration = calibrate.calibrate(logits, np.arange(100) % 2, 0.9)
+    assert max(calibration.least) < 0.5
 
 
 def test_a_threshold_misses_no_more_than_was_wanted() -> None:
     logits, labels = sample(600, 6)
-    said = calibrate.calibrate(logits, labels, 0.9)
-    probabilities = calibrate.softmax(logits / said.temperature)
-    for one, threshold in enumerate(said.thresholds):
-        found = (probabilities[labels == one, one] >= threshold.at).mean()
+    calibration = calibrate.calibrate(logits, labels, 0.9)
+    probabilities = calibrate.softmax(logits / calibration.temperature)
+    for label, threshold in enumerate(calibration.thresholds):
+        sensitivity = (probabilities[labels == label, label] >= threshold.at).mean()
         assert threshold.sensitivity
-        assert threshold.sensitivity.value == pytest.approx(found)
-        assert found >= 0.9
-        assert (probabilities[labels == one, one] >= threshold.at + 0.02).mean() < found
-        assert threshold.sensitivity.low < found < threshold.sensitivity.high
+        assert threshold.sensitivity.value == pytest.approx(sensitivity)
+        assert sensitivity >= 0.9
+        assert (probabilities[labels == label, label] >= threshold.at + 0.02).mean() < sensitivity
+        assert threshold.sensitivity.low < sensitivity < threshold.sensitivity.high
 
 
 def test_there_is_no_threshold_from_nine_images() -> None:
@@ -107,16 +107,16 @@ def test_the_distance_is_that_of_mahalanobis_with_ledoit_and_wolfs_covariance() 
     random = np.random.default_rng(8)
     train = random.normal(size=(80, 12)) @ random.normal(size=(12, 12)) + 3
     other = random.normal(size=(30, 12)) * 2
-    found = calibrate.likeness(train, other)
+    likeness = calibrate.likeness(train, other)
     oracle = np.sqrt(LedoitWolf().fit(train).mahalanobis(other))
-    assert found.distance(other) * found.limit == pytest.approx(oracle, rel=1e-3)
+    assert likeness.distance(other) * likeness.limit == pytest.approx(oracle, rel=1e-3)
 
 
 def test_the_limit_lets_nearly_all_images_of_the_same_kind_pass_and_no_others() -> None:
     random = np.random.default_rng(9)
-    found = calibrate.likeness(random.normal(size=(300, 16)), random.normal(size=(200, 16)))
-    assert (found.distance(random.normal(size=(4000, 16))) > 1).mean() < 0.05
-    assert (found.distance(random.normal(size=(500, 16)) + 2) > 1).mean() > 0.9
+    likeness = calibrate.likeness(random.normal(size=(300, 16)), random.normal(size=(200, 16)))
+    assert (likeness.distance(random.normal(size=(4000, 16))) > 1).mean() < 0.05
+    assert (likeness.distance(random.normal(size=(500, 16)) + 2) > 1).mean() > 0.9
 
 
 @pytest.mark.parametrize("looks", [False, True])
@@ -126,37 +126,37 @@ def test_of_the_validation_images_no_more_and_no_fewer_lie_beyond_the_limit_than
 ) -> None:
     """So that of new images of the same kind 2 % lie beyond it: floor(0.02 (n + 1)) - 1 of n, and none of few."""
     random = np.random.default_rng(12)
-    train, kept = random.normal(size=(300, 6)), random.normal(size=(count, 6))
-    seen = (random.normal(size=(300, 3)), random.normal(size=(count, 3)))
-    found = calibrate.likeness(train, kept, {"tone": seen} if looks else {})
-    away = [found.distance(kept), *(cloud.distance(seen[1]) for cloud in found.looks.values())]
-    assert int((np.max(away, 0) > 1).sum()) == beyond
-    assert found.level == max(0.02, 1 / (count + 1))
+    train, validation = random.normal(size=(300, 6)), random.normal(size=(count, 6))
+    tone = (random.normal(size=(300, 3)), random.normal(size=(count, 3)))
+    likeness = calibrate.likeness(train, validation, {"tone": tone} if looks else {})
+    distances = [likeness.distance(validation), *(cloud.distance(tone[1]) for cloud in likeness.looks.values())]
+    assert int((np.max(distances, 0) > 1).sum()) == beyond
+    assert likeness.level == max(0.02, 1 / (count + 1))
 
 
 def test_embeddings_that_are_all_alike_measure_the_plain_distance_by_a_thousand() -> None:
-    found = calibrate.likeness(np.ones((20, 4)), np.ones((10, 4)) + np.arange(10)[:, None])
+    likeness = calibrate.likeness(np.ones((20, 4)), np.ones((10, 4)) + np.arange(10)[:, None])
     away = np.array([[1.0, 1, 1, 2], [4.0, 1, 1, 5]])
-    assert found.distance(away) * found.limit == pytest.approx([1000.0, 5000.0], rel=1e-3)
+    assert likeness.distance(away) * likeness.limit == pytest.approx([1000.0, 5000.0], rel=1e-3)
 
 
 def test_where_embeddings_lie_on_a_line_what_leaves_it_is_a_thousand_of_their_spreads_away() -> None:
     train = np.array([[3.0, 3.0], [-3.0, -3.0]] * 10)
-    found = calibrate.likeness(train, train + 1)
-    assert found.distance(np.array([[3.0, -3.0]])) * found.limit == pytest.approx(1000 * 2**0.5, rel=1e-3)
+    likeness = calibrate.likeness(train, train + 1)
+    assert likeness.distance(np.array([[3.0, -3.0]])) * likeness.limit == pytest.approx(1000 * 2**0.5, rel=1e-3)
 
 
 def test_one_number_is_measured_in_its_standard_deviations() -> None:
     train = np.arange(20.0)[:, None]
-    found = calibrate.likeness(train, train + 1)
-    assert found.distance(train[:1]) * found.limit == pytest.approx(9.5 / train.std(), rel=1e-3)
+    likeness = calibrate.likeness(train, train + 1)
+    assert likeness.distance(train[:1]) * likeness.limit == pytest.approx(9.5 / train.std(), rel=1e-3)
 
 
 def test_what_pixels_look_like_is_measured_with_each_number_on_its_own_scale() -> None:
     random = np.random.default_rng(14)
     looks, other = random.normal(size=(80, 5)) * [1, 0.2, 0.05, 0.01, 3], random.normal(size=(30, 5))
-    found = calibrate.likeness(random.normal(size=(80, 4)), random.normal(size=(30, 4)), {"tone": (looks, other)})
-    scale, cloud = looks.std(0) + 0.03, found.looks["tone"]
+    likeness = calibrate.likeness(random.normal(size=(80, 4)), random.normal(size=(30, 4)), {"tone": (looks, other)})
+    scale, cloud = looks.std(0) + 0.03, likeness.looks["tone"]
     oracle = np.sqrt(LedoitWolf().fit(looks / scale).mahalanobis(other / scale))
     assert cloud.distance(other) * cloud.limit == pytest.approx(oracle, rel=1e-3)
 
@@ -165,18 +165,18 @@ def test_what_pixels_look_like_is_measured_with_each_number_on_its_own_scale() -
 def test_every_kind_of_distance_has_its_limit_equally_many_spreads_beyond_its_median(narrow: bool) -> None:
     """The spread: from the median to the 95 % quantile of the logarithms; where they hardly differ, one per cent."""
     random = np.random.default_rng(15)
-    train, kept = random.normal(size=(300, 6)), random.normal(size=(100, 6))
+    train, validation = random.normal(size=(300, 6)), random.normal(size=(100, 6))
     looks, others = random.normal(size=(300, 3)), random.normal(size=(100, 3))
     if narrow:
         others[:] = [3, 0, 0]
         others[:2] = [3.2, 0, 0]
-    found = calibrate.likeness(train, kept, {"tone": (looks, others)})
-    places = []
-    for cloud, numbers in ((found, kept), (found.looks["tone"], others)):
+    likeness = calibrate.likeness(train, validation, {"tone": (looks, others)})
+    spreads = []
+    for cloud, numbers in ((likeness, validation), (likeness.looks["tone"], others)):
         logs = np.log(cloud.distance(numbers) * cloud.limit)
         middle, high = np.quantile(logs, [0.5, 0.95])
-        places.append((np.log(cloud.limit) - middle) / max(high - middle, 0.01))
-    assert places[0] == pytest.approx(places[1], rel=1e-2)
+        spreads.append((np.log(cloud.limit) - middle) / max(high - middle, 0.01))
+    assert spreads[0] == pytest.approx(spreads[1], rel=1e-2)
 
 
 # --- how many images lie on which side -----------------------------------------------------------------------------
@@ -193,11 +193,11 @@ def unsure(count: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 def test_of_a_classs_images_as_many_fall_out_of_their_set_as_the_promise_allows(count: int, below: int) -> None:
     """So that of new images of the class 5 % do: floor(0.05 (n + 1)) - 1 of n, and none of few."""
     logits, labels = unsure(count)
-    said = calibrate.calibrate(logits, labels, 0.9)
-    mine = np.sort(calibrate.softmax(logits / said.temperature)[labels == 0, 0])
-    assert int((mine < said.least[0]).sum()) == below
-    assert said.least[0] == pytest.approx(mine[below], abs=2e-5)
-    assert said.level[0] == pytest.approx(max(0.05, 1 / (count + 1)))
+    calibration = calibrate.calibrate(logits, labels, 0.9)
+    sorted_chances = np.sort(calibrate.softmax(logits / calibration.temperature)[labels == 0, 0])
+    assert int((sorted_chances < calibration.least[0]).sum()) == below
+    assert calibration.least[0] == pytest.approx(sorted_chances[below], abs=2e-5)
+    assert calibration.level[0] == pytest.approx(max(0.05, 1 / (count + 1)))
 
 
 @pytest.mark.parametrize(("count", "own"), [(3, False), (4, True)])
@@ -210,29 +210,29 @@ def test_four_images_are_enough_to_calibrate_by() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "wanted", "missed"),
+    ("count", "target", "missed"),
     [(10, 0.9, 1), (19, 0.9, 1), (20, 0.9, 2), (10, 0.95, 0), (20, 0.95, 1), (10, 0.901, 0)],
 )
 def test_a_threshold_misses_as_many_of_a_classs_images_as_are_allowed_and_no_more(
-    count: int, wanted: float, missed: int
+    count: int, target: float, missed: int
 ) -> None:
     logits, labels = unsure(count)
-    said = calibrate.calibrate(logits, labels, wanted)
-    chances, threshold = calibrate.softmax(logits / said.temperature)[:, 0], said.thresholds[0]
-    mine = np.sort(chances[labels == 0])
+    calibration = calibrate.calibrate(logits, labels, target)
+    chances, threshold = calibrate.softmax(logits / calibration.temperature)[:, 0], calibration.thresholds[0]
+    sorted_chances = np.sort(chances[labels == 0])
     assert threshold.at is not None and threshold.sensitivity and threshold.specificity
-    assert int((mine < threshold.at).sum()) == missed
-    assert threshold.at == pytest.approx(mine[missed], abs=2e-5)
+    assert int((sorted_chances < threshold.at).sum()) == missed
+    assert threshold.at == pytest.approx(sorted_chances[missed], abs=2e-5)
     assert (threshold.images, threshold.sensitivity.value) == (count, pytest.approx(1 - missed / count))
     assert threshold.specificity.value == pytest.approx((chances[labels == 1] < threshold.at).mean())
 
 
 def test_a_class_that_is_never_thought_possible_is_always_flagged_and_never_ruled_out() -> None:
     logits, labels = np.array([[-1e6, 0.0]] * 20), np.array([0, 1] * 10)
-    said = calibrate.calibrate(logits, labels, 0.9)
-    threshold = said.thresholds[0]
+    calibration = calibrate.calibrate(logits, labels, 0.9)
+    threshold = calibration.thresholds[0]
     assert threshold.sensitivity and threshold.specificity
-    assert (said.least[0], threshold.at) == (0, 0)
+    assert (calibration.least[0], threshold.at) == (0, 0)
     assert (threshold.sensitivity.value, threshold.specificity.value) == (1, 0)
 
 
@@ -241,7 +241,7 @@ def test_a_class_that_is_never_thought_possible_is_always_flagged_and_never_rule
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_the_temperature_is_the_likeliest_one_under_a_log_normal_prior(seed: int) -> None:
-    logits, labels = sample(6, seed, heat=6.0)
+    logits, labels = sample(6, seed, temperature=6.0)
 
     def unlikely(log: float) -> float:
         chances = calibrate.softmax(logits / np.exp(log))[np.arange(6), labels]

@@ -22,14 +22,16 @@ def lines(facts: Facts, heading: str) -> list[str]:
     """What stands below a heading, up to the next."""
     text = card.text(facts).split("\n")
     begin = text.index(heading) + 1
-    end = next((at for at in range(begin, len(text)) if text[at].startswith("## ")), len(text))
+    end = next((index for index in range(begin, len(text)) if text[index].startswith("## ")), len(text))
     return text[begin:end]
 
 
 def test_a_class_of_few_images_is_told_what_cannot_be_promised_of_it(facts: Facts) -> None:
-    said = replace(facts.calibration, images=(3, 12, 99), own=(False, True, True), level=(0.05, 1 / 13, 0.05))
-    told = [line for line in lines(replace(facts, calibration=said), "## When it does not know") if line[:2] == "- "]
-    assert told == [
+    calibration = replace(facts.calibration, images=(3, 12, 99), own=(False, True, True), level=(0.05, 1 / 13, 0.05))
+    warnings = [
+        line for line in lines(replace(facts, calibration=calibration), "## When it does not know") if line[:2] == "- "
+    ]
+    assert warnings == [
         f"- {A}: 3 images; nothing is promised of this class by itself.",
         f"- {B}: 12 images; no more than 92% can be promised.",
         f"- {C}: 99 images are few; the true rate may lie some per cent off.",
@@ -37,23 +39,23 @@ def test_a_class_of_few_images_is_told_what_cannot_be_promised_of_it(facts: Fact
 
 
 def test_a_class_of_many_images_has_no_such_line(facts: Facts) -> None:
-    said = replace(facts.calibration, images=(100, 100, 5000), own=(True,) * 3, level=(0.05,) * 3)
+    calibration = replace(facts.calibration, images=(100, 100, 5000), own=(True,) * 3, level=(0.05,) * 3)
     assert not [
-        line for line in lines(replace(facts, calibration=said), "## When it does not know") if line[:2] == "- "
+        line for line in lines(replace(facts, calibration=calibration), "## When it does not know") if line[:2] == "- "
     ]
 
 
 def test_what_is_possible_and_how_often_the_true_class_is_kept_stands_beside_each_class(facts: Facts) -> None:
     own, level = (True, False, True), (0.05, 0.1, 0.05)
-    said = replace(facts.calibration, images=(40, 3, 40), least=(0.25, 0.3, 0.5), level=level, own=own)
-    rows = lines(replace(facts, calibration=said), "## When it does not know")
+    calibration = replace(facts.calibration, images=(40, 3, 40), least=(0.25, 0.3, 0.5), level=level, own=own)
+    rows = lines(replace(facts, calibration=calibration), "## When it does not know")
     assert f"| {A} | 40 | 0.250 | 95.0% |" in rows
     assert f"| {B} | 3 | 0.300 | 90.0% (of all classes together) |" in rows
 
 
 def test_a_calibration_error_that_is_not_known_is_not_told(facts: Facts) -> None:
-    known = card.text(replace(facts, calibration=replace(facts.calibration, ece=(0.25, 0.125), temperature=1.5)))
-    assert "(temperature 1.50, calibration error 0.250 before and 0.125 after)" in known
+    with_error = card.text(replace(facts, calibration=replace(facts.calibration, ece=(0.25, 0.125), temperature=1.5)))
+    assert "(temperature 1.50, calibration error 0.250 before and 0.125 after)" in with_error
     unknown = card.text(replace(facts, calibration=replace(facts.calibration, ece=None, temperature=1.5)))
     assert "Probabilities are calibrated (temperature 1.50)." in unknown
 
@@ -61,20 +63,20 @@ def test_a_calibration_error_that_is_not_known_is_not_told(facts: Facts) -> None
 def test_thresholds_stand_with_what_they_were_measured_to_do_or_with_the_reason_why_there_is_none(facts: Facts) -> None:
     rate, other = Rate(0.9, 0.8, 0.95), Rate(0.7, 0.6, 0.75)
     thresholds = (Threshold(0.25, 30, rate, other), Threshold(None, 3, reason="too few"), Threshold(0.5, 20))
-    said = replace(facts.calibration, thresholds=thresholds, wanted=0.9)
-    rows = lines(replace(facts, calibration=said), "## Thresholds for a sensitivity of 90%")
+    calibration = replace(facts.calibration, thresholds=thresholds, wanted=0.9)
+    rows = lines(replace(facts, calibration=calibration), "## Thresholds for a sensitivity of 90%")
     assert f"| {A} | 0.250 | 0.900 (0.800 to 0.950) | 0.700 (0.600 to 0.750) |" in rows
     assert f"| {B} | none: too few | – | – |" in rows
     assert f"| {C} | 0.500 | – | – |" in rows
 
 
 @pytest.mark.parametrize(
-    ("sites", "federation", "said"),
+    ("sites", "federation", "sentence"),
     [(1, "", "Trained by one site, by itself;"), (2, "fh-1", "Trained by 2 sites;")],
 )
-def test_it_says_who_trained_it(facts: Facts, sites: int, federation: str, said: str) -> None:
+def test_it_says_who_trained_it(facts: Facts, sites: int, federation: str, sentence: str) -> None:
     text = card.text(replace(facts, sites=sites, federation=federation))
-    assert said in text
+    assert sentence in text
     assert ("Federation `fh-1`." in text) == bool(federation)
 
 

@@ -65,16 +65,16 @@ def test_a_net_that_is_never_right_is_not_chosen(chosen: Any) -> None:
 def test_of_nets_that_are_right_as_often_the_one_with_the_smaller_loss_is_chosen(chosen: Any) -> None:
     vague = answers(20, 1.0)
     vague[:10] *= 0.1
-    found = chosen({"own": vague, "merged": answers(20, 40.0)})
-    assert found.name == "merged"
-    assert (found.figures["own"]["accuracy"], found.figures["merged"]["accuracy"]) == (1, 1)
-    assert (found.figures["own"]["loss"] or 0) > (found.figures["merged"]["loss"] or 0) == 0
+    choice = chosen({"own": vague, "merged": answers(20, 40.0)})
+    assert choice.name == "merged"
+    assert (choice.figures["own"]["accuracy"], choice.figures["merged"]["accuracy"]) == (1, 1)
+    assert (choice.figures["own"]["loss"] or 0) > (choice.figures["merged"]["loss"] or 0) == 0
 
 
 def test_the_loss_of_a_net_is_that_of_its_calibrated_answers(chosen: Any) -> None:
     logits = answers(15, 6.0)
-    calm = calibrate.softmax(logits / calibrate.fit_temperature(logits, LABELS))
-    assert chosen({"own": logits}).figures["own"]["loss"] == round(calibrate.log_loss(calm, LABELS), 4)
+    calibrated = calibrate.softmax(logits / calibrate.fit_temperature(logits, LABELS))
+    assert chosen({"own": logits}).figures["own"]["loss"] == round(calibrate.log_loss(calibrated, LABELS), 4)
 
 
 def test_one_net_has_no_average_and_several_have_one(chosen: Any) -> None:
@@ -85,11 +85,11 @@ def test_one_net_has_no_average_and_several_have_one(chosen: Any) -> None:
 def test_without_validation_images_the_first_net_is_taken_and_nothing_is_calibrated() -> None:
     site = bundles.site()
     none, test = images(LABELS[:0]), site.images.part("test")
-    found = choose.choose(site.nets, none, test, site.plan.image, None)
+    choice = choose.choose(site.nets, none, test, site.plan.image, None)
     bare = calibrate.softmax(choose.logits(site.nets["own"], test.pixels, site.plan.image, None))
-    assert found.name == next(iter(site.nets))
-    assert found.figures["own"]["accuracy"] is None and found.figures["own"]["loss"] is None
-    assert found.test["own"] == metrics.scores(bare, test.labels)
+    assert choice.name == next(iter(site.nets))
+    assert choice.figures["own"]["accuracy"] is None and choice.figures["own"]["loss"] is None
+    assert choice.test["own"] == metrics.scores(bare, test.labels)
 
 
 def test_a_net_is_asked_as_in_use_and_keeps_its_statistics() -> None:
@@ -97,10 +97,10 @@ def test_a_net_is_asked_as_in_use_and_keeps_its_statistics() -> None:
     net, pixels = ResNet("resnet20", 2, 1), images(np.zeros(300, np.int64)).pixels
     net.bn1.running_mean.normal_()
     before = resnet.arrays(net.train())
-    found = choose.logits(net, pixels, IMAGE, None)
+    logits = choose.logits(net, pixels, IMAGE, None)
     with torch.no_grad():
-        wanted = net.eval()(loop.input_tensor(np.asarray(pixels), IMAGE)).numpy()
-    assert found == pytest.approx(wanted, abs=1e-5)
+        expected = net.eval()(loop.input_tensor(np.asarray(pixels), IMAGE)).numpy()
+    assert logits == pytest.approx(expected, abs=1e-5)
     assert all(np.array_equal(array, before[name]) for name, array in resnet.arrays(net).items())
     assert choose.logits(net, pixels[:0], IMAGE, None).shape == (0, 2)
 

@@ -28,15 +28,15 @@ PRIOR = (0.2, 0.3, 0.5)
 def net(name: str, channels: int, norm: str = "batch", seed: int = 0) -> ResNet:
     """With statistics as training leaves them, not the ones and zeros of a new net."""
     torch.manual_seed(seed)
-    made = ResNet(name, len(PRIOR), channels, norm).eval()
-    for module in made.modules():
+    net_ = ResNet(name, len(PRIOR), channels, norm).eval()
+    for module in net_.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.2)
             module.running_var.uniform_(0.5, 2)
         if isinstance(module, torch.nn.BatchNorm2d | torch.nn.GroupNorm):
             torch.nn.init.uniform_(module.weight, 0.5, 1.2)
             torch.nn.init.normal_(module.bias, 0, 0.1)
-    return made
+    return net_
 
 
 @pytest.mark.parametrize(
@@ -51,69 +51,69 @@ def test_every_net_gives_the_same_numbers_in_onnxruntime_as_in_torch(
     name: str, image: plan.ImageSettings, norm: str
 ) -> None:
     nets = [net(name, image.channels, norm)]
-    model = graph.build([resnet.arrays(one) for one in nets], image, PRIOR)
+    model = graph.build([resnet.arrays(each) for each in nets], image, PRIOR)
     assert verify.parity(model.SerializeToString(), nets, image, PRIOR) <= 1e-4
 
 
 def test_two_nets_in_one_graph_are_the_mean_of_their_logits() -> None:
     nets = [net("resnet20", 1, seed=1), net("resnet32", 1, seed=2)]
-    both = Engine(graph.build([resnet.arrays(one) for one in nets], GREY, None).SerializeToString())
-    each = [Engine(graph.build([resnet.arrays(one)], GREY, None).SerializeToString()) for one in nets]
+    both = Engine(graph.build([resnet.arrays(item) for item in nets], GREY, None).SerializeToString())
+    engines = [Engine(graph.build([resnet.arrays(item)], GREY, None).SerializeToString()) for item in nets]
     images = noise(3, 50, 40, 1)
-    assert np.allclose(both(images).logits, np.mean([one(images).logits for one in each], 0), atol=1e-5)
-    assert np.allclose(both(images).cam, np.mean([one(images).cam for one in each], 0), atol=1e-5)
+    assert np.allclose(both(images).logits, np.mean([item(images).logits for item in engines], 0), atol=1e-5)
+    assert np.allclose(both(images).cam, np.mean([item(images).cam for item in engines], 0), atol=1e-5)
     assert both(images).embedding.shape == (3, 128)
 
 
 def test_the_mean_of_a_heat_map_and_the_bias_make_the_logit() -> None:
-    arrays = [resnet.arrays(net("resnet20", 3, seed=place)) for place in (1, 2)]
-    said = Engine(graph.build(arrays, COLOUR, PRIOR).SerializeToString())(noise(4, 61, 47, 3))
+    arrays = [resnet.arrays(net("resnet20", 3, seed=seed)) for seed in (1, 2)]
+    outputs = Engine(graph.build(arrays, COLOUR, PRIOR).SerializeToString())(noise(4, 61, 47, 3))
     _, bias = graph.last_layer(arrays, PRIOR)
-    assert np.abs(said.cam.mean((2, 3)) + bias - said.logits).max() <= 1e-5
+    assert np.abs(outputs.cam.mean((2, 3)) + bias - outputs.logits).max() <= 1e-5
 
 
 @pytest.mark.parametrize("size", [(450, 600), (1000, 1250), (33, 31), (20, 25)])
 def test_images_are_made_small_as_pillow_makes_them(size: tuple[int, int]) -> None:
     model = graph.build([resnet.arrays(net("resnet20", 3))], COLOUR, None)
-    resized = next(one.output[0] for one in model.graph.node if one.op_type == "Resize")
+    resized = next(node.output[0] for node in model.graph.node if node.op_type == "Resize")
     model.graph.output.append(helper.make_tensor_value_info(resized, TensorProto.FLOAT, None))
     session = onnxruntime.InferenceSession(model.SerializeToString())
     picture = np.asarray(Image.fromarray(noise(size[0] // 10, size[1] // 10, 3)).resize(size[::-1]))
-    (found,) = session.run([resized], {"image": picture[None]})
-    wanted = data.resize(picture, COLOUR.size)
-    assert np.abs(found[0].transpose(1, 2, 0) - wanted).max() / 255 <= 0.01
+    (actual,) = session.run([resized], {"image": picture[None]})
+    expected = data.resize(picture, COLOUR.size)
+    assert np.abs(actual[0].transpose(1, 2, 0) - expected).max() / 255 <= 0.01
 
 
 def test_an_image_that_has_the_nets_size_already_is_not_touched() -> None:
     model = graph.build([resnet.arrays(net("resnet20", 3))], COLOUR, None)
-    resized = next(one.output[0] for one in model.graph.node if one.op_type == "Resize")
+    resized = next(node.output[0] for node in model.graph.node if node.op_type == "Resize")
     model.graph.output.append(helper.make_tensor_value_info(resized, TensorProto.FLOAT, None))
     images = noise(2, 32, 32, 3)
-    (found,) = onnxruntime.InferenceSession(model.SerializeToString()).run([resized], {"image": images})
-    assert np.array_equal(found.transpose(0, 2, 3, 1), images)
+    (actual,) = onnxruntime.InferenceSession(model.SerializeToString()).run([resized], {"image": images})
+    assert np.array_equal(actual.transpose(0, 2, 3, 1), images)
 
 
 def test_a_graph_that_says_something_else_is_refused() -> None:
-    mine, other = net("resnet20", 1, seed=1), net("resnet20", 1, seed=1)
-    other.linear.bias.data[0] += 0.001
-    model = graph.build([resnet.arrays(other)], GREY, None).SerializeToString()
+    exported, altered = net("resnet20", 1, seed=1), net("resnet20", 1, seed=1)
+    altered.linear.bias.data[0] += 0.001
+    model = graph.build([resnet.arrays(altered)], GREY, None).SerializeToString()
     with pytest.raises(DisagreesError):
-        verify.parity(model, [mine], GREY, None)
+        verify.parity(model, [exported], GREY, None)
 
 
 def test_the_input_is_marked_as_an_image_of_any_batch_and_size() -> None:
-    taken = graph.build([resnet.arrays(net("resnet20", 1))], GREY, None).graph.input[0].type
-    assert taken.denotation == "IMAGE"
-    sides = taken.tensor_type.shape.dim
-    assert [one.dim_param or one.dim_value for one in sides] == ["batch", "height", "width", 1]
+    input_type = graph.build([resnet.arrays(net("resnet20", 1))], GREY, None).graph.input[0].type
+    assert input_type.denotation == "IMAGE"
+    sides = input_type.tensor_type.shape.dim
+    assert [side.dim_param or side.dim_value for side in sides] == ["batch", "height", "width", 1]
 
 
 def test_what_the_graph_says_is_tried_on_images_of_the_nets_size_on_larger_and_on_smaller_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    one, tried, drawn = net("resnet20", 1), [], verify.noise_images
+    model, tried, drawn = net("resnet20", 1), [], verify.noise_images
     monkeypatch.setattr(verify, "noise_images", lambda *shape: tried.append(shape) or drawn(*shape))
-    verify.parity(graph.build([resnet.arrays(one)], GREY, None).SerializeToString(), [one], GREY, None)
+    verify.parity(graph.build([resnet.arrays(model)], GREY, None).SerializeToString(), [model], GREY, None)
     assert tried == [(1, 28, 28, 1), (2, 61, 84, 1), (5, 15, 41, 1)]
 
 
@@ -128,4 +128,4 @@ def test_the_temperature_divides_the_logits_of_the_probabilities_alone() -> None
 
 def test_the_graph_needs_no_newer_program_than_the_first_that_resizes_as_it_must() -> None:
     model = graph.build([resnet.arrays(net("resnet20", 1))], GREY, None)
-    assert ([one.version for one in model.opset_import], model.ir_version) == ([18], 8)
+    assert ([opset.version for opset in model.opset_import], model.ir_version) == ([18], 8)

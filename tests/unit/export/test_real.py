@@ -56,9 +56,11 @@ def asked(request: pytest.FixtureRequest) -> list[Asked]:
     if not FILE.exists():
         pytest.skip("classification/pneumoniamnist.npz of FEDHELP_DATA is not here")
     torch.set_num_threads(1)  # faster than more, for so small a net on a machine that does other things
-    with np.load(FILE) as found:
-        pixels = np.concatenate([found[f"{part}_images"] for part in ("train", "val", "test")])[..., None]
-        labels = np.concatenate([found[f"{part}_labels"] for part in ("train", "val", "test")]).ravel().astype(np.int64)
+    with np.load(FILE) as archive:
+        pixels = np.concatenate([archive[f"{part}_images"] for part in ("train", "val", "test")])[..., None]
+        labels = (
+            np.concatenate([archive[f"{part}_labels"] for part in ("train", "val", "test")]).ravel().astype(np.int64)
+        )
     return [clinic(pixels, labels, key) for key in range(1, 6 if request.config.getoption("--proofs") else 2)]
 
 
@@ -72,65 +74,76 @@ def clinic(pixels: NDArray[np.uint8], labels: NDArray[np.int64], key: int) -> As
     learner.receive(METHODS["fedavg"].start(plan), 1)
     loop.train(learner, {"private": images.part("train")}, 1)
     origin = exporting.Origin("", 1, "small", 1, None)
-    made = exporting.create({"own": learner.net}, images, plan, origin, keys.generate().sign)
-    bundle, test = Bundle(made.model, "", "", "", metadata.read_notes(made.model), made.facts), images.part("test")
-    answers = [one for part in batches(test.pixels) for one in decide.answer_images(bundle, part)]
+    result = exporting.create({"own": learner.net}, images, plan, origin, keys.generate().sign)
+    bundle, test = (
+        Bundle(result.model, "", "", "", metadata.read_notes(result.model), result.facts),
+        images.part("test"),
+    )
+    answers = [answer for part in batches(test.pixels) for answer in decide.answer_images(bundle, part)]
     return Asked(bundle, test, answers)
 
 
 def batches(pixels: Any) -> Iterator[NDArray[np.uint8]]:
-    for at in range(0, len(pixels), 64):
-        yield np.asarray(pixels[at : at + 64])
+    for start in range(0, len(pixels), 64):
+        yield np.asarray(pixels[start : start + 64])
 
 
 def test_the_true_class_is_in_the_set_as_often_as_promised(asked: list[Asked]) -> None:
     """Within three standard errors of both samples, the validation images' and these."""
-    for one, name in enumerate(asked[0].bundle.facts.classes):
-        held = [
+    for index, name in enumerate(asked[0].bundle.facts.classes):
+        covered = [
             name in answer.set
             for site in asked
             for answer, label in zip(site.answers, site.test.labels, strict=True)
-            if label == one
+            if label == index
         ]
-        said = [site.bundle.facts.calibration for site in asked]
-        level, kept = float(np.mean([part.level[one] for part in said])), sum(part.images[one] for part in said)
-        print(f"{name}: {np.mean(held):.3f} of {len(held)}, promised {1 - level:.3f} from {kept} images")
-        assert np.mean(held) >= 1 - level - 3 * np.sqrt(level * (1 - level) * (1 / kept + 1 / len(held)))
+        calibrations = [site.bundle.facts.calibration for site in asked]
+        level, count = (
+            float(np.mean([part.level[index] for part in calibrations])),
+            sum(part.images[index] for part in calibrations),
+        )
+        print(f"{name}: {np.mean(covered):.3f} of {len(covered)}, promised {1 - level:.3f} from {count} images")
+        assert np.mean(covered) >= 1 - level - 3 * np.sqrt(level * (1 - level) * (1 / count + 1 / len(covered)))
 
 
 def test_probabilities_are_nearer_to_the_truth_than_those_of_the_bare_net(asked: list[Asked]) -> None:
     errors = []
     for site in asked:
         logits = np.concatenate([site.bundle.engine(part).logits for part in batches(site.test.pixels)])
-        heat = site.bundle.facts.calibration.temperature
-        each = [metrics.scores(calibrate.softmax(part), site.test.labels).ece.value for part in (logits, logits / heat)]
-        print(f"temperature {heat:.2f}: calibration error {each[0]} before, {each[1]} after")
-        errors.append(each)
-    bare, calm = np.mean(errors, 0)
-    assert calm < bare
+        temperature = site.bundle.facts.calibration.temperature
+        errors_of_site = [
+            metrics.scores(calibrate.softmax(part), site.test.labels).ece.value
+            for part in (logits, logits / temperature)
+        ]
+        print(f"temperature {temperature:.2f}: calibration error {errors_of_site[0]} before, {errors_of_site[1]} after")
+        errors.append(errors_of_site)
+    bare, calibrated = np.mean(errors, 0)
+    assert calibrated < bare
 
 
 def test_of_the_images_of_the_same_kind_few_are_called_unlike_and_of_others_many_more(asked: list[Asked]) -> None:
     others = {"noise": np.random.default_rng(0).integers(0, 256, (100, 28, 28, 1), np.uint8)}
     if OTHERS.exists():
-        with np.load(OTHERS) as found:
-            others["blood cells"] = found["test_images"][:100, 2:30, 2:30].mean(3, keepdims=True).astype(np.uint8)
+        with np.load(OTHERS) as archive:
+            others["blood cells"] = archive["test_images"][:100, 2:30, 2:30].mean(3, keepdims=True).astype(np.uint8)
     unlike = np.mean([answer.distance > 1 for site in asked for answer in site.answers])
-    level, kept = asked[0].bundle.facts.likeness.level, 240 * len(asked)
+    level, count = asked[0].bundle.facts.likeness.level, 240 * len(asked)
     print(f"unlike: {unlike:.3f} of chest X-rays, promised {level:.3f}")
-    assert unlike <= level + 3 * np.sqrt(level * (1 / kept + 1 / sum(len(site.answers) for site in asked)))
+    assert unlike <= level + 3 * np.sqrt(level * (1 / count + 1 / sum(len(site.answers) for site in asked)))
     for name, images in others.items():
-        away = np.mean([answer.distance > 1 for site in asked for answer in decide.answer_images(site.bundle, images)])
-        print(f"unlike: {away:.3f} of {name}")
-        assert away > 0.8
+        rate = np.mean([answer.distance > 1 for site in asked for answer in decide.answer_images(site.bundle, images)])
+        print(f"unlike: {rate:.3f} of {name}")
+        assert rate > 0.8
 
 
 def test_what_is_answered_is_right_more_often_than_what_is_not(asked: list[Asked]) -> None:
     pairs = [pair for site in asked for pair in zip(site.answers, site.test.labels, strict=True)]
     names = asked[0].bundle.facts.classes
     right = np.array(
-        [max(one.probabilities, key=one.probabilities.__getitem__) == names[label] for one, label in pairs]
+        [max(answer.probabilities, key=answer.probabilities.__getitem__) == names[label] for answer, label in pairs]
     )
-    known = np.array([one.answer is not None for one, _ in pairs])
-    print(f"answered {known.mean():.3f}, right {right[known].mean():.3f}; the others {right[~known].mean():.3f}")
-    assert right[known].mean() > right.mean() > right[~known].mean()
+    answered = np.array([answer.answer is not None for answer, _ in pairs])
+    print(
+        f"answered {answered.mean():.3f}, right {right[answered].mean():.3f}; the others {right[~answered].mean():.3f}"
+    )
+    assert right[answered].mean() > right.mean() > right[~answered].mean()

@@ -57,10 +57,10 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Fake]:
     """Puts a fake in the place of every source; four images make a block."""
 
     def put(*arguments: Any) -> Fake:
-        made = Fake(*arguments)
-        monkeypatch.setattr(build, "open_source", made.make)
+        source = Fake(*arguments)
+        monkeypatch.setattr(build, "open_source", source.make)
         monkeypatch.setattr(build, "BATCH", 4)
-        return made
+        return source
 
     return put
 
@@ -82,12 +82,12 @@ def two(tmp_path: Path) -> list[str]:
 
 
 def test_each_source_sees_each_image_once_in_order(fake: Callable[..., Fake], two: list[str], tmp_path: Path) -> None:
-    asked, images = fake(), noise()
+    source, images = fake(), noise()
     build.build(images, labels(), CLASSES, two, tmp_path)
-    assert asked.made == two
-    assert [first for first, _ in asked.asked] == [0, 4, 8, 0, 4, 8]
-    seen = b"".join(block for _, block in asked.asked)
-    assert seen == images.tobytes() * 2  # the public images, and nothing besides
+    assert source.made == two
+    assert [first for first, _ in source.asked] == [0, 4, 8, 0, 4, 8]
+    sent = b"".join(block for _, block in source.asked)
+    assert sent == images.tobytes() * 2  # the public images, and nothing besides
 
 
 def test_the_pack_holds_every_answer_beside_its_image(
@@ -118,14 +118,14 @@ def test_a_run_that_was_cut_off_goes_on_without_asking_again(
     cut = fake(fair, answered)
     with pytest.raises(KeyboardInterrupt):
         build.build(noise(), labels(), CLASSES, two, tmp_path / "kept")
-    rest = fake()
-    found = build.build(noise(), labels(), CLASSES, two, tmp_path / "kept")
+    resumed = fake()
+    pack = build.build(noise(), labels(), CLASSES, two, tmp_path / "kept")
     assert len(cut.asked) == answered
-    assert len(rest.asked) == 6 - answered
-    whole = fake()
+    assert len(resumed.asked) == 6 - answered
+    complete = fake()
     undisturbed = build.build(noise(), labels(), CLASSES, two, tmp_path / "other")
-    assert cut.asked + rest.asked == whole.asked
-    assert found.probabilities.tobytes() == undisturbed.probabilities.tobytes()
+    assert cut.asked + resumed.asked == complete.asked
+    assert pack.probabilities.tobytes() == undisturbed.probabilities.tobytes()
 
 
 def test_other_images_are_asked_anew(fake: Callable[..., Fake], two: list[str], tmp_path: Path) -> None:
@@ -161,9 +161,9 @@ def test_the_same_weights_in_another_net_are_another_source(
 
 def test_progress_counts_images_of_all_sources(fake: Callable[..., Fake], two: list[str], tmp_path: Path) -> None:
     fake()
-    seen: list[tuple[int, int]] = []
-    build.build(noise(), labels(), CLASSES, two, tmp_path, lambda *at: seen.append(at))
-    assert seen == [(4, 20), (8, 20), (10, 20), (14, 20), (18, 20), (20, 20)]
+    progress: list[tuple[int, int]] = []
+    build.build(noise(), labels(), CLASSES, two, tmp_path, lambda *counts: progress.append(counts))
+    assert progress == [(4, 20), (8, 20), (10, 20), (14, 20), (18, 20), (20, 20)]
 
 
 ODD: dict[str, Answer] = {
@@ -228,10 +228,10 @@ def test_an_unknown_net_is_wrong_usage(tmp_path: Path) -> None:
 
 def test_answers_from_a_file_are_taken_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "BATCH", 4)
-    said = fair(noise())
-    np.savez(tmp_path / "said@home.npz", probabilities=said)
+    answers = fair(noise())
+    np.savez(tmp_path / "said@home.npz", probabilities=answers)
     pack = build.build(noise(), labels(), CLASSES, [f"files:{tmp_path / 'said@home.npz'}"], tmp_path / "kept")
-    assert pack.probabilities.tobytes() == said.astype(np.float16)[None].tobytes()
+    assert pack.probabilities.tobytes() == answers.astype(np.float16)[None].tobytes()
     assert pack.sources == ("files:said@home.npz",)
 
 
@@ -280,9 +280,9 @@ def test_a_file_without_answers_is_refused(tmp_path: Path, write: Callable[[Path
 def test_an_npz_keeps_the_order_of_its_images(tmp_path: Path, prefix: str) -> None:
     arrays = {f"{prefix}images": noise(channels=1)[..., 0], f"{prefix}labels": labels()[:, None].astype(np.uint8)}
     np.savez(tmp_path / "public.npz", class_names=np.array(CLASSES), **arrays)
-    images, found, classes = public_images.read(tmp_path / "public.npz", tmp_path / "kept")
+    images, read_labels, classes = public_images.read(tmp_path / "public.npz", tmp_path / "kept")
     assert images.tobytes() == noise(channels=1).tobytes()
-    assert (found.tolist(), classes) == (labels().tolist(), CLASSES)
+    assert (read_labels.tolist(), classes) == (labels().tolist(), CLASSES)
 
 
 @pytest.mark.parametrize("write", BROKEN)
@@ -329,9 +329,9 @@ def test_the_public_resnet20_is_right_in_81_percent_of_cifar(tmp_path: Path) -> 
 @pytest.mark.skipif(not RESNET20.exists(), reason="the public CIFAR weights are absent")
 def test_a_net_takes_grey_images_of_another_size() -> None:
     grey = noise(3, side=20, channels=1)
-    said = nets.make(f"resnet20@{RESNET20}", [str(n) for n in range(10)])
-    wide = said.probabilities(np.repeat(grey, 3, 3), 0)
-    assert said.probabilities(grey, 0).tobytes() == wide.tobytes()
+    source = nets.open_source(f"resnet20@{RESNET20}", [str(n) for n in range(10)])
+    wide = source.probabilities(np.repeat(grey, 3, 3), 0)
+    assert source.probabilities(grey, 0).tobytes() == wide.tobytes()
     assert wide.shape == (3, 10)
 
 
@@ -366,18 +366,18 @@ def test_a_torchvision_classifier_says_what_the_model_itself_says(
     images = noise(2, side=224)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     with torch.no_grad():
-        seen = (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - mean) / std
-        wanted = torch.nn.functional.softmax(net(seen), 1).numpy()
+        inputs = (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - mean) / std
+        expected = torch.nn.functional.softmax(net(inputs), 1).numpy()
     pack = build.build(images, labels(2), CLASSES, [spec], tmp_path / "kept")
-    assert np.abs(pack.probabilities[0] - wanted).max() < 1e-3
-    assert np.abs(build.open_source(spec, CLASSES).probabilities(images, 0) - wanted).max() < 1e-5
-    assert np.ptp(wanted, axis=0).max() > 1e-4  # it tells the images apart, so that the comparison means something
+    assert np.abs(pack.probabilities[0] - expected).max() < 1e-3
+    assert np.abs(build.open_source(spec, CLASSES).probabilities(images, 0) - expected).max() < 1e-5
+    assert np.ptp(expected, axis=0).max() > 1e-4  # it tells the images apart, so that the comparison means something
 
 
 def test_a_torchvision_classifier_takes_small_grey_images(torchvision_net: tuple[torch.nn.Module, str]) -> None:
-    said = build.open_source(torchvision_net[1], CLASSES).probabilities(noise(2, side=8, channels=1), 0)
-    assert said.shape == (2, 3)
-    assert np.abs(said.sum(1) - 1).max() < 1e-5
+    answers = build.open_source(torchvision_net[1], CLASSES).probabilities(noise(2, side=8, channels=1), 0)
+    assert answers.shape == (2, 3)
+    assert np.abs(answers.sum(1) - 1).max() < 1e-5
 
 
 def test_torchvision_weights_of_another_model_are_refused(torchvision_net: tuple[torch.nn.Module, str]) -> None:

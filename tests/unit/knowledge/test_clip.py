@@ -80,15 +80,15 @@ def noise(count: int = 5, side: int = SIDE, channels: int = 3) -> NDArray[np.uin
 def by_hand(net: Any, tokens: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Zero-shot probabilities, class by class and sentence by sentence."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-    seen = net.encode_image((torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std)
+    features = net.encode_image((torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std)
     logits = torch.zeros(len(images), len(CLASSES))
-    for place, name in enumerate(CLASSES):
+    for index, name in enumerate(CLASSES):
         total = torch.zeros(TINY["embed_dim"])  # type: ignore[call-overload]
         for prompt in clip.PROMPTS:
             sentence = net.encode_text(tokens([prompt.format(name)]))[0]
             total += sentence / sentence.norm()
-        for row, image in enumerate(seen):
-            logits[row, place] = net.logit_scale.exp() * torch.cosine_similarity(image, total, 0)
+        for row, image in enumerate(features):
+            logits[row, index] = net.logit_scale.exp() * torch.cosine_similarity(image, total, 0)
     return np.asarray(torch.softmax(logits, 1).numpy())
 
 
@@ -96,12 +96,12 @@ def test_clip_says_what_the_same_model_says_by_hand(
     open_clip: Any, saved: Callable[..., tuple[Any, str]], tmp_path: Path
 ) -> None:
     net, spec = saved(0)
-    wanted = by_hand(net, open_clip.get_tokenizer("tiny-for-tests"), noise())
-    said = build.open_source(spec, CLASSES).probabilities(noise(), 0)
-    assert np.abs(said - wanted).max() < 1e-5
-    assert np.ptp(wanted, axis=0).max() > 0.01  # it tells the images apart, so that the comparison means something
+    expected = by_hand(net, open_clip.get_tokenizer("tiny-for-tests"), noise())
+    answers = build.open_source(spec, CLASSES).probabilities(noise(), 0)
+    assert np.abs(answers - expected).max() < 1e-5
+    assert np.ptp(expected, axis=0).max() > 0.01  # it tells the images apart, so that the comparison means something
     pack = build.build(noise(), np.zeros(5, np.int64), CLASSES, [spec], tmp_path / "kept")
-    assert np.abs(pack.probabilities[0] - wanted).max() < 1e-3
+    assert np.abs(pack.probabilities[0] - expected).max() < 1e-3
     assert pack.sources == ("clip:tiny-for-tests@weights0.safetensors",)
 
 
@@ -116,8 +116,8 @@ def test_there_are_several_prompts_and_each_counts(
 
 
 def test_other_weights_give_other_answers(saved: Callable[..., tuple[Any, str]]) -> None:
-    one, other = (build.open_source(saved(seed)[1], CLASSES).probabilities(noise(), 0) for seed in (0, 1))
-    assert np.abs(one - other).max() > 0.01
+    first, second = (build.open_source(saved(seed)[1], CLASSES).probabilities(noise(), 0) for seed in (0, 1))
+    assert np.abs(first - second).max() > 0.01
 
 
 def test_answers_follow_the_names_of_the_classes(saved: Callable[..., tuple[Any, str]]) -> None:
@@ -128,15 +128,15 @@ def test_answers_follow_the_names_of_the_classes(saved: Callable[..., tuple[Any,
 
 
 def test_grey_images_are_seen_as_colour(saved: Callable[..., tuple[Any, str]]) -> None:
-    asked = build.open_source(saved()[1], CLASSES)
+    source = build.open_source(saved()[1], CLASSES)
     grey = noise(channels=1)
-    assert asked.probabilities(grey, 0).tobytes() == asked.probabilities(np.repeat(grey, 3, 3), 0).tobytes()
+    assert source.probabilities(grey, 0).tobytes() == source.probabilities(np.repeat(grey, 3, 3), 0).tobytes()
 
 
 def test_images_of_any_size_are_taken(saved: Callable[..., tuple[Any, str]]) -> None:
-    said = build.open_source(saved()[1], CLASSES).probabilities(noise(side=40), 0)
-    assert said.shape == (5, 3)
-    assert np.abs(said.sum(1) - 1).max() < 1e-5
+    answers = build.open_source(saved()[1], CLASSES).probabilities(noise(side=40), 0)
+    assert answers.shape == (5, 3)
+    assert np.abs(answers.sum(1) - 1).max() < 1e-5
 
 
 def test_an_unknown_model_is_wrong_usage(saved: Callable[..., tuple[Any, str]]) -> None:
@@ -157,12 +157,12 @@ def test_a_file_named_like_a_known_tag_is_read_and_nothing_is_downloaded(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "laion400m_e32").write_text("no weights at all")
     assert "laion400m_e32" in open_clip.list_pretrained_tags_by_model("ViT-B-32")
-    asked: list[str] = []
-    monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *at, **how: asked.append("download"))
+    downloads: list[str] = []
+    monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *at, **how: downloads.append("download"))
     monkeypatch.setattr(open_clip.factory, "get_model_config", lambda name: json.loads(json.dumps(TINY)))
     with pytest.raises(UsageError, match="with a safetensors file"):
         build.open_source("clip:ViT-B-32@laion400m_e32", CLASSES)
-    assert asked == []
+    assert downloads == []
 
 
 def write_text(path: Path) -> None:

@@ -28,8 +28,8 @@ COUNTS = {"2": 14, "10": 20, "9": 12}  # of each centre
 def _images(counts: dict[str, int], classes: int = 3) -> Images:
     """Images of some centres: of ten, six to train with, one to choose by, three to measure by."""
     pixels, labels, splits, centres = [], [], [], []
-    for place, (centre, count) in enumerate(counts.items()):
-        drawn, kinds = phantoms.draw(count, classes, size=SIDE, site=place + 1)
+    for index, (centre, count) in enumerate(counts.items()):
+        drawn, kinds = phantoms.draw(count, classes, size=SIDE, site=index + 1)
         pixels.append(drawn)
         labels.append(kinds)
         splits += [("train", "test", "train", "train", "val", "train", "test", "train", "train", "test")[n % 10]
@@ -59,8 +59,8 @@ def parts(images: Images) -> list[SiteImages]:
 @pytest.fixture(scope="session")
 def pack() -> Pack:
     pixels, labels = phantoms.draw(12, 4, size=SIDE, family="tissue")
-    said = np.random.Generator(np.random.Philox(1)).dirichlet(np.ones(4), (2, 12)).astype(np.float16)
-    return Pack(pixels, labels, phantoms.TISSUES[:4], ("files:a", "files:b"), said)
+    answers = np.random.Generator(np.random.Philox(1)).dirichlet(np.ones(4), (2, 12)).astype(np.float16)
+    return Pack(pixels, labels, phantoms.TISSUES[:4], ("files:a", "files:b"), answers)
 
 
 @pytest.fixture(scope="session")

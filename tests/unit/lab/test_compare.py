@@ -43,9 +43,9 @@ def compared(one: One, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[d
 
 
 def runs_in(out: Path) -> list[tuple[str, int]]:
-    held = json.loads((out / "results.json").read_text())
-    assert held["schema_version"] == 1
-    return [(found["method"], found["seed"]) for found in held["runs"]]
+    results = json.loads((out / "results.json").read_text())
+    assert results["schema_version"] == 1
+    return [(run["method"], run["seed"]) for run in results["runs"]]
 
 
 def rows(out: Path, heading: str) -> Iterator[list[str]]:
@@ -70,23 +70,23 @@ def test_a_name_carries_the_settings_of_its_method(name: str, method: str, setti
 
 def test_results_stand_in_the_order_given(compared: tuple[list[dict[str, Any]], Path]) -> None:
     runs, out = compared
-    wanted = [(name, seed) for name in ("fedavg", "local", "fedprox+mu=0") for seed in (1, 0)]
-    assert [(found["method"], found["seed"]) for found in runs] == wanted == runs_in(out)
+    expected = [(name, seed) for name in ("fedavg", "local", "fedprox+mu=0") for seed in (1, 0)]
+    assert [(run["method"], run["seed"]) for run in runs] == expected == runs_in(out)
     assert json.loads((out / "results.json").read_text())["runs"] == runs
 
 
 def test_results_and_table_are_written_anew_after_each_run(one: One, tmp_path: Path) -> None:
-    seen: list[tuple[list[tuple[str, int]], str]] = []
+    written: list[tuple[list[tuple[str, int]], str]] = []
 
     def watching(name: str, seed: int, folder: Path) -> dict[str, Any]:
         if (tmp_path / "results.json").exists():
-            seen.append((runs_in(tmp_path), (tmp_path / "table.md").read_text(encoding="utf-8")))
+            written.append((runs_in(tmp_path), (tmp_path / "table.md").read_text(encoding="utf-8")))
         return one(name, seed, folder)
 
     compare.compare(["local", "fedavg"], [0, 1], tmp_path, watching)
     everything = [("local", 0), ("local", 1), ("fedavg", 0), ("fedavg", 1)]
-    assert [found for found, _ in seen] == [everything[:count] for count in (1, 2, 3)]
-    assert ["| fedavg |" in text for _, text in seen] == [False, False, True]
+    assert [names for names, _ in written] == [everything[:count] for count in (1, 2, 3)]
+    assert ["| fedavg |" in text for _, text in written] == [False, False, True]
 
 
 def test_pictures_lie_beside_the_table(compared: tuple[list[dict[str, Any]], Path]) -> None:
@@ -101,8 +101,8 @@ def test_without_matplotlib_there_is_a_table_and_a_line_that_says_how_to_get_pic
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     compare.compare(["local"], [0, 1], tmp_path, one)
-    said = capsys.readouterr().err.splitlines()
-    assert said == ["for curves.png and cost.png: pip install 'fedhelp-edge[lab]'"]
+    printed = capsys.readouterr().err.splitlines()
+    assert printed == ["for curves.png and cost.png: pip install 'fedhelp-edge[lab]'"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "runs", "table.md"]
 
 
@@ -121,13 +121,13 @@ def test_a_comparison_that_was_cut_off_goes_on(
     methods, seeds = ["fedavg", "local", "fedprox+mu=0"], [1, 0]
     with pytest.raises(Cut):
         compare.compare(methods, seeds, tmp_path, some)
-    kept = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("run.json")}
-    assert len(kept) == 3
+    records = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("run.json")}
+    assert len(records) == 3
     runs = compare.compare(methods, seeds, tmp_path, one)
-    assert all(path.read_bytes() == before for path, before in kept.items())  # these were not run again
+    assert all(path.read_bytes() == before for path, before in records.items())  # these were not run again
 
-    def timeless(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [{**record, "seconds": 0} for record in found]
+    def timeless(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{**record, "seconds": 0} for record in runs]
 
     assert timeless(runs) == timeless(compared[0])
     assert re.sub(r"\d+ \|\n", "", (tmp_path / "table.md").read_text()) == re.sub(
@@ -143,14 +143,14 @@ def test_the_table_names_every_method_and_every_site(
         assert [row[0] for row in rows(out, heading)] == ["fedavg", "local", "fedprox+mu=0"]
     text = (out / "table.md").read_text(encoding="utf-8")
     for part in parts:
-        assert f"{part.name} ({part.tier}, {len(part.of('train'))}/{len(part.of('test'))})" in text
+        assert f"{part.name} ({part.tier}, {len(part.split('train'))}/{len(part.split('test'))})" in text
 
 
 def test_the_table_gives_the_mean_over_seeds_with_its_spread(compared: tuple[list[dict[str, Any]], Path]) -> None:
     runs, out = compared
     for row in rows(out, "| method | seeds"):
-        mine = [found["mean"]["accuracy"] for found in runs if found["method"] == row[0]]
-        assert row[1:3] == ["2", f"{np.mean(mine):.3f} ± {np.std(mine, ddof=1):.3f}"]
+        accuracies = [run["mean"]["accuracy"] for run in runs if run["method"] == row[0]]
+        assert row[1:3] == ["2", f"{np.mean(accuracies):.3f} ± {np.std(accuracies, ddof=1):.3f}"]
 
 
 def test_only_methods_that_merge_have_a_merged_net(compared: tuple[list[dict[str, Any]], Path]) -> None:
@@ -162,9 +162,9 @@ def test_only_methods_that_merge_have_a_merged_net(compared: tuple[list[dict[str
 def test_every_difference_from_the_first_method_has_an_interval(
     compared: tuple[list[dict[str, Any]], Path],
 ) -> None:
-    found = {row[0]: row[1:] for row in rows(compared[1], "Difference from fedavg")}
-    assert list(found) == ["local", "fedprox+mu=0"]
-    for cell in found["local"]:
+    differences = {row[0]: row[1:] for row in rows(compared[1], "Difference from fedavg")}
+    assert list(differences) == ["local", "fedprox+mu=0"]
+    for cell in differences["local"]:
         value, low, high = map(float, re.fullmatch(r"(\S+) \[(\S+), (\S+)\]", cell).groups())  # type: ignore[union-attr]
         assert low <= value <= high
         assert low < high
@@ -175,17 +175,19 @@ def test_a_difference_is_that_of_all_test_images_together(compared: tuple[list[d
     right: dict[str, list[bool]] = {"fedavg": [], "local": []}
     for name in right:
         for seed in (0, 1):
-            with np.load(out / "runs" / f"{name}-{seed}" / "answers.npz") as held:
+            with np.load(out / "runs" / f"{name}-{seed}" / "answers.npz") as archive:
                 for site in ("site-001", "site-002", "site-003"):
-                    right[name] += (held[f"{site}/test_own"].argmax(1) == held[f"{site}/test_labels"]).tolist()
-    found = next(row for row in rows(out, "Difference from fedavg") if row[0] == "local")
-    assert float(found[1].split()[0]) == pytest.approx(np.mean(right["local"]) - np.mean(right["fedavg"]), abs=6e-4)
+                    right[name] += (archive[f"{site}/test_own"].argmax(1) == archive[f"{site}/test_labels"]).tolist()
+    difference = next(row for row in rows(out, "Difference from fedavg") if row[0] == "local")
+    assert float(difference[1].split()[0]) == pytest.approx(
+        np.mean(right["local"]) - np.mean(right["fedavg"]), abs=6e-4
+    )
 
 
 def test_methods_that_are_the_same_differ_by_nothing(compared: tuple[list[dict[str, Any]], Path]) -> None:
     """FedProx that pulls with no strength is FedAvg."""
-    found = next(row for row in rows(compared[1], "Difference from fedavg") if row[0] == "fedprox+mu=0")
-    assert found[1:4] == ["+0.000 [+0.000, +0.000]"] * 3
+    difference = next(row for row in rows(compared[1], "Difference from fedavg") if row[0] == "fedprox+mu=0")
+    assert difference[1:4] == ["+0.000 [+0.000, +0.000]"] * 3
 
 
 def test_the_average_of_a_sites_nets_is_measured_against_the_first_methods_own(
@@ -194,15 +196,15 @@ def test_the_average_of_a_sites_nets_is_measured_against_the_first_methods_own(
     _, out = compared
     gains = []
     for seed in (0, 1):
-        together, alone = (
+        together, baseline = (
             dict(np.load(out / "runs" / f"{name}-{seed}" / "answers.npz")) for name in ("fedprox+mu=0", "local")
         )
         for site in ("site-001", "site-002", "site-003"):
             labels, own = together[f"{site}/test_labels"], together[f"{site}/test_own"]
-            mean = (own + together[f"{site}/test_merged"] + alone[f"{site}/test_own"]) / 3
+            mean = (own + together[f"{site}/test_merged"] + baseline[f"{site}/test_own"]) / 3
             gains += ((mean.argmax(1) == labels).astype(int) - (own.argmax(1) == labels)).tolist()
-    found = next(row for row in rows(out, "Difference from fedavg") if row[0] == "fedprox+mu=0")
-    assert float(found[4].split()[0]) == pytest.approx(np.mean(gains), abs=6e-4)
+    difference = next(row for row in rows(out, "Difference from fedavg") if row[0] == "fedprox+mu=0")
+    assert float(difference[4].split()[0]) == pytest.approx(np.mean(gains), abs=6e-4)
 
 
 def test_too_few_test_images_give_a_difference_and_the_reason_why_it_has_no_interval(
@@ -211,27 +213,27 @@ def test_too_few_test_images_give_a_difference_and_the_reason_why_it_has_no_inte
     def two_sites(name: str, seed: int, folder: Path) -> dict[str, Any]:
         return run.run(plan_of(name, seed=seed, rounds=1), [parts[0], parts[1]], folder, compute=Compute())
 
-    assert sum(len(part.of("test")) for part in parts[:2]) < 10
+    assert sum(len(part.split("test")) for part in parts[:2]) < 10
     compare.compare(["fedavg", "local"], [0], tmp_path, two_sites)
-    (found,) = rows(tmp_path, "Difference from fedavg")
-    assert all(re.fullmatch(r"[+-]\d\.\d{3} \(no interval: fewer than 10 images\)", cell) for cell in found[1:])
+    (row,) = rows(tmp_path, "Difference from fedavg")
+    assert all(re.fullmatch(r"[+-]\d\.\d{3} \(no interval: fewer than 10 images\)", cell) for cell in row[1:])
 
 
 Said = dict[tuple[str, int], np.ndarray[Any, Any]]
 
 
-def table_of(said: Said, labels: np.ndarray[Any, Any], folder: Path, **more: Any) -> list[str]:
+def table_of(predictions: Said, labels: np.ndarray[Any, Any], folder: Path, **more: Any) -> list[str]:
     """The table of runs of one site whose own nets said this of its test images."""
     runs, folders = [], []
-    for (method, seed), own in said.items():
-        at = folder / f"{method}-{seed}"
-        at.mkdir()
-        np.savez(at / "answers.npz", **{"site-001/test_own": own, "site-001/test_labels": labels})
+    for (method, seed), probabilities in predictions.items():
+        run_folder = folder / f"{method}-{seed}"
+        run_folder.mkdir()
+        np.savez(run_folder / "answers.npz", **{"site-001/test_own": probabilities, "site-001/test_labels": labels})
         figures = {"accuracy": 0.5 + seed / 4, "balanced_accuracy": 0.25, "auc": None}
         site = {"name": "a", "tier": "small", "n_train": 30, "n_test": 12, **figures}
         cost = {"bytes_up": 2_500_000, "seconds": 4 + seed, "merged": None}
         runs.append({"method": method, "seed": seed, "mean": figures, "sites": [site], **cost, **more})
-        folders.append(at)
+        folders.append(run_folder)
     return compare.table(runs, folders).splitlines()
 
 
@@ -239,8 +241,8 @@ def test_the_average_takes_the_net_that_was_trained_alone_with_the_same_seed(tmp
     """Trained alone, one seed's net is right everywhere and the other's wrong; the federation's says nothing."""
     labels = np.array([0, 1] * 6)
     right, nothing = np.eye(2)[labels], np.full((12, 2), 0.5)
-    said = {("local", 0): right, ("local", 1): 1 - right, ("fedavg", 0): nothing, ("fedavg", 1): nothing}
-    lines = table_of(said, labels, tmp_path)
+    predictions = {("local", 0): right, ("local", 1): 1 - right, ("fedavg", 0): nothing, ("fedavg", 1): nothing}
+    lines = table_of(predictions, labels, tmp_path)
     cells = [line.strip("| ").split(" | ") for line in lines if line.startswith("| fedavg")]
     assert cells[0][6] == "0.500 ± 0.707"  # of all right and all wrong
     assert cells[1][4].startswith("+0.000 ")  # as the nets that were trained alone
@@ -255,25 +257,25 @@ def test_the_table_gives_means_spreads_costs_each_site_and_what_the_images_canno
     assert "| fedavg | 0.625 ± 0.177 (0.250 ± 0.000) |" in lines
     assert [line for line in lines if line.startswith("- ")] == ["- Two patients are at both sites."]
     assert not [line for line in lines if line.startswith("Difference")]  # from nobody
-    alone = table_of({("fedprox", 1): right}, labels, tmp_path)
-    assert alone[2] == "| fedprox | 1 | 0.750 | 0.250 | – | – | 1.000 | 2.5 | 5 |"
-    assert not [line for line in alone if line.startswith(("- ", "What these"))]
+    without_baseline = table_of({("fedprox", 1): right}, labels, tmp_path)
+    assert without_baseline[2] == "| fedprox | 1 | 0.750 | 0.250 | – | – | 1.000 | 2.5 | 5 |"
+    assert not [line for line in without_baseline if line.startswith(("- ", "What these"))]
 
 
 def test_methods_that_have_no_seed_in_common_are_not_compared(tmp_path: Path) -> None:
     labels = np.array([0, 1] * 6)
     right = np.eye(2)[labels]
     lines = table_of({("fedavg", 0): right, ("fedprox", 1): right, ("local", 0): 1 - right}, labels, tmp_path)
-    begin = next(at for at, line in enumerate(lines) if line.startswith("Difference"))
+    begin = next(index for index, line in enumerate(lines) if line.startswith("Difference"))
     assert [line.split(" | ")[0] for line in lines[begin + 4 : begin + 6]] == ["| local", ""]
 
 
 def test_every_row_of_a_table_has_as_many_cells_as_its_head(compared: tuple[list[dict[str, Any]], Path]) -> None:
     tables = (compared[1] / "table.md").read_text(encoding="utf-8").split("\n\n")
-    found = [[line.count("|") for line in one.splitlines()] for one in tables if one.startswith("|")]
-    assert [len(rows) for rows in found] == [5, 4, 5]
-    assert all(len(set(rows)) == 1 for rows in found)
-    assert all(set(one.splitlines()[1]) == set("| -") for one in tables if one.startswith("|"))
+    counts = [[line.count("|") for line in block.splitlines()] for block in tables if block.startswith("|")]
+    assert [len(rows) for rows in counts] == [5, 4, 5]
+    assert all(len(set(rows)) == 1 for rows in counts)
+    assert all(set(block.splitlines()[1]) == set("| -") for block in tables if block.startswith("|"))
 
 
 def test_nothing_of_a_run_is_unpickled(tmp_path: Path) -> None:

@@ -32,11 +32,11 @@ OnDisk = Callable[[str], Images]
 def on_disk(tmp_path: Path) -> OnDisk:
     """Puts 60 images of two hospitals, a third of them to measure by, where a pattern says, and reads them again."""
 
-    def put(place: str) -> Images:
+    def put(pattern: str) -> Images:
         pixels, labels = phantoms.draw(60, 2, size=8)
         for number, (image, label) in enumerate(zip(pixels, labels, strict=True)):
             site, part = ("south", "north", "south")[number % 3], "test" if number // 3 % 3 == 0 else "train"
-            folder = tmp_path / "images" / place.format(site=site, part=part, kind=phantoms.CLASSES[label])
+            folder = tmp_path / "images" / pattern.format(site=site, part=part, kind=phantoms.CLASSES[label])
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(folder / f"{number}.png")
         return load(tmp_path / "images", PLAN, state_dir=tmp_path / "kept")
@@ -53,15 +53,15 @@ def test_a_natural_split_gives_each_centre_its_own_images_in_order_of_their_numb
     assert [(part.id, part.name) for part in parts] == [("site-001", "2"), ("site-002", "9"), ("site-003", "10")]
     for part in parts:
         assert set(part.images.centres) == {part.name}
-        own = [name for name, centre in zip(images.names, images.centres, strict=True) if centre == part.name]
-        assert list(part.images.names) == own
+        expected = [name for name, centre in zip(images.names, images.centres, strict=True) if centre == part.name]
+        assert list(part.images.names) == expected
 
 
 def test_a_natural_split_keeps_the_splits_of_the_images(images: Images) -> None:
-    kept = dict(zip(images.names, images.splits, strict=True))
+    split_of = dict(zip(images.names, images.splits, strict=True))
     for part in distribute(images, "natural:centers", 0):
-        assert part.images.splits == tuple(kept[name] for name in part.images.names)
-        assert sum(len(part.of(split)) for split in SPLITS) == len(part.images)
+        assert part.images.splits == tuple(split_of[name] for name in part.images.names)
+        assert sum(len(part.split(split)) for split in SPLITS) == len(part.images)
 
 
 @pytest.mark.parametrize(
@@ -88,16 +88,16 @@ def test_folders_name_the_sites_of_a_table_too(on_disk: OnDisk, tmp_path: Path) 
 @pytest.mark.parametrize("how", ["natural:folder", "dirichlet:10"])
 def test_a_val_that_the_source_lacks_comes_from_train_and_test_stays(on_disk: OnDisk, how: str) -> None:
     for part in distribute(on_disk("{part}/{site}/{kind}"), how, 1, sites=2):
-        assert len(part.of("val")) > 0
-        assert all(name.startswith("train/") for name in (*part.of("val").names, *part.of("train").names))
-        assert part.of("test").names == tuple(name for name in part.images.names if name.startswith("test/"))
+        assert len(part.split("val")) > 0
+        assert all(name.startswith("train/") for name in (*part.split("val").names, *part.split("train").names))
+        assert part.split("test").names == tuple(name for name in part.images.names if name.startswith("test/"))
 
 
 def test_pixels_and_labels_go_with_their_names(images: Images) -> None:
     for part in distribute(images, "dirichlet:1", 0, sites=2):
-        at = [images.names.index(name) for name in part.images.names]
-        assert np.asarray(part.images.pixels).tobytes() == np.asarray(images.pixels)[at].tobytes()
-        assert part.images.labels.tolist() == images.labels[at].tolist()
+        indices = [images.names.index(name) for name in part.images.names]
+        assert np.asarray(part.images.pixels).tobytes() == np.asarray(images.pixels)[indices].tobytes()
+        assert part.images.labels.tolist() == images.labels[indices].tolist()
 
 
 @pytest.mark.parametrize("how", ["dirichlet:0.5", "dirichlet:100"])
@@ -113,8 +113,8 @@ def test_a_dirichlet_split_cuts_train_and_test_alike(many: Images) -> None:
         for label in range(3):
             shares = []
             for split in ("train", "test"):
-                whole = many.part(split).labels
-                shares.append(((part.of(split).labels == label).sum(), (whole == label).sum()))
+                labels = many.part(split).labels
+                shares.append(((part.split(split).labels == label).sum(), (labels == label).sum()))
             (train, of_train), (test, of_test) = shares
             assert abs(train / of_train - test / of_test) <= 1 / of_train + 1 / of_test
 
@@ -127,7 +127,7 @@ def test_a_smaller_alpha_gives_more_unequal_sites_on_average(many: Images) -> No
                 parts = distribute(many, f"dirichlet:{alpha}", seed, sites=2)
             except UsageError:
                 continue  # a site without training images: more unequal than any that count here
-            mixes = [np.bincount(part.of("train").labels, minlength=3) / len(part.of("train")) for part in parts]
+            mixes = [np.bincount(part.split("train").labels, minlength=3) / len(part.split("train")) for part in parts]
             found.append(np.abs(mixes[0] - mixes[1]).sum())
         assert len(found) > 6
         return float(np.mean(found))
@@ -142,17 +142,21 @@ def test_a_dirichlet_split_hangs_on_its_seed_alone(many: Images) -> None:
 
 def test_sizes_are_kept_to_the_image_and_val_is_cut_from_train(many: Images) -> None:
     parts = distribute(many, "sizes:100/30,50/20,20/5", 0, val=0.1)
-    assert [tuple(len(part.of(split)) for split in SPLITS) for part in parts] == [(90, 10, 30), (45, 5, 20), (18, 2, 5)]
+    assert [tuple(len(part.split(split)) for split in SPLITS) for part in parts] == [
+        (90, 10, 30),
+        (45, 5, 20),
+        (18, 2, 5),
+    ]
     dealt = [name for part in parts for name in part.images.names]
     assert len(set(dealt)) == len(dealt) == 225
 
 
 def test_sizes_draw_from_all_images_by_the_seed(many: Images) -> None:
-    one, other = (distribute(many, "sizes:100/30,50/20", seed) for seed in (0, 1))
-    assert names(one) != names(other)
-    assert names(one) == names(distribute(many, "sizes:100/30,50/20", 0))
-    held = dict(zip(many.names, many.splits, strict=True))
-    assert {held[name] for name in one[0].of("train").names} == set(SPLITS)
+    first, second = (distribute(many, "sizes:100/30,50/20", seed) for seed in (0, 1))
+    assert names(first) != names(second)
+    assert names(first) == names(distribute(many, "sizes:100/30,50/20", 0))
+    split_of = dict(zip(many.names, many.splits, strict=True))
+    assert {split_of[name] for name in first[0].split("train").names} == set(SPLITS)
 
 
 def test_the_large_sites_are_those_with_most_training_images(many: Images) -> None:
@@ -204,8 +208,8 @@ def test_a_site_without_training_images_is_refused(images: Images) -> None:
 @pytest.fixture
 def patients(many: Images) -> Images:
     """Those images, of 100 patients with one to eight images each, who may be of several classes and parts."""
-    who = np.random.default_rng(5).choice(100, len(many), p=np.arange(1, 101) / 5050)
-    return replace(many, groups=tuple(f"p{one}" for one in who))
+    patient_of = np.random.default_rng(5).choice(100, len(many), p=np.arange(1, 101) / 5050)
+    return replace(many, groups=tuple(f"p{patient}" for patient in patient_of))
 
 
 @pytest.mark.parametrize("how", ["sizes:100/30,50/20,20/5", "sizes:200/60,30/10", "dirichlet:1", "dirichlet:0.3"])
@@ -215,36 +219,36 @@ def test_a_patient_is_at_one_site_and_where_parts_are_drawn_in_one_part(how: str
     where = {(group, part.id) for part in parts for group in part.images.groups}
     assert len(where) == len({group for group, _ in where})
     if how.startswith("sizes"):
-        held = {
+        located = {
             (group, split)
             for part in parts
             for group, split in zip(part.images.groups, part.images.splits, strict=True)
         }
-        assert len(held) == len({group for group, _ in held})
+        assert len(located) == len({group for group, _ in located})
 
 
 def test_sizes_are_met_as_nearly_as_whole_patients_allow_and_by_how_much_not_is_said(
     many: Images, patients: Images, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parts = distribute(patients, "sizes:100/30,50/20,20/5", 0, val=0.1)
-    counts = [tuple(len(part.of(split)) for split in SPLITS) for part in parts]
+    counts = [tuple(len(part.split(split)) for split in SPLITS) for part in parts]
     assert counts == [(90, 10, 30), (45, 5, 20), (18, 2, 5)]
     assert capsys.readouterr().err == ""
     pairs = replace(many, groups=tuple(f"p{i // 2}" for i in range(len(many))))
     parts = distribute(pairs, "sizes:101/31,50/21", 0, val=0.0)
-    counts = [tuple(len(part.of(split)) for split in ("train", "test")) for part in parts]
+    counts = [tuple(len(part.split(split)) for split in ("train", "test")) for part in parts]
     assert counts == [(100, 30), (50, 20)]
-    said = capsys.readouterr().err
-    assert "site 1 has -1 train, -1 test images" in said
-    assert "site 2 has -1 test images" in said
+    printed = capsys.readouterr().err
+    assert "site 1 has -1 train, -1 test images" in printed
+    assert "site 2 has -1 test images" in printed
 
 
 def test_a_natural_split_gives_a_patient_of_two_centres_to_the_one_with_most_of_their_images(
     images: Images, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    at = [i for i, centre in enumerate(images.centres) if centre == "9"][:3]
+    indices = [i for i, centre in enumerate(images.centres) if centre == "9"][:3]
     other = images.centres.index("10")
-    groups = tuple("p" if i in (*at, other) else "" for i in range(len(images)))
+    groups = tuple("p" if i in (*indices, other) else "" for i in range(len(images)))
     parts = distribute(replace(images, groups=groups), "natural:centers", 0)
     assert [part.name for part in parts for group in part.images.groups if group == "p"] == ["9"] * 4
     assert "1 images moved to the site that has most images of their patient" in capsys.readouterr().err
@@ -252,22 +256,22 @@ def test_a_natural_split_gives_a_patient_of_two_centres_to_the_one_with_most_of_
 
 def test_a_patient_s_own_images_do_not_change_who_else_goes_where_by_their_number(many: Images) -> None:
     """Groups of one are as no groups."""
-    alone = replace(many, groups=tuple(f"p{i}" for i in range(len(many))))
-    for how in ("sizes:100/30,50/20", "dirichlet:1"):
-        assert names(distribute(alone, how, 2, sites=2)) == names(distribute(many, how, 2, sites=2))
+    ungrouped = replace(many, groups=tuple(f"p{i}" for i in range(len(many))))
+    for spec in ("sizes:100/30,50/20", "dirichlet:1"):
+        assert names(distribute(ungrouped, spec, 2, sites=2)) == names(distribute(many, spec, 2, sites=2))
 
 
 # --- at the bounds -------------------------------------------------------------------------------------------------
 def of(images: Images, groups: tuple[int, ...]) -> Images:
     """As many images as groups of these sizes hold, all of one class, to train with."""
     total = sum(groups)
-    named = tuple(f"p{place}" for place, size in enumerate(groups) for _ in range(size))
+    named = tuple(f"p{index}" for index, size in enumerate(groups) for _ in range(size))
     few = images.only(np.arange(total))
     return replace(few, groups=named, labels=np.zeros(total, np.int64), splits=("train",) * total)
 
 
 def counts(parts: list[SiteImages]) -> list[tuple[int, ...]]:
-    return [tuple(len(part.of(split)) for split in SPLITS) for part in parts]
+    return [tuple(len(part.split(split)) for split in SPLITS) for part in parts]
 
 
 def test_what_is_not_said_is_two_sites_none_of_them_large_and_a_tenth_of_train_for_val(many: Images) -> None:
@@ -314,8 +318,8 @@ def test_what_a_source_holds_twice_is_missing_from_the_largest_site(
 ) -> None:
     lacking = replace(many, problems=(Problem("a", "E_TWICE", ""), Problem("b", "E_TWICE", "")))
     assert counts(distribute(lacking, "sizes:50/42,180/30", 0, val=0)) == [(50, 0, 42), (178, 0, 30)]
-    said = capsys.readouterr().err
-    assert "2 images cannot be used or are there twice: site 2 has so many fewer" in said
+    printed = capsys.readouterr().err
+    assert "2 images cannot be used or are there twice: site 2 has so many fewer" in printed
     for sizes in ("50/42,180/31", "50/43,180/30"):
         with pytest.raises(UsageError, match="303 images, and there are 300"):
             distribute(lacking, f"sizes:{sizes}", 0)

@@ -41,8 +41,8 @@ def timeless(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def answers(out: Path) -> dict[str, bytes]:
-    with np.load(out / "answers.npz") as held:
-        return {name: held[name].tobytes() for name in held}
+    with np.load(out / "answers.npz") as archive:
+        return {name: archive[name].tobytes() for name in archive}
 
 
 @pytest.mark.parametrize("method", EVERYBODY)
@@ -62,15 +62,15 @@ def test_a_run_that_was_cut_off_ends_as_an_undisturbed_one(
     assert names == ["round-000001", "run.sha256"]
     assert not (tmp_path / "cut" / "round-000001" / "left.part").exists()
     (tmp_path / "cut" / "answers.npz").touch()  # as one leaves it that is cut off just before its end
-    seen: list[str] = []
-    resumed = go(plan, tmp_path / "cut", progress=seen.append)
-    assert [text.split(",")[0] for text in seen] == [f"{method} seed 3: round 2 of 2"]  # and not round 1 once more
+    messages: list[str] = []
+    resumed = go(plan, tmp_path / "cut", progress=messages.append)
+    assert [text.split(",")[0] for text in messages] == [f"{method} seed 3: round 2 of 2"]  # and not round 1 once more
     names = [path.name for path in sorted((tmp_path / "cut").iterdir())]
     assert names == ["answers.npz", "run.json", "run.sha256"]
-    whole = go(plan, tmp_path / "whole")
-    assert timeless(resumed) == timeless(whole)
+    undisturbed = go(plan, tmp_path / "whole")
+    assert timeless(resumed) == timeless(undisturbed)
     assert answers(tmp_path / "cut") == answers(tmp_path / "whole")
-    assert timeless(json.loads((tmp_path / "cut" / "run.json").read_text())) == timeless(whole)
+    assert timeless(json.loads((tmp_path / "cut" / "run.json").read_text())) == timeless(undisturbed)
 
 
 def test_a_run_that_was_cut_off_twice_ends_as_an_undisturbed_one(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
@@ -91,11 +91,11 @@ def test_a_run_that_was_cut_off_within_a_round_ends_as_an_undisturbed_one(
 ) -> None:
     train, done = loop.train, []
 
-    def some(*at: Any, **how: Any) -> loop.EpochReport:
+    def some(*arguments: Any, **options: Any) -> loop.EpochReport:
         if len(done) == trainings:
             raise Cut
-        done.append(at)
-        return train(*at, **how)
+        done.append(arguments)
+        return train(*arguments, **options)
 
     plan = plan_of("fedhelp")
     with monkeypatch.context() as patched, pytest.raises(Cut):
@@ -105,9 +105,9 @@ def test_a_run_that_was_cut_off_within_a_round_ends_as_an_undisturbed_one(
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
-    one, same = (go(plan_of("fedhelp"), tmp_path / name) for name in ("one", "same"))
+    first, same = (go(plan_of("fedhelp"), tmp_path / name) for name in ("one", "same"))
     other = go(plan_of("fedhelp", seed=4), tmp_path / "other")
-    assert one["merged_sha256"] == same["merged_sha256"] != other["merged_sha256"]
+    assert first["merged_sha256"] == same["merged_sha256"] != other["merged_sha256"]
     assert answers(tmp_path / "one") == answers(tmp_path / "same")
     assert answers(tmp_path / "one") != answers(tmp_path / "other")
 
@@ -135,8 +135,8 @@ def test_a_record_has_what_programs_rely_on(go: Go, plan_of: PlanOf, parts: list
     assert record["mean"].keys() >= figures <= record["merged"].keys()
     assert all(site.keys() >= {"name", "tier", "n_train", "n_test", *figures} for site in record["sites"])
     assert (record["method"], record["seed"], record["rounds"]) == ("fedavg", 3, 2)
-    found = [(site["name"], site["tier"], site["n_train"], site["n_test"]) for site in record["sites"]]
-    assert found == [(part.name, part.tier, len(part.of("train")), len(part.of("test"))) for part in parts]
+    sites = [(site["name"], site["tier"], site["n_train"], site["n_test"]) for site in record["sites"]]
+    assert sites == [(part.name, part.tier, len(part.split("train")), len(part.split("test"))) for part in parts]
     assert len(record["merged_sha256"]) == 64
 
 
@@ -144,11 +144,11 @@ def test_figures_are_those_of_the_kept_answers(
     go: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
 ) -> None:
     record = go(plan_of(rounds=1), tmp_path)
-    with np.load(tmp_path / "answers.npz") as held:
+    with np.load(tmp_path / "answers.npz") as archive:
         for part, site in zip(parts, record["sites"], strict=True):
-            truth = held[f"{part.id}/test_labels"].astype(np.int64)
-            assert truth.tolist() == part.of("test").labels.tolist()
-            assert site["accuracy"] == metrics.scores(held[f"{part.id}/test_own"], truth).accuracy.value
+            truth = archive[f"{part.id}/test_labels"].astype(np.int64)
+            assert truth.tolist() == part.split("test").labels.tolist()
+            assert site["accuracy"] == metrics.scores(archive[f"{part.id}/test_own"], truth).accuracy.value
     sites = [site["accuracy"] for site in record["sites"]]
     assert record["mean"]["accuracy"] == pytest.approx(np.mean(sites))
 
@@ -194,8 +194,8 @@ def test_public_images_alone_train_as_a_pack_whose_sources_are_not_asked(
     deaf = go(plan_of("fedhelp", {"fedhelp.sources": "none"}), tmp_path / "deaf")
     images = packs.without_predictions(pack.pixels, pack.labels, pack.classes)
     bare = go(plan_of("fedhelp"), tmp_path / "bare", pack=images)
-    asked = go(plan_of("fedhelp"), tmp_path / "asked")
-    assert bare["merged_sha256"] == deaf["merged_sha256"] != asked["merged_sha256"]
+    with_sources = go(plan_of("fedhelp"), tmp_path / "asked")
+    assert bare["merged_sha256"] == deaf["merged_sha256"] != with_sources["merged_sha256"]
 
 
 def test_half_precision_on_the_wire_halves_the_bytes(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
@@ -230,11 +230,11 @@ def trained(
     """Every site's share after one round from these first weights."""
     shares, examples = {}, {}
     for part in reversed(parts):  # the order in which sites train does not matter
-        one = learners.create(plan, part.id, part.tier, part.of("train"), pack, Compute())
-        one.receive(first, 1)
-        loop.train(one, learners.image_sets(part.of("train"), pack), 1)
-        shares[part.id] = one.give().arrays
-        examples[part.id] = len(part.of("train"))
+        learner = learners.create(plan, part.id, part.tier, part.split("train"), pack, Compute())
+        learner.receive(first, 1)
+        loop.train(learner, learners.image_sets(part.split("train"), pack), 1)
+        shares[part.id] = learner.give().arrays
+        examples[part.id] = len(part.split("train"))
     return shares, examples
 
 
@@ -258,12 +258,12 @@ def test_the_merged_model_is_judged_on_every_sites_test_images(
     shares, examples = trained(plan, parts, None, METHODS["fedavg"].start(plan))
     total = sum(examples.values())
     merged = rules.mean(shares, {site: count / total for site, count in examples.items()})
-    judge = learners.create(plan, parts[0].id, parts[0].tier, parts[0].of("train"), None, Compute())
+    judge = learners.create(plan, parts[0].id, parts[0].tier, parts[0].split("train"), None, Compute())
     resnet.load(judge.net, merged)
-    with np.load(tmp_path / "answers.npz") as held:
+    with np.load(tmp_path / "answers.npz") as archive:
         for part in parts:
-            said = loop.probabilities(judge, judge.net, part.of("test").pixels)
-            assert held[f"{part.id}/test_merged"].tobytes() == said.tobytes()
+            probabilities = loop.probabilities(judge, judge.net, part.split("test").pixels)
+            assert archive[f"{part.id}/test_merged"].tobytes() == probabilities.tobytes()
 
 
 def test_first_weights_that_are_given_take_the_place_of_drawn_ones(
@@ -284,14 +284,14 @@ def test_a_small_site_alone_begins_from_everybodys_first_weights(
 ) -> None:
     plan = plan_of("local", rounds=1)
     given = {"conv1.weight": METHODS["local"].start(plan)["conv1.weight"] * np.float32(0.5)}
-    for place, start in enumerate(({}, given)):
-        go(plan, tmp_path / str(place), start=start)
+    for index, start in enumerate(({}, given)):
+        go(plan, tmp_path / str(index), start=start)
         small = parts[0]
-        one = learners.create(plan, small.id, small.tier, small.of("train"), None, Compute())
-        one.receive({**METHODS["local"].start(plan), **start}, 1)
-        loop.train(one, learners.image_sets(small.of("train"), None), 1)
-        said = loop.probabilities(one, one.model, small.of("test").pixels)
-        assert answers(tmp_path / str(place))[f"{small.id}/test_own"] == said.tobytes()
+        learner = learners.create(plan, small.id, small.tier, small.split("train"), None, Compute())
+        learner.receive({**METHODS["local"].start(plan), **start}, 1)
+        loop.train(learner, learners.image_sets(small.split("train"), None), 1)
+        probabilities = loop.probabilities(learner, learner.model, small.split("test").pixels)
+        assert answers(tmp_path / str(index))[f"{small.id}/test_own"] == probabilities.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -350,9 +350,9 @@ def test_a_federation_that_does_not_get_better_ends_before_its_rounds_do(
 def test_the_merged_model_is_what_every_site_holds_of_it(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
     """Half precision on the way down: the next round is merged upon the numbers that sites began from."""
     halved = go(plan_of(settings={"wire.down": "f16"}), tmp_path / "halved")
-    whole = go(plan_of(), tmp_path / "whole")
-    assert halved["merged_sha256"] != whole["merged_sha256"]
-    assert halved["bytes_down"] < 0.6 * whole["bytes_down"]
+    full = go(plan_of(), tmp_path / "whole")
+    assert halved["merged_sha256"] != full["merged_sha256"]
+    assert halved["bytes_down"] < 0.6 * full["bytes_down"]
 
 
 def test_curves_and_the_merged_nets_figures_are_those_of_its_own_answers(
@@ -360,18 +360,18 @@ def test_curves_and_the_merged_nets_figures_are_those_of_its_own_answers(
 ) -> None:
     """The curves are drawn by validation images, the figures by test images; the merged net speaks for itself."""
     record = go(plan_of(settings={"training.lr": "0.01"}), tmp_path)
-    told: dict[str, dict[str, float | None]] = {}
-    with np.load(tmp_path / "answers.npz") as held:
-        for what in ("val_own", "val_merged", "test_own", "test_merged"):
-            split = what.partition("_")[0]
-            found = [
-                metrics.scores(held[f"{part.id}/{what}"], held[f"{part.id}/{split}_labels"].astype(np.int64))
+    figures: dict[str, dict[str, float | None]] = {}
+    with np.load(tmp_path / "answers.npz") as archive:
+        for name_ in ("val_own", "val_merged", "test_own", "test_merged"):
+            split = name_.partition("_")[0]
+            scores = [
+                metrics.scores(archive[f"{part.id}/{name_}"], archive[f"{part.id}/{split}_labels"].astype(np.int64))
                 for part in parts
             ]
-            told[what] = {name: mean([getattr(one, name).value for one in found]) for name in record["mean"]}
-    assert len({tuple(one.values()) for one in told.values()}) == 4  # or this would show nothing
+            figures[name_] = {name: mean([getattr(row, name).value for row in scores]) for name in record["mean"]}
+    assert len({tuple(row.values()) for row in figures.values()}) == 4  # or this would show nothing
     last = record["curve"][-1]
-    assert [told[what] for what in told] == [last["own"], last["merged"], record["mean"], record["merged"]]
+    assert [figures[name_] for name_ in figures] == [last["own"], last["merged"], record["mean"], record["merged"]]
 
 
 def mean(values: list[float | None]) -> float | None:
@@ -399,9 +399,9 @@ def test_without_a_kept_state_of_a_site_a_run_does_not_go_on(go: Go, plan_of: Pl
         go(plan_of("local"), tmp_path, progress=cut)
     for path in (tmp_path / "round-000001" / "site-002").iterdir():
         path.unlink()
-    with pytest.raises(FileNotFoundError) as told:
+    with pytest.raises(FileNotFoundError) as caught:
         go(plan_of("local"), tmp_path)
-    assert (told.value.errno, told.value.filename) == (errno.ENOENT, str(tmp_path / "round-000001" / "site-002"))
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOENT, str(tmp_path / "round-000001" / "site-002"))
 
 
 def test_patience_ends_no_run_in_which_nothing_is_exchanged(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
@@ -412,18 +412,21 @@ def test_patience_ends_no_run_in_which_nothing_is_exchanged(go: Go, plan_of: Pla
 def test_patience_asks_how_many_validation_images_the_rounds_model_gets_right(
     go: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[list[dict[str, list[int]]]] = []
-    monkeypatch.setattr(early_stopping, "has_plateaued", lambda reports, _: asked.append(list(reports)) or False)
+    calls: list[list[dict[str, list[int]]]] = []
+    monkeypatch.setattr(early_stopping, "has_plateaued", lambda reports, _: calls.append(list(reports)) or False)
     plan = plan_of(settings={"round.patience": "1"})
     go(plan, tmp_path)
-    judge = learners.create(plan, parts[0].id, parts[0].tier, parts[0].of("train"), None, Compute())
+    judge = learners.create(plan, parts[0].id, parts[0].tier, parts[0].split("train"), None, Compute())
     resnet.load(judge.net, METHODS["fedavg"].start(plan))
     right = {}
     for part in parts:
-        val = part.of("val")
-        told = loop.probabilities(judge, judge.net, val.pixels).argmax(1)
-        right[part.id] = [len(val), sum(int(guess == label) for guess, label in zip(told, val.labels, strict=True))]
-    assert asked == [[], [right]]
+        val = part.split("val")
+        predicted = loop.probabilities(judge, judge.net, val.pixels).argmax(1)
+        right[part.id] = [
+            len(val),
+            sum(int(prediction == label) for prediction, label in zip(predicted, val.labels, strict=True)),
+        ]
+    assert calls == [[], [right]]
     assert any(0 < 2 * hits != val for val, hits in right.values())  # or the wrong ones would be as many
 
 
@@ -454,9 +457,9 @@ def test_what_the_images_of_all_sites_cannot_tell_is_said_of_the_run(
 
     shared = [of_patient(parts[0], "train"), parts[1], of_patient(parts[2], "test")]
     record = run.run(plan_of("local", rounds=1), shared, tmp_path, compute=Compute())
-    (leak,) = [one for one in record["findings"] if one["kind"] == "leak"]
+    (leak,) = [finding for finding in record["findings"] if finding["kind"] == "leak"]
     assert (leak["part"], leak["images"]) == ("test", 1)
-    assert leak["of"] == sum(len(part.of("test")) for part in parts)
+    assert leak["of"] == sum(len(part.split("test")) for part in parts)
 
 
 def test_a_sealed_run_takes_no_number_that_is_none(plan_of: PlanOf) -> None:

@@ -29,8 +29,8 @@ WEIGHTS = ("conv.weight", "bn.bias", "linear.weight")
 STATISTICS = ("bn.running_mean", "bn.running_var")
 
 
-def drawn(draw: np.random.Generator, scale: float = 1.0) -> Arrays:
-    return {name: (draw.standard_normal(shape) * scale).astype(np.float32) for name, shape in SHAPES.items()}
+def drawn(generator: np.random.Generator, scale: float = 1.0) -> Arrays:
+    return {name: (generator.standard_normal(shape) * scale).astype(np.float32) for name, shape in SHAPES.items()}
 
 
 def moved(base: Arrays, change: Arrays, times: float = 1.0, names: tuple[str, ...] = tuple(SHAPES)) -> Arrays:
@@ -39,14 +39,14 @@ def moved(base: Arrays, change: Arrays, times: float = 1.0, names: tuple[str, ..
 
 def federation(sites: int, seed: int, spread: float = 1.0) -> tuple[Arrays, dict[str, Arrays]]:
     """A base and what honest sites make of it; the longest change is at most `spread` times the shortest, or so."""
-    draw = np.random.default_rng(seed)
-    base = drawn(draw)
-    scales = draw.uniform(0.1, 0.1 * spread, sites)
-    return base, {f"site-{n:03}": moved(base, drawn(draw, scale)) for n, scale in enumerate(scales, 1)}
+    generator = np.random.default_rng(seed)
+    base = drawn(generator)
+    scales = generator.uniform(0.1, 0.1 * spread, sites)
+    return base, {f"site-{n:03}": moved(base, drawn(generator, scale)) for n, scale in enumerate(scales, 1)}
 
 
-def distance(one: Mapping[str, Array], other: Mapping[str, Array], names: tuple[str, ...]) -> float:
-    return math.sqrt(sum(float(((one[name].astype(np.float64) - other[name]) ** 2).sum()) for name in names))
+def distance(first: Mapping[str, Array], second: Mapping[str, Array], names: tuple[str, ...]) -> float:
+    return math.sqrt(sum(float(((first[name].astype(np.float64) - second[name]) ** 2).sum()) for name in names))
 
 
 def bits(merged: Mapping[str, Array]) -> dict[str, bytes]:
@@ -65,35 +65,38 @@ def flower_trimmed(stack: Array, part: float) -> Array:
 
 @pytest.mark.parametrize("sites", range(1, 8))
 def test_the_median_is_that_of_each_number(sites: int) -> None:
-    _, shares = federation(sites, seed=sites)
-    merged = rules.median(shares)
+    _, updates = federation(sites, seed=sites)
+    merged = rules.median(updates)
     for name in SHAPES:
-        assert merged[name].tobytes() == np.median(np.stack([one[name] for one in shares.values()]), axis=0).tobytes()
+        assert (
+            merged[name].tobytes()
+            == np.median(np.stack([update[name] for update in updates.values()]), axis=0).tobytes()
+        )
 
 
 @given(st.integers(1, 12), st.floats(0, 0.49), st.integers(0, 2**32))
 def test_the_trimmed_mean_is_flowers(sites: int, part: float, seed: int) -> None:
-    _, shares = federation(sites, seed)
-    merged = rules.trimmed_mean(shares, part)
+    _, updates = federation(sites, seed)
+    merged = rules.trimmed_mean(updates, part)
     for name in SHAPES:
-        wanted = flower_trimmed(np.stack([one[name] for one in shares.values()]), part)
-        assert np.abs(merged[name] - wanted).max() < 1e-6
+        expected = flower_trimmed(np.stack([update[name] for update in updates.values()]), part)
+        assert np.abs(merged[name] - expected).max() < 1e-6
 
 
 def test_nothing_trimmed_is_the_plain_mean() -> None:
-    _, shares = federation(4, seed=0)
-    plain = rules.mean(shares, dict.fromkeys(shares, 0.25))
-    assert all(np.abs(rules.trimmed_mean(shares, 0.2)[name] - plain[name]).max() < 1e-6 for name in plain)
+    _, updates = federation(4, seed=0)
+    plain = rules.mean(updates, dict.fromkeys(updates, 0.25))
+    assert all(np.abs(rules.trimmed_mean(updates, 0.2)[name] - plain[name]).max() < 1e-6 for name in plain)
 
 
 @pytest.mark.parametrize("rule", ["median", "trimmed"])
 def test_two_of_five_cannot_take_a_number_out_of_what_the_others_say(rule: str) -> None:
-    base, shares = federation(5, seed=1)
-    honest = np.stack([shares[site]["conv.weight"] for site in list(shares)[:3]])
-    for site in list(shares)[3:]:
-        shares[site] = moved(base, dict.fromkeys(SHAPES, np.float32(1e3)))
+    base, updates = federation(5, seed=1)
+    honest = np.stack([updates[site]["conv.weight"] for site in list(updates)[:3]])
+    for site in list(updates)[3:]:
+        updates[site] = moved(base, dict.fromkeys(SHAPES, np.float32(1e3)))
     how = MergeSettings(rule=rule, clip="none", trim=0.4)
-    merged = rules.merge(base, shares, dict.fromkeys(shares, 1), how)["conv.weight"]
+    merged = rules.merge(base, updates, dict.fromkeys(updates, 1), how)["conv.weight"]
     assert (honest.min(0) <= merged).all()
     assert (merged <= honest.max(0)).all()
 
@@ -102,17 +105,17 @@ def test_two_of_five_cannot_take_a_number_out_of_what_the_others_say(rule: str) 
 def test_a_tensor_larger_than_what_is_looked_at_together_is_merged_alike(
     rule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base, shares = federation(5, seed=2)
+    base, updates = federation(5, seed=2)
     how = MergeSettings(rule=rule)
-    whole = rules.merge(base, shares, dict.fromkeys(shares, 1), how)
+    whole = rules.merge(base, updates, dict.fromkeys(updates, 1), how)
     monkeypatch.setattr(rules, "_BLOCK", 35)
-    assert bits(rules.merge(base, shares, dict.fromkeys(shares, 1), how)) == bits(whole)
+    assert bits(rules.merge(base, updates, dict.fromkeys(updates, 1), how)) == bits(whole)
 
 
 def test_of_all_sites_together_no_more_numbers_are_looked_at_than_are_meant_to_be(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    _, shares = federation(5, seed=2)
+    _, updates = federation(5, seed=2)
     monkeypatch.setattr(rules, "_BLOCK", 35)
     sizes: list[int] = []
 
@@ -120,31 +123,31 @@ def test_of_all_sites_together_no_more_numbers_are_looked_at_than_are_meant_to_b
         sizes.append(numbers.size)
         return np.asarray(np.median(numbers, axis=0))
 
-    merged = rules._elementwise(shares, counted)
+    merged = rules._elementwise(updates, counted)
     assert max(sizes) == 35
-    assert bits(merged) == bits(rules.median(shares))
+    assert bits(merged) == bits(rules.median(updates))
 
 
 @pytest.mark.parametrize("rule", ["mean", "median", "trimmed"])
 def test_every_rule_gives_the_same_bits_in_whatever_order_shares_come(rule: str) -> None:
-    base, shares = federation(4, seed=3)
-    shares["site-002"] = moved(base, shares["site-002"], 50)
+    base, updates = federation(4, seed=3)
+    updates["site-002"] = moved(base, updates["site-002"], 50)
     examples = {"site-001": 10, "site-002": 20, "site-003": 5, "site-004": 1}
-    found = [
-        bits(rules.merge(base, {site: shares[site] for site in order}, examples, MergeSettings(rule=rule, trim=0.25)))
-        for order in itertools.permutations(shares)
+    results = [
+        bits(rules.merge(base, {site: updates[site] for site in order}, examples, MergeSettings(rule=rule, trim=0.25)))
+        for order in itertools.permutations(updates)
     ]
-    assert all(each == found[0] for each in found)
+    assert all(result == results[0] for result in results)
 
 
 @pytest.mark.parametrize("rule", ["median", "trimmed"])
 def test_the_rules_without_weights_take_no_account_of_examples(rule: str) -> None:
-    base, shares = federation(5, seed=4)
-    one, other = (
-        rules.merge(base, shares, dict(zip(shares, counts, strict=True)), MergeSettings(rule=rule))
+    base, updates = federation(5, seed=4)
+    first, second = (
+        rules.merge(base, updates, dict(zip(updates, counts, strict=True)), MergeSettings(rule=rule))
         for counts in ([1] * 5, [1, 1000, 2, 50, 7])
     )
-    assert bits(one) == bits(other)
+    assert bits(first) == bits(second)
 
 
 # --- the clip ------------------------------------------------------------------------------------------------------
@@ -159,11 +162,11 @@ ATTACKS: dict[str, tuple[float, tuple[str, ...]]] = {
 
 
 def attacked(sites: int, seed: int, attack: str, spread: float = 3.0) -> tuple[Arrays, dict[str, Arrays]]:
-    base, shares = federation(sites, seed, spread)
-    odd = list(shares)[seed % sites]
+    base, updates = federation(sites, seed, spread)
+    odd = list(updates)[seed % sites]
     times, names = ATTACKS[attack]
-    shares[odd] = moved(base, {name: shares[odd][name] - base[name] for name in base}, times, names)
-    return base, shares
+    updates[odd] = moved(base, {name: updates[odd][name] - base[name] for name in base}, times, names)
+    return base, updates
 
 
 @given(
@@ -175,71 +178,73 @@ def attacked(sites: int, seed: int, attack: str, spread: float = 3.0) -> tuple[A
 def test_a_share_that_pulls_hard_moves_the_mean_by_no_more_than_the_clip_allows(
     sites: int, seed: int, attack: str, counts: list[int]
 ) -> None:
-    base, shares = attacked(sites, seed, attack)
-    examples = dict(zip(shares, counts[:sites], strict=True))
-    merged = rules.merge(base, shares, examples, MergeSettings())
+    base, updates = attacked(sites, seed, attack)
+    examples = dict(zip(updates, counts[:sites], strict=True))
+    merged = rules.merge(base, updates, examples, MergeSettings())
     parts = rules.weights(list(examples.values()))
     for what, names in (("weights", WEIGHTS), ("statistics", STATISTICS)):
-        median = float(np.median([distance(share, base, names) for share in shares.values()]))
+        median = float(np.median([distance(share, base, names) for share in updates.values()]))
         bound = sum(part * 5 * median for part in parts)
         assert distance(merged, base, names) <= bound * (1 + 1e-5) + 1e-5, what
 
 
 @pytest.mark.parametrize("attack", ["scaled up", "turned round and scaled up", "in the running statistics alone"])
 def test_without_the_clip_the_same_share_moves_the_mean_further(attack: str) -> None:
-    base, shares = attacked(5, 7, attack)
-    examples = dict.fromkeys(shares, 1)
-    bare, clipped = (rules.merge(base, shares, examples, MergeSettings(clip=how)) for how in ("none", "auto"))
+    base, updates = attacked(5, 7, attack)
+    examples = dict.fromkeys(updates, 1)
+    bare, clipped = (rules.merge(base, updates, examples, MergeSettings(clip=how)) for how in ("none", "auto"))
     assert distance(bare, base, STATISTICS) > 3 * distance(clipped, base, STATISTICS)
 
 
 @given(st.integers(3, 9), st.integers(0, 2**32))
 def test_shares_within_five_medians_are_merged_as_they_are_to_the_bit(sites: int, seed: int) -> None:
-    base, shares = federation(sites, seed, spread=4.0)
-    pulls = {site: norm_limit.update_norm(base, share) for site, share in shares.items()}
-    for what in ("weights", "statistics"):
-        lengths = [own[what] for own in pulls.values()]
+    base, updates = federation(sites, seed, spread=4.0)
+    norms = {site: norm_limit.update_norm(base, update) for site, update in updates.items()}
+    for kind in ("weights", "statistics"):
+        lengths = [norm[kind] for norm in norms.values()]
         assume(max(lengths) <= 5 * np.median(lengths))  # eight numbers may happen to be less alike
-    assert norm_limit.scale_factors(pulls) == {}
-    examples = dict.fromkeys(shares, 3)
-    bare, clipped = (rules.merge(base, shares, examples, MergeSettings(clip=how)) for how in ("none", "auto"))
+    assert norm_limit.scale_factors(norms) == {}
+    examples = dict.fromkeys(updates, 3)
+    bare, clipped = (rules.merge(base, updates, examples, MergeSettings(clip=how)) for how in ("none", "auto"))
     assert bits(bare) == bits(clipped)
 
 
 def test_a_share_clipped_in_its_statistics_keeps_its_weights_to_the_bit() -> None:
-    base, shares = attacked(4, 0, "in the running statistics alone", spread=1.0)
-    (odd, own), *others = norm_limit.scale_factors(
-        {site: norm_limit.update_norm(base, share) for site, share in shares.items()}
+    base, updates = attacked(4, 0, "in the running statistics alone", spread=1.0)
+    (odd, factors), *others = norm_limit.scale_factors(
+        {site: norm_limit.update_norm(base, update) for site, update in updates.items()}
     ).items()
     assert not others
-    closer = norm_limit.ClippedUpdate(base, shares[odd], own)
-    assert {name for name in SHAPES if closer[name].tobytes() != shares[odd][name].tobytes()} == set(STATISTICS)
-    assert list(closer) == list(shares[odd])
+    clipped = norm_limit.ClippedUpdate(base, updates[odd], factors)
+    assert {name for name in SHAPES if clipped[name].tobytes() != updates[odd][name].tobytes()} == set(STATISTICS)
+    assert list(clipped) == list(updates[odd])
 
 
 def test_a_part_that_is_not_clipped_is_the_shares_own_however_far_its_numbers_are_from_the_bases() -> None:
     """Of 1e4 and 1e-20, the way from one to the other and back is not exact."""
-    base, share = {"w": np.array([1e4], np.float32)}, {"w": np.array([1e-20], np.float32)}
-    closer = norm_limit.ClippedUpdate(base, share, {"weights": 1.0, "statistics": 0.5})
-    assert closer["w"].tobytes() == share["w"].tobytes()
-    assert len(closer) == 1
+    base, update = {"w": np.array([1e4], np.float32)}, {"w": np.array([1e-20], np.float32)}
+    clipped = norm_limit.ClippedUpdate(base, update, {"weights": 1.0, "statistics": 0.5})
+    assert clipped["w"].tobytes() == update["w"].tobytes()
+    assert len(clipped) == 1
 
 
 def test_what_is_clipped_keeps_its_direction_and_ends_at_five_medians() -> None:
-    base, shares = attacked(5, 1, "scaled up", spread=1.0)
-    pulls = {site: norm_limit.update_norm(base, share) for site, share in shares.items()}
-    ((odd, own),) = norm_limit.scale_factors(pulls).items()
-    closer = norm_limit.ClippedUpdate(base, shares[odd], own)
+    base, updates = attacked(5, 1, "scaled up", spread=1.0)
+    norms = {site: norm_limit.update_norm(base, update) for site, update in updates.items()}
+    ((odd, factors),) = norm_limit.scale_factors(norms).items()
+    clipped = norm_limit.ClippedUpdate(base, updates[odd], factors)
     for names in (WEIGHTS, STATISTICS):
-        median = float(np.median([distance(share, base, names) for share in shares.values()]))
-        assert distance(closer, base, names) == pytest.approx(5 * median, rel=1e-5)
-    before, after = (np.ravel(each["conv.weight"] - base["conv.weight"]) for each in (shares[odd], closer))
+        median = float(np.median([distance(update, base, names) for update in updates.values()]))
+        assert distance(clipped, base, names) == pytest.approx(5 * median, rel=1e-5)
+    before, after = (np.ravel(arrays["conv.weight"] - base["conv.weight"]) for arrays in (updates[odd], clipped))
     assert np.dot(before, after) / np.linalg.norm(before) / np.linalg.norm(after) == pytest.approx(1, abs=1e-6)
 
 
 def test_of_two_shares_neither_is_clipped() -> None:
-    base, shares = attacked(2, 0, "scaled up")
-    assert norm_limit.scale_factors({site: norm_limit.update_norm(base, share) for site, share in shares.items()}) == {}
+    base, updates = attacked(2, 0, "scaled up")
+    assert (
+        norm_limit.scale_factors({site: norm_limit.update_norm(base, update) for site, update in updates.items()}) == {}
+    )
 
 
 def test_shares_that_change_nothing_are_no_reason_to_divide_by_nothing() -> None:
@@ -250,19 +255,19 @@ def test_shares_that_change_nothing_are_no_reason_to_divide_by_nothing() -> None
 
 def test_one_that_moves_among_many_that_stand_still_does_not_move_the_model() -> None:
     base, _ = federation(1, seed=0)
-    shares = {f"site-{n}": dict(base) for n in range(4)}
-    shares["site-3"] = moved(base, dict.fromkeys(SHAPES, np.float32(1)))
-    assert bits(rules.merge(base, shares, dict.fromkeys(shares, 1), MergeSettings())) == bits(base)
+    updates = {f"site-{n}": dict(base) for n in range(4)}
+    updates["site-3"] = moved(base, dict.fromkeys(SHAPES, np.float32(1)))
+    assert bits(rules.merge(base, updates, dict.fromkeys(updates, 1), MergeSettings())) == bits(base)
 
 
 def test_pulls_that_are_known_already_are_not_measured_again() -> None:
-    base, shares = attacked(5, 2, "scaled up")
-    pulls = {site: norm_limit.update_norm(base, share) for site, share in shares.items()}
-    examples = dict.fromkeys(shares, 1)
-    opened = Files(shares)
-    merged = rules.merge(base, opened, examples, MergeSettings(), pulls)
-    assert bits(merged) == bits(rules.merge(base, shares, examples, MergeSettings()))
-    assert opened.opened == sorted(shares)
+    base, updates = attacked(5, 2, "scaled up")
+    norms = {site: norm_limit.update_norm(base, update) for site, update in updates.items()}
+    examples = dict.fromkeys(updates, 1)
+    opened = Files(updates)
+    merged = rules.merge(base, opened, examples, MergeSettings(), norms)
+    assert bits(merged) == bits(rules.merge(base, updates, examples, MergeSettings()))
+    assert opened.opened == sorted(updates)
 
 
 @pytest.mark.parametrize(
@@ -279,19 +284,19 @@ def test_running_statistics_are_known_by_their_names(name: str, what: str) -> No
 class Files(Mapping[str, Mapping[str, Array]]):
     """Shares that are opened when their turn comes, and what was opened, and how many arrays were held at once."""
 
-    def __init__(self, shares: dict[str, Arrays]) -> None:
-        self._shares = shares
+    def __init__(self, updates: dict[str, Arrays]) -> None:
+        self._shares = updates
         self.opened: list[str] = []
         self.open, self.most_open = 0, 0
         self.held, self.most = 0, 0
 
     def __getitem__(self, site: str) -> Mapping[str, Array]:
         self.opened.append(site)
-        found = Opened(self._shares[site], self)
+        opened = Opened(self._shares[site], self)
         self.open += 1
         self.most_open = max(self.most_open, self.open)
-        weakref.finalize(found, self.close)
-        return found
+        weakref.finalize(opened, self.close)
+        return opened
 
     def close(self) -> None:
         self.open -= 1
@@ -328,29 +333,29 @@ class Opened(Mapping[str, Array]):
 
 @pytest.mark.parametrize(("how", "times"), [("none", 1), ("auto", 2)])
 def test_for_the_mean_shares_are_opened_one_after_another_and_one_array_is_held(how: str, times: int) -> None:
-    base, shares = attacked(5, 3, "scaled up")
-    files = Files(shares)
-    merged = rules.merge(base, files, dict.fromkeys(shares, 1), MergeSettings(clip=how))
-    assert files.opened == sorted(shares) * times
+    base, updates = attacked(5, 3, "scaled up")
+    files = Files(updates)
+    merged = rules.merge(base, files, dict.fromkeys(updates, 1), MergeSettings(clip=how))
+    assert files.opened == sorted(updates) * times
     assert files.most == 1
-    assert bits(merged) == bits(rules.merge(base, shares, dict.fromkeys(shares, 1), MergeSettings(clip=how)))
+    assert bits(merged) == bits(rules.merge(base, updates, dict.fromkeys(updates, 1), MergeSettings(clip=how)))
 
 
 @pytest.mark.parametrize("rule", ["median", "trimmed"])
 def test_for_the_rules_over_all_sites_one_tensor_of_each_is_held(rule: str) -> None:
-    base, shares = federation(5, seed=5)
-    files = Files(shares)
-    merged = rules.merge(base, files, dict.fromkeys(shares, 1), MergeSettings(rule=rule, clip="none"))
+    base, updates = federation(5, seed=5)
+    files = Files(updates)
+    merged = rules.merge(base, files, dict.fromkeys(updates, 1), MergeSettings(rule=rule, clip="none"))
     assert files.most == 5
     assert bits(merged) == bits(
-        rules.merge(base, shares, dict.fromkeys(shares, 1), MergeSettings(rule=rule, clip="none"))
+        rules.merge(base, updates, dict.fromkeys(updates, 1), MergeSettings(rule=rule, clip="none"))
     )
 
 
 def test_while_odd_shares_are_looked_for_no_more_than_two_are_open() -> None:
-    base, shares = federation(8, seed=6)
-    pulls = {site: norm_limit.update_norm(base, share) for site, share in shares.items()}
-    files = Files(shares)
-    assert outliers.suspicious_updates(base, files, pulls) == {}
-    assert len(files.opened) > 2 * len(shares)
+    base, updates = federation(8, seed=6)
+    norms = {site: norm_limit.update_norm(base, share) for site, share in updates.items()}
+    files = Files(updates)
+    assert outliers.suspicious_updates(base, files, norms) == {}
+    assert len(files.opened) > 2 * len(updates)
     assert files.most_open <= 2

@@ -16,13 +16,13 @@ examples = st.lists(st.integers(1, 10**6), min_size=1, max_size=60)
 
 
 def shares(sites: int, seed: int = 0) -> dict[str, dict[str, Array]]:
-    draw = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     return {
-        f"site-{place:03}": {
-            "b.weight": draw.standard_normal((3, 4)).astype(np.float32),
-            "a.bias": (draw.standard_normal(5) * 1e3).astype(np.float32),
+        f"site-{index:03}": {
+            "b.weight": generator.standard_normal((3, 4)).astype(np.float32),
+            "a.bias": (generator.standard_normal(5) * 1e3).astype(np.float32),
         }
-        for place in range(1, sites + 1)
+        for index in range(1, sites + 1)
     }
 
 
@@ -52,8 +52,8 @@ def test_no_part_is_above_the_cap_where_all_can_keep_to_it(counts: list[int], ca
 
 @given(examples, st.floats(0.01, 1))
 def test_more_examples_never_give_a_smaller_part(counts: list[int], cap: float) -> None:
-    found = sorted(zip(counts, rules.weights(counts, cap=cap), strict=True))
-    assert all(one[1] <= other[1] * (1 + 1e-9) for one, other in itertools.pairwise(found))
+    pairs = sorted(zip(counts, rules.weights(counts, cap=cap), strict=True))
+    assert all(first[1] <= second[1] * (1 + 1e-9) for first, second in itertools.pairwise(pairs))
 
 
 @given(examples)
@@ -106,23 +106,23 @@ def test_the_mean_is_weighted() -> None:
 
 def test_the_mean_has_the_same_bits_in_whatever_order_sites_come() -> None:
     numbers = {"a": 2.0**60, "b": 1.0, "c": -(2.0**60), "d": 3.0}  # whose sum depends on the order
-    found = {site: {"x": np.array([number], np.float32)} for site, number in numbers.items()}
+    updates = {site: {"x": np.array([number], np.float32)} for site, number in numbers.items()}
     merged = [
-        rules.mean({site: found[site] for site in order}, dict.fromkeys(order, 0.25))
-        for order in itertools.permutations(found)
+        rules.mean({site: updates[site] for site in order}, dict.fromkeys(order, 0.25))
+        for order in itertools.permutations(updates)
     ]
-    assert {float(each["x"][0]) for each in merged} == {0.75}
+    assert {float(result["x"][0]) for result in merged} == {0.75}
 
 
 def test_the_mean_is_summed_in_double_precision() -> None:
     parts = dict.fromkeys(shares(1000), 1 / 1000)
-    found = {site: {"x": np.array([1.1], np.float32)} for site in parts}
-    assert rules.mean(found, parts)["x"][0] == np.float32(1.1)
+    updates = {site: {"x": np.array([1.1], np.float32)} for site in parts}
+    assert rules.mean(updates, parts)["x"][0] == np.float32(1.1)
 
 
 def test_the_mean_keeps_names_order_shapes_and_single_precision() -> None:
-    found = shares(2)
-    merged = rules.mean(found, dict.fromkeys(found, 0.5))
+    updates = shares(2)
+    merged = rules.mean(updates, dict.fromkeys(updates, 0.5))
     assert list(merged) == ["b.weight", "a.bias"]
     assert {name: (array.shape, array.dtype) for name, array in merged.items()} == {
         "b.weight": ((3, 4), np.dtype(np.float32)),
@@ -131,11 +131,11 @@ def test_the_mean_keeps_names_order_shapes_and_single_precision() -> None:
 
 
 def test_shares_in_half_precision_are_merged_in_single() -> None:
-    found = {site: {"x": np.array([1, 2], np.float16)} for site in "ab"}
-    assert rules.mean(found, {"a": 0.5, "b": 0.5})["x"].dtype == np.float32
+    updates = {site: {"x": np.array([1, 2], np.float16)} for site in "ab"}
+    assert rules.mean(updates, {"a": 0.5, "b": 0.5})["x"].dtype == np.float32
 
 
 def test_merging_changes_no_share() -> None:
-    found, before = shares(3), shares(3)
-    rules.mean(found, dict.fromkeys(found, 1 / 3))
-    assert all(np.array_equal(found[s][n], before[s][n]) for s in found for n in found[s])
+    updates, before = shares(3), shares(3)
+    rules.mean(updates, dict.fromkeys(updates, 1 / 3))
+    assert all(np.array_equal(updates[s][n], before[s][n]) for s in updates for n in updates[s])

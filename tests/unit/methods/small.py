@@ -55,26 +55,26 @@ def learner(
     tier: str = "small",
     knowledge: Knowledge | None = None,
     site: str = "site-001",
-    bench: Compute = HERE,
+    compute: Compute = HERE,
 ) -> Learner:
     """What the plan's method is at a site, as the first round begins."""
     method = registry.METHODS[plan.method]
     module, name = method.learner.split(":")
     examples = tuple(range(1, len(plan.classes) + 1))
     make = getattr(importlib.import_module(module), name)
-    made: Learner = make(plan, SiteFacts(site, tier, examples), method.schema(plan), knowledge, bench)
-    made.receive(method.start(plan), 1)
-    return made
+    learner: Learner = make(plan, SiteFacts(site, tier, examples), method.schema(plan), knowledge, compute)
+    learner.receive(method.start(plan), 1)
+    return learner
 
 
 def knowledge(images: int = 6, sources: int = 2, classes: int = 5, seed: int = 0) -> Knowledge:
     """What sources said, as it comes from a file: it may not be written to."""
-    draw = np.random.Generator(np.random.Philox(seed))
-    said = draw.dirichlet(np.ones(classes), (sources, images)).astype(np.float16)
+    generator = np.random.Generator(np.random.Philox(seed))
+    answers = generator.dirichlet(np.ones(classes), (sources, images)).astype(np.float16)
     labels = np.arange(images, dtype=np.int64) % classes
-    for array in (said, labels):
+    for array in (answers, labels):
         array.flags.writeable = False
-    return Knowledge(said, labels, classes)
+    return Knowledge(answers, labels, classes)
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class Images:
 
 
 def images(count: int, classes: int = 4, channels: int = 3, seed: int = 0, side: int = SIDE) -> Images:
-    draw = np.random.Generator(np.random.Philox(seed))
-    pixels = draw.integers(0, 256, (count, side, side, channels), np.uint8)
+    generator = np.random.Generator(np.random.Philox(seed))
+    pixels = generator.integers(0, 256, (count, side, side, channels), np.uint8)
     pixels.flags.writeable = False
     return Images(pixels, np.arange(count, dtype=np.int64) % classes, tuple(f"{n}.png" for n in range(count)))
 
@@ -106,17 +106,17 @@ def sets(plan: Plan, tier: str = "small", count: int = 10) -> dict[str, Images]:
 
 def batch(count: int = 4, classes: int = 4, channels: int = 3, seed: int = 0) -> Batch:
     """A batch as a step gets it."""
-    draw = torch.Generator().manual_seed(seed)
-    pixels = torch.randn(count, channels, SIDE, SIDE, generator=draw)
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(count, channels, SIDE, SIDE, generator=generator)
     return Batch(pixels, torch.arange(count) % classes, torch.arange(count))
 
 
-def same(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
+def same(first: Mapping[str, Array], second: Mapping[str, Array]) -> bool:
     """Whether two states hold the same names and the same bits."""
-    return list(one) == list(other) and all(one[name].tobytes() == other[name].tobytes() for name in one)
+    return list(first) == list(second) and all(first[name].tobytes() == second[name].tobytes() for name in first)
 
 
-def differing(one: Mapping[str, Array], other: Mapping[str, Array]) -> set[str]:
+def differing(first: Mapping[str, Array], second: Mapping[str, Array]) -> set[str]:
     """The names of what is not the same to the bit."""
-    assert set(one) == set(other)
-    return {name for name in one if one[name].tobytes() != other[name].tobytes()}
+    assert set(first) == set(second)
+    return {name for name in first if first[name].tobytes() != second[name].tobytes()}

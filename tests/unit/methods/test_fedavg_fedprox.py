@@ -42,28 +42,28 @@ def test_the_mean_of_equal_models_is_that_model() -> None:
 
 
 def test_a_federation_of_one_is_training_alone() -> None:
-    learner, alone = small.learner(small.plan()), small.learner(small.plan())
+    learner, baseline = small.learner(small.plan()), small.learner(small.plan())
     for round_ in (1, 2):
-        for one in (learner, alone):
-            one.step(TRAIN, {"private": small.batch(seed=round_)})
+        for each in (learner, baseline):
+            each.step(TRAIN, {"private": small.batch(seed=round_)})
         learner.receive(rules.mean({"a": learner.give().arrays}, {"a": 1.0}), round_ + 1)
-        alone.begin(round_ + 1)
-    assert small.same(learner.state(), alone.state())
+        baseline.begin(round_ + 1)
+    assert small.same(learner.state(), baseline.state())
 
 
 def test_one_step_at_each_site_with_all_its_images_is_one_step_with_all_images_together() -> None:
     plan = small.plan(nets={"norm": "group"}, training={"optimiser": "sgd", "lr": 0.1})
-    whole = small.batch(8)
+    batch = small.batch(8)
     given, counts = {}, {"one": 2, "three": 6}
-    for site, place in (("one", slice(0, 2)), ("three", slice(2, 8))):
+    for site, part in (("one", slice(0, 2)), ("three", slice(2, 8))):
         learner = small.learner(plan, site=site)
-        learner.step(TRAIN, {"private": Batch(whole.images[place], whole.labels[place], whole.index[place])})
+        learner.step(TRAIN, {"private": Batch(batch.images[part], batch.labels[part], batch.index[part])})
         given[site] = learner.give().arrays
     parts = dict(zip(counts, rules.weights(list(counts.values())), strict=True))
     merged = rules.mean(given, parts)
     together = small.learner(plan)
     first = together.give().arrays
-    together.step(TRAIN, {"private": whole})
+    together.step(TRAIN, {"private": batch})
     after = together.give().arrays
     assert parts == {"one": 0.25, "three": 0.75}
     assert all(np.allclose(merged[name], after[name], rtol=0, atol=1e-6) for name in merged)
@@ -84,27 +84,27 @@ def test_without_a_pull_fedprox_is_fedavg_to_the_bit(tier: str) -> None:
 
 
 def test_the_first_step_of_a_round_feels_no_pull() -> None:
-    found, plain = gradients(prox(5.0), small.batch()), gradients(prox(0.0), small.batch())
-    assert all(torch.equal(one, other) for one, other in zip(found, plain, strict=True))
+    pulled, plain = gradients(prox(5.0), small.batch()), gradients(prox(0.0), small.batch())
+    assert all(torch.equal(first, second) for first, second in zip(pulled, plain, strict=True))
 
 
 def test_the_pull_is_mu_times_the_way_that_the_net_has_come() -> None:
     mu, learner, plain = 0.5, prox(0.5, lr=0.1), prox(0.0, lr=0.1)
-    begun = [parameter.detach().clone() for parameter in learner.net.parameters()]
+    start = [parameter.detach().clone() for parameter in learner.net.parameters()]
     learner.step(TRAIN, {"private": small.batch()})
     resnet.load(plain.net, resnet.arrays(learner.net))
-    way = [parameter.detach() - before for parameter, before in zip(learner.net.parameters(), begun, strict=True)]
+    distances = [parameter.detach() - before for parameter, before in zip(learner.net.parameters(), start, strict=True)]
     with_pull, without = gradients(learner, small.batch(seed=1)), gradients(plain, small.batch(seed=1))
-    for one, other, come in zip(with_pull, without, way, strict=True):
-        assert torch.allclose(one - other, mu * come, rtol=1e-3, atol=1e-4)
-    assert max(come.abs().max() for come in way) > 0.01
+    for pulled, free, distance in zip(with_pull, without, distances, strict=True):
+        assert torch.allclose(pulled - free, mu * distance, rtol=1e-3, atol=1e-4)
+    assert max(distance.abs().max() for distance in distances) > 0.01
 
 
 def test_the_pull_is_half_of_mu_times_the_squared_distance() -> None:
     learner = prox(0.5, lr=0.1)
-    begun = [parameter.detach().clone() for parameter in learner.net.parameters()]
+    start = [parameter.detach().clone() for parameter in learner.net.parameters()]
     learner.step(TRAIN, {"private": small.batch()})
-    pairs = zip(learner.net.parameters(), begun, strict=True)
+    pairs = zip(learner.net.parameters(), start, strict=True)
     expected = 0.25 * sum(float(((parameter.detach() - before) ** 2).sum()) for parameter, before in pairs)
     assert learner.step(TRAIN, {"private": small.batch()})["pull"] == pytest.approx(expected, rel=1e-4)
 
@@ -121,10 +121,10 @@ def test_each_round_pulls_to_its_own_model() -> None:
 
 
 def test_a_cut_round_still_pulls_to_where_it_began() -> None:
-    learner, other = prox(5.0), prox(5.0)
+    learner, resumed = prox(5.0), prox(5.0)
     learner.step(TRAIN, {"private": small.batch()})
-    other.load(learner.state(), 1)
-    assert other.step(TRAIN, {"private": small.batch()})["pull"] > 0
+    resumed.load(learner.state(), 1)
+    assert resumed.step(TRAIN, {"private": small.batch()})["pull"] > 0
 
 
 def test_only_the_net_that_is_pulled_learns() -> None:

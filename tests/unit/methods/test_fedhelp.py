@@ -16,25 +16,25 @@ from tests.unit.methods import small
 
 def surrogate(knowledge: Knowledge | None = None, training: dict[str, Any] | None = None, **numbers: Any) -> Surrogate:
     plan = small.plan("fedhelp", fedhelp=numbers, training=training or {})
-    made = small.learner(plan, "small", knowledge or small.knowledge())
-    assert isinstance(made, Surrogate)
-    return made
+    learner = small.learner(plan, "small", knowledge or small.knowledge())
+    assert isinstance(learner, Surrogate)
+    return learner
 
 
 def proxy(classes: int = 4, training: dict[str, Any] | None = None, **numbers: Any) -> Proxy:
-    made = small.learner(small.plan("fedhelp", classes, fedhelp=numbers, training=training or {}), "large")
-    assert isinstance(made, Proxy)
-    return made
+    learner = small.learner(small.plan("fedhelp", classes, fedhelp=numbers, training=training or {}), "large")
+    assert isinstance(learner, Proxy)
+    return learner
 
 
 def walk(learner: Learner, steps: int = 3, phase: str = "", private: int = 4) -> list[dict[str, float]]:
     """Some steps, each with new private and public images."""
-    said = []
+    losses = []
     for seed in range(steps):
         public = small.batch(classes=5, seed=seed + 50)
         batches = {"private": small.batch(private, len(learner.plan.classes), seed=seed), "public": public}
-        said.append(learner.step(Phase(phase) if phase else learner.phases(1, False)[0], batches))
-    return said
+        losses.append(learner.step(Phase(phase) if phase else learner.phases(1, False)[0], batches))
+    return losses
 
 
 def part(learner: Learner, prefix: str) -> dict[str, Any]:
@@ -87,10 +87,10 @@ def test_a_step_puts_trust_where_the_closed_form_says() -> None:
     assert learner.public.trust is not None
     with torch.no_grad(), resnet.frozen_bn_stats(learner.net):
         answer = learner.public.head(learner.net.features(batches["public"].images)).softmax(1)
-    said = torch.from_numpy(small.knowledge().probabilities.astype(np.float32)).transpose(0, 1)[index]
-    by_alpha = (said * ((said.mean(1) / answer).log() + 1).unsqueeze(1)).sum(2)  # F_m . (ln(mix / s) + 1)
+    answers = torch.from_numpy(small.knowledge().probabilities.astype(np.float32)).transpose(0, 1)[index]
+    by_alpha = (answers * ((answers.mean(1) / answer).log() + 1).unsqueeze(1)).sum(2)  # F_m . (ln(mix / s) + 1)
     by_trust = 0.5 * (by_alpha - by_alpha.mean(1, keepdim=True))  # through the softmax, at alpha = 1/2
-    weight = learner.numbers.lambda_j * learner.numbers.lambda_r / len(index)
+    weight = learner.settings.lambda_j * learner.settings.lambda_r / len(index)
     learner.optimisers.clear()
     learner.step(learner.phases(1, False)[0], batches)
     assert learner.public.trust.grad is not None
@@ -111,7 +111,9 @@ def test_uniform_trust_is_the_same_for_all_sources() -> None:
 
 def test_trust_by_labels_is_in_proportion_to_what_each_source_gave_the_label() -> None:
     knowledge = small.knowledge(sources=3)
-    given = np.stack([said[np.arange(6), knowledge.labels] for said in knowledge.probabilities.astype(np.float64)], 1)
+    given = np.stack(
+        [source[np.arange(6), knowledge.labels] for source in knowledge.probabilities.astype(np.float64)], 1
+    )
     fixed = surrogate(knowledge, alpha="label_fit").fixed_alpha.numpy()
     assert np.allclose(fixed, given / given.sum(1, keepdims=True), atol=1e-4)
 
@@ -125,9 +127,9 @@ def test_trust_does_not_decay_as_weights_do() -> None:
 
 def test_a_class_that_no_source_thinks_possible_does_not_end_the_training() -> None:
     knowledge = small.knowledge()
-    said = knowledge.probabilities.copy()
-    said[:, :, 2] = 0
-    learner = surrogate(replace(knowledge, probabilities=said / said.sum(2, keepdims=True)))
+    answers = knowledge.probabilities.copy()
+    answers[:, :, 2] = 0
+    learner = surrogate(replace(knowledge, probabilities=answers / answers.sum(2, keepdims=True)))
     walk(learner)
     assert all(np.isfinite(array).all() for array in learner.state().values())
 
@@ -140,13 +142,13 @@ def test_the_loss_is_that_of_equations_1_to_3() -> None:
     private, public = small.batch(), small.batch(classes=5, seed=8)
     assert learner.public is not None
     with torch.no_grad(), resnet.frozen_bn_stats(learner.net):
-        own = F.cross_entropy(learner.net(private.images), private.labels)
+        cross_entropy = F.cross_entropy(learner.net(private.images), private.labels)
         answer = learner.public.head(learner.net.features(public.images)).log_softmax(1)
     mix = torch.from_numpy(small.knowledge().probabilities.astype(np.float32)).mean(0)[public.index]
     kl = (mix * (mix.log() - answer)).sum(1).mean()
     labelled = -answer[torch.arange(4), public.labels].mean()
     parts = learner.step(learner.phases(1, False)[0], {"private": private, "public": public})
-    assert parts["loss"] == pytest.approx(own.item(), rel=1e-5)
+    assert parts["loss"] == pytest.approx(cross_entropy.item(), rel=1e-5)
     assert parts["public"] == pytest.approx(0.5 * labelled.item(), rel=1e-5)
     assert parts["sources"] == pytest.approx(0.5 * 0.25 * kl.item(), rel=1e-4)
 
@@ -162,7 +164,7 @@ def test_what_the_sources_said_and_how_far_they_are_trusted_is_that_of_the_image
     mixes = []
     for image, trusted in zip([5, 0, 3, 4], trust[[5, 0, 3, 4]].numpy(), strict=True):
         mixes.append(
-            sum(part * said[image] for part, said in zip(trusted, small.knowledge().probabilities, strict=True))
+            sum(part * source[image] for part, source in zip(trusted, small.knowledge().probabilities, strict=True))
         )
     mix = torch.from_numpy(np.array(mixes, np.float32))
     with torch.no_grad(), resnet.frozen_bn_stats(learner.net):
@@ -204,32 +206,32 @@ def test_public_images_change_what_is_learned() -> None:
 @pytest.mark.parametrize("numbers", [{"lambda_r": 0}, {"sources": "none"}], ids=["lambda_r", "sources"])
 @pytest.mark.parametrize("alpha", ["learned", "uniform", "label_fit"])
 def test_sources_that_are_not_asked_leave_no_trace(numbers: dict[str, Any], alpha: str) -> None:
-    one = surrogate(small.knowledge(), alpha=alpha, **numbers)
-    other = surrogate(other_answers(small.knowledge()), alpha=alpha, **numbers)
-    said = walk(one)
-    assert said == walk(other)
-    assert small.same(one.state(), other.state())
-    assert {part for step in said for part in step} == {"loss", "public"}
+    first = surrogate(small.knowledge(), alpha=alpha, **numbers)
+    second = surrogate(other_answers(small.knowledge()), alpha=alpha, **numbers)
+    losses = walk(first)
+    assert losses == walk(second)
+    assert small.same(first.state(), second.state())
+    assert {part for step in losses for part in step} == {"loss", "public"}
 
 
 @pytest.mark.parametrize("alpha", ["learned", "uniform", "label_fit"])
 def test_sources_that_are_asked_do(alpha: str) -> None:
-    one, other = surrogate(alpha=alpha), surrogate(other_answers(small.knowledge()), alpha=alpha)
-    walk(one), walk(other)
-    assert not small.same(one.give().arrays, other.give().arrays)
+    first, second = surrogate(alpha=alpha), surrogate(other_answers(small.knowledge()), alpha=alpha)
+    walk(first), walk(second)
+    assert not small.same(first.give().arrays, second.give().arrays)
 
 
 def test_no_weight_on_the_sources_and_no_sources_are_the_same() -> None:
-    one, other = surrogate(lambda_r=0), surrogate(sources="none")
-    walk(one), walk(other)
-    assert small.same(one.give().arrays, other.give().arrays)
+    first, second = surrogate(lambda_r=0), surrogate(sources="none")
+    walk(first), walk(second)
+    assert small.same(first.give().arrays, second.give().arrays)
 
 
 def test_the_first_source_alone_is_a_pack_that_has_no_other() -> None:
     both = small.knowledge(sources=3)
-    one, other = surrogate(both, sources="first"), surrogate(replace(both, probabilities=both.probabilities[:1]))
-    assert walk(one) == walk(other)
-    assert small.same(one.state(), other.state())
+    first, second = surrogate(both, sources="first"), surrogate(replace(both, probabilities=both.probabilities[:1]))
+    assert walk(first) == walk(second)
+    assert small.same(first.state(), second.state())
 
 
 def test_public_images_leave_no_trace_in_the_private_statistics() -> None:
@@ -238,8 +240,8 @@ def test_public_images_leave_no_trace_in_the_private_statistics() -> None:
     with_public.step(with_public.phases(1, False)[0], {"private": small.batch(), **public})
     without.step(without.phases(1, False)[0], {"private": small.batch()})
     running = [name for name in part(without, "net/") if "running" in name or "num_batches" in name]
-    one, other = with_public.state(), without.state()
-    assert all(np.array_equal(one[name], other[name]) for name in running)
+    first, second = with_public.state(), without.state()
+    assert all(np.array_equal(first[name], second[name]) for name in running)
     assert len(running) == 3 * 19
 
 
@@ -299,9 +301,11 @@ def test_after_a_round_the_public_head_and_the_trust_are_as_they_were() -> None:
 def test_sites_begin_with_large_nets_and_public_heads_of_their_own() -> None:
     plan = small.plan("fedhelp")
     for tier, name in (("large", "teacher/conv1.weight"), ("small", "public/head.weight")):
-        one, other = (small.learner(plan, tier, small.knowledge(), site).state() for site in ("site-001", "site-002"))
-        assert one[name].tobytes() != other[name].tobytes()
-        assert one["net/conv1.weight"].tobytes() == other["net/conv1.weight"].tobytes()
+        first, second = (
+            small.learner(plan, tier, small.knowledge(), site).state() for site in ("site-001", "site-002")
+        )
+        assert first[name].tobytes() != second[name].tobytes()
+        assert first["net/conv1.weight"].tobytes() == second["net/conv1.weight"].tobytes()
 
 
 # --- the large site's loss (Eq. 4-7) -------------------------------------------------------------------------------
@@ -316,12 +320,12 @@ def answers(learner: Proxy, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("proxy_ce", [True, False])
 def test_the_loss_is_that_of_equations_4_to_7(proxy_ce: bool) -> None:
     learner, batch = proxy(proxy_ce=proxy_ce, lambda_f=0.5, lambda_b=0.3, top=2), small.batch()
-    large, own = answers(learner, batch)
-    kl = (large.softmax(1) * (large.log_softmax(1) - own.log_softmax(1))).sum(1).mean()
-    best = own.topk(2).indices
-    rank = -large.log_softmax(1).gather(1, best).sum(1).mean()
+    teacher_logits, proxy_logits = answers(learner, batch)
+    kl = (teacher_logits.softmax(1) * (teacher_logits.log_softmax(1) - proxy_logits.log_softmax(1))).sum(1).mean()
+    best = proxy_logits.topk(2).indices
+    rank = -teacher_logits.log_softmax(1).gather(1, best).sum(1).mean()
     parts = learner.step(Phase("joint"), {"private": batch})
-    assert parts["loss"] == pytest.approx(F.cross_entropy(large, batch.labels).item(), rel=1e-4)
+    assert parts["loss"] == pytest.approx(F.cross_entropy(teacher_logits, batch.labels).item(), rel=1e-4)
     assert parts["forward"] == pytest.approx(0.5 * kl.item(), rel=1e-3)
     assert parts["backward"] == pytest.approx(0.3 * rank.item(), rel=1e-4)
     assert ("proxy" in parts) is proxy_ce
@@ -363,15 +367,15 @@ def test_the_ablations_of_the_paper_are_plans(numbers: dict[str, Any], parts: se
 
 
 def test_no_weight_on_the_guide_and_no_guide_are_the_same() -> None:
-    one, other = proxy(lambda_b=0), proxy(backward="none")
-    assert walk(one) == walk(other)
-    assert small.same(one.state(), other.state())
+    first, second = proxy(lambda_b=0), proxy(backward="none")
+    assert walk(first) == walk(second)
+    assert small.same(first.state(), second.state())
 
 
 def test_a_symmetric_guide_gives_the_large_net_the_proxys_probabilities() -> None:
     learner, batch = proxy(backward="kl", lambda_b=0.3), small.batch()
-    large, own = answers(learner, batch)
-    kl = (own.softmax(1) * (own.log_softmax(1) - large.log_softmax(1))).sum(1).mean()
+    teacher_logits, proxy_logits = answers(learner, batch)
+    kl = (proxy_logits.softmax(1) * (proxy_logits.log_softmax(1) - teacher_logits.log_softmax(1))).sum(1).mean()
     assert learner.step(Phase("joint"), {"private": batch})["backward"] == pytest.approx(0.3 * kl.item(), rel=1e-3)
 
 
@@ -397,8 +401,8 @@ def test_a_ranking_never_takes_all_classes(classes: int, asked: int, top: int) -
 
 def test_in_turn_the_nets_have_an_epoch_each() -> None:
     learner = proxy(schedule="alternate", training={"epochs": 2})
-    found = [(phase.name, phase.epochs) for phase in learner.phases(1, False)]
-    assert found == [("teacher", 1), ("proxy", 1), ("teacher", 1), ("proxy", 1)]
+    phases = [(phase.name, phase.epochs) for phase in learner.phases(1, False)]
+    assert phases == [("teacher", 1), ("proxy", 1), ("teacher", 1), ("proxy", 1)]
 
 
 def test_together_both_nets_learn_from_each_batch() -> None:
@@ -424,8 +428,8 @@ def test_in_turn_the_net_that_stands_still_answers_as_in_use() -> None:
     learner, batch = proxy(schedule="alternate", lambda_f=1.0), small.batch()
     walk(learner)
     with torch.no_grad(), resnet.frozen_bn_stats(learner.net):
-        large, own = learner.teacher.eval()(batch.images), learner.net.train()(batch.images)
-    kl = (large.softmax(1) * (large.log_softmax(1) - own.log_softmax(1))).sum(1).mean()
+        teacher_logits, proxy_logits = learner.teacher.eval()(batch.images), learner.net.train()(batch.images)
+    kl = (teacher_logits.softmax(1) * (teacher_logits.log_softmax(1) - proxy_logits.log_softmax(1))).sum(1).mean()
     assert learner.step(Phase("proxy"), {"private": batch})["forward"] == pytest.approx(kl.item(), rel=1e-3)
 
 

@@ -45,10 +45,10 @@ def test_a_step_lowers_the_loss_of_the_batch_it_saw(method: str, tier: str, numb
 
 @everybody
 def test_two_learners_of_one_site_do_the_same_to_the_bit(method: str, tier: str, numbers: dict[str, Any]) -> None:
-    one, other = made(method, tier, numbers), made(method, tier, numbers)
+    first, second = made(method, tier, numbers), made(method, tier, numbers)
     torch.manual_seed(99)  # what is drawn elsewhere is of no account
-    assert walk(one) == walk(other)
-    assert small.same(one.state(), other.state())
+    assert walk(first) == walk(second)
+    assert small.same(first.state(), second.state())
 
 
 @everybody
@@ -63,26 +63,26 @@ def test_making_a_learner_draws_nothing_from_torch(method: str, tier: str, numbe
 def test_a_state_taken_up_goes_on_as_if_it_had_never_been_put_down(
     method: str, tier: str, numbers: dict[str, Any], optimiser: str
 ) -> None:
-    one = made(method, tier, numbers, training={"optimiser": optimiser})
-    other = made(method, tier, numbers, training={"optimiser": optimiser})
-    walk(one)
-    other.load(one.state(), 1)
-    assert small.same(one.state(), other.state())
-    assert walk(one) == walk(other)
-    assert small.same(one.state(), other.state())
+    first = made(method, tier, numbers, training={"optimiser": optimiser})
+    second = made(method, tier, numbers, training={"optimiser": optimiser})
+    walk(first)
+    second.load(first.state(), 1)
+    assert small.same(first.state(), second.state())
+    assert walk(first) == walk(second)
+    assert small.same(first.state(), second.state())
 
 
 @everybody
 def test_a_state_is_taken_up_by_a_learner_that_has_just_been_made(
     method: str, tier: str, numbers: dict[str, Any]
 ) -> None:
-    one, site = made(method, tier, numbers), SiteFacts("site-001", tier, (1, 2, 3, 4))
-    one.receive(one.give().arrays, 3)
-    walk(one)
-    other = type(one)(one.plan, site, one.schema, small.knowledge(), Compute())
-    other.load(one.state(), 3)
-    assert walk(one) == walk(other)
-    assert small.same(one.state(), other.state())
+    first, site = made(method, tier, numbers), SiteFacts("site-001", tier, (1, 2, 3, 4))
+    first.receive(first.give().arrays, 3)
+    walk(first)
+    second = type(first)(first.plan, site, first.schema, small.knowledge(), Compute())
+    second.load(first.state(), 3)
+    assert walk(first) == walk(second)
+    assert small.same(first.state(), second.state())
 
 
 @everybody
@@ -152,9 +152,9 @@ def test_norm_layers_that_do_not_travel_stay_as_the_site_has_them(
 ) -> None:
     learner = made(method, tier, numbers, wire={"norm": "local"})
     walk(learner)
-    own = resnet.arrays(learner.net)
+    before = resnet.arrays(learner.net)
     learner.receive({name: array + 1 for name, array in learner.give().arrays.items()}, 2)
-    assert small.differing(own, resnet.arrays(learner.net)) == set(learner.give().arrays)
+    assert small.differing(before, resnet.arrays(learner.net)) == set(learner.give().arrays)
 
 
 @pytest.mark.parametrize(("round_", "part"), [(1, 1.0), (2, (1 + 0.5**0.5) / 2), (3, 0.5), (4, (1 - 0.5**0.5) / 2)])
@@ -172,10 +172,14 @@ def test_a_constant_learning_rate_stays() -> None:
 
 @pytest.mark.parametrize(("optimiser", "momentum"), [("adam", None), ("sgd", 0.9)])
 def test_the_optimiser_is_the_plans(optimiser: str, momentum: float | None) -> None:
-    told = {"optimiser": optimiser, "lr": 0.02, "weight_decay": 0.003}
-    own = small.learner(small.plan("fedavg", training=told)).optimisers["net"]
-    assert type(own).__name__.lower() == optimiser
-    assert (own.defaults["lr"], own.defaults["weight_decay"], own.defaults.get("momentum")) == (0.02, 0.003, momentum)
+    training = {"optimiser": optimiser, "lr": 0.02, "weight_decay": 0.003}
+    made_optimiser = small.learner(small.plan("fedavg", training=training)).optimisers["net"]
+    assert type(made_optimiser).__name__.lower() == optimiser
+    assert (
+        made_optimiser.defaults["lr"],
+        made_optimiser.defaults["weight_decay"],
+        made_optimiser.defaults.get("momentum"),
+    ) == (0.02, 0.003, momentum)
 
 
 @everybody
@@ -197,10 +201,12 @@ def test_by_itself_a_process_does_all_the_work_in_single_precision_on_the_proces
 
 @everybody
 def test_all_that_learns_lies_on_the_device_that_is_used(method: str, tier: str, numbers: dict[str, Any]) -> None:
-    one = made(method, tier, numbers)
-    other = type(one)(one.plan, one.site, one.schema, small.knowledge(), Compute("meta"))  # a device everywhere at hand
-    tensors = [tensor for module in other.kept().values() for tensor in module.state_dict().values()]
-    tensors += [other.said, other.fixed_alpha] if isinstance(other, Surrogate) else []
+    first = made(method, tier, numbers)
+    second = type(first)(
+        first.plan, first.site, first.schema, small.knowledge(), Compute("meta")
+    )  # a device everywhere at hand
+    tensors = [tensor for module in second.kept().values() for tensor in module.state_dict().values()]
+    tensors += [second.source_answers, second.fixed_alpha] if isinstance(second, Surrogate) else []
     assert {tensor.device.type for tensor in tensors} == {"meta"}
 
 
@@ -210,7 +216,7 @@ def test_a_step_shared_with_a_process_that_drew_the_same_is_the_step_of_one(
 ) -> None:
     """What the other adds to a sum is what this one adds. Real processes meet in tests/unit/train/test_parallel.py."""
     one = made(method, tier, {})
-    half = small.learner(one.plan, tier, small.knowledge(), bench=Compute(ranks=2))
+    half = small.learner(one.plan, tier, small.knowledge(), compute=Compute(ranks=2))
     whole = {"private": small.batch(), "public": small.batch(classes=5, seed=9)}
     shared = {name: replace(batch, part=0.5) for name, batch in whole.items()}
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda summed: summed.mul_(2))
@@ -232,7 +238,7 @@ def test_what_is_drawn_follows_from_seed_site_and_purpose_in_every_version_of_th
 @everybody
 def test_half_precision_trains_and_keeps_single_precision(method: str, tier: str, numbers: dict[str, Any]) -> None:
     plan = small.plan(method, **{method: numbers})
-    learner = small.learner(plan, tier, small.knowledge(), bench=Compute(bf16=True))
+    learner = small.learner(plan, tier, small.knowledge(), compute=Compute(bf16=True))
     first, *_, last = walk(learner, 8)
     assert last["loss"] < first["loss"]
     assert {array.dtype for array in learner.state().values()} <= {np.dtype(np.float32), np.dtype(np.int64)}
@@ -285,6 +291,6 @@ def test_alone_a_large_site_begins_with_weights_of_its_own() -> None:
 
 
 def test_alone_a_small_site_trains_its_first_round_as_in_a_federation() -> None:
-    alone, together = made("local", "small", {}), made("fedavg", "small", {})
-    walk(alone), walk(together)
-    assert small.same(alone.state(), together.state())
+    baseline, together = made("local", "small", {}), made("fedavg", "small", {})
+    walk(baseline), walk(together)
+    assert small.same(baseline.state(), together.state())

@@ -27,9 +27,9 @@ def labels(count: int, classes: int) -> Tensor:
     return torch.arange(count) % classes
 
 
-def gradient(loss: Tensor, of: Tensor) -> Tensor:
-    found: Tensor = torch.autograd.grad(loss, of)[0]
-    return found
+def gradient(loss: Tensor, variable: Tensor) -> Tensor:
+    gradient: Tensor = torch.autograd.grad(loss, variable)[0]
+    return gradient
 
 
 def reverse(logits: Tensor, target: Tensor) -> Tensor:
@@ -52,10 +52,10 @@ def test_the_divergence_has_the_gradient_of_finite_differences() -> None:
 
 
 def test_the_divergence_of_mixed_sources_has_the_gradient_of_finite_differences_for_trust_and_logits() -> None:
-    said = draw(4, 3, 6, seed=1).softmax(2)
+    answers = draw(4, 3, 6, seed=1).softmax(2)
 
     def loss(trust: Tensor, logits: Tensor) -> Tensor:
-        return mix_kl_divergence(mix_sources(said, trust.softmax(1)), logits)
+        return mix_kl_divergence(mix_sources(answers, trust.softmax(1)), logits)
 
     assert torch.autograd.gradcheck(loss, (learned(4, 3, seed=2), learned(4, 6)))
 
@@ -73,9 +73,9 @@ def test_every_loss_of_the_plan_has_the_gradient_of_finite_differences(name: str
 def test_the_gradient_of_the_ranking_is_k_times_softmax_minus_one_for_the_chosen(top: int) -> None:
     logits, guide = learned(1, 6), draw(1, 6, seed=1)
     chosen = torch.zeros(1, 6, dtype=torch.float64).scatter(1, guide.topk(top).indices, 1)
-    found = gradient(ranking_loss(logits, guide, top), logits)
-    assert torch.allclose(found, top * logits.softmax(1) - chosen, atol=1e-12)
-    assert abs(float(found.sum())) < 1e-12
+    slope = gradient(ranking_loss(logits, guide, top), logits)
+    assert torch.allclose(slope, top * logits.softmax(1) - chosen, atol=1e-12)
+    assert abs(float(slope.sum())) < 1e-12
 
 
 def test_a_chosen_class_is_raised_only_while_it_has_less_than_its_part() -> None:
@@ -101,9 +101,9 @@ def test_no_gradient_of_the_ranking_reaches_the_guide() -> None:
 )
 def test_only_the_ranks_of_the_guide_matter(rising: Callable[[Tensor], Tensor]) -> None:
     logits, guide = learned(8, 6), draw(8, 6, seed=1)
-    one, other = ranking_loss(logits, guide, 3), ranking_loss(logits, rising(guide), 3)
-    assert torch.equal(one, other)
-    assert torch.equal(gradient(one, logits), gradient(other, logits))
+    first, second = ranking_loss(logits, guide, 3), ranking_loss(logits, rising(guide), 3)
+    assert torch.equal(first, second)
+    assert torch.equal(gradient(first, logits), gradient(second, logits))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -112,17 +112,17 @@ def test_the_order_among_the_chosen_does_not_matter(dtype: torch.dtype) -> None:
         logits.requires_grad_()
         best = guide.topk(3).indices
         turned = guide.scatter(1, best, guide.gather(1, best.roll(1, 1)))
-        one, other = ranking_loss(logits, guide, 3), ranking_loss(logits, turned, 3)
-        assert torch.equal(one, other)
-        assert torch.equal(gradient(one, logits), gradient(other, logits))
+        first, second = ranking_loss(logits, guide, 3), ranking_loss(logits, turned, 3)
+        assert torch.equal(first, second)
+        assert torch.equal(gradient(first, logits), gradient(second, logits))
 
 
 def test_another_class_among_the_chosen_matters() -> None:
     logits = learned(1, 5)
-    one = ranking_loss(logits, torch.tensor([[5.0, 4.0, 3.0, 2.0, 1.0]]), 3)
-    other = ranking_loss(logits, torch.tensor([[5.0, 4.0, 2.0, 3.0, 1.0]]), 3)
-    assert not torch.equal(one, other)
-    assert not torch.equal(gradient(one, logits), gradient(other, logits))
+    first = ranking_loss(logits, torch.tensor([[5.0, 4.0, 3.0, 2.0, 1.0]]), 3)
+    second = ranking_loss(logits, torch.tensor([[5.0, 4.0, 2.0, 3.0, 1.0]]), 3)
+    assert not torch.equal(first, second)
+    assert not torch.equal(gradient(first, logits), gradient(second, logits))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -143,15 +143,15 @@ def test_cross_entropy_and_ranking_together_want_a_soft_label(label: int, right:
 
     def loss() -> Tensor:
         optimiser.zero_grad()
-        found = F.cross_entropy(logits, torch.tensor([label])) + 0.2 * ranking_loss(logits, guide, 3)
-        found.backward()
-        return found
+        value = F.cross_entropy(logits, torch.tensor([label])) + 0.2 * ranking_loss(logits, guide, 3)
+        value.backward()
+        return value
 
     optimiser.step(loss)
-    found = logits.detach().softmax(1)[0]
-    rest = [place for place in range(3) if place != label]
-    assert found[label].item() == pytest.approx(right, abs=1e-4)
-    assert found[rest].tolist() == pytest.approx(others, abs=1e-4)
+    probabilities = logits.detach().softmax(1)[0]
+    other_classes = [index for index in range(3) if index != label]
+    assert probabilities[label].item() == pytest.approx(right, abs=1e-4)
+    assert probabilities[other_classes].tolist() == pytest.approx(others, abs=1e-4)
 
 
 def test_ranking_one_class_is_cross_entropy_with_the_guides_answer() -> None:
@@ -165,7 +165,7 @@ def test_the_chosen_are_measured_against_every_class_counted_once() -> None:
     logits, guide = draw(1, 6), draw(1, 6, seed=1)
     chosen = guide.topk(3).indices[0].tolist()
     phi = sum(math.exp(value) for value in logits[0].tolist())
-    expected = -sum(math.log(math.exp(logits[0, place].item()) / phi) for place in chosen)
+    expected = -sum(math.log(math.exp(logits[0, index].item()) / phi) for index in chosen)
     assert ranking_loss(logits, guide, 3).item() == pytest.approx(expected, abs=1e-12)
 
 
@@ -212,10 +212,10 @@ def test_the_divergence_teaches_the_pupil_alone() -> None:
 
 
 def test_the_gradient_of_trust_is_the_closed_form() -> None:
-    said, logits = draw(1, 3, 6, seed=1).softmax(2), draw(1, 6)
+    answers, logits = draw(1, 3, 6, seed=1).softmax(2), draw(1, 6)
     alpha = draw(1, 3, seed=2).softmax(1).requires_grad_()
-    mix = mix_sources(said, alpha)
-    expected = (said * ((mix / logits.softmax(1)).log() + 1).unsqueeze(1)).sum(2)
+    mix = mix_sources(answers, alpha)
+    expected = (answers * ((mix / logits.softmax(1)).log() + 1).unsqueeze(1)).sum(2)
     assert torch.allclose(gradient(mix_kl_divergence(mix, logits), alpha), expected, atol=1e-12)
 
 
@@ -226,17 +226,17 @@ def test_the_mixed_divergence_is_the_plain_one_where_nothing_is_learned_of_the_m
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_class_that_every_source_excludes_makes_no_gradient_of_nothing(dtype: torch.dtype) -> None:
-    said = torch.tensor([[[0.5, 0.5, 0.0], [0.2, 0.8, 0.0]]], dtype=dtype)
+    answers = torch.tensor([[[0.5, 0.5, 0.0], [0.2, 0.8, 0.0]]], dtype=dtype)
     trust = torch.zeros(1, 2, dtype=dtype, requires_grad=True)
     logits = draw(1, 3).to(dtype)
-    found = gradient(mix_kl_divergence(mix_sources(said, trust.softmax(1)), logits), trust)
-    two = gradient(mix_kl_divergence(mix_sources(said[:, :, :2], trust.softmax(1)), logits[:, :2]), trust)
-    assert torch.allclose(found, two, atol=1e-6)
+    three = gradient(mix_kl_divergence(mix_sources(answers, trust.softmax(1)), logits), trust)
+    two = gradient(mix_kl_divergence(mix_sources(answers[:, :, :2], trust.softmax(1)), logits[:, :2]), trust)
+    assert torch.allclose(three, two, atol=1e-6)
 
 
 def test_a_mix_weighs_each_source_of_each_image() -> None:
-    said = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]])
-    assert mix_sources(said, torch.tensor([[0.25, 0.75], [1.0, 0.0]])).tolist() == [[0.25, 0.75], [1.0, 0.0]]
+    answers = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]])
+    assert mix_sources(answers, torch.tensor([[0.25, 0.75], [1.0, 0.0]])).tolist() == [[0.25, 0.75], [1.0, 0.0]]
 
 
 # --- the losses of the plan ----------------------------------------------------------------------------------------
@@ -290,8 +290,8 @@ def test_the_prior_is_the_classes_frequencies_and_leaves_none_at_zero() -> None:
 @pytest.mark.parametrize("name", ["ce", "logit-adjusted", "symmetric"])
 def test_every_loss_of_the_plan_is_a_mean_over_the_batch(name: str) -> None:
     loss, logits = losses.loss_function(name, (3, 2, 1)), draw(3, 3)
-    alone = [loss(logits[at : at + 1], labels(3, 3)[at : at + 1]).item() for at in range(3)]
-    assert loss(logits, labels(3, 3)).item() == pytest.approx(sum(alone) / 3)
+    single = [loss(logits[index : index + 1], labels(3, 3)[index : index + 1]).item() for index in range(3)]
+    assert loss(logits, labels(3, 3)).item() == pytest.approx(sum(single) / 3)
 
 
 def test_of_the_symmetric_loss_the_plain_part_weighs_a_tenth_of_the_reverse_one() -> None:

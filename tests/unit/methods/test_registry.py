@@ -28,14 +28,25 @@ def numbers(method: str, **given: Any) -> Any:
 
 def test_fedhelp_has_the_papers_numbers_unless_a_plan_has_others() -> None:
     """Section 4: lambda_R = 0.1, lambda_J = 0.2, lambda_F = 1, lambda_B = 0.2, and three classes in the ranking."""
-    own = numbers("fedhelp")
-    assert (own.lambda_r, own.lambda_j, own.lambda_f, own.lambda_b, own.top) == (0.1, 0.2, 1.0, 0.2, 3)
-    assert (own.alpha, own.sources, own.backward, own.schedule) == ("learned", "all", "rank", "joint")
+    settings = numbers("fedhelp")
+    assert (settings.lambda_r, settings.lambda_j, settings.lambda_f, settings.lambda_b, settings.top) == (
+        0.1,
+        0.2,
+        1.0,
+        0.2,
+        3,
+    )
+    assert (settings.alpha, settings.sources, settings.backward, settings.schedule) == (
+        "learned",
+        "all",
+        "rank",
+        "joint",
+    )
 
 
 def test_where_fedhelp_departs_from_the_paper_it_does_so_as_decided() -> None:
-    own = METHODS["fedhelp"].table()
-    assert (own.public_every, own.public_size, own.proxy_ce) == (4, 32, True)
+    settings = METHODS["fedhelp"].table()
+    assert (settings.public_every, settings.public_size, settings.proxy_ce) == (4, 32, True)
 
 
 def test_the_pull_of_fedprox_is_weak_unless_a_plan_has_a_stronger_one() -> None:

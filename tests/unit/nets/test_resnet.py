@@ -31,9 +31,9 @@ def published(net: str) -> dict[str, update.Array]:
 
 def made(net: str = "resnet20", classes: int = 4, channels: int = 3, norm: str = "batch", seed: int = 0) -> ResNet:
     """A net with the first weights of a seed."""
-    made = ResNet(net, classes, channels, norm)
-    resnet.load(made, spec.initial_weights(spec.schema(net, classes, channels, norm), seed))
-    return made
+    net_ = ResNet(net, classes, channels, norm)
+    resnet.load(net_, spec.initial_weights(spec.schema(net, classes, channels, norm), seed))
+    return net_
 
 
 def noise(count: int = 4, channels: int = 3, side: int = 8, seed: int = 0) -> torch.Tensor:
@@ -55,10 +55,10 @@ def test_what_a_net_holds_is_what_the_schema_says_in_its_order(net: str, norm: s
 
 @pytest.mark.parametrize("net", ["resnet20", "resnet32", "resnet56"])
 def test_the_published_weights_fit_as_they_are(net: str) -> None:
-    weights, made = published(net), ResNet(net, 10)
-    resnet.load(made, weights)
-    held = resnet.arrays(made)
-    assert all(np.array_equal(held[name], weights[name]) for name in weights)
+    weights, loaded = published(net), ResNet(net, 10)
+    resnet.load(loaded, weights)
+    arrays = resnet.arrays(loaded)
+    assert all(np.array_equal(arrays[name], weights[name]) for name in weights)
 
 
 def test_the_published_net_is_as_often_right_as_was_measured() -> None:
@@ -66,14 +66,14 @@ def test_the_published_net_is_as_often_right_as_was_measured() -> None:
     resnet.load(net, published("resnet20"))
     if not path.exists():
         pytest.skip("public/cifar10_5k.npz of FEDHELP_DATA is not here")
-    with np.load(path, allow_pickle=False) as found:
-        pixels, labels = found["images"][:1000], found["labels"][:1000]
+    with np.load(path, allow_pickle=False) as archive:
+        pixels, labels = archive["images"][:1000], archive["labels"][:1000]
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-    seen = torch.from_numpy(((pixels / 255 - mean) / std).astype(np.float32)).permute(0, 3, 1, 2)
+    inputs = torch.from_numpy(((pixels / 255 - mean) / std).astype(np.float32)).permute(0, 3, 1, 2)
     with torch.no_grad():
-        said = torch.cat([net(part).argmax(1) for part in seen.split(250)]).numpy()
+        predicted = torch.cat([net(part).argmax(1) for part in inputs.split(250)]).numpy()
     measured = 0.8103  # on the ten thousand that these are from
-    assert abs((said == labels).mean() - measured) < 3.3 * math.sqrt(measured * (1 - measured) / len(labels))
+    assert abs((predicted == labels).mean() - measured) < 3.3 * math.sqrt(measured * (1 - measured) / len(labels))
 
 
 @every
@@ -123,13 +123,13 @@ def test_still_statistics_still_normalise_by_the_batch() -> None:
 
 
 def test_gradients_flow_as_if_the_statistics_were_not_still() -> None:
-    one, other = made().train(), made().train()
-    one(noise()).square().sum().backward()
-    with resnet.frozen_bn_stats(other):
-        other(noise()).square().sum().backward()
-    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    first, second = made().train(), made().train()
+    first(noise()).square().sum().backward()
+    with resnet.frozen_bn_stats(second):
+        second(noise()).square().sum().backward()
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
     assert all(a.grad is not None and b.grad is not None and torch.equal(a.grad, b.grad) for a, b in pairs)
-    assert all(parameter.grad is not None and parameter.grad.any() for parameter in other.parameters())
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in second.parameters())
 
 
 def test_statistics_run_again_after_they_stood_still_even_where_that_ended_in_an_error() -> None:
@@ -144,11 +144,11 @@ def test_statistics_run_again_after_they_stood_still_even_where_that_ended_in_an
 @both
 @pytest.mark.parametrize("channels", [1, 3])
 def test_arrays_put_into_another_net_make_it_the_same(channels: int, norm: str) -> None:
-    one, other = made(channels=channels, norm=norm, seed=1), made(channels=channels, norm=norm, seed=2)
-    one.train()(noise(channels=channels))
-    resnet.load(other, resnet.arrays(one))
+    first, second = made(channels=channels, norm=norm, seed=1), made(channels=channels, norm=norm, seed=2)
+    first.train()(noise(channels=channels))
+    resnet.load(second, resnet.arrays(first))
     x = noise(channels=channels, seed=5)
-    assert torch.equal(one.eval()(x), other.eval()(x))
+    assert torch.equal(first.eval()(x), second.eval()(x))
 
 
 def test_arrays_are_copies() -> None:

@@ -66,14 +66,14 @@ def test_the_first_weights_fit_the_schema(net: str, norm: str) -> None:
 
 def test_the_same_seed_gives_the_same_bytes() -> None:
     schema = spec.schema("resnet20", 8, 3)
-    one, other = spec.initial_weights(schema, 7), spec.initial_weights(schema, 7)
-    assert [a.tobytes() for a in one.values()] == [a.tobytes() for a in other.values()]
+    first, second = spec.initial_weights(schema, 7), spec.initial_weights(schema, 7)
+    assert [a.tobytes() for a in first.values()] == [a.tobytes() for a in second.values()]
 
 
 def test_another_seed_gives_other_weights() -> None:
     schema = spec.schema("resnet20", 8, 3)
-    one, other = spec.initial_weights(schema, 7), spec.initial_weights(schema, 8)
-    assert all((one[name] != other[name]).any() for name in one if one[name].ndim > 1)
+    first, second = spec.initial_weights(schema, 7), spec.initial_weights(schema, 8)
+    assert all((first[name] != second[name]).any() for name in first if first[name].ndim > 1)
 
 
 def test_no_two_tensors_of_a_net_begin_alike() -> None:
@@ -125,8 +125,8 @@ def test_a_net_begins_from_one_for_other_classes_and_channels_but_for_its_ends(
 ) -> None:
     ends = ends or ["conv1.weight", "linear.weight", "linear.bias"]
     given, drawn = published_weights(), spec.initial_weights(spec.schema("resnet20", classes=8, channels=channels), 0)
-    first, kept = spec.warm_start(drawn, given)
-    assert kept == ends
+    first, random = spec.warm_start(drawn, given)
+    assert random == ends
     assert all(np.array_equal(array, (drawn if name in ends else given)[name]) for name, array in first.items())
 
 

@@ -18,62 +18,64 @@ CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
 def measured(images: int = 200, classes: int = 8, nets: tuple[str, ...] = ("own", "alone")) -> Evaluation:
     random = np.random.default_rng(3)
     labels = random.integers(classes, size=images)
-    said = {net: random.dirichlet(np.ones(classes), images) * 0.8 + np.eye(classes)[labels] * 0.2 for net in nets}
-    scores = {net: metrics.scores(answer, labels) for net, answer in said.items()}
+    probabilities = {
+        net: random.dirichlet(np.ones(classes), images) * 0.8 + np.eye(classes)[labels] * 0.2 for net in nets
+    }
+    scores = {net: metrics.scores(answer, labels) for net, answer in probabilities.items()}
     return Evaluation("lesions", 4, "small", CLASSES[:classes], scores)
 
 
 def test_a_folder_gets_the_figures_for_programs_and_a_page_for_people(tmp_path: Path) -> None:
-    found = measured()
-    shown = found.keep(tmp_path / "new" / "folder")
-    assert shown.read_text(encoding="utf-8") == found.html()
-    held = json.loads(shown.with_suffix(".json").read_text())
-    assert held == {
+    evaluation = measured()
+    page = evaluation.write(tmp_path / "new" / "folder")
+    assert page.read_text(encoding="utf-8") == evaluation.html()
+    figures = json.loads(page.with_suffix(".json").read_text())
+    assert figures == {
         "schema_version": 1, "plan": "lesions", "round": 4, "tier": "small", "classes": list(CLASSES), "findings": [],
-        "own": found.nets["own"].to_json(), "alone": found.nets["alone"].to_json(),
+        "own": evaluation.nets["own"].to_json(), "alone": evaluation.nets["alone"].to_json(),
     }  # fmt: skip
-    assert sorted(path.name for path in shown.parent.iterdir()) == ["evaluation.html", "evaluation.json"]
+    assert sorted(path.name for path in page.parent.iterdir()) == ["evaluation.html", "evaluation.json"]
 
 
 def test_an_earlier_evaluation_stays_and_the_next_is_numbered(tmp_path: Path) -> None:
-    first = measured(images=50).keep(tmp_path)
+    first = measured(images=50).write(tmp_path)
     before = first.read_bytes()
     (tmp_path / "evaluation-2.json").write_text("somebody's")
-    assert [measured().keep(tmp_path).name for _ in range(2)] == ["evaluation-3.html", "evaluation-4.html"]
+    assert [measured().write(tmp_path).name for _ in range(2)] == ["evaluation-3.html", "evaluation-4.html"]
     assert first.read_bytes() == before
     assert (tmp_path / "evaluation-2.json").read_text() == "somebody's"
 
 
 def test_a_page_shows_every_figure_with_its_interval_for_each_net() -> None:
-    found = measured(nets=("own", "alone", "without_prior"))
-    head, *rows = reading.tables(found.html())[0]
+    evaluation = measured(nets=("own", "alone", "without_prior"))
+    head, *rows = reading.tables(evaluation.html())[0]
     assert head == ["", "this site's own net", "trained alone", "without the prior"]
-    shown = {row[0]: row[1:] for row in rows}
+    cells = {row[0]: row[1:] for row in rows}
     names = {"accuracy": "accuracy", "AUC": "auc", "calibration error": "ece", "balanced accuracy": "balanced_accuracy"}
     for label, name in names.items():
-        for cell, scores in zip(shown[label], found.nets.values(), strict=True):
+        for cell, scores in zip(cells[label], evaluation.nets.values(), strict=True):
             figure = getattr(scores, name)
             assert cell == f"{figure.value:.3f}\n({figure.low:.3f} to {figure.high:.3f})"
 
 
 def test_a_page_shows_each_class_and_what_was_taken_for_what() -> None:
-    found = measured()
-    own = found.nets["own"]
-    classes, confusion = reading.tables(found.html())[1:3]
+    evaluation = measured()
+    scores = evaluation.nets["own"]
+    classes, confusion = reading.tables(evaluation.html())[1:3]
     assert [row[:2] for row in classes[1:]] == [
-        [name, str(of.images)] for name, of in zip(CLASSES, own.classes, strict=True)
+        [name, str(figures.images)] for name, figures in zip(CLASSES, scores.classes, strict=True)
     ]
-    assert classes[1][2].startswith(f"{own.classes[0].sensitivity.value:.3f}\n(")
+    assert classes[1][2].startswith(f"{scores.classes[0].sensitivity.value:.3f}\n(")
     assert confusion[0][1:] == list(CLASSES)
-    assert [[int(cell) for cell in row[1:]] for row in confusion[1:]] == [list(row) for row in own.confusion]
+    assert [[int(cell) for cell in row[1:]] for row in confusion[1:]] == [list(row) for row in scores.confusion]
 
 
 def test_a_page_shows_how_often_answers_of_each_certainty_are_right() -> None:
-    found = measured()
-    bins = found.nets["own"].reliability
-    rows = reading.tables(found.html())[3][1:]
-    assert [(row[0], int(row[1])) for row in rows] == [(f"{of.sure:.2f}", of.images) for of in bins]
-    (chart,) = reading.body(found.html()).iter("svg")
+    evaluation = measured()
+    bins = evaluation.nets["own"].reliability
+    rows = reading.tables(evaluation.html())[3][1:]
+    assert [(row[0], int(row[1])) for row in rows] == [(f"{bin_.sure:.2f}", bin_.images) for bin_ in bins]
+    (chart,) = reading.body(evaluation.html()).iter("svg")
     ideal, own = chart.iter("g")
     assert (len(list(ideal.iter("text"))) - 1, len(list(own.iter("text"))) - 1) == (2, len(bins))
 

@@ -53,28 +53,28 @@ def close(figure: Figure, value: float) -> bool:
 @given(cases())
 def test_proportions_and_f1_are_those_of_scikit_learn(case: Case) -> None:
     probabilities, labels = case
-    found, answers = scores(*case), probabilities.argmax(1)
+    result, answers = scores(*case), probabilities.argmax(1)
     classes = list(range(probabilities.shape[1]))
-    assert close(found.accuracy, theirs.accuracy_score(labels, answers))
+    assert close(result.accuracy, theirs.accuracy_score(labels, answers))
     recalls = theirs.recall_score(labels, answers, labels=np.unique(labels), average=None)
-    assert close(found.balanced_accuracy, float(np.mean(recalls)))
-    assert close(found.f1, theirs.f1_score(labels, answers, average="macro"))
-    assert np.array_equal(found.confusion, theirs.confusion_matrix(labels, answers, labels=classes))
-    each = theirs.f1_score(labels, answers, labels=classes, average=None, zero_division=0.0)
-    for one, of in enumerate(found.classes):
-        assert of.images == np.sum(labels == one)
-        assert of.f1.value is None or close(of.f1, each[one])
-        assert (of.f1.value is None) == (one not in labels and one not in answers)
+    assert close(result.balanced_accuracy, float(np.mean(recalls)))
+    assert close(result.f1, theirs.f1_score(labels, answers, average="macro"))
+    assert np.array_equal(result.confusion, theirs.confusion_matrix(labels, answers, labels=classes))
+    f1s = theirs.f1_score(labels, answers, labels=classes, average=None, zero_division=0.0)
+    for label, figures in enumerate(result.classes):
+        assert figures.images == np.sum(labels == label)
+        assert figures.f1.value is None or close(figures.f1, f1s[label])
+        assert (figures.f1.value is None) == (label not in labels and label not in answers)
 
 
 @given(cases())
 def test_sensitivity_and_specificity_are_recalls_of_a_class_and_of_the_rest(case: Case) -> None:
     probabilities, labels = case
     answers = probabilities.argmax(1)
-    for one, of in enumerate(scores(*case).classes):
-        for figure, chosen in ((of.sensitivity, labels == one), (of.specificity, labels != one)):
+    for label, figures in enumerate(scores(*case).classes):
+        for figure, chosen in ((figures.sensitivity, labels == label), (figures.specificity, labels != label)):
             if chosen.any():
-                assert close(figure, float(np.mean((answers[chosen] == one) == (labels[chosen] == one))))
+                assert close(figure, float(np.mean((answers[chosen] == label) == (labels[chosen] == label))))
             else:
                 assert figure.value is None and figure.reason
 
@@ -82,35 +82,35 @@ def test_sensitivity_and_specificity_are_recalls_of_a_class_and_of_the_rest(case
 @given(cases())
 def test_the_auc_is_that_of_scikit_learn_ties_and_missing_classes_included(case: Case) -> None:
     probabilities, labels = case
-    found, wanted = scores(*case), []
-    for one, of in enumerate(found.classes):
-        if 0 < np.sum(labels == one) < len(labels):
-            wanted.append(float(theirs.roc_auc_score(labels == one, probabilities[:, one])))
-            assert close(of.auc, wanted[-1])
+    result, expected = scores(*case), []
+    for label, figures in enumerate(result.classes):
+        if 0 < np.sum(labels == label) < len(labels):
+            expected.append(float(theirs.roc_auc_score(labels == label, probabilities[:, label])))
+            assert close(figures.auc, expected[-1])
         else:
-            assert of.auc.value is None and of.auc.reason
-    if wanted:
-        assert close(found.auc, float(np.mean(wanted)))
+            assert figures.auc.value is None and figures.auc.reason
+    if expected:
+        assert close(result.auc, float(np.mean(expected)))
     else:
-        assert found.auc == Figure(None, reason="all images are of one class")
+        assert result.auc == Figure(None, reason="all images are of one class")
 
 
 @given(cases())
 def test_the_brier_score_is_that_of_scikit_learn(case: Case) -> None:
     probabilities, labels = case
-    wanted = theirs.brier_score_loss(labels, probabilities, labels=range(probabilities.shape[1]))
-    assert close(scores(*case).brier, wanted)
+    expected = theirs.brier_score_loss(labels, probabilities, labels=range(probabilities.shape[1]))
+    assert close(scores(*case).brier, expected)
 
 
 @given(cases())
 @settings(max_examples=50)
 def test_every_number_is_finite_and_lies_in_its_interval(case: Case) -> None:
-    found = scores(*case)  # a warning of numpy's would fail here too
-    said = found.to_json()
-    assert json.loads(json.dumps(said, allow_nan=False)) == said
-    assert all(math.isfinite(number) for number in numbers(said))
+    result = scores(*case)  # a warning of numpy's would fail here too
+    plain = result.to_json()
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+    assert all(math.isfinite(number) for number in numbers(plain))
     for name in ("accuracy", "balanced_accuracy", "auc", "f1", "ece", "brier"):
-        figure = getattr(found, name)
+        figure = getattr(result, name)
         assert figure.value is not None or figure.reason
         if figure.low is None:
             assert figure.high is None and figure.reason
@@ -155,20 +155,20 @@ def test_an_interval_of_wilson_is_the_published_one() -> None:
 
 def test_of_two_classes_sensitivity_is_that_of_class_one() -> None:
     labels = np.array([0] * 8 + [1] * 4)
-    found = scores(np.eye(2)[[0] * 7 + [1] * 1 + [0] * 3 + [1] * 1], labels)
-    assert (found.sensitivity.value, found.specificity.value) == (1 / 4, 7 / 8)
+    result = scores(np.eye(2)[[0] * 7 + [1] * 1 + [0] * 3 + [1] * 1], labels)
+    assert (result.sensitivity.value, result.specificity.value) == (1 / 4, 7 / 8)
 
 
 def test_of_more_classes_sensitivity_stands_with_each_class() -> None:
-    found = scores(*simulated(40, 3, seed=1))
-    assert found.sensitivity.value is None and found.sensitivity.reason
-    assert all(of.sensitivity.value is not None for of in found.classes)
+    result = scores(*simulated(40, 3, seed=1))
+    assert result.sensitivity.value is None and result.sensitivity.reason
+    assert all(figures.sensitivity.value is not None for figures in result.classes)
 
 
 def test_of_two_classes_both_rank_alike_though_one_of_their_probabilities_is_rounded() -> None:
     high = np.array([1e-20, 2e-20, 3e-20, 4e-20])
-    found = scores(np.stack([1 - high, high], 1), [0, 0, 1, 1])
-    assert [of.auc.value for of in found.classes] == [1, 1]
+    result = scores(np.stack([1 - high, high], 1), [0, 0, 1, 1])
+    assert [figures.auc.value for figures in result.classes] == [1, 1]
 
 
 def test_draws_cover_the_truth_about_as_often_as_they_say() -> None:
@@ -176,11 +176,11 @@ def test_draws_cover_the_truth_about_as_often_as_they_say() -> None:
     right = probabilities.argmax(1) == labels
     truth = {
         "auc": float(theirs.roc_auc_score(labels, probabilities[:, 1])),
-        "balanced_accuracy": float(np.mean([right[labels == one].mean() for one in range(2)])),
+        "balanced_accuracy": float(np.mean([right[labels == label].mean() for label in range(2)])),
     }
     small = [scores(*simulated(80, 2, seed), seed=seed) for seed in range(120)]
     for name, value in truth.items():
-        figures = [getattr(found, name) for found in small]
+        figures = [getattr(result, name) for result in small]
         covered = np.mean([figure.low <= value <= figure.high for figure in figures])
         assert 0.88 <= covered <= 0.99
 
@@ -188,9 +188,9 @@ def test_draws_cover_the_truth_about_as_often_as_they_say() -> None:
 def test_the_interval_of_a_difference_covers_the_truth_about_as_often_as_it_says() -> None:
     figures = []
     for seed in range(120):
-        one, labels = simulated(80, 2, seed)
-        other = answered(labels, 2, seed + 5000)  # of the same skill: the true difference is none
-        figures.append(paired_difference(one, other, labels, seed=seed).auc)
+        first, labels = simulated(80, 2, seed)
+        second = answered(labels, 2, seed + 5000)  # of the same skill: the true difference is none
+        figures.append(paired_difference(first, second, labels, seed=seed).auc)
     assert 0.88 <= np.mean([figure.low <= 0 <= figure.high for figure in figures]) <= 0.99
 
 
@@ -219,33 +219,33 @@ def test_a_model_does_not_differ_from_itself(images: int) -> None:
 
 
 def test_a_difference_is_of_the_figures_and_turns_around_with_the_models() -> None:
-    one, labels = simulated(200, 3, seed=4, skill=2.0)
-    other = answered(labels, 3, seed=5, skill=0.5)
-    found, back = paired_difference(one, other, labels), paired_difference(other, one, labels)
+    first, labels = simulated(200, 3, seed=4, skill=2.0)
+    second = answered(labels, 3, seed=5, skill=0.5)
+    result, back = paired_difference(first, second, labels), paired_difference(second, first, labels)
     for name in ("accuracy", "balanced_accuracy", "auc"):
-        figure, turned = getattr(found, name), getattr(back, name)
-        assert close(figure, getattr(scores(one, labels), name).value - getattr(scores(other, labels), name).value)
+        figure, turned = getattr(result, name), getattr(back, name)
+        assert close(figure, getattr(scores(first, labels), name).value - getattr(scores(second, labels), name).value)
         assert 0 < figure.low < figure.high
         assert (turned.value, turned.low, turned.high) == pytest.approx((-figure.value, -figure.high, -figure.low))
 
 
 def test_several_runs_count_in_their_mean_and_make_no_more_images() -> None:
-    one, labels = simulated(100, 3, seed=14)
-    other, third = (answered(labels, 3, seed) for seed in (15, 16))
-    alone = paired_difference(one, third, labels)
-    assert paired_difference(np.stack([one, one, one]), third, labels) == alone
-    both = paired_difference(np.stack([one, other]), third[None], labels).accuracy.value
+    first, labels = simulated(100, 3, seed=14)
+    second, third = (answered(labels, 3, seed) for seed in (15, 16))
+    single = paired_difference(first, third, labels)
+    assert paired_difference(np.stack([first, first, first]), third, labels) == single
+    both = paired_difference(np.stack([first, second]), third[None], labels).accuracy.value
     assert both == pytest.approx(
-        ((alone.accuracy.value or 0) + (paired_difference(other, third, labels).accuracy.value or 0)) / 2
+        ((single.accuracy.value or 0) + (paired_difference(second, third, labels).accuracy.value or 0)) / 2
     )
 
 
 def test_pairing_makes_the_interval_of_two_models_that_err_alike_narrow() -> None:
-    one, labels = simulated(300, 2, seed=6)
-    other = one.copy()
-    other[:5] = other[:5, ::-1]
-    pair, alone = paired_difference(one, other, labels).accuracy, scores(one, labels).accuracy
-    assert (pair.high or 0) - (pair.low or 0) < ((alone.high or 0) - (alone.low or 0)) / 2
+    first, labels = simulated(300, 2, seed=6)
+    second = first.copy()
+    second[:5] = second[:5, ::-1]
+    pair, unpaired = paired_difference(first, second, labels).accuracy, scores(first, labels).accuracy
+    assert (pair.high or 0) - (pair.low or 0) < ((unpaired.high or 0) - (unpaired.low or 0)) / 2
 
 
 def test_a_model_that_means_what_it_says_is_calibrated_and_a_boaster_is_not() -> None:
@@ -268,34 +268,36 @@ def test_the_calibration_error_is_the_mean_gap_over_fifteen_bins() -> None:
 def test_the_first_and_the_last_bin_are_as_wide_as_the_others() -> None:
     unsure = np.full((2, 20), 0.94 / 19)
     unsure[0, 0], unsure[1, 0], unsure[1, 1:] = 0.06, 0.1, 0.9 / 19
-    assert [of.images for of in scores(unsure, [0, 0]).reliability] == [1, 1]
+    assert [bin_.images for bin_ in scores(unsure, [0, 0]).reliability] == [1, 1]
     rounded = [[1 + 1e-12, 0.0], [0.95, 0.05]]
-    assert [of.images for of in scores(rounded, [0, 0]).reliability] == [2]
+    assert [bin_.images for bin_ in scores(rounded, [0, 0]).reliability] == [2]
 
 
 def test_reliability_is_the_calibration_curve_of_scikit_learn() -> None:
     probabilities, labels = simulated(500, 3, seed=13)
     bins = scores(probabilities, labels).reliability
     right, sure = calibration_curve(probabilities.argmax(1) == labels, probabilities.max(1), n_bins=metrics.BINS)
-    assert [of.sure for of in bins] == pytest.approx(sure)
-    assert [of.right.value for of in bins] == pytest.approx(right)
-    assert sum(of.images for of in bins) == 500
+    assert [bin_.sure for bin_ in bins] == pytest.approx(sure)
+    assert [bin_.right.value for bin_ in bins] == pytest.approx(right)
+    assert sum(bin_.images for bin_ in bins) == 500
 
 
 @given(cases())
 def test_the_calibration_error_is_the_mean_gap_between_sure_and_right(case: Case) -> None:
-    found = scores(*case)
-    gaps = [of.images * abs((of.right.value or 0) - of.sure) for of in found.reliability]
-    assert close(found.ece, sum(gaps) / found.images)
-    assert all((of.right.low or 0) <= (of.right.value or 0) <= (of.right.high or 0) for of in found.reliability)
+    result = scores(*case)
+    gaps = [bin_.images * abs((bin_.right.value or 0) - bin_.sure) for bin_ in result.reliability]
+    assert close(result.ece, sum(gaps) / result.images)
+    assert all(
+        (bin_.right.low or 0) <= (bin_.right.value or 0) <= (bin_.right.high or 0) for bin_ in result.reliability
+    )
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (0,)])
 def test_of_no_images_nothing_is_said(shape: tuple[int, ...]) -> None:
-    found = scores(np.zeros(shape), [])
-    assert (found.images, found.accuracy) == (0, Figure(None, reason="no images"))
-    assert len(found.classes) == (*shape, 0)[1]
-    assert numbers(found.to_json()) == [0] * (1 + len(found.classes))
+    result = scores(np.zeros(shape), [])
+    assert (result.images, result.accuracy) == (0, Figure(None, reason="no images"))
+    assert len(result.classes) == (*shape, 0)[1]
+    assert numbers(result.to_json()) == [0] * (1 + len(result.classes))
     assert paired_difference(np.zeros(shape), np.zeros(shape), []).auc == Figure(None, reason="no images")
 
 
@@ -303,29 +305,36 @@ def test_of_answers_that_are_no_numbers_nothing_is_said() -> None:
     probabilities, labels = simulated(20, 3, seed=9)
     broken = probabilities.copy()
     broken[3] = math.nan
-    whole = scores(broken, labels)
-    figures = [getattr(whole, name) for name in ("accuracy", "balanced_accuracy", "auc", "sensitivity", "f1", "ece")]
-    figures += [figure for of in whole.classes for figure in (of.sensitivity, of.specificity, of.auc, of.f1)]
-    assert set(figures) == {Figure(None, reason="the model's answers are no finite numbers")}
+    result = scores(broken, labels)
+    figures = [getattr(result, name) for name in ("accuracy", "balanced_accuracy", "auc", "sensitivity", "f1", "ece")]
+    figures += [
+        figure
+        for class_figures in result.classes
+        for figure in (class_figures.sensitivity, class_figures.specificity, class_figures.auc, class_figures.f1)
+    ]
+    assert set(figures) == {Figure(None, reason="the model's answers contain NaN or infinite values")}
     assert paired_difference(probabilities, broken, labels).accuracy.value is None
 
 
 def test_of_one_class_only_the_rest_is_still_said() -> None:
     probabilities, _ = simulated(20, 2, seed=10)
     labels, hits = np.ones(20, int), float(np.mean(probabilities.argmax(1)))
-    found = scores(probabilities, labels)
-    assert [found.accuracy.value, found.balanced_accuracy.value, found.sensitivity.value] == [hits] * 3
-    assert (found.auc.value, found.specificity.value) == (None, None)
-    assert [of.auc.reason for of in found.classes] == ["no image of this class", "every image is of this class"]
+    result = scores(probabilities, labels)
+    assert [result.accuracy.value, result.balanced_accuracy.value, result.sensitivity.value] == [hits] * 3
+    assert (result.auc.value, result.specificity.value) == (None, None)
+    assert [figures.auc.reason for figures in result.classes] == [
+        "no image of this class",
+        "every image is of this class",
+    ]
     assert paired_difference(probabilities, probabilities, labels).auc.value is None
 
 
 def test_less_than_ten_images_have_figures_and_no_drawn_interval() -> None:
-    found = scores(*simulated(9, 2, seed=11))
-    assert found.balanced_accuracy.value is not None and found.balanced_accuracy.low is None
-    assert found.balanced_accuracy.reason == "no interval: fewer than 10 images"
+    result = scores(*simulated(9, 2, seed=11))
+    assert result.balanced_accuracy.value is not None and result.balanced_accuracy.low is None
+    assert result.balanced_accuracy.reason == "no interval: fewer than 10 images"
     assert scores(*simulated(10, 2, seed=11)).balanced_accuracy.low is not None
-    assert found.accuracy.low is not None
+    assert result.accuracy.low is not None
     pair = paired_difference(np.eye(2)[[0, 1]], np.eye(2)[[1, 0]], [0, 1]).accuracy
     assert (pair.value, pair.low, pair.high) == (1, None, None) and pair.reason
 
@@ -341,26 +350,26 @@ def test_a_class_of_few_images_has_no_interval_of_its_own() -> None:
 
 def test_draws_that_all_agree_pass_for_no_certainty() -> None:
     labels = np.arange(20) % 2
-    found = scores(np.eye(2)[labels], labels)
-    assert (found.auc.value, found.auc.low) == (1, None)
-    assert found.accuracy.low is not None and found.accuracy.low < 0.9
+    result = scores(np.eye(2)[labels], labels)
+    assert (result.auc.value, result.auc.low) == (1, None)
+    assert result.accuracy.low is not None and result.accuracy.low < 0.9
 
 
 def test_a_prior_is_exchanged_as_bayes_says() -> None:
     likelihood = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])
     old, new = np.array([0.5, 0.3, 0.2]), np.array([0.1, 0.1, 0.8])
-    learned, wanted = ((likelihood * prior) / (likelihood * prior).sum(1, keepdims=True) for prior in (old, new))
-    assert np.allclose(adjust_prior(learned, old * 100, new), wanted)  # counts will do for frequencies
+    learned, expected = ((likelihood * prior) / (likelihood * prior).sum(1, keepdims=True) for prior in (old, new))
+    assert np.allclose(adjust_prior(learned, old * 100, new), expected)  # counts will do for frequencies
 
 
 @given(cases())
 def test_priors_leave_probabilities(case: Case) -> None:
     probabilities, labels = case
-    seen = np.bincount(labels, minlength=probabilities.shape[1])  # some class may never have been seen
-    even = np.ones(len(seen))
-    for prior_from, prior_to in ((seen, even), (even, seen)):
-        found = adjust_prior(probabilities, prior_from, prior_to)
-        assert np.allclose(found.sum(1), 1) and (found >= 0).all()
+    counts = np.bincount(labels, minlength=probabilities.shape[1])  # some class may never have been seen
+    even = np.ones(len(counts))
+    for prior_from, prior_to in ((counts, even), (even, counts)):
+        adjusted = adjust_prior(probabilities, prior_from, prior_to)
+        assert np.allclose(adjusted.sum(1), 1) and (adjusted >= 0).all()
     assert np.allclose(adjust_prior(probabilities, even, even), probabilities)
 
 
@@ -377,9 +386,9 @@ def test_the_interval_of_a_difference_is_as_wide_as_95_of_100_draws_ask_for() ->
     """Of many images it is that of the normal distribution: 1.96 standard errors to either side."""
     draw = np.random.default_rng(3)
     labels = draw.integers(0, 2, 2000)
-    one, other = (np.eye(2)[np.where(draw.random(2000) < rate, labels, 1 - labels)] for rate in (0.8, 0.7))
-    gaps = (one.argmax(1) == labels).astype(float) - (other.argmax(1) == labels)
-    found = paired_difference(one, other, labels).accuracy
-    assert found.low is not None and found.high is not None
-    wanted = 2 * 1.96 * gaps.std() / math.sqrt(2000)
-    assert found.high - found.low == pytest.approx(wanted, rel=0.08)
+    first, second = (np.eye(2)[np.where(draw.random(2000) < rate, labels, 1 - labels)] for rate in (0.8, 0.7))
+    gaps = (first.argmax(1) == labels).astype(float) - (second.argmax(1) == labels)
+    result = paired_difference(first, second, labels).accuracy
+    assert result.low is not None and result.high is not None
+    width = 2 * 1.96 * gaps.std() / math.sqrt(2000)
+    assert result.high - result.low == pytest.approx(width, rel=0.08)

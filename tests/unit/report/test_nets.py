@@ -32,8 +32,8 @@ def test_of_no_images_there_is_no_figure() -> None:
 
 
 def test_what_a_model_answers_is_told_with_its_error_and_the_reasons_of_the_rest() -> None:
-    found = {"images": 28, "answered": 20, "right": 19, "unlike": 3}
-    assert nets.answering_text(found, "validation") == (
+    figures = {"images": 28, "answered": 20, "right": 19, "unlike": 3}
+    assert nets.answering_text(figures, "validation") == (
         "answers 20 of 28 validation images, 1 of them wrongly (error 0.05 (n=20, 0.01-0.24)); "
         "of the other 8, 5 are uncertain and 3 unlike those trained on"
     )

@@ -23,7 +23,7 @@ def test_a_round_says_what_was_trained_how_well_and_how_long() -> None:
     page = rounds.page("lesions", [told(1)])
     text = "".join(reading.body(page).itertext())
     assert "lesions: round 1" in text
-    assert "fedhelp at a small site: 42 images to learn from, 84 seen in 11.5 s (20.5 s of processor time)" in text
+    assert "fedhelp at a small site: 42 training images, 84 seen in 11.5 s (20.5 s of CPU time)" in text
     accuracy, losses, course = reading.tables(page)
     assert accuracy[1:] == [["this site's own net", HALF], ["trained alone", QUARTER]]
     assert losses[1:] == [["surrogate", "loss", "1.000"], ["surrogate", "public", "0.125"]]

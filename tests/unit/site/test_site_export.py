@@ -55,7 +55,7 @@ def test_the_merged_net_is_weighed_as_soon_as_it_has_come(clinic: Clinic, three:
     assert set(made.facts.figures) == {"own", "merged", "average"}
     assert (made.facts.round, made.facts.sites) == (1, 3)  # this site's share was not sent
     assert made.facts.federation == three.hub.federation
-    made.keep(tmp_path / "model.onnx")
+    made.write(tmp_path / "model.onnx")
     opened = bundle.load(tmp_path / "model.onnx", lambda key: signer_check.model_warning(clinic.home, key, None))
     assert (opened.why, opened.parity() <= 1) == ("", True)
 

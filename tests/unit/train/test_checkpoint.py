@@ -20,10 +20,10 @@ STATE = {
 def test_what_was_kept_comes_back_to_the_bit(tmp_path: Path) -> None:
     facts = {"round": 2, "loss": 0.1 + 0.2}
     checkpoint.save(tmp_path / "new" / "folder", 5, facts, STATE)
-    found = checkpoint.newest(tmp_path / "new" / "folder")
-    assert found is not None
-    assert found[0] == facts
-    assert small.same(found[1], STATE)
+    saved = checkpoint.newest(tmp_path / "new" / "folder")
+    assert saved is not None
+    assert saved[0] == facts
+    assert small.same(saved[1], STATE)
 
 
 def test_nothing_was_kept_in_an_empty_folder_or_where_there_is_none(tmp_path: Path) -> None:
@@ -35,18 +35,18 @@ def test_nothing_was_kept_in_an_empty_folder_or_where_there_is_none(tmp_path: Pa
 def test_only_what_was_kept_last_stays(numbers: list[int], tmp_path: Path) -> None:
     for number in numbers:
         checkpoint.save(tmp_path, number, {"number": number}, STATE)
-    found = checkpoint.newest(tmp_path)
-    assert found is not None
-    assert found[0]["number"] == numbers[-1]
+    saved = checkpoint.newest(tmp_path)
+    assert saved is not None
+    assert saved[0]["number"] == numbers[-1]
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_what_a_kill_left_half_written_is_not_read_and_goes(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, 1, {}, STATE)
     (tmp_path / ".000000002.state.0123456789ab.part").write_bytes(b"half")
-    found = checkpoint.newest(tmp_path)
-    assert found is not None
-    assert small.same(found[1], STATE)
+    saved = checkpoint.newest(tmp_path)
+    assert saved is not None
+    assert small.same(saved[1], STATE)
     checkpoint.save(tmp_path, 2, {}, STATE)
     assert [path.name for path in tmp_path.iterdir()] == ["000000002.state"]
 
@@ -66,9 +66,9 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, mo
     monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         checkpoint.save(tmp_path, 2, {"number": 2}, STATE)
-    found = checkpoint.newest(tmp_path)
-    assert found is not None
-    assert found[0] == {"number": 1}
+    saved = checkpoint.newest(tmp_path)
+    assert saved is not None
+    assert saved[0] == {"number": 1}
     assert len(list(tmp_path.iterdir())) == 1
 
 

@@ -33,11 +33,11 @@ def test_threads_sleep_while_they_must_wait_for_cores_and_spin_again_when_they_n
     watch: contention.ContentionMonitor,
 ) -> None:
     before = threads()
-    seen = []
+    sleeping = []
     for waiting in (0.02, 0.5, 0.5, 0.1, 0.02, 0.1, 0.5):
         watch.adjust(waiting)
-        seen.append(watch.sleeps)
-    assert seen == [False, True, True, True, False, False, True]
+        sleeping.append(watch.sleeps)
+    assert sleeping == [False, True, True, True, False, False, True]
     watch.adjust(0.0)
     end = time.monotonic() + 20
     while threads() > before and time.monotonic() < end:  # libgomp's threads end a moment after theirs

@@ -36,12 +36,12 @@ for tier in ("small", "large"):
 """
 
 
-def start(folder: Path, told: int) -> subprocess.Popen[str]:
+def start(folder: Path, stdin: int) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(_ROOT)},
-        stdin=told,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -66,13 +66,13 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_bits(tmp_path:
         assert killed(tmp_path, tier, step) == -9
     with start(tmp_path, subprocess.DEVNULL) as process:
         assert process.stdout is not None
-        rest = process.stdout.read().splitlines()
+        lines = process.stdout.read().splitlines()
     assert process.returncode == 0
-    assert rest[0] in ("large 4", "large 5", "large 6")  # what was kept was taken up
+    assert lines[0] in ("large 4", "large 5", "large 6")  # what was kept was taken up
     for tier in ("small", "large"):
-        whole: Learner = small.learner(small.plan("fedhelp"), tier, small.knowledge())
-        report = loop.train(whole, small.sets(whole.plan, tier), 1)
-        found = checkpoint.newest(tmp_path / "end" / tier)
-        assert found is not None
-        assert found[0] == report.means()
-        assert small.same(found[1], whole.state())
+        undisturbed: Learner = small.learner(small.plan("fedhelp"), tier, small.knowledge())
+        report = loop.train(undisturbed, small.sets(undisturbed.plan, tier), 1)
+        saved = checkpoint.newest(tmp_path / "end" / tier)
+        assert saved is not None
+        assert saved[0] == report.means()
+        assert small.same(saved[1], undisturbed.state())

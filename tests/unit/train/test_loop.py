@@ -46,11 +46,11 @@ class Watched(FedAvg):
 
 def watched(batch: int = 4, site: str = "site-001", seed: int = 3, **phase: Any) -> Watched:
     plan = replace(small.plan(training={"batch": batch}), seed=seed)
-    made = Watched(
+    learner = Watched(
         plan, SiteFacts(site, "small", (1, 1, 1, 1)), registry.METHODS["fedavg"].schema(plan), None, Compute()
     )
-    made.shown, made.phase = [], replace(Watched.phase, **phase)
-    return made
+    learner.shown, learner.phase = [], replace(Watched.phase, **phase)
+    return learner
 
 
 def drawn(learner: Watched, private: int = 10, public: int = 6, round_: int = 1) -> Drawn:
@@ -60,7 +60,7 @@ def drawn(learner: Watched, private: int = 10, public: int = 6, round_: int = 1)
 
 
 def of(steps: Drawn, name: str) -> list[int]:
-    return [place for step in steps for place in step.get(name, [])]
+    return [index for step in steps for index in step.get(name, [])]
 
 
 # --- what is drawn -------------------------------------------------------------------------------------------------
@@ -90,32 +90,32 @@ def test_a_set_of_one_image_is_a_batch_of_one() -> None:
 
 def test_epochs_come_in_different_orders() -> None:
     steps = drawn(watched(epochs=2), 30)
-    places = of(steps, "private")
-    assert places[:30] != places[30:]
-    assert places[:30] != sorted(places[:30])
+    indices = of(steps, "private")
+    assert indices[:30] != indices[30:]
+    assert indices[:30] != sorted(indices[:30])
 
 
-@pytest.mark.parametrize(("every", "seen"), [(1, [0, 1, 2, 3, 4, 5]), (2, [0, 2, 4]), (4, [0, 4]), (100, [0])])
-def test_the_public_set_is_drawn_at_every_so_many_steps(every: int, seen: list[int]) -> None:
+@pytest.mark.parametrize(("every", "with_public"), [(1, [0, 1, 2, 3, 4, 5]), (2, [0, 2, 4]), (4, [0, 4]), (100, [0])])
+def test_the_public_set_is_drawn_at_every_so_many_steps(every: int, with_public: list[int]) -> None:
     steps = drawn(watched(4, every=every), 12)
     assert len(steps) == 6
-    assert [number for number, step in enumerate(steps) if "public" in step] == seen
+    assert [number for number, step in enumerate(steps) if "public" in step] == with_public
 
 
 @pytest.mark.parametrize("every", [1, 2])
 def test_the_public_set_goes_round_and_round(every: int) -> None:
     steps = drawn(watched(4, every=every, epochs=4), 24, public=12)
-    places = of(steps, "public")
-    rounds = [sorted(places[at : at + 12]) for at in range(0, len(places), 12)]
+    indices = of(steps, "public")
+    rounds = [sorted(indices[start : start + 12]) for start in range(0, len(indices), 12)]
     assert len(rounds) == 8 // every
-    assert all(found == list(range(12)) for found in rounds)
-    assert places[:12] != places[12:24]
+    assert all(round_ == list(range(12)) for round_ in rounds)
+    assert indices[:12] != indices[12:24]
 
 
 def test_over_time_all_of_a_public_set_is_drawn_that_no_batch_divides() -> None:
-    places = of(drawn(watched(4, epochs=8), 24, public=7), "public")
-    assert set(places) == set(range(7))
-    assert len(places) == 48 * 4
+    indices = of(drawn(watched(4, epochs=8), 24, public=7), "public")
+    assert set(indices) == set(range(7))
+    assert len(indices) == 48 * 4
 
 
 def test_a_public_set_smaller_than_a_batch_is_drawn_whole() -> None:
@@ -154,10 +154,10 @@ class Looking(FedAvg):
 
 def looking() -> Looking:
     plan, method = small.plan(), registry.METHODS["fedavg"]
-    made = Looking(plan, SiteFacts("site-001", "small", (1, 1, 1, 1)), method.schema(plan), None, Compute())
-    made.receive(method.start(plan), 1)
-    made.modes = {}
-    return made
+    learner = Looking(plan, SiteFacts("site-001", "small", (1, 1, 1, 1)), method.schema(plan), None, Compute())
+    learner.receive(method.start(plan), 1)
+    learner.modes = {}
+    return learner
 
 
 def test_modules_are_in_the_mode_that_each_phase_asks_for() -> None:
@@ -179,15 +179,15 @@ def test_a_phase_that_only_looks_leaves_no_trace_in_running_statistics() -> None
 
 @pytest.mark.parametrize("at", [4, 5])
 def test_a_phase_that_only_looks_is_taken_up_in_its_mode(at: int, tmp_path: Path) -> None:
-    whole = looking()
-    loop.train(whole, small.sets(whole.plan), 1)
+    undisturbed = looking()
+    loop.train(undisturbed, small.sets(undisturbed.plan), 1)
     learner = looking()
     with pytest.raises(PowerCut):
         loop.train(learner, small.sets(learner.plan), 1, checkpoints=tmp_path, every=0, progress=cut(at))
     learner = looking()
     loop.train(learner, small.sets(learner.plan), 1, checkpoints=tmp_path, every=0)
     assert learner.modes == {"look": {False}, "after": {True}}
-    assert small.same(learner.state(), whole.state())
+    assert small.same(learner.state(), undisturbed.state())
 
 
 def test_a_phase_that_trains_sees_images_mirrored_and_shifted() -> None:
@@ -200,10 +200,10 @@ def test_a_phase_that_trains_sees_images_mirrored_and_shifted() -> None:
 def test_pixels_are_brought_to_the_plans_scale() -> None:
     pixels = np.full((1, 8, 8, 3), 255, np.uint8)
     image = small.plan().image
-    seen = loop.input_tensor(pixels, image)
+    scaled = loop.input_tensor(pixels, image)
     expected = [(1 - mean) / std for mean, std in zip(image.mean, image.std, strict=True)]
-    assert seen.shape == (1, 3, 8, 8)
-    assert seen[0, :, 4, 4].tolist() == pytest.approx(expected, rel=1e-5)
+    assert scaled.shape == (1, 3, 8, 8)
+    assert scaled[0, :, 4, 4].tolist() == pytest.approx(expected, rel=1e-5)
 
 
 # --- chance --------------------------------------------------------------------------------------------------------
@@ -214,13 +214,13 @@ def pixels(learner: Watched) -> list[bytes]:
 
 
 def test_the_same_round_is_drawn_alike_whatever_was_drawn_before() -> None:
-    one, other = watched(), watched()
-    first = drawn(one)
+    learner, again = watched(), watched()
+    first = drawn(learner)
     drawn(watched(site="site-009"), 31)
     np.random.default_rng().random()
     torch.manual_seed(77)
-    assert drawn(other) == first
-    assert pixels(one) == pixels(other)
+    assert drawn(again) == first
+    assert pixels(learner) == pixels(again)
 
 
 @pytest.mark.parametrize(
@@ -229,9 +229,9 @@ def test_the_same_round_is_drawn_alike_whatever_was_drawn_before() -> None:
     ids=["seed", "site", "round"],
 )
 def test_another_seed_site_or_round_is_drawn_differently(learner: Watched, round_: int) -> None:
-    one = watched()
-    assert of(drawn(one, 30), "private") != of(drawn(learner, 30, round_=round_), "private")
-    assert pixels(one) != pixels(learner)
+    reference = watched()
+    assert of(drawn(reference, 30), "private") != of(drawn(learner, 30, round_=round_), "private")
+    assert pixels(reference) != pixels(learner)
 
 
 def test_streams_of_different_purposes_differ() -> None:
@@ -241,7 +241,7 @@ def test_streams_of_different_purposes_differ() -> None:
 
 
 def test_a_stream_is_the_same_on_every_machine() -> None:
-    assert loop.RandomStreams(3, "site-001", 1).order(8, 0, 0, "private").tolist() == [6, 0, 4, 3, 1, 7, 5, 2]
+    assert loop.RandomStreams(3, "site-001", 1).permutation(8, 0, 0, "private").tolist() == [6, 0, 4, 3, 1, 7, 5, 2]
 
 
 # --- the report ----------------------------------------------------------------------------------------------------
@@ -264,12 +264,12 @@ def test_time_spent_before_a_cut_counts(tmp_path: Path) -> None:
     learner = fresh("fedavg", "small", {})
     with pytest.raises(PowerCut):
         loop.train(learner, small.sets(learner.plan), 1, checkpoints=tmp_path, every=0, progress=cut(4))
-    found = checkpoint.newest(tmp_path)
-    assert found is not None
-    before = found[0]["report"]
+    saved = checkpoint.newest(tmp_path)
+    assert saved is not None
+    before = saved[0]["report"]
     assert before["seconds"] > 0
-    kept = {**found[0], "report": {**before, "seconds": 1000.0, "cpu_seconds": 2000.0}}
-    checkpoint.save(tmp_path, 3, kept, found[1])
+    facts = {**saved[0], "report": {**before, "seconds": 1000.0, "cpu_seconds": 2000.0}}
+    checkpoint.save(tmp_path, 3, facts, saved[1])
     learner = fresh("fedavg", "small", {})
     report = loop.train(learner, small.sets(learner.plan), 1, checkpoints=tmp_path, every=0)
     assert report.seconds > 1000
@@ -277,9 +277,9 @@ def test_time_spent_before_a_cut_counts(tmp_path: Path) -> None:
 
 
 def test_progress_counts_steps_to_their_end() -> None:
-    told: list[tuple[int, int]] = []
-    loop.train(watched(), small.sets(small.plan()), 1, progress=lambda done, total, _: told.append((done, total)))
-    assert told == [(step, 6) for step in range(1, 7)]
+    steps: list[tuple[int, int]] = []
+    loop.train(watched(), small.sets(small.plan()), 1, progress=lambda done, total, _: steps.append((done, total)))
+    assert steps == [(step, 6) for step in range(1, 7)]
 
 
 # --- a round that was cut off --------------------------------------------------------------------------------------
@@ -301,15 +301,17 @@ def cut(at: int) -> Callable[[int, int, float], None]:
 
 
 def finished(
-    make: Callable[[], Learner], kept: Path, cuts: Sequence[int], tier: str, round_: int = 1
+    make: Callable[[], Learner], checkpoints: Path, cuts: Sequence[int], tier: str, round_: int = 1
 ) -> tuple[Learner, loop.EpochReport]:
     """A round that is cut off again and again, each time begun by a new process, and in the end is not."""
     for at in cuts:
         learner = make()
         with pytest.raises(PowerCut):
-            loop.train(learner, small.sets(learner.plan, tier), round_, checkpoints=kept, every=0, progress=cut(at))
+            loop.train(
+                learner, small.sets(learner.plan, tier), round_, checkpoints=checkpoints, every=0, progress=cut(at)
+            )
     learner = make()
-    return learner, loop.train(learner, small.sets(learner.plan, tier), round_, checkpoints=kept, every=0)
+    return learner, loop.train(learner, small.sets(learner.plan, tier), round_, checkpoints=checkpoints, every=0)
 
 
 @everybody
@@ -317,10 +319,10 @@ def finished(
 def test_a_round_cut_at_any_step_ends_with_the_same_bits(
     method: str, tier: str, numbers: dict[str, Any], cuts: list[int], tmp_path: Path
 ) -> None:
-    whole = fresh(method, tier, numbers)
-    report = loop.train(whole, small.sets(whole.plan, tier), 1)
+    undisturbed = fresh(method, tier, numbers)
+    report = loop.train(undisturbed, small.sets(undisturbed.plan, tier), 1)
     learner, resumed = finished(lambda: fresh(method, tier, numbers), tmp_path, cuts, tier)
-    assert small.same(learner.state(), whole.state())
+    assert small.same(learner.state(), undisturbed.state())
     assert resumed.means() == report.means()
     assert resumed.images == report.images
 
@@ -330,21 +332,21 @@ def test_a_cut_is_of_no_account_with_momentum_either(tier: str, tmp_path: Path) 
     def make() -> Learner:
         return fresh("fedhelp", tier, {}, optimiser="sgd")
 
-    whole = make()
-    loop.train(whole, small.sets(whole.plan, tier), 1)
+    undisturbed = make()
+    loop.train(undisturbed, small.sets(undisturbed.plan, tier), 1)
     learner, _ = finished(make, tmp_path, [3], tier)
-    assert small.same(learner.state(), whole.state())
+    assert small.same(learner.state(), undisturbed.state())
 
 
 @everybody
 def test_a_later_round_is_taken_up_in_the_same_way(
     method: str, tier: str, numbers: dict[str, Any], tmp_path: Path
 ) -> None:
-    one = fresh(method, tier, numbers)
-    loop.train(one, small.sets(one.plan, tier), 1)
-    between, merged = one.state(), dict(one.give().arrays)
-    one.receive(merged, 2)
-    loop.train(one, small.sets(one.plan, tier), 2)
+    undisturbed = fresh(method, tier, numbers)
+    loop.train(undisturbed, small.sets(undisturbed.plan, tier), 1)
+    between, merged = undisturbed.state(), dict(undisturbed.give().arrays)
+    undisturbed.receive(merged, 2)
+    loop.train(undisturbed, small.sets(undisturbed.plan, tier), 2)
 
     def make() -> Learner:
         other = fresh(method, tier, numbers)
@@ -353,42 +355,42 @@ def test_a_later_round_is_taken_up_in_the_same_way(
         return other
 
     learner, _ = finished(make, tmp_path, [2], tier, round_=2)
-    assert small.same(learner.state(), one.state())
+    assert small.same(learner.state(), undisturbed.state())
 
 
 @everybody
 def test_keeping_states_changes_nothing(method: str, tier: str, numbers: dict[str, Any], tmp_path: Path) -> None:
-    one, other = fresh(method, tier, numbers), fresh(method, tier, numbers)
-    loop.train(one, small.sets(one.plan, tier), 1)
-    loop.train(other, small.sets(one.plan, tier), 1, checkpoints=tmp_path, every=0)
-    assert small.same(one.state(), other.state())
+    first, second = fresh(method, tier, numbers), fresh(method, tier, numbers)
+    loop.train(first, small.sets(first.plan, tier), 1)
+    loop.train(second, small.sets(first.plan, tier), 1, checkpoints=tmp_path, every=0)
+    assert small.same(first.state(), second.state())
 
 
 def test_a_round_that_had_ended_is_not_trained_again(tmp_path: Path) -> None:
     first = fresh("fedavg", "small", {})
     report = loop.train(first, small.sets(first.plan), 1, checkpoints=tmp_path, every=1e9)
-    learner, told = fresh("fedavg", "small", {}), []
+    learner, steps = fresh("fedavg", "small", {}), []
     again = loop.train(
-        learner, small.sets(learner.plan), 1, checkpoints=tmp_path, progress=lambda *each: told.append(each)
+        learner, small.sets(learner.plan), 1, checkpoints=tmp_path, progress=lambda *step: steps.append(step)
     )
     assert small.same(learner.state(), first.state())
     assert again.means() == report.means()
-    assert not told
+    assert not steps
 
 
 def test_a_state_is_kept_as_each_phase_ends_however_soon_that_is(tmp_path: Path) -> None:
     learner = fresh("fedhelp", "large", {"schedule": "alternate"})
-    kept: list[list[str]] = []
+    names: list[list[str]] = []
     loop.train(
         learner,
         small.sets(learner.plan, "large"),
         1,
         checkpoints=tmp_path,
         every=1e9,
-        progress=lambda *_: kept.append([path.name for path in tmp_path.iterdir()]),
+        progress=lambda *_: names.append([path.name for path in tmp_path.iterdir()]),
     )
     ends = [[], ["000000003.state"], ["000000006.state"], ["000000009.state"]]
-    assert kept == [end for end in ends for _ in range(3)]
+    assert names == [end for end in ends for _ in range(3)]
 
 
 @pytest.mark.parametrize("epochs", [1, 3], ids=["longer than this", "shorter than this"])
@@ -398,26 +400,26 @@ def test_what_was_kept_of_another_round_is_ignored_and_goes(epochs: int, tmp_pat
     (before,) = tmp_path.iterdir()
 
     def make() -> Learner:
-        made = fresh("fedavg", "small", {})
-        made.receive(registry.METHODS["fedavg"].start(made.plan), 2)
-        return made
+        learner = fresh("fedavg", "small", {})
+        learner.receive(registry.METHODS["fedavg"].start(learner.plan), 2)
+        return learner
 
-    whole = make()
-    loop.train(whole, small.sets(whole.plan), 2)
+    undisturbed = make()
+    loop.train(undisturbed, small.sets(undisturbed.plan), 2)
     learner, _ = finished(make, tmp_path, [1, 4], "small", round_=2)
-    assert small.same(learner.state(), whole.state())
+    assert small.same(learner.state(), undisturbed.state())
     assert [path.name for path in tmp_path.iterdir()] == ["000000006.state"]
-    found = checkpoint.newest(tmp_path)
+    saved = checkpoint.newest(tmp_path)
     assert before.exists() is (before.name == "000000006.state")
-    assert found is not None
-    assert found[0]["round"] == 2
+    assert saved is not None
+    assert saved[0]["round"] == 2
 
 
 # --- numbers that are none -----------------------------------------------------------------------------------------
 
 
 class Poisoned(FedAvg):
-    """After so many steps a weight is no number: before the loss of that step is found, or once it is."""
+    """After `at` steps a weight is NaN: before or after that step's loss is computed."""
 
     at, before = 3, True
     steps = 0
@@ -438,10 +440,10 @@ class Poisoned(FedAvg):
 
 def poisoned(before: bool, at: int = 3, kind: type[Poisoned] = Poisoned) -> Poisoned:
     plan, method = small.plan(), registry.METHODS["fedavg"]
-    made = kind(plan, SiteFacts("site-001", "small", (1, 1, 1, 1)), method.schema(plan), None, Compute())
-    made.receive(method.start(plan), 1)
-    made.before, made.at = before, at
-    return made
+    learner = kind(plan, SiteFacts("site-001", "small", (1, 1, 1, 1)), method.schema(plan), None, Compute())
+    learner.receive(method.start(plan), 1)
+    learner.before, learner.at = before, at
+    return learner
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["loss", "weights"])
@@ -451,12 +453,12 @@ def test_what_is_no_number_stops_the_round_and_names_the_images_of_the_batch(bef
         loop.train(learner, small.sets(learner.plan), 1, checkpoints=tmp_path, every=0)
     batch = drawn(healthy)[2]["private"]
     assert caught.value.code == "E_DIVERGED"
-    assert all(f"{place}.png" in str(caught.value) for place in batch)
+    assert all(f"{index}.png" in str(caught.value) for index in batch)
     assert str(caught.value).count(".png") == len(batch)
 
 
 class Guided(Poisoned):
-    """A small site with public images, whose second part of the loss is no number at the third step."""
+    """A small site with public images, whose second part of the loss is infinite at the third step."""
 
     def phases(self, round_: int, last: bool) -> list[Phase]:
         return [Phase("train", ("private", "public"))]
@@ -469,13 +471,13 @@ class Guided(Poisoned):
 def test_a_part_of_the_loss_that_is_no_number_is_named_and_so_are_public_images() -> None:
     learner, healthy = poisoned(True, kind=Guided), watched(4)
     public = small.images(6, seed=1)
-    known = without_predictions(public.pixels, public.labels, ("a", "b", "c", "d"))
+    pack = without_predictions(public.pixels, public.labels, ("a", "b", "c", "d"))
     with pytest.raises(DivergedError) as caught:
-        loop.train(learner, {"private": small.images(10), "public": known}, 1)
+        loop.train(learner, {"private": small.images(10), "public": pack}, 1)
     shown = drawn(healthy)[2]
-    assert "its part 'public' of the loss is no number" in str(caught.value)
+    assert "part 'public' of the loss is NaN or infinite" in str(caught.value)
     named = str(caught.value).partition("the images were ")[2].split(", ")
-    assert named == [f"{place}.png" for place in shown["private"]] + [f"public image {n}" for n in shown["public"]]
+    assert named == [f"{index}.png" for index in shown["private"]] + [f"public image {n}" for n in shown["public"]]
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["loss", "weights"])
@@ -483,10 +485,10 @@ def test_the_state_before_what_is_no_number_is_kept(before: bool, tmp_path: Path
     learner = poisoned(before)
     with pytest.raises(DivergedError):
         loop.train(learner, small.sets(learner.plan), 1, checkpoints=tmp_path, every=0)
-    found = checkpoint.newest(tmp_path)
-    assert found is not None
-    assert found[0]["done"] == 2
-    assert all(np.isfinite(array).all() for array in found[1].values())
+    saved = checkpoint.newest(tmp_path)
+    assert saved is not None
+    assert saved[0]["done"] == 2
+    assert all(np.isfinite(array).all() for array in saved[1].values())
 
 
 def test_a_last_step_that_spoils_the_net_is_seen_though_no_loss_follows_it() -> None:
@@ -507,21 +509,21 @@ def test_a_learning_rate_far_too_high_stops_the_round(tmp_path: Path) -> None:
 
 def test_probabilities_sum_to_one_for_each_image() -> None:
     learner = small.learner(small.plan())
-    said = loop.probabilities(learner, learner.model, small.images(7).pixels)
-    assert said.shape == (7, 4)
-    assert said.min() >= 0
-    assert np.allclose(said.sum(1), 1, atol=1e-6)
+    probabilities = loop.probabilities(learner, learner.model, small.images(7).pixels)
+    assert probabilities.shape == (7, 4)
+    assert probabilities.min() >= 0
+    assert np.allclose(probabilities.sum(1), 1, atol=1e-6)
 
 
 def test_a_net_that_learned_apart_from_the_prior_answers_with_it() -> None:
     learner = small.learner(small.plan(training={"loss": "logit-adjusted"}))
     images = small.images(7)
-    said = loop.probabilities(learner, learner.model, images.pixels)
+    probabilities = loop.probabilities(learner, learner.model, images.pixels)
     learner.prior = None
     bare = loop.probabilities(learner, learner.model, images.pixels)
     examples = np.array(learner.site.examples)
-    assert np.allclose(said, metrics.adjust_prior(bare, np.ones(4), examples + 1), atol=1e-6)
-    assert np.abs(said - bare).max() > 0.01
+    assert np.allclose(probabilities, metrics.adjust_prior(bare, np.ones(4), examples + 1), atol=1e-6)
+    assert np.abs(probabilities - bare).max() > 0.01
 
 
 @pytest.mark.parametrize("loss", ["ce", "symmetric"])
@@ -539,8 +541,8 @@ def test_an_answer_does_not_depend_on_the_images_beside_it(batch: int) -> None:
     learner = small.learner(small.plan())
     loop.train(learner, small.sets(learner.plan), 1)
     pixels = small.images(7).pixels
-    one, other = (loop.probabilities(learner, learner.model, pixels, size) for size in (3, batch))
-    assert np.abs(one - other).max() < 1e-5
+    first, second = (loop.probabilities(learner, learner.model, pixels, size) for size in (3, batch))
+    assert np.abs(first - second).max() < 1e-5
 
 
 @everybody

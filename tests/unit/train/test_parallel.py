@@ -30,9 +30,9 @@ def ended(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def kept(folder: Path) -> tuple[dict[str, Any], Mapping[str, Array]]:
-    found = checkpoint.newest(folder)
-    assert found is not None
-    return found
+    saved = checkpoint.newest(folder)
+    assert saved is not None
+    return saved
 
 
 @every_case
@@ -45,34 +45,34 @@ def test_all_processes_end_with_the_same_bits(case: Any, ended: tuple[Path, int]
 
 @pytest.mark.parametrize("case", [case for case in together.CASES if case[3] == "group"], ids=together.name)
 def test_with_group_norm_several_processes_learn_what_one_does(case: Any, ended: tuple[Path, int]) -> None:
-    one = together.learner(*case, Compute())
-    before, report = one.state(), loop.train(one, together.sets(case[1]), 1)
+    single = together.learner(*case, Compute())
+    before, report = single.state(), loop.train(single, together.sets(case[1]), 1)
     (_, state), (losses, _) = (
         kept(ended[0] / "0" / together.name(case)),
         kept(ended[0] / "reports" / together.name(case)),
     )
-    alone = one.state()
-    assert list(state) == list(alone)
-    for name, array in alone.items():
+    expected = single.state()
+    assert list(state) == list(expected)
+    for name, array in expected.items():
         assert np.allclose(state[name], array, rtol=1e-4, atol=1e-5), name
-    assert max(np.abs(alone[name] - before[name]).max() for name in before) > 1e-3
+    assert max(np.abs(expected[name] - before[name]).max() for name in before) > 1e-3
     for phase, parts in report.means().items():
         assert losses[phase] == pytest.approx(parts, rel=1e-4)
 
 
 def test_batch_norm_keeps_the_mean_of_what_the_processes_saw(ended: tuple[Path, int]) -> None:
     case = ("fedavg", "small", {}, "batch")
-    one = together.learner(*case, Compute())
-    loop.train(one, together.sets("small"), 1)
-    found, alone = kept(ended[0] / "0" / together.name(case))[1], one.state()
+    single = together.learner(*case, Compute())
+    loop.train(single, together.sets("small"), 1)
+    shared, expected = kept(ended[0] / "0" / together.name(case))[1], single.state()
     first = "net/bn1.running_mean"  # of the first layer, which sees the images themselves
-    assert np.allclose(found[first], alone[first], atol=0.02)
-    assert np.abs(found[first]).max() > 0.05
+    assert np.allclose(shared[first], expected[first], atol=0.02)
+    assert np.abs(shared[first]).max() > 0.05
 
 
 def test_a_loss_that_is_no_number_at_one_process_stops_all_and_names_the_whole_step(ended: tuple[Path, int]) -> None:
-    told = (ended[0] / "diverged").read_text()
-    assert told.count(".png") in (6, 7)
+    message = (ended[0] / "diverged").read_text()
+    assert message.count(".png") in (6, 7)
 
 
 def test_too_many_processes_for_a_sites_images_are_refused() -> None:

@@ -21,11 +21,11 @@ CASES = [
 ]
 
 
-def learner(method: str, tier: str, numbers: dict[str, Any], norm: str, bench: Compute, **training: Any) -> Learner:
+def learner(method: str, tier: str, numbers: dict[str, Any], norm: str, compute: Compute, **training: Any) -> Learner:
     """Steps of 7 and 6 private images and 7 public ones, which two or three processes cannot share evenly."""
-    told = {"batch": 8, "optimiser": "sgd", "lr": 0.01, **training}
-    plan = small.plan(method, **{method: numbers}, nets={"norm": norm}, training=told)
-    return small.learner(plan, tier, small.knowledge(7), bench=bench)
+    settings = {"batch": 8, "optimiser": "sgd", "lr": 0.01, **training}
+    plan = small.plan(method, **{method: numbers}, nets={"norm": norm}, training=settings)
+    return small.learner(plan, tier, small.knowledge(7), compute=compute)
 
 
 def sets(tier: str) -> dict[str, small.Images]:
@@ -35,23 +35,23 @@ def sets(tier: str) -> dict[str, small.Images]:
 
 def train(out: Path) -> None:
     torch.set_num_threads(1)
-    bench = parallel.join(Compute())
-    made = [learner(*case, bench) for case in CASES]
-    hot = learner("fedavg", "small", {}, "group", bench, lr=10, epochs=50)
-    if bench.rank:
-        waiting = iter([*made, hot])
+    compute = parallel.join(Compute())
+    learners = [learner(*case, compute) for case in CASES]
+    hot = learner("fedavg", "small", {}, "group", compute, lr=10, epochs=50)
+    if compute.rank:
+        waiting = iter([*learners, hot])
         loop.follow(lambda *_: next(waiting), sets("small"))
     else:
-        for case, one in zip(CASES, made, strict=True):
-            report = loop.train(one, sets(case[1]), 1)
+        for case, each in zip(CASES, learners, strict=True):
+            report = loop.train(each, sets(case[1]), 1)
             checkpoint.save(out / "reports" / name(case), 0, report.means(), {})
         try:
             loop.train(hot, sets("small"), 1)
-        except DivergedError as fault:
-            (out / "diverged").write_text(str(fault))
-    for case, one in zip(CASES, made, strict=True):
-        checkpoint.save(out / str(bench.rank) / name(case), 0, {}, one.state())
-    parallel.leave(bench)
+        except DivergedError as error:
+            (out / "diverged").write_text(str(error))
+    for case, each in zip(CASES, learners, strict=True):
+        checkpoint.save(out / str(compute.rank) / name(case), 0, {}, each.state())
+    parallel.leave(compute)
 
 
 def name(case: tuple[str, str, dict[str, Any], str]) -> str:

@@ -19,26 +19,26 @@ def site(number: int) -> str:
     return f"site-{number:03}"
 
 
-def honest(count: int, *, own: float = 0.5) -> dict[str, Arrays]:
+def honest(count: int, *, spread: float = 0.5) -> dict[str, Arrays]:
     """A direction that all share, and something of each site's own."""
     common = np.random.default_rng(0).standard_normal(64)
     return {
         site(n): {
-            "conv.weight": (common + own * np.random.default_rng(n).standard_normal(64)).astype(np.float32),
+            "conv.weight": (common + spread * np.random.default_rng(n).standard_normal(64)).astype(np.float32),
             "bn.running_mean": np.random.default_rng(n).uniform(1, 2, 4).astype(np.float32),
         }
         for n in range(1, count + 1)
     }
 
 
-def faults(shares: dict[str, Arrays]) -> dict[str, HubError]:
+def faults(updates: dict[str, Arrays]) -> dict[str, HubError]:
     return outliers.suspicious_updates(
-        BASE, shares, {name: norm_limit.update_norm(BASE, share) for name, share in shares.items()}
+        BASE, updates, {name: norm_limit.update_norm(BASE, share) for name, share in updates.items()}
     )
 
 
-def found(shares: dict[str, Arrays]) -> dict[str, type]:
-    return {name: type(fault) for name, fault in faults(shares).items()}
+def found(updates: dict[str, Arrays]) -> dict[str, type]:
+    return {name: type(fault) for name, fault in faults(updates).items()}
 
 
 def one_way(*lengths: float, what: str = "conv.weight") -> dict[str, Arrays]:
@@ -59,23 +59,23 @@ def test_honest_shares_are_left_alone(count: int) -> None:
 
 
 def test_sites_that_have_come_to_rest_and_pull_every_way_are_left_alone() -> None:
-    assert found(honest(8, own=50)) == {}
+    assert found(honest(8, spread=50)) == {}
 
 
 def test_copies_are_named_with_each_other_also_of_what_is_lazy() -> None:
-    shares = honest(5)
-    shares[site(2)] = shares[site(4)]
-    assert found(shares) == {site(2): CopiedUpdateError, site(4): CopiedUpdateError}
-    shares[site(1)] = BASE
-    assert found(shares) == {site(1): LazyUpdateError, site(2): CopiedUpdateError, site(4): CopiedUpdateError}
+    updates = honest(5)
+    updates[site(2)] = updates[site(4)]
+    assert found(updates) == {site(2): CopiedUpdateError, site(4): CopiedUpdateError}
+    updates[site(1)] = BASE
+    assert found(updates) == {site(1): LazyUpdateError, site(2): CopiedUpdateError, site(4): CopiedUpdateError}
 
 
 @pytest.mark.parametrize("what", list(BASE))
 @pytest.mark.parametrize(("times", "fault"), [(15, None), (30, DistantUpdateError)])
 def test_only_a_pull_far_beyond_the_median_is_not_believed(what: str, times: float, fault: type | None) -> None:
-    shares = honest(5)
-    shares[site(3)][what] = shares[site(3)][what] * np.float32(times)
-    assert found(shares) == ({site(3): fault} if fault else {})
+    updates = honest(5)
+    updates[site(3)][what] = updates[site(3)][what] * np.float32(times)
+    assert found(updates) == ({site(3): fault} if fault else {})
 
 
 @pytest.mark.parametrize("what", list(BASE))
@@ -89,9 +89,9 @@ def test_where_most_statistics_stand_still_one_that_moves_is_not_held_against_no
 
 
 def test_a_person_reads_which_sites_are_alike_and_how_far_one_pulls() -> None:
-    shares = honest(6)
-    shares[site(2)] = shares[site(4)] = shares[site(6)]
-    assert str(faults(shares)[site(4)]).endswith("the same weights as site-002, site-006")
+    updates = honest(6)
+    updates[site(2)] = updates[site(4)] = updates[site(6)]
+    assert str(faults(updates)[site(4)]).endswith("the same weights as site-002, site-006")
     far = {name: str(fault) for name, fault in faults(one_way(2.0, 2.0, 100.0)).items()}
     assert far[site(3)].endswith("50 times the median pull of the weights")
 
@@ -99,36 +99,36 @@ def test_a_person_reads_which_sites_are_alike_and_how_far_one_pulls() -> None:
 def test_directions_that_cancel_each_other_out_are_no_direction_to_be_against() -> None:
     axes = np.eye(64, dtype=np.float32)
     moves = [axes[0], -axes[0], axes[1], -axes[1], axes[2]]
-    shares = {
+    updates = {
         site(n + 1): {"conv.weight": move, "bn.running_mean": np.full(4, 1 + n, np.float32)}
         for n, move in enumerate(moves)
     }
-    assert found(shares) == {}
+    assert found(updates) == {}
 
 
 @pytest.mark.parametrize(("count", "fault"), [(4, None), (5, OpposedUpdateError), (8, OpposedUpdateError)])
 def test_a_sign_turned_round_is_seen_where_enough_others_make_a_direction(count: int, fault: type | None) -> None:
-    shares = honest(count, own=0.1)
-    shares[site(2)]["conv.weight"] = -shares[site(2)]["conv.weight"]
-    assert found(shares) == ({site(2): fault} if fault else {})
+    updates = honest(count, spread=0.1)
+    updates[site(2)]["conv.weight"] = -updates[site(2)]["conv.weight"]
+    assert found(updates) == ({site(2): fault} if fault else {})
 
 
 def test_a_site_that_pulls_half_against_the_others_is_left_alone() -> None:
     """As the largest site of a real federation did, honestly, at a cosine of -0.62."""
-    shares = honest(6, own=0.1)
-    others = np.sum([share["conv.weight"] for share in shares.values()], axis=0)
+    updates = honest(6, spread=0.1)
+    others = np.sum([share["conv.weight"] for share in updates.values()], axis=0)
     aside = np.random.default_rng(9).standard_normal(64)
     aside -= (aside @ others) / (others @ others) * others
     unit = others / np.linalg.norm(others), aside / np.linalg.norm(aside)
-    shares[site(2)]["conv.weight"] = (8 * (-0.62 * unit[0] + 0.78 * unit[1])).astype(np.float32)
-    assert found(shares) == {}
+    updates[site(2)]["conv.weight"] = (8 * (-0.62 * unit[0] + 0.78 * unit[1])).astype(np.float32)
+    assert found(updates) == {}
 
 
 def test_what_the_others_sent_cannot_hide_behind_one_that_is_odd_already() -> None:
     """One is put aside first: its great pull makes no direction for the rest."""
-    shares = honest(6, own=0.1)
-    shares[site(1)]["conv.weight"] = shares[site(1)]["conv.weight"] * np.float32(-1000)
-    assert found(shares) == {site(1): DistantUpdateError}
+    updates = honest(6, spread=0.1)
+    updates[site(1)]["conv.weight"] = updates[site(1)]["conv.weight"] * np.float32(-1000)
+    assert found(updates) == {site(1): DistantUpdateError}
 
 
 @pytest.mark.parametrize(("cosine", "fault"), [(-0.92, OpposedUpdateError), (-0.88, None)])
@@ -136,11 +136,11 @@ def test_a_site_is_held_against_the_others_alone_and_not_against_itself_too(cosi
     others, aside = np.eye(64)[0], np.eye(64)[1]
     against = 3 * (cosine * others + np.sqrt(1 - cosine**2) * aside)
     moves = [others * (1 + 0.1 * n) for n in range(4)] + [against]
-    shares = {
+    updates = {
         site(n + 1): {"conv.weight": move.astype(np.float32), "bn.running_mean": np.full(4, 1 + n, np.float32)}
         for n, move in enumerate(moves)
     }
-    assert found(shares) == ({site(5): fault} if fault else {})
+    assert found(updates) == ({site(5): fault} if fault else {})
 
 
 @given(st.lists(st.integers(1, 12).map(lambda power: 3**power), min_size=norm_limit.MIN_UPDATES, max_size=9))
@@ -149,7 +149,7 @@ def test_claims_are_measured_by_the_median_of_the_other_sites(claims: list[int])
     odd = {
         name
         for name, claimed in examples.items()
-        if claimed > outliers.EXAMPLES_FACTOR * np.median([other for who, other in examples.items() if who != name])
+        if claimed > outliers.EXAMPLES_FACTOR * np.median([other for site_, other in examples.items() if site_ != name])
     }
     assert set(outliers.inflated_claims(examples, {})) == odd
 

@@ -42,7 +42,7 @@ LIES = {
 
 def federation(honest: list[int], lie: str, sites: int = 3) -> list[ValidationCounts]:
     names = [f"site-{number}" for number in range(sites - 1)]
-    return [dict.fromkeys(names, (100, right)) | {"liar": LIES[lie][place]} for place, right in enumerate(honest)]
+    return [dict.fromkeys(names, (100, right)) | {"liar": LIES[lie][index]} for index, right in enumerate(honest)]
 
 
 @pytest.mark.parametrize("sites", [2, 3, 6, 100])

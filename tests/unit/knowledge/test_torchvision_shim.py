@@ -1,4 +1,4 @@
-"""torchvision and open_clip import beside whichever torch is here, once `ready` was called."""
+"""torchvision and open_clip import beside whichever torch is here, once `prepare` was called."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def in_a_process(code: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
-def test_torchvision_imports_and_resizes_after_ready() -> None:
+def test_torchvision_imports_and_resizes_after_prepare() -> None:
     code = (
-        "from fedhelp_edge.knowledge import vision; vision.ready(); vision.ready()\n"
+        "from fedhelp_edge.knowledge import torchvision_shim as shim; shim.prepare(); shim.prepare()\n"
         "import torch, torchvision\n"
         "print(tuple(torchvision.transforms.functional.resize(torch.zeros(3, 8, 8), [4, 4]).shape))"
     )
@@ -46,6 +46,9 @@ def test_the_shim_is_used_only_where_the_compiled_operators_cannot_be_loaded() -
 
 
 @pytest.mark.skipif(importlib.util.find_spec("open_clip") is None, reason="open_clip is not installed")
-def test_open_clip_imports_after_ready() -> None:
-    code = "from fedhelp_edge.knowledge import vision; vision.ready(); import open_clip; print(open_clip.__name__)"
+def test_open_clip_imports_after_prepare() -> None:
+    code = (
+        "from fedhelp_edge.knowledge import torchvision_shim as shim; shim.prepare()\n"
+        "import open_clip; print(open_clip.__name__)"
+    )
     assert in_a_process(code) == "open_clip"

@@ -31,23 +31,23 @@ def test_whatever_is_given_is_shown_and_never_taken_for_html() -> None:
         pages.table([HOSTILE], [[HOSTILE]]),
         pages.chart({HOSTILE: [(1, 1)]}, HOSTILE, HOSTILE),
     ]
-    made = pages.page(HOSTILE, *parts)
-    assert "<script" not in made
-    shown = ["".join(element.itertext()) for element in reading.body(made).iter() if element.text]
-    assert sum(HOSTILE in text for text in shown) >= 7
-    assert HOSTILE in (next(reading.body(made).iter("svg")).get("aria-label") or "")
+    page = pages.page(HOSTILE, *parts)
+    assert "<script" not in page
+    texts = ["".join(element.itertext()) for element in reading.body(page).iter() if element.text]
+    assert sum(HOSTILE in text for text in texts) >= 7
+    assert HOSTILE in (next(reading.body(page).iter("svg")).get("aria-label") or "")
 
 
 def test_a_page_loads_and_runs_nothing() -> None:
-    made = pages.page("title", pages.heading("part"), pages.table(["a"], [["b"]]), pages.chart(LINES, "x", "y"))
-    assert not re.search(r"<script|<link|<iframe|src=|href=|url\(|@import|http:|https:|\bon\w+=", made)
-    assert "default-src 'none'" in made
-    assert 'charset="utf-8"' in made
+    page = pages.page("title", pages.heading("part"), pages.table(["a"], [["b"]]), pages.chart(LINES, "x", "y"))
+    assert not re.search(r"<script|<link|<iframe|src=|href=|url\(|@import|http:|https:|\bon\w+=", page)
+    assert "default-src 'none'" in page
+    assert 'charset="utf-8"' in page
 
 
 def test_a_page_holds_its_parts_in_order() -> None:
-    made = pages.page("title", pages.paragraph("first"), pages.table(["a"], [["b"]]), pages.heading("last"))
-    assert [child.tag for child in reading.body(made)] == ["h1", "p", "div", "h2"]
+    page = pages.page("title", pages.paragraph("first"), pages.table(["a"], [["b"]]), pages.heading("last"))
+    assert [child.tag for child in reading.body(page)] == ["h1", "p", "div", "h2"]
 
 
 def test_a_table_has_its_head_and_rows() -> None:
@@ -57,8 +57,8 @@ def test_a_table_has_its_head_and_rows() -> None:
 
 
 def test_what_is_more_stands_higher_and_what_is_later_further_right() -> None:
-    (one, _) = drawn(svg(LINES))
-    across, up = zip(*one, strict=True)
+    (line, _) = drawn(svg(LINES))
+    across, up = zip(*line, strict=True)
     assert list(across) == sorted(across)
     assert list(up) == sorted(up, reverse=True)
     assert (up[0] - up[1]) * 2 == pytest.approx(up[1] - up[2], abs=0.3)  # 0.2 and 0.4, to scale
@@ -71,10 +71,10 @@ def test_lines_of_one_chart_share_its_axes() -> None:
 
 
 def test_what_is_not_known_leaves_a_gap() -> None:
-    one, other = (group.find("path") for group in svg(LINES).iter("g"))
-    assert one is not None and other is not None
-    assert re.findall("[ML]", one.get("d", "")) == ["M", "L", "L"]
-    assert re.findall("[ML]", other.get("d", "")) == ["M", "M"]
+    whole, broken = (group.find("path") for group in svg(LINES).iter("g"))
+    assert whole is not None and broken is not None
+    assert re.findall("[ML]", whole.get("d", "")) == ["M", "L", "L"]
+    assert re.findall("[ML]", broken.get("d", "")) == ["M", "M"]
 
 
 def test_six_lines_differ_by_mark_and_by_dashes_without_any_colour() -> None:

@@ -73,8 +73,8 @@ def test_running_statistics_are_those_of_the_public_images(drawn: dict[str, Arra
 
 def test_it_learns_whatever_weight_the_plan_gives_to_knowledge(plan_of: PlanOf, pack: Pack) -> None:
     without = plan_of("fedhelp", settings={"fedhelp.lambda_j": "0"})
-    found = pretrain.initial_weights(without, pack, Compute(), epochs=1)
-    assert found["conv1.weight"].tobytes() != METHODS["fedhelp"].start(without)["conv1.weight"].tobytes()
+    weights = pretrain.initial_weights(without, pack, Compute(), epochs=1)
+    assert weights["conv1.weight"].tobytes() != METHODS["fedhelp"].start(without)["conv1.weight"].tobytes()
 
 
 def test_what_the_sources_said_counts(plan_of: PlanOf, pack: Pack, learned: dict[str, Array]) -> None:
@@ -83,8 +83,8 @@ def test_what_the_sources_said_counts(plan_of: PlanOf, pack: Pack, learned: dict
 
 
 def test_progress_counts_every_step(plan_of: PlanOf, pack: Pack) -> None:
-    seen: list[tuple[int, int]] = []
+    steps: list[tuple[int, int]] = []
     pretrain.initial_weights(
-        plan_of("fedhelp"), pack, Compute(), epochs=3, progress=lambda done, total, _: seen.append((done, total))
+        plan_of("fedhelp"), pack, Compute(), epochs=3, progress=lambda done, total, _: steps.append((done, total))
     )
-    assert seen == [(step, 6) for step in range(1, 7)]  # twelve images in batches of eight at most, three times
+    assert steps == [(step, 6) for step in range(1, 7)]  # twelve images in batches of eight at most, three times
