@@ -17,7 +17,7 @@ from server_ref.hub.hub import Hub
 def export_round(hub: Hub, round_: int, out: Path) -> int:
     """Write a round's parcels, the log up to its model, and the keys that could sign then. Returns the parcel count.
 
-    Nothing in the folder can be exchanged: the receipt of the model signs the log, and the log names all the rest.
+    Nobody can replace a file in the folder unnoticed: the model's receipt signs the log, and the log names the rest.
     """
     lines = list(hub.database.lines())
     record = read_round([line for line, _ in lines], round_)

@@ -97,14 +97,14 @@ def _unpack(path: Path, scratch: Path) -> Hub:
             tar.getmembers()  # to its end
             file.seek(tar.offset)
             if file.read(len(_TAR_END)) != _TAR_END:
-                raise tarfile.ReadError("cut off between two files")
+                raise tarfile.ReadError("the archive ends between two files")
             tar.extractall(scratch, filter="data")
         shutil.rmtree(scratch / "shares", ignore_errors=True)  # of an older backup: opened again from the parcels
         (scratch / "shares").mkdir()
         hub = Hub(scratch)
         hub.database.reconcile()
-    except (tarfile.TarError, sqlite3.DatabaseError, HubDamagedError, NoHubError):
-        raise BadBackupError(f"{path.name} is not a backup of a hub, or it is damaged") from None
+    except (tarfile.TarError, sqlite3.DatabaseError, HubDamagedError, NoHubError) as error:
+        raise BadBackupError(f"{path.name} is not a backup of a hub, or it is damaged") from error
     return hub
 
 
@@ -219,11 +219,12 @@ def _begun_rotation(hub: Hub) -> dict[str, str]:
         return dict(json.loads(_rotation_note(hub).read_bytes()))
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError):
-        raise HubDamagedError("the note about a rotation of keys is damaged") from None
+    except (ValueError, TypeError) as error:
+        raise HubDamagedError("the note about a rotation of keys is damaged") from error
 
 
 def check_root_key(current: charter.Charter, public_keys: PublicKeys) -> None:
+    """Raise unless these are root keys of the charter. No other key can begin an epoch or sign a new charter."""
     if public_keys.sign not in current.roots:
         remedy = "name the folder that holds it with --root-key"
         raise SignerRoleError("this is not the root key of this federation", remedy=remedy)

@@ -43,16 +43,13 @@ def create_app(home: Path, limits: Limits, access: dashboard.DashboardAccess) ->
 
     @asynccontextmanager
     async def lifespan(application: Starlette) -> AsyncIterator[None]:
-        application.state.front, application.state.nonces, application.state.access = (
-            Front(home, limits),
-            signed.Nonces(),
-            access,
-        )
-        await uploads.resume_all(application.state.front)
-        sweeping = asyncio.create_task(_sweep_forever(application.state.front))
+        front = Front(home, limits)
+        application.state.front, application.state.nonces, application.state.access = front, signed.Nonces(), access
+        await uploads.resume_all(front)
+        sweeping = asyncio.create_task(_sweep_forever(front))
         yield
         sweeping.cancel()
-        application.state.front.close()
+        front.close()
 
     routes = [
         _route("/", GET=dashboard.show),
@@ -124,28 +121,28 @@ class _RequestGuard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._inner(scope, receive, send)
-        begun = False
+        started = False
 
-        async def safely(message: Message) -> None:
-            nonlocal begun
+        async def guarded_send(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
-                begun = True
+                started = True
                 message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
             await send(message)
 
         try:
             if error := _request_error(scope):
                 raise error
-            await self._inner(scope, receive, safely)
+            await self._inner(scope, receive, guarded_send)
         except ClientDisconnect:
             return None
         except FedhelpError as error:
-            await problem_response(error)(scope, receive, safely)
+            await problem_response(error)(scope, receive, guarded_send)
         except Exception as error:
             kind = type(error).__name__
             console.say(f"error: {InternalError.code}: {kind} in this program")
-            if not begun:
-                await problem_response(InternalError(f"{kind} in this program"))(scope, receive, safely)
+            if not started:
+                await problem_response(InternalError(f"{kind} in this program"))(scope, receive, guarded_send)
         return None
 
 

@@ -14,8 +14,8 @@ from fedhelp_edge.errors import (
     SlowError,
     UploadOffsetError,
 )
-from server_ref.web import context
-from server_ref.web import limits as web_limits
+from server_ref.web.context import get_front
+from server_ref.web.limits import Limits
 
 
 def integer_header(request: Request, header: str, maximum: int = 2**53 - 1) -> int:
@@ -32,7 +32,7 @@ def content_length(request: Request) -> int | None:
 
 
 async def read_chunks(
-    request: Request, limits: web_limits.Limits, stop: asyncio.Event | None = None
+    request: Request, limits: Limits, stop: asyncio.Event | None = None
 ) -> AsyncIterator[bytes]:
     """Yield the body as it arrives, until it ends. Raises if it is too slow, or if `stop` is set."""
     loop = asyncio.get_running_loop()
@@ -74,7 +74,7 @@ async def read_body(
     """
     data = bytearray()
     if (content_length(request) or 0) <= limit:
-        async for chunk in read_chunks(request, context.get_front(request).limits):
+        async for chunk in read_chunks(request, get_front(request).limits):
             data += chunk
             if len(data) > limit:
                 break

@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from server_ref.hub.hub import Hub
 from server_ref.intake.partial_uploads import PartialUpload
-from server_ref.web import limits as web_limits
+from server_ref.web.limits import Limits, RateLimiter
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,13 +47,13 @@ class HubThread:
 class Front:
     """The state that requests share. Reading waits for nobody; writing may wait for a coordinator command."""
 
-    def __init__(self, home: Path, limits: web_limits.Limits) -> None:
+    def __init__(self, home: Path, limits: Limits) -> None:
         self.home, self.limits = home, limits
         self.reading, self.writing = HubThread(home), HubThread(home)
         self.uploads: dict[str, PartialUpload] = {}
         self.creation_lock = asyncio.Lock()
         self.address_rate, self.sender_rate, self.invite_rate, self.guess_rate = (
-            web_limits.RateLimiter(*rate) for rate in (limits.address, limits.sender, limits.invite, limits.invite)
+            RateLimiter(*rate) for rate in (limits.address, limits.sender, limits.invite, limits.invite)
         )
 
     def close(self) -> None:
