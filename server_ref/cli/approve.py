@@ -23,14 +23,14 @@ def approve(
 
     Example: fedhelp-coordinator approve site-003
     """
+    from functools import partial
+
     from server_ref.admin import session, status
     from server_ref.intake import enrolment
 
     name = " ".join(request)
-    with session.unlocked_hub(home, passphrase_file, precheck=lambda hub: enrolment.check_request_name(hub, name)) as (
-        hub,
-        coordinator_keys,
-    ):
+    precheck = partial(enrolment.check_request_name, name=name)
+    with session.unlocked_hub(home, passphrase_file, precheck=precheck) as (hub, coordinator_keys):
         site = enrolment.approve(hub, coordinator_keys, name)["site"]
         row = next(each for each in status.sites(hub) if each["id"] == site)
     if json:

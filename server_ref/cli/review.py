@@ -24,6 +24,8 @@ def review(
 
     Example: fedhelp-coordinator review site-003 --release
     """
+    from functools import partial
+
     from fedhelp_edge import errors
     from server_ref.admin import session, status
     from server_ref.intake import shown
@@ -48,10 +50,8 @@ def review(
             command = f"fedhelp-coordinator review {first['hash'][: shown.SHOWN_DIGITS]}"
             console.say_next(f"phone the site, then '{command} --release' or '{command} --refuse'")
         return None
-    with session.unlocked_hub(home, passphrase_file, precheck=lambda hub: rounds_review.find_update(hub, update)) as (
-        hub,
-        coordinator_keys,
-    ):
+    precheck = partial(rounds_review.find_update, name=update)
+    with session.unlocked_hub(home, passphrase_file, precheck=precheck) as (hub, coordinator_keys):
         decided = rounds_review.decide(hub, coordinator_keys, update, release=release)
     if json:
         return console.print_json(**decided)

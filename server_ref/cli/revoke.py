@@ -24,15 +24,15 @@ def revoke(
 
     Example: fedhelp-coordinator revoke site-003 --since-round 7 --reason "PC stolen"
     """
+    from functools import partial
+
     from server_ref.admin import session
     from server_ref.hub import members
     from server_ref.hub.hub import ROOT
     from server_ref.rounds import reaggregate
 
-    with session.unlocked_hub(home, passphrase_file, precheck=lambda hub: members.find(hub, site)) as (
-        hub,
-        coordinator_keys,
-    ):
+    precheck = partial(members.find, name=site)
+    with session.unlocked_hub(home, passphrase_file, precheck=precheck) as (hub, coordinator_keys):
         member = members.revoke(hub, coordinator_keys, site, since_round, reason)
         has_contributed = bool(since_round) and reaggregate.contributed(hub, member.id)
         root = hub.home / ROOT

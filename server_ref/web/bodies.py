@@ -31,9 +31,7 @@ def content_length(request: Request) -> int | None:
     return integer_header(request, "content-length") if "content-length" in request.headers else None
 
 
-async def read_chunks(
-    request: Request, limits: Limits, stop: asyncio.Event | None = None
-) -> AsyncIterator[bytes]:
+async def read_chunks(request: Request, limits: Limits, stop: asyncio.Event | None = None) -> AsyncIterator[bytes]:
     """Yield the body as it arrives, until it ends. Raises if it is too slow, or if `stop` is set."""
     loop = asyncio.get_running_loop()
     stopped = asyncio.ensure_future((stop or asyncio.Event()).wait())

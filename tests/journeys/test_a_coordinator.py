@@ -90,7 +90,7 @@ def test_two_rounds_over_a_stick_as_typed(desk: Coordinator) -> None:
     assert round_ == 2
     assert desk.ask("audit", "verify")["length"] > 10
     desk.ask("audit", "export", "2", "round-2")
-    assert "3 shares" in works(desk.site("audit", "round-2")).stdout
+    assert "3 updates" in works(desk.site("audit", "round-2")).stdout
 
 
 def test_a_stolen_pc_is_shut_out_and_its_work_undone(desk: Coordinator) -> None:

@@ -166,7 +166,7 @@ def test_a_folder_that_others_may_enter_holds_no_keys(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / f"fedhelp-{os.getuid()}").mkdir(mode=0o755)
-    fails(locked.hub("unlock", "--passphrase-file", "pass"), "E_KEYS_MODE", "let its owner do so")
+    fails(locked.hub("unlock", "--passphrase-file", "pass"), "E_KEYS_MODE", "ask its owner to remove it")
     works(locked.hub("requests", "--passphrase-file", "pass"))
     assert command.refusal(locked.hub("requests")) == "E_PASSPHRASE_NEEDED"
 
