@@ -1,8 +1,8 @@
-"""How a share shrinks for the wire, and grows back.
+"""How an update is compressed for the wire, and restored.
 
-A codec knows from the schema alone what travels (`wire`), so intake can judge a file before it decodes it. `encode` may
-lean on the `base` that both ends hold and on a `memory` that stays at the site between rounds (the error of the last
-round, to be made good in this one); `decode` needs only the base. `f32` and `f16` need neither.
+A codec derives the wire's schema from the schema alone, so intake can check a file before it decodes it. `encode` may
+use the `base` model that both ends hold and a `memory` that stays at the site between rounds (the error of the last
+round, for error feedback); `decode` needs only the base. `f32` and `f16` need neither.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ NamedArrays = Mapping[str, Array]
 
 
 class Codec(Protocol):
-    def wire(self, schema: Schema) -> Schema:
-        """What travels in place of `schema`."""
+    def wire_schema(self, schema: Schema) -> Schema:
+        """The schema of the encoded arrays."""
 
     def encode(self, arrays: NamedArrays, base: NamedArrays, memory: NamedArrays) -> tuple[NamedArrays, NamedArrays]:
-        """The wire's arrays, and the memory for the next round."""
+        """The encoded arrays, and the memory for the next round."""
 
     def decode(self, wire: NamedArrays, base: NamedArrays) -> NamedArrays:
-        """The arrays that were meant; `wire` was checked against `wire(schema)` before."""
+        """The decoded arrays; `wire` has been checked against the wire's schema before."""
 
 
 @dataclass(frozen=True)
 class CastCodec:
-    """Every float32 as another float: `f32` leaves it as it is, `f16` halves the bytes."""
+    """Casts float32 to another float: `f32` changes nothing, `f16` halves the bytes."""
 
     dtype: str
 
-    def wire(self, schema: Schema) -> Schema:
+    def wire_schema(self, schema: Schema) -> Schema:
         return replace(
             schema, tensors=tuple(replace(t, dtype=self.dtype) if t.dtype == "F32" else t for t in schema.tensors)
         )

@@ -1,7 +1,7 @@
-"""The plan: what a federation agreed on, in one TOML file. It is read whole, and all its mistakes are told at once.
+"""The plan: the settings of a federation, in one TOML file. All mistakes in it are reported at once.
 
 Each table is a dataclass whose fields carry default, note and bounds: reading, checking and the commented template all
-come from them. A method's own table is handed in by the caller (`methods.registry`), for the plan knows no method.
+follow from them. The caller passes the tables of the methods (`methods.registry`): the plan knows no method.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ _LINE_SEARCH_BUDGET = 1 << 20  # characters, to find the lines of mistakes
 def key(
     default: Any, note: str, *, low: float = -math.inf, high: float = math.inf, choices: tuple[str, ...] = ()
 ) -> Any:
-    """A key of the plan: its default (whose type is its type), a note for people, and what is allowed."""
-    return field(default=default, metadata={"note": note, "low": low, "high": high, "of": choices})
+    """A key of the plan: its default (whose type is its type), a note for people, and its bounds or choices."""
+    return field(default=default, metadata={"note": note, "low": low, "high": high, "choices": choices})
 
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """fixed for all sites: raw pixels are brought to this"""
+    """size and normalisation of the images, the same for all sites"""
 
-    size: int = key(64, "pixels a side", low=8, high=1024)
+    size: int = key(64, "pixels on a side", low=8, high=1024)
     channels: int = key(3, "3 colour, 1 grey", low=1, high=3)
-    mean: tuple[float, ...] = key((0.485, 0.456, 0.406), "of each channel, on a scale from 0 to 1", low=0, high=1)
-    std: tuple[float, ...] = key((0.229, 0.224, 0.225), "of each channel", low=0.001, high=10)
+    mean: tuple[float, ...] = key((0.485, 0.456, 0.406), "mean of each channel, on a scale from 0 to 1", low=0, high=1)
+    std: tuple[float, ...] = key((0.229, 0.224, 0.225), "standard deviation of each channel", low=0.001, high=10)
 
-    def complaints(self) -> Iterator[tuple[str, str]]:
+    def mistakes(self) -> Iterator[tuple[str, str]]:
         if self.channels == 2:
             yield "channels", "1 or 3"
         for name, values in (("mean", self.mean), ("std", self.std)):
@@ -57,8 +57,8 @@ class ImageSettings:
 class DataSettings:
     """how each site splits its images, once"""
 
-    val: float = key(0.1, "part kept to choose by", low=0, high=0.5)
-    test: float = key(0.2, "part kept to measure by", low=0, high=0.5)
+    val: float = key(0.1, "fraction of the images for validation", low=0, high=0.5)
+    test: float = key(0.2, "fraction of the images for testing", low=0, high=0.5)
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,12 @@ class NetSettings:
 
     small: str = key(
         "resnet20",
-        "travels: a small site's net, a large site's proxy",
+        "the net that travels: a small site's own, a large site's proxy",
         choices=("resnet20", "resnet32", "resnet56", "resnet110"),
     )
     large: str = key(
         "resnet110",
-        "a large site's own net, never leaves it",
+        "a large site's own net, which never leaves it",
         choices=("resnet20", "resnet32", "resnet56", "resnet110"),
     )
     norm: str = key("batch", "normalisation layers", choices=("batch", "group"))
@@ -80,33 +80,33 @@ class NetSettings:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """what each site does in a round"""
+    """how each site trains in a round"""
 
-    epochs: int = key(2, "passes over a site's images in a round", low=1, high=1000)
-    batch: int = key(32, "images in a step", low=2, high=4096)
+    epochs: int = key(2, "passes over a site's images per round", low=1, high=1000)
+    batch: int = key(32, "images per step", low=2, high=4096)
     optimiser: str = key("adam", "", choices=("adam", "sgd"))
     lr: float = key(1e-3, "learning rate", low=1e-7, high=10)
     weight_decay: float = key(1e-4, "", low=0, high=1)
-    schedule: str = key("cosine", "of the learning rate over all rounds", choices=("cosine", "constant"))
+    schedule: str = key("cosine", "learning rate over all rounds", choices=("cosine", "constant"))
     loss: str = key(
         "ce",
-        "cross-entropy, with a correction for rare classes, or for wrong labels",
+        "cross-entropy, corrected for rare classes, or robust to wrong labels",
         choices=("ce", "logit-adjusted", "symmetric"),
     )
     precision: str = key("auto", "bf16 where the processor has it", choices=("auto", "fp32", "bf16"))
-    yardstick: bool = key(True, "also train alone, to know what taking part is worth")
+    yardstick: bool = key(True, "also train a local baseline, to see what taking part gains")
 
 
 @dataclass(frozen=True)
 class StartSettings:
-    """where everybody's first weights come from"""
+    """where the first weights come from"""
 
     # `from` is a word of Python's own
     source: str = field(
         default="seed",
         metadata={
             "note": "drawn from the seed, or trained once on the knowledge pack",
-            "of": ("seed", "pack"),
+            "choices": ("seed", "pack"),
             "name": "from",
         },
     )
@@ -116,34 +116,36 @@ class StartSettings:
 class RoundSettings:
     """when a round opens, closes and counts"""
 
-    quorum: int = key(2, "sites without which nothing is merged", low=1, high=1000)
+    quorum: int = key(2, "fewest updates that are aggregated", low=1, high=1000)
     days: int = key(7, "until the deadline", low=1, high=365)
-    stale: int = key(1, "how many rounds late a share may come", low=0, high=10)
+    stale: int = key(1, "how many rounds late an update may arrive", low=0, high=10)
     patience: int = key(10, "rounds without improvement before the federation stops; 0: never", low=0, high=10000)
     enrolment: str = key(
-        "invite", "an invite is enough, or the coordinator approves each by hand", choices=("invite", "manual")
+        "invite", "an invite is enough, or the coordinator approves each site", choices=("invite", "manual")
     )
-    roster_days: int = key(90, "how long a roster holds", low=1, high=365)
-    grace_days: int = key(30, "how long a site may still train under an old one", low=0, high=365)
+    roster_days: int = key(90, "days until a roster expires", low=1, high=365)
+    grace_days: int = key(30, "days for which a site may train under an expired roster", low=0, high=365)
 
 
 @dataclass(frozen=True)
 class MergeSettings:
-    """how shares become one model"""
+    """how updates are aggregated"""
 
     rule: str = key("mean", "", choices=("mean", "median", "trimmed"))
     weight: str = key(
-        "examples", "by number of images, all alike, or as the method says", choices=("examples", "uniform", "method")
+        "examples",
+        "by number of images, all alike, or as the method says",
+        choices=("examples", "uniform", "method"),
     )
-    cap: float = key(0.5, "largest part of the model that one site may have", low=0.01, high=1)
-    max_examples: int = key(1_000_000, "images that one site may claim; it counts with no more", low=1, high=10**9)
-    clip: str = key("auto", "limit how far one share may pull", choices=("auto", "none"))
-    trim: float = key(0.2, "part of the sites cut off at either end, by the trimmed mean", low=0, high=0.49)
+    cap: float = key(0.5, "largest weight of one site in the model", low=0.01, high=1)
+    max_examples: int = key(1_000_000, "most images that one site may claim; more count as so many", low=1, high=10**9)
+    clip: str = key("auto", "limit the norm of each update", choices=("auto", "none"))
+    trim: float = key(0.2, "fraction of the sites that the trimmed mean drops at each end", low=0, high=0.49)
 
 
 @dataclass(frozen=True)
 class WireSettings:
-    """how shares travel"""
+    """how updates and models travel"""
 
     up: str = key("f32", "f16 halves the bytes", choices=("f32", "f16"))
     down: str = key("f32", "", choices=("f32", "f16"))
@@ -152,21 +154,21 @@ class WireSettings:
 
 @dataclass(frozen=True)
 class PrivacySettings:
-    """what else protects a site"""
+    """further protection of a site"""
 
     mode: str = key("plain", "", choices=("plain",))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan, read and found right. `text` is the file, byte for byte; `tables` has the numbers of each method."""
+    """A valid plan. `text` is the file, byte for byte; `tables` has the settings of each method."""
 
-    name: str = key("skin-lesions", "what people call this federation")
+    name: str = key("skin-lesions", "name of the federation, for people")
     task: str = key("classification", "", choices=("classification",))
-    classes: tuple[str, ...] = key(("benign", "malignant"), "what the model tells apart; sites name their folders so")
+    classes: tuple[str, ...] = key(("benign", "malignant"), "classes of the model; sites name their folders after them")
     method: str = key("fedhelp", "")
     rounds: int = key(100, "at most", low=1, high=100000)
-    seed: int = key(0, "every draw in the federation follows from it", low=0, high=2**53 - 1)
+    seed: int = key(0, "every random draw follows from it", low=0, high=2**53 - 1)
     image: ImageSettings = field(default_factory=ImageSettings)
     data: DataSettings = field(default_factory=DataSettings)
     nets: NetSettings = field(default_factory=NetSettings)
@@ -180,24 +182,24 @@ class Plan:
     text: str = ""
 
     @property
-    def numbers(self) -> Any:
-        """The table of the plan's own method."""
+    def method_settings(self) -> Any:
+        """The settings of the plan's method."""
         return self.tables[self.method]
 
-    def complaints(self) -> Iterator[tuple[str, str]]:
+    def mistakes(self) -> Iterator[tuple[str, str]]:
         if len(self.classes) < 2:
             yield "classes", "name at least two"
         if len({name.strip().casefold() for name in self.classes}) < len(self.classes):
-            yield "classes", "a name stands twice"
+            yield "classes", "a name is repeated"
         if not all(name.strip() == name != "" and name.isprintable() for name in self.classes):
-            yield "classes", "a name is empty, has spaces around it or a character that is not seen"
+            yield "classes", "a name is empty, has spaces around it or an invisible character"
         if not self.name.strip() or not self.name.isprintable() or len(self.name) > 100:
             yield "name", "1 to 100 letters on one line"
 
 
 @dataclass(frozen=True, order=True)
 class Mistake:
-    line: int  # 0: nowhere in particular
+    line: int  # 0: not known
     where: str
     cause: str
 
@@ -209,62 +211,64 @@ _TABLES = {f.name: f.default_factory for f in fields(Plan) if f.default_factory 
 
 
 def load(path: Path, methods: Mapping[str, type], settings: Mapping[str, str] | None = None) -> Plan:
-    """The plan in a file."""
+    """Load a plan from a file; `methods` are the tables of all methods, by name."""
     with files.reading(path) as file:
         data = file.read(LIMIT + 1)
     try:
         return read(data.decode("utf-8-sig"), methods, settings)
-    except UnicodeDecodeError:
-        raise BadPlanError([Mistake(0, "plan", "not a text in UTF-8")]) from None
+    except UnicodeDecodeError as error:
+        raise BadPlanError([Mistake(0, "plan", "not UTF-8 text")]) from error
 
 
 def read(text: str, methods: Mapping[str, type], settings: Mapping[str, str] | None = None) -> Plan:
-    """The plan that a text holds, or `BadPlan` with everything that is wrong in it.
+    """Read a plan; raise `BadPlanError` with all mistakes in it.
 
-    `settings` are laid over the text: `{"fedhelp.lambda_j": "0.4"}`, each value as TOML writes it (or a bare word).
+    `settings` override the text: `{"fedhelp.lambda_j": "0.4"}`, each value as TOML writes it (or a bare word).
     """
     if len(text.encode()) > LIMIT:
         raise BadPlanError([Mistake(0, "plan", f"longer than {LIMIT // 1024} KiB")])
     for number, line in enumerate(text.split("\n"), 1):
-        if line.count(".") > _MAX_DOTS:  # a key of so many parts takes a parser minutes
+        if line.count(".") > _MAX_DOTS:  # a key of that many parts takes a parser minutes
             raise BadPlanError([Mistake(number, "TOML", f"more than {_MAX_DOTS} dots")])
     try:
         raw = tomllib.loads(text)
-    except ValueError as error:  # also of a number too long to be one
-        target = re.search(r"at line (\d+)", str(error))
+    except ValueError as error:  # also for a number of too many digits
+        line_match = re.search(r"at line (\d+)", str(error))
         cause = re.sub(r" \(at .*\)$", "", str(error)).lower()
-        raise BadPlanError([Mistake(int(target[1]) if target else text.count("\n") + 1, "TOML", cause)]) from None
-    except RecursionError:
-        raise BadPlanError([Mistake(0, "TOML", "nested too deeply")]) from None
+        raise BadPlanError(
+            [Mistake(int(line_match[1]) if line_match else text.count("\n") + 1, "TOML", cause)]
+        ) from error
+    except RecursionError as error:
+        raise BadPlanError([Mistake(0, "TOML", "nested too deeply")]) from error
     for name, value in (settings or {}).items():
         table, _, key_name = name.rpartition(".")
         target = raw.setdefault(table, {}) if table else raw
         if not isinstance(target, dict):
             raise BadPlanError([Mistake(0, name, "no such key")])
         target[key_name] = _parse_value(value)
-    complaints: list[tuple[str, str, str]] = []
+    problems: list[tuple[str, str, str]] = []
 
-    def wrong(table: str, name: str, cause: str) -> None:
-        complaints.append((table, name, cause))
+    def report(table: str, name: str, cause: str) -> None:
+        problems.append((table, name, cause))
 
     tables: dict[str, Any] = {**_TABLES, **methods}
     top_keys = {name: value for name, value in raw.items() if not isinstance(value, dict)}
     given_tables = {name: value for name, value in raw.items() if isinstance(value, dict)}
     for name in given_tables.keys() - tables.keys():
-        wrong(name, "", "no such table" + _suggestion(name, tables))
-    read_tables = {name: _read_table(kind, given_tables.get(name, {}), name, wrong) for name, kind in tables.items()}
+        report(name, "", "no such table" + _suggestion(name, tables))
+    read_tables = {name: _read_table(kind, given_tables.get(name, {}), name, report) for name, kind in tables.items()}
     plan_tables = {name: read_tables[name] for name in _TABLES}
     plan: Plan = _read_table(
-        Plan, top_keys, "", wrong, **plan_tables, tables={name: read_tables[name] for name in methods}, text=text
+        Plan, top_keys, "", report, **plan_tables, tables={name: read_tables[name] for name in methods}, text=text
     )
     if plan.method not in methods:
-        wrong("", "method", f"{plan.method!r} is not one of {', '.join(methods)}" + _suggestion(plan.method, methods))
+        report("", "method", f"{plan.method!r} is not one of {', '.join(methods)}" + _suggestion(plan.method, methods))
     if "classes" not in raw:
-        wrong("", "classes", "say what the model is to tell apart")
-    if complaints:
+        report("", "classes", "name the classes of the model")
+    if problems:
         lines = _line_numbers(text)
         raise BadPlanError(
-            sorted(Mistake(_line_of(lines, *location), _key_path(*location), cause) for *location, cause in complaints)
+            sorted(Mistake(_line_of(lines, *location), _key_path(*location), cause) for *location, cause in problems)
         )
     return plan
 
@@ -285,7 +289,7 @@ def _key_path(table: str, name: str) -> str:
 
 
 def template(methods: Mapping[str, type]) -> str:
-    """A commented plan in which everything has its default."""
+    """A commented plan in which every key has its default."""
     parts = [_table_template(Plan, "")]
     parts += [_table_template(table_class, name) for name, table_class in {**_TABLES, **methods}.items()]
     return "\n".join(filter(None, parts))
@@ -301,7 +305,9 @@ def _table_template(table_class: Any, table: str) -> str:
 
 
 def _comment(metadata: Mapping[str, Any]) -> str:
-    return "; ".join(filter(None, (metadata["note"], " | ".join(metadata["of"]) if len(metadata["of"]) > 1 else "")))
+    return "; ".join(
+        filter(None, (metadata["note"], " | ".join(metadata["choices"]) if len(metadata["choices"]) > 1 else ""))
+    )
 
 
 def _toml(value: Any) -> str:
@@ -317,7 +323,7 @@ def _key_name(plan_field: Any) -> str:
 def _read_table(
     table_class: Any, raw: Mapping[str, Any], table: str, report: Callable[..., None], **preset: Any
 ) -> Any:
-    """One table, with its mistakes told to `wrong`; what is wrong has its default, so that the rest can be judged."""
+    """Read one table and pass its mistakes to `report`. A wrong value gets its default, so that the rest is checked."""
     keys = {_key_name(plan_field): plan_field for plan_field in fields(table_class) if "note" in plan_field.metadata}
     for name in raw.keys() - keys.keys():
         report(table, name, "no such key" + _suggestion(name, keys))
@@ -330,13 +336,13 @@ def _read_table(
         else:
             values[plan_field.name] = value
     settings = table_class(**values)
-    for name, mistake in getattr(settings, "complaints", tuple)():
+    for name, mistake in getattr(settings, "mistakes", tuple)():
         report(table, name, mistake)
     return settings
 
 
 def _convert(value: Any, default: Any, metadata: Mapping[str, Any]) -> tuple[Any, str]:
-    """The value in its right type, or why it cannot be."""
+    """The value in the type of its default, or the reason why not."""
     if isinstance(default, tuple):
         if not isinstance(value, list):
             return None, "should be a list"
@@ -347,8 +353,10 @@ def _convert(value: Any, default: Any, metadata: Mapping[str, Any]) -> tuple[Any
     if type(value) is not type(default):
         type_names = {str: "text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
         return None, f"should be {type_names[type(default)]}"
-    if metadata["of"] and value not in metadata["of"]:
-        return None, f"{value!r} is not one of {', '.join(metadata['of'])}" + _suggestion(value, metadata["of"])
+    if metadata["choices"] and value not in metadata["choices"]:
+        return None, f"{value!r} is not one of {', '.join(metadata['choices'])}" + _suggestion(
+            value, metadata["choices"]
+        )
     if isinstance(value, int | float) and not metadata.get("low", value) <= value <= metadata.get("high", value):
         return None, f"should be from {metadata['low']:g} to {metadata['high']:g}"
     return value, ""
@@ -360,9 +368,9 @@ def _suggestion(name: str, names: Any) -> str:
 
 
 def _line_numbers(text: str) -> dict[tuple[str, str], int]:
-    """The line of each key, as far as they are found within the budget: each reading of a long list costs.
+    """The line number of each key, as far as the budget goes: each attempt at a long list costs.
 
-    A statement of TOML is the shortest run of lines that reads on its own.
+    A TOML statement is the shortest run of lines that parses on its own.
     """
     numbers: dict[tuple[str, str], int] = {}
     table, start, pending, characters_read = "", 1, "", 0

@@ -1,7 +1,7 @@
-"""A share: named arrays and facts, as safetensors in one canonical form.
+"""An update: named arrays and facts, as safetensors in one canonical form.
 
-Bytes from outside are read by the bounded parser here and by nothing else: the header's length, its spelling, the
-layout, the names, shapes and number formats are all judged before an array is made, and the numbers before it is used.
+Untrusted bytes are read by this bounded parser and by nothing else: the header's length and encoding, the layout, the
+names, shapes and number formats are all checked before an array is made, and its values before it is used.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from fedhelp_edge.errors import (
 Array = NDArray[Any]
 
 HEADER_LIMIT = 64 << 10  # of an update; a pack's is allowed more
-MAX_MAGNITUDE = 1e4  # no trained weight or statistic comes near; what does is an accident or an attack
+MAX_MAGNITUDE = 1e4  # no trained weight or statistic comes near; a larger value is an accident or an attack
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "F64": np.dtype("<f8"),
     "U8": np.dtype("u1"), "I8": np.dtype("i1"), "I32": np.dtype("<i4"), "I64": np.dtype("<i8"),
@@ -57,7 +57,7 @@ _SCHEMA_LINE = re.compile(r"([A-Za-z0-9_.\-]{1,200}) ([A-Z][0-9]{1,2}) ([1-9][0-
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What may travel under a name."""
+    """Name, number format and shape of one tensor."""
 
     name: str
     dtype: str  # as safetensors names it: F32, F16, …
@@ -65,6 +65,7 @@ class TensorSpec:
 
     @property
     def size(self) -> int:
+        """In bytes."""
         return math.prod(self.shape) * _DTYPES[self.dtype].itemsize
 
     def __str__(self) -> str:
@@ -73,33 +74,33 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Schema:
-    """Exactly what travels, in this order. `table` is for logits and prototypes, `weights` for what is averaged."""
+    """Exactly the tensors of an update, in this order."""
 
     tensors: tuple[TensorSpec, ...]
-    holds: str = "weights"
 
     def lines(self) -> list[str]:
-        """As a task carries it: `name dtype 64x16x3x3`."""
+        """One line for each tensor, as a task has it: `name dtype 64x16x3x3`."""
         return [str(tensor) for tensor in self.tensors]
 
     @cached_property
     def header_bytes(self) -> bytes:
-        """How every file that holds exactly this begins."""
+        """The first bytes of every file of this schema."""
         return _format_header(self.tensors)
 
     @cached_property
     def header(self) -> TensorHeader:
-        """The header of every file that was found to be exactly this."""
+        """The parsed header of every file of this schema."""
         ends = list(itertools.accumulate((tensor.size for tensor in self.tensors), initial=0))
         return TensorHeader(tuple(zip(self.tensors, ends[:-1], strict=True)), len(self.header_bytes), {}, True)
 
     @cached_property
     def size(self) -> int:
-        """The length of the safetensors file, known before it is written: every site's has the same."""
+        """The length of the safetensors file in bytes, known before it is written and equal for all sites."""
         return len(self.header_bytes) + sum(tensor.size for tensor in self.tensors)
 
     @classmethod
-    def parse(cls, lines: Iterable[str], holds: str = "weights") -> Schema:
+    def parse(cls, lines: Iterable[str]) -> Schema:
+        """Parse the lines of a task; raise if one does not describe a tensor."""
         tensors = []
         for line in lines:
             match = _SCHEMA_LINE.fullmatch(line)
@@ -108,8 +109,8 @@ class Schema:
             shape = () if match[3] == "scalar" else tuple(map(int, match[3].split("x")))
             tensors.append(TensorSpec(match[1], match[2], shape))
         if len({tensor.name for tensor in tensors}) < len(tensors):
-            raise SchemaNamesError("a name stands twice")
-        return cls(tuple(tensors), holds)
+            raise SchemaNamesError("a name is repeated")
+        return cls(tuple(tensors))
 
 
 @dataclass(frozen=True)
@@ -119,19 +120,19 @@ class Update:
     arrays: Mapping[str, Array]
     facts: Mapping[str, Any] = field(default_factory=dict)
 
-    def schema(self, holds: str = "weights") -> Schema:
-        return Schema(tuple(TensorSpec(name, _DTYPE_NAMES[a.dtype], a.shape) for name, a in self.arrays.items()), holds)
+    def schema(self) -> Schema:
+        return Schema(tuple(TensorSpec(name, _DTYPE_NAMES[a.dtype], a.shape) for name, a in self.arrays.items()))
 
 
 def write(file: BinaryIO, arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> None:
-    """The canonical safetensors of arrays, in the order in which they stand, tensor by tensor. A share has no notes."""
+    """Write arrays as canonical safetensors, in their order, one at a time in memory. An update has no metadata."""
     file.write(_format_header(Update(arrays).schema().tensors, metadata))
     for array in arrays.values():
         file.write(array.tobytes())
 
 
 class FileArrays(Mapping[str, Array]):
-    """The arrays of a safetensors file, each read when it is asked for; out of memory or a map, nothing is copied."""
+    """The arrays of a safetensors file, each read on access; from bytes or a memory map nothing is copied."""
 
     def __init__(self, file: BinaryIO | bytes | mmap.mmap, header: TensorHeader) -> None:
         self._file, self._places = file, header.locations
@@ -152,7 +153,7 @@ class FileArrays(Mapping[str, Array]):
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """What a safetensors file says it holds: each tensor and where it begins, counted from `start`."""
+    """The header of a safetensors file: each tensor and its offset, counted from `start`."""
 
     entries: tuple[tuple[TensorSpec, int], ...]
     start: int
@@ -161,7 +162,7 @@ class TensorHeader:
 
     @cached_property
     def locations(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...], int, int]]:
-        """Of each array: its numbers' format, its shape, how many they are, and where in the file they begin."""
+        """Of each array: dtype, shape, number of elements, and offset in the file."""
         return {
             tensor.name: (_DTYPES[tensor.dtype], tensor.shape, math.prod(tensor.shape), self.start + begin)
             for tensor, begin in self.entries
@@ -169,15 +170,15 @@ class TensorHeader:
 
 
 def read_header(file: BinaryIO, *, limit: int = HEADER_LIMIT, metadata: Sequence[str] = ()) -> TensorHeader:
-    """Read and judge the header of a whole safetensors file; only the named keys of metadata are allowed in it."""
+    """Read and check the header of a whole safetensors file; only the given metadata keys are allowed in it."""
     end = file.seek(0, 2)
     file.seek(0)
     prefix = file.read(8)
     length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
     if not 2 <= length <= min(limit, end - 8):
         if prefix.startswith(_OTHER_MAGICS):
-            raise NotSafetensorsError("this is another kind of file, which is never opened")
-        raise TensorHeaderError("an impossible or forbidden length")
+            raise NotSafetensorsError("this is another kind of file, and it is never opened")
+        raise TensorHeaderError("the header has an impossible or forbidden length")
     header = file.read(length)
     entries, found_metadata = _parse_header(header, metadata)
     expected = 0
@@ -197,19 +198,20 @@ def read_header(file: BinaryIO, *, limit: int = HEADER_LIMIT, metadata: Sequence
 
 
 def read(file: BinaryIO, schema: Schema) -> FileArrays:
-    """The arrays of an untrusted file that must be exactly what `schema` says, in its one spelling: all in memory.
+    """Read the arrays of an untrusted file that must match `schema` in canonical form. All are in memory.
 
-    Only a header that is that spelling to the byte is taken; any other is read to say what is wrong with it.
+    A header is accepted only if it matches byte for byte; any other one is parsed just to say what is wrong with it.
     """
     if file.seek(0, 2) == schema.size:
         file.seek(0)
         if (data := file.read(schema.size)).startswith(schema.header_bytes):
             return FileArrays(data, schema.header)
     check_schema([tensor for tensor, _ in read_header(file).entries], schema)
-    raise TensorLayoutError("not in the one canonical spelling")
+    raise TensorLayoutError("not in canonical form")
 
 
 def check_schema(tensors: Sequence[TensorSpec], schema: Schema) -> None:
+    """Raise unless the tensors are those of the schema, in its order."""
     expected = {tensor.name: tensor for tensor in schema.tensors}
     names = [tensor.name for tensor in tensors]
     if set(names) != set(expected):
@@ -221,27 +223,27 @@ def check_schema(tensors: Sequence[TensorSpec], schema: Schema) -> None:
         if tensor.shape != expected[tensor.name].shape:
             raise SchemaShapeError(f"{tensor.name} has another shape")
     if names != list(expected):
-        raise TensorLayoutError("the tensors stand in another order")
+        raise TensorLayoutError("the tensors have another order")
 
 
 def check_values(arrays: Mapping[str, Array], *, largest: float = MAX_MAGNITUDE) -> None:
-    """Refuse numbers that training does not give. One array is in memory at a time."""
+    """Refuse values that training never gives: NaN, infinite or huge ones. One array is in memory at a time."""
     for name in arrays:
         array = arrays[name]
         if array.dtype.kind != "f":
             continue
         low, high = array.min(initial=0), array.max(initial=0)
-        in_range = -largest <= low <= high <= largest  # not so where one is no number: then that is both low and high
+        in_range = -largest <= low <= high <= largest  # false for NaN, which is then both low and high
         if not in_range and not np.isfinite(array).all():
-            raise NonFiniteError(f"{name}: {int((~np.isfinite(array)).sum())} of {array.size} are no numbers")
+            raise NonFiniteError(f"{name}: {int((~np.isfinite(array)).sum())} of {array.size} are NaN or infinite")
         if name.endswith("running_var") and (low < 0 or not high):
             raise NormStatisticsError(f"{name}: a variance below zero, or none above")
         if not in_range:
-            raise NumberRangeError(f"{name}: a number beyond {largest:g}")
+            raise NumberRangeError(f"{name}: a value beyond {largest:g}")
 
 
 def _format_header(tensors: Sequence[TensorSpec], metadata: Mapping[str, str] | None = None) -> bytes:
-    """The one spelling: the order of the tensors, no spaces but those that bring the data to a multiple of 8."""
+    """The canonical header: the tensors in their order, padded with spaces to a multiple of 8 bytes."""
     entries: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     offset = 0
     for tensor in tensors:
@@ -257,20 +259,20 @@ def _format_header(tensors: Sequence[TensorSpec], metadata: Mapping[str, str] | 
 def _parse_header(text: bytes, allowed: Sequence[str]) -> tuple[list[tuple[TensorSpec, int, int]], dict[str, str]]:
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) < len(pairs):
-            raise TensorLayoutError("a name stands twice")
+            raise TensorLayoutError("a name is repeated")
         return dict(pairs)
 
     try:
         value = json.loads(text, object_pairs_hook=members)
-    except (ValueError, RecursionError):
-        raise NotSafetensorsError("the header is not JSON") from None
+    except (ValueError, RecursionError) as error:
+        raise NotSafetensorsError("the header is not JSON") from error
     if not isinstance(value, dict):
         raise NotSafetensorsError("the header is not a JSON object")
     metadata = value.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(
         isinstance(text_value, str) and key in allowed for key, text_value in metadata.items()
     ):
-        raise TensorMetadataError("notes that are not allowed")
+        raise TensorMetadataError("metadata that is not allowed")
     return sorted((_parse_entry(name, entry) for name, entry in value.items()), key=lambda entry: entry[1]), metadata
 
 
@@ -278,8 +280,8 @@ def _parse_entry(name: str, entry: Any) -> tuple[TensorSpec, int, int]:
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(stop)]} if len(entry) == 3:
             if dtype not in _DTYPES:
-                raise SchemaDtypeError(f"{name[:60]!r} is {dtype[:8]!r}, which does not travel")
+                raise SchemaDtypeError(f"{name[:60]!r} is {dtype[:8]!r}, which is not a known number format")
             if not all(type(side) is int and 0 < side < 2**31 for side in shape) or len(shape) > 8:
-                raise SchemaShapeError(f"{name[:60]!r} has a side that cannot be")
+                raise SchemaShapeError(f"{name[:60]!r} has an impossible side")
             return TensorSpec(name, dtype, tuple(shape)), begin, stop
     raise TensorLayoutError(f"{name[:60]!r} is not described as a tensor")

@@ -46,7 +46,7 @@ def inspect(
         if json:
             unknown = dict.fromkeys(("kind", "federation", "round", "sender", "recipients", "size"))
             console.print_json(**unknown, whole=False, trusted=False, why=f"{error.code}: {error.cause}", signers=[])
-            raise typer.Exit(1) from None
+            raise typer.Exit(1) from error
         raise
     statement, context = inspected.statement, inspected.statement.context
     why = site_vouch.parcel_warning(shell.home_folder(home), statement, inspected.keys)

@@ -48,7 +48,7 @@ def join(
 
     @functools.cache
     def passphrase() -> str | None:
-        if keys.are_in(home_dir):
+        if keys.exist(home_dir):
             return fedhelp_edge_passphrase.provider(passphrase_file)()
         if no_passphrase:
             console.say("warning: without a passphrase, whoever can read this disk can sign as this site")

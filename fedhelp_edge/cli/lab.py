@@ -121,8 +121,8 @@ def compare(
 
     try:
         seed_numbers = [int(seed) for seed in seeds.split(",")]
-    except ValueError:
-        raise errors.UsageError(f"seeds are whole numbers, as in 0,1,2, not {seeds!r}") from None
+    except ValueError as error:
+        raise errors.UsageError(f"seeds are whole numbers, as in 0,1,2, not {seeds!r}") from error
     setup = LabSetup(plan, data, split, sites, large, knowledge, public, start, change, sealed, engine, out, threads)
 
     def agreed(name: str, seed: int) -> Any:

@@ -40,7 +40,7 @@ def check(file: Annotated[Path, shell.path_argument("The plan.")], json: shell.A
     except BadPlanError as error:
         if json:
             console.print_json(ok=False, mistakes=[vars(mistake) for mistake in error.mistakes])
-            raise typer.Exit(1) from None
+            raise typer.Exit(1) from error
         raise
     if json:
         console.print_json(ok=True, mistakes=[], name=agreed.name, method=agreed.method, classes=list(agreed.classes))

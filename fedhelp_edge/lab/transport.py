@@ -21,7 +21,7 @@ def transfer(
 ) -> tuple[Arrays, int]:
     """The arrays as they arrive, and how many bytes they were on the way."""
     encoded, _ = CODECS[codec].encode({t.name: arrays[t.name] for t in schema.tensors}, base, {})
-    wire_schema = CODECS[codec].wire(schema)
+    wire_schema = CODECS[codec].wire_schema(schema)
     size = wire_schema.size
     if transport:
         encoded, size = transport.transfer(encoded, wire_schema)

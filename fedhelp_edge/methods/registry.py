@@ -52,7 +52,7 @@ class FedHelpSettings:
     )
     schedule: str = key("joint", "both nets in each step, or an epoch each in turn", choices=("joint", "alternate"))
 
-    def complaints(self) -> Iterator[tuple[str, str]]:
+    def mistakes(self) -> Iterator[tuple[str, str]]:
         if self.lambda_f == 0 and not self.proxy_ce:
             yield "lambda_f", "with 0 here and proxy_ce = false the proxy would learn nothing"
 

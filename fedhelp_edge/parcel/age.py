@@ -1,8 +1,8 @@
 """age v1 files (C2SP age.md): encryption that the ordinary `age` tool opens, in constant memory.
 
-Recipients are X25519 (`age1…`) or one passphrase (scrypt). Nothing of a plaintext is released before its last chunk has
-been verified: a seekable source is read twice, a pipe is first kept as ciphertext. Every choice that the format leaves
-to a reader is taken strictly: one spelling of base64, one of the header, nothing after the end.
+Recipients are X25519 (`age1…`) or one passphrase (scrypt). No plaintext is released before its last chunk
+has been verified: a seekable source is read twice, a pipe is first spooled as ciphertext. Where the format leaves a
+reader a choice this one is strict: one spelling of base64, one of the header, nothing after the end.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from fedhelp_edge.errors import ArmorError, HeaderError, MacError, NoMatchError, PayloadError, RecipientTypeError
+from fedhelp_edge.errors import HeaderError, MacError, NoMatchError, PayloadError, RecipientTypeError
+from fedhelp_edge.parcel import armor as text_form
 from fedhelp_edge.parcel import bech32
 
 CHUNK_SIZE = 65536
@@ -47,7 +48,6 @@ _SCRYPT_SALT = b"age-encryption.org/v1/scrypt"
 _LINE_LENGTH = 64
 _ARGUMENT = re.compile(rb"[\x21-\x7e]+")
 _DECIMAL = re.compile(rb"[1-9][0-9]*")
-_ARMOR_BEGIN, _ARMOR_END = b"-----BEGIN AGE ENCRYPTED FILE-----", b"-----END AGE ENCRYPTED FILE-----"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Passphrase:
 
 
 def new_identity() -> str:
-    """A fresh `AGE-SECRET-KEY-1…`."""
+    """Generate an `AGE-SECRET-KEY-1…`."""
     return bech32.encode("age-secret-key-", X25519PrivateKey.generate().private_bytes_raw()).upper()
 
 
@@ -81,7 +81,7 @@ def _probe_key() -> X25519PrivateKey:
 def encrypt(source: BinaryIO, sink: BinaryIO, recipients: Sequence[str | Passphrase], *, armor: bool = False) -> None:
     """Encrypt `source` to each of the `recipients`, or to one passphrase."""
     if armor:
-        with _ArmorWriter(sink) as binary:
+        with text_form.ArmorWriter(sink) as binary:
             return encrypt(source, cast(BinaryIO, binary), recipients)
     has_passphrase = any(isinstance(recipient, Passphrase) for recipient in recipients)
     if not 1 <= len(recipients) <= (1 if has_passphrase else MAX_STANZAS):
@@ -102,17 +102,17 @@ def encrypt(source: BinaryIO, sink: BinaryIO, recipients: Sequence[str | Passphr
 
 
 def encrypted_size(plain_size: int, recipients: int) -> int:
-    """How long the binary file for `recipients` X25519 keys is: every byte of it is foreseeable but its content."""
+    """The length in bytes of the binary file for so many X25519 recipients, known before it is written."""
     header = len(_MAGIC) + recipients * len(_format_stanza([b"X25519", b"x" * 43], bytes(32))) + len("--- \n") + 43
     return header + 16 + plain_size + TAG_SIZE * max(1, -(-plain_size // CHUNK_SIZE))
 
 
 def decrypt(source: BinaryIO, sink: BinaryIO, identities: Iterable[str | Passphrase], *, armor: bool = False) -> None:
-    """Decrypt `source` into `sink`, which receives nothing unless all of it is whole."""
+    """Decrypt `source` into `sink`, which receives nothing unless the whole file is valid."""
     with tempfile.SpooledTemporaryFile(max_size=16 * CHUNK_SIZE) as spool:
         seekable = cast(BinaryIO, spool)
         if armor:
-            _unarmor(source, seekable)
+            text_form.decode(source, seekable)
         elif not source.seekable():
             shutil.copyfileobj(source, seekable, CHUNK_SIZE)
         else:
@@ -125,7 +125,7 @@ def decrypt(source: BinaryIO, sink: BinaryIO, identities: Iterable[str | Passphr
 def verified_reader(
     source: BinaryIO, identities: Iterable[str | Passphrase], *, on_chunk: Callable[[bytes], object] | None = None
 ) -> DecryptingReader:
-    """The plaintext of the rest of a seekable `source`, whole and verified: `watch` sees every chunk on the way."""
+    """The plaintext of the rest of a seekable `source`, verified to its end; `on_chunk` is called with each chunk."""
     header, stanzas, mac = _read_header(source)
     file_key = _unwrap_file_key(stanzas, identities)
     if not hmac.compare_digest(_mac(file_key, header), mac):
@@ -140,12 +140,12 @@ def verified_reader(
         if on_chunk:
             on_chunk(chunk)
         if size <= CACHE_LIMIT:
-            plaintext.kept.append(chunk)
+            plaintext.cache.append(chunk)
     return plaintext
 
 
 def can_open(source: BinaryIO, identities: Iterable[str | Passphrase]) -> bool:
-    """Whether the header of a seekable age file names one of the identities; `source` is left where it was."""
+    """Whether one of the identities opens the header of a seekable age file; the position of `source` is restored."""
     start = source.tell()
     try:
         _unwrap_file_key(_read_header(source)[1], identities)
@@ -157,14 +157,13 @@ def can_open(source: BinaryIO, identities: Iterable[str | Passphrase]) -> bool:
 
 
 class DecryptingReader(io.RawIOBase):
-    """A verified age file as a read-only, seekable file of its plaintext; of a large one, a chunk at a time is in
-    memory."""
+    """The plaintext of a verified age file as a read-only, seekable file. Of a large one, one chunk is in memory."""
 
     def __init__(self, source: BinaryIO, cipher: ChaCha20Poly1305, start: int, size: int) -> None:
         self._source, self._cipher, self._start, self._end = source, cipher, start, start + size
         self._last = max(0, -(-size // (CHUNK_SIZE + TAG_SIZE)) - 1)
-        self._held, self._chunk, self._at = -1, b"", 0
-        self.kept: list[bytes] = []
+        self._cached_index, self._chunk, self._position = -1, b"", 0
+        self.cache: list[bytes] = []
         self.size = size - TAG_SIZE * (self._last + 1)
         if self.size < 0 or (self._last and size % (CHUNK_SIZE + TAG_SIZE) == TAG_SIZE):
             raise PayloadError("the content is cut short or has an empty last part")
@@ -179,33 +178,33 @@ class DecryptingReader(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = max(0, offset + (0, self._at, self.size)[whence])
-        return self._at
+        self._position = max(0, offset + (0, self._position, self.size)[whence])
+        return self._position
 
     def tell(self) -> int:
-        return self._at
+        return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's Buffer has no len
-        index, offset = divmod(self._at, CHUNK_SIZE)
-        if self._at >= self.size:
+        index, offset = divmod(self._position, CHUNK_SIZE)
+        if self._position >= self.size:
             return 0
-        if index != self._held:
-            self._chunk, self._held = self._decrypt(index), index
+        if index != self._cached_index:
+            self._chunk, self._cached_index = self._decrypt(index), index
         count = min(len(buffer), len(self._chunk) - offset)
         memoryview(buffer)[:count] = memoryview(self._chunk)[offset : offset + count]
-        self._at += count
+        self._position += count
         return count
 
     def _decrypt(self, index: int) -> bytes:
         start = self._start + index * (CHUNK_SIZE + TAG_SIZE)
         self._source.seek(start)
-        if index < len(self.kept):
-            return self.kept[index]
+        if index < len(self.cache):
+            return self.cache[index]
         ciphertext = _read_full(self._source, min(CHUNK_SIZE + TAG_SIZE, self._end - start))
         try:
             return self._cipher.decrypt(_nonce(index, last=index == self._last), ciphertext, None)
-        except InvalidTag:
-            raise PayloadError("the content was altered, cut short or lengthened") from None
+        except InvalidTag as error:
+            raise PayloadError("the content was altered, cut short or lengthened") from error
 
 
 # --- the header ------------------------------------------------------------------------------------------------------
@@ -222,14 +221,14 @@ def _format_stanza(arguments: list[bytes], body: bytes) -> bytes:
 
 
 def _read_header(source: BinaryIO) -> tuple[bytes, list[_Stanza], bytes]:
-    """The bytes under the MAC, the stanzas, the MAC. `source` is left at the first byte after the header."""
+    """The bytes under the MAC, the stanzas and the MAC. `source` is left at the first byte after the header."""
     start = source.tell()
-    left = HEADER_LIMIT
+    remaining = HEADER_LIMIT
 
     def line() -> bytes:
-        nonlocal left
-        text = source.readline(left)
-        left -= len(text)
+        nonlocal remaining
+        text = source.readline(remaining)
+        remaining -= len(text)
         if not text.endswith(b"\n"):
             raise HeaderError("the header is cut short or too long")
         return text[:-1]
@@ -300,8 +299,8 @@ def _x25519_key(stanza: _Stanza, private_key: X25519PrivateKey) -> bytes:
     ephemeral_share = _stanza_argument(stanza, arguments=2, length=32)
     try:
         secret = private_key.exchange(X25519PublicKey.from_public_bytes(ephemeral_share))
-    except ValueError:
-        raise HeaderError("a key share of low order") from None
+    except ValueError as error:
+        raise HeaderError("a key share of low order") from error
     return _hkdf(secret, ephemeral_share + private_key.public_key().public_bytes_raw(), _X25519_INFO)
 
 
@@ -314,7 +313,7 @@ def _scrypt_key(stanza: _Stanza, passphrase: Passphrase) -> bytes:
 
 
 def _stanza_argument(stanza: _Stanza, arguments: int, length: int) -> bytes:
-    """The first argument's bytes, once the stanza has the right form: its body is one wrapped file key and no more."""
+    """The bytes of the first argument. The stanza must have its one form: its body is one wrapped file key."""
     if len(stanza.arguments) != arguments or len(stanza.body) != 16 + TAG_SIZE:
         raise HeaderError("a recipient is malformed")
     value = _unb64(stanza.arguments[1])
@@ -340,62 +339,8 @@ def _public_key(recipient: str) -> X25519PublicKey:
 def _shared_secret(private: X25519PrivateKey, public: X25519PublicKey) -> bytes:
     try:
         return private.exchange(public)
-    except ValueError:  # a point of low order gives everybody the same secret
-        raise RecipientTypeError("an age1... recipient of low order") from None
-
-
-# --- the armor -------------------------------------------------------------------------------------------------------
-class _ArmorWriter(io.RawIOBase):
-    def __init__(self, sink: BinaryIO) -> None:
-        self._sink, self._rest = sink, b""
-        sink.write(_ARMOR_BEGIN + b"\n")
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: bytes) -> int:  # type: ignore[override]
-        self._rest += data
-        complete = len(self._rest) // 48 * 48
-        for start in range(0, complete, 48):
-            self._sink.write(base64.b64encode(self._rest[start : start + 48]) + b"\n")
-        self._rest = self._rest[complete:]
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            if self._rest:
-                self._sink.write(base64.b64encode(self._rest) + b"\n")
-            self._sink.write(_ARMOR_END + b"\n")
-        super().close()
-
-
-def _unarmor(source: BinaryIO, sink: BinaryIO) -> None:
-    """Decode a whole armor into `sink`: blank space may stand before and after it, line ends may be CR LF."""
-
-    def line() -> bytes:
-        text = source.readline(4096)
-        return text[:-2] if text.endswith(b"\r\n") else text.removesuffix(b"\n")
-
-    while not (first := source.readline(4096)).strip() and first:
-        pass
-    if first.removesuffix(b"\n").removesuffix(b"\r").lstrip() != _ARMOR_BEGIN:
-        raise ArmorError("no BEGIN line")
-    short = False
-    while (text := line()) != _ARMOR_END:
-        if short or not text or len(text) > _LINE_LENGTH:
-            raise ArmorError("a line is too short or too long, or the END line is missing")
-        short = len(text) < _LINE_LENGTH
-        try:
-            data = base64.b64decode(text, validate=True)
-        except binascii.Error:
-            raise ArmorError("a line is not base64") from None
-        if base64.b64encode(data) != text:
-            raise ArmorError("a line is not in the one spelling of base64")
-        short = short or len(data) < 48
-        sink.write(data)
-    while rest := source.read(CHUNK_SIZE):
-        if rest.strip():
-            raise ArmorError("something follows the END line")
+    except ValueError as error:  # a point of low order gives everybody the same secret
+        raise RecipientTypeError("an age1... recipient of low order") from error
 
 
 # --- small things ----------------------------------------------------------------------------------------------------
@@ -425,12 +370,12 @@ def _unb64(text: bytes) -> bytes:
     except binascii.Error:
         data = b""
     if _b64(data) != text:
-        raise HeaderError("not in the one spelling of base64")
+        raise HeaderError("not canonical base64")
     return data
 
 
 def _read_full(source: BinaryIO, count: int) -> bytes:
-    """`count` bytes, or fewer only at the end: pipes hand out less than was asked for."""
+    """Read `count` bytes, fewer only at the end: a single read of a pipe may return less than it was asked for."""
     data = source.read(count)
     while len(data) < count and (more := source.read(count - len(data))):
         data += more

@@ -7,6 +7,7 @@ _GENERATOR = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
 
 
 def encode(prefix: str, data: bytes) -> str:
+    """Encode data in lower case, with a checksum of six characters."""
     words = _convert_bits(list(data), 8, 5)
     checksum = _polymod(_expand_prefix(prefix) + words + [0] * 6) ^ 1
     words += [checksum >> 5 * (5 - index) & 31 for index in range(6)]
@@ -14,7 +15,7 @@ def encode(prefix: str, data: bytes) -> str:
 
 
 def decode(prefix: str, text: str) -> bytes | None:
-    """The data of a lower-case string with this prefix, or None."""
+    """Decode a lower-case string with this prefix; None if it is malformed."""
     text_prefix, _, encoded = text.rpartition("1")
     words = [_ALPHABET.find(letter) for letter in encoded]
     if text_prefix != prefix or len(words) < 6 or min(words) < 0 or _polymod(_expand_prefix(prefix) + words) != 1:
@@ -45,7 +46,7 @@ def _polymod(words: list[int]) -> int:
 
 
 def _convert_bits(words: list[int], width: int, new_width: int) -> list[int]:
-    """The same bits in groups of another width, the last one filled up with zeros."""
+    """Regroup bits into words of another width; the last one is padded with zeros."""
     bits = 0
     for word in words:
         bits = bits << width | word

@@ -1,7 +1,7 @@
-"""Canonical JSON: a value has one spelling, and a spelling that differs by a byte is refused.
+"""Canonical JSON: each value has one encoding, and every other encoding is refused.
 
 Values are printable-ASCII strings, integers from 0 to 2^53 - 1, booleans, arrays and objects with keys of
-`[a-z0-9_]{1,32}`. On this subset RFC 8785 and `json.dumps` with sorted keys and no spaces agree, so each checks us.
+`[a-z0-9_]{1,32}`. For these RFC 8785 and `json.dumps` with sorted keys and no spaces agree, so each checks the other.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _OUTSIDE_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"?')
 
 
 def encode(value: Value) -> bytes:
-    """The one spelling of a value, without a line end."""
+    """Encode a value, without a line end."""
     _check(value, MAX_DEPTH)
     return _dump(value)
 
 
 def decode(line: bytes) -> Value:
-    """The value of a line (without its line end), which must be spelled as `encode` spells it."""
+    """Decode a line (without its line end), which must be exactly what `encode` gives for its value."""
     if nesting_depth(line) > MAX_DEPTH:
         raise StatementDepthError(f"nested more than {MAX_DEPTH} deep")
     try:
@@ -39,10 +39,10 @@ def decode(line: bytes) -> Value:
             parse_float=_refuse_fraction,
             parse_constant=_refuse_fraction,
         )
-    except UnicodeDecodeError:
-        raise StatementTypeError("a letter outside ASCII") from None
-    except ValueError:  # covers JSONDecodeError and integers of more digits than Python reads
-        raise StatementCanonError("not JSON") from None
+    except UnicodeDecodeError as error:
+        raise StatementTypeError("a character outside ASCII") from error
+    except ValueError as error:  # covers JSONDecodeError and integers of more digits than Python reads
+        raise StatementCanonError("not JSON") from error
     _check(value, MAX_DEPTH)
     if _dump(value) != line:
         raise StatementCanonError("not in canonical form")
@@ -50,8 +50,10 @@ def decode(line: bytes) -> Value:
 
 
 def shape_error(value: Any, shape: Any, what: str) -> str:
-    """Why a value does not have a shape, or "". A shape is a type, a pattern for the whole of a string, a list of one
-    shape, or an object of shapes whose keys are all there and no others."""
+    """Why a value does not have a shape, or "".
+
+    A shape is a type, a pattern for a whole string, a list of one shape, or an object of shapes with exactly its keys.
+    """
     match shape:
         case dict():
             if not isinstance(value, Mapping) or value.keys() != shape.keys():
@@ -74,7 +76,7 @@ def _dump(value: Value) -> bytes:
 
 
 def nesting_depth(line: bytes) -> int:
-    """How deep the brackets go, found without recursion before any parser recurses."""
+    """The depth of the brackets, counted without recursion before any parser recurses: a deep line crashes nothing."""
     depth = deepest = 0
     for byte in _OUTSIDE_STRINGS.sub(b"", line):
         depth += (byte in b"{[") - (byte in b"}]")
@@ -85,7 +87,7 @@ def nesting_depth(line: bytes) -> int:
 def _unique_members(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        raise StatementCanonError("a key stands twice")
+        raise StatementCanonError("a key is repeated")
     return members
 
 
@@ -113,7 +115,7 @@ def _check(value: Any, depth: int) -> None:
                 raise StatementTypeError(f"an object of more than {MAX_MEMBERS} members")
             for key, item in value.items():
                 if not isinstance(key, str) or not _KEY_PATTERN.fullmatch(key):
-                    raise StatementTypeError("a key outside [a-z0-9_], or of no or more than 32 letters")
+                    raise StatementTypeError("a key outside [a-z0-9_], empty or longer than 32 letters")
                 _check(item, depth - 1)
         case _:
             raise StatementTypeError(f"a value of kind {type(value).__name__}")

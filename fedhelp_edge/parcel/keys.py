@@ -1,7 +1,7 @@
-"""The two private keys of a site: Ed25519 to sign, age X25519 to receive. One file holds both, under a passphrase.
+"""The two private keys of a site: Ed25519 to sign, age X25519 to decrypt. One file holds both, under a passphrase.
 
-`keys.age` is an ordinary passphrase-encrypted age file: `age -d keys.age` shows an OpenSSH private key and, below it,
-an age identity. A backup is the same in text form. `keys.pub` has the public halves: showing them needs no passphrase.
+`keys.age` is an ordinary passphrase-encrypted age file: `age -d keys.age` prints an OpenSSH private key and, below it,
+an age identity. A backup is the same in text form. `keys.pub` has the public keys: reading them needs no passphrase.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _LOCKED_FILE, _UNLOCKED_FILE, _PUBLIC_FILE = "keys.age", "keys.txt", "keys.pub"
 
 @dataclass(frozen=True)
 class PublicKeys:
-    """The halves that others may know."""
+    """The public keys of a site, as `keys.pub` has them."""
 
     sign: str  # as OpenSSH writes it: "ssh-ed25519 AAAA…"
     recipient: str  # "age1…"
@@ -54,6 +54,8 @@ class PublicKeys:
 
 @dataclass(frozen=True)
 class Keys:
+    """The private keys of a site."""
+
     sign: Ed25519PrivateKey = field(repr=False)
     identity: str = field(repr=False)
 
@@ -63,15 +65,16 @@ class Keys:
 
 
 def generate() -> Keys:
+    """Generate a new pair of keys."""
     return Keys(Ed25519PrivateKey.generate(), age.new_identity())
 
 
 def save(folder: Path, keys: Keys, passphrase: str | None) -> Path:
-    """Keep keys in a folder that has none yet. Without a passphrase only the file's permissions guard them."""
+    """Write keys to a folder that has none yet. Without a passphrase only the file's permissions protect them."""
     check_absent(folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     files.sync_folder(folder.parent)
-    (folder / _PUBLIC_FILE).unlink(missing_ok=True)  # left by an attempt that was cut off
+    (folder / _PUBLIC_FILE).unlink(missing_ok=True)  # left by an interrupted attempt
     for name in (_LOCKED_FILE, _UNLOCKED_FILE, _PUBLIC_FILE):
         files.remove_partials(folder / name)
     with files.writing(folder / _PUBLIC_FILE, private=False) as file:
@@ -82,37 +85,34 @@ def save(folder: Path, keys: Keys, passphrase: str | None) -> Path:
 
 
 def replace(folder: Path, new_folder: Path) -> None:
-    """Put the keys of `made` into the place of the folder's; called again, it ends what was cut off."""
+    """Replace the folder's keys with those of `new_folder`; called again, it completes an interrupted call."""
     for name in (
         _LOCKED_FILE,
         _UNLOCKED_FILE,
         _PUBLIC_FILE,
-    ):  # the public half last: while it is there, this has not ended
+    ):  # the public keys last: while they are there, this is not complete
         if (new_folder / name).exists():
             (new_folder / name).replace(folder / name)
     files.sync_folder(folder)
-    shutil.rmtree(new_folder)  # with what an attempt that was cut off left in it
+    shutil.rmtree(new_folder)  # with any leftovers of an interrupted attempt
     files.sync_folder(folder)
 
 
 def remove(folder: Path) -> None:
-    """Delete the keys of a folder. Without the private halves the public ones count for nothing."""
+    """Delete the keys of a folder, the private ones first: public keys alone count for nothing."""
     for name in (_LOCKED_FILE, _UNLOCKED_FILE, _PUBLIC_FILE):
         (folder / name).unlink(missing_ok=True)
     files.sync_folder(folder)
 
 
-def are_in(folder: Path) -> bool:
-    return _key_file(folder) is not None
-
-
 def check_absent(folder: Path) -> None:
-    if are_in(folder):
+    """Raise if the folder has keys: they are never overwritten."""
+    if exist(folder):
         raise KeysExistError(f"there are keys in {folder.name}")
 
 
 def load(folder: Path, ask: Callable[[], str]) -> Keys:
-    """The keys of a folder; `ask` is called for the passphrase if they have one."""
+    """Load the keys of a folder; `ask` is called for the passphrase if they have one."""
     path = check_permissions(folder)
     keys = _read(path, ask() if path.name == _LOCKED_FILE else None, armor=False)
     if keys.public != load_public(folder):
@@ -121,39 +121,41 @@ def load(folder: Path, ask: Callable[[], str]) -> Keys:
 
 
 def load_public(folder: Path) -> PublicKeys:
-    """The public halves, without a passphrase."""
+    """Load the public keys of a folder that has private ones; no passphrase is needed."""
     _existing_key_file(folder)
     return read_public_file(folder)
 
 
 def read_public_file(folder: Path) -> PublicKeys:
-    """What `keys.pub` says, whether or not the private halves are there."""
+    """Read `keys.pub`, whether or not the private keys are there."""
     try:
         with files.reading(folder / _PUBLIC_FILE) as file:
             public_keys = PublicKeys(**json.loads(file.read(_LIMIT)))
         sshsig.public_raw(public_keys.sign)
         age.check_recipient(public_keys.recipient)
-    except (ValueError, TypeError, AttributeError, RecursionError, FileNotFoundError, FedhelpError):
-        raise KeysCorruptError(f"{_PUBLIC_FILE} is damaged") from None
+    except (ValueError, TypeError, AttributeError, RecursionError, FileNotFoundError, FedhelpError) as error:
+        raise KeysCorruptError(f"{_PUBLIC_FILE} is damaged") from error
     return public_keys
 
 
 def is_locked(folder: Path) -> bool:
+    """Whether the keys are under a passphrase."""
     return (folder / _LOCKED_FILE).exists()
 
 
 def exist(folder: Path) -> bool:
+    """Whether the folder has private keys; a dangling link counts, so that it is not overwritten."""
     return _key_file(folder) is not None
 
 
 def write_backup(path: Path, keys: Keys, passphrase: str) -> None:
-    """Write keys in text form, under a passphrase."""
+    """Write keys in text form, encrypted with a passphrase."""
     files.remove_partials(path)
     _write(path, keys, passphrase, armor=True)
 
 
 def read_backup(path: Path, passphrase: str) -> Keys:
-    """The keys of a backup."""
+    """Read the keys from a backup."""
     return _read(path, passphrase, armor=True)
 
 
@@ -168,13 +170,13 @@ def _existing_key_file(folder: Path) -> Path:
 
 
 def check_permissions(folder: Path) -> Path:
-    """Where the keys are, if nobody else can read them."""
+    """Return the path of the key file; raise if other users can read it, or if it is a link."""
     path = _existing_key_file(folder)
     status = path.lstat()
     if not stat.S_ISREG(status.st_mode):
-        raise KeysModeError(f"{path.name} is a link or no ordinary file")
+        raise KeysModeError(f"{path.name} is a link, or not an ordinary file")
     if os.name != "nt" and status.st_mode & 0o077:
-        raise KeysModeError(f"{path.name} can be read by other users of this machine")
+        raise KeysModeError(f"{path.name} can be read by other users of this computer")
     return path
 
 
@@ -200,12 +202,12 @@ def _read(path: Path, passphrase: str | None, *, armor: bool) -> Keys:
                 plaintext.write(file.read(_LIMIT))
             else:
                 age.decrypt(io.BytesIO(file.read(_LIMIT)), plaintext, [_normalised(passphrase)], armor=armor)
-    except NoMatchError:
-        raise WrongPassphraseError("the passphrase does not fit") from None
-    except (FileKindError, ArmorError):  # of a backup, which may have been copied or typed in badly
+    except NoMatchError as error:
+        raise WrongPassphraseError("the passphrase does not fit") from error
+    except (FileKindError, ArmorError):  # a backup may have been copied or typed in badly
         raise
-    except FedhelpError:
-        raise KeysCorruptError(f"{path.name} is damaged") from None
+    except FedhelpError as error:
+        raise KeysCorruptError(f"{path.name} is damaged") from error
     pem, pem_end, identity = plaintext.getvalue().partition(_PEM_END)
     try:
         signing_key = load_ssh_private_key(pem + pem_end, password=None)

@@ -1,7 +1,7 @@
-"""A kit, looked at before anything of it is run: whole, and signed by whom.
+"""Check a kit before anything of it is run: that it is whole, and who signed it.
 
-Its installer names a list by hash, and the list every other file that is used. So whoever has compared the installer's
-SHA-256 with the leaflet, or knows the key that signed it, knows all that will run.
+The installer names a list by its hash, and the list names every other file. So whoever has compared the installer's
+SHA-256 with the leaflet, or knows the key that signed it, knows everything that will run.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _SIZE_LIMIT = 1 << 20  # bytes of the installer, and of the list
 @dataclass(frozen=True)
 class InspectedKit:
     fingerprint: str
-    size: int  # bytes of the files that its list names
-    signer: str  # the public key whose signature holds, or ""
+    size: int  # bytes of the listed files
+    signer: str  # the public key whose signature is valid, or ""
 
 
 def inspect(folder: Path) -> InspectedKit:
-    """A kit that is whole, or why it is not. Nothing of it is run."""
+    """Check every file of a kit; raise if one is missing or altered. Nothing of it is run."""
     installer = _read(folder / INSTALLER)
     list_hash = _LIST_HASH.search(installer.decode("utf-8", "replace"))
     checksums = _read(folder / CHECKSUMS)
@@ -40,19 +40,19 @@ def inspect(folder: Path) -> InspectedKit:
     for line in checksums.decode("utf-8", "replace").splitlines():
         entry = _CHECKSUM_LINE.fullmatch(line)
         if not entry:
-            raise KitDamagedError(f"{CHECKSUMS} names what no kit holds")
+            raise KitDamagedError(f"{CHECKSUMS} names a file that no kit has")
         size += _check_file(folder / entry[2], entry[1])
     return InspectedKit(fingerprint(installer), size, _verified_signer(folder / SIGNATURE, installer))
 
 
 def fingerprint(installer: bytes) -> str:
-    """What a kit is known by: the first half of its installer's SHA-256, short enough to compare by eye or phone."""
+    """The first half of the installer's SHA-256, short enough to compare by eye or phone."""
     digest = hashlib.sha256(installer).hexdigest()[:32]
     return " ".join(digest[start : start + 4] for start in range(0, len(digest), 4))
 
 
 def with_list_hash(installer: str, digest: str) -> str:
-    """The installer of one kit: it names the list with this hash."""
+    """The text of an installer that names the list with this hash."""
     return _LIST_HASH.sub(f'LIST_SHA256 = "{digest}"', installer)
 
 
@@ -83,5 +83,5 @@ def _read(path: Path) -> bytes:
     except (FedhelpError, OSError) as error:
         raise KitDamagedError(f"{path.name} cannot be read") from error
     if len(data) > _SIZE_LIMIT:
-        raise KitDamagedError(f"{path.name} is larger than in any kit")
+        raise KitDamagedError(f"{path.name} is too large for a kit")
     return data

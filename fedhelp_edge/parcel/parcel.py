@@ -1,10 +1,11 @@
-"""Sealing, looking at and opening parcels (docs/spec/parcel.md).
+"""Seal, inspect and open parcels (docs/spec/parcel.md).
 
 A parcel is: a magic line, one canonical statement line, one to eight SSHSIG armors over the statement, the payload that
 the statement names by size and SHA-256. An encrypted payload is an ordinary age file; its plaintext begins with one
-canonical line that names the statement's context, so that nobody can sign another's ciphertext as their own.
+canonical line that names the statement's context, so that nobody can sign somebody else's ciphertext as their own.
 
-`look` judges all that needs no key, `open` does everything: the one way in for untrusted bytes. Memory is constant.
+`inspect` checks everything that needs no key, and `open` decrypts as well: the one way in for untrusted bytes. Memory
+use is constant.
 """
 
 from __future__ import annotations
@@ -49,16 +50,16 @@ INNER_LIMIT = 256 << 10
 MAX_SIGNATURES = 8
 
 Verifier = Callable[[Statement, tuple[str, ...]], object]
-"""Judges a statement and the keys that signed it (as OpenSSH lines): returns, or raises what is wrong."""
+"""Checks a statement and the keys that signed it (as OpenSSH lines): returns, or raises what is wrong."""
 
 
 def any_signer(_statement: Statement, _keys: tuple[str, ...]) -> None:
-    """Trust that asks only that the signatures hold: the parcel is whole, but whose it is stays open."""
+    """A verifier that accepts every key: the signatures are valid, but nothing is known of the signer."""
 
 
 @dataclass(frozen=True)
 class Inspected:
-    """A parcel seen from outside: everything that can be known without a key."""
+    """What is known of a parcel without a key."""
 
     path: Path
     statement: Statement
@@ -75,9 +76,9 @@ def seal(
     *,
     facts: Mapping[str, canon.Value] | None = None,
 ) -> Statement:
-    """Write a parcel: signed by each `signer`, encrypted to the `recipients` if its kind is private.
+    """Write a parcel, signed by each `signer` and, if its kind is private, encrypted to the `recipients`.
 
-    The prologue's length does not depend on the hash in it: the payload is written once, behind a gap of that length.
+    The length of the prologue does not depend on the hash in it, so the payload is written once, behind a gap.
     """
     signers = [signer] if isinstance(signer, Ed25519PrivateKey) else list(signer)
     source = io.BytesIO(body) if isinstance(body, bytes) else body
@@ -113,7 +114,7 @@ def seal(
 
 
 def inspect(path: Path | str, verifier: Verifier, *, limit: int | None = None) -> Inspected:
-    """The parcel at `path`, whole and signed by somebody whom `trust` accepts; its payload is not opened."""
+    """Check that the parcel at `path` is whole and that `verifier` accepts its signers. Its payload is not opened."""
     with files.reading(Path(path)) as file:
         return _inspect(Path(path), file, verifier, limit)
 
@@ -121,7 +122,7 @@ def inspect(path: Path | str, verifier: Verifier, *, limit: int | None = None) -
 def open(
     path: Path | str, verifier: Verifier, identities: Iterable[str | age.Passphrase] = (), *, limit: int | None = None
 ) -> Opened:
-    """`look`, then open: what is inside was verified to its last byte before this returns. Use it in a `with`."""
+    """Inspect and open a parcel. Its content is verified to the last byte before this returns. Use it in a `with`."""
     with ExitStack() as stack:
         file = stack.enter_context(files.reading(Path(path)))
         inspected = _inspect(Path(path), file, verifier, limit)
@@ -137,14 +138,14 @@ def open(
 
 
 class Opened:
-    """An open parcel. `body` is a read-only, seekable file of what it holds, decrypted chunk by chunk as it is read."""
+    """An open parcel. `body` is a read-only, seekable file of its content, decrypted chunk by chunk on reading."""
 
     def __init__(
         self, inspected: Inspected, facts: Mapping[str, Any], body: _FileSection, resources: AbstractContextManager[Any]
     ) -> None:
-        self.look, self.statement, self.keys, self.facts = inspected, inspected.statement, inspected.keys, facts
+        self.statement, self.keys, self.facts = inspected.statement, inspected.keys, facts
         self.body: BinaryIO = io.BufferedReader(body, age.CHUNK_SIZE)
-        self._holds = resources
+        self._resources = resources
 
     def __enter__(self) -> Opened:
         return self
@@ -152,19 +153,21 @@ class Opened:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._holds.__exit__(kind, error, traceback)
+        self._resources.__exit__(kind, error, traceback)
 
     def json(self) -> dict[str, Any]:
-        """The body of a plain parcel that holds one JSON object."""
+        """Read the body of a plain parcel as one JSON object."""
         self.body.seek(0)
         data = self.body.read()
-        if hashlib.sha256(data).hexdigest() != self.statement.sha256:  # what was hashed before may have changed since
+        if (
+            hashlib.sha256(data).hexdigest() != self.statement.sha256
+        ):  # the file may have changed since `inspect` hashed it
             raise PayloadHashError("the file was changed while it was read")
         return read_json(data)
 
 
 def read_json(data: bytes) -> dict[str, Any]:
-    """One JSON object in UTF-8: no key twice, no number but finite ones, not deep."""
+    """Parse one JSON object in UTF-8. Repeated keys, NaN, infinite values and deep nesting are refused."""
 
     def finite(text: str) -> float:
         if not math.isfinite(number := float(text)):
@@ -180,17 +183,18 @@ def read_json(data: bytes) -> dict[str, Any]:
         if canon.nesting_depth(data) > 16:
             raise ValueError("deep")
         value = json.loads(data.decode(), object_pairs_hook=members, parse_float=finite, parse_constant=finite)
-    except ValueError:
-        raise BadBodyError("what it holds is not one plain JSON object") from None
+    except ValueError as error:
+        raise BadBodyError("the content is not one plain JSON object") from error
     if not isinstance(value, dict):
-        raise BadBodyError("what it holds is not one plain JSON object")
+        raise BadBodyError("the content is not one plain JSON object")
     return value
 
 
 def read_prologue(file: BinaryIO) -> tuple[Statement, tuple[str, ...]]:
-    """The statement and the keys that signed it, all of whose signatures hold; `file` is left at the payload.
+    """Read the statement and verify its signatures; `file` is left at the payload.
 
-    Nobody is trusted yet. No more than `PROLOGUE_LIMIT` bytes are read.
+    Returns the statement and the keys that signed it; the caller decides whom to trust. At most `PROLOGUE_LIMIT` bytes
+    are read.
     """
     magic = file.read(len(MAGIC))
     if magic != MAGIC:
@@ -224,7 +228,7 @@ def read_prologue(file: BinaryIO) -> tuple[Statement, tuple[str, ...]]:
 
 
 def check_length(file: BinaryIO, statement: Statement) -> None:
-    """Whether an open file, read up to its payload, is as long as its statement tells: before a byte more is read."""
+    """Raise unless an open file, read up to its payload, has the length that its statement names."""
     excess = os.fstat(file.fileno()).st_size - file.tell() - statement.size
     if excess:
         raise (
@@ -233,7 +237,7 @@ def check_length(file: BinaryIO, statement: Statement) -> None:
 
 
 def check_payload(file: BinaryIO, statement: Statement) -> None:
-    """Whether what follows the prologue of an open file is what was signed: before a byte of it is copied."""
+    """Raise unless the rest of an open file, read up to its payload, is the signed payload."""
     check_length(file, statement)
     start = file.tell()
     if files.digest(file) != statement.sha256:
@@ -242,7 +246,7 @@ def check_payload(file: BinaryIO, statement: Statement) -> None:
 
 
 def _read_armor(file: BinaryIO) -> str:
-    """The next armor, or "" where none begins; then `file` is left where it was."""
+    """Read the next armor, or return "" and leave `file` where it was."""
     begin, end = sshsig.BEGIN.encode(), sshsig.END.encode()
     start = file.tell()
     armor = opening = file.read(len(begin))
@@ -255,27 +259,27 @@ def _read_armor(file: BinaryIO) -> str:
         line = file.readline(sshsig.ARMOR_LIMIT)
         armor += line
         if len(armor) > sshsig.ARMOR_LIMIT:
-            raise SigFormatError("a signature that does not end")
+            raise SigFormatError("a signature without an end")
         if not line.endswith(b"\n"):
             raise TruncatedError("the file ends in a signature")
     try:
         return armor.decode("ascii")
-    except UnicodeDecodeError:
-        raise SigFormatError("a signature with a letter outside ASCII") from None
+    except UnicodeDecodeError as error:
+        raise SigFormatError("a signature with a character outside ASCII") from error
 
 
 def _inspect(path: Path, file: BinaryIO, verifier: Verifier, limit: int | None) -> Inspected:
     statement, keys = read_prologue(file)
     verifier(statement, keys)
     if limit is not None and statement.size > limit:
-        raise PayloadSizeError(f"the payload is larger than the {limit} bytes that are allowed")
+        raise PayloadSizeError(f"the payload is larger than the allowed {limit} bytes")
     offset = file.tell()
     size = file.seek(0, os.SEEK_END) - offset
     file.seek(offset)
     hash_matches = files.digest(file) == statement.sha256
     if size != statement.size:
         if hash_matches:
-            raise PayloadSizeError("the statement gives its payload a wrong size")
+            raise PayloadSizeError("the statement names a wrong size for its payload")
         raise (
             TruncatedError("the file ends in its payload")
             if size < statement.size
@@ -293,7 +297,7 @@ def _build_prologue(statement: Statement, signers: Sequence[Ed25519PrivateKey]) 
     if not 1 <= len(signers) <= MAX_SIGNATURES:
         raise SigCountError(f"a parcel carries 1 to {MAX_SIGNATURES} signatures")
     if len(line) > STATEMENT_LIMIT or len(prologue) > PROLOGUE_LIMIT:
-        raise StatementSizeError("too much stands before the payload")
+        raise StatementSizeError("the prologue is too long")
     return prologue
 
 
@@ -302,44 +306,44 @@ def _context_hash(context: Mapping[str, Any]) -> str:
 
 
 class _InnerHeader:
-    """The first line of an encrypted payload, and the hash of all that follows it, gathered as the chunks pass by."""
+    """Collects the first line of an encrypted payload and the hash of the rest while the chunks pass by."""
 
     def __init__(self) -> None:
-        self._line, self._whole, self._hash = b"", False, hashlib.sha256()
+        self._line, self._complete, self._hash = b"", False, hashlib.sha256()
 
     @property
     def length(self) -> int:
         return len(self._line) + 1
 
     def feed(self, chunk: bytes) -> None:
-        if self._whole or len(self._line) > INNER_LIMIT:
+        if self._complete or len(self._line) > INNER_LIMIT:
             return self._hash.update(chunk)
         self._line, newline, rest = (self._line + chunk).partition(b"\n")
-        self._whole = bool(newline)
+        self._complete = bool(newline)
         return self._hash.update(rest)
 
     def check(self, statement: Statement) -> Mapping[str, Any]:
-        """The facts, once the line has the right form and names this very parcel."""
+        """Return the facts. The line must have the right form and name this very parcel."""
         value: canon.Value = ""
-        if self._whole and self.length <= INNER_LIMIT:
-            with suppress(ParcelError):  # which speak of the outer line
+        if self._complete and self.length <= INNER_LIMIT:
+            with suppress(ParcelError):  # their messages are about the outer line
                 value = canon.decode(self._line)
         if not isinstance(value, dict) or value.keys() != {"body_sha256", "context_sha256", "facts", "salt"}:
-            raise BadBodyError("what was encrypted does not begin with its facts")
+            raise BadBodyError("the encrypted part does not begin with its facts")
         if value["context_sha256"] != _context_hash(statement.context):
-            raise InnerContextError("what was encrypted was made for another parcel")
+            raise InnerContextError("the encrypted part was made for another parcel")
         body_sha256 = self._hash.hexdigest()
         if value["body_sha256"] != body_sha256 or (
             statement.kind == "global" and statement.context["base"] != body_sha256
         ):
-            raise BadBodyError("what was encrypted is not the model that is named")
+            raise BadBodyError("the encrypted part is not the named model")
         if not isinstance(value["facts"], dict):
             raise BadBodyError("the facts are malformed")
         return value["facts"]
 
 
 class _HashingWriter:
-    """A file that hashes what is written to it."""
+    """Writes to a file and hashes the bytes."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.hash = file, hashlib.sha256()
@@ -350,7 +354,7 @@ class _HashingWriter:
 
 
 class _ConcatenatedReader:
-    """Two files, read as one."""
+    """Reads two files one after the other."""
 
     def __init__(self, first: BinaryIO, second: BinaryIO) -> None:
         self._first, self._second = first, second
@@ -360,10 +364,10 @@ class _ConcatenatedReader:
 
 
 class _FileSection(io.RawIOBase):
-    """A part of a seekable file, as a file."""
+    """A section of a seekable file, as a read-only file."""
 
     def __init__(self, file: BinaryIO | age.DecryptingReader, start: int, size: int) -> None:
-        self._file, self._start, self._size, self._at = file, start, size, 0
+        self._file, self._start, self._size, self._position = file, start, size, 0
 
     def readable(self) -> bool:
         return True
@@ -372,15 +376,15 @@ class _FileSection(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = max(0, offset + (0, self._at, self._size)[whence])
-        return self._at
+        self._position = max(0, offset + (0, self._position, self._size)[whence])
+        return self._position
 
     def tell(self) -> int:
-        return self._at
+        return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's Buffer has no len
-        count = max(0, min(len(buffer), self._size - self._at))
-        self._file.seek(self._start + self._at)
+        count = max(0, min(len(buffer), self._size - self._position))
+        self._file.seek(self._start + self._position)
         read = self._file.readinto(memoryview(buffer)[:count])  # type: ignore[union-attr]
-        self._at += read
+        self._position += read
         return int(read)

@@ -1,4 +1,4 @@
-"""The statement: the one signed line of a parcel. It says what the parcel is, from whom, and what it holds."""
+"""The statement: the one signed line of a parcel. It names the kind of parcel, its sender and its payload."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from fedhelp_edge.parcel import canon
 
 _HASH_PATTERN = re.compile(r"[0-9a-f]{64}")
 _PAYLOAD_SHAPE = {"form": re.compile("age|plain"), "sha256": _HASH_PATTERN, "size": int}
-ZERO_HASH = "0" * 64  # where there is nothing to name yet
+ZERO_HASH = "0" * 64  # where no parcel exists yet
 
 _LIST_DIGEST = {
     "count": int,
     "sha256": _HASH_PATTERN,
-}  # a list that stands inside; the statement has its length and hash
+}  # a list inside the payload, of which the statement has the length and the hash
 _FIELDS: dict[str, Any] = {
     "kind": re.compile(r"[a-z]+"),
-    "created": re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"),  # for people; no decision rests on it alone
+    "created": re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"),  # for people; no decision depends on it alone
     "nonce": re.compile(r"[0-9a-f]{32}"),
     "federation": re.compile(r"fh-[0-9a-f]{32}"),
     "epoch": int,  # raised when a hub is restored from a backup
@@ -37,7 +37,7 @@ _FIELDS: dict[str, Any] = {
     "base": _HASH_PATTERN,  # a model: the SHA-256 of its canonical safetensors
     "sender": re.compile(r"[a-z0-9][a-z0-9-]{0,31}"),
     "sender_key": re.compile(r"SHA256:[A-Za-z0-9+/]{43}"),
-    "seq": int,  # strictly rising for each sender
+    "seq": int,  # strictly increasing for each sender
     "about": _HASH_PATTERN,  # the statement that a receipt answers
     "recipients": [re.compile(r"age1[a-z0-9]{58}")],
     "readers": _LIST_DIGEST,
@@ -47,7 +47,7 @@ _FIELDS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Kind:
-    """What a kind of parcel holds: `age` is encrypted, `json` and `pack` are plain."""
+    """The format of a kind of parcel: `age` is encrypted, `json` and `pack` are plain. `limit` is in bytes."""
 
     form: str
     limit: int
@@ -91,7 +91,7 @@ class Statement:
 
     @property
     def hash(self) -> str:
-        """The name of the parcel, for ever."""
+        """The parcel's name: the hash of its statement."""
         return hashlib.sha256(self.line).hexdigest()
 
     @property
@@ -99,21 +99,22 @@ class Statement:
         return namespace(self.kind)
 
     @property
-    def holds(self) -> Kind:
+    def format(self) -> Kind:
         return KINDS[self.kind]
 
 
 def namespace(kind: str) -> str:
-    """The SSHSIG namespace: a signature for one kind is worth nothing for another."""
+    """The SSHSIG namespace of a kind: a signature for one kind is not valid for another."""
     return f"{kind}.v1.fedhelp-edge"
 
 
 def payload_form(kind: str) -> str:
+    """How the payload of a kind travels: "age" or "plain"."""
     return "age" if KINDS[kind].form == "age" else "plain"
 
 
 def new_context(kind: str, now: datetime | None = None, **fields: canon.Value) -> dict[str, Any]:
-    """A context with the time, and a fresh nonce if the kind has one."""
+    """A new context with the time, and a fresh nonce if the kind has one."""
     context: dict[str, Any] = {"kind": kind, "created": format_time(now or datetime.now(timezone.utc)), **fields}
     if "nonce" in KINDS[kind].fields:
         context.setdefault("nonce", os.urandom(16).hex())
@@ -121,30 +122,32 @@ def new_context(kind: str, now: datetime | None = None, **fields: canon.Value) -
 
 
 def list_digest(values: Sequence[str]) -> dict[str, canon.Value]:
-    """A list that stands inside, as the statement names it."""
+    """The length and hash by which a statement names a list inside the payload."""
     return {"count": len(values), "sha256": hashlib.sha256("\n".join(values).encode()).hexdigest()}
 
 
 def format_time(moment: datetime) -> str:
+    """A time in UTC, to the second, as statements have it."""
     return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def parse_time(text: str) -> datetime:
-    """The moment that a text names, as `iso` writes it."""
+    """Parse a time as `format_time` writes it."""
     try:
         return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
-    except ValueError:
-        raise StatementSchemaError(f"{text[:30]!r} is no time") from None
+    except ValueError as error:
+        raise StatementSchemaError(f"{text[:30]!r} is not a time") from error
 
 
 def create(context: Mapping[str, Any], sha256: str, size: int) -> Statement:
+    """A statement about a payload of this hash and size."""
     check_context(context)
     _check_size(context["kind"], size)
     return Statement(context, payload_form(context["kind"]), sha256, size)
 
 
 def parse(line: bytes) -> Statement:
-    """A statement from its line, whole and of a known kind, or a refusal."""
+    """Parse a statement's line; raise unless it is canonical, complete and of a known kind."""
     value: Any = canon.decode(line)
     _check(value, {"context": dict, "payload": _PAYLOAD_SHAPE, "v": int}, "the statement")
     context, payload = value["context"], value["payload"]
@@ -160,16 +163,17 @@ def parse(line: bytes) -> Statement:
 
 
 def check_context(context: Mapping[str, Any]) -> None:
+    """Raise unless a context has exactly the fields of its kind, each in its form."""
     kind = context.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
-        raise StatementSchemaError("of an unknown kind")
+        raise StatementSchemaError("an unknown kind of parcel")
     _check(context, {name: _FIELDS[name] for name in KINDS[kind].fields}, f"the context of a {kind}")
     parse_time(context["created"])
 
 
 def _check_size(kind: str, size: int) -> None:
     if size > KINDS[kind].limit:
-        raise PayloadSizeError(f"a {kind} may not be that large")
+        raise PayloadSizeError(f"the payload is too large for a {kind}")
 
 
 def _check(value: Any, shape: Any, what: str) -> None:

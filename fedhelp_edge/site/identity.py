@@ -28,7 +28,7 @@ def adopt_new_keys(home: Path, trusted: TrustedState) -> None:
         and trusted.roster.owner(_canonical_line(keys.read_public_file(next_keys)))
     ):
         keys.replace(home, next_keys)
-    elif next_keys.exists() and not (next_keys / "keys.pub").exists() and not keys.are_in(next_keys):
+    elif next_keys.exists() and not (next_keys / "keys.pub").exists() and not keys.exist(next_keys):
         # taken over, all but the folder's removal; or not made yet
         shutil.rmtree(next_keys)
 

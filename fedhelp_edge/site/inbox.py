@@ -132,7 +132,7 @@ def open_prologue(path: Path) -> Iterator[tuple[BinaryIO, Statement, tuple[str, 
 def _check_signers_and_size(trusted: TrustedState, statement: Statement, signers: tuple[str, ...]) -> None:
     """Whether somebody trusted signed it, and no more comes than its kind can need."""
     trusted.check_signers(statement, signers)
-    limit = statement.holds.limit
+    limit = statement.format.limit
     if statement.kind == "receipt":
         limit = _RECEIPT_LIMIT
     elif statement.kind == "global":
@@ -256,7 +256,7 @@ def _is_opened(home: Path, statement: Statement, parcels: Iterable[str]) -> bool
 def _identities(home: Path, ask_passphrase: Callable[[], str]) -> list[str]:
     """What opens parcels that are for this site, also by the keys that it asked to be known by."""
     return [
-        keys.load(folder, ask_passphrase).identity for folder in (home, home / layout.NEXT_KEYS) if keys.are_in(folder)
+        keys.load(folder, ask_passphrase).identity for folder in (home, home / layout.NEXT_KEYS) if keys.exist(folder)
     ]
 
 

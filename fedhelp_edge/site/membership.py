@@ -162,7 +162,7 @@ def request_new_keys(home: Path, ask_passphrase: Callable[[], str]) -> Path:
 
 def _load_or_create_keys(folder: Path, passphrase: Callable[[], str | None]) -> Keys:
     """The keys of a folder, made if there are none."""
-    if keys.are_in(folder):
+    if keys.exist(folder):
         return keys.load(folder, lambda: passphrase() or "")
     created = keys.generate()
     keys.save(folder, created, passphrase())

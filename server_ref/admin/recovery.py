@@ -149,7 +149,7 @@ def rotate_root(
     current, roster = hub.charter, hub.roster
     check_root_key(current, old_root.public)
     check_root_folder(hub, folder)
-    if keys.are_in(folder):
+    if keys.exist(folder):
         keys.remove(folder)
     _note_rotation(hub, root=new_root.public.sign)
     keys.save(folder, new_root, passphrase)
@@ -166,8 +166,7 @@ def is_rotation_done(hub: Hub, root_folder: Path | None) -> bool:
     if root_folder is None:
         return rotation.get("coordinator") == hub.coordinator_folder.name
     return (
-        keys.are_in(root_folder)
-        and keys.read_public_file(root_folder).sign == rotation.get("root") in hub.charter.roots
+        keys.exist(root_folder) and keys.read_public_file(root_folder).sign == rotation.get("root") in hub.charter.roots
     )
 
 
@@ -177,7 +176,7 @@ def check_root_folder(hub: Hub, folder: Path) -> None:
     is_leftover = (
         begun_root
         and begun_root not in hub.charter.roots
-        and keys.are_in(folder)
+        and keys.exist(folder)
         and keys.read_public_file(folder).sign == begun_root
     )
     if not is_leftover:

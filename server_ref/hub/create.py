@@ -52,7 +52,7 @@ def new_hub(
 ) -> Hub:  # fmt: skip
     """A new hub: its keys, the charter, an empty roster, and round 0's model."""
     check_new(home, root)
-    if root and keys.are_in(root):
+    if root and keys.exist(root):
         keys.remove(root)
     work = work_folder(home)
     shutil.rmtree(work, ignore_errors=True)

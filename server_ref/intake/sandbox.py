@@ -98,7 +98,7 @@ def open_update(job: Job) -> OpenedUpdate:
 def _schemas(lines: tuple[str, ...], codec: str) -> tuple[Schema, Schema]:
     """The schema of an update, and of its encoded form."""
     schema = Schema.parse(lines)
-    return schema, CODECS[codec].wire(schema)
+    return schema, CODECS[codec].wire_schema(schema)
 
 
 @lru_cache(2)

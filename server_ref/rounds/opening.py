@@ -58,7 +58,7 @@ def open_next(hub: Hub, coordinator_keys: Keys, start: Mapping[str, Array] | Non
             members.write_roster(hub, coordinator_keys, hub.roster.sites)
         roster = hub.roster
         recipients = [age.recipient_of(key), roster.archive]
-        update_bytes = parcel.INNER_LIMIT + CODECS[plan.wire.up].wire(schema).size
+        update_bytes = parcel.INNER_LIMIT + CODECS[plan.wire.up].wire_schema(schema).size
         limit = age.encrypted_size(update_bytes, len(recipients))
         log = hub.log("open", f"round {number}", model=model)
         body = task.body(plan.text, schema, recipients, limit, hub.database.fact("knowledge"), opens, closes, log)

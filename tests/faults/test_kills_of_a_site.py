@@ -84,7 +84,7 @@ def seen(clinic: Clinic) -> dict[str, Any]:
         str(path.relative_to(at).parent) for path in at.rglob("*") if path.is_file() and path.name != "said"
     )
     state = clinic.state if verified.state(clinic.home) else "none"
-    if keys.are_in(clinic.home):
+    if keys.exist(clinic.home):
         keys.load(clinic.home, lambda: "four quiet words here")
     return {"files": dict(kinds), "state": state, "next keys": (clinic.home / layout.NEXT_KEYS).exists()}
 

@@ -209,7 +209,7 @@ def travelled(codec: str, arrays: Arrays, expected: updates.Schema, base: Arrays
     """What arrives of arrays through a codec, and the bytes that travel."""
     wire, _ = CODECS[codec].encode({t.name: arrays[t.name] for t in expected.tensors}, base, {})
     data = update_bytes(wire)
-    return dict(CODECS[codec].decode(read_update(data, CODECS[codec].wire(expected)), base)), data
+    return dict(CODECS[codec].decode(read_update(data, CODECS[codec].wire_schema(expected)), base)), data
 
 
 def merged(

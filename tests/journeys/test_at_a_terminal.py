@@ -88,7 +88,7 @@ def test_a_made_passphrase_is_shown_before_anything_is_sent_and_opens_what_comes
         passphrase = shown.line("passphrase: ")
         shown.sees("stands on paper: ")
         assert clinic.requests == []
-        assert not keys.are_in(clinic.site)
+        assert not keys.exist(clinic.site)
         shown.types("something else")
         shown.sees("that is another one")
         shown.sees("stands on paper: ")
@@ -162,7 +162,7 @@ def test_who_stops_at_the_passphrase_has_sent_and_kept_nothing_and_may_begin_aga
         assert "E_INTERRUPTED" in shown.screen
         assert "Traceback" not in shown.screen
     assert clinic.requests == []
-    assert not keys.are_in(clinic.site)
+    assert not keys.exist(clinic.site)
     with at(*clinic.way("file by network"), home=clinic.home) as shown:
         takes_down(shown)
         assert shown.ends() == 0, shown.screen
@@ -211,7 +211,7 @@ def test_without_a_terminal_no_passphrase_is_made_that_nobody_would_read(clinic:
     assert command.refusal(done) == "E_PASSPHRASE_NEEDED"
     assert "--passphrase-file" in done.stderr
     assert verified.state(clinic.site) is None
-    assert not keys.are_in(clinic.site)
+    assert not keys.exist(clinic.site)
     told = command.answer(command.here(*clinic.way("file by stick"), "--no-passphrase", "--json", home=clinic.home))
     assert told["locked"] is False
     assert [told["request"]] == clinic.requests

@@ -49,7 +49,7 @@ def test_the_commands_beside_the_plans_take_these_options(words: list[str]) -> N
 @pytest.mark.parametrize(("name", "classes", "top"), [("fed-isic19", 8, 3), ("pneumonia", 2, 1)])
 def test_a_plan_of_the_paper_has_its_numbers(name: str, classes: int, top: int) -> None:
     plan = plans.load(PAPER / f"{name}.toml", TABLES)
-    own = plan.numbers
+    own = plan.method_settings
     assert (own.lambda_r, own.lambda_j, own.lambda_f, own.lambda_b) == (0.1, 0.2, 1.0, 0.2)
     assert (own.top, own.public_every, own.proxy_ce) == (top, 1, False)
     assert (plan.nets.small, plan.nets.large, plan.rounds, plan.round.quorum) == ("resnet20", "resnet110", 100, 6)

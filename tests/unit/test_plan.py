@@ -31,8 +31,8 @@ def mistakes(text: str) -> list[str]:
 
 def test_every_key_has_a_default_but_the_classes() -> None:
     found = plan.read(LEAST, TABLES)
-    assert (found.method, found.rounds, found.numbers.lambda_j) == ("fedhelp", 100, 0.2)
-    assert mistakes("") == ["classes: say what the model is to tell apart"]
+    assert (found.method, found.rounds, found.method_settings.lambda_j) == ("fedhelp", 100, 0.2)
+    assert mistakes("") == ["classes: name the classes of the model"]
 
 
 def test_the_template_says_exactly_the_defaults() -> None:
@@ -86,10 +86,10 @@ from = "pak"
     ("text", "mistake"),
     [
         ("classes = [", "line 1: TOML: "),
-        ('classes = ["a", "a "]', "line 1: classes: a name stands twice"),
+        ('classes = ["a", "a "]', "line 1: classes: a name is repeated"),
         (
             'classes = ["a", ""]',
-            "line 1: classes: a name is empty, has spaces around it or a character that is not seen",
+            "line 1: classes: a name is empty, has spaces around it or an invisible character",
         ),
         ('classes = ["a"]', "line 1: classes: name at least two"),
         ('classes = ["a", 1]', "line 1: classes: should be text in quotes"),
@@ -114,17 +114,17 @@ def test_a_whole_number_will_do_for_a_fraction() -> None:
 
 def test_the_numbers_of_other_methods_may_stand_in_a_plan() -> None:
     found = plan.read(LEAST + 'method = "fedprox"\n[fedhelp]\ntop = 1\n[fedprox]\nmu = 0.5', TABLES)
-    assert (found.numbers.mu, found.tables["fedhelp"].top) == (0.5, 1)
+    assert (found.method_settings.mu, found.tables["fedhelp"].top) == (0.5, 1)
 
 
 def test_the_nets_and_codecs_of_a_plan_are_those_that_exist() -> None:
     allowed = {
-        f"{kind.__name__}.{f.name}": f.metadata["of"]
+        f"{kind.__name__}.{f.name}": f.metadata["choices"]
         for kind in (plan.NetSettings, plan.WireSettings)
         for f in fields(kind)
     }
-    assert set(allowed["Nets.small"]) == set(allowed["Nets.large"]) == set(spec.BLOCKS_PER_STAGE)
-    assert set(allowed["Wire.up"]) == set(allowed["Wire.down"]) == set(codec.CODECS)
+    assert set(allowed["NetSettings.small"]) == set(allowed["NetSettings.large"]) == set(spec.BLOCKS_PER_STAGE)
+    assert set(allowed["WireSettings.up"]) == set(allowed["WireSettings.down"]) == set(codec.CODECS)
 
 
 _VALUES = st.one_of(st.integers(), st.floats(), st.booleans(), st.text(max_size=5), st.lists(st.integers(), max_size=3))

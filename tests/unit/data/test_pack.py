@@ -221,7 +221,7 @@ def test_a_pack_whose_names_are_odd_is_refused(tmp_path: Path, notes: dict[str, 
 def test_a_pack_with_notes_that_nobody_knows_is_refused(tmp_path: Path) -> None:
     pack = made()
     save_file(held(pack), tmp_path / "pack", {**names(pack), "more": "of them"})
-    with pytest.raises(BadPackError, match="notes that are not allowed"):
+    with pytest.raises(BadPackError, match="metadata that is not allowed"):
         packs.load(tmp_path / "pack")
 
 
