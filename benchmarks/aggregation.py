@@ -1,11 +1,10 @@
-"""Bytes on disk to one merged model, of ResNet20 shares in fp32: ours, Flower's functions, NVFlare's.
+"""From bytes on disk to one merged model, of ResNet20 updates in fp32: ours, Flower's functions, NVFlare's.
 
-`plain` merges files that were opened before. `sealed` is what a hub does with a sealed share until it is merged: the
-signature, the hash, decryption, the names and shapes, the numbers, how far it pulls, the clip. `hub` is a whole round
-of a real hub: also taking in, receipts, the log and the database, everything flushed to the disk. The peers read plain
-updates that nobody signed. Every measurement is a process of its own; its imports do not count, its CPU time does, and
+`plain` aggregates opened files. `sealed` is all that a hub does with a sealed update until it is aggregated: signature,
+hash, decryption, names and shapes, values, norm, norm limit. `hub` is a whole round of a real hub: also intake,
+receipts, the log and the database, everything flushed to the disk. The peers read plain, unsigned updates. Every measurement is a process of its own; its imports do not count, its CPU time does, and
 its memory is the most that the process and a child of it had. Each is measured five times in turn, with more than 64
-shares three times. `python -m benchmarks.aggregation 6 64` measures those numbers of shares.
+updates three times. `python -m benchmarks.aggregation 6 64` measures those numbers of updates.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def merge_plain(folder: Path, count: int, rule: str) -> dict[str, Array]:
 
 
 class PlainUpdates(Mapping[str, update.FileArrays]):
-    """Updates in files that nobody has to be asked about: a hub's are hashed too, before it believes them."""
+    """Updates in plain files. A hub's are hashed too before it uses them."""
 
     def __init__(self, paths: Mapping[str, Path], header: update.TensorHeader) -> None:
         self._paths, self._header = paths, header
@@ -107,7 +106,7 @@ def no_passphrase() -> str:
 
 # --- what it is measured on ------------------------------------------------------------------------------------------
 def write_updates(folder: Path, count: int) -> None:
-    """Plain updates as an honest round gives them, and the same sealed for a hub that knows as many sites."""
+    """Writes plain updates as an honest round gives them, and the same sealed for a hub with as many sites."""
     from fedhelp_edge.trust.roster import Site
     from tests.federation import Clinic, Federation
 
@@ -143,7 +142,7 @@ CONTESTANTS: Mapping[str, Callable[[Path, int], dict[str, Array]]] = {
 
 
 def measure_once(contestant: str, folder: Path, count: int, out: Path) -> dict[str, Any]:
-    """One measurement of one contestant, on a hub as it was before."""
+    """Measures one contestant once, on a fresh copy of the hub."""
     kind, _, rule = contestant.rpartition(" ")
     if kind == "flower":
         return peers.run_peer("flwr", rule, folder, count, out)
@@ -161,7 +160,7 @@ def measure_once(contestant: str, folder: Path, count: int, out: Path) -> dict[s
 
 
 def compare(folder: Path, count: int, contestants: list[str], repeats: int) -> tuple[dict[str, Any], dict[str, float]]:
-    """Updates a CPU second and peak memory of each, in turn; and how far each one's model is from the first one's."""
+    """Updates a CPU second and peak memory of each, in turn; and how much each model differs from the first."""
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in contestants}
     for _ in range(repeats):
         for name in contestants:

@@ -1,4 +1,4 @@
-"""How long the command line takes to say what it can do, and what an installation takes on the disk: ours, for a site
+"""How long the command line takes to print its help, and what an installation takes on the disk: ours, for a site
 that only diagnoses, beside the peers' plain packages. Of each the environment of `benchmarks.peers` is taken, where it
 is there; compiled files and pip's own are counted, for all alike."""
 

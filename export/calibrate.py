@@ -47,6 +47,7 @@ def calibrate(logits: Floats, labels: Ints, target_sensitivity: float) -> Calibr
 
 
 def softmax(logits: Floats) -> NDArray[np.float64]:
+    """The probabilities of logits: images x classes."""
     powers = np.exp(np.asarray(logits, np.float64) - logits.max(1, keepdims=True))
     return np.asarray(powers / powers.sum(1, keepdims=True))
 
@@ -64,6 +65,7 @@ def fit_temperature(logits: Floats, labels: Ints) -> float:
 
 
 def log_loss(probabilities: Floats, labels: Ints) -> float:
+    """The mean negative log-likelihood of the true classes."""
     likelihoods = np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)
     return float(-np.log(likelihoods).mean())
 

@@ -27,6 +27,8 @@ _BATCH = 256
 
 @dataclass(frozen=True)
 class Choice:
+    """The best net, and what was measured of all."""
+
     name: str  # of the best net; "average": of all
     figures: Mapping[str, Figures]  # of each net, on validation and test images
     test: Mapping[str, Scores]  # of each net, on test images

@@ -36,6 +36,7 @@ class SealedTransport:
         self._sent = 0
 
     def transfer(self, encoded: Arrays, schema: Schema) -> tuple[Arrays, int]:
+        """The arrays out of their parcel, and the parcel's size in bytes."""
         body = io.BytesIO()
         update.write(body, encoded)
         self._sent += 1
@@ -47,7 +48,7 @@ class SealedTransport:
         )  # fmt: skip
         body.seek(0)
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "share.fhx"
+            path = Path(folder) / "update.fhx"
             parcel.seal(path, context, body, self._sender.sign, [self._reader.public.recipient])
             with parcel.open(path, parcel.any_signer, [self._reader.identity]) as opened:
                 arrays = dict(update.read(opened.body, schema))

@@ -1,1 +1,1 @@
-"""How shares become one model, in numpy."""
+"""How updates become one model, in numpy."""

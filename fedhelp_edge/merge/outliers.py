@@ -45,7 +45,7 @@ def suspicious_updates(
             )
     for site in sorted(updates):
         if norms[site]["weights"] == 0:
-            errors[site] = LazyUpdateError("the weights are those that it was given")
+            errors[site] = LazyUpdateError("the weights are unchanged")
     remaining = [site for site in sorted(updates) if site not in errors]
     if len(remaining) < MIN_UPDATES:
         return errors
@@ -54,7 +54,7 @@ def suspicious_updates(
         for site in remaining:
             if median and norms[site][kind] > DISTANCE_FACTOR * median:
                 errors[site] = DistantUpdateError(
-                    f"{norms[site][kind] / median:.0f} times the median pull of the {kind}"
+                    f"{norms[site][kind] / median:.0f} times the median change of the {kind}"
                 )
     return errors | _opposed(base, updates, [site for site in remaining if site not in errors], norms)
 

@@ -37,6 +37,8 @@ class Phase:
 
 @dataclass(frozen=True)
 class Batch:
+    """Images of one set, as a step gets them."""
+
     images: Tensor  # B x channels x side x side, normalised
     labels: Tensor  # B
     index: Tensor  # B, each image's index in its set
@@ -84,9 +86,8 @@ class Learner:
         self.plan, self.site, self.schema, self.knowledge, self.compute = plan, site, schema, knowledge, compute
         self.loss: Loss = loss_function(plan.training.loss, site.examples)
         adjusted = plan.training.loss == "logit-adjusted"
-        self.prior: list[float] | None = (
-            class_prior(site.examples).tolist() if adjusted else None
-        )  # added to the logits of predictions
+        # of the classes, where training keeps it out of the logits: it is added to those of predictions
+        self.prior: list[float] | None = class_prior(site.examples).tolist() if adjusted else None
         self.net = self.new_net(plan.nets.small, "net")
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
 
@@ -163,7 +164,7 @@ class Learner:
         return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def new_optimiser(self, module: nn.Module, round_: int) -> torch.optim.Optimizer:
-        """A new optimiser for a module, at this round\'s learning rate."""
+        """A new optimiser for a module, at this round's learning rate."""
         training, groups = self.plan.training, self.parameter_groups(module)
         rate = training.lr
         if training.schedule == "cosine":

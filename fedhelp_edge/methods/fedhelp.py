@@ -114,9 +114,8 @@ class Surrogate(Learner):
 
 def mix_kl_divergence(mix: Tensor, logits: Tensor) -> Tensor:
     """KL(mix || softmax(logits)). Its gradient also reaches the mix, by which alpha learns (Eq. 1)."""
-    log_mix = mix.clamp_min(
-        _MIN_PROBABILITY
-    ).log()  # half-precision answers can be exactly 0, and 0 log 0 has no gradient
+    # half-precision answers can be exactly 0, and 0 log 0 has no gradient
+    log_mix = mix.clamp_min(_MIN_PROBABILITY).log()
     return (mix * (log_mix - logits.log_softmax(1))).sum(1).mean()
 
 
@@ -146,27 +145,21 @@ class Proxy(Learner):
 
     def step(self, phase: Phase, batches: Mapping[str, Batch]) -> dict[str, float]:
         private = batches["private"]
-        teaching, learning = phase.name != "proxy", phase.name != "teacher"
-        teacher_logits, proxy_logits = (
-            self.logits_of(self.teacher, private.images, teaching),
-            self.logits_of(self.net, private.images, learning),
-        )
+        teacher_learns, proxy_learns = phase.name != "proxy", phase.name != "teacher"
+        teacher = self.logits_of(self.teacher, private.images, teacher_learns)
+        proxy = self.logits_of(self.net, private.images, proxy_learns)
         parts: dict[str, Tensor] = {}
-        if teaching:
-            parts["loss"] = self.loss(teacher_logits, private.labels)
+        if teacher_learns:
+            parts["loss"] = self.loss(teacher, private.labels)
             if self.settings.lambda_b and self.settings.backward == "rank":
-                parts["backward"] = self.settings.lambda_b * ranking_loss(
-                    teacher_logits, proxy_logits, self.top
-                )  # Eq. 5
+                parts["backward"] = self.settings.lambda_b * ranking_loss(teacher, proxy, self.top)  # Eq. 5
             elif self.settings.lambda_b and self.settings.backward == "kl":
-                parts["backward"] = self.settings.lambda_b * kl_divergence(proxy_logits.softmax(1), teacher_logits)
-        if learning:
+                parts["backward"] = self.settings.lambda_b * kl_divergence(proxy.softmax(1), teacher)
+        if proxy_learns:
             if self.settings.lambda_f:
-                parts["forward"] = self.settings.lambda_f * kl_divergence(
-                    teacher_logits.softmax(1), proxy_logits
-                )  # Eq. 4
+                parts["forward"] = self.settings.lambda_f * kl_divergence(teacher.softmax(1), proxy)  # Eq. 4
             if self.settings.proxy_ce:
-                parts["proxy"] = self.loss(proxy_logits, private.labels)
+                parts["proxy"] = self.loss(proxy, private.labels)
         return self.descend((private, parts))
 
     def logits_of(self, net: ResNet, images: Tensor, learns: bool) -> Tensor:

@@ -36,6 +36,7 @@ class Evaluation:
     chosen: str = ""  # by the validation images; "" without any
 
     def to_json(self) -> dict[str, Any]:
+        """As in `evaluation.json`, and in a command's JSON."""
         about = {
             "plan": self.plan,
             "round": self.round,
@@ -59,6 +60,7 @@ class Evaluation:
         return page
 
     def html(self) -> str:
+        """The page: a table of all nets, then the details of the chosen one."""
         name = self.chosen or "own"
         shown = self.nets[name]
         return pages.page(

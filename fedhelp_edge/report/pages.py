@@ -62,10 +62,12 @@ def page(title: str, *parts: Html, style: str = "", script: str = "", lang: str 
 
 
 def heading(text: str) -> Html:
+    """A heading below the page's title."""
     return Html(f"<h2>{visible_html(text)}</h2>")
 
 
 def paragraph(text: str) -> Html:
+    """A paragraph of plain text."""
     return Html(f"<p>{visible_html(text)}</p>")
 
 
@@ -76,6 +78,7 @@ def findings(rows: Sequence[Mapping[str, Any]]) -> list[Html]:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Html:
+    """A table that scrolls within itself where it is wider than the page."""
     lines = [_row("th", head), *(_row("td", row) for row in rows)]
     return Html("<div><table>\n" + "\n".join(lines) + "\n</table></div>")
 

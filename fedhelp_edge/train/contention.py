@@ -69,6 +69,7 @@ class ContentionMonitor(threading.Thread):
 
     @property
     def sleeps(self) -> bool:
+        """Whether waiting threads sleep at present; else they spin."""
         return self._idle_threads is not None
 
 
@@ -86,6 +87,7 @@ class IdleThreads:
         self._over.wait()
 
     def end(self) -> None:
+        """Ends the threads, and waits until they have ended."""
         self._over.set()
         self._thread.join()
 

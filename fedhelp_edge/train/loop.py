@@ -75,6 +75,7 @@ class RandomStreams:
         return np.random.Generator(np.random.Philox(key=key))
 
     def permutation(self, count: int, *purpose: object) -> NDArray[np.int64]:
+        """A random order of `count` images."""
         return self.stream(*purpose).permutation(count)
 
 

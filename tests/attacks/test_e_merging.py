@@ -76,7 +76,7 @@ def test_e11_the_weights_that_were_given_out_are_no_training(three: Federation) 
     three.play(order, without=("site-003",))
     give(three, order, 2, three.base(order))
     assert three.aggregate(now=True)["quarantined"] == [
-        {"site": "site-003", "code": "E_LAZY", "cause": "the weights are those that it was given"}
+        {"site": "site-003", "code": "E_LAZY", "cause": "the weights are unchanged"}
     ]
 
 

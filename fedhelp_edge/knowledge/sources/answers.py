@@ -39,4 +39,5 @@ def read_arrays(path: Path, *names: str) -> dict[str, NDArray[Any]]:
 
 
 def open_source(argument: str, classes: Sequence[str]) -> AnswerFiles:
+    """The source of an NPZ file."""
     return AnswerFiles(Path(argument))

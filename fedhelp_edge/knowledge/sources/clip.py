@@ -32,9 +32,8 @@ class ClipSource:
         if model not in open_clip.list_models():
             raise UsageError(f"open_clip knows no model {model!r}")
         try:
-            net, _, transform = open_clip.create_model_and_transforms(
-                model, pretrained=str(weights.resolve())
-            )  # no tag
+            path = str(weights.resolve())  # a bare name could be a tag, which open_clip would download
+            net, _, transform = open_clip.create_model_and_transforms(model, pretrained=path)
         except MemoryError:
             raise
         except Exception as error:  # the readers of its many formats raise errors of many classes
@@ -65,6 +64,7 @@ def _unit_length(vectors: torch.Tensor) -> torch.Tensor:
 
 
 def open_source(argument: str, classes: Sequence[str]) -> ClipSource:
+    """The source of `MODEL@FILE`."""
     model, _, weights = argument.partition("@")
     if not weights.endswith(".safetensors"):  # other files would be unpickled
         raise UsageError("write clip:MODEL@FILE with a safetensors file, as in clip:ViT-L-14@weights.safetensors")

@@ -41,6 +41,7 @@ class NetSource:
 
 
 def open_source(argument: str, classes: Sequence[str]) -> NetSource:
+    """The source of `NET@FILE`."""
     net, _, weights = argument.partition("@")
     if net not in spec.BLOCKS_PER_STAGE or not weights:
         raise UsageError(f"write nets:NET@FILE, with NET one of {', '.join(spec.BLOCKS_PER_STAGE)}")

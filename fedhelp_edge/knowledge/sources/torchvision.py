@@ -48,6 +48,7 @@ class TorchvisionSource:
 
 
 def open_source(argument: str, classes: Sequence[str]) -> TorchvisionSource:
+    """The source of `MODEL@FILE`."""
     model, _, weights = argument.partition("@")
     if not weights:
         raise UsageError("write torchvision:MODEL@FILE, as in torchvision:resnet18@weights.safetensors")

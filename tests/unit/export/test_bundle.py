@@ -78,7 +78,7 @@ def test_what_is_signed_can_be_checked_with_ssh_keygen(tmp_path: Path) -> None:
     assert b"Good" in done.stdout, done.stderr
 
 
-def test_the_best_net_on_the_validation_images_is_chosen_and_all_figures_are_told() -> None:
+def test_the_best_net_on_the_validation_images_is_chosen_and_all_figures_are_in_the_bundle() -> None:
     net = bundles.site().nets["own"]
     result = bundles.site().make(nets={"merged": blank(), "own": net})
     assert result.facts.net in ("own", "average")
@@ -118,7 +118,7 @@ def test_each_net_answers_test_images_with_the_temperature_that_validation_image
         assert choice.test[name] == metrics.scores(probabilities, test.labels)
 
 
-def test_test_images_change_nothing_of_a_model_but_what_is_said_of_them() -> None:
+def test_test_images_change_only_their_own_figures_in_a_model() -> None:
     nets, images = disagreeing()
     labels = images.labels.copy()
     labels[180:] = (labels[180:] + 1) % len(bundles.CLASSES)
@@ -152,7 +152,7 @@ def test_a_net_that_is_there_twice_counts_once() -> None:
     assert list(choose.distinct({"own": net, "merged": net, "alone": bundles.site().nets["alone"]})) == ["own", "alone"]
 
 
-def test_the_prior_that_training_kept_apart_is_part_of_the_answers() -> None:
+def test_the_prior_that_training_left_out_is_part_of_the_answers() -> None:
     prior = (0.7, 0.2, 0.1)
     nets = {"own": bundles.site().nets["own"]}
     without = bundles.site().make(nets=nets)
@@ -245,7 +245,7 @@ def with_parts(train: int, val: int = 60, test: int = 40) -> Images:
     )
 
 
-def test_unless_told_otherwise_a_model_misses_one_in_ten_and_has_whole_numbers_of_32_bits() -> None:
+def test_by_default_a_model_misses_one_in_ten_and_is_fp32() -> None:
     result = bundles.made()
     assert result.facts.calibration.wanted == 0.9
     assert (result.facts.precision, result.int8) == ("fp32", None)
@@ -259,7 +259,7 @@ def test_all_training_images_say_what_the_sites_images_look_like() -> None:
 
 
 @pytest.mark.parametrize(("train", "known"), [(19, False), (20, True)])
-def test_the_looks_of_fewer_than_twenty_training_images_are_not_told(train: int, known: bool) -> None:
+def test_a_bundle_holds_no_looks_of_fewer_than_twenty_training_images(train: int, known: bool) -> None:
     result = bundles.site().make(nets={"own": blank()}, images=with_parts(train))
     assert bool(result.facts.likeness.looks) is known
 
@@ -284,7 +284,7 @@ def test_too_few_validation_images_are_refused_before_a_net_is_asked() -> None:
         bundles.site().make(nets={}, images=with_parts(20, 3))
 
 
-def test_what_is_told_of_a_part_is_what_the_model_answers_to_it(tmp_path: Path) -> None:
+def test_the_figures_of_a_split_are_those_of_the_models_answers(tmp_path: Path) -> None:
     opened, images = bundles.opened(tmp_path), bundles.site().images
     for part, figures in (("test", opened.facts.test), ("val", opened.facts.validation)):
         chosen = images.part(part)
@@ -313,14 +313,14 @@ def test_a_grey_model_of_another_depth_says_so() -> None:
     assert result.facts.members == ("own: resnet32",)
 
 
-def test_a_model_is_kept_in_a_new_folder_for_all_to_read_and_its_hash_is_told(tmp_path: Path) -> None:
+def test_a_model_is_written_to_a_new_folder_readable_by_all_and_its_hash_is_returned(tmp_path: Path) -> None:
     path = tmp_path / "round 3" / "models" / "model.onnx"
     assert bundles.made().write(path) == hashlib.sha256(path.read_bytes()).hexdigest()
     if os.name == "posix":
         assert all(file.stat().st_mode & 0o444 == 0o444 for file in path.parent.iterdir())
 
 
-def test_a_model_that_answers_otherwise_than_it_says_is_noticed_when_it_is_kept(tmp_path: Path) -> None:
+def test_a_model_whose_outputs_differ_from_its_metadata_is_noticed_when_it_is_written(tmp_path: Path) -> None:
     result = bundles.made()
     model = onnx.load_from_string(result.model)
     bias = next(tensor for tensor in model.graph.initializer if tensor.name == "bias")
@@ -339,11 +339,13 @@ def test_eight_bits_that_are_just_good_enough_are_taken(agreement: float, accura
     assert quantize.reason_against(agreement, accuracy, speed_up) == ""
 
 
-def test_eight_bits_that_are_right_less_often_are_told_by_how_much() -> None:
+def test_the_reason_against_eight_bits_says_how_much_less_often_they_are_right() -> None:
     assert "by 1.0% of the validation images" in quantize.reason_against(1.0, -0.01, 3.0)
 
 
-def test_what_eight_bits_bring_is_told_of_the_right_images_and_of_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gain_of_eight_bits_is_measured_on_validation_images_and_on_one_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Of two programs on a clock that only they move: the second gives another class to every fourth image."""
     clock = [0.0]
     labels = np.arange(80) % 2

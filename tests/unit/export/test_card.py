@@ -26,7 +26,7 @@ def lines(facts: Facts, heading: str) -> list[str]:
     return text[begin:end]
 
 
-def test_a_class_of_few_images_is_told_what_cannot_be_promised_of_it(facts: Facts) -> None:
+def test_the_card_says_what_cannot_be_promised_of_a_class_of_few_images(facts: Facts) -> None:
     calibration = replace(facts.calibration, images=(3, 12, 99), own=(False, True, True), level=(0.05, 1 / 13, 0.05))
     warnings = [
         line for line in lines(replace(facts, calibration=calibration), "## When it does not know") if line[:2] == "- "
@@ -53,7 +53,7 @@ def test_what_is_possible_and_how_often_the_true_class_is_kept_stands_beside_eac
     assert f"| {B} | 3 | 0.300 | 90.0% (of all classes together) |" in rows
 
 
-def test_a_calibration_error_that_is_not_known_is_not_told(facts: Facts) -> None:
+def test_an_unknown_calibration_error_is_left_out(facts: Facts) -> None:
     with_error = card.text(replace(facts, calibration=replace(facts.calibration, ece=(0.25, 0.125), temperature=1.5)))
     assert "(temperature 1.50, calibration error 0.250 before and 0.125 after)" in with_error
     unknown = card.text(replace(facts, calibration=replace(facts.calibration, ece=None, temperature=1.5)))
@@ -86,7 +86,7 @@ def test_it_says_whether_images_are_grey_or_in_colour(facts: Facts) -> None:
     assert "Tells apart, in grey images" in card.text(grey)
 
 
-def test_what_was_never_measured_or_found_is_not_told(facts: Facts) -> None:
+def test_what_was_not_measured_or_found_is_left_out(facts: Facts) -> None:
     bare = replace(facts, test={}, validation={}, findings=(), likeness=replace(facts.likeness, looks={}))
     assert lines(bare, "## How it did on images that played no part in it")[1] == (
         "This site has no such images, so nothing is known."

@@ -179,7 +179,7 @@ ODD: dict[str, Answer] = {
 
 
 @pytest.mark.parametrize("answer", ODD.values(), ids=ODD)
-def test_an_answer_that_is_no_probabilities_is_refused_and_not_kept(
+def test_an_answer_that_is_no_probabilities_is_refused_and_not_saved(
     fake: Callable[..., Fake], two: list[str], tmp_path: Path, answer: Answer
 ) -> None:
     fake(answer)

@@ -227,7 +227,7 @@ def test_a_patient_is_at_one_site_and_where_parts_are_drawn_in_one_part(how: str
         assert len(located) == len({group for group, _ in located})
 
 
-def test_sizes_are_met_as_nearly_as_whole_patients_allow_and_by_how_much_not_is_said(
+def test_sizes_are_met_as_nearly_as_whole_patients_allow_and_the_difference_is_printed(
     many: Images, patients: Images, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parts = distribute(patients, "sizes:100/30,50/20,20/5", 0, val=0.1)
@@ -274,7 +274,7 @@ def counts(parts: list[SiteImages]) -> list[tuple[int, ...]]:
     return [tuple(len(part.split(split)) for split in SPLITS) for part in parts]
 
 
-def test_what_is_not_said_is_two_sites_none_of_them_large_and_a_tenth_of_train_for_val(many: Images) -> None:
+def test_by_default_there_are_two_small_sites_and_a_tenth_of_train_is_val(many: Images) -> None:
     parts = distribute(many, "dirichlet:100", 0)
     assert [(part.id, part.name, part.tier) for part in parts] == [
         ("site-001", "site 1", "small"), ("site-002", "site 2", "small"),

@@ -77,7 +77,7 @@ def test_it_learns_whatever_weight_the_plan_gives_to_knowledge(plan_of: PlanOf, 
     assert weights["conv1.weight"].tobytes() != METHODS["fedhelp"].start(without)["conv1.weight"].tobytes()
 
 
-def test_what_the_sources_said_counts(plan_of: PlanOf, pack: Pack, learned: dict[str, Array]) -> None:
+def test_the_answers_of_the_sources_count(plan_of: PlanOf, pack: Pack, learned: dict[str, Array]) -> None:
     deaf = pretrain.initial_weights(plan_of("fedhelp", settings={"fedhelp.sources": "none"}), pack, Compute(), epochs=2)
     assert deaf["conv1.weight"].tobytes() != learned["conv1.weight"].tobytes()
 

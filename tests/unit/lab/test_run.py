@@ -140,7 +140,7 @@ def test_a_record_has_what_programs_rely_on(go: Go, plan_of: PlanOf, parts: list
     assert len(record["merged_sha256"]) == 64
 
 
-def test_figures_are_those_of_the_kept_answers(
+def test_figures_are_those_of_the_saved_predictions(
     go: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
 ) -> None:
     record = go(plan_of(rounds=1), tmp_path)
@@ -239,7 +239,7 @@ def trained(
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedhelp"])
-def test_the_merged_model_is_the_mean_of_the_shares(
+def test_the_merged_model_is_the_mean_of_the_updates(
     go: Go, plan_of: PlanOf, parts: list[SiteImages], pack: Pack, tmp_path: Path, method: str
 ) -> None:
     plan = plan_of(method, rounds=1)
@@ -391,7 +391,7 @@ def test_sites_without_validation_images_end_no_run_whatever_their_test_images_s
     assert record["rounds"] == 3
 
 
-def test_without_a_kept_state_of_a_site_a_run_does_not_go_on(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
+def test_without_the_saved_state_of_a_site_a_run_does_not_resume(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
     def cut(text: str) -> None:
         raise Cut(text)
 
@@ -445,7 +445,7 @@ def test_whoever_may_read_the_folder_may_read_what_a_run_tells(go: Go, plan_of: 
     assert len(set(modes)) == 1
 
 
-def test_what_the_images_of_all_sites_cannot_tell_is_said_of_the_run(
+def test_the_findings_of_all_sites_images_are_in_the_record(
     plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
 ) -> None:
     """A patient of the first site's training images is among the last site's test images."""

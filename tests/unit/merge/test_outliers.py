@@ -54,11 +54,11 @@ def one_way(*lengths: float, what: str = "conv.weight") -> dict[str, Arrays]:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
-def test_honest_shares_are_left_alone(count: int) -> None:
+def test_honest_updates_are_not_suspicious(count: int) -> None:
     assert found(honest(count)) == {}
 
 
-def test_sites_that_have_come_to_rest_and_pull_every_way_are_left_alone() -> None:
+def test_converged_sites_with_different_directions_are_not_suspicious() -> None:
     assert found(honest(8, spread=50)) == {}
 
 
@@ -72,7 +72,7 @@ def test_copies_are_named_with_each_other_also_of_what_is_lazy() -> None:
 
 @pytest.mark.parametrize("what", list(BASE))
 @pytest.mark.parametrize(("times", "fault"), [(15, None), (30, DistantUpdateError)])
-def test_only_a_pull_far_beyond_the_median_is_not_believed(what: str, times: float, fault: type | None) -> None:
+def test_only_a_change_far_above_the_median_is_suspicious(what: str, times: float, fault: type | None) -> None:
     updates = honest(5)
     updates[site(3)][what] = updates[site(3)][what] * np.float32(times)
     assert found(updates) == ({site(3): fault} if fault else {})
@@ -80,7 +80,7 @@ def test_only_a_pull_far_beyond_the_median_is_not_believed(what: str, times: flo
 
 @pytest.mark.parametrize("what", list(BASE))
 @pytest.mark.parametrize(("length", "odd"), [(40.0, False), (40.125, True)])
-def test_a_pull_of_just_twenty_times_the_median_is_still_believed(what: str, length: float, odd: bool) -> None:
+def test_a_change_of_exactly_twenty_times_the_median_is_not_suspicious(what: str, length: float, odd: bool) -> None:
     assert found(one_way(1.0, 2.0, length, what=what)) == ({site(3): DistantUpdateError} if odd else {})
 
 
@@ -88,12 +88,12 @@ def test_where_most_statistics_stand_still_one_that_moves_is_not_held_against_no
     assert found(one_way(0.0, 0.0, 0.0, 5.0, what="bn.running_mean")) == {}
 
 
-def test_a_person_reads_which_sites_are_alike_and_how_far_one_pulls() -> None:
+def test_a_person_reads_which_updates_are_equal_and_how_large_a_change_is() -> None:
     updates = honest(6)
     updates[site(2)] = updates[site(4)] = updates[site(6)]
     assert str(faults(updates)[site(4)]).endswith("the same weights as site-002, site-006")
     far = {name: str(fault) for name, fault in faults(one_way(2.0, 2.0, 100.0)).items()}
-    assert far[site(3)].endswith("50 times the median pull of the weights")
+    assert far[site(3)].endswith("50 times the median change of the weights")
 
 
 def test_directions_that_cancel_each_other_out_are_no_direction_to_be_against() -> None:
@@ -113,7 +113,7 @@ def test_a_sign_turned_round_is_seen_where_enough_others_make_a_direction(count:
     assert found(updates) == ({site(2): fault} if fault else {})
 
 
-def test_a_site_that_pulls_half_against_the_others_is_left_alone() -> None:
+def test_a_site_half_opposed_to_the_others_is_not_suspicious() -> None:
     """As the largest site of a real federation did, honestly, at a cosine of -0.62."""
     updates = honest(6, spread=0.1)
     others = np.sum([share["conv.weight"] for share in updates.values()], axis=0)
@@ -155,10 +155,10 @@ def test_claims_are_measured_by_the_median_of_the_other_sites(claims: list[int])
 
 
 @pytest.mark.parametrize(("claimed", "odd"), [(2000, False), (2001, True)])
-def test_twenty_times_the_median_of_the_others_is_still_believed(claimed: int, odd: bool) -> None:
+def test_a_claim_of_exactly_twenty_times_the_others_median_is_accepted(claimed: int, odd: bool) -> None:
     assert list(outliers.inflated_claims({"a": 100, "b": 100, "c": claimed}, {})) == ["c"] * odd
 
 
 @pytest.mark.parametrize(("claimed", "odd"), [(10_000, False), (10_001, True)])
-def test_twice_what_a_person_let_in_is_still_believed(claimed: int, odd: bool) -> None:
+def test_a_claim_of_exactly_twice_what_a_person_released_is_accepted(claimed: int, odd: bool) -> None:
     assert list(outliers.inflated_claims({"a": 100, "b": 100, "c": claimed}, {"c": 5000})) == ["c"] * odd

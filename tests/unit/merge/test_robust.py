@@ -102,9 +102,7 @@ def test_two_of_five_cannot_take_a_number_out_of_what_the_others_say(rule: str) 
 
 
 @pytest.mark.parametrize("rule", ["median", "trimmed"])
-def test_a_tensor_larger_than_what_is_looked_at_together_is_merged_alike(
-    rule: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tensor_larger_than_a_block_is_merged_the_same(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     base, updates = federation(5, seed=2)
     how = MergeSettings(rule=rule)
     whole = rules.merge(base, updates, dict.fromkeys(updates, 1), how)
@@ -129,7 +127,7 @@ def test_of_all_sites_together_no_more_numbers_are_looked_at_than_are_meant_to_b
 
 
 @pytest.mark.parametrize("rule", ["mean", "median", "trimmed"])
-def test_every_rule_gives_the_same_bits_in_whatever_order_shares_come(rule: str) -> None:
+def test_every_rule_gives_the_same_bits_in_whatever_order_updates_come(rule: str) -> None:
     base, updates = federation(4, seed=3)
     updates["site-002"] = moved(base, updates["site-002"], 50)
     examples = {"site-001": 10, "site-002": 20, "site-003": 5, "site-004": 1}
@@ -175,7 +173,7 @@ def attacked(sites: int, seed: int, attack: str, spread: float = 3.0) -> tuple[A
     st.sampled_from(list(ATTACKS)),
     st.lists(st.integers(1, 5000), min_size=9, max_size=9),
 )
-def test_a_share_that_pulls_hard_moves_the_mean_by_no_more_than_the_clip_allows(
+def test_a_scaled_up_update_moves_the_mean_by_no_more_than_the_norm_limit_allows(
     sites: int, seed: int, attack: str, counts: list[int]
 ) -> None:
     base, updates = attacked(sites, seed, attack)
@@ -189,7 +187,7 @@ def test_a_share_that_pulls_hard_moves_the_mean_by_no_more_than_the_clip_allows(
 
 
 @pytest.mark.parametrize("attack", ["scaled up", "turned round and scaled up", "in the running statistics alone"])
-def test_without_the_clip_the_same_share_moves_the_mean_further(attack: str) -> None:
+def test_without_the_norm_limit_the_same_update_moves_the_mean_further(attack: str) -> None:
     base, updates = attacked(5, 7, attack)
     examples = dict.fromkeys(updates, 1)
     bare, clipped = (rules.merge(base, updates, examples, MergeSettings(clip=how)) for how in ("none", "auto"))
@@ -197,7 +195,7 @@ def test_without_the_clip_the_same_share_moves_the_mean_further(attack: str) -> 
 
 
 @given(st.integers(3, 9), st.integers(0, 2**32))
-def test_shares_within_five_medians_are_merged_as_they_are_to_the_bit(sites: int, seed: int) -> None:
+def test_updates_within_five_medians_are_merged_as_they_are_to_the_bit(sites: int, seed: int) -> None:
     base, updates = federation(sites, seed, spread=4.0)
     norms = {site: norm_limit.update_norm(base, update) for site, update in updates.items()}
     for kind in ("weights", "statistics"):
@@ -209,7 +207,7 @@ def test_shares_within_five_medians_are_merged_as_they_are_to_the_bit(sites: int
     assert bits(bare) == bits(clipped)
 
 
-def test_a_share_clipped_in_its_statistics_keeps_its_weights_to_the_bit() -> None:
+def test_an_update_clipped_in_its_statistics_keeps_its_weights_to_the_bit() -> None:
     base, updates = attacked(4, 0, "in the running statistics alone", spread=1.0)
     (odd, factors), *others = norm_limit.scale_factors(
         {site: norm_limit.update_norm(base, update) for site, update in updates.items()}
@@ -220,7 +218,7 @@ def test_a_share_clipped_in_its_statistics_keeps_its_weights_to_the_bit() -> Non
     assert list(clipped) == list(updates[odd])
 
 
-def test_a_part_that_is_not_clipped_is_the_shares_own_however_far_its_numbers_are_from_the_bases() -> None:
+def test_tensors_that_are_not_clipped_are_the_updates_own_to_the_bit() -> None:
     """Of 1e4 and 1e-20, the way from one to the other and back is not exact."""
     base, update = {"w": np.array([1e4], np.float32)}, {"w": np.array([1e-20], np.float32)}
     clipped = norm_limit.ClippedUpdate(base, update, {"weights": 1.0, "statistics": 0.5})
@@ -240,14 +238,14 @@ def test_what_is_clipped_keeps_its_direction_and_ends_at_five_medians() -> None:
     assert np.dot(before, after) / np.linalg.norm(before) / np.linalg.norm(after) == pytest.approx(1, abs=1e-6)
 
 
-def test_of_two_shares_neither_is_clipped() -> None:
+def test_of_two_updates_neither_is_clipped() -> None:
     base, updates = attacked(2, 0, "scaled up")
     assert (
         norm_limit.scale_factors({site: norm_limit.update_norm(base, update) for site, update in updates.items()}) == {}
     )
 
 
-def test_shares_that_change_nothing_are_no_reason_to_divide_by_nothing() -> None:
+def test_updates_that_change_nothing_cause_no_division_by_zero() -> None:
     base, _ = federation(1, seed=0)
     still = {f"site-{n}": dict(base) for n in range(4)}
     assert bits(rules.merge(base, still, dict.fromkeys(still, 1), MergeSettings())) == bits(base)
@@ -260,7 +258,7 @@ def test_one_that_moves_among_many_that_stand_still_does_not_move_the_model() ->
     assert bits(rules.merge(base, updates, dict.fromkeys(updates, 1), MergeSettings())) == bits(base)
 
 
-def test_pulls_that_are_known_already_are_not_measured_again() -> None:
+def test_norms_that_are_known_already_are_not_computed_again() -> None:
     base, updates = attacked(5, 2, "scaled up")
     norms = {site: norm_limit.update_norm(base, update) for site, update in updates.items()}
     examples = dict.fromkeys(updates, 1)
@@ -332,7 +330,7 @@ class Opened(Mapping[str, Array]):
 
 
 @pytest.mark.parametrize(("how", "times"), [("none", 1), ("auto", 2)])
-def test_for_the_mean_shares_are_opened_one_after_another_and_one_array_is_held(how: str, times: int) -> None:
+def test_for_the_mean_updates_are_opened_one_after_another_and_one_array_is_held(how: str, times: int) -> None:
     base, updates = attacked(5, 3, "scaled up")
     files = Files(updates)
     merged = rules.merge(base, files, dict.fromkeys(updates, 1), MergeSettings(clip=how))
@@ -352,7 +350,7 @@ def test_for_the_rules_over_all_sites_one_tensor_of_each_is_held(rule: str) -> N
     )
 
 
-def test_while_odd_shares_are_looked_for_no_more_than_two_are_open() -> None:
+def test_while_outliers_are_searched_no_more_than_two_updates_are_open() -> None:
     base, updates = federation(8, seed=6)
     norms = {site: norm_limit.update_norm(base, share) for site, share in updates.items()}
     files = Files(updates)

@@ -30,7 +30,7 @@ def test_parts_are_by_examples() -> None:
     assert rules.weights([1, 3]) == [0.25, 0.75]
 
 
-def test_parts_may_be_all_alike() -> None:
+def test_weights_may_be_uniform() -> None:
     assert rules.weights([1, 3, 1000, 2], "uniform") == [0.25] * 4
 
 
@@ -51,7 +51,7 @@ def test_no_part_is_above_the_cap_where_all_can_keep_to_it(counts: list[int], ca
 
 
 @given(examples, st.floats(0.01, 1))
-def test_more_examples_never_give_a_smaller_part(counts: list[int], cap: float) -> None:
+def test_more_examples_never_give_a_smaller_weight(counts: list[int], cap: float) -> None:
     pairs = sorted(zip(counts, rules.weights(counts, cap=cap), strict=True))
     assert all(first[1] <= second[1] * (1 + 1e-9) for first, second in itertools.pairwise(pairs))
 
@@ -70,7 +70,7 @@ def test_what_is_cut_may_bring_another_to_the_cap() -> None:
     assert rules.weights([90, 9, 1], cap=0.4) == pytest.approx([0.4, 0.4, 0.2])
 
 
-def test_a_cap_that_not_all_can_keep_to_makes_all_alike() -> None:
+def test_a_cap_below_an_equal_part_makes_all_weights_equal() -> None:
     assert rules.weights([90, 9, 1], cap=0.01) == pytest.approx([1 / 3] * 3)
 
 
@@ -95,7 +95,7 @@ def test_numbers_of_images_weigh_in_a_mean_by_examples_alone(
     assert rules.site_weights({"b": 3, "a": 1}, replace(how, cap=1.0)) == parts
 
 
-def test_a_round_that_nobody_shares_in_has_no_parts() -> None:
+def test_a_round_without_updates_has_no_weights() -> None:
     assert rules.site_weights({}, MergeSettings()) == {}
 
 
@@ -130,12 +130,12 @@ def test_the_mean_keeps_names_order_shapes_and_single_precision() -> None:
     }
 
 
-def test_shares_in_half_precision_are_merged_in_single() -> None:
+def test_updates_in_half_precision_are_merged_in_single() -> None:
     updates = {site: {"x": np.array([1, 2], np.float16)} for site in "ab"}
     assert rules.mean(updates, {"a": 0.5, "b": 0.5})["x"].dtype == np.float32
 
 
-def test_merging_changes_no_share() -> None:
+def test_merging_changes_no_update() -> None:
     updates, before = shares(3), shares(3)
     rules.mean(updates, dict.fromkeys(updates, 1 / 3))
     assert all(np.array_equal(updates[s][n], before[s][n]) for s in updates for n in updates[s])

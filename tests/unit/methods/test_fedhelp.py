@@ -154,7 +154,7 @@ def test_the_loss_is_that_of_equations_1_to_3() -> None:
 
 
 @pytest.mark.parametrize("alpha", ["learned", "uniform", "label_fit"])
-def test_what_the_sources_said_and_how_far_they_are_trusted_is_that_of_the_images_in_the_batch(alpha: str) -> None:
+def test_the_sources_answers_and_weights_are_those_of_the_images_in_the_batch(alpha: str) -> None:
     learner = surrogate(lambda_j=0.5, lambda_r=0.25, alpha=alpha)
     public = replace(small.batch(classes=5, seed=8), index=torch.tensor([5, 0, 3, 4]))
     assert learner.public is not None

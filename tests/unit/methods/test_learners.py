@@ -109,13 +109,13 @@ def test_small_and_large_sites_give_the_same_names_and_shapes(method: str, tier:
 
 
 @exchanging
-def test_a_share_says_how_many_examples_are_behind_it(method: str, tier: str, numbers: dict[str, Any]) -> None:
+def test_an_update_says_how_many_examples_are_behind_it(method: str, tier: str, numbers: dict[str, Any]) -> None:
     learner = made(method, tier, numbers)
     assert learner.give().facts == {"examples": sum(learner.site.examples)}
 
 
 @pytest.mark.parametrize("tier", ["small", "large"])
-def test_a_share_has_the_bytes_of_one_resnet20(tier: str) -> None:
+def test_an_update_has_the_bytes_of_one_resnet20(tier: str) -> None:
     learner, file = small.learner(small.plan("fedhelp", classes=8), tier, small.knowledge()), io.BytesIO()
     update.write(file, learner.give().arrays)
     assert len(file.getvalue()) == learner.schema.size == 1_092_040
@@ -225,7 +225,7 @@ def test_a_step_shared_with_a_process_that_drew_the_same_is_the_step_of_one(
 
 
 @pytest.mark.parametrize("loss", ["ce", "logit-adjusted", "symmetric"])
-def test_the_prior_is_kept_for_the_answers_where_the_loss_has_taken_it_out(loss: str) -> None:
+def test_the_prior_joins_the_predictions_where_the_loss_left_it_out(loss: str) -> None:
     learner = small.learner(small.plan(training={"loss": loss}))
     assert learner.prior == (class_prior((1, 2, 3, 4)).tolist() if loss == "logit-adjusted" else None)
 

@@ -72,7 +72,7 @@ def test_a_proxy_that_would_learn_nothing_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_what_is_said_of_a_method_is_what_its_learner_does(name: str) -> None:
+def test_the_registry_describes_what_a_methods_learner_does(name: str) -> None:
     learner = small.learner(small.plan(name), "large")
     assert METHODS[name].exchanges is bool(learner.give().arrays)
     assert METHODS[name].two_tiers is (learner.model is not learner.net)

@@ -106,7 +106,7 @@ def test_a_shortcut_takes_every_other_pixel_and_has_zeros_for_new_channels() -> 
     assert not out[:, 24:].any()
 
 
-def test_still_statistics_leave_the_running_ones_as_they_are() -> None:
+def test_frozen_bn_stats_leave_the_running_ones_as_they_are() -> None:
     net = made().train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     with resnet.frozen_bn_stats(net):
@@ -114,7 +114,7 @@ def test_still_statistics_leave_the_running_ones_as_they_are() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
-def test_still_statistics_still_normalise_by_the_batch() -> None:
+def test_frozen_bn_stats_still_normalise_by_the_batch() -> None:
     net, x = made().train(), noise()
     with resnet.frozen_bn_stats(net):
         still = net(x)
@@ -122,7 +122,7 @@ def test_still_statistics_still_normalise_by_the_batch() -> None:
     assert not torch.allclose(still, net.eval()(x))  # and not as in use
 
 
-def test_gradients_flow_as_if_the_statistics_were_not_still() -> None:
+def test_gradients_flow_as_if_the_statistics_were_not_frozen() -> None:
     first, second = made().train(), made().train()
     first(noise()).square().sum().backward()
     with resnet.frozen_bn_stats(second):
@@ -132,7 +132,7 @@ def test_gradients_flow_as_if_the_statistics_were_not_still() -> None:
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in second.parameters())
 
 
-def test_statistics_run_again_after_they_stood_still_even_where_that_ended_in_an_error() -> None:
+def test_statistics_run_again_after_they_were_frozen_even_where_that_ended_in_an_error() -> None:
     net = made().train()
     with pytest.raises(ZeroDivisionError), resnet.frozen_bn_stats(net):
         raise ZeroDivisionError

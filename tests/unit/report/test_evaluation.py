@@ -80,7 +80,7 @@ def test_a_page_shows_how_often_answers_of_each_certainty_are_right() -> None:
     assert (len(list(ideal.iter("text"))) - 1, len(list(own.iter("text"))) - 1) == (2, len(bins))
 
 
-def test_what_could_not_be_said_has_its_reason() -> None:
+def test_a_missing_figure_has_its_reason() -> None:
     rows = reading.tables(measured(images=5, classes=2).html())[0]
     assert dict(row[:2] for row in rows)["AUC"].split("\n", 1)[1] == "no interval: fewer\nthan 10 images"
 

@@ -293,7 +293,7 @@ def test_the_calibration_error_is_the_mean_gap_between_sure_and_right(case: Case
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (0,)])
-def test_of_no_images_nothing_is_said(shape: tuple[int, ...]) -> None:
+def test_without_images_there_are_no_figures(shape: tuple[int, ...]) -> None:
     result = scores(np.zeros(shape), [])
     assert (result.images, result.accuracy) == (0, Figure(None, reason="no images"))
     assert len(result.classes) == (*shape, 0)[1]
@@ -301,7 +301,7 @@ def test_of_no_images_nothing_is_said(shape: tuple[int, ...]) -> None:
     assert paired_difference(np.zeros(shape), np.zeros(shape), []).auc == Figure(None, reason="no images")
 
 
-def test_of_answers_that_are_no_numbers_nothing_is_said() -> None:
+def test_answers_with_nan_have_no_figures() -> None:
     probabilities, labels = simulated(20, 3, seed=9)
     broken = probabilities.copy()
     broken[3] = math.nan
@@ -316,7 +316,7 @@ def test_of_answers_that_are_no_numbers_nothing_is_said() -> None:
     assert paired_difference(probabilities, broken, labels).accuracy.value is None
 
 
-def test_of_one_class_only_the_rest_is_still_said() -> None:
+def test_with_one_class_only_the_other_figures_are_still_given() -> None:
     probabilities, _ = simulated(20, 2, seed=10)
     labels, hits = np.ones(20, int), float(np.mean(probabilities.argmax(1)))
     result = scores(probabilities, labels)

@@ -31,7 +31,7 @@ def test_of_no_images_there_is_no_figure() -> None:
     assert nets.accuracy_text(None, 20) == "–"
 
 
-def test_what_a_model_answers_is_told_with_its_error_and_the_reasons_of_the_rest() -> None:
+def test_the_number_of_answers_comes_with_their_error_and_the_reasons_for_the_rest() -> None:
     figures = {"images": 28, "answered": 20, "right": 19, "unlike": 3}
     assert nets.answering_text(figures, "validation") == (
         "answers 20 of 28 validation images, 1 of them wrongly (error 0.05 (n=20, 0.01-0.24)); "

@@ -48,7 +48,7 @@ def test_a_part_of_the_loss_that_came_later_begins_later() -> None:
     assert "surrogate public" in (loss.get("aria-label") or "")
 
 
-def test_without_a_yardstick_there_is_one_net_and_a_word_about_it() -> None:
+def test_without_a_local_baseline_there_is_one_net_and_a_sentence_about_it() -> None:
     page = rounds.page("lesions", [told(1, val={"own": 0.5})])
     assert reading.tables(page)[0][1:] == [["this site's own net", HALF]]
     assert "No net was trained alone" in page

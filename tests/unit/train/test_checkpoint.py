@@ -17,7 +17,7 @@ STATE = {
 }
 
 
-def test_what_was_kept_comes_back_to_the_bit(tmp_path: Path) -> None:
+def test_a_saved_state_comes_back_to_the_bit(tmp_path: Path) -> None:
     facts = {"round": 2, "loss": 0.1 + 0.2}
     checkpoint.save(tmp_path / "new" / "folder", 5, facts, STATE)
     saved = checkpoint.newest(tmp_path / "new" / "folder")
@@ -26,13 +26,13 @@ def test_what_was_kept_comes_back_to_the_bit(tmp_path: Path) -> None:
     assert small.same(saved[1], STATE)
 
 
-def test_nothing_was_kept_in_an_empty_folder_or_where_there_is_none(tmp_path: Path) -> None:
+def test_an_empty_or_missing_folder_has_no_state(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path) is None
     assert checkpoint.newest(tmp_path / "none") is None
 
 
 @pytest.mark.parametrize("numbers", [[1, 2], [9, 10], [5, 5], [9, 3]], ids=str)
-def test_only_what_was_kept_last_stays(numbers: list[int], tmp_path: Path) -> None:
+def test_only_the_last_saved_state_stays(numbers: list[int], tmp_path: Path) -> None:
     for number in numbers:
         checkpoint.save(tmp_path, number, {"number": number}, STATE)
     saved = checkpoint.newest(tmp_path)

@@ -359,7 +359,7 @@ def test_a_later_round_is_taken_up_in_the_same_way(
 
 
 @everybody
-def test_keeping_states_changes_nothing(method: str, tier: str, numbers: dict[str, Any], tmp_path: Path) -> None:
+def test_saving_states_changes_nothing(method: str, tier: str, numbers: dict[str, Any], tmp_path: Path) -> None:
     first, second = fresh(method, tier, numbers), fresh(method, tier, numbers)
     loop.train(first, small.sets(first.plan, tier), 1)
     loop.train(second, small.sets(first.plan, tier), 1, checkpoints=tmp_path, every=0)
@@ -378,7 +378,7 @@ def test_a_round_that_had_ended_is_not_trained_again(tmp_path: Path) -> None:
     assert not steps
 
 
-def test_a_state_is_kept_as_each_phase_ends_however_soon_that_is(tmp_path: Path) -> None:
+def test_a_state_is_saved_as_each_phase_ends_however_soon_that_is(tmp_path: Path) -> None:
     learner = fresh("fedhelp", "large", {"schedule": "alternate"})
     names: list[list[str]] = []
     loop.train(
@@ -394,7 +394,7 @@ def test_a_state_is_kept_as_each_phase_ends_however_soon_that_is(tmp_path: Path)
 
 
 @pytest.mark.parametrize("epochs", [1, 3], ids=["longer than this", "shorter than this"])
-def test_what_was_kept_of_another_round_is_ignored_and_goes(epochs: int, tmp_path: Path) -> None:
+def test_the_state_of_another_round_is_ignored_and_removed(epochs: int, tmp_path: Path) -> None:
     old = fresh("fedavg", "small", {}, epochs=epochs)
     loop.train(old, small.sets(old.plan), 1, checkpoints=tmp_path, every=0)
     (before,) = tmp_path.iterdir()
@@ -447,7 +447,7 @@ def poisoned(before: bool, at: int = 3, kind: type[Poisoned] = Poisoned) -> Pois
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["loss", "weights"])
-def test_what_is_no_number_stops_the_round_and_names_the_images_of_the_batch(before: bool, tmp_path: Path) -> None:
+def test_a_nan_stops_the_round_and_names_the_images_of_the_batch(before: bool, tmp_path: Path) -> None:
     learner, healthy = poisoned(before), watched(4, draw=("private",))
     with pytest.raises(DivergedError) as caught:
         loop.train(learner, small.sets(learner.plan), 1, checkpoints=tmp_path, every=0)
@@ -468,7 +468,7 @@ class Guided(Poisoned):
         return {"loss": 1.0, "public": float("inf") if self.steps == self.at else 1.0}
 
 
-def test_a_part_of_the_loss_that_is_no_number_is_named_and_so_are_public_images() -> None:
+def test_an_infinite_part_of_the_loss_is_named_and_so_are_public_images() -> None:
     learner, healthy = poisoned(True, kind=Guided), watched(4)
     public = small.images(6, seed=1)
     pack = without_predictions(public.pixels, public.labels, ("a", "b", "c", "d"))
@@ -481,7 +481,7 @@ def test_a_part_of_the_loss_that_is_no_number_is_named_and_so_are_public_images(
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["loss", "weights"])
-def test_the_state_before_what_is_no_number_is_kept(before: bool, tmp_path: Path) -> None:
+def test_the_state_before_a_nan_is_saved(before: bool, tmp_path: Path) -> None:
     learner = poisoned(before)
     with pytest.raises(DivergedError):
         loop.train(learner, small.sets(learner.plan), 1, checkpoints=tmp_path, every=0)

@@ -8,7 +8,7 @@ from fedhelp_edge.train import machine
 
 
 @pytest.mark.parametrize(("precision", "half"), [("fp32", False), ("bf16", True)])
-def test_a_plan_may_fix_the_numbers_that_are_reckoned_in(precision: str, half: bool) -> None:
+def test_a_plan_may_fix_the_precision(precision: str, half: bool) -> None:
     assert machine.compute(precision).bf16 is half
 
 

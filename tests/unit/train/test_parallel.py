@@ -70,7 +70,7 @@ def test_batch_norm_keeps_the_mean_of_what_the_processes_saw(ended: tuple[Path, 
     assert np.abs(shared[first]).max() > 0.05
 
 
-def test_a_loss_that_is_no_number_at_one_process_stops_all_and_names_the_whole_step(ended: tuple[Path, int]) -> None:
+def test_an_infinite_loss_at_one_process_stops_all_and_names_the_whole_step(ended: tuple[Path, int]) -> None:
     message = (ended[0] / "diverged").read_text()
     assert message.count(".png") in (6, 7)
 
