@@ -20,7 +20,9 @@ from fedhelp_edge.data import budget
 from fedhelp_edge.errors import BadNpzError
 
 _MAGIC = b"\x93NUMPY"
-_HEADER_LIMIT = 1 << 13  # bytes that the header of an array may have at most
+_HEADER_LIMIT = 1 << 13  # bytes
+# what zipfile and numpy raise on a damaged file
+_DAMAGE = (ValueError, EOFError, KeyError, TypeError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class NpzArchive:
         return name in self._members
 
     def header(self, name: str) -> NpyHeader:
+        """Read the header of an array."""
         with self._open_member(name) as (_, header):
             return header
 
@@ -104,16 +107,7 @@ def open_archive(path: Path) -> Iterator[NpzArchive]:
             if file.read(len(_MAGIC)) == _MAGIC:
                 raise BadNpzError("it holds one array, not several with names")
             yield NpzArchive(file)
-    except (
-        ValueError,
-        EOFError,
-        KeyError,
-        TypeError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-        SyntaxError,
-    ) as error:
+    except _DAMAGE as error:
         raise BadNpzError("it is damaged") from error
 
 

@@ -11,7 +11,8 @@ def augment(
 ) -> NDArray[np.uint8]:
     """Mirror each image left to right with probability 1/2 and shift it by up to 1/8 of its side, edges reflected.
 
-    A batch that is only the `own` part of one of `of` images is drawn for as in the whole.
+    If `batch` is the slice `rank_slice` of a batch of `whole_batch` images, it gets the random draws of that part:
+    processes that train together augment as one process does.
     """
     count, height, width, channels = batch.shape
     shape = (count if whole_batch is None else whole_batch,)

@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 
 from fedhelp_edge.errors import ImageCostError, ImageSizeError
 
-PIXELS = 89_478_485  # of one picture
+PIXELS = 89_478_485  # of one image
 SIDE = 65_535  # pixels
-FILE_SIZE = 1 << 30  # bytes of one picture's file
+FILE_SIZE = 1 << 30  # bytes of one image file
 LARGE_FILE = 32 << 20  # bytes; larger files are opened one at a time, because some decoders read them whole
 MEMORY = 1 << 31  # bytes of all images that are decoded at the same time
 BYTES_PER_PIXEL = 16  # memory of one pixel at most, in all copies
@@ -51,6 +51,7 @@ class MeteredFile:
         self._end = time.thread_time() + SECONDS
 
     def read(self, size: int = -1) -> bytes:
+        """Read, and raise `ImageCostError` if reads, bytes or processor time are used up."""
         data = self._file.read(size)
         self._reads -= 1
         self._bytes -= len(data)
@@ -82,8 +83,8 @@ def check_sides(width: int, height: int) -> None:
         raise ImageSizeError(f"it has more than {SIDE:,} pixels on a side")
 
 
-def check_passes(scans: int, width: int, height: int) -> None:
-    """Raise if a JPEG, or a part of one size of another file, is drawn in too many passes."""
+def check_scans(scans: int, width: int, height: int) -> None:
+    """Raise `ImageCostError` if a JPEG has too many scans; decoding each is a pass over all its pixels."""
     if scans > SCANS or scans * width * height > SCANNED_PIXELS:
         raise ImageCostError(f"it has {scans} scans, which take too long to decode")
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedhelp_edge.data import groups, labels, store
-from fedhelp_edge.data import loading as gathering
+from fedhelp_edge.data import groups, labels, loading, store
 from fedhelp_edge.data.findings import Finding, findings
 from fedhelp_edge.data.images import SPLITS, Images, Problem
 from fedhelp_edge.errors import (
@@ -46,6 +45,8 @@ _BLOCKING_CODES = tuple(
 
 @dataclass(frozen=True)
 class CheckReport:
+    """What `check` found out about a source."""
+
     counts: Mapping[str, Mapping[str, int]]  # class -> split -> number of images
     problems: Sequence[Problem]
     sizes: Sequence[tuple[int, int]]  # width and height of every original image, smallest first
@@ -54,10 +55,12 @@ class CheckReport:
 
     @property
     def classes(self) -> dict[str, int]:
+        """The number of images of each class."""
         return {name: sum(counts.values()) for name, counts in self.counts.items()}
 
     @property
     def images(self) -> int:
+        """The number of usable images."""
         return sum(self.classes.values())
 
     @property
@@ -67,6 +70,7 @@ class CheckReport:
 
     @property
     def ready(self) -> bool:
+        """Whether a site can train on the source."""
         return not self.blocking
 
 
@@ -86,7 +90,7 @@ def check(
     """
     aliases = mapping or (labels.load_aliases(state_dir, source, plan.classes) if plan else {})
     column_names = columns or labels.load_columns(state_dir, source)
-    unsplit = gathering.load_unsplit(
+    unsplit = loading.load_unsplit(
         source, plan, cache_dir=state_dir, mapping=aliases, columns=column_names, workers=workers, progress=progress
     )
     if mapping:
@@ -94,7 +98,7 @@ def check(
     if columns:
         labels.save_columns(state_dir, source, columns)
     plan = plan or Plan(classes=unsplit.classes)
-    images = gathering.assign_splits(unsplit, plan, state_dir / gathering.SPLIT_FILE, write=False)
+    images = loading.assign_splits(unsplit, plan, state_dir / loading.SPLIT_FILE, write=False)
     problems = [*_class_problems(source, images, plan), *images.problems, *unsplit.doubts, *_split_groups(images)]
     small_images = list(_small_images(unsplit.images, unsplit.sizes))
     problems += [*(item for item in small_images if isinstance(item, Problem)), *_blank_images(unsplit.images)]
@@ -110,7 +114,7 @@ def check(
 def _class_problems(source: Path, images: Images, plan: Plan) -> Iterator[Problem]:
     counts, validation_counts = (Counter(subset.labels.tolist()) for subset in (images, images.part("val")))
     if not counts:
-        yield Problem.from_error("", NoImagesError(gathering.no_images_cause(source, images.problems)))
+        yield Problem.from_error("", NoImagesError(loading.no_images_cause(source, images.problems)))
         return
     if len(counts) == 1:
         yield Problem.from_error(

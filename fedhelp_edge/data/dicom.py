@@ -25,7 +25,7 @@ from fedhelp_edge.errors import FedhelpError, ImageBrokenError, ImageKindError, 
 SUFFIXES = frozenset((".dcm", ".dicom", ".ima"))
 _DEFLATED_SYNTAX, _PLAIN_SYNTAX = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1".ljust(22, b"\0")
 _NOT_FRAME_HEADERS = frozenset((0xC4, 0xC8, 0xCC))  # JPEG markers within the range of frame headers that are none
-_NO_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))  # markers of JPEG that stand alone
+_NO_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))  # JPEG markers without a length
 _PIXEL_TAGS = (0x7FE00010,)  # elements that are read however large they are
 _INSTALL_PYDICOM = "pip install 'fedhelp-edge[medical]'"
 _INSTALL_DECODERS = "pip install 'pylibjpeg[all]'"
@@ -47,11 +47,10 @@ def decode(file: BinaryIO, image: plan.ImageSettings) -> Decoded:
             else:
                 array = picture.stretch(values) if values.dtype != np.uint8 else values
             raw = dataset.get("PresentationIntentType") == "FOR PROCESSING"
-            doubt = "it holds raw data of the detector (FOR PROCESSING)" if raw else ""
+            doubt = "it contains raw detector data (FOR PROCESSING)" if raw else ""
             height, width = values.shape[:2]
-            return Decoded(
-                picture.fit(array, image), width, height, hash_patient(str(dataset.get("PatientID", ""))), doubt
-            )
+            group = hash_patient(str(dataset.get("PatientID", "")))
+            return Decoded(picture.fit(array, image), width, height, group, doubt)
 
 
 def read_identifiers(path: Path) -> tuple[str, str]:
@@ -141,7 +140,7 @@ def _check_frame(dataset: Any, rows: int, columns: int) -> None:
     if not fits:
         raise ImageBrokenError("the size of its pixel data differs from its header")
     if frame.startswith(b"\xff\xd8"):
-        budget.check_passes(frame.count(b"\xff\xda"), columns, rows)
+        budget.check_scans(frame.count(b"\xff\xda"), columns, rows)
 
 
 def _rle_sizes(frame: bytes) -> Iterator[int]:

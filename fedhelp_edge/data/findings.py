@@ -20,6 +20,8 @@ _LEAK_PAIRS = (("val", "train"), ("test", "train"), ("test", "val"))
 
 @dataclass(frozen=True)
 class Finding:
+    """One reason why figures may mislead."""
+
     kind: str  # "leak" | "unknown-patients" | "unknown-training-images" | "no-validation-images" | "small-images"
     part: str  # the split that it concerns, "" for all
     images: int  # number of images concerned
@@ -27,6 +29,7 @@ class Finding:
     sentence: str
 
     def to_json(self) -> dict[str, Any]:
+        """The fields, which are also the keys in bundles and JSON outputs."""
         return dict(vars(self))
 
 

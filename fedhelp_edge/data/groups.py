@@ -19,6 +19,7 @@ class DisjointSets:
         return index
 
     def unite(self, first: int, second: int) -> None:
+        """Unite the sets of two indices."""
         early, late = sorted((self.first(first), self.first(second)))
         self._parents[late] = early
 

@@ -24,6 +24,7 @@ class Problem:
 
     @staticmethod
     def from_error(file: str, error: FedhelpError) -> Problem:
+        """The problem of a file that raised an error."""
         return Problem(file, error.code, error.cause)
 
 
@@ -47,6 +48,7 @@ class Pixels:
         return np.asarray(self[:], dtype)
 
     def only(self, index: NDArray[np.int64]) -> Pixels:
+        """A view of the rows at these indices."""
         return Pixels(self._rows, self._index[index])
 
 

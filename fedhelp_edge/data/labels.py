@@ -61,9 +61,8 @@ class ClassNames:
 
     def __init__(self, names: Sequence[str], mapping: Mapping[str, str]) -> None:
         self.names = tuple(names)
-        self._indices = {
-            normalise(str(safe_text.csv_cell(name))): index for index, name in enumerate(names)
-        }  # as our tables write it
+        # names as they are, and as our tables write them
+        self._indices = {normalise(str(safe_text.csv_cell(name))): index for index, name in enumerate(names)}
         self._indices |= {normalise(name): index for index, name in enumerate(names)}
         for other, name in mapping.items():
             if normalise(name) not in self._indices:

@@ -68,14 +68,14 @@ def read(path: Path, image: plan.ImageSettings) -> NpzSource:
             if "class_names" in archive
             else []
         )
-        for part, count in _count_images(archive).items():
-            prefix = f"{part}_" if part else ""
+        for split, count in _count_images(archive).items():
+            prefix = f"{split}_" if split else ""
             labels = _read_labels(archive, f"{prefix}labels", count)
             centres, groups = (_read_words(archive, prefix, keys, count) for keys in (_CENTRE_KEYS, _GROUP_KEYS))
             for i, label_number in enumerate(labels):
                 label: str | int = names[label_number] if 0 <= label_number < len(names) else label_number
-                name = f"{part}/{i}" if part else str(i)
-                rows.append(SourceRow(name, label, stamp, parse_patient(groups[i]), part, centres[i]))
+                name = f"{split}/{i}" if split else str(i)
+                rows.append(SourceRow(name, label, stamp, parse_patient(groups[i]), split, centres[i]))
     return NpzSource(path, image, rows)
 
 
@@ -83,21 +83,21 @@ def read_unlabelled(path: Path, image: plan.ImageSettings) -> NpzSource:
     """Read the rows of an NPZ without its labels, which it need not have."""
     rows: list[SourceRow] = []
     with arrays.open_archive(path) as archive:
-        for part, count in _count_images(archive).items():
-            rows += [SourceRow(f"{part}/{i}" if part else str(i), "", "", split=part) for i in range(count)]
+        for split, count in _count_images(archive).items():
+            rows += [SourceRow(f"{split}/{i}" if split else str(i), "", "", split=split) for i in range(count)]
     return NpzSource(path, image, rows)
 
 
-def _images_key(part: str) -> str:
-    return f"{part}_images" if part else "images"
+def _images_key(split: str) -> str:
+    return f"{split}_images" if split else "images"
 
 
 def _count_images(archive: NpzArchive) -> dict[str, int]:
     """The number of images of each split; "" stands for images without a split."""
-    parts = [part for part in SPLITS if _images_key(part) in archive]
-    if not parts and "images" not in archive:
+    splits = [split for split in SPLITS if _images_key(split) in archive]
+    if not splits and "images" not in archive:
         raise BadNpzError("it has neither 'train_images' nor 'images'")
-    counts = {part: _check_and_count(archive, _images_key(part)) for part in parts or [""]}
+    counts = {split: _check_and_count(archive, _images_key(split)) for split in splits or [""]}
     if sum(counts.values()) > budget.ROWS:
         raise BadNpzError(f"it has more than {budget.ROWS:,} images")
     return counts

@@ -26,6 +26,8 @@ METADATA_KEYS = ("classes", "sources", "shape", *_PROVENANCE)
 
 @dataclass(frozen=True)
 class Pack:
+    """A knowledge pack in memory."""
+
     pixels: NDArray[np.uint8]  # P x side x side x channels
     labels: NDArray[np.int64]
     classes: tuple[str, ...]

@@ -37,12 +37,8 @@ SUFFIXES = frozenset(
 )
 _PHONE_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis"))
 _MAGIC_BYTES = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"GIF8")  # WebP is recognised by its suffix
-_MULTI_FRAME_FORMATS = (
-    "GIF",
-    "WEBP",
-    "TIFF",
-    "PNG",
-)  # a phone's JPEG may carry a preview as a second frame: no doubt there
+# a JPEG is not one of them: a phone's may carry a preview as a second frame
+_MULTI_FRAME_FORMATS = ("GIF", "WEBP", "TIFF", "PNG")
 _BAND_PIXELS = 1 << 20  # pixels processed at a time where several copies are needed
 _STRIP_BYTES, _TILE_WIDTH, _TILE_HEIGHT, _TILE_BYTES = 279, 322, 323, 325  # tags of TIFF
 
@@ -175,16 +171,14 @@ def _count_frames(image: Image.Image) -> int:
 def _check_cost(image: Image.Image, file: BinaryIO, size: int) -> None:
     """Refuse files that keep a decoder busy within one call: many JPEG scans, or TIFF strips that overlap."""
     if image.format == "JPEG":
-        budget.check_passes(_count_scans(file), *image.size)
+        budget.check_scans(_count_scans(file), *image.size)
     if image.format == "TIFF":
         tags: Any = image.tag_v2  # type: ignore[attr-defined]
         part_sizes = tags.get(_STRIP_BYTES) or tags.get(_TILE_BYTES) or ()
         width, height = (int(tags.get(tag) or 0) for tag in (_TILE_WIDTH, _TILE_HEIGHT))
         tiled_pixels = -(-image.width // width) * width * -(-image.height // height) * height if width and height else 0
-        if (
-            sum(min(int(part_size), size) for part_size in part_sizes) > budget.FILE_SIZE
-            or tiled_pixels > 2 * budget.PIXELS
-        ):
+        total = sum(min(int(part_size), size) for part_size in part_sizes)
+        if total > budget.FILE_SIZE or tiled_pixels > 2 * budget.PIXELS:
             raise ImageCostError("its strips or tiles are larger than the image")
 
 

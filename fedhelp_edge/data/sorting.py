@@ -23,6 +23,8 @@ LABELS_FILE = "labels.csv"
 
 
 class Sorting:
+    """A folder of images while a person labels it."""
+
     def __init__(self, root: Path, classes: Sequence[str]) -> None:
         """Read the images below a folder, in order, and their labels so far."""
         self.root, self.classes = root, tuple(classes)

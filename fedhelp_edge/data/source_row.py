@@ -41,6 +41,8 @@ class SourceRow:
 
 @dataclass(frozen=True)
 class Decoded:
+    """One decoded image."""
+
     pixels: NDArray[np.uint8]  # size x size x channels
     width: int  # of the original
     height: int
@@ -52,6 +54,8 @@ DecodeJob: TypeAlias = Callable[[], Decoded]
 
 
 class ImageSource(Protocol):
+    """A folder, a table or an NPZ."""
+
     @property
     def rows(self) -> Sequence[SourceRow]: ...
 

@@ -28,9 +28,8 @@ from fedhelp_edge.data import picture
 from fedhelp_edge.data.source_row import Decoded, DecodeJob, ImageSource
 from fedhelp_edge.errors import FedhelpError, ImageBrokenError, ImageKindError, ImageSizeError
 
-_PERMANENT_CODES = tuple(
-    kind.code for kind in (ImageBrokenError, ImageKindError, ImageSizeError)
-)  # errors that every further run would meet
+# errors that every further run would meet
+_PERMANENT_CODES = tuple(kind.code for kind in (ImageBrokenError, ImageKindError, ImageSizeError))
 _LENGTH_SIZE = 8  # bytes of the index's length
 _STALE_SECONDS = 3600  # seconds after which a partial file is a leftover
 

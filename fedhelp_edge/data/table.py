@@ -70,7 +70,7 @@ class Sheet:
 def read(path: Path, image: plan.ImageSettings, column_options: Mapping[str, str] = {}) -> folder.ImageFolder:
     """Read every row of a table. Paths are relative to it; a unique file name, even without suffix, is enough.
 
-    `named` gives the headings of its columns, by the words of `MAPPED`.
+    `column_options` gives the headings of its columns, by the words of `COLUMN_OPTIONS`.
     """
     root = path.parent
     sheet = read_sheet(path, column_options)
@@ -89,16 +89,8 @@ def read(path: Path, image: plan.ImageSettings, column_options: Mapping[str, str
                 raise FileMissingError("no DICOM file below the table's folder has this identifier")
             for name in names:
                 stamp = stamps.get(name) or _stamp(root / name)
-                rows.append(
-                    SourceRow(
-                        name,
-                        cells["label"],
-                        stamp,
-                        parse_patient(cells.get("group", "")),
-                        split,
-                        cells.get("centre", ""),
-                    )
-                )
+                group, centre = parse_patient(cells.get("group", "")), cells.get("centre", "")
+                rows.append(SourceRow(name, cells["label"], stamp, group, split, centre))
         except FedhelpError as error:  # messages show the line number, never an identifier
             file = PurePath(cells["path"].replace("\\", "/")).name if key == "path" else ""
             problems.append(Problem.from_error(file or f"line {line_number} of {path.name}", error))
@@ -173,11 +165,8 @@ def _count_fields(line: str, delimiter: str) -> int:
 
 def _normalise_heading(text: str) -> str:
     """A heading without accents, in lower case, its words joined by "_"."""
-    plain = "".join(
-        character
-        for character in unicodedata.normalize("NFKD", text.casefold())
-        if not unicodedata.combining(character)
-    )
+    decomposed = unicodedata.normalize("NFKD", text.casefold())
+    plain = "".join(character for character in decomposed if not unicodedata.combining(character))
     return re.sub(r"[^a-z0-9]+", "_", plain).strip("_") or text.strip()
 
 

@@ -29,11 +29,10 @@ from fedhelp_edge.trust import key_words
 AnswerRow = Mapping[str, Any]
 
 NOTICE = "Not a medical device: a help for trained staff, who decide."
-_SIDE = 144  # pixels of a picture on a page
+_SIDE = 144  # pixels of an image on a page
 _IMAGES_PER_PAGE = 200  # images
-_FOR_COLOUR, _AGAINST_COLOUR = np.array(
-    [[230, 120, 0], [0, 90, 200]], np.float32
-)  # orange and blue, told apart by everybody
+# orange and blue, which colour-blind people can distinguish
+_FOR_COLOUR, _AGAINST_COLOUR = np.array([[230, 120, 0], [0, 90, 200]], np.float32)
 _STYLE = "img { vertical-align: top } section { border-top: 1px solid #999; break-inside: avoid }"
 
 
@@ -48,12 +47,10 @@ def describe_model(bundle: Bundle) -> dict[str, Any]:
 
 def trust_warning(bundle: Bundle) -> str:
     """The warning about a model whose signer is not trusted, or ""."""
+    if not bundle.why:
+        return ""
     facts = describe_model(bundle)
-    return (
-        ""
-        if facts["trusted"]
-        else f"not trusted: {bundle.why}; signed by {facts['signer']}, in words: {facts['words']}"
-    )
+    return f"not trusted: {bundle.why}; signed by {facts['signer']}, in words: {facts['words']}"
 
 
 class TableFormat:
@@ -62,6 +59,7 @@ class TableFormat:
     suffix = "txt"
 
     def text(self, bundle: Bundle, rows: Iterable[AnswerRow]) -> Iterator[str]:
+        """Yield the text piece by piece."""
         yield f"{'file':<40} {'answer':<16} {'sure':>6}  why not\n"
         for row in rows:
             shown = percent(row["probabilities"][row["answer"]]) if row["answer"] else "-"
@@ -84,17 +82,8 @@ class CsvFormat(TableFormat):
 
     def text(self, bundle: Bundle, rows: Iterable[AnswerRow]) -> Iterator[str]:
         names, trusted = bundle.facts.classes, "no" if bundle.why else "yes"
-        headings = [
-            "file",
-            "answer",
-            "verdict",
-            "reason",
-            "set",
-            "flags",
-            "distance",
-            *(f"p({name})" for name in names),
-        ]
-        yield self._line([*headings, "error", "model", "trusted"])
+        headings = ["file", "answer", "verdict", "reason", "set", "flags", "distance"]
+        yield self._line([*headings, *(f"p({name})" for name in names), "error", "model", "trusted"])
         for row in rows:
             probabilities = {} if row["verdict"] == "unlike" else row["probabilities"]  # they mean nothing then
             numbers = [row["distance"], *map(probabilities.get, names)]
@@ -159,16 +148,16 @@ class HtmlFormat(TableFormat):
             pages.paragraph(NOTICE),
             *([pages.paragraph(f"This model is {trust_warning(bundle)}.")] if bundle.why else []),
             pages.paragraph(
-                "Beside each picture: where it speaks for the likeliest class (orange) and against it (blue), against "
-                f"the mean of all classes, in {fields} x {fields} fields."
+                "Beside each image: the evidence for the likeliest class (orange) and against it (blue), compared with "
+                f"the mean of all classes ({fields} x {fields} fields)."
             ),
-            *(part for row in rows for part in self._one(facts, row)),
+            *(part for row in rows for part in self._section(facts, row)),
             *(pages.Html(f'<p><a href="{self._name(to)}">{word} images</a></p>') for to, word in links),
             pages.paragraph(f"Model {bundle.sha256}, round {facts.round}."),
             style=_STYLE,
         )
 
-    def _one(self, facts: Facts, row: AnswerRow) -> Iterator[pages.Html]:
+    def _section(self, facts: Facts, row: AnswerRow) -> Iterator[pages.Html]:
         yield pages.Html("<section>")
         yield pages.heading(row["file"])
         if row["error"]:

@@ -48,6 +48,7 @@ class Tally:
     bad: int = 0
 
     def counted(self, all_rows: Iterable[LoggedRow]) -> Iterator[LoggedRow]:
+        """Count rows as they pass through."""
         for row in all_rows:
             self.images += 1
             self.answered += row["answer"] is not None
@@ -200,6 +201,47 @@ def write_file(folder: Path, bundle: Bundle, log: AnswerLog, names: set[str], ki
     return answer_formats.FORMATS[kind].write(folder, bundle, tally.counted(selected)), tally
 
 
+class _Watcher:
+    """Answers the new files of a drop folder, turn by turn."""
+
+    def __init__(
+        self, folder: Path, bundle: Bundle, drop_folder: Path, kind: str, report: Callable[[str], None]
+    ) -> None:
+        self.folder, self.bundle, self.drop_folder, self.kind, self.report = folder, bundle, drop_folder, kind, report
+        self.failed: dict[str, str] = {}  # name -> stamp of unusable files
+        self.earlier: dict[str, str] = {}  # name -> stamp of all files in the last turn
+        self.log: AnswerLog | None = None
+        self.is_due = False  # rows were added that are not yet in the file
+
+    def answer_new(self) -> None:
+        """Answer the new files, and write all answers if there are new ones. After an error the next turn resumes."""
+        _check_exists(self.drop_folder)
+        pictures = self.kind == "html"
+        log = self.log or AnswerLog(self.folder, self.bundle, pictures=pictures)
+        self.log = None  # after an error it is read again
+        present = {item.name: item for item in inputs.list_items([self.drop_folder], answers_dir=self.folder)}
+        new = [item for item in present.values() if log.needs(item) and self._is_ready(item)]
+        self.earlier = {name: item.stamp for name, item in present.items()}
+        self.is_due = self.is_due or bool(new)
+        with picture.without_warnings():
+            added = log.add(answer_items(self.bundle, new, pictures=pictures))
+            failed = {row["file"]: row["stamp"] for row in added if row["error"]}
+        if failed:
+            _check_exists(self.drop_folder)  # if it has disappeared, the files are not to blame
+        self.failed.update(failed)
+        if self.is_due:
+            write_file(self.folder, self.bundle, log, {row["file"] for row in log.rows()}, self.kind)
+            self.is_due = False
+        if new:
+            self.report(f"{len(new)} new, {len(failed)} of them bad")
+        self.log = log
+
+    def _is_ready(self, item: InputItem) -> bool:
+        """Whether a file is new since it failed, and complete: unchanged since the last turn, or for some time."""
+        is_settled = self.earlier.get(item.name) == item.stamp or time.time_ns() - _modified_ns(item) > _SETTLED_NS
+        return is_settled and self.failed.get(item.name) != item.stamp
+
+
 def watch_folder(
     folder: Path, bundle: Bundle, drop_folder: Path, kind: str, wait: Callable[[], bool], report: Callable[[str], None]
 ) -> None:
@@ -208,52 +250,24 @@ def watch_folder(
     A file that was written to a moment ago waits for the next turn, because it may still grow; so does every file while
     a folder is missing or full.
     """
-    failed: dict[str, str] = {}
-    earlier: dict[str, str] = {}
-    log: AnswerLog | None = None
-    is_over = is_due = False
+    watcher, is_over = _Watcher(folder, bundle, drop_folder, kind, report), False
 
-    def look() -> bool:
-        nonlocal log, earlier, is_due
-        if is_over:
-            return True
-        _check_there(drop_folder)
-        known, log = log or AnswerLog(folder, bundle, pictures=kind == "html"), None  # read anew after a fault
-        now = {item.name: item for item in inputs.list_items([drop_folder], answers_dir=folder)}
-        new = [
-            item
-            for item in now.values()
-            if known.needs(item)
-            and failed.get(item.name) != item.stamp
-            and (earlier.get(item.name) == item.stamp or time.time_ns() - _modified_ns(item) > _SETTLED_NS)
-        ]
-        earlier = {name: item.stamp for name, item in now.items()}
-        is_due = is_due or bool(new)
-        with picture.without_warnings():
-            added = known.add(answer_items(bundle, new, pictures=kind == "html"))
-            bad = {row["file"]: row["stamp"] for row in added if row["error"]}
-        if bad:
-            _check_there(drop_folder)  # else it is not the files that are bad
-        failed.update(bad)
-        if is_due:
-            write_file(folder, bundle, known, {row["file"] for row in known.rows()}, kind)
-            is_due = False
-        if new:
-            report(f"{len(new)} new, {len(bad)} of them bad")
-        log = known
-        return False
+    def turn() -> bool:
+        if not is_over:
+            watcher.answer_new()
+        return is_over
 
     def rest(_: float) -> None:
         nonlocal is_over
         is_over = not wait()
 
     with _exclusive(folder):
-        unattended.run_repeatedly(look, 0.0, report, rest)
+        unattended.run_repeatedly(turn, 0.0, report, rest)
 
 
-def _check_there(drop: Path) -> None:
-    if not drop.is_dir():
-        raise FileMissingError(f"{drop.name} is not there")
+def _check_exists(drop_folder: Path) -> None:
+    if not drop_folder.is_dir():
+        raise FileMissingError(f"{drop_folder.name} does not exist")
 
 
 _SETTLED_NS = 2_000_000_000  # nanoseconds

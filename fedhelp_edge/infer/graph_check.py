@@ -54,10 +54,12 @@ class GraphNode:
     attributes: Mapping[str, int | list[int] | str]
 
     def integers(self, name: str, default: list[int]) -> list[int]:
+        """An attribute that is a list of integers."""
         value = self.attributes.get(name)
         return value if isinstance(value, list) else default
 
     def integer(self, name: str, default: int) -> int:
+        """An attribute that is an integer."""
         value = self.attributes.get(name)
         return value if isinstance(value, int) else default
 

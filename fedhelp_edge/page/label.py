@@ -44,6 +44,7 @@ class LabelApp:
         self.sorting = sorting
 
     def answer(self, request: PageRequest) -> PageResponse | None:
+        """The page of an image, a choice of a class, or the end."""
         if request.path == "":
             return self._redirect(self.sorting.next_unlabelled())
         if request.path == _END:

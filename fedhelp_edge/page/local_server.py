@@ -133,6 +133,8 @@ def running(app: PageApp, port: int = 0) -> Iterator[LocalServer]:
 
 
 class _RequestHandler(BaseHTTPRequestHandler):
+    """Checks the secret, host and origin of a request, and lets the app answer."""
+
     server: LocalServer
     timeout = _TIMEOUT
 

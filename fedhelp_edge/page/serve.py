@@ -89,6 +89,7 @@ class DiagnosisApp:
         self.bundle, self._language = bundle, language
 
     def answer(self, request: PageRequest) -> PageResponse | None:
+        """The page, with an answer for each file of a form."""
         view = self._view(request)
         if request.path == _END and request.body is not None:
             return PageResponse(view.ended(), is_last=True)
@@ -100,6 +101,7 @@ class DiagnosisApp:
             return PageResponse(view.page(*view.files(request)))
 
     def too_large(self, request: PageRequest) -> PageResponse | None:
+        """The page with an error."""
         view = self._view(request)
         return PageResponse(
             view.page(view.refused("", ImageSizeError(f"the files are larger than {_MAX_SIZE >> 20} MiB"), 0))
@@ -117,6 +119,7 @@ class _DiagnosisView:
         self.bundle, self.facts, self.lang, self.wording = bundle, bundle.facts, lang, wording
 
     def page(self, *answers: Html) -> str:
+        """The whole page with these answers."""
         wording, facts = self.wording, self.facts
         return pages.page(
             wording.title.format(name=facts.name),
@@ -136,6 +139,7 @@ class _DiagnosisView:
         )
 
     def ended(self) -> str:
+        """The page after the server has stopped."""
         return pages.page(self.wording.ended, pages.paragraph(self.wording.ended_how), lang=self.lang)
 
     def files(self, request: PageRequest) -> list[Html]:
@@ -176,6 +180,7 @@ class _DiagnosisView:
         )  # fmt: skip
 
     def refused(self, name: str, error: FedhelpError, number: int) -> Html:
+        """The section of a file that cannot be used."""
         wording = self.wording
         translated = wording.codes.get(error.code)
         return Html(

@@ -92,8 +92,8 @@ def test_a_passphrase_that_is_soon_guessed_is_refused_by_every_command_that_make
         passphrase.check_strength(weak)
     desk = Desk(tmp_path, PLAN)
     (tmp_path / "pass").write_text(f"{weak}\n")
-    fails(desk.hub("init", "--plan", "plan.toml"), "E_PASSPHRASE_WEAK", "take five words that do not belong together")
-    fails(desk.site("keys", "new"), "E_PASSPHRASE_WEAK", "take five words that do not belong together")
+    fails(desk.hub("init", "--plan", "plan.toml"), "E_PASSPHRASE_WEAK", "take five unrelated words")
+    fails(desk.site("keys", "new"), "E_PASSPHRASE_WEAK", "take five unrelated words")
     assert not (tmp_path / "hub").exists()
     assert not (tmp_path / "site").exists()
 

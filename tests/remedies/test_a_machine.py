@@ -63,7 +63,7 @@ def test_a_folder_is_named_where_a_file_is_wanted_then_the_file(desk: Desk) -> N
 def test_a_carrier_in_a_home_is_put_elsewhere(desk: Desk) -> None:
     works(desk.hub("init", "--plan", "plan.toml"))
     fails(desk.hub("exchange", desk.folder / "hub" / "stick"), "E_CARRIER_HOME", "neither inside --home nor around it")
-    fails(desk.hub("exchange", desk.folder), "E_CARRIER_HOME", "a carrier folder of its own")
+    fails(desk.hub("exchange", desk.folder), "E_CARRIER_HOME", "a separate carrier folder")
     works(desk.hub("exchange", desk.stick))
 
 
@@ -112,7 +112,7 @@ def test_a_part_that_is_missing_is_installed(desk: Desk, monkeypatch: pytest.Mon
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "pydicom", None)
         shown = works(desk.site("check", "images", "--plan", "plan.toml")).stdout
-        assert "E_EXTRA (1): install the part that is missing: for DICOM pip install 'fedhelp-edge[medical]'" in shown
+        assert "E_EXTRA (1): install the missing package: for DICOM pip install 'fedhelp-edge[medical]'" in shown
     assert "E_EXTRA" not in works(desk.site("check", "images", "--plan", "plan.toml")).stdout
     train = ("train", "images", "--plan", "plan.toml", "--threads", "1")
     with monkeypatch.context() as without:
@@ -126,7 +126,7 @@ def test_a_part_that_is_missing_is_installed(desk: Desk, monkeypatch: pytest.Mon
 def test_a_mistake_of_the_program_is_told_with_debug(desk: Desk) -> None:
     broken = "from fedhelp_edge import plan; plan.load = None; from fedhelp_edge.__main__ import main; main()"
     given = {"home": desk.folder, "program": (sys.executable, "-c", broken)}
-    fails(command.run("plan", "check", "plan.toml", **given), "E_INTERNAL", "run again with --debug")
+    fails(command.run("plan", "check", "plan.toml", **given), "E_INTERNAL", "run the command again with --debug")
     assert "TypeError: 'NoneType' object is not callable" in command.run(
         "plan", "check", "plan.toml", "--debug", **given
     ).stderr  # fmt: skip

@@ -98,7 +98,7 @@ def test_a_file_that_is_in_the_way_is_moved_and_one_that_is_wrong_corrected(desk
     (desk.folder / "plan.toml").rename(desk.folder / "old.toml")
     works(desk.site("plan", "new", "plan.toml"))
     (desk.folder / "old.toml").write_text(PLAN.replace("rounds = 12", "rounds = 0"))
-    fails(desk.hub("init", "--plan", "old.toml"), "E_PLAN", "correct the lines that are named")
+    fails(desk.hub("init", "--plan", "old.toml"), "E_PLAN", "correct the listed lines")
     (desk.folder / "old.toml").write_text(PLAN)
     works(desk.hub("init", "--plan", "old.toml"))
 
@@ -109,7 +109,7 @@ def test_a_hub_is_made_and_says_what_it_waits_for(desk: Desk) -> None:
     works(desk.hub("status"))
     fails(desk.hub("aggregate"), "E_STATE", "fedhelp-coordinator open")
     works(desk.hub("open"))
-    fails(desk.hub("aggregate"), "E_QUORUM", "remind the sites")
+    fails(desk.hub("aggregate"), "E_QUORUM", "remind the missing sites")
     fails(desk.hub("revoke", "site-009"), "E_SITE", "fedhelp-coordinator roster")
     works(desk.hub("roster"))
     works(desk.hub("revoke", "site-001"))

@@ -121,7 +121,7 @@ def test_a_class_that_is_missing_has_a_folder_with_another_name_and_a_tiny_one_g
 ) -> None:
     (images / "c").rename(desk.folder / "see")
     found = told(desk)
-    assert "nothing needs doing if this site has no such images" in found["E_CLASS_MISSING"]
+    assert "you need do nothing if this site has no such images" in found["E_CLASS_MISSING"]
     assert found[""] == "ready to train"
     (desk.folder / "see").rename(images / "c")
     assert told(desk) == READY
@@ -129,7 +129,7 @@ def test_a_class_that_is_missing_has_a_folder_with_another_name_and_a_tiny_one_g
     more.mkdir()
     for path in sorted((images / "b").iterdir())[2:]:
         path.rename(more / path.name)
-    assert "add more if there are any" in told(desk)["E_CLASS_TINY"]
+    assert "add more if you can" in told(desk)["E_CLASS_TINY"]
     for path in more.iterdir():
         path.rename(images / "b" / path.name)
     assert told(desk) == READY
@@ -231,7 +231,7 @@ def test_a_contradiction_ends_when_one_of_the_two_is_removed_and_a_copy_harms_no
     assert found[""] == "not ready: first put right E_CONFLICT (2)"
     (images / "b" / "x.png").rename(images / "a" / "x.png")
     found = told(desk)
-    assert "nothing needs doing, for it counts once" in found["E_DUPLICATE"]
+    assert "you need do nothing, for the image counts once" in found["E_DUPLICATE"]
     assert found[""] == "ready to train"
     (images / "a" / "x.png").unlink()
     assert told(desk) == READY
@@ -273,7 +273,7 @@ def test_what_is_in_two_parts_is_removed_from_one_or_put_into_the_same(desk: Des
     for first, second in (("train,", "test,"), ("train,p1", "test,p1")):
         sheet(images, f"a/x.png,a,{first}", f"a/y.jpg,a,{second}")
         found = told(desk)
-        assert "remove one of the two; or, before the first training, put both into the same part" in found["E_LEAK"]
+        assert "remove one of the two; or, before the first training, put both into the same set" in found["E_LEAK"]
         assert found[""].startswith("not ready: first put right E_LEAK")
     sheet(images, "a/x.png,a,train,", "a/y.jpg,a,train,")
     assert told(desk)[""] == "ready to train"  # by the same split
@@ -294,7 +294,7 @@ def test_once_trained_the_parts_are_kept_by_a_file_that_a_backup_brings_back(des
     shutil.copy(kept, desk.folder / "backup.json")
     kept.write_bytes(kept.read_bytes()[:-9])
     for command in (("check", "images", "--plan", "plan.toml"), train):
-        fails(desk.site(*command), "E_SPLIT", "bring split.json back from a backup")
+        fails(desk.site(*command), "E_SPLIT", "restore split.json from a backup")
     shutil.copy(desk.folder / "backup.json", kept)
     works(desk.site(*train))
     sheet(images, "a/x.png,a,train,", "a/y.jpg,a,train,p1")  # too late: what was measured by is measured by
@@ -302,5 +302,5 @@ def test_once_trained_the_parts_are_kept_by_a_file_that_a_backup_brings_back(des
     made.save(images / "a" / "z.png", made.noise(1, seed=7)[0])
     sheet(images, lines[1], "a/z.png,a,,p1")
     found = told(desk)
-    assert "nothing needs doing; the image is left out" in found["E_GROUP"]
+    assert "you need do nothing; the image is left out" in found["E_GROUP"]
     assert found[""] == "ready to train"

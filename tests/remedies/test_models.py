@@ -269,5 +269,5 @@ def test_weights_that_are_named_are_those_that_were_made_for_the_net(desk: Desk)
     )
     (folder / "other").write_bytes(plainly({"linear.weight": np.zeros((10, 64), np.float32)}))
     for wrong, code in (("plan.toml", "E_ST_HEADER"), ("public.npz", "E_SAFETENSORS"), ("other", "E_SCHEMA_SHAPE")):
-        fails(desk.site(*run, "--start", wrong), code, "take the file as it was made, for the net that is wanted")
+        fails(desk.site(*run, "--start", wrong), code, "take the original file, made for this net")
     works(desk.site(*run, "--start", "start"))

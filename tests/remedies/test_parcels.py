@@ -200,7 +200,7 @@ def test_a_model_for_others_is_left_and_the_one_for_this_site_taken(waiting: tup
         shutil.copyfileobj(seen.body, body)
     mine.rename(desk.folder / "mine")
     parcel.seal(mine, said.context, body.getvalue(), boss(desk).sign, [keys.generate().public.recipient])
-    fails(download(desk), "E_NO_MATCH", "ask for one that is meant for this site")
+    fails(download(desk), "E_NO_MATCH", "ask for one that is encrypted for this site")
     shutil.copy(desk.folder / "mine", desk.stick / "from-coordinator" / "mine.fhx")
     works(download(desk))
     assert "fedhelp-edge train" in works(desk.site("status")).stderr

@@ -68,7 +68,7 @@ def twisted(hub: Hub, order: Task, code: str) -> Arrays:
 @pytest.mark.parametrize(
     ("code", "hint", "merged"),
     [
-        ("E_LAZY", "'fedhelp-coordinator review SITE --release' lets the share in all the same", 5),
+        ("E_LAZY", "'fedhelp-coordinator review SITE --release' admits the update all the same", 5),
         ("E_COPY", "'fedhelp-coordinator review SITE --release' for the one that did, --refuse for the other", 4),
         ("E_OPPOSED", "look at the site's data and labels before 'fedhelp-coordinator review SITE --release'", 5),
         ("E_TOO_FAR", "look at the site's data and training before 'fedhelp-coordinator review SITE --release'", 5),
@@ -98,7 +98,7 @@ def test_a_share_that_came_twice_is_counted_once_and_nothing_need_be_done(hub: H
         hub.give(order, number)
     hub.exchange()
     hub.give(order, 0, examples=7)
-    lists(hub("exchange", hub.stick), "E_DUPLICATE_ROUND", "the first share of a round counts")
+    lists(hub("exchange", hub.stick), "E_DUPLICATE_ROUND", "the first update of a round counts")
     assert len(command.answer(works(hub("aggregate", "--json")))["accepted"]) == 5
 
 
@@ -155,11 +155,11 @@ def test_a_hub_of_a_newer_program_waits_for_that_program(hub: Hub, monkeypatch: 
 def test_a_log_that_was_changed_is_kept_and_a_backup_restored_elsewhere(hub: Hub) -> None:
     works(hub("backup", "good.tar"))
     changed(hub, "UPDATE log SET subject = 'site-009' WHERE seq = 3")
-    fails(hub("audit", "verify"), "E_LOG", "a backup back into another --home")
+    fails(hub("audit", "verify"), "E_LOG", "a backup into another --home")
     other = ("--home", hub.folder / "other")
     works(hub("restore", "good.tar", "--root-key", hub.folder / "hub" / "root", *other))
     works(hub("audit", "verify", *other))
-    fails(hub("audit", "verify"), "E_LOG", "keep what is there as it is")  # for whoever finds out what happened
+    fails(hub("audit", "verify"), "E_LOG", "keep it as it is")  # for whoever finds out what happened
 
 
 def test_a_round_for_audit_that_is_not_whole_is_asked_for_again(hub: Hub) -> None:
@@ -184,7 +184,7 @@ def test_a_package_that_could_not_be_fetched_is_fetched_when_the_line_is_there(
     program("late-for-kits")
     words = ("kit", "--platform", "manylinux_2_28_x86_64", "--out", "kit")
     there = {"home": tmp_path, "program": command.COORDINATOR}
-    fails(command.here(*words, **there), "E_KIT", "check the line to the internet")
+    fails(command.here(*words, **there), "E_KIT", "check the internet connection")
     test_kit.wheel(shop, "late-for-kits")
     works(command.here(*words, **there))
     assert list((tmp_path / "kit" / "wheels").glob("late_for_kits*"))

@@ -66,19 +66,19 @@ def test_an_upload_is_begun_as_the_document_says(client: Client, share: Path) ->
 def test_an_upload_goes_on_from_where_it_stands_and_one_that_is_gone_begins_anew(client: Client, share: Path) -> None:
     data, at = share.read_bytes(), client.begin(share).offset
     refused(
-        client.go_on(share.stem, at + 9, data[at + 9 :]), "E_UPLOAD_OFFSET", "ask where the upload stands with HEAD"
+        client.go_on(share.stem, at + 9, data[at + 9 :]), "E_UPLOAD_OFFSET", "ask for the upload's offset with HEAD"
     )
     at = client.where(share.stem).offset
     assert client.go_on(share.stem, at, data[at : at + 1000]).offset == at + 1000
     client.ask("DELETE", f"/v1/uploads/{share.stem}", headers=TUS)
-    refused(client.go_on(share.stem, at, data[at:]), "E_NOT_HERE", "if this was an upload, begin it anew")
+    refused(client.go_on(share.stem, at, data[at:]), "E_NOT_HERE", "if this was an upload, start it again")
     assert client.send(share).status == 204
 
 
 def test_who_has_too_many_uploads_open_abandons_one(client: Client, fed: Federation) -> None:
     shares = [drawn(fed, examples=100 + number) for number in range(5)]
     assert [client.begin(one).status for one in shares[:4]] == [201] * 4
-    refused(client.begin(shares[4]), "E_QUOTA", "finish or abandon the uploads that are open")
+    refused(client.begin(shares[4]), "E_QUOTA", "finish or abandon the open uploads")
     client.ask("DELETE", f"/v1/uploads/{shares[0].stem}", headers=TUS)
     assert client.begin(shares[4]).status == 201
 
@@ -113,7 +113,9 @@ def test_a_read_is_signed_with_the_nonce_that_the_refusal_brings(client: Client,
 def test_bytes_that_are_there_are_asked_for(client: Client, fed: Federation, keyed: keys.Keys) -> None:
     name = fed.hub.newest_parcel("roster")["hash"]
     path, size = f"/v1/parcels/{name}", fed.hub.database.parcel_path(name).stat().st_size
-    refused(client.read(keyed, path, Range=f"bytes={size}-"), "E_BYTES_RANGE", "ask for the whole, or for bytes")
+    refused(
+        client.read(keyed, path, Range=f"bytes={size}-"), "E_BYTES_RANGE", "ask for the whole parcel, or for a range"
+    )
     assert client.read(keyed, path, Range=f"bytes={size - 1}-").status == 206
     assert client.read(keyed, path).status == 200
 

@@ -251,7 +251,7 @@ def test_a_passphrase_that_would_soon_be_guessed_is_exchanged_for_five_words(fre
     (fresh.folder / "pass").write_text("secret\n")
     words = ("init", "--plan", "plan.toml", "--passphrase-file", "pass", "--home", "locked")
     done = command.here(*words, home=fresh.folder, program=command.COORDINATOR)
-    fails(done, "E_PASSPHRASE_WEAK", "take five words that do not belong together")
+    fails(done, "E_PASSPHRASE_WEAK", "take five unrelated words")
     (fresh.folder / "pass").write_text("four quiet words here\n")
     works(command.here(*words, home=fresh.folder, program=command.COORDINATOR))
 
@@ -287,7 +287,7 @@ def share(desk: Desk, signer: keys.Keys, **said: Any) -> None:
 @pytest.mark.parametrize(
     ("code", "said", "hint"),
     [
-        ("E_SIGNER_MISMATCH", {"sender": "site-007"}, "ask the one who is named for another"),
+        ("E_SIGNER_MISMATCH", {"sender": "site-007"}, "ask the named sender for a new one"),
         ("E_BASE_MODEL", {"base": "e" * 64}, "run 'fedhelp-edge download', then train or distill again"),
         (
             "E_RECIPIENTS",
@@ -411,14 +411,14 @@ def test_a_share_whose_rounds_key_is_gone_is_followed_by_one_of_the_present_roun
     upload(two)
     exchange(two)
     download(two)
-    lists(two.site("status"), "E_ROUND_KEY_GONE", "take part in the present round")
+    lists(two.site("status"), "E_ROUND_KEY_GONE", "take part in the current round")
     accepted(two)
 
 
 def test_a_share_of_a_round_that_is_over_is_followed_by_one_of_the_present_round(two: Two) -> None:
     two.round()
     upload(two)
-    lists(two.hub("exchange", two.stick), "E_ROUND_CLOSED", "take part in the present round")
+    lists(two.hub("exchange", two.stick), "E_ROUND_CLOSED", "take part in the current round")
     download(two)
     accepted(two)
 
@@ -462,7 +462,7 @@ def test_a_site_that_came_late_waits_for_its_round(two: Two) -> None:
     clinic.train(home)
     outbox.seal_current(home, str)  # as a kit might that does not wait
     upload(two)
-    lists(two.hub("exchange", two.stick), "E_SIGNER_WINDOW", "wait for the round")
+    lists(two.hub("exchange", two.stick), "E_SIGNER_WINDOW", "wait for the first round")
     two.round()
     download(two)
     accepted(two)
@@ -475,7 +475,7 @@ def test_news_that_another_signed_are_left_and_the_coordinators_taken(desk: Desk
     with parcel.open(roster, parcel.any_signer) as seen:
         said, holds = seen.statement, seen.json()
     sealed(desk.stick / "from-coordinator" / "forged.fhx", {**said.context, "version": 9}, to_json(holds), own(desk))
-    lists(desk.site("download", "--via", desk.stick), "E_ROLE", "comes with the next download")
+    lists(desk.site("download", "--via", desk.stick), "E_ROLE", "come with the next download")
     invited(desk)
     assert "new: roster 3" in download(desk).stdout
 

@@ -58,6 +58,18 @@ def test_every_file_that_a_page_for_contributors_names_is_there(page: str) -> No
         assert (ROOT / name).exists(), f"{page}: {name}"
 
 
+def test_contributing_answers_twenty_questions_with_a_name_that_is_in_the_file() -> None:
+    """The reader's test: one step from a question to the function or class that answers it."""
+    (table,) = re.findall(r"^\| question \| answer \|\n\| --- \| --- \|\n((?:\|.*\n)+)", text("CONTRIBUTING.md"), re.M)
+    rows = table.splitlines()
+    assert len(rows) == 20
+    for row in rows:
+        answers = re.findall(r"`(\w+)` in `([\w/]+\.py)`", row)
+        assert answers, row
+        for name, file in answers:
+            assert re.search(rf"^(?:class|def|async def) {name}\b", text(file), re.M), f"{file}: {name}"
+
+
 def test_checks_before_a_commit_are_those_of_make_lint() -> None:
     lint = re.search(r"^lint: setup\n((?:\t.*\n)+)", text("Makefile"), re.M)
     assert lint
