@@ -1,8 +1,8 @@
-"""Checking a round that a coordinator handed out, without any key: who ordered it, who gave what, what became of it.
+"""Checks an exported round without any key: its task, its updates, and what became of each.
 
 The receipt of the model signs the log; the log names the model, the roster, the task and each update with its
-receipts; the roster names the charter. So whatever is changed, left out or put in is found, and named.
-Everything is judged by the charter in the folder; whether that is one's own federation's, `federation` says.
+receipts; the roster names the charter. So the audit names whatever was changed, left out or added.
+It trusts the charter in the folder: compare `federation` with your own federation's id.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 
 from fedhelp_edge import files
 from fedhelp_edge.errors import AuditGapError, BadBodyError, FedhelpError, LogBrokenError
-from fedhelp_edge.parcel import parcel, statement
+from fedhelp_edge.parcel import parcel as parcels
+from fedhelp_edge.parcel import statement
 from fedhelp_edge.parcel.statement import Statement
 from fedhelp_edge.trust import charter, roster
 from fedhelp_edge.trust.charter import Charter
@@ -32,16 +33,20 @@ _PARCEL_NAME = re.compile(r"([0-9a-f]{64})\.fhx")
 
 @dataclass
 class AuditReport:
+    """An exported round that holds: its model, its updates, and the state of the log."""
+
     federation: str = ""
     round: int = 0
     model: str = ""
     merged: list[dict[str, str]] = field(default_factory=list)  # site, update (also as `share`, its name before), state
-    others: list[dict[str, str]] = field(default_factory=list)  # what became of the rest
+    others: list[dict[str, str]] = field(default_factory=list)  # the updates that were not merged, and their state
     log: Log = field(default_factory=Log)
 
 
 @dataclass(frozen=True)
 class _Parcel:
+    """A parcel whose signatures hold; `payload` is empty where it is encrypted."""
+
     statement: Statement
     signers: tuple[str, ...]
     payload: dict[str, Any]
@@ -52,7 +57,7 @@ class _Parcel:
 
 
 class _ExportedFolder:
-    """An exported folder's parcels: each is taken by what should be there, and none may be left over."""
+    """The parcels of an exported folder. The audit takes each one that should be there; none may remain."""
 
     def __init__(self, folder: Path) -> None:
         self._parcels: dict[str, _Parcel] = {}
@@ -63,76 +68,71 @@ class _ExportedFolder:
             if name is None or not stat.S_ISREG(path.lstat().st_mode):
                 raise AuditGapError(f"{_shown(path.name)} does not belong to an exported round")
             with _naming_file(path.name):
-                parcel_ = _read_parcel(path)
-                if parcel_.statement.hash != name[1]:
-                    raise AuditGapError(f"it holds another parcel, the {parcel_.statement.kind} {parcel_.name}")
-            self._parcels[name[1]] = parcel_
+                parcel = _read_parcel(path)
+                if parcel.statement.hash != name[1]:
+                    raise AuditGapError(f"it holds another parcel, the {parcel.statement.kind} {parcel.name}")
+            self._parcels[name[1]] = parcel
         self._left = dict(self._parcels)
 
     def of_kind(self, *kinds: str) -> list[_Parcel]:
-        return [parcel_ for parcel_ in self._parcels.values() if parcel_.statement.kind in kinds]
+        return [parcel for parcel in self._parcels.values() if parcel.statement.kind in kinds]
 
     def take(self, hash_: str, kind: str, what: str) -> _Parcel:
-        parcel_ = self._left.pop(hash_, None)
-        if parcel_ is None or parcel_.statement.kind != kind:
+        parcel = self._left.pop(hash_, None)
+        if parcel is None or parcel.statement.kind != kind:
             raise AuditGapError(f"{what} is missing: {_shown(hash_)}.fhx")
-        return parcel_
+        return parcel
 
     def check_empty(self, round_: int) -> None:
-        for parcel_ in self._left.values():
-            raise AuditGapError(f"{parcel_.name}, a {parcel_.statement.kind}, does not belong to round {round_}")
+        for parcel in self._left.values():
+            raise AuditGapError(f"{parcel.name}, a {parcel.statement.kind}, does not belong to round {round_}")
 
 
 def check(folder: Path) -> AuditReport:
-    """Everything holds, or the first thing that does not is raised, with the name of its file."""
+    """Returns what the round holds, or raises the first fault with the name of its file."""
     with _naming_file(LOG_FILE):
         lines = list(_read_lines(folder / LOG_FILE))
         log = check_chain((line, recorded_hash) for line, recorded_hash in lines)
     exported, heads = _ExportedFolder(folder), {line["seq"]: recorded_hash for line, recorded_hash in lines}
-    for parcel_ in exported.of_kind("receipt", "task"):
-        _check_head(parcel_, heads)
+    for parcel in exported.of_kind("receipt", "task"):
+        _check_head(parcel, heads)
     round_, record = _round_record([line for line, _ in lines])
     detail = record.model["detail"]
     round_charter, round_roster, charters, rosters = _charters_and_rosters(exported, str(detail.get("roster")))
     model = exported.take(str(detail["parcel"]), "global", "the round's model")
-    signed_parcels = [
-        model,
-        *(exported.take(hash_, "global", "the model for other sites") for hash_ in _other_parcels(detail)),
-    ]
+    signed_parcels = [model]
+    signed_parcels += [exported.take(hash_, "global", "the model for other sites") for hash_ in _other_parcels(detail)]
     if "task" in detail:
         signed_parcels.append(exported.take(str(detail["task"]), "task", "the round's task"))
-    for parcel_ in signed_parcels:
-        with _naming_file(parcel_.name):
-            _check_signed_by_coordinator(parcel_, charters, round_charter, round_roster)
+    for parcel in signed_parcels:
+        with _naming_file(parcel.name):
+            _check_signed_by_coordinator(parcel, charters, round_charter, round_roster)
     report = AuditReport(round_charter.federation, round_, str(detail["model"]), log=log)
     for hash_, decisions in record.updates.items():
         site = record.merged.get(hash_)
-        mismatch = "the updates in the folder are not those that the model was made of: the update"
-        parcel_ = exported.take(
-            hash_, "update", f"{mismatch if site else 'an update'} of {decisions[0]['detail'].get('site')}"
-        )
-        with _naming_file(parcel_.name):
-            _check_update(parcel_, rosters, round_, detail)
-        sender, state = parcel_.statement.context["sender"], decisions[-1]["type"]
+        missing = "the updates in the folder are not those that were merged: the update" if site else "an update"
+        parcel = exported.take(hash_, "update", f"{missing} of {decisions[0]['detail'].get('site')}")
+        with _naming_file(parcel.name):
+            _check_update(parcel, rosters, round_, detail)
+        sender, state = parcel.statement.context["sender"], decisions[-1]["type"]
         row = {"site": sender, "update": hash_, "share": hash_, "state": state}
         (report.merged if site else report.others).append(row)
     report.merged.sort(key=lambda row: row["site"])
     _check_receipts(exported, record, charters, rosters)
     exported.check_empty(round_)
     _check_signers(folder / SIGNERS_FILE, round_charter, round_roster)
-    for parcel_ in exported.of_kind("global"):
-        context = parcel_.statement.context
+    for parcel in exported.of_kind("global"):
+        context = parcel.statement.context
         if (context["round"], context["base"]) != (round_, report.model):
-            raise LogBrokenError(
-                f"{LOG_FILE}: line {record.model['seq']} names another model than the parcel {parcel_.name}"
-            )
+            seq = record.model["seq"]
+            raise LogBrokenError(f"{LOG_FILE}: line {seq} names another model than the parcel {parcel.name}")
         if context["inputs"] != statement.list_digest(record.inputs):
-            raise AuditGapError(f"{parcel_.name}: the model was made of other updates than the log says")
+            raise AuditGapError(f"{parcel.name}: the model names other inputs than the log")
     return report
 
 
 def _other_parcels(detail: dict[str, Any]) -> list[str]:
-    """The parcels of the same model for further groups of sites, where there are several."""
+    """Returns the hashes of further parcels with the same model, for further groups of sites."""
     match detail.get("others", []):
         case list(hashes) if all(isinstance(hash_, str) for hash_ in hashes):
             return hashes
@@ -141,7 +141,7 @@ def _other_parcels(detail: dict[str, Any]) -> list[str]:
 
 @contextmanager
 def _naming_file(name: str) -> Iterator[None]:
-    """Names the file in whatever is wrong with it."""
+    """Puts the file's name in front of an error."""
     try:
         yield
     except FedhelpError as error:
@@ -149,7 +149,7 @@ def _naming_file(name: str) -> Iterator[None]:
 
 
 def _shown(name: str) -> str:
-    """A file's name from outside, safe to print."""
+    """Makes a foreign file name safe to print."""
     return re.sub(r"[^\w.,+@ ()-]", "?", name)[:80]
 
 
@@ -162,25 +162,25 @@ def _read_lines(path: Path) -> Iterator[tuple[LogLine, str]]:
                 line = json.loads(text)
                 recorded_hash = line.pop("hash")
                 is_canonical = json.dumps({**line, "hash": recorded_hash}, sort_keys=True) + "\n" == text.decode()
-            except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-                raise LogBrokenError(f"line {number} of the log is no JSON object") from None
+            except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+                raise LogBrokenError(f"line {number} of the log is not a JSON object") from error
             match line:
                 case {"seq": int(), "time": str(), "type": str(), "subject": str(), "detail": dict()} if is_canonical:
                     yield line, recorded_hash
                 case _:
-                    raise LogBrokenError(f"line {number} of the log has another form")
+                    raise LogBrokenError(f"line {number} of the log has unknown fields")
 
 
 def _read_parcel(path: Path) -> _Parcel:
-    inspected = parcel.inspect(path, parcel.any_signer)
+    inspected = parcels.inspect(path, parcels.any_signer)
     if inspected.statement.form == "age":
         return _Parcel(inspected.statement, inspected.keys, {})
-    with parcel.open(path, parcel.any_signer) as opened:
+    with parcels.open(path, parcels.any_signer) as opened:
         return _Parcel(opened.statement, opened.keys, opened.json())
 
 
 def _round_record(lines: list[LogLine]) -> tuple[int, RoundRecord]:
-    """The round, and what the log says of it: an exported log ends with the round's model."""
+    """Returns the round's number, and what the log says of it. An exported log ends with the round's model."""
     last = lines[-1] if lines else {"type": "", "subject": ""}
     number = _ROUND_SUBJECT.fullmatch(last["subject"])
     round_ = int(number[1]) if number else 0
@@ -193,34 +193,33 @@ def _round_record(lines: list[LogLine]) -> tuple[int, RoundRecord]:
 def _charters_and_rosters(
     exported: _ExportedFolder, roster_hash: str
 ) -> tuple[Charter, Roster, dict[str, Charter], list[Roster]]:
-    """The charter and roster of that time, and all before them, each following from the one before."""
+    """Returns the round's charter and roster, and all versions before them, each checked against its predecessor."""
     for kind in ("charter", "roster"):
-        versions = sorted(int(parcel_.statement.context["version"]) for parcel_ in exported.of_kind(kind))
+        versions = sorted(int(parcel.statement.context["version"]) for parcel in exported.of_kind(kind))
         for number, version in enumerate(versions or [0], 1):
             if number != version:
                 raise AuditGapError(f"{kind} {number} is missing")
     by_version = {
-        kind: sorted(exported.of_kind(kind), key=lambda parcel_: int(parcel_.statement.context["version"]))
+        kind: sorted(exported.of_kind(kind), key=lambda parcel: int(parcel.statement.context["version"]))
         for kind in ("charter", "roster")
     }
     charters: dict[str, Charter] = {}
     current: Charter | None = None
-    for parcel_ in by_version["charter"]:
-        with _naming_file(parcel_.name):
-            current = charter.read_next(current, parcel_.statement, parcel_.signers, parcel_.payload) if current else charter.read_first(
-                parcel_.statement, parcel_.signers, parcel_.payload
-            )  # fmt: skip
+    for parcel in by_version["charter"]:
+        with _naming_file(parcel.name):
+            signed = parcel.statement, parcel.signers, parcel.payload
+            current = charter.read_next(current, *signed) if current else charter.read_first(*signed)
         charters[current.hash] = current
         exported.take(current.hash, "charter", "a charter")
     rosters = []
-    for parcel_ in by_version["roster"]:
-        its_charter = charters.get(str(parcel_.statement.context["charter"]))
+    for parcel in by_version["roster"]:
+        its_charter = charters.get(str(parcel.statement.context["charter"]))
         if its_charter is None:
-            raise AuditGapError(f"the charter of roster {parcel_.statement.context['version']} is missing: "
-                           f"{parcel_.statement.context['charter']}.fhx")  # fmt: skip
-        with _naming_file(parcel_.name):
-            rosters.append(roster.read(parcel_.statement, parcel_.signers, parcel_.payload, its_charter))
-        exported.take(parcel_.statement.hash, "roster", "a roster")
+            context = parcel.statement.context
+            raise AuditGapError(f"the charter of roster {context['version']} is missing: {context['charter']}.fhx")
+        with _naming_file(parcel.name):
+            rosters.append(roster.read(parcel.statement, parcel.signers, parcel.payload, its_charter))
+        exported.take(parcel.statement.hash, "roster", "a roster")
     round_roster = rosters[-1]
     if round_roster.hash != roster_hash:
         raise AuditGapError(
@@ -231,66 +230,62 @@ def _charters_and_rosters(
     return current, round_roster, charters, rosters
 
 
-def _check_update(parcel_: _Parcel, rosters: list[Roster], round_: int, detail: dict[str, Any]) -> None:
-    """Its sender's key stood in a roster; whether it may still send is no question here."""
-    context = parcel_.statement.context
+def _check_update(parcel: _Parcel, rosters: list[Roster], round_: int, detail: dict[str, Any]) -> None:
+    """Checks that some roster held the sender's key. The site may have been revoked since."""
+    context = parcel.statement.context
     listed = (each.site(context["sender"]) for each in rosters)
-    if not any(site and (site.sign,) == parcel_.signers for site in listed):
-        roster.check_sender(parcel_.statement, parcel_.signers, rosters[-1], context["round"])
+    if not any(site and (site.sign,) == parcel.signers for site in listed):
+        roster.check_sender(parcel.statement, parcel.signers, rosters[-1], context["round"])
     if context["round"] == round_ and context["task"] != detail.get("task"):
-        raise AuditGapError("it was made for another task than the round's")
+        raise AuditGapError("it was made under another task than the round's")
 
 
 def _check_receipts(
     exported: _ExportedFolder, record: RoundRecord, charters: dict[str, Charter], rosters: list[Roster]
 ) -> None:
-    """Each line about the model or an update has its receipt, and signs the log as it stood then."""
-    receipts = {
-        (parcel_.statement.context["about"], _log_state(parcel_).length): parcel_
-        for parcel_ in exported.of_kind("receipt")
-    }
+    """Checks that each log line about the model or an update has its receipt, which signs the log of that time."""
+    signed = exported.of_kind("receipt")
+    receipts = {(parcel.statement.context["about"], _log_state(parcel).length): parcel for parcel in signed}
     model = {**record.model, "subject": record.model["detail"]["parcel"], "type": "published"}
     for line in (model, *(line for decisions in record.updates.values() for line in decisions)):
         missing = f"the receipt of line {line['seq']} of the log, {line['type']!r},"
-        parcel_ = receipts.get((line["subject"], line["seq"]))
-        if parcel_ is None or parcel_.payload.get("state") != line["type"]:
+        parcel = receipts.get((line["subject"], line["seq"]))
+        if parcel is None or parcel.payload.get("state") != line["type"]:
             raise AuditGapError(f"{missing} is missing, about {line['subject']}.fhx")
-        exported.take(parcel_.statement.hash, "receipt", missing)
-        with _naming_file(parcel_.name):
-            if parcel_.statement.context["sender"] == "front":
-                _check_signed_by_front(parcel_, charters, rosters)
+        exported.take(parcel.statement.hash, "receipt", missing)
+        with _naming_file(parcel.name):
+            if parcel.statement.context["sender"] == "front":
+                _check_signed_by_front(parcel, charters, rosters)
             else:
-                _check_signed_by_coordinator(parcel_, charters, list(charters.values())[-1], rosters[-1])
+                _check_signed_by_coordinator(parcel, charters, list(charters.values())[-1], rosters[-1])
 
 
-def _check_signed_by_front(parcel_: _Parcel, charters: dict[str, Charter], rosters: list[Roster]) -> None:
-    if parcel_.payload.get("state") != "received" or not any((each.front,) == parcel_.signers for each in rosters):
-        roster.check_front(parcel_.statement, parcel_.signers, list(charters.values())[-1], rosters[-1])
-        raise BadBodyError("the front may say that it received something, and nothing else")
+def _check_signed_by_front(parcel: _Parcel, charters: dict[str, Charter], rosters: list[Roster]) -> None:
+    if parcel.payload.get("state") != "received" or not any((each.front,) == parcel.signers for each in rosters):
+        roster.check_front(parcel.statement, parcel.signers, list(charters.values())[-1], rosters[-1])
+        raise BadBodyError("the front may sign receipts that say 'received', and nothing else")
 
 
 def _check_signed_by_coordinator(
-    parcel_: _Parcel, charters: dict[str, Charter], round_charter: Charter, round_roster: Roster
+    parcel: _Parcel, charters: dict[str, Charter], round_charter: Charter, round_roster: Roster
 ) -> None:
-    if not any((each.coordinator,) == parcel_.signers for each in charters.values()):
-        roster.check_coordinator(parcel_.statement, parcel_.signers, round_charter, round_roster)
+    if not any((each.coordinator,) == parcel.signers for each in charters.values()):
+        roster.check_coordinator(parcel.statement, parcel.signers, round_charter, round_roster)
 
 
-def _log_state(parcel_: _Parcel) -> Log:
-    match parcel_.payload.get("log"):
+def _log_state(parcel: _Parcel) -> Log:
+    match parcel.payload.get("log"):
         case {"length": int(length), "head": str(head)}:
             return Log(length, head)
-    raise BadBodyError(f"{parcel_.name}: it does not say how the log stood")
+    raise BadBodyError(f"{parcel.name}: it does not state the length and head of the log")
 
 
-def _check_head(parcel_: _Parcel, heads: dict[int, str]) -> None:
-    log = _log_state(parcel_)
+def _check_head(parcel: _Parcel, heads: dict[int, str]) -> None:
+    log = _log_state(parcel)
     if log.length and heads.get(log.length) != log.head:
-        what = "is missing" if log.length not in heads else "was another one"
         what = "was another one" if log.length in heads else "is missing; it was there"
-        raise LogBrokenError(
-            f"{LOG_FILE}: line {log.length} {what} when {parcel_.name} was signed, a {parcel_.statement.kind}"
-        )
+        kind = parcel.statement.kind
+        raise LogBrokenError(f"{LOG_FILE}: line {log.length} {what} when {parcel.name} was signed, a {kind}")
 
 
 def _check_signers(path: Path, round_charter: Charter, round_roster: Roster) -> None:
@@ -298,4 +293,4 @@ def _check_signers(path: Path, round_charter: Charter, round_roster: Roster) -> 
         raise AuditGapError(f"the list of keys is missing: {SIGNERS_FILE}")
     with files.reading(path) as file:
         if file.read() != allowed_signers(round_charter, round_roster).encode():
-            raise AuditGapError(f"{SIGNERS_FILE}: these are not the keys of the charter and the roster")
+            raise AuditGapError(f"{SIGNERS_FILE}: it does not match the keys of the charter and the roster")

@@ -34,7 +34,7 @@ def inspect(
     """
     from fedhelp_edge.errors import FedhelpError
     from fedhelp_edge.parcel import kit, parcel
-    from fedhelp_edge.site import signer_check as site_vouch
+    from fedhelp_edge.site import signer_check
 
     try:
         if file.suffix.lower() == ".onnx":
@@ -49,7 +49,7 @@ def inspect(
             raise typer.Exit(1) from error
         raise
     statement, context = inspected.statement, inspected.statement.context
-    why = site_vouch.parcel_warning(shell.home_folder(home), statement, inspected.keys)
+    why = signer_check.parcel_warning(shell.home_folder(home), statement, inspected.keys)
     signers = [_signer(key) for key in inspected.keys]
     recipients = context.get("recipients", [])
     readers = context["readers"]["count"] if "readers" in context else len(recipients)
@@ -86,13 +86,13 @@ def _model(file: Path, home: Path, json: bool) -> None:
     """A model; onnxruntime sees it only if this home does not call its signer a stranger."""
     from fedhelp_edge.errors import FedhelpError
     from fedhelp_edge.infer import bundle
-    from fedhelp_edge.site import signer_check as site_vouch
+    from fedhelp_edge.site import signer_check
 
     refused = []
 
     def vouch(key: str) -> str:
         try:
-            return site_vouch.model_warning(home, key, None)
+            return signer_check.model_warning(home, key, None)
         except FedhelpError as error:
             refused.append(error)
             return f"{error.code}: {error.cause}"

@@ -1,6 +1,6 @@
-"""How parcels travel between a site and its coordinator: a carrier takes what is to be sent, and brings what is there.
+"""Carriers: how parcels travel between a site and its coordinator.
 
-Nothing is trusted for having come by a carrier, and sending twice is no harm.
+A carrier is never trusted: parcels are verified by their signatures. Sending a parcel twice does no harm.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import Protocol
 
 class Carrier(Protocol):
     def check(self) -> None:
-        """Raise what is wrong, if the coordinator cannot be reached this way now."""
+        """Raises where the coordinator cannot be reached this way now."""
 
     def put(self, parcel: Path) -> None:
-        """Send a parcel, whose file is named by its statement's hash; one that was sent before is done."""
+        """Sends a parcel, whose file is named by its statement's hash. Sending it again changes nothing."""
 
     def fetch(self, have: frozenset[str]) -> Iterator[Path]:
-        """Files that may be parcels for this site, but for those that it has, by their hash."""
+        """Yields files that may be parcels for this site, except those whose hashes it has."""
 
     def receipts(self, have: frozenset[str]) -> Iterator[Path]:
-        """Those among them that say what became of what was just sent, where that is known at once."""
+        """Yields receipts for what was just sent, where the carrier has them at once."""
 
     def charters(self) -> Iterator[Path]:
-        """Files that may be the charter, which anybody may see."""
+        """Yields files that may be the charter, which is public."""
 
     def charter_proof(self, invite: str) -> str:
-        """What the coordinator left to show that it knows an invite's code, by the invite's id; or ""."""
+        """Returns the coordinator's proof that it knows an invite's code, or ""."""

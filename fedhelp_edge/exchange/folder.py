@@ -1,4 +1,4 @@
-"""A folder as carrier: a stick, a synced folder, a network share."""
+"""A carrier folder: on a stick, synced, or on a network drive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedhelp_edge import files
 from fedhelp_edge.errors import FedhelpError, FileMissingError
 
 TO_COORDINATOR, FROM_COORDINATOR = "to-coordinator", "from-coordinator"
-CHARTER_PROOFS = "vouches.json"  # by an invite's id, what shows that the coordinator knows its code
+CHARTER_PROOFS = "vouches.json"  # by an invite's id, the coordinator's proof that it knows the code
 
 
 @dataclass(frozen=True)
@@ -20,17 +20,17 @@ class FolderCarrier:
     root: Path
 
     def check(self) -> None:
-        """Whether the folder is there."""
+        """Raises where the folder is not there."""
         if not self.root.is_dir():
             raise FileMissingError(f"{self.root.name} is not there")
 
     def put(self, parcel: Path) -> None:
         self.check()
         with files.open_shared(self.root / TO_COORDINATOR, make=True) as folder, files.reading(parcel) as file:
-            folder.put(parcel.name, file)  # also over a part that a stick which was pulled out has left
+            folder.put(parcel.name, file)  # also replaces what a pulled stick left half-written
 
     def fetch(self, have: frozenset[str]) -> Iterator[Path]:
-        """Every file but our own notes: what it is called says nothing of what it holds, not even that it is here."""
+        """Yields every file except our notes: a name does not prove what a file holds."""
         self.check()
         if os.path.lexists(self.root / FROM_COORDINATOR):
             with files.open_shared(self.root / FROM_COORDINATOR) as folder:

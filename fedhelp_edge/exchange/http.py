@@ -1,8 +1,8 @@
-"""The coordinator's front as carrier (docs/spec/http.md): uploads go on where the line broke, reads are signed.
+"""The coordinator's web front as a carrier (docs/spec/http.md). Uploads and downloads resume; reads are signed.
 
-Safety never rests on the line: what travels is sealed. TLS, a private authority and proxies are as the system has them.
-Whoever answers may be hostile: each answer is bounded in bytes and time, each field of it is checked, names are hashes,
-and no redirect is followed, so that a signed request goes to the address that was named and to no other.
+Security does not depend on the connection: parcels are sealed. TLS and proxies follow the system's settings.
+The server may be hostile: every answer is bounded in bytes and time, every field is checked, file names are hashes, and
+no redirect is followed, so a signed request reaches the named address and no other.
 """
 
 from __future__ import annotations
@@ -48,22 +48,19 @@ _TUS_HEADERS = {"Tus-Resumable": "1.0.0"}
 _CHUNK_HEADERS = {**_TUS_HEADERS, "Content-Type": "application/offset+octet-stream"}
 _EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 _RETRY_STATUSES = (408, 425, 429, 500, 502, 503, 504, 507)
-_CONNECTION_ERRORS = (
-    urllib.error.URLError,
-    http.client.HTTPException,
-)  # what a bad line looks like; a bad disk is an OSError
+_CONNECTION_ERRORS = urllib.error.URLError, http.client.HTTPException  # a bad disk is an OSError
 
 _HEAD_LIMIT, _REFUSAL_LIMIT, _LIST_LIMIT = 64 << 10, 64 << 10, 4 << 20  # bytes of an answer
 _CHARTERS_LIMIT = 64 << 20  # bytes of all of them
-_KIND_LIMITS = {  # bytes of all files of a kind; of a roster, a task and a pack the newest one is enough
+_KIND_LIMITS = {  # bytes of all files of a kind; a site needs only the newest roster, task and pack
     "charter": _CHARTERS_LIMIT, "roster": 8 << 20, "task": 8 << 20, "receipt": 16 << 20, "knowledge": 257 << 20,
 }  # fmt: skip
-_MIN_PROGRESS = 4096  # bytes that each stretch of patience must bring: as much as the front asks of us
+_MIN_PROGRESS = 4096  # bytes that must arrive within `give_up_after`: as many as the front demands of uploads
 _READ_TIMEOUT = 30.0  # seconds without a byte
 _HASH = re.compile(r"[0-9a-f]{64}")
-_DOWNLOAD_NAME = re.compile(r"[0-9a-f]{64}\.(fhx|part)")  # what lies in the folder where downloads grow
+_DOWNLOAD_NAME = re.compile(r"[0-9a-f]{64}\.(fhx|part)")  # files of unfinished downloads
 _CODE = re.compile(r"E_[A-Z0-9_]{1,38}")
-_SERVED_KINDS = frozenset(statement.KINDS) - {"update", "enrol", "rotate"}  # what a coordinator gives out
+_SERVED_KINDS = frozenset(statement.KINDS) - {"update", "enrol", "rotate"}  # what a coordinator publishes
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ class HttpAnswer:
 
 @dataclass(frozen=True)
 class ListedParcel:
-    """A parcel as the front lists it."""
+    """An entry of the front's list of parcels, checked."""
 
     hash: str
     kind: str
@@ -83,34 +80,34 @@ class ListedParcel:
 
     @classmethod
     def read(cls, entry: Any) -> ListedParcel:
-        """An entry of the front's list, of which nothing is believed: its hash becomes a file's name."""
+        """Reads an entry of the front's list. Its hash becomes a file name, so every field is checked."""
         match entry:
             case {"hash": str(hash_), "kind": str(kind), "number": number, "size": size} if (
                 _HASH.fullmatch(hash_) and kind in _SERVED_KINDS and _is_count_up_to(number, 2**53 - 1)
                 and size and _is_count_up_to(size, parcel.PROLOGUE_LIMIT + statement.KINDS[kind].limit)
             ):  # fmt: skip
                 return cls(hash_, kind, size)
-        raise NotAFrontError("the list of parcels holds an entry that is none")
+        raise NotAFrontError("its list of parcels holds an invalid entry")
 
 
 @dataclass
 class HttpCarrier:
-    """A carrier that gives up after `give_up_after` seconds without progress."""
+    """The web front as a carrier. It gives up after `give_up_after` seconds without progress."""
 
     url: str
     federation: str
     keys: Callable[[], Keys]
-    downloads: Path  # where downloads grow
+    downloads: Path  # the folder of unfinished and finished downloads
     ca_file: Path | None = None
-    next_keys: Callable[[], Keys] | None = None  # those that this site asked to be known by, and perhaps is
+    next_keys: Callable[[], Keys] | None = None  # requested keys, which the roster may name by now
     give_up_after: float = 60.0
-    max_model_bytes: int = 4 << 30  # bytes of all models that there may be for this site
+    max_model_bytes: int = 4 << 30  # of all models that a front may list for this site
     _nonce: str = ""
     _opener: urllib.request.OpenerDirector | None = field(default=None, repr=False)
 
     def put(self, sealed: Path) -> None:
-        """Send a parcel; where the front has a part of it, it goes on from there."""
-        self.keys()  # a wrong passphrase is told before anything is sent, and not when the receipt is read
+        """Sends a parcel, and resumes where the front has a part of it."""
+        self.keys()  # a wrong passphrase must fail before anything is sent
         size = sealed.stat().st_size
         with files.reading(sealed) as file:
             parcel.read_prologue(file)
@@ -132,7 +129,7 @@ class HttpCarrier:
                     response = self._ask("PATCH", url_path, data, {**_CHUNK_HEADERS, "Upload-Offset": str(offset)})
                     received, chunk_size = _upload_offset(response, size), min(2 * chunk_size, _MAX_CHUNK)
                     if received not in (offset + len(data), size):
-                        raise NotAFrontError("it says that it took other bytes than were sent")
+                        raise NotAFrontError("it confirms other bytes than were sent")
                 except (*_CONNECTION_ERRORS, _BusyError, RefusedThereError) as error:
                     if isinstance(error, RefusedThereError) and error.there not in ("E_UPLOAD_OFFSET", "E_NOT_HERE"):
                         raise
@@ -148,15 +145,13 @@ class HttpCarrier:
                     raise OfflineError("too little of the upload gets through")
                 offset = received
             if not _HASH.fullmatch(response.headers.get("fedhelp-receipt", "")):
-                raise NotAFrontError("it took an upload and names no receipt")
+                raise NotAFrontError("it accepted an upload without a receipt")
 
     def fetch(self, have: frozenset[str]) -> Iterator[Path]:
-        """What the front lists for us, each file whole; a download that was cut off goes on."""
+        """Yields the parcels that the front lists for this site. An interrupted download resumes."""
         missing = {entry.hash: entry for entry in self._list_current() if entry.hash not in have}
         for path in self.downloads.iterdir():
-            if path.stem not in missing and _DOWNLOAD_NAME.fullmatch(
-                path.name
-            ):  # the site keeps it elsewhere, or needs it no more
+            if path.stem not in missing and _DOWNLOAD_NAME.fullmatch(path.name):  # stored elsewhere, or obsolete
                 _remove(path)
         return map(self._download, missing.values())
 
@@ -171,24 +166,24 @@ class HttpCarrier:
                     return vouch
         except RefusedThereError:
             return ""
-        raise NotAFrontError("it vouches for nothing")
+        raise NotAFrontError("its proof for the charter has the wrong form")
 
     def check(self) -> None:
-        """Whether a front answers at all."""
+        """Raises unless a front answers at this address."""
         if _json(self._retry(lambda: self._ask("GET", "/healthz"))) != {"status": "ok"}:
-            raise NotAFrontError("it does not say that it is well")
+            raise NotAFrontError("its health check has the wrong form")
 
     def charters(self) -> Iterator[Path]:
         parcels = self._read_list(self._retry(lambda: self._ask("GET", "/v1/charters")))
         if any(entry.kind != "charter" for entry in parcels):
             raise NotAFrontError("its list of charters holds other files")
         for entry in parcels:
-            _remove(self.downloads / f"{entry.hash}.fhx")  # of an attempt before, and perhaps damaged
+            _remove(self.downloads / f"{entry.hash}.fhx")  # of an earlier attempt, and perhaps damaged
             yield self._download(entry, self._ask)
 
     def _list_current(self) -> list[ListedParcel]:
-        parcels = self._read_list(self._retry(lambda: self._read("GET", "/v1/current")))
-        if self.next_keys and all(entry.kind != "roster" for entry in parcels):  # no member by the old keys any more
+        parcels = self._read_list(self._retry(lambda: self._ask_signed("GET", "/v1/current")))
+        if self.next_keys and all(entry.kind != "roster" for entry in parcels):  # the roster has the new keys
             self.keys, self.next_keys = self.next_keys, None
             return self._list_current()
         return parcels
@@ -200,14 +195,15 @@ class HttpCarrier:
             case _:
                 raise NotAFrontError("it gives no list of parcels")
         for kind, limit in {**_KIND_LIMITS, "global": self.max_model_bytes}.items():
-            if (size := sum(one.size for one in parcels if one.kind == kind)) > limit:
+            if (size := sum(listed.size for listed in parcels if listed.kind == kind)) > limit:
                 raise NotAFrontError(f"it lists {size} bytes of the kind {kind}, and there can be {limit}")
         self.downloads.mkdir(parents=True, exist_ok=True)
-        if (size := sum(one.size for one in parcels)) > shutil.disk_usage(self.downloads).free // 2:
+        if (size := sum(listed.size for listed in parcels)) > shutil.disk_usage(self.downloads).free // 2:
             raise NoSpaceError(f"the front lists {size} bytes, more than half of what is free on this disk")
         return parcels
 
     def _download(self, entry: ListedParcel, send: Callable[..., HttpAnswer] | None = None) -> Path:
+        """Downloads one parcel, and resumes a part of it. Keeps a file only if its statement has the listed hash."""
         path, part = self.downloads / f"{entry.hash}.fhx", self.downloads / f"{entry.hash}.part"
         for candidate in (path, part):
             if not _is_file(candidate):
@@ -218,7 +214,7 @@ class HttpCarrier:
             if offset < entry.size:
                 headers = {"Range": f"bytes={offset}-", "If-Range": f'"{entry.hash}"'} if offset else {}
                 try:
-                    response = (send or self._read)(
+                    response = (send or self._ask_signed)(
                         "GET", f"/v1/parcels/{entry.hash}", headers=headers, into=(part, entry.size)
                     )
                 except (*_CONNECTION_ERRORS, _BusyError) as error:
@@ -229,19 +225,19 @@ class HttpCarrier:
                     continue
                 if response.status not in (200, 206) or _size(part) != entry.size:
                     _remove(part)
-                    raise NotAFrontError("it gives a file of another length than it listed")
+                    raise NotAFrontError("it sends a file of another length than it listed")
             elif offset > entry.size or _parcel_hash(part) != entry.hash:
                 _remove(part)
-                raise NotAFrontError("it gives another file than the one that was asked for")
+                raise NotAFrontError("it sends another file than the one that was requested")
             else:
                 part.replace(path)
         return path
 
     # --- one request ---------------------------------------------------------------------------------------------
-    def _read(
+    def _ask_signed(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, into: tuple[Path, int] | None = None
     ) -> HttpAnswer:  # fmt: skip
-        """A read that says who asks. The nonce comes with the answer before; one that is too old is asked for anew."""
+        """Sends a signed request. Its nonce came with the answer before; an expired one is replaced once."""
         try:
             return self._ask_signed_once(method, path, headers, into)
         except RefusedThereError as error:
@@ -271,29 +267,27 @@ class HttpCarrier:
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None,
         into: tuple[Path, int] | None = None,
     ) -> HttpAnswer:  # fmt: skip
-        """One request and its answer, which goes `into` a file of a known size, or is short."""
+        """Sends one request. The answer is short, or goes `into` a file of a known size."""
         opener, url = self._url_opener(), self.url.rstrip("/") + path
         request = _Request(url, body, dict(headers or {}), method=method)
-        request.limits = _AnswerLimits(
-            self.give_up_after, into[1] if into else _LIST_LIMIT, is_download=into is not None
-        )
+        limit = into[1] if into else _LIST_LIMIT
+        request.limits = _AnswerLimits(self.give_up_after, limit, is_download=into is not None)
         try:
             with opener.open(request, timeout=min(_READ_TIMEOUT, self.give_up_after)) as response:
-                response_headers = self._told(response.headers)
+                response_headers = self._checked_headers(response.headers)
                 if into is None or response.status not in (200, 206):
                     return HttpAnswer(response.status, response_headers, _read_short(response, _LIST_LIMIT))
                 _append_to(response, *into)
                 return HttpAnswer(response.status, response_headers, b"")
         except urllib.error.HTTPError as error:
             with error:
-                raise _refusal_error(
-                    error.code, self._told(error.headers), _read_short(error.fp, _REFUSAL_LIMIT)
-                ) from None
-        except (ValueError, OverflowError) as error:  # of a chunk's length, say
-            raise NotAFrontError("it does not speak HTTP as it should") from error
+                refused_headers = self._checked_headers(error.headers)
+                raise _refusal_error(error.code, refused_headers, _read_short(error.fp, _REFUSAL_LIMIT)) from error
+        except (ValueError, OverflowError) as error:  # a malformed chunk length, for example
+            raise NotAFrontError("it does not speak valid HTTP") from error
 
-    def _told(self, headers: Message) -> dict[str, str]:
-        """The headers of an answer. The nonce for the next request is among them."""
+    def _checked_headers(self, headers: Message) -> dict[str, str]:
+        """Returns an answer's headers in lower case, and keeps the nonce for the next request."""
         if headers.get("X-Content-Type-Options") != "nosniff":
             raise _UnmarkedAnswerError(b"")
         lowered = {name.lower(): value for name, value in headers.items()}
@@ -302,7 +296,7 @@ class HttpCarrier:
         return lowered
 
     def _url_opener(self) -> urllib.request.OpenerDirector:
-        """No handler follows a redirect, opens a file or speaks FTP."""
+        """Returns an opener without handlers for redirects, files and FTP."""
         if self._opener is None:
             _check_address(self.url)
             tls = None
@@ -310,7 +304,7 @@ class HttpCarrier:
                 if self.url.lower().startswith("https:"):
                     tls = ssl.create_default_context(cafile=str(self.ca_file) if self.ca_file else None)
             except OSError as error:
-                raise UsageError("the file named with --ca-file holds no certificate that can be read") from error
+                raise UsageError("the file named with --ca-file holds no readable certificate") from error
             self._opener = urllib.request.OpenerDirector()
             for handler in (
                 urllib.request.ProxyHandler(), _Handler(tls), urllib.request.HTTPDefaultErrorHandler(),
@@ -329,13 +323,14 @@ class HttpCarrier:
 
 
 class _Backoff:
-    """Waits a little longer each time and never at the same moment as the neighbours; ends after so many seconds."""
+    """Exponential backoff with jitter, which gives up after so many seconds without progress."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self.renew()
 
     def renew(self) -> None:
+        """Starts again: there was progress."""
         self._pause, self._until = 0.5, time.monotonic() + self._seconds
 
     @property
@@ -343,11 +338,11 @@ class _Backoff:
         return time.monotonic() > self._until
 
     def wait(self, error: Exception) -> None:
-        """Raise what `fault` means for a person where there is no time left, or no hope."""
+        """Waits; raises what `error` means for a person when time is up or waiting cannot help."""
         if isinstance(getattr(error, "reason", None), ssl.SSLCertVerificationError):
             raise OfflineError(
-                "the coordinator's certificate is not one that this computer trusts",
-                remedy="ask the coordinator for its certificate's authority and name it with --ca-file",
+                "this computer does not trust the coordinator's certificate",
+                remedy="ask the coordinator for the certificate of its authority and name it with --ca-file",
             ) from error
         wait = self._pause * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
         if isinstance(error, _BusyError):
@@ -359,14 +354,14 @@ class _Backoff:
 
 
 class _BusyError(Exception):
-    """Not now; perhaps it said when."""
+    """The front is busy; `after` is its Retry-After in seconds, or 0."""
 
     def __init__(self, code: str, after: float) -> None:
         self.code, self.after = code, after
 
 
 class _UnmarkedAnswerError(http.client.IncompleteRead):
-    """A line that breaks within the headers looks like an answer with fewer of them; the last is missing."""
+    """The last header is missing: the connection broke within the headers, or this is no front."""
 
 
 def _final_error(error: Exception) -> OfflineError:
@@ -379,7 +374,7 @@ def _final_error(error: Exception) -> OfflineError:
 
 
 def _refusal_error(status: int, headers: Mapping[str, str], body: bytes) -> Exception:
-    """What the front refused, by its code. The remedy is ours: whoever answers must not tell a person what to do."""
+    """Returns the front's refusal as an error. The remedy is ours: a hostile server must not give a person advice."""
     try:
         refusal = json.loads(body)
     except (ValueError, RecursionError):
@@ -393,7 +388,7 @@ def _refusal_error(status: int, headers: Mapping[str, str], body: bytes) -> Exce
         after = headers.get("retry-after", "")
         return _BusyError(code, min(float(after), 60.0) if re.fullmatch(r"[0-9]{1,6}", after) else 0.0)
     if 300 <= status < 400:
-        return NotAFrontError("it points to another address, which is not followed")
+        return NotAFrontError("it redirects to another address, which is not followed")
     if not code:
         return NotAFrontError("it refuses without a reason")
     return RefusedThereError(code, "".join(letter for letter in detail[:200] if letter.isprintable()), remedy_of(code))
@@ -402,8 +397,8 @@ def _refusal_error(status: int, headers: Mapping[str, str], body: bytes) -> Exce
 def _json(response: HttpAnswer) -> Any:
     try:
         return json.loads(response.body) if response.status == 200 else None
-    except (ValueError, RecursionError):
-        raise NotAFrontError("it answers with something that is no JSON") from None
+    except (ValueError, RecursionError) as error:
+        raise NotAFrontError("its answer is not JSON") from error
 
 
 def _is_count_up_to(value: Any, limit: int) -> bool:
@@ -413,18 +408,18 @@ def _is_count_up_to(value: Any, limit: int) -> bool:
 def _upload_offset(response: HttpAnswer, size: int) -> int:
     text = response.headers.get("upload-offset", "")
     if response.status not in (200, 201, 204) or not re.fullmatch(r"[0-9]{1,16}", text) or int(text) > size:
-        raise NotAFrontError("it does not say where the upload stands")
+        raise NotAFrontError("it does not state the offset of the upload")
     return int(text)
 
 
 def _check_address(url: str) -> None:
-    """Only what can be an address, before anything is asked there."""
+    """Raises unless the text is a plain http or https address, before anything is sent."""
     with contextlib.suppress(ValueError):
         parts = urllib.parse.urlsplit(url)
         has_plain_characters = url.isascii() and url.isprintable() and not set(url) & set(' "<>\\^`{|}@?#')
         if has_plain_characters and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
             return
-    raise UsageError(f"{url[:60]!r} is no address that begins with http:// or https://")
+    raise UsageError(f"{url[:60]!r} is not an address that begins with http:// or https://")
 
 
 # --- what is on the disk ---------------------------------------------------------------------------------------------
@@ -444,7 +439,7 @@ def _remove(path: Path) -> None:
 
 
 def _parcel_hash(path: Path) -> str:
-    """The name of the parcel that a file begins as, or ""."""
+    """Returns the statement's hash of a parcel file, or ""."""
     try:
         with files.reading(path) as file:
             return parcel.read_prologue(file)[0].hash
@@ -454,15 +449,15 @@ def _parcel_hash(path: Path) -> str:
 
 # --- bounds of an answer ---------------------------------------------------------------------------------------------
 class _AnswerLimits:
-    """What an answer may take: so many bytes, and a stretch of patience; a file renews it by what it brings."""
+    """Bounds of one answer: bytes, and seconds. A download's seconds start again with each stretch of progress."""
 
     def __init__(self, seconds: float, size: int, *, is_download: bool) -> None:
-        self._seconds, self._grows = seconds, is_download
-        self._left, self._came = _HEAD_LIMIT + 2 * size, 0  # twice, since chunks have frames
+        self._seconds, self._is_download = seconds, is_download
+        self._left, self._arrived = _HEAD_LIMIT + 2 * size, 0  # twice, because chunks have frames
         self._until = 0.0
 
     def seconds(self) -> float:
-        """How long the next bytes may take."""
+        """Returns how long the next bytes may take."""
         now = time.monotonic()
         self._until = self._until or now + self._seconds
         if now >= self._until:
@@ -470,30 +465,31 @@ class _AnswerLimits:
         return min(self._until - now, _READ_TIMEOUT)
 
     def take(self, count: int) -> None:
+        """Counts bytes that arrived; raises beyond the limit."""
         self._left -= count
-        self._came += count
+        self._arrived += count
         if self._left < 0:
-            raise NotAFrontError("it answers with more bytes than there can be")
-        if self._grows and self._came >= _MIN_PROGRESS:
-            self._until, self._came = 0.0, 0
+            raise NotAFrontError("its answer is longer than possible")
+        if self._is_download and self._arrived >= _MIN_PROGRESS:
+            self._until, self._arrived = 0.0, 0
 
 
 class _LimitedStream(io.RawIOBase):
-    """The bytes of an answer as they come. All that parses it reads here, so that nothing of it is without bound."""
+    """The raw bytes of an answer, within its limits. All parsing reads from here, so nothing is unbounded."""
 
     def __init__(self, sock: socket.socket, limits: _AnswerLimits) -> None:
-        self._sock, self._file, self._meter = sock, sock.makefile("rb", buffering=0), limits
+        self._sock, self._file, self._limits = sock, sock.makefile("rb", buffering=0), limits
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         try:
-            self._sock.settimeout(self._meter.seconds())
+            self._sock.settimeout(self._limits.seconds())
             count = self._file.readinto(buffer) or 0
         except OSError as error:
             raise urllib.error.URLError(error) from error
-        self._meter.take(count)
+        self._limits.take(count)
         return count
 
     def close(self) -> None:
@@ -502,8 +498,8 @@ class _LimitedStream(io.RawIOBase):
 
 
 class _Response(http.client.HTTPResponse):
-    def __init__(self, sock: socket.socket, *given: Any, limits: _AnswerLimits, **named: Any) -> None:
-        super().__init__(sock, *given, **named)
+    def __init__(self, sock: socket.socket, *args: Any, limits: _AnswerLimits, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
         self.fp.close()
         self.fp = io.BufferedReader(_LimitedStream(sock, limits))
 
@@ -527,8 +523,8 @@ class _Request(urllib.request.Request):
 def _limited_connection(
     connection_class: type[http.client.HTTPConnection], request: _Request
 ) -> Callable[..., http.client.HTTPConnection]:
-    def connection(host: str, **named: Any) -> http.client.HTTPConnection:
-        limited = connection_class(host, **named)
+    def connection(host: str, **kwargs: Any) -> http.client.HTTPConnection:
+        limited = connection_class(host, **kwargs)
         limited.response_class = partial(_Response, limits=request.limits)  # type: ignore[assignment]
         return limited
 
@@ -536,30 +532,30 @@ def _limited_connection(
 
 
 def _read_short(response: Any, limit: int) -> bytes:
-    """The whole of an answer that is short."""
+    """Reads an answer that must be shorter than `limit`."""
     body = bytearray()
     while block := response.read(_MIN_CHUNK):
         body += block
         if len(body) > limit:
-            raise NotAFrontError("it answers with more bytes than there can be")
+            raise NotAFrontError("its answer is longer than possible")
     _check_complete(response)
     return bytes(body)
 
 
 def _append_to(response: http.client.HTTPResponse, part: Path, size: int) -> None:
-    """Add to a file what is missing of it, or write it anew where the answer begins at its beginning."""
+    """Appends a partial answer to the file; a full answer replaces the file."""
     offset = part.stat().st_size if response.status == 206 and part.exists() else 0
     if response.status == 206 and response.headers.get("Content-Range") != f"bytes {offset}-{size - 1}/{size}":
-        raise NotAFrontError("it gives other bytes of a file than were asked for")
+        raise NotAFrontError("it sends other bytes of a file than were requested")
     with part.open("ab" if offset else "wb") as file:
         while block := response.read(_MIN_CHUNK):
             offset += len(block)
             if offset > size:
-                raise NotAFrontError("it gives a file of another length than it listed")
+                raise NotAFrontError("it sends a file of another length than it listed")
             file.write(block)
     _check_complete(response)
 
 
 def _check_complete(response: Any) -> None:
-    if response.length:  # bytes that were announced did not come
+    if response.length:  # announced bytes are missing
         raise http.client.IncompleteRead(b"")

@@ -1,4 +1,4 @@
-"""fedhelp_edge.site.connection"""
+"""How a site reaches its coordinator: the remembered folder or address, and the carriers for it. No torch."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from fedhelp_edge.site import inbox, layout, verified
 
 
 def read(home: Path) -> dict[str, Any]:
-    """What was written down when joining."""
+    """Returns the saved connection: `url`, `via`, `ca_file` and the site's name, as far as they are known."""
     path = home / layout.CONNECTION
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def save(home: Path, via: Path | None = None, url: str = "", ca_file: Path | None = None) -> None:
-    """The way that parcels travel from now on: a folder, or the network at an address."""
+    """Remembers how parcels travel from now on: by a folder, or over the network to an address."""
     note = dict(read(home))
     if url:
         note.pop("via", None)
@@ -39,7 +39,10 @@ def carriers(
     home: Path, ask_passphrase: Callable[[], str], via: Path | None = None, url: str = "", ca_file: Path | None = None,
     *, give_up_after: float = 60,
 ) -> list[exchange.Carrier]:  # fmt: skip
-    """The folder or address that is named, and remembered; else what was named last, else the invite's address."""
+    """Returns the carrier for the folder or address that is named, and remembers it.
+
+    Without a name it uses the one named last, or the invite's address.
+    """
     trusted = verified.require_state(home)
     if via is not None:
         files.check_separate(via, home)
@@ -48,18 +51,13 @@ def carriers(
     if folder := note.get("via"):
         return [FolderCarrier(Path(folder))]
     if not note.get("url"):
-        raise NoCarrierError("nobody said how parcels travel to the coordinator")
-    site_keys = functools.cache(
-        lambda: keys.load(home, ask_passphrase)
-    )  # asked for once, and only where a read must be signed
-    next_keys_folder = home / layout.NEXT_KEYS
-    next_keys = (
-        functools.cache(lambda: keys.load(next_keys_folder, ask_passphrase)) if next_keys_folder.exists() else None
-    )
-    ca = note.get("ca_file")
+        raise NoCarrierError("no carrier folder and no address of the coordinator is known")
+    ca_path, next_keys = note.get("ca_file"), home / layout.NEXT_KEYS
+    load = functools.cache(lambda folder: keys.load(folder, ask_passphrase))  # asks once, when a request must be signed
     return [
         HttpCarrier(
-            note["url"], trusted.charter.federation, site_keys, home / "incoming", ca and Path(ca), next_keys, give_up_after,
-            2 * inbox.model_limit(trusted),
+            note["url"], trusted.charter.federation, lambda: load(home), home / "incoming",
+            ca_file=ca_path and Path(ca_path), next_keys=(lambda: load(next_keys)) if next_keys.exists() else None,
+            give_up_after=give_up_after, max_model_bytes=2 * inbox.model_limit(trusted),
         )
     ]  # fmt: skip

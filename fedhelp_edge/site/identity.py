@@ -1,4 +1,4 @@
-"""fedhelp_edge.site.identity"""
+"""Who this site is: its keys, and its entry in the roster. No torch."""
 
 from __future__ import annotations
 
@@ -15,25 +15,22 @@ from fedhelp_edge.trust.state import TrustedState
 
 
 def own_site(home: Path, trusted: TrustedState) -> Site | None:
-    """This site as the roster has it; None while its request waits."""
+    """Returns this site's entry in the roster, or None while its request waits."""
     return trusted.roster.owner(own_signing_key(home)) if trusted.roster else None
 
 
 def adopt_new_keys(home: Path, trusted: TrustedState) -> None:
-    """The keys that this site asked for are its own from the roster on that names them."""
+    """Replaces the site's keys by the requested ones once the roster names them. Called again, it finishes the work."""
     next_keys = home / layout.NEXT_KEYS
-    if (
-        (next_keys / "keys.pub").exists()
-        and trusted.roster
-        and trusted.roster.owner(_canonical_line(keys.read_public_file(next_keys)))
-    ):
-        keys.replace(home, next_keys)
-    elif next_keys.exists() and not (next_keys / "keys.pub").exists() and not keys.exist(next_keys):
-        # taken over, all but the folder's removal; or not made yet
+    if (next_keys / "keys.pub").exists():
+        if trusted.roster and trusted.roster.owner(_canonical_line(keys.read_public_file(next_keys))):
+            keys.replace(home, next_keys)
+    elif next_keys.exists() and not keys.exist(next_keys):  # adopted except for this last step, or never made
         shutil.rmtree(next_keys)
 
 
 def own_signing_key(home: Path) -> str:
+    """Returns this site's public signing key as an OpenSSH line, or "" without keys."""
     try:
         return _canonical_line(keys.load_public(home))
     except FedhelpError:

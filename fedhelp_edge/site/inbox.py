@@ -1,4 +1,4 @@
-"""What comes into a site: orders and models, verified and kept; what an order needs, opened. No torch."""
+"""Receives parcels at a site: verifies them, stores them, and opens the model that the task names. No torch."""
 
 from __future__ import annotations
 
@@ -33,26 +33,25 @@ from fedhelp_edge.trust.state import TrustedState
 from fedhelp_edge.trust.task import Task
 from fedhelp_edge.update import Array
 
-_RECEIPT_LIMIT, _FIRST_MODEL_LIMIT, _MODEL_OVERHEAD = (
-    64 << 10,
-    4 << 30,
-    16 << 20,
-)  # bytes; the last: what stands around a model's numbers
-_DEPENDENCY_ORDER = ("charter", "roster", "task", "knowledge", "global", "receipt")  # each rests on those before it
+_RECEIPT_LIMIT, _FIRST_MODEL_LIMIT = 64 << 10, 4 << 30  # bytes
+_MODEL_OVERHEAD = 16 << 20  # bytes of a model's parcel besides its numbers
+_DEPENDENCY_ORDER = ("charter", "roster", "task", "knowledge", "global", "receipt")  # each may need those before it
 
 
 @dataclass
 class DownloadResult:
-    new: list[str] = field(default_factory=list)  # what came, in words
+    """What a download brought: the parcels stored, and the files refused with code and cause."""
+
+    new: list[str] = field(default_factory=list)  # what arrived, in words
     refused: list[dict[str, str]] = field(default_factory=list)
 
 
 def download(home: Path, carriers: Sequence[exchange.Carrier], ask_passphrase: Callable[[], str]) -> DownloadResult:
-    """Fetch what is there, verify it, keep it; open the model that the order names."""
+    """Fetches, verifies and stores parcels, and opens the model that the newest task names."""
     result = DownloadResult()
     with lock.exclusive(home / layout.LOCK):
         result.refused += verified.repair(home)
-        identity.adopt_new_keys(home, verified.require_state(home))  # where that was cut off
+        identity.adopt_new_keys(home, verified.require_state(home))  # in case an earlier download was interrupted
         paths = (path for carrier in carriers for path in carrier.fetch(held_hashes(home)))
         trusted = import_files(home, paths, result, functools.cache(lambda: _identities(home, ask_passphrase)))
         identity.adopt_new_keys(home, trusted)
@@ -63,14 +62,14 @@ def download(home: Path, carriers: Sequence[exchange.Carrier], ask_passphrase: C
 def import_files(
     home: Path, paths: Iterable[Path], result: DownloadResult, identities: Callable[[], Sequence[str]] = list
 ) -> TrustedState:  # fmt: skip
-    """Judge what a carrier brought, and keep what is news. Of what nobody trusted sent, only the prologue is read.
+    """Verifies files from a carrier and stores the new ones. Of what no trusted key signed it reads the prologue alone.
 
-    Of several files with one statement the first that holds counts: anybody can sign another's statement once more.
-    Of one model that was sealed to several groups of sites, only the parcel that the `identities` open is kept.
+    Several files may hold one statement, for anybody can sign it again: the first valid one counts. Of a model that was
+    sealed to several groups of sites, only the parcel that `identities` open is stored.
     """
     trusted, held = verified.require_state(home), set(held_hashes(home))
     listed: list[tuple[tuple[int, int, int], Path]] = []
-    parcels_by_model: dict[tuple[int, str], set[str]] = {}  # by round and base, the parcels that hold this model
+    parcels_by_model: dict[tuple[int, str], set[str]] = {}  # by round and base: the parcels that hold this model
     for path in paths:
         with _collecting_refusals(home, path, result), open_prologue(path) as (_, statement, _):
             if statement.kind == "global":
@@ -78,19 +77,15 @@ def import_files(
             if statement.kind in _DEPENDENCY_ORDER and statement.hash not in held:
                 listed.append((_import_order(statement), path))
     with layout.scratch(home) as scratch:
-        copy = scratch / "copy"  # what is judged must not change meanwhile
+        copy = scratch / "copy"  # the carrier may change a file while it is verified
         for _, path in sorted(listed):
             with _collecting_refusals(home, path, result), open_prologue(path) as (file, statement, signers):
-                if (
-                    statement.hash not in held
-                    and not _is_stored(home, statement)
-                    and _is_for_us(home, trusted, statement)
-                ):
+                is_new = statement.hash not in held and not _is_stored(home, statement)
+                if is_new and _is_for_us(home, trusted, statement):
                     _check_signers_and_size(trusted, statement, signers)
                     groups = parcels_by_model[_model_key(statement)] if statement.kind == "global" else set()
-                    if len(groups) < 2 or (
-                        not _is_opened(home, statement, groups) and age.can_open(file, identities())
-                    ):
+                    is_group_unopened = len(groups) > 1 and not _is_opened(home, statement, groups)
+                    if len(groups) < 2 or (is_group_unopened and age.can_open(file, identities())):
                         parcel.check_payload(file, statement)
                         _copy_parcel(file, copy, statement)
                         trusted = _accept(home, trusted, copy, statement, result)
@@ -101,10 +96,10 @@ def import_files(
 
 @contextmanager
 def _collecting_refusals(home: Path, path: Path, result: DownloadResult) -> Iterator[None]:
-    """One odd file is named, and hides no other."""
+    """Adds a refused file to the result; the other files are still read."""
     try:
         yield
-    except FileNotFoundError:  # taken away meanwhile; or the whole stick
+    except FileNotFoundError:  # the file is gone, or the whole stick
         path.parent.stat()
     except (FedhelpError, OSError) as error:
         if isinstance(error, OSError) and (error.errno in files.LOCAL_ERRNOS or _is_own_disk(home, error)):
@@ -116,13 +111,13 @@ def _collecting_refusals(home: Path, path: Path, result: DownloadResult) -> Iter
 
 
 def _is_own_disk(home: Path, error: OSError) -> bool:
-    """Whether it is the own disk that fails, and not the carrier."""
+    """Whether this computer's disk fails, and not the carrier."""
     return error.filename is not None and Path(os.fsdecode(error.filename)).is_relative_to(home)
 
 
 @contextmanager
 def open_prologue(path: Path) -> Iterator[tuple[BinaryIO, Statement, tuple[str, ...]]]:
-    """A file of the carrier that has the length which its statement tells, and who signed that."""
+    """Opens a carrier's file whose length matches its statement; yields the file, the statement and its signers."""
     with files.open_shared(path.parent) as folder, folder.reading(path.name) as file:
         statement, signers = parcel.read_prologue(file)
         parcel.check_length(file, statement)
@@ -130,7 +125,7 @@ def open_prologue(path: Path) -> Iterator[tuple[BinaryIO, Statement, tuple[str, 
 
 
 def _check_signers_and_size(trusted: TrustedState, statement: Statement, signers: tuple[str, ...]) -> None:
-    """Whether somebody trusted signed it, and no more comes than its kind can need."""
+    """Raises unless a trusted key signed it, and its size fits its kind: strangers cannot fill the disk."""
     trusted.check_signers(statement, signers)
     limit = statement.format.limit
     if statement.kind == "receipt":
@@ -142,7 +137,7 @@ def _check_signers_and_size(trusted: TrustedState, statement: Statement, signers
 
 
 def model_limit(trusted: TrustedState) -> int:
-    """How many bytes a merged model can have, as far as a task has statement what it looks like."""
+    """Returns the largest size of a merged model's parcel in bytes, by the newest task's schema if there is one."""
     return 2 * trusted.task.schema.size + _MODEL_OVERHEAD if trusted.task else _FIRST_MODEL_LIMIT
 
 
@@ -164,7 +159,7 @@ def _accept(
         result.new.append(f"knowledge, {statement.size / 1e6:.1f} MB")
         return trusted
     trusted = verified.accept(trusted, copy)
-    verified.check_not_older(home, statement)  # once it is known who signed it
+    verified.check_not_older(home, statement)  # after the signers were checked
     verified.save(home, copy, statement)
     result.new.append(_describe(statement))
     return trusted
@@ -181,38 +176,35 @@ def _describe(statement: Statement) -> str:
 def _save_pack(home: Path, copy: Path, statement: Statement) -> None:
     path = home / "pack" / f"{statement.sha256}.safetensors"
     path.parent.mkdir(exist_ok=True)
-    path.unlink(missing_ok=True)  # a damaged one
+    path.unlink(missing_ok=True)  # a damaged copy
     with parcel.open(copy, parcel.any_signer) as opened, files.writing(path) as sink:
         shutil.copyfileobj(opened.body, sink)
 
 
 def _open_base_model(home: Path, trusted: TrustedState, ask_passphrase: Callable[[], str]) -> None:
-    """Opens the model that the newest order names, once. None is sealed for a site that waits to be let in."""
+    """Opens the model that the newest task names, once. No model is sealed for a site that is not in the roster."""
     if trusted.task is None or layout.is_intact(layout.base_path(home, trusted.task)):
         return
     if identity.own_site(home, trusted) is None:
         return
+    base, base_path = trusted.task.base, layout.base_path(home, trusted.task)
     sealed = sorted((home / "global").glob(f"{trusted.charter.epoch:04}-*.fhx"))
-    candidates = [
-        path
-        for path in sealed
-        if parcel.inspect(path, parcel.any_signer).statement.context["base"] == trusted.task.base
-    ]
+    candidates = [path for path in sealed if parcel.inspect(path, parcel.any_signer).statement.context["base"] == base]
     if not candidates:
         return
     site_keys = keys.load(home, ask_passphrase)
-    error: FedhelpError = NoMatchError("the model that this round begins with is not sealed for this site's keys")
+    error: FedhelpError = NoMatchError("the base model of this round is not sealed for this site's keys")
     for path in candidates:
         try:
             with parcel.open(path, trusted.check_signers, [site_keys.identity]) as opened:
-                layout.base_path(home, trusted.task).parent.mkdir(exist_ok=True)
-                layout.base_path(home, trusted.task).unlink(missing_ok=True)  # a damaged one
-                with files.writing(layout.base_path(home, trusted.task)) as sink:
+                base_path.parent.mkdir(exist_ok=True)
+                base_path.unlink(missing_ok=True)  # a damaged copy
+                with files.writing(base_path) as sink:
                     shutil.copyfileobj(opened.body, sink)
                 return
         except NoMatchError:
             continue
-        except (AgeError, ParcelError) as sealing_error:  # sealed badly; it may have been sealed again
+        except (AgeError, ParcelError) as sealing_error:  # it may have been sealed again
             error = sealing_error
     raise error
 
@@ -223,12 +215,10 @@ def lacks_pack(home: Path, task: Task) -> bool:
 
 
 def base_model(home: Path, task: Task, plan: Plan) -> dict[str, Array]:
-    """The model that a round begins with, as numbers."""
+    """Returns the arrays of the model that a round starts from."""
     path = layout.base_path(home, task)
     if not layout.is_intact(path):
-        raise NotYetError(
-            f"the model that round {task.round} begins with is {'damaged' if path.exists() else 'not'} here"
-        )
+        raise NotYetError(f"the base model of round {task.round} is {'damaged' if path.exists() else 'missing'} here")
     with files.reading(path) as file:
         return dict(CODECS[plan.wire.down].decode(dict(update.FileArrays(file, update.read_header(file))), {}))
 
@@ -238,7 +228,7 @@ def plan_of(task: Task) -> Plan:
 
 
 def held_hashes(home: Path) -> frozenset[str]:
-    """What need not be fetched again."""
+    """Returns the hashes of parcels that need not be fetched again."""
     hashes = [path.stem.rsplit("-", 1)[-1] for kind in ("global", "receipt") for path in (home / kind).glob("*.fhx")]
     return frozenset(hashes)
 
@@ -248,29 +238,27 @@ def _model_key(statement: Statement) -> tuple[int, str]:
 
 
 def _is_opened(home: Path, statement: Statement, parcels: Iterable[str]) -> bool:
-    """Whether one of the parcels that hold this model was kept and opened, so that no other is of use."""
+    """Whether one of the parcels that hold this model was stored and opened."""
     base_path = home / "base" / f"{statement.context['base']}.safetensors"
     return not held_hashes(home).isdisjoint(parcels) and layout.is_intact(base_path)
 
 
 def _identities(home: Path, ask_passphrase: Callable[[], str]) -> list[str]:
-    """What opens parcels that are for this site, also by the keys that it asked to be known by."""
+    """Returns the private keys that open parcels for this site, requested new keys included."""
     return [
         keys.load(folder, ask_passphrase).identity for folder in (home, home / layout.NEXT_KEYS) if keys.exist(folder)
     ]
 
 
 def _is_for_us(home: Path, trusted: TrustedState, statement: Statement) -> bool:
-    """All but the receipts of others, and those of an epoch that is over."""
+    """False for receipts of other sites, and for receipts of earlier epochs."""
     if statement.kind != "receipt":
         return True
-    return statement.context["epoch"] >= trusted.charter.epoch and _is_about_own_parcel(
-        home, statement.context["about"]
-    )
+    return statement.context["epoch"] >= trusted.charter.epoch and _is_ours(home, statement.context["about"])
 
 
-def _is_about_own_parcel(home: Path, about: str) -> bool:
-    return (home / "request" / f"{about}.fhx").exists() or any((home / "rounds").glob(f"*/{about}.fhx"))
+def _is_ours(home: Path, hash_: str) -> bool:
+    return (home / "request" / f"{hash_}.fhx").exists() or any((home / "rounds").glob(f"*/{hash_}.fhx"))
 
 
 def _is_stored(home: Path, statement: Statement) -> bool:
@@ -281,27 +269,25 @@ def _is_stored(home: Path, statement: Statement) -> bool:
 
 
 def _import_order(statement: Statement) -> tuple[int, int, int]:
-    position = (
-        _DEPENDENCY_ORDER.index(statement.kind) if statement.kind in _DEPENDENCY_ORDER else len(_DEPENDENCY_ORDER)
-    )
     context = statement.context
-    return position, context.get("epoch", 0), context.get("version", context.get("round", 0))
+    number = context.get("version", context.get("round", 0))
+    return _DEPENDENCY_ORDER.index(statement.kind), context.get("epoch", 0), number
 
 
 def sealed_models(home: Path, trusted: TrustedState, round_: int) -> list[Path]:
-    """The merged model of a round as it came: once, or sealed for several groups of readers."""
+    """Returns the stored parcels of a round's merged model: one, or one for each group of readers."""
     return sorted((home / "global").glob(f"{trusted.charter.epoch:04}-{round_:06}-*.fhx"))
 
 
 def merged_model(
     home: Path, trusted: TrustedState, round_: int, site_keys: Keys, plan: Plan
 ) -> tuple[dict[str, Array] | None, int]:
-    """The merged model of a round, if it is here, and of how many shares it was made."""
+    """Returns the merged model of a round, or None, and the number of updates in it."""
     for path in sealed_models(home, trusted, round_):
         try:
             with parcel.open(path, trusted.check_signers, [site_keys.identity]) as opened:
                 wire = dict(update.FileArrays(opened.body, update.read_header(opened.body)))
                 return dict(CODECS[plan.wire.down].decode(wire, {})), int(opened.statement.context["inputs"]["count"])
-        except NoMatchError:  # sealed for those who were here before this site
+        except NoMatchError:  # sealed before this site was admitted
             continue
     return None, 0

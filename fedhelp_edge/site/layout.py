@@ -1,20 +1,20 @@
-"""The folder where a site lives: its keys, and the news that it has verified, as files that are written once.
+"""The files of a site's home: its keys, and the parcels that it has verified. Files are written once.
 
 keys.age, keys.pub       its two keys
-next-keys/               those that it asked to be known by, until the roster names them
+next-keys/               new keys that it requested, until the roster names them
 joined.json              where its coordinator is reached
-number.txt               the number of its last parcel that counts; exchange.lock is held while parcels come and go
+number.txt               its last sequence number; exchange.lock is held while parcels come and go
 incoming/                downloads from the network as they grow
 pinned.fhx               the first version of the charter, as it was pinned when joining
-verified.json            the newest charter, roster and task that were verified; what is older is a rollback
-aside/…                  files that did not belong here or were damaged
+verified.json            the newest verified charter, roster and task; an older one is a rollback
+aside/…                  files that were damaged or did not belong here
 charter/0001.fhx, …      every version of the charter, the first one pinned when joining
-roster/0001-0007.fhx, …  rosters, by epoch and version; task/0001-000003.fhx orders, by epoch and round
-global/…, receipt/…      merged models and receipts as they came, by epoch and what they are about
-base/…, pack/…           models and knowledge, opened, by the hash of what they hold
-rounds/0001-000003/      a round that was trained here, with its share
-refused/0001-000003-1/   the same, put aside because its share was refused and it is trained again
-request/…                what it asked of the coordinator: to join, or to be known by new keys
+roster/0001-0007.fhx, …  rosters, by epoch and version; task/0001-000003.fhx tasks, by epoch and round
+global/…, receipt/…      merged models and receipts as they arrived, by epoch and subject
+base/…, pack/…           opened models and knowledge packs, by the hash of their content
+rounds/0001-000003/      a round that was trained here, with its update
+refused/0001-000003-1/   the same, put aside because the update was refused and the round is trained again
+request/…                its requests: to join, or to rotate its keys
 """
 
 from __future__ import annotations
@@ -38,14 +38,11 @@ from fedhelp_edge.trust.task import Task
 
 CONNECTION, NEXT_KEYS, LOCK, IMAGES = "joined.json", "next-keys", "exchange.lock", "images.txt"
 PINNED, VERIFIED = "pinned.fhx", "verified.json"
-_SCRATCH_PREFIX, _SCRATCH_AGE = (
-    ".work-",
-    3600.0,
-)  # begins the names of folders for a step; seconds after which none is at work
+_SCRATCH_PREFIX, _SCRATCH_AGE = ".work-", 3600.0  # seconds after which no command still uses its temporary files
 
 
 def parcel_path(home: Path, statement: Statement) -> Path:
-    """Where news of this kind is kept."""
+    """Returns where a verified parcel is stored."""
     context = statement.context
     name = {
         "charter": lambda: f"{context['version']:04}",
@@ -58,7 +55,7 @@ def parcel_path(home: Path, statement: Statement) -> Path:
 
 
 def parcel_hash(path: Path) -> str:
-    """The hash of a whole parcel's statement, or ""."""
+    """Returns the statement's hash of an intact parcel, else ""."""
     try:
         return parcel.inspect(path, parcel.any_signer).statement.hash
     except FedhelpError:
@@ -66,31 +63,34 @@ def parcel_hash(path: Path) -> str:
 
 
 def resolve_images(home: Path, images: Path | None) -> Path:
-    """The images that are named, or those that were named last."""
+    """Returns and remembers the images that are named; with None, those that were named last."""
     note = home / IMAGES
     if images is not None:
         home.mkdir(parents=True, exist_ok=True)
         files.write_atomic(note, os.fsencode(images.absolute()))
         return images
     if not note.exists():
-        raise NoImagesNamedError("no images were named yet")
+        raise NoImagesNamedError("no images have been named")
     return Path(os.fsdecode(note.read_bytes()))
 
 
 def round_dir(home: Path, task: Task) -> Path:
+    """Returns the folder of the task's round."""
     return home / "rounds" / f"{task.epoch:04}-{task.round:06}"
 
 
 def base_path(home: Path, task: Task) -> Path:
+    """Returns the path of the opened model that the task's round starts from."""
     return home / "base" / f"{task.base}.safetensors"
 
 
 def pack_path(home: Path, task: Task) -> Path | None:
+    """Returns the path of the task's opened knowledge pack, or None if it has none."""
     return home / "pack" / f"{task.knowledge}.safetensors" if task.knowledge else None
 
 
 def is_intact(path: Path) -> bool:
-    """What is named by its hash is here, as it came."""
+    """Whether a file that is named by its SHA-256 is here and unchanged."""
     if not path.exists():
         return False
     with path.open("rb") as file:
@@ -98,7 +98,7 @@ def is_intact(path: Path) -> bool:
 
 
 def is_intact_parcel(path: Path) -> bool:
-    """A parcel is here, whole and signed; by whom, is not asked."""
+    """Whether the parcel is complete and its signatures hold, whoever signed it."""
     try:
         parcel.inspect(path, parcel.any_signer)
     except FedhelpError:
@@ -107,7 +107,7 @@ def is_intact_parcel(path: Path) -> bool:
 
 
 def clear_leftovers(home: Path) -> None:
-    """Delete what commands that were killed have left unfinished, once nobody can be at work on it."""
+    """Deletes unfinished files of killed commands, once they are old enough that nobody writes them."""
     for pattern in (f"{_SCRATCH_PREFIX}*", ".*.part", "*/.*.part"):
         for leftover in home.glob(pattern):
             if leftover.lstat().st_mtime < time.time() - _SCRATCH_AGE:
@@ -119,7 +119,7 @@ def clear_leftovers(home: Path) -> None:
 
 @contextmanager
 def scratch(home: Path) -> Iterator[Path]:
-    """A folder for the length of a step, on the same disk."""
+    """Yields a temporary folder on the home's disk, so that files move out of it atomically."""
     clear_leftovers(home)
     with tempfile.TemporaryDirectory(prefix=_SCRATCH_PREFIX, dir=home) as name:
         yield Path(name)

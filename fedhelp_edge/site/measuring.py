@@ -1,4 +1,4 @@
-"""How good the nets of a finished round are: each that the site has, and which of them it would diagnose with."""
+"""Measures the nets of a finished round, and says which one an export would choose."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from fedhelp_edge.update import Array
 
 
 def measure(
-    home: Path, plan: Plan, site: str, tier: str, round_dir: Path, merged: Mapping[str, Array] | None, images: Path | None,
-    *, threads: int | None = None,
+    home: Path, plan: Plan, site: str, tier: str, round_dir: Path, merged: Mapping[str, Array] | None,
+    images: Path | None, *, threads: int | None = None,
 ) -> Evaluation:  # fmt: skip
-    """On the test part, or on all of other images; the net is chosen by the site's validation images, as `export` does,
-    and each answers with the temperature that these ask for."""
+    """Measures on the test set, or on all of the other `images`.
+
+    As in an export, the site's validation images choose the net and fit each net's temperature.
+    """
     machine.configure(threads)
     own_images = _own_images(home, plan, required=images is None)
     measured = own_images if images is None else _other_images(home, plan, images)
-    assert measured is not None  # noqa: S101 - one of the two is there, or was refused
-    context, report = (
-        local_training.TrainingContext(plan, site, tier, measured, None, machine.compute(plan.training.precision)),
-        local_training.read_report(round_dir),
-    )
+    assert measured is not None  # noqa: S101 - without `images` own images are required
+    compute, report = machine.compute(plan.training.precision), local_training.read_report(round_dir)
+    context = local_training.TrainingContext(plan, site, tier, measured, None, compute)
     nets, prior = local_training.nets(context, round_dir, merged), report["prior"]
     test, val = measured.part("test"), own_images.part("val") if own_images else measured.only(np.array([], np.int64))
     distinct = choose.distinct(nets)
@@ -51,7 +51,7 @@ def measure(
 
 
 def _own_images(home: Path, plan: Plan, *, required: bool) -> Images | None:
-    """The site's images; where others are measured on, they may be gone."""
+    """Loads the site's images. They may be gone where other images are measured."""
     try:
         return data.load(layout.resolve_images(home, None), plan, state_dir=home / "images")
     except FedhelpError:
@@ -61,6 +61,7 @@ def _own_images(home: Path, plan: Plan, *, required: bool) -> Images | None:
 
 
 def _other_images(home: Path, plan: Plan, images: Path) -> Images:
+    """Loads other images as one test set, with the class names and columns that the site's own images use."""
     names = load_aliases(home / "images", images, plan.classes)
     columns = load_columns(home / "images", images)
     others = data.load(images, plan, state_dir=home / "others", mapping=names, columns=columns)
@@ -68,8 +69,8 @@ def _other_images(home: Path, plan: Plan, images: Path) -> Images:
 
 
 def _seen_before(own: Images | None, others: Images) -> list[dict[str, Any]]:
-    """Which of other images were learned from, as far as the site's own are still there."""
+    """Returns findings about other images that also occur in the training set."""
     if own is None:
-        text = "the training images cannot be read here: whether these images were learned from is not known"
+        text = "the training images cannot be read here, so these images may be among them"
         return [data.Finding("unknown-training-images", "test", len(others), len(others), text).to_json()]
     return [finding.to_json() for finding in data.training_overlap(others, own)]

@@ -1,4 +1,4 @@
-"""Training by order: the round that the coordinator opened, from the model that it names."""
+"""Trains and evaluates the round of the coordinator's newest task."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def train(
     device: str = "cpu",
     threads: int | None = None,
 ) -> tuple[Path, dict[str, Any]] | None:
-    """The round's folder and its report; None to processes that only helped."""
+    """Trains the open round. Returns its folder and report; None in every process but the first."""
     trusted = verified.require_state(home)
     site, task = identity.own_site(home, trusted), trusted.task
     if site is None:
-        raise NotYetError("this site was not let in yet")
+        raise NotYetError("the coordinator has not approved this site yet")
     if site.tier != tier:
         command = "train" if site.tier == "small" else "distill"
         raise TierError(f"this site's tier is {site.tier}", remedy=f"fedhelp-edge {command}")
@@ -39,11 +39,10 @@ def train(
     plan = inbox.plan_of(task)
     trusted.check_fresh(datetime.now(timezone.utc), timedelta(days=plan.round.grace_days))
     if inbox.lacks_pack(home, task):
-        raise KnowledgeMissingError(f"round {task.round} names knowledge that is not here, or damaged")
+        raise KnowledgeMissingError(f"round {task.round} needs a knowledge pack that is missing or damaged")
     base, round_dir = inbox.base_model(home, task, plan), layout.round_dir(home, task)
-    finished = sorted(
-        path.parent for path in round_dir.parent.glob("*/report.json") if path.parent.name < round_dir.name
-    )
+    finished = sorted(path.parent for path in round_dir.parent.glob("*/report.json"))
+    earlier = [other for other in finished if other.name < round_dir.name]
     with local_training.open_context(
         home, plan, site.id, tier, images, layout.pack_path(home, task), device=device, threads=threads
     ) as context:
@@ -51,31 +50,29 @@ def train(
             local_training.follow(context)
             return None
         outbox.put_refused_aside(home, task)
-        return round_dir, local_training.train_round(
-            context, task.round, base, round_dir, finished[-1] if finished else None, watch
-        )
+        previous = earlier[-1] if earlier else None
+        return round_dir, local_training.train_round(context, task.round, base, round_dir, previous, watch)
 
 
 def evaluate(
     home: Path, images: Path | None, ask_passphrase: Callable[[], str], *, threads: int | None = None
 ) -> Evaluation:
-    """How good this site's nets of the newest round are that was trained here, and the merged one if it has come."""
+    """Measures the nets of the newest round that was trained here, and the merged net if it has arrived."""
     trusted = verified.require_state(home)
     site, task = identity.own_site(home, trusted), trusted.task
     finished = sorted(path.parent for path in (home / "rounds").glob("*/report.json"))
     if site is None or task is None or not finished:
-        raise NotTrainedError("nothing was trained here yet")
+        raise NotTrainedError("no round has been trained here")
     round_dir, plan = finished[-1], inbox.plan_of(task)
     round_, merged, locked = local_training.read_report(round_dir)["round"], None, False
     if inbox.sealed_models(home, trusted, round_):
         try:
             merged, _ = inbox.merged_model(home, trusted, round_, keys.load(home, ask_passphrase), plan)
-        except PassphraseNeededError:  # nobody is there: the others are measured all the same
+        except PassphraseNeededError:  # nobody can type it: measure the other nets
             locked = True
     evaluation = measuring.measure(home, plan, site.id, site.tier, round_dir, merged, images, threads=threads)
     if locked:
         text = "the merged net is not measured, because the keys are locked: --passphrase-file opens them"
-        evaluation = replace(
-            evaluation, findings=[*evaluation.findings, Finding("net-not-measured", "", 0, 0, text).to_json()]
-        )
+        finding = Finding("net-not-measured", "", 0, 0, text).to_json()
+        evaluation = replace(evaluation, findings=[*evaluation.findings, finding])
     return evaluation

@@ -1,4 +1,4 @@
-"""What leaves a site: shares, sealed once, sent until they are received. No torch."""
+"""Seals a site's updates once, and sends parcels until their receipts arrive. No torch."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from fedhelp_edge.site import identity, inbox, layout, receipts, verified
 from fedhelp_edge.trust.state import TrustedState
 from fedhelp_edge.trust.task import Task
 
-_NEW_KEYS_FIRST = "'fedhelp-edge upload' asks for them; after the coordinator's answer 'download', then 'upload' again"
-_FINAL_CODES = {
+_NEW_KEYS_FIRST = "run 'fedhelp-edge upload', wait for the coordinator, then 'download' and 'upload' again"
+_FINAL_CODES = {  # after these the coordinator accepts no other update of the round
     kind.code for kind in (DuplicateRoundError, QuotaError, RoundClosedError, RoundKeyGoneError, SignerRevokedError)
-}  # no other share is taken
+}
 
 
 def seal_current(home: Path, ask_passphrase: Callable[[], str]) -> Path:
-    """The share of the round that is ordered now."""
+    """Seals the update of the current task's round."""
     trusted = verified.require_state(home)
     if trusted.task is None:
-        raise NotYetError("no round has been ordered yet")
+        raise NotYetError("the coordinator has opened no round yet")
     with lock.exclusive(home / layout.LOCK):
         return seal_update(home, trusted, trusted.task, ask_passphrase)
 
 
 def seal_update(home: Path, trusted: TrustedState, task: Task, ask_passphrase: Callable[[], str]) -> Path:
-    """The share of a finished round, sealed once: it lies beside the round, by the hash of its statement."""
+    """Seals the update of a finished round once, into the round's folder, and returns its path."""
     round_dir = layout.round_dir(home, task)
     for sealed in round_dir.glob("*.fhx"):
         if layout.is_intact_parcel(sealed):
@@ -58,7 +58,7 @@ def seal_update(home: Path, trusted: TrustedState, task: Task, ask_passphrase: C
     if site is None:
         raise NotYetError("this site is not in the roster yet")
     if (home / layout.NEXT_KEYS).exists():
-        raise NotYetError("new keys were asked for, and the roster does not name them yet", remedy=_NEW_KEYS_FIRST)
+        raise NotYetError("the new keys that were requested are not in the roster yet", remedy=_NEW_KEYS_FIRST)
     plan, report = inbox.plan_of(task), json.loads((round_dir / "report.json").read_text(encoding="utf-8"))
     try:
         with files.reading(round_dir / "share.safetensors") as file:
@@ -66,42 +66,39 @@ def seal_update(home: Path, trusted: TrustedState, task: Task, ask_passphrase: C
     except (UpdateError, FileNotFoundError) as error:
         (round_dir / "share.safetensors").unlink(missing_ok=True)
         (round_dir / "report.json").unlink()
-        remedy = "'fedhelp-edge train' or 'distill' makes it again from what is kept, in no time"
-        raise NotYetError(f"the share of round {task.round} was damaged on this disk", remedy=remedy) from error
+        remedy = "'fedhelp-edge train' or 'distill' makes it again from the checkpoint in seconds"
+        raise NotYetError(f"the update of round {task.round} is damaged on this disk", remedy=remedy) from error
     wire, _ = CODECS[plan.wire.up].encode(arrays, inbox.base_model(home, task, plan), {})
     body = io.BytesIO()
     update.write(body, wire)
     site_keys = keys.load(home, ask_passphrase)
     context = statement.new_context(
         "update", federation=task.federation, round=task.round, task=task.hash, base=task.base, sender=site.id,
-        sender_key=sshsig.fingerprint(site_keys.public.sign), recipients=list(task.recipients), seq=next_sequence_number(home),
+        sender_key=sshsig.fingerprint(site_keys.public.sign), recipients=list(task.recipients),
+        seq=next_sequence_number(home),
     )  # fmt: skip
     facts = {"examples": min(report["examples"], plan.merge.max_examples), **report["base"]}
     return seal(home, round_dir, context, body.getvalue(), [site_keys.sign], task.recipients, facts)
 
 
 def put_refused_aside(home: Path, task: Task) -> None:
-    """Make room to train a round again whose share the coordinator refused."""
+    """Puts aside a round whose update was refused, so that it can be trained again."""
     round_dir = layout.round_dir(home, task)
     with lock.exclusive(home / layout.LOCK):
         if may_retrain(home, round_dir):
-            aside = home / "refused"
-            aside.mkdir(exist_ok=True)
-            round_dir.rename(
-                next(path for n in itertools.count(1) if not (path := aside / f"{round_dir.name}-{n}").exists())
-            )
+            (home / "refused").mkdir(exist_ok=True)
+            names = (home / "refused" / f"{round_dir.name}-{number}" for number in itertools.count(1))
+            round_dir.rename(next(path for path in names if not path.exists()))
 
 
 def may_retrain(home: Path, round_dir: Path) -> bool:
-    """Whether the share of a round was refused for what another training would put right."""
-    return any(
-        receipt["state"] == "refused" and receipt["code"] not in _FINAL_CODES
-        for receipt in receipts.latest(home, round_dir)
-    )
+    """Whether the coordinator refused the round's update for a reason that training again can remove."""
+    refused = [receipt for receipt in receipts.latest(home, round_dir) if receipt["state"] == "refused"]
+    return any(receipt["code"] not in _FINAL_CODES for receipt in refused)
 
 
 def upload(home: Path, carriers: Sequence[exchange.Carrier]) -> list[str]:
-    """Send what was sealed and not yet received, by every carrier, and keep the receipts that come at once."""
+    """Sends all pending parcels by every carrier, and stores the receipts that arrive at once. Returns their hashes."""
     with lock.exclusive(home / layout.LOCK):
         parcels = pending(home)
         for carrier in carriers if parcels else ():
@@ -112,13 +109,13 @@ def upload(home: Path, carriers: Sequence[exchange.Carrier]) -> list[str]:
 
 
 def pending(home: Path, trusted: TrustedState | None = None) -> list[Path]:
-    """What was sealed here and has no receipt."""
+    """Returns the sealed parcels that have no receipt."""
     trusted = trusted or verified.require_state(home)
     return sorted([*pending_updates(home, trusted), *_pending_requests(home, trusted)], key=lambda path: path.name)
 
 
 def pending_updates(home: Path, trusted: TrustedState) -> list[Path]:
-    """Those without a receipt; not those of rounds that are over, which nobody takes any more."""
+    """Returns the sealed updates without a receipt, except those of closed rounds, which no hub accepts."""
     oldest_round = max(0, trusted.task.round - inbox.plan_of(trusted.task).round.stale) if trusted.task else 0
     oldest_folder = f"{trusted.charter.epoch:04}-{oldest_round:06}"
     sealed = (path for path in (home / "rounds").glob("*/*.fhx") if path.parent.name >= oldest_folder)
@@ -126,18 +123,19 @@ def pending_updates(home: Path, trusted: TrustedState) -> list[Path]:
 
 
 def _pending_requests(home: Path, trusted: TrustedState) -> Iterator[Path]:
-    """Those not granted yet. A receipt for one holds in its epoch: a restored hub may not know of it."""
-    in_roster, new_keys = identity.own_site(home, trusted) is not None, (home / layout.NEXT_KEYS).exists()
-    if in_roster and not new_keys:
+    """Yields the requests that were not granted.
+
+    A receipt counts in its epoch only: a restored hub may not know the request.
+    """
+    in_roster, epoch = identity.own_site(home, trusted) is not None, trusted.charter.epoch
+    if in_roster and not (home / layout.NEXT_KEYS).exists():
         return
     for path in (home / "request").glob("*.fhx"):
         if not layout.is_intact_parcel(path):
             command = "'fedhelp-edge keys rotate'" if in_roster else "'fedhelp-edge leave', then 'join' with an invite,"
-            raise NotYetError("a request was damaged on this disk", remedy=f"{command} makes it again")
+            raise NotYetError("a request is damaged on this disk", remedy=f"{command} makes it again")
         kind = parcel.inspect(path, parcel.any_signer).statement.kind
-        if kind == ("rotate" if in_roster else "enrol") and not receipts.of_parcel(
-            home, path.stem, trusted.charter.epoch
-        ):
+        if kind == ("rotate" if in_roster else "enrol") and not receipts.of_parcel(home, path.stem, epoch):
             yield path
 
 
@@ -145,21 +143,21 @@ def seal(
     home: Path, folder: Path, context: dict[str, Any], body: bytes, signers: Sequence[Ed25519PrivateKey],
     recipients: Sequence[str] = (), facts: dict[str, Any] | None = None,
 ) -> Path:  # fmt: skip
-    """Seal a parcel into a folder, under the hash of its statement."""
+    """Seals a parcel into a folder, under the hash of its statement."""
     with layout.scratch(home) as scratch:
         part = scratch / "sealed"
-        statement = parcel.seal(part, context, body, signers, recipients, facts=facts)
+        sealed = parcel.seal(part, context, body, signers, recipients, facts=facts)
         folder.mkdir(exist_ok=True)
-        path = folder / f"{statement.hash}.fhx"
+        path = folder / f"{sealed.hash}.fhx"
         part.rename(path)
         files.sync_folder(folder)
     return path
 
 
 def next_sequence_number(home: Path) -> int:
-    """Above all that this site has used, also where only its keys came back from a backup: at least the time.
+    """Returns a number above all that this site has used, and stores it before a parcel uses it.
 
-    It is used up before the parcel that has it is made.
+    It is at least the time in milliseconds, so it also rises where a backup restored the site's keys alone.
     """
     path = home / "number.txt"
     number = max(int(1000 * time.time()), int(path.read_text()) + 1 if path.exists() else 1)

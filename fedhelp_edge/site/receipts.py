@@ -1,4 +1,4 @@
-"""fedhelp_edge.site.receipts"""
+"""The coordinator's receipts that a site has stored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedhelp_edge.parcel import parcel
 
 
 def of_parcel(home: Path, about: str, epoch: int | None = None) -> list[dict[str, Any]]:
-    """What the coordinator said of a parcel, in the order in which its log has it; in every epoch, or in one."""
+    """Returns the receipts of a parcel in the order of the coordinator's log, of all epochs or of one."""
     ranked = []
     for path in (home / "receipt").glob(f"{'*' if epoch is None else f'{epoch:04}'}-{about}-*.fhx"):
         with suppress(FedhelpError), parcel.open(path, parcel.any_signer) as opened:  # a damaged one is fetched again
@@ -24,5 +24,5 @@ def of_parcel(home: Path, about: str, epoch: int | None = None) -> list[dict[str
 
 
 def latest(home: Path, round_dir: Path) -> list[dict[str, Any]]:
-    """The last word on the share of a round, if there is one."""
+    """Returns the latest receipt of a round's update, if there is one."""
     return [receipt for sealed in round_dir.glob("*.fhx") for receipt in of_parcel(home, sealed.stem)[-1:]]

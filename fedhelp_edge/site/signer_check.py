@@ -1,4 +1,4 @@
-"""Judge a statement, or a key, by what this site has verified."""
+"""Says whether this site trusts the signer of a parcel or of a model."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from fedhelp_edge.errors import (
 )
 from fedhelp_edge.parcel import sshsig
 from fedhelp_edge.parcel.statement import Statement
-from fedhelp_edge.site import identity
-from fedhelp_edge.site import verified as site_verified
+from fedhelp_edge.site import identity, verified
 from fedhelp_edge.trust.roster import ACTIVE, REVOKED
 
 
 def parcel_warning(home: Path, statement: Statement, signers: tuple[str, ...]) -> str:
-    """Why a whole parcel should not be trusted here, or "" if it may be."""
+    """Returns why this site does not trust the signers of an intact parcel, or ""."""
     if statement.kind != "charter" and identity.own_signing_key(home) in signers:
         return ""
-    trusted = site_verified.state(home)
+    trusted = verified.state(home)
     if trusted is None:
         return "this computer has joined no federation, so it cannot say whose key signed"
     try:
@@ -33,17 +32,17 @@ def parcel_warning(home: Path, statement: Statement, signers: tuple[str, ...]) -
 
 
 def model_warning(home: Path, key: str, fingerprint: str | None) -> str:
-    """Why the signer of a model is not vouched for here, or ""; refused where a home says that it is a stranger.
+    """Returns why nobody vouches for the signer of a model, or "". Raises where the home knows it as a stranger.
 
-    `wanted` is the fingerprint that a person asks for. With keys or a federation in the home the signer must be this
-    site or one that takes part; without, the signature alone counts, and the answer says so.
+    A `fingerprint` that a person names decides alone. In a home with keys or a federation the signer must be this site
+    or an active one; otherwise only the signature itself is checked, and the returned text says so.
     """
     if fingerprint and sshsig.fingerprint(key) != fingerprint:
         raise SignerMismatchError(f"signed by {sshsig.fingerprint(key)}")
     own_key = identity.own_signing_key(home)
     if key == own_key:
         return ""
-    trusted = site_verified.state(home)
+    trusted = verified.state(home)
     site = trusted.roster.owner(key) if trusted and trusted.roster else None
     if site and site.status == REVOKED:
         raise SignerRevokedError(f"the key of {site.id} was revoked")
@@ -51,7 +50,7 @@ def model_warning(home: Path, key: str, fingerprint: str | None) -> str:
         return ""
     remedy = "export it again here, or name the key that you trust with --signer"
     if site:
-        raise SignerWindowError(f"{site.id} takes part no more", remedy=remedy)
+        raise SignerWindowError(f"{site.id} does not take part any more", remedy=remedy)
     if own_key or trusted:
         raise SignerUnknownError(f"signed by {sshsig.fingerprint(key)}, which is nobody's key here", remedy=remedy)
-    return "there is no home here that could say whose key signed"
+    return "there is no home here that knows whose key signed"

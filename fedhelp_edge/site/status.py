@@ -1,4 +1,4 @@
-"""A site that takes part: how far it is, what comes next, and training by order."""
+"""The state of a site: how far its round is, and the next step. Read from its files alone."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ JOINING, WAITING, READY, TRAINING, TRAINED, SENT, RECEIVED, JUDGED = (
     "joining", "waiting", "ready", "training", "trained", "sent", "received", "judged",
 )  # fmt: skip
 _MEANINGS = {
-    JOINING: "this site asked to join and was not let in yet",
-    WAITING: "nothing to do until a new round, or its model, is here",
-    READY: "a round is open, and nothing was trained for it yet",
+    JOINING: "this site asked to join and waits for the coordinator's approval",
+    WAITING: "nothing to do until a new round and its model arrive",
+    READY: "a round is open and has not been trained",
     TRAINING: "training was begun; it goes on where it stopped",
-    TRAINED: "trained; the share was not sent yet",
-    SENT: "the share was sent, and its receipt is not here yet",
-    RECEIVED: "the coordinator has the share, and has not judged it yet",
-    JUDGED: "the share was judged; nothing to do until the next round",
+    TRAINED: "the round is trained; its update has not been sent",
+    SENT: "the update was sent; its receipt has not arrived",
+    RECEIVED: "the coordinator has received the update and has not checked it yet",
+    JUDGED: "the update was checked; nothing to do until the next round",
 }
+_RETRAIN = "the update was refused; correct the cause and train the round again"
 _JOIN_AGAIN = "fedhelp-edge leave, then fedhelp-edge join INVITE, with a new invite"
+_RECEIPT_FIELDS = ("state", "code", "cause")
 
 
 def status(home: Path, clock: datetime | None = None) -> dict[str, Any]:
-    """Where this site stands, read from its files alone."""
+    """Returns this site's state, its meaning and the next step, as `status --json` prints them."""
     trusted = verified.require_state(home)
     site, task = identity.own_site(home, trusted), trusted.task
     state, receipts = _state(home, trusted), _latest_receipts(home)
@@ -37,12 +39,9 @@ def status(home: Path, clock: datetime | None = None) -> dict[str, Any]:
     tier, meaning = site.tier if site else "", _MEANINGS[state]
     next_ = _next_step(state, tier)
     if request:
-        meaning, next_ = "the request to join was refused", _JOIN_AGAIN
+        meaning, next_ = "the coordinator refused the request to join", _JOIN_AGAIN
     elif state == JUDGED and task and outbox.may_retrain(home, layout.round_dir(home, task)):
-        meaning, next_ = (
-            "the share was refused; with that put right, the round can be trained again",
-            _next_step(READY, tier),
-        )
+        meaning, next_ = _RETRAIN, _next_step(READY, tier)
     return {
         "federation": trusted.charter.federation, "name": trusted.charter.name, "site": site.id if site else None,
         "tier": site.tier if site else None, "round": task.round if task else 0, "state": state,
@@ -53,7 +52,7 @@ def status(home: Path, clock: datetime | None = None) -> dict[str, Any]:
 
 
 def next_command(home: Path, report: Mapping[str, Any]) -> str:
-    """The next step as a person types it: the first time, training must be told which images."""
+    """Returns the next step as a person types it: the first training needs the images."""
     trains = report["next"] in (_next_step(READY, "small"), _next_step(READY, "large"))
     return f"{report['next']} IMAGES" if trains and not (home / layout.IMAGES).exists() else str(report["next"])
 
@@ -62,12 +61,9 @@ def _state(home: Path, trusted: TrustedState) -> str:
     site, task = identity.own_site(home, trusted), trusted.task
     if site is None:
         return JOINING
-    if (
-        task is None
-        or task.round < site.from_round
-        or not layout.is_intact(layout.base_path(home, task))
-        or inbox.lacks_pack(home, task)
-    ):
+    if task is None or task.round < site.from_round:
+        return WAITING
+    if not layout.is_intact(layout.base_path(home, task)) or inbox.lacks_pack(home, task):
         return WAITING
     round_dir = layout.round_dir(home, task)
     if not round_dir.exists():
@@ -83,22 +79,21 @@ def _state(home: Path, trusted: TrustedState) -> str:
 
 
 def _refused_request(home: Path) -> dict[str, str] | None:
-    """Why the coordinator did not let this site in, if it said so."""
+    """Returns the receipt that refused the request to join, if there is one."""
     for sealed in (home / "request").glob("*.fhx"):
         for receipt in receipts.of_parcel(home, sealed.stem)[-1:]:
             if receipt["state"] == "refused":
-                return {key: receipt[key] for key in ("state", "code", "cause")}
+                return {key: receipt[key] for key in _RECEIPT_FIELDS}
     return None
 
 
 def _latest_receipts(home: Path) -> list[dict[str, str]]:
-    """The last word on each share, newest round first."""
+    """Returns the latest receipt of each update, newest round first."""
     rows = []
     for round_dir in sorted((home / "rounds").glob("*"), reverse=True):
         for receipt in receipts.latest(home, round_dir):
-            rows.append(
-                {"round": round_dir.name[-6:].lstrip("0"), **{key: receipt[key] for key in ("state", "code", "cause")}}
-            )
+            fields = {key: receipt[key] for key in _RECEIPT_FIELDS}
+            rows.append({"round": round_dir.name[-6:].lstrip("0"), **fields})
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Everything that a site can do now: send what waits, fetch, train, send. What cannot be reached is tried next time."""
+"""Does all that a site can do now: send, fetch, train, send. Without a connection it trains and sends next time."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from fedhelp_edge import exchange
 from fedhelp_edge.errors import FileMissingError, OfflineError, RefusedThereError
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.site import inbox, layout, outbox, status
-from fedhelp_edge.site import status as site_status
 
 
 @dataclass
 class SyncResult:
+    """What a sync did. `unreached` says why the carrier could not be reached, or is ""."""
+
     new: list[str] = field(default_factory=list)
     refused: list[dict[str, str]] = field(default_factory=list)
     trained: int | None = None  # the round
@@ -28,18 +29,17 @@ def sync(
     home: Path, carriers: Sequence[exchange.Carrier], ask_passphrase: Callable[[], str], watch: Callable[[str], Any],
     *, device: str = "cpu", threads: int | None = None,
 ) -> SyncResult:  # fmt: skip
+    """Sends pending parcels, fetches, trains the open round if there is one, and sends its update."""
     result = SyncResult()
     with _noting_unreached(result):
-        with suppress(
-            RefusedThereError
-        ):  # its round is over, say: that comes with the news; else the last upload says so
-            result.sent = outbox.upload(home, carriers)  # what waited
+        with suppress(RefusedThereError):  # its round has closed, perhaps: the download tells, or the upload below
+            result.sent = outbox.upload(home, carriers)
         downloaded = inbox.download(home, carriers, ask_passphrase)
         result.new, result.refused = downloaded.new, downloaded.refused
     report = status.status(home)
     if report["state"] in (status.READY, status.TRAINING):
-        keys.load(home, ask_passphrase)  # asks before the long work, not after
-        from fedhelp_edge.site import ordered_training  # brings torch
+        keys.load(home, ask_passphrase)  # asks for the passphrase before the long training
+        from fedhelp_edge.site import ordered_training  # imports torch
 
         ordered_training.train(home, report["tier"], None, watch, device=device, threads=threads)
         result.trained = report["round"]
@@ -51,7 +51,7 @@ def sync(
 
 @contextmanager
 def _noting_unreached(result: SyncResult) -> Iterator[None]:
-    """No network, or no stick, is nothing bad."""
+    """Notes an unreachable carrier and goes on: a site can train without a connection."""
     try:
         yield
     except (OfflineError, FileMissingError) as error:
@@ -59,6 +59,6 @@ def _noting_unreached(result: SyncResult) -> Iterator[None]:
 
 
 def seal_if_trained(home: Path, ask_passphrase: Callable[[], str]) -> None:
-    """Seal the share of the round that is ordered now, if it was trained and the keys are not being changed."""
-    if site_status.status(home)["state"] == site_status.TRAINED and not (home / layout.NEXT_KEYS).exists():
+    """Seals the update of the current round if it is trained, and no new keys are requested."""
+    if status.status(home)["state"] == status.TRAINED and not (home / layout.NEXT_KEYS).exists():
         outbox.seal_current(home, ask_passphrase)

@@ -1,4 +1,4 @@
-"""Trying a plan out without having joined: one site, a federation of itself alone, in a folder of its own."""
+"""Tries a plan out without a federation: one site alone, whose update is the merged model."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def train(
     home: Path, plan: Plan, tier: str, images: Path | None, watch: local_training.Watch,
     *, rounds: int = 1, knowledge: Path | None = None, device: str = "cpu", threads: int | None = None,
 ) -> tuple[Path, dict[str, Any]] | None:  # fmt: skip
-    """Train so many rounds, each from what the one before gave; the folder and the report of the last.
+    """Trains several rounds, each from the update of the one before. Returns the folder and report of the last.
 
-    Of several processes the first does so; to the others, which help it, this is None.
+    Returns None in every process but the first.
     """
     with local_training.open_context(
         home, plan, SITE_ID, tier, images, knowledge, device=device, threads=threads
@@ -43,20 +43,19 @@ def train(
 
 
 def evaluate(home: Path, plan: Plan, tier: str, images: Path | None, *, threads: int | None = None) -> Evaluation:
-    """How good the nets of the round that was trained last by this plan are; where the loss kept the prior apart, also
-    the answers without it."""
+    """Measures the nets of the plan's newest round; for a logit-adjusted loss also without the prior."""
     round_dir = newest_round(home, plan, tier)
     return measuring.measure(home, plan, SITE_ID, tier, round_dir, merged_model(round_dir), images, threads=threads)
 
 
 def merged_model(round_dir: Path) -> dict[str, Array]:
-    """What a round of one site alone gave: its own share is the merged model."""
+    """Returns the round's update, which is the merged model of one site alone."""
     with files.reading(round_dir / "share.safetensors") as file:
         return dict(update.FileArrays(file, update.read_header(file)))
 
 
 def newest_round(home: Path, plan: Plan, tier: str, round_: int | None = None) -> Path:
-    """The folder of the round that was trained last by this plan, or of the one with this number."""
+    """Returns the folder of the plan's newest round, or of the round with this number."""
     round_pattern = "*" if round_ is None else f"{round_:04}"
     reports = [
         report
@@ -65,14 +64,13 @@ def newest_round(home: Path, plan: Plan, tier: str, round_: int | None = None) -
         for report in trial_dir.glob(f"round-{round_pattern}/report.json")
     ]
     if not reports:
-        raise NotTrainedError(
-            "nothing was trained here by this plan" if round_ is None else f"no round {round_} by this plan"
-        )
+        which = "no round" if round_ is None else f"no round {round_}"
+        raise NotTrainedError(f"{which} of this plan has been trained here")
     return max(reports, key=lambda report: report.stat().st_mtime_ns).parent
 
 
 def _trial_dir(home: Path, plan: Plan, tier: str, source: Path, knowledge: Path | None) -> Path:
-    """Where the rounds of this plan, on these images, with this knowledge are kept."""
+    """Returns the folder for the rounds of this plan, images and knowledge pack."""
     key = "\n".join((plan.text, str(source.absolute()), str(knowledge.absolute() if knowledge else "")))
     trial_dir = home / "trial" / f"{hashlib.sha256(key.encode()).hexdigest()[:12]}-{tier}"
     trial_dir.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a site has verified and keeps: charter, roster, tasks, models, receipts, and the trusted state that follows."""
+"""The verified parcels of a site's home, and the trusted state that they give. No torch."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ _KINDS = ("charter", "roster", "task", "global", "receipt")
 
 
 def state(home: Path) -> TrustedState | None:
-    """What this site has verified so far, verified again; None before it has joined.
+    """Returns the trusted state, verified again from the stored files; None before the site has joined.
 
-    A damaged or foreign file counts for nothing. Where the newest roster or task that was ever verified here is gone,
-    no older one takes its place: otherwise damage on this disk would open the way for a rollback.
+    Damaged and foreign files do not count. Where the newest roster or task is gone, no older one takes its place:
+    otherwise damage on this disk would allow a rollback.
     """
     return _read_home(home)[0]
 
 
 def repair(home: Path) -> list[dict[str, str]]:
-    """Put aside what does not belong into this folder, so that it can be fetched again; what it was, and why.
+    """Puts aside files that do not verify, so that they are fetched again. Returns each name and reason.
 
-    Also notes the newest news that are here, where whoever kept them was cut off before the note.
+    Also restores a lost copy of the first charter, and the note of the newest parcels after an interrupted download.
     """
     repaired = []
     trusted, rejected = _read_home(home)
     for path, error in rejected.items():
         name = f"{path.parent.name}/{path.name}"
         _put_aside(home, path)
-        (home / "charter").mkdir(exist_ok=True)  # it says that this site has joined
+        (home / "charter").mkdir(exist_ok=True)  # without it the home does not count as joined
         repaired.append({"file": name, "code": error.code, "cause": f"{error.cause}; it was put aside"})
     pinned, first = home / layout.PINNED, home / "charter" / "0001.fhx"
     for lost, intact in ((first, pinned), (pinned, first)):
@@ -63,12 +63,12 @@ def repair(home: Path) -> list[dict[str, str]]:
             newest["roster"] = f"{trusted.roster.epoch:04}-{trusted.roster.version:04}", trusted.roster.hash
         if trusted.task:
             newest["task"] = f"{trusted.task.epoch:04}-{trusted.task.round:06}", trusted.task.hash
-        note_verified(home, newest)
+        _note_verified(home, newest)
     return repaired
 
 
 def _read_home(home: Path) -> tuple[TrustedState | None, dict[Path, FedhelpError]]:
-    """The floor, and the files that do not verify."""
+    """Returns the trusted state, and the files that do not verify with the reason."""
     rejected: dict[Path, FedhelpError] = {}
     for kind in _KINDS:
         folder = home / kind
@@ -83,11 +83,8 @@ def _read_home(home: Path) -> tuple[TrustedState | None, dict[Path, FedhelpError
     for kind in ("roster", "task"):
         newest_name = newest_verified(home).get(kind, ("", ""))[0]
         for path in reversed(_stored_files(home, kind, rejected)):
-            if (
-                path.name.startswith(epoch)
-                and path.stem >= newest_name
-                and (newer := _try_accept(home, trusted, path, rejected))
-            ):
+            may_count = path.name.startswith(epoch) and path.stem >= newest_name
+            if may_count and (newer := _try_accept(home, trusted, path, rejected)):
                 trusted = newer
                 break
     for kind in ("global", "receipt"):
@@ -98,7 +95,7 @@ def _read_home(home: Path) -> tuple[TrustedState | None, dict[Path, FedhelpError
 
 
 def _pinned_state(home: Path, rejected: dict[Path, FedhelpError]) -> TrustedState | None:
-    """The charter that was pinned when joining; the copy beside it counts, whatever became of the other."""
+    """Returns the state of the pinned charter alone. Either of its two copies is enough."""
     last_error: FedhelpError | None = None
     if not os.path.lexists(home / "charter"):
         return None
@@ -122,7 +119,7 @@ def _stored_files(home: Path, kind: str, rejected: Mapping[Path, FedhelpError]) 
 def _try_accept(
     home: Path, trusted: TrustedState, path: Path, rejected: dict[Path, FedhelpError]
 ) -> TrustedState | None:
-    """The floor with a file of ours; None where it cannot count, for now or for good."""
+    """Returns the state with a stored file; None where it does not verify, or needs a file that is missing."""
     try:
         if path.is_symlink() or not path.is_file():
             raise FileKindError(f"{path.name} is not an ordinary file")
@@ -130,7 +127,7 @@ def _try_accept(
         if statement.kind != path.parent.name or layout.parcel_path(home, statement) != path:
             raise ParcelKindError(f"a {statement.kind} that does not belong here")
         return accept(trusted, path)
-    except (RootChainError, TaskRosterError, ExpiredError):  # it rests on what is not here
+    except (RootChainError, TaskRosterError, ExpiredError):  # it needs a charter or roster that is missing
         return None
     except FedhelpError as error:
         rejected[path] = error
@@ -144,7 +141,7 @@ def _put_aside(home: Path, path: Path) -> None:
 
 
 def newest_verified(home: Path) -> dict[str, tuple[str, str]]:
-    """The newest charter, roster and task that were ever verified here: the name of each, and its hash."""
+    """Returns the file name and hash of the newest charter, roster and task that were ever verified here."""
     try:
         names = json.loads((home / layout.VERIFIED).read_bytes())
         return {kind: (str(name), str(hash_)) for kind, (name, hash_) in names.items()}
@@ -153,21 +150,19 @@ def newest_verified(home: Path) -> dict[str, tuple[str, str]]:
 
 
 def check_not_older(home: Path, statement: Statement) -> None:
-    """Refuse what is older than news that were verified here, or another of the same number, even if those are gone."""
+    """Raises on a rollback or an equivocation against all that was ever verified here, deleted files included."""
     if statement.kind not in ("charter", "roster", "task"):
         return
     name, hash_ = newest_verified(home).get(statement.kind, ("", ""))
     stem = layout.parcel_path(home, statement).stem
-    if (
-        stem < name and statement.kind != "charter"
-    ):  # a charter rests on those before it, which may have to be fetched again
+    if stem < name and statement.kind != "charter":  # older charters may have to be fetched again
         raise RollbackError(f"{statement.kind} {stem}, when {name} was verified here")
     if stem == name and statement.hash != hash_:
         raise EquivocationError(f"two different parcels are {statement.kind} {stem}")
 
 
 def accept(trusted: TrustedState, path: Path) -> TrustedState:
-    """The floor with the news in a parcel, or why it is refused."""
+    """Returns the trusted state with the parcel at `path`, or raises why it is refused."""
     statement = parcel.inspect(path, trusted.check_signers).statement
     if statement.kind == "global":
         return trusted.with_model(statement)
@@ -177,16 +172,14 @@ def accept(trusted: TrustedState, path: Path) -> TrustedState:
         payload = opened.json()
         if statement.kind == "receipt":
             if statement.context["sender"] == "front" and payload.get("state") != "received":
-                raise BadBodyError("the front may say that it received something, and nothing else")
+                raise BadBodyError("the front may sign receipts that say 'received', and nothing else")
             return trusted.with_log(Log(**payload["log"]))
-        update = {"charter": trusted.with_charter, "roster": trusted.with_roster, "task": trusted.with_task}[
-            statement.kind
-        ]
-        return update(opened.statement, opened.keys, payload)
+        by_kind = {"charter": trusted.with_charter, "roster": trusted.with_roster, "task": trusted.with_task}
+        return by_kind[statement.kind](opened.statement, opened.keys, payload)
 
 
 def save(home: Path, path: Path, statement: Statement) -> None:
-    """Keep a copy of news that were verified."""
+    """Stores a copy of a verified parcel, and notes it as the newest of its kind."""
     stored = layout.parcel_path(home, statement)
     pinned = [home / layout.PINNED] if statement.kind == "charter" and statement.context["version"] == 1 else []
     for copy in (stored, *pinned):
@@ -197,19 +190,19 @@ def save(home: Path, path: Path, statement: Statement) -> None:
             with files.writing(copy) as sink, files.reading(path) as file:
                 shutil.copyfileobj(file, sink)
     if statement.kind in ("charter", "roster", "task"):
-        note_verified(home, {statement.kind: (stored.stem, statement.hash)})
+        _note_verified(home, {statement.kind: (stored.stem, statement.hash)})
 
 
 def require_state(home: Path) -> TrustedState:
-    """The floor of a site that has joined."""
+    """Returns the trusted state of a site that has joined; raises before that."""
     trusted = state(home)
     if trusted is None:
         raise NotJoinedError("this computer has joined no federation")
     return trusted
 
 
-def note_verified(home: Path, news: Mapping[str, tuple[str, str]]) -> None:
-    """Note the newest that was verified; an older one is no news."""
+def _note_verified(home: Path, verified: Mapping[str, tuple[str, str]]) -> None:
+    """Notes the file name and hash of verified parcels, by kind, where they are newer than the noted ones."""
     noted = newest_verified(home)
-    if newer := {kind: news_ for kind, news_ in news.items() if news_[0] > noted.get(kind, ("", ""))[0]}:
+    if newer := {kind: named for kind, named in verified.items() if named[0] > noted.get(kind, ("", ""))[0]}:
         files.write_atomic(home / layout.VERIFIED, json.dumps(noted | newer).encode())

@@ -1,1 +1,1 @@
-"""Who may send what, and when: rules without files, sockets or clocks. Time and what was seen before are handed in."""
+"""Rules of trust: who may sign what, and when. Pure functions: files, sockets and clocks stay outside."""

@@ -1,8 +1,7 @@
-"""Joining, and changing keys. A site makes its keys itself; an invite's code, proved but never shown, lets it in.
+"""Joining a federation, and rotating keys. A site makes its own keys; it proves that it knows an invite's code.
 
-The code has 100 random bits in Crockford's base 32 and a check letter: `FH1-XXXXX-XXXXX-XXXXX-XXXXX-C`. Who sees a
-request could try codes against its proof as fast as they like, hence so many bits. The hub keeps only what is derived
-from the code.
+The code has 100 random bits in Crockford's base 32 and a check letter: `FH1-XXXXX-XXXXX-XXXXX-XXXXX-C`. Whoever sees a
+request can guess codes against its proof offline, hence so many bits. The hub stores only keys derived from the code.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ _ROTATION_SHAPE = {"sign": str, "recipient": str}
 
 @dataclass(frozen=True)
 class Invite:
-    """What a code stands for. The hub keeps this, not the code."""
+    """What the hub stores of an invite: keys derived from its code, never the code itself."""
 
     id: str
     key: bytes
@@ -61,29 +60,37 @@ class Invite:
 
 
 def new_code() -> str:
+    """Returns a new random code."""
     return _format_code("".join(secrets.choice(_ALPHABET) for _ in range(20)))
 
 
 def read_code(typed: str) -> str:
-    """A code as it was meant: spaces, hyphens, case and look-alike letters do not matter; a wrong letter is noticed."""
+    """Returns a typed code in its one spelling: spaces, hyphens, case and look-alike letters do not matter.
+
+    The check letter notices every single wrong letter.
+    """
     letters = re.sub(r"[\s-]", "", typed.upper()).translate(_LOOK_ALIKES)
     letters = letters[3:] if len(letters) == 24 and letters.startswith("FH1") else letters
     if len(letters) != 21 or set(letters) - set(_ALPHABET) or letters[20] != _check_letter(letters[:20]):
-        raise InviteCodeError("the code has a wrong letter, one too many or one too few")
+        raise InviteCodeError("the code has a wrong letter, a letter too many or one too few")
     return _format_code(letters[:20])
 
 
 def derive_invite(code: str, tier: str, expires: datetime) -> Invite:
+    """Returns what the hub stores of an invite with this code."""
     return Invite(_derive(code, b"id")[:16].hex(), _derive(code, b"proof"), tier, expires)
 
 
 def charter_proof(code: str, federation: str) -> str:
-    """What shows a clinic that whoever hands it this federation's charter knows the code that it typed."""
+    """Proves that whoever offers this federation's charter knows the invite's code: an HMAC of the federation's id.
+
+    A site that joins by a typed code checks it before it pins the charter; an attacker cannot offer his own.
+    """
     return hmac.digest(_derive(code, b"charter"), federation.encode(), hashlib.sha256).hex()
 
 
 def request_body(code: str, name: str, public_keys: PublicKeys, context: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of an enrolment request whose context is `context`."""
+    """Returns the body of a request to join; its proof covers the keys, the name and the `context`."""
     safe_text.check_name(name)
     invite = derive_invite(code, "", datetime.max)
     return {
@@ -102,7 +109,10 @@ def judge_request(
     current_roster: Roster | None,
     now: datetime,
 ) -> Invite:
-    """The live invite that a request proves."""
+    """Returns the live invite whose code the request proves.
+
+    The request is signed by the key that it brings, so nobody can enrol the key of another.
+    """
     _check_shape(statement, "enrol", payload, _REQUEST_SHAPE)
     if statement.context["federation"] != federation:
         raise FederationError(f"made for {statement.context['federation']}")
@@ -111,13 +121,13 @@ def judge_request(
         raise SignerMismatchError("the request is not signed by the key that it brings")
     invite = invites.get(payload["invite"])
     if invite is None:
-        raise InviteUnknownError("no such invite was given out")
+        raise InviteUnknownError("the hub knows no such invite")
     if not hmac.compare_digest(_proof(invite.key, payload["name"], new_keys, statement.context), payload["proof"]):
         raise InviteProofError("the proof does not fit the invite")
     if invite.used:
-        raise InviteUsedError("a request with this invite came before")
+        raise InviteUsedError("this invite was used before")
     if now > invite.expires:
-        raise InviteExpiredError(f"the invite ended on {invite.expires:%Y-%m-%d}")
+        raise InviteExpiredError(f"the invite expired on {invite.expires:%Y-%m-%d}")
     _check_keys_unused(new_keys, current_roster)
     return invite
 
@@ -129,7 +139,10 @@ def judge_rotation(
     current_roster: Roster,
     history: SenderHistory,
 ) -> tuple[Site, PublicKeys]:
-    """The site that changes its keys, and the new ones, both of which signed: old key first."""
+    """Returns the site that rotates its keys, and the new keys. Both must sign, the old key first.
+
+    A thief of the old key cannot take over keys of another site, and nobody can register a key that he does not hold.
+    """
     _check_shape(statement, "rotate", payload, _ROTATION_SHAPE)
     new_keys = _read_public_keys(payload)
     sender = current_roster.site(statement.context["sender"])
@@ -143,7 +156,7 @@ def judge_rotation(
 
 def _check_shape(statement: Statement, kind: str, payload: dict[str, Any], shape: Any) -> None:
     if statement.kind != kind:
-        raise ParcelKindError(f"a {statement.kind}, where {kind} is wanted")
+        raise ParcelKindError(f"a {statement.kind}, where {kind} is expected")
     if complaint := canon.shape_error(payload, shape, "the request"):
         raise BadBodyError(complaint)
 
@@ -155,20 +168,14 @@ def _read_public_keys(payload: dict[str, Any]) -> PublicKeys:
 
 
 def _check_keys_unused(new_keys: PublicKeys, current_roster: Roster | None) -> None:
-    """A key belongs to one site, for ever: a revoked one does not come back under another name."""
+    """Raises where a key belongs to a site already, even a revoked one: it cannot come back under another name."""
     if current_roster and (site := current_roster.owner(new_keys.sign) or current_roster.owner(new_keys.recipient)):
         raise KeyReusedError(f"this is a key of {site.id}")
 
 
 def _proof(key: bytes, name: str, public_keys: PublicKeys, context: Mapping[str, Any]) -> str:
-    message = canon.encode(
-        {
-            "context": dict(context),
-            "name": name.encode().hex(),
-            "recipient": public_keys.recipient,
-            "sign": public_keys.sign,
-        }
-    )
+    fields = {"name": name.encode().hex(), "recipient": public_keys.recipient, "sign": public_keys.sign}
+    message = canon.encode({"context": dict(context), **fields})
     return hmac.digest(key, message, hashlib.sha256).hex()
 
 
@@ -182,5 +189,5 @@ def _format_code(letters: str) -> str:
 
 
 def _check_letter(letters: str) -> str:
-    """Weights 1, 3, 5, … are all odd: a single wrong letter always changes it, most swapped neighbours too."""
+    """Weights 1, 3, 5, … are odd, so every single wrong letter changes it, and so do most swapped neighbours."""
     return _ALPHABET[sum((2 * index + 1) * _ALPHABET.index(letter) for index, letter in enumerate(letters)) % 32]

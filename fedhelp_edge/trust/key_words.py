@@ -1,4 +1,4 @@
-"""Keys as words that two people compare by phone, and passphrases made of the same words."""
+"""Words that two people compare by phone instead of keys, and passphrases of the same words."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from fedhelp_edge.parcel.keys import PublicKeys
 
 @functools.cache
 def word_list() -> tuple[str, ...]:
-    """2048 short words, no two of which begin with the same four letters: 11 bits each."""
+    """Returns 2048 short words of 11 bits each; no two begin with the same four letters."""
     return tuple(resources.files(__package__).joinpath("words.txt").read_text("ascii").split())
 
 
 def of_keys(federation: str, public_keys: PublicKeys) -> list[str]:
-    """Eight words (88 bits) for a site's two keys in one federation."""
+    """Returns eight words (88 bits) for a site's two keys in one federation."""
     return _eight_words(
         canon.encode({"federation": federation, "recipient": public_keys.recipient, "sign": public_keys.sign})
     )
 
 
 def of_text(text: str) -> list[str]:
-    """Eight words for a key or an id that is public."""
+    """Returns eight words (88 bits) for a public key or id."""
     return _eight_words(text.encode())
 
 
 def new_passphrase() -> str:
-    """Five words (55 bits, each guess made dear by scrypt)."""
+    """Returns five random words: 55 bits, and scrypt makes each guess slow."""
     return "-".join(secrets.choice(word_list()) for _ in range(5))
 
 

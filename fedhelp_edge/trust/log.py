@@ -1,4 +1,4 @@
-"""The coordinator's log: a chain of lines, in which each line's hash covers all lines before it."""
+"""The coordinator's log: a hash chain. Each line's hash covers all lines before it."""
 
 from __future__ import annotations
 
@@ -7,32 +7,30 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedhelp_edge.errors import (
-    LogBrokenError,
-)
+from fedhelp_edge.errors import LogBrokenError
 from fedhelp_edge.parcel import canon
 
 
 def line_hash(head: str, line: Mapping[str, Any]) -> str:
-    """The hash of a log that ended in `head` and goes on with `line`."""
+    """Returns the hash of `line` in a log whose last hash is `head`."""
     return hashlib.sha256(head.encode() + b"\n" + canon.encode(dict(line))).hexdigest()
 
 
 def check_chain(lines: Iterable[tuple[Mapping[str, Any], str]]) -> Log:
-    """The log, if every line follows from those before it; else which one does not."""
+    """Returns the log's length and head, or raises with the first line that does not follow from those before it."""
     log = Log()
     for line, recorded_hash in lines:
         if line["seq"] != log.length + 1:
             raise LogBrokenError(f"line {log.length + 1} is missing")
         if line_hash(log.head, line) != recorded_hash:
-            raise LogBrokenError(f"line {line['seq']} is not the one that was written")
+            raise LogBrokenError(f"line {line['seq']} was changed")
         log = Log(log.length + 1, recorded_hash)
     return log
 
 
 @dataclass(frozen=True)
 class Log:
-    """The coordinator's log as it stood: how many lines, and the hash that stands for all of them."""
+    """The state of the coordinator's log: its number of lines, and the last hash, which covers them all."""
 
     length: int = 0
     head: str = ""

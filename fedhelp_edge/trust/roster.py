@@ -1,4 +1,4 @@
-"""The roster: every site, its tier, its keys and its standing. Signed by the coordinator, versioned, expiring."""
+"""The roster: every site with its tier, keys and status. The coordinator signs it; it has a version and expires."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ from fedhelp_edge.parcel.canon import shape_error
 from fedhelp_edge.parcel.statement import Statement, format_time, parse_time
 from fedhelp_edge.trust.charter import Charter
 
-ACTIVE, SUSPENDED, LEFT, REVOKED = "active", "suspended", "left", "revoked"
+ACTIVE, REVOKED = "active", "revoked"
 _SITE_SHAPE = {
     "id": re.compile(r"[a-z0-9][a-z0-9-]{0,31}"), "name": str, "tier": re.compile("small|large"),
     "sign": str, "recipient": str, "status": re.compile("active|suspended|left|revoked"),
     "from_round": int, "since_round": int, "reason": str,
 }  # fmt: skip
 _SHAPE = {"expires": str, "front": str, "archive": str, "sites": [_SITE_SHAPE]}
-_RESERVED_IDS = ("coordinator", "front")  # ids that no site may have
+_RESERVED_IDS = ("coordinator", "front")  # a receipt names its sender by one of these
 
 
 @dataclass(frozen=True)
 class Site:
+    """A site's entry in the roster. `sign` is its public signing key, `recipient` its public encryption key."""
+
     id: str
     name: str
     tier: str
@@ -43,12 +45,14 @@ class Site:
     recipient: str
     status: str = ACTIVE
     from_round: int = 1
-    since_round: int = 0  # revoked: shares from this round on are not to be trusted
+    since_round: int = 0  # of a revoked site: its updates from this round on are not trusted
     reason: str = ""
 
 
 @dataclass(frozen=True)
 class Roster:
+    """A verified version of the roster."""
+
     federation: str
     epoch: int
     version: int
@@ -62,13 +66,15 @@ class Roster:
 
     @property
     def rank(self) -> tuple[int, int]:
+        """Orders versions: by epoch, then by version."""
         return self.epoch, self.version
 
     def site(self, site_id: str) -> Site | None:
+        """Returns the site with this id, whatever its status."""
         return self._by_id.get(site_id)
 
     def owner(self, key: str) -> Site | None:
-        """The site whose signing key or recipient this is."""
+        """Returns the site whose signing key or recipient this is."""
         return self._by_key.get(key)
 
     @cached_property
@@ -80,10 +86,12 @@ class Roster:
         return {key: site for site in reversed(self.sites) for key in (site.recipient, site.sign)}
 
     def active(self, round_: int) -> list[Site]:
+        """Returns the sites that take part in a round."""
         return [site for site in self.sites if site.status == ACTIVE and site.from_round <= round_]
 
 
 def body(sites: Sequence[Site], front: str, archive: str, expires: datetime) -> dict[str, Any]:
+    """Returns the payload of a roster."""
     return {
         "expires": format_time(expires),
         "front": front,
@@ -93,9 +101,9 @@ def body(sites: Sequence[Site], front: str, archive: str, expires: datetime) -> 
 
 
 def read(statement: Statement, signers: tuple[str, ...], payload: dict[str, Any], charter: Charter) -> Roster:
-    """A roster that the charter's coordinator signed."""
+    """Reads a roster that the charter's coordinator signed."""
     if statement.kind != "roster":
-        raise ParcelKindError(f"a {statement.kind}, where a roster is wanted")
+        raise ParcelKindError(f"a {statement.kind}, where a roster is expected")
     check_coordinator(statement, signers, charter, None)
     if complaint := shape_error(payload, _SHAPE, "the roster"):
         raise BadBodyError(complaint)
@@ -106,7 +114,7 @@ def read(statement: Statement, signers: tuple[str, ...], payload: dict[str, Any]
         age.check_recipient(recipient)
     ids = {site.id for site in sites}
     if len(ids) < len(sites) or ids & set(_RESERVED_IDS):
-        raise BadBodyError("a site stands twice in the roster, or has a name that is taken")
+        raise BadBodyError("the roster names a site twice, or gives one a reserved id")
     context = statement.context
     return Roster(
         context["federation"], context["epoch"], context["version"], context["charter"], parse_time(payload["expires"]),
@@ -115,7 +123,7 @@ def read(statement: Statement, signers: tuple[str, ...], payload: dict[str, Any]
 
 
 def check_coordinator(statement: Statement, signers: tuple[str, ...], charter: Charter, roster: Roster | None) -> None:
-    """Raise unless the coordinator, and nobody else, signed this for this federation."""
+    """Raises unless the coordinator alone signed this, for this federation."""
     _check_federation(statement, charter.federation)
     if signers == (charter.coordinator,):
         return
@@ -123,7 +131,7 @@ def check_coordinator(statement: Statement, signers: tuple[str, ...], charter: C
 
 
 def refuse_signer(statement: Statement, signers: tuple[str, ...], charter: Charter, roster: Roster | None) -> NoReturn:
-    """Say whether a known key was used for what it may not sign, or an unknown one."""
+    """Raises: a known key signed what it may not sign, or the key is unknown."""
     office_keys = {roster.front, *(site.sign for site in roster.sites)} if roster else set()
     if set(signers) & {*charter.roots, charter.coordinator, *office_keys}:
         raise SignerRoleError(f"the owner of this key may not sign a {statement.kind}")
@@ -131,14 +139,17 @@ def refuse_signer(statement: Statement, signers: tuple[str, ...], charter: Chart
 
 
 def check_front(statement: Statement, signers: tuple[str, ...], charter: Charter, roster: Roster) -> None:
-    """Raise unless the front signed this: it may say that it received something, and nothing else."""
+    """Raises unless the front signed this. It may sign receipts that say `received`, and nothing else."""
     _check_federation(statement, charter.federation)
     if signers != (roster.front,):
-        raise SignerRoleError("a receipt in the name of the front, signed by another key")
+        raise SignerRoleError("another key signed a receipt in the name of the front")
 
 
 def check_sender(statement: Statement, signers: tuple[str, ...], roster: Roster, round_: int) -> Site:
-    """The site that is named as sender, if the key is its own and it takes part in this round."""
+    """Returns the sender, if the key is its own and it takes part in this round.
+
+    This stops updates in another site's name, of revoked sites, and of sites admitted for a later round.
+    """
     _check_federation(statement, roster.federation)
     sender, owner = roster.site(statement.context["sender"]), roster.owner(signers[0])
     if owner is None and sender is None:

@@ -1,6 +1,6 @@
-"""What the coordinator's log says of one round: the model, the updates in it, and the lines about each.
+"""One round in the coordinator's log: its model, the updates in it, and the lines about each update.
 
-The coordinator exports by this, and an auditor checks by it: what the log names must be there, and nothing else.
+The coordinator exports a round by this, and an auditor checks it by this: an export holds what the log names, no more.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ _PUBLISHING = ("start", "merge", "undo")
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """`model` is the line that published the round's model; the log of an export ends with it."""
+    """What the log says of one round. `model` is the line that published its model; an exported log ends there."""
 
     model: LogLine
-    merged: dict[str, str]  # update: its site
-    updates: dict[str, list[LogLine]]  # all updates of the round, and the lines about each
+    merged: dict[str, str]  # by update: the site that sent it
+    updates: dict[str, list[LogLine]]  # by update, also of those that were not merged: the lines about it
 
     @property
     def inputs(self) -> list[str]:
+        """The merged updates in the order of their sites, as the model's statement counts them."""
         return sorted(self.merged, key=lambda update: self.merged[update])
 
 
 def read_round(lines: Sequence[LogLine], round_: int) -> RoundRecord | None:
-    """Reads the log up to the model of a round; None if it names none."""
+    """Reads the log up to the model of a round. Returns None where no line publishes one."""
     subject = f"round {round_}"
     published_at = [index for index, line in enumerate(lines) if _publishes(line, subject, round_)]
     if not published_at:
@@ -70,7 +71,7 @@ def _publishes(line: LogLine, subject: str, round_: int) -> bool:
 
 
 def allowed_signers(charter: Charter, roster: Roster) -> str:
-    """For `ssh-keygen -Y verify -f`: each key, and the kinds of parcel that it may sign."""
+    """Returns the file for `ssh-keygen -Y verify -f`: each key, and the kinds of parcel that it may sign."""
     rows: list[tuple[str, str, tuple[str, ...]]] = [("root", key, ("charter",)) for key in charter.roots]
     rows += [("coordinator", charter.coordinator, ("roster", "task", "global", "receipt", "knowledge", "kit"))]
     rows += [("front", roster.front, ("receipt",))]

@@ -1,6 +1,7 @@
-"""The floor: what a site has verified so far, and never goes back below, whoever brings it news and whatever its clock.
+"""The trusted state: what a site has verified so far. It never goes back, whatever arrives and whatever the clock.
 
-Each method takes news that was verified by signature and gives the new floor, or says why the news is refused.
+Each `with_…` takes a parcel whose signatures hold and returns the next state, or raises why it is refused: that stops
+rollback (older versions), equivocation (two of one version), split views (another log) and freezing (expired rosters).
 """
 
 from __future__ import annotations
@@ -32,19 +33,21 @@ _Ranked = TypeVar("_Ranked", Charter, Roster, Task)
 
 @dataclass(frozen=True)
 class TrustedState:
+    """The newest verified charter, roster and task, and what is known of the log and of the models."""
+
     charter: Charter
     roster: Roster | None = None
     task: Task | None = None
-    heads: Mapping[int, str] = field(default_factory=dict)  # of the log, at each length seen
-    models: Mapping[int, str] = field(default_factory=dict)  # the merged model of each round, by its hash
+    heads: Mapping[int, str] = field(default_factory=dict)  # of the log, by each length that was seen
+    models: Mapping[int, str] = field(default_factory=dict)  # by round, the SHA-256 of its merged model
 
     def now(self, clock: datetime) -> datetime:
-        """The time to judge by: a clock that is set back revives no old orders."""
+        """Returns the latest known time: setting the clock back does not revive an expired roster."""
         return max([clock, *(document.created for document in (self.charter, self.roster, self.task) if document)])
 
     # --- who may sign what ---------------------------------------------------------------------------------------
     def check_signers(self, statement: Statement, signers: tuple[str, ...]) -> Site | None:
-        """For `parcel.look`: return, or raise what is wrong. The roster's key decides, never the armor's."""
+        """Raises unless these keys may sign this kind, as a verifier for `parcel.inspect`. Returns the site that signed."""
         if statement.kind in ("update", "rotate", "receipt") and self.roster is None:
             raise ExpiredError("no roster has arrived yet")
         match statement.kind:
@@ -65,47 +68,50 @@ class TrustedState:
 
     @property
     def round(self) -> int:
+        """The round of the newest task, or 0."""
         return self.task.round if self.task else 0
 
-    # --- news ----------------------------------------------------------------------------------------------------
+    # --- parcels ------------------------------------------------------------------------------------------------
     def with_charter(self, statement: Statement, signers: tuple[str, ...], payload: dict[str, Any]) -> TrustedState:
-        """A raised epoch voids all that was known: orders, models and log begin anew."""
+        """Accepts the next charter. A raised epoch voids roster, task, models and log: a hub was restored."""
         if statement.hash == self.charter.hash:
             return self
         if statement.kind == "charter" and statement.context["version"] < self.charter.version:
             raise RollbackError(f"charter {statement.context['version']}, when {self.charter.version} is known")
         if statement.kind == "charter" and statement.context["version"] == self.charter.version:
-            charter.check_threshold(self.charter, signers)  # whoever is nobody raises no alarm
+            charter.check_threshold(self.charter, signers)  # a stranger must not raise the alarm
             raise EquivocationError(f"another charter of version {self.charter.version}")
         new = charter.read_next(self.charter, statement, signers, payload)
         return TrustedState(new) if new.epoch > self.charter.epoch else replace(self, charter=new)
 
     def with_roster(self, statement: Statement, signers: tuple[str, ...], payload: dict[str, Any]) -> TrustedState:
+        """Accepts a newer roster under the newest charter."""
         new = roster.read(statement, signers, payload, self.charter)
         if new.charter != self.charter.hash:
-            raise RootChainError("the roster rests on another charter than the one that is here")
+            raise RootChainError("the roster names another charter than the one that is known here")
         return replace(self, roster=self._check_newer(self.roster, new, "roster"))
 
     def with_task(self, statement: Statement, signers: tuple[str, ...], payload: dict[str, Any]) -> TrustedState:
+        """Accepts a newer task that names this roster or an earlier one, and a log that did not shrink."""
         if self.roster is None:
             raise TaskRosterError("no roster has arrived yet")
         new = task.read(statement, signers, payload, self.charter, self.roster)
         if self.task and new.hash == self.task.hash:
             return self
-        with_newer_log = self.with_log(new.log)
+        advanced = self.with_log(new.log)
         if (new.epoch, new.roster_version) > self.roster.rank:
-            raise TaskRosterError(f"the task rests on roster {new.roster_version}, but {self.roster.version} is here")
+            raise TaskRosterError(f"the task names roster {new.roster_version}, but {self.roster.version} is here")
         if (new.epoch, new.roster_version) == self.roster.rank and new.roster != self.roster.hash:
-            raise TaskRosterError("the task rests on another roster of the same number")
+            raise TaskRosterError("the task names another roster of the same version")
         newest = self._check_newer(self.task, new, "task")
         if self.task and new.log.length < self.task.log.length:
             raise LogRollbackError(f"{new.log.length} lines, when the last task had {self.task.log.length}")
-        return replace(with_newer_log, task=newest)
+        return replace(advanced, task=newest)
 
     def with_model(self, statement: Statement) -> TrustedState:
-        """A merged model. Other readers are no equivocation: a newcomer gets the same model, sealed again."""
+        """Accepts the merged model of a round. The same model, sealed again for a new site, is no equivocation."""
         if statement.kind != "global":
-            raise ParcelKindError(f"a {statement.kind}, where a merged model is wanted")
+            raise ParcelKindError(f"a {statement.kind}, where a merged model is expected")
         round_, model = statement.context["round"], statement.context["base"]
         self._check_epoch(statement.context["epoch"], f"the model of round {round_}")
         if self.models.get(round_, model) != model:
@@ -115,21 +121,24 @@ class TrustedState:
         return replace(self, models={**self.models, round_: model})
 
     def with_log(self, log: Log) -> TrustedState:
-        """What a receipt says of the log. It may come late, so a shorter log is no rollback; only a later task's is."""
+        """Accepts the log's state from a receipt. Receipts may come late, so a shorter log is no rollback here."""
         if self.heads.get(log.length, log.head) != log.head:
-            raise SplitViewError(f"line {log.length} is another one than was seen")
+            raise SplitViewError(f"line {log.length} differs from the one that was seen")
         return replace(self, heads={**self.heads, log.length: log.head})
 
     def overdue(self, clock: datetime) -> timedelta:
-        """How long ago the roster ended; below zero while it holds. Beyond nothing: warn. Beyond the grace: refuse."""
+        """Returns how long ago the roster expired, negative while it is valid.
+
+        Above zero callers warn; above the grace period they refuse.
+        """
         if self.roster is None:
             raise ExpiredError("no roster has arrived yet")
         return self.now(clock) - self.roster.expires
 
     def check_fresh(self, clock: datetime, grace: timedelta) -> None:
-        """Raise when the roster is so old that no order under it should be followed any more."""
+        """Raises when the roster expired longer ago than `grace`: no task under it is followed (a freeze attack)."""
         if (late := self.overdue(clock)) > grace:
-            raise ExpiredError(f"the roster ended {late.days} days ago")
+            raise ExpiredError(f"the roster expired {late.days} days ago")
 
     def _check_newer(self, old: _Ranked | None, new: _Ranked, what: str) -> _Ranked:
         number = new.rank[1]
@@ -141,7 +150,7 @@ class TrustedState:
         return new
 
     def _check_epoch(self, epoch: int, what: str) -> None:
-        """Only the root keys raise the epoch: whoever stole the coordinator's cannot put orders beyond its reach."""
+        """Raises unless this is the charter's epoch. Only root keys raise it: a stolen coordinator key cannot."""
         if epoch < self.charter.epoch:
             raise RollbackError(f"{what} is from before the federation was restored")
         if epoch > self.charter.epoch:

@@ -1,7 +1,7 @@
 """A federation in memory: all keys are here and all signatures real, so a test changes one thing and sees who objects.
 
-A `News` is what a reader of a parcel knows: the statement, the keys whose signatures hold, and the body. `signed` makes
-one from a context, a body and the signers; the methods of `Federation` fill in what an honest coordinator would say.
+A `SignedParcel` is what a reader of a parcel knows: the statement, the keys whose signatures hold, and the payload.
+`signed` makes one from a context, a body and the signers; the methods of `Federation` fill in an honest coordinator's.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class SignedParcel(NamedTuple):
 def signed(context: dict[str, Any], body: dict[str, Any] | bytes, *signers: Ed25519PrivateKey) -> SignedParcel:
     """What a reader knows once the statement was parsed and each of the signatures was found good."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    said = statement.parse(statement.create(context, hashlib.sha256(data).hexdigest(), len(data)).line)
-    found = [sshsig.parse(sshsig.sign(said.line, signer, said.namespace)) for signer in signers]
-    for signature in found:
-        signature.verify(said.line)
-    holds = {} if isinstance(body, bytes) else parcel.read_json(data)
-    return SignedParcel(said, tuple(sshsig.public_line(signature.key) for signature in found), holds)
+    statement_ = statement.parse(statement.create(context, hashlib.sha256(data).hexdigest(), len(data)).line)
+    signatures = [sshsig.parse(sshsig.sign(statement_.line, signer, statement_.namespace)) for signer in signers]
+    for signature in signatures:
+        signature.verify(statement_.line)
+    payload = {} if isinstance(body, bytes) else parcel.read_json(data)
+    return SignedParcel(statement_, tuple(sshsig.public_line(signature.key) for signature in signatures), payload)
 
 
 def line(key: Ed25519PrivateKey) -> str:
@@ -60,7 +60,7 @@ def line(key: Ed25519PrivateKey) -> str:
 
 
 def weights(seed: int = 0) -> dict[str, update.Array]:
-    """A share that fits `SCHEMA`."""
+    """An update that fits `SCHEMA`."""
     draw = np.random.default_rng(seed)
     return {tensor.name: draw.standard_normal(tensor.shape).astype(np.float32) for tensor in SCHEMA.tensors}
 
@@ -104,20 +104,20 @@ class Federation:
     ) -> SignedParcel:
         """Version 1, or the version that follows `after`."""
         roots = self.roots if roots is None else tuple(roots)
-        said = {
+        fields = {
             "epoch": after.epoch if after else 1,
             "version": after.version + 1 if after else 1,
             "previous": after.hash if after else ZERO_HASH,
             **context,
         }
-        holds = charter.body(
+        payload = charter.body(
             "Clinics of the valley",
             tuple(line(root) for root in roots),
             line(coordinator or self.coordinator),
             self.threshold if threshold is None else threshold,
         )
         return signed(
-            statement.new_context("charter", created, **said), holds, *(roots if signers is None else signers)
+            statement.new_context("charter", created, **fields), payload, *(roots if signers is None else signers)
         )
 
     @cached_property
@@ -148,9 +148,9 @@ class Federation:
         changed = {site.id: site for site in tuple_of(sites)}
         listed = [changed.pop(name, self.site(name)) for name in self.site_keys] + list(changed.values())
         under = under or self.pinned
-        said = {"federation": self.id, "epoch": under.epoch, "version": version, "charter": under.hash, **context}
-        holds = roster.body(listed, line(self.front), age.recipient_of(self.archive), expires)
-        return signed(statement.new_context("roster", created, **said), holds, signer or self.coordinator)
+        fields = {"federation": self.id, "epoch": under.epoch, "version": version, "charter": under.hash, **context}
+        payload = roster.body(listed, line(self.front), age.recipient_of(self.archive), expires)
+        return signed(statement.new_context("roster", created, **fields), payload, signer or self.coordinator)
 
     def task(
         self,
@@ -163,7 +163,7 @@ class Federation:
         signer: Ed25519PrivateKey | None = None,
         **context: Any,
     ) -> SignedParcel:
-        said = {
+        fields = {
             "federation": self.id,
             "epoch": rests_on.statement.context["epoch"],
             "round": round_,
@@ -172,44 +172,54 @@ class Federation:
             "base": BASE,
             **context,
         }
-        holds = task.body(
+        payload = task.body(
             "[plan]\n", SCHEMA, self.recipients, 1 << 20, "", created, closes, log or Log(round_, f"{round_:064x}")
         )
-        return signed(statement.new_context("task", created, **said), holds, signer or self.coordinator)
+        return signed(statement.new_context("task", created, **fields), payload, signer or self.coordinator)
 
     def model(self, round_: int, base: str = BASE, **context: Any) -> Statement:
         """The statement of a merged model."""
         counted = {"count": 3, "sha256": "0" * 64}
-        said = {"federation": self.id, "epoch": 1, "round": round_, "base": base, "readers": counted, "inputs": counted}
+        fields = {
+            "federation": self.id,
+            "epoch": 1,
+            "round": round_,
+            "base": base,
+            "readers": counted,
+            "inputs": counted,
+        }
         return signed(
-            statement.new_context("global", START, **{**said, **context}), b"sealed", self.coordinator
+            statement.new_context("global", START, **{**fields, **context}), b"sealed", self.coordinator
         ).statement
 
     def receipt(self, sender: str, signer: Ed25519PrivateKey, **context: Any) -> SignedParcel:
-        said = {"federation": self.id, "epoch": 1, "sender": sender, "about": BASE, **context}
-        return signed(statement.new_context("receipt", START, **said), {}, signer)
+        fields = {"federation": self.id, "epoch": 1, "sender": sender, "about": BASE, **context}
+        return signed(statement.new_context("receipt", START, **fields), {}, signer)
 
     # --- what a site says --------------------------------------------------------------------------------------------
     @property
     def recipients(self) -> list[str]:
         return [age.recipient_of(self.round_key), age.recipient_of(self.archive)]
 
-    def share(self, name: str, order: SignedParcel, created: datetime = START, **context: Any) -> dict[str, Any]:
-        """The context of a share that a site makes under a task."""
-        said = {
+    def update_context(
+        self, name: str, round_task: SignedParcel, created: datetime = START, **context: Any
+    ) -> dict[str, Any]:
+        """The context of an update that a site makes under a task."""
+        fields = {
             "federation": self.id,
-            "round": order.statement.context["round"],
-            "task": order.statement.hash,
-            "base": order.statement.context["base"],
+            "round": round_task.statement.context["round"],
+            "task": round_task.statement.hash,
+            "base": round_task.statement.context["base"],
             "sender": name,
             "sender_key": sshsig.fingerprint(self.site_keys[name].public.sign),
             "recipients": self.recipients,
             "seq": 1,
         }
-        return statement.new_context("update", created, **{**said, **context})
+        return statement.new_context("update", created, **{**fields, **context})
 
-    def update(self, name: str, order: SignedParcel, *signers: Ed25519PrivateKey, **context: Any) -> SignedParcel:
-        return signed(self.share(name, order, **context), b"sealed", *(signers or (self.site_keys[name].sign,)))
+    def update(self, name: str, round_task: SignedParcel, *signers: Ed25519PrivateKey, **context: Any) -> SignedParcel:
+        context = self.update_context(name, round_task, **context)
+        return signed(context, b"sealed", *(signers or (self.site_keys[name].sign,)))
 
     def enrol(self, code: str, who: keys.Keys, *signers: Ed25519PrivateKey, name: str = "Clinic 4") -> SignedParcel:
         """A request to join by somebody who was given an invite's code."""
@@ -217,29 +227,28 @@ class Federation:
         return signed(context, enrol.request_body(code, name, who.public, context), *(signers or (who.sign,)))
 
     def rotate(self, name: str, new: keys.PublicKeys, *signers: Ed25519PrivateKey, **context: Any) -> SignedParcel:
-        said = {"federation": self.id, "sender": name, "seq": 2, **context}
+        fields = {"federation": self.id, "sender": name, "seq": 2, **context}
         return signed(
-            statement.new_context("rotate", START, **said), {"sign": new.sign, "recipient": new.recipient}, *signers
+            statement.new_context("rotate", START, **fields), {"sign": new.sign, "recipient": new.recipient}, *signers
         )
 
     # --- what a reader makes of it -----------------------------------------------------------------------------------
-    def trusted(self, *news: SignedParcel) -> TrustedState:
-        """What a site knows that pinned the charter and then read this news."""
-        known = TrustedState(self.pinned)
-        for one in news:
-            known = {"charter": known.with_charter, "roster": known.with_roster, "task": known.with_task}[
-                one.statement.kind
-            ](*one)
-        return known
+    def trusted(self, *parcels: SignedParcel) -> TrustedState:
+        """The state of a site that pinned the charter and then read these parcels."""
+        state = TrustedState(self.pinned)
+        for each in parcels:
+            by_kind = {"charter": state.with_charter, "roster": state.with_roster, "task": state.with_task}
+            state = by_kind[each.statement.kind](*each)
+        return state
 
-    def read_roster(self, news: SignedParcel) -> Roster:
-        return roster.read(*news, self.pinned)
+    def read_roster(self, signed_roster: SignedParcel) -> Roster:
+        return roster.read(*signed_roster, self.pinned)
 
-    def read_task(self, news: SignedParcel, known: Roster) -> Task:
-        return task.read(*news, self.pinned, known)
+    def read_task(self, signed_task: SignedParcel, current_roster: Roster) -> Task:
+        return task.read(*signed_task, self.pinned, current_roster)
 
 
-def write_parcel(path: Path, said: Statement, armors: Sequence[str], payload: bytes) -> Path:
+def write_parcel(path: Path, statement_: Statement, armors: Sequence[str], payload: bytes) -> Path:
     """A parcel with whatever signatures one likes."""
-    path.write_bytes(parcel.MAGIC + said.line + b"\n" + "".join(armors).encode() + payload)
+    path.write_bytes(parcel.MAGIC + statement_.line + b"\n" + "".join(armors).encode() + payload)
     return path

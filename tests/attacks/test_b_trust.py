@@ -59,7 +59,7 @@ def fed() -> Federation:
 
 
 @pytest.fixture(scope="module")
-def order(fed: Federation) -> SignedParcel:
+def round_task(fed: Federation) -> SignedParcel:
     return fed.task(fed.roster())
 
 
@@ -68,84 +68,88 @@ def stranger() -> keys.Keys:
     return keys.generate()
 
 
-def judge(fed: Federation, update: SignedParcel, order: SignedParcel, *sites: Site) -> Site:
+def judge(fed: Federation, update: SignedParcel, round_task: SignedParcel, *sites: Site) -> Site:
     """What the hub says of a share under the newest roster, in which `sites` stand as given."""
-    known = fed.read_roster(fed.roster(2, sites=sites))
-    return task.judge_update(update.statement, update.signers, known, {1: fed.read_task(order, known)}, SenderHistory())
+    site_roster = fed.read_roster(fed.roster(2, sites=sites))
+    return task.judge_update(
+        update.statement, update.signers, site_roster, {1: fed.read_task(round_task, site_roster)}, SenderHistory()
+    )
 
 
-def test_the_honest_share_is_taken(fed: Federation, order: SignedParcel) -> None:
-    assert judge(fed, fed.update("site-001", order), order).id == "site-001"
+def test_the_honest_update_is_taken(fed: Federation, round_task: SignedParcel) -> None:
+    assert judge(fed, fed.update("site-001", round_task), round_task).id == "site-001"
 
 
-def test_b01_a_share_signed_by_nobodys_key_is_refused(
-    fed: Federation, order: SignedParcel, stranger: keys.Keys
+def test_b01_an_update_signed_by_nobodys_key_is_refused(
+    fed: Federation, round_task: SignedParcel, stranger: keys.Keys
 ) -> None:
-    update = fed.update("site-001", order, stranger.sign, sender_key=sshsig.fingerprint(stranger.public.sign))
+    update = fed.update("site-001", round_task, stranger.sign, sender_key=sshsig.fingerprint(stranger.public.sign))
     with pytest.raises(SignerUnknownError, match="nobody's key"):
-        judge(fed, update, order)
+        judge(fed, update, round_task)
 
 
-def test_b01_a_share_of_a_sender_that_nobody_knows_is_refused(
-    fed: Federation, order: SignedParcel, stranger: keys.Keys
+def test_b01_an_update_of_a_sender_that_nobody_knows_is_refused(
+    fed: Federation, round_task: SignedParcel, stranger: keys.Keys
 ) -> None:
     with pytest.raises(SignerUnknownError, match="neither the sender nor the key"):
-        judge(fed, fed.update("site-001", order, stranger.sign, sender="site-009"), order)
+        judge(fed, fed.update("site-001", round_task, stranger.sign, sender="site-009"), round_task)
 
 
 def test_b02_a_statement_that_names_another_key_than_the_one_that_signed_is_refused(
-    fed: Federation, order: SignedParcel, stranger: keys.Keys
+    fed: Federation, round_task: SignedParcel, stranger: keys.Keys
 ) -> None:
-    update = fed.update("site-001", order, sender_key=sshsig.fingerprint(stranger.public.sign))
+    update = fed.update("site-001", round_task, sender_key=sshsig.fingerprint(stranger.public.sign))
     with pytest.raises(SignerMismatchError, match="another key"):
-        judge(fed, update, order)
+        judge(fed, update, round_task)
 
 
 @pytest.mark.parametrize("sender", ["site-002", "site-009"])
 def test_b02_a_good_key_under_another_senders_name_is_refused(
-    fed: Federation, order: SignedParcel, sender: str
+    fed: Federation, round_task: SignedParcel, sender: str
 ) -> None:
     with pytest.raises(SignerMismatchError, match="site-001"):
-        judge(fed, fed.update("site-001", order, sender=sender), order)
+        judge(fed, fed.update("site-001", round_task, sender=sender), round_task)
 
 
-def test_b03_a_share_of_a_revoked_sender_is_refused(fed: Federation, order: SignedParcel) -> None:
+def test_b03_an_update_of_a_revoked_sender_is_refused(fed: Federation, round_task: SignedParcel) -> None:
     with pytest.raises(SignerRevokedError):
-        judge(fed, fed.update("site-001", order), order, fed.site("site-001", status="revoked", since_round=1))
+        judge(
+            fed, fed.update("site-001", round_task), round_task, fed.site("site-001", status="revoked", since_round=1)
+        )
 
 
-def test_b03_a_sender_revoked_while_its_share_travels_is_refused_when_asked_again(
-    fed: Federation, order: SignedParcel
+def test_b03_a_sender_revoked_while_its_update_travels_is_refused_when_asked_again(
+    fed: Federation, round_task: SignedParcel
 ) -> None:
-    update = fed.update("site-001", order)
-    judge(fed, update, order)
+    update = fed.update("site-001", round_task)
+    judge(fed, update, round_task)
     with pytest.raises(SignerRevokedError):
-        judge(fed, update, order, fed.site("site-001", status="revoked"))
+        judge(fed, update, round_task, fed.site("site-001", status="revoked"))
 
 
 @pytest.mark.parametrize("changes", [{"status": "suspended"}, {"status": "left"}, {"from_round": 2}], ids=str)
 def test_b04_a_sender_that_does_not_take_part_in_the_round_is_refused(
-    fed: Federation, order: SignedParcel, changes: dict[str, str | int]
+    fed: Federation, round_task: SignedParcel, changes: dict[str, str | int]
 ) -> None:
     with pytest.raises(SignerWindowError):
-        judge(fed, fed.update("site-001", order), order, fed.site("site-001", **changes))
+        judge(fed, fed.update("site-001", round_task), round_task, fed.site("site-001", **changes))
 
 
 @pytest.mark.parametrize("namespace", ["global.v1.fedhelp-edge", "update.v2.fedhelp-edge", "git", "file"])
 def test_b05_a_signature_made_for_another_purpose_is_refused(
-    fed: Federation, order: SignedParcel, tmp_path: Path, namespace: str
+    fed: Federation, round_task: SignedParcel, tmp_path: Path, namespace: str
 ) -> None:
-    said = fed.update("site-001", order).statement
-    armor = sshsig.sign(said.line, fed.site_keys["site-001"].sign, namespace)
+    statement = fed.update("site-001", round_task).statement
+    armor = sshsig.sign(statement.line, fed.site_keys["site-001"].sign, namespace)
     with pytest.raises(SigNamespaceError):
-        parcel.inspect(write_parcel(tmp_path / "a.fhx", said, [armor], b"sealed"), parcel.any_signer)
+        parcel.inspect(write_parcel(tmp_path / "a.fhx", statement, [armor], b"sealed"), parcel.any_signer)
 
 
 def armor(namespace: str, key: bytes, signature: bytes, hash_name: bytes = b"sha512") -> str:
     """An SSHSIG with any kind of key, for signatures that this kit itself would never write."""
     fields = (key, namespace.encode(), b"", hash_name, signature)
     text = base64.b64encode(b"SSHSIG\0\0\0\x01" + b"".join(map(string, fields))).decode()
-    lines = "".join(text[at : at + 70] + "\n" for at in range(0, len(text), 70))
+    lines = "".join(text[start : start + 70] + "\n" for start in range(0, len(text), 70))
     return sshsig.BEGIN + lines + sshsig.END
 
 
@@ -215,29 +219,29 @@ def test_b07_the_signature_that_needs_no_private_key_is_refused() -> None:
 @pytest.mark.parametrize("sign", [0, 1])
 def test_b07_a_key_under_which_anybody_can_sign_belongs_in_no_charter(fed: Federation, y: int, sign: int) -> None:
     weak = sshsig.public_line((y | sign << 255).to_bytes(32, "little"))
-    said, signers, holds = fed.charter()
+    statement, signers, payload = fed.charter()
     with pytest.raises(SigBadError):
-        charter.read_first(said, signers, {**holds, "coordinator": weak})
+        charter.read_first(statement, signers, {**payload, "coordinator": weak})
 
 
 def test_b08_a_key_inside_the_signature_that_is_not_the_senders_is_refused(
-    fed: Federation, order: SignedParcel
+    fed: Federation, round_task: SignedParcel
 ) -> None:
     with pytest.raises(SignerMismatchError, match="site-002"):
-        judge(fed, fed.update("site-001", order, fed.site_keys["site-002"].sign), order)
+        judge(fed, fed.update("site-001", round_task, fed.site_keys["site-002"].sign), round_task)
 
 
 def test_b08_a_statement_that_names_another_key_than_the_one_that_signed_is_refused(
-    fed: Federation, order: SignedParcel, stranger: keys.Keys
+    fed: Federation, round_task: SignedParcel, stranger: keys.Keys
 ) -> None:
     with pytest.raises(SignerMismatchError):
-        judge(fed, fed.update("site-001", order, sender_key=sshsig.fingerprint(stranger.public.sign)), order)
+        judge(fed, fed.update("site-001", round_task, sender_key=sshsig.fingerprint(stranger.public.sign)), round_task)
 
 
-def test_b08_a_second_signature_beside_the_senders_is_refused(fed: Federation, order: SignedParcel) -> None:
+def test_b08_a_second_signature_beside_the_senders_is_refused(fed: Federation, round_task: SignedParcel) -> None:
     both = [fed.site_keys[name].sign for name in ("site-001", "site-002")]
     with pytest.raises(SignerMismatchError):
-        judge(fed, fed.update("site-001", order, *both), order)
+        judge(fed, fed.update("site-001", round_task, *both), round_task)
 
 
 def test_b09_an_older_roster_is_a_rollback(fed: Federation) -> None:
@@ -252,14 +256,14 @@ def test_b10_another_roster_of_the_same_version_is_an_equivocation(fed: Federati
 
 
 def test_b10_the_same_roster_again_changes_nothing(fed: Federation) -> None:
-    known = fed.trusted(fed.roster(2))
-    assert known.with_roster(*fed.roster(2)) == known
+    trusted = fed.trusted(fed.roster(2))
+    assert trusted.with_roster(*fed.roster(2)) == trusted
 
 
 def test_b11_a_roster_that_ended_is_overdue_and_still_followed_in_its_grace(fed: Federation) -> None:
-    known, clock = fed.trusted(fed.roster(expires=START + 10 * DAY)), START + 12 * DAY
-    known.check_fresh(clock, grace=2 * DAY)
-    assert known.overdue(clock) == 2 * DAY
+    trusted, clock = fed.trusted(fed.roster(expires=START + 10 * DAY)), START + 12 * DAY
+    trusted.check_fresh(clock, grace=2 * DAY)
+    assert trusted.overdue(clock) == 2 * DAY
 
 
 def test_b11_a_roster_beyond_its_grace_is_followed_no_more(fed: Federation) -> None:
@@ -305,19 +309,19 @@ def test_b12_new_roots_that_did_not_sign_themselves_are_refused(fed: Federation,
         fed.trusted().with_charter(*fed.charter(fed.pinned, roots=[stranger.sign], signers=fed.roots))
 
 
-def recovered(fed: Federation, known: TrustedState, honest: Ed25519PrivateKey) -> TrustedState:
-    """The floor after the root keys named a new coordinator and raised the epoch, and that coordinator spoke."""
-    known = known.with_charter(*fed.charter(fed.pinned, epoch=2, coordinator=honest))
-    order = fed.roster(1, under=known.charter, signer=honest)
-    known = known.with_roster(*order)
-    return known.with_task(*fed.task(order, 1, signer=honest)).with_model(fed.model(1, epoch=2))
+def recovered(fed: Federation, trusted: TrustedState, coordinator: Ed25519PrivateKey) -> TrustedState:
+    """The state after the root keys named a new coordinator and raised the epoch, and that coordinator spoke."""
+    trusted = trusted.with_charter(*fed.charter(fed.pinned, epoch=2, coordinator=coordinator))
+    signed_roster = fed.roster(1, under=trusted.charter, signer=coordinator)
+    trusted = trusted.with_roster(*signed_roster)
+    return trusted.with_task(*fed.task(signed_roster, 1, signer=coordinator)).with_model(fed.model(1, epoch=2))
 
 
 def test_b13_orders_pushed_to_the_last_number_are_undone_by_a_new_charter(fed: Federation) -> None:
     stolen = fed.roster(LAST)
-    known = fed.trusted(stolen, fed.task(stolen, LAST, log=Log(LAST, "f" * 64))).with_model(fed.model(LAST))
-    again = recovered(fed, known, Ed25519PrivateKey.generate())
-    assert (again.charter.rank, again.roster and again.roster.rank, again.round) == ((2, 2), (2, 1), 1)
+    trusted = fed.trusted(stolen, fed.task(stolen, LAST, log=Log(LAST, "f" * 64))).with_model(fed.model(LAST))
+    restored = recovered(fed, trusted, Ed25519PrivateKey.generate())
+    assert (restored.charter.rank, restored.roster and restored.roster.rank, restored.round) == ((2, 2), (2, 1), 1)
 
 
 def test_b13_orders_dated_in_the_far_future_are_undone_by_a_new_charter(fed: Federation) -> None:
@@ -357,9 +361,9 @@ def test_b14_a_task_that_rests_on_another_roster_is_refused(fed: Federation, cha
         fed.trusted(rests_on).with_task(*fed.task(rests_on, **changes))
 
 
-def test_b14_a_task_before_any_roster_is_refused(fed: Federation, order: SignedParcel) -> None:
+def test_b14_a_task_before_any_roster_is_refused(fed: Federation, round_task: SignedParcel) -> None:
     with pytest.raises(TaskRosterError):
-        fed.trusted().with_task(*order)
+        fed.trusted().with_task(*round_task)
 
 
 def test_b14_a_roster_under_another_charter_is_refused(fed: Federation) -> None:
@@ -376,18 +380,18 @@ def test_b15_a_clinic_may_sign_no_orders(fed: Federation) -> None:
 
 def test_b15_a_clinic_may_sign_no_model_and_no_charter(fed: Federation) -> None:
     clinic = fed.site_keys["site-001"].public.sign
-    for said in (fed.model(1), fed.charter(fed.pinned).statement):
+    for statement in (fed.model(1), fed.charter(fed.pinned).statement):
         with pytest.raises(SignerRoleError):
-            fed.trusted(fed.roster()).check_signers(said, (clinic,))
+            fed.trusted(fed.roster()).check_signers(statement, (clinic,))
 
 
 def test_b15_the_front_may_sign_its_own_receipts_and_nothing_else(fed: Federation) -> None:
     rests_on = fed.roster()
-    known = fed.trusted(rests_on)
-    known.check_signers(*fed.receipt("front", fed.front)[:2])
+    trusted = fed.trusted(rests_on)
+    trusted.check_signers(*fed.receipt("front", fed.front)[:2])
     for news in (fed.receipt("coordinator", fed.front), fed.task(rests_on, signer=fed.front)):
         with pytest.raises(SignerRoleError):
-            known.check_signers(news.statement, news.signers)
+            trusted.check_signers(news.statement, news.signers)
 
 
 def test_b15_nobody_signs_receipts_in_the_fronts_name(fed: Federation) -> None:
@@ -403,10 +407,12 @@ def test_b15_the_coordinator_may_not_sign_a_charter_nor_a_root_a_task(fed: Feder
             fed.trusted(rests_on).check_signers(news.statement, news.signers)
 
 
-def test_b15_the_coordinators_signature_with_another_beside_it_is_refused(fed: Federation, order: SignedParcel) -> None:
+def test_b15_the_coordinators_signature_with_another_beside_it_is_refused(
+    fed: Federation, round_task: SignedParcel
+) -> None:
     with pytest.raises(SignerRoleError):
         fed.trusted(fed.roster()).check_signers(
-            order.statement, (*order.signers, fed.site_keys["site-001"].public.sign)
+            round_task.statement, (*round_task.signers, fed.site_keys["site-001"].public.sign)
         )
 
 
@@ -438,12 +444,14 @@ def test_b16_a_thief_cannot_change_the_keys_of_a_revoked_site(fed: Federation, s
         )
 
 
-def judge_request(fed: Federation, news: SignedParcel, *invites: Invite, known: Roster | None = None) -> Invite:
+def judge_request(
+    fed: Federation, request: SignedParcel, *invites: Invite, current_roster: Roster | None = None
+) -> Invite:
     return enrol.judge_request(
-        *news,
+        *request,
         federation=fed.id,
         invites={invite.id: invite for invite in invites},
-        current_roster=known or fed.read_roster(fed.roster()),
+        current_roster=current_roster or fed.read_roster(fed.roster()),
         now=START + DAY,
     )
 
@@ -482,8 +490,8 @@ def test_b17_a_code_that_nobody_gave_out_is_refused(fed: Federation, stranger: k
 def test_b17_a_request_that_only_names_an_invite_is_refused(
     fed: Federation, stranger: keys.Keys, invite: Invite
 ) -> None:
-    said, _, holds = fed.enrol(enrol.new_code(), stranger)
-    guessed = signed(dict(said.context), {**holds, "invite": invite.id}, stranger.sign)
+    statement, _, payload = fed.enrol(enrol.new_code(), stranger)
+    guessed = signed(dict(statement.context), {**payload, "invite": invite.id}, stranger.sign)
     with pytest.raises(InviteProofError):
         judge_request(fed, guessed, invite)
 
@@ -491,48 +499,48 @@ def test_b17_a_request_that_only_names_an_invite_is_refused(
 def test_b17_a_proof_seen_in_anothers_request_is_worth_nothing(
     fed: Federation, stranger: keys.Keys, code: str, invite: Invite
 ) -> None:
-    seen, thief = fed.enrol(code, stranger), keys.generate()
+    theirs, thief = fed.enrol(code, stranger), keys.generate()
     mine = {"sign": thief.public.sign, "recipient": thief.public.recipient}
     with pytest.raises(InviteProofError):
-        judge_request(fed, signed(dict(seen.statement.context), {**seen.payload, **mine}, thief.sign), invite)
+        judge_request(fed, signed(dict(theirs.statement.context), {**theirs.payload, **mine}, thief.sign), invite)
 
 
 def test_b17_whoever_knows_no_code_learns_nothing_about_an_invite(
     fed: Federation, stranger: keys.Keys, invite: Invite
 ) -> None:
-    said, _, holds = fed.enrol(enrol.new_code(), stranger)
-    guessed = signed(dict(said.context), {**holds, "invite": invite.id}, stranger.sign)
+    statement, _, payload = fed.enrol(enrol.new_code(), stranger)
+    guessed = signed(dict(statement.context), {**payload, "invite": invite.id}, stranger.sign)
     with pytest.raises(InviteProofError):
         judge_request(fed, guessed, replace(invite, used=True, expires=START))
 
 
 def test_b17_every_single_wrong_letter_of_a_code_is_noticed(code: str) -> None:
     alphabet = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-    for place, letter in enumerate(code):
-        if place < 4 or letter == "-":
+    for index, letter in enumerate(code):
+        if index < 4 or letter == "-":
             continue
         for other in set(alphabet) - {letter}:
             with pytest.raises(InviteCodeError):
-                enrol.read_code(code[:place] + other + code[place + 1 :])
+                enrol.read_code(code[:index] + other + code[index + 1 :])
 
 
 @pytest.mark.parametrize("name", ["\ud800", "\x1b[2J", "two\nlines", "\u202eekaf", "a" * 201], ids=ascii)
 def test_b17_a_name_that_no_screen_can_show_safely_is_refused(
     fed: Federation, stranger: keys.Keys, code: str, invite: Invite, name: str
 ) -> None:
-    said, _, holds = fed.enrol(code, stranger)
+    statement, _, payload = fed.enrol(code, stranger)
     with pytest.raises(BadBodyError):
-        judge_request(fed, signed(dict(said.context), {**holds, "name": name}, stranger.sign), invite)
+        judge_request(fed, signed(dict(statement.context), {**payload, "name": name}, stranger.sign), invite)
 
 
 @pytest.mark.parametrize("status", ["active", "left", "revoked"])
 def test_b18_a_signing_key_of_another_site_does_not_join_again(
     fed: Federation, stranger: keys.Keys, code: str, invite: Invite, status: str
 ) -> None:
-    known = fed.read_roster(fed.roster(sites=fed.site("site-001", status=status)))
+    current_roster = fed.read_roster(fed.roster(sites=fed.site("site-001", status=status)))
     taken = keys.Keys(fed.site_keys["site-001"].sign, stranger.identity)
     with pytest.raises(KeyReusedError, match="site-001"):
-        judge_request(fed, fed.enrol(code, taken), invite, known=known)
+        judge_request(fed, fed.enrol(code, taken), invite, current_roster=current_roster)
 
 
 def test_b18_a_receiving_key_of_another_site_does_not_join(
@@ -566,9 +574,9 @@ def test_b19_the_charter_of_another_federation_is_a_hard_stop_that_names_both(fe
 
 
 def test_b19_a_charter_altered_by_a_byte_is_another_federation(fed: Federation) -> None:
-    said, signers, holds = fed.charter(coordinator=fed.front)
+    statement, signers, payload = fed.charter(coordinator=fed.front)
     with pytest.raises(PinnedKeyError):
-        charter.read_first(said, signers, holds, fed.id)
+        charter.read_first(statement, signers, payload, fed.id)
 
 
 def test_b19_a_later_charter_does_not_found_a_federation(fed: Federation) -> None:

@@ -76,7 +76,7 @@ def intake(fed: Federation, rests_on: SignedParcel, orders: dict[int, SignedParc
     return Intake(fed, rests_on, orders)
 
 
-def test_the_honest_share_is_taken(fed: Federation, orders: dict[int, SignedParcel], intake: Intake) -> None:
+def test_the_honest_update_is_taken(fed: Federation, orders: dict[int, SignedParcel], intake: Intake) -> None:
     assert intake.judge(fed.update("site-001", orders[3])).id == "site-001"
 
 
@@ -199,7 +199,12 @@ class Theft:
         mine = folder / "mine.fhx"
         first, second = (fed.site_keys[name] for name in ("site-001", "site-002"))
         parcel.seal(
-            mine, fed.share("site-001", order), body.getvalue(), first.sign, fed.recipients, facts={"examples": 40}
+            mine,
+            fed.update_context("site-001", order),
+            body.getvalue(),
+            first.sign,
+            fed.recipients,
+            facts={"examples": 40},
         )
         seen = parcel.inspect(mine, parcel.any_signer)
         payload = mine.read_bytes()[seen.offset :]
@@ -291,7 +296,7 @@ def test_c14_a_log_that_grew_shorter_is_a_log_rollback(fed: Federation, rests_on
         known.with_task(*fed.task(rests_on, 2, log=Log(4, "a" * 64)))
 
 
-def test_c14_a_refused_view_leaves_the_floor_where_it_was(fed: Federation, rests_on: SignedParcel) -> None:
+def test_c14_a_refused_view_leaves_the_state_where_it_was(fed: Federation, rests_on: SignedParcel) -> None:
     first = fed.task(rests_on, 1, log=Log(5, "a" * 64))
     known = fed.trusted(rests_on, first)
     with pytest.raises(SplitViewError):

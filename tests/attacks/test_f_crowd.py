@@ -30,8 +30,8 @@ HALVES = {
 
 @pytest.fixture
 def share(fed: Federation) -> Path:
-    order = fed.open()
-    return fed.clinics[0].give(order, fed.drawn(order, fed.clinics[0]))
+    task = fed.open()
+    return fed.clinics[0].give(task, fed.drawn(task, fed.clinics[0]))
 
 
 class Flood:
@@ -45,15 +45,15 @@ class Flood:
         self._thread.start()
 
     def _run(self) -> None:
-        trust = ssl.create_default_context()
-        trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
+        tls_context = ssl.create_default_context()
+        tls_context.check_hostname, tls_context.verify_mode = False, ssl.CERT_NONE
         for number in range(self._count):
             with suppress(OSError):
                 source = (f"127.0.0.{2 + number % self._addresses}", 0)
                 line = socket.create_connection(("127.0.0.1", self._port), timeout=5, source_address=source)
                 self.lines.append(line)
                 if self._tls and number % 2:  # the others never shake hands
-                    line = self.lines[-1] = trust.wrap_socket(line)
+                    line = self.lines[-1] = tls_context.wrap_socket(line)
                 line.sendall(self._kinds[number // self._addresses % len(self._kinds)])
         self.sent.set()
         while not self._stop.wait(0.2):
@@ -71,32 +71,32 @@ class Flood:
 
 @contextmanager
 def flood(port: int, count: int, addresses: int, tls: bool, kinds: Sequence[bytes]) -> Iterator[Flood]:
-    made = Flood(port, count, addresses, tls, kinds)
+    running_flood = Flood(port, count, addresses, tls, kinds)
     try:
-        yield made
+        yield running_flood
     finally:
-        made.end()
+        running_flood.end()
 
 
 @pytest.mark.proof
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 @pytest.mark.parametrize("addresses", [1, 8])
-def test_f24_half_sent_requests_have_a_ceiling_and_an_honest_share_goes_through(
+def test_f24_half_sent_requests_have_a_ceiling_and_an_honest_update_goes_through(
     fed: Federation, tmp_path: Path, addresses: int, tls: bool, effort: Callable[[int, int], int]
 ) -> None:
     while len(fed.clinics) < effort(1, 4):
         fed.join()
-    order = fed.open()
+    task = fed.open()
     cert, key = _certificate(tmp_path) if tls else (None, None)
-    trust = ssl.create_default_context(cafile=str(cert)) if tls else None
-    asked = statement.create(statement.new_context("enrol", federation=fed.hub.federation), "b" * 64, 60_000)
-    bodies = _BODY.encode() + parcel.MAGIC + asked.line + b"\n" + bytes(145_000)
+    tls_context = ssl.create_default_context(cafile=str(cert)) if tls else None
+    request = statement.create(statement.new_context("enrol", federation=fed.hub.federation), "b" * 64, 60_000)
+    bodies = _BODY.encode() + parcel.MAGIC + request.line + b"\n" + bytes(145_000)
     kinds = {"heads": [HALVES["heads"]], "junk": [HALVES["junk"]], "bodies": [bodies]}
     chosen = [*kinds.items(), ("mixed", [*HALVES.values(), bodies, bodies])][-effort(1, 4) :]
     for (kind, halves), clinic in zip(chosen, fed.clinics, strict=False):
-        share = clinic.give(order, fed.drawn(order, clinic))
+        share = clinic.give(task, fed.drawn(task, clinic))
         with serving(fed.hub.home, cert, key) as process:
-            before, client = process.memory(), Client(process.port, fed.hub.federation, trust)
+            before, client = process.memory(), Client(process.port, fed.hub.federation, tls_context)
             with flood(process.port, effort(1000, 2500), addresses, tls, halves) as flooding:
                 assert _stubborn(client, share).headers["fedhelp-receipt"]
                 flooding.sent.wait(120)
@@ -111,12 +111,12 @@ def test_f24_who_holds_most_places_loses_the_line_that_brought_nothing_for_longe
     fed: Federation, share: Path
 ) -> None:
     """Over a real front with four places: a site at another address is let in at once, and nobody else loses a line."""
-    with running(fed.hub.home, Limits(connections=4, eviction_seconds=60)) as port, ExitStack() as held:
+    with running(fed.hub.home, Limits(connections=4, eviction_seconds=60)) as port, ExitStack() as stack:
 
         def line(host: str) -> socket.socket:
-            made = held.enter_context(socket.create_connection(("127.0.0.1", port), 30, source_address=(host, 0)))
-            made.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
-            return made
+            line_ = stack.enter_context(socket.create_connection(("127.0.0.1", port), 30, source_address=(host, 0)))
+            line_.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
+            return line_
 
         other = line("127.0.0.3")
         flooding = [line("127.0.0.2") for _ in range(3)]
@@ -125,17 +125,17 @@ def test_f24_who_holds_most_places_loses_the_line_that_brought_nothing_for_longe
         with pytest.raises(ConnectionError):  # at the address that has the most, and none of its lines is old enough
             line("127.0.0.2").recv(1)
             raise ConnectionResetError  # or closed without a word
-        for kept in (other, site, *flooding[1:]):
-            kept.sendall(b"\r\n")
-            assert kept.recv(1000).startswith(b"HTTP/1.1 200")
+        for survivor in (other, site, *flooding[1:]):
+            survivor.sendall(b"\r\n")
+            assert survivor.recv(1000).startswith(b"HTTP/1.1 200")
 
 
 def test_f24_a_new_line_of_the_same_address_waits_until_an_old_one_has_brought_nothing_for_long(
     fed: Federation, share: Path
 ) -> None:
-    with running(fed.hub.home, Limits(connections=2, eviction_seconds=0.2)) as port, ExitStack() as held:
+    with running(fed.hub.home, Limits(connections=2, eviction_seconds=0.2)) as port, ExitStack() as stack:
         for _ in range(2):
-            held.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(b"G")
+            stack.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(b"G")
         assert _stubborn(Client(port, fed.hub.federation), share).headers["fedhelp-receipt"]
 
 

@@ -137,12 +137,12 @@ def tried(work: Callable[[], Any]) -> str:
     """The code that it ends with, or "" where it ends well. Anything else than a refusal of ours fails the test."""
     try:
         work()
-    except FedhelpError as fault:
-        assert fault.code
-        assert fault.remedy
-        assert fault.cause.isprintable()
-        assert "curl" not in fault.cause + fault.remedy
-        return fault.code
+    except FedhelpError as error:
+        assert error.code
+        assert error.remedy
+        assert error.cause.isprintable()
+        assert "curl" not in error.cause + error.remedy
+        return error.code
     return ""
 
 
@@ -170,14 +170,14 @@ def outcome_of(odd: Callable[[], Answer], charter: bytes, home: Path) -> Outcome
     def all_odd(_: Asked) -> Answer:
         return odd()
 
-    def odd_file(asked: Asked) -> Answer:
-        return listing(entry(charter)) if "/parcels/" not in asked.path else odd()
+    def odd_file(request: Asked) -> Answer:
+        return listing(entry(charter)) if "/parcels/" not in request.path else odd()
 
-    def odd_patch(asked: Asked) -> Answer:
-        return answer(b"", "201 Created", "Upload-Offset: 700") if asked.method == "POST" else odd()
+    def odd_patch(request: Asked) -> Answer:
+        return answer(b"", "201 Created", "Upload-Offset: 700") if request.method == "POST" else odd()
 
-    def odd_end(asked: Asked) -> Answer:
-        rest = "/parcels/" in asked.path and "bytes=5-" in asked.head.decode("latin-1")
+    def odd_end(request: Asked) -> Answer:
+        rest = "/parcels/" in request.path and "bytes=5-" in request.head.decode("latin-1")
         return odd() if rest else listing(entry(charter))
 
     methods: list[tuple[Callable[[Asked], Answer], Callable[[HttpCarrier], Any]]] = [
@@ -193,9 +193,9 @@ def outcome_of(odd: Callable[[], Answer], charter: bytes, home: Path) -> Outcome
         (odd_patch, lambda site: site.put(sealed)),
     ]
 
-    def run(place: int) -> str:
-        answers, method = methods[place]
-        store = home / f"home-{place}" / "incoming"
+    def run(index: int) -> str:
+        answers, method = methods[index]
+        store = home / f"home-{index}" / "incoming"
         store.mkdir(parents=True)
         if answers is odd_end:
             (store / f"{hash_of(charter)}.part").write_bytes(charter[:5])
@@ -231,9 +231,9 @@ def test_f21_an_upload_that_gets_no_further_ends(
     codes = {"409 Conflict": "E_UPLOAD_OFFSET", "404 None": "E_NOT_HERE"}
     body = json.dumps({"code": codes.get(status, ""), "detail": "x", "remedy": "y"}).encode()
 
-    def answers(asked: Asked) -> Answer:
-        offset = f"Upload-Offset: {stands(asked)}"
-        return answer(b"", "201 Created", offset) if asked.method == "POST" else answer(body, status, offset)
+    def answers(request: Asked) -> Answer:
+        offset = f"Upload-Offset: {stands(request)}"
+        return answer(b"", "201 Created", offset) if request.method == "POST" else answer(body, status, offset)
 
     with hostile.front(answers) as front:
         site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path, give_up_after=0.3)
@@ -243,27 +243,27 @@ def test_f21_an_upload_that_gets_no_further_ends(
 
 
 def test_f21_a_file_that_brings_no_byte_or_other_bytes_ends(charter: bytes, tmp_path: Path) -> None:
-    size, at = len(charter), 1000
-    whole = f"Content-Range: bytes {at}-{size - 1}/{size}"
+    size, start = len(charter), 1000
+    whole = f"Content-Range: bytes {start}-{size - 1}/{size}"
     for status, headers, body in (
         ("206 Part", [whole], b""),
-        ("206 Part", [whole], charter[at:] + b"x"),
+        ("206 Part", [whole], charter[start:] + b"x"),
         ("206 Part", [f"Content-Range: bytes 0-{size - 1}/{size}"], charter),
-        ("206 Part", [f"Content-Range: bytes {at}-{size - 1}/*"], charter[at:]),
-        ("206 Part", [], charter[at:]),
-        ("206 Part", [whole], bytes(size - at)),
-        ("200 OK", [], charter[:at]),
+        ("206 Part", [f"Content-Range: bytes {start}-{size - 1}/*"], charter[start:]),
+        ("206 Part", [], charter[start:]),
+        ("206 Part", [whole], bytes(size - start)),
+        ("200 OK", [], charter[:start]),
         ("200 OK", [], bytes(size)),
     ):
         store = tmp_path / "in"
         store.mkdir(exist_ok=True)
         part = store / f"{hash_of(charter)}.part"
-        part.write_bytes(b"" if bytes(size - at) == body else charter[:at])
-        if bytes(size - at) == body:
-            part.write_bytes(bytes(at))
+        part.write_bytes(b"" if bytes(size - start) == body else charter[:start])
+        if bytes(size - start) == body:
+            part.write_bytes(bytes(start))
 
-        def answers(asked: Asked, given: bytes = answer(body, status, *headers)) -> Answer:
-            return given if "/parcels/" in asked.path else listing(entry(charter))
+        def answers(request: Asked, given: bytes = answer(body, status, *headers)) -> Answer:
+            return given if "/parcels/" in request.path else listing(entry(charter))
 
         with hostile.front(answers) as front:
             site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, store, give_up_after=0.3)
@@ -275,16 +275,16 @@ def test_f21_a_file_that_brings_no_byte_or_other_bytes_ends(charter: bytes, tmp_
 def test_f21_a_file_that_was_spoilt_by_one_front_comes_whole_from_an_honest_one(charter: bytes, tmp_path: Path) -> None:
     bad = bytes(len(charter))
 
-    def answers(asked: Asked) -> Answer:
-        return answer(served[0]) if "/parcels/" in asked.path else listing(entry(charter))
+    def answers(request: Asked) -> Answer:
+        return answer(served[0]) if "/parcels/" in request.path else listing(entry(charter))
 
     served = [bad]
     with hostile.front(answers) as front:
         site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", give_up_after=2)
         assert tried(lambda: list(site.fetch(frozenset()))) == "E_NO_FRONT"
         served[0] = charter
-        (found,) = site.fetch(frozenset())
-    assert found.read_bytes() == charter
+        (path,) = site.fetch(frozenset())
+    assert path.read_bytes() == charter
 
 
 # --- names and numbers ---------------------------------------------------------------------------------------------
@@ -305,8 +305,8 @@ def test_f22_names_and_numbers_of_the_other_side_are_what_they_should_be_or_refu
     (tmp_path / "charter").mkdir()
     (tmp_path / "charter" / "0001.fhx").write_bytes(b"pinned")
 
-    def answers(asked: Asked) -> Answer:
-        return answer(charter) if "/parcels/" in asked.path else listing(entry(charter, **other))
+    def answers(request: Asked) -> Answer:
+        return answer(charter) if "/parcels/" in request.path else listing(entry(charter, **other))
 
     before = sorted(tmp_path.rglob("*"))
     with hostile.front(answers) as front:
@@ -316,7 +316,7 @@ def test_f22_names_and_numbers_of_the_other_side_are_what_they_should_be_or_refu
                 list(method(frozenset()))
         with pytest.raises(NotAFrontError):
             list(site.charters())
-        assert all("/parcels/" not in asked.path for asked in front.asked)
+        assert all("/parcels/" not in request.path for request in front.asked)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -328,14 +328,14 @@ def test_f22_names_and_numbers_of_the_other_side_are_what_they_should_be_or_refu
 def test_f22_a_list_of_more_than_there_can_be_of_a_kind_is_refused_before_anything_is_fetched(
     charter: bytes, tmp_path: Path, kind: str, size: int, count: int
 ) -> None:
-    listed = [entry(charter, kind=kind, hash=f"{place:064x}", size=size) for place in range(count)]
+    listed = [entry(charter, kind=kind, hash=f"{index:064x}", size=size) for index in range(count)]
     with hostile.front(lambda _: listing(*listed)) as front:
         site = HttpCarrier(
             front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", give_up_after=2, max_model_bytes=50 << 20
         )
         with pytest.raises(NotAFrontError, match=f"of the kind {kind}"):
             list(site.fetch(frozenset()))
-        assert all("/parcels/" not in asked.path for asked in front.asked)
+        assert all("/parcels/" not in request.path for request in front.asked)
 
 
 def test_f22_a_list_of_more_than_the_disk_can_hold_is_refused(
@@ -356,7 +356,7 @@ def test_f22_other_files_in_the_folder_of_downloads_stay(charter: bytes, tmp_pat
     (store / "holiday").mkdir()
     (store / "0002.fhx").write_bytes(b"x")
     with hostile.front(
-        lambda asked: answer(charter) if "/parcels/" in asked.path else listing(entry(charter))
+        lambda request: answer(charter) if "/parcels/" in request.path else listing(entry(charter))
     ) as front:
         (found,) = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, store, give_up_after=2).fetch(frozenset())
     assert found.read_bytes() == charter
@@ -373,8 +373,8 @@ def test_f23_a_signed_request_goes_to_the_named_address_and_to_no_other(
     sealed.write_bytes(charter)
     with hostile.front(lambda _: listing()) as other:
 
-        def answers(asked: Asked) -> Answer:
-            return answer(b"", f"{status} Elsewhere", f"Location: {other.url}{asked.path}", NEXT)
+        def answers(request: Asked) -> Answer:
+            return answer(b"", f"{status} Elsewhere", f"Location: {other.url}{request.path}", NEXT)
 
         with hostile.front(answers) as front:
             site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", give_up_after=2)

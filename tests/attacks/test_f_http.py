@@ -607,7 +607,7 @@ def _certificate(folder: Path, *, name: str = "localhost", days: int = 1) -> tup
     return cert, secret
 
 
-def test_f19_a_share_goes_in_over_tls(fed: Federation, share: Path, tmp_path: Path) -> None:
+def test_f19_an_update_goes_in_over_tls(fed: Federation, share: Path, tmp_path: Path) -> None:
     cert, key = _certificate(tmp_path)
     with running(fed.hub.home, cert=cert, key=key) as port:
         trust = ssl.create_default_context(cafile=str(cert))
@@ -645,7 +645,7 @@ def test_f19_without_tls_whatever_is_changed_on_the_way_is_refused(
 
 
 # --- once ----------------------------------------------------------------------------------------------------------
-def test_c01_the_same_share_by_http_and_by_stick_has_one_answer(client: Client, fed: Federation, share: Path) -> None:
+def test_c01_the_same_update_by_http_and_by_stick_has_one_answer(client: Client, fed: Federation, share: Path) -> None:
     receipt = client.send(share).headers["fedhelp-receipt"]
     stick = fed.folder / "stick" / exchange.TO_COORDINATOR
     stick.mkdir(parents=True)
@@ -655,7 +655,7 @@ def test_c01_the_same_share_by_http_and_by_stick_has_one_answer(client: Client, 
     assert received(fed, share) == 1
 
 
-def test_c01_a_share_that_came_by_stick_need_not_be_sent(client: Client, fed: Federation, share: Path) -> None:
+def test_c01_an_update_that_came_by_stick_need_not_be_sent(client: Client, fed: Federation, share: Path) -> None:
     receipt = receive.receive(fed.hub, share).receipt
     answer = client.begin(share)
     assert (answer.status, answer.offset, answer.headers["fedhelp-receipt"]) == (200, share.stat().st_size, receipt)

@@ -259,7 +259,7 @@ def test_images_in_other_words_are_not_ready_until_the_words_are_mapped_and_then
     assert set(done["val"]) == {"own", "alone"}
 
 
-def test_every_share_is_accepted_and_nothing_waits(hospital: Hospital) -> None:
+def test_every_update_is_accepted_and_nothing_waits(hospital: Hospital) -> None:
     for round_ in ("first", "second"):
         told = hospital.told[round_]
         assert (told["accepted"], told["quarantined"], told["refused"]) == (["site-001"], [], [])

@@ -362,7 +362,7 @@ def test_a_site_whose_key_was_revoked_joins_anew(trained: Desk) -> None:
     upload(trained)
     lists(trained.hub("exchange", trained.stick), "E_SIGNER_REVOKED", "a site that lost its PC needs a new invite")
     works(trained.site("download"))
-    assert "trained again" not in works(trained.site("status")).stdout
+    assert "train the round again" not in works(trained.site("status")).stdout
     joins_anew(trained)
     assert command.answer(told(trained))["site"] == "site-002"
 

@@ -21,15 +21,17 @@ from tests.federation import Federation
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    made = Federation(tmp_path_factory.mktemp("federation"))
-    made.play(made.open())
-    made.aggregate()
-    order = made.open()
-    made.play(order, without=("site-003",))
-    receive.receive(made.hub, made.clinics[2].give(order, made.base(order)))  # in quarantine, for it is the base
-    made.judge()
-    made.aggregate(now=True)
-    return made
+    federation = Federation(tmp_path_factory.mktemp("federation"))
+    federation.play(federation.open())
+    federation.aggregate()
+    task = federation.open()
+    federation.play(task, without=("site-003",))
+    receive.receive(
+        federation.hub, federation.clinics[2].give(task, federation.base(task))
+    )  # in quarantine, for it is the base
+    federation.judge()
+    federation.aggregate(now=True)
+    return federation
 
 
 @pytest.fixture
@@ -39,13 +41,13 @@ def out(three: Federation, tmp_path: Path) -> Path:
 
 
 def test_a_round_that_was_handed_out_holds(three: Federation, out: Path) -> None:
-    found = audit.check(out)
-    assert (found.federation, found.round) == (three.hub.federation, 2)
-    assert [row["site"] for row in found.merged] == ["site-001", "site-002"]
-    assert [(row["site"], row["state"]) for row in found.others] == [("site-003", "quarantined")]
-    rows = [*found.merged, *found.others]
+    report = audit.check(out)
+    assert (report.federation, report.round) == (three.hub.federation, 2)
+    assert [row["site"] for row in report.merged] == ["site-001", "site-002"]
+    assert [(row["site"], row["state"]) for row in report.others] == [("site-003", "quarantined")]
+    rows = [*report.merged, *report.others]
     assert all(row["update"] == row["share"] for row in rows), "its name before, for one version"
-    assert found.log.length == three.hub.database.head().length
+    assert report.log.length == three.hub.database.head().length
 
 
 def test_every_round_of_a_federation_holds(three: Federation, tmp_path: Path) -> None:
@@ -68,9 +70,9 @@ def kinds(out: Path) -> dict[Path, str]:
 
 def fails(out: Path, *names: str) -> None:
     """Audit ends with an error of ours that names the file."""
-    with pytest.raises(FedhelpError) as told:
+    with pytest.raises(FedhelpError) as caught:
         audit.check(out)
-    assert any(name in told.value.cause for name in names), told.value.cause
+    assert any(name in caught.value.cause for name in names), caught.value.cause
 
 
 def test_an_export_has_every_kind_of_file(out: Path) -> None:
@@ -83,7 +85,7 @@ def test_an_export_has_every_kind_of_file(out: Path) -> None:
 
 def test_whatever_file_is_removed_is_named(out: Path) -> None:
     for path in sorted(out.iterdir()):
-        whole = path.read_bytes()
+        original = path.read_bytes()
         kind = parcel.inspect(path, parcel.any_signer).statement.kind if path.suffix == ".fhx" else ""
         version = (
             parcel.inspect(path, parcel.any_signer).statement.context["version"] if kind in ("charter", "roster") else 0
@@ -91,54 +93,54 @@ def test_whatever_file_is_removed_is_named(out: Path) -> None:
         path.unlink()
         what = {"receipt": "the receipt of line"}.get(kind, f"{kind} {version} is missing" if version else path.name)
         fails(out, path.name, what)
-        path.write_bytes(whole)
+        path.write_bytes(original)
     audit.check(out)
 
 
 def test_several_files_that_are_removed_together_are_noticed(three: Federation, out: Path) -> None:
     """An update, with its receipts; the model with the task; all receipts; everything signed."""
-    found = kinds(out)
-    updates = [path for path, kind in found.items() if kind == "update"]
+    kind_of = kinds(out)
+    updates = [path for path, kind in kind_of.items() if kind == "update"]
     groups = [
-        [path for path, kind in found.items() if kind == "update"],
-        [path for path, kind in found.items() if kind in ("global", "task")],
-        [path for path, kind in found.items() if kind == "receipt"],
-        [path for path, kind in found.items() if kind in ("receipt", "task", "global")],
+        [path for path, kind in kind_of.items() if kind == "update"],
+        [path for path, kind in kind_of.items() if kind in ("global", "task")],
+        [path for path, kind in kind_of.items() if kind == "receipt"],
+        [path for path, kind in kind_of.items() if kind in ("receipt", "task", "global")],
         [
-            path for path, kind in found.items() if path == updates[0] or (
+            path for path, kind in kind_of.items() if path == updates[0] or (
                 kind == "receipt" and parcel.inspect(path, parcel.any_signer).statement.context["about"] == updates[0].stem
             )
         ],
     ]  # fmt: skip
     for group in groups:
-        whole = {path: path.read_bytes() for path in group}
+        original = {path: path.read_bytes() for path in group}
         for path in group:
             path.unlink()
         fails(out, *(path.name for path in group), "the receipt of line")
-        for path, data in whole.items():
+        for path, data in original.items():
             path.write_bytes(data)
 
 
 def test_wherever_a_byte_is_changed_the_file_is_named(out: Path) -> None:
     for path in sorted(out.iterdir()):
-        whole = path.read_bytes()
-        for at in (0, len(whole) // 2, len(whole) - 2):
-            path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        original = path.read_bytes()
+        for index in (0, len(original) // 2, len(original) - 2):
+            path.write_bytes(original[:index] + bytes([original[index] ^ 1]) + original[index + 1 :])
             fails(out, path.name)
-        for changed in (whole[:-1], whole + b"x"):
+        for changed in (original[:-1], original + b"x"):
             path.write_bytes(changed)
             fails(out, path.name)
-        path.write_bytes(whole)
+        path.write_bytes(original)
     audit.check(out)
 
 
 def test_whatever_file_lies_in_the_place_of_another_is_named(out: Path) -> None:
     paths = sorted(out.iterdir())
     for path, other in zip(paths, [*paths[1:], paths[0]], strict=True):
-        whole = path.read_bytes()
+        original = path.read_bytes()
         path.write_bytes(other.read_bytes())
         fails(out, path.name)
-        path.write_bytes(whole)
+        path.write_bytes(original)
     audit.check(out)
 
 
@@ -150,10 +152,10 @@ def test_a_file_under_another_name_is_named(out: Path) -> None:
 
 
 def test_whatever_does_not_belong_there_is_named(three: Federation, out: Path, tmp_path: Path) -> None:
-    known = {path.name for path in out.iterdir()}
+    names = {path.name for path in out.iterdir()}
     for round_ in (0, 1):
         hubs.export_round(three.hub, round_, tmp_path / str(round_))
-    foreign = [path for round_ in (0, 1) for path in (tmp_path / str(round_)).glob("*.fhx") if path.name not in known]
+    foreign = [path for round_ in (0, 1) for path in (tmp_path / str(round_)).glob("*.fhx") if path.name not in names]
     assert len(foreign) > 10
     for path in foreign:
         (out / path.name).write_bytes(path.read_bytes())
@@ -181,10 +183,10 @@ def test_what_an_attacker_signs_himself_is_not_the_federations(three: Federation
     """A receipt that names the right line and state, by the wrong key."""
     path = next(path for path, kind in kinds(out).items() if kind == "receipt")
     with parcel.open(path, parcel.any_signer) as opened:
-        said, body = opened.statement, opened.body.read()
+        statement, body = opened.statement, opened.body.read()
     path.unlink()
     stranger = keys.generate()
-    forged = parcel.seal(out / "forged", said.context, body, stranger.sign)
+    forged = parcel.seal(out / "forged", statement.context, body, stranger.sign)
     (out / "forged").rename(out / f"{forged.hash}.fhx")
     fails(out, f"{forged.hash}.fhx")
 
@@ -202,7 +204,7 @@ def test_an_export_of_an_early_round_stays_the_same_while_the_federation_goes_on
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "after").iterdir()}
 
 
-def test_a_share_that_is_kept_back_is_noticed(three: Federation, out: Path) -> None:
+def test_an_update_that_is_kept_back_is_noticed(three: Federation, out: Path) -> None:
     merged = three.hub.database.rows("SELECT hash FROM shares WHERE counts = 2 AND state = 'merged'")
     (out / f"{merged[0]['hash']}.fhx").unlink()
     with pytest.raises(AuditGapError, match="not those that the model was made of"):
@@ -210,25 +212,32 @@ def test_a_share_that_is_kept_back_is_noticed(three: Federation, out: Path) -> N
 
 
 def reword(line: str) -> str:
-    said = json.loads(line)
-    return json.dumps({**said, "type": "accepted" if said["type"] == "quarantined" else "quarantined"}, sort_keys=True)
+    entry = json.loads(line)
+    return json.dumps(
+        {**entry, "type": "accepted" if entry["type"] == "quarantined" else "quarantined"}, sort_keys=True
+    )
 
 
 def test_each_line_of_the_log_is_bound(out: Path) -> None:
     path = out / "log.jsonl"
     lines = path.read_text().splitlines(keepends=True)
-    for at, line in [*list(enumerate(lines))[::3], (len(lines) - 1, lines[-1])]:
-        said = json.loads(line)
-        rest, spaced = lines[:at], line.replace(": ", ":  ", 1)
-        for changed in ([*rest, *lines[at + 1 :]], [*rest, line, *lines[at:]], [*rest, spaced, *lines[at + 1 :]], rest):
+    for index, line in [*list(enumerate(lines))[::3], (len(lines) - 1, lines[-1])]:
+        entry = json.loads(line)
+        rest, spaced = lines[:index], line.replace(": ", ":  ", 1)
+        for changed in (
+            [*rest, *lines[index + 1 :]],
+            [*rest, line, *lines[index:]],
+            [*rest, spaced, *lines[index + 1 :]],
+            rest,
+        ):
             path.write_text("".join(changed))
             fails(out, "log.jsonl")
-        anew, head = [], json.loads(lines[at - 1])["hash"] if at else ""
-        for other in ({**said, "time": "2026-01-01T00:00:00Z"}, *map(json.loads, lines[at + 1 :])):
+        rewritten, head = [], json.loads(lines[index - 1])["hash"] if index else ""
+        for other in ({**entry, "time": "2026-01-01T00:00:00Z"}, *map(json.loads, lines[index + 1 :])):
             other.pop("hash")
             head = line_hash(head, other) if head else line_hash(Log().head, other)
-            anew.append(json.dumps({**other, "hash": head}, sort_keys=True) + "\n")
-        path.write_text("".join([*rest, *anew]))  # a chain that holds, and is not the one that was signed
+            rewritten.append(json.dumps({**other, "hash": head}, sort_keys=True) + "\n")
+        path.write_text("".join([*rest, *rewritten]))  # a chain that holds, and is not the one that was signed
         fails(out, "log.jsonl")
     path.write_text("".join(lines))
     audit.check(out)

@@ -20,8 +20,8 @@ pytest.importorskip("uvicorn")
 
 @pytest.fixture
 def port(three: Federation) -> Iterator[int]:
-    with net.running(three.folder / "hub") as found:
-        yield found
+    with net.running(three.folder / "hub") as number:
+        yield number
 
 
 def line(three: Federation, clinic: Clinic, port: int, **more: object) -> HttpCarrier:
@@ -29,17 +29,17 @@ def line(three: Federation, clinic: Clinic, port: int, **more: object) -> HttpCa
     return HttpCarrier(url, three.hub.federation, lambda: clinic.keys, clinic.folder / "in", **more)  # type: ignore[arg-type]
 
 
-def test_a_share_arrives_as_it_was_sealed(three: Federation, port: int) -> None:
-    order, clinic = three.open(), three.clinics[0]
-    path = clinic.give(order, three.drawn(order, clinic))
+def test_an_update_arrives_as_it_was_sealed(three: Federation, port: int) -> None:
+    task, clinic = three.open(), three.clinics[0]
+    path = clinic.give(task, three.drawn(task, clinic))
     line(three, clinic, port).put(path)
     assert three.hub.database.parcel_path(path.stem).read_bytes() == path.read_bytes()
     assert three.states() == {"site-001/1": "received"}
 
 
 def test_sending_it_again_changes_nothing(three: Federation, port: int) -> None:
-    order, clinic = three.open(), three.clinics[0]
-    path = clinic.give(order, three.drawn(order, clinic))
+    task, clinic = three.open(), three.clinics[0]
+    path = clinic.give(task, three.drawn(task, clinic))
     for _ in range(3):
         line(three, clinic, port).put(path)
     assert len(three.states()) == 1
@@ -49,18 +49,18 @@ def test_a_request_to_join_is_sent_by_somebody_whom_nobody_knows(three: Federati
     code, _ = members.invite(three.hub, "New", "small", 14)
     clinic = Clinic(three.hub.federation, three.folder / "new")
     line(three, clinic, port).put(clinic.ask_in(code))
-    assert [one["state"] for one in three.judge()] == ["approved"]
+    assert [decision["state"] for decision in three.judge()] == ["approved"]
 
 
 def test_everything_that_a_site_needs_comes_whole(three: Federation, port: int) -> None:
     three.open()
     clinic = three.clinics[0]
-    found = {
+    by_kind = {
         parcel.inspect(path, parcel.any_signer).statement.kind: path
         for path in line(three, clinic, port).fetch(frozenset())
     }
-    assert set(found) == {"charter", "roster", "task", "global", "receipt"}
-    for path in found.values():
+    assert set(by_kind) == {"charter", "roster", "task", "global", "receipt"}
+    for path in by_kind.values():
         assert path.read_bytes() == three.hub.database.parcel_path(path.stem).read_bytes()
 
 
@@ -72,14 +72,14 @@ def test_what_a_site_has_is_not_fetched_again(three: Federation, port: int) -> N
 
 
 def test_a_download_goes_on_from_what_is_there(three: Federation, port: int) -> None:
-    order, clinic = three.open(), three.clinics[0]
+    task, clinic = three.open(), three.clinics[0]
     name = three.hub.newest_parcel("global")["hash"]
     whole = three.hub.database.parcel_path(name).read_bytes()
     (clinic.folder / "in").mkdir()
     (clinic.folder / "in" / f"{name}.part").write_bytes(whole[:500_000])
-    found = {path.stem: path for path in line(three, clinic, port).fetch(frozenset())}
-    assert found[name].read_bytes() == whole
-    assert order.base
+    by_hash = {path.stem: path for path in line(three, clinic, port).fetch(frozenset())}
+    assert by_hash[name].read_bytes() == whole
+    assert task.base
 
 
 def test_another_key_gets_nothing_but_the_charter(three: Federation, port: int) -> None:
@@ -90,9 +90,9 @@ def test_another_key_gets_nothing_but_the_charter(three: Federation, port: int) 
 
 
 def test_what_the_front_refuses_is_told_with_its_own_code(three: Federation, port: int) -> None:
-    order, clinic = three.open(), three.clinics[0]
+    task, clinic = three.open(), three.clinics[0]
     members.revoke(three.hub, three.coordinator_keys, clinic.id, 1, "")
-    path = clinic.give(order, three.drawn(order, clinic))
+    path = clinic.give(task, three.drawn(task, clinic))
     with pytest.raises(RefusedThereError, match="E_SIGNER_REVOKED") as caught:
         line(three, clinic, port).put(path)
     assert caught.value.remedy
@@ -113,8 +113,8 @@ def test_an_address_that_is_none_is_refused(three: Federation) -> None:
 
 
 def test_an_upload_that_was_begun_before_goes_on(three: Federation, port: int) -> None:
-    order, clinic = three.open(), three.clinics[0]
-    path = clinic.give(order, three.drawn(order, clinic))
+    task, clinic = three.open(), three.clinics[0]
+    path = clinic.give(task, three.drawn(task, clinic))
     client = net.Client(port, three.hub.federation)
     begun = client.begin(path)
     client.go_on(path.stem, begun.offset, path.read_bytes()[begun.offset : begun.offset + 300_000])
@@ -125,18 +125,20 @@ def test_an_upload_that_was_begun_before_goes_on(three: Federation, port: int) -
 def test_over_a_line_that_breaks_again_and_again_everything_arrives_once_and_whole(
     three: Federation, port: int
 ) -> None:
-    order, clinic = three.open(), three.clinics[0]
-    path = clinic.give(order, three.drawn(order, clinic))
+    task, clinic = three.open(), three.clinics[0]
+    path = clinic.give(task, three.drawn(task, clinic))
     breaks = [
         chaos.Fate(cut=700), chaos.Fate(cut_answer=10), chaos.Fate(cut=150_000), chaos.Fate(reset=True, cut=90_000),
         chaos.Fate(again=True), chaos.Fate(cut_answer=0), chaos.Fate(cut=300_000, reset=True),
     ]  # fmt: skip
-    with chaos.network(port, iter(breaks)) as bad:
-        line(three, clinic, bad, give_up_after=30).put(path)
+    with chaos.network(port, iter(breaks)) as chaos_port:
+        line(three, clinic, chaos_port, give_up_after=30).put(path)
     assert three.hub.database.parcel_path(path.stem).read_bytes() == path.read_bytes()
     assert three.states() == {"site-001/1": "received"}
     breaks = [chaos.Fate(cut_answer=count) for count in (0, 100, 400_000, 20, 700_000, 900_000)]
-    with chaos.network(port, iter(breaks)) as bad:
-        found = {one.stem: one for one in line(three, clinic, bad, give_up_after=30).fetch(frozenset())}
-    assert all(one.read_bytes() == three.hub.database.parcel_path(name).read_bytes() for name, one in found.items())
-    assert len(found) >= 5
+    with chaos.network(port, iter(breaks)) as chaos_port:
+        by_hash = {path_.stem: path_ for path_ in line(three, clinic, chaos_port, give_up_after=30).fetch(frozenset())}
+    assert all(
+        path_.read_bytes() == three.hub.database.parcel_path(name).read_bytes() for name, path_ in by_hash.items()
+    )
+    assert len(by_hash) >= 5

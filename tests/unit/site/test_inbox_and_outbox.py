@@ -38,11 +38,11 @@ def test_three_trips_of_a_stick_bring_a_site_from_its_invite_to_its_receipt(clin
     clinic.join()
     assert clinic.state == status.JOINING
     clinic.trip()
-    order = clinic.federation.open()
+    task = clinic.federation.open()
     clinic.trip()
     assert clinic.download().refused == []
     assert clinic.state == status.READY
-    assert verified.require_state(clinic.home).task == order
+    assert verified.require_state(clinic.home).task == task
     clinic.train()
     assert clinic.state == status.TRAINED
     outbox.seal_current(clinic.home, nobody)
@@ -62,11 +62,11 @@ def test_a_site_that_joined_early_trains_from_the_weights_with_which_the_first_r
     hub = clinic.federation.hub
     first = models.load(hub, lifecycle.newest_round(hub)["model"])
     given = {name: array + 1 if array.dtype.kind == "f" else array for name, array in first.items()}
-    order = opening.open_next(hub, clinic.federation.coordinator_keys, given)
+    task = opening.open_next(hub, clinic.federation.coordinator_keys, given)
     clinic.trip()
     assert clinic.download().refused == []
     clinic.train()
-    assert verified.require_state(clinic.home).task == order
+    assert verified.require_state(clinic.home).task == task
     assert clinic.state == status.TRAINED
 
 
@@ -82,24 +82,24 @@ def trained_for_nothing(clinic: Clinic, examples: int = 0) -> Path:
 
 
 @pytest.mark.usefixtures("opens_here")
-def test_a_site_hears_that_its_fifth_share_of_a_round_found_no_room(clinic: Clinic) -> None:
+def test_a_site_hears_that_its_fifth_update_of_a_round_found_no_room(clinic: Clinic) -> None:
     clinic.take_up()
     for code in (*["E_SAMPLES"] * 4, "E_QUOTA"):
         trained_for_nothing(clinic)
         clinic.upload()
         clinic.trip()
         assert clinic.download().refused == []
-        told = status.status(clinic.home)
-        assert [receipt["code"] for receipt in told["receipts"]] == [code]
-        assert ("trained again" in told["means"]) == (code == "E_SAMPLES")
-    assert told["state"] == status.JUDGED
-    assert told["outbox"] == []
-    assert "bytes for round 1" in told["receipts"][0]["cause"]
+        report = status.status(clinic.home)
+        assert [receipt["code"] for receipt in report["receipts"]] == [code]
+        assert ("train the round again" in report["means"]) == (code == "E_SAMPLES")
+    assert report["state"] == status.JUDGED
+    assert report["outbox"] == []
+    assert "bytes for round 1" in report["receipts"][0]["cause"]
     clinic.federation.hub.check()
 
 
 @pytest.mark.usefixtures("opens_here")
-def test_a_share_that_is_refused_at_the_door_is_told_once_and_only_to_its_own_site(clinic: Clinic) -> None:
+def test_an_update_that_is_refused_at_the_door_is_told_once_and_only_to_its_own_site(clinic: Clinic) -> None:
     """Here the same site, trained on another computer from a backup of its keys."""
     clinic.take_up()
     clinic.train()
@@ -116,40 +116,40 @@ def test_a_share_that_is_refused_at_the_door_is_told_once_and_only_to_its_own_si
             parcel.inspect(path, parcel.any_signer).statement.context
             for path in (clinic.stick / FROM_COORDINATOR).glob("*.fhx")
         ]
-        assert [one["sender"] for one in about if one.get("about") == second.stem] == ["coordinator"]
+        assert [context["sender"] for context in about if context.get("about") == second.stem] == ["coordinator"]
     clinic.download()
-    assert [one["code"] for one in status.status(clinic.home)["receipts"]] == ["E_DUPLICATE_ROUND"]
+    assert [receipt["code"] for receipt in status.status(clinic.home)["receipts"]] == ["E_DUPLICATE_ROUND"]
     assert [line["type"] for line, _ in hub.database.lines() if line["subject"] == second.stem] == ["refused"]
     own = identity.own_site(clinic.home, verified.require_state(clinic.home))
     assert own
     mine, others = (signed.SignedReader("", site) for site in (own.id, clinic.federation.clinics[0].id))
     (receipt,) = [row["hash"] for row in hub.database.rows("SELECT hash FROM parcels WHERE site = ?", second.stem)]
-    assert [one["hash"] for one in downloads._list_parcels(hub, mine)].count(receipt) == 1
+    assert [row["hash"] for row in downloads._list_parcels(hub, mine)].count(receipt) == 1
     assert not downloads._is_readable(hub, others, receipt)
 
 
 def test_of_one_site_and_round_twenty_refusals_at_the_door_are_told(three: Federation) -> None:
-    order, site = three.open(), three.clinics[0]
+    task, site = three.open(), three.clinics[0]
     for _ in range(25):
         with pytest.raises(WrongTaskError):
-            receive.receive(three.hub, site.give(order, {}, task="0" * 64))
+            receive.receive(three.hub, site.give(task, {}, task="0" * 64))
     three.judge()
     assert len(three.hub.database.rows("SELECT * FROM log WHERE type = 'refused'")) == 20
 
 
-def test_nobody_is_told_of_a_share_that_only_bears_its_name(three: Federation) -> None:
-    order = three.open()
+def test_nobody_is_told_of_an_update_that_only_bears_its_name(three: Federation) -> None:
+    task = three.open()
     thief = copy.copy(three.clinics[0])
     thief.keys = three.clinics[1].keys
     with pytest.raises(SignerMismatchError):
-        receive.receive(three.hub, thief.give(order, {}))
+        receive.receive(three.hub, thief.give(task, {}))
     three.judge()
     assert three.hub.database.rows("SELECT * FROM unkept") == []
 
 
 def test_a_refusal_that_another_hand_wrote_into_the_hub_is_signed_by_nobody(three: Federation) -> None:
-    order = three.open()
-    genuine = three.clinics[0].give(order, three.drawn(order, three.clinics[0]))
+    task = three.open()
+    genuine = three.clinics[0].give(task, three.drawn(task, three.clinics[0]))
     with contextlib.closing(sqlite3.connect(three.hub.home / "hub.db")) as front:
         front.execute("INSERT INTO unkept VALUES (?, 'site-001', 1, 'E_QUOTA', 'no')", (genuine.stem,))
         front.commit()
@@ -161,15 +161,15 @@ def test_a_refusal_that_another_hand_wrote_into_the_hub_is_signed_by_nobody(thre
 def test_a_task_says_how_large_the_models_of_a_front_can_be(clinic: Clinic) -> None:
     clinic.join()
     clinic.trip()
-    order = clinic.federation.open()
+    task = clinic.federation.open()
     clinic.trip()
     clinic.download()
-    (way,) = connection.carriers(clinic.home, nobody, url="http://127.0.0.1:9")
-    assert isinstance(way, HttpCarrier)
-    sent = (
+    (carrier,) = connection.carriers(clinic.home, nobody, url="http://127.0.0.1:9")
+    assert isinstance(carrier, HttpCarrier)
+    model_size = (
         clinic.federation.hub.database.parcel_path(clinic.federation.hub.newest_parcel("global")["hash"]).stat().st_size
     )
-    assert sent < way.max_model_bytes < 5 * order.schema.size + (40 << 20)
+    assert model_size < carrier.max_model_bytes < 5 * task.schema.size + (40 << 20)
 
 
 def test_copies_of_a_genuine_file_with_other_bytes_are_not_written_to_a_sites_disk(
@@ -179,20 +179,20 @@ def test_copies_of_a_genuine_file_with_other_bytes_are_not_written_to_a_sites_di
     clinic.trip()
     clinic.federation.open()
     clinic.trip()
-    news = clinic.stick / FROM_COORDINATOR
+    folder = clinic.stick / FROM_COORDINATOR
     (model,) = (
-        path for path in news.glob("*.fhx") if parcel.inspect(path, parcel.any_signer).statement.kind == "global"
+        path for path in folder.glob("*.fhx") if parcel.inspect(path, parcel.any_signer).statement.kind == "global"
     )
     data = model.read_bytes()
     for number in range(5):
-        (news / str(number)).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        (folder / str(number)).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     copied: list[str] = []
-    copy = inbox._copy_parcel
+    copy_parcel = inbox._copy_parcel
     monkeypatch.setattr(
-        inbox, "_copy_parcel", lambda file, place, said: (copied.append(said.kind), copy(file, place, said))
+        inbox, "_copy_parcel", lambda file, place, said: (copied.append(said.kind), copy_parcel(file, place, said))
     )
-    taken = clinic.download()
-    assert [one["code"] for one in taken.refused] == ["E_PAYLOAD_HASH"] * 5
+    result = clinic.download()
+    assert [refusal["code"] for refusal in result.refused] == ["E_PAYLOAD_HASH"] * 5
     assert copied.count("global") == 1
     assert clinic.state == status.READY
 
@@ -207,17 +207,17 @@ def test_the_next_round_brings_the_merged_model(clinic: Clinic) -> None:
     outbox.seal_current(clinic.home, nobody)
     clinic.upload()
     clinic.trip()
-    told = clinic.federation.aggregate()
-    assert told["accepted"] == ["site-001", "site-002", "site-003", "site-004"]
-    order = clinic.federation.open()
+    outcome = clinic.federation.aggregate()
+    assert outcome["accepted"] == ["site-001", "site-002", "site-003", "site-004"]
+    task = clinic.federation.open()
     clinic.trip()
     clinic.download()
-    base = inbox.base_model(clinic.home, order, inbox.plan_of(order))
-    wanted = models.load(clinic.federation.hub, told["merged_sha256"])
-    assert all((base[name] == wanted[name]).all() for name in wanted)
-    facts = clinic.federation.hub.database.row("SELECT report FROM rounds WHERE round = 1")
-    assert facts
-    assert json.loads(facts["report"])["sites"]["site-004"] == [10, 4]
+    base = inbox.base_model(clinic.home, task, inbox.plan_of(task))
+    expected = models.load(clinic.federation.hub, outcome["merged_sha256"])
+    assert all((base[name] == expected[name]).all() for name in expected)
+    row = clinic.federation.hub.database.row("SELECT report FROM rounds WHERE round = 1")
+    assert row
+    assert json.loads(row["report"])["sites"]["site-004"] == [10, 4]
 
 
 def test_what_was_sealed_is_not_sealed_again(clinic: Clinic) -> None:
@@ -226,7 +226,7 @@ def test_what_was_sealed_is_not_sealed_again(clinic: Clinic) -> None:
     assert outbox.seal_current(clinic.home, nobody) == outbox.seal_current(clinic.home, nobody)
 
 
-def test_a_share_that_is_gone_from_the_disk_is_made_again(clinic: Clinic) -> None:
+def test_an_update_that_is_gone_from_the_disk_is_made_again(clinic: Clinic) -> None:
     clinic.take_up()
     clinic.train()
     next((clinic.home / "rounds").glob("*/share.safetensors")).unlink()
@@ -301,15 +301,15 @@ def test_what_is_no_invite_is_refused(tmp_path: Path, text: str) -> None:
 
 def test_an_invite_whose_charter_is_another_federations_is_refused(clinic: Clinic, tmp_path: Path) -> None:
     other = Federation(tmp_path / "other", clinics=0)
-    said = json.loads(clinic.invite.read_text())
-    said["charters"] = json.loads(Clinic(other, tmp_path / "their").invite.read_text())["charters"]
-    clinic.invite.write_text(json.dumps(said))
+    invite = json.loads(clinic.invite.read_text())
+    invite["charters"] = json.loads(Clinic(other, tmp_path / "their").invite.read_text())["charters"]
+    clinic.invite.write_text(json.dumps(invite))
     with pytest.raises(PinnedKeyError):
         clinic.join()
     assert verified.state(clinic.home) is None
 
 
-def test_news_of_another_hand_are_refused_and_the_rest_is_taken(clinic: Clinic, tmp_path: Path) -> None:
+def test_parcels_of_another_federation_are_refused_and_the_rest_is_stored(clinic: Clinic, tmp_path: Path) -> None:
     other = Federation(tmp_path / "other", clinics=0)
     clinic.join()
     clinic.trip()
@@ -317,9 +317,14 @@ def test_news_of_another_hand_are_refused_and_the_rest_is_taken(clinic: Clinic, 
     clinic.trip()
     for path in (row["hash"] for row in other.hub.database.rows("SELECT hash FROM parcels")):
         shutil.copy(other.hub.database.parcel_path(path), clinic.stick / FROM_COORDINATOR)
-    taken = clinic.download()
-    assert {one["code"] for one in taken.refused} <= {"E_FEDERATION", "E_SIGNER_UNKNOWN", "E_PIN", "E_ROOT_CHAIN"}
-    assert len(taken.refused) == 3
+    result = clinic.download()
+    assert {refusal["code"] for refusal in result.refused} <= {
+        "E_FEDERATION",
+        "E_SIGNER_UNKNOWN",
+        "E_PIN",
+        "E_ROOT_CHAIN",
+    }
+    assert len(result.refused) == 3
     assert clinic.state == status.READY
 
 
@@ -328,17 +333,17 @@ def test_a_file_that_is_half_there_is_named_and_comes_later(clinic: Clinic) -> N
     clinic.trip()
     clinic.federation.open()
     clinic.trip()
-    left = (clinic.stick / FROM_COORDINATOR).glob("*.fhx")
-    task = next(path for path in left if parcel.inspect(path, parcel.any_signer).statement.kind == "task")
-    whole = task.read_bytes()
-    task.write_bytes(whole[:-10])
-    assert [one["code"] for one in clinic.download().refused] == ["E_TRUNCATED"]
-    task.write_bytes(whole)
+    parcels = (clinic.stick / FROM_COORDINATOR).glob("*.fhx")
+    task = next(path for path in parcels if parcel.inspect(path, parcel.any_signer).statement.kind == "task")
+    original = task.read_bytes()
+    task.write_bytes(original[:-10])
+    assert [refusal["code"] for refusal in clinic.download().refused] == ["E_TRUNCATED"]
+    task.write_bytes(original)
     assert clinic.download().refused == []
     assert clinic.state == status.READY
 
 
-def test_a_sealed_share_that_was_damaged_on_the_own_disk_is_sealed_again(clinic: Clinic) -> None:
+def test_a_sealed_update_that_was_damaged_on_the_own_disk_is_sealed_again(clinic: Clinic) -> None:
     clinic.take_up()
     clinic.train()
     _damage(outbox.seal_current(clinic.home, nobody))
@@ -353,20 +358,20 @@ def test_a_sealed_share_that_was_damaged_on_the_own_disk_is_sealed_again(clinic:
 
 def test_a_request_that_was_damaged_on_the_own_disk_is_said_and_made_again(clinic: Clinic) -> None:
     _damage(membership.join(clinic.home, membership.read_invite_file(clinic.invite), "we", lambda: None))
-    with pytest.raises(NotYetError, match="damaged") as told:
+    with pytest.raises(NotYetError, match="damaged") as caught:
         clinic.upload()
-    assert "'join' with an invite" in told.value.remedy
+    assert "'join' with an invite" in caught.value.remedy
     membership.leave(clinic.home)
     clinic.join()
     clinic.trip()
     clinic.download()
     assert clinic.state == status.WAITING
     _damage(membership.request_new_keys(clinic.home, nobody))
-    with pytest.raises(NotYetError, match="damaged") as told:
+    with pytest.raises(NotYetError, match="damaged") as caught:
         clinic.upload()
-    assert "'fedhelp-edge keys rotate'" in told.value.remedy
-    asked = membership.request_new_keys(clinic.home, nobody)
-    assert clinic.upload() == [asked.stem]
+    assert "'fedhelp-edge keys rotate'" in caught.value.remedy
+    request = membership.request_new_keys(clinic.home, nobody)
+    assert clinic.upload() == [request.stem]
 
 
 def _damage(path: Path) -> None:
@@ -387,8 +392,8 @@ def test_new_keys_are_used_once_the_roster_names_them(clinic: Clinic) -> None:
     clinic.trip()
     clinic.download()
     old = keys.load_public(clinic.home)
-    asked = membership.request_new_keys(clinic.home, nobody)
-    assert membership.request_new_keys(clinic.home, nobody) == asked  # a second time asks for nothing else
+    request = membership.request_new_keys(clinic.home, nobody)
+    assert membership.request_new_keys(clinic.home, nobody) == request  # a second time asks for nothing else
     assert keys.load_public(clinic.home) == old
     clinic.upload()
     clinic.trip()
@@ -409,27 +414,27 @@ def test_a_change_of_keys_that_was_cut_off_ends_with_the_next_download(clinic: C
     membership.request_new_keys(clinic.home, nobody)
     clinic.upload()
     clinic.trip()
-    new, made = keys.load_public(clinic.home / layout.NEXT_KEYS), clinic.home / layout.NEXT_KEYS
+    new, next_keys = keys.load_public(clinic.home / layout.NEXT_KEYS), clinic.home / layout.NEXT_KEYS
     for name in ("keys.txt", "keys.pub")[:moved]:
-        (made / name).replace(clinic.home / name)
+        (next_keys / name).replace(clinic.home / name)
     clinic.download()
     clinic.download()
     assert keys.load(clinic.home, nobody).public == new
     assert clinic.state == status.WAITING
 
 
-def test_no_share_is_sealed_while_keys_change_nor_keys_changed_while_a_share_is_on_its_way(clinic: Clinic) -> None:
+def test_no_update_is_sealed_while_keys_change_nor_keys_changed_while_an_update_is_on_its_way(clinic: Clinic) -> None:
     clinic.take_up()
     clinic.train()
-    asked = membership.request_new_keys(clinic.home, nobody)
+    request = membership.request_new_keys(clinic.home, nobody)
     with pytest.raises(NotYetError, match="new keys"):
         outbox.seal_current(clinic.home, nobody)
     sync.seal_if_trained(clinic.home, nobody)
-    assert clinic.upload() == [asked.stem]
+    assert clinic.upload() == [request.stem]
     clinic.trip()
     clinic.download()
     sync.seal_if_trained(clinic.home, nobody)
-    with pytest.raises(NotYetError, match="a share"):
+    with pytest.raises(NotYetError, match="an update"):
         membership.request_new_keys(clinic.home, nobody)
     clinic.upload()
     clinic.trip()

@@ -39,7 +39,7 @@ def round_of(tmp_path: Path) -> Learn:
     plan = plans.read(PLAN, TABLES)
     pixels, labels = phantoms.draw(24, 2, size=8)
     splits, blank = ("train",) * 16 + ("val",) * 8, ("",) * 24
-    place = local_training.TrainingContext(
+    context = local_training.TrainingContext(
         plan, "site-001", "small", Images(pixels, labels, splits, blank, blank, blank), None, Compute()
     )
     merged = METHODS["fedavg"].start(plan)
@@ -47,7 +47,12 @@ def round_of(tmp_path: Path) -> Learn:
     def train(number: int) -> dict[str, Any]:
         before = tmp_path / f"round-{number - 1}"
         return local_training.train_round(
-            place, number, merged, tmp_path / f"round-{number}", before if before.exists() else None, lambda what: None
+            context,
+            number,
+            merged,
+            tmp_path / f"round-{number}",
+            before if before.exists() else None,
+            lambda what: None,
         )
 
     return train
@@ -60,14 +65,14 @@ def course(tmp_path: Path, number: int) -> list[str]:
 
 
 def test_a_round_leaves_the_same_figures_for_programs_and_for_people(round_of: Learn, tmp_path: Path) -> None:
-    told = round_of(1)
-    assert json.loads((tmp_path / "round-1" / "report.json").read_text()) == told
+    report = round_of(1)
+    assert json.loads((tmp_path / "round-1" / "report.json").read_text()) == report
     accuracy, losses, _ = reading.tables((tmp_path / "round-1" / "report.html").read_text(encoding="utf-8"))
     names, figures = zip(*accuracy[1:], strict=True)
     assert names == ("this site's own net", "trained alone")
     for figure, net in zip(figures, ("own", "alone"), strict=True):
-        assert figure.startswith(f"{told['val'][net]:.2f} (n=8, ")
-    assert losses[1:] == [["train", "loss", f"{told['loss']['train']['loss']:.3f}"]]
+        assert figure.startswith(f"{report['val'][net]:.2f} (n=8, ")
+    assert losses[1:] == [["train", "loss", f"{report['loss']['train']['loss']:.3f}"]]
 
 
 def test_a_round_shows_the_earlier_ones_and_these_stay_as_they_were(round_of: Learn, tmp_path: Path) -> None:
@@ -83,12 +88,12 @@ def test_a_round_shows_the_earlier_ones_and_these_stay_as_they_were(round_of: Le
 def test_a_page_that_a_power_cut_left_out_is_made_without_training_again(
     round_of: Learn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = round_of(1), round_of(2)
+    reports = round_of(1), round_of(2)
     page = tmp_path / "round-1" / "report.html"
     before = page.read_bytes()
     page.unlink()
     monkeypatch.setattr(loop, "train", lambda *at, **how: pytest.fail("trained again"))
-    assert round_of(1) == told[0]
+    assert round_of(1) == reports[0]
     assert page.read_bytes() == before  # without the round that came later
 
 
@@ -103,10 +108,10 @@ def test_what_a_site_says_of_the_rounds_model_and_of_its_nets_is_measured_on_val
     merged = METHODS["fedavg"].start(plan)
     learner = local_training.TrainingContext(plan, "site-001", "small", images, None, Compute()).learner()
     learner.receive(merged, 1)
-    said = loop.probabilities(learner, learner.net, pixels).argmax(1)
-    labels = np.concatenate([labels[:16], said[16:24], 1 - said[24:]])
-    place = local_training.TrainingContext(plan, "site-001", "small", replace(images, labels=labels), None, Compute())
-    told = local_training.train_round(place, 1, merged, tmp_path / "round", None, lambda what: None)
-    assert told["base"] == {"val": 8, "correct": 8}
-    assert told["val"] == {"own": 1.0, "alone": 1.0}
-    assert told["val_images"] == 8
+    predicted = loop.probabilities(learner, learner.net, pixels).argmax(1)
+    labels = np.concatenate([labels[:16], predicted[16:24], 1 - predicted[24:]])
+    context = local_training.TrainingContext(plan, "site-001", "small", replace(images, labels=labels), None, Compute())
+    report = local_training.train_round(context, 1, merged, tmp_path / "round", None, lambda what: None)
+    assert report["base"] == {"val": 8, "correct": 8}
+    assert report["val"] == {"own": 1.0, "alone": 1.0}
+    assert report["val_images"] == 8

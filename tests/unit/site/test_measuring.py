@@ -43,14 +43,16 @@ def test_the_chosen_net_is_that_of_the_validation_images_whichever_net_knows_the
                           lambda what: None, threads=1)  # fmt: skip
     assert trained
     pixels, labels = phantoms.draw(60, 2, size=8, seed=9)
-    found = data.load(archive(tmp_path / "all.npz", pixels, labels), plan, state_dir=tmp_path / "kept")
-    place = local_training.TrainingContext(plan, trial.SITE_ID, "small", found, None, Compute())
-    said = {name: answers.argmax(1) for name, answers in local_training.predictions(place, trained[0], "test").items()}
-    assert (said["own"] != said["alone"]).sum() > 2
+    evaluation = data.load(archive(tmp_path / "all.npz", pixels, labels), plan, state_dir=tmp_path / "kept")
+    context = local_training.TrainingContext(plan, trial.SITE_ID, "small", evaluation, None, Compute())
+    predicted = {
+        name: answers.argmax(1) for name, answers in local_training.predictions(context, trained[0], "test").items()
+    }
+    assert (predicted["own"] != predicted["alone"]).sum() > 2
     chosen = {}
-    for name, labels in said.items():
+    for name, labels in predicted.items():
         labels[:2] = 0, 1  # a file has images of both
-        others = archive(tmp_path / f"{name} knows.npz", found.pixels[:], labels)
+        others = archive(tmp_path / f"{name} knows.npz", evaluation.pixels[:], labels)
         measured = trial.evaluate(home, plan, "small", others, threads=1)
         rights = {each: scores.accuracy.value for each, scores in measured.nets.items()}
         assert max(rights, key=lambda each: rights[each] or 0) == name, rights

@@ -71,7 +71,7 @@ def test_a_code_joins_over_the_network_and_the_receipt_comes_with_the_roster_tha
         join(home, membership.resolve_invite(home, code, url=url))
         assert len(outbox.upload(home, connection.carriers(home, nobody))) == 1
         assert len(outbox.pending(home)) == 1
-        assert [one["state"] for one in judge.judge_waiting(federation.hub, federation.coordinator_keys)] == [
+        assert [decision["state"] for decision in judge.judge_waiting(federation.hub, federation.coordinator_keys)] == [
             "approved"
         ]
         inbox.download(home, connection.carriers(home, nobody), nobody)

@@ -43,18 +43,18 @@ def plan(loss: str) -> Plan:
 
 def images(path: Path, counts: tuple[int, int], part: str, seed: int) -> Path:
     pixels, labels = phantoms.draw(200, 2, size=8, seed=seed)
-    kept = np.concatenate([np.flatnonzero(labels == one)[:count] for one, count in enumerate(counts)])
-    held = {f"{part}_images": pixels[kept], f"{part}_labels": labels[kept]}
-    other = {f"{name}_{what}": array[:0] for name in ("train", "val", "test") if name != part
+    chosen = np.concatenate([np.flatnonzero(labels == class_)[:count] for class_, count in enumerate(counts)])
+    arrays = {f"{part}_images": pixels[chosen], f"{part}_labels": labels[chosen]}
+    empty = {f"{name}_{what}": array[:0] for name in ("train", "val", "test") if name != part
              for what, array in (("images", pixels), ("labels", labels))}  # fmt: skip
-    np.savez(path, **held, **other)
+    np.savez(path, **arrays, **empty)
     return path
 
 
 def other_images(path: Path) -> Images:
     """All of a file, to measure on."""
-    found = data.load(path, plan("ce"), state_dir=path.with_suffix(".kept"))
-    return replace(found, splits=("test",) * len(found))
+    loaded = data.load(path, plan("ce"), state_dir=path.with_suffix(".kept"))
+    return replace(loaded, splits=("test",) * len(loaded))
 
 
 @pytest.fixture
@@ -76,34 +76,34 @@ def test_the_prior_is_kept_in_the_rounds_report(trained: Path, tmp_path: Path) -
 def test_other_losses_keep_none(loss: str, trained: Path, tmp_path: Path) -> None:
     assert learn(tmp_path / "home", loss, trained)[1]["prior"] is None
     other = images(tmp_path / "other.npz", MEASURED, "test", 2)
-    found = trial.evaluate(tmp_path / "home", plan(loss), "small", other, threads=1)
-    assert set(found.nets) >= {"own", "alone"}
-    assert "without_prior" not in found.nets
+    evaluation = trial.evaluate(tmp_path / "home", plan(loss), "small", other, threads=1)
+    assert set(evaluation.nets) >= {"own", "alone"}
+    assert "without_prior" not in evaluation.nets
 
 
 def test_the_prior_is_that_of_what_was_trained_on_whatever_is_measured_on(trained: Path, tmp_path: Path) -> None:
     folder, _ = learn(tmp_path / "home", "logit-adjusted", trained)
     other = images(tmp_path / "other.npz", MEASURED, "test", 2)
-    place = learning.TrainingContext(
+    context = learning.TrainingContext(
         plan("logit-adjusted"), trial.SITE_ID, "small", other_images(other), None, Compute()
     )
-    said = learning.predictions(place, folder, "test")["own"]
-    learner, state = place.learner(), checkpoint.newest(folder / "own")
+    predicted = learning.predictions(context, folder, "test")["own"]
+    learner, state = context.learner(), checkpoint.newest(folder / "own")
     assert state is not None
     learner.load(state[1], 1)
     learner.prior = None
-    bare = loop.probabilities(learner, learner.model, place.images.pixels)
-    assert np.allclose(said, metrics.adjust_prior(bare, [1, 1], [37, 10]), atol=1e-6)
+    without_prior = loop.probabilities(learner, learner.model, context.images.pixels)
+    assert np.allclose(predicted, metrics.adjust_prior(without_prior, [1, 1], [37, 10]), atol=1e-6)
 
 
 def test_evaluate_says_which_figures_are_with_the_prior(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text(plan("logit-adjusted").text)
     learn(tmp_path / "fedhelp", "logit-adjusted", trained)
     images(tmp_path / "other.npz", MEASURED, "test", 2)
-    asked = ("evaluate", "--plan", "plan.toml", "--images", "other.npz", "--threads", "1")
-    told, found = here(*asked, home=tmp_path), answer(here(*asked, "--json", home=tmp_path))
-    without = found["without_prior"]
-    assert found["own"] != without
-    figures = (without[name]["value"] for name in ("accuracy", "balanced_accuracy"))
-    assert "without the prior   accuracy {:.3f}, balanced accuracy {:.3f}\n".format(*figures) in told.stdout
-    assert "the figures above are with it" in told.stderr
+    arguments = ("evaluate", "--plan", "plan.toml", "--images", "other.npz", "--threads", "1")
+    printed, figures_by_net = here(*arguments, home=tmp_path), answer(here(*arguments, "--json", home=tmp_path))
+    without_prior = figures_by_net["without_prior"]
+    assert figures_by_net["own"] != without_prior
+    figures = (without_prior[name]["value"] for name in ("accuracy", "balanced_accuracy"))
+    assert "without the prior   accuracy {:.3f}, balanced accuracy {:.3f}\n".format(*figures) in printed.stdout
+    assert "the figures above are with it" in printed.stderr

@@ -23,7 +23,7 @@ def site(clinic: Clinic) -> Clinic:
 
 
 def codes(clinic: Clinic) -> set[str]:
-    return {one["code"] for one in clinic.download().refused}
+    return {refusal["code"] for refusal in clinic.download().refused}
 
 
 def foreign(home: Path, path: Path) -> None:
@@ -33,7 +33,7 @@ def foreign(home: Path, path: Path) -> None:
 
 
 def spoil(home: Path, path: Path, how: str) -> None:
-    whole = path.read_bytes()
+    original = path.read_bytes()
     path.unlink()
     match how:
         case "a folder":
@@ -47,7 +47,7 @@ def spoil(home: Path, path: Path, how: str) -> None:
             foreign(home, path)
         case "empty" | "junk" | "cut" | "altered":
             path.write_bytes(
-                {"empty": b"", "junk": bytes(99), "cut": whole[:-5], "altered": whole[:-5] + b"xxxxx"}[how]
+                {"empty": b"", "junk": bytes(99), "cut": original[:-5], "altered": original[:-5] + b"xxxxx"}[how]
             )
 
 
@@ -60,12 +60,12 @@ def test_f25_what_was_damaged_in_the_folder_is_said_put_aside_and_fetched_again(
     site: Clinic, kind: str, how: str
 ) -> None:
     path = sorted((site.home / kind).glob("*.fhx"))[-1]
-    whole, before = path.read_bytes(), status.status(site.home)
+    original, before = path.read_bytes(), status.status(site.home)
     spoil(site.home, path, how)
     status.status(site.home)  # asks nothing of what is damaged
     refused = site.download().refused
-    assert [one["file"] for one in refused] == ([f"{kind}/{path.name}"] if how != "gone" else [])
-    assert path.read_bytes() == whole
+    assert [refusal["file"] for refusal in refused] == ([f"{kind}/{path.name}"] if how != "gone" else [])
+    assert path.read_bytes() == original
     assert status.status(site.home) == before
     assert site.download().refused == []
 
@@ -77,7 +77,7 @@ def test_f25_a_file_that_was_never_ours_locks_nobody_out(site: Clinic, name: str
     before = status.status(site.home)
     foreign(site.home, site.home / name)
     assert status.status(site.home) == before
-    assert [one["file"] for one in site.download().refused] == [name]
+    assert [refusal["file"] for refusal in site.download().refused] == [name]
     assert not (site.home / name).exists()
     assert any((site.home / "aside").iterdir())
     assert status.status(site.home) == before
@@ -96,32 +96,33 @@ def test_f25_a_folder_of_news_that_is_a_file_or_a_link_makes_room(site: Clinic, 
 def test_f25_damage_is_no_way_back_to_an_older_order(site: Clinic) -> None:
     """The newest order is damaged, and a carrier offers only the one before: it is refused until the newest is here."""
     older = {kind: sorted((site.home / kind).glob("*.fhx"))[-1] for kind in ("roster", "task")}
-    kept = {path: path.read_bytes() for path in older.values()}
+    older_bytes = {path: path.read_bytes() for path in older.values()}
     site.federation.clock.go_on(days=8)
     with pytest.raises(QuorumError):  # nobody gave anything
         site.federation.aggregate()
     site.federation.open()
     site.trip()
     site.download()
-    order = verified.require_state(site.home).task
-    assert order
-    assert order.round == 2
+    task = verified.require_state(site.home).task
+    assert task
+    assert task.round == 2
     for path in (
-        layout.parcel_path(site.home, parcel.inspect(one, parcel.any_signer).statement) for one in older.values()
+        layout.parcel_path(site.home, parcel.inspect(refusal, parcel.any_signer).statement)
+        for refusal in older.values()
     ):
         assert path.exists()
     sorted((site.home / "task").glob("*.fhx"))[-1].write_bytes(b"")
     assert verified.require_state(site.home).task is None
     for stale in (site.stick / "from-coordinator").iterdir():
         stale.unlink()
-    for path, data in kept.items():
+    for path, data in older_bytes.items():
         (site.stick / "from-coordinator" / path.name).write_bytes(data)
         path.unlink()
     assert "E_ROLLBACK" in codes(site)
     assert verified.require_state(site.home).task is None
     site.trip()
     site.download()
-    assert verified.require_state(site.home).task == order
+    assert verified.require_state(site.home).task == task
 
 
 @pytest.mark.parametrize("kind", ["charter", "roster", "task"])

@@ -42,22 +42,22 @@ def export(clinic: Clinic, **how: int | None) -> site_export.bundle.ExportResult
 
 
 def test_before_the_round_is_merged_a_site_weighs_its_own_nets(clinic: Clinic) -> None:
-    made = export(clinic)
-    assert set(made.facts.figures) == {"own"}  # from the same start, what it trained alone is the same net yet
-    assert made.facts.sites == 4
+    exported = export(clinic)
+    assert set(exported.facts.figures) == {"own"}  # from the same start, what it trained alone is the same net yet
+    assert exported.facts.sites == 4
 
 
 def test_the_merged_net_is_weighed_as_soon_as_it_has_come(clinic: Clinic, three: Federation, tmp_path: Path) -> None:
     three.aggregate(now=True)
     clinic.trip()
     clinic.download()
-    made = export(clinic)
-    assert set(made.facts.figures) == {"own", "merged", "average"}
-    assert (made.facts.round, made.facts.sites) == (1, 3)  # this site's share was not sent
-    assert made.facts.federation == three.hub.federation
-    made.write(tmp_path / "model.onnx")
-    opened = bundle.load(tmp_path / "model.onnx", lambda key: signer_check.model_warning(clinic.home, key, None))
-    assert (opened.why, opened.parity() <= 1) == ("", True)
+    exported = export(clinic)
+    assert set(exported.facts.figures) == {"own", "merged", "average"}
+    assert (exported.facts.round, exported.facts.sites) == (1, 3)  # this site's share was not sent
+    assert exported.facts.federation == three.hub.federation
+    exported.write(tmp_path / "model.onnx")
+    loaded = bundle.load(tmp_path / "model.onnx", lambda key: signer_check.model_warning(clinic.home, key, None))
+    assert (loaded.why, loaded.parity() <= 1) == ("", True)
 
 
 def test_a_round_that_was_not_trained_here_cannot_be_exported(clinic: Clinic) -> None:
@@ -69,13 +69,13 @@ def test_evaluate_shows_the_nets_and_figures_that_export_chooses_by(clinic: Clin
     three.aggregate(now=True)
     clinic.trip()
     clinic.download()
-    found = ordered_training.evaluate(clinic.home, None, nobody, threads=1)
-    made = export(clinic)
-    assert set(found.figures) == {"own", "merged", "average"}
-    assert found.figures == made.facts.figures
-    assert found.chosen == made.facts.net
-    assert found.nets["merged"].images == 10
-    assert set(found.nets) == {"own", "alone", "merged", "average"}  # alone is the same net as the own one yet
+    evaluation = ordered_training.evaluate(clinic.home, None, nobody, threads=1)
+    exported = export(clinic)
+    assert set(evaluation.figures) == {"own", "merged", "average"}
+    assert evaluation.figures == exported.facts.figures
+    assert evaluation.chosen == exported.facts.net
+    assert evaluation.nets["merged"].images == 10
+    assert set(evaluation.nets) == {"own", "alone", "merged", "average"}  # alone is the same net as the own one yet
 
 
 def test_with_locked_keys_and_nobody_there_all_but_the_merged_net_are_measured(
@@ -84,17 +84,17 @@ def test_with_locked_keys_and_nobody_there_all_but_the_merged_net_are_measured(
     three.aggregate(now=True)
     clinic.trip()
     clinic.download()
-    own = keys.load(clinic.home, nobody)
+    site_keys = keys.load(clinic.home, nobody)
     for path in clinic.home.glob("keys.*"):
         path.unlink()
-    keys.save(clinic.home, own, "lunar-orbit-candle-frost-mango")
+    keys.save(clinic.home, site_keys, "lunar-orbit-candle-frost-mango")
 
     def absent() -> str:
         raise PassphraseNeededError("nobody to ask")
 
-    found = ordered_training.evaluate(clinic.home, None, absent, threads=1)
-    assert set(found.figures) == {"own"}
-    assert found.findings[-1]["kind"] == "net-not-measured"
-    assert "--passphrase-file" in found.findings[-1]["sentence"]
+    evaluation = ordered_training.evaluate(clinic.home, None, absent, threads=1)
+    assert set(evaluation.figures) == {"own"}
+    assert evaluation.findings[-1]["kind"] == "net-not-measured"
+    assert "--passphrase-file" in evaluation.findings[-1]["sentence"]
     again = ordered_training.evaluate(clinic.home, None, lambda: "lunar-orbit-candle-frost-mango", threads=1)
     assert "merged" in again.figures

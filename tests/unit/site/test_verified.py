@@ -15,10 +15,10 @@ from tests.attacks.federation import Federation, SignedParcel
 from tests.command import answer, here
 
 
-def keep(path: Path, news: SignedParcel, *signers: Ed25519PrivateKey) -> Path:
+def keep(path: Path, signed: SignedParcel, *signers: Ed25519PrivateKey) -> Path:
     """Put news where a site keeps it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    parcel.seal(path, news.statement.context, json.dumps(news.payload).encode(), signers)
+    parcel.seal(path, signed.statement.context, json.dumps(signed.payload).encode(), signers)
     return path
 
 
@@ -42,30 +42,28 @@ def test_before_joining_there_is_nothing_to_go_by(tmp_path: Path) -> None:
 
 def test_the_newest_roster_under_the_pinned_charter_is_what_counts(home: Path, federation: Federation) -> None:
     keep(home / "roster" / "0001-0002.fhx", federation.roster(2), federation.coordinator)
-    known = verified.state(home)
-    assert known is not None
-    assert known.roster is not None
-    assert (known.charter.federation, known.roster.version) == (federation.id, 2)
+    trusted = verified.state(home)
+    assert trusted is not None
+    assert trusted.roster is not None
+    assert (trusted.charter.federation, trusted.roster.version) == (federation.id, 2)
 
 
 def test_every_version_of_the_charter_is_followed(home: Path, federation: Federation) -> None:
     keep(home / "charter" / "0002.fhx", federation.charter(after=federation.pinned), *federation.roots)
     (home / "roster" / "0001-0001.fhx").unlink()
-    known = verified.state(home)
-    assert known is not None
-    assert known.charter.version == 2
+    trusted = verified.state(home)
+    assert trusted is not None
+    assert trusted.charter.version == 2
 
 
-def test_news_of_another_hand_in_the_folder_count_for_nothing_and_are_put_aside(
-    home: Path, federation: Federation
-) -> None:
+def test_foreign_parcels_in_the_home_do_not_count_and_are_put_aside(home: Path, federation: Federation) -> None:
     keep(home / "roster" / "0001-0002.fhx", federation.roster(2), federation.front)
-    known = verified.state(home)
-    assert known is not None
-    assert known.roster is not None
-    assert known.roster.version == 1
-    (told,) = verified.repair(home)
-    assert (told["file"], told["code"]) == ("roster/0001-0002.fhx", "E_SIGNER_UNKNOWN")
+    trusted = verified.state(home)
+    assert trusted is not None
+    assert trusted.roster is not None
+    assert trusted.roster.version == 1
+    (repaired,) = verified.repair(home)
+    assert (repaired["file"], repaired["code"]) == ("roster/0001-0002.fhx", "E_SIGNER_UNKNOWN")
     assert not (home / "roster" / "0001-0002.fhx").exists()
 
 
@@ -75,9 +73,9 @@ def test_inspect_trusts_the_coordinator_of_the_federation_and_nobody_elses(
     keep(tmp_path / "theirs.fhx", federation.roster(3), federation.coordinator)
     keep(tmp_path / "stranger.fhx", federation.roster(3), Ed25519PrivateKey.generate())
     assert answer(here("inspect", "theirs.fhx", "--home", home, "--json", home=tmp_path))["trusted"] is True
-    found = answer(here("inspect", "stranger.fhx", "--home", home, "--json", home=tmp_path))
-    assert found["trusted"] is False
-    assert found["why"].startswith("E_SIGNER_UNKNOWN: ")
+    report = answer(here("inspect", "stranger.fhx", "--home", home, "--json", home=tmp_path))
+    assert report["trusted"] is False
+    assert report["why"].startswith("E_SIGNER_UNKNOWN: ")
 
 
 def test_a_damaged_folder_is_an_error_not_a_crash(home: Path) -> None:

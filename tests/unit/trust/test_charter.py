@@ -20,20 +20,20 @@ def newcomer() -> Ed25519PrivateKey:
 
 
 def test_a_federation_is_named_by_the_hash_of_its_first_charter(fed: Federation) -> None:
-    said = fed.charter().statement
-    assert fed.pinned.federation == "fh-" + said.hash[:32]
+    statement = fed.charter().statement
+    assert fed.pinned.federation == "fh-" + statement.hash[:32]
 
 
 def test_a_charter_is_read_as_it_was_written(fed: Federation) -> None:
-    found = fed.pinned
-    assert (found.name, found.threshold, found.rank) == ("Clinics of the valley", 2, (1, 1))
-    assert found.roots == tuple(line(root) for root in fed.roots)
-    assert (found.coordinator, found.created) == (line(fed.coordinator), START)
+    pinned = fed.pinned
+    assert (pinned.name, pinned.threshold, pinned.rank) == ("Clinics of the valley", 2, (1, 1))
+    assert pinned.roots == tuple(line(root) for root in fed.roots)
+    assert (pinned.coordinator, pinned.created) == (line(fed.coordinator), START)
 
 
 @pytest.mark.parametrize("pair", [(0, 1), (0, 2), (1, 2), (2, 1)])
 def test_any_two_of_three_roots_found_a_federation(fed: Federation, pair: tuple[int, int]) -> None:
-    charter.read_first(*fed.charter(signers=[fed.roots[place] for place in pair]))
+    charter.read_first(*fed.charter(signers=[fed.roots[index] for index in pair]))
 
 
 def test_one_of_three_roots_founds_nothing(fed: Federation) -> None:
@@ -49,8 +49,8 @@ def test_a_later_charter_keeps_the_name_of_the_federation(fed: Federation) -> No
 
 @pytest.mark.parametrize("pair", [(0, 1), (0, 2), (1, 2)])
 def test_any_two_of_three_roots_name_another_coordinator(fed: Federation, pair: tuple[int, int]) -> None:
-    news = fed.charter(fed.pinned, coordinator=fed.front, signers=[fed.roots[place] for place in pair])
-    assert charter.read_next(fed.pinned, *news).coordinator == line(fed.front)
+    signed = fed.charter(fed.pinned, coordinator=fed.front, signers=[fed.roots[index] for index in pair])
+    assert charter.read_next(fed.pinned, *signed).coordinator == line(fed.front)
 
 
 def test_a_lost_root_is_replaced_by_the_two_that_are_left(fed: Federation, newcomer: Ed25519PrivateKey) -> None:
@@ -68,8 +68,8 @@ def test_a_replaced_root_has_no_say_any_more(fed: Federation, newcomer: Ed25519P
 
 def test_all_roots_change_when_old_and_new_ones_sign(fed: Federation) -> None:
     fresh = [Ed25519PrivateKey.generate() for _ in range(3)]
-    news = fed.charter(fed.pinned, roots=fresh, signers=[*fed.roots[:2], *fresh[:2]])
-    assert charter.read_next(fed.pinned, *news).roots == tuple(line(root) for root in fresh)
+    signed = fed.charter(fed.pinned, roots=fresh, signers=[*fed.roots[:2], *fresh[:2]])
+    assert charter.read_next(fed.pinned, *signed).roots == tuple(line(root) for root in fresh)
 
 
 @pytest.mark.parametrize(("old", "new"), [(1, 2), (2, 1), (0, 3), (3, 0)])
@@ -113,15 +113,15 @@ def test_a_root_that_is_listed_twice_is_refused(fed: Federation) -> None:
     ids=str,
 )
 def test_a_body_of_another_form_is_refused(fed: Federation, changes: dict[str, object]) -> None:
-    said, keys, holds = fed.charter()
+    statement, signers, payload = fed.charter()
     with pytest.raises(BadBodyError):
-        charter.read_first(said, keys, {**holds, **changes})
+        charter.read_first(statement, signers, {**payload, **changes})
 
 
 def test_all_roots_may_have_to_sign_and_eight_are_the_most(fed: Federation) -> None:
     roots = [Ed25519PrivateKey.generate() for _ in range(9)]
-    found = charter.read_first(*fed.charter(roots=roots[:8], threshold=8, signers=roots[:8]))
-    assert (len(found.roots), found.threshold) == (8, 8)
+    first = charter.read_first(*fed.charter(roots=roots[:8], threshold=8, signers=roots[:8]))
+    assert (len(first.roots), first.threshold) == (8, 8)
     with pytest.raises(BadBodyError):
         charter.read_first(*fed.charter(roots=roots, threshold=1, signers=roots[:1]))
 
@@ -132,10 +132,10 @@ def test_one_signature_is_enough_where_nothing_is_said_of_it() -> None:
 
 @pytest.mark.parametrize("key", ["", "ssh-rsa AAAA", "ssh-ed25519 AAAA"])
 def test_a_key_that_is_none_is_refused_in_a_charter(fed: Federation, key: str) -> None:
-    said, signers, holds = fed.charter()
-    for changes in ({"coordinator": key}, {"roots": [*holds["roots"], key]}):
+    statement, signers, payload = fed.charter()
+    for changes in ({"coordinator": key}, {"roots": [*payload["roots"], key]}):
         with pytest.raises(SigAlgError):
-            charter.read_first(said, signers, {**holds, **changes})
+            charter.read_first(statement, signers, {**payload, **changes})
 
 
 def test_a_roster_is_no_charter(fed: Federation) -> None:

@@ -97,18 +97,18 @@ def test_what_is_no_code_is_refused(typed: str) -> None:
 
 
 @given(codes, st.integers(0, 20), st.sampled_from("0123456789ABCDEFGHJKMNPQRSTVWXYZ"))
-def test_a_letter_left_out_or_put_in_is_noticed(code: str, place: int, letter: str) -> None:
+def test_a_letter_left_out_or_put_in_is_noticed(code: str, index: int, letter: str) -> None:
     letters = code.replace("-", "")[3:]
-    for typed in (letters[:place] + letters[place + 1 :], letters[:place] + letter + letters[place:]):
+    for typed in (letters[:index] + letters[index + 1 :], letters[:index] + letter + letters[index:]):
         with pytest.raises(InviteCodeError):
             enrol.read_code(typed)
 
 
 @given(codes, codes)
 def test_an_invite_does_not_show_its_code(one: str, other: str) -> None:
-    kept = enrol.derive_invite(one, "small", START)
-    assert (one == other) == (enrol.derive_invite(other, "small", START) == kept)
-    assert one.encode() not in kept.key
+    invite = enrol.derive_invite(one, "small", START)
+    assert (one == other) == (enrol.derive_invite(other, "small", START) == invite)
+    assert one.encode() not in invite.key
 
 
 def test_an_invite_holds_to_the_last_second_of_its_time(fed: Federation, newcomer: keys.Keys) -> None:
@@ -117,9 +117,9 @@ def test_an_invite_holds_to_the_last_second_of_its_time(fed: Federation, newcome
     assert judge(fed, fed.enrol(code, newcomer), invite) == invite
 
 
-def judge(fed: Federation, news: SignedParcel, invite: Invite, now: timedelta = timedelta()) -> Invite:
+def judge(fed: Federation, request: SignedParcel, invite: Invite, now: timedelta = timedelta()) -> Invite:
     return enrol.judge_request(
-        *news, federation=fed.id, invites={invite.id: invite}, current_roster=None, now=START + now
+        *request, federation=fed.id, invites={invite.id: invite}, current_roster=None, now=START + now
     )
 
 
@@ -138,19 +138,19 @@ def test_a_clinic_is_called_as_it_likes(fed: Federation, newcomer: keys.Keys, na
 @pytest.mark.parametrize("changes", [{"nonce": "0" * 32}, {"created": "2026-03-01T08:00:01Z"}], ids=str)
 def test_a_proof_holds_for_one_request_only(fed: Federation, newcomer: keys.Keys, changes: dict[str, str]) -> None:
     code = enrol.new_code()
-    said, _, holds = fed.enrol(code, newcomer)
+    statement, _, payload = fed.enrol(code, newcomer)
     with pytest.raises(InviteProofError):
         judge(
             fed,
-            signed({**said.context, **changes}, holds, newcomer.sign),
+            signed({**statement.context, **changes}, payload, newcomer.sign),
             enrol.derive_invite(code, "small", START + DAY),
         )
 
 
 def test_a_request_cannot_change_its_name_afterwards(fed: Federation, newcomer: keys.Keys) -> None:
     code = enrol.new_code()
-    said, _, holds = fed.enrol(code, newcomer)
-    other = signed(dict(said.context), {**holds, "name": "Clinic 5"}, newcomer.sign)
+    statement, _, payload = fed.enrol(code, newcomer)
+    other = signed(dict(statement.context), {**payload, "name": "Clinic 5"}, newcomer.sign)
     with pytest.raises(InviteProofError):
         judge(fed, other, enrol.derive_invite(code, "small", START + DAY))
 
@@ -173,11 +173,11 @@ def test_a_request_with_a_second_signature_is_refused(fed: Federation, newcomer:
 
 @pytest.mark.parametrize("changes", [{"invite": "a"}, {"proof": ""}, {"name": 1}, {"tier": "large"}], ids=str)
 def test_a_request_of_another_form_is_refused(fed: Federation, newcomer: keys.Keys, changes: dict[str, Any]) -> None:
-    said, signers, holds = fed.enrol(enrol.new_code(), newcomer)
+    statement, signers, payload = fed.enrol(enrol.new_code(), newcomer)
     with pytest.raises(BadBodyError):
         judge(
             fed,
-            SignedParcel(said, signers, {**holds, **changes}),
+            SignedParcel(statement, signers, {**payload, **changes}),
             enrol.derive_invite(enrol.new_code(), "small", START),
         )
 
@@ -193,9 +193,9 @@ def test_a_key_that_is_none_does_not_join(
 ) -> None:
     code, context = enrol.new_code(), dict(fed.enrol(enrol.new_code(), newcomer).statement.context)
     public = replace(newcomer.public, **{key: "none"})
-    news = signed(context, enrol.request_body(code, "Clinic 4", public, context), newcomer.sign)
+    request = signed(context, enrol.request_body(code, "Clinic 4", public, context), newcomer.sign)
     with pytest.raises(error):
-        judge(fed, news, enrol.derive_invite(code, "small", START + DAY))
+        judge(fed, request, enrol.derive_invite(code, "small", START + DAY))
 
 
 def test_a_rotation_is_no_request(fed: Federation, newcomer: keys.Keys) -> None:
@@ -209,24 +209,26 @@ def test_a_rotation_is_no_request(fed: Federation, newcomer: keys.Keys) -> None:
 
 def test_a_rotation_seen_before_does_not_bring_old_keys_back(fed: Federation, newcomer: keys.Keys) -> None:
     first = fed.site_keys["site-001"]
-    there = fed.rotate("site-001", newcomer.public, first.sign, newcomer.sign)
-    now = fed.site("site-001", sign=newcomer.public.sign, recipient=newcomer.public.recipient)
+    rotation = fed.rotate("site-001", newcomer.public, first.sign, newcomer.sign)
+    changed = fed.site("site-001", sign=newcomer.public.sign, recipient=newcomer.public.recipient)
     with pytest.raises(enrol.RotateProofError):
-        enrol.judge_rotation(*there, fed.read_roster(fed.roster(2, sites=now)), SenderHistory())
+        enrol.judge_rotation(*rotation, fed.read_roster(fed.roster(2, sites=changed)), SenderHistory())
 
 
 def test_an_old_change_of_keys_is_not_repeated_even_when_the_old_key_is_back(
     fed: Federation, newcomer: keys.Keys
 ) -> None:
-    there = fed.rotate("site-001", newcomer.public, fed.site_keys["site-001"].sign, newcomer.sign)
+    rotation = fed.rotate("site-001", newcomer.public, fed.site_keys["site-001"].sign, newcomer.sign)
     with pytest.raises(ReplayError):
-        enrol.judge_rotation(*there, fed.read_roster(fed.roster()), SenderHistory(seq=there.statement.context["seq"]))
+        enrol.judge_rotation(
+            *rotation, fed.read_roster(fed.roster()), SenderHistory(seq=rotation.statement.context["seq"])
+        )
 
 
 def test_a_site_that_does_not_take_part_yet_may_change_its_keys(fed: Federation, newcomer: keys.Keys) -> None:
-    news = fed.rotate("site-001", newcomer.public, fed.site_keys["site-001"].sign, newcomer.sign)
-    known = fed.read_roster(fed.roster(sites=fed.site("site-001", from_round=9)))
-    assert enrol.judge_rotation(*news, known, SenderHistory())[0].id == "site-001"
+    rotation = fed.rotate("site-001", newcomer.public, fed.site_keys["site-001"].sign, newcomer.sign)
+    roster = fed.read_roster(fed.roster(sites=fed.site("site-001", from_round=9)))
+    assert enrol.judge_rotation(*rotation, roster, SenderHistory())[0].id == "site-001"
 
 
 def test_a_charter_is_vouched_for_by_whoever_knows_the_code(fed: Federation) -> None:

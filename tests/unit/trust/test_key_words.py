@@ -28,21 +28,21 @@ def test_words_can_be_typed_on_any_keyboard() -> None:
 
 
 def test_keys_are_eight_words_and_always_the_same(clinic: keys.PublicKeys) -> None:
-    said = key_words.of_keys("fh-1", clinic)
-    assert len(said) == 8
-    assert said == key_words.of_keys("fh-1", clinic)
+    words = key_words.of_keys("fh-1", clinic)
+    assert len(words) == 8
+    assert words == key_words.of_keys("fh-1", clinic)
 
 
 def test_each_of_the_two_keys_and_the_federation_changes_the_words(clinic: keys.PublicKeys) -> None:
     other = keys.generate().public
-    seen = [
+    all_words = [
         key_words.of_keys("fh-1", clinic),
         key_words.of_keys("fh-2", clinic),
         key_words.of_keys("fh-1", replace(clinic, sign=other.sign)),
         key_words.of_keys("fh-1", replace(clinic, recipient=other.recipient)),
         key_words.of_keys("fh-1", keys.PublicKeys(clinic.recipient, clinic.sign)),
     ]
-    assert len(set(map(tuple, seen))) == len(seen)
+    assert len(set(map(tuple, all_words))) == len(all_words)
 
 
 def test_the_order_of_the_words_matters() -> None:
@@ -58,9 +58,9 @@ def test_two_texts_have_the_same_words_only_when_they_are_one(one: str, other: s
 
 @given(st.text(st.characters(codec="utf-8")))
 def test_any_text_is_eight_words_of_the_list(text: str) -> None:
-    said = key_words.of_text(text)
-    assert len(said) == 8
-    assert set(said) <= set(key_words.word_list())
+    words = key_words.of_text(text)
+    assert len(words) == 8
+    assert set(words) <= set(key_words.word_list())
 
 
 def test_the_words_of_a_text_never_change_from_one_version_to_the_next() -> None:
@@ -77,9 +77,9 @@ def test_the_words_of_a_text_never_change_from_one_version_to_the_next() -> None
 
 
 def test_a_passphrase_is_five_words_joined_by_hyphens() -> None:
-    said = key_words.new_passphrase().split("-")
-    assert len(said) == 5
-    assert set(said) <= set(key_words.word_list())
+    words = key_words.new_passphrase().split("-")
+    assert len(words) == 5
+    assert set(words) <= set(key_words.word_list())
 
 
 def test_no_two_passphrases_are_alike() -> None:

@@ -40,10 +40,10 @@ def test_the_line_that_is_missing_is_named(gone: int) -> None:
         check_chain(lines[:gone] + lines[gone + 1 :])
 
 
-@pytest.mark.parametrize("place", [0, 1, 3])
-def test_the_line_that_was_changed_is_named(place: int) -> None:
+@pytest.mark.parametrize("index", [0, 1, 3])
+def test_the_line_that_was_changed_is_named(index: int) -> None:
     lines = written(4)
-    line, kept = lines[place]
-    for changed in (({**line, "type": "merge"}, kept), (line, "0" * 64)):
-        with pytest.raises(LogBrokenError, match=f"line {place + 1} is not the one"):
-            check_chain([*lines[:place], changed, *lines[place + 1 :]])
+    line, recorded = lines[index]
+    for changed in (({**line, "type": "merge"}, recorded), (line, "0" * 64)):
+        with pytest.raises(LogBrokenError, match=f"line {index + 1} was changed"):
+            check_chain([*lines[:index], changed, *lines[index + 1 :]])

@@ -17,27 +17,27 @@ def fed() -> Federation:
 
 def test_a_roster_is_read_as_it_was_written(fed: Federation) -> None:
     changed = fed.site("site-002", status="revoked", since_round=3, reason="the PC was stolen")
-    found = fed.read_roster(fed.roster(7, sites=changed, expires=START + DAY))
-    assert found.sites == (fed.site("site-001"), changed, fed.site("site-003"))
-    assert (found.federation, found.rank, found.charter) == (fed.id, (1, 7), fed.pinned.hash)
-    assert (found.front, found.archive) == (line(fed.front), age.recipient_of(fed.archive))
-    assert (found.expires, found.created) == (START + DAY, START)
+    read = fed.read_roster(fed.roster(7, sites=changed, expires=START + DAY))
+    assert read.sites == (fed.site("site-001"), changed, fed.site("site-003"))
+    assert (read.federation, read.rank, read.charter) == (fed.id, (1, 7), fed.pinned.hash)
+    assert (read.front, read.archive) == (line(fed.front), age.recipient_of(fed.archive))
+    assert (read.expires, read.created) == (START + DAY, START)
 
 
 def test_a_site_is_found_by_its_id_and_by_its_key(fed: Federation) -> None:
-    found, second = fed.read_roster(fed.roster()), fed.site("site-002")
-    assert found.site("site-002") == found.owner(second.sign) == second
+    read, second = fed.read_roster(fed.roster()), fed.site("site-002")
+    assert read.site("site-002") == read.owner(second.sign) == second
 
 
 def test_nobody_is_found_by_an_unknown_id_or_key(fed: Federation) -> None:
-    found = fed.read_roster(fed.roster())
-    assert found.site("site-009") is found.owner(line(fed.coordinator)) is None
+    read = fed.read_roster(fed.roster())
+    assert read.site("site-009") is read.owner(line(fed.coordinator)) is None
 
 
 def test_those_who_take_part_in_a_round_are_active_and_not_from_later(fed: Federation) -> None:
     sites = [fed.site("site-001", from_round=4), fed.site("site-002", status="suspended")]
-    found = fed.read_roster(fed.roster(sites=sites))
-    assert [[site.id for site in found.active(number)] for number in (3, 4)] == [["site-003"], ["site-001", "site-003"]]
+    read = fed.read_roster(fed.roster(sites=sites))
+    assert [[site.id for site in read.active(number)] for number in (3, 4)] == [["site-003"], ["site-001", "site-003"]]
 
 
 @pytest.mark.parametrize(
@@ -58,29 +58,29 @@ def test_those_who_take_part_in_a_round_are_active_and_not_from_later(fed: Feder
     ids=str,
 )
 def test_a_site_that_cannot_be_is_refused(fed: Federation, changes: dict[str, Any]) -> None:
-    said, keys, holds = fed.roster()
-    holds["sites"][0].update(changes)
+    statement, signers, payload = fed.roster()
+    payload["sites"][0].update(changes)
     with pytest.raises(BadBodyError):
-        roster.read(said, keys, holds, fed.pinned)
+        roster.read(statement, signers, payload, fed.pinned)
 
 
 @pytest.mark.parametrize("key", ["", "ssh-rsa AAAA", "ssh-ed25519 AAAA", "ssh-ed25519 \ud800", "\ud800"], ids=ascii)
 def test_a_key_that_is_none_is_refused_wherever_it_stands(fed: Federation, key: str) -> None:
-    for place in ("front", "archive"):
-        said, keys, holds = fed.roster()
+    for field in ("front", "archive"):
+        statement, signers, payload = fed.roster()
         with pytest.raises(FedhelpError):
-            roster.read(said, keys, {**holds, place: key}, fed.pinned)
-    for place in ("sign", "recipient"):
-        said, keys, holds = fed.roster()
-        holds["sites"][0][place] = key
+            roster.read(statement, signers, {**payload, field: key}, fed.pinned)
+    for field in ("sign", "recipient"):
+        statement, signers, payload = fed.roster()
+        payload["sites"][0][field] = key
         with pytest.raises(FedhelpError):
-            roster.read(said, keys, holds, fed.pinned)
+            roster.read(statement, signers, payload, fed.pinned)
 
 
 def test_an_end_that_is_no_time_is_refused(fed: Federation) -> None:
-    said, keys, holds = fed.roster()
+    statement, signers, payload = fed.roster()
     with pytest.raises(FedhelpError):
-        roster.read(said, keys, {**holds, "expires": "tomorrow"}, fed.pinned)
+        roster.read(statement, signers, {**payload, "expires": "tomorrow"}, fed.pinned)
 
 
 def test_a_charter_is_no_roster(fed: Federation) -> None:

@@ -25,8 +25,8 @@ moments = st.datetimes(datetime(1970, 1, 1), datetime(2199, 1, 1), timezones=st.
 spans = st.timedeltas(timedelta(), timedelta(days=400))
 
 
-def floor(charter: datetime, roster: datetime, task: datetime, expires: datetime = START) -> TrustedState:
-    """A floor whose news bear these dates."""
+def state(charter: datetime, roster: datetime, task: datetime, expires: datetime = START) -> TrustedState:
+    """A trusted state whose documents have these dates."""
     return TrustedState(
         replace(FED.pinned, created=charter),
         replace(ROSTER, created=roster, expires=expires),
@@ -37,15 +37,15 @@ def floor(charter: datetime, roster: datetime, task: datetime, expires: datetime
 # --- time ------------------------------------------------------------------------------------------------------------
 @given(moments, moments, moments, moments)
 def test_the_time_is_the_latest_that_is_known(clock: datetime, one: datetime, two: datetime, three: datetime) -> None:
-    assert floor(one, two, three).now(clock) == sorted([clock, one, two, three])[-1]
+    assert state(one, two, three).now(clock) == sorted([clock, one, two, three])[-1]
 
 
 @given(moments, spans, moments, moments, moments)
 def test_the_time_never_runs_backwards_while_the_clock_runs_on(
     clock: datetime, passed: timedelta, one: datetime, two: datetime, three: datetime
 ) -> None:
-    known = floor(one, two, three)
-    assert known.now(clock) <= known.now(clock + passed) <= known.now(clock) + passed
+    trusted = state(one, two, three)
+    assert trusted.now(clock) <= trusted.now(clock + passed) <= trusted.now(clock) + passed
 
 
 @given(moments, moments, spans, st.timedeltas(timedelta(seconds=1), timedelta(days=400)))
@@ -53,13 +53,13 @@ def test_no_clock_revives_a_roster_that_verified_news_outlived(
     clock: datetime, expires: datetime, grace: timedelta, late: timedelta
 ) -> None:
     with pytest.raises(ExpiredError):
-        floor(START, START, expires + grace + late, expires).check_fresh(clock, grace)
+        state(START, START, expires + grace + late, expires).check_fresh(clock, grace)
 
 
 @given(moments, moments, moments)
 def test_no_clock_that_is_behind_locks_a_clinic_out(clock: datetime, expires: datetime, news: datetime) -> None:
     assume(clock <= expires and news <= expires)
-    floor(news, news, news, expires).check_fresh(clock, timedelta())
+    state(news, news, news, expires).check_fresh(clock, timedelta())
 
 
 def test_a_charter_alone_gives_the_time_too() -> None:
@@ -67,10 +67,10 @@ def test_a_charter_alone_gives_the_time_too() -> None:
 
 
 # --- who may sign what -----------------------------------------------------------------------------------------------
-def test_a_floor_trusts_whom_the_roster_names_for_each_kind() -> None:
+def test_a_state_trusts_whom_the_roster_names_for_each_kind() -> None:
     rests_on = FED.roster()
-    known, first, new = FED.trusted(rests_on, FED.task(rests_on)), FED.site_keys["site-001"], keys.generate()
-    news = [
+    trusted, first, new = FED.trusted(rests_on, FED.task(rests_on)), FED.site_keys["site-001"], keys.generate()
+    signed = [
         FED.charter(FED.pinned),
         FED.roster(2),
         FED.task(rests_on, 2),
@@ -78,16 +78,19 @@ def test_a_floor_trusts_whom_the_roster_names_for_each_kind() -> None:
         FED.receipt("coordinator", FED.coordinator),
         FED.enrol("FH1-AAAAA-AAAAA-AAAAA-AAAAA-0", new),
     ]
-    assert [known.check_signers(one.statement, one.signers) for one in news] == [None] * len(news)
-    assert known.check_signers(FED.model(1), news[1].signers) is None
-    for mine in (FED.update("site-001", FED.task(rests_on)), FED.rotate("site-001", new.public, first.sign, new.sign)):
-        assert known.check_signers(mine.statement, mine.signers) == FED.site("site-001")
+    assert [trusted.check_signers(parcel.statement, parcel.signers) for parcel in signed] == [None] * len(signed)
+    assert trusted.check_signers(FED.model(1), signed[1].signers) is None
+    for of_site in (
+        FED.update("site-001", FED.task(rests_on)),
+        FED.rotate("site-001", new.public, first.sign, new.sign),
+    ):
+        assert trusted.check_signers(of_site.statement, of_site.signers) == FED.site("site-001")
 
 
 @pytest.mark.parametrize("kind", ["charter", "roster", "task", "global", "receipt", "update", "rotate"])
-def test_a_floor_trusts_no_stranger(kind: str) -> None:
+def test_a_state_trusts_no_stranger(kind: str) -> None:
     rests_on, stranger = FED.roster(), keys.generate()
-    said = {
+    statement = {
         "charter": FED.charter(FED.pinned).statement,
         "roster": FED.roster(2).statement,
         "task": FED.task(rests_on).statement,
@@ -97,7 +100,7 @@ def test_a_floor_trusts_no_stranger(kind: str) -> None:
         "rotate": FED.rotate("site-001", stranger.public, stranger.sign).statement,
     }[kind]
     with pytest.raises(SignerUnknownError):
-        FED.trusted(rests_on).check_signers(said, (stranger.public.sign,))
+        FED.trusted(rests_on).check_signers(statement, (stranger.public.sign,))
 
 
 @pytest.mark.parametrize("kind", ["update", "rotate", "receipt"])
@@ -113,17 +116,17 @@ def test_what_a_roster_governs_is_not_trusted_before_there_is_one(kind: str) -> 
 
 
 def test_before_there_is_a_roster_the_charters_keys_are_trusted_and_a_request_may_come() -> None:
-    news = [FED.charter(FED.pinned), FED.roster(), FED.enrol("FH1-AAAAA-AAAAA-AAAAA-AAAAA-0", keys.generate())]
-    assert [FED.trusted().check_signers(one.statement, one.signers) for one in news] == [None] * len(news)
+    signed = [FED.charter(FED.pinned), FED.roster(), FED.enrol("FH1-AAAAA-AAAAA-AAAAA-AAAAA-0", keys.generate())]
+    assert [FED.trusted().check_signers(parcel.statement, parcel.signers) for parcel in signed] == [None] * len(signed)
 
 
-def test_news_of_one_kind_is_not_taken_for_another() -> None:
-    known = FED.trusted().with_charter(*FED.charter(FED.pinned))
+def test_a_parcel_of_one_kind_is_not_taken_for_another() -> None:
+    trusted = FED.trusted().with_charter(*FED.charter(FED.pinned))
     for version in (1, 2, 3):
         with pytest.raises(ParcelKindError):
-            known.with_charter(*FED.roster(version))
+            trusted.with_charter(*FED.roster(version))
     with pytest.raises(ParcelKindError):
-        known.with_model(FED.roster().statement)
+        trusted.with_model(FED.roster().statement)
 
 
 def test_the_model_that_a_federation_begins_with_is_welcome() -> None:
@@ -139,26 +142,26 @@ def test_an_order_is_taken_from_the_coordinator_alone() -> None:
 
 
 def test_a_task_stays_valid_under_a_newer_roster() -> None:
-    order = FED.task(FED.roster(1))
-    known = FED.trusted(FED.roster(2)).with_task(*order)
-    assert known.task and known.task.hash == order.statement.hash
+    task = FED.task(FED.roster(1))
+    trusted = FED.trusted(FED.roster(2)).with_task(*task)
+    assert trusted.task and trusted.task.hash == task.statement.hash
 
 
 def test_a_newer_charter_keeps_what_is_known() -> None:
     rests_on = FED.roster()
-    known = FED.trusted(rests_on, FED.task(rests_on)).with_model(FED.model(1))
-    after = known.with_charter(*FED.charter(FED.pinned))
-    assert after == replace(known, charter=after.charter)
+    trusted = FED.trusted(rests_on, FED.task(rests_on)).with_model(FED.model(1))
+    after = trusted.with_charter(*FED.charter(FED.pinned))
+    assert after == replace(trusted, charter=after.charter)
 
 
-# --- the floor never sinks -------------------------------------------------------------------------------------------
+# --- the state never goes back ----------------------------------------------------------------------------------------
 few = st.integers(1, 4)
 variants = st.integers(0, 1)
 charters = st.integers(0, 20)
 
 
-class AnyNews(RuleBasedStateMachine):
-    """News of every age and origin, in any order, against a model that remembers the highest of each kind."""
+class AnyParcels(RuleBasedStateMachine):
+    """Parcels of every age and origin, in any order, against a model that remembers the highest of each kind."""
 
     @initialize()
     def pin(self) -> None:
@@ -173,10 +176,10 @@ class AnyNews(RuleBasedStateMachine):
         self.longest = 0
         self.models: dict[int, str] = {}
 
-    def offer(self, welcome: bool, with_news: Any, *news: Any) -> bool:
+    def offer(self, welcome: bool, accept: Any, *news: Any) -> bool:
         before = self.trusted
         try:
-            self.trusted = with_news(*news)
+            self.trusted = accept(*news)
         except TrustError:
             assert not welcome
         else:
@@ -187,23 +190,23 @@ class AnyNews(RuleBasedStateMachine):
     def newer(old: tuple[int, str] | None, number: int, name: str) -> bool:
         return old is None or number > old[0] or (number, name) == old
 
-    def under(self, place: int) -> Charter:
+    def under(self, index: int) -> Charter:
         """The charter here, more often than one that came before it."""
-        return self.charters[place if place < len(self.charters) else -1][0]
+        return self.charters[index if index < len(self.charters) else -1][0]
 
-    @rule(version=few, variant=variants, place=charters)
-    def roster_arrives(self, version: int, variant: int, place: int) -> None:
-        charter = self.under(place)
+    @rule(version=few, variant=variants, index=charters)
+    def roster_arrives(self, version: int, variant: int, index: int) -> None:
+        charter = self.under(index)
         news = FED.roster(version, under=charter, expires=START + (90 + variant) * DAY)
         welcome = charter == self.trusted.charter and self.newer(self.roster, version, news.statement.hash)
         if self.offer(welcome, self.trusted.with_roster, *news):
             self.roster = version, news.statement.hash
 
-    @rule(version=few, variant=variants, place=charters, number=few, base=variants, length=few, head=variants)
+    @rule(version=few, variant=variants, index=charters, number=few, base=variants, length=few, head=variants)
     def task_arrives(
-        self, version: int, variant: int, place: int, number: int, base: int, length: int, head: int
+        self, version: int, variant: int, index: int, number: int, base: int, length: int, head: int
     ) -> None:
-        charter, log = self.under(place), Log(length, f"{head:064x}")
+        charter, log = self.under(index), Log(length, f"{head:064x}")
         rests_on = FED.roster(version, under=charter, expires=START + (90 + variant) * DAY)
         news = FED.task(rests_on, number, log=log, base=f"{base:064x}")
         fits = self.roster is not None and self.newer((version, rests_on.statement.hash), *self.roster)
@@ -224,26 +227,26 @@ class AnyNews(RuleBasedStateMachine):
     @rule(number=few, base=variants, epoch=few)
     def model_arrives(self, number: int, base: int, epoch: int) -> None:
         name = f"{base:064x}"
-        known = self.models.get(number) == name
+        trusted = self.models.get(number) == name
         newest = number > max(self.models, default=0)
-        welcome = epoch == self.trusted.charter.epoch and (known or newest)
+        welcome = epoch == self.trusted.charter.epoch and (trusted or newest)
         if self.offer(welcome, self.trusted.with_model, FED.model(number, name, epoch=epoch)):
             self.models[number] = name
 
-    @rule(raised=st.sampled_from([0, 0, 1]), place=charters)
-    def charter_arrives(self, raised: int, place: int) -> None:
-        charter = self.under(place)
+    @rule(raised=st.sampled_from([0, 0, 1]), index=charters)
+    def charter_arrives(self, raised: int, index: int) -> None:
+        charter = self.under(index)
         news = FED.charter(charter, epoch=charter.epoch + raised)
-        known = news.statement.hash in [one.hash for one, _ in self.charters]
+        trusted = news.statement.hash in [one.hash for one, _ in self.charters]
         if self.offer(charter == self.trusted.charter, self.trusted.with_charter, *news):
-            assert not known
+            assert not trusted
             self.charters.append((self.trusted.charter, news))
             if raised:
                 self.forget()
 
-    @rule(place=charters)
-    def charter_comes_again(self, place: int) -> None:
-        charter, news = self.charters[place % len(self.charters)]
+    @rule(index=charters)
+    def charter_comes_again(self, index: int) -> None:
+        charter, news = self.charters[index % len(self.charters)]
         self.offer(charter == self.trusted.charter, self.trusted.with_charter, *news)
 
     @rule(version=few)
@@ -253,13 +256,13 @@ class AnyNews(RuleBasedStateMachine):
 
     @invariant()
     def stands_where_the_model_does(self) -> None:
-        known = self.trusted
-        assert known.charter == self.charters[-1][0]
-        assert (known.roster and (known.roster.version, known.roster.hash)) == self.roster
-        assert (known.task and (known.task.round, known.task.hash)) == self.task
-        assert known.heads == self.heads
-        assert known.models == self.models
+        trusted = self.trusted
+        assert trusted.charter == self.charters[-1][0]
+        assert (trusted.roster and (trusted.roster.version, trusted.roster.hash)) == self.roster
+        assert (trusted.task and (trusted.task.round, trusted.task.hash)) == self.task
+        assert trusted.heads == self.heads
+        assert trusted.models == self.models
 
 
-TestTheFloorNeverSinks = AnyNews.TestCase
-TestTheFloorNeverSinks.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestTheStateNeverGoesBack = AnyParcels.TestCase
+TestTheStateNeverGoesBack.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

@@ -21,13 +21,13 @@ def rests_on(fed: Federation) -> SignedParcel:
 
 
 def test_a_task_is_read_as_it_was_written(fed: Federation, rests_on: SignedParcel) -> None:
-    news = fed.task(rests_on, 3, log=Log(9, "a" * 64), closes=START + DAY)
-    found = fed.read_task(news, fed.read_roster(rests_on))
-    assert (found.federation, found.rank, found.base) == (fed.id, (1, 3), BASE)
-    assert (found.roster, found.roster_version) == (rests_on.statement.hash, 5)
-    assert (found.plan, found.schema, found.recipients) == ("[plan]\n", SCHEMA, tuple(fed.recipients))
-    assert (found.limit, found.knowledge, found.log) == (1 << 20, "", Log(9, "a" * 64))
-    assert (found.opens, found.closes, found.hash) == (START, START + DAY, news.statement.hash)
+    signed = fed.task(rests_on, 3, log=Log(9, "a" * 64), closes=START + DAY)
+    read = fed.read_task(signed, fed.read_roster(rests_on))
+    assert (read.federation, read.rank, read.base) == (fed.id, (1, 3), BASE)
+    assert (read.roster, read.roster_version) == (rests_on.statement.hash, 5)
+    assert (read.plan, read.schema, read.recipients) == ("[plan]\n", SCHEMA, tuple(fed.recipients))
+    assert (read.limit, read.knowledge, read.log) == (1 << 20, "", Log(9, "a" * 64))
+    assert (read.opens, read.closes, read.hash) == (START, START + DAY, signed.statement.hash)
 
 
 @pytest.mark.parametrize(
@@ -46,21 +46,21 @@ def test_a_task_is_read_as_it_was_written(fed: Federation, rests_on: SignedParce
     ids=str,
 )
 def test_a_body_of_another_form_is_refused(fed: Federation, rests_on: SignedParcel, changes: dict[str, Any]) -> None:
-    said, keys, holds = fed.task(rests_on)
+    statement, signers, payload = fed.task(rests_on)
     with pytest.raises(FedhelpError):
-        task.read(said, keys, {**holds, **changes}, fed.pinned, fed.read_roster(rests_on))
+        task.read(statement, signers, {**payload, **changes}, fed.pinned, fed.read_roster(rests_on))
 
 
 def test_a_plan_that_is_no_text_is_refused(fed: Federation, rests_on: SignedParcel) -> None:
-    said, keys, holds = fed.task(rests_on)
+    statement, signers, payload = fed.task(rests_on)
     with pytest.raises(BadBodyError):
-        task.read(said, keys, {**holds, "plan": ["a"]}, fed.pinned, fed.read_roster(rests_on))
+        task.read(statement, signers, {**payload, "plan": ["a"]}, fed.pinned, fed.read_roster(rests_on))
 
 
 def test_a_schema_that_names_a_tensor_twice_is_refused(fed: Federation, rests_on: SignedParcel) -> None:
-    said, keys, holds = fed.task(rests_on)
+    statement, signers, payload = fed.task(rests_on)
     with pytest.raises(SchemaNamesError):
-        task.read(said, keys, {**holds, "schema": ["a F32 2"] * 2}, fed.pinned, fed.read_roster(rests_on))
+        task.read(statement, signers, {**payload, "schema": ["a F32 2"] * 2}, fed.pinned, fed.read_roster(rests_on))
 
 
 def test_the_key_of_a_round_is_that_rounds_while_it_is_kept() -> None:
