@@ -121,7 +121,7 @@ def _export(
     threads: int | None,
 ) -> ExportResult:  # fmt: skip
     """By order; or by a plan alone, to try it out."""
-    options = {"int8": int8, "wanted": sensitivity, "threads": threads}
+    options = {"int8": int8, "target_sensitivity": sensitivity, "threads": threads}
     if plan is None:
         from fedhelp_edge.site import verified
 

@@ -270,11 +270,11 @@ def test_every_next_step_after_the_demo(tmp_path: Path, monkeypatch: pytest.Monk
     person = Person(tmp_path)
     for name, value in (
         ("PLAN", SMALL),
-        ("LEARN", (16, 8, 8, 8)),
-        ("VAL", 6),
-        ("TEST", 12),
-        ("PUBLIC", 12),
-        ("TAUGHT", 12),
+        ("TRAIN_COUNTS", (16, 8, 8, 8)),
+        ("VAL_COUNT", 6),
+        ("TEST_COUNT", 12),
+        ("PUBLIC_COUNT", 12),
+        ("SOURCE_COUNT", 12),
     ):
         monkeypatch.setattr(play, name, value)
     pixels = np.random.default_rng(0).integers(0, 256, (90, 8, 8, 3), np.uint8)
