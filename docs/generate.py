@@ -24,17 +24,17 @@ ROOT = DOCS.parent
 
 HEAD = """# What can go wrong
 
-Every refusal prints a code, what was met, and what to do next:
+Every error has a code, a cause, and a hint about what to do next:
 
 ```
 error: E_TRUNCATED: the file ends in its payload
 hint: the copy is not complete; copy it again, and take the stick out only when the copy has ended
 ```
 
-Codes are stable: programs may rely on them. Exit codes: 0 done ("don't know" is an answer), 1 refused, failed or not
-ready, 2 wrong usage. With `--json` the same stands on stdout as `{"error": {"code", "cause", "remedy"}}`.
+Codes are stable, so programs may rely on them. Exit codes: 0 done ("don't know" is an answer), 1 refused, failed or not
+ready, 2 wrong usage. With `--json` stdout has the same as `{"error": {"code", "cause", "remedy"}}`.
 
-This page is made from `fedhelp_edge/errors.py` by `make docs`.
+`make docs` generates this page from `fedhelp_edge/errors.py`.
 """
 
 
