@@ -2,9 +2,10 @@
 
 `plain` aggregates opened files. `sealed` is all that a hub does with a sealed update until it is aggregated: signature,
 hash, decryption, names and shapes, values, norm, norm limit. `hub` is a whole round of a real hub: also intake,
-receipts, the log and the database, everything flushed to the disk. The peers read plain, unsigned updates. Every measurement is a process of its own; its imports do not count, its CPU time does, and
-its memory is the most that the process and a child of it had. Each is measured five times in turn, with more than 64
-updates three times. `python -m benchmarks.aggregation 6 64` measures those numbers of updates.
+receipts, the log and the database, everything flushed to the disk. The peers read plain, unsigned updates. Every
+measurement is a process of its own: CPU time after its imports, and the most memory of the process and a child. Each is
+measured five times in turn, with more than 64 updates three times. `python -m benchmarks.aggregation 6 64` measures
+those numbers of updates.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ CLASSES, SITES, ROUNDS = 4, 6, 3
 
 
 def write_work(folder: Path, images: int) -> None:
-    """The work: a plan, the first weights, and each site's images, of which one in ten chooses and two measure."""
+    """Writes the work: a plan, the first weights, and each site's images, one in ten for val and two for test."""
     names = ", ".join(f'"{name}"' for name in phantoms.CLASSES[:CLASSES])
     text = f'name = "six"\nclasses = [{names}]\nmethod = "fedavg"\nrounds = {ROUNDS}\n[image]\nsize = 32\n'
     text += "[training]\nepochs = 1\nbatch = 32\n"
@@ -178,7 +178,7 @@ def figures(events: list[dict[str, Any]], started: float) -> dict[str, float]:
 
 
 def training_seconds(events: list[dict[str, Any]]) -> float:
-    """For how long at least one site was training."""
+    """The time in which at least one site was training."""
     total, at_work, since = 0.0, 0, 0.0
     for event in sorted(events, key=lambda event: event["time"]):
         if event["what"] == "begin":

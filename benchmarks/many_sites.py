@@ -2,9 +2,9 @@
 
 Each site has real keys and seals real parcels, which it sends over loopback from an address of its own to a front that
 `fedhelp-coordinator serve` runs with its ordinary limits. An update is a whole ResNet20 (1.09 MB), drawn instead of
-trained; the sites' own work, in one process, is told apart. Three of the sites are whole clients in a home: they also
-download orders and models. Each step of the coordinator is a process of its own, as a command is; sites come in as fast
-as the front lets them wait (900 at a time). `python -m benchmarks.many_sites 5000 [FOLDER]` needs 12 GB of disk.
+trained; the sites' own work, in one process, is reported apart. Three of the sites are whole clients in a home: they
+also download tasks and models. Each step of the coordinator is a process of its own, as a command is; sites come in as
+fast as the front lets them wait (900 at a time). `python -m benchmarks.many_sites 5000 [FOLDER]` needs 12 GB of disk.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def aggregate(home: Path) -> dict[str, Any]:
 
 
 def open_hub(home: Path) -> dict[str, Any]:
-    """What any command costs before it does anything: the hub is checked."""
+    """What any command costs before it does anything: it checks the hub."""
     with session.unlocked_hub(home, None):
         return {}
 
@@ -134,7 +134,7 @@ class SiteClient(net.Client):
 
 
 def send(client: SiteClient, path: Path, *, first: int | None = None) -> None:
-    """Upload a parcel and remove it."""
+    """Uploads a parcel and removes it."""
     answer = client.patient(lambda: client.begin(path, first)) if first else client.send(path, 1 << 20)
     assert answer.status < 300, answer
     path.unlink()
@@ -150,6 +150,7 @@ def made_up_update(
 
 
 def directions(base: Mapping[str, Array]) -> list[dict[str, Array]]:
+    """Random changes of the base, of which the sites' updates are made."""
     generator = np.random.Generator(np.random.Philox(key=[1, 2]))
     return [
         {name: 0.01 * np.abs(generator.standard_normal(array.shape)).astype("f4") for name, array in base.items()}
@@ -159,6 +160,8 @@ def directions(base: Mapping[str, Array]) -> list[dict[str, Array]]:
 
 # --- one round -------------------------------------------------------------------------------------------------------
 class FederationRound:
+    """One round of a federation, played in a folder; each step prints a line."""
+
     def __init__(self, work: Path, count: int) -> None:
         self.work, self.home, self.count = work, work / "hub", count
         self.clinics: list[Clinic] = []
@@ -167,20 +170,20 @@ class FederationRound:
     def play(self) -> None:
         result = step("invite", self.home, self.count)
         codes = result.pop("codes")
-        self.tell("invite", **result)
+        self.report("invite", **result)
         hub = Hub(self.home)
         self.federation = hub.federation
         hub.database.close()
         with net.serving(self.home) as self.front, ThreadPoolExecutor(_CONNECTIONS) as self.pool:
             self.join(codes)
-            self.tell("open", **step("open", self.home))
-            self.download("download of orders and first model, mean of 3 sites")
+            self.report("open", **step("open", self.home))
+            self.download("download of tasks and first model, mean of 3 sites")
             self.upload()
-            self.tell("judge and aggregate", **step("aggregate", self.home))
+            self.report("judge and aggregate", **step("aggregate", self.home))
             self.download("download of the merged model, mean of 3 sites")
-            self.tell("any further command, before it works", **step("look", self.home))
+            self.report("any further command, before it works", **step("look", self.home))
             hub_gb = sum(path.stat().st_size for path in self.home.rglob("*") if path.is_file()) / 1e9
-            self.tell("in all", **{"front peak mb": self.front.memory("VmHWM") / 1024, "hub gb": hub_gb})
+            self.report("in all", **{"front peak mb": self.front.memory("VmHWM") / 1024, "hub gb": hub_gb})
 
     def join(self, codes: list[list[str]]) -> None:
         totals = {"seconds": 0.0, "cpu": 0.0, "mb": 0.0, "batches": 0}
@@ -191,22 +194,12 @@ class FederationRound:
             outbox.upload(home, connection.carriers(home, nobody))
         for start in range(0, len(codes), _WAITING):
             with self.watched(f"join of sites {start + 1} to {min(start + _WAITING, len(codes))}"):
-                list(
-                    self.pool.map(
-                        self.ask, range(start, min(start + _WAITING, len(codes))), codes[start : start + _WAITING]
-                    )
-                )
+                batch = codes[start : start + _WAITING]
+                list(self.pool.map(self.ask, range(start, start + len(batch)), batch))
             result = step("judge", self.home)
-            for name in ("seconds", "cpu"):
-                totals[name] += result[name]
-            totals |= {
-                **result,
-                "seconds": totals["seconds"],
-                "cpu": totals["cpu"],
-                "mb": max(totals["mb"], result["mb"]),
-            }
-            totals["batches"] += 1
-        self.tell("approve", **totals)
+            sums = {name: totals[name] + result[name] for name in ("seconds", "cpu")}
+            totals |= {**result, **sums, "mb": max(totals["mb"], result["mb"]), "batches": totals["batches"] + 1}
+        self.report("approve", **totals)
 
     def ask(self, number: int, invite: list[str]) -> None:
         clinic = Clinic(self.federation, self.work / "sites" / f"{number}")
@@ -225,7 +218,9 @@ class FederationRound:
         task = verified.require_state(self.real[0]).task
         assert task
         assert layout.is_intact(layout.base_path(self.real[0], task))
-        self.tell(what, seconds=(time.perf_counter() - begin) / 6, cpu=(time.process_time() - cpu) / 6, parcels=parcels)
+        self.report(
+            what, seconds=(time.perf_counter() - begin) / 6, cpu=(time.process_time() - cpu) / 6, parcels=parcels
+        )
 
     def upload(self) -> None:
         hub = Hub(self.home)
@@ -256,10 +251,10 @@ class FederationRound:
 
     @contextmanager
     def watched(self, what: str) -> Iterator[None]:
-        """What passes between sites and front: the CPU seconds of both."""
+        """Reports the CPU seconds of sites and front while the body runs."""
         begin, cpu, theirs = time.perf_counter(), time.process_time(), self.front_cpu()
         yield
-        self.tell(
+        self.report(
             what, seconds=time.perf_counter() - begin, **{"sites cpu": time.process_time() - cpu},
             cpu=self.front_cpu() - theirs, mb=self.front.memory("VmHWM") / 1024,
         )  # fmt: skip
@@ -268,7 +263,7 @@ class FederationRound:
         fields = Path(f"/proc/{self.front.popen.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def tell(self, what: str, **values: Any) -> None:
+    def report(self, what: str, **values: Any) -> None:
         rounded = {name: round(value, 2) if isinstance(value, float) else value for name, value in values.items()}
         report(f"{self.count} sites: {what}", ("numpy",), **rounded, load=round(os.getloadavg()[0], 1))
         sys.stdout.flush()
@@ -278,9 +273,9 @@ def main() -> None:
     if sys.argv[1:2] == ["--step"]:
         return run_step(sys.argv[2], Path(sys.argv[3]), *map(int, sys.argv[4:]))
     counts = [int(word) for word in sys.argv[1:] if word.isdigit()] or ([20] if "--short" in sys.argv else [1000])
-    places = [word for word in sys.argv[1:] if not word.isdigit() and not word.startswith("--")]
+    folders = [word for word in sys.argv[1:] if not word.isdigit() and not word.startswith("--")]
     for count in counts:
-        work = Path(tempfile.mkdtemp(dir=places[0] if places else None))
+        work = Path(tempfile.mkdtemp(dir=folders[0] if folders else None))
         try:
             FederationRound(work, count).play()
         finally:

@@ -1,7 +1,7 @@
 """Training speed from a folder of JPEGs: this kit, a bare loop over a tensor in memory, the ordinary PyTorch script.
 
-All three train ResNet20 by Adam in batches of 64, one epoch a turn. This kit starts from its folder each time (what was
-decoded is kept); the bare loop only steps; the ordinary script decodes with PIL in a DataLoader, fp32, NCHW.
+All three train ResNet20 by Adam in batches of 64, one epoch a turn. This kit starts from its folder each time (with
+cached decoded images); the bare loop only steps; the ordinary script decodes with PIL in a DataLoader, fp32, NCHW.
 And what FedHelp costs beside cross-entropy alone, at small and large sites.
 """
 
@@ -161,13 +161,13 @@ def costs(count: int, repeats: int) -> None:
 
     seconds = interleaved(
         {
-            "small_alone": epoch("small", small, public, alone=True),
+            "small_alone": epoch("small", small, public, baseline=True),
             "small_every_8": epoch("small", small, public, public_every="8"),
             "small_every_4": epoch("small", small, public, public_every="4"),
-            "small_64_alone": epoch("small", large, public, alone=True),
+            "small_64_alone": epoch("small", large, public, baseline=True),
             "small_64_public_32": epoch("small", large, public, public_every="4"),
             "small_64_public_64": epoch("small", large, public64, public_every="4"),
-            "large_alone": epoch("large", small, public, alone=True),
+            "large_alone": epoch("large", small, public, baseline=True),
             "large": epoch("large", small, public),
         },
         repeats,

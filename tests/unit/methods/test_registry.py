@@ -23,7 +23,7 @@ BOUNDS = [  # method, key, the least and the most that is allowed
 
 
 def numbers(method: str, **given: Any) -> Any:
-    return small.plan(method, **{method: given}).numbers
+    return small.plan(method, **{method: given}).method_settings
 
 
 def test_fedhelp_has_the_papers_numbers_unless_a_plan_has_others() -> None:
