@@ -48,8 +48,8 @@ def choose(
     validation_logits = {name: logits(net, validation.pixels, image, prior) for name, net in nets.items()}
     test_logits = {name: logits(net, test.pixels, image, prior) for name, net in nets.items()}
     if len(nets) > 1:
-        for part in (validation_logits, test_logits):
-            part[AVERAGE] = np.mean(list(part.values()), 0)
+        for by_net in (validation_logits, test_logits):
+            by_net[AVERAGE] = np.mean(list(by_net.values()), 0)
     figures: dict[str, Figures] = {}
     scores: dict[str, Scores] = {}
     for name, net_logits in validation_logits.items():

@@ -134,7 +134,7 @@ def _sizes(images: Images, spec: str, seed: int, val: float) -> list[tuple[str, 
     if missing > len(images.problems) or sizes[largest][0] < 1:
         raise UsageError(f"the sizes ask for {needed} images, and there are {len(images)}")
     if missing:
-        console.say(f"{missing} images cannot be used or are there twice: site {largest + 1} has so many fewer")
+        console.say(f"{missing} images are unusable or duplicates: site {largest + 1} has {missing} fewer")
     cuts = [(train, round(train * val), test) for train, test in sizes]
     capacities = [capacity for train, val_count, test in cuts for capacity in (val_count, train - val_count, test)]
     members = groups.members(images.groups)

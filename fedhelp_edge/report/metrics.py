@@ -115,11 +115,8 @@ def scores(probabilities: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Sco
     def of_class(label: int) -> ClassFigures:
         truth, others = int(truths[label]), images - int(truths[label])
         no_image, only_image = "no image of this class", "every image is of this class"
-        few = (
-            ""
-            if min(truth, others) >= MIN_CLASS_IMAGES
-            else f"fewer than {MIN_CLASS_IMAGES} images of this class, or of others"
-        )
+        is_small = min(truth, others) < MIN_CLASS_IMAGES
+        few = f"fewer than {MIN_CLASS_IMAGES} images of this class, or of others" if is_small else ""
 
         def of_this_class(name: str, missing: str) -> Figure:
             class_draws = draws[name][:, label] if draws and not few else None
@@ -160,11 +157,8 @@ def paired_difference(
     more runs are not more images.
     """
     runs = [
-        [
-            _Predictions.read(run_probabilities, labels)
-            for run_probabilities in (probabilities if np.ndim(probabilities) == 3 else [probabilities])
-        ]
-        for probabilities in map(np.asarray, (probabilities_a, probabilities_b))
+        [_Predictions.read(run, labels) for run in (side if np.ndim(side) == 3 else [side])]
+        for side in map(np.asarray, (probabilities_a, probabilities_b))
     ]
     images = len(runs[0][0].labels)
     names = ("accuracy", "balanced_accuracy", "auc")
@@ -203,10 +197,10 @@ def adjust_prior(probabilities: ArrayLike, prior_from: ArrayLike, prior_to: Arra
     Rows add up to one again, without which an AUC of them would be wrong. A class that `prior_from` does not know
     cannot be corrected and keeps its weight; a row that loses all its weight becomes `prior_to` itself.
     """
-    source_probabilities = np.asarray(probabilities, np.float64)
+    learned = np.asarray(probabilities, np.float64)
     prior_source, prior_target = (np.asarray(prior, np.float64) / np.sum(prior) for prior in (prior_from, prior_to))
     ratio = np.divide(prior_target, prior_source, out=(prior_target > 0).astype(np.float64), where=prior_source > 0)
-    weighted = source_probabilities * ratio
+    weighted = learned * ratio
     total = weighted.sum(-1, keepdims=True)
     adjusted: Floats = np.where(total > 0, weighted / np.where(total > 0, total, 1), prior_target)
     return adjusted
@@ -232,9 +226,11 @@ class _Predictions:
 
     @property
     def predicted(self) -> Ints:
+        """The likeliest class of each image."""
         return self.probabilities.argmax(1) if len(self.labels) else self.labels
 
     def confusion(self) -> Ints:
+        """The number of images by label (rows) and answer (columns)."""
         classes = self.probabilities.shape[1]
         return np.bincount(self.labels * classes + self.predicted, minlength=classes**2).reshape(classes, classes)
 
@@ -243,6 +239,7 @@ class _Predictions:
         return np.asarray(np.clip(np.ceil(self.probabilities.max(1) * BINS) - 1, 0, BINS - 1), np.int64)
 
     def reliability(self) -> Iterator[Bin]:
+        """The bins that hold an answer, from least to most certain."""
         confidence, correct, bins = self.probabilities.max(1), self.predicted == self.labels, self.bins()
         for index in np.unique(bins):
             members = bins == index

@@ -319,7 +319,7 @@ def test_what_a_source_holds_twice_is_missing_from_the_largest_site(
     lacking = replace(many, problems=(Problem("a", "E_TWICE", ""), Problem("b", "E_TWICE", "")))
     assert counts(distribute(lacking, "sizes:50/42,180/30", 0, val=0)) == [(50, 0, 42), (178, 0, 30)]
     printed = capsys.readouterr().err
-    assert "2 images cannot be used or are there twice: site 2 has so many fewer" in printed
+    assert "2 images are unusable or duplicates: site 2 has 2 fewer" in printed
     for sizes in ("50/42,180/31", "50/43,180/30"):
         with pytest.raises(UsageError, match="303 images, and there are 300"):
             distribute(lacking, f"sizes:{sizes}", 0)

@@ -15,7 +15,7 @@ from tests.unit.methods import small
 
 _ROOT = Path(__file__).resolve().parents[3]
 
-# After each step it says so, and goes on when it is told to; its state is kept after that.
+# After each step it prints a line, and goes on once it reads one; then it saves its state.
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -25,13 +25,13 @@ from tests.unit.methods import small
 
 torch.set_num_threads(1)
 for tier in ("small", "large"):
-    def told(done, total, rate):
+    def report_step(done, total, rate):
         print(tier, done, flush=True)
         sys.stdin.readline()
 
     learner = small.learner(small.plan("fedhelp"), tier, small.knowledge())
     sets = small.sets(learner.plan, tier)
-    report = loop.train(learner, sets, 1, kept=Path("kept", tier), every=0, progress=told)
+    report = loop.train(learner, sets, 1, checkpoints=Path("kept", tier), every=0, progress=report_step)
     checkpoint.save(Path("end", tier), 0, report.means(), learner.state())
 """
 
