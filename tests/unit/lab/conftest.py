@@ -83,6 +83,6 @@ def go(parts: list[SiteImages], pack: Pack) -> Callable[..., dict[str, Any]]:
 
     def start(plan: Plan, out: Path, **options: Any) -> dict[str, Any]:
         known = pack if plan.method == "fedhelp" else None
-        return run.run(plan, parts, out, **{"bench": Compute(), "pack": known, **options})
+        return run.run(plan, parts, out, **{"compute": Compute(), "pack": known, **options})
 
     return start

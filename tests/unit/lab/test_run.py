@@ -165,7 +165,7 @@ def test_bytes_are_those_of_the_files_that_travel(
 
 def test_a_sealed_run_of_sites_that_send_nothing_is_the_same_run(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
     go(plan_of("local"), tmp_path / "bare")
-    sealed = go(plan_of("local"), tmp_path / "sealed", post=transport.SealedTransport())
+    sealed = go(plan_of("local"), tmp_path / "sealed", transport=transport.SealedTransport())
     assert sealed["bytes_up"] == 0
     assert answers(tmp_path / "sealed") == answers(tmp_path / "bare")
 
@@ -174,7 +174,7 @@ def test_a_sealed_run_of_sites_that_send_nothing_is_the_same_run(go: Go, plan_of
 def test_a_sealed_run_is_the_same_run_and_sends_more_bytes(go: Go, plan_of: PlanOf, tmp_path: Path, wire: str) -> None:
     plan = plan_of("fedhelp", settings={"wire.up": wire, "wire.norm": "local"})
     bare = go(plan, tmp_path / "bare")
-    sealed = go(plan, tmp_path / "sealed", post=transport.SealedTransport())
+    sealed = go(plan, tmp_path / "sealed", transport=transport.SealedTransport())
     assert sealed["merged_sha256"] == bare["merged_sha256"]
     assert answers(tmp_path / "sealed") == answers(tmp_path / "bare")
     assert 0 < sealed["bytes_up"] - bare["bytes_up"] < 6 * 4096  # the outside of three parcels in each of two rounds
@@ -185,7 +185,7 @@ def test_a_folder_does_not_answer_a_sealed_run_with_the_bytes_of_a_bare_one(
 ) -> None:
     go(plan_of(rounds=1), tmp_path)
     with pytest.raises(TargetExistsError, match="sealed"):
-        go(plan_of(rounds=1), tmp_path, post=transport.SealedTransport())
+        go(plan_of(rounds=1), tmp_path, transport=transport.SealedTransport())
 
 
 def test_public_images_alone_train_as_a_pack_whose_sources_are_not_asked(
