@@ -45,9 +45,9 @@ class Browser:
         node = self._node(selector)
         self._call("DOM.scrollIntoViewIfNeeded", nodeId=node)
         corners = self._call("DOM.getContentQuads", nodeId=node)["quads"][0]
-        at = {"x": sum(corners[0::2]) / 4, "y": sum(corners[1::2]) / 4, "button": "left", "clickCount": 1}
+        centre = {"x": sum(corners[0::2]) / 4, "y": sum(corners[1::2]) / 4, "button": "left", "clickCount": 1}
         for kind in ("mousePressed", "mouseReleased"):
-            self._call("Input.dispatchMouseEvent", type=kind, **at)
+            self._call("Input.dispatchMouseEvent", type=kind, **centre)
         self._until("Page.loadEventFired")
 
     def press(self, key: str, text: str = "") -> None:
@@ -74,9 +74,9 @@ class Browser:
 
     def ask(self, script: str) -> Any:
         """What a script, run by the devtools, finds in the page."""
-        found = self._call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
+        value = self._call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in value, value
+        return value["result"].get("value")
 
     def said(self) -> list[tuple[str, str]]:
         """Role and name of all that a screen reader meets, in order."""
@@ -105,15 +105,15 @@ class Browser:
 
     def _call(self, method: str, **params: Any) -> dict[str, Any]:
         self._count += 1
-        said = {"id": self._count, "method": method, "params": params}
+        message = {"id": self._count, "method": method, "params": params}
         os.write(
-            self._send, json.dumps(said | ({"sessionId": self._session} if self._session else {})).encode() + b"\0"
+            self._send, json.dumps(message | ({"sessionId": self._session} if self._session else {})).encode() + b"\0"
         )
         while True:
-            heard = self._hear()
-            if heard.get("id") == self._count:
-                assert "error" not in heard, heard
-                return dict(heard["result"])
+            received = self._hear()
+            if received.get("id") == self._count:
+                assert "error" not in received, received
+                return dict(received["result"])
 
     def _until(self, event: str) -> None:
         while self._hear().get("method") != event:
@@ -125,13 +125,13 @@ class Browser:
             assert part, "the browser has ended"
             self._rest += part
         line, _, self._rest = self._rest.partition(b"\0")
-        heard: dict[str, Any] = json.loads(line)
-        params = heard.get("params", {})
-        if heard.get("method") == "Network.requestWillBeSent":
+        received: dict[str, Any] = json.loads(line)
+        params = received.get("params", {})
+        if received.get("method") == "Network.requestWillBeSent":
             self.loaded.append(params["request"]["url"])
-        if heard.get("method") == "Log.entryAdded":
+        if received.get("method") == "Log.entryAdded":
             self.complaints.append(params["entry"]["text"])
-        return heard
+        return received
 
 
 @contextmanager

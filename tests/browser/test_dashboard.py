@@ -26,8 +26,8 @@ def fed(three: Federation) -> Federation:
     fed = three
     for _ in range(2):
         order = fed.open()
-        for place, clinic in enumerate(fed.clinics):
-            facts = {"examples": 100, "val": 50, "correct": 30 + 4 * order.round + place}
+        for index, clinic in enumerate(fed.clinics):
+            facts = {"examples": 100, "val": 50, "correct": 30 + 4 * order.round + index}
             receive.receive(fed.hub, clinic.give(order, fed.drawn(order, clinic), facts=facts))
         fed.aggregate()
     order = fed.open()
@@ -41,14 +41,14 @@ def fed(three: Federation) -> Federation:
 def test_a_coordinator_opens_the_link_sees_the_round_and_lets_a_share_in(fed: Federation, tmp_path: Path) -> None:
     access = DashboardAccess()
     with running(fed.hub.home, access=access) as port, browser(tmp_path / "profile") as tab:
-        here = f"http://127.0.0.1:{port}"
-        tab.open(here)
+        origin = f"http://127.0.0.1:{port}"
+        tab.open(origin)
         assert "this page is for the coordinator" in tab.html()
         tab.complaints.clear()
-        tab.open(f"{here}/enter/{access.token}")
-        shown = tab.html()
-        assert "<h1>test: round 3 of 12, open</h1>" in shown
-        assert "<svg" in shown
+        tab.open(f"{origin}/enter/{access.token}")
+        html = tab.html()
+        assert "<h1>test: round 3 of 12, open</h1>" in html
+        assert "<svg" in html
         tab.screenshot(PICTURES / "dashboard.png")
         tab.click("button[value=release]")
         assert "Decided: release." in tab.html()
@@ -56,7 +56,7 @@ def test_a_coordinator_opens_the_link_sees_the_round_and_lets_a_share_in(fed: Fe
         loaded, complaints = tab.loaded, tab.complaints
     (waiting,) = review.quarantined_updates(fed.hub)
     assert decisions.pending(fed.hub) == {waiting["hash"]: "release"}
-    assert {url.split("/enter/")[0].removeprefix(here) for url in loaded} <= {"", "/", "/decisions", "/favicon.ico"}
+    assert {url.split("/enter/")[0].removeprefix(origin) for url in loaded} <= {"", "/", "/decisions", "/favicon.ico"}
     assert complaints == []
 
 

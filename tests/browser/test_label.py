@@ -13,15 +13,15 @@ from fedhelp_edge.page import local_server
 from fedhelp_edge.page.label import LabelApp
 from tests.browser.chromium import PROGRAM, browser
 from tests.browser.test_dashboard import PICTURES
-from tests.unit.data import made
+from tests.unit.data import samples
 
 pytestmark = pytest.mark.skipif(not PROGRAM, reason="not installed: chromium")
 
 
 def test_a_person_sorts_by_keys_and_by_buttons(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
-    for place, pixels in enumerate(phantoms.draw(4, 2, size=96)[0]):
-        made.save(folder / f"smear{place}.png", pixels)
+    for index, pixels in enumerate(phantoms.draw(4, 2, size=96)[0]):
+        samples.save(folder / f"smear{index}.png", pixels)
     (folder / "IMG_0001.HEIC").write_bytes(b"ftypheic")
     sorting = Sorting(folder, ("round", "lobed"))
     with local_server.running(LabelApp(sorting)) as server, browser(tmp_path / "profile") as tab:

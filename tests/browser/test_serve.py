@@ -104,13 +104,13 @@ def test_by_keys_alone_a_file_is_sent_read_and_looked_at(
     tab.type("Tab", 9)
     assert tab.ask("document.activeElement.type") == "file"
     tab.screenshot(PICTURES / "serve-keys.png")
-    heard = tab.said()
-    assert ("heading", head) in heard
-    assert ("slider", "Strength of the heat-map") in heard
-    assert {name for role, name in heard if role == "rowheader"} == set(bundles.CLASSES)
-    assert [name for role, name in heard if role == "image" and "heat-map for" in name]
+    spoken = tab.said()
+    assert ("heading", head) in spoken
+    assert ("slider", "Strength of the heat-map") in spoken
+    assert {name for role, name in spoken if role == "rowheader"} == set(bundles.CLASSES)
+    assert [name for role, name in spoken if role == "image" and "heat-map for" in name]
     assert [
-        name for role, name in heard if role in ("button", "slider", "image", "DisclosureTriangle") and not name
+        name for role, name in spoken if role in ("button", "slider", "image", "DisclosureTriangle") and not name
     ] == []
 
 
@@ -122,8 +122,8 @@ def test_without_script_the_heat_map_stands_beside_the_image(
     tab.open(server.link)
     tab.put("[type=file]", files / "000.png")
     tab.click("form button")
-    shown = tab.html()
-    assert shown.count("<img") == 2
-    assert '<div class="pair">' in shown
-    assert "<p hidden" in shown
+    html = tab.html()
+    assert html.count("<img") == 2
+    assert '<div class="pair">' in html
+    assert "<p hidden" in html
     tab.screenshot(PICTURES / "serve-plain.png")

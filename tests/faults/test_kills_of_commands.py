@@ -112,8 +112,8 @@ def base(made: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         wild = {name: (array + 3).astype("f4") for name, array in fed.drawn(first, fed.clinics[2]).items()}
         receive.receive(fed.hub, fed.clinics[2].give(first, wild))
         assert fed.aggregate(now=True)["accepted"] == ["site-001", "site-002"]
-        packs.save(fed.folder / "old.safetensors", test_pack.made(10))
-        packs.save(fed.folder / "pack.safetensors", test_pack.made(20))
+        packs.save(fed.folder / "old.safetensors", test_pack.sample_pack(10))
+        packs.save(fed.folder / "pack.safetensors", test_pack.sample_pack(20))
         with (fed.folder / "old.safetensors").open("rb") as body:
             fed.hub.publish_knowledge(fed.coordinator_keys, body)
         second = fed.open()

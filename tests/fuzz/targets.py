@@ -87,8 +87,8 @@ def _plan(data: bytes) -> None:
 
 def _pack(data: bytes) -> None:
     _FILE.write_bytes(data)
-    found = packs.load(_FILE)
-    assert found.pixels.shape[0] == len(found.labels) == found.probabilities.shape[1]
+    pack = packs.load(_FILE)
+    assert pack.pixels.shape[0] == len(pack.labels) == pack.probabilities.shape[1]
 
 
 def _image(data: bytes, name: str = "x.png") -> None:
@@ -103,8 +103,8 @@ def _dicom(data: bytes) -> None:
 
 def _npz(data: bytes) -> None:
     _FILE.write_bytes(data)
-    found = npz.read(_FILE, plan.ImageSettings(8, 3))
-    assert len(list(found.arrays(range(len(found.rows))))) == len(found.rows)
+    source = npz.read(_FILE, plan.ImageSettings(8, 3))
+    assert len(list(source.arrays(range(len(source.rows))))) == len(source.rows)
 
 
 def _table(data: bytes) -> None:
@@ -120,26 +120,26 @@ def _look(data: bytes) -> None:
 
 def _open(data: bytes) -> None:
     _FILE.write_bytes(data)
-    with parcel.open(_FILE, parcel.any_signer, [_HUB.identity]) as found:
-        found.body.read()
+    with parcel.open(_FILE, parcel.any_signer, [_HUB.identity]) as opened:
+        opened.body.read()
 
 
 def _inside(data: bytes) -> None:
     """A plaintext that a site, whose signature is good, has made up."""
     inner = parcel._InnerHeader()
-    for at in range(0, len(data), 100):
-        inner.feed(data[at : at + 100])
+    for start in range(0, len(data), 100):
+        inner.feed(data[start : start + 100])
     inner.check(statement.Statement(_context(), "age", statement.ZERO_HASH, 0))
 
 
 def _bundle(data: bytes) -> None:
     """What a model says of itself, once its signature holds."""
     notes = metadata.read_notes(data)
-    found = metadata.read(notes[metadata.FACTS_NOTE])
-    features = np.ones((1, len(found.likeness.mean)))
-    probabilities = np.full(len(found.classes), 0.5, np.float32)
-    answer = decide.decide(found, probabilities, float(found.likeness.distance(features)[0]), np.zeros((1, 1, 1), "f4"))
-    assert set(answer.set) <= set(found.classes)
+    facts = metadata.read(notes[metadata.FACTS_NOTE])
+    features = np.ones((1, len(facts.likeness.mean)))
+    probabilities = np.full(len(facts.classes), 0.5, np.float32)
+    answer = decide.decide(facts, probabilities, float(facts.likeness.distance(features)[0]), np.zeros((1, 1, 1), "f4"))
+    assert set(answer.set) <= set(facts.classes)
 
 
 def _quiet(check: Callable[[bytes], None]) -> Callable[[bytes], None]:
@@ -206,12 +206,12 @@ def _packs() -> list[bytes]:
         draw.integers(0, 256, (2, 8, 8, 3), np.uint8), np.array([0, 1]), ("a", "b"), ("files:x",),
         np.full((1, 2, 2), 0.5, np.float16),
     )  # fmt: skip
-    found = []
+    artefacts = []
     for quality in (None, 90, 100):
         _FILE.unlink(missing_ok=True)
         packs.save(_FILE, pack, quality)
-        found.append(_FILE.read_bytes())
-    return found
+        artefacts.append(_FILE.read_bytes())
+    return artefacts
 
 
 def _encrypted(armor: bool) -> bytes:
@@ -224,12 +224,12 @@ def _parcels() -> list[bytes]:
     charter = {
         "kind": "charter", "created": "2026-11-21T08:00:00Z", "epoch": 0, "version": 1, "previous": statement.ZERO_HASH,
     }  # fmt: skip
-    found = []
+    artefacts = []
     for context, body, recipients in ((_context(), _share(), [_HUB.public.recipient]), (charter, b'{"name":"x"}', [])):
         _FILE.unlink(missing_ok=True)
         parcel.seal(_FILE, context, body, [_SITE.sign, _HUB.sign], recipients, facts={"examples": 120})
-        found.append(_FILE.read_bytes())
-    return found
+        artefacts.append(_FILE.read_bytes())
+    return artefacts
 
 
 def _insides() -> list[bytes]:
@@ -248,11 +248,11 @@ def _bundles() -> list[bytes]:
         (4, 60), 1.5, (0.1, 0.05), (0.2, 0.5), (0.2, 0.05), (True, True), 0.9, (none, some)
     )
     likeness = metadata.Likeness(np.zeros(2, "f4"), np.eye(2, dtype="f4"), 2.5, 0.02, 300)
-    said = metadata.Facts(
+    facts = metadata.Facts(
         "cells", "fh-3c", 3, "small", 4, 300, ("a", "b"), plan.ImageSettings(8, 1, (0.5,), (0.2,)), "own", ("own: resnet20",),
         "fp32", (0.1, -0.1), {"own": {"accuracy": 0.9}}, calibration, likeness, {}, "SHA256:x",
     )  # fmt: skip
-    entry = _counted(0x0A, metadata.FACTS_NOTE.encode()) + _counted(0x12, said.text().encode())
+    entry = _counted(0x0A, metadata.FACTS_NOTE.encode()) + _counted(0x12, facts.text().encode())
     return [b"\x08\x08" + _counted(0x3A, b"graph") + _counted(0x72, entry)]
 
 
@@ -264,12 +264,12 @@ def _counted(key: int, data: bytes) -> bytes:
 
 
 def _images() -> list[bytes]:
-    found = []
+    artefacts = []
     for kind in picture.FORMATS:
         file = io.BytesIO()
         Image.new("L", (9, 7), 100).save(file, kind)
-        found.append(file.getvalue())
-    return found
+        artefacts.append(file.getvalue())
+    return artefacts
 
 
 def _lines() -> list[bytes]:

@@ -28,14 +28,14 @@ def test_real_artefacts_are_accepted(name: str) -> None:
 def test_altered_artefacts_raise_nothing_of_their_own(name: str, data: st.DataObject) -> None:
     artefact = data.draw(st.sampled_from(SEEDS[name]))
     for _ in range(data.draw(st.integers(1, 3))):
-        at = data.draw(st.integers(0, len(artefact)))
+        offset = data.draw(st.integers(0, len(artefact)))
         cut = data.draw(st.integers(0, 4) | st.integers(0, len(artefact)))
         piece = data.draw(
             st.binary(max_size=8)
             | st.sampled_from([b"[" * 2000, b"\n", b"\r\n", b"\0", b"-1", b"1e999", b"\\ud800", b'"', b"\xff" * 8])
             | st.integers(0, len(artefact)).map(lambda start, whole=artefact: whole[start : start + 40])
         )
-        artefact = artefact[:at] + piece + artefact[at + cut :]
+        artefact = artefact[:offset] + piece + artefact[offset + cut :]
     targets.TARGETS[name](artefact)
 
 

@@ -29,7 +29,7 @@ from fedhelp_edge.demo import phantoms
 from tests import command, net
 from tests.desk import Desk, fails, works
 from tests.threads import one_thread  # noqa: F401 - a fixture
-from tests.unit.data import made
+from tests.unit.data import samples
 from tests.unit.page.test_serve import form
 
 PLAN = """name = "moles"
@@ -155,11 +155,11 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     lines = ["SOPInstanceUID,label"]
     for place, (image, label) in enumerate(zip(*phantoms.draw(IMAGES, 2, size=8, difficulty=0.0), strict=True)):
         said = {"SOPInstanceUID": generate_uid(), "PatientID": f"patient {place // 2}"}
-        made.dicom(desk.folder / "pacs" / f"IM{place:04}", image.mean(2).astype(np.uint16), **said)
+        samples.dicom(desk.folder / "pacs" / f"IM{place:04}", image.mean(2).astype(np.uint16), **said)
         lines.append(f"{said['SOPInstanceUID']},{CALLED[label]}")
     (desk.folder / "pacs" / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
     for place, (image, label) in enumerate(zip(*phantoms.draw(WARD, 2, size=24, seed=7, difficulty=0.0), strict=True)):
-        made.save(desk.folder / "ward" / CALLED[label] / f"{place:02}.png", image)
+        samples.save(desk.folder / "ward" / CALLED[label] / f"{place:02}.png", image)
     return desk
 
 

@@ -21,7 +21,7 @@ from tests.desk import Desk, fails, works
 from tests.faults.conftest import humble as humble
 from tests.faults.conftest import tiny_disk as tiny_disk
 from tests.federation import PLAN
-from tests.unit.data import made
+from tests.unit.data import samples
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_of_two_commands_the_second_is_run_again_once_the_first_has_ended(
     with lock.exclusive(desk.folder / "site" / layout.LOCK):
         fails(desk.site("download"), "E_BUSY", "wait until the other command has ended")
     works(desk.site("download"))
-    made.folder(desk.folder / "images", 4, ("a", "b"))
+    samples.folder(desk.folder / "images", 4, ("a", "b"))
     pytest.importorskip("torch")
     train = ("train", "images", "--plan", "plan.toml", "--threads", "1")
     with lock.exclusive(desk.folder / "site" / "train.lock"):
@@ -107,8 +107,8 @@ def test_of_two_commands_the_second_is_run_again_once_the_first_has_ended(
 def test_a_part_that_is_missing_is_installed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("pydicom")
-    images = made.folder(desk.folder / "images", 12, ("a", "b", "c"))
-    made.dicom(images / "a" / "scan.dcm", made.noise(1, 64, 64, 1)[0, :, :, 0])
+    images = samples.folder(desk.folder / "images", 12, ("a", "b", "c"))
+    samples.dicom(images / "a" / "scan.dcm", samples.noise(1, 64, 64, 1)[0, :, :, 0])
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "pydicom", None)
         shown = works(desk.site("check", "images", "--plan", "plan.toml")).stdout
@@ -154,7 +154,7 @@ def pressed_once(there: Path, pattern: str) -> Iterator[None]:
 
 def test_after_ctrl_c_the_same_command_goes_on_where_it_stopped(desk: Desk) -> None:
     pytest.importorskip("torch")
-    images = made.noise(12, 8, 8, 3)
+    images = samples.noise(12, 8, 8, 3)
     np.savez(desk.folder / "images.npz", images=images, labels=np.arange(12) % 3)
     train = ("train", "images.npz", "--plan", "plan.toml", "--threads", "1", "--rounds", "5")
     with pressed_once(desk.folder, "site/trial/*/round-0001/report.json"):

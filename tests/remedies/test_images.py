@@ -16,7 +16,7 @@ from fedhelp_edge import plan as plans
 from fedhelp_edge.methods.registry import TABLES
 from tests.desk import Desk, fails, works
 from tests.federation import PLAN
-from tests.unit.data import bombs, made
+from tests.unit.data import bombs, samples
 from tests.unit.infer.test_predict import huge_header
 
 CLASSES = ("a", "b", "c")
@@ -25,7 +25,7 @@ CLASSES = ("a", "b", "c")
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
     """A folder of good images, and a plan for them."""
-    made.folder(tmp_path / "images", 10, CLASSES)
+    samples.folder(tmp_path / "images", 10, CLASSES)
     return Desk(tmp_path, PLAN)
 
 
@@ -56,13 +56,13 @@ READY = {"": "ready to train"}
 
 # --- files -----------------------------------------------------------------------------------------------------------
 def cut(path: Path) -> None:
-    whole = made.save(path, made.noise(1, 64, 64, 3)[0]).read_bytes()
+    whole = samples.save(path, samples.noise(1, 64, 64, 3)[0]).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
 
 
 def frames(path: Path) -> None:
-    image = Image.fromarray(made.noise(1, 64, 64)[0])
-    image.save(path, save_all=True, append_images=[Image.fromarray(made.noise(1, 64, 64, seed=1)[0])])
+    image = Image.fromarray(samples.noise(1, 64, 64)[0])
+    image.save(path, save_all=True, append_images=[Image.fromarray(samples.noise(1, 64, 64, seed=1)[0])])
 
 
 def passes(path: Path) -> None:
@@ -82,11 +82,11 @@ def archive(path: Path) -> None:
 
 
 def black(path: Path) -> None:
-    made.save(path, np.zeros((64, 64, 3), np.uint8))
+    samples.save(path, np.zeros((64, 64, 3), np.uint8))
 
 
 def preview(path: Path) -> None:
-    made.save(path, made.noise(1, 6, 7, 3)[0])
+    samples.save(path, samples.noise(1, 6, 7, 3)[0])
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_file_that_cannot_be_used_as_it_is_is_copied_or_exported_again(
     found = told(desk)
     assert (found.keys(), hint in found[code]) == ({"", code}, True)
     (images / "a" / name).unlink()
-    made.save(images / "a" / right, made.noise(1, 64, 64, 3)[0])
+    samples.save(images / "a" / right, samples.noise(1, 64, 64, 3)[0])
     assert told(desk) == READY
     assert re.search(r"^a .* 11$", shown(desk, "images"), re.M)
 
@@ -214,7 +214,7 @@ def test_a_row_that_cannot_be_read_is_put_right(desk: Desk, images: Path) -> Non
     ids=["fractions", "labels", "count", "names"],
 )
 def test_an_npz_is_laid_out_as_it_should_be(desk: Desk, change: dict[str, np.ndarray | None]) -> None:
-    right: dict[str, np.ndarray | None] = {"images": made.noise(30, 8, 8, 3), "labels": np.arange(30) % 3}
+    right: dict[str, np.ndarray | None] = {"images": samples.noise(30, 8, 8, 3), "labels": np.arange(30) % 3}
     path = desk.folder / "images.npz"
     np.savez(path, **{name: array for name, array in {**right, **change}.items() if array is not None})
     fails(desk.site("check", path, "--plan", "plan.toml"), "E_NPZ", "whole numbers of 8 or 16 bit")
@@ -239,7 +239,7 @@ def test_a_contradiction_ends_when_one_of_the_two_is_removed_and_a_copy_harms_no
 
 def alike(images: Path) -> list[str]:
     """A picture with shapes in it, saved again as another file; the lines of a table of all pictures."""
-    shapes = Image.fromarray(made.noise(1, 6, 6, 3, seed=9)[0]).resize((64, 64), Image.Resampling.BICUBIC)
+    shapes = Image.fromarray(samples.noise(1, 6, 6, 3, seed=9)[0]).resize((64, 64), Image.Resampling.BICUBIC)
     shapes.save(images / "a" / "x.png")
     shapes.save(images / "a" / "y.jpg", quality=85)
     names = [path.relative_to(images).as_posix() for path in sorted(images.glob("*/*.*"))]
@@ -299,7 +299,7 @@ def test_once_trained_the_parts_are_kept_by_a_file_that_a_backup_brings_back(des
     works(desk.site(*train))
     sheet(images, "a/x.png,a,train,", "a/y.jpg,a,train,p1")  # too late: what was measured by is measured by
     assert "remove one of the two" in told(desk)["E_LEAK"]
-    made.save(images / "a" / "z.png", made.noise(1, seed=7)[0])
+    samples.save(images / "a" / "z.png", samples.noise(1, seed=7)[0])
     sheet(images, lines[1], "a/z.png,a,,p1")
     found = told(desk)
     assert "you need do nothing; the image is left out" in found["E_GROUP"]

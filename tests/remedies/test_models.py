@@ -24,7 +24,7 @@ from fedhelp_edge.parcel import keys, sshsig
 from server_ref.intake import receive
 from tests.desk import Desk, fails, lists, works
 from tests.threads import one_thread as one_thread
-from tests.unit.data import made
+from tests.unit.data import samples
 
 PLAN = """name = "cells"
 classes = ["a", "b", "c"]
@@ -49,7 +49,7 @@ EXPORT = ("export", "--plan", "plan.toml", "--threads", "1", "--out")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     """A desk where two rounds of a plan were trained, and a model was made of each."""
     desk = Desk(tmp_path_factory.mktemp("desk"), PLAN)
-    made.folder(desk.folder / "images", 12, ("a", "b", "c"))
+    samples.folder(desk.folder / "images", 12, ("a", "b", "c"))
     works(desk.site("keys", "new"))
     works(desk.site(*TRAIN, "--rounds", "2"))
     for round_ in "12":
@@ -122,7 +122,7 @@ def test_models_of_one_federation_are_compared_and_the_answers_of_each_have_a_fo
     (desk.folder / "plan.toml").write_text(PLAN.replace('"a", "b", "c"', '"b", "c"'))
     works(desk.site(*TRAIN))
     works(desk.site(*EXPORT, "other.onnx"))
-    made.folder(desk.folder / "new", 3, ("a", "b", "c"), seed=7)
+    samples.folder(desk.folder / "new", 3, ("a", "b", "c"), seed=7)
     fails(desk.site("compare", "1.onnx", "other.onnx", "new"), "E_CLASSES", "compare models of one federation")
     works(desk.site("compare", "1.onnx", "2.onnx", "new"))
     works(desk.site("predict", "1.onnx", "new", "--out", "answers"))
@@ -144,7 +144,7 @@ def test_where_too_few_images_were_kept_to_choose_by_more_are_added(desk: Desk) 
     shutil.rmtree(desk.folder / "site" / "images")
     works(desk.site(*TRAIN))
     fails(desk.site(*EXPORT, "x.onnx"), "E_CALIBRATION", "add new images that a table (labels.csv) puts into val")
-    made.folder(desk.folder / "images", 2, ("d",), seed=5)
+    samples.folder(desk.folder / "images", 2, ("d",), seed=5)
     old = [f"{name}/{number:03}.png,{name}," for name in "abc" for number in range(12)]
     lines = ["path,label,split", *old, "d/000.png,a,val", "d/001.png,b,val"]
     table = desk.folder / "images" / "labels.csv"
@@ -170,7 +170,7 @@ def test_training_that_ran_away_goes_well_with_a_lower_learning_rate(desk: Desk)
 
 def test_knowledge_that_is_not_as_it_should_be_is_built_again(desk: Desk) -> None:
     folder = desk.folder
-    np.savez(folder / "public.npz", images=made.noise(9, 8, 8, 3), labels=np.arange(9) % 3)
+    np.savez(folder / "public.npz", images=samples.noise(9, 8, 8, 3), labels=np.arange(9) % 3)
     np.savez(folder / "said.npz", probabilities=np.ones((9, 3), np.float32))
     build = ("knowledge", "build", "--public", "public.npz", "--source", "files:said.npz", "--out", "pack")
     fails(desk.site(*build), "E_PACK", "build the pack again")
@@ -222,7 +222,7 @@ def test_a_share_that_is_refused_is_trained_again_by_a_kit_that_was_updated(
         receive, "QUOTA_UPDATES", 2 * len(OLDER)
     )  # more refused shares than a site may leave in a round
     desk = Desk(tmp_path, PLAN)
-    made.folder(desk.folder / "images", 6, ("a", "b", "c"))
+    samples.folder(desk.folder / "images", 6, ("a", "b", "c"))
     train = ("train", "images", "--threads", "1")
     works(desk.hub("init", "--plan", "plan.toml", "--no-passphrase"))
     works(desk.hub("invite", "A", "--tier", "small", "--out", "a.invite"))
@@ -250,7 +250,7 @@ def test_a_share_that_is_refused_is_trained_again_by_a_kit_that_was_updated(
 
 def test_weights_that_are_named_are_those_that_were_made_for_the_net(desk: Desk) -> None:
     folder = desk.folder
-    np.savez(folder / "public.npz", images=made.noise(9, 8, 8, 3), labels=np.arange(9) % 3)
+    np.savez(folder / "public.npz", images=samples.noise(9, 8, 8, 3), labels=np.arange(9) % 3)
     np.savez(folder / "said.npz", probabilities=np.full((9, 3), 1 / 3, np.float32))
     works(desk.site("knowledge", "build", "--public", "public.npz", "--source", "files:said.npz", "--out", "pack"))
     works(desk.site("knowledge", "start", "plan.toml", "pack", "--out", "start", "--epochs", "1", "--threads", "1"))

@@ -49,37 +49,38 @@ def small() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], list[str]]:
-    out, said = tmp_path_factory.mktemp("demo") / "played", []
-    return out, play.play(out, said.append, lambda _: None, threads=1), said
+    out, lines = tmp_path_factory.mktemp("demo") / "played", []
+    return out, play.play(out, lines.append, lambda _: None, threads=1), lines
 
 
 def type_(words: list[str]) -> None:
     """A command line, in this process."""
-    package, made = {"fedhelp-edge": ("fedhelp_edge.cli", cli), "fedhelp-coordinator": ("server_ref.cli", coordinator)}[
-        words[0]
-    ]
-    shell.command_group(package, made.COMMANDS, words[0], "", "").main(args=words[1:], standalone_mode=False)
+    package, module = {
+        "fedhelp-edge": ("fedhelp_edge.cli", cli),
+        "fedhelp-coordinator": ("server_ref.cli", coordinator),
+    }[words[0]]
+    shell.command_group(package, module.COMMANDS, words[0], "", "").main(args=words[1:], standalone_mode=False)
 
 
 def test_it_is_a_federation_whose_model_the_lab_makes_too(
     played: tuple[Path, dict[str, Any], list[str]], tmp_path: Path
 ) -> None:
-    out, told, _ = played
+    out, record, _ = played
     plan = plans.load(out / "plan.toml", TABLES)
     parts = [
         SiteImages(
-            f"site-{place:03}",
+            f"site-{number:03}",
             site["name"],
             site["tier"],
-            data.load(out / "images" / at, plan, state_dir=tmp_path / at),
+            data.load(out / "images" / folder, plan, state_dir=tmp_path / folder),
         )
-        for place, (site, at) in enumerate(zip(told["sites"], sorted_by_site(out), strict=True), 1)
+        for number, (site, folder) in enumerate(zip(record["sites"], sorted_by_site(out), strict=True), 1)
     ]
     pack = packs.load(out / "pack.safetensors").resized(plan.tables["fedhelp"].public_size, plan.image.channels)
     machine.configure(1)
     assert (
         run.run(plan, parts, tmp_path / "lab", compute=machine.compute(), pack=pack)["merged_sha256"]
-        == told["merged_sha256"]
+        == record["merged_sha256"]
     )
 
 
@@ -91,30 +92,31 @@ def sorted_by_site(out: Path) -> list[str]:
 def test_every_parcel_that_it_tells_of_is_a_real_one_and_none_was_left_out(
     played: tuple[Path, dict[str, Any], list[str]],
 ) -> None:
-    out, told, _ = played
-    listed = {one["hash"] for one in told["parcels"]}
+    out, record, _ = played
+    listed = {row["hash"] for row in record["parcels"]}
     carried = {path.stem for path in (out / "carrier").rglob("*.fhx")}
     assert carried < listed  # what nobody needs any more was taken away again
-    counts = {kind: sum(one["kind"] == kind for one in told["parcels"]) for kind in ("enrol", "update", "task")}
+    counts = {kind: sum(row["kind"] == kind for row in record["parcels"]) for kind in ("enrol", "update", "task")}
     assert counts == {"enrol": 4, "update": 8, "task": 2}
-    for one in told["parcels"]:
-        path = out / "hub" / "parcels" / one["hash"][:2] / f"{one['hash']}.fhx"
-        assert parcel.inspect(path, parcel.any_signer).statement.kind == one["kind"]
+    for row in record["parcels"]:
+        path = out / "hub" / "parcels" / row["hash"][:2] / f"{row['hash']}.fhx"
+        assert parcel.inspect(path, parcel.any_signer).statement.kind == row["kind"]
 
 
 def test_its_page_shows_the_figures_the_parcel_and_what_was_tried_with_it(
     played: tuple[Path, dict[str, Any], list[str]],
 ) -> None:
-    out, told, _ = played
-    shown = (out / "report.html").read_text(encoding="utf-8")
-    kept = json.loads((out / "results.json").read_text())
-    assert kept["sites"] == told["sites"]
-    command.check_shape("fedhelp-edge demo", {**kept, "folder": str(out), "report": str(out / "report.html")})
-    worth, curve, kinds, _, life, tried = reading.tables(shown)
-    assert shown.count('class="answer"') == 6
+    out, record, _ = played
+    page = (out / "report.html").read_text(encoding="utf-8")
+    saved = json.loads((out / "results.json").read_text())
+    assert saved["sites"] == record["sites"]
+    command.check_shape("fedhelp-edge demo", {**saved, "folder": str(out), "report": str(out / "report.html")})
+    worth, curve, kinds, _, life, tried = reading.tables(page)
+    assert page.count('class="answer"') == 6
     assert [row[0] for row in worth[1:]] == list(play.SITES)
     assert [row[2:5] for row in worth[1:]] == [
-        [nets.accuracy_text(site[net], site["test"]) for net in ("alone", "together", "kept")] for site in told["sites"]
+        [nets.accuracy_text(site[net], site["test"]) for net in ("alone", "together", "kept")]
+        for site in record["sites"]
     ]
     assert [row[0] for row in curve] == ["round", "0", "1", "2"]
     assert ["shares of the sites", "8"] in [row[:2] for row in kinds]
@@ -122,8 +124,8 @@ def test_its_page_shows_the_figures_the_parcel_and_what_was_tried_with_it(
     assert [row[1].split(":")[0] for row in tried[1:]] == [
         "E_NO_MATCH", "E_PAYLOAD_HASH", "E_SIGNER_MISMATCH", "known already",
     ]  # fmt: skip
-    assert not re.search(r"<script|<link|http:|https:|url\(", shown)
-    assert 'src="data:image/png' in shown
+    assert not re.search(r"<script|<link|http:|https:|url\(", page)
+    assert 'src="data:image/png' in page
     for name in ("hospital", "clinic-a", "clinic-b", "clinic-c"):
         assert (out / "models" / f"{name}.onnx.sig").exists()
 
@@ -144,7 +146,7 @@ def test_what_its_page_suggests_works(
 def test_images_of_ones_own_are_shared_out_among_the_sites(tmp_path: Path) -> None:
     pixels, labels = phantoms.draw(90, 2, size=8)
     np.savez(tmp_path / "own.npz", images=pixels, labels=labels, class_names=np.array(["yes", "no"]))
-    told = play.play(
+    record = play.play(
         tmp_path / "out",
         lambda _: None,
         lambda _: None,
@@ -153,8 +155,8 @@ def test_images_of_ones_own_are_shared_out_among_the_sites(tmp_path: Path) -> No
         round_count=1,
         threads=1,
     )
-    assert sum(site["images"] + site["test"] for site in told["sites"]) < 90
-    assert min(site["images"] for site in told["sites"]) >= 10
+    assert sum(site["images"] + site["test"] for site in record["sites"]) < 90
+    assert min(site["images"] for site in record["sites"]) >= 10
     assert {path.name for path in (tmp_path / "out" / "images" / "hospital" / "train").iterdir()} == {"yes", "no"}
     assert "The images are yours" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 

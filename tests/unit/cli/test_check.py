@@ -10,7 +10,7 @@ import pytest
 
 from tests.command import answer, here, refusal, run
 from tests.faults.conftest import humble  # noqa: F401 - a fixture
-from tests.unit.data import made
+from tests.unit.data import samples
 
 README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
 SHAPE = {
@@ -36,7 +36,7 @@ SHAPE = {
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """A folder with good images, and a plan for them."""
-    made.folder(tmp_path / "images", 20, ("benign", "malignant"))
+    samples.folder(tmp_path / "images", 20, ("benign", "malignant"))
     here("plan", "new", "plan.toml", home=tmp_path)
     return tmp_path
 
@@ -51,7 +51,7 @@ def test_good_images_are_ready_to_train(home: Path) -> None:
 def test_what_is_wrong_is_abbreviated_with_a_remedy_and_ends_with_the_verdict(home: Path) -> None:
     for i in range(20):
         (home / "images" / "benign" / f"x{i}.png").write_bytes(b"x")
-    made.folder(home / "images", 2, ("malign",), seed=3)
+    samples.folder(home / "images", 2, ("malign",), seed=3)
     done = here("check", "images", "--plan", "plan.toml", home=home)
     assert done.returncode == 1
     assert "E_IMAGE (20): copy the file again" in done.stdout
@@ -82,7 +82,7 @@ def test_an_empty_folder_is_not_ready_in_the_same_shape(home: Path) -> None:
 
 
 def test_other_names_are_mapped(home: Path) -> None:
-    made.folder(home / "images", 2, ("naevus",), seed=3)
+    samples.folder(home / "images", 2, ("naevus",), seed=3)
     done = here("check", "images", "--plan", "plan.toml", "--map", "Naevus = benign", "--json", home=home)
     assert answer(done)["classes"] == {"benign": 22, "malignant": 20}
 

@@ -13,7 +13,7 @@ import pytest
 
 from fedhelp_edge import cli, shell
 from tests import command
-from tests.unit.data import made
+from tests.unit.data import samples
 
 PLAN = 'classes = ["a", "b"]\n[image]\nsize = 16\n'
 
@@ -21,8 +21,8 @@ PLAN = 'classes = ["a", "b"]\n[image]\nsize = 16\n'
 def test_pictures_are_sorted_on_the_page_that_the_command_opens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for place, pixels in enumerate(made.noise(3)):
-        made.save(tmp_path / "pictures" / f"{place}.png", pixels)
+    for place, pixels in enumerate(samples.noise(3)):
+        samples.save(tmp_path / "pictures" / f"{place}.png", pixels)
     (tmp_path / "plan.toml").write_text(PLAN)
 
     def person(link: str) -> None:

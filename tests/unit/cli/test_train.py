@@ -16,7 +16,7 @@ from PIL import Image
 from fedhelp_edge.demo import phantoms
 from tests.command import SITE, answer, here, refusal
 from tests.threads import one_thread  # noqa: F401 - a fixture
-from tests.unit.data import made
+from tests.unit.data import samples
 
 PLAN = """classes = ["round", "lobed"]
 rounds = 3
@@ -59,7 +59,7 @@ def test_a_clinic_trains_from_a_folder_and_measures_what_came_of_it(plan: Path, 
 
 def test_files_that_cannot_be_learned_from_are_counted(plan: Path, images: Path, tmp_path: Path) -> None:
     (images / "round" / "broken.png").write_bytes(b"x")
-    made.folder(images, 2, ("oval",))
+    samples.folder(images, 2, ("oval",))
     told = here("train", images, "--plan", plan, "--threads", "1", home=tmp_path)
     assert f"3 files were left out; 'fedhelp-edge check {images} --plan {plan}' says why\n" in told.stderr.replace(
         f"check --plan {plan} {images}", f"check {images} --plan {plan}"

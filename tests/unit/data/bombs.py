@@ -92,9 +92,9 @@ def jpeg_of_scans() -> bytes:
     file = io.BytesIO()
     Image.new("L", (4000, 4000), 128).save(file, "JPEG", progressive=True)
     whole = file.getvalue()
-    at = whole.index(b"\xff\xda")
-    end = min(i for i in (whole.find(b"\xff" + bytes([kind]), at + 2) for kind in (0xC4, 0xDA, 0xD9)) if i > 0)
-    return whole[:end] + whole[at:end] * 300 + whole[end:]
+    offset = whole.index(b"\xff\xda")
+    end = min(i for i in (whole.find(b"\xff" + bytes([kind]), offset + 2) for kind in (0xC4, 0xDA, 0xD9)) if i > 0)
+    return whole[:end] + whole[offset:end] * 300 + whole[end:]
 
 
 def png_of_profiles() -> bytes:
@@ -174,9 +174,9 @@ def dicom_of_a_wavelet_behind_notes() -> bytes:
     file = io.BytesIO()
     Image.new("L", (SIDE, SIDE)).save(file, "JPEG2000")
     whole = file.getvalue()
-    at = whole.index(b"jp2c") - 4
+    offset = whole.index(b"jp2c") - 4
     told = b"\xff\x4f\xff\x51" + struct.pack(">HHIIII", 41, 0, 16, 16, 0, 0)
-    frame = whole[:at] + box(b"free", told + bytes(400)) + whole[at:]
+    frame = whole[:offset] + box(b"free", told + bytes(400)) + whole[offset:]
     return dicom(fragment(frame + b"\0" * (len(frame) % 2)), syntax="1.2.840.10008.1.2.4.90")
 
 
@@ -186,9 +186,9 @@ def dicom_of_scans() -> bytes:
     side = 8000
     Image.new("L", (side, side), 128).save(file, "JPEG", progressive=True)
     whole = file.getvalue()
-    at = whole.index(b"\xff\xda")
-    end = min(i for i in (whole.find(b"\xff" + bytes([kind]), at + 2) for kind in (0xC4, 0xDA, 0xD9)) if i > 0)
-    frame = whole[:end] + whole[at:end] * 60 + whole[end:]
+    offset = whole.index(b"\xff\xda")
+    end = min(i for i in (whole.find(b"\xff" + bytes([kind]), offset + 2) for kind in (0xC4, 0xDA, 0xD9)) if i > 0)
+    frame = whole[:end] + whole[offset:end] * 60 + whole[end:]
     return dicom(fragment(frame + b"\0" * (len(frame) % 2)), syntax="1.2.840.10008.1.2.4.50", side=side)
 
 
@@ -216,8 +216,8 @@ def npz(**members: bytes) -> bytes:
 
 def lying(whole: bytes, size: int) -> bytes:
     """The same NPZ, whose list says of its only member that it is as large as this."""
-    at = whole.index(b"PK\1\2")
-    return whole[: at + 24] + struct.pack("<I", size) + whole[at + 28 :]
+    offset = whole.index(b"PK\1\2")
+    return whole[: offset + 24] + struct.pack("<I", size) + whole[offset + 28 :]
 
 
 IMAGES = npy("(2, 4, 4)", "|u1", bytes(32))
@@ -338,17 +338,17 @@ def tried(path: Path, seconds: int, threads: int) -> dict[str, object]:
         resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
         codes: list[str] = []
         several = [threading.Thread(target=lambda: codes.append(opened(path))) for _ in range(threads)]
-        for one in several:
-            one.start()
-        for one in several:
-            one.join()
+        for each in several:
+            each.start()
+        for each in several:
+            each.join()
         os.write(write, json.dumps(codes).encode())
         os._exit(0)
     os.close(write)
     with os.fdopen(read, "rb") as pipe:
-        said = pipe.read()
+        output = pipe.read()
     used = os.wait4(child, 0)[2]
-    codes = json.loads(said or "[]")
+    codes = json.loads(output or "[]")
     return {"codes": codes, "seconds": used.ru_utime + used.ru_stime, "memory": used.ru_maxrss << 10}
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fedhelp_edge.data import augment
-from tests.unit.data import made
+from tests.unit.data import samples
 
 
 def plainly(image: NDArray[np.uint8], flip: bool, down: int, right: int) -> NDArray[np.uint8]:
@@ -23,7 +23,7 @@ def plainly(image: NDArray[np.uint8], flip: bool, down: int, right: int) -> NDAr
 
 @given(st.integers(0, 2**32), st.sampled_from([(32, 32, 3), (28, 28, 1), (16, 24, 3), (9, 8, 1)]))
 def test_each_image_is_one_of_those_that_mirroring_and_shifting_give(seed: int, shape: tuple[int, int, int]) -> None:
-    batch = made.noise(3, *shape, seed=1)
+    batch = samples.noise(3, *shape, seed=1)
     down, right = shape[0] // 8, shape[1] // 8
     for before, after in zip(batch, augment(batch, np.random.default_rng(seed)), strict=True):
         assert any(
@@ -35,12 +35,12 @@ def test_each_image_is_one_of_those_that_mirroring_and_shifting_give(seed: int, 
 
 
 def test_the_same_numbers_give_the_same_batch_and_the_given_one_is_untouched() -> None:
-    batch = made.noise(8)
+    batch = samples.noise(8)
     before = batch.copy()
-    one, two = (augment(batch, np.random.default_rng(3)) for _ in range(2))
-    assert np.array_equal(one, two)
+    first, second = (augment(batch, np.random.default_rng(3)) for _ in range(2))
+    assert np.array_equal(first, second)
     assert np.array_equal(batch, before)
-    assert not np.array_equal(augment(batch, np.random.default_rng(4)), one)
+    assert not np.array_equal(augment(batch, np.random.default_rng(4)), first)
 
 
 def test_half_of_the_images_are_mirrored_and_shifts_go_all_ways() -> None:
@@ -54,17 +54,17 @@ def test_half_of_the_images_are_mirrored_and_shifts_go_all_ways() -> None:
 
 
 def test_pixels_read_from_a_map_can_be_augmented() -> None:
-    batch = made.noise(4, 8, 8, 3)[::2]
+    batch = samples.noise(4, 8, 8, 3)[::2]
     assert augment(batch, np.random.default_rng(0)).shape == (2, 8, 8, 3)
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_batch_of_none_or_one_is_a_batch(count: int) -> None:
-    assert augment(made.noise(2)[:count], np.random.default_rng(0)).shape == (count, 16, 16, 3)
+    assert augment(samples.noise(2)[:count], np.random.default_rng(0)).shape == (count, 16, 16, 3)
 
 
 @given(st.integers(0, 2**32), st.integers(0, 7), st.integers(0, 7))
 def test_a_part_of_a_batch_is_changed_as_in_the_whole(seed: int, begin: int, end: int) -> None:
-    batch, own = made.noise(7, 16, 16, 3, seed=2), slice(begin, end)
+    batch, part = samples.noise(7, 16, 16, 3, seed=2), slice(begin, end)
     whole = augment(batch, np.random.default_rng(seed))
-    assert np.array_equal(augment(batch[own], np.random.default_rng(seed), own, len(batch)), whole[own])
+    assert np.array_equal(augment(batch[part], np.random.default_rng(seed), part, len(batch)), whole[part])

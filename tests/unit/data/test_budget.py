@@ -16,7 +16,7 @@ import pytest
 
 from fedhelp_edge import data, errors, plan
 from fedhelp_edge.data import budget, npz, picture, table, webp
-from tests.unit.data import bombs, made
+from tests.unit.data import bombs, samples
 
 ROOT = Path(__file__).parents[3]
 REFUSED = {
@@ -57,10 +57,10 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     files = tmp_path_factory.mktemp("bombs")
     for name, make in bombs.ALL.items():
         (files / name).write_bytes(make())
-    given = [*map(str, sorted(files.iterdir())), f"{files / 'clear.png'}*{THREADS}"]
-    done = subprocess.run([sys.executable, "-m", "tests.unit.data.bombs", *given], cwd=ROOT, capture_output=True)
+    arguments = [*map(str, sorted(files.iterdir())), f"{files / 'clear.png'}*{THREADS}"]
+    done = subprocess.run([sys.executable, "-m", "tests.unit.data.bombs", *arguments], cwd=ROOT, capture_output=True)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(lines) == len(given), done.stderr.decode()
+    assert len(lines) == len(arguments), done.stderr.decode()
     return {line["name"] + "*" * (len(line["codes"]) > 1): line for line in lines}
 
 
@@ -95,20 +95,20 @@ def test_who_reads_too_long_is_stopped_though_no_header_told(monkeypatch: pytest
 
 
 def test_a_bomb_among_images_is_named_and_the_others_are_used(tmp_path: Path) -> None:
-    source = made.folder(tmp_path / "images")
+    source = samples.folder(tmp_path / "images")
     (source / "a" / "x.jpg").write_bytes(bombs.jpeg_of_scans())
-    found = data.load(source, made.plan(), state_dir=tmp_path / "kept")
-    assert (len(found), made.codes(found)) == (20, [("a/x.jpg", "E_IMAGE_COST")])
+    images = data.load(source, samples.plan(), state_dir=tmp_path / "kept")
+    assert (len(images), samples.codes(images)) == (20, [("a/x.jpg", "E_IMAGE_COST")])
 
 
 def test_where_memory_ends_one_file_is_refused_and_tried_again_by_the_next_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = made.folder(tmp_path / "images")
-    made.save(source / "a" / "x.png", made.noise(1, 64, 64, 3)[0])
+    source = samples.folder(tmp_path / "images")
+    samples.save(source / "a" / "x.png", samples.noise(1, 64, 64, 3)[0])
     monkeypatch.setattr(budget, "MEMORY", 16 * budget.BYTES_PER_PIXEL * 16 * 4)
-    found = data.load(source, made.plan(), state_dir=tmp_path / "kept")
-    assert made.codes(found) == [("a/x.png", "E_IMAGE_SIZE")]
+    images = data.load(source, samples.plan(), state_dir=tmp_path / "kept")
+    assert samples.codes(images) == [("a/x.png", "E_IMAGE_SIZE")]
 
 
 def test_memory_is_given_back_and_waited_for() -> None:
@@ -129,7 +129,7 @@ def test_memory_is_given_back_and_waited_for() -> None:
 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_the_images_of_an_npz_are_read_one_by_one_in_any_order(tmp_path: Path, order: Any) -> None:
-    pixels = np.asarray(made.noise(5, 6, 6, 3), order=order)
+    pixels = np.asarray(samples.noise(5, 6, 6, 3), order=order)
     np.savez_compressed(tmp_path / "x.npz", images=pixels, labels=np.arange(5))
     rows = npz.read(tmp_path / "x.npz", plan.ImageSettings(6, 3)).arrays([0, 3, 1, 4, 4])
     assert np.array_equal(np.stack(list(rows)), pixels[[0, 3, 1, 4, 4]])
@@ -137,8 +137,8 @@ def test_the_images_of_an_npz_are_read_one_by_one_in_any_order(tmp_path: Path, o
 
 def test_an_npz_that_is_encrypted_or_packed_in_another_way_is_refused(tmp_path: Path) -> None:
     whole = bytearray(bombs.npz(images=bombs.IMAGES))
-    for at in (whole.index(b"PK\3\4") + 6, whole.index(b"PK\1\2") + 8):
-        whole[at] |= 1
+    for offset in (whole.index(b"PK\3\4") + 6, whole.index(b"PK\1\2") + 8):
+        whole[offset] |= 1
     (tmp_path / "x.npz").write_bytes(whole)
     with pytest.raises(errors.BadNpzError):
         npz.read_unlabelled(tmp_path / "x.npz", plan.ImageSettings())
@@ -152,11 +152,13 @@ def test_a_table_whose_first_line_has_no_end_is_refused(tmp_path: Path) -> None:
 
 def test_each_bound_stands_in_the_spec_with_its_value() -> None:
     page = (ROOT / "docs" / "spec" / "limits.md").read_text(encoding="utf-8")
-    told = {name: int(value.replace(",", "")) for name, value in re.findall(r"^\| `(\w+)` \| ([\d,]+) \|", page, re.M)}
-    own = {
+    in_spec = {
+        name: int(value.replace(",", "")) for name, value in re.findall(r"^\| `(\w+)` \| ([\d,]+) \|", page, re.M)
+    }
+    in_code = {
         name: value for name, value in vars(budget).items() if name.isupper() and type(value) is int and name[0] != "_"
     }
-    assert told == {**own, "PLAN": plan.LIMIT, "TABLE": table.LIMIT, "PACK": webp.MAX_SIZE}
+    assert in_spec == {**in_code, "PLAN": plan.LIMIT, "TABLE": table.LIMIT, "PACK": webp.MAX_SIZE}
 
 
 def test_a_file_behind_the_budget_is_read_as_it_is() -> None:

@@ -10,19 +10,19 @@ from PIL import Image
 
 from fedhelp_edge import data
 from fedhelp_edge.data import near_duplicates
-from tests.unit.data import made
+from tests.unit.data import samples
 
 
 def smooth(count: int, seed: int = 0) -> list[Image.Image]:
     """Pictures with shapes in them, as photographs have."""
-    coarse = made.noise(count, 6, 6, 3, seed=seed)
+    coarse = samples.noise(count, 6, 6, 3, seed=seed)
     return [Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC) for pixels in coarse]
 
 
 def shapes(root: Path, count: int = 12) -> Path:
-    for place, name in enumerate("ab"):
-        for i, image in enumerate(smooth(count, seed=place)):
-            made.save(root / name / f"{i:03}.png", np.asarray(image))
+    for index, name in enumerate("ab"):
+        for i, image in enumerate(smooth(count, seed=index)):
+            samples.save(root / name / f"{i:03}.png", np.asarray(image))
     return root
 
 
@@ -31,7 +31,7 @@ def codes(report: data.CheckReport) -> set[str]:
 
 
 def test_good_images_are_ready_and_counted_by_class_and_part(tmp_path: Path) -> None:
-    report = data.check(shapes(tmp_path / "images", 20), made.plan(), state_dir=tmp_path / "kept")
+    report = data.check(shapes(tmp_path / "images", 20), samples.plan(), state_dir=tmp_path / "kept")
     assert (report.ready, list(report.problems), report.images) == (True, [], 40)
     assert report.classes == {"a": 20, "b": 20}
     assert report.counts["a"] == {"train": 14, "val": 2, "test": 4}
@@ -39,16 +39,16 @@ def test_good_images_are_ready_and_counted_by_class_and_part(tmp_path: Path) -> 
 
 def test_the_counts_are_those_of_training_though_no_split_is_kept(tmp_path: Path) -> None:
     source = shapes(tmp_path / "images")
-    report = data.check(source, made.plan(), state_dir=tmp_path / "kept")
+    report = data.check(source, samples.plan(), state_dir=tmp_path / "kept")
     assert not (tmp_path / "kept" / "split.json").exists()
-    splits = data.load(source, made.plan(), state_dir=tmp_path / "kept").splits
-    assert {part: sum(own[part] for own in report.counts.values()) for part in ("train", "val", "test")} == {
+    splits = data.load(source, samples.plan(), state_dir=tmp_path / "kept").splits
+    assert {part: sum(counts[part] for counts in report.counts.values()) for part in ("train", "val", "test")} == {
         part: splits.count(part) for part in ("train", "val", "test")
     }
 
 
 def test_without_a_plan_the_folders_are_the_classes(tmp_path: Path) -> None:
-    made.folder(tmp_path / "images" / "train", 10, ("Mole", "scar"))
+    samples.folder(tmp_path / "images" / "train", 10, ("Mole", "scar"))
     report = data.check(tmp_path / "images", None, state_dir=tmp_path / "kept")
     assert report.classes == {"Mole": 10, "scar": 10}
 
@@ -59,7 +59,7 @@ def test_a_saved_again_resized_brighter_copy_is_almost_the_same_image(tmp_path: 
     image.save(source / "a" / "again.jpg", quality=85)
     image.resize((50, 50)).save(source / "a" / "smaller.png")
     image.point(lambda value: min(255, value + 6)).save(source / "a" / "brighter.png")
-    report = data.check(source, made.plan("a", "b", size=32, val=0.0, test=0.0), state_dir=tmp_path / "kept")
+    report = data.check(source, samples.plan("a", "b", size=32, val=0.0, test=0.0), state_dir=tmp_path / "kept")
     named = {problem.file for problem in report.problems} | {p.cause.split()[-1] for p in report.problems}
     assert named == {"a/000.png", "a/again.jpg", "a/smaller.png", "a/brighter.png"}
     assert codes(report) == {"E_NEAR_DUPLICATE"}
@@ -68,9 +68,9 @@ def test_a_saved_again_resized_brighter_copy_is_almost_the_same_image(tmp_path: 
 
 def test_almost_the_same_image_in_two_parts_is_a_leak_to_put_right(tmp_path: Path) -> None:
     source = shapes(tmp_path / "images" / "train").parent
-    made.folder(source / "test", 10, seed=5)
+    samples.folder(source / "test", 10, seed=5)
     Image.open(source / "train" / "a" / "000.png").save(source / "test" / "a" / "again.jpg", quality=85)
-    report = data.check(source, made.plan("a", "b", size=32, val=0.0), state_dir=tmp_path / "kept")
+    report = data.check(source, samples.plan("a", "b", size=32, val=0.0), state_dir=tmp_path / "kept")
     (leak,) = report.blocking
     assert leak.code == "E_LEAK"
     assert {leak.file, *leak.cause.replace(",", "").split()} >= {"train/a/000.png", "test/a/again.jpg"}
@@ -79,12 +79,12 @@ def test_almost_the_same_image_in_two_parts_is_a_leak_to_put_right(tmp_path: Pat
 
 def test_a_patient_in_two_parts_is_a_leak_that_does_not_name_the_patient(tmp_path: Path) -> None:
     lines = ["path,label,patient,split"]
-    for place, name in enumerate("ab"):
-        for i, image in enumerate(smooth(12, seed=place)):
-            made.save(tmp_path / "images" / f"{name}{i}.png", np.asarray(image))
+    for index, name in enumerate("ab"):
+        for i, image in enumerate(smooth(12, seed=index)):
+            samples.save(tmp_path / "images" / f"{name}{i}.png", np.asarray(image))
             lines.append(f"{name}{i}.png,{name},{'Smith' if i < 2 else ''},{'test' if i == 0 else 'train'}")
     (tmp_path / "images" / "t.csv").write_text("\n".join(lines), encoding="utf-8")
-    report = data.check(tmp_path / "images" / "t.csv", made.plan(val=0.0), state_dir=tmp_path / "kept")
+    report = data.check(tmp_path / "images" / "t.csv", samples.plan(val=0.0), state_dir=tmp_path / "kept")
     assert {problem.file for problem in report.blocking} == {"a0.png", "b0.png"}
     assert "Smith" not in repr(report.problems)
 
@@ -92,46 +92,46 @@ def test_a_patient_in_two_parts_is_a_leak_that_does_not_name_the_patient(tmp_pat
 @pytest.mark.parametrize("classes", [("a",), ()])
 def test_too_little_to_learn_from_is_not_ready(classes: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    made.folder(tmp_path / "images", 10, classes)
-    report = data.check(tmp_path / "images", made.plan(), state_dir=tmp_path / "kept")
+    samples.folder(tmp_path / "images", 10, classes)
+    report = data.check(tmp_path / "images", samples.plan(), state_dir=tmp_path / "kept")
     assert [problem.code for problem in report.blocking] == ["E_ONE_CLASS" if classes else "E_NO_IMAGES"]
 
 
 def test_missing_and_tiny_classes_and_broken_files_are_told(tmp_path: Path) -> None:
-    made.folder(tmp_path / "images", 10, ("a", "b"))
-    made.folder(tmp_path / "images", 1, ("c",), seed=1)
+    samples.folder(tmp_path / "images", 10, ("a", "b"))
+    samples.folder(tmp_path / "images", 1, ("c",), seed=1)
     (tmp_path / "images" / "a" / "x.png").write_bytes(b"x")
     Image.new("L", (9, 9)).save(
         tmp_path / "images" / "b" / "y.gif", save_all=True, append_images=[Image.new("L", (9, 9), 9)]
     )
-    report = data.check(tmp_path / "images", made.plan("a", "b", "c", "d"), state_dir=tmp_path / "kept")
-    told = {"E_CLASS_TINY", "E_CLASS_MISSING", "E_CLASS_VALIDATION", "E_IMAGE", "E_IMAGE_DOUBT", "E_IMAGE_BLANK"}
-    assert codes(report) == told
+    report = data.check(tmp_path / "images", samples.plan("a", "b", "c", "d"), state_dir=tmp_path / "kept")
+    expected = {"E_CLASS_TINY", "E_CLASS_MISSING", "E_CLASS_VALIDATION", "E_IMAGE", "E_IMAGE_DOUBT", "E_IMAGE_BLANK"}
+    assert codes(report) == expected
     assert {problem.code for problem in report.blocking} == {"E_CLASS_VALIDATION"}
 
 
 def test_a_class_that_no_validation_image_shows_is_not_ready(tmp_path: Path) -> None:
-    made.folder(tmp_path / "images", 20, ("a", "b"))
-    made.folder(tmp_path / "images", 1, ("c",), seed=1)
-    report = data.check(tmp_path / "images", made.plan("a", "b", "c"), state_dir=tmp_path / "kept")
+    samples.folder(tmp_path / "images", 20, ("a", "b"))
+    samples.folder(tmp_path / "images", 1, ("c",), seed=1)
+    report = data.check(tmp_path / "images", samples.plan("a", "b", "c"), state_dir=tmp_path / "kept")
     assert report.counts["c"] == {"train": 1, "val": 0, "test": 0}
     assert [(problem.code, "'c'" in problem.cause) for problem in report.blocking] == [("E_CLASS_VALIDATION", True)]
     assert not report.ready
-    without = data.check(tmp_path / "images", made.plan("a", "b", "c", val=0.0), state_dir=tmp_path / "kept")
+    without = data.check(tmp_path / "images", samples.plan("a", "b", "c", val=0.0), state_dir=tmp_path / "kept")
     assert without.ready  # whoever wants no validation images gets none
 
 
 def test_unknown_labels_and_contradictions_are_to_be_put_right(tmp_path: Path) -> None:
-    source = made.folder(tmp_path / "images", 12, ("a", "b", "c"))
+    source = samples.folder(tmp_path / "images", 12, ("a", "b", "c"))
     (source / "b" / "same.png").write_bytes((source / "a" / "000.png").read_bytes())
-    report = data.check(source, made.plan(), state_dir=tmp_path / "kept")
+    report = data.check(source, samples.plan(), state_dir=tmp_path / "kept")
     assert {problem.code for problem in report.blocking} == {"E_LABEL", "E_CONFLICT"}
 
 
 def test_sizes_are_those_before_resizing(tmp_path: Path) -> None:
-    source = made.folder(tmp_path / "images")
-    made.save(source / "a" / "large.png", made.noise(1, 90, 120, 3)[0])
-    report = data.check(source, made.plan(), state_dir=tmp_path / "kept")
+    source = samples.folder(tmp_path / "images")
+    samples.save(source / "a" / "large.png", samples.noise(1, 90, 120, 3)[0])
+    report = data.check(source, samples.plan(), state_dir=tmp_path / "kept")
     assert (report.sizes[0], report.sizes[-1]) == ((16, 16), (120, 90))
 
 
@@ -145,17 +145,17 @@ def test_images_that_only_look_alike_to_the_hash_are_not_called_alike(monkeypatc
 
 
 def test_what_is_almost_the_same_is_found_among_more_images_than_can_be_compared_one_with_another() -> None:
-    pixels = made.noise(25_000, 9, 9, 1)
+    pixels = samples.noise(25_000, 9, 9, 1)
     for i in range(0, 1000, 100):
         pixels[24_000 + i] = pixels[i] // 2 * 2
-    found = near_duplicates.first_alike(pixels)
-    assert {late: early for late, early in enumerate(found) if late != early} == {
+    firsts = near_duplicates.first_alike(pixels)
+    assert {late: early for late, early in enumerate(firsts) if late != early} == {
         24_000 + i: i for i in range(0, 1000, 100)
     }
 
 
 def test_a_crowd_of_copies_is_one_group() -> None:
-    pixels = np.repeat(made.noise(1, 32, 32, 1), 600, axis=0)
+    pixels = np.repeat(samples.noise(1, 32, 32, 1), 600, axis=0)
     pixels[:, 0, 0, 0], pixels[:, 0, 1, 0] = np.arange(600) // 4, np.arange(600) % 256
     assert set(near_duplicates.first_alike(pixels)) == {0}
 

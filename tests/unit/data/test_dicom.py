@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fedhelp_edge import data, errors
 from fedhelp_edge.data import budget, folder, picture
 from fedhelp_edge.plan import ImageSettings
-from tests.unit.data import made
+from tests.unit.data import samples
 
 pytest.importorskip("pydicom", reason="pydicom is not installed (extra: medical)")
 
@@ -27,8 +27,8 @@ def shown(tmp_path: Path) -> Any:
 
     def show(pixels: NDArray[Any] = RAMP, image: ImageSettings = GREY, **tags: Any) -> NDArray[np.uint8]:
         with picture.without_warnings():
-            found = folder.decode(made.dicom(tmp_path / "x.dcm", pixels, **tags), image).pixels
-        return found[..., 0] if image.channels == 1 else found
+            pixels_shown = folder.decode(samples.dicom(tmp_path / "x.dcm", pixels, **tags), image).pixels
+        return pixels_shown[..., 0] if image.channels == 1 else pixels_shown
 
     return show
 
@@ -38,15 +38,15 @@ def test_without_rescale_and_window_the_image_s_own_range_is_shown(shown: Any) -
 
 
 def test_the_window_is_that_of_rescaled_values(shown: Any) -> None:
-    found = shown(RescaleSlope=2, RescaleIntercept=-1024, WindowCenter=-1024 + 256, WindowWidth=257)
+    pixels_shown = shown(RescaleSlope=2, RescaleIntercept=-1024, WindowCenter=-1024 + 256, WindowWidth=257)
     centre = -1024 + 256 - 0.5  # PS3.3 C.11.2.1.2.1
     expected = np.clip((RAMP * 2.0 - 1024 - centre) / 256 + 0.5, 0, 1) * 255
-    assert np.abs(found - expected).max() <= 0.51
+    assert np.abs(pixels_shown - expected).max() <= 0.51
 
 
 def test_of_several_windows_the_first_counts(shown: Any) -> None:
-    one = shown(WindowCenter=100, WindowWidth=50)
-    assert np.array_equal(shown(WindowCenter=[100, 200], WindowWidth=[50, 500]), one)
+    first_window = shown(WindowCenter=100, WindowWidth=50)
+    assert np.array_equal(shown(WindowCenter=[100, 200], WindowWidth=[50, 500]), first_window)
 
 
 @pytest.mark.parametrize("tags", [{"WindowWidth": 0}, {"WindowWidth": -5}, {"WindowWidth": ""}, {"WindowCenter": None}])
@@ -80,16 +80,16 @@ def test_monochrome1_is_inverted_after_the_window_and_not_before(shown: Any) -> 
     ],
 )
 def test_an_image_is_inverted_once_whoever_asks_for_it(shown: Any, polarity: str, shape: str, inverted: bool) -> None:
-    found = shown(PhotometricInterpretation=polarity, PresentationLUTShape=shape)
-    assert np.array_equal(found, 255 - RAMP if inverted else RAMP)
+    pixels_shown = shown(PhotometricInterpretation=polarity, PresentationLUTShape=shape)
+    assert np.array_equal(pixels_shown, 255 - RAMP if inverted else RAMP)
 
 
 def test_what_the_scanner_filled_in_does_not_stretch_the_range(shown: Any) -> None:
     pixels = RAMP.copy()
     pixels[0, 0] = -2000
-    found = shown(pixels, PixelPaddingValue=-2000, RescaleIntercept=-1024, RescaleSlope=1)
-    assert found[0, 0] == 0
-    assert np.abs(found[1:].astype(int) - RAMP[1:]).max() <= 1
+    pixels_shown = shown(pixels, PixelPaddingValue=-2000, RescaleIntercept=-1024, RescaleSlope=1)
+    assert pixels_shown[0, 0] == 0
+    assert np.abs(pixels_shown[1:].astype(int) - RAMP[1:]).max() <= 1
 
 
 def test_a_table_of_output_values_is_looked_up_where_there_is_no_window(shown: Any) -> None:
@@ -101,9 +101,9 @@ def test_a_table_of_output_values_is_looked_up_where_there_is_no_window(shown: A
 
 
 def test_raw_data_of_the_detector_are_used_with_a_doubt(tmp_path: Path) -> None:
-    path = made.dicom(tmp_path / "x.dcm", RAMP, PresentationIntentType="FOR PROCESSING")
+    path = samples.dicom(tmp_path / "x.dcm", RAMP, PresentationIntentType="FOR PROCESSING")
     assert "FOR PROCESSING" in folder.decode(path, GREY).doubt
-    path = made.dicom(tmp_path / "y.dcm", RAMP, PresentationIntentType="FOR PRESENTATION")
+    path = samples.dicom(tmp_path / "y.dcm", RAMP, PresentationIntentType="FOR PRESENTATION")
     assert folder.decode(path, GREY).doubt == ""
 
 
@@ -112,15 +112,15 @@ def test_colour_comes_as_rgb_however_it_is_stored(shown: Any, planes: int) -> No
     pixels = np.zeros((16, 16, 3), np.uint8)
     pixels[...] = 200, 100, 50
     stored = pixels if planes == 0 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-    found = shown(pixels, ImageSettings(16, 3), PlanarConfiguration=planes, PixelData=stored.tobytes())
-    assert np.array_equal(found, pixels)
+    pixels_shown = shown(pixels, ImageSettings(16, 3), PlanarConfiguration=planes, PixelData=stored.tobytes())
+    assert np.array_equal(pixels_shown, pixels)
 
 
 def test_luminance_and_chrominance_become_rgb(shown: Any) -> None:
     pixels = np.full((16, 16, 3), 128, np.uint8)
     pixels[..., 0] = 90
-    found = shown(pixels, ImageSettings(16, 3), PhotometricInterpretation="YBR_FULL")
-    assert np.abs(found.astype(int) - 90).max() <= 1
+    pixels_shown = shown(pixels, ImageSettings(16, 3), PhotometricInterpretation="YBR_FULL")
+    assert np.abs(pixels_shown.astype(int) - 90).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_compression_that_nothing_here_opens_is_named_with_what_to_install(tmp
 
     if get_decoder(JPEGLSLossless).is_available:
         pytest.skip("a decoder for JPEG-LS is installed")
-    path = made.dicom(tmp_path / "a" / "x.dcm", RAMP, PixelData=encapsulate([b"\xff\xd8"]), syntax=JPEGLSLossless)
+    path = samples.dicom(tmp_path / "a" / "x.dcm", RAMP, PixelData=encapsulate([b"\xff\xd8"]), syntax=JPEGLSLossless)
     with pytest.raises(errors.MissingPackageError, match="JPEG-LS") as caught:
         folder.decode(path, GREY)
     assert "pylibjpeg" in caught.value.remedy
@@ -156,14 +156,14 @@ def test_a_compression_that_nothing_here_opens_is_named_with_what_to_install(tmp
 def test_without_pydicom_each_dicom_file_is_a_row_with_a_reason_until_it_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = made.folder(tmp_path / "images")
-    made.dicom(source / "a" / "scan.dcm", RAMP)
+    source = samples.folder(tmp_path / "images")
+    samples.dicom(source / "a" / "scan.dcm", RAMP)
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    (problem,) = data.load(source, made.plan(), state_dir=tmp_path / "kept").problems
+    (problem,) = data.load(source, samples.plan(), state_dir=tmp_path / "kept").problems
     assert (problem.file, problem.code) == ("a/scan.dcm", "E_EXTRA")
     monkeypatch.undo()
-    found = data.load(source, made.plan(), state_dir=tmp_path / "kept")
-    assert (len(found), found.problems) == (21, ())
+    images = data.load(source, samples.plan(), state_dir=tmp_path / "kept")
+    assert (len(images), images.problems) == (21, ())
 
 
 def test_what_is_deflated_is_opened_unless_it_is_a_bomb(shown: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,23 +182,24 @@ def test_a_file_that_is_dicom_by_name_only_is_broken(tmp_path: Path) -> None:
 
 
 def test_the_images_of_a_patient_stay_together_though_nobody_gave_groups(tmp_path: Path) -> None:
-    for i, pixels in enumerate(made.noise(40, 16, 16)):
-        made.dicom(tmp_path / "images" / "ab"[i % 2] / f"{i}", pixels, PatientID=f"patient {i // 4}")
-    found = data.load(tmp_path / "images", made.plan(channels=1), state_dir=tmp_path / "kept")
-    assert len(set(found.groups)) == 10
+    for i, pixels in enumerate(samples.noise(40, 16, 16)):
+        samples.dicom(tmp_path / "images" / "ab"[i % 2] / f"{i}", pixels, PatientID=f"patient {i // 4}")
+    images = data.load(tmp_path / "images", samples.plan(channels=1), state_dir=tmp_path / "kept")
+    assert len(set(images.groups)) == 10
     assert all(
-        len({s for g, s in zip(found.groups, found.splits, strict=True) if g == own}) == 1 for own in found.groups
+        len({s for g, s in zip(images.groups, images.splits, strict=True) if g == group}) == 1
+        for group in images.groups
     )
-    kept = b"".join(path.read_bytes() for path in (tmp_path / "kept").rglob("*") if path.is_file())
-    assert b"patient" not in kept
+    written = b"".join(path.read_bytes() for path in (tmp_path / "kept").rglob("*") if path.is_file())
+    assert b"patient" not in written
 
 
 def test_a_patient_that_all_files_share_is_an_anonymiser_s_word_and_no_group(tmp_path: Path) -> None:
-    for i, pixels in enumerate(made.noise(20, 16, 16)):
-        made.dicom(tmp_path / "images" / "ab"[i % 2] / f"{i}.dcm", pixels, PatientID="ANONYMOUS")
-    found = data.load(tmp_path / "images", made.plan(channels=1), state_dir=tmp_path / "kept")
-    assert set(found.groups) == {""}
-    assert set(found.splits) == {"train", "val", "test"}
+    for i, pixels in enumerate(samples.noise(20, 16, 16)):
+        samples.dicom(tmp_path / "images" / "ab"[i % 2] / f"{i}.dcm", pixels, PatientID="ANONYMOUS")
+    images = data.load(tmp_path / "images", samples.plan(channels=1), state_dir=tmp_path / "kept")
+    assert set(images.groups) == {""}
+    assert set(images.splits) == {"train", "val", "test"}
 
 
 @pytest.mark.parametrize("column", ["SOPInstanceUID", "PatientID"])
@@ -206,23 +207,23 @@ def test_a_table_finds_dicom_by_its_identifiers(tmp_path: Path, column: str) -> 
     from pydicom.uid import generate_uid
 
     lines = [f"{column},label"]
-    for i, pixels in enumerate(made.noise(20, 16, 16)):
+    for i, pixels in enumerate(samples.noise(20, 16, 16)):
         tags = {"SOPInstanceUID": generate_uid(), "PatientID": f"p{i}"}
-        made.dicom(tmp_path / "pacs" / f"IM{i:04}", pixels, **tags)
+        samples.dicom(tmp_path / "pacs" / f"IM{i:04}", pixels, **tags)
         lines.append(f"{tags[column]},{'ab'[i % 2]}")
     lines.append("1.2.3.999,a")
     (tmp_path / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
-    found = data.load(tmp_path / "labels.csv", made.plan(channels=1), state_dir=tmp_path / "kept")
-    assert len(found) == 20
-    assert found.labels.sum() == 10
-    assert [(p.file, p.code) for p in found.problems] == [("line 22 of labels.csv", "E_FILE_MISSING")]
+    images = data.load(tmp_path / "labels.csv", samples.plan(channels=1), state_dir=tmp_path / "kept")
+    assert len(images) == 20
+    assert images.labels.sum() == 10
+    assert [(p.file, p.code) for p in images.problems] == [("line 22 of labels.csv", "E_FILE_MISSING")]
 
 
-@pytest.mark.skipif(not (made.GIVEN / "dicom").is_dir(), reason="the folder 'dicom' of FEDHELP_DATA is not here")
+@pytest.mark.skipif(not (samples.GIVEN / "dicom").is_dir(), reason="the folder 'dicom' of FEDHELP_DATA is not here")
 @pytest.mark.parametrize("name", ["CT_small", "MR_small", "examples_rgb_color", "J2K_pixelrep_mismatch"])
 def test_real_files_are_shown_with_their_full_contrast(name: str) -> None:
-    (path,) = (made.GIVEN / "dicom").glob(f"{name}*")
+    (path,) = (samples.GIVEN / "dicom").glob(f"{name}*")
     with picture.without_warnings():
-        found = folder.decode(path, ImageSettings(64, 3))
-    assert found.pixels.shape == (64, 64, 3)
-    assert int(found.pixels.max()) - int(found.pixels.min()) > 150
+        decoded = folder.decode(path, ImageSettings(64, 3))
+    assert decoded.pixels.shape == (64, 64, 3)
+    assert int(decoded.pixels.max()) - int(decoded.pixels.min()) > 150

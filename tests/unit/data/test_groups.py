@@ -12,21 +12,21 @@ import pytest
 from PIL import Image
 
 from fedhelp_edge import data, errors
-from tests.unit.data import made
+from tests.unit.data import samples
 
 
 def pictures(count: int, seed: int = 0) -> list[Image.Image]:
     """Pictures with shapes in them, as photographs have."""
-    coarse = made.noise(count, 6, 6, 3, seed=seed)
+    coarse = samples.noise(count, 6, 6, 3, seed=seed)
     return [Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC) for pixels in coarse]
 
 
 def parts_of(images: data.Images, key: str) -> dict[str, set[str]]:
     """In which parts images are whose names begin alike, up to a key."""
-    found: dict[str, set[str]] = defaultdict(set)
+    splits: dict[str, set[str]] = defaultdict(set)
     for name, part in zip(images.names, images.splits, strict=True):
-        found[name.partition(key)[0]].add(part)
-    return found
+        splits[name.partition(key)[0]].add(part)
+    return splits
 
 
 def sentences(images: data.Images) -> list[str]:
@@ -40,22 +40,22 @@ def sentences(images: data.Images) -> list[str]:
 def test_pictures_that_are_almost_the_same_are_in_one_part_though_nobody_named_a_patient(
     seed: int, tmp_path: Path
 ) -> None:
-    for place, name in enumerate("ab"):
-        for i, image in enumerate(pictures(14, seed=place)):
-            made.save(tmp_path / "images" / name / f"{i:02}-first.png", np.asarray(image))
+    for index, name in enumerate("ab"):
+        for i, image in enumerate(pictures(14, seed=index)):
+            samples.save(tmp_path / "images" / name / f"{i:02}-first.png", np.asarray(image))
             image.save(tmp_path / "images" / name / f"{i:02}-again.jpg", quality=85)
-    images = data.load(tmp_path / "images", made.plan(size=32, seed=seed), state_dir=tmp_path / "kept")
-    found = parts_of(images, "-")
+    images = data.load(tmp_path / "images", samples.plan(size=32, seed=seed), state_dir=tmp_path / "kept")
+    splits = parts_of(images, "-")
     assert len(images) == 56
-    assert len(found) == 28
-    assert all(len(parts) == 1 for parts in found.values())
-    assert {"train", "val", "test"} == set().union(*found.values())
+    assert len(splits) == 28
+    assert all(len(parts) == 1 for parts in splits.values())
+    assert {"train", "val", "test"} == set().union(*splits.values())
 
 
 def test_the_folder_below_a_class_is_the_patient_who_may_have_more_than_one_class(tmp_path: Path) -> None:
-    for i, pixels in enumerate(made.noise(60)):
-        made.save(tmp_path / "images" / "ab"[i % 2] / f"P{i // 4}" / "left eye" / f"{i}.png", pixels)
-    images = data.load(tmp_path / "images", made.plan(), state_dir=tmp_path / "kept")
+    for i, pixels in enumerate(samples.noise(60)):
+        samples.save(tmp_path / "images" / "ab"[i % 2] / f"P{i // 4}" / "left eye" / f"{i}.png", pixels)
+    images = data.load(tmp_path / "images", samples.plan(), state_dir=tmp_path / "kept")
     assert set(images.groups) == {f"P{i}" for i in range(15)}
     where = {(group, part) for group, part in zip(images.groups, images.splits, strict=True)}
     assert len(where) == 15
@@ -63,23 +63,23 @@ def test_the_folder_below_a_class_is_the_patient_who_may_have_more_than_one_clas
 
 
 def test_a_folder_below_the_class_that_all_images_share_is_no_patient(tmp_path: Path) -> None:
-    for i, pixels in enumerate(made.noise(20)):
-        made.save(tmp_path / "images" / "ab"[i % 2] / "pictures" / f"{i}.png", pixels)
-    images = data.load(tmp_path / "images", made.plan(), state_dir=tmp_path / "kept")
+    for i, pixels in enumerate(samples.noise(20)):
+        samples.save(tmp_path / "images" / "ab"[i % 2] / "pictures" / f"{i}.png", pixels)
+    images = data.load(tmp_path / "images", samples.plan(), state_dir=tmp_path / "kept")
     assert set(images.groups) == {""}
 
 
 def test_a_part_below_the_class_is_a_part_and_no_patient(tmp_path: Path) -> None:
-    for i, pixels in enumerate(made.noise(20)):
-        made.save(tmp_path / "images" / "ab"[i % 2] / ("test" if i < 6 else "train") / f"{i}.png", pixels)
-    images = data.load(tmp_path / "images", made.plan(val=0.0), state_dir=tmp_path / "kept")
+    for i, pixels in enumerate(samples.noise(20)):
+        samples.save(tmp_path / "images" / "ab"[i % 2] / ("test" if i < 6 else "train") / f"{i}.png", pixels)
+    images = data.load(tmp_path / "images", samples.plan(val=0.0), state_dir=tmp_path / "kept")
     assert set(images.groups) == {""}
     assert {part: images.splits.count(part) for part in images.splits} == {"train": 14, "test": 6}
 
 
 @pytest.mark.parametrize("kind", ["names", "numbers"])
 def test_an_npz_names_patients_with_and_without_parts(kind: str, tmp_path: Path) -> None:
-    pixels, who = made.noise(60), np.arange(60) // 4
+    pixels, who = samples.noise(60), np.arange(60) // 4
     groups = who if kind == "numbers" else np.array([f"Zoë {i}" for i in who])
     labels = np.arange(60) % 2
     np.savez(tmp_path / "whole.npz", images=pixels, labels=labels, groups=groups)
@@ -89,7 +89,7 @@ def test_an_npz_names_patients_with_and_without_parts(kind: str, tmp_path: Path)
         test_images=pixels[40:], test_labels=labels[40:], test_groups=groups[40:],
     )  # fmt: skip
     for name in ("whole", "parts"):
-        images = data.load(tmp_path / f"{name}.npz", made.plan(), state_dir=tmp_path / name)
+        images = data.load(tmp_path / f"{name}.npz", samples.plan(), state_dir=tmp_path / name)
         where = {(group, part) for group, part in zip(images.groups, images.splits, strict=True)}
         assert len(where) == len(set(images.groups)) == 15
         assert sentences(images) == []
@@ -99,20 +99,20 @@ def test_an_npz_names_patients_with_and_without_parts(kind: str, tmp_path: Path)
     ("groups", "word"), [(np.arange(3), "differ in length"), (np.zeros(4), "one name or whole number")]
 )
 def test_groups_of_an_npz_that_fit_no_images_are_refused(groups: np.ndarray, word: str, tmp_path: Path) -> None:
-    np.savez(tmp_path / "set.npz", images=made.noise(4), labels=np.arange(4) % 2, groups=groups)
+    np.savez(tmp_path / "set.npz", images=samples.noise(4), labels=np.arange(4) % 2, groups=groups)
     with pytest.raises(errors.BadNpzError, match=word):
-        data.load(tmp_path / "set.npz", made.plan(), state_dir=tmp_path / "kept")
+        data.load(tmp_path / "set.npz", samples.plan(), state_dir=tmp_path / "kept")
 
 
 def test_a_folder_a_table_and_an_npz_that_name_the_same_patients_are_split_alike(tmp_path: Path) -> None:
-    pixels, lines = made.noise(40), ["path,label,patient"]
+    pixels, lines = samples.noise(40), ["path,label,patient"]
     for i, image in enumerate(pixels):
-        made.save(tmp_path / "images" / "ab"[i % 2] / f"p{i // 3}" / f"{i}.png", image)
+        samples.save(tmp_path / "images" / "ab"[i % 2] / f"p{i // 3}" / f"{i}.png", image)
         lines.append(f"images/{'ab'[i % 2]}/p{i // 3}/{i}.png,{'ab'[i % 2]},{i // 3 + 100}")
     (tmp_path / "set.csv").write_text("\n".join(lines), encoding="utf-8")
     np.savez(tmp_path / "set.npz", images=pixels, labels=np.arange(40) % 2, groups=np.arange(40) // 3)
     splits = [
-        data.load(tmp_path / name, made.plan("a", "b"), state_dir=tmp_path / f"kept {name}").splits
+        data.load(tmp_path / name, samples.plan("a", "b"), state_dir=tmp_path / f"kept {name}").splits
         for name in ("images", "set.csv", "set.npz")
     ]
     assert splits[0] == splits[1] == splits[2]
@@ -122,12 +122,12 @@ def test_a_folder_a_table_and_an_npz_that_name_the_same_patients_are_split_alike
 def test_patients_of_a_table_and_pictures_that_are_almost_the_same_make_one_group(tmp_path: Path) -> None:
     lines = ["path,label,patient"]
     for i, image in enumerate(pictures(20)):
-        made.save(tmp_path / f"{i}.png", np.asarray(image))
+        samples.save(tmp_path / f"{i}.png", np.asarray(image))
         lines.append(f"{i}.png,{'ab'[i % 2]},{'one' if i in (0, 2) else 'two' if i == 4 else i}")
     Image.open(tmp_path / "2.png").save(tmp_path / "again.jpg", quality=85)
     lines.append("again.jpg,a,two")
     (tmp_path / "t.csv").write_text("\n".join(lines), encoding="utf-8")
-    images = data.load(tmp_path / "t.csv", made.plan(size=32), state_dir=tmp_path / "kept")
+    images = data.load(tmp_path / "t.csv", samples.plan(size=32), state_dir=tmp_path / "kept")
     groups = dict(zip(images.names, images.groups, strict=True))
     assert len({groups[name] for name in ("0.png", "2.png", "4.png", "again.jpg")}) == 1
     assert len(set(groups.values())) == 18
@@ -136,11 +136,11 @@ def test_patients_of_a_table_and_pictures_that_are_almost_the_same_make_one_grou
 @pytest.mark.parametrize("word", ["unknown", "n/a", "nan", "-", "Anonymous"])
 def test_a_word_for_nobody_is_no_patient(word: str, tmp_path: Path) -> None:
     lines = ["path,label,patient"]
-    for i, pixels in enumerate(made.noise(6)):
-        made.save(tmp_path / f"{i}.png", pixels)
+    for i, pixels in enumerate(samples.noise(6)):
+        samples.save(tmp_path / f"{i}.png", pixels)
         lines.append(f"{i}.png,{'ab'[i % 2]},{word if i < 4 else 'p'}")
     (tmp_path / "t.csv").write_text("\n".join(lines), encoding="utf-8")
-    images = data.load(tmp_path / "t.csv", made.plan(), state_dir=tmp_path / "kept")
+    images = data.load(tmp_path / "t.csv", samples.plan(), state_dir=tmp_path / "kept")
     assert sorted(images.groups) == ["", "", "", "", "p", "p"]
 
 
@@ -150,11 +150,11 @@ def test_a_word_for_nobody_is_no_patient(word: str, tmp_path: Path) -> None:
 def given(path: Path, rows: dict[str, tuple[str, str]]) -> data.Images:
     """Images of a table that says patient and part of some; the rest is of nobody, to learn from."""
     lines = ["path,label,patient,split"]
-    for i, pixels in enumerate(made.noise(40)):
-        made.save(path / f"{i}.png", pixels)
+    for i, pixels in enumerate(samples.noise(40)):
+        samples.save(path / f"{i}.png", pixels)
         lines.append(f"{i}.png,{'ab'[i % 2]},{','.join(rows.get(str(i), (f'q{i}', 'train')))}")
     (path / "t.csv").write_text("\n".join(lines), encoding="utf-8")
-    return data.load(path / "t.csv", made.plan(val=0.0), state_dir=path / "kept")
+    return data.load(path / "t.csv", samples.plan(val=0.0), state_dir=path / "kept")
 
 
 def test_what_a_given_split_leaks_is_one_finding_that_counts(tmp_path: Path) -> None:
@@ -174,15 +174,15 @@ def test_what_a_given_split_leaks_is_one_finding_that_counts(tmp_path: Path) -> 
 
 def test_nearly_the_same_picture_in_two_given_parts_is_a_leak_too(tmp_path: Path) -> None:
     for i, image in enumerate(pictures(12)):
-        made.save(tmp_path / "images" / "train" / "ab"[i % 2] / f"{i}.png", np.asarray(image))
+        samples.save(tmp_path / "images" / "train" / "ab"[i % 2] / f"{i}.png", np.asarray(image))
         if i < 4:
             (tmp_path / "images" / "val" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
             image.save(tmp_path / "images" / "val" / "ab"[i % 2] / f"{i}.jpg", quality=85)
-    images = data.load(tmp_path / "images", made.plan(size=32), state_dir=tmp_path / "kept")
-    said = "4 of 4 validation images show a patient (or nearly the same picture) that is also in train"
-    assert sentences(images)[0] == said
-    report = data.check(tmp_path / "images", made.plan(size=32), state_dir=tmp_path / "kept")
-    assert report.findings[0].sentence == said
+    images = data.load(tmp_path / "images", samples.plan(size=32), state_dir=tmp_path / "kept")
+    sentence = "4 of 4 validation images show a patient (or nearly the same picture) that is also in train"
+    assert sentences(images)[0] == sentence
+    report = data.check(tmp_path / "images", samples.plan(size=32), state_dir=tmp_path / "kept")
+    assert report.findings[0].sentence == sentence
     assert report.groups == [2, 2, 2, 2]
 
 
@@ -193,7 +193,7 @@ def test_an_image_of_which_a_table_gives_no_part_goes_with_its_patient(tmp_path:
 
 
 def test_that_no_patient_is_named_is_said_and_how_many_where_some_are(tmp_path: Path) -> None:
-    images = data.load(made.folder(tmp_path / "images"), made.plan(), state_dir=tmp_path / "kept")
+    images = data.load(samples.folder(tmp_path / "images"), samples.plan(), state_dir=tmp_path / "kept")
     assert sentences(images)[0].startswith("no image has a patient or lesion: only near-duplicates")
     images = given(tmp_path, {"0": ("", "train"), "1": ("", "train"), "2": ("p", "val"), "3": ("q", "val")})
     assert sentences(images)[0].startswith("2 of 40 images have no patient or lesion")
@@ -210,8 +210,8 @@ def test_a_class_without_validation_images_is_a_finding(tmp_path: Path) -> None:
 def test_a_new_picture_that_is_nearly_one_of_the_test_images_is_left_out(tmp_path: Path) -> None:
     source = tmp_path / "images"
     for i, image in enumerate(pictures(40)):
-        made.save(source / "ab"[i % 2] / f"{i}.png", np.asarray(image))
-    plan = made.plan(size=32)
+        samples.save(source / "ab"[i % 2] / f"{i}.png", np.asarray(image))
+    plan = samples.plan(size=32)
     first = data.load(source, plan, state_dir=tmp_path / "kept")
     for part in ("test", "train"):
         name = first.names[first.splits.index(part)]
@@ -227,15 +227,15 @@ def test_a_new_picture_that_is_nearly_one_of_the_test_images_is_left_out(tmp_pat
 def test_a_split_that_was_kept_before_pictures_were_grouped_stays_and_its_leak_is_said(tmp_path: Path) -> None:
     source = tmp_path / "images"
     for i, image in enumerate(pictures(20)):
-        made.save(source / "ab"[i % 2] / f"{i}.png", np.asarray(image))
+        samples.save(source / "ab"[i % 2] / f"{i}.png", np.asarray(image))
     Image.open(source / "a" / "0.png").save(source / "a" / "again.jpg", quality=85)
-    plan = made.plan(size=32)
+    plan = samples.plan(size=32)
     images = data.load(source, plan, state_dir=tmp_path / "kept")
     path = tmp_path / "kept" / "split.json"
-    kept = json.loads(path.read_bytes())
+    saved = json.loads(path.read_bytes())
     for name, part in (("a/0.png", "val"), ("a/again.jpg", "train")):
-        kept["parts"]["32x32x3"][sha256(images.pixels[images.names.index(name)].tobytes()).hexdigest()] = part
-    path.write_text(json.dumps(kept), encoding="utf-8")
+        saved["parts"]["32x32x3"][sha256(images.pixels[images.names.index(name)].tobytes()).hexdigest()] = part
+    path.write_text(json.dumps(saved), encoding="utf-8")
     again = data.load(source, plan, state_dir=tmp_path / "kept")
     assert len(again) == len(images)
     assert [finding.part for finding in data.findings(again, plan.classes) if finding.kind == "leak"] == ["val"]

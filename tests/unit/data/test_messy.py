@@ -14,13 +14,13 @@ from PIL import Image
 from fedhelp_edge import data, errors
 from fedhelp_edge.data import table
 from fedhelp_edge.data.sorting import Sorting
-from tests.unit.data import made
+from tests.unit.data import samples
 
 PLAN = ("Nävus", "Melanom")
 
 
 def found(folder: Path, **options: object) -> data.Images:
-    return data.load(folder, made.plan(*PLAN), state_dir=folder.parent / "kept", **options)  # type: ignore[arg-type]
+    return data.load(folder, samples.plan(*PLAN), state_dir=folder.parent / "kept", **options)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------------------------------------------- a folder
@@ -28,14 +28,14 @@ def found(folder: Path, **options: object) -> data.Images:
 
 def test_a_folder_as_a_clinic_has_it_is_read_and_what_is_no_picture_is_named_or_passed_over(tmp_path: Path) -> None:
     root, mole = tmp_path / "images", unicodedata.normalize("NFD", "nävus ")
-    for i, pixels in enumerate(made.noise(12)):
-        made.save(root / (mole if i % 2 else "MELANOM") / f"patient {i // 2}" / f"{i}.png", pixels)
+    for i, pixels in enumerate(samples.noise(12)):
+        samples.save(root / (mole if i % 2 else "MELANOM") / f"patient {i // 2}" / f"{i}.png", pixels)
     first = root / "MELANOM" / "patient 0"
-    made.save(first / "really.png", made.noise(1, seed=3)[0]).rename(first / "a jpeg.jpg")
-    made.save(first / "no suffix.png", made.noise(1, seed=4)[0]).rename(first / "IMG_0007")
-    made.save(first / "b.jpg", made.noise(1, seed=5)[0]).rename(first / "from a browser.jfif")
-    made.save(root / "@eaDir" / "thumb.png", made.noise(1, 8, 8, 3, seed=6)[0])
-    made.save(root / "__MACOSX" / "x.png", made.noise(1, seed=7)[0])
+    samples.save(first / "really.png", samples.noise(1, seed=3)[0]).rename(first / "a jpeg.jpg")
+    samples.save(first / "no suffix.png", samples.noise(1, seed=4)[0]).rename(first / "IMG_0007")
+    samples.save(first / "b.jpg", samples.noise(1, seed=5)[0]).rename(first / "from a browser.jfif")
+    samples.save(root / "@eaDir" / "thumb.png", samples.noise(1, 8, 8, 3, seed=6)[0])
+    samples.save(root / "__MACOSX" / "x.png", samples.noise(1, seed=7)[0])
     for name in ("._0.png", ".DS_Store", "Thumbs.db", "desktop.ini", "~$list.docx", "all images.lnk"):
         (first / name).write_bytes(b"\0\5\x16\7 no picture")
     with zipfile.ZipFile(root / "MELANOM" / "more.zip", "w") as archive:
@@ -47,14 +47,14 @@ def test_a_folder_as_a_clinic_has_it_is_read_and_what_is_no_picture_is_named_or_
     images = found(root)
     assert len(images) == 15
     assert set(images.groups) == {f"patient {i}" for i in range(6)}
-    assert made.codes(images) == [
+    assert samples.codes(images) == [
         ("MELANOM/more.zip", "E_ARCHIVE"),
         ("MELANOM/patient 0/empty.jpg", "E_IMAGE"),
         ("MELANOM/patient 0/letter.docx", "E_IMAGE_KIND"),
         ("MELANOM/patient 0/report.pdf", "E_IMAGE_KIND"),
         ("list.xlsx", "E_IMAGE_KIND"),
     ]
-    assert "save it as CSV" in next(one.cause for one in images.problems if one.file == "list.xlsx")
+    assert "save it as CSV" in next(problem.cause for problem in images.problems if problem.file == "list.xlsx")
 
 
 def heic(path: Path, pixels: np.ndarray) -> Path:
@@ -64,13 +64,13 @@ def heic(path: Path, pixels: np.ndarray) -> Path:
 
 
 def test_a_phone_s_picture_is_read_also_when_it_is_called_jpg(tmp_path: Path) -> None:
-    root = made.folder(tmp_path / "images", 6, PLAN)
-    pictures = made.noise(2, 6, 6, 3, seed=8)
-    large = [np.asarray(Image.fromarray(one).resize((64, 64), Image.Resampling.BICUBIC)) for one in pictures]
+    root = samples.folder(tmp_path / "images", 6, PLAN)
+    pictures = samples.noise(2, 6, 6, 3, seed=8)
+    large = [np.asarray(Image.fromarray(image).resize((64, 64), Image.Resampling.BICUBIC)) for image in pictures]
     heic(root / PLAN[0] / "x.heic", large[0])
     heic(tmp_path / "y.heic", large[1]).rename(root / PLAN[1] / "y.jpg")
     images = found(root)
-    assert made.codes(images) == []
+    assert samples.codes(images) == []
     for name, pixels in ((f"{PLAN[0]}/x.heic", large[0]), (f"{PLAN[1]}/y.jpg", large[1])):
         seen = images.pixels[images.names.index(name)].astype(int)
         assert np.abs(seen - data.resize(pixels, 16)).mean() < 6
@@ -81,26 +81,30 @@ def test_a_phone_s_picture_that_cannot_be_read_is_named_with_what_to_install(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as where it is not installed
-    root = made.folder(tmp_path / "images", 6, PLAN)
+    root = samples.folder(tmp_path / "images", 6, PLAN)
     (root / PLAN[0] / name).write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
-    report = data.check(root, made.plan(*PLAN), state_dir=tmp_path / "kept")
-    assert [(one.file, one.code) for one in report.problems if name in one.file] == [(f"{PLAN[0]}/{name}", "E_HEIC")]
+    report = data.check(root, samples.plan(*PLAN), state_dir=tmp_path / "kept")
+    assert [(problem.file, problem.code) for problem in report.problems if name in problem.file] == [
+        (f"{PLAN[0]}/{name}", "E_HEIC")
+    ]
     assert "fedhelp-edge[phone]" in errors.remedy_of("E_HEIC")
 
 
 def test_black_white_plain_and_tiny_images_are_named_and_others_are_not(tmp_path: Path) -> None:
-    root = made.folder(tmp_path / "images", 10, PLAN)
+    root = samples.folder(tmp_path / "images", 10, PLAN)
     for name, value in (("black", 3), ("white", 253), ("plain", 120)):
         pixels = np.full((40, 40, 3), value, np.uint8)
         pixels[::7, ::9] += 2
-        made.save(root / PLAN[0] / f"{name}.png", pixels)
-    made.save(root / PLAN[0] / "preview.png", made.noise(1, 24, 15, 3, seed=2)[0])
+        samples.save(root / PLAN[0] / f"{name}.png", pixels)
+    samples.save(root / PLAN[0] / "preview.png", samples.noise(1, 24, 15, 3, seed=2)[0])
     dark = np.zeros((40, 40, 3), np.uint8)
     dark[10:20, 10:20] = 90
-    made.save(root / PLAN[1] / "dark.png", dark)
-    report = data.check(root, made.plan(*PLAN, size=32), state_dir=tmp_path / "kept")
+    samples.save(root / PLAN[1] / "dark.png", dark)
+    report = data.check(root, samples.plan(*PLAN, size=32), state_dir=tmp_path / "kept")
     seen = {
-        one.file.rpartition("/")[2]: (one.code, one.cause) for one in report.problems if one.code != "E_NEAR_DUPLICATE"
+        problem.file.rpartition("/")[2]: (problem.code, problem.cause)
+        for problem in report.problems
+        if problem.code != "E_NEAR_DUPLICATE"
     }
     assert seen == {
         "black.png": ("E_IMAGE_BLANK", "it is black throughout"),
@@ -112,12 +116,12 @@ def test_black_white_plain_and_tiny_images_are_named_and_others_are_not(tmp_path
 
 
 def test_that_most_images_are_smaller_than_half_the_plan_s_size_is_said_once(tmp_path: Path) -> None:
-    root = made.folder(tmp_path / "images", 10, PLAN)
-    made.save(root / PLAN[0] / "speck.png", made.noise(1, 6, 30, 3, seed=2)[0])
-    report = data.check(root, made.plan(*PLAN, size=48), state_dir=tmp_path / "kept")
-    assert [(one.file, one.code) for one in report.problems] == [(f"{PLAN[0]}/speck.png", "E_IMAGE_TINY")]
-    (said,) = (one.sentence for one in report.findings if one.kind == "small-images")
-    assert said == "21 of 21 images have fewer than half of the plan's 48 pixels on a side"
+    root = samples.folder(tmp_path / "images", 10, PLAN)
+    samples.save(root / PLAN[0] / "speck.png", samples.noise(1, 6, 30, 3, seed=2)[0])
+    report = data.check(root, samples.plan(*PLAN, size=48), state_dir=tmp_path / "kept")
+    assert [(problem.file, problem.code) for problem in report.problems] == [(f"{PLAN[0]}/speck.png", "E_IMAGE_TINY")]
+    (sentence,) = (problem.sentence for problem in report.findings if problem.kind == "small-images")
+    assert sentence == "21 of 21 images have fewer than half of the plan's 48 pixels on a side"
 
 
 # ----------------------------------------------------------------------------------------------------------- a table
@@ -125,10 +129,10 @@ def test_that_most_images_are_smaller_than_half_the_plan_s_size_is_said_once(tmp
 
 def written(folder: Path, text: str, encoding: str) -> data.Images:
     """The images of a table beside files whose names have accents."""
-    for i, pixels in enumerate(made.noise(6)):
-        made.save(folder / "Bilder" / f"Jürgen {i}.png", pixels)
+    for i, pixels in enumerate(samples.noise(6)):
+        samples.save(folder / "Bilder" / f"Jürgen {i}.png", pixels)
     (folder / "t.csv").write_bytes(text.encode(encoding))
-    return data.load(folder / "t.csv", made.plan(*PLAN), state_dir=folder / ".kept")
+    return data.load(folder / "t.csv", samples.plan(*PLAN), state_dir=folder / ".kept")
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
@@ -163,27 +167,27 @@ def test_columns_with_names_of_their_own_are_named_once_and_training_remembers(t
         errors.BadTableError, match=r"no column for the label.*its columns are Aufnahme, Ergebnis, Akte"
     ):
         written(tmp_path, text, "cp1252")
-    plan, kept, source = made.plan(*PLAN), tmp_path / ".kept", tmp_path / "t.csv"
+    plan, state_dir, source = samples.plan(*PLAN), tmp_path / ".kept", tmp_path / "t.csv"
     columns = {"image": "aufnahme", "label": "Ergebnis", "patient": "AKTE"}
     with pytest.raises(errors.BadTableError, match="no column 'Foto'; it has Aufnahme"):
-        data.check(source, plan, state_dir=kept, columns={**columns, "image": "Foto"})
-    assert data.check(source, plan, state_dir=kept, columns=columns).images == 6
-    assert data.check(source, plan, state_dir=kept).images == 6
-    assert sorted(set(data.load(source, plan, state_dir=kept).groups)) == ["A0", "A1", "A2"]
+        data.check(source, plan, state_dir=state_dir, columns={**columns, "image": "Foto"})
+    assert data.check(source, plan, state_dir=state_dir, columns=columns).images == 6
+    assert data.check(source, plan, state_dir=state_dir).images == 6
+    assert sorted(set(data.load(source, plan, state_dir=state_dir).groups)) == ["A0", "A1", "A2"]
 
 
 def test_a_path_in_a_table_meets_its_file_however_its_accents_are_written(tmp_path: Path) -> None:
     """One file name in two folders; a Mac writes the folder's accent in two parts."""
     for folder, seed in ((unicodedata.normalize("NFD", "Jürgen"), 1), ("b", 2)):
-        made.save(tmp_path / folder / "1.png", made.noise(1, seed=seed)[0])
+        samples.save(tmp_path / folder / "1.png", samples.noise(1, seed=seed)[0])
     (tmp_path / "t.csv").write_text("path,label\nJürgen/1.png,Nävus\nb/1.png,Melanom\n", encoding="utf-8")
-    images = data.load(tmp_path / "t.csv", made.plan(*PLAN), state_dir=tmp_path / ".kept")
+    images = data.load(tmp_path / "t.csv", samples.plan(*PLAN), state_dir=tmp_path / ".kept")
     assert (images.problems, len(images)) == ((), 2)
 
 
 def test_a_table_is_sorted_further_in_the_encoding_that_it_has(tmp_path: Path) -> None:
     for name in ("Jürgen", "Ödem"):
-        made.save(tmp_path / f"{name}.png", made.noise(1, seed=len(name))[0])
+        samples.save(tmp_path / f"{name}.png", samples.noise(1, seed=len(name))[0])
     path = tmp_path / "labels.csv"
     path.write_bytes("Datei;Befund\nJürgen.png;Nävus\n".encode("cp1252"))
     sorting = Sorting(tmp_path, PLAN)
@@ -194,11 +198,11 @@ def test_a_table_is_sorted_further_in_the_encoding_that_it_has(tmp_path: Path) -
 
 
 def test_patients_that_folders_name_are_still_known_when_the_folder_was_sorted_further(tmp_path: Path) -> None:
-    for i, pixels in enumerate(made.noise(12)):
-        made.save(tmp_path / "images" / PLAN[i % 2] / f"P{i // 4}" / f"{i}.png", pixels)
+    for i, pixels in enumerate(samples.noise(12)):
+        samples.save(tmp_path / "images" / PLAN[i % 2] / f"P{i // 4}" / f"{i}.png", pixels)
     before = found(tmp_path / "images")
     sorting = Sorting(tmp_path / "images", PLAN)
     sorting.assign(sorting.names[0], 1)
-    after = data.load(tmp_path / "images", made.plan(*PLAN), state_dir=tmp_path / "again")
+    after = data.load(tmp_path / "images", samples.plan(*PLAN), state_dir=tmp_path / "again")
     assert (tmp_path / "images" / "labels.csv").is_file()
     assert dict(zip(after.names, after.groups, strict=True)) == dict(zip(before.names, before.groups, strict=True))

@@ -21,7 +21,7 @@ from fedhelp_edge.errors import BadPackError, TargetExistsError
 Arrays = dict[str, Any]
 
 
-def made(images: int = 40, side: int = 8, channels: int = 3, seed: int = 0) -> Pack:
+def sample_pack(images: int = 40, side: int = 8, channels: int = 3, seed: int = 0) -> Pack:
     """Noise in three classes, of which one is rare, and what two sources said."""
     draw = np.random.Generator(np.random.Philox(seed))
     return Pack(
@@ -44,32 +44,35 @@ def names(pack: Pack) -> dict[str, str]:
 
 def places(part: Pack, whole: Pack) -> list[int]:
     """Where the images of a part stand in the whole."""
-    at = {image.tobytes(): place for place, image in enumerate(whole.pixels)}
-    return [at[image.tobytes()] for image in part.pixels]
+    index_of = {image.tobytes(): index for index, image in enumerate(whole.pixels)}
+    return [index_of[image.tobytes()] for image in part.pixels]
 
 
 def test_a_pack_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    pack = made()
+    pack = sample_pack()
     packs.save(tmp_path / "pack.safetensors", pack)
-    found = packs.load(tmp_path / "pack.safetensors")
+    loaded = packs.load(tmp_path / "pack.safetensors")
     for name in ("pixels", "labels", "probabilities"):
-        one, other = getattr(found, name), getattr(pack, name)
-        assert (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
-    assert (found.classes, found.sources, dict(found.provenance)) == (pack.classes, pack.sources, pack.provenance)
-    assert len(found) == 40
+        actual, expected = getattr(loaded, name), getattr(pack, name)
+        assert (actual.dtype, actual.shape, actual.tobytes()) == (expected.dtype, expected.shape, expected.tobytes())
+    assert (loaded.classes, loaded.sources, dict(loaded.provenance)) == (pack.classes, pack.sources, pack.provenance)
+    assert len(loaded) == 40
 
 
 def test_public_images_that_nobody_was_asked_about_are_a_pack_too(tmp_path: Path) -> None:
-    asked = made()
-    packs.save(tmp_path / "pack.safetensors", packs.without_predictions(asked.pixels, asked.labels, asked.classes))
-    found = packs.load(tmp_path / "pack.safetensors")
-    assert (found.sources, found.probabilities.shape) == ((), (0, 40, 3))
-    assert found.pixels.tobytes() == asked.pixels.tobytes()
-    assert found.subset(7).resized(4, 1).probabilities.shape == (0, 7, 3)
+    with_predictions = sample_pack()
+    packs.save(
+        tmp_path / "pack.safetensors",
+        packs.without_predictions(with_predictions.pixels, with_predictions.labels, with_predictions.classes),
+    )
+    loaded = packs.load(tmp_path / "pack.safetensors")
+    assert (loaded.sources, loaded.probabilities.shape) == ((), (0, 40, 3))
+    assert loaded.pixels.tobytes() == with_predictions.pixels.tobytes()
+    assert loaded.subset(7).resized(4, 1).probabilities.shape == (0, 7, 3)
 
 
 def test_a_pack_is_a_safetensors_file_as_others_read_them(tmp_path: Path) -> None:
-    pack = made()
+    pack = sample_pack()
     packs.save(tmp_path / "pack.safetensors", pack)
     with safe_open(tmp_path / "pack.safetensors", "numpy") as file:
         assert {name: file.get_tensor(name).tobytes() for name in file.keys()} == {  # noqa: SIM118 - no mapping
@@ -79,20 +82,20 @@ def test_a_pack_is_a_safetensors_file_as_others_read_them(tmp_path: Path) -> Non
 
 
 def test_a_pack_that_another_program_wrote_is_read(tmp_path: Path) -> None:
-    pack = made()
+    pack = sample_pack()
     save_file(held(pack), tmp_path / "pack.safetensors", names(pack))
     assert packs.load(tmp_path / "pack.safetensors").pixels.tobytes() == pack.pixels.tobytes()
 
 
 def test_a_pack_is_never_overwritten(tmp_path: Path) -> None:
-    packs.save(tmp_path / "pack.safetensors", made())
+    packs.save(tmp_path / "pack.safetensors", sample_pack())
     with pytest.raises(TargetExistsError):
-        packs.save(tmp_path / "pack.safetensors", made(seed=1))
+        packs.save(tmp_path / "pack.safetensors", sample_pack(seed=1))
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 20, 39])
 def test_a_choice_has_its_size_and_every_class_its_part_of_it(size: int) -> None:
-    whole = made()
+    whole = sample_pack()
     part = whole.subset(size)
     assert len(part) == len(part.pixels) == part.probabilities.shape[1] == size
     fair = np.bincount(whole.labels) * size / len(whole)
@@ -100,55 +103,55 @@ def test_a_choice_has_its_size_and_every_class_its_part_of_it(size: int) -> None
 
 
 def test_what_was_said_of_an_image_goes_with_it() -> None:
-    whole = made()
+    whole = sample_pack()
     part = whole.subset(13)
-    kept = places(part, whole)
-    assert part.labels.tolist() == whole.labels[kept].tolist()
-    assert part.probabilities.tobytes() == whole.probabilities[:, kept].tobytes()
+    chosen = places(part, whole)
+    assert part.labels.tolist() == whole.labels[chosen].tolist()
+    assert part.probabilities.tobytes() == whole.probabilities[:, chosen].tobytes()
 
 
 def test_a_smaller_choice_is_a_part_of_every_bigger_one() -> None:
-    whole = made()
+    whole = sample_pack()
     choices = [set(places(whole.subset(size), whole)) for size in range(1, 41)]
     assert all(small < big for small, big in pairwise(choices))
 
 
 def test_a_choice_hangs_on_its_seed_alone() -> None:
-    whole = made()
+    whole = sample_pack()
     assert whole.subset(10).pixels.tobytes() == whole.subset(10).pixels.tobytes()
     assert whole.subset(10).pixels.tobytes() != whole.subset(10, seed=1).pixels.tobytes()
 
 
 def test_a_choice_of_more_than_there_is_takes_all() -> None:
-    whole = made()
+    whole = sample_pack()
     assert whole.subset(41) is whole
 
 
 def test_grey_becomes_colour_with_three_equal_channels() -> None:
-    pack = made(channels=1)
-    found = pack.resized(8, 3).pixels
-    assert found.shape == (40, 8, 8, 3)
-    assert (found == pack.pixels).all()
+    pack = sample_pack(channels=1)
+    loaded = pack.resized(8, 3).pixels
+    assert loaded.shape == (40, 8, 8, 3)
+    assert (loaded == pack.pixels).all()
 
 
 def test_colour_becomes_the_grey_of_its_mean() -> None:
-    pack = made(channels=3)
-    found = pack.resized(8, 1).pixels
-    assert (found.shape, found.dtype) == ((40, 8, 8, 1), np.uint8)
-    assert np.abs(found[..., 0] - pack.pixels.mean(3)).max() <= 0.5
+    pack = sample_pack(channels=3)
+    loaded = pack.resized(8, 1).pixels
+    assert (loaded.shape, loaded.dtype) == ((40, 8, 8, 1), np.uint8)
+    assert np.abs(loaded[..., 0] - pack.pixels.mean(3)).max() <= 0.5
 
 
 @pytest.mark.parametrize("side", [4, 16])
 def test_images_come_to_the_side_that_the_plan_wants(side: int) -> None:
-    flat = replace(made(), pixels=np.full((40, 8, 8, 3), 77, np.uint8))
-    found = flat.resized(side, 3)
-    assert found.pixels.shape == (40, side, side, 3)
-    assert (found.pixels == 77).all()
-    assert found.probabilities is flat.probabilities
+    flat = replace(sample_pack(), pixels=np.full((40, 8, 8, 3), 77, np.uint8))
+    loaded = flat.resized(side, 3)
+    assert loaded.pixels.shape == (40, side, side, 3)
+    assert (loaded.pixels == 77).all()
+    assert loaded.probabilities is flat.probabilities
 
 
 def test_images_that_fit_stay_as_they_are() -> None:
-    pack = made()
+    pack = sample_pack()
     assert pack.resized(8, 3).pixels is pack.pixels
 
 
@@ -191,7 +194,7 @@ ODD: dict[str, Callable[[Arrays], Any]] = {
 
 @pytest.mark.parametrize("change", ODD.values(), ids=ODD)
 def test_a_pack_whose_arrays_are_odd_is_refused(tmp_path: Path, change: Callable[[Arrays], Any]) -> None:
-    pack = made()
+    pack = sample_pack()
     arrays = held(pack)
     change(arrays)
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, tmp_path / "pack", names(pack))
@@ -213,13 +216,13 @@ def test_a_pack_whose_arrays_are_odd_is_refused(tmp_path: Path, change: Callable
     ],
 )
 def test_a_pack_whose_names_are_odd_is_refused(tmp_path: Path, notes: dict[str, str]) -> None:
-    save_file(held(made()), tmp_path / "pack", notes or None)
+    save_file(held(sample_pack()), tmp_path / "pack", notes or None)
     with pytest.raises(BadPackError):
         packs.load(tmp_path / "pack")
 
 
 def test_a_pack_with_notes_that_nobody_knows_is_refused(tmp_path: Path) -> None:
-    pack = made()
+    pack = sample_pack()
     save_file(held(pack), tmp_path / "pack", {**names(pack), "more": "of them"})
     with pytest.raises(BadPackError, match="metadata that is not allowed"):
         packs.load(tmp_path / "pack")
@@ -234,9 +237,9 @@ def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
         packs.load(path)
 
 
-@pytest.mark.parametrize("kept", [0, 7, 100, -1])
-def test_a_pack_that_was_cut_off_is_refused(tmp_path: Path, kept: int) -> None:
-    packs.save(tmp_path / "pack", made())
-    (tmp_path / "cut").write_bytes((tmp_path / "pack").read_bytes()[:kept])
+@pytest.mark.parametrize("size", [0, 7, 100, -1])
+def test_a_pack_that_was_cut_off_is_refused(tmp_path: Path, size: int) -> None:
+    packs.save(tmp_path / "pack", sample_pack())
+    (tmp_path / "cut").write_bytes((tmp_path / "pack").read_bytes()[:size])
     with pytest.raises(BadPackError):
         packs.load(tmp_path / "cut")

@@ -20,26 +20,28 @@ from fedhelp_edge.data.source_row import Decoded
 GREY, COLOUR = plan.ImageSettings(16, 1), plan.ImageSettings(16, 3)
 
 
-def through(image: Image.Image, wanted: plan.ImageSettings, kind: str = "PNG", **options: Any) -> NDArray[np.uint8]:
+def through(image: Image.Image, image_plan: plan.ImageSettings, kind: str = "PNG", **options: Any) -> NDArray[np.uint8]:
     """The pixels after saving and decoding."""
-    return decoded(image, wanted, kind, **options).pixels
+    return decoded(image, image_plan, kind, **options).pixels
 
 
-def decoded(image: Image.Image, wanted: plan.ImageSettings, kind: str, **options: Any) -> Decoded:
+def decoded(image: Image.Image, image_plan: plan.ImageSettings, kind: str, **options: Any) -> Decoded:
     file = io.BytesIO()
     image.save(file, kind, **options)
     with picture.without_warnings():
-        return picture.decode(file, wanted)
+        return picture.decode(file, image_plan)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP", "GIF", "JPEG"])
-@pytest.mark.parametrize("wanted", [GREY, COLOUR], ids=["grey", "colour"])
-def test_every_common_kind_of_file_gives_the_plan_s_size_and_channels(kind: str, wanted: plan.ImageSettings) -> None:
-    found = decoded(Image.new("RGB", (40, 24), (200, 100, 50)), wanted, kind)
-    assert found.pixels.shape == (16, 16, wanted.channels)
-    assert (found.width, found.height) == (40, 24)
-    expected = [200, 100, 50] if wanted.channels == 3 else [124]
-    assert np.abs(found.pixels.reshape(-1, wanted.channels).astype(int) - expected).max() <= 3
+@pytest.mark.parametrize("image_plan", [GREY, COLOUR], ids=["grey", "colour"])
+def test_every_common_kind_of_file_gives_the_plan_s_size_and_channels(
+    kind: str, image_plan: plan.ImageSettings
+) -> None:
+    decoded_image = decoded(Image.new("RGB", (40, 24), (200, 100, 50)), image_plan, kind)
+    assert decoded_image.pixels.shape == (16, 16, image_plan.channels)
+    assert (decoded_image.width, decoded_image.height) == (40, 24)
+    expected = [200, 100, 50] if image_plan.channels == 3 else [124]
+    assert np.abs(decoded_image.pixels.reshape(-1, image_plan.channels).astype(int) - expected).max() <= 3
 
 
 def test_a_photo_taken_sideways_is_turned_upright() -> None:
@@ -47,9 +49,9 @@ def test_a_photo_taken_sideways_is_turned_upright() -> None:
     pixels[:8] = 255
     turned = Image.Exif()
     turned[0x0112] = 6  # the camera was turned: what was up is on the right
-    found = through(Image.fromarray(pixels), COLOUR, exif=turned)
-    assert found[:, 8:].min() == 255
-    assert found[:, :8].max() == 0
+    pixels_read = through(Image.fromarray(pixels), COLOUR, exif=turned)
+    assert pixels_read[:, 8:].min() == 255
+    assert pixels_read[:, :8].max() == 0
 
 
 def test_a_palette_is_looked_up() -> None:
@@ -73,14 +75,14 @@ def test_what_is_transparent_lies_on_white(mode: str) -> None:
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_sixteen_bits_of_grey_are_stretched_by_the_file_s_own_range(kind: str) -> None:
     values = np.linspace(1000, 1255, 256).astype(np.uint16).reshape(16, 16)
-    found = through(Image.fromarray(values), GREY, kind)
-    assert np.array_equal(found[..., 0], (values - 1000).astype(np.uint8))
+    pixels_read = through(Image.fromarray(values), GREY, kind)
+    assert np.array_equal(pixels_read[..., 0], (values - 1000).astype(np.uint8))
 
 
 def test_fractions_in_a_tiff_are_stretched_too_and_one_that_is_no_number_is_refused() -> None:
     values = np.linspace(-1, 1, 256, dtype=np.float32).reshape(16, 16)
-    found = through(Image.fromarray(values), GREY, "TIFF")
-    assert (found.min(), found.max()) == (0, 255)
+    pixels_read = through(Image.fromarray(values), GREY, "TIFF")
+    assert (pixels_read.min(), pixels_read.max()) == (0, 255)
     values[3, 3] = np.nan
     with pytest.raises(errors.ImageBrokenError):
         through(Image.fromarray(values), GREY, "TIFF")
@@ -93,9 +95,9 @@ def test_a_flat_image_of_sixteen_bits_is_black_and_no_division_by_zero() -> None
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF", "PNG"])
 def test_of_an_animation_the_first_frame_is_used_and_that_is_said(kind: str) -> None:
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("white", "black", "red")]
-    found = decoded(frames[0], COLOUR, kind, save_all=True, append_images=frames[1:])
-    assert found.pixels.min() >= 250
-    assert found.doubt == "it has 3 frames, of which the first is used"
+    decoded_image = decoded(frames[0], COLOUR, kind, save_all=True, append_images=frames[1:])
+    assert decoded_image.pixels.min() >= 250
+    assert decoded_image.doubt == "it has 3 frames, of which the first is used"
 
 
 def test_a_still_image_leaves_no_doubt() -> None:

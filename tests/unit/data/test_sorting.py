@@ -10,13 +10,13 @@ import pytest
 from fedhelp_edge import data
 from fedhelp_edge.data.sorting import LABELS_FILE, Sorting
 from fedhelp_edge.errors import BadTableError, NoImagesError
-from tests.unit.data import made
+from tests.unit.data import samples
 
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    for place, pixels in enumerate(made.noise(4)):
-        made.save(tmp_path / "pictures" / f"scan{place}.png", pixels)
+    for index, pixels in enumerate(samples.noise(4)):
+        samples.save(tmp_path / "pictures" / f"scan{index}.png", pixels)
     return tmp_path / "pictures"
 
 
@@ -41,18 +41,18 @@ def test_the_next_picture_is_the_first_without_a_class_behind_this_one(pictures:
 
 def test_training_reads_what_was_sorted(pictures: Path, tmp_path: Path) -> None:
     sorting = Sorting(pictures, ("a", "b"))
-    for place in range(3):
-        sorting.assign(f"scan{place}.png", place % 2)
-    found = data.check(pictures, made.plan(), state_dir=tmp_path / "kept")
-    assert found.classes == {"a": 2, "b": 1}
+    for index in range(3):
+        sorting.assign(f"scan{index}.png", index % 2)
+    report = data.check(pictures, samples.plan(), state_dir=tmp_path / "kept")
+    assert report.classes == {"a": 2, "b": 1}
 
 
 def test_pictures_in_a_classs_folder_begin_with_that_class_and_keep_their_part(pictures: Path, tmp_path: Path) -> None:
-    made.save(pictures / "test" / "B" / "known.png", made.noise(1, seed=9)[0])
+    samples.save(pictures / "test" / "B" / "known.png", samples.noise(1, seed=9)[0])
     sorting = Sorting(pictures, ("a", "b"))
     assert sorting.label("test/B/known.png") == 1
     sorting.assign("scan0.png", 0)
-    assert data.load(pictures, made.plan(), state_dir=tmp_path / "kept").splits.count("test") == 1
+    assert data.load(pictures, samples.plan(), state_dir=tmp_path / "kept").splits.count("test") == 1
 
 
 def test_what_another_program_wrote_stays(pictures: Path) -> None:
@@ -74,12 +74,12 @@ def test_a_phones_pictures_are_told_apart_with_what_to_do(pictures: Path, monkey
     for problems in (
         Sorting(pictures, ("a", "b")).problems,
         [
-            one
-            for one in data.check(pictures, made.plan(), state_dir=pictures.parent / "kept").problems
-            if "IMG" in one.file
+            problem
+            for problem in data.check(pictures, samples.plan(), state_dir=pictures.parent / "kept").problems
+            if "IMG" in problem.file
         ],
     ):
-        assert [(one.file, one.code) for one in problems] == [("IMG_1.HEIC", "E_HEIC")]
+        assert [(problem.file, problem.code) for problem in problems] == [("IMG_1.HEIC", "E_HEIC")]
 
 
 def test_a_folder_without_pictures_and_a_table_of_no_files_are_refused(pictures: Path, tmp_path: Path) -> None:
@@ -92,9 +92,9 @@ def test_a_folder_without_pictures_and_a_table_of_no_files_are_refused(pictures:
 
 
 def test_a_picture_is_shown_in_its_own_proportions(pictures: Path) -> None:
-    made.save(pictures / "wide.png", made.noise(1, 10, 40, 3)[0])
-    shown = Sorting(pictures, ("a", "b")).decode_for_screen("wide.png", 32)
-    assert (shown.width, shown.height, shown.pixels.shape) == (40, 10, (32, 32, 3))
+    samples.save(pictures / "wide.png", samples.noise(1, 10, 40, 3)[0])
+    decoded = Sorting(pictures, ("a", "b")).decode_for_screen("wide.png", 32)
+    assert (decoded.width, decoded.height, decoded.pixels.shape) == (40, 10, (32, 32, 3))
 
 
 def test_no_cell_of_the_table_is_a_formula_and_every_one_is_found_again(pictures: Path, tmp_path: Path) -> None:

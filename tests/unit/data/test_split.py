@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fedhelp_edge import data, errors
 from fedhelp_edge.data import split
 from fedhelp_edge.plan import Plan
-from tests.unit.data import made
+from tests.unit.data import samples
 
 Case: TypeAlias = tuple[list[str], list[int], list[str], Plan]
 
@@ -29,13 +29,13 @@ def cases(draw: st.DrawFn, *, grouped: bool = True) -> Case:
     group = st.sampled_from(["", *"pqrstuvw"]) if grouped else st.just("")
     groups = draw(st.lists(group, min_size=count, max_size=count))
     val, test = draw(st.sampled_from([(0.1, 0.2), (0.0, 0.0), (0.5, 0.5), (0.0, 0.3), (0.25, 0.0)]))
-    plan = made.plan("a", "b", "c", "d", seed=draw(st.integers(0, 2**53 - 1)), val=val, test=test)
+    plan = samples.plan("a", "b", "c", "d", seed=draw(st.integers(0, 2**53 - 1)), val=val, test=test)
     return [f"{value:064x}" for value in hashes], labels, groups, plan
 
 
-def drawn(case: Case, given: list[str] | None = None) -> list[str]:
+def drawn(case: Case, given_splits: list[str] | None = None) -> list[str]:
     hashes, labels, groups, plan = case
-    return split.draw(hashes, labels, groups, given or [""] * len(hashes), plan)
+    return split.draw(hashes, labels, groups, given_splits or [""] * len(hashes), plan)
 
 
 @given(cases())
@@ -76,7 +76,7 @@ def test_every_class_is_split_in_the_plan_s_proportions_and_is_learned_from(case
 @pytest.mark.parametrize("fraction", [0.25, 0.33, 0.5])
 def test_of_a_class_the_nearest_whole_number_of_images_is_taken_halves_are_rounded_up(fraction: float) -> None:
     for count in (1, 2, 3, 5, 6, 7, 53):  # a third of 53 is 17.49
-        plan = made.plan(val=fraction, test=0.0)
+        plan = samples.plan(val=fraction, test=0.0)
         splits = drawn(([f"{i:064x}" for i in range(count)], [0] * count, [""] * count, plan))
         assert splits.count("val") == min(int(fraction * count + 0.5), count - 1), count
 
@@ -86,27 +86,27 @@ def test_a_patient_counts_to_the_class_that_most_of_the_images_have() -> None:
     labels = [0, 0, 1, 0, 0, 2, 1, 1, 2]
     hashes, groups = [f"{i:064x}" for i in range(9)], [group for group in "pqr" for _ in range(3)]
     for seed in range(8):
-        splits = drawn((hashes, labels, groups, made.plan(seed=seed, val=0.5, test=0.0)))
+        splits = drawn((hashes, labels, groups, samples.plan(seed=seed, val=0.5, test=0.0)))
         assert splits[6:] == ["train"] * 3
         assert splits.count("val") == 3
 
 
 def test_classes_too_small_for_a_part_of_their_own_give_some_together() -> None:
     hashes = [f"{i:064x}" for i in range(40)]
-    splits = drawn((hashes, [i // 4 for i in range(40)], [""] * 40, made.plan(*"abcdefghij")))
+    splits = drawn((hashes, [i // 4 for i in range(40)], [""] * 40, samples.plan(*"abcdefghij")))
     assert Counter(splits) == {"train": 28, "test": 8, "val": 4}
 
 
 def test_a_patient_who_is_called_as_an_image_s_pixels_hash_is_not_that_image() -> None:
     hashes = [f"{number:064x}" for number in range(20)]
     groups = [hashes[1], "", *[""] * 18]
-    found = (split.draw(hashes, [0, 1] * 10, groups, [""] * 20, made.plan(seed=seed)) for seed in range(20))
-    assert any(first != second for first, second, *_ in found)
+    draws = (split.draw(hashes, [0, 1] * 10, groups, [""] * 20, samples.plan(seed=seed)) for seed in range(20))
+    assert any(first != second for first, second, *_ in draws)
 
 
 def test_another_seed_gives_another_split() -> None:
     hashes, labels = [f"{i:064x}" for i in range(100)], [0] * 100
-    parts = {tuple(drawn((hashes, labels, [""] * 100, made.plan(seed=seed)))) for seed in range(3)}
+    parts = {tuple(drawn((hashes, labels, [""] * 100, samples.plan(seed=seed)))) for seed in range(3)}
     assert len(parts) == 3
 
 
@@ -124,80 +124,80 @@ def test_what_a_file_says_of_its_images_holds_and_a_missing_val_comes_from_its_t
 
 def test_an_image_of_which_its_file_says_nothing_goes_with_its_group() -> None:
     groups, says = ["p", "p", "q", "q", "", "", "r", "r"], ["test", "", "val", "", "test", "", "train", ""]
-    case = [f"{i:064x}" for i in range(8)], [0] * 8, groups, made.plan()
+    case = [f"{i:064x}" for i in range(8)], [0] * 8, groups, samples.plan()
     assert drawn(case, says) == ["test", "test", "val", "val", "test", "train", "train", "train"]
 
 
 def test_what_was_kept_holds_and_else_what_the_file_says_of_a_new_image_also_within_a_group() -> None:
-    hashes, kept = list("abcdef"), {"a": "test", "b": "val"}
+    hashes, saved = list("abcdef"), {"a": "test", "b": "val"}
     groups, says = ["p", "", "p", "p", "", ""], ["train", "", "test", "", "val", ""]
-    assert split.extend(hashes, groups, says, kept) == ["test", "val", "test", "", "val", "train"]
+    assert split.extend(hashes, groups, says, saved) == ["test", "val", "test", "", "val", "train"]
 
 
 @given(cases(), st.data())
 def test_new_images_are_learned_from_and_old_ones_stay_where_they_were(case: Case, draw: st.DataObject) -> None:
     hashes, _, groups, _ = case
     old = draw.draw(st.integers(0, len(hashes)))
-    kept = dict(zip(hashes, drawn(case), strict=True))
-    known = {sha256: kept[sha256] for sha256 in hashes[:old]}
-    splits = split.extend(hashes, groups, [""] * len(hashes), known)
-    assert splits[:old] == [kept[sha256] for sha256 in hashes[:old]]
-    held = {group for group, part in zip(groups[:old], splits, strict=False) if group and part != "train"}
-    assert splits[old:] == ["" if group in held else "train" for group in groups[old:]]
+    saved = dict(zip(hashes, drawn(case), strict=True))
+    earlier = {sha256: saved[sha256] for sha256 in hashes[:old]}
+    splits = split.extend(hashes, groups, [""] * len(hashes), earlier)
+    assert splits[:old] == [saved[sha256] for sha256 in hashes[:old]]
+    held_out = {group for group, part in zip(groups[:old], splits, strict=False) if group and part != "train"}
+    assert splits[old:] == ["" if group in held_out else "train" for group in groups[old:]]
 
 
 def parts(images: data.Images) -> dict[bytes, str]:
     """The part of each image, by its pixels."""
-    return {images.pixels[i].tobytes(): own for i, own in enumerate(images.splits)}
+    return {images.pixels[i].tobytes(): image_split for i, image_split in enumerate(images.splits)}
 
 
 def test_a_split_is_kept_though_files_are_renamed_removed_and_the_seed_changes(tmp_path: Path) -> None:
-    source = made.folder(tmp_path / "images")
-    first = parts(data.load(source, made.plan(), state_dir=tmp_path / "kept"))
+    source = samples.folder(tmp_path / "images")
+    first = parts(data.load(source, samples.plan(), state_dir=tmp_path / "kept"))
     (source / "a" / "000.png").unlink()
     for path in sorted(source.glob("*/*.png")):
         path.rename(path.with_name(f"renamed {path.name}"))
-    again = parts(data.load(source, made.plan(seed=7), state_dir=tmp_path / "kept"))
+    again = parts(data.load(source, samples.plan(seed=7), state_dir=tmp_path / "kept"))
     assert again.items() <= first.items()
     assert len(again) == 19
 
 
 def test_new_files_join_train(tmp_path: Path) -> None:
-    source = made.folder(tmp_path / "images")
-    first = parts(data.load(source, made.plan(), state_dir=tmp_path / "kept"))
-    made.folder(source / "later", seed=1)
-    again = parts(data.load(source, made.plan(), state_dir=tmp_path / "kept"))
+    source = samples.folder(tmp_path / "images")
+    first = parts(data.load(source, samples.plan(), state_dir=tmp_path / "kept"))
+    samples.folder(source / "later", seed=1)
+    again = parts(data.load(source, samples.plan(), state_dir=tmp_path / "kept"))
     assert first.items() <= again.items()
     assert {again[pixels] for pixels in again.keys() - first.keys()} == {"train"}
 
 
 def test_a_new_image_of_a_patient_who_is_measured_by_is_left_out_with_the_reason(tmp_path: Path) -> None:
-    source = made.folder(tmp_path / "images")
+    source = samples.folder(tmp_path / "images")
     names = sorted(path.relative_to(source).as_posix() for path in source.glob("*/*.png"))
     table = source / "table.csv"
     table.write_text(
         "path,label,patient\n" + "".join(f"{n},{n[0]},p{i}\n" for i, n in enumerate(names)), encoding="utf-8"
     )
-    first = data.load(table, made.plan(), state_dir=tmp_path / "kept")
-    held, free = (first.groups[first.splits.index(part)] for part in ("test", "train"))
-    for place, group in enumerate((held, free)):
-        made.save(source / "a" / f"new{place}.png", made.noise(1, seed=50 + place)[0])
+    first = data.load(table, samples.plan(), state_dir=tmp_path / "kept")
+    in_test, in_train = (first.groups[first.splits.index(part)] for part in ("test", "train"))
+    for index, group in enumerate((in_test, in_train)):
+        samples.save(source / "a" / f"new{index}.png", samples.noise(1, seed=50 + index)[0])
         with table.open("a", encoding="utf-8") as file:
-            file.write(f"a/new{place}.png,a,{group}\n")
-    again = data.load(table, made.plan(), state_dir=tmp_path / "kept")
+            file.write(f"a/new{index}.png,a,{group}\n")
+    again = data.load(table, samples.plan(), state_dir=tmp_path / "kept")
     assert [(problem.file, problem.code) for problem in again.problems] == [("a/new0.png", "E_GROUP")]
     assert parts(first).items() <= parts(again).items()
     assert again.splits[again.names.index("a/new1.png")] == "train"
 
 
 def test_each_size_of_image_keeps_a_split_of_its_own(tmp_path: Path) -> None:
-    source = made.folder(tmp_path / "images")
+    source = samples.folder(tmp_path / "images")
     small, large = (
-        data.load(source, made.plan(size=size), state_dir=tmp_path / "kept").splits.count("test") for size in (8, 16)
+        data.load(source, samples.plan(size=size), state_dir=tmp_path / "kept").splits.count("test") for size in (8, 16)
     )
     assert small == large == 4
-    kept = json.loads((tmp_path / "kept" / "split.json").read_bytes())["parts"]
-    assert {kind: len(found) for kind, found in kept.items()} == {"8x8x3": 20, "16x16x3": 20}
+    saved = json.loads((tmp_path / "kept" / "split.json").read_bytes())["parts"]
+    assert {kind: len(by_hash) for kind, by_hash in saved.items()} == {"8x8x3": 20, "16x16x3": 20}
 
 
 def test_what_is_kept_lies_in_a_folder_made_for_it_and_beside_what_is_kept_for_other_images(tmp_path: Path) -> None:
@@ -215,20 +215,20 @@ def test_what_is_kept_lies_in_a_folder_made_for_it_and_beside_what_is_kept_for_o
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"parts": {"16x16x3": {"00": "tset"}}}', '{"parts": {"16x16x3": 1}}'])
 def test_a_damaged_split_is_not_drawn_anew(text: str, tmp_path: Path) -> None:
-    source = made.folder(tmp_path / "images")
+    source = samples.folder(tmp_path / "images")
     (tmp_path / "split.json").write_text(text, encoding="utf-8")
     with pytest.raises(errors.KeptSplitError):
-        data.load(source, made.plan(), state_dir=tmp_path)
+        data.load(source, samples.plan(), state_dir=tmp_path)
     assert (tmp_path / "split.json").read_text(encoding="utf-8") == text
 
 
 def test_a_part_of_the_images_is_a_view_and_no_copy(tmp_path: Path) -> None:
-    images = data.load(made.folder(tmp_path / "images"), made.plan(), state_dir=tmp_path / "kept")
+    images = data.load(samples.folder(tmp_path / "images"), samples.plan(), state_dir=tmp_path / "kept")
     train = images.part("train")
     assert set(train.splits) == {"train"}
     assert isinstance(train.pixels, data.Pixels)
     assert train.pixels.shape == (len(train), 16, 16, 3)
-    whole = [i for i, own in enumerate(images.splits) if own == "train"]
+    whole = [i for i, image_split in enumerate(images.splits) if image_split == "train"]
     assert np.array_equal(train.pixels[:], images.pixels[np.asarray(whole)])
     assert np.array_equal(train.pixels[[2, 0]], np.asarray(train.pixels)[[2, 0]])
     assert np.array_equal(train.labels, images.labels[whole])

@@ -11,7 +11,7 @@ import pytest
 
 from fedhelp_edge import data, files
 from fedhelp_edge.data import folder, picture
-from tests.unit.data import made
+from tests.unit.data import samples
 
 
 @pytest.fixture
@@ -28,17 +28,17 @@ def decoding(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def stored(kept: Path) -> list[Path]:
-    return sorted(path for path in (kept / "decoded").rglob("*") if path.is_file())
+def stored(folder: Path) -> list[Path]:
+    return sorted(path for path in (folder / "decoded").rglob("*") if path.is_file())
 
 
 def test_a_second_run_decodes_nothing_and_maps_the_file(tmp_path: Path, decoding: list[str]) -> None:
-    source = made.folder(tmp_path / "images")
+    source = samples.folder(tmp_path / "images")
     (source / "a" / "broken.png").write_bytes(b"x")
-    first = data.load(source, made.plan(), state_dir=tmp_path / "kept")
+    first = data.load(source, samples.plan(), state_dir=tmp_path / "kept")
     assert len(decoding) == 21
     before = stored(tmp_path / "kept")
-    again = data.load(source, made.plan(), state_dir=tmp_path / "kept")
+    again = data.load(source, samples.plan(), state_dir=tmp_path / "kept")
     assert len(decoding) == 21
     assert stored(tmp_path / "kept") == before
     assert np.array_equal(first.pixels[:], again.pixels[:])
@@ -48,80 +48,80 @@ def test_a_second_run_decodes_nothing_and_maps_the_file(tmp_path: Path, decoding
 
 
 def test_only_what_is_new_or_changed_is_decoded_and_the_old_file_goes(tmp_path: Path, decoding: list[str]) -> None:
-    source = made.folder(tmp_path / "images")
-    data.load(source, made.plan(), state_dir=tmp_path / "kept")
+    source = samples.folder(tmp_path / "images")
+    data.load(source, samples.plan(), state_dir=tmp_path / "kept")
     (old,) = stored(tmp_path / "kept")
     decoding.clear()
-    made.save(source / "a" / "new.png", made.noise(1, seed=8)[0])
-    made.save(source / "a" / "003.png", made.noise(1, 20, 16, 3, seed=9)[0])
+    samples.save(source / "a" / "new.png", samples.noise(1, seed=8)[0])
+    samples.save(source / "a" / "003.png", samples.noise(1, 20, 16, 3, seed=9)[0])
     (source / "b" / "001.png").unlink()
-    found = data.load(source, made.plan(), state_dir=tmp_path / "kept")
+    images = data.load(source, samples.plan(), state_dir=tmp_path / "kept")
     assert sorted(decoding) == ["003.png", "new.png"]
     assert stored(tmp_path / "kept") != [old]
     assert len(stored(tmp_path / "kept")) == 1
-    fresh = data.load(source, made.plan(), state_dir=tmp_path / "other")
-    assert np.array_equal(found.pixels[:], fresh.pixels[:])
-    assert found.names == fresh.names
+    fresh = data.load(source, samples.plan(), state_dir=tmp_path / "other")
+    assert np.array_equal(images.pixels[:], fresh.pixels[:])
+    assert images.names == fresh.names
 
 
 def test_another_size_or_another_kit_decodes_anew(
     tmp_path: Path, decoding: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = made.folder(tmp_path / "images")
-    data.load(source, made.plan(), state_dir=tmp_path / "kept")
-    data.load(source, made.plan(size=8), state_dir=tmp_path / "kept")
-    data.load(source, made.plan(channels=1), state_dir=tmp_path / "kept")
+    source = samples.folder(tmp_path / "images")
+    data.load(source, samples.plan(), state_dir=tmp_path / "kept")
+    data.load(source, samples.plan(size=8), state_dir=tmp_path / "kept")
+    data.load(source, samples.plan(channels=1), state_dir=tmp_path / "kept")
     monkeypatch.setattr(picture, "DECODER_VERSION", 99)
-    data.load(source, made.plan(), state_dir=tmp_path / "kept")
+    data.load(source, samples.plan(), state_dir=tmp_path / "kept")
     assert len(decoding) == 80
     assert len(stored(tmp_path / "kept")) == 4
 
 
 @pytest.mark.parametrize("harm", ["cut", "empty", "longer", "index"])
 def test_a_damaged_file_is_made_again(harm: str, tmp_path: Path) -> None:
-    source = made.folder(tmp_path / "images")
-    first = data.load(source, made.plan(), state_dir=tmp_path / "kept")
+    source = samples.folder(tmp_path / "images")
+    first = data.load(source, samples.plan(), state_dir=tmp_path / "kept")
     whole = first.pixels[:]
     (path,) = stored(tmp_path / "kept")
     text = path.read_bytes()
     first = None  # type: ignore[assignment]  # Windows lets nobody write to what is mapped
     path.write_bytes({"cut": text[:-100], "empty": b"", "longer": b"x" + text, "index": text[:-40] + bytes(40)}[harm])
-    assert np.array_equal(data.load(source, made.plan(), state_dir=tmp_path / "kept").pixels[:], whole)
+    assert np.array_equal(data.load(source, samples.plan(), state_dir=tmp_path / "kept").pixels[:], whole)
     assert stored(tmp_path / "kept") != [path]
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = made.folder(tmp_path / "images")
+    source = samples.folder(tmp_path / "images")
 
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        data.load(source, made.plan(), state_dir=tmp_path / "kept")
+        data.load(source, samples.plan(), state_dir=tmp_path / "kept")
     assert stored(tmp_path / "kept") == []
     assert not (tmp_path / "kept" / "split.json").exists()
     monkeypatch.undo()
-    assert len(data.load(source, made.plan(), state_dir=tmp_path / "kept")) == 20
+    assert len(data.load(source, samples.plan(), state_dir=tmp_path / "kept")) == 20
 
 
 def test_what_a_killed_run_left_is_never_read_and_goes_in_time(tmp_path: Path) -> None:
-    source = made.folder(tmp_path / "images")
-    data.load(source, made.plan(), state_dir=tmp_path / "kept")
+    source = samples.folder(tmp_path / "images")
+    data.load(source, samples.plan(), state_dir=tmp_path / "kept")
     (path,) = stored(tmp_path / "kept")
     old, fresh = (path.with_name(f".{name}.images.part") for name in ("old", "fresh"))
     for part in (old, fresh):
         part.write_bytes(path.read_bytes()[:-50])
     os.utime(old, (0, 0))
-    made.save(source / "a" / "new.png", made.noise(1, seed=8)[0])
-    assert len(data.load(source, made.plan(), state_dir=tmp_path / "kept")) == 21
+    samples.save(source / "a" / "new.png", samples.noise(1, seed=8)[0])
+    assert len(data.load(source, samples.plan(), state_dir=tmp_path / "kept")) == 21
     assert (old.exists(), fresh.exists()) == (False, True)
 
 
 @pytest.mark.parametrize("workers", [1, 3, 16])
 def test_the_number_of_workers_changes_nothing(workers: int, tmp_path: Path) -> None:
-    source = made.folder(tmp_path / "images", 40)
-    one = data.load(source, made.plan(), state_dir=tmp_path / "one", workers=1)
-    many = data.load(source, made.plan(), state_dir=tmp_path / "many", workers=workers)
-    assert np.array_equal(one.pixels[:], many.pixels[:])
-    assert (one.names, one.splits) == (many.names, many.splits)
+    source = samples.folder(tmp_path / "images", 40)
+    single = data.load(source, samples.plan(), state_dir=tmp_path / "one", workers=1)
+    many = data.load(source, samples.plan(), state_dir=tmp_path / "many", workers=workers)
+    assert np.array_equal(single.pixels[:], many.pixels[:])
+    assert (single.names, single.splits) == (many.names, many.splits)

@@ -26,11 +26,11 @@ from fedhelp_edge.errors import BadPackError
 SIDE, COUNT = 16, 12
 
 
-def made(channels: int = 3) -> Pack:
+def sample_pack(channels: int = 3) -> Pack:
     """Phantoms in three classes, and what one source said."""
     pixels, labels = phantoms.draw(COUNT, 3, size=SIDE, family="tissue")
-    said = np.full((1, COUNT, 3), 1 / 3, np.float16)
-    return Pack(pixels[..., :channels].copy(), labels, ("a", "b", "c"), ("files:a",), said, {"licence": "CC0"})
+    probabilities = np.full((1, COUNT, 3), 1 / 3, np.float16)
+    return Pack(pixels[..., :channels].copy(), labels, ("a", "b", "c"), ("files:a",), probabilities, {"licence": "CC0"})
 
 
 def enlarged(pack: Pack) -> Pack:
@@ -45,16 +45,16 @@ def saved(path: Path, pack: Pack, quality: int | None = None) -> Path:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_lossless_every_pixel_comes_back_in_fewer_bytes(channels: int, tmp_path: Path) -> None:
-    pack = enlarged(made(channels))
+    pack = enlarged(sample_pack(channels))
     small, raw = saved(tmp_path / "small", pack, webp.LOSSLESS), saved(tmp_path / "raw", pack)
-    found = packs.load(small)
-    assert (found.pixels.dtype, found.pixels.shape) == (np.uint8, pack.pixels.shape)
-    assert found.pixels.tobytes() == pack.pixels.tobytes()
+    loaded = packs.load(small)
+    assert (loaded.pixels.dtype, loaded.pixels.shape) == (np.uint8, pack.pixels.shape)
+    assert loaded.pixels.tobytes() == pack.pixels.tobytes()
     assert small.stat().st_size < raw.stat().st_size
 
 
 def test_a_lower_quality_keeps_nearly_the_pixels_in_fewer_bytes_still(tmp_path: Path) -> None:
-    pack = enlarged(made())
+    pack = enlarged(sample_pack())
     paths = [saved(tmp_path / f"{quality}", pack, quality) for quality in (30, 90, 100)]
     sizes = [path.stat().st_size for path in paths]
     assert sizes == sorted(set(sizes))
@@ -65,25 +65,25 @@ def test_a_lower_quality_keeps_nearly_the_pixels_in_fewer_bytes_still(tmp_path: 
 
 @pytest.mark.parametrize("quality", [None, 90, 100])
 def test_all_but_the_images_is_the_same_however_they_are_kept(quality: int | None, tmp_path: Path) -> None:
-    pack = made()
-    found = packs.load(saved(tmp_path / "pack", pack, quality))
-    assert found.labels.tolist() == pack.labels.tolist()
-    assert found.probabilities.tobytes() == pack.probabilities.tobytes()
-    assert (found.classes, found.sources, dict(found.provenance)) == (pack.classes, pack.sources, pack.provenance)
+    pack = sample_pack()
+    loaded = packs.load(saved(tmp_path / "pack", pack, quality))
+    assert loaded.labels.tolist() == pack.labels.tolist()
+    assert loaded.probabilities.tobytes() == pack.probabilities.tobytes()
+    assert (loaded.classes, loaded.sources, dict(loaded.provenance)) == (pack.classes, pack.sources, pack.provenance)
 
 
 def test_images_may_be_higher_than_wide(tmp_path: Path) -> None:
-    pack = replace(made(), pixels=made().pixels[:, :, : SIDE // 2].copy())
+    pack = replace(sample_pack(), pixels=sample_pack().pixels[:, :, : SIDE // 2].copy())
     assert packs.load(saved(tmp_path / "pack", pack, 100)).pixels.tobytes() == pack.pixels.tobytes()
 
 
 def test_any_webp_reader_opens_the_images(tmp_path: Path) -> None:
-    pack = made()
-    held = load_file(saved(tmp_path / "pack", pack, 100))
-    for place, (begin, end) in enumerate(zip([0, *held["ends"]], held["ends"], strict=False)):
-        opened = Image.open(io.BytesIO(held["webp"][begin:end].tobytes()))
+    pack = sample_pack()
+    tensors = load_file(saved(tmp_path / "pack", pack, 100))
+    for index, (begin, end) in enumerate(zip([0, *tensors["ends"]], tensors["ends"], strict=False)):
+        opened = Image.open(io.BytesIO(tensors["webp"][begin:end].tobytes()))
         assert opened.format == "WEBP"
-        assert np.array_equal(np.asarray(opened), pack.pixels[place])
+        assert np.array_equal(np.asarray(opened), pack.pixels[index])
 
 
 # --- what is refused -----------------------------------------------------------------------------------------------
@@ -92,21 +92,21 @@ Held = dict[str, Any]
 
 
 def held() -> Held:
-    row, ends = webp.encode(made().pixels, 100)
-    pack = made()
+    row, ends = webp.encode(sample_pack().pixels, 100)
+    pack = sample_pack()
     return {"webp": row, "ends": ends, "labels": pack.labels, "probabilities": pack.probabilities,
             "shape": json.dumps([SIDE, SIDE, 3])}  # fmt: skip
 
 
-def instead(place: int, data: bytes) -> Callable[[Held], None]:
+def replace_image(index: int, data: bytes) -> Callable[[Held], None]:
     """Other bytes in the place of an image's."""
 
-    def change(held: Held) -> None:
-        ends = held["ends"]
-        begin, end = (int(ends[place - 1]) if place else 0), int(ends[place])
-        row = held["webp"].tobytes()
-        held["webp"] = np.frombuffer(row[:begin] + data + row[end:], np.uint8)
-        held["ends"] = np.where(np.arange(COUNT) < place, ends, ends + len(data) - (end - begin))
+    def change(tensors: Held) -> None:
+        ends = tensors["ends"]
+        begin, end = (int(ends[index - 1]) if index else 0), int(ends[index])
+        row = tensors["webp"].tobytes()
+        tensors["webp"] = np.frombuffer(row[:begin] + data + row[end:], np.uint8)
+        tensors["ends"] = np.where(np.arange(COUNT) < index, ends, ends + len(data) - (end - begin))
 
     return change
 
@@ -121,13 +121,13 @@ def picture(kind: str = "WEBP", side: int = SIDE, mode: str = "RGB", frames: int
 
 
 ODD: dict[str, Callable[[Held], Any]] = {
-    "another size": instead(3, picture(side=SIDE + 1)),
-    "much larger": instead(3, picture(side=4000)),
-    "see-through": instead(3, picture(mode="RGBA")),
-    "moving": instead(3, picture(frames=2)),
-    "a PNG": instead(3, picture("PNG")),
-    "no picture": instead(0, b"no picture at all"),
-    "cut short": instead(COUNT - 1, picture()[:-9]),
+    "another size": replace_image(3, picture(side=SIDE + 1)),
+    "much larger": replace_image(3, picture(side=4000)),
+    "see-through": replace_image(3, picture(mode="RGBA")),
+    "moving": replace_image(3, picture(frames=2)),
+    "a PNG": replace_image(3, picture("PNG")),
+    "no picture": replace_image(0, b"no picture at all"),
+    "cut short": replace_image(COUNT - 1, picture()[:-9]),
     "no shape": lambda h: h.pop("shape"),
     "a shape of two": lambda h: h.update(shape="[16, 16]"),
     "a shape of fractions": lambda h: h.update(shape="[16.0, 16, 3]"),
@@ -142,16 +142,16 @@ ODD: dict[str, Callable[[Held], Any]] = {
     "an image of no bytes": lambda h: h.update(ends=np.r_[h["ends"][0], h["ends"][0], h["ends"][2:]]),
     "ends in 32 bit": lambda h: h.update(ends=h["ends"].astype(np.int32)),
     "bytes in two columns": lambda h: h.update(webp=np.stack([h["webp"]] * 2, 1)),
-    "pixels as well": lambda h: h.update(images=made().pixels),
+    "pixels as well": lambda h: h.update(images=sample_pack().pixels),
     "a label too few": lambda h: h.update(labels=h["labels"][:-1]),
 }
 
 
-def written(path: Path, held: Held) -> Path:
+def written(path: Path, tensors: Held) -> Path:
     notes = {"classes": '["a", "b", "c"]', "sources": '["files:a"]'}
-    if "shape" in held:
-        notes["shape"] = held.pop("shape")
-    save_file({name: np.ascontiguousarray(array) for name, array in held.items()}, path, notes)
+    if "shape" in tensors:
+        notes["shape"] = tensors.pop("shape")
+    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path, notes)
     return path
 
 
@@ -166,7 +166,7 @@ def test_odd_bytes_are_refused(change: Callable[[Held], Any], tmp_path: Path) ->
 
 def test_the_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     odd = held()
-    instead(3, b"no picture at all")(odd)
+    replace_image(3, b"no picture at all")(odd)
     with pytest.raises(BadPackError, match=r"odd: public image 3 is not a WebP"):
         packs.load(written(tmp_path / "odd", odd))
 
@@ -182,12 +182,12 @@ def test_more_pixels_than_memory_should_hold_are_refused_before_any_is_decoded(
 
 
 @given(st.integers(0, 5000), st.integers(1, 255))
-def test_a_byte_that_was_changed_gives_other_pixels_or_a_refusal(at: int, by: int) -> None:
-    row, ends = webp.encode(made().pixels, 100)
+def test_a_byte_that_was_changed_gives_other_pixels_or_a_refusal(offset: int, by: int) -> None:
+    row, ends = webp.encode(sample_pack().pixels, 100)
     changed: NDArray[np.uint8] = row.copy()
-    changed[at % len(row)] ^= by
+    changed[offset % len(row)] ^= by
     try:
-        found = webp.decode(changed, ends, (SIDE, SIDE, 3))
+        decoded = webp.decode(changed, ends, (SIDE, SIDE, 3))
     except packs.ImageBrokenError:
         return
-    assert found.shape == (COUNT, SIDE, SIDE, 3)
+    assert decoded.shape == (COUNT, SIDE, SIDE, 3)

@@ -24,7 +24,7 @@ from fedhelp_edge.parcel import keys
 from fedhelp_edge.report import metrics
 from fedhelp_edge.site import local_training
 from fedhelp_edge.train import loop
-from tests.unit.data.made import GIVEN
+from tests.unit.data.samples import GIVEN
 
 pytestmark = pytest.mark.proof
 FILE = GIVEN / "classification" / "pneumoniamnist.npz"

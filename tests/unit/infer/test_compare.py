@@ -44,55 +44,60 @@ def forgetful(opened: Bundle) -> Bundle:
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The test part, in a folder for each class."""
     folder, test = tmp_path_factory.mktemp("labelled"), bundles.site().images.part("test")
-    for place, (pixels, label) in enumerate(zip(test.pixels[:], test.labels, strict=True)):
+    for index, (pixels, label) in enumerate(zip(test.pixels[:], test.labels, strict=True)):
         (folder / bundles.CLASSES[label]).mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(folder / bundles.CLASSES[label] / f"{place}.png")
+        Image.fromarray(pixels).save(folder / bundles.CLASSES[label] / f"{index}.png")
     return folder
 
 
 def test_who_gets_worse_is_named_with_an_interval(
     opened: Bundle, forgetful: Bundle, images: Path, tmp_path: Path
 ) -> None:
-    found = compare.compare(opened, forgetful, images, cache_dir=tmp_path)
+    comparison = compare.compare(opened, forgetful, images, cache_dir=tmp_path)
     labels = bundles.site().images.part("test").labels
-    assert found.images == len(labels)
-    assert [one.images for one in found.classes] == np.bincount(labels).tolist()
-    lost = found.classes[0]
+    assert comparison.images == len(labels)
+    assert [of_class.images for of_class in comparison.classes] == np.bincount(labels).tolist()
+    lost = comparison.classes[0]
     assert lost.new < lost.old / 2
     assert lost.difference.high is not None
     assert lost.difference.high < 0
-    assert f"recognises fewer of {bundles.CLASSES[0]}" in found.verdict
-    assert found.difference.accuracy.value == pytest.approx((found.better - found.worse) / found.images)
+    assert f"recognises fewer of {bundles.CLASSES[0]}" in comparison.verdict
+    assert comparison.difference.accuracy.value == pytest.approx(
+        (comparison.better - comparison.worse) / comparison.images
+    )
     back = compare.compare(forgetful, opened, images, cache_dir=tmp_path)
-    assert (back.better, back.worse) == (found.worse, found.better)
+    assert (back.better, back.worse) == (comparison.worse, comparison.better)
 
 
 def test_a_model_is_no_better_than_itself(opened: Bundle, images: Path, tmp_path: Path) -> None:
-    found = compare.compare(opened, opened, images, cache_dir=tmp_path)
-    assert (found.better, found.worse, found.difference.accuracy.value) == (0, 0, 0)
-    assert found.verdict.endswith("do not tell them apart")
+    comparison = compare.compare(opened, opened, images, cache_dir=tmp_path)
+    assert (comparison.better, comparison.worse, comparison.difference.accuracy.value) == (0, 0, 0)
+    assert comparison.verdict.endswith("do not tell them apart")
 
 
 def test_images_that_the_site_learned_from_or_chose_by_are_left_out(
     opened: Bundle, images: Path, tmp_path: Path
 ) -> None:
     plan = bundles.site().plan
-    own = data.load(images, plan, state_dir=tmp_path / "own")  # which splits them, and keeps how
-    found = compare.compare(opened, opened, images, cache_dir=tmp_path / "kept", state_dir=tmp_path / "own")
-    assert found.images == own.splits.count("test")
-    assert found.left_out == len(own) - found.images
+    site_images = data.load(images, plan, state_dir=tmp_path / "own")  # which splits them, and keeps how
+    comparison = compare.compare(opened, opened, images, cache_dir=tmp_path / "kept", state_dir=tmp_path / "own")
+    assert comparison.images == site_images.splits.count("test")
+    assert comparison.left_out == len(site_images) - comparison.images
 
 
 def test_pictures_that_are_nearly_those_that_the_site_learned_from_are_left_out_too(
     opened: Bundle, images: Path, tmp_path: Path
 ) -> None:
-    own = data.load(images, bundles.site().plan, state_dir=tmp_path / "own")
-    name = own.names[own.splits.index("train")]
+    site_images = data.load(images, bundles.site().plan, state_dir=tmp_path / "own")
+    name = site_images.names[site_images.splits.index("train")]
     pixels = np.asarray(Image.open(images / name)).copy()
     pixels[0, 0] ^= 1
     Image.fromarray(pixels).save((images / name).with_name("again.png"))
-    found = compare.compare(opened, opened, images, cache_dir=tmp_path / "kept", state_dir=tmp_path / "own")
-    assert (found.images, found.left_out) == (own.splits.count("test"), len(own) - own.splits.count("test") + 1)
+    comparison = compare.compare(opened, opened, images, cache_dir=tmp_path / "kept", state_dir=tmp_path / "own")
+    assert (comparison.images, comparison.left_out) == (
+        site_images.splits.count("test"),
+        len(site_images) - site_images.splits.count("test") + 1,
+    )
 
 
 def test_models_of_other_classes_and_unlabelled_images_are_refused(opened: Bundle, tmp_path: Path) -> None:
@@ -111,7 +116,10 @@ def test_the_command_prints_both_sides_and_the_verdict(
     assert code == 0
     assert "balanced accuracy" in out
     assert out.splitlines()[-1].endswith("do not tell them apart")
-    said = json.loads(typed(capsys, "compare", model, model, images, "--home", home, "--json")[1])
-    assert said["images"] == said["classes"][0]["images"] + said["classes"][1]["images"] + said["classes"][2]["images"]
-    assert said["verdict"] == out.splitlines()[-1]
+    result = json.loads(typed(capsys, "compare", model, model, images, "--home", home, "--json")[1])
+    assert (
+        result["images"]
+        == result["classes"][0]["images"] + result["classes"][1]["images"] + result["classes"][2]["images"]
+    )
+    assert result["verdict"] == out.splitlines()[-1]
     assert err == ""

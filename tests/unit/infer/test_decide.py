@@ -29,25 +29,25 @@ def ask(opened: Bundle) -> Any:
 
 
 def test_one_possible_class_is_the_answer(ask: Any) -> None:
-    found = ask(0.9, 0.06, 0.04)
-    assert (found.answer, found.reason, found.set) == (A, "", (A,))
+    answer = ask(0.9, 0.06, 0.04)
+    assert (answer.answer, answer.reason, answer.set) == (A, "", (A,))
 
 
 def test_two_possible_classes_are_no_answer(ask: Any) -> None:
-    found = ask(0.55, 0.4, 0.05)
-    assert (found.answer, found.set) == (None, (A, B))
-    assert found.reason == f"it may be {A} or {B}"
+    answer = ask(0.55, 0.4, 0.05)
+    assert (answer.answer, answer.set) == (None, (A, B))
+    assert answer.reason == f"it may be {A} or {B}"
 
 
 def test_no_class_likely_enough_is_no_answer(ask: Any) -> None:
-    found = ask(0.15, 0.29, 0.45)
-    assert (found.answer, found.set, found.reason) == (None, (), "no class is likely enough")
+    answer = ask(0.15, 0.29, 0.45)
+    assert (answer.answer, answer.set, answer.reason) == (None, (), "no class is likely enough")
 
 
 def test_a_possible_class_that_is_not_the_likeliest_is_no_answer(ask: Any) -> None:
-    found = ask(0.3, 0.25, 0.45)
-    assert (found.answer, found.set) == (None, (A,))
-    assert C in found.reason
+    answer = ask(0.3, 0.25, 0.45)
+    assert (answer.answer, answer.set) == (None, (A,))
+    assert C in answer.reason
 
 
 @pytest.mark.parametrize(
@@ -55,10 +55,10 @@ def test_a_possible_class_that_is_not_the_likeliest_is_no_answer(ask: Any) -> No
 )
 def test_a_coin_flip_is_uncertain_and_both_classes_are_named(opened: Bundle, probabilities: Any) -> None:
     facts = replace(opened.facts, calibration=replace(opened.facts.calibration, least=(0.5, 0.5, 0.5)))
-    found = decide.decide(facts, np.array(probabilities, np.float32), 0.5, np.zeros((3, 2, 2), np.float32))
-    assert (found.answer, found.verdict) == (None, "uncertain")
-    assert found.between == (A, B)
-    assert found.reason == f"uncertain between {A} ({probabilities[0]:.1%}) and {B} ({probabilities[1]:.1%})"
+    answer = decide.decide(facts, np.array(probabilities, np.float32), 0.5, np.zeros((3, 2, 2), np.float32))
+    assert (answer.answer, answer.verdict) == (None, "uncertain")
+    assert answer.between == (A, B)
+    assert answer.reason == f"uncertain between {A} ({probabilities[0]:.1%}) and {B} ({probabilities[1]:.1%})"
 
 
 def test_two_near_classes_are_both_named_where_the_set_holds_another_one(ask: Any) -> None:
@@ -69,8 +69,8 @@ def test_two_near_classes_are_both_named_where_the_set_holds_another_one(ask: An
 
 def test_what_is_more_likely_wrong_than_right_is_no_answer(opened: Bundle) -> None:
     facts = replace(opened.facts, calibration=replace(opened.facts.calibration, least=(0.4, 0.4, 0.4)))
-    found = decide.decide(facts, np.array([0.45, 0.28, 0.27], np.float32), 0.5, np.zeros((3, 2, 2), np.float32))
-    assert (found.answer, found.verdict, found.set) == (None, "uncertain", (A,))
+    answer = decide.decide(facts, np.array([0.45, 0.28, 0.27], np.float32), 0.5, np.zeros((3, 2, 2), np.float32))
+    assert (answer.answer, answer.verdict, answer.set) == (None, "uncertain", (A,))
 
 
 def test_an_image_just_as_far_as_images_may_lie_is_uncertain_and_not_unlike_where_two_classes_are_near(
@@ -81,35 +81,39 @@ def test_an_image_just_as_far_as_images_may_lie_is_uncertain_and_not_unlike_wher
 
 @pytest.mark.parametrize("distance", [1.01, 40.0, float("nan")])
 def test_an_image_unlike_those_trained_on_is_no_answer_however_sure_the_net_is(ask: Any, distance: float) -> None:
-    found = ask(0.999, 0.0005, 0.0005, distance=distance)
-    assert (found.answer, found.verdict) == (None, "unlike")
-    assert found.reason.startswith("unlike the training images")
+    answer = ask(0.999, 0.0005, 0.0005, distance=distance)
+    assert (answer.answer, answer.verdict) == (None, "unlike")
+    assert answer.reason.startswith("unlike the training images")
 
 
 def test_a_whole_answer_comes_from_a_model_and_pixels_alone(opened: Bundle) -> None:
     pixels = np.asarray(bundles.site().images.part("test").pixels[:5])
-    found = decide.answer_images(opened, pixels)
-    assert [len(one.probabilities) for one in found] == [3] * 5
-    said = opened.engine(pixels)
-    for one, logits in zip(found, said.logits, strict=True):
-        assert one.heatmaps.mean((1, 2)) + opened.facts.bias == pytest.approx(logits, abs=1e-4)
+    answers = decide.answer_images(opened, pixels)
+    assert [len(answer.probabilities) for answer in answers] == [3] * 5
+    outputs = opened.engine(pixels)
+    for answer, logits in zip(answers, outputs.logits, strict=True):
+        assert answer.heatmaps.mean((1, 2)) + opened.facts.bias == pytest.approx(logits, abs=1e-4)
     assert decide.answer_images(opened, pixels[:0]) == []
 
 
 def test_noise_is_unlike_cells_and_most_cells_are_answered(opened: Bundle) -> None:
     test = bundles.site().images.part("test")
     assert all(
-        one.distance > 1 for one in decide.answer_images(opened, bundles.noise(8, bundles.SIDE, bundles.SIDE, 3))
+        answer.distance > 1 for answer in decide.answer_images(opened, bundles.noise(8, bundles.SIDE, bundles.SIDE, 3))
     )
-    found = decide.answer_images(opened, np.asarray(test.pixels[:]))
-    assert sum(one.distance <= 1 for one in found) >= 0.85 * len(found)
-    right = [one.answer == bundles.CLASSES[label] for one, label in zip(found, test.labels, strict=True) if one.answer]
-    assert len(right) >= 0.25 * len(found)
+    answers = decide.answer_images(opened, np.asarray(test.pixels[:]))
+    assert sum(answer.distance <= 1 for answer in answers) >= 0.85 * len(answers)
+    right = [
+        answer.answer == bundles.CLASSES[label]
+        for answer, label in zip(answers, test.labels, strict=True)
+        if answer.answer
+    ]
+    assert len(right) >= 0.25 * len(answers)
     assert np.mean(right) > 0.8
 
 
 def test_a_class_is_flagged_from_its_threshold_on_whatever_the_answer_and_never_without_one(opened: Bundle) -> None:
-    none, half, tenth = (Threshold(at, 20) for at in (None, 0.5, 0.125))
+    none, half, tenth = (Threshold(probability, 20) for probability in (None, 0.5, 0.125))
     facts = replace(opened.facts, calibration=replace(opened.facts.calibration, thresholds=(half, none, tenth)))
 
     def flags(*probabilities: float) -> tuple[str, ...]:
@@ -145,6 +149,6 @@ def test_a_probability_is_never_shown_as_quite_nothing_or_all(value: float, show
 
 
 def test_programs_get_numbers_of_a_length_that_means_something(ask: Any) -> None:
-    told = ask(0.1234567, 0.8, 0.0765433, distance=0.123456).to_json()
-    assert (told["probabilities"][A], told["distance"]) == (0.123457, 0.1235)
+    row = ask(0.1234567, 0.8, 0.0765433, distance=0.123456).to_json()
+    assert (row["probabilities"][A], row["distance"]) == (0.123457, 0.1235)
     assert ask(1.0, 0.0, 0.0, distance=float("inf")).to_json()["distance"] is None

@@ -52,13 +52,13 @@ def test_predict_opens_no_socket_and_writes_nothing_outside_its_folder(
         [sys.executable, "-c", WATCHED, *map(str, words)],
         env=quiet, cwd=tmp_path / "here", capture_output=True, text=True, check=False,
     )  # fmt: skip
-    said = json.loads(done.stderr.splitlines()[-1])
-    assert said["code"] == 0, done.stderr
+    report = json.loads(done.stderr.splitlines()[-1])
+    assert report["code"] == 0, done.stderr
     for name in ("home", "here", "tmp"):
         assert list((tmp_path / name).iterdir()) == [], name
-    outside = [path for path in said["opened"] if not path.startswith((str(tmp_path / "out"), os.devnull))]
+    outside = [path for path in report["opened"] if not path.startswith((str(tmp_path / "out"), os.devnull))]
     assert outside == []
     assert {path: path.stat().st_mtime_ns for path in home.rglob("*")} == before
-    assert not {"torch", "onnx", "torchvision"} & set(said["modules"])
-    assert "onnxruntime" in said["modules"]
+    assert not {"torch", "onnx", "torchvision"} & set(report["modules"])
+    assert "onnxruntime" in report["modules"]
     assert (tmp_path / "out" / f"answers.{kind}").exists()

@@ -25,7 +25,7 @@ from fedhelp_edge.infer import answer_formats, answering, inputs
 from fedhelp_edge.infer.bundle import Bundle
 from tests import bundles
 from tests.bundles import typed
-from tests.unit.data import made
+from tests.unit.data import samples
 
 ROW = {
     "type": "object",
@@ -53,9 +53,9 @@ def asked(capsys: Capsys, home: Path, model: Path, *words: str | Path) -> dict[s
     """The rows of `--format json`, by file."""
     _, out, _ = typed(capsys, "predict", model, *words, "--format", "json", "--home", home)
     assert out.count("\n") == 1
-    found = json.loads(out)
-    jsonschema.validate(found, SHAPE)
-    return {row["file"]: row for row in found["results"]}
+    results = json.loads(out)
+    jsonschema.validate(results, SHAPE)
+    return {row["file"]: row for row in results["results"]}
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -123,10 +123,10 @@ def test_the_same_picture_in_any_form_gives_the_same_answer(
     plain.convert("CMYK").save(tmp_path / "print.tif")
     np.savez(tmp_path / "array.npz", images=upright[None])
     rows = asked(capsys, home, model, *sorted(tmp_path.iterdir()))
-    wanted = rows["plain.png"]["probabilities"]
+    expected = rows["plain.png"]["probabilities"]
     for name, row in rows.items():
         near = 0.2 if name in ("frames.gif",) else 0.02  # 256 colours
-        assert row["probabilities"] == pytest.approx(wanted, abs=near), name
+        assert row["probabilities"] == pytest.approx(expected, abs=near), name
     assert "2 frames" in rows["frames.gif"]["doubt"]
     assert "array.npz/0" in rows
 
@@ -145,7 +145,7 @@ def dicoms(folder: Path) -> dict[str, str]:
         np.asarray(bundles.site().images.part("test").pixels[0]).mean(2).astype(np.uint16).repeat(2, 0).repeat(2, 1)
     )
     many = {"NumberOfFrames": 3, "PixelData": values.tobytes() * 3}
-    wanted = {
+    expected = {
         "plain.dcm": ({}, ""),
         "no-slope.dcm": ({"RescaleSlope": None, "RescaleIntercept": None}, ""),
         "no-width.dcm": ({"WindowCenter": 128, "WindowWidth": 0}, ""),
@@ -157,24 +157,26 @@ def dicoms(folder: Path) -> dict[str, str]:
         "large.dcm": ({"Rows": 50_000, "Columns": 50_000}, "E_IMAGE_SIZE"),
         "short.dcm": ({"PixelData": values.tobytes()[:100]}, "E_IMAGE"),
     }
-    for name, (tags, _) in wanted.items():
-        made.dicom(folder / name, values, PatientName="Secretperson^Hildegard", PatientID="patient-number-0815", **tags)
-    made.dicom(
+    for name, (tags, _) in expected.items():
+        samples.dicom(
+            folder / name, values, PatientName="Secretperson^Hildegard", PatientID="patient-number-0815", **tags
+        )
+    samples.dicom(
         folder / "negative.dcm",
         values.max() - values,
         PhotometricInterpretation="MONOCHROME1",
         PatientID="patient-number-0815",
     )
-    return {**{name: code for name, (_, code) in wanted.items()}, "negative.dcm": ""}
+    return {**{name: code for name, (_, code) in expected.items()}, "negative.dcm": ""}
 
 
 def test_dicom_with_each_known_defect_is_answered_or_says_why(
     model: Path, home: Path, tmp_path: Path, capsys: Capsys
 ) -> None:
     pytest.importorskip("pydicom")
-    wanted = dicoms(tmp_path)
+    expected = dicoms(tmp_path)
     rows = asked(capsys, home, model, tmp_path)
-    assert {name: row["error"]["code"] if row["error"] else "" for name, row in rows.items()} == wanted
+    assert {name: row["error"]["code"] if row["error"] else "" for name, row in rows.items()} == expected
     assert rows["negative.dcm"]["probabilities"] == pytest.approx(rows["plain.dcm"]["probabilities"], abs=0.02)
     assert rows["inverse.dcm"]["probabilities"] != pytest.approx(rows["plain.dcm"]["probabilities"], abs=0.01)
 
@@ -183,11 +185,11 @@ def test_no_patients_name_gets_out(model: Path, home: Path, tmp_path: Path, caps
     pytest.importorskip("pydicom")
     dicoms(tmp_path / "in")
     words = ("predict", model, tmp_path / "in", "--home", home, "--out", tmp_path / "out")
-    said = "".join(str(typed(capsys, *words, "--format", kind)) for kind in answer_formats.FORMATS)
-    said += "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "out").iterdir())
-    assert "frames.dcm" in said
+    output = "".join(str(typed(capsys, *words, "--format", kind)) for kind in answer_formats.FORMATS)
+    output += "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "out").iterdir())
+    assert "frames.dcm" in output
     for secret in ("Secretperson", "Hildegard", "patient-number"):
-        assert secret not in said
+        assert secret not in output
 
 
 def test_what_is_said_on_stderr_names_no_file(model: Path, home: Path, tmp_path: Path, capsys: Capsys) -> None:
@@ -212,12 +214,12 @@ def test_a_table_and_csv_show_file_names_that_would_do_harm_as_harmless(
 
 def test_an_untrusted_model_says_so_in_every_form(model: Path, tmp_path: Path, capsys: Capsys) -> None:
     words = ("predict", model, bundles.pictures(tmp_path / "in", 1), "--home", tmp_path / "none", "--format")
-    found = {kind: typed(capsys, *words, kind) for kind in answer_formats.FORMATS}
-    assert all(code == 0 and "not trusted" in err for code, _, err in found.values())
-    assert json.loads(found["json"][1])["model"]["trusted"] is False
-    assert len(json.loads(found["json"][1])["model"]["words"].split()) == 8
-    assert found["csv"][1].splitlines()[1].endswith(",no")
-    assert "not trusted" in found["html"][1]
+    outputs = {kind: typed(capsys, *words, kind) for kind in answer_formats.FORMATS}
+    assert all(code == 0 and "not trusted" in err for code, _, err in outputs.values())
+    assert json.loads(outputs["json"][1])["model"]["trusted"] is False
+    assert len(json.loads(outputs["json"][1])["model"]["words"].split()) == 8
+    assert outputs["csv"][1].splitlines()[1].endswith(",no")
+    assert "not trusted" in outputs["html"][1]
 
 
 def test_pages_hold_each_picture_with_its_heat_map_and_nothing_from_elsewhere(
@@ -258,10 +260,10 @@ def test_every_form_says_uncertain_of_a_coin_flip_and_shows_no_probability_of_wh
 def test_the_overlay_marks_what_speaks_for_a_class_in_orange_and_against_it_in_blue() -> None:
     heatmaps = np.zeros((2, 2, 2), np.float32)
     heatmaps[0, 0, 0], heatmaps[0, 1, 1] = 4, -4
-    found = answer_formats.overlay(np.full((64, 64, 1), 128, np.uint8), heatmaps, 0).astype(int)
-    assert found[4, 4, 0] > found[4, 4, 2] + 50
-    assert found[60, 60, 2] > found[60, 60, 0] + 50
-    assert found[4, 60].tolist() == pytest.approx([128] * 3, abs=30)
+    overlaid = answer_formats.overlay(np.full((64, 64, 1), 128, np.uint8), heatmaps, 0).astype(int)
+    assert overlaid[4, 4, 0] > overlaid[4, 4, 2] + 50
+    assert overlaid[60, 60, 2] > overlaid[60, 60, 0] + 50
+    assert overlaid[4, 60].tolist() == pytest.approx([128] * 3, abs=30)
 
 
 def test_however_many_files_there_are_only_a_few_are_held_at_once(opened: Bundle, tmp_path: Path) -> None:
@@ -294,10 +296,10 @@ def test_a_run_that_was_cut_off_goes_on_where_it_stopped(
     assert path.read_bytes() == whole.read_bytes()
 
 
-def _counting(asked: Any, looked: list[str]) -> Any:
+def _counting(engine: Any, seen: list[str]) -> Any:
     def counting(bundle: Bundle, done: Any) -> Any:
-        looked.extend(item.name for item, _ in done)
-        return asked(bundle, done)
+        seen.extend(item.name for item, _ in done)
+        return engine(bundle, done)
 
     return counting
 
@@ -355,10 +357,10 @@ def test_a_drop_folder_is_answered_as_files_come_and_growing_ones_wait(opened: B
             (drop / "new.png").write_bytes((drop / "000.png").read_bytes())
         return len(looks) < 4
 
-    said: list[str] = []
-    answering.watch_folder(out, opened, drop, "json", wait, said.append)
+    reports: list[str] = []
+    answering.watch_folder(out, opened, drop, "json", wait, reports.append)
     assert [len(rows) for rows in looks] == [3, 3, 3, 4]
-    assert said == ["3 new, 1 of them bad", "1 new, 0 of them bad"]
+    assert reports == ["3 new, 1 of them bad", "1 new, 0 of them bad"]
 
 
 def test_a_file_whose_writer_pauses_is_answered_as_it_is_when_whole(opened: Bundle, tmp_path: Path) -> None:

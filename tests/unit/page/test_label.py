@@ -12,7 +12,7 @@ import pytest
 from fedhelp_edge.data.sorting import Sorting
 from fedhelp_edge.page import local_server
 from fedhelp_edge.page.label import KEYS, LabelApp
-from tests.unit.data import made
+from tests.unit.data import samples
 from tests.visitor import Visitor
 
 CLASSES = ("naevus", "<b>melanoma</b>")
@@ -21,15 +21,15 @@ CLASSES = ("naevus", "<b>melanoma</b>")
 class Labeller(Visitor):
     def go(self, path: str, body: str | None = None) -> str:
         """Where a step leads."""
-        found = self.ask(self.base + path, body)
-        assert found.status == 303
-        return found.headers["Location"].removeprefix(self.base)
+        response = self.ask(self.base + path, body)
+        assert response.status == 303
+        return response.headers["Location"].removeprefix(self.base)
 
 
 @pytest.fixture
 def sorting(tmp_path: Path) -> Sorting:
-    for place, pixels in enumerate(made.noise(3)):
-        made.save(tmp_path / f"scan{place}.png", pixels)
+    for index, pixels in enumerate(samples.noise(3)):
+        samples.save(tmp_path / f"scan{index}.png", pixels)
     (tmp_path / "broken.png").write_bytes(b"no picture")
     (tmp_path / "phone.heic").write_bytes(b"no picture")
     return Sorting(tmp_path, CLASSES)
@@ -79,10 +79,10 @@ def test_the_end_comes_when_all_have_a_class_or_the_person_stops(visitor: Labell
 
 
 def test_without_the_secret_link_there_is_nothing(visitor: Visitor) -> None:
-    here = visitor.server.host
+    host = visitor.server.host
     for path, headers in (
         ("/", {}), ("/2", {}), ("/" + "x" * 32 + "/2", {}), ("/%C3%A9/2", {}),
-        (visitor.base + "2", {"Host": "clinic.example"}), (visitor.base + "2", {"Host": here, "Origin": "https://evil"}),
+        (visitor.base + "2", {"Host": "clinic.example"}), (visitor.base + "2", {"Host": host, "Origin": "https://evil"}),
     ):  # fmt: skip
         assert visitor.ask(path, **headers).status == 404
         assert visitor.text == "404\n"
@@ -90,8 +90,8 @@ def test_without_the_secret_link_there_is_nothing(visitor: Visitor) -> None:
 
 def test_the_link_that_a_browser_is_started_with_works_once(visitor: Visitor) -> None:
     path = urlsplit(visitor.server.one_time_link).path
-    found = visitor.ask(path)
-    assert (found.status, found.headers["Location"]) == (303, visitor.base)
+    response = visitor.ask(path)
+    assert (response.status, response.headers["Location"]) == (303, visitor.base)
     for again in (path, "/", "//2"):
         assert visitor.ask(again).status == 404
 
@@ -105,10 +105,10 @@ def test_what_no_button_sends_is_refused_and_changes_nothing(visitor: Labeller, 
 
 def test_every_answer_forbids_to_load_frame_or_keep_anything(visitor: Visitor) -> None:
     for path in (visitor.base + "2", visitor.base, "/"):
-        said = visitor.ask(path).headers
-        policy = said["Content-Security-Policy"]
+        headers = visitor.ask(path).headers
+        policy = headers["Content-Security-Policy"]
         assert policy.startswith("default-src 'none'")
         assert "frame-ancestors 'none'" in policy
-        assert (said["Cache-Control"], said["Referrer-Policy"]) == ("no-store", "no-referrer")
-        assert said["X-Content-Type-Options"] == "nosniff"
-        assert said["Server"] == "fedhelp-edge"
+        assert (headers["Cache-Control"], headers["Referrer-Policy"]) == ("no-store", "no-referrer")
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Server"] == "fedhelp-edge"

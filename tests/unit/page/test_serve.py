@@ -21,7 +21,7 @@ from fedhelp_edge.page import local_server, serve
 from fedhelp_edge.page import texts as page_texts
 from fedhelp_edge.page.serve import DiagnosisApp
 from tests import bundles
-from tests.unit.data import made
+from tests.unit.data import samples
 from tests.unit.infer.test_predict import BAD, dicoms
 from tests.visitor import Visitor
 
@@ -39,8 +39,8 @@ def form(*files: tuple[str, bytes]) -> bytes:
     """What a browser sends."""
     sink = io.BytesIO()
     for name, data in files:
-        said = f'Content-Disposition: form-data; name="file"; filename="{name}"\r\nContent-Type: image/png'
-        sink.write(f"--{LINE}\r\n{said}\r\n\r\n".encode() + data + b"\r\n")
+        header = f'Content-Disposition: form-data; name="file"; filename="{name}"\r\nContent-Type: image/png'
+        sink.write(f"--{LINE}\r\n{header}\r\n\r\n".encode() + data + b"\r\n")
     return sink.getvalue() + f"--{LINE}--\r\n".encode()
 
 
@@ -59,8 +59,8 @@ def visitor(bundle: Bundle) -> Iterator[Guest]:
 def picture(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> bytes:
     """The first that the model answers: what is unlike the training images shows neither bars nor a heat-map."""
     files = sorted(bundles.pictures(tmp_path_factory.mktemp("in"), 20).iterdir())
-    found = (path.read_bytes() for path in files)
-    return next(one for one in found if answer_of(bundle, one).answer)
+    contents = (path.read_bytes() for path in files)
+    return next(content for content in contents if answer_of(bundle, content).answer)
 
 
 def answer_of(bundle: Bundle, picture: bytes) -> decide.Answer:
@@ -69,13 +69,13 @@ def answer_of(bundle: Bundle, picture: bytes) -> decide.Answer:
 
 def test_an_image_gets_the_answer_that_the_model_gives(visitor: Guest, bundle: Bundle, picture: bytes) -> None:
     page = visitor.send(("Jane <Doe>.png", picture))
-    given = answer_of(bundle, picture)
-    assert re.findall("<h2[^>]*>([^<]*)<", html.unescape(page))[0] == f"Answer: {given.answer}"
+    answer = answer_of(bundle, picture)
+    assert re.findall("<h2[^>]*>([^<]*)<", html.unescape(page))[0] == f"Answer: {answer.answer}"
     assert page.count('src="data:image/png;base64,') == 2
     assert "Jane &lt;Doe&gt;.png" in page
     assert "Doe" not in re.findall("<title>(.*)</title>", page)[0]
-    widths = [float(one) for one in re.findall(r'class="bar" style="width:([\d.]+)%', page)]
-    assert widths == pytest.approx([100 * p for p in given.probabilities.values()], abs=0.06)
+    widths = [float(width) for width in re.findall(r'class="bar" style="width:([\d.]+)%', page)]
+    assert widths == pytest.approx([100 * p for p in answer.probabilities.values()], abs=0.06)
     assert bundle.sha256[:16] in page
 
 
@@ -83,7 +83,7 @@ def test_several_files_are_answered_each_and_bytes_stay_as_they_are(visitor: Gue
     page = visitor.send(("a.png", picture), ("b.png", b"\r\n--" + picture), ("c.png", picture))
     assert page.count("<figure>") == 2
     assert page.count("E_IMAGE") == 1
-    names = [f"{place}.png" for place in range(21)]
+    names = [f"{index}.png" for index in range(21)]
     assert "21 files are too many" in visitor.send(*((name, b"") for name in names))
     assert list(local_server.PageRequest("", form(("a", b"\r\n\r\n-\r\n"), ("%22é", b""))).files()) == [
         ("a", b"\r\n\r\n-\r\n"),
@@ -144,11 +144,11 @@ def test_of_a_stranger_nothing_is_read(visitor: Guest, monkeypatch: pytest.Monke
 
 def test_the_page_forbids_to_load_frame_or_keep_anything(visitor: Guest, picture: bytes) -> None:
     for body in (None, form(("a.png", picture))):
-        said = visitor.ask(visitor.base, body).headers
-        policy = said["Content-Security-Policy"]
+        headers = visitor.ask(visitor.base, body).headers
+        policy = headers["Content-Security-Policy"]
         assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-")
         assert "form-action 'self'; frame-ancestors 'none'; base-uri 'none'" in policy
-        assert (said["Cache-Control"], said["Referrer-Policy"]) == ("no-store", "no-referrer")
+        assert (headers["Cache-Control"], headers["Referrer-Policy"]) == ("no-store", "no-referrer")
         assert not re.search(r'(src|href)="(?!data:)', visitor.text)
 
 
@@ -169,34 +169,34 @@ def test_a_model_that_nobody_vouches_for_says_so(bundle: Bundle) -> None:
 
 
 def test_the_card_is_shown_in_headings_tables_and_lists_and_its_words_are_text() -> None:
-    shown = serve._render_card(
+    rendered = serve._render_card(
         "---\ntags: [x]\n---\n\n# **A** <b>\n\none\ntwo `c`\n- x\n\n| h |\n| --- |\n| 1 |\n### Few\nend"
     )
-    assert "<h2>A &lt;b&gt;</h2><p>one two c</p><ul><li>x</li></ul>" in shown
-    assert "<tr><td>h</td></tr><tr><td>1</td></tr></table></div><h4>Few</h4><p>end</p>" in shown
-    assert "tags" not in shown
+    assert "<h2>A &lt;b&gt;</h2><p>one two c</p><ul><li>x</li></ul>" in rendered
+    assert "<tr><td>h</td></tr><tr><td>1</td></tr></table></div><h4>Few</h4><p>end</p>" in rendered
+    assert "tags" not in rendered
 
 
 @pytest.mark.parametrize("lang", list(page_texts.DIAGNOSIS))
 def test_every_language_says_everything_and_marks_what_nobody_reviewed(
     lang: str, bundle: Bundle, picture: bytes
 ) -> None:
-    said = page_texts.DIAGNOSIS[lang]
+    wording = page_texts.DIAGNOSIS[lang]
     english = page_texts.DIAGNOSIS["en"]
-    for one in fields(said):
-        texts = [getattr(of, one.name) for of in (said, english)]
+    for field in fields(wording):
+        texts = [getattr(of, field.name) for of in (wording, english)]
         if isinstance(texts[1], str) and texts[1]:
             places = [re.findall(r"\{\w+\}", text) for text in texts]
-            assert texts[0], one.name
-            assert sorted(places[0]) == sorted(places[1]), one.name
+            assert texts[0], field.name
+            assert sorted(places[0]) == sorted(places[1]), field.name
     with local_server.running(DiagnosisApp(bundle, lang)) as server:
         page = Guest(server).send(("bad.png", b""), ("good.png", picture), **{"Accept-Language": "de"})
     assert f'<html lang="{lang}">' in page
-    assert said.reviewed == (lang == "en")
-    if not said.reviewed:
-        assert said.unreviewed.split(".")[0] in page.replace("&#x27;", "'")
-        assert said.codes["E_IMAGE"].replace("'", "&#x27;") in page
-    assert said.strength in page
+    assert wording.reviewed == (lang == "en")
+    if not wording.reviewed:
+        assert wording.unreviewed.split(".")[0] in page.replace("&#x27;", "'")
+        assert wording.codes["E_IMAGE"].replace("'", "&#x27;") in page
+    assert wording.strength in page
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_english_says_of_a_doubt_what_predict_says(bundle: Bundle) -> None:
 
 
 def test_a_picture_keeps_its_own_proportions(visitor: Guest, tmp_path: Path) -> None:
-    made.save(tmp_path / "wide.png", bundles.noise(20, 80, 3))
+    samples.save(tmp_path / "wide.png", bundles.noise(20, 80, 3))
     page = visitor.send(("wide.png", (tmp_path / "wide.png").read_bytes()))
     assert page.count('width="480" height="120" style="aspect-ratio:480/120"') == 1
 
@@ -235,7 +235,7 @@ def test_a_picture_keeps_its_own_proportions(visitor: Guest, tmp_path: Path) -> 
 def test_what_is_unlike_the_training_images_shows_no_bars_no_classes_and_no_heat_map(
     visitor: Guest, tmp_path: Path
 ) -> None:
-    made.save(tmp_path / "noise.png", bundles.noise(48, 48, 3))
+    samples.save(tmp_path / "noise.png", bundles.noise(48, 48, 3))
     page = visitor.send(("noise.png", (tmp_path / "noise.png").read_bytes()))
     assert "unlike the training images" in page
     section = re.findall("<section>.*?</section>", page, flags=re.S)[0]
@@ -247,8 +247,8 @@ def test_what_is_unlike_the_training_images_shows_no_bars_no_classes_and_no_heat
 def test_a_coin_flip_is_no_answer_and_both_classes_are_named_in_each_language(bundle: Bundle) -> None:
     calibrated = replace(bundle.facts, calibration=replace(bundle.facts.calibration, least=(0.5, 0.5, 0.5)))
     answer = decide.decide(calibrated, np.array([0.51, 0.47, 0.02], np.float32), 0.5, np.zeros((3, 2, 2), np.float32))
-    for said in page_texts.DIAGNOSIS.values():
-        reason = serve._reason(said, answer)
+    for wording in page_texts.DIAGNOSIS.values():
+        reason = serve._reason(wording, answer)
         assert f"{bundles.CLASSES[0]} (51.0%)" in reason
         assert f"{bundles.CLASSES[1]} (47.0%)" in reason
     assert serve._reason(page_texts.DIAGNOSIS["en"], answer) == answer.reason

@@ -20,7 +20,7 @@ def learned(classes: int, difficulty: float, family: str) -> float:
     """How often the nearest of the classes' mean images is the right one, on images that it has not seen."""
     seen, labels = draw(600, classes, size=32, seed=1, difficulty=difficulty, family=family)
     fresh, truth = draw(400, classes, size=32, seed=2, difficulty=difficulty, family=family)
-    means = np.stack([small(seen[labels == one]).mean(0) for one in range(classes)])
+    means = np.stack([small(seen[labels == label]).mean(0) for label in range(classes)])
     return float(np.mean(((small(fresh)[:, None] - means) ** 2).sum(2).argmin(1) == truth))
 
 
@@ -31,8 +31,8 @@ def colour(site: int, seed: int, family: str = "cells") -> NDArray[np.float64]:
 
 @families
 def test_the_same_words_draw_the_same_images(family: str) -> None:
-    one, other = (draw(40, 5, size=32, seed=3, site=2, family=family) for _ in range(2))
-    assert np.array_equal(one[0], other[0]) and np.array_equal(one[1], other[1])
+    first, second = (draw(40, 5, size=32, seed=3, site=2, family=family) for _ in range(2))
+    assert np.array_equal(first[0], second[0]) and np.array_equal(first[1], second[1])
 
 
 @families
@@ -48,9 +48,9 @@ def test_an_image_is_the_same_however_many_are_drawn(family: str, monkeypatch: p
 
 
 @families
-@pytest.mark.parametrize("other", [{"seed": 1}, {"site": 1}, {"difficulty": 0.6}])
-def test_another_seed_site_or_difficulty_draws_other_images(family: str, other: dict[str, float]) -> None:
-    images, theirs = draw(20, 3, size=32, family=family)[0], draw(20, 3, size=32, family=family, **other)[0]
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"site": 1}, {"difficulty": 0.6}])
+def test_another_seed_site_or_difficulty_draws_other_images(family: str, changed: dict[str, float]) -> None:
+    images, theirs = draw(20, 3, size=32, family=family)[0], draw(20, 3, size=32, family=family, **changed)[0]
     assert not (images == theirs).all((1, 2, 3)).any()
 
 
@@ -77,7 +77,7 @@ def test_no_images_are_drawn_where_none_are_wanted() -> None:
 def test_grey_images_are_the_coloured_ones_without_their_colour() -> None:
     grey, coloured = (draw(30, 4, size=32, channels=channels, difficulty=0.1)[0] for channels in (1, 3))
     light = coloured @ np.array([0.299, 0.587, 0.114])
-    alike = [np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in zip(light, grey, strict=True)]
+    alike = [np.corrcoef(first.ravel(), second.ravel())[0, 1] for first, second in zip(light, grey, strict=True)]
     assert min(alike) > 0.95
 
 
@@ -91,16 +91,16 @@ def test_every_class_comes_early_and_often(family: str, site: int) -> None:
 
 
 def test_sites_see_the_classes_in_their_own_frequencies() -> None:
-    even, *own = (np.bincount(draw(400, 4, size=16, site=site)[1], minlength=4) for site in range(4))
+    even, *of_sites = (np.bincount(draw(400, 4, size=16, site=site)[1], minlength=4) for site in range(4))
     assert np.abs(even - 100).max() <= 3
-    assert all(np.abs(counts - 100).max() > 10 for counts in own)
+    assert all(np.abs(counts - 100).max() > 10 for counts in of_sites)
 
 
 @families
 def test_a_site_has_its_own_mean_colour_whatever_the_seed(family: str) -> None:
-    one, other = (np.stack([colour(site, seed, family) for site in range(4)]) for seed in (1, 2))
-    within = np.linalg.norm(one - other, axis=1).max()
-    between = [np.linalg.norm(one[a] - one[b]) for a in range(4) for b in range(a)]
+    first, second = (np.stack([colour(site, seed, family) for site in range(4)]) for seed in (1, 2))
+    within = np.linalg.norm(first - second, axis=1).max()
+    between = [np.linalg.norm(first[a] - first[b]) for a in range(4) for b in range(a)]
     assert min(between) > 2 * within
 
 
@@ -115,8 +115,8 @@ def test_a_simple_model_learns_them_in_part_and_less_the_harder_they_are(family:
 def test_the_families_look_different() -> None:
     cells, tissue = (small(draw(200, 5, size=32, family=family, seed=4)[0]) for family in FAMILIES)
     means = np.stack([cells[:100].mean(0), tissue[:100].mean(0)])
-    for place, fresh in enumerate((cells[100:], tissue[100:])):
-        assert (((fresh[:, None] - means) ** 2).sum(2).argmin(1) == place).mean() > 0.95
+    for index, fresh in enumerate((cells[100:], tissue[100:])):
+        assert (((fresh[:, None] - means) ** 2).sum(2).argmin(1) == index).mean() > 0.95
 
 
 def test_the_families_share_no_name() -> None:

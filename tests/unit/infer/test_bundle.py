@@ -83,9 +83,9 @@ def test_a_model_that_was_not_signed_as_it_is_is_refused_with_or_without_a_home(
 ) -> None:
     spoil(copy)
     monkeypatch.setattr(Bundle, "engine", property(lambda self: pytest.fail("onnxruntime saw it")))
-    for at in (home, tmp_path / "nowhere"):
+    for folder in (home, tmp_path / "nowhere"):
         with pytest.raises(FedhelpError) as refused:
-            bundle.load(copy, lambda key, at=at: signer_check.model_warning(at, key, None))
+            bundle.load(copy, lambda key, folder=folder: signer_check.model_warning(folder, key, None))
         assert refused.value.code == FALSE[spoil]
 
 
@@ -124,7 +124,7 @@ def test_in_a_federation_the_roster_says_whose_models_are_trusted(three: Federat
     clinic.join()
     clinic.trip()
     clinic.download()
-    active, revoked = (one.keys.public.sign for one in three.clinics[:2])
+    active, revoked = (each.keys.public.sign for each in three.clinics[:2])
     assert signer_check.model_warning(clinic.home, active, None) == ""
     members.revoke(three.hub, three.coordinator_keys, three.clinics[1].id, 1, "stolen")
     clinic.trip()
@@ -138,8 +138,8 @@ def test_in_a_federation_the_roster_says_whose_models_are_trusted(three: Federat
 
 def test_answers_that_differ_from_those_at_export_are_found(opened: Bundle) -> None:
     assert opened.parity() <= 0.1
-    said = opened.notes[metadata.PARITY_NOTE]
-    other = {**opened.notes, metadata.PARITY_NOTE: said.replace('"data":"', '"data":"AACAPw', 1)}
+    parity_note = opened.notes[metadata.PARITY_NOTE]
+    other = {**opened.notes, metadata.PARITY_NOTE: parity_note.replace('"data":"', '"data":"AACAPw', 1)}
     with pytest.raises((DisagreesError, BadBundleError)):
         Bundle(opened.model, "", "", "", other, opened.facts).parity()
 
@@ -176,8 +176,8 @@ def test_any_bytes_whatever_are_no_model(data: bytes) -> None:
 
 
 @given(st.integers(0, 10**9), st.integers(0, 255))
-def test_a_model_with_any_byte_changed_is_read_or_refused_but_nothing_worse(place: int, byte: int) -> None:
+def test_a_model_with_any_byte_changed_is_read_or_refused_but_nothing_worse(offset: int, byte: int) -> None:
     data = bytearray(bundles.made().model)
-    data[place % len(data)] = byte
+    data[offset % len(data)] = byte
     with suppress(BadBundleError):
         metadata.read(metadata.read_notes(bytes(data))[metadata.FACTS_NOTE])

@@ -34,14 +34,14 @@ def node(kind: str, inputs: list[str], output: str, **how: object) -> onnx.NodeP
     return helper.make_node(kind, inputs, [output], **how)
 
 
-def before(made: ModelProto, *nodes: onnx.NodeProto, **constants: np.ndarray) -> ModelProto:
+def before(onnx_model: ModelProto, *nodes: onnx.NodeProto, **constants: np.ndarray) -> ModelProto:
     """Put operators in front of all others; the first of these sees what they make of the image."""
-    made.graph.node[0].input[0] = nodes[-1].output[0]
-    for place, one in enumerate(nodes):
-        made.graph.node.insert(place, one)
+    onnx_model.graph.node[0].input[0] = nodes[-1].output[0]
+    for index, new_node in enumerate(nodes):
+        onnx_model.graph.node.insert(index, new_node)
     for name, values in constants.items():
-        made.graph.initializer.append(numpy_helper.from_array(values, name))
-    return made
+        onnx_model.graph.initializer.append(numpy_helper.from_array(values, name))
+    return onnx_model
 
 
 def subgraph() -> GraphProto:
@@ -52,132 +52,132 @@ def subgraph() -> GraphProto:
     return helper.make_graph([true], "body", inputs, [output])
 
 
-def loop(made: ModelProto) -> None:
+def loop(onnx_model: ModelProto) -> None:
     """2^62 turns."""
-    before(made, node("Loop", ["turns", ""], "never", body=subgraph()), turns=np.array(2**62))
-    made.graph.node[1].input[0] = "image"
+    before(onnx_model, node("Loop", ["turns", ""], "never", body=subgraph()), turns=np.array(2**62))
+    onnx_model.graph.node[1].input[0] = "image"
 
 
-def branch(made: ModelProto) -> None:
-    before(made, node("If", ["yes"], "x", then_branch=subgraph(), else_branch=subgraph()), yes=np.array(True))
+def branch(onnx_model: ModelProto) -> None:
+    before(onnx_model, node("If", ["yes"], "x", then_branch=subgraph(), else_branch=subgraph()), yes=np.array(True))
 
 
-def hidden_loop(made: ModelProto) -> None:
+def hidden_loop(onnx_model: ModelProto) -> None:
     """In an operator that is allowed."""
-    made.graph.node[0].attribute.append(helper.make_attribute("body", subgraph()))
+    onnx_model.graph.node[0].attribute.append(helper.make_attribute("body", subgraph()))
 
 
-def function(made: ModelProto) -> None:
+def function(onnx_model: ModelProto) -> None:
     opset = [helper.make_opsetid("", 18)]
-    made.functions.append(helper.make_function("", "Relu", ["x"], ["y"], [node("Abs", ["x"], "y")], opset))
+    onnx_model.functions.append(helper.make_function("", "Relu", ["x"], ["y"], [node("Abs", ["x"], "y")], opset))
 
 
-def training(made: ModelProto) -> None:
-    made.training_info.add()
+def training(onnx_model: ModelProto) -> None:
+    onnx_model.training_info.add()
 
 
-def other_domain(made: ModelProto) -> None:
-    made.graph.node[0].domain = "com.microsoft"
+def other_domain(onnx_model: ModelProto) -> None:
+    onnx_model.graph.node[0].domain = "com.microsoft"
 
 
-def other_operators(made: ModelProto) -> None:
-    made.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+def other_operators(onnx_model: ModelProto) -> None:
+    onnx_model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
 
 
-def external(made: ModelProto) -> None:
+def external(onnx_model: ModelProto) -> None:
     """The numbers of a tensor lie in a file of the folder that the person happens to be in."""
-    tensor = next(one for one in made.graph.initializer if one.name == "mean")
+    tensor = next(candidate for candidate in onnx_model.graph.initializer if candidate.name == "mean")
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="passwords.txt")
 
 
-def named_external(made: ModelProto) -> None:
-    made.graph.initializer[0].external_data.add(key="location", value="/etc/passwd")
+def named_external(onnx_model: ModelProto) -> None:
+    onnx_model.graph.initializer[0].external_data.add(key="location", value="/etc/passwd")
 
 
-def constant_external(made: ModelProto) -> None:
+def constant_external(onnx_model: ModelProto) -> None:
     tensor = TensorProto(dims=[1], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value="/etc/passwd")
-    made.graph.node[0].attribute.append(helper.make_attribute("value", tensor))
+    onnx_model.graph.node[0].attribute.append(helper.make_attribute("value", tensor))
 
 
-def sparse(made: ModelProto) -> None:
-    made.graph.sparse_initializer.add()
+def sparse(onnx_model: ModelProto) -> None:
+    onnx_model.graph.sparse_initializer.add()
 
 
-def string_tensor(made: ModelProto) -> None:
-    made.graph.initializer.append(helper.make_tensor("text", TensorProto.STRING, [1], [b"x"]))
+def string_tensor(onnx_model: ModelProto) -> None:
+    onnx_model.graph.initializer.append(helper.make_tensor("text", TensorProto.STRING, [1], [b"x"]))
 
 
-def huge_resize(made: ModelProto) -> None:
-    side = next(one for one in made.graph.initializer if one.name == "side")
+def huge_resize(onnx_model: ModelProto) -> None:
+    side = next(each for each in onnx_model.graph.initializer if each.name == "side")
     side.CopyFrom(numpy_helper.from_array(np.array([200_000] * 2, np.int64), "side"))
 
 
-def scaled_resize(made: ModelProto) -> None:
-    resized = next(one for one in made.graph.node if one.op_type == "Resize")
+def scaled_resize(onnx_model: ModelProto) -> None:
+    resized = next(each for each in onnx_model.graph.node if each.op_type == "Resize")
     resized.input[2] = "mean"
 
 
-def huge_pad(made: ModelProto) -> None:
+def huge_pad(onnx_model: ModelProto) -> None:
     pad = node("Pad", ["image", "pads"], "padded")
-    before(made, pad, pads=np.array([0, 0, 0, 0, 0, 10**6, 10**6, 0], np.int64))
+    before(onnx_model, pad, pads=np.array([0, 0, 0, 0, 0, 10**6, 10**6, 0], np.int64))
 
 
-def doubled_and_doubled(made: ModelProto) -> None:
+def doubled_and_doubled(onnx_model: ModelProto) -> None:
     """An image beside itself, forty times over."""
     names = ["image", *(f"double{n}" for n in range(40))]
     nodes = (node("Concat", [old, old], new, axis=1) for old, new in pairwise(names))
-    before(made, *nodes)
+    before(onnx_model, *nodes)
 
 
-def outer_sum(made: ModelProto) -> None:
+def outer_sum(onnx_model: ModelProto) -> None:
     """A column of numbers and a row of them, added up to a square."""
     shapes = {"column": np.array([-1, 1], np.int64), "row": np.array([1, -1], np.int64)}
     long = np.zeros(1 << 16, np.float32)
     rows = [node("Reshape", ["long", name], f"{name}s") for name in shapes]
-    before(made, *rows, node("Add", ["columns", "rows"], "square"), long=long, **shapes)
+    before(onnx_model, *rows, node("Add", ["columns", "rows"], "square"), long=long, **shapes)
 
 
-def many_at_once(made: ModelProto) -> None:
+def many_at_once(onnx_model: ModelProto) -> None:
     """Each tensor is small enough, but all are needed to the end."""
     size = np.array([1, 4000, 4000, 3], np.int64)
     copies = [node("Resize", ["image", "", "", "size"], f"copy{n}") for n in range(40)]
-    before(made, *copies, node("Concat", [one.output[0] for one in copies], "all", axis=1), size=size)
+    before(onnx_model, *copies, node("Concat", [each.output[0] for each in copies], "all", axis=1), size=size)
 
 
-def endless_work(made: ModelProto) -> None:
+def endless_work(onnx_model: ModelProto) -> None:
     """A convolution whose kernel is as large as what it looks at."""
     kernel = np.zeros((64, 3, 200, 200), np.float32)
     first = node("Transpose", ["image"], "first", perm=[0, 3, 1, 2])
     larger = node("Resize", ["first", "", "", "size"], "large")
     steps = [first, larger, *(node("Conv", ["large", "kernel"], f"out{n}") for n in range(8))]
-    before(made, *steps, kernel=kernel, size=np.array([1, 3, 1000, 1000], np.int64))
+    before(onnx_model, *steps, kernel=kernel, size=np.array([1, 3, 1000, 1000], np.int64))
 
 
-def unknown_input(made: ModelProto) -> None:
-    made.graph.node[3].input[0] = "nowhere"
+def unknown_input(onnx_model: ModelProto) -> None:
+    onnx_model.graph.node[3].input[0] = "nowhere"
 
 
-def made_twice(made: ModelProto) -> None:
-    made.graph.node[2].output[0] = made.graph.node[1].output[0]
+def made_twice(onnx_model: ModelProto) -> None:
+    onnx_model.graph.node[2].output[0] = onnx_model.graph.node[1].output[0]
 
 
-def another_input(made: ModelProto) -> None:
-    made.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [1]))
+def another_input(onnx_model: ModelProto) -> None:
+    onnx_model.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [1]))
 
 
-def image_from_the_file(made: ModelProto) -> None:
-    made.graph.initializer.append(numpy_helper.from_array(np.zeros((1, 16, 16, 3), np.uint8), "image"))
+def image_from_the_file(onnx_model: ModelProto) -> None:
+    onnx_model.graph.initializer.append(numpy_helper.from_array(np.zeros((1, 16, 16, 3), np.uint8), "image"))
 
 
-def another_output(made: ModelProto) -> None:
-    made.graph.output[2].name = "mean"
+def another_output(onnx_model: ModelProto) -> None:
+    onnx_model.graph.output[2].name = "mean"
 
 
-def too_few_classes(made: ModelProto) -> None:
-    made.graph.output[0].name = "embedding"
+def too_few_classes(onnx_model: ModelProto) -> None:
+    onnx_model.graph.output[0].name = "embedding"
 
 
 HOSTILE = [
@@ -192,10 +192,10 @@ HOSTILE = [
 def test_a_model_that_could_do_more_is_refused_before_onnxruntime_sees_it(
     spoil: Callable[[ModelProto], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = model()
-    spoil(made)
+    onnx_model = model()
+    spoil(onnx_model)
     path = tmp_path / "model.onnx"
-    path.write_bytes(made.SerializeToString())
+    path.write_bytes(onnx_model.SerializeToString())
     signature = sshsig.sign(path.read_bytes(), bundles.site().keys.sign, bundle.NAMESPACE)
     bundle.signature_path(path).write_text(signature)
     monkeypatch.setattr(engine, "Engine", None)
@@ -220,10 +220,12 @@ def test_every_model_that_the_kit_exports_is_allowed_and_its_shapes_are_those_of
 ) -> None:
     nets = [resnet.arrays(ResNet("resnet20", 3, channels, norm=norm)) for _ in range(members)]
     image = plan.ImageSettings(size=16, channels=channels, mean=(0.5,) * channels, std=(0.25,) * channels)
-    made = graph.build(nets, image, None).SerializeToString()
+    data = graph.build(nets, image, None).SerializeToString()
     for shape in ((1, 16, 16, channels), (2, 61, 47, channels)):
-        said = Engine(made)(np.zeros(shape, np.uint8))
-        assert graph_check.check_cost(made, shape).outputs == {name: array.shape for name, array in vars(said).items()}
+        outputs = Engine(data)(np.zeros(shape, np.uint8))
+        assert graph_check.check_cost(data, shape).outputs == {
+            name: array.shape for name, array in vars(outputs).items()
+        }
 
 
 def test_an_8_bit_model_is_allowed() -> None:
@@ -241,26 +243,26 @@ def test_even_the_largest_net_on_the_largest_image_is_allowed() -> None:
 
 def test_what_it_costs_grows_with_the_image_and_counts_what_is_needed_at_once() -> None:
     data = bundles.made().model
-    one, two = graph_check.check_cost(data, IMAGE), graph_check.check_cost(data, (2, *IMAGE[1:]))
-    assert two.activations == 2 * one.activations
-    assert two.multiplications == pytest.approx(2 * one.multiplications)
+    single, double = graph_check.check_cost(data, IMAGE), graph_check.check_cost(data, (2, *IMAGE[1:]))
+    assert double.activations == 2 * single.activations
+    assert double.multiplications == pytest.approx(2 * single.multiplications)
     widest = 16 * bundles.SIDE**2  # the first stage of a ResNet20
-    assert 2 * widest <= one.activations <= 4 * widest
+    assert 2 * widest <= single.activations <= 4 * widest
 
 
 def test_a_model_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = graph.build([resnet.arrays(ResNet("resnet110", 3))], plan.ImageSettings(size=256), None).SerializeToString()
-    asked = Engine(slow, 1)
+    slow_engine = Engine(slow, 1)
     monkeypatch.setattr(engine, "SECONDS_PER_IMAGE", 0.02)
     with pytest.raises(BadBundleError, match="too long"):
-        asked(np.zeros((4, 256, 256, 3), np.uint8))
+        slow_engine(np.zeros((4, 256, 256, 3), np.uint8))
 
 
 def test_images_are_shown_to_the_model_in_parts_that_fit_into_memory() -> None:
     images = np.random.default_rng(0).integers(0, 256, (5, *IMAGE[1:]), dtype=np.uint8)
     whole, parts = (Engine(bundles.made().model, 1, at_once)(images) for at_once in (64, 2))
-    for one, other in zip(vars(whole).values(), vars(parts).values(), strict=True):
-        assert np.allclose(one, other, atol=1e-5)
+    for each, other in zip(vars(whole).values(), vars(parts).values(), strict=True):
+        assert np.allclose(each, other, atol=1e-5)
 
 
 @given(st.data())

@@ -22,10 +22,10 @@ from tests import bundles
 def test_every_image_has_as_many_numbers_as_the_format_says_all_finite(side: int, channels: int) -> None:
     images = np.concatenate([bundles.noise(2, side, side, channels), np.zeros((1, side, side, channels), np.uint8)])
     for name, look in appearance.KINDS.items():
-        found = look(images)
-        assert found.shape == (3, appearance.SIZES[name][channels])
-        assert np.isfinite(found).all()
-        assert look(images[1:2])[0] == pytest.approx(found[1], abs=1e-12)  # whatever else is asked about with it
+        numbers = look(images)
+        assert numbers.shape == (3, appearance.SIZES[name][channels])
+        assert np.isfinite(numbers).all()
+        assert look(images[1:2])[0] == pytest.approx(numbers[1], abs=1e-12)  # whatever else is asked about with it
 
 
 def test_a_layout_does_not_hang_on_brightness_or_contrast() -> None:
@@ -37,7 +37,7 @@ def test_a_layout_does_not_hang_on_brightness_or_contrast() -> None:
 def test_what_the_net_does_not_see_is_unlike_by_its_looks() -> None:
     """Embeddings of one law for all; the images of another kind are coarser."""
     random = np.random.default_rng(3)
-    train, kept, other, same = (random.normal(size=(count, 8)) for count in (300, 100, 60, 400))
+    train, validation, other, same = (random.normal(size=(count, 8)) for count in (300, 100, 60, 400))
 
     def drawn(count: int, coarse: int) -> np.ndarray:
         small = random.integers(60, 200, (count, 24 // coarse, 24 // coarse, 1)).astype(np.uint8)
@@ -45,13 +45,13 @@ def test_what_the_net_does_not_see_is_unlike_by_its_looks() -> None:
 
     fine = [drawn(count, 2) for count in (300, 100, 400)]
     seen = {name: (look(fine[0]), look(fine[1])) for name, look in appearance.KINDS.items()}
-    found = calibrate.likeness(train, kept, seen)
+    answers = calibrate.likeness(train, validation, seen)
 
     def unlike(embedding: np.ndarray, images: np.ndarray) -> float:
-        away = [cloud.distance(appearance.KINDS[name](images)) for name, cloud in found.looks.items()]
-        return float((np.max([found.distance(embedding), *away], 0) > 1).mean())
+        away = [cloud.distance(appearance.KINDS[name](images)) for name, cloud in answers.looks.items()]
+        return float((np.max([answers.distance(embedding), *away], 0) > 1).mean())
 
-    assert (calibrate.likeness(train, kept).distance(other) > 1).mean() < 0.1
+    assert (calibrate.likeness(train, validation).distance(other) > 1).mean() < 0.1
     assert unlike(other, drawn(60, 6)) > 0.95
     assert unlike(same, fine[2]) < 0.06
 
@@ -61,11 +61,11 @@ def test_three_kinds_of_distance_make_no_more_false_alarms_than_are_promised() -
     for key in range(40):
         random = np.random.default_rng(key)
         kinds = [[random.normal(size=(count, 12)) for count in (200, 100, 500)] for _ in range(3)]
-        found = calibrate.likeness(*kinds[0][:2], {str(place): (t, v) for place, (t, v, _) in enumerate(kinds[1:])})
-        clouds = [found, *found.looks.values()]
+        likeness = calibrate.likeness(*kinds[0][:2], {str(index): (t, v) for index, (t, v, _) in enumerate(kinds[1:])})
+        clouds = [likeness, *likeness.looks.values()]
         away = np.max([cloud.distance(kind[2]) for cloud, kind in zip(clouds, kinds, strict=True)], 0)
         alarms.append((away > 1).mean())
-    assert found.level == calibrate.UNLIKE_RATE
+    assert likeness.level == calibrate.UNLIKE_RATE
     assert np.mean(alarms) == pytest.approx(calibrate.UNLIKE_RATE, abs=0.012)
 
 
@@ -74,40 +74,42 @@ def test_an_answer_asks_for_the_looks_that_the_model_carries(opened: Bundle) -> 
     assert set(opened.facts.likeness.looks) == set(appearance.KINDS)
     cloud = opened.facts.likeness.looks["texture"]
     strict = replace(opened.facts.likeness, looks={"texture": replace(cloud, limit=cloud.limit / 1000)})
-    found = decide.answer_images(replace(opened, facts=replace(opened.facts, likeness=strict)), pixels)
-    assert [one.verdict for one in found] == ["unlike"] * 4
+    answers = decide.answer_images(replace(opened, facts=replace(opened.facts, likeness=strict)), pixels)
+    assert [answer.verdict for answer in answers] == ["unlike"] * 4
 
 
 def test_a_model_from_before_there_were_looks_is_read_and_answers(opened: Bundle) -> None:
-    said = json.loads(opened.facts.text())
-    del said["likeness"]["looks"]
-    before = metadata.read(json.dumps(said))
+    document = json.loads(opened.facts.text())
+    del document["likeness"]["looks"]
+    before = metadata.read(json.dumps(document))
     assert before.likeness.looks == {}
     pixels = np.asarray(bundles.site().images.part("test").pixels[:2])
-    found = decide.answer_images(replace(opened, facts=before), pixels)
-    assert [one.distance for one in found] == pytest.approx(before.likeness.distance(opened.engine(pixels).embedding))
+    answers = decide.answer_images(replace(opened, facts=before), pixels)
+    assert [answer.distance for answer in answers] == pytest.approx(
+        before.likeness.distance(opened.engine(pixels).embedding)
+    )
 
 
 def test_looks_of_a_later_version_are_passed_over_and_those_that_do_not_fit_are_refused(opened: Bundle) -> None:
-    said = json.loads(opened.facts.text())
-    said["likeness"]["looks"]["smell"] = said["likeness"]["looks"]["texture"]
-    assert set(metadata.read(json.dumps(said)).likeness.looks) == set(appearance.KINDS)
-    said["likeness"]["looks"]["layout"] = said["likeness"]["looks"]["texture"]
+    document = json.loads(opened.facts.text())
+    document["likeness"]["looks"]["smell"] = document["likeness"]["looks"]["texture"]
+    assert set(metadata.read(json.dumps(document)).likeness.looks) == set(appearance.KINDS)
+    document["likeness"]["looks"]["layout"] = document["likeness"]["looks"]["texture"]
     with pytest.raises(BadBundleError):
-        metadata.read(json.dumps(said))
+        metadata.read(json.dumps(document))
 
 
 def test_a_model_of_few_images_carries_no_looks_of_them() -> None:
     site = bundles.site()
     few = site.images.part("train").only(np.arange(exporting.MIN_LOOK_IMAGES - 1))
-    kept = site.images.part("val")
-    pixels = np.concatenate([few.pixels[:], kept.pixels[:]])
-    splits = ("train",) * len(few) + ("val",) * len(kept)
+    validation = site.images.part("val")
+    pixels = np.concatenate([few.pixels[:], validation.pixels[:]])
+    splits = ("train",) * len(few) + ("val",) * len(validation)
     blank = ("",) * len(splits)
-    images = Images(pixels, np.concatenate([few.labels, kept.labels]), splits, blank, blank, blank)
+    images = Images(pixels, np.concatenate([few.labels, validation.labels]), splits, blank, blank, blank)
     assert site.make(images=images).facts.likeness.looks == {}
 
 
 def test_what_looks_add_to_a_model_is_small() -> None:
-    said = json.loads(bundles.made().facts.text())["likeness"]["looks"]
-    assert len(json.dumps(said)) < 50_000
+    document = json.loads(bundles.made().facts.text())["likeness"]["looks"]
+    assert len(json.dumps(document)) < 50_000

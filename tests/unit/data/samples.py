@@ -38,8 +38,8 @@ def save(path: Path, pixels: NDArray[Any], **options: Any) -> Path:
 
 def folder(root: Path, count: int = 10, classes: tuple[str, ...] = ("a", "b"), seed: int = 0) -> Path:
     """`count` PNGs of each class, all different, of the size that `plan` has."""
-    for place, name in enumerate(classes):
-        for i, pixels in enumerate(noise(count, seed=seed * 100 + place)):
+    for index, name in enumerate(classes):
+        for i, pixels in enumerate(noise(count, seed=seed * 100 + index)):
             save(root / name / f"{i:03}.png", pixels)
     return root
 
@@ -59,7 +59,7 @@ def dicom(path: Path, pixels: NDArray[Any], **tags: Any) -> Path:
     meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
     meta.MediaStorageSOPInstanceUID = tags.get("SOPInstanceUID") or generate_uid()
     bits = pixels.dtype.itemsize * 8
-    said = {
+    attributes = {
         "SOPClassUID": SecondaryCaptureImageStorage,
         "SOPInstanceUID": meta.MediaStorageSOPInstanceUID,
         "Rows": pixels.shape[0],
@@ -75,7 +75,7 @@ def dicom(path: Path, pixels: NDArray[Any], **tags: Any) -> Path:
         **tags,
     }
     dataset = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
-    for tag, value in said.items():
+    for tag, value in attributes.items():
         if value is not None:
             setattr(dataset, tag, value)
     path.parent.mkdir(parents=True, exist_ok=True)

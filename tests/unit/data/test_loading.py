@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from fedhelp_edge import data, errors
-from tests.unit.data import made
+from tests.unit.data import samples
 
 # ------------------------------------------------------------------------------------------------------- the names
 
@@ -24,101 +24,104 @@ from tests.unit.data import made
 def test_a_folder_meets_its_class_however_it_is_typed(folder: str, tmp_path: Path) -> None:
     if os.name == "nt" and folder != folder.strip():
         pytest.skip("Windows has no such folder")
-    made.folder(tmp_path / "images", 3, (folder, "b"))
-    found = data.load(
-        tmp_path / "images", made.plan("nävus", "b"), state_dir=tmp_path / "kept", mapping={"Mole": "Nävus"}
+    samples.folder(tmp_path / "images", 3, (folder, "b"))
+    images = data.load(
+        tmp_path / "images", samples.plan("nävus", "b"), state_dir=tmp_path / "kept", mapping={"Mole": "Nävus"}
     )
-    assert (found.labels.tolist().count(0), found.problems) == (3, ())
+    assert (images.labels.tolist().count(0), images.problems) == (3, ())
 
 
 def test_an_unknown_folder_is_a_problem_of_each_of_its_images_with_what_may_be_meant(tmp_path: Path) -> None:
-    made.folder(tmp_path / "images", 2, ("melanoma", "naevus", "melanomma"))
-    found = data.load(tmp_path / "images", made.plan("melanoma", "naevus"), state_dir=tmp_path / "kept")
-    assert made.codes(found) == [("melanomma/000.png", "E_LABEL"), ("melanomma/001.png", "E_LABEL")]
-    assert found.problems[0].cause == "'melanomma' is not a class of the plan; do you mean 'melanoma'?"
+    samples.folder(tmp_path / "images", 2, ("melanoma", "naevus", "melanomma"))
+    images = data.load(tmp_path / "images", samples.plan("melanoma", "naevus"), state_dir=tmp_path / "kept")
+    assert samples.codes(images) == [("melanomma/000.png", "E_LABEL"), ("melanomma/001.png", "E_LABEL")]
+    assert images.problems[0].cause == "'melanomma' is not a class of the plan; do you mean 'melanoma'?"
 
 
 def test_a_map_to_a_class_that_is_none_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(errors.LabelUnknownError, match="'c' is not a class"):
-        data.load(made.folder(tmp_path / "images"), made.plan(), state_dir=tmp_path / "kept", mapping={"x": "c"})
+        data.load(samples.folder(tmp_path / "images"), samples.plan(), state_dir=tmp_path / "kept", mapping={"x": "c"})
 
 
 def test_names_that_check_was_given_hold_in_training_and_in_the_next_check(tmp_path: Path) -> None:
-    made.folder(tmp_path / "images", 10, ("mole", "b"))
-    source, plan, kept = tmp_path / "images", made.plan("nävus", "b"), tmp_path / "kept"
-    data.check(source, plan, state_dir=kept, mapping={"x": "b"})
-    assert data.check(source, plan, state_dir=kept, mapping={"Mole": "nävus"}).ready
-    assert data.check(source, plan, state_dir=kept).ready
-    assert data.load(source, plan, state_dir=kept).labels.tolist().count(0) == 10
+    samples.folder(tmp_path / "images", 10, ("mole", "b"))
+    source, plan, state_dir = tmp_path / "images", samples.plan("nävus", "b"), tmp_path / "kept"
+    data.check(source, plan, state_dir=state_dir, mapping={"x": "b"})
+    assert data.check(source, plan, state_dir=state_dir, mapping={"Mole": "nävus"}).ready
+    assert data.check(source, plan, state_dir=state_dir).ready
+    assert data.load(source, plan, state_dir=state_dir).labels.tolist().count(0) == 10
     with pytest.raises(errors.OneClassError):
-        data.load(source, made.plan("other", "b"), state_dir=kept)  # of that plan no class has such a name
+        data.load(source, samples.plan("other", "b"), state_dir=state_dir)  # of that plan no class has such a name
 
 
 def test_a_name_that_was_given_gives_way_to_a_class_of_that_name(tmp_path: Path) -> None:
-    source, kept = made.folder(tmp_path / "images", 4, ("a", "b", "c")), tmp_path / "kept"
-    assert data.check(source, made.plan("a", "b"), state_dir=kept, mapping={"C": "a"}).classes == {"a": 8, "b": 4}
-    assert np.bincount(data.load(source, made.plan("a", "b", "c"), state_dir=kept).labels).tolist() == [4, 4, 4]
+    source, state_dir = samples.folder(tmp_path / "images", 4, ("a", "b", "c")), tmp_path / "kept"
+    assert data.check(source, samples.plan("a", "b"), state_dir=state_dir, mapping={"C": "a"}).classes == {
+        "a": 8,
+        "b": 4,
+    }
+    assert np.bincount(data.load(source, samples.plan("a", "b", "c"), state_dir=state_dir).labels).tolist() == [4, 4, 4]
 
 
 def test_a_number_that_was_given_a_class_in_one_source_means_nothing_in_another(tmp_path: Path) -> None:
-    kept, plan = tmp_path / "kept", made.plan("a", "b")
+    state_dir, plan = tmp_path / "kept", samples.plan("a", "b")
     for name in ("one", "other"):
-        np.savez(tmp_path / f"{name}.npz", images=made.noise(6), labels=np.array([0, 1, 1, 1, 1, 0]))
-    data.check(tmp_path / "one.npz", plan, state_dir=kept, mapping={"0": "b", "1": "a"})
+        np.savez(tmp_path / f"{name}.npz", images=samples.noise(6), labels=np.array([0, 1, 1, 1, 1, 0]))
+    data.check(tmp_path / "one.npz", plan, state_dir=state_dir, mapping={"0": "b", "1": "a"})
     counts = [
-        np.bincount(data.load(tmp_path / f"{name}.npz", plan, state_dir=kept).labels) for name in ("one", "other")
+        np.bincount(data.load(tmp_path / f"{name}.npz", plan, state_dir=state_dir).labels) for name in ("one", "other")
     ]
     assert [count.tolist() for count in counts] == [[4, 2], [2, 4]]
 
 
 def test_a_class_of_the_plan_is_no_other_name_for_another(tmp_path: Path) -> None:
     with pytest.raises(errors.LabelUnknownError, match="a class of the plan itself"):
-        data.check(made.folder(tmp_path / "images"), made.plan(), state_dir=tmp_path / "kept", mapping={"B": "a"})
+        data.check(samples.folder(tmp_path / "images"), samples.plan(), state_dir=tmp_path / "kept", mapping={"B": "a"})
 
 
 def test_numbers_out_of_the_plan_are_problems(tmp_path: Path) -> None:
-    np.savez(tmp_path / "set.npz", images=made.noise(6), labels=np.array([0, 1, 2, -1, 1, 0]))
-    found = data.load(tmp_path / "set.npz", made.plan(), state_dir=tmp_path / "kept")
-    assert made.codes(found) == [("2", "E_LABEL"), ("3", "E_LABEL")]
+    np.savez(tmp_path / "set.npz", images=samples.noise(6), labels=np.array([0, 1, 2, -1, 1, 0]))
+    images = data.load(tmp_path / "set.npz", samples.plan(), state_dir=tmp_path / "kept")
+    assert samples.codes(images) == [("2", "E_LABEL"), ("3", "E_LABEL")]
 
 
 def test_names_are_relative_and_never_show_where_the_folder_lies(tmp_path: Path) -> None:
-    source = made.folder(tmp_path / "clinic of Dr X" / "images")
+    source = samples.folder(tmp_path / "clinic of Dr X" / "images")
     (source / "a" / "bad.png").write_bytes(b"no")
     (source / "a" / "odd.heic").write_bytes(b"no")
-    found = data.load(source, made.plan(), state_dir=tmp_path / "kept")
-    assert len(found.problems) == 2
-    assert "Dr X" not in repr((found.names, found.problems))
+    images = data.load(source, samples.plan(), state_dir=tmp_path / "kept")
+    assert len(images.problems) == 2
+    assert "Dr X" not in repr((images.names, images.problems))
 
 
 # --------------------------------------------------------------------------------------------------- copies of images
 
 
 def test_an_image_that_is_there_twice_counts_once(tmp_path: Path) -> None:
-    source = made.folder(tmp_path / "images")
+    source = samples.folder(tmp_path / "images")
     (source / "a" / "copy.png").write_bytes((source / "a" / "000.png").read_bytes())
-    made.save(source / "a" / "other kind.bmp", np.asarray(Image.open(source / "a" / "001.png")))
-    found = data.load(source, made.plan(), state_dir=tmp_path / "kept")
-    assert len(found) == 20
-    assert made.codes(found) == [("a/copy.png", "E_DUPLICATE"), ("a/other kind.bmp", "E_DUPLICATE")]
-    assert "a/000.png" in found.problems[0].cause + found.problems[1].cause
+    samples.save(source / "a" / "other kind.bmp", np.asarray(Image.open(source / "a" / "001.png")))
+    images = data.load(source, samples.plan(), state_dir=tmp_path / "kept")
+    assert len(images) == 20
+    assert samples.codes(images) == [("a/copy.png", "E_DUPLICATE"), ("a/other kind.bmp", "E_DUPLICATE")]
+    assert "a/000.png" in images.problems[0].cause + images.problems[1].cause
 
 
 def test_an_image_under_two_labels_is_not_used_at_all(tmp_path: Path) -> None:
-    source = made.folder(tmp_path / "images")
+    source = samples.folder(tmp_path / "images")
     (source / "b" / "same.png").write_bytes((source / "a" / "000.png").read_bytes())
-    found = data.load(source, made.plan(), state_dir=tmp_path / "kept")
-    assert len(found) == 19
-    assert made.codes(found) == [("a/000.png", "E_CONFLICT"), ("b/same.png", "E_CONFLICT")]
+    images = data.load(source, samples.plan(), state_dir=tmp_path / "kept")
+    assert len(images) == 19
+    assert samples.codes(images) == [("a/000.png", "E_CONFLICT"), ("b/same.png", "E_CONFLICT")]
 
 
 def test_an_image_in_two_parts_stays_where_it_is_measured(tmp_path: Path) -> None:
-    source = made.folder(tmp_path / "images" / "train", seed=1).parent
-    made.folder(source / "test", seed=2)
+    source = samples.folder(tmp_path / "images" / "train", seed=1).parent
+    samples.folder(source / "test", seed=2)
     (source / "train" / "a" / "copy.png").write_bytes((source / "test" / "a" / "000.png").read_bytes())
-    found = data.load(source, made.plan(), state_dir=tmp_path / "kept")
-    assert made.codes(found) == [("train/a/copy.png", "E_LEAK")]
-    assert found.splits[found.names.index("test/a/000.png")] == "test"
+    images = data.load(source, samples.plan(), state_dir=tmp_path / "kept")
+    assert samples.codes(images) == [("train/a/copy.png", "E_LEAK")]
+    assert images.splits[images.names.index("test/a/000.png")] == "test"
 
 
 # ------------------------------------------------------------------------------------------------------- bad input
@@ -127,45 +130,45 @@ def test_an_image_in_two_parts_stays_where_it_is_measured(tmp_path: Path) -> Non
 def test_an_empty_folder_holds_no_images(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     with pytest.raises(errors.NoImagesError, match="contains no images"):
-        data.load(tmp_path / "images", made.plan(), state_dir=tmp_path / "kept")
+        data.load(tmp_path / "images", samples.plan(), state_dir=tmp_path / "kept")
 
 
 def test_a_folder_in_which_nothing_is_usable_says_the_first_reason(tmp_path: Path) -> None:
-    made.folder(tmp_path / "images", 2, ("x", "y"))
+    samples.folder(tmp_path / "images", 2, ("x", "y"))
     with pytest.raises(errors.NoImagesError, match=r"first of 4 reasons: 'x' is not a class of the plan"):
-        data.load(tmp_path / "images", made.plan(), state_dir=tmp_path / "kept")
+        data.load(tmp_path / "images", samples.plan(), state_dir=tmp_path / "kept")
 
 
 def test_what_is_not_there_or_is_no_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(errors.FileMissingError):
-        data.load(tmp_path / "nowhere", made.plan(), state_dir=tmp_path / "kept")
+        data.load(tmp_path / "nowhere", samples.plan(), state_dir=tmp_path / "kept")
     with pytest.raises(errors.NoImagesError, match="neither a folder nor a table nor an NPZ"):
-        data.load(made.save(tmp_path / "x.png", made.noise(1)[0]), made.plan(), state_dir=tmp_path / "kept")
+        data.load(samples.save(tmp_path / "x.png", samples.noise(1)[0]), samples.plan(), state_dir=tmp_path / "kept")
 
 
 def test_one_class_only_is_refused(tmp_path: Path) -> None:
     with pytest.raises(errors.OneClassError, match="'a'"):
-        data.load(made.folder(tmp_path / "images", classes=("a",)), made.plan(), state_dir=tmp_path / "kept")
+        data.load(samples.folder(tmp_path / "images", classes=("a",)), samples.plan(), state_dir=tmp_path / "kept")
 
 
 def test_a_class_with_one_image_is_learned_from(tmp_path: Path) -> None:
-    made.folder(tmp_path / "images", 10, ("a",))
-    made.folder(tmp_path / "images", 1, ("b",), seed=1)
-    found = data.load(tmp_path / "images", made.plan(), state_dir=tmp_path / "kept")
-    assert found.part("train").labels.tolist().count(1) == 1
+    samples.folder(tmp_path / "images", 10, ("a",))
+    samples.folder(tmp_path / "images", 1, ("b",), seed=1)
+    images = data.load(tmp_path / "images", samples.plan(), state_dir=tmp_path / "kept")
+    assert images.part("train").labels.tolist().count(1) == 1
 
 
 def test_thousands_of_broken_files_do_not_keep_the_good_ones_from_being_used(tmp_path: Path) -> None:
-    source = made.folder(tmp_path / "images")
+    source = samples.folder(tmp_path / "images")
     for i in range(3000):
         (source / "a" / f"broken {i}.png").write_bytes(b"\x89PNG\r\n\x1a\n"[: i % 9])
-    found = data.load(source, made.plan(), state_dir=tmp_path / "kept")
-    assert (len(found), len(found.problems)) == (20, 3000)
-    assert {problem.code for problem in found.problems} == {"E_IMAGE"}
+    images = data.load(source, samples.plan(), state_dir=tmp_path / "kept")
+    assert (len(images), len(images.problems)) == (20, 3000)
+    assert {problem.code for problem in images.problems} == {"E_IMAGE"}
 
 
 def test_a_file_that_vanishes_after_it_was_listed_is_a_problem_of_its_own(tmp_path: Path) -> None:
-    source = made.folder(tmp_path / "images")
+    source = samples.folder(tmp_path / "images")
     seen = []
 
     def snatch(done: int, total: int) -> None:
@@ -173,36 +176,36 @@ def test_a_file_that_vanishes_after_it_was_listed_is_a_problem_of_its_own(tmp_pa
         for name in ("008.png", "009.png"):
             (source / "b" / name).unlink(missing_ok=True)
 
-    found = data.load(source, made.plan(), state_dir=tmp_path / "kept", workers=1, progress=snatch)
-    assert made.codes(found) == [("b/008.png", "E_FILE_MISSING"), ("b/009.png", "E_FILE_MISSING")]
+    images = data.load(source, samples.plan(), state_dir=tmp_path / "kept", workers=1, progress=snatch)
+    assert samples.codes(images) == [("b/008.png", "E_FILE_MISSING"), ("b/009.png", "E_FILE_MISSING")]
     assert seen == [(done, 20) for done in range(1, 21)]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes among files")
 def test_a_pipe_or_a_broken_link_among_the_images_holds_nobody_up(tmp_path: Path) -> None:
-    source = made.folder(tmp_path / "images")
+    source = samples.folder(tmp_path / "images")
     os.mkfifo(source / "a" / "pipe.png")
     (source / "b" / "link.png").symlink_to(tmp_path / "gone")
-    found = data.load(source, made.plan(), state_dir=tmp_path / "kept")
-    assert made.codes(found) == [("a/pipe.png", "E_FILE_KIND"), ("b/link.png", "E_FILE_MISSING")]
+    images = data.load(source, samples.plan(), state_dir=tmp_path / "kept")
+    assert samples.codes(images) == [("a/pipe.png", "E_FILE_KIND"), ("b/link.png", "E_FILE_MISSING")]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="making links takes rights on Windows")
 def test_links_to_folders_are_followed_and_circles_end(tmp_path: Path) -> None:
-    elsewhere = made.folder(tmp_path / "elsewhere")
+    elsewhere = samples.folder(tmp_path / "elsewhere")
     (tmp_path / "images").mkdir()
     for name in "ab":
         (tmp_path / "images" / name).symlink_to(elsewhere / name, target_is_directory=True)
     (elsewhere / "a" / "again").symlink_to(elsewhere / "a", target_is_directory=True)
-    assert len(data.load(tmp_path / "images", made.plan(), state_dir=tmp_path / "kept")) == 20
+    assert len(data.load(tmp_path / "images", samples.plan(), state_dir=tmp_path / "kept")) == 20
 
 
 def test_what_lies_beside_images_is_passed_over_and_what_might_be_meant_is_named(tmp_path: Path) -> None:
-    source = made.folder(tmp_path / "images")
+    source = samples.folder(tmp_path / "images")
     for name in ("a/notes.txt", "a/Thumbs.db", "a/.DS_Store", "README.md", "DICOMDIR"):
         (source / name).write_bytes(b"x")
     (source / "a" / "photo.heic").write_bytes(b"x")
-    assert made.codes(data.load(source, made.plan(), state_dir=tmp_path / "kept")) == [("a/photo.heic", "E_HEIC")]
+    assert samples.codes(data.load(source, samples.plan(), state_dir=tmp_path / "kept")) == [("a/photo.heic", "E_HEIC")]
 
 
 def test_nothing_heavy_is_imported_to_read_images(tmp_path: Path) -> None:
@@ -226,13 +229,13 @@ def test_nothing_heavy_is_imported_to_read_images(tmp_path: Path) -> None:
 def test_real_collections_are_read_whole(
     name: str, classes: tuple[str, ...], channels: int, count: int, centres: int, tmp_path: Path
 ) -> None:
-    source = made.GIVEN / "classification" / name
+    source = samples.GIVEN / "classification" / name
     if not source.exists():
         pytest.skip(f"classification/{name} of FEDHELP_DATA is not here")
-    found = data.load(source, made.plan(*classes, channels=channels), state_dir=tmp_path)
-    left_out = {problem.code for problem in found.problems}
+    images = data.load(source, samples.plan(*classes, channels=channels), state_dir=tmp_path)
+    left_out = {problem.code for problem in images.problems}
     assert left_out <= {"E_DUPLICATE", "E_LEAK"}
-    assert len(found) + len(found.problems) >= count
-    assert set(found.labels.tolist()) == set(range(len(classes)))
-    assert len(set(found.centres)) == centres
-    assert set(found.splits) == {"train", "val", "test"}
+    assert len(images) + len(images.problems) >= count
+    assert set(images.labels.tolist()) == set(range(len(classes)))
+    assert len(set(images.centres)) == centres
+    assert set(images.splits) == {"train", "val", "test"}
