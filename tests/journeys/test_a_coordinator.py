@@ -29,25 +29,27 @@ class Coordinator(Desk):
         works(self.hub("invite", name, "--tier", "small", "--out", invite))
         return self.joins(invite, number)
 
-    def joins(self, invite: Path, number: int = 1) -> Clinic:
+    def joins(self, invite_path: Path, number: int = 1) -> Clinic:
         """A clinic puts its request on the stick."""
-        said = json.loads(invite.read_text())
+        invite_file = json.loads(invite_path.read_text())
         first = self.folder / "charter.fhx"
-        first.write_bytes(base64.b64decode(said["charters"][0]))
+        first.write_bytes(base64.b64decode(invite_file["charters"][0]))
         with parcel.open(first, parcel.any_signer) as opened:
-            known = charter.read_first(opened.statement, opened.keys, opened.json(), said["federation"])
-        clinic = Clinic(known.federation, self.folder / f"clinic{number}")
-        clinic.id = said["site"]
-        clinic.ask_in(said["code"], f"Clinic {number}").rename(self.stick / "to-coordinator" / f"request {number}")
+            pinned = charter.read_first(opened.statement, opened.keys, opened.json(), invite_file["federation"])
+        clinic = Clinic(pinned.federation, self.folder / f"clinic{number}")
+        clinic.id = invite_file["site"]
+        clinic.ask_in(invite_file["code"], f"Clinic {number}").rename(
+            self.stick / "to-coordinator" / f"request {number}"
+        )
         return clinic
 
     def round(self, clinics: list[Clinic], *, factor: float = 1.0) -> None:
         hub = Hub(self.folder / "hub")
-        order = max(hub.tasks().values(), key=lambda task: task.round)
+        open_task = max(hub.tasks().values(), key=lambda task: task.round)
         for clinic in clinics:
-            base = models.load(hub, order.base)
+            base = models.load(hub, open_task.base)
             arrays = {name: (array + 0.01 * factor * int(clinic.id[-1])).astype("f4") for name, array in base.items()}
-            path = clinic.give(order, arrays)
+            path = clinic.give(open_task, arrays)
             path.rename(self.stick / "to-coordinator" / path.name)
         hub.database.close()
 
@@ -62,15 +64,15 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Coordinator:
 def test_two_rounds_over_a_stick_as_typed(desk: Coordinator) -> None:
     federation_id = desk.ask("init", "--plan", "plan.toml", "--root-key", desk.folder / "root")["federation"]
     clinics = [desk.invited(number) for number in (1, 2, 3)]
-    found = desk.ask("exchange", desk.stick)
-    assert [one["state"] for one in found["decided"]] == ["approved"] * 3
+    exchanged = desk.ask("exchange", desk.stick)
+    assert [decision["state"] for decision in exchanged["decided"]] == ["approved"] * 3
     assert [site["status"] for site in desk.ask("roster", "--allowed-signers", "signers")["sites"]] == ["active"] * 3
 
     assert desk.ask("open")["round"] == 1
     works(desk.hub("exchange", desk.stick))
     desk.round(clinics[:2])
-    found = desk.ask("exchange", desk.stick)
-    assert [one["state"] for one in found["decided"]] == ["accepted"] * 2
+    exchanged = desk.ask("exchange", desk.stick)
+    assert [decision["state"] for decision in exchanged["decided"]] == ["accepted"] * 2
     status = desk.ask("status")
     assert (status["federation"], status["state"], status["missing"]) == (federation_id, "open", ["site-003"])
     assert command.refusal(desk.hub("aggregate")) == "E_QUORUM"
@@ -96,10 +98,10 @@ def test_two_rounds_over_a_stick_as_typed(desk: Coordinator) -> None:
 def test_a_stolen_pc_is_shut_out_and_its_work_undone(desk: Coordinator) -> None:
     desk.ask("revoke", "site-002", "--since-round", "1", "--reason", "PC stolen")
     assert [site["status"] for site in desk.ask("roster")["sites"]] == ["active", "revoked", "active"]
-    told = desk.ask("reaggregate", "--without", "site-002", "--archive-key", desk.folder / "root")
-    assert told["round"] == 3
-    before = command.answer(works(desk.site("audit", "round-2", "--json")))
-    assert told["merged_sha256"] != before["merged_sha256"]
+    reaggregated = desk.ask("reaggregate", "--without", "site-002", "--archive-key", desk.folder / "root")
+    assert reaggregated["round"] == 3
+    audited = command.answer(works(desk.site("audit", "round-2", "--json")))
+    assert reaggregated["merged_sha256"] != audited["merged_sha256"]
 
 
 def test_a_hub_comes_back_from_its_backup_with_the_root_key(desk: Coordinator) -> None:
@@ -120,13 +122,13 @@ def test_the_unattended_coordinator_plays_all_rounds_by_itself(tmp_path: Path) -
 
     three = federation.Federation(tmp_path, PLAN.replace("rounds = 12", "rounds = 2"))
     stick = tmp_path / "synced"
-    done, news = unattended.step(three.hub, three.coordinator_keys, stick)
+    is_done, news = unattended.step(three.hub, three.coordinator_keys, stick)
     for round_ in (1, 2):
         assert f"round {round_} is open" in news
-        order = three.hub.tasks()[round_]
+        task = three.hub.tasks()[round_]
         for clinic in three.clinics:
-            path = clinic.give(order, three.drawn(order, clinic))
+            path = clinic.give(task, three.drawn(task, clinic))
             path.rename(stick / "to-coordinator" / path.name)
-        done, news = unattended.step(three.hub, three.coordinator_keys, stick)
+        is_done, news = unattended.step(three.hub, three.coordinator_keys, stick)
         assert f"round {round_}: 3 updates merged" in news
-    assert done
+    assert is_done

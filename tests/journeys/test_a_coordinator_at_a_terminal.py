@@ -104,22 +104,24 @@ def locked(desk: Coordinator) -> Coordinator:
 
 def test_keys_are_held_for_one_user_one_hub_and_one_time(locked: Coordinator) -> None:
     folder = locked.folder / "hub" / "coordinator"
-    place = agent._socket_path(folder)
+    socket_path = agent._socket_path(folder)
     with socket.socket(socket.AF_UNIX) as left:
-        left.bind(str(place))  # by one that was killed
+        left.bind(str(socket_path))  # by one that was killed
     works(locked.hub("unlock", "--passphrase-file", "pass"))
-    assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700
-    assert stat.S_IMODE(place.stat().st_mode) & 0o077 == 0
-    assert sorted(path.suffix for path in place.parent.iterdir() if path.name.startswith(place.name)) == [".sock"]
-    held = agent.held_keys(folder)
-    assert held is not None
-    assert held.public == keys.load_public(folder)
+    assert stat.S_IMODE(socket_path.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(socket_path.stat().st_mode) & 0o077 == 0
+    assert sorted(path.suffix for path in socket_path.parent.iterdir() if path.name.startswith(socket_path.name)) == [
+        ".sock"
+    ]
+    held_keys = agent.held_keys(folder)
+    assert held_keys is not None
+    assert held_keys.public == keys.load_public(folder)
     other = locked.folder / "other"
     keys.save(other, keys.generate(), PASSPHRASE)
     assert agent.held_keys(other) is None
     works(locked.hub("unlock", "--passphrase-file", "pass", "--minutes", "0.01"))
     until = time.monotonic() + 60
-    while place.exists():
+    while socket_path.exists():
         assert time.monotonic() < until
         time.sleep(0.05)
     assert agent.held_keys(folder) is None

@@ -36,8 +36,8 @@ STATES = {
 def bad_luck(draw: random.Random) -> Iterator[Fate]:
     """One connection in two is cut somewhere, on its way there or back."""
     while True:
-        place = draw.randrange(0, 400_000)
-        fates = Fate(cut=place), Fate(cut_answer=place), Fate(cut=place, reset=True)
+        offset = draw.randrange(0, 400_000)
+        fates = Fate(cut=offset), Fate(cut_answer=offset), Fate(cut=offset, reset=True)
         yield draw.choice([*fates, Fate(), Fate(), Fate()])
 
 
@@ -47,8 +47,8 @@ class Life:
 
     def sync(self, kills: int) -> None:
         """The site's sync, killed so many times and then left in peace until it has reached the coordinator."""
-        with net.running(self.three.folder / "hub") as port, self._line(port) as bad:
-            connection.save(self.clinic.home, url=f"http://127.0.0.1:{bad}")
+        with net.running(self.three.folder / "hub") as port, self._line(port) as chaos_port:
+            connection.save(self.clinic.home, url=f"http://127.0.0.1:{chaos_port}")
             for _ in range(kills if self._deaths else 0):
                 process = self._start()
                 try:
@@ -56,9 +56,9 @@ class Life:
                 except subprocess.TimeoutExpired:
                     process.send_signal(signal.SIGKILL)
                     process.communicate()
-                told = status.status(self.clinic.home)
-                assert told["state"] in STATES
-                assert told["next"].startswith("fedhelp-edge ")
+                site_state = status.status(self.clinic.home)
+                assert site_state["state"] in STATES
+                assert site_state["next"].startswith("fedhelp-edge ")
             for _ in range(5):  # what cannot be reached now is tried again
                 process = self._start()
                 out, err = process.communicate(timeout=200)
@@ -115,17 +115,17 @@ def live(three: Federation, clinic: Clinic, tmp_path: Path, draw: random.Random,
     members.revoke(three.hub, three.coordinator_keys, three.clinics[1].id, 2, "left")
     second = three.open()
     receive.receive(three.hub, stale)
-    for one in (three.clinics[2], late):
-        receive.receive(three.hub, one.give(second, three.drawn(second, one)))
+    for other in (three.clinics[2], late):
+        receive.receive(three.hub, other.give(second, three.drawn(second, other)))
     life.sync(deaths)
     assert life.state == status.RECEIVED
     three.clock.go_on(days=8)
-    told = three.aggregate()
-    assert told["accepted"] == ["site-001", "site-003", "site-004", "site-005"]
+    outcome = three.aggregate()
+    assert outcome["accepted"] == ["site-001", "site-003", "site-004", "site-005"]
     life.sync(deaths)
     assert life.state == status.JUDGED
     assert outbox.pending(clinic.home) == []
-    return str(told["merged_sha256"])
+    return str(outcome["merged_sha256"])
 
 
 def back(three: Federation, backup: Path) -> None:
@@ -145,7 +145,7 @@ def test_two_hard_rounds_end_with_the_model_of_two_quiet_ones(
     three.again()
     seed = random.SystemRandom().randrange(1 << 32)
     print("seed", seed)
-    there = live(three, Clinic(three, tmp_path / "hard"), tmp_path, random.Random(seed), effort(1, 10))
-    here = live(quiet, Clinic(quiet, tmp_path / "calm"), tmp_path, random.Random(seed), 0)
+    hard_model = live(three, Clinic(three, tmp_path / "hard"), tmp_path, random.Random(seed), effort(1, 10))
+    quiet_model = live(quiet, Clinic(quiet, tmp_path / "calm"), tmp_path, random.Random(seed), 0)
     quiet.hub.database.close()
-    assert there == here
+    assert hard_model == quiet_model

@@ -194,9 +194,9 @@ def hospital(request: pytest.FixtureRequest) -> Hospital:
 
 
 def test_the_pack_says_what_is_in_it(given: Desk) -> None:
-    told = command.answer(works(given.site("knowledge", "show", "pack.safetensors", "--json")))
-    assert (told["images"], told["classes"]) == (40, list(phantoms.TISSUES[:4]))
-    assert told["sources"] == [{"name": "files:said.npz", "accuracy": 1.0}]
+    shown = command.answer(works(given.site("knowledge", "show", "pack.safetensors", "--json")))
+    assert (shown["images"], shown["classes"]) == (40, list(phantoms.TISSUES[:4]))
+    assert shown["sources"] == [{"name": "files:said.npz", "accuracy": 1.0}]
 
 
 def test_each_step_leads_to_the_next(hospital: Hospital) -> None:
@@ -222,16 +222,16 @@ def test_both_ways_give_the_same_model_to_the_bit(by_stick: Hospital, by_network
     for round_ in ("first", "second"):
         assert by_stick.told[round_]["merged_sha256"] == by_network.told[round_]["merged_sha256"]
     assert by_stick.told["first"]["merged_sha256"] != by_stick.told["second"]["merged_sha256"]
-    by_both = [one.ask("evaluate", *ONE) for one in (by_stick, by_network)]
+    by_both = [hospital.ask("evaluate", *ONE) for hospital in (by_stick, by_network)]
     assert by_both[0] == by_both[1]
     assert by_both[0]["round"] == 2
 
 
 def test_the_words_to_compare_by_phone_can_be_shown_again_and_stand_for_these_keys(hospital: Hospital) -> None:
-    told = hospital.told["join"]
-    assert (told["sent"], len(told["words"])) == (True, 8)
-    assert hospital.told["words"]["words"] == told["words"]
-    assert hospital.ask("keys", "words")["words"] != told["words"]  # of the new keys
+    shown = hospital.told["join"]
+    assert (shown["sent"], len(shown["words"])) == (True, 8)
+    assert hospital.told["words"]["words"] == shown["words"]
+    assert hospital.ask("keys", "words")["words"] != shown["words"]  # of the new keys
 
 
 def test_the_coordinator_knows_the_hospital_by_name_and_tier(hospital: Hospital) -> None:
@@ -261,10 +261,13 @@ def test_images_in_other_words_are_not_ready_until_the_words_are_mapped_and_then
 
 def test_every_update_is_accepted_and_nothing_waits(hospital: Hospital) -> None:
     for round_ in ("first", "second"):
-        told = hospital.told[round_]
-        assert (told["accepted"], told["quarantined"], told["refused"]) == (["site-001"], [], [])
+        outcome = hospital.told[round_]
+        assert (outcome["accepted"], outcome["quarantined"], outcome["refused"]) == (["site-001"], [], [])
     status = hospital.ask("status")
-    assert [(one["round"], one["state"]) for one in status["receipts"]] == [("2", "accepted"), ("1", "accepted")]
+    assert [(receipt["round"], receipt["state"]) for receipt in status["receipts"]] == [
+        ("2", "accepted"),
+        ("1", "accepted"),
+    ]
     assert (status["round"], status["outbox"], status["orders_are_old"]) == (2, [], False)
     assert (hospital.told["sync"]["trained"], hospital.told["synced"]["trained"]) == (2, None)
     assert "model after round 2" in hospital.told["synced"]["new"]
@@ -273,24 +276,24 @@ def test_every_update_is_accepted_and_nothing_waits(hospital: Hospital) -> None:
 
 def test_a_round_that_was_handed_out_holds_without_any_key(hospital: Hospital, tmp_path: Path) -> None:
     hospital.coordinator_keys("audit", "export", "2", tmp_path / "round-2")
-    told = command.answer(works(command.here("audit", "round-2", "--json", home=tmp_path)))
+    report = command.answer(works(command.here("audit", "round-2", "--json", home=tmp_path)))
     (update,) = hospital.told["sync"]["sent"]
-    assert told["merged"] == [{"site": "site-001", "update": update, "share": update, "state": "accepted"}]
-    assert told["merged_sha256"] == hospital.told["second"]["merged_sha256"]
-    assert (told["round"], told["others"]) == (2, [])
-    held = max((tmp_path / "round-2").rglob("*.fhx"), key=lambda path: path.stat().st_size)
-    held.write_bytes(held.read_bytes()[:-1])
+    assert report["merged"] == [{"site": "site-001", "update": update, "share": update, "state": "accepted"}]
+    assert report["merged_sha256"] == hospital.told["second"]["merged_sha256"]
+    assert (report["round"], report["others"]) == (2, [])
+    largest = max((tmp_path / "round-2").rglob("*.fhx"), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-1])
     assert command.refusal(command.here("audit", "round-2", home=tmp_path)).startswith("E_")
 
 
 @pytest.mark.parametrize("kind", ["charter", "roster", "task", "global", "receipt"])
 def test_what_came_is_known_here_and_elsewhere_only_whole(kind: str, hospital: Hospital) -> None:
     newest = max((hospital.folder / "site" / kind).glob("*.fhx"))
-    told = hospital.ask("inspect", newest)
-    assert (told["kind"], told["whole"], told["trusted"], told["why"]) == (kind, True, True, "")
-    told = hospital.ask("inspect", newest, "--home", NOWHERE)
-    assert (told["kind"], told["whole"], told["trusted"]) == (kind, True, False)
-    assert "joined no federation" in told["why"]
+    inspected = hospital.ask("inspect", newest)
+    assert (inspected["kind"], inspected["whole"], inspected["trusted"], inspected["why"]) == (kind, True, True, "")
+    inspected = hospital.ask("inspect", newest, "--home", NOWHERE)
+    assert (inspected["kind"], inspected["whole"], inspected["trusted"]) == (kind, True, False)
+    assert "joined no federation" in inspected["why"]
 
 
 def test_new_keys_are_used_from_the_roster_on_that_names_them(hospital: Hospital) -> None:
@@ -323,31 +326,31 @@ def test_the_test_part_and_other_images_are_measured_and_left_as_figures_and_a_p
 ) -> None:
     test = sum(part["test"] for part in by_stick.told["check"]["parts"].values())
     assert by_stick.ask("evaluate", *ONE)["own"]["images"] == test
-    told = by_stick.ask("evaluate", "--images", given.folder / "ward", "--out", tmp_path / "measured", *ONE)
-    page = Path(told.pop("page"))
-    assert told["own"]["images"] == WARD  # of which half is called naevus
-    assert json.loads(page.with_suffix(".json").read_text(encoding="utf-8")) == told
+    figures = by_stick.ask("evaluate", "--images", given.folder / "ward", "--out", tmp_path / "measured", *ONE)
+    page = Path(figures.pop("page"))
+    assert figures["own"]["images"] == WARD  # of which half is called naevus
+    assert json.loads(page.with_suffix(".json").read_text(encoding="utf-8")) == figures
     shown = works(by_stick.site("evaluate", "--images", given.folder / "ward", *ONE)).stdout
-    chosen = told[told["chosen"]]["accuracy"]["value"]
+    chosen = figures[figures["chosen"]]["accuracy"]["value"]
     assert f"accuracy            {chosen:.3f}" in shown
     assert f"{chosen:.3f}" in page.read_text(encoding="utf-8")
 
 
 def test_the_best_of_four_on_the_images_to_choose_by_is_exported(by_stick: Hospital) -> None:
-    made = by_stick.told["new"]
-    assert set(made["figures"]) == {"own", "alone", "merged", "average"}
-    assert made["figures"][made["net"]]["loss"] == min(one["loss"] for one in made["figures"].values())
-    assert made["parity"] < 1e-4
-    assert made["test"]["images"] == sum(part["test"] for part in by_stick.told["check"]["parts"].values())
-    told = by_stick.ask("inspect", "new.onnx")
-    assert (told["kind"], told["whole"], told["trusted"]) == ("bundle", True, True)
-    assert (told["sha256"], told["round"], told["net"]) == (made["sha256"], 2, made["net"])
+    exported = by_stick.told["new"]
+    assert set(exported["figures"]) == {"own", "alone", "merged", "average"}
+    assert exported["figures"][exported["net"]]["loss"] == min(one["loss"] for one in exported["figures"].values())
+    assert exported["parity"] < 1e-4
+    assert exported["test"]["images"] == sum(part["test"] for part in by_stick.told["check"]["parts"].values())
+    evaluated = by_stick.ask("inspect", "new.onnx")
+    assert (evaluated["kind"], evaluated["whole"], evaluated["trusted"]) == ("bundle", True, True)
+    assert (evaluated["sha256"], evaluated["round"], evaluated["net"]) == (exported["sha256"], 2, exported["net"])
 
 
 def test_8_bits_are_kept_only_where_they_are_worth_it(by_stick: Hospital, tmp_path: Path) -> None:
-    made = by_stick.ask("export", "--anyway", "--int8", "--out", tmp_path / "small.onnx", *ONE)
-    assert (made["precision"] == "int8") == (not made["int8"]["why"])
-    assert by_stick.ask("inspect", tmp_path / "small.onnx")["precision"] == made["precision"]
+    exported = by_stick.ask("export", "--anyway", "--int8", "--out", tmp_path / "small.onnx", *ONE)
+    assert (exported["precision"] == "int8") == (not exported["int8"]["why"])
+    assert by_stick.ask("inspect", tmp_path / "small.onnx")["precision"] == exported["precision"]
 
 
 def test_two_models_are_compared_on_images_that_neither_learned_from(by_stick: Hospital, given: Desk) -> None:

@@ -27,13 +27,13 @@ OWN = "a passphrase of my own, äöü"
 class Clinic:
     """An invited clinic: its computer, its stick, its invite as a file and as a code, and the coordinator's address."""
 
-    def __init__(self, federation: Federation, place: Path, port: int) -> None:
-        self.federation, self.home, self.stick = federation, place / "person", place / "stick"
+    def __init__(self, federation: Federation, folder: Path, port: int) -> None:
+        self.federation, self.home, self.stick = federation, folder / "person", folder / "stick"
         self.home.mkdir()
         self.url = f"http://127.0.0.1:{port}"
-        made = invites.issue(federation.hub, "Clinic", "small", 14)
-        self.code, self.invite = made.code, place / "clinic.invite"
-        invites.write_files(self.invite, made)
+        issued = invites.issue(federation.hub, "Clinic", "small", 14)
+        self.code, self.invite = issued.code, folder / "clinic.invite"
+        invites.write_files(self.invite, issued)
         exchange.exchange(federation.hub, self.stick)
         self._earlier: list[str] = []
         self._earlier = self.requests
@@ -53,9 +53,9 @@ class Clinic:
     def own_requests(self) -> list[str]:
         return [path.stem for path in (self.site / "request").glob("*.fhx")]
 
-    def way(self, name: str) -> tuple[str | Path, ...]:
-        told = self.invite if name.startswith("file") else self.code
-        return "join", told, *(("--url", self.url) if name.endswith("network") else ("--via", self.stick))
+    def way(self, way: str) -> tuple[str | Path, ...]:
+        invite = self.invite if way.startswith("file") else self.code
+        return "join", invite, *(("--url", self.url) if way.endswith("network") else ("--via", self.stick))
 
     def is_let_in(self) -> None:
         """What the coordinator does: take in, judge, hand out."""
@@ -184,34 +184,34 @@ def test_where_the_network_was_down_the_same_request_goes_out_later_by_the_same_
             else:
                 shown.presses(terminal.CTRL_C)
                 assert shown.ends() == 1
-    made, own = clinic.own_requests, keys.load_public(clinic.site)
-    assert len(made) == 1
+    requests, public_keys = clinic.own_requests, keys.load_public(clinic.site)
+    assert len(requests) == 1
     assert clinic.requests == []
     screen = clinic.unlocks(passphrase, "join", clinic.invite, "--url", clinic.url)
     assert f"words: {words}" in screen
-    assert clinic.requests == made == clinic.own_requests
-    assert keys.load_public(clinic.site) == own
+    assert clinic.requests == requests == clinic.own_requests
+    assert keys.load_public(clinic.site) == public_keys
     assert "next: " in clinic.unlocks(passphrase, "join", clinic.invite)  # once more does no harm
-    assert clinic.requests == made
+    assert clinic.requests == requests
 
 
 def test_a_program_at_a_terminal_gets_one_object_and_the_person_the_passphrase(clinic: Clinic) -> None:
     with at(*clinic.way("code by stick"), "--json", home=clinic.home) as shown:
         passphrase = takes_down(shown)
-        told = json.loads("{" + shown.line("{"))
+        joined = json.loads("{" + shown.line("{"))
         assert shown.ends() == 0, shown.screen
-    command.check_shape("fedhelp-edge join", told)
-    assert told["request"] == clinic.requests[0]
-    assert (told["name"], told["sent"], told["locked"]) == ("test", True, True)
-    assert passphrase not in json.dumps(told)
+    command.check_shape("fedhelp-edge join", joined)
+    assert joined["request"] == clinic.requests[0]
+    assert (joined["name"], joined["sent"], joined["locked"]) == ("test", True, True)
+    assert passphrase not in json.dumps(joined)
 
 
 def test_without_a_terminal_no_passphrase_is_made_that_nobody_would_read(clinic: Clinic) -> None:
-    done = command.here(*clinic.way("file by stick"), "--json", home=clinic.home)
-    assert command.refusal(done) == "E_PASSPHRASE_NEEDED"
-    assert "--passphrase-file" in done.stderr
+    refused = command.here(*clinic.way("file by stick"), "--json", home=clinic.home)
+    assert command.refusal(refused) == "E_PASSPHRASE_NEEDED"
+    assert "--passphrase-file" in refused.stderr
     assert verified.state(clinic.site) is None
     assert not keys.exist(clinic.site)
-    told = command.answer(command.here(*clinic.way("file by stick"), "--no-passphrase", "--json", home=clinic.home))
-    assert told["locked"] is False
-    assert [told["request"]] == clinic.requests
+    joined = command.answer(command.here(*clinic.way("file by stick"), "--no-passphrase", "--json", home=clinic.home))
+    assert joined["locked"] is False
+    assert [joined["request"]] == clinic.requests

@@ -23,8 +23,8 @@ ALWAYS_ON = EXAMPLES / "always-on"
 def pictures(folder: Path, count: int, seed: int) -> Path:
     """A folder of pictures for each class of the plans."""
     pixels, labels = phantoms.draw(count, 2, size=32, seed=seed)
-    for place, (image, label) in enumerate(zip(pixels, labels, strict=True)):
-        path = folder / ("benign", "malignant")[label] / f"{place:03}.png"
+    for index, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+        path = folder / ("benign", "malignant")[label] / f"{index:03}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
     return folder
@@ -53,11 +53,11 @@ def play(example: str, images: Path, folder: Path, **environment: str) -> str:
 
 def test_a_clinic_without_any_network_trains_two_rounds(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    told = play("usb-clinic", pictures(tmp_path / "images", 40, 0), tmp_path)
-    assert told.count("ready to train") == 2
-    assert "share of round 2: accepted" in told
-    assert "share of round 1: accepted" in told
-    assert "balanced accuracy" in told
+    printed = play("usb-clinic", pictures(tmp_path / "images", 40, 0), tmp_path)
+    assert printed.count("ready to train") == 2
+    assert "share of round 2: accepted" in printed
+    assert "share of round 1: accepted" in printed
+    assert "balanced accuracy" in printed
 
 
 @pytest.mark.proof
@@ -67,9 +67,9 @@ def test_six_sites_train_over_the_network(tmp_path: Path, effort: Callable[[int,
     sites = [1, 3, 2, 4, 5, 6][: effort(2, 6)]
     for site in sites:
         pictures(tmp_path / "images" / f"site-{site}", 20, site)
-    told = play("six-sites", tmp_path / "images", tmp_path, SITES=" ".join(map(str, sites)))
-    assert "finished: all rounds are done" in told
-    assert "balanced accuracy" in told
+    site_state = play("six-sites", tmp_path / "images", tmp_path, SITES=" ".join(map(str, sites)))
+    assert "finished: all rounds are done" in site_state
+    assert "balanced accuracy" in site_state
 
 
 def test_systemd_finds_no_fault_with_the_units(tmp_path: Path) -> None:
@@ -77,16 +77,16 @@ def test_systemd_finds_no_fault_with_the_units(tmp_path: Path) -> None:
         pytest.skip("systemd is not here")
     units = [shutil.copy(path, tmp_path) for path in sorted(ALWAYS_ON.glob("fedhelp-edge.*"))]
     done = subprocess.run(["systemd-analyze", "verify", "--user", *units], capture_output=True, text=True, check=False)
-    said = [line for line in done.stderr.splitlines() if "fedhelp-edge" in line]
-    assert (len(units), said) == (2, []), done.stderr
+    complaints = [line for line in done.stderr.splitlines() if "fedhelp-edge" in line]
+    assert (len(units), complaints) == (2, []), done.stderr
 
 
 def test_the_windows_task_runs_sync_every_quarter_of_an_hour() -> None:
     task = ET.parse(ALWAYS_ON / "windows-task.xml").getroot()
-    found = {re.sub(r"{.*}", "", element.tag): element.text for element in task.iter()}
-    assert found["Command"] == r"C:\fedhelp\.venv\Scripts\fedhelp-edge.exe"
-    assert str(found["Arguments"]).startswith("sync ")
-    assert found["Interval"] == "PT15M"
+    repetition = {re.sub(r"{.*}", "", element.tag): element.text for element in task.iter()}
+    assert repetition["Command"] == r"C:\fedhelp\.venv\Scripts\fedhelp-edge.exe"
+    assert str(repetition["Arguments"]).startswith("sync ")
+    assert repetition["Interval"] == "PT15M"
 
 
 def test_the_crontab_has_one_line_that_runs_sync() -> None:

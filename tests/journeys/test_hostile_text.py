@@ -57,7 +57,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
 
 def steering(text: str) -> list[str]:
     """What would steer a terminal, each with what stands around it."""
-    return [repr(text[max(0, found.start() - 20) : found.end() + 20]) for found in STEERS.finditer(text)][:3]
+    return [
+        repr(text[max(0, characters.start() - 20) : characters.end() + 20]) for characters in STEERS.finditer(text)
+    ][:3]
 
 
 def harmless(done: subprocess.CompletedProcess[str], *, refused: bool = False) -> str:

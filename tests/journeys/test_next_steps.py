@@ -42,7 +42,7 @@ TYPED: set[str] = set()  # "who named it: what was named", of all tests here
 
 def named(text: str) -> set[str]:
     """The commands in a text, each by its own words, without what it is given."""
-    return {own[0] for line in NAMED.findall(text) if (own := OWN_WORDS.match(line))}
+    return {command_words[0] for line in NAMED.findall(text) if (command_words := OWN_WORDS.match(line))}
 
 
 def in_source(file: Path) -> set[str]:
@@ -54,10 +54,10 @@ def in_source(file: Path) -> set[str]:
 
 def sources() -> dict[str, set[str]]:
     """Who names a next step: each command, and the state of a site (`status`), which several commands print."""
-    found = {"status": in_source(ROOT / "fedhelp_edge" / "site" / "status.py")}
+    steps = {"status": in_source(ROOT / "fedhelp_edge" / "site" / "status.py")}
     for program, room in ((SITE, "fedhelp_edge"), (HUB, "server_ref")):
-        found |= {f"{program} {file.stem}": in_source(file) for file in (ROOT / room / "cli").glob("*.py")}
-    return found
+        steps |= {f"{program} {file.stem}": in_source(file) for file in (ROOT / room / "cli").glob("*.py")}
+    return steps
 
 
 SOURCES = sources()
@@ -92,11 +92,11 @@ class Person(Coordinator):
 
     def steps(self, done: Done, start: str = "") -> list[str]:
         """The commands that were printed, as they were. Those of the same program say where its home is."""
-        own = HUB if "server_ref" in done.args[2] else SITE
-        found = NAMED.findall(done.stdout + done.stderr)
+        program = HUB if "server_ref" in done.args[2] else SITE
+        steps = NAMED.findall(done.stdout + done.stderr)
         at_home = "--home" in done.args
-        assert all("--home" in step for step in found if at_home and step.startswith(f"{own} ")), done.stderr
-        return [step for step in found if step.startswith(start)]
+        assert all("--home" in step for step in steps if at_home and step.startswith(f"{program} ")), done.stderr
+        return [step for step in steps if step.startswith(start)]
 
     def follow(self, done: Done, start: str = "", types: Callable[[str], Done] | None = None) -> Done:
         """Type the first step that was printed and begins so."""
@@ -104,9 +104,9 @@ class Person(Coordinator):
         after = (types or self.types)(step)
         program = HUB if "server_ref" in done.args[2] else SITE
         words = done.args[len(command.COORDINATOR if program == HUB else command.SITE) :]
-        for who in (f"{program} {words[0]}", "status"):
-            if named(step) <= SOURCES[who]:
-                self.typed |= {f"{who}: {own}" for own in named(step)}
+        for source in (f"{program} {words[0]}", "status"):
+            if named(step) <= SOURCES[source]:
+                self.typed |= {f"{source}: {command_words}" for command_words in named(step)}
         return after
 
 
@@ -125,7 +125,7 @@ def follows(*steps: str) -> Callable[[Any], Any]:
 
 
 def test_every_next_step_in_the_source_is_typed_by_a_test() -> None:
-    assert {f"{who}: {step}" for who, steps in SOURCES.items() for step in steps} == TYPED
+    assert {f"{source}: {step}" for source, steps in SOURCES.items() for step in steps} == TYPED
 
 
 @follows(
@@ -259,9 +259,9 @@ def test_every_next_step_of_who_asks_foundation_models(tmp_path: Path) -> Person
     person.follow(
         person.types("fedhelp-edge knowledge build --public images.npz --source files:said.npz --out 'a pack'")
     )
-    made = person.types("fedhelp-edge knowledge start plan.toml 'a pack' --out 'first weights' --epochs 1")
-    person.follow(made, "fedhelp-edge lab run", lambda line: person.types(f"{line} --set rounds=1"))
-    person.follow(made, "fedhelp-coordinator open")
+    built = person.types("fedhelp-edge knowledge start plan.toml 'a pack' --out 'first weights' --epochs 1")
+    person.follow(built, "fedhelp-edge lab run", lambda line: person.types(f"{line} --set rounds=1"))
+    person.follow(built, "fedhelp-coordinator open")
     return person
 
 
@@ -330,16 +330,16 @@ def serves(person: Person, line: str) -> Done:
     with subprocess.Popen(words, cwd=person.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           text=True) as front:  # fmt: skip
         assert front.stdout and front.stderr
-        said = front.stdout.readline()
-        told = front.stderr.readline()
-        with urllib.request.urlopen(f"{said.split()[1]}/healthz") as answer:
+        stdout = front.stdout.readline()
+        stderr = front.stderr.readline()
+        with urllib.request.urlopen(f"{stdout.split()[1]}/healthz") as answer:
             assert answer.status == 200
         front.send_signal(signal.SIGTERM)
         try:
-            assert front.wait(60) in (0, -signal.SIGTERM), told
+            assert front.wait(60) in (0, -signal.SIGTERM), stderr
         finally:
             front.kill()
-    return subprocess.CompletedProcess(words, 0, said, told)
+    return subprocess.CompletedProcess(words, 0, stdout, stderr)
 
 
 @follows(

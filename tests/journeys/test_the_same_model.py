@@ -68,9 +68,13 @@ def drawn(folder: Path) -> Path:
     arrays |= {f"{name}_labels": labels[part] for name, part in parts.items()}
     arrays |= {f"{name}_centers": np.arange(part.stop - part.start) % 5 // 2 for name, part in parts.items()}
     np.savez(folder / "all.npz", **arrays)
-    said = stream.dirichlet([1, 1, 1], (2, 16)).astype(np.float16)
+    probabilities = stream.dirichlet([1, 1, 1], (2, 16)).astype(np.float16)
     public = packs.Pack(
-        stream.integers(0, 256, (16, 8, 8, 3), np.uint8), stream.integers(0, 3, 16), ("x", "y", "z"), ("a", "b"), said
+        stream.integers(0, 256, (16, 8, 8, 3), np.uint8),
+        stream.integers(0, 3, 16),
+        ("x", "y", "z"),
+        ("a", "b"),
+        probabilities,
     )
     packs.save(folder / "pack.safetensors", public)
     for centre in range(SITES):
@@ -97,8 +101,8 @@ def by_the_lab(whole: Path, out: Path) -> str:
     assert [part.tier for part in parts] == ["large", "small", "small"]
     pack = packs.load(whole / "pack.safetensors")
     bench = machine.compute(plan.training.precision)
-    told = run.run(plan, parts, out, compute=bench, pack=pack)
-    return str(told["merged_sha256"])
+    progress = run.run(plan, parts, out, compute=bench, pack=pack)
+    return str(progress["merged_sha256"])
 
 
 class Site:
@@ -107,8 +111,8 @@ class Site:
         folder.mkdir()
         invites.write_files(invite, invites.issue(federation.hub, folder.name, tier, 14))
         self.home, self.via = folder / "home", None if url else stick
-        said = replace(membership.read_invite_file(invite), url=url)
-        membership.join(self.home, said, folder.name, lambda: None)
+        typed = replace(membership.read_invite_file(invite), url=url)
+        membership.join(self.home, typed, folder.name, lambda: None)
         (self.home / "images.txt").write_text(str(images))
 
     def sync(self) -> SyncResult:
@@ -159,13 +163,13 @@ def test_two_rounds_give_the_model_that_the_lab_gives(
                 assert (done.trained, done.refused) == (round_, [])
                 assert status.status(site.home)["state"] == (status.RECEIVED if network else status.SENT)
             at_the_hub()
-            told = close.aggregate(federation.hub, federation.coordinator_keys)
-            assert told["accepted"] == ["site-001", "site-002", "site-003"]
+            outcome = close.aggregate(federation.hub, federation.coordinator_keys)
+            assert outcome["accepted"] == ["site-001", "site-002", "site-003"]
             at_the_hub()
         for site in sites:
             assert "model after round 2" in site.sync().new
             assert status.status(site.home)["state"] == status.JUDGED
-    assert told["merged_sha256"] == in_the_lab
+    assert outcome["merged_sha256"] == in_the_lab
 
 
 def test_it_is_the_model_that_an_earlier_version_gave_on_such_a_machine(in_the_lab: str) -> None:

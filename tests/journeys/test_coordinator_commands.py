@@ -26,8 +26,8 @@ def desk(tmp_path: Path) -> Desk:
 
 
 def listed(desk: Desk) -> dict[str, str]:
-    found = command.answer(works(desk.hub("invites", "--json")))["invites"]
-    return {one["site"]: one["state"] for one in found}
+    invites = command.answer(works(desk.hub("invites", "--json")))["invites"]
+    return {invite["site"]: invite["state"] for invite in invites}
 
 
 # --- invites ------------------------------------------------------------------------------------------------------
@@ -150,9 +150,9 @@ def test_the_root_key_has_one_name_and_its_old_one_still_works(desk: Desk) -> No
 def next_of(done: Done, **places: Path | str) -> list[str]:
     """The first command that was named as the next one, as a shell reads it; `places` stand for capital letters."""
     line = next(line for line in reversed(done.stderr.splitlines()) if line.startswith(("next: ", "hint: ")))
-    found = re.search(r"'(fedhelp-coordinator [^']+)'", line)
-    assert found, done.stderr
-    return [str(places.get(word, word)) for word in shlex.split(found[1])[1:]]
+    steps = re.search(r"'(fedhelp-coordinator [^']+)'", line)
+    assert steps, done.stderr
+    return [str(places.get(word, word)) for word in shlex.split(steps[1])[1:]]
 
 
 def test_every_next_step_works_as_it_is_printed_with_the_home_that_was_typed(tmp_path: Path) -> None:
