@@ -1,8 +1,8 @@
 """The coordinator's web front as a carrier (docs/spec/http.md). Uploads and downloads resume; reads are signed.
 
 Security does not depend on the connection: parcels are sealed. TLS and proxies follow the system's settings.
-The server may be hostile: every answer is bounded in bytes and time, every field is checked, file names are hashes, and
-no redirect is followed, so a signed request reaches the named address and no other.
+The server may be hostile: every answer is bounded (bounded_http), every field is checked, file names are hashes, and no
+redirect is followed, so a signed request reaches the named address and no other.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
-import io
 import json
 import random
 import re
 import shutil
-import socket
 import ssl
 import time
 import urllib.error
@@ -24,7 +22,6 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +35,7 @@ from fedhelp_edge.errors import (
     UsageError,
     remedy_of,
 )
+from fedhelp_edge.exchange import bounded_http
 from fedhelp_edge.parcel import canon, parcel, sshsig, statement
 from fedhelp_edge.parcel.keys import Keys
 
@@ -50,13 +48,11 @@ _EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 _RETRY_STATUSES = (408, 425, 429, 500, 502, 503, 504, 507)
 _CONNECTION_ERRORS = urllib.error.URLError, http.client.HTTPException  # a bad disk is an OSError
 
-_HEAD_LIMIT, _REFUSAL_LIMIT, _LIST_LIMIT = 64 << 10, 64 << 10, 4 << 20  # bytes of an answer
+_REFUSAL_LIMIT, _LIST_LIMIT = 64 << 10, 4 << 20  # bytes of an answer
 _CHARTERS_LIMIT = 64 << 20  # bytes of all of them
 _KIND_LIMITS = {  # bytes of all files of a kind; a site needs only the newest roster, task and pack
     "charter": _CHARTERS_LIMIT, "roster": 8 << 20, "task": 8 << 20, "receipt": 16 << 20, "knowledge": 257 << 20,
 }  # fmt: skip
-_MIN_PROGRESS = 4096  # bytes that must arrive within `give_up_after`: as many as the front demands of uploads
-_READ_TIMEOUT = 30.0  # seconds without a byte
 _HASH = re.compile(r"[0-9a-f]{64}")
 _DOWNLOAD_NAME = re.compile(r"[0-9a-f]{64}\.(fhx|part)")  # files of unfinished downloads
 _CODE = re.compile(r"E_[A-Z0-9_]{1,38}")
@@ -138,7 +134,7 @@ class HttpCarrier:
                     received = _upload_offset(response, size)
                     if received <= offset:
                         backoff.wait(error)
-                if received >= min(highest + _MIN_PROGRESS, size):
+                if received >= min(highest + bounded_http.MIN_PROGRESS, size):
                     highest = received
                     backoff.renew()
                 elif backoff.is_over:
@@ -218,7 +214,7 @@ class HttpCarrier:
                         "GET", f"/v1/parcels/{entry.hash}", headers=headers, into=(part, entry.size)
                     )
                 except (*_CONNECTION_ERRORS, _BusyError) as error:
-                    if _size(part) >= offset + _MIN_PROGRESS:
+                    if _size(part) >= offset + bounded_http.MIN_PROGRESS:
                         backoff.renew()
                     else:
                         backoff.wait(error)
@@ -269,20 +265,22 @@ class HttpCarrier:
     ) -> HttpAnswer:  # fmt: skip
         """Sends one request. The answer is short, or goes `into` a file of a known size."""
         opener, url = self._url_opener(), self.url.rstrip("/") + path
-        request = _Request(url, body, dict(headers or {}), method=method)
+        request = bounded_http.LimitedRequest(url, body, dict(headers or {}), method=method)
         limit = into[1] if into else _LIST_LIMIT
-        request.limits = _AnswerLimits(self.give_up_after, limit, is_download=into is not None)
+        request.limits = bounded_http.AnswerLimits(self.give_up_after, limit, is_download=into is not None)
         try:
-            with opener.open(request, timeout=min(_READ_TIMEOUT, self.give_up_after)) as response:
+            with opener.open(request, timeout=min(bounded_http.READ_TIMEOUT, self.give_up_after)) as response:
                 response_headers = self._checked_headers(response.headers)
                 if into is None or response.status not in (200, 206):
-                    return HttpAnswer(response.status, response_headers, _read_short(response, _LIST_LIMIT))
-                _append_to(response, *into)
+                    return HttpAnswer(response.status, response_headers, bounded_http.read_short(response, _LIST_LIMIT))
+                bounded_http.append_to(response, *into)
                 return HttpAnswer(response.status, response_headers, b"")
         except urllib.error.HTTPError as error:
             with error:
                 refused_headers = self._checked_headers(error.headers)
-                raise _refusal_error(error.code, refused_headers, _read_short(error.fp, _REFUSAL_LIMIT)) from error
+                raise _refusal_error(
+                    error.code, refused_headers, bounded_http.read_short(error.fp, _REFUSAL_LIMIT)
+                ) from error
         except (ValueError, OverflowError) as error:  # a malformed chunk length, for example
             raise NotAFrontError("it does not speak valid HTTP") from error
 
@@ -307,8 +305,8 @@ class HttpCarrier:
                 raise UsageError("the file named with --ca-file holds no readable certificate") from error
             self._opener = urllib.request.OpenerDirector()
             for handler in (
-                urllib.request.ProxyHandler(), _Handler(tls), urllib.request.HTTPDefaultErrorHandler(),
-                urllib.request.HTTPErrorProcessor(),
+                urllib.request.ProxyHandler(), bounded_http.LimitedHandler(tls),
+                urllib.request.HTTPDefaultErrorHandler(), urllib.request.HTTPErrorProcessor(),
             ):  # fmt: skip
                 self._opener.add_handler(handler)
         return self._opener
@@ -445,117 +443,3 @@ def _parcel_hash(path: Path) -> str:
             return parcel.read_prologue(file)[0].hash
     except FedhelpError:
         return ""
-
-
-# --- bounds of an answer ---------------------------------------------------------------------------------------------
-class _AnswerLimits:
-    """Bounds of one answer: bytes, and seconds. A download's seconds start again with each stretch of progress."""
-
-    def __init__(self, seconds: float, size: int, *, is_download: bool) -> None:
-        self._seconds, self._is_download = seconds, is_download
-        self._left, self._arrived = _HEAD_LIMIT + 2 * size, 0  # twice, because chunks have frames
-        self._until = 0.0
-
-    def seconds(self) -> float:
-        """Returns how long the next bytes may take."""
-        now = time.monotonic()
-        self._until = self._until or now + self._seconds
-        if now >= self._until:
-            raise TimeoutError
-        return min(self._until - now, _READ_TIMEOUT)
-
-    def take(self, count: int) -> None:
-        """Counts bytes that arrived; raises beyond the limit."""
-        self._left -= count
-        self._arrived += count
-        if self._left < 0:
-            raise NotAFrontError("its answer is longer than possible")
-        if self._is_download and self._arrived >= _MIN_PROGRESS:
-            self._until, self._arrived = 0.0, 0
-
-
-class _LimitedStream(io.RawIOBase):
-    """The raw bytes of an answer, within its limits. All parsing reads from here, so nothing is unbounded."""
-
-    def __init__(self, sock: socket.socket, limits: _AnswerLimits) -> None:
-        self._sock, self._file, self._limits = sock, sock.makefile("rb", buffering=0), limits
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            self._sock.settimeout(self._limits.seconds())
-            count = self._file.readinto(buffer) or 0
-        except OSError as error:
-            raise urllib.error.URLError(error) from error
-        self._limits.take(count)
-        return count
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
-class _Response(http.client.HTTPResponse):
-    def __init__(self, sock: socket.socket, *args: Any, limits: _AnswerLimits, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        self.fp.close()
-        self.fp = io.BufferedReader(_LimitedStream(sock, limits))
-
-
-class _Handler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
-    def __init__(self, tls: ssl.SSLContext | None) -> None:
-        urllib.request.HTTPHandler.__init__(self)
-        self._tls = tls
-
-    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_limited_connection(http.client.HTTPConnection, request), request)  # type: ignore[arg-type]
-
-    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_limited_connection(http.client.HTTPSConnection, request), request, context=self._tls)  # type: ignore[arg-type]
-
-
-class _Request(urllib.request.Request):
-    limits: _AnswerLimits
-
-
-def _limited_connection(
-    connection_class: type[http.client.HTTPConnection], request: _Request
-) -> Callable[..., http.client.HTTPConnection]:
-    def connection(host: str, **kwargs: Any) -> http.client.HTTPConnection:
-        limited = connection_class(host, **kwargs)
-        limited.response_class = partial(_Response, limits=request.limits)  # type: ignore[assignment]
-        return limited
-
-    return connection
-
-
-def _read_short(response: Any, limit: int) -> bytes:
-    """Reads an answer that must be shorter than `limit`."""
-    body = bytearray()
-    while block := response.read(_MIN_CHUNK):
-        body += block
-        if len(body) > limit:
-            raise NotAFrontError("its answer is longer than possible")
-    _check_complete(response)
-    return bytes(body)
-
-
-def _append_to(response: http.client.HTTPResponse, part: Path, size: int) -> None:
-    """Appends a partial answer to the file; a full answer replaces the file."""
-    offset = part.stat().st_size if response.status == 206 and part.exists() else 0
-    if response.status == 206 and response.headers.get("Content-Range") != f"bytes {offset}-{size - 1}/{size}":
-        raise NotAFrontError("it sends other bytes of a file than were requested")
-    with part.open("ab" if offset else "wb") as file:
-        while block := response.read(_MIN_CHUNK):
-            offset += len(block)
-            if offset > size:
-                raise NotAFrontError("it sends a file of another length than it listed")
-            file.write(block)
-    _check_complete(response)
-
-
-def _check_complete(response: Any) -> None:
-    if response.length:  # announced bytes are missing
-        raise http.client.IncompleteRead(b"")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,6 +69,10 @@ def kinds(out: Path) -> dict[Path, str]:
     return {path: parcel.inspect(path, parcel.any_signer).statement.kind for path in sorted(out.glob("*.fhx"))}
 
 
+def context_of(path: Path) -> Mapping[str, Any]:
+    return parcel.inspect(path, parcel.any_signer).statement.context
+
+
 def fails(out: Path, *names: str) -> None:
     """Audit ends with an error of ours that names the file."""
     with pytest.raises(FedhelpError) as caught:
@@ -101,17 +106,15 @@ def test_several_files_that_are_removed_together_are_noticed(three: Federation, 
     """An update, with its receipts; the model with the task; all receipts; everything signed."""
     kind_of = kinds(out)
     updates = [path for path, kind in kind_of.items() if kind == "update"]
+    receipts = [path for path, kind in kind_of.items() if kind == "receipt"]
+    first_receipts = [path for path in receipts if context_of(path)["about"] == updates[0].stem]
     groups = [
-        [path for path, kind in kind_of.items() if kind == "update"],
+        updates,
         [path for path, kind in kind_of.items() if kind in ("global", "task")],
-        [path for path, kind in kind_of.items() if kind == "receipt"],
+        receipts,
         [path for path, kind in kind_of.items() if kind in ("receipt", "task", "global")],
-        [
-            path for path, kind in kind_of.items() if path == updates[0] or (
-                kind == "receipt" and parcel.inspect(path, parcel.any_signer).statement.context["about"] == updates[0].stem
-            )
-        ],
-    ]  # fmt: skip
+        [updates[0], *first_receipts],
+    ]
     for group in groups:
         original = {path: path.read_bytes() for path in group}
         for path in group:
