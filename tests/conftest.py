@@ -87,7 +87,7 @@ def client(fed: Federation) -> Iterator[object]:
 
 @pytest.fixture
 def opens_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shares are opened in this process, which is quicker; tests/unit/server_ref/test_opener.py has the other one."""
+    """Updates are opened in this process, which is quicker; tests/unit/server_ref/test_sandbox.py has the other one."""
     kills.open_here(monkeypatch)
 
 

@@ -1,4 +1,4 @@
-"""A federation for tests: a real hub, and sites with real keys and real parcels that draw their shares instead of
+"""A federation for tests: a real hub, and sites with real keys and real parcels that draw their updates instead of
 training them."""
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Clinic:
         codec: str = "f32",
         **changes: Any,
     ) -> Path:
-        """A share under a task; `changes` to what its statement says."""
+        """An update under a task; `changes` to what its statement says."""
         context: dict[str, Any] = statement.new_context(
             "update", federation=order.federation, round=order.round, task=order.hash, base=order.base,
             sender=self.id, sender_key=sshsig.fingerprint(self.keys.public.sign),
@@ -157,7 +157,7 @@ class Federation:
                 receive.receive(self.hub, clinic.give(order, self.drawn(order, clinic)))
 
     def states(self) -> dict[str, str]:
-        """The state of each share, by its site and round."""
+        """The state of each update, by its site and round."""
         rows = self.hub.database.rows("SELECT site, round, state FROM shares ORDER BY site, round, seq")
         return {f"{row['site']}/{row['round']}": row["state"] for row in rows}
 

@@ -14,7 +14,7 @@ from server_ref.hub.hub import Hub
 from server_ref.hub.states import State
 from server_ref.intake import judge as intake_judge
 from server_ref.intake.receipts import RELEASABLE_CODES
-from server_ref.rounds import lifecycle, review
+from server_ref.rounds import review
 
 RELEASE, REFUSE = "release", "refuse"
 
@@ -52,7 +52,7 @@ def apply(hub: Hub, coordinator_keys: Keys) -> list[dict[str, str]]:
     """
     results = []
     for hash_, decision in pending(hub).items():
-        if decision == RELEASE and lifecycle.newest_round(hub)["state"] != State.OPEN:
+        if decision == RELEASE and hub.newest_round()["state"] != State.OPEN:
             continue
         try:
             results.append(review.decide(hub, coordinator_keys, hash_, release=decision == RELEASE))

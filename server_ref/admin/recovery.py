@@ -231,7 +231,7 @@ def check_root_key(current: charter.Charter, public_keys: PublicKeys) -> None:
 
 def _void_open_round(hub: Hub) -> None:
     """Cancel the open round: a new epoch voids its task."""
-    newest = lifecycle.newest_round(hub)
+    newest = hub.newest_round()
     if newest["state"] == State.OPEN:
         lifecycle.cancel_round(hub, newest)
     hub.database.set_fact("void", str(newest["round"]))

@@ -65,7 +65,7 @@ def quarantined_updates(hub: Hub) -> list[dict[str, Any]]:
 
 def summary(hub: Hub) -> dict[str, Any]:
     """The state of the federation: the round, every site, and what waits."""
-    row = lifecycle.newest_round(hub)
+    row = hub.newest_round()
     accepted, missing = lifecycle.accepted_and_missing(hub, row) if row["state"] == State.OPEN else ([], [])
     request_count = hub.database.require_row("SELECT count(*) AS n FROM requests WHERE state = ?", State.WAITING)["n"]
     received_count = hub.database.require_row("SELECT count(*) AS n FROM shares WHERE state = ?", State.RECEIVED)["n"]

@@ -41,18 +41,18 @@ def step(hub: Hub, coordinator_keys: Keys, via: Path | None, news: list[str] | N
 
 
 def _advance_round(hub: Hub, coordinator_keys: Keys, news: list[str]) -> bool:
-    if lifecycle.newest_round(hub)["state"] == State.OPEN:
+    if hub.newest_round()["state"] == State.OPEN:
         try:
             outcome = close.aggregate(hub, coordinator_keys, in_transit=partial_uploads.awaited_senders(hub))
         except QuorumError as error:
-            if lifecycle.newest_round(hub)["state"] == State.OPEN:
+            if hub.newest_round()["state"] == State.OPEN:
                 return False  # not due yet
             news.append(f"the round failed: {error.cause}")
         else:
             news.append(f"round {outcome['round']}: {len(outcome['accepted'])} updates merged")
     if lifecycle.is_finished(hub):
         return True
-    if not hub.roster.active(lifecycle.newest_round(hub)["round"] + 1):
+    if not hub.roster.active(hub.newest_round()["round"] + 1):
         return False  # no site would take part
     news.append(f"round {opening.open_next(hub, coordinator_keys).round} is open")
     return False

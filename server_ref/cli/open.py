@@ -30,7 +30,7 @@ def open_round(
     from fedhelp_edge.nets import spec
     from server_ref.admin import session
     from server_ref.hub import models
-    from server_ref.rounds import lifecycle, opening
+    from server_ref.rounds import opening
 
     weights = None
     if start:
@@ -39,9 +39,7 @@ def open_round(
     precheck = partial(opening.check_open, start=weights is not None)
     with session.unlocked_hub(home, passphrase_file, precheck=precheck) as (hub, coordinator_keys):
         if weights is not None:
-            console.say_missing_tensors(
-                spec.warm_start(models.load(hub, lifecycle.newest_round(hub)["model"]), weights)[1]
-            )
+            console.say_missing_tensors(spec.warm_start(models.load(hub, hub.newest_round()["model"]), weights)[1])
         task = opening.open_next(hub, coordinator_keys, weights)
     if json:
         return console.print_json(round=task.round, closes=f"{task.closes:%Y-%m-%dT%H:%M:%SZ}", base=task.base)

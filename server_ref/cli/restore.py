@@ -31,11 +31,10 @@ def restore(
     Example: fedhelp-coordinator restore hub-2026-11.tar --root-key /media/stick/root
     """
     from server_ref.admin import recovery, session
-    from server_ref.rounds import lifecycle
 
     recovery.check_restore(shell.home_folder(home), file)
     root = session.load_root_keys(root_key, root_passphrase_file or passphrase_file)
     ask_passphrase = passphrase.provider(passphrase_file, "coordinator's passphrase")
     hub = recovery.restore(shell.home_folder(home), file, root, ask_passphrase, older=from_older_version)
-    console.show(f"restored: {hub.federation}, epoch {hub.charter.epoch}, round {lifecycle.newest_round(hub)['round']}")
+    console.show(f"restored: {hub.federation}, epoch {hub.charter.epoch}, round {hub.newest_round()['round']}")
     console.say_next("'fedhelp-coordinator status'")

@@ -35,8 +35,7 @@ def federation_parcels(hub: Hub, model_parcels: Sequence[str]) -> list[str]:
 
 def receipts(hub: Hub, site: str = "") -> list[str]:
     """The receipts about requests and about the updates of recent rounds; with `site`, only about that site's."""
-    newest = hub.database.row("SELECT max(round) AS round FROM rounds")
-    since = int(newest["round"]) - _RECEIPT_ROUNDS if newest else 0
+    since = hub.newest_round()["round"] - _RECEIPT_ROUNDS
     subjects, values = (_SUBJECTS_OF_SITE, [since, site, since, site, site]) if site else (_SUBJECTS, [since, since])
     query = f"SELECT hash FROM parcels WHERE kind = 'receipt' AND site IN ({subjects}) ORDER BY rowid"  # noqa: S608
     return [row["hash"] for row in hub.database.rows(query, *values)]

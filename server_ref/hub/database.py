@@ -129,7 +129,7 @@ class HubDatabase:
                 if self.memory:
                     self.memory.prepare()
                 elif self.ledger.changes:
-                    raise NotNowError("only a command that has the coordinator's keys may change this")
+                    raise NotNowError("this change needs the coordinator's keys")
                 self.db.execute("COMMIT")
             except BaseException:
                 if self.db.in_transaction:  # on a full disk SQLite has rolled back by itself
@@ -233,7 +233,9 @@ class HubDatabase:
     def _migrate(self) -> None:
         version = self.db.execute("PRAGMA user_version").fetchone()[0]
         if version > len(_MIGRATIONS):
-            raise HubNewerError(f"this hub has form {version}, and this program knows {len(_MIGRATIONS)}")
+            raise HubNewerError(
+                f"this hub has version {version}, and this program knows versions up to {len(_MIGRATIONS)}"
+            )
         for number, script in enumerate(_MIGRATIONS[version:], version + 1):
             self.db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
 
@@ -250,7 +252,7 @@ def _remove_leftovers(directory: files.SharedFolder, cutoff: float, recorded: se
 
 @lru_cache
 def _expected_objects(migrations: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """The tables and indexes that a database of this form has, as SQLite spells them."""
+    """The tables and indexes that a database has after these migrations, as SQLite spells them."""
     with closing(sqlite3.connect(":memory:")) as db:
         for script in migrations:
             db.executescript(script)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
@@ -115,6 +116,10 @@ class Hub:
             self._last_request = row["rowid"]
         return self._requests_by_key.get(key, [])
 
+    def newest_round(self) -> sqlite3.Row:
+        """The row of the newest round. Round 0 stands for the model from which the first round begins."""
+        return self.database.require_row("SELECT * FROM rounds ORDER BY round DESC LIMIT 1")
+
     def newest_parcel(self, kind: str) -> Any:
         """The row of the newest parcel of a kind."""
         row = self.database.row("SELECT * FROM parcels WHERE kind = ? ORDER BY number DESC, rowid DESC LIMIT 1", kind)
@@ -129,7 +134,7 @@ class Hub:
             raise HubDamagedError(f"parcel {hash_[:12]} is gone from the disk")
         with parcel.open(path, parcel.any_signer) as opened:
             if opened.statement.hash != hash_:
-                raise HubDamagedError(f"parcel {hash_[:12]} is not the one that its name says")
+                raise HubDamagedError(f"parcel {hash_[:12]} does not match its name")
             return opened.statement, opened.keys, opened.json()
 
     # --- whether it is whole -------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def _check_roster_size(hub: Hub, name: str) -> None:
     outstanding = hub.database.require_row(f"{query} WHERE used = '' AND expires >= ?", format_time(hub.now))
     size = statement.parse(hub.newest_parcel("roster")["line"].encode()).size + len(name.encode()) + _ENTRY_BYTES
     if size + outstanding["n"] * _ENTRY_BYTES + outstanding["bytes"] > ROSTER_LIMIT - ROSTER_SPARE:
-        raise FederationFullError("the sites and the invites that are out leave no room for another site")
+        raise FederationFullError("the roster has no room for another site besides those that are invited")
 
 
 def invites(hub: Hub, invite_id: str = "") -> dict[str, Invite]:

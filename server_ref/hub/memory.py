@@ -39,7 +39,7 @@ _COORDINATOR_ROWS = {  # which rows of a table only the coordinator's commands w
     "unkept": "true",
     "shares": f"{{}}state != '{State.RECEIVED}'",
 }
-_DEFAULTS = ("", 0, "{}")  # are not hashed: a column that a later form of the hub adds changes no row's hash
+_DEFAULTS = ("", 0, "{}")  # are not hashed: a column that a later version adds changes no row's hash
 _MODULUS = 1 << 256
 _MAX_BYTES = 64 << 10
 
@@ -127,16 +127,16 @@ class Memory:
         newest = states[-1]
         states = [state for state in states if state.log == self._head(state.log.length)]
         if not states:
-            raise LogBrokenError("the log is not as the coordinator's last command left it")
+            raise LogBrokenError("the log does not continue the one of the coordinator's last command")
         for state in reversed(states):  # the newest first: both fit where only the log grew
             if state.total == committed_total:
                 if state.total != newest.total:
                     console.say(
-                        "note: a command was cut off before its last step was kept; look with status, and repeat it"
+                        "note: a command was interrupted before it saved its last step; see status, and repeat it"
                     )
                 self._state, self._written, self._version = state, self._read(), self._ledger.version
                 return
-        raise HubDamagedError("what the coordinator decided was changed by another hand than its commands")
+        raise HubDamagedError("rows that only the coordinator's commands write were changed")
 
     def prepare(self) -> None:
         """Before a commit: write the state after it beside the state before it."""
@@ -187,7 +187,7 @@ class Memory:
                 raise HubDamagedError("the coordinator's memory of this hub is gone")
             state = LedgerState(self._folder, committed_total, self._head(None))
             if committed_total:
-                console.say("note: the coordinator had no memory of this hub; from now on it knows it as it is today")
+                console.say("note: the coordinator had no memory of this hub; it now trusts the hub as it is")
             self._write(state.with_mac(self._key))
             return [state]
         try:
@@ -201,9 +201,9 @@ class Memory:
                 if hmac.compare_digest(state.with_mac(self._key)["mac"], record["mac"])
             ]  # fmt: skip
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise HubDamagedError("the coordinator's memory was changed by another hand") from error
+            raise HubDamagedError("the coordinator's memory was not written by its commands") from error
         if not authentic:
-            raise HubDamagedError("the coordinator's memory was changed by another hand")
+            raise HubDamagedError("the coordinator's memory was not written by its commands")
         return authentic
 
     def _read(self) -> bytes:

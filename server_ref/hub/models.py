@@ -53,7 +53,7 @@ def read(hub: Hub, name: str) -> bytes:
     except FileNotFoundError as error:
         raise HubDamagedError(f"model {name[:12]} is gone from the disk") from error
     if hashlib.sha256(data).hexdigest() != name:
-        raise HubDamagedError(f"model {name[:12]} is not the one that was saved")
+        raise HubDamagedError(f"model {name[:12]} does not match its name")
     return data
 
 

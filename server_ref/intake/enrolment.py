@@ -137,8 +137,8 @@ def find_request(hub: Hub, name: str) -> JoinRequest:
         listed = ", ".join(request.hash[: shown.SHOWN_DIGITS] for request in matches)
         raise AmbiguousError(
             f"{len(matches)} requests wait for {matches[0].site}: {listed}",
-            remedy="see their words with 'fedhelp-coordinator requests' and phone the site; then approve, by its hash,"
-            " the request whose words it reads out",
+            remedy="phone the site, and compare its words with those of 'fedhelp-coordinator requests';"
+            " then approve the request that matches, by its hash",
         )
     if not named:
         shown.check(hub, "requests", matches[0].site, matches[0].hash)
@@ -209,7 +209,7 @@ def _proved_site(hub: Hub, request: JoinRequest, batch: Iterable[Site] = ()) -> 
     for other in batch:
         if keys.sign == other.sign or keys.recipient == other.recipient:
             raise KeyReusedError(f"this is a key of {other.id}")
-    from_round = hub.database.require_row("SELECT max(round) AS newest FROM rounds")["newest"] + 1
+    from_round = hub.newest_round()["round"] + 1
     return Site(request.site, invite["name"], invite["tier"], keys.sign, keys.recipient, from_round=from_round)
 
 

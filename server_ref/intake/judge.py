@@ -41,7 +41,7 @@ def judge_waiting(hub: Hub, coordinator_keys: Keys) -> list[dict[str, str]]:
         # accepted by an older program, which did not bind the hash of the opened update: judged again
         query = "UPDATE shares SET state = ? WHERE state = ? AND instr(facts, '\"sha256\"') = 0"
         hub.database.run(query, State.RECEIVED, State.ACCEPTED)
-        round_row = hub.database.require_row("SELECT * FROM rounds ORDER BY round DESC LIMIT 1")
+        round_row = hub.newest_round()
     query = "SELECT * FROM shares WHERE state = ? ORDER BY site, round, seq"
     if round_row["state"] == State.OPEN and (updates := hub.database.rows(query, State.RECEIVED)):
         with sandbox.Sandbox() as process:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -70,15 +69,18 @@ class PartialUpload:
         self.offset += len(data)
 
     def truncate(self, offset: int) -> None:
+        """Drop the bytes from `offset` on."""
         os.truncate(self.path, offset)
         self.offset = offset
 
     def discard(self) -> None:
+        """End the upload, and delete its file."""
         self.ended = True
         self.path.unlink(missing_ok=True)
 
 
 def begin(home: Path, statement: Statement, length: int, data: bytes, now: datetime) -> PartialUpload:
+    """Start an upload of `length` bytes, of which `data` are the first."""
     folder = home / FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / f"{statement.hash}.{int(now.timestamp())}"
@@ -96,8 +98,8 @@ def in_folder(folder: Path, *, is_owner: bool = False) -> list[PartialUpload]:
     uploads: list[PartialUpload] = []
     with suppress(FileNotFoundError, PermissionError), files.open_shared(folder) as directory:
         for name in directory.names():
-            hash_, _, begun = name.partition(".")
-            if not hash_ or not begun:
+            hash_, _, started = name.partition(".")
+            if not hash_ or not started:
                 continue
             path = folder / name
             try:
@@ -107,9 +109,8 @@ def in_folder(folder: Path, *, is_owner: bool = False) -> list[PartialUpload]:
                     statement, _ = parcel.read_prologue(file)
                     length = file.tell() + statement.size
                     received = min(file.seek(0, os.SEEK_END), length)
-                uploads.append(
-                    PartialUpload(path, statement, datetime.fromtimestamp(int(begun), timezone.utc), length, received)
-                )
+                when = datetime.fromtimestamp(int(started), timezone.utc)
+                uploads.append(PartialUpload(path, statement, when, length, received))
             except FileNotFoundError:  # it ended meanwhile
                 continue
             except (FedhelpError, ValueError):
@@ -124,13 +125,13 @@ def _sync(path: Path) -> None:
             os.fsync(file.fileno())
 
 
-def check_deadline(hub: Hub, statement: Statement, begun: datetime) -> None:
+def check_deadline(hub: Hub, statement: Statement, started: datetime) -> None:
     """Refuse an update of the open round that was started after its deadline, or takes too long after it."""
-    newest = _open_round(hub)
-    if newest is None or statement.kind != "update" or statement.context["round"] != newest["round"]:
+    newest = hub.newest_round()
+    if newest["state"] != State.OPEN or statement.kind != "update" or statement.context["round"] != newest["round"]:
         return
     closes = parse_time(newest["closes"])
-    if begun > closes or hub.now > closes + GRACE:
+    if started > closes or hub.now > closes + GRACE:
         raise RoundClosedError(f"round {newest['round']} took updates until {newest['closes']}")
 
 
@@ -139,22 +140,17 @@ def awaited_senders(hub: Hub) -> list[str]:
 
     The round waits a little longer for them; before the deadline and after the grace it waits for none.
     """
-    round_row = _open_round(hub)
-    if round_row is None or (hub.home / FOLDER).is_symlink():
+    newest = hub.newest_round()
+    if newest["state"] != State.OPEN or (hub.home / FOLDER).is_symlink():
         return []
-    closes = parse_time(round_row["closes"])
+    closes = parse_time(newest["closes"])
     if not closes <= hub.now <= closes + GRACE:
         return []
     return sorted(
         upload.sender
         for upload in in_folder(hub.home / FOLDER)
-        if upload.statement.context.get("round") == round_row["round"] and upload.started <= closes
+        if upload.statement.context.get("round") == newest["round"] and upload.started <= closes
     )
-
-
-def _open_round(hub: Hub) -> sqlite3.Row | None:
-    query = "SELECT round, closes FROM rounds WHERE state = ? ORDER BY round DESC LIMIT 1"
-    return hub.database.row(query, State.OPEN)
 
 
 def is_abandoned(upload: PartialUpload, now: datetime) -> bool:

@@ -113,7 +113,7 @@ def admit(hub: Hub, statement: Statement, signers: tuple[str, ...]) -> int:
 
 def _admit_update(hub: Hub, statement: Statement, signers: tuple[str, ...]) -> int:
     stale, number = hub.plan.round.stale, statement.context["round"]
-    newest = hub.database.require_row("SELECT round, state FROM rounds ORDER BY round DESC LIMIT 1")
+    newest = hub.newest_round()
     tasks = hub.tasks(newest["round"] - stale)
     seen = seen_updates(hub, statement.context["sender"])
     sender = task.judge_update(statement, signers, hub.roster, tasks, seen, stale_rounds=stale)
@@ -153,8 +153,7 @@ def _record_refused(hub: Hub, statement: Statement, signers: tuple[str, ...], er
     except TrustError:
         return  # anybody may have written it
     refused = hub.database.require_row("SELECT count(*) AS n FROM unkept WHERE site = ? AND round = ?", site, number)
-    newest = hub.database.require_row("SELECT max(round) AS round FROM rounds")
-    if number <= newest["round"] and refused["n"] < _REFUSED_OF_ONE:
+    if number <= hub.newest_round()["round"] and refused["n"] < _REFUSED_OF_ONE:
         with hub.database.transaction():
             values = statement.hash, site, number, error.code, error.cause
             hub.database.run("INSERT OR IGNORE INTO unkept VALUES (?, ?, ?, ?, ?)", *values)
@@ -198,7 +197,7 @@ def _check_request_quota(hub: Hub, part: Path) -> None:
         query = "SELECT count(*) AS n FROM requests WHERE site = ? AND state = ?"
         count = hub.database.require_row(query, statement.context["sender"], State.WAITING)["n"]
     if count >= _REQUESTS_OF_ONE:
-        remedy = "ask the coordinator by phone, who can invite anew"
+        remedy = "phone the coordinator, who can issue a new invite"
         raise QuotaError("too many requests came from one sender", remedy=remedy)
     waiting = hub.database.require_row("SELECT count(*) AS n FROM requests WHERE state = ?", State.WAITING)["n"]
     if waiting >= _REQUESTS_OF_ALL:

@@ -14,7 +14,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -40,7 +40,7 @@ from fedhelp_edge.parcel import parcel
 from fedhelp_edge.update import Array, Schema
 
 MEMORY_LIMIT = 1 << 30  # bytes of address space: numpy and OpenSSL take most of it
-TIME_LIMIT = 120.0
+TIME_LIMIT = 120.0  # seconds for one update
 _MAX_VALIDATION_IMAGES = 10**9
 
 
@@ -64,7 +64,7 @@ class Job:
 class OpenedUpdate:
     """What the hub stores of an opened update, beside the file with its tensors."""
 
-    facts: Mapping[str, int]
+    facts: Mapping[str, int]  # that the site claims
     norm: norm_limit.UpdateNorm
     sha256: str  # of the file with its tensors
 
@@ -79,7 +79,7 @@ def open_update(job: Job) -> OpenedUpdate:
     trained_from, base = (_load_model(path, job.model_codec) for path in (job.trained_from, job.counts_against))
     with parcel.open(Path(job.path), parcel.any_signer, job.identities) as opened:
         if opened.statement.hash != job.hash:
-            raise PayloadHashError("another parcel lies at its path")
+            raise PayloadHashError("another parcel lies in its place")
         facts = _check_claims(opened.facts, job.max_examples)
         arrays = dict(CODECS[job.codec].decode(update.read(opened.body, wire), trained_from))
     update.check_values(arrays)
@@ -107,7 +107,7 @@ def _load_model(path: str, codec: str) -> dict[str, Array]:
     with files.reading(Path(path)) as file:
         data = file.read()
     if hashlib.sha256(data).hexdigest() != Path(path).stem:
-        raise HubDamagedError(f"model {Path(path).stem[:12]} is not the one that was saved")
+        raise HubDamagedError(f"model {Path(path).stem[:12]} does not match its name")
     return dict(CODECS[codec].decode(dict(update.FileArrays(data, update.read_header(io.BytesIO(data)))), {}))
 
 
@@ -140,13 +140,17 @@ class Sandbox:
         self._stop()
 
     def open(self, job: Job) -> OpenedUpdate:
+        """Open an update in the process. Raises its refusal, or `ResourceError` if it dies or takes too long.
+
+        A full disk or a damaged hub is no fault of the sender: the update waits.
+        """
         answer = self._ask(json.dumps(asdict(job)))
         if not answer:
             self._stop()
             raise ResourceError("opening it took too much memory or time")
         reply = json.loads(answer)
         if "storage" in reply:
-            raise NoSpaceError(reply["storage"])  # our own trouble: the update waits
+            raise NoSpaceError(reply["storage"])
         if "damaged" in reply:
             raise HubDamagedError(reply["damaged"])
         if "code" in reply:
@@ -205,7 +209,8 @@ def _forward_lines(process: subprocess.Popen[str], answers: queue.Queue[str]) ->
     answers.put("")
 
 
-def serve(lines: Sequence[str] | Any = sys.stdin) -> None:
+def serve(lines: Iterable[str] = sys.stdin) -> None:
+    """Open the update of each line, and print a line with the result."""
     print(flush=True)  # ready: from here on each failure is an update's
     for line in lines:
         request = json.loads(line)

@@ -35,8 +35,9 @@ def check(hub: Hub, kind: str, site: str, hash_: str) -> None:
     path = _path(hub, kind)
     hashes = json.loads(path.read_bytes()) if path.exists() else {}
     if hash_ not in hashes.get(site, [hash_]):
-        remedy = f"see with 'fedhelp-coordinator {'requests' if kind == 'requests' else 'review'}' what waits now"
-        raise AmbiguousError(f"what waits of {site} now is not what was shown", remedy=remedy)
+        what, command = ("request", "requests") if kind == "requests" else ("update", "review")
+        remedy = f"see with 'fedhelp-coordinator {command}' what waits now"
+        raise AmbiguousError(f"another {what} of {site} waits than the one that was shown", remedy=remedy)
 
 
 def _path(hub: Hub, kind: str) -> Path:

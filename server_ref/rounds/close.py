@@ -49,7 +49,7 @@ def aggregate(
     rows = {row["site"]: row for row in _accepted_rows(hub, round_row)}
     model = _merge(hub, round_row, rows, opened.subset(rows))
     with hub.database.transaction():
-        if lifecycle.newest_round(hub) != round_row or _accepted_rows(hub, round_row) != list(rows.values()):
+        if hub.newest_round() != round_row or _accepted_rows(hub, round_row) != list(rows.values()):
             raise HubDamagedError("the round was changed while it was merged")
         name = models.save(hub, model)
         query = "UPDATE rounds SET state = ?, model = ?, report = ? WHERE round = ?"

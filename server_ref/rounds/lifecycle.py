@@ -15,13 +15,9 @@ from server_ref.hub.states import State
 _CLAIMS = ("examples", "val", "correct")  # what a site says about itself, and nobody else can check
 
 
-def newest_round(hub: Hub) -> sqlite3.Row:
-    return hub.database.require_row("SELECT * FROM rounds ORDER BY round DESC LIMIT 1")
-
-
 def open_round(hub: Hub) -> sqlite3.Row:
     """The open round; refuses where none is open."""
-    newest = newest_round(hub)
+    newest = hub.newest_round()
     if newest["state"] != State.OPEN:
         raise NotNowError("no round is open", remedy="'fedhelp-coordinator open' opens the next one")
     return newest
@@ -29,7 +25,7 @@ def open_round(hub: Hub) -> sqlite3.Row:
 
 def is_finished(hub: Hub) -> bool:
     """Whether no round is open, and none will be."""
-    newest = newest_round(hub)
+    newest = hub.newest_round()
     is_last = hub.database.fact("finished") or newest["round"] >= hub.plan.rounds
     return newest["state"] != State.OPEN and bool(is_last)
 

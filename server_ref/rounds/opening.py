@@ -24,15 +24,15 @@ from server_ref.rounds import lifecycle
 
 def check_open(hub: Hub, *, start: bool = False) -> None:
     """Refuse to open a round where none can be opened; `start` tells that first weights are given."""
-    newest = lifecycle.newest_round(hub)
+    newest = hub.newest_round()
     if newest["state"] == State.OPEN:
         raise NotNowError(f"round {newest['round']} is open")
     if lifecycle.is_finished(hub):
         raise NotNowError("the federation is finished")
     if hub.plan.start.source == "pack" and newest["round"] == 0 and not start:
         raise NotNowError(
-            "the plan begins from weights that were trained on the pack",
-            remedy="'fedhelp-edge knowledge start PLAN PACK --out start.safetensors' makes them; then open --start",
+            "the plan starts from weights that are trained on the pack",
+            remedy="make them with 'fedhelp-edge knowledge start PLAN PACK --out start.safetensors'; open with --start",
         )
     if start and newest["round"] > 0:
         raise NotNowError("first weights come before the first round")
@@ -44,7 +44,7 @@ def open_next(hub: Hub, coordinator_keys: Keys, start: Mapping[str, Array] | Non
     schema = METHODS[plan.method].schema(plan)
     with hub.database.transaction():
         check_open(hub, start=start is not None)
-        newest = lifecycle.newest_round(hub)
+        newest = hub.newest_round()
         number, model = newest["round"] + 1, newest["model"]
         if start is not None:
             model = models.save(hub, spec.warm_start(models.load(hub, model), start)[0])

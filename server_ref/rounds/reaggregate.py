@@ -30,7 +30,7 @@ def check_contributed(hub: Hub, site: str) -> None:
         raise NotNowError(f"{method} merges nothing")
     if not contributed(hub, site):
         raise NotNowError(f"no merged round has an update of {site}")
-    newest = f"round {lifecycle.newest_round(hub)['round']}"
+    newest = f"round {hub.newest_round()['round']}"
     undone = hub.database.row("SELECT detail FROM log WHERE type = 'undo' AND subject = ?", newest)
     if undone and json.loads(undone["detail"])["without"] == site:
         raise NotNowError(f"{newest} was merged again without {site} already")
@@ -43,10 +43,10 @@ def without_site(hub: Hub, coordinator_keys: Keys, site: str, archive: Keys) -> 
     next one begins. An open round is cancelled.
     """
     check_contributed(hub, site)
-    newest = lifecycle.newest_round(hub)
+    newest = hub.newest_round()
     if newest["state"] == State.OPEN:
         lifecycle.cancel_round(hub, newest)
-        newest = lifecycle.newest_round(hub)
+        newest = hub.newest_round()
     query = "SELECT min(counts) AS round FROM shares WHERE site = ? AND state = ?"
     first = hub.database.require_row(query, site, State.MERGED)["round"]
     query = "SELECT * FROM rounds WHERE state = ? AND task != '' AND round >= ? ORDER BY round"
@@ -76,10 +76,10 @@ def _merge_round(
             other: process.open(opening_job(hub, archive.identity, row, base)) for other, row in rows.items()
         }  # fmt: skip
         paths = {other: (opened_path(hub, row["hash"]), opened[other].sha256) for other, row in rows.items()}
-        shares = updates.RoundUpdates(paths, update_schema(hub).header, lambda other: opened[other].sha256)
+        round_updates = updates.RoundUpdates(paths, update_schema(hub).header, lambda other: opened[other].sha256)
         examples = {other: one.facts["examples"] for other, one in opened.items()}
         norms = {other: one.norm for other, one in opened.items()}
-        return models.save(hub, rules.merge(models.load(hub, base), shares, examples, hub.plan.merge, norms))
+        return models.save(hub, rules.merge(models.load(hub, base), round_updates, examples, hub.plan.merge, norms))
     finally:
         for row in rows.values():
             opened_path(hub, row["hash"]).unlink(missing_ok=True)

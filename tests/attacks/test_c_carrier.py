@@ -34,9 +34,9 @@ def sent(clinic: Clinic) -> Path:
 def signed_again(path: Path, thief: keys.Keys) -> bytes:
     """The same statement and payload, signed by another."""
     seen = parcel.inspect(path, parcel.any_signer)
-    said = seen.statement
-    armor = sshsig.sign(said.line, thief.sign, said.namespace).encode()
-    return parcel.MAGIC + said.line + b"\n" + armor + path.read_bytes()[seen.offset :]
+    statement = seen.statement
+    armor = sshsig.sign(statement.line, thief.sign, statement.namespace).encode()
+    return parcel.MAGIC + statement.line + b"\n" + armor + path.read_bytes()[seen.offset :]
 
 
 def claimed(kind: str, clinic: Clinic, thief: keys.Keys, size: int, path: Path) -> None:
@@ -48,9 +48,7 @@ def claimed(kind: str, clinic: Clinic, thief: keys.Keys, size: int, path: Path) 
         file.truncate(file.tell() + size)
 
 
-def test_c17_of_a_strangers_file_a_site_reads_no_more_than_who_signed_it(
-    clinic: Clinic, sent: Path, thief: keys.Keys
-) -> None:
+def test_c17_a_site_reads_only_the_signatures_of_a_strangers_file(clinic: Clinic, sent: Path, thief: keys.Keys) -> None:
     claimed("knowledge", clinic, thief, 200 << 20, sent / "0")
     assert [one["code"] for one in clinic.download().refused] == ["E_SIGNER_UNKNOWN"]  # its payload was not looked at
     assert clinic.state == status.READY
@@ -80,15 +78,15 @@ def test_c18_a_statement_that_another_signed_again_hides_no_genuine_parcel(
     assert clinic.download().new == []
 
 
-def test_c18_a_name_that_a_site_knows_hides_nothing_new(clinic: Clinic, sent: Path) -> None:
+def test_c18_a_file_with_a_known_name_does_not_hide_a_new_parcel(clinic: Clinic, sent: Path) -> None:
     clinic.download()
     known = min(inbox.held_hashes(clinic.home))
     lifecycle.cancel_round(clinic.federation.hub, lifecycle.open_round(clinic.federation.hub))
-    order = clinic.federation.open()
+    task = clinic.federation.open()
     clinic.trip()
-    (sent / f"{order.hash}.fhx").replace(sent / f"{known}.fhx")
+    (sent / f"{task.hash}.fhx").replace(sent / f"{known}.fhx")
     clinic.download()
-    assert status.status(clinic.home)["round"] == order.round
+    assert status.status(clinic.home)["round"] == task.round
 
 
 def test_c19_a_code_finds_its_charter_among_those_of_others(

@@ -50,13 +50,13 @@ from tests.federation import PLAN, Clinic, Federation
 pytestmark = pytest.mark.usefixtures("opens_here")
 
 
-def given(fed: Federation, order: Task, number: int = 0, **changes: Any) -> Path:
+def given(fed: Federation, task: Task, /, number: int = 0, **changes: Any) -> Path:
     clinic = fed.clinics[number]
-    return clinic.give(order, fed.drawn(order, clinic), **changes)
+    return clinic.give(task, fed.drawn(task, clinic), **changes)
 
 
 def kept(fed: Federation) -> tuple[int, int, int]:
-    """How many shares, lines of the log and parcels there are."""
+    """How many updates, lines of the log and parcels there are."""
     store = fed.hub.database
     counts = [store.row(f"SELECT count(*) AS n FROM {table}") for table in ("shares", "log", "parcels")]
     first, second, third = (count["n"] for count in counts if count)
@@ -76,8 +76,8 @@ def refused(fed: Federation, path: Path, fault: type[FedhelpError]) -> None:
 def test_b03_a_sender_revoked_between_the_first_byte_and_the_last_is_refused(three: Federation, tmp_path: Path) -> None:
     path = given(three, three.open())
     with path.open("rb") as file:
-        said, signers = parcel.read_prologue(file)
-    receive.admit(three.hub, said, signers)
+        statement, signers = parcel.read_prologue(file)
+    receive.admit(three.hub, statement, signers)
     members.revoke(three.hub, three.coordinator_keys, "site-001", 1, "PC stolen")
     part = Path(shutil.copy(path, tmp_path / "part"))
     with pytest.raises(SignerRevokedError):
@@ -86,14 +86,14 @@ def test_b03_a_sender_revoked_between_the_first_byte_and_the_last_is_refused(thr
 
 
 @pytest.mark.parametrize("judged", [False, True])
-def test_b03_a_share_of_a_site_that_was_revoked_since_is_not_merged(three: Federation, judged: bool) -> None:
+def test_b03_an_update_of_a_site_that_was_revoked_since_is_not_merged(three: Federation, judged: bool) -> None:
     three.play(three.open())
     if judged:
         three.judge()
     members.revoke(three.hub, three.coordinator_keys, "site-001", 1, "PC stolen")
-    told = three.aggregate()
-    assert told["accepted"] == ["site-002", "site-003"]
-    assert told["refused"] == [
+    outcome = three.aggregate()
+    assert outcome["accepted"] == ["site-002", "site-003"]
+    assert outcome["refused"] == [
         {"site": "site-001", "code": "E_SIGNER_REVOKED", "cause": "the key of site-001 was revoked"}
     ]
 
@@ -113,7 +113,7 @@ def asked(fed: Federation, path: Path) -> str:
     """What became of a request to join."""
     try:
         about = receive.receive(fed.hub, path).hash
-    except FedhelpError as fault:  # of who knows no code nothing is kept
+    except FedhelpError as fault:  # of who knows no code nothing is stored
         assert not fed.hub.database.row("SELECT 1 FROM parcels WHERE hash = ?", path.stem)
         return fault.code
     fed.judge()
@@ -122,7 +122,7 @@ def asked(fed: Federation, path: Path) -> str:
     return str(row["code"] or row["state"])
 
 
-def test_b17_a_code_lets_in_whoever_proves_it_once(three: Federation, stranger: Clinic) -> None:
+def test_b17_a_code_admits_one_site(three: Federation, stranger: Clinic) -> None:
     code, site = members.invite(three.hub, "Clinic 4", "small", 14)
     assert asked(three, stranger.ask_in(code)) == "approved"
     second = Clinic(three.hub.federation, three.folder / "second")
@@ -140,7 +140,7 @@ def thief(three: Federation) -> Clinic:
     return Clinic(three.hub.federation, three.folder / "thief")
 
 
-def test_b20_of_two_who_ask_on_one_invite_neither_comes_in_by_itself(
+def test_b20_no_site_is_admitted_automatically_on_a_contested_invite(
     three: Federation, stranger: Clinic, thief: Clinic
 ) -> None:
     code, site = members.invite(three.hub, "Clinic 4", "small", 14)
@@ -199,7 +199,7 @@ def test_b20_a_site_is_approved_by_name_only_with_the_request_that_was_shown(tmp
     receive.receive(fed.hub, thief.ask_in(code))
     fed.judge()
     (left,) = status.join_requests(fed.hub)
-    with pytest.raises(AmbiguousError, match="not what was shown"):
+    with pytest.raises(AmbiguousError, match="than the one that was shown"):
         enrolment.approve(fed.hub, fed.coordinator_keys, site)
     assert fed.hub.roster.site(site) is None
     enrolment.approve(fed.hub, fed.coordinator_keys, left["hash"][:12])
@@ -214,15 +214,15 @@ def test_b20_a_file_put_in_place_of_the_request_that_was_shown_is_noticed(
     mine, others = (receive.receive(three.hub, clinic.ask_in(code)).hash for clinic in (stranger, thief))
     three.judge()
     three.hub.database.parcel_path(others).replace(three.hub.database.parcel_path(mine))
-    with pytest.raises(errors.HubDamagedError, match="not the one that its name says"):
+    with pytest.raises(errors.HubDamagedError, match="does not match its name"):
         enrolment.approve(three.hub, three.coordinator_keys, mine)
     assert three.hub.roster.site(site) is None
 
 
-def odd(fed: Federation, order: Task, number: int) -> str:
-    """A site's share that is put aside with an alarm: another's ciphertext under its own name."""
+def odd(fed: Federation, task: Task, number: int) -> str:
+    """A site's update that is quarantined with an alarm: another's ciphertext under its own name."""
     last = next(fed.clinics[number]._seq)
-    path = stolen(fed, given(fed, order, 0, seq=last), fed.clinics[number])
+    path = stolen(fed, given(fed, task, 0, seq=last), fed.clinics[number])
     about = receive.receive(fed.hub, path).hash
     path.unlink()
     fed.judge()
@@ -230,8 +230,8 @@ def odd(fed: Federation, order: Task, number: int) -> str:
 
 
 def test_b21_a_decision_is_about_the_update_that_was_shown_and_no_other_of_its_site(three: Federation) -> None:
-    order = three.open()
-    first, second = odd(three, order, 1), odd(three, order, 1)
+    task = three.open()
+    first, second = odd(three, task, 1), odd(three, task, 1)
     shown = status.quarantined_updates(three.hub)
     assert {one["hash"] for one in shown} == {first, second}
     with pytest.raises(AmbiguousError, match="2 updates of site-002 wait"):
@@ -245,12 +245,12 @@ def test_b21_a_decision_is_about_the_update_that_was_shown_and_no_other_of_its_s
     assert [one["hash"] for one in status.quarantined_updates(three.hub)] == [second]
     intake_shown.record(three.hub, "updates", status.quarantined_updates(three.hub))
     review.decide(three.hub, three.coordinator_keys, second[:12], release=False)
-    odd(three, order, 1)
-    with pytest.raises(AmbiguousError, match="not what was shown"):
+    odd(three, task, 1)
+    with pytest.raises(AmbiguousError, match="than the one that was shown"):
         review.decide(three.hub, three.coordinator_keys, "site-002", release=False)
 
 
-def test_b17_an_invite_ends(three: Federation, stranger: Clinic) -> None:
+def test_b17_an_invite_expires(three: Federation, stranger: Clinic) -> None:
     code, _ = members.invite(three.hub, "Clinic 4", "small", 14)
     three.clock.go_on(days=15)
     assert asked(three, stranger.ask_in(code)) == InviteExpiredError.code
@@ -292,9 +292,7 @@ def test_b18_two_who_ask_with_one_key_are_not_both_approved_by_hand(tmp_path: Pa
 
 
 @pytest.mark.parametrize("body", [b"\xff", b"[", b"[]", b"{}", b'{"a":1,"a":2}'], ids=ascii)
-def test_a_request_that_holds_no_request_is_refused_and_holds_nobody_up(
-    three: Federation, stranger: Clinic, body: bytes
-) -> None:
+def test_a_malformed_request_is_refused_and_stops_no_other(three: Federation, stranger: Clinic, body: bytes) -> None:
     context = statement.new_context("enrol", federation=three.hub.federation)
     assert asked(three, stranger._sealed(context, body, [])) == BadBodyError.code
     code, _ = members.invite(three.hub, "Clinic 4", "small", 14)
@@ -329,22 +327,22 @@ def test_c20_one_code_brings_no_more_than_twenty_requests(three: Federation, str
         receive.receive(three.hub, stranger.ask_in(code))
 
 
-def test_c20_a_site_leaves_no_more_than_a_few_shares_worth_in_a_round(three: Federation) -> None:
-    order = three.open()
+def test_c20_a_site_leaves_no_more_than_a_few_updates_worth_in_a_round(three: Federation) -> None:
+    task = three.open()
     large = {"pad": "x" * 200_000}  # without a count of images, so each is refused and another may come
     with pytest.raises(QuotaError):
-        for _ in range(5 * order.limit // 200_000):
-            receive.receive(three.hub, three.clinics[0].give(order, three.drawn(order, three.clinics[0]), facts=large))
+        for _ in range(5 * task.limit // 200_000):
+            receive.receive(three.hub, three.clinics[0].give(task, three.drawn(task, three.clinics[0]), facts=large))
             three.judge()
     kept = sum(
         three.hub.database.parcel_path(row["hash"]).stat().st_size
         for row in three.hub.database.rows("SELECT * FROM shares")
     )
-    assert 3 * order.limit < kept <= 4 * order.limit + 5 * (80 << 10)
+    assert 3 * task.limit < kept <= 4 * task.limit + 5 * (80 << 10)
 
 
 # --- C: the right thing in the wrong place ----------------------------------------------------------------------
-def test_c01_one_file_through_two_carriers_is_one_share_one_line_and_one_receipt(three: Federation) -> None:
+def test_c01_one_file_through_two_carriers_is_one_update_one_line_and_one_receipt(three: Federation) -> None:
     path = given(three, three.open())
     sticks = [three.folder / name for name in ("stick", "cloud")]
     for stick in sticks:
@@ -371,20 +369,20 @@ def test_c01_a_file_that_comes_again_after_its_verdict_is_answered_with_the_verd
     assert kept(three) == before
 
 
-def test_c02_a_second_different_share_for_a_round_is_refused(three: Federation) -> None:
-    order = three.open()
-    receive.receive(three.hub, given(three, order))
-    refused(three, given(three, order, examples=999), DuplicateRoundError)
+def test_c02_a_second_different_update_for_a_round_is_refused(three: Federation) -> None:
+    task = three.open()
+    receive.receive(three.hub, given(three, task))
+    refused(three, given(three, task, examples=999), DuplicateRoundError)
 
 
-def test_c02_after_the_verdict_too(three: Federation) -> None:
-    order = three.open()
-    receive.receive(three.hub, given(three, order))
+def test_c02_a_second_different_update_after_the_verdict_is_refused_too(three: Federation) -> None:
+    task = three.open()
+    receive.receive(three.hub, given(three, task))
     three.judge()
-    refused(three, given(three, order, examples=999), DuplicateRoundError)
+    refused(three, given(three, task, examples=999), DuplicateRoundError)
 
 
-def test_c03_eight_at_once_are_one_share_with_one_answer(three: Federation) -> None:
+def test_c03_one_update_sent_eight_times_at_once_gets_one_receipt(three: Federation) -> None:
     path = given(three, three.open())
 
     def send(_: int) -> receive.IntakeResult:
@@ -405,10 +403,10 @@ def test_c03_eight_at_once_are_one_share_with_one_answer(three: Federation) -> N
     three.hub.database.verify_log()
 
 
-def test_c03_eight_clinics_at_once_are_eight_shares(tmp_path: Path) -> None:
+def test_c03_eight_clinics_at_once_give_eight_updates(tmp_path: Path) -> None:
     fed = Federation(tmp_path, clinics=8)
-    order = fed.open()
-    paths = [given(fed, order, number) for number in range(8)]
+    task = fed.open()
+    paths = [given(fed, task, number) for number in range(8)]
 
     def send(path: Path) -> bool:
         own = Hub(fed.hub.home, clock=fed.clock)
@@ -425,7 +423,7 @@ def test_c03_eight_clinics_at_once_are_eight_shares(tmp_path: Path) -> None:
 
 
 def two_rounds_on(fed: Federation) -> tuple[Task, Task]:
-    """A task of a round that no share may be of any more, and the open one."""
+    """A task of a round that no update may be of any more, and the open one."""
     first = fed.open()
     fed.play(first)
     fed.aggregate()
@@ -434,24 +432,24 @@ def two_rounds_on(fed: Federation) -> tuple[Task, Task]:
     return first, fed.open()
 
 
-def test_c04_a_share_of_a_round_that_is_over_is_refused(three: Federation) -> None:
+def test_c04_an_update_of_a_round_that_is_over_is_refused(three: Federation) -> None:
     first, _ = two_rounds_on(three)
     refused(three, given(three, first), RoundClosedError)
 
 
-def test_c04_a_share_of_a_round_to_come_is_refused(three: Federation) -> None:
-    order = three.open()
-    refused(three, given(three, order, round=order.round + 1), RoundUnknownError)
+def test_c04_an_update_of_a_round_to_come_is_refused(three: Federation) -> None:
+    task = three.open()
+    refused(three, given(three, task, round=task.round + 1), RoundUnknownError)
 
 
-def test_c05_a_share_under_the_task_of_another_round_is_refused(three: Federation) -> None:
+def test_c05_an_update_under_the_task_of_another_round_is_refused(three: Federation) -> None:
     first = three.open()
     three.play(first)
     three.aggregate()
     refused(three, given(three, three.open(), task=first.hash), WrongTaskError)
 
 
-def test_c06_a_share_for_another_federation_is_refused(three: Federation) -> None:
+def test_c06_an_update_for_another_federation_is_refused(three: Federation) -> None:
     refused(three, given(three, three.open(), federation="fh-" + "e" * 32), errors.FederationError)
 
 
@@ -461,14 +459,14 @@ def test_c06_a_request_to_join_another_federation_is_refused(three: Federation, 
     assert asked(three, stranger.ask_in(code)) == errors.FederationError.code
 
 
-def test_c07_a_share_made_from_another_model_is_refused(three: Federation) -> None:
+def test_c07_an_update_made_from_another_model_is_refused(three: Federation) -> None:
     refused(three, given(three, three.open(), base="e" * 64), BaseModelError)
 
 
 def test_c08_a_number_that_does_not_rise_is_a_replay_and_one_that_jumps_is_not(three: Federation) -> None:
-    order = three.open()
-    receive.receive(three.hub, given(three, order, seq=1000))
-    three.play(order, without=("site-001",))
+    task = three.open()
+    receive.receive(three.hub, given(three, task, seq=1000))
+    three.play(task, without=("site-001",))
     three.aggregate()
     later = three.open()
     for number in (0, 7, 1000):
@@ -477,32 +475,32 @@ def test_c08_a_number_that_does_not_rise_is_a_replay_and_one_that_jumps_is_not(t
 
 
 def test_c09_a_nonce_seen_before_is_a_replay_whatever_its_number(three: Federation) -> None:
-    order = three.open()
-    receive.receive(three.hub, given(three, order, nonce="7" * 32))
-    three.play(order, without=("site-001",))
+    task = three.open()
+    receive.receive(three.hub, given(three, task, nonce="7" * 32))
+    three.play(task, without=("site-001",))
     three.aggregate()
     refused(three, given(three, three.open(), nonce="7" * 32), ReplayError)
 
 
 @pytest.mark.parametrize("kind", ["charter", "roster", "task", "global", "receipt"])
-def test_a_hub_takes_in_nothing_that_only_hubs_say(three: Federation, kind: str) -> None:
+def test_a_hub_receives_no_kind_that_only_hubs_publish(three: Federation, kind: str) -> None:
     receive.receive(three.hub, given(three, three.open()))
     with three.hub.database.parcel_path(three.hub.newest_parcel(kind)["hash"]).open("rb") as file:
-        said, signers = parcel.read_prologue(file)
+        statement, signers = parcel.read_prologue(file)
     with pytest.raises(ParcelKindError):
-        receive.admit(three.hub, said, signers)
+        receive.admit(three.hub, statement, signers)
 
 
 @pytest.mark.parametrize("more", [True, False])
-def test_c11_a_share_for_other_readers_than_the_task_names_is_refused(three: Federation, more: bool) -> None:
-    order = three.open()
+def test_c11_an_update_for_other_readers_than_the_task_names_is_refused(three: Federation, more: bool) -> None:
+    task = three.open()
     spy = three.clinics[1].keys.public.recipient
-    readers = [*order.recipients, spy] if more else list(order.recipients[:1])
-    refused(three, given(three, order, recipients=readers), RecipientsError)
+    readers = [*task.recipients, spy] if more else list(task.recipients[:1])
+    refused(three, given(three, task, recipients=readers), RecipientsError)
 
 
 def stolen(fed: Federation, path: Path, thief: Clinic) -> Path:
-    """A share off the wire, its ciphertext signed by another clinic as its own."""
+    """An update off the wire, its ciphertext signed by another clinic as its own."""
     seen = parcel.inspect(path, parcel.any_signer)
     payload = path.read_bytes()[seen.offset :]
     context = dict(seen.statement.context) | {
@@ -516,45 +514,45 @@ def stolen(fed: Federation, path: Path, thief: Clinic) -> Path:
     return mine
 
 
-def test_c12_a_share_that_was_stolen_and_signed_anew_is_put_aside_with_an_alarm(three: Federation) -> None:
-    order = three.open()
-    honest = given(three, order)
+def test_c12_an_update_that_was_stolen_and_signed_anew_is_put_aside_with_an_alarm(three: Federation) -> None:
+    task = three.open()
+    honest = given(three, task)
     receive.receive(three.hub, stolen(three, honest, three.clinics[1]))
     receive.receive(three.hub, honest)
-    three.play(order, without=("site-001", "site-002"))
+    three.play(task, without=("site-001", "site-002"))
     three.judge()
     assert three.states() == {"site-001/1": "accepted", "site-002/1": "quarantined", "site-003/1": "accepted"}
-    told = three.aggregate(now=True)
-    assert told["accepted"] == ["site-001", "site-003"]
-    assert [odd["code"] for odd in told["quarantined"]] == ["E_INNER_CONTEXT"]
-    with pytest.raises(errors.NotNowError, match="cannot be let in"):
+    outcome = three.aggregate(now=True)
+    assert outcome["accepted"] == ["site-001", "site-003"]
+    assert [odd["code"] for odd in outcome["quarantined"]] == ["E_INNER_CONTEXT"]
+    with pytest.raises(errors.NotNowError, match="cannot be released"):
         review.decide(three.hub, three.coordinator_keys, "site-002", release=True)
 
 
-def test_c12_the_robbed_and_even_the_thief_can_still_give_their_own(three: Federation) -> None:
-    order = three.open()
-    receive.receive(three.hub, stolen(three, given(three, order, seq=1), three.clinics[1]))
+def test_c12_the_victim_and_the_thief_can_still_send_updates_of_their_own(three: Federation) -> None:
+    task = three.open()
+    receive.receive(three.hub, stolen(three, given(three, task, seq=1), three.clinics[1]))
     three.judge()
-    three.play(order, without=("site-002",))
-    receive.receive(three.hub, given(three, order, 1, seq=2))
+    three.play(task, without=("site-002",))
+    receive.receive(three.hub, given(three, task, 1, seq=2))
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
 
 
 @pytest.mark.parametrize("year", [1970, 2099])
-def test_c15_the_date_on_a_share_changes_nothing(three: Federation, year: int) -> None:
-    order = three.open()
-    receive.receive(three.hub, given(three, order, created=f"{year}-01-01T00:00:00Z"))
-    three.play(order, without=("site-001",))
+def test_c15_the_date_on_an_update_changes_nothing(three: Federation, year: int) -> None:
+    task = three.open()
+    receive.receive(three.hub, given(three, task, created=f"{year}-01-01T00:00:00Z"))
+    three.play(task, without=("site-001",))
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
     assert three.hub.now == three.clock.time
 
 
 # --- D11 ---------------------------------------------------------------------------------------------------------
-def test_d11_a_share_whose_rounds_key_is_destroyed_is_refused_as_such(three: Federation) -> None:
-    order = three.open()
-    three.play(order, without=("site-001",))
+def test_d11_an_update_whose_rounds_key_is_destroyed_is_refused_as_such(three: Federation) -> None:
+    task = three.open()
+    three.play(task, without=("site-001",))
     three.aggregate(now=True)
-    receive.receive(three.hub, given(three, order))
+    receive.receive(three.hub, given(three, task))
     three.play(three.open(), without=("site-001",))
     (three.hub.home / "round-keys" / "000001.age").unlink()
     three.judge()
@@ -564,7 +562,7 @@ def test_d11_a_share_whose_rounds_key_is_destroyed_is_refused_as_such(three: Fed
     assert three.aggregate(now=True)["accepted"] == ["site-002", "site-003"]
 
 
-def test_d11_a_rounds_key_lives_for_as_long_as_a_late_share_may_come_and_no_longer(three: Federation) -> None:
+def test_d11_a_rounds_key_lives_for_as_long_as_a_late_update_may_come_and_no_longer(three: Federation) -> None:
     found = []
     for _ in range(3):
         three.play(three.open())

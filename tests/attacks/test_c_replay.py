@@ -1,6 +1,6 @@
 """Faults C04-C16 of the catalogue: true parcels in the wrong place, or once too often.
 
-C01-C03 (the same share twice, two shares for one round, eight at once) need a hub and are tested with it. The format
+C01-C03 (the same update twice, two updates for one round, eight at once) need a hub and are tested with it. The format
 has no kind `proxy` (C10), no Merkle tree (C14: the length and head of a chained log instead) and no clock in its HTTP
 signatures (C15).
 """
@@ -53,17 +53,17 @@ def rests_on(fed: Federation) -> SignedParcel:
 
 
 @pytest.fixture(scope="module")
-def orders(fed: Federation, rests_on: SignedParcel) -> dict[int, SignedParcel]:
+def tasks(fed: Federation, rests_on: SignedParcel) -> dict[int, SignedParcel]:
     """The tasks of rounds 1 to 3; round 3 is open."""
     return {number: fed.task(rests_on, number) for number in (1, 2, 3)}
 
 
 class Intake:
-    """The hub's judgement of a share's statement, with nothing behind it."""
+    """The hub's judgement of an update's statement, with nothing behind it."""
 
-    def __init__(self, fed: Federation, rests_on: SignedParcel, orders: dict[int, SignedParcel]) -> None:
+    def __init__(self, fed: Federation, rests_on: SignedParcel, tasks: dict[int, SignedParcel]) -> None:
         self.roster = fed.read_roster(rests_on)
-        self.tasks = {number: fed.read_task(order, self.roster) for number, order in orders.items()}
+        self.tasks = {number: fed.read_task(task, self.roster) for number, task in tasks.items()}
 
     def judge(self, update: SignedParcel, seen: SenderHistory | None = None, stale: int = 0) -> Site:
         return task.judge_update(
@@ -72,48 +72,48 @@ class Intake:
 
 
 @pytest.fixture(scope="module")
-def intake(fed: Federation, rests_on: SignedParcel, orders: dict[int, SignedParcel]) -> Intake:
-    return Intake(fed, rests_on, orders)
+def intake(fed: Federation, rests_on: SignedParcel, tasks: dict[int, SignedParcel]) -> Intake:
+    return Intake(fed, rests_on, tasks)
 
 
-def test_the_honest_update_is_taken(fed: Federation, orders: dict[int, SignedParcel], intake: Intake) -> None:
-    assert intake.judge(fed.update("site-001", orders[3])).id == "site-001"
+def test_the_honest_update_is_accepted(fed: Federation, tasks: dict[int, SignedParcel], intake: Intake) -> None:
+    assert intake.judge(fed.update("site-001", tasks[3])).id == "site-001"
 
 
-def test_c04_a_share_of_the_round_before_comes_too_late(
-    fed: Federation, orders: dict[int, SignedParcel], intake: Intake
+def test_c04_an_update_of_the_round_before_comes_too_late(
+    fed: Federation, tasks: dict[int, SignedParcel], intake: Intake
 ) -> None:
     with pytest.raises(RoundClosedError):
-        intake.judge(fed.update("site-001", orders[2]))
+        intake.judge(fed.update("site-001", tasks[2]))
 
 
-def test_c04_a_share_is_as_stale_as_the_plan_allows_and_no_staler(
-    fed: Federation, orders: dict[int, SignedParcel], intake: Intake
+def test_c04_an_update_is_as_stale_as_the_plan_allows_and_no_staler(
+    fed: Federation, tasks: dict[int, SignedParcel], intake: Intake
 ) -> None:
-    assert intake.judge(fed.update("site-001", orders[2]), stale=1).id == "site-001"
+    assert intake.judge(fed.update("site-001", tasks[2]), stale=1).id == "site-001"
     with pytest.raises(RoundClosedError):
-        intake.judge(fed.update("site-001", orders[1]), stale=1)
+        intake.judge(fed.update("site-001", tasks[1]), stale=1)
 
 
-def test_c04_a_share_of_a_round_that_was_never_opened_is_refused(
-    fed: Federation, orders: dict[int, SignedParcel], intake: Intake
+def test_c04_an_update_of_a_round_that_was_never_opened_is_refused(
+    fed: Federation, tasks: dict[int, SignedParcel], intake: Intake
 ) -> None:
     with pytest.raises(RoundUnknownError):
-        intake.judge(fed.update("site-001", orders[3], round=4))
+        intake.judge(fed.update("site-001", tasks[3], round=4))
 
 
-def test_c05_a_share_under_the_task_of_another_round_is_refused(
-    fed: Federation, orders: dict[int, SignedParcel], intake: Intake
+def test_c05_an_update_under_the_task_of_another_round_is_refused(
+    fed: Federation, tasks: dict[int, SignedParcel], intake: Intake
 ) -> None:
     with pytest.raises(WrongTaskError):
-        intake.judge(fed.update("site-001", orders[3], task=orders[2].statement.hash))
+        intake.judge(fed.update("site-001", tasks[3], task=tasks[2].statement.hash))
 
 
-def test_c06_a_share_for_another_federation_is_refused(
-    fed: Federation, orders: dict[int, SignedParcel], intake: Intake
+def test_c06_an_update_for_another_federation_is_refused(
+    fed: Federation, tasks: dict[int, SignedParcel], intake: Intake
 ) -> None:
     with pytest.raises(OtherFederation):
-        intake.judge(fed.update("site-001", orders[3], federation="fh-" + "e" * 32))
+        intake.judge(fed.update("site-001", tasks[3], federation="fh-" + "e" * 32))
 
 
 @pytest.mark.parametrize("kind", ["roster", "task", "global", "receipt", "rotate"])
@@ -134,77 +134,74 @@ def test_c06_whatever_else_belongs_to_another_federation_is_refused(
         fed.trusted(rests_on).check_signers(news.statement, news.signers)
 
 
-def test_c07_a_share_that_starts_from_another_model_is_refused(
-    fed: Federation, orders: dict[int, SignedParcel], intake: Intake
+def test_c07_an_update_that_starts_from_another_model_is_refused(
+    fed: Federation, tasks: dict[int, SignedParcel], intake: Intake
 ) -> None:
     with pytest.raises(BaseModelError):
-        intake.judge(fed.update("site-001", orders[3], base="e" * 64))
+        intake.judge(fed.update("site-001", tasks[3], base="e" * 64))
 
 
 @pytest.mark.parametrize("number", [0, 6, 7])
 def test_c08_a_number_that_does_not_rise_is_a_replay(
-    fed: Federation, orders: dict[int, SignedParcel], intake: Intake, number: int
+    fed: Federation, tasks: dict[int, SignedParcel], intake: Intake, number: int
 ) -> None:
     with pytest.raises(ReplayError):
-        intake.judge(fed.update("site-001", orders[3], seq=number), SenderHistory(seq=7))
+        intake.judge(fed.update("site-001", tasks[3], seq=number), SenderHistory(seq=7))
 
 
-def test_c08_a_number_that_jumps_is_taken(fed: Federation, orders: dict[int, SignedParcel], intake: Intake) -> None:
-    assert intake.judge(fed.update("site-001", orders[3], seq=1000), SenderHistory(seq=7))
+def test_c08_a_number_that_jumps_is_taken(fed: Federation, tasks: dict[int, SignedParcel], intake: Intake) -> None:
+    assert intake.judge(fed.update("site-001", tasks[3], seq=1000), SenderHistory(seq=7))
 
 
 def test_c09_a_nonce_seen_before_is_a_replay_whatever_its_number(
-    fed: Federation, orders: dict[int, SignedParcel], intake: Intake
+    fed: Federation, tasks: dict[int, SignedParcel], intake: Intake
 ) -> None:
-    again = fed.update("site-001", orders[3], seq=8, nonce="7" * 32)
+    again = fed.update("site-001", tasks[3], seq=8, nonce="7" * 32)
     with pytest.raises(ReplayError):
         intake.judge(again, SenderHistory(7, frozenset({"7" * 32})))
 
 
-def test_a_parcel_of_another_kind_is_no_share(orders: dict[int, SignedParcel], intake: Intake) -> None:
+def test_a_parcel_of_another_kind_is_no_update(tasks: dict[int, SignedParcel], intake: Intake) -> None:
     with pytest.raises(ParcelKindError):
-        intake.judge(orders[3])
+        intake.judge(tasks[3])
 
 
-def test_c11_a_share_that_others_can_read_too_is_refused(
-    fed: Federation, orders: dict[int, SignedParcel], intake: Intake
+def test_c11_an_update_that_others_can_read_too_is_refused(
+    fed: Federation, tasks: dict[int, SignedParcel], intake: Intake
 ) -> None:
     more = [*fed.recipients, fed.site_keys["site-002"].public.recipient]
     with pytest.raises(RecipientsError):
-        intake.judge(fed.update("site-001", orders[3], recipients=more))
+        intake.judge(fed.update("site-001", tasks[3], recipients=more))
 
 
-def test_c11_a_share_that_leaves_the_archive_out_is_refused(
-    fed: Federation, orders: dict[int, SignedParcel], intake: Intake
+def test_c11_an_update_that_leaves_the_archive_out_is_refused(
+    fed: Federation, tasks: dict[int, SignedParcel], intake: Intake
 ) -> None:
     with pytest.raises(RecipientsError):
-        intake.judge(fed.update("site-001", orders[3], recipients=fed.recipients[:1]))
+        intake.judge(fed.update("site-001", tasks[3], recipients=fed.recipients[:1]))
 
 
-def test_a_share_larger_than_the_task_allows_is_refused_by_its_statement(
-    fed: Federation, orders: dict[int, SignedParcel], intake: Intake
+def test_an_update_larger_than_the_task_allows_is_refused_by_its_statement(
+    fed: Federation, tasks: dict[int, SignedParcel], intake: Intake
 ) -> None:
-    said, keys, _ = fed.update("site-001", orders[3])
-    intake.judge(SignedParcel(Statement(said.context, said.form, said.sha256, 1 << 20), keys, {}))
+    statement, keys, _ = fed.update("site-001", tasks[3])
+    intake.judge(SignedParcel(Statement(statement.context, statement.form, statement.sha256, 1 << 20), keys, {}))
     with pytest.raises(PayloadSizeError):
-        intake.judge(SignedParcel(Statement(said.context, said.form, said.sha256, (1 << 20) + 1), keys, {}))
+        intake.judge(
+            SignedParcel(Statement(statement.context, statement.form, statement.sha256, (1 << 20) + 1), keys, {})
+        )
 
 
 class Theft:
-    """site-002 takes site-001's share off the wire and signs it as its own."""
+    """site-002 takes site-001's update off the wire and signs it as its own."""
 
-    def __init__(self, fed: Federation, order: SignedParcel, folder: Path, **changes: Any) -> None:
+    def __init__(self, fed: Federation, task: SignedParcel, folder: Path, **changes: Any) -> None:
         body = BytesIO()
         update.write(body, weights())
         mine = folder / "mine.fhx"
         first, second = (fed.site_keys[name] for name in ("site-001", "site-002"))
         parcel.seal(
-            mine,
-            fed.update_context("site-001", order),
-            body.getvalue(),
-            first.sign,
-            fed.recipients,
-            facts={"examples": 40},
+            mine, fed.share("site-001", task), body.getvalue(), first.sign, fed.recipients, facts={"examples": 40}
         )
         seen = parcel.inspect(mine, parcel.any_signer)
         payload = mine.read_bytes()[seen.offset :]
@@ -214,31 +211,31 @@ class Theft:
             "sender_key": sshsig.fingerprint(second.public.sign),
             **changes,
         }
-        said = Statement(context, "age", seen.statement.sha256, seen.statement.size)
+        statement = Statement(context, "age", seen.statement.sha256, seen.statement.size)
         self.mine = mine
         self.stolen = write_parcel(
-            folder / "stolen.fhx", said, [sshsig.sign(said.line, second.sign, said.namespace)], payload
+            folder / "stolen.fhx", statement, [sshsig.sign(statement.line, second.sign, statement.namespace)], payload
         )
 
 
 @pytest.mark.parametrize("changes", [{}, {"seq": 9}, {"nonce": "7" * 32}], ids=str)
-def test_c12_a_stolen_share_passes_from_outside_and_is_caught_when_it_is_opened(
-    fed: Federation, orders: dict[int, SignedParcel], intake: Intake, tmp_path: Path, changes: dict[str, Any]
+def test_c12_a_stolen_update_passes_from_outside_and_is_caught_when_it_is_opened(
+    fed: Federation, tasks: dict[int, SignedParcel], intake: Intake, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    theft = Theft(fed, orders[3], tmp_path, **changes)
+    theft = Theft(fed, tasks[3], tmp_path, **changes)
 
-    def verifier(said: Statement, keys: tuple[str, ...]) -> Site:
-        return intake.judge(SignedParcel(said, keys, {}))
+    def verifier(statement: Statement, keys: tuple[str, ...]) -> Site:
+        return intake.judge(SignedParcel(statement, keys, {}))
 
     parcel.inspect(theft.stolen, verifier)
     with pytest.raises(InnerContextError):
         parcel.open(theft.stolen, verifier, [fed.round_key])
 
 
-def test_c12_the_share_of_its_true_maker_opens(
-    fed: Federation, orders: dict[int, SignedParcel], tmp_path: Path
+def test_c12_the_update_of_its_true_sender_opens(
+    fed: Federation, tasks: dict[int, SignedParcel], tmp_path: Path
 ) -> None:
-    theft = Theft(fed, orders[3], tmp_path)
+    theft = Theft(fed, tasks[3], tmp_path)
     with parcel.open(theft.mine, fed.trusted(fed.roster()).check_signers, [fed.round_key]) as opened:
         arrays = update.read(BytesIO(opened.body.read()), SCHEMA)
         assert opened.facts == {"examples": 40}
@@ -271,17 +268,17 @@ def test_c13_a_model_from_before_a_restored_backup_is_a_rollback(fed: Federation
 
 
 def test_c13_an_older_task_is_a_rollback(
-    fed: Federation, rests_on: SignedParcel, orders: dict[int, SignedParcel]
+    fed: Federation, rests_on: SignedParcel, tasks: dict[int, SignedParcel]
 ) -> None:
     with pytest.raises(RollbackError):
-        fed.trusted(rests_on, orders[3]).with_task(*orders[2])
+        fed.trusted(rests_on, tasks[3]).with_task(*tasks[2])
 
 
 def test_c14_another_task_for_the_same_round_is_an_equivocation(
-    fed: Federation, rests_on: SignedParcel, orders: dict[int, SignedParcel]
+    fed: Federation, rests_on: SignedParcel, tasks: dict[int, SignedParcel]
 ) -> None:
     with pytest.raises(EquivocationError):
-        fed.trusted(rests_on, orders[3]).with_task(*fed.task(rests_on, 3, base="e" * 64))
+        fed.trusted(rests_on, tasks[3]).with_task(*fed.task(rests_on, 3, base="e" * 64))
 
 
 def test_c14_a_log_with_another_line_at_the_same_place_is_a_split_view(fed: Federation, rests_on: SignedParcel) -> None:
@@ -296,7 +293,7 @@ def test_c14_a_log_that_grew_shorter_is_a_log_rollback(fed: Federation, rests_on
         known.with_task(*fed.task(rests_on, 2, log=Log(4, "a" * 64)))
 
 
-def test_c14_a_refused_view_leaves_the_state_where_it_was(fed: Federation, rests_on: SignedParcel) -> None:
+def test_c14_a_refused_view_leaves_the_trusted_state_as_it_was(fed: Federation, rests_on: SignedParcel) -> None:
     first = fed.task(rests_on, 1, log=Log(5, "a" * 64))
     known = fed.trusted(rests_on, first)
     with pytest.raises(SplitViewError):
@@ -305,9 +302,9 @@ def test_c14_a_refused_view_leaves_the_state_where_it_was(fed: Federation, rests
 
 
 def test_c14_the_task_that_is_known_already_is_no_shorter_log(fed: Federation, rests_on: SignedParcel) -> None:
-    order = fed.task(rests_on, 1, log=Log(5, "a" * 64))
-    known = fed.trusted(rests_on, order).with_log(Log(6, "b" * 64))
-    assert known.with_task(*order) == known
+    task = fed.task(rests_on, 1, log=Log(5, "a" * 64))
+    known = fed.trusted(rests_on, task).with_log(Log(6, "b" * 64))
+    assert known.with_task(*task) == known
 
 
 def test_c14_a_hub_restored_by_the_root_key_may_begin_a_new_log(fed: Federation, rests_on: SignedParcel) -> None:
@@ -316,11 +313,11 @@ def test_c14_a_hub_restored_by_the_root_key_may_begin_a_new_log(fed: Federation,
 
 
 @pytest.mark.parametrize("year", [1970, 2099])
-def test_c15_the_date_on_a_share_changes_nothing(
-    fed: Federation, orders: dict[int, SignedParcel], intake: Intake, year: int
+def test_c15_the_date_on_an_update_changes_nothing(
+    fed: Federation, tasks: dict[int, SignedParcel], intake: Intake, year: int
 ) -> None:
-    dated = fed.update("site-001", orders[3], created=datetime(year, 1, 1, tzinfo=timezone.utc))
-    assert intake.judge(dated) == intake.judge(fed.update("site-001", orders[3]))
+    dated = fed.update("site-001", tasks[3], created=datetime(year, 1, 1, tzinfo=timezone.utc))
+    assert intake.judge(dated) == intake.judge(fed.update("site-001", tasks[3]))
 
 
 def test_c16_a_clock_set_back_two_years_does_not_revive_what_expired(fed: Federation) -> None:
@@ -335,10 +332,10 @@ def test_c16_a_clock_set_back_locks_nobody_out(fed: Federation) -> None:
 
 
 def test_c16_a_clock_set_forward_ten_years_does_no_lasting_harm(
-    fed: Federation, rests_on: SignedParcel, orders: dict[int, SignedParcel]
+    fed: Federation, rests_on: SignedParcel, tasks: dict[int, SignedParcel]
 ) -> None:
-    known = fed.trusted(rests_on, orders[1])
+    known = fed.trusted(rests_on, tasks[1])
     with pytest.raises(ExpiredError):
         known.check_fresh(START + 3650 * DAY, grace=DAY)
-    after: TrustedState = known.with_task(*orders[2])
+    after: TrustedState = known.with_task(*tasks[2])
     after.check_fresh(START + 2 * DAY, grace=DAY)

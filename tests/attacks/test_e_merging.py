@@ -1,6 +1,6 @@
-"""Faults E11-E22 of the catalogue at a real hub: shares that are well-formed and still not to be believed.
+"""Faults E11-E22 of the catalogue at a real hub: updates that are well-formed and still suspicious.
 
-Labels turned round (E19) pass every check on weights; whoever measures sees them. No share claims differential privacy
+Labels turned round (E19) pass every check on weights; whoever measures sees them. No update claims differential privacy
 (E20).
 """
 
@@ -42,27 +42,27 @@ def five(made_of: Callable[[int], Federation], tmp_path: Path) -> Iterator[Feder
         yield five
 
 
-def honest(fed: Federation, order: Task, number: int) -> Arrays:
+def honest(fed: Federation, task: Task, number: int) -> Arrays:
     """Much the same change for everybody, with something of a site's own."""
-    common = np.random.default_rng(order.round)
-    own = np.random.default_rng([order.round, number])
+    common = np.random.default_rng(task.round)
+    own = np.random.default_rng([task.round, number])
     return {
         name: (
             array
             + 0.01 * np.abs(common.standard_normal(array.shape))
             + 0.002 * np.abs(own.standard_normal(array.shape))
         ).astype(np.float32)
-        for name, array in fed.base(order).items()
+        for name, array in fed.base(task).items()
     }
 
 
 def pulled(base: Arrays, share: Arrays, times: float) -> Arrays:
-    """A share whose change is so many times as long."""
+    """An update whose change is so many times as long."""
     return {name: (base[name] + times * (share[name] - base[name])).astype(np.float32) for name in base}
 
 
-def give(fed: Federation, order: Task, number: int, arrays: Arrays, **changes: Any) -> None:
-    receive.receive(fed.hub, fed.clinics[number].give(order, arrays, **changes))
+def give(fed: Federation, task: Task, number: int, arrays: Arrays, **changes: Any) -> None:
+    receive.receive(fed.hub, fed.clinics[number].give(task, arrays, **changes))
 
 
 def told_of(fed: Federation, site: str) -> tuple[str, str]:
@@ -71,20 +71,20 @@ def told_of(fed: Federation, site: str) -> tuple[str, str]:
     return row["state"], row["code"]
 
 
-def test_e11_the_weights_that_were_given_out_are_no_training(three: Federation) -> None:
-    order = three.open()
-    three.play(order, without=("site-003",))
-    give(three, order, 2, three.base(order))
+def test_e11_an_update_that_returns_the_base_model_is_quarantined(three: Federation) -> None:
+    task = three.open()
+    three.play(task, without=("site-003",))
+    give(three, task, 2, three.base(task))
     assert three.aggregate(now=True)["quarantined"] == [
         {"site": "site-003", "code": "E_LAZY", "cause": "the weights are unchanged"}
     ]
 
 
-def test_e12_of_two_copies_both_are_put_aside(three: Federation) -> None:
-    order = three.open()
+def test_e12_two_copies_are_both_quarantined(three: Federation) -> None:
+    task = three.open()
     for number in (0, 1):
-        give(three, order, number, honest(three, order, 0))
-    give(three, order, 2, honest(three, order, 2))
+        give(three, task, number, honest(three, task, 0))
+    give(three, task, 2, honest(three, task, 2))
     with pytest.raises(QuorumError):
         three.aggregate(now=True)
     assert [told_of(three, clinic.id) for clinic in three.clinics] == [
@@ -92,47 +92,47 @@ def test_e12_of_two_copies_both_are_put_aside(three: Federation) -> None:
     ]  # fmt: skip
 
 
-def test_e12_a_copy_that_comes_after_its_twin_was_put_aside_is_one_too(three: Federation) -> None:
-    order = three.open()
+def test_e12_a_copy_of_a_quarantined_update_is_quarantined(three: Federation) -> None:
+    task = three.open()
     for number in (0, 1):
-        give(three, order, number, honest(three, order, 0))
+        give(three, task, number, honest(three, task, 0))
     with pytest.raises(QuorumError):
         three.aggregate(now=True)
-    give(three, order, 1, honest(three, order, 0), examples=7)
-    give(three, order, 2, honest(three, order, 2))
+    give(three, task, 1, honest(three, task, 0), examples=7)
+    give(three, task, 2, honest(three, task, 2))
     with pytest.raises(QuorumError):
         three.aggregate(now=True)
     assert told_of(three, "site-002") == ("quarantined", "E_COPY")
 
 
-def test_e13_a_pull_of_fifty_times_the_median_waits_for_a_person(three: Federation) -> None:
-    order = three.open()
-    three.play(order, without=("site-003",))
-    give(three, order, 2, pulled(three.base(order), honest(three, order, 2), 50))
+def test_e13_an_update_of_fifty_times_the_median_norm_is_quarantined(three: Federation) -> None:
+    task = three.open()
+    three.play(task, without=("site-003",))
+    give(three, task, 2, pulled(three.base(task), honest(three, task, 2), 50))
     assert three.aggregate(now=True)["accepted"] == ["site-001", "site-002"]
     assert told_of(three, "site-003") == ("quarantined", "E_TOO_FAR")
 
 
 @pytest.mark.parametrize(("sites", "verdict"), [(5, ("quarantined", "E_OPPOSED")), (4, ("merged", ""))])
-def test_e13_a_sign_turned_round_is_seen_from_five_shares_on(
+def test_e13_a_reversed_update_is_noticed_among_five_or_more(
     five: Federation, sites: int, verdict: tuple[str, str]
 ) -> None:
-    order = five.open()
+    task = five.open()
     for number in range(sites - 1):
-        give(five, order, number, honest(five, order, number))
-    give(five, order, 4, pulled(five.base(order), honest(five, order, 4), -1))
-    told = five.aggregate(now=True)
+        give(five, task, number, honest(five, task, number))
+    give(five, task, 4, pulled(five.base(task), honest(five, task, 4), -1))
+    outcome = five.aggregate(now=True)
     assert told_of(five, "site-005") == verdict
-    assert told["accepted"][:4] == [f"site-00{number + 1}" for number in range(sites - 1)] + (
+    assert outcome["accepted"][:4] == [f"site-00{number + 1}" for number in range(sites - 1)] + (
         ["site-005"] if sites == 4 else []
     )
 
 
-def test_e13_a_person_lets_an_odd_share_in(five: Federation) -> None:
-    order = five.open()
+def test_e13_a_person_releases_a_suspicious_update(five: Federation) -> None:
+    task = five.open()
     for number in range(4):
-        give(five, order, number, honest(five, order, number))
-    give(five, order, 4, pulled(five.base(order), honest(five, order, 4), -1))
+        give(five, task, number, honest(five, task, number))
+    give(five, task, 4, pulled(five.base(task), honest(five, task, 4), -1))
     with pytest.raises(QuorumError):
         five.aggregate()
     review.decide(five.hub, five.coordinator_keys, "site-005", release=True)
@@ -140,17 +140,17 @@ def test_e13_a_person_lets_an_odd_share_in(five: Federation) -> None:
 
 
 @pytest.mark.parametrize(("later", "counts"), [(1, True), (2, False)])
-def test_e13_a_person_lets_an_odd_share_in_while_it_is_as_stale_as_the_plan_allows_and_no_longer(
+def test_e13_a_person_releases_an_update_while_it_is_as_stale_as_the_plan_allows_and_no_longer(
     five: Federation, later: int, counts: bool
 ) -> None:
-    order = five.open()
+    task = five.open()
     for number in range(4):
-        give(five, order, number, honest(five, order, number))
-    give(five, order, 4, pulled(five.base(order), honest(five, order, 4), -1))
+        give(five, task, number, honest(five, task, number))
+    give(five, task, 4, pulled(five.base(task), honest(five, task, 4), -1))
     with pytest.raises(QuorumError):
         five.aggregate()
     for _ in range(later):  # nothing more comes, and the key of that round stays
-        lifecycle.cancel_round(five.hub, lifecycle.newest_round(five.hub))
+        lifecycle.cancel_round(five.hub, five.hub.newest_round())
         five.open()
     if counts:
         assert review.decide(five.hub, five.coordinator_keys, "site-005", release=True)["state"] == "accepted"
@@ -160,19 +160,19 @@ def test_e13_a_person_lets_an_odd_share_in_while_it_is_as_stale_as_the_plan_allo
 
 
 @pytest.mark.parametrize("times", [6, 19])
-def test_e14_a_scaled_share_moves_the_model_no_further_than_five_medians_of_its_part(
+def test_e14_a_scaled_update_moves_the_model_no_further_than_five_medians_of_its_part(
     three: Federation, times: float
 ) -> None:
-    order = three.open()
-    base = three.base(order)
-    shares = {clinic.id: honest(three, order, number) for number, clinic in enumerate(three.clinics)}
-    shares["site-003"] = pulled(base, shares["site-003"], times)
+    task = three.open()
+    base = three.base(task)
+    updates = {clinic.id: honest(three, task, number) for number, clinic in enumerate(three.clinics)}
+    updates["site-003"] = pulled(base, updates["site-003"], times)
     for number, clinic in enumerate(three.clinics):
-        give(three, order, number, shares[clinic.id])
-    told = three.aggregate()
-    assert told["accepted"] == ["site-001", "site-002", "site-003"]
-    moved = norm_limit.update_norm(base, models.load(three.hub, told["merged_sha256"]))
-    pulls = [norm_limit.update_norm(base, arrays) for arrays in shares.values()]
+        give(three, task, number, updates[clinic.id])
+    outcome = three.aggregate()
+    assert outcome["accepted"] == ["site-001", "site-002", "site-003"]
+    moved = norm_limit.update_norm(base, models.load(three.hub, outcome["merged_sha256"]))
+    pulls = [norm_limit.update_norm(base, arrays) for arrays in updates.values()]
     for what in moved:
         median = float(np.median([one[what] for one in pulls]))
         bound = sum(min(one[what], norm_limit.LIMIT_FACTOR * median) for one in pulls) / 3
@@ -181,17 +181,17 @@ def test_e14_a_scaled_share_moves_the_model_no_further_than_five_medians_of_its_
 
 
 @pytest.mark.parametrize("count", [0, 10**12, "NaN", "12", True], ids=repr)
-def test_e15_a_number_of_images_that_cannot_be_is_refused(three: Federation, count: Any) -> None:
-    order = three.open()
-    three.play(order, without=("site-001",))
-    give(three, order, 0, honest(three, order, 0), examples=count)
+def test_e15_an_impossible_number_of_images_is_refused(three: Federation, count: Any) -> None:
+    task = three.open()
+    three.play(task, without=("site-001",))
+    give(three, task, 0, honest(three, task, 0), examples=count)
     three.judge()
     assert told_of(three, "site-001") == ("refused", "E_SAMPLES")
 
 
-def test_e15_a_share_of_no_stated_size_is_refused(three: Federation) -> None:
-    order = three.open()
-    give(three, order, 0, honest(three, order, 0), facts={"val": 10})
+def test_e15_an_update_of_no_stated_size_is_refused(three: Federation) -> None:
+    task = three.open()
+    give(three, task, 0, honest(three, task, 0), facts={"val": 10})
     three.judge()
     assert told_of(three, "site-001") == ("refused", "E_SAMPLES")
 
@@ -200,11 +200,11 @@ def test_e15_a_share_of_no_stated_size_is_refused(three: Federation) -> None:
 def test_e15_a_number_that_the_format_does_not_know_is_refused(
     three: Federation, count: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order = three.open()
+    task = three.open()
     monkeypatch.setattr(
         canon, "encode", lambda value: json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
     )
-    path = three.clinics[0].give(order, honest(three, order, 0), examples=count)
+    path = three.clinics[0].give(task, honest(three, task, 0), examples=count)
     monkeypatch.undo()
     receive.receive(three.hub, path)
     three.judge()
@@ -218,9 +218,9 @@ def test_e15_a_number_that_the_format_does_not_know_is_refused(
     ],
     ids=repr,
 )  # fmt: skip
-def test_e15_a_report_that_cannot_be_is_refused(three: Federation, claims: dict[str, Any]) -> None:
-    order = three.open()
-    give(three, order, 0, honest(three, order, 0), facts={"examples": 100, **claims})
+def test_e15_an_impossible_validation_report_is_refused(three: Federation, claims: dict[str, Any]) -> None:
+    task = three.open()
+    give(three, task, 0, honest(three, task, 0), facts={"examples": 100, **claims})
     three.judge()
     assert told_of(three, "site-001") == ("refused", "E_SAMPLES")
 
@@ -230,30 +230,30 @@ def test_e15_no_site_may_claim_more_images_than_the_plan_allows(
     tmp_path: Path, most: int, verdict: tuple[str, str]
 ) -> None:
     fed = Federation(tmp_path, PLAN + f"[merge]\nmax_examples = {most}\n", clinics=1)
-    order = fed.open()
-    give(fed, order, 0, honest(fed, order, 0), examples=100)
+    task = fed.open()
+    give(fed, task, 0, honest(fed, task, 0), examples=100)
     fed.judge()
     assert told_of(fed, "site-001") == verdict
 
 
 def claim(fed: Federation, *counts: int) -> Task:
-    """Honest shares, whose sites claim so many images."""
-    order = fed.open()
+    """Honest updates, whose sites claim so many images."""
+    task = fed.open()
     for number, examples in enumerate(counts):
-        give(fed, order, number, honest(fed, order, number), examples=examples)
-    return order
+        give(fed, task, number, honest(fed, task, number), examples=examples)
+    return task
 
 
-def test_e15_a_claim_far_beyond_the_others_waits_for_a_person_who_is_told_of_it(three: Federation) -> None:
+def test_e15_a_claim_far_beyond_the_others_is_quarantined_with_its_cause(three: Federation) -> None:
     claim(three, 100, 120, 10**6)
     with pytest.raises(QuorumError):
         three.aggregate()
-    told = status.summary(three.hub)
-    assert [(one["site"], one["code"], one["examples"]) for one in told["quarantined"]] == [
+    outcome = status.summary(three.hub)
+    assert [(one["site"], one["code"], one["examples"]) for one in outcome["quarantined"]] == [
         ("site-003", "E_CLAIM", 10**6)
     ]
-    assert told["quarantined"][0]["cause"] == "it claims 1000000 images; the median of the others is 110"
-    assert {one["id"]: one["examples"] for one in told["sites"]}["site-003"] == 10**6
+    assert outcome["quarantined"][0]["cause"] == "it claims 1000000 images; the median of the others is 110"
+    assert {one["id"]: one["examples"] for one in outcome["sites"]}["site-003"] == 10**6
 
 
 def test_e15_twenty_times_the_others_is_still_believed(three: Federation) -> None:
@@ -261,18 +261,18 @@ def test_e15_twenty_times_the_others_is_still_believed(three: Federation) -> Non
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
 
 
-def test_e15_a_large_site_that_a_person_let_in_is_not_asked_about_again(three: Federation) -> None:
+def test_e15_a_large_site_whose_claim_a_person_released_is_not_quarantined_again(three: Federation) -> None:
     claim(three, 100, 100, 5000)
     with pytest.raises(QuorumError):
         three.aggregate()
     review.decide(three.hub, three.coordinator_keys, "site-003", release=True)
-    told = three.aggregate()
-    assert {one["site"]: (one["examples"], one["part"]) for one in told["claims"]} == {
+    outcome = three.aggregate()
+    assert {one["site"]: (one["examples"], one["part"]) for one in outcome["claims"]} == {
         "site-001": (100, 0.25), "site-002": (100, 0.25), "site-003": (5000, 0.5),
     }  # fmt: skip
     claim(three, 100, 100, 9000)
     assert len(three.aggregate()["accepted"]) == 3
-    claim(three, 100, 100, 18_001)  # more than twice what the person let in, whatever was merged since
+    claim(three, 100, 100, 18_001)  # more than twice what the person released, whatever was merged since
     with pytest.raises(QuorumError):
         three.aggregate()
     assert told_of(three, "site-003") == ("quarantined", "E_CLAIM")
@@ -287,7 +287,7 @@ def test_e15_claims_that_grow_from_round_to_round_do_not_raise_their_own_limit(t
     assert told_of(three, "site-003") == ("quarantined", "E_CLAIM")
 
 
-def test_e15_where_images_do_not_weigh_a_claim_of_many_disturbs_nobody(tmp_path: Path) -> None:
+def test_e15_without_weighting_a_large_claim_is_accepted(tmp_path: Path) -> None:
     fed = Federation(tmp_path, PLAN + '[merge]\nweight = "uniform"\n')
     claim(fed, 100, 100, 10**6)
     assert {one["part"] for one in fed.aggregate()["claims"]} == {1 / 3}
@@ -305,11 +305,11 @@ def test_e15_no_site_weighs_more_than_all_others_together(sites: int) -> None:
 def test_e15_no_site_ends_a_federation_by_what_it_claims_to_have_measured(tmp_path: Path) -> None:
     fed = Federation(tmp_path, PLAN.replace("stale = 1", "stale = 1\npatience = 2"))
     for right, lie in ((50, 10**9), (55, 0), (60, 0), (65, 0)):
-        order = fed.open()
+        task = fed.open()
         for number in range(2):
             facts = {"examples": 100, "val": 100, "correct": right}
-            give(fed, order, number, honest(fed, order, number), facts=facts)
-        give(fed, order, 2, honest(fed, order, 2), facts={"examples": 100, "val": 10**9, "correct": lie})
+            give(fed, task, number, honest(fed, task, number), facts=facts)
+        give(fed, task, 2, honest(fed, task, 2), facts={"examples": 100, "val": 10**9, "correct": lie})
         fed.aggregate()
     assert not lifecycle.is_finished(fed.hub)
     assert [one["accuracy"] for one in status.accuracy_by_round(fed.hub)] == [0.5, 0.55, 0.6, 0.65]
@@ -327,38 +327,38 @@ NUMBERS = st.floats(-1e4, 1e4, width=32)
 def test_e16_two_of_five_that_collude_stay_within_what_the_honest_say_or_with_the_clip_the_base_does(
     rule: str, clip: str, honest: list[list[float]], colluding: list[list[float]]
 ) -> None:
-    shares = {f"site-{n}": {"w": np.array(row, "f4")} for n, row in enumerate([*colluding, *honest])}
+    updates = {f"site-{n}": {"w": np.array(row, "f4")} for n, row in enumerate([*colluding, *honest])}
     base, how = np.zeros(4, "f4"), MergeSettings(rule, clip=clip, trim=0.4)
-    merged = rules.merge({"w": base}, shares, dict.fromkeys(shares, 1), how)["w"]
+    merged = rules.merge({"w": base}, updates, dict.fromkeys(updates, 1), how)["w"]
     said = np.array(honest if clip == "none" else [base, *honest], "f4")
     assert (said.min(0) <= merged).all()
     assert (merged <= said.max(0)).all()
 
 
-def test_e17_a_round_of_which_nothing_is_believed_fails_and_the_old_model_stays(three: Federation) -> None:
-    order = three.open()
+def test_e17_a_round_without_accepted_updates_fails_and_keeps_the_old_model(three: Federation) -> None:
+    task = three.open()
     for number in range(3):
-        give(three, order, number, three.base(order))
+        give(three, task, number, three.base(task))
     with pytest.raises(QuorumError):
         three.aggregate()
     three.clock.go_on(days=8)
     before = three.hub.newest_parcel("global")["hash"]
     with pytest.raises(QuorumError):
         three.aggregate()
-    assert lifecycle.newest_round(three.hub)["state"] == State.FAILED
+    assert three.hub.newest_round()["state"] == State.FAILED
     assert three.hub.newest_parcel("global")["hash"] == before
     assert set(three.states().values()) == {"quarantined"}
     again = three.open()
-    assert again.base == order.base
+    assert again.base == task.base
     three.play(again)
     assert three.aggregate()["published"]
 
 
-def test_e18_a_model_with_a_number_that_is_none_is_never_signed(
+def test_e18_a_model_with_nan_or_infinite_values_is_never_signed(
     three: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order = three.open()
-    three.play(order)
+    task = three.open()
+    three.play(task)
     before = three.hub.newest_parcel("global")["hash"]
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -371,17 +371,17 @@ def test_e18_a_model_with_a_number_that_is_none_is_never_signed(
 
 
 def test_e21_one_number_too_many_is_refused(three: Federation) -> None:
-    order = three.open()
-    arrays = honest(three, order, 0)
+    task = three.open()
+    arrays = honest(three, task, 0)
     arrays["linear.bias"] = np.append(arrays["linear.bias"], np.float32(0))
-    give(three, order, 0, arrays)
+    give(three, task, 0, arrays)
     three.judge()
     assert told_of(three, "site-001") == ("refused", "E_SCHEMA_SHAPE")
 
 
-def test_e22_the_merged_model_does_not_depend_on_who_came_first(three: Federation) -> None:
-    order = three.open()
-    paths = [clinic.give(order, honest(three, order, number)) for number, clinic in enumerate(three.clinics)]
+def test_e22_the_merged_model_does_not_depend_on_the_order_of_updates(three: Federation) -> None:
+    task = three.open()
+    paths = [clinic.give(task, honest(three, task, number)) for number, clinic in enumerate(three.clinics)]
     merged = set()
     for number, arrivals in enumerate(itertools.permutations(paths)):
         fed = three.copied(three.folder.with_name(f"copy {number}"))
@@ -389,8 +389,8 @@ def test_e22_the_merged_model_does_not_depend_on_who_came_first(three: Federatio
             receive.receive(fed.hub, path)
             if number % 2:  # judged one by one, or all at once
                 fed.judge()
-        told = fed.aggregate()
+        outcome = fed.aggregate()
         inputs = json.loads(fed.hub.newest_parcel("global")["line"])["context"]["inputs"]
-        merged.add((told["merged_sha256"], inputs["sha256"]))
+        merged.add((outcome["merged_sha256"], inputs["sha256"]))
         fed.hub.database.close()
     assert len(merged) == 1

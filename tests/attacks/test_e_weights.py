@@ -60,7 +60,7 @@ def read(data: bytes) -> update.FileArrays:
     return update.read(io.BytesIO(data), SCHEMA)
 
 
-def test_the_honest_share_is_read() -> None:
+def test_the_honest_update_is_read() -> None:
     assert dict(read(spelled(honest())).items()).keys() == honest().keys()
 
 
@@ -97,7 +97,7 @@ def test_e01_a_pickle_behind_a_plausible_length_is_refused_and_never_run(tmp_pat
     assert not (tmp_path / "sang").exists()
 
 
-def test_the_canary_sings_when_it_is_unpickled(tmp_path: Path) -> None:
+def test_the_canary_notices_that_it_is_unpickled(tmp_path: Path) -> None:
     pickle.loads(pickle.dumps(Canary(tmp_path / "sang")))
     assert (tmp_path / "sang").exists()
 
@@ -135,7 +135,7 @@ def test_e02_a_file_too_short_for_a_header_is_refused(size: int) -> None:
         read(bytes(size))
 
 
-def test_e03_a_tensor_that_stands_twice_is_refused() -> None:
+def test_e03_a_tensor_listed_twice_is_refused() -> None:
     entry = '"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
     with pytest.raises(TensorLayoutError, match="twice"):
         read(described("{" + entry + "," + entry + "}"))
@@ -156,7 +156,7 @@ OFFSETS = {
 
 
 @pytest.mark.parametrize("offsets", OFFSETS.values(), ids=OFFSETS)
-def test_e03_tensors_that_do_not_follow_one_another_are_refused(offsets: tuple[list[int], ...]) -> None:
+def test_e03_tensors_with_gaps_or_overlaps_are_refused(offsets: tuple[list[int], ...]) -> None:
     header = header_of(honest())
     for entry, at in zip(header.values(), offsets, strict=True):
         entry["data_offsets"] = at
@@ -214,12 +214,12 @@ def test_e03_a_second_spelling_of_the_header_is_refused(space: str) -> None:
 @pytest.mark.parametrize(
     "notes", [{"format": "pt"}, {"a": {"b": "c"}}, [], "x" * 60000, None], ids=lambda n: str(n)[:9]
 )
-def test_e04_notes_beside_the_tensors_are_refused(notes: Any) -> None:
+def test_e04_metadata_beside_the_tensors_is_refused(notes: Any) -> None:
     with pytest.raises(TensorMetadataError):
         read(described({"__metadata__": notes, **header_of(honest())}))
 
 
-def test_e04_ten_megabytes_of_notes_are_refused_unread() -> None:
+def test_e04_ten_megabytes_of_metadata_are_refused_unread() -> None:
     with pytest.raises(TensorHeaderError):
         read(described({"__metadata__": {"a": "x" * 10_000_000}, **header_of(honest())}))
 
@@ -256,7 +256,7 @@ def test_e06_a_single_number_in_place_of_a_tensor_is_refused() -> None:
 
 
 @pytest.mark.parametrize("shape", [[0], [2, 0], [-1], [-2, -3], [2**31], [1.5], [True], ["2"], [1] * 9], ids=str)
-def test_e06_a_side_that_cannot_be_is_refused(shape: list[Any]) -> None:
+def test_e06_an_impossible_shape_is_refused(shape: list[Any]) -> None:
     header = header_of(honest())
     header["linear.bias"]["shape"] = shape
     with pytest.raises(SchemaShapeError):
@@ -280,7 +280,7 @@ def test_e07_a_number_format_that_never_travels_is_refused_and_not_printed_raw(d
 
 @pytest.mark.parametrize("name", list(honest()))
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
-def test_e08_a_number_that_is_none_is_refused_by_name_and_count(name: str, number: float) -> None:
+def test_e08_nan_or_infinite_values_are_refused_by_tensor_and_count(name: str, number: float) -> None:
     arrays = honest()
     arrays[name].flat[1] = number
     with pytest.raises(NonFiniteError, match=rf"{name}: 1 of {arrays[name].size}"):
@@ -288,12 +288,12 @@ def test_e08_a_number_that_is_none_is_refused_by_name_and_count(name: str, numbe
 
 
 @pytest.mark.parametrize("variances", [[0.5, -1e-30], [0.0, 0.0]], ids=str)
-def test_e09_a_variance_that_cannot_be_is_refused(variances: list[float]) -> None:
+def test_e09_negative_or_zero_variances_are_refused(variances: list[float]) -> None:
     with pytest.raises(NormStatisticsError):
         update.check_values({"bn1.running_var": np.array(variances, np.float32)})
 
 
-def test_e09_a_dead_channel_is_no_fault() -> None:
+def test_e09_a_dead_channel_is_accepted() -> None:
     update.check_values({"bn1.running_var": np.array([0.0, 0.5], np.float32)})
 
 
@@ -303,14 +303,14 @@ def test_e09_counters_of_batch_norm_do_not_travel() -> None:
 
 
 @pytest.mark.parametrize("number", [1e30, -1e30, 10001.0])
-def test_e10_weights_far_beyond_what_training_gives_are_refused(number: float) -> None:
+def test_e10_weights_far_beyond_those_of_training_are_refused(number: float) -> None:
     arrays = honest()
     arrays["linear.bias"][0] = number
     with pytest.raises(NumberRangeError, match=r"linear\.bias"):
         update.check_values(read(spelled(arrays)))
 
 
-def test_e10_the_smallest_numbers_pass_as_they_are() -> None:
+def test_e10_subnormal_numbers_pass_unchanged() -> None:
     arrays = {**honest(), "linear.bias": np.array([1e-45, -1e-45], np.float32)}
     found = read(spelled(arrays))
     update.check_values(found)

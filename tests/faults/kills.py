@@ -108,7 +108,7 @@ def type_in(folder: Path, program: str, words: Sequence[str], home: str) -> None
 
 
 class Here:
-    """Opens shares in this process, so that it can be killed while it does."""
+    """Opens updates in this process, so that it can be killed while it does."""
 
     def __enter__(self) -> Here:
         return self

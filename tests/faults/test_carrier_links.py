@@ -82,9 +82,9 @@ def test_g19_a_command_refuses_such_a_stick_before_it_takes_anything_in(
 
 
 @posix
-def test_g19_shares_are_not_read_through_a_link(three: Federation, stick: Path) -> None:
-    order = three.open()
-    share = three.clinics[0].give(order, three.drawn(order, three.clinics[0]))
+def test_g19_updates_are_not_read_through_a_link(three: Federation, stick: Path) -> None:
+    task = three.open()
+    share = three.clinics[0].give(task, three.drawn(task, three.clinics[0]))
     (stick / TO_COORDINATOR).symlink_to(share.parent)
     with pytest.raises(FileKindError):
         exchange.exchange(three.hub, stick)
@@ -170,7 +170,7 @@ def test_g19_a_site_neither_writes_nor_reads_through_a_link(clinic: Clinic, tmp_
 
 
 @posix
-def test_g19_a_share_takes_the_place_of_a_link_of_its_name(clinic: Clinic, tmp_path: Path) -> None:
+def test_g19_an_update_takes_the_place_of_a_link_of_its_name(clinic: Clinic, tmp_path: Path) -> None:
     clinic.join()
     (sent,) = (clinic.stick / TO_COORDINATOR).iterdir()
     whole = sent.read_bytes()
@@ -202,7 +202,7 @@ def test_g19_windows_junctions_lead_elsewhere_and_files_in_the_cloud_do_not() ->
 
 
 # --- G08: damage with the right name -------------------------------------------------------------------------------
-def test_g08_a_share_that_was_damaged_on_the_stick_is_sent_again(clinic: Clinic) -> None:
+def test_g08_an_update_that_was_damaged_on_the_stick_is_sent_again(clinic: Clinic) -> None:
     clinic.take_up()
     clinic.train()
     outbox.seal_current(clinic.home, nobody)

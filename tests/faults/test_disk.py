@@ -17,7 +17,7 @@ Disk = Callable[[int], Path]
 
 
 @pytest.mark.parametrize("kib", [4, 8, 16, 64, 512])
-def test_a_share_that_does_not_fit_on_the_stick_leaves_nothing_there(
+def test_an_update_that_does_not_fit_on_the_stick_leaves_nothing_there(
     kib: int, tiny_disk: Disk, context: dict[str, Any], site: keys.Keys, hub: keys.Keys
 ) -> None:
     disk = tiny_disk(kib)
@@ -27,7 +27,7 @@ def test_a_share_that_does_not_fit_on_the_stick_leaves_nothing_there(
     assert list(disk.iterdir()) == []
 
 
-def test_a_share_goes_onto_the_stick_once_there_is_room(
+def test_an_update_goes_onto_the_stick_once_there_is_room(
     tiny_disk: Disk, context: dict[str, Any], site: keys.Keys, hub: keys.Keys
 ) -> None:
     disk = tiny_disk(1200)

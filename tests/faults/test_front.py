@@ -28,8 +28,8 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what a p
 
 @pytest.fixture
 def share(three: Federation) -> Path:
-    order = three.open()
-    return three.clinics[0].give(order, three.drawn(order, three.clinics[0]))
+    task = three.open()
+    return three.clinics[0].give(task, three.drawn(task, three.clinics[0]))
 
 
 def test_g01_what_was_answered_outlives_a_kill_and_the_upload_goes_on(three: Federation, share: Path) -> None:
@@ -164,13 +164,13 @@ def _regions(pid: int) -> Iterator[bytes]:
 
 @linux
 def test_the_process_of_the_front_holds_no_key_that_decrypts_or_orders(three: Federation, share: Path) -> None:
-    order = three.hub.tasks()[1]
-    boss, root = three.coordinator_keys, three.hub.home / "root" / "keys.txt"
-    identities = [boss.identity, judge.round_key(three.hub, three.coordinator_keys, order.round)]
+    task = three.hub.tasks()[1]
+    coordinator_keys, root = three.coordinator_keys, three.hub.home / "root" / "keys.txt"
+    identities = [coordinator_keys.identity, judge.round_key(three.hub, three.coordinator_keys, task.round)]
     identities.append(next(line for line in root.read_text().splitlines() if line.startswith("AGE-SECRET-KEY-")))
     forbidden = [identity.encode() for identity in identities]
     forbidden += [bytes(bech32.decode("age-secret-key-", identity.lower())) for identity in identities]
-    forbidden.append(boss.sign.private_bytes_raw())
+    forbidden.append(coordinator_keys.sign.private_bytes_raw())
     with serving(three.hub.home) as process:
         client = Client(process.port, three.hub.federation)
         assert client.send(share).headers["fedhelp-receipt"]
@@ -190,10 +190,10 @@ def test_the_process_of_the_front_holds_no_key_that_decrypts_or_orders(three: Fe
 # --- many ----------------------------------------------------------------------------------------------------------
 @linux
 @pytest.mark.proof
-def test_g15_many_sites_send_at_once_and_each_share_is_accepted_exactly_once(
+def test_g15_many_sites_send_at_once_and_each_update_is_accepted_exactly_once(
     tmp_path: Path, effort: Callable[[int, int], int]
 ) -> None:
-    """A share of 1.1 MB from each site, junk and drips in between, and memory that does not grow with them."""
+    """An update of 1.1 MB from each site, junk and drips in between, and memory that does not grow with them."""
     fed = Federation(tmp_path, clinics=1)
     first = fed.hub.roster.sites[0]
     fed.clinics = [Clinic(fed.hub.federation, tmp_path / "clinics" / str(place)) for place in range(effort(50, 500))]
@@ -202,10 +202,10 @@ def test_g15_many_sites_send_at_once_and_each_share_is_accepted_exactly_once(
     sites = [Site(one.id, one.id, first.tier, one.keys.public.sign, one.keys.public.recipient) for one in fed.clinics]
     with fed.hub.database.transaction():
         members.write_roster(fed.hub, fed.coordinator_keys, sites)
-    order = fed.open()
-    arrays = fed.base(order)
-    shares = [clinic.give(order, arrays) for clinic in fed.clinics]
-    assert all(share.stat().st_size > 1_050_000 for share in shares)
+    task = fed.open()
+    arrays = fed.base(task)
+    updates = [clinic.give(task, arrays) for clinic in fed.clinics]
+    assert all(share.stat().st_size > 1_050_000 for share in updates)
     with serving(fed.hub.home) as process, ThreadPoolExecutor(8) as pool, ExitStack() as lines:
         client, took = Client(process.port, fed.hub.federation), []
         for _ in range(100):
@@ -219,18 +219,18 @@ def test_g15_many_sites_send_at_once_and_each_share_is_accepted_exactly_once(
             return receipt
 
         begun = time.monotonic()
-        receipts = list(pool.map(send, shares[:10]))
+        receipts = list(pool.map(send, updates[:10]))
         before = process.memory("VmHWM")
-        receipts += list(pool.map(send, shares[10:]))
+        receipts += list(pool.map(send, updates[10:]))
         seconds, peak = time.monotonic() - begun, process.memory("VmHWM")
     half, most = statistics.median(took), statistics.quantiles(took, n=20)[-1]
     print(
-        f"\n{len(shares)} shares of 1.1 MB in {seconds:.1f} s, eight at a time: median {half:.2f} s, p95 {most:.2f} s"
+        f"\n{len(updates)} shares of 1.1 MB in {seconds:.1f} s, eight at a time: median {half:.2f} s, p95 {most:.2f} s"
     )
     print(f"memory of the front: at most {before} KiB after ten shares, {peak} KiB after all")
-    assert len(set(receipts)) == len(shares)
+    assert len(set(receipts)) == len(updates)
     assert fed.states() == {f"{clinic.id}/1": "received" for clinic in fed.clinics}
     assert len(fed.hub.database.rows("SELECT 1 FROM log WHERE type = 'received' AND detail LIKE '%update%'")) == len(
-        shares
+        updates
     )
     assert peak - before < 24 << 10, f"{peak - before} KiB more than after ten"

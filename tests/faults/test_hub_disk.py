@@ -20,7 +20,7 @@ from server_ref.hub import database
 from server_ref.hub.hub import Hub
 from server_ref.hub.states import State
 from server_ref.intake import receive
-from server_ref.rounds import close, lifecycle, opening
+from server_ref.rounds import close, opening
 from server_ref.web import process
 from tests.federation import Federation
 
@@ -53,9 +53,9 @@ def test_g02_on_a_full_disk_each_step_fails_as_one_and_goes_on_once_there_is_roo
     paths: list[Path] = []
 
     def give() -> None:
-        order = fed.hub.tasks()[1]
+        task = fed.hub.tasks()[1]
         for clinic in fed.clinics[len(paths) :]:
-            paths.append(clinic.give(order, fed.drawn(order, clinic)))
+            paths.append(clinic.give(task, fed.drawn(task, clinic)))
 
     steps: list[Callable[[], object]] = [
         fed.open,
@@ -74,7 +74,7 @@ def test_g02_on_a_full_disk_each_step_fails_as_one_and_goes_on_once_there_is_roo
         fed.hub.database.verify_log()
         if found:
             step()
-    assert lifecycle.newest_round(fed.hub)["state"] == State.MERGED
+    assert fed.hub.newest_round()["state"] == State.MERGED
     assert set(fed.states().values()) == {"merged"}
 
 
@@ -85,12 +85,12 @@ def fill(disk: Path, left: int) -> Path:
     return filler
 
 
-def test_g02_nothing_is_refused_because_the_hub_is_full(on_a_disk: Federation, tmp_path: Path) -> None:
+def test_g02_a_full_hub_refuses_no_sender(on_a_disk: Federation, tmp_path: Path) -> None:
     fed = on_a_disk
-    order = fed.open()
+    task = fed.open()
     stick = tmp_path / "stick"
     (stick / exchange.TO_COORDINATOR).mkdir(parents=True)
-    shutil.copy(fed.clinics[0].give(order, fed.drawn(order, fed.clinics[0])), stick / exchange.TO_COORDINATOR)
+    shutil.copy(fed.clinics[0].give(task, fed.drawn(task, fed.clinics[0])), stick / exchange.TO_COORDINATOR)
     filler = fill(fed.folder.parent, 100)
     with pytest.raises(OSError) as caught:
         exchange.exchange(fed.hub, stick)
@@ -101,8 +101,8 @@ def test_g02_nothing_is_refused_because_the_hub_is_full(on_a_disk: Federation, t
 
 def test_g03_a_disk_that_became_read_only_is_an_error_until_it_is_mended(on_a_disk: Federation) -> None:
     fed = on_a_disk
-    order = fed.open()
-    path = fed.clinics[0].give(order, fed.drawn(order, fed.clinics[0]))
+    task = fed.open()
+    path = fed.clinics[0].give(task, fed.drawn(task, fed.clinics[0]))
     fed.hub.database.close()
     disk = str(fed.folder.parent)
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
@@ -114,8 +114,8 @@ def test_g03_a_disk_that_became_read_only_is_an_error_until_it_is_mended(on_a_di
 
 
 def test_g03_a_flush_that_fails_is_no_receipt(three: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
-    order = three.open()
-    path = three.clinics[0].give(order, three.drawn(order, three.clinics[0]))
+    task = three.open()
+    path = three.clinics[0].give(task, three.drawn(task, three.clinics[0]))
     flush, left = os.fsync, iter(range(100))
     for good in range(20):  # the disk fails at each flush in turn
         calls = iter(range(good))
@@ -140,10 +140,10 @@ def test_g03_a_flush_that_fails_is_no_receipt(three: Federation, monkeypatch: py
 
 def test_g03_a_process_with_too_many_open_files_refuses_nobody(three: Federation, tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
-    order = three.open()
+    task = three.open()
     stick = tmp_path / "stick"
     (stick / exchange.TO_COORDINATOR).mkdir(parents=True)
-    three.clinics[0].give(order, three.drawn(order, three.clinics[0])).rename(stick / exchange.TO_COORDINATOR / "share")
+    three.clinics[0].give(task, three.drawn(task, three.clinics[0])).rename(stick / exchange.TO_COORDINATOR / "share")
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.open(stick, os.O_RDONLY)
     os.close(free)
@@ -156,11 +156,9 @@ def test_g03_a_process_with_too_many_open_files_refuses_nobody(three: Federation
     assert [answer.state for answer in exchange.exchange(three.hub, stick).taken] == [State.RECEIVED]
 
 
-def test_g05_a_database_that_another_holds_is_busy_and_later_not(
-    three: Federation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    order = three.open()
-    path = three.clinics[0].give(order, three.drawn(order, three.clinics[0]))
+def test_g05_a_locked_database_is_busy_until_it_is_released(three: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = three.open()
+    path = three.clinics[0].give(task, three.drawn(task, three.clinics[0]))
     monkeypatch.setattr(database, "LOCK_SECONDS", 0.05)
     three.again()
     other = sqlite3.connect(three.hub.home / database.DATABASE, isolation_level=None)
@@ -189,17 +187,17 @@ def test_g05_a_damaged_page_is_found(three: Federation) -> None:
 
 def test_g05_whoever_only_reads_holds_up_nobody_who_writes(three: Federation, tmp_path: Path) -> None:
     """As a backup does, or a look at the dashboard."""
-    order = three.open()
+    task = three.open()
     other = sqlite3.connect(three.hub.home / database.DATABASE, isolation_level=None)
     other.execute("BEGIN")
     (before,) = other.execute("SELECT count(*) FROM log").fetchone()
-    assert receive.receive(three.hub, three.clinics[0].give(order, three.drawn(order, three.clinics[0]))).new
+    assert receive.receive(three.hub, three.clinics[0].give(task, three.drawn(task, three.clinics[0]))).new
     recovery.backup(three.hub, tmp_path / "backup.tar")
     assert other.execute("SELECT count(*) FROM log").fetchone() == (before,)
     other.close()
 
 
-def test_g05_a_database_that_is_none_is_damaged(three: Federation) -> None:
+def test_g05_a_file_that_is_no_database_is_a_damaged_hub(three: Federation) -> None:
     three.hub.database.close()
     (three.hub.home / database.DATABASE).write_bytes(b"not a database, but long enough to be taken for one" * 100)
     with pytest.raises(HubDamagedError):
@@ -216,19 +214,19 @@ def test_g05_a_hub_without_its_unmerged_journal_stands_where_it_stood_before_and
     three: Federation, tmp_path: Path
 ) -> None:
     """What was committed last is in the journal; a hub that lost it looks whole, and only its sites know better."""
-    law = three.hub.charter
-    order = three.open()
+    charter = three.hub.charter
+    task = three.open()
     lost = Path(shutil.copytree(three.hub.home, tmp_path / "lost"))
     (lost / "hub.db-wal").unlink()
     (lost / "hub.db-shm").unlink(missing_ok=True)
-    three.play(order, without=("site-003",))
+    three.play(task, without=("site-003",))
     behind = Hub(lost, clock=three.clock)
     behind.database.check_integrity()
-    assert behind.database.verify_log().length < order.log.length
-    assert lifecycle.newest_round(behind)["round"] == 0
+    assert behind.database.verify_log().length < task.log.length
+    assert behind.newest_round()["round"] == 0
     again = opening.open_next(behind, three.coordinator_keys)
-    known = TrustedState(law).with_roster(*behind.read_json(behind.newest_parcel("roster")["hash"]))
-    known = known.with_task(*three.hub.read_json(order.hash))
+    known = TrustedState(charter).with_roster(*behind.read_json(behind.newest_parcel("roster")["hash"]))
+    known = known.with_task(*three.hub.read_json(task.hash))
     with pytest.raises(EquivocationError):
         known.with_task(*behind.read_json(again.hash))
     behind.database.close()

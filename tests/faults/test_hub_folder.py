@@ -26,8 +26,8 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def share(three: Federation) -> Path:
-    order = three.open()
-    return three.clinics[0].give(order, three.drawn(order, three.clinics[0]))
+    task = three.open()
+    return three.clinics[0].give(task, three.drawn(task, three.clinics[0]))
 
 
 def visit(fed: Federation, folder: Path) -> exchange.ExchangeResult:
@@ -66,9 +66,9 @@ NAMES = ["-rf", "two\nlines", "\u202eexe.fhx", "\x1b[2J", "$(reboot)", "..fhx", 
 
 
 def test_g06_whatever_a_file_is_called_its_content_decides(three: Federation, folder: Path) -> None:
-    order = three.open()
+    task = three.open()
     for clinic, name in zip(three.clinics, NAMES, strict=False):
-        clinic.give(order, three.drawn(order, clinic)).rename(folder / name)
+        clinic.give(task, three.drawn(task, clinic)).rename(folder / name)
     found = visit(three, folder)
     assert len(found.taken) == 3
     assert sorted(path.name for path in folder.iterdir()) == sorted(NAMES[:3])
@@ -163,7 +163,7 @@ def test_g07_a_file_of_full_length_that_is_not_filled_yet_waits(three: Federatio
     assert len(visit(three, folder).taken) == 1
 
 
-def test_g07_a_conflict_copy_is_the_same_share(three: Federation, folder: Path, share: Path) -> None:
+def test_g07_a_conflict_copy_is_the_same_update(three: Federation, folder: Path, share: Path) -> None:
     for name in ("share.fhx", "share.sync-conflict-20260301-080000-ABCDEFG.fhx", "share (1).fhx", "Copy of share.fhx"):
         shutil.copy(share, folder / name)
     found = visit(three, folder)
@@ -172,7 +172,7 @@ def test_g07_a_conflict_copy_is_the_same_share(three: Federation, folder: Path, 
     assert three.states() == {"site-001/1": "received"}
 
 
-def test_a_file_that_goes_away_while_the_folder_is_read_is_no_matter(
+def test_a_file_that_disappears_while_the_folder_is_read_is_skipped(
     three: Federation, folder: Path, share: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     share.rename(folder / "b")

@@ -34,7 +34,7 @@ def by_front(fed: Federation, query: str, *values: object) -> None:
         assert db.execute(query, values).rowcount, "the attack itself did nothing"
 
 
-def orders(fed: Federation) -> list[str]:
+def signed_by_coordinator(fed: Federation) -> list[str]:
     """All that the coordinator has signed for sites to follow."""
     query = "SELECT hash FROM parcels WHERE kind IN ('charter', 'roster', 'task', 'global') ORDER BY rowid"
     return [row["hash"] for row in fed.hub.database.rows(query)]
@@ -42,19 +42,19 @@ def orders(fed: Federation) -> list[str]:
 
 @contextmanager
 def signs_nothing(fed: Federation, *faults: type[FedhelpError]) -> Iterator[None]:
-    before = orders(fed)
+    before = signed_by_coordinator(fed)
     with pytest.raises(faults or (HubDamagedError,)):
         yield
-    assert orders(fed) == before
+    assert signed_by_coordinator(fed) == before
 
 
 @pytest.fixture
 def judged(three: Federation) -> Federation:
-    """A round in which two shares are accepted, and the third is in quarantine."""
-    order = three.open()
-    three.play(order, without=("site-003",))
+    """A round in which two updates are accepted, and the third is in quarantine."""
+    task = three.open()
+    three.play(task, without=("site-003",))
     lazy = three.clinics[2]
-    receive.receive(three.hub, lazy.give(order, three.base(order)))
+    receive.receive(three.hub, lazy.give(task, three.base(task)))
     with pytest.raises(QuorumError):
         three.aggregate()
     assert set(three.states().values()) == {"accepted", "quarantined"}
@@ -74,18 +74,18 @@ def another_front(fed: Federation) -> None:
 
 
 @pytest.mark.parametrize("swap", [another_archive, another_front])
-def test_g20_keys_that_the_front_writes_into_the_database_are_in_no_order(
+def test_g20_keys_that_the_front_writes_into_the_database_enter_no_roster_or_task(
     three: Federation, swap: Callable[[Federation], None]
 ) -> None:
     before = three.hub.roster
     swap(three)
     three.again()
     try:
-        order = three.open()
+        task = three.open()
         three.join()
     except HubDamagedError:
         return
-    assert order.recipients[1] == before.archive == three.hub.roster.archive
+    assert task.recipients[1] == before.archive == three.hub.roster.archive
     assert three.hub.roster.front == before.front
 
 
@@ -136,7 +136,7 @@ def view_planted(fed: Federation) -> None:
 
 
 @pytest.mark.parametrize("plant", [trigger_planted, view_planted])
-def test_g20_nothing_that_works_by_itself_can_be_planted_in_the_database(
+def test_g20_triggers_and_views_in_the_database_are_refused(
     three: Federation, plant: Callable[[Federation], None]
 ) -> None:
     """Neither before a command begins, nor while it is under way."""
@@ -155,17 +155,17 @@ def memory_left_behind(fed: Federation) -> None:
     by_front(fed, "INSERT OR REPLACE INTO facts VALUES ('boss', 'coordinator-2')")
 
 
-def test_g20_the_coordinators_keys_are_not_believed_away_from_their_memory(
+def test_g20_the_coordinators_keys_are_used_only_from_the_folder_that_its_memory_names(
     three: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Hub, "_has_memory", lambda hub: False)  # the front has written the log anew, without that line
     memory_left_behind(three)
-    with signs_nothing(three), session.unlocked_hub(three.hub.home, None) as (hub, boss):
-        opening.open_next(hub, boss)
+    with signs_nothing(three), session.unlocked_hub(three.hub.home, None) as (hub, coordinator_keys):
+        opening.open_next(hub, coordinator_keys)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links")
-def test_g20_a_link_that_the_front_leaves_leads_no_command_to_the_coordinators_files(
+def test_g20_no_command_follows_a_link_of_the_front_to_the_coordinators_files(
     three: Federation, tmp_path: Path
 ) -> None:
     """What clears up after a crash, and what looks for updates on their way, removes nothing elsewhere."""
@@ -188,7 +188,7 @@ def test_g20_a_link_that_the_front_leaves_leads_no_command_to_the_coordinators_f
     assert sorted(theirs.iterdir()) == [path for path in before if path.name != ".x.part"]
 
 
-def test_g20_what_is_no_upload_hinders_no_command(three: Federation) -> None:
+def test_g20_other_files_among_the_uploads_hinder_no_command(three: Federation) -> None:
     three.open()
     (three.hub.home / partial_uploads.FOLDER).mkdir()
     os.mkfifo(three.hub.home / partial_uploads.FOLDER / f"{'a' * 64}.1")
@@ -256,8 +256,8 @@ def test_g20_a_row_of_the_coordinators_that_the_front_changes_stops_the_next_com
     judged: Federation, swap: Callable[[Federation], None]
 ) -> None:
     swap(judged)
-    with signs_nothing(judged), session.unlocked_hub(judged.hub.home, None) as (hub, boss):
-        close.aggregate(hub, boss, now=True)
+    with signs_nothing(judged), session.unlocked_hub(judged.hub.home, None) as (hub, coordinator_keys):
+        close.aggregate(hub, coordinator_keys, now=True)
 
 
 @pytest.mark.parametrize("swap", [plan_changed, invite_inserted, roster_rolled_back, another_base])
@@ -274,16 +274,16 @@ def test_g20_a_row_that_is_changed_while_a_command_works_stops_it_before_it_sign
 def test_g20_a_site_that_was_revoked_does_not_come_back_with_an_older_roster(three: Federation) -> None:
     with closing(sqlite3.connect(three.hub.home / DATABASE)) as db, closing(sqlite3.connect(":memory:")) as before:
         db.backup(before)
-        with session.unlocked_hub(three.hub.home, None) as (hub, boss):
-            members.revoke(hub, boss, "site-002", 1, "stolen")
+        with session.unlocked_hub(three.hub.home, None) as (hub, coordinator_keys):
+            members.revoke(hub, coordinator_keys, "site-002", 1, "stolen")
         three.hub.database.close()
         before.backup(db)
     three.again()
     with (
         signs_nothing(three, HubDamagedError, LogBrokenError),
-        session.unlocked_hub(three.hub.home, None) as (hub, boss),
+        session.unlocked_hub(three.hub.home, None) as (hub, coordinator_keys),
     ):
-        opening.open_next(hub, boss)
+        opening.open_next(hub, coordinator_keys)
 
 
 def test_g20_audit_verify_names_a_hub_in_which_another_hand_wrote(three: Federation, tmp_path: Path) -> None:
@@ -295,11 +295,11 @@ def test_g20_audit_verify_names_a_hub_in_which_another_hand_wrote(three: Federat
 
 
 def test_g20_an_update_that_the_front_makes_in_a_sites_name_is_refused(three: Federation) -> None:
-    order = three.open()
-    three.play(order, without=("site-003",))
+    task = three.open()
+    three.play(task, without=("site-003",))
     mask = Clinic(three.hub.federation, three.folder / "mask")
     mask.id = "site-003"
-    path = mask.give(order, three.drawn(order, mask))
+    path = mask.give(task, three.drawn(task, mask))
     with parcel.open(path, parcel.any_signer, [judge.round_key(three.hub, three.coordinator_keys, 1)]) as opened:
         said = opened.statement
     path.rename(three.hub.database.parcel_path(said.hash))
@@ -311,14 +311,14 @@ def test_g20_an_update_that_the_front_makes_in_a_sites_name_is_refused(three: Fe
     assert three.states()["site-003/1"] == "refused"
 
 
-def test_g20_a_share_that_the_front_lays_to_another_site_is_refused(three: Federation) -> None:
+def test_g20_an_update_that_the_front_attributes_to_another_site_is_refused(three: Federation) -> None:
     three.play(three.open(), without=("site-003",))
     by_front(three, "UPDATE shares SET site = 'site-003' WHERE site = 'site-002'")
     three.judge()
     assert three.states() == {"site-001/1": "accepted", "site-003/1": "refused"}
 
 
-def test_a_share_that_was_on_its_way_when_its_site_changed_its_keys_counts(three: Federation) -> None:
+def test_an_update_that_was_on_its_way_when_its_site_changed_its_keys_counts(three: Federation) -> None:
     clinic, new = three.clinics[0], keys.generate()
     three.play(three.open())
     context = statement.new_context("rotate", federation=three.hub.federation, sender=clinic.id, seq=9)
@@ -330,7 +330,7 @@ def test_a_share_that_was_on_its_way_when_its_site_changed_its_keys_counts(three
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
 
 
-def test_g20_an_order_whose_file_is_another_one_is_not_read(three: Federation) -> None:
+def test_g20_a_task_whose_file_was_replaced_is_not_read(three: Federation) -> None:
     rows = three.hub.database.rows("SELECT hash FROM parcels WHERE kind = 'roster' ORDER BY number DESC")
     newest, older = (three.hub.database.parcel_path(row["hash"]) for row in rows[:2])
     newest.write_bytes(older.read_bytes())
@@ -339,7 +339,7 @@ def test_g20_an_order_whose_file_is_another_one_is_not_read(three: Federation) -
         three.open()
 
 
-def test_g20_a_model_whose_file_is_another_one_is_neither_sent_nor_merged_upon(judged: Federation) -> None:
+def test_g20_a_model_whose_file_was_replaced_is_neither_published_nor_merged(judged: Federation) -> None:
     path = judged.hub.database.model_path(lifecycle.open_round(judged.hub)["base"])
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -361,28 +361,28 @@ def test_g20_what_only_the_coordinator_may_change_is_not_changed_without_its_key
 
 
 # --- the coordinator's own memory ----------------------------------------------------------------------------------
-def test_g20_a_memory_that_another_hand_changed_is_no_memory(three: Federation) -> None:
+def test_g20_a_changed_memory_is_refused(three: Federation) -> None:
     for change in ({"total": "0" * 64}, {"log": [0, ""]}, {"mac": "0" * 64}, {"keys": "front"}):
         said = json.loads(three.hub.memory_path.read_bytes())
         three.hub.memory_path.write_text(json.dumps([{**one, **change} for one in said]))
-        with signs_nothing(three), session.unlocked_hub(three.hub.home, None) as (hub, boss):
-            opening.open_next(hub, boss)
+        with signs_nothing(three), session.unlocked_hub(three.hub.home, None) as (hub, coordinator_keys):
+            opening.open_next(hub, coordinator_keys)
         three.hub.memory_path.write_text(json.dumps(said))
     three.again()
     assert three.open().round == 1
 
 
-def test_g20_a_memory_that_is_gone_is_not_made_anew_from_what_the_front_can_write(judged: Federation) -> None:
+def test_g20_a_deleted_memory_is_not_created_again_from_the_database(judged: Federation) -> None:
     judged.hub.memory_path.unlink()
-    with signs_nothing(judged), session.unlocked_hub(judged.hub.home, None) as (hub, boss):
+    with signs_nothing(judged), session.unlocked_hub(judged.hub.home, None) as (hub, coordinator_keys):
         members.invite(hub, "Clinic 9", "small", 14)
-        close.aggregate(hub, boss, now=True)
+        close.aggregate(hub, coordinator_keys, now=True)
     assert not judged.hub.memory_path.exists()
 
 
 @pytest.fixture
 def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Federation:
-    """A hub of a program that kept no memory of it."""
+    """A hub of a program that had no memory of it."""
     with monkeypatch.context() as patch:
         patch.setattr(Hub, "_begin_memory", lambda hub: None)
         fed = Federation(tmp_path / "old", clinics=2)
@@ -394,7 +394,7 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Federation:
     return fed
 
 
-def test_an_older_hub_is_taken_as_it_is_once_and_that_is_said(
+def test_an_older_hub_without_a_memory_is_trusted_once_with_a_note(
     old: Federation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with session.unlocked_hub(old.hub.home, None):
@@ -408,7 +408,7 @@ def test_an_older_hub_is_taken_as_it_is_once_and_that_is_said(
         old.open()
 
 
-def test_a_backup_without_the_coordinators_memory_is_taken_only_as_an_older_programs(
+def test_a_backup_without_the_coordinators_memory_must_be_an_older_programs(
     old: Federation, three: Federation, tmp_path: Path
 ) -> None:
     for fed in (old, three):
@@ -425,7 +425,7 @@ def test_a_backup_without_the_coordinators_memory_is_taken_only_as_an_older_prog
                 recovery.restore(place, file, root, nobody, older=True)
 
 
-def test_g20_the_last_step_of_a_command_that_was_killed_cannot_be_undone_in_silence(
+def test_g20_undoing_the_last_step_of_a_killed_command_is_noticed(
     three: Federation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = three.folder / "before.db"
@@ -440,15 +440,15 @@ def test_g20_the_last_step_of_a_command_that_was_killed_cannot_be_undone_in_sile
     shutil.copy(before, three.hub.home / DATABASE)
     with session.unlocked_hub(three.hub.home, None) as (hub, _):
         hub.check_rows()
-        assert "cut off before its last step" in capsys.readouterr().err
+        assert "interrupted before it saved its last step" in capsys.readouterr().err
 
 
-def test_a_restored_hub_goes_on_with_the_memory_that_lay_in_the_backup(judged: Federation, tmp_path: Path) -> None:
+def test_a_restored_hub_continues_with_the_memory_of_its_backup(judged: Federation, tmp_path: Path) -> None:
     recovery.backup(judged.hub, tmp_path / "backup.tar")
     root = keys.load(judged.hub.home / ROOT, nobody)
     restored = recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root, nobody)
-    with session.unlocked_hub(restored.home, None) as (hub, boss):
-        assert opening.open_next(hub, boss).round == 2
+    with session.unlocked_hub(restored.home, None) as (hub, coordinator_keys):
+        assert opening.open_next(hub, coordinator_keys).round == 2
     restored.database.close()
 
 
@@ -486,11 +486,11 @@ def test_g21_what_was_opened_and_then_changed_is_opened_again_from_what_the_site
         undisturbed = same.aggregate()["merged_sha256"]
     three.again()
     change(plain(three, "site-002"))
-    told = three.aggregate()
-    assert (told["merged_sha256"], told["quarantined"]) == (undisturbed, [])
+    outcome = three.aggregate()
+    assert (outcome["merged_sha256"], outcome["quarantined"]) == (undisturbed, [])
 
 
-def test_g21_a_backup_holds_no_share_in_clear(three: Federation, tmp_path: Path) -> None:
+def test_g21_a_backup_holds_no_update_in_clear(three: Federation, tmp_path: Path) -> None:
     three.play(three.open())
     three.judge()
     numbers = plain(three, "site-001").read_bytes()[-200:]
@@ -498,9 +498,9 @@ def test_g21_a_backup_holds_no_share_in_clear(three: Federation, tmp_path: Path)
     assert numbers not in (tmp_path / "backup.tar").read_bytes()
     root = keys.load(three.hub.home / ROOT, nobody)
     restored = recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root, nobody)
-    with session.unlocked_hub(restored.home, None) as (hub, boss):
-        opening.open_next(hub, boss)
-        judge.judge_waiting(hub, boss)
-        told = close.aggregate(hub, boss, now=True)
-    assert told["accepted"] == ["site-001", "site-002", "site-003"]  # late, and opened again
+    with session.unlocked_hub(restored.home, None) as (hub, coordinator_keys):
+        opening.open_next(hub, coordinator_keys)
+        judge.judge_waiting(hub, coordinator_keys)
+        outcome = close.aggregate(hub, coordinator_keys, now=True)
+    assert outcome["accepted"] == ["site-001", "site-002", "site-003"]  # late, and opened again
     restored.database.close()

@@ -1,5 +1,5 @@
 """Faults G09, G10, G12, G14, G16 and G17 of the catalogue: two at once, a log in other hands, clocks, versions,
-secrets, and shares that eat memory or time."""
+secrets, and updates that eat memory or time."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def test_g09_a_second_writer_says_that_another_is_at_work_until_that_one_is_no_m
 
 def test_g09_two_that_read_at_once_do_not_both_open_the_round(three: Federation) -> None:
     one, other = three.hub, Hub(three.hub.home, clock=three.clock)
-    order = opening.open_next(one, three.coordinator_keys)
-    key = judge.round_key(one, three.coordinator_keys, order.round)
+    task = opening.open_next(one, three.coordinator_keys)
+    key = judge.round_key(one, three.coordinator_keys, task.round)
     with pytest.raises(NotNowError):
         opening.open_next(other, three.coordinator_keys)
     other.database.close()
-    assert judge.round_key(one, three.coordinator_keys, order.round) == key
+    assert judge.round_key(one, three.coordinator_keys, task.round) == key
 
 
 # --- G10 -----------------------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def written_anew(fed: Federation) -> None:
 
 
 @pytest.mark.parametrize("change", [cut_off, written_anew])
-def test_g10_a_log_whose_chain_holds_is_still_not_the_one_that_was_given_out(
+def test_g10_a_rewritten_log_is_not_the_one_that_was_published(
     logged: Federation, change: Callable[[Federation], None]
 ) -> None:
     change(logged)
@@ -126,7 +126,7 @@ def test_g10_a_log_whose_chain_holds_is_still_not_the_one_that_was_given_out(
 
 
 @pytest.mark.parametrize("change", [cut_off, written_anew])
-def test_g10_a_hub_whose_log_was_changed_is_worked_on_no_more(
+def test_g10_commands_refuse_a_hub_whose_log_was_changed(
     logged: Federation, change: Callable[[Federation], None]
 ) -> None:
     before = logged.hub.check()
@@ -142,35 +142,35 @@ def test_g10_a_hub_whose_log_was_changed_is_worked_on_no_more(
 # --- G12 -----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("days", [-1, 1])
 def test_g12_a_clock_that_jumps_by_a_day_closes_no_round_and_opens_none_again(three: Federation, days: int) -> None:
-    order = three.open()
-    three.play(order, without=("site-003",))
+    task = three.open()
+    three.play(task, without=("site-003",))
     three.clock.go_on(days=days)
     with pytest.raises(Exception, match="missing: site-003"):
         three.aggregate()
     three.clock.go_on(days=-days)
-    receive.receive(three.hub, three.clinics[2].give(order, three.drawn(order, three.clinics[2])))
+    receive.receive(three.hub, three.clinics[2].give(task, three.drawn(task, three.clinics[2])))
     assert len(three.aggregate()["accepted"]) == 3
     with pytest.raises(NotNowError):
         three.aggregate()
 
 
 def test_g12_a_deadline_that_has_passed_does_not_come_back_when_the_clock_is_set_back(three: Federation) -> None:
-    order = three.open()
-    three.play(order, without=("site-003",))
+    task = three.open()
+    three.play(task, without=("site-003",))
     three.clock.go_on(days=8)
-    told = three.aggregate()
-    assert told["accepted"] == ["site-001", "site-002"]
+    outcome = three.aggregate()
+    assert outcome["accepted"] == ["site-001", "site-002"]
     three.clock.go_on(days=-9)
-    assert three.hub.now >= order.closes
+    assert three.hub.now >= task.closes
     later = three.open()
-    assert later.opens >= order.closes
+    assert later.opens >= task.closes
     assert later.closes - later.opens == timedelta(days=7)
     times = [row["time"] for row in three.hub.database.rows("SELECT time FROM log ORDER BY seq")]
     assert times == sorted(times)
 
 
 # --- G14 -----------------------------------------------------------------------------------------------------------
-def test_g14_a_hub_of_a_newer_form_is_not_touched(three: Federation) -> None:
+def test_g14_a_hub_of_a_newer_version_is_not_touched(three: Federation) -> None:
     three.hub.database.db.execute("PRAGMA user_version = 99")
     three.hub.database.close()
     before = (three.hub.home / DATABASE).read_bytes()
@@ -179,9 +179,7 @@ def test_g14_a_hub_of_a_newer_form_is_not_touched(three: Federation) -> None:
     assert (three.hub.home / DATABASE).read_bytes() == before
 
 
-def test_g14_a_hub_of_an_older_form_is_brought_up_to_date_once(
-    three: Federation, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_g14_a_hub_of_an_older_version_is_migrated_once(three: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
     three.play(three.open())
     monkeypatch.setattr(
         database, "_MIGRATIONS", (*database._MIGRATIONS, "CREATE TABLE later (what TEXT NOT NULL) STRICT;")
@@ -192,7 +190,7 @@ def test_g14_a_hub_of_an_older_form_is_brought_up_to_date_once(
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
 
 
-def test_g14_a_step_up_that_fails_leaves_the_hub_as_it_was(three: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_g14_a_failed_migration_leaves_the_hub_as_it_was(three: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
     version = three.hub.database.row("PRAGMA user_version")
     with monkeypatch.context() as patch:
         broken = (*database._MIGRATIONS, "CREATE TABLE later (what TEXT) STRICT; SELECT * FROM nowhere;")
@@ -210,7 +208,7 @@ PASSPHRASE = "amber-violin-sketch-lemon-harbour"
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[Federation]:
-    """A federation whose coordinator has a passphrase, after a round in which one share was odd."""
+    """A federation whose coordinator has a passphrase, after a round in which one update was suspicious."""
     fed = Federation.__new__(Federation)
     fed.folder, fed.plan = tmp_path, plans.read(PLAN, TABLES)
     from tests.federation import Clock
@@ -224,16 +222,16 @@ def guarded(tmp_path: Path) -> Iterator[Federation]:
     fed.hub.database.close()
 
 
-def test_g16_no_secret_and_no_number_of_a_share_is_in_what_is_printed_logged_or_kept_in_rows(
+def test_g16_no_secret_and_no_number_of_an_update_is_in_what_is_printed_logged_or_kept_in_rows(
     guarded: Federation, tmp_path: Path
 ) -> None:
     fed = guarded
-    order = fed.open()
+    task = fed.open()
     key = judge.round_key(fed.hub, fed.coordinator_keys, 1)
-    arrays = [fed.drawn(order, clinic) for clinic in fed.clinics]
+    arrays = [fed.drawn(task, clinic) for clinic in fed.clinics]
     arrays[2]["linear.bias"][:] = np.float32(np.nan)
     for clinic, drawn in zip(fed.clinics, arrays, strict=True):
-        receive.receive(fed.hub, clinic.give(order, drawn))
+        receive.receive(fed.hub, clinic.give(task, drawn))
     fed.hub.database.close()
     (tmp_path / "passphrase").write_text(PASSPHRASE)
     (tmp_path / "passphrase").chmod(0o600)
@@ -261,15 +259,15 @@ def test_g16_no_secret_and_no_number_of_a_share_is_in_what_is_printed_logged_or_
 # --- G17 -----------------------------------------------------------------------------------------------------------
 HUNGRY = """#!{python}
 import sys
-from server_ref import opener
-honest = opener.work
-def work(job):
+from server_ref.intake import sandbox
+honest = sandbox.open_update
+def open_update(job):
     if job.hash == "{hash}":
         {does}
     return honest(job)
-opener.work = work
-opener._confine()
-opener.serve()
+sandbox.open_update = open_update
+sandbox._confine()
+sandbox.serve()
 """
 
 
@@ -278,13 +276,13 @@ opener.serve()
     "does", ["bytearray(2 << 30)", "import time; time.sleep(600)", "import os; os._exit(1)"],
     ids=["memory", "time", "death"],
 )  # fmt: skip
-def test_g17_a_share_that_takes_too_much_is_put_aside_and_the_round_goes_on(
+def test_g17_an_update_that_takes_too_much_memory_or_time_is_quarantined_and_the_round_goes_on(
     three: Federation, does: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    order = three.open()
-    evil = three.clinics[1].give(order, three.drawn(order, three.clinics[1]))
+    task = three.open()
+    evil = three.clinics[1].give(task, three.drawn(task, three.clinics[1]))
     receive.receive(three.hub, evil)
-    three.play(order, without=("site-002",))
+    three.play(task, without=("site-002",))
     program = tmp_path / "python"
     program.write_text(HUNGRY.format(python=sys.executable, hash=evil.stem, does=does))
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
@@ -300,9 +298,9 @@ def test_g17_a_share_that_takes_too_much_is_put_aside_and_the_round_goes_on(
         patch.setattr(sandbox, "Sandbox", Hasty)
         three.judge()
     assert three.states() == {"site-001/1": "accepted", "site-002/1": "quarantined", "site-003/1": "accepted"}
-    told = three.aggregate(now=True)
-    assert [odd["code"] for odd in told["quarantined"]] == ["E_RESOURCE"]
-    assert told["accepted"] == ["site-001", "site-003"]
+    outcome = three.aggregate(now=True)
+    assert [odd["code"] for odd in outcome["quarantined"]] == ["E_RESOURCE"]
+    assert outcome["accepted"] == ["site-001", "site-003"]
 
 
 def test_g17_a_process_that_does_not_even_start_refuses_nobody(

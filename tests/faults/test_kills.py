@@ -1,6 +1,6 @@
 """Faults G01 and G04: the coordinator is killed, or its power cut, before each thing that it makes durable.
 
-Exhaustive over a small round: three shares received, judged and merged, and the next round opened.
+Exhaustive over a small round: three updates received, judged and merged, and the next round opened.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _dies_everywhere(played: Round, step: str, folder: Path, places: range, *, p
     assert deaths
 
 
-def test_the_round_itself_was_whole(played: Round) -> None:
+def test_the_undisturbed_round_is_complete(played: Round) -> None:
     assert [row[:2] for row in played.after["aggregate"]["rounds"]] == [(0, "merged"), (1, State.MERGED)]
     assert len(played.after["open"]["keys"]) == 2
     assert all(after["temporary"] == [] for after in played.after.values())

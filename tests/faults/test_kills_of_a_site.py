@@ -15,7 +15,6 @@ import pytest
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.site import connection, layout, status, verified
 from server_ref.hub.states import State
-from server_ref.rounds import lifecycle
 from tests.clinic import Clinic
 from tests.faults import kills
 from tests.faults.test_kills import age
@@ -97,7 +96,7 @@ def lives(clinic: Clinic) -> None:
         clinic.upload()
         clinic.trip()
         clinic.download()
-    if lifecycle.newest_round(clinic.federation.hub)["state"] != State.OPEN:
+    if clinic.federation.hub.newest_round()["state"] != State.OPEN:
         clinic.federation.open()
         clinic.trip()
         clinic.download()

@@ -141,16 +141,17 @@ def seen(desk: Desk) -> dict[str, Any]:
         age(folder)
     with closing(Hub(home, clock=desk.fed.clock).database) as store:
         hub = Hub(home, clock=desk.fed.clock)
-        boss = hub.coordinator_keys(nobody)
+        coordinator_keys = hub.coordinator_keys(nobody)
         hub.check()
         store.reconcile()
-        law = hub.charter
+        charter = hub.charter
         round_keys = sorted((home / "round-keys").iterdir())
         for path in round_keys:
-            assert judge.round_key(hub, boss, int(path.stem)).startswith("AGE-SECRET-KEY-")
+            assert judge.round_key(hub, coordinator_keys, int(path.stem)).startswith("AGE-SECRET-KEY-")
             assert path.read_bytes().count(b"-> X25519") == 1, "sealed for a key that is not in force"
         found = {
-            "law": (law.version, law.epoch, len(law.roots), law.coordinator == boss.public.sign),
+            "charter": (charter.version, charter.epoch, len(charter.roots)),
+            "coordinator": charter.coordinator == coordinator_keys.public.sign,
             "sites": [(site.id, site.status, site.from_round) for site in hub.roster.sites],
             "invites": [(one["site"], one["state"]) for one in invites.list_all(hub)],
             "rounds": [(row["round"], row["state"], row["base"], row["model"]) for row in store.rows(
@@ -174,7 +175,7 @@ def seen(desk: Desk) -> dict[str, Any]:
         hub.database.close()
     for name in ("new-root", "other-root"):
         if (desk.folder / name).exists():
-            found[name] = keys.load(desk.folder / name, nobody).public.sign in law.roots
+            found[name] = keys.load(desk.folder / name, nobody).public.sign in charter.roots
     if (desk.folder / "a.invite").exists():
         found["invite"] = invites._is_abandoned(Hub(home), desk.folder / "a.invite")
     return found
@@ -193,16 +194,16 @@ def lives(desk: Desk) -> None:
     for clinic in fed.clinics:
         clinic.federation = hub.federation
     fed.judge()
-    if lifecycle.newest_round(hub)["state"] == State.OPEN:
-        lifecycle.cancel_round(hub, lifecycle.newest_round(hub))
+    if hub.newest_round()["state"] == State.OPEN:
+        lifecycle.cancel_round(hub, hub.newest_round())
     if lifecycle.is_finished(hub):
         return
     while len(fed.clinics) < 2:
         fed.join()
-    order = fed.open()
-    fed.play(order)
-    told = fed.aggregate(now=True)
-    assert {clinic.id for clinic in fed.clinics} <= set(told["accepted"])
+    task = fed.open()
+    fed.play(task)
+    outcome = fed.aggregate(now=True)
+    assert {clinic.id for clinic in fed.clinics} <= set(outcome["accepted"])
     if hub.database.fact("knowledge"):
         sealed = hub.database.parcel_path(hub.newest_parcel("knowledge")["hash"])
         assert parcel.inspect(sealed, parcel.any_signer).keys == (hub.charter.coordinator,)

@@ -31,7 +31,7 @@ def trained(clinic: Clinic) -> Clinic:
 
 
 # --- G08 -----------------------------------------------------------------------------------------------------------
-def test_g08_a_share_that_did_not_fit_on_the_stick_is_there_at_the_next_try(trained: Clinic, tiny_disk: Disk) -> None:
+def test_g08_an_update_that_did_not_fit_on_the_stick_is_there_at_the_next_try(trained: Clinic, tiny_disk: Disk) -> None:
     outbox.seal_current(trained.home, nobody)
     trained.stick = tiny_disk(1200)
     (trained.stick / "pictures").write_bytes(bytes(600_000))
@@ -48,7 +48,7 @@ def test_g08_a_share_that_did_not_fit_on_the_stick_is_there_at_the_next_try(trai
     )
 
 
-def test_g08_a_stick_that_is_pulled_while_a_share_is_copied_costs_another_try(
+def test_g08_a_stick_that_is_pulled_while_an_update_is_copied_costs_another_try(
     trained: Clinic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sealed = outbox.seal_current(trained.home, nobody)
@@ -127,16 +127,16 @@ def test_g13_of_two_commands_at_once_the_second_waits_and_then_says_so(
         step()
 
 
-def test_g13_two_that_seal_one_share_at_once_seal_it_once(trained: Clinic) -> None:
+def test_g13_two_that_seal_one_update_at_once_seal_it_once(trained: Clinic) -> None:
     with ThreadPoolExecutor(3) as pool:
         sealed = list(pool.map(lambda _: outbox.seal_current(trained.home, nobody), range(3)))
     assert sealed == outbox.pending(trained.home) * 3
 
 
 def test_g13_of_two_that_train_at_once_the_second_says_so(trained: Clinic) -> None:
-    order = verified.require_state(trained.home).task
-    assert order
-    given = trained.home, inbox.plan_of(order), "site-004", "small", None, None
+    task = verified.require_state(trained.home).task
+    assert task
+    given = trained.home, inbox.plan_of(task), "site-004", "small", None, None
     with (
         lock.exclusive(trained.home / local_training.LOCK),
         pytest.raises(BusyError),

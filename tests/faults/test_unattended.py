@@ -61,7 +61,7 @@ def test_rounds_close_while_the_carrier_is_unreachable(three: Federation, tmp_pa
     with pytest.raises((FedhelpError, OSError)) as raised:
         admin_unattended.step(three.hub, three.coordinator_keys, tmp_path / "file" / "stick", news)
     assert unattended.transient_error(raised.value)
-    assert lifecycle.newest_round(three.hub)["round"] == 2
+    assert three.hub.newest_round()["round"] == 2
     assert "round 1: 3 updates merged" in news
 
 
@@ -84,7 +84,7 @@ def test_run_waits_for_a_hub_that_another_command_holds_and_ends_by_sigterm(thre
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
     process.stderr.close()
-    assert lifecycle.newest_round(three.again())["round"] == 2
+    assert three.again().newest_round()["round"] == 2
 
 
 @posix

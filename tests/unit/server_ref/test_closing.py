@@ -46,9 +46,9 @@ def archive(fed: Federation) -> keys.Keys:
     return keys.load(fed.hub.home / ROOT, lambda: "")
 
 
-def moved(fed: Federation, order: Task, to: Mapping[str, Array], number: int) -> dict[str, Array]:
+def moved(fed: Federation, task: Task, to: Mapping[str, Array], number: int) -> dict[str, Array]:
     """What a clinic changed in a round, upon another model."""
-    arrays, then = fed.drawn(order, fed.clinics[number]), fed.base(order)
+    arrays, then = fed.drawn(task, fed.clinics[number]), fed.base(task)
     return {name: to[name] + (arrays[name] - then[name]) for name in then}
 
 
@@ -56,78 +56,74 @@ def same(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
     return all((one[name] == other[name]).all() for name in other)
 
 
-def lazy(fed: Federation, order: Task, number: int) -> str:
+def lazy(fed: Federation, task: Task, number: int) -> str:
     """An update that a person must decide on: the weights as they were given out."""
-    return receive.receive(fed.hub, fed.clinics[number].give(order, fed.base(order))).hash
+    return receive.receive(fed.hub, fed.clinics[number].give(task, fed.base(task))).hash
 
 
 def waits_for_a_person(fed: Federation, number: int = 2) -> Task:
-    """A round whose last update is put aside."""
-    order = fed.open()
-    fed.play(order, without=(fed.clinics[number].id,))
-    lazy(fed, order, number)
+    """A round whose last update is quarantined."""
+    task = fed.open()
+    fed.play(task, without=(fed.clinics[number].id,))
+    lazy(fed, task, number)
     with pytest.raises(QuorumError):
         fed.aggregate()
-    return order
+    return task
 
 
 # --- opened --------------------------------------------------------------------------------------------------------
-def test_first_weights_that_are_given_are_published_before_the_first_round_and_never_later(three: Federation) -> None:
-    given = {
-        "conv1.weight": np.zeros_like(
-            models.load(three.hub, lifecycle.newest_round(three.hub)["model"])["conv1.weight"]
-        )
-    }
+def test_given_first_weights_are_published_before_the_first_round_only(three: Federation) -> None:
+    given = {"conv1.weight": np.zeros_like(models.load(three.hub, three.hub.newest_round()["model"])["conv1.weight"])}
     opening.check_open(three.hub, start=True)
-    order = opening.open_next(three.hub, three.coordinator_keys, given)
-    assert not three.base(order)["conv1.weight"].any()
-    assert three.base(order)["linear.weight"].any()
+    task = opening.open_next(three.hub, three.coordinator_keys, given)
+    assert not three.base(task)["conv1.weight"].any()
+    assert three.base(task)["linear.weight"].any()
     published = parcel.inspect(
         three.hub.database.parcel_path(three.hub.newest_parcel("global")["hash"]), parcel.any_signer
     ).statement.context
-    assert (published["round"], published["base"]) == (0, order.base)
-    three.play(order)
+    assert (published["round"], published["base"]) == (0, task.base)
+    three.play(task)
     three.aggregate()
     with pytest.raises(NotNowError, match="before the first round"):
         opening.open_next(three.hub, three.coordinator_keys, given)
     opening.check_open(three.hub)
 
 
-def test_a_plan_that_begins_from_the_packs_weights_opens_no_first_round_without_them(tmp_path: Path) -> None:
+def test_a_plan_that_starts_from_the_pack_opens_no_round_without_its_weights(tmp_path: Path) -> None:
     text = PLAN.replace("fedavg", "fedhelp") + '[start]\nfrom = "pack"\n'
     fed = Federation(tmp_path, text, clinics=2)
     with pytest.raises(NotNowError, match="trained on the pack"):
         fed.open()
-    drawn = models.load(fed.hub, lifecycle.newest_round(fed.hub)["model"])
-    order = opening.open_next(fed.hub, fed.coordinator_keys, {"conv1.weight": drawn["conv1.weight"]})
-    fed.play(order)
+    drawn = models.load(fed.hub, fed.hub.newest_round()["model"])
+    task = opening.open_next(fed.hub, fed.coordinator_keys, {"conv1.weight": drawn["conv1.weight"]})
+    fed.play(task)
     fed.aggregate()
     assert fed.open().round == 2
     fed.hub.database.close()
 
 
-def test_a_roster_is_renewed_only_where_it_would_end_before_the_round(three: Federation) -> None:
+def test_a_roster_is_renewed_only_if_it_would_expire_before_the_round_closes(three: Federation) -> None:
     ends = three.hub.roster.expires
     three.clock.time = ends - timedelta(days=7)
     before = three.hub.roster.version
-    order = three.open()
-    assert (order.closes, three.hub.roster.version) == (ends, before)
+    task = three.open()
+    assert (task.closes, three.hub.roster.version) == (ends, before)
     assert log_types(three, "roster") == []
-    lifecycle.cancel_round(three.hub, lifecycle.newest_round(three.hub))
+    lifecycle.cancel_round(three.hub, three.hub.newest_round())
     three.clock.go_on(seconds=1)
     assert three.open().roster_version == three.hub.roster.version == before + 1
-    assert three.hub.roster.expires > order.closes
+    assert three.hub.roster.expires > task.closes
     assert log_types(three, "roster") == ["renew"]
 
 
-def test_a_federation_is_finished_once_its_last_round_is_over_and_not_before(tmp_path: Path) -> None:
+def test_a_federation_is_finished_after_its_last_round_and_not_before(tmp_path: Path) -> None:
     fed = Federation(tmp_path, PLAN.replace("rounds = 12", "rounds = 1"), clinics=2)
     assert not lifecycle.is_finished(fed.hub)
-    order = fed.open()
+    task = fed.open()
     assert not lifecycle.is_finished(fed.hub)
     lifecycle.finish(fed.hub)  # by a person, while it is open
     assert not lifecycle.is_finished(fed.hub)
-    fed.play(order)
+    fed.play(task)
     fed.aggregate()
     assert lifecycle.is_finished(fed.hub)
     fed.hub.database.close()
@@ -145,7 +141,7 @@ def test_a_federation_finishes_once(three: Federation) -> None:
 
 
 # --- closed --------------------------------------------------------------------------------------------------------
-def test_a_round_is_over_at_the_very_second_of_its_deadline(three: Federation) -> None:
+def test_a_round_is_due_at_the_second_of_its_deadline(three: Federation) -> None:
     three.play(three.open(), without=("site-002",))
     three.clock.go_on(days=6, hours=23, minutes=59, seconds=59)
     with pytest.raises(QuorumError, match="2 of 3 updates, 2 are needed; missing: site-002"):
@@ -154,16 +150,16 @@ def test_a_round_is_over_at_the_very_second_of_its_deadline(three: Federation) -
     assert three.aggregate()["accepted"] == ["site-001", "site-003"]
 
 
-def test_after_its_deadline_a_round_waits_for_what_was_on_its_way_but_not_for_long(three: Federation) -> None:
-    order = three.open()
-    three.play(order, without=("site-003",))
-    path = three.clinics[2].give(order, three.drawn(order, three.clinics[2]))
-    said = parcel.inspect(path, parcel.any_signer).statement
+def test_after_its_deadline_a_round_waits_an_hour_for_uploads_in_transit(three: Federation) -> None:
+    task = three.open()
+    three.play(task, without=("site-003",))
+    path = three.clinics[2].give(task, three.drawn(task, three.clinics[2]))
+    statement = parcel.inspect(path, parcel.any_signer).statement
     three.clock.go_on(days=7)
-    partial_uploads.begin(three.hub.home, said, path.stat().st_size, path.read_bytes()[:-1], order.closes)
+    partial_uploads.begin(three.hub.home, statement, path.stat().st_size, path.read_bytes()[:-1], task.closes)
     with pytest.raises(QuorumError):
         three.aggregate()
-    assert lifecycle.newest_round(three.hub)["state"] == "open"
+    assert three.hub.newest_round()["state"] == "open"
     three.clock.go_on(hours=1, seconds=1)
     assert three.aggregate()["accepted"] == ["site-001", "site-002"]
 
@@ -195,34 +191,38 @@ def test_a_round_that_was_changed_while_it_was_merged_is_not_published(
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
 
 
-def test_what_sites_claim_is_told_as_nothing_where_they_claim_nothing(three: Federation) -> None:
-    order = three.open()
-    said = ({"examples": 100}, {"examples": 90, "val": 10}, {"examples": 80, "val": 5, "correct": 4})
-    for clinic, facts in zip(three.clinics, said, strict=True):
-        receive.receive(three.hub, clinic.give(order, three.drawn(order, clinic), facts=facts))
-    told = three.aggregate()
-    claims = [(one["examples"], one["val"], one["correct"]) for one in told["claims"]]
+def test_a_site_that_claims_no_validation_images_is_reported_with_zero(three: Federation) -> None:
+    task = three.open()
+    claimed = ({"examples": 100}, {"examples": 90, "val": 10}, {"examples": 80, "val": 5, "correct": 4})
+    for clinic, facts in zip(three.clinics, claimed, strict=True):
+        receive.receive(three.hub, clinic.give(task, three.drawn(task, clinic), facts=facts))
+    outcome = three.aggregate()
+    claims = [(one["examples"], one["val"], one["correct"]) for one in outcome["claims"]]
     assert claims == [(100, 0, 0), (90, 10, 0), (80, 5, 4)]
-    report = json.loads(lifecycle.newest_round(three.hub)["report"])
+    report = json.loads(three.hub.newest_round()["report"])
     assert report == {"sites": {"site-001": [0, 0], "site-002": [10, 0], "site-003": [5, 4]}}
     assert [(one["lowest"], one["highest"], one["sites"]) for one in status.accuracy_by_round(three.hub)] == [
         (0, 0.8, 2)
     ]
 
 
-def test_a_round_that_is_not_merged_has_no_model_to_tell_of(three: Federation) -> None:
+def test_a_round_without_a_merge_reports_no_model(three: Federation) -> None:
     three.play(three.open(), without=("site-003",))
     three.judge()
-    told = lifecycle.outcome(three.hub, 1)
-    assert (told["merged_sha256"], told["published"], told["accepted"]) == (None, False, ["site-001", "site-002"])
+    outcome = lifecycle.outcome(three.hub, 1)
+    assert (outcome["merged_sha256"], outcome["published"], outcome["accepted"]) == (
+        None,
+        False,
+        ["site-001", "site-002"],
+    )
 
 
-def test_an_odd_update_with_an_odd_claim_is_told_both(three: Federation) -> None:
-    order = three.open()
-    three.play(order, without=("site-003",))
-    base, clinic = three.base(order), three.clinics[2]
-    far = {name: base[name] + 50 * (array - base[name]) for name, array in three.drawn(order, clinic).items()}
-    receive.receive(three.hub, clinic.give(order, far, examples=10**6))
+def test_an_update_with_suspicious_tensors_and_a_suspicious_claim_gets_both_causes(three: Federation) -> None:
+    task = three.open()
+    three.play(task, without=("site-003",))
+    base, clinic = three.base(task), three.clinics[2]
+    far = {name: base[name] + 50 * (array - base[name]) for name, array in three.drawn(task, clinic).items()}
+    receive.receive(three.hub, clinic.give(task, far, examples=10**6))
     with pytest.raises(QuorumError):
         three.aggregate()
     (odd,) = status.quarantined_updates(three.hub)
@@ -232,10 +232,10 @@ def test_an_odd_update_with_an_odd_claim_is_told_both(three: Federation) -> None
     assert claim == "it claims 1000000 images; the median of the others is 100"
 
 
-def test_an_update_is_put_aside_once_however_often_the_round_is_looked_at(three: Federation) -> None:
-    order = three.open()
-    three.play(order, without=("site-002", "site-003"))
-    lazy(three, order, 2)
+def test_an_update_is_quarantined_once_however_often_the_round_is_judged(three: Federation) -> None:
+    task = three.open()
+    three.play(task, without=("site-002", "site-003"))
+    lazy(three, task, 2)
     for _ in range(3):
         with pytest.raises(QuorumError):
             three.aggregate(now=True)
@@ -244,15 +244,15 @@ def test_an_update_is_put_aside_once_however_often_the_round_is_looked_at(three:
 
 
 # --- what is left --------------------------------------------------------------------------------------------------
-def test_of_opened_updates_only_those_stay_that_may_still_count(three: Federation) -> None:
+def test_only_opened_updates_that_may_still_count_stay_on_the_disk(three: Federation) -> None:
     stray = three.hub.home / "shares" / "not ours.safetensors"
     stray.touch()
     waits_for_a_person(three)
     assert opened(three) == {"site-001/1", "site-002/1", "site-003/1"}
     three.aggregate(now=True)
-    assert opened(three) == {"site-003/1"}  # which a person may let in
-    order = three.open()
-    three.play(order, without=("site-003",))
+    assert opened(three) == {"site-003/1"}  # which a person may release
+    task = three.open()
+    three.play(task, without=("site-003",))
     three.judge()
     close.destroy_obsolete(three.hub)
     assert opened(three) == {"site-001/2", "site-002/2", "site-003/1"}
@@ -266,7 +266,7 @@ def test_of_opened_updates_only_those_stay_that_may_still_count(three: Federatio
     assert stray.exists()
 
 
-def test_what_a_command_that_was_cut_off_left_open_goes_before_the_next_round_is_looked_at(three: Federation) -> None:
+def test_opened_updates_that_an_interrupted_command_left_are_deleted_by_the_next_aggregate(three: Federation) -> None:
     three.play(three.open())
     three.aggregate()
     row = three.hub.database.rows("SELECT hash FROM shares")[0]
@@ -285,30 +285,30 @@ def test_how_a_round_ended_without_a_merge_is_in_the_log(three: Federation) -> N
     with pytest.raises(QuorumError):
         three.aggregate()
     three.open()
-    lifecycle.cancel_round(three.hub, lifecycle.newest_round(three.hub))
+    lifecycle.cancel_round(three.hub, three.hub.newest_round())
     assert [log_types(three, f"round {number}")[-1] for number in (1, 2)] == ["fail", "call off"]
 
 
 # --- decided -------------------------------------------------------------------------------------------------------
-def test_an_odd_update_that_is_let_in_a_round_later_counts_as_what_it_changed(three: Federation) -> None:
-    order = three.open()
-    base, drawn = three.base(order), three.drawn(order, three.clinics[2])
+def test_an_update_released_a_round_later_counts_as_its_change_of_the_base_model(three: Federation) -> None:
+    task = three.open()
+    base, drawn = three.base(task), three.drawn(task, three.clinics[2])
     far = {name: base[name] + np.float32(50) * (array - base[name]) for name, array in drawn.items()}
-    three.play(order, without=("site-003",))
-    receive.receive(three.hub, three.clinics[2].give(order, far))
+    three.play(task, without=("site-003",))
+    receive.receive(three.hub, three.clinics[2].give(task, far))
     three.aggregate(now=True)
     second = three.open()
     three.play(second, without=("site-003",))
     assert review.decide(three.hub, three.coordinator_keys, "site-003", release=True)["state"] == "accepted"
-    told = three.aggregate()
+    outcome = three.aggregate()
     now = three.base(second)
-    shares = {clinic.id: three.drawn(second, clinic) for clinic in three.clinics[:2]}
-    shares["site-003"] = {name: now[name] + (far[name] - base[name]) for name in now}
-    wanted = rules.merge(now, shares, dict.fromkeys(shares, 100), three.plan.merge)
-    assert same(models.load(three.hub, told["merged_sha256"]), wanted)
+    updates = {clinic.id: three.drawn(second, clinic) for clinic in three.clinics[:2]}
+    updates["site-003"] = {name: now[name] + (far[name] - base[name]) for name in now}
+    wanted = rules.merge(now, updates, dict.fromkeys(updates, 100), three.plan.merge)
+    assert same(models.load(three.hub, outcome["merged_sha256"]), wanted)
 
 
-def test_an_older_update_that_is_let_in_does_not_take_the_place_of_a_newer_one(three: Federation) -> None:
+def test_a_released_older_update_does_not_supersede_a_newer_one(three: Federation) -> None:
     waits_for_a_person(three)
     three.aggregate(now=True)
     three.play(three.open())
@@ -320,7 +320,7 @@ def test_an_older_update_that_is_let_in_does_not_take_the_place_of_a_newer_one(t
     }  # fmt: skip
 
 
-def test_a_newer_update_that_is_let_in_takes_the_place_of_an_older_one(three: Federation) -> None:
+def test_a_released_newer_update_supersedes_an_older_one(three: Federation) -> None:
     first = three.open()
     three.play(first, without=("site-003",))
     late = three.clinics[2].give(first, three.drawn(first, three.clinics[2]), seq=1000)
@@ -337,17 +337,17 @@ def test_a_newer_update_that_is_let_in_takes_the_place_of_an_older_one(three: Fe
     assert (three.states()["site-003/1"], three.states()["site-003/2"]) == ("superseded", "accepted")
 
 
-def test_of_two_updates_for_one_round_that_which_a_person_lets_in_counts(three: Federation) -> None:
-    order = waits_for_a_person(three)
+def test_of_two_updates_for_one_round_the_released_one_counts(three: Federation) -> None:
+    task = waits_for_a_person(three)
     (waiting,) = review.quarantined_updates(three.hub)
-    other = receive.receive(three.hub, three.clinics[2].give(order, three.drawn(order, three.clinics[2]))).hash
+    other = receive.receive(three.hub, three.clinics[2].give(task, three.drawn(task, three.clinics[2]))).hash
     three.judge()
     assert review.decide(three.hub, three.coordinator_keys, "site-003", release=True)["state"] == "accepted"
     states = {row["hash"]: row["state"] for row in three.hub.database.rows("SELECT hash, state FROM shares")}
     assert (states[waiting["hash"]], states[other]) == ("accepted", "superseded")
 
 
-def test_an_update_is_named_by_its_site_or_enough_of_its_hash(three: Federation) -> None:
+def test_a_person_names_an_update_by_its_site_or_the_start_of_its_hash(three: Federation) -> None:
     waits_for_a_person(three)
     (row,) = review.quarantined_updates(three.hub)
     for name in ("site-003", row["hash"], row["hash"][:12].upper()):
@@ -355,7 +355,7 @@ def test_an_update_is_named_by_its_site_or_enough_of_its_hash(three: Federation)
     for name in ("site-001", row["hash"][:11], "", "f" * 64):
         with pytest.raises(NotNowError, match=r"no update of .* waits"):
             review.find_update(three.hub, name)
-    lifecycle.cancel_round(three.hub, lifecycle.newest_round(three.hub))
+    lifecycle.cancel_round(three.hub, three.hub.newest_round())
     lazy(three, three.open(), 2)
     three.aggregate(now=True)  # of the others, who are late
     with pytest.raises(
@@ -373,7 +373,7 @@ def test_an_update_is_named_by_its_site_or_enough_of_its_hash(three: Federation)
         lambda fed: review.decide(fed.hub, fed.coordinator_keys, "site-003", release=True),
     ],
 )
-def test_nothing_is_decided_on_what_the_front_has_changed(
+def test_no_decision_rests_on_rows_that_the_front_changed(
     three: Federation, decides: Callable[[Federation], object]
 ) -> None:
     waits_for_a_person(three)
@@ -386,7 +386,7 @@ def test_nothing_is_decided_on_what_the_front_has_changed(
 
 
 # --- undone --------------------------------------------------------------------------------------------------------
-def test_what_holds_nothing_of_a_site_is_not_merged_again(three: Federation) -> None:
+def test_reaggregate_refuses_a_site_that_contributed_nothing(three: Federation) -> None:
     three.play(three.open(), without=("site-003",))
     three.aggregate(now=True)
     assert [reaggregate.contributed(three.hub, clinic.id) for clinic in three.clinics] == [True, True, False]
@@ -397,17 +397,17 @@ def test_what_holds_nothing_of_a_site_is_not_merged_again(three: Federation) -> 
         reaggregate.without_site(three.hub, three.coordinator_keys, "site-002", archive(three))
     reaggregate.without_site(
         three.hub, three.coordinator_keys, "site-001", archive(three)
-    )  # that another one was taken out hinders nothing
+    )  # that another one was left out hinders nothing
 
 
-def test_a_method_that_merges_nothing_has_nothing_to_undo(tmp_path: Path) -> None:
+def test_reaggregate_refuses_a_method_that_merges_nothing(tmp_path: Path) -> None:
     fed = Federation(tmp_path, PLAN.replace("fedavg", "local"), clinics=1)
     with pytest.raises(NotNowError, match="local merges nothing"):
         reaggregate.check_contributed(fed.hub, "site-001")
     fed.hub.database.close()
 
 
-def test_a_round_that_one_site_alone_gave_to_is_left_out_without_it(tmp_path: Path) -> None:
+def test_reaggregate_skips_a_round_to_which_only_that_site_contributed(tmp_path: Path) -> None:
     fed = Federation(tmp_path, PLAN.replace("quorum = 2", "quorum = 1"))
     first = fed.open()
     fed.play(first, without=("site-001", "site-003"))
@@ -415,15 +415,15 @@ def test_a_round_that_one_site_alone_gave_to_is_left_out_without_it(tmp_path: Pa
     second = fed.open()
     fed.play(second)
     fed.aggregate()
-    told = reaggregate.without_site(fed.hub, fed.coordinator_keys, "site-002", archive(fed))
+    outcome = reaggregate.without_site(fed.hub, fed.coordinator_keys, "site-002", archive(fed))
     base = fed.base(first)
-    shares = {fed.clinics[number].id: moved(fed, second, base, number) for number in (0, 2)}
-    wanted = rules.merge(base, shares, dict.fromkeys(shares, 100), fed.plan.merge)
-    assert same(models.load(fed.hub, told["merged_sha256"]), wanted)
+    updates = {fed.clinics[number].id: moved(fed, second, base, number) for number in (0, 2)}
+    wanted = rules.merge(base, updates, dict.fromkeys(updates, 100), fed.plan.merge)
+    assert same(models.load(fed.hub, outcome["merged_sha256"]), wanted)
     fed.hub.database.close()
 
 
-def test_rounds_before_a_sites_first_update_are_not_merged_again_and_nothing_is_left_open(three: Federation) -> None:
+def test_reaggregate_starts_at_the_sites_first_round_and_leaves_no_opened_update(three: Federation) -> None:
     first = three.open()
     three.play(first, without=("site-003",))
     three.aggregate(now=True)
@@ -432,19 +432,19 @@ def test_rounds_before_a_sites_first_update_are_not_merged_again_and_nothing_is_
     three.aggregate()
     for row in three.hub.database.rows("SELECT hash FROM shares WHERE counts = 1"):
         three.hub.database.parcel_path(row["hash"]).unlink()
-    told = reaggregate.without_site(three.hub, three.coordinator_keys, "site-003", archive(three))
-    shares = {clinic.id: three.drawn(second, clinic) for clinic in three.clinics[:2]}
-    wanted = rules.merge(three.base(second), shares, dict.fromkeys(shares, 100), three.plan.merge)
-    assert same(models.load(three.hub, told["merged_sha256"]), wanted)
+    outcome = reaggregate.without_site(three.hub, three.coordinator_keys, "site-003", archive(three))
+    updates = {clinic.id: three.drawn(second, clinic) for clinic in three.clinics[:2]}
+    wanted = rules.merge(three.base(second), updates, dict.fromkeys(updates, 100), three.plan.merge)
+    assert same(models.load(three.hub, outcome["merged_sha256"]), wanted)
     assert opened(three) == set()
     published = parcel.inspect(
         three.hub.database.parcel_path(three.hub.newest_parcel("global")["hash"]), parcel.any_signer
     ).statement.context
-    assert (published["round"], published["base"]) == (told["round"], told["merged_sha256"])
-    assert told == {"round": 3, "without": "site-003", "merged_sha256": told["merged_sha256"]}
+    assert (published["round"], published["base"]) == (outcome["round"], outcome["merged_sha256"])
+    assert outcome == {"round": 3, "without": "site-003", "merged_sha256": outcome["merged_sha256"]}
 
 
-def test_what_stops_an_undoing_is_said_and_nothing_is_left_open(three: Federation) -> None:
+def test_a_failed_reaggregate_says_why_and_leaves_no_opened_update(three: Federation) -> None:
     three.play(three.open())
     three.aggregate()
     for row in three.hub.database.rows("SELECT hash FROM shares WHERE site = 'site-003'"):

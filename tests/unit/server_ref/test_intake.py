@@ -37,9 +37,9 @@ pytestmark = pytest.mark.usefixtures("opens_here")
 MANUAL = PLAN.replace("stale = 1", 'stale = 1\nenrolment = "manual"')
 
 
-def given(fed: Federation, order: Task, number: int = 0, **changes: Any) -> Path:
+def given(fed: Federation, task: Task, /, number: int = 0, **changes: Any) -> Path:
     clinic = fed.clinics[number]
-    return clinic.give(order, fed.drawn(order, clinic), **changes)
+    return clinic.give(task, fed.drawn(task, clinic), **changes)
 
 
 def key_change(fed: Federation, clinic: Clinic, seq: int, new: Keys) -> Path:
@@ -84,20 +84,18 @@ def test_a_request_has_at_most_64_kib(three: Federation, kind: str) -> None:
 
 
 def test_the_longest_facts_fit_into_an_update_and_nothing_longer_is_read(three: Federation) -> None:
-    order = three.open()
+    task = three.open()
     facts = {"examples": 100, "pad": ""}
     hashes = {"body_sha256": ZERO_HASH, "context_sha256": ZERO_HASH, "salt": ZERO_HASH}
     facts["pad"] = "x" * (parcel.INNER_LIMIT - 1 - len(canon.encode({**hashes, "facts": facts})))
-    path = given(three, order, facts=facts)
+    path = given(three, task, facts=facts)
     with path.open("rb") as file:
         said, _ = parcel.read_prologue(file)
-    assert said.size == order.limit
+    assert said.size == task.limit
     clinic = three.clinics[1]
-    context = {**given_context(given(three, order, 1)), "nonce": "7" * 32}
+    context = {**given_context(given(three, task, 1)), "nonce": "7" * 32}
     longer = three.folder / "longer.fhx"  # its payload is not even there
-    longer.write_bytes(
-        parcel._build_prologue(statement.create(context, ZERO_HASH, order.limit + 1), [clinic.keys.sign])
-    )
+    longer.write_bytes(parcel._build_prologue(statement.create(context, ZERO_HASH, task.limit + 1), [clinic.keys.sign]))
     with pytest.raises(PayloadSizeError):
         receive.receive(three.hub, longer)
     assert receive.receive(three.hub, path).new
@@ -109,17 +107,17 @@ def given_context(path: Path) -> dict[str, Any]:
     return dict(parcel.inspect(path, parcel.any_signer).statement.context)
 
 
-def test_a_site_may_leave_four_shares_worth_in_a_round_to_the_byte(three: Federation) -> None:
-    order = three.open()
-    path = given(three, order)
-    said = parcel.inspect(path, parcel.any_signer).statement
-    receive.check_quota(three.hub, said, 1000, in_transit=4000 - said.size)
+def test_a_site_may_send_four_updates_worth_of_bytes_in_a_round_and_no_more(three: Federation) -> None:
+    task = three.open()
+    path = given(three, task)
+    statement = parcel.inspect(path, parcel.any_signer).statement
+    receive.check_quota(three.hub, statement, 1000, in_transit=4000 - statement.size)
     with pytest.raises(QuotaError):
-        receive.check_quota(three.hub, said, 1000, in_transit=4001 - said.size)
+        receive.check_quota(three.hub, statement, 1000, in_transit=4001 - statement.size)
     here = three.hub.database.parcel_path(receive.receive(three.hub, path).hash).stat().st_size
-    receive.check_quota(three.hub, said, 1000, in_transit=4000 - said.size - here)
+    receive.check_quota(three.hub, statement, 1000, in_transit=4000 - statement.size - here)
     with pytest.raises(QuotaError):
-        receive.check_quota(three.hub, said, 1000, in_transit=4001 - said.size - here)
+        receive.check_quota(three.hub, statement, 1000, in_transit=4001 - statement.size - here)
 
 
 def test_twenty_key_changes_of_one_site_may_wait_and_no_more(three: Federation) -> None:
@@ -129,13 +127,13 @@ def test_twenty_key_changes_of_one_site_may_wait_and_no_more(three: Federation) 
     with pytest.raises(QuotaError, match="one sender"):
         receive.receive(three.hub, key_change(three, clinic, 21, keys.generate()))
     receive.receive(three.hub, key_change(three, three.clinics[1], 1, keys.generate()))  # which hinders no other site
-    told = three.judge()
-    assert [one["state"] for one in told] == ["approved"] + 19 * ["refused"] + ["approved"]
+    decisions = three.judge()
+    assert [one["state"] for one in decisions] == ["approved"] + 19 * ["refused"] + ["approved"]
     clinic.keys = new
     assert receive.receive(three.hub, key_change(three, clinic, 21, keys.generate())).new
 
 
-def test_ten_thousand_requests_may_wait_in_all(three: Federation) -> None:
+def test_ten_thousand_requests_may_wait_and_no_more(three: Federation) -> None:
     three.hub.database.db.execute("PRAGMA foreign_keys=OFF")
     numbers = "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 9999)"
     row = "SELECT printf('%064x', n), 'enrol', 'waiting', '', '', '', '', '' FROM numbers"
@@ -148,7 +146,7 @@ def test_ten_thousand_requests_may_wait_in_all(three: Federation) -> None:
 
 # --- which way -----------------------------------------------------------------------------------------------------
 @pytest.mark.skipif(os.name == "nt", reason="links")
-def test_no_link_is_followed_to_what_is_taken_in(three: Federation) -> None:
+def test_receive_follows_no_link(three: Federation) -> None:
     link = three.folder / "link.fhx"
     link.symlink_to(given(three, three.open()))
     with pytest.raises(FileKindError):
@@ -156,8 +154,10 @@ def test_no_link_is_followed_to_what_is_taken_in(three: Federation) -> None:
     assert three.states() == {}
 
 
-def test_an_update_is_on_the_disk_before_it_has_its_name(three: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
-    order = three.open()
+def test_an_update_is_synced_to_the_disk_before_it_gets_its_name(
+    three: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = three.open()
     flushed, flush = set(), os.fsync
 
     def noted(descriptor: int) -> None:
@@ -175,10 +175,10 @@ def test_an_update_is_on_the_disk_before_it_has_its_name(three: Federation, monk
         quiet.setattr(
             receive, "_copy_up_to", lambda file, part, limit: part.write_bytes(file.read(limit))
         )  # not flushed
-        assert receive.receive(three.hub, given(three, order)).new
+        assert receive.receive(three.hub, given(three, task)).new
 
 
-def test_a_parcel_that_came_in_while_it_was_sent_again_has_one_answer(
+def test_a_parcel_that_comes_by_two_ways_at_once_gets_one_receipt(
     three: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At each place where the other way may have been the quicker one."""
@@ -186,11 +186,11 @@ def test_a_parcel_that_came_in_while_it_was_sent_again_has_one_answer(
     part = Path(shutil.copy(path, three.folder / "part"))
     admit, first = receive.admit, []
 
-    def slow(hub: Hub, said: Statement, signers: tuple[str, ...]) -> int:
+    def slow(hub: Hub, statement: Statement, signers: tuple[str, ...]) -> int:
         if not first:
             first.append(None)
             first[0] = receive.receive(three.hub, path)
-        return admit(hub, said, signers)
+        return admit(hub, statement, signers)
 
     monkeypatch.setattr(receive, "admit", slow)
     second = receive.receive(three.hub, path)
@@ -199,7 +199,7 @@ def test_a_parcel_that_came_in_while_it_was_sent_again_has_one_answer(
     assert [(one.receipt, one.state, one.new) for one in (second, third)] == 2 * [(first[0].receipt, "received", False)]
 
 
-def test_a_hub_does_not_answer_its_own_parcels_as_if_a_site_had_sent_them(three: Federation) -> None:
+def test_a_hub_gives_no_receipt_for_its_own_parcels(three: Federation) -> None:
     for kind in ("global", "roster"):
         assert receive.earlier_result(three.hub, parcel.inspect(
             three.hub.database.parcel_path(three.hub.newest_parcel(kind)["hash"]), parcel.any_signer
@@ -207,22 +207,22 @@ def test_a_hub_does_not_answer_its_own_parcels_as_if_a_site_had_sent_them(three:
 
 
 # --- changes of keys -----------------------------------------------------------------------------------------------
-def test_a_change_of_keys_and_updates_are_counted_by_the_same_number(three: Federation) -> None:
-    order, clinic = three.open(), three.clinics[0]
+def test_key_changes_and_updates_share_one_sequence_number(three: Federation) -> None:
+    task, clinic = three.open(), three.clinics[0]
     receive.receive(three.hub, key_change(three, clinic, 5, keys.generate()))
-    for path in (key_change(three, clinic, 5, keys.generate()), given(three, order, seq=5)):
+    for path in (key_change(three, clinic, 5, keys.generate()), given(three, task, seq=5)):
         with pytest.raises(ReplayError):
             receive.receive(three.hub, path)
-    assert receive.receive(three.hub, given(three, order, seq=6)).new
+    assert receive.receive(three.hub, given(three, task, seq=6)).new
 
 
-def test_a_change_of_keys_is_told_and_has_a_receipt(three: Federation) -> None:
+def test_a_key_change_gets_a_receipt(three: Federation) -> None:
     answer = receive.receive(three.hub, key_change(three, three.clinics[0], 1, keys.generate()))
     assert three.judge() == [{"site": "site-001", "state": "approved", "code": "", "cause": ""}]
     assert newest_receipt(three, answer.hash) == ("approved", "")
 
 
-def test_a_site_changes_its_keys_whatever_round_it_takes_part_from(three: Federation) -> None:
+def test_a_site_may_change_its_keys_before_its_first_round(three: Federation) -> None:
     clinic = three.clinics[0]
     with three.hub.database.transaction():
         late = replace(members.find(three.hub, clinic.id), from_round=1000)
@@ -247,49 +247,49 @@ def test_a_late_update_that_comes_after_a_fresh_one_of_its_site_is_refused(three
     ]  # fmt: skip
 
 
-def test_of_two_updates_for_one_round_that_a_front_lets_in_the_first_counts(three: Federation) -> None:
-    order = three.open()
-    first = receive.receive(three.hub, given(three, order)).hash
-    three.hub.database.run("UPDATE shares SET round = 0")  # so that the door does not see it
-    second = receive.receive(three.hub, given(three, order)).hash
+def test_the_first_of_two_updates_for_one_round_that_a_front_accepts_counts(three: Federation) -> None:
+    task = three.open()
+    first = receive.receive(three.hub, given(three, task)).hash
+    three.hub.database.run("UPDATE shares SET round = 0")  # so that `admit` does not see it
+    second = receive.receive(three.hub, given(three, task)).hash
     three.hub.database.run("UPDATE shares SET round = 1")
     assert [one["code"] for one in three.judge()] == ["", "E_DUPLICATE_ROUND"]
     rows = three.hub.database.rows("SELECT hash, state FROM shares ORDER BY seq")
     assert [(row["hash"], row["state"]) for row in rows] == [(first, "accepted"), (second, "refused")]
 
 
-def test_an_update_of_a_round_that_the_hub_does_not_know_is_not_what_its_site_signed(three: Federation) -> None:
+def test_an_update_of_an_unknown_round_does_not_match_its_statement(three: Federation) -> None:
     receive.receive(three.hub, given(three, three.open()))
     three.hub.database.run("UPDATE shares SET round = 99")
     with pytest.raises(SignerMismatchError):
         judge.check_statement(three.hub, three.hub.database.require_row("SELECT * FROM shares"))
 
 
-def test_a_second_signature_on_an_update_is_not_let_pass(three: Federation) -> None:
-    """Whoever put the file there: the door takes in none with two."""
+def test_an_update_with_a_second_signature_is_refused(three: Federation) -> None:
+    """Whoever put the file there: `receive` accepts none with two."""
     path = given(three, three.open())
     payload = path.read_bytes()[parcel.inspect(path, parcel.any_signer).offset :]
     answer = receive.receive(three.hub, path)
-    said = parcel.inspect(three.hub.database.parcel_path(answer.hash), parcel.any_signer).statement
+    statement = parcel.inspect(three.hub.database.parcel_path(answer.hash), parcel.any_signer).statement
     both = [three.clinics[0].keys.sign, three.clinics[1].keys.sign]
-    three.hub.database.parcel_path(answer.hash).write_bytes(parcel._build_prologue(said, both) + payload)
+    three.hub.database.parcel_path(answer.hash).write_bytes(parcel._build_prologue(statement, both) + payload)
     with pytest.raises(SignerMismatchError, match="not signed with a key of site-001"):
         judge.check_statement(three.hub, three.hub.database.require_row("SELECT * FROM shares"))
 
 
 # --- requests to join ----------------------------------------------------------------------------------------------
-def test_who_comes_in_is_told_and_has_a_receipt_and_so_is_who_does_not(three: Federation) -> None:
+def test_an_admitted_site_and_a_refused_one_each_get_a_receipt(three: Federation) -> None:
     ((clinic, code),) = asking(three, "one")
     about = receive.receive(three.hub, clinic.ask_in(code)).hash
     assert three.judge() == [{"site": "site-004", "state": "approved", "code": "", "cause": ""}]
     assert newest_receipt(three, about) == ("approved", "")
     again = receive.receive(three.hub, clinic.ask_in(code, "typed again")).hash
-    (told,) = three.judge()
-    assert (told["site"], told["state"], told["code"]) == ("", "refused", "E_INVITE_USED")
+    (decisions,) = three.judge()
+    assert (decisions["site"], decisions["state"], decisions["code"]) == ("", "refused", "E_INVITE_USED")
     assert newest_receipt(three, again) == ("refused", "E_INVITE_USED")
 
 
-def test_who_comes_in_while_a_round_is_open_takes_part_from_the_next(three: Federation) -> None:
+def test_a_site_admitted_during_a_round_takes_part_from_the_next_one(three: Federation) -> None:
     three.open()
     ((clinic, code),) = asking(three, "one")
     receive.receive(three.hub, clinic.ask_in(code))
@@ -298,7 +298,7 @@ def test_who_comes_in_while_a_round_is_open_takes_part_from_the_next(three: Fede
     assert [site.id for site in three.hub.roster.active(1)] == ["site-001", "site-002", "site-003"]
 
 
-def test_a_contested_invite_is_one_alarm_however_often_it_is_looked_at(three: Federation) -> None:
+def test_a_contested_invite_raises_one_alarm_however_often_it_is_judged(three: Federation) -> None:
     (one, code), (thief, _) = asking(three, "one", "thief")
     hashes = [receive.receive(three.hub, who.ask_in(code)).hash for who in (one, thief)]
     for _ in range(2):
@@ -307,19 +307,19 @@ def test_a_contested_invite_is_one_alarm_however_often_it_is_looked_at(three: Fe
 
 
 @pytest.mark.parametrize("taken", ["sign", "identity"])
-def test_of_two_who_ask_at_once_with_one_key_the_first_comes_in(three: Federation, taken: str) -> None:
+def test_the_first_of_two_requests_with_one_key_is_admitted(three: Federation, taken: str) -> None:
     (one, code), (other, second) = asking(three, "one", "other")
     other.keys = replace(other.keys, **{taken: getattr(one.keys, taken)})
     receive.receive(three.hub, one.ask_in(code))
     receive.receive(three.hub, other.ask_in(second))
-    told = three.judge()
-    assert {name["site"]: (name["state"], name["code"]) for name in told} == {
+    decisions = three.judge()
+    assert {name["site"]: (name["state"], name["code"]) for name in decisions} == {
         "site-004": ("approved", ""), "site-005": ("refused", KeyReusedError.code),
     }  # fmt: skip
     assert members.find(three.hub, "site-004").sign == one.keys.public.sign
 
 
-def test_a_request_comes_in_for_the_site_of_its_own_invite_and_for_no_other(tmp_path: Path) -> None:
+def test_a_request_is_admitted_only_for_the_site_of_its_own_invite(tmp_path: Path) -> None:
     fed = Federation(tmp_path, MANUAL, clinics=0)
     for clinic, code in asking(fed, "one", "other"):
         receive.receive(fed.hub, clinic.ask_in(code))
@@ -335,7 +335,7 @@ def test_a_request_comes_in_for_the_site_of_its_own_invite_and_for_no_other(tmp_
     fed.hub.database.close()
 
 
-def test_a_person_names_a_request_by_its_words_its_site_or_enough_of_its_hash(tmp_path: Path) -> None:
+def test_a_person_names_a_request_by_its_words_its_site_or_the_start_of_its_hash(tmp_path: Path) -> None:
     fed = Federation(tmp_path, MANUAL, clinics=0)
     (one, code), (other, second) = asking(fed, "one", "other")
     receive.receive(fed.hub, one.ask_in(code))
@@ -362,19 +362,21 @@ def test_a_person_names_a_request_by_its_words_its_site_or_enough_of_its_hash(tm
 
 
 @pytest.mark.parametrize(("what", "command"), [("requests", "requests"), ("updates", "review")])
-def test_who_names_what_was_not_shown_is_told_where_to_see_it(three: Federation, what: str, command: str) -> None:
+def test_a_decision_on_what_was_not_shown_is_refused_and_the_remedy_names_the_list(
+    three: Federation, what: str, command: str
+) -> None:
     shown.check(three.hub, what, "site-001", "b" * 64)  # nothing was shown yet
     shown.record(three.hub, what, [{"site": "site-001", "hash": letter * 64} for letter in "ac"])
     shown.check(three.hub, what, "site-001", "c" * 64)
     shown.check(three.hub, what, "site-002", "b" * 64)
-    with pytest.raises(AmbiguousError) as told:
+    with pytest.raises(AmbiguousError) as caught:
         shown.check(three.hub, what, "site-001", "b" * 64)
-    assert f"'fedhelp-coordinator {command}'" in told.value.remedy
+    assert f"'fedhelp-coordinator {command}'" in caught.value.remedy
     other = {"requests": "updates", "updates": "requests"}[what]
     shown.check(three.hub, other, "site-001", "b" * 64)
 
 
-def test_of_many_who_wait_none_is_left_out_and_who_asked_first_comes_first(
+def test_all_waiting_sites_are_admitted_in_the_order_of_their_requests(
     three: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(enrolment, "_SITES_PER_ROSTER", 2)

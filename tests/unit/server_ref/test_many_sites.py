@@ -99,7 +99,7 @@ def test_a_newcomer_causes_one_parcel_for_its_own_group(eight: Federation) -> No
     assert [len(group) for group in readers(eight)] == [3, 3, 3, 1]
 
 
-def test_revoked_sites_get_no_model_any_more_and_a_group_that_nobody_is_left_of_no_parcel(eight: Federation) -> None:
+def test_revoked_sites_get_no_model_and_a_group_without_active_sites_gets_no_parcel(eight: Federation) -> None:
     revoked = ("site-005", "site-007", "site-008")
     for site in revoked:
         members.revoke(eight.hub, eight.coordinator_keys, site, 1, "")
@@ -108,14 +108,14 @@ def test_revoked_sites_get_no_model_any_more_and_a_group_that_nobody_is_left_of_
     assert readers(eight) == [["site-001", "site-002", "site-003"], ["site-004", "site-006"]]
 
 
-def test_after_a_round_without_a_merge_the_parcels_of_all_groups_are_still_given_out(eight: Federation) -> None:
+def test_after_a_failed_round_the_parcels_of_all_groups_are_still_given_out(eight: Federation) -> None:
     eight.open()
     lifecycle.cancel_round(eight.hub, lifecycle.open_round(eight.hub))
     eight.join()
     assert [len(group) for group in readers(eight)] == [3, 3, 3]
 
 
-def test_real_sites_find_their_parcel_on_a_stick_and_keep_no_other(
+def test_sites_find_their_groups_parcel_on_a_stick_and_store_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(models, "GROUP_SIZE", 2)
@@ -135,15 +135,15 @@ def test_real_sites_find_their_parcel_on_a_stick_and_keep_no_other(
         assert inbox.download(site.home, [FolderCarrier(tmp_path / "stick")], nobody).new == []
 
 
-def test_a_model_for_another_group_alone_on_the_stick_bars_the_way_for_nothing(eight: Federation) -> None:
+def test_a_model_for_another_group_on_the_stick_hinders_no_site(eight: Federation) -> None:
     """A site that took another group's parcel, since no other was there, still takes its own."""
     site = RealSite(eight, eight.folder / "real")  # site-009, in the third group
     site.take_up()
     assert site.state == "ready"
-    order = verified.require_state(site.home).task
-    assert order
+    task = verified.require_state(site.home).task
+    assert task
     shutil.rmtree(site.home / "global")
-    layout.base_path(site.home, order).unlink()
+    layout.base_path(site.home, task).unlink()
     stick = site.stick / FROM_COORDINATOR
     mine = models.newest_parcel(eight.hub, "2")
     aside = (stick / f"{mine}.fhx").rename(eight.folder / "aside")
@@ -155,7 +155,7 @@ def test_a_model_for_another_group_alone_on_the_stick_bars_the_way_for_nothing(e
     assert site.state == "ready"
 
 
-def test_over_the_network_a_site_is_given_its_own_groups_parcel(eight: Federation) -> None:
+def test_over_the_network_a_site_gets_its_own_groups_parcel(eight: Federation) -> None:
     net = pytest.importorskip("tests.net")
     with net.running(eight.folder / "hub") as port:
         client = net.Client(port, eight.hub.federation)
@@ -164,7 +164,7 @@ def test_over_the_network_a_site_is_given_its_own_groups_parcel(eight: Federatio
             assert opens(eight.hub.database.parcel_path(listed), clinic)
 
 
-def test_a_few_sites_get_one_parcel_which_names_them_and_the_inputs(three: Federation) -> None:
+def test_few_sites_get_one_parcel_that_names_them_and_the_inputs(three: Federation) -> None:
     three.play(three.open())
     three.aggregate()
     (model,) = model_parcels(three)
@@ -176,7 +176,7 @@ def test_a_few_sites_get_one_parcel_which_names_them_and_the_inputs(three: Feder
     assert json.loads(line["detail"]).keys() == {"model", "parcel", "roster", "shares", "task"}
 
 
-def test_an_export_holds_the_model_for_every_group_and_misses_the_one_that_is_gone(
+def test_an_audit_export_has_the_model_for_every_group_and_notices_a_missing_one(
     eight: Federation, tmp_path: Path
 ) -> None:
     audit_export.export_round(eight.hub, 1, tmp_path / "round")
@@ -196,7 +196,8 @@ def test_inputs_that_would_not_fit_into_the_parcel_are_named_by_the_log(eight: F
 def test_the_updates_of_4000_sites_make_no_line_of_a_parcel_too_long(three: Federation) -> None:
     (start,) = three.hub.database.rows("SELECT model FROM rounds WHERE round = 0")
     with three.hub.database.transaction():
-        three.hub.seal_model(three.coordinator_keys, 0, start["model"], [f"{number:064x}" for number in range(4000)])
+        inputs = [f"{number:064x}" for number in range(4000)]
+        models.publish(three.hub, three.coordinator_keys, 0, start["model"], inputs, "start")
     three.play(three.open())
     assert three.aggregate()["published"]
 
@@ -213,7 +214,7 @@ def asking(federation: Federation, count: int) -> list[Clinic]:
     return made
 
 
-def test_all_who_wait_come_in_by_one_roster(three: Federation) -> None:
+def test_all_waiting_sites_are_admitted_by_one_roster(three: Federation) -> None:
     new, before = asking(three, 6), three.hub.roster.version
     decided = three.judge()
     assert [(one["site"], one["state"]) for one in decided] == [(clinic.id, "approved") for clinic in new]
@@ -223,7 +224,7 @@ def test_all_who_wait_come_in_by_one_roster(three: Federation) -> None:
     )  # the start, three joins, now
 
 
-def test_the_same_keys_on_two_invites_come_in_once_also_when_both_wait(three: Federation) -> None:
+def test_the_same_keys_on_two_invites_are_admitted_once(three: Federation) -> None:
     first, second = asking(three, 2)
     second.keys = first.keys
     code, site = members.invite(three.hub, "Again", "small", 14)
@@ -258,7 +259,7 @@ def test_the_site_too_many_for_a_roster_of_real_size_is_refused_and_stops_nobody
     assert three.aggregate()["published"]
 
 
-def test_an_invite_that_no_roster_has_room_for_is_refused_before_a_code_is_given(
+def test_an_invite_is_refused_if_the_roster_has_no_room_for_its_site(
     three: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit(three, monkeypatch, 700)
@@ -271,7 +272,7 @@ def test_an_invite_that_no_roster_has_room_for_is_refused_before_a_code_is_given
     members.invite(three.hub, "C", "small", 14)
 
 
-def test_those_who_fit_come_in_and_the_others_are_told_while_the_hub_goes_on(
+def test_sites_that_do_not_fit_into_the_roster_are_refused_and_stop_no_other(
     three: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new = asking(three, 4)
@@ -284,7 +285,7 @@ def test_those_who_fit_come_in_and_the_others_are_told_while_the_hub_goes_on(
     assert len(three.aggregate(now=True)["accepted"]) == 3
 
 
-def test_a_site_is_revoked_from_a_full_roster_if_no_reason_takes_up_room(
+def test_a_site_can_be_revoked_in_a_full_roster_without_a_reason(
     three: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit(three, monkeypatch, 0)

@@ -17,7 +17,7 @@ from fedhelp_edge.trust.state import TrustedState
 from server_ref.admin import recovery
 from server_ref.hub import members
 from server_ref.hub.hub import Hub
-from server_ref.rounds import lifecycle, opening
+from server_ref.rounds import opening
 from tests.federation import Federation, nobody
 
 pytestmark = pytest.mark.usefixtures("opens_here")
@@ -116,7 +116,7 @@ def test_a_restored_hub_has_the_models_and_updates_that_the_backup_had(three: Fe
     three.judge()
     recovery.backup(three.hub, tmp_path / "backup.tar")
     restored = recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
-    assert lifecycle.newest_round(restored)["model"] == lifecycle.newest_round(three.hub)["base"]
+    assert restored.newest_round()["model"] == three.hub.newest_round()["base"]
     states = [row["state"] for row in restored.database.rows("SELECT state FROM shares WHERE round = 2")]
     assert states == ["received", "received"]  # made under an task that is void, from a model that is not
 

@@ -20,39 +20,39 @@ from tests.federation import PLAN, Federation
 pytestmark = pytest.mark.usefixtures("opens_here")
 
 
-def test_a_round_over_a_folder_gives_the_mean_of_the_shares(three: Federation, tmp_path: Path) -> None:
-    order = three.open()
+def test_a_round_over_a_folder_merges_the_mean_of_the_updates(three: Federation, tmp_path: Path) -> None:
+    task = three.open()
     stick = tmp_path / "stick"
     exchange.exchange(three.hub, stick)
-    shares, examples = {}, {}
+    updates, examples = {}, {}
     for number, clinic in enumerate(three.clinics):
         round_, base = clinic.model(stick / exchange.FROM_COORDINATOR)
         assert round_ == 0
         arrays = {name: (array + 0.01 * (number + 1)).astype(np.float32) for name, array in base.items()}
-        shares[clinic.id], examples[clinic.id] = arrays, 100 * (number + 1)
-        path = clinic.give(order, arrays, examples=examples[clinic.id])
+        updates[clinic.id], examples[clinic.id] = arrays, 100 * (number + 1)
+        path = clinic.give(task, arrays, examples=examples[clinic.id])
         path.rename(stick / exchange.TO_COORDINATOR / f"anything {number}.bin")
     found = exchange.exchange(three.hub, stick)
     assert len(found.taken) == 3
-    told = three.aggregate()
-    wanted = rules.merge(base, shares, examples, three.plan.merge)
+    outcome = three.aggregate()
+    wanted = rules.merge(base, updates, examples, three.plan.merge)
     exchange.exchange(three.hub, stick)
     for clinic in three.clinics:
         round_, merged = clinic.model(stick / exchange.FROM_COORDINATOR)
         assert round_ == 1
         assert all((merged[name] == wanted[name]).all() for name in wanted)
-    assert told["accepted"] == ["site-001", "site-002", "site-003"]
-    assert told["published"]
-    kept = three.hub.database.model_path(told["merged_sha256"]).read_bytes()
-    assert told["merged_sha256"] == hashlib.sha256(kept).hexdigest()
+    assert outcome["accepted"] == ["site-001", "site-002", "site-003"]
+    assert outcome["published"]
+    kept = three.hub.database.model_path(outcome["merged_sha256"]).read_bytes()
+    assert outcome["merged_sha256"] == hashlib.sha256(kept).hexdigest()
 
 
 def test_rounds_follow_one_another_until_the_plan_is_done(tmp_path: Path) -> None:
     three = Federation(tmp_path, PLAN.replace("rounds = 12", "rounds = 3"))
     for number in (1, 2, 3):
-        order = three.open()
-        assert order.round == number
-        three.play(order)
+        task = three.open()
+        assert task.round == number
+        three.play(task)
         three.aggregate()
     with pytest.raises(NotNowError, match="finished"):
         three.open()
@@ -66,16 +66,16 @@ def test_a_round_waits_for_everybody_until_its_deadline(three: Federation) -> No
     assert three.aggregate()["accepted"] == ["site-001", "site-003"]
 
 
-def test_a_round_closes_before_its_deadline_when_it_is_told_to(three: Federation) -> None:
+def test_aggregate_now_closes_a_round_before_its_deadline(three: Federation) -> None:
     three.play(three.open(), without=("site-002",))
     assert three.aggregate(now=True)["accepted"] == ["site-001", "site-003"]
 
 
-def test_below_the_quorum_nothing_is_merged_even_when_told_to(three: Federation) -> None:
+def test_aggregate_now_merges_nothing_below_the_quorum(three: Federation) -> None:
     three.play(three.open(), without=("site-001", "site-002"))
     with pytest.raises(QuorumError):
         three.aggregate(now=True)
-    assert lifecycle.newest_round(three.hub)["state"] == "open"
+    assert three.hub.newest_round()["state"] == "open"
 
 
 def test_a_round_without_quorum_fails_at_its_deadline_and_the_next_begins_from_the_same_model(
@@ -86,14 +86,14 @@ def test_a_round_without_quorum_fails_at_its_deadline_and_the_next_begins_from_t
     three.clock.go_on(days=8)
     with pytest.raises(QuorumError):
         three.aggregate()
-    assert lifecycle.newest_round(three.hub)["state"] == "failed"
+    assert three.hub.newest_round()["state"] == "failed"
     second = three.open()
     assert second.base == first.base
-    three.play(second, without=("site-003",))  # whose share of the failed round still counts
+    three.play(second, without=("site-003",))  # whose update of the failed round still counts
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
 
 
-def test_a_late_share_enters_the_next_round_as_what_it_changed(three: Federation) -> None:
+def test_a_late_update_counts_in_the_next_round_as_its_change_of_the_base_model(three: Federation) -> None:
     first = three.open()
     late = three.clinics[2].give(first, three.drawn(first, three.clinics[2]))
     three.play(first, without=("site-003",))
@@ -101,18 +101,18 @@ def test_a_late_share_enters_the_next_round_as_what_it_changed(three: Federation
     second = three.open()
     receive.receive(three.hub, late)
     three.play(second, without=("site-003",))
-    told = three.aggregate()
-    assert told["accepted"] == ["site-001", "site-002", "site-003"]
+    outcome = three.aggregate()
+    assert outcome["accepted"] == ["site-001", "site-002", "site-003"]
     then, now = three.base(first), three.base(second)
     arrays = three.drawn(first, three.clinics[2])
-    shares = {clinic.id: three.drawn(second, clinic) for clinic in three.clinics[:2]}
-    shares["site-003"] = {name: now[name] + (arrays[name] - then[name]) for name in now}
-    wanted = rules.merge(now, shares, dict.fromkeys(shares, 100), three.plan.merge)
-    merged = models.load(three.hub, told["merged_sha256"])
+    updates = {clinic.id: three.drawn(second, clinic) for clinic in three.clinics[:2]}
+    updates["site-003"] = {name: now[name] + (arrays[name] - then[name]) for name in now}
+    wanted = rules.merge(now, updates, dict.fromkeys(updates, 100), three.plan.merge)
+    merged = models.load(three.hub, outcome["merged_sha256"])
     assert all((merged[name] == wanted[name]).all() for name in wanted)
 
 
-def test_a_fresh_share_takes_the_place_of_a_late_one(three: Federation) -> None:
+def test_a_fresh_update_supersedes_a_late_one(three: Federation) -> None:
     first = three.open()
     clinic = three.clinics[2]
     late = clinic.give(first, three.drawn(first, clinic))
@@ -127,7 +127,7 @@ def test_a_fresh_share_takes_the_place_of_a_late_one(three: Federation) -> None:
     assert three.states()["site-003/2"] == "merged"
 
 
-def test_a_share_of_a_round_long_over_is_refused(three: Federation) -> None:
+def test_an_update_of_a_round_long_over_is_refused(three: Federation) -> None:
     first = three.open()
     old = three.clinics[2].give(first, three.drawn(first, three.clinics[2]))
     three.play(first, without=("site-003",))
@@ -167,7 +167,7 @@ def test_an_update_counts_only_for_what_its_site_signed(
     three: Federation, table: str, column: str, value: object
 ) -> None:
     """Whatever the database says of it: the front can write there."""
-    receive.receive(three.hub, three.clinics[0].give(order := three.open(), three.drawn(order, three.clinics[0])))
+    receive.receive(three.hub, three.clinics[0].give(task := three.open(), three.drawn(task, three.clinics[0])))
     (row,) = three.hub.database.rows("SELECT * FROM shares")
     judge.check_statement(three.hub, row)
     three.hub.database.run(f"UPDATE {table} SET {column} = ? WHERE round = 1", value)
@@ -176,55 +176,55 @@ def test_an_update_counts_only_for_what_its_site_signed(
         judge.check_statement(three.hub, row)
 
 
-def test_a_second_share_for_one_round_is_refused(three: Federation) -> None:
-    order = three.open()
+def test_a_second_update_for_one_round_is_refused(three: Federation) -> None:
+    task = three.open()
     clinic = three.clinics[0]
-    receive.receive(three.hub, clinic.give(order, three.drawn(order, clinic)))
+    receive.receive(three.hub, clinic.give(task, three.drawn(task, clinic)))
     with pytest.raises(DuplicateRoundError):
-        receive.receive(three.hub, clinic.give(order, three.drawn(order, clinic)))
+        receive.receive(three.hub, clinic.give(task, three.drawn(task, clinic)))
 
 
-def test_the_same_share_by_two_ways_is_one_share_with_one_answer(three: Federation) -> None:
-    order = three.open()
+def test_the_same_update_by_two_ways_is_one_update_with_one_receipt(three: Federation) -> None:
+    task = three.open()
     clinic = three.clinics[0]
-    path = clinic.give(order, three.drawn(order, clinic))
+    path = clinic.give(task, three.drawn(task, clinic))
     first, second = receive.receive(three.hub, path), receive.receive(three.hub, path)
     assert (second.receipt, second.new) == (first.receipt, False)
     assert list(three.states()) == ["site-001/1"]
 
 
-def test_without_a_site_all_rounds_are_merged_again_and_the_next_begins_from_that(three: Federation) -> None:
+def test_reaggregate_merges_all_rounds_without_a_site_and_the_next_round_starts_from_it(three: Federation) -> None:
     """The law: what the other two would have given, had the third never been there, each moved by what it changed."""
-    orders, merged = [], []
+    tasks, merged = [], []
     for _ in range(2):
-        orders.append(three.open())
-        three.play(orders[-1])
+        tasks.append(three.open())
+        three.play(tasks[-1])
         merged.append(three.aggregate()["merged_sha256"])
     archive = keys.load(three.folder / "hub" / "root", lambda: "")
-    told = reaggregate.without_site(three.hub, three.coordinator_keys, "site-002", archive)
-    base = three.base(orders[0])
-    for order in orders:
-        then = three.base(order)
-        shares = {}
+    outcome = reaggregate.without_site(three.hub, three.coordinator_keys, "site-002", archive)
+    base = three.base(tasks[0])
+    for task in tasks:
+        then = three.base(task)
+        updates = {}
         for clinic in (three.clinics[0], three.clinics[2]):
-            arrays = three.drawn(order, clinic)
+            arrays = three.drawn(task, clinic)
             moved = {name: base[name] + (arrays[name] - then[name]) for name in base}
-            shares[clinic.id] = arrays if order is orders[0] else moved
-        base = rules.merge(base, shares, dict.fromkeys(shares, 100), three.plan.merge)
-    found = models.load(three.hub, told["merged_sha256"])
+            updates[clinic.id] = arrays if task is tasks[0] else moved
+        base = rules.merge(base, updates, dict.fromkeys(updates, 100), three.plan.merge)
+    found = models.load(three.hub, outcome["merged_sha256"])
     assert all((found[name] == base[name]).all() for name in base)
-    assert three.open().base == told["merged_sha256"]
-    assert told["merged_sha256"] not in merged
+    assert three.open().base == outcome["merged_sha256"]
+    assert outcome["merged_sha256"] not in merged
 
 
-def test_undoing_a_site_calls_off_the_open_round_whose_shares_count_as_late(three: Federation) -> None:
+def test_reaggregate_cancels_the_open_round_whose_updates_then_count_as_late(three: Federation) -> None:
     three.play(three.open())
     three.aggregate()
     three.play(three.open(), without=("site-002",))
     three.judge()
     archive = keys.load(three.folder / "hub" / "root", lambda: "")
-    told = reaggregate.without_site(three.hub, three.coordinator_keys, "site-002", archive)
-    assert (told["round"], lifecycle.newest_round(three.hub)["state"]) == (3, "merged")
+    outcome = reaggregate.without_site(three.hub, three.coordinator_keys, "site-002", archive)
+    assert (outcome["round"], three.hub.newest_round()["state"]) == (3, "merged")
     three.open()
     three.judge()
     assert lifecycle.accepted_and_missing(three.hub, lifecycle.open_round(three.hub)) == (
@@ -233,11 +233,11 @@ def test_undoing_a_site_calls_off_the_open_round_whose_shares_count_as_late(thre
     )
 
 
-def test_a_share_that_was_quarantined_waits_for_a_person(three: Federation) -> None:
-    order = three.open()
-    three.play(order, without=("site-003",))
+def test_a_quarantined_update_waits_for_a_person(three: Federation) -> None:
+    task = three.open()
+    three.play(task, without=("site-003",))
     lazy = three.clinics[2]
-    receive.receive(three.hub, lazy.give(order, three.base(order)))
+    receive.receive(three.hub, lazy.give(task, three.base(task)))
     with pytest.raises(QuorumError, match="missing: site-003"):
         three.aggregate()
     assert three.states()["site-003/1"] == "quarantined"
@@ -245,13 +245,13 @@ def test_a_share_that_was_quarantined_waits_for_a_person(three: Federation) -> N
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
 
 
-def test_patience_ends_a_federation_that_does_not_get_better(tmp_path: Path) -> None:
+def test_patience_ends_a_federation_whose_model_does_not_improve(tmp_path: Path) -> None:
     three = Federation(tmp_path, PLAN.replace("stale = 1", "stale = 1\npatience = 2"))
     for correct in (50, 60, 60, 59):
-        order = three.open()
+        task = three.open()
         for clinic in three.clinics:
             facts = {"examples": 100, "val": 100, "correct": correct}
-            receive.receive(three.hub, clinic.give(order, three.drawn(order, clinic), facts=facts))
+            receive.receive(three.hub, clinic.give(task, three.drawn(task, clinic), facts=facts))
         three.aggregate()
     with pytest.raises(NotNowError, match="finished"):
         three.open()

@@ -28,7 +28,7 @@ from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.site import connection, identity, inbox, layout, membership, outbox, status, sync, verified
 from server_ref.hub import models
 from server_ref.intake import receive
-from server_ref.rounds import lifecycle, opening
+from server_ref.rounds import opening
 from server_ref.web import downloads, signed
 from tests.clinic import Clinic
 from tests.federation import Federation, nobody
@@ -60,7 +60,7 @@ def test_a_site_that_joined_early_trains_from_the_weights_with_which_the_first_r
     clinic.trip()
     assert clinic.download().refused == []
     hub = clinic.federation.hub
-    first = models.load(hub, lifecycle.newest_round(hub)["model"])
+    first = models.load(hub, hub.newest_round()["model"])
     given = {name: array + 1 if array.dtype.kind == "f" else array for name, array in first.items()}
     task = opening.open_next(hub, clinic.federation.coordinator_keys, given)
     clinic.trip()

@@ -64,13 +64,13 @@ def linked(path: Path) -> None:
     path.symlink_to(path.with_name("elsewhere"))
 
 
-def test_what_is_as_it_was_judged_is_not_opened_again_however_often_it_is_read(site: Site) -> None:
-    for shares in (site.shares, site.shares, site.shares.subset(["site-001"])):
-        assert list(shares["site-001"]["w"]) == [0, 1, 2, 3, 4, 5]
+def test_an_unchanged_update_is_not_opened_again(site: Site) -> None:
+    for updates in (site.shares, site.shares, site.shares.subset(["site-001"])):
+        assert list(updates["site-001"]["w"]) == [0, 1, 2, 3, 4, 5]
     assert (site.opened, list(site.shares), len(site.shares)) == (0, ["site-001"], 1)
 
 
-def test_it_is_hashed_once_and_again_only_where_its_file_was_touched(
+def test_an_update_is_hashed_once_and_again_only_if_its_file_was_touched(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed, sha256 = [], hashlib.sha256
@@ -84,7 +84,7 @@ def test_it_is_hashed_once_and_again_only_where_its_file_was_touched(
 
 @pytest.mark.parametrize("change", [changed, emptied, Path.unlink, linked])
 @pytest.mark.parametrize("read", [True, False])
-def test_what_was_changed_is_opened_again(site: Site, change: Callable[[Path], None], read: bool) -> None:
+def test_a_changed_update_is_opened_again(site: Site, change: Callable[[Path], None], read: bool) -> None:
     """Also after it was read once."""
     assert not read or site.numbers
     change(site.path)
@@ -94,21 +94,21 @@ def test_what_was_changed_is_opened_again(site: Site, change: Callable[[Path], N
     assert (site.numbers, site.opened) == ([0, 1, 2, 3, 4, 5], 1)
 
 
-def test_what_does_not_open_to_the_numbers_that_were_judged_is_damage(site: Site) -> None:
+def test_an_update_that_opens_to_other_tensors_than_were_judged_is_damage(site: Site) -> None:
     site.path.unlink()
     site.factor = 2
     with pytest.raises(HubDamagedError, match="site-001"):
         _ = site.shares["site-001"]
 
 
-def test_what_cannot_be_read_even_once_it_is_opened_again_is_damage(site: Site) -> None:
+def test_an_update_that_cannot_be_read_after_it_was_opened_again_is_damage(site: Site) -> None:
     site.path.unlink()
     site.shares._reopen = lambda _: site.hash  # and writes nothing
     with pytest.raises(HubDamagedError, match="site-001"):
         _ = site.shares["site-001"]
 
 
-def test_what_an_older_program_opened_without_binding_its_hash_is_opened_again_and_bound(tmp_path: Path) -> None:
+def test_an_update_opened_by_an_older_program_without_a_hash_is_opened_again(tmp_path: Path) -> None:
     site = Site(tmp_path / "plain.safetensors", known=False)
     site.factor = 3
     assert (site.numbers, site.opened) == ([0, 3, 6, 9, 12, 15], 1)
