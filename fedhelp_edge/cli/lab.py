@@ -48,7 +48,9 @@ class LabSetup:
         self.plan_file, self.changes, self.sealed = plan, changes or [], sealed
         agreed = self.plan()
         images = load(data, agreed, state_dir=out / "data")
-        self.parts = partition.distribute(images, split, agreed.seed, sites=sites, large=large, val=agreed.data.val)
+        self.parts = partition.distribute(
+            images, split, agreed.seed, sites=sites, large=large, val=agreed.data.val, say=console.say
+        )
         loaded_pack = (
             pack.load(knowledge)
             if knowledge
@@ -116,8 +118,7 @@ def compare(
 
     Example: fedhelp-edge lab compare plan.toml --methods local,fedavg,fedhelp --seeds 0,1,2 --data images.npz --out try
     """
-    from fedhelp_edge.lab import compare
-    from fedhelp_edge.lab import compare as lab_compare
+    from fedhelp_edge.lab import compare as comparison
 
     try:
         seed_numbers = [int(seed) for seed in seeds.split(",")]
@@ -126,14 +127,16 @@ def compare(
     setup = LabSetup(plan, data, split, sites, large, knowledge, public, start, change, sealed, engine, out, threads)
 
     def agreed(name: str, seed: int) -> Any:
-        method, settings = lab_compare.parse_method(name)
+        method, settings = comparison.parse_method(name)
         return setup.plan({**settings, "method": method, "seed": str(seed)})
 
     names = methods.split(",")
     plans = {
         (name, seed): agreed(name, seed) for name in names for seed in seed_numbers
     }  # all judged before one is trained
-    runs = compare.compare(names, seed_numbers, out, lambda name, seed, folder: setup.run(plans[name, seed], folder))
+    if not comparison.can_plot():
+        console.say(f"for curves.png and cost.png: {shell.install_hint('matplotlib')}")
+    runs = comparison.compare(names, seed_numbers, out, lambda name, seed, folder: setup.run(plans[name, seed], folder))
     if json:
         return console.print_json(runs=runs)
     console.show(*(out / "table.md").read_text(encoding="utf-8").split("\n"))

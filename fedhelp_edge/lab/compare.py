@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from fedhelp_edge import console, shell
 from fedhelp_edge.report import metrics
 
 RunRecord = Mapping[str, Any]
@@ -35,12 +34,13 @@ def parse_method(name: str) -> tuple[str, dict[str, str]]:
 def compare(
     methods: Sequence[str], seeds: Sequence[int], out: Path, run_one: Callable[[str, int, Path], dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Runs what is missing, and writes results, table and pictures anew after each finished run."""
+    """Runs what is missing, and writes results, table and pictures anew after each finished run.
+
+    There are no pictures where `can_plot` says so.
+    """
     runs: list[dict[str, Any]] = []
     folders: list[Path] = []
-    can_plot = find_spec("matplotlib") is not None
-    if not can_plot:
-        console.say(f"for curves.png and cost.png: {shell.install_hint('matplotlib')}")
+    with_pictures = can_plot()
     for name in methods:
         for seed in seeds:
             folder = out / "runs" / f"{name.replace('/', '_')}-{seed}"
@@ -48,12 +48,17 @@ def compare(
             folders.append(folder)
             _replace(out / "results.json", json.dumps({"schema_version": 1, "runs": runs}, indent=1).encode())
             _replace(out / "table.md", table(runs, folders).encode())
-            if can_plot:
+            if with_pictures:
                 from fedhelp_edge.lab import plot
 
                 _replace(out / "curves.png", plot.png(plot.curves(runs)))
                 _replace(out / "cost.png", plot.png(plot.cost(runs)))
     return runs
+
+
+def can_plot() -> bool:
+    """Whether matplotlib is installed, for curves.png and cost.png."""
+    return find_spec("matplotlib") is not None
 
 
 def table(runs: Sequence[RunRecord], folders: Sequence[Path]) -> str:

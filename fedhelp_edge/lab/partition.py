@@ -6,17 +6,22 @@ Images of one patient or lesion, and near duplicates, are at one site; there in 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from fedhelp_edge import console
 from fedhelp_edge.data import groups
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.source_row import parse_split
 from fedhelp_edge.errors import UsageError
+
+Say = Callable[[str], None]
+
+
+def _say_nothing(line: str) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -34,19 +39,19 @@ class SiteImages:
 
 
 def distribute(
-    images: Images, spec: str, seed: int, *, sites: int = 0, large: int = 0, val: float = 0.1
+    images: Images, spec: str, seed: int, *, sites: int = 0, large: int = 0, val: float = 0.1, say: Say = _say_nothing
 ) -> list[SiteImages]:
     """Distributes by `natural:centers`, `natural:folder`, `dirichlet:ALPHA` or `sizes:TRAIN/TEST,…`.
 
-    The large sites are those with the most training images.
+    The large sites are those with the most training images. `say` gets a line for each thing that a person should know.
     """
     kind, _, argument = spec.partition(":")
     if kind == "natural":
-        assigned = _natural(images, argument)
+        assigned = _natural(images, argument, say)
     elif kind == "dirichlet":
         assigned = _dirichlet(images, _positive_number(argument), sites or 2, seed)
     elif kind == "sizes":
-        assigned = _sizes(images, argument, seed, val)
+        assigned = _sizes(images, argument, seed, val, say)
     else:
         raise UsageError(
             f"a split is natural:centers, natural:folder, dirichlet:ALPHA or sizes:TRAIN/TEST,..., not {spec!r}"
@@ -65,7 +70,7 @@ def distribute(
 _DIRICHLET_REMEDY = "let the program distribute the images, as with --split dirichlet:1 --sites 3"
 
 
-def _natural(images: Images, by: str) -> list[tuple[str, Images]]:
+def _natural(images: Images, by: str, say: Say) -> list[tuple[str, Images]]:
     """A site for each centre or first folder of the source. Shorter names come first, so that 10 follows 9."""
     if by not in ("centers", "folder"):
         raise UsageError(f"a natural split is natural:centers or natural:folder, not natural:{by}")
@@ -84,7 +89,7 @@ def _natural(images: Images, by: str) -> list[tuple[str, Images]]:
         for i in members:
             owners[i] = _most_common([origins[j] for j in members])
     if moved := sum(before != after for before, after in zip(origins, owners, strict=True)):
-        console.say(f"{moved} images moved to the site that has most images of their patient")
+        say(f"{moved} images moved to the site that has most images of their patient")
     names = sorted(set(owners), key=lambda name: (len(name), name))
     return [(name, images.only(np.flatnonzero(np.array(owners) == name))) for name in names]
 
@@ -120,7 +125,7 @@ def _most_common(values: Sequence[Any]) -> Any:
     return min(counts, key=lambda value: (-counts[value], value))
 
 
-def _sizes(images: Images, spec: str, seed: int, val: float) -> list[tuple[str, Images]]:
+def _sizes(images: Images, spec: str, seed: int, val: float, say: Say) -> list[tuple[str, Images]]:
     """Draws each site's numbers of training and test images, whatever the images' split; val is cut from train.
 
     Published sizes count duplicates and unusable images: the largest site has fewer images by their number.
@@ -134,7 +139,7 @@ def _sizes(images: Images, spec: str, seed: int, val: float) -> list[tuple[str, 
     if missing > len(images.problems) or sizes[largest][0] < 1:
         raise UsageError(f"the sizes ask for {needed} images, and there are {len(images)}")
     if missing:
-        console.say(f"{missing} images are unusable or duplicates: site {largest + 1} has {missing} fewer")
+        say(f"{missing} images are unusable or duplicates: site {largest + 1} has {missing} fewer")
     cuts = [(train, round(train * val), test) for train, test in sizes]
     capacities = [capacity for train, val_count, test in cuts for capacity in (val_count, train - val_count, test)]
     members = groups.members(images.groups)
@@ -153,7 +158,7 @@ def _sizes(images: Images, spec: str, seed: int, val: float) -> list[tuple[str, 
             )
             if len(indices) != capacity
         ]:
-            console.say(f"whole groups do not fit the sizes: site {index + 1} has {', '.join(differences)} images")
+            say(f"whole groups do not fit the sizes: site {index + 1} has {', '.join(differences)} images")
     return assigned
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,15 @@ def test_a_site_without_test_images_has_no_accuracy(home: Path) -> None:
     done = here(*RUN, home=home)
     assert done.returncode == 0, done.stderr
     assert [line.split()[-1] for line in done.stdout.splitlines()[1:2]] == ["-"]
+
+
+def test_without_matplotlib_compare_says_how_to_get_pictures(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = here(*COMPARE, "--methods", "local", home=home)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[0] == "for curves.png and cost.png: pip install 'fedhelp-edge[lab]'"
+    assert (home / "out" / "table.md").exists()
+    assert not (home / "out" / "curves.png").exists()
 
 
 def test_compare_writes_the_table_that_it_prints_and_goes_on_where_it_was(home: Path) -> None:

@@ -227,31 +227,32 @@ def test_a_patient_is_at_one_site_and_where_parts_are_drawn_in_one_part(how: str
         assert len(located) == len({group for group, _ in located})
 
 
-def test_sizes_are_met_as_nearly_as_whole_patients_allow_and_the_difference_is_printed(
-    many: Images, patients: Images, capsys: pytest.CaptureFixture[str]
+def test_sizes_are_met_as_nearly_as_whole_patients_allow_and_the_difference_is_reported(
+    many: Images, patients: Images
 ) -> None:
-    parts = distribute(patients, "sizes:100/30,50/20,20/5", 0, val=0.1)
+    lines: list[str] = []
+    parts = distribute(patients, "sizes:100/30,50/20,20/5", 0, val=0.1, say=lines.append)
     counts = [tuple(len(part.split(split)) for split in SPLITS) for part in parts]
     assert counts == [(90, 10, 30), (45, 5, 20), (18, 2, 5)]
-    assert capsys.readouterr().err == ""
+    assert not lines
     pairs = replace(many, groups=tuple(f"p{i // 2}" for i in range(len(many))))
-    parts = distribute(pairs, "sizes:101/31,50/21", 0, val=0.0)
+    parts = distribute(pairs, "sizes:101/31,50/21", 0, val=0.0, say=lines.append)
     counts = [tuple(len(part.split(split)) for split in ("train", "test")) for part in parts]
     assert counts == [(100, 30), (50, 20)]
-    printed = capsys.readouterr().err
-    assert "site 1 has -1 train, -1 test images" in printed
-    assert "site 2 has -1 test images" in printed
+    assert "site 1 has -1 train, -1 test images" in lines[0]
+    assert "site 2 has -1 test images" in lines[1]
 
 
 def test_a_natural_split_gives_a_patient_of_two_centres_to_the_one_with_most_of_their_images(
-    images: Images, capsys: pytest.CaptureFixture[str]
+    images: Images,
 ) -> None:
+    lines: list[str] = []
     indices = [i for i, centre in enumerate(images.centres) if centre == "9"][:3]
     other = images.centres.index("10")
     groups = tuple("p" if i in (*indices, other) else "" for i in range(len(images)))
-    parts = distribute(replace(images, groups=groups), "natural:centers", 0)
+    parts = distribute(replace(images, groups=groups), "natural:centers", 0, say=lines.append)
     assert [part.name for part in parts for group in part.images.groups if group == "p"] == ["9"] * 4
-    assert "1 images moved to the site that has most images of their patient" in capsys.readouterr().err
+    assert lines == ["1 images moved to the site that has most images of their patient"]
 
 
 def test_a_patient_s_own_images_do_not_change_who_else_goes_where_by_their_number(many: Images) -> None:
@@ -313,13 +314,11 @@ def test_the_site_that_has_no_training_images_is_named(images: Images) -> None:
         distribute(replace(images, splits=splits), "natural:centers", 0)
 
 
-def test_what_a_source_holds_twice_is_missing_from_the_largest_site(
-    many: Images, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_a_source_holds_twice_is_missing_from_the_largest_site(many: Images) -> None:
+    lines: list[str] = []
     lacking = replace(many, problems=(Problem("a", "E_TWICE", ""), Problem("b", "E_TWICE", "")))
-    assert counts(distribute(lacking, "sizes:50/42,180/30", 0, val=0)) == [(50, 0, 42), (178, 0, 30)]
-    printed = capsys.readouterr().err
-    assert "2 images are unusable or duplicates: site 2 has 2 fewer" in printed
+    assert counts(distribute(lacking, "sizes:50/42,180/30", 0, val=0, say=lines.append)) == [(50, 0, 42), (178, 0, 30)]
+    assert lines == ["2 images are unusable or duplicates: site 2 has 2 fewer"]
     for sizes in ("50/42,180/31", "50/43,180/30"):
         with pytest.raises(UsageError, match="303 images, and there are 300"):
             distribute(lacking, f"sizes:{sizes}", 0)
