@@ -201,7 +201,12 @@ class Theft:
         mine = folder / "mine.fhx"
         first, second = (fed.site_keys[name] for name in ("site-001", "site-002"))
         parcel.seal(
-            mine, fed.share("site-001", task), body.getvalue(), first.sign, fed.recipients, facts={"examples": 40}
+            mine,
+            fed.update_context("site-001", task),
+            body.getvalue(),
+            first.sign,
+            fed.recipients,
+            facts={"examples": 40},
         )
         seen = parcel.inspect(mine, parcel.any_signer)
         payload = mine.read_bytes()[seen.offset :]
