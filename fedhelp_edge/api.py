@@ -1,0 +1,298 @@
+"""What `import fedhelp_edge as fh` offers: a plan, images, a federation, a site, a model and parcels, a call each.
+
+Each function hands its work to the room that does it for the command line too. PyTorch is loaded to train, evaluate and
+export, onnxruntime to export and predict, and neither for anything else. Paths may be text. A dictionary that comes
+back is what the command prints with `--json` (docs/spec/json-output.json).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhelp_edge import plan as plan_format
+from fedhelp_edge.data import npz
+from fedhelp_edge.data import pack as packs
+from fedhelp_edge.data.images import Images
+from fedhelp_edge.data.pack import Pack
+from fedhelp_edge.errors import FedhelpError as FedhelpError
+from fedhelp_edge.errors import SignerMismatchError, UsageError
+from fedhelp_edge.infer import bundle as bundles
+from fedhelp_edge.infer import decide
+from fedhelp_edge.infer.bundle import Bundle
+from fedhelp_edge.infer.decide import Answer
+from fedhelp_edge.lab import partition
+from fedhelp_edge.lab.partition import SiteImages
+from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.parcel import keys as key_files
+from fedhelp_edge.parcel import parcel, sshsig, statement
+from fedhelp_edge.parcel.keys import Keys
+from fedhelp_edge.parcel.parcel import Inspected, Opened
+from fedhelp_edge.parcel.statement import Statement
+from fedhelp_edge.plan import Plan
+from fedhelp_edge.report.evaluation import Evaluation
+from fedhelp_edge.update import Array
+
+if TYPE_CHECKING:
+    from export.bundle import ExportResult
+    from fedhelp_edge.parcel.canon import Value
+
+AnyPath: TypeAlias = "str | os.PathLike[str]"
+
+
+def read_plan(path: AnyPath, settings: Mapping[str, Any] | None = None) -> Plan:
+    """The plan in a TOML file, with `settings` laid over it: `{"rounds": 2, "fedhelp.lambda_j": 0.4}`.
+
+    A plan with mistakes is refused with all of them and their lines. A plan never changes: read it again for another.
+    """
+    return plan_format.load(Path(path), TABLES, {name: json.dumps(value) for name, value in (settings or {}).items()})
+
+
+def load_images(source: AnyPath, plan: Plan, state_dir: AnyPath) -> Images:
+    """The images of a folder, a table or an NPZ, decoded to the plan's size and split into train, val and test.
+
+    `state_dir` keeps the pixels and the split. The first call draws the split; later calls keep each image in its part.
+    """
+    from fedhelp_edge import data
+
+    return data.load(Path(source), plan, state_dir=Path(state_dir))
+
+
+def load_pack(path: AnyPath, plan: Plan) -> Pack:
+    """A knowledge pack: public images at the plan's size, and what foundation models predict for them."""
+    return packs.load(Path(path)).resized(plan.tables["fedhelp"].public_size, plan.image.channels)
+
+
+def load_public_images(source: AnyPath, plan: Plan, cache_dir: AnyPath) -> Pack:
+    """Public images and their labels as a pack without predictions, for runs that ask no foundation model."""
+    from fedhelp_edge.knowledge import public_images
+
+    public = packs.without_predictions(*public_images.read(Path(source), Path(cache_dir)))
+    return public.resized(plan.tables["fedhelp"].public_size, plan.image.channels)
+
+
+def distribute_images(
+    images: Images, plan: Plan, split: str = "natural:centers", *, sites: int = 0, large: int = 1
+) -> list[SiteImages]:
+    """Deal images out to the sites of a federation. One patient's images stay at one site.
+
+    `split` is `natural:centers` or `natural:folder` (as the source has them), `dirichlet:ALPHA` for this many `sites`,
+    or `sizes:TRAIN/TEST,…`. The `large` sites with most training images are hospitals, the others clinics.
+    """
+    _require(sites >= 0 and large >= 0, f"sites is {sites}, large is {large}", "give numbers from 0 up")
+    return partition.distribute(images, split, plan.seed, sites=sites, large=large, val=plan.data.val)
+
+
+def run_federation(
+    plan: Plan,
+    sites: Sequence[SiteImages],
+    out: AnyPath,
+    *,
+    pack: Pack | None = None,
+    start: Mapping[str, Array] | None = None,
+    sealed: bool = False,
+    threads: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Train a whole federation on this machine, with the learners, codecs and merging that work between machines.
+
+    `start` gives the first weights by name. `sealed` sends all that travels through real parcels. `out` keeps each
+    round: a run that was cut off goes on from there, and one that is finished is read, not repeated.
+    """
+    from fedhelp_edge.lab import run, transport
+    from fedhelp_edge.train import machine
+
+    machine.configure(threads)
+    return run.run(
+        plan, sites, Path(out), compute=machine.compute(plan.training.precision), pack=pack, start=start,
+        transport=transport.SealedTransport() if sealed else None, progress=progress,
+    )  # fmt: skip
+
+
+def compare_plans(
+    plans: Mapping[str, Plan],
+    sites: Sequence[SiteImages],
+    out: AnyPath,
+    *,
+    seeds: Sequence[int] = (0,),
+    pack: Pack | None = None,
+    sealed: bool = False,
+    threads: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Run named plans over the same sites, each with every seed; a run for each, and `out/table.md` with intervals.
+
+    Differences are taken against the first plan. A run that is in `out` already is not repeated.
+    """
+    from fedhelp_edge.lab import compare
+
+    def run_one(name: str, seed: int, folder: Path) -> dict[str, Any]:
+        plan = replace(plans[name], seed=seed)
+        return run_federation(plan, sites, folder, pack=pack, sealed=sealed, threads=threads, progress=progress)
+
+    return compare.compare(list(plans), seeds, Path(out), run_one)
+
+
+def train_site(
+    plan: Plan,
+    images: AnyPath,
+    home: AnyPath,
+    *,
+    tier: str = "small",
+    rounds: int = 1,
+    pack: AnyPath | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Train one site by a plan without joining a federation; the report of its last round.
+
+    `tier` is `small` for a clinic, `large` for a hospital. `home` keeps the decoded images and each round. Of several
+    processes (`torchrun`) the first has the report; the others get an empty one.
+    """
+    _require(tier in ("small", "large"), f"tier is {tier!r}", "name small or large")
+    _require(rounds >= 1, f"rounds is {rounds}", "train at least 1 round")
+    from fedhelp_edge.site import trial
+
+    outcome = trial.train(
+        Path(home), plan, tier, Path(images), lambda part: None, rounds=rounds,
+        knowledge=None if pack is None else Path(pack), device=device, threads=threads,
+    )  # fmt: skip
+    return {**outcome[1], "folder": str(outcome[0])} if outcome else {}
+
+
+def evaluate_site(
+    plan: Plan, home: AnyPath, images: AnyPath | None = None, *, tier: str = "small", threads: int | None = None
+) -> Evaluation:
+    """How good the nets are that `train_site` trained last: on the site's test images, or on all of other `images`."""
+    from fedhelp_edge.site import trial
+
+    return trial.evaluate(Path(home), plan, tier, None if images is None else Path(images), threads=threads)
+
+
+def make_keys(folder: AnyPath, passphrase: str | None) -> Keys:
+    """New keys to sign and to decrypt, kept in a folder. With `None` only the file's permissions guard them."""
+    made = key_files.generate()
+    key_files.save(Path(folder), made, passphrase)
+    return made
+
+
+def load_keys(folder: AnyPath, passphrase: str | None = None) -> Keys:
+    """The keys that a folder keeps."""
+    return key_files.load(Path(folder), lambda: passphrase or "")
+
+
+def export_bundle(
+    plan: Plan,
+    home: AnyPath,
+    out: AnyPath,
+    *,
+    tier: str = "small",
+    round: int | None = None,
+    passphrase: str | None = None,
+    int8: bool = False,
+    sensitivity: float = 0.9,
+    threads: int | None = None,
+) -> ExportResult:
+    """Write the best of a site's nets as one signed ONNX file, with a card in words beside it.
+
+    Takes the last round that `train_site` trained, or `round`. The keys in `home` sign. Thresholds are chosen for
+    `sensitivity`. `int8` asks for 8-bit numbers, which are taken if they are worth it.
+    """
+    from fedhelp_edge.site import export
+
+    _require(0.5 <= sensitivity <= 0.999, f"sensitivity is {sensitivity}", "choose from 0.5 to 0.999")
+    result = export.export_trial(
+        Path(home), plan, tier, round, lambda: passphrase or "",
+        int8=int8, target_sensitivity=sensitivity, threads=threads,
+    )  # fmt: skip
+    result.write(Path(out))
+    return result
+
+
+def load_bundle(
+    path: AnyPath, *, signer: str | None = None, home: AnyPath = "~/fedhelp", threads: int | None = None
+) -> Bundle:
+    """A model to predict with. It is refused unless its signature holds and it answers here as it did at export.
+
+    `signer` is the fingerprint (`SHA256:…`) of the key that must have signed. Without it, `home` says whom to trust:
+    its own key, and the sites of its federation. Where it has neither, `why` says that nobody vouches for the signer.
+    """
+    from fedhelp_edge.site import signer_check
+
+    known = Path(home).expanduser()
+    return bundles.load_checked(Path(path), lambda key: signer_check.model_warning(known, key, signer), threads=threads)
+
+
+def predict_arrays(bundle: Bundle, images: NDArray[Any]) -> list[Answer]:
+    """An answer for each of N images: N x height x width, or x 1, 3 or 4 channels, uint8 or uint16, of any size."""
+    _require(
+        images.dtype in (np.uint8, np.uint16) and images.ndim in (3, 4) and images.shape[3:] in ((), (1,), (3,), (4,)),
+        f"the array is {' x '.join(map(str, images.shape))} of {images.dtype}",
+        "give N x height x width (x 1, 3 or 4) of uint8 or uint16; for one image, image[None]",
+    )
+    pixels = [npz.decode(image, bundle.facts.image).pixels for image in images]
+    return decide.answer_images(bundle, np.stack(pixels)) if pixels else []
+
+
+def predict_files(bundle: Bundle, *paths: AnyPath) -> list[dict[str, Any]]:
+    """A row for each image in files, folders, DICOM and NPZ. A file that cannot be used is a row with an `error`."""
+    from fedhelp_edge.data import picture
+    from fedhelp_edge.infer import answering, inputs
+
+    with picture.without_warnings():
+        rows = list(answering.answer_items(bundle, inputs.list_items([Path(path) for path in paths])))
+    return [{name: value for name, value in row.items() if name != "stamp"} for row in rows]
+
+
+def seal_parcel(
+    path: AnyPath,
+    kind: str,
+    body: bytes | BinaryIO,
+    keys: Keys,
+    recipients: Sequence[str] = (),
+    **context: Value,
+) -> Statement:
+    """Write a signed parcel; an `update` or a `global` is encrypted to the `recipients` (`age1…`).
+
+    `context` has what a parcel of this kind states (docs/spec/parcel.md). The time, the nonce, and for an update the
+    sender's key and the recipients are filled in.
+    """
+    _require(kind in statement.KINDS, f"{kind!r} is no kind of parcel", f"name one of {', '.join(statement.KINDS)}")
+    derived = {"sender_key": sshsig.fingerprint(keys.public.sign), "recipients": list(recipients)}
+    fields: dict[str, Any] = {name: derived[name] for name in derived.keys() & statement.KINDS[kind].fields}
+    return parcel.seal(Path(path), statement.new_context(kind, **fields | context), body, keys.sign, recipients)
+
+
+def inspect_parcel(path: AnyPath) -> Inspected:
+    """What can be known of a parcel without a key: that it is whole, what it states, and which keys signed it.
+
+    It says nothing of whom these keys belong to.
+    """
+    return parcel.inspect(Path(path), parcel.any_signer)
+
+
+def open_parcel(path: AnyPath, signer: str, keys: Keys | None = None) -> Opened:
+    """Open a parcel that `signer` has signed: a public key (`ssh-ed25519 …`) or its fingerprint (`SHA256:…`).
+
+    It is verified to its last byte before this returns. Use it in a `with`; `body` is a file of what it holds. A kind
+    that is encrypted needs the `keys` of one of its recipients.
+    """
+
+    def verify(statement: Statement, signers: tuple[str, ...]) -> None:
+        if signer not in signers and signer not in map(sshsig.fingerprint, signers):
+            raise SignerMismatchError(f"signed by {', '.join(map(sshsig.fingerprint, signers))}")
+
+    return parcel.open(Path(path), verify, [keys.identity] if keys else [])
+
+
+def _require(valid: bool, cause: str, remedy: str) -> None:
+    """Refuse what the command line would not let through."""
+    if not valid:
+        raise UsageError(cause, remedy=remedy)

@@ -1,0 +1,85 @@
+"""What `import fedhelp_edge as fh` offers, and what it costs."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fedhelp_edge as fh
+
+FUNCTIONS = {
+    "compare_plans", "distribute_images", "evaluate_site", "export_bundle", "inspect_parcel", "load_bundle",
+    "load_images", "load_keys", "load_pack", "load_public_images", "make_keys", "open_parcel", "predict_arrays",
+    "predict_files", "read_plan", "run_federation", "seal_parcel", "train_site",
+}  # fmt: skip
+CLASSES = {
+    "Answer", "Bundle", "Evaluation", "FedhelpError", "Images", "Inspected", "Keys", "Opened", "Pack", "Plan",
+    "SiteImages", "Statement",
+}  # fmt: skip
+ROOT = Path(__file__).parents[2]
+
+
+def modules_after(code: str) -> set[str]:
+    """Which of the slow or telling modules a fresh Python has loaded after this code."""
+    slow = ("torch", "onnx", "onnxruntime", "numpy", "typer", "cryptography", "PIL", "fedhelp_edge.api")
+    show = f"import sys; print(*[name for name in {slow!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{show}"], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_the_public_names_are_these() -> None:
+    """A name that goes, or is spelled otherwise, breaks programs that others wrote."""
+    assert set(fh.__all__) == FUNCTIONS | CLASSES | {"__version__"}
+    assert set(dir(fh)) >= set(fh.__all__)
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS | CLASSES))
+def test_a_public_name_is_what_it_is_called(name: str) -> None:
+    named = getattr(fh, name)
+    assert inspect.isclass(named) if name in CLASSES else inspect.isfunction(named)
+    assert named.__name__ == name
+    assert named.__doc__
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    tree = ast.parse(Path(fh.__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    imports = [statement for statement in block.body if isinstance(statement, ast.ImportFrom)]
+    assert {alias.name for statement in imports for alias in statement.names} == FUNCTIONS | CLASSES
+
+
+def test_no_public_name_hides_a_room() -> None:
+    """Python sets a room as an attribute of the package once it is imported, whatever stood there."""
+    assert not set(fh.__all__) & {module.name for module in pkgutil.iter_modules(fh.__path__)}
+
+
+def test_what_is_not_public_is_not_there() -> None:
+    with pytest.raises(AttributeError, match="run_federatoin"):
+        _ = fh.run_federatoin
+
+
+def test_the_import_alone_loads_nothing_else() -> None:
+    assert modules_after("import fedhelp_edge") == set()
+
+
+def test_reading_a_plan_needs_neither_torch_nor_onnxruntime(tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text('classes = ["a", "b"]')
+    loaded = modules_after(f"import fedhelp_edge as fh; fh.read_plan({str(tmp_path / 'plan.toml')!r})")
+    assert "fedhelp_edge.api" in loaded
+    assert not loaded & {"torch", "onnx", "onnxruntime"}
+
+
+def test_the_guide_shows_every_function() -> None:
+    guide = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    shown = {
+        name for block in re.findall(r"```python\n(.*?)```", guide, re.S) for name in re.findall(r"fh\.(\w+)", block)
+    }
+    assert shown >= FUNCTIONS - {"load_pack"}  # a pack takes foundation models to build
+    assert "fh.load_pack" in guide
