@@ -50,6 +50,12 @@ def test_a_possible_class_that_is_not_the_likeliest_is_no_answer(ask: Any) -> No
     assert C in answer.reason
 
 
+def test_a_class_above_a_half_that_is_not_possible_is_no_answer(opened: Bundle) -> None:
+    facts = replace(opened.facts, calibration=replace(opened.facts.calibration, least=(0.2, 0.3, 0.8)))
+    found = decide.decide(facts, np.array([0.3, 0.1, 0.6], np.float32), 0.5, np.zeros((3, 2, 2), np.float32))
+    assert (found.answer, found.verdict, found.set) == (None, "uncertain", (A,))
+
+
 @pytest.mark.parametrize(
     "probabilities", [(0.51, 0.47, 0.02), (0.5, 0.48, 0.02), (0.59, 0.405, 0.005), (0.35, 0.33, 0.32)]
 )
