@@ -1,4 +1,4 @@
-"""What the commands print: lines for a person, one JSON object for a program, and progress bars."""
+"""Output of the commands: lines for a person, one JSON object for a program, and progress bars."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ SCHEMA_VERSION = 1
 
 
 def print_json(**values: Any) -> None:
-    """One line, one object: what a program reads."""
+    """Print one JSON object on one line, for a program."""
     line = json.dumps({"schema_version": SCHEMA_VERSION, **values}, ensure_ascii=True)
     print(line.replace("\x7f", "\\u007f"), flush=True)
 
 
 def show(*lines: str) -> None:
-    """Print the result, each argument as one line, whatever it holds. All that is printed goes through here or `say`,
-    for names and causes that others wrote may hold line ends and signs that steer a terminal."""
+    """Print each argument as one line to stdout.
+
+    All output goes through here or `say`: names and causes that others wrote may hold line ends or terminal escapes.
+    """
     for line in lines:
         print(safe_text.visible(line), flush=True)
 
 
 @contextmanager
 def progress(description: str) -> Iterator[Callable[..., None] | None]:
-    """A bar with the time left, for whoever watches a terminal; None where nobody does."""
+    """A progress bar with the time left; None where stderr is not a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -49,7 +51,7 @@ def progress(description: str) -> Iterator[Callable[..., None] | None]:
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str], Callable[..., None] | None]]:
-    """A bar for each part of long work, the last one at a time."""
+    """A progress bar for each part of long work, one at a time."""
     with ExitStack() as stack:
 
         def watch(description: str) -> Callable[..., None] | None:
@@ -60,7 +62,7 @@ def progress_bars() -> Iterator[Callable[[str], Callable[..., None] | None]]:
 
 
 def error_lines(prefix: str, outcome: Mapping[str, str]) -> list[str]:
-    """What became of something among others; if it was refused, its code and cause, and below them what to do."""
+    """Lines about one item of a list: if it was refused, its code, cause and remedy."""
     if not outcome["code"]:
         return [prefix.rstrip()]
     return [
@@ -70,24 +72,24 @@ def error_lines(prefix: str, outcome: Mapping[str, str]) -> list[str]:
 
 
 def say(*lines: str) -> None:
-    """To the person, not to the program that reads stdout: each argument one line, as `show` prints it."""
+    """Print each argument as one line to stderr: for the person, not for a program that reads stdout."""
     for line in lines:
         print(safe_text.visible(line), file=sys.stderr, flush=True)
 
 
 def say_next(text: str) -> None:
-    """What to do after this command. Each command in the text works as it is printed, in the shell that printed it."""
+    """Say what to do next. Each command in the text can be typed as it is printed."""
     say(f"next: {hints.with_caller_options(text)}")
 
 
 def say_findings(findings: Sequence[Mapping[str, Any]]) -> None:
-    """What figures that were just printed cannot tell, or tell too well."""
+    """Say what limits the figures that were just printed."""
     for finding in findings:
         say(f"note: {finding['sentence']}")
 
 
 def say_missing_tensors(names: Sequence[str]) -> None:
-    """Of first weights that somebody gave: what of the net they lack."""
+    """Say which tensors of the net the given weights lack."""
     if names:
         first = ", ".join(names[:3])
-        say(f"{len(names)} tensors keep their drawn values, for those given lack them or differ in shape: {first}")
+        say(f"{len(names)} tensors keep their random values: the given weights lack them or differ in shape: {first}")

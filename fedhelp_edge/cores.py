@@ -7,5 +7,5 @@ import sys
 
 
 def usable_cores() -> int:
-    """Fewer than the machine's where the system limits this process (taskset, a container's set of cores)."""
+    """The number of usable cores: fewer than the machine's where taskset or a container limits this process."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

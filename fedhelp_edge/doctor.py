@@ -1,4 +1,4 @@
-"""The check of this machine: can it do what the kit needs, and what should be put right first."""
+"""Check this machine: what the kit needs, and what to put right first."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ from fedhelp_edge.site import connection, signer_check, verified
 
 PASS, WARN, FAIL = "pass", "warn", "fail"
 _ORDER = (PASS, WARN, FAIL)
-_CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16")  # what speeds nets up
-_TIMEOUT = 120  # seconds for a check in a process of its own
+_CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16")  # features that speed nets up
+_TIMEOUT = 120  # seconds for a check in its own process
 
 
 @dataclass(frozen=True)
 class Check:
+    """The result of one check."""
+
     name: str
     state: str
     detail: str
@@ -37,7 +39,7 @@ class Check:
 
 
 def run_checks(home: Path, model: Path | None = None) -> Iterator[Check]:
-    """Every check, as it is done; with a model, also whether it answers here as it did where it was exported."""
+    """Run the checks one by one; with a model, also check that it answers here as at export."""
     for check in (_python, _packages, _processor, _memory, _parcel, _telemetry, _training):
         yield check()
     for check_home in (_disk, _keys, _clock, _carrier):
@@ -47,6 +49,7 @@ def run_checks(home: Path, model: Path | None = None) -> Iterator[Check]:
 
 
 def verdict(results: list[Check]) -> str:
+    """The worst state of all checks."""
     return max((check.state for check in results), key=_ORDER.index)
 
 
@@ -69,9 +72,9 @@ def _packages() -> Check:
 def _processor() -> Check:
     flags = _cpu_flags()
     features = [name for name in _CPU_FEATURES if name in flags]
-    detail = f"{usable_cores()} cores; {', '.join(features) or 'no special abilities known'}"
+    detail = f"{usable_cores()} cores; {', '.join(features) or 'no special features known'}"
     if flags and "avx2" not in flags and platform.machine() in ("x86_64", "AMD64"):
-        return Check("processor", WARN, detail, "training will be slow here; diagnosing will not")
+        return Check("processor", WARN, detail, "training will be slow here; diagnosing is not affected")
     return Check("processor", PASS, detail)
 
 
@@ -81,12 +84,12 @@ def _memory() -> Check:
     except (AttributeError, ValueError, OSError):
         return Check("memory", PASS, "not known on this system")
     if total < 1.5:
-        return Check("memory", WARN, f"{total:.1f} GiB", "close other programs while training")
+        return Check("memory", WARN, f"{total:.1f} GiB", "close other programs during training")
     return Check("memory", PASS, f"{total:.1f} GiB")
 
 
 def _parcel() -> Check:
-    """Seal a parcel and open it again: the keys, the signature, the encryption and the disk, all at once."""
+    """Seal a parcel and open it again: this tests keys, signature, encryption and disk at once."""
     with tempfile.TemporaryDirectory() as temporary:
         new_keys, path = keys.generate(), Path(temporary) / "doctor.fhx"
         fingerprint = sshsig.fingerprint(new_keys.public.sign)
@@ -98,14 +101,14 @@ def _parcel() -> Check:
             parcel.seal(path, context, b"well", new_keys.sign, [new_keys.public.recipient])
             with parcel.open(path, parcel.any_signer, [new_keys.identity]) as opened:
                 if opened.body.read() == b"well":
-                    return Check("parcel", PASS, "sealed one, opened it again")
+                    return Check("parcel", PASS, "sealed and opened one")
         except (FedhelpError, OSError) as error:
             return Check("parcel", FAIL, f"cannot seal and open: {error}", "install the kit again; check the disk")
-    return Check("parcel", FAIL, "what was opened is not what was sealed", "install the kit again")
+    return Check("parcel", FAIL, "the opened parcel differs from the sealed one", "install the kit again")
 
 
 def _telemetry() -> Check:
-    """onnxruntime reports home unless told not to before its first import: watch an empty home while it starts."""
+    """onnxruntime sends telemetry unless disabled before its import: check that it writes nothing to an empty home."""
     if not _version("onnxruntime"):
         return Check("telemetry", FAIL, "onnxruntime is missing", "install the kit again: pip install fedhelp-edge")
     with tempfile.TemporaryDirectory() as empty:
@@ -113,17 +116,17 @@ def _telemetry() -> Check:
         quiet |= {"HOME": empty, "XDG_CACHE_HOME": empty, "ORT_DISABLE_TELEMETRY": "1"}
         error = _run_python(["-c", "import onnxruntime"], env=quiet)[1]
         if error:
-            return Check("telemetry", FAIL, "onnxruntime does not start", f"install it again; it said: {error}")
+            return Check("telemetry", FAIL, "onnxruntime does not start", f"install it again; its error: {error}")
         if any(Path(empty).iterdir()):
             return Check("telemetry", FAIL, "onnxruntime left traces", "install the version that the kit names")
     return Check("telemetry", PASS, "onnxruntime starts without a trace")
 
 
 def _training() -> Check:
-    """torch is not imported here: another process says what there is."""
+    """Find out in another process which training packages exist: torch is not imported here."""
     output, error = _run_python(["-m", "fedhelp_edge.knowledge.torchvision_shim"])
     if error:
-        return Check("training", FAIL, "torch does not start", f"install it again; it said: {error}")
+        return Check("training", FAIL, "torch does not start", f"install it again; its error: {error}")
     packages = json.loads(output)
     if not packages["torch"]:
         return Check("training", PASS, "not installed: this computer diagnoses, and does not train")
@@ -138,7 +141,7 @@ def _training() -> Check:
 
 
 def _thread_waiting() -> str:
-    """How training's threads wait for each other (docs/decisions/threads.md)."""
+    """How the threads of training wait for each other (docs/decisions/threads.md)."""
     settings = [f"{name}={os.environ[name]}" for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ]
     if settings:
         return f"{usable_cores()} threads, which wait as {' and '.join(settings)} says"
@@ -170,13 +173,13 @@ def _keys(home: Path) -> Check:
 
 
 def _clock(home: Path) -> Check:
-    """No clock is asked over the network: what is signed, and the kit's own files, cannot be from the future."""
+    """Compare the clock with signed times and the kit's own files, which cannot be from the future; no network."""
     now = datetime.now(timezone.utc)
     oldest = datetime.fromtimestamp(Path(__file__).stat().st_mtime, timezone.utc)
     try:
         state = verified.state(home)
     except FedhelpError as error:
-        return Check("clock", FAIL, f"the news in {home} cannot be read: {error.cause}", error.remedy)
+        return Check("clock", FAIL, f"the state in {home} cannot be read: {error.cause}", error.remedy)
     earliest = state.now(oldest) if state else oldest
     if now < earliest:
         days = (earliest - now).days
@@ -185,19 +188,19 @@ def _clock(home: Path) -> Check:
 
 
 def _carrier(home: Path) -> Check:
-    """Whether parcels can travel now. It is no fault if they cannot: training goes on without."""
+    """Check whether parcels can travel now. If not, this is only a warning: training does not need it."""
     try:
         if verified.state(home) is None:
-            return Check("carrier", PASS, "no federation was joined yet")
+            return Check("carrier", PASS, "no federation joined yet")
         for carrier in connection.carriers(home, str, give_up_after=3):
             carrier.check()
     except FedhelpError as error:
         return Check("carrier", WARN, error.cause, error.remedy)
-    return Check("carrier", PASS, "is reached" if "via" not in connection.read(home) else "the folder is there")
+    return Check("carrier", PASS, "reachable" if "via" not in connection.read(home) else "the folder is there")
 
 
 def _model(home: Path, path: Path) -> Check:
-    """onnxruntime sees the model only if its signer is not a stranger here."""
+    """Compare a model's answers with those at export; onnxruntime opens it only if its signer is known here."""
     try:
         model = bundle.load(path, lambda key: signer_check.model_warning(home, key, None))
         used = model.parity()
@@ -228,7 +231,7 @@ def _cpu_flags() -> set[str]:
 
 
 def _run_python(arguments: list[str], env: dict[str, str] | None = None) -> tuple[str, str]:
-    """What a Python of its own prints, and the last line of its complaint if it fails."""
+    """Run another Python: its output, and the last line of its errors if it fails."""
     try:
         process = subprocess.run(
             [sys.executable, *arguments], capture_output=True, text=True, env=env, timeout=_TIMEOUT, check=False

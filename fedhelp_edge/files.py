@@ -1,7 +1,7 @@
-"""Files that are written once, and files that are read without surprises.
+"""Atomic writes, and reads of ordinary files alone.
 
-A file appears under its name whole or not at all: it is written beside its place, flushed to the disk and renamed; the
-folder is flushed too where the system can. Sticks have no modes, links or folder flushes, so none is needed.
+A file appears under its name whole or not at all: it is written beside its target, flushed to the disk and renamed; the
+folder is flushed too where the system can. USB sticks have no modes, links or folder flushes, so none is required.
 """
 
 from __future__ import annotations
@@ -20,20 +20,26 @@ from typing import BinaryIO
 from fedhelp_edge import safe_text
 from fedhelp_edge.errors import CarrierHomeError, FileKindError, TargetExistsError
 
-LOCAL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)  # no odd file brings these about
+LOCAL_ERRNOS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EMFILE,
+    errno.ENFILE,
+)  # faults of this machine, never of an odd file
 
 _BINARY = getattr(os, "O_BINARY", 0)
-_NON_BLOCKING = getattr(os, "O_NONBLOCK", 0)  # a FIFO must not hold us up before we have seen that it is one
+_NON_BLOCKING = getattr(os, "O_NONBLOCK", 0)  # opening a FIFO must not block
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _READ_FLAGS, _CREATE_FLAGS = os.O_RDONLY | _BINARY | _NON_BLOCKING, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY
 _FOLDER_FLAGS = os.O_RDONLY | _NO_FOLLOW | getattr(os, "O_DIRECTORY", 0)
 _HAS_DIR_FD = os.open in os.supports_dir_fd and os.scandir in os.supports_fd
-_NAME_SURROGATE = 0x20000000  # in the tag of a Windows reparse point: a link or junction, not a file in the cloud
+_NAME_SURROGATE = 0x20000000  # bit of a Windows reparse tag: a link or junction, not a cloud file
 
 
 @contextmanager
 def reading(path: Path, *, follow: bool = True) -> Iterator[BinaryIO]:
-    """An ordinary file, opened for reading; a folder, a device, a pipe (or, unless `follow`, a link) is refused."""
+    """Open an ordinary file for reading; a folder, a device, a pipe (or, unless `follow`, a link) is refused."""
     try:
         descriptor = os.open(path, _READ_FLAGS | (0 if follow else _NO_FOLLOW))
     except OSError as error:
@@ -46,7 +52,7 @@ def reading(path: Path, *, follow: bool = True) -> Iterator[BinaryIO]:
 
 @contextmanager
 def writing(path: Path, *, private: bool = True) -> Iterator[BinaryIO]:
-    """A new file that takes its place only when the block ends well. An existing file is never replaced."""
+    """Write a new file, which appears only when the block succeeds. An existing file is never replaced."""
     if os.path.lexists(path):
         raise TargetExistsError(f"{path.name} is there already")
     with _atomic_file(path, path.with_name(_partial_name(path.name)), 0o600 if private else 0o644) as file:
@@ -55,13 +61,13 @@ def writing(path: Path, *, private: bool = True) -> Iterator[BinaryIO]:
 
 
 def remove_partials(path: Path) -> None:
-    """Delete what `writing` has left of this file where it was cut off. Nobody else may be writing it."""
+    """Delete the partial files of interrupted `writing` calls for this file. Nobody else may be writing it."""
     for partial in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         partial.unlink(missing_ok=True)
 
 
 def digest(file: BinaryIO) -> str:
-    """The SHA-256 of all that is still to be read."""
+    """The SHA-256 of the rest of a file, in hexadecimal."""
     sha256 = hashlib.sha256()
     while chunk := file.read(1 << 18):
         sha256.update(chunk)
@@ -69,20 +75,20 @@ def digest(file: BinaryIO) -> str:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """The next version of a small note: the old one or the new one is there, never a part of it."""
+    """Replace a small file: after a crash either the old content or the new one is there, never a part."""
     with _atomic_file(path, path.with_name(_partial_name(path.name)), 0o600) as file:
         file.write(data)
     sync_folder(path.parent)
 
 
 def share_with_group(path: Path) -> None:
-    """In a folder that hands its group on (setgid), its members read a file as well: a hub's two system users."""
+    """Let the group read a file in a setgid folder: the two system users of a hub share files so."""
     if os.name != "nt" and path.parent.stat().st_mode & stat.S_ISGID:
         path.chmod(0o640)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, where the system has a way to say so."""
+    """Flush the names in a folder to the disk, where the system can."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -93,7 +99,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Flush a whole folder whose files were not made by `writing`."""
+    """Flush a whole folder whose files were not written by `writing`."""
     for path in (*folder.rglob("*"), folder):
         if path.is_file():
             with path.open("r+b") as file:
@@ -105,7 +111,7 @@ def sync_tree(folder: Path) -> None:
 # --- folders that others write to ----------------------------------------------------------------------------------
 @contextmanager
 def open_shared(path: Path, *, make: bool = False) -> Iterator[SharedFolder]:
-    """Open a folder of a carrier; refused if it is a link. The way to it was named by a person, and may have links."""
+    """Open a folder of a carrier; a link is refused. Links in the path to it are fine: a person named it."""
     if make:
         with suppress(FileExistsError):
             path.mkdir()
@@ -125,7 +131,7 @@ def open_shared(path: Path, *, make: bool = False) -> Iterator[SharedFolder]:
 class SharedFolder:
     """An open folder that others write to. No link in it is followed: neither to read, nor to write, nor to delete.
 
-    Names are looked up in the folder that was opened, so a link that takes its place meanwhile leads nobody away.
+    Names are looked up relative to the open folder, so a link that replaces the folder meanwhile has no effect.
     Windows has no such lookup: there a link is noticed unless it appears between the check and the use.
     """
 
@@ -137,17 +143,17 @@ class SharedFolder:
             return sorted(entry.name for entry in entries)
 
     def stat(self, name: str) -> os.stat_result:
-        """What stands under a name, be it a link."""
-        return os.stat(self._at(name), dir_fd=self._descriptor, follow_symlinks=False)
+        """The status of an entry; a link is not followed."""
+        return os.stat(self._lookup_name(name), dir_fd=self._descriptor, follow_symlinks=False)
 
     @contextmanager
     def reading(self, name: str) -> Iterator[BinaryIO]:
-        """An ordinary file with this one name. Nothing else is opened: a device may act on being opened."""
+        """Open an ordinary file with one name. Nothing else is opened: a device may act on being opened."""
         try:
             status = self.stat(name)
             if is_link(status) or not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
                 raise FileKindError(f"{printable_name(name)} is not an ordinary file")
-            descriptor = os.open(self._at(name), _READ_FLAGS | _NO_FOLLOW, dir_fd=self._descriptor)
+            descriptor = os.open(self._lookup_name(name), _READ_FLAGS | _NO_FOLLOW, dir_fd=self._descriptor)
         except OSError as error:
             error.filename = printable_name(name)
             raise
@@ -155,8 +161,8 @@ class SharedFolder:
             yield file
 
     def put(self, name: str, source: BinaryIO) -> None:
-        """Give a file the content of `source`, unless it has it. What else stands under its name is replaced."""
-        if self._holds(name, source):
+        """Write the content of `source` to a file, unless it has it already. Another entry of this name is replaced."""
+        if self._has_content(name, source):
             return
         source.seek(0)
         with self.writing(name) as sink:
@@ -164,34 +170,36 @@ class SharedFolder:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
-        """A file that takes this place, also another file's, only when the block ends well."""
-        with _atomic_file(self._at(name), self._at(_partial_name(name)), 0o644, self._descriptor) as file:
+        """Write a file, which replaces any of this name only when the block succeeds."""
+        with _atomic_file(
+            self._lookup_name(name), self._lookup_name(_partial_name(name)), 0o644, self._descriptor
+        ) as file:
             yield file
         if self._descriptor is not None:
             _sync_descriptor(self._descriptor)
-        self._path.stat()  # on a stick that was pulled meanwhile it does not count
+        self._path.stat()  # fails if the stick was pulled meanwhile
 
     def remove(self, name: str) -> None:
-        os.unlink(self._at(name), dir_fd=self._descriptor)
+        os.unlink(self._lookup_name(name), dir_fd=self._descriptor)
 
-    def _holds(self, name: str, source: BinaryIO) -> bool:
+    def _has_content(self, name: str, source: BinaryIO) -> bool:
         try:
             with self.reading(name) as file:
                 return _same_content(file, source)
         except (FileKindError, OSError):
             return False
 
-    def _at(self, name: str) -> str:
+    def _lookup_name(self, name: str) -> str:
         return name if self._descriptor is not None else str(self._path / name)
 
 
 def is_link(status: os.stat_result) -> bool:
-    """Whether what was seen is a link, or a junction of Windows."""
+    """Whether an entry is a link, or a junction of Windows."""
     return stat.S_ISLNK(status.st_mode) or bool(getattr(status, "st_reparse_tag", 0) & _NAME_SURROGATE)
 
 
 def check_separate(carrier: Path, home: Path) -> None:
-    """Raise if a carrier is a home, lies in one or around one: others write to carriers, and nobody to a home."""
+    """Raise if a carrier is a home, or one lies in the other: others write to carriers, and nobody to a home."""
     carrier_path, home_path = carrier.resolve(), home.resolve()
     if _is_inside(carrier_path, home_path) or _is_inside(home_path, carrier_path):
         raise CarrierHomeError(
@@ -205,7 +213,7 @@ def printable_name(name: str) -> str:
 
 
 def _is_inside(inner: Path, outer: Path) -> bool:
-    """By what the folders are, not only by their names: names differ in case, and disks are mounted twice."""
+    """Whether two paths are nested, also where names differ in case or a disk is mounted twice."""
     return any(
         path == outer or (path.exists() and outer.exists() and path.samefile(outer)) for path in (inner, *inner.parents)
     )

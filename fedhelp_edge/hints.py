@@ -1,4 +1,4 @@
-"""The commands that a person is told to type next, complete with the options that they used this time."""
+"""Complete the commands in a hint with the options that the person used this time."""
 
 from __future__ import annotations
 
@@ -10,32 +10,40 @@ from typing import Any
 
 from typer.core import TyperGroup
 
-_CARRIED_OPTIONS = ("--home", "--plan", "--url", "--via", "--passphrase-file")  # what the next command needs as well
+_CARRIED_OPTIONS = (
+    "--home",
+    "--plan",
+    "--url",
+    "--via",
+    "--passphrase-file",
+)  # options that the next command needs as well
 
 
-_COMMAND = re.compile(r"\b(fedhelp-(?:edge|coordinator)) ([a-z]+)(?: ([a-z]+))?(?=([^',;]*))")  # and what follows it
+_COMMAND = re.compile(r"\b(fedhelp-(?:edge|coordinator)) ([a-z]+)(?: ([a-z]+))?(?=([^',;]*))")  # and the words after it
 
 
-_PLAIN_WORD = re.compile(r"[\w@%+=:,./\\-]+" if os.name == "nt" else r"[\w@%+=:,./-]+")  # a shell reads it as it is
+_PLAIN_WORD = re.compile(
+    r"[\w@%+=:,./\\-]+" if os.name == "nt" else r"[\w@%+=:,./-]+"
+)  # words that need no quotes in a shell
 
 
 class CurrentCommand:
-    """The command line that runs now: its commands, and the options that its next command needs as well."""
+    """The command line that runs now: its commands, and the options that the next command needs as well."""
 
     commands: TyperGroup | None = None
     options: Mapping[str, str] = {}
 
 
 def with_caller_options(text: str) -> str:
-    """A text whose commands of this program carry the caller's `--home`, `--plan` and the like, where they take them.
+    """Add the caller's `--home`, `--plan` and the like to the commands in a text that take them.
 
-    An option that the environment gave is not repeated: the shell still holds it.
+    An option from the environment is not repeated: the shell still has it.
     """
     return _COMMAND.sub(_complete_command, text)
 
 
 def quoted(word: str | Path) -> str:
-    """A word as a shell reads it back. Single quotes stand around whole commands already."""
+    """Quote a word for the shell, without single quotes: those enclose whole commands already."""
     word = str(word)
     if _PLAIN_WORD.fullmatch(word):
         return word
@@ -64,6 +72,7 @@ def _complete_command(command: re.Match[str]) -> str:
 
 
 def carried_options(arguments: Sequence[str]) -> dict[str, str]:
+    """The options of a command line that its next command needs as well."""
     options = {}
     for word, following in zip(arguments, [*arguments, ""][1:], strict=True):
         option, equals, value = word.partition("=")

@@ -1,4 +1,4 @@
-"""One command at a time in a folder: a lock that the system lets go of when its process ends, however it ends."""
+"""One command at a time in a folder: a lock that the system releases whenever its process ends."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ WAIT = 30.0  # seconds for another command to end
 
 @contextmanager
 def exclusive(path: Path, *, wait: float | None = None) -> Iterator[None]:
+    """Hold the lock file for a block; raise `BusyError` after `wait` seconds."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         until = time.monotonic() + (WAIT if wait is None else wait)

@@ -1,4 +1,4 @@
-"""Ask for a passphrase, in a terminal or from a private file, and refuse a weak one."""
+"""Get a passphrase from a terminal or a private file, and refuse a weak one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import typer
 
 from fedhelp_edge import console, errors
 
-_MIN_CHARACTERS = 10  # characters of a new passphrase that say something
+_MIN_CHARACTERS = 10  # characters of a new passphrase that are hard to guess
 
 
 _COMMON_WORDS = re.compile(
@@ -26,8 +26,10 @@ _COMMON_WORDS = re.compile(
 
 
 def provider(file: Path | None, prompt: str = "passphrase", *, twice: bool = False) -> Callable[[], str]:
-    """What gives the passphrase when it is needed: a file, else a prompt, else a refusal. A new one is typed `twice`,
-    and must not be weak."""
+    """A function that gets the passphrase from the file, else from a prompt, else raises.
+
+    A new passphrase is typed `twice` and must not be weak.
+    """
 
     def ask() -> str:
         if file is None and not sys.stdin.isatty():
@@ -44,10 +46,10 @@ def provider(file: Path | None, prompt: str = "passphrase", *, twice: bool = Fal
 
 
 def choose_new(generate: Callable[[], str], file: Path | None, *, own: bool) -> str:
-    """The passphrase of new keys: from a file, chosen at a prompt, or made.
+    """The passphrase of new keys: from a file, typed at a prompt, or generated.
 
-    One that was made is shown and must be typed before anything is locked with it, so that nobody is locked out by a
-    passphrase that was never read. Where nobody watches none is made, for it would end up in a log, or be lost.
+    A generated one is shown and must be typed before it locks anything, so that nobody is locked out by a passphrase
+    that nobody has read. Without a terminal none is generated, for it would end up in a log, or be lost.
     """
     if file is not None:
         return provider(file, twice=True)()
@@ -60,30 +62,30 @@ def choose_new(generate: Callable[[], str], file: Path | None, *, own: bool) -> 
         return provider(None, "new passphrase", twice=True)()
     passphrase = generate()
     console.say(f"passphrase: {passphrase}")
-    console.say("write these five words on paper and keep them away from this computer; nobody can bring them back")
-    typed = provider(None, "type the passphrase, to be sure that it stands on paper")
+    console.say("write these five words on paper and keep them away from this computer; nobody can recover them")
+    typed = provider(None, "type the passphrase, to be sure that it is on paper")
     while "-".join(typed().replace("-", " ").split()).lower() != passphrase:
-        console.say("that is another one; the passphrase is the five words above, with hyphens")
+        console.say("this does not match; the passphrase is the five words above, with hyphens")
     return passphrase
 
 
 def check_strength(passphrase: str) -> None:
-    """Refuse a new passphrase that is soon guessed: whoever copies the key file may try as many as they like.
+    """Raise if a new passphrase is easy to guess: a thief of the key file may try as many as they like.
 
-    Counted are characters that say something: no spaces, no obvious words, no runs ("aaa", "123"), no repetition.
+    Spaces, common words, runs ("aaa", "123") and repetitions do not count.
     """
     rest = unicodedata.normalize("NFKC", passphrase.strip()).casefold()
     rest = next(rest[:size] for size in range(len(rest) + 1) if (rest[:size] * len(rest))[: len(rest)] == rest)
     rest = _COMMON_WORDS.sub(" ", rest)
     telling = [char for previous, char in pairwise(f" {rest}") if char != " " and abs(ord(char) - ord(previous)) > 1]
     if len(telling) < _MIN_CHARACTERS or len(set(telling)) < _MIN_CHARACTERS // 2:
-        raise errors.WeakPassphraseError("the passphrase would soon be guessed")
+        raise errors.WeakPassphraseError("the passphrase is easy to guess")
 
 
 def _check_private(name: str, status: os.stat_result) -> None:
-    """Refuses a passphrase file that other users can read. Windows' modes say nothing of who may read.
+    """Raise if other users can read a passphrase file. On Windows modes do not tell.
 
-    What root owns may have a group: systemd lends credentials so, by an access list that shows as the group's rights.
+    A file of root may be readable by a group: systemd passes credentials by an access list that shows as group rights.
     """
     if os.name == "nt" or not stat.S_ISREG(status.st_mode):
         return

@@ -1,7 +1,7 @@
-"""Text that others wrote, shown without harm: on a terminal, on a page, in a table that a spreadsheet opens.
+"""Escape text that others wrote: for a terminal, a page, or a table that a spreadsheet opens.
 
-A name with a line end forges a line of output; ESC repaints a terminal; a direction mark turns what is read around; an
-invisible letter makes two names look alike; a cell that begins with `=` is worked out by a spreadsheet.
+A name with a line end forges a line of output; ESC repaints a terminal; a direction mark reverses text; an invisible
+character makes two names look alike; a spreadsheet evaluates a cell that begins with `=`.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def visible(text: str) -> str:
-    """One line: each character that steers a terminal or cannot be seen is written out, `\\x1b` for ESC."""
+    """The text as one line: control and invisible characters are escaped, `\\x1b` for ESC."""
     return _UNSAFE_CHARACTER.sub(_escape, text)
 
 
 def visible_html(text: str) -> str:
-    """The same for a page, with entities for what is markup."""
+    """The same for a page, with markup escaped too."""
     return html.escape(visible(text))
 
 
 def check_name(name: str) -> None:
-    """Refuse a name or a reason that `visible` would have to change, or that is too long, before others read it."""
+    """Raise if a name or a reason is too long, or if `visible` would change it, before others read it."""
     if not NAME_PATTERN.fullmatch(name):
         raise BadNameError(
             f"'{visible(name[:60])}' has a line end, a control or invisible character, or over 200 letters"
@@ -43,7 +43,7 @@ def check_name(name: str) -> None:
 
 
 def shortened(names: Iterable[str], limit: int = 20) -> str:
-    """A list as people read it: of many names the first ones, and how many more there are."""
+    """A list for people: the first names, and how many more there are."""
     rest = iter(names)
     first = ", ".join(itertools.islice(rest, limit))
     remaining = sum(1 for _ in rest)
@@ -51,7 +51,7 @@ def shortened(names: Iterable[str], limit: int = 20) -> str:
 
 
 def csv_cell(value: object) -> object:
-    """A cell of a CSV file that a spreadsheet shows as it is, and does not work out as a formula."""
+    """A cell of a CSV file that a spreadsheet does not evaluate as a formula."""
     if not isinstance(value, str):
         return value
     text = visible(value)

@@ -1,4 +1,4 @@
-"""What both command lines share: lazy commands, the home folder, passphrases, results on stdout, errors on stderr."""
+"""Shared by both command lines: lazy commands, common options, and errors on stderr."""
 
 import importlib
 import os
@@ -16,7 +16,7 @@ from fedhelp_edge import console, errors, hints
 Home = Annotated[
     Path,
     typer.Option(
-        "--home", envvar="FEDHELP_HOME", help="Where this site lives.", show_default="~/fedhelp", readable=False
+        "--home", envvar="FEDHELP_HOME", help="The folder of this site.", show_default="~/fedhelp", readable=False
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
@@ -25,15 +25,15 @@ PassphraseFile = Annotated[
     typer.Option(
         "--passphrase-file",
         envvar="FEDHELP_PASSPHRASE_FILE",
-        help="A file that holds the passphrase.",
+        help="A file with the passphrase.",
         readable=False,
     ),
 ]
-NoPassphrase = Annotated[bool, typer.Option("--no-passphrase", help="Leave keys to file permissions.")]
-OwnPassphrase = Annotated[bool, typer.Option("--own", help="Type a passphrase of your own.")]
+NoPassphrase = Annotated[bool, typer.Option("--no-passphrase", help="Protect the keys by file permissions only.")]
+OwnPassphrase = Annotated[bool, typer.Option("--own", help="Type your own passphrase.")]
 DEFAULT_HOME = Path("~/fedhelp")
-_JSON_OPTIONS = {"--json", "--format json", "--format=json"}  # how a program asks for an answer that it can read
-_INTERRUPTED_EXIT = 130  # what typer makes of Ctrl-C
+_JSON_OPTIONS = {"--json", "--format json", "--format=json"}  # options by which a program asks for JSON
+_INTERRUPTED_EXIT = 130  # typer's exit code for Ctrl-C
 _EXTRAS = {
     "torch": "train", "onnx": "train", "torchvision": "foundation", "open_clip": "foundation",
     "pydicom": "medical", "nibabel": "medical", "matplotlib": "lab", "segno": "server",
@@ -42,7 +42,7 @@ _EXTRAS = {
 
 
 def path_argument(description: str) -> Any:
-    """An argument that names a file or folder. Whether it can be read is found out on reading: no usage error."""
+    """An argument that names a file or folder. Whether it is readable shows on reading: that is not a usage error."""
     return typer.Argument(help=description, readable=False)
 
 
@@ -59,20 +59,20 @@ def check_order(first: Sequence[Path], suffix: str, others: Sequence[Path], orde
 
 
 class LazyCommands(MutableMapping[str, Any]):
-    """Command names and, in a package, the module of each, imported when the command is asked for."""
+    """The commands of a package by name; a command's module is imported when it is first used."""
 
     def __init__(self, package: str, names: Sequence[str]) -> None:
         self._package, self._names = package, list(names)
-        self._made: dict[str, Any] = {}
+        self._loaded: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._names:
             raise KeyError(name)
-        if name not in self._made:
+        if name not in self._loaded:
             command = typer.main.get_command(importlib.import_module(f"{self._package}.{name}").app)
             command.name = name
-            self._made[name] = command
-        return self._made[name]
+            self._loaded[name] = command
+        return self._loaded[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -87,13 +87,13 @@ class LazyCommands(MutableMapping[str, Any]):
 
 
 def app(**options: Any) -> typer.Typer:
-    """A Typer as every file of commands makes one: plain text, no tracebacks of its own, quick to start."""
+    """A Typer app as every command file makes one: plain text, without its own tracebacks, quick to start."""
     settings = {"rich_markup_mode": None, "pretty_exceptions_enable": False, "add_completion": False, **options}
     return typer.Typer(context_settings={"help_option_names": ["-h", "--help"]}, **settings)
 
 
 def command_group(package: str, names: Sequence[str], program: str, description: str, version: str) -> TyperGroup:
-    """The whole command line of a program."""
+    """The command line of a program, with its `--version` and `--debug`."""
     epilog = "Every command has --help with an example."
     root = app(no_args_is_help=True, help=description, epilog=epilog, add_completion=True)
 
@@ -119,7 +119,7 @@ def command_group(package: str, names: Sequence[str], program: str, description:
 
 
 def run(commands: TyperGroup, arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a command line and leave: 0 done, 1 refused, failed or not ready, 2 wrong usage."""
+    """Run a command line and exit: 0 done, 1 refused, failed or not ready, 2 wrong usage."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments or bool(os.environ.get("FEDHELP_DEBUG"))
     if "--debug" in arguments:  # wherever it stands
@@ -129,18 +129,18 @@ def run(commands: TyperGroup, arguments: Sequence[str] | None = None) -> NoRetur
     hints.CurrentCommand.commands, hints.CurrentCommand.options = commands, hints.carried_options(arguments)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a console that lacks a letter shows "?" and goes on
+            stream.reconfigure(errors="replace")  # a console that lacks a character shows "?"
     try:
         code = commands.main(args=arguments, prog_name=commands.name, standalone_mode=False)
         sys.stdout.flush()
         if code == _INTERRUPTED_EXIT:
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
-    except BrokenPipeError:  # the reader of our output has seen enough
+    except BrokenPipeError:  # the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (Exception, KeyboardInterrupt) as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # typer has its own, or click's, by its version
+        if type(error).__name__ == "NoArgsIsHelpError":  # typer's or click's, depending on the version
             console.say(*error.ctx.get_help().splitlines())  # type: ignore[union-attr]
             sys.exit(2)
         if debug:
@@ -167,7 +167,7 @@ def _as_fedhelp_error(error: BaseException) -> errors.FedhelpError:
             )
     if hasattr(error, "format_message"):
         message = str(error.format_message()).strip().removesuffix(".")
-        context = getattr(error, "ctx", None)  # where it is known which command was meant
+        context = getattr(error, "ctx", None)  # there if the command is known
         return errors.UsageError(
             message[:1].lower() + message[1:], remedy=f"see '{context.command_path} --help'" if context else ""
         )
@@ -175,7 +175,7 @@ def _as_fedhelp_error(error: BaseException) -> errors.FedhelpError:
 
 
 def install_hint(module: str) -> str:
-    """How to get an optional package."""
+    """How to install an optional package."""
     return f"pip install 'fedhelp-edge[{_EXTRAS[module]}]'"
 
 
@@ -189,4 +189,5 @@ def _exit_with(error: errors.FedhelpError, *, as_json: bool) -> NoReturn:
 
 
 def home_folder(path: Path) -> Path:
+    """The folder that `--home` names, with `~` expanded."""
     return path.expanduser()

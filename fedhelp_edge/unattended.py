@@ -1,4 +1,4 @@
-"""Work that goes on for weeks: what passes is waited for, and what stays ends the command with its code."""
+"""Long-running commands: transient errors are retried, and all others end the command with their code."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _MAX_WAIT = 600.0  # seconds between two attempts
 
 
 def transient_error(error: FedhelpError | OSError) -> FedhelpError | None:
-    """A fault that a later attempt may not meet: a stick or share that is away, a full disk, a hub that is in use.
+    """The error, if a later attempt may succeed: a missing stick or share, a full disk, a hub in use.
 
-    None for what time does not mend: damage, a broken log, a wrong passphrase, a clock that jumped.
+    None for errors that time does not mend: damage, a broken log, a wrong passphrase, a clock that jumped.
     """
     own_error = from_os(error) if isinstance(error, OSError) else error
     return own_error if isinstance(own_error, _TRANSIENT) else None
@@ -37,7 +37,7 @@ def transient_error(error: FedhelpError | OSError) -> FedhelpError | None:
 def run_repeatedly(
     attempt: Callable[[], bool], every: float, say: Callable[[str], None], sleep: Callable[[float], object] = time.sleep
 ) -> None:
-    """Call `once` every so many seconds until it returns True; wait longer and longer while it meets what passes."""
+    """Call `attempt` every so many seconds until it returns True; transient errors make it wait longer and longer."""
     wait, reported = every, ""
     while True:
         try:
@@ -47,12 +47,12 @@ def run_repeatedly(
             if transient is None:
                 raise
             if reported != (reported := transient.code):
-                say(f"waiting: {transient.code}: {transient.cause}; it goes on by itself")
-            sleep(wait * random.uniform(0.75, 1))  # noqa: S311 - many that wait for one thing do not come at once
+                say(f"waiting: {transient.code}: {transient.cause}; the command retries by itself")
+            sleep(wait * random.uniform(0.75, 1))  # noqa: S311 - many waiting commands must not retry at once
             wait = max(every, min(2 * wait, _MAX_WAIT))
             continue
         if reported:
-            say("it goes on")
+            say("the command continues")
         wait, reported = every, ""
         if done:
             return
@@ -61,7 +61,7 @@ def run_repeatedly(
 
 @contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """SIGTERM ends the command as its own end would: locks are let go, and a transaction is rolled back."""
+    """SIGTERM ends the command cleanly: locks are released, and a transaction is rolled back."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

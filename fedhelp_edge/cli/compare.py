@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from fedhelp_edge import console, shell
-from fedhelp_edge.cli.predict import Signer
+from fedhelp_edge.cli.options import Signer
 
 if TYPE_CHECKING:
     from fedhelp_edge.infer.compare import Comparison

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from fedhelp_edge import shell
-from fedhelp_edge.cli.train import Device, Images, Knowledge, PlanFile, Rounds, Threads, run_training
+from fedhelp_edge.cli.options import Device, Images, Knowledge, PlanFile, Rounds, Threads
+from fedhelp_edge.cli.train import run_training
 
 app = shell.app()
 

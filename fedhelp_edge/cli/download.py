@@ -4,7 +4,7 @@ import functools
 from dataclasses import asdict
 
 from fedhelp_edge import console, passphrase, shell
-from fedhelp_edge.cli.join import CaFile, Url, Via
+from fedhelp_edge.cli.options import CaFile, Url, Via
 
 app = shell.app()
 

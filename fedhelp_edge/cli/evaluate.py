@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fedhelp_edge import console, passphrase, shell
-from fedhelp_edge.cli.train import PlanFile, Threads
+from fedhelp_edge.cli.options import PlanFile, Threads
 
 app = shell.app()
 

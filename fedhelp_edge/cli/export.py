@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedhelp_edge import console, hints, passphrase, shell
-from fedhelp_edge.cli.train import PlanFile, Threads
+from fedhelp_edge.cli.options import PlanFile, Threads
 
 if TYPE_CHECKING:
     from export.bundle import ExportResult

@@ -1,21 +1,15 @@
 """`join`."""
 
 import functools
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fedhelp_edge import console, shell
 from fedhelp_edge import passphrase as fedhelp_edge_passphrase
+from fedhelp_edge.cli.options import CaFile, Url, Via
 
 app = shell.app()
-
-Via = Annotated[Path | None, typer.Option("--via", help="A stick, a synced folder or a network share.", readable=False)]
-Url = Annotated[str, typer.Option("--url", help="The coordinator's address.")]
-CaFile = Annotated[
-    Path | None, typer.Option("--ca-file", help="Whose certificates to trust besides the usual ones.", readable=False)
-]
 
 
 @app.command()

@@ -10,12 +10,10 @@ from typing import Annotated
 import typer
 
 from fedhelp_edge import console, shell
-from fedhelp_edge.cli.train import Threads
+from fedhelp_edge.cli.options import Model, Signer, Threads
 
 app = shell.app()
 
-Model = Annotated[Path, shell.path_argument("The model, MODEL.onnx; its signature lies beside it.")]
-Signer = Annotated[str | None, typer.Option("--signer", help="SHA256:..., the key whose signature you trust.")]
 _POLL = 2.0  # seconds between two looks into a drop folder
 
 

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from fedhelp_edge import console, shell
-from fedhelp_edge.cli.predict import Model, Signer
-from fedhelp_edge.cli.train import Threads
+from fedhelp_edge.cli.options import Model, Signer, Threads
 
 app = shell.app()
 

@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 
 from fedhelp_edge import console, passphrase, shell
-from fedhelp_edge.cli.join import CaFile, Url, Via
-from fedhelp_edge.cli.train import Device, Threads
+from fedhelp_edge.cli.options import CaFile, Device, Threads, Url, Via
 
 app = shell.app()
 

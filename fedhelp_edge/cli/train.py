@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from fedhelp_edge import console, hints, shell
+from fedhelp_edge.cli.options import Device, Images, Knowledge, PlanFile, Rounds, Threads
 
 app = shell.app()
-
-PlanFile = Annotated[Path | None, typer.Option("--plan", help="A plan, to try it out without joining.", readable=False)]
-Images = Annotated[Path | None, shell.path_argument("Folder, table or NPZ of images; remembered.")]
-Knowledge = Annotated[Path | None, typer.Option("--knowledge", help="The pack.", readable=False)]
-Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Rounds, each from what the last one gave.")]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor cores to use.")]
-Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 
 
 @app.command()

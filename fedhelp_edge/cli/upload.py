@@ -3,7 +3,7 @@
 import functools
 
 from fedhelp_edge import console, passphrase, shell
-from fedhelp_edge.cli.join import CaFile, Url, Via
+from fedhelp_edge.cli.options import CaFile, Url, Via
 
 app = shell.app()
 

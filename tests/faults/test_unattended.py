@@ -39,7 +39,12 @@ def test_transient_errors_are_retried_ever_later_and_printed_once() -> None:
     waits: list[float] = []
     errors = [OSError(5, "gone", "stick")] * 12
     unattended.run_repeatedly(attempts(*errors, None, BusyError("held"), None), 30, lines.append, waits.append)
-    assert [line.split(":")[0] for line in lines] == ["waiting", "it goes on", "waiting", "it goes on"]
+    assert [line.split(":")[0] for line in lines] == [
+        "waiting",
+        "the command continues",
+        "waiting",
+        "the command continues",
+    ]
     assert "E_STORAGE" in lines[0]
     assert "E_BUSY" in lines[2]
     assert waits[0] <= 30 < waits[2]
@@ -80,7 +85,7 @@ def test_run_waits_for_a_hub_that_another_command_holds_and_ends_by_sigterm(thre
     while not lines or "round 2 is open" not in lines[-1]:
         lines.append(process.stderr.readline())
         assert lines[-1], lines
-    assert sum("it goes on" in line for line in [*lines, process.stderr.readline()]) == 1
+    assert sum("the command continues" in line for line in [*lines, process.stderr.readline()]) == 1
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
     process.stderr.close()

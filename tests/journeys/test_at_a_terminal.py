@@ -77,7 +77,7 @@ def clinic(made: Federation, tmp_path: Path) -> Iterator[Clinic]:
 def takes_down(shown: Terminal) -> str:
     """The passphrase that is shown, once it was typed from paper."""
     passphrase = shown.line("passphrase: ")
-    shown.sees("stands on paper: ")
+    shown.sees("is on paper: ")
     shown.types(passphrase)
     return passphrase
 
@@ -86,12 +86,12 @@ def takes_down(shown: Terminal) -> str:
 def test_a_made_passphrase_is_shown_before_anything_is_sent_and_opens_what_comes_back(clinic: Clinic, way: str) -> None:
     with at(*clinic.way(way), home=clinic.home) as shown:
         passphrase = shown.line("passphrase: ")
-        shown.sees("stands on paper: ")
+        shown.sees("is on paper: ")
         assert clinic.requests == []
         assert not keys.exist(clinic.site)
         shown.types("something else")
-        shown.sees("that is another one")
-        shown.sees("stands on paper: ")
+        shown.sees("this does not match")
+        shown.sees("is on paper: ")
         shown.types(passphrase.replace("-", " ").upper())
         words = shown.line("words: ")
         assert shown.ends() == 0, shown.screen
@@ -156,7 +156,7 @@ def test_keys_from_a_backup_join(clinic: Clinic) -> None:
 @pytest.mark.parametrize("key", [terminal.CTRL_C, terminal.CTRL_D], ids=["Ctrl-C", "end of input"])
 def test_who_stops_at_the_passphrase_has_sent_and_kept_nothing_and_may_begin_again(clinic: Clinic, key: bytes) -> None:
     with at(*clinic.way("file by network"), home=clinic.home) as shown:
-        shown.sees("stands on paper: ")
+        shown.sees("is on paper: ")
         shown.presses(key)
         assert shown.ends() == 1
         assert "E_INTERRUPTED" in shown.screen

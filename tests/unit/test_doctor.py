@@ -116,7 +116,7 @@ def test_how_parcels_travel_is_tried_and_no_network_is_no_fault(clinic: Clinic) 
     assert doctor._carrier(clinic.home).state == doctor.WARN
     with net.running(clinic.federation.folder / "hub") as port:
         connection.save(clinic.home, url=f"http://127.0.0.1:{port}")
-        assert doctor._carrier(clinic.home).detail == "is reached"
+        assert doctor._carrier(clinic.home).detail == "reachable"
     found = doctor._carrier(clinic.home)
     assert (found.state, "cannot be reached" in found.detail) == (doctor.WARN, True)
     assert "run the same command again" in found.remedy

@@ -418,7 +418,7 @@ def test_a_drop_folder_that_is_away_or_answers_that_find_no_room_are_waited_for(
     monkeypatch.setattr(answering, "write_file", full)
     answering.watch_folder(out, opened, drop, "csv", wait, said.append)
     assert looks == [0, 2, 2, 2, 3]
-    starts = ["waiting", "it goes on", "waiting", "1 new, 0 of them bad", "it goes on"]
+    starts = ["waiting", "the command continues", "waiting", "1 new, 0 of them bad", "the command continues"]
     assert [line.split(":")[0] for line in said] == starts
     assert ["E_STORAGE" in said[0], "E_FILE_MISSING" in said[2]] == [True, True]
 

@@ -1,0 +1,27 @@
+"""Arguments and options that several commands take."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedhelp_edge import shell
+
+# how parcels travel
+Via = Annotated[Path | None, typer.Option("--via", help="A stick, a synced folder or a network share.", readable=False)]
+Url = Annotated[str, typer.Option("--url", help="The coordinator's address.")]
+CaFile = Annotated[
+    Path | None, typer.Option("--ca-file", help="Certificates to trust besides the usual ones.", readable=False)
+]
+
+# training
+PlanFile = Annotated[Path | None, typer.Option("--plan", help="A plan, to try it out without joining.", readable=False)]
+Images = Annotated[Path | None, shell.path_argument("Folder, table or NPZ of images; remembered.")]
+Knowledge = Annotated[Path | None, typer.Option("--knowledge", help="The knowledge pack.", readable=False)]
+Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Rounds; each continues from the last one's result.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor cores to use.")]
+Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
+
+# models
+Model = Annotated[Path, shell.path_argument("The model, MODEL.onnx, with its signature beside it.")]
+Signer = Annotated[str | None, typer.Option("--signer", help="SHA256:..., the key whose signature you trust.")]
