@@ -10,10 +10,10 @@ app = shell.app()
 
 @app.command()
 def audit(
-    folder: Annotated[Path, shell.path_argument("The folder of a round that the coordinator exported.")],
+    folder: Annotated[Path, shell.path_argument("The folder of a round, exported by the coordinator.")],
     json: shell.AsJson = False,
 ) -> None:
-    """Check a round that the coordinator handed out: every signature, every receipt, every line of the log. No key.
+    """Check an exported round: every signature, every receipt and every line of the log. It needs no key.
 
     Example: fedhelp-edge audit round-3
     """
@@ -31,6 +31,6 @@ def audit(
     )
     for record in (*report.merged, *report.others):
         console.show(f"  {record['site']}  {record['update'][:16]}  {record['state']}")
-    console.show(f"the log's {report.log.length} lines follow from one another; every signature and receipt holds")
-    console.show("nothing is missing and nothing is added; what the sealed files hold, only a key can show")
+    console.show(f"the {report.log.length} lines of the log form one chain; every signature and receipt is valid")
+    console.show("nothing is missing and nothing was added; only a key can show the content of sealed files")
     return None

@@ -25,23 +25,25 @@ def check(
     images: Annotated[
         Path, shell.path_argument("A folder with a folder of images for each class, a table (CSV) or an NPZ.")
     ],
-    plan: Annotated[Path | None, typer.Option("--plan", help="The plan that they are for.", readable=False)] = None,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", help="The plan that the images are for.", readable=False)
+    ] = None,
     mapping: Annotated[
         list[str] | None,
-        typer.Option("--map", metavar="NAME=CLASS", help="Another name for a class; may be repeated. Remembered."),
+        typer.Option("--map", metavar="NAME=CLASS", help="Another name for a class; repeatable. Remembered."),
     ] = None,
     columns: Annotated[
         list[str] | None,
-        typer.Option("--columns", metavar="OURS=THEIRS,...", help="What a table's columns are called. Remembered."),
+        typer.Option("--columns", metavar="OURS=THEIRS,...", help="Names of a table's columns. Remembered."),
     ] = None,
     home: shell.Home = shell.DEFAULT_HOME,
     json: shell.AsJson = False,
 ) -> None:
-    """Look for what is wrong with images and labels before training. Exit code 1 if they are not ready.
+    """Find problems in images and labels before training. Exit code 1 if they are not ready.
 
-    Without --plan it is the plan of the round that is ordered here; where none is, the folders' names are the classes.
+    Without --plan the plan of the current task counts; without a task the names of the folders are the classes.
 
-    A table's columns may be named: --columns 'image=Datei,label=Befund,patient=Fall'.
+    A table may have other column names: --columns 'image=Datei,label=Befund,patient=Fall'.
 
     Example: fedhelp-edge check images --plan plan.toml
     """
@@ -69,7 +71,7 @@ def check(
 
 
 def _task_plan(home: Path) -> Plan | None:
-    """The plan of the round that the coordinator ordered."""
+    """The plan of the current task, if there is one."""
     from fedhelp_edge.site import inbox, verified
 
     state = verified.state(home)
@@ -77,7 +79,7 @@ def _task_plan(home: Path) -> Plan | None:
 
 
 def _parse_mapping(texts: list[str]) -> dict[str, str]:
-    """`NAME=CLASS`, each."""
+    """Parse `NAME=CLASS` texts."""
     names = {}
     for text in texts:
         name, equals, target = text.partition("=")
@@ -88,7 +90,7 @@ def _parse_mapping(texts: list[str]) -> dict[str, str]:
 
 
 def _parse_columns(texts: list[str]) -> dict[str, str]:
-    """`OURS=THEIRS`, one or several with commas between."""
+    """Parse `OURS=THEIRS` texts, one or several with commas between."""
     from fedhelp_edge.data.table import COLUMN_OPTIONS
 
     columns = {}

@@ -24,9 +24,9 @@ def compare(
     home: shell.Home = shell.DEFAULT_HOME,
     json: shell.AsJson = False,
 ) -> None:
-    """Compare two models on labelled images before adopting the newer one: who gets better, who worse, how certain.
+    """Compare two models on labelled images before you adopt the newer one, with confidence intervals.
 
-    Images that this site learned from or chose by are left out.
+    Training and validation images of this site are left out.
 
     Example: fedhelp-edge compare old.onnx new.onnx images
     """
@@ -52,7 +52,7 @@ def compare(
         return console.print_json(**asdict(comparison), verdict=comparison.verdict)
     _print_comparison(comparison)
     if comparison.left_out:
-        console.say(f"{comparison.left_out} images that this site learned from or chose by are left out")
+        console.say(f"{comparison.left_out} training or validation images of this site are left out")
     return None
 
 
@@ -64,14 +64,13 @@ def _print_comparison(comparison: Comparison) -> None:
         )
         label = "AUC" if name == "auc" else name.replace("_", " ")
         console.show(f"{label:<20}{columns}  {_format_difference(getattr(comparison.difference, name))}")
-    for class_figures in comparison.classes:
+    for one_class in comparison.classes:
         columns = "".join(
-            _format_number(count / class_figures.images if class_figures.images else None)
-            for count in (class_figures.old, class_figures.new)
+            _format_number(count / one_class.images if one_class.images else None)
+            for count in (one_class.old, one_class.new)
         )
-        console.show(
-            f"{f'{class_figures.name}, n={class_figures.images}':<20}{columns}  {_format_difference(class_figures.difference)}"
-        )
+        label = f"{one_class.name}, n={one_class.images}"
+        console.show(f"{label:<20}{columns}  {_format_difference(one_class.difference)}")
     console.show(f"{'not answered':<20}{comparison.old.unknown:>8}{comparison.new.unknown:>8}")
     console.show(f"only the new one is right on {comparison.better} images, only the old one on {comparison.worse}")
     console.show(comparison.verdict)

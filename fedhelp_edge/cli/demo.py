@@ -14,18 +14,18 @@ app = shell.app()
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="A new folder for all of it.", readable=False)] = Path(
+    out: Annotated[Path, typer.Option("--out", help="A new folder for the demo.", readable=False)] = Path(
         "fedhelp-demo"
     ),
     images: Annotated[
-        Path | None, typer.Option("--images", help="Your own: a folder, a table or an NPZ.", readable=False)
+        Path | None, typer.Option("--images", help="Your own images: a folder, a table or an NPZ.", readable=False)
     ] = None,
     method: Annotated[str, typer.Option("--method", help="fedhelp, fedavg or fedprox.")] = "fedhelp",
-    rounds: Annotated[int, typer.Option("--rounds", min=1, max=100, help="How many.")] = 2,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="Processor cores; more help little here.")] = 1,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, max=100, help="Number of rounds.")] = 2,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Processor cores; more than one helps little.")] = 1,
     json: shell.AsJson = False,
 ) -> None:
-    """Play the whole story here: a hospital and three clinics train one model, and no image leaves its folder.
+    """Run a whole federation here: a hospital and three clinics train one model, and no image leaves its folder.
 
     Example: fedhelp-edge demo
     """
@@ -53,8 +53,8 @@ def demo(
         figures = "".join(f"{site[name]:>10.0%}" for name in ("alone", "together", "kept"))
         console.show(f"{site['name']:<12}{site['images']:>8}{figures}   n={site['test']}")
     size = max(sent["size"] for sent in record["parcels"] if sent["kind"] == "update") / 1e6
-    console.show(f"a share has {size:.1f} MB, signed and encrypted; no image left its folder")
-    console.say(f"{time.monotonic() - started:.0f} s; {out / 'report.html'} tells all of it: open it in a browser")
-    console.say_next(f"'fedhelp-edge status --home {hints.quoted(out / 'sites' / 'clinic-a')}' looks closer,")
-    console.say("or 'fedhelp-edge demo --out mine --images DIR' tells it with images of your own")
+    console.show(f"an update has {size:.1f} MB, signed and encrypted; no image left its folder")
+    console.say(f"{time.monotonic() - started:.0f} s; {out / 'report.html'} shows everything: open it in a browser")
+    console.say_next(f"'fedhelp-edge status --home {hints.quoted(out / 'sites' / 'clinic-a')}' shows more,")
+    console.say("or 'fedhelp-edge demo --out mine --images DIR' runs it with your own images")
     return None

@@ -14,7 +14,7 @@ def distill(
     images: Images = None, plan: PlanFile = None, knowledge: Knowledge = None, rounds: Rounds = 1,
     threads: Threads = None, device: Device = "cpu", home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False,
 ) -> None:  # fmt: skip
-    """Train a hospital's large net and the proxy that travels in its place. Cut off, it goes on where it stopped.
+    """Train a hospital's large net and the proxy that travels in its place. An interrupted run continues.
 
     Example: fedhelp-edge distill images
     """

@@ -12,9 +12,7 @@ app = shell.app()
 
 @app.command()
 def doctor(
-    model: Annotated[
-        Path | None, shell.path_argument("A model (.onnx), to see whether it answers here as it should.")
-    ] = None,
+    model: Annotated[Path | None, shell.path_argument("A model (.onnx), to check its answers on this machine.")] = None,
     home: shell.Home = shell.DEFAULT_HOME,
     json: shell.AsJson = False,
 ) -> None:
@@ -23,10 +21,10 @@ def doctor(
     Example: fedhelp-edge doctor
     """
     from fedhelp_edge import doctor
-    from fedhelp_edge import doctor as fedhelp_edge_doctor
+    from fedhelp_edge import doctor as machine_check
 
     results = []
-    for check in fedhelp_edge_doctor.run_checks(shell.home_folder(home), model):
+    for check in machine_check.run_checks(shell.home_folder(home), model):
         results.append(check)
         if not json:
             console.show(f"{check.state.upper():<5} {check.name:<10} {check.detail}")

@@ -18,7 +18,7 @@ def download(
     passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
 ) -> None:
-    """Fetch orders, knowledge, the merged model and receipts, verify them, and open the model.
+    """Fetch tasks, knowledge, the merged model and receipts, verify them, and open the model.
 
     Example: fedhelp-edge download --via /media/stick
     """

@@ -18,23 +18,23 @@ app = shell.app()
 def evaluate(
     plan: PlanFile = None,
     images: Annotated[
-        Path | None, typer.Option("--images", help="Other images than those trained on.", readable=False)
+        Path | None, typer.Option("--images", help="Other images than the site's own.", readable=False)
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             "--out",
-            help="A folder for evaluation.json and evaluation.html; earlier ones stay, the next is evaluation-2.",
+            help="A folder for evaluation.json and evaluation.html; earlier files stay.",
             readable=False,
         ),
     ] = None,
-    tier: Annotated[str, typer.Option("--tier", help="small or large: what was trained.")] = "small",
+    tier: Annotated[str, typer.Option("--tier", help="small or large, as trained.")] = "small",
     threads: Threads = None,
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
 ) -> None:
-    """Measure every net that the site has on its test images, and say which one `export` would take.
+    """Evaluate every net of this site on its test images, and say which one `export` would choose.
 
     Example: fedhelp-edge evaluate --out results
     """
@@ -63,13 +63,13 @@ def evaluate(
             f"balanced accuracy {without_prior.balanced_accuracy.value:.3f}",
         ]
         console.show(f"without the prior   {', '.join(figures)}")
-        console.say("the prior is how frequent each class was in training; the figures above are with it")
+        console.say("the prior is the frequency of each class in training; the figures above include it")
     console.say_findings(evaluation.findings)
     if not evaluation.chosen:
         console.say("no net is chosen: there are no validation images")
     console.say_next(_next_step(home_dir))
     if page:
-        console.say(f"with calibration and each class: {page}")
+        console.say(f"calibration and figures for each class: {page}")
     return None
 
 
@@ -83,7 +83,7 @@ def _next_step(home: Path) -> str:
 def _evaluate(
     plan: Path | None, home: Path, tier: str, images: Path | None, ask: Callable[[], str], threads: int | None
 ) -> Any:
-    """What was trained by order; or by a plan alone, to try it out."""
+    """Evaluate the round of the current task, or of a plan that is tried out alone."""
     if plan is None:
         from fedhelp_edge.site import ordered_training, verified
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 app = shell.app()
 
-_FEW_ANSWERED = 0.1  # of the validation images: where a model answers fewer, that is said first
-_NOT_READY = 0.2  # and where, by the interval, it can hardly answer so many of a site's images, it is not ready
+_FEW_ANSWERED = 0.1  # of the validation images: a model that answers fewer gets a warning first
+_NOT_READY = 0.2  # a model whose interval of answered images ends below this is not ready
 
 
 @app.command()
@@ -26,24 +26,24 @@ def export(
     plan: PlanFile = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="The model's file; default: bundles/round-N.onnx at home.", readable=False),
+        typer.Option("--out", help="The model file; default: bundles/round-N.onnx at home.", readable=False),
     ] = None,
-    int8: Annotated[bool, typer.Option("--int8", help="8-bit numbers, if that is worth it here.")] = False,
-    round_: Annotated[int | None, typer.Option("--round", min=1, help="An older round than the last.")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit numbers, if they are faster here.")] = False,
+    round_: Annotated[int | None, typer.Option("--round", min=1, help="An earlier round.")] = None,
     sensitivity: Annotated[
-        float, typer.Option("--sensitivity", min=0.5, max=0.999, help="For which thresholds are chosen.")
+        float, typer.Option("--sensitivity", min=0.5, max=0.999, help="The sensitivity to aim for.")
     ] = 0.9,
     anyway: Annotated[
-        bool, typer.Option("--anyway", help='Take a model too that says "don\'t know" nearly always.')
+        bool, typer.Option("--anyway", help='Accept a model that nearly always says "don\'t know".')
     ] = False,
-    tier: Annotated[str, typer.Option("--tier", help="small or large: what was trained, with --plan.")] = "small",
+    tier: Annotated[str, typer.Option("--tier", help="With --plan: small or large, as trained.")] = "small",
     threads: Threads = None,
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
 ) -> None:
-    """Make a signed model file to diagnose with, offline: of the site's nets the best on validation images. Exit code 1
-    if the model says "don't know" nearly always.
+    """Export the net that is best on the validation images as one signed file, to diagnose with offline. Exit code 1
+    if the model nearly always says "don't know".
 
     Example: fedhelp-edge export --out model.onnx
     """
@@ -69,18 +69,18 @@ def export(
         console.show(*warning)
     console.show(*nets.lines(facts.figures, facts.net))
     console.show(*(f"it {nets.answering_text(counts, name)}" for name, counts in _image_sets(facts)))
-    console.show(f"differs from the net by {result.parity:.0e}")
+    console.show(f"ONNX and PyTorch differ by at most {result.parity:.0e}")
     if result.int8:
         outcome = (
-            f"not kept: {result.int8.reason}"
+            f"not used: {result.int8.reason}"
             if result.int8.reason
             else f"{result.int8.speed_up:.1f} times as fast here"
         )
         console.show(f"8 bits: {outcome}; {result.int8.agreement:.1%} of the answers are the same")
     console.say_findings(facts.findings)
-    console.say(f"kept as {path}, its signature and its card beside it")
+    console.say(f"saved as {path}, with its signature and its card beside it")
     if not ready and not anyway:
-        console.say("this model is written, but not ready to diagnose with; --anyway takes it all the same")
+        console.say("the model is saved, but not ready to diagnose with; --anyway accepts it")
         raise typer.Exit(1)
     console.say_next(f"'fedhelp-edge predict {hints.quoted(path)} IMAGES'")
     return
@@ -91,7 +91,7 @@ def _image_sets(facts: Facts) -> list[tuple[str, Mapping[str, float | None]]]:
 
 
 def _is_ready(facts: Facts) -> bool:
-    """Whether the model may answer a part of this site's images that is worth it, by as many as were looked at."""
+    """Whether the model can answer enough of this site's images, as far as the validation images show."""
     from fedhelp_edge.report import metrics
 
     answered, images = (int(facts.validation[name] or 0) for name in ("answered", "images"))
@@ -99,7 +99,7 @@ def _is_ready(facts: Facts) -> bool:
 
 
 def _too_few_answers(facts: Facts) -> list[str]:
-    """What leads where the model answers next to nothing: that it does, why, and what to do."""
+    """The warning about a model that answers hardly anything: the reason and what to do; empty for other models."""
     from fedhelp_edge.report import nets
 
     counts = {name: value or 0 for name, value in facts.validation.items()}
@@ -108,8 +108,8 @@ def _too_few_answers(facts: Facts) -> list[str]:
     images, answered, unlike = (int(counts[name]) for name in ("images", "answered", "unlike"))
     accuracy = nets.figure_text(counts["accuracy"], images)
     return [
-        f'warning: this model says "don\'t know" nearly always: it answers {answered} of {images} validation images',
-        f"why: it tells the classes apart too poorly to be sure (accuracy {accuracy}); "
+        f'warning: this model nearly always says "don\'t know": it answers {answered} of {images} validation images',
+        f"why: it does not tell the classes apart well enough (accuracy {accuracy}); "
         f"{images - answered - unlike} images are uncertain, {unlike} unlike the training images",
         "what to do: train more rounds, or label more images of each class; then export again",
         "",
@@ -120,7 +120,7 @@ def _export(
     home: Path, plan: Path | None, tier: str, round_: int | None, ask: object, int8: bool, sensitivity: float,
     threads: int | None,
 ) -> ExportResult:  # fmt: skip
-    """By order; or by a plan alone, to try it out."""
+    """Export for the current task, or for a plan that is tried out alone."""
     options = {"int8": int8, "target_sensitivity": sensitivity, "threads": threads}
     if plan is None:
         from fedhelp_edge.site import verified

@@ -10,15 +10,15 @@ from fedhelp_edge import console, shell
 app = shell.app()
 
 _KIND_NAMES = {
-    "charter": "the charter, which names the federation",
+    "charter": "the charter of the federation",
     "roster": "the roster of all sites",
-    "task": "the order for a round",
-    "update": "a share, what a site gives in a round",
+    "task": "the task of a round",
+    "update": "an update of a site for a round",
     "global": "the merged model of a round",
     "receipt": "a receipt",
     "enrol": "a request to join",
     "rotate": "a change of a site's keys",
-    "knowledge": "knowledge: public images and what foundation models said of them",
+    "knowledge": "a knowledge pack: public images and the answers of foundation models",
 }
 
 
@@ -28,7 +28,7 @@ def inspect(
     home: shell.Home = shell.DEFAULT_HOME,
     json: shell.AsJson = False,
 ) -> None:
-    """Say what a parcel, a model or a kit is, who signed it, whether it is whole, and whether it may be trusted here.
+    """Say what a parcel, a model or a kit is, who signed it, and whether it is whole and trusted here.
 
     Example: fedhelp-edge inspect share.fhx
     """
@@ -83,43 +83,43 @@ def inspect(
 
 
 def _model(file: Path, home: Path, json: bool) -> None:
-    """A model; onnxruntime sees it only if this home does not call its signer a stranger."""
+    """Inspect a model; onnxruntime opens it only if its signer is known here."""
     from fedhelp_edge.errors import FedhelpError
     from fedhelp_edge.infer import bundle
     from fedhelp_edge.site import signer_check
 
     refused = []
 
-    def vouch(key: str) -> str:
+    def signer_warning(key: str) -> str:
         try:
             return signer_check.model_warning(home, key, None)
         except FedhelpError as error:
             refused.append(error)
             return f"{error.code}: {error.cause}"
 
-    model = bundle.load(file, vouch)
+    model = bundle.load(file, signer_warning)
     parity = None if refused else model.parity()
     facts, signer = model.facts, _signer(model.signer)
     if json:
         return console.print_json(
             kind="bundle", whole=True, trusted=not model.why, why=model.why, signers=[signer],
             federation=facts.federation or None, round=facts.round, sender=None, recipients=[], size=len(model.model),
-            sha256=model.sha256, name=facts.name, classes=list(facts.classes), net=facts.net, members=list(facts.members),
-            precision=facts.precision, parity=parity, card=model.card,
+            sha256=model.sha256, name=facts.name, classes=list(facts.classes), net=facts.net,
+            members=list(facts.members), precision=facts.precision, parity=parity, card=model.card,
         )  # fmt: skip
-    console.show(f"{file.name}: a model to diagnose with: {facts.name}, round {facts.round}")
+    console.show(f"{file.name}: a model: {facts.name}, round {facts.round}")
     rows = [("whole", "yes"), ("trusted", f"no: {model.why}" if model.why else "yes")]
     rows += [("federation", facts.federation)] if facts.federation else []
     rows += [("classes", ", ".join(facts.classes)), ("net", ", ".join(facts.members)), ("numbers", facts.precision)]
     rows += [("signed by", signer["fingerprint"]), ("in words", signer["words"])]
-    rows += [("answers", "as at export" if parity is not None else "not tried, for its signer is not trusted")]
+    rows += [("answers", "as at export" if parity is not None else "not compared, because its signer is not trusted")]
     rows += [("size", f"{len(model.model):,} bytes"), ("sha256", model.sha256)]
     _print_rows(rows)
     return None
 
 
 def _kit(file: Path, home: Path, json: bool) -> None:
-    """A kit, before anything of it is run: the coordinator of the federation that was joined may sign one."""
+    """Inspect a kit before anything of it is run. It is trusted if this site's coordinator signed it."""
     from fedhelp_edge.parcel import kit
     from fedhelp_edge.site import verified
 
@@ -127,7 +127,7 @@ def _kit(file: Path, home: Path, json: bool) -> None:
     if not inspected.signer:
         why = "nobody signed it; compare its fingerprint with the leaflet"
     elif state is None:
-        why = "this computer has joined no federation, so it cannot say whose key signed"
+        why = "this computer has joined no federation, so it does not know the signer"
     else:
         why = "" if inspected.signer == state.charter.coordinator else "the coordinator did not sign it"
     signers = [_signer(inspected.signer)] if inspected.signer else []

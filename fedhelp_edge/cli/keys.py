@@ -8,7 +8,7 @@ import typer
 
 from fedhelp_edge import console, hints, passphrase, shell
 
-app = shell.app(no_args_is_help=True, help="The keys of this site: make, show, back up, restore.")
+app = shell.app(no_args_is_help=True, help="Make, show, back up and restore the keys of this site.")
 
 
 @app.command()
@@ -18,7 +18,7 @@ def new(
     no_passphrase: shell.NoPassphrase = False,
     own: shell.OwnPassphrase = False,
 ) -> None:
-    """Make the keys of this site. They never leave it; joining a federation makes them too, if there are none.
+    """Make the keys of this site. They never leave it. `join` makes them too, if there are none.
 
     Example: fedhelp-edge keys new
     """
@@ -34,7 +34,7 @@ def new(
         chosen = passphrase.choose_new(key_words.new_passphrase, passphrase_file, own=own)
     else:
         chosen = key_words.new_passphrase()
-        console.show(f"passphrase: {chosen}")  # before it locks anything, or it might never be read
+        console.show(f"passphrase: {chosen}")  # shown before it locks anything
     path = keys.save(folder, keys.generate(), chosen)
     console.show(f"keys made: {path}")
     console.say_next("'fedhelp-edge keys backup FILE' writes a copy to a stick")
@@ -42,7 +42,7 @@ def new(
 
 @app.command()
 def show(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) -> None:
-    """Show the public halves of the keys, which others may know.
+    """Show the public keys, which others may know.
 
     Example: fedhelp-edge keys show
     """
@@ -72,11 +72,11 @@ def show(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) -> N
 def words(
     home: shell.Home = shell.DEFAULT_HOME,
     federation: Annotated[
-        str, typer.Option(help="The federation's id (fh-...); default: the one that was joined.", show_default=False)
+        str, typer.Option(help="The federation's id (fh-...); default: this site's.", show_default=False)
     ] = "",
     json: shell.AsJson = False,
 ) -> None:
-    """Show eight words that stand for this site's keys, to compare by phone.
+    """Show the eight words of this site's keys, to compare by phone.
 
     Example: fedhelp-edge keys words
     """
@@ -95,11 +95,11 @@ def words(
 
 @app.command()
 def backup(
-    file: Annotated[Path, shell.path_argument("Where to write it, best on a stick that is kept elsewhere.")],
+    file: Annotated[Path, shell.path_argument("Where to write it, best on a stick stored elsewhere.")],
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
 ) -> None:
-    """Write the keys to one text file under their passphrase. It can also be printed and typed in again.
+    """Write the keys to one text file, encrypted with their passphrase. You can also print it and type it in again.
 
     Example: fedhelp-edge keys backup /media/stick/keys-backup.txt
     """
@@ -119,7 +119,7 @@ def backup(
     keys.write_backup(file, loaded, secret or ask())
     console.show(f"backup written: {file}")
     console.say_next(
-        f"'fedhelp-edge keys restore {hints.quoted(file)} --home DIR' brings the keys back, with the same passphrase"
+        f"'fedhelp-edge keys restore {hints.quoted(file)} --home DIR' restores the keys, with the same passphrase"
     )
 
 
@@ -129,7 +129,7 @@ def restore(
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
 ) -> None:
-    """Bring the keys back from a backup, under the backup's passphrase.
+    """Restore the keys from a backup, with the backup's passphrase.
 
     Example: fedhelp-edge keys restore /media/stick/keys-backup.txt
     """
@@ -146,7 +146,7 @@ def restore(
 def rotate(
     home: shell.Home = shell.DEFAULT_HOME, passphrase_file: shell.PassphraseFile = None, json: shell.AsJson = False
 ) -> None:
-    """Make new keys for a site that has joined. They are used once the coordinator's roster names them.
+    """Make new keys for a site that has joined. The site uses them once the roster names them.
 
     Example: fedhelp-edge keys rotate
     """
@@ -160,6 +160,6 @@ def rotate(
     if json:
         return console.print_json(request=request.stem)
     console.show("new keys made, under the same passphrase")
-    console.say_next("'fedhelp-edge upload' asks for them; 'fedhelp-edge download' later begins to use them")
-    console.say("then export your models again, for the old keys signed those")
+    console.say_next("'fedhelp-edge upload' requests them; a later 'fedhelp-edge download' starts to use them")
+    console.say("then export your models again, because the old keys signed them")
     return None

@@ -9,22 +9,24 @@ import typer
 
 from fedhelp_edge import console, hints, shell
 
-app = shell.app(no_args_is_help=True, help="Public images and what foundation models say of them, asked once.")
+app = shell.app(no_args_is_help=True, help="Public images and the answers of foundation models, asked once.")
 
 
 @app.command()
 def build(
-    public: Annotated[Path, typer.Option("--public", help="Public images: an NPZ, a folder, a table.", readable=False)],
+    public: Annotated[
+        Path, typer.Option("--public", help="Public images: an NPZ, a folder or a table.", readable=False)
+    ],
     source: Annotated[list[str], typer.Option("--source", help="clip:, torchvision: or nets:MODEL@FILE, files:FILE")],
     out: Annotated[Path, typer.Option("--out", help="Where to write the pack.", readable=False)],
-    size: Annotated[int | None, typer.Option("--size", min=1, help="How many of the images to take.")] = None,
+    size: Annotated[int | None, typer.Option("--size", min=1, help="Number of images to take.")] = None,
     quality: Annotated[
-        int, typer.Option("--quality", min=1, max=100, help="Of the images, kept as WebP; 100 keeps every pixel.")
+        int, typer.Option("--quality", min=1, max=100, help="WebP quality of the images; 100 is lossless.")
     ] = 100,
-    licence: Annotated[str, typer.Option("--licence", help="The images' licence, for whoever gets the pack.")] = "",
+    licence: Annotated[str, typer.Option("--licence", help="The licence of the images.")] = "",
     json: shell.AsJson = False,
 ) -> None:
-    """Ask each source once about each public image, and keep every answer. Run again, it goes on where it stopped.
+    """Ask each source once about each public image and save the answers. An interrupted run continues.
 
     Example: fedhelp-edge knowledge build --public images.npz --source clip:RN50@rn50.safetensors --out pack.safetensors
     """
@@ -45,7 +47,7 @@ def build(
     if json:
         return console.print_json(pack=str(out), images=len(built), sources=list(built.sources), size=file_size)
     console.show(f"pack written: {out}, {file_size / 1e6:.1f} MB")
-    console.say_next(f"'fedhelp-edge knowledge show {hints.quoted(out)}'; the answers are kept in {answers_dir.name}")
+    console.say_next(f"'fedhelp-edge knowledge show {hints.quoted(out)}'; the answers are saved in {answers_dir.name}")
     return None
 
 
@@ -54,7 +56,7 @@ def show(
     file: Annotated[Path, shell.path_argument("The pack.")],
     json: shell.AsJson = False,
 ) -> None:
-    """Say what a pack holds, and how often each source is right about the public labels.
+    """Show the content of a pack, and how often each source agrees with the public labels.
 
     Example: fedhelp-edge knowledge show pack.safetensors
     """
@@ -66,8 +68,8 @@ def show(
     side, channels, file_size = loaded.pixels.shape[1], loaded.pixels.shape[3], file.stat().st_size
     if json:
         return console.print_json(
-            images=len(loaded), classes=list(loaded.classes), sources=sources, side=side, channels=channels, size=file_size,
-            about=dict(loaded.provenance),
+            images=len(loaded), classes=list(loaded.classes), sources=sources, side=side,
+            channels=channels, size=file_size, about=dict(loaded.provenance),
         )  # fmt: skip
     kind = "colour" if channels == 3 else "grey"
     console.show(f"{file.name}: {len(loaded)} images of {side} pixels, {kind}, {file_size / 1e6:.1f} MB")
@@ -83,11 +85,11 @@ def show(
 def start(
     plan: Annotated[Path, shell.path_argument("The plan.")],
     pack: Annotated[Path, shell.path_argument("The pack.")],
-    out: Annotated[Path, typer.Option("--out", help="Where to write the first weights.", readable=False)],
+    out: Annotated[Path, typer.Option("--out", help="Where to write the initial weights.", readable=False)],
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the pack.")] = 10,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Processor cores to use.")] = None,
 ) -> None:
-    """Train one surrogate on the pack: first weights for everybody, so that knowledge costs a clinic nothing.
+    """Train one surrogate on the pack: initial weights for all sites, at no cost for a clinic.
 
     Example: fedhelp-edge knowledge start plan.toml pack.safetensors --out start.safetensors
     """
@@ -105,7 +107,7 @@ def start(
     compute = machine.compute(agreed_plan.training.precision)
     with files.writing(out, private=False) as file, console.progress("training") as progress:
         update.write(file, training.initial_weights(agreed_plan, knowledge, compute, epochs=epochs, progress=progress))
-    console.show(f"first weights written: {out}")
+    console.show(f"initial weights written: {out}")
     console.say_next(
         f"'fedhelp-edge lab run {hints.quoted(plan)} --start {hints.quoted(out)} --data IMAGES --split dirichlet:1"
         f" --sites 3 --out DIR' tries them; 'fedhelp-coordinator open --start {hints.quoted(out)}' begins with them"

@@ -7,27 +7,29 @@ import typer
 
 from fedhelp_edge import console, errors, shell
 
-app = shell.app(no_args_is_help=True, help="Whole federations on this machine, to try a plan out or compare methods.")
+app = shell.app(
+    no_args_is_help=True, help="Run whole federations on this machine, to try a plan out or to compare methods."
+)
 
 PlanFile = Annotated[Path, shell.path_argument("The plan.")]
 Data = Annotated[Path, typer.Option("--data", help="Images: an NPZ, a folder or a table.", readable=False)]
 Split = Annotated[str, typer.Option("--split", help="natural:centers|folder, dirichlet:ALPHA, sizes:TRAIN/TEST,...")]
-Sites = Annotated[int, typer.Option("--sites", min=0, help="How many sites a dirichlet split makes.")]
-Large = Annotated[int, typer.Option("--large", min=0, help="How many sites are hospitals: those with most images.")]
-Pack = Annotated[Path | None, typer.Option("--knowledge", help="The pack.", readable=False)]
+Sites = Annotated[int, typer.Option("--sites", min=0, help="Number of sites of a dirichlet split.")]
+Large = Annotated[int, typer.Option("--large", min=0, help="Number of hospitals: the sites with most images.")]
+Pack = Annotated[Path | None, typer.Option("--knowledge", help="The knowledge pack.", readable=False)]
 Public = Annotated[
-    Path | None, typer.Option("--public", help="Public images that nobody was asked about.", readable=False)
+    Path | None, typer.Option("--public", help="Public images without a model's answers.", readable=False)
 ]
-Sealed = Annotated[bool, typer.Option("--sealed", help="All that travels goes through real parcels.")]
-Engine = Annotated[str, typer.Option("--engine", help="What runs the sites: local, one after the other.")]
+Sealed = Annotated[bool, typer.Option("--sealed", help="Send everything as sealed parcels.")]
+Engine = Annotated[str, typer.Option("--engine", help="local: the sites run one after the other.")]
 StartWeights = Annotated[Path | None, typer.Option("--start", help="First weights.", readable=False)]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Change the plan: fedhelp.lambda_j=0.4")]
-Out = Annotated[Path, typer.Option("--out", help="Where the results go.", readable=False)]
+Out = Annotated[Path, typer.Option("--out", help="The folder for the results.", readable=False)]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor cores to use.")]
 
 
 class LabSetup:
-    """What `run` and `compare` set up alike."""
+    """Images, knowledge and plan of `run` and `compare`."""
 
     def __init__(self, plan: Path, data: Path, split: str, sites: int, large: int, knowledge: Path | None,
                  public: Path | None, start: Path | None, changes: list[str] | None, sealed: bool, engine: str,
@@ -41,9 +43,9 @@ class LabSetup:
         from fedhelp_edge.train import machine
 
         if engine != "local":
-            raise errors.UsageError(f"the only engine here is local, not {engine!r}")
+            raise errors.UsageError(f"the only engine is local, not {engine!r}")
         if knowledge and public:
-            raise errors.UsageError("a pack has public images of its own: give --knowledge or --public, not both")
+            raise errors.UsageError("a pack has its own public images: give --knowledge or --public, not both")
         machine.configure(threads)
         self.plan_file, self.changes, self.sealed = plan, changes or [], sealed
         agreed = self.plan()
@@ -89,7 +91,7 @@ def run(
     knowledge: Pack = None, public: Public = None, start: StartWeights = None, change: Settings = None,
     sealed: Sealed = False, engine: Engine = "local", threads: Threads = None, json: shell.AsJson = False,
 ) -> None:  # fmt: skip
-    """Train one federation on this machine, with the same learners, codecs and merging as between machines.
+    """Train one federation on this machine, with the same learners, codecs and aggregation as between machines.
 
     Example: fedhelp-edge lab run plan.toml --data images.npz --split natural:centers --large 2 --out try
     """
@@ -114,11 +116,11 @@ def compare(
     public: Public = None, start: StartWeights = None, change: Settings = None, sealed: Sealed = False,
     engine: Engine = "local", threads: Threads = None, json: shell.AsJson = False,
 ) -> None:  # fmt: skip
-    """Run methods and seeds side by side; goes on where it was cut off. Writes table.md, results.json and pictures.
+    """Compare methods over seeds; an interrupted run continues. Writes table.md, results.json and pictures.
 
     Example: fedhelp-edge lab compare plan.toml --methods local,fedavg,fedhelp --seeds 0,1,2 --data images.npz --out try
     """
-    from fedhelp_edge.lab import compare as comparison
+    from fedhelp_edge.lab import compare as lab_compare
 
     try:
         seed_numbers = [int(seed) for seed in seeds.split(",")]
@@ -127,18 +129,19 @@ def compare(
     setup = LabSetup(plan, data, split, sites, large, knowledge, public, start, change, sealed, engine, out, threads)
 
     def agreed(name: str, seed: int) -> Any:
-        method, settings = comparison.parse_method(name)
+        method, settings = lab_compare.parse_method(name)
         return setup.plan({**settings, "method": method, "seed": str(seed)})
 
     names = methods.split(",")
-    plans = {
-        (name, seed): agreed(name, seed) for name in names for seed in seed_numbers
-    }  # all judged before one is trained
-    if not comparison.can_plot():
+    # all plans are checked before the first training
+    plans = {(name, seed): agreed(name, seed) for name in names for seed in seed_numbers}
+    if not lab_compare.can_plot():
         console.say(f"for curves.png and cost.png: {shell.install_hint('matplotlib')}")
-    runs = comparison.compare(names, seed_numbers, out, lambda name, seed, folder: setup.run(plans[name, seed], folder))
+    runs = lab_compare.compare(
+        names, seed_numbers, out, lambda name, seed, folder: setup.run(plans[name, seed], folder)
+    )
     if json:
         return console.print_json(runs=runs)
     console.show(*(out / "table.md").read_text(encoding="utf-8").split("\n"))
-    console.say(f"kept in {out}")
+    console.say(f"saved in {out}")
     return None

@@ -16,14 +16,14 @@ app = shell.app()
 def label(
     images: Annotated[Path, shell.path_argument("A folder of pictures.")],
     plan: Annotated[Path | None, typer.Option("--plan", help="The plan with the classes.", readable=False)] = None,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any that is free.")] = 0,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free port.")] = 0,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the link.")] = False,
     home: shell.Home = shell.DEFAULT_HOME,
     json: shell.AsJson = False,
 ) -> None:
     """Sort a folder of pictures into the plan's classes, on a page of this computer that nobody else sees.
 
-    Every choice is kept at once in labels.csv in that folder; the same command goes on where it was left.
+    Every choice is saved at once in labels.csv in that folder; the same command continues where you stopped.
 
     Example: fedhelp-edge label pictures --plan plan.toml
     """
@@ -36,7 +36,7 @@ def label(
 
     sorting = Sorting(images, _classes(plan, shell.home_folder(home)))
     with local_server.running(LabelApp(sorting), port) as server, contextlib.suppress(KeyboardInterrupt):
-        console.say("the page is at", server.link, "it is open to you alone; Ctrl-C ends it, and nothing is lost")
+        console.say("the page is at", server.link, "only you can open it; Ctrl-C ends it, and nothing is lost")
         if not no_browser:
             webbrowser.open(server.one_time_link)
         server.done.wait()
@@ -53,7 +53,7 @@ def label(
 
 
 def _classes(plan: Path | None, home: Path) -> tuple[str, ...]:
-    """Of the plan that is named, else of the plan in the coordinator's order."""
+    """The classes of the named plan, else of the current task's plan."""
     from fedhelp_edge import plan as plans
     from fedhelp_edge.errors import NotYetError
     from fedhelp_edge.methods.registry import TABLES
@@ -64,7 +64,5 @@ def _classes(plan: Path | None, home: Path) -> tuple[str, ...]:
 
     task = verified.require_state(home).task
     if task is None:
-        raise NotYetError(
-            "no round has been ordered yet, so the classes are not known", remedy="name a plan with --plan"
-        )
+        raise NotYetError("no round is open yet, so the classes are not known", remedy="name a plan with --plan")
     return inbox.plan_of(task).classes

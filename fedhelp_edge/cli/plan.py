@@ -12,7 +12,7 @@ app = shell.app(no_args_is_help=True, help="Write and check the plan of a federa
 
 @app.command()
 def new(file: Annotated[Path, shell.path_argument("Where to write it.")] = Path("plan.toml")) -> None:
-    """Write a plan with every key, its default and what it means.
+    """Write a plan with every key, its default and its meaning.
 
     Example: fedhelp-edge plan new plan.toml
     """
@@ -21,7 +21,7 @@ def new(file: Annotated[Path, shell.path_argument("Where to write it.")] = Path(
 
     with files.writing(file, private=False) as out:
         out.write(plan.template(TABLES).encode())
-    console.show(f"{file}: a plan with every default")
+    console.show(f"{file}: a plan with all defaults")
     console.say_next(f"change name and classes, then run 'fedhelp-edge plan check {hints.quoted(file)}'")
 
 

@@ -23,17 +23,17 @@ def predict(
     images: Annotated[list[Path] | None, shell.path_argument("Image files, folders, DICOM or NPZ.")] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="A folder for the answers; a run that was cut off goes on.", readable=False),
+        typer.Option("--out", help="A folder for the answers; an interrupted run continues.", readable=False),
     ] = None,
     kind: Annotated[str, typer.Option("--format", help="table, csv, json or html.")] = "table",
     signer: Signer = None,
     watch: Annotated[
-        Path | None, typer.Option("--watch", help="A folder to answer whatever comes into it.", readable=False)
+        Path | None, typer.Option("--watch", help="Answer every image that arrives in this folder.", readable=False)
     ] = None,
     threads: Threads = None,
     home: shell.Home = shell.DEFAULT_HOME,
 ) -> None:
-    """Diagnose images, offline. Exit code 1 if a file could not be used; "don't know" is an answer.
+    """Diagnose images, offline. Exit code 1 if a file cannot be used; "don't know" is an answer.
 
     Example: fedhelp-edge predict model.onnx images --out answers --format html
     """
@@ -72,7 +72,7 @@ def predict(
                 sys.stdout.write(text)
     if not tally.images:
         raise NoImagesError(
-            "there is no image in what was named", remedy="name image files, DICOM, an NPZ, or a folder of them"
+            "there is no image among the named files", remedy="name image files, DICOM, an NPZ, or a folder of them"
         )
     where = f"; the answers are in {path}" if path else ""
     console.say(f"{tally.answered} of {tally.images} images answered{where}")

@@ -15,9 +15,9 @@ app = shell.app()
 @app.command()
 def serve(
     model: Model,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any that is free.")] = 0,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free port.")] = 0,
     language: Annotated[
-        str | None, typer.Option("--language", help="en, fr, es, pt or sw; else what the browser asks for.")
+        str | None, typer.Option("--language", help="en, fr, es, pt or sw; default: the browser's.")
     ] = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the link.")] = False,
     signer: Signer = None,
@@ -26,7 +26,7 @@ def serve(
 ) -> None:
     """Diagnose on a page of this computer: drop an image, see the answer and where the model looked.
 
-    Nobody else sees the page, and nothing is kept. Without network.
+    Nobody else sees the page, and nothing is stored. It needs no network.
 
     Example: fedhelp-edge serve model.onnx
     """
@@ -50,7 +50,7 @@ def serve(
         local_server.running(DiagnosisApp(loaded_model, language), port) as server,
         contextlib.suppress(KeyboardInterrupt),
     ):
-        console.say("the page is at", server.link, "it is open to you alone; Ctrl-C ends it, and nothing is kept")
+        console.say("the page is at", server.link, "only you can open it; Ctrl-C ends it, and nothing is stored")
         console.say(answer_formats.NOTICE)
         if not no_browser:
             webbrowser.open(server.one_time_link)

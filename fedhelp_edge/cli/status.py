@@ -7,7 +7,7 @@ app = shell.app()
 
 @app.command()
 def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) -> None:
-    """Show where this site stands, what to do next, and what the coordinator said of its shares.
+    """Show the state of this site, the next step, and the receipts for its updates.
 
     Example: fedhelp-edge status
     """
@@ -16,19 +16,19 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
     site_state = site_status.status(shell.home_folder(home))
     if json:
         return console.print_json(**site_state)
-    site_name = f"{site_state['site']} ({site_state['tier']})" if site_state["site"] else "not let in yet"
+    site_name = f"{site_state['site']} ({site_state['tier']})" if site_state["site"] else "not admitted yet"
     console.show(f"{site_state['name']}: {site_name}", f"round {site_state['round']}: {site_state['means']}")
     if site_state["request"]:
         console.show(
             *console.error_lines(f"the request to join: {site_state['request']['state']} ", site_state["request"])
         )
     if site_state["closes"]:
-        console.show(f"takes shares until {site_state['closes']} UTC")
+        console.show(f"takes updates until {site_state['closes']} UTC")
     for receipt in site_state["receipts"][:5]:
-        console.show(*console.error_lines(f"share of round {receipt['round']}: {receipt['state']} ", receipt))
+        console.show(*console.error_lines(f"update of round {receipt['round']}: {receipt['state']} ", receipt))
     if site_state["outbox"]:
-        console.show(f"waiting to be sent, or for a receipt: {len(site_state['outbox'])}")
+        console.show(f"waiting to be sent or for a receipt: {len(site_state['outbox'])}")
     if site_state["orders_are_old"]:
-        console.show(hints.with_caller_options("the orders are old: fetch new ones with 'fedhelp-edge download'"))
+        console.show(hints.with_caller_options("the roster is old: fetch a new one with 'fedhelp-edge download'"))
     console.say_next(site_status.next_command(shell.home_folder(home), site_state))
     return None

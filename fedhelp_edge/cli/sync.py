@@ -17,12 +17,12 @@ app = shell.app()
 
 @app.command()
 def sync(
-    watch: Annotated[bool, typer.Option("--watch", help="Do it again and again, until it is stopped.")] = False,
-    every: Annotated[float, typer.Option("--every", min=0.1, help="With --watch: minutes between two times.")] = 15,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat until stopped.")] = False,
+    every: Annotated[float, typer.Option("--every", min=0.1, help="With --watch: minutes between two runs.")] = 15,
     via: Via = None, url: Url = "", ca_file: CaFile = None, threads: Threads = None, device: Device = "cpu",
     home: shell.Home = shell.DEFAULT_HOME, passphrase_file: shell.PassphraseFile = None, json: shell.AsJson = False,
 ) -> None:  # fmt: skip
-    """Fetch what is new, train if a round is open, and send: as far as it can go now. Without a network it waits.
+    """Download, train if a round is open, and upload, as far as possible now. Parcels wait while there is no network.
 
     Example: fedhelp-edge sync --watch
     """
@@ -56,7 +56,7 @@ def sync(
                 ),
                 *([f"trained: round {outcome.trained}"] if outcome.trained else []),
                 *([f"parcels sent: {len(outcome.sent)}"] if outcome.sent else []),
-                *([f"not reached now: {outcome.unreached}"] if outcome.unreached else []),
+                *([f"cannot be reached now: {outcome.unreached}"] if outcome.unreached else []),
                 f"round {site_state['round']}: {site_state['means']}",
             ]
         if lines != last and not json:
@@ -66,5 +66,5 @@ def sync(
             return
         try:
             time.sleep(60 * every)
-        except KeyboardInterrupt:  # that is how watching ends
+        except KeyboardInterrupt:  # Ctrl-C ends watching
             return

@@ -1,4 +1,4 @@
-"""`train`, for small sites; `distill` is the same for large ones."""
+"""`train`, for small sites, and what `distill` does for large ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def train(
     images: Images = None, plan: PlanFile = None, knowledge: Knowledge = None, rounds: Rounds = 1,
     threads: Threads = None, device: Device = "cpu", home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False,
 ) -> None:  # fmt: skip
-    """Train a clinic's net for the open round. Ctrl-C or a power cut: run it again, it goes on where it stopped.
+    """Train a clinic's net for the open round. After Ctrl-C or a power cut the same command continues.
 
     Example: fedhelp-edge train images
     """
@@ -28,12 +28,13 @@ def run_training(
     tier: str, plan: Path | None, images: Path | None, knowledge: Path | None, rounds: int, threads: int | None,
     device: str, home: Path, json: bool,
 ) -> None:  # fmt: skip
+    """Train and print the result."""
     from fedhelp_edge.report import nets
 
     with console.progress_bars() as watch:
         outcome = _train(shell.home_folder(home), tier, images, watch, plan, rounds, knowledge, device, threads)
-    if outcome is None:  # one of several processes, of which the first says what came of it
-        os._exit(0)  # at an ordinary end torch's threads are at times still there, and abort
+    if outcome is None:  # one of several processes, of which the first prints the result
+        os._exit(0)  # at a normal exit torch's threads may still run, and abort
     folder, report = outcome
     if json:
         return console.print_json(**report, folder=str(folder))
@@ -46,11 +47,11 @@ def run_training(
         files_were = "1 file was" if left_out == 1 else f"{left_out} files were"
         folder_name = hints.quoted(images) if images else "IMAGES"
         console.say(hints.with_caller_options(f"{files_were} left out; 'fedhelp-edge check {folder_name}' says why"))
-    console.say(f"kept in {folder}; report.html there shows it")
+    console.say(f"saved in {folder}; report.html there shows it")
     if plan:
-        console.say_next("'fedhelp-edge evaluate' measures it on the test part")
+        console.say_next("'fedhelp-edge evaluate' measures it on the test images")
     else:
-        console.say_next("'fedhelp-edge upload' seals the share and sends it")
+        console.say_next("'fedhelp-edge upload' seals the update and sends it")
     return None
 
 
@@ -58,7 +59,7 @@ def _train(
     home: Path, tier: str, images: Path | None, progress: Any, plan: Path | None, rounds: int, knowledge: Path | None,
     device: str, threads: int | None,
 ) -> tuple[Path, dict[str, Any]] | None:  # fmt: skip
-    """By order; or by a plan alone, to try it out."""
+    """Train for the current task, or for a plan that is tried out alone."""
     if plan is None:
         from fedhelp_edge.site import ordered_training, verified
 

@@ -17,7 +17,7 @@ def upload(
     passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
 ) -> None:
-    """Seal the share of the round that was trained, and send what was not yet received.
+    """Seal the update of the trained round, and send everything that has no receipt yet.
 
     Example: fedhelp-edge upload --via /media/stick
     """

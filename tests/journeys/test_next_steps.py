@@ -168,7 +168,7 @@ def test_every_next_step_from_keys_to_leaving(tmp_path: Path, monkeypatch: pytes
         late = type("Late", (datetime,), {"now": classmethod(lambda _, zone: datetime.now(zone) + timedelta(99))})
         patch.setattr(status, "datetime", late)
         old = person.types(f"fedhelp-edge status {home}")
-    assert "the orders are old" in old.stdout
+    assert "the roster is old" in old.stdout
     trip()
     works(person.hub("aggregate", "--now"))
     trip()

@@ -49,5 +49,5 @@ def test_a_newcomer_types_the_coordinators_page_from_the_first_plan_to_the_audit
     assert clinic.model(desk.stick / "from-coordinator")[0] == 1
     typed(desk, "fedhelp-coordinator backup")
     assert command.answer(works(desk.hub("status", "--home", "media/drill", "--json")))["round"] == 1
-    assert "nothing is missing and nothing is added" in typed(desk, "fedhelp-coordinator audit verify")
+    assert "nothing is missing and nothing was added" in typed(desk, "fedhelp-coordinator audit verify")
     assert "coordinator" in (tmp_path / "allowed_signers").read_text()

@@ -605,7 +605,7 @@ def test_orders_that_are_too_old_are_renewed_by_the_next_round(fresh: Desk) -> N
     download(fresh)
     images = np.zeros((8, 8, 8, 3), np.uint8) + np.arange(8, dtype=np.uint8)[:, None, None, None]
     np.savez(fresh.folder / "images.npz", images=images, labels=np.arange(8) % 3)
-    assert "the orders are old" in works(fresh.site("status")).stdout
+    assert "the roster is old" in works(fresh.site("status")).stdout
     hint = "ask the coordinator to open a round, which renews the roster"
     fails(fresh.site("train", "images.npz"), "E_EXPIRED", hint)
     works(fresh.hub("clock", "--accept"))  # after so long a pause
@@ -613,7 +613,7 @@ def test_orders_that_are_too_old_are_renewed_by_the_next_round(fresh: Desk) -> N
     works(fresh.hub("open"))
     exchange(fresh)
     download(fresh)
-    assert "the orders are old" not in works(fresh.site("status")).stdout
+    assert "the roster is old" not in works(fresh.site("status")).stdout
     works(fresh.site("train", "images.npz"))
 
 

@@ -106,4 +106,4 @@ def test_evaluate_says_which_figures_are_with_the_prior(trained: Path, tmp_path:
     assert figures_by_net["own"] != without_prior
     figures = (without_prior[name]["value"] for name in ("accuracy", "balanced_accuracy"))
     assert "without the prior   accuracy {:.3f}, balanced accuracy {:.3f}\n".format(*figures) in printed.stdout
-    assert "the figures above are with it" in printed.stderr
+    assert "the figures above include it" in printed.stderr
