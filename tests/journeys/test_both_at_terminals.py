@@ -101,7 +101,7 @@ def test_a_first_round_with_both_sides_typed(both: Both) -> None:
         assert "round 1: 1 updates merged" in both.at_office("aggregate")
         assert "new: model after round 1" in both.at_clinic("download")
         with terminal.at("status", home=both.clinic) as screen:
-            screen.sees("share of round 1: accepted")
+            screen.sees("update of round 1: accepted")
             assert screen.ends() == 0, screen.screen
         front.presses(terminal.CTRL_C)
         assert front.ends() == 0, front.screen

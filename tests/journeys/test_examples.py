@@ -55,8 +55,8 @@ def test_a_clinic_without_any_network_trains_two_rounds(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     printed = play("usb-clinic", pictures(tmp_path / "images", 40, 0), tmp_path)
     assert printed.count("ready to train") == 2
-    assert "share of round 2: accepted" in printed
-    assert "share of round 1: accepted" in printed
+    assert "update of round 2: accepted" in printed
+    assert "update of round 1: accepted" in printed
     assert "balanced accuracy" in printed
 
 

@@ -238,14 +238,14 @@ def test_a_share_that_is_refused_is_trained_again_by_a_kit_that_was_updated(
         works(desk.hub("exchange", desk.stick))
         works(desk.site("download"))
         told = works(desk.site("status"))
-        assert "share of round 1: refused" in told.stdout
+        assert "update of round 1: refused" in told.stdout
         lists(told, code, "update the kit, then train or distill again")
         assert told.stderr == "next: fedhelp-edge train\n"
         works(desk.site(*train))
     works(desk.site("upload"))
     works(desk.hub("exchange", desk.stick))
     works(desk.site("download"))
-    assert "share of round 1: accepted" in works(desk.site("status")).stdout
+    assert "update of round 1: accepted" in works(desk.site("status")).stdout
 
 
 def test_weights_that_are_named_are_those_that_were_made_for_the_net(desk: Desk) -> None:

@@ -18,7 +18,8 @@ SOURCES = sorted(
     path
     for package in ("fedhelp_edge", "server_ref", "export")
     for path in (ROOT / package).rglob("*.py")
-    if path.parent.name not in ELSEWHERE and path.name not in ("card.py", "dashboard.py", "leaflet.py", "quantize.py")
+    if path.parent.name not in ELSEWHERE
+    and path.name not in ("card.py", "dashboard.py", "leaflet.py", "page.py", "quantize.py")
 )
 
 

@@ -145,7 +145,7 @@ def test_a_model_that_answers_next_to_nothing_is_no_success_and_the_first_line_s
     code, out, err = typed(capsys, *words)
     assert code == 1
     first, why, to_do, *_ = out.splitlines()
-    assert first == 'warning: this model says "don\'t know" nearly always: it answers 1 of 28 validation images'
+    assert first == 'warning: this model nearly always says "don\'t know": it answers 1 of 28 validation images'
     assert "27 images are uncertain" in why
     assert to_do.startswith("what to do: ")
     assert "not ready to diagnose with" in err

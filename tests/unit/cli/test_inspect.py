@@ -38,7 +38,7 @@ def test_what_this_site_signed_is_trusted_here(share: Path, tmp_path: Path, site
 
 def test_a_person_reads_it_in_plain_words(share: Path, tmp_path: Path) -> None:
     shown = here("inspect", share, home=tmp_path).stdout
-    assert shown.startswith("share.fhx: a share, what a site gives in a round\n")
+    assert shown.startswith("share.fhx: an update of a site for a round\n")
     assert "  trusted    no: " in shown
     assert "  encrypted  for 1 reader\n" in shown
 
