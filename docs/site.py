@@ -76,11 +76,13 @@ def _page_of(room: str) -> str:
 
 
 def _modules(room: str) -> list[Path]:
-    """The files of a room, the one that is the room itself first."""
+    """The files of a room, the one that is the room itself first. A room inside it has a page of its own."""
     folder = ROOT / room.replace(".", "/")
     if not folder.is_dir():
         return [folder.with_suffix(".py")]
-    return sorted(folder.rglob("*.py"), key=lambda path: (path.name != "__init__.py", path))
+    inner = [ROOT / other.replace(".", "/") for other in _rooms() if other.startswith(f"{room}.")]
+    paths = (path for path in folder.rglob("*.py") if not any(path.is_relative_to(other) for other in inner))
+    return sorted(paths, key=lambda path: (path.name != "__init__.py", path))
 
 
 def _module(path: Path) -> str:
