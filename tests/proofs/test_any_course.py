@@ -59,7 +59,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
 
 
 @dataclass
-class Share:
+class SentUpdate:
     path: Path
     site: int
     round: int
@@ -86,7 +86,7 @@ class Course(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.fed = self.made.copied(self.folder / "federation")
         self.rounds: dict[int, Round] = {}
-        self.shares: list[Share] = []
+        self.updates: list[SentUpdate] = []
         self.changes = count(64)
 
     def teardown(self) -> None:
@@ -126,18 +126,18 @@ class Course(RuleBasedStateMachine):
             change = next(self.changes) / 64 * np.arange(1, 5)
             path = self.fed.clinics[site].give(round_.order, {"numbers": (round_.base + change).astype(np.float32)})
             again = any(
-                (update.site, update.round) == (site, number) and update.state != "refused" for update in self.shares
+                (update.site, update.round) == (site, number) and update.state != "refused" for update in self.updates
             )
             with pytest.raises(RoundClosedError if late else DuplicateRoundError) if late or again else nullcontext():
                 assert receive.receive(self.fed.hub, path).new
-                self.shares.append(Share(path, site, number, change))
+                self.updates.append(SentUpdate(path, site, number, change))
 
-    @precondition(lambda self: self.shares)
+    @precondition(lambda self: self.updates)
     @rule(data=st.data())
     def sends_again(self, data: st.DataObject) -> None:
-        share = data.draw(st.sampled_from(self.shares))
-        answer = receive.receive(self.fed.hub, share.path)
-        assert (answer.state, answer.new) == (share.state, False)
+        update = data.draw(st.sampled_from(self.updates))
+        answer = receive.receive(self.fed.hub, update.path)
+        assert (answer.state, answer.new) == (update.state, False)
 
     @rule(anew=st.booleans())
     def judges(self, anew: bool) -> None:
@@ -158,35 +158,35 @@ class Course(RuleBasedStateMachine):
         self.fed.clock.go_on(days=days)
         self._judged()
         last = self.rounds[len(self.rounds)]
-        accepted = [share for share in self.shares if share.state == "accepted"]
+        accepted = [update for update in self.updates if update.state == "accepted"]
         over = self.fed.clock() >= last.closes
         enough = len(accepted) >= QUORUM and (len(accepted) == SITES or over or now)
         with nullcontext() if enough else pytest.raises(QuorumError):
             self.fed.aggregate(now=now)
         if enough:
-            last.state, last.model = "merged", last.base + np.mean([share.change for share in accepted], axis=0)
+            last.state, last.model = "merged", last.base + np.mean([update.change for update in accepted], axis=0)
         elif over:
             last.state, last.model = "failed", last.base
-        for share in accepted:
-            share.state = {"merged": "merged", "failed": "received", "open": "accepted"}[last.state]
+        for update in accepted:
+            update.state = {"merged": "merged", "failed": "received", "open": "accepted"}[last.state]
 
     # --- what is so, then ----------------------------------------------------------------------------------------
     def _judged(self) -> None:
-        """Shares are judged while a round is open: the newest of each site counts."""
+        """Updates are judged while a round is open: the newest of each site counts."""
         number = len(self.rounds)
-        for share in sorted(self.shares, key=lambda share: (share.site, share.round)):
-            if self.open and share.state == "received":
-                others = [update for update in self.shares if update.site == share.site and update.state == "accepted"]
-                late = share.round < number - STALE or any(update.round > share.round for update in others)
-                share.state = "refused" if late else "accepted"
-                for update in () if late else others:
-                    update.state = "superseded"
+        for update in sorted(self.updates, key=lambda update: (update.site, update.round)):
+            if self.open and update.state == "received":
+                others = [other for other in self.updates if other.site == update.site and other.state == "accepted"]
+                late = update.round < number - STALE or any(other.round > update.round for other in others)
+                update.state = "refused" if late else "accepted"
+                for other in () if late else others:
+                    other.state = "superseded"
 
     @invariant()
     def the_hub_knows_the_same(self) -> None:
         store = self.fed.hub.database
         states = {row["hash"]: row["state"] for row in store.rows("SELECT hash, state FROM shares")}
-        assert states == {share.path.stem: share.state for share in self.shares}
+        assert states == {update.path.stem: update.state for update in self.updates}
         rows = {row["round"]: row for row in store.rows("SELECT * FROM rounds WHERE round > 0")}
         assert {number: row["state"] for number, row in rows.items()} == {
             n: round_.state for n, round_ in self.rounds.items()

@@ -1,4 +1,4 @@
-"""A parcel as large as a real share, damaged at random in every way that carriers damage files."""
+"""A parcel as large as a real update, damaged at random in every way that carriers damage files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_no_damage_gets_through(
     effort: Callable[[int, int], int], context: dict[str, Any], site: keys.Keys, hub: keys.Keys, tmp_path: Path
 ) -> None:
     random_ = random.Random(0)
-    path, damaged = tmp_path / "share.fhx", tmp_path / "damaged.fhx"
+    path, damaged = tmp_path / "update.fhx", tmp_path / "damaged.fhx"
     parcel.seal(path, context, random_.randbytes(1_092_040), site.sign, [hub.public.recipient])
     sealed = path.read_bytes()
     codes: dict[str, int] = {}

@@ -29,7 +29,7 @@ ROUNDS = 10
 
 # --- the rounds ----------------------------------------------------------------------------------------------------
 def rounds(fed: Federation, late: dict[int, int]) -> Iterator[list[Path]]:
-    """The shares that come in each round; the one that is late comes in the next, in place of that site's own."""
+    """The updates that come in each round; the one that is late comes in the next, in place of that site's own."""
     held_back: list[Path] = []
     for number in range(1, ROUNDS + 1):
         task, due, held_back = fed.hub.tasks()[number], held_back, []
@@ -42,8 +42,8 @@ def rounds(fed: Federation, late: dict[int, int]) -> Iterator[list[Path]]:
 
 def quiet(fed: Federation, late: dict[int, int]) -> None:
     for number, due in enumerate(rounds(fed, late), 1):
-        for share in due:
-            receive.receive(fed.hub, share)
+        for update in due:
+            receive.receive(fed.hub, update)
         if number in late:
             fed.clock.go_on(days=8)
         unattended.step(fed.hub, fed.coordinator_keys, None)
@@ -62,7 +62,7 @@ class Storm:
         with self._fronts:
             for number, due in enumerate(rounds(self.fed, late), 1):
                 self.sent += due
-                while (missing := [share for share in due if not self._is_here(share)]) or number in late:
+                while (missing := [update for update in due if not self._is_here(update)]) or number in late:
                     if not missing:
                         self.fed.clock.go_on(days=8)
                         break
@@ -74,17 +74,19 @@ class Storm:
         what = self._draw.choices([self._upload, self._lose, self._double, self._look], [5, 1, 1, 4])[0]
         what(number) if what == self._look else what(self._draw.choice(missing))
 
-    def _upload(self, share: Path) -> None:
+    def _upload(self, update: Path) -> None:
         dies = self._draw.randint(1, 6) if self.met["uploads killed"] < self._deaths // 4 else 0
         if self._draw.random() < 0.5:
-            code = kills.run(kills.copy, self.stick, share, dies_before=dies)
+            code = kills.run(kills.copy, self.stick, update, dies_before=dies)
         else:
             url = f"http://127.0.0.1:{self._front.port}"
-            code = kills.run(kills.send, self.fed.folder / "net", url, self.fed.hub.federation, share, dies_before=dies)
+            code = kills.run(
+                kills.send, self.fed.folder / "net", url, self.fed.hub.federation, update, dies_before=dies
+            )
         self._died("uploads", code)
 
-    def _lose(self, share: Path) -> None:
-        path = self.stick / TO_COORDINATOR / share.name
+    def _lose(self, update: Path) -> None:
+        path = self.stick / TO_COORDINATOR / update.name
         self.met["files lost"] += path.exists()
         path.unlink(missing_ok=True)
 
@@ -112,8 +114,8 @@ class Storm:
     def _serve(self) -> None:
         self._front = self._fronts.enter_context(serving(self.fed.hub.home))
 
-    def _is_here(self, share: Path) -> bool:
-        return bool(self.fed.hub.database.row("SELECT 1 FROM parcels WHERE hash = ?", share.stem))
+    def _is_here(self, update: Path) -> bool:
+        return bool(self.fed.hub.database.row("SELECT 1 FROM parcels WHERE hash = ?", update.stem))
 
     def _is_open(self, number: int) -> bool:
         return bool(self.fed.hub.database.row("SELECT 1 FROM rounds WHERE round = ?", number))
@@ -134,27 +136,27 @@ def test_ten_rounds_in_a_storm_give_the_bits_of_ten_quiet_ones(
     for number in range(1, ROUNDS):
         if random_.random() < 0.4:
             late[number] = random_.choice([index for index in range(3) if index != late.get(number - 1)])
-    calm, stormy = made.copied(tmp_path / "calm"), made.copied(tmp_path / "stormy")
-    calm.open()
-    stormy.open()
-    quiet(calm, late)
-    storm = Storm(stormy, random_, effort(20, 200))
+    undisturbed, disturbed = made.copied(tmp_path / "calm"), made.copied(tmp_path / "stormy")
+    undisturbed.open()
+    disturbed.open()
+    quiet(undisturbed, late)
+    storm = Storm(disturbed, random_, effort(20, 200))
     storm.rage(late)
 
-    assert len(models(stormy)) == ROUNDS
-    assert models(stormy) == models(calm)
-    store = stormy.hub.database
+    assert len(models(disturbed)) == ROUNDS
+    assert models(disturbed) == models(undisturbed)
+    store = disturbed.hub.database
     counted = store.rows("SELECT hash, site, counts FROM shares WHERE state = 'merged'")
-    assert sorted(row["hash"] for row in counted) == sorted(share.stem for share in storm.sent)
+    assert sorted(row["hash"] for row in counted) == sorted(update.stem for update in storm.sent)
     assert len({(row["site"], row["counts"]) for row in counted}) == len(counted)
     for what in ("received", "accepted"):
         named = [row["subject"] for row in store.rows("SELECT subject FROM log WHERE type = ?", what)]
         assert max(Counter(named).values()) == 1
-    stormy.hub.check()
+    disturbed.hub.check()
     met = {"files late": len(late), **storm.met}
     assert sum(count for what, count in met.items() if "killed" in what) >= effort(20, 200)
     assert all(met[what] for what in ("coordinator killed", "uploads killed", "front killed", "files lost"))
-    print(f"\n{ROUNDS} rounds, {len(counted)} shares; {', '.join(f'{count} {what}' for what, count in met.items())}")
-    print(f"0 rounds lost, 0 shares counted twice; the last model is {models(stormy)[-1][:16]} in both")
-    for fed in (calm, stormy):
+    print(f"\n{ROUNDS} rounds, {len(counted)} updates; {', '.join(f'{count} {what}' for what, count in met.items())}")
+    print(f"0 rounds lost, 0 updates counted twice; the last model is {models(disturbed)[-1][:16]} in both")
+    for fed in (undisturbed, disturbed):
         fed.hub.database.close()

@@ -94,9 +94,9 @@ def disagreeing() -> tuple[dict[str, ResNet], Images]:
     nets = {"own": site.nets["own"], "merged": blank()}
     labels = site.images.labels.copy()
     for part, name in (("val", "own"), ("test", "merged")):
-        of = np.flatnonzero([split == part for split in site.images.splits])
-        labels[of] = choose.logits(nets[name], site.images.pixels[of], site.plan.image, None).argmax(1)
-        labels[of[::6]] = (labels[of[::6]] + 1) % len(bundles.CLASSES)
+        nets_ = np.flatnonzero([split == part for split in site.images.splits])
+        labels[nets_] = choose.logits(nets[name], site.images.pixels[nets_], site.plan.image, None).argmax(1)
+        labels[nets_[::6]] = (labels[nets_[::6]] + 1) % len(bundles.CLASSES)
     return nets, replace(site.images, labels=labels)
 
 

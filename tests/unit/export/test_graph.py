@@ -51,7 +51,7 @@ def test_every_net_gives_the_same_numbers_in_onnxruntime_as_in_torch(
     name: str, image: plan.ImageSettings, norm: str
 ) -> None:
     nets = [net(name, image.channels, norm)]
-    model = graph.build([resnet.arrays(each) for each in nets], image, PRIOR)
+    model = graph.build([resnet.arrays(net_) for net_ in nets], image, PRIOR)
     assert verify.parity(model.SerializeToString(), nets, image, PRIOR) <= 1e-4
 
 

@@ -146,12 +146,12 @@ def test_a_site_is_held_against_the_others_alone_and_not_against_itself_too(cosi
 @given(st.lists(st.integers(1, 12).map(lambda power: 3**power), min_size=norm_limit.MIN_UPDATES, max_size=9))
 def test_claims_are_measured_by_the_median_of_the_other_sites(claims: list[int]) -> None:
     examples = {site(number): claimed for number, claimed in enumerate(claims)}
-    odd = {
+    expected = {
         name
         for name, claimed in examples.items()
         if claimed > outliers.EXAMPLES_FACTOR * np.median([other for site_, other in examples.items() if site_ != name])
     }
-    assert set(outliers.inflated_claims(examples, {})) == odd
+    assert set(outliers.inflated_claims(examples, {})) == expected
 
 
 @pytest.mark.parametrize(("claimed", "odd"), [(2000, False), (2001, True)])

@@ -105,9 +105,9 @@ def test_two_of_five_cannot_take_a_number_out_of_what_the_others_say(rule: str) 
 def test_a_tensor_larger_than_a_block_is_merged_the_same(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     base, updates = federation(5, seed=2)
     how = MergeSettings(rule=rule)
-    whole = rules.merge(base, updates, dict.fromkeys(updates, 1), how)
+    in_one_block = rules.merge(base, updates, dict.fromkeys(updates, 1), how)
     monkeypatch.setattr(rules, "_BLOCK", 35)
-    assert bits(rules.merge(base, updates, dict.fromkeys(updates, 1), how)) == bits(whole)
+    assert bits(rules.merge(base, updates, dict.fromkeys(updates, 1), how)) == bits(in_one_block)
 
 
 def test_of_all_sites_together_no_more_numbers_are_looked_at_than_are_meant_to_be(
@@ -161,9 +161,9 @@ ATTACKS: dict[str, tuple[float, tuple[str, ...]]] = {
 
 def attacked(sites: int, seed: int, attack: str, spread: float = 3.0) -> tuple[Arrays, dict[str, Arrays]]:
     base, updates = federation(sites, seed, spread)
-    odd = list(updates)[seed % sites]
+    attacker = list(updates)[seed % sites]
     times, names = ATTACKS[attack]
-    updates[odd] = moved(base, {name: updates[odd][name] - base[name] for name in base}, times, names)
+    updates[attacker] = moved(base, {name: updates[attacker][name] - base[name] for name in base}, times, names)
     return base, updates
 
 
@@ -209,13 +209,13 @@ def test_updates_within_five_medians_are_merged_as_they_are_to_the_bit(sites: in
 
 def test_an_update_clipped_in_its_statistics_keeps_its_weights_to_the_bit() -> None:
     base, updates = attacked(4, 0, "in the running statistics alone", spread=1.0)
-    (odd, factors), *others = norm_limit.scale_factors(
+    (attacker, factors), *others = norm_limit.scale_factors(
         {site: norm_limit.update_norm(base, update) for site, update in updates.items()}
     ).items()
     assert not others
-    clipped = norm_limit.ClippedUpdate(base, updates[odd], factors)
-    assert {name for name in SHAPES if clipped[name].tobytes() != updates[odd][name].tobytes()} == set(STATISTICS)
-    assert list(clipped) == list(updates[odd])
+    clipped = norm_limit.ClippedUpdate(base, updates[attacker], factors)
+    assert {name for name in SHAPES if clipped[name].tobytes() != updates[attacker][name].tobytes()} == set(STATISTICS)
+    assert list(clipped) == list(updates[attacker])
 
 
 def test_tensors_that_are_not_clipped_are_the_updates_own_to_the_bit() -> None:
@@ -229,12 +229,12 @@ def test_tensors_that_are_not_clipped_are_the_updates_own_to_the_bit() -> None:
 def test_what_is_clipped_keeps_its_direction_and_ends_at_five_medians() -> None:
     base, updates = attacked(5, 1, "scaled up", spread=1.0)
     norms = {site: norm_limit.update_norm(base, update) for site, update in updates.items()}
-    ((odd, factors),) = norm_limit.scale_factors(norms).items()
-    clipped = norm_limit.ClippedUpdate(base, updates[odd], factors)
+    ((attacker, factors),) = norm_limit.scale_factors(norms).items()
+    clipped = norm_limit.ClippedUpdate(base, updates[attacker], factors)
     for names in (WEIGHTS, STATISTICS):
         median = float(np.median([distance(update, base, names) for update in updates.values()]))
         assert distance(clipped, base, names) == pytest.approx(5 * median, rel=1e-5)
-    before, after = (np.ravel(arrays["conv.weight"] - base["conv.weight"]) for arrays in (updates[odd], clipped))
+    before, after = (np.ravel(arrays["conv.weight"] - base["conv.weight"]) for arrays in (updates[attacker], clipped))
     assert np.dot(before, after) / np.linalg.norm(before) / np.linalg.norm(after) == pytest.approx(1, abs=1e-6)
 
 

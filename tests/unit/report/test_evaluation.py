@@ -76,8 +76,8 @@ def test_a_page_shows_how_often_answers_of_each_certainty_are_right() -> None:
     rows = reading.tables(evaluation.html())[3][1:]
     assert [(row[0], int(row[1])) for row in rows] == [(f"{bin_.sure:.2f}", bin_.images) for bin_ in bins]
     (chart,) = reading.body(evaluation.html()).iter("svg")
-    ideal, own = chart.iter("g")
-    assert (len(list(ideal.iter("text"))) - 1, len(list(own.iter("text"))) - 1) == (2, len(bins))
+    ideal, curve = chart.iter("g")
+    assert (len(list(ideal.iter("text"))) - 1, len(list(curve.iter("text"))) - 1) == (2, len(bins))
 
 
 def test_a_missing_figure_has_its_reason() -> None:

@@ -202,10 +202,10 @@ def test_the_same_seed_gives_the_same_intervals_and_another_seed_others() -> Non
 
 def test_the_draws_do_not_hang_on_how_many_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     case = simulated(60, 3, seed=2)
-    whole = scores(*case)
+    reference = scores(*case)
     for cells, most in ((60 * 7, 60 * 7), (59, 60)):  # one draw is held in any case
         monkeypatch.setattr(metrics, "_BLOCK", cells)
-        assert numbers(scores(*case).to_json()) == pytest.approx(numbers(whole.to_json()))
+        assert numbers(scores(*case).to_json()) == pytest.approx(numbers(reference.to_json()))
         blocks = list(metrics._bootstrap_weights(60, 0))
         assert max(block.size for block in blocks) == most
         assert sum(map(len, blocks)) == 1000

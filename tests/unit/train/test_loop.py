@@ -56,7 +56,7 @@ def watched(batch: int = 4, site: str = "site-001", seed: int = 3, **phase: Any)
 def drawn(learner: Watched, private: int = 10, public: int = 6, round_: int = 1) -> Drawn:
     """The places of the images that each step of a round had."""
     loop.train(learner, {"private": small.images(private), "public": small.images(public, seed=1)}, round_)
-    return [{name: batch.index.tolist() for name, batch in shown.items()} for shown in learner.shown]
+    return [{name: batch.index.tolist() for name, batch in batches.items()} for batches in learner.shown]
 
 
 def of(steps: Drawn, name: str) -> list[int]:
@@ -210,7 +210,7 @@ def test_pixels_are_brought_to_the_plans_scale() -> None:
 
 
 def pixels(learner: Watched) -> list[bytes]:
-    return [batch.images.numpy().tobytes() for shown in learner.shown for batch in shown.values()]
+    return [batch.images.numpy().tobytes() for batches in learner.shown for batch in batches.values()]
 
 
 def test_the_same_round_is_drawn_alike_whatever_was_drawn_before() -> None:
@@ -290,11 +290,11 @@ def fresh(method: str, tier: str, numbers: dict[str, Any], **training: Any) -> L
     return small.learner(plan, tier, small.knowledge())
 
 
-def cut(at: int) -> Callable[[int, int, float], None]:
+def cut(step: int) -> Callable[[int, int, float], None]:
     """The power goes when so many steps are done, before the last of them was kept."""
 
     def progress(done: int, total: int, rate: float) -> None:
-        if done == at:
+        if done == step:
             raise PowerCut
 
     return progress
@@ -304,11 +304,11 @@ def finished(
     make: Callable[[], Learner], checkpoints: Path, cuts: Sequence[int], tier: str, round_: int = 1
 ) -> tuple[Learner, loop.EpochReport]:
     """A round that is cut off again and again, each time begun by a new process, and in the end is not."""
-    for at in cuts:
+    for step in cuts:
         learner = make()
         with pytest.raises(PowerCut):
             loop.train(
-                learner, small.sets(learner.plan, tier), round_, checkpoints=checkpoints, every=0, progress=cut(at)
+                learner, small.sets(learner.plan, tier), round_, checkpoints=checkpoints, every=0, progress=cut(step)
             )
     learner = make()
     return learner, loop.train(learner, small.sets(learner.plan, tier), round_, checkpoints=checkpoints, every=0)
@@ -474,10 +474,10 @@ def test_an_infinite_part_of_the_loss_is_named_and_so_are_public_images() -> Non
     pack = without_predictions(public.pixels, public.labels, ("a", "b", "c", "d"))
     with pytest.raises(DivergedError) as caught:
         loop.train(learner, {"private": small.images(10), "public": pack}, 1)
-    shown = drawn(healthy)[2]
+    indices = drawn(healthy)[2]
     assert "part 'public' of the loss is NaN or infinite" in str(caught.value)
     named = str(caught.value).partition("the images were ")[2].split(", ")
-    assert named == [f"{index}.png" for index in shown["private"]] + [f"public image {n}" for n in shown["public"]]
+    assert named == [f"{index}.png" for index in indices["private"]] + [f"public image {n}" for n in indices["public"]]
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["loss", "weights"])
