@@ -180,7 +180,7 @@ def _clock(home: Path) -> Check:
         state = verified.state(home)
     except FedhelpError as error:
         return Check("clock", FAIL, f"the state in {home} cannot be read: {error.cause}", error.remedy)
-    earliest = state.now(oldest) if state else oldest
+    earliest = state.latest_time(oldest) if state else oldest
     if now < earliest:
         days = (earliest - now).days
         return Check("clock", WARN, f"{now:%Y-%m-%d %H:%M} UTC is at least {days} days slow", "set the clock")

@@ -11,6 +11,8 @@ from typing import Protocol
 
 
 class Carrier(Protocol):
+    """A way to the coordinator: a folder (`FolderCarrier`) or its web front (`HttpCarrier`)."""
+
     def check(self) -> None:
         """Raises where the coordinator cannot be reached this way now."""
 
@@ -26,5 +28,5 @@ class Carrier(Protocol):
     def charters(self) -> Iterator[Path]:
         """Yields files that may be the charter, which is public."""
 
-    def charter_proof(self, invite: str) -> str:
+    def charter_proof(self, invite_id: str) -> str:
         """Returns the coordinator's proof that it knows an invite's code, or ""."""

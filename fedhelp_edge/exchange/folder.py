@@ -17,6 +17,8 @@ CHARTER_PROOFS = "vouches.json"  # by an invite's id, the coordinator's proof th
 
 @dataclass(frozen=True)
 class FolderCarrier:
+    """A carrier folder at `root`, with one folder for each direction."""
+
     root: Path
 
     def check(self) -> None:
@@ -25,6 +27,7 @@ class FolderCarrier:
             raise FileMissingError(f"{self.root.name} is not there")
 
     def put(self, parcel: Path) -> None:
+        """Copies the parcel into the folder for the coordinator."""
         self.check()
         with files.open_shared(self.root / TO_COORDINATOR, make=True) as folder, files.reading(parcel) as file:
             folder.put(parcel.name, file)  # also replaces what a pulled stick left half-written
@@ -38,12 +41,15 @@ class FolderCarrier:
             yield from (self.root / FROM_COORDINATOR / name for name in names)
 
     def receipts(self, have: frozenset[str]) -> Iterator[Path]:
+        """Yields nothing: receipts come with the next trip of the stick."""
         return iter(())
 
     def charters(self) -> Iterator[Path]:
+        """Yields every file: one of them may be the charter."""
         return self.fetch(frozenset())
 
     def charter_proof(self, invite_id: str) -> str:
+        """Returns the proof that the coordinator left, or ""."""
         try:
             with files.open_shared(self.root / FROM_COORDINATOR) as folder, folder.reading(CHARTER_PROOFS) as file:
                 return str(json.loads(file.read(4 << 20)).get(invite_id, ""))

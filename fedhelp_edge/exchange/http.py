@@ -152,14 +152,16 @@ class HttpCarrier:
         return map(self._download, missing.values())
 
     def receipts(self, have: frozenset[str]) -> Iterator[Path]:
+        """Yields the receipts that the front lists for this site."""
         missing = (entry for entry in self._list_current() if entry.kind == "receipt" and entry.hash not in have)
         return map(self._download, missing)
 
     def charter_proof(self, invite_id: str) -> str:
+        """Returns the front's proof that it knows an invite's code, or ""."""
         try:
             match _json(self._retry(lambda: self._ask("GET", f"/v1/vouches/{invite_id}"))):
-                case {"vouch": str(vouch)}:
-                    return vouch
+                case {"vouch": str(proof)}:
+                    return proof
         except RefusedThereError:
             return ""
         raise NotAFrontError("its proof for the charter has the wrong form")
@@ -170,6 +172,7 @@ class HttpCarrier:
             raise NotAFrontError("its health check has the wrong form")
 
     def charters(self) -> Iterator[Path]:
+        """Yields all versions of the charter. They are public, so these requests are not signed."""
         parcels = self._read_list(self._retry(lambda: self._ask("GET", "/v1/charters")))
         if any(entry.kind != "charter" for entry in parcels):
             raise NotAFrontError("its list of charters holds other files")

@@ -34,7 +34,7 @@ def status(home: Path, clock: datetime | None = None) -> dict[str, Any]:
     site, task = identity.own_site(home, trusted), trusted.task
     state, receipts = _state(home, trusted), _latest_receipts(home)
     overdue = trusted.overdue(clock or datetime.now(timezone.utc)) if trusted.roster else timedelta(0)
-    last_news = f"{trusted.now(trusted.charter.created):%Y-%m-%d %H:%M}"
+    last_news = f"{trusted.latest_time(trusted.charter.created):%Y-%m-%d %H:%M}"
     request = _refused_request(home) if state == JOINING else None
     tier, meaning = site.tier if site else "", _MEANINGS[state]
     next_ = _next_step(state, tier)

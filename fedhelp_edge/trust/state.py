@@ -41,7 +41,7 @@ class TrustedState:
     heads: Mapping[int, str] = field(default_factory=dict)  # of the log, by each length that was seen
     models: Mapping[int, str] = field(default_factory=dict)  # by round, the SHA-256 of its merged model
 
-    def now(self, clock: datetime) -> datetime:
+    def latest_time(self, clock: datetime) -> datetime:
         """Returns the latest known time: setting the clock back does not revive an expired roster."""
         return max([clock, *(document.created for document in (self.charter, self.roster, self.task) if document)])
 
@@ -133,7 +133,7 @@ class TrustedState:
         """
         if self.roster is None:
             raise ExpiredError("no roster has arrived yet")
-        return self.now(clock) - self.roster.expires
+        return self.latest_time(clock) - self.roster.expires
 
     def check_fresh(self, clock: datetime, grace: timedelta) -> None:
         """Raises when the roster expired longer ago than `grace`: no task under it is followed (a freeze attack)."""

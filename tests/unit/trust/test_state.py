@@ -37,7 +37,7 @@ def state(charter: datetime, roster: datetime, task: datetime, expires: datetime
 # --- time ------------------------------------------------------------------------------------------------------------
 @given(moments, moments, moments, moments)
 def test_the_time_is_the_latest_that_is_known(clock: datetime, one: datetime, two: datetime, three: datetime) -> None:
-    assert state(one, two, three).now(clock) == sorted([clock, one, two, three])[-1]
+    assert state(one, two, three).latest_time(clock) == sorted([clock, one, two, three])[-1]
 
 
 @given(moments, spans, moments, moments, moments)
@@ -45,7 +45,7 @@ def test_the_time_never_runs_backwards_while_the_clock_runs_on(
     clock: datetime, passed: timedelta, one: datetime, two: datetime, three: datetime
 ) -> None:
     trusted = state(one, two, three)
-    assert trusted.now(clock) <= trusted.now(clock + passed) <= trusted.now(clock) + passed
+    assert trusted.latest_time(clock) <= trusted.latest_time(clock + passed) <= trusted.latest_time(clock) + passed
 
 
 @given(moments, moments, spans, st.timedeltas(timedelta(seconds=1), timedelta(days=400)))
@@ -63,7 +63,7 @@ def test_no_clock_that_is_behind_locks_a_clinic_out(clock: datetime, expires: da
 
 
 def test_a_charter_alone_gives_the_time_too() -> None:
-    assert TrustedState(FED.pinned).now(START - 9 * DAY) == START
+    assert TrustedState(FED.pinned).latest_time(START - 9 * DAY) == START
 
 
 # --- who may sign what -----------------------------------------------------------------------------------------------
