@@ -56,7 +56,7 @@ def test_invites_are_listed_and_cancelled(desk: Desk) -> None:
     for name in ("A", "B", "B"):
         done = works(desk.hub("invite", name, "--tier", "small", "--out", f"{len(listed(desk))}.invite"))
     assert "site-002 has another invite for 'B' (open)" in done.stderr
-    fails(desk.hub("invites", "--cancel", "B"), "E_AMBIGUOUS", "by its id")
+    fails(desk.hub("invites", "--cancel", "B"), "E_AMBIGUOUS", "by its listed id")
     works(desk.hub("invites", "--cancel", "site-003"))
     assert listed(desk) == {"site-001": "open", "site-002": "open", "site-003": "cancelled"}
     for number, home in ((0, "one"), (2, "two")):
@@ -73,7 +73,7 @@ def test_a_name_that_two_sites_have_shuts_out_neither(desk: Desk) -> None:
         works(desk.site("join", f"{number}.invite", "--via", desk.stick, "--home", f"{number}"))
     works(desk.hub("exchange", desk.stick))
     done = desk.hub("revoke", "Clinic A", "--reason", "stolen")
-    fails(done, "E_AMBIGUOUS", "by its id")
+    fails(done, "E_AMBIGUOUS", "name the site by its id")
     assert "site-001 (active), site-002 (active)" in done.stderr
     works(desk.hub("revoke", "site-002", "--reason", "stolen"))
     assert [site["status"] for site in command.answer(desk.hub("roster", "--json"))["sites"]] == ["active", "revoked"]
