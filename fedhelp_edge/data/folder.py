@@ -83,12 +83,12 @@ def list_files(root: Path) -> Iterator[tuple[str, str]]:
     seen: set[tuple[int, int]] = set()
 
     def walk(folder: Path, prefix: str) -> Iterator[tuple[str, str]]:
-        here = folder.stat()
-        if (here.st_dev, here.st_ino) in seen:
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in seen:
             return
-        seen.add((here.st_dev, here.st_ino))
-        with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as scan:
+            entries = sorted(scan, key=lambda entry: entry.name)
         for entry in entries:
             if entry.name.startswith("."):
                 continue

@@ -17,8 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from fedhelp_edge import audit as audits
-from fedhelp_edge import data, files, update
+from fedhelp_edge import audit, data, files, update
 from fedhelp_edge import plan as plans
 from fedhelp_edge.data import loading
 from fedhelp_edge.data import pack as packs
@@ -26,9 +25,7 @@ from fedhelp_edge.data.images import Images
 from fedhelp_edge.demo import page, phantoms
 from fedhelp_edge.errors import FedhelpError, TargetExistsError, UsageError
 from fedhelp_edge.exchange.folder import FROM_COORDINATOR, TO_COORDINATOR, FolderCarrier
-from fedhelp_edge.infer import answering as answers
-from fedhelp_edge.infer import bundle
-from fedhelp_edge.infer import inputs as pictures
+from fedhelp_edge.infer import answering, bundle, inputs
 from fedhelp_edge.knowledge import build
 from fedhelp_edge.knowledge.sources import nets
 from fedhelp_edge.lab import partition
@@ -222,7 +219,7 @@ def _sample_answers(site: DemoSite, models: Path, plan: Plan) -> list[dict[str, 
     model = bundle.load(models / f"{site.home.name}.onnx", lambda key: signer_check.model_warning(site.home, key, None))
     by_class = [sorted((site.images / "test" / name).glob("*"))[:2] for name in plan.classes]
     chosen_paths = [path for class_paths in by_class for path in class_paths]
-    rows = answers.answer_items(model, pictures.list_items(chosen_paths), pictures=True)
+    rows = answering.answer_items(model, inputs.list_items(chosen_paths), pictures=True)
     return [{"true": path.parent.name, **row} for path, row in zip(chosen_paths, rows, strict=True)]
 
 
@@ -267,6 +264,7 @@ class _Federation:
         carrier_folder.mkdir()
 
     def join(self) -> None:
+        """Invite every site; each joins and is approved."""
         for site in self.sites:
             invite = invites.issue(self.hub, site.name, site.tier, 14)
             invite_file = membership.InviteFile(invite.code, invite.url, invite.federation, invite.charters)
@@ -277,12 +275,13 @@ class _Federation:
         self._collect()
 
     def round(self, audit_dir: Path) -> dict[str, Any]:
+        """Run one round and export its audit; attack one update in the first round."""
         number = opening.open_next(self.hub, self.coordinator_keys).round
         exchange.deliver(self.hub, self.carrier_folder / FROM_COORDINATOR)
         for site in self.sites:
             sync.sync(site.home, [FolderCarrier(self.carrier_folder)], str, self.watch, threads=self.threads)
         if not self.parcel_life:
-            self.parcel_life = self._attacked(self.sites[1])
+            self.parcel_life = self._attack(self.sites[1])
         self._collect()
         result = close.aggregate(self.hub, self.coordinator_keys)
         exchange.deliver(self.hub, self.carrier_folder / FROM_COORDINATOR)
@@ -292,6 +291,7 @@ class _Federation:
         return result
 
     def measure(self, models: Path) -> None:
+        """Evaluate each site's nets and export its chosen model."""
         for site in self.sites:
             inbox.download(site.home, [FolderCarrier(self.carrier_folder)], str)
             figures = ordered_training.evaluate(site.home, None, str, threads=self.threads).nets
@@ -322,7 +322,7 @@ class _Federation:
         judge.judge_waiting(self.hub, self.coordinator_keys)
 
     # --- the life of one parcel -----------------------------------------------------------------------------------
-    def _attacked(self, site: DemoSite) -> dict[str, Any]:
+    def _attack(self, site: DemoSite) -> dict[str, Any]:
         """Attack an update on its way; return what became of each attempt."""
         (path,) = (site.home / "rounds").glob("*/*.fhx")
         statement = parcel.inspect(path, parcel.any_signer).statement
@@ -358,7 +358,7 @@ class _Federation:
         lines = [line for line, _ in self.hub.database.lines()]
         own_lines = [line for line in lines if line["subject"] == self.parcel_life["hash"] or line["type"] == "merge"]
         self.parcel_life["log"] = [(line["time"], line["type"]) for line in own_lines]
-        report = audits.check(audit_dir)
+        report = audit.check(audit_dir)
         self.parcel_life["audit"] = {"shares": len(report.merged), "lines": report.log.length}
 
 

@@ -29,8 +29,8 @@ img { max-width: 100%; height: auto; image-rendering: auto }
 _SCRIPT = """
 addEventListener("keydown", event => {
   if (event.ctrlKey || event.altKey || event.metaKey || event.repeat) return
-  const found = document.querySelector(`[data-key="${CSS.escape(event.key)}"]`)
-  if (found) { event.preventDefault(); found.click() }
+  const button = document.querySelector(`[data-key="${CSS.escape(event.key)}"]`)
+  if (button) { event.preventDefault(); button.click() }
 })
 """
 

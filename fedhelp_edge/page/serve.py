@@ -63,8 +63,8 @@ addEventListener("DOMContentLoaded", () => {
   }
   const form = document.querySelector("form")
   const busy = () => {
-    const said = form.querySelector("[role=status]")
-    said.textContent = said.dataset.busy
+    const status = form.querySelector("[role=status]")
+    status.textContent = status.dataset.busy
   }
   form.addEventListener("submit", busy)
   addEventListener("dragover", event => { event.preventDefault(); form.classList.add("over") })
@@ -215,7 +215,7 @@ class _DiagnosisView:
         fields = answer.heatmaps.shape[-1]
         return Html(
             f'<figure><div class="pair">{pages.picture(shown.pixels, wording.picture, width, height)}'
-            f"{pages.picture(over, wording.heat.format(name=likeliest), width, height)}</div>"
+            f"{pages.picture(over, wording.heatmap.format(name=likeliest), width, height)}</div>"
             f"<p hidden><label>{visible_html(wording.strength)} "
             f'<input type="range" min="0" max="100" step="5" value="60">'
             f"</label></p><figcaption>{visible_html(wording.legend.format(name=likeliest, fields=fields))}</figcaption>"

@@ -52,7 +52,7 @@ class DiagnosisTexts:
     also: str
     unsure: str
     picture: str
-    heat: str
+    heatmap: str
     legend: str
     strength: str
     columns: tuple[str, str, str, str]
@@ -92,7 +92,7 @@ DIAGNOSIS = {
         also=" and ",
         unsure="{name} is likeliest, but not likely enough to be sure",
         picture="The image",
-        heat="The image with the heat-map for {name}",
+        heatmap="The image with the heat-map for {name}",
         legend="Orange speaks for {name}, blue against it, compared with the mean of all classes ({fields} x {fields} "
         "fields). The heat-map shows where the model looked, not where a disease is.",
         strength="Strength of the heat-map",
@@ -131,7 +131,7 @@ DIAGNOSIS = {
         also=" et ",
         unsure="{name} est la plus probable, mais pas assez pour être sûr",
         picture="L'image",
-        heat="L'image avec la carte de chaleur pour {name}",
+        heatmap="L'image avec la carte de chaleur pour {name}",
         legend="L'orange parle pour {name}, le bleu contre, par rapport à la moyenne de toutes les classes, en "
         "{fields} x {fields} champs. Cela montre où le modèle a regardé, pas où se trouve une maladie.",
         strength="Intensité de la carte de chaleur",
@@ -177,7 +177,7 @@ DIAGNOSIS = {
         also=" y ",
         unsure="{name} es la más probable, pero no lo bastante para estar seguro",
         picture="La imagen",
-        heat="La imagen con el mapa de calor para {name}",
+        heatmap="La imagen con el mapa de calor para {name}",
         legend="El naranja habla a favor de {name}, el azul en contra, respecto a la media de todas las clases, en "
         "{fields} x {fields} campos. Muestra dónde miró el modelo, no dónde hay una enfermedad.",
         strength="Intensidad del mapa de calor",
@@ -223,7 +223,7 @@ DIAGNOSIS = {
         also=" e ",
         unsure="{name} é a mais provável, mas não o bastante para ter a certeza",
         picture="A imagem",
-        heat="A imagem com o mapa de calor para {name}",
+        heatmap="A imagem com o mapa de calor para {name}",
         legend="O laranja fala a favor de {name}, o azul contra, em relação à média de todas as classes, em {fields} x "
         "{fields} campos. Mostra para onde o modelo olhou, não onde há uma doença.",
         strength="Intensidade do mapa de calor",
@@ -268,7 +268,7 @@ DIAGNOSIS = {
         also=" na ",
         unsure="{name} ina uwezekano mkubwa zaidi, lakini hautoshi kuwa na uhakika",
         picture="Picha",
-        heat="Picha pamoja na ramani ya joto ya {name}",
+        heatmap="Picha pamoja na ramani ya joto ya {name}",
         legend="Rangi ya machungwa inaunga mkono {name}, buluu inapinga, ikilinganishwa na wastani wa makundi yote, "
         "katika sehemu {fields} x {fields}. Inaonyesha mahali modeli ilipoangalia, si mahali penye ugonjwa.",
         strength="Nguvu ya ramani ya joto",

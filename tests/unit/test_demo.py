@@ -39,9 +39,9 @@ SMALL = (
 def small() -> Iterator[None]:
     before = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("PLAN", SMALL), ("LEARN", (16, 8, 8, 8)), ("VAL", 6), ("TEST", 12)):
+        for name, value in (("PLAN", SMALL), ("TRAIN_COUNTS", (16, 8, 8, 8)), ("VAL_COUNT", 6), ("TEST_COUNT", 12)):
             patch.setattr(play, name, value)
-        for name in ("PUBLIC", "TAUGHT"):
+        for name in ("PUBLIC_COUNT", "SOURCE_COUNT"):
             patch.setattr(play, name, 12)
         yield
     torch.set_num_threads(before)
@@ -119,10 +119,10 @@ def test_its_page_shows_the_figures_the_parcel_and_what_was_tried_with_it(
         for site in record["sites"]
     ]
     assert [row[0] for row in curve] == ["round", "0", "1", "2"]
-    assert ["shares of the sites", "8"] in [row[:2] for row in kinds]
+    assert ["updates from the sites", "8"] in [row[:2] for row in kinds]
     assert len(life) == 5
     assert [row[1].split(":")[0] for row in tried[1:]] == [
-        "E_NO_MATCH", "E_PAYLOAD_HASH", "E_SIGNER_MISMATCH", "known already",
+        "E_NO_MATCH", "E_PAYLOAD_HASH", "E_SIGNER_MISMATCH", "recognised",
     ]  # fmt: skip
     assert not re.search(r"<script|<link|http:|https:|url\(", page)
     assert 'src="data:image/png' in page
@@ -164,7 +164,7 @@ def test_images_of_ones_own_are_shared_out_among_the_sites(tmp_path: Path) -> No
 def test_a_folder_of_something_else_stays_and_a_demo_that_was_cut_off_begins_anew(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter").touch()
-    with pytest.raises(TargetExistsError, match="mine is there already"):
+    with pytest.raises(TargetExistsError, match="mine exists already"):
         play.play(tmp_path / "mine", print, lambda _: None)
     (tmp_path / "cut").mkdir()
     for name in ("unfinished", "hub"):
@@ -190,5 +190,5 @@ def test_a_method_that_is_no_federations_is_refused_before_anything_is_written(m
 def test_too_few_images_are_refused_with_how_many_it_takes(tmp_path: Path) -> None:
     pixels, labels = phantoms.draw(20, 2, size=8)
     np.savez(tmp_path / "few.npz", images=pixels, labels=labels)
-    with pytest.raises(UsageError, match="20 images that can be used; four sites need 80"):
+    with pytest.raises(UsageError, match="20 usable images; four sites need 80"):
         play.play(tmp_path / "out", lambda _: None, lambda _: None, images=tmp_path / "few.npz")
