@@ -141,7 +141,9 @@ def test_a_class_without_a_validation_image_gets_more_images_or_is_left_out(desk
     for path in sorted((images / "b").iterdir())[1:]:
         path.rename(more / path.name)
     found = told(desk)
-    assert found["E_CLASS_VALIDATION"].startswith("add images of this class, of other patients")
+    assert found["E_CLASS_VALIDATION"].startswith(
+        "before the first training add images of this class, of other patients"
+    )
     assert found[""] == "not ready: first put right E_CLASS_VALIDATION (1)"
     (images / "b").rename(desk.folder / "left-out")
     assert told(desk)[""] == "ready to train"
