@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
@@ -29,7 +29,7 @@ from fedhelp_edge.infer import decide
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.decide import Answer
 from fedhelp_edge.lab import partition
-from fedhelp_edge.lab.partition import SiteImages
+from fedhelp_edge.lab.partition import Say, SiteImages
 from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.parcel import keys as key_files
 from fedhelp_edge.parcel import parcel, sshsig, statement
@@ -48,7 +48,7 @@ AnyPath: TypeAlias = "str | os.PathLike[str]"
 
 
 def read_plan(path: AnyPath, settings: Mapping[str, Any] | None = None) -> Plan:
-    """The plan in a TOML file, with `settings` laid over it: `{"rounds": 2, "fedhelp.lambda_j": 0.4}`.
+    """Reads the plan in a TOML file, with `settings` laid over it: `{"rounds": 2, "fedhelp.lambda_j": 0.4}`.
 
     A plan with mistakes is refused with all of them and their lines. A plan never changes: read it again for another.
     """
@@ -56,7 +56,7 @@ def read_plan(path: AnyPath, settings: Mapping[str, Any] | None = None) -> Plan:
 
 
 def load_images(source: AnyPath, plan: Plan, state_dir: AnyPath) -> Images:
-    """The images of a folder, a table or an NPZ, decoded to the plan's size and split into train, val and test.
+    """Loads a folder, a table or an NPZ of images, at the plan's size, and splits them into train, val and test.
 
     `state_dir` keeps the pixels and the split. The first call draws the split; later calls keep each image in its part.
     """
@@ -66,12 +66,12 @@ def load_images(source: AnyPath, plan: Plan, state_dir: AnyPath) -> Images:
 
 
 def load_pack(path: AnyPath, plan: Plan) -> Pack:
-    """A knowledge pack: public images at the plan's size, and what foundation models predict for them."""
+    """Loads a knowledge pack: public images at the plan's size, and what foundation models predict for them."""
     return packs.load(Path(path)).resized(plan.tables["fedhelp"].public_size, plan.image.channels)
 
 
 def load_public_images(source: AnyPath, plan: Plan, cache_dir: AnyPath) -> Pack:
-    """Public images and their labels as a pack without predictions, for runs that ask no foundation model."""
+    """Loads public images and their labels as a pack without predictions, for runs without a foundation model."""
     from fedhelp_edge.knowledge import public_images
 
     public = packs.without_predictions(*public_images.read(Path(source), Path(cache_dir)))
@@ -79,15 +79,16 @@ def load_public_images(source: AnyPath, plan: Plan, cache_dir: AnyPath) -> Pack:
 
 
 def distribute_images(
-    images: Images, plan: Plan, split: str = "natural:centers", *, sites: int = 0, large: int = 1
+    images: Images, plan: Plan, split: str = "natural:centers", *, sites: int = 0, large: int = 1, say: Say = print
 ) -> list[SiteImages]:
-    """Deal images out to the sites of a federation. One patient's images stay at one site.
+    """Distributes images over the sites of a federation. One patient's images stay at one site.
 
     `split` is `natural:centers` or `natural:folder` (as the source has them), `dirichlet:ALPHA` for this many `sites`,
-    or `sizes:TRAIN/TEST,…`. The `large` sites with most training images are hospitals, the others clinics.
+    or `sizes:TRAIN/TEST,…`. The `large` sites with most training images are hospitals, the others clinics. `say` gets a
+    line for each thing that a person should know, such as images that moved to their patient's site.
     """
     _require(sites >= 0 and large >= 0, f"sites is {sites}, large is {large}", "give numbers from 0 up")
-    return partition.distribute(images, split, plan.seed, sites=sites, large=large, val=plan.data.val)
+    return partition.distribute(images, split, plan.seed, sites=sites, large=large, val=plan.data.val, say=say)
 
 
 def run_federation(
@@ -99,9 +100,9 @@ def run_federation(
     start: Mapping[str, Array] | None = None,
     sealed: bool = False,
     threads: int | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Say | None = None,
 ) -> dict[str, Any]:
-    """Train a whole federation on this machine, with the learners, codecs and merging that work between machines.
+    """Trains a whole federation on this machine, with the learners, codecs and merging that work between machines.
 
     `start` gives the first weights by name. `sealed` sends all that travels through real parcels. `out` keeps each
     round: a run that was cut off goes on from there, and one that is finished is read, not repeated.
@@ -125,9 +126,9 @@ def compare_plans(
     pack: Pack | None = None,
     sealed: bool = False,
     threads: int | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Say | None = None,
 ) -> list[dict[str, Any]]:
-    """Run named plans over the same sites, each with every seed; a run for each, and `out/table.md` with intervals.
+    """Runs named plans over the same sites, each with every seed, and writes `out/table.md` with intervals.
 
     Differences are taken against the first plan. A run that is in `out` already is not repeated.
     """
@@ -151,7 +152,7 @@ def train_site(
     device: str = "cpu",
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Train one site by a plan without joining a federation; the report of its last round.
+    """Trains one site by a plan without joining a federation, and returns the report of its last round.
 
     `tier` is `small` for a clinic, `large` for a hospital. `home` keeps the decoded images and each round. Of several
     processes (`torchrun`) the first has the report; the others get an empty one.
@@ -170,21 +171,21 @@ def train_site(
 def evaluate_site(
     plan: Plan, home: AnyPath, images: AnyPath | None = None, *, tier: str = "small", threads: int | None = None
 ) -> Evaluation:
-    """How good the nets are that `train_site` trained last: on the site's test images, or on all of other `images`."""
+    """Measures the nets that `train_site` trained last, on the site's test images, or on all of other `images`."""
     from fedhelp_edge.site import trial
 
     return trial.evaluate(Path(home), plan, tier, None if images is None else Path(images), threads=threads)
 
 
 def make_keys(folder: AnyPath, passphrase: str | None) -> Keys:
-    """New keys to sign and to decrypt, kept in a folder. With `None` only the file's permissions guard them."""
+    """Makes keys to sign and to decrypt, and keeps them in a folder. With `None` only file permissions guard them."""
     made = key_files.generate()
     key_files.save(Path(folder), made, passphrase)
     return made
 
 
 def load_keys(folder: AnyPath, passphrase: str | None = None) -> Keys:
-    """The keys that a folder keeps."""
+    """Loads the keys that a folder keeps."""
     return key_files.load(Path(folder), lambda: passphrase or "")
 
 
@@ -200,7 +201,7 @@ def export_bundle(
     sensitivity: float = 0.9,
     threads: int | None = None,
 ) -> ExportResult:
-    """Write the best of a site's nets as one signed ONNX file, with a card in words beside it.
+    """Writes the best of a site's nets as one signed ONNX file, with a card in words beside it.
 
     Takes the last round that `train_site` trained, or `round`. The keys in `home` sign. Thresholds are chosen for
     `sensitivity`. `int8` asks for 8-bit numbers, which are taken if they are worth it.
@@ -219,7 +220,7 @@ def export_bundle(
 def load_bundle(
     path: AnyPath, *, signer: str | None = None, home: AnyPath = "~/fedhelp", threads: int | None = None
 ) -> Bundle:
-    """A model to predict with. It is refused unless its signature holds and it answers here as it did at export.
+    """Loads a model to predict with, if its signature holds and it answers here as it did at export.
 
     `signer` is the fingerprint (`SHA256:…`) of the key that must have signed. Without it, `home` says whom to trust:
     its own key, and the sites of its federation. Where it has neither, `why` says that nobody vouches for the signer.
@@ -231,7 +232,7 @@ def load_bundle(
 
 
 def predict_arrays(bundle: Bundle, images: NDArray[Any]) -> list[Answer]:
-    """An answer for each of N images: N x height x width, or x 1, 3 or 4 channels, uint8 or uint16, of any size."""
+    """Answers each of N images: N x height x width, or x 1, 3 or 4 channels, uint8 or uint16, of any size."""
     _require(
         images.dtype in (np.uint8, np.uint16) and images.ndim in (3, 4) and images.shape[3:] in ((), (1,), (3,), (4,)),
         f"the array is {' x '.join(map(str, images.shape))} of {images.dtype}",
@@ -242,7 +243,7 @@ def predict_arrays(bundle: Bundle, images: NDArray[Any]) -> list[Answer]:
 
 
 def predict_files(bundle: Bundle, *paths: AnyPath) -> list[dict[str, Any]]:
-    """A row for each image in files, folders, DICOM and NPZ. A file that cannot be used is a row with an `error`."""
+    """Answers each image in files, folders, DICOM and NPZ. A file that cannot be used is a row with an `error`."""
     from fedhelp_edge.data import picture
     from fedhelp_edge.infer import answering, inputs
 
@@ -259,7 +260,7 @@ def seal_parcel(
     recipients: Sequence[str] = (),
     **context: Value,
 ) -> Statement:
-    """Write a signed parcel; an `update` or a `global` is encrypted to the `recipients` (`age1…`).
+    """Writes a signed parcel; an `update` or a `global` is encrypted to the `recipients` (`age1…`).
 
     `context` has what a parcel of this kind states (docs/spec/parcel.md). The time, the nonce, and for an update the
     sender's key and the recipients are filled in.
@@ -271,15 +272,15 @@ def seal_parcel(
 
 
 def inspect_parcel(path: AnyPath) -> Inspected:
-    """What can be known of a parcel without a key: that it is whole, what it states, and which keys signed it.
+    """Reads what a parcel shows without a key: that it is whole, what it states, and which keys signed it.
 
-    It says nothing of whom these keys belong to.
+    Nothing here says whose keys these are.
     """
     return parcel.inspect(Path(path), parcel.any_signer)
 
 
 def open_parcel(path: AnyPath, signer: str, keys: Keys | None = None) -> Opened:
-    """Open a parcel that `signer` has signed: a public key (`ssh-ed25519 …`) or its fingerprint (`SHA256:…`).
+    """Opens a parcel that `signer` has signed: a public key (`ssh-ed25519 …`) or its fingerprint (`SHA256:…`).
 
     It is verified to its last byte before this returns. Use it in a `with`; `body` is a file of what it holds. A kind
     that is encrypted needs the `keys` of one of its recipients.
@@ -293,6 +294,6 @@ def open_parcel(path: AnyPath, signer: str, keys: Keys | None = None) -> Opened:
 
 
 def _require(valid: bool, cause: str, remedy: str) -> None:
-    """Refuse what the command line would not let through."""
+    """Refuses what the command line would not let through."""
     if not valid:
         raise UsageError(cause, remedy=remedy)

@@ -34,34 +34,23 @@ class LabSetup:
     def __init__(self, plan: Path, data: Path, split: str, sites: int, large: int, knowledge: Path | None,
                  public: Path | None, start: Path | None, changes: list[str] | None, sealed: bool, engine: str,
                  out: Path, threads: int | None) -> None:  # fmt: skip
-        from fedhelp_edge import update
-        from fedhelp_edge.data import load, pack
-        from fedhelp_edge.knowledge.public_images import read
-        from fedhelp_edge.lab import partition
+        from fedhelp_edge import api, update
         from fedhelp_edge.methods.registry import METHODS
         from fedhelp_edge.nets import spec
-        from fedhelp_edge.train import machine
 
         if engine != "local":
             raise errors.UsageError(f"the only engine is local, not {engine!r}")
         if knowledge and public:
             raise errors.UsageError("a pack has its own public images: give --knowledge or --public, not both")
-        machine.configure(threads)
-        self.plan_file, self.changes, self.sealed = plan, changes or [], sealed
+        self.plan_file, self.changes, self.sealed, self.threads = plan, changes or [], sealed, threads
         agreed = self.plan()
-        images = load(data, agreed, state_dir=out / "data")
-        self.parts = partition.distribute(
-            images, split, agreed.seed, sites=sites, large=large, val=agreed.data.val, say=console.say
-        )
-        loaded_pack = (
-            pack.load(knowledge)
-            if knowledge
-            else pack.without_predictions(*read(public, out / "public"))
-            if public
-            else None
-        )
-        side, channels = agreed.tables["fedhelp"].public_size, agreed.image.channels
-        self.pack = loaded_pack.resized(side, channels) if loaded_pack else None
+        images = api.load_images(data, agreed, out / "data")
+        self.sites = api.distribute_images(images, agreed, split, sites=sites, large=large, say=console.say)
+        self.pack = None
+        if knowledge:
+            self.pack = api.load_pack(knowledge, agreed)
+        elif public:
+            self.pack = api.load_public_images(public, agreed, out / "public")
         self.start: dict[str, Any] = {}
         if start:
             with start.open("rb") as file:
@@ -76,12 +65,11 @@ class LabSetup:
         return plan.load(self.plan_file, TABLES, {**{key: value for key, _, value in pairs}, **(settings or {})})
 
     def run(self, plan: Any, out: Path) -> dict[str, Any]:
-        from fedhelp_edge.lab import run, transport
-        from fedhelp_edge.train import machine
+        from fedhelp_edge import api
 
-        return run.run(
-            plan, self.parts, out, compute=machine.compute(plan.training.precision), pack=self.pack, start=self.start,
-            transport=transport.SealedTransport() if self.sealed else None, progress=console.say,
+        return api.run_federation(
+            plan, self.sites, out, pack=self.pack, start=self.start, sealed=self.sealed, threads=self.threads,
+            progress=console.say,
         )  # fmt: skip
 
 
