@@ -131,7 +131,7 @@ def _check_same_run(
         digest.update(b"sealed")
     digest_file = out / "run.sha256"
     if digest_file.exists() and digest_file.read_text() != digest.hexdigest():
-        raise TargetExistsError(f"{out.name} holds another run: its plan, images, first weights or transport differ")
+        raise TargetExistsError(f"{out.name} holds another run: its plan, images, first weights or --sealed differ")
     if not digest_file.exists():
         out.mkdir(parents=True, exist_ok=True)
         digest_file.write_text(digest.hexdigest())
