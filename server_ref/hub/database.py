@@ -142,16 +142,18 @@ class HubDatabase:
                 self.memory.commit()
 
     def rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        """All rows of a query."""
         with _translated_errors():
             return self.db.execute(query, values).fetchall()
 
     def row(self, query: str, *values: Any) -> sqlite3.Row | None:
+        """The first row of a query, or None."""
         with _translated_errors():
             first: sqlite3.Row | None = self.db.execute(query, values).fetchone()
         return first
 
     def require_row(self, query: str, *values: Any) -> sqlite3.Row:
-        """The first row, where a whole hub has at least one."""
+        """The first row of a query that has at least one in every hub."""
         first = self.row(query, *values)
         if first is None:
             raise HubDamagedError("the database lacks a row that every hub has")
@@ -163,6 +165,7 @@ class HubDatabase:
             return self.db.execute(query, values).rowcount
 
     def fact(self, name: str, default: str = "") -> str:
+        """One of the hub's named values."""
         row = self.row("SELECT value FROM facts WHERE name = ?", name)
         return str(row["value"]) if row else default
 
@@ -175,6 +178,7 @@ class HubDatabase:
         return self.home / "parcels" / hash_[:2] / f"{hash_}.fhx"
 
     def model_path(self, hash_: str) -> Path:
+        """Where the model with this hash is, or will be."""
         return self.home / "models" / f"{hash_}.safetensors"
 
     def reconcile(self) -> None:

@@ -75,6 +75,7 @@ class Hub:
 
     @property
     def charter(self) -> Charter:
+        """The newest charter, verified from the first one on."""
         newest = self.newest_parcel("charter")["hash"]
         if newest not in self._charters:
             first, *later = self.database.rows("SELECT hash FROM parcels WHERE kind = 'charter' ORDER BY number")
@@ -85,6 +86,7 @@ class Hub:
 
     @property
     def roster(self) -> Roster:
+        """The newest roster, verified under the charter."""
         newest = self.newest_parcel("roster")["hash"]
         if newest not in self._rosters:
             self._rosters = {newest: roster.read(*self.read_json(newest), self.charter)}
@@ -182,6 +184,7 @@ class Hub:
 
     # --- keys ----------------------------------------------------------------------------------------------------
     def front_keys(self) -> Keys:
+        """Load the front's keys, which have no passphrase because the front starts by itself."""
         return keys.load(self.front_folder, _refuse_passphrase)
 
     @property
@@ -213,6 +216,7 @@ class Hub:
 
     @property
     def memory_path(self) -> Path:
+        """In the coordinator's folder, where the front can neither read nor write."""
         return self.home / COORDINATOR / memory.FILE
 
     def open_memory(self, coordinator_keys: Keys) -> None:

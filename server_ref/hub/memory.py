@@ -53,6 +53,7 @@ class LedgerState:
     log: Log
 
     def with_mac(self, key: bytes) -> dict[str, Any]:
+        """As the file holds it."""
         body = {"keys": self.folder, "log": [self.log.length, self.log.head], "total": f"{self.total:064x}"}
         return {**body, "mac": hmac.digest(key, json.dumps(body, sort_keys=True).encode(), "sha256").hex()}
 

@@ -26,6 +26,7 @@ class Decision:
 
 
 def refusal(error: FedhelpError, state: State = State.REFUSED) -> Decision:
+    """The decision that follows from an error: to refuse, or to quarantine."""
     return Decision(state, error.code, error.cause)
 
 
@@ -54,6 +55,7 @@ def decide_request(hub: Hub, coordinator_keys: Keys, row: sqlite3.Row, decision:
 def publish_decision(
     hub: Hub, coordinator_keys: Keys, row: sqlite3.Row, decision: Decision, site: str, log: Log
 ) -> dict[str, str]:
+    """Sign the receipt that states a decision and the log with its line; returns the decision as JSON shows it."""
     state, code, cause = decision.state, decision.code, decision.cause
     hub.publish_receipt(coordinator_keys, COORDINATOR, row["hash"], state, log, code=code, cause=cause)
     return {"site": site, "state": state, "code": code, "cause": cause}

@@ -1,4 +1,4 @@
-"""Close a round: put suspicious updates aside, merge the others, and publish the model."""
+"""Close a round: quarantine suspicious updates, merge the others, and publish the model."""
 
 from __future__ import annotations
 

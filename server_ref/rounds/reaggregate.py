@@ -77,8 +77,8 @@ def _merge_round(
         }  # fmt: skip
         paths = {other: (opened_path(hub, row["hash"]), opened[other].sha256) for other, row in rows.items()}
         round_updates = updates.RoundUpdates(paths, update_schema(hub).header, lambda other: opened[other].sha256)
-        examples = {other: one.facts["examples"] for other, one in opened.items()}
-        norms = {other: one.norm for other, one in opened.items()}
+        examples = {other: result.facts["examples"] for other, result in opened.items()}
+        norms = {other: result.norm for other, result in opened.items()}
         return models.save(hub, rules.merge(models.load(hub, base), round_updates, examples, hub.plan.merge, norms))
     finally:
         for row in rows.values():

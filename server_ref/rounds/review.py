@@ -15,6 +15,7 @@ from server_ref.rounds import lifecycle
 
 
 def quarantined_updates(hub: Hub) -> list[sqlite3.Row]:
+    """The updates that wait for a person."""
     return hub.database.rows("SELECT * FROM shares WHERE state = ? ORDER BY site, round, seq", State.QUARANTINED)
 
 
