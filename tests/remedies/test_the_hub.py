@@ -26,7 +26,7 @@ from tests.federation import PLAN, Federation
 from tests.unit.server_ref import test_kit
 
 Arrays = dict[str, Array]
-program, shop = test_kit.program, test_kit.shop
+program, package_index = test_kit.program, test_kit.package_index
 
 
 class Hub:
@@ -179,19 +179,19 @@ def test_a_round_for_audit_that_is_not_whole_is_asked_for_again(hub: Hub) -> Non
 
 
 def test_a_package_that_could_not_be_fetched_is_fetched_when_the_line_is_there(
-    shop: Path, program: Callable[..., None], tmp_path: Path
+    package_index: Path, program: Callable[..., None], tmp_path: Path
 ) -> None:
     program("late-for-kits")
     words = ("kit", "--platform", "manylinux_2_28_x86_64", "--out", "kit")
     there = {"home": tmp_path, "program": command.COORDINATOR}
     fails(command.here(*words, **there), "E_KIT", "check the internet connection")
-    test_kit.wheel(shop, "late-for-kits")
+    test_kit.wheel(package_index, "late-for-kits")
     works(command.here(*words, **there))
     assert list((tmp_path / "kit" / "wheels").glob("late_for_kits*"))
 
 
 def test_a_kit_that_was_damaged_on_its_way_is_copied_again(
-    shop: Path, program: Callable[..., None], tmp_path: Path
+    package_index: Path, program: Callable[..., None], tmp_path: Path
 ) -> None:
     program()
     works(command.here("kit", "--platform", "win_amd64", "--out", "kit", home=tmp_path, program=command.COORDINATOR))
