@@ -72,8 +72,9 @@ class Clinic:
 
     def give(
         self,
-        order: Task,
+        task: Task,
         arrays: Mapping[str, Array],
+        /,
         *,
         examples: Any = 100,
         facts: dict[str, Any] | None = None,
@@ -82,9 +83,9 @@ class Clinic:
     ) -> Path:
         """An update under a task; `changes` to what its statement says."""
         context: dict[str, Any] = statement.new_context(
-            "update", federation=order.federation, round=order.round, task=order.hash, base=order.base,
+            "update", federation=task.federation, round=task.round, task=task.hash, base=task.base,
             sender=self.id, sender_key=sshsig.fingerprint(self.keys.public.sign),
-            recipients=list(order.recipients), seq=next(self._seq),
+            recipients=list(task.recipients), seq=next(self._seq),
         )  # fmt: skip
         context |= changes
         body = io.BytesIO()
@@ -140,21 +141,21 @@ class Federation:
         in_transit = partial_uploads.awaited_senders(self.hub)
         return close.aggregate(self.hub, self.coordinator_keys, now=now, in_transit=in_transit)
 
-    def base(self, order: Task) -> dict[str, Array]:
-        return models.load(self.hub, order.base)
+    def base(self, task: Task) -> dict[str, Array]:
+        return models.load(self.hub, task.base)
 
-    def drawn(self, order: Task, clinic: Clinic, size: float = 0.01) -> dict[str, Array]:
+    def drawn(self, task: Task, clinic: Clinic, size: float = 0.01) -> dict[str, Array]:
         """What a clinic might have trained: the base, a little moved, always the same way."""
-        stream = np.random.Generator(np.random.Philox(key=[order.round, int(clinic.id[-3:])]))
+        stream = np.random.Generator(np.random.Philox(key=[task.round, int(clinic.id[-3:])]))
         return {
             name: (array + size * np.abs(stream.standard_normal(array.shape))).astype(np.float32)
-            for name, array in self.base(order).items()
+            for name, array in self.base(task).items()
         }
 
-    def play(self, order: Task, *, without: tuple[str, ...] = ()) -> None:
+    def play(self, task: Task, *, without: tuple[str, ...] = ()) -> None:
         for clinic in self.clinics:
             if clinic.id not in without:
-                receive.receive(self.hub, clinic.give(order, self.drawn(order, clinic)))
+                receive.receive(self.hub, clinic.give(task, self.drawn(task, clinic)))
 
     def states(self) -> dict[str, str]:
         """The state of each update, by its site and round."""

@@ -63,27 +63,27 @@ def _run(work: Callable[..., None], home: Path, given: tuple[Any, ...], dies_bef
 def take(home: Path, step: str, time: datetime, shares: Sequence[Path] = ()) -> None:
     """One step of a coordinator."""
     hub = Hub(home, clock=lambda: time)
-    boss = hub.coordinator_keys(lambda: "")
+    coordinator_keys = hub.coordinator_keys(lambda: "")
     with session.write_lock(hub):
         for share in shares:
             receive.receive(hub, share)
         if step == "judge":
-            judge.judge_waiting(hub, boss)
+            judge.judge_waiting(hub, coordinator_keys)
         with suppress(NotNowError):  # it was done, all but the answer
             if step == "aggregate":
-                close.aggregate(hub, boss, in_transit=partial_uploads.awaited_senders(hub))
+                close.aggregate(hub, coordinator_keys, in_transit=partial_uploads.awaited_senders(hub))
             if step == "open":
-                opening.open_next(hub, boss)
+                opening.open_next(hub, coordinator_keys)
     hub.database.close()
 
 
 def look(home: Path, stick: Path, time: datetime) -> None:
     """What 'fedhelp-coordinator run' does at each of its looks."""
     hub = Hub(home, clock=lambda: time)
-    boss = hub.coordinator_keys(lambda: "")
+    coordinator_keys = hub.coordinator_keys(lambda: "")
     hub.check()
     with session.write_lock(hub):
-        unattended.step(hub, boss, stick)
+        unattended.step(hub, coordinator_keys, stick)
     hub.database.close()
 
 
@@ -118,8 +118,8 @@ class Here:
     def open(self, job: Job) -> OpenedUpdate:
         try:
             return sandbox.open_update(job)
-        except FedhelpError as fault:
-            raise SandboxRefusalError(fault.code, fault.cause) from None
+        except FedhelpError as error:
+            raise SandboxRefusalError(error.code, error.cause) from None
 
 
 def _path(name: Any, folder: int) -> Path:
