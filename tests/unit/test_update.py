@@ -1,3 +1,5 @@
+"""Updates are written and read in one canonical form, and everything else is refused."""
+
 from __future__ import annotations
 
 import hashlib
@@ -35,7 +37,7 @@ schemas = st.lists(
 
 
 @st.composite
-def shares(draw: st.DrawFn) -> dict[str, Array]:
+def updates(draw: st.DrawFn) -> dict[str, Array]:
     """Arrays of a drawn schema with any bits, NaN's among them."""
     return {
         tensor.name: draw(npst.arrays(np.dtype(DTYPES[tensor.dtype]), tensor.shape)) for tensor in draw(schemas).tensors
@@ -56,12 +58,12 @@ def same(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
     )
 
 
-@given(shares())
+@given(updates())
 def test_what_is_written_is_read_to_the_bit(arrays: dict[str, Array]) -> None:
     assert same(update.read(io.BytesIO(spelled(arrays)), Update(arrays).schema()), arrays)
 
 
-@given(shares())
+@given(updates())
 def test_the_size_of_a_file_is_known_before_it_is_written(arrays: dict[str, Array]) -> None:
     assert Update(arrays).schema().size == len(spelled(arrays))
 
@@ -102,7 +104,7 @@ def test_a_schema_names_no_tensor_twice() -> None:
         Schema.parse(["a F32 2", "a F16 2"])
 
 
-def test_the_bytes_of_a_share_are_the_same_on_every_machine() -> None:
+def test_the_bytes_of_an_update_are_the_same_on_every_machine() -> None:
     arrays = {
         "conv1.weight": np.arange(6, dtype=np.float32).reshape(2, 3) / 4,
         "bn1.running_var": np.array([0.5, 2.0], np.float32),
@@ -129,20 +131,20 @@ def test_a_header_whose_length_looks_like_the_first_bytes_of_a_pickle_is_read(le
     assert same(update.read(io.BytesIO(data), Update(arrays).schema()), arrays)
 
 
-@given(shares())
+@given(updates())
 def test_the_reference_library_reads_what_is_written(arrays: dict[str, Array]) -> None:
     theirs = safetensors.numpy.load(spelled(arrays))
     assert same({name: theirs[name] for name in arrays}, arrays)
 
 
-@given(shares().filter(bool))
+@given(updates().filter(bool))
 def test_what_the_reference_library_writes_is_read(arrays: dict[str, Array]) -> None:
     file = io.BytesIO(safetensors.numpy.save(arrays))
     ours = update.FileArrays(file, update.read_header(file))
     assert same({name: ours[name] for name in arrays}, arrays)
 
 
-def test_notes_are_read_where_they_are_allowed() -> None:
+def test_metadata_is_read_where_it_is_allowed() -> None:
     data = safetensors.numpy.save({"a": np.zeros(2, np.float32)}, {"format": "np"})
     assert update.read_header(io.BytesIO(data), metadata=["format"]).metadata == {"format": "np"}
 
@@ -154,7 +156,7 @@ def test_a_note_that_is_no_text_is_refused_even_where_its_name_is_allowed(note: 
         update.read_header(io.BytesIO(len(text).to_bytes(8, "little") + text), metadata=["format"])
 
 
-def test_a_table_is_written_with_its_notes_in_their_order_and_read_with_them() -> None:
+def test_a_file_is_written_with_its_metadata_in_their_order_and_read_with_them() -> None:
     file, arrays = io.BytesIO(), {"a": np.arange(2, dtype=np.float32)}
     update.write(file, arrays, {"z": "1", "format": "np"})
     header = update.read_header(file, metadata=["format", "z"])
@@ -162,7 +164,7 @@ def test_a_table_is_written_with_its_notes_in_their_order_and_read_with_them() -
     assert same(update.FileArrays(file, header), arrays)
 
 
-@given(shares())
+@given(updates())
 def test_the_header_that_a_schema_foretells_is_that_of_the_file(arrays: dict[str, Array]) -> None:
     assert Update(arrays).schema().header == update.read_header(io.BytesIO(spelled(arrays)))
 
