@@ -58,7 +58,9 @@ def test_an_upload_is_begun_as_the_document_says(client: Client, share: Path) ->
     refused(client.ask("POST", "/v1/uploads", head, old), "E_UPLOAD_PROTOCOL", "send Tus-Resumable: 1.0.0")
     packed = {**BYTES, **length, "Content-Encoding": "gzip"}
     refused(client.ask("POST", "/v1/uploads", head, packed), "E_MEDIA", "without Content-Encoding")
-    refused(client.ask("PUT", "/v1/uploads", head, {**BYTES, **length}), "E_METHOD", "docs/spec/http.md says")
+    refused(
+        client.ask("PUT", "/v1/uploads", head, {**BYTES, **length}), "E_METHOD", "docs/spec/http.md lists the methods"
+    )
     assert client.ask("POST", "/v1/uploads", head, {**BYTES, **length}).status == 201
     assert client.send(share).status == 204
 
@@ -93,7 +95,7 @@ def test_a_line_that_was_too_slow_goes_on_where_it_stood(fed: Federation, share:
             line.sendall(f"PATCH /v1/uploads/{share.stem} HTTP/1.1\r\n{head}\r\n".encode() + data[at : at + 9])
             said = b"".join(iter(lambda: line.recv(1000), b""))
         assert b"E_SLOW" in said
-        assert b"an upload goes on where it stood" in said
+        assert b"an upload continues where it stopped" in said
         assert client.where(share.stem).offset == at + 9
         assert client.go_on(share.stem, at + 9, data[at + 9 :]).status == 204
 
