@@ -74,9 +74,9 @@ def digest(file: BinaryIO) -> str:
     return sha256.hexdigest()
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, *, private: bool = True) -> None:
     """Replace a small file: after a crash either the old content or the new one is there, never a part."""
-    with _atomic_file(path, path.with_name(_partial_name(path.name)), 0o600) as file:
+    with _atomic_file(path, path.with_name(_partial_name(path.name)), 0o600 if private else 0o644) as file:
         file.write(data)
     sync_folder(path.parent)
 

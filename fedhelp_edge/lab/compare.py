@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from fedhelp_edge import files
 from fedhelp_edge.report import metrics
 
 RunRecord = Mapping[str, Any]
@@ -46,13 +47,15 @@ def compare(
             folder = out / "runs" / f"{name.replace('/', '_')}-{seed}"
             runs.append({**run_one(name, seed, folder), "method": name})
             folders.append(folder)
-            _replace(out / "results.json", json.dumps({"schema_version": 1, "runs": runs}, indent=1).encode())
-            _replace(out / "table.md", table(runs, folders).encode())
+            files.write_atomic(
+                out / "results.json", json.dumps({"schema_version": 1, "runs": runs}, indent=1).encode(), private=False
+            )
+            files.write_atomic(out / "table.md", table(runs, folders).encode(), private=False)
             if with_pictures:
                 from fedhelp_edge.lab import plot
 
-                _replace(out / "curves.png", plot.png(plot.curves(runs)))
-                _replace(out / "cost.png", plot.png(plot.cost(runs)))
+                files.write_atomic(out / "curves.png", plot.png(plot.curves(runs)), private=False)
+                files.write_atomic(out / "cost.png", plot.png(plot.cost(runs)), private=False)
     return runs
 
 
@@ -190,10 +193,3 @@ def _interval(figure: metrics.Figure) -> str:
     if figure.low is None:
         return f"{figure.value:+.3f} ({figure.reason})"
     return f"{figure.value:+.3f} [{figure.low:+.3f}, {figure.high:+.3f}]"
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Replace a report by its next version, whole."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(data)
-    temporary.replace(path)
