@@ -67,9 +67,9 @@ def test_a_long_name_pushes_nothing_aside_and_a_refused_share_shows_its_code(thr
     order, last = three.open(), three.clinics[-1]
     receive.receive(three.hub, last.give(order, three.drawn(order, last), facts={"pad": "no count of images"}))
     three.judge()
-    door = DashboardAccess()
-    with running(three.hub.home, door=door) as port, browser(tmp_path / "profile") as tab:
-        tab.open(f"http://127.0.0.1:{port}/enter/{door.token}")
+    access = DashboardAccess()
+    with running(three.hub.home, access=access) as port, browser(tmp_path / "profile") as tab:
+        tab.open(f"http://127.0.0.1:{port}/enter/{access.token}")
         assert "<td>refused E_SAMPLES</td>" in tab.html()
         for width, column in ((1280, "th:last-child"), (390, "th:nth-child(3)")):
             tab.needs(width)
@@ -78,12 +78,12 @@ def test_a_long_name_pushes_nothing_aside_and_a_refused_share_shows_its_code(thr
 
 
 def test_a_hub_without_a_site_says_what_to_do(made_of: Callable[[int], Federation], tmp_path: Path) -> None:
-    door = DashboardAccess()
+    access = DashboardAccess()
     with (
         made_of(0).lent(tmp_path / "hub") as fed,
-        running(fed.hub.home, door=door) as port,
+        running(fed.hub.home, access=access) as port,
         browser(tmp_path / "profile") as tab,
     ):
-        tab.open(f"http://127.0.0.1:{port}/enter/{door.token}")
+        tab.open(f"http://127.0.0.1:{port}/enter/{access.token}")
         assert "<h1>test: no round was opened yet</h1>" in tab.html()
         assert "fedhelp-coordinator invite NAME --tier small" in tab.html().replace("&#x27;", "'")
