@@ -242,7 +242,7 @@ def test_of_two_who_ask_on_one_invite_the_one_whose_words_are_read_out_by_phone_
     shown = works(fresh.hub("requests")).stdout
     assert shown.count("ALARM") == 2
     assert "ALARM       site-001" in works(fresh.hub("status")).stdout
-    fails(fresh.hub("approve", "site-001"), "E_AMBIGUOUS", "phone the site; then approve, by its hash, the request")
+    fails(fresh.hub("approve", "site-001"), "E_AMBIGUOUS", "then approve the request that matches, by its hash")
     known = command.answer(works(fresh.hub("approve", *words[1], "--json")))
     assert (known["site"], known["words"]) == ("site-001", " ".join(words[1]))
 
