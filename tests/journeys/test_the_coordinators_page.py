@@ -45,7 +45,7 @@ def test_a_newcomer_types_the_coordinators_page_from_the_first_plan_to_the_audit
     assert clinic.model(desk.stick / "from-coordinator")[0] == 0
     desk.round([clinic])
     told = typed(desk, "# at the coordinator, with the clinic's update on the stick")
-    assert "round 1: 1 shares merged" in told
+    assert "round 1: 1 updates merged" in told
     assert clinic.model(desk.stick / "from-coordinator")[0] == 1
     typed(desk, "fedhelp-coordinator backup")
     assert command.answer(works(desk.hub("status", "--home", "media/drill", "--json")))["round"] == 1
