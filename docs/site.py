@@ -81,7 +81,9 @@ def _modules(room: str) -> list[Path]:
     if not folder.is_dir():
         return [folder.with_suffix(".py")]
     inner = [ROOT / other.replace(".", "/") for other in _rooms() if other.startswith(f"{room}.")]
-    paths = (path for path in folder.rglob("*.py") if not any(path.is_relative_to(other) for other in inner))
+    paths = (
+        path for path in folder.rglob("*.py") if not any(path.with_suffix("").is_relative_to(other) for other in inner)
+    )
     return sorted(paths, key=lambda path: (path.name != "__init__.py", path))
 
 
