@@ -44,7 +44,9 @@ def encrypted(plain: bytes, *recipients: str | age.Passphrase, armor: bool = Fal
 def parts(file: bytes) -> tuple[bytes, list[bytes]]:
     """The header with its nonce, and the chunks."""
     start = file.index(b"\n--- ") + len("\n--- ") + 43 + 1 + 16
-    return file[:start], [file[at : at + 65536 + age.TAG_SIZE] for at in range(start, len(file), 65536 + age.TAG_SIZE)]
+    return file[:start], [
+        file[offset : offset + 65536 + age.TAG_SIZE] for offset in range(start, len(file), 65536 + age.TAG_SIZE)
+    ]
 
 
 LAYERS = {
@@ -70,14 +72,17 @@ def test_d02_what_was_encrypted_for_another_is_refused(refusal: Refusal, site: k
 
 def test_d03_an_altered_header_mac_is_refused(refusal: Refusal, hub: keys.Keys) -> None:
     file = encrypted(b"body", hub.public.recipient)
-    at = file.index(b"\n--- ") + len("\n--- ")
-    assert refusal(file[:at] + (b"B" if file[at : at + 1] == b"A" else b"A") + file[at + 1 :]) == "E_AGE_MAC"
+    offset = file.index(b"\n--- ") + len("\n--- ")
+    assert (
+        refusal(file[:offset] + (b"B" if file[offset : offset + 1] == b"A" else b"A") + file[offset + 1 :])
+        == "E_AGE_MAC"
+    )
 
 
 def test_d03_a_missing_header_mac_is_refused(refusal: Refusal, hub: keys.Keys) -> None:
     file = encrypted(b"body", hub.public.recipient)
-    at = file.index(b"\n--- ")
-    assert refusal(file[:at] + b"\n---" + file[at + 48 :]) == "E_AGE_HEADER"
+    offset = file.index(b"\n--- ")
+    assert refusal(file[:offset] + b"\n---" + file[offset + 48 :]) == "E_AGE_HEADER"
 
 
 def test_d03_a_removed_recipient_is_refused(refusal: Refusal, site: keys.Keys, hub: keys.Keys) -> None:
@@ -90,8 +95,8 @@ def test_d03_a_removed_recipient_is_refused(refusal: Refusal, site: keys.Keys, h
 def test_d03_an_added_recipient_is_refused(where: str, refusal: Refusal, site: keys.Keys, hub: keys.Keys) -> None:
     file, other = encrypted(b"body", hub.public.recipient), encrypted(b"", site.public.recipient)
     stanza = other[other.index(b"-> ") : other.index(b"--- ")]
-    at = file.index(b"-> " if where == "before" else b"--- ")
-    assert refusal(file[:at] + stanza + file[at:]) == "E_AGE_MAC"
+    offset = file.index(b"-> " if where == "before" else b"--- ")
+    assert refusal(file[:offset] + stanza + file[offset:]) == "E_AGE_MAC"
 
 
 def test_d04_a_wrong_size_of_the_right_payload_is_refused(refusal: Refusal, hub: keys.Keys) -> None:
@@ -105,10 +110,10 @@ def test_d04_another_payload_of_the_right_size_is_refused(refusal: Refusal, hub:
 
 def test_d05_too_many_recipients_are_refused(refusal: Refusal, hub: keys.Keys) -> None:
     file = encrypted(b"body", *[hub.public.recipient] * 1024)
-    at = file.index(b"-> ")
-    stanza = file[at : file.index(b"-> ", at + 1)]
+    offset = file.index(b"-> ")
+    stanza = file[offset : file.index(b"-> ", offset + 1)]
     assert refusal(file) == "E_BODY"  # 1,024 are not too many
-    assert refusal(file[:at] + stanza + file[at:]) == "E_AGE_HEADER"
+    assert refusal(file[:offset] + stanza + file[offset:]) == "E_AGE_HEADER"
 
 
 @pytest.mark.parametrize(
@@ -123,8 +128,8 @@ def test_d05_too_many_recipients_are_refused(refusal: Refusal, hub: keys.Keys) -
 )
 def test_d05_a_header_out_of_bounds_is_refused(stanza: bytes, refusal: Refusal, hub: keys.Keys) -> None:
     file = encrypted(b"body", hub.public.recipient)
-    at = file.index(b"-> ")
-    assert refusal(file[:at] + stanza + file[at:]) == "E_AGE_HEADER"
+    offset = file.index(b"-> ")
+    assert refusal(file[:offset] + stanza + file[offset:]) == "E_AGE_HEADER"
 
 
 def test_d05_a_stanza_of_ten_thousand_arguments_is_refused(refusal: Refusal, hub: keys.Keys) -> None:
@@ -143,8 +148,8 @@ def test_d06_a_passphrase_of_too_much_work_is_refused_unworked(factor: bytes, re
 def test_d06_a_passphrase_beside_another_recipient_is_refused(refusal: Refusal, hub: keys.Keys) -> None:
     file, other = encrypted(b"body", hub.public.recipient), encrypted(b"", age.Passphrase("word", work_factor=2))
     stanza = other[other.index(b"-> ") : other.index(b"--- ")]
-    at = file.index(b"-> ")
-    assert refusal(file[:at] + stanza + file[at:]) == "E_AGE_HEADER"
+    offset = file.index(b"-> ")
+    assert refusal(file[:offset] + stanza + file[offset:]) == "E_AGE_HEADER"
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ SHAPE = {
 
 
 def check(home: Path, name: str) -> doctor.Check:
-    return next(found for found in doctor.run_checks(home) if found.name == name)
+    return next(result for result in doctor.run_checks(home) if result.name == name)
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +53,9 @@ def told(person: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_this_machine_passes_and_says_so_in_one_line_of_json(told: subprocess.CompletedProcess[str]) -> None:
-    found = answer(told)
-    jsonschema.validate(found, SHAPE)
-    assert (told.returncode, found["state"]) == (0, "pass"), found
+    result = answer(told)
+    jsonschema.validate(result, SHAPE)
+    assert (told.returncode, result["state"]) == (0, "pass"), result
 
 
 def test_doctor_writes_nothing_into_the_home_of_the_person(
@@ -81,9 +81,9 @@ def test_a_clock_that_stands_in_the_past_is_a_warning(tmp_path: Path, monkeypatc
             return datetime(1999, 12, 31, tzinfo=tz)
 
     monkeypatch.setattr(doctor, "datetime", Slow)
-    found = doctor._clock(tmp_path)
-    assert found.state == doctor.WARN
-    assert "slow" in found.detail
+    result = doctor._clock(tmp_path)
+    assert result.state == doctor.WARN
+    assert "slow" in result.detail
 
 
 def test_the_worst_check_is_the_verdict() -> None:
@@ -117,9 +117,9 @@ def test_how_parcels_travel_is_tried_and_no_network_is_no_fault(clinic: Clinic) 
     with net.running(clinic.federation.folder / "hub") as port:
         connection.save(clinic.home, url=f"http://127.0.0.1:{port}")
         assert doctor._carrier(clinic.home).detail == "reachable"
-    found = doctor._carrier(clinic.home)
-    assert (found.state, "cannot be reached" in found.detail) == (doctor.WARN, True)
-    assert "run the same command again" in found.remedy
+    result = doctor._carrier(clinic.home)
+    assert (result.state, "cannot be reached" in result.detail) == (doctor.WARN, True)
+    assert "run the same command again" in result.remedy
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems' thread libraries wait in their own way")
@@ -137,5 +137,5 @@ def test_it_says_how_threads_wait_and_leaves_what_a_person_chose(
     pytest.importorskip("torch")
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    found = json.loads(run("doctor", "--json", home=person, env=chosen).stdout)
-    assert said in next(check["detail"] for check in found["checks"] if check["name"] == "training")
+    result = json.loads(run("doctor", "--json", home=person, env=chosen).stdout)
+    assert said in next(check["detail"] for check in result["checks"] if check["name"] == "training")

@@ -30,8 +30,8 @@ def mistakes(text: str) -> list[str]:
 
 
 def test_every_key_has_a_default_but_the_classes() -> None:
-    found = plan.read(LEAST, TABLES)
-    assert (found.method, found.rounds, found.method_settings.lambda_j) == ("fedhelp", 100, 0.2)
+    read = plan.read(LEAST, TABLES)
+    assert (read.method, read.rounds, read.method_settings.lambda_j) == ("fedhelp", 100, 0.2)
     assert mistakes("") == ["classes: name the classes of the model"]
 
 
@@ -105,7 +105,7 @@ from = "pak"
     ],
 )
 def test_a_mistake_is_told_where_it_stands(text: str, mistake: str) -> None:
-    assert any(mistake in found for found in mistakes(text)), mistakes(text)
+    assert any(mistake in read for read in mistakes(text)), mistakes(text)
 
 
 def test_a_whole_number_will_do_for_a_fraction() -> None:
@@ -113,8 +113,8 @@ def test_a_whole_number_will_do_for_a_fraction() -> None:
 
 
 def test_the_numbers_of_other_methods_may_stand_in_a_plan() -> None:
-    found = plan.read(LEAST + 'method = "fedprox"\n[fedhelp]\ntop = 1\n[fedprox]\nmu = 0.5', TABLES)
-    assert (found.method_settings.mu, found.tables["fedhelp"].top) == (0.5, 1)
+    read = plan.read(LEAST + 'method = "fedprox"\n[fedhelp]\ntop = 1\n[fedprox]\nmu = 0.5', TABLES)
+    assert (read.method_settings.mu, read.tables["fedhelp"].top) == (0.5, 1)
 
 
 def test_the_nets_and_codecs_of_a_plan_are_those_that_exist() -> None:
@@ -155,8 +155,8 @@ def _spell(value: Any) -> str:
 
 
 def test_settings_are_laid_over_the_text_and_judged_with_it() -> None:
-    found = plan.read(LEAST, TABLES, {"fedhelp.lambda_j": "0.4", "method": "fedavg", "rounds": "7"})
-    assert (found.tables["fedhelp"].lambda_j, found.method, found.rounds) == (0.4, "fedavg", 7)
+    read = plan.read(LEAST, TABLES, {"fedhelp.lambda_j": "0.4", "method": "fedavg", "rounds": "7"})
+    assert (read.tables["fedhelp"].lambda_j, read.method, read.rounds) == (0.4, "fedavg", 7)
 
 
 @pytest.mark.parametrize("name", ["rounds.x", "fedhelp.lambda_q", "nowhere.x", "round"])

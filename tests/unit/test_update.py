@@ -50,11 +50,11 @@ def spelled(arrays: Mapping[str, Array]) -> bytes:
     return file.getvalue()
 
 
-def same(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
-    return list(one) == list(other) and all(
-        (one[name].dtype, one[name].shape, one[name].tobytes())
-        == (other[name].dtype, other[name].shape, other[name].tobytes())
-        for name in one
+def same(first: Mapping[str, Array], second: Mapping[str, Array]) -> bool:
+    return list(first) == list(second) and all(
+        (first[name].dtype, first[name].shape, first[name].tobytes())
+        == (second[name].dtype, second[name].shape, second[name].tobytes())
+        for name in first
     )
 
 
@@ -226,8 +226,8 @@ def test_no_altered_byte_of_a_header_is_overlooked() -> None:
 def test_an_altered_byte_of_the_data_alters_one_number_and_nothing_else() -> None:
     data, schema = spelled(SMALL), Update(SMALL).schema()
     for flipped in range(1, 256):
-        found = update.read(io.BytesIO(data[:-1] + bytes([data[-1] ^ flipped])), schema)
-        assert found["a"].tolist() == [7, 8 ^ flipped]
+        arrays_read = update.read(io.BytesIO(data[:-1] + bytes([data[-1] ^ flipped])), schema)
+        assert arrays_read["a"].tolist() == [7, 8 ^ flipped]
 
 
 def test_no_shortened_file_is_read() -> None:
@@ -245,8 +245,8 @@ def test_no_bytes_bring_the_reader_down(data: bytes) -> None:
 
 def test_a_reader_may_ask_for_the_tensors_in_any_order() -> None:
     arrays = {"a": np.zeros(3, np.float32), "b": np.ones((2, 2), np.float16)}
-    found = update.read(io.BytesIO(spelled(arrays)), Update(arrays).schema())
-    assert same({"b": found["b"], "a": found["a"]}, {"b": arrays["b"], "a": arrays["a"]})
+    arrays_read = update.read(io.BytesIO(spelled(arrays)), Update(arrays).schema())
+    assert same({"b": arrays_read["b"], "a": arrays_read["a"]}, {"b": arrays["b"], "a": arrays["a"]})
 
 
 def test_numbers_that_training_gives_pass() -> None:

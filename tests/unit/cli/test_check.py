@@ -42,55 +42,55 @@ def home(tmp_path: Path) -> Path:
 
 
 def test_good_images_are_ready_to_train(home: Path) -> None:
-    done = here("check", "images", "--plan", "plan.toml", home=home)
-    assert done.returncode == 0
-    assert done.stdout.splitlines()[-1] == "ready to train"
-    assert re.search(r"^benign +14 +2 +4 +20$", done.stdout, re.M)
+    process = here("check", "images", "--plan", "plan.toml", home=home)
+    assert process.returncode == 0
+    assert process.stdout.splitlines()[-1] == "ready to train"
+    assert re.search(r"^benign +14 +2 +4 +20$", process.stdout, re.M)
 
 
 def test_what_is_wrong_is_abbreviated_with_a_remedy_and_ends_with_the_verdict(home: Path) -> None:
     for i in range(20):
         (home / "images" / "benign" / f"x{i}.png").write_bytes(b"x")
     samples.folder(home / "images", 2, ("malign",), seed=3)
-    done = here("check", "images", "--plan", "plan.toml", home=home)
-    assert done.returncode == 1
-    assert "E_IMAGE (20): copy the file again" in done.stdout
-    assert "  benign/x0.png: it cannot be read as an image\n" in done.stdout
-    assert "  and 15 more; --json names all\n" in done.stdout
-    assert "do you mean 'malignant'?" in done.stdout
-    assert done.stdout.splitlines()[-1] == "not ready: first put right E_LABEL (2)"
+    process = here("check", "images", "--plan", "plan.toml", home=home)
+    assert process.returncode == 1
+    assert "E_IMAGE (20): copy the file again" in process.stdout
+    assert "  benign/x0.png: it cannot be read as an image\n" in process.stdout
+    assert "  and 15 more; --json names all\n" in process.stdout
+    assert "do you mean 'malignant'?" in process.stdout
+    assert process.stdout.splitlines()[-1] == "not ready: first put right E_LABEL (2)"
 
 
 def test_json_has_every_problem(home: Path) -> None:
     for i in range(20):
         (home / "images" / "benign" / f"x{i}.png").write_bytes(b"x")
-    done = here("check", "images", "--plan", "plan.toml", "--json", home=home)
-    found = answer(done)
-    jsonschema.validate(found, SHAPE)
-    assert (done.returncode, found["ready"], found["images"]) == (0, True, 40)
-    assert found["classes"] == {"benign": 20, "malignant": 20}
-    assert len(found["problems"]) == 20
+    process = here("check", "images", "--plan", "plan.toml", "--json", home=home)
+    report = answer(process)
+    jsonschema.validate(report, SHAPE)
+    assert (process.returncode, report["ready"], report["images"]) == (0, True, 40)
+    assert report["classes"] == {"benign": 20, "malignant": 20}
+    assert len(report["problems"]) == 20
 
 
 def test_an_empty_folder_is_not_ready_in_the_same_shape(home: Path) -> None:
     (home / "empty").mkdir()
-    done = here("check", "empty", "--json", home=home)
-    found = answer(done)
-    jsonschema.validate(found, SHAPE)
-    assert (done.returncode, found["ready"], found["images"]) == (1, False, 0)
+    process = here("check", "empty", "--json", home=home)
+    report = answer(process)
+    jsonschema.validate(report, SHAPE)
+    assert (process.returncode, report["ready"], report["images"]) == (1, False, 0)
     assert here("check", "empty", home=home).stdout.splitlines()[-1] == "not ready: first put right E_NO_IMAGES (1)"
 
 
 def test_other_names_are_mapped(home: Path) -> None:
     samples.folder(home / "images", 2, ("naevus",), seed=3)
-    done = here("check", "images", "--plan", "plan.toml", "--map", "Naevus = benign", "--json", home=home)
-    assert answer(done)["classes"] == {"benign": 22, "malignant": 20}
+    process = here("check", "images", "--plan", "plan.toml", "--map", "Naevus = benign", "--json", home=home)
+    assert answer(process)["classes"] == {"benign": 22, "malignant": 20}
 
 
 @pytest.mark.parametrize("text", ["naevus", "=benign", "naevus="])
 def test_a_map_without_both_names_is_wrong_usage(text: str, home: Path) -> None:
-    done = here("check", "images", "--map", text, home=home)
-    assert (done.returncode, refusal(done)) == (2, "E_USAGE")
+    process = here("check", "images", "--map", text, home=home)
+    assert (process.returncode, refusal(process)) == (2, "E_USAGE")
 
 
 @pytest.mark.parametrize(
@@ -122,9 +122,9 @@ def test_a_file_that_may_not_be_read_is_one_problem(home: Path, humble: tuple[st
 
 def test_the_session_in_the_readme_is_what_is_printed(home: Path) -> None:
     (home / "images" / "benign" / "scan7.png").write_bytes(b"\x89PNG")
-    found = re.search(r"```text\n\$ fedhelp-edge (check .*)\n((?:.*\n)*?)```", README)
-    assert found
-    assert here(*found[1].split(), home=home).stdout == found[2]
+    report = re.search(r"```text\n\$ fedhelp-edge (check .*)\n((?:.*\n)*?)```", README)
+    assert report
+    assert here(*report[1].split(), home=home).stdout == report[2]
 
 
 def test_the_columns_of_a_table_are_named_once(home: Path) -> None:
@@ -144,5 +144,5 @@ def test_checking_pictures_imports_nothing_that_it_does_not_need(name: str, home
     import sys
 
     code = f"import sys; from fedhelp_edge.__main__ import main\ntry: main()\nfinally: print({name!r} in sys.modules)"
-    done = run("check", "images", home=home, program=(sys.executable, "-c", code))
-    assert done.stdout.splitlines()[-1] == "False"
+    process = run("check", "images", home=home, program=(sys.executable, "-c", code))
+    assert process.stdout.splitlines()[-1] == "False"

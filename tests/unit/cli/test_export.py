@@ -61,12 +61,12 @@ def test_a_trained_round_becomes_a_model_that_answers_and_older_ones_stay(trial:
     assert "  chosen" in out
     newest = trial / "home" / "bundles" / "round-000002.onnx"
     assert newest.exists()
-    said = json.loads(typed(capsys, *words, "--round", "1", "--json")[1])
-    assert (said["round"], said["precision"]) == (1, "fp32")
-    assert {"own", "alone", "average"} >= set(said["figures"]) >= {"own"}  # alone in its federation: merged is own
+    facts = json.loads(typed(capsys, *words, "--round", "1", "--json")[1])
+    assert (facts["round"], facts["precision"]) == (1, "fp32")
+    assert {"own", "alone", "average"} >= set(facts["figures"]) >= {"own"}  # alone in its federation: merged is own
     assert newest.exists()
-    assert Path(said["path"]).name == "round-000001.onnx"
-    for path in (newest, said["path"]):
+    assert Path(facts["path"]).name == "round-000001.onnx"
+    for path in (newest, facts["path"]):
         rows = json.loads(
             typed(capsys, "predict", path, trial / "images.npz", "--home", trial / "home", "--format", "json")[1]
         )["results"]
@@ -96,10 +96,10 @@ def shelf(tmp_path: Path) -> Path:
 def test_inspect_says_what_a_model_is_and_asks_its_test_images(shelf: Path, capsys: Capsys) -> None:
     model = shelf / "model.onnx"
     code, out, _ = typed(capsys, "inspect", model, "--home", shelf / "home", "--json")
-    found = json.loads(out)
-    jsonschema.validate(found, SHAPE)
-    assert (code, found["kind"], found["whole"], found["trusted"]) == (0, "bundle", True, True)
-    assert found["parity"] <= 1
+    printed = json.loads(out)
+    jsonschema.validate(printed, SHAPE)
+    assert (code, printed["kind"], printed["whole"], printed["trusted"]) == (0, "bundle", True, True)
+    assert printed["parity"] <= 1
     shown = typed(capsys, "inspect", model, "--home", shelf / "home")[1]
     assert "answers    as at export" in shown
     stranger = json.loads(typed(capsys, "inspect", model, "--home", shelf / "nowhere", "--json")[1])
@@ -108,9 +108,9 @@ def test_inspect_says_what_a_model_is_and_asks_its_test_images(shelf: Path, caps
 
 def test_a_strangers_model_is_told_about_but_not_run(shelf: Path, capsys: Capsys) -> None:
     keys.save(shelf / "other", keys.generate(), None)
-    found = json.loads(typed(capsys, "inspect", shelf / "model.onnx", "--home", shelf / "other", "--json")[1])
-    assert (found["whole"], found["trusted"], found["parity"]) == (True, False, None)
-    assert found["why"].startswith("E_SIGNER_UNKNOWN")
+    printed = json.loads(typed(capsys, "inspect", shelf / "model.onnx", "--home", shelf / "other", "--json")[1])
+    assert (printed["whole"], printed["trusted"], printed["parity"]) == (True, False, None)
+    assert printed["why"].startswith("E_SIGNER_UNKNOWN")
 
 
 def test_a_damaged_model_is_not_whole(shelf: Path, capsys: Capsys) -> None:
@@ -132,8 +132,8 @@ def test_doctor_asks_a_model_its_test_images(shelf: Path, capsys: Capsys, monkey
 
 
 def told(answered: int, images: int) -> Any:
-    found = {"images": images, "answered": answered, "right": answered, "unlike": 0, "accuracy": 0.5}
-    return replace(bundles.made().facts, validation=found)
+    printed = {"images": images, "answered": answered, "right": answered, "unlike": 0, "accuracy": 0.5}
+    return replace(bundles.made().facts, validation=printed)
 
 
 def test_a_model_that_answers_next_to_nothing_is_no_success_and_the_first_line_says_so(
@@ -164,5 +164,5 @@ def test_a_model_that_answers_next_to_nothing_is_no_success_and_the_first_line_s
 def test_whether_a_model_is_ready_hangs_on_what_so_many_images_can_tell(
     answered: int, images: int, warns: bool, ready: bool
 ) -> None:
-    said = told(answered, images)
-    assert (bool(command._too_few_answers(said)), command._is_ready(said)) == (warns, ready)
+    facts = told(answered, images)
+    assert (bool(command._too_few_answers(facts)), command._is_ready(facts)) == (warns, ready)

@@ -22,13 +22,13 @@ def share(tmp_path: Path, context: dict[str, Any], site: keys.Keys, hub: keys.Ke
 
 
 def test_a_whole_parcel_of_a_stranger_is_whole_but_not_trusted(share: Path, tmp_path: Path) -> None:
-    done = here("inspect", share, "--json", home=tmp_path)
-    found = answer(done)
-    jsonschema.validate(found, SHAPE)
-    assert done.returncode == 0
-    assert (found["kind"], found["whole"], found["trusted"]) == ("update", True, False)
-    assert "joined no federation" in found["why"]
-    assert len(found["signers"][0]["words"].split()) == 8
+    process = here("inspect", share, "--json", home=tmp_path)
+    facts = answer(process)
+    jsonschema.validate(facts, SHAPE)
+    assert process.returncode == 0
+    assert (facts["kind"], facts["whole"], facts["trusted"]) == ("update", True, False)
+    assert "joined no federation" in facts["why"]
+    assert len(facts["signers"][0]["words"].split()) == 8
 
 
 def test_what_this_site_signed_is_trusted_here(share: Path, tmp_path: Path, site: keys.Keys) -> None:
@@ -37,20 +37,20 @@ def test_what_this_site_signed_is_trusted_here(share: Path, tmp_path: Path, site
 
 
 def test_a_person_reads_it_in_plain_words(share: Path, tmp_path: Path) -> None:
-    shown = here("inspect", share, home=tmp_path).stdout
-    assert shown.startswith("share.fhx: an update of a site for a round\n")
-    assert "  trusted    no: " in shown
-    assert "  encrypted  for 1 reader\n" in shown
+    printed = here("inspect", share, home=tmp_path).stdout
+    assert printed.startswith("share.fhx: an update of a site for a round\n")
+    assert "  trusted    no: " in printed
+    assert "  encrypted  for 1 reader\n" in printed
 
 
 def test_a_damaged_parcel_is_an_error_and_not_whole(share: Path, tmp_path: Path) -> None:
     share.write_bytes(share.read_bytes()[:-1])
     assert refusal(here("inspect", share, home=tmp_path)) == "E_TRUNCATED"
-    done = here("inspect", share, "--json", home=tmp_path)
-    found = answer(done)
-    jsonschema.validate(found, SHAPE)
-    assert (done.returncode, found["whole"]) == (1, False)
-    assert found["why"].startswith("E_TRUNCATED: ")
+    process = here("inspect", share, "--json", home=tmp_path)
+    facts = answer(process)
+    jsonschema.validate(facts, SHAPE)
+    assert (process.returncode, facts["whole"]) == (1, False)
+    assert facts["why"].startswith("E_TRUNCATED: ")
 
 
 @pytest.mark.parametrize(

@@ -152,10 +152,10 @@ def test_a_wrong_passphrase_does_not_open_a_backup(tmp_path: Path, site: keys.Ke
 def test_a_damaged_locked_file_is_refused(locked: Path, damage: str) -> None:
     path = locked / "keys.age"
     data = path.read_bytes()
-    at = {"header": data.index(b"--- ") + 10, "content": len(data) - 1}.get(damage, 0)
+    offset = {"header": data.index(b"--- ") + 10, "content": len(data) - 1}.get(damage, 0)
     path.write_bytes(
         {"empty": b"", "cut": data[:-1], "longer": data + b"\0"}.get(
-            damage, data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+            damage, data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :]
         )
     )
     with pytest.raises(KeysCorruptError):

@@ -69,18 +69,18 @@ def names(folder: Path) -> set[str]:
 @pytest.mark.parametrize("kind", [kind for kind, holds in statement.KINDS.items() if holds.form == "json"])
 def test_an_object_comes_back_as_it_was(kind: str, tmp_path: Path, site: keys.Keys) -> None:
     body = '{"name":"Klinik Süd","weights":[0.5,1e-3],"nothing":null}'.encode()
-    said = parcel.seal(tmp_path / "it.fhx", outside(kind), body, site.sign)
-    with parcel.open(tmp_path / "it.fhx", any_signer) as found:
-        assert found.json() == {"name": "Klinik Süd", "weights": [0.5, 0.001], "nothing": None}
-        assert found.statement == said
-        assert found.keys == (site.public.sign,)
+    sealed = parcel.seal(tmp_path / "it.fhx", outside(kind), body, site.sign)
+    with parcel.open(tmp_path / "it.fhx", any_signer) as opened:
+        assert opened.json() == {"name": "Klinik Süd", "weights": [0.5, 0.001], "nothing": None}
+        assert opened.statement == sealed
+        assert opened.keys == (site.public.sign,)
 
 
 @pytest.mark.parametrize("size", [0, 1, 65536, 300_000])
 def test_a_pack_comes_back_as_it_was(size: int, tmp_path: Path, site: keys.Keys) -> None:
     parcel.seal(tmp_path / "it.fhx", outside("knowledge"), made(size), site.sign)
-    with parcel.open(tmp_path / "it.fhx", any_signer) as found:
-        assert found.body.read() == made(size)
+    with parcel.open(tmp_path / "it.fhx", any_signer) as opened:
+        assert opened.body.read() == made(size)
 
 
 @pytest.mark.parametrize("size", [0, 1, 65535, 65536, 65537, 300_000])
@@ -89,10 +89,10 @@ def test_an_update_comes_back_with_its_facts(
 ) -> None:
     facts = {"examples": 120, "codec": "f32"}
     parcel.seal(tmp_path / "it.fhx", context, made(size), site.sign, [hub.public.recipient], facts=facts)
-    with parcel.open(tmp_path / "it.fhx", any_signer, [hub.identity]) as found:
-        assert found.body.read() == made(size)
-        assert found.facts == facts
-        assert found.statement.context == context
+    with parcel.open(tmp_path / "it.fhx", any_signer, [hub.identity]) as opened:
+        assert opened.body.read() == made(size)
+        assert opened.facts == facts
+        assert opened.statement.context == context
 
 
 def test_a_global_opens_for_each_of_its_readers(tmp_path: Path, site: keys.Keys, hub: keys.Keys) -> None:
@@ -100,8 +100,8 @@ def test_a_global_opens_for_each_of_its_readers(tmp_path: Path, site: keys.Keys,
     readers = [site.public.recipient, hub.public.recipient]
     parcel.seal(tmp_path / "it.fhx", context, made(1000), hub.sign, readers)
     for identity in (site.identity, hub.identity):
-        with parcel.open(tmp_path / "it.fhx", any_signer, [identity]) as found:
-            assert found.body.read() == made(1000)
+        with parcel.open(tmp_path / "it.fhx", any_signer, [identity]) as opened:
+            assert opened.body.read() == made(1000)
 
 
 def test_a_global_that_is_not_the_model_it_names_is_refused(tmp_path: Path, hub: keys.Keys) -> None:
@@ -115,15 +115,15 @@ def test_a_file_is_sealed_from_where_it_stands(tmp_path: Path, site: keys.Keys, 
         source = io.BytesIO(made(1000))
         source.seek(400)
         parcel.seal(tmp_path / kind, outside(kind), source, site.sign, recipients)
-        with parcel.open(tmp_path / kind, any_signer, [hub.identity]) as found:
-            assert found.body.read() == made(1000)[400:]
+        with parcel.open(tmp_path / kind, any_signer, [hub.identity]) as opened:
+            assert opened.body.read() == made(1000)[400:]
 
 
 def test_the_name_of_a_parcel_is_the_hash_of_its_second_line(tmp_path: Path, site: keys.Keys) -> None:
-    said = parcel.seal(tmp_path / "it.fhx", outside("charter"), b"{}", site.sign)
+    sealed = parcel.seal(tmp_path / "it.fhx", outside("charter"), b"{}", site.sign)
     line = (tmp_path / "it.fhx").read_bytes().split(b"\n")[1]
-    assert said.hash == hashlib.sha256(line).hexdigest()
-    assert statement.parse(line) == said
+    assert sealed.hash == hashlib.sha256(line).hexdigest()
+    assert statement.parse(line) == sealed
 
 
 # --- what everybody may see ------------------------------------------------------------------------------------------
@@ -134,10 +134,10 @@ def update(tmp_path: Path, context: dict[str, Any], site: keys.Keys, hub: keys.K
 
 
 def test_looking_needs_no_key(update: Path, context: dict[str, Any], site: keys.Keys) -> None:
-    seen = parcel.inspect(update, any_signer)
-    assert (seen.statement.context, seen.keys) == (context, (site.public.sign,))
-    payload = update.read_bytes()[seen.offset :]
-    assert (seen.statement.sha256, seen.statement.size) == (hashlib.sha256(payload).hexdigest(), len(payload))
+    inspected = parcel.inspect(update, any_signer)
+    assert (inspected.statement.context, inspected.keys) == (context, (site.public.sign,))
+    payload = update.read_bytes()[inspected.offset :]
+    assert (inspected.statement.sha256, inspected.statement.size) == (hashlib.sha256(payload).hexdigest(), len(payload))
 
 
 def test_who_is_not_meant_opens_nothing(update: Path, site: keys.Keys) -> None:
@@ -188,8 +188,8 @@ def test_no_signature_and_more_than_eight_are_not_written(count: int, tmp_path: 
 def test_whom_trust_refuses_is_refused(read: Callable[..., object], update: Path, site: keys.Keys) -> None:
     asked: list[tuple[Any, ...]] = []
 
-    def nobody(said: statement.Statement, signed_by: tuple[str, ...]) -> None:
-        asked.append((said.context["sender"], signed_by))
+    def nobody(sealed: statement.Statement, signed_by: tuple[str, ...]) -> None:
+        asked.append((sealed.context["sender"], signed_by))
         raise SignerUnknownError("nobody is trusted here")
 
     with pytest.raises(SignerUnknownError):
@@ -239,8 +239,8 @@ def test_facts_that_would_not_open_are_not_sealed(
         return path
 
     around = len(inner_line(context, b"", facts={"notes": ""}))
-    with parcel.open(seal(parcel.INNER_LIMIT - around), any_signer, [hub.identity]) as found:
-        assert found.body.read() == b""
+    with parcel.open(seal(parcel.INNER_LIMIT - around), any_signer, [hub.identity]) as opened:
+        assert opened.body.read() == b""
     with pytest.raises(BadBodyError):
         seal(parcel.INNER_LIMIT - around + 1)
     assert len(names(tmp_path)) == 1
@@ -260,9 +260,9 @@ def test_every_parcel_has_a_salt_of_its_own(
 ) -> None:
     salts = set()
     for name in ("a", "b"):
-        said = parcel.seal(tmp_path / name, context, b"body", site.sign, [hub.public.recipient])
+        sealed = parcel.seal(tmp_path / name, context, b"body", site.sign, [hub.public.recipient])
         plain = io.BytesIO()
-        age.decrypt(io.BytesIO((tmp_path / name).read_bytes()[-said.size :]), plain, [hub.identity])
+        age.decrypt(io.BytesIO((tmp_path / name).read_bytes()[-sealed.size :]), plain, [hub.identity])
         salts.add(parcel.read_json(plain.getvalue().split(b"\n")[0])["salt"])
     assert len(salts) == 2
     assert all(re.fullmatch("[0-9a-f]{64}", salt) for salt in salts)
@@ -287,8 +287,8 @@ def test_twenty_megabytes_pass_through_two(
             file.write(os.urandom(1 << 20))
     with (tmp_path / "body").open("rb") as body:
         parcel.seal(tmp_path / "it.fhx", context, body, site.sign, [hub.public.recipient])
-    with parcel.open(tmp_path / "it.fhx", any_signer, [hub.identity]) as found:
-        count = sum(len(part) for part in iter(lambda: found.body.read(100_000), b""))
+    with parcel.open(tmp_path / "it.fhx", any_signer, [hub.identity]) as opened:
+        count = sum(len(part) for part in iter(lambda: opened.body.read(100_000), b""))
     assert count == 20 << 20
     assert peak() < 2 << 20
 
@@ -329,11 +329,11 @@ def test_a_body_ends_with_its_parcel(form: str, opened: dict[str, parcel.Opened]
 
 
 def test_a_body_is_closed_with_its_parcel(update: Path, hub: keys.Keys) -> None:
-    with parcel.open(update, any_signer, [hub.identity]) as found:
-        found.body.read(10)
+    with parcel.open(update, any_signer, [hub.identity]) as opened:
+        opened.body.read(10)
     with pytest.raises(ValueError, match="closed"):
-        found.body.seek(90_000)
-        found.body.read()
+        opened.body.seek(90_000)
+        opened.body.read()
 
 
 # --- files are written once and whole --------------------------------------------------------------------------------
@@ -426,16 +426,16 @@ def inner_line(context: dict[str, Any], body: bytes, **change: Any) -> bytes:
 
 
 def test_a_plaintext_of_the_right_form_opens(inside: Callable[[bytes], parcel.Opened], context: dict[str, Any]) -> None:
-    with inside(inner_line(context, b"body") + b"body") as found:
-        assert found.body.read() == b"body"
+    with inside(inner_line(context, b"body") + b"body") as opened:
+        assert opened.body.read() == b"body"
 
 
 def test_an_inner_line_may_be_longer_than_a_chunk(
     inside: Callable[[bytes], parcel.Opened], context: dict[str, Any]
 ) -> None:
     facts = {"notes": ["x" * 100] * 1500}
-    with inside(inner_line(context, b"body", facts=facts) + b"body") as found:
-        assert (found.body.read(), found.facts) == (b"body", facts)
+    with inside(inner_line(context, b"body", facts=facts) + b"body") as opened:
+        assert (opened.body.read(), opened.facts) == (b"body", facts)
 
 
 @pytest.mark.parametrize("plain", [b"", b"\n", b"body", b"body\nbody", b"[]\n", b"{}\n", bytes(300 << 10)])

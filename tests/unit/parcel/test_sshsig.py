@@ -52,10 +52,10 @@ def test_the_key_inside_a_signature_proves_nothing(site: keys.Keys) -> None:
 
 
 def test_the_second_spelling_of_a_good_signature_is_refused(site: keys.Keys) -> None:
-    found = sshsig.parse(sshsig.sign(b"message", site.sign, NAMESPACE))
-    scalar = int.from_bytes(found.signature[32:], "little") + ORDER
-    again = sshsig.Signature(found.key, NAMESPACE, found.signature[:32] + scalar.to_bytes(32, "little"))
-    found.verify(b"message")
+    signature = sshsig.parse(sshsig.sign(b"message", site.sign, NAMESPACE))
+    scalar = int.from_bytes(signature.signature[32:], "little") + ORDER
+    again = sshsig.Signature(signature.key, NAMESPACE, signature.signature[:32] + scalar.to_bytes(32, "little"))
+    signature.verify(b"message")
     with pytest.raises(SigBadError):
         again.verify(b"message")
 
@@ -102,8 +102,8 @@ FIELDS = {
 
 
 def test_the_fields_stand_in_this_order() -> None:
-    found = sshsig.parse(text_of(b"".join(FIELDS.values())))
-    assert found == sshsig.Signature(bytes(31) + b"\x09", NAMESPACE, bytes(64))
+    signature = sshsig.parse(text_of(b"".join(FIELDS.values())))
+    assert signature == sshsig.Signature(bytes(31) + b"\x09", NAMESPACE, bytes(64))
 
 
 @pytest.mark.parametrize(
