@@ -22,7 +22,7 @@ PICTURES = Path(os.environ.get("FEDHELP_PICTURES", Path(__file__).parents[2] / "
 
 @pytest.fixture
 def fed(three: Federation) -> Federation:
-    """Three rounds; in the last one a share waits for a person, and a site is missing."""
+    """Three rounds; in the last one an update waits for a person, and a site is missing."""
     fed = three
     for _ in range(2):
         order = fed.open()
@@ -38,7 +38,7 @@ def fed(three: Federation) -> Federation:
     return fed
 
 
-def test_a_coordinator_opens_the_link_sees_the_round_and_lets_a_share_in(fed: Federation, tmp_path: Path) -> None:
+def test_a_coordinator_opens_the_link_sees_the_round_and_releases_an_update(fed: Federation, tmp_path: Path) -> None:
     access = DashboardAccess()
     with running(fed.hub.home, access=access) as port, browser(tmp_path / "profile") as tab:
         origin = f"http://127.0.0.1:{port}"
@@ -61,11 +61,13 @@ def test_a_coordinator_opens_the_link_sees_the_round_and_lets_a_share_in(fed: Fe
 
 
 @pytest.mark.usefixtures("opens_here")
-def test_a_long_name_pushes_nothing_aside_and_a_refused_share_shows_its_code(three: Federation, tmp_path: Path) -> None:
+def test_a_long_name_pushes_nothing_aside_and_a_refused_update_shows_its_code(
+    three: Federation, tmp_path: Path
+) -> None:
     for name in ("Centre hospitalier universitaire de la Sainte-Trinité, service de dermatologie", "x" * 90):
         three.join(name=name)
-    order, last = three.open(), three.clinics[-1]
-    receive.receive(three.hub, last.give(order, three.drawn(order, last), facts={"pad": "no count of images"}))
+    task, last = three.open(), three.clinics[-1]
+    receive.receive(three.hub, last.give(task, three.drawn(task, last), facts={"pad": "no count of images"}))
     three.judge()
     access = DashboardAccess()
     with running(three.hub.home, access=access) as port, browser(tmp_path / "profile") as tab:
