@@ -47,7 +47,7 @@ class TrustedState:
 
     # --- who may sign what ---------------------------------------------------------------------------------------
     def check_signers(self, statement: Statement, signers: tuple[str, ...]) -> Site | None:
-        """Verifier for `parcel.inspect`: raises unless these keys may sign this kind. Returns the site that signed."""
+        """Verifier for `parcel.inspect`: refuses keys that may not sign this kind. Returns the site that signed."""
         if statement.kind in ("update", "rotate", "receipt") and self.roster is None:
             raise ExpiredError("no roster has arrived yet")
         match statement.kind:
