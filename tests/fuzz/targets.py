@@ -249,8 +249,9 @@ def _bundles() -> list[bytes]:
     )
     likeness = metadata.Likeness(np.zeros(2, "f4"), np.eye(2, dtype="f4"), 2.5, 0.02, 300)
     facts = metadata.Facts(
-        "cells", "fh-3c", 3, "small", 4, 300, ("a", "b"), plan.ImageSettings(8, 1, (0.5,), (0.2,)),
-        "own", ("own: resnet20",), "fp32", (0.1, -0.1), {"own": {"accuracy": 0.9}}, calibration, likeness, {}, "SHA256:x",
+        "cells", "fh-3c", 3, "small", 4, 300, ("a", "b"), plan.ImageSettings(8, 1, (0.5,), (0.2,)), "own",
+        ("own: resnet20",), "fp32", (0.1, -0.1), {"own": {"accuracy": 0.9}}, calibration, likeness, {},
+        "SHA256:x",
     )  # fmt: skip
     entry = _counted(0x0A, metadata.FACTS_NOTE.encode()) + _counted(0x12, facts.text().encode())
     return [b"\x08\x08" + _counted(0x3A, b"graph") + _counted(0x72, entry)]
