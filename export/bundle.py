@@ -91,7 +91,7 @@ def create(
     facts = metadata.Facts(
         plan.name, origin.federation, origin.round, origin.tier, origin.sites, len(training), plan.classes, plan.image,
         chosen, tuple(f"{name}: {_net_name(net)}" for name, net in members.items()),
-        "int8" if gain and not gain.reason else "fp32",
+        "int8" if gain and not gain.why else "fp32",
         tuple(float(np.float32(value)) for value in graph.last_layer(arrays, origin.prior)[1]), figures,
         *_calibrate(model, validation, sample, target_sensitivity), {},
         sshsig.fingerprint(sshsig.public_line(signer.public_key())),
@@ -135,7 +135,7 @@ def _quantize_if_worthwhile(
     fp32, int8 = (Engine(candidate.SerializeToString()) for candidate in (model, int8_model))
     images = np.concatenate([np.asarray(validation.pixels), sample])
     gain = quantize.measure_gain(fp32, int8, images, len(validation), validation.labels)
-    return (model if gain.reason else int8_model), gain
+    return (model if gain.why else int8_model), gain
 
 
 def _calibrate(model: ModelProto, validation: Images, sample: Any, target_sensitivity: float) -> tuple[Any, Any]:

@@ -28,12 +28,12 @@ _REPEATS = 15
 
 @dataclass(frozen=True)
 class Gain:
-    """What was measured, and why 8 bits are not worth it; `reason` is "" where they are."""
+    """What was measured, and why 8 bits are not worth it; `why` is "" where they are."""
 
     agreement: float  # how often both nets give the same class
     accuracy: float  # of the 8-bit net on the validation images, less that of the other
     speed_up: float  # of one image
-    reason: str = ""
+    why: str = ""
 
 
 def quantize(model: ModelProto, images: NDArray[np.uint8]) -> ModelProto:

@@ -72,9 +72,7 @@ def export(
     console.show(f"ONNX and PyTorch differ by at most {result.parity:.0e}")
     if result.int8:
         outcome = (
-            f"not used: {result.int8.reason}"
-            if result.int8.reason
-            else f"{result.int8.speed_up:.1f} times as fast here"
+            f"not used: {result.int8.why}" if result.int8.why else f"{result.int8.speed_up:.1f} times as fast here"
         )
         console.show(f"8 bits: {outcome}; {result.int8.agreement:.1%} of the answers are the same")
     console.say_findings(facts.findings)

@@ -87,5 +87,5 @@ def test_what_the_first_refuses_is_no_mistake_of_the_others(tmp_path: Path) -> N
     done = torchrun.run(2, "-m", "fedhelp_edge", *distill("home"), folder=tmp_path)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 1
-    assert errors[0] == "error: E_FILE_MISSING: own.npz is not there"
+    assert errors[0] == "error: E_FILE_MISSING: own.npz does not exist"
     assert set(errors[1:]) <= {"error: E_INTERRUPTED: another of the processes has ended"}

@@ -363,7 +363,7 @@ def test_the_gain_of_eight_bits_is_measured_on_validation_images_and_on_one_imag
     images = np.arange(80, dtype=np.uint8)[:, None, None, None]
     gain = quantize.measure_gain(program(3.0, -1), program(1.0, 0), images, 40, labels[:40])
     assert (gain.agreement, gain.accuracy, gain.speed_up) == (0.75, -0.25, pytest.approx(3.0))
-    assert gain.reason == quantize.reason_against(0.75, -0.25, 3.0)
+    assert gain.why == quantize.reason_against(0.75, -0.25, 3.0)
 
 
 def test_eight_bit_weights_have_seven_bits_and_a_scale_for_each_channel(caplog: pytest.LogCaptureFixture) -> None:

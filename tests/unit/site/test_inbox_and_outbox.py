@@ -185,7 +185,7 @@ def test_copies_of_a_genuine_file_with_other_bytes_are_not_written_to_a_sites_di
     )
     data = model.read_bytes()
     for number in range(5):
-        (folder / str(number)).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        (folder / f"+{number}").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     copied: list[str] = []
     copy_parcel = inbox._copy_parcel
     monkeypatch.setattr(
