@@ -6,6 +6,7 @@ names, shapes and number formats are all checked before an array is made, and it
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
@@ -15,11 +16,13 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhelp_edge import files
 from fedhelp_edge.errors import (
     NonFiniteError,
     NormStatisticsError,
@@ -195,6 +198,17 @@ def read_header(file: BinaryIO, *, limit: int = HEADER_LIMIT, metadata: Sequence
         found_metadata,
         prefix + header == _format_header(tensors, found_metadata),
     )
+
+
+def load(
+    source: Path | BinaryIO | bytes, *, limit: int = HEADER_LIMIT, metadata: Sequence[str] = ()
+) -> dict[str, Array]:
+    """Load all arrays of a whole safetensors file whose schema is not known; of bytes nothing is copied."""
+    if isinstance(source, Path):
+        with files.reading(source) as file:
+            return load(file, limit=limit, metadata=metadata)
+    header = read_header(io.BytesIO(source) if isinstance(source, bytes) else source, limit=limit, metadata=metadata)
+    return dict(FileArrays(source, header))
 
 
 def read(file: BinaryIO, schema: Schema) -> FileArrays:

@@ -105,7 +105,7 @@ class Clinic:
         for path in from_hub.glob("*.fhx"):
             if parcel.inspect(path, parcel.any_signer).statement.kind == "global":
                 with parcel.open(path, parcel.any_signer, [self.keys.identity]) as opened:
-                    arrays = dict(update.FileArrays(opened.body, update.read_header(opened.body)))
+                    arrays = update.load(opened.body)
                     found[opened.statement.context["round"]] = arrays
         return max(found.items(), key=lambda item: item[0])
 

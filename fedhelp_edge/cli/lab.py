@@ -53,8 +53,7 @@ class LabSetup:
             self.pack = api.load_public_images(public, agreed, out / "public")
         self.start: dict[str, Any] = {}
         if start:
-            with start.open("rb") as file:
-                self.start = dict(update.FileArrays(file, update.read_header(file)))
+            self.start = update.load(start)
             console.say_missing_tensors(spec.warm_start(METHODS[agreed.method].start(agreed), self.start)[1])
 
     def plan(self, settings: dict[str, str] | None = None) -> Any:

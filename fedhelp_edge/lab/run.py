@@ -62,7 +62,7 @@ def run(
     evaluator = Evaluator(sites, learner_of)
     last_round, facts = _resume(out, learner_of)
     if last_round:
-        merged = {**merged, **_read_arrays(out / f"round-{last_round:06}" / "merged.safetensors")}
+        merged = {**merged, **update.load(out / f"round-{last_round:06}" / "merged.safetensors")}
     examples = {site.id: min(len(site.split("train")), plan.merge.max_examples) for site in sites}
     for round_ in range(last_round + 1, plan.rounds + 1):
         if method.exchanges and plan.round.patience:
@@ -172,8 +172,3 @@ def _resume(out: Path, learner_of: Mapping[str, Learner]) -> tuple[int, dict[str
         facts, state = saved
         learner.load(state, 1)
     return int(rounds[-1].name[-6:]), facts
-
-
-def _read_arrays(path: Path) -> dict[str, Array]:
-    with files.reading(path) as file:
-        return dict(update.FileArrays(file, update.read_header(file)))

@@ -219,8 +219,7 @@ def base_model(home: Path, task: Task, plan: Plan) -> dict[str, Array]:
     path = layout.base_path(home, task)
     if not layout.is_intact(path):
         raise NotYetError(f"the base model of round {task.round} is {'damaged' if path.exists() else 'missing'} here")
-    with files.reading(path) as file:
-        return dict(CODECS[plan.wire.down].decode(dict(update.FileArrays(file, update.read_header(file))), {}))
+    return dict(CODECS[plan.wire.down].decode(update.load(path), {}))
 
 
 def plan_of(task: Task) -> Plan:
@@ -286,7 +285,7 @@ def merged_model(
     for path in sealed_models(home, trusted, round_):
         try:
             with parcel.open(path, trusted.check_signers, [site_keys.identity]) as opened:
-                wire = dict(update.FileArrays(opened.body, update.read_header(opened.body)))
+                wire = update.load(opened.body)
                 return dict(CODECS[plan.wire.down].decode(wire, {})), int(opened.statement.context["inputs"]["count"])
         except NoMatchError:  # sealed before this site was admitted
             continue

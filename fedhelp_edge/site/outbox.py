@@ -61,8 +61,7 @@ def seal_update(home: Path, trusted: TrustedState, task: Task, ask_passphrase: C
         raise NotYetError("the new keys that were requested are not in the roster yet", remedy=_NEW_KEYS_FIRST)
     plan, report = inbox.plan_of(task), json.loads((round_dir / "report.json").read_text(encoding="utf-8"))
     try:
-        with files.reading(round_dir / "share.safetensors") as file:
-            arrays = dict(update.FileArrays(file, update.read_header(file)))
+        arrays = update.load(round_dir / "share.safetensors")
     except (UpdateError, FileNotFoundError) as error:
         (round_dir / "share.safetensors").unlink(missing_ok=True)
         (round_dir / "report.json").unlink()

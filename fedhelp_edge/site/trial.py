@@ -50,8 +50,7 @@ def evaluate(home: Path, plan: Plan, tier: str, images: Path | None, *, threads:
 
 def merged_model(round_dir: Path) -> dict[str, Array]:
     """Returns the round's update, which is the merged model of one site alone."""
-    with files.reading(round_dir / "share.safetensors") as file:
-        return dict(update.FileArrays(file, update.read_header(file)))
+    return update.load(round_dir / "share.safetensors")
 
 
 def newest_round(home: Path, plan: Plan, tier: str, round_: int | None = None) -> Path:

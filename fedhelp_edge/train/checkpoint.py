@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,8 +46,7 @@ def write(file: BinaryIO, facts: Mapping[str, Any], state: Mapping[str, Array]) 
 def read(data: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
     """The facts and state that `write` wrote."""
     line, _, body = data.partition(b"\n")
-    file = io.BytesIO(body)
-    return json.loads(line), dict(update.FileArrays(file, update.read_header(file, limit=_HEADER_LIMIT)))
+    return json.loads(line), update.load(body, limit=_HEADER_LIMIT)
 
 
 def _paths(folder: Path) -> list[Path]:

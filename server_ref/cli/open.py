@@ -32,10 +32,7 @@ def open_round(
     from server_ref.hub import models
     from server_ref.rounds import opening
 
-    weights = None
-    if start:
-        with start.open("rb") as file:
-            weights = dict(update.FileArrays(file, update.read_header(file)))
+    weights = update.load(start) if start else None
     precheck = partial(opening.check_open, start=weights is not None)
     with session.unlocked_hub(home, passphrase_file, precheck=precheck) as (hub, coordinator_keys):
         if weights is not None:

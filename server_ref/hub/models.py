@@ -59,9 +59,7 @@ def read(hub: Hub, name: str) -> bytes:
 
 def load(hub: Hub, name: str) -> dict[str, Array]:
     """The tensors of a saved model."""
-    data = read(hub, name)
-    wire = dict(update.FileArrays(data, update.read_header(io.BytesIO(data))))
-    return dict(CODECS[hub.plan.wire.down].decode(wire, {}))
+    return dict(CODECS[hub.plan.wire.down].decode(update.load(read(hub, name)), {}))
 
 
 # --- parcels -------------------------------------------------------------------------------------------------------

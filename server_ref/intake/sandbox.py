@@ -7,7 +7,6 @@ One JSON line in, one JSON line out: `python -m server_ref.intake.sandbox` reads
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import queue
@@ -108,7 +107,7 @@ def _load_model(path: str, codec: str) -> dict[str, Array]:
         data = file.read()
     if hashlib.sha256(data).hexdigest() != Path(path).stem:
         raise HubDamagedError(f"model {Path(path).stem[:12]} does not match its name")
-    return dict(CODECS[codec].decode(dict(update.FileArrays(data, update.read_header(io.BytesIO(data)))), {}))
+    return dict(CODECS[codec].decode(update.load(data), {}))
 
 
 def _check_claims(claimed: Mapping[str, Any], max_examples: int) -> dict[str, int]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from hypothesis.extra import numpy as npst
 from fedhelp_edge import update
 from fedhelp_edge.errors import (
     FedhelpError,
+    FileKindError,
     SchemaNamesError,
     SchemaShapeError,
     TensorHeaderError,
@@ -140,8 +143,34 @@ def test_the_reference_library_reads_what_is_written(arrays: dict[str, Array]) -
 @given(updates().filter(bool))
 def test_what_the_reference_library_writes_is_read(arrays: dict[str, Array]) -> None:
     file = io.BytesIO(safetensors.numpy.save(arrays))
-    ours = update.FileArrays(file, update.read_header(file))
+    ours = update.load(file)
     assert same({name: ours[name] for name in arrays}, arrays)
+
+
+@given(updates())
+def test_a_file_is_loaded_alike_from_its_path_from_an_open_file_and_from_its_bytes(
+    tmp_path_factory: pytest.TempPathFactory, arrays: dict[str, Array]
+) -> None:
+    data, path = spelled(arrays), tmp_path_factory.getbasetemp() / "update.safetensors"
+    path.write_bytes(data)
+    for source in (path, io.BytesIO(data), data):
+        assert same(update.load(source), arrays)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes")
+def test_a_pipe_in_place_of_a_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileKindError):
+        update.load(tmp_path / "pipe")
+
+
+def test_what_is_loaded_has_no_other_notes_and_no_longer_header_than_its_reader_allows() -> None:
+    data = safetensors.numpy.save({"a": np.zeros(2, np.float32)}, {"format": "np"})
+    assert list(update.load(data, metadata=["format"])) == ["a"]
+    with pytest.raises(TensorMetadataError):
+        update.load(data)
+    with pytest.raises(TensorHeaderError):
+        update.load(data, metadata=["format"], limit=8)
 
 
 def test_metadata_is_read_where_it_is_allowed() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedhelp_edge import files, update
+from fedhelp_edge import update
 from fedhelp_edge.data.picture import resize
 from fedhelp_edge.errors import SchemaNamesError, UsageError
 from fedhelp_edge.nets import resnet, spec
@@ -23,8 +23,7 @@ class NetSource:
     """A ResNet that was trained on the public classes."""
 
     def __init__(self, net: str, weights: Path, classes: int) -> None:
-        with files.reading(weights) as file:
-            arrays = dict(update.FileArrays(file, update.read_header(file, limit=1 << 20, metadata=("format",))))
+        arrays = update.load(weights, limit=1 << 20, metadata=("format",))
         expected = spec.schema(net, classes, 3)
         if {name: a.shape for name, a in arrays.items()} != {t.name: t.shape for t in expected.tensors}:
             raise SchemaNamesError(f"{weights.name} does not hold a {net} with {classes} classes")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedhelp_edge import files, update
+from fedhelp_edge import update
 from fedhelp_edge.data.picture import resize
 from fedhelp_edge.errors import SchemaNamesError, UsageError
 from fedhelp_edge.knowledge import torchvision_shim
@@ -28,8 +28,7 @@ class TorchvisionSource:
 
         if model not in torchvision.models.list_models(module=torchvision.models):
             raise UsageError(f"torchvision knows no classifier {model!r}")
-        with files.reading(weights) as file:
-            arrays = dict(update.FileArrays(file, update.read_header(file, limit=4 << 20, metadata=("format",))))
+        arrays = update.load(weights, limit=4 << 20, metadata=("format",))
         self._net = torchvision.models.get_model(model, weights=None, num_classes=classes).eval()
         state = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
         try:

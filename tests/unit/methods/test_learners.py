@@ -90,7 +90,7 @@ def test_a_state_is_what_a_file_can_hold(method: str, tier: str, numbers: dict[s
     learner, file = made(method, tier, numbers), io.BytesIO()
     walk(learner)
     update.write(file, learner.state())
-    assert small.same(dict(update.FileArrays(file, update.read_header(file, limit=4 << 20))), learner.state())
+    assert small.same(update.load(file, limit=4 << 20), learner.state())
 
 
 @exchanging

@@ -25,8 +25,7 @@ def published(net: str) -> dict[str, update.Array]:
     path = DATA.parent / "weights" / f"{net}_cifar10.safetensors"
     if not path.exists():
         pytest.skip("the folder 'weights' beside FEDHELP_DATA is not here")
-    with path.open("rb") as file:
-        return dict(update.FileArrays(file, update.read_header(file)))
+    return update.load(path)
 
 
 def made(net: str = "resnet20", classes: int = 4, channels: int = 3, norm: str = "batch", seed: int = 0) -> ResNet:

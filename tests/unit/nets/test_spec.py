@@ -51,8 +51,7 @@ def test_names_and_shapes_are_those_of_the_published_weights(net: str) -> None:
 
 @published
 def test_the_published_weights_are_numbers_that_training_gives(net: str) -> None:
-    with published_file(net).open("rb") as file:
-        update.check_values(update.FileArrays(file, update.read_header(file)))
+    update.check_values(update.load(published_file(net)))
 
 
 @every
@@ -115,8 +114,7 @@ def test_batch_norms_counters_stay_at_home() -> None:
 
 
 def published_weights() -> dict[str, update.Array]:
-    with published_file("resnet20").open("rb") as file:
-        return dict(update.FileArrays(file, update.read_header(file)))
+    return update.load(published_file("resnet20"))
 
 
 @pytest.mark.parametrize(("channels", "ends"), [(3, ["linear.weight", "linear.bias"]), (1, None)])

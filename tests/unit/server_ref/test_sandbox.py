@@ -44,9 +44,8 @@ def test_an_update_is_opened_to_its_tensors_its_facts_and_its_norm(
         assert opened.facts == {"examples": 100}
         sent = three.drawn(task, clinic)
         assert opened.norm == norm_limit.update_norm(three.base(task), sent)
-        with Path(job.out).open("rb") as file:
-            tensors = update.FileArrays(file, update.read_header(file))
-            assert all((tensors[name] == sent[name]).all() for name in sent)
+        tensors = update.load(Path(job.out))
+        assert all((tensors[name] == sent[name]).all() for name in sent)
 
 
 def test_a_refusal_comes_with_its_code_and_the_same_process_goes_on(jobs: list[Job], sandbox: Sandbox) -> None:
