@@ -109,12 +109,12 @@ def no_passphrase() -> str:
 def write_updates(folder: Path, count: int) -> None:
     """Writes plain updates as an honest round gives them, and the same sealed for a hub with as many sites."""
     from fedhelp_edge.trust.roster import Site
-    from tests.federation import Clinic, Federation
+    from tests.federation import Federation, SimulatedClinic
 
     federation = Federation(folder / "federation", PLAN, clinics=0)
     sites = []
     for index in range(count):
-        clinic = Clinic(federation.hub.federation, folder / "federation" / "part")
+        clinic = SimulatedClinic(federation.hub.federation, folder / "federation" / "part")
         clinic.id = f"site-{index + 1:04}"
         public = clinic.keys.public
         sites.append(Site(clinic.id, clinic.id, "small", public.sign, public.recipient, from_round=1))
@@ -125,7 +125,7 @@ def write_updates(folder: Path, count: int) -> None:
     outbox = folder / "federation" / "outbox"
     outbox.mkdir()
     for index, (clinic, path) in enumerate(zip(federation.clinics, updates.paths(folder, count), strict=True)):
-        arrays = federation.drawn(task, clinic)
+        arrays = federation.drawn_update(task, clinic)
         with path.open("wb") as file:
             update.write(file, arrays)
         parcel = clinic.give(task, arrays, examples=updates.examples(index))

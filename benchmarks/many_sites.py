@@ -36,8 +36,8 @@ from server_ref.admin import invites, session
 from server_ref.hub import create, members, models
 from server_ref.hub.hub import Hub
 from server_ref.rounds import close, opening
-from tests import net
-from tests.federation import Clinic, nobody
+from tests import http_front
+from tests.federation import SimulatedClinic, nobody
 
 PLAN = """
 name = "many sites"
@@ -114,7 +114,7 @@ def run_step(what: str, home: Path, *arguments: int) -> None:
 
 
 # --- the sites -------------------------------------------------------------------------------------------------------
-class SiteClient(net.Client):
+class SiteClient(http_front.Client):
     """A site's line to the front, from an address of its own."""
 
     def __init__(self, port: int, federation: str, number: int) -> None:
@@ -123,19 +123,21 @@ class SiteClient(net.Client):
 
     def ask(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
-    ) -> net.Answer:
+    ) -> http_front.FrontAnswer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300, source_address=(self._from, 0))
         try:
             connection.request(method, path, body, dict(headers or {}))
             response = connection.getresponse()
-            return net.Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+            return http_front.FrontAnswer(
+                response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
+            )
         finally:
             connection.close()
 
 
 def send(client: SiteClient, path: Path, *, first: int | None = None) -> None:
     """Uploads a parcel and removes it."""
-    answer = client.patient(lambda: client.begin(path, first)) if first else client.send(path, 1 << 20)
+    answer = client.retry_while_busy(lambda: client.begin(path, first)) if first else client.send(path, 1 << 20)
     assert answer.status < 300, answer
     path.unlink()
 
@@ -164,7 +166,7 @@ class FederationRound:
 
     def __init__(self, work: Path, count: int) -> None:
         self.work, self.home, self.count = work, work / "hub", count
-        self.clinics: list[Clinic] = []
+        self.clinics: list[SimulatedClinic] = []
         self.real = [work / f"real-{number}" for number in range(3)]
 
     def play(self) -> None:
@@ -174,7 +176,7 @@ class FederationRound:
         hub = Hub(self.home)
         self.federation = hub.federation
         hub.database.close()
-        with net.serving(self.home) as self.front, ThreadPoolExecutor(_CONNECTIONS) as self.pool:
+        with http_front.serving(self.home) as self.front, ThreadPoolExecutor(_CONNECTIONS) as self.pool:
             self.join(codes)
             self.report("open", **step("open", self.home))
             self.download("download of tasks and first model, mean of 3 sites")
@@ -202,10 +204,14 @@ class FederationRound:
         self.report("approve", **totals)
 
     def ask(self, number: int, invite: list[str]) -> None:
-        clinic = Clinic(self.federation, self.work / "sites" / f"{number}")
+        clinic = SimulatedClinic(self.federation, self.work / "sites" / f"{number}")
         clinic.id = invite[1]
         self.clinics.append(clinic)
-        send(SiteClient(self.front.port, self.federation, number), clinic.ask_in(invite[0], "a clinic"), first=1 << 20)
+        send(
+            SiteClient(self.front.port, self.federation, number),
+            clinic.enrolment_request(invite[0], "a clinic"),
+            first=1 << 20,
+        )
 
     def download(self, what: str) -> None:
         cpu, begin = time.process_time(), time.perf_counter()
@@ -237,7 +243,7 @@ class FederationRound:
         with self.watched(f"upload of {len(self.clinics)} updates"):
             list(self.pool.map(give, range(len(self.clinics))))
         for index, home in enumerate(self.real):
-            clinic = Clinic(self.federation, home / "sent")
+            clinic = SimulatedClinic(self.federation, home / "sent")
             clinic.keys = keys.load(home, nobody)
             state = verified.require_state(home)
             site = identity.own_site(home, state)
@@ -277,7 +283,7 @@ def main() -> None:
     for count in counts:
         work = Path(tempfile.mkdtemp(dir=folders[0] if folders else None))
         try:
-            FederationRound(work, count).play()
+            FederationRound(work, count).send_updates()
         finally:
             shutil.rmtree(work)
     return None

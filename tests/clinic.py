@@ -1,4 +1,4 @@
-"""A real site at a real stick; what it trains is drawn. As a program it syncs a home, with training drawn likewise."""
+"""A real site with a real stick whose trained update is drawn. Run as a program, it syncs a home in the same way."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ class Clinic:
         membership.join(self.home, membership.read_invite_file(self.invite), "we", lambda: None)
         self.upload()
 
-    def take_up(self) -> None:
-        """Join, and fetch the order of a round that is open then."""
+    def join_and_fetch_task(self) -> None:
+        """Joins, and downloads the task of the round that is then open."""
         self.join()
-        self.trip()
+        self.carry_stick()
         self.federation.open()
-        self.trip()
+        self.carry_stick()
         self.download()
 
     def upload(self) -> list[str]:
         return outbox.upload(self.home, [FolderCarrier(self.stick)])
 
-    def trip(self) -> None:
-        """The stick goes to the coordinator and back."""
+    def carry_stick(self) -> None:
+        """Carries the stick to the coordinator and back."""
         self.collect()
         exchange.deliver(self.federation.hub, self.stick / FROM_COORDINATOR)
 
     def collect(self) -> None:
-        """The coordinator takes in what is on the stick, and judges it."""
+        """The coordinator collects and judges the parcels on the stick."""
         exchange.collect(self.federation.hub, self.stick / TO_COORDINATOR, exchange.ExchangeResult())
         judge.judge_waiting(self.federation.hub, self.federation.coordinator_keys)
 
@@ -60,17 +60,17 @@ class Clinic:
 
 
 def train(home: Path, *_: object, **__: object) -> None:
-    """What training leaves."""
-    known = verified.require_state(home)
-    order, site = known.task, identity.own_site(home, known)
-    assert order
+    """Writes the files that training would leave."""
+    state = verified.require_state(home)
+    task, site = state.task, identity.own_site(home, state)
+    assert task
     assert site
-    base = inbox.base_model(home, order, inbox.plan_of(order))
-    at = layout.round_dir(home, order)
-    at.mkdir(parents=True, exist_ok=True)
-    with files.writing(at / "share.safetensors") as file:
+    base = inbox.base_model(home, task, inbox.plan_of(task))
+    round_dir = layout.round_dir(home, task)
+    round_dir.mkdir(parents=True, exist_ok=True)
+    with files.writing(round_dir / "share.safetensors") as file:
         update.write(file, {name: (array * 1.01).astype("f4") for name, array in base.items()})
-    with files.writing(at / "report.json") as file:
+    with files.writing(round_dir / "report.json") as file:
         file.write(json.dumps({"examples": 70, "base": {"val": 10, "correct": 4}}).encode())
 
 

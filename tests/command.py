@@ -1,4 +1,4 @@
-"""The command line as a person runs it: a process of its own, an empty home, a plain terminal of 80 columns."""
+"""Runs command lines as a person does: in a process of its own, with an empty home, on a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from unittest import mock
 import jsonschema
 import pytest
 
-SHAPES = json.loads((Path(__file__).parents[1] / "docs" / "spec" / "json-output.json").read_text(encoding="utf-8"))
+SCHEMAS = json.loads((Path(__file__).parents[1] / "docs" / "spec" / "json-output.json").read_text(encoding="utf-8"))
 SITE = (sys.executable, "-m", "fedhelp_edge")
 COORDINATOR = (sys.executable, "-c", "from server_ref.cli import main; main()")
 
@@ -30,12 +30,12 @@ def run(
     typed: str = "",
     env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command; `before` is put in front (setpriv, say), `typed` is what stdin holds."""
-    kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TMPDIR") if name in os.environ}
+    """Runs a command; `before` is put in front of it (such as setpriv), `typed` is its stdin."""
+    inherited = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TMPDIR") if name in os.environ}
     plain = {"HOME": str(home), "COLUMNS": "80", "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONUTF8": "1"}
     return subprocess.run(
         [*before, *program, *map(str, arguments)],
-        env={**kept, **plain, **(env or {})},
+        env={**inherited, **plain, **(env or {})},
         cwd=home,
         input=typed,
         capture_output=True,
@@ -45,52 +45,52 @@ def run(
     )
 
 
-def here(
+def run_in_process(
     *arguments: str | Path, home: Path, program: tuple[str, ...] = SITE, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """The same in this process, for a fifth of the time. What must start anew (a help text, an import) needs `run`."""
+    """Runs a command in this process, in a fifth of the time. Tests of help texts and imports need `run`."""
     main = importlib.import_module("server_ref.cli" if program == COORDINATOR else "fedhelp_edge.__main__").main
-    typed, out, err, before = [*program, *map(str, arguments)], io.StringIO(), io.StringIO(), Path.cwd()
+    argv, out, err, before = [*program, *map(str, arguments)], io.StringIO(), io.StringIO(), Path.cwd()
     plain = {"HOME": str(home), "COLUMNS": "80", **(env or {})}
     with (
         mock.patch.dict(os.environ, plain),
-        mock.patch.object(sys, "argv", typed[len(program) - 1 :]),
+        mock.patch.object(sys, "argv", argv[len(program) - 1 :]),
         mock.patch.object(sys, "stdin", io.StringIO()),
         redirect_stdout(out),
         redirect_stderr(err),
-        pytest.raises(SystemExit) as left,
+        pytest.raises(SystemExit) as exit_info,
     ):
         os.chdir(home)
         try:
             main()
         finally:
             os.chdir(before)
-    return subprocess.CompletedProcess(typed, int(left.value.code or 0), out.getvalue(), err.getvalue())
+    return subprocess.CompletedProcess(argv, int(exit_info.value.code or 0), out.getvalue(), err.getvalue())
 
 
-def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    """What `--json` printed: exactly one line, one object of the shape that docs/spec/json-output.json gives."""
+def json_output(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """The output of `--json`: exactly one line with one object that fits its schema in docs/spec/json-output.json."""
     assert done.stdout.count("\n") == 1, done.stdout + done.stderr
-    found = json.loads(done.stdout)
-    check_shape("error" if "error" in found else _command(done.args), found)
-    return dict(found)
+    output = json.loads(done.stdout)
+    check_schema("error" if "error" in output else _command(done.args), output)
+    return dict(output)
 
 
-def check_shape(command: str, found: object) -> None:
-    jsonschema.Draft202012Validator({**SHAPES, "$ref": f"#/$defs/{command}"}).validate(found)
+def check_schema(command: str, output: object) -> None:
+    jsonschema.Draft202012Validator({**SCHEMAS, "$ref": f"#/$defs/{command}"}).validate(output)
 
 
 def _command(arguments: Sequence[str]) -> str:
-    """The command that was typed, as docs/spec/json-output.json names it."""
+    """The command's name in docs/spec/json-output.json."""
     coordinator = COORDINATOR[-1] in arguments
     name = "fedhelp-coordinator" if coordinator else "fedhelp-edge"
     typed = arguments[arguments.index(COORDINATOR[-1] if coordinator else SITE[-1]) + 1 :]
     words = [word for word in typed if not word.startswith("-")]
-    return max((key for key in SHAPES["$defs"] if f"{name} {' '.join(words)} ".startswith(f"{key} ")), key=len)
+    return max((key for key in SCHEMAS["$defs"] if f"{name} {' '.join(words)} ".startswith(f"{key} ")), key=len)
 
 
-def refusal(done: subprocess.CompletedProcess[str]) -> str:
-    """The code of an error that was reported as the house rules: two lines, no traceback."""
+def error_code(done: subprocess.CompletedProcess[str]) -> str:
+    """The code of a reported error; checks for the two lines `error:` and `hint:` and for no traceback."""
     assert done.returncode in (1, 2), done.stdout + done.stderr
     lines = done.stderr.splitlines()
     assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""What tests of every room share: a site's and a hub's keys, and the outside of an update from one to the other."""
+"""Fixtures for all tests: keys, federations, and the statement of an update."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.faults import kills
 from tests.federation import Federation
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that started us in the background has it ignored
-settings.register_profile("house", deadline=None)  # a slow machine is no mistake
+settings.register_profile("house", deadline=None)  # a slow machine is not a failure
 settings.load_profile("house")
 
 
@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def effort(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
-    """How much a proof does: little by default, all of it with --proofs."""
+    """Gives the second of two amounts with --proofs, the first without."""
     return lambda short, full: full if request.config.getoption("--proofs") else short
 
 
@@ -44,8 +44,8 @@ def hub() -> keys.Keys:
 
 
 @pytest.fixture(scope="session")
-def made_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], Federation]]:
-    """Federations of so many clinics, made once for those who only need a copy."""
+def federation_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], Federation]]:
+    """Gives a federation of so many clinics, created once per session; tests copy it."""
     with ExitStack() as made:
 
         @cache
@@ -58,42 +58,42 @@ def made_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int]
 
 
 @pytest.fixture(scope="session")
-def made(made_of: Callable[[int], Federation]) -> Federation:
-    return made_of(3)
+def made(federation_of: Callable[[int], Federation]) -> Federation:
+    return federation_of(3)
 
 
 @pytest.fixture
 def three(made: Federation, tmp_path: Path) -> Iterator[Federation]:
-    """Three clinics that joined a hub."""
-    with made.lent(tmp_path / "federation") as three:
+    """Three clinics that have joined a hub."""
+    with made.temporary_copy(tmp_path / "federation") as three:
         yield three
 
 
 @pytest.fixture
-def fed(made_of: Callable[[int], Federation], tmp_path: Path) -> Iterator[Federation]:
-    """Two clinics that joined a hub, for tests over its front."""
-    with made_of(2).lent(tmp_path / "federation") as fed:
+def fed(federation_of: Callable[[int], Federation], tmp_path: Path) -> Iterator[Federation]:
+    """Two clinics that have joined a hub, for tests over HTTP."""
+    with federation_of(2).temporary_copy(tmp_path / "federation") as fed:
         yield fed
 
 
 @pytest.fixture
 def client(fed: Federation) -> Iterator[object]:
-    """A program that speaks with the front of those two's hub."""
-    from tests import net  # which needs what only a hub needs
+    """An HTTP client of the front of the `fed` hub."""
+    from tests import http_front  # imports packages that only a hub needs
 
-    with net.running(fed.hub.home) as port:
-        yield net.Client(port, fed.hub.federation)
+    with http_front.running(fed.hub.home) as port:
+        yield http_front.Client(port, fed.hub.federation)
 
 
 @pytest.fixture
-def opens_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Updates are opened in this process, which is quicker; tests/unit/server_ref/test_sandbox.py has the other one."""
+def open_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opens updates in this process, which is faster; tests/unit/server_ref/test_sandbox.py tests the sandbox."""
     kills.open_here(monkeypatch)
 
 
 @pytest.fixture
 def clinic(three: Federation, tmp_path: Path) -> Clinic:
-    """A real site, which those three's hub has invited."""
+    """A real site that the hub of `three` has invited."""
     return Clinic(three, tmp_path / "clinic")
 
 
@@ -115,13 +115,13 @@ def context(site: keys.Keys, hub: keys.Keys) -> dict[str, Any]:
 
 @pytest.fixture
 def signed(tmp_path: Path, context: dict[str, Any], site: keys.Keys) -> Callable[..., Path]:
-    """Puts any bytes whatever into an update whose outside is right; `said` changes what the statement says of them."""
+    """Seals arbitrary bytes as an update with a valid signature; keyword arguments overwrite fields of its payload."""
 
-    def put(payload: bytes, **said: Any) -> Path:
+    def seal(payload: bytes, **changes: Any) -> Path:
         truth = {"sha256": hashlib.sha256(payload).hexdigest(), "size": len(payload)}
-        outside = statement.Statement(context, "age", **{**truth, **said})
+        signed_statement = statement.Statement(context, "age", **{**truth, **changes})
         path = tmp_path / "signed.fhx"
-        path.write_bytes(parcel._build_prologue(outside, [site.sign]) + payload)
+        path.write_bytes(parcel._build_prologue(signed_statement, [site.sign]) + payload)
         return path
 
-    return put
+    return seal

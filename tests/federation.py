@@ -1,5 +1,4 @@
-"""A federation for tests: a real hub, and sites with real keys and real parcels that draw their updates instead of
-training them."""
+"""A federation for tests: a real hub, and sites with real keys and parcels whose updates are drawn, not trained."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ import copy
 import io
 import itertools
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -44,7 +43,7 @@ stale = 1
 
 
 class Clock:
-    """Time that a test moves."""
+    """A clock that a test moves."""
 
     def __init__(self) -> None:
         self.time = datetime.now(timezone.utc).replace(microsecond=0)
@@ -52,12 +51,12 @@ class Clock:
     def __call__(self) -> datetime:
         return self.time
 
-    def go_on(self, **by: float) -> None:
+    def advance(self, **by: float) -> None:
         self.time += timedelta(**by)
 
 
-class Clinic:
-    """A site that holds its keys, and what it was sent last."""
+class SimulatedClinic:
+    """A site with real keys that seals drawn updates."""
 
     def __init__(self, federation: str, folder: Path) -> None:
         self.keys: Keys = keys.generate()
@@ -65,7 +64,7 @@ class Clinic:
         self.id = ""
         self._seq = itertools.count(1)
 
-    def ask_in(self, code: str, name: str = "") -> Path:
+    def enrolment_request(self, code: str, name: str = "") -> Path:
         context = statement.new_context("enrol", federation=self.federation)
         body = hub.to_json(enrol.request_body(code, name, self.keys.public, context))
         return self._sealed(context, body, [])
@@ -81,7 +80,7 @@ class Clinic:
         codec: str = "f32",
         **changes: Any,
     ) -> Path:
-        """An update under a task; `changes` to what its statement says."""
+        """Seals an update for a task; `changes` overwrite fields of its context."""
         context: dict[str, Any] = statement.new_context(
             "update", federation=task.federation, round=task.round, task=task.hash, base=task.base,
             sender=self.id, sender_key=sshsig.fingerprint(self.keys.public.sign),
@@ -96,18 +95,18 @@ class Clinic:
         self.folder.mkdir(parents=True, exist_ok=True)
         part = self.folder / "part"
         part.unlink(missing_ok=True)
-        said = parcel.seal(part, context, body, self.keys.sign, recipients, **more)
-        return part.rename(self.folder / f"{said.hash}.fhx")
+        sealed = parcel.seal(part, context, body, self.keys.sign, recipients, **more)
+        return part.rename(self.folder / f"{sealed.hash}.fhx")
 
     def model(self, from_hub: Path) -> tuple[int, dict[str, Array]]:
-        """The newest merged model that this site can open."""
-        found: dict[int, dict[str, Array]] = {}
+        """The round and arrays of the newest merged model that this site can open."""
+        models_by_round: dict[int, dict[str, Array]] = {}
         for path in from_hub.glob("*.fhx"):
             if parcel.inspect(path, parcel.any_signer).statement.kind == "global":
                 with parcel.open(path, parcel.any_signer, [self.keys.identity]) as opened:
                     arrays = update.load(opened.body)
-                    found[opened.statement.context["round"]] = arrays
-        return max(found.items(), key=lambda item: item[0])
+                    models_by_round[opened.statement.context["round"]] = arrays
+        return max(models_by_round.items(), key=lambda item: item[0])
 
 
 class Federation:
@@ -118,14 +117,14 @@ class Federation:
         self.plan = plan = plans.read(text, TABLES)
         self.hub: Hub = create.new_hub(folder / "hub", plan, None, clock=self.clock)
         self.coordinator_keys = self.hub.coordinator_keys(nobody)
-        self.clinics: list[Clinic] = []
+        self.clinics: list[SimulatedClinic] = []
         for _ in range(clinics):
             self.join()
 
-    def join(self, tier: str = "small", name: str = "") -> Clinic:
-        clinic = Clinic(self.hub.federation, self.folder / f"clinic{len(self.clinics)}")
+    def join(self, tier: str = "small", name: str = "") -> SimulatedClinic:
+        clinic = SimulatedClinic(self.hub.federation, self.folder / f"clinic{len(self.clinics)}")
         code, clinic.id = members.invite(self.hub, name or f"Clinic {len(self.clinics)}", tier, 14)
-        receive.receive(self.hub, clinic.ask_in(code))
+        receive.receive(self.hub, clinic.enrolment_request(code))
         self.judge()
         self.clinics.append(clinic)
         return clinic
@@ -144,46 +143,46 @@ class Federation:
     def base(self, task: Task) -> dict[str, Array]:
         return models.load(self.hub, task.base)
 
-    def drawn(self, task: Task, clinic: Clinic, size: float = 0.01) -> dict[str, Array]:
-        """What a clinic might have trained: the base, a little moved, always the same way."""
+    def drawn_update(self, task: Task, clinic: SimulatedClinic, size: float = 0.01) -> dict[str, Array]:
+        """What a clinic might have trained: the base model moved a little, reproducibly."""
         stream = np.random.Generator(np.random.Philox(key=[task.round, int(clinic.id[-3:])]))
         return {
             name: (array + size * np.abs(stream.standard_normal(array.shape))).astype(np.float32)
             for name, array in self.base(task).items()
         }
 
-    def play(self, task: Task, *, without: tuple[str, ...] = ()) -> None:
+    def send_updates(self, task: Task, *, without: tuple[str, ...] = ()) -> None:
         for clinic in self.clinics:
             if clinic.id not in without:
-                receive.receive(self.hub, clinic.give(task, self.drawn(task, clinic)))
+                receive.receive(self.hub, clinic.give(task, self.drawn_update(task, clinic)))
 
-    def states(self) -> dict[str, str]:
+    def update_states(self) -> dict[str, str]:
         """The state of each update, by its site and round."""
         rows = self.hub.database.rows("SELECT site, round, state FROM shares ORDER BY site, round, seq")
         return {f"{row['site']}/{row['round']}": row["state"] for row in rows}
 
-    def copied(self, folder: Path) -> Federation:
-        """The same federation in another folder, from where each goes its own way."""
+    def copy_to(self, folder: Path) -> Federation:
+        """Copies the federation into another folder; both are independent afterwards."""
         self.hub.database.close()
         shutil.copytree(self.folder, folder)
-        self.again()
+        self.reopen()
         other = copy.copy(self)
         other.folder, other.clock = folder, copy.copy(self.clock)
         other.clinics = [copy.copy(clinic) for clinic in self.clinics]
         for clinic in other.clinics:
             clinic.folder, clinic._seq = folder / clinic.folder.name, copy.copy(clinic._seq)
-        other.again()
+        other.reopen()
         return other
 
     @contextmanager
-    def lent(self, folder: Path) -> Iterator[Federation]:
-        """A copy for one test."""
-        other = self.copied(folder)
+    def temporary_copy(self, folder: Path) -> Iterator[Federation]:
+        """A copy for one test, closed at its end."""
+        other = self.copy_to(folder)
         yield other
         other.hub.database.close()
 
-    def again(self) -> Hub:
-        """The hub as another process opens it."""
+    def reopen(self) -> Hub:
+        """Opens the hub as another process would."""
         self.hub.database.close()
         self.hub = Hub(self.folder / "hub", clock=self.clock)
         self.hub.open_memory(self.coordinator_keys)
@@ -192,7 +191,3 @@ class Federation:
 
 def nobody() -> str:
     raise AssertionError("no passphrase is needed here")
-
-
-Give = Callable[..., Path]
-__all__ = ["PLAN", "Clinic", "Clock", "Federation"]

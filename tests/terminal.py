@@ -1,4 +1,4 @@
-"""A person at a terminal: a program in a pseudo-terminal of its own, what it shows, and what is typed."""
+"""A person at a terminal: runs a program in a pseudo-terminal, reads its screen and types."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import numpy as np
 from tests.command import SITE
 
 _ROOT = str(Path(__file__).parents[1])
-_OWN = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+_SET_TTY = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 CTRL_C, CTRL_D = b"\x03", b"\x04"
-_PATIENCE = 60  # seconds without what is waited for, on a busy machine
+_PATIENCE = 60  # seconds, for a busy machine
 
 
 class Terminal:
@@ -28,7 +28,7 @@ class Terminal:
         self._master, slave = pty.openpty()
         plain = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": _ROOT, "OMP_NUM_THREADS": "1"}
         self.popen = subprocess.Popen(
-            [sys.executable, "-ISc", _OWN, *program, *map(str, words)], stdin=slave, stdout=slave, stderr=slave,
+            [sys.executable, "-ISc", _SET_TTY, *program, *map(str, words)], stdin=slave, stdout=slave, stderr=slave,
             cwd=home, env={**plain, "TERM": "xterm", "COLUMNS": "200", **env}, start_new_session=True,
         )  # fmt: skip
         os.close(slave)
@@ -39,19 +39,19 @@ class Terminal:
         return self.raw.decode("utf-8", "replace").replace("\r\n", "\n")
 
     def sees(self, text: str) -> str:
-        """Wait until a text is shown that was not seen before; all that came up to its end."""
-        wanted, until = text.encode(), time.monotonic() + _PATIENCE
-        while (at := self.raw.find(wanted, self._read)) < 0:
+        """Waits for a text that was not seen before; returns the screen."""
+        expected, until = text.encode(), time.monotonic() + _PATIENCE
+        while (index := self.raw.find(expected, self._read)) < 0:
             assert time.monotonic() < until and self._more(), f"{text!r} is not in:\n{self.screen}"
-        self._read = at + len(wanted)
+        self._read = index + len(expected)
         return self.screen
 
     def line(self, start: str) -> str:
-        """The rest of the next line that begins so."""
+        """Waits for the next line that starts so; returns the rest of it."""
         self.sees(start)
-        at = self._read
+        start_index = self._read
         self.sees("\n")
-        return self.raw[at : self._read].decode().strip()
+        return self.raw[start_index : self._read].decode().strip()
 
     def types(self, text: str) -> None:
         os.write(self._master, f"{text}\n".encode())
@@ -60,7 +60,7 @@ class Terminal:
         os.write(self._master, key)
 
     def ends(self) -> int:
-        """Wait for the end; the exit code."""
+        """Waits for the program's end; returns its exit code."""
         while self._more():
             pass
         return self.popen.wait(_PATIENCE)
@@ -72,11 +72,11 @@ class Terminal:
     def _more(self) -> bool:
         ready, _, _ = select.select([self._master], [], [], _PATIENCE)
         try:
-            found = os.read(self._master, 4096) if ready else b""
-        except OSError:  # Linux, once nobody is at the other end
-            found = b""
-        self.raw += found
-        return bool(found)
+            received = os.read(self._master, 4096) if ready else b""
+        except OSError:  # Linux, once the program has closed its end
+            received = b""
+        self.raw += received
+        return bool(received)
 
     def close(self) -> None:
         if self.popen.poll() is None:
@@ -86,8 +86,8 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def at(*words: str | Path, home: Path, program: tuple[str, ...] = SITE, **env: str) -> Iterator[Terminal]:
-    """A command at a terminal of its own, with `home` as the person's home folder."""
+def running(*words: str | Path, home: Path, program: tuple[str, ...] = SITE, **env: str) -> Iterator[Terminal]:
+    """Runs a command at a terminal with `home` as the person's home folder."""
     terminal = Terminal(words, home, program, env)
     try:
         yield terminal
@@ -96,17 +96,17 @@ def at(*words: str | Path, home: Path, program: tuple[str, ...] = SITE, **env: s
 
 
 def unlocks(passphrase: str, *words: str | Path, home: Path) -> str:
-    """What a command shows that asks for the passphrase, gets it, works, and never shows it."""
-    with at(*words, home=home) as shown:
-        shown.sees("passphrase: ")
-        shown.types(passphrase)
-        assert shown.ends() == 0, shown.screen
-        assert passphrase not in shown.screen
-        return shown.screen
+    """Runs a command that asks for the passphrase; checks success and that the passphrase is not shown."""
+    with running(*words, home=home) as terminal:
+        terminal.sees("passphrase: ")
+        terminal.types(passphrase)
+        assert terminal.ends() == 0, terminal.screen
+        assert passphrase not in terminal.screen
+        return terminal.screen
 
 
-def few_images(folder: Path) -> Path:
-    """Images enough to train a round of `tests.federation.PLAN`."""
+def write_images(folder: Path) -> Path:
+    """Writes enough images to train a round of `tests.federation.PLAN`."""
     drawn = np.random.default_rng(0).integers(0, 256, (18, 8, 8, 3), np.uint8)
     np.savez(folder / "images.npz", images=drawn, labels=np.arange(18) % 3)
     return folder / "images.npz"

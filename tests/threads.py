@@ -1,4 +1,4 @@
-"""For tests that train: a fixture to import, which holds for the module or folder that imports it."""
+"""A fixture for tests that train: one thread in the module or folder that imports it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """What is this small is slower with more, and the same bits need the same threads."""
+    """Small nets are slower with more threads, and equal bits need an equal number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

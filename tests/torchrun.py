@@ -1,4 +1,4 @@
-"""Several processes on this machine, as a person starts them with torchrun."""
+"""Runs several processes on this machine with torchrun."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def start(processes: int, *arguments: str | Path, folder: Path) -> subprocess.Po
 def run(processes: int, *arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
     with start(processes, *arguments, folder=folder) as process:
         try:
-            told = process.communicate(timeout=600)  # processes that wait for each other wait for ever
+            outputs = process.communicate(timeout=600)  # processes may wait for each other for ever
         except subprocess.TimeoutExpired:
             process.terminate()  # torchrun ends its own
             raise
-    return subprocess.CompletedProcess(process.args, process.returncode, *told)
+    return subprocess.CompletedProcess(process.args, process.returncode, *outputs)

@@ -11,7 +11,7 @@ from typing import Any
 import schemathesis
 
 from fedhelp_edge.parcel import keys
-from tests.net import Client, prologue
+from tests.http_front import Client, prologue
 
 SETTING = json.loads(os.environ["FEDHELP_API_TEST"])  # port, federation, keys (a member's), share, hashes
 MEMBER = keys.load(Path(SETTING["keys"]), lambda: "")

@@ -25,9 +25,9 @@ def thief() -> keys.Keys:
 def sent(clinic: Clinic) -> Path:
     """What a stick brings to a clinic that joined: a round is open."""
     clinic.join()
-    clinic.trip()
+    clinic.carry_stick()
     clinic.federation.open()
-    clinic.trip()
+    clinic.carry_stick()
     return clinic.stick / FROM_COORDINATOR
 
 
@@ -83,7 +83,7 @@ def test_c18_a_file_with_a_known_name_does_not_hide_a_new_parcel(clinic: Clinic,
     known = min(inbox.held_hashes(clinic.home))
     lifecycle.cancel_round(clinic.federation.hub, lifecycle.open_round(clinic.federation.hub))
     task = clinic.federation.open()
-    clinic.trip()
+    clinic.carry_stick()
     (sent / f"{task.hash}.fhx").replace(sent / f"{known}.fhx")
     clinic.download()
     assert status.status(clinic.home)["round"] == task.round
@@ -94,7 +94,7 @@ def test_c19_a_code_finds_its_charter_among_those_of_others(
 ) -> None:
     hub, other = clinic.federation.hub, Federation(tmp_path / "other", clinics=0)
     code, _ = members.invite(hub, "Clinic 5", "small", 14)
-    clinic.trip()
+    clinic.carry_stick()
     (charter,) = (
         path for path in sent.glob("*.fhx") if parcel.inspect(path, parcel.any_signer).statement.kind == "charter"
     )

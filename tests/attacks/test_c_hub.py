@@ -45,14 +45,14 @@ from server_ref.hub.states import State
 from server_ref.intake import enrolment, receive
 from server_ref.intake import shown as intake_shown
 from server_ref.rounds import review
-from tests.federation import PLAN, Clinic, Federation
+from tests.federation import PLAN, Federation, SimulatedClinic
 
-pytestmark = pytest.mark.usefixtures("opens_here")
+pytestmark = pytest.mark.usefixtures("open_in_process")
 
 
 def given(fed: Federation, task: Task, /, number: int = 0, **changes: Any) -> Path:
     clinic = fed.clinics[number]
-    return clinic.give(task, fed.drawn(task, clinic), **changes)
+    return clinic.give(task, fed.drawn_update(task, clinic), **changes)
 
 
 def kept(fed: Federation) -> tuple[int, int, int]:
@@ -82,12 +82,12 @@ def test_b03_a_sender_revoked_between_the_first_byte_and_the_last_is_refused(thr
     part = Path(shutil.copy(path, tmp_path / "part"))
     with pytest.raises(SignerRevokedError):
         receive.store_received(three.hub, part)
-    assert three.states() == {}
+    assert three.update_states() == {}
 
 
 @pytest.mark.parametrize("judged", [False, True])
 def test_b03_an_update_of_a_site_that_was_revoked_since_is_not_merged(three: Federation, judged: bool) -> None:
-    three.play(three.open())
+    three.send_updates(three.open())
     if judged:
         three.judge()
     members.revoke(three.hub, three.coordinator_keys, "site-001", 1, "PC stolen")
@@ -99,14 +99,14 @@ def test_b03_an_update_of_a_site_that_was_revoked_since_is_not_merged(three: Fed
 
 
 def test_b03_what_a_site_gave_before_the_round_from_which_it_is_distrusted_counts(three: Federation) -> None:
-    three.play(three.open())
+    three.send_updates(three.open())
     members.revoke(three.hub, three.coordinator_keys, "site-001", 2, "PC stolen")
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
 
 
 @pytest.fixture
-def stranger(three: Federation) -> Clinic:
-    return Clinic(three.hub.federation, three.folder / "stranger")
+def stranger(three: Federation) -> SimulatedClinic:
+    return SimulatedClinic(three.hub.federation, three.folder / "stranger")
 
 
 def asked(fed: Federation, path: Path) -> str:
@@ -122,11 +122,11 @@ def asked(fed: Federation, path: Path) -> str:
     return str(row["code"] or row["state"])
 
 
-def test_b17_a_code_admits_one_site(three: Federation, stranger: Clinic) -> None:
+def test_b17_a_code_admits_one_site(three: Federation, stranger: SimulatedClinic) -> None:
     code, site = members.invite(three.hub, "Clinic 4", "small", 14)
-    assert asked(three, stranger.ask_in(code)) == "approved"
-    second = Clinic(three.hub.federation, three.folder / "second")
-    assert asked(three, second.ask_in(code)) == InviteUsedError.code
+    assert asked(three, stranger.enrolment_request(code)) == "approved"
+    second = SimulatedClinic(three.hub.federation, three.folder / "second")
+    assert asked(three, second.enrolment_request(code)) == InviteUsedError.code
     assert [one.id for one in three.hub.roster.sites].count(site) == 1
 
 
@@ -135,17 +135,17 @@ def alarms(fed: Federation) -> list[str]:
 
 
 @pytest.fixture
-def thief(three: Federation) -> Clinic:
+def thief(three: Federation) -> SimulatedClinic:
     """Somebody else who has seen the code."""
-    return Clinic(three.hub.federation, three.folder / "thief")
+    return SimulatedClinic(three.hub.federation, three.folder / "thief")
 
 
 def test_b20_no_site_is_admitted_automatically_on_a_contested_invite(
-    three: Federation, stranger: Clinic, thief: Clinic
+    three: Federation, stranger: SimulatedClinic, thief: SimulatedClinic
 ) -> None:
     code, site = members.invite(three.hub, "Clinic 4", "small", 14)
-    receive.receive(three.hub, thief.ask_in(code))
-    assert asked(three, stranger.ask_in(code)) == "waiting"
+    receive.receive(three.hub, thief.enrolment_request(code))
+    assert asked(three, stranger.enrolment_request(code)) == "waiting"
     assert three.hub.roster.site(site) is None
     first, second = status.join_requests(three.hub)
     assert (first["contested"], second["contested"]) == (True, True)
@@ -154,20 +154,20 @@ def test_b20_no_site_is_admitted_automatically_on_a_contested_invite(
         enrolment.approve(three.hub, three.coordinator_keys, site)
     enrolment.approve(three.hub, three.coordinator_keys, second["words"])
     assert members.find(three.hub, site).sign == stranger.keys.public.sign
-    assert asked(three, thief.ask_in(code, "again")) == InviteUsedError.code
+    assert asked(three, thief.enrolment_request(code, "again")) == InviteUsedError.code
     assert status.join_requests(three.hub) == []
     states = three.hub.database.rows("SELECT state FROM requests WHERE site = ? ORDER BY rowid", site)
     assert [row["state"] for row in states][-2:] == ["refused", "approved"]
 
 
 def test_b20_somebody_who_asks_with_other_keys_after_a_site_came_in_is_an_alarm(
-    three: Federation, stranger: Clinic, thief: Clinic
+    three: Federation, stranger: SimulatedClinic, thief: SimulatedClinic
 ) -> None:
     code, site = members.invite(three.hub, "Clinic 4", "small", 14)
-    assert asked(three, stranger.ask_in(code)) == "approved"
-    assert asked(three, stranger.ask_in(code, "typed again")) == InviteUsedError.code
+    assert asked(three, stranger.enrolment_request(code)) == "approved"
+    assert asked(three, stranger.enrolment_request(code, "typed again")) == InviteUsedError.code
     assert alarms(three) == []
-    assert asked(three, thief.ask_in(code)) == InviteUsedError.code
+    assert asked(three, thief.enrolment_request(code)) == InviteUsedError.code
     assert alarms(three) == [site]
     assert [row["type"] for row in three.hub.database.rows("SELECT type FROM log WHERE type = 'alarm'")] == ["alarm"]
     members.revoke(three.hub, three.coordinator_keys, site, 0, "its invite was stolen")
@@ -175,11 +175,11 @@ def test_b20_somebody_who_asks_with_other_keys_after_a_site_came_in_is_an_alarm(
 
 
 def test_b20_one_site_that_asks_twice_with_its_own_keys_is_no_alarm_and_comes_in_once(
-    three: Federation, stranger: Clinic
+    three: Federation, stranger: SimulatedClinic
 ) -> None:
     code, site = members.invite(three.hub, "Clinic 4", "small", 14)
-    receive.receive(three.hub, stranger.ask_in(code))
-    assert asked(three, stranger.ask_in(code, "typed again")) == "approved"
+    receive.receive(three.hub, stranger.enrolment_request(code))
+    assert asked(three, stranger.enrolment_request(code, "typed again")) == "approved"
     assert (status.join_requests(three.hub), alarms(three)) == ([], [])
     assert members.find(three.hub, site).sign == stranger.keys.public.sign
 
@@ -187,16 +187,16 @@ def test_b20_one_site_that_asks_twice_with_its_own_keys_is_no_alarm_and_comes_in
 def test_b20_a_site_is_approved_by_name_only_with_the_request_that_was_shown(tmp_path: Path) -> None:
     fed = Federation(tmp_path, PLAN.replace("stale = 1", 'stale = 1\nenrolment = "manual"'), clinics=0)
     code, site = members.invite(fed.hub, "Clinic 1", "small", 14)
-    clinic, thief = (Clinic(fed.hub.federation, tmp_path / name) for name in ("clinic", "thief"))
-    receive.receive(fed.hub, clinic.ask_in(code))
+    clinic, thief = (SimulatedClinic(fed.hub.federation, tmp_path / name) for name in ("clinic", "thief"))
+    receive.receive(fed.hub, clinic.enrolment_request(code))
     fed.judge()
     (shown,) = status.join_requests(fed.hub)
     intake_shown.record(fed.hub, "requests", [shown])
     taken, _ = members.invite(fed.hub, "Clinic 2", "small", 14)
-    receive.receive(fed.hub, clinic.ask_in(taken))  # which takes the shown request's keys away
+    receive.receive(fed.hub, clinic.enrolment_request(taken))  # which takes the shown request's keys away
     fed.judge()
     enrolment.approve(fed.hub, fed.coordinator_keys, "site-002")
-    receive.receive(fed.hub, thief.ask_in(code))
+    receive.receive(fed.hub, thief.enrolment_request(code))
     fed.judge()
     (left,) = status.join_requests(fed.hub)
     with pytest.raises(AmbiguousError, match="than the one that was shown"):
@@ -208,10 +208,10 @@ def test_b20_a_site_is_approved_by_name_only_with_the_request_that_was_shown(tmp
 
 
 def test_b20_a_file_put_in_place_of_the_request_that_was_shown_is_noticed(
-    three: Federation, stranger: Clinic, thief: Clinic
+    three: Federation, stranger: SimulatedClinic, thief: SimulatedClinic
 ) -> None:
     code, site = members.invite(three.hub, "Clinic 4", "small", 14)
-    mine, others = (receive.receive(three.hub, clinic.ask_in(code)).hash for clinic in (stranger, thief))
+    mine, others = (receive.receive(three.hub, clinic.enrolment_request(code)).hash for clinic in (stranger, thief))
     three.judge()
     three.hub.database.parcel_path(others).replace(three.hub.database.parcel_path(mine))
     with pytest.raises(errors.HubDamagedError, match="does not match its name"):
@@ -250,17 +250,19 @@ def test_b21_a_decision_is_about_the_update_that_was_shown_and_no_other_of_its_s
         review.decide(three.hub, three.coordinator_keys, "site-002", release=False)
 
 
-def test_b17_an_invite_expires(three: Federation, stranger: Clinic) -> None:
+def test_b17_an_invite_expires(three: Federation, stranger: SimulatedClinic) -> None:
     code, _ = members.invite(three.hub, "Clinic 4", "small", 14)
-    three.clock.go_on(days=15)
-    assert asked(three, stranger.ask_in(code)) == InviteExpiredError.code
+    three.clock.advance(days=15)
+    assert asked(three, stranger.enrolment_request(code)) == InviteExpiredError.code
 
 
-def test_b17_a_code_that_was_never_given_out_opens_nothing(three: Federation, stranger: Clinic) -> None:
-    assert asked(three, stranger.ask_in(enrol.new_code())) == InviteUnknownError.code
+def test_b17_a_code_that_was_never_given_out_opens_nothing(three: Federation, stranger: SimulatedClinic) -> None:
+    assert asked(three, stranger.enrolment_request(enrol.new_code())) == InviteUnknownError.code
 
 
-def test_b17_a_request_that_names_an_invite_without_its_code_opens_nothing(three: Federation, stranger: Clinic) -> None:
+def test_b17_a_request_that_names_an_invite_without_its_code_opens_nothing(
+    three: Federation, stranger: SimulatedClinic
+) -> None:
     _, site = members.invite(three.hub, "Clinic 4", "small", 14)
     invite = three.hub.database.row("SELECT id FROM invites WHERE site = ?", site)
     assert invite
@@ -270,19 +272,19 @@ def test_b17_a_request_that_names_an_invite_without_its_code_opens_nothing(three
 
 
 @pytest.mark.parametrize("taken", ["sign", "identity"])
-def test_b18_a_key_of_another_clinic_does_not_join(three: Federation, stranger: Clinic, taken: str) -> None:
+def test_b18_a_key_of_another_clinic_does_not_join(three: Federation, stranger: SimulatedClinic, taken: str) -> None:
     stranger.keys = replace(stranger.keys, **{taken: getattr(three.clinics[0].keys, taken)})
     code, site = members.invite(three.hub, "Clinic 4", "small", 14)
-    assert asked(three, stranger.ask_in(code)) == KeyReusedError.code
+    assert asked(three, stranger.enrolment_request(code)) == KeyReusedError.code
     assert three.hub.roster.site(site) is None
 
 
 def test_b18_two_who_ask_with_one_key_are_not_both_approved_by_hand(tmp_path: Path) -> None:
     fed = Federation(tmp_path, PLAN.replace("stale = 1", 'stale = 1\nenrolment = "manual"'), clinics=0)
-    one = Clinic(fed.hub.federation, tmp_path / "one")
+    one = SimulatedClinic(fed.hub.federation, tmp_path / "one")
     for name in ("Clinic 1", "Clinic 2"):
         code, _ = members.invite(fed.hub, name, "small", 14)
-        receive.receive(fed.hub, one.ask_in(code))
+        receive.receive(fed.hub, one.enrolment_request(code))
     fed.judge()
     enrolment.approve(fed.hub, fed.coordinator_keys, "site-001")
     with pytest.raises(KeyReusedError):
@@ -292,16 +294,20 @@ def test_b18_two_who_ask_with_one_key_are_not_both_approved_by_hand(tmp_path: Pa
 
 
 @pytest.mark.parametrize("body", [b"\xff", b"[", b"[]", b"{}", b'{"a":1,"a":2}'], ids=ascii)
-def test_a_malformed_request_is_refused_and_stops_no_other(three: Federation, stranger: Clinic, body: bytes) -> None:
+def test_a_malformed_request_is_refused_and_stops_no_other(
+    three: Federation, stranger: SimulatedClinic, body: bytes
+) -> None:
     context = statement.new_context("enrol", federation=three.hub.federation)
     assert asked(three, stranger._sealed(context, body, [])) == BadBodyError.code
     code, _ = members.invite(three.hub, "Clinic 4", "small", 14)
-    assert asked(three, stranger.ask_in(code)) == "approved"
+    assert asked(three, stranger.enrolment_request(code)) == "approved"
 
 
-def test_c20_a_request_that_another_signed_again_does_not_take_its_place(three: Federation, stranger: Clinic) -> None:
+def test_c20_a_request_that_another_signed_again_does_not_take_its_place(
+    three: Federation, stranger: SimulatedClinic
+) -> None:
     code, _ = members.invite(three.hub, "Clinic 4", "small", 14)
-    path = stranger.ask_in(code)
+    path = stranger.enrolment_request(code)
     genuine, thief = path.read_bytes(), keys.generate()
     seen = parcel.inspect(path, parcel.any_signer)
     armor = sshsig.sign(seen.statement.line, thief.sign, seen.statement.namespace).encode()
@@ -311,20 +317,20 @@ def test_c20_a_request_that_another_signed_again_does_not_take_its_place(three: 
     assert asked(three, path) == "approved"
 
 
-def test_c20_strangers_requests_leave_nothing_in_a_hub(three: Federation, stranger: Clinic) -> None:
+def test_c20_strangers_requests_leave_nothing_in_a_hub(three: Federation, stranger: SimulatedClinic) -> None:
     before = sorted(path for path in three.hub.home.rglob("*.fhx"))
     for _ in range(5):
         with pytest.raises(InviteUnknownError):
-            receive.receive(three.hub, stranger.ask_in(enrol.new_code()))
+            receive.receive(three.hub, stranger.enrolment_request(enrol.new_code()))
     assert sorted(path for path in three.hub.home.rglob("*.fhx")) == before
 
 
-def test_c20_one_code_brings_no_more_than_twenty_requests(three: Federation, stranger: Clinic) -> None:
+def test_c20_one_code_brings_no_more_than_twenty_requests(three: Federation, stranger: SimulatedClinic) -> None:
     code, _ = members.invite(three.hub, "Clinic 4", "small", 14)
     for _ in range(20):
-        receive.receive(three.hub, stranger.ask_in(code))
+        receive.receive(three.hub, stranger.enrolment_request(code))
     with pytest.raises(QuotaError):
-        receive.receive(three.hub, stranger.ask_in(code))
+        receive.receive(three.hub, stranger.enrolment_request(code))
 
 
 def test_c20_a_site_leaves_no_more_than_a_few_updates_worth_in_a_round(three: Federation) -> None:
@@ -332,7 +338,9 @@ def test_c20_a_site_leaves_no_more_than_a_few_updates_worth_in_a_round(three: Fe
     large = {"pad": "x" * 200_000}  # without a count of images, so each is refused and another may come
     with pytest.raises(QuotaError):
         for _ in range(5 * task.limit // 200_000):
-            receive.receive(three.hub, three.clinics[0].give(task, three.drawn(task, three.clinics[0]), facts=large))
+            receive.receive(
+                three.hub, three.clinics[0].give(task, three.drawn_update(task, three.clinics[0]), facts=large)
+            )
             three.judge()
     kept = sum(
         three.hub.database.parcel_path(row["hash"]).stat().st_size
@@ -425,9 +433,9 @@ def test_c03_eight_clinics_at_once_give_eight_updates(tmp_path: Path) -> None:
 def two_rounds_on(fed: Federation) -> tuple[Task, Task]:
     """A task of a round that no update may be of any more, and the open one."""
     first = fed.open()
-    fed.play(first)
+    fed.send_updates(first)
     fed.aggregate()
-    fed.play(fed.open())
+    fed.send_updates(fed.open())
     fed.aggregate()
     return first, fed.open()
 
@@ -444,7 +452,7 @@ def test_c04_an_update_of_a_round_to_come_is_refused(three: Federation) -> None:
 
 def test_c05_an_update_under_the_task_of_another_round_is_refused(three: Federation) -> None:
     first = three.open()
-    three.play(first)
+    three.send_updates(first)
     three.aggregate()
     refused(three, given(three, three.open(), task=first.hash), WrongTaskError)
 
@@ -453,10 +461,10 @@ def test_c06_an_update_for_another_federation_is_refused(three: Federation) -> N
     refused(three, given(three, three.open(), federation="fh-" + "e" * 32), errors.FederationError)
 
 
-def test_c06_a_request_to_join_another_federation_is_refused(three: Federation, stranger: Clinic) -> None:
+def test_c06_a_request_to_join_another_federation_is_refused(three: Federation, stranger: SimulatedClinic) -> None:
     code, _ = members.invite(three.hub, "Clinic 4", "small", 14)
     stranger.federation = "fh-" + "e" * 32
-    assert asked(three, stranger.ask_in(code)) == errors.FederationError.code
+    assert asked(three, stranger.enrolment_request(code)) == errors.FederationError.code
 
 
 def test_c07_an_update_made_from_another_model_is_refused(three: Federation) -> None:
@@ -466,7 +474,7 @@ def test_c07_an_update_made_from_another_model_is_refused(three: Federation) -> 
 def test_c08_a_number_that_does_not_rise_is_a_replay_and_one_that_jumps_is_not(three: Federation) -> None:
     task = three.open()
     receive.receive(three.hub, given(three, task, seq=1000))
-    three.play(task, without=("site-001",))
+    three.send_updates(task, without=("site-001",))
     three.aggregate()
     later = three.open()
     for number in (0, 7, 1000):
@@ -477,7 +485,7 @@ def test_c08_a_number_that_does_not_rise_is_a_replay_and_one_that_jumps_is_not(t
 def test_c09_a_nonce_seen_before_is_a_replay_whatever_its_number(three: Federation) -> None:
     task = three.open()
     receive.receive(three.hub, given(three, task, nonce="7" * 32))
-    three.play(task, without=("site-001",))
+    three.send_updates(task, without=("site-001",))
     three.aggregate()
     refused(three, given(three, three.open(), nonce="7" * 32), ReplayError)
 
@@ -499,7 +507,7 @@ def test_c11_an_update_for_other_readers_than_the_task_names_is_refused(three: F
     refused(three, given(three, task, recipients=readers), RecipientsError)
 
 
-def stolen(fed: Federation, path: Path, thief: Clinic) -> Path:
+def stolen(fed: Federation, path: Path, thief: SimulatedClinic) -> Path:
     """An update off the wire, its ciphertext signed by another clinic as its own."""
     seen = parcel.inspect(path, parcel.any_signer)
     payload = path.read_bytes()[seen.offset :]
@@ -519,9 +527,9 @@ def test_c12_an_update_that_was_stolen_and_signed_anew_is_put_aside_with_an_alar
     honest = given(three, task)
     receive.receive(three.hub, stolen(three, honest, three.clinics[1]))
     receive.receive(three.hub, honest)
-    three.play(task, without=("site-001", "site-002"))
+    three.send_updates(task, without=("site-001", "site-002"))
     three.judge()
-    assert three.states() == {"site-001/1": "accepted", "site-002/1": "quarantined", "site-003/1": "accepted"}
+    assert three.update_states() == {"site-001/1": "accepted", "site-002/1": "quarantined", "site-003/1": "accepted"}
     outcome = three.aggregate(now=True)
     assert outcome["accepted"] == ["site-001", "site-003"]
     assert [odd["code"] for odd in outcome["quarantined"]] == ["E_INNER_CONTEXT"]
@@ -533,7 +541,7 @@ def test_c12_the_victim_and_the_thief_can_still_send_updates_of_their_own(three:
     task = three.open()
     receive.receive(three.hub, stolen(three, given(three, task, seq=1), three.clinics[1]))
     three.judge()
-    three.play(task, without=("site-002",))
+    three.send_updates(task, without=("site-002",))
     receive.receive(three.hub, given(three, task, 1, seq=2))
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
 
@@ -542,7 +550,7 @@ def test_c12_the_victim_and_the_thief_can_still_send_updates_of_their_own(three:
 def test_c15_the_date_on_an_update_changes_nothing(three: Federation, year: int) -> None:
     task = three.open()
     receive.receive(three.hub, given(three, task, created=f"{year}-01-01T00:00:00Z"))
-    three.play(task, without=("site-001",))
+    three.send_updates(task, without=("site-001",))
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
     assert three.hub.now == three.clock.time
 
@@ -550,10 +558,10 @@ def test_c15_the_date_on_an_update_changes_nothing(three: Federation, year: int)
 # --- D11 ---------------------------------------------------------------------------------------------------------
 def test_d11_an_update_whose_rounds_key_is_destroyed_is_refused_as_such(three: Federation) -> None:
     task = three.open()
-    three.play(task, without=("site-001",))
+    three.send_updates(task, without=("site-001",))
     three.aggregate(now=True)
     receive.receive(three.hub, given(three, task))
-    three.play(three.open(), without=("site-001",))
+    three.send_updates(three.open(), without=("site-001",))
     (three.hub.home / "round-keys" / "000001.age").unlink()
     three.judge()
     row = three.hub.database.row("SELECT state, code FROM shares WHERE site = 'site-001'")
@@ -565,7 +573,7 @@ def test_d11_an_update_whose_rounds_key_is_destroyed_is_refused_as_such(three: F
 def test_d11_a_rounds_key_lives_for_as_long_as_a_late_update_may_come_and_no_longer(three: Federation) -> None:
     found = []
     for _ in range(3):
-        three.play(three.open())
+        three.send_updates(three.open())
         three.aggregate()
         found.append(sorted(path.stem for path in (three.hub.home / "round-keys").iterdir()))
     assert found == [["000001"], ["000002"], ["000003"]]

@@ -33,12 +33,12 @@ from tests.federation import PLAN, Federation
 
 Arrays = dict[str, Array]
 
-pytestmark = pytest.mark.usefixtures("opens_here")
+pytestmark = pytest.mark.usefixtures("open_in_process")
 
 
 @pytest.fixture
-def five(made_of: Callable[[int], Federation], tmp_path: Path) -> Iterator[Federation]:
-    with made_of(5).lent(tmp_path / "federation") as five:
+def five(federation_of: Callable[[int], Federation], tmp_path: Path) -> Iterator[Federation]:
+    with federation_of(5).temporary_copy(tmp_path / "federation") as five:
         yield five
 
 
@@ -73,7 +73,7 @@ def told_of(fed: Federation, site: str) -> tuple[str, str]:
 
 def test_e11_an_update_that_returns_the_base_model_is_quarantined(three: Federation) -> None:
     task = three.open()
-    three.play(task, without=("site-003",))
+    three.send_updates(task, without=("site-003",))
     give(three, task, 2, three.base(task))
     assert three.aggregate(now=True)["quarantined"] == [
         {"site": "site-003", "code": "E_LAZY", "cause": "the weights are unchanged"}
@@ -107,7 +107,7 @@ def test_e12_a_copy_of_a_quarantined_update_is_quarantined(three: Federation) ->
 
 def test_e13_an_update_of_fifty_times_the_median_norm_is_quarantined(three: Federation) -> None:
     task = three.open()
-    three.play(task, without=("site-003",))
+    three.send_updates(task, without=("site-003",))
     give(three, task, 2, pulled(three.base(task), honest(three, task, 2), 50))
     assert three.aggregate(now=True)["accepted"] == ["site-001", "site-002"]
     assert told_of(three, "site-003") == ("quarantined", "E_TOO_FAR")
@@ -183,7 +183,7 @@ def test_e14_a_scaled_update_moves_the_model_no_further_than_five_medians_of_its
 @pytest.mark.parametrize("count", [0, 10**12, "NaN", "12", True], ids=repr)
 def test_e15_an_impossible_number_of_images_is_refused(three: Federation, count: Any) -> None:
     task = three.open()
-    three.play(task, without=("site-001",))
+    three.send_updates(task, without=("site-001",))
     give(three, task, 0, honest(three, task, 0), examples=count)
     three.judge()
     assert told_of(three, "site-001") == ("refused", "E_SAMPLES")
@@ -341,16 +341,16 @@ def test_e17_a_round_without_accepted_updates_fails_and_keeps_the_old_model(thre
         give(three, task, number, three.base(task))
     with pytest.raises(QuorumError):
         three.aggregate()
-    three.clock.go_on(days=8)
+    three.clock.advance(days=8)
     before = three.hub.newest_parcel("global")["hash"]
     with pytest.raises(QuorumError):
         three.aggregate()
     assert three.hub.newest_round()["state"] == State.FAILED
     assert three.hub.newest_parcel("global")["hash"] == before
-    assert set(three.states().values()) == {"quarantined"}
+    assert set(three.update_states().values()) == {"quarantined"}
     again = three.open()
     assert again.base == task.base
-    three.play(again)
+    three.send_updates(again)
     assert three.aggregate()["published"]
 
 
@@ -358,7 +358,7 @@ def test_e18_a_model_with_nan_or_infinite_values_is_never_signed(
     three: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = three.open()
-    three.play(task)
+    three.send_updates(task)
     before = three.hub.newest_parcel("global")["hash"]
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -384,7 +384,7 @@ def test_e22_the_merged_model_does_not_depend_on_the_order_of_updates(three: Fed
     paths = [clinic.give(task, honest(three, task, number)) for number, clinic in enumerate(three.clinics)]
     merged = set()
     for number, arrivals in enumerate(itertools.permutations(paths)):
-        fed = three.copied(three.folder.with_name(f"copy {number}"))
+        fed = three.copy_to(three.folder.with_name(f"copy {number}"))
         for path in arrivals:
             receive.receive(fed.hub, path)
             if number % 2:  # judged one by one, or all at once

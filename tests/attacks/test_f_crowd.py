@@ -16,7 +16,7 @@ from server_ref.web.connections import address_group
 from server_ref.web.limits import Limits
 from tests.attacks.test_f_http import _certificate, _stubborn
 from tests.federation import Federation
-from tests.net import Client, running, serving
+from tests.http_front import Client, running, serving
 
 _POST = "POST /v1/uploads HTTP/1.1\r\nHost: x\r\nTus-Resumable: 1.0.0\r\nUpload-Length: 147000\r\n"
 _BODY = _POST + "Content-Type: application/offset+octet-stream\r\nContent-Length: 147000\r\n\r\n"
@@ -31,7 +31,7 @@ HALVES = {
 @pytest.fixture
 def share(fed: Federation) -> Path:
     task = fed.open()
-    return fed.clinics[0].give(task, fed.drawn(task, fed.clinics[0]))
+    return fed.clinics[0].give(task, fed.drawn_update(task, fed.clinics[0]))
 
 
 class Flood:
@@ -94,7 +94,7 @@ def test_f24_half_sent_requests_have_a_ceiling_and_an_honest_update_goes_through
     kinds = {"heads": [HALVES["heads"]], "junk": [HALVES["junk"]], "bodies": [bodies]}
     chosen = [*kinds.items(), ("mixed", [*HALVES.values(), bodies, bodies])][-effort(1, 4) :]
     for (kind, halves), clinic in zip(chosen, fed.clinics, strict=False):
-        share = clinic.give(task, fed.drawn(task, clinic))
+        share = clinic.give(task, fed.drawn_update(task, clinic))
         with serving(fed.hub.home, cert, key) as process:
             before, client = process.memory(), Client(process.port, fed.hub.federation, tls_context)
             with flood(process.port, effort(1000, 2500), addresses, tls, halves) as flooding:
@@ -104,7 +104,7 @@ def test_f24_half_sent_requests_have_a_ceiling_and_an_honest_update_goes_through
                 peak = process.memory("VmHWM")
             print(f"\n{len(flooding.lines)} {kind} from {addresses}: {before} KiB before, at most {peak} KiB")
         assert peak < 150_000_000 >> 10
-    assert list(fed.states().values()) == ["received"] * len(chosen)
+    assert list(fed.update_states().values()) == ["received"] * len(chosen)
 
 
 def test_f24_who_holds_most_places_loses_the_line_that_brought_nothing_for_longest(

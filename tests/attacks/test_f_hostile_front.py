@@ -18,8 +18,8 @@ import pytest
 from fedhelp_edge.errors import FedhelpError, NoSpaceError, NotAFrontError, OfflineError, RefusedThereError, UsageError
 from fedhelp_edge.exchange.http import HttpCarrier
 from fedhelp_edge.parcel import keys, parcel, statement
-from tests import hostile
-from tests.hostile import Answer, Asked, answer, endless
+from tests import hostile_front
+from tests.hostile_front import ReceivedRequest, ResponseBytes, endless, response
 
 NONCE = "0" * 64
 NEXT = f"Fedhelp-Nonce: {NONCE}"
@@ -40,7 +40,7 @@ def hash_of(data: bytes) -> str:
 
 
 def listing(*entries: dict[str, Any]) -> bytes:
-    return answer(json.dumps({"parcels": entries}).encode(), "200 OK", NEXT)
+    return response(json.dumps({"parcels": entries}).encode(), "200 OK", NEXT)
 
 
 def entry(data: bytes, **other: Any) -> dict[str, Any]:
@@ -48,20 +48,20 @@ def entry(data: bytes, **other: Any) -> dict[str, Any]:
 
 
 def chunked(*headers: str) -> bytes:
-    return answer(b"", "200 OK", NEXT, "Transfer-Encoding: chunked", *headers)
+    return response(b"", "200 OK", NEXT, "Transfer-Encoding: chunked", *headers)
 
 
 def refusal(body: bytes, status: str = "400 Bad") -> bytes:
-    return answer(body, status, NEXT)
+    return response(body, status, NEXT)
 
 
-ODD: dict[str, Callable[[], Answer]] = {
+ODD: dict[str, Callable[[], ResponseBytes]] = {
     "nothing": lambda: b"",
     "junk": lambda: b"\x00\xff" * 1000,
     "another protocol": lambda: b"SSH-2.0-OpenSSH_9.9\r\n",
     "no number": lambda: b"HTTP/1.1 abc\r\n\r\n",
-    "status 99": lambda: answer(b"", "99 x"),
-    "status 999": lambda: answer(b"", "999 x", NEXT),
+    "status 99": lambda: response(b"", "99 x"),
+    "status 999": lambda: response(b"", "999 x", NEXT),
     "HTTP 9": lambda: b"HTTP/9.9 200 OK\r\n\r\n",
     "an endless status": lambda: endless(b"HTTP/1.1 200 ", b"a" * 65536),
     "endless headers": lambda: endless(b"HTTP/1.1 200 OK\r\n", b"A: b\r\n" * 1000),
@@ -69,25 +69,25 @@ ODD: dict[str, Callable[[], Answer]] = {
     "headers that drip": lambda: endless(b"HTTP/1.1 200 OK\r\n", b"A", 0.02),
     "100 for ever": lambda: endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
     "100 that drips": lambda: endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.02),
-    "101": lambda: answer(b"x", "101 Switching", NEXT),
-    "204 with a body": lambda: answer(b"surprise", "204 No Content", NEXT, "Upload-Offset: 5"),
-    "205": lambda: answer(b"", "205 Reset", NEXT),
-    "299": lambda: answer(b"{}", "299 Odd", NEXT),
-    "a redirect to nowhere": lambda: answer(b"", "302 Found", "Location: http://[", NEXT),
-    "a redirect to a file": lambda: answer(b"", "302 Found", "Location: file:///etc/passwd", NEXT),
-    "a redirect to itself": lambda: answer(b"", "307 Again", "Location: /", NEXT),
-    "300": lambda: answer(b"", "300 Choose", NEXT),
-    "304": lambda: answer(b"", "304 Same", NEXT),
-    "401 without a nonce": lambda: answer(b"{}", "401 Who"),
-    "an odd nonce": lambda: answer(b"{}", "401 Who", 'Fedhelp-Nonce: a"\r\n b: c\u00e4'),
-    "always another nonce": lambda: answer(
+    "101": lambda: response(b"x", "101 Switching", NEXT),
+    "204 with a body": lambda: response(b"surprise", "204 No Content", NEXT, "Upload-Offset: 5"),
+    "205": lambda: response(b"", "205 Reset", NEXT),
+    "299": lambda: response(b"{}", "299 Odd", NEXT),
+    "a redirect to nowhere": lambda: response(b"", "302 Found", "Location: http://[", NEXT),
+    "a redirect to a file": lambda: response(b"", "302 Found", "Location: file:///etc/passwd", NEXT),
+    "a redirect to itself": lambda: response(b"", "307 Again", "Location: /", NEXT),
+    "300": lambda: response(b"", "300 Choose", NEXT),
+    "304": lambda: response(b"", "304 Same", NEXT),
+    "401 without a nonce": lambda: response(b"{}", "401 Who"),
+    "an odd nonce": lambda: response(b"{}", "401 Who", 'Fedhelp-Nonce: a"\r\n b: c\u00e4'),
+    "always another nonce": lambda: response(
         b'{"code": "E_NONCE", "detail": "old", "remedy": "again"}', "401 Who", NEXT
     ),
-    "200 without a mark": lambda: answer(b'{"parcels": []}', marked=False),
-    "a page to sign in": lambda: answer(b"<html>", "200 OK", "Content-Type: text/html", marked=False),
-    "a gateway's error": lambda: answer(b"<html>", "502 Bad Gateway", marked=False),
+    "200 without a mark": lambda: response(b'{"parcels": []}', marked=False),
+    "a page to sign in": lambda: response(b"<html>", "200 OK", "Content-Type: text/html", marked=False),
+    "a gateway's error": lambda: response(b"<html>", "502 Bad Gateway", marked=False),
     **{
-        f"Retry-After {text}": partial(answer, b"{}", "503 Busy", f"Retry-After: {text}", NEXT)
+        f"Retry-After {text}": partial(response, b"{}", "503 Busy", f"Retry-After: {text}", NEXT)
         for text in ("nan", "inf", "-1", "1e999", "9" * 5000, "Wed, 21 Oct 2099 07:28:00 GMT", "", "\u00b2")
     },
     **{
@@ -100,7 +100,7 @@ ODD: dict[str, Callable[[], Answer]] = {
         )
     },
     **{
-        f"answers {text[:24]!r}": partial(answer, text, "200 OK", NEXT)
+        f"answers {text[:24]!r}": partial(response, text, "200 OK", NEXT)
         for text in (
             b"", b"[]", b"null", b"1e999", b"NaN", b'"x"', b"\xff\xfe\xfa", b"[" * 200_000, b'{"a":' * 200_000,
             b'{"parcels": null, "vouch": 5}', b'{"parcels": {}, "vouch": null}', b'{"parcels": [1, null, []]}',
@@ -108,17 +108,19 @@ ODD: dict[str, Callable[[], Answer]] = {
             gzip.compress(b'{"parcels": []}', mtime=0), b"9" * 10_000,
         )
     },
-    "an endless body": lambda: endless(answer(b"", "200 OK", NEXT, "Content-Length: 999999999999"), b"x" * 65536),
+    "an endless body": lambda: endless(response(b"", "200 OK", NEXT, "Content-Length: 999999999999"), b"x" * 65536),
     "a body without a length": lambda: endless(
         b"HTTP/1.1 200 OK\r\nX-Content-Type-Options: nosniff\r\n\r\n", b" " * 65536
     ),
-    "a body that drips": lambda: endless(answer(b"", "200 OK", NEXT, "Content-Length: 100000"), b"x", 0.02),
-    "a refusal that drips": lambda: endless(answer(b"", "400 Bad", NEXT, "Content-Length: 100000"), b"x", 0.02),
-    "a refusal without an end": lambda: endless(answer(b"", "400 Bad", NEXT, "Content-Length: 99999999"), b"x" * 65536),
-    "a negative length": lambda: answer(b"x" * 100, "200 OK", NEXT, "Content-Length: -1"),
-    "a length that is none": lambda: answer(b"x" * 100, "200 OK", NEXT, "Content-Length: abc"),
-    "a longer length": lambda: answer(b"x" * 100, "200 OK", NEXT, "Content-Length: 200"),
-    "a shorter length": lambda: answer(b"x" * 100, "200 OK", NEXT, "Content-Length: 2"),
+    "a body that drips": lambda: endless(response(b"", "200 OK", NEXT, "Content-Length: 100000"), b"x", 0.02),
+    "a refusal that drips": lambda: endless(response(b"", "400 Bad", NEXT, "Content-Length: 100000"), b"x", 0.02),
+    "a refusal without an end": lambda: endless(
+        response(b"", "400 Bad", NEXT, "Content-Length: 99999999"), b"x" * 65536
+    ),
+    "a negative length": lambda: response(b"x" * 100, "200 OK", NEXT, "Content-Length: -1"),
+    "a length that is none": lambda: response(b"x" * 100, "200 OK", NEXT, "Content-Length: abc"),
+    "a longer length": lambda: response(b"x" * 100, "200 OK", NEXT, "Content-Length: 200"),
+    "a shorter length": lambda: response(b"x" * 100, "200 OK", NEXT, "Content-Length: 2"),
     "chunks without end": lambda: endless(chunked(), b"10000\r\n" + b"x" * 65536 + b"\r\n"),
     "chunks that drip": lambda: endless(chunked(), b"1\r\nx\r\n", 0.02),
     "trailers without end": lambda: endless(chunked() + b"0\r\n", b"A: b\r\n" * 1000),
@@ -127,7 +129,7 @@ ODD: dict[str, Callable[[], Answer]] = {
         for length in (b"-1", b"-5", b"zz", b"", b"f" * 40, b"1_0", b"3;" + b"x" * 70_000)
     },
     **{
-        f"Upload-Offset {text}": partial(answer, b"", "201 Created", f"Upload-Offset: {text}", NEXT)
+        f"Upload-Offset {text}": partial(response, b"", "201 Created", f"Upload-Offset: {text}", NEXT)
         for text in ("-1", "+5", "1.5", "nan", "9" * 20, "9" * 5000, "0x10", " ", "\u00b2", str(2**53), "0")
     },
 }  # fmt: skip
@@ -162,25 +164,25 @@ def outcomes(charter: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         pool.shutdown(cancel_futures=True)
 
 
-def outcome_of(odd: Callable[[], Answer], charter: bytes, home: Path) -> Outcome:
+def outcome_of(odd: Callable[[], ResponseBytes], charter: bytes, home: Path) -> Outcome:
     sealed = home / "outbox" / f"{hash_of(charter)}.fhx"
     sealed.parent.mkdir()
     sealed.write_bytes(charter)
 
-    def all_odd(_: Asked) -> Answer:
+    def all_odd(_: ReceivedRequest) -> ResponseBytes:
         return odd()
 
-    def odd_file(request: Asked) -> Answer:
+    def odd_file(request: ReceivedRequest) -> ResponseBytes:
         return listing(entry(charter)) if "/parcels/" not in request.path else odd()
 
-    def odd_patch(request: Asked) -> Answer:
-        return answer(b"", "201 Created", "Upload-Offset: 700") if request.method == "POST" else odd()
+    def odd_patch(request: ReceivedRequest) -> ResponseBytes:
+        return response(b"", "201 Created", "Upload-Offset: 700") if request.method == "POST" else odd()
 
-    def odd_end(request: Asked) -> Answer:
+    def odd_end(request: ReceivedRequest) -> ResponseBytes:
         rest = "/parcels/" in request.path and "bytes=5-" in request.head.decode("latin-1")
         return odd() if rest else listing(entry(charter))
 
-    methods: list[tuple[Callable[[Asked], Answer], Callable[[HttpCarrier], Any]]] = [
+    methods: list[tuple[Callable[[ReceivedRequest], ResponseBytes], Callable[[HttpCarrier], Any]]] = [
         (all_odd, lambda site: site.check()),
         (all_odd, lambda site: site.charter_proof("a" * 32)),
         (all_odd, lambda site: list(site.charters())),
@@ -199,7 +201,7 @@ def outcome_of(odd: Callable[[], Answer], charter: bytes, home: Path) -> Outcome
         store.mkdir(parents=True)
         if answers is odd_end:
             (store / f"{hash_of(charter)}.part").write_bytes(charter[:5])
-        with hostile.front(answers) as front:
+        with hostile_front.running(answers) as front:
             site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, store, give_up_after=0.2)
             return tried(lambda: method(site))
 
@@ -224,18 +226,18 @@ def test_f21_an_odd_answer_is_a_refusal_with_a_code_in_bounded_time(
 @pytest.mark.parametrize("stands", [lambda asked: 0, lambda asked: 700, lambda asked: 10**15], ids=["0", "700", "far"])
 @pytest.mark.parametrize("status", ["204 Done", "409 Conflict", "404 None"])
 def test_f21_an_upload_that_gets_no_further_ends(
-    charter: bytes, tmp_path: Path, stands: Callable[[Asked], int], status: str
+    charter: bytes, tmp_path: Path, stands: Callable[[ReceivedRequest], int], status: str
 ) -> None:
     sealed = tmp_path / "parcel.fhx"
     sealed.write_bytes(charter)
     codes = {"409 Conflict": "E_UPLOAD_OFFSET", "404 None": "E_NOT_HERE"}
     body = json.dumps({"code": codes.get(status, ""), "detail": "x", "remedy": "y"}).encode()
 
-    def answers(request: Asked) -> Answer:
+    def answers(request: ReceivedRequest) -> ResponseBytes:
         offset = f"Upload-Offset: {stands(request)}"
-        return answer(b"", "201 Created", offset) if request.method == "POST" else answer(body, status, offset)
+        return response(b"", "201 Created", offset) if request.method == "POST" else response(body, status, offset)
 
-    with hostile.front(answers) as front:
+    with hostile_front.running(answers) as front:
         site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path, give_up_after=0.3)
         with pytest.raises(OfflineError):
             site.put(sealed)
@@ -262,10 +264,10 @@ def test_f21_a_file_that_brings_no_byte_or_other_bytes_ends(charter: bytes, tmp_
         if bytes(size - start) == body:
             part.write_bytes(bytes(start))
 
-        def answers(request: Asked, given: bytes = answer(body, status, *headers)) -> Answer:
+        def answers(request: ReceivedRequest, given: bytes = response(body, status, *headers)) -> ResponseBytes:
             return given if "/parcels/" in request.path else listing(entry(charter))
 
-        with hostile.front(answers) as front:
+        with hostile_front.running(answers) as front:
             site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, store, give_up_after=0.3)
             with pytest.raises(NotAFrontError):
                 list(site.fetch(frozenset()))
@@ -275,11 +277,11 @@ def test_f21_a_file_that_brings_no_byte_or_other_bytes_ends(charter: bytes, tmp_
 def test_f21_a_file_that_was_spoilt_by_one_front_comes_whole_from_an_honest_one(charter: bytes, tmp_path: Path) -> None:
     bad = bytes(len(charter))
 
-    def answers(request: Asked) -> Answer:
-        return answer(served[0]) if "/parcels/" in request.path else listing(entry(charter))
+    def answers(request: ReceivedRequest) -> ResponseBytes:
+        return response(served[0]) if "/parcels/" in request.path else listing(entry(charter))
 
     served = [bad]
-    with hostile.front(answers) as front:
+    with hostile_front.running(answers) as front:
         site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", give_up_after=2)
         assert tried(lambda: list(site.fetch(frozenset()))) == "E_NO_FRONT"
         served[0] = charter
@@ -305,11 +307,11 @@ def test_f22_names_and_numbers_of_the_other_side_are_what_they_should_be_or_refu
     (tmp_path / "charter").mkdir()
     (tmp_path / "charter" / "0001.fhx").write_bytes(b"pinned")
 
-    def answers(request: Asked) -> Answer:
-        return answer(charter) if "/parcels/" in request.path else listing(entry(charter, **other))
+    def answers(request: ReceivedRequest) -> ResponseBytes:
+        return response(charter) if "/parcels/" in request.path else listing(entry(charter, **other))
 
     before = sorted(tmp_path.rglob("*"))
-    with hostile.front(answers) as front:
+    with hostile_front.running(answers) as front:
         site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "incoming", give_up_after=2)
         for method in (site.fetch, site.receipts):
             with pytest.raises(NotAFrontError):
@@ -329,7 +331,7 @@ def test_f22_a_list_of_more_than_there_can_be_of_a_kind_is_refused_before_anythi
     charter: bytes, tmp_path: Path, kind: str, size: int, count: int
 ) -> None:
     listed = [entry(charter, kind=kind, hash=f"{index:064x}", size=size) for index in range(count)]
-    with hostile.front(lambda _: listing(*listed)) as front:
+    with hostile_front.running(lambda _: listing(*listed)) as front:
         site = HttpCarrier(
             front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", give_up_after=2, max_model_bytes=50 << 20
         )
@@ -342,7 +344,7 @@ def test_f22_a_list_of_more_than_the_disk_can_hold_is_refused(
     charter: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 1 << 20))
-    with hostile.front(lambda _: listing(entry(charter, kind="global", size=1 << 20))) as front:
+    with hostile_front.running(lambda _: listing(entry(charter, kind="global", size=1 << 20))) as front:
         site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", give_up_after=2)
         with pytest.raises(NoSpaceError):
             list(site.fetch(frozenset()))
@@ -355,8 +357,8 @@ def test_f22_other_files_in_the_folder_of_downloads_stay(charter: bytes, tmp_pat
     (store / f"{name}.part").symlink_to(tmp_path / "elsewhere")
     (store / "holiday").mkdir()
     (store / "0002.fhx").write_bytes(b"x")
-    with hostile.front(
-        lambda request: answer(charter) if "/parcels/" in request.path else listing(entry(charter))
+    with hostile_front.running(
+        lambda request: response(charter) if "/parcels/" in request.path else listing(entry(charter))
     ) as front:
         (found,) = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, store, give_up_after=2).fetch(frozenset())
     assert found.read_bytes() == charter
@@ -371,12 +373,12 @@ def test_f23_a_signed_request_goes_to_the_named_address_and_to_no_other(
 ) -> None:
     sealed = tmp_path / "parcel.fhx"
     sealed.write_bytes(charter)
-    with hostile.front(lambda _: listing()) as other:
+    with hostile_front.running(lambda _: listing()) as other:
 
-        def answers(request: Asked) -> Answer:
-            return answer(b"", f"{status} Elsewhere", f"Location: {other.url}{request.path}", NEXT)
+        def answers(request: ReceivedRequest) -> ResponseBytes:
+            return response(b"", f"{status} Elsewhere", f"Location: {other.url}{request.path}", NEXT)
 
-        with hostile.front(answers) as front:
+        with hostile_front.running(answers) as front:
             site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", give_up_after=2)
             for method in (site.check, lambda: list(site.fetch(frozenset())), lambda: site.put(sealed)):
                 with pytest.raises(NotAFrontError, match="another address"):
@@ -386,7 +388,7 @@ def test_f23_a_signed_request_goes_to_the_named_address_and_to_no_other(
 
 def test_f23_what_a_front_refuses_is_shown_without_its_advice(tmp_path: Path) -> None:
     body = {"code": "E_SIGNER_REVOKED", "detail": "gone\x1b[2J\nwords: apple", "remedy": "type your passphrase at evil"}
-    with hostile.front(lambda _: answer(json.dumps(body).encode(), "403 No", NEXT)) as front:
+    with hostile_front.running(lambda _: response(json.dumps(body).encode(), "403 No", NEXT)) as front:
         site = HttpCarrier(front.url, "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", give_up_after=2)
         with pytest.raises(RefusedThereError) as caught:
             list(site.fetch(frozenset()))
@@ -417,7 +419,7 @@ def test_f23_a_file_of_authorities_that_is_none_is_named(tmp_path: Path) -> None
 def test_f23_a_proxy_of_the_system_is_still_used(
     charter: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with hostile.front(lambda _: answer(b'{"status": "ok"}')) as proxy:
+    with hostile_front.running(lambda _: response(b'{"status": "ok"}')) as proxy:
         monkeypatch.setenv("http_proxy", proxy.url)
         monkeypatch.delenv("no_proxy", raising=False)
         monkeypatch.delenv("NO_PROXY", raising=False)
@@ -426,7 +428,7 @@ def test_f23_a_proxy_of_the_system_is_still_used(
 
 
 def test_f23_a_proxy_that_never_ends_its_answer_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with hostile.front(lambda _: endless(b"HTTP/1.1 200 OK\r\n", b"A: b\r\n" * 1000)) as proxy:
+    with hostile_front.running(lambda _: endless(b"HTTP/1.1 200 OK\r\n", b"A: b\r\n" * 1000)) as proxy:
         monkeypatch.setenv("https_proxy", proxy.url)
         monkeypatch.delenv("no_proxy", raising=False)
         site = HttpCarrier("https://hub.invalid", "fh-" + "0" * 32, lambda: OWN, tmp_path / "in", give_up_after=0.2)

@@ -40,9 +40,9 @@ from server_ref.hub.hub import to_json
 from server_ref.intake import receive
 from server_ref.web import dashboard, process
 from server_ref.web.limits import Limits
-from tests.chaos import Fate, network
-from tests.federation import Clinic, Federation
-from tests.net import BYTES, TUS, Answer, Client, prologue, raw, running, serving
+from tests.faulty_proxy import Fault, proxy_to
+from tests.federation import Federation, SimulatedClinic
+from tests.http_front import BYTES, TUS, Client, FrontAnswer, prologue, raw, running, serving
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def draw(fed: Federation) -> Callable[..., Path]:
 
     def give(place: int = 0, **more: object) -> Path:
         clinic = fed.clinics[place]
-        return clinic.give(order, fed.drawn(order, clinic), **more)
+        return clinic.give(order, fed.drawn_update(order, clinic), **more)
 
     return give
 
@@ -84,7 +84,7 @@ def test_f01_a_wrong_offset_changes_nothing(client: Client, share: Path, offset:
     asked = {"+1": str(begun + 1), "high": str(share.stat().st_size + 1)}.get(offset, offset)
     answer = client.ask("PATCH", f"/v1/uploads/{share.stem}", b"x", {**BYTES, "Upload-Offset": asked})
     assert (answer.status, answer.code) in ((409, "E_UPLOAD_OFFSET"), (400, "E_REQUEST"))
-    assert client.where(share.stem).offset == begun
+    assert client.offset_of(share.stem).offset == begun
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -99,8 +99,8 @@ def test_f02_more_bytes_than_are_missing_are_refused_and_none_is_kept(
         answer = raw(client.port, request.encode() + b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data))
         assert answer.startswith(b"HTTP/1.1 413")
     else:
-        assert client.go_on(share.stem, begun, data).code == "E_PAYLOAD_SIZE"
-    assert client.where(share.stem).offset == begun
+        assert client.append(share.stem, begun, data).code == "E_PAYLOAD_SIZE"
+    assert client.offset_of(share.stem).offset == begun
     assert client.send(share).status == 204
     assert fed.hub.database.parcel_path(share.stem).read_bytes() == share.read_bytes()
 
@@ -112,9 +112,9 @@ def test_f04_of_two_patches_the_newer_wins_and_the_bytes_are_right(
     data, begun = share.read_bytes(), client.begin(share).offset
     with patch(client.port, share, begun, len(data) - begun) as older:
         older.sendall(data[begun : begun + came])
-        stands = client.where(share.stem).offset if came else begun
+        stands = client.offset_of(share.stem).offset if came else begun
         assert begun <= stands <= begun + came
-        assert client.go_on(share.stem, stands, data[stands:]).status == 204
+        assert client.append(share.stem, stands, data[stands:]).status == 204
         assert older.recv(1000).startswith(b"HTTP/1.1 409")
     assert fed.hub.database.parcel_path(share.stem).read_bytes() == data
     assert received(fed, share) == 1
@@ -123,16 +123,16 @@ def test_f04_of_two_patches_the_newer_wins_and_the_bytes_are_right(
 @pytest.mark.parametrize("reset", [False, True])
 def test_f05_an_upload_goes_on_where_the_line_broke(client: Client, fed: Federation, share: Path, reset: bool) -> None:
     size = share.stat().st_size
-    fates = iter([Fate(), *(Fate(cut=cut, reset=reset) for cut in (size // 3, size // 2))])
-    with network(client.port, fates) as port:
+    fates = iter([Fault(), *(Fault(cut=cut, reset=reset) for cut in (size // 3, size // 2))])
+    with proxy_to(client.port, fates) as port:
         bad = Client(port, client.federation)
         stands = bad.begin(share).offset
         for _ in range(2):
             with pytest.raises((OSError, HTTPException)):
-                bad.go_on(share.stem, stands, share.read_bytes()[stands:])
-            stands = client.where(share.stem).offset
+                bad.append(share.stem, stands, share.read_bytes()[stands:])
+            stands = client.offset_of(share.stem).offset
     assert stands > client.begin(share).offset - 1
-    assert client.go_on(share.stem, stands, share.read_bytes()[stands:]).status == 204
+    assert client.append(share.stem, stands, share.read_bytes()[stands:]).status == 204
     assert fed.hub.database.parcel_path(share.stem).read_bytes() == share.read_bytes()
 
 
@@ -141,11 +141,11 @@ def test_f06_answers_that_were_lost_are_given_again(client: Client, fed: Federat
     first, again = client.begin(share), client.begin(share)
     assert (first.status, again.status) == (201, 200)
     assert (first.offset, first.headers["location"]) == (again.offset, again.headers["location"])
-    done = client.go_on(share.stem, first.offset, data[first.offset :])
+    done = client.append(share.stem, first.offset, data[first.offset :])
     for repeated in (
-        client.go_on(share.stem, first.offset, data[first.offset :]),
+        client.append(share.stem, first.offset, data[first.offset :]),
         client.begin(share),
-        client.where(share.stem),
+        client.offset_of(share.stem),
     ):
         assert repeated.headers["fedhelp-receipt"] == done.headers["fedhelp-receipt"]
         assert repeated.offset == len(data)
@@ -168,7 +168,7 @@ def test_f07_those_who_drip_are_cut_and_hinder_nobody(fed: Federation, draw: Cal
         assert b"E_SLOW" in b"".join(iter(lambda: drip.recv(1000), b""))
         for line in (*slow, drip):
             line.close()
-        assert client.where(first.stem).offset == begun + 1
+        assert client.offset_of(first.stem).offset == begun + 1
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_f11_a_method_is_not_changed_by_a_header(client: Client, share: Path) ->
     begun = client.begin(share).offset
     headers = {**TUS, "X-HTTP-Method-Override": "DELETE", "X-HTTP-Method": "DELETE"}
     assert client.ask("POST", f"/v1/uploads/{share.stem}", headers=headers).code == "E_METHOD"
-    assert client.where(share.stem).offset == begun
+    assert client.offset_of(share.stem).offset == begun
 
 
 def test_f12_a_body_of_another_kind_is_refused_and_never_inflated(client: Client, share: Path) -> None:
@@ -279,8 +279,8 @@ def test_f13_a_thousand_uploads_of_one_signer_are_four(
     client: Client, fed: Federation, draw: Callable[..., Path], effort: Callable[[int, int], int]
 ) -> None:
     first = draw()
-    answers = [client.patient(partial(client.begin, first))]
-    answers += [client.patient(partial(client.begin, share)) for share in _others(fed, first, effort(99, 999))]
+    answers = [client.retry_while_busy(partial(client.begin, first))]
+    answers += [client.retry_while_busy(partial(client.begin, share)) for share in _others(fed, first, effort(99, 999))]
     assert [answer.status for answer in answers[:5]] == [201, 201, 201, 201, 429]
     assert {answer.code for answer in answers[4:]} == {"E_QUOTA"}
     assert client.send(draw(1)).status == 204
@@ -336,20 +336,23 @@ def test_f14_a_flood_from_one_address_has_to_wait(fed: Federation, share: Path) 
 
 def test_b17_requests_to_join_need_an_invite_and_are_few_for_each(client: Client, fed: Federation) -> None:
     code, _ = members.invite(fed.hub, "Clinic 3", "small", 14)
-    stranger = Clinic(fed.hub.federation, fed.folder / "stranger")
-    assert client.begin(stranger.ask_in(members.invite(fed.hub, "x", "small", 14)[0]), first=10**6).status == 201
-    part = client.begin(stranger.ask_in(code))
+    stranger = SimulatedClinic(fed.hub.federation, fed.folder / "stranger")
+    assert (
+        client.begin(stranger.enrolment_request(members.invite(fed.hub, "x", "small", 14)[0]), first=10**6).status
+        == 201
+    )
+    part = client.begin(stranger.enrolment_request(code))
     assert (part.status, part.code) == (400, "E_REQUEST")
     unknown = members.invite(Federation(fed.folder / "other", clinics=0).hub, "x", "small", 14)[0]
-    assert client.begin(stranger.ask_in(unknown), first=10**6).code == "E_INVITE_UNKNOWN"
-    answers = [client.begin(stranger.ask_in(code), first=10**6) for _ in range(6)]
+    assert client.begin(stranger.enrolment_request(unknown), first=10**6).code == "E_INVITE_UNKNOWN"
+    answers = [client.begin(stranger.enrolment_request(code), first=10**6) for _ in range(6)]
     assert [answer.status for answer in answers] == [201] * 5 + [429]
     assert not list((fed.hub.home / "incoming").iterdir())
 
 
 def _without_code(fed: Federation, code: str) -> Path:
     """A request of somebody who has seen an invite's id, and does not know its code."""
-    stranger = Clinic(fed.hub.federation, fed.folder / "stranger")
+    stranger = SimulatedClinic(fed.hub.federation, fed.folder / "stranger")
     context = statement.new_context("enrol", federation=fed.hub.federation)
     asked = {**enrol.request_body(code, "Clinic 3", stranger.keys.public, context), "proof": "0" * 64}
     return stranger._sealed(context, to_json(asked), [])
@@ -359,8 +362,8 @@ def test_b17_who_does_not_know_the_code_takes_no_try_from_the_site_that_does(cli
     code, _ = members.invite(fed.hub, "Clinic 3", "small", 14)
     wrong = [client.begin(_without_code(fed, code), first=10**6) for _ in range(8)]
     assert [answer.code for answer in wrong] == ["E_INVITE_PROOF"] * 5 + ["E_RATE"] * 3
-    genuine = Clinic(fed.hub.federation, fed.folder / "genuine")
-    assert client.begin(genuine.ask_in(code, "Clinic 3"), first=10**6).headers["fedhelp-receipt"]
+    genuine = SimulatedClinic(fed.hub.federation, fed.folder / "genuine")
+    assert client.begin(genuine.enrolment_request(code, "Clinic 3"), first=10**6).headers["fedhelp-receipt"]
 
 
 _FOREIGN = statement.new_context("enrol", federation=f"fh-{0:032}")
@@ -385,15 +388,15 @@ def test_f27_a_flood_of_requests_to_join_leaves_nothing_and_a_genuine_clinic_com
 ) -> None:
     """From several addresses, each with keys and an invite of its own making."""
     code, _ = members.invite(fed.hub, "Clinic 3", "small", 14)
-    genuine = Clinic(fed.hub.federation, fed.folder / "genuine").ask_in(code, "Clinic 3")
+    genuine = SimulatedClinic(fed.hub.federation, fed.folder / "genuine").enrolment_request(code, "Clinic 3")
     kept = len(list((fed.hub.home / "parcels").glob("*/*")))
     with serving(fed.hub.home) as process:
         before, codes = 0, set()
         for number in range(effort(150, 2000)):
-            stranger = Clinic(fed.hub.federation, fed.folder / "strangers")
-            path = stranger.ask_in(enrol.new_code())
+            stranger = SimulatedClinic(fed.hub.federation, fed.folder / "strangers")
+            path = stranger.enrolment_request(enrol.new_code())
             client = Client(process.port, fed.hub.federation, source=f"127.0.0.{2 + number % 8}")
-            codes.add(client.patient(partial(client.begin, path, 10**6)).code)
+            codes.add(client.retry_while_busy(partial(client.begin, path, 10**6)).code)
             path.unlink()
             before = before or process.memory() * (number >= 100)
         after = process.memory()
@@ -407,7 +410,7 @@ def test_f27_a_flood_of_requests_to_join_leaves_nothing_and_a_genuine_clinic_com
 
 
 def test_f27_a_request_without_an_invite_is_refused_before_a_byte_is_written(client: Client, fed: Federation) -> None:
-    path = Clinic(fed.hub.federation, fed.folder / "stranger").ask_in(enrol.new_code())
+    path = SimulatedClinic(fed.hub.federation, fed.folder / "stranger").enrolment_request(enrol.new_code())
     assert client.begin(path, first=10**6).code == "E_INVITE_UNKNOWN"
     assert not (fed.hub.home / "incoming").exists()
 
@@ -486,7 +489,7 @@ def test_f17_a_model_that_is_cut_is_fetched_on(client: Client, fed: Federation, 
     hash_ = fed.hub.newest_parcel("global")["hash"]
     whole, path = fed.hub.database.parcel_path(hash_).read_bytes(), f"/v1/parcels/{hash_}"
     found = b""
-    with network(client.port, itertools.cycle([Fate(cut_answer=400_000)])) as port:
+    with proxy_to(client.port, itertools.cycle([Fault(cut_answer=400_000)])) as port:
         bad, tries = Client(port, client.federation), 0
         while len(found) < len(whole):
             headers = {"Range": f"bytes={len(found)}-", "If-Range": f'"{hash_}"'} if found else {}
@@ -536,7 +539,7 @@ def test_f17_parts_and_copies_that_are_there_already(client: Client, fed: Federa
 # --- time and trust --------------------------------------------------------------------------------------------------
 def _time_passes(fed: Federation, **by: float) -> None:
     """The hub's clock never goes back behind its log."""
-    fed.clock.go_on(**by)
+    fed.clock.advance(**by)
     with fed.hub.database.transaction():
         fed.hub.log("test", "time")
 
@@ -549,7 +552,7 @@ def test_f16_what_was_begun_before_the_deadline_may_end_soon_after_it(
     _time_passes(fed, days=7, minutes=10)
     answer = client.begin(second)
     assert (answer.status, answer.code) == (410, "E_ROUND_CLOSED")
-    assert client.go_on(first.stem, begun, first.read_bytes()[begun:]).status == 204
+    assert client.append(first.stem, begun, first.read_bytes()[begun:]).status == 204
 
 
 def test_f16_what_was_begun_before_the_deadline_may_not_end_long_after_it(
@@ -558,7 +561,7 @@ def test_f16_what_was_begun_before_the_deadline_may_not_end_long_after_it(
     share = draw()
     begun = client.begin(share).offset
     _time_passes(fed, days=7, minutes=61)
-    answer = client.go_on(share.stem, begun, share.read_bytes()[begun:])
+    answer = client.append(share.stem, begun, share.read_bytes()[begun:])
     assert (answer.status, answer.code) == (410, "E_ROUND_CLOSED")
     assert client.ask("PATCH", f"/v1/uploads/{share.stem}", b"", {**BYTES, "Upload-Offset": "0"}).status == 404
 
@@ -572,7 +575,7 @@ def test_f16_a_round_waits_a_little_for_what_is_on_its_way(
     _time_passes(fed, days=7, minutes=10)
     with pytest.raises(QuorumError, match="missing: site-002"):
         fed.aggregate()
-    assert client.go_on(second.stem, begun, second.read_bytes()[begun:]).status == 204
+    assert client.append(second.stem, begun, second.read_bytes()[begun:]).status == 204
     assert fed.aggregate()["accepted"] == ["site-001", "site-002"]
 
 
@@ -582,10 +585,10 @@ def test_b03_a_site_that_is_revoked_while_it_sends_is_refused_at_the_end(
     share = draw()
     begun = client.begin(share).offset
     members.revoke(fed.hub, fed.coordinator_keys, "site-001", 1, "lost PC")
-    answer = client.go_on(share.stem, begun, share.read_bytes()[begun:])
+    answer = client.append(share.stem, begun, share.read_bytes()[begun:])
     assert (answer.status, answer.code) == (403, "E_SIGNER_REVOKED")
     assert not list((fed.hub.home / "incoming").iterdir())
-    assert fed.states() == {}
+    assert fed.update_states() == {}
 
 
 def _certificate(folder: Path, *, name: str = "localhost", days: int = 1) -> tuple[Path, Path]:
@@ -637,8 +640,8 @@ def test_f19_without_tls_whatever_is_changed_on_the_way_is_refused(
     client: Client, fed: Federation, share: Path
 ) -> None:
     stands = client.begin(share).offset
-    with network(client.port, iter([Fate(corrupt=500_000)])) as port:
-        answer = Client(port, client.federation).go_on(share.stem, stands, share.read_bytes()[stands:])
+    with proxy_to(client.port, iter([Fault(corrupt=500_000)])) as port:
+        answer = Client(port, client.federation).append(share.stem, stands, share.read_bytes()[stands:])
     assert (answer.status, answer.code) == (400, "E_PAYLOAD_HASH")
     assert client.send(share).status == 204
     assert fed.hub.database.parcel_path(share.stem).read_bytes() == share.read_bytes()
@@ -669,17 +672,17 @@ def test_c03_eight_at_once_begin_one_upload_that_is_accepted_once(client: Client
         ended = list(pool.map(lambda _: _stubborn(client, share), range(8)))
     assert len({answer.headers["fedhelp-receipt"] for answer in ended}) == 1
     assert received(fed, share) == 1
-    assert fed.states() == {"site-001/1": "received"}
+    assert fed.update_states() == {"site-001/1": "received"}
 
 
-def _stubborn(client: Client, share: Path, mind: Callable[[Answer], bool] = lambda answer: False) -> Answer:
+def _stubborn(client: Client, share: Path, mind: Callable[[FrontAnswer], bool] = lambda answer: False) -> FrontAnswer:
     """Send, whatever happens, until there is a receipt."""
     data = share.read_bytes()
     while True:
         with suppress(OSError, HTTPException):
             answer = client.begin(share)
             while answer.status < 300 and "fedhelp-receipt" not in answer.headers:
-                answer = client.go_on(share.stem, answer.offset, data[answer.offset : answer.offset + (256 << 10)])
+                answer = client.append(share.stem, answer.offset, data[answer.offset : answer.offset + (256 << 10)])
             if "fedhelp-receipt" in answer.headers:
                 return answer
 
@@ -691,17 +694,17 @@ def test_f05_a_bad_network_costs_time_and_nothing_else(
     """And F06 and F19, at random: cut, reset, repeated and corrupted requests, lost answers."""
     stream = np.random.default_rng(7)
 
-    def fates() -> Iterator[Fate]:
+    def fates() -> Iterator[Fault]:
         for _ in range(effort(40, 400)):
             cut, corrupt = (int(stream.integers(1, 600_000)) for _ in range(2))
             yield stream.choice(
                 np.array([
-                    Fate(cut=cut), Fate(cut=cut, reset=True), Fate(cut_answer=int(stream.integers(0, 300))),
-                    Fate(corrupt=corrupt), Fate(again=True), Fate(pause=0.001), Fate(),
+                    Fault(cut=cut), Fault(cut=cut, reset=True), Fault(cut_answer=int(stream.integers(0, 300))),
+                    Fault(corrupt=corrupt), Fault(again=True), Fault(pause=0.001), Fault(),
                 ])
             )  # fmt: skip
 
-    with network(client.port, fates()) as port:
+    with proxy_to(client.port, fates()) as port:
         bad = Client(port, client.federation)
         for place in (0, 1):
             share = draw(place)
@@ -743,7 +746,7 @@ def test_f20_no_request_whatever_breaks_the_front(
         )  # fmt: skip
         assert done.returncode == 0, done.stdout
         client = Client(port, fed.hub.federation)
-        if client.where(share.stem).status == 404:
+        if client.offset_of(share.stem).status == 404:
             assert client.begin(share).status == 201
         client.ask("DELETE", f"/v1/uploads/{share.stem}", headers=TUS)
         assert client.send(share).status == 204

@@ -20,9 +20,9 @@ PICTURES = Path(os.environ.get("FEDHELP_PICTURES", Path(__file__).parents[2] / "
 def test_answers_show_their_pictures_and_lead_to_the_next_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answer_formats, "_IMAGES_PER_PAGE", 4)
     (tmp_path / "model").mkdir()
-    folder = bundles.pictures(tmp_path / "in", 6)
+    folder = bundles.write_test_images(tmp_path / "in", 6)
     (folder / "bad.png").write_bytes(b"")
-    page, _ = answering.write_answers(tmp_path / "out", bundles.opened(tmp_path / "model"), [folder], "html")
+    page, _ = answering.write_answers(tmp_path / "out", bundles.loaded_bundle(tmp_path / "model"), [folder], "html")
     with browser(tmp_path / "profile") as tab:
         tab.open(page.as_uri())
         assert tab.html().count("<img") == 4

@@ -14,7 +14,7 @@ from server_ref.rounds import close, lifecycle, review
 from server_ref.web.dashboard import DashboardAccess
 from tests.browser.chromium import PROGRAM, browser
 from tests.federation import Federation
-from tests.net import running
+from tests.http_front import running
 
 pytestmark = pytest.mark.skipif(not PROGRAM, reason="not installed: chromium")
 PICTURES = Path(os.environ.get("FEDHELP_PICTURES", Path(__file__).parents[2] / "build" / "pictures"))
@@ -28,10 +28,10 @@ def fed(three: Federation) -> Federation:
         order = fed.open()
         for index, clinic in enumerate(fed.clinics):
             facts = {"examples": 100, "val": 50, "correct": 30 + 4 * order.round + index}
-            receive.receive(fed.hub, clinic.give(order, fed.drawn(order, clinic), facts=facts))
+            receive.receive(fed.hub, clinic.give(order, fed.drawn_update(order, clinic), facts=facts))
         fed.aggregate()
     order = fed.open()
-    fed.play(order, without=("site-002", "site-003"))
+    fed.send_updates(order, without=("site-002", "site-003"))
     receive.receive(fed.hub, fed.clinics[1].give(order, fed.base(order)))
     fed.judge()
     close._quarantine_outliers(fed.hub, fed.coordinator_keys, lifecycle.open_round(fed.hub))
@@ -60,14 +60,14 @@ def test_a_coordinator_opens_the_link_sees_the_round_and_releases_an_update(fed:
     assert complaints == []
 
 
-@pytest.mark.usefixtures("opens_here")
+@pytest.mark.usefixtures("open_in_process")
 def test_a_long_name_pushes_nothing_aside_and_a_refused_update_shows_its_code(
     three: Federation, tmp_path: Path
 ) -> None:
     for name in ("Centre hospitalier universitaire de la Sainte-Trinité, service de dermatologie", "x" * 90):
         three.join(name=name)
     task, last = three.open(), three.clinics[-1]
-    receive.receive(three.hub, last.give(task, three.drawn(task, last), facts={"pad": "no count of images"}))
+    receive.receive(three.hub, last.give(task, three.drawn_update(task, last), facts={"pad": "no count of images"}))
     three.judge()
     access = DashboardAccess()
     with running(three.hub.home, access=access) as port, browser(tmp_path / "profile") as tab:
@@ -79,10 +79,10 @@ def test_a_long_name_pushes_nothing_aside_and_a_refused_update_shows_its_code(
             assert tab.right_edge(column) < width
 
 
-def test_a_hub_without_a_site_says_what_to_do(made_of: Callable[[int], Federation], tmp_path: Path) -> None:
+def test_a_hub_without_a_site_says_what_to_do(federation_of: Callable[[int], Federation], tmp_path: Path) -> None:
     access = DashboardAccess()
     with (
-        made_of(0).lent(tmp_path / "hub") as fed,
+        federation_of(0).temporary_copy(tmp_path / "hub") as fed,
         running(fed.hub.home, access=access) as port,
         browser(tmp_path / "profile") as tab,
     ):

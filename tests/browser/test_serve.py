@@ -25,7 +25,10 @@ pytestmark = pytest.mark.skipif(not PROGRAM, reason="not installed: chromium")
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[local_server.LocalServer, Browser]]:
     folder = tmp_path_factory.mktemp("served")
-    with local_server.running(DiagnosisApp(bundles.opened(folder))) as server, browser(folder / "profile") as tab:
+    with (
+        local_server.running(DiagnosisApp(bundles.loaded_bundle(folder))) as server,
+        browser(folder / "profile") as tab,
+    ):
         yield server, tab
         loaded, complaints = tab.loaded, tab.complaints
     assert {urlsplit(url).netloc for url in loaded if not url.startswith("data:")} == {server.host}
@@ -35,7 +38,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[local_ser
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     """A picture that is wider than high, a broken one, and one that is unlike all."""
-    folder = bundles.pictures(tmp_path / "in", 1)
+    folder = bundles.write_test_images(tmp_path / "in", 1)
     with Image.open(folder / "000.png") as opened:
         opened.resize((2 * opened.width, opened.height), Image.Resampling.NEAREST).save(folder / "wide.png")
     (folder / "broken <b>.png").write_bytes(b"no picture")

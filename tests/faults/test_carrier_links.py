@@ -20,9 +20,9 @@ from server_ref.admin import exchange
 from server_ref.rounds import lifecycle
 from tests import command
 from tests.clinic import Clinic
-from tests.desk import Desk, works
 from tests.faults.conftest import humble as humble
 from tests.federation import PLAN, Federation, nobody
+from tests.site_and_hub import SiteAndHub, succeeds
 
 posix = pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
 
@@ -84,11 +84,11 @@ def test_g19_a_command_refuses_such_a_stick_before_it_takes_anything_in(
 @posix
 def test_g19_updates_are_not_read_through_a_link(three: Federation, stick: Path) -> None:
     task = three.open()
-    share = three.clinics[0].give(task, three.drawn(task, three.clinics[0]))
+    share = three.clinics[0].give(task, three.drawn_update(task, three.clinics[0]))
     (stick / TO_COORDINATOR).symlink_to(share.parent)
     with pytest.raises(FileKindError):
         exchange.exchange(three.hub, stick)
-    assert three.states() == {}
+    assert three.update_states() == {}
 
 
 @posix
@@ -156,7 +156,7 @@ def test_g19_a_carrier_may_be_reached_by_a_link_of_ones_own(three: Federation, s
 @posix
 def test_g19_a_site_neither_writes_nor_reads_through_a_link(clinic: Clinic, tmp_path: Path) -> None:
     clinic.join()
-    clinic.trip()
+    clinic.carry_stick()
     (clinic.stick / FROM_COORDINATOR).rename(tmp_path / "elsewhere")
     (clinic.stick / FROM_COORDINATOR).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(FileKindError, match=FROM_COORDINATOR):
@@ -203,7 +203,7 @@ def test_g19_windows_junctions_lead_elsewhere_and_files_in_the_cloud_do_not() ->
 
 # --- G08: damage with the right name -------------------------------------------------------------------------------
 def test_g08_an_update_that_was_damaged_on_the_stick_is_sent_again(clinic: Clinic) -> None:
-    clinic.take_up()
+    clinic.join_and_fetch_task()
     clinic.train()
     outbox.seal_current(clinic.home, nobody)
     (sent,) = clinic.upload()
@@ -214,7 +214,7 @@ def test_g08_an_update_that_was_damaged_on_the_stick_is_sent_again(clinic: Clini
         clinic.upload()
         assert path.read_bytes() == whole
     clinic.collect()
-    assert clinic.federation.states() == {"site-004/1": "accepted"}
+    assert clinic.federation.update_states() == {"site-004/1": "accepted"}
 
 
 def test_g08_what_was_damaged_among_what_a_hub_left_is_left_again(three: Federation, stick: Path) -> None:
@@ -245,26 +245,26 @@ def test_g06_a_folder_in_the_place_of_a_parcel_is_named_and_the_others_are_left(
 def test_g06_a_file_that_may_not_be_read_with_a_name_that_is_no_text_stops_nothing(
     tmp_path: Path, humble: tuple[str, ...]
 ) -> None:
-    desk = Desk(tmp_path, PLAN, locked=False)
-    works(desk.hub("init", "--plan", "plan.toml"))
-    works(desk.hub("exchange", desk.stick))
-    odd = Path(os.fsdecode(os.fsencode(desk.stick / TO_COORDINATOR) + b"/\xff\xfe"))
+    people = SiteAndHub(tmp_path, PLAN, locked=False)
+    succeeds(people.hub("init", "--plan", "plan.toml"))
+    succeeds(people.hub("exchange", people.stick))
+    odd = Path(os.fsdecode(os.fsencode(people.stick / TO_COORDINATOR) + b"/\xff\xfe"))
     try:
         odd.write_bytes(b"secret")
     except OSError:
         pytest.skip("this disk takes no such names")
     odd.chmod(0)
     done = command.run(
-        "exchange", str(desk.stick), "--json", home=desk.folder, program=command.COORDINATOR,
-        before=humble, env={"FEDHELP_HOME": str(desk.folder / "hub")},
+        "exchange", str(people.stick), "--json", home=people.folder, program=command.COORDINATOR,
+        before=humble, env={"FEDHELP_HOME": str(people.folder / "hub")},
     )  # fmt: skip
-    refused = command.answer(works(done))["refused"]
+    refused = command.json_output(succeeds(done))["refused"]
     assert [(one["file"], one["code"]) for one in refused] == [(r"\udcff\udcfe", "E_PERMISSION")]
 
 
 def test_g06_what_lies_among_the_news_of_a_site_is_named_there(clinic: Clinic) -> None:
     clinic.join()
-    clinic.trip()
+    clinic.carry_stick()
     (clinic.stick / FROM_COORDINATOR / "folder.fhx").mkdir()
     (clinic.stick / FROM_COORDINATOR / "notes.txt").write_bytes(b"buy bread")
     taken: inbox.DownloadResult = clinic.download()

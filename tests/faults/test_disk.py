@@ -11,7 +11,7 @@ import pytest
 
 from fedhelp_edge import errors
 from fedhelp_edge.parcel import keys, parcel
-from tests.command import refusal, run
+from tests.command import error_code, run
 
 Disk = Callable[[int], Path]
 
@@ -44,7 +44,7 @@ def test_keys_on_a_full_disk_are_an_error_and_no_keys(tiny_disk: Disk, tmp_path:
     disk = tiny_disk(8)
     (disk / "full").write_bytes(bytes(8192))
     done = run("keys", "new", "--home", disk, home=tmp_path)
-    assert refusal(done) == "E_STORAGE"
+    assert error_code(done) == "E_STORAGE"
     assert "keys made" not in done.stdout  # the passphrase was shown before, and guards nothing
     assert [path.name for path in disk.iterdir()] == ["full"]
 
@@ -52,7 +52,7 @@ def test_keys_on_a_full_disk_are_an_error_and_no_keys(tiny_disk: Disk, tmp_path:
 def test_after_making_room_the_same_command_makes_the_keys(tiny_disk: Disk, tmp_path: Path) -> None:
     disk = tiny_disk(16)
     (disk / "full").write_bytes(bytes(16384))
-    assert refusal(run("keys", "new", "--home", disk, home=tmp_path)) == "E_STORAGE"
+    assert error_code(run("keys", "new", "--home", disk, home=tmp_path)) == "E_STORAGE"
     (disk / "full").unlink()
     assert run("keys", "new", "--home", disk, home=tmp_path).returncode == 0
 
@@ -65,14 +65,14 @@ def test_a_folder_that_may_not_be_written_is_an_error_and_stays_as_it_was(
 ) -> None:
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o555)
-    assert refusal(run(*command, home=tmp_path, before=humble)) == "E_PERMISSION"
+    assert error_code(run(*command, home=tmp_path, before=humble)) == "E_PERMISSION"
     assert list(locked.iterdir()) == []
 
 
 def test_a_file_that_may_not_be_read_is_an_error(humble: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text("")
     (tmp_path / "plan.toml").chmod(0)
-    assert refusal(run("plan", "check", "plan.toml", home=tmp_path, before=humble)) == "E_PERMISSION"
+    assert error_code(run("plan", "check", "plan.toml", home=tmp_path, before=humble)) == "E_PERMISSION"
 
 
 def test_doctor_sees_a_folder_that_may_not_be_written(humble: tuple[str, ...], tmp_path: Path) -> None:

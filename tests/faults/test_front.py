@@ -19,9 +19,9 @@ from fedhelp_edge.trust.roster import Site
 from server_ref.hub import database, members
 from server_ref.intake import judge, partial_uploads
 from tests.attacks.test_f_http import patch
-from tests.command import COORDINATOR, refusal, run
-from tests.federation import Clinic, Federation
-from tests.net import BYTES, TUS, Client, running, serving
+from tests.command import COORDINATOR, error_code, run
+from tests.federation import Federation, SimulatedClinic
+from tests.http_front import BYTES, TUS, Client, running, serving
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what a process holds")
 
@@ -29,7 +29,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what a p
 @pytest.fixture
 def share(three: Federation) -> Path:
     task = three.open()
-    return three.clinics[0].give(task, three.drawn(task, three.clinics[0]))
+    return three.clinics[0].give(task, three.drawn_update(task, three.clinics[0]))
 
 
 def test_g01_what_was_answered_outlives_a_kill_and_the_upload_goes_on(three: Federation, share: Path) -> None:
@@ -37,13 +37,13 @@ def test_g01_what_was_answered_outlives_a_kill_and_the_upload_goes_on(three: Fed
     with serving(three.hub.home) as process:
         client = Client(process.port, three.hub.federation)
         begun = client.begin(share).offset
-        client.go_on(share.stem, begun, data[begun : begun + 500_000])
+        client.append(share.stem, begun, data[begun : begun + 500_000])
         process.end(signal.SIGKILL)
     with serving(three.hub.home) as process:
         client = Client(process.port, three.hub.federation)
-        assert client.where(share.stem).offset == begun + 500_000
+        assert client.offset_of(share.stem).offset == begun + 500_000
         assert client.begin(share).status == 200
-        assert client.go_on(share.stem, begun + 500_000, data[begun + 500_000 :]).status == 204
+        assert client.append(share.stem, begun + 500_000, data[begun + 500_000 :]).status == 204
     assert three.hub.database.parcel_path(share.stem).read_bytes() == data
 
 
@@ -57,10 +57,10 @@ def test_g01_an_upload_that_was_whole_before_a_kill_is_received_at_the_next_star
     with running(three.hub.home) as port:
         answer = Client(port, three.hub.federation).begin(share)
     if extra:  # what a crash may have left is not believed
-        assert (answer.status, three.states()) == (201, {})
+        assert (answer.status, three.update_states()) == (201, {})
     else:
         assert answer.headers["fedhelp-receipt"]
-        assert three.states() == {"site-001/1": "received"}
+        assert three.update_states() == {"site-001/1": "received"}
 
 
 def test_what_is_no_upload_is_cleared_away_at_a_start(three: Federation) -> None:
@@ -84,13 +84,13 @@ def test_g18_a_front_that_is_told_to_end_keeps_what_came(three: Federation, shar
             line.sendall(data[begun + 1000 :])
             assert line.recv(1000).startswith(b"HTTP/1.1 204")
         assert process.popen.wait() == 0
-    assert three.states() == {"site-001/1": "received"}
+    assert three.update_states() == {"site-001/1": "received"}
 
 
 def test_g09_a_second_front_is_refused(three: Federation) -> None:
     with serving(three.hub.home):
         done = run("serve", "--home", three.hub.home, "--port", "0", home=three.folder, program=COORDINATOR)
-        assert refusal(done) == "E_BUSY"
+        assert error_code(done) == "E_BUSY"
 
 
 @pytest.mark.parametrize(
@@ -104,13 +104,13 @@ def test_g09_a_second_front_is_refused(three: Federation) -> None:
 )
 def test_a_front_that_cannot_start_says_why(three: Federation, more: tuple[str, ...], code: str) -> None:
     done = run("serve", "--home", three.hub.home, "--port", "0", *more, home=three.folder, program=COORDINATOR)
-    assert refusal(done) == code
+    assert error_code(done) == code
 
 
 def test_without_its_extra_the_front_says_what_to_install(three: Federation) -> None:
     code = "import sys; sys.modules['uvicorn'] = None; from server_ref.cli import main; main()"
     done = run("serve", "--home", three.hub.home, home=three.folder, program=(sys.executable, "-c", code))
-    assert refusal(done) == "E_EXTRA"
+    assert error_code(done) == "E_EXTRA"
     assert "fedhelp-edge[server]" in done.stderr
 
 
@@ -123,10 +123,10 @@ def test_g05_while_a_command_writes_an_upload_ends_later(
         with three.hub.database.transaction():
             answer = client.send(share)
             assert (answer.status, answer.code, answer.headers["retry-after"]) == (503, "E_BUSY", "5")
-            assert client.where(share.stem).offset == share.stat().st_size
-            assert client.listed(three.clinics[1].keys)["task"]
+            assert client.offset_of(share.stem).offset == share.stat().st_size
+            assert client.current_hashes(three.clinics[1].keys)["task"]
         assert client.begin(share).headers["fedhelp-receipt"]
-    assert three.states() == {"site-001/1": "received"}
+    assert three.update_states() == {"site-001/1": "received"}
 
 
 def test_g02_on_a_full_disk_an_upload_stands_where_it_was_and_goes_on_later(
@@ -139,9 +139,9 @@ def test_g02_on_a_full_disk_an_upload_stands_where_it_was_and_goes_on_later(
         client = Client(port, three.hub.federation)
         begun = client.begin(share).offset
         ballast.write_bytes(bytes((4096 - 200) << 10))  # less than what the front writes at a time
-        answer = client.go_on(share.stem, begun, share.read_bytes()[begun:])
+        answer = client.append(share.stem, begun, share.read_bytes()[begun:])
         assert (answer.status, answer.code) == (507, "E_STORAGE")
-        assert client.where(share.stem).offset == begun
+        assert client.offset_of(share.stem).offset == begun
         ballast.unlink()
         assert client.ask("DELETE", f"/v1/uploads/{share.stem}", headers=TUS).status == 204
     assert list(disk.iterdir()) == []
@@ -174,7 +174,7 @@ def test_the_process_of_the_front_holds_no_key_that_decrypts_or_orders(three: Fe
     with serving(three.hub.home) as process:
         client = Client(process.port, three.hub.federation)
         assert client.send(share).headers["fedhelp-receipt"]
-        client.listed(three.clinics[0].keys)
+        client.current_hashes(three.clinics[0].keys)
         client.ask("GET", process.dashboard.split(str(process.port))[1])
         found = {needle for region in _regions(process.popen.pid) for needle in forbidden if needle in region}
         known = process.dashboard.rsplit("/", 1)[1].encode()
@@ -196,7 +196,9 @@ def test_g15_many_sites_send_at_once_and_each_update_is_accepted_exactly_once(
     """An update of 1.1 MB from each site, junk and drips in between, and memory that does not grow with them."""
     fed = Federation(tmp_path, clinics=1)
     first = fed.hub.roster.sites[0]
-    fed.clinics = [Clinic(fed.hub.federation, tmp_path / "clinics" / str(place)) for place in range(effort(50, 500))]
+    fed.clinics = [
+        SimulatedClinic(fed.hub.federation, tmp_path / "clinics" / str(place)) for place in range(effort(50, 500))
+    ]
     for place, clinic in enumerate(fed.clinics, 1):
         clinic.id = f"site-{place:03}"
     sites = [Site(one.id, one.id, first.tier, one.keys.public.sign, one.keys.public.recipient) for one in fed.clinics]
@@ -229,7 +231,7 @@ def test_g15_many_sites_send_at_once_and_each_update_is_accepted_exactly_once(
     )
     print(f"memory of the front: at most {before} KiB after ten shares, {peak} KiB after all")
     assert len(set(receipts)) == len(updates)
-    assert fed.states() == {f"{clinic.id}/1": "received" for clinic in fed.clinics}
+    assert fed.update_states() == {f"{clinic.id}/1": "received" for clinic in fed.clinics}
     assert len(fed.hub.database.rows("SELECT 1 FROM log WHERE type = 'received' AND detail LIKE '%update%'")) == len(
         updates
     )

@@ -40,7 +40,7 @@ def failure(step: Callable[[], object]) -> str:
 
 @pytest.fixture
 def on_a_disk(made: Federation, tiny_disk: Disk) -> Iterator[Federation]:
-    fed = made.copied(tiny_disk(20_000) / "federation")
+    fed = made.copy_to(tiny_disk(20_000) / "federation")
     yield fed
     fed.hub.database.close()
 
@@ -55,7 +55,7 @@ def test_g02_on_a_full_disk_each_step_fails_as_one_and_goes_on_once_there_is_roo
     def give() -> None:
         task = fed.hub.tasks()[1]
         for clinic in fed.clinics[len(paths) :]:
-            paths.append(clinic.give(task, fed.drawn(task, clinic)))
+            paths.append(clinic.give(task, fed.drawn_update(task, clinic)))
 
     steps: list[Callable[[], object]] = [
         fed.open,
@@ -75,7 +75,7 @@ def test_g02_on_a_full_disk_each_step_fails_as_one_and_goes_on_once_there_is_roo
         if found:
             step()
     assert fed.hub.newest_round()["state"] == State.MERGED
-    assert set(fed.states().values()) == {"merged"}
+    assert set(fed.update_states().values()) == {"merged"}
 
 
 def fill(disk: Path, left: int) -> Path:
@@ -90,7 +90,7 @@ def test_g02_a_full_hub_refuses_no_sender(on_a_disk: Federation, tmp_path: Path)
     task = fed.open()
     stick = tmp_path / "stick"
     (stick / exchange.TO_COORDINATOR).mkdir(parents=True)
-    shutil.copy(fed.clinics[0].give(task, fed.drawn(task, fed.clinics[0])), stick / exchange.TO_COORDINATOR)
+    shutil.copy(fed.clinics[0].give(task, fed.drawn_update(task, fed.clinics[0])), stick / exchange.TO_COORDINATOR)
     filler = fill(fed.folder.parent, 100)
     with pytest.raises(OSError) as caught:
         exchange.exchange(fed.hub, stick)
@@ -102,7 +102,7 @@ def test_g02_a_full_hub_refuses_no_sender(on_a_disk: Federation, tmp_path: Path)
 def test_g03_a_disk_that_became_read_only_is_an_error_until_it_is_mended(on_a_disk: Federation) -> None:
     fed = on_a_disk
     task = fed.open()
-    path = fed.clinics[0].give(task, fed.drawn(task, fed.clinics[0]))
+    path = fed.clinics[0].give(task, fed.drawn_update(task, fed.clinics[0]))
     fed.hub.database.close()
     disk = str(fed.folder.parent)
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
@@ -110,12 +110,12 @@ def test_g03_a_disk_that_became_read_only_is_an_error_until_it_is_mended(on_a_di
         assert failure(fed.again) in ("E_PERMISSION", "E_STORAGE")
     finally:
         subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
-    assert receive.receive(fed.again(), path).new
+    assert receive.receive(fed.reopen(), path).new
 
 
 def test_g03_a_flush_that_fails_is_no_receipt(three: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
     task = three.open()
-    path = three.clinics[0].give(task, three.drawn(task, three.clinics[0]))
+    path = three.clinics[0].give(task, three.drawn_update(task, three.clinics[0]))
     flush, left = os.fsync, iter(range(100))
     for good in range(20):  # the disk fails at each flush in turn
         calls = iter(range(good))
@@ -132,10 +132,10 @@ def test_g03_a_flush_that_fails_is_no_receipt(three: Federation, monkeypatch: py
             break
         next(left)
         assert code == "E_STORAGE"
-        assert three.states() == {}
+        assert three.update_states() == {}
         assert list(three.hub.home.glob(".*.part")) == []
     assert next(left) >= 2
-    assert three.states() == {"site-001/1": "received"}
+    assert three.update_states() == {"site-001/1": "received"}
 
 
 def test_g03_a_process_with_too_many_open_files_refuses_nobody(three: Federation, tmp_path: Path) -> None:
@@ -143,7 +143,9 @@ def test_g03_a_process_with_too_many_open_files_refuses_nobody(three: Federation
     task = three.open()
     stick = tmp_path / "stick"
     (stick / exchange.TO_COORDINATOR).mkdir(parents=True)
-    three.clinics[0].give(task, three.drawn(task, three.clinics[0])).rename(stick / exchange.TO_COORDINATOR / "share")
+    three.clinics[0].give(task, three.drawn_update(task, three.clinics[0])).rename(
+        stick / exchange.TO_COORDINATOR / "share"
+    )
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.open(stick, os.O_RDONLY)
     os.close(free)
@@ -158,9 +160,9 @@ def test_g03_a_process_with_too_many_open_files_refuses_nobody(three: Federation
 
 def test_g05_a_locked_database_is_busy_until_it_is_released(three: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
     task = three.open()
-    path = three.clinics[0].give(task, three.drawn(task, three.clinics[0]))
+    path = three.clinics[0].give(task, three.drawn_update(task, three.clinics[0]))
     monkeypatch.setattr(database, "LOCK_SECONDS", 0.05)
-    three.again()
+    three.reopen()
     other = sqlite3.connect(three.hub.home / database.DATABASE, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(BusyError):
@@ -191,7 +193,7 @@ def test_g05_whoever_only_reads_holds_up_nobody_who_writes(three: Federation, tm
     other = sqlite3.connect(three.hub.home / database.DATABASE, isolation_level=None)
     other.execute("BEGIN")
     (before,) = other.execute("SELECT count(*) FROM log").fetchone()
-    assert receive.receive(three.hub, three.clinics[0].give(task, three.drawn(task, three.clinics[0]))).new
+    assert receive.receive(three.hub, three.clinics[0].give(task, three.drawn_update(task, three.clinics[0]))).new
     recovery.backup(three.hub, tmp_path / "backup.tar")
     assert other.execute("SELECT count(*) FROM log").fetchone() == (before,)
     other.close()
@@ -219,7 +221,7 @@ def test_g05_a_hub_without_its_unmerged_journal_stands_where_it_stood_before_and
     lost = Path(shutil.copytree(three.hub.home, tmp_path / "lost"))
     (lost / "hub.db-wal").unlink()
     (lost / "hub.db-shm").unlink(missing_ok=True)
-    three.play(task, without=("site-003",))
+    three.send_updates(task, without=("site-003",))
     behind = Hub(lost, clock=three.clock)
     behind.database.check_integrity()
     assert behind.database.verify_log().length < task.log.length

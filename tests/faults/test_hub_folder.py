@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def share(three: Federation) -> Path:
     task = three.open()
-    return three.clinics[0].give(task, three.drawn(task, three.clinics[0]))
+    return three.clinics[0].give(task, three.drawn_update(task, three.clinics[0]))
 
 
 def visit(fed: Federation, folder: Path) -> exchange.ExchangeResult:
@@ -59,7 +59,7 @@ def test_g06_links_pipes_sockets_and_folders_are_never_read_and_said_once(
     assert refusals(three) == ["5 E_FILE_KIND"]
     visit(three, folder)
     assert refusals(three) == ["5 E_FILE_KIND"]
-    assert three.states() == {}
+    assert three.update_states() == {}
 
 
 NAMES = ["-rf", "two\nlines", "\u202eexe.fhx", "\x1b[2J", "$(reboot)", "..fhx", " ", "*", "a" * 255]
@@ -68,7 +68,7 @@ NAMES = ["-rf", "two\nlines", "\u202eexe.fhx", "\x1b[2J", "$(reboot)", "..fhx", 
 def test_g06_whatever_a_file_is_called_its_content_decides(three: Federation, folder: Path) -> None:
     task = three.open()
     for clinic, name in zip(three.clinics, NAMES, strict=False):
-        clinic.give(task, three.drawn(task, clinic)).rename(folder / name)
+        clinic.give(task, three.drawn_update(task, clinic)).rename(folder / name)
     found = visit(three, folder)
     assert len(found.taken) == 3
     assert sorted(path.name for path in folder.iterdir()) == sorted(NAMES[:3])
@@ -169,7 +169,7 @@ def test_g07_a_conflict_copy_is_the_same_update(three: Federation, folder: Path,
     found = visit(three, folder)
     assert [answer.new for answer in found.taken].count(True) == 1
     assert len({answer.receipt for answer in found.taken}) == 1
-    assert three.states() == {"site-001/1": "received"}
+    assert three.update_states() == {"site-001/1": "received"}
 
 
 def test_a_file_that_disappears_while_the_folder_is_read_is_skipped(

@@ -26,7 +26,7 @@ from server_ref.hub.hub import ROOT, Hub, to_json
 from server_ref.intake import judge, partial_uploads, receive
 from server_ref.rounds import close, lifecycle, opening
 from tests import command
-from tests.federation import Clinic, Federation, nobody
+from tests.federation import Federation, SimulatedClinic, nobody
 
 
 def by_front(fed: Federation, query: str, *values: object) -> None:
@@ -52,12 +52,12 @@ def signs_nothing(fed: Federation, *faults: type[FedhelpError]) -> Iterator[None
 def judged(three: Federation) -> Federation:
     """A round in which two updates are accepted, and the third is in quarantine."""
     task = three.open()
-    three.play(task, without=("site-003",))
+    three.send_updates(task, without=("site-003",))
     lazy = three.clinics[2]
     receive.receive(three.hub, lazy.give(task, three.base(task)))
     with pytest.raises(QuorumError):
         three.aggregate()
-    assert set(three.states().values()) == {"accepted", "quarantined"}
+    assert set(three.update_states().values()) == {"accepted", "quarantined"}
     return three
 
 
@@ -79,7 +79,7 @@ def test_g20_keys_that_the_front_writes_into_the_database_enter_no_roster_or_tas
 ) -> None:
     before = three.hub.roster
     swap(three)
-    three.again()
+    three.reopen()
     try:
         task = three.open()
         three.join()
@@ -144,7 +144,7 @@ def test_g20_triggers_and_views_in_the_database_are_refused(
         plant(three)
         three.open()
     with pytest.raises(HubDamagedError, match="trigger, view or table"):
-        three.again()
+        three.reopen()
     three.hub.database.close()
 
 
@@ -183,7 +183,7 @@ def test_g20_no_command_follows_a_link_of_the_front_to_the_coordinators_files(
     with suppress(HubDamagedError):  # where one of its own parcels lay in that folder
         three.hub.database.reconcile()
     assert partial_uploads.awaited_senders(three.hub) == []
-    three.clock.go_on(days=7)
+    three.clock.advance(days=7)
     assert partial_uploads.awaited_senders(three.hub) == []
     assert sorted(theirs.iterdir()) == [path for path in before if path.name != ".x.part"]
 
@@ -193,7 +193,7 @@ def test_g20_other_files_among_the_uploads_hinder_no_command(three: Federation) 
     (three.hub.home / partial_uploads.FOLDER).mkdir()
     os.mkfifo(three.hub.home / partial_uploads.FOLDER / f"{'a' * 64}.1")
     (three.hub.home / partial_uploads.FOLDER / f"{'b' * 64}.1").write_bytes(b"junk")
-    three.clock.go_on(days=7)
+    three.clock.advance(days=7)
     assert partial_uploads.awaited_senders(three.hub) == []
     assert len(list((three.hub.home / partial_uploads.FOLDER).iterdir())) == 2
 
@@ -264,7 +264,7 @@ def test_g20_a_row_of_the_coordinators_that_the_front_changes_stops_the_next_com
 def test_g20_a_row_that_is_changed_while_a_command_works_stops_it_before_it_signs(
     three: Federation, swap: Callable[[Federation], None]
 ) -> None:
-    three.again()
+    three.reopen()
     three.hub.check()
     swap(three)
     with signs_nothing(three):
@@ -278,7 +278,7 @@ def test_g20_a_site_that_was_revoked_does_not_come_back_with_an_older_roster(thr
             members.revoke(hub, coordinator_keys, "site-002", 1, "stolen")
         three.hub.database.close()
         before.backup(db)
-    three.again()
+    three.reopen()
     with (
         signs_nothing(three, HubDamagedError, LogBrokenError),
         session.unlocked_hub(three.hub.home, None) as (hub, coordinator_keys),
@@ -296,10 +296,10 @@ def test_g20_audit_verify_names_a_hub_in_which_another_hand_wrote(three: Federat
 
 def test_g20_an_update_that_the_front_makes_in_a_sites_name_is_refused(three: Federation) -> None:
     task = three.open()
-    three.play(task, without=("site-003",))
-    mask = Clinic(three.hub.federation, three.folder / "mask")
+    three.send_updates(task, without=("site-003",))
+    mask = SimulatedClinic(three.hub.federation, three.folder / "mask")
     mask.id = "site-003"
-    path = mask.give(task, three.drawn(task, mask))
+    path = mask.give(task, three.drawn_update(task, mask))
     with parcel.open(path, parcel.any_signer, [judge.round_key(three.hub, three.coordinator_keys, 1)]) as opened:
         said = opened.statement
     path.rename(three.hub.database.parcel_path(said.hash))
@@ -308,19 +308,19 @@ def test_g20_an_update_that_the_front_makes_in_a_sites_name_is_refused(three: Fe
     query = "INSERT INTO shares (hash, site, round, seq, nonce, state, counts) VALUES (?, ?, ?, ?, ?, 'received', 0)"
     by_front(three, query, *values)
     three.judge()
-    assert three.states()["site-003/1"] == "refused"
+    assert three.update_states()["site-003/1"] == "refused"
 
 
 def test_g20_an_update_that_the_front_attributes_to_another_site_is_refused(three: Federation) -> None:
-    three.play(three.open(), without=("site-003",))
+    three.send_updates(three.open(), without=("site-003",))
     by_front(three, "UPDATE shares SET site = 'site-003' WHERE site = 'site-002'")
     three.judge()
-    assert three.states() == {"site-001/1": "accepted", "site-003/1": "refused"}
+    assert three.update_states() == {"site-001/1": "accepted", "site-003/1": "refused"}
 
 
 def test_an_update_that_was_on_its_way_when_its_site_changed_its_keys_counts(three: Federation) -> None:
     clinic, new = three.clinics[0], keys.generate()
-    three.play(three.open())
+    three.send_updates(three.open())
     context = statement.new_context("rotate", federation=three.hub.federation, sender=clinic.id, seq=9)
     body = to_json({"sign": new.public.sign, "recipient": new.public.recipient})
     parcel.seal(three.folder / "rotate.fhx", context, body, [clinic.keys.sign, new.sign])
@@ -334,7 +334,7 @@ def test_g20_a_task_whose_file_was_replaced_is_not_read(three: Federation) -> No
     rows = three.hub.database.rows("SELECT hash FROM parcels WHERE kind = 'roster' ORDER BY number DESC")
     newest, older = (three.hub.database.parcel_path(row["hash"]) for row in rows[:2])
     newest.write_bytes(older.read_bytes())
-    three.again()
+    three.reopen()
     with signs_nothing(three):
         three.open()
 
@@ -344,7 +344,7 @@ def test_g20_a_model_whose_file_was_replaced_is_neither_published_nor_merged(jud
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    judged.again()
+    judged.reopen()
     with signs_nothing(judged):
         judged.aggregate(now=True)
     with signs_nothing(judged):
@@ -368,7 +368,7 @@ def test_g20_a_changed_memory_is_refused(three: Federation) -> None:
         with signs_nothing(three), session.unlocked_hub(three.hub.home, None) as (hub, coordinator_keys):
             opening.open_next(hub, coordinator_keys)
         three.hub.memory_path.write_text(json.dumps(said))
-    three.again()
+    three.reopen()
     assert three.open().round == 1
 
 
@@ -386,11 +386,11 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Federation:
     with monkeypatch.context() as patch:
         patch.setattr(Hub, "_begin_memory", lambda hub: None)
         fed = Federation(tmp_path / "old", clinics=2)
-        fed.play(fed.open())
+        fed.send_updates(fed.open())
         fed.judge()
     fed.hub.database.db.execute("UPDATE shares SET facts = json_remove(facts, '$.sha256')")
     fed.hub.memory_path.unlink()
-    fed.again()
+    fed.reopen()
     return fed
 
 
@@ -399,11 +399,11 @@ def test_an_older_hub_without_a_memory_is_trusted_once_with_a_note(
 ) -> None:
     with session.unlocked_hub(old.hub.home, None):
         assert "no memory of this hub" in capsys.readouterr().err
-    old.again()
+    old.reopen()
     assert old.aggregate()["accepted"] == ["site-001", "site-002"]
     assert capsys.readouterr().err == ""
     old.hub.memory_path.unlink()
-    old.again()
+    old.reopen()
     with signs_nothing(old):
         old.open()
 
@@ -480,18 +480,18 @@ def linked(path: Path) -> None:
 def test_g21_what_was_opened_and_then_changed_is_opened_again_from_what_the_site_sent(
     three: Federation, tmp_path: Path, change: Callable[[Path], object]
 ) -> None:
-    three.play(three.open())
+    three.send_updates(three.open())
     three.judge()
-    with three.lent(tmp_path / "undisturbed") as same:
+    with three.temporary_copy(tmp_path / "undisturbed") as same:
         undisturbed = same.aggregate()["merged_sha256"]
-    three.again()
+    three.reopen()
     change(plain(three, "site-002"))
     outcome = three.aggregate()
     assert (outcome["merged_sha256"], outcome["quarantined"]) == (undisturbed, [])
 
 
 def test_g21_a_backup_holds_no_update_in_clear(three: Federation, tmp_path: Path) -> None:
-    three.play(three.open())
+    three.send_updates(three.open())
     three.judge()
     numbers = plain(three, "site-001").read_bytes()[-200:]
     recovery.backup(three.hub, tmp_path / "backup.tar")

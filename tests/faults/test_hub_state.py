@@ -67,7 +67,7 @@ def test_g09_two_that_read_at_once_do_not_both_open_the_round(three: Federation)
 # --- G10 -----------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def logged(three: Federation) -> Federation:
-    three.play(three.open())
+    three.send_updates(three.open())
     return three
 
 
@@ -143,12 +143,12 @@ def test_g10_commands_refuse_a_hub_whose_log_was_changed(
 @pytest.mark.parametrize("days", [-1, 1])
 def test_g12_a_clock_that_jumps_by_a_day_closes_no_round_and_opens_none_again(three: Federation, days: int) -> None:
     task = three.open()
-    three.play(task, without=("site-003",))
-    three.clock.go_on(days=days)
+    three.send_updates(task, without=("site-003",))
+    three.clock.advance(days=days)
     with pytest.raises(Exception, match="missing: site-003"):
         three.aggregate()
-    three.clock.go_on(days=-days)
-    receive.receive(three.hub, three.clinics[2].give(task, three.drawn(task, three.clinics[2])))
+    three.clock.advance(days=-days)
+    receive.receive(three.hub, three.clinics[2].give(task, three.drawn_update(task, three.clinics[2])))
     assert len(three.aggregate()["accepted"]) == 3
     with pytest.raises(NotNowError):
         three.aggregate()
@@ -156,11 +156,11 @@ def test_g12_a_clock_that_jumps_by_a_day_closes_no_round_and_opens_none_again(th
 
 def test_g12_a_deadline_that_has_passed_does_not_come_back_when_the_clock_is_set_back(three: Federation) -> None:
     task = three.open()
-    three.play(task, without=("site-003",))
-    three.clock.go_on(days=8)
+    three.send_updates(task, without=("site-003",))
+    three.clock.advance(days=8)
     outcome = three.aggregate()
     assert outcome["accepted"] == ["site-001", "site-002"]
-    three.clock.go_on(days=-9)
+    three.clock.advance(days=-9)
     assert three.hub.now >= task.closes
     later = three.open()
     assert later.opens >= task.closes
@@ -180,12 +180,12 @@ def test_g14_a_hub_of_a_newer_version_is_not_touched(three: Federation) -> None:
 
 
 def test_g14_a_hub_of_an_older_version_is_migrated_once(three: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
-    three.play(three.open())
+    three.send_updates(three.open())
     monkeypatch.setattr(
         database, "_MIGRATIONS", (*database._MIGRATIONS, "CREATE TABLE later (what TEXT NOT NULL) STRICT;")
     )
     for _ in range(2):
-        three.again()
+        three.reopen()
         assert three.hub.database.rows("SELECT * FROM later") == []
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
 
@@ -197,7 +197,7 @@ def test_g14_a_failed_migration_leaves_the_hub_as_it_was(three: Federation, monk
         patch.setattr(database, "_MIGRATIONS", broken)
         with pytest.raises(Exception, match="nowhere"):
             HubDatabase(three.hub.home)
-    three.again()
+    three.reopen()
     assert tuple(three.hub.database.row("PRAGMA user_version") or ()) == tuple(version or ())
     assert three.hub.database.rows("SELECT * FROM sqlite_master WHERE name = 'later'") == []
 
@@ -228,7 +228,7 @@ def test_g16_no_secret_and_no_number_of_an_update_is_in_what_is_printed_logged_o
     fed = guarded
     task = fed.open()
     key = judge.round_key(fed.hub, fed.coordinator_keys, 1)
-    arrays = [fed.drawn(task, clinic) for clinic in fed.clinics]
+    arrays = [fed.drawn_update(task, clinic) for clinic in fed.clinics]
     arrays[2]["linear.bias"][:] = np.float32(np.nan)
     for clinic, drawn in zip(fed.clinics, arrays, strict=True):
         receive.receive(fed.hub, clinic.give(task, drawn))
@@ -242,7 +242,7 @@ def test_g16_no_secret_and_no_number_of_an_update_is_in_what_is_printed_logged_o
         printed += (done.stdout + done.stderr).encode()
     assert b"E_NONFINITE" in printed
     assert b"Traceback" in printed
-    fed.again()
+    fed.reopen()
     lines = "\n".join(f"{line}" for line, _ in fed.hub.database.lines()).encode()
     rows = b"".join(path.read_bytes() for path in fed.hub.home.glob("hub.db*"))
     root = hubs.keys.load(fed.hub.home / hubs.ROOT, lambda: PASSPHRASE)
@@ -280,9 +280,9 @@ def test_g17_an_update_that_takes_too_much_memory_or_time_is_quarantined_and_the
     three: Federation, does: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     task = three.open()
-    evil = three.clinics[1].give(task, three.drawn(task, three.clinics[1]))
+    evil = three.clinics[1].give(task, three.drawn_update(task, three.clinics[1]))
     receive.receive(three.hub, evil)
-    three.play(task, without=("site-002",))
+    three.send_updates(task, without=("site-002",))
     program = tmp_path / "python"
     program.write_text(HUNGRY.format(python=sys.executable, hash=evil.stem, does=does))
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
@@ -297,7 +297,7 @@ def test_g17_an_update_that_takes_too_much_memory_or_time_is_quarantined_and_the
         patch.setattr(sys, "executable", str(program))
         patch.setattr(sandbox, "Sandbox", Hasty)
         three.judge()
-    assert three.states() == {"site-001/1": "accepted", "site-002/1": "quarantined", "site-003/1": "accepted"}
+    assert three.update_states() == {"site-001/1": "accepted", "site-002/1": "quarantined", "site-003/1": "accepted"}
     outcome = three.aggregate(now=True)
     assert [odd["code"] for odd in outcome["quarantined"]] == ["E_RESOURCE"]
     assert outcome["accepted"] == ["site-001", "site-003"]
@@ -306,10 +306,10 @@ def test_g17_an_update_that_takes_too_much_memory_or_time_is_quarantined_and_the
 def test_g17_a_process_that_does_not_even_start_refuses_nobody(
     three: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    three.play(three.open())
+    three.send_updates(three.open())
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", "/bin/false")
         with pytest.raises(Exception, match="does not start"):
             three.judge()
-    assert set(three.states().values()) == {"received"}
+    assert set(three.update_states().values()) == {"received"}
     assert len(three.aggregate()["accepted"]) == 3

@@ -41,9 +41,9 @@ class Round:
 
 @pytest.fixture(scope="module")
 def played(made: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
-    fed = made.copied(tmp_path_factory.mktemp("round") / "federation")
+    fed = made.copy_to(tmp_path_factory.mktemp("round") / "federation")
     order = fed.open()
-    shares = [clinic.give(order, fed.drawn(order, clinic)) for clinic in fed.clinics]
+    shares = [clinic.give(order, fed.drawn_update(order, clinic)) for clinic in fed.clinics]
     fed.hub.database.close()
     found = Round(fed, shares, {}, {})
     home = fed.hub.home

@@ -22,7 +22,7 @@ from tests.federation import Federation, nobody
 
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="SIGKILL and folder flushes are POSIX"),
-    pytest.mark.usefixtures("opens_here"),
+    pytest.mark.usefixtures("open_in_process"),
     pytest.mark.proof,
 ]
 
@@ -49,7 +49,7 @@ def ready(clinic: Clinic, state: str) -> None:
     if state in ("", "saved"):
         return
     clinic.join()
-    clinic.trip()
+    clinic.carry_stick()
     connection.carriers(clinic.home, nobody, clinic.stick)
     clinic.download()
     if state == "asked":
@@ -57,7 +57,7 @@ def ready(clinic: Clinic, state: str) -> None:
         clinic.upload()
     if state in ("ordered", "trained"):
         clinic.federation.open()
-    clinic.trip()
+    clinic.carry_stick()
     if state == "trained":
         clinic.download()
         clinic.train()
@@ -94,17 +94,17 @@ def lives(clinic: Clinic) -> None:
         return
     for _ in range(2):  # a request, its answer
         clinic.upload()
-        clinic.trip()
+        clinic.carry_stick()
         clinic.download()
     if clinic.federation.hub.newest_round()["state"] != State.OPEN:
         clinic.federation.open()
-        clinic.trip()
+        clinic.carry_stick()
         clinic.download()
     if clinic.state == status.READY:
         clinic.train()
     assert type_in(clinic, f"upload --via {clinic.stick}") == ""
     clinic.collect()
-    states = clinic.federation.states()
+    states = clinic.federation.update_states()
     assert "accepted" in [state for name, state in states.items() if name.startswith("site-004/")], states
 
 
@@ -120,7 +120,7 @@ def test_g01_a_sites_command_that_was_cut_off_is_typed_again_and_its_update_coun
     places = [0, *range(1 + 3 * list(COMMANDS).index(name) % min(stride, 8), 1000, stride)]
     for before in places:
         at = tmp_path / "home"
-        fed = made.copied(at / "federation")
+        fed = made.copy_to(at / "federation")
         clinic = Clinic(fed, at / "site")
         ready(clinic, state)
         code = type_in(clinic, command, dies_before=before, power_cut=power_cut)

@@ -24,12 +24,12 @@ from server_ref.rounds import lifecycle
 from tests import command
 from tests.faults import kills
 from tests.faults.test_kills import age
-from tests.federation import Clinic, Federation, nobody
+from tests.federation import Federation, SimulatedClinic, nobody
 from tests.unit.data import test_pack
 
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="SIGKILL and folder flushes are POSIX"),
-    pytest.mark.usefixtures("opens_here"),
+    pytest.mark.usefixtures("open_in_process"),
     pytest.mark.proof,
 ]
 
@@ -91,11 +91,13 @@ class Desk:
 
     def type_next(self) -> str:
         """Another command, which clears away what is no longer needed."""
-        done = command.here("audit", "verify", "--home", self.home, home=self.folder, program=command.COORDINATOR)
+        done = command.run_in_process(
+            "audit", "verify", "--home", self.home, home=self.folder, program=command.COORDINATOR
+        )
         return done.stderr if done.returncode else ""
 
-    def copied(self, folder: Path) -> Desk:
-        return Desk(self.fed.copied(folder), self.request, self.update)
+    def copy_to(self, folder: Path) -> Desk:
+        return Desk(self.fed.copy_to(folder), self.request, self.update)
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +108,10 @@ def base(made: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """
     with pytest.MonkeyPatch.context() as patch:
         kills.open_here(patch)
-        fed = made.copied(tmp_path_factory.mktemp("base") / "federation")
+        fed = made.copy_to(tmp_path_factory.mktemp("base") / "federation")
         first = fed.open()
-        fed.play(first, without=("site-003",))
-        wild = {name: (array + 3).astype("f4") for name, array in fed.drawn(first, fed.clinics[2]).items()}
+        fed.send_updates(first, without=("site-003",))
+        wild = {name: (array + 3).astype("f4") for name, array in fed.drawn_update(first, fed.clinics[2]).items()}
         receive.receive(fed.hub, fed.clinics[2].give(first, wild))
         assert fed.aggregate(now=True)["accepted"] == ["site-001", "site-002"]
         packs.save(fed.folder / "old.safetensors", test_pack.sample_pack(10))
@@ -117,11 +119,14 @@ def base(made: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         with (fed.folder / "old.safetensors").open("rb") as body:
             fed.hub.publish_knowledge(fed.coordinator_keys, body)
         second = fed.open()
-        fed.play(second, without=("site-003",))
+        fed.send_updates(second, without=("site-003",))
         fed.judge()
         members.invite(fed.hub, "Clinic 4", "small", 14)
         code, _ = members.invite(fed.hub, "Clinic 5", "small", 14)
-        asked = [receive.receive(fed.hub, Clinic(fed.hub.federation, fed.folder / name).ask_in(code)) for name in "ab"]
+        asked = [
+            receive.receive(fed.hub, SimulatedClinic(fed.hub.federation, fed.folder / name).enrolment_request(code))
+            for name in "ab"
+        ]
         fed.judge()
         (fed.folder / "plan.toml").write_text(fed.plan.text)
         (fed.folder / "stick").mkdir()
@@ -201,7 +206,7 @@ def lives(desk: Desk) -> None:
     while len(fed.clinics) < 2:
         fed.join()
     task = fed.open()
-    fed.play(task)
+    fed.send_updates(task)
     outcome = fed.aggregate(now=True)
     assert {clinic.id for clinic in fed.clinics} <= set(outcome["accepted"])
     if hub.database.fact("knowledge"):
@@ -224,11 +229,11 @@ def test_g01_a_command_that_was_cut_off_is_typed_again_and_the_federation_lives(
 ) -> None:
     if power_cut and effort(1, 0):
         pytest.skip("with --proofs")
-    whole = base.copied(tmp_path / "whole")
+    whole = base.copy_to(tmp_path / "whole")
     assert whole.type(name) == whole.type_next() == ""
     undisturbed = seen(whole)
     for before in places(effort, name, list(COORDINATORS)):
-        desk = base.copied(tmp_path / "cut")
+        desk = base.copy_to(tmp_path / "cut")
         if (code := desk.type(name, dies_before=before, power_cut=power_cut)) != "killed":
             assert code == ""
             break

@@ -25,7 +25,7 @@ Disk = Callable[[int], Path]
 @pytest.fixture
 def trained(clinic: Clinic) -> Clinic:
     """A clinic that has trained the open round."""
-    clinic.take_up()
+    clinic.join_and_fetch_task()
     clinic.train()
     return clinic
 
@@ -42,7 +42,7 @@ def test_g08_an_update_that_did_not_fit_on_the_stick_is_there_at_the_next_try(tr
     (trained.stick / "pictures").unlink()
     (sent,) = trained.upload()
     trained.collect()
-    assert trained.federation.states() == {"site-004/1": "accepted"}
+    assert trained.federation.update_states() == {"site-004/1": "accepted"}
     assert (
         trained.federation.hub.database.parcel_path(sent).read_bytes() == outbox.pending(trained.home)[0].read_bytes()
     )
@@ -69,8 +69,8 @@ def test_g08_a_stick_that_is_pulled_while_an_update_is_copied_costs_another_try(
     assert outbox.pending(trained.home) == [sealed]
     pulled.rename(trained.stick)
     trained.upload()
-    trained.trip()
-    assert trained.federation.states() == {"site-004/1": "accepted"}
+    trained.carry_stick()
+    assert trained.federation.update_states() == {"site-004/1": "accepted"}
 
 
 # --- G13 -----------------------------------------------------------------------------------------------------------
@@ -83,9 +83,9 @@ def on_a_disk(three: Federation, tiny_disk: Disk) -> Iterator[tuple[Clinic, str]
 def test_g13_a_disk_that_became_read_only_is_an_error_until_it_is_mended(on_a_disk: tuple[Clinic, str]) -> None:
     clinic, disk = on_a_disk
     clinic.join()
-    clinic.trip()
+    clinic.carry_stick()
     clinic.federation.open()
-    clinic.trip()
+    clinic.carry_stick()
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     try:
         with pytest.raises(OSError) as caught:

@@ -19,8 +19,8 @@ import pytest
 from server_ref.hub import hub as hubs
 from server_ref.hub import models
 from tests import command
-from tests.federation import PLAN, Clinic
-from tests.net import Client
+from tests.federation import PLAN, SimulatedClinic
+from tests.http_front import Client
 
 ROOT = Path(__file__).parents[2]
 COORDINATOR, FRONT, GROUP = 61001, 61002, 61000
@@ -99,10 +99,10 @@ def test_a_round_is_played_while_the_front_is_a_user_who_can_read_no_key_and_no_
         client = Client(port, hub.federation)
         clinics = []
         for number in range(2):
-            clinic = Clinic(hub.federation, home.parent / f"clinic{number}")
+            clinic = SimulatedClinic(hub.federation, home.parent / f"clinic{number}")
             invited = answer("invite", f"Clinic {number}", "--tier", "small")
             clinic.id = str(invited["site"])
-            assert client.begin(clinic.ask_in(str(invited["code"])), first=10**6).status == 201
+            assert client.begin(clinic.enrolment_request(str(invited["code"])), first=10**6).status == 201
             clinics.append(clinic)
         assert answer("requests") == {"requests": [], "schema_version": 1}
         assert answer("open")["round"] == 1
@@ -120,7 +120,7 @@ def test_a_round_is_played_while_the_front_is_a_user_who_can_read_no_key_and_no_
                 if subprocess.run([*user(FRONT), "test", "-r", home / name], check=False).returncode]  # fmt: skip
         assert answer("aggregate")["accepted"] == ["site-001", "site-002"]
         assert client.read(clinics[0].keys, "/v1/current").status == 200
-        listed = client.listed(clinics[0].keys)
+        listed = client.current_hashes(clinics[0].keys)
         assert all(client.read(clinics[0].keys, f"/v1/parcels/{hash_}").status == 200 for hash_ in listed["global"])
         assert answer("audit", "verify")["length"]
         backup = coordinator(program, home, "backup", home.parent / "backup.tar")

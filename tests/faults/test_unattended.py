@@ -60,7 +60,7 @@ def test_errors_that_waiting_does_not_mend_end_the_run(error: FedhelpError) -> N
 
 
 def test_rounds_close_while_the_carrier_is_unreachable(three: Federation, tmp_path: Path) -> None:
-    three.play(three.open())
+    three.send_updates(three.open())
     (tmp_path / "file").write_bytes(b"")
     news: list[str] = []
     with pytest.raises((FedhelpError, OSError)) as raised:
@@ -72,7 +72,7 @@ def test_rounds_close_while_the_carrier_is_unreachable(three: Federation, tmp_pa
 
 @posix
 def test_run_waits_for_a_hub_that_another_command_holds_and_ends_by_sigterm(three: Federation, tmp_path: Path) -> None:
-    three.play(three.open())
+    three.send_updates(three.open())
     env = {**os.environ, "FEDHELP_HOME": str(three.hub.home), "PYTHONPATH": str(Path(__file__).parents[2])}
     hurry = "from fedhelp_edge import lock; lock.WAIT = 0.1; from server_ref.cli import main; main()"
     with lock.exclusive(three.hub.home / session.WRITER_LOCK):
@@ -89,7 +89,7 @@ def test_run_waits_for_a_hub_that_another_command_holds_and_ends_by_sigterm(thre
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
     process.stderr.close()
-    assert three.again().newest_round()["round"] == 2
+    assert three.reopen().newest_round()["round"] == 2
 
 
 @posix
@@ -111,24 +111,24 @@ def test_a_passphrase_file_that_others_can_read_is_refused(tmp_path: Path, mode:
 @pytest.mark.parametrize("days", [25_000, 98, -25_000])
 def test_g12_a_clock_that_jumps_far_writes_nothing(three: Federation, days: int) -> None:
     task = three.open()
-    three.play(task, without=("site-003",))
+    three.send_updates(task, without=("site-003",))
     three.judge()
     length = three.hub.database.head().length
-    three.clock.go_on(days=days)
-    late = three.clinics[2].give(task, three.drawn(task, three.clinics[2]))
+    three.clock.advance(days=days)
+    late = three.clinics[2].give(task, three.drawn_update(task, three.clinics[2]))
     with pytest.raises(ClockJumpError):
         receive.receive(three.hub, late)
     with pytest.raises(ClockJumpError):
         three.aggregate(now=True)
     assert three.hub.database.head().length == length
     assert lifecycle.open_round(three.hub)["closes"]
-    three.clock.go_on(days=-days)
+    three.clock.advance(days=-days)
     receive.receive(three.hub, late)
     assert len(three.aggregate()["accepted"]) == 3
 
 
 def test_g12_a_long_pause_is_accepted_by_a_line_of_the_log(three: Federation) -> None:
-    three.clock.go_on(days=400)
+    three.clock.advance(days=400)
     with pytest.raises(ClockJumpError):
         three.open()
     three.hub.accept_clock()
@@ -143,6 +143,6 @@ def test_g12_a_log_line_dated_far_ahead_does_not_move_deadlines_forever(three: F
     three.hub.accept_clock()
     task = three.open()
     assert task.opens == three.clock()
-    three.play(task)
+    three.send_updates(task)
     assert three.aggregate()["published"]
     three.hub.check()

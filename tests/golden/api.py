@@ -53,8 +53,8 @@ PROGRAMS = {
     "fedhelp-coordinator": ("server_ref.cli", server_ref.cli.COMMANDS),
 }
 PROJECT = ("fedhelp_edge", "server_ref", "export")
-SCHEMAS = command.SHAPES
-answer, refusal = command.answer, command.refusal
+SCHEMAS = command.SCHEMAS
+answer, refusal = command.json_output, command.error_code
 
 
 # --- files of the record ------------------------------------------------------------------------------------------
@@ -92,11 +92,11 @@ def code_of(attempt: Callable[[], object]) -> str:
 
 # --- command lines ------------------------------------------------------------------------------------------------
 def site(*words: str | Path, home: Path, folder: Path) -> Any:
-    return command.here(*words, home=folder, program=command.SITE, env={"FEDHELP_HOME": str(home)})
+    return command.run_in_process(*words, home=folder, program=command.SITE, env={"FEDHELP_HOME": str(home)})
 
 
 def coordinator(*words: str | Path, home: Path, folder: Path) -> Any:
-    return command.here(*words, home=folder, program=command.COORDINATOR, env={"FEDHELP_HOME": str(home)})
+    return command.run_in_process(*words, home=folder, program=command.COORDINATOR, env={"FEDHELP_HOME": str(home)})
 
 
 def commands(program: str) -> Iterator[tuple[str, Any]]:

@@ -9,7 +9,7 @@ import pytest
 
 from fedhelp_edge.demo import phantoms
 from tests import command
-from tests.desk import Desk, first_plan, works
+from tests.site_and_hub import SiteAndHub, first_plan, succeeds
 from tests.threads import one_thread  # noqa: F401 - a fixture
 
 pytest.importorskip("torch")
@@ -17,7 +17,7 @@ pytest.importorskip("torch")
 PLAN = first_plan(phantoms.CLASSES[:2], "smears")
 
 
-class Clinic(Desk):
+class Clinic(SiteAndHub):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, PLAN)
         pixels, labels = phantoms.draw(40, 2, size=8)
@@ -27,33 +27,33 @@ class Clinic(Desk):
         np.savez(folder / "images.npz", **arrays)
 
     def does(self, *words: str | Path) -> str:
-        return works(self.site(*words)).stdout
+        return succeeds(self.site(*words)).stdout
 
-    def trip(self) -> None:
-        works(self.hub("exchange", self.stick))
+    def carry_stick(self) -> None:
+        succeeds(self.hub("exchange", self.stick))
 
     @property
     def state(self) -> str:
-        return str(command.answer(self.site("status", "--json"))["state"])
+        return str(command.json_output(self.site("status", "--json"))["state"])
 
 
 def test_a_clinics_first_round_over_a_stick(tmp_path: Path) -> None:
     clinic = Clinic(tmp_path)
-    assert command.refusal(clinic.site("train", "images.npz")) == "E_NOT_JOINED"
-    works(clinic.hub("init", "--plan", "plan.toml"))
-    works(clinic.hub("invite", "Clinic A", "--tier", "small", "--out", "a.invite"))
+    assert command.error_code(clinic.site("train", "images.npz")) == "E_NOT_JOINED"
+    succeeds(clinic.hub("init", "--plan", "plan.toml"))
+    succeeds(clinic.hub("invite", "Clinic A", "--tier", "small", "--out", "a.invite"))
 
-    words = command.answer(clinic.site("join", "a.invite", "--via", clinic.stick, "--json"))["words"]
+    words = command.json_output(clinic.site("join", "a.invite", "--via", clinic.stick, "--json"))["words"]
     assert len(words) == 8
     assert clinic.state == "joining"
-    assert command.refusal(clinic.site("train", "images.npz")) == "E_NOT_YET"
+    assert command.error_code(clinic.site("train", "images.npz")) == "E_NOT_YET"
 
-    clinic.trip()
-    works(clinic.hub("open"))
-    clinic.trip()
+    clinic.carry_stick()
+    succeeds(clinic.hub("open"))
+    clinic.carry_stick()
     assert "new: task for round 1" in clinic.does("download")
     assert clinic.state == "ready"
-    assert command.refusal(clinic.site("distill", "images.npz")) == "E_TIER"
+    assert command.error_code(clinic.site("distill", "images.npz")) == "E_TIER"
 
     assert "trained: 24 images" in clinic.does("train", "images.npz")
     assert clinic.state == "trained"
@@ -64,18 +64,18 @@ def test_a_clinics_first_round_over_a_stick(tmp_path: Path) -> None:
     assert "parcels sent: 1" in clinic.does("upload")
     assert clinic.state == "sent"
 
-    clinic.trip()
-    assert command.answer(clinic.hub("aggregate", "--json"))["accepted"] == ["site-001"]
-    clinic.trip()
+    clinic.carry_stick()
+    assert command.json_output(clinic.hub("aggregate", "--json"))["accepted"] == ["site-001"]
+    clinic.carry_stick()
     clinic.does("download")
-    status = command.answer(clinic.site("status", "--json"))
+    status = command.json_output(clinic.site("status", "--json"))
     assert status["receipts"] == [{"round": "1", "state": "accepted", "code": "", "cause": ""}]
     assert status["outbox"] == []
 
-    works(clinic.hub("open"))
-    clinic.trip()
+    succeeds(clinic.hub("open"))
+    clinic.carry_stick()
     clinic.does("download")
     clinic.does("train")  # the images are remembered
     clinic.does("upload")
-    clinic.trip()
-    assert command.answer(clinic.hub("aggregate", "--json"))["round"] == 2
+    clinic.carry_stick()
+    assert command.json_output(clinic.hub("aggregate", "--json"))["round"] == 2

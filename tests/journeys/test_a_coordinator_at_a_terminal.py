@@ -19,22 +19,22 @@ from fedhelp_edge.parcel import keys
 from server_ref.admin import agent
 from tests import command, terminal
 from tests.command import COORDINATOR
-from tests.desk import fails, works
 from tests.federation import PLAN
 from tests.journeys.test_a_coordinator import Coordinator
+from tests.site_and_hub import fails_with, succeeds
 from tests.terminal import Terminal
 
 PASSPHRASE = "amber violin sketch lemon"
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Coordinator]:
+def coordinator(tmp_path: Path) -> Iterator[Coordinator]:
     """Nobody names a passphrase file here."""
-    desk = Coordinator(tmp_path, PLAN, locked=False)
-    (desk.stick / "to-coordinator").mkdir()
-    yield desk
+    coordinator = Coordinator(tmp_path, PLAN, locked=False)
+    (coordinator.stick / "to-coordinator").mkdir()
+    yield coordinator
     if (tmp_path / "hub").exists():
-        works(desk.hub("lock"))
+        succeeds(coordinator.hub("lock"))
 
 
 def asks(screen: Terminal, *prompts: str, answer: str = PASSPHRASE) -> None:
@@ -43,63 +43,67 @@ def asks(screen: Terminal, *prompts: str, answer: str = PASSPHRASE) -> None:
         screen.types(answer)
 
 
-def at(desk: Coordinator, *words: str | Path) -> AbstractContextManager[Terminal]:
-    return terminal.at(*words, home=desk.folder, program=COORDINATOR, FEDHELP_HOME=str(desk.folder / "hub"))
+def at(coordinator: Coordinator, *words: str | Path) -> AbstractContextManager[Terminal]:
+    return terminal.running(
+        *words, home=coordinator.folder, program=COORDINATOR, FEDHELP_HOME=str(coordinator.folder / "hub")
+    )
 
 
-def test_a_round_from_init_to_review_asks_for_the_passphrase_when_it_is_made_and_once_more(desk: Coordinator) -> None:
+def test_a_round_from_init_to_review_asks_for_the_passphrase_when_it_is_made_and_once_more(
+    coordinator: Coordinator,
+) -> None:
     new = ("new passphrase: ", "Repeat for confirmation: ")
-    with at(desk, "init", "--plan", "plan.toml") as screen:
+    with at(coordinator, "init", "--plan", "plan.toml") as screen:
         asks(screen, *new, answer="secret")
         screen.sees("E_PASSPHRASE_WEAK")
         assert screen.ends() == 1
-    with at(desk, "init", "--plan", "plan.toml") as screen:
+    with at(coordinator, "init", "--plan", "plan.toml") as screen:
         asks(screen, *new)
         assert screen.ends() == 0, screen.screen
         assert PASSPHRASE not in screen.screen
-    with at(desk, "init", "--plan", "plan.toml") as screen:
+    with at(coordinator, "init", "--plan", "plan.toml") as screen:
         assert screen.ends() == 1
         assert "E_FILE_EXISTS" in screen.screen
         assert "passphrase: " not in screen.screen
-    with at(desk, "unlock") as screen:
+    with at(coordinator, "unlock") as screen:
         asks(screen, "coordinator's passphrase: ", answer="another one")
         assert screen.ends() == 1
         assert "E_PASSPHRASE" in screen.screen
-    assert command.refusal(desk.hub("requests")) == "E_PASSPHRASE_NEEDED"
-    with at(desk, "unlock") as screen:
+    assert command.error_code(coordinator.hub("requests")) == "E_PASSPHRASE_NEEDED"
+    with at(coordinator, "unlock") as screen:
         asks(screen, "coordinator's passphrase: ")
         assert screen.ends() == 0, screen.screen
 
-    clinics = [desk.invited(number) for number in (1, 2, 3)]
-    works(desk.hub("exchange", desk.stick))
-    assert "0 requests wait" in works(desk.hub("requests")).stdout
-    works(desk.hub("open"))
-    works(desk.hub("exchange", desk.stick))
-    desk.round(clinics[:2])
-    desk.round(clinics[2:], factor=0)
-    works(desk.hub("exchange", desk.stick))
-    assert "site-003 quarantined: E_LAZY" in works(desk.hub("aggregate", "--now")).stdout
-    (odd,) = command.answer(works(desk.hub("review", "--json")))["quarantined"]
-    with at(desk, "review", odd["hash"][:12], "--refuse") as screen:
+    clinics = [coordinator.invited(number) for number in (1, 2, 3)]
+    succeeds(coordinator.hub("exchange", coordinator.stick))
+    assert "0 requests wait" in succeeds(coordinator.hub("requests")).stdout
+    succeeds(coordinator.hub("open"))
+    succeeds(coordinator.hub("exchange", coordinator.stick))
+    coordinator.round(clinics[:2])
+    coordinator.round(clinics[2:], factor=0)
+    succeeds(coordinator.hub("exchange", coordinator.stick))
+    assert "site-003 quarantined: E_LAZY" in succeeds(coordinator.hub("aggregate", "--now")).stdout
+    (odd,) = command.json_output(succeeds(coordinator.hub("review", "--json")))["quarantined"]
+    with at(coordinator, "review", odd["hash"][:12], "--refuse") as screen:
         assert screen.ends() == 0, screen.screen
         assert "site-003: refused" in screen.screen
-    assert command.answer(works(desk.hub("review", "--json")))["quarantined"] == []
+    assert command.json_output(succeeds(coordinator.hub("review", "--json")))["quarantined"] == []
 
-    assert "locked" in works(desk.hub("lock")).stdout
-    assert command.refusal(desk.hub("requests")) == "E_PASSPHRASE_NEEDED"
-    with at(desk, "requests") as screen:
+    assert "locked" in succeeds(coordinator.hub("lock")).stdout
+    assert command.error_code(coordinator.hub("requests")) == "E_PASSPHRASE_NEEDED"
+    with at(coordinator, "requests") as screen:
         asks(screen, "coordinator's passphrase: ")
         assert screen.ends() == 0, screen.screen
 
 
 @pytest.fixture
-def locked(desk: Coordinator) -> Coordinator:
+def locked(coordinator: Coordinator) -> Coordinator:
     """A hub whose keys have a passphrase."""
-    (desk.folder / "pass").write_text(f"{PASSPHRASE}\n")
-    (desk.folder / "pass").chmod(0o600)
-    works(command.here(*["init", "--plan", "plan.toml", "--home", "hub", "--passphrase-file", "pass"], home=desk.folder,
-                       program=COORDINATOR))  # fmt: skip
-    return desk
+    (coordinator.folder / "pass").write_text(f"{PASSPHRASE}\n")
+    (coordinator.folder / "pass").chmod(0o600)
+    words = ["init", "--plan", "plan.toml", "--home", "hub", "--passphrase-file", "pass"]
+    succeeds(command.run_in_process(*words, home=coordinator.folder, program=COORDINATOR))
+    return coordinator
 
 
 def test_keys_are_held_for_one_user_one_hub_and_one_time(locked: Coordinator) -> None:
@@ -107,7 +111,7 @@ def test_keys_are_held_for_one_user_one_hub_and_one_time(locked: Coordinator) ->
     socket_path = agent._socket_path(folder)
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(socket_path))  # by one that was killed
-    works(locked.hub("unlock", "--passphrase-file", "pass"))
+    succeeds(locked.hub("unlock", "--passphrase-file", "pass"))
     assert stat.S_IMODE(socket_path.parent.stat().st_mode) == 0o700
     assert stat.S_IMODE(socket_path.stat().st_mode) & 0o077 == 0
     assert sorted(path.suffix for path in socket_path.parent.iterdir() if path.name.startswith(socket_path.name)) == [
@@ -119,13 +123,13 @@ def test_keys_are_held_for_one_user_one_hub_and_one_time(locked: Coordinator) ->
     other = locked.folder / "other"
     keys.save(other, keys.generate(), PASSPHRASE)
     assert agent.held_keys(other) is None
-    works(locked.hub("unlock", "--passphrase-file", "pass", "--minutes", "0.01"))
+    succeeds(locked.hub("unlock", "--passphrase-file", "pass", "--minutes", "0.01"))
     until = time.monotonic() + 60
     while socket_path.exists():
         assert time.monotonic() < until
         time.sleep(0.05)
     assert agent.held_keys(folder) is None
-    assert "nothing was unlocked" in works(locked.hub("lock")).stdout
+    assert "nothing was unlocked" in succeeds(locked.hub("lock")).stdout
 
 
 def given_to(user: int, place: Path) -> bytes:
@@ -144,7 +148,7 @@ def given_to(user: int, place: Path) -> bytes:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 def test_another_user_is_given_no_keys_even_by_a_socket_that_anybody_may_open(locked: Coordinator) -> None:
-    works(locked.hub("unlock", "--passphrase-file", "pass"))
+    succeeds(locked.hub("unlock", "--passphrase-file", "pass"))
     place = agent._socket_path(locked.folder / "hub" / "coordinator")
     assert given_to(65534, place) == b""
     assert b"identity" in given_to(0, place)
@@ -168,11 +172,11 @@ def test_a_folder_that_others_may_enter_holds_no_keys(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / f"fedhelp-{os.getuid()}").mkdir(mode=0o755)
-    fails(locked.hub("unlock", "--passphrase-file", "pass"), "E_KEYS_MODE", "ask its owner to remove it")
-    works(locked.hub("requests", "--passphrase-file", "pass"))
-    assert command.refusal(locked.hub("requests")) == "E_PASSPHRASE_NEEDED"
+    fails_with(locked.hub("unlock", "--passphrase-file", "pass"), "E_KEYS_MODE", "ask its owner to remove it")
+    succeeds(locked.hub("requests", "--passphrase-file", "pass"))
+    assert command.error_code(locked.hub("requests")) == "E_PASSPHRASE_NEEDED"
 
 
-def test_keys_without_a_passphrase_need_not_be_unlocked(desk: Coordinator) -> None:
-    works(desk.hub("init", "--plan", "plan.toml"))
-    fails(desk.hub("unlock"), "E_STATE", "nothing needs to be unlocked")
+def test_keys_without_a_passphrase_need_not_be_unlocked(coordinator: Coordinator) -> None:
+    succeeds(coordinator.hub("init", "--plan", "plan.toml"))
+    fails_with(coordinator.hub("unlock"), "E_STATE", "nothing needs to be unlocked")

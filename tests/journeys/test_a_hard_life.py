@@ -20,9 +20,9 @@ from server_ref.admin import recovery
 from server_ref.hub import members
 from server_ref.hub.hub import Hub
 from server_ref.intake import receive
-from tests import net
-from tests.chaos import Fate, network
+from tests import http_front
 from tests.clinic import Clinic
+from tests.faulty_proxy import Fault, proxy_to
 from tests.federation import Federation, nobody
 
 pytestmark = [pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX"), pytest.mark.proof]
@@ -33,12 +33,12 @@ STATES = {
 }  # fmt: skip
 
 
-def bad_luck(draw: random.Random) -> Iterator[Fate]:
+def bad_luck(draw: random.Random) -> Iterator[Fault]:
     """One connection in two is cut somewhere, on its way there or back."""
     while True:
         offset = draw.randrange(0, 400_000)
-        fates = Fate(cut=offset), Fate(cut_answer=offset), Fate(cut=offset, reset=True)
-        yield draw.choice([*fates, Fate(), Fate(), Fate()])
+        fates = Fault(cut=offset), Fault(cut_answer=offset), Fault(cut=offset, reset=True)
+        yield draw.choice([*fates, Fault(), Fault(), Fault()])
 
 
 class Life:
@@ -47,7 +47,7 @@ class Life:
 
     def sync(self, kills: int) -> None:
         """The site's sync, killed so many times and then left in peace until it has reached the coordinator."""
-        with net.running(self.three.folder / "hub") as port, self._line(port) as chaos_port:
+        with http_front.running(self.three.folder / "hub") as port, self._line(port) as chaos_port:
             connection.save(self.clinic.home, url=f"http://127.0.0.1:{chaos_port}")
             for _ in range(kills if self._deaths else 0):
                 process = self._start()
@@ -71,7 +71,7 @@ class Life:
     @contextmanager
     def _line(self, port: int) -> Iterator[int]:
         if self._deaths:
-            with network(port, bad_luck(self._draw)) as bad:
+            with proxy_to(port, bad_luck(self._draw)) as bad:
                 yield bad
         else:
             yield port
@@ -97,7 +97,7 @@ def live(three: Federation, clinic: Clinic, tmp_path: Path, draw: random.Random,
 
     if deaths:  # a round that the coordinator will know nothing of
         recovery.backup(three.hub, tmp_path / "backup.tar")
-        three.play(three.open())
+        three.send_updates(three.open())
         life.sync(deaths)
         three.aggregate()
         life.sync(deaths)
@@ -107,19 +107,19 @@ def live(three: Federation, clinic: Clinic, tmp_path: Path, draw: random.Random,
     first = three.open()
     life.sync(deaths)
     assert life.state == status.RECEIVED
-    stale = three.clinics[0].give(first, three.drawn(first, three.clinics[0]))
-    three.play(first, without=(three.clinics[0].id,))
-    three.clock.go_on(days=8)
+    stale = three.clinics[0].give(first, three.drawn_update(first, three.clinics[0]))
+    three.send_updates(first, without=(three.clinics[0].id,))
+    three.clock.advance(days=8)
     assert three.aggregate()["accepted"] == ["site-002", "site-003", "site-004"]
     late = three.join()
     members.revoke(three.hub, three.coordinator_keys, three.clinics[1].id, 2, "left")
     second = three.open()
     receive.receive(three.hub, stale)
     for other in (three.clinics[2], late):
-        receive.receive(three.hub, other.give(second, three.drawn(second, other)))
+        receive.receive(three.hub, other.give(second, three.drawn_update(second, other)))
     life.sync(deaths)
     assert life.state == status.RECEIVED
-    three.clock.go_on(days=8)
+    three.clock.advance(days=8)
     outcome = three.aggregate()
     assert outcome["accepted"] == ["site-001", "site-003", "site-004", "site-005"]
     life.sync(deaths)
@@ -141,8 +141,8 @@ def back(three: Federation, backup: Path) -> None:
 def test_two_hard_rounds_end_with_the_model_of_two_quiet_ones(
     three: Federation, tmp_path: Path, effort: Callable[[int, int], int]
 ) -> None:
-    quiet = three.copied(tmp_path / "quiet")
-    three.again()
+    quiet = three.copy_to(tmp_path / "quiet")
+    three.reopen()
     seed = random.SystemRandom().randrange(1 << 32)
     print("seed", seed)
     hard_model = live(three, Clinic(three, tmp_path / "hard"), tmp_path, random.Random(seed), effort(1, 10))

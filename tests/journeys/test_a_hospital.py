@@ -26,8 +26,8 @@ pytest.importorskip("pydicom")
 from pydicom.uid import generate_uid
 
 from fedhelp_edge.demo import phantoms
-from tests import command, net
-from tests.desk import Desk, fails, works
+from tests import command, http_front
+from tests.site_and_hub import SiteAndHub, fails_with, succeeds
 from tests.threads import one_thread  # noqa: F401 - a fixture
 from tests.unit.data import samples
 from tests.unit.page.test_serve import form
@@ -60,7 +60,7 @@ ONE = ("--threads", "1")
 NOWHERE = "no-home"  # a computer that has joined nothing
 
 
-class Hospital(Desk):
+class Hospital(SiteAndHub):
     """A hospital and its coordinator; `way` is how the one reaches the other, `course` how far each step led."""
 
     def __init__(self, folder: Path, way: tuple[str, ...], *, locked: bool = True) -> None:
@@ -70,20 +70,20 @@ class Hospital(Desk):
         self.told: dict[str, dict[str, Any]] = {}
 
     def ask(self, *words: str | Path) -> dict[str, Any]:
-        return command.answer(works(self.site(*words, "--json")))
+        return command.json_output(succeeds(self.site(*words, "--json")))
 
     def coordinator_keys(self, *words: str | Path) -> dict[str, Any]:
-        return command.answer(works(self.hub(*words, "--json")))
+        return command.json_output(succeeds(self.hub(*words, "--json")))
 
     def predict(self, *words: str | Path) -> dict[str, Any]:
-        return command.answer(works(self.site("predict", *words, "--format", "json")))
+        return command.json_output(succeeds(self.site("predict", *words, "--format", "json")))
 
     def step(self, *words: str | Path, named: str = "") -> None:
         self.told[named or str(words[0])] = self.ask(*words)
         now = self.ask("status")
         self.course.append((named or str(words[0]), now["state"], now["next"]))
 
-    def trip(self) -> None:
+    def carry_stick(self) -> None:
         """The stick goes to the coordinator and back; over the network the coordinator judges what came in."""
         stick = "--via" in self.way
         self.coordinator_keys(*(("exchange", self.stick) if stick else ("requests",)))
@@ -94,33 +94,33 @@ class Hospital(Desk):
         self.coordinator_keys("invite", "University hospital", "--tier", "large", "--out", "a.invite")
         self.step("join", "a.invite", *self.way)
         self.told["words"] = self.ask("keys", "words")
-        self.trip()
+        self.carry_stick()
         self.coordinator_keys("open", "--start", given / "start.safetensors")
-        self.trip()
+        self.carry_stick()
         self.step("download")
         table = given / "pacs" / "labels.csv"
-        self.told["unmapped"] = command.answer(self.site("check", table, "--json"))
+        self.told["unmapped"] = command.json_output(self.site("check", table, "--json"))
         self.step("check", table, "--map", "naevus=NV")
         self.step("distill", table, *ONE)
         self.step("upload")
-        self.trip()
+        self.carry_stick()
         self.told["first"] = self.coordinator_keys("aggregate")
-        self.trip()
+        self.carry_stick()
         self.step("download", named="fetched")
         self.told["old"] = self.ask("export", "--anyway", "--out", "old.onnx", *ONE)
 
         self.told["keys"] = self.ask("keys", "show")
         self.step("keys", "rotate", named="rotate")
         self.step("upload", named="asked for new keys")
-        self.trip()
+        self.carry_stick()
         self.step("download", named="has new keys")
 
         self.coordinator_keys("open")
-        self.trip()
+        self.carry_stick()
         self.step("sync", *ONE)
-        self.trip()
+        self.carry_stick()
         self.told["second"] = self.coordinator_keys("aggregate")
-        self.trip()
+        self.carry_stick()
         self.step("sync", *ONE, named="synced")
         self.told["new"] = self.ask("export", "--anyway", "--out", "new.onnx", *ONE)
 
@@ -142,29 +142,29 @@ class Hospital(Desk):
 
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+def given(tmp_path_factory: pytest.TempPathFactory) -> SiteAndHub:
     """A PACS with a table of its studies, a ward's pictures in folders, and the pack that somebody made as typed."""
-    desk = Desk(tmp_path_factory.mktemp("given"), PLAN)
+    people = SiteAndHub(tmp_path_factory.mktemp("given"), PLAN)
     pixels, labels = phantoms.draw(40, 4, size=8, family="tissue")
-    np.savez(desk.folder / "public.npz", images=pixels, labels=labels, class_names=np.array(phantoms.TISSUES[:4]))
-    np.savez(desk.folder / "said.npz", probabilities=np.eye(4, dtype=np.float32)[labels] * 0.6 + 0.1)
+    np.savez(people.folder / "public.npz", images=pixels, labels=labels, class_names=np.array(phantoms.TISSUES[:4]))
+    np.savez(people.folder / "said.npz", probabilities=np.eye(4, dtype=np.float32)[labels] * 0.6 + 0.1)
     asked = ("--public", "public.npz", "--source", "files:said.npz", "--out", "pack.safetensors")
-    works(desk.site("knowledge", "build", *asked))
-    works(desk.site("knowledge", "start", "plan.toml", "pack.safetensors", "--out", "start.safetensors", *ONE))
+    succeeds(people.site("knowledge", "build", *asked))
+    succeeds(people.site("knowledge", "start", "plan.toml", "pack.safetensors", "--out", "start.safetensors", *ONE))
 
     lines = ["SOPInstanceUID,label"]
     for place, (image, label) in enumerate(zip(*phantoms.draw(IMAGES, 2, size=8, difficulty=0.0), strict=True)):
         said = {"SOPInstanceUID": generate_uid(), "PatientID": f"patient {place // 2}"}
-        samples.dicom(desk.folder / "pacs" / f"IM{place:04}", image.mean(2).astype(np.uint16), **said)
+        samples.dicom(people.folder / "pacs" / f"IM{place:04}", image.mean(2).astype(np.uint16), **said)
         lines.append(f"{said['SOPInstanceUID']},{CALLED[label]}")
-    (desk.folder / "pacs" / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
+    (people.folder / "pacs" / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
     for place, (image, label) in enumerate(zip(*phantoms.draw(WARD, 2, size=24, seed=7, difficulty=0.0), strict=True)):
-        samples.save(desk.folder / "ward" / CALLED[label] / f"{place:02}.png", image)
-    return desk
+        samples.save(people.folder / "ward" / CALLED[label] / f"{place:02}.png", image)
+    return people
 
 
 @pytest.fixture(scope="module")
-def by_stick(given: Desk, tmp_path_factory: pytest.TempPathFactory) -> Hospital:
+def by_stick(given: SiteAndHub, tmp_path_factory: pytest.TempPathFactory) -> Hospital:
     folder = tmp_path_factory.mktemp("stick")
     hospital = Hospital(folder, ("--via", str(folder / "stick")), locked=False)
     hospital.coordinator_keys("init", "--plan", "plan.toml")
@@ -174,11 +174,11 @@ def by_stick(given: Desk, tmp_path_factory: pytest.TempPathFactory) -> Hospital:
 
 
 @pytest.fixture(scope="module")
-def by_network(given: Desk, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
+def by_network(given: SiteAndHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     folder = tmp_path_factory.mktemp("network")
     hospital = Hospital(folder, ())
     hospital.coordinator_keys("init", "--plan", "plan.toml")
-    with net.running(folder / "hub") as port:
+    with http_front.running(folder / "hub") as port:
         hospital.way = ("--url", f"http://127.0.0.1:{port}")
         hospital.play(given.folder)
         yield hospital
@@ -193,8 +193,8 @@ def hospital(request: pytest.FixtureRequest) -> Hospital:
 # ------------------------------------------------------------------------------------------------- two rounds, two ways
 
 
-def test_the_pack_says_what_is_in_it(given: Desk) -> None:
-    shown = command.answer(works(given.site("knowledge", "show", "pack.safetensors", "--json")))
+def test_the_pack_says_what_is_in_it(given: SiteAndHub) -> None:
+    shown = command.json_output(succeeds(given.site("knowledge", "show", "pack.safetensors", "--json")))
     assert (shown["images"], shown["classes"]) == (40, list(phantoms.TISSUES[:4]))
     assert shown["sources"] == [{"name": "files:said.npz", "accuracy": 1.0}]
 
@@ -276,14 +276,14 @@ def test_every_update_is_accepted_and_nothing_waits(hospital: Hospital) -> None:
 
 def test_a_round_that_was_handed_out_holds_without_any_key(hospital: Hospital, tmp_path: Path) -> None:
     hospital.coordinator_keys("audit", "export", "2", tmp_path / "round-2")
-    report = command.answer(works(command.here("audit", "round-2", "--json", home=tmp_path)))
+    report = command.json_output(succeeds(command.run_in_process("audit", "round-2", "--json", home=tmp_path)))
     (update,) = hospital.told["sync"]["sent"]
     assert report["merged"] == [{"site": "site-001", "update": update, "share": update, "state": "accepted"}]
     assert report["merged_sha256"] == hospital.told["second"]["merged_sha256"]
     assert (report["round"], report["others"]) == (2, [])
     largest = max((tmp_path / "round-2").rglob("*.fhx"), key=lambda path: path.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:-1])
-    assert command.refusal(command.here("audit", "round-2", home=tmp_path)).startswith("E_")
+    assert command.error_code(command.run_in_process("audit", "round-2", home=tmp_path)).startswith("E_")
 
 
 @pytest.mark.parametrize("kind", ["charter", "roster", "task", "global", "receipt"])
@@ -309,10 +309,10 @@ def test_new_keys_are_used_from_the_roster_on_that_names_them(hospital: Hospital
 
 
 def test_a_model_that_the_old_keys_signed_is_exported_again_or_vouched_for_by_name(
-    by_stick: Hospital, given: Desk, tmp_path: Path
+    by_stick: Hospital, given: SiteAndHub, tmp_path: Path
 ) -> None:
     ask = ("old.onnx", given.folder / "ward")
-    fails(by_stick.site("predict", *ask), "E_SIGNER_UNKNOWN", "export it again here")
+    fails_with(by_stick.site("predict", *ask), "E_SIGNER_UNKNOWN", "export it again here")
     assert by_stick.predict(*ask, "--signer", by_stick.told["keys"]["fingerprint"])["model"]["trusted"] is True
     again = by_stick.ask("export", "--anyway", "--round", "1", "--out", tmp_path / "again.onnx", *ONE)
     assert again["round"] == by_stick.told["old"]["round"] == 1
@@ -322,7 +322,7 @@ def test_a_model_that_the_old_keys_signed_is_exported_again_or_vouched_for_by_na
 
 
 def test_the_test_part_and_other_images_are_measured_and_left_as_figures_and_a_page(
-    by_stick: Hospital, given: Desk, tmp_path: Path
+    by_stick: Hospital, given: SiteAndHub, tmp_path: Path
 ) -> None:
     test = sum(part["test"] for part in by_stick.told["check"]["parts"].values())
     assert by_stick.ask("evaluate", *ONE)["own"]["images"] == test
@@ -330,7 +330,7 @@ def test_the_test_part_and_other_images_are_measured_and_left_as_figures_and_a_p
     page = Path(figures.pop("page"))
     assert figures["own"]["images"] == WARD  # of which half is called naevus
     assert json.loads(page.with_suffix(".json").read_text(encoding="utf-8")) == figures
-    shown = works(by_stick.site("evaluate", "--images", given.folder / "ward", *ONE)).stdout
+    shown = succeeds(by_stick.site("evaluate", "--images", given.folder / "ward", *ONE)).stdout
     chosen = figures[figures["chosen"]]["accuracy"]["value"]
     assert f"accuracy            {chosen:.3f}" in shown
     assert f"{chosen:.3f}" in page.read_text(encoding="utf-8")
@@ -353,7 +353,7 @@ def test_8_bits_are_kept_only_where_they_are_worth_it(by_stick: Hospital, tmp_pa
     assert by_stick.ask("inspect", tmp_path / "small.onnx")["precision"] == exported["precision"]
 
 
-def test_two_models_are_compared_on_images_that_neither_learned_from(by_stick: Hospital, given: Desk) -> None:
+def test_two_models_are_compared_on_images_that_neither_learned_from(by_stick: Hospital, given: SiteAndHub) -> None:
     by_stick.ask("export", "--anyway", "--round", "1", "--out", "first.onnx", *ONE)
     pacs = by_stick.ask("compare", "first.onnx", "new.onnx", given.folder / "pacs")
     test = sum(part["test"] for part in by_stick.told["check"]["parts"].values())
@@ -362,18 +362,18 @@ def test_two_models_are_compared_on_images_that_neither_learned_from(by_stick: H
     assert (ward["images"], ward["left_out"]) == (WARD, 0)
     assert (ward["old"]["round"], ward["new"]["round"]) == (1, 2)
     assert sum(one["new"] - one["old"] for one in ward["classes"]) == ward["better"] - ward["worse"]
-    shown = works(by_stick.site("compare", "first.onnx", "new.onnx", given.folder / "ward")).stdout
+    shown = succeeds(by_stick.site("compare", "first.onnx", "new.onnx", given.folder / "ward")).stdout
     assert shown.splitlines()[-1] == ward["verdict"]
 
 
 @pytest.fixture(scope="module")
-def answers(by_stick: Hospital, given: Desk) -> dict[str, Any]:
+def answers(by_stick: Hospital, given: SiteAndHub) -> dict[str, Any]:
     """What the model says of the PACS and the ward, as JSON."""
     return by_stick.predict("new.onnx", given.folder / "pacs", given.folder / "ward")
 
 
 def test_a_table_a_spreadsheet_and_pages_give_the_answers_that_json_gives(
-    by_stick: Hospital, given: Desk, answers: dict[str, Any], tmp_path: Path
+    by_stick: Hospital, given: SiteAndHub, answers: dict[str, Any], tmp_path: Path
 ) -> None:
     rows = answers["results"]
     assert len(rows) == IMAGES + WARD
@@ -381,10 +381,10 @@ def test_a_table_a_spreadsheet_and_pages_give_the_answers_that_json_gives(
     assert len({row["answer"] for row in rows}) > 1
     asked = ("predict", "new.onnx", given.folder / "pacs", given.folder / "ward", "--format")
 
-    _, *lines = works(by_stick.site(*asked, "table")).stdout.splitlines()
+    _, *lines = succeeds(by_stick.site(*asked, "table")).stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [[row["file"], row["answer"] or row["verdict"]] for row in rows]
 
-    sheet = list(csv.DictReader(io.StringIO(works(by_stick.site(*asked, "csv")).stdout)))
+    sheet = list(csv.DictReader(io.StringIO(succeeds(by_stick.site(*asked, "csv")).stdout)))
     assert [(row["file"], row["answer"] or None, row["reason"]) for row in sheet] == [
         (row["file"], row["answer"], row["reason"]) for row in rows
     ]
@@ -394,7 +394,7 @@ def test_a_table_a_spreadsheet_and_pages_give_the_answers_that_json_gives(
         ]
     assert {(row["model"], row["trusted"]) for row in sheet} == {(answers["model"]["sha256"], "yes")}
 
-    said = works(by_stick.site(*asked, "html", "--out", tmp_path / "out")).stderr
+    said = succeeds(by_stick.site(*asked, "html", "--out", tmp_path / "out")).stderr
     assert said.startswith(f"{sum(row['answer'] is not None for row in rows)} of {len(rows)} images answered")
     page = html.unescape((tmp_path / "out" / "answers.html").read_text(encoding="utf-8"))
     wanted = [f"Answer: {row['answer']}." if row["answer"] else f"Don't know: {row['reason']}." for row in rows]
@@ -402,7 +402,7 @@ def test_a_table_a_spreadsheet_and_pages_give_the_answers_that_json_gives(
 
 
 def test_elsewhere_the_answers_are_the_same_and_nobody_vouches_for_them(
-    by_stick: Hospital, given: Desk, answers: dict[str, Any]
+    by_stick: Hospital, given: SiteAndHub, answers: dict[str, Any]
 ) -> None:
     """The words that are shown are those that the hospital's own computer shows for the key."""
     ask = ("new.onnx", given.folder / "pacs", given.folder / "ward", "--home", NOWHERE)
@@ -413,24 +413,24 @@ def test_elsewhere_the_answers_are_the_same_and_nobody_vouches_for_them(
     assert signer["fingerprint"] == by_stick.ask("keys", "show")["fingerprint"] == found["model"]["signer"]
     assert found["model"]["words"] == signer["words"]
     assert len(signer["words"].split()) == 8
-    assert f"in words: {signer['words']}" in works(by_stick.site("predict", *ask)).stderr
+    assert f"in words: {signer['words']}" in succeeds(by_stick.site("predict", *ask)).stderr
     assert by_stick.predict(*ask, "--signer", signer["fingerprint"])["model"]["trusted"] is True
     old = by_stick.told["keys"]["fingerprint"]
-    fails(by_stick.site("predict", *ask, "--signer", old), "E_SIGNER_MISMATCH", "")
+    fails_with(by_stick.site("predict", *ask, "--signer", old), "E_SIGNER_MISMATCH", "")
 
 
 def test_with_its_keys_restored_another_computer_vouches_for_the_model(
-    by_network: Hospital, given: Desk, tmp_path: Path
+    by_network: Hospital, given: SiteAndHub, tmp_path: Path
 ) -> None:
-    works(by_network.site("keys", "backup", tmp_path / "backup.txt"))
-    works(by_network.site("keys", "restore", tmp_path / "backup.txt", "--home", tmp_path / "new-pc"))
+    succeeds(by_network.site("keys", "backup", tmp_path / "backup.txt"))
+    succeeds(by_network.site("keys", "restore", tmp_path / "backup.txt", "--home", tmp_path / "new-pc"))
     assert by_network.ask("keys", "show", "--home", tmp_path / "new-pc") == by_network.ask("keys", "show")
     ask = ("new.onnx", given.folder / "ward", "--home", tmp_path / "new-pc")
     assert by_network.predict(*ask)["model"]["trusted"] is True
 
 
 def test_the_page_answers_a_picture_that_is_dropped_as_predict_does(
-    by_stick: Hospital, given: Desk, answers: dict[str, Any]
+    by_stick: Hospital, given: SiteAndHub, answers: dict[str, Any]
 ) -> None:
     picture = given.folder / "pacs" / "IM0000"
     (row,) = (row for row in answers["results"] if row["file"].endswith(picture.name))
@@ -450,7 +450,7 @@ def test_the_page_answers_a_picture_that_is_dropped_as_predict_does(
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
 def test_a_drop_folder_of_the_pacs_is_answered_as_files_come_until_ctrl_c(
-    by_stick: Hospital, given: Desk, answers: dict[str, Any], tmp_path: Path
+    by_stick: Hospital, given: SiteAndHub, answers: dict[str, Any], tmp_path: Path
 ) -> None:
     drop, page = tmp_path / "drop", tmp_path / "out" / "answers.json"
     drop.mkdir()

@@ -15,9 +15,9 @@ from fedhelp_edge.parcel import keys
 from fedhelp_edge.site import status, verified
 from server_ref.admin import exchange, invites
 from server_ref.intake import judge
-from tests import command, net, terminal
+from tests import command, http_front, terminal
 from tests.federation import Federation
-from tests.terminal import Terminal, at
+from tests.terminal import Terminal, running
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals of this kind")
 
@@ -70,7 +70,10 @@ class Clinic:
 
 @pytest.fixture
 def clinic(made: Federation, tmp_path: Path) -> Iterator[Clinic]:
-    with made.lent(tmp_path / "federation") as federation, net.running(federation.folder / "hub") as port:
+    with (
+        made.temporary_copy(tmp_path / "federation") as federation,
+        http_front.running(federation.folder / "hub") as port,
+    ):
         yield Clinic(federation, tmp_path, port)
 
 
@@ -84,7 +87,7 @@ def takes_down(shown: Terminal) -> str:
 
 @pytest.mark.parametrize("way", ["file by network", "code by network", "file by stick", "code by stick"])
 def test_a_made_passphrase_is_shown_before_anything_is_sent_and_opens_what_comes_back(clinic: Clinic, way: str) -> None:
-    with at(*clinic.way(way), home=clinic.home) as shown:
+    with running(*clinic.way(way), home=clinic.home) as shown:
         passphrase = shown.line("passphrase: ")
         shown.sees("is on paper: ")
         assert clinic.requests == []
@@ -103,13 +106,13 @@ def test_a_made_passphrase_is_shown_before_anything_is_sent_and_opens_what_comes
     if way.endswith("network"):  # which answers only to who signs
         clinic.unlocks(passphrase, "download")
     else:
-        assert command.here("download", home=clinic.home).returncode == 0
+        assert command.run_in_process("download", home=clinic.home).returncode == 0
     assert status.status(clinic.site)["site"] == "site-004"
 
 
 def test_a_first_round_by_network_with_a_passphrase_that_is_typed_each_time(clinic: Clinic) -> None:
     pytest.importorskip("torch")
-    with at(*clinic.way("code by network"), "--own", home=clinic.home) as shown:
+    with running(*clinic.way("code by network"), "--own", home=clinic.home) as shown:
         shown.sees("new passphrase: ")
         shown.types(OWN)
         shown.sees("Repeat for confirmation: ")
@@ -119,19 +122,19 @@ def test_a_first_round_by_network_with_a_passphrase_that_is_typed_each_time(clin
     clinic.is_let_in()
     clinic.federation.open()
     clinic.unlocks(OWN, "download")
-    terminal.few_images(clinic.home)
-    with at("train", "images.npz", home=clinic.home) as shown:
+    terminal.write_images(clinic.home)
+    with running("train", "images.npz", home=clinic.home) as shown:
         assert shown.ends() == 0, shown.screen
     assert "parcels sent: 1" in clinic.unlocks(OWN, "upload")
     assert status.status(clinic.site)["state"] == "received"
 
 
 def test_a_wrong_passphrase_for_keys_that_are_there_sends_nothing(clinic: Clinic) -> None:
-    with at("keys", "new", home=clinic.home) as shown:
+    with running("keys", "new", home=clinic.home) as shown:
         passphrase = takes_down(shown)
         assert shown.ends() == 0, shown.screen
     before = keys.load_public(clinic.site)
-    with at(*clinic.way("file by network"), home=clinic.home) as shown:
+    with running(*clinic.way("file by network"), home=clinic.home) as shown:
         shown.sees("passphrase: ")
         shown.types("not this one")
         assert shown.ends() == 1
@@ -146,7 +149,10 @@ def test_keys_from_a_backup_join(clinic: Clinic) -> None:
     (clinic.home / "old").write_text("words of the backup\n")
     (clinic.home / "old").chmod(0o600)
     for words in (("keys", "new"), ("keys", "backup", "backup.txt")):
-        assert command.here(*words, "--home", "other", "--passphrase-file", "old", home=clinic.home).returncode == 0
+        assert (
+            command.run_in_process(*words, "--home", "other", "--passphrase-file", "old", home=clinic.home).returncode
+            == 0
+        )
     clinic.unlocks("words of the backup", "keys", "restore", "backup.txt")
     clinic.unlocks("words of the backup", *clinic.way("code by network"))
     assert keys.load_public(clinic.site) == keys.load_public(clinic.home / "other")
@@ -155,7 +161,7 @@ def test_keys_from_a_backup_join(clinic: Clinic) -> None:
 
 @pytest.mark.parametrize("key", [terminal.CTRL_C, terminal.CTRL_D], ids=["Ctrl-C", "end of input"])
 def test_who_stops_at_the_passphrase_has_sent_and_kept_nothing_and_may_begin_again(clinic: Clinic, key: bytes) -> None:
-    with at(*clinic.way("file by network"), home=clinic.home) as shown:
+    with running(*clinic.way("file by network"), home=clinic.home) as shown:
         shown.sees("is on paper: ")
         shown.presses(key)
         assert shown.ends() == 1
@@ -163,7 +169,7 @@ def test_who_stops_at_the_passphrase_has_sent_and_kept_nothing_and_may_begin_aga
         assert "Traceback" not in shown.screen
     assert clinic.requests == []
     assert not keys.exist(clinic.site)
-    with at(*clinic.way("file by network"), home=clinic.home) as shown:
+    with running(*clinic.way("file by network"), home=clinic.home) as shown:
         takes_down(shown)
         assert shown.ends() == 0, shown.screen
     assert clinic.requests == clinic.own_requests
@@ -176,7 +182,7 @@ def test_where_the_network_was_down_the_same_request_goes_out_later_by_the_same_
     with socket.socket() as nobody_there:  # an address that is taken, where nobody answers
         nobody_there.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{nobody_there.getsockname()[1]}"
-        with at("join", clinic.invite, "--url", url, home=clinic.home) as shown:
+        with running("join", clinic.invite, "--url", url, home=clinic.home) as shown:
             passphrase = takes_down(shown)
             words = shown.line("words: ")
             if end == "killed":
@@ -196,22 +202,24 @@ def test_where_the_network_was_down_the_same_request_goes_out_later_by_the_same_
 
 
 def test_a_program_at_a_terminal_gets_one_object_and_the_person_the_passphrase(clinic: Clinic) -> None:
-    with at(*clinic.way("code by stick"), "--json", home=clinic.home) as shown:
+    with running(*clinic.way("code by stick"), "--json", home=clinic.home) as shown:
         passphrase = takes_down(shown)
         joined = json.loads("{" + shown.line("{"))
         assert shown.ends() == 0, shown.screen
-    command.check_shape("fedhelp-edge join", joined)
+    command.check_schema("fedhelp-edge join", joined)
     assert joined["request"] == clinic.requests[0]
     assert (joined["name"], joined["sent"], joined["locked"]) == ("test", True, True)
     assert passphrase not in json.dumps(joined)
 
 
 def test_without_a_terminal_no_passphrase_is_made_that_nobody_would_read(clinic: Clinic) -> None:
-    refused = command.here(*clinic.way("file by stick"), "--json", home=clinic.home)
-    assert command.refusal(refused) == "E_PASSPHRASE_NEEDED"
+    refused = command.run_in_process(*clinic.way("file by stick"), "--json", home=clinic.home)
+    assert command.error_code(refused) == "E_PASSPHRASE_NEEDED"
     assert "--passphrase-file" in refused.stderr
     assert verified.state(clinic.site) is None
     assert not keys.exist(clinic.site)
-    joined = command.answer(command.here(*clinic.way("file by stick"), "--no-passphrase", "--json", home=clinic.home))
+    joined = command.json_output(
+        command.run_in_process(*clinic.way("file by stick"), "--no-passphrase", "--json", home=clinic.home)
+    )
     assert joined["locked"] is False
     assert [joined["request"]] == clinic.requests

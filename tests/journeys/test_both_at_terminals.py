@@ -36,7 +36,7 @@ class Both:
         (self.office / "plan.toml").write_text(plan + QUICK)
 
     def hub(self, *words: str) -> AbstractContextManager[Terminal]:
-        return terminal.at(*words, home=self.office, program=COORDINATOR)
+        return terminal.running(*words, home=self.office, program=COORDINATOR)
 
     def at_office(self, *words: str) -> str:
         """A coordinator's command, for which nothing is typed any more."""
@@ -73,14 +73,14 @@ def test_a_first_round_with_both_sides_typed(both: Both) -> None:
 
     with both.hub("serve", "--port", both.port) as front:
         front.sees("next: ")
-        with terminal.at(*join[1].split(), "--own", home=both.clinic) as screen:
+        with terminal.running(*join[1].split(), "--own", home=both.clinic) as screen:
             for prompt in ("new passphrase: ", "Repeat for confirmation: "):
                 screen.sees(prompt)
                 screen.types(OWN)
             words = screen.line("words: ")
             screen.sees("next: 'fedhelp-edge download --url ")
             assert screen.ends() == 0, screen.screen
-        command.here(*join[1].split(), "--no-passphrase", "--home", "thief", home=both.clinic)
+        command.run_in_process(*join[1].split(), "--no-passphrase", "--home", "thief", home=both.clinic)
 
         shown = both.at_office("requests")
         assert words in shown
@@ -93,14 +93,14 @@ def test_a_first_round_with_both_sides_typed(both: Both) -> None:
         both.at_office("open")
 
         assert "next: 'fedhelp-edge train IMAGES'" in both.at_clinic("download")
-        terminal.few_images(both.clinic)
-        with terminal.at("train", "images.npz", home=both.clinic) as screen:
+        terminal.write_images(both.clinic)
+        with terminal.running("train", "images.npz", home=both.clinic) as screen:
             screen.sees("next: 'fedhelp-edge upload'")
             assert screen.ends() == 0, screen.screen
         assert "parcels sent: 1" in both.at_clinic("upload")
         assert "round 1: 1 updates merged" in both.at_office("aggregate")
         assert "new: model after round 1" in both.at_clinic("download")
-        with terminal.at("status", home=both.clinic) as screen:
+        with terminal.running("status", home=both.clinic) as screen:
             screen.sees("update of round 1: accepted")
             assert screen.ends() == 0, screen.screen
         front.presses(terminal.CTRL_C)

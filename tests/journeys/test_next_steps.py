@@ -22,9 +22,9 @@ import pytest
 from PIL import Image
 
 from tests import command
-from tests.desk import Done, works
-from tests.federation import PLAN, Clinic
+from tests.federation import PLAN, SimulatedClinic
 from tests.journeys.test_a_coordinator import Coordinator
+from tests.site_and_hub import Completed, succeeds
 from tests.threads import one_thread  # noqa: F401 - a fixture
 
 pytest.importorskip("torch")
@@ -71,7 +71,7 @@ class Person(Coordinator):
         (self.stick / "to-coordinator").mkdir()
         self.stands_for = {"IMAGES": "images.npz", "FILE": "backup.txt", "DIR": "other", "SITE": "site-001"}
         self.typed: set[str] = set()
-        self.clinics: list[Clinic] = []
+        self.clinics: list[SimulatedClinic] = []
 
     def draw(self, count: int, file: str = "images.npz") -> None:
         pixels = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), np.uint8)
@@ -80,17 +80,17 @@ class Person(Coordinator):
     def words(self, line: str) -> list[str]:
         return [self.stands_for.get(word, word) for word in shlex.split(line)]
 
-    def types(self, line: str) -> Done:
+    def types(self, line: str) -> Completed:
         program, *words = self.words(line)
         if words[0] in ("init", "join"):
             words.append("--no-passphrase")
         env = {"FEDHELP_PASSPHRASE_FILE": str(self.folder / "pass")} if words[0] == "keys" else {}
         if program == HUB:
             env["FEDHELP_HOME"] = str(self.folder / "hub")
-            return works(command.here(*words, home=self.folder, program=command.COORDINATOR, env=env))
-        return works(command.here(*words, home=self.folder, env=env))
+            return succeeds(command.run_in_process(*words, home=self.folder, program=command.COORDINATOR, env=env))
+        return succeeds(command.run_in_process(*words, home=self.folder, env=env))
 
-    def steps(self, done: Done, start: str = "") -> list[str]:
+    def steps(self, done: Completed, start: str = "") -> list[str]:
         """The commands that were printed, as they were. Those of the same program say where its home is."""
         program = HUB if "server_ref" in done.args[2] else SITE
         steps = NAMED.findall(done.stdout + done.stderr)
@@ -98,7 +98,7 @@ class Person(Coordinator):
         assert all("--home" in step for step in steps if at_home and step.startswith(f"{program} ")), done.stderr
         return [step for step in steps if step.startswith(start)]
 
-    def follow(self, done: Done, start: str = "", types: Callable[[str], Done] | None = None) -> Done:
+    def follow(self, done: Completed, start: str = "", types: Callable[[str], Completed] | None = None) -> Completed:
         """Type the first step that was printed and begins so."""
         step = self.steps(done, start)[0]
         after = (types or self.types)(step)
@@ -141,12 +141,12 @@ def test_every_next_step_from_keys_to_leaving(tmp_path: Path, monkeypatch: pytes
     person = Person(tmp_path)
     home = "--home 'my site'"
     person.draw(90)
-    works(person.hub("init", "--plan", "plan.toml"))
+    succeeds(person.hub("init", "--plan", "plan.toml"))
     for number in (1, 2):
-        works(person.hub("invite", f"{number}", "--tier", "small", "--out", f"{number}.invite"))
+        succeeds(person.hub("invite", f"{number}", "--tier", "small", "--out", f"{number}.invite"))
 
     def trip() -> None:
-        works(person.hub("exchange", person.stick))
+        succeeds(person.hub("exchange", person.stick))
 
     person.follow(person.follow(person.types(f"fedhelp-edge keys new --no-passphrase {home}")))
     unsent = person.types("fedhelp-edge join 2.invite --home 'not sent'")
@@ -157,7 +157,7 @@ def test_every_next_step_from_keys_to_leaving(tmp_path: Path, monkeypatch: pytes
     assert len(person.steps(waits)) == 2
     sent = person.follow(waits)
     trip()
-    works(person.hub("open"))
+    succeeds(person.hub("open"))
     trip()
     person.follow(sent)
     taken = person.follow(joining)
@@ -170,7 +170,7 @@ def test_every_next_step_from_keys_to_leaving(tmp_path: Path, monkeypatch: pytes
         old = person.types(f"fedhelp-edge status {home}")
     assert "the roster is old" in old.stdout
     trip()
-    works(person.hub("aggregate", "--now"))
+    succeeds(person.hub("aggregate", "--now"))
     trip()
     person.follow(person.follow(taken))
     person.follow(person.types(f"fedhelp-edge export --out 'my model.onnx' --anyway {home}"))
@@ -188,14 +188,14 @@ def test_every_next_step_from_keys_to_leaving(tmp_path: Path, monkeypatch: pytes
 def test_every_next_step_of_a_hospital_and_of_who_was_not_let_in(tmp_path: Path) -> Person:
     person = Person(tmp_path)
     person.draw(30)
-    works(person.hub("init", "--plan", "plan.toml"))
+    succeeds(person.hub("init", "--plan", "plan.toml"))
     for number, tier in ((1, "large"), (2, "small"), (3, "small")):
-        works(person.hub("invite", f"{number}", "--tier", tier, "--out", f"{number}.invite"))
+        succeeds(person.hub("invite", f"{number}", "--tier", tier, "--out", f"{number}.invite"))
     for invite, home in (("1", "hospital"), ("2", "first"), ("2", "second")):
         person.types(f"fedhelp-edge join {invite}.invite --via stick --home {home}")
-        works(person.hub("exchange", person.stick))
-    works(person.hub("open"))
-    works(person.hub("exchange", person.stick))
+        succeeds(person.hub("exchange", person.stick))
+    succeeds(person.hub("open"))
+    succeeds(person.hub("exchange", person.stick))
     refused = person.types("fedhelp-edge download --home second")
     person.stands_for["INVITE"] = "3.invite"
     person.follow(refused, "fedhelp-edge leave")
@@ -243,7 +243,7 @@ def test_every_next_step_after_sorting(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(webbrowser, "open", lambda link: threading.Thread(target=sort_one, args=(link,)).start())
     person.follow(person.follow(person.types("fedhelp-edge label 'a heap' --plan plan.toml")), "fedhelp-edge check",
-                  lambda line: command.here(*person.words(line)[1:], home=tmp_path))  # fmt: skip
+                  lambda line: command.run_in_process(*person.words(line)[1:], home=tmp_path))  # fmt: skip
     return person
 
 
@@ -254,7 +254,7 @@ def test_every_next_step_after_sorting(tmp_path: Path, monkeypatch: pytest.Monke
 def test_every_next_step_of_who_asks_foundation_models(tmp_path: Path) -> Person:
     person = Person(tmp_path, PLAN + "[training]\nepochs = 1\nyardstick = false\n[fedhelp]\npublic_size = 8\n")
     person.draw(90)
-    works(person.hub("init", "--plan", "plan.toml"))
+    succeeds(person.hub("init", "--plan", "plan.toml"))
     np.savez(tmp_path / "said.npz", probabilities=np.full((90, 3), 1 / 3, np.float32))
     person.follow(
         person.types("fedhelp-edge knowledge build --public images.npz --source files:said.npz --out 'a pack'")
@@ -302,7 +302,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Person:
     person.clinics = clinics = [person.invited(number) for number in (3, 4)]
     person.types("fedhelp-coordinator exchange stick --home hub")
 
-    def status() -> Done:
+    def status() -> Completed:
         return person.types("fedhelp-coordinator status --home hub")
 
     after = status()
@@ -323,7 +323,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Person:
     return person
 
 
-def serves(person: Person, line: str) -> Done:
+def serves(person: Person, line: str) -> Completed:
     """A front that runs until it is stopped. Its port may be taken here."""
     words = [*command.COORDINATOR, *person.words(line)[1:], "--port", "0"]
     env = {"PATH": "", "HOME": str(person.folder), "PYTHONPATH": str(ROOT)}
@@ -365,7 +365,7 @@ def test_every_next_step_of_a_coordinator_from_init_to_a_second_round(federation
     "fedhelp-coordinator rotate: fedhelp-coordinator open",
 )  # fmt: skip
 def test_every_next_step_where_a_site_is_shut_out_and_keys_change(federation: Person, tmp_path: Path) -> Person:
-    person = federation.lent(tmp_path / "copy")
+    person = federation.temporary_copy(tmp_path / "copy")
     shut_out = person.types("fedhelp-coordinator revoke site-004 --since-round 1 --home hub")
     person.follow(person.follow(shut_out))
     person.follow(person.types("fedhelp-coordinator rotate --coordinator --root-key hub/root --home hub"))
@@ -383,7 +383,7 @@ def test_every_next_step_where_a_site_is_shut_out_and_keys_change(federation: Pe
     "fedhelp-coordinator review: fedhelp-coordinator review",
 )  # fmt: skip
 def test_every_next_step_when_all_rounds_are_done(federation: Person, tmp_path: Path) -> Person:
-    person = federation.lent(tmp_path / "copy")
+    person = federation.temporary_copy(tmp_path / "copy")
     merged = person.types("fedhelp-coordinator aggregate --now --home hub")
     waits = person.types("fedhelp-coordinator status --home hub")
     shown = person.follow(waits)
@@ -412,7 +412,7 @@ def test_every_next_step_when_all_rounds_are_done(federation: Person, tmp_path: 
 def test_who_unlocked_is_told_how_to_lock(tmp_path: Path) -> Person:
     person = Person(tmp_path)
     person.locked = True
-    works(person.hub("init", "--plan", "plan.toml"))
-    unlocked = works(person.hub("unlock", "--home", "hub"))
+    succeeds(person.hub("init", "--plan", "plan.toml"))
+    unlocked = succeeds(person.hub("unlock", "--home", "hub"))
     person.follow(unlocked)
     return person

@@ -7,9 +7,9 @@ import shlex
 from pathlib import Path
 
 from tests import command
-from tests.desk import works
 from tests.federation import PLAN
 from tests.journeys.test_a_coordinator import Coordinator
+from tests.site_and_hub import succeeds
 
 PAGE = (Path(__file__).parents[2] / "docs" / "coordinator.md").read_text(encoding="utf-8")
 PLACES = {"/media/": "media/", "/backup/": "media/", "/tmp/": "media/", "$(date +%F)": "2026-11-20"}
@@ -23,31 +23,31 @@ def block(first_words: str) -> list[list[str]]:
     return [words for line in lines.splitlines() if (words := shlex.split(line, comments=True))]
 
 
-def typed(desk: Coordinator, first_words: str) -> str:
+def typed(coordinator: Coordinator, first_words: str) -> str:
     printed = ""
     for program, *words in block(first_words):
-        done = desk.site(*words) if program == "fedhelp-edge" else desk.hub(*words)
-        printed += works(done).stdout
+        done = coordinator.site(*words) if program == "fedhelp-edge" else coordinator.hub(*words)
+        printed += succeeds(done).stdout
         if words[:2] == ["plan", "new"]:  # "then write your classes into it": here a small one
-            (desk.folder / words[2]).write_text(PLAN.replace("quorum = 2", "quorum = 1"))
+            (coordinator.folder / words[2]).write_text(PLAN.replace("quorum = 2", "quorum = 1"))
     return printed
 
 
 def test_a_newcomer_types_the_coordinators_page_from_the_first_plan_to_the_audit(tmp_path: Path) -> None:
-    desk = Coordinator(tmp_path, "")
+    coordinator = Coordinator(tmp_path, "")
     (tmp_path / "plan.toml").unlink()
-    desk.stick = tmp_path / "media" / "stick"
-    (desk.stick / "to-coordinator").mkdir(parents=True)
+    coordinator.stick = tmp_path / "media" / "stick"
+    (coordinator.stick / "to-coordinator").mkdir(parents=True)
 
-    typed(desk, "# at the coordinator, before the stick travels")
-    clinic = desk.joins(tmp_path / "clinic-a.invite")
-    assert "site-001: approved" in typed(desk, "# at the coordinator, with the clinic's request on the stick")
-    assert clinic.model(desk.stick / "from-coordinator")[0] == 0
-    desk.round([clinic])
-    told = typed(desk, "# at the coordinator, with the clinic's update on the stick")
+    typed(coordinator, "# at the coordinator, before the stick travels")
+    clinic = coordinator.joins(tmp_path / "clinic-a.invite")
+    assert "site-001: approved" in typed(coordinator, "# at the coordinator, with the clinic's request on the stick")
+    assert clinic.model(coordinator.stick / "from-coordinator")[0] == 0
+    coordinator.round([clinic])
+    told = typed(coordinator, "# at the coordinator, with the clinic's update on the stick")
     assert "round 1: 1 updates merged" in told
-    assert clinic.model(desk.stick / "from-coordinator")[0] == 1
-    typed(desk, "fedhelp-coordinator backup")
-    assert command.answer(works(desk.hub("status", "--home", "media/drill", "--json")))["round"] == 1
-    assert "nothing is missing and nothing was added" in typed(desk, "fedhelp-coordinator audit verify")
+    assert clinic.model(coordinator.stick / "from-coordinator")[0] == 1
+    typed(coordinator, "fedhelp-coordinator backup")
+    assert command.json_output(succeeds(coordinator.hub("status", "--home", "media/drill", "--json")))["round"] == 1
+    assert "nothing is missing and nothing was added" in typed(coordinator, "fedhelp-coordinator audit verify")
     assert "coordinator" in (tmp_path / "allowed_signers").read_text()

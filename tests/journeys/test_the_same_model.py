@@ -27,7 +27,7 @@ from fedhelp_edge.site.sync import SyncResult, sync  # noqa: E402
 from fedhelp_edge.train import machine  # noqa: E402
 from server_ref.admin import exchange, invites  # noqa: E402
 from server_ref.rounds import close  # noqa: E402
-from tests import net  # noqa: E402
+from tests import http_front  # noqa: E402
 from tests.federation import Federation, nobody  # noqa: E402
 from tests.golden import api, training  # noqa: E402
 
@@ -132,7 +132,7 @@ def reached(federation: Federation, network: bool, stick: Path) -> Iterator[tupl
             exchange.deliver(federation.hub, stick / exchange.FROM_COORDINATOR)
 
     if network:
-        with net.running(federation.folder / "hub") as port:
+        with http_front.running(federation.folder / "hub") as port:
             yield f"http://127.0.0.1:{port}", at_the_hub
     else:
         stick.mkdir()

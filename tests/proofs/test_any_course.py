@@ -84,7 +84,7 @@ class Course(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
-        self.fed = self.made.copied(self.folder / "federation")
+        self.fed = self.made.copy_to(self.folder / "federation")
         self.rounds: dict[int, Round] = {}
         self.updates: list[SentUpdate] = []
         self.changes = count(64)
@@ -143,7 +143,7 @@ class Course(RuleBasedStateMachine):
     def judges(self, anew: bool) -> None:
         """By a program that goes on running, or by one that was started anew."""
         if anew:
-            self.fed.again().database.reconcile()
+            self.fed.reopen().database.reconcile()
         self.fed.judge()
         self._judged()
 
@@ -155,7 +155,7 @@ class Course(RuleBasedStateMachine):
             self.opens()
         self.send(late, STALE)
         self.send(sites, 0)
-        self.fed.clock.go_on(days=days)
+        self.fed.clock.advance(days=days)
         self._judged()
         last = self.rounds[len(self.rounds)]
         accepted = [update for update in self.updates if update.state == "accepted"]

@@ -20,7 +20,7 @@ from server_ref.admin import unattended
 from server_ref.intake import receive
 from tests.faults import kills
 from tests.federation import Federation
-from tests.net import Process, serving
+from tests.http_front import FrontProcess, serving
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
 
@@ -35,7 +35,7 @@ def rounds(fed: Federation, late: dict[int, int]) -> Iterator[list[Path]]:
         task, due, held_back = fed.hub.tasks()[number], held_back, []
         for index, clinic in enumerate(fed.clinics):
             if index != late.get(number - 1):
-                update = clinic.give(task, fed.drawn(task, clinic))
+                update = clinic.give(task, fed.drawn_update(task, clinic))
                 (held_back if index == late.get(number) else due).append(update)
         yield due
 
@@ -45,7 +45,7 @@ def quiet(fed: Federation, late: dict[int, int]) -> None:
         for update in due:
             receive.receive(fed.hub, update)
         if number in late:
-            fed.clock.go_on(days=8)
+            fed.clock.advance(days=8)
         unattended.step(fed.hub, fed.coordinator_keys, None)
 
 
@@ -54,7 +54,7 @@ class Storm:
         self.fed, self._draw, self._deaths = fed, random_, deaths
         self.stick, self.sent, self.met = fed.folder / "stick", list[Path](), Counter[str]()
         self._copies, self._fronts = itertools.count(), ExitStack()
-        self._front: Process
+        self._front: FrontProcess
         self._serve()
         (self.stick / TO_COORDINATOR).mkdir(parents=True)
 
@@ -64,7 +64,7 @@ class Storm:
                 self.sent += due
                 while (missing := [update for update in due if not self._is_here(update)]) or number in late:
                     if not missing:
-                        self.fed.clock.go_on(days=8)
+                        self.fed.clock.advance(days=8)
                         break
                     self._happens(number, missing)
                 while not self._is_open(number + 1):
@@ -136,7 +136,7 @@ def test_ten_rounds_in_a_storm_give_the_bits_of_ten_quiet_ones(
     for number in range(1, ROUNDS):
         if random_.random() < 0.4:
             late[number] = random_.choice([index for index in range(3) if index != late.get(number - 1)])
-    undisturbed, disturbed = made.copied(tmp_path / "calm"), made.copied(tmp_path / "stormy")
+    undisturbed, disturbed = made.copy_to(tmp_path / "calm"), made.copy_to(tmp_path / "stormy")
     undisturbed.open()
     disturbed.open()
     quiet(undisturbed, late)

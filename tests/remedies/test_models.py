@@ -22,7 +22,7 @@ from fedhelp_edge.cli import predict
 from fedhelp_edge.infer import bundle, metadata
 from fedhelp_edge.parcel import keys, sshsig
 from server_ref.intake import receive
-from tests.desk import Desk, fails, lists, works
+from tests.site_and_hub import SiteAndHub, fails_with, lists_refusal, succeeds
 from tests.threads import one_thread as one_thread
 from tests.unit.data import samples
 
@@ -46,21 +46,21 @@ EXPORT = ("export", "--plan", "plan.toml", "--threads", "1", "--out")
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+def first(tmp_path_factory: pytest.TempPathFactory) -> SiteAndHub:
     """A desk where two rounds of a plan were trained, and a model was made of each."""
-    desk = Desk(tmp_path_factory.mktemp("desk"), PLAN)
-    samples.folder(desk.folder / "images", 12, ("a", "b", "c"))
-    works(desk.site("keys", "new"))
-    works(desk.site(*TRAIN, "--rounds", "2"))
+    people = SiteAndHub(tmp_path_factory.mktemp("desk"), PLAN)
+    samples.folder(people.folder / "images", 12, ("a", "b", "c"))
+    succeeds(people.site("keys", "new"))
+    succeeds(people.site(*TRAIN, "--rounds", "2"))
     for round_ in "12":
-        works(desk.site(*EXPORT, f"{round_}.onnx", "--round", round_))
-    return desk
+        succeeds(people.site(*EXPORT, f"{round_}.onnx", "--round", round_))
+    return people
 
 
 @pytest.fixture
-def desk(first: Desk, tmp_path: Path) -> Desk:
+def people(first: SiteAndHub, tmp_path: Path) -> SiteAndHub:
     """A copy for one test."""
-    return first.lent(tmp_path / "desk")
+    return first.copy_to(tmp_path / "desk")
 
 
 def noted(change: Callable[[dict[str, str]], None]) -> Spoil:
@@ -98,91 +98,97 @@ def of_another_kit(notes: dict[str, str]) -> None:
         (noted(with_other_answers), "E_PARITY", "update onnxruntime, or export the model again on this machine"),
     ],
 )
-def test_a_model_that_does_not_do_here_is_exported_again(desk: Desk, spoil: Spoil, code: str, hint: str) -> None:
-    own = keys.load(desk.folder / "site", lambda: "four quiet words here")
-    data = spoil((desk.folder / "1.onnx").read_bytes())
-    odd = desk.folder / "odd.onnx"
+def test_a_model_that_does_not_do_here_is_exported_again(
+    people: SiteAndHub, spoil: Spoil, code: str, hint: str
+) -> None:
+    own = keys.load(people.folder / "site", lambda: "four quiet words here")
+    data = spoil((people.folder / "1.onnx").read_bytes())
+    odd = people.folder / "odd.onnx"
     odd.write_bytes(data)
     bundle.signature_path(odd).write_text(sshsig.sign(data, own.sign, bundle.NAMESPACE))
     for words in (("predict", "odd.onnx"), ("compare", "2.onnx", "odd.onnx")):
-        fails(desk.site(*words, "images"), code, hint)
-    works(desk.site(*EXPORT, "again.onnx", "--round", "1"))
-    works(desk.site("predict", "again.onnx", "images"))
+        fails_with(people.site(*words, "images"), code, hint)
+    succeeds(people.site(*EXPORT, "again.onnx", "--round", "1"))
+    succeeds(people.site("predict", "again.onnx", "images"))
 
 
-def test_a_model_is_opened_once_its_signature_lies_beside_it(desk: Desk) -> None:
-    shutil.copy(desk.folder / "1.onnx", desk.stick)
-    carried = desk.stick / "1.onnx"
-    fails(desk.site("predict", carried, "images"), "E_BUNDLE_UNSIGNED", "copy the file that ends in .onnx.sig")
-    shutil.copy(desk.folder / "1.onnx.sig", desk.stick)
-    works(desk.site("predict", carried, "images"))
+def test_a_model_is_opened_once_its_signature_lies_beside_it(people: SiteAndHub) -> None:
+    shutil.copy(people.folder / "1.onnx", people.stick)
+    carried = people.stick / "1.onnx"
+    fails_with(people.site("predict", carried, "images"), "E_BUNDLE_UNSIGNED", "copy the file that ends in .onnx.sig")
+    shutil.copy(people.folder / "1.onnx.sig", people.stick)
+    succeeds(people.site("predict", carried, "images"))
 
 
-def test_models_of_one_federation_are_compared_and_the_answers_of_each_have_a_folder(desk: Desk) -> None:
-    (desk.folder / "plan.toml").write_text(PLAN.replace('"a", "b", "c"', '"b", "c"'))
-    works(desk.site(*TRAIN))
-    works(desk.site(*EXPORT, "other.onnx"))
-    samples.folder(desk.folder / "new", 3, ("a", "b", "c"), seed=7)
-    fails(desk.site("compare", "1.onnx", "other.onnx", "new"), "E_CLASSES", "compare models of one federation")
-    works(desk.site("compare", "1.onnx", "2.onnx", "new"))
-    works(desk.site("predict", "1.onnx", "new", "--out", "answers"))
-    fails(desk.site("predict", "2.onnx", "new", "--out", "answers"), "E_ANSWERS", "name another folder with --out")
-    works(desk.site("predict", "2.onnx", "new", "--out", "answers of 2"))
-    works(desk.site("predict", "1.onnx", "new", "--out", "answers"))
+def test_models_of_one_federation_are_compared_and_the_answers_of_each_have_a_folder(people: SiteAndHub) -> None:
+    (people.folder / "plan.toml").write_text(PLAN.replace('"a", "b", "c"', '"b", "c"'))
+    succeeds(people.site(*TRAIN))
+    succeeds(people.site(*EXPORT, "other.onnx"))
+    samples.folder(people.folder / "new", 3, ("a", "b", "c"), seed=7)
+    fails_with(people.site("compare", "1.onnx", "other.onnx", "new"), "E_CLASSES", "compare models of one federation")
+    succeeds(people.site("compare", "1.onnx", "2.onnx", "new"))
+    succeeds(people.site("predict", "1.onnx", "new", "--out", "answers"))
+    fails_with(
+        people.site("predict", "2.onnx", "new", "--out", "answers"), "E_ANSWERS", "name another folder with --out"
+    )
+    succeeds(people.site("predict", "2.onnx", "new", "--out", "answers of 2"))
+    succeeds(people.site("predict", "1.onnx", "new", "--out", "answers"))
 
 
-def test_ctrl_c_is_how_watching_ends_well(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_is_how_watching_ends_well(people: SiteAndHub, monkeypatch: pytest.MonkeyPatch) -> None:
     def pressed() -> bool:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(predict, "_wait", pressed)
-    works(desk.site("predict", "1.onnx", "--watch", "stick", "--out", "seen"))
+    succeeds(people.site("predict", "1.onnx", "--watch", "stick", "--out", "seen"))
 
 
-def test_where_too_few_images_were_kept_to_choose_by_more_are_added(desk: Desk) -> None:
-    (desk.folder / "plan.toml").write_text(PLAN.replace("val = 0.3", "val = 0.05"))
-    shutil.rmtree(desk.folder / "site" / "images")
-    works(desk.site(*TRAIN))
-    fails(desk.site(*EXPORT, "x.onnx"), "E_CALIBRATION", "add new images that a table (labels.csv) puts into val")
-    samples.folder(desk.folder / "images", 2, ("d",), seed=5)
+def test_where_too_few_images_were_kept_to_choose_by_more_are_added(people: SiteAndHub) -> None:
+    (people.folder / "plan.toml").write_text(PLAN.replace("val = 0.3", "val = 0.05"))
+    shutil.rmtree(people.folder / "site" / "images")
+    succeeds(people.site(*TRAIN))
+    fails_with(
+        people.site(*EXPORT, "x.onnx"), "E_CALIBRATION", "add new images that a table (labels.csv) puts into val"
+    )
+    samples.folder(people.folder / "images", 2, ("d",), seed=5)
     old = [f"{name}/{number:03}.png,{name}," for name in "abc" for number in range(12)]
     lines = ["path,label,split", *old, "d/000.png,a,val", "d/001.png,b,val"]
-    table = desk.folder / "images" / "labels.csv"
+    table = people.folder / "images" / "labels.csv"
     table.write_text("\n".join(lines))
-    works(desk.site(*EXPORT, "x.onnx"))
-    shutil.rmtree(desk.folder / "images" / "d")
+    succeeds(people.site(*EXPORT, "x.onnx"))
+    shutil.rmtree(people.folder / "images" / "d")
     table.unlink()
-    (desk.folder / "plan.toml").write_text(PLAN)
+    (people.folder / "plan.toml").write_text(PLAN)
     for step in (("keys", "new"), TRAIN, (*EXPORT, "y.onnx")):
-        works(desk.site(*step, "--home", "another"))
+        succeeds(people.site(*step, "--home", "another"))
 
 
-def test_training_that_ran_away_goes_well_with_a_lower_learning_rate(desk: Desk) -> None:
-    (desk.folder / "plan.toml").write_text(
+def test_training_that_ran_away_goes_well_with_a_lower_learning_rate(people: SiteAndHub) -> None:
+    (people.folder / "plan.toml").write_text(
         PLAN.replace("epochs = 1", 'epochs = 40\noptimiser = "sgd"\nlr = 10\nweight_decay = 1.0')
     )
-    fails(desk.site(*TRAIN), "E_DIVERGED", "lower the learning rate in the plan")
-    (desk.folder / "plan.toml").write_text(
+    fails_with(people.site(*TRAIN), "E_DIVERGED", "lower the learning rate in the plan")
+    (people.folder / "plan.toml").write_text(
         PLAN.replace("epochs = 1", 'epochs = 40\noptimiser = "sgd"\nlr = 0.01\nweight_decay = 1.0')
     )
-    works(desk.site(*TRAIN))
+    succeeds(people.site(*TRAIN))
 
 
-def test_knowledge_that_is_not_as_it_should_be_is_built_again(desk: Desk) -> None:
-    folder = desk.folder
+def test_knowledge_that_is_not_as_it_should_be_is_built_again(people: SiteAndHub) -> None:
+    folder = people.folder
     np.savez(folder / "public.npz", images=samples.noise(9, 8, 8, 3), labels=np.arange(9) % 3)
     np.savez(folder / "said.npz", probabilities=np.ones((9, 3), np.float32))
     build = ("knowledge", "build", "--public", "public.npz", "--source", "files:said.npz", "--out", "pack")
-    fails(desk.site(*build), "E_PACK", "build the pack again")
+    fails_with(people.site(*build), "E_PACK", "build the pack again")
     np.savez(folder / "said.npz", probabilities=np.full((9, 3), 1 / 3, np.float32))
-    works(desk.site(*build))
+    succeeds(people.site(*build))
     whole = (folder / "pack").read_bytes()
     for damage in (whole[:-9], b"PK\3\4" + whole, whole.replace(b"probabilities", b"possibilities")):
         (folder / "pack").write_bytes(damage)
-        fails(desk.site("knowledge", "show", "pack"), "E_PACK", "build the pack again")
+        fails_with(people.site("knowledge", "show", "pack"), "E_PACK", "build the pack again")
         (folder / "pack").unlink()
-        works(desk.site(*build))
-        works(desk.site("knowledge", "show", "pack"))
+        succeeds(people.site(*build))
+        succeeds(people.site("knowledge", "show", "pack"))
 
 
 # --- a share that is refused -------------------------------------------------------------------------------
@@ -214,46 +220,48 @@ OLDER: dict[str, Older] = {
 }
 
 
-@pytest.mark.usefixtures("opens_here")
+@pytest.mark.usefixtures("open_in_process")
 def test_a_share_that_is_refused_is_trained_again_by_a_kit_that_was_updated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         receive, "QUOTA_UPDATES", 2 * len(OLDER)
     )  # more refused shares than a site may leave in a round
-    desk = Desk(tmp_path, PLAN)
-    samples.folder(desk.folder / "images", 6, ("a", "b", "c"))
+    people = SiteAndHub(tmp_path, PLAN)
+    samples.folder(people.folder / "images", 6, ("a", "b", "c"))
     train = ("train", "images", "--threads", "1")
-    works(desk.hub("init", "--plan", "plan.toml", "--no-passphrase"))
-    works(desk.hub("invite", "A", "--tier", "small", "--out", "a.invite"))
-    works(desk.site("join", "a.invite", "--via", desk.stick, "--no-passphrase"))
-    for step in (("exchange", desk.stick), ("open",), ("exchange", desk.stick)):
-        works(desk.hub(*step))
+    succeeds(people.hub("init", "--plan", "plan.toml", "--no-passphrase"))
+    succeeds(people.hub("invite", "A", "--tier", "small", "--out", "a.invite"))
+    succeeds(people.site("join", "a.invite", "--via", people.stick, "--no-passphrase"))
+    for step in (("exchange", people.stick), ("open",), ("exchange", people.stick)):
+        succeeds(people.hub(*step))
     for step in (("download",), train):
-        works(desk.site(*step))
+        succeeds(people.site(*step))
     for code, older in OLDER.items():
         with monkeypatch.context() as before:
             before.setattr(update, "write", lambda file, arrays, notes=None, older=older: file.write(older(arrays)))
-            works(desk.site("upload"))
-        works(desk.hub("exchange", desk.stick))
-        works(desk.site("download"))
-        told = works(desk.site("status"))
+            succeeds(people.site("upload"))
+        succeeds(people.hub("exchange", people.stick))
+        succeeds(people.site("download"))
+        told = succeeds(people.site("status"))
         assert "update of round 1: refused" in told.stdout
-        lists(told, code, "update the kit, then train or distill again")
+        lists_refusal(told, code, "update the kit, then train or distill again")
         assert told.stderr == "next: fedhelp-edge train\n"
-        works(desk.site(*train))
-    works(desk.site("upload"))
-    works(desk.hub("exchange", desk.stick))
-    works(desk.site("download"))
-    assert "update of round 1: accepted" in works(desk.site("status")).stdout
+        succeeds(people.site(*train))
+    succeeds(people.site("upload"))
+    succeeds(people.hub("exchange", people.stick))
+    succeeds(people.site("download"))
+    assert "update of round 1: accepted" in succeeds(people.site("status")).stdout
 
 
-def test_weights_that_are_named_are_those_that_were_made_for_the_net(desk: Desk) -> None:
-    folder = desk.folder
+def test_weights_that_are_named_are_those_that_were_made_for_the_net(people: SiteAndHub) -> None:
+    folder = people.folder
     np.savez(folder / "public.npz", images=samples.noise(9, 8, 8, 3), labels=np.arange(9) % 3)
     np.savez(folder / "said.npz", probabilities=np.full((9, 3), 1 / 3, np.float32))
-    works(desk.site("knowledge", "build", "--public", "public.npz", "--source", "files:said.npz", "--out", "pack"))
-    works(desk.site("knowledge", "start", "plan.toml", "pack", "--out", "start", "--epochs", "1", "--threads", "1"))
+    succeeds(people.site("knowledge", "build", "--public", "public.npz", "--source", "files:said.npz", "--out", "pack"))
+    succeeds(
+        people.site("knowledge", "start", "plan.toml", "pack", "--out", "start", "--epochs", "1", "--threads", "1")
+    )
     run = (
         "lab",
         "run",
@@ -269,5 +277,5 @@ def test_weights_that_are_named_are_those_that_were_made_for_the_net(desk: Desk)
     )
     (folder / "other").write_bytes(plainly({"linear.weight": np.zeros((10, 64), np.float32)}))
     for wrong, code in (("plan.toml", "E_ST_HEADER"), ("public.npz", "E_SAFETENSORS"), ("other", "E_SCHEMA_SHAPE")):
-        fails(desk.site(*run, "--start", wrong), code, "take the original file, made for this net")
-    works(desk.site(*run, "--start", "start"))
+        fails_with(people.site(*run, "--start", wrong), code, "take the original file, made for this net")
+    succeeds(people.site(*run, "--start", "start"))

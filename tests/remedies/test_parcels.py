@@ -17,45 +17,45 @@ from fedhelp_edge.trust import enrol
 from server_ref.hub.hub import to_json
 from tests import command
 from tests.attacks.test_b_trust import armor, ed25519
-from tests.desk import Desk, fails, lists, works
 from tests.federation import PLAN
+from tests.site_and_hub import SiteAndHub, fails_with, lists_refusal, succeeds
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+def made(tmp_path_factory: pytest.TempPathFactory) -> SiteAndHub:
     """A site that has all that the coordinator said, but for a newer roster on the stick."""
-    desk = Desk(tmp_path_factory.mktemp("desk"), PLAN, locked=False)
-    desk.join()
-    works(desk.hub("open"))
-    works(desk.hub("exchange", desk.stick))
-    works(desk.site("download"))
-    works(desk.hub("invite", "B", "--tier", "small", "--out", "b.invite"))
-    works(other(desk, "join", "b.invite", "--via", desk.stick))
-    works(desk.hub("exchange", desk.stick))
-    return desk
+    people = SiteAndHub(tmp_path_factory.mktemp("desk"), PLAN, locked=False)
+    people.join()
+    succeeds(people.hub("open"))
+    succeeds(people.hub("exchange", people.stick))
+    succeeds(people.site("download"))
+    succeeds(people.hub("invite", "B", "--tier", "small", "--out", "b.invite"))
+    succeeds(other(people, "join", "b.invite", "--via", people.stick))
+    succeeds(people.hub("exchange", people.stick))
+    return people
 
 
 @pytest.fixture
-def desk(made: Desk, tmp_path: Path) -> Desk:
-    return made.lent(tmp_path / "desk")
+def people(made: SiteAndHub, tmp_path: Path) -> SiteAndHub:
+    return made.copy_to(tmp_path / "desk")
 
 
-def other(desk: Desk, *words: str | Path) -> Any:
+def other(people: SiteAndHub, *words: str | Path) -> Any:
     """Another site at the same stick."""
-    return desk.type("other", ("", "-m", "fedhelp_edge"), words)
+    return people.run("other", ("", "-m", "fedhelp_edge"), words)
 
 
-def download(desk: Desk) -> Any:
-    return desk.site("download", "--via", desk.stick)
+def download(people: SiteAndHub) -> Any:
+    return people.site("download", "--via", people.stick)
 
 
-def boss(desk: Desk) -> keys.Keys:
-    return keys.load(desk.folder / "hub" / "coordinator", str)
+def boss(people: SiteAndHub) -> keys.Keys:
+    return keys.load(people.folder / "hub" / "coordinator", str)
 
 
-def brought(desk: Desk, kind: str) -> Path:
+def brought(people: SiteAndHub, kind: str) -> Path:
     """The newest parcel of this kind that lies on the stick."""
-    there = (desk.stick / "from-coordinator").glob("*.fhx")
+    there = (people.stick / "from-coordinator").glob("*.fhx")
     found = [(parcel.inspect(path, parcel.any_signer).statement, path) for path in there]
     return max((said.context.get("version", 0), path) for said, path in found if said.kind == kind)[1]
 
@@ -121,46 +121,46 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("code", DAMAGE)
-def test_a_damaged_file_is_copied_again(desk: Desk, code: str) -> None:
-    path, (harm, hint) = brought(desk, "roster"), DAMAGE[code]
+def test_a_damaged_file_is_copied_again(people: SiteAndHub, code: str) -> None:
+    path, (harm, hint) = brought(people, "roster"), DAMAGE[code]
     whole = path.read_bytes()
     path.write_bytes(harm(whole))
-    fails(desk.site("inspect", path), code, hint)
-    lists(download(desk), code, hint)
-    assert "new: roster" not in download(desk).stdout
+    fails_with(people.site("inspect", path), code, hint)
+    lists_refusal(download(people), code, hint)
+    assert "new: roster" not in download(people).stdout
     path.write_bytes(whole)
-    works(desk.site("inspect", path))
-    assert "new: roster 3" in works(download(desk)).stdout
+    succeeds(people.site("inspect", path))
+    assert "new: roster 3" in succeeds(download(people)).stdout
 
 
-def test_a_file_of_another_version_is_asked_for_again(desk: Desk) -> None:
-    path = brought(desk, "roster")
+def test_a_file_of_another_version_is_asked_for_again(people: SiteAndHub) -> None:
+    path = brought(people, "roster")
     with parcel.open(path, parcel.any_signer) as seen:
         said, holds = seen.statement, seen.json()
-    path.rename(desk.folder / "kept")
-    parcel.seal(path, said.context, to_json(holds | {"later": 1}), boss(desk).sign)
-    lists(download(desk), "E_BODY", "or ask for the file again")
-    shutil.copy(desk.folder / "kept", path)
-    assert "new: roster 3" in works(download(desk)).stdout
+    path.rename(people.folder / "kept")
+    parcel.seal(path, said.context, to_json(holds | {"later": 1}), boss(people).sign)
+    lists_refusal(download(people), "E_BODY", "or ask for the file again")
+    shutil.copy(people.folder / "kept", path)
+    assert "new: roster 3" in succeeds(download(people)).stdout
 
 
 # --- what is sealed ------------------------------------------------------------------------------------------------
 @pytest.fixture
-def waiting(made: Desk, tmp_path: Path) -> tuple[Desk, Path]:
+def waiting(made: SiteAndHub, tmp_path: Path) -> tuple[SiteAndHub, Path]:
     """A site that lacks the model, which lies on the stick."""
-    desk = made.lent(tmp_path / "desk")
-    shutil.rmtree(desk.folder / "site" / "global")
-    shutil.rmtree(desk.folder / "site" / "base")
-    return desk, brought(desk, "global")
+    people = made.copy_to(tmp_path / "desk")
+    shutil.rmtree(people.folder / "site" / "global")
+    shutil.rmtree(people.folder / "site" / "base")
+    return people, brought(people, "global")
 
 
-def sealed_badly(desk: Desk, whole: Path, harm: Callable[[bytes], bytes]) -> None:
+def sealed_badly(people: SiteAndHub, whole: Path, harm: Callable[[bytes], bytes]) -> None:
     """In its place, the same under the coordinator's signature, with something wrong inside."""
     seen = parcel.inspect(whole, parcel.any_signer)
     payload = harm(whole.read_bytes()[seen.offset :])
     said = statement.create(seen.statement.context, hashlib.sha256(payload).hexdigest(), len(payload))
-    whole.rename(desk.folder / "kept")
-    whole.write_bytes(parcel._build_prologue(said, [boss(desk).sign]) + payload)
+    whole.rename(people.folder / "kept")
+    whole.write_bytes(parcel._build_prologue(said, [boss(people).sign]) + payload)
 
 
 def armored(payload: bytes) -> bytes:
@@ -183,79 +183,82 @@ def with_another_mac(payload: bytes) -> bytes:
     ],
 )
 def test_a_model_that_was_sealed_badly_is_asked_for_again(
-    waiting: tuple[Desk, Path], code: str, harm: Callable[[bytes], bytes]
+    waiting: tuple[SiteAndHub, Path], code: str, harm: Callable[[bytes], bytes]
 ) -> None:
-    desk, model = waiting
-    sealed_badly(desk, model, harm)
-    fails(download(desk), code, "ask for the file again")
-    shutil.copy(desk.folder / "kept", desk.stick / "from-coordinator" / "again.fhx")
-    works(download(desk))
-    assert "fedhelp-edge train" in works(desk.site("status")).stderr
+    people, model = waiting
+    sealed_badly(people, model, harm)
+    fails_with(download(people), code, "ask for the file again")
+    shutil.copy(people.folder / "kept", people.stick / "from-coordinator" / "again.fhx")
+    succeeds(download(people))
+    assert "fedhelp-edge train" in succeeds(people.site("status")).stderr
 
 
-def test_a_model_for_others_is_left_and_the_one_for_this_site_taken(waiting: tuple[Desk, Path]) -> None:
-    desk, mine = waiting
+def test_a_model_for_others_is_left_and_the_one_for_this_site_taken(waiting: tuple[SiteAndHub, Path]) -> None:
+    people, mine = waiting
     said, body = parcel.inspect(mine, parcel.any_signer).statement, io.BytesIO()
-    with parcel.open(mine, parcel.any_signer, [boss(desk).identity]) as seen:
+    with parcel.open(mine, parcel.any_signer, [boss(people).identity]) as seen:
         shutil.copyfileobj(seen.body, body)
-    mine.rename(desk.folder / "mine")
-    parcel.seal(mine, said.context, body.getvalue(), boss(desk).sign, [keys.generate().public.recipient])
-    fails(download(desk), "E_NO_MATCH", "ask for one that is encrypted for this site")
-    shutil.copy(desk.folder / "mine", desk.stick / "from-coordinator" / "mine.fhx")
-    works(download(desk))
-    assert "fedhelp-edge train" in works(desk.site("status")).stderr
+    mine.rename(people.folder / "mine")
+    parcel.seal(mine, said.context, body.getvalue(), boss(people).sign, [keys.generate().public.recipient])
+    fails_with(download(people), "E_NO_MATCH", "ask for one that is encrypted for this site")
+    shutil.copy(people.folder / "mine", people.stick / "from-coordinator" / "mine.fhx")
+    succeeds(download(people))
+    assert "fedhelp-edge train" in succeeds(people.site("status")).stderr
 
 
-def test_a_key_of_another_kind_is_made_anew_with_this_kit(desk: Desk) -> None:
+def test_a_key_of_another_kind_is_made_anew_with_this_kit(people: SiteAndHub) -> None:
     """A request that some other program made, with another kind of key to read with."""
-    code, own = str(command.answer(desk.hub("invite", "C", "--tier", "small", "--json"))["code"]), keys.generate()
+    code, own = (
+        str(command.json_output(people.hub("invite", "C", "--tier", "small", "--json"))["code"]),
+        keys.generate(),
+    )
     context = statement.new_context(
-        "enrol", federation=parcel.inspect(brought(desk, "roster"), parcel.any_signer).statement.context["federation"]
+        "enrol", federation=parcel.inspect(brought(people, "roster"), parcel.any_signer).statement.context["federation"]
     )
     public = keys.PublicKeys(own.public.sign, "age1pq1" + "q" * 1950)
     parcel.seal(
-        desk.stick / "to-coordinator" / "request.fhx",
+        people.stick / "to-coordinator" / "request.fhx",
         context,
         to_json(enrol.request_body(code, "", public, context)),
         own.sign,
     )
-    lists(desk.hub("exchange", desk.stick), "E_AGE_RECIPIENT_TYPE", "'fedhelp-edge keys new'")
-    third = ("--home", desk.folder / "third")
-    works(desk.site("keys", "new", "--no-passphrase", *third))
-    works(desk.site("join", code, "--via", desk.stick, *third))
-    assert "site-003: approved" in works(desk.hub("exchange", desk.stick)).stdout
+    lists_refusal(people.hub("exchange", people.stick), "E_AGE_RECIPIENT_TYPE", "'fedhelp-edge keys new'")
+    third = ("--home", people.folder / "third")
+    succeeds(people.site("keys", "new", "--no-passphrase", *third))
+    succeeds(people.site("join", code, "--via", people.stick, *third))
+    assert "site-003: approved" in succeeds(people.hub("exchange", people.stick)).stdout
 
 
 # --- keys ----------------------------------------------------------------------------------------------------------
 @pytest.fixture
-def alone(tmp_path: Path) -> Desk:
+def alone(tmp_path: Path) -> SiteAndHub:
     """A site with keys under a passphrase."""
-    desk = Desk(tmp_path, PLAN)
-    works(desk.site("keys", "new"))
-    return desk
+    people = SiteAndHub(tmp_path, PLAN)
+    succeeds(people.site("keys", "new"))
+    return people
 
 
-def test_keys_that_are_there_are_kept_or_others_made_in_another_folder(alone: Desk) -> None:
-    fails(alone.site("keys", "new"), "E_KEYS_EXIST", "choose another folder with --home")
-    works(alone.site("keys", "show"))
-    works(alone.site("keys", "new", "--home", alone.folder / "new"))
+def test_keys_that_are_there_are_kept_or_others_made_in_another_folder(alone: SiteAndHub) -> None:
+    fails_with(alone.site("keys", "new"), "E_KEYS_EXIST", "choose another folder with --home")
+    succeeds(alone.site("keys", "show"))
+    succeeds(alone.site("keys", "new", "--home", alone.folder / "new"))
 
 
-def test_who_is_not_asked_names_a_file_with_the_passphrase(alone: Desk) -> None:
+def test_who_is_not_asked_names_a_file_with_the_passphrase(alone: SiteAndHub) -> None:
     (alone.folder / "pass").rename(alone.folder / "words")
     (alone.folder / "pass").write_text("")
     (alone.folder / "pass").chmod(0o600)
     hint = "name a file that holds it with --passphrase-file"
-    fails(alone.site("keys", "backup", "keys.txt"), "E_PASSPHRASE_NEEDED", hint)
-    works(alone.site("keys", "backup", "keys.txt", "--passphrase-file", "words"))
+    fails_with(alone.site("keys", "backup", "keys.txt"), "E_PASSPHRASE_NEEDED", hint)
+    succeeds(alone.site("keys", "backup", "keys.txt", "--passphrase-file", "words"))
 
 
-def test_a_backup_of_keys_is_copied_to_its_last_line(alone: Desk) -> None:
-    works(alone.site("keys", "backup", "keys.txt"))
+def test_a_backup_of_keys_is_copied_to_its_last_line(alone: SiteAndHub) -> None:
+    succeeds(alone.site("keys", "backup", "keys.txt"))
     whole = (alone.folder / "keys.txt").read_text()
     (alone.folder / "typed.txt").write_text(whole.partition("-----END")[0])
     new = ("--home", alone.folder / "new")
-    fails(alone.site("keys", "restore", "typed.txt", *new), "E_AGE_ARMOR", "to its END line")
+    fails_with(alone.site("keys", "restore", "typed.txt", *new), "E_AGE_ARMOR", "to its END line")
     (alone.folder / "typed.txt").write_text(whole)
-    works(alone.site("keys", "restore", "typed.txt", *new))
-    assert works(alone.site("keys", "show", *new)).stdout == works(alone.site("keys", "show")).stdout
+    succeeds(alone.site("keys", "restore", "typed.txt", *new))
+    assert succeeds(alone.site("keys", "show", *new)).stdout == succeeds(alone.site("keys", "show")).stdout

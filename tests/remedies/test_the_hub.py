@@ -21,8 +21,8 @@ from server_ref.hub import database, members, models
 from server_ref.intake import sandbox
 from tests import command
 from tests.attacks.test_e_merging import honest, pulled
-from tests.desk import Desk, Done, fails, lists, works
 from tests.federation import PLAN, Federation
+from tests.site_and_hub import Completed, SiteAndHub, fails_with, lists_refusal, succeeds
 from tests.unit.server_ref import test_kit
 
 Arrays = dict[str, Array]
@@ -36,9 +36,9 @@ class Hub:
         self.fed, self.folder, self.stick = fed, fed.folder, fed.folder / "stick"
         (self.stick / exchange.TO_COORDINATOR).mkdir(parents=True)
 
-    def __call__(self, *words: str | Path) -> Done:
+    def __call__(self, *words: str | Path) -> Completed:
         env = {"FEDHELP_HOME": str(self.folder / "hub")}
-        return command.here(*words, home=self.folder, program=command.COORDINATOR, env=env)
+        return command.run_in_process(*words, home=self.folder, program=command.COORDINATOR, env=env)
 
     def give(self, order: Task, number: int, arrays: Arrays | None = None, **more: Any) -> None:
         """A clinic's share, on the stick."""
@@ -46,13 +46,13 @@ class Hub:
         path = clinic.give(order, honest(self.fed, order, number) if arrays is None else arrays, **more)
         path.rename(self.stick / exchange.TO_COORDINATOR / path.name)
 
-    def exchange(self) -> Done:
-        return works(self("exchange", self.stick))
+    def exchange(self) -> Completed:
+        return succeeds(self("exchange", self.stick))
 
 
 @pytest.fixture
-def hub(made_of: Callable[[int], Federation], tmp_path: Path) -> Iterator[Hub]:
-    with made_of(5).lent(tmp_path / "federation") as fed:
+def hub(federation_of: Callable[[int], Federation], tmp_path: Path) -> Iterator[Hub]:
+    with federation_of(5).temporary_copy(tmp_path / "federation") as fed:
         yield Hub(fed)
 
 
@@ -81,14 +81,14 @@ def test_a_share_that_looks_odd_waits_until_a_person_has_asked(hub: Hub, code: s
         hub.give(order, number)
     hub.give(order, 4, twisted(hub, order, code), examples=50_000 if code == "E_CLAIM" else 100)
     hub.exchange()
-    fails(hub("aggregate"), "E_QUORUM", "--now closes before it")
-    lists(hub("review"), code, hint)
+    fails_with(hub("aggregate"), "E_QUORUM", "--now closes before it")
+    lists_refusal(hub("review"), code, hint)
     if code == "E_COPY":
-        works(hub("review", "site-004", "--release"))
-        works(hub("review", "site-005", "--refuse"))
+        succeeds(hub("review", "site-004", "--release"))
+        succeeds(hub("review", "site-005", "--refuse"))
     else:
-        works(hub("review", "site-005", "--release"))
-    told = command.answer(works(hub("aggregate", "--now", "--json")))
+        succeeds(hub("review", "site-005", "--release"))
+    told = command.json_output(succeeds(hub("aggregate", "--now", "--json")))
     assert len(told["accepted"]) == merged
 
 
@@ -98,14 +98,14 @@ def test_a_share_that_came_twice_is_counted_once_and_nothing_need_be_done(hub: H
         hub.give(order, number)
     hub.exchange()
     hub.give(order, 0, examples=7)
-    lists(hub("exchange", hub.stick), "E_DUPLICATE_ROUND", "the first update of a round counts")
-    assert len(command.answer(works(hub("aggregate", "--json")))["accepted"]) == 5
+    lists_refusal(hub("exchange", hub.stick), "E_DUPLICATE_ROUND", "the first update of a round counts")
+    assert len(command.json_output(succeeds(hub("aggregate", "--json")))["accepted"]) == 5
 
 
 def test_a_share_of_an_impossible_number_of_images_is_made_again(hub: Hub) -> None:
     order = hub.fed.open()
     hub.give(order, 0, examples=0)
-    lists(hub("exchange", hub.stick), "E_SAMPLES", "update the kit, then train or distill again")
+    lists_refusal(hub("exchange", hub.stick), "E_SAMPLES", "update the kit, then train or distill again")
     hub.give(order, 0)
     assert "site-001: accepted" in hub.exchange().stdout
 
@@ -115,8 +115,10 @@ def test_a_share_that_took_too_much_memory_is_refused_and_made_again(hub: Hub, m
     hub.give(order, 0)
     with monkeypatch.context() as patch:
         patch.setattr(sandbox.Sandbox, "_ask", lambda *_: "")  # as when the process that opens it was killed
-        lists(hub("exchange", hub.stick), "E_RESOURCE", "'fedhelp-coordinator review SITE --refuse', and ask the site")
-    works(hub("review", "site-001", "--refuse"))
+        lists_refusal(
+            hub("exchange", hub.stick), "E_RESOURCE", "'fedhelp-coordinator review SITE --refuse', and ask the site"
+        )
+    succeeds(hub("review", "site-001", "--refuse"))
     hub.give(order, 0)
     assert "site-001: accepted" in hub.exchange().stdout
 
@@ -128,38 +130,38 @@ def changed(hub: Hub, query: str) -> None:
 
 
 def test_a_damaged_hub_is_moved_away_and_its_newest_backup_restored(hub: Hub) -> None:
-    works(hub("backup", "good.tar"))
+    succeeds(hub("backup", "good.tar"))
     whole = (hub.folder / "good.tar").read_bytes()
     (hub.folder / "cut.tar").write_bytes(whole[: len(whole) // 2])
     (found,) = (hub.folder / "hub" / "parcels").glob(f"*/{hub.fed.hub.newest_parcel('roster')['hash']}.fhx")
     found.unlink()
-    fails(hub("exchange", hub.stick), "E_HUB_DAMAGED", "move it away, and restore the newest backup")
+    fails_with(hub("exchange", hub.stick), "E_HUB_DAMAGED", "move it away, and restore the newest backup")
     (hub.folder / "hub").rename(hub.folder / "damaged")
     root = ("--root-key", hub.folder / "damaged" / "root")
-    fails(hub("restore", "cut.tar", *root), "E_BACKUP", "take another backup")
-    works(hub("restore", "good.tar", *root))
+    fails_with(hub("restore", "cut.tar", *root), "E_BACKUP", "take another backup")
+    succeeds(hub("restore", "good.tar", *root))
     hub.exchange()
-    works(hub("open"))
+    succeeds(hub("open"))
 
 
 def test_a_hub_of_a_newer_program_waits_for_that_program(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     newer = (*database._MIGRATIONS, "CREATE TABLE later (name TEXT) STRICT;")
     with monkeypatch.context() as patch:
         patch.setattr(database, "_MIGRATIONS", newer)
-        works(hub("status"))
-    fails(hub("status"), "E_HUB_VERSION", "update this program")
+        succeeds(hub("status"))
+    fails_with(hub("status"), "E_HUB_VERSION", "update this program")
     monkeypatch.setattr(database, "_MIGRATIONS", newer)
-    works(hub("status"))
+    succeeds(hub("status"))
 
 
 def test_a_log_that_was_changed_is_kept_and_a_backup_restored_elsewhere(hub: Hub) -> None:
-    works(hub("backup", "good.tar"))
+    succeeds(hub("backup", "good.tar"))
     changed(hub, "UPDATE log SET subject = 'site-009' WHERE seq = 3")
-    fails(hub("audit", "verify"), "E_LOG", "a backup into another --home")
+    fails_with(hub("audit", "verify"), "E_LOG", "a backup into another --home")
     other = ("--home", hub.folder / "other")
-    works(hub("restore", "good.tar", "--root-key", hub.folder / "hub" / "root", *other))
-    works(hub("audit", "verify", *other))
-    fails(hub("audit", "verify"), "E_LOG", "keep it as it is")  # for whoever finds out what happened
+    succeeds(hub("restore", "good.tar", "--root-key", hub.folder / "hub" / "root", *other))
+    succeeds(hub("audit", "verify", *other))
+    fails_with(hub("audit", "verify"), "E_LOG", "keep it as it is")  # for whoever finds out what happened
 
 
 def test_a_round_for_audit_that_is_not_whole_is_asked_for_again(hub: Hub) -> None:
@@ -167,15 +169,15 @@ def test_a_round_for_audit_that_is_not_whole_is_asked_for_again(hub: Hub) -> Non
     for number in range(5):
         hub.give(order, number)
     hub.exchange()
-    works(hub("aggregate"))
-    works(hub("audit", "export", "1", "first"))
+    succeeds(hub("aggregate"))
+    succeeds(hub("audit", "export", "1", "first"))
     (share,) = (hub.folder / "first").glob(f"{models.inputs_of(hub.fed.hub, 1)[0]}.fhx")
     share.unlink()
     checked = {"home": hub.folder, "program": command.SITE}
     hint = "ask the coordinator for the whole round: 'fedhelp-coordinator audit export ROUND DIR'"
-    fails(command.here("audit", "first", **checked), "E_AUDIT", hint)
-    works(hub("audit", "export", "1", "second"))
-    works(command.here("audit", "second", **checked))
+    fails_with(command.run_in_process("audit", "first", **checked), "E_AUDIT", hint)
+    succeeds(hub("audit", "export", "1", "second"))
+    succeeds(command.run_in_process("audit", "second", **checked))
 
 
 def test_a_package_that_could_not_be_fetched_is_fetched_when_the_line_is_there(
@@ -184,9 +186,9 @@ def test_a_package_that_could_not_be_fetched_is_fetched_when_the_line_is_there(
     program("late-for-kits")
     words = ("kit", "--platform", "manylinux_2_28_x86_64", "--out", "kit")
     there = {"home": tmp_path, "program": command.COORDINATOR}
-    fails(command.here(*words, **there), "E_KIT", "check the internet connection")
+    fails_with(command.run_in_process(*words, **there), "E_KIT", "check the internet connection")
     test_kit.wheel(package_index, "late-for-kits")
-    works(command.here(*words, **there))
+    succeeds(command.run_in_process(*words, **there))
     assert list((tmp_path / "kit" / "wheels").glob("late_for_kits*"))
 
 
@@ -194,46 +196,50 @@ def test_a_kit_that_was_damaged_on_its_way_is_copied_again(
     package_index: Path, program: Callable[..., None], tmp_path: Path
 ) -> None:
     program()
-    works(command.here("kit", "--platform", "win_amd64", "--out", "kit", home=tmp_path, program=command.COORDINATOR))
+    succeeds(
+        command.run_in_process(
+            "kit", "--platform", "win_amd64", "--out", "kit", home=tmp_path, program=command.COORDINATOR
+        )
+    )
     shutil.copytree(tmp_path / "kit", tmp_path / "stick")
     (tmp_path / "stick" / "kit.json").write_bytes(b"{}")
-    fails(command.here("inspect", "stick", home=tmp_path), "E_KIT_DAMAGED", "copy the kit again")
+    fails_with(command.run_in_process("inspect", "stick", home=tmp_path), "E_KIT_DAMAGED", "copy the kit again")
     shutil.copytree(tmp_path / "kit", tmp_path / "stick", dirs_exist_ok=True)
-    works(command.here("inspect", "stick", home=tmp_path))
+    succeeds(command.run_in_process("inspect", "stick", home=tmp_path))
 
 
 def test_knowledge_that_an_order_names_is_downloaded(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    desk = Desk(tmp_path, PLAN, locked=False)
-    desk.join()
+    people = SiteAndHub(tmp_path, PLAN, locked=False)
+    people.join()
     draw = np.random.default_rng(0)
     images, labels = draw.integers(0, 256, (8, 8, 8, 3), np.uint8), np.arange(8) % 3
     said = draw.dirichlet(np.ones(3), (1, 8)).astype("f2")
     pack.save(tmp_path / "pack", pack.Pack(images, labels, ("a", "b", "c"), ("files:x",), said))
     np.savez(tmp_path / "images.npz", images=images, labels=labels)
-    works(desk.hub("knowledge", "publish", "pack"))
-    works(desk.hub("open"))
-    works(desk.hub("exchange", desk.stick))
-    there = {path.stat().st_size: path for path in (desk.stick / exchange.FROM_COORDINATOR).glob("*.fhx")}
+    succeeds(people.hub("knowledge", "publish", "pack"))
+    succeeds(people.hub("open"))
+    succeeds(people.hub("exchange", people.stick))
+    there = {path.stat().st_size: path for path in (people.stick / exchange.FROM_COORDINATOR).glob("*.fhx")}
     (large,) = (path for path in there.values() if b'"kind":"knowledge"' in path.read_bytes()[:200])
     large.rename(tmp_path / "slow.fhx")  # a synced folder has not brought it yet
-    works(desk.site("download"))
-    fails(desk.site("train", "images.npz"), "E_KNOWLEDGE", "fedhelp-edge download")
+    succeeds(people.site("download"))
+    fails_with(people.site("train", "images.npz"), "E_KNOWLEDGE", "fedhelp-edge download")
     (tmp_path / "slow.fhx").rename(large)
-    works(desk.site("download"))
+    succeeds(people.site("download"))
     kept = next((tmp_path / "site" / "pack").iterdir())
     kept.write_bytes(kept.read_bytes()[:-1])
-    fails(desk.site("train", "images.npz"), "E_KNOWLEDGE", "fedhelp-edge download")
-    works(desk.site("download"))
-    works(desk.site("train", "images.npz"))
+    fails_with(people.site("train", "images.npz"), "E_KNOWLEDGE", "fedhelp-edge download")
+    succeeds(people.site("download"))
+    succeeds(people.site("train", "images.npz"))
 
 
 def test_a_clock_that_was_wrong_for_a_while_is_accepted_once_it_is_right(hub: Hub) -> None:
     hub.fed.hub.database.log("2096-01-01T00:00:00Z", "renew", "roster")
-    fails(hub("open"), "E_CLOCK", "'fedhelp-coordinator clock --accept' writes that into the log")
-    fails(hub("clock"), "E_CLOCK", "set this machine's clock")
-    works(hub("clock", "--accept"))
-    works(hub("open"))
+    fails_with(hub("open"), "E_CLOCK", "'fedhelp-coordinator clock --accept' writes that into the log")
+    fails_with(hub("clock"), "E_CLOCK", "set this machine's clock")
+    succeeds(hub("clock", "--accept"))
+    succeeds(hub("open"))
 
 
 def test_a_full_federation_has_room_again_once_an_unused_invite_is_cancelled(
@@ -241,7 +247,7 @@ def test_a_full_federation_has_room_again_once_an_unused_invite_is_cancelled(
 ) -> None:
     size = parcel.inspect(hub.fed.hub.database.parcel_path(hub.fed.hub.roster.hash), parcel.any_signer).statement.size
     monkeypatch.setattr(members, "ROSTER_LIMIT", size + 500 + members.ROSTER_SPARE)
-    works(hub("invite", "Clinic A", "--tier", "small"))
-    fails(hub("invite", "Clinic B", "--tier", "small"), "E_FULL", "fedhelp-coordinator invites")
-    works(hub("invites", "--cancel", "Clinic A"))
-    works(hub("invite", "Clinic B", "--tier", "small"))
+    succeeds(hub("invite", "Clinic A", "--tier", "small"))
+    fails_with(hub("invite", "Clinic B", "--tier", "small"), "E_FULL", "fedhelp-coordinator invites")
+    succeeds(hub("invites", "--cancel", "Clinic A"))
+    succeeds(hub("invite", "Clinic B", "--tier", "small"))

@@ -19,11 +19,11 @@ from fedhelp_edge.site import connection, outbox, status
 from fedhelp_edge.site.sync import sync
 from server_ref.web.dashboard import DashboardAccess
 from server_ref.web.limits import Limits
-from tests import clinic, command, hostile, net
+from tests import clinic, command, hostile_front, http_front
 from tests.attacks.test_f_http import _certificate
-from tests.desk import Desk, Done, fails, works
 from tests.federation import PLAN, Federation, nobody
-from tests.net import BYTES, TUS, Answer, Client, prologue, raw
+from tests.http_front import BYTES, TUS, Client, FrontAnswer, prologue, raw
+from tests.site_and_hub import Completed, SiteAndHub, fails_with, succeeds
 
 CURRENT = "/v1/current"
 
@@ -41,10 +41,10 @@ def share(fed: Federation) -> Path:
 def drawn(fed: Federation, **more: object) -> Path:
     """Another share of the first clinic for the open round."""
     order = next(iter(fed.hub.tasks().values()), None) or fed.open()
-    return fed.clinics[0].give(order, fed.drawn(order, fed.clinics[0]), **more)
+    return fed.clinics[0].give(order, fed.drawn_update(order, fed.clinics[0]), **more)
 
 
-def refused(answer: Answer, code: str, remedy: str) -> None:
+def refused(answer: FrontAnswer, code: str, remedy: str) -> None:
     assert answer.code == code
     assert remedy in answer.json["remedy"]
 
@@ -68,12 +68,12 @@ def test_an_upload_is_begun_as_the_document_says(client: Client, share: Path) ->
 def test_an_upload_goes_on_from_where_it_stands_and_one_that_is_gone_begins_anew(client: Client, share: Path) -> None:
     data, at = share.read_bytes(), client.begin(share).offset
     refused(
-        client.go_on(share.stem, at + 9, data[at + 9 :]), "E_UPLOAD_OFFSET", "ask for the upload's offset with HEAD"
+        client.append(share.stem, at + 9, data[at + 9 :]), "E_UPLOAD_OFFSET", "ask for the upload's offset with HEAD"
     )
-    at = client.where(share.stem).offset
-    assert client.go_on(share.stem, at, data[at : at + 1000]).offset == at + 1000
+    at = client.offset_of(share.stem).offset
+    assert client.append(share.stem, at, data[at : at + 1000]).offset == at + 1000
     client.ask("DELETE", f"/v1/uploads/{share.stem}", headers=TUS)
-    refused(client.go_on(share.stem, at, data[at:]), "E_NOT_HERE", "if this was an upload, start it again")
+    refused(client.append(share.stem, at, data[at:]), "E_NOT_HERE", "if this was an upload, start it again")
     assert client.send(share).status == 204
 
 
@@ -86,7 +86,7 @@ def test_who_has_too_many_uploads_open_abandons_one(client: Client, fed: Federat
 
 
 def test_a_line_that_was_too_slow_goes_on_where_it_stood(fed: Federation, share: Path) -> None:
-    with net.running(fed.hub.home, Limits(body_seconds=0.3, body_min_bytes=64, header_seconds=0.3)) as port:
+    with http_front.running(fed.hub.home, Limits(body_seconds=0.3, body_min_bytes=64, header_seconds=0.3)) as port:
         client, data = Client(port, fed.hub.federation), share.read_bytes()
         at = client.begin(share).offset
         with socket.create_connection(("127.0.0.1", port), timeout=60) as line:
@@ -96,8 +96,8 @@ def test_a_line_that_was_too_slow_goes_on_where_it_stood(fed: Federation, share:
             said = b"".join(iter(lambda: line.recv(1000), b""))
         assert b"E_SLOW" in said
         assert b"an upload continues where it stopped" in said
-        assert client.where(share.stem).offset == at + 9
-        assert client.go_on(share.stem, at + 9, data[at + 9 :]).status == 204
+        assert client.offset_of(share.stem).offset == at + 9
+        assert client.append(share.stem, at + 9, data[at + 9 :]).status == 204
 
 
 # --- reads -----------------------------------------------------------------------------------------------------------
@@ -133,18 +133,18 @@ def test_shorter_headers_and_addresses_are_read(client: Client) -> None:
 
 
 def test_who_asks_too_often_waits_as_long_as_it_is_told(fed: Federation) -> None:
-    with net.running(fed.hub.home, Limits(address=(5.0, 2.0))) as port:
+    with http_front.running(fed.hub.home, Limits(address=(5.0, 2.0))) as port:
         client = Client(port, fed.hub.federation)
         answers = [client.ask("GET", "/v1/charters") for _ in range(4)]
         refused(answers[-1], "E_RATE", "wait as long as Retry-After says")
-        assert client.patient(lambda: client.ask("GET", "/v1/charters")).status == 200
+        assert client.retry_while_busy(lambda: client.ask("GET", "/v1/charters")).status == 200
 
 
 # --- the front ---------------------------------------------------------------------------------------------------
 def test_the_dashboard_opens_by_its_link_once(fed: Federation) -> None:
     for _ in range(2):  # a new start shows a new link
         access = DashboardAccess()
-        with net.running(fed.hub.home, access=access) as port:
+        with http_front.running(fed.hub.home, access=access) as port:
             client = Client(port, fed.hub.federation)
             refused(client.ask("GET", "/"), "E_DASHBOARD", "a new start shows a new one")
             cookie = {"Cookie": client.ask("GET", f"/enter/{access.token}").headers["set-cookie"].split(";")[0]}
@@ -153,66 +153,68 @@ def test_the_dashboard_opens_by_its_link_once(fed: Federation) -> None:
 
 
 def test_a_front_listens_at_another_port_and_with_the_right_certificate(fed: Federation, tmp_path: Path) -> None:
-    def serve(*words: str | Path) -> Done:
+    def serve(*words: str | Path) -> Completed:
         env = {"FEDHELP_HOME": str(fed.hub.home)}
-        return command.here("serve", *words, home=tmp_path, program=command.COORDINATOR, env=env)
+        return command.run_in_process("serve", *words, home=tmp_path, program=command.COORDINATOR, env=env)
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        fails(serve("--port", str(taken.getsockname()[1])), "E_LISTEN", "choose another --port or --host")
-        with net.serving(fed.hub.home) as process:
+        fails_with(serve("--port", str(taken.getsockname()[1])), "E_LISTEN", "choose another --port or --host")
+        with http_front.serving(fed.hub.home) as process:
             assert Client(process.port, fed.hub.federation).ask("GET", "/healthz").status == 200
     cert, key = _certificate(tmp_path)
-    fails(
+    fails_with(
         serve("--port", "0", "--tls-cert", cert, "--tls-key", cert), "E_LISTEN", "named with --tls-cert and --tls-key"
     )
-    with net.running(fed.hub.home, cert=cert, key=key) as port:
+    with http_front.running(fed.hub.home, cert=cert, key=key) as port:
         trust = ssl.create_default_context(cafile=str(cert))
         assert Client(port, fed.hub.federation, trust).ask("GET", "/healthz").status == 200
 
 
 # --- a site ------------------------------------------------------------------------------------------------------
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path, PLAN, locked=False)
+def people(tmp_path: Path) -> SiteAndHub:
+    return SiteAndHub(tmp_path, PLAN, locked=False)
 
 
-def test_a_damaged_invite_is_asked_for_again_or_its_code_typed(desk: Desk) -> None:
-    works(desk.hub("init", "--plan", "plan.toml"))
-    works(desk.hub("invite", "A", "--tier", "small", "--out", "a.invite"))
-    works(desk.hub("exchange", desk.stick))
-    whole = (desk.folder / "a.invite").read_bytes()
-    (desk.folder / "cut.invite").write_bytes(whole[:200])
+def test_a_damaged_invite_is_asked_for_again_or_its_code_typed(people: SiteAndHub) -> None:
+    succeeds(people.hub("init", "--plan", "plan.toml"))
+    succeeds(people.hub("invite", "A", "--tier", "small", "--out", "a.invite"))
+    succeeds(people.hub("exchange", people.stick))
+    whole = (people.folder / "a.invite").read_bytes()
+    (people.folder / "cut.invite").write_bytes(whole[:200])
     hint = "ask the coordinator for the invite file again, or type the code"
-    fails(desk.site("join", "cut.invite", "--via", desk.stick), "E_INVITE_FILE", hint)
-    works(desk.site("join", json.loads(whole)["code"], "--via", desk.stick))
-    works(desk.site("join", "a.invite", "--via", desk.stick, "--home", desk.folder / "other"))
+    fails_with(people.site("join", "cut.invite", "--via", people.stick), "E_INVITE_FILE", hint)
+    succeeds(people.site("join", json.loads(whole)["code"], "--via", people.stick))
+    succeeds(people.site("join", "a.invite", "--via", people.stick, "--home", people.folder / "other"))
 
 
-def test_without_a_network_it_is_sent_later_or_carried_on_a_stick(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_it_is_sent_later_or_carried_on_a_stick(
+    people: SiteAndHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(connection.carriers.__kwdefaults__ or {}, "patience", 2.0)
-    desk.join()
-    works(desk.hub("open"))
-    works(desk.hub("exchange", desk.stick))
-    works(desk.site("download"))
-    clinic.train(desk.folder / "site")
+    people.join()
+    succeeds(people.hub("open"))
+    succeeds(people.hub("exchange", people.stick))
+    succeeds(people.site("download"))
+    clinic.train(people.folder / "site")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
-    fails(desk.site("upload", "--url", nobody), "E_OFFLINE", "carry it on a stick with --via DIR")
-    with net.running(desk.folder / "hub") as port:
-        works(desk.site("upload", "--url", f"http://127.0.0.1:{port}"))
-    assert "site-001: accepted" in works(desk.hub("exchange", desk.stick)).stdout
-    fails(desk.site("download", "--url", nobody), "E_OFFLINE", "run the same command again later")
-    works(desk.site("download", "--via", desk.stick))
-    assert "accepted" in works(desk.site("status")).stdout
+    fails_with(people.site("upload", "--url", nobody), "E_OFFLINE", "carry it on a stick with --via DIR")
+    with http_front.running(people.folder / "hub") as port:
+        succeeds(people.site("upload", "--url", f"http://127.0.0.1:{port}"))
+    assert "site-001: accepted" in succeeds(people.hub("exchange", people.stick)).stdout
+    fails_with(people.site("download", "--url", nobody), "E_OFFLINE", "run the same command again later")
+    succeeds(people.site("download", "--via", people.stick))
+    assert "accepted" in succeeds(people.site("status")).stdout
 
 
-def test_an_address_that_is_no_front_is_corrected(desk: Desk) -> None:
-    desk.join()
-    page = hostile.answer(b"<html>sign in", "302 Found", "Location: http://127.0.0.1:1/", marked=True)
-    with hostile.front(lambda _: page) as portal:
-        fails(desk.site("download", "--url", portal.url), "E_NO_FRONT", "check the address (--url)")
-    with net.running(desk.folder / "hub") as port:
-        works(desk.site("download", "--url", f"http://127.0.0.1:{port}"))
+def test_an_address_that_is_no_front_is_corrected(people: SiteAndHub) -> None:
+    people.join()
+    page = hostile_front.response(b"<html>sign in", "302 Found", "Location: http://127.0.0.1:1/", marked=True)
+    with hostile_front.running(lambda _: page) as portal:
+        fails_with(people.site("download", "--url", portal.url), "E_NO_FRONT", "check the address (--url)")
+    with http_front.running(people.folder / "hub") as port:
+        succeeds(people.site("download", "--url", f"http://127.0.0.1:{port}"))
 
 
 def test_a_share_whose_round_is_over_holds_up_nothing_of_the_present_one(
@@ -222,15 +224,15 @@ def test_a_share_whose_round_is_over_holds_up_nothing_of_the_present_one(
     monkeypatch.setitem(sys.modules, "fedhelp_edge.site.ordered_training", drawn)
     monkeypatch.setattr(site, "ordered_training", drawn, raising=False)
     late = clinic.Clinic(fed, tmp_path / "late")
-    late.take_up()
+    late.join_and_fetch_task()
     late.train()
     outbox.seal_current(late.home, nobody)
     for _ in range(2):  # nobody gave anything
-        fed.clock.go_on(days=8)
+        fed.clock.advance(days=8)
         with pytest.raises(errors.QuorumError):
             fed.aggregate()
         fed.open()
-    with net.running(fed.hub.home) as port:
+    with http_front.running(fed.hub.home) as port:
         ways = connection.carriers(late.home, nobody, url=f"http://127.0.0.1:{port}")
         with pytest.raises(errors.RefusedThereError, match="E_ROUND_CLOSED"):
             outbox.upload(late.home, ways)
@@ -239,21 +241,21 @@ def test_a_share_whose_round_is_over_holds_up_nothing_of_the_present_one(
     assert outbox.pending(late.home) == []
 
 
-def test_what_the_front_refused_is_answered_by_the_hint_of_its_cause(desk: Desk) -> None:
-    desk.join()
-    works(desk.hub("open"))
-    works(desk.hub("exchange", desk.stick))
-    works(desk.site("download"))
-    clinic.train(desk.folder / "site")
-    works(desk.hub("revoke", "site-001", "--reason", "PC stolen"))
-    works(desk.hub("invite", "A again", "--tier", "small", "--out", "new.invite"))
-    with net.running(desk.folder / "hub") as port:
+def test_what_the_front_refused_is_answered_by_the_hint_of_its_cause(people: SiteAndHub) -> None:
+    people.join()
+    succeeds(people.hub("open"))
+    succeeds(people.hub("exchange", people.stick))
+    succeeds(people.site("download"))
+    clinic.train(people.folder / "site")
+    succeeds(people.hub("revoke", "site-001", "--reason", "PC stolen"))
+    succeeds(people.hub("invite", "A again", "--tier", "small", "--out", "new.invite"))
+    with http_front.running(people.folder / "hub") as port:
         url = f"http://127.0.0.1:{port}"
-        refused = desk.site("upload", "--url", url)
-        fails(refused, "E_REFUSED", errors.remedy_of("E_SIGNER_REVOKED"))
+        refused = people.site("upload", "--url", url)
+        fails_with(refused, "E_REFUSED", errors.remedy_of("E_SIGNER_REVOKED"))
         assert "E_SIGNER_REVOKED" in refused.stderr
-        works(desk.site("leave"))
-        works(desk.site("join", "new.invite", "--url", url))
-        works(desk.hub("requests"))
-        works(desk.site("download"))
-    assert "site-002 (small)" in works(desk.site("status")).stdout
+        succeeds(people.site("leave"))
+        succeeds(people.site("join", "new.invite", "--url", url))
+        succeeds(people.hub("requests"))
+        succeeds(people.site("download"))
+    assert "site-002 (small)" in succeeds(people.site("status")).stdout

@@ -23,10 +23,10 @@ from tests.federation import Federation
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     federation = Federation(tmp_path_factory.mktemp("federation"))
-    federation.play(federation.open())
+    federation.send_updates(federation.open())
     federation.aggregate()
     task = federation.open()
-    federation.play(task, without=("site-003",))
+    federation.send_updates(task, without=("site-003",))
     receive.receive(
         federation.hub, federation.clinics[2].give(task, federation.base(task))
     )  # in quarantine, for it is the base
@@ -60,7 +60,7 @@ def test_every_round_of_a_federation_holds(three: Federation, tmp_path: Path) ->
 @contextmanager
 def later_than(three: Federation, folder: Path) -> Iterator[Federation]:
     """The same federation, which goes on."""
-    with three.lent(folder / "later") as later:
+    with three.temporary_copy(folder / "later") as later:
         three.hub = Hub(three.folder / "hub", clock=three.clock)
         yield later
 
@@ -200,7 +200,7 @@ def test_an_export_of_an_early_round_stays_the_same_while_the_federation_goes_on
     hubs.export_round(three.hub, 1, tmp_path / "before")
     with later_than(three, tmp_path) as later:
         later.join()
-        later.play(later.open())
+        later.send_updates(later.open())
         later.aggregate()
         hubs.export_round(later.hub, 1, tmp_path / "after")
     files = {path.name: path.read_bytes() for path in (tmp_path / "before").iterdir()}

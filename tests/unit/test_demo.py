@@ -110,7 +110,7 @@ def test_its_page_shows_the_figures_the_parcel_and_what_was_tried_with_it(
     page = (out / "report.html").read_text(encoding="utf-8")
     saved = json.loads((out / "results.json").read_text())
     assert saved["sites"] == record["sites"]
-    command.check_shape("fedhelp-edge demo", {**saved, "folder": str(out), "report": str(out / "report.html")})
+    command.check_schema("fedhelp-edge demo", {**saved, "folder": str(out), "report": str(out / "report.html")})
     worth, curve, kinds, _, life, tried = reading.tables(page)
     assert page.count('class="answer"') == 6
     assert [row[0] for row in worth[1:]] == list(play.SITES)

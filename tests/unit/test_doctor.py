@@ -15,9 +15,9 @@ import pytest
 from fedhelp_edge import doctor
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.site import connection
-from tests import net
+from tests import http_front
 from tests.clinic import Clinic
-from tests.command import answer, here, run
+from tests.command import json_output, run, run_in_process
 
 SHAPE = {
     "type": "object",
@@ -53,7 +53,7 @@ def told(person: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_this_machine_passes_and_says_so_in_one_line_of_json(told: subprocess.CompletedProcess[str]) -> None:
-    result = answer(told)
+    result = json_output(told)
     jsonschema.validate(result, SHAPE)
     assert (told.returncode, result["state"]) == (0, "pass"), result
 
@@ -68,7 +68,7 @@ def test_doctor_writes_nothing_into_the_home_of_the_person(
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
 def test_keys_that_others_can_read_are_a_failure_with_a_remedy(tmp_path: Path) -> None:
     keys.save(tmp_path, keys.generate(), None).chmod(0o644)
-    done = here("doctor", "--home", tmp_path, home=tmp_path)
+    done = run_in_process("doctor", "--home", tmp_path, home=tmp_path)
     assert done.returncode == 1
     assert "FAIL  keys" in done.stdout
     assert "chmod 600" in done.stdout
@@ -114,7 +114,7 @@ def test_how_parcels_travel_is_tried_and_no_network_is_no_fault(clinic: Clinic) 
     assert doctor._carrier(clinic.home).detail == "the folder is there"
     clinic.stick.rename(clinic.stick.with_name("pulled"))
     assert doctor._carrier(clinic.home).state == doctor.WARN
-    with net.running(clinic.federation.folder / "hub") as port:
+    with http_front.running(clinic.federation.folder / "hub") as port:
         connection.save(clinic.home, url=f"http://127.0.0.1:{port}")
         assert doctor._carrier(clinic.home).detail == "reachable"
     result = doctor._carrier(clinic.home)

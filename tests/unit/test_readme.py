@@ -16,7 +16,7 @@ from fedhelp_edge import cli
 from fedhelp_edge.demo import phantoms
 from fedhelp_edge.shell import LazyCommands
 from server_ref import cli as coordinator
-from tests.command import here
+from tests.command import run_in_process
 
 ROOT = Path(__file__).parents[2]
 FIRST_PLAN = """classes = ["benign", "malignant"]
@@ -54,7 +54,7 @@ def test_a_session_in_the_readme_shows_what_is_printed(session: str, tmp_path: P
     for command, shown in steps(session):
         words = shlex.split(command)
         assert words[0] == "fedhelp-edge"
-        done = here(*words[1:], home=tmp_path)
+        done = run_in_process(*words[1:], home=tmp_path)
         printed = done.stdout if done.returncode == 0 else done.stdout + done.stderr
         assert re.fullmatch(as_pattern(shown), printed), f"{command} printed:\n{printed}"
 
@@ -126,7 +126,7 @@ def test_the_readmes_way_without_joining_ends_in_a_model_that_answers(tmp_path: 
     for command in typed.splitlines():
         program, *words = shlex.split(command)
         assert program == "fedhelp-edge"
-        done[words[0]] = here(*words, home=tmp_path, env=env)
+        done[words[0]] = run_in_process(*words, home=tmp_path, env=env)
         assert done[words[0]].returncode == 0, done[words[0]].stdout + done[words[0]].stderr
     assert "ready to train" in done["check"].stdout
     assert re.search(r"^benign/\d+\.png +benign ", done["predict"].stdout, re.M)

@@ -8,7 +8,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from tests.command import answer, here, refusal, run
+from tests.command import error_code, json_output, run, run_in_process
 from tests.faults.conftest import humble  # noqa: F401 - a fixture
 from tests.unit.data import samples
 
@@ -37,12 +37,12 @@ SHAPE = {
 def home(tmp_path: Path) -> Path:
     """A folder with good images, and a plan for them."""
     samples.folder(tmp_path / "images", 20, ("benign", "malignant"))
-    here("plan", "new", "plan.toml", home=tmp_path)
+    run_in_process("plan", "new", "plan.toml", home=tmp_path)
     return tmp_path
 
 
 def test_good_images_are_ready_to_train(home: Path) -> None:
-    process = here("check", "images", "--plan", "plan.toml", home=home)
+    process = run_in_process("check", "images", "--plan", "plan.toml", home=home)
     assert process.returncode == 0
     assert process.stdout.splitlines()[-1] == "ready to train"
     assert re.search(r"^benign +14 +2 +4 +20$", process.stdout, re.M)
@@ -52,7 +52,7 @@ def test_what_is_wrong_is_abbreviated_with_a_remedy_and_ends_with_the_verdict(ho
     for i in range(20):
         (home / "images" / "benign" / f"x{i}.png").write_bytes(b"x")
     samples.folder(home / "images", 2, ("malign",), seed=3)
-    process = here("check", "images", "--plan", "plan.toml", home=home)
+    process = run_in_process("check", "images", "--plan", "plan.toml", home=home)
     assert process.returncode == 1
     assert "E_IMAGE (20): copy the file again" in process.stdout
     assert "  benign/x0.png: it cannot be read as an image\n" in process.stdout
@@ -64,8 +64,8 @@ def test_what_is_wrong_is_abbreviated_with_a_remedy_and_ends_with_the_verdict(ho
 def test_json_has_every_problem(home: Path) -> None:
     for i in range(20):
         (home / "images" / "benign" / f"x{i}.png").write_bytes(b"x")
-    process = here("check", "images", "--plan", "plan.toml", "--json", home=home)
-    report = answer(process)
+    process = run_in_process("check", "images", "--plan", "plan.toml", "--json", home=home)
+    report = json_output(process)
     jsonschema.validate(report, SHAPE)
     assert (process.returncode, report["ready"], report["images"]) == (0, True, 40)
     assert report["classes"] == {"benign": 20, "malignant": 20}
@@ -74,23 +74,26 @@ def test_json_has_every_problem(home: Path) -> None:
 
 def test_an_empty_folder_is_not_ready_in_the_same_shape(home: Path) -> None:
     (home / "empty").mkdir()
-    process = here("check", "empty", "--json", home=home)
-    report = answer(process)
+    process = run_in_process("check", "empty", "--json", home=home)
+    report = json_output(process)
     jsonschema.validate(report, SHAPE)
     assert (process.returncode, report["ready"], report["images"]) == (1, False, 0)
-    assert here("check", "empty", home=home).stdout.splitlines()[-1] == "not ready: first put right E_NO_IMAGES (1)"
+    assert (
+        run_in_process("check", "empty", home=home).stdout.splitlines()[-1]
+        == "not ready: first put right E_NO_IMAGES (1)"
+    )
 
 
 def test_other_names_are_mapped(home: Path) -> None:
     samples.folder(home / "images", 2, ("naevus",), seed=3)
-    process = here("check", "images", "--plan", "plan.toml", "--map", "Naevus = benign", "--json", home=home)
-    assert answer(process)["classes"] == {"benign": 22, "malignant": 20}
+    process = run_in_process("check", "images", "--plan", "plan.toml", "--map", "Naevus = benign", "--json", home=home)
+    assert json_output(process)["classes"] == {"benign": 22, "malignant": 20}
 
 
 @pytest.mark.parametrize("text", ["naevus", "=benign", "naevus="])
 def test_a_map_without_both_names_is_wrong_usage(text: str, home: Path) -> None:
-    process = here("check", "images", "--map", text, home=home)
-    assert (process.returncode, refusal(process)) == (2, "E_USAGE")
+    process = run_in_process("check", "images", "--map", text, home=home)
+    assert (process.returncode, error_code(process)) == (2, "E_USAGE")
 
 
 @pytest.mark.parametrize(
@@ -102,21 +105,21 @@ def test_a_map_without_both_names_is_wrong_usage(text: str, home: Path) -> None:
     ],
 )
 def test_what_is_no_source_or_no_plan_is_refused(given: tuple[str, ...], code: str, home: Path) -> None:
-    assert refusal(here("check", *given, home=home)) == code
+    assert error_code(run_in_process("check", *given, home=home)) == code
 
 
 @pytest.mark.parametrize("locked", ["images", "images/benign"])
 def test_a_folder_that_may_not_be_read_is_refused(locked: str, home: Path, humble: tuple[str, ...]) -> None:  # noqa: F811
     (home / locked).chmod(0)
     try:
-        assert refusal(run("check", "images", home=home, before=humble)) == "E_PERMISSION"
+        assert error_code(run("check", "images", home=home, before=humble)) == "E_PERMISSION"
     finally:
         (home / locked).chmod(0o700)
 
 
 def test_a_file_that_may_not_be_read_is_one_problem(home: Path, humble: tuple[str, ...]) -> None:  # noqa: F811
     (home / "images" / "benign" / "000.png").chmod(0)
-    (problem,) = answer(run("check", "images", "--json", home=home, before=humble))["problems"]
+    (problem,) = json_output(run("check", "images", "--json", home=home, before=humble))["problems"]
     assert (problem["file"], problem["code"]) == ("benign/000.png", "E_PERMISSION")
 
 
@@ -124,7 +127,7 @@ def test_the_session_in_the_readme_is_what_is_printed(home: Path) -> None:
     (home / "images" / "benign" / "scan7.png").write_bytes(b"\x89PNG")
     report = re.search(r"```text\n\$ fedhelp-edge (check .*)\n((?:.*\n)*?)```", README)
     assert report
-    assert here(*report[1].split(), home=home).stdout == report[2]
+    assert run_in_process(*report[1].split(), home=home).stdout == report[2]
 
 
 def test_the_columns_of_a_table_are_named_once(home: Path) -> None:
@@ -132,11 +135,13 @@ def test_the_columns_of_a_table_are_named_once(home: Path) -> None:
     lines = [f"{name};{name.split('/')[1]};{number // 3}" for number, name in enumerate(names)]
     (home / "list.csv").write_text("\n".join(["Aufnahme;Ergebnis;Akte", *lines]), encoding="cp1252")
     words = ("check", "list.csv", "--plan", "plan.toml", "--json")
-    assert refusal(here(*words, home=home)) == "E_TABLE"
-    assert refusal(here(*words, "--columns", "picture=Aufnahme", home=home)) == "E_USAGE"
-    named = answer(here(*words, "--columns", "image=Aufnahme,label=Ergebnis", "--columns", "patient=Akte", home=home))
+    assert error_code(run_in_process(*words, home=home)) == "E_TABLE"
+    assert error_code(run_in_process(*words, "--columns", "picture=Aufnahme", home=home)) == "E_USAGE"
+    named = json_output(
+        run_in_process(*words, "--columns", "image=Aufnahme,label=Ergebnis", "--columns", "patient=Akte", home=home)
+    )
     assert (named["images"], len(named["groups"])) == (40, 13)
-    assert answer(here(*words, home=home)) == named
+    assert json_output(run_in_process(*words, home=home)) == named
 
 
 @pytest.mark.parametrize("name", ["pydicom", "torch", "onnxruntime", "pillow_heif"])

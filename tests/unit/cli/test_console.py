@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import SITE, here, run
+from tests.command import SITE, run, run_in_process
 
 ROOT = Path(__file__).parents[3]
 # Pages, reports, tables for programs and letters between programs may have other letters; what is printed may not.
@@ -59,7 +59,7 @@ def test_a_name_that_the_console_lacks_is_shown_as_far_as_it_can_be(page: str, t
     "command", ["join", "train", "upload", "download", "sync", "status", "check", "label", "predict", "serve"]
 )
 def test_a_clinics_commands_explain_themselves_in_80_columns(command: str, tmp_path: Path) -> None:
-    shown = here(command, "--help", home=tmp_path).stdout
+    shown = run_in_process(command, "--help", home=tmp_path).stdout
     assert "Example" in shown
     assert max(map(len, shown.splitlines())) <= 80
 

@@ -19,7 +19,7 @@ from fedhelp_edge.cli import export as command
 from fedhelp_edge.demo import phantoms
 from fedhelp_edge.parcel import keys
 from tests import bundles
-from tests.bundles import typed
+from tests.bundles import run_command
 from tests.unit.cli.test_inspect import SHAPE
 
 PLAN = """name = "smears"
@@ -46,7 +46,7 @@ def trial(tmp_path: Path, capsys: Capsys) -> Path:
     np.savez(tmp_path / "images.npz", **arrays, **{f"{name}_labels": labels[part] for name, part in parts.items()})
     (tmp_path / "plan.toml").write_text(PLAN)
     keys.save(tmp_path / "home", keys.generate(), None)
-    done = typed(
+    done = run_command(
         capsys, "train", tmp_path / "images.npz", "--plan", tmp_path / "plan.toml", "--home", tmp_path / "home",
         "--rounds", "2", "--threads", "1",
     )  # fmt: skip
@@ -56,59 +56,59 @@ def trial(tmp_path: Path, capsys: Capsys) -> Path:
 
 def test_a_trained_round_becomes_a_model_that_answers_and_older_ones_stay(trial: Path, capsys: Capsys) -> None:
     words = ("export", "--plan", trial / "plan.toml", "--home", trial / "home", "--threads", "1")
-    code, out, err = typed(capsys, *words)
+    code, out, err = run_command(capsys, *words)
     assert code == 0, err
     assert "  chosen" in out
     newest = trial / "home" / "bundles" / "round-000002.onnx"
     assert newest.exists()
-    facts = json.loads(typed(capsys, *words, "--round", "1", "--json")[1])
+    facts = json.loads(run_command(capsys, *words, "--round", "1", "--json")[1])
     assert (facts["round"], facts["precision"]) == (1, "fp32")
     assert {"own", "alone", "average"} >= set(facts["figures"]) >= {"own"}  # alone in its federation: merged is own
     assert newest.exists()
     assert Path(facts["path"]).name == "round-000001.onnx"
     for path in (newest, facts["path"]):
         rows = json.loads(
-            typed(capsys, "predict", path, trial / "images.npz", "--home", trial / "home", "--format", "json")[1]
+            run_command(capsys, "predict", path, trial / "images.npz", "--home", trial / "home", "--format", "json")[1]
         )["results"]
         assert len(rows) == 60
-    assert "E_NOT_TRAINED" in typed(capsys, *words, "--round", "7")[2]
+    assert "E_NOT_TRAINED" in run_command(capsys, *words, "--round", "7")[2]
 
 
 def test_without_keys_nothing_is_exported(trial: Path, capsys: Capsys) -> None:
     for path in (trial / "home").glob("keys.*"):
         path.unlink()
-    code, _, err = typed(capsys, "export", "--plan", trial / "plan.toml", "--home", trial / "home")
+    code, _, err = run_command(capsys, "export", "--plan", trial / "plan.toml", "--home", trial / "home")
     assert code == 1
     assert "E_KEYS_MISSING" in err
 
 
 def test_without_a_plan_or_a_federation_it_is_said_what_to_do(tmp_path: Path, capsys: Capsys) -> None:
-    assert "E_NOT_JOINED" in typed(capsys, "export", "--home", tmp_path)[2]
+    assert "E_NOT_JOINED" in run_command(capsys, "export", "--home", tmp_path)[2]
 
 
 @pytest.fixture
 def shelf(tmp_path: Path) -> Path:
-    bundles.kept(tmp_path)
+    bundles.saved_model(tmp_path)
     keys.save(tmp_path / "home", bundles.site().keys, None)
     return tmp_path
 
 
 def test_inspect_says_what_a_model_is_and_asks_its_test_images(shelf: Path, capsys: Capsys) -> None:
     model = shelf / "model.onnx"
-    code, out, _ = typed(capsys, "inspect", model, "--home", shelf / "home", "--json")
+    code, out, _ = run_command(capsys, "inspect", model, "--home", shelf / "home", "--json")
     printed = json.loads(out)
     jsonschema.validate(printed, SHAPE)
     assert (code, printed["kind"], printed["whole"], printed["trusted"]) == (0, "bundle", True, True)
     assert printed["parity"] <= 1
-    shown = typed(capsys, "inspect", model, "--home", shelf / "home")[1]
+    shown = run_command(capsys, "inspect", model, "--home", shelf / "home")[1]
     assert "answers    as at export" in shown
-    stranger = json.loads(typed(capsys, "inspect", model, "--home", shelf / "nowhere", "--json")[1])
+    stranger = json.loads(run_command(capsys, "inspect", model, "--home", shelf / "nowhere", "--json")[1])
     assert (stranger["trusted"], stranger["whole"]) == (False, True)
 
 
 def test_a_strangers_model_is_told_about_but_not_run(shelf: Path, capsys: Capsys) -> None:
     keys.save(shelf / "other", keys.generate(), None)
-    printed = json.loads(typed(capsys, "inspect", shelf / "model.onnx", "--home", shelf / "other", "--json")[1])
+    printed = json.loads(run_command(capsys, "inspect", shelf / "model.onnx", "--home", shelf / "other", "--json")[1])
     assert (printed["whole"], printed["trusted"], printed["parity"]) == (True, False, None)
     assert printed["why"].startswith("E_SIGNER_UNKNOWN")
 
@@ -117,7 +117,7 @@ def test_a_damaged_model_is_not_whole(shelf: Path, capsys: Capsys) -> None:
     data = bytearray((shelf / "model.onnx").read_bytes())
     data[1000] ^= 1
     (shelf / "model.onnx").write_bytes(data)
-    code, out, _ = typed(capsys, "inspect", shelf / "model.onnx", "--json")
+    code, out, _ = run_command(capsys, "inspect", shelf / "model.onnx", "--json")
     assert (code, json.loads(out)["whole"]) == (1, False)
 
 
@@ -133,16 +133,16 @@ def test_doctor_asks_a_model_its_test_images(shelf: Path, capsys: Capsys, monkey
 
 def told(answered: int, images: int) -> Any:
     printed = {"images": images, "answered": answered, "right": answered, "unlike": 0, "accuracy": 0.5}
-    return replace(bundles.made().facts, validation=printed)
+    return replace(bundles.export_result().facts, validation=printed)
 
 
 def test_a_model_that_answers_next_to_nothing_is_no_success_and_the_first_line_says_so(
     trial: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = replace(bundles.made(), facts=told(1, 28))
+    made = replace(bundles.export_result(), facts=told(1, 28))
     monkeypatch.setattr(export, "_export", lambda *given: made)
     words = ("export", "--plan", trial / "plan.toml", "--home", trial / "home", "--out", trial / "model.onnx")
-    code, out, err = typed(capsys, *words)
+    code, out, err = run_command(capsys, *words)
     assert code == 1
     first, why, to_do, *_ = out.splitlines()
     assert first == 'warning: this model nearly always says "don\'t know": it answers 1 of 28 validation images'
@@ -150,10 +150,10 @@ def test_a_model_that_answers_next_to_nothing_is_no_success_and_the_first_line_s
     assert to_do.startswith("what to do: ")
     assert "not ready to diagnose with" in err
     assert "next:" not in err
-    code, out, _ = typed(capsys, *words, "--json")
+    code, out, _ = run_command(capsys, *words, "--json")
     assert (code, json.loads(out)["ready"]) == (1, False)
     assert (trial / "model.onnx").exists()
-    code, out, _ = typed(capsys, *words, "--anyway")
+    code, out, _ = run_command(capsys, *words, "--anyway")
     assert (code, out.splitlines()[0]) == (0, first)
 
 

@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 
 from fedhelp_edge.demo import phantoms
 from fedhelp_edge.parcel import keys
-from tests.command import answer, here
+from tests.command import json_output, run_in_process
 from tests.threads import one_thread  # noqa: F401 - a fixture
 
 PLAN = """name = "smears"
@@ -54,41 +54,43 @@ def sentences(found: dict[str, object]) -> list[str]:
 
 
 def test_a_leak_is_said_by_check_train_the_round_s_page_evaluate_export_and_the_card(home: Path) -> None:
-    assert sentences(answer(here("check", "images.npz", "--plan", "plan.toml", "--json", home=home))) == [SAID]
-    assert f"note: {SAID}\n" in here("check", "images.npz", "--plan", "plan.toml", home=home).stdout
-    assert f"note: {SAID}\n" in here("train", "images.npz", *BY_PLAN, home=home).stderr
-    trained = answer(here("train", "images.npz", *BY_PLAN, "--json", home=home))
+    assert sentences(
+        json_output(run_in_process("check", "images.npz", "--plan", "plan.toml", "--json", home=home))
+    ) == [SAID]
+    assert f"note: {SAID}\n" in run_in_process("check", "images.npz", "--plan", "plan.toml", home=home).stdout
+    assert f"note: {SAID}\n" in run_in_process("train", "images.npz", *BY_PLAN, home=home).stderr
+    trained = json_output(run_in_process("train", "images.npz", *BY_PLAN, "--json", home=home))
     assert sentences(trained) == [SAID]
     assert html.escape(SAID) in (Path(str(trained["folder"])) / "report.html").read_text(encoding="utf-8")
-    measured = answer(here("evaluate", *BY_PLAN, "--out", "figures", "--json", home=home))
+    measured = json_output(run_in_process("evaluate", *BY_PLAN, "--out", "figures", "--json", home=home))
     assert sentences(measured) == [SAID]
     assert html.escape(SAID) in (home / "figures" / "evaluation.html").read_text(encoding="utf-8")
     assert sentences(json.loads((home / "figures" / "evaluation.json").read_text(encoding="utf-8"))) == [SAID]
-    assert f"note: {SAID}\n" in here("evaluate", *BY_PLAN, home=home).stderr
-    exported = answer(here("export", *BY_PLAN, "--out", "model.onnx", "--json", home=home))
+    assert f"note: {SAID}\n" in run_in_process("evaluate", *BY_PLAN, home=home).stderr
+    exported = json_output(run_in_process("export", *BY_PLAN, "--out", "model.onnx", "--json", home=home))
     assert sentences(exported) == [SAID]
     assert f"- {SAID}\n" in (home / "model_CARD.md").read_text(encoding="utf-8")
-    assert f"note: {SAID}\n" in here("export", *BY_PLAN, "--out", "model.onnx", home=home).stderr
+    assert f"note: {SAID}\n" in run_in_process("export", *BY_PLAN, "--out", "model.onnx", home=home).stderr
 
 
 def test_a_leak_is_said_by_the_lab_in_its_results_and_in_its_table(home: Path) -> None:
     lab = ("plan.toml", "--data", "images.npz", "--out", "out", "--threads", "1", "--split", "natural:centers")
-    (record,) = answer(here("lab", "compare", *lab, "--methods", "fedavg", "--json", home=home))["runs"]
+    (record,) = json_output(run_in_process("lab", "compare", *lab, "--methods", "fedavg", "--json", home=home))["runs"]
     assert sentences(record) == [SAID]
     assert sentences(json.loads((home / "out" / "results.json").read_text(encoding="utf-8"))["runs"][0]) == [SAID]
     assert f"- {SAID}\n" in (home / "out" / "table.md").read_text(encoding="utf-8")
-    assert f"note: {SAID}\n" in here("lab", "run", *lab[:4], "one", *lab[5:], home=home).stderr
+    assert f"note: {SAID}\n" in run_in_process("lab", "run", *lab[:4], "one", *lab[5:], home=home).stderr
 
 
 def test_other_images_that_are_measured_on_are_compared_with_those_that_were_learned_from(home: Path) -> None:
-    here("train", "images.npz", *BY_PLAN, home=home)
+    run_in_process("train", "images.npz", *BY_PLAN, home=home)
     held = dict(np.load(home / "images.npz"))
     images = np.concatenate([held["train_images"][2:5], held["test_images"][:6]])
     labels = np.concatenate([held["train_labels"][2:5], held["test_labels"][:6]])
     np.savez(home / "others.npz", images=images, labels=labels, class_names=held["class_names"])
-    measured = here("evaluate", *BY_PLAN, "--images", "others.npz", "--json", home=home)
+    measured = run_in_process("evaluate", *BY_PLAN, "--images", "others.npz", "--json", home=home)
     said = "3 of 9 test images show a patient (or nearly the same picture) that is also in train"
-    assert sentences(answer(measured)) == [said]
+    assert sentences(json_output(measured)) == [said]
     (home / "images.npz").unlink()
-    measured = here("evaluate", *BY_PLAN, "--images", "others.npz", "--json", home=home)
-    assert [finding["kind"] for finding in answer(measured)["findings"]] == ["unknown-training-images"]
+    measured = run_in_process("evaluate", *BY_PLAN, "--images", "others.npz", "--json", home=home)
+    assert [finding["kind"] for finding in json_output(measured)["findings"]] == ["unknown-training-images"]

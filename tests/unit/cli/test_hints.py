@@ -13,7 +13,7 @@ import pytest
 from fedhelp_edge import cli
 from fedhelp_edge.shell import LazyCommands
 from server_ref import cli as coordinator
-from tests.command import COORDINATOR, SITE, here, refusal
+from tests.command import COORDINATOR, SITE, error_code, run_in_process
 
 ROOT = Path(__file__).parents[3]
 PROGRAMS = {
@@ -97,7 +97,7 @@ def test_an_incomplete_command_is_noticed() -> None:
 def test_a_program_without_a_command_shows_its_help(
     program: tuple[str, ...], words: tuple[str, ...], tmp_path: Path
 ) -> None:
-    done = here(*words, home=tmp_path, program=program)
+    done = run_in_process(*words, home=tmp_path, program=program)
     assert done.returncode == 2
     assert "\nCommands:\n" in done.stderr
     assert "error: " not in done.stderr
@@ -116,21 +116,24 @@ SWAPPED = (
 def test_who_names_two_paths_the_wrong_way_round_is_told_the_order(
     words: tuple[str, ...], hint: str, tmp_path: Path
 ) -> None:
-    done = here(*words, home=tmp_path)
-    assert refusal(done) == "E_FILE_MISSING"
+    done = run_in_process(*words, home=tmp_path)
+    assert error_code(done) == "E_FILE_MISSING"
     assert f"hint: {hint}" in done.stderr
 
 
 def test_who_names_images_that_are_there_before_the_model_is_told_the_order(tmp_path: Path) -> None:
     for name in ("scan.png", "model.onnx"):
         (tmp_path / name).touch()
-    done = here("predict", "scan.png", "model.onnx", home=tmp_path)
-    assert refusal(done) == "E_FILE_KIND"
+    done = run_in_process("predict", "scan.png", "model.onnx", home=tmp_path)
+    assert error_code(done) == "E_FILE_KIND"
     assert "hint: name the model (MODEL.onnx) first, then the images" in done.stderr
 
 
 def test_the_first_of_two_paths_that_is_just_not_there_is_named_with_the_order(tmp_path: Path) -> None:
-    done = here("predict", "modle", "images", home=tmp_path)
-    assert refusal(done) == "E_FILE_MISSING"
+    done = run_in_process("predict", "modle", "images", home=tmp_path)
+    assert error_code(done) == "E_FILE_MISSING"
     assert "hint: check the name, and name the model (MODEL.onnx) first" in done.stderr
-    assert "hint: check the name, and that the stick" in here("predict", "m.onnx", "images", home=tmp_path).stderr
+    assert (
+        "hint: check the name, and that the stick"
+        in run_in_process("predict", "m.onnx", "images", home=tmp_path).stderr
+    )

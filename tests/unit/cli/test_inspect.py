@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from fedhelp_edge.parcel import keys, parcel
-from tests.command import answer, here, refusal
+from tests.command import error_code, json_output, run_in_process
 
 KEYS = ("kind", "whole", "trusted", "why", "signers", "federation", "round", "sender", "recipients", "size")
 SHAPE = {"type": "object", "required": ["schema_version", *KEYS], "properties": {"signers": {"type": "array"}}}
@@ -22,8 +22,8 @@ def share(tmp_path: Path, context: dict[str, Any], site: keys.Keys, hub: keys.Ke
 
 
 def test_a_whole_parcel_of_a_stranger_is_whole_but_not_trusted(share: Path, tmp_path: Path) -> None:
-    process = here("inspect", share, "--json", home=tmp_path)
-    facts = answer(process)
+    process = run_in_process("inspect", share, "--json", home=tmp_path)
+    facts = json_output(process)
     jsonschema.validate(facts, SHAPE)
     assert process.returncode == 0
     assert (facts["kind"], facts["whole"], facts["trusted"]) == ("update", True, False)
@@ -33,11 +33,14 @@ def test_a_whole_parcel_of_a_stranger_is_whole_but_not_trusted(share: Path, tmp_
 
 def test_what_this_site_signed_is_trusted_here(share: Path, tmp_path: Path, site: keys.Keys) -> None:
     keys.save(tmp_path / "home", site, None)
-    assert answer(here("inspect", share, "--home", tmp_path / "home", "--json", home=tmp_path))["trusted"] is True
+    assert (
+        json_output(run_in_process("inspect", share, "--home", tmp_path / "home", "--json", home=tmp_path))["trusted"]
+        is True
+    )
 
 
 def test_a_person_reads_it_in_plain_words(share: Path, tmp_path: Path) -> None:
-    printed = here("inspect", share, home=tmp_path).stdout
+    printed = run_in_process("inspect", share, home=tmp_path).stdout
     assert printed.startswith("share.fhx: an update of a site for a round\n")
     assert "  trusted    no: " in printed
     assert "  encrypted  for 1 reader\n" in printed
@@ -45,9 +48,9 @@ def test_a_person_reads_it_in_plain_words(share: Path, tmp_path: Path) -> None:
 
 def test_a_damaged_parcel_is_an_error_and_not_whole(share: Path, tmp_path: Path) -> None:
     share.write_bytes(share.read_bytes()[:-1])
-    assert refusal(here("inspect", share, home=tmp_path)) == "E_TRUNCATED"
-    process = here("inspect", share, "--json", home=tmp_path)
-    facts = answer(process)
+    assert error_code(run_in_process("inspect", share, home=tmp_path)) == "E_TRUNCATED"
+    process = run_in_process("inspect", share, "--json", home=tmp_path)
+    facts = json_output(process)
     jsonschema.validate(facts, SHAPE)
     assert (process.returncode, facts["whole"]) == (1, False)
     assert facts["why"].startswith("E_TRUNCATED: ")
@@ -59,4 +62,4 @@ def test_a_damaged_parcel_is_an_error_and_not_whole(share: Path, tmp_path: Path)
 def test_what_is_no_parcel_is_refused_in_words(name: str, code: str, tmp_path: Path) -> None:
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "folder").mkdir()
-    assert refusal(here("inspect", name, home=tmp_path)) == code
+    assert error_code(run_in_process("inspect", name, home=tmp_path)) == code

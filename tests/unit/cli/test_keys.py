@@ -10,7 +10,7 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from tests.command import SITE, answer, here, refusal, run
+from tests.command import SITE, error_code, json_output, run, run_in_process
 
 SECRETS = ("PRIVATE KEY", "AGE-SECRET-KEY")
 
@@ -27,12 +27,12 @@ def secret(tmp_path: Path) -> Path:
 def home(tmp_path: Path, secret: Path) -> Path:
     """A site with keys under a passphrase that stands in `secret`."""
     home = tmp_path / "home"
-    assert here("keys", "new", "--home", home, "--passphrase-file", secret, home=tmp_path).returncode == 0
+    assert run_in_process("keys", "new", "--home", home, "--passphrase-file", secret, home=tmp_path).returncode == 0
     return home
 
 
 def test_new_keys_come_with_a_passphrase_of_five_words_that_opens_them(tmp_path: Path) -> None:
-    done = here("keys", "new", home=tmp_path)
+    done = run_in_process("keys", "new", home=tmp_path)
     shown = next(line for line in done.stdout.splitlines() if line.startswith("passphrase: "))
     words = shown.removeprefix("passphrase: ")
     assert len(words.split("-")) == 5
@@ -41,7 +41,7 @@ def test_new_keys_come_with_a_passphrase_of_five_words_that_opens_them(tmp_path:
 
 
 def test_showing_keys_needs_no_passphrase_and_shows_nothing_private(home: Path) -> None:
-    shown = answer(here("keys", "show", "--home", home, "--json", home=home))
+    shown = json_output(run_in_process("keys", "show", "--home", home, "--json", home=home))
     assert shown["sign"].startswith("ssh-ed25519 ")
     assert shown["locked"] is True
     assert not any(secret in str(shown) for secret in SECRETS)
@@ -49,23 +49,36 @@ def test_showing_keys_needs_no_passphrase_and_shows_nothing_private(home: Path) 
 
 def test_keys_are_never_overwritten(home: Path, secret: Path) -> None:
     before = (home / "keys.age").read_bytes()
-    assert refusal(here("keys", "new", "--home", home, "--no-passphrase", home=home)) == "E_KEYS_EXIST"
+    assert error_code(run_in_process("keys", "new", "--home", home, "--no-passphrase", home=home)) == "E_KEYS_EXIST"
     assert (home / "keys.age").read_bytes() == before
 
 
 def test_a_backup_brings_the_same_keys_back_on_another_computer(home: Path, secret: Path, tmp_path: Path) -> None:
     backup, other = tmp_path / "backup.txt", tmp_path / "other"
-    assert here("keys", "backup", backup, "--home", home, "--passphrase-file", secret, home=tmp_path).returncode == 0
-    assert here("keys", "restore", backup, "--home", other, "--passphrase-file", secret, home=tmp_path).returncode == 0
-    first, second = (answer(here("keys", "show", "--home", at, "--json", home=tmp_path)) for at in (home, other))
+    assert (
+        run_in_process("keys", "backup", backup, "--home", home, "--passphrase-file", secret, home=tmp_path).returncode
+        == 0
+    )
+    assert (
+        run_in_process(
+            "keys", "restore", backup, "--home", other, "--passphrase-file", secret, home=tmp_path
+        ).returncode
+        == 0
+    )
+    first, second = (
+        json_output(run_in_process("keys", "show", "--home", at, "--json", home=tmp_path)) for at in (home, other)
+    )
     assert first == second
 
 
 def test_keys_without_a_passphrase_still_get_a_backup_under_one(secret: Path, tmp_path: Path) -> None:
     open_home, backup = tmp_path / "open", tmp_path / "backup.txt"
-    assert "warning" in here("keys", "new", "--home", open_home, "--no-passphrase", home=tmp_path).stderr
+    assert "warning" in run_in_process("keys", "new", "--home", open_home, "--no-passphrase", home=tmp_path).stderr
     assert (
-        here("keys", "backup", backup, "--home", open_home, "--passphrase-file", secret, home=tmp_path).returncode == 0
+        run_in_process(
+            "keys", "backup", backup, "--home", open_home, "--passphrase-file", secret, home=tmp_path
+        ).returncode
+        == 0
     )
     assert backup.read_text().startswith("-----BEGIN AGE ENCRYPTED FILE-----")
 
@@ -75,15 +88,15 @@ def test_a_wrong_passphrase_is_said_and_writes_nothing(home: Path, tmp_path: Pat
     wrong.write_text("wrong\n")
     wrong.chmod(0o600)
     assert (
-        refusal(here("keys", "backup", backup, "--home", home, "--passphrase-file", wrong, home=tmp_path))
+        error_code(run_in_process("keys", "backup", backup, "--home", home, "--passphrase-file", wrong, home=tmp_path))
         == "E_PASSPHRASE"
     )
     assert not backup.exists()
 
 
 def test_with_nobody_there_to_ask_the_need_for_a_passphrase_is_said(home: Path, tmp_path: Path) -> None:
-    done = here("keys", "backup", tmp_path / "backup.txt", "--home", home, home=tmp_path)
-    assert refusal(done) == "E_PASSPHRASE_NEEDED"
+    done = run_in_process("keys", "backup", tmp_path / "backup.txt", "--home", home, home=tmp_path)
+    assert error_code(done) == "E_PASSPHRASE_NEEDED"
 
 
 def test_at_a_terminal_the_passphrase_is_asked_for_and_not_shown(home: Path, tmp_path: Path) -> None:
@@ -111,7 +124,9 @@ def test_at_a_terminal_the_passphrase_is_asked_for_and_not_shown(home: Path, tmp
 
 
 def test_words_are_eight_and_the_same_each_time(home: Path) -> None:
-    first, again = (answer(here("keys", "words", "--home", home, "--json", home=home))["words"] for _ in range(2))
+    first, again = (
+        json_output(run_in_process("keys", "words", "--home", home, "--json", home=home))["words"] for _ in range(2)
+    )
     assert first == again
     assert len(first) == 8
 
@@ -119,22 +134,28 @@ def test_words_are_eight_and_the_same_each_time(home: Path) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
 def test_a_key_file_that_others_can_read_is_refused(home: Path, secret: Path, tmp_path: Path) -> None:
     (home / "keys.age").chmod(0o644)
-    done = here("keys", "backup", tmp_path / "b.txt", "--home", home, "--passphrase-file", secret, home=tmp_path)
-    assert refusal(done) == "E_KEYS_MODE"
+    done = run_in_process(
+        "keys", "backup", tmp_path / "b.txt", "--home", home, "--passphrase-file", secret, home=tmp_path
+    )
+    assert error_code(done) == "E_KEYS_MODE"
     assert "chmod 600" in done.stderr
 
 
 def test_a_linked_key_file_is_refused(home: Path, secret: Path, tmp_path: Path) -> None:
     (home / "keys.age").rename(tmp_path / "elsewhere")
     (home / "keys.age").symlink_to(tmp_path / "elsewhere")
-    done = here("keys", "backup", tmp_path / "b.txt", "--home", home, "--passphrase-file", secret, home=tmp_path)
-    assert refusal(done) == "E_KEYS_MODE"
+    done = run_in_process(
+        "keys", "backup", tmp_path / "b.txt", "--home", home, "--passphrase-file", secret, home=tmp_path
+    )
+    assert error_code(done) == "E_KEYS_MODE"
 
 
 def test_a_damaged_key_file_is_told_from_a_wrong_passphrase(home: Path, secret: Path, tmp_path: Path) -> None:
     (home / "keys.age").write_bytes((home / "keys.age").read_bytes()[:-20])
-    done = here("keys", "backup", tmp_path / "b.txt", "--home", home, "--passphrase-file", secret, home=tmp_path)
-    assert refusal(done) == "E_KEYS_CORRUPT"
+    done = run_in_process(
+        "keys", "backup", tmp_path / "b.txt", "--home", home, "--passphrase-file", secret, home=tmp_path
+    )
+    assert error_code(done) == "E_KEYS_CORRUPT"
 
 
 def test_no_output_of_any_of_this_holds_a_key_or_the_passphrase(home: Path, secret: Path, tmp_path: Path) -> None:
@@ -147,7 +168,7 @@ def test_no_output_of_any_of_this_holds_a_key_or_the_passphrase(home: Path, secr
         ("keys", "restore", tmp_path / "b.txt", "--passphrase-file", secret),
         ("keys", "backup", tmp_path / "c.txt", "--passphrase-file", tmp_path / "wrong.txt", "--debug"),
     ):  # fmt: skip
-        typed = run if "--debug" in arguments else here  # a traceback is shown by a process of its own
+        typed = run if "--debug" in arguments else run_in_process  # a traceback is shown by a process of its own
         done = typed(*arguments, "--home", home, home=tmp_path)
         said += done.stdout + done.stderr
     assert not any(secret in said for secret in (*SECRETS, "horse", "staple"))

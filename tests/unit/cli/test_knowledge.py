@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.demo import phantoms
-from tests.command import answer, here, refusal
+from tests.command import error_code, json_output, run_in_process
 from tests.threads import one_thread  # noqa: F401 - a fixture
 
 PLAN = """classes = ["round", "lobed", "granular"]
@@ -39,18 +39,18 @@ def home(tmp_path: Path) -> Path:
 
 def build(home: Path, *more: str) -> None:
     given = ("--public", "public.npz", "--source", "files:said.npz", "--out", "pack.safetensors")
-    done = here("knowledge", "build", *given, *more, home=home)
+    done = run_in_process("knowledge", "build", *given, *more, home=home)
     assert done.returncode == 0, done.stderr
 
 
 def test_build_writes_a_pack_that_show_explains(home: Path) -> None:
     given = ("--public", "public.npz", "--source", "files:said.npz", "--out", "pack.safetensors", "--licence", "CC0")
-    built = answer(here("knowledge", "build", *given, "--json", home=home))
+    built = json_output(run_in_process("knowledge", "build", *given, "--json", home=home))
     size = (home / "pack.safetensors").stat().st_size
     assert built == {
         "schema_version": 1, "pack": "pack.safetensors", "images": 16, "sources": ["files:said.npz"], "size": size,
     }  # fmt: skip
-    assert answer(here("knowledge", "show", "pack.safetensors", "--json", home=home)) == {
+    assert json_output(run_in_process("knowledge", "show", "pack.safetensors", "--json", home=home)) == {
         "schema_version": 1,
         "images": 16,
         "classes": list(phantoms.TISSUES[:4]),
@@ -64,14 +64,14 @@ def test_build_writes_a_pack_that_show_explains(home: Path) -> None:
 
 def test_show_tells_people_the_same(home: Path) -> None:
     build(home)
-    shown = here("knowledge", "show", "pack.safetensors", home=home).stdout
+    shown = run_in_process("knowledge", "show", "pack.safetensors", home=home).stdout
     assert "16 images of 12 pixels, colour, 0.0 MB" in shown
     assert "files:said.npz, right in 50.0%" in shown
 
 
 def test_a_pack_has_the_size_that_was_asked_for(home: Path) -> None:
     build(home, "--size", "6")
-    assert answer(here("knowledge", "show", "pack.safetensors", "--json", home=home))["images"] == 6
+    assert json_output(run_in_process("knowledge", "show", "pack.safetensors", "--json", home=home))["images"] == 6
 
 
 def test_a_pack_keeps_every_pixel_unless_a_lower_quality_is_asked_for(home: Path) -> None:
@@ -96,7 +96,7 @@ def test_answers_are_kept_so_that_another_pack_asks_nobody(home: Path) -> None:
 def test_a_pack_is_not_overwritten(home: Path) -> None:
     (home / "pack.safetensors").write_text("mine")
     given = ("--public", "public.npz", "--source", "files:said.npz", "--out", "pack.safetensors")
-    assert refusal(here("knowledge", "build", *given, home=home)) == "E_FILE_EXISTS"
+    assert error_code(run_in_process("knowledge", "build", *given, home=home)) == "E_FILE_EXISTS"
     assert (home / "pack.safetensors").read_text() == "mine"
 
 
@@ -113,8 +113,8 @@ def test_a_pack_is_not_overwritten(home: Path) -> None:
     ],
 )
 def test_bad_input_to_build_is_refused_with_a_code(home: Path, public: str, source: str, code: str) -> None:
-    done = here("knowledge", "build", "--public", public, "--source", source, "--out", "pack", home=home)
-    assert refusal(done) == code
+    done = run_in_process("knowledge", "build", "--public", public, "--source", source, "--out", "pack", home=home)
+    assert error_code(done) == code
     assert not (home / "pack").exists()
 
 
@@ -122,13 +122,13 @@ def test_bad_input_to_build_is_refused_with_a_code(home: Path, public: str, sour
     ("file", "code"), [("gone", "E_FILE_MISSING"), ("said.npz", "E_PACK"), ("plan.toml", "E_PACK")]
 )
 def test_show_refuses_what_is_no_pack(home: Path, file: str, code: str) -> None:
-    assert refusal(here("knowledge", "show", file, home=home)) == code
+    assert error_code(run_in_process("knowledge", "show", file, home=home)) == code
 
 
 def test_start_writes_first_weights_for_the_plans_net(home: Path) -> None:
     build(home)
     options = ("--out", "start.safetensors", "--epochs", "1", "--threads", "1")
-    done = here("knowledge", "start", "plan.toml", "pack.safetensors", *options, home=home)
+    done = run_in_process("knowledge", "start", "plan.toml", "pack.safetensors", *options, home=home)
     assert done.returncode == 0, done.stderr
     weights = load_file(home / "start.safetensors")
     assert weights["linear.weight"].shape == (3, 64)
@@ -139,5 +139,5 @@ def test_start_does_not_overwrite_nor_train_for_nothing(home: Path) -> None:
     build(home)
     (home / "start.safetensors").write_text("mine")
     given = ("plan.toml", "pack.safetensors", "--out", "start.safetensors", "--epochs", "100000")
-    assert refusal(here("knowledge", "start", *given, home=home)) == "E_FILE_EXISTS"
+    assert error_code(run_in_process("knowledge", "start", *given, home=home)) == "E_FILE_EXISTS"
     assert (home / "start.safetensors").read_text() == "mine"

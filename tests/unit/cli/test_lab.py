@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.demo import phantoms
-from tests.command import answer, here, refusal
+from tests.command import error_code, json_output, run_in_process
 from tests.threads import one_thread  # noqa: F401 - a fixture
 
 PLAN = """classes = ["round", "lobed", "granular"]
@@ -52,7 +52,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def test_run_trains_a_federation_of_the_centres_and_says_how_good_each_became(home: Path) -> None:
-    (record,) = answer(here(*RUN, "--json", home=home))["runs"]
+    (record,) = json_output(run_in_process(*RUN, "--json", home=home))["runs"]
     assert record["method"] == "fedavg"
     assert [(site["name"], site["n_train"], site["n_test"]) for site in record["sites"]] == [
         ("1", 16, 12),
@@ -62,7 +62,9 @@ def test_run_trains_a_federation_of_the_centres_and_says_how_good_each_became(ho
 
 
 def test_run_tells_people_where_the_results_are(home: Path) -> None:
-    done = here(*RUN, "--set", "method=fedhelp", "--knowledge", "pack", "--split", "sizes:20/10,10/5", home=home)
+    done = run_in_process(
+        *RUN, "--set", "method=fedhelp", "--knowledge", "pack", "--split", "sizes:20/10,10/5", home=home
+    )
     assert done.returncode == 0, done.stderr
     assert "round 1 of 1" in done.stderr
     lines = done.stdout.splitlines()
@@ -72,8 +74,8 @@ def test_run_tells_people_where_the_results_are(home: Path) -> None:
 
 
 def test_a_sealed_run_ends_with_the_same_model_and_sends_more_bytes(home: Path) -> None:
-    (bare,) = answer(here(*RUN, "--json", home=home))["runs"]
-    (sealed,) = answer(here(*RUN, "--out", "sealed", "--sealed", "--json", home=home))["runs"]
+    (bare,) = json_output(run_in_process(*RUN, "--json", home=home))["runs"]
+    (sealed,) = json_output(run_in_process(*RUN, "--out", "sealed", "--sealed", "--json", home=home))["runs"]
     assert sealed["merged_sha256"] == bare["merged_sha256"]
     assert sealed["bytes_up"] > bare["bytes_up"]
 
@@ -87,8 +89,8 @@ def test_public_images_from_an_npz_or_a_folder_are_learned_from(home: Path) -> N
         Image.fromarray(image).save(folder / f"{place}.png")
     found = set()
     for out, more in (("none", ()), ("npz", ("--public", "public.npz")), ("folder", ("--public", "public"))):
-        done = here(*RUN, "--set", "method=fedhelp", "--out", out, *more, "--json", home=home)
-        found.add(answer(done)["runs"][0]["merged_sha256"])
+        done = run_in_process(*RUN, "--set", "method=fedhelp", "--out", out, *more, "--json", home=home)
+        found.add(json_output(done)["runs"][0]["merged_sha256"])
     assert len(found) == 3
 
 
@@ -97,14 +99,14 @@ def test_a_site_without_test_images_has_no_accuracy(home: Path) -> None:
         arrays = dict(held)
     arrays["test_centers"] = np.ones_like(arrays["test_centers"])
     np.savez(home / "images.npz", **arrays)
-    done = here(*RUN, home=home)
+    done = run_in_process(*RUN, home=home)
     assert done.returncode == 0, done.stderr
     assert [line.split()[-1] for line in done.stdout.splitlines()[1:2]] == ["-"]
 
 
 def test_without_matplotlib_compare_says_how_to_get_pictures(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    done = here(*COMPARE, "--methods", "local", home=home)
+    done = run_in_process(*COMPARE, "--methods", "local", home=home)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[0] == "for curves.png and cost.png: pip install 'fedhelp-edge[lab]'"
     assert (home / "out" / "table.md").exists()
@@ -113,12 +115,12 @@ def test_without_matplotlib_compare_says_how_to_get_pictures(home: Path, monkeyp
 
 def test_compare_writes_the_table_that_it_prints_and_goes_on_where_it_was(home: Path) -> None:
     given = (*COMPARE, "--methods", "fedavg,local", "--seeds", "0,1")
-    done = here(*given, home=home)
+    done = run_in_process(*given, home=home)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == (home / "out" / "table.md").read_text(encoding="utf-8").strip()
     held = json.loads((home / "out" / "results.json").read_text())
-    again = here(*given, "--json", home=home)
-    assert answer(again)["runs"] == held["runs"]
+    again = run_in_process(*given, "--json", home=home)
+    assert json_output(again)["runs"] == held["runs"]
     assert "round" not in again.stderr  # nothing was trained
     wanted = [("fedavg", 0), ("fedavg", 1), ("local", 0), ("local", 1)]
     assert [(found["method"], found["seed"]) for found in held["runs"]] == wanted
@@ -147,7 +149,7 @@ def test_compare_writes_the_table_that_it_prints_and_goes_on_where_it_was(home: 
 )
 def test_bad_input_to_run_is_refused_with_a_code(home: Path, changed: tuple[str, ...], code: str) -> None:
     save_file({"linear.weight": np.zeros((10, 64), np.float32)}, home / "other")
-    assert refusal(here(*RUN, *changed, home=home)) == code
+    assert error_code(run_in_process(*RUN, *changed, home=home)) == code
     assert not (home / "out" / "run.json").exists()
 
 
@@ -162,10 +164,10 @@ def test_bad_input_to_run_is_refused_with_a_code(home: Path, changed: tuple[str,
     ],
 )
 def test_bad_input_to_compare_is_refused_with_a_code(home: Path, changed: tuple[str, ...], code: str) -> None:
-    assert refusal(here(*COMPARE, *changed, home=home)) == code
+    assert error_code(run_in_process(*COMPARE, *changed, home=home)) == code
     assert not (home / "out" / "runs").exists()  # nothing is trained before all is judged
 
 
 def test_a_plan_that_is_missing_is_said_to_be_missing(home: Path) -> None:
     (home / "plan.toml").unlink()
-    assert refusal(here(*RUN, home=home)) == "E_FILE_MISSING"
+    assert error_code(run_in_process(*RUN, home=home)) == "E_FILE_MISSING"

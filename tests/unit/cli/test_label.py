@@ -37,7 +37,7 @@ def test_pictures_are_sorted_on_the_page_that_the_command_opens(
     program.main(args=words, standalone_mode=False)
     printed = capsys.readouterr()
     told = json.loads(printed.out)
-    command.check_shape("fedhelp-edge label", told)
+    command.check_schema("fedhelp-edge label", told)
     assert (told["classes"], told["unlabelled"]) == ({"a": 1, "b": 1}, 1)
     assert Path(told["file"]).read_text().splitlines()[1:] == ["0.png,b,,", "2.png,a,,"]
     assert "http://127.0.0.1:" in printed.err
@@ -51,12 +51,12 @@ def test_a_computer_without_torch_sorts_pictures_and_says_what_a_demo_lacks(tmp_
     (tmp_path / "empty").mkdir()
     program = (sys.executable, "-c", WITHOUT)
     done = command.run("label", "empty", "--plan", "plan.toml", home=tmp_path, program=program)
-    assert command.refusal(done) == "E_NO_IMAGES"
+    assert command.error_code(done) == "E_NO_IMAGES"
     done = command.run("demo", home=tmp_path, program=program)
-    assert command.refusal(done) == "E_EXTRA"
+    assert command.error_code(done) == "E_EXTRA"
     assert "fedhelp-edge[train]" in done.stderr
     assert not (tmp_path / "fedhelp-demo").exists()
 
 
 def test_without_a_plan_or_an_order_the_classes_are_not_known(tmp_path: Path) -> None:
-    assert command.refusal(command.here("label", "pictures", home=tmp_path)) == "E_NOT_JOINED"
+    assert command.error_code(command.run_in_process("label", "pictures", home=tmp_path)) == "E_NOT_JOINED"

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.command import answer, here, refusal
+from tests.command import error_code, json_output, run_in_process
 
 
 def test_the_plan_that_new_writes_passes_check(tmp_path: Path) -> None:
-    assert here("plan", "new", "plan.toml", home=tmp_path).returncode == 0
-    assert answer(here("plan", "check", "plan.toml", "--json", home=tmp_path))["ok"] is True
+    assert run_in_process("plan", "new", "plan.toml", home=tmp_path).returncode == 0
+    assert json_output(run_in_process("plan", "check", "plan.toml", "--json", home=tmp_path))["ok"] is True
 
 
 def test_new_does_not_overwrite_a_plan(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text("mine")
-    assert refusal(here("plan", "new", "plan.toml", home=tmp_path)) == "E_FILE_EXISTS"
+    assert error_code(run_in_process("plan", "new", "plan.toml", home=tmp_path)) == "E_FILE_EXISTS"
     assert (tmp_path / "plan.toml").read_text() == "mine"
 
 
 def test_check_prints_every_mistake_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text('classes = ["a"]\nrounds = 0\n[image]\nsise = 3\n')
-    done = here("plan", "check", "plan.toml", home=tmp_path)
-    assert refusal(done) == "E_PLAN"
+    done = run_in_process("plan", "check", "plan.toml", home=tmp_path)
+    assert error_code(done) == "E_PLAN"
     assert [line.strip().split(":")[0] for line in done.stderr.splitlines()[1:4]] == ["line 1", "line 2", "line 4"]
 
 
 def test_check_gives_programs_the_same_mistakes(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text('classes = ["a", "b"]\nrounds = 0\n')
-    done = here("plan", "check", "plan.toml", "--json", home=tmp_path)
-    found = answer(done)
+    done = run_in_process("plan", "check", "plan.toml", "--json", home=tmp_path)
+    found = json_output(done)
     assert done.returncode == 1
     assert found["ok"] is False
     assert [(m["line"], m["where"]) for m in found["mistakes"]] == [(2, "rounds")]

@@ -34,9 +34,9 @@ except SystemExit as end:
 
 
 def test_a_page_is_opened_and_answers_and_leaves_nothing(tmp_path: Path) -> None:
-    model = bundles.kept(tmp_path)
+    model = bundles.saved_model(tmp_path)
     keys.save(tmp_path / "home", bundles.site().keys, None)
-    picture = (bundles.pictures(tmp_path / "in", 1) / "000.png").read_bytes()
+    picture = (bundles.write_test_images(tmp_path / "in", 1) / "000.png").read_bytes()
     before = sorted(tmp_path.rglob("*"))
     words = ["serve", model, "--home", tmp_path / "home", "--no-browser", "--language", "sw"]
     with subprocess.Popen(
@@ -64,11 +64,11 @@ def test_a_page_is_opened_and_answers_and_leaves_nothing(tmp_path: Path) -> None
 def test_a_language_that_there_is_not_and_a_model_of_a_stranger_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = bundles.kept(tmp_path)
-    code, _, err = bundles.typed(capsys, "serve", model, "--language", "de", "--home", tmp_path)
+    model = bundles.saved_model(tmp_path)
+    code, _, err = bundles.run_command(capsys, "serve", model, "--language", "de", "--home", tmp_path)
     assert code == 2
     assert "none of en, fr, es, pt, sw" in err
     keys.save(tmp_path / "home", keys.generate(), None)
-    code, _, err = bundles.typed(capsys, "serve", model, "--home", tmp_path / "home")
+    code, _, err = bundles.run_command(capsys, "serve", model, "--home", tmp_path / "home")
     assert code == 1
     assert "E_SIGNER_UNKNOWN" in err

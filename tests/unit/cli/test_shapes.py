@@ -31,15 +31,15 @@ def reporting() -> Iterator[str]:
 
 
 def test_every_command_that_reports_has_a_shape() -> None:
-    commands = {name for name in command.SHAPES["$defs"] if name.startswith("fedhelp-")}
+    commands = {name for name in command.SCHEMAS["$defs"] if name.startswith("fedhelp-")}
     assert set(reporting()) | {"fedhelp-edge predict"} == commands  # which says it by --format json
 
 
 def test_the_shapes_are_schemas() -> None:
-    jsonschema.Draft202012Validator.check_schema(command.SHAPES)
+    jsonschema.Draft202012Validator.check_schema(command.SCHEMAS)
 
 
-@pytest.mark.parametrize("name", sorted(command.SHAPES["$defs"]))
+@pytest.mark.parametrize("name", sorted(command.SCHEMAS["$defs"]))
 def test_no_shape_takes_just_anything(name: str) -> None:
     with pytest.raises(jsonschema.ValidationError):
-        command.check_shape(name, {})
+        command.check_schema(name, {})

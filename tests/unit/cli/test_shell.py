@@ -15,7 +15,7 @@ import typer
 from fedhelp_edge import cli, hints, shell
 from fedhelp_edge.shell import LazyCommands
 from server_ref import cli as coordinator
-from tests.command import COORDINATOR, SITE, answer, here, refusal, run
+from tests.command import COORDINATOR, SITE, error_code, json_output, run, run_in_process
 
 HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "open_clip", "numpy", "cryptography")
 
@@ -47,7 +47,7 @@ def test_help_imports_nothing_heavy(program: tuple[str, ...], tmp_path: Path) ->
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_every_command_has_an_example_in_its_help(words: tuple[str, ...], tmp_path: Path) -> None:
-    shown = here(*words, "--help", home=tmp_path).stdout
+    shown = run_in_process(*words, "--help", home=tmp_path).stdout
     assert f"Example: fedhelp-edge {' '.join(words)}" in shown
 
 
@@ -63,13 +63,13 @@ def test_no_command_file_is_left_out() -> None:
 
 
 def test_a_mistyped_command_is_wrong_usage_and_says_what_may_be_meant(tmp_path: Path) -> None:
-    done = here("kyes", home=tmp_path)
-    assert (done.returncode, refusal(done)) == (2, "E_USAGE")
+    done = run_in_process("kyes", home=tmp_path)
+    assert (done.returncode, error_code(done)) == (2, "E_USAGE")
     assert "'keys'" in done.stderr
 
 
 def test_a_missing_argument_is_wrong_usage(tmp_path: Path) -> None:
-    assert here("inspect", home=tmp_path).returncode == 2
+    assert run_in_process("inspect", home=tmp_path).returncode == 2
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,9 @@ def test_a_missing_argument_is_wrong_usage(tmp_path: Path) -> None:
     ],
 )
 def test_an_error_under_json_is_one_object_too(typed: tuple[str, ...], code: str, tmp_path: Path) -> None:
-    done = here(*typed, home=tmp_path)
+    done = run_in_process(*typed, home=tmp_path)
     assert done.returncode in (1, 2)
-    assert answer(done)["error"]["code"] == code
+    assert json_output(done)["error"]["code"] == code
 
 
 def test_a_mistake_of_the_program_shows_no_traceback_unless_asked(
@@ -108,7 +108,7 @@ def test_a_part_of_the_kit_that_is_not_installed_is_named_with_the_way_to_get_it
     (tmp_path / "plan.toml").write_text('classes = ["a", "b"]')
     without = "import sys; sys.modules['torch'] = None; from fedhelp_edge.__main__ import main; main()"
     done = run("train", "--plan", "plan.toml", home=tmp_path, program=(sys.executable, "-c", without))
-    assert refusal(done) == "E_EXTRA"
+    assert error_code(done) == "E_EXTRA"
     assert "fedhelp-edge[train]" in done.stderr
 
 
@@ -117,7 +117,7 @@ def test_a_console_without_our_letters_gets_an_answer_all_the_same(encoding: str
     plan = tmp_path / "plan.toml"
     plan.write_text('classes = ["naïve", "ćelija"]\nname = "…"\nlr = 1\n', encoding="utf-8")
     env = {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
-    assert refusal(run("plan", "check", plan, home=tmp_path, env=env)) == "E_PLAN"
+    assert error_code(run("plan", "check", plan, home=tmp_path, env=env)) == "E_PLAN"
 
 
 def test_output_into_a_closed_pipe_is_no_error_to_talk_about(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_version_is_told_by_both_programs_and_behind_a_command_too(
     program: tuple[str, ...], name: str, tmp_path: Path
 ) -> None:
     for words in ((), ("status",), ("audit", "--json")):
-        done = here(*words, "--version", home=tmp_path, program=program)
+        done = run_in_process(*words, "--version", home=tmp_path, program=program)
         assert (done.returncode, done.stdout.split()[0]) == (0, name)
 
 
@@ -143,7 +143,7 @@ def test_version_is_told_by_both_programs_and_behind_a_command_too(
     ids=lambda value: " ".join(value)[-20:],
 )
 def test_minus_h_is_help(program: tuple[str, ...], words: tuple[str, ...], tmp_path: Path) -> None:
-    short, long = (here(*words, option, home=tmp_path, program=program) for option in ("-h", "--help"))
+    short, long = (run_in_process(*words, option, home=tmp_path, program=program) for option in ("-h", "--help"))
     assert (short.returncode, short.stdout) == (0, long.stdout)
 
 
@@ -151,17 +151,17 @@ def test_a_shell_completes_commands_and_options(tmp_path: Path) -> None:
     def completed(*words: str) -> list[str]:
         typed = {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
         env = {"_FEDHELP_EDGE_COMPLETE": "complete_bash", **typed}
-        return here(home=tmp_path, env=env).stdout.split()
+        return run_in_process(home=tmp_path, env=env).stdout.split()
 
     assert completed("fedhelp-edge", "pre") == ["predict"]
     assert completed("fedhelp-edge", "keys", "re") == ["restore"]
     assert "--passphrase-file" in completed("fedhelp-edge", "join", "--pass")
-    shown = here(home=tmp_path, env={"_FEDHELP_EDGE_COMPLETE": "source_zsh"}).stdout
+    shown = run_in_process(home=tmp_path, env={"_FEDHELP_EDGE_COMPLETE": "source_zsh"}).stdout
     assert "compdef _fedhelp_edge_completion fedhelp-edge" in shown
 
 
 def hint(*words: str, home: Path) -> str:
-    return here(*words, home=home).stderr.splitlines()[-1]
+    return run_in_process(*words, home=home).stderr.splitlines()[-1]
 
 
 def test_a_command_that_is_named_as_the_next_one_carries_the_home_that_the_caller_typed(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_command_that_is_named_as_the_next_one_carries_the_home_that_the_calle
     shown = hint("keys", "show", "--home", place, home=tmp_path)
     command = shown.split("'")[1]
     assert shlex.split(command) == ["fedhelp-edge", "keys", "new", "--home", place]
-    made = here(*shlex.split(command)[1:], "--no-passphrase", home=tmp_path)
+    made = run_in_process(*shlex.split(command)[1:], "--no-passphrase", home=tmp_path)
     assert (made.returncode, (tmp_path / place).is_dir()) == (0, True), made.stderr
     assert f"--home={tmp_path / 'b'}" not in hint("keys", "show", f"--home={tmp_path / 'b'}", home=tmp_path)
     assert f"keys new --home {tmp_path / 'b'}'" in hint("keys", "show", f"--home={tmp_path / 'b'}", home=tmp_path)
@@ -179,7 +179,7 @@ def test_a_command_that_is_named_as_the_next_one_carries_the_home_that_the_calle
 def test_an_option_goes_only_to_commands_of_this_program_that_take_it(tmp_path: Path) -> None:
     shown = hint("status", "--home", "h", home=tmp_path)
     assert "'fedhelp-edge join --home h INVITE'" in shown
-    done = here("keys", "show", "--home", "h", home=tmp_path)
+    done = run_in_process("keys", "show", "--home", "h", home=tmp_path)
     assert "--home h" in done.stderr
     for text, wanted in (
         ("'fedhelp-coordinator open', then 'fedhelp-edge plan check p.toml'",) * 2,

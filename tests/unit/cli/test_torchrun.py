@@ -13,7 +13,7 @@ import pytest
 
 from fedhelp_edge.demo import phantoms
 from tests import torchrun
-from tests.command import answer, here
+from tests.command import json_output, run_in_process
 from tests.threads import one_thread  # noqa: F401 - a fixture
 
 PLAN = """classes = ["round", "lobed"]
@@ -62,7 +62,7 @@ def share(folder: Path, told: dict[str, Any]) -> bytes:
 
 def test_two_processes_keep_and_say_what_one_does(whole: tuple[Path, dict[str, Any]]) -> None:
     folder, told = whole
-    alone = answer(here(*distill("alone"), home=folder))
+    alone = json_output(run_in_process(*distill("alone"), home=folder))
     assert set(told) == set(alone)
     assert told["images"] == alone["images"]
     assert files(folder / "home") == files(folder / "alone")

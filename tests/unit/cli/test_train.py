@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fedhelp_edge.demo import phantoms
-from tests.command import SITE, answer, here, refusal
+from tests.command import SITE, error_code, json_output, run_in_process
 from tests.threads import one_thread  # noqa: F401 - a fixture
 from tests.unit.data import samples
 
@@ -49,10 +49,10 @@ def images(tmp_path: Path) -> Path:
 
 
 def test_a_clinic_trains_from_a_folder_and_measures_what_came_of_it(plan: Path, images: Path, tmp_path: Path) -> None:
-    trained = answer(here("train", images, "--plan", plan, "--threads", "1", "--json", home=tmp_path))
+    trained = json_output(run_in_process("train", images, "--plan", plan, "--threads", "1", "--json", home=tmp_path))
     assert trained["examples"] == 42
     assert set(trained["val"]) == {"own", "alone"}
-    measured = answer(here("evaluate", "--plan", plan, "--threads", "1", "--json", home=tmp_path))
+    measured = json_output(run_in_process("evaluate", "--plan", plan, "--threads", "1", "--json", home=tmp_path))
     assert measured["own"]["images"] == 12
     assert 0 <= measured["own"]["accuracy"]["value"] <= 1
 
@@ -60,24 +60,24 @@ def test_a_clinic_trains_from_a_folder_and_measures_what_came_of_it(plan: Path, 
 def test_files_that_cannot_be_learned_from_are_counted(plan: Path, images: Path, tmp_path: Path) -> None:
     (images / "round" / "broken.png").write_bytes(b"x")
     samples.folder(images, 2, ("oval",))
-    told = here("train", images, "--plan", plan, "--threads", "1", home=tmp_path)
+    told = run_in_process("train", images, "--plan", plan, "--threads", "1", home=tmp_path)
     assert f"3 files were left out; 'fedhelp-edge check {images} --plan {plan}' says why\n" in told.stderr.replace(
         f"check --plan {plan} {images}", f"check {images} --plan {plan}"
     )
-    again = answer(here("train", images, "--plan", plan, "--threads", "1", "--json", home=tmp_path))
+    again = json_output(run_in_process("train", images, "--plan", plan, "--threads", "1", "--json", home=tmp_path))
     assert (again["examples"], again["left_out"]) == (42, 3)
 
 
 def test_what_was_measured_is_left_in_a_folder_as_figures_and_as_a_page(
     plan: Path, images: Path, tmp_path: Path
 ) -> None:
-    here("train", images, "--plan", plan, "--threads", "1", home=tmp_path)
+    run_in_process("train", images, "--plan", plan, "--threads", "1", home=tmp_path)
     given = ("evaluate", "--plan", plan, "--threads", "1", "--out", "measured")
-    first = answer(here(*given, "--json", home=tmp_path))
+    first = json_output(run_in_process(*given, "--json", home=tmp_path))
     assert first.pop("page") == str(Path("measured") / "evaluation.html")
     assert json.loads((tmp_path / "measured" / "evaluation.json").read_text()) == first
     assert {"own", "alone"} <= first.keys()
-    again = here(*given, home=tmp_path)
+    again = run_in_process(*given, home=tmp_path)
     assert again.stderr.splitlines()[-1].endswith(str(Path("measured") / "evaluation-2.html"))
     assert (tmp_path / "measured" / "evaluation-2.html").exists()
 
@@ -85,25 +85,27 @@ def test_what_was_measured_is_left_in_a_folder_as_figures_and_as_a_page(
 def test_the_images_are_remembered_and_a_finished_round_is_not_trained_again(
     plan: Path, images: Path, tmp_path: Path
 ) -> None:
-    first = answer(here("train", images, "--plan", plan, "--threads", "1", "--json", home=tmp_path))
-    again = answer(here("train", "--plan", plan, "--threads", "1", "--json", home=tmp_path))
+    first = json_output(run_in_process("train", images, "--plan", plan, "--threads", "1", "--json", home=tmp_path))
+    again = json_output(run_in_process("train", "--plan", plan, "--threads", "1", "--json", home=tmp_path))
     assert first == again
 
 
 def test_a_hospital_distils_and_only_the_small_net_is_given(plan: Path, images: Path, tmp_path: Path) -> None:
-    done = answer(here("distill", images, "--plan", plan, "--threads", "1", "--json", home=tmp_path))
+    done = json_output(run_in_process("distill", images, "--plan", plan, "--threads", "1", "--json", home=tmp_path))
     assert done["tier"] == "large"
-    small = answer(here("train", images, "--plan", plan, "--threads", "1", "--json", home=tmp_path))
+    small = json_output(run_in_process("train", images, "--plan", plan, "--threads", "1", "--json", home=tmp_path))
     sizes = {(Path(one["folder"]) / "share.safetensors").stat().st_size for one in (done, small)}
     assert len(sizes) == 1
 
 
 def test_other_images_are_all_measured_on_and_join_nothing(plan: Path, images: Path, tmp_path: Path) -> None:
-    here("train", images, "--plan", plan, "--threads", "1", home=tmp_path)
+    run_in_process("train", images, "--plan", plan, "--threads", "1", home=tmp_path)
     pixels, labels = phantoms.draw(20, 2, size=16, seed=9, difficulty=0.0)
     np.savez(tmp_path / "other.npz", images=pixels, labels=labels, class_names=np.array(phantoms.CLASSES[:2]))
     before = (tmp_path / "fedhelp" / "images" / "split.json").read_bytes()
-    found = answer(here("evaluate", "--plan", plan, "--images", "other.npz", "--threads", "1", "--json", home=tmp_path))
+    found = json_output(
+        run_in_process("evaluate", "--plan", plan, "--images", "other.npz", "--threads", "1", "--json", home=tmp_path)
+    )
     assert found["own"]["images"] == 20
     assert (tmp_path / "fedhelp" / "images" / "split.json").read_bytes() == before
 
@@ -111,7 +113,7 @@ def test_other_images_are_all_measured_on_and_join_nothing(plan: Path, images: P
 def test_a_killed_training_goes_on_to_the_same_bits(plan: Path, images: Path, tmp_path: Path) -> None:
     quiet, killed = tmp_path / "quiet", tmp_path / "killed"
     arguments = ("train", images, "--plan", plan, "--threads", "1", "--rounds", "3")
-    whole = answer(here(*arguments, "--home", quiet, "--json", home=tmp_path))
+    whole = json_output(run_in_process(*arguments, "--home", quiet, "--json", home=tmp_path))
     started = subprocess.Popen(
         [*SITE, *map(str, arguments), "--home", str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -119,22 +121,22 @@ def test_a_killed_training_goes_on_to_the_same_bits(plan: Path, images: Path, tm
         time.sleep(0.01)
     started.send_signal(signal.SIGKILL)
     started.wait()
-    resumed = answer(here(*arguments, "--home", killed, "--json", home=tmp_path))
+    resumed = json_output(run_in_process(*arguments, "--home", killed, "--json", home=tmp_path))
     shares = [Path(one["folder"], "share.safetensors").read_bytes() for one in (whole, resumed)]
     assert shares[0] == shares[1]
 
 
 def test_without_images_or_training_it_is_said_what_to_do(plan: Path, tmp_path: Path) -> None:
-    assert refusal(here("train", "--plan", plan, home=tmp_path)) == "E_IMAGES"
-    assert refusal(here("evaluate", "--plan", plan, home=tmp_path)) == "E_NOT_TRAINED"
+    assert error_code(run_in_process("train", "--plan", plan, home=tmp_path)) == "E_IMAGES"
+    assert error_code(run_in_process("evaluate", "--plan", plan, home=tmp_path)) == "E_NOT_TRAINED"
 
 
 def test_an_empty_folder_and_a_single_class_are_refused(plan: Path, images: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert refusal(here("train", "empty", "--plan", plan, home=tmp_path)) == "E_NO_IMAGES"
+    assert error_code(run_in_process("train", "empty", "--plan", plan, home=tmp_path)) == "E_NO_IMAGES"
     for image in (images / "lobed").iterdir():
         image.unlink()
-    assert refusal(here("train", images, "--plan", plan, home=tmp_path)) == "E_ONE_CLASS"
+    assert error_code(run_in_process("train", images, "--plan", plan, home=tmp_path)) == "E_ONE_CLASS"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")

@@ -12,43 +12,43 @@ from fedhelp_edge.exchange.http import HttpCarrier
 from fedhelp_edge.parcel import keys, parcel
 from server_ref.hub import members
 from server_ref.intake import judge
-from tests import chaos, net
-from tests.federation import Clinic, Federation
+from tests import faulty_proxy, http_front
+from tests.federation import Federation, SimulatedClinic
 
 pytest.importorskip("uvicorn")
 
 
 @pytest.fixture
 def port(three: Federation) -> Iterator[int]:
-    with net.running(three.folder / "hub") as number:
+    with http_front.running(three.folder / "hub") as number:
         yield number
 
 
-def line(three: Federation, clinic: Clinic, port: int, **more: object) -> HttpCarrier:
+def line(three: Federation, clinic: SimulatedClinic, port: int, **more: object) -> HttpCarrier:
     url = f"http://127.0.0.1:{port}"
     return HttpCarrier(url, three.hub.federation, lambda: clinic.keys, clinic.folder / "in", **more)  # type: ignore[arg-type]
 
 
 def test_an_update_arrives_as_it_was_sealed(three: Federation, port: int) -> None:
     task, clinic = three.open(), three.clinics[0]
-    path = clinic.give(task, three.drawn(task, clinic))
+    path = clinic.give(task, three.drawn_update(task, clinic))
     line(three, clinic, port).put(path)
     assert three.hub.database.parcel_path(path.stem).read_bytes() == path.read_bytes()
-    assert three.states() == {"site-001/1": "received"}
+    assert three.update_states() == {"site-001/1": "received"}
 
 
 def test_sending_it_again_changes_nothing(three: Federation, port: int) -> None:
     task, clinic = three.open(), three.clinics[0]
-    path = clinic.give(task, three.drawn(task, clinic))
+    path = clinic.give(task, three.drawn_update(task, clinic))
     for _ in range(3):
         line(three, clinic, port).put(path)
-    assert len(three.states()) == 1
+    assert len(three.update_states()) == 1
 
 
 def test_a_request_to_join_is_sent_by_somebody_whom_nobody_knows(three: Federation, port: int) -> None:
     code, _ = members.invite(three.hub, "New", "small", 14)
-    clinic = Clinic(three.hub.federation, three.folder / "new")
-    line(three, clinic, port).put(clinic.ask_in(code))
+    clinic = SimulatedClinic(three.hub.federation, three.folder / "new")
+    line(three, clinic, port).put(clinic.enrolment_request(code))
     assert [decision["state"] for decision in three.judge()] == ["approved"]
 
 
@@ -83,7 +83,7 @@ def test_a_download_goes_on_from_what_is_there(three: Federation, port: int) -> 
 
 
 def test_another_key_gets_nothing_but_the_charter(three: Federation, port: int) -> None:
-    stranger = Clinic(three.hub.federation, three.folder / "stranger")
+    stranger = SimulatedClinic(three.hub.federation, three.folder / "stranger")
     with pytest.raises(RefusedThereError, match="E_SIGNER_UNKNOWN"):
         list(line(three, stranger, port).fetch(frozenset()))
     assert len(list(line(three, stranger, port).charters())) == 1
@@ -92,7 +92,7 @@ def test_another_key_gets_nothing_but_the_charter(three: Federation, port: int) 
 def test_what_the_front_refuses_is_told_with_its_own_code(three: Federation, port: int) -> None:
     task, clinic = three.open(), three.clinics[0]
     members.revoke(three.hub, three.coordinator_keys, clinic.id, 1, "")
-    path = clinic.give(task, three.drawn(task, clinic))
+    path = clinic.give(task, three.drawn_update(task, clinic))
     with pytest.raises(RefusedThereError, match="E_SIGNER_REVOKED") as caught:
         line(three, clinic, port).put(path)
     assert caught.value.remedy
@@ -114,10 +114,10 @@ def test_an_address_that_is_none_is_refused(three: Federation) -> None:
 
 def test_an_upload_that_was_begun_before_goes_on(three: Federation, port: int) -> None:
     task, clinic = three.open(), three.clinics[0]
-    path = clinic.give(task, three.drawn(task, clinic))
-    client = net.Client(port, three.hub.federation)
+    path = clinic.give(task, three.drawn_update(task, clinic))
+    client = http_front.Client(port, three.hub.federation)
     begun = client.begin(path)
-    client.go_on(path.stem, begun.offset, path.read_bytes()[begun.offset : begun.offset + 300_000])
+    client.append(path.stem, begun.offset, path.read_bytes()[begun.offset : begun.offset + 300_000])
     line(three, clinic, port).put(path)
     assert judge.judge_waiting(three.hub, three.coordinator_keys)[0]["state"] == "accepted"
 
@@ -126,17 +126,18 @@ def test_over_a_line_that_breaks_again_and_again_everything_arrives_once_and_who
     three: Federation, port: int
 ) -> None:
     task, clinic = three.open(), three.clinics[0]
-    path = clinic.give(task, three.drawn(task, clinic))
+    path = clinic.give(task, three.drawn_update(task, clinic))
+    fault = faulty_proxy.Fault
     breaks = [
-        chaos.Fate(cut=700), chaos.Fate(cut_answer=10), chaos.Fate(cut=150_000), chaos.Fate(reset=True, cut=90_000),
-        chaos.Fate(again=True), chaos.Fate(cut_answer=0), chaos.Fate(cut=300_000, reset=True),
+        fault(cut=700), fault(cut_answer=10), fault(cut=150_000), fault(reset=True, cut=90_000),
+        fault(again=True), fault(cut_answer=0), fault(cut=300_000, reset=True),
     ]  # fmt: skip
-    with chaos.network(port, iter(breaks)) as chaos_port:
+    with faulty_proxy.proxy_to(port, iter(breaks)) as chaos_port:
         line(three, clinic, chaos_port, give_up_after=30).put(path)
     assert three.hub.database.parcel_path(path.stem).read_bytes() == path.read_bytes()
-    assert three.states() == {"site-001/1": "received"}
-    breaks = [chaos.Fate(cut_answer=count) for count in (0, 100, 400_000, 20, 700_000, 900_000)]
-    with chaos.network(port, iter(breaks)) as chaos_port:
+    assert three.update_states() == {"site-001/1": "received"}
+    breaks = [faulty_proxy.Fault(cut_answer=count) for count in (0, 100, 400_000, 20, 700_000, 900_000)]
+    with faulty_proxy.proxy_to(port, iter(breaks)) as chaos_port:
         by_hash = {path_.stem: path_ for path_ in line(three, clinic, chaos_port, give_up_after=30).fetch(frozenset())}
     assert all(
         path_.read_bytes() == three.hub.database.parcel_path(name).read_bytes() for name, path_ in by_hash.items()

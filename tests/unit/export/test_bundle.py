@@ -44,19 +44,19 @@ def test_the_same_model_gives_the_same_bytes_whatever_the_threads() -> None:
     torch.set_num_threads(2)
     again = bundles.site().make()
     torch.set_num_threads(threads)
-    assert again.model == bundles.made().model
-    assert again.signature == bundles.made().signature
+    assert again.model == bundles.export_result().model
+    assert again.signature == bundles.export_result().signature
 
 
 def test_the_file_holds_no_path_name_of_a_person_or_line_of_source() -> None:
-    data = bundles.made().model
+    data = bundles.export_result().model
     for secret in (str(Path.cwd()), str(Path.home()) + "/", getpass.getuser() + "@", ".py", "stack_trace"):
         assert secret.encode() not in data
     onnx.checker.check_model(onnx.load_from_string(data), full_check=True)
 
 
 def test_what_is_signed_can_be_checked_with_ssh_keygen(tmp_path: Path) -> None:
-    path = bundles.kept(tmp_path)
+    path = bundles.saved_model(tmp_path)
     (tmp_path / "signers").write_text(f"site {bundles.site().keys.public.sign}\n")
     words = [
         "ssh-keygen",
@@ -139,7 +139,7 @@ def test_an_average_is_one_graph_of_all_nets(monkeypatch: pytest.MonkeyPatch) ->
     site = bundles.site()
     some = site.images.part("val").pixels[:4]
     logits = [choose.logits(net, some, site.plan.image, None) for net in site.nets.values()]
-    figures = bundles.made().facts.figures
+    figures = bundles.export_result().facts.figures
     monkeypatch.setattr(choose, "choose", lambda *given: choose.Choice(choose.AVERAGE, figures, {}))
     result = site.make()
     assert result.facts.members == ("own: resnet20", "alone: resnet20")
@@ -156,7 +156,7 @@ def test_the_prior_that_training_left_out_is_part_of_the_answers() -> None:
     prior = (0.7, 0.2, 0.1)
     nets = {"own": bundles.site().nets["own"]}
     without = bundles.site().make(nets=nets)
-    result = bundles.site().make(nets=nets, origin=replace(bundles.LAST, prior=prior))
+    result = bundles.site().make(nets=nets, origin=replace(bundles.ORIGIN, prior=prior))
     images = bundles.noise(2, 20, 20, 3)
     shift = Engine(result.model)(images).logits - Engine(without.model)(images).logits
     assert np.allclose(shift, np.log(prior), atol=1e-4)
@@ -165,19 +165,19 @@ def test_the_prior_that_training_left_out_is_part_of_the_answers() -> None:
 
 
 def test_files_are_written_once_and_the_same_again_is_no_mistake(tmp_path: Path) -> None:
-    path = bundles.kept(tmp_path)
+    path = bundles.saved_model(tmp_path)
     before = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
     assert set(before) == {"model.onnx", "model.onnx.sig", "model_CARD.md"}
-    bundles.kept(tmp_path)
+    bundles.saved_model(tmp_path)
     assert {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == before
     with pytest.raises(TargetExistsError):
         bundles.site().make(nets={"own": blank()}).write(path)
 
 
 def test_a_model_without_its_signature_yet_is_finished_by_the_next_export(tmp_path: Path) -> None:
-    path = bundles.kept(tmp_path)
+    path = bundles.saved_model(tmp_path)
     bundle.signature_path(path).unlink()  # a power cut
-    bundles.kept(tmp_path)
+    bundles.saved_model(tmp_path)
     assert bundle.load(path, lambda key: "").parity() <= 1
 
 
@@ -189,19 +189,19 @@ def test_too_few_validation_images_are_refused_before_any_work() -> None:
 
 
 def test_the_notes_are_those_that_other_programs_know() -> None:
-    notes = metadata.read_notes(bundles.made().model)
+    notes = metadata.read_notes(bundles.export_result().model)
     assert notes["Image.BitmapPixelFormat"] == "Rgb8"
     assert notes["Image.NominalPixelRange"] == "NominalRange_0_255"
     facts = json.loads(notes[metadata.FACTS_NOTE])
     assert (facts["round"], facts["federation"], facts["sites"]) == (3, "fh-" + "3c" * 16, 4)
-    engine = Engine(bundles.made().model)
+    engine = Engine(bundles.export_result().model)
     assert engine._session.get_modelmeta().custom_metadata_map == notes
 
 
 def test_the_card_has_no_gaps_and_says_what_it_is_not_for(tmp_path: Path) -> None:
-    bundles.kept(tmp_path)
+    bundles.saved_model(tmp_path)
     card = (tmp_path / "model_CARD.md").read_text(encoding="utf-8")
-    assert card == metadata.read_notes(bundles.made().model)[metadata.CARD_NOTE]
+    assert card == metadata.read_notes(bundles.export_result().model)[metadata.CARD_NOTE]
     assert card.startswith("---\n")
     for word in ("not a medical device", "What so few images cannot promise", *bundles.CLASSES, "40 test images"):
         assert word in card
@@ -220,7 +220,7 @@ def test_eight_bits_are_kept_only_where_they_are_worth_it(monkeypatch: pytest.Mo
         assert result.facts.precision == precision
         assert result.int8
         assert result.int8.agreement > 0.9
-    assert result.model == bundles.made().model
+    assert result.model == bundles.export_result().model
 
 
 def test_an_eight_bit_model_is_smaller_and_checked_like_any_other(
@@ -228,7 +228,7 @@ def test_an_eight_bit_model_is_smaller_and_checked_like_any_other(
 ) -> None:
     monkeypatch.setattr(quantize, "reason_against", lambda *measured: "")
     result = bundles.site().make(int8=True)
-    assert len(result.model) < 0.5 * len(bundles.made().model)
+    assert len(result.model) < 0.5 * len(bundles.export_result().model)
     result.write(tmp_path / "small.onnx")
     keys.save(tmp_path / "home", bundles.site().keys, None)
     opened = bundle.load(tmp_path / "small.onnx", lambda key: signer_check.model_warning(tmp_path / "home", key, None))
@@ -246,13 +246,13 @@ def with_parts(train: int, val: int = 60, test: int = 40) -> Images:
 
 
 def test_by_default_a_model_misses_one_in_ten_and_is_fp32() -> None:
-    result = bundles.made()
+    result = bundles.export_result()
     assert result.facts.calibration.wanted == 0.9
     assert (result.facts.precision, result.int8) == ("fp32", None)
 
 
 def test_all_training_images_say_what_the_sites_images_look_like() -> None:
-    likeness, train = bundles.made().facts.likeness, bundles.site().images.part("train").pixels
+    likeness, train = bundles.export_result().facts.likeness, bundles.site().images.part("train").pixels
     assert likeness.images == len(train)
     for name, look in appearance.KINDS.items():
         assert likeness.looks[name].mean == pytest.approx(look(np.asarray(train)).mean(0), abs=1e-4)
@@ -285,7 +285,7 @@ def test_too_few_validation_images_are_refused_before_a_net_is_asked() -> None:
 
 
 def test_the_figures_of_a_split_are_those_of_the_models_answers(tmp_path: Path) -> None:
-    opened, images = bundles.opened(tmp_path), bundles.site().images
+    opened, images = bundles.loaded_bundle(tmp_path), bundles.site().images
     for part, figures in (("test", opened.facts.test), ("val", opened.facts.validation)):
         chosen = images.part(part)
         answers, names = (
@@ -315,13 +315,13 @@ def test_a_grey_model_of_another_depth_says_so() -> None:
 
 def test_a_model_is_written_to_a_new_folder_readable_by_all_and_its_hash_is_returned(tmp_path: Path) -> None:
     path = tmp_path / "round 3" / "models" / "model.onnx"
-    assert bundles.made().write(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert bundles.export_result().write(path) == hashlib.sha256(path.read_bytes()).hexdigest()
     if os.name == "posix":
         assert all(file.stat().st_mode & 0o444 == 0o444 for file in path.parent.iterdir())
 
 
 def test_a_model_whose_outputs_differ_from_its_metadata_is_noticed_when_it_is_written(tmp_path: Path) -> None:
-    result = bundles.made()
+    result = bundles.export_result()
     model = onnx.load_from_string(result.model)
     bias = next(tensor for tensor in model.graph.initializer if tensor.name == "bias")
     bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 1, "bias"))

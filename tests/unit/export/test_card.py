@@ -15,7 +15,7 @@ A, B, C = bundles.CLASSES
 
 @pytest.fixture
 def facts() -> Facts:
-    return bundles.made().facts
+    return bundles.export_result().facts
 
 
 def lines(facts: Facts, heading: str) -> list[str]:

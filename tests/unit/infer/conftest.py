@@ -16,7 +16,7 @@ from tests import bundles
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model, and beside it a home whose key signed it."""
     folder = tmp_path_factory.mktemp("shelf")
-    bundles.kept(folder)
+    bundles.saved_model(folder)
     keys.save(folder / "home", bundles.site().keys, None)
     return folder
 
@@ -33,4 +33,4 @@ def home(shelf: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def opened(shelf: Path) -> Iterator[Bundle]:
-    yield bundles.opened(shelf)
+    yield bundles.loaded_bundle(shelf)

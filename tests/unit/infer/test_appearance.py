@@ -111,5 +111,5 @@ def test_a_model_of_few_images_carries_no_looks_of_them() -> None:
 
 
 def test_what_looks_add_to_a_model_is_small() -> None:
-    document = json.loads(bundles.made().facts.text())["likeness"]["looks"]
+    document = json.loads(bundles.export_result().facts.text())["likeness"]["looks"]
     assert len(json.dumps(document)) < 50_000

@@ -122,12 +122,12 @@ def test_a_person_may_name_the_key_that_counts(home: Path, tmp_path: Path) -> No
 def test_in_a_federation_the_roster_says_whose_models_are_trusted(three: Federation, tmp_path: Path) -> None:
     clinic = Clinic(three, tmp_path)
     clinic.join()
-    clinic.trip()
+    clinic.carry_stick()
     clinic.download()
     active, revoked = (each.keys.public.sign for each in three.clinics[:2])
     assert signer_check.model_warning(clinic.home, active, None) == ""
     members.revoke(three.hub, three.coordinator_keys, three.clinics[1].id, 1, "stolen")
-    clinic.trip()
+    clinic.carry_stick()
     clinic.download()
     for named in (None, sshsig.fingerprint(revoked)):
         with pytest.raises(SignerRevokedError):
@@ -148,7 +148,9 @@ def test_nothing_is_diagnosed_on_a_machine_that_gives_other_answers(
     model: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(bundle.TOLERANCE, "fp32", 1e-12)  # as if this processor rounded otherwise
-    code, out, err = bundles.typed(capsys, "predict", model, bundles.pictures(tmp_path, 1), "--home", home)
+    code, out, err = bundles.run_command(
+        capsys, "predict", model, bundles.write_test_images(tmp_path, 1), "--home", home
+    )
     assert (code, out) == (1, "")
     assert "E_PARITY" in err
 
@@ -177,7 +179,7 @@ def test_any_bytes_whatever_are_no_model(data: bytes) -> None:
 
 @given(st.integers(0, 10**9), st.integers(0, 255))
 def test_a_model_with_any_byte_changed_is_read_or_refused_but_nothing_worse(offset: int, byte: int) -> None:
-    data = bytearray(bundles.made().model)
+    data = bytearray(bundles.export_result().model)
     data[offset % len(data)] = byte
     with suppress(BadBundleError):
         metadata.read(metadata.read_notes(bytes(data))[metadata.FACTS_NOTE])

@@ -16,7 +16,7 @@ from fedhelp_edge.errors import NoImagesError, OtherClassesError
 from fedhelp_edge.infer import bundle, compare
 from fedhelp_edge.infer.bundle import Bundle
 from tests import bundles
-from tests.bundles import typed
+from tests.bundles import run_command
 
 
 @functools.cache
@@ -104,7 +104,7 @@ def test_models_of_other_classes_and_unlabelled_images_are_refused(opened: Bundl
     other = replace(opened, facts=replace(opened.facts, classes=("x", "y", "z")))
     with pytest.raises(OtherClassesError):
         compare.compare(opened, other, tmp_path, cache_dir=tmp_path)
-    bundles.pictures(tmp_path / "in", 2)
+    bundles.write_test_images(tmp_path / "in", 2)
     with pytest.raises(NoImagesError):
         compare.compare(opened, opened, tmp_path / "in", cache_dir=tmp_path)
 
@@ -112,11 +112,11 @@ def test_models_of_other_classes_and_unlabelled_images_are_refused(opened: Bundl
 def test_the_command_prints_both_sides_and_the_verdict(
     model: Path, home: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, err = typed(capsys, "compare", model, model, images, "--home", home)
+    code, out, err = run_command(capsys, "compare", model, model, images, "--home", home)
     assert code == 0
     assert "balanced accuracy" in out
     assert out.splitlines()[-1].endswith("do not tell them apart")
-    result = json.loads(typed(capsys, "compare", model, model, images, "--home", home, "--json")[1])
+    result = json.loads(run_command(capsys, "compare", model, model, images, "--home", home, "--json")[1])
     assert (
         result["images"]
         == result["classes"][0]["images"] + result["classes"][1]["images"] + result["classes"][2]["images"]

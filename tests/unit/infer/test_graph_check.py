@@ -27,7 +27,7 @@ IMAGE = (1, bundles.SIDE, bundles.SIDE, 3)
 
 
 def model() -> ModelProto:
-    return onnx.load_from_string(bundles.made().model)
+    return onnx.load_from_string(bundles.export_result().model)
 
 
 def node(kind: str, inputs: list[str], output: str, **how: object) -> onnx.NodeProto:
@@ -231,7 +231,10 @@ def test_every_model_that_the_kit_exports_is_allowed_and_its_shapes_are_those_of
 def test_an_8_bit_model_is_allowed() -> None:
     images = np.random.default_rng(0).integers(0, 256, (8, *IMAGE[1:]), dtype=np.uint8)
     small = quantize.quantize(model(), images).SerializeToString()
-    assert graph_check.check_cost(small, IMAGE).outputs == graph_check.check_cost(bundles.made().model, IMAGE).outputs
+    assert (
+        graph_check.check_cost(small, IMAGE).outputs
+        == graph_check.check_cost(bundles.export_result().model, IMAGE).outputs
+    )
 
 
 def test_even_the_largest_net_on_the_largest_image_is_allowed() -> None:
@@ -242,7 +245,7 @@ def test_even_the_largest_net_on_the_largest_image_is_allowed() -> None:
 
 
 def test_what_it_costs_grows_with_the_image_and_counts_what_is_needed_at_once() -> None:
-    data = bundles.made().model
+    data = bundles.export_result().model
     single, double = graph_check.check_cost(data, IMAGE), graph_check.check_cost(data, (2, *IMAGE[1:]))
     assert double.activations == 2 * single.activations
     assert double.multiplications == pytest.approx(2 * single.multiplications)
@@ -260,14 +263,14 @@ def test_a_model_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch)
 
 def test_images_are_shown_to_the_model_in_parts_that_fit_into_memory() -> None:
     images = np.random.default_rng(0).integers(0, 256, (5, *IMAGE[1:]), dtype=np.uint8)
-    whole, parts = (Engine(bundles.made().model, 1, at_once)(images) for at_once in (64, 2))
+    whole, parts = (Engine(bundles.export_result().model, 1, at_once)(images) for at_once in (64, 2))
     for each, other in zip(vars(whole).values(), vars(parts).values(), strict=True):
         assert np.allclose(each, other, atol=1e-5)
 
 
 @given(st.data())
 def test_a_graph_with_any_bytes_changed_is_judged_and_nothing_worse(data: st.DataObject) -> None:
-    changed = bytearray(bundles.made().model)
+    changed = bytearray(bundles.export_result().model)
     for _ in range(data.draw(st.integers(1, 4))):
         changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
     try:

@@ -38,7 +38,7 @@ except SystemExit as end:
 def test_predict_opens_no_socket_and_writes_nothing_outside_its_folder(
     kind: str, model: Path, home: Path, tmp_path: Path
 ) -> None:
-    bundles.pictures(tmp_path / "in", 3)
+    bundles.write_test_images(tmp_path / "in", 3)
     for name in ("home", "here", "tmp"):
         (tmp_path / name).mkdir()
     quiet = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_RUNNING_UNIT_TESTS")}

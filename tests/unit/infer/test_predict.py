@@ -24,7 +24,7 @@ from fedhelp_edge.errors import BusyError, OtherAnswersError
 from fedhelp_edge.infer import answer_formats, answering, inputs
 from fedhelp_edge.infer.bundle import Bundle
 from tests import bundles
-from tests.bundles import typed
+from tests.bundles import run_command
 from tests.unit.data import samples
 
 ROW = {
@@ -51,7 +51,7 @@ Capsys = pytest.CaptureFixture[str]
 
 def asked(capsys: Capsys, home: Path, model: Path, *words: str | Path) -> dict[str, dict[str, Any]]:
     """The rows of `--format json`, by file."""
-    _, out, _ = typed(capsys, "predict", model, *words, "--format", "json", "--home", home)
+    _, out, _ = run_command(capsys, "predict", model, *words, "--format", "json", "--home", home)
     assert out.count("\n") == 1
     results = json.loads(out)
     jsonschema.validate(results, SHAPE)
@@ -94,11 +94,11 @@ BAD = {
 def test_each_bad_file_is_a_row_with_its_reason_and_the_rest_is_answered(
     model: Path, home: Path, tmp_path: Path, capsys: Capsys
 ) -> None:
-    bundles.pictures(tmp_path / "in", 3)
+    bundles.write_test_images(tmp_path / "in", 3)
     for name, (write, _) in BAD.items():
         write(tmp_path / "in" / name)
     (tmp_path / "in" / "notes.txt").write_text("meant for somebody else")
-    code, out, err = typed(capsys, "predict", model, tmp_path / "in", "--home", home, "--format", "json")
+    code, out, err = run_command(capsys, "predict", model, tmp_path / "in", "--home", home, "--format", "json")
     rows = {row["file"]: row for row in json.loads(out)["results"]}
     assert code == 1
     assert f"{len(BAD)} of {len(BAD) + 3} files could not be used" in err
@@ -185,7 +185,7 @@ def test_no_patients_name_gets_out(model: Path, home: Path, tmp_path: Path, caps
     pytest.importorskip("pydicom")
     dicoms(tmp_path / "in")
     words = ("predict", model, tmp_path / "in", "--home", home, "--out", tmp_path / "out")
-    output = "".join(str(typed(capsys, *words, "--format", kind)) for kind in answer_formats.FORMATS)
+    output = "".join(str(run_command(capsys, *words, "--format", kind)) for kind in answer_formats.FORMATS)
     output += "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "out").iterdir())
     assert "frames.dcm" in output
     for secret in ("Secretperson", "Hildegard", "patient-number"):
@@ -194,7 +194,7 @@ def test_no_patients_name_gets_out(model: Path, home: Path, tmp_path: Path, caps
 
 def test_what_is_said_on_stderr_names_no_file(model: Path, home: Path, tmp_path: Path, capsys: Capsys) -> None:
     (tmp_path / "Jane Doe.png").write_bytes(b"")
-    _, out, err = typed(capsys, "predict", model, tmp_path, "--home", home)
+    _, out, err = run_command(capsys, "predict", model, tmp_path, "--home", home)
     assert "Jane Doe.png" in out
     assert "Doe" not in err
 
@@ -202,19 +202,19 @@ def test_what_is_said_on_stderr_names_no_file(model: Path, home: Path, tmp_path:
 def test_a_table_and_csv_show_file_names_that_would_do_harm_as_harmless(
     model: Path, home: Path, tmp_path: Path, capsys: Capsys
 ) -> None:
-    source = bundles.pictures(tmp_path / "one", 1) / "000.png"
+    source = bundles.write_test_images(tmp_path / "one", 1) / "000.png"
     (tmp_path / "in").mkdir()
     for name in ("=1+1.png", "red\x1b[31m.png"):
         (tmp_path / "in" / name).write_bytes(source.read_bytes())
-    _, out, _ = typed(capsys, "predict", model, tmp_path / "in", "--home", home, "--format", "csv")
+    _, out, _ = run_command(capsys, "predict", model, tmp_path / "in", "--home", home, "--format", "csv")
     assert {row["file"] for row in csv.DictReader(io.StringIO(out))} == {"'=1+1.png", "red\\x1b[31m.png"}
-    _, out, _ = typed(capsys, "predict", model, tmp_path / "in", "--home", home)
+    _, out, _ = run_command(capsys, "predict", model, tmp_path / "in", "--home", home)
     assert "\x1b" not in out
 
 
 def test_an_untrusted_model_says_so_in_every_form(model: Path, tmp_path: Path, capsys: Capsys) -> None:
-    words = ("predict", model, bundles.pictures(tmp_path / "in", 1), "--home", tmp_path / "none", "--format")
-    outputs = {kind: typed(capsys, *words, kind) for kind in answer_formats.FORMATS}
+    words = ("predict", model, bundles.write_test_images(tmp_path / "in", 1), "--home", tmp_path / "none", "--format")
+    outputs = {kind: run_command(capsys, *words, kind) for kind in answer_formats.FORMATS}
     assert all(code == 0 and "not trusted" in err for code, _, err in outputs.values())
     assert json.loads(outputs["json"][1])["model"]["trusted"] is False
     assert len(json.loads(outputs["json"][1])["model"]["words"].split()) == 8
@@ -226,8 +226,10 @@ def test_pages_hold_each_picture_with_its_heat_map_and_nothing_from_elsewhere(
     model: Path, home: Path, tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answer_formats, "_IMAGES_PER_PAGE", 4)
-    bundles.pictures(tmp_path / "in", 6)
-    typed(capsys, "predict", model, tmp_path / "in", "--home", home, "--format", "html", "--out", tmp_path / "out")
+    bundles.write_test_images(tmp_path / "in", 6)
+    run_command(
+        capsys, "predict", model, tmp_path / "in", "--home", home, "--format", "html", "--out", tmp_path / "out"
+    )
     first, second = ((tmp_path / "out" / name).read_text("utf-8") for name in ("answers.html", "answers-2.html"))
     assert (first.count("<img"), second.count("<img")) == (4, 2)
     assert 'href="answers-2.html"' in first
@@ -267,7 +269,7 @@ def test_the_overlay_marks_what_speaks_for_a_class_in_orange_and_against_it_in_b
 
 
 def test_however_many_files_there_are_only_a_few_are_held_at_once(opened: Bundle, tmp_path: Path) -> None:
-    (item,) = inputs.list_items([bundles.pictures(tmp_path, 1) / "000.png"])
+    (item,) = inputs.list_items([bundles.write_test_images(tmp_path, 1) / "000.png"])
     drawn = itertools.count(1)
     stream = (item for _ in drawn)  # without end
     count = 0
@@ -280,7 +282,7 @@ def test_however_many_files_there_are_only_a_few_are_held_at_once(opened: Bundle
 def test_a_run_that_was_cut_off_goes_on_where_it_stopped(
     opened: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundles.pictures(tmp_path / "in", 7)
+    bundles.write_test_images(tmp_path / "in", 7)
     whole, _ = answering.write_answers(tmp_path / "whole", opened, [tmp_path / "in"], "json")
     log = tmp_path / "out" / answering.LOG_FILE
     answering.write_answers(tmp_path / "out", opened, [tmp_path / "in"], "json")
@@ -305,7 +307,7 @@ def _counting(engine: Any, seen: list[str]) -> Any:
 
 
 def test_a_file_that_changed_is_asked_again_and_one_that_is_gone_is_left_out(opened: Bundle, tmp_path: Path) -> None:
-    folder = bundles.pictures(tmp_path / "in", 3)
+    folder = bundles.write_test_images(tmp_path / "in", 3)
     answering.write_answers(tmp_path / "out", opened, [folder], "json")
     (folder / "000.png").unlink()
     Image.fromarray(bundles.noise(40, 40, 3)).save(folder / "001.png")
@@ -316,14 +318,14 @@ def test_a_file_that_changed_is_asked_again_and_one_that_is_gone_is_left_out(ope
 
 
 def test_answers_that_lie_among_the_images_are_not_asked_about(opened: Bundle, tmp_path: Path) -> None:
-    folder = bundles.pictures(tmp_path / "in", 2)
+    folder = bundles.write_test_images(tmp_path / "in", 2)
     for _ in range(2):
         _, tally = answering.write_answers(folder / "answers", opened, [folder], "html")
         assert (tally.images, tally.bad) == (2, 0)
 
 
 def test_answers_of_two_models_are_never_mixed(opened: Bundle, tmp_path: Path) -> None:
-    folder = bundles.pictures(tmp_path / "in", 1)
+    folder = bundles.write_test_images(tmp_path / "in", 1)
     answering.write_answers(tmp_path / "out", opened, [folder], "csv")
     other = Bundle(opened.model, "00" * 32, opened.signer, "", opened.notes, opened.facts)
     with pytest.raises(OtherAnswersError):
@@ -331,7 +333,7 @@ def test_answers_of_two_models_are_never_mixed(opened: Bundle, tmp_path: Path) -
 
 
 def test_pages_asked_for_after_a_table_get_their_pictures(opened: Bundle, tmp_path: Path) -> None:
-    folder = bundles.pictures(tmp_path / "in", 2)
+    folder = bundles.write_test_images(tmp_path / "in", 2)
     answering.write_answers(tmp_path / "out", opened, [folder], "csv")
     path, tally = answering.write_answers(tmp_path / "out", opened, [folder], "html")
     assert (tally.images, path.read_text(encoding="utf-8").count("<img")) == (2, 2)
@@ -339,11 +341,11 @@ def test_pages_asked_for_after_a_table_get_their_pictures(opened: Bundle, tmp_pa
 
 def test_two_runs_never_write_into_one_folder(opened: Bundle, tmp_path: Path) -> None:
     with answering._exclusive(tmp_path / "out"), pytest.raises(BusyError):
-        answering.write_answers(tmp_path / "out", opened, [bundles.pictures(tmp_path / "in", 1)], "csv")
+        answering.write_answers(tmp_path / "out", opened, [bundles.write_test_images(tmp_path / "in", 1)], "csv")
 
 
 def test_a_drop_folder_is_answered_as_files_come_and_growing_ones_wait(opened: Bundle, tmp_path: Path) -> None:
-    drop, out, looks = bundles.pictures(tmp_path / "in", 2), tmp_path / "out", []
+    drop, out, looks = bundles.write_test_images(tmp_path / "in", 2), tmp_path / "out", []
     for path in drop.iterdir():
         os.utime(path, (0, 0))
     (drop / "bad.png").write_bytes(b"")
@@ -365,7 +367,7 @@ def test_a_drop_folder_is_answered_as_files_come_and_growing_ones_wait(opened: B
 
 def test_a_file_whose_writer_pauses_is_answered_as_it_is_when_whole(opened: Bundle, tmp_path: Path) -> None:
     """A PNG that is cut off cannot be read; a bitmap whose room was made beforehand can, and is another picture."""
-    drop, out, looks = bundles.pictures(tmp_path / "in", 1), tmp_path / "out", []
+    drop, out, looks = bundles.write_test_images(tmp_path / "in", 1), tmp_path / "out", []
     whole = {"cut.png": (drop / "000.png").read_bytes()}
     Image.open(drop / "000.png").save(drop / "room.bmp")
     whole["room.bmp"] = (drop / "room.bmp").read_bytes()
@@ -392,7 +394,7 @@ def test_a_file_whose_writer_pauses_is_answered_as_it_is_when_whole(opened: Bund
 def test_a_drop_folder_that_is_away_or_answers_that_find_no_room_are_waited_for(
     opened: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drop, out, looks = bundles.pictures(tmp_path / "in", 1), tmp_path / "out", []
+    drop, out, looks = bundles.write_test_images(tmp_path / "in", 1), tmp_path / "out", []
     away = tmp_path / "away"
     for path in drop.iterdir():
         os.utime(path, (1000, 1000))
@@ -425,7 +427,7 @@ def test_a_drop_folder_that_is_away_or_answers_that_find_no_room_are_waited_for(
 
 def test_a_drop_folder_that_was_never_there_is_refused(model: Path, home: Path, tmp_path: Path, capsys: Capsys) -> None:
     words = ("predict", model, "--home", home, "--watch", tmp_path / "typo", "--out", tmp_path / "out")
-    code, _, err = typed(capsys, *words)
+    code, _, err = run_command(capsys, *words)
     assert code == 1
     assert "E_FILE_MISSING: typo is not there" in err
 
@@ -434,9 +436,18 @@ def test_watch_wants_a_folder_to_write_to_and_tells_where_the_answers_are(
     model: Path, home: Path, tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "_wait", lambda: not (tmp_path / "out" / "answers.csv").exists())
-    words = ("predict", model, "--home", home, "--format", "csv", "--watch", bundles.pictures(tmp_path / "in", 2))
-    assert typed(capsys, *words)[0] == 2
-    code, _, err = typed(capsys, *words, "--out", tmp_path / "out")
+    words = (
+        "predict",
+        model,
+        "--home",
+        home,
+        "--format",
+        "csv",
+        "--watch",
+        bundles.write_test_images(tmp_path / "in", 2),
+    )
+    assert run_command(capsys, *words)[0] == 2
+    code, _, err = run_command(capsys, *words, "--out", tmp_path / "out")
     assert code == 0
     assert "2 new, 0 of them bad" in err
     table = (tmp_path / "out" / "answers.csv").read_bytes()
@@ -445,7 +456,7 @@ def test_watch_wants_a_folder_to_write_to_and_tells_where_the_answers_are(
 
 
 def test_a_file_from_a_clock_that_runs_ahead_is_answered_once_it_stands_still(opened: Bundle, tmp_path: Path) -> None:
-    drop, looks = bundles.pictures(tmp_path / "in", 1), []
+    drop, looks = bundles.write_test_images(tmp_path / "in", 1), []
     os.utime(drop / "000.png", (4e9, 4e9))
 
     def wait() -> bool:
@@ -457,16 +468,16 @@ def test_a_file_from_a_clock_that_runs_ahead_is_answered_once_it_stands_still(op
 
 
 def test_several_folders_of_one_name_are_told_apart(model: Path, home: Path, tmp_path: Path, capsys: Capsys) -> None:
-    folders = [bundles.pictures(tmp_path / ward / "images", 1) for ward in ("a", "b")]
-    rows = asked(capsys, home, model, *folders, bundles.pictures(tmp_path / "other", 1) / "000.png")
+    folders = [bundles.write_test_images(tmp_path / ward / "images", 1) for ward in ("a", "b")]
+    rows = asked(capsys, home, model, *folders, bundles.write_test_images(tmp_path / "other", 1) / "000.png")
     assert len(rows) == 3
 
 
 def test_nothing_to_look_at_and_wrong_words_are_said(model: Path, home: Path, tmp_path: Path, capsys: Capsys) -> None:
     (tmp_path / "none").mkdir()
-    assert "E_NO_IMAGES" in typed(capsys, "predict", model, tmp_path / "none", "--home", home)[2]
-    assert typed(capsys, "predict", model, "--home", home)[0] == 2
-    assert typed(capsys, "predict", model, tmp_path, "--format", "xml", "--home", home)[0] == 2
-    code, out, _ = typed(capsys, "predict", model, tmp_path / "gone.png", "--home", home)
+    assert "E_NO_IMAGES" in run_command(capsys, "predict", model, tmp_path / "none", "--home", home)[2]
+    assert run_command(capsys, "predict", model, "--home", home)[0] == 2
+    assert run_command(capsys, "predict", model, tmp_path, "--format", "xml", "--home", home)[0] == 2
+    code, out, _ = run_command(capsys, "predict", model, tmp_path / "gone.png", "--home", home)
     assert code == 1
     assert "E_FILE_MISSING" in out

@@ -12,13 +12,13 @@ import pytest
 from fedhelp_edge.data.sorting import Sorting
 from fedhelp_edge.page import local_server
 from fedhelp_edge.page.label import KEYS, LabelApp
+from tests.scriptless_browser import ScriptlessBrowser
 from tests.unit.data import samples
-from tests.visitor import Visitor
 
 CLASSES = ("naevus", "<b>melanoma</b>")
 
 
-class Labeller(Visitor):
+class Labeller(ScriptlessBrowser):
     def go(self, path: str, body: str | None = None) -> str:
         """Where a step leads."""
         response = self.ask(self.base + path, body)
@@ -51,7 +51,7 @@ def test_a_class_is_given_and_the_next_picture_comes(visitor: Labeller, sorting:
     assert sorting.label("scan0.png") is None
 
 
-def test_a_picture_is_in_the_page_and_names_are_text(visitor: Visitor) -> None:
+def test_a_picture_is_in_the_page_and_names_are_text(visitor: ScriptlessBrowser) -> None:
     visitor.ask(visitor.base + "2")
     assert 'src="data:image/png;base64,' in visitor.text
     assert "<b>melanoma" not in visitor.text
@@ -59,7 +59,7 @@ def test_a_picture_is_in_the_page_and_names_are_text(visitor: Visitor) -> None:
     assert [f'data-key="{key}"' in visitor.text for key in KEYS[:3]] == [True, True, False]
 
 
-def test_a_file_that_is_no_picture_says_what_to_do_and_takes_no_class(visitor: Visitor) -> None:
+def test_a_file_that_is_no_picture_says_what_to_do_and_takes_no_class(visitor: ScriptlessBrowser) -> None:
     visitor.ask(visitor.base + "1")
     assert "it cannot be read as an image" in visitor.text
     assert "copy the file again" in visitor.text
@@ -78,7 +78,7 @@ def test_the_end_comes_when_all_have_a_class_or_the_person_stops(visitor: Labell
     assert visitor.server.done.wait(10)
 
 
-def test_without_the_secret_link_there_is_nothing(visitor: Visitor) -> None:
+def test_without_the_secret_link_there_is_nothing(visitor: ScriptlessBrowser) -> None:
     host = visitor.server.host
     for path, headers in (
         ("/", {}), ("/2", {}), ("/" + "x" * 32 + "/2", {}), ("/%C3%A9/2", {}),
@@ -88,7 +88,7 @@ def test_without_the_secret_link_there_is_nothing(visitor: Visitor) -> None:
         assert visitor.text == "404\n"
 
 
-def test_the_link_that_a_browser_is_started_with_works_once(visitor: Visitor) -> None:
+def test_the_link_that_a_browser_is_started_with_works_once(visitor: ScriptlessBrowser) -> None:
     path = urlsplit(visitor.server.one_time_link).path
     response = visitor.ask(path)
     assert (response.status, response.headers["Location"]) == (303, visitor.base)
@@ -103,7 +103,7 @@ def test_what_no_button_sends_is_refused_and_changes_nothing(visitor: Labeller, 
     assert sorting.counts() == [0, 0]
 
 
-def test_every_answer_forbids_to_load_frame_or_keep_anything(visitor: Visitor) -> None:
+def test_every_answer_forbids_to_load_frame_or_keep_anything(visitor: ScriptlessBrowser) -> None:
     for path in (visitor.base + "2", visitor.base, "/"):
         headers = visitor.ask(path).headers
         policy = headers["Content-Security-Policy"]

@@ -21,14 +21,14 @@ from fedhelp_edge.page import local_server, serve
 from fedhelp_edge.page import texts as page_texts
 from fedhelp_edge.page.serve import DiagnosisApp
 from tests import bundles
+from tests.scriptless_browser import ScriptlessBrowser
 from tests.unit.data import samples
 from tests.unit.infer.test_predict import BAD, dicoms
-from tests.visitor import Visitor
 
 LINE = "----a-line-that-is-nowhere-else"
 
 
-class Guest(Visitor):
+class Guest(ScriptlessBrowser):
     def send(self, *files: tuple[str, bytes], **headers: str) -> str:
         """The page after these files were sent."""
         assert self.ask(self.base, form(*files), **headers).status == 200
@@ -46,7 +46,7 @@ def form(*files: tuple[str, bytes]) -> bytes:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return bundles.opened(tmp_path_factory.mktemp("shelf"))
+    return bundles.loaded_bundle(tmp_path_factory.mktemp("shelf"))
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def visitor(bundle: Bundle) -> Iterator[Guest]:
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> bytes:
     """The first that the model answers: what is unlike the training images shows neither bars nor a heat-map."""
-    files = sorted(bundles.pictures(tmp_path_factory.mktemp("in"), 20).iterdir())
+    files = sorted(bundles.write_test_images(tmp_path_factory.mktemp("in"), 20).iterdir())
     contents = (path.read_bytes() for path in files)
     return next(content for content in contents if answer_of(bundle, content).answer)
 
@@ -102,7 +102,7 @@ def test_a_bad_file_is_refused_with_code_cause_and_remedy(name: str, visitor: Gu
     assert "<figure>" not in page
 
 
-def test_a_phones_picture_and_no_file_at_all_are_told_apart(visitor: Visitor) -> None:
+def test_a_phones_picture_and_no_file_at_all_are_told_apart(visitor: ScriptlessBrowser) -> None:
     assert "(E_HEIC)" in visitor.send(("IMG_1.HEIC", b"ftypheic"))
     for empty in (form(("", b"")), b"", b"\r\n", b"x", form(("a.png", b"x"))[:-30]):
         assert visitor.ask(visitor.base, empty).status == 200
@@ -152,7 +152,7 @@ def test_the_page_forbids_to_load_frame_or_keep_anything(visitor: Guest, picture
         assert not re.search(r'(src|href)="(?!data:)', visitor.text)
 
 
-def test_nothing_else_is_there_and_the_person_may_stop_it(visitor: Visitor) -> None:
+def test_nothing_else_is_there_and_the_person_may_stop_it(visitor: ScriptlessBrowser) -> None:
     for path in ("2", "end", "../", "favicon.ico"):
         assert visitor.ask(visitor.base + path).status == 404
     assert not visitor.server.done.is_set()

@@ -26,7 +26,7 @@ from server_ref.intake import judge, partial_uploads, receive
 from server_ref.rounds import close, lifecycle, opening, reaggregate, review
 from tests.federation import PLAN, Federation
 
-pytestmark = pytest.mark.usefixtures("opens_here")
+pytestmark = pytest.mark.usefixtures("open_in_process")
 
 
 def log_types(fed: Federation, subject: str) -> list[str]:
@@ -48,7 +48,7 @@ def archive(fed: Federation) -> keys.Keys:
 
 def moved(fed: Federation, task: Task, to: Mapping[str, Array], number: int) -> dict[str, Array]:
     """What a clinic changed in a round, upon another model."""
-    arrays, then = fed.drawn(task, fed.clinics[number]), fed.base(task)
+    arrays, then = fed.drawn_update(task, fed.clinics[number]), fed.base(task)
     return {name: to[name] + (arrays[name] - then[name]) for name in then}
 
 
@@ -64,7 +64,7 @@ def lazy(fed: Federation, task: Task, number: int) -> str:
 def waits_for_a_person(fed: Federation, number: int = 2) -> Task:
     """A round whose last update is quarantined."""
     task = fed.open()
-    fed.play(task, without=(fed.clinics[number].id,))
+    fed.send_updates(task, without=(fed.clinics[number].id,))
     lazy(fed, task, number)
     with pytest.raises(QuorumError):
         fed.aggregate()
@@ -82,7 +82,7 @@ def test_given_first_weights_are_published_before_the_first_round_only(three: Fe
         three.hub.database.parcel_path(three.hub.newest_parcel("global")["hash"]), parcel.any_signer
     ).statement.context
     assert (published["round"], published["base"]) == (0, task.base)
-    three.play(task)
+    three.send_updates(task)
     three.aggregate()
     with pytest.raises(NotNowError, match="before the first round"):
         opening.open_next(three.hub, three.coordinator_keys, given)
@@ -96,7 +96,7 @@ def test_a_plan_that_starts_from_the_pack_opens_no_round_without_its_weights(tmp
         fed.open()
     drawn = models.load(fed.hub, fed.hub.newest_round()["model"])
     task = opening.open_next(fed.hub, fed.coordinator_keys, {"conv1.weight": drawn["conv1.weight"]})
-    fed.play(task)
+    fed.send_updates(task)
     fed.aggregate()
     assert fed.open().round == 2
     fed.hub.database.close()
@@ -110,7 +110,7 @@ def test_a_roster_is_renewed_only_if_it_would_expire_before_the_round_closes(thr
     assert (task.closes, three.hub.roster.version) == (ends, before)
     assert log_types(three, "roster") == []
     lifecycle.cancel_round(three.hub, three.hub.newest_round())
-    three.clock.go_on(seconds=1)
+    three.clock.advance(seconds=1)
     assert three.open().roster_version == three.hub.roster.version == before + 1
     assert three.hub.roster.expires > task.closes
     assert log_types(three, "roster") == ["renew"]
@@ -123,7 +123,7 @@ def test_a_federation_is_finished_after_its_last_round_and_not_before(tmp_path: 
     assert not lifecycle.is_finished(fed.hub)
     lifecycle.finish(fed.hub)  # by a person, while it is open
     assert not lifecycle.is_finished(fed.hub)
-    fed.play(task)
+    fed.send_updates(task)
     fed.aggregate()
     assert lifecycle.is_finished(fed.hub)
     fed.hub.database.close()
@@ -132,7 +132,7 @@ def test_a_federation_is_finished_after_its_last_round_and_not_before(tmp_path: 
 def test_a_federation_finishes_once(three: Federation) -> None:
     lifecycle.finish(three.hub)
     at = three.hub.database.fact("finished")
-    three.clock.go_on(days=1)
+    three.clock.advance(days=1)
     lifecycle.finish(three.hub)
     assert three.hub.database.fact("finished") == at
     assert log_types(three, "coordinator").count("finish") == 1
@@ -142,32 +142,32 @@ def test_a_federation_finishes_once(three: Federation) -> None:
 
 # --- closed --------------------------------------------------------------------------------------------------------
 def test_a_round_is_due_at_the_second_of_its_deadline(three: Federation) -> None:
-    three.play(three.open(), without=("site-002",))
-    three.clock.go_on(days=6, hours=23, minutes=59, seconds=59)
+    three.send_updates(three.open(), without=("site-002",))
+    three.clock.advance(days=6, hours=23, minutes=59, seconds=59)
     with pytest.raises(QuorumError, match="2 of 3 updates, 2 are needed; missing: site-002"):
         three.aggregate()
-    three.clock.go_on(seconds=1)
+    three.clock.advance(seconds=1)
     assert three.aggregate()["accepted"] == ["site-001", "site-003"]
 
 
 def test_after_its_deadline_a_round_waits_an_hour_for_uploads_in_transit(three: Federation) -> None:
     task = three.open()
-    three.play(task, without=("site-003",))
-    path = three.clinics[2].give(task, three.drawn(task, three.clinics[2]))
+    three.send_updates(task, without=("site-003",))
+    path = three.clinics[2].give(task, three.drawn_update(task, three.clinics[2]))
     statement = parcel.inspect(path, parcel.any_signer).statement
-    three.clock.go_on(days=7)
+    three.clock.advance(days=7)
     partial_uploads.begin(three.hub.home, statement, path.stat().st_size, path.read_bytes()[:-1], task.closes)
     with pytest.raises(QuorumError):
         three.aggregate()
     assert three.hub.newest_round()["state"] == "open"
-    three.clock.go_on(hours=1, seconds=1)
+    three.clock.advance(hours=1, seconds=1)
     assert three.aggregate()["accepted"] == ["site-001", "site-002"]
 
 
 def test_a_round_that_was_changed_while_it_was_merged_is_not_published(
     three: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    three.play(three.open())
+    three.send_updates(three.open())
     three.judge()
     merge, before = rules.merge, three.hub.newest_parcel("global")["hash"]
     changes = ("UPDATE rounds SET closes = '2090-01-01T00:00:00Z' WHERE round = 1",
@@ -195,7 +195,7 @@ def test_a_site_that_claims_no_validation_images_is_reported_with_zero(three: Fe
     task = three.open()
     claimed = ({"examples": 100}, {"examples": 90, "val": 10}, {"examples": 80, "val": 5, "correct": 4})
     for clinic, facts in zip(three.clinics, claimed, strict=True):
-        receive.receive(three.hub, clinic.give(task, three.drawn(task, clinic), facts=facts))
+        receive.receive(three.hub, clinic.give(task, three.drawn_update(task, clinic), facts=facts))
     outcome = three.aggregate()
     claims = [(one["examples"], one["val"], one["correct"]) for one in outcome["claims"]]
     assert claims == [(100, 0, 0), (90, 10, 0), (80, 5, 4)]
@@ -207,7 +207,7 @@ def test_a_site_that_claims_no_validation_images_is_reported_with_zero(three: Fe
 
 
 def test_a_round_without_a_merge_reports_no_model(three: Federation) -> None:
-    three.play(three.open(), without=("site-003",))
+    three.send_updates(three.open(), without=("site-003",))
     three.judge()
     outcome = lifecycle.outcome(three.hub, 1)
     assert (outcome["merged_sha256"], outcome["published"], outcome["accepted"]) == (
@@ -219,9 +219,9 @@ def test_a_round_without_a_merge_reports_no_model(three: Federation) -> None:
 
 def test_an_update_with_suspicious_tensors_and_a_suspicious_claim_gets_both_causes(three: Federation) -> None:
     task = three.open()
-    three.play(task, without=("site-003",))
+    three.send_updates(task, without=("site-003",))
     base, clinic = three.base(task), three.clinics[2]
-    far = {name: base[name] + 50 * (array - base[name]) for name, array in three.drawn(task, clinic).items()}
+    far = {name: base[name] + 50 * (array - base[name]) for name, array in three.drawn_update(task, clinic).items()}
     receive.receive(three.hub, clinic.give(task, far, examples=10**6))
     with pytest.raises(QuorumError):
         three.aggregate()
@@ -234,7 +234,7 @@ def test_an_update_with_suspicious_tensors_and_a_suspicious_claim_gets_both_caus
 
 def test_an_update_is_quarantined_once_however_often_the_round_is_judged(three: Federation) -> None:
     task = three.open()
-    three.play(task, without=("site-002", "site-003"))
+    three.send_updates(task, without=("site-002", "site-003"))
     lazy(three, task, 2)
     for _ in range(3):
         with pytest.raises(QuorumError):
@@ -252,7 +252,7 @@ def test_only_opened_updates_that_may_still_count_stay_on_the_disk(three: Federa
     three.aggregate(now=True)
     assert opened(three) == {"site-003/1"}  # which a person may release
     task = three.open()
-    three.play(task, without=("site-003",))
+    three.send_updates(task, without=("site-003",))
     three.judge()
     close.destroy_obsolete(three.hub)
     assert opened(three) == {"site-001/2", "site-002/2", "site-003/1"}
@@ -267,7 +267,7 @@ def test_only_opened_updates_that_may_still_count_stay_on_the_disk(three: Federa
 
 
 def test_opened_updates_that_an_interrupted_command_left_are_deleted_by_the_next_aggregate(three: Federation) -> None:
-    three.play(three.open())
+    three.send_updates(three.open())
     three.aggregate()
     row = three.hub.database.rows("SELECT hash FROM shares")[0]
     judge.opened_path(three.hub, row["hash"]).write_bytes(b"left")
@@ -281,7 +281,7 @@ def test_opened_updates_that_an_interrupted_command_left_are_deleted_by_the_next
 
 def test_how_a_round_ended_without_a_merge_is_in_the_log(three: Federation) -> None:
     three.open()
-    three.clock.go_on(days=7)
+    three.clock.advance(days=7)
     with pytest.raises(QuorumError):
         three.aggregate()
     three.open()
@@ -292,17 +292,17 @@ def test_how_a_round_ended_without_a_merge_is_in_the_log(three: Federation) -> N
 # --- decided -------------------------------------------------------------------------------------------------------
 def test_an_update_released_a_round_later_counts_as_its_change_of_the_base_model(three: Federation) -> None:
     task = three.open()
-    base, drawn = three.base(task), three.drawn(task, three.clinics[2])
+    base, drawn = three.base(task), three.drawn_update(task, three.clinics[2])
     far = {name: base[name] + np.float32(50) * (array - base[name]) for name, array in drawn.items()}
-    three.play(task, without=("site-003",))
+    three.send_updates(task, without=("site-003",))
     receive.receive(three.hub, three.clinics[2].give(task, far))
     three.aggregate(now=True)
     second = three.open()
-    three.play(second, without=("site-003",))
+    three.send_updates(second, without=("site-003",))
     assert review.decide(three.hub, three.coordinator_keys, "site-003", release=True)["state"] == "accepted"
     outcome = three.aggregate()
     now = three.base(second)
-    updates = {clinic.id: three.drawn(second, clinic) for clinic in three.clinics[:2]}
+    updates = {clinic.id: three.drawn_update(second, clinic) for clinic in three.clinics[:2]}
     updates["site-003"] = {name: now[name] + (far[name] - base[name]) for name in now}
     wanted = rules.merge(now, updates, dict.fromkeys(updates, 100), three.plan.merge)
     assert same(models.load(three.hub, outcome["merged_sha256"]), wanted)
@@ -311,10 +311,10 @@ def test_an_update_released_a_round_later_counts_as_its_change_of_the_base_model
 def test_a_released_older_update_does_not_supersede_a_newer_one(three: Federation) -> None:
     waits_for_a_person(three)
     three.aggregate(now=True)
-    three.play(three.open())
+    three.send_updates(three.open())
     three.judge()
     assert review.decide(three.hub, three.coordinator_keys, "site-003", release=True)["state"] == "superseded"
-    assert three.states() | {} == {
+    assert three.update_states() | {} == {
         "site-001/1": "merged", "site-001/2": "accepted", "site-002/1": "merged", "site-002/2": "accepted",
         "site-003/1": "superseded", "site-003/2": "accepted",
     }  # fmt: skip
@@ -322,25 +322,25 @@ def test_a_released_older_update_does_not_supersede_a_newer_one(three: Federatio
 
 def test_a_released_newer_update_supersedes_an_older_one(three: Federation) -> None:
     first = three.open()
-    three.play(first, without=("site-003",))
-    late = three.clinics[2].give(first, three.drawn(first, three.clinics[2]), seq=1000)
+    three.send_updates(first, without=("site-003",))
+    late = three.clinics[2].give(first, three.drawn_update(first, three.clinics[2]), seq=1000)
     three.aggregate(now=True)
     second = three.open()
-    three.play(second, without=("site-003",))
+    three.send_updates(second, without=("site-003",))
     lazy(three, second, 2)
     with pytest.raises(QuorumError):
         three.aggregate()
     receive.receive(three.hub, late)
     three.judge()
-    assert (three.states()["site-003/1"], three.states()["site-003/2"]) == ("accepted", "quarantined")
+    assert (three.update_states()["site-003/1"], three.update_states()["site-003/2"]) == ("accepted", "quarantined")
     assert review.decide(three.hub, three.coordinator_keys, "site-003", release=True)["state"] == "accepted"
-    assert (three.states()["site-003/1"], three.states()["site-003/2"]) == ("superseded", "accepted")
+    assert (three.update_states()["site-003/1"], three.update_states()["site-003/2"]) == ("superseded", "accepted")
 
 
 def test_of_two_updates_for_one_round_the_released_one_counts(three: Federation) -> None:
     task = waits_for_a_person(three)
     (waiting,) = review.quarantined_updates(three.hub)
-    other = receive.receive(three.hub, three.clinics[2].give(task, three.drawn(task, three.clinics[2]))).hash
+    other = receive.receive(three.hub, three.clinics[2].give(task, three.drawn_update(task, three.clinics[2]))).hash
     three.judge()
     assert review.decide(three.hub, three.coordinator_keys, "site-003", release=True)["state"] == "accepted"
     states = {row["hash"]: row["state"] for row in three.hub.database.rows("SELECT hash, state FROM shares")}
@@ -387,7 +387,7 @@ def test_no_decision_rests_on_rows_that_the_front_changed(
 
 # --- undone --------------------------------------------------------------------------------------------------------
 def test_reaggregate_refuses_a_site_that_contributed_nothing(three: Federation) -> None:
-    three.play(three.open(), without=("site-003",))
+    three.send_updates(three.open(), without=("site-003",))
     three.aggregate(now=True)
     assert [reaggregate.contributed(three.hub, clinic.id) for clinic in three.clinics] == [True, True, False]
     with pytest.raises(NotNowError, match="no merged round has"):
@@ -410,10 +410,10 @@ def test_reaggregate_refuses_a_method_that_merges_nothing(tmp_path: Path) -> Non
 def test_reaggregate_skips_a_round_to_which_only_that_site_contributed(tmp_path: Path) -> None:
     fed = Federation(tmp_path, PLAN.replace("quorum = 2", "quorum = 1"))
     first = fed.open()
-    fed.play(first, without=("site-001", "site-003"))
+    fed.send_updates(first, without=("site-001", "site-003"))
     fed.aggregate(now=True)
     second = fed.open()
-    fed.play(second)
+    fed.send_updates(second)
     fed.aggregate()
     outcome = reaggregate.without_site(fed.hub, fed.coordinator_keys, "site-002", archive(fed))
     base = fed.base(first)
@@ -425,15 +425,15 @@ def test_reaggregate_skips_a_round_to_which_only_that_site_contributed(tmp_path:
 
 def test_reaggregate_starts_at_the_sites_first_round_and_leaves_no_opened_update(three: Federation) -> None:
     first = three.open()
-    three.play(first, without=("site-003",))
+    three.send_updates(first, without=("site-003",))
     three.aggregate(now=True)
     second = three.open()
-    three.play(second)
+    three.send_updates(second)
     three.aggregate()
     for row in three.hub.database.rows("SELECT hash FROM shares WHERE counts = 1"):
         three.hub.database.parcel_path(row["hash"]).unlink()
     outcome = reaggregate.without_site(three.hub, three.coordinator_keys, "site-003", archive(three))
-    updates = {clinic.id: three.drawn(second, clinic) for clinic in three.clinics[:2]}
+    updates = {clinic.id: three.drawn_update(second, clinic) for clinic in three.clinics[:2]}
     wanted = rules.merge(three.base(second), updates, dict.fromkeys(updates, 100), three.plan.merge)
     assert same(models.load(three.hub, outcome["merged_sha256"]), wanted)
     assert opened(three) == set()
@@ -445,7 +445,7 @@ def test_reaggregate_starts_at_the_sites_first_round_and_leaves_no_opened_update
 
 
 def test_a_failed_reaggregate_says_why_and_leaves_no_opened_update(three: Federation) -> None:
-    three.play(three.open())
+    three.send_updates(three.open())
     three.aggregate()
     for row in three.hub.database.rows("SELECT hash FROM shares WHERE site = 'site-003'"):
         three.hub.database.parcel_path(row["hash"]).write_bytes(b"damaged")

@@ -17,7 +17,7 @@ from server_ref.intake import receive
 from server_ref.rounds import close, lifecycle, review
 from server_ref.web.dashboard import DashboardAccess
 from tests.federation import Federation
-from tests.net import Answer, Client, running
+from tests.http_front import Client, FrontAnswer, running
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
@@ -25,11 +25,11 @@ FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 @pytest.fixture(scope="module")
 def with_quarantined_update(made: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     """A merged round, and a second one in which a site sent its base model back unchanged."""
-    with made.lent(tmp_path_factory.mktemp("quarantine") / "federation") as fed:
-        fed.play(fed.open())
+    with made.temporary_copy(tmp_path_factory.mktemp("quarantine") / "federation") as fed:
+        fed.send_updates(fed.open())
         fed.aggregate()
         task = fed.open()
-        fed.play(task, without=("site-002", "site-003"))
+        fed.send_updates(task, without=("site-002", "site-003"))
         receive.receive(fed.hub, fed.clinics[1].give(task, fed.base(task)))
         fed.judge()
         row = fed.hub.database.row("SELECT hash FROM shares WHERE site = 'site-002' AND round = 2")
@@ -37,13 +37,13 @@ def with_quarantined_update(made: Federation, tmp_path_factory: pytest.TempPathF
         with pytest.raises(NotNowError):
             decisions.record(fed.hub, row["hash"], "release")
         close._quarantine_outliers(fed.hub, fed.coordinator_keys, lifecycle.open_round(fed.hub))
-        assert fed.states()["site-002/2"] == "quarantined"
+        assert fed.update_states()["site-002/2"] == "quarantined"
         yield fed
 
 
 @pytest.fixture
 def fed(with_quarantined_update: Federation, tmp_path: Path) -> Iterator[Federation]:
-    with with_quarantined_update.lent(tmp_path / "federation") as fed:
+    with with_quarantined_update.temporary_copy(tmp_path / "federation") as fed:
         yield fed
 
 
@@ -68,12 +68,12 @@ def cookie(client: Client, access: DashboardAccess) -> dict[str, str]:
     return {"Cookie": header.split(";")[0]}
 
 
-def text(answer: Answer) -> str:
+def text(answer: FrontAnswer) -> str:
     """The text that a person reads."""
     return html.unescape(re.sub(r"<style>.*?</style>|<[^>]*>", " ", answer.body.decode(), flags=re.DOTALL))
 
 
-def decide(client: Client, cookie: dict[str, str], decision: str, update: str = "", form: str = "") -> Answer:
+def decide(client: Client, cookie: dict[str, str], decision: str, update: str = "", form: str = "") -> FrontAnswer:
     shown = client.ask("GET", "/", headers=cookie).body.decode()
     hidden = dict(re.findall(r'name="(form|update)" value="(\w+)"', shown))
     fields = {"update": update or hidden["update"], "what": decision, "form": form or hidden["form"]}
@@ -96,7 +96,7 @@ def test_it_shows_sites_the_round_the_quarantine_models_and_the_log(client: Clie
 def test_a_site_that_is_missing_after_the_deadline_is_late(
     client: Client, cookie: dict[str, str], fed: Federation
 ) -> None:
-    fed.clock.go_on(days=8)
+    fed.clock.advance(days=8)
     with fed.hub.database.transaction():
         fed.hub.log("test", "time")
     assert re.search(r"site-003\s+Clinic 2\s+small\s+active\s+late", text(client.ask("GET", "/", headers=cookie)))
@@ -139,10 +139,10 @@ def test_the_next_command_applies_what_a_button_decided(
     client: Client, cookie: dict[str, str], fed: Federation, decision: str, state: str
 ) -> None:
     assert decide(client, cookie, decision).status == 303
-    assert fed.states()["site-002/2"] == "quarantined"
+    assert fed.update_states()["site-002/2"] == "quarantined"
     assert f"Decided: {decision}" in text(client.ask("GET", "/", headers=cookie))
     decisions.apply(fed.hub, fed.coordinator_keys)
-    assert fed.states()["site-002/2"] == state
+    assert fed.update_states()["site-002/2"] == state
     assert decisions.pending(fed.hub) == {}
 
 
@@ -153,7 +153,7 @@ def test_an_unattended_coordinator_applies_decisions_and_prints_a_hint_with_each
     _, (line, hint) = unattended.step(fed.hub, fed.coordinator_keys, None)
     assert line.startswith("site-002: refused E_")
     assert hint.startswith("    hint: ")
-    assert fed.states()["site-002/2"] == "refused"
+    assert fed.update_states()["site-002/2"] == "refused"
 
 
 def test_a_decision_that_comes_too_late_is_logged_and_forgotten(
@@ -162,7 +162,7 @@ def test_a_decision_that_comes_too_late_is_logged_and_forgotten(
     assert decide(client, cookie, "release").status == 303
     review.decide(fed.hub, fed.coordinator_keys, "site-002", release=False)
     assert decisions.apply(fed.hub, fed.coordinator_keys) == []
-    assert fed.states()["site-002/2"] == "refused"
+    assert fed.update_states()["site-002/2"] == "refused"
     assert decisions.pending(fed.hub) == {}
     assert fed.hub.database.rows("SELECT 1 FROM log WHERE type = 'decision void'")
 
@@ -170,7 +170,7 @@ def test_a_decision_that_comes_too_late_is_logged_and_forgotten(
 def test_a_release_waits_for_an_open_round(client: Client, cookie: dict[str, str], fed: Federation) -> None:
     assert decide(client, cookie, "release").status == 303
     task = fed.hub.tasks()[2]
-    receive.receive(fed.hub, fed.clinics[2].give(task, fed.drawn(task, fed.clinics[2])))
+    receive.receive(fed.hub, fed.clinics[2].give(task, fed.drawn_update(task, fed.clinics[2])))
     fed.aggregate(now=True)
     assert decisions.apply(fed.hub, fed.coordinator_keys) == []
     fed.open()
@@ -193,9 +193,9 @@ def test_a_foreign_or_malformed_form_decides_nothing(
 def test_names_that_contain_html_are_shown_as_text(tmp_path: Path, access: DashboardAccess) -> None:
     fed = Federation(tmp_path / "other", clinics=0)
     code, _ = members.invite(fed.hub, "<script>alert(1)</script>", "small", 14)
-    from tests.federation import Clinic
+    from tests.federation import SimulatedClinic
 
-    receive.receive(fed.hub, Clinic(fed.hub.federation, tmp_path / "clinic").ask_in(code, "x"))
+    receive.receive(fed.hub, SimulatedClinic(fed.hub.federation, tmp_path / "clinic").enrolment_request(code, "x"))
     fed.judge()
     with running(fed.hub.home, access=access) as port:
         client = Client(port, fed.hub.federation)

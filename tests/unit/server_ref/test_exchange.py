@@ -24,7 +24,7 @@ def kinds(folder: Path) -> Counter[str]:
 
 
 def test_sites_find_the_newest_of_each_kind_and_every_charter(three: Federation, folder: Path) -> None:
-    three.play(three.open())
+    three.send_updates(three.open())
     three.aggregate()
     task = three.open()
     count = exchange.deliver(three.hub, folder)
@@ -59,7 +59,7 @@ def test_files_that_nobody_needs_are_removed_and_files_of_others_stay(three: Fed
 
 def test_receipts_of_old_rounds_are_no_longer_left(three: Federation, folder: Path) -> None:
     first = three.open()
-    three.play(first)
+    three.send_updates(first)
     three.aggregate()
     for _ in range(3):
         lifecycle.cancel_round(

@@ -30,19 +30,19 @@ from server_ref.admin import status
 from server_ref.hub import members
 from server_ref.hub.hub import Hub, to_json
 from server_ref.intake import enrolment, judge, receive, shown
-from tests.federation import PLAN, Clinic, Federation
+from tests.federation import PLAN, Federation, SimulatedClinic
 
-pytestmark = pytest.mark.usefixtures("opens_here")
+pytestmark = pytest.mark.usefixtures("open_in_process")
 
 MANUAL = PLAN.replace("stale = 1", 'stale = 1\nenrolment = "manual"')
 
 
 def given(fed: Federation, task: Task, /, number: int = 0, **changes: Any) -> Path:
     clinic = fed.clinics[number]
-    return clinic.give(task, fed.drawn(task, clinic), **changes)
+    return clinic.give(task, fed.drawn_update(task, clinic), **changes)
 
 
-def key_change(fed: Federation, clinic: Clinic, seq: int, new: Keys) -> Path:
+def key_change(fed: Federation, clinic: SimulatedClinic, seq: int, new: Keys) -> Path:
     """A site's request to change its keys."""
     context = statement.new_context("rotate", federation=fed.hub.federation, sender=clinic.id, seq=seq)
     body = to_json({"sign": new.public.sign, "recipient": new.public.recipient})
@@ -51,11 +51,12 @@ def key_change(fed: Federation, clinic: Clinic, seq: int, new: Keys) -> Path:
     return path
 
 
-def asking(fed: Federation, *names: str) -> list[tuple[Clinic, str]]:
+def asking(fed: Federation, *names: str) -> list[tuple[SimulatedClinic, str]]:
     """Clinics that are not in yet, each with the code of an invite of its own."""
     return [
-        (Clinic(fed.hub.federation, fed.folder / name), members.invite(fed.hub, name, "small", 14)[0]) for name in names
-    ]  # fmt: skip
+        (SimulatedClinic(fed.hub.federation, fed.folder / name), members.invite(fed.hub, name, "small", 14)[0])
+        for name in names
+    ]
 
 
 def log_types(fed: Federation, subject: str) -> list[str]:
@@ -100,7 +101,7 @@ def test_the_longest_facts_fit_into_an_update_and_nothing_longer_is_read(three: 
         receive.receive(three.hub, longer)
     assert receive.receive(three.hub, path).new
     three.judge()
-    assert three.states() == {"site-001/1": "accepted"}
+    assert three.update_states() == {"site-001/1": "accepted"}
 
 
 def given_context(path: Path) -> dict[str, Any]:
@@ -139,9 +140,9 @@ def test_ten_thousand_requests_may_wait_and_no_more(three: Federation) -> None:
     row = "SELECT printf('%064x', n), 'enrol', 'waiting', '', '', '', '', '' FROM numbers"
     three.hub.database.db.execute(f"INSERT INTO requests {numbers} {row}")
     (one, code), (other, late) = asking(three, "last", "too late")
-    assert receive.receive(three.hub, one.ask_in(code)).new
+    assert receive.receive(three.hub, one.enrolment_request(code)).new
     with pytest.raises(QuotaError, match="wait for the coordinator"):
-        receive.receive(three.hub, other.ask_in(late))
+        receive.receive(three.hub, other.enrolment_request(late))
 
 
 # --- which way -----------------------------------------------------------------------------------------------------
@@ -151,7 +152,7 @@ def test_receive_follows_no_link(three: Federation) -> None:
     link.symlink_to(given(three, three.open()))
     with pytest.raises(FileKindError):
         receive.receive(three.hub, link)
-    assert three.states() == {}
+    assert three.update_states() == {}
 
 
 def test_an_update_is_synced_to_the_disk_before_it_gets_its_name(
@@ -234,7 +235,7 @@ def test_a_site_may_change_its_keys_before_its_first_round(three: Federation) ->
 def test_a_late_update_that_comes_after_a_fresh_one_of_its_site_is_refused(three: Federation) -> None:
     first = three.open()
     late = given(three, first, seq=1000)
-    three.play(first, without=("site-001",))
+    three.send_updates(first, without=("site-001",))
     three.aggregate(now=True)
     receive.receive(three.hub, given(three, three.open()))
     three.judge()
@@ -280,10 +281,10 @@ def test_an_update_with_a_second_signature_is_refused(three: Federation) -> None
 # --- requests to join ----------------------------------------------------------------------------------------------
 def test_an_admitted_site_and_a_refused_one_each_get_a_receipt(three: Federation) -> None:
     ((clinic, code),) = asking(three, "one")
-    about = receive.receive(three.hub, clinic.ask_in(code)).hash
+    about = receive.receive(three.hub, clinic.enrolment_request(code)).hash
     assert three.judge() == [{"site": "site-004", "state": "approved", "code": "", "cause": ""}]
     assert newest_receipt(three, about) == ("approved", "")
-    again = receive.receive(three.hub, clinic.ask_in(code, "typed again")).hash
+    again = receive.receive(three.hub, clinic.enrolment_request(code, "typed again")).hash
     (decisions,) = three.judge()
     assert (decisions["site"], decisions["state"], decisions["code"]) == ("", "refused", "E_INVITE_USED")
     assert newest_receipt(three, again) == ("refused", "E_INVITE_USED")
@@ -292,7 +293,7 @@ def test_an_admitted_site_and_a_refused_one_each_get_a_receipt(three: Federation
 def test_a_site_admitted_during_a_round_takes_part_from_the_next_one(three: Federation) -> None:
     three.open()
     ((clinic, code),) = asking(three, "one")
-    receive.receive(three.hub, clinic.ask_in(code))
+    receive.receive(three.hub, clinic.enrolment_request(code))
     three.judge()
     assert members.find(three.hub, "site-004").from_round == 2
     assert [site.id for site in three.hub.roster.active(1)] == ["site-001", "site-002", "site-003"]
@@ -300,7 +301,7 @@ def test_a_site_admitted_during_a_round_takes_part_from_the_next_one(three: Fede
 
 def test_a_contested_invite_raises_one_alarm_however_often_it_is_judged(three: Federation) -> None:
     (one, code), (thief, _) = asking(three, "one", "thief")
-    hashes = [receive.receive(three.hub, who.ask_in(code)).hash for who in (one, thief)]
+    hashes = [receive.receive(three.hub, who.enrolment_request(code)).hash for who in (one, thief)]
     for _ in range(2):
         assert three.judge() == []
     assert [log_types(three, hash_).count("alarm") for hash_ in hashes] == [0, 1]
@@ -310,8 +311,8 @@ def test_a_contested_invite_raises_one_alarm_however_often_it_is_judged(three: F
 def test_the_first_of_two_requests_with_one_key_is_admitted(three: Federation, taken: str) -> None:
     (one, code), (other, second) = asking(three, "one", "other")
     other.keys = replace(other.keys, **{taken: getattr(one.keys, taken)})
-    receive.receive(three.hub, one.ask_in(code))
-    receive.receive(three.hub, other.ask_in(second))
+    receive.receive(three.hub, one.enrolment_request(code))
+    receive.receive(three.hub, other.enrolment_request(second))
     decisions = three.judge()
     assert {name["site"]: (name["state"], name["code"]) for name in decisions} == {
         "site-004": ("approved", ""), "site-005": ("refused", KeyReusedError.code),
@@ -322,7 +323,7 @@ def test_the_first_of_two_requests_with_one_key_is_admitted(three: Federation, t
 def test_a_request_is_admitted_only_for_the_site_of_its_own_invite(tmp_path: Path) -> None:
     fed = Federation(tmp_path, MANUAL, clinics=0)
     for clinic, code in asking(fed, "one", "other"):
-        receive.receive(fed.hub, clinic.ask_in(code))
+        receive.receive(fed.hub, clinic.enrolment_request(code))
     fed.judge()
     one, other = enrolment.waiting_requests(fed.hub)
     for wrong in (replace(one, site=other.site), replace(one, row=other.row, site=one.site)):
@@ -338,10 +339,10 @@ def test_a_request_is_admitted_only_for_the_site_of_its_own_invite(tmp_path: Pat
 def test_a_person_names_a_request_by_its_words_its_site_or_the_start_of_its_hash(tmp_path: Path) -> None:
     fed = Federation(tmp_path, MANUAL, clinics=0)
     (one, code), (other, second) = asking(fed, "one", "other")
-    receive.receive(fed.hub, one.ask_in(code))
+    receive.receive(fed.hub, one.enrolment_request(code))
     enrolment.check_request_name(fed.hub, "site-009")  # not refused while it may still turn out to be somebody
     fed.judge()
-    receive.receive(fed.hub, other.ask_in(second))
+    receive.receive(fed.hub, other.enrolment_request(second))
     fed.judge()
     first, _ = enrolment.waiting_requests(fed.hub)
     words = first.words.split()
@@ -354,7 +355,7 @@ def test_a_person_names_a_request_by_its_words_its_site_or_the_start_of_its_hash
             enrolment.find_request(fed.hub, name)
         with pytest.raises(SiteUnknownError):
             enrolment.check_request_name(fed.hub, name)
-    receive.receive(fed.hub, one.ask_in(code, "typed again"))
+    receive.receive(fed.hub, one.enrolment_request(code, "typed again"))
     fed.judge()
     for name in (first.words, first.site):  # twice with the same keys: the first of them
         assert enrolment.find_request(fed.hub, name).hash == first.hash
@@ -381,7 +382,7 @@ def test_all_waiting_sites_are_admitted_in_the_order_of_their_requests(
 ) -> None:
     monkeypatch.setattr(enrolment, "_SITES_PER_ROSTER", 2)
     for clinic, code in reversed(asking(three, *"abcde")):
-        receive.receive(three.hub, clinic.ask_in(code))
+        receive.receive(three.hub, clinic.enrolment_request(code))
     assert [one["site"] for one in three.judge()] == [f"site-00{number}" for number in (8, 7, 6, 5, 4)]
     assert status.join_requests(three.hub) == []
     assert len(three.hub.roster.sites) == 8

@@ -25,7 +25,7 @@ from server_ref.kit import build
 from server_ref.kit.build import SYSTEMS
 from tests import command
 from tests.clinic import Clinic
-from tests.command import COORDINATOR, answer, here, refusal, run
+from tests.command import COORDINATOR, error_code, json_output, run, run_in_process
 from tests.federation import Federation
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -181,7 +181,7 @@ def test_every_changed_or_missing_file_is_noticed_before_anything_of_the_kit_run
 ) -> None:
     """The leaflet's hash covers the installer, the installer covers all else, and `inspect` covers everything."""
     kit = tmp_path / "kit"
-    assert answer(run("inspect", kit, "--json", home=tmp_path))["fingerprint"] == a_kit.fingerprint
+    assert json_output(run("inspect", kit, "--json", home=tmp_path))["fingerprint"] == a_kit.fingerprint
     used = [path for path in kit.rglob("*") if path.is_file() and path.suffix not in (".html", ".png")]
     assert {path.name.partition("-")[0] for path in used} >= {"pip", "alpha_for_kits", "fedhelp_edge", "install.py"}
     for path in used:
@@ -230,7 +230,7 @@ def test_a_joined_site_recognizes_a_kit_of_its_coordinator(
     def inspected(name: str, signer: keys.Keys | None) -> dict[str, object]:
         sign = partial(sshsig.sign, private_key=signer.sign, namespace=kits.NAMESPACE) if signer else None
         build.build_kit(LINUX, tmp_path / name, lambda _: None, sign=sign)
-        return answer(run("inspect", tmp_path / name, "--home", clinic.home, "--json", home=tmp_path))
+        return json_output(run("inspect", tmp_path / name, "--home", clinic.home, "--json", home=tmp_path))
 
     assert inspected("coordinators", coordinator_keys)["trusted"]
     signers = tmp_path / "allowed_signers"
@@ -242,12 +242,12 @@ def test_a_joined_site_recognizes_a_kit_of_its_coordinator(
     assert inspected("fronts", hub.front_keys())["why"] == "the coordinator did not sign it"
     assert str(inspected("nobodys", None)["why"]).startswith("nobody signed it")
     shutil.copy(tmp_path / "coordinators" / "install.py.sig", tmp_path / "nobodys")
-    assert refusal(run("inspect", tmp_path / "nobodys", "--home", clinic.home, home=tmp_path)) == "E_SIG_BAD"
+    assert error_code(run("inspect", tmp_path / "nobodys", "--home", clinic.home, home=tmp_path)) == "E_SIG_BAD"
     signature = sshsig.sign(
         (tmp_path / "nobodys/install.py").read_bytes(), coordinator_keys.sign, "bundle.v1.fedhelp-edge"
     )
     (tmp_path / "nobodys" / "install.py.sig").write_text(signature)
-    assert refusal(run("inspect", tmp_path / "nobodys", "--home", clinic.home, home=tmp_path)) == "E_KIT_DAMAGED"
+    assert error_code(run("inspect", tmp_path / "nobodys", "--home", clinic.home, home=tmp_path)) == "E_KIT_DAMAGED"
 
 
 def test_the_command_signs_a_kit_only_where_the_hub_is(
@@ -256,7 +256,7 @@ def test_the_command_signs_a_kit_only_where_the_hub_is(
     program()
     for home, signed in ((fed.hub.home, True), (tmp_path, False)):
         command_line = ("kit", "--platform", LINUX, "--out", tmp_path / f"kit{signed}", "--home", home, "--json")
-        answer(here(*command_line, home=tmp_path, program=COORDINATOR))
+        json_output(run_in_process(*command_line, home=tmp_path, program=COORDINATOR))
         assert (tmp_path / f"kit{signed}" / "install.py.sig").exists() == signed
 
 
@@ -296,7 +296,7 @@ def test_real_kits_are_complete_and_the_one_for_this_system_installs_without_net
     if not request.config.getoption("--proofs"):
         pytest.skip("fetches 200 MB: make proofs")
     command_line = ("kit", "--platform", platform, "--out", tmp_path / "kit", "--json")
-    printed = command.answer(command.run(*command_line, home=tmp_path, program=command.COORDINATOR))
+    printed = command.json_output(command.run(*command_line, home=tmp_path, program=command.COORDINATOR))
     assert 20 <= printed["wheels"] <= 40
     assert 30e6 < printed["size"] < 120e6
     if platform == LINUX and can_cut:

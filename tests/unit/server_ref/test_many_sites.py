@@ -24,7 +24,7 @@ from server_ref.hub import hub, members, models
 from server_ref.intake import receive
 from server_ref.rounds import lifecycle
 from tests.clinic import Clinic as RealSite
-from tests.federation import Clinic, Federation, nobody
+from tests.federation import Federation, SimulatedClinic, nobody
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def made_eight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(models, "GROUP_SIZE", 3)
         made = Federation(tmp_path_factory.mktemp("eight") / "made", clinics=8)
-        made.play(made.open())
+        made.send_updates(made.open())
         made.aggregate()
     yield made
     made.hub.database.close()
@@ -42,7 +42,7 @@ def made_eight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
 def eight(made_eight: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Federation]:
     """Eight clinics, for whom a model is sealed in three parcels; one round was merged."""
     monkeypatch.setattr(models, "GROUP_SIZE", 3)
-    with made_eight.lent(tmp_path / "federation") as lent:
+    with made_eight.temporary_copy(tmp_path / "federation") as lent:
         yield lent
 
 
@@ -50,7 +50,7 @@ def model_parcels(federation: Federation) -> list[Path]:
     return [federation.hub.database.parcel_path(hash_) for hash_ in models.newest_parcels(federation.hub)]
 
 
-def opens(path: Path, clinic: Clinic) -> bool:
+def opens(path: Path, clinic: SimulatedClinic) -> bool:
     try:
         with parcel.open(path, parcel.any_signer, [clinic.keys.identity]):
             return True
@@ -103,7 +103,7 @@ def test_revoked_sites_get_no_model_and_a_group_without_active_sites_gets_no_par
     revoked = ("site-005", "site-007", "site-008")
     for site in revoked:
         members.revoke(eight.hub, eight.coordinator_keys, site, 1, "")
-    eight.play(eight.open(), without=revoked)
+    eight.send_updates(eight.open(), without=revoked)
     eight.aggregate()
     assert readers(eight) == [["site-001", "site-002", "site-003"], ["site-004", "site-006"]]
 
@@ -124,7 +124,7 @@ def test_sites_find_their_groups_parcel_on_a_stick_and_store_no_other(
     for site in sites:
         site.join()
     for site in sites:
-        site.trip()
+        site.carry_stick()
     federation.open()
     exchange.deliver(federation.hub, tmp_path / "stick" / FROM_COORDINATOR)
     for site in sites:
@@ -138,7 +138,7 @@ def test_sites_find_their_groups_parcel_on_a_stick_and_store_no_other(
 def test_a_model_for_another_group_on_the_stick_hinders_no_site(eight: Federation) -> None:
     """A site that took another group's parcel, since no other was there, still takes its own."""
     site = RealSite(eight, eight.folder / "real")  # site-009, in the third group
-    site.take_up()
+    site.join_and_fetch_task()
     assert site.state == "ready"
     task = verified.require_state(site.home).task
     assert task
@@ -156,16 +156,16 @@ def test_a_model_for_another_group_on_the_stick_hinders_no_site(eight: Federatio
 
 
 def test_over_the_network_a_site_gets_its_own_groups_parcel(eight: Federation) -> None:
-    net = pytest.importorskip("tests.net")
+    net = pytest.importorskip("tests.http_front")
     with net.running(eight.folder / "hub") as port:
         client = net.Client(port, eight.hub.federation)
         for clinic in (eight.clinics[0], eight.clinics[5], eight.clinics[7]):
-            (listed,) = client.listed(clinic.keys)["global"]
+            (listed,) = client.current_hashes(clinic.keys)["global"]
             assert opens(eight.hub.database.parcel_path(listed), clinic)
 
 
 def test_few_sites_get_one_parcel_that_names_them_and_the_inputs(three: Federation) -> None:
-    three.play(three.open())
+    three.send_updates(three.open())
     three.aggregate()
     (model,) = model_parcels(three)
     with parcel.open(model, parcel.any_signer, [three.clinics[2].keys.identity]) as seen:
@@ -198,18 +198,18 @@ def test_the_updates_of_4000_sites_make_no_line_of_a_parcel_too_long(three: Fede
     with three.hub.database.transaction():
         inputs = [f"{number:064x}" for number in range(4000)]
         models.publish(three.hub, three.coordinator_keys, 0, start["model"], inputs, "start")
-    three.play(three.open())
+    three.send_updates(three.open())
     assert three.aggregate()["published"]
 
 
 # --- many at once ------------------------------------------------------------------------------------------------
-def asking(federation: Federation, count: int) -> list[Clinic]:
+def asking(federation: Federation, count: int) -> list[SimulatedClinic]:
     """Clinics that asked to join, and wait."""
     made = []
     for _ in range(count):
-        clinic = Clinic(federation.hub.federation, federation.folder / f"new{len(made)}")
+        clinic = SimulatedClinic(federation.hub.federation, federation.folder / f"new{len(made)}")
         code, clinic.id = members.invite(federation.hub, "New", "small", 14)
-        receive.receive(federation.hub, clinic.ask_in(code))
+        receive.receive(federation.hub, clinic.enrolment_request(code))
         made.append(clinic)
     return made
 
@@ -228,7 +228,7 @@ def test_the_same_keys_on_two_invites_are_admitted_once(three: Federation) -> No
     first, second = asking(three, 2)
     second.keys = first.keys
     code, site = members.invite(three.hub, "Again", "small", 14)
-    receive.receive(three.hub, second.ask_in(code))
+    receive.receive(three.hub, second.enrolment_request(code))
     decided = {one["site"]: one for one in three.judge()}
     assert decided[first.id]["state"] == "approved"
     assert (decided[site]["state"], decided[site]["code"]) == ("refused", KeyReusedError.code)
@@ -255,7 +255,7 @@ def test_the_site_too_many_for_a_roster_of_real_size_is_refused_and_stops_nobody
         members.write_roster(three.hub, three.coordinator_keys, sites)
     with pytest.raises(FederationFullError):
         members.invite(three.hub, "One too many", "small", 14)
-    three.play(three.open())
+    three.send_updates(three.open())
     assert three.aggregate()["published"]
 
 
@@ -281,7 +281,7 @@ def test_sites_that_do_not_fit_into_the_roster_are_refused_and_stop_no_other(
     assert [decided[clinic.id]["state"] for clinic in new] == ["approved", "approved", "refused", "refused"]
     assert decided[new[2].id]["code"] == FederationFullError.code
     assert three.judge() == []
-    three.play(three.open())
+    three.send_updates(three.open())
     assert len(three.aggregate(now=True)["accepted"]) == 3
 
 

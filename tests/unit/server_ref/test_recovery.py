@@ -20,20 +20,20 @@ from server_ref.hub.hub import Hub
 from server_ref.rounds import opening
 from tests.federation import Federation, nobody
 
-pytestmark = pytest.mark.usefixtures("opens_here")
+pytestmark = pytest.mark.usefixtures("open_in_process")
 
 
 @pytest.fixture(scope="module")
 def after_a_round(made: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
-    with made.lent(tmp_path_factory.mktemp("round") / "federation") as played:
-        played.play(played.open())
+    with made.temporary_copy(tmp_path_factory.mktemp("round") / "federation") as played:
+        played.send_updates(played.open())
         played.aggregate()
         yield played
 
 
 @pytest.fixture
 def three(after_a_round: Federation, tmp_path: Path) -> Iterator[Federation]:
-    with after_a_round.lent(tmp_path / "federation") as three:
+    with after_a_round.temporary_copy(tmp_path / "federation") as three:
         yield three
 
 
@@ -60,7 +60,7 @@ class Follower:
 
 def test_a_restored_hub_begins_a_new_epoch_that_every_site_follows(three: Federation, tmp_path: Path) -> None:
     recovery.backup(three.hub, tmp_path / "backup.tar")
-    three.play(three.open())
+    three.send_updates(three.open())
     three.aggregate()
     site = Follower(three.hub)
     restored = recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
@@ -76,7 +76,7 @@ def test_g11_a_hub_put_back_from_an_old_copy_is_noticed_until_the_root_key_says_
 ) -> None:
     three.hub.database.close()
     shutil.copytree(three.hub.home, tmp_path / "copy")
-    three.again()
+    three.reopen()
     for number in range(20):
         members.invite(three.hub, f"Clinic {number}", "small", 14)
     three.open()
@@ -84,11 +84,11 @@ def test_g11_a_hub_put_back_from_an_old_copy_is_noticed_until_the_root_key_says_
     three.hub.database.close()
     shutil.rmtree(three.hub.home)
     (tmp_path / "copy").rename(three.hub.home)
-    three.again()
+    three.reopen()
     task = three.open()
     with pytest.raises(EquivocationError):
         site.state.with_task(*three.hub.read_json(task.hash))
-    three.play(task)
+    three.send_updates(task)
     three.aggregate()
     with pytest.raises(LogRollbackError):
         site.state.with_task(*three.hub.read_json(three.open().hash))
@@ -112,7 +112,7 @@ def test_the_hub_that_was_replaced_publishes_tasks_that_no_site_follows(three: F
 
 
 def test_a_restored_hub_has_the_models_and_updates_that_the_backup_had(three: Federation, tmp_path: Path) -> None:
-    three.play(three.open(), without=("site-003",))
+    three.send_updates(three.open(), without=("site-003",))
     three.judge()
     recovery.backup(three.hub, tmp_path / "backup.tar")
     restored = recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
@@ -174,10 +174,10 @@ def test_no_private_key_of_the_root_is_in_a_backup(three: Federation, tmp_path: 
 
 def test_a_new_coordinators_key_opens_what_was_sealed_for_the_old_one(three: Federation) -> None:
     task = three.open()
-    three.play(task)
+    three.send_updates(task)
     new = keys.generate()
     recovery.rotate_coordinator(three.hub, three.coordinator_keys, new, root(three), None)
-    hub = three.again()
+    hub = three.reopen()
     three.coordinator_keys = hub.coordinator_keys(nobody)
     assert three.coordinator_keys.identity == new.identity
     three.open()

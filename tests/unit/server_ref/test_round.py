@@ -17,7 +17,7 @@ from server_ref.intake import judge, receive
 from server_ref.rounds import lifecycle, reaggregate, review
 from tests.federation import PLAN, Federation
 
-pytestmark = pytest.mark.usefixtures("opens_here")
+pytestmark = pytest.mark.usefixtures("open_in_process")
 
 
 def test_a_round_over_a_folder_merges_the_mean_of_the_updates(three: Federation, tmp_path: Path) -> None:
@@ -52,27 +52,27 @@ def test_rounds_follow_one_another_until_the_plan_is_done(tmp_path: Path) -> Non
     for number in (1, 2, 3):
         task = three.open()
         assert task.round == number
-        three.play(task)
+        three.send_updates(task)
         three.aggregate()
     with pytest.raises(NotNowError, match="finished"):
         three.open()
 
 
 def test_a_round_waits_for_everybody_until_its_deadline(three: Federation) -> None:
-    three.play(three.open(), without=("site-002",))
+    three.send_updates(three.open(), without=("site-002",))
     with pytest.raises(QuorumError, match="missing: site-002"):
         three.aggregate()
-    three.clock.go_on(days=8)
+    three.clock.advance(days=8)
     assert three.aggregate()["accepted"] == ["site-001", "site-003"]
 
 
 def test_aggregate_now_closes_a_round_before_its_deadline(three: Federation) -> None:
-    three.play(three.open(), without=("site-002",))
+    three.send_updates(three.open(), without=("site-002",))
     assert three.aggregate(now=True)["accepted"] == ["site-001", "site-003"]
 
 
 def test_aggregate_now_merges_nothing_below_the_quorum(three: Federation) -> None:
-    three.play(three.open(), without=("site-001", "site-002"))
+    three.send_updates(three.open(), without=("site-001", "site-002"))
     with pytest.raises(QuorumError):
         three.aggregate(now=True)
     assert three.hub.newest_round()["state"] == "open"
@@ -82,30 +82,30 @@ def test_a_round_without_quorum_fails_at_its_deadline_and_the_next_begins_from_t
     three: Federation,
 ) -> None:
     first = three.open()
-    three.play(first, without=("site-001", "site-002"))
-    three.clock.go_on(days=8)
+    three.send_updates(first, without=("site-001", "site-002"))
+    three.clock.advance(days=8)
     with pytest.raises(QuorumError):
         three.aggregate()
     assert three.hub.newest_round()["state"] == "failed"
     second = three.open()
     assert second.base == first.base
-    three.play(second, without=("site-003",))  # whose update of the failed round still counts
+    three.send_updates(second, without=("site-003",))  # whose update of the failed round still counts
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
 
 
 def test_a_late_update_counts_in_the_next_round_as_its_change_of_the_base_model(three: Federation) -> None:
     first = three.open()
-    late = three.clinics[2].give(first, three.drawn(first, three.clinics[2]))
-    three.play(first, without=("site-003",))
+    late = three.clinics[2].give(first, three.drawn_update(first, three.clinics[2]))
+    three.send_updates(first, without=("site-003",))
     three.aggregate(now=True)
     second = three.open()
     receive.receive(three.hub, late)
-    three.play(second, without=("site-003",))
+    three.send_updates(second, without=("site-003",))
     outcome = three.aggregate()
     assert outcome["accepted"] == ["site-001", "site-002", "site-003"]
     then, now = three.base(first), three.base(second)
-    arrays = three.drawn(first, three.clinics[2])
-    updates = {clinic.id: three.drawn(second, clinic) for clinic in three.clinics[:2]}
+    arrays = three.drawn_update(first, three.clinics[2])
+    updates = {clinic.id: three.drawn_update(second, clinic) for clinic in three.clinics[:2]}
     updates["site-003"] = {name: now[name] + (arrays[name] - then[name]) for name in now}
     wanted = rules.merge(now, updates, dict.fromkeys(updates, 100), three.plan.merge)
     merged = models.load(three.hub, outcome["merged_sha256"])
@@ -115,24 +115,24 @@ def test_a_late_update_counts_in_the_next_round_as_its_change_of_the_base_model(
 def test_a_fresh_update_supersedes_a_late_one(three: Federation) -> None:
     first = three.open()
     clinic = three.clinics[2]
-    late = clinic.give(first, three.drawn(first, clinic))
-    three.play(first, without=("site-003",))
+    late = clinic.give(first, three.drawn_update(first, clinic))
+    three.send_updates(first, without=("site-003",))
     three.aggregate(now=True)
     second = three.open()
     receive.receive(three.hub, late)
     three.judge()
-    three.play(second)
+    three.send_updates(second)
     three.aggregate()
-    assert three.states()["site-003/1"] == "superseded"
-    assert three.states()["site-003/2"] == "merged"
+    assert three.update_states()["site-003/1"] == "superseded"
+    assert three.update_states()["site-003/2"] == "merged"
 
 
 def test_an_update_of_a_round_long_over_is_refused(three: Federation) -> None:
     first = three.open()
-    old = three.clinics[2].give(first, three.drawn(first, three.clinics[2]))
-    three.play(first, without=("site-003",))
+    old = three.clinics[2].give(first, three.drawn_update(first, three.clinics[2]))
+    three.send_updates(first, without=("site-003",))
     three.aggregate(now=True)
-    three.play(three.open(), without=("site-003",))
+    three.send_updates(three.open(), without=("site-003",))
     three.aggregate(now=True)
     with pytest.raises(RoundClosedError):
         receive.receive(three.hub, old)
@@ -140,10 +140,10 @@ def test_an_update_of_a_round_long_over_is_refused(three: Federation) -> None:
 
 def test_an_update_of_failed_rounds_counts_while_the_plan_allows_it_and_no_longer(three: Federation) -> None:
     """Its key is still there; it is its age that decides."""
-    three.play(three.open(), without=("site-001", "site-002"))
+    three.send_updates(three.open(), without=("site-001", "site-002"))
     for failed in (1, 2):
         assert three.judge()[0]["state"] == "accepted", failed
-        three.clock.go_on(days=8)
+        three.clock.advance(days=8)
         with pytest.raises(QuorumError):
             three.aggregate()
         three.open()
@@ -167,7 +167,7 @@ def test_an_update_counts_only_for_what_its_site_signed(
     three: Federation, table: str, column: str, value: object
 ) -> None:
     """Whatever the database says of it: the front can write there."""
-    receive.receive(three.hub, three.clinics[0].give(task := three.open(), three.drawn(task, three.clinics[0])))
+    receive.receive(three.hub, three.clinics[0].give(task := three.open(), three.drawn_update(task, three.clinics[0])))
     (row,) = three.hub.database.rows("SELECT * FROM shares")
     judge.check_statement(three.hub, row)
     three.hub.database.run(f"UPDATE {table} SET {column} = ? WHERE round = 1", value)
@@ -179,18 +179,18 @@ def test_an_update_counts_only_for_what_its_site_signed(
 def test_a_second_update_for_one_round_is_refused(three: Federation) -> None:
     task = three.open()
     clinic = three.clinics[0]
-    receive.receive(three.hub, clinic.give(task, three.drawn(task, clinic)))
+    receive.receive(three.hub, clinic.give(task, three.drawn_update(task, clinic)))
     with pytest.raises(DuplicateRoundError):
-        receive.receive(three.hub, clinic.give(task, three.drawn(task, clinic)))
+        receive.receive(three.hub, clinic.give(task, three.drawn_update(task, clinic)))
 
 
 def test_the_same_update_by_two_ways_is_one_update_with_one_receipt(three: Federation) -> None:
     task = three.open()
     clinic = three.clinics[0]
-    path = clinic.give(task, three.drawn(task, clinic))
+    path = clinic.give(task, three.drawn_update(task, clinic))
     first, second = receive.receive(three.hub, path), receive.receive(three.hub, path)
     assert (second.receipt, second.new) == (first.receipt, False)
-    assert list(three.states()) == ["site-001/1"]
+    assert list(three.update_states()) == ["site-001/1"]
 
 
 def test_reaggregate_merges_all_rounds_without_a_site_and_the_next_round_starts_from_it(three: Federation) -> None:
@@ -198,7 +198,7 @@ def test_reaggregate_merges_all_rounds_without_a_site_and_the_next_round_starts_
     tasks, merged = [], []
     for _ in range(2):
         tasks.append(three.open())
-        three.play(tasks[-1])
+        three.send_updates(tasks[-1])
         merged.append(three.aggregate()["merged_sha256"])
     archive = keys.load(three.folder / "hub" / "root", lambda: "")
     outcome = reaggregate.without_site(three.hub, three.coordinator_keys, "site-002", archive)
@@ -207,7 +207,7 @@ def test_reaggregate_merges_all_rounds_without_a_site_and_the_next_round_starts_
         then = three.base(task)
         updates = {}
         for clinic in (three.clinics[0], three.clinics[2]):
-            arrays = three.drawn(task, clinic)
+            arrays = three.drawn_update(task, clinic)
             moved = {name: base[name] + (arrays[name] - then[name]) for name in base}
             updates[clinic.id] = arrays if task is tasks[0] else moved
         base = rules.merge(base, updates, dict.fromkeys(updates, 100), three.plan.merge)
@@ -218,9 +218,9 @@ def test_reaggregate_merges_all_rounds_without_a_site_and_the_next_round_starts_
 
 
 def test_reaggregate_cancels_the_open_round_whose_updates_then_count_as_late(three: Federation) -> None:
-    three.play(three.open())
+    three.send_updates(three.open())
     three.aggregate()
-    three.play(three.open(), without=("site-002",))
+    three.send_updates(three.open(), without=("site-002",))
     three.judge()
     archive = keys.load(three.folder / "hub" / "root", lambda: "")
     outcome = reaggregate.without_site(three.hub, three.coordinator_keys, "site-002", archive)
@@ -235,12 +235,12 @@ def test_reaggregate_cancels_the_open_round_whose_updates_then_count_as_late(thr
 
 def test_a_quarantined_update_waits_for_a_person(three: Federation) -> None:
     task = three.open()
-    three.play(task, without=("site-003",))
+    three.send_updates(task, without=("site-003",))
     lazy = three.clinics[2]
     receive.receive(three.hub, lazy.give(task, three.base(task)))
     with pytest.raises(QuorumError, match="missing: site-003"):
         three.aggregate()
-    assert three.states()["site-003/1"] == "quarantined"
+    assert three.update_states()["site-003/1"] == "quarantined"
     review.decide(three.hub, three.coordinator_keys, "site-003", release=True)
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
 
@@ -251,7 +251,7 @@ def test_patience_ends_a_federation_whose_model_does_not_improve(tmp_path: Path)
         task = three.open()
         for clinic in three.clinics:
             facts = {"examples": 100, "val": 100, "correct": correct}
-            receive.receive(three.hub, clinic.give(task, three.drawn(task, clinic), facts=facts))
+            receive.receive(three.hub, clinic.give(task, three.drawn_update(task, clinic), facts=facts))
         three.aggregate()
     with pytest.raises(NotNowError, match="finished"):
         three.open()

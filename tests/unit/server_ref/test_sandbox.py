@@ -22,7 +22,7 @@ from tests.federation import Federation
 @pytest.fixture
 def jobs(three: Federation) -> list[Job]:
     task = three.open()
-    three.play(task)
+    three.send_updates(task)
     key = judge.round_key(three.hub, three.coordinator_keys, task.round)
     return [
         judge.opening_job(three.hub, key, row, task.base) for row in three.hub.database.rows("SELECT * FROM shares")
@@ -42,7 +42,7 @@ def test_an_update_is_opened_to_its_tensors_its_facts_and_its_norm(
     for job, clinic in zip(jobs, three.clinics, strict=True):
         opened = sandbox.open(job)
         assert opened.facts == {"examples": 100}
-        sent = three.drawn(task, clinic)
+        sent = three.drawn_update(task, clinic)
         assert opened.norm == norm_limit.update_norm(three.base(task), sent)
         tensors = update.load(Path(job.out))
         assert all((tensors[name] == sent[name]).all() for name in sent)

@@ -16,8 +16,8 @@ from fedhelp_edge.parcel import parcel
 from server_ref.hub import members
 from server_ref.web.limits import RateLimiter
 from server_ref.web.signed import Nonces
-from tests.federation import Clinic, Federation
-from tests.net import Client, running
+from tests.federation import Federation, SimulatedClinic
+from tests.http_front import Client, running
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def client(three: Federation) -> Iterator[Client]:
 def update(three: Federation) -> Path:
     task = three.open()
     clinic = three.clinics[0]
-    return clinic.give(task, three.drawn(task, clinic))
+    return clinic.give(task, three.drawn_update(task, clinic))
 
 
 def test_an_update_that_is_sent_in_pieces_is_received_once(three: Federation, client: Client, update: Path) -> None:
@@ -39,12 +39,12 @@ def test_an_update_that_is_sent_in_pieces_is_received_once(three: Federation, cl
     assert begun.headers["location"] == f"uploads/{update.stem}"
     data = update.read_bytes()
     half = begun.offset + 1000
-    assert client.go_on(update.stem, begun.offset, data[begun.offset : half]).offset == half
-    assert client.where(update.stem).offset == half
-    done = client.go_on(update.stem, half, data[half:])
+    assert client.append(update.stem, begun.offset, data[begun.offset : half]).offset == half
+    assert client.offset_of(update.stem).offset == half
+    done = client.append(update.stem, half, data[half:])
     assert done.status == 204
     assert done.headers["fedhelp-receipt"]
-    assert three.states() == {"site-001/1": "received"}
+    assert three.update_states() == {"site-001/1": "received"}
     assert three.hub.database.parcel_path(update.stem).read_bytes() == data
     assert not list((three.hub.home / "incoming").iterdir())
 
@@ -61,20 +61,20 @@ def test_the_receipt_that_the_answer_names_can_be_fetched(three: Federation, cli
 
 def test_a_request_to_join_goes_in_whole_and_its_answer_is_for_whoever_asked(three: Federation, client: Client) -> None:
     code, _ = members.invite(three.hub, "Clinic 4", "small", 14)
-    newcomer = Clinic(three.hub.federation, three.folder / "newcomer")
-    path = newcomer.ask_in(code)
+    newcomer = SimulatedClinic(three.hub.federation, three.folder / "newcomer")
+    path = newcomer.enrolment_request(code)
     answer = client.begin(path, first=10**6)
     assert (answer.status, answer.offset) == (201, path.stat().st_size)
-    assert set(client.listed(newcomer.keys)) == {"charter", "receipt"}
+    assert set(client.current_hashes(newcomer.keys)) == {"charter", "receipt"}
     three.judge()
-    assert set(client.listed(newcomer.keys)) == {"charter", "roster", "receipt"}
+    assert set(client.current_hashes(newcomer.keys)) == {"charter", "roster", "receipt"}
     three.open()  # only then there is a model for sites
-    assert set(client.listed(newcomer.keys)) == {"charter", "roster", "task", "global", "receipt"}
+    assert set(client.current_hashes(newcomer.keys)) == {"charter", "roster", "task", "global", "receipt"}
 
 
 def test_a_site_finds_what_it_needs_and_nothing_of_others(three: Federation, client: Client, update: Path) -> None:
     receipt = client.send(update).headers["fedhelp-receipt"]
-    mine, other = (client.listed(three.clinics[number].keys) for number in (0, 1))
+    mine, other = (client.current_hashes(three.clinics[number].keys) for number in (0, 1))
     assert set(mine) == set(other) == {"charter", "roster", "task", "global", "receipt"}
     assert receipt in mine["receipt"]
     assert receipt not in other["receipt"]
@@ -105,9 +105,9 @@ def test_a_coordinator_works_while_the_front_runs(three: Federation, client: Cli
     assert client.send(update).status == 204
     task = three.hub.tasks()[1]
     for clinic in three.clinics[1:]:
-        assert client.send(clinic.give(task, three.drawn(task, clinic))).status == 204
+        assert client.send(clinic.give(task, three.drawn_update(task, clinic))).status == 204
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
-    models = client.listed(three.clinics[0].keys)["global"]
+    models = client.current_hashes(three.clinics[0].keys)["global"]
     assert models == [three.hub.newest_parcel("global")["hash"]]
 
 
@@ -127,7 +127,7 @@ def test_a_tus_client_that_others_made_goes_on_with_an_upload(three: Federation,
     uploader.upload()
     assert uploader.offset == update.stat().st_size
     assert three.hub.database.parcel_path(update.stem).read_bytes() == update.read_bytes()
-    assert three.states() == {"site-001/1": "received"}
+    assert three.update_states() == {"site-001/1": "received"}
 
 
 def test_tus_says_what_it_speaks(client: Client, update: Path) -> None:
@@ -144,7 +144,7 @@ def test_tus_says_what_it_speaks(client: Client, update: Path) -> None:
 def test_an_upload_that_is_abandoned_is_gone(three: Federation, client: Client, update: Path) -> None:
     client.begin(update)
     assert client.ask("DELETE", f"/v1/uploads/{update.stem}", headers={"Tus-Resumable": "1.0.0"}).status == 204
-    assert client.where(update.stem).status == 404
+    assert client.offset_of(update.stem).status == 404
     assert not list((three.hub.home / "incoming").iterdir())
     assert client.send(update).headers["fedhelp-receipt"]
 
@@ -167,7 +167,7 @@ def test_uploads_that_nobody_goes_on_with_are_forgotten(three: Federation, updat
     os.utime(file, (long_ago, long_ago))
     file.rename(file.with_name(f"{update.stem}.{int(long_ago)}"))
     with running(three.hub.home) as port:
-        assert Client(port, three.hub.federation).where(update.stem).status == 404
+        assert Client(port, three.hub.federation).offset_of(update.stem).status == 404
 
 
 def test_a_bucket_fills_up_again_and_is_forgotten_when_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:

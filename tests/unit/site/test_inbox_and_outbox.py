@@ -37,9 +37,9 @@ from tests.federation import Federation, nobody
 def test_three_trips_of_a_stick_bring_a_site_from_its_invite_to_its_receipt(clinic: Clinic) -> None:
     clinic.join()
     assert clinic.state == status.JOINING
-    clinic.trip()
+    clinic.carry_stick()
     task = clinic.federation.open()
-    clinic.trip()
+    clinic.carry_stick()
     assert clinic.download().refused == []
     assert clinic.state == status.READY
     assert verified.require_state(clinic.home).task == task
@@ -48,7 +48,7 @@ def test_three_trips_of_a_stick_bring_a_site_from_its_invite_to_its_receipt(clin
     outbox.seal_current(clinic.home, nobody)
     assert len(clinic.upload()) == 1
     assert clinic.state == status.SENT
-    clinic.trip()
+    clinic.carry_stick()
     clinic.download()
     assert clinic.state == status.JUDGED
     assert status.status(clinic.home)["receipts"] == [{"round": "1", "state": "accepted", "code": "", "cause": ""}]
@@ -57,13 +57,13 @@ def test_three_trips_of_a_stick_bring_a_site_from_its_invite_to_its_receipt(clin
 
 def test_a_site_that_joined_early_trains_from_the_weights_with_which_the_first_round_opens(clinic: Clinic) -> None:
     clinic.join()
-    clinic.trip()
+    clinic.carry_stick()
     assert clinic.download().refused == []
     hub = clinic.federation.hub
     first = models.load(hub, hub.newest_round()["model"])
     given = {name: array + 1 if array.dtype.kind == "f" else array for name, array in first.items()}
     task = opening.open_next(hub, clinic.federation.coordinator_keys, given)
-    clinic.trip()
+    clinic.carry_stick()
     assert clinic.download().refused == []
     clinic.train()
     assert verified.require_state(clinic.home).task == task
@@ -81,13 +81,13 @@ def trained_for_nothing(clinic: Clinic, examples: int = 0) -> Path:
     return outbox.seal_current(clinic.home, nobody)
 
 
-@pytest.mark.usefixtures("opens_here")
+@pytest.mark.usefixtures("open_in_process")
 def test_a_site_hears_that_its_fifth_update_of_a_round_found_no_room(clinic: Clinic) -> None:
-    clinic.take_up()
+    clinic.join_and_fetch_task()
     for code in (*["E_SAMPLES"] * 4, "E_QUOTA"):
         trained_for_nothing(clinic)
         clinic.upload()
-        clinic.trip()
+        clinic.carry_stick()
         assert clinic.download().refused == []
         report = status.status(clinic.home)
         assert [receipt["code"] for receipt in report["receipts"]] == [code]
@@ -98,20 +98,20 @@ def test_a_site_hears_that_its_fifth_update_of_a_round_found_no_room(clinic: Cli
     clinic.federation.hub.check()
 
 
-@pytest.mark.usefixtures("opens_here")
+@pytest.mark.usefixtures("open_in_process")
 def test_an_update_that_is_refused_at_the_door_is_told_once_and_only_to_its_own_site(clinic: Clinic) -> None:
     """Here the same site, trained on another computer from a backup of its keys."""
-    clinic.take_up()
+    clinic.join_and_fetch_task()
     clinic.train()
     first = outbox.seal_current(clinic.home, nobody)
     clinic.upload()
-    clinic.trip()
+    clinic.carry_stick()
     first.rename(clinic.stick / "elsewhere")
     second = outbox.seal_current(clinic.home, nobody)
     clinic.upload()
     hub = clinic.federation.hub
     for _ in range(2):
-        clinic.trip()
+        clinic.carry_stick()
         about = [
             parcel.inspect(path, parcel.any_signer).statement.context
             for path in (clinic.stick / FROM_COORDINATOR).glob("*.fhx")
@@ -149,7 +149,7 @@ def test_nobody_is_told_of_an_update_that_only_bears_its_name(three: Federation)
 
 def test_a_refusal_that_another_hand_wrote_into_the_hub_is_signed_by_nobody(three: Federation) -> None:
     task = three.open()
-    genuine = three.clinics[0].give(task, three.drawn(task, three.clinics[0]))
+    genuine = three.clinics[0].give(task, three.drawn_update(task, three.clinics[0]))
     with contextlib.closing(sqlite3.connect(three.hub.home / "hub.db")) as front:
         front.execute("INSERT INTO unkept VALUES (?, 'site-001', 1, 'E_QUOTA', 'no')", (genuine.stem,))
         front.commit()
@@ -160,9 +160,9 @@ def test_a_refusal_that_another_hand_wrote_into_the_hub_is_signed_by_nobody(thre
 
 def test_a_task_says_how_large_the_models_of_a_front_can_be(clinic: Clinic) -> None:
     clinic.join()
-    clinic.trip()
+    clinic.carry_stick()
     task = clinic.federation.open()
-    clinic.trip()
+    clinic.carry_stick()
     clinic.download()
     (carrier,) = connection.carriers(clinic.home, nobody, url="http://127.0.0.1:9")
     assert isinstance(carrier, HttpCarrier)
@@ -176,9 +176,9 @@ def test_copies_of_a_genuine_file_with_other_bytes_are_not_written_to_a_sites_di
     clinic: Clinic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clinic.join()
-    clinic.trip()
+    clinic.carry_stick()
     clinic.federation.open()
-    clinic.trip()
+    clinic.carry_stick()
     folder = clinic.stick / FROM_COORDINATOR
     (model,) = (
         path for path in folder.glob("*.fhx") if parcel.inspect(path, parcel.any_signer).statement.kind == "global"
@@ -199,18 +199,18 @@ def test_copies_of_a_genuine_file_with_other_bytes_are_not_written_to_a_sites_di
 
 def test_the_next_round_brings_the_merged_model(clinic: Clinic) -> None:
     clinic.join()
-    clinic.trip()
-    clinic.federation.play(clinic.federation.open())
-    clinic.trip()
+    clinic.carry_stick()
+    clinic.federation.send_updates(clinic.federation.open())
+    clinic.carry_stick()
     clinic.download()
     clinic.train()
     outbox.seal_current(clinic.home, nobody)
     clinic.upload()
-    clinic.trip()
+    clinic.carry_stick()
     outcome = clinic.federation.aggregate()
     assert outcome["accepted"] == ["site-001", "site-002", "site-003", "site-004"]
     task = clinic.federation.open()
-    clinic.trip()
+    clinic.carry_stick()
     clinic.download()
     base = inbox.base_model(clinic.home, task, inbox.plan_of(task))
     expected = models.load(clinic.federation.hub, outcome["merged_sha256"])
@@ -221,13 +221,13 @@ def test_the_next_round_brings_the_merged_model(clinic: Clinic) -> None:
 
 
 def test_what_was_sealed_is_not_sealed_again(clinic: Clinic) -> None:
-    clinic.take_up()
+    clinic.join_and_fetch_task()
     clinic.train()
     assert outbox.seal_current(clinic.home, nobody) == outbox.seal_current(clinic.home, nobody)
 
 
 def test_an_update_that_is_gone_from_the_disk_is_made_again(clinic: Clinic) -> None:
-    clinic.take_up()
+    clinic.join_and_fetch_task()
     clinic.train()
     next((clinic.home / "rounds").glob("*/share.safetensors")).unlink()
     with pytest.raises(NotYetError, match="damaged"):
@@ -245,7 +245,7 @@ def test_before_it_is_let_in_a_site_has_nothing_to_send_but_its_request(clinic: 
 
 
 def test_a_request_that_was_granted_waits_no_more_whatever_became_of_its_receipt(clinic: Clinic) -> None:
-    clinic.take_up()
+    clinic.join_and_fetch_task()
     shutil.rmtree(clinic.home / "receipt")
     assert outbox.pending(clinic.home) == []
 
@@ -254,7 +254,7 @@ def test_a_request_goes_again_to_a_hub_of_a_later_epoch_that_does_not_know_it(
     clinic: Clinic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clinic.join()
-    clinic.trip()
+    clinic.carry_stick()
     clinic.download()
     monkeypatch.setattr(identity, "own_site", lambda *_: None)  # the roster of a hub that came back from before
     assert outbox.pending(clinic.home) == []
@@ -312,9 +312,9 @@ def test_an_invite_whose_charter_is_another_federations_is_refused(clinic: Clini
 def test_parcels_of_another_federation_are_refused_and_the_rest_is_stored(clinic: Clinic, tmp_path: Path) -> None:
     other = Federation(tmp_path / "other", clinics=0)
     clinic.join()
-    clinic.trip()
+    clinic.carry_stick()
     clinic.federation.open()
-    clinic.trip()
+    clinic.carry_stick()
     for path in (row["hash"] for row in other.hub.database.rows("SELECT hash FROM parcels")):
         shutil.copy(other.hub.database.parcel_path(path), clinic.stick / FROM_COORDINATOR)
     result = clinic.download()
@@ -330,9 +330,9 @@ def test_parcels_of_another_federation_are_refused_and_the_rest_is_stored(clinic
 
 def test_a_file_that_is_half_there_is_named_and_comes_later(clinic: Clinic) -> None:
     clinic.join()
-    clinic.trip()
+    clinic.carry_stick()
     clinic.federation.open()
-    clinic.trip()
+    clinic.carry_stick()
     parcels = (clinic.stick / FROM_COORDINATOR).glob("*.fhx")
     task = next(path for path in parcels if parcel.inspect(path, parcel.any_signer).statement.kind == "task")
     original = task.read_bytes()
@@ -344,14 +344,14 @@ def test_a_file_that_is_half_there_is_named_and_comes_later(clinic: Clinic) -> N
 
 
 def test_a_sealed_update_that_was_damaged_on_the_own_disk_is_sealed_again(clinic: Clinic) -> None:
-    clinic.take_up()
+    clinic.join_and_fetch_task()
     clinic.train()
     _damage(outbox.seal_current(clinic.home, nobody))
     assert clinic.state == status.TRAINED
     sync.seal_if_trained(clinic.home, nobody)
     assert clinic.state == status.SENT
     clinic.upload()
-    clinic.trip()
+    clinic.carry_stick()
     clinic.download()
     assert status.status(clinic.home)["receipts"][0]["state"] == "accepted"
 
@@ -363,7 +363,7 @@ def test_a_request_that_was_damaged_on_the_own_disk_is_said_and_made_again(clini
     assert "'join' with an invite" in caught.value.remedy
     membership.leave(clinic.home)
     clinic.join()
-    clinic.trip()
+    clinic.carry_stick()
     clinic.download()
     assert clinic.state == status.WAITING
     _damage(membership.request_new_keys(clinic.home, nobody))
@@ -389,16 +389,16 @@ def test_a_stick_that_is_not_there_is_said(clinic: Clinic) -> None:
 
 def test_new_keys_are_used_once_the_roster_names_them(clinic: Clinic) -> None:
     clinic.join()
-    clinic.trip()
+    clinic.carry_stick()
     clinic.download()
     old = keys.load_public(clinic.home)
     request = membership.request_new_keys(clinic.home, nobody)
     assert membership.request_new_keys(clinic.home, nobody) == request  # a second time asks for nothing else
     assert keys.load_public(clinic.home) == old
     clinic.upload()
-    clinic.trip()
+    clinic.carry_stick()
     clinic.federation.open()
-    clinic.trip()
+    clinic.carry_stick()
     assert clinic.download().refused == []
     assert keys.load_public(clinic.home) != old
     assert not (clinic.home / layout.NEXT_KEYS).exists()
@@ -409,11 +409,11 @@ def test_new_keys_are_used_once_the_roster_names_them(clinic: Clinic) -> None:
 @pytest.mark.parametrize("moved", [0, 1])
 def test_a_change_of_keys_that_was_cut_off_ends_with_the_next_download(clinic: Clinic, moved: int) -> None:
     clinic.join()
-    clinic.trip()
+    clinic.carry_stick()
     clinic.download()
     membership.request_new_keys(clinic.home, nobody)
     clinic.upload()
-    clinic.trip()
+    clinic.carry_stick()
     new, next_keys = keys.load_public(clinic.home / layout.NEXT_KEYS), clinic.home / layout.NEXT_KEYS
     for name in ("keys.txt", "keys.pub")[:moved]:
         (next_keys / name).replace(clinic.home / name)
@@ -424,20 +424,20 @@ def test_a_change_of_keys_that_was_cut_off_ends_with_the_next_download(clinic: C
 
 
 def test_no_update_is_sealed_while_keys_change_nor_keys_changed_while_an_update_is_on_its_way(clinic: Clinic) -> None:
-    clinic.take_up()
+    clinic.join_and_fetch_task()
     clinic.train()
     request = membership.request_new_keys(clinic.home, nobody)
     with pytest.raises(NotYetError, match="new keys"):
         outbox.seal_current(clinic.home, nobody)
     sync.seal_if_trained(clinic.home, nobody)
     assert clinic.upload() == [request.stem]
-    clinic.trip()
+    clinic.carry_stick()
     clinic.download()
     sync.seal_if_trained(clinic.home, nobody)
     with pytest.raises(NotYetError, match="an update"):
         membership.request_new_keys(clinic.home, nobody)
     clinic.upload()
-    clinic.trip()
+    clinic.carry_stick()
     clinic.download()
     assert status.status(clinic.home)["receipts"][0]["state"] in ("accepted", "received")
     membership.request_new_keys(clinic.home, nobody)

@@ -22,13 +22,13 @@ from fedhelp_edge.site import connection, inbox, layout, membership, outbox, sta
 from server_ref.admin import exchange
 from server_ref.hub import members
 from server_ref.intake import judge
-from tests import net
+from tests import http_front
 from tests.federation import Federation, nobody
 
 
 @pytest.fixture
 def federation(made: Federation, tmp_path: Path) -> Iterator[Federation]:
-    copy = made.copied(tmp_path / "coordinator")
+    copy = made.copy_to(tmp_path / "coordinator")
     yield copy
     copy.hub.database.close()
 
@@ -66,7 +66,7 @@ def test_a_code_joins_over_the_network_and_the_receipt_comes_with_the_roster_tha
     federation: Federation, stick: Path, tmp_path: Path
 ) -> None:
     code, home = code_of(federation, stick), tmp_path / "clinic"
-    with net.running(federation.folder / "hub") as port:
+    with http_front.running(federation.folder / "hub") as port:
         url = f"http://127.0.0.1:{port}"
         join(home, membership.resolve_invite(home, code, url=url))
         assert len(outbox.upload(home, connection.carriers(home, nobody))) == 1
@@ -158,7 +158,7 @@ def test_a_file_that_is_no_invite_is_refused(tmp_path: Path) -> None:
 
 def test_new_keys_are_known_over_the_network_too(federation: Federation, stick: Path, tmp_path: Path) -> None:
     code, home = code_of(federation, stick), tmp_path / "clinic"
-    with net.running(federation.folder / "hub") as port:
+    with http_front.running(federation.folder / "hub") as port:
         join(home, membership.resolve_invite(home, code, url=f"http://127.0.0.1:{port}"))
         old = keys.load_public(home)
         for step in ("join", "change"):

@@ -21,7 +21,7 @@ from fedhelp_edge.report import metrics
 from fedhelp_edge.site import local_training as learning
 from fedhelp_edge.site import trial
 from fedhelp_edge.train import checkpoint, loop
-from tests.command import answer, here
+from tests.command import json_output, run_in_process
 from tests.threads import one_thread  # noqa: F401 - a fixture
 
 PLAN = """
@@ -101,7 +101,10 @@ def test_evaluate_says_which_figures_are_with_the_prior(trained: Path, tmp_path:
     learn(tmp_path / "fedhelp", "logit-adjusted", trained)
     images(tmp_path / "other.npz", MEASURED, "test", 2)
     arguments = ("evaluate", "--plan", "plan.toml", "--images", "other.npz", "--threads", "1")
-    printed, figures_by_net = here(*arguments, home=tmp_path), answer(here(*arguments, "--json", home=tmp_path))
+    printed, figures_by_net = (
+        run_in_process(*arguments, home=tmp_path),
+        json_output(run_in_process(*arguments, "--json", home=tmp_path)),
+    )
     without_prior = figures_by_net["without_prior"]
     assert figures_by_net["own"] != without_prior
     figures = (without_prior[name]["value"] for name in ("accuracy", "balanced_accuracy"))

@@ -18,7 +18,7 @@ from tests.clinic import Clinic
 @pytest.fixture
 def site(clinic: Clinic) -> Clinic:
     """A site with an order."""
-    clinic.take_up()
+    clinic.join_and_fetch_task()
     return clinic
 
 
@@ -97,11 +97,11 @@ def test_f25_damage_is_no_way_back_to_an_older_order(site: Clinic) -> None:
     """The newest order is damaged, and a carrier offers only the one before: it is refused until the newest is here."""
     older = {kind: sorted((site.home / kind).glob("*.fhx"))[-1] for kind in ("roster", "task")}
     older_bytes = {path: path.read_bytes() for path in older.values()}
-    site.federation.clock.go_on(days=8)
+    site.federation.clock.advance(days=8)
     with pytest.raises(QuorumError):  # nobody gave anything
         site.federation.aggregate()
     site.federation.open()
-    site.trip()
+    site.carry_stick()
     site.download()
     task = verified.require_state(site.home).task
     assert task
@@ -120,7 +120,7 @@ def test_f25_damage_is_no_way_back_to_an_older_order(site: Clinic) -> None:
         path.unlink()
     assert "E_ROLLBACK" in codes(site)
     assert verified.require_state(site.home).task is None
-    site.trip()
+    site.carry_stick()
     site.download()
     assert verified.require_state(site.home).task == task
 

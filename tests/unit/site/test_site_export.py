@@ -24,16 +24,16 @@ def clinic(three: Federation, tmp_path: Path) -> Clinic:
     """A clinic that trained the first round, with three others."""
     clinic = Clinic(three, tmp_path / "clinic")
     clinic.join()
-    clinic.trip()
+    clinic.carry_stick()
     task = three.open()
-    clinic.trip()
+    clinic.carry_stick()
     clinic.download()
     pixels, labels = phantoms.draw(60, 3, size=8, seed=1)
     parts = {"train": slice(0, 30), "val": slice(30, 50), "test": slice(50, 60)}
     arrays = {f"{name}_images": pixels[part] for name, part in parts.items()}
     np.savez(tmp_path / "images.npz", **arrays, **{f"{name}_labels": labels[part] for name, part in parts.items()})
     ordered_training.train(clinic.home, "small", tmp_path / "images.npz", lambda what: None, threads=1)
-    three.play(task)
+    three.send_updates(task)
     return clinic
 
 
@@ -49,7 +49,7 @@ def test_before_the_round_is_merged_a_site_weighs_its_own_nets(clinic: Clinic) -
 
 def test_the_merged_net_is_weighed_as_soon_as_it_has_come(clinic: Clinic, three: Federation, tmp_path: Path) -> None:
     three.aggregate(now=True)
-    clinic.trip()
+    clinic.carry_stick()
     clinic.download()
     exported = export(clinic)
     assert set(exported.facts.figures) == {"own", "merged", "average"}
@@ -67,7 +67,7 @@ def test_a_round_that_was_not_trained_here_cannot_be_exported(clinic: Clinic) ->
 
 def test_evaluate_shows_the_nets_and_figures_that_export_chooses_by(clinic: Clinic, three: Federation) -> None:
     three.aggregate(now=True)
-    clinic.trip()
+    clinic.carry_stick()
     clinic.download()
     evaluation = ordered_training.evaluate(clinic.home, None, nobody, threads=1)
     exported = export(clinic)
@@ -82,7 +82,7 @@ def test_with_locked_keys_and_nobody_there_all_but_the_merged_net_are_measured(
     clinic: Clinic, three: Federation
 ) -> None:
     three.aggregate(now=True)
-    clinic.trip()
+    clinic.carry_stick()
     clinic.download()
     site_keys = keys.load(clinic.home, nobody)
     for path in clinic.home.glob("keys.*"):

@@ -12,7 +12,7 @@ from fedhelp_edge.errors import FedhelpError
 from fedhelp_edge.parcel import parcel
 from fedhelp_edge.site import verified
 from tests.attacks.federation import Federation, SignedParcel
-from tests.command import answer, here
+from tests.command import json_output, run_in_process
 
 
 def keep(path: Path, signed: SignedParcel, *signers: Ed25519PrivateKey) -> Path:
@@ -72,8 +72,10 @@ def test_inspect_trusts_the_coordinator_of_the_federation_and_nobody_elses(
 ) -> None:
     keep(tmp_path / "theirs.fhx", federation.roster(3), federation.coordinator)
     keep(tmp_path / "stranger.fhx", federation.roster(3), Ed25519PrivateKey.generate())
-    assert answer(here("inspect", "theirs.fhx", "--home", home, "--json", home=tmp_path))["trusted"] is True
-    report = answer(here("inspect", "stranger.fhx", "--home", home, "--json", home=tmp_path))
+    assert (
+        json_output(run_in_process("inspect", "theirs.fhx", "--home", home, "--json", home=tmp_path))["trusted"] is True
+    )
+    report = json_output(run_in_process("inspect", "stranger.fhx", "--home", home, "--json", home=tmp_path))
     assert report["trusted"] is False
     assert report["why"].startswith("E_SIGNER_UNKNOWN: ")
 

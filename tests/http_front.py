@@ -30,7 +30,7 @@ BYTES = {**TUS, "Content-Type": "application/offset+octet-stream"}
 
 
 @dataclass(frozen=True)
-class Answer:
+class FrontAnswer:
     status: int
     headers: Mapping[str, str]
     body: bytes
@@ -41,14 +41,14 @@ class Answer:
 
     @property
     def code(self) -> str:
-        """The code of a refusal, which has the form that every refusal has."""
+        """The error code; checks that the body is a whole problem document."""
         assert self.headers["content-type"] == "application/problem+json", self
-        said = self.json
-        assert said["status"] == self.status
-        assert said["detail"]
-        assert said["remedy"]
+        problem = self.json
+        assert problem["status"] == self.status
+        assert problem["detail"]
+        assert problem["remedy"]
         assert "Traceback" not in self.body.decode()
-        return str(said["code"])
+        return str(problem["code"])
 
     @property
     def offset(self) -> int:
@@ -63,7 +63,7 @@ class Client:
 
     def ask(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
-    ) -> Answer:
+    ) -> FrontAnswer:
         connection: http.client.HTTPConnection
         if self._trust:
             connection = http.client.HTTPSConnection("localhost", self.port, timeout=60, context=self._trust)
@@ -71,70 +71,72 @@ class Client:
             connection = http.client.HTTPConnection("127.0.0.1", self.port, 60, self._source)
         try:
             connection.request(method, path, body, dict(headers or {}))
-            found = connection.getresponse()
-            return Answer(found.status, {k.lower(): v for k, v in found.getheaders()}, found.read())
+            response = connection.getresponse()
+            return FrontAnswer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
         finally:
             connection.close()
 
     # --- uploads -------------------------------------------------------------------------------------------------
-    def begin(self, path: Path, first: int | None = None, **headers: str) -> Answer:
+    def begin(self, path: Path, first: int | None = None, **headers: str) -> FrontAnswer:
         """Create an upload from the prologue, or from the first bytes of the file."""
         data = path.read_bytes()
         head = data[: prologue(data) if first is None else first]
         return self.ask("POST", "/v1/uploads", head, {**BYTES, "Upload-Length": str(len(data)), **headers})
 
-    def go_on(self, hash_: str, offset: int, data: bytes) -> Answer:
+    def append(self, hash_: str, offset: int, data: bytes) -> FrontAnswer:
         return self.ask("PATCH", f"/v1/uploads/{hash_}", data, {**BYTES, "Upload-Offset": str(offset)})
 
-    def where(self, hash_: str) -> Answer:
+    def offset_of(self, hash_: str) -> FrontAnswer:
         return self.ask("HEAD", f"/v1/uploads/{hash_}", headers=TUS)
 
-    def send(self, path: Path, chunk: int = 256 << 10) -> Answer:
-        """A whole upload, as patient as a client should be."""
+    def send(self, path: Path, chunk: int = 256 << 10) -> FrontAnswer:
+        """Uploads a whole file and waits when the front says so."""
         data = path.read_bytes()
-        answer = self.patient(lambda: self.begin(path))
+        answer = self.retry_while_busy(lambda: self.begin(path))
         while answer.status < 300 and answer.offset < len(data):
-            at = answer.offset
-            answer = self.patient(lambda at=at: self.go_on(path.stem, at, data[at : at + chunk]))
+            offset = answer.offset
+            answer = self.retry_while_busy(
+                lambda offset=offset: self.append(path.stem, offset, data[offset : offset + chunk])
+            )
         return answer
 
-    def patient(self, ask: Any) -> Answer:
+    def retry_while_busy(self, ask: Any) -> FrontAnswer:
         while True:
-            answer: Answer = ask()
+            answer: FrontAnswer = ask()
             if answer.status != 429 or "retry-after" not in answer.headers:
                 return answer
             time.sleep(float(answer.headers["retry-after"]))
 
-    # --- private reads -------------------------------------------------------------------------------------------
+    # --- signed reads -------------------------------------------------------------------------------------------
     def nonce(self) -> str:
         return self.ask("GET", "/v1/current").headers["fedhelp-nonce"]
 
     def signature(self, keys: Keys, nonce: str, method: str, path: str, **other: str) -> dict[str, str]:
-        said = {
+        request = {
             "body_sha256": hashlib.sha256(b"").hexdigest(), "federation": self.federation, "method": method,
             "nonce": nonce, "path": path, **other,
         }  # fmt: skip
-        message = json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
+        message = json.dumps(request, sort_keys=True, separators=(",", ":")).encode()
         armor = sshsig.sign(message, keys.sign, "request.v1.fedhelp-edge")
         blob = "".join(armor.splitlines()[1:-1])
         base64.b64decode(blob, validate=True)
         return {"Authorization": f'SSHSIG nonce="{nonce}", signature="{blob}"'}
 
-    def read(self, keys: Keys, path: str, method: str = "GET", **headers: str) -> Answer:
+    def read(self, keys: Keys, path: str, method: str = "GET", **headers: str) -> FrontAnswer:
         return self.ask(method, path, headers={**self.signature(keys, self.nonce(), method, path), **headers})
 
-    def listed(self, keys: Keys) -> dict[str, list[str]]:
-        """The hashes that a site may need, by kind."""
+    def current_hashes(self, keys: Keys) -> dict[str, list[str]]:
+        """Hashes of the parcels that a site may need, by kind."""
         answer = self.read(keys, "/v1/current")
         assert answer.status == 200, answer
-        found: dict[str, list[str]] = {}
-        for one in answer.json["parcels"]:
-            found.setdefault(one["kind"], []).append(one["hash"])
-        return found
+        hashes: dict[str, list[str]] = {}
+        for parcel in answer.json["parcels"]:
+            hashes.setdefault(parcel["kind"], []).append(parcel["hash"])
+        return hashes
 
 
 def prologue(data: bytes) -> int:
-    """Where the payload begins: behind the last signature."""
+    """The offset of the payload: behind the last signature."""
     end = b"-----END SSH SIGNATURE-----\n"
     return data.index(end) + len(end)
 
@@ -147,7 +149,7 @@ def running(
     key: Path | None = None,
     access: dashboard.DashboardAccess | None = None,
 ) -> Iterator[int]:
-    """A front in a thread of its own; the port that it listens at."""
+    """Runs a front in a thread; gives its port."""
     server = process.build_server(home, limits or Limits(), access or dashboard.DashboardAccess(), cert, key)
     with process.open_listener("127.0.0.1", 0) as sock:
         port: int = sock.getsockname()[1]
@@ -164,21 +166,21 @@ def running(
 
 
 def raw(port: int, data: bytes, *, seconds: float = 30) -> bytes:
-    """What comes back for any bytes whatever."""
-    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as line:
-        line.sendall(data)
-        found = b""
-        while part := line.recv(65536):
-            found += part
-            head, _, rest = found.partition(b"\r\n\r\n")
+    """Sends raw bytes; returns the response."""
+    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
+        connection.sendall(data)
+        received = b""
+        while part := connection.recv(65536):
+            received += part
+            head, _, rest = received.partition(b"\r\n\r\n")
             if b"content-length: " in head and len(rest) >= int(head.split(b"content-length: ")[1].split(b"\r\n")[0]):
                 break
-        return found
+        return received
 
 
 @dataclass
-class Process:
-    """A front in a process of its own, as 'fedhelp-coordinator serve' starts it."""
+class FrontProcess:
+    """A front that runs as 'fedhelp-coordinator serve' starts it, in a process of its own."""
 
     popen: subprocess.Popen[str]
     port: int
@@ -195,15 +197,15 @@ class Process:
 
 
 @contextmanager
-def serving(home: Path, cert: Path | None = None, key: Path | None = None) -> Iterator[Process]:
+def serving(home: Path, cert: Path | None = None, key: Path | None = None) -> Iterator[FrontProcess]:
     tls = ["--tls-cert", str(cert), "--tls-key", str(key)] if cert else []
     command = [*COORDINATOR, "serve", "--home", str(home), "--port", "0", "--json", *tls]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     popen = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     try:
         assert popen.stdout
-        said = json.loads(popen.stdout.readline())
-        process = Process(popen, int(said["url"].rsplit(":", 1)[1]), said["dashboard"])
+        started = json.loads(popen.stdout.readline())
+        process = FrontProcess(popen, int(started["url"].rsplit(":", 1)[1]), started["dashboard"])
         trust = ssl.create_default_context(cafile=str(cert)) if cert else None
         while True:  # it listens before it answers
             try:

@@ -1,4 +1,4 @@
-"""A bad network on loopback: a proxy that cuts, resets, corrupts, repeats and delays what passes through it."""
+"""A proxy on loopback that cuts, resets, corrupts, repeats and delays connections."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _NEVER = 1 << 60
 
 
 @dataclass(frozen=True)
-class Fate:
-    """What happens to one connection; a place counts bytes on their way to the server, or back."""
+class Fault:
+    """What happens to one connection; offsets count bytes to the server, or of its response."""
 
     cut: int = _NEVER
     cut_answer: int = _NEVER
@@ -25,9 +25,9 @@ class Fate:
     pause: float = 0.0  # before every few bytes
 
 
-class Network:
-    def __init__(self, port: int, fates: Iterator[Fate]) -> None:
-        self._to, self._fates = port, fates
+class FaultyProxy:
+    def __init__(self, port: int, faults: Iterator[Fault]) -> None:
+        self._to, self._fates = port, faults
         self.port = 0
         self._stop: asyncio.Future[None] | None = None
 
@@ -44,18 +44,18 @@ class Network:
         self._stop.get_loop().call_soon_threadsafe(self._stop.set_result, None)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        fate = next(self._fates, Fate())
+        fault = next(self._fates, Fault())
         seen = bytearray()
         with suppress(OSError), ExitStack() as ends:
-            ends.callback(_close, writer, reset=fate.reset)
+            ends.callback(_close, writer, reset=fault.reset)
             back, forth = await asyncio.open_connection("127.0.0.1", self._to)
-            ends.callback(_close, forth, reset=fate.reset)
-            ways = (_pump(reader, forth, fate, fate.cut, seen), _pump(back, writer, fate, fate.cut_answer))
+            ends.callback(_close, forth, reset=fault.reset)
+            ways = (_pump(reader, forth, fault, fault.cut, seen), _pump(back, writer, fault, fault.cut_answer))
             tasks = [asyncio.ensure_future(way) for way in ways]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 task.cancel()
-        if fate.again:
+        if fault.again:
             with suppress(OSError), ExitStack() as ends:
                 back, forth = await asyncio.open_connection("127.0.0.1", self._to)
                 ends.callback(_close, forth, reset=False)
@@ -64,18 +64,18 @@ class Network:
 
 
 async def _pump(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, fate: Fate, cut: int, seen: bytearray | None = None
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, fault: Fault, cut: int, seen: bytearray | None = None
 ) -> None:
-    at = 0
+    offset = 0
     with suppress(OSError):
-        while at < cut and (data := await reader.read(min(cut - at, 1 << 16 if not fate.pause else 4096))):
+        while offset < cut and (data := await reader.read(min(cut - offset, 1 << 16 if not fault.pause else 4096))):
             if seen is not None:
                 seen += data
-                if at <= fate.corrupt < at + len(data):
-                    place = fate.corrupt - at
-                    data = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
-            at += len(data)
-            await asyncio.sleep(fate.pause)
+                if offset <= fault.corrupt < offset + len(data):
+                    index = fault.corrupt - offset
+                    data = data[:index] + bytes([data[index] ^ 1]) + data[index + 1 :]
+            offset += len(data)
+            await asyncio.sleep(fault.pause)
             writer.write(data)
             await writer.drain()
 
@@ -89,14 +89,14 @@ def _close(writer: asyncio.StreamWriter, *, reset: bool) -> None:
 
 
 @contextmanager
-def network(port: int, fates: Iterator[Fate]) -> Iterator[int]:
-    """The port at which the one at `port` is reached badly: each connection has the next fate, then good luck."""
-    bad, started = Network(port, fates), threading.Event()
-    thread = threading.Thread(target=lambda: asyncio.run(bad.run(started)))
+def proxy_to(port: int, faults: Iterator[Fault]) -> Iterator[int]:
+    """Starts a proxy to `port` and gives its own port. Each connection has the next fault; later ones have none."""
+    proxy, started = FaultyProxy(port, faults), threading.Event()
+    thread = threading.Thread(target=lambda: asyncio.run(proxy.run(started)))
     thread.start()
     started.wait()
     try:
-        yield bad.port
+        yield proxy.port
     finally:
-        bad.stop()
+        proxy.stop()
         thread.join()

@@ -1,4 +1,4 @@
-"""A person at a site and one at a hub, with a stick between them: commands as they are typed."""
+"""One person at a site and one at a hub who exchange a stick: runs the command lines that they type."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import TypeVar
 from fedhelp_edge import errors
 from tests import command
 
-Done = subprocess.CompletedProcess[str]
-D = TypeVar("D", bound="Desk")
+Completed = subprocess.CompletedProcess[str]
+Copied = TypeVar("D", bound="SiteAndHub")
 
 
 def first_plan(classes: Sequence[str], name: str = "test") -> str:
-    """The plan of two quick rounds that one site alone can play."""
+    """A plan of two short rounds that a single site can complete."""
     return f"""
 name = {json.dumps(name)}
 classes = {json.dumps(list(classes))}
@@ -33,31 +33,31 @@ quorum = 1
 """
 
 
-class Desk:
+class SiteAndHub:
     def __init__(self, folder: Path, plan: str, *, locked: bool = True) -> None:
-        """Keys that are not `locked` have no passphrase, which saves the time of working at it."""
+        """Without `locked`, keys have no passphrase, which saves the time of deriving a key from it."""
         self.folder, self.stick, self.locked = folder, folder / "stick", locked
         self.stick.mkdir()
         (folder / "plan.toml").write_text(plan)
         (folder / "pass").write_text("four quiet words here\n")
         (folder / "pass").chmod(0o600)
 
-    def site(self, *words: str | Path) -> Done:
-        return self.type("site", command.SITE, words)
+    def site(self, *words: str | Path) -> Completed:
+        return self.run("site", command.SITE, words)
 
-    def hub(self, *words: str | Path) -> Done:
-        return self.type("hub", command.COORDINATOR, words)
+    def hub(self, *words: str | Path) -> Completed:
+        return self.run("hub", command.COORDINATOR, words)
 
-    def type(self, home: str, program: tuple[str, ...], words: tuple[str | Path, ...]) -> Done:
+    def run(self, home: str, program: tuple[str, ...], words: tuple[str | Path, ...]) -> Completed:
         env = {"FEDHELP_HOME": str(self.folder / home)}
         if self.locked:
             env["FEDHELP_PASSPHRASE_FILE"] = str(self.folder / "pass")
         elif words[0] in ("init", "join"):
             words = (*words, "--no-passphrase")
-        return command.here(*words, home=self.folder, program=program, env=env)
+        return command.run_in_process(*words, home=self.folder, program=program, env=env)
 
-    def lent(self: D, folder: Path) -> D:
-        """The same in another folder, from where it goes its own way; what travels needs --via there."""
+    def copy_to(self: Copied, folder: Path) -> Copied:
+        """Copies both homes into another folder; commands that travel need --via there."""
         other = copy.copy(self)
         other.folder, other.stick = folder, folder / "stick"
         shutil.copytree(self.folder, folder)
@@ -65,27 +65,27 @@ class Desk:
 
     def join(self, tier: str = "small") -> None:
         for step in (("init", "--plan", "plan.toml"), ("invite", "A", "--tier", tier, "--out", "a.invite")):
-            works(self.hub(*step))
-        works(self.site("join", "a.invite", "--via", self.stick))
-        works(self.hub("exchange", self.stick))
+            succeeds(self.hub(*step))
+        succeeds(self.site("join", "a.invite", "--via", self.stick))
+        succeeds(self.hub("exchange", self.stick))
 
 
-def works(done: Done) -> Done:
+def succeeds(done: Completed) -> Completed:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done
 
 
-def lists(done: Done, code: str, hint: str) -> None:
-    """It works, and lists something that was refused with this code, and below it the hint."""
-    lines = iter(works(done).stdout.splitlines())
+def lists_refusal(done: Completed, code: str, hint: str) -> None:
+    """Checks that the command succeeds and lists a refusal with this code and, below it, the hint."""
+    lines = iter(succeeds(done).stdout.splitlines())
     assert any(code in line for line in lines), done.stdout
     assert hint in next(lines)
     assert hint in errors.remedy_of(code)
 
 
-def fails(done: Done, code: str, hint: str) -> None:
-    """It fails with this code, and the hint says this."""
-    assert command.refusal(done) == code
+def fails_with(done: Completed, code: str, hint: str) -> None:
+    """Checks that the command fails with this code and that its hint contains this text."""
+    assert command.error_code(done) == code
     assert hint in next(line for line in done.stderr.splitlines() if line.startswith("hint: "))
     assert code in {kind.code for kind in errors.tree()}
