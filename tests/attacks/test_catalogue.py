@@ -44,6 +44,12 @@ def test_the_threat_model_names_only_what_is_tested() -> None:
         assert (ROOT / path).exists(), path
 
 
+def test_no_number_of_a_threat_stands_twice() -> None:
+    numbers = re.findall(r"^\| (T\d\d) \|", (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8"), re.M)
+    assert len(numbers) > 40
+    assert len(set(numbers)) == len(numbers)
+
+
 def test_the_page_of_attacks_names_a_test_for_each_and_each_is_there() -> None:
     attacks = re.split(r"^## \d+\. ", (ROOT / "docs" / "attacks.md").read_text(encoding="utf-8"), flags=re.M)[1:]
     assert len(attacks) == 17
