@@ -26,7 +26,7 @@ class Clinic(SiteAndHub):
         arrays |= {f"{name}_labels": labels[part] for name, part in parts.items()}
         np.savez(folder / "images.npz", **arrays)
 
-    def does(self, *words: str | Path) -> str:
+    def run_site(self, *words: str | Path) -> str:
         return succeeds(self.site(*words)).stdout
 
     def carry_stick(self) -> None:
@@ -51,31 +51,31 @@ def test_a_clinics_first_round_over_a_stick(tmp_path: Path) -> None:
     clinic.carry_stick()
     succeeds(clinic.hub("open"))
     clinic.carry_stick()
-    assert "new: task for round 1" in clinic.does("download")
+    assert "new: task for round 1" in clinic.run_site("download")
     assert clinic.state == "ready"
     assert command.error_code(clinic.site("distill", "images.npz")) == "E_TIER"
 
-    assert "trained: 24 images" in clinic.does("train", "images.npz")
+    assert "trained: 24 images" in clinic.run_site("train", "images.npz")
     assert clinic.state == "trained"
-    assert "accuracy" in clinic.does("evaluate")
-    assert "  chosen" in clinic.does("export", "--out", "model.onnx")
-    assert "answer" in clinic.does("predict", "model.onnx", "images.npz")
-    assert "trusted    yes" in clinic.does("inspect", "model.onnx")
-    assert "parcels sent: 1" in clinic.does("upload")
+    assert "accuracy" in clinic.run_site("evaluate")
+    assert "  chosen" in clinic.run_site("export", "--out", "model.onnx")
+    assert "answer" in clinic.run_site("predict", "model.onnx", "images.npz")
+    assert "trusted    yes" in clinic.run_site("inspect", "model.onnx")
+    assert "parcels sent: 1" in clinic.run_site("upload")
     assert clinic.state == "sent"
 
     clinic.carry_stick()
     assert command.json_output(clinic.hub("aggregate", "--json"))["accepted"] == ["site-001"]
     clinic.carry_stick()
-    clinic.does("download")
+    clinic.run_site("download")
     status = command.json_output(clinic.site("status", "--json"))
     assert status["receipts"] == [{"round": "1", "state": "accepted", "code": "", "cause": ""}]
     assert status["outbox"] == []
 
     succeeds(clinic.hub("open"))
     clinic.carry_stick()
-    clinic.does("download")
-    clinic.does("train")  # the images are remembered
-    clinic.does("upload")
+    clinic.run_site("download")
+    clinic.run_site("train")  # the path of the images is remembered
+    clinic.run_site("upload")
     clinic.carry_stick()
     assert command.json_output(clinic.hub("aggregate", "--json"))["round"] == 2

@@ -19,7 +19,7 @@ from tests.site_and_hub import SiteAndHub, succeeds
 
 
 class Coordinator(SiteAndHub):
-    """A coordinator's desk, and clinics that draw their shares."""
+    """A coordinator who types commands, and clinics that draw their updates."""
 
     def ask(self, *words: str | Path) -> dict[str, Any]:
         return command.json_output(succeeds(self.hub(*words, "--json")))
@@ -30,7 +30,7 @@ class Coordinator(SiteAndHub):
         return self.joins(invite, number)
 
     def joins(self, invite_path: Path, number: int = 1) -> SimulatedClinic:
-        """A clinic puts its request on the stick."""
+        """Puts a clinic's request on the stick."""
         invite_file = json.loads(invite_path.read_text())
         first = self.folder / "charter.fhx"
         first.write_bytes(base64.b64decode(invite_file["charters"][0]))
@@ -56,7 +56,7 @@ class Coordinator(SiteAndHub):
 
 @pytest.fixture(scope="module")
 def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Coordinator:
-    coordinator = Coordinator(tmp_path_factory.mktemp("desk"), PLAN.replace("rounds = 12", "rounds = 2"))
+    coordinator = Coordinator(tmp_path_factory.mktemp("coordinator"), PLAN.replace("rounds = 12", "rounds = 2"))
     (coordinator.stick / "to-coordinator").mkdir()
     return coordinator
 
@@ -99,7 +99,7 @@ def test_two_rounds_over_a_stick_as_typed(coordinator: Coordinator) -> None:
     assert "3 updates" in succeeds(coordinator.site("audit", "round-2")).stdout
 
 
-def test_a_stolen_pc_is_shut_out_and_its_work_undone(coordinator: Coordinator) -> None:
+def test_a_site_with_a_stolen_pc_is_revoked_and_its_updates_are_removed(coordinator: Coordinator) -> None:
     coordinator.ask("revoke", "site-002", "--since-round", "1", "--reason", "PC stolen")
     assert [site["status"] for site in coordinator.ask("roster")["sites"]] == ["active", "revoked", "active"]
     reaggregated = coordinator.ask("reaggregate", "--without", "site-002", "--archive-key", coordinator.folder / "root")
@@ -108,7 +108,7 @@ def test_a_stolen_pc_is_shut_out_and_its_work_undone(coordinator: Coordinator) -
     assert reaggregated["merged_sha256"] != audited["merged_sha256"]
 
 
-def test_a_hub_comes_back_from_its_backup_with_the_root_key(coordinator: Coordinator) -> None:
+def test_a_hub_is_restored_from_its_backup_with_the_root_key(coordinator: Coordinator) -> None:
     words = (
         "restore",
         coordinator.folder / "hub.tar",
@@ -121,14 +121,14 @@ def test_a_hub_comes_back_from_its_backup_with_the_root_key(coordinator: Coordin
     assert command.error_code(coordinator.hub(*words)) == "E_FILE_EXISTS"
 
 
-def test_what_is_not_there_is_said_with_a_remedy(coordinator: Coordinator) -> None:
+def test_commands_for_missing_things_fail_with_a_remedy(coordinator: Coordinator) -> None:
     assert command.error_code(coordinator.hub("status", "--home", "nowhere")) == "E_HUB"
     assert command.error_code(coordinator.hub("approve", "site-009")) == "E_SITE"
     assert command.error_code(coordinator.hub("review", "site-001", "--release")) == "E_STATE"
     assert command.error_code(coordinator.hub("open")) == "E_STATE"
 
 
-def test_the_unattended_coordinator_plays_all_rounds_by_itself(tmp_path: Path) -> None:
+def test_the_unattended_coordinator_completes_all_rounds(tmp_path: Path) -> None:
     from server_ref.admin import unattended
 
     three = federation.Federation(tmp_path, PLAN.replace("rounds = 12", "rounds = 2"))

@@ -29,7 +29,7 @@ PASSPHRASE = "amber violin sketch lemon"
 
 @pytest.fixture
 def coordinator(tmp_path: Path) -> Iterator[Coordinator]:
-    """Nobody names a passphrase file here."""
+    """A coordinator without a passphrase file."""
     coordinator = Coordinator(tmp_path, PLAN, locked=False)
     (coordinator.stick / "to-coordinator").mkdir()
     yield coordinator
@@ -43,34 +43,34 @@ def asks(screen: Terminal, *prompts: str, answer: str = PASSPHRASE) -> None:
         screen.types(answer)
 
 
-def at(coordinator: Coordinator, *words: str | Path) -> AbstractContextManager[Terminal]:
+def terminal_of(coordinator: Coordinator, *words: str | Path) -> AbstractContextManager[Terminal]:
     return terminal.running(
         *words, home=coordinator.folder, program=COORDINATOR, FEDHELP_HOME=str(coordinator.folder / "hub")
     )
 
 
-def test_a_round_from_init_to_review_asks_for_the_passphrase_when_it_is_made_and_once_more(
+def test_a_round_from_init_to_review_asks_for_the_passphrase_at_init_and_once_at_unlock(
     coordinator: Coordinator,
 ) -> None:
     new = ("new passphrase: ", "Repeat for confirmation: ")
-    with at(coordinator, "init", "--plan", "plan.toml") as screen:
+    with terminal_of(coordinator, "init", "--plan", "plan.toml") as screen:
         asks(screen, *new, answer="secret")
         screen.sees("E_PASSPHRASE_WEAK")
         assert screen.ends() == 1
-    with at(coordinator, "init", "--plan", "plan.toml") as screen:
+    with terminal_of(coordinator, "init", "--plan", "plan.toml") as screen:
         asks(screen, *new)
         assert screen.ends() == 0, screen.screen
         assert PASSPHRASE not in screen.screen
-    with at(coordinator, "init", "--plan", "plan.toml") as screen:
+    with terminal_of(coordinator, "init", "--plan", "plan.toml") as screen:
         assert screen.ends() == 1
         assert "E_FILE_EXISTS" in screen.screen
         assert "passphrase: " not in screen.screen
-    with at(coordinator, "unlock") as screen:
+    with terminal_of(coordinator, "unlock") as screen:
         asks(screen, "coordinator's passphrase: ", answer="another one")
         assert screen.ends() == 1
         assert "E_PASSPHRASE" in screen.screen
     assert command.error_code(coordinator.hub("requests")) == "E_PASSPHRASE_NEEDED"
-    with at(coordinator, "unlock") as screen:
+    with terminal_of(coordinator, "unlock") as screen:
         asks(screen, "coordinator's passphrase: ")
         assert screen.ends() == 0, screen.screen
 
@@ -84,14 +84,14 @@ def test_a_round_from_init_to_review_asks_for_the_passphrase_when_it_is_made_and
     succeeds(coordinator.hub("exchange", coordinator.stick))
     assert "site-003 quarantined: E_LAZY" in succeeds(coordinator.hub("aggregate", "--now")).stdout
     (odd,) = command.json_output(succeeds(coordinator.hub("review", "--json")))["quarantined"]
-    with at(coordinator, "review", odd["hash"][:12], "--refuse") as screen:
+    with terminal_of(coordinator, "review", odd["hash"][:12], "--refuse") as screen:
         assert screen.ends() == 0, screen.screen
         assert "site-003: refused" in screen.screen
     assert command.json_output(succeeds(coordinator.hub("review", "--json")))["quarantined"] == []
 
     assert "locked" in succeeds(coordinator.hub("lock")).stdout
     assert command.error_code(coordinator.hub("requests")) == "E_PASSPHRASE_NEEDED"
-    with at(coordinator, "requests") as screen:
+    with terminal_of(coordinator, "requests") as screen:
         asks(screen, "coordinator's passphrase: ")
         assert screen.ends() == 0, screen.screen
 
@@ -106,11 +106,11 @@ def locked(coordinator: Coordinator) -> Coordinator:
     return coordinator
 
 
-def test_keys_are_held_for_one_user_one_hub_and_one_time(locked: Coordinator) -> None:
+def test_the_agent_holds_keys_for_one_user_one_hub_and_a_limited_time(locked: Coordinator) -> None:
     folder = locked.folder / "hub" / "coordinator"
     socket_path = agent._socket_path(folder)
-    with socket.socket(socket.AF_UNIX) as left:
-        left.bind(str(socket_path))  # by one that was killed
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(socket_path))  # left by a killed agent
     succeeds(locked.hub("unlock", "--passphrase-file", "pass"))
     assert stat.S_IMODE(socket_path.parent.stat().st_mode) == 0o700
     assert stat.S_IMODE(socket_path.stat().st_mode) & 0o077 == 0
@@ -132,14 +132,14 @@ def test_keys_are_held_for_one_user_one_hub_and_one_time(locked: Coordinator) ->
     assert "nothing was unlocked" in succeeds(locked.hub("lock")).stdout
 
 
-def given_to(user: int, place: Path) -> bytes:
-    """What a socket gives to a process of another user."""
+def keys_given_to(user: int, socket_path: Path) -> bytes:
+    """The keys that an agent's socket gives to a process of another user."""
     os.seteuid(user)
     try:
-        with socket.socket(socket.AF_UNIX) as line:
-            line.connect(str(place))
-            line.sendall(b"give\n")
-            return line.recv(4096)
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(socket_path))
+            connection.sendall(b"give\n")
+            return connection.recv(4096)
     except (ConnectionError, PermissionError):
         return b""
     finally:
@@ -147,27 +147,27 @@ def given_to(user: int, place: Path) -> bytes:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
-def test_another_user_is_given_no_keys_even_by_a_socket_that_anybody_may_open(locked: Coordinator) -> None:
+def test_the_agent_gives_no_keys_to_another_user_even_on_an_open_socket(locked: Coordinator) -> None:
     succeeds(locked.hub("unlock", "--passphrase-file", "pass"))
-    place = agent._socket_path(locked.folder / "hub" / "coordinator")
-    assert given_to(65534, place) == b""
-    assert b"identity" in given_to(0, place)
+    socket_path = agent._socket_path(locked.folder / "hub" / "coordinator")
+    assert keys_given_to(65534, socket_path) == b""
+    assert b"identity" in keys_given_to(0, socket_path)
     with tempfile.TemporaryDirectory(dir="/tmp") as open_to_all:
         Path(open_to_all).chmod(0o755)
-        place = Path(open_to_all) / "open.sock"
-        program = [sys.executable, "-m", "server_ref.admin.agent", str(place), "1"]
+        socket_path = Path(open_to_all) / "open.sock"
+        program = [sys.executable, "-m", "server_ref.admin.agent", str(socket_path), "1"]
         assert subprocess.run(program, input=b"the keys", capture_output=True, check=True).stdout == b"ready\n"
-        place.chmod(0o777)
-        assert given_to(65534, place) == b""
-        assert given_to(0, place) == b"the keys"
-        with socket.socket(socket.AF_UNIX) as line:
-            line.connect(str(place))
-            line.sendall(b"lock\n")
-            assert line.recv(10) == b"locked\n"
+        socket_path.chmod(0o777)
+        assert keys_given_to(65534, socket_path) == b""
+        assert keys_given_to(0, socket_path) == b"the keys"
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(socket_path))
+            connection.sendall(b"lock\n")
+            assert connection.recv(10) == b"locked\n"
 
 
 @pytest.mark.skipif(Path(f"/run/user/{os.getuid()}").is_dir(), reason="the system keeps a folder for this user")
-def test_a_folder_that_others_may_enter_holds_no_keys(
+def test_the_agent_stores_no_keys_in_a_folder_that_others_can_enter(
     locked: Coordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

@@ -1,5 +1,5 @@
-"""Two rounds of a real site among others, over a network that breaks, with a PC that is killed, a stale share, a site
-that comes late, one that leaves, a coordinator who goes back to an old backup: the model is that of quiet rounds."""
+"""Two rounds of a real site among others with a bad network, kills, a stale update, a late site, a site that leaves,
+and a hub restored from an old backup: the model equals that of undisturbed rounds."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ STATES = {
 
 
 def bad_luck(draw: random.Random) -> Iterator[Fault]:
-    """One connection in two is cut somewhere, on its way there or back."""
+    """Cuts about half of the connections, in the request or in the response."""
     while True:
         offset = draw.randrange(0, 400_000)
-        fates = Fault(cut=offset), Fault(cut_answer=offset), Fault(cut=offset, reset=True)
-        yield draw.choice([*fates, Fault(), Fault(), Fault()])
+        faults = Fault(cut=offset), Fault(cut_answer=offset), Fault(cut=offset, reset=True)
+        yield draw.choice([*faults, Fault(), Fault(), Fault()])
 
 
 class Life:
@@ -46,9 +46,9 @@ class Life:
         self.three, self.clinic, self._draw, self._deaths = three, clinic, draw, deaths
 
     def sync(self, kills: int) -> None:
-        """The site's sync, killed so many times and then left in peace until it has reached the coordinator."""
-        with http_front.running(self.three.folder / "hub") as port, self._line(port) as chaos_port:
-            connection.save(self.clinic.home, url=f"http://127.0.0.1:{chaos_port}")
+        """Runs the site's sync, kills it so many times, then repeats it until it has reached the coordinator."""
+        with http_front.running(self.three.folder / "hub") as port, self._line(port) as proxy_port:
+            connection.save(self.clinic.home, url=f"http://127.0.0.1:{proxy_port}")
             for _ in range(kills if self._deaths else 0):
                 process = self._start()
                 try:
@@ -59,7 +59,7 @@ class Life:
                 site_state = status.status(self.clinic.home)
                 assert site_state["state"] in STATES
                 assert site_state["next"].startswith("fedhelp-edge ")
-            for _ in range(5):  # what cannot be reached now is tried again
+            for _ in range(5):  # an unreachable coordinator is tried again
                 process = self._start()
                 out, err = process.communicate(timeout=200)
                 assert process.returncode == 0, out + err
@@ -71,8 +71,8 @@ class Life:
     @contextmanager
     def _line(self, port: int) -> Iterator[int]:
         if self._deaths:
-            with proxy_to(port, bad_luck(self._draw)) as bad:
-                yield bad
+            with proxy_to(port, bad_luck(self._draw)) as proxy_port:
+                yield proxy_port
         else:
             yield port
 
@@ -88,21 +88,21 @@ class Life:
 
 
 def live(three: Federation, clinic: Clinic, tmp_path: Path, draw: random.Random, deaths: int) -> str:
-    """What becomes of it; `deaths` in each of five syncs, and with any the coordinator goes back once."""
+    """Plays two rounds and returns the model's hash; `deaths` kills in each sync, and with any a restore of the hub."""
     life = Life(three, clinic, draw, deaths)
     membership.join(clinic.home, membership.read_invite_file(clinic.invite), "we", lambda: None)
     life.sync(deaths)
     three.judge()
     assert life.state == status.JOINING
 
-    if deaths:  # a round that the coordinator will know nothing of
+    if deaths:  # a round that the restored hub does not know
         recovery.backup(three.hub, tmp_path / "backup.tar")
         three.send_updates(three.open())
         life.sync(deaths)
         three.aggregate()
         life.sync(deaths)
         assert life.state == status.JUDGED
-        back(three, tmp_path / "backup.tar")
+        restore(three, tmp_path / "backup.tar")
 
     first = three.open()
     life.sync(deaths)
@@ -128,8 +128,8 @@ def live(three: Federation, clinic: Clinic, tmp_path: Path, draw: random.Random,
     return str(outcome["merged_sha256"])
 
 
-def back(three: Federation, backup: Path) -> None:
-    """The hub's disk died; what the backup does not have never was."""
+def restore(three: Federation, backup: Path) -> None:
+    """Restores the hub from a backup, as after the loss of its disk."""
     root = keys.load(three.folder / "hub" / "root", nobody)
     three.hub.database.close()
     (three.folder / "hub").rename(three.folder / "died")
@@ -138,7 +138,7 @@ def back(three: Federation, backup: Path) -> None:
     three.coordinator_keys = three.hub.coordinator_keys(nobody)
 
 
-def test_two_hard_rounds_end_with_the_model_of_two_quiet_ones(
+def test_two_disturbed_rounds_end_with_the_model_of_two_undisturbed_ones(
     three: Federation, tmp_path: Path, effort: Callable[[int, int], int]
 ) -> None:
     quiet = three.copy_to(tmp_path / "quiet")

@@ -1,5 +1,5 @@
-"""A coordinator and a clinic at real terminals, with passphrases that are really typed, over HTTP: from `init` to
-the merged model. Somebody who overheard the code asks as well, and stays outside."""
+"""A coordinator and a clinic at real terminals, with typed passphrases, over HTTP: from `init` to the merged model.
+A thief who overheard the invite's code asks to join as well and is not admitted."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from tests.terminal import Terminal
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals of this kind")
 pytest.importorskip("torch")
 
-THEIRS, OWN = "amber violin sketch lemon", "a passphrase of my own, äöü"
+COORDINATOR_PASSPHRASE, CLINIC_PASSPHRASE = "amber violin sketch lemon", "a passphrase of my own, äöü"
 QUICK = "[training]\nepochs = 1\nbatch = 32\nyardstick = false\n"
 
 
 class Both:
     def __init__(self, folder: Path) -> None:
         self.office, self.clinic = folder / "office", folder / "clinic"
-        for place in (self.office, self.clinic):
-            place.mkdir()
+        for home in (self.office, self.clinic):
+            home.mkdir()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = str(free.getsockname()[1])
@@ -39,14 +39,14 @@ class Both:
         return terminal.running(*words, home=self.office, program=COORDINATOR)
 
     def at_office(self, *words: str) -> str:
-        """A coordinator's command, for which nothing is typed any more."""
+        """Runs a coordinator's command that asks for nothing once unlocked."""
         with self.hub(*words) as screen:
             assert screen.ends() == 0, screen.screen
             return screen.screen
 
     def at_clinic(self, *words: str) -> str:
-        """A clinic's command that asks for the passphrase."""
-        return terminal.unlocks(OWN, *words, home=self.clinic)
+        """Runs a clinic's command that asks for the passphrase."""
+        return terminal.unlocks(CLINIC_PASSPHRASE, *words, home=self.clinic)
 
 
 @pytest.fixture
@@ -61,11 +61,11 @@ def test_a_first_round_with_both_sides_typed(both: Both) -> None:
     with both.hub("init", "--plan", "plan.toml", "--url", f"http://127.0.0.1:{both.port}") as screen:
         for prompt in ("new passphrase: ", "Repeat for confirmation: "):
             screen.sees(prompt)
-            screen.types(THEIRS)
+            screen.types(COORDINATOR_PASSPHRASE)
         assert screen.ends() == 0, screen.screen
     with both.hub("unlock") as screen:
         screen.sees("coordinator's passphrase: ")
-        screen.types(THEIRS)
+        screen.types(COORDINATOR_PASSPHRASE)
         assert screen.ends() == 0, screen.screen
     invited = both.at_office("invite", "Clinic", "--tier", "small")
     join = re.search(r"'fedhelp-edge (join FH1\S+ --url \S+)'", invited)
@@ -76,7 +76,7 @@ def test_a_first_round_with_both_sides_typed(both: Both) -> None:
         with terminal.running(*join[1].split(), "--own", home=both.clinic) as screen:
             for prompt in ("new passphrase: ", "Repeat for confirmation: "):
                 screen.sees(prompt)
-                screen.types(OWN)
+                screen.types(CLINIC_PASSPHRASE)
             words = screen.line("words: ")
             screen.sees("next: 'fedhelp-edge download --url ")
             assert screen.ends() == 0, screen.screen

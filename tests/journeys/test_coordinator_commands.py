@@ -1,5 +1,4 @@
-"""The coordinator's commands as a person meets them: what is checked before it is done, what is said, and what is typed
-next."""
+"""The coordinator's commands as a person uses them: checks before actions, messages, and next steps."""
 
 from __future__ import annotations
 
@@ -25,22 +24,22 @@ def people(tmp_path: Path) -> SiteAndHub:
     return people
 
 
-def listed(people: SiteAndHub) -> dict[str, str]:
+def invite_states(people: SiteAndHub) -> dict[str, str]:
     invites = command.json_output(succeeds(people.hub("invites", "--json")))["invites"]
     return {invite["site"]: invite["state"] for invite in invites}
 
 
 # --- invites ------------------------------------------------------------------------------------------------------
-def test_an_invite_is_there_with_its_file_or_not_at_all(people: SiteAndHub) -> None:
+def test_an_invite_exists_with_its_file_or_not_at_all(people: SiteAndHub) -> None:
     for out, code in (("no/a.invite", "E_FILE_MISSING"), ("plan.toml", "E_FILE_EXISTS")):
         assert command.error_code(people.hub("invite", "A", "--tier", "small", "--out", out)) == code
     (people.folder / "b.invite.png").touch()
     assert command.error_code(people.hub("invite", "A", "--tier", "small", "--out", "b.invite")) == "E_FILE_EXISTS"
     assert not (people.folder / "b.invite").exists()
-    assert listed(people) == {}
+    assert invite_states(people) == {}
 
 
-def test_without_the_package_that_draws_an_invite_is_written_all_the_same(
+def test_an_invite_is_written_without_the_package_that_draws_qr_codes(
     people: SiteAndHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "segno", None)
@@ -54,20 +53,20 @@ def test_without_the_package_that_draws_an_invite_is_written_all_the_same(
 
 def test_invites_are_listed_and_cancelled(people: SiteAndHub) -> None:
     for name in ("A", "B", "B"):
-        done = succeeds(people.hub("invite", name, "--tier", "small", "--out", f"{len(listed(people))}.invite"))
+        done = succeeds(people.hub("invite", name, "--tier", "small", "--out", f"{len(invite_states(people))}.invite"))
     assert "site-002 has another invite for 'B' (open)" in done.stderr
     fails_with(people.hub("invites", "--cancel", "B"), "E_AMBIGUOUS", "by its listed id")
     succeeds(people.hub("invites", "--cancel", "site-003"))
-    assert listed(people) == {"site-001": "open", "site-002": "open", "site-003": "cancelled"}
+    assert invite_states(people) == {"site-001": "open", "site-002": "open", "site-003": "cancelled"}
     for number, home in ((0, "one"), (2, "two")):
         succeeds(people.site("join", f"{number}.invite", "--via", people.stick, "--home", home))
     assert "E_INVITE_UNKNOWN" in succeeds(people.hub("exchange", people.stick)).stdout
-    assert listed(people) == {"site-001": "used", "site-002": "open", "site-003": "cancelled"}
+    assert invite_states(people) == {"site-001": "used", "site-002": "open", "site-003": "cancelled"}
     fails_with(people.hub("invites", "--cancel", "site-001"), "E_STATE", "revoke site-001' excludes a site")
     assert command.error_code(people.hub("invites", "--cancel", "C")) == "E_SITE"
 
 
-def test_a_name_that_two_sites_have_shuts_out_neither(people: SiteAndHub) -> None:
+def test_a_name_of_two_sites_revokes_neither(people: SiteAndHub) -> None:
     for number in (1, 2):
         succeeds(people.hub("invite", "Clinic A", "--tier", "small", "--out", f"{number}.invite"))
         succeeds(people.site("join", f"{number}.invite", "--via", people.stick, "--home", f"{number}"))
@@ -88,9 +87,7 @@ def test_a_name_that_two_sites_have_shuts_out_neither(people: SiteAndHub) -> Non
     ["secret", "password123", "Passphrase 2026!", "aaaaaaaaaaaaaaaa", "abcabcabcabcabc", "0123456789012345",
      "fedhelp coordinator", "qwertyuiop1234", "abcdefghijklmnop", "secret secret secret", "xyx yxy xyx yxy!"],
 )  # fmt: skip
-def test_a_passphrase_that_is_soon_guessed_is_refused_by_every_command_that_makes_keys(
-    weak: str, tmp_path: Path
-) -> None:
+def test_every_command_that_makes_keys_refuses_a_weak_passphrase(weak: str, tmp_path: Path) -> None:
     with pytest.raises(WeakPassphraseError):
         passphrase.check_strength(weak)
     people = SiteAndHub(tmp_path, PLAN)
@@ -101,7 +98,7 @@ def test_a_passphrase_that_is_soon_guessed_is_refused_by_every_command_that_make
     assert not (tmp_path / "site").exists()
 
 
-def test_a_passphrase_that_this_kit_makes_or_that_a_person_thought_of_is_taken() -> None:
+def test_generated_and_strong_passphrases_are_accepted() -> None:
     for good in (
         *(key_words.new_passphrase() for _ in range(200)),
         "four quiet words here",
@@ -111,9 +108,9 @@ def test_a_passphrase_that_this_kit_makes_or_that_a_person_thought_of_is_taken()
         passphrase.check_strength(good)
 
 
-# --- nothing is asked in vain ---------------------------------------------------------------------------------------
-def test_nobody_is_asked_for_a_passphrase_where_the_command_is_refused_anyway(tmp_path: Path) -> None:
-    """Nobody can answer here: who would be asked is refused with another code."""
+# --- no passphrase is asked for in vain ----------------------------------------------------------------------
+def test_a_command_that_is_refused_does_not_ask_for_a_passphrase_first(tmp_path: Path) -> None:
+    """Nobody can type here: a command that asked for the passphrase would fail with another code."""
     people = SiteAndHub(tmp_path, PLAN)
     succeeds(people.hub("init", "--plan", "plan.toml"))
     succeeds(people.hub("open"))
@@ -145,13 +142,13 @@ def test_the_root_key_has_one_name_and_its_old_one_still_works(people: SiteAndHu
     assert "--archive" not in shown
     for name in ("--root-key", "--archive-key"):
         done = people.hub("reaggregate", "--without", "site-001", name, "hub/root")
-        assert command.error_code(done) == "E_SITE", "it got as far as asking who that is"
+        assert command.error_code(done) == "E_SITE", "the option was accepted: the command looked for the site"
     assert command.error_code(people.hub("reaggregate", "--without", "site-001")) == "E_USAGE"
 
 
-# --- what is typed next ---------------------------------------------------------------------------------------------
+# --- next steps ---------------------------------------------------------------------------------------------
 def next_of(done: Completed, **places: Path | str) -> list[str]:
-    """The first command that was named as the next one, as a shell reads it; `places` stand for capital letters."""
+    """The words of the next step that was printed; `places` replace its words in capitals."""
     line = next(line for line in reversed(done.stderr.splitlines()) if line.startswith(("next: ", "hint: ")))
     steps = re.search(r"'(fedhelp-coordinator [^']+)'", line)
     assert steps, done.stderr
@@ -159,7 +156,7 @@ def next_of(done: Completed, **places: Path | str) -> list[str]:
 
 
 def test_every_next_step_works_as_it_is_printed_with_the_home_that_was_typed(tmp_path: Path) -> None:
-    """From a hub's first command to its last, typing only what was printed."""
+    """Types only printed commands, from a hub's first to its last."""
     people = SiteAndHub(tmp_path, PLAN.replace("quorum = 2", "quorum = 1").replace("rounds = 12", "rounds = 1"))
     home, secret = "a hub of $5", ("--passphrase-file", "pass")
 
@@ -171,8 +168,8 @@ def test_every_next_step_works_as_it_is_printed_with_the_home_that_was_typed(tmp
     done = succeeds(hub(*next_of(done), *secret))
     invited = succeeds(hub(*next_of(done)))
     assert "--home" in next_of(done)
-    taken = re.search(r"'(fedhelp-coordinator exchange [^']*)'", invited.stderr)
-    assert taken, "without an address an invite's code needs a stick"
+    exchange = re.search(r"'(fedhelp-coordinator exchange [^']*)'", invited.stderr)
+    assert exchange, "without an address an invite's code needs a stick"
     succeeds(hub(*next_of(invited, DIR=people.stick), *secret))
     code = re.search(r"'fedhelp-edge (join \S+ --via) DIR'", invited.stderr)
     assert code

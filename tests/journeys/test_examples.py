@@ -1,4 +1,4 @@
-"""The examples run as they stand."""
+"""The examples run unchanged."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 ALWAYS_ON = EXAMPLES / "always-on"
 
 
-def pictures(folder: Path, count: int, seed: int) -> Path:
-    """A folder of pictures for each class of the plans."""
+def write_images(folder: Path, count: int, seed: int) -> Path:
+    """Writes a folder of images for each class of the plans."""
     pixels, labels = phantoms.draw(count, 2, size=32, seed=seed)
     for index, (image, label) in enumerate(zip(pixels, labels, strict=True)):
         path = folder / ("benign", "malignant")[label] / f"{index:03}.png"
@@ -31,7 +31,7 @@ def pictures(folder: Path, count: int, seed: int) -> Path:
 
 
 def play(example: str, images: Path, folder: Path, **environment: str) -> str:
-    """Run an example's script, with the commands of this environment."""
+    """Runs an example's script with the commands of this environment."""
     if os.name == "nt" or shutil.which("sh") is None:
         pytest.skip("the examples are shell scripts")
     commands = folder / "bin"
@@ -53,7 +53,7 @@ def play(example: str, images: Path, folder: Path, **environment: str) -> str:
 
 def test_a_clinic_without_any_network_trains_two_rounds(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    printed = play("usb-clinic", pictures(tmp_path / "images", 40, 0), tmp_path)
+    printed = play("usb-clinic", write_images(tmp_path / "images", 40, 0), tmp_path)
     assert printed.count("ready to train") == 2
     assert "update of round 2: accepted" in printed
     assert "update of round 1: accepted" in printed
@@ -62,17 +62,17 @@ def test_a_clinic_without_any_network_trains_two_rounds(tmp_path: Path) -> None:
 
 @pytest.mark.proof
 def test_six_sites_train_over_the_network(tmp_path: Path, effort: Callable[[int, int], int]) -> None:
-    """A hospital and a clinic in the short form."""
+    """Without --proofs: one hospital and one clinic."""
     pytest.importorskip("torch")
     sites = [1, 3, 2, 4, 5, 6][: effort(2, 6)]
     for site in sites:
-        pictures(tmp_path / "images" / f"site-{site}", 20, site)
+        write_images(tmp_path / "images" / f"site-{site}", 20, site)
     site_state = play("six-sites", tmp_path / "images", tmp_path, SITES=" ".join(map(str, sites)))
     assert "finished: all rounds are done" in site_state
     assert "balanced accuracy" in site_state
 
 
-def test_systemd_finds_no_fault_with_the_units(tmp_path: Path) -> None:
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd is not here")
     units = [shutil.copy(path, tmp_path) for path in sorted(ALWAYS_ON.glob("fedhelp-edge.*"))]

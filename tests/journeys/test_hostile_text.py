@@ -1,6 +1,6 @@
-"""Names, reasons and file names that would forge lines or steer a terminal, in every place that others can write to.
+"""Names, reasons and file names that could forge lines or control a terminal, in every place that others can write to.
 
-The hub and its site are of a time when such names were taken; they must stay usable, and show them written out.
+The hub and its site date from before such names were refused; they must stay usable, and show the names escaped.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from tests.threads import one_thread  # noqa: F401 - a fixture
 pytest.importorskip("torch")
 
 BAD = "X\nwords: forged forged forged\nerror: E_FORGED: x\r\x1b[2J\x9b1m\x7f\t\u202e\u2066\u2028\u200bZ"
-IN_A_FILE = BAD.replace("\x9b", "").replace("\u2028", "")  # two more would not fit into a file's name
-STEERS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u2028\u202e\u2066\ud800-\udfff]")
+IN_A_FILE = BAD.replace("\x9b", "").replace("\u2028", "")  # a longer file name would not be allowed
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u2028\u202e\u2066\ud800-\udfff]")
 PLAN = first_plan(["a", "b"])
 
 
@@ -55,19 +55,20 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SiteAndHub]:
     yield people
 
 
-def steering(text: str) -> list[str]:
-    """What would steer a terminal, each with what stands around it."""
+def control_characters(text: str) -> list[str]:
+    """The control characters in a text, each with its surroundings."""
     return [
-        repr(text[max(0, characters.start() - 20) : characters.end() + 20]) for characters in STEERS.finditer(text)
+        repr(text[max(0, characters.start() - 20) : characters.end() + 20])
+        for characters in CONTROL_CHARACTERS.finditer(text)
     ][:3]
 
 
-def harmless(done: subprocess.CompletedProcess[str], *, refused: bool = False) -> str:
-    """What was printed, none of which steers a terminal or is a line that somebody else wrote."""
+def harmless_output(done: subprocess.CompletedProcess[str], *, refused: bool = False) -> str:
+    """The printed text; checks that it has no control characters and no forged line."""
     printed = done.stdout + done.stderr
     assert "Traceback" not in printed and "E_INTERNAL" not in printed, printed
     assert (done.returncode != 0) == refused, printed
-    assert steering(printed) == []
+    assert control_characters(printed) == []
     lines = printed.split("\n")
     assert not any(line.lstrip().startswith(("words: forged", "error: E_FORGED")) for line in lines), printed
     if done.stdout.startswith('{"schema_version"') and done.stdout.count("\n") == 1:
@@ -75,71 +76,77 @@ def harmless(done: subprocess.CompletedProcess[str], *, refused: bool = False) -
     return printed
 
 
-def test_a_whole_round_among_hostile_names_prints_nothing_that_steers(people: SiteAndHub) -> None:
+def test_a_whole_round_with_hostile_names_prints_no_control_characters(people: SiteAndHub) -> None:
     mapped = [word for letter in "ab" for word in ("--map", f"{letter}{IN_A_FILE}={letter}")]
     for json_ in ((), ("--json",)):
-        harmless(people.site("download", *json_))
-        assert "forged" in harmless(people.site("status", *json_))
-        assert "forged" in harmless(people.site("check", "images", *mapped, *json_), refused=True)
-    assert "forged" in harmless(people.site("check", "images", "--home", "elsewhere"), refused=True)
-    again = harmless(people.site("join", "a.invite", "--via", people.stick)).split("\n")
+        harmless_output(people.site("download", *json_))
+        assert "forged" in harmless_output(people.site("status", *json_))
+        assert "forged" in harmless_output(people.site("check", "images", *mapped, *json_), refused=True)
+    assert "forged" in harmless_output(people.site("check", "images", "--home", "elsewhere"), refused=True)
+    again = harmless_output(people.site("join", "a.invite", "--via", people.stick)).split("\n")
     assert sum(line.startswith("words: ") for line in again) == 1
-    harmless(people.site("train", "images"))
-    harmless(people.site("upload"))
-    harmless(people.hub("exchange", people.stick))
+    harmless_output(people.site("train", "images"))
+    harmless_output(people.site("upload"))
+    harmless_output(people.hub("exchange", people.stick))
     for json_ in ((), ("--json",)):
-        harmless(people.site("evaluate", *json_))
-        harmless(people.hub("status", *json_))
-        assert "forged" in harmless(people.hub("roster", *json_))
+        harmless_output(people.site("evaluate", *json_))
+        harmless_output(people.hub("status", *json_))
+        assert "forged" in harmless_output(people.hub("roster", *json_))
         for words in (("requests",), ("review",), ("audit", "verify")):
-            harmless(people.hub(*words, *json_))
-    harmless(people.hub("aggregate"))
-    harmless(people.hub("audit", "show"))
-    harmless(people.hub("audit", "export", "1", "round-1"))
-    harmless(people.hub("exchange", people.stick))
+            harmless_output(people.hub(*words, *json_))
+    harmless_output(people.hub("aggregate"))
+    harmless_output(people.hub("audit", "show"))
+    harmless_output(people.hub("audit", "export", "1", "round-1"))
+    harmless_output(people.hub("exchange", people.stick))
     for parcel in sorted((people.stick / "from-coordinator").glob("*.fhx")):
-        harmless(people.site("inspect", parcel))
+        harmless_output(people.site("inspect", parcel))
     for words in (("audit", "round-1"), ("download",), ("status",), ("sync",), ("keys", "show"), ("keys", "words")):
         for json_ in ((), ("--json",)):
-            harmless(people.site(*words, *json_))
+            harmless_output(people.site(*words, *json_))
 
 
-def test_a_model_and_its_answers_among_hostile_names_print_nothing_that_steers(people: SiteAndHub) -> None:
+def test_a_model_and_its_answers_with_hostile_names_print_no_control_characters(people: SiteAndHub) -> None:
     succeeds(people.site("train", "images"))
-    harmless(people.site("export", "--out", "model.onnx"))
-    harmless(people.site("inspect", "model.onnx"))
+    harmless_output(people.site("export", "--out", "model.onnx"))
+    harmless_output(people.site("inspect", "model.onnx"))
     for kind in ("table", "csv", "json", "html"):
-        assert "forged" in harmless(people.site("predict", "model.onnx", "images", "--format", kind), refused=True)
-    harmless(people.site("predict", "model.onnx", "images", "--format", "html", "--out", "answers"), refused=True)
+        assert "forged" in harmless_output(
+            people.site("predict", "model.onnx", "images", "--format", kind), refused=True
+        )
+    harmless_output(
+        people.site("predict", "model.onnx", "images", "--format", "html", "--out", "answers"), refused=True
+    )
     pages = [*(people.folder / "answers").glob("*.html"), *(people.folder / "site" / "rounds").rglob("*.html")]
     assert len(pages) > 1
     for page in (*pages, people.folder / "model_CARD.md"):
-        assert steering(page.read_text(encoding="utf-8")) == [], page
-    harmless(people.site("compare", "model.onnx", "model.onnx", "images"))
-    harmless(people.site("doctor", "model.onnx"))
+        assert control_characters(page.read_text(encoding="utf-8")) == [], page
+    harmless_output(people.site("compare", "model.onnx", "model.onnx", "images"))
+    harmless_output(people.site("doctor", "model.onnx"))
 
 
-def test_new_names_of_this_kind_are_refused_where_they_enter(people: SiteAndHub) -> None:
-    assert "E_PLAN" in harmless(people.site("plan", "check", f"{IN_A_FILE}.toml"), refused=True)
-    assert "E_PLAN" in harmless(people.hub("init", "--plan", f"{IN_A_FILE}.toml", "--home", "new"), refused=True)
-    assert "E_NAME" in harmless(people.hub("invite", BAD, "--tier", "small"), refused=True)
-    assert "E_NAME" in harmless(people.hub("revoke", "site-001", "--reason", BAD), refused=True)
-    assert "E_NAME" in harmless(people.site("join", "b.invite", "--name", BAD, "--home", "new"), refused=True)
-    assert "E_NAME" in harmless(people.site("join", "b.invite", "--home", "new"), refused=True)  # the charter's name
+def test_new_hostile_names_are_refused_on_entry(people: SiteAndHub) -> None:
+    assert "E_PLAN" in harmless_output(people.site("plan", "check", f"{IN_A_FILE}.toml"), refused=True)
+    assert "E_PLAN" in harmless_output(people.hub("init", "--plan", f"{IN_A_FILE}.toml", "--home", "new"), refused=True)
+    assert "E_NAME" in harmless_output(people.hub("invite", BAD, "--tier", "small"), refused=True)
+    assert "E_NAME" in harmless_output(people.hub("revoke", "site-001", "--reason", BAD), refused=True)
+    assert "E_NAME" in harmless_output(people.site("join", "b.invite", "--name", BAD, "--home", "new"), refused=True)
+    assert "E_NAME" in harmless_output(
+        people.site("join", "b.invite", "--home", "new"), refused=True
+    )  # the charter's name
     assert not (people.folder / "new" / "charter").exists()
 
 
 @pytest.mark.parametrize("program", ["site", "hub"])
-def test_whatever_was_typed_comes_back_written_out(people: SiteAndHub, program: str) -> None:
+def test_typed_control_characters_are_printed_escaped(people: SiteAndHub, program: str) -> None:
     run = people.site if program == "site" else people.hub
     nobody = ("approve" if program == "hub" else "keys", f"no {BAD}")
     for words in ((BAD,), ("status", BAD), ("status", f"--{BAD}"), ("status", "--home", IN_A_FILE), nobody):
-        harmless(run(*words), refused=True)
+        harmless_output(run(*words), refused=True)
     for words in (("inspect", BAD), ("audit", BAD), ("predict", BAD, BAD), ("check", BAD), ("join", BAD)):
-        harmless(people.site(*words), refused=True)
+        harmless_output(people.site(*words), refused=True)
 
 
-def test_an_old_hub_with_such_a_name_still_changes_its_keys(people: SiteAndHub, tmp_path: Path) -> None:
+def test_an_old_hub_with_a_hostile_name_can_rotate_its_keys(people: SiteAndHub, tmp_path: Path) -> None:
     copy = people.copy_to(tmp_path / "copy")
-    harmless(copy.hub("rotate", "--coordinator", "--root-key", copy.folder / "hub" / hubs.ROOT))
-    harmless(copy.hub("status"))
+    harmless_output(copy.hub("rotate", "--coordinator", "--root-key", copy.folder / "hub" / hubs.ROOT))
+    harmless_output(copy.hub("status"))

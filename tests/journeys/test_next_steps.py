@@ -1,5 +1,4 @@
-"""Each next step that a command prints is typed as it stands, and works. None can be forgotten: those that are typed
-here are those that the source holds."""
+"""Each next step that a command prints works as printed. A test checks that every step in the source is typed here."""
 
 from __future__ import annotations
 
@@ -35,25 +34,25 @@ from tests.unit.test_demo import SMALL
 
 ROOT = Path(__file__).parents[2]
 NAMED = re.compile(r"fedhelp-(?:edge|coordinator) [^',;]*[^',; ]")
-OWN_WORDS = re.compile(r"fedhelp-(?:edge|coordinator) (?:(?:keys|knowledge|plan|lab|audit) )?[a-z]+")
+COMMAND_WORDS = re.compile(r"fedhelp-(?:edge|coordinator) (?:(?:keys|knowledge|plan|lab|audit) )?[a-z]+")
 SITE, HUB = "fedhelp-edge", "fedhelp-coordinator"
 TYPED: set[str] = set()  # "who named it: what was named", of all tests here
 
 
 def named(text: str) -> set[str]:
-    """The commands in a text, each by its own words, without what it is given."""
-    return {command_words[0] for line in NAMED.findall(text) if (command_words := OWN_WORDS.match(line))}
+    """The commands in a text, without their arguments."""
+    return {command_words[0] for line in NAMED.findall(text) if (command_words := COMMAND_WORDS.match(line))}
 
 
 def in_source(file: Path) -> set[str]:
-    """The commands in what a file prints: all its texts but the docstrings."""
+    """The commands in a file's strings, docstrings excepted."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     texts = [part.value for part in ast.walk(tree) if isinstance(part, ast.Constant) and isinstance(part.value, str)]
     return {step for text in texts if "Example: " not in text for step in named(text)}
 
 
 def sources() -> dict[str, set[str]]:
-    """Who names a next step: each command, and the state of a site (`status`), which several commands print."""
+    """The next steps by who names them: each command, and `status`, the state of a site that several commands print."""
     steps = {"status": in_source(ROOT / "fedhelp_edge" / "site" / "status.py")}
     for program, room in ((SITE, "fedhelp_edge"), (HUB, "server_ref")):
         steps |= {f"{program} {file.stem}": in_source(file) for file in (ROOT / room / "cli").glob("*.py")}
@@ -64,7 +63,7 @@ SOURCES = sources()
 
 
 class Person(Coordinator):
-    """Somebody whose site and hub are not where programs look for them, and who types what is printed."""
+    """A person who types what is printed, with a site and a hub outside the default folders."""
 
     def __init__(self, folder: Path, plan: str = PLAN) -> None:
         super().__init__(folder, plan.replace("quorum = 2", "quorum = 1"), locked=False)
@@ -91,7 +90,7 @@ class Person(Coordinator):
         return succeeds(command.run_in_process(*words, home=self.folder, env=env))
 
     def steps(self, done: Completed, start: str = "") -> list[str]:
-        """The commands that were printed, as they were. Those of the same program say where its home is."""
+        """The printed commands, verbatim. Those of the same program name its home."""
         program = HUB if "server_ref" in done.args[2] else SITE
         steps = NAMED.findall(done.stdout + done.stderr)
         at_home = "--home" in done.args
@@ -99,7 +98,7 @@ class Person(Coordinator):
         return [step for step in steps if step.startswith(start)]
 
     def follow(self, done: Completed, start: str = "", types: Callable[[str], Completed] | None = None) -> Completed:
-        """Type the first step that was printed and begins so."""
+        """Types the first printed step that starts so."""
         step = self.steps(done, start)[0]
         after = (types or self.types)(step)
         program = HUB if "server_ref" in done.args[2] else SITE
@@ -111,13 +110,13 @@ class Person(Coordinator):
 
 
 def follows(*steps: str) -> Callable[[Any], Any]:
-    """What a test follows, which is all true once it has passed."""
+    """Declares the steps that a test follows; the test fails if it skips one."""
     TYPED.update(steps)
 
     def wrap(test: Callable[..., Person]) -> Callable[..., None]:
         @functools.wraps(test)
-        def run(**given: Any) -> None:
-            assert set(steps) - test(**given).typed == set()
+        def run(**fixtures: Any) -> None:
+            assert set(steps) - test(**fixtures).typed == set()
 
         return run
 
@@ -145,7 +144,7 @@ def test_every_next_step_from_keys_to_leaving(tmp_path: Path, monkeypatch: pytes
     for number in (1, 2):
         succeeds(person.hub("invite", f"{number}", "--tier", "small", "--out", f"{number}.invite"))
 
-    def trip() -> None:
+    def carry_stick() -> None:
         succeeds(person.hub("exchange", person.stick))
 
     person.follow(person.follow(person.types(f"fedhelp-edge keys new --no-passphrase {home}")))
@@ -156,9 +155,9 @@ def test_every_next_step_from_keys_to_leaving(tmp_path: Path, monkeypatch: pytes
     waits = person.types(f"fedhelp-edge status {home}")
     assert len(person.steps(waits)) == 2
     sent = person.follow(waits)
-    trip()
+    carry_stick()
     succeeds(person.hub("open"))
-    trip()
+    carry_stick()
     person.follow(sent)
     taken = person.follow(joining)
     for step in ("train", "upload"):
@@ -169,23 +168,23 @@ def test_every_next_step_from_keys_to_leaving(tmp_path: Path, monkeypatch: pytes
         patch.setattr(status, "datetime", late)
         old = person.types(f"fedhelp-edge status {home}")
     assert "the roster is old" in old.stdout
-    trip()
+    carry_stick()
     succeeds(person.hub("aggregate", "--now"))
-    trip()
+    carry_stick()
     person.follow(person.follow(taken))
     person.follow(person.types(f"fedhelp-edge export --out 'my model.onnx' --anyway {home}"))
     person.follow(old)
     rotated = person.types(f"fedhelp-edge keys rotate {home}")
     person.follow(rotated)
-    trip()
-    trip()
+    carry_stick()
+    carry_stick()
     person.follow(rotated, "fedhelp-edge download")
     person.follow(person.types(f"fedhelp-edge leave {home}"))
     return person
 
 
 @follows("status: fedhelp-edge distill", "status: fedhelp-edge leave", "status: fedhelp-edge join")
-def test_every_next_step_of_a_hospital_and_of_who_was_not_let_in(tmp_path: Path) -> Person:
+def test_every_next_step_of_a_hospital_and_of_a_site_that_was_not_admitted(tmp_path: Path) -> Person:
     person = Person(tmp_path)
     person.draw(30)
     succeeds(person.hub("init", "--plan", "plan.toml"))
@@ -209,7 +208,7 @@ def test_every_next_step_of_a_hospital_and_of_who_was_not_let_in(tmp_path: Path)
     "fedhelp-edge train: fedhelp-edge check", "fedhelp-edge evaluate: fedhelp-edge keys new",
     "fedhelp-edge evaluate: fedhelp-edge export",
 )  # fmt: skip
-def test_every_next_step_of_somebody_who_tries_it_out_alone(tmp_path: Path) -> Person:
+def test_every_next_step_of_a_person_who_trains_alone(tmp_path: Path) -> Person:
     person = Person(tmp_path)
     person.draw(60)
     person.follow(person.types("fedhelp-edge plan new 'new plan.toml'"))
@@ -238,8 +237,8 @@ def test_every_next_step_after_sorting(tmp_path: Path, monkeypatch: pytest.Monke
     def sort_one(link: str) -> None:
         with urllib.request.urlopen(link) as first:
             page = first.url.rsplit("/", 1)[0]
-        for path, said in ((next(sorted_next), b"class=1"), ("end", b"")):
-            urllib.request.urlopen(f"{page}/{path}", said).close()
+        for path, form in ((next(sorted_next), b"class=1"), ("end", b"")):
+            urllib.request.urlopen(f"{page}/{path}", form).close()
 
     monkeypatch.setattr(webbrowser, "open", lambda link: threading.Thread(target=sort_one, args=(link,)).start())
     person.follow(person.follow(person.types("fedhelp-edge label 'a heap' --plan plan.toml")), "fedhelp-edge check",
@@ -251,13 +250,13 @@ def test_every_next_step_after_sorting(tmp_path: Path, monkeypatch: pytest.Monke
     "fedhelp-edge knowledge: fedhelp-edge knowledge show", "fedhelp-edge knowledge: fedhelp-edge lab run",
     "fedhelp-edge knowledge: fedhelp-coordinator open",
 )  # fmt: skip
-def test_every_next_step_of_who_asks_foundation_models(tmp_path: Path) -> Person:
+def test_every_next_step_of_a_person_who_asks_foundation_models(tmp_path: Path) -> Person:
     person = Person(tmp_path, PLAN + "[training]\nepochs = 1\nyardstick = false\n[fedhelp]\npublic_size = 8\n")
     person.draw(90)
     succeeds(person.hub("init", "--plan", "plan.toml"))
-    np.savez(tmp_path / "said.npz", probabilities=np.full((90, 3), 1 / 3, np.float32))
+    np.savez(tmp_path / "answers.npz", probabilities=np.full((90, 3), 1 / 3, np.float32))
     person.follow(
-        person.types("fedhelp-edge knowledge build --public images.npz --source files:said.npz --out 'a pack'")
+        person.types("fedhelp-edge knowledge build --public images.npz --source files:answers.npz --out 'a pack'")
     )
     built = person.types("fedhelp-edge knowledge start plan.toml 'a pack' --out 'first weights' --epochs 1")
     person.follow(built, "fedhelp-edge lab run", lambda line: person.types(f"{line} --set rounds=1"))
@@ -289,7 +288,7 @@ def test_every_next_step_after_the_demo(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Person:
-    """A hub from its first command on, typing only what was printed, up to an open round whose shares are in."""
+    """A hub whose commands are all typed as printed, from init to an open round whose updates have arrived."""
     folder = tmp_path_factory.mktemp("federation")
     person = Person(folder, PLAN.replace("days = 7", 'days = 7\nenrolment = "manual"'))
     begun = person.types("fedhelp-coordinator init --plan plan.toml --home hub")
@@ -324,7 +323,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Person:
 
 
 def serves(person: Person, line: str) -> Completed:
-    """A front that runs until it is stopped. Its port may be taken here."""
+    """Starts a front as printed, on a free port, and stops it."""
     words = [*command.COORDINATOR, *person.words(line)[1:], "--port", "0"]
     env = {"PATH": "", "HOME": str(person.folder), "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(words, cwd=person.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -364,7 +363,7 @@ def test_every_next_step_of_a_coordinator_from_init_to_a_second_round(federation
     "fedhelp-coordinator reaggregate: fedhelp-coordinator open",
     "fedhelp-coordinator rotate: fedhelp-coordinator open",
 )  # fmt: skip
-def test_every_next_step_where_a_site_is_shut_out_and_keys_change(federation: Person, tmp_path: Path) -> Person:
+def test_every_next_step_after_a_revocation_and_a_key_rotation(federation: Person, tmp_path: Path) -> Person:
     person = federation.temporary_copy(tmp_path / "copy")
     shut_out = person.types("fedhelp-coordinator revoke site-004 --since-round 1 --home hub")
     person.follow(person.follow(shut_out))
@@ -382,7 +381,7 @@ def test_every_next_step_where_a_site_is_shut_out_and_keys_change(federation: Pe
     "fedhelp-coordinator status: fedhelp-coordinator open", "fedhelp-coordinator status: fedhelp-coordinator review",
     "fedhelp-coordinator review: fedhelp-coordinator review",
 )  # fmt: skip
-def test_every_next_step_when_all_rounds_are_done(federation: Person, tmp_path: Path) -> Person:
+def test_every_next_step_after_the_last_round(federation: Person, tmp_path: Path) -> Person:
     person = federation.temporary_copy(tmp_path / "copy")
     merged = person.types("fedhelp-coordinator aggregate --now --home hub")
     waits = person.types("fedhelp-coordinator status --home hub")
@@ -409,7 +408,7 @@ def test_every_next_step_when_all_rounds_are_done(federation: Person, tmp_path: 
 
 
 @follows("fedhelp-coordinator unlock: fedhelp-coordinator lock")
-def test_who_unlocked_is_told_how_to_lock(tmp_path: Path) -> Person:
+def test_unlock_prints_how_to_lock(tmp_path: Path) -> Person:
     person = Person(tmp_path)
     person.locked = True
     succeeds(person.hub("init", "--plan", "plan.toml"))

@@ -1,4 +1,4 @@
-"""The guide to Python and the notebook run as they stand, from top to bottom, in a folder of their own."""
+"""The guide to Python and the notebook run unchanged, from top to bottom, in a new folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOTEBOOK = json.loads((ROOT / "examples" / "federation.ipynb").read_text(encodin
 
 
 def run(blocks: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Execute blocks of code one after the other, and give what they leave."""
+    """Executes blocks of code in order; returns their names."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     names: dict[str, Any] = {"__name__": "__main__"}
@@ -26,29 +26,29 @@ def run(blocks: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> dic
     return names
 
 
-def test_the_guide_to_python(
+def test_the_guide_to_python_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     guide = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-    left = run(re.findall(r"```python\n(.*?)```", guide, re.S), tmp_path, monkeypatch)
-    assert left["longer"].rounds == 20
-    assert [site.name for site in left["sites"]] == ["clinic", "hospital"]
-    assert [run["method"] for run in left["runs"]] == ["local", "fedavg"]
-    assert left["bundle"].why == ""
+    names = run(re.findall(r"```python\n(.*?)```", guide, re.S), tmp_path, monkeypatch)
+    assert names["longer"].rounds == 20
+    assert [site.name for site in names["sites"]] == ["clinic", "hospital"]
+    assert [run["method"] for run in names["runs"]] == ["local", "fedavg"]
+    assert names["bundle"].why == ""
     assert "E_SIGNER_MISMATCH" in capsys.readouterr().out
 
 
-def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = ["".join(cell["source"]) for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
-    left = run(cells, tmp_path, monkeypatch)
-    assert {run["method"]: run["rounds"] for run in left["runs"]} == {"fedavg": 2, "fedhelp": 2}
-    assert len(left["answers"]) == 8
-    assert not [row for row in left["rows"] if row["error"]]
-    assert left["folder"].parent == tmp_path
+    names = run(cells, tmp_path, monkeypatch)
+    assert {run["method"]: run["rounds"] for run in names["runs"]} == {"fedavg": 2, "fedhelp": 2}
+    assert len(names["answers"]) == 8
+    assert not [row for row in names["rows"] if row["error"]]
+    assert names["folder"].parent == tmp_path
 
 
-def test_the_notebook_is_one_that_jupyter_opens() -> None:
-    """As nbformat 4.5 wants it; and without outputs, which differ from machine to machine."""
+def test_jupyter_can_open_the_notebook() -> None:
+    """It follows nbformat 4.5 and has no outputs, which differ between machines."""
     assert (NOTEBOOK["nbformat"], NOTEBOOK["nbformat_minor"]) == (4, 5)
     ids = [cell["id"] for cell in NOTEBOOK["cells"]]
     assert len(set(ids)) == len(ids)

@@ -16,19 +16,19 @@ PLACES = {"/media/": "media/", "/backup/": "media/", "/tmp/": "media/", "$(date 
 
 
 def block(first_words: str) -> list[list[str]]:
-    """The commands of the one block that begins so."""
+    """The commands of the block that starts so."""
     (lines,) = re.findall(rf"```sh\n({re.escape(first_words)}.*?)```", PAGE, re.S)
     for there, here in PLACES.items():
         lines = lines.replace(there, here)
     return [words for line in lines.splitlines() if (words := shlex.split(line, comments=True))]
 
 
-def typed(coordinator: Coordinator, first_words: str) -> str:
+def run_block(coordinator: Coordinator, first_words: str) -> str:
     printed = ""
     for program, *words in block(first_words):
         done = coordinator.site(*words) if program == "fedhelp-edge" else coordinator.hub(*words)
         printed += succeeds(done).stdout
-        if words[:2] == ["plan", "new"]:  # "then write your classes into it": here a small one
+        if words[:2] == ["plan", "new"]:  # the page says "then write your classes into it"; here a small plan
             (coordinator.folder / words[2]).write_text(PLAN.replace("quorum = 2", "quorum = 1"))
     return printed
 
@@ -39,15 +39,17 @@ def test_a_newcomer_types_the_coordinators_page_from_the_first_plan_to_the_audit
     coordinator.stick = tmp_path / "media" / "stick"
     (coordinator.stick / "to-coordinator").mkdir(parents=True)
 
-    typed(coordinator, "# at the coordinator, before the stick travels")
+    run_block(coordinator, "# at the coordinator, before the stick travels")
     clinic = coordinator.joins(tmp_path / "clinic-a.invite")
-    assert "site-001: approved" in typed(coordinator, "# at the coordinator, with the clinic's request on the stick")
+    assert "site-001: approved" in run_block(
+        coordinator, "# at the coordinator, with the clinic's request on the stick"
+    )
     assert clinic.model(coordinator.stick / "from-coordinator")[0] == 0
     coordinator.round([clinic])
-    told = typed(coordinator, "# at the coordinator, with the clinic's update on the stick")
-    assert "round 1: 1 updates merged" in told
+    output = run_block(coordinator, "# at the coordinator, with the clinic's update on the stick")
+    assert "round 1: 1 updates merged" in output
     assert clinic.model(coordinator.stick / "from-coordinator")[0] == 1
-    typed(coordinator, "fedhelp-coordinator backup")
+    run_block(coordinator, "fedhelp-coordinator backup")
     assert command.json_output(succeeds(coordinator.hub("status", "--home", "media/drill", "--json")))["round"] == 1
-    assert "nothing is missing and nothing was added" in typed(coordinator, "fedhelp-coordinator audit verify")
+    assert "nothing is missing and nothing was added" in run_block(coordinator, "fedhelp-coordinator audit verify")
     assert "coordinator" in (tmp_path / "allowed_signers").read_text()

@@ -55,12 +55,12 @@ SITES = 3
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return drawn(tmp_path_factory.mktemp("images"))
 
 
 def drawn(folder: Path) -> Path:
-    """The images of all sites, by centre, and what two sources said of public ones."""
+    """Writes the images of all sites, by centre, and a pack with two sources' answers for public images."""
     pixels, labels = phantoms.draw(96, 2, size=8)
     stream = np.random.default_rng(0)
     parts = {"train": slice(0, 60), "val": slice(60, 72), "test": slice(72, 96)}
@@ -78,34 +78,34 @@ def drawn(folder: Path) -> Path:
     )
     packs.save(folder / "pack.safetensors", public)
     for centre in range(SITES):
-        own = {
+        site_arrays = {
             f"{name}_{kind}": arrays[f"{name}_{kind}"][arrays[f"{name}_centers"] == centre]
             for name in parts
             for kind in ("images", "labels")
         }
-        np.savez(folder / f"site-{centre + 1:03}.npz", **own)
+        np.savez(folder / f"site-{centre + 1:03}.npz", **site_arrays)
     return folder
 
 
 @pytest.fixture(scope="module")
-def in_the_lab(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return by_the_lab(whole, tmp_path_factory.mktemp("lab"))
+def in_the_lab(images_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return by_the_lab(images_folder, tmp_path_factory.mktemp("lab"))
 
 
-def by_the_lab(whole: Path, out: Path) -> str:
-    """The model that the lab makes of them."""
+def by_the_lab(images_folder: Path, out: Path) -> str:
+    """The hash of the model that the lab merges."""
     plan = plans.read(PLAN, TABLES)
     machine.configure(1)
-    images = data.load(whole / "all.npz", plan, state_dir=whole / "kept")
+    images = data.load(images_folder / "all.npz", plan, state_dir=images_folder / "cache")
     parts = partition.distribute(images, "natural:centers", plan.seed, large=1)
     assert [part.tier for part in parts] == ["large", "small", "small"]
-    pack = packs.load(whole / "pack.safetensors")
-    bench = machine.compute(plan.training.precision)
-    progress = run.run(plan, parts, out, compute=bench, pack=pack)
+    pack = packs.load(images_folder / "pack.safetensors")
+    compute = machine.compute(plan.training.precision)
+    progress = run.run(plan, parts, out, compute=compute, pack=pack)
     return str(progress["merged_sha256"])
 
 
-class Site:
+class SyncedSite:
     def __init__(self, folder: Path, federation: Federation, tier: str, images: Path, stick: Path, url: str) -> None:
         invite = folder / "site.invite"
         folder.mkdir()
@@ -116,15 +116,15 @@ class Site:
         (self.home / "images.txt").write_text(str(images))
 
     def sync(self) -> SyncResult:
-        ways = connection.carriers(self.home, nobody, self.via)
-        return sync(self.home, ways, nobody, lambda _: None, threads=1)
+        carriers = connection.carriers(self.home, nobody, self.via)
+        return sync(self.home, carriers, nobody, lambda _: None, threads=1)
 
 
 @contextmanager
 def reached(federation: Federation, network: bool, stick: Path) -> Iterator[tuple[str, Callable[[], None]]]:
-    """An address, if there is one, and what the coordinator does between the sites' syncs."""
+    """The hub's address over the network, and what the coordinator does between the sites' syncs."""
 
-    def at_the_hub() -> None:
+    def hub_step() -> None:
         if not network:
             exchange.collect(federation.hub, stick / exchange.TO_COORDINATOR, exchange.ExchangeResult())
         federation.judge()
@@ -133,46 +133,48 @@ def reached(federation: Federation, network: bool, stick: Path) -> Iterator[tupl
 
     if network:
         with http_front.running(federation.folder / "hub") as port:
-            yield f"http://127.0.0.1:{port}", at_the_hub
+            yield f"http://127.0.0.1:{port}", hub_step
     else:
         stick.mkdir()
-        yield "", at_the_hub
+        yield "", hub_step
 
 
 @pytest.mark.parametrize("network", [False, True], ids=["stick", "network"])
 def test_two_rounds_give_the_model_that_the_lab_gives(
-    network: bool, whole: Path, in_the_lab: str, tmp_path: Path
+    network: bool, images_folder: Path, in_the_lab: str, tmp_path: Path
 ) -> None:
     federation = Federation(tmp_path / "coordinator", PLAN, clinics=0)
-    with files.reading(whole / "pack.safetensors") as body:
+    with files.reading(images_folder / "pack.safetensors") as body:
         federation.hub.publish_knowledge(federation.coordinator_keys, body)
-    with reached(federation, network, tmp_path / "stick") as (url, at_the_hub):
+    with reached(federation, network, tmp_path / "stick") as (url, hub_step):
         tiers = ["large", "small", "small"]
         sites = [
-            Site(tmp_path / f"s{n}", federation, tier, whole / f"site-{n + 1:03}.npz", tmp_path / "stick", url)
+            SyncedSite(
+                tmp_path / f"s{n}", federation, tier, images_folder / f"site-{n + 1:03}.npz", tmp_path / "stick", url
+            )
             for n, tier in enumerate(tiers)
         ]
         for site in sites:
-            site.sync()  # asks to be let in
-        at_the_hub()
+            site.sync()  # sends the request to join
+        hub_step()
         for round_ in (1, 2):
             federation.open()
-            at_the_hub()
+            hub_step()
             for site in sites[::-1]:
                 done = site.sync()
                 assert (done.trained, done.refused) == (round_, [])
                 assert status.status(site.home)["state"] == (status.RECEIVED if network else status.SENT)
-            at_the_hub()
+            hub_step()
             outcome = close.aggregate(federation.hub, federation.coordinator_keys)
             assert outcome["accepted"] == ["site-001", "site-002", "site-003"]
-            at_the_hub()
+            hub_step()
         for site in sites:
             assert "model after round 2" in site.sync().new
             assert status.status(site.home)["state"] == status.JUDGED
     assert outcome["merged_sha256"] == in_the_lab
 
 
-def test_it_is_the_model_that_an_earlier_version_gave_on_such_a_machine(in_the_lab: str) -> None:
+def test_the_model_equals_the_recorded_one_of_an_earlier_version(in_the_lab: str) -> None:
     recorded = training.here(api.read("training"))
     if recorded is None:
         pytest.skip("no record of a machine like this; 'python -m tests.golden --write training' makes one")
