@@ -35,6 +35,7 @@ from fedhelp_edge.update import Array
 from server_ref.admin import invites, session
 from server_ref.hub import create, members, models
 from server_ref.hub.hub import Hub
+from server_ref.hub.tables import log_table
 from server_ref.rounds import close, opening
 from tests import http_front
 from tests.federation import SimulatedClinic, nobody
@@ -78,7 +79,7 @@ def aggregate(home: Path) -> dict[str, Any]:
         result = close.aggregate(hub, coordinator_keys)
         parcels = models.newest_parcels(hub)
         sizes = {"parcels of the model": len(parcels), "mb of one": round(_size(hub, parcels[0]), 2)}
-        return {"merged": len(result["accepted"]), **sizes, "lines of the log": hub.database.head().length}
+        return {"merged": len(result["accepted"]), **sizes, "lines of the log": log_table.head(hub.database).length}
 
 
 def open_hub(home: Path) -> dict[str, Any]:

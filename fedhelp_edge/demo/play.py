@@ -49,6 +49,7 @@ from fedhelp_edge.train import learners, loop, machine
 from server_ref.admin import audit_export, exchange, invites
 from server_ref.hub import create
 from server_ref.hub.hub import Hub
+from server_ref.hub.tables import log_table, parcels_table
 from server_ref.intake import judge, receive
 from server_ref.intake.receive import IntakeResult
 from server_ref.rounds import close, opening
@@ -307,8 +308,8 @@ class _Federation:
     def travelled(self) -> list[dict[str, Any]]:
         """Every parcel of the federation, in the order of arrival."""
         parcels = []
-        for row in self.hub.database.rows("SELECT hash FROM parcels ORDER BY rowid"):
-            path = self.hub.database.parcel_path(row["hash"])
+        for hash_ in parcels_table.hashes_by_arrival(self.hub.database):
+            path = self.hub.database.parcel_path(hash_)
             statement = parcel.inspect(path, parcel.any_signer).statement
             sender = statement.context.get("sender", "a site" if statement.kind == "enrol" else "coordinator")
             size, created = path.stat().st_size, statement.context["created"]
@@ -355,7 +356,7 @@ class _Federation:
 
     def _follow(self, audit_dir: Path) -> None:
         """Add the parcel's lines of the coordinator's log, and the result of an audit without any key."""
-        lines = [line for line, _ in self.hub.database.lines()]
+        lines = [line for line, _ in log_table.lines(self.hub.database)]
         own_lines = [line for line in lines if line["subject"] == self.parcel_life["hash"] or line["type"] == "merge"]
         self.parcel_life["log"] = [(line["time"], line["type"]) for line in own_lines]
         report = audit.check(audit_dir)

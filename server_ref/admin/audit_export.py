@@ -12,6 +12,7 @@ from fedhelp_edge.errors import NotNowError, TargetExistsError
 from fedhelp_edge.trust import charter, roster
 from fedhelp_edge.trust.round_record import LOG_FILE, SIGNERS_FILE, allowed_signers, read_round
 from server_ref.hub.hub import Hub
+from server_ref.hub.tables import log_table, parcels_table
 
 
 def export_round(hub: Hub, round_: int, out: Path) -> int:
@@ -19,7 +20,7 @@ def export_round(hub: Hub, round_: int, out: Path) -> int:
 
     Nobody can replace a file in the folder unnoticed: the model's receipt signs the log, and the log names the rest.
     """
-    lines = list(hub.database.lines())
+    lines = list(log_table.lines(hub.database))
     record = read_round([line for line, _ in lines], round_)
     if record is None:
         raise NotNowError(f"round {round_} has no model that the log names")
@@ -32,11 +33,9 @@ def export_round(hub: Hub, round_: int, out: Path) -> int:
     ]
     hashes += record.updates
     for subject in (model_detail["parcel"], *record.updates):
-        for row in hub.database.rows(
-            "SELECT hash FROM parcels WHERE kind = 'receipt' AND site = ? ORDER BY rowid", subject
-        ):
-            if hub.read_json(row["hash"])[2]["log"]["length"] <= last_seq:
-                hashes.append(row["hash"])
+        for receipt in parcels_table.receipts_about(hub.database, subject):
+            if hub.read_json(receipt)[2]["log"]["length"] <= last_seq:
+                hashes.append(receipt)
     if os.path.lexists(out):
         raise TargetExistsError(f"{out.name} exists already")
     scratch = out.with_name(f".{out.name}.part")  # the folder appears whole or not at all
@@ -73,6 +72,5 @@ def _charter_and_roster(hub: Hub, roster_hash: str) -> tuple[charter.Charter, ro
 
 
 def _hashes_up_to(hub: Hub, kind: str, last: str) -> list[str]:
-    rows = hub.database.rows("SELECT hash FROM parcels WHERE kind = ? ORDER BY number, rowid", kind)
-    hashes = [row["hash"] for row in rows]
+    hashes = parcels_table.hashes(hub.database, kind)
     return hashes[: hashes.index(last) + 1]

@@ -12,6 +12,7 @@ from fedhelp_edge.errors import NotNowError
 from fedhelp_edge.parcel.keys import Keys
 from server_ref.hub.hub import Hub
 from server_ref.hub.states import State
+from server_ref.hub.tables import decisions_table, updates_table
 from server_ref.intake import judge as intake_judge
 from server_ref.intake.receipts import RELEASABLE_CODES
 from server_ref.rounds import review
@@ -21,18 +22,13 @@ RELEASE, REFUSE = "release", "refuse"
 
 def record(hub: Hub, hash_: str, decision: str) -> None:
     """Record what a person decided about a quarantined update: RELEASE or REFUSE."""
-    row = hub.database.row("SELECT code FROM shares WHERE hash = ? AND state = ?", hash_, State.QUARANTINED)
-    if row is None or decision not in (RELEASE, REFUSE):
+    row = updates_table.find(hub.database, hash_)
+    if row is None or row["state"] != State.QUARANTINED or decision not in (RELEASE, REFUSE):
         raise NotNowError("this update does not wait for a decision")
     if decision == RELEASE and row["code"] not in RELEASABLE_CODES:
         raise NotNowError(f"an update with {row['code']} cannot be released")
     with hub.database.transaction():
-        hub.database.run("INSERT OR REPLACE INTO decisions VALUES (?, ?)", hash_, decision)
-
-
-def pending(hub: Hub) -> dict[str, str]:
-    """The recorded decisions that no command has applied yet, by the update's hash."""
-    return {row["hash"]: row["what"] for row in hub.database.rows("SELECT * FROM decisions ORDER BY rowid")}
+        decisions_table.record(hub.database, hash_, decision)
 
 
 def apply_and_judge(hub: Hub, coordinator_keys: Keys) -> list[dict[str, str]]:
@@ -51,7 +47,7 @@ def apply(hub: Hub, coordinator_keys: Keys) -> list[dict[str, str]]:
     Call it before anything else is judged, so that each decision applies to the state that the person saw.
     """
     results = []
-    for hash_, decision in pending(hub).items():
+    for hash_, decision in decisions_table.every(hub.database).items():
         if decision == RELEASE and hub.newest_round()["state"] != State.OPEN:
             continue
         try:
@@ -60,5 +56,5 @@ def apply(hub: Hub, coordinator_keys: Keys) -> list[dict[str, str]]:
             with hub.database.transaction():
                 hub.log("decision void", hash_, what=decision, code=error.code)
         with hub.database.transaction():
-            hub.database.run("DELETE FROM decisions WHERE hash = ?", hash_)
+            decisions_table.remove(hub.database, hash_)
     return results

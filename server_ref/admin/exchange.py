@@ -32,6 +32,7 @@ from fedhelp_edge.exchange.folder import CHARTER_PROOFS, FROM_COORDINATOR, TO_CO
 from server_ref.hub import current as hub_current
 from server_ref.hub import members
 from server_ref.hub.hub import Hub
+from server_ref.hub.tables import refusals_table
 from server_ref.intake import receive
 
 _PARCEL_NAME = re.compile(r"\.?([0-9a-f]{64})\.fhx(\.[0-9a-f]{12}\.part)?")  # whole, or the rest of an interrupted copy
@@ -103,7 +104,7 @@ def deliver(hub: Hub, folder: Path, result: ExchangeResult | None = None) -> int
     """
     result = result or ExchangeResult()
     sources = {f"{hash_}.fhx": hub.database.parcel_path(hash_) for hash_ in hub_current.all_parcels(hub)}
-    hub_hashes = {row["hash"] for row in hub.database.rows("SELECT hash FROM parcels")}
+    hub_hashes = hub.database.parcel_hashes()
     with _open_directory(folder) as directory:
         for name, source in sources.items():
             with files.reading(source) as file:
@@ -142,7 +143,7 @@ def _log_refusals(hub: Hub, refused: Mapping[str, FedhelpError]) -> None:
     with hub.database.transaction():
         for identity, error in refused.items():
             key = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()
-            counts[error.code] += hub.database.run("INSERT OR IGNORE INTO refusals VALUES (?, ?, '')", key, error.code)
+            counts[error.code] += refusals_table.add(hub.database, key, error.code)
         if codes := ", ".join(f"{count} {code}" for code, count in sorted(counts.items()) if count):
             hub.log("refused", "carrier", codes=codes)
-        hub.database.run("DELETE FROM refusals WHERE rowid <= (SELECT max(rowid) FROM refusals) - ?", _MAX_REFUSALS)
+        refusals_table.trim(hub.database, _MAX_REFUSALS)

@@ -24,8 +24,7 @@ from fedhelp_edge.parcel.statement import format_time
 from fedhelp_edge.trust import enrol
 from server_ref.hub import members
 from server_ref.hub.hub import Hub
-from server_ref.hub.members import CANCELLED
-from server_ref.hub.states import State
+from server_ref.hub.tables import invites_table, parcels_table, requests_table
 
 _MAX_FILE_BYTES = 1 << 20
 
@@ -48,14 +47,9 @@ class IssuedInvite:
 def issue(hub: Hub, name: str, tier: str, days: int) -> IssuedInvite:
     """Create an invite for a new site, valid for so many days."""
     code, site = members.invite(hub, name, tier, days)
-    charter_rows = hub.database.rows("SELECT hash FROM parcels WHERE kind = 'charter' ORDER BY number")
-    return IssuedInvite(
-        site,
-        code,
-        hub.url,
-        hub.federation,
-        tuple(hub.database.parcel_path(row["hash"]).read_bytes() for row in charter_rows),
-    )
+    charters = parcels_table.hashes(hub.database, "charter")
+    parcels = tuple(hub.database.parcel_path(hash_).read_bytes() for hash_ in charters)
+    return IssuedInvite(site, code, hub.url, hub.federation, parcels)
 
 
 def check_target(hub: Hub, path: Path) -> None:
@@ -83,9 +77,7 @@ def _is_abandoned(hub: Hub, path: Path) -> bool:
         with files.reading(path, follow=False) as file:
             fields = json.loads(file.read(_MAX_FILE_BYTES))
         invite_id = enrol.derive_invite(enrol.read_code(fields["code"]), "", hub.now).id
-        return fields["federation"] == hub.federation and not hub.database.row(
-            "SELECT 1 FROM invites WHERE id = ?", invite_id
-        )
+        return fields["federation"] == hub.federation and invites_table.find(hub.database, invite_id) is None
     except (FedhelpError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return False
 
@@ -125,13 +117,11 @@ def draw_qr(text: str) -> bytes:
 
 def list_all(hub: Hub) -> list[dict[str, str]]:
     """Every invite with its state, sorted by site."""
-    requested = {
-        row["invite"] for row in hub.database.rows("SELECT invite FROM requests WHERE state = ?", State.WAITING)
-    }
+    requested = {row["invite"] for row in requests_table.waiting(hub.database)}
     invites = []
-    for row in hub.database.rows("SELECT * FROM invites ORDER BY site"):
+    for row in invites_table.every(hub.database):
         if row["used"]:
-            state = "cancelled" if row["used"] == CANCELLED else "used"
+            state = "cancelled" if row["used"] == invites_table.CANCELLED else "used"
         else:
             state = (
                 "expired" if row["expires"] < format_time(hub.now) else "asked" if row["id"] in requested else "open"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sqlite3
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,7 +36,7 @@ def backup(hub: Hub, path: Path) -> None:
     files.remove_partials(path)
     database_copy = hub.home / f".{os.urandom(8).hex()}.part"
     try:
-        hub.database.rows("VACUUM INTO ?", str(database_copy))
+        hub.database.copy_to(database_copy)
         with files.writing(path) as file, tarfile.open(fileobj=file, mode="w") as tar:
             tar.add(database_copy, DATABASE)
             tar.add(hub.front_folder, FRONT, filter=_skip_hidden)
@@ -103,7 +102,7 @@ def _unpack(path: Path, scratch: Path) -> Hub:
         (scratch / "shares").mkdir()
         hub = Hub(scratch)
         hub.database.reconcile()
-    except (tarfile.TarError, sqlite3.DatabaseError, HubDamagedError, NoHubError) as error:
+    except (tarfile.TarError, HubDamagedError, NoHubError) as error:
         raise BadBackupError(f"{path.name} is not a backup of a hub, or it is damaged") from error
     return hub
 

@@ -11,9 +11,9 @@ from fedhelp_edge.parcel.keys import PublicKeys
 from fedhelp_edge.parcel.statement import format_time
 from fedhelp_edge.trust import key_words
 from fedhelp_edge.trust.roster import ACTIVE
-from server_ref.admin import decisions
 from server_ref.hub.hub import Hub
 from server_ref.hub.states import State
+from server_ref.hub.tables import decisions_table, invites_table, log_table, requests_table, rounds_table, updates_table
 from server_ref.intake import enrolment
 from server_ref.rounds import lifecycle, review
 
@@ -24,7 +24,7 @@ def join_requests(hub: Hub) -> list[dict[str, Any]]:
     """Requests that proved their invite and wait for a person. A contested invite has requests with different keys."""
     requests = enrolment.waiting_requests(hub)
     contested = enrolment.contested_invites(requests)
-    invites = {row["id"]: row for row in hub.database.rows("SELECT id, name, tier FROM invites")}
+    invites = {row["id"]: row for row in invites_table.every(hub.database)}
     return [
         {
             "site": request.site, "name": invite["name"], "tier": invite["tier"], "asked_as": request.row["name"],
@@ -40,7 +40,7 @@ def alarms(hub: Hub) -> list[dict[str, Any]]:
     since = format_time(hub.now - timedelta(days=_ALARM_DAYS))
     asking = {request["site"] for request in join_requests(hub) if request["contested"]}
     alarm_of: dict[str, dict[str, Any]] = {}
-    for row in hub.database.rows("SELECT time, detail FROM log WHERE type = 'alarm' ORDER BY seq"):
+    for row in log_table.of_type(hub.database, "alarm"):
         site = json.loads(row["detail"])["site"]
         member = hub.roster.site(site)
         if site in asking or (member and member.status == ACTIVE and row["time"] >= since):
@@ -55,7 +55,7 @@ def alarms(hub: Hub) -> list[dict[str, Any]]:
 
 def quarantined_updates(hub: Hub) -> list[dict[str, Any]]:
     """The updates in quarantine, each with the dashboard's decision that no command has applied yet."""
-    decision_of = decisions.pending(hub)
+    decision_of = decisions_table.every(hub.database)
     return [
         {name: row[name] for name in ("site", "round", "hash", "code", "cause")}
         | {"examples": _claimed_examples(row["facts"]), "decided": decision_of.get(row["hash"], "")}
@@ -67,27 +67,24 @@ def summary(hub: Hub) -> dict[str, Any]:
     """The state of the federation: the round, every site, and what waits."""
     row = hub.newest_round()
     accepted, missing = lifecycle.accepted_and_missing(hub, row) if row["state"] == State.OPEN else ([], [])
-    request_count = hub.database.require_row("SELECT count(*) AS n FROM requests WHERE state = ?", State.WAITING)["n"]
-    received_count = hub.database.require_row("SELECT count(*) AS n FROM shares WHERE state = ?", State.RECEIVED)["n"]
     return {
         "federation": hub.federation, "name": hub.plan.name, "round": row["round"], "rounds": hub.plan.rounds,
         "state": "finished" if lifecycle.is_finished(hub) else row["state"], "closes": row["closes"],
         "model": row["model"] or row["base"],
-        "accepted": accepted, "missing": missing, "received": received_count,
-        "quarantined": quarantined_updates(hub), "requests": request_count, "alarms": alarms(hub),
-        "sites": sites(hub),
-        "roster_expires": format_time(hub.roster.expires), "log": {"length": hub.database.head().length},
+        "accepted": accepted, "missing": missing, "received": updates_table.count_received(hub.database),
+        "quarantined": quarantined_updates(hub), "requests": requests_table.count_waiting(hub.database),
+        "alarms": alarms(hub), "sites": sites(hub),
+        "roster_expires": format_time(hub.roster.expires), "log": {"length": log_table.head(hub.database).length},
     }  # fmt: skip
 
 
 def sites(hub: Hub) -> list[dict[str, Any]]:
     """Every site of the roster, with the time of its last message and the number of images that it claims."""
     last_received = {
-        json.loads(row["detail"]).get("site"): row["time"]
-        for row in hub.database.rows("SELECT time, detail FROM log WHERE type = 'received' ORDER BY seq")
+        json.loads(row["detail"]).get("site"): row["time"] for row in log_table.of_type(hub.database, "received")
     }
-    query = "SELECT site, facts, max(round) FROM shares WHERE facts != '{}' GROUP BY site"
-    claimed_examples = {row["site"]: _claimed_examples(row["facts"]) for row in hub.database.rows(query)}
+    facts_of = updates_table.newest_facts(hub.database)
+    claimed_examples = {site: _claimed_examples(facts) for site, facts in facts_of.items()}
     return [
         {
             "id": site.id, "name": site.name, "tier": site.tier, "status": site.status, "from_round": site.from_round,
@@ -110,9 +107,7 @@ def accuracy_by_round(hub: Hub) -> list[dict[str, Any]]:
     The median of the sites counts: one false claim cannot move it far, but could move a mean anywhere.
     """
     figures = []
-    for row in hub.database.rows(
-        "SELECT round, report FROM rounds WHERE state = ? AND task != '' ORDER BY round", State.MERGED
-    ):
+    for row in rounds_table.merged(hub.database):
         claims = json.loads(row["report"]).get("sites", {}).values()
         if rates := [correct / val for val, correct in claims if val]:
             median = statistics.median(rates)

@@ -38,9 +38,10 @@ def show(
     Example: fedhelp-coordinator audit show --last 50
     """
     from server_ref.admin import session
+    from server_ref.hub.tables import log_table
 
     with session.open_hub(home) as hub:
-        lines = [line for line, _ in hub.database.lines()][-last:]
+        lines = [line for line, _ in log_table.lines(hub.database)][-last:]
     for line in lines:
         detail = " ".join(f"{name}={value}" for name, value in sorted(line["detail"].items()) if value != "")
         console.show(f"{line['seq']:>6}  {line['time']}  {line['type']:<16} {line['subject'][:16]:<16}  {detail}")

@@ -19,6 +19,7 @@ from server_ref.hub import members, models
 from server_ref.hub.database import HubDatabase
 from server_ref.hub.hub import COORDINATOR, FRONT, ROOT, Hub, to_json
 from server_ref.hub.states import State
+from server_ref.hub.tables import rounds_table
 
 
 def check_new(home: Path, root: Path | None = None) -> None:
@@ -91,6 +92,5 @@ def _publish_first(hub: Hub, plan: Plan, new_keys: Mapping[str, Keys], url: str)
     hub.log("charter", COORDINATOR, version=1)
     members.write_roster(hub, coordinator_keys, [], new_keys[FRONT].public.sign, root_keys.public.recipient)
     model = models.save(hub, METHODS[plan.method].start(plan))
-    query = "INSERT INTO rounds (round, state, task, base, model, closes) VALUES (0, ?, '', '', ?, '')"
-    hub.database.run(query, State.MERGED, model)
+    rounds_table.add(hub.database, 0, State.MERGED, model=model)
     models.publish(hub, coordinator_keys, 0, model, [], "start")

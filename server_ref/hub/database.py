@@ -1,13 +1,12 @@
 """A hub's SQLite database, and the files that are named by the hash of their content.
 
 A file is on the disk, and its folder too, before the row that names it is committed; an answer is given after that.
-The log is a chain of lines: each line's hash covers all lines before it.
+The queries on each table stand in its file in `tables`.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -18,8 +17,6 @@ from typing import Any
 
 from fedhelp_edge import files
 from fedhelp_edge.errors import BusyError, FileKindError, HubDamagedError, HubNewerError, NoHubError, NotNowError
-from fedhelp_edge.parcel import canon
-from fedhelp_edge.trust.log import Log, check_chain, line_hash
 from server_ref.hub.memory import Ledger, Memory
 
 DATABASE = "hub.db"
@@ -27,6 +24,8 @@ LOCK_SECONDS = 30.0  # seconds for another command to finish writing
 _LEFTOVER_SECONDS = 3600.0  # seconds before a file that no row names counts as a leftover
 
 _ERRNO_OF_MESSAGE = {"full": errno.ENOSPC, "readonly": errno.EROFS, "disk I/O": errno.EIO, "unable to open": errno.EIO}
+
+Row = sqlite3.Row
 
 _MIGRATIONS = (
     """
@@ -141,18 +140,18 @@ class HubDatabase:
             if self.memory:
                 self.memory.commit()
 
-    def rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
+    def rows(self, query: str, *values: Any) -> list[Row]:
         """All rows of a query."""
         with _translated_errors():
             return self.db.execute(query, values).fetchall()
 
-    def row(self, query: str, *values: Any) -> sqlite3.Row | None:
+    def row(self, query: str, *values: Any) -> Row | None:
         """The first row of a query, or None."""
         with _translated_errors():
-            first: sqlite3.Row | None = self.db.execute(query, values).fetchone()
+            first: Row | None = self.db.execute(query, values).fetchone()
         return first
 
-    def require_row(self, query: str, *values: Any) -> sqlite3.Row:
+    def require_row(self, query: str, *values: Any) -> Row:
         """The first row of a query that has at least one in every hub."""
         first = self.row(query, *values)
         if first is None:
@@ -181,9 +180,13 @@ class HubDatabase:
         """Where the model with this hash is, or will be."""
         return self.home / "models" / f"{hash_}.safetensors"
 
+    def parcel_hashes(self) -> set[str]:
+        """The parcels that a row names."""
+        return {row["hash"] for row in self.rows("SELECT hash FROM parcels")}
+
     def reconcile(self) -> None:
         """After a crash: remove old files that no row names; refuse a hub that lacks a file that a row names."""
-        recorded = {row["hash"] for row in self.rows("SELECT hash FROM parcels")}
+        recorded = self.parcel_hashes()
         cutoff = time.time() - _LEFTOVER_SECONDS
         parcels = self.home / "parcels"
         for folder in [
@@ -203,32 +206,11 @@ class HubDatabase:
         if verdict != "ok":
             raise HubDamagedError("the database is damaged")
 
-    # --- the log -------------------------------------------------------------------------------------------------
-    def log(self, now: str, type_: str, subject: str, **detail: canon.Value) -> Log:
-        """Add a line, within a transaction; returns the log as it then stands."""
-        before = self.head()
-        line = {"detail": detail, "seq": before.length + 1, "subject": subject, "time": now, "type": type_}
-        head = line_hash(before.head, line)
-        text = json.dumps(detail, sort_keys=True)
-        self.run("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", line["seq"], now, type_, subject, text, head)
-        return Log(before.length + 1, head)
+    def copy_to(self, path: Path) -> None:
+        """Write the database as it is now to a new file."""
+        self.run("VACUUM INTO ?", str(path))
 
-    def head(self, length: int | None = None) -> Log:
-        """The log as it stands, or as it stood when it had `length` lines."""
-        up_to = 2**53 if length is None else length
-        last = self.row("SELECT seq, hash FROM log WHERE seq <= ? ORDER BY seq DESC LIMIT 1", up_to)
-        return Log(last["seq"], last["hash"]) if last else Log()
-
-    def lines(self) -> Iterator[tuple[dict[str, Any], str]]:
-        """Each line of the log, and its stored hash."""
-        for row in self.rows("SELECT * FROM log ORDER BY seq"):
-            line = {name: row[name] for name in ("seq", "subject", "time", "type")}
-            yield {**line, "detail": json.loads(row["detail"])}, row["hash"]
-
-    def verify_log(self) -> Log:
-        """The log, if each line's hash follows from the lines before it."""
-        return check_chain(self.lines())
-
+    # --- the schema ----------------------------------------------------------------------------------------------
     def _check_schema(self) -> None:
         """Refuse a trigger, view or table that is not ours: it would act within the coordinator's own commands."""
         if _schema_objects(self.db) != _expected_objects(_MIGRATIONS):

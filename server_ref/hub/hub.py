@@ -12,10 +12,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,8 +32,9 @@ from fedhelp_edge.trust.log import Log
 from fedhelp_edge.trust.roster import Roster
 from fedhelp_edge.trust.task import Task
 from server_ref.hub import memory
-from server_ref.hub.database import HubDatabase
+from server_ref.hub.database import HubDatabase, Row
 from server_ref.hub.memory import Memory
+from server_ref.hub.tables import log_table, parcels_table, requests_table, rounds_table
 
 COORDINATOR, FRONT, ROOT = "coordinator", "front", "root"
 _FOLLOWED_KINDS = ("charter", "roster", "task", "global", "knowledge")  # by sites, and signed by the coordinator
@@ -56,9 +56,9 @@ class Hub:
     @property
     def now(self) -> datetime:
         """The time, but never before the last line of the log: a clock that is set back reopens nothing."""
-        last = self._last_line()
+        last = log_table.last_time(self.database)
         clock = self._clock().replace(microsecond=0)
-        return max(clock, parse_time(last["time"])) if last else clock
+        return max(clock, parse_time(last)) if last else clock
 
     # --- what is known -------------------------------------------------------------------------------------------
     @cached_property
@@ -78,10 +78,10 @@ class Hub:
         """The newest charter, verified from the first one on."""
         newest = self.newest_parcel("charter")["hash"]
         if newest not in self._charters:
-            first, *later = self.database.rows("SELECT hash FROM parcels WHERE kind = 'charter' ORDER BY number")
-            self._charters[newest] = charter.read_first(*self.read_json(first["hash"]))
-            for row in later:
-                self._charters[newest] = charter.read_next(self._charters[newest], *self.read_json(row["hash"]))
+            first, *later = parcels_table.hashes(self.database, "charter")
+            self._charters[newest] = charter.read_first(*self.read_json(first))
+            for hash_ in later:
+                self._charters[newest] = charter.read_next(self._charters[newest], *self.read_json(hash_))
         return self._charters[newest]
 
     @property
@@ -95,22 +95,21 @@ class Hub:
     def tasks(self, first_round: int = 1) -> dict[int, Task]:
         """The task of each round from `first_round` on; the tasks of a past epoch are void."""
         first_round = max(first_round, int(self.database.fact("void", "0")) + 1)
-        for row in self.database.rows("SELECT task FROM rounds WHERE round >= ? AND task != ''", first_round):
-            if row["task"] not in self._tasks:
-                self._tasks[row["task"]] = task.read(*self.read_json(row["task"]), self.charter, self.roster)
+        for hash_ in rounds_table.tasks(self.database, first_round):
+            if hash_ not in self._tasks:
+                self._tasks[hash_] = task.read(*self.read_json(hash_), self.charter, self.roster)
         return {known.round: known for known in self._tasks.values() if known.round >= first_round}
 
     def signing_keys(self, site: str) -> Iterator[str]:
         """A site's keys, the newest first: it may have changed them while an update was on its way."""
         current = self.roster.site(site)
         yield from [current.sign] if current else []
-        for row in self.database.rows("SELECT hash FROM parcels WHERE kind = 'roster' ORDER BY number DESC"):
-            yield from (entry["sign"] for entry in self.read_json(row["hash"])[2]["sites"] if entry["id"] == site)
+        for hash_ in reversed(parcels_table.hashes(self.database, "roster")):
+            yield from (entry["sign"] for entry in self.read_json(hash_)[2]["sites"] if entry["id"] == site)
 
     def requests_signed_by(self, key: str) -> list[str]:
         """The hashes of the requests that a key signed. Each request's file is read once."""
-        query = "SELECT rowid, hash FROM requests WHERE rowid > ? ORDER BY rowid"
-        for row in self.database.rows(query, self._last_request):
+        for row in requests_table.after(self.database, self._last_request):
             with files.reading(self.database.parcel_path(row["hash"])) as file:
                 signers = parcel.read_prologue(file)[1]
             for signer in signers:
@@ -118,13 +117,13 @@ class Hub:
             self._last_request = row["rowid"]
         return self._requests_by_key.get(key, [])
 
-    def newest_round(self) -> sqlite3.Row:
+    def newest_round(self) -> Row:
         """The row of the newest round. Round 0 stands for the model from which the first round begins."""
-        return self.database.require_row("SELECT * FROM rounds ORDER BY round DESC LIMIT 1")
+        return rounds_table.newest(self.database)
 
-    def newest_parcel(self, kind: str) -> Any:
+    def newest_parcel(self, kind: str) -> Row:
         """The row of the newest parcel of a kind."""
-        row = self.database.row("SELECT * FROM parcels WHERE kind = ? ORDER BY number DESC, rowid DESC LIMIT 1", kind)
+        row = parcels_table.newest(self.database, kind)
         if row is None:
             raise NotNowError(f"there is no {kind} yet")
         return row
@@ -142,14 +141,12 @@ class Hub:
     # --- whether it is whole -------------------------------------------------------------------------------------
     def check(self) -> Log:
         """The log, if the hub is whole and its log continues the one that it last published."""
-        query = "SELECT hash FROM parcels WHERE kind IN ('receipt', 'task') ORDER BY rowid DESC LIMIT 1"
-        published = self.database.row(query)
+        published = parcels_table.newest_with_log(self.database)
         self.database.check_integrity()
-        log = self.database.verify_log()
+        log = log_table.verify(self.database)
         if published:
             before = Log(**self.read_json(published["hash"])[2]["log"])
-            line = self.database.row("SELECT hash FROM log WHERE seq = ?", before.length)
-            if line is None or line["hash"] != before.head:
+            if log_table.head(self.database, before.length) != before:
                 raise LogBrokenError(f"line {before.length} of the log is not as it was published")
         self.check_rows()
         return log
@@ -161,14 +158,14 @@ class Hub:
 
     def check_clock(self) -> None:
         """Refuse a clock that is far from the times that the hub knows."""
-        clock, last = self._clock(), self._last_line()
-        if last is None:
+        clock, last = self._clock(), log_table.last_time(self.database)
+        if not last:
             return
-        newest = self.database.row("SELECT closes FROM rounds ORDER BY round DESC LIMIT 1")
-        written = parse_time(last["time"])
-        latest = max(written, parse_time(newest["closes"])) if newest and newest["closes"] else written
+        deadline = rounds_table.newest_deadline(self.database)
+        written = parse_time(last)
+        latest = max(written, parse_time(deadline)) if deadline else written
         if not written - _MAX_CLOCK_JUMP <= clock <= latest + _MAX_CLOCK_JUMP:
-            raise ClockJumpError(f"the clock says {format_time(clock)}, and the last line of the log {last['time']}")
+            raise ClockJumpError(f"the clock says {format_time(clock)}, and the last line of the log {last}")
 
     def accept_clock(self) -> Log:
         """Log a time that a person confirms; later lines follow from it."""
@@ -176,11 +173,8 @@ class Hub:
             self.check_clock()
         except ClockJumpError:
             with self.database.transaction():
-                return self.database.log(format_time(self._clock()), "clock", COORDINATOR)
-        return self.database.head()
-
-    def _last_line(self) -> Any:
-        return self.database.row("SELECT time FROM log ORDER BY seq DESC LIMIT 1")
+                return log_table.add(self.database, format_time(self._clock()), "clock", COORDINATOR, {})
+        return log_table.head(self.database)
 
     # --- keys ----------------------------------------------------------------------------------------------------
     def front_keys(self) -> Keys:
@@ -222,16 +216,16 @@ class Hub:
     def open_memory(self, coordinator_keys: Keys) -> None:
         """From here on this hub verifies what the coordinator's commands wrote, and binds what they write."""
         self.database.memory = Memory(
-            self.memory_path, self.coordinator_folder.name, coordinator_keys, self.database.ledger, self.database.head,
-            self._has_memory, self._begin_memory,
+            self.memory_path, self.coordinator_folder.name, coordinator_keys, self.database.ledger,
+            partial(log_table.head, self.database), self._has_memory, self._begin_memory,
         )  # fmt: skip
 
     def _has_memory(self) -> bool:
-        return bool(self.database.row("SELECT 1 FROM log WHERE type = 'memory'"))
+        return log_table.has_type(self.database, "memory")
 
     def _begin_memory(self) -> None:
-        last = self._last_line()
-        self.database.log(last["time"] if last else format_time(self.now), "memory", COORDINATOR)
+        time = log_table.last_time(self.database) or format_time(self.now)
+        log_table.add(self.database, time, "memory", COORDINATOR, {})
 
     # --- what is published ---------------------------------------------------------------------------------------
     def publish(
@@ -259,13 +253,12 @@ class Hub:
         files.share_with_group(part)
         part.replace(path)
         files.sync_folder(path.parent)
-        values = sealed.hash, sealed.kind, number, site, sealed.line.decode()
-        self.database.run("INSERT INTO parcels VALUES (?, ?, ?, ?, ?)", *values)
+        parcels_table.add(self.database, sealed.hash, sealed.kind, number, site, sealed.line.decode())
 
     def log(self, type_: str, subject: str, **detail: canon.Value) -> Log:
         """Add a line to the log, within a transaction; returns the log as it then stands."""
         self.check_clock()
-        return self.database.log(format_time(self.now), type_, subject, **detail)
+        return log_table.add(self.database, format_time(self.now), type_, subject, detail)
 
     def publish_receipt(self, signer: Keys, role: str, about: str, state: str, log: Log, **why: str) -> str:
         """State what became of a parcel, together with the log: a hub cannot change it afterwards unnoticed."""
@@ -296,7 +289,7 @@ class Hub:
                 return newest.statement
         body.seek(0)
         with self.database.transaction():
-            number = self.database.head().length
+            number = log_table.head(self.database).length
             sealed = self.publish("knowledge", body, coordinator_keys, number=number, federation=self.federation)
             self.database.set_fact("knowledge", sealed.sha256)
             self.log("knowledge", sealed.sha256)

@@ -16,8 +16,8 @@ from fedhelp_edge.trust.enrol import Invite
 from fedhelp_edge.trust.roster import Site
 from server_ref.hub import models
 from server_ref.hub.hub import Hub, to_json
+from server_ref.hub.tables import invites_table, parcels_table
 
-CANCELLED = "cancelled"  # in place of the hash of the request that used an invite
 ROSTER_LIMIT = statement.KINDS["roster"].limit
 ROSTER_SPARE = ROSTER_LIMIT // 16  # bytes that newcomers and reasons leave free, so that every site can be revoked
 _ENTRY_BYTES = 300  # of one site in the roster, besides its name
@@ -31,62 +31,47 @@ def invite(hub: Hub, name: str, tier: str, days: int) -> tuple[str, str]:
     issued = enrol.derive_invite(code, tier, expires)
     with hub.database.transaction():
         _check_roster_size(hub, name)
-        issued_before = hub.database.require_row("SELECT count(*) AS n FROM invites")["n"]
-        site = f"site-{issued_before + 1:03}"
-        values = (
-            issued.id,
-            issued.key.hex(),
-            site,
-            name,
-            tier,
-            format_time(expires),
-            enrol.charter_proof(code, hub.federation),
-        )
-        hub.database.run(
-            "INSERT INTO invites (id, proof, site, name, tier, expires, vouch) VALUES (?, ?, ?, ?, ?, ?, ?)", *values
-        )
+        site = f"site-{invites_table.count(hub.database) + 1:03}"
+        invites_table.add(
+            hub.database, issued.id, proof=issued.key.hex(), site=site, name=name, tier=tier,
+            expires=format_time(expires), vouch=enrol.charter_proof(code, hub.federation),
+        )  # fmt: skip
         hub.log("invite", site, tier=tier)
     return code, site
 
 
 def _check_roster_size(hub: Hub, name: str) -> None:
     """Refuse an invite if the roster has no room for its site, besides the sites whose invites are still out."""
-    query = "SELECT count(*) AS n, total(length(CAST(name AS BLOB))) AS bytes FROM invites"
-    outstanding = hub.database.require_row(f"{query} WHERE used = '' AND expires >= ?", format_time(hub.now))
+    count, name_bytes = invites_table.outstanding(hub.database, format_time(hub.now))
     size = statement.parse(hub.newest_parcel("roster")["line"].encode()).size + len(name.encode()) + _ENTRY_BYTES
-    if size + outstanding["n"] * _ENTRY_BYTES + outstanding["bytes"] > ROSTER_LIMIT - ROSTER_SPARE:
+    if size + count * _ENTRY_BYTES + name_bytes > ROSTER_LIMIT - ROSTER_SPARE:
         raise FederationFullError("the roster has no room for another site besides those that are invited")
 
 
-def invites(hub: Hub, invite_id: str = "") -> dict[str, Invite]:
-    """The invites that were not cancelled, by id; with `invite_id`, that one only."""
-    query, values = "SELECT * FROM invites WHERE used != ?", [CANCELLED]
-    if invite_id:
-        query, values = f"{query} AND id = ?", [CANCELLED, invite_id]
-    return {
-        row["id"]: Invite(
-            row["id"], bytes.fromhex(row["proof"]), row["tier"], parse_time(row["expires"]), bool(row["used"])
-        )
-        for row in hub.database.rows(query, *values)
-    }  # fmt: skip
+def find_invite(hub: Hub, invite_id: str) -> Invite | None:
+    """An invite, unless it was cancelled."""
+    row = invites_table.find(hub.database, invite_id)
+    if row is None or row["used"] == invites_table.CANCELLED:
+        return None
+    return Invite(row["id"], bytes.fromhex(row["proof"]), row["tier"], parse_time(row["expires"]), bool(row["used"]))
 
 
 def cancel_invite(hub: Hub, site: str) -> None:
     """Cancel the unused invite for a site."""
     with hub.database.transaction():
-        hub.database.run("UPDATE invites SET used = ? WHERE site = ? AND used = ''", CANCELLED, site)
+        invites_table.cancel(hub.database, site)
         hub.log("invite cancelled", site)
 
 
 def charter_proofs(hub: Hub) -> dict[str, str]:
     """By unused invite, what proves to whoever knows its code that this hub knows it too."""
-    return {row["id"]: row["vouch"] for row in hub.database.rows("SELECT id, vouch FROM invites WHERE used = ''")}
+    return {row["id"]: row["vouch"] for row in invites_table.unused(hub.database)}
 
 
 def charter_proof(hub: Hub, invite_id: str) -> str:
     """The same for one invite, or ""."""
-    row = hub.database.row("SELECT vouch FROM invites WHERE id = ? AND used = ''", invite_id)
-    return str(row["vouch"]) if row else ""
+    row = invites_table.find(hub.database, invite_id)
+    return row["vouch"] if row and not row["used"] else ""
 
 
 # --- the roster ----------------------------------------------------------------------------------------------------
@@ -97,8 +82,8 @@ def write_roster(
 
     Refuses a roster that would leave less than `spare` bytes of its limit.
     """
-    last = hub.database.row("SELECT max(number) AS version FROM parcels WHERE kind = 'roster'")
-    version = (last["version"] or 0) + 1 if last else 1
+    last = parcels_table.newest(hub.database, "roster")
+    version = last["number"] + 1 if last else 1
     expires = hub.now + timedelta(days=hub.plan.round.roster_days)
     body = to_json(roster.body(sites, front or hub.roster.front, archive or hub.roster.archive, expires))
     if len(body) > ROSTER_LIMIT - spare:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 from fedhelp_edge import files, update
 from fedhelp_edge.codec import CODECS
@@ -20,6 +19,7 @@ from fedhelp_edge.trust import roster
 from fedhelp_edge.update import Array
 from server_ref.hub.hub import COORDINATOR, Hub
 from server_ref.hub.states import State
+from server_ref.hub.tables import parcels_table, rounds_table, updates_table
 
 GROUP_SIZE = 1000  # sites
 FIRST_GROUP = ""
@@ -80,7 +80,7 @@ def publish(
 
 def publish_again(hub: Hub, coordinator_keys: Keys, sites: Collection[str] = ()) -> None:
     """Seal the newest model to the sites that are active now, or to the groups of `sites` only."""
-    newest = _newest(hub)
+    newest = rounds_table.newest_model(hub.database)
     _seal(hub, coordinator_keys, newest["round"], newest["model"], inputs_of(hub, newest["round"]), sites)
 
 
@@ -90,12 +90,12 @@ def newest_parcel(hub: Hub, group: str) -> str:
     Until the first round opens no site gets one: `open --start` may still replace the first weights, and a site that
     knows two models of one round refuses the second.
     """
-    if not hub.database.row("SELECT 1 FROM rounds WHERE round > 0"):
+    if not rounds_table.any_opened(hub.database):
         return ""
-    query = "SELECT hash, line FROM parcels WHERE kind = 'global' AND site = ? ORDER BY rowid DESC LIMIT 1"
-    if row := hub.database.row(query, group):
+    if row := parcels_table.newest_model(hub.database, group):
         context = statement.parse(row["line"].encode()).context
-        if (context["epoch"], context["base"]) == (hub.charter.epoch, _newest(hub)["model"]):
+        newest = rounds_table.newest_model(hub.database)
+        if (context["epoch"], context["base"]) == (hub.charter.epoch, newest["model"]):
             return str(row["hash"])
     return ""
 
@@ -108,12 +108,7 @@ def newest_parcels(hub: Hub) -> list[str]:
 
 def inputs_of(hub: Hub, round_: int) -> list[str]:
     """The updates that a round's model was merged from."""
-    query = "SELECT hash FROM shares WHERE counts = ? AND state = ? ORDER BY site"
-    return [row["hash"] for row in hub.database.rows(query, round_, State.MERGED)]
-
-
-def _newest(hub: Hub) -> Any:
-    return hub.database.row("SELECT round, model FROM rounds WHERE model != '' ORDER BY round DESC LIMIT 1")
+    return [row["hash"] for row in updates_table.counting(hub.database, round_, State.MERGED)]
 
 
 def _seal(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -27,8 +26,10 @@ from fedhelp_edge.trust.enrol import Invite
 from fedhelp_edge.trust.roster import Site
 from fedhelp_edge.trust.task import SenderHistory
 from server_ref.hub import members
+from server_ref.hub.database import Row
 from server_ref.hub.hub import Hub
 from server_ref.hub.states import State
+from server_ref.hub.tables import invites_table, requests_table
 from server_ref.intake import shown
 from server_ref.intake.receipts import Decision, decide_request, refusal
 
@@ -43,9 +44,10 @@ def check_invite(hub: Hub, statement: Statement, signers: tuple[str, ...], paylo
 
 
 def _judge(hub: Hub, statement: Statement, signers: tuple[str, ...], payload: dict[str, Any]) -> Invite:
+    invite = members.find_invite(hub, str(payload.get("invite")))
     return enrol.judge_request(
         statement, signers, payload, federation=hub.federation, current_roster=hub.roster, now=hub.now,
-        invites=members.invites(hub, str(payload.get("invite"))),
+        invites={invite.id: invite} if invite else {},
     )  # fmt: skip
 
 
@@ -54,7 +56,7 @@ def _judge(hub: Hub, statement: Statement, signers: tuple[str, ...], payload: di
 class JoinRequest:
     """A waiting request that proved its invite."""
 
-    row: sqlite3.Row
+    row: Row
     site: str
     keys: PublicKeys
     words: str  # of the keys that would enter the roster, to compare by phone
@@ -66,11 +68,8 @@ class JoinRequest:
 
 def waiting_requests(hub: Hub, invite: str = "") -> list[JoinRequest]:
     """The requests to join that wait for a person or for `judge_waiting`; with `invite`, those on one invite."""
-    query, values = "SELECT * FROM requests WHERE state = ? AND kind = 'enrol' AND site != ''", [str(State.WAITING)]
-    if invite:
-        query, values = f"{query} AND invite = ?", [*values, invite]
     requests = []
-    for row in hub.database.rows(f"{query} ORDER BY rowid", *values):
+    for row in requests_table.waiting_to_join(hub.database, invite):
         payload = hub.read_json(row["hash"])[2]
         public = PublicKeys(payload["sign"], payload["recipient"])
         requests.append(JoinRequest(row, row["site"], public, " ".join(key_words.of_keys(hub.federation, public))))
@@ -85,7 +84,7 @@ def contested_invites(requests: Iterable[JoinRequest]) -> set[str]:
     return {invite for invite, keys in keys_by_invite.items() if len(keys) > 1}
 
 
-def judge_request(hub: Hub, coordinator_keys: Keys, row: sqlite3.Row) -> dict[str, str] | None:
+def judge_request(hub: Hub, coordinator_keys: Keys, row: Row) -> dict[str, str] | None:
     """Decide on a change of keys; verify that a request to join proves a live invite, and let it wait."""
     try:
         if row["kind"] == "rotate":
@@ -99,26 +98,25 @@ def judge_request(hub: Hub, coordinator_keys: Keys, row: sqlite3.Row) -> dict[st
         if isinstance(error, InviteUsedError):
             _warn_of_other_keys(hub, row)
         return decide_request(hub, coordinator_keys, row, refusal(error), "")
-    site = hub.database.require_row("SELECT site FROM invites WHERE id = ?", invite.id)["site"]
+    site = invites_table.require(hub.database, invite.id)["site"]
     with hub.database.transaction():
-        query = "UPDATE requests SET site = ?, name = ?, invite = ? WHERE hash = ?"
-        hub.database.run(query, site, payload["name"], invite.id, row["hash"])
+        requests_table.prove(hub.database, row["hash"], site, payload["name"], invite.id)
         if not row["invite"] and contested_invites(waiting_requests(hub, invite.id)):
             hub.log("alarm", row["hash"], site=site)
     return None
 
 
-def _warn_of_other_keys(hub: Hub, row: sqlite3.Row) -> None:
+def _warn_of_other_keys(hub: Hub, row: Row) -> None:
     """Log an alarm if a second sender with other keys knows the code of a used invite: one of the two is a thief."""
     payload = hub.read_json(row["hash"])[2]
-    invite = hub.database.require_row("SELECT site FROM invites WHERE id = ?", payload["invite"])
+    invite = invites_table.require(hub.database, payload["invite"])
     site = hub.roster.site(invite["site"])
     if site and (site.sign, site.recipient) != (payload["sign"], payload["recipient"]):
         with hub.database.transaction():
             hub.log("alarm", row["hash"], site=site.id)
 
 
-def proved_invite(hub: Hub, row: sqlite3.Row) -> tuple[Invite, dict[str, Any]]:
+def proved_invite(hub: Hub, row: Row) -> tuple[Invite, dict[str, Any]]:
     """The live invite that a request proves, and the request's payload."""
     statement, signers, payload = hub.read_json(row["hash"])
     return _judge(hub, statement, signers, payload), payload
@@ -147,7 +145,7 @@ def find_request(hub: Hub, name: str) -> JoinRequest:
 
 def check_request_name(hub: Hub, name: str) -> None:
     """Refuse a name that no request has, once all requests are judged."""
-    if not hub.database.row("SELECT 1 FROM requests WHERE state = ? AND site = ''", State.WAITING):
+    if not requests_table.any_unjudged(hub.database):
         find_request(hub, name)
 
 
@@ -202,7 +200,7 @@ def _proved_site(hub: Hub, request: JoinRequest, batch: Iterable[Site] = ()) -> 
     Another site may have entered with these keys meanwhile, and the front may have changed the request's row.
     """
     proved, _ = proved_invite(hub, request.row)
-    invite = hub.database.require_row("SELECT * FROM invites WHERE id = ?", proved.id)
+    invite = invites_table.require(hub.database, proved.id)
     if (invite["site"], invite["id"]) != (request.site, request.row["invite"]):
         raise HubDamagedError(f"the request for {request.site} proves the invite of {invite['site']}")
     keys = request.keys
@@ -223,7 +221,7 @@ def _enter_sites(
     other_approved = Decision(State.REFUSED, InviteUsedError.code, "another request on the same invite was approved")
     decided = []
     for request in requests:
-        hub.database.run("UPDATE invites SET used = ? WHERE id = ?", request.hash, request.row["invite"])
+        invites_table.use(hub.database, request.row["invite"], request.hash)
         for other in waiting_requests(hub, request.row["invite"]):
             if other.hash != request.hash:
                 decision = approved if other.keys == request.keys else other_approved

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sqlite3
 from pathlib import Path
 
 from fedhelp_edge import files
@@ -21,8 +20,10 @@ from fedhelp_edge.parcel import age, parcel
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.trust import roster, task
 from fedhelp_edge.update import Schema
+from server_ref.hub.database import Row
 from server_ref.hub.hub import Hub
 from server_ref.hub.states import State
+from server_ref.hub.tables import requests_table, rounds_table, updates_table
 from server_ref.intake import enrolment, sandbox
 from server_ref.intake.receipts import Decision, decide_update, publish_decision
 
@@ -32,18 +33,15 @@ _ALARM_CODES = (InnerContextError.code, ResourceError.code)  # a person looks at
 def judge_waiting(hub: Hub, coordinator_keys: Keys) -> list[dict[str, str]]:
     """Decide on every request and update that waits; returns the decisions."""
     _answer_refused_on_receipt(hub, coordinator_keys)
-    requests = hub.database.rows("SELECT * FROM requests WHERE state = ? ORDER BY rowid", State.WAITING)
+    requests = requests_table.waiting(hub.database)
     decided = [enrolment.judge_request(hub, coordinator_keys, row) for row in requests]
     if hub.plan.round.enrolment != "manual":
         decided += enrolment.admit_all(hub, coordinator_keys)
     with hub.database.transaction():
         hub.check_rows()
-        # accepted by an older program, which did not bind the hash of the opened update: judged again
-        query = "UPDATE shares SET state = ? WHERE state = ? AND instr(facts, '\"sha256\"') = 0"
-        hub.database.run(query, State.RECEIVED, State.ACCEPTED)
+        updates_table.return_unbound(hub.database)
         round_row = hub.newest_round()
-    query = "SELECT * FROM shares WHERE state = ? ORDER BY site, round, seq"
-    if round_row["state"] == State.OPEN and (updates := hub.database.rows(query, State.RECEIVED)):
+    if round_row["state"] == State.OPEN and (updates := updates_table.in_state(hub.database, State.RECEIVED)):
         with sandbox.Sandbox() as process:
             decided += [_judge_update(hub, coordinator_keys, row, round_row, process) for row in updates]
     return [decision for decision in decided if decision]
@@ -51,12 +49,8 @@ def judge_waiting(hub: Hub, coordinator_keys: Keys) -> list[dict[str, str]]:
 
 def _answer_refused_on_receipt(hub: Hub, coordinator_keys: Keys) -> None:
     """Sign a receipt for each update that was refused on receipt. Its line of the log names no round."""
-    query = (
-        "SELECT * FROM unkept AS u WHERE NOT EXISTS"
-        " (SELECT 1 FROM parcels WHERE kind = 'receipt' AND site = u.hash) ORDER BY rowid"
-    )
     with hub.database.transaction():
-        if rows := hub.database.rows(query):
+        if rows := updates_table.refused_without_receipt(hub.database):
             hub.check_rows()  # the receipts state what these rows say
         for row in rows:
             decision = Decision(State.REFUSED, row["code"], row["cause"])
@@ -65,13 +59,11 @@ def _answer_refused_on_receipt(hub: Hub, coordinator_keys: Keys) -> None:
 
 
 def _judge_update(
-    hub: Hub, coordinator_keys: Keys, row: sqlite3.Row, round_row: sqlite3.Row, process: sandbox.Sandbox
+    hub: Hub, coordinator_keys: Keys, row: Row, round_row: Row, process: sandbox.Sandbox
 ) -> dict[str, str]:
     number, base = round_row["round"], round_row["base"]
-    query = "SELECT * FROM shares WHERE site = ? AND counts = ? AND state = ?"
-    earlier = hub.database.row(query, row["site"], number, State.ACCEPTED)
-    query = "SELECT count(*) AS n FROM rounds WHERE task != '' AND round > ? AND round <= ?"
-    rounds_since = hub.database.require_row(query, row["round"], number)["n"]
+    earlier = next(iter(updates_table.accepted_from(hub.database, row["site"], number)), None)
+    rounds_since = rounds_table.count_opened(hub.database, row["round"], number)
     try:
         check_statement(hub, row)
         check_sender(hub, row)
@@ -97,21 +89,21 @@ def _judge_update(
         return decide_update(hub, coordinator_keys, row, Decision(State.ACCEPTED), number, opened.facts_json())
 
 
-def check_statement(hub: Hub, row: sqlite3.Row) -> None:
+def check_statement(hub: Hub, row: Row) -> None:
     """Refuse an update whose row, which the front wrote, does not say what the site signed for its round's task."""
     with files.reading(hub.database.parcel_path(row["hash"])) as file:
         statement, signers = parcel.read_prologue(file)
-    round_row = hub.database.row("SELECT task, base FROM rounds WHERE round = ?", row["round"])
+    round_row = rounds_table.find(hub.database, row["round"])
     names = "sender", "round", "seq", "nonce", "task", "base"
     signed = statement.kind, statement.hash, *(statement.context.get(name) for name in names)
-    expected = "update", *(row[name] for name in ("hash", "site", "round", "seq", "nonce")), *(round_row or ())
-    if signed != expected:
+    expected = "update", *(row[name] for name in ("hash", "site", "round", "seq", "nonce"))
+    if round_row is None or signed != (*expected, round_row["task"], round_row["base"]):
         raise SignerMismatchError("the front's entry differs from the statement that the site signed")
     if len(signers) != 1 or signers[0] not in hub.signing_keys(row["site"]):
         raise SignerMismatchError(f"not signed with a key of {row['site']}")
 
 
-def check_sender(hub: Hub, row: sqlite3.Row) -> None:
+def check_sender(hub: Hub, row: Row) -> None:
     """Refuse an update of a round since which its site is revoked, also where the site was revoked afterwards."""
     site = hub.roster.site(row["site"])
     if site and site.status == roster.REVOKED and row["round"] >= site.since_round:
@@ -119,9 +111,9 @@ def check_sender(hub: Hub, row: sqlite3.Row) -> None:
 
 
 # --- opening -------------------------------------------------------------------------------------------------------
-def opening_job(hub: Hub, identity: str, row: sqlite3.Row, base: str) -> sandbox.Job:
+def opening_job(hub: Hub, identity: str, row: Row, base: str) -> sandbox.Job:
     """How the sandbox opens an update with a key, to count against the model `base`."""
-    trained_from = hub.database.require_row("SELECT base FROM rounds WHERE round = ?", row["round"])["base"]
+    trained_from = rounds_table.require(hub.database, row["round"])["base"]
     return sandbox.Job(
         hash=row["hash"], path=str(hub.database.parcel_path(row["hash"])), identities=(identity,),
         schema=tuple(update_schema(hub).lines()), codec=hub.plan.wire.up,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 
 from fedhelp_edge.errors import FedhelpError
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.trust.log import Log
+from server_ref.hub.database import Row
 from server_ref.hub.hub import COORDINATOR, Hub
 from server_ref.hub.states import State
+from server_ref.hub.tables import requests_table, updates_table
 
 RELEASABLE_CODES = (  # of updates that were opened and are well-formed: a person may release them
     "E_LAZY", "E_COPY", "E_OPPOSED", "E_TOO_FAR", "E_CLAIM",
@@ -31,29 +32,25 @@ def refusal(error: FedhelpError, state: State = State.REFUSED) -> Decision:
 
 
 def decide_update(
-    hub: Hub, coordinator_keys: Keys, row: sqlite3.Row, decision: Decision, counts: int, facts: str = ""
+    hub: Hub, coordinator_keys: Keys, row: Row, decision: Decision, counts: int, facts: str = ""
 ) -> dict[str, str]:
     """Write the decision on an update that counts in round `counts`, its line in the log and its receipt."""
     with hub.database.transaction():
-        hub.database.run(
-            "UPDATE shares SET state = ?, counts = ?, code = ?, cause = ?, facts = CASE ? WHEN '' THEN facts ELSE ? END"
-            " WHERE hash = ?", decision.state, counts, decision.code, decision.cause, facts, facts, row["hash"],
-        )  # fmt: skip
+        updates_table.decide(hub.database, row["hash"], decision.state, counts, decision.code, decision.cause, facts)
         log = hub.log(decision.state, row["hash"], site=row["site"], round=row["round"], code=decision.code)
         return publish_decision(hub, coordinator_keys, row, decision, row["site"], log)
 
 
-def decide_request(hub: Hub, coordinator_keys: Keys, row: sqlite3.Row, decision: Decision, site: str) -> dict[str, str]:
+def decide_request(hub: Hub, coordinator_keys: Keys, row: Row, decision: Decision, site: str) -> dict[str, str]:
     """Write the decision on a request, its line in the log and its receipt. `site` may be unknown: ""."""
     with hub.database.transaction():
-        query = "UPDATE requests SET state = ?, site = ?, code = ?, cause = ? WHERE hash = ?"
-        hub.database.run(query, decision.state, site, decision.code, decision.cause, row["hash"])
+        requests_table.decide(hub.database, row["hash"], decision.state, site, decision.code, decision.cause)
         log = hub.log(f"request {decision.state}", row["hash"], site=site, code=decision.code)
         return publish_decision(hub, coordinator_keys, row, decision, site, log)
 
 
 def publish_decision(
-    hub: Hub, coordinator_keys: Keys, row: sqlite3.Row, decision: Decision, site: str, log: Log
+    hub: Hub, coordinator_keys: Keys, row: Row, decision: Decision, site: str, log: Log
 ) -> dict[str, str]:
     """Sign the receipt that states a decision and the log with its line; returns the decision as JSON shows it."""
     state, code, cause = decision.state, decision.code, decision.cause

@@ -27,6 +27,7 @@ from fedhelp_edge.trust import roster, task
 from fedhelp_edge.trust.task import SenderHistory
 from server_ref.hub.hub import FRONT, Hub
 from server_ref.hub.states import State
+from server_ref.hub.tables import parcels_table, requests_table, updates_table
 from server_ref.intake import enrolment
 
 QUOTA_UPDATES = 4  # a site may send in one round as many bytes as this many updates have
@@ -87,13 +88,11 @@ def preflight(hub: Hub, statement: Statement, signers: tuple[str, ...]) -> tuple
 
 def earlier_result(hub: Hub, statement: Statement) -> IntakeResult | None:
     """The result that this parcel had before."""
-    query = "SELECT state FROM shares WHERE hash = ? UNION ALL SELECT ? FROM requests WHERE hash = ?"
-    row = hub.database.row(query, statement.hash, State.RECEIVED, statement.hash)
-    if row is None:
+    state = parcels_table.state_as_sent(hub.database, statement.hash)
+    if not state:
         return None
-    query = "SELECT hash FROM parcels WHERE kind = 'receipt' AND site = ? ORDER BY rowid DESC LIMIT 1"
-    receipt = hub.database.require_row(query, statement.hash)
-    return IntakeResult(statement.hash, row["state"], receipt["hash"], new=False)
+    receipt = parcels_table.newest_receipt(hub.database, statement.hash)
+    return IntakeResult(statement.hash, state, receipt, new=False)
 
 
 # --- who may send what -----------------------------------------------------------------------------------------------
@@ -119,8 +118,8 @@ def _admit_update(hub: Hub, statement: Statement, signers: tuple[str, ...]) -> i
     sender = task.judge_update(statement, signers, hub.roster, tasks, seen, stale_rounds=stale)
     if newest["state"] != State.OPEN and newest["round"] - stale >= number:
         raise RoundClosedError(f"round {number} is over")
-    query = "SELECT 1 FROM shares WHERE site = ? AND round = ? AND state NOT IN (?, ?)"
-    if hub.database.row(query, sender.id, number, State.REFUSED, State.QUARANTINED):
+    earlier = updates_table.sent_for(hub.database, sender.id, number)
+    if any(row["state"] not in (State.REFUSED, State.QUARANTINED) for row in earlier):
         raise DuplicateRoundError(f"{sender.id} sent another update for round {number} before")
     limit = tasks[number].limit
     check_quota(hub, statement, limit)
@@ -130,7 +129,7 @@ def _admit_update(hub: Hub, statement: Statement, signers: tuple[str, ...]) -> i
 def check_quota(hub: Hub, statement: Statement, limit: int, in_transit: int = 0) -> None:
     """Refuse more than a site may send in one round; `in_transit` counts the bytes of its partial uploads."""
     site, number = statement.context["sender"], statement.context["round"]
-    rows = hub.database.rows("SELECT hash FROM shares WHERE site = ? AND round = ?", site, number)
+    rows = updates_table.sent_for(hub.database, site, number)
     used = in_transit + sum(hub.database.parcel_path(row["hash"]).stat().st_size for row in rows)
     if used + statement.size > QUOTA_UPDATES * limit:
         raise QuotaError(f"{site} has sent {used} bytes for round {number} already")
@@ -138,7 +137,7 @@ def check_quota(hub: Hub, statement: Statement, limit: int, in_transit: int = 0)
 
 def seen_updates(hub: Hub, site: str) -> SenderHistory:
     """The numbers and nonces that a site has used: an update that repeats one is a replay."""
-    rows = hub.database.rows("SELECT seq, nonce FROM shares WHERE site = ?", site)
+    rows = updates_table.used_numbers(hub.database, site)
     last_rotation = int(hub.database.fact(f"seq {site}", "0"))
     return SenderHistory(max([last_rotation, *(row["seq"] for row in rows)]), frozenset(row["nonce"] for row in rows))
 
@@ -152,11 +151,10 @@ def _record_refused(hub: Hub, statement: Statement, signers: tuple[str, ...], er
         site = roster.check_sender(statement, signers, hub.roster, number).id
     except TrustError:
         return  # anybody may have written it
-    refused = hub.database.require_row("SELECT count(*) AS n FROM unkept WHERE site = ? AND round = ?", site, number)
-    if number <= hub.newest_round()["round"] and refused["n"] < _REFUSED_OF_ONE:
+    refused = updates_table.count_refused(hub.database, site, number)
+    if number <= hub.newest_round()["round"] and refused < _REFUSED_OF_ONE:
         with hub.database.transaction():
-            values = statement.hash, site, number, error.code, error.cause
-            hub.database.run("INSERT OR IGNORE INTO unkept VALUES (?, ?, ?, ?, ?)", *values)
+            updates_table.add_refused(hub.database, statement.hash, site, number, error.code, error.cause)
 
 
 # --- taking in -------------------------------------------------------------------------------------------------------
@@ -194,25 +192,21 @@ def _check_request_quota(hub: Hub, part: Path) -> None:
         count = int(hub.database.fact(f"asked {payload['invite']}", "0"))
         hub.database.set_fact(f"asked {payload['invite']}", str(count + 1))
     else:
-        query = "SELECT count(*) AS n FROM requests WHERE site = ? AND state = ?"
-        count = hub.database.require_row(query, statement.context["sender"], State.WAITING)["n"]
+        count = requests_table.count_waiting_from(hub.database, statement.context["sender"])
     if count >= _REQUESTS_OF_ONE:
         remedy = "phone the coordinator, who can issue a new invite"
         raise QuotaError("too many requests came from one sender", remedy=remedy)
-    waiting = hub.database.require_row("SELECT count(*) AS n FROM requests WHERE state = ?", State.WAITING)["n"]
-    if waiting >= _REQUESTS_OF_ALL:
+    if requests_table.count_waiting(hub.database) >= _REQUESTS_OF_ALL:
         raise QuotaError("too many requests wait for the coordinator")
 
 
 def _insert_row(hub: Hub, statement: Statement) -> None:
     context = statement.context
     if statement.kind == "update":
-        query = "INSERT INTO shares (hash, site, round, seq, nonce, state, counts) VALUES (?, ?, ?, ?, ?, ?, 0)"
-        values = *(context[name] for name in ("sender", "round", "seq", "nonce")), State.RECEIVED
-        hub.database.run(query, statement.hash, *values)
+        sender_fields = (context[name] for name in ("sender", "round", "seq", "nonce"))
+        updates_table.add(hub.database, statement.hash, *sender_fields)
         return
-    query = "INSERT INTO requests VALUES (?, ?, ?, ?, '', '', '', '')"
-    hub.database.run(query, statement.hash, statement.kind, State.WAITING, context.get("sender", ""))
+    requests_table.add(hub.database, statement.hash, statement.kind, context.get("sender", ""))
     if statement.kind == "rotate":
         hub.database.set_fact(f"seq {context['sender']}", str(context["seq"]))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -15,8 +14,10 @@ from fedhelp_edge.parcel.statement import parse_time
 from fedhelp_edge.safe_text import shortened
 from fedhelp_edge.update import Array
 from server_ref.hub import models
+from server_ref.hub.database import Row
 from server_ref.hub.hub import Hub
 from server_ref.hub.states import State
+from server_ref.hub.tables import rounds_table, updates_table
 from server_ref.intake import sandbox
 from server_ref.intake.judge import check_sender, opened_path, opening_job, round_key, update_schema
 from server_ref.intake.receipts import RELEASABLE_CODES, decide_update, refusal
@@ -52,10 +53,8 @@ def aggregate(
         if hub.newest_round() != round_row or _accepted_rows(hub, round_row) != list(rows.values()):
             raise HubDamagedError("the round was changed while it was merged")
         name = models.save(hub, model)
-        query = "UPDATE rounds SET state = ?, model = ?, report = ? WHERE round = ?"
-        hub.database.run(query, State.MERGED, name, json.dumps(_validation_report(rows)), number)
-        query = "UPDATE shares SET state = ? WHERE counts = ? AND state = ?"
-        hub.database.run(query, State.MERGED, number, State.ACCEPTED)
+        rounds_table.merge(hub.database, number, name, json.dumps(_validation_report(rows)))
+        updates_table.merge_accepted(hub.database, number)
         inputs = [row["hash"] for row in rows.values()]
         detail = {"shares": len(inputs), "task": round_row["task"]}
         models.publish(hub, coordinator_keys, number, name, inputs, "merge", **detail)
@@ -65,12 +64,11 @@ def aggregate(
     return lifecycle.outcome(hub, number)
 
 
-def _accepted_rows(hub: Hub, round_row: sqlite3.Row) -> list[sqlite3.Row]:
-    query = "SELECT * FROM shares WHERE counts = ? AND state = ? ORDER BY site"
-    return hub.database.rows(query, round_row["round"], State.ACCEPTED)
+def _accepted_rows(hub: Hub, round_row: Row) -> list[Row]:
+    return updates_table.counting(hub.database, round_row["round"], State.ACCEPTED)
 
 
-def _refuse_revoked(hub: Hub, coordinator_keys: Keys, round_row: sqlite3.Row) -> None:
+def _refuse_revoked(hub: Hub, coordinator_keys: Keys, round_row: Row) -> None:
     """Refuse accepted updates of sites that were revoked afterwards."""
     for row in _accepted_rows(hub, round_row):
         try:
@@ -80,13 +78,12 @@ def _refuse_revoked(hub: Hub, coordinator_keys: Keys, round_row: sqlite3.Row) ->
 
 
 # --- outliers ------------------------------------------------------------------------------------------------------
-def _quarantine_outliers(hub: Hub, coordinator_keys: Keys, round_row: sqlite3.Row) -> updates.RoundUpdates:
+def _quarantine_outliers(hub: Hub, coordinator_keys: Keys, round_row: Row) -> updates.RoundUpdates:
     """Compare all updates of a round that is to close; a person decides on those that are suspicious.
 
     Updates in quarantine are compared too: an update that copies one of them is a copy all the same.
     """
-    query = "SELECT * FROM shares WHERE counts = ? AND state = ? ORDER BY seq"
-    quarantined = hub.database.rows(query, round_row["round"], State.QUARANTINED)
+    quarantined = updates_table.quarantined(hub.database, round_row["round"])
     rows = {row["site"]: row for row in quarantined if row["code"] in RELEASABLE_CODES}
     rows |= {row["site"]: row for row in _accepted_rows(hub, round_row)}
     facts = {site: json.loads(row["facts"]) for site, row in rows.items()}
@@ -108,7 +105,7 @@ def _quarantine_outliers(hub: Hub, coordinator_keys: Keys, round_row: sqlite3.Ro
 
 
 def _suspects(
-    hub: Hub, round_row: sqlite3.Row, facts: Mapping[str, Mapping[str, Any]], opened: updates.RoundUpdates
+    hub: Hub, round_row: Row, facts: Mapping[str, Mapping[str, Any]], opened: updates.RoundUpdates
 ) -> dict[str, FedhelpError]:
     """By site, why its update is suspicious: its tensors, its claimed number of images, or both."""
     base, norms = models.load(hub, round_row["base"]), {site: claims["pull"] for site, claims in facts.items()}
@@ -123,16 +120,14 @@ def _suspects(
 
 def _released_claims(hub: Hub) -> dict[str, int]:
     """By site, the largest number of images that it claimed in an update that a person released."""
-    query, claims = "SELECT site, facts FROM shares WHERE released AND state IN (?, ?)", dict[str, int]()
-    for row in hub.database.rows(query, State.ACCEPTED, State.MERGED):
+    claims: dict[str, int] = {}
+    for row in updates_table.released(hub.database):
         claims[row["site"]] = max(claims.get(row["site"], 0), json.loads(row["facts"])["examples"])
     return claims
 
 
 # --- the merge -----------------------------------------------------------------------------------------------------
-def _merge(
-    hub: Hub, round_row: sqlite3.Row, rows: Mapping[str, sqlite3.Row], opened: updates.RoundUpdates
-) -> dict[str, Array]:
+def _merge(hub: Hub, round_row: Row, rows: Mapping[str, Row], opened: updates.RoundUpdates) -> dict[str, Array]:
     facts = {site: json.loads(row["facts"]) for site, row in rows.items()}
     examples = {site: claims["examples"] for site, claims in facts.items()}
     norms = {site: claims["pull"] for site, claims in facts.items()}
@@ -141,7 +136,7 @@ def _merge(
     return merged
 
 
-def _validation_report(rows: Mapping[str, sqlite3.Row]) -> dict[str, dict[str, list[int]]]:
+def _validation_report(rows: Mapping[str, Row]) -> dict[str, dict[str, list[int]]]:
     """By site, how many validation images it claims, and how many of them the round's base model got right."""
     facts = {site: json.loads(row["facts"]) for site, row in rows.items()}
     return {"sites": {site: [claims.get("val", 0), claims.get("correct", 0)] for site, claims in facts.items()}}
@@ -149,8 +144,7 @@ def _validation_report(rows: Mapping[str, sqlite3.Row]) -> dict[str, dict[str, l
 
 def _patience_is_spent(hub: Hub) -> bool:
     """Whether the merged model has not improved for as many rounds as the plan has patience."""
-    query = "SELECT report FROM rounds WHERE state = ? AND task != '' ORDER BY round"
-    reports = [json.loads(row["report"]).get("sites", {}) for row in hub.database.rows(query, State.MERGED)]
+    reports = [json.loads(row["report"]).get("sites", {}) for row in rounds_table.merged(hub.database)]
     return early_stopping.has_plateaued(reports, hub.plan.round.patience)
 
 
@@ -159,13 +153,12 @@ def destroy_obsolete(hub: Hub) -> None:
 
     Whoever breaks into the hub later can open no older update.
     """
-    query = "SELECT max(round) AS newest FROM rounds WHERE state = ?"
-    newest = hub.database.require_row(query, State.MERGED)["newest"]
+    newest = rounds_table.newest_merged(hub.database)
     for path in (hub.home / "round-keys").glob("*.age"):
         if int(path.stem) <= newest - hub.plan.round.stale:
             path.unlink()
     for path in (hub.home / "shares").glob("*.safetensors"):
-        row = hub.database.row("SELECT state, counts FROM shares WHERE hash = ?", path.stem)
+        row = updates_table.find(hub.database, path.stem)
         is_done = row and row["counts"] <= newest and row["state"] != State.QUARANTINED
         if row and (row["state"] == State.REFUSED or is_done):
             path.unlink()

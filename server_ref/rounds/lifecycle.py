@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from typing import Any
 
 from fedhelp_edge.errors import NotNowError
 from fedhelp_edge.merge import rules
 from fedhelp_edge.parcel.statement import format_time
+from server_ref.hub.database import Row
 from server_ref.hub.hub import COORDINATOR, Hub
 from server_ref.hub.states import State
+from server_ref.hub.tables import rounds_table, updates_table
 
 _CLAIMS = ("examples", "val", "correct")  # what a site says about itself, and nobody else can check
 
 
-def open_round(hub: Hub) -> sqlite3.Row:
+def open_round(hub: Hub) -> Row:
     """The open round; refuses where none is open."""
     newest = hub.newest_round()
     if newest["state"] != State.OPEN:
@@ -30,18 +31,18 @@ def is_finished(hub: Hub) -> bool:
     return newest["state"] != State.OPEN and bool(is_last)
 
 
-def accepted_and_missing(hub: Hub, round_row: sqlite3.Row) -> tuple[list[str], list[str]]:
+def accepted_and_missing(hub: Hub, round_row: Row) -> tuple[list[str], list[str]]:
     """The sites whose updates are accepted for a round, and the active sites that are not among them."""
-    query = "SELECT site FROM shares WHERE counts = ? AND state = ? ORDER BY site"
-    accepted = [row["site"] for row in hub.database.rows(query, round_row["round"], State.ACCEPTED)]
+    rows = updates_table.counting(hub.database, round_row["round"], State.ACCEPTED)
+    accepted = [row["site"] for row in rows]
     present = set(accepted)
     return accepted, [site.id for site in hub.roster.active(round_row["round"]) if site.id not in present]
 
 
 def outcome(hub: Hub, round_: int) -> dict[str, Any]:
     """What became of a round and of each update in it, as `aggregate --json` prints it."""
-    round_row = hub.database.require_row("SELECT * FROM rounds WHERE round = ?", round_)
-    rows = hub.database.rows("SELECT * FROM shares WHERE counts = ? ORDER BY site, round", round_)
+    round_row = rounds_table.require(hub.database, round_)
+    rows = updates_table.judged(hub.database, round_)
     accepted = [row for row in rows if row["state"] in (State.ACCEPTED, State.MERGED)]
     claims = {row["site"]: json.loads(row["facts"]) for row in accepted}
     parts = rules.site_weights({site: facts["examples"] for site, facts in claims.items()}, hub.plan.merge)
@@ -59,13 +60,12 @@ def outcome(hub: Hub, round_: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def cancel_round(hub: Hub, round_row: sqlite3.Row, type_: str = "call off") -> None:
+def cancel_round(hub: Hub, round_row: Row, type_: str = "call off") -> None:
     """End an open round without a merge; its accepted updates are judged again in the next one, as late ones."""
     number = round_row["round"]
     with hub.database.transaction():
-        hub.database.run("UPDATE rounds SET state = ?, model = base WHERE round = ?", State.FAILED, number)
-        query = "UPDATE shares SET state = ?, counts = 0 WHERE counts = ? AND state = ?"
-        hub.database.run(query, State.RECEIVED, number, State.ACCEPTED)
+        rounds_table.fail(hub.database, number)
+        updates_table.return_accepted(hub.database, number)
         hub.log(type_, f"round {number}")
 
 

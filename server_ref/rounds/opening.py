@@ -19,6 +19,7 @@ from fedhelp_edge.update import Array
 from server_ref.hub import members, models
 from server_ref.hub.hub import Hub, to_json
 from server_ref.hub.states import State
+from server_ref.hub.tables import rounds_table
 from server_ref.rounds import lifecycle
 
 
@@ -48,7 +49,7 @@ def open_next(hub: Hub, coordinator_keys: Keys, start: Mapping[str, Array] | Non
         number, model = newest["round"] + 1, newest["model"]
         if start is not None:
             model = models.save(hub, spec.warm_start(models.load(hub, model), start)[0])
-            hub.database.run("UPDATE rounds SET model = ? WHERE round = 0", model)
+            rounds_table.replace_first_model(hub.database, model)
             models.publish(hub, coordinator_keys, 0, model, [], "start")
         seal_round_key(hub, [coordinator_keys], number, key)
         opens = hub.now
@@ -66,9 +67,7 @@ def open_next(hub: Hub, coordinator_keys: Keys, start: Mapping[str, Array] | Non
             "task", to_json(body), coordinator_keys, number=number, federation=hub.federation,
             epoch=hub.charter.epoch, round=number, roster=roster.hash, roster_version=roster.version, base=model,
         )  # fmt: skip
-        values = number, State.OPEN, sealed.hash, model, "", format_time(closes)
-        query = "INSERT INTO rounds (round, state, task, base, model, closes) VALUES (?, ?, ?, ?, ?, ?)"
-        hub.database.run(query, *values)
+        rounds_table.add(hub.database, number, State.OPEN, task=sealed.hash, base=model, closes=format_time(closes))
     return hub.tasks(number)[number]
 
 

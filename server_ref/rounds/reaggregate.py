@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from typing import Any
 
 from fedhelp_edge.errors import NotNowError
@@ -11,8 +10,10 @@ from fedhelp_edge.merge import rules
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.parcel.keys import Keys
 from server_ref.hub import models
+from server_ref.hub.database import Row
 from server_ref.hub.hub import Hub
 from server_ref.hub.states import State
+from server_ref.hub.tables import log_table, rounds_table, updates_table
 from server_ref.intake import sandbox
 from server_ref.intake.judge import opened_path, opening_job, update_schema
 from server_ref.rounds import lifecycle, updates
@@ -20,7 +21,7 @@ from server_ref.rounds import lifecycle, updates
 
 def contributed(hub: Hub, site: str) -> bool:
     """Whether a site's updates are part of a merged model."""
-    return bool(hub.database.row("SELECT 1 FROM shares WHERE site = ? AND state = ?", site, State.MERGED))
+    return updates_table.first_merged_round(hub.database, site) is not None
 
 
 def check_contributed(hub: Hub, site: str) -> None:
@@ -31,8 +32,8 @@ def check_contributed(hub: Hub, site: str) -> None:
     if not contributed(hub, site):
         raise NotNowError(f"no merged round has an update of {site}")
     newest = f"round {hub.newest_round()['round']}"
-    undone = hub.database.row("SELECT detail FROM log WHERE type = 'undo' AND subject = ?", newest)
-    if undone and json.loads(undone["detail"])["without"] == site:
+    undone = {row["subject"]: json.loads(row["detail"])["without"] for row in log_table.of_type(hub.database, "undo")}
+    if undone.get(newest) == site:
         raise NotNowError(f"{newest} was merged again without {site} already")
 
 
@@ -47,28 +48,22 @@ def without_site(hub: Hub, coordinator_keys: Keys, site: str, archive: Keys) -> 
     if newest["state"] == State.OPEN:
         lifecycle.cancel_round(hub, newest)
         newest = hub.newest_round()
-    query = "SELECT min(counts) AS round FROM shares WHERE site = ? AND state = ?"
-    first = hub.database.require_row(query, site, State.MERGED)["round"]
-    query = "SELECT * FROM rounds WHERE state = ? AND task != '' AND round >= ? ORDER BY round"
+    first = updates_table.first_merged_round(hub.database, site) or 0
     model = ""  # the newest one that differs
     with sandbox.Sandbox() as process:
-        for round_row in hub.database.rows(query, State.MERGED, first):
+        for round_row in rounds_table.merged(hub.database, first):
             model = _merge_round(hub, round_row, site, model or round_row["base"], archive, process)
     with hub.database.transaction():
         number = newest["round"] + 1
-        values = number, State.MERGED, "", newest["model"], model, ""
-        query = "INSERT INTO rounds (round, state, task, base, model, closes) VALUES (?, ?, ?, ?, ?, ?)"
-        hub.database.run(query, *values)
+        rounds_table.add(hub.database, number, State.MERGED, base=newest["model"], model=model)
         models.publish(hub, coordinator_keys, number, model, [], "undo", without=site)
     return {"round": number, "without": site, "merged_sha256": model}
 
 
-def _merge_round(
-    hub: Hub, round_row: sqlite3.Row, site: str, base: str, archive: Keys, process: sandbox.Sandbox
-) -> str:
+def _merge_round(hub: Hub, round_row: Row, site: str, base: str, archive: Keys, process: sandbox.Sandbox) -> str:
     """Merge the other sites' updates of one round upon another base model."""
-    query = "SELECT * FROM shares WHERE counts = ? AND state = ? AND site != ? ORDER BY site"
-    rows = {row["site"]: row for row in hub.database.rows(query, round_row["round"], State.MERGED, site)}
+    merged = updates_table.counting(hub.database, round_row["round"], State.MERGED)
+    rows = {row["site"]: row for row in merged if row["site"] != site}
     if not rows:
         return base
     try:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 from fedhelp_edge.errors import AmbiguousError, NotNowError
 from fedhelp_edge.parcel.keys import Keys
+from server_ref.hub.database import Row
 from server_ref.hub.hub import Hub
 from server_ref.hub.states import State
+from server_ref.hub.tables import updates_table
 from server_ref.intake import sandbox, shown
 from server_ref.intake.judge import opened_path, opening_job, round_key
 from server_ref.intake.receipts import RELEASABLE_CODES, Decision, decide_update
 from server_ref.rounds import lifecycle
 
 
-def quarantined_updates(hub: Hub) -> list[sqlite3.Row]:
+def quarantined_updates(hub: Hub) -> list[Row]:
     """The updates that wait for a person."""
-    return hub.database.rows("SELECT * FROM shares WHERE state = ? ORDER BY site, round, seq", State.QUARANTINED)
+    return updates_table.in_state(hub.database, State.QUARANTINED)
 
 
-def find_update(hub: Hub, name: str) -> sqlite3.Row:
+def find_update(hub: Hub, name: str) -> Row:
     """The quarantined update with this hash; or a site's only one, as the person was shown it."""
     rows = quarantined_updates(hub)
     named = [row for row in rows if shown.is_hash_prefix(name, row["hash"])]
@@ -49,7 +49,7 @@ def decide(hub: Hub, coordinator_keys: Keys, name: str, *, release: bool) -> dic
         return decide_update(hub, coordinator_keys, row, decision, row["counts"])
 
 
-def _release(hub: Hub, coordinator_keys: Keys, row: sqlite3.Row) -> dict[str, str]:
+def _release(hub: Hub, coordinator_keys: Keys, row: Row) -> dict[str, str]:
     """Let an update count in the open round. Of two updates of its site, the one for the newer round counts."""
     if row["code"] not in RELEASABLE_CODES:
         raise NotNowError(
@@ -65,10 +65,9 @@ def _release(hub: Hub, coordinator_keys: Keys, row: sqlite3.Row) -> dict[str, st
         with sandbox.Sandbox() as process:
             key = round_key(hub, coordinator_keys, row["round"])
             facts = process.open(opening_job(hub, key, row, round_row["base"])).facts_json()
-    hub.database.run("UPDATE shares SET released = 1 WHERE hash = ?", row["hash"])
+    updates_table.release(hub.database, row["hash"])
     superseded = Decision(State.SUPERSEDED)
-    query = "SELECT * FROM shares WHERE site = ? AND counts = ? AND state = ?"
-    for other in hub.database.rows(query, row["site"], number, State.ACCEPTED):
+    for other in updates_table.accepted_from(hub.database, row["site"], number):
         if other["round"] > row["round"]:
             return decide_update(hub, coordinator_keys, row, superseded, number)
         decide_update(hub, coordinator_keys, other, superseded, number)

@@ -26,7 +26,7 @@ from fedhelp_edge.report.pages import Html
 from fedhelp_edge.safe_text import visible_html
 from server_ref.admin import decisions, status
 from server_ref.hub.hub import Hub
-from server_ref.hub.states import State
+from server_ref.hub.tables import log_table, rounds_table, updates_table
 from server_ref.intake.receipts import RELEASABLE_CODES
 from server_ref.intake.shown import SHOWN_DIGITS
 from server_ref.web.bodies import read_body
@@ -161,9 +161,7 @@ def _render(hub: Hub, form: str) -> str:
 
 
 def _site_rows(hub: Hub, summary: dict[str, Any]) -> list[tuple[object, ...]]:
-    update_rows = hub.database.rows(
-        "SELECT site, state, code FROM shares WHERE round = ? ORDER BY seq", summary["round"]
-    )
+    update_rows = updates_table.trained_in(hub.database, summary["round"])
     state_of = {row["site"]: f"{row['state']} {row['code']}".strip() for row in update_rows}
     is_over = summary["closes"] <= format_time(hub.now)
     missing = dict.fromkeys(summary["missing"], "late" if is_over else "missing")
@@ -205,17 +203,15 @@ def _decision_form(update: dict[str, Any], choices: list[str], form: str) -> Htm
 
 
 def _models_section(hub: Hub) -> list[Html]:
-    rows = hub.database.rows(
-        "SELECT r.round, r.model, count(s.hash) AS updates FROM rounds r LEFT JOIN shares s"
-        " ON s.counts = r.round AND s.state = r.state WHERE r.state = ? GROUP BY r.round ORDER BY r.round",
-        State.MERGED,
-    )
     rates = {figures["round"]: figures for figures in status.accuracy_by_round(hub)}
     accuracies = {
         number: f"{rate['accuracy']:.3f} ({rate['lowest']:.3f} to {rate['highest']:.3f} at {rate['sites']} sites)"
         for number, rate in rates.items()
     }
-    table_rows = [(row["round"], row["updates"], row["model"][:16], accuracies.get(row["round"], "–")) for row in rows]
+    table_rows = [
+        (row["round"], row["updates"], row["model"][:16], accuracies.get(row["round"], "–"))
+        for row in rounds_table.models(hub.database)
+    ]
     parts = [pages.table(("round", "updates", "model", "accuracy at the sites"), table_rows[::-1])]
     if rates:
         points = [(float(number), rate["accuracy"]) for number, rate in rates.items()]
@@ -224,7 +220,7 @@ def _models_section(hub: Hub) -> list[Html]:
 
 
 def _log_rows(hub: Hub) -> list[tuple[object, ...]]:
-    rows = hub.database.rows("SELECT seq, time, type, subject, detail FROM log ORDER BY seq DESC LIMIT ?", _LOG_LINES)
+    rows = log_table.newest(hub.database, _LOG_LINES)
     subjects = {row["seq"]: json.loads(row["detail"]).get("site") or row["subject"][:24] for row in rows}
     return [(row["seq"], _readable_time(row["time"]), row["type"], subjects[row["seq"]]) for row in rows]
 

@@ -21,6 +21,7 @@ from fedhelp_edge.errors import (
 from server_ref.hub import current as hub_current
 from server_ref.hub import members, models
 from server_ref.hub.hub import Hub
+from server_ref.hub.tables import parcels_table
 from server_ref.web import signed
 from server_ref.web.context import get_front
 from server_ref.web.limits import client_address
@@ -122,7 +123,7 @@ async def _stream(path: Path, begin: int, end: int) -> AsyncIterator[bytes]:
 def _list_parcels(hub: Hub, reader: signed.SignedReader | None) -> list[dict[str, Any]]:
     is_readable, parcels = _access_rule(hub, reader), []
     for hash_ in _needed_parcels(hub, reader):
-        row = hub.database.row("SELECT kind, number, site FROM parcels WHERE hash = ?", hash_)
+        row = parcels_table.find(hub.database, hash_)
         if row and is_readable(row["kind"], row["site"]):
             size = hub.database.parcel_path(hash_).stat().st_size
             parcels.append({"hash": hash_, "kind": row["kind"], "number": row["number"], "size": size})
@@ -137,12 +138,12 @@ def _needed_parcels(hub: Hub, reader: signed.SignedReader | None) -> list[str]:
         return hub_current.federation_parcels(hub, model_parcels) + hub_current.receipts(hub, reader.site)
     hashes = hub_current.federation_parcels(hub, [])
     for request in hub.requests_signed_by(reader.key) if reader else []:
-        hashes += hub_current.receipts_about(hub, request)
+        hashes += parcels_table.receipts_about(hub.database, request)
     return hashes
 
 
 def _is_readable(hub: Hub, reader: signed.SignedReader | None, hash_: str) -> bool:
-    row = hub.database.row("SELECT kind, site FROM parcels WHERE hash = ?", hash_)
+    row = parcels_table.find(hub.database, hash_)
     return bool(row and _access_rule(hub, reader)(row["kind"], row["site"]))
 
 
@@ -151,11 +152,7 @@ def _access_rule(hub: Hub, reader: signed.SignedReader | None) -> Callable[[str,
     kinds = {"charter", "roster", "task", "global", "knowledge"} if reader and reader.site else {"charter"}
     own_hashes: set[str] = set()
     if reader and reader.site:
-        query = (
-            "SELECT hash FROM shares WHERE site = ? UNION SELECT hash FROM unkept WHERE site = ?"
-            " UNION SELECT hash FROM requests WHERE site = ?"
-        )
-        own_hashes = {row["hash"] for row in hub.database.rows(query, *[reader.site] * 3)}
+        own_hashes = parcels_table.sent_by(hub.database, reader.site)
     elif reader:
         own_hashes = set(hub.requests_signed_by(reader.key))
     return lambda kind, subject: kind in kinds or (kind == "receipt" and subject in own_hashes)

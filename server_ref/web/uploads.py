@@ -32,7 +32,7 @@ from fedhelp_edge.errors import (
 from fedhelp_edge.parcel import parcel, statement
 from fedhelp_edge.parcel.statement import Statement
 from server_ref.hub.hub import Hub
-from server_ref.hub.states import State
+from server_ref.hub.tables import parcels_table, requests_table
 from server_ref.intake import enrolment, partial_uploads, receive
 from server_ref.intake.partial_uploads import PartialUpload
 from server_ref.intake.receive import IntakeResult
@@ -240,8 +240,7 @@ def _check_quota(hub: Hub, upload_statement: Statement, uploads: list[PartialUpl
         )
         receive.check_quota(hub, upload_statement, hub.tasks(round_)[round_].limit, incoming_bytes)
         return now
-    waiting = hub.database.row("SELECT count(*) AS count FROM requests WHERE state = ?", State.WAITING)
-    if waiting and waiting["count"] >= limits.waiting_requests:
+    if requests_table.count_waiting(hub.database) >= limits.waiting_requests:
         raise QuotaError("too many requests wait for the coordinator")
     return now
 
@@ -305,8 +304,8 @@ async def _find(request: Request) -> PartialUpload | FinishedUpload:
 
 
 def _find_finished(hub: Hub, hash_: str) -> FinishedUpload | None:
-    row = hub.database.row("SELECT line FROM parcels WHERE hash = ? AND kind IN ('update', 'enrol', 'rotate')", hash_)
-    result = receive.earlier_result(hub, statement.parse(row["line"].encode())) if row else None
+    line = parcels_table.line_from_site(hub.database, hash_)
+    result = receive.earlier_result(hub, statement.parse(line.encode())) if line else None
     return FinishedUpload(hash_, hub.database.parcel_path(hash_).stat().st_size, result.receipt) if result else None
 
 

@@ -42,6 +42,7 @@ from server_ref.admin import decisions, exchange, status
 from server_ref.hub import hub, members
 from server_ref.hub.hub import Hub
 from server_ref.hub.states import State
+from server_ref.hub.tables import log_table
 from server_ref.intake import enrolment, receive
 from server_ref.intake import shown as intake_shown
 from server_ref.rounds import review
@@ -408,7 +409,7 @@ def test_c03_one_update_sent_eight_times_at_once_gets_one_receipt(three: Federat
     lines = three.hub.database.rows("SELECT * FROM log WHERE subject = ?", answers[0].hash)
     assert [line["type"] for line in lines] == ["received"]
     assert list(three.hub.home.glob(".*.part")) == []
-    three.hub.database.verify_log()
+    log_table.verify(three.hub.database)
 
 
 def test_c03_eight_clinics_at_once_give_eight_updates(tmp_path: Path) -> None:
@@ -426,7 +427,7 @@ def test_c03_eight_clinics_at_once_give_eight_updates(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(send, paths))
     assert kept(fed)[0] == 8
-    fed.hub.database.verify_log()
+    log_table.verify(fed.hub.database)
     fed.hub.database.close()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server_ref.admin import decisions
+from server_ref.hub.tables import decisions_table
 from server_ref.intake import receive
 from server_ref.rounds import close, lifecycle, review
 from server_ref.web.dashboard import DashboardAccess
@@ -55,7 +55,7 @@ def test_a_coordinator_opens_the_link_sees_the_round_and_releases_an_update(fed:
         tab.screenshot(PICTURES / "dashboard-decided.png")
         loaded, complaints = tab.loaded, tab.complaints
     (waiting,) = review.quarantined_updates(fed.hub)
-    assert decisions.pending(fed.hub) == {waiting["hash"]: "release"}
+    assert decisions_table.every(fed.hub.database) == {waiting["hash"]: "release"}
     assert {url.split("/enter/")[0].removeprefix(origin) for url in loaded} <= {"", "/", "/decisions", "/favicon.ico"}
     assert complaints == []
 

@@ -13,6 +13,7 @@ import pytest
 
 from server_ref.admin import exchange
 from server_ref.hub.states import State
+from server_ref.hub.tables import log_table
 from server_ref.intake import receive
 from tests.federation import Federation
 
@@ -122,7 +123,7 @@ def test_g06_thousands_of_files_of_another_kind_are_one_line_once(
     visit(three, folder)
     assert refusals(three) == [f"{many} E_MAGIC", "1 E_MAGIC"]
     assert len(three.hub.database.rows("SELECT 1 FROM refusals")) == many
-    three.hub.database.verify_log()
+    log_table.verify(three.hub.database)
 
 
 def test_c20_copies_of_a_genuine_file_with_other_bytes_are_not_written_to_the_disk(

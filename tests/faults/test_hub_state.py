@@ -24,6 +24,7 @@ from server_ref.hub import create, database
 from server_ref.hub import hub as hubs
 from server_ref.hub.database import DATABASE, HubDatabase
 from server_ref.hub.hub import Hub
+from server_ref.hub.tables import log_table
 from server_ref.intake import judge, receive, sandbox
 from server_ref.rounds import opening
 from server_ref.web import process
@@ -84,32 +85,32 @@ def by_other_hands(fed: Federation, query: str, *values: object) -> None:
 def test_g10_a_line_that_was_edited_is_named(logged: Federation, column: str, value: str) -> None:
     by_other_hands(logged, f"UPDATE log SET {column} = ? WHERE seq = 5", value)
     with pytest.raises(LogBrokenError, match="line 5 was changed"):
-        logged.hub.database.verify_log()
+        log_table.verify(logged.hub.database)
 
 
 def test_g10_a_line_whose_hash_was_made_to_fit_breaks_the_next(logged: Federation) -> None:
-    lines = list(logged.hub.database.lines())
+    lines = list(log_table.lines(logged.hub.database))
     line = {**lines[4][0], "subject": "site-009"}
     fitting = line_hash(lines[3][1], line)
     by_other_hands(logged, "UPDATE log SET subject = 'site-009', hash = ? WHERE seq = 5", fitting)
     with pytest.raises(LogBrokenError, match="line 6"):
-        logged.hub.database.verify_log()
+        log_table.verify(logged.hub.database)
 
 
 def test_g10_a_line_that_was_deleted_is_named(logged: Federation) -> None:
     by_other_hands(logged, "DELETE FROM log WHERE seq = 5")
     with pytest.raises(LogBrokenError, match="line 5 is missing"):
-        logged.hub.database.verify_log()
+        log_table.verify(logged.hub.database)
 
 
 def cut_off(fed: Federation) -> None:
-    by_other_hands(fed, "DELETE FROM log WHERE seq > ?", fed.hub.database.head().length - 2)
+    by_other_hands(fed, "DELETE FROM log WHERE seq > ?", log_table.head(fed.hub.database).length - 2)
 
 
 def written_anew(fed: Federation) -> None:
     """All from one line on, so that the chain holds."""
     head = ""
-    for line, _ in list(fed.hub.database.lines()):
+    for line, _ in list(log_table.lines(fed.hub.database)):
         changed = {**line, "subject": "site-009"} if line["seq"] == 5 else line
         head = line_hash(head, changed)
         by_other_hands(fed, "UPDATE log SET subject = ?, hash = ? WHERE seq = ?", changed["subject"], head, line["seq"])
@@ -120,7 +121,7 @@ def test_g10_a_rewritten_log_is_not_the_one_that_was_published(
     logged: Federation, change: Callable[[Federation], None]
 ) -> None:
     change(logged)
-    logged.hub.database.verify_log()
+    log_table.verify(logged.hub.database)
     with pytest.raises(LogBrokenError, match="not as it was published"):
         logged.hub.check()
 
@@ -131,12 +132,12 @@ def test_g10_commands_refuse_a_hub_whose_log_was_changed(
 ) -> None:
     before = logged.hub.check()
     change(logged)
-    length = logged.hub.database.head().length
+    length = log_table.head(logged.hub.database).length
     with pytest.raises(LogBrokenError), session.unlocked_hub(logged.hub.home, None):
         pass
     with pytest.raises(LogBrokenError):
         process.serve(logged.hub.home, "127.0.0.1", 0, None, None, lambda *_: pytest.fail("it serves"))
-    assert logged.hub.database.head().length == length <= before.length
+    assert log_table.head(logged.hub.database).length == length <= before.length
 
 
 # --- G12 -----------------------------------------------------------------------------------------------------------
@@ -243,7 +244,7 @@ def test_g16_no_secret_and_no_number_of_an_update_is_in_what_is_printed_logged_o
     assert b"E_NONFINITE" in printed
     assert b"Traceback" in printed
     fed.reopen()
-    lines = "\n".join(f"{line}" for line, _ in fed.hub.database.lines()).encode()
+    lines = "\n".join(f"{line}" for line, _ in log_table.lines(fed.hub.database)).encode()
     rows = b"".join(path.read_bytes() for path in fed.hub.home.glob("hub.db*"))
     root = hubs.keys.load(fed.hub.home / hubs.ROOT, lambda: PASSPHRASE)
     secrets = [PASSPHRASE.encode(), key.encode()]

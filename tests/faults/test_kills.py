@@ -16,6 +16,7 @@ import pytest
 
 from server_ref.hub.hub import Hub
 from server_ref.hub.states import State
+from server_ref.hub.tables import log_table
 from server_ref.intake import judge
 from tests.faults import kills
 from tests.federation import Federation
@@ -60,7 +61,7 @@ def seen(home: Path) -> dict[str, Any]:
     hub = Hub(home)
     store = hub.database
     store.check_integrity()
-    store.verify_log()
+    log_table.verify(store)
     age(home)
     store.reconcile()
     found = {

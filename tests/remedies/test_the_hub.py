@@ -18,6 +18,7 @@ from fedhelp_edge.trust.task import Task
 from fedhelp_edge.update import Array
 from server_ref.admin import exchange
 from server_ref.hub import database, members, models
+from server_ref.hub.tables import log_table
 from server_ref.intake import sandbox
 from tests import command
 from tests.attacks.test_e_merging import honest, pulled
@@ -235,7 +236,7 @@ def test_knowledge_that_an_order_names_is_downloaded(tmp_path: Path) -> None:
 
 
 def test_a_clock_that_was_wrong_for_a_while_is_accepted_once_it_is_right(hub: Hub) -> None:
-    hub.fed.hub.database.log("2096-01-01T00:00:00Z", "renew", "roster")
+    log_table.add(hub.fed.hub.database, "2096-01-01T00:00:00Z", "renew", "roster", {})
     fails_with(hub("open"), "E_CLOCK", "'fedhelp-coordinator clock --accept' writes that into the log")
     fails_with(hub("clock"), "E_CLOCK", "set this machine's clock")
     succeeds(hub("clock", "--accept"))

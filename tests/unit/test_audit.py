@@ -16,6 +16,7 @@ from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.trust.log import Log, line_hash
 from server_ref.admin import audit_export as hubs
 from server_ref.hub.hub import Hub
+from server_ref.hub.tables import log_table
 from server_ref.intake import receive
 from tests.federation import Federation
 
@@ -48,7 +49,7 @@ def test_a_round_that_was_handed_out_holds(three: Federation, out: Path) -> None
     assert [(row["site"], row["state"]) for row in report.others] == [("site-003", "quarantined")]
     rows = [*report.merged, *report.others]
     assert all(row["update"] == row["share"] for row in rows), "its name before, for one version"
-    assert report.log.length == three.hub.database.head().length
+    assert report.log.length == log_table.head(three.hub.database).length
 
 
 def test_every_round_of_a_federation_holds(three: Federation, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
 import sys
@@ -98,3 +99,61 @@ def test_the_site_fetches_nothing_from_elsewhere() -> None:
     assert "\n  font: false" in settings
     assert not re.search(r"https?://", settings)
     assert "```mermaid" not in "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("docs/**/*.md"))
+
+
+SQL = re.compile(
+    r"\b(?:SELECT\b.+\bFROM|INSERT\s+(?:OR\s+\w+\s+)?INTO|UPDATE\s+\w+\s+SET|DELETE\s+FROM"
+    r"|(?:CREATE|DROP|ALTER)\s+(?:TEMP\s+)?(?:TABLE|INDEX|TRIGGER|VIEW)|PRAGMA\s+\w+|VACUUM)\b",
+    re.S,
+)
+QUERIES = {"rows", "row", "require_row", "run", "execute", "executemany", "executescript"}  # of a hub's database
+
+
+def sql_in(source: str) -> list[str]:
+    """What a module says in SQL, and its calls that run some."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Constant(value=str(text)) if SQL.search(text):
+                found.append(text)
+            case ast.JoinedStr() if SQL.search(ast.unparse(node)):
+                found.append(ast.unparse(node))
+            case ast.Call(func=ast.Attribute(ast.Attribute(attr="database" | "db") | ast.Name("database"), name)):
+                found += [ast.unparse(node)] if name in QUERIES else []
+    return found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "query = 'SELECT * FROM rounds'",
+        "query = f'SELECT {names} FROM {table}'",
+        "query = 'INSERT OR IGNORE INTO unkept' ' VALUES (?)'",
+        "query = 'UPDATE shares SET state = ?'",
+        'query = """DELETE\nFROM decisions"""',
+        "query = 'PRAGMA user_version'",
+        "hub.database.rows(query)",
+        "database.require_row(query, 1)",
+        "hub.database.db.execute(query)",
+    ],
+)
+def test_sql_is_recognised(source: str) -> None:
+    assert sql_in(source)
+
+
+@pytest.mark.parametrize("package", PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
+def test_sql_is_written_and_run_nowhere_but_in_the_hub(package: str) -> None:
+    hub = ROOT / "server_ref" / "hub"
+    modules = [path for path in (ROOT / package).rglob("*.py") if hub not in path.parents]
+    assert {str(path): found for path in modules if (found := sql_in(path.read_text(encoding="utf-8")))} == {}
+
+
+def test_each_table_of_the_hub_is_changed_in_its_own_file_alone() -> None:
+    file_of = {"facts": "database.py", "shares": "updates_table.py", "unkept": "updates_table.py"}
+    changed_in: dict[str, set[str]] = {}
+    for path in (ROOT / "server_ref" / "hub").rglob("*.py"):
+        changed = re.findall(r"(?:INTO|UPDATE|DELETE FROM) (\w+) ?(?:VALUES|SET|WHERE|\()", path.read_text("utf-8"))
+        for table in changed:
+            changed_in.setdefault(table, set()).add(path.name)
+    assert changed_in == {table: {file_of.get(table, f"{table}_table.py")} for table in changed_in}
+    assert len(changed_in) == 10

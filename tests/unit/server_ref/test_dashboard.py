@@ -13,6 +13,7 @@ import pytest
 from fedhelp_edge.errors import NotNowError
 from server_ref.admin import decisions, unattended
 from server_ref.hub import members
+from server_ref.hub.tables import decisions_table
 from server_ref.intake import receive
 from server_ref.rounds import close, lifecycle, review
 from server_ref.web.dashboard import DashboardAccess
@@ -143,7 +144,7 @@ def test_the_next_command_applies_what_a_button_decided(
     assert f"Decided: {decision}" in text(client.ask("GET", "/", headers=cookie))
     decisions.apply(fed.hub, fed.coordinator_keys)
     assert fed.update_states()["site-002/2"] == state
-    assert decisions.pending(fed.hub) == {}
+    assert decisions_table.every(fed.hub.database) == {}
 
 
 def test_an_unattended_coordinator_applies_decisions_and_prints_a_hint_with_each_refusal(
@@ -163,7 +164,7 @@ def test_a_decision_that_comes_too_late_is_logged_and_forgotten(
     review.decide(fed.hub, fed.coordinator_keys, "site-002", release=False)
     assert decisions.apply(fed.hub, fed.coordinator_keys) == []
     assert fed.update_states()["site-002/2"] == "refused"
-    assert decisions.pending(fed.hub) == {}
+    assert decisions_table.every(fed.hub.database) == {}
     assert fed.hub.database.rows("SELECT 1 FROM log WHERE type = 'decision void'")
 
 
@@ -187,7 +188,7 @@ def test_a_foreign_or_malformed_form_decides_nothing(
 ) -> None:
     answer = decide(client, cookie, decision, update, form)
     assert (answer.status, answer.code) in ((400, "E_REQUEST"), (409, "E_STATE"))
-    assert decisions.pending(fed.hub) == {}
+    assert decisions_table.every(fed.hub.database) == {}
 
 
 def test_names_that_contain_html_are_shown_as_text(tmp_path: Path, access: DashboardAccess) -> None:

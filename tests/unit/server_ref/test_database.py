@@ -12,6 +12,7 @@ import pytest
 from fedhelp_edge.errors import NoHubError
 from fedhelp_edge.trust.log import Log
 from server_ref.hub.database import HubDatabase
+from server_ref.hub.tables import log_table
 from tests.federation import Federation
 
 
@@ -32,11 +33,11 @@ def test_a_folder_without_a_database_is_no_hub_and_does_not_become_one(tmp_path:
 def test_a_transaction_that_fails_changes_nothing(database: HubDatabase) -> None:
     with pytest.raises(ValueError, match="midway"), database.transaction():
         database.set_fact("url", "somewhere")
-        database.log("2026-03-01T08:00:00Z", "test", "midway")
+        log_table.add(database, "2026-03-01T08:00:00Z", "test", "midway", {})
         with database.transaction():  # a part of the same change
             database.set_fact("plan", "text")
         raise ValueError("midway")
-    assert (database.fact("url"), database.fact("plan"), database.head()) == ("", "", Log())
+    assert (database.fact("url"), database.fact("plan"), log_table.head(database)) == ("", "", Log())
 
 
 def test_others_see_a_change_once_it_is_committed_and_not_before(database: HubDatabase) -> None:
@@ -55,12 +56,12 @@ def test_each_line_of_the_log_continues_the_last_one(database: HubDatabase) -> N
     heads = []
     for number in range(1, 4):
         with database.transaction():
-            log = database.log("2026-03-01T08:00:00Z", "test", f"line {number}", number=number)
+            log = log_table.add(database, "2026-03-01T08:00:00Z", "test", f"line {number}", {"number": number})
         assert log.length == number
         heads.append(log.head)
     assert len(set(heads)) == 3
-    assert database.verify_log() == database.head() == Log(3, heads[-1])
-    assert [line["detail"] for line, _ in database.lines()] == [{"number": 1}, {"number": 2}, {"number": 3}]
+    assert log_table.verify(database) == log_table.head(database) == Log(3, heads[-1])
+    assert [line["detail"] for line, _ in log_table.lines(database)] == [{"number": 1}, {"number": 2}, {"number": 3}]
 
 
 def test_a_second_row_for_one_parcel_is_an_error(database: HubDatabase) -> None:

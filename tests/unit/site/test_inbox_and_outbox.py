@@ -27,6 +27,7 @@ from fedhelp_edge.exchange.http import HttpCarrier
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.site import connection, identity, inbox, layout, membership, outbox, status, sync, verified
 from server_ref.hub import models
+from server_ref.hub.tables import log_table
 from server_ref.intake import receive
 from server_ref.rounds import opening
 from server_ref.web import downloads, signed
@@ -119,7 +120,7 @@ def test_an_update_that_is_refused_at_the_door_is_told_once_and_only_to_its_own_
         assert [context["sender"] for context in about if context.get("about") == second.stem] == ["coordinator"]
     clinic.download()
     assert [receipt["code"] for receipt in status.status(clinic.home)["receipts"]] == ["E_DUPLICATE_ROUND"]
-    assert [line["type"] for line, _ in hub.database.lines() if line["subject"] == second.stem] == ["refused"]
+    assert [line["type"] for line, _ in log_table.lines(hub.database) if line["subject"] == second.stem] == ["refused"]
     own = identity.own_site(clinic.home, verified.require_state(clinic.home))
     assert own
     mine, others = (signed.SignedReader("", site) for site in (own.id, clinic.federation.clinics[0].id))
