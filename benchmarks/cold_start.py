@@ -1,6 +1,8 @@
-"""How long the command line takes to print its help, and what an installation takes on the disk: ours, for a site
-that only diagnoses, beside the peers' plain packages. Of each the environment of `benchmarks.peers` is taken, where it
-is there; compiled files and pip's own are counted, for all alike."""
+"""How long the command line takes to print its help, and how much disk an installation takes.
+
+Ours is the installation of a site that only diagnoses. Each peer has its plain package, in its environment of
+`benchmarks.peers` if there is one. Compiled files and pip's own are counted, for all alike.
+"""
 
 from __future__ import annotations
 

@@ -2,10 +2,10 @@
 
 All train the same images in batches of the same size, NVFlare's sites at once and the others' one after another. The
 plain loop is what a person would write: nets, tensors and optimisers of PyTorch, and the mean of their states. It and
-the lab also judge every net and the merged one, after each round on the validation images and at the end on the test
-images; the peers only train and merge. Time begins after the imports; training is the time in
-which some site trained. Where it all is one process, its CPU time tells more than the clock on a busy machine. Memory
-is the most that all processes together had (PSS, ten times a second). On Linux only.
+the lab also judge every net and the merged one: after each round on validation images, at the end on test images. The
+peers only train and merge. Time begins after the imports; training is the time in which some site trained. On a busy
+machine the CPU time of a single process says more than the clock. Memory is the most that all processes together had
+(PSS, ten times a second). On Linux only.
 """
 
 from __future__ import annotations

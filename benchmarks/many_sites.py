@@ -1,10 +1,10 @@
 """One round of a federation of many sites on one hub: what each step costs the coordinator and its front.
 
-Each site has real keys and seals real parcels, which it sends over loopback from an address of its own to a front that
-`fedhelp-coordinator serve` runs with its ordinary limits. An update is a whole ResNet20 (1.09 MB), drawn instead of
-trained; the sites' own work, in one process, is reported apart. Three of the sites are whole clients in a home: they
-also download tasks and models. Each step of the coordinator is a process of its own, as a command is; sites come in as
-fast as the front lets them wait (900 at a time). `python -m benchmarks.many_sites 5000 [FOLDER]` needs 12 GB of disk.
+Each site has real keys and seals real parcels. It sends them over loopback, from an address of its own, to a front of
+`fedhelp-coordinator serve` with its ordinary limits. An update is a whole ResNet20 (1.09 MB), drawn instead of trained;
+the sites' own work, in one process, is reported apart. Three of the sites are whole clients in a home: they also
+download tasks and models. Each step of the coordinator is a process of its own, as a command is. Sites come as fast as
+the front lets them wait (900 at a time). `python -m benchmarks.many_sites 5000 [FOLDER]` needs 12 GB of disk.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Training speed from a folder of JPEGs: this kit, a bare loop over a tensor in memory, the ordinary PyTorch script.
 
-All three train ResNet20 by Adam in batches of 64, one epoch a turn. This kit starts from its folder each time (with
-cached decoded images); the bare loop only steps; the ordinary script decodes with PIL in a DataLoader, fp32, NCHW.
-And what FedHelp costs beside cross-entropy alone, at small and large sites.
+All three train ResNet20 by Adam in batches of 64, one epoch a turn. This kit starts from its folder each time, with
+cached decoded images. The bare loop only steps. The ordinary script decodes with PIL in a DataLoader, fp32, NCHW. And
+what FedHelp costs beside cross-entropy alone, at small and large sites.
 """
 
 from __future__ import annotations

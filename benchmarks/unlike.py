@@ -1,8 +1,8 @@
 """How often a small site's model answers images of another modality, and how often it says that they are unlike.
 
-A net is trained for each home (chest X-rays, skin lesions, blood cells; 300 images, 100 validation images), exported,
-and asked about its own test images and about images of everything else that FEDHELP_DATA holds. Nothing is fitted on
-these.
+Each home (chest X-rays, skin lesions, blood cells) has 300 images and 100 validation images. Its net is trained and
+exported. Then it is asked about its own test images, and about all other images that FEDHELP_DATA holds. Nothing is
+fitted on these.
 """
 
 from __future__ import annotations

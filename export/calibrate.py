@@ -108,12 +108,14 @@ TrainAndValidation = tuple[Floats, Floats]  # numbers of training and of validat
 
 
 def likeness(training: Floats, validation: Floats, looks: Mapping[str, TrainAndValidation] = {}) -> Likeness:
-    """Mahalanobis distances with the mean and the shrunk covariance of training images: of the net's embeddings
-    (images x features, of training and validation images), and of what the pixels look like (`looks`).
+    """Mahalanobis distances from the mean of the training images, with their shrunk covariance.
 
-    The limits come from validation images alone: embeddings of training images lie too close together.
-    Each kind of distance is brought to one scale by its own median and 95 % quantile there; the largest of them is
-    what has one limit, by split conformal, so that more kinds of distance make no more false alarms.
+    One kind is of the net's embeddings (images x features, of training and validation images); the others are of what
+    the pixels look like (`looks`).
+
+    The limits come from validation images alone: embeddings of training images lie too close together. Each kind of
+    distance is brought to one scale by its own median and 95 % quantile there. One limit, by split conformal, holds for
+    the largest of them: so more kinds of distance raise no more false alarms.
     """
     clouds = [
         _fit_cloud(training, validation, min_spread=0.0),

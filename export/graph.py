@@ -1,8 +1,8 @@
 """One or several nets as one ONNX graph: raw pixels in, at any size; logits, probabilities, heat-map and embedding out.
 
-The graph is written node by node: the same numbers give the same bytes on every machine, and no path or line of source
-gets into them. Several nets are averaged by their logits, which keeps the heat-map exact: their last feature maps
-stand side by side, and one linear layer over all of them is the mean of theirs.
+The graph is written node by node. The same numbers give the same bytes on every machine, and no path or line of source
+gets into them. Several nets are averaged by their logits, which keeps the heat-map exact. Their last feature maps stand
+side by side, and one linear layer over all of them is the mean of theirs.
 """
 
 from __future__ import annotations

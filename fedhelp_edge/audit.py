@@ -1,8 +1,8 @@
 """Checks an exported round without any key: its task, its updates, and what became of each.
 
-The receipt of the model signs the log; the log names the model, the roster, the task and each update with its
-receipts; the roster names the charter. So the audit names whatever was changed, left out or added.
-It trusts the charter in the folder: compare `federation` with your own federation's id.
+The receipt of the model signs the log. The log names the model, the roster, the task and each update with its receipts.
+The roster names the charter. So the audit names whatever was changed, left out or added. It trusts the charter in the
+folder: compare `federation` with your own federation's id.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How an update is compressed for the wire, and restored.
 
 A codec derives the wire's schema from the schema alone, so intake can check a file before it decodes it. `encode` may
-use the `base` model that both ends hold and a `memory` that stays at the site between rounds (the error of the last
-round, for error feedback); `decode` needs only the base. `f32` and `f16` need neither.
+use the `base` model that both ends hold, and a `memory` that stays at the site between rounds. Error feedback keeps the
+last round's error there. `decode` needs only the base. `f32` and `f16` need neither.
 """
 
 from __future__ import annotations

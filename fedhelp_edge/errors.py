@@ -72,7 +72,7 @@ class UsageError(MachineError, code="E_USAGE", remedy="add --help to the command
 
 
 class StoppedByHandError(
-    MachineError, code="E_INTERRUPTED", remedy="run the same command again; it goes on where it stopped"
+    MachineError, code="E_INTERRUPTED", remedy="run the same command again; it continues where it stopped"
 ):
     """Somebody pressed Ctrl-C."""
 
@@ -172,8 +172,8 @@ class NoImagesError(
     DataError,
     code="E_NO_IMAGES",
     remedy=(
-        "name a folder with one folder of images for each class, a table (CSV) or an NPZ; 'fedhelp-edge check "
-        "IMAGES' says what is wrong with each file"
+        "name a folder with one folder of images for each class, a table (CSV) or an NPZ; 'fedhelp-edge check IMAGES'"
+        " names each unusable file"
     ),
 ):
     """There are no images to train on, or none that can be used."""
@@ -202,8 +202,8 @@ class BadNpzError(
     DataError,
     code="E_NPZ",
     remedy=(
-        "lay it out as MedMNIST does: train_images, train_labels and so on, or images and labels, in whole numbers "
-        "of 8 or 16 bit; patients, if known, in train_groups or groups"
+        "use MedMNIST's layout: train_images, train_labels and so on, or images and labels, as whole numbers of 8 or "
+        "16 bit; patients in groups or train_groups"
     ),
 ):
     """The NPZ does not hold images and labels as it should."""
@@ -226,7 +226,7 @@ class LabelConflictError(
 class DuplicateImageError(
     DataError,
     code="E_DUPLICATE",
-    remedy="you need do nothing, for the image counts once; remove one of the two if you like",
+    remedy="nothing to do: the image counts once; remove one of the two if you like",
 ):
     """The same image is there twice, under the same label."""
 
@@ -235,8 +235,7 @@ class NearDuplicateError(
     DataError,
     code="E_NEAR_DUPLICATE",
     remedy=(
-        "you need do nothing, for both stay in one set; to end this note remove one, or give both the same group "
-        "in a table"
+        "nothing to do: both stay in one set; to end this note remove one, or give both the same group in a table"
     ),
 ):
     """Two images are almost the same."""
@@ -254,7 +253,7 @@ class LeakedImageError(
 
 
 class GroupElsewhereError(
-    DataError, code="E_GROUP", remedy="you need do nothing; the image is left out so that the figures stay honest"
+    DataError, code="E_GROUP", remedy="nothing to do: the image is left out so that the figures stay honest"
 ):
     """A new image shows a patient, a lesion or nearly a picture of the validation or test images. It is not used."""
 
@@ -317,7 +316,7 @@ class ImageBlankError(DataError, code="E_IMAGE_BLANK", remedy="look at it, and r
 class ClassMissingError(
     DataError,
     code="E_CLASS_MISSING",
-    remedy="you need do nothing if this site has no such images; else look for a folder with another name",
+    remedy="nothing to do if this site has no such images; otherwise look for a folder with another name",
 ):
     """This site has no image of a class of the plan."""
 
@@ -332,8 +331,8 @@ class ClassUnvalidatedError(
     DataError,
     code="E_CLASS_VALIDATION",
     remedy=(
-        "before the first training add images of this class, of other patients, or leave the class out at this "
-        "site; after it, the column 'split' of a table puts images into val"
+        "before the first training add images of this class, of other patients, or leave the class out; later, a "
+        "table's column 'split' marks images val"
     ),
 ):
     """A class has training images and no validation image. Nobody could tell how well the model knows it."""
@@ -376,8 +375,8 @@ class DivergedError(
     TrainingError,
     code="E_DIVERGED",
     remedy=(
-        "look at the named images, or lower the learning rate in the plan (of a federation only the coordinator "
-        "can change it); the last good state is kept"
+        "look at the named images, or lower the plan's learning rate (in a federation the coordinator does that); the"
+        " last good state is kept"
     ),
 ):
     """The loss is NaN or infinite. Training stopped at once."""
@@ -394,9 +393,7 @@ _AGAIN = "ask for the file again, and copy it as it is"
 class BadMagicError(
     ParcelError,
     code="E_MAGIC",
-    remedy=(
-        "this is another kind of file, or it was altered on its way (text-mode copying changes line ends); " + _AGAIN
-    ),
+    remedy="another kind of file, or altered on its way (text-mode copying changes line ends): " + _AGAIN,
 ):
     """The file does not begin as a parcel does."""
 
@@ -410,7 +407,7 @@ class TruncatedError(
 
 
 class TrailingError(ParcelError, code="E_TRAILING", remedy=_AGAIN):
-    """The file goes on after its end."""
+    """The file has bytes after its end."""
 
 
 class StatementSizeError(ParcelError, code="E_STATEMENT_SIZE", remedy=_AGAIN):
@@ -487,8 +484,8 @@ class InnerContextError(
     ParcelError,
     code="E_INNER_CONTEXT",
     remedy=(
-        "do not use the file, for somebody may have signed another's update as their own: refuse it with "
-        "'fedhelp-coordinator review SITE --refuse', and ask the site for its own"
+        "refuse it with 'fedhelp-coordinator review SITE --refuse', and ask the site for its own update: somebody may"
+        " have signed another's as their own"
     ),
 ):
     """The encrypted part names another sender, round or federation than the signed statement."""
@@ -618,7 +615,7 @@ class SignerUnknownError(
 class SignerMismatchError(
     TrustError,
     code="E_SIGNER_MISMATCH",
-    remedy="do not use the file, for it speaks in another's name; ask the named sender for a new one",
+    remedy="do not use the file: it speaks in another's name; ask the named sender for a new one",
 ):
     """The parcel was not signed with its sender's key."""
 
@@ -649,14 +646,16 @@ class RollbackError(
     """This file is older than one already known here."""
 
 
+_COPIED_HUB = (
+    "a hub copied back by hand needs 'fedhelp-coordinator backup FILE', "
+    "then 'fedhelp-coordinator restore FILE --root-key DIR'"
+)
+
+
 class EquivocationError(
     TrustError,
     code="E_EQUIVOCATION",
-    remedy=(
-        "keep both files and phone the coordinator: two different parcels carry the same number; if somebody "
-        "copied the hub back by hand, 'fedhelp-coordinator backup FILE', then 'fedhelp-coordinator restore FILE "
-        "--root-key DIR' put it right"
-    ),
+    remedy="keep both files and phone the coordinator; " + _COPIED_HUB,
 ):
     """Two different parcels claim to be the same version."""
 
@@ -776,8 +775,8 @@ class ReplayError(
     TrustError,
     code="E_REPLAY",
     remedy=(
-        "you need do nothing if it was sent twice by mistake; if this site was restored from a backup, leave and "
-        "join again with a new invite"
+        "nothing to do if it was sent twice by mistake; at a site restored from a backup: leave and join again with "
+        "a new invite"
     ),
 ):
     """This parcel was seen before, or is older than one from the same sender."""
@@ -786,10 +785,7 @@ class ReplayError(
 class LogRollbackError(
     TrustError,
     code="E_LOG_ROLLBACK",
-    remedy=(
-        "phone the coordinator: its log is shorter than before; if somebody copied the hub back by hand, "
-        "'fedhelp-coordinator backup FILE', then 'fedhelp-coordinator restore FILE --root-key DIR' put it right"
-    ),
+    remedy="phone the coordinator; " + _COPIED_HUB,
 ):
     """The coordinator's log is shorter than one that it showed before."""
 
@@ -797,11 +793,7 @@ class LogRollbackError(
 class SplitViewError(
     TrustError,
     code="E_SPLIT_VIEW",
-    remedy=(
-        "keep both files and phone the coordinator: it tells different sites different things; if somebody copied "
-        "the hub back by hand, 'fedhelp-coordinator backup FILE', then 'fedhelp-coordinator restore FILE "
-        "--root-key DIR' put it right"
-    ),
+    remedy="keep both files and phone the coordinator; " + _COPIED_HUB,
 ):
     """The coordinator's log differs from one of the same length that it showed before."""
 
@@ -812,13 +804,13 @@ class UpdateError(FedhelpError):
 
 
 _TRAIN_AGAIN = "update the kit, then train or distill again"
-_MAKE_AGAIN = _TRAIN_AGAIN + "; for weights that you named: take the original file, made for this net"
+_MAKE_AGAIN = _TRAIN_AGAIN + "; for named weights: take the original file, made for this net"
 
 
 class NotSafetensorsError(
     UpdateError,
     code="E_SAFETENSORS",
-    remedy="weights travel as safetensors only, and no other format is ever opened; " + _MAKE_AGAIN,
+    remedy="weights travel only as safetensors; " + _MAKE_AGAIN,
 ):
     """The weights are not in the safetensors format."""
 
@@ -850,7 +842,7 @@ class SchemaDtypeError(UpdateError, code="E_SCHEMA_DTYPE", remedy=_MAKE_AGAIN):
 class NonFiniteError(
     UpdateError,
     code="E_NONFINITE",
-    remedy="training went wrong: look for odd images with 'fedhelp-edge check IMAGES', " + _TRAIN_AGAIN,
+    remedy="training went wrong: look for unusual images with 'fedhelp-edge check IMAGES', " + _TRAIN_AGAIN,
 ):
     """A tensor holds NaN or infinite values."""
 
@@ -862,7 +854,7 @@ class NormStatisticsError(UpdateError, code="E_BN_STATS", remedy=_MAKE_AGAIN):
 class NumberRangeError(
     UpdateError,
     code="E_RANGE",
-    remedy="training went wrong: look for odd images with 'fedhelp-edge check IMAGES', " + _TRAIN_AGAIN,
+    remedy="training went wrong: look for unusual images with 'fedhelp-edge check IMAGES', " + _TRAIN_AGAIN,
 ):
     """A tensor holds values far outside the range of trained weights."""
 
@@ -918,8 +910,8 @@ class NotAFrontError(
     OfflineError,
     code="E_NO_FRONT",
     remedy=(
-        "check the address (--url); if the network asks you to sign in, do that first; nothing is lost, and a "
-        "stick with --via DIR works too"
+        "check the address (--url); if the network asks you to sign in, do that first; nothing is lost, and a stick "
+        "(--via DIR) works too"
     ),
 ):
     """The server at this address does not answer as a coordinator does. Its answer is not used."""
@@ -929,7 +921,7 @@ class NotAFrontError(
 
 
 class RefusedThereError(
-    SiteError, code="E_REFUSED", remedy="follow the coordinator's answer, for its cause has a code too"
+    SiteError, code="E_REFUSED", remedy="follow the coordinator's answer: its cause has a code too"
 ):
     """The coordinator's server refused the request. The cause has its own code."""
 
@@ -971,8 +963,8 @@ class TooFewError(
     BundleError,
     code="E_CALIBRATION",
     remedy=(
-        "add new images that a table (labels.csv) puts into val by its column split; or start in another --home, "
-        "with a higher [data] val in the plan"
+        "add new images that a table (labels.csv) puts into val (column split); or start in another --home with a "
+        "higher [data] val in the plan"
     ),
 ):
     """There are too few validation images to decide when the model should say "don't know"."""
@@ -1083,7 +1075,7 @@ class KnowledgeMissingError(HubError, code="E_KNOWLEDGE", remedy="fedhelp-edge d
 
 
 class DuplicateRoundError(
-    HubError, code="E_DUPLICATE_ROUND", remedy="you need do nothing: the first update of a round counts"
+    HubError, code="E_DUPLICATE_ROUND", remedy="nothing to do: the first update of a round counts"
 ):
     """Another update of this site for this round was accepted before."""
 
@@ -1107,8 +1099,8 @@ class CopiedUpdateError(
     HubError,
     code="E_COPY",
     remedy=(
-        "phone the sites that sent it, for two sites never train the same weights: 'fedhelp-coordinator review "
-        "SITE --release' for the one that did, --refuse for the other"
+        "phone the sites that sent it: only one can have trained it; release that one with 'fedhelp-coordinator "
+        "review SITE --release', refuse the other with --refuse"
     ),
 ):
     """The update holds the same weights as another site's."""
@@ -1134,8 +1126,8 @@ class InflatedUpdateError(
     HubError,
     code="E_CLAIM",
     remedy=(
-        "phone the site and ask how many images it trains with; if that is true, 'fedhelp-coordinator review SITE "
-        "--release' admits the update, and later ones too"
+        "phone the site and ask how many images it trains with; 'fedhelp-coordinator review SITE --release' admits a "
+        "true claim, now and in later rounds"
     ),
 ):
     """A site claims far more training images than the others. The claim decides how much its update weighs."""

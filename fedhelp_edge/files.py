@@ -1,6 +1,6 @@
 """Atomic writes, and reads of ordinary files alone.
 
-A file appears under its name whole or not at all: it is written beside its target, flushed to the disk and renamed; the
+A file appears under its name whole or not at all: it is written beside its target, flushed to the disk and renamed. The
 folder is flushed too where the system can. USB sticks have no modes, links or folder flushes, so none is required.
 """
 

@@ -48,8 +48,8 @@ def provider(file: Path | None, prompt: str = "passphrase", *, twice: bool = Fal
 def choose_new(generate: Callable[[], str], file: Path | None, *, own: bool) -> str:
     """The passphrase of new keys: from a file, typed at a prompt, or generated.
 
-    A generated one is shown and must be typed before it locks anything, so that nobody is locked out by a passphrase
-    that nobody has read. Without a terminal none is generated, for it would end up in a log, or be lost.
+    A generated one is shown and must be typed before it locks anything: a passphrase that nobody has read locks
+    everybody out. Without a terminal none is generated, because it would end up in a log, or be lost.
     """
     if file is not None:
         return provider(file, twice=True)()

@@ -1,7 +1,7 @@
 """Escape text that others wrote: for a terminal, a page, or a table that a spreadsheet opens.
 
-A name with a line end forges a line of output; ESC repaints a terminal; a direction mark reverses text; an invisible
-character makes two names look alike; a spreadsheet evaluates a cell that begins with `=`.
+A name with a line end forges a line of output. ESC repaints a terminal, a direction mark reverses text, and an
+invisible character makes two names look alike. A spreadsheet evaluates a cell that begins with `=`.
 """
 
 from __future__ import annotations

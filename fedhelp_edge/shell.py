@@ -36,7 +36,7 @@ _JSON_OPTIONS = {"--json", "--format json", "--format=json"}  # options by which
 _INTERRUPTED_EXIT = 130  # typer's exit code for Ctrl-C
 _EXTRAS = {
     "torch": "train", "onnx": "train", "torchvision": "foundation", "open_clip": "foundation",
-    "pydicom": "medical", "nibabel": "medical", "matplotlib": "lab", "segno": "server",
+    "pydicom": "medical", "matplotlib": "lab", "segno": "server",
     "starlette": "server", "uvicorn": "server",
 }  # fmt: skip
 

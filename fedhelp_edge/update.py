@@ -1,7 +1,7 @@
 """An update: named arrays and facts, as safetensors in one canonical form.
 
-Untrusted bytes are read by this bounded parser and by nothing else: the header's length and encoding, the layout, the
-names, shapes and number formats are all checked before an array is made, and its values before it is used.
+This bounded parser alone reads untrusted bytes. It checks the header's length and encoding, the layout, the names,
+shapes and number formats before it makes an array. It checks the values before the array is used.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Other frameworks on the same work, each in a throw-away environment of its own, never among our dependencies.
 
 `python -m benchmarks.peers` makes the environments, in the folder that `FEDHELP_PEERS` names or else beside the
-system's temporary files; the benchmarks compare with the peers whose environment they find there. The other files here
-are run by the peers' Pythons, each as a script: they know the standard library, numpy and their framework. Where a
-peer trains, it borrows torch and our learners from the environment that the benchmarks run in.
+system's temporary files. The benchmarks compare with the peers whose environment they find there. The other files here
+are run by the peers' Pythons, each as a script: they know the standard library, numpy and their framework. Where a peer
+trains, it borrows torch and our learners from the environment that the benchmarks run in.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Flower's aggregation: `flower.py RULE FOLDER COUNT OUT`; `flower.py write FOLDER COUNT` makes the files of `message`.
 
-`message` is what its strategies run today, from the bytes of its own messages; the others are the functions of its
+`message` is what its strategies run today, from the bytes of its own messages. The others are the functions of its
 older strategies, over plain arrays.
 """
 

@@ -11,7 +11,7 @@ def augment(
 ) -> NDArray[np.uint8]:
     """Mirror each image left to right with probability 1/2 and shift it by up to 1/8 of its side, edges reflected.
 
-    If `batch` is the slice `rank_slice` of a batch of `whole_batch` images, it gets the random draws of that part:
+    If `batch` is the slice `rank_slice` of a batch of `whole_batch` images, it gets the random draws of that part. So
     processes that train together augment as one process does.
     """
     count, height, width, channels = batch.shape

@@ -34,8 +34,8 @@ class Finding:
 
 
 def findings(images: Images, classes: Sequence[str], *other_sites: Images) -> tuple[Finding, ...]:
-    """All findings about the split images of one site, or of several sites together: what one trains on may be in the
-    test set of another."""
+    """All findings about the split images of one site, or of several together: one's training image may be another's
+    test image."""
     sites = (images, *other_sites)
     splits, groups = (
         [value for site in sites for value in getattr(site, attribute)] for attribute in ("splits", "groups")

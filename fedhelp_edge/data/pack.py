@@ -1,8 +1,9 @@
 """The knowledge pack: public images and the predictions of foundation models for them, in one safetensors file.
 
-Its tensors: `images` (uint8), or `webp` (all files in one byte tensor) with `ends` (where each file ends) and the shape
-in the metadata; `labels`; and, if any source was asked, `probabilities` (sources x images x classes, float16). Names,
-origin and licence are in the metadata. A site resizes the images to the plan's channels and side.
+The images are one tensor `images` (uint8). Or `webp` holds all files in one byte tensor, `ends` says where each ends,
+and the metadata have the shape. Further tensors are `labels` and, if any source was asked, `probabilities` (sources x
+images x classes, float16). Names, origin and licence are in the metadata. A site resizes the images to the plan's
+channels and side.
 """
 
 from __future__ import annotations

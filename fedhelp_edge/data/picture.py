@@ -1,9 +1,9 @@
 """Decode an image file into the pixels that a net sees.
 
-Takes the first frame, applies the EXIF orientation, blends transparency over white, converts to grey or colour as the
-plan says, and squeezes to a square of the plan's size (bilinear, antialiased). Grey of more than 8 bits, or of floats,
-is stretched from its own minimum and maximum to 0..255; 16-bit colour keeps its upper 8 bits. Colour profiles are
-ignored.
+Takes the first frame, applies the EXIF orientation, blends transparency over white, and converts to grey or colour as
+the plan says. Then it squeezes to a square of the plan's size (bilinear, antialiased). Grey of more than 8 bits, or of
+floats, is stretched from its own minimum and maximum to 0..255. 16-bit colour keeps its upper 8 bits. Colour profiles
+are ignored.
 """
 
 from __future__ import annotations

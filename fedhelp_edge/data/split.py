@@ -26,7 +26,7 @@ def draw(
 ) -> list[str]:
     """Draw a split for each image: groups stay whole, classes keep their proportions, train keeps an image of each.
 
-    A split that the source names (`given`) holds, and an image without one joins its group; if the source names no val,
+    A split that the source names (`given`) holds, and an image without one joins its group. If the source names no val,
     val is cut from its train.
     """
     group_splits = {

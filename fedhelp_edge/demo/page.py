@@ -182,7 +182,7 @@ def _parcel_life(life: Record) -> list[Html]:
         pages.table(("attack", "outcome"), list(life["tried"].items())),
         pages.paragraph(
             f"The audit afterwards, without any key: the round's model contains {checked['shares']} updates, each "
-            f"signed by its site, and all {checked['lines']} lines of the coordinator's log form one chain."
+            f"signed by its site. All {checked['lines']} lines of the coordinator's log form one chain."
         ),
     ]
 

@@ -1,7 +1,7 @@
 """Phantoms: labelled images that resemble microscopy and show no patient, for the demo, the tests and the tutorials.
 
 Two families. `cells` are stained blood cells among red ones; `tissue` are cuts of tissue, for a public set. All classes
-of a family come from one formula with different parameters; difficulty pulls the parameters together, varies each image
+of a family come from one formula with different parameters. Difficulty pulls the parameters together, varies each image
 more, and adds blur and noise. Stains absorb light as in a microscope (Beer-Lambert law). No shape here is anybody's
 anatomy, and no model trained on them diagnoses anything.
 """

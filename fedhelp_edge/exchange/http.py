@@ -1,8 +1,8 @@
 """The coordinator's web front as a carrier (docs/spec/http.md). Uploads and downloads resume; reads are signed.
 
-Security does not depend on the connection: parcels are sealed. TLS and proxies follow the system's settings.
-The server may be hostile: every answer is bounded (bounded_http), every field is checked, file names are hashes, and no
-redirect is followed, so a signed request reaches the named address and no other.
+Security does not depend on the connection: parcels are sealed. TLS and proxies follow the system's settings. The server
+may be hostile: every answer is bounded (`bounded_http`), every field is checked, and file names are hashes. No redirect
+is followed, so a signed request reaches the named address and no other.
 """
 
 from __future__ import annotations

@@ -247,7 +247,7 @@ def watch_folder(
 ) -> None:
     """Answer the images of a drop folder until `wait` returns False.
 
-    A file that was written to a moment ago waits for the next turn, because it may still grow; so does every file while
+    A file that was written to a moment ago waits for the next turn, because it may still grow. So does every file while
     a folder is missing or full.
     """
     watcher, is_over = _Watcher(folder, bundle, drop_folder, kind, report), False

@@ -81,8 +81,8 @@ class Comparison:
 def compare(old: Bundle, new: Bundle, source: Path, *, cache_dir: Path, state_dir: Path | None = None) -> Comparison:
     """Compare two models on a source.
 
-    `cache_dir` is for decoded images. `state_dir` is the site's folder: images that its split.json has in train or val,
-    and others of their groups, are left out, because both models look too good on them.
+    `cache_dir` is for decoded images. `state_dir` is the site's folder. Images that its split.json has in train or val
+    are left out, with others of their groups: both models look too good on them.
     """
     if old.facts.classes != new.facts.classes:
         raise OtherClassesError(f"{', '.join(old.facts.classes)} in one, {', '.join(new.facts.classes)} in the other")

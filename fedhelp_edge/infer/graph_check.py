@@ -1,8 +1,8 @@
 """Check a model's graph before onnxruntime loads it: a signer may be hostile, or may have lost the key.
 
-Allowed are the operators that `export` writes, in one straight graph: no loop, branch, function or operator of another
-domain, and no data outside the file. The shape of every tensor follows from the image's, so memory and work are known
-beforehand.
+Allowed are the operators that `export` writes, in one straight graph. There is no loop, branch, function or operator of
+another domain, and no data outside the file. The shape of every tensor follows from the image's, so memory and work are
+known beforehand.
 """
 
 from __future__ import annotations
@@ -75,8 +75,10 @@ class Graph:
 
 
 def check_cost(model: bytes, image: Shape) -> GraphCost:
-    """Return the cost of a model on images of this shape (batch x height x width x channels); raise `BadBundleError` if
-    the model is not allowed."""
+    """Return the cost of a model on images of this shape (batch x height x width x channels).
+
+    Raise `BadBundleError` if the model is not allowed.
+    """
     graph = _read_graph(model)
     shapes, values = {**graph.shapes, "image": image}, dict(graph.values)
     last_use = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}

@@ -1,9 +1,10 @@
 """torchvision beside a torch without CUDA.
 
 On Linux the registry's torchvision wheels are linked against CUDA. Beside a CPU build of torch their library cannot be
-loaded; torchvision swallows that, then fails to import, because it describes operators that nobody has registered. With
-their signatures registered first it imports, and what needs no compiled operator works (docs/decisions/torchvision.md).
-Whoever wants torchvision, or open_clip which rests on it, calls `ready` before the import.
+loaded. torchvision ignores that, then fails to import, because it describes operators that nobody has registered. With
+their signatures registered first it imports, and whatever needs no compiled operator works
+(docs/decisions/torchvision.md). Whoever wants torchvision, or open_clip which rests on it, calls `ready` before the
+import.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """When a federation stops early: one rule for the coordinator and for the lab.
 
-What a site reports about itself is a claim. Each site therefore has one vote, however many images it claims, on whether
-the model got better *there*: figures of different sites are never added up.
+What a site reports about itself is a claim. Each site therefore has one vote, however many images it claims: whether
+the model got better *there*. Figures of different sites are never added up.
 """
 
 from __future__ import annotations

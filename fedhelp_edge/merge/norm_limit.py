@@ -1,6 +1,6 @@
 """A limit to the norm of each update's change: against an update that is scaled up to outweigh all others.
 
-The limit is a multiple of the round's median. Weights and running statistics have one each: honest statistics move far
+The limit is a multiple of the round's median. Weights and running statistics have one each. Honest statistics move far
 in the first rounds, and a large change of the weights could hide behind them.
 """
 

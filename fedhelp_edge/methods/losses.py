@@ -17,7 +17,7 @@ _MIN_LABEL, _MIN_PROBABILITY = 1e-4, 1e-7
 def loss_function(name: str, examples: Sequence[int]) -> Loss:
     """The plan's loss, for a site with these numbers of examples of each class.
 
-    "logit-adjusted" (Menon et al. 2021) adds the log of the site's prior to the logits in training, so that the logits
+    "logit-adjusted" (Menon et al. 2021) adds the log of the site's prior to the logits in training. So the logits
     themselves do not depend on how frequent a class is.
     """
     if name == "logit-adjusted":

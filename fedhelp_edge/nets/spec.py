@@ -1,7 +1,7 @@
 """The schema of a net's update and its first weights, without torch: a coordinator needs no more to open round 0.
 
 CIFAR-style ResNets (He et al. 2016, section 4.2): a 3x3 convolution, three stages of n blocks with 16, 32 and 64
-channels, shortcuts without parameters (option A), global average pooling, one linear layer; depth is 6n + 2.
+channels. Shortcuts have no parameters (option A). Global average pooling and one linear layer follow; depth is 6n + 2.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The small web server behind every local page. It listens on 127.0.0.1 and answers only requests with its secret.
 
-The secret is part of every address, so neither other programs on this computer nor other web sites in the same browser
-can read or change anything. Pages load nothing from elsewhere, and the browser stores nothing.
+The secret is part of every address. So no other program on this computer and no web site in the same browser can read
+or change anything. Pages load nothing from elsewhere, and the browser stores nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Seal, inspect and open parcels (docs/spec/parcel.md).
 
-A parcel is: a magic line, one canonical statement line, one to eight SSHSIG armors over the statement, the payload that
-the statement names by size and SHA-256. An encrypted payload is an ordinary age file; its plaintext begins with one
-canonical line that names the statement's context, so that nobody can sign somebody else's ciphertext as their own.
+A parcel is a magic line, one canonical statement line, one to eight SSHSIG armors over the statement, and the payload.
+The statement names the payload by size and SHA-256. An encrypted payload is an ordinary age file. Its plaintext begins
+with one canonical line that names the statement's context, so nobody can sign somebody else's ciphertext as their own.
 
 `inspect` checks everything that needs no key, and `open` decrypts as well: the one way in for untrusted bytes. Memory
 use is constant.

@@ -153,8 +153,8 @@ def paired_difference(
 ) -> Difference:
     """How far a is above b, both on the same images in every draw, so that luck with the images cancels out.
 
-    Each may be several runs (runs x images x classes): then it is their mean, and every run has the same draws, for
-    more runs are not more images.
+    Each may be several runs (runs x images x classes). The difference is then their mean, and every run has the same
+    draws: more runs are not more images.
     """
     runs = [
         [_Predictions.read(run, labels) for run in (side if np.ndim(side) == 3 else [side])]

@@ -35,7 +35,7 @@ def model_warning(home: Path, key: str, fingerprint: str | None) -> str:
     """Returns why nobody vouches for the signer of a model, or "". Raises where the home knows it as a stranger.
 
     A `fingerprint` that a person names decides alone. In a home with keys or a federation the signer must be this site
-    or an active one; otherwise only the signature itself is checked, and the returned text says so.
+    or an active one. Otherwise only the signature itself is checked, and the returned text says so.
     """
     if fingerprint and sshsig.fingerprint(key) != fingerprint:
         raise SignerMismatchError(f"signed by {sshsig.fingerprint(key)}")

@@ -17,7 +17,7 @@ _MEANINGS = {
     JOINING: "this site asked to join and waits for the coordinator's approval",
     WAITING: "nothing to do until a new round and its model arrive",
     READY: "a round is open and has not been trained",
-    TRAINING: "training was begun; it goes on where it stopped",
+    TRAINING: "training was begun; it continues where it stopped",
     TRAINED: "the round is trained; its update has not been sent",
     SENT: "the update was sent; its receipt has not arrived",
     RECEIVED: "the coordinator has received the update and has not checked it yet",

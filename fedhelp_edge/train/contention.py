@@ -1,10 +1,10 @@
 """Training beside other programs: PyTorch's threads spin while they wait, or sleep where another program needs a core.
 
-libgomp, PyTorch's thread library on Linux, waits by spinning: the fastest way on an idle machine, and on a busy one a
-waste of the core that the thread it waits for should have. It fixes its number of turns as it loads, with one
-exception: while it has more threads than the machine has cores, its threads sleep at once. So this module starts some
-idle threads when training must share the cores, and ends them when it need not. The threads that train stay as many
-as they were, and so do the bits that they compute (docs/decisions/threads.md).
+libgomp, PyTorch's thread library on Linux, waits by spinning. That is fastest on an idle machine. On a busy one it
+wastes the core that the thread it waits for should have. libgomp fixes its number of turns as it loads. The exception:
+while it has more threads than the machine has cores, its threads sleep at once. So this module starts some idle threads
+when training must share the cores, and ends them when it need not. The threads that train stay as many as they were,
+and so do the bits that they compute (docs/decisions/threads.md).
 """
 
 from __future__ import annotations

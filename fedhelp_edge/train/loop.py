@@ -1,8 +1,8 @@
 """The one training loop, for every learner and phase.
 
-All randomness comes from Philox streams named by (seed, site, round, phase, epoch, step, purpose): an interrupted round
-resumes from its last checkpoint and ends with the same bits as an uninterrupted one. Several processes draw the same
-batches, and each takes its slice of every step (`train.parallel`).
+All randomness comes from Philox streams named by (seed, site, round, phase, epoch, step, purpose). So an interrupted
+round resumes from its last checkpoint and ends with the same bits as an uninterrupted one. Several processes draw the
+same batches, and each takes its slice of every step (`train.parallel`).
 """
 
 from __future__ import annotations

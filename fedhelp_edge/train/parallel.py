@@ -1,7 +1,7 @@
 """Several processes that train one net, as `torchrun` starts them: on one machine, or on several that share a folder.
 
-All draw the same batches and each takes its slice of every step; gradients are added up (`Learner.descend`), so that
-all take the same step and end with the same bits. The first process alone decides and writes, and informs the others.
+All draw the same batches and each takes its slice of every step. Gradients are added up (`Learner.descend`), so all
+take the same step and end with the same bits. The first process alone decides and writes, and informs the others.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def worker_errors() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:  # torch has no error class for a lost connection
-        remedy = "see what that one says, or run the same command again; it goes on where it stopped"
+        remedy = "see what that one says, or run the same command again; it continues where it stopped"
         raise StoppedByHandError("another of the processes has ended", remedy=remedy) from error
 
 

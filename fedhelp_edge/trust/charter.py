@@ -1,7 +1,7 @@
 """The charter: a federation's root keys, their threshold, and the coordinator's key.
 
-The hash of version 1 is the federation's id for ever. A later version is signed by a threshold of the roots of the
-version before, and by a threshold of its own: a stolen coordinator key cannot write one.
+The hash of version 1 is the federation's id, permanently. A threshold of the previous version's roots signs a later
+version, and so does a threshold of its own roots. So a stolen coordinator key cannot write one.
 """
 
 from __future__ import annotations

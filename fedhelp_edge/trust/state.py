@@ -1,6 +1,6 @@
 """The trusted state: what a site has verified so far. It never goes back, whatever arrives and whatever the clock.
 
-Each `with_…` takes a parcel whose signatures hold and returns the next state, or raises why it is refused: that stops
+Each `with_…` takes a parcel whose signatures hold, and returns the next state or raises why it is refused. That stops
 rollback (older versions), equivocation (two of one version), split views (another log) and freezing (expired rosters).
 """
 

@@ -1,7 +1,7 @@
 """Holds the coordinator's unlocked keys for a while, so that the commands of a round ask for the passphrase once.
 
-`unlock` starts a process that holds them; `lock` or its time limit ends it. The process reads the keys from a pipe,
-writes them nowhere, and gives them to processes of the same user through a socket in a folder that only this user may
+`unlock` starts a process that holds them; `lock` or its time limit ends it. The process reads the keys from a pipe and
+writes them nowhere. It gives them to processes of the same user through a socket in a folder that only this user may
 enter. As with ssh-agent, anybody who works as this user can use the keys until then.
 """
 

@@ -62,7 +62,7 @@ def check_restore(home: Path, path: Path) -> None:
 def restore(home: Path, path: Path, root_keys: Keys, ask_passphrase: Callable[[], str], *, older: bool = False) -> Hub:
     """Restore a hub from its backup, in a new epoch, so that sites accept it although it forgot what came later.
 
-    A backup without the coordinator's memory is refused unless a person says that an `older` version made it: else
+    A backup without the coordinator's memory is refused unless a person says that an `older` version made it. Otherwise
     somebody could remove the memory, and the hub would no longer notice changed rows.
     """
     check_restore(home, path)

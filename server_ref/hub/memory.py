@@ -1,11 +1,11 @@
 """The coordinator's memory of its hub, where the front can neither read nor write.
 
 The front must write to hub.db, so a row there is only a claim. The coordinator therefore stores one number for all rows
-that only its own commands may write: the sum of their keyed hashes, to which each change can be added alone. Beside it
-stands the log's length and head. Both lie in `coordinator/`, under a MAC whose key is derived from the coordinator's
-secret key: the next command notices a changed, inserted, removed or older row, and a changed memory.
+that only its own commands may write. It is the sum of their keyed hashes, to which each change can be added alone.
+Beside it stand the log's length and head. Both lie in `coordinator/`, under a MAC whose key is derived from the
+coordinator's secret key. The next command notices a changed, inserted, removed or older row, and a changed memory.
 
-A commit and this file are two writes. Before a commit the file holds the state before it and the state after it; where
+A commit and this file are two writes. Before a commit the file holds the state before it and the state after it. Where
 a command was killed in between, the database is in one of the two.
 """
 

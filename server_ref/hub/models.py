@@ -87,7 +87,7 @@ def publish_again(hub: Hub, coordinator_keys: Keys, sites: Collection[str] = ())
 def newest_parcel(hub: Hub, group: str) -> str:
     """The hash of the parcel in which a group of sites receives the newest model, or "".
 
-    Until the first round opens no site gets one: `open --start` may still replace the first weights, and a site that
+    Until the first round opens no site gets one. `open --start` may still replace the first weights, and a site that
     knows two models of one round refuses the second.
     """
     if not rounds_table.any_opened(hub.database):

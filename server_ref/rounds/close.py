@@ -29,8 +29,8 @@ def aggregate(
 ) -> dict[str, Any]:
     """Close the open round if it is due, and merge its accepted updates.
 
-    It is due when each site's update is there; or after its deadline, unless updates are still `in_transit`; or, with
-    `now`, as soon as there is a quorum.
+    It is due when each site's update is there, or after its deadline, unless updates are still `in_transit`. With `now`
+    it is due as soon as there is a quorum.
     """
     destroy_obsolete(hub)  # what an interrupted command left
     with hub.database.transaction():

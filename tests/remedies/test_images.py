@@ -121,7 +121,7 @@ def test_a_class_that_is_missing_has_a_folder_with_another_name_and_a_tiny_one_g
 ) -> None:
     (images / "c").rename(people.folder / "see")
     found = told(people)
-    assert "you need do nothing if this site has no such images" in found["E_CLASS_MISSING"]
+    assert "nothing to do if this site has no such images" in found["E_CLASS_MISSING"]
     assert found[""] == "ready to train"
     (people.folder / "see").rename(images / "c")
     assert told(people) == READY
@@ -235,7 +235,7 @@ def test_a_contradiction_ends_when_one_of_the_two_is_removed_and_a_copy_harms_no
     assert found[""] == "not ready: first put right E_CONFLICT (2)"
     (images / "b" / "x.png").rename(images / "a" / "x.png")
     found = told(people)
-    assert "you need do nothing, for the image counts once" in found["E_DUPLICATE"]
+    assert "nothing to do: the image counts once" in found["E_DUPLICATE"]
     assert found[""] == "ready to train"
     (images / "a" / "x.png").unlink()
     assert told(people) == READY
@@ -308,5 +308,5 @@ def test_once_trained_the_parts_are_kept_by_a_file_that_a_backup_brings_back(peo
     samples.save(images / "a" / "z.png", samples.noise(1, seed=7)[0])
     sheet(images, lines[1], "a/z.png,a,,p1")
     found = told(people)
-    assert "you need do nothing; the image is left out" in found["E_GROUP"]
+    assert "nothing to do: the image is left out" in found["E_GROUP"]
     assert found[""] == "ready to train"

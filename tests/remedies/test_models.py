@@ -167,7 +167,7 @@ def test_training_that_ran_away_goes_well_with_a_lower_learning_rate(people: Sit
     (people.folder / "plan.toml").write_text(
         PLAN.replace("epochs = 1", 'epochs = 40\noptimiser = "sgd"\nlr = 10\nweight_decay = 1.0')
     )
-    fails_with(people.site(*TRAIN), "E_DIVERGED", "lower the learning rate in the plan")
+    fails_with(people.site(*TRAIN), "E_DIVERGED", "lower the plan's learning rate")
     (people.folder / "plan.toml").write_text(
         PLAN.replace("epochs = 1", 'epochs = 40\noptimiser = "sgd"\nlr = 0.01\nweight_decay = 1.0')
     )

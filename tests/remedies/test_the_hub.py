@@ -70,7 +70,7 @@ def twisted(hub: Hub, order: Task, code: str) -> Arrays:
     ("code", "hint", "merged"),
     [
         ("E_LAZY", "'fedhelp-coordinator review SITE --release' admits the update all the same", 5),
-        ("E_COPY", "'fedhelp-coordinator review SITE --release' for the one that did, --refuse for the other", 4),
+        ("E_COPY", "'fedhelp-coordinator review SITE --release', refuse the other with --refuse", 4),
         ("E_OPPOSED", "look at the site's data and labels before 'fedhelp-coordinator review SITE --release'", 5),
         ("E_TOO_FAR", "look at the site's data and training before 'fedhelp-coordinator review SITE --release'", 5),
         ("E_CLAIM", "phone the site and ask how many images it trains with", 5),
