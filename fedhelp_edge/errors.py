@@ -331,8 +331,8 @@ class ClassUnvalidatedError(
     DataError,
     code="E_CLASS_VALIDATION",
     remedy=(
-        "before the first training add images of this class, of other patients, or leave the class out; later, a "
-        "table's column 'split' marks images val"
+        "before the first training add images of this class, of other patients, or leave it out; later, a table's "
+        "column 'split' puts images into val"
     ),
 ):
     """A class has training images and no validation image. Nobody could tell how well the model knows it."""

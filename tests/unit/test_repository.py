@@ -157,3 +157,15 @@ def test_each_table_of_the_hub_is_changed_in_its_own_file_alone() -> None:
             changed_in.setdefault(table, set()).add(path.name)
     assert changed_in == {table: {file_of.get(table, f"{table}_table.py")} for table in changed_in}
     assert len(changed_in) == 10
+
+
+def test_an_extra_installs_nothing_that_no_room_imports() -> None:
+    sources = [path for room in ("fedhelp_edge", "server_ref", "export") for path in (ROOT / room).rglob("*.py")]
+    code = "".join(path.read_text(encoding="utf-8") for path in sources)
+    extras = PROJECT["project"]["optional-dependencies"]
+    for extra in extras.keys() - {"all", "docs", "dev"}:
+        for wanted in extras[extra]:
+            name = re.match(r"[A-Za-z0-9_-]+", wanted)
+            assert name
+            module = name[0].replace("-", "_").removesuffix("_torch")
+            assert re.search(rf"\b(?:import|from) {module}\b", code), f"{extra}: {wanted}"

@@ -1,7 +1,7 @@
 """The table of updates, `shares`, and the table `unkept` of updates that were refused on receipt.
 
-Of an update, `round` is the round that it was trained in, and `counts` the one in which it counts: a late one counts in
-a later round, and `counts` is 0 until the update is judged.
+An update has two rounds: `round` is the one that it was trained in, `counts` the one in which it counts. A late update
+counts in a later round. `counts` is 0 until the update is judged.
 """
 
 from __future__ import annotations
