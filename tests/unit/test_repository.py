@@ -6,13 +6,14 @@ import ast
 import re
 import runpy
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import fedhelp_edge
-from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge.methods.registry import METHODS, FedHelpSettings, FedProxSettings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -91,6 +92,13 @@ def test_generated_pages_and_pictures_follow_from_the_code() -> None:
 def test_every_method_has_its_page() -> None:
     for name in METHODS:
         assert (ROOT / "docs" / "methods" / f"{name}.md").exists(), name
+
+
+def test_the_page_of_a_method_has_its_keys_with_their_defaults() -> None:
+    keys = {"fedhelp": FedHelpSettings, "fedprox": FedProxSettings}
+    for name, settings in keys.items():
+        listed = dict(re.findall(r"^\| `(\w+)` \| `?([^`|]+?)`? \|", text(f"docs/methods/{name}.md"), re.M))
+        assert listed == {field.name: str(field.default).replace("True", "true") for field in fields(settings)}, name
 
 
 def test_the_site_fetches_nothing_from_elsewhere() -> None:
