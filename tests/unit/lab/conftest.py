@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.plan import Plan
 from tests.threads import one_thread as one_thread
 
+Runs = Callable[..., dict[str, Any]]
 SIDE = 8
 COUNTS = {"2": 14, "10": 20, "9": 12}  # of each centre
 
@@ -84,5 +86,23 @@ def go(parts: list[SiteImages], pack: Pack) -> Callable[..., dict[str, Any]]:
     def start(plan: Plan, out: Path, **options: Any) -> dict[str, Any]:
         known = pack if plan.method == "fedhelp" else None
         return run.run(plan, parts, out, **{"compute": Compute(), "pack": known, **options})
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def run_once(parts: list[SiteImages], pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Gives what an undisturbed run of a plan leaves in a folder: each plan is run once, then its folder is copied."""
+    folders: dict[str, Path] = {}
+
+    def start(plan: Plan, out: Path) -> dict[str, Any]:
+        options: dict[str, Any] = {"compute": Compute(), "pack": pack if plan.method == "fedhelp" else None}
+        if (key := repr(plan)) not in folders:
+            folder = tmp_path_factory.mktemp("run")
+            run.run(plan, parts, folder, **options)
+            folders[key] = folder
+        if not (out / "run.json").exists():
+            shutil.copytree(folders[key], out, dirs_exist_ok=True)
+        return run.run(plan, parts, out, **options)  # which finds it finished
 
     return start

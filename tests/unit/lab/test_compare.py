@@ -25,14 +25,20 @@ class Cut(Exception):
 
 
 @pytest.fixture(scope="module")
-def one(parts: list[SiteImages], plan_of: Callable[..., Plan]) -> One:
+def one(run_once: Callable[..., dict[str, Any]], plan_of: Callable[..., Plan]) -> One:
     """Runs a method for a round."""
 
     def start(name: str, seed: int, folder: Path) -> dict[str, Any]:
         method, settings = compare.parse_method(name)
-        return run.run(plan_of(method, settings, seed=seed, rounds=1), parts, folder, compute=Compute())
+        return run_once(plan_of(method, settings, seed=seed, rounds=1), folder)
 
     return start
+
+
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures take longer than runs of this size."""
+    monkeypatch.setattr(compare, "can_plot", lambda: False)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +81,7 @@ def test_results_stand_in_the_order_given(compared: tuple[list[dict[str, Any]], 
     assert json.loads((out / "results.json").read_text())["runs"] == runs
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_results_and_table_are_written_anew_after_each_run(one: One, tmp_path: Path) -> None:
     written: list[tuple[list[tuple[str, int]], str]] = []
 
@@ -105,6 +112,7 @@ def test_without_matplotlib_there_is_a_table_and_no_picture(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "runs", "table.md"]
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_comparison_that_was_cut_off_goes_on(
     one: One, compared: tuple[list[dict[str, Any]], Path], tmp_path: Path
 ) -> None:
@@ -206,6 +214,7 @@ def test_the_average_of_a_sites_nets_is_measured_against_the_first_methods_own(
     assert float(difference[4].split()[0]) == pytest.approx(np.mean(gains), abs=6e-4)
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_too_few_test_images_give_a_difference_and_the_reason_why_it_has_no_interval(
     one: One, plan_of: Callable[..., Plan], parts: list[SiteImages], tmp_path: Path
 ) -> None:

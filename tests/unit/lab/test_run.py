@@ -47,7 +47,7 @@ def answers(out: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("method", EVERYBODY)
 def test_a_run_that_was_cut_off_ends_as_an_undisturbed_one(
-    go: Go, plan_of: PlanOf, tmp_path: Path, method: str
+    go: Go, run_once: Go, plan_of: PlanOf, tmp_path: Path, method: str
 ) -> None:
     def cut(text: str) -> None:
         raise Cut(text)
@@ -67,13 +67,15 @@ def test_a_run_that_was_cut_off_ends_as_an_undisturbed_one(
     assert [text.split(",")[0] for text in messages] == [f"{method} seed 3: round 2 of 2"]  # and not round 1 once more
     names = [path.name for path in sorted((tmp_path / "cut").iterdir())]
     assert names == ["answers.npz", "run.json", "run.sha256"]
-    undisturbed = go(plan, tmp_path / "whole")
+    undisturbed = run_once(plan, tmp_path / "whole")
     assert timeless(resumed) == timeless(undisturbed)
     assert answers(tmp_path / "cut") == answers(tmp_path / "whole")
     assert timeless(json.loads((tmp_path / "cut" / "run.json").read_text())) == timeless(undisturbed)
 
 
-def test_a_run_that_was_cut_off_twice_ends_as_an_undisturbed_one(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
+def test_a_run_that_was_cut_off_twice_ends_as_an_undisturbed_one(
+    go: Go, run_once: Go, plan_of: PlanOf, tmp_path: Path
+) -> None:
     def cut(text: str) -> None:
         raise Cut
 
@@ -82,12 +84,12 @@ def test_a_run_that_was_cut_off_twice_ends_as_an_undisturbed_one(go: Go, plan_of
         with pytest.raises(Cut):
             go(plan, tmp_path / "cut", progress=cut)
         assert [path.name for path in (tmp_path / "cut").glob("round-*")] == [f"round-00000{round_}"]
-    assert timeless(go(plan, tmp_path / "cut")) == timeless(go(plan, tmp_path / "whole"))
+    assert timeless(go(plan, tmp_path / "cut")) == timeless(run_once(plan, tmp_path / "whole"))
 
 
 @pytest.mark.parametrize("trainings", [1, 4, 5])
 def test_a_run_that_was_cut_off_within_a_round_ends_as_an_undisturbed_one(
-    go: Go, plan_of: PlanOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainings: int
+    go: Go, run_once: Go, plan_of: PlanOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainings: int
 ) -> None:
     train, done = loop.train, []
 
@@ -101,11 +103,13 @@ def test_a_run_that_was_cut_off_within_a_round_ends_as_an_undisturbed_one(
     with monkeypatch.context() as patched, pytest.raises(Cut):
         patched.setattr(loop, "train", some)
         go(plan, tmp_path / "cut")
-    assert timeless(go(plan, tmp_path / "cut")) == timeless(go(plan, tmp_path / "whole"))
+    assert timeless(go(plan, tmp_path / "cut")) == timeless(run_once(plan, tmp_path / "whole"))
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_seed_others(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
-    first, same = (go(plan_of("fedhelp"), tmp_path / name) for name in ("one", "same"))
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(
+    go: Go, run_once: Go, plan_of: PlanOf, tmp_path: Path
+) -> None:
+    first, same = (start(plan_of("fedhelp"), tmp_path / name) for start, name in ((run_once, "one"), (go, "same")))
     other = go(plan_of("fedhelp", seed=4), tmp_path / "other")
     assert first["merged_sha256"] == same["merged_sha256"] != other["merged_sha256"]
     assert answers(tmp_path / "one") == answers(tmp_path / "same")
@@ -113,9 +117,9 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(go: Go, plan_
 
 
 def test_a_finished_run_is_not_run_again(
-    go: Go, plan_of: PlanOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    go: Go, run_once: Go, plan_of: PlanOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = go(plan_of(rounds=1), tmp_path)
+    first = run_once(plan_of(rounds=1), tmp_path)
     monkeypatch.setattr(loop, "train", lambda *at, **how: pytest.fail("trained again"))
     assert go(plan_of(rounds=1), tmp_path) == first
 
@@ -126,8 +130,10 @@ def test_what_a_run_leaves_is_its_record_and_its_answers(go: Go, plan_of: PlanOf
     assert json.loads((tmp_path / "run.json").read_text()) == record
 
 
-def test_a_record_has_what_programs_rely_on(go: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path) -> None:
-    record = go(plan_of(), tmp_path)
+def test_a_record_has_what_programs_rely_on(
+    run_once: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
+) -> None:
+    record = run_once(plan_of(), tmp_path)
     figures = {"accuracy", "balanced_accuracy", "auc"}
     assert record.keys() >= {
         "method", "seed", "rounds", "merged_sha256", "sites", "mean", "merged", "bytes_up", "bytes_down", "seconds",
@@ -141,9 +147,9 @@ def test_a_record_has_what_programs_rely_on(go: Go, plan_of: PlanOf, parts: list
 
 
 def test_figures_are_those_of_the_saved_predictions(
-    go: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
+    run_once: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
 ) -> None:
-    record = go(plan_of(rounds=1), tmp_path)
+    record = run_once(plan_of(rounds=1), tmp_path)
     with np.load(tmp_path / "answers.npz") as archive:
         for part, site in zip(parts, record["sites"], strict=True):
             truth = archive[f"{part.id}/test_labels"].astype(np.int64)
@@ -154,17 +160,19 @@ def test_figures_are_those_of_the_saved_predictions(
 
 
 def test_bytes_are_those_of_the_files_that_travel(
-    go: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
+    run_once: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
 ) -> None:
     plan = plan_of("fedhelp")
-    record = go(plan, tmp_path)
+    record = run_once(plan, tmp_path)
     size = METHODS["fedhelp"].schema(plan).size
     assert record["bytes_up"] == record["bytes_down"] == len(parts) * 2 * size
     assert size > 4 * 269_000  # a ResNet20
 
 
-def test_a_sealed_run_of_sites_that_send_nothing_is_the_same_run(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
-    go(plan_of("local"), tmp_path / "bare")
+def test_a_sealed_run_of_sites_that_send_nothing_is_the_same_run(
+    go: Go, run_once: Go, plan_of: PlanOf, tmp_path: Path
+) -> None:
+    run_once(plan_of("local"), tmp_path / "bare")
     sealed = go(plan_of("local"), tmp_path / "sealed", transport=transport.SealedTransport())
     assert sealed["bytes_up"] == 0
     assert answers(tmp_path / "sealed") == answers(tmp_path / "bare")
@@ -181,25 +189,25 @@ def test_a_sealed_run_is_the_same_run_and_sends_more_bytes(go: Go, plan_of: Plan
 
 
 def test_a_folder_does_not_answer_a_sealed_run_with_the_bytes_of_a_bare_one(
-    go: Go, plan_of: PlanOf, tmp_path: Path
+    go: Go, run_once: Go, plan_of: PlanOf, tmp_path: Path
 ) -> None:
-    go(plan_of(rounds=1), tmp_path)
+    run_once(plan_of(rounds=1), tmp_path)
     with pytest.raises(TargetExistsError, match="sealed"):
         go(plan_of(rounds=1), tmp_path, transport=transport.SealedTransport())
 
 
 def test_public_images_alone_train_as_a_pack_whose_sources_are_not_asked(
-    go: Go, plan_of: PlanOf, pack: Pack, tmp_path: Path
+    go: Go, run_once: Go, plan_of: PlanOf, pack: Pack, tmp_path: Path
 ) -> None:
     deaf = go(plan_of("fedhelp", {"fedhelp.sources": "none"}), tmp_path / "deaf")
     images = packs.without_predictions(pack.pixels, pack.labels, pack.classes)
     bare = go(plan_of("fedhelp"), tmp_path / "bare", pack=images)
-    with_sources = go(plan_of("fedhelp"), tmp_path / "asked")
+    with_sources = run_once(plan_of("fedhelp"), tmp_path / "asked")
     assert bare["merged_sha256"] == deaf["merged_sha256"] != with_sources["merged_sha256"]
 
 
-def test_half_precision_on_the_wire_halves_the_bytes(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
-    full = go(plan_of(rounds=1), tmp_path / "full")
+def test_half_precision_on_the_wire_halves_the_bytes(go: Go, run_once: Go, plan_of: PlanOf, tmp_path: Path) -> None:
+    full = run_once(plan_of(rounds=1), tmp_path / "full")
     half = go(plan_of(rounds=1, settings={"wire.up": "f16"}), tmp_path / "half")
     assert half["bytes_up"] / full["bytes_up"] == pytest.approx(0.5, abs=0.01)
     assert half["bytes_down"] == full["bytes_down"]
@@ -214,11 +222,11 @@ def test_local_sends_nothing_and_has_no_merged_model(go: Go, plan_of: PlanOf, tm
     assert not any(name.endswith("merged") for name in answers(tmp_path))
 
 
-def test_norm_layers_that_stay_at_home_do_not_travel(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
+def test_norm_layers_that_stay_at_home_do_not_travel(go: Go, run_once: Go, plan_of: PlanOf, tmp_path: Path) -> None:
     plan = plan_of(rounds=1, settings={"wire.norm": "local"})
     assert not any("bn" in tensor.name for tensor in METHODS["fedavg"].schema(plan).tensors)
     record = go(plan, tmp_path / "home")
-    shared = go(plan_of(rounds=1), tmp_path / "shared")
+    shared = run_once(plan_of(rounds=1), tmp_path / "shared")
     assert record["bytes_up"] == 3 * METHODS["fedavg"].schema(plan).size < shared["bytes_up"]
     assert record["bytes_down"] == shared["bytes_down"]  # the first weights are everybody's, also where they then stay
     assert record["merged_sha256"] != shared["merged_sha256"]
@@ -240,10 +248,10 @@ def trained(
 
 @pytest.mark.parametrize("method", ["fedavg", "fedhelp"])
 def test_the_merged_model_is_the_mean_of_the_updates(
-    go: Go, plan_of: PlanOf, parts: list[SiteImages], pack: Pack, tmp_path: Path, method: str
+    run_once: Go, plan_of: PlanOf, parts: list[SiteImages], pack: Pack, tmp_path: Path, method: str
 ) -> None:
     plan = plan_of(method, rounds=1)
-    record = go(plan, tmp_path)
+    record = run_once(plan, tmp_path)
     shares, examples = trained(plan, parts, pack if method == "fedhelp" else None, METHODS[method].start(plan))
     total = sum(examples.values())
     merged = rules.mean(shares, {site: count / total for site, count in examples.items()})
@@ -251,10 +259,10 @@ def test_the_merged_model_is_the_mean_of_the_updates(
 
 
 def test_the_merged_model_is_judged_on_every_sites_test_images(
-    go: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
+    run_once: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
 ) -> None:
     plan = plan_of(rounds=1)
-    go(plan, tmp_path)
+    run_once(plan, tmp_path)
     shares, examples = trained(plan, parts, None, METHODS["fedavg"].start(plan))
     total = sum(examples.values())
     merged = rules.mean(shares, {site: count / total for site, count in examples.items()})
@@ -308,17 +316,19 @@ def test_first_weights_for_another_net_are_refused(
         go(plan_of(rounds=1), tmp_path, start=given)
 
 
-def test_a_folder_does_not_answer_with_the_run_of_another_plan(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
-    go(plan_of(rounds=1), tmp_path)
+def test_a_folder_does_not_answer_with_the_run_of_another_plan(
+    go: Go, run_once: Go, plan_of: PlanOf, tmp_path: Path
+) -> None:
+    run_once(plan_of(rounds=1), tmp_path)
     with pytest.raises(TargetExistsError):
         go(plan_of(rounds=1, seed=5), tmp_path)
 
 
 def test_nor_with_one_on_other_images_or_of_other_sites_or_from_other_first_weights(
-    go: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
+    go: Go, run_once: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
 ) -> None:
     plan = plan_of(rounds=1)
-    first = go(plan, tmp_path)
+    first = run_once(plan, tmp_path)
     labels, splits = parts[0].images.labels[::-1].copy(), tuple(reversed(parts[0].images.splits))
     for other in (
         replace(parts[0], images=replace(parts[0].images, labels=labels)),
@@ -333,8 +343,10 @@ def test_nor_with_one_on_other_images_or_of_other_sites_or_from_other_first_weig
     assert go(plan, tmp_path) == first
 
 
-def test_nor_with_one_whose_public_images_had_other_labels(go: Go, plan_of: PlanOf, pack: Pack, tmp_path: Path) -> None:
-    go(plan_of("fedhelp", rounds=1), tmp_path)
+def test_nor_with_one_whose_public_images_had_other_labels(
+    go: Go, run_once: Go, plan_of: PlanOf, pack: Pack, tmp_path: Path
+) -> None:
+    run_once(plan_of("fedhelp", rounds=1), tmp_path)
     with pytest.raises(TargetExistsError):
         go(plan_of("fedhelp", rounds=1), tmp_path, pack=replace(pack, labels=pack.labels[::-1]))
 
@@ -347,10 +359,10 @@ def test_a_federation_that_does_not_get_better_ends_before_its_rounds_do(
     assert record["rounds"] == len(record["curve"]) == 3
 
 
-def test_the_merged_model_is_what_every_site_holds_of_it(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
+def test_the_merged_model_is_what_every_site_holds_of_it(go: Go, run_once: Go, plan_of: PlanOf, tmp_path: Path) -> None:
     """Half precision on the way down: the next round is merged upon the numbers that sites began from."""
     halved = go(plan_of(settings={"wire.down": "f16"}), tmp_path / "halved")
-    full = go(plan_of(), tmp_path / "whole")
+    full = run_once(plan_of(), tmp_path / "whole")
     assert halved["merged_sha256"] != full["merged_sha256"]
     assert halved["bytes_down"] < 0.6 * full["bytes_down"]
 
