@@ -19,6 +19,11 @@ def print_json(**values: Any) -> None:
     print(line.replace("\x7f", "\\u007f"), flush=True)
 
 
+def counted(number: int, one: str, several: str = "") -> str:
+    """A number and what it counts: `1 update`, `2 updates`; `several` spells a plural that is not formed by an s."""
+    return f"{number} {one}" if number == 1 else f"{number} {several or f'{one}s'}"
+
+
 def show(*lines: str) -> None:
     """Print each argument as one line to stdout.
 

@@ -27,7 +27,7 @@ def audit(
         )  # fmt: skip
     console.show(
         f"federation {report.federation}, round {report.round}",
-        f"model {report.model}, made of {len(report.merged)} updates",
+        f"model {report.model}, made of {console.counted(len(report.merged), 'update')}",
     )
     for record in (*report.merged, *report.others):
         console.show(f"  {record['site']}  {record['update'][:16]}  {record['state']}")

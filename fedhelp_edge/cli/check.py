@@ -104,8 +104,7 @@ def _parse_columns(texts: list[str]) -> dict[str, str]:
 
 
 def _groups_text(sizes: Sequence[int]) -> str:
-    number = "1 group" if len(sizes) == 1 else f"{len(sizes)} groups"
-    return f"{number} of several images of one patient, lesion or picture,"
+    return f"{console.counted(len(sizes), 'group')} of several images of one patient, lesion or picture,"
 
 
 def _print_report(report: CheckReport) -> None:

@@ -30,7 +30,7 @@ def inspect(
 ) -> None:
     """Say what a parcel, a model or a kit is, who signed it, and whether it is whole and trusted here.
 
-    Example: fedhelp-edge inspect share.fhx
+    Example: fedhelp-edge inspect update.fhx
     """
     from fedhelp_edge.errors import FedhelpError
     from fedhelp_edge.parcel import kit, parcel
@@ -76,7 +76,7 @@ def inspect(
     for signer in signers:
         rows += [("signed by", signer["fingerprint"]), ("in words", signer["words"])]
     if statement.form == "age":
-        rows.append(("encrypted", f"for {readers} {'reader' if readers == 1 else 'readers'}"))
+        rows.append(("encrypted", f"for {console.counted(readers, 'reader')}"))
     rows += [("made", context["created"]), ("size", f"{statement.size:,} bytes")]
     _print_rows(rows)
     return None

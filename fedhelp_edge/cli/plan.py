@@ -46,5 +46,6 @@ def check(file: Annotated[Path, shell.path_argument("The plan.")], json: shell.A
         console.print_json(ok=True, mistakes=[], name=agreed.name, method=agreed.method, classes=list(agreed.classes))
     else:
         console.show(
-            f"{file}: no mistakes; {agreed.method}, {len(agreed.classes)} classes, at most {agreed.rounds} rounds"
+            f"{file}: no mistakes; {agreed.method}, {len(agreed.classes)} classes,"
+            f" at most {console.counted(agreed.rounds, 'round')}"
         )

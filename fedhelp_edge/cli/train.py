@@ -44,7 +44,7 @@ def run_training(
         console.show(f"  {nets.NAMES[name]:<20} accuracy {accuracy} on validation images")
     console.say_findings(report.get("findings", ()))
     if left_out := report.get("left_out"):
-        files_were = "1 file was" if left_out == 1 else f"{left_out} files were"
+        files_were = console.counted(left_out, "file was", "files were")
         folder_name = hints.quoted(images) if images else "IMAGES"
         console.say(hints.with_caller_options(f"{files_were} left out; 'fedhelp-edge check {folder_name}' says why"))
     console.say(f"saved in {folder}; report.html there shows it")

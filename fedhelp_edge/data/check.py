@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedhelp_edge.console import counted
 from fedhelp_edge.data import groups, labels, loading, store
 from fedhelp_edge.data.findings import Finding, findings
 from fedhelp_edge.data.images import SPLITS, Images, Problem
@@ -124,8 +125,8 @@ def _class_problems(source: Path, images: Images, plan: Plan) -> Iterator[Proble
         if not counts[index]:
             yield Problem.from_error("", ClassMissingError(f"no image has the class {name!r}"))
         elif counts[index] < MIN_CLASS_IMAGES:
-            how_many = "1 image" if counts[index] == 1 else f"{counts[index]} images"
-            yield Problem.from_error("", ClassTinyError(f"the class {name!r} has only {how_many}"))
+            cause = f"the class {name!r} has only {counted(counts[index], 'image')}"
+            yield Problem.from_error("", ClassTinyError(cause))
         if counts[index] and plan.data.val and not validation_counts[index]:
             yield Problem.from_error("", ClassUnvalidatedError(f"no validation image shows the class {name!r}"))
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 from fedhelp_edge import audit, data, files, update
 from fedhelp_edge import plan as plans
+from fedhelp_edge.console import counted
 from fedhelp_edge.data import loading
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.images import Images
@@ -114,7 +115,7 @@ def play(
         )
     plan = plans.read(PLAN.format(classes=json.dumps(classes), method=method, rounds=round_count), TABLES)
     (out / "plan.toml").write_text(plan.text, encoding="utf-8")
-    images_of_sites = _deal_images(images, plan, out / ".given") if images else _draw_images(plan)
+    images_of_sites = _deal_images(images, plan, out / ".given", say) if images else _draw_images(plan)
     sites = [
         _write_site(out, name, site_images, plan) for name, site_images in zip(SITES, images_of_sites, strict=True)
     ]
@@ -130,7 +131,7 @@ def play(
     for round_ in range(1, round_count + 1):
         say(f"4. round {round_} of {round_count}: each site trains, seals its update and sends it")
         result = federation.round(out / "audit")
-        say(f"   {len(result['accepted'])} updates, aggregated into one model")
+        say(f"   {counted(len(result['accepted']), 'update')}, aggregated into one model")
     say("5. each site chooses its best model and diagnoses with it, offline")
     federation.measure(out / "models")
     sample_answers = _sample_answers(sites[1], out / "models", plan)
@@ -178,7 +179,7 @@ def _draw_images(plan: Plan) -> list[Images]:
     return images_of_sites
 
 
-def _deal_images(source: Path, plan: Plan, state_dir: Path) -> list[Images]:
+def _deal_images(source: Path, plan: Plan, state_dir: Path, say: Say) -> list[Images]:
     """Divide given images among the sites, in the proportions of the phantoms."""
     images = data.load(source, plan, state_dir=state_dir)
     if len(images) < _MIN_IMAGES:
@@ -189,7 +190,7 @@ def _deal_images(source: Path, plan: Plan, state_dir: Path) -> list[Images]:
     counts = [max(len(images) * count // sum(TRAIN_COUNTS), _MIN_IMAGES // 4) for count in TRAIN_COUNTS[1:]]
     counts.insert(0, len(images) - sum(counts))
     sizes = ",".join(f"{share - share // 3}/{share // 3}" for share in counts)
-    return [share.images for share in partition.distribute(images, f"sizes:{sizes}", plan.seed, val=0.3)]
+    return [site.images for site in partition.distribute(images, f"sizes:{sizes}", plan.seed, val=0.3, say=say)]
 
 
 def _write_site(out: Path, name: str, images: Images, plan: Plan) -> DemoSite:

@@ -14,8 +14,10 @@ from typing import Any
 from fedhelp_edge import files
 from fedhelp_edge.errors import (
     AmbiguousError,
+    BadInviteError,
     FedhelpError,
     FileMissingError,
+    InviteCodeError,
     NotNowError,
     SiteUnknownError,
     TargetExistsError,
@@ -74,12 +76,27 @@ def clear_target(hub: Hub, path: Path) -> None:
 def _is_abandoned(hub: Hub, path: Path) -> bool:
     """Whether a file holds an invite of this hub that the hub never stored: nobody can join with it."""
     try:
-        with files.reading(path, follow=False) as file:
-            fields = json.loads(file.read(_MAX_FILE_BYTES))
-        invite_id = enrol.derive_invite(enrol.read_code(fields["code"]), "", hub.now).id
-        return fields["federation"] == hub.federation and invites_table.find(hub.database, invite_id) is None
-    except (FedhelpError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        code, federation = _read_file(path, follow=False)
+    except (FedhelpError, OSError):
         return False
+    invite_id = enrol.derive_invite(code, "", hub.now).id
+    return federation == hub.federation and invites_table.find(hub.database, invite_id) is None
+
+
+def check_file(path: Path) -> None:
+    """Raise unless a file is an invite, of whatever hub."""
+    _read_file(path)
+
+
+def _read_file(path: Path, *, follow: bool = True) -> tuple[str, str]:
+    """The code and the federation in an invite file."""
+    try:
+        with files.reading(path, follow=follow) as file:
+            fields = json.loads(file.read(_MAX_FILE_BYTES))
+        return enrol.read_code(str(fields["code"])), str(fields["federation"])
+    except (ValueError, TypeError, KeyError, RecursionError, InviteCodeError) as error:
+        remedy = "'fedhelp-coordinator invite NAME --tier small --out FILE' writes one"
+        raise BadInviteError(f"{path.name} is not an invite, or it is damaged", remedy=remedy) from error
 
 
 def write_files(path: Path, invite: IssuedInvite) -> Path | None:

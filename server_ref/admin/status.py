@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -76,6 +77,13 @@ def summary(hub: Hub) -> dict[str, Any]:
         "alarms": alarms(hub), "sites": sites(hub),
         "roster_expires": format_time(hub.roster.expires), "log": {"length": log_table.head(hub.database).length},
     }  # fmt: skip
+
+
+def round_text(state: Mapping[str, Any]) -> str:
+    """The round of a `summary`, for people."""
+    if not state["round"]:
+        return "no round was opened yet"
+    return f"round {state['round']} of {state['rounds']}, {state['state']}"
 
 
 def sites(hub: Hub) -> list[dict[str, Any]]:

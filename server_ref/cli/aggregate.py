@@ -32,13 +32,13 @@ def aggregate(
         finished = rounds_state.is_finished(hub)
     if json:
         return console.print_json(**outcome)
-    console.show(
-        f"round {outcome['round']}: {len(outcome['accepted'])} updates merged", f"model {outcome['merged_sha256']}"
-    )
+    merged = console.counted(len(outcome["accepted"]), "update")
+    console.show(f"round {outcome['round']}: {merged} merged", f"model {outcome['merged_sha256']}")
     for entry in outcome["claims"]:
         part = "" if entry["part"] is None else f", {entry['part']:.1%} of the model"
         accuracy = f"{entry['correct']} of {entry['val']} right with the model before"
-        console.show(f"  {entry['site']} claims {entry['examples']} images{part}; {accuracy}")
+        claimed = console.counted(entry["examples"], "image")
+        console.show(f"  {entry['site']} claims {claimed}{part}; {accuracy}")
     for state in ("quarantined", "refused"):
         for entry in outcome[state]:
             console.show(*console.error_lines(f"  {entry['site']} {state}: ", entry))

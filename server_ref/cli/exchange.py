@@ -33,9 +33,8 @@ def exchange(
     if json:
         return console.print_json(**asdict(result), decided=decided)
     new = [received for received in result.taken if received.new]
-    console.show(
-        f"{len(new)} new parcels received, {len(result.taken) - len(new)} already known; {result.left} left for sites"
-    )
+    received = console.counted(len(new), "new parcel")
+    console.show(f"{received} received, {len(result.taken) - len(new)} already known; {result.left} left for sites")
     for judged in decided:
         console.show(*decisions.describe(judged, "  "))
     for name in result.waiting:

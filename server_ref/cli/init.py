@@ -44,8 +44,9 @@ def init(
     if json:
         return console.print_json(federation=hub.federation, home=str(folder), root_key=str(root))
     console.show(f"federation {hub.federation} of {parsed_plan.name}", f"hub        {folder}", f"root key   {root}")
+    keep = "Lock the root key away, off this computer" if root_key else "Move the root key to a stick and lock it away"
     console.say(
-        "Move the root key to a stick and lock it away. You need it only to restore this hub,",
+        f"{keep}. You need it only to restore this hub,",
         "to change its keys, or to merge rounds again without a site.",
     )
     console.say_next("'fedhelp-coordinator invite \"Clinic A\" --tier small'")

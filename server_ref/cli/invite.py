@@ -52,7 +52,8 @@ def invite(
         return console.print_json(
             **issued.fields, file=str(out) if out else None, picture=str(picture) if picture else None
         )
-    console.show(f"{issued.site}  {name} ({tier})", f"code   {issued.code}", f"valid  {days} days, for one site")
+    valid = console.counted(days, "day")
+    console.show(f"{issued.site}  {name} ({tier})", f"code   {issued.code}", f"valid  {valid}, for one site")
     if out:
         missing = f"none; to draw it: {shell.install_hint('segno')}"
         console.show(f"file   {out}", f"QR     {picture or missing}")

@@ -39,6 +39,7 @@ def kit(
     from server_ref.hub.database import DATABASE
     from server_ref.kit import build
 
+    build.check_request(platform, out, python, invite)
     signer = None
     if not unsigned and (shell.home_folder(home) / DATABASE).exists():
         with session.open_hub(home) as hub:

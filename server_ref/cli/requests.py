@@ -27,7 +27,7 @@ def requests(
             f"{request['site']}  {request['name']} ({request['tier']}), asks as {request['asked_as']!r}{alarm}"
         )
         console.show(f"  {request['hash'][: shown.SHOWN_DIGITS]}  {request['words']}")
-    console.show(f"{len(waiting)} requests wait")
+    console.show(console.counted(len(waiting), "request waits", "requests wait"))
     if waiting:
         first_hash = waiting[0]["hash"][: shown.SHOWN_DIGITS]
         console.say(

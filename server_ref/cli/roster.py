@@ -41,5 +41,6 @@ def roster(
         console.show(
             f"{site['id']}  {site['name']:<28.28}  {site['tier']:<5}  {site['status']:<9}  last news {last_news}"
         )
-    console.show(f"roster {current.version}, {len(sites)} sites, valid until {current.expires:%Y-%m-%d}")
+    number = console.counted(len(sites), "site")
+    console.show(f"roster {current.version}, {number}, valid until {current.expires:%Y-%m-%d}")
     return None

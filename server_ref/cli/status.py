@@ -23,7 +23,7 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
     if json:
         return console.print_json(**summary)
     until = f", until {summary['closes']}" if summary["state"] == "open" else ""
-    console.show(f"{summary['name']}: round {summary['round']} of {summary['rounds']}, {summary['state']}{until}")
+    console.show(f"{summary['name']}: {admin_status.round_text(summary)}{until}")
     for title, names in (("accepted", summary["accepted"]), ("missing", summary["missing"])):
         if names:
             console.show(f"{title:<12}{', '.join(names)}")
@@ -34,7 +34,8 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
         console.show(f"quarantine  {row['site']} {row['hash'][:12]}: {row['code']}: {row['cause']}{decided}")
     for row in summary["alarms"]:
         console.show(f"ALARM       {row['site']}: {row['cause']}")
-    console.show(f"waiting     {summary['received']} updates, {summary['requests']} requests")
+    updates, requests = console.counted(summary["received"], "update"), console.counted(summary["requests"], "request")
+    console.show(f"waiting     {updates}, {requests}")
     console.say_next(_next_command(summary, model))
     return None
 

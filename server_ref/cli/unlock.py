@@ -25,5 +25,6 @@ def unlock(
         agent.check_available(hub.coordinator_folder)
         coordinator_keys = hub.coordinator_keys(passphrase.provider(passphrase_file, "coordinator's passphrase"))
         agent.start(hub.coordinator_folder, coordinator_keys, minutes)
-    console.show(f"unlocked for {minutes:g} minutes, for this user of this computer")
+    unit = "minute" if minutes == 1 else "minutes"
+    console.show(f"unlocked for {minutes:g} {unit}, for this user of this computer")
     console.say_next("'fedhelp-coordinator lock' when you are done")

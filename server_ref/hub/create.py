@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from fedhelp_edge import files
-from fedhelp_edge.errors import FedhelpError, TargetExistsError
+from fedhelp_edge.errors import FedhelpError, TargetExistsError, UsageError
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.parcel.keys import Keys
@@ -26,6 +26,9 @@ def check_new(home: Path, root: Path | None = None) -> None:
     """Refuse what would stop a new hub, before anybody types a passphrase for it."""
     if home.exists() and any(home.iterdir()):
         raise TargetExistsError(f"{home.name} is in use already")
+    if root and root.resolve().is_relative_to(home.resolve()):
+        remedy = "name a folder outside the hub, or leave --root-key out: the root key then begins in the hub"
+        raise UsageError("the folder for the root key lies inside the hub", remedy=remedy)
     if root and not _is_abandoned(home, root):
         keys.check_absent(root)
 

@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -24,16 +25,19 @@ from importlib import metadata, resources
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 from fedhelp_edge import files
 from fedhelp_edge.errors import KitIncompleteError, TargetExistsError, UsageError
 from fedhelp_edge.parcel import kit
+from server_ref.admin import invites
 from server_ref.kit import leaflet
 
 PACKAGE_NAME = "fedhelp-edge"
 _PACKAGES = ("fedhelp_edge", "server_ref", "export")
+_UNFINISHED = "unfinished-kit"  # a file in a kit that is not complete yet
 _FIXED_TIME = (2020, 1, 1, 0, 0, 0)  # of every file in our own wheel, so that the same code gives the same bytes
 
 Notify = Callable[[str], None]  # tells a person about progress
@@ -86,22 +90,36 @@ def build_kit(
 
     `python` is the site's version, by default this machine's; `sign` signs the installer. An error leaves no folder.
     """
-    if platform not in SYSTEMS:
-        raise UsageError(f"the platform must be one of {', '.join(SYSTEMS)}, not {platform!r}")
-    if out.exists() and any(out.iterdir()):
-        raise TargetExistsError(f"{out.name} is in use already")
+    check_request(platform, out, python, invite)
     python = python or f"{sys.version_info.major}.{sys.version_info.minor}"
+    shutil.rmtree(out, ignore_errors=True)  # empty, or what an interrupted attempt left
     wheels = out / "wheels"
     wheels.mkdir(parents=True)
+    (out / _UNFINISHED).touch()
     try:
         build_own_wheel(wheels)
         fetch_wheels(
             [f"{PACKAGE_NAME}[train]" if train else PACKAGE_NAME, "pip"], SYSTEMS[platform], python, wheels, notify
         )
-        return _write_kit(out, platform, python, train, invite, sign)
+        built = _write_kit(out, platform, python, train, invite, sign)
+        (out / _UNFINISHED).unlink()
     except BaseException:
-        shutil.rmtree(out)
+        shutil.rmtree(out, ignore_errors=True)
         raise
+    return built
+
+
+def check_request(platform: str, out: Path, python: str, invite: Path | None) -> None:
+    """Raise if a kit cannot be built so. Call it before anybody types a passphrase or waits for a download."""
+    if platform not in SYSTEMS:
+        raise UsageError(f"the platform must be one of {', '.join(SYSTEMS)}, not {platform!r}")
+    supported = SpecifierSet(metadata.metadata(PACKAGE_NAME)["Requires-Python"])
+    if python and not (re.fullmatch(r"3\.\d{1,2}", python) and python in supported):
+        raise UsageError(f"the site's Python must be {supported}, such as 3.12, not {python!r}")
+    if invite:
+        invites.check_file(invite)
+    if out.exists() and any(out.iterdir()) and not (out / _UNFINISHED).exists():
+        raise TargetExistsError(f"{out.name} is in use already")
 
 
 def _write_kit(
@@ -112,8 +130,10 @@ def _write_kit(
     wheels = {f"wheels/{path.name}": path.read_bytes() for path in sorted((out / "wheels").iterdir())}
     kit_facts = {"python": python, "system": system.name, "machine": system.machine}
     checked_files = {"requirements.txt": _requirements(wheels), "kit.json": json.dumps(kit_facts).encode()}
-    if invite:
-        checked_files[invite.name] = invite.read_bytes()
+    invite_name = ""
+    if invite:  # under a name that nobody need quote, and that the installer finds
+        invite_name = re.sub(r"[^\w.-]+", "-", invite.name.removesuffix(".invite")) + ".invite"
+        checked_files[invite_name] = invite.read_bytes()
     checksums = "".join(f"{_sha256(data)}  {name}\n" for name, data in {**checked_files, **wheels}.items()).encode()
     installer = resources.files(__package__).joinpath("install.py").read_text("utf-8")
     contents = {
@@ -127,10 +147,9 @@ def _write_kit(
     built = BuiltKit(len(wheels), size, kit.fingerprint(contents[kit.INSTALLER]))
     qr_path = invite and invite.with_name(f"{invite.name}.png")
     if qr_path and qr_path.exists():
-        contents[qr_path.name] = qr_path.read_bytes()
-    name = invite.name if invite else ""
+        contents[f"{invite_name}.png"] = qr_path.read_bytes()
     leaflet_facts = leaflet.LeafletFacts(
-        system.name, python, train, size, _sha256(contents[kit.INSTALLER]), name, bool(sign)
+        system.name, python, train, size, _sha256(contents[kit.INSTALLER]), invite_name, bool(sign)
     )
     contents["leaflet.html"] = leaflet.page(leaflet_facts).encode()
     for name, data in contents.items():

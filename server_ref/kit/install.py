@@ -81,8 +81,12 @@ def install(kit: Path, target: Path) -> int:
     program = programs / "fedhelp-edge"
     subprocess.call([program, "doctor"])
     invite = next((HERE / path.name for path in kit.glob("*.invite")), "INVITE")
-    print(f"next: {program} join {invite}")
+    print(f"next: {quoted(program)} join {quoted(invite)}")
     return 0
+
+
+def quoted(path: object) -> str:
+    return f'"{path}"' if " " in str(path) else str(path)
 
 
 def report_error(cause: str, remedy: str) -> int:

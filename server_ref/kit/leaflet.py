@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from fedhelp_edge.report import pages
@@ -15,7 +16,7 @@ _OPEN_TERMINAL = {
     "darwin": "Open Terminal (Cmd and space, then type Terminal).",
 }
 _HASH_COMMAND = {"win32": "certutil -hashfile", "linux": "sha256sum", "darwin": "shasum -a 256"}
-_STYLE = "li { margin: .6em 0 } code { font-size: 1.05em }"
+_STYLE = "li { margin: .6em 0 } code { font-size: 1.05em; font-weight: bold }"
 
 
 @dataclass(frozen=True)
@@ -34,39 +35,47 @@ class LeafletFacts:
 def page(facts: LeafletFacts) -> str:
     """The leaflet as HTML."""
     windows = facts.system == "win32"
-    kit = "E:\\kit\\" if windows else "/media/stick/kit/"
-    program = "%USERPROFILE%\\fedhelp-edge\\Scripts\\fedhelp-edge" if windows else "~/fedhelp-edge/bin/fedhelp-edge"
+    kit, slash = ("E:\\kit", "\\") if windows else ("/media/stick/kit", "/")
+    installer = f"{kit}{slash}install.py"
+    program = (  # in quotes, because a user's name may have a space
+        '"%USERPROFILE%\\fedhelp-edge\\Scripts\\fedhelp-edge"' if windows else "~/fedhelp-edge/bin/fedhelp-edge"
+    )
     steps = [
         f"This computer needs the 64-bit Python {facts.python}. It is free, from python.org. Without internet, bring "
         "its installer on the same stick.",
         f"{_OPEN_TERMINAL[facts.system]} Do not change to the kit's folder: a program in it could start by mistake. "
         f"In the commands below, replace {kit} with the kit's folder on this computer.",
-        f"Type: {_HASH_COMMAND[facts.system]} {kit}install.py{' SHA256' if windows else ''} and press Enter. It must "
+        f"Type: `{_HASH_COMMAND[facts.system]} {installer}{' SHA256' if windows else ''}` and press Enter. It must "
         f"show {facts.installer}. Compare at least the first 32 characters: {group_digits(facts.installer)}. If one "
         "differs, stop and phone the coordinator.",
-        f"Type: {'py -' if windows else 'python'}{facts.python} -I {kit}install.py and press Enter. It checks every "
-        "other file of the kit and installs the program. This takes some minutes and needs no internet.",
-        f"To join, type: {program} join {kit}{facts.invite or 'INVITE'} --via FOLDER (the stick)"
+        f"Type: `{'py -' if windows else 'python'}{facts.python} -I {installer}` and press Enter. It checks "
+        "every other file of the kit and installs the program. This takes some minutes and needs no internet.",
+        f"To join, type: `{program} join {kit}{slash}{facts.invite or 'INVITE'} --via FOLDER` with the stick as FOLDER"
         + ("." if facts.invite else "; the coordinator gives you the invite."),
         "Write the five words of the passphrase on paper. The program then shows eight other words. The coordinator "
         "phones you and compares them with you.",
-        f"Take the stick back to the coordinator. Later, {program} status always says what to do next.",
+        f"Take the stick back to the coordinator. Later, `{program} status` always says what to do next.",
     ]
     if facts.signed:
-        known = f"If fedhelp-edge is installed here and has joined, type: {program} inspect {kit} It says whether the "
-        steps.insert(2, f"{known}coordinator made this kit. If so, skip the next step.")
+        known = f"If fedhelp-edge is installed here and has joined, type: `{program} inspect {kit}` and press Enter."
+        steps.insert(2, f"{known} It says whether the coordinator made this kit. If so, skip the next step.")
     purpose = "trains and diagnoses" if facts.train else "diagnoses; it does not train"
     return pages.page(
         "Install fedhelp-edge without internet",
         pages.paragraph(
             f"For {_SYSTEMS[facts.system]}. This computer then {purpose}. {facts.size / 1e6:.0f} MB to install from."
         ),
-        Html("<ol>" + "".join(f"<li>{visible_html(step)}</li>" for step in steps) + "</ol>"),
+        Html("<ol>" + "".join(f"<li>{_with_commands(step)}</li>" for step in steps) + "</ol>"),
         pages.paragraph(
             "Images stay on this computer. The program sends only files that the coordinator alone can open."
         ),
         style=_STYLE,
     )
+
+
+def _with_commands(step: str) -> str:
+    """A step as HTML; a command between backticks stands out."""
+    return re.sub(r"`(.+?)`", r"<code>\1</code>", visible_html(step))
 
 
 def group_digits(digest: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from fedhelp_edge import update
+from fedhelp_edge.console import counted
 from fedhelp_edge.errors import FedhelpError, HubDamagedError, QuorumError, SignerRevokedError
 from fedhelp_edge.merge import early_stopping, outliers, rules
 from fedhelp_edge.parcel.keys import Keys
@@ -46,7 +47,8 @@ def aggregate(
         if is_over:
             lifecycle.cancel_round(hub, round_row, "fail")
         who = f"; missing: {shortened(missing)}" if missing else ""
-        raise QuorumError(f"{len(accepted)} of {len(accepted) + len(missing)} updates, {quorum} are needed{who}")
+        needed = counted(quorum, "is", "are")
+        raise QuorumError(f"{len(accepted)} of {len(accepted) + len(missing)} updates, {needed} needed{who}")
     rows = {row["site"]: row for row in _accepted_rows(hub, round_row)}
     model = _merge(hub, round_row, rows, opened.subset(rows))
     with hub.database.transaction():

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from fedhelp_edge import errors
+from fedhelp_edge.console import counted
 from fedhelp_edge.errors import BadRequestError, DashboardLinkError, HttpMethodError, MediaTypeError
 from fedhelp_edge.parcel.statement import format_time
 from fedhelp_edge.report import pages
@@ -131,18 +132,14 @@ def _render(hub: Hub, form: str) -> str:
     summary = status.summary(hub)
     until = f", open until {_readable_time(summary['closes'])}" if summary["state"] == "open" else ""
     expected = len(summary["accepted"]) + len(summary["missing"])
-    state = (
-        f"round {summary['round']} of {summary['rounds']}, {summary['state']}"
-        if summary["round"]
-        else "no round was opened yet"
-    )
     no_sites = pages.paragraph("No site takes part yet. Invite one: fedhelp-coordinator invite NAME --tier small")
     return pages.page(
-        f"{summary['name']}: {state}",
+        f"{summary['name']}: {status.round_text(summary)}",
         pages.paragraph(f"Federation {summary['federation']}{until}. It is {_readable_time(format_time(hub.now))}."),
         pages.paragraph(
-            f"{len(summary['accepted'])} of {expected} updates accepted, {summary['received']} waiting to be checked, "
-            f"{len(summary['quarantined'])} in quarantine, {summary['requests']} requests to join."
+            f"{len(summary['accepted'])} of {counted(expected, 'update')} accepted, "
+            f"{summary['received']} waiting to be checked, {len(summary['quarantined'])} in quarantine, "
+            f"{counted(summary['requests'], 'request')} to join."
         ),
         *(pages.paragraph(f"ALARM, {alarm['site']}: {alarm['cause']}.") for alarm in summary["alarms"]),
         *_quarantine_section(summary["quarantined"], form),
@@ -181,7 +178,7 @@ def _quarantine_section(updates: list[dict[str, Any]], form: str) -> list[Html]:
     remedies = {kind.code: kind.remedy for kind in errors.tree() if kind.code}
     parts = [pages.heading("In quarantine")]
     for update in updates:
-        claimed = "" if update["examples"] is None else f" It claims {update['examples']} training images."
+        claimed = "" if update["examples"] is None else f" It claims {counted(update['examples'], 'training image')}."
         details = f"{update['code']}, update {update['hash'][:SHOWN_DIGITS]}"
         text = f"{update['site']}, round {update['round']}: {update['cause']} ({details}).{claimed}"
         parts.append(pages.paragraph(f"{text} What to do: {remedies.get(update['code'], '')}."))
@@ -205,7 +202,8 @@ def _decision_form(update: dict[str, Any], choices: list[str], form: str) -> Htm
 def _models_section(hub: Hub) -> list[Html]:
     rates = {figures["round"]: figures for figures in status.accuracy_by_round(hub)}
     accuracies = {
-        number: f"{rate['accuracy']:.3f} ({rate['lowest']:.3f} to {rate['highest']:.3f} at {rate['sites']} sites)"
+        number: f"{rate['accuracy']:.3f} ({rate['lowest']:.3f} to {rate['highest']:.3f}"
+        f" at {counted(rate['sites'], 'site')})"
         for number, rate in rates.items()
     }
     table_rows = [

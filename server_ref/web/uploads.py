@@ -12,6 +12,7 @@ from datetime import datetime
 from starlette.requests import Request
 from starlette.responses import Response
 
+from fedhelp_edge.console import counted
 from fedhelp_edge.errors import (
     BadMagicError,
     BadRequestError,
@@ -224,7 +225,7 @@ def _check_open_uploads(front: Front, upload_statement: Statement) -> None:
     open_uploads = [upload for upload in front.uploads.values() if upload.sender == sender]
     limit = front.limits.open_uploads if sender else front.limits.open_requests
     if len(open_uploads) >= limit:
-        raise QuotaError(f"{len(open_uploads)} uploads are open")
+        raise QuotaError(f"{counted(len(open_uploads), 'upload is', 'uploads are')} open")
 
 
 def _check_quota(hub: Hub, upload_statement: Statement, uploads: list[PartialUpload], limits: Limits) -> datetime:

@@ -108,7 +108,7 @@ def test_g03_a_disk_that_became_read_only_is_an_error_until_it_is_mended(on_a_di
     disk = str(fed.folder.parent)
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     try:
-        assert failure(fed.again) in ("E_PERMISSION", "E_STORAGE")
+        assert failure(fed.reopen) in ("E_PERMISSION", "E_STORAGE")
     finally:
         subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
     assert receive.receive(fed.reopen(), path).new

@@ -98,7 +98,7 @@ def test_a_first_round_with_both_sides_typed(both: Both) -> None:
             screen.sees("next: 'fedhelp-edge upload'")
             assert screen.ends() == 0, screen.screen
         assert "parcels sent: 1" in both.at_clinic("upload")
-        assert "round 1: 1 updates merged" in both.at_office("aggregate")
+        assert "round 1: 1 update merged" in both.at_office("aggregate")
         assert "new: model after round 1" in both.at_clinic("download")
         with terminal.running("status", home=both.clinic) as screen:
             screen.sees("update of round 1: accepted")

@@ -113,10 +113,14 @@ def test_a_command_that_is_refused_does_not_ask_for_a_passphrase_first(tmp_path:
     """Nobody can type here: a command that asked for the passphrase would fail with another code."""
     people = SiteAndHub(tmp_path, PLAN)
     succeeds(people.hub("init", "--plan", "plan.toml"))
+    assert "no round was opened yet" in succeeds(people.hub("status")).stdout
     succeeds(people.hub("open"))
     people.locked = False
     for typed, code in (
         (("init", "--plan", "plan.toml"), "E_FILE_EXISTS"),
+        (("init", "--plan", "plan.toml", "--home", "new", "--root-key", "new/root"), "E_USAGE"),
+        (("kit", "--platform", "amiga", "--out", "kit"), "E_USAGE"),
+        (("kit", "--platform", "win_amd64", "--out", "kit", "--invite", "plan.toml"), "E_INVITE_FILE"),
         (("open",), "E_STATE"),
         (("approve", "site-001"), "E_SITE"),
         (("revoke", "site-009"), "E_SITE"),
@@ -153,6 +157,15 @@ def next_of(done: Completed, **places: Path | str) -> list[str]:
     steps = re.search(r"'(fedhelp-coordinator [^']+)'", line)
     assert steps, done.stderr
     return [str(places.get(word, word)) for word in shlex.split(steps[1])[1:]]
+
+
+def test_init_says_move_the_root_key_only_where_it_lies_in_the_hub(tmp_path: Path) -> None:
+    people = SiteAndHub(tmp_path, PLAN)
+    init = ("init", "--plan", "plan.toml", "--home")
+    assert "Move the root key to a stick" in succeeds(people.hub(*init, tmp_path / "one")).stderr
+    said = succeeds(people.hub(*init, tmp_path / "two", "--root-key", tmp_path / "safe")).stderr
+    assert "Lock the root key away" in said
+    assert "Move" not in said
 
 
 def test_every_next_step_works_as_it_is_printed_with_the_home_that_was_typed(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_a_newcomer_types_the_coordinators_page_from_the_first_plan_to_the_audit
     assert clinic.model(coordinator.stick / "from-coordinator")[0] == 0
     coordinator.round([clinic])
     output = run_block(coordinator, "# at the coordinator, with the clinic's update on the stick")
-    assert "round 1: 1 updates merged" in output
+    assert "round 1: 1 update merged" in output
     assert clinic.model(coordinator.stick / "from-coordinator")[0] == 1
     run_block(coordinator, "fedhelp-coordinator backup")
     assert command.json_output(succeeds(coordinator.hub("status", "--home", "media/drill", "--json")))["round"] == 1

@@ -161,6 +161,17 @@ def test_images_of_ones_own_are_shared_out_among_the_sites(tmp_path: Path) -> No
     assert "The images are yours" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_person_sees_which_site_got_other_numbers_because_patients_stay_together(tmp_path: Path) -> None:
+    pixels, labels = phantoms.draw(90, 2, size=8)
+    patients = np.array([f"patient {index // 9}" for index in range(90)])
+    np.savez(tmp_path / "own.npz", images=pixels, labels=labels, groups=patients)
+    plan = plans.read(play.PLAN.format(classes='["0", "1"]', method="fedavg", rounds=1), TABLES)
+    lines: list[str] = []
+    dealt = play._deal_images(tmp_path / "own.npz", plan, tmp_path / "state", lines.append)
+    assert len(dealt) == 4
+    assert any("whole groups do not fit the sizes: site" in line for line in lines)
+
+
 def test_a_folder_of_something_else_stays_and_a_demo_that_was_cut_off_begins_anew(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter").touch()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fedhelp_edge.console import counted
 from tests.command import SITE, run, run_in_process
 
 ROOT = Path(__file__).parents[3]
@@ -67,3 +68,11 @@ def test_a_clinics_commands_explain_themselves_in_80_columns(command: str, tmp_p
 def test_nothing_is_coloured_where_nobody_watches(tmp_path: Path) -> None:
     done = run("doctor", home=tmp_path)
     assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_one_thing_is_counted_in_the_singular() -> None:
+    assert [counted(number, "update") for number in (0, 1, 2)] == ["0 updates", "1 update", "2 updates"]
+    assert [counted(number, "request waits", "requests wait") for number in (1, 2)] == [
+        "1 request waits",
+        "2 requests wait",
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ensurepip
+import json
 import re
 import shutil
 import subprocess
@@ -10,17 +11,19 @@ import sys
 import zipfile
 from collections.abc import Callable
 from functools import partial
+from html import unescape
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("packaging")
 
-from fedhelp_edge.errors import KitDamagedError, KitIncompleteError, TargetExistsError, UsageError
+from fedhelp_edge.errors import BadInviteError, KitDamagedError, KitIncompleteError, TargetExistsError, UsageError
 from fedhelp_edge.parcel import keys, sshsig
 from fedhelp_edge.parcel import kit as kits
-from fedhelp_edge.trust import round_record
+from fedhelp_edge.trust import enrol, round_record
 from server_ref.kit import build
 from server_ref.kit.build import SYSTEMS
 from tests import command
@@ -146,10 +149,15 @@ def test_our_own_wheel_holds_every_file_and_is_the_same_each_time(tmp_path: Path
     assert (tmp_path / "in" / "bin" / "fedhelp-edge").exists()
 
 
+def write_invite(path: Path) -> Path:
+    path.write_text(json.dumps({"code": enrol.new_code(), "federation": "fh-0"}))
+    return path
+
+
 @pytest.fixture
 def a_kit(package_index: Path, program: Callable[..., None], tmp_path: Path) -> build.BuiltKit:
     program("alpha-for-kits")
-    (tmp_path / "a.invite").write_text("{}")
+    write_invite(tmp_path / "a.invite")
     (tmp_path / "a.invite.png").write_bytes(b"a picture")
     return build.build_kit(LINUX, tmp_path / "kit", lambda _: None, invite=tmp_path / "a.invite")
 
@@ -270,22 +278,80 @@ def test_another_python_or_system_is_refused_before_anything_is_installed(
     package_index: Path, program: Callable[..., None], tmp_path: Path
 ) -> None:
     program()
-    for name, python in (("windows", ""), ("older", "3.9")):
+    for name, python in (("windows", ""), ("newer", "3.99")):
         build.build_kit(WINDOWS, tmp_path / name, lambda _: None, python=python)
     outputs = []
-    for name in ("windows", "older"):
+    for name in ("windows", "newer"):
         command_line = [sys.executable, "-I", tmp_path / name / "install.py", tmp_path / "installed"]
         outputs.append(subprocess.run(command_line, capture_output=True, text=True, check=False).stderr)
     assert "this kit is for another kind of computer" in outputs[0]
-    assert "install the 64-bit Python 3.9" in outputs[1]
+    assert "install the 64-bit Python 3.99" in outputs[1]
     assert not (tmp_path / "installed").exists()
 
 
-def test_the_command_refuses_an_unknown_platform_and_a_folder_in_use(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="win_amd64"):
-        build.build_kit("amiga", tmp_path / "kit", print)
-    with pytest.raises(TargetExistsError):
-        build.build_kit(LINUX, tmp_path.parent, print)
+def test_what_no_kit_can_be_built_from_is_refused_before_anything_is_fetched_or_asked(tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text("no invite")
+    for more, error in (
+        ({"platform": "amiga"}, UsageError),
+        ({"python": "banana"}, UsageError),
+        ({"python": "3.9"}, UsageError),
+        ({"python": "3.12.1"}, UsageError),
+        ({"invite": tmp_path / "plan.toml"}, BadInviteError),
+        ({"invite": tmp_path / "nowhere.invite"}, FileNotFoundError),
+        ({"out": tmp_path}, TargetExistsError),
+    ):
+        request: dict[str, Any] = {"platform": LINUX, "out": tmp_path / "kit", "python": "", "invite": None, **more}
+        with pytest.raises(error):
+            build.check_request(**request)
+
+
+def test_a_kit_whose_building_was_killed_is_built_again_in_the_same_folder(
+    package_index: Path, program: Callable[..., None], tmp_path: Path
+) -> None:
+    program()
+    whole = tmp_path / "whole"
+    build.build_kit(LINUX, whole, lambda _: None)
+    killed = tmp_path / "killed"
+    (killed / "wheels").mkdir(parents=True)
+    for name in ("unfinished-kit", "wheels/pip-1.0-py3-none-any.whl"):
+        (killed / name).touch()
+    with pytest.raises(KitDamagedError):
+        kits.inspect(killed)
+    build.build_kit(LINUX, killed, lambda _: None)
+    assert {path.relative_to(killed) for path in killed.rglob("*")} == {
+        path.relative_to(whole) for path in whole.rglob("*")
+    }
+
+
+@pytest.mark.parametrize("name", ["Clinic A.invite", "requirements.txt", "letter to clinic.json"])
+def test_an_invite_of_whatever_name_gets_one_in_the_kit_that_can_be_typed_and_replaces_nothing(
+    name: str, package_index: Path, program: Callable[..., None], tmp_path: Path
+) -> None:
+    program()
+    invite = write_invite(tmp_path / name)
+    build.build_kit(LINUX, tmp_path / "kit", lambda _: None, invite=invite)
+    (copied,) = (tmp_path / "kit").glob("*.invite")
+    assert copied.read_bytes() == invite.read_bytes()
+    assert f"join /media/stick/kit/{copied.name} --via" in (tmp_path / "kit" / "leaflet.html").read_text()
+    assert " " not in copied.name
+    assert "--hash=sha256" in (tmp_path / "kit" / "requirements.txt").read_text()
+
+
+def test_the_commands_of_a_leaflet_stand_out_and_work_for_a_user_whose_name_has_a_space(
+    package_index: Path, program: Callable[..., None], tmp_path: Path
+) -> None:
+    program()
+    build.build_kit(WINDOWS, tmp_path / "kit", lambda _: None)
+    commands = [
+        unescape(text) for text in re.findall("<code>(.*?)</code>", (tmp_path / "kit/leaflet.html").read_text())
+    ]
+    started = '"%USERPROFILE%\\fedhelp-edge\\Scripts\\fedhelp-edge"'
+    assert commands == [
+        "certutil -hashfile E:\\kit\\install.py SHA256",
+        f"py -{HERE} -I E:\\kit\\install.py",
+        f"{started} join E:\\kit\\INVITE --via FOLDER",
+        f"{started} status",
+    ]
 
 
 @pytest.mark.proof
